@@ -1,0 +1,5 @@
+//! The configuration: the YAML file, parsed (`raw`), then resolved and checked ([`Config`]).
+
+mod settings;
+
+pub use settings::{Config, Deletes, Limits, MaxDeletes, OnSlotLoss, Publish, Source, Tenant};

@@ -1,0 +1,112 @@
+//! The configuration, ready to use: every value resolved, every rule between keys checked.
+
+use crate::map::Rules;
+use crate::model::{TenantId, TenantKey};
+use crate::pg::PgUrl;
+use std::time::Duration;
+
+/// All that a process is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The auth database.
+    pub source: Source,
+    /// Where the state lives; the source itself unless `state.url` says otherwise.
+    pub state_url: PgUrl,
+    /// How a row becomes a user.
+    pub users: Rules,
+    /// The tenants, in the file's order; ids, keys and targets are unique.
+    pub tenants: Vec<Tenant>,
+    /// What a delete at the source means in a target.
+    pub deletes: Deletes,
+    /// Budgets.
+    pub limits: Limits,
+    /// What to do when the slot is gone.
+    pub on_slot_loss: OnSlotLoss,
+}
+
+/// The auth database and how it is read.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Where it is.
+    pub url: PgUrl,
+    /// The replication slot's name.
+    pub slot: String,
+    /// The publication's name.
+    pub publication: String,
+    /// Whether whole rows or only the allowed columns are published.
+    pub publish: Publish,
+}
+
+/// `source.publish`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Publish {
+    /// Whole rows; secrets are dropped in the decoder.
+    Rows,
+    /// Only the allowed columns leave the database.
+    Columns,
+}
+
+/// One tenant and its target.
+#[derive(Clone, Debug)]
+pub struct Tenant {
+    /// The name by which people know it.
+    pub id: TenantId,
+    /// What the tenant column holds for it.
+    pub key: TenantKey,
+    /// Its database.
+    pub target: PgUrl,
+}
+
+/// `deletes`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletes {
+    /// The row stays, `deleted_at` is set.
+    Soft,
+    /// The row goes.
+    Hard,
+}
+
+/// `limits`.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The WAL that the slot may hold back, in bytes.
+    pub source_wal: u64,
+    /// Waiting changes of all tenants, in bytes.
+    pub memory: usize,
+    /// Waiting changes of one tenant, in bytes.
+    pub tenant_memory: usize,
+    /// How long a target may be away before its tenant is parked.
+    pub park_after: Duration,
+    /// How long the others may wait for a tenant that is over its budget.
+    pub stall: Duration,
+    /// The most users that a merge may mark deleted.
+    pub max_deletes: MaxDeletes,
+}
+
+/// `limits.max_deletes`: a share of the live users of a target, but at least [`MaxDeletes::FLOOR`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MaxDeletes {
+    /// Between 0 and 100.
+    pub percent: f64,
+}
+
+impl MaxDeletes {
+    /// This many may always be deleted.
+    pub const FLOOR: u64 = 100;
+
+    /// The most deletes that a merge into a target of `live` users may make.
+    pub fn allowed(self, live: u64) -> u64 {
+        // A share of a count: the float's 52 bits are exact for any table that there is.
+        let share = (live as f64 * self.percent / 100.0).floor() as u64;
+        share.max(Self::FLOOR)
+    }
+}
+
+/// `on_slot_loss`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnSlotLoss {
+    /// Make a new slot and resync every tenant.
+    Resync,
+    /// Stop with a message.
+    Stop,
+}

@@ -1,0 +1,14 @@
+//! The words that every stage shares: positions, ids, times, relations, users, changes.
+//! Plain data and its invariants; imports no other module of this crate, does no I/O, knows no clock.
+
+mod change;
+mod ids;
+mod lsn;
+mod relation;
+mod time;
+
+pub use change::{Change, Patch, Set, User};
+pub use ids::{Epoch, Generation, Oid, TargetId, TenantId, TenantKey, UserId, Xid};
+pub use lsn::{Lsn, ParseLsnError};
+pub use relation::{Cell, Column, Relation, ReplicaIdentity, TableName, TypeCatalog, TypeKind};
+pub use time::Timestamp;
