@@ -1,0 +1,3 @@
+//! The first stage: the source's changes, read through a logical replication slot.
+
+pub mod pgoutput;

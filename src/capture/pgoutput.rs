@@ -1,0 +1,338 @@
+//! pgoutput version 1: bytes of one XLogData message, parsed into a typed one that borrows from them.
+//! Pure, and total: any input gives a message or a [`DecodeError`], never a panic.
+//! Source of every layout: manual, "Logical Replication Message Formats".
+
+use crate::model::{Cell, Column, Lsn, Oid, Relation, ReplicaIdentity, TableName, Timestamp, Xid};
+
+/// A message of the stream.
+#[derive(Debug)]
+pub enum Message<'a> {
+    /// `B`: a committed transaction begins.
+    Begin {
+        /// Where its commit record starts.
+        commit_lsn: Lsn,
+        /// When it committed, by the source's clock.
+        commit_time: Timestamp,
+        /// Its id.
+        xid: Xid,
+    },
+    /// `C`: it is complete.
+    Commit {
+        /// Where its commit record starts.
+        commit_lsn: Lsn,
+        /// Where its commit record ends: the position to confirm.
+        end_lsn: Lsn,
+    },
+    /// `O`: the transaction came to the source by replication. Nothing here depends on it.
+    Origin,
+    /// `R`: how the tuples of a table that follow are laid out.
+    Relation(Relation),
+    /// `Y`: the name of a type that is not built in. Nothing here depends on it: types are read from the catalog.
+    Type,
+    /// `I`.
+    Insert {
+        /// The table's id.
+        relation: Oid,
+        /// The new row.
+        new: Tuple<'a>,
+    },
+    /// `U`.
+    Update {
+        /// The table's id.
+        relation: Oid,
+        /// The old row or its key, where the replica identity gives one.
+        old: Option<OldTuple<'a>>,
+        /// The new row.
+        new: Tuple<'a>,
+    },
+    /// `D`.
+    Delete {
+        /// The table's id.
+        relation: Oid,
+        /// The old row or its key.
+        old: OldTuple<'a>,
+    },
+    /// `T`.
+    Truncate {
+        /// The tables' ids.
+        relations: Vec<Oid>,
+    },
+    /// `M`: a message written with `pg_logical_emit_message`. Nobody asks for its content.
+    Logical,
+}
+
+/// A row as sent: checked to be well-formed, its values not yet looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuple<'a> {
+    columns: usize,
+    bytes: &'a [u8],
+}
+
+/// What an UPDATE or DELETE tells of the row before it.
+#[derive(Clone, Copy, Debug)]
+pub enum OldTuple<'a> {
+    /// `K`: the columns of the replica identity; the others were sent as nulls that mean nothing.
+    Key(Tuple<'a>),
+    /// `O`: the whole row (REPLICA IDENTITY FULL).
+    Full(Tuple<'a>),
+}
+
+/// The bytes are not a pgoutput message of version 1.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The message ends too early.
+    #[error("the message ends inside its {0}")]
+    Truncated(&'static str),
+    /// A tag that version 1 does not have here.
+    #[error("byte {found:#04x} stands where the {expected} should")]
+    UnknownTag {
+        /// What was looked for.
+        expected: &'static str,
+        /// What was there.
+        found: u8,
+    },
+    /// A name is not UTF-8.
+    #[error("the {0} is not UTF-8")]
+    NotUtf8(&'static str),
+    /// Bytes are left behind the message.
+    #[error("{0} bytes are left behind the message")]
+    TrailingBytes(usize),
+    /// A tuple has another number of columns than its relation.
+    #[error("a tuple has {found} columns where its relation has {expected}")]
+    ColumnCount {
+        /// As the relation says.
+        expected: usize,
+        /// As the tuple says.
+        found: usize,
+    },
+}
+
+/// Parses one message.
+pub fn parse_message(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
+    let mut input = Input(bytes);
+    let message = match input.u8("message tag")? {
+        b'B' => Message::Begin {
+            commit_lsn: input.lsn("Begin position")?,
+            commit_time: input.timestamp("Begin time")?,
+            xid: Xid(input.u32("Begin xid")?),
+        },
+        b'C' => {
+            input.u8("Commit flags")?;
+            let commit_lsn = input.lsn("Commit position")?;
+            let end_lsn = input.lsn("Commit end")?;
+            input.timestamp("Commit time")?;
+            Message::Commit { commit_lsn, end_lsn }
+        }
+        b'O' => {
+            input.lsn("Origin position")?;
+            input.name("Origin name")?;
+            Message::Origin
+        }
+        b'R' => Message::Relation(parse_relation(&mut input)?),
+        b'Y' => {
+            input.u32("Type id")?;
+            input.name("Type schema")?;
+            input.name("Type name")?;
+            Message::Type
+        }
+        b'I' => {
+            let relation = input.u32("Insert relation")?;
+            input.tag(b'N', "Insert's new tuple")?;
+            Message::Insert { relation, new: input.tuple()? }
+        }
+        b'U' => {
+            let relation = input.u32("Update relation")?;
+            let old = match input.u8("Update tuple tag")? {
+                b'N' => None,
+                kind => {
+                    let old = input.old_tuple(kind)?;
+                    input.tag(b'N', "Update's new tuple")?;
+                    Some(old)
+                }
+            };
+            Message::Update { relation, old, new: input.tuple()? }
+        }
+        b'D' => {
+            let relation = input.u32("Delete relation")?;
+            let kind = input.u8("Delete tuple tag")?;
+            Message::Delete { relation, old: input.old_tuple(kind)? }
+        }
+        b'T' => {
+            let count = input.u32("Truncate count")?;
+            input.u8("Truncate options")?;
+            // Collected as far as the bytes go: the count is not to be trusted with an allocation.
+            let relations = (0..count).map(|_| input.u32("Truncate relation")).collect::<Result<_, _>>()?;
+            Message::Truncate { relations }
+        }
+        b'M' => {
+            input.u8("Message flags")?;
+            input.lsn("Message position")?;
+            input.name("Message prefix")?;
+            let length = input.u32("Message length")?;
+            input.take(length as usize, "Message content")?;
+            Message::Logical
+        }
+        found => return Err(DecodeError::UnknownTag { expected: "message tag", found }),
+    };
+    match input.0.len() {
+        0 => Ok(message),
+        left => Err(DecodeError::TrailingBytes(left)),
+    }
+}
+
+fn parse_relation(input: &mut Input<'_>) -> Result<Relation, DecodeError> {
+    let oid = input.u32("Relation id")?;
+    // The empty string stands for pg_catalog.
+    let schema = match input.name("Relation schema")? {
+        "" => "pg_catalog",
+        schema => schema,
+    };
+    let name = input.name("Relation name")?;
+    let replica_identity = match input.u8("Relation replica identity")? {
+        b'd' => ReplicaIdentity::Default,
+        b'n' => ReplicaIdentity::Nothing,
+        b'f' => ReplicaIdentity::Full,
+        b'i' => ReplicaIdentity::Index,
+        found => return Err(DecodeError::UnknownTag { expected: "replica identity", found }),
+    };
+    let count = input.u16("Relation column count")?;
+    let columns = (0..count)
+        .map(|_| {
+            let in_identity = input.u8("column flags")? & 1 == 1;
+            let name = input.name("column name")?.to_owned();
+            let type_oid = input.u32("column type")?;
+            input.u32("column type modifier")?;
+            Ok(Column { name, type_oid, in_identity })
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Relation {
+        oid,
+        table: TableName { schema: schema.to_owned(), name: name.to_owned() },
+        replica_identity,
+        columns,
+    })
+}
+
+impl<'a> Tuple<'a> {
+    /// Puts the row's values into `cells`, in the relation's order. Where `decoded` is false the value is
+    /// passed over before it exists as one: [`Cell::Excluded`].
+    pub fn read_into(&self, decoded: &[bool], cells: &mut Vec<Cell<'a>>) -> Result<(), DecodeError> {
+        cells.clear();
+        if self.columns != decoded.len() {
+            return Err(DecodeError::ColumnCount { expected: decoded.len(), found: self.columns });
+        }
+        let mut input = Input(self.bytes);
+        for wanted in decoded {
+            let cell = input.cell()?;
+            cells.push(if *wanted { cell } else { Cell::Excluded });
+        }
+        Ok(())
+    }
+}
+
+impl<'a> OldTuple<'a> {
+    /// As [`Tuple::read_into`]; values that a key does not carry are [`Cell::Absent`].
+    pub fn read_into(
+        &self,
+        decoded: &[bool],
+        columns: &[Column],
+        cells: &mut Vec<Cell<'a>>,
+    ) -> Result<(), DecodeError> {
+        match self {
+            OldTuple::Full(tuple) => tuple.read_into(decoded, cells),
+            OldTuple::Key(tuple) => {
+                tuple.read_into(decoded, cells)?;
+                for (cell, column) in cells.iter_mut().zip(columns) {
+                    if !column.in_identity {
+                        *cell = Cell::Absent;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What is left of a message.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn take(&mut self, length: usize, what: &'static str) -> Result<&'a [u8], DecodeError> {
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(DecodeError::Truncated(what))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], DecodeError> {
+        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(DecodeError::Truncated(what))?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    fn u8(&mut self, what: &'static str) -> Result<u8, DecodeError> {
+        self.array::<1>(what).map(|[byte]| byte)
+    }
+
+    fn u16(&mut self, what: &'static str) -> Result<u16, DecodeError> {
+        self.array(what).map(u16::from_be_bytes)
+    }
+
+    fn u32(&mut self, what: &'static str) -> Result<u32, DecodeError> {
+        self.array(what).map(u32::from_be_bytes)
+    }
+
+    fn lsn(&mut self, what: &'static str) -> Result<Lsn, DecodeError> {
+        self.array(what).map(|bytes| Lsn(u64::from_be_bytes(bytes)))
+    }
+
+    fn timestamp(&mut self, what: &'static str) -> Result<Timestamp, DecodeError> {
+        self.array(what).map(|bytes| Timestamp(i64::from_be_bytes(bytes)))
+    }
+
+    fn name(&mut self, what: &'static str) -> Result<&'a str, DecodeError> {
+        let end = self.0.iter().position(|byte| *byte == 0).ok_or(DecodeError::Truncated(what))?;
+        let name = self.take(end, what)?;
+        self.u8(what)?;
+        std::str::from_utf8(name).map_err(|_| DecodeError::NotUtf8(what))
+    }
+
+    fn tag(&mut self, expected: u8, what: &'static str) -> Result<(), DecodeError> {
+        match self.u8(what)? {
+            found if found == expected => Ok(()),
+            found => Err(DecodeError::UnknownTag { expected: what, found }),
+        }
+    }
+
+    fn old_tuple(&mut self, kind: u8) -> Result<OldTuple<'a>, DecodeError> {
+        match kind {
+            b'K' => self.tuple().map(OldTuple::Key),
+            b'O' => self.tuple().map(OldTuple::Full),
+            found => Err(DecodeError::UnknownTag { expected: "tuple tag", found }),
+        }
+    }
+
+    fn tuple(&mut self) -> Result<Tuple<'a>, DecodeError> {
+        let columns = usize::from(self.u16("tuple column count")?);
+        let start = self.0;
+        for _ in 0..columns {
+            self.cell()?;
+        }
+        Ok(Tuple { columns, bytes: &start[..start.len() - self.0.len()] })
+    }
+
+    fn cell(&mut self) -> Result<Cell<'a>, DecodeError> {
+        match self.u8("value tag")? {
+            b'n' => Ok(Cell::Null),
+            b'u' => Ok(Cell::Unchanged),
+            b't' => {
+                let length = self.u32("value length")?;
+                self.take(length as usize, "value").map(Cell::Text)
+            }
+            // `b`, a binary value, is sent only to those who ask for it.
+            found => Err(DecodeError::UnknownTag { expected: "value tag", found }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
