@@ -1,0 +1,206 @@
+//! Which position of the source is safe to confirm: pure bookkeeping over positions, one entry per tenant that
+//! still wants something. A position may be confirmed once no following or joining tenant lacks anything before it.
+
+use crate::model::{Lsn, TenantId};
+use std::collections::BTreeMap;
+
+/// What has been received, and what each tenant still wants of it.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    received: Lsn,
+    confirmed: Lsn,
+    holds: BTreeMap<TenantId, Hold>,
+}
+
+/// A tenant that is behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Hold {
+    /// The tenant holds everything up to here; what comes after must stay readable for it.
+    wanted: Lsn,
+    /// The end of the last transaction that was handed to it.
+    dispatched: Lsn,
+    /// It joins: it is behind until its snapshot says otherwise, whatever it has acknowledged.
+    joining: bool,
+}
+
+impl Progress {
+    /// Starts at the slot's confirmed position.
+    pub fn new(confirmed: Lsn) -> Self {
+        Progress { received: confirmed, confirmed, holds: BTreeMap::new() }
+    }
+
+    /// The end of the last whole transaction received, or a later position at which nothing was in between.
+    pub fn received(&self) -> Lsn {
+        self.received
+    }
+
+    /// A transaction that ends at `end` is complete, and `tenants` were handed changes of it.
+    /// A position that does not grow is a replay's and changes nothing but what the tenants want.
+    pub fn commit<'a>(&mut self, end: Lsn, tenants: impl IntoIterator<Item = &'a TenantId>) {
+        let before = self.received;
+        for tenant in tenants {
+            let fresh = Hold { wanted: before, dispatched: end, joining: false };
+            let hold = self.holds.entry(tenant.clone()).or_insert(fresh);
+            hold.dispatched = hold.dispatched.max(end);
+        }
+        self.received = before.max(end);
+    }
+
+    /// The source says that it has sent everything before `wal_end`. Only to be called between transactions.
+    pub fn idle(&mut self, wal_end: Lsn) {
+        self.received = self.received.max(wal_end);
+    }
+
+    /// The tenant begins to join: from now on the stream is gathered for it. Gives its wanted position.
+    pub fn join(&mut self, tenant: &TenantId) -> Lsn {
+        let wanted = self.received;
+        let hold = Hold { wanted, dispatched: wanted, joining: true };
+        self.holds.insert(tenant.clone(), hold);
+        wanted
+    }
+
+    /// The tenant's target durably holds everything up to `position`.
+    pub fn acknowledge(&mut self, tenant: &TenantId, position: Lsn) {
+        if let Some(hold) = self.holds.get_mut(tenant) {
+            hold.joining = false;
+            hold.wanted = hold.wanted.max(position);
+            if hold.wanted >= hold.dispatched {
+                self.holds.remove(tenant);
+            }
+        }
+    }
+
+    /// The tenant wants nothing any more: it is parked (and that is written down), or removed.
+    pub fn release(&mut self, tenant: &TenantId) {
+        self.holds.remove(tenant);
+    }
+
+    /// The position that may be confirmed now. It only moves forward.
+    pub fn safe(&self) -> Lsn {
+        self.holds.values().map(|hold| hold.wanted).fold(self.received, Lsn::min).max(self.confirmed)
+    }
+
+    /// `position` is about to be confirmed to the source.
+    ///
+    /// # Panics
+    /// If it lies behind what was confirmed, or beyond what is safe: either would lose changes.
+    pub fn confirm(&mut self, position: Lsn) {
+        assert!(
+            position >= self.confirmed && position <= self.safe(),
+            "position {position} is not between the confirmed {} and the safe {}",
+            self.confirmed,
+            self.safe()
+        );
+        self.confirmed = position;
+    }
+
+    /// The position confirmed last.
+    pub fn confirmed(&self) -> Lsn {
+        self.confirmed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn tenant(name: &str) -> TenantId {
+        TenantId::new(name)
+    }
+
+    #[test]
+    fn what_is_received_but_not_applied_is_not_confirmed() {
+        let (a, b) = (tenant("a"), tenant("b"));
+        let mut progress = Progress::new(Lsn(10));
+        progress.commit(Lsn(20), [&a]);
+        progress.commit(Lsn(30), [&b]);
+        assert_eq!(progress.safe(), Lsn(10));
+        progress.acknowledge(&b, Lsn(30));
+        assert_eq!(progress.safe(), Lsn(10));
+        progress.acknowledge(&a, Lsn(20));
+        assert_eq!(progress.safe(), Lsn(30));
+    }
+
+    #[test]
+    fn an_idle_source_moves_on_and_a_waiting_tenant_holds_it() {
+        let a = tenant("a");
+        let mut progress = Progress::new(Lsn(10));
+        progress.idle(Lsn(500));
+        assert_eq!(progress.safe(), Lsn(500));
+        progress.commit(Lsn(600), [&a]);
+        progress.idle(Lsn(900));
+        assert_eq!(progress.safe(), Lsn(500));
+        progress.acknowledge(&a, Lsn(600));
+        assert_eq!(progress.safe(), Lsn(900));
+    }
+
+    #[test]
+    fn a_joining_tenant_holds_its_wanted_position_until_its_snapshot_is_in() {
+        let a = tenant("a");
+        let mut progress = Progress::new(Lsn(10));
+        assert_eq!(progress.join(&a), Lsn(10));
+        progress.idle(Lsn(50));
+        assert_eq!(progress.safe(), Lsn(10));
+        progress.commit(Lsn(60), [&a]);
+        progress.acknowledge(&a, Lsn(55));
+        assert_eq!(progress.safe(), Lsn(55));
+        progress.acknowledge(&a, Lsn(60));
+        assert_eq!(progress.safe(), Lsn(60));
+    }
+
+    #[test]
+    fn a_parked_tenant_holds_nothing() {
+        let a = tenant("a");
+        let mut progress = Progress::new(Lsn(10));
+        progress.commit(Lsn(20), [&a]);
+        progress.release(&a);
+        assert_eq!(progress.safe(), Lsn(20));
+    }
+
+    #[test]
+    #[should_panic(expected = "position 0/14 is not between the confirmed 0/A and the safe 0/A")]
+    fn confirming_what_a_tenant_lacks_is_a_bug() {
+        let mut progress = Progress::new(Lsn(10));
+        progress.commit(Lsn(20), [&tenant("a")]);
+        progress.confirm(Lsn(20));
+    }
+
+    proptest! {
+        /// Against a model that remembers every transaction of every tenant.
+        #[test]
+        fn nothing_that_a_tenant_lacks_is_ever_safe(steps in prop::collection::vec((0u8..4, 0usize..3), 1..60)) {
+            let names = ["a", "b", "c"].map(tenant);
+            let mut lacking = BTreeSet::new();
+            let mut progress = Progress::new(Lsn(1));
+            let mut now = 1;
+            for (step, which) in steps {
+                now += 1;
+                match step {
+                    0 => {
+                        progress.commit(Lsn(now), [&names[which]]);
+                        lacking.insert((which, now));
+                    }
+                    1 => {
+                        let first = lacking.iter().find(|(t, _)| *t == which).copied();
+                        if let Some((t, end)) = first {
+                            progress.acknowledge(&names[t], Lsn(end));
+                            lacking.remove(&(t, end));
+                        }
+                    }
+                    2 => progress.idle(Lsn(now)),
+                    _ => {
+                        let safe = progress.safe();
+                        progress.confirm(safe);
+                    }
+                }
+                let safe = progress.safe();
+                prop_assert!(lacking.iter().all(|(_, end)| Lsn(*end) > safe), "{safe} with {lacking:?}");
+                if lacking.is_empty() {
+                    prop_assert_eq!(safe, progress.received());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Which tenant a user belongs to: the tenant column's value, looked up. Pure.
+
+use crate::model::{TenantId, TenantKey};
+use std::collections::{HashMap, HashSet};
+
+/// How many unmapped keys are remembered, so that each is logged once: a bound on memory, not on correctness.
+const REMEMBERED_KEYS: usize = 10_000;
+
+/// The tenants by their keys.
+#[derive(Debug)]
+pub struct Directory<T> {
+    by_key: HashMap<TenantKey, T>,
+    only: Option<T>,
+    unmapped: HashSet<Box<str>>,
+    unmapped_changes: u64,
+}
+
+/// A key that no tenant has.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unmapped {
+    /// Met for the first time: worth a line in the log.
+    New,
+    /// Met before, or too many to tell.
+    Known,
+}
+
+impl<T: Copy> Directory<T> {
+    /// A directory of these tenants; with one alone, a row needs no key.
+    pub fn new<'a>(tenants: impl IntoIterator<Item = (&'a TenantId, &'a TenantKey, T)>) -> Self {
+        let mut all: Vec<T> = Vec::new();
+        let mut by_key = HashMap::new();
+        for (_, key, tenant) in tenants {
+            by_key.insert(key.clone(), tenant);
+            all.push(tenant);
+        }
+        let only = if let [only] = all[..] { Some(only) } else { None };
+        Directory { by_key, only, unmapped: HashSet::new(), unmapped_changes: 0 }
+    }
+
+    /// The one tenant of a mapping without a tenant column.
+    pub fn only(&self) -> Option<T> {
+        self.only
+    }
+
+    /// The tenant with this key; where there is none, the change is counted.
+    pub fn find(&mut self, key: &str) -> Result<T, Unmapped> {
+        if let Some(tenant) = self.by_key.get(key) {
+            return Ok(*tenant);
+        }
+        self.unmapped_changes += 1;
+        if self.unmapped.len() < REMEMBERED_KEYS && self.unmapped.insert(key.into()) {
+            Err(Unmapped::New)
+        } else {
+            Err(Unmapped::Known)
+        }
+    }
+
+    /// How many changes belonged to nobody.
+    pub fn unmapped_changes(&self) -> u64 {
+        self.unmapped_changes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_leads_to_its_tenant_and_an_unknown_one_is_new_once() {
+        let (a, b) = (TenantId::new("a"), TenantId::new("b"));
+        let (ka, kb) = (TenantKey::new("1"), TenantKey::new("2"));
+        let mut directory = Directory::new([(&a, &ka, 10), (&b, &kb, 20)]);
+        assert_eq!(directory.find("2"), Ok(20));
+        assert_eq!(directory.find("a"), Err(Unmapped::New));
+        assert_eq!(directory.find("a"), Err(Unmapped::Known));
+        assert_eq!(directory.unmapped_changes(), 2);
+        assert_eq!(directory.only(), None);
+    }
+
+    #[test]
+    fn one_tenant_alone_needs_no_key() {
+        let (id, key) = (TenantId::new("a"), TenantKey::new("1"));
+        assert_eq!(Directory::new([(&id, &key, 7)]).only(), Some(7));
+    }
+}

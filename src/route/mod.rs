@@ -1,0 +1,9 @@
+//! The third stage: whose change it is, and the bounded queue in which it waits for its target.
+
+mod compose;
+mod directory;
+mod mailbox;
+
+pub use compose::compose;
+pub use directory::{Directory, Unmapped};
+pub use mailbox::{BATCH_BYTES, Batch, Entry, Interrupt, Mailbox, Pushed};
