@@ -7,6 +7,7 @@ pub mod config;
 pub mod model;
 pub mod pg;
 
+pub mod apply;
 pub mod capture;
 pub mod map;
 pub mod route;

@@ -57,6 +57,15 @@ pub struct Patch {
     pub xid: Xid,
 }
 
+/// What a delete at the source means in a target (`deletes`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Deletes {
+    /// The row stays, `deleted_at` is set.
+    Soft,
+    /// The row goes.
+    Hard,
+}
+
 /// One tenant's view of one change.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Change {

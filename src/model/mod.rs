@@ -7,7 +7,7 @@ mod lsn;
 mod relation;
 mod time;
 
-pub use change::{Change, Patch, Set, User};
+pub use change::{Change, Deletes, Patch, Set, User};
 pub use ids::{Epoch, Generation, Oid, TargetId, TenantId, TenantKey, UserId, Xid};
 pub use lsn::{Lsn, ParseLsnError};
 pub use relation::{Cell, Column, Relation, ReplicaIdentity, TableName, TypeCatalog, TypeKind};

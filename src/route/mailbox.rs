@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 /// A batch is closed to further transactions at this size: one statement's worth of work for a target.
-pub const BATCH_BYTES: usize = 2 << 20;
+pub const BATCH_BYTES: usize = 4 << 20;
 
 /// As [`BATCH_BYTES`], in users.
 pub const BATCH_USERS: usize = 8_192;

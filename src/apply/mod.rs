@@ -1,0 +1,16 @@
+//! The fourth stage: one tenant's batches into its target, rows and checkpoint together or not at all.
+//!
+//! `standing` and `plan` decide (pure); `target` talks to the database.
+
+mod checkpoint;
+mod plan;
+mod standing;
+mod statement;
+mod target;
+mod values;
+
+pub use checkpoint::{Checkpoint, NIL_TARGET_ID};
+pub use plan::{Move, Rows, plan_rows};
+pub use standing::{Mirror, Observed, ParkReason, Standing, decide_standing};
+pub use statement::{Shape, ShapeError};
+pub use target::{Applied, Identity, Target, TargetError};

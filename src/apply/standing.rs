@@ -1,0 +1,201 @@
+//! What is to become of a tenant, seen from its checkpoint and from what the state remembers of it. Pure.
+
+use super::checkpoint::{Checkpoint, NIL_TARGET_ID};
+use crate::model::{Epoch, Generation, Lsn, TargetId, TenantId};
+
+/// What the state remembers of a tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// It was following when this was written; otherwise joining or parked.
+    pub following: bool,
+    /// Its target's id, once one was given.
+    pub target_id: Option<TargetId>,
+    /// The position that its target held when the slot was confirmed last.
+    pub position: Lsn,
+    /// The history that position belongs to.
+    pub generation: Generation,
+}
+
+/// What was found in the target.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// Its checkpoint, where there is one.
+    pub checkpoint: Option<Checkpoint>,
+    /// `users_sync` was not there and has just been created.
+    pub created: bool,
+    /// `users_sync` holds rows.
+    pub has_rows: bool,
+}
+
+/// What is to be done with a tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Its target holds everything up to here: go on from there.
+    Follow(Lsn),
+    /// It has to take a snapshot, for this reason.
+    Join(&'static str),
+    /// A person has to look first.
+    Park(ParkReason),
+    /// A later process writes to this target: this one has to stop.
+    StepDown(Epoch),
+}
+
+/// Why a target is not touched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParkReason {
+    /// The target belongs to another tenant.
+    #[error("the target's checkpoint belongs to tenant {0}")]
+    OtherTenant(TenantId),
+    /// The target has another id than the state remembers.
+    #[error("the target was written by another installation: its id is not the one that the state knows")]
+    OtherTarget,
+    /// There are rows without a checkpoint.
+    #[error("neon_auth.users_sync has rows that users-sync did not write")]
+    ForeignRows,
+}
+
+impl ParkReason {
+    /// What a person can do about it.
+    pub fn remedy(&self, tenant: &TenantId) -> String {
+        match self {
+            ParkReason::OtherTenant(other) => {
+                format!("point tenant {tenant} at its own database, or remove tenant {other} from this one for good")
+            }
+            ParkReason::OtherTarget => format!(
+                "if its rows may be merged with tenant {tenant}'s users, run in the target: \
+                 UPDATE users_sync.checkpoint SET target_id = '{NIL_TARGET_ID}'"
+            ),
+            ParkReason::ForeignRows => format!(
+                "empty the table, or, if its rows may be merged with tenant {tenant}'s users, run in the target: \
+                 INSERT INTO users_sync.checkpoint (tenant, target_id, generation, position, epoch, mapping) \
+                 VALUES ('{}', '{NIL_TARGET_ID}', 0, '0/0', 0, '')",
+                tenant.as_str().replace('\'', "''")
+            ),
+        }
+    }
+}
+
+/// Decides from what is written down on both sides.
+pub fn decide_standing(
+    tenant: &TenantId,
+    mirror: Option<&Mirror>,
+    observed: &Observed,
+    generation: Generation,
+    epoch: Epoch,
+    mapping: &str,
+) -> Standing {
+    let Some(checkpoint) = &observed.checkpoint else {
+        return match observed.has_rows {
+            false => Standing::Join("its target is new"),
+            true => Standing::Park(ParkReason::ForeignRows),
+        };
+    };
+    if checkpoint.tenant != *tenant {
+        return Standing::Park(ParkReason::OtherTenant(checkpoint.tenant.clone()));
+    }
+    if checkpoint.target_id.as_str() == NIL_TARGET_ID {
+        return Standing::Join("its target was handed over");
+    }
+    let Some(mirror) = mirror.filter(|mirror| mirror.target_id.as_ref() == Some(&checkpoint.target_id)) else {
+        return Standing::Park(ParkReason::OtherTarget);
+    };
+    if checkpoint.epoch > epoch {
+        return Standing::StepDown(checkpoint.epoch);
+    }
+    let joins = [
+        (!mirror.following, "it was not finished, or parked"),
+        (observed.created, "users_sync was gone from its target"),
+        (mirror.generation != generation || checkpoint.generation != generation, "the source's history is another one"),
+        (checkpoint.mapping != mapping, "the mapping has changed"),
+        (checkpoint.position < mirror.position, "its target was restored to an older point"),
+    ];
+    match joins.into_iter().find(|(applies, _)| *applies) {
+        Some((_, reason)) => Standing::Join(reason),
+        None => Standing::Follow(checkpoint.position),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "6a1c4f6e-0000-4000-8000-000000000001";
+
+    fn checkpoint() -> Checkpoint {
+        Checkpoint {
+            tenant: TenantId::new("acme"),
+            target_id: TargetId::new(ID),
+            generation: Generation(2),
+            position: Lsn(100),
+            epoch: Epoch(5),
+            mapping: "m".into(),
+        }
+    }
+
+    fn mirror() -> Mirror {
+        Mirror { following: true, target_id: Some(TargetId::new(ID)), position: Lsn(90), generation: Generation(2) }
+    }
+
+    #[track_caller]
+    fn check(mirror: Option<Mirror>, checkpoint: Option<Checkpoint>, expected: Standing) {
+        check_observed(mirror, Observed { checkpoint, created: false, has_rows: true }, expected);
+    }
+
+    #[track_caller]
+    fn check_observed(mirror: Option<Mirror>, observed: Observed, expected: Standing) {
+        let tenant = TenantId::new("acme");
+        let standing = decide_standing(&tenant, mirror.as_ref(), &observed, Generation(2), Epoch(5), "m");
+        assert_eq!(standing, expected);
+    }
+
+    #[test]
+    fn a_target_that_agrees_with_the_state_goes_on_from_its_checkpoint() {
+        check(Some(mirror()), Some(checkpoint()), Standing::Follow(Lsn(100)));
+        let even = Mirror { position: Lsn(100), ..mirror() };
+        check(Some(even), Some(checkpoint()), Standing::Follow(Lsn(100)));
+        let older_process = Checkpoint { epoch: Epoch(4), ..checkpoint() };
+        check(Some(mirror()), Some(older_process), Standing::Follow(Lsn(100)));
+    }
+
+    #[test]
+    fn a_target_that_is_not_ours_is_never_touched() {
+        let other = Checkpoint { tenant: TenantId::new("globex"), ..checkpoint() };
+        check(Some(mirror()), Some(other), Standing::Park(ParkReason::OtherTenant(TenantId::new("globex"))));
+        let another_id = Checkpoint { target_id: TargetId::new("x"), ..checkpoint() };
+        check(Some(mirror()), Some(another_id), Standing::Park(ParkReason::OtherTarget));
+        check(None, Some(checkpoint()), Standing::Park(ParkReason::OtherTarget));
+        let forgotten = Mirror { target_id: None, ..mirror() };
+        check(Some(forgotten), Some(checkpoint()), Standing::Park(ParkReason::OtherTarget));
+        check(Some(mirror()), None, Standing::Park(ParkReason::ForeignRows));
+        check(None, None, Standing::Park(ParkReason::ForeignRows));
+    }
+
+    #[test]
+    fn an_empty_target_and_one_that_was_handed_over_take_a_snapshot() {
+        let empty = Observed { checkpoint: None, created: false, has_rows: false };
+        check_observed(None, empty, Standing::Join("its target is new"));
+        let handed_over = Checkpoint { target_id: TargetId::new(NIL_TARGET_ID), ..checkpoint() };
+        check(None, Some(handed_over), Standing::Join("its target was handed over"));
+    }
+
+    #[test]
+    fn whatever_breaks_the_history_leads_to_a_snapshot() {
+        let join = |reason| Standing::Join(reason);
+        let unfinished = Mirror { following: false, ..mirror() };
+        check(Some(unfinished), Some(checkpoint()), join("it was not finished, or parked"));
+        let gone = Observed { checkpoint: Some(checkpoint()), created: true, has_rows: false };
+        check_observed(Some(mirror()), gone, join("users_sync was gone from its target"));
+        let history = join("the source's history is another one");
+        check(Some(mirror()), Some(Checkpoint { generation: Generation(1), ..checkpoint() }), history.clone());
+        check(Some(Mirror { generation: Generation(1), ..mirror() }), Some(checkpoint()), history);
+        let mapping = Checkpoint { mapping: "older".into(), ..checkpoint() };
+        check(Some(mirror()), Some(mapping), join("the mapping has changed"));
+        let restored = Checkpoint { position: Lsn(89), ..checkpoint() };
+        check(Some(mirror()), Some(restored), join("its target was restored to an older point"));
+    }
+
+    #[test]
+    fn a_later_process_is_not_disturbed() {
+        check(Some(mirror()), Some(Checkpoint { epoch: Epoch(6), ..checkpoint() }), Standing::StepDown(Epoch(6)));
+    }
+}

@@ -1,0 +1,370 @@
+//! The SQL of a target, as text: pure, and the same for a shape and the parts that a batch has.
+//!
+//! Every part that writes rows refers to `guard`; one that did not would write even where the guard fails.
+//! A plain UPDATE takes no lock that an application's foreign-key check waits for; ON CONFLICT would.
+
+use crate::model::Deletes;
+
+/// The columns whose values a row of `users_sync` carries, in the order of the arrays.
+const COLUMNS: [&str; 7] = ["id", "raw_json", "name", "email", "created_at", "updated_at", "deleted_at"];
+
+/// Which columns of `neon_auth.users_sync` can be written: a generated one follows `raw_json` by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    writable: [bool; 7],
+}
+
+/// `neon_auth.users_sync` is not a table that can be written to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ShapeError {
+    /// A column is not there.
+    #[error("neon_auth.users_sync has no column {0}")]
+    Missing(&'static str),
+    /// A column that only we can write is generated.
+    #[error("column {0} of neon_auth.users_sync is generated, but users-sync has to write it")]
+    Generated(&'static str),
+    /// A column has another type.
+    #[error("column {column} of neon_auth.users_sync has the type {found} instead of {expected}")]
+    Type {
+        /// Which.
+        column: &'static str,
+        /// What it should be.
+        expected: &'static str,
+        /// What it is.
+        found: String,
+    },
+}
+
+impl Shape {
+    /// From the catalog: name, `format_type`, and whether `attgenerated` is set, per column.
+    pub fn from_columns(found: &[(String, String, bool)]) -> Result<Shape, ShapeError> {
+        let types = ["text", "jsonb", "text", "text", TIMESTAMPTZ, TIMESTAMPTZ, TIMESTAMPTZ];
+        let mut writable = [true; 7];
+        for ((column, expected), writable) in COLUMNS.into_iter().zip(types).zip(&mut writable) {
+            let (_, kind, generated) =
+                found.iter().find(|(name, ..)| name == column).ok_or(ShapeError::Missing(column))?;
+            if kind != expected {
+                return Err(ShapeError::Type { column, expected, found: kind.clone() });
+            }
+            if *generated && matches!(column, "raw_json" | "updated_at" | "deleted_at") {
+                return Err(ShapeError::Generated(column));
+            }
+            *writable = !generated;
+        }
+        Ok(Shape { writable })
+    }
+
+    /// The columns that a COPY or INSERT names.
+    pub fn writable(&self) -> impl Iterator<Item = &'static str> + '_ {
+        COLUMNS.into_iter().zip(self.writable).filter_map(|(column, writable)| writable.then_some(column))
+    }
+
+    /// Whether every column is written by us: the plain shape.
+    pub fn is_plain(&self) -> bool {
+        self.writable == [true; 7]
+    }
+
+    /// `prefix.column, ...` of the writable ones.
+    fn list(&self, prefix: &str) -> String {
+        self.writable().map(|column| format!("{prefix}{column}")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// `column = source.column, ...` of the writable ones but the key.
+    fn assignments(&self, source: &str) -> String {
+        let assign = |column| format!("{column} = {source}.{column}");
+        self.writable().filter(|column| *column != "id").map(assign).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether the row `u` differs from `source` in what it holds. A derived time alone is no difference.
+    fn differs(&self, source: &str) -> String {
+        let compared = |prefix: &str| {
+            let columns = self.writable().filter(|column| !matches!(*column, "id" | "updated_at"));
+            columns.map(|column| format!("{prefix}.{column}")).collect::<Vec<_>>().join(", ")
+        };
+        format!(
+            "(({}) IS DISTINCT FROM ({}) OR NOT {source}.derived AND u.updated_at IS DISTINCT FROM {source}.updated_at)",
+            compared("u"),
+            compared(source)
+        )
+    }
+
+    /// UPDATE and INSERT that make `users_sync` hold the rows of `source`, a relation with the seven columns and
+    /// `derived`, as CTEs that refer to `guard`.
+    fn upsert(&self, source: &str) -> String {
+        format!(
+            "updated AS (UPDATE neon_auth.users_sync u SET {assignments} FROM {source} v, guard \
+               WHERE u.id = v.id AND {differs}), \
+             inserted AS (INSERT INTO neon_auth.users_sync ({columns}) SELECT {values} FROM {source} v, guard \
+               WHERE NOT EXISTS (SELECT FROM neon_auth.users_sync u WHERE u.id = v.id))",
+            assignments = self.assignments("v"),
+            differs = self.differs("v"),
+            columns = self.list(""),
+            values = self.list("v."),
+        )
+    }
+}
+
+const TIMESTAMPTZ: &str = "timestamp with time zone";
+
+/// What a target needs before anything else. Safe to run again; only run where something is missing.
+pub const CREATE_CHECKPOINT: &str = "\
+CREATE SCHEMA IF NOT EXISTS users_sync;
+CREATE TABLE IF NOT EXISTS users_sync.checkpoint (
+  only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+  tenant text NOT NULL,
+  target_id uuid NOT NULL,
+  generation bigint NOT NULL,
+  position pg_lsn NOT NULL,
+  epoch bigint NOT NULL,
+  mapping text NOT NULL
+)";
+
+/// The table that applications see.
+pub const CREATE_TABLE: &str = "\
+CREATE SCHEMA IF NOT EXISTS neon_auth;
+CREATE TABLE IF NOT EXISTS neon_auth.users_sync (
+  id text PRIMARY KEY,
+  raw_json jsonb NOT NULL,
+  name text,
+  email text,
+  created_at timestamptz,
+  deleted_at timestamptz,
+  updated_at timestamptz
+);
+CREATE INDEX IF NOT EXISTS users_sync_deleted_at_idx ON neon_auth.users_sync (deleted_at)";
+
+/// What stands in a target: checkpoint table, users table, its columns, whether it has rows.
+pub const INSPECT: &str = "\
+SELECT to_regclass('users_sync.checkpoint') IS NOT NULL,
+       to_regclass('neon_auth.users_sync') IS NOT NULL";
+
+/// The columns of `users_sync`: name, type, generated.
+pub const COLUMNS_OF_USERS: &str = "\
+SELECT attname::text, format_type(atttypid, atttypmod), attgenerated <> ''
+FROM pg_catalog.pg_attribute
+WHERE attrelid = 'neon_auth.users_sync'::regclass AND attnum > 0 AND NOT attisdropped";
+
+/// The checkpoint.
+pub const READ_CHECKPOINT: &str = "\
+SELECT tenant, target_id::text, generation, position, epoch, mapping FROM users_sync.checkpoint";
+
+/// Moves the checkpoint, or locks it; `$1` to `$6`: tenant, target id, generation, epoch, from, to.
+const GUARD_WHERE: &str =
+    "tenant = $1 AND target_id = $2::text::uuid AND generation = $3 AND position = $5 AND epoch <= $4";
+
+/// The first statement of a chunked transaction: holds the checkpoint's row until its end.
+pub const LOCK_CHECKPOINT: &str = "\
+SELECT 1 FROM users_sync.checkpoint \
+WHERE tenant = $1 AND target_id = $2::text::uuid AND generation = $3 AND position = $5 AND epoch <= $4 \
+FOR UPDATE";
+
+/// Writes the first checkpoint of a target, or the one after a merge.
+/// `$1` to `$6`: tenant, target id, generation, epoch, position, mapping.
+pub const REPLACE_CHECKPOINT: &str = "\
+INSERT INTO users_sync.checkpoint AS c (tenant, target_id, generation, epoch, position, mapping) \
+VALUES ($1, $2::text::uuid, $3, $4, $5, $6) \
+ON CONFLICT (only_row) DO UPDATE SET tenant = excluded.tenant, target_id = excluded.target_id, \
+  generation = excluded.generation, epoch = excluded.epoch, position = excluded.position, mapping = excluded.mapping \
+WHERE c.epoch <= excluded.epoch AND c.tenant = excluded.tenant";
+
+/// Which parts a batch has: the statement holds only those.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Parts {
+    /// Whole rows.
+    pub upserts: bool,
+    /// Parts of live rows.
+    pub patches: bool,
+    /// Deletes.
+    pub deletes: bool,
+    /// Inside an open transaction, whose first statement was the guard: rows only, the checkpoint stays.
+    pub chunk: bool,
+}
+
+/// The statement for a batch: guard, rows, and a count of the guard's rows. The arrays follow the guard's
+/// parameters in the order upserts (8), patches (11), deletes (2).
+pub fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> String {
+    let mut next = if parts.chunk { 1 } else { 7 };
+    let mut array = |of: &str| {
+        next += 1;
+        format!("${}::{of}[]", next - 1)
+    };
+    let mut with: Vec<String> = Vec::new();
+    let mut tail: Vec<String> = Vec::new();
+    if parts.upserts {
+        let arrays = ["text", "jsonb", "text", "text", "timestamptz", "timestamptz", "timestamptz", "bool"]
+            .map(&mut array)
+            .join(", ");
+        with.push(format!(
+            "v AS MATERIALIZED (SELECT * FROM unnest({arrays}) \
+             AS v(id, raw_json, name, email, created_at, updated_at, deleted_at, derived))"
+        ));
+        tail.push(shape.upsert("v"));
+    }
+    let mut guard_where = GUARD_WHERE.to_owned();
+    if parts.patches {
+        let kinds = [
+            "text",
+            "jsonb",
+            "bool",
+            "text",
+            "bool",
+            "text",
+            "bool",
+            "timestamptz",
+            "bool",
+            "timestamptz",
+            "bool",
+            "timestamptz",
+            "bool",
+        ];
+        let arrays = kinds.map(&mut array).join(", ");
+        with.push(format!(
+            "p AS MATERIALIZED (SELECT * FROM unnest({arrays}) AS p(id, raw_json, set_name, name, set_email, email, \
+             set_created_at, created_at, set_updated_at, updated_at, set_deleted_at, deleted_at, derived))"
+        ));
+        let value = |column: &str| match column {
+            "raw_json" => "u.raw_json || p.raw_json AS raw_json".to_owned(),
+            column => format!("CASE WHEN p.set_{column} THEN p.{column} ELSE u.{column} END AS {column}"),
+        };
+        let values = COLUMNS[1..].iter().map(|column| value(column)).collect::<Vec<_>>().join(", ");
+        with.push(format!(
+            "w AS MATERIALIZED (SELECT p.id, {values}, p.derived \
+             FROM p JOIN neon_auth.users_sync u ON u.id = p.id AND u.deleted_at IS NULL)"
+        ));
+        tail.push(format!(
+            "patched AS (UPDATE neon_auth.users_sync u SET {} FROM w, guard WHERE u.id = w.id AND {})",
+            shape.assignments("w"),
+            shape.differs("w")
+        ));
+        guard_where.push_str(" AND (SELECT count(*) FROM p) = (SELECT count(*) FROM w)");
+    }
+    if parts.deletes {
+        let arrays = ["text", "timestamptz"].map(&mut array).join(", ");
+        with.push(format!("d AS (SELECT * FROM unnest({arrays}) AS d(id, at))"));
+        tail.push(match deletes {
+            Deletes::Soft => "deleted AS (UPDATE neon_auth.users_sync u SET deleted_at = d.at FROM d, guard \
+                              WHERE u.id = d.id AND u.deleted_at IS NULL)"
+                .to_owned(),
+            Deletes::Hard => {
+                "deleted AS (DELETE FROM neon_auth.users_sync u USING d, guard WHERE u.id = d.id)".to_owned()
+            }
+        });
+    }
+    with.push(match (parts.chunk, parts.patches) {
+        (true, false) => "guard AS (SELECT 1)".to_owned(),
+        (true, true) => "guard AS (SELECT 1 WHERE (SELECT count(*) FROM p) = (SELECT count(*) FROM w))".to_owned(),
+        (false, _) => format!(
+            "guard AS (UPDATE users_sync.checkpoint SET position = $6, epoch = $4 WHERE {guard_where} RETURNING 1)"
+        ),
+    });
+    with.extend(tail);
+    format!(
+        "WITH {} SELECT (SELECT count(*) FROM guard), set_config('synchronous_commit', 'on', true)",
+        with.join(", ")
+    )
+}
+
+/// The temporary table that a merge is staged in.
+pub const CREATE_STAGE: &str = "\
+CREATE TEMPORARY TABLE users_sync_stage (
+  id text PRIMARY KEY, raw_json jsonb NOT NULL, name text, email text,
+  created_at timestamptz, updated_at timestamptz, deleted_at timestamptz, derived boolean NOT NULL
+) ON COMMIT DROP";
+
+/// The statements of a merge, after the stage was filled: update what differs, insert what is missing.
+/// A derived time of a row that differs otherwise becomes the time of the merge.
+pub fn merge_statements(shape: &Shape) -> [String; 2] {
+    let assign = |column: &'static str| match column {
+        "updated_at" => "updated_at = CASE WHEN v.derived THEN now() ELSE v.updated_at END".to_owned(),
+        column => format!("{column} = v.{column}"),
+    };
+    let assignments = shape.writable().filter(|column| *column != "id").map(assign).collect::<Vec<_>>().join(", ");
+    [
+        format!(
+            "UPDATE neon_auth.users_sync u SET {assignments} FROM pg_temp.users_sync_stage v \
+             WHERE u.id = v.id AND {}",
+            shape.differs("v")
+        ),
+        format!(
+            "INSERT INTO neon_auth.users_sync ({}) SELECT {} FROM pg_temp.users_sync_stage v \
+             WHERE NOT EXISTS (SELECT FROM neon_auth.users_sync u WHERE u.id = v.id)",
+            shape.list(""),
+            shape.list("v.")
+        ),
+    ]
+}
+
+/// How many live users a target has, and how many of them the stage lacks: what a merge would delete.
+pub const COUNT_ABSENT: &str = "\
+SELECT count(*), count(*) FILTER (WHERE v.id IS NULL) \
+FROM neon_auth.users_sync u LEFT JOIN pg_temp.users_sync_stage v ON v.id = u.id WHERE u.deleted_at IS NULL";
+
+/// Deletes whom the stage lacks.
+pub fn delete_absent(deletes: Deletes) -> &'static str {
+    match deletes {
+        Deletes::Soft => {
+            "UPDATE neon_auth.users_sync u SET deleted_at = now() WHERE u.deleted_at IS NULL \
+             AND NOT EXISTS (SELECT FROM pg_temp.users_sync_stage v WHERE v.id = u.id)"
+        }
+        Deletes::Hard => {
+            "DELETE FROM neon_auth.users_sync u \
+             WHERE NOT EXISTS (SELECT FROM pg_temp.users_sync_stage v WHERE v.id = u.id)"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn columns(generated: &[&str]) -> Vec<(String, String, bool)> {
+        COLUMNS
+            .iter()
+            .map(|column| {
+                let kind = match *column {
+                    "raw_json" => "jsonb",
+                    "id" | "name" | "email" => "text",
+                    _ => TIMESTAMPTZ,
+                };
+                (column.to_string(), kind.to_owned(), generated.contains(column))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn both_shapes_are_known_and_others_are_named() {
+        assert!(Shape::from_columns(&columns(&[])).unwrap().is_plain());
+        let neon = Shape::from_columns(&columns(&["id", "name", "email", "created_at"])).unwrap();
+        assert_eq!(neon.writable().collect::<Vec<_>>(), ["raw_json", "updated_at", "deleted_at"]);
+        assert_eq!(Shape::from_columns(&columns(&["deleted_at"])), Err(ShapeError::Generated("deleted_at")));
+        assert_eq!(Shape::from_columns(&columns(&[])[1..]), Err(ShapeError::Missing("id")));
+        let mut uuid = columns(&[]);
+        uuid[0].1 = "uuid".into();
+        assert!(matches!(Shape::from_columns(&uuid), Err(ShapeError::Type { column: "id", .. })));
+    }
+
+    #[test]
+    fn every_part_that_writes_refers_to_the_guard() {
+        let shape = Shape::from_columns(&columns(&[])).unwrap();
+        for chunk in [false, true] {
+            let parts = Parts { upserts: true, patches: true, deletes: true, chunk };
+            for deletes in [Deletes::Soft, Deletes::Hard] {
+                let sql = batch_statement(&shape, deletes, parts);
+                for part in ["updated AS", "inserted AS", "patched AS", "deleted AS"] {
+                    let body = sql.split(part).nth(1).unwrap().split(" AS (").next().unwrap();
+                    assert!(body.contains(", guard "), "{part} without guard in {sql}");
+                }
+                assert!(sql.contains("(SELECT count(*) FROM p) = (SELECT count(*) FROM w)"));
+                assert_eq!(sql.contains("UPDATE users_sync.checkpoint"), !chunk);
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_without_rows_only_moves_the_checkpoint() {
+        let shape = Shape::from_columns(&columns(&[])).unwrap();
+        let parts = Parts { upserts: false, patches: false, deletes: false, chunk: false };
+        let sql = batch_statement(&shape, Deletes::Soft, parts);
+        assert!(!sql.contains("neon_auth") && sql.contains("position = $6"));
+    }
+}

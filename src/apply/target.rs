@@ -1,0 +1,296 @@
+//! A tenant's database: one connection, and what is said over it.
+
+use super::checkpoint::Checkpoint;
+use super::plan::{Move, Rows};
+use super::standing::Observed;
+use super::statement::{self, Parts, Shape, ShapeError};
+use super::values::{Jsonb, Moment, Position};
+use crate::model::{Deletes, Epoch, Generation, Lsn, TargetId, TenantId};
+use std::collections::HashMap;
+use tokio_postgres::Client;
+use tokio_postgres::types::{PgLsn, ToSql, Type};
+
+/// A transaction that is open while its chunks arrive ends when its process is frozen for this long: the kernel of
+/// a frozen process keeps answering, and its locks would stay for ever.
+const OPEN_TRANSACTION_TIMEOUT: &str = "60s";
+
+/// What went wrong at a target.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// The database refused, or the connection was lost.
+    #[error("{0}")]
+    Sql(#[from] tokio_postgres::Error),
+    /// The table there is not the one we know.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// Rows and checkpoint are committed (in a chunk: the rows are written).
+    Yes,
+    /// The guard found another checkpoint than expected, or a row to be patched is not there. Nothing was written.
+    Refused,
+}
+
+/// Who writes: the parts of a checkpoint that do not change from batch to batch.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Whose target it is.
+    pub tenant: TenantId,
+    /// The target's id.
+    pub target_id: TargetId,
+    /// The current history.
+    pub generation: Generation,
+    /// This process.
+    pub epoch: Epoch,
+}
+
+/// An open connection to a target whose tables are as they should be.
+pub struct Target {
+    client: Client,
+    shape: Shape,
+    deletes: Deletes,
+    statements: HashMap<Parts, String>,
+}
+
+impl Target {
+    /// Looks at a target, and creates what is missing there.
+    pub async fn open(client: Client, deletes: Deletes) -> Result<(Target, Observed), TargetError> {
+        let row = client.query_one(statement::INSPECT, &[]).await?;
+        let (has_checkpoint, has_users): (bool, bool) = (row.get(0), row.get(1));
+        if !has_checkpoint {
+            client.batch_execute(statement::CREATE_CHECKPOINT).await?;
+        }
+        if !has_users {
+            client.batch_execute(statement::CREATE_TABLE).await?;
+        }
+        let columns: Vec<_> = client.query(statement::COLUMNS_OF_USERS, &[]).await?;
+        let columns: Vec<_> = columns.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+        let shape = Shape::from_columns(&columns)?;
+        let row = client.query_one("SELECT EXISTS (SELECT FROM neon_auth.users_sync)", &[]).await?;
+        let target = Target { client, shape, deletes, statements: HashMap::new() };
+        let checkpoint = target.checkpoint().await?;
+        Ok((target, Observed { checkpoint, created: !has_users, has_rows: row.get(0) }))
+    }
+
+    /// Reads the checkpoint.
+    pub async fn checkpoint(&self) -> Result<Option<Checkpoint>, TargetError> {
+        let rows = self.client.query_typed(statement::READ_CHECKPOINT, &[]).await?;
+        Ok(rows.first().map(|row| Checkpoint {
+            tenant: TenantId::new(row.get(0)),
+            target_id: TargetId::new(row.get(1)),
+            generation: Generation(row.get(2)),
+            position: Lsn(u64::from(row.get::<_, PgLsn>(3))),
+            epoch: Epoch(row.get(4)),
+            mapping: row.get(5),
+        }))
+    }
+
+    /// Rows and checkpoint in one statement, which is one transaction and one round trip.
+    pub async fn apply(&mut self, who: &Identity, moving: Move, rows: &Rows<'_>) -> Result<Applied, TargetError> {
+        let target_id = who.target_id.as_str();
+        let (from, to) = (Position(moving.from), Position(moving.to));
+        let guard: [(&(dyn ToSql + Sync), Type); 6] = [
+            (&who.tenant.as_str(), Type::TEXT),
+            (&target_id, Type::TEXT),
+            (&who.generation.0, Type::INT8),
+            (&who.epoch.0, Type::INT8),
+            (&from, Type::PG_LSN),
+            (&to, Type::PG_LSN),
+        ];
+        self.execute(&guard, rows, false).await
+    }
+
+    /// Opens the transaction of a change set too large for one statement: its first statement is the guard.
+    pub async fn begin_chunks(&mut self, who: &Identity, from: Lsn) -> Result<Applied, TargetError> {
+        self.client
+            .batch_execute(&format!(
+                "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '{OPEN_TRANSACTION_TIMEOUT}'; \
+                 SET LOCAL synchronous_commit = on"
+            ))
+            .await?;
+        let target_id = who.target_id.as_str();
+        let locked = self
+            .client
+            .query_typed(
+                statement::LOCK_CHECKPOINT,
+                &[
+                    (&who.tenant.as_str(), Type::TEXT),
+                    (&target_id, Type::TEXT),
+                    (&who.generation.0, Type::INT8),
+                    (&who.epoch.0, Type::INT8),
+                    (&Position(from), Type::PG_LSN),
+                ],
+            )
+            .await?;
+        if locked.is_empty() {
+            self.client.batch_execute("ROLLBACK").await?;
+            return Ok(Applied::Refused);
+        }
+        Ok(Applied::Yes)
+    }
+
+    /// Writes the rows of a chunk into the open transaction.
+    pub async fn apply_chunk(&mut self, rows: &Rows<'_>) -> Result<Applied, TargetError> {
+        match rows.is_empty() {
+            true => Ok(Applied::Yes),
+            false => self.execute(&[], rows, true).await,
+        }
+    }
+
+    /// Moves the checkpoint and commits the open transaction. A connection lost here leaves it open whether it
+    /// was committed: the checkpoint tells.
+    pub async fn commit_chunks(&mut self, who: &Identity, moving: Move) -> Result<Applied, TargetError> {
+        let moved = self.apply(who, moving, &Rows::default()).await?;
+        let end = if moved == Applied::Yes { "COMMIT" } else { "ROLLBACK" };
+        self.client.batch_execute(end).await?;
+        Ok(moved)
+    }
+
+    /// Gives up the open transaction.
+    pub async fn rollback(&mut self) -> Result<(), TargetError> {
+        Ok(self.client.batch_execute("ROLLBACK").await?)
+    }
+
+    /// How `users_sync` is shaped here.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The connection, for a snapshot's own transaction.
+    pub fn client_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    async fn execute(
+        &mut self,
+        guard: &[(&(dyn ToSql + Sync), Type)],
+        rows: &Rows<'_>,
+        chunk: bool,
+    ) -> Result<Applied, TargetError> {
+        let parts = Parts {
+            upserts: !rows.upserts.is_empty(),
+            patches: !rows.patches.is_empty(),
+            deletes: !rows.deletes.is_empty(),
+            chunk,
+        };
+        let (shape, deletes) = (&self.shape, self.deletes);
+        let sql = self.statements.entry(parts).or_insert_with(|| statement::batch_statement(shape, deletes, parts));
+        let upserts = Columns::of_users(rows);
+        let patches = Columns::of_patches(rows);
+        let delete_ids: Vec<&str> = rows.deletes.iter().map(|(id, _)| *id).collect();
+        let delete_times: Vec<Moment> = rows.deletes.iter().map(|(_, at)| Moment(*at)).collect();
+        let mut parameters = guard.to_vec();
+        if parts.upserts {
+            parameters.extend(upserts.parameters());
+        }
+        if parts.patches {
+            parameters.extend(patches.patch_parameters());
+        }
+        if parts.deletes {
+            parameters.push((&delete_ids, Type::TEXT_ARRAY));
+            parameters.push((&delete_times, Type::TIMESTAMPTZ_ARRAY));
+        }
+        let answer = self.client.query_typed(sql, &parameters).await?;
+        let guarded = answer.first().map_or(0, |row| row.get::<_, i64>(0));
+        Ok(if guarded == 1 { Applied::Yes } else { Applied::Refused })
+    }
+}
+
+/// Rows as arrays, one per column. The `set_` columns are empty for whole rows.
+#[derive(Default)]
+struct Columns<'a> {
+    id: Vec<&'a str>,
+    raw_json: Vec<Jsonb<'a>>,
+    set_name: Vec<bool>,
+    name: Vec<Option<&'a str>>,
+    set_email: Vec<bool>,
+    email: Vec<Option<&'a str>>,
+    set_created_at: Vec<bool>,
+    created_at: Vec<Option<Moment>>,
+    set_updated_at: Vec<bool>,
+    updated_at: Vec<Option<Moment>>,
+    set_deleted_at: Vec<bool>,
+    deleted_at: Vec<Option<Moment>>,
+    derived: Vec<bool>,
+}
+
+impl<'a> Columns<'a> {
+    fn of_users(rows: &Rows<'a>) -> Self {
+        let mut columns = Columns::default();
+        for user in &rows.upserts {
+            columns.id.push(&user.id);
+            columns.raw_json.push(Jsonb(&user.raw_json));
+            columns.name.push(user.name.as_deref());
+            columns.email.push(user.email.as_deref());
+            columns.created_at.push(user.created_at.map(Moment));
+            columns.updated_at.push(user.updated_at.map(Moment));
+            columns.deleted_at.push(user.deleted_at.map(Moment));
+            columns.derived.push(user.updated_at_derived);
+        }
+        columns
+    }
+
+    fn of_patches(rows: &Rows<'a>) -> Self {
+        let mut columns = Columns::default();
+        for patch in &rows.patches {
+            columns.id.push(&patch.id);
+            columns.raw_json.push(Jsonb(&patch.raw_json));
+            let (set, name) = patch.name.split();
+            columns.set_name.push(set);
+            columns.name.push(name.map(String::as_str));
+            let (set, email) = patch.email.split();
+            columns.set_email.push(set);
+            columns.email.push(email.map(String::as_str));
+            let (set, at) = patch.created_at.split();
+            columns.set_created_at.push(set);
+            columns.created_at.push(at.copied().map(Moment));
+            let (set, at) = patch.updated_at.split();
+            columns.set_updated_at.push(set);
+            columns.updated_at.push(at.copied().map(Moment));
+            let (set, at) = patch.deleted_at.split();
+            columns.set_deleted_at.push(set);
+            columns.deleted_at.push(at.copied().map(Moment));
+            columns.derived.push(patch.updated_at_derived);
+        }
+        columns
+    }
+
+    fn parameters(&self) -> [(&(dyn ToSql + Sync), Type); 8] {
+        [
+            (&self.id, Type::TEXT_ARRAY),
+            (&self.raw_json, Type::JSONB_ARRAY),
+            (&self.name, Type::TEXT_ARRAY),
+            (&self.email, Type::TEXT_ARRAY),
+            (&self.created_at, Type::TIMESTAMPTZ_ARRAY),
+            (&self.updated_at, Type::TIMESTAMPTZ_ARRAY),
+            (&self.deleted_at, Type::TIMESTAMPTZ_ARRAY),
+            (&self.derived, Type::BOOL_ARRAY),
+        ]
+    }
+
+    fn patch_parameters(&self) -> [(&(dyn ToSql + Sync), Type); 13] {
+        [
+            (&self.id, Type::TEXT_ARRAY),
+            (&self.raw_json, Type::JSONB_ARRAY),
+            (&self.set_name, Type::BOOL_ARRAY),
+            (&self.name, Type::TEXT_ARRAY),
+            (&self.set_email, Type::BOOL_ARRAY),
+            (&self.email, Type::TEXT_ARRAY),
+            (&self.set_created_at, Type::BOOL_ARRAY),
+            (&self.created_at, Type::TIMESTAMPTZ_ARRAY),
+            (&self.set_updated_at, Type::BOOL_ARRAY),
+            (&self.updated_at, Type::TIMESTAMPTZ_ARRAY),
+            (&self.set_deleted_at, Type::BOOL_ARRAY),
+            (&self.deleted_at, Type::TIMESTAMPTZ_ARRAY),
+            (&self.derived, Type::BOOL_ARRAY),
+        ]
+    }
+}
