@@ -12,4 +12,7 @@ pub mod capture;
 pub mod map;
 pub mod route;
 
+pub mod snapshot;
+
 pub mod progress;
+pub mod state;

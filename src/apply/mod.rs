@@ -5,7 +5,7 @@
 mod checkpoint;
 mod plan;
 mod standing;
-mod statement;
+pub mod statement;
 mod target;
 mod values;
 

@@ -1,0 +1,50 @@
+//! The source's table as the catalog describes it, and the session settings under which its values are read.
+
+use crate::model::{Column, Relation, ReplicaIdentity, TableName};
+use tokio_postgres::{Client, Error};
+
+/// The same text forms as on the walsender, no time-outs that would end a long read, and row security as an error
+/// instead of an empty answer.
+const SESSION: &str = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; \
+    SET extra_float_digits = 3; SET bytea_output = 'hex'; SET row_security = off; SET statement_timeout = 0; \
+    SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0";
+
+/// Prepares a connection for reading the source.
+pub async fn source_session(client: &Client) -> Result<(), Error> {
+    client.batch_execute(SESSION).await
+}
+
+/// The table's published columns (all but generated ones), in the order in which pgoutput sends them; `None` where
+/// there is no such table.
+pub async fn read_relation(client: &Client, table: &TableName) -> Result<Option<Relation>, Error> {
+    let found = client
+        .query_opt(
+            "SELECT c.oid, c.relreplident::text FROM pg_catalog.pg_class c \
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')",
+            &[&table.schema, &table.name],
+        )
+        .await?;
+    let Some(found) = found else { return Ok(None) };
+    let oid: u32 = found.get(0);
+    let replica_identity = match found.get(1) {
+        "d" => ReplicaIdentity::Default,
+        "f" => ReplicaIdentity::Full,
+        "i" => ReplicaIdentity::Index,
+        _ => ReplicaIdentity::Nothing,
+    };
+    let columns = client
+        .query(
+            "SELECT a.attname::text, a.atttypid, coalesce($2 = 'f' OR a.attnum = ANY(i.indkey), false) \
+             FROM pg_catalog.pg_attribute a \
+             LEFT JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid \
+               AND CASE $2 WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END \
+             WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' \
+             ORDER BY a.attnum",
+            &[&oid, &found.get::<_, &str>(1)],
+        )
+        .await?;
+    let columns =
+        columns.iter().map(|row| Column { name: row.get(0), type_oid: row.get(1), in_identity: row.get(2) }).collect();
+    Ok(Some(Relation { oid, table: table.clone(), replica_identity, columns }))
+}

@@ -1,0 +1,206 @@
+//! COPY's text format, both ways. Pure. Manual: COPY, "Text Format".
+
+use crate::model::{Cell, Timestamp, User};
+use std::ops::Range;
+
+/// Reads one line into values: the `n`th value that was sent goes where `decoded` is true for the `n`th time.
+#[derive(Default)]
+pub struct LineReader {
+    unescaped: Vec<u8>,
+    fields: Vec<Field>,
+}
+
+enum Field {
+    Null,
+    /// As it stands in the line.
+    Plain(Range<usize>),
+    /// In `unescaped`.
+    Escaped(Range<usize>),
+}
+
+impl LineReader {
+    /// Puts the values of `line` (its newline may be there or not) into `cells`, one per column of `decoded`.
+    /// `false` when the number of values is not the number of columns that were asked for.
+    pub fn read<'a>(&'a mut self, line: &'a [u8], decoded: &[bool], cells: &mut Vec<Cell<'a>>) -> bool {
+        self.split(line.strip_suffix(b"\n").unwrap_or(line));
+        if self.fields.len() != decoded.iter().filter(|wanted| **wanted).count() {
+            return false;
+        }
+        let mut fields = self.fields.iter();
+        cells.clear();
+        cells.extend(decoded.iter().map(|wanted| match wanted.then(|| fields.next()).flatten() {
+            None => Cell::Excluded,
+            Some(Field::Null) => Cell::Null,
+            Some(Field::Plain(range)) => Cell::Text(&line[range.clone()]),
+            Some(Field::Escaped(range)) => Cell::Text(&self.unescaped[range.clone()]),
+        }));
+        true
+    }
+
+    fn split(&mut self, line: &[u8]) {
+        self.unescaped.clear();
+        self.fields.clear();
+        let mut start = 0;
+        for field in line.split(|byte| *byte == b'\t') {
+            let range = start..start + field.len();
+            start = range.end + 1;
+            self.fields.push(if field == br"\N" {
+                Field::Null
+            } else if field.contains(&b'\\') {
+                let from = self.unescaped.len();
+                unescape(field, &mut self.unescaped);
+                Field::Escaped(from..self.unescaped.len())
+            } else {
+                Field::Plain(range)
+            });
+        }
+    }
+}
+
+fn unescape(field: &[u8], out: &mut Vec<u8>) {
+    let mut bytes = field.iter();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'\\' => match bytes.next() {
+                Some(b'b') => 0x08,
+                Some(b'f') => 0x0c,
+                Some(b'n') => b'\n',
+                Some(b'r') => b'\r',
+                Some(b't') => b'\t',
+                Some(b'v') => 0x0b,
+                Some(other) => *other,
+                None => b'\\',
+            },
+            plain => *plain,
+        });
+    }
+}
+
+/// Appends a user as a line for a COPY into the named columns.
+pub fn write_user<'a>(out: &mut Vec<u8>, columns: impl Iterator<Item = &'a str>, user: &User) {
+    let mut first = true;
+    for column in columns {
+        if !std::mem::take(&mut first) {
+            out.push(b'\t');
+        }
+        match column {
+            "id" => escape(out, Some(&user.id)),
+            "raw_json" => escape(out, Some(&user.raw_json)),
+            "name" => escape(out, user.name.as_deref()),
+            "email" => escape(out, user.email.as_deref()),
+            "created_at" => time(out, user.created_at),
+            "updated_at" => time(out, user.updated_at),
+            "deleted_at" => time(out, user.deleted_at),
+            _ => out.push(if user.updated_at_derived { b't' } else { b'f' }),
+        }
+    }
+    out.push(b'\n');
+}
+
+fn escape(out: &mut Vec<u8>, value: Option<&str>) {
+    let Some(value) = value else { return out.extend_from_slice(br"\N") };
+    let mut rest = value.as_bytes();
+    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\\' | b'\t' | b'\n' | b'\r')) {
+        out.extend_from_slice(&rest[..at]);
+        out.push(b'\\');
+        out.push(match rest[at] {
+            b'\t' => b't',
+            b'\n' => b'n',
+            b'\r' => b'r',
+            _ => b'\\',
+        });
+        rest = &rest[at + 1..];
+    }
+    out.extend_from_slice(rest);
+}
+
+/// A moment in a form that `timestamptz_in` reads whatever the session's settings are.
+fn time(out: &mut Vec<u8>, value: Option<Timestamp>) {
+    match value {
+        None => out.extend_from_slice(br"\N"),
+        Some(Timestamp::INFINITY) => out.extend_from_slice(b"infinity"),
+        Some(Timestamp::NEG_INFINITY) => out.extend_from_slice(b"-infinity"),
+        Some(Timestamp(micros)) => {
+            let (days, of_day) = (micros.div_euclid(DAY), micros.rem_euclid(DAY));
+            let (year, month, day) = civil_from_days(days + 10_957);
+            let (era_year, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
+            let seconds = of_day / 1_000_000;
+            let text = format!(
+                "{era_year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}.{:06}+00{era}",
+                seconds / 3600,
+                seconds / 60 % 60,
+                seconds % 60,
+                of_day % 1_000_000
+            );
+            out.extend_from_slice(text.as_bytes());
+        }
+    }
+}
+
+/// Microseconds of a day.
+const DAY: i64 = 86_400_000_000;
+
+/// Year, month and day of a day counted from 1970-01-01, in the proleptic Gregorian calendar: counted in eras of
+/// 400 years that begin with March, so that the leap day is the last of its year.
+fn civil_from_days(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_line_gives_its_values_and_leaves_out_what_was_not_asked_for() {
+        let mut reader = LineReader::default();
+        let mut cells = Vec::new();
+        assert!(reader.read(b"u1\t\\N\ta\\tb\\\\N\t\n", &[true, false, true, true, true], &mut cells));
+        assert_eq!(cells, [Cell::Text(b"u1"), Cell::Excluded, Cell::Null, Cell::Text(b"a\tb\\N"), Cell::Text(b"")]);
+    }
+
+    #[test]
+    fn another_number_of_values_is_noticed() {
+        assert!(!LineReader::default().read(b"a\tb", &[true], &mut Vec::new()));
+    }
+
+    #[test]
+    fn moments_are_written_unambiguously() {
+        let written = |micros| {
+            let mut out = Vec::new();
+            time(&mut out, Some(Timestamp(micros)));
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(written(0), "2000-01-01 00:00:00.000000+00");
+        assert_eq!(written(-1), "1999-12-31 23:59:59.999999+00");
+        assert_eq!(written(60 * DAY + 3_661_000_001), "2000-03-01 01:01:01.000001+00");
+        assert_eq!(written(-730_119 * DAY), "0001-01-01 00:00:00.000000+00");
+        assert_eq!(written(-730_120 * DAY), "0001-12-31 00:00:00.000000+00 BC");
+        assert_eq!(written(i64::MAX), "infinity");
+        assert_eq!(written(i64::MIN), "-infinity");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(id in any::<String>(), name in any::<Option<String>>()) {
+            let user = User {
+                id: id.as_str().into(), raw_json: "{}".into(), name: name.clone(), email: None, created_at: None,
+                updated_at: None, deleted_at: None, updated_at_derived: true,
+            };
+            let mut line = Vec::new();
+            write_user(&mut line, ["id", "name", "derived"].into_iter(), &user);
+            let mut cells = Vec::new();
+            let mut reader = LineReader::default();
+            prop_assert!(reader.read(&line, &[true, true, true], &mut cells));
+            let name = name.as_ref().map_or(Cell::Null, |name| Cell::Text(name.as_bytes()));
+            prop_assert_eq!(&cells[..], &[Cell::Text(id.as_bytes()), name, Cell::Text(b"t")]);
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! A snapshot's rows into a target: one transaction with the checkpoint, so that any fault leaves it as it was.
+
+use super::copy_text::write_user;
+use crate::apply::{Identity, Target, TargetError, statement};
+use crate::config::MaxDeletes;
+use crate::model::{Deletes, Lsn, User};
+use bytes::Bytes;
+use futures_util::{SinkExt, pin_mut};
+use tokio::sync::mpsc;
+use tokio_postgres::Transaction;
+use tokio_postgres::types::PgLsn;
+
+/// What one message of a COPY holds: large enough that its header costs nothing.
+const COPY_BYTES: usize = 128 << 10;
+
+/// What is loaded, and as what.
+pub struct Loading<'a> {
+    /// Who writes.
+    pub who: &'a Identity,
+    /// Fingerprint of the mapping that the rows were made with.
+    pub mapping: &'a str,
+    /// The snapshot's position.
+    pub position: Lsn,
+    /// What is done with users that the snapshot does not have.
+    pub deletes: Deletes,
+    /// How many of them there may be.
+    pub max_deletes: MaxDeletes,
+}
+
+/// What a snapshot changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Users in the snapshot.
+    pub read: u64,
+    /// Users that were missing in the target.
+    pub inserted: u64,
+    /// Users that differed.
+    pub updated: u64,
+    /// Users that the snapshot does not have.
+    pub deleted: u64,
+}
+
+/// Why a snapshot was not taken over. The target is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The target refused, or the connection was lost.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The rows ended before the snapshot did.
+    #[error("the snapshot was broken off")]
+    BrokenOff,
+    /// More users would be deleted than `limits.max_deletes` admits.
+    #[error("the merge would delete {absent} of {live} users, more than limits.max_deletes admits ({allowed})")]
+    TooManyDeletes {
+        /// How many the snapshot does not have.
+        absent: u64,
+        /// How many live users there are.
+        live: u64,
+        /// How many may go.
+        allowed: u64,
+    },
+    /// The staging table lost rows on the way.
+    #[error("{sent} users were sent to the target, but it counts {counted}")]
+    Count {
+        /// By us.
+        sent: u64,
+        /// By the target.
+        counted: u64,
+    },
+    /// A later process has written the checkpoint.
+    #[error("the target's checkpoint was taken over by another process")]
+    Fenced,
+}
+
+impl From<tokio_postgres::Error> for LoadError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        LoadError::Target(TargetError::Sql(error))
+    }
+}
+
+/// Takes the rows of a snapshot until `None` ends them; a channel that closes without it has been broken off.
+/// An empty table is copied into directly, another one is merged with what is staged beside it.
+pub async fn load(
+    target: &mut Target,
+    loading: &Loading<'_>,
+    rows: &mut mpsc::Receiver<Option<Vec<User>>>,
+) -> Result<Loaded, LoadError> {
+    let shape = target.shape().clone();
+    let transaction = target.client_mut().transaction().await?;
+    transaction
+        .batch_execute(
+            "SET LOCAL synchronous_commit = on; SET LOCAL statement_timeout = 0; \
+             SET LOCAL idle_in_transaction_session_timeout = '10min'",
+        )
+        .await?;
+    // A process that was followed by another one must not wait here for ever, and must not win.
+    transaction.query_opt("SELECT FROM users_sync.checkpoint FOR UPDATE", &[]).await?;
+    let empty =
+        !transaction.query_one("SELECT EXISTS (SELECT FROM neon_auth.users_sync)", &[]).await?.get::<_, bool>(0);
+    let loaded = if empty {
+        let columns: Vec<&str> = shape.writable().collect();
+        let read = copy(&transaction, "neon_auth.users_sync", &columns, rows).await?;
+        Loaded { read, inserted: read, ..Loaded::default() }
+    } else {
+        let columns = ["id", "raw_json", "name", "email", "created_at", "updated_at", "deleted_at", "derived"];
+        transaction.batch_execute(statement::CREATE_STAGE).await?;
+        let read = copy(&transaction, "pg_temp.users_sync_stage", &columns, rows).await?;
+        transaction.batch_execute("ANALYZE pg_temp.users_sync_stage").await?;
+        let counted: i64 = transaction.query_one("SELECT count(*) FROM pg_temp.users_sync_stage", &[]).await?.get(0);
+        if counted.unsigned_abs() != read {
+            return Err(LoadError::Count { sent: read, counted: counted.unsigned_abs() });
+        }
+        merge(&transaction, loading, &shape, read).await?
+    };
+    let who = loading.who;
+    let written = transaction
+        .execute(
+            statement::REPLACE_CHECKPOINT,
+            &[
+                &who.tenant.as_str(),
+                &who.target_id.as_str(),
+                &who.generation.0,
+                &who.epoch.0,
+                &PgLsn::from(loading.position.0),
+                &loading.mapping,
+            ],
+        )
+        .await?;
+    if written != 1 {
+        return Err(LoadError::Fenced);
+    }
+    transaction.commit().await?;
+    Ok(loaded)
+}
+
+async fn merge(
+    transaction: &Transaction<'_>,
+    loading: &Loading<'_>,
+    shape: &statement::Shape,
+    read: u64,
+) -> Result<Loaded, LoadError> {
+    let row = transaction.query_one(statement::COUNT_ABSENT, &[]).await?;
+    let (live, absent) = (row.get::<_, i64>(0).unsigned_abs(), row.get::<_, i64>(1).unsigned_abs());
+    let allowed = loading.max_deletes.allowed(live);
+    if absent > allowed {
+        return Err(LoadError::TooManyDeletes { absent, live, allowed });
+    }
+    let [update, insert] = statement::merge_statements(shape);
+    let updated = transaction.execute(&update, &[]).await?;
+    let inserted = transaction.execute(&insert, &[]).await?;
+    let deleted = transaction.execute(statement::delete_absent(loading.deletes), &[]).await?;
+    Ok(Loaded { read, inserted, updated, deleted })
+}
+
+/// Copies until the rows end; gives their number as the target counts it.
+async fn copy(
+    transaction: &Transaction<'_>,
+    table: &str,
+    columns: &[&str],
+    rows: &mut mpsc::Receiver<Option<Vec<User>>>,
+) -> Result<u64, LoadError> {
+    let sink = transaction.copy_in(&format!("COPY {table} ({}) FROM STDIN", columns.join(", "))).await?;
+    pin_mut!(sink);
+    let mut sent = 0;
+    let mut buffer = Vec::with_capacity(COPY_BYTES + 4096);
+    loop {
+        // Dropping the sink without finishing it makes the COPY fail at the target.
+        let users = rows.recv().await.ok_or(LoadError::BrokenOff)?;
+        let Some(users) = users else { break };
+        sent += users.len() as u64;
+        for user in &users {
+            write_user(&mut buffer, columns.iter().copied(), user);
+            if buffer.len() >= COPY_BYTES {
+                let full = std::mem::replace(&mut buffer, Vec::with_capacity(COPY_BYTES + 4096));
+                sink.send(Bytes::from(full)).await?;
+            }
+        }
+    }
+    sink.send(Bytes::from(buffer)).await?;
+    let counted = sink.finish().await?;
+    match counted == sent {
+        true => Ok(counted),
+        false => Err(LoadError::Count { sent, counted }),
+    }
+}

@@ -1,0 +1,15 @@
+//! A tenant's users at one exact position: exported, read, loaded. The first start, a new tenant and a resync all
+//! take this way. Reading is at the source (`export`, `catalog`, `rows`), loading at the target (`load`).
+
+mod catalog;
+mod copy_text;
+mod export;
+mod load;
+mod reread;
+mod rows;
+
+pub use catalog::{read_relation, source_session};
+pub use export::{Export, hold_export};
+pub use load::{LoadError, Loaded, Loading, load};
+pub use reread::reread;
+pub use rows::{RowStream, SourceReadError};
