@@ -4,4 +4,4 @@ mod sql;
 mod url;
 
 pub use sql::{quote_ident, quote_literal};
-pub use url::{ChannelBinding, PgUrl, Secret, SslMode, SslRoots};
+pub use url::{ChannelBinding, PgUrl, Secret, SslMode, SslRoots, UrlError};
