@@ -3,6 +3,7 @@
 //! The flow is `capture -> map -> route -> apply`, with one bounded queue and one task per tenant.
 //! The modules below stand in reading order; no stage imports another, only `service` knows them all.
 
+pub mod capture;
 pub mod config;
 pub mod map;
 pub mod model;
