@@ -1,3 +1,18 @@
-//! The first stage: the source's changes, read through a logical replication slot.
+//! The first stage: the source's changes, as its replication slot sends them.
+//!
+//! [`ReplicationConnection`] logs in and runs replication commands; [`ReplicationConnection::start_replication`] turns
+//! it into a [`ReplicationReader`] and a [`ReplicationWriter`]. What the reader hands on, [`pgoutput`] decodes.
+//! The slot and the publication are looked after in [`slot`] and [`publication`].
 
+mod auth;
+mod connection;
+mod error;
 pub mod pgoutput;
+pub mod publication;
+pub mod slot;
+mod stream;
+mod wire;
+
+pub use connection::ReplicationConnection;
+pub use error::CaptureError;
+pub use stream::{Frame, ReplicationReader, ReplicationWriter};

@@ -1,7 +1,17 @@
-//! What both ends share about PostgreSQL: connection URLs, TLS, SQL identifiers.
+//! What both ends share about PostgreSQL: connection URLs, TLS, the way to a server, a client for SQL, identifiers.
 
+mod certificate;
+mod cleartext;
+mod client;
+mod error;
 mod sql;
+mod stream;
+mod tls;
 mod url;
 
+pub use client::{PgClient, connect};
+pub use error::{ConnectError, ServerError};
 pub use sql::{quote_ident, quote_literal};
-pub use url::{ChannelBinding, PgUrl, Secret, SslMode, SslRoots};
+pub(crate) use stream::{Stream, connect_with};
+pub use tls::{TlsError, client_config};
+pub use url::{ChannelBinding, PgUrl, Secret, SslMode, SslRoots, UrlError};

@@ -1,0 +1,170 @@
+//! A replication connection (manual: "Streaming Replication Protocol"): logs in and runs replication commands.
+//!
+//! tokio-postgres has no replication mode; framing and messages come from postgres-protocol. A command that is given
+//! up half-way leaves the connection in the middle of an answer: drop it then.
+
+use super::auth::authenticate;
+use super::stream::{ReplicationReader, ReplicationWriter};
+use super::wire::{Reply, Wire};
+use super::{CaptureError, slot};
+use crate::model::Lsn;
+use crate::pg::{ConnectError, PgUrl, Stream, connect_with};
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::message::backend::{DataRowBody, Message};
+use postgres_protocol::message::frontend;
+
+/// The walsender's session settings: values have to look the same whatever the database's defaults are, and no
+/// time-out may end a stream that is idle for good reasons.
+const SETTINGS: &str = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=3 \
+     -c bytea_output=hex -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0";
+
+/// A session in walsender mode on one database.
+pub struct ReplicationConnection {
+    wire: Wire,
+    backend_pid: i32,
+    server_version: u32,
+}
+
+impl ReplicationConnection {
+    /// Connects and logs in, within the URL's `connect_timeout`. The role needs REPLICATION.
+    pub async fn connect(url: &PgUrl) -> Result<Self, CaptureError> {
+        let connection = connect_with(url, |stream| {
+            Box::pin(async move { log_in(url, stream).await.map_err(|error| as_connect_error(url, error)) })
+        });
+        Ok(connection.await?)
+    }
+
+    /// The server process at the other end, as `pg_stat_activity` shows it.
+    pub fn backend_pid(&self) -> i32 {
+        self.backend_pid
+    }
+
+    /// The server's version as `server_version_num` has it: 150004 for 15.4.
+    pub fn server_version(&self) -> u32 {
+        self.server_version
+    }
+
+    /// Runs one replication command (or SQL statement) and gives its rows in text form, lossy where it is not UTF-8.
+    ///
+    /// Has no time limit: making a slot waits for running transactions. Not cancel-safe.
+    pub async fn simple_query(&mut self, command: &str) -> Result<Vec<Vec<Option<String>>>, CaptureError> {
+        self.wire.send(|out| frontend::query(command, out)).await?;
+        let mut rows = Vec::new();
+        let mut failure = None;
+        loop {
+            match self.wire.receive().await {
+                Ok(Reply::Message(Message::DataRow(row))) => rows.push(parse_row(&row)?),
+                Ok(Reply::Message(Message::ReadyForQuery(_))) => return failure.map_or(Ok(rows), Err),
+                // ReadyForQuery follows, unless the error was the end of the session.
+                Err(error @ CaptureError::Server(_)) => failure = failure.or(Some(error)),
+                Err(error) => return Err(failure.unwrap_or(error)),
+                Ok(Reply::CopyBoth) => return Err(CaptureError::protocol("a command answered with CopyBothResponse")),
+                Ok(Reply::Message(_)) => {}
+            }
+        }
+    }
+
+    /// Starts streaming from the slot, at `from` or, if that is further, where the slot was confirmed to.
+    ///
+    /// The server moves on silently in the second case; compare with the slot first.
+    pub async fn start_replication(
+        mut self,
+        slot: &str,
+        from: Lsn,
+        publications: &[&str],
+    ) -> Result<(ReplicationReader, ReplicationWriter), CaptureError> {
+        let command = slot::start_command(slot, from, publications);
+        self.wire.send(|out| frontend::query(&command, out)).await?;
+        loop {
+            match self.wire.receive().await? {
+                Reply::CopyBoth => break,
+                Reply::Message(Message::NoticeResponse(_) | Message::ParameterStatus(_)) => {}
+                Reply::Message(_) => return Err(CaptureError::protocol("no CopyBothResponse to START_REPLICATION")),
+            }
+        }
+        let (read, write) = tokio::io::split(self.wire.stream);
+        Ok((ReplicationReader::new(read, self.wire.incoming), ReplicationWriter::new(write)))
+    }
+}
+
+async fn log_in(url: &PgUrl, stream: Stream) -> Result<ReplicationConnection, CaptureError> {
+    let mut wire = Wire::new(stream);
+    // Ours come last and win over the URL's.
+    let options = url.options.as_ref().map_or_else(|| SETTINGS.to_owned(), |own| format!("{own} {SETTINGS}"));
+    let parameters = [
+        ("user", &*url.user),
+        ("database", &*url.database),
+        ("replication", "database"),
+        ("client_encoding", "UTF8"),
+        ("application_name", &*url.application_name),
+        ("options", &*options),
+    ];
+    wire.send(|out| frontend::startup_message(parameters, out)).await?;
+    authenticate(&mut wire, url).await?;
+
+    let mut connection = ReplicationConnection { wire, backend_pid: 0, server_version: 0 };
+    loop {
+        match connection.wire.receive().await? {
+            Reply::Message(Message::BackendKeyData(key)) => connection.backend_pid = key.process_id(),
+            Reply::Message(Message::ParameterStatus(parameter)) => {
+                if parameter.name().is_ok_and(|name| name == "server_version") {
+                    connection.server_version = parse_version(parameter.value().unwrap_or_default());
+                }
+            }
+            Reply::Message(Message::NoticeResponse(_)) => {}
+            Reply::Message(Message::ReadyForQuery(_)) => break,
+            _ => return Err(CaptureError::protocol("an unknown message behind AuthenticationOk")),
+        }
+    }
+    connection.wire.logged_in();
+    Ok(connection)
+}
+
+/// During the login everything that goes wrong is a matter of connecting.
+fn as_connect_error(url: &PgUrl, error: CaptureError) -> ConnectError {
+    match error {
+        CaptureError::Connect(error) => error,
+        CaptureError::Server(error) => ConnectError::refused(url, *error),
+        CaptureError::Io(error) => ConnectError::unreachable(url, error),
+        CaptureError::Closed => ConnectError::unreachable(url, std::io::ErrorKind::UnexpectedEof.into()),
+        CaptureError::Protocol(what) => ConnectError::protocol(url, what),
+        CaptureError::Query(error) => ConnectError::protocol(url, error),
+    }
+}
+
+fn parse_row(row: &DataRowBody) -> Result<Vec<Option<String>>, CaptureError> {
+    let text = |range: std::ops::Range<usize>| String::from_utf8_lossy(&row.buffer()[range]).into_owned();
+    row.ranges()
+        .map(|range| Ok(range.map(text)))
+        .collect()
+        .map_err(|error: std::io::Error| CaptureError::Protocol(error.to_string()))
+}
+
+/// `15.4 (Debian ...)`, `17beta1`, `18devel`: major and minor number. 0 where it is none of these.
+fn parse_version(text: &str) -> u32 {
+    let number = |text: &str| {
+        let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        (text[..end].parse::<u32>().unwrap_or(0), text[end..].to_owned())
+    };
+    let (major, rest) = number(text);
+    let minor = rest.strip_prefix('.').map_or(0, |rest| number(rest).0);
+    major.saturating_mul(10_000).saturating_add(minor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_become_numbers() {
+        for (text, number) in [
+            ("15.4 (Debian 15.4-1.pgdg120+1)", 150_004),
+            ("17beta1", 170_000),
+            ("18devel", 180_000),
+            ("16.10", 160_010),
+            ("?", 0),
+        ] {
+            assert_eq!(parse_version(text), number, "{text}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The publication: what of the source the slot may see. It has to be there before the slot.
+
+use super::CaptureError;
+use crate::model::TableName;
+use crate::pg::quote_ident;
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+/// A row of `pg_publication`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    /// FOR ALL TABLES.
+    pub all_tables: bool,
+    /// Whether INSERTs are published.
+    pub inserts: bool,
+    /// Whether UPDATEs are published.
+    pub updates: bool,
+    /// Whether DELETEs are published.
+    pub deletes: bool,
+    /// Whether TRUNCATEs are published.
+    pub truncates: bool,
+    /// Whether a partitioned table's changes come under its root's name.
+    pub via_root: bool,
+}
+
+/// What the server says of a publication; `None` where there is none of that name.
+pub async fn read_publication(client: &Client, name: &str) -> Result<Option<Publication>, CaptureError> {
+    const QUERY: &str = "
+        SELECT puballtables, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot
+        FROM pg_catalog.pg_publication WHERE pubname = $1::text::name";
+    let Some(row) = client.query_typed_opt(QUERY, &[(&name, Type::TEXT)]).await? else { return Ok(None) };
+    Ok(Some(Publication {
+        all_tables: row.try_get(0)?,
+        inserts: row.try_get(1)?,
+        updates: row.try_get(2)?,
+        deletes: row.try_get(3)?,
+        truncates: row.try_get(4)?,
+        via_root: row.try_get(5)?,
+    }))
+}
+
+/// Makes a publication of whole rows of these tables. Needs CREATE on the database and the tables' ownership.
+pub async fn create_publication(client: &Client, name: &str, tables: &[TableName]) -> Result<(), CaptureError> {
+    Ok(client.batch_execute(&create_statement(name, tables)).await?)
+}
+
+/// Whether the table is published, by name, by schema, or with all others.
+pub async fn table_in_publication(client: &Client, name: &str, table: &TableName) -> Result<bool, CaptureError> {
+    const QUERY: &str = "
+        SELECT EXISTS (
+            SELECT FROM pg_catalog.pg_publication_tables
+            WHERE pubname = $1::text::name AND schemaname = $2::text::name AND tablename = $3::text::name)";
+    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
+        [(&name, Type::TEXT), (&table.schema, Type::TEXT), (&table.name, Type::TEXT)];
+    Ok(client.query_typed_one(QUERY, &parameters).await?.try_get(0)?)
+}
+
+fn create_statement(name: &str, tables: &[TableName]) -> String {
+    let tables: Vec<_> =
+        tables.iter().map(|table| format!("{}.{}", quote_ident(&table.schema), quote_ident(&table.name))).collect();
+    // ONLY would leave out what is below a partitioned or inherited table.
+    format!("CREATE PUBLICATION {} FOR TABLE {}", quote_ident(name), tables.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_taken_literally() {
+        let table = |schema: &str, name: &str| TableName { schema: schema.to_owned(), name: name.to_owned() };
+        assert_eq!(
+            create_statement("p", &[table("auth", "users"), table("Odd.Schema", "we\"ird")]),
+            "CREATE PUBLICATION \"p\" FOR TABLE \"auth\".\"users\", \"Odd.Schema\".\"we\"\"ird\""
+        );
+    }
+}

@@ -1,0 +1,183 @@
+//! The replication slot: made, looked at, dropped; and who the server is.
+
+use super::{CaptureError, ReplicationConnection};
+use crate::model::Lsn;
+use crate::pg::quote_ident;
+use tokio_postgres::types::Type;
+
+/// The output plugin, part of every server since PostgreSQL 10.
+const PLUGIN: &str = "pgoutput";
+/// From here on CREATE_REPLICATION_SLOT takes its options in parentheses.
+const OPTIONS_IN_PARENTHESES: u32 = 150_000;
+/// From here on a slot can be carried over to standbys.
+const FAILOVER_SLOTS: u32 = 170_000;
+
+/// Answer to IDENTIFY_SYSTEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SystemIdentity {
+    /// Identifies the cluster, and its physical copies.
+    pub system_identifier: String,
+    /// Grows with every promotion.
+    pub timeline: i32,
+    /// The end of the log that is flushed.
+    pub flushed: Lsn,
+    /// The database that the connection is on.
+    pub database: Option<String>,
+}
+
+/// A new slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreatedSlot {
+    /// From here on it sends what is committed.
+    pub consistent_point: Lsn,
+    /// The snapshot that shows everything before. It lives until the connection's next command or its end.
+    pub snapshot_name: String,
+}
+
+/// A row of `pg_replication_slots`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotRow {
+    /// `pgoutput`, or somebody else's; `None` for a physical slot.
+    pub plugin: Option<String>,
+    /// The database that it decodes; `None` for a physical slot.
+    pub database: Option<String>,
+    /// Whether it ends with the session that made it.
+    pub temporary: bool,
+    /// The server process that uses it.
+    pub active_pid: Option<i32>,
+    /// Up to here everything is confirmed; `None` while the slot is being made.
+    pub confirmed_flush: Option<Lsn>,
+    /// From here on it holds the log back; `None` once it is lost.
+    pub restart_lsn: Option<Lsn>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+    /// It cannot be used any more: its log is gone, or a standby invalidated it.
+    pub invalid: bool,
+}
+
+/// Who the server is and how far its log goes.
+pub async fn identify_system(connection: &mut ReplicationConnection) -> Result<SystemIdentity, CaptureError> {
+    let rows = connection.simple_query("IDENTIFY_SYSTEM").await?;
+    let mut row = only_row(rows, "IDENTIFY_SYSTEM")?;
+    let (Some(system_identifier), Some(timeline), Some(flushed)) = (row.text(0), row.parsed(1), row.parsed(2)) else {
+        return Err(CaptureError::protocol("IDENTIFY_SYSTEM gave no system, timeline and position"));
+    };
+    Ok(SystemIdentity { system_identifier, timeline, flushed, database: row.text(3) })
+}
+
+/// Makes a slot and exports its snapshot. Waits until every transaction that runs now has ended, in all databases.
+///
+/// A permanent slot is marked for fail-over where the server knows that (17 and later).
+pub async fn create_slot(
+    connection: &mut ReplicationConnection,
+    name: &str,
+    temporary: bool,
+) -> Result<CreatedSlot, CaptureError> {
+    let command = create_command(name, temporary, connection.server_version());
+    let rows = connection.simple_query(&command).await?;
+    let mut row = only_row(rows, "CREATE_REPLICATION_SLOT")?;
+    let (Some(consistent_point), Some(snapshot_name)) = (row.parsed(1), row.text(2)) else {
+        return Err(CaptureError::protocol("CREATE_REPLICATION_SLOT gave no position and snapshot"));
+    };
+    Ok(CreatedSlot { consistent_point, snapshot_name })
+}
+
+/// Drops a slot; an error (55006) while somebody uses it.
+pub async fn drop_slot(connection: &mut ReplicationConnection, name: &str) -> Result<(), CaptureError> {
+    connection.simple_query(&format!("DROP_REPLICATION_SLOT {}", quote_ident(name))).await.map(drop)
+}
+
+/// What the server says of a slot; `None` where there is none of that name.
+pub async fn read_slot(client: &tokio_postgres::Client, name: &str) -> Result<Option<SlotRow>, CaptureError> {
+    // conflicting and invalidation_reason came with 16 and 17: through jsonb their absence is no error.
+    const QUERY: &str = "
+        SELECT s.plugin::text, s.database::text, s.temporary, s.active_pid, s.confirmed_flush_lsn::text,
+               s.restart_lsn::text, s.wal_status,
+               coalesce(s.wal_status = 'lost', false)
+                   OR coalesce((to_jsonb(s) ->> 'conflicting')::boolean, false)
+                   OR to_jsonb(s) ->> 'invalidation_reason' IS NOT NULL
+        FROM pg_catalog.pg_replication_slots AS s
+        WHERE s.slot_name = $1::text::name";
+    let Some(row) = client.query_typed_opt(QUERY, &[(&name, Type::TEXT)]).await? else { return Ok(None) };
+    let lsn = |index: usize| -> Result<Option<Lsn>, CaptureError> {
+        let text: Option<&str> = row.try_get(index)?;
+        text.map(str::parse).transpose().map_err(|error| CaptureError::Protocol(format!("{error}")))
+    };
+    Ok(Some(SlotRow {
+        plugin: row.try_get(0)?,
+        database: row.try_get(1)?,
+        temporary: row.try_get(2)?,
+        active_pid: row.try_get(3)?,
+        confirmed_flush: lsn(4)?,
+        restart_lsn: lsn(5)?,
+        wal_status: row.try_get(6)?,
+        invalid: row.try_get(7)?,
+    }))
+}
+
+fn create_command(name: &str, temporary: bool, server_version: u32) -> String {
+    let kind = if temporary { " TEMPORARY" } else { "" };
+    let options = match server_version {
+        ..OPTIONS_IN_PARENTHESES => "EXPORT_SNAPSHOT",
+        FAILOVER_SLOTS.. if !temporary => "(SNAPSHOT 'export', FAILOVER true)",
+        _ => "(SNAPSHOT 'export')",
+    };
+    format!("CREATE_REPLICATION_SLOT {}{kind} LOGICAL {PLUGIN} {options}", quote_ident(name))
+}
+
+pub(super) fn start_command(slot: &str, from: Lsn, publications: &[&str]) -> String {
+    let names = publications.iter().map(|name| quote_ident(name)).collect::<Vec<_>>().join(",");
+    // The walsender's own grammar has no E'' strings: a backslash means itself, only the quote is doubled.
+    let names = names.replace('\'', "''");
+    let slot = quote_ident(slot);
+    format!(
+        "START_REPLICATION SLOT {slot} LOGICAL {from} (proto_version '1', publication_names '{names}', messages 'true')"
+    )
+}
+
+struct Row(Vec<Option<String>>);
+
+impl Row {
+    fn text(&mut self, index: usize) -> Option<String> {
+        self.0.get_mut(index)?.take()
+    }
+
+    fn parsed<T: std::str::FromStr>(&mut self, index: usize) -> Option<T> {
+        self.text(index)?.parse().ok()
+    }
+}
+
+fn only_row(rows: Vec<Vec<Option<String>>>, command: &str) -> Result<Row, CaptureError> {
+    match <[_; 1]>::try_from(rows) {
+        Ok([row]) => Ok(Row(row)),
+        Err(rows) => Err(CaptureError::Protocol(format!("{command} gave {} rows", rows.len()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_made_in_the_words_of_the_servers_version() {
+        let check = |version, temporary, expected: &str| {
+            let command = create_command("s", temporary, version);
+            assert_eq!(command, format!("CREATE_REPLICATION_SLOT \"s\"{expected}"));
+        };
+        check(140_009, true, " TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT");
+        check(140_009, false, " LOGICAL pgoutput EXPORT_SNAPSHOT");
+        check(150_000, true, " TEMPORARY LOGICAL pgoutput (SNAPSHOT 'export')");
+        check(160_002, false, " LOGICAL pgoutput (SNAPSHOT 'export')");
+        check(170_000, true, " TEMPORARY LOGICAL pgoutput (SNAPSHOT 'export')");
+        check(170_000, false, " LOGICAL pgoutput (SNAPSHOT 'export', FAILOVER true)");
+    }
+
+    #[test]
+    fn names_cannot_leave_their_quotes() {
+        assert_eq!(
+            start_command("s", Lsn(0x10_0000_00FF), &["users", "o'd\"d\\"]),
+            "START_REPLICATION SLOT \"s\" LOGICAL 10/FF (proto_version '1', \
+             publication_names '\"users\",\"o''d\"\"d\\\"', messages 'true')"
+        );
+    }
+}

@@ -1,0 +1,315 @@
+//! The stream of changes once START_REPLICATION runs (manual: "Streaming Replication Protocol"): frames in, status
+//! updates out. Made for many small frames: large reads, and each frame is a slice of what was read, not a copy.
+
+use super::CaptureError;
+use super::wire::{HEADER, LONGEST, message_length};
+use crate::model::{Lsn, Timestamp};
+use crate::pg::{ServerError, Stream};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use postgres_protocol::message::backend::{
+    COMMAND_COMPLETE_TAG, COPY_DATA_TAG, COPY_DONE_TAG, ERROR_RESPONSE_TAG, Message, NOTICE_RESPONSE_TAG,
+    PARAMETER_STATUS_TAG, READY_FOR_QUERY_TAG,
+};
+use postgres_protocol::message::frontend;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+
+/// As much as one read takes: some hundred small changes, and little beside a tenant's budget.
+const READ: usize = 128 << 10;
+/// Below this much room a read is not worth its system call: get a new buffer first.
+const LEAST_ROOM: usize = 16 << 10;
+
+/// XLogData and primary keepalive, the first byte of CopyData.
+const XLOG_DATA: u8 = b'w';
+const KEEPALIVE: u8 = b'k';
+/// Standby status update.
+const STATUS_UPDATE: u8 = b'r';
+/// Kind, start, end, clock.
+const XLOG_DATA_HEAD: usize = 25;
+/// Kind, end, clock, whether a reply is wanted.
+const KEEPALIVE_LENGTH: usize = 18;
+
+/// One thing that the server says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// A pgoutput message.
+    XLogData {
+        /// Where it stands in the log; zero for messages that stand nowhere, such as Relation.
+        wal_start: Lsn,
+        /// How far the server has read the log.
+        wal_end: Lsn,
+        /// When it was sent, by the server's clock.
+        sent_at: Timestamp,
+        /// The message. It keeps the whole read it came with (128 kB or more) alive: do not store it, copy from it.
+        data: Bytes,
+    },
+    /// Nothing new, the server is there.
+    Keepalive {
+        /// How far the server has read the log.
+        wal_end: Lsn,
+        /// When it was sent, by the server's clock.
+        sent_at: Timestamp,
+        /// The server wants a status update at once, or it will give up on us.
+        reply_requested: bool,
+    },
+    /// The stream is over and the slot is free: the answer to [`ReplicationWriter::finish`], or the server shuts down.
+    Ended,
+}
+
+/// The incoming half of the stream.
+pub struct ReplicationReader {
+    stream: ReadHalf<Stream>,
+    buffer: BytesMut,
+}
+
+impl ReplicationReader {
+    pub(super) fn new(stream: ReadHalf<Stream>, buffer: BytesMut) -> Self {
+        ReplicationReader { stream, buffer }
+    }
+
+    /// The next frame. Has no time limit: the server sends keepalives when it is asked to by a status update.
+    ///
+    /// Cancel-safe: what was received stays in the buffer, and the next call goes on from there.
+    pub async fn next(&mut self) -> Result<Frame, CaptureError> {
+        loop {
+            if let Some(frame) = self.try_next()? {
+                return Ok(frame);
+            }
+            self.make_room()?;
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(CaptureError::Closed);
+            }
+        }
+    }
+
+    /// A frame that was received as a whole already; `None` when the next one has to be waited for.
+    pub fn try_next(&mut self) -> Result<Option<Frame>, CaptureError> {
+        take_frame(&mut self.buffer)
+    }
+
+    /// Room for the rest of a large frame, or for many small ones.
+    fn make_room(&mut self) -> Result<(), CaptureError> {
+        let length = message_length(&self.buffer, LONGEST)?.map_or(HEADER, |(_, length)| length);
+        let missing = length.saturating_sub(self.buffer.len());
+        if self.buffer.capacity() - self.buffer.len() < missing.max(LEAST_ROOM) {
+            self.buffer.reserve(missing.max(READ));
+        }
+        Ok(())
+    }
+}
+
+/// Splits the next frame off, skipping what is not one. Pure.
+fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, CaptureError> {
+    loop {
+        let Some((tag, length)) = message_length(buffer, LONGEST)? else { return Ok(None) };
+        if buffer.len() < length {
+            return Ok(None);
+        }
+        match tag {
+            COPY_DATA_TAG => {
+                let mut frame = buffer.split_to(length).freeze();
+                frame.advance(HEADER);
+                return parse_copy_data(frame).map(Some);
+            }
+            ERROR_RESPONSE_TAG => {
+                return Err(match Message::parse(buffer) {
+                    Ok(Some(Message::ErrorResponse(body))) => {
+                        CaptureError::Server(Box::new(ServerError::parse(body.fields())))
+                    }
+                    _ => CaptureError::protocol("an error that cannot be read"),
+                });
+            }
+            // CopyDone answers ours; the slot is free only with CommandComplete. A server that shuts down sends
+            // CommandComplete alone.
+            COMMAND_COMPLETE_TAG => {
+                buffer.advance(length);
+                return Ok(Some(Frame::Ended));
+            }
+            COPY_DONE_TAG | NOTICE_RESPONSE_TAG | PARAMETER_STATUS_TAG | READY_FOR_QUERY_TAG => buffer.advance(length),
+            other => return Err(CaptureError::Protocol(format!("a message {:?} in the stream", char::from(other)))),
+        }
+    }
+}
+
+fn parse_copy_data(mut data: Bytes) -> Result<Frame, CaptureError> {
+    let kind = data.first().copied().unwrap_or_default();
+    let lsn = |data: &mut Bytes| Lsn(data.get_u64());
+    match kind {
+        XLOG_DATA if data.len() >= XLOG_DATA_HEAD => {
+            data.advance(1);
+            let (wal_start, wal_end) = (lsn(&mut data), lsn(&mut data));
+            let sent_at = Timestamp(data.get_i64());
+            Ok(Frame::XLogData { wal_start, wal_end, sent_at, data })
+        }
+        KEEPALIVE if data.len() == KEEPALIVE_LENGTH => {
+            data.advance(1);
+            let wal_end = lsn(&mut data);
+            let sent_at = Timestamp(data.get_i64());
+            Ok(Frame::Keepalive { wal_end, sent_at, reply_requested: data.get_u8() != 0 })
+        }
+        other => {
+            Err(CaptureError::Protocol(format!("CopyData of kind {:?} and {} bytes", char::from(other), data.len())))
+        }
+    }
+}
+
+/// The outgoing half of the stream.
+pub struct ReplicationWriter {
+    stream: WriteHalf<Stream>,
+    /// What is not sent yet, so that a call that was given up leaves no half message behind.
+    outgoing: BytesMut,
+}
+
+impl ReplicationWriter {
+    pub(super) fn new(stream: WriteHalf<Stream>) -> Self {
+        ReplicationWriter { stream, outgoing: BytesMut::new() }
+    }
+
+    /// Standby status update: how far we have written, flushed and applied. The slot moves to `flush`.
+    ///
+    /// Cancel-safe: a message begun is finished by the next call.
+    pub async fn status(
+        &mut self,
+        write: Lsn,
+        flush: Lsn,
+        apply: Lsn,
+        now: Timestamp,
+        reply_requested: bool,
+    ) -> Result<(), CaptureError> {
+        put_status(&mut self.outgoing, [write, flush, apply], now, reply_requested);
+        self.drain().await
+    }
+
+    /// Ends the stream (CopyDone). The reader gets what is under way, then [`Frame::Ended`]: the slot is free then.
+    pub async fn finish(&mut self) -> Result<(), CaptureError> {
+        frontend::copy_done(&mut self.outgoing);
+        self.drain().await
+    }
+
+    /// Closes the connection with a goodbye, so that the server's log stays clean. The stream may still be running.
+    pub async fn terminate(mut self) -> Result<(), CaptureError> {
+        frontend::terminate(&mut self.outgoing);
+        self.drain().await?;
+        Ok(self.stream.shutdown().await?)
+    }
+
+    async fn drain(&mut self) -> Result<(), CaptureError> {
+        while self.outgoing.has_remaining() {
+            if self.stream.write_buf(&mut self.outgoing).await? == 0 {
+                return Err(CaptureError::Closed);
+            }
+        }
+        Ok(self.stream.flush().await?)
+    }
+}
+
+fn put_status(out: &mut BytesMut, positions: [Lsn; 3], now: Timestamp, reply_requested: bool) {
+    /// Kind, three positions, clock, whether a reply is wanted.
+    const LENGTH: u32 = 1 + 3 * 8 + 8 + 1;
+    out.put_u8(COPY_DATA_TAG);
+    out.put_u32(4 + LENGTH);
+    out.put_u8(STATUS_UPDATE);
+    for position in positions {
+        out.put_u64(position.0);
+    }
+    out.put_i64(now.0);
+    out.put_u8(u8::from(reply_requested));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+        [&[tag], &(body.len() as u32 + 4).to_be_bytes()[..], body].concat()
+    }
+
+    fn xlog_data(wal_start: u64, data: &[u8]) -> Vec<u8> {
+        let numbers = [wal_start, wal_start + 1, 7].map(u64::to_be_bytes).concat();
+        message(COPY_DATA_TAG, &[&[XLOG_DATA], &numbers[..], data].concat())
+    }
+
+    fn keepalive(wal_end: u64, reply: u8) -> Vec<u8> {
+        let numbers = [wal_end, 8].map(u64::to_be_bytes).concat();
+        message(COPY_DATA_TAG, &[&[KEEPALIVE], &numbers[..], &[reply]].concat())
+    }
+
+    fn frames(buffer: &mut BytesMut) -> Vec<Frame> {
+        std::iter::from_fn(|| take_frame(buffer).expect("a frame")).collect()
+    }
+
+    #[test]
+    fn frames_come_out_the_same_however_the_bytes_are_cut() {
+        let bytes = [
+            xlog_data(100, b"first"),
+            message(NOTICE_RESPONSE_TAG, b"\0"),
+            keepalive(200, 1),
+            xlog_data(300, b""),
+            message(COPY_DONE_TAG, b""),
+            message(COMMAND_COMPLETE_TAG, b"COPY 0\0"),
+        ]
+        .concat();
+        let data = |start, data: &'static [u8]| Frame::XLogData {
+            wal_start: Lsn(start),
+            wal_end: Lsn(start + 1),
+            sent_at: Timestamp(7),
+            data: Bytes::from_static(data),
+        };
+        let expected = [
+            data(100, b"first"),
+            Frame::Keepalive { wal_end: Lsn(200), sent_at: Timestamp(8), reply_requested: true },
+            data(300, b""),
+            Frame::Ended,
+        ];
+        for size in 1..=bytes.len() {
+            let mut buffer = BytesMut::new();
+            let mut seen = Vec::new();
+            for piece in bytes.chunks(size) {
+                buffer.extend_from_slice(piece);
+                seen.extend(frames(&mut buffer));
+            }
+            assert_eq!(seen, expected, "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn a_frame_is_a_slice_of_what_was_read() {
+        let mut buffer = BytesMut::from(&[xlog_data(1, b"one"), xlog_data(2, b"two")].concat()[..]);
+        let read = buffer.as_ptr_range();
+        for frame in frames(&mut buffer) {
+            let Frame::XLogData { data, .. } = frame else { panic!("not data") };
+            assert!(read.contains(&data.as_ptr()));
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_server_is_an_error() {
+        let body = b"SFEHLER\0VERROR\0C42704\0Mpublication \"p\" does not exist\0Hmake it\0\0";
+        let mut buffer = BytesMut::from(&message(ERROR_RESPONSE_TAG, body)[..]);
+        let error = take_frame(&mut buffer).expect_err("an error");
+        assert_eq!(error.sqlstate(), Some("42704"));
+        let CaptureError::Server(error) = error else { panic!("another kind") };
+        assert_eq!((&*error.severity, error.hint.as_deref()), ("ERROR", Some("make it")));
+    }
+
+    #[test]
+    fn what_is_no_frame_is_refused() {
+        let check = |bytes: &[u8]| {
+            let mut buffer = BytesMut::from(bytes);
+            assert!(matches!(take_frame(&mut buffer), Err(CaptureError::Protocol(_))), "{bytes:?}");
+        };
+        check(&message(COPY_DATA_TAG, b""));
+        check(&message(COPY_DATA_TAG, b"w123"));
+        check(&message(COPY_DATA_TAG, b"k123"));
+        check(&message(COPY_DATA_TAG, b"?"));
+        check(&message(b'!', b""));
+        check(&[COPY_DATA_TAG, 0x7F, 0xFF, 0xFF, 0xFF]);
+    }
+
+    #[test]
+    fn a_status_update_has_the_manuals_layout() {
+        let mut out = BytesMut::new();
+        put_status(&mut out, [Lsn(3), Lsn(2), Lsn(1)], Timestamp(4), true);
+        let numbers = [3u64, 2, 1, 4].map(u64::to_be_bytes).concat();
+        assert_eq!(&out[..], message(b'd', &[b"r", &numbers[..], &[1]].concat()));
+    }
+}

@@ -1,0 +1,111 @@
+//! PostgreSQL's message framing over a connection, one message at a time: for the login and for commands.
+//! The stream of changes has a faster way of its own (`stream`), which takes over this buffer.
+
+use super::CaptureError;
+use crate::pg::{ServerError, Stream};
+use bytes::BytesMut;
+use postgres_protocol::message::backend::{Header, Message};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Tag, and a length that counts itself.
+pub(super) const HEADER: usize = 5;
+/// No row, and so no message, is longer than 1 GB (MaxAllocSize); with slack for what goes round it.
+pub(super) const LONGEST: usize = (1 << 30) + (1 << 20);
+/// Before the login is done nothing is long; whoever answers is not known yet (libpq is as strict).
+const LONGEST_BEFORE_LOGIN: usize = 64 << 10;
+/// The one tag that `Message::parse` refuses (manual: "CopyBothResponse").
+const COPY_BOTH_RESPONSE: u8 = b'W';
+
+/// A message from the server.
+pub(super) enum Reply {
+    Message(Message),
+    CopyBoth,
+}
+
+/// The whole length of the message that the buffer begins with, once its header is there.
+pub(super) fn message_length(buffer: &[u8], longest: usize) -> Result<Option<(u8, usize)>, CaptureError> {
+    let header = Header::parse(buffer).map_err(|error| CaptureError::protocol(error.to_string()))?;
+    let Some(header) = header else { return Ok(None) };
+    let length = usize::try_from(header.len()).unwrap_or(usize::MAX).saturating_add(1);
+    if length > longest {
+        let what = format!("a message {:?} of {length} bytes, where {longest} is the most", char::from(header.tag()));
+        return Err(CaptureError::Protocol(what));
+    }
+    Ok(Some((header.tag(), length)))
+}
+
+pub(super) struct Wire {
+    pub(super) stream: Stream,
+    pub(super) incoming: BytesMut,
+    longest: usize,
+}
+
+impl Wire {
+    pub(super) fn new(stream: Stream) -> Self {
+        Wire { stream, incoming: BytesMut::new(), longest: LONGEST_BEFORE_LOGIN }
+    }
+
+    pub(super) fn logged_in(&mut self) {
+        self.longest = LONGEST;
+    }
+
+    /// Sends what `write` puts into the buffer.
+    pub(super) async fn send(
+        &mut self,
+        write: impl FnOnce(&mut BytesMut) -> std::io::Result<()>,
+    ) -> Result<(), CaptureError> {
+        let mut message = BytesMut::new();
+        write(&mut message)?;
+        self.stream.write_all(&message).await?;
+        self.stream.flush().await?;
+        Ok(())
+    }
+
+    /// The next message. Notices and parameter changes come through; an ErrorResponse comes as an error.
+    pub(super) async fn receive(&mut self) -> Result<Reply, CaptureError> {
+        let (tag, length) = loop {
+            let known = message_length(&self.incoming, self.longest)?;
+            match known {
+                Some((tag, length)) if self.incoming.len() >= length => break (tag, length),
+                Some((_, length)) => self.incoming.reserve(length - self.incoming.len()),
+                None => self.incoming.reserve(HEADER),
+            }
+            if self.stream.read_buf(&mut self.incoming).await? == 0 {
+                return Err(CaptureError::Closed);
+            }
+        };
+        if tag == COPY_BOTH_RESPONSE {
+            // Its body, the columns' formats, says nothing to a walsender's client.
+            let _ = self.incoming.split_to(length);
+            return Ok(Reply::CopyBoth);
+        }
+        match Message::parse(&mut self.incoming) {
+            Ok(Some(Message::ErrorResponse(body))) => {
+                Err(CaptureError::Server(Box::new(ServerError::parse(body.fields()))))
+            }
+            Ok(Some(message)) => Ok(Reply::Message(message)),
+            Ok(None) => Err(CaptureError::protocol("half a message")),
+            Err(error) => Err(CaptureError::protocol(error.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_is_believed_only_up_to_the_limit() {
+        let header = |length: u32| [&b"d"[..], &length.to_be_bytes()].concat();
+        let check = |length, expected: Option<usize>| {
+            let seen = message_length(&header(length), 1000).ok().flatten().map(|(_, length)| length);
+            assert_eq!(seen, expected, "{length}");
+        };
+        check(4, Some(5));
+        check(999, Some(1000));
+        check(1000, None);
+        check(3, None);
+        check(u32::MAX, None);
+        assert!(matches!(message_length(b"d\0\0", 1000), Ok(None)));
+    }
+}

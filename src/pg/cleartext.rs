@@ -1,0 +1,150 @@
+//! Keeps a password from being sent in clear text over an open network.
+//!
+//! tokio-postgres sends it as soon as a server asks (AuthenticationCleartextPassword), which anybody on the way can do
+//! in the server's name. This wraps its stream and, until the login is done, looks at every message that comes in.
+
+use super::stream::Stream;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_postgres::tls::{ChannelBinding, TlsStream};
+
+/// The stream under a SQL connection.
+pub(crate) struct Guarded {
+    stream: Stream,
+    watch: Option<Watch>,
+}
+
+impl Guarded {
+    /// Watches the streams that others can read along.
+    pub(crate) fn new(stream: Stream) -> Self {
+        let watch = (!stream.is_private()).then(Watch::default);
+        Guarded { stream, watch }
+    }
+}
+
+/// What was found: the text that the error shows.
+#[derive(Debug, thiserror::Error)]
+#[error("the server asks for the password in clear text and the connection has no TLS; set sslmode=require or better")]
+pub(crate) struct CleartextRefused;
+
+/// Authentication messages (manual: "Message Formats"): `R`, length, then what is asked for.
+const AUTHENTICATION: u8 = b'R';
+const AUTHENTICATION_OK: u32 = 0;
+const AUTHENTICATION_CLEARTEXT: u32 = 3;
+/// Tag, length, and the first word of the body.
+const HEAD: usize = 9;
+
+/// Follows the messages through whatever pieces they come in.
+#[derive(Default)]
+struct Watch {
+    head: [u8; HEAD],
+    filled: usize,
+    /// Bytes of the current message behind its head.
+    skip: usize,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Going,
+    LoggedIn,
+    Cleartext,
+}
+
+impl Watch {
+    fn see(&mut self, mut bytes: &[u8]) -> Verdict {
+        while !bytes.is_empty() {
+            if self.skip > 0 {
+                let skipped = self.skip.min(bytes.len());
+                self.skip -= skipped;
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            self.head[self.filled] = bytes[0];
+            self.filled += 1;
+            bytes = &bytes[1..];
+            if self.filled < 5 {
+                continue;
+            }
+            let [tag, a, b, c, d, word @ ..] = self.head;
+            let length = u32::from_be_bytes([a, b, c, d]) as usize;
+            if tag != AUTHENTICATION {
+                self.filled = 0;
+                self.skip = length.saturating_sub(4);
+            } else if self.filled == HEAD {
+                self.filled = 0;
+                self.skip = length.saturating_sub(8);
+                match u32::from_be_bytes(word) {
+                    AUTHENTICATION_OK => return Verdict::LoggedIn,
+                    AUTHENTICATION_CLEARTEXT => return Verdict::Cleartext,
+                    _ => {}
+                }
+            }
+        }
+        Verdict::Going
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if let Some(watch) = &mut self.watch {
+            match watch.see(&buf.filled()[before..]) {
+                Verdict::Going => {}
+                Verdict::LoggedIn => self.watch = None,
+                Verdict::Cleartext => {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::PermissionDenied, CleartextRefused)));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl TlsStream for Guarded {
+    fn channel_binding(&self) -> ChannelBinding {
+        self.stream.channel_binding().map_or_else(ChannelBinding::none, ChannelBinding::tls_server_end_point)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The verdict on these bytes must not depend on how they are cut.
+    fn check(bytes: &[u8], expected: Verdict) {
+        for size in 1..=bytes.len() {
+            let mut watch = Watch::default();
+            let seen = bytes.chunks(size).map(|piece| watch.see(piece)).find(|verdict| *verdict != Verdict::Going);
+            assert_eq!(seen.unwrap_or(Verdict::Going), expected, "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn a_request_for_clear_text_is_seen_however_it_is_cut() {
+        const NOTICE: &[u8] = b"N\0\0\0\x0bR\0\0\0\x08\0\0";
+        const SASL: &[u8] = b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0";
+        const CLEARTEXT: &[u8] = b"R\0\0\0\x08\0\0\0\x03";
+        const OK: &[u8] = b"R\0\0\0\x08\0\0\0\0";
+        check(CLEARTEXT, Verdict::Cleartext);
+        check(&[NOTICE, SASL, CLEARTEXT].concat(), Verdict::Cleartext);
+        check(&[NOTICE, SASL, OK].concat(), Verdict::LoggedIn);
+        check(SASL, Verdict::Going);
+    }
+}

@@ -1,0 +1,141 @@
+//! A connection for ordinary SQL: tokio-postgres over our own way to the server.
+//!
+//! tokio-postgres gets a stream that is ready: TLS with all of libpq's modes and fall-backs, channel binding, and the
+//! time limit are ours (`stream`), the same for SQL and for replication. Logins in clear text are refused where the
+//! connection has no TLS (`cleartext`). `cancel_token()` has no address to connect to: drop the client instead.
+
+use super::cleartext::{CleartextRefused, Guarded};
+use super::stream::{Stream, connect_with};
+use super::{ChannelBinding, ConnectError, PgUrl, ServerError};
+use std::convert::Infallible;
+use std::error::Error as _;
+use std::future::{Ready, ready};
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_postgres::Config;
+use tokio_postgres::config::{self, SslNegotiation};
+use tokio_postgres::tls::TlsConnect;
+
+/// How long a connection that is given up may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// A SQL connection and the task that drives it. Dropping it ends both: at once when it is idle, within a second when
+/// a statement still runs.
+#[derive(Debug)]
+pub struct PgClient {
+    // The order matters: the task learns of the end after the client is gone.
+    client: tokio_postgres::Client,
+    _end: oneshot::Sender<Infallible>,
+    task: JoinHandle<()>,
+}
+
+impl PgClient {
+    /// Ends the connection and waits until it is gone, a second at most.
+    pub async fn close(self) {
+        let PgClient { client, _end: end, task } = self;
+        drop((client, end));
+        // It can fail only by a panic of that task, which has been reported as such.
+        let _ = task.await;
+    }
+}
+
+impl Deref for PgClient {
+    type Target = tokio_postgres::Client;
+
+    fn deref(&self) -> &Self::Target {
+        &self.client
+    }
+}
+
+impl DerefMut for PgClient {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.client
+    }
+}
+
+/// Connects and logs in, within the URL's `connect_timeout`.
+pub async fn connect(url: &PgUrl) -> Result<PgClient, ConnectError> {
+    connect_with(url, |stream| Box::pin(start(url, stream))).await
+}
+
+async fn start(url: &PgUrl, stream: Stream) -> Result<PgClient, ConnectError> {
+    let (client, connection) =
+        config(url).connect_raw(Guarded::new(stream), AlreadyConnected).await.map_err(|error| classify(url, error))?;
+    let (end, ended) = oneshot::channel();
+    let at = url.to_string();
+    let task = tokio::spawn(async move {
+        let mut connection = Box::pin(connection);
+        let result = tokio::select! {
+            result = &mut connection => Ok(result),
+            _ = ended => tokio::time::timeout(GOODBYE, &mut connection).await,
+        };
+        match result {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%at, error = describe(&error), "connection ended"),
+            Err(_) => tracing::debug!(%at, "connection given up in the middle of a statement"),
+        }
+    });
+    Ok(PgClient { client, _end: end, task })
+}
+
+fn config(url: &PgUrl) -> Config {
+    let mut config = Config::new();
+    config
+        .user(&url.user)
+        .dbname(&url.database)
+        .application_name(&url.application_name)
+        .channel_binding(match url.channel_binding {
+            ChannelBinding::Disable => config::ChannelBinding::Disable,
+            ChannelBinding::Prefer => config::ChannelBinding::Prefer,
+            ChannelBinding::Require => config::ChannelBinding::Require,
+        })
+        // Together these hand the stream over without a word said on it.
+        .ssl_mode(config::SslMode::Require)
+        .ssl_negotiation(SslNegotiation::Direct);
+    if let Some(password) = &url.password {
+        config.password(&password.0);
+    }
+    if let Some(options) = &url.options {
+        config.options(options);
+    }
+    config
+}
+
+/// "Connects" a stream that is as private as the URL wants it already.
+struct AlreadyConnected;
+
+impl TlsConnect<Guarded> for AlreadyConnected {
+    type Stream = Guarded;
+    type Error = Infallible;
+    type Future = Ready<Result<Guarded, Infallible>>;
+
+    fn connect(self, stream: Guarded) -> Self::Future {
+        ready(Ok(stream))
+    }
+}
+
+/// tokio-postgres keeps its kinds to itself: look at the cause, then at the words of its own `Display`.
+fn classify(url: &PgUrl, error: tokio_postgres::Error) -> ConnectError {
+    if let Some(refusal) = error.as_db_error() {
+        return ConnectError::refused(url, ServerError::from(refusal));
+    }
+    let words = error.to_string();
+    let is_login = words == "authentication error" || words == "invalid configuration";
+    let reason = describe(&error);
+    match error.into_source().map(|cause| cause.downcast::<std::io::Error>()) {
+        Some(Ok(io)) if io.get_ref().is_some_and(|inner| inner.is::<CleartextRefused>()) => ConnectError::auth(url, io),
+        _ if is_login => ConnectError::auth(url, reason),
+        Some(Ok(io)) if !words.contains("parsing") => ConnectError::unreachable(url, *io),
+        None if words == "connection closed" => {
+            ConnectError::unreachable(url, std::io::Error::new(std::io::ErrorKind::UnexpectedEof, words))
+        }
+        _ => ConnectError::protocol(url, reason),
+    }
+}
+
+/// The error with its cause. Neither holds a parameter's value.
+fn describe(error: &tokio_postgres::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
