@@ -52,6 +52,9 @@ pub struct Patch {
     pub deleted_at: Set<Option<Timestamp>>,
     /// As in [`User`].
     pub updated_at_derived: bool,
+    /// The transaction that changed it: where the target has no live row to patch, the row is read from the
+    /// source once this is visible there.
+    pub xid: Xid,
 }
 
 /// One tenant's view of one change.
