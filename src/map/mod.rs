@@ -20,3 +20,6 @@ pub use rules::{Rules, TimeUnit, Value};
 pub use secret::looks_secret;
 pub use time::{parse_epoch, parse_rfc3339, parse_timestamp};
 pub use unmappable::Unmappable;
+
+#[cfg(test)]
+mod tests;
