@@ -49,6 +49,7 @@ fn main() {
             Ok(plan) => plan,
             Err(error) => return eprintln!("{error}"),
         };
+        assert!(plan.insert(&row).is_ok(), "the row is mapped, not refused");
         let at = Moment { commit_time: Timestamp(0), xid: Xid(1) };
         rate(&format!("insert, {what}"), || {
             black_box(plan.insert(black_box(&row)).is_ok());
