@@ -4,5 +4,22 @@
 //! the plan then maps tuples, one by one, to [`Change`](crate::model::Change)s.
 
 mod rules;
+mod secret;
 
+mod compile;
+mod plan;
+mod unmappable;
+
+mod json;
+mod time;
+mod value;
+
+pub use compile::{CompileError, Problem};
+pub use plan::{Moment, RowPlan, TenantRef, Withheld};
 pub use rules::{Rules, TimeUnit, Value};
+pub use secret::looks_secret;
+pub use time::{parse_epoch, parse_rfc3339, parse_timestamp};
+pub use unmappable::Unmappable;
+
+#[cfg(test)]
+mod tests;

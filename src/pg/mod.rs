@@ -7,6 +7,7 @@ mod error;
 mod sql;
 mod stream;
 mod tls;
+mod types;
 mod url;
 
 pub use client::{PgClient, connect};
@@ -14,4 +15,5 @@ pub use error::{ConnectError, ServerError};
 pub use sql::{quote_ident, quote_literal};
 pub(crate) use stream::{Stream, connect_with};
 pub use tls::{TlsError, client_config};
+pub use types::load_types;
 pub use url::{ChannelBinding, PgUrl, Secret, SslMode, SslRoots, UrlError};

@@ -1,0 +1,66 @@
+//! The text of a composite value (manual: "Composite Type Input and Output Syntax"): `(1,"a ""b""",)`.
+
+use super::{JsonKind, Malformed};
+use std::borrow::Cow;
+
+const MALFORMED: Malformed = Malformed("composite value");
+
+pub(super) fn append(
+    fields: &[(String, JsonKind)],
+    text: &str,
+    out: &mut String,
+    stripped: &mut u64,
+) -> Result<(), Malformed> {
+    let mut rest = text.strip_prefix('(').ok_or(MALFORMED)?;
+    out.push('{');
+    for (i, (key, kind)) in fields.iter().enumerate() {
+        if i > 0 {
+            rest = rest.strip_prefix(',').ok_or(MALFORMED)?;
+            out.push(',');
+        }
+        out.push_str(key);
+        let (field, after) = take_field(rest)?;
+        match field {
+            Some(field) => kind.append(&field, out, stripped)?,
+            None => out.push_str("null"),
+        }
+        rest = after;
+    }
+    out.push('}');
+    if rest == ")" { Ok(()) } else { Err(MALFORMED) }
+}
+
+/// One field and what comes after it. Nothing at all is null; quotes around nothing are an empty text.
+/// As record_in, quotes may begin and end anywhere, and are doubled or escaped to stand for themselves.
+fn take_field(text: &str) -> Result<(Option<Cow<'_, str>>, &str), Malformed> {
+    let mut field = Cow::Borrowed("");
+    let mut quoted = false;
+    let mut done = 0;
+    let mut bytes = text.bytes().enumerate().peekable();
+    while let Some((i, byte)) = bytes.next() {
+        match byte {
+            b',' | b')' if !quoted => {
+                field += &text[done..i];
+                return Ok(((i > 0).then_some(field), &text[i..]));
+            }
+            b'\\' => {
+                field += &text[done..i];
+                done = i + 1;
+                bytes.next();
+            }
+            b'"' => {
+                field += &text[done..i];
+                done = i + 1;
+                let doubled = quoted && bytes.peek().is_some_and(|(_, next)| *next == b'"');
+                if doubled {
+                    // The second quote is taken with what follows.
+                    bytes.next();
+                } else {
+                    quoted = !quoted;
+                }
+            }
+            _ => {}
+        }
+    }
+    Err(MALFORMED)
+}

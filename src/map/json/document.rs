@@ -1,0 +1,124 @@
+//! Values of json and jsonb columns: what jsonb would refuse taken out, and paths into them.
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt;
+
+/// Takes out what the json type holds but jsonb refuses: the escape for code point zero, and halves of surrogate pairs.
+/// An escape is one only where its backslash is not itself escaped. Borrows where there is nothing to do.
+pub(in crate::map) fn clean<'a>(text: &'a str, stripped: &mut u64) -> Cow<'a, str> {
+    if !text.contains("\\u") {
+        return Cow::Borrowed(text);
+    }
+    let bytes = text.as_bytes();
+    let mut cleaned = Cow::Borrowed("");
+    let (mut done, mut at) = (0, 0);
+    while at < bytes.len() {
+        if bytes[at] != b'\\' {
+            at += 1;
+            continue;
+        }
+        let length = match code_unit(bytes, at) {
+            // Any other escape: the backslash and one character, of which a backslash must not be seen again.
+            None => 2,
+            Some(0xD800..=0xDBFF) if matches!(code_unit(bytes, at + 6), Some(0xDC00..=0xDFFF)) => 12,
+            Some(0 | 0xD800..=0xDFFF) => {
+                cleaned += &text[done..at];
+                done = at + 6;
+                *stripped += 1;
+                6
+            }
+            Some(_) => 6,
+        };
+        at += length;
+    }
+    if done == 0 {
+        return Cow::Borrowed(text);
+    }
+    cleaned += &text[done..];
+    cleaned
+}
+
+/// The four hex digits of a `\uXXXX` that begins at `at`.
+fn code_unit(bytes: &[u8], at: usize) -> Option<u32> {
+    let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
+    digits.iter().try_fold(0, |unit, &digit| Some(unit * 16 + char::from(digit).to_digit(16)?))
+}
+
+/// The value that a path of keys leads to; `None` where a key is not there or what is there has no keys.
+/// Of a key that occurs twice the last counts, as in jsonb.
+pub(in crate::map) fn find<'a>(document: &'a str, path: &[String]) -> Result<Option<&'a str>, serde_json::Error> {
+    let mut value = document.trim_ascii();
+    for key in path {
+        if !value.starts_with('{') {
+            return Ok(None);
+        }
+        let mut deserializer = serde_json::Deserializer::from_str(value);
+        match deserializer.deserialize_map(LastOf(key))? {
+            Some(found) => value = found.get().trim_ascii(),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(value))
+}
+
+/// The text of a scalar: a string without its quotes and escapes, a number or boolean as it is written.
+/// `None` for null, objects and arrays.
+pub(in crate::map) fn scalar_text(value: &str) -> Result<Option<Cow<'_, str>>, serde_json::Error> {
+    let value = value.trim_ascii();
+    match value.as_bytes() {
+        [b'"', ..] => match value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+            Some(plain) if !plain.contains(['\\', '"']) => Ok(Some(Cow::Borrowed(plain))),
+            _ => serde_json::from_str(value).map(|text: String| Some(Cow::Owned(text))),
+        },
+        [] | [b'{' | b'[' | b'n', ..] => Ok(None),
+        _ => Ok(Some(Cow::Borrowed(value))),
+    }
+}
+
+/// Visits an object and borrows the last value of one key.
+struct LastOf<'k>(&'k str);
+
+impl<'de> Visitor<'de> for LastOf<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(is_it) = map.next_key_seed(IsKey(self.0))? {
+            if is_it {
+                found = Some(map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Compares a key without keeping it.
+struct IsKey<'k>(&'k str);
+
+impl<'de> DeserializeSeed<'de> for IsKey<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for IsKey<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<bool, E> {
+        Ok(key == self.0)
+    }
+}

@@ -1,0 +1,251 @@
+//! PostgreSQL's text output of a value, as the JSON that `to_jsonb` makes of it.
+//!
+//! The session has to write UTC, ISO dates, `extra_float_digits` 3 and hex bytea. What to do with a column is decided
+//! once, in [`JsonKind::compile`]; [`JsonKind::append`] then writes straight into one string.
+
+mod array;
+mod composite;
+mod document;
+
+pub(super) use document::{clean, find, scalar_text};
+
+use crate::model::{Oid, TypeCatalog, TypeKind};
+
+/// Type ids of `pg_type.dat` for which `to_jsonb` does more than quote.
+pub(super) mod oid {
+    pub const BOOL: u32 = 16;
+    pub const INT8: u32 = 20;
+    pub const INT2: u32 = 21;
+    pub const INT2VECTOR: u32 = 22;
+    pub const INT4: u32 = 23;
+    pub const TEXT: u32 = 25;
+    pub const OIDVECTOR: u32 = 30;
+    pub const JSON: u32 = 114;
+    pub const FLOAT4: u32 = 700;
+    pub const FLOAT8: u32 = 701;
+    pub const BPCHAR: u32 = 1042;
+    pub const VARCHAR: u32 = 1043;
+    pub const NAME: u32 = 19;
+    pub const DATE: u32 = 1082;
+    pub const TIMESTAMP: u32 = 1114;
+    pub const TIMESTAMPTZ: u32 = 1184;
+    pub const NUMERIC: u32 = 1700;
+    pub const JSONB: u32 = 3802;
+}
+
+/// How the text of one type becomes JSON. Domains are gone: their base type stands for them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum JsonKind {
+    /// `t` and `f`.
+    Bool,
+    /// A bare number; NaN and the infinities are quoted.
+    Number,
+    /// Embedded once what jsonb refuses is taken out.
+    Json,
+    /// Embedded as it is.
+    Jsonb,
+    /// `2024-01-01 00:00:00` with a `T`; with a time zone its minutes too.
+    Timestamp,
+    /// Everything else: a string.
+    Text,
+    /// `int2vector` (numbers) and `oidvector` (strings): arrays to `to_jsonb`, but written as `1 2`.
+    Vector(Box<JsonKind>),
+    /// `{a,b}`.
+    Array { element: Box<JsonKind>, delimiter: u8 },
+    /// `(a,b)`; each field with its key, `"name":`, ready to be appended.
+    Composite(Vec<(String, JsonKind)>),
+}
+
+/// A text that is not what PostgreSQL writes for the type. Never holds the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Malformed(pub &'static str);
+
+/// The type behind any number of domains; the id itself where it is none.
+pub(super) fn base_type(mut oid: Oid, types: &TypeCatalog) -> Oid {
+    // A server's domains end; the bound is for a catalog that came from anywhere else.
+    for _ in 0..types.len() {
+        match types.get(&oid) {
+            Some(TypeKind::Domain(base)) => oid = *base,
+            _ => break,
+        }
+    }
+    oid
+}
+
+impl JsonKind {
+    /// Looks through domains, arrays and composites down to the scalars.
+    pub(super) fn compile(oid: Oid, types: &TypeCatalog) -> JsonKind {
+        Self::compile_below(oid, types, &mut Vec::new())
+    }
+
+    fn compile_below(oid: Oid, types: &TypeCatalog, above: &mut Vec<Oid>) -> JsonKind {
+        let oid = base_type(oid, types);
+        // PostgreSQL allows no type within itself.
+        if above.contains(&oid) {
+            return JsonKind::Text;
+        }
+        above.push(oid);
+        let mut below = |oid| Self::compile_below(oid, types, above);
+        let kind = match types.get(&oid) {
+            _ if oid == oid::INT2VECTOR => JsonKind::Vector(Box::new(JsonKind::Number)),
+            _ if oid == oid::OIDVECTOR => JsonKind::Vector(Box::new(JsonKind::Text)),
+            Some(TypeKind::Array { element, delimiter }) => {
+                JsonKind::Array { element: Box::new(below(*element)), delimiter: *delimiter }
+            }
+            Some(TypeKind::Composite(fields)) => {
+                JsonKind::Composite(fields.iter().map(|(name, oid)| (key(name), below(*oid))).collect())
+            }
+            Some(TypeKind::Scalar(_) | TypeKind::Domain(_)) | None => Self::scalar(oid),
+        };
+        above.pop();
+        kind
+    }
+
+    fn scalar(oid: Oid) -> JsonKind {
+        match oid {
+            oid::BOOL => JsonKind::Bool,
+            oid::INT2 | oid::INT4 | oid::INT8 | oid::FLOAT4 | oid::FLOAT8 | oid::NUMERIC => JsonKind::Number,
+            oid::JSON => JsonKind::Json,
+            oid::JSONB => JsonKind::Jsonb,
+            oid::TIMESTAMP | oid::TIMESTAMPTZ => JsonKind::Timestamp,
+            _ => JsonKind::Text,
+        }
+    }
+
+    /// Appends `text` as JSON; `stripped` counts the escapes that jsonb refuses and that were taken out.
+    /// After an error `out` holds a part of the value.
+    pub(super) fn append(&self, text: &str, out: &mut String, stripped: &mut u64) -> Result<(), Malformed> {
+        match self {
+            JsonKind::Text => push_string(text, out),
+            JsonKind::Number => return push_number(text, out),
+            JsonKind::Bool => out.push_str(match text {
+                "t" => "true",
+                "f" => "false",
+                _ => return Err(Malformed("boolean")),
+            }),
+            JsonKind::Timestamp => push_timestamp(text, out),
+            // The types vouch that these are JSON; emptiness is looked at because it would break the object around.
+            JsonKind::Json | JsonKind::Jsonb if text.is_empty() => return Err(Malformed("JSON document")),
+            JsonKind::Jsonb => out.push_str(text),
+            JsonKind::Json => out.push_str(&clean(text, stripped)),
+            JsonKind::Vector(element) => {
+                out.push('[');
+                for (i, item) in text.split_ascii_whitespace().enumerate() {
+                    if i > 0 {
+                        out.push(',');
+                    }
+                    element.append(item, out, stripped)?;
+                }
+                out.push(']');
+            }
+            JsonKind::Array { element, delimiter } => return array::append(element, *delimiter, text, out, stripped),
+            JsonKind::Composite(fields) => return composite::append(fields, text, out, stripped),
+        }
+        Ok(())
+    }
+}
+
+/// A name as a JSON key with its colon.
+pub(super) fn key(name: &str) -> String {
+    let mut key = String::with_capacity(name.len() + 3);
+    push_string(name, &mut key);
+    key.push(':');
+    key
+}
+
+/// A JSON string: quotes, backslashes and control characters escaped, all else as it is.
+pub(super) fn push_string(text: &str, out: &mut String) {
+    out.push('"');
+    let mut done = 0;
+    for (i, byte) in text.bytes().enumerate() {
+        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
+            continue;
+        }
+        // What is escaped is ASCII, so both ends of the slice are character boundaries.
+        out.push_str(&text[done..i]);
+        done = i + 1;
+        match byte {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            b'\n' => out.push_str("\\n"),
+            b'\r' => out.push_str("\\r"),
+            b'\t' => out.push_str("\\t"),
+            _ => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                out.push_str("\\u00");
+                out.push(char::from(HEX[usize::from(byte >> 4)]));
+                out.push(char::from(HEX[usize::from(byte & 15)]));
+            }
+        }
+    }
+    out.push_str(&text[done..]);
+    out.push('"');
+}
+
+fn push_number(text: &str, out: &mut String) -> Result<(), Malformed> {
+    match text {
+        "NaN" | "Infinity" | "-Infinity" => push_string(text, out),
+        _ if is_number(text.as_bytes()) => out.push_str(text),
+        _ => return Err(Malformed("number")),
+    }
+    Ok(())
+}
+
+/// RFC 8259, section 6.
+fn is_number(text: &[u8]) -> bool {
+    fn digits(text: &[u8]) -> (usize, &[u8]) {
+        let count = text.iter().take_while(|b| b.is_ascii_digit()).count();
+        (count, &text[count..])
+    }
+    let unsigned = text.strip_prefix(b"-").unwrap_or(text);
+    let (whole, mut rest) = digits(unsigned);
+    if whole == 0 || (whole > 1 && unsigned[0] == b'0') {
+        return false;
+    }
+    if let Some(fraction) = rest.strip_prefix(b".") {
+        let (count, after) = digits(fraction);
+        if count == 0 {
+            return false;
+        }
+        rest = after;
+    }
+    if let [b'e' | b'E', exponent @ ..] = rest {
+        let exponent = match exponent {
+            [b'+' | b'-', unsigned @ ..] => unsigned,
+            unsigned => unsigned,
+        };
+        let (count, after) = digits(exponent);
+        if count == 0 {
+            return false;
+        }
+        rest = after;
+    }
+    rest.is_empty()
+}
+
+/// From ISO to XSD dates, as JsonEncodeDateTime (utils/adt/json.c): `T` for the blank, an offset with its minutes.
+/// ` BC` comes after the time in both. The infinities have no blank and stay.
+fn push_timestamp(text: &str, out: &mut String) {
+    let Some((date, rest)) = text.split_once(' ') else {
+        return push_string(text, out);
+    };
+    let (time, era) = match rest.split_once(' ') {
+        Some((time, _)) => (time, &rest[time.len()..]),
+        None => (rest, ""),
+    };
+    let hours_only = time.len().checked_sub(3).is_some_and(|at| matches!(time.as_bytes()[at], b'+' | b'-'));
+    if [date, time, era].iter().any(|part| part.bytes().any(|b| b < b' ' || b == b'"' || b == b'\\')) {
+        // No server writes this; as a string it can at least not break out of the object.
+        return push_string(text, out);
+    }
+    out.push('"');
+    out.push_str(date);
+    out.push('T');
+    out.push_str(time);
+    out.push_str(if hours_only { ":00" } else { "" });
+    out.push_str(era);
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! Table tests of the JSON forms; `tests/to_jsonb.rs` holds them against a server.
+
+use super::*;
+use proptest::prelude::*;
+
+/// A catalog with arrays, a composite, a domain, and a cycle that no server would have.
+fn types() -> TypeCatalog {
+    let array = |element, delimiter| TypeKind::Array { element, delimiter };
+    let field = |name: &str, oid| (name.to_owned(), oid);
+    TypeCatalog::from([
+        (1007, array(oid::INT4, b',')),
+        (1009, array(oid::TEXT, b',')),
+        (1020, array(603, b';')),
+        (1185, array(oid::TIMESTAMPTZ, b',')),
+        (199, array(oid::JSON, b',')),
+        (9000, TypeKind::Composite(vec![field("n", oid::INT4), field("a \"b\"", oid::TEXT), field("when", 1185)])),
+        (9001, array(9000, b',')),
+        (9002, TypeKind::Domain(9001)),
+        (9003, TypeKind::Domain(oid::INT4)),
+        (9004, TypeKind::Composite(vec![])),
+        (9005, TypeKind::Composite(vec![field("inner", 9000), field("all", 9002)])),
+        (9006, TypeKind::Composite(vec![field("itself", 9006), field("ring", 9007)])),
+        (9007, TypeKind::Domain(9008)),
+        (9008, TypeKind::Domain(9007)),
+    ])
+}
+
+fn json(oid: Oid, text: &str) -> Result<String, Malformed> {
+    let mut out = String::new();
+    JsonKind::compile(oid, &types()).append(text, &mut out, &mut 0)?;
+    Ok(out)
+}
+
+#[test]
+fn each_type_has_the_form_that_to_jsonb_gives_it() {
+    for (oid, text, expected) in [
+        (oid::BOOL, "t", "true"),
+        (oid::BOOL, "f", "false"),
+        (oid::INT4, "-12", "-12"),
+        (oid::FLOAT8, "1e+20", "1e+20"),
+        (oid::FLOAT8, "-Infinity", "\"-Infinity\""),
+        (oid::NUMERIC, "0.10", "0.10"),
+        (oid::NUMERIC, "NaN", "\"NaN\""),
+        (9003, "7", "7"),
+        (oid::TEXT, "a\"b\\c\n\u{1}\u{7f}ü", "\"a\\\"b\\\\c\\n\\u0001\u{7f}ü\""),
+        (oid::BPCHAR, "ab   ", "\"ab   \""),
+        (oid::DATE, "0044-03-15 BC", "\"0044-03-15 BC\""),
+        (oid::TIMESTAMP, "2024-01-01 00:00:00.5", "\"2024-01-01T00:00:00.5\""),
+        (oid::TIMESTAMP, "0044-03-15 00:00:00 BC", "\"0044-03-15T00:00:00 BC\""),
+        (oid::TIMESTAMPTZ, "2024-01-01 00:00:00+00", "\"2024-01-01T00:00:00+00:00\""),
+        (oid::TIMESTAMPTZ, "12024-01-01 00:00:00+05:30", "\"12024-01-01T00:00:00+05:30\""),
+        (oid::TIMESTAMPTZ, "0044-03-15 00:00:00+00 BC", "\"0044-03-15T00:00:00+00:00 BC\""),
+        (oid::TIMESTAMPTZ, "infinity", "\"infinity\""),
+        (oid::JSON, "{ \"a\" : 1 }", "{ \"a\" : 1 }"),
+        (oid::INT2VECTOR, "1 2", "[1,2]"),
+        (oid::OIDVECTOR, "1 2", "[\"1\",\"2\"]"),
+        (oid::OIDVECTOR, "", "[]"),
+        (2950, "a0ee-", "\"a0ee-\""),
+    ] {
+        assert_eq!(json(oid, text).as_deref(), Ok(expected), "{oid} {text}");
+    }
+}
+
+#[test]
+fn arrays_keep_their_dimensions_and_lose_their_bounds() {
+    for (oid, text, expected) in [
+        (1007, "{}", "[]"),
+        (1007, "{1,NULL,-3}", "[1,null,-3]"),
+        (1007, "[2:3]={1,2}", "[1,2]"),
+        (1007, "[0:0][3:4]={{1,2}}", "[[1,2]]"),
+        (1009, "{NULL,\"NULL\",null,\"\",a}", "[null,\"NULL\",\"null\",\"\",\"a\"]"),
+        (1009, r#"{"a b","q\"\\","{x}",ü}"#, r#"["a b","q\"\\","{x}","ü"]"#),
+        (1009, "{{{{{{a}}}}}}", "[[[[[[\"a\"]]]]]]"),
+        (1020, "{(1,1),(0,0);(2,2),(1,1)}", "[\"(1,1),(0,0)\",\"(2,2),(1,1)\"]"),
+        (1185, "{\"2024-01-01 00:00:00+00\",infinity}", "[\"2024-01-01T00:00:00+00:00\",\"infinity\"]"),
+        (199, r#"{"{\"a\":\"\\u0000b\"}",1,NULL}"#, r#"[{"a":"b"},1,null]"#),
+    ] {
+        assert_eq!(json(oid, text).as_deref(), Ok(expected), "{oid} {text}");
+    }
+}
+
+#[test]
+fn composites_become_objects() {
+    for (oid, text, expected) in [
+        (9000, "(,,)", r#"{"n":null,"a \"b\"":null,"when":null}"#),
+        (9000, r#"(1,"",{})"#, r#"{"n":1,"a \"b\"":"","when":[]}"#),
+        (9000, r#"(1,"b ""c"" \\ (,)",)"#, r#"{"n":1,"a \"b\"":"b \"c\" \\ (,)","when":null}"#),
+        (9004, "()", "{}"),
+        (9001, r#"{"(1,\"x y\",)",NULL}"#, r#"[{"n":1,"a \"b\"":"x y","when":null},null]"#),
+        (
+            9005,
+            r#"("(1,""x """"y"""""",)","{""(2,,)""}")"#,
+            r#"{"inner":{"n":1,"a \"b\"":"x \"y\"","when":null},"all":[{"n":2,"a \"b\"":null,"when":null}]}"#,
+        ),
+    ] {
+        assert_eq!(json(oid, text).as_deref(), Ok(expected), "{oid} {text}");
+    }
+}
+
+#[test]
+fn malformed_text_is_an_error() {
+    for (oid, texts) in [
+        (oid::BOOL, &["", "true", "x"][..]),
+        (oid::INT4, &["", "-", "+1", "01", "1.", ".5", "1e", "1e+", "0x1", "1,2", "1}"]),
+        (oid::JSON, &[""]),
+        (oid::JSONB, &[""]),
+        (
+            1007,
+            &["", "{", "}", "{1", "{1,", "{,}", "{1,}", "{1}x", "[1:2]", "{1{", "{1 2}", "{{1}", "1", "{\"1", "{\"1\\"],
+        ),
+        (1007, &["{{{{{{{1}}}}}}}", "{{}1}", "{1\"2\"}"]),
+        (9000, &["", "(", "()", "(1,2)", "(1,2,3,4)", "(1,\"a,)", "(1,a,)x", "1,a,", "(x,,)", "(1,\\"]),
+        (9004, &["", "(", "(1)"]),
+    ] {
+        for text in texts {
+            assert!(json(oid, text).is_err(), "{oid} {text}");
+        }
+    }
+}
+
+#[test]
+fn what_jsonb_refuses_is_taken_out_and_counted() {
+    for (text, expected, count) in [
+        (r#""a\u0000b""#, r#""ab""#, 1),
+        (r#""\\u0000""#, r#""\\u0000""#, 0),
+        (r#""\\\u0000\u0000""#, r#""\\""#, 2),
+        (r#""\u00e9\n""#, r#""\u00e9\n""#, 0),
+        (r#"{"\u0000k":"\ud83d\ude00"}"#, r#"{"k":"\ud83d\ude00"}"#, 1),
+        (r#""\ud83d""#, r#""""#, 1),
+        (r#""\ude00\uD83Dx""#, r#""x""#, 2),
+        (r#""\ud83d\ud83d\ude00""#, r#""\ud83d\ude00""#, 1),
+        (r#""\ud83d\\ude00""#, r#""\\ude00""#, 1),
+        ("\\u00", "\\u00", 0),
+        ("\\", "\\", 0),
+    ] {
+        let mut stripped = 0;
+        assert_eq!(clean(text, &mut stripped), expected, "{text}");
+        assert_eq!(stripped, count, "{text}");
+    }
+}
+
+#[test]
+fn paths_lead_to_scalars() {
+    let document = r#" { "a": {"b\u0041": "x\ty", "n": 1.50, "t": true, "z": null, "o": {}}, "a.b": 3, "a ": 1, "d": 1, "d": "2" } "#;
+    let find_text = |path: &str| {
+        let path: Vec<String> = path.split('/').filter(|key| !key.is_empty()).map(str::to_owned).collect();
+        let found = find(document, &path).unwrap();
+        found.and_then(|value| scalar_text(value).unwrap()).map(Cow::into_owned)
+    };
+    use std::borrow::Cow;
+    for (path, expected) in [
+        ("a/bA", Some("x\ty")),
+        ("a/n", Some("1.50")),
+        ("a/t", Some("true")),
+        ("a/z", None),
+        ("a/o", None),
+        ("a", None),
+        ("a.b", Some("3")),
+        ("d", Some("2")),
+        ("d/e", None),
+        ("nothing", None),
+        ("", None),
+    ] {
+        assert_eq!(find_text(path).as_deref(), expected, "{path}");
+    }
+    assert!(find("{", &["a".to_owned()]).is_err());
+    assert_eq!(find("[1]", &["a".to_owned()]).unwrap(), None);
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_taken_without_a_panic(text in "\\PC*", near in r#"[\[{(]?[\\"{}(),;:= ua0-9\[\]NULüé+-]{0,40}[)}]?"#) {
+        let types = types();
+        for oid in [16, 20, 22, 25, 30, 114, 1114, 1184, 3802, 1007, 1009, 1020, 199, 9000, 9001, 9002, 9005, 9006, 9007] {
+            let kind = JsonKind::compile(oid, &types);
+            for text in [&text, &near] {
+                let _ = kind.append(text, &mut String::new(), &mut 0);
+            }
+        }
+        for text in [&text, &near] {
+            let _ = find(text, &["a".to_owned(), "b".to_owned()]);
+            let _ = scalar_text(text);
+        }
+    }
+
+    #[test]
+    fn what_is_not_json_itself_always_becomes_json(text in r#"[\[{(]?[\\"{}(),;:= ua0-9\[\]NULü+-]{0,30}[)}]?"#) {
+        for oid in [16, 20, 22, 25, 1114, 1184, 1007, 1009, 1185, 9000, 9001, 9005] {
+            if let Ok(json) = json(oid, &text) {
+                prop_assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok(), "{}", json);
+            }
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! The plan as a whole: what it says of a mapping that does not fit, and what it makes of tuples.
+
+use super::json::oid;
+use super::*;
+use crate::model::{
+    Cell, Change, Column, Patch, Relation, ReplicaIdentity, Set, TableName, Timestamp, TypeCatalog, TypeKind, User, Xid,
+};
+use proptest::prelude::*;
+
+const AT: Moment = Moment { commit_time: Timestamp(777), xid: Xid(42) };
+
+const COLUMNS: [(&str, u32); 9] = [
+    ("id", oid::INT8),
+    ("tenant", oid::TEXT),
+    ("email", oid::VARCHAR),
+    ("password_hash", oid::TEXT),
+    ("created", oid::TIMESTAMPTZ),
+    ("updated", oid::INT8),
+    ("meta", oid::JSONB),
+    ("display_name", oid::TEXT),
+    ("meta.nick", oid::TEXT),
+];
+
+/// The row that the cases below vary: as `COLUMNS`.
+const ROW: [Cell<'static>; 9] = [
+    Cell::Text(b"1"),
+    Cell::Text(b"acme"),
+    Cell::Text(b"a@b.c"),
+    Cell::Excluded,
+    Cell::Text(b"2000-01-01 00:00:00.001+00"),
+    Cell::Text(b"0"),
+    Cell::Text(br#"{"name": "Ada", "n": 5}"#),
+    Cell::Excluded,
+    Cell::Null,
+];
+
+fn column(name: &str) -> Value {
+    Value::Column(name.to_owned())
+}
+
+fn relation(identity: &[&str]) -> Relation {
+    let columns = COLUMNS.iter().map(|(name, type_oid)| Column {
+        name: (*name).to_owned(),
+        type_oid: *type_oid,
+        in_identity: identity.contains(name),
+    });
+    Relation {
+        oid: 1,
+        table: TableName { schema: "auth".to_owned(), name: "users".to_owned() },
+        replica_identity: ReplicaIdentity::Default,
+        columns: columns.collect(),
+    }
+}
+
+fn rules() -> Rules {
+    Rules {
+        table: relation(&[]).table,
+        id: column("id"),
+        name: Some(Value::First(vec![column("meta.name"), column("meta.nick")])),
+        email: Some(column("email")),
+        created_at: Some(column("created")),
+        updated_at: Some(Value::Time { column: "updated".to_owned(), unit: TimeUnit::Millis }),
+        deleted_at: None,
+        tenant: Some(column("tenant")),
+        exclude: vec![],
+    }
+}
+
+fn plan_of(rules: &Rules) -> RowPlan {
+    RowPlan::compile(rules, &relation(&["id", "tenant"]), &TypeCatalog::new()).unwrap()
+}
+
+fn row(changed: &[(usize, Cell<'static>)]) -> Vec<Cell<'static>> {
+    let mut row = ROW.to_vec();
+    changed.iter().for_each(|(column, cell)| row[*column] = *cell);
+    row
+}
+
+/// What a change says, in one line.
+fn show(tenant: TenantRef<'_>, change: &Change) -> String {
+    fn set<T>(set: &Set<Option<T>>, show: impl Fn(&T) -> String) -> String {
+        match set {
+            Set::Keep => "keep".to_owned(),
+            Set::To(value) => option(value, show),
+        }
+    }
+    fn option<T>(value: &Option<T>, show: impl Fn(&T) -> String) -> String {
+        value.as_ref().map_or("-".to_owned(), show)
+    }
+    let time = |time: &Timestamp| time.0.to_string();
+    let tenant = match tenant {
+        TenantRef::Only => "only".to_owned(),
+        TenantRef::Key(key) => key.into_owned(),
+        TenantRef::Nobody => "nobody".to_owned(),
+        TenantRef::Unsent => "unsent".to_owned(),
+    };
+    let said = match change {
+        Change::Upsert(User { id, raw_json, name, email, created_at, updated_at, updated_at_derived, .. }) => format!(
+            "upsert {id} {} {} {} {}{} {raw_json}",
+            option(name, String::clone),
+            option(email, String::clone),
+            option(created_at, time),
+            option(updated_at, time),
+            if *updated_at_derived { "*" } else { "" },
+        ),
+        Change::Patch(Patch { id, raw_json, name, email, created_at, updated_at, updated_at_derived, .. }) => format!(
+            "patch {id} {} {} {} {}{} {raw_json}",
+            set(name, String::clone),
+            set(email, String::clone),
+            set(created_at, time),
+            set(updated_at, time),
+            if *updated_at_derived { "*" } else { "" },
+        ),
+        Change::Delete { id, at } => format!("delete {id} {}", at.0),
+        Change::Reread { id, xid } => format!("reread {id} {}", xid.0),
+    };
+    format!("{tenant}: {said}")
+}
+
+fn updated(plan: &RowPlan, old: Option<&[Cell<'_>]>, new: &[Cell<'_>]) -> Vec<String> {
+    let mut said = Vec::new();
+    if let Err(error) = plan.update(old, new, AT, &mut |tenant, change| said.push(show(tenant, &change))) {
+        said.push(format!("error: {error}"));
+    }
+    said
+}
+
+fn inserted(plan: &RowPlan, row: &[Cell<'_>]) -> String {
+    match plan.insert(row) {
+        Ok((tenant, change)) => show(tenant, &change),
+        Err(error) => format!("error: {error}"),
+    }
+}
+
+const JSON: &str = r#"{"id":"1","display_name":"Ada","primary_email":"a@b.c","signed_up_at_millis":946684800001,"tenant":"acme","email":"a@b.c","created":"2000-01-01T00:00:00.001+00:00","updated":0,"meta":{"name": "Ada", "n": 5},"meta.nick":null}"#;
+
+#[test]
+fn an_inserted_row_becomes_a_user() {
+    let plan = plan_of(&rules());
+    assert_eq!(inserted(&plan, &ROW), format!("acme: upsert 1 Ada a@b.c 1000 -* {JSON}"));
+    assert_eq!(plan.decoded(), [true, true, true, false, true, true, true, false, true]);
+    assert_eq!(
+        plan.leaving().collect::<Vec<_>>(),
+        ["id", "tenant", "email", "created", "updated", "meta", "meta.nick"]
+    );
+    assert_eq!(
+        plan.withheld().collect::<Vec<_>>(),
+        [("password_hash", Withheld::LooksSecret), ("display_name", Withheld::Replaced)]
+    );
+}
+
+#[test]
+fn null_empty_and_infinite_are_told_apart() {
+    let plan = plan_of(&rules());
+    let changed = [
+        (1, Cell::Text(b"")),
+        (2, Cell::Text(b"")),
+        (4, Cell::Text(b"infinity")),
+        (5, Cell::Text(b"946684800002")),
+        (6, Cell::Null),
+        (8, Cell::Text(b"nick\"")),
+    ];
+    assert_eq!(
+        inserted(&plan, &row(&changed)),
+        format!(
+            "nobody: upsert 1 nick\" - {} 2000 {}",
+            i64::MAX,
+            r#"{"id":"1","display_name":"nick\"","primary_email":null,"signed_up_at_millis":null,"tenant":"","email":"","created":"infinity","updated":946684800002,"meta":null,"meta.nick":"nick\""}"#
+        )
+    );
+}
+
+#[test]
+fn a_row_that_cannot_be_mapped_names_its_column_and_not_its_value() {
+    let plan = plan_of(&rules());
+    for (changed, expected) in [
+        ((0, Cell::Null), "error: the user's id is null or empty (from id)"),
+        ((0, Cell::Text(b"")), "error: the user's id is null or empty (from id)"),
+        ((2, Cell::Text(b"\xff")), "error: column \"email\": the text is not valid UTF-8"),
+        (
+            (4, Cell::Text(b"s3cret")),
+            "error: column \"created\": the value is not a valid time within PostgreSQL's range of timestamptz",
+        ),
+        (
+            (5, Cell::Text(b"s3cret")),
+            "error: column \"updated\": the value is not a valid number of seconds or milliseconds since 1970",
+        ),
+        ((6, Cell::Text(b"{s3cret")), "error: column \"meta\": the value is not a valid JSON document"),
+    ] {
+        assert_eq!(inserted(&plan, &row(&[changed])), expected);
+    }
+    assert_eq!(inserted(&plan, &ROW[..3]), "error: the tuple has 3 columns where its relation has 9");
+    assert!(inserted(&plan, &row(&[(6, Cell::Unchanged)])).contains("\"meta\": the value was not sent"));
+}
+
+#[test]
+fn values_come_from_lists_joins_and_paths() {
+    let join =
+        |parts: &[&str]| Value::Join { parts: parts.iter().map(|name| column(name)).collect(), with: " ".into() };
+    for (name, expected) in [
+        (column("meta.n"), "5"),
+        (column("meta.nick"), "-"),
+        (column("meta"), "-"),
+        (column("meta.name.first"), "-"),
+        (join(&["email", "meta.nick", "meta.name"]), "a@b.c Ada"),
+        (join(&["meta.nick", "meta.zip"]), "-"),
+        (Value::First(vec![join(&["meta.nick"]), column("id")]), "1"),
+        (Value::First(vec![]), "-"),
+    ] {
+        let plan = plan_of(&Rules { name: Some(name.clone()), ..rules() });
+        let said = inserted(&plan, &ROW);
+        assert!(said.starts_with(&format!("acme: upsert 1 {expected} a@b.c")), "{name:?}: {said}");
+    }
+}
+
+#[test]
+fn an_excluded_or_secret_input_feeds_its_value_and_stays_out() {
+    let changed = Rules { email: Some(column("password_hash")), exclude: vec!["meta".to_owned()], ..rules() };
+    let plan = plan_of(&changed);
+    assert_eq!(plan.decoded(), [true, true, true, true, true, true, true, false, true]);
+    let said = inserted(&plan, &row(&[(3, Cell::Text(b"hash"))]));
+    assert!(said.contains(r#""primary_email":"hash""#) && said.contains(r#""display_name":"Ada""#), "{said}");
+    assert!(!said.contains("\"meta\":") && !said.contains("password_hash"), "{said}");
+}
+
+#[test]
+fn a_full_update_is_an_upsert_with_the_commit_time() {
+    let plan = plan_of(&rules());
+    assert_eq!(updated(&plan, None, &ROW), [format!("acme: upsert 1 Ada a@b.c 1000 777* {JSON}")]);
+    let said = updated(&plan, None, &row(&[(5, Cell::Text(b"946684800002"))]));
+    assert!(said[0].starts_with("acme: upsert 1 Ada a@b.c 1000 2000 {"), "{said:?}");
+}
+
+#[test]
+fn what_was_not_sent_is_taken_from_a_full_old_row_or_stays() {
+    let plan = plan_of(&rules());
+    let unsent_meta = row(&[(6, Cell::Unchanged)]);
+    let full = format!("acme: upsert 1 Ada a@b.c 1000 777* {JSON}");
+    assert_eq!(updated(&plan, Some(&ROW), &unsent_meta), [full]);
+    // `name` depends on `meta` and on `meta.nick`, which was sent.
+    assert_eq!(updated(&plan, None, &unsent_meta), ["acme: reread 1 42"]);
+
+    let plan = plan_of(&Rules { name: Some(column("meta.name")), ..rules() });
+    assert_eq!(
+        updated(&plan, None, &row(&[(6, Cell::Unchanged), (2, Cell::Null)])),
+        [concat!(
+            "acme: patch 1 keep - 1000 777* ",
+            r#"{"id":"1","primary_email":null,"signed_up_at_millis":946684800001,"tenant":"acme","email":null,"#,
+            r#""created":"2000-01-01T00:00:00.001+00:00","updated":0,"meta.nick":null}"#
+        )]
+    );
+
+    // All before the first non-empty one were sent.
+    let plan = plan_of(&Rules { name: Some(Value::First(vec![column("email"), column("meta.name")])), ..rules() });
+    assert!(updated(&plan, None, &unsent_meta)[0].starts_with("acme: patch 1 a@b.c a@b.c"));
+    assert_eq!(updated(&plan, None, &row(&[(6, Cell::Unchanged), (2, Cell::Null)])), ["acme: reread 1 42"]);
+}
+
+#[test]
+fn id_or_tenant_that_were_not_sent_are_read_again() {
+    let plan = plan_of(&Rules { tenant: Some(column("meta.name")), ..rules() });
+    assert_eq!(updated(&plan, None, &row(&[(6, Cell::Unchanged)])), ["unsent: reread 1 42"]);
+    let plan = plan_of(&Rules { id: column("meta.name"), ..rules() });
+    let said = updated(&plan, None, &row(&[(6, Cell::Unchanged)]));
+    assert!(said[0].starts_with("error: column \"meta\": the value was not sent"), "{said:?}");
+    assert!(said[0].ends_with("run: ALTER TABLE \"auth\".\"users\" REPLICA IDENTITY FULL;"), "{said:?}");
+}
+
+#[test]
+fn a_user_that_moves_leaves_first() {
+    let plan = plan_of(&rules());
+    let key = |id, tenant| {
+        let mut old = [Cell::Absent; 9];
+        (old[0], old[1]) = (id, tenant);
+        old
+    };
+    let upsert = format!("acme: upsert 1 Ada a@b.c 1000 777* {JSON}");
+    let (one, two, acme, other) = (Cell::Text(b"1"), Cell::Text(b"2"), Cell::Text(b"acme"), Cell::Text(b"other"));
+    for (old, left) in [
+        (key(one, acme), None),
+        (key(two, acme), Some("acme: delete 2 777")),
+        (key(one, other), Some("other: delete 1 777")),
+        (key(two, other), Some("other: delete 2 777")),
+        (key(one, Cell::Null), Some("nobody: delete 1 777")),
+        (key(Cell::Null, acme), None),
+        (key(Cell::Absent, acme), None),
+        (key(one, Cell::Absent), None),
+        (key(Cell::Absent, other), Some("other: delete 1 777")),
+    ] {
+        let expected: Vec<String> = left.map(str::to_owned).into_iter().chain([upsert.clone()]).collect();
+        assert_eq!(updated(&plan, Some(&old), &ROW), expected, "{old:?}");
+    }
+    let unsent = row(&[(6, Cell::Unchanged)]);
+    assert_eq!(updated(&plan, Some(&key(two, acme)), &unsent), ["acme: delete 2 777", "acme: reread 1 42"]);
+    // The old tenant is not known: the new row goes on, the old one is reported.
+    let said = updated(&plan, Some(&key(two, Cell::Absent)), &ROW);
+    assert_eq!(said[0], upsert);
+    assert!(said[1].starts_with("error: the replica identity lacks"), "{said:?}");
+    // A row that lost its id has left all the same.
+    let said = updated(&plan, Some(&ROW), &row(&[(0, Cell::Null)]));
+    assert_eq!(said, ["acme: delete 1 777", "error: the user's id is null or empty (from id)"]);
+}
+
+#[test]
+fn a_delete_needs_id_and_tenant_in_the_replica_identity() {
+    let deleted = |plan: &RowPlan, old: &[Cell<'_>]| {
+        let mut said = Vec::new();
+        let mapped = plan.delete(old, AT, &mut |tenant, change| said.push(show(tenant, &change)));
+        mapped.map(|()| said).map_err(|error| error.to_string())
+    };
+    let plan = plan_of(&rules());
+    assert!(plan.identity_gap().is_empty());
+    assert_eq!(deleted(&plan, &ROW), Ok(vec!["acme: delete 1 777".to_owned()]));
+
+    let plan = RowPlan::compile(&rules(), &relation(&["id"]), &TypeCatalog::new()).unwrap();
+    assert_eq!(plan.identity_gap(), ["tenant"]);
+    assert_eq!(
+        deleted(&plan, &row(&[(1, Cell::Absent)])),
+        Err(concat!(
+            "the replica identity lacks tenant, so a deleted or moved user cannot be found; run: ",
+            "CREATE UNIQUE INDEX users_sync_identity ON \"auth\".\"users\" (\"id\", \"tenant\"); ",
+            "ALTER TABLE \"auth\".\"users\" REPLICA IDENTITY USING INDEX users_sync_identity; ",
+            "(each column has to be NOT NULL), or: ALTER TABLE \"auth\".\"users\" REPLICA IDENTITY FULL;"
+        )
+        .to_owned())
+    );
+}
+
+#[test]
+fn a_mapping_that_does_not_fit_is_told_all_its_mistakes_at_once() {
+    let wrong = Rules {
+        id: column("ID"),
+        name: Some(Value::First(vec![column("mta.name"), column("email.domain")])),
+        email: Some(column("zzz")),
+        created_at: Some(column("updated")),
+        updated_at: Some(Value::Time { column: "created".to_owned(), unit: TimeUnit::Seconds }),
+        deleted_at: Some(Value::Join { parts: vec![], with: String::new() }),
+        tenant: Some(Value::Time { column: "tenant".to_owned(), unit: TimeUnit::Seconds }),
+        exclude: vec!["passwordhash".to_owned(), "email".to_owned()],
+        ..rules()
+    };
+    let error = RowPlan::compile(&wrong, &relation(&[]), &TypeCatalog::new()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        r#"the mapping does not fit auth.users:
+  users.id: there is no column "ID"; did you mean "id"?
+  users.tenant: a unit makes a time, but this is a text; name the column without a unit
+  users.name: there is no column "mta.name"; did you mean "meta"?
+  users.name: "email.domain" is a path into "email", which is not of type json or jsonb; name a column, or a path into a json column
+  users.email: there is no column "zzz"; name a column that the table has, or leave the key out
+  users.created_at: column "updated" is a number; say its unit: `created_at: {column: updated, unit: ms}` (or `s`)
+  users.updated_at: column "created" is already a time, which has no such unit; write `updated_at: created`
+  users.deleted_at: joined texts make no time; name one column, or several of which the first counts
+  users.exclude: there is no column "passwordhash"; did you mean "password_hash"?"#
+    );
+}
+
+#[test]
+fn domains_count_as_their_base_and_stripped_escapes_are_counted() {
+    let types = TypeCatalog::from([(9000, TypeKind::Domain(oid::JSON)), (9001, TypeKind::Domain(oid::TIMESTAMP))]);
+    let mut relation = relation(&["id", "tenant"]);
+    relation.columns[6].type_oid = 9000;
+    relation.columns[4].type_oid = 9001;
+    let plan = RowPlan::compile(&rules(), &relation, &types).unwrap();
+    let said =
+        inserted(&plan, &row(&[(6, Cell::Text(br#"{"name":"A\u0000da"}"#)), (4, Cell::Text(b"2000-01-01 00:00:00"))]));
+    assert!(said.starts_with("acme: upsert 1 Ada a@b.c 0 -*"), "{said}");
+    assert!(said.contains(r#""meta":{"name":"Ada"}"#), "{said}");
+    assert_eq!(plan.stripped_escapes(), 1);
+}
+
+/// A cell of any kind, its text near to something that some type would take.
+fn any_cell() -> impl Strategy<Value = (u8, Vec<u8>)> {
+    let text = prop_oneof![
+        Just(b"2024-01-01 00:00:00+00".to_vec()),
+        Just(br#"{"name": "x", "n": 1}"#.to_vec()),
+        "-?[0-9]{0,20}".prop_map(String::into_bytes),
+        r#"[\[{(]?[\\"{}(),:ua0]{0,12}"#.prop_map(String::into_bytes),
+        proptest::collection::vec(any::<u8>(), 0..8),
+    ];
+    (0u8..9, text)
+}
+
+proptest! {
+    #[test]
+    fn any_tuple_is_mapped_or_refused_without_a_panic(
+        new in proptest::collection::vec(any_cell(), 8..=9),
+        old in proptest::option::of(proptest::collection::vec(any_cell(), 9)),
+        columns in proptest::collection::vec(0usize..9, 4),
+        types in proptest::collection::vec(0usize..8, 9),
+    ) {
+        let cells = |texts: &[(u8, Vec<u8>)]| -> Vec<Cell<'static>> {
+            let leak = |text: &[u8]| &*Box::leak(text.to_vec().into_boxed_slice());
+            texts.iter().map(|(kind, text)| match kind {
+                0 => Cell::Null,
+                1 => Cell::Unchanged,
+                2 => Cell::Absent,
+                3 => Cell::Excluded,
+                _ => Cell::Text(leak(text)),
+            }).collect()
+        };
+        const TYPES: [u32; 8] = [oid::TEXT, oid::JSON, oid::JSONB, oid::BOOL, oid::INT8, oid::TIMESTAMPTZ, oid::DATE, 1009];
+        let named = |at: usize| column(COLUMNS[columns[at]].0);
+        let rules = Rules {
+            id: named(0),
+            name: Some(Value::First(vec![named(1), named(2)])),
+            tenant: Some(named(3)),
+            created_at: None,
+            updated_at: None,
+            ..rules()
+        };
+        let mut relation = relation(&["id"]);
+        relation.columns.iter_mut().zip(&types).for_each(|(column, at)| column.type_oid = TYPES[*at]);
+        let catalog = TypeCatalog::from([(1009, TypeKind::Array { element: oid::TEXT, delimiter: b',' })]);
+        let plan = RowPlan::compile(&rules, &relation, &catalog).unwrap();
+        let (new, old) = (cells(&new), old.map(|old| cells(&old)));
+        let _ = inserted(&plan, &new);
+        let _ = updated(&plan, old.as_deref(), &new);
+        let _ = plan.delete(&new, AT, &mut |_, _| {});
+    }
+}

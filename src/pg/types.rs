@@ -1,0 +1,57 @@
+//! What the catalog says of the types that a table uses: I/O, one query a level of nesting.
+
+use crate::model::{Oid, TypeCatalog, TypeKind};
+use std::collections::BTreeSet;
+use tokio_postgres::Client;
+
+/// Types by id. True arrays are those that subscript as arrays: `point` has elements, too, but is none. Before
+/// PostgreSQL 14 there is no `typsubscript`, and variable length tells them apart; through `to_jsonb` a column that
+/// does not exist is null. `typtype` and the others have to be text, as "char" has no representation in UTF-8.
+const TYPES: &str = "
+    SELECT t.oid, t.typtype::text, t.typbasetype, t.typelem, e.typdelim::text,
+           t.typelem <> 0 AND coalesce(to_jsonb(t) ->> 'typsubscript' = 'array_subscript_handler', t.typlen = -1),
+           array(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+                 WHERE a.attrelid = t.typrelid AND t.typrelid <> 0 AND a.attnum > 0 AND NOT a.attisdropped
+                 ORDER BY a.attnum),
+           array(SELECT a.atttypid FROM pg_catalog.pg_attribute a
+                 WHERE a.attrelid = t.typrelid AND t.typrelid <> 0 AND a.attnum > 0 AND NOT a.attisdropped
+                 ORDER BY a.attnum)
+    FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem
+    WHERE t.oid = ANY($1)";
+
+/// Reads what `wanted` are, and whatever they are made of. Types that the server does not know are left out, and so
+/// count as scalars. A type with a cast to json (`hstore`) is a scalar here: it becomes a string, where `to_jsonb`
+/// would call the cast.
+pub async fn load_types(client: &Client, wanted: &[Oid]) -> Result<TypeCatalog, tokio_postgres::Error> {
+    let mut types = TypeCatalog::new();
+    let mut missing: BTreeSet<Oid> = wanted.iter().copied().collect();
+    while !missing.is_empty() {
+        let asked: Vec<Oid> = std::mem::take(&mut missing).into_iter().collect();
+        for row in client.query(TYPES, &[&asked]).await? {
+            let oid: Oid = row.try_get(0)?;
+            let kind = match row.try_get(1)? {
+                "d" => TypeKind::Domain(row.try_get(2)?),
+                "c" => {
+                    let (names, oids): (Vec<String>, Vec<Oid>) = (row.try_get(6)?, row.try_get(7)?);
+                    TypeKind::Composite(names.into_iter().zip(oids).collect())
+                }
+                _ if row.try_get(5)? => {
+                    let delimiter: Option<&str> = row.try_get(4)?;
+                    let delimiter = delimiter.and_then(|text| text.bytes().next()).unwrap_or(b',');
+                    TypeKind::Array { element: row.try_get(3)?, delimiter }
+                }
+                _ => TypeKind::Scalar(oid),
+            };
+            match &kind {
+                TypeKind::Domain(inner) | TypeKind::Array { element: inner, .. } => {
+                    missing.insert(*inner);
+                }
+                TypeKind::Composite(fields) => missing.extend(fields.iter().map(|(_, oid)| *oid)),
+                TypeKind::Scalar(_) => {}
+            }
+            types.insert(oid, kind);
+        }
+        missing.retain(|oid| !types.contains_key(oid) && asked.binary_search(oid).is_err());
+    }
+    Ok(types)
+}
