@@ -7,3 +7,4 @@ pub mod config;
 pub mod map;
 pub mod model;
 pub mod pg;
+pub mod throwaway;
