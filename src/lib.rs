@@ -7,12 +7,14 @@ pub mod config;
 pub mod model;
 pub mod pg;
 
-pub mod apply;
 pub mod capture;
 pub mod map;
 pub mod route;
+pub mod apply;
 
 pub mod snapshot;
 
 pub mod progress;
 pub mod state;
+
+pub mod throwaway;

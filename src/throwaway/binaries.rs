@@ -1,0 +1,95 @@
+//! Finds the server's binaries, and the account to run them as: PostgreSQL refuses root.
+
+use super::ThrowawayError;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A directory that holds `initdb` and `postgres`.
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    dir: PathBuf,
+}
+
+impl Binaries {
+    /// USERS_SYNC_PG_BIN, then PATH, then the newest of `/usr/lib/postgresql/*/bin`.
+    pub fn find() -> Result<Binaries, ThrowawayError> {
+        if let Some(dir) = std::env::var_os("USERS_SYNC_PG_BIN").map(PathBuf::from) {
+            return if holds_server(&dir) { Ok(Binaries { dir }) } else { Err(ThrowawayError::NotBinaries(dir)) };
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path)
+            .find(|dir| holds_server(dir))
+            .or_else(|| newest(Path::new("/usr/lib/postgresql")))
+            .map(|dir| Binaries { dir })
+            .ok_or(ThrowawayError::NoBinaries)
+    }
+
+    /// The path of one program.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+}
+
+fn holds_server(dir: &Path) -> bool {
+    dir.is_absolute() && ["initdb", "postgres"].iter().all(|name| dir.join(name).is_file())
+}
+
+/// The `bin` of the highest version among the directories `15`, `16`, ... below `root`.
+fn newest(root: &Path) -> Option<PathBuf> {
+    let version = |dir: &Path| dir.file_name()?.to_str()?.parse::<u32>().ok();
+    std::fs::read_dir(root)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter_map(|dir| Some((version(&dir)?, dir.join("bin"))))
+        .filter(|(_, bin)| holds_server(bin))
+        .max()
+        .map(|(_, bin)| bin)
+}
+
+/// A Unix account that is not root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+impl Account {
+    /// Whom to run the server as: nobody else unless we are root, then `postgres`, or else `nobody`.
+    pub fn for_server() -> Result<Option<Account>, ThrowawayError> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(None);
+        }
+        ["postgres", "nobody"].into_iter().find_map(Account::named).map(Some).ok_or(ThrowawayError::NoAccount)
+    }
+
+    /// `id` knows accounts from every source that the system has, not only /etc/passwd.
+    fn named(name: &str) -> Option<Account> {
+        let number = |flag: &str| {
+            let output = Command::new("id").args([flag, name]).output().ok()?;
+            String::from_utf8(output.stdout).ok()?.trim().parse::<u32>().ok()
+        };
+        Some(Account { uid: number("-u")?, gid: number("-g")? }).filter(|account| account.uid != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_version_is_taken_by_number_and_only_where_complete() {
+        let root = tempfile::tempdir().unwrap();
+        for version in ["9", "15", "16"] {
+            let bin = root.path().join(version).join("bin");
+            std::fs::create_dir_all(&bin).unwrap();
+            std::fs::write(bin.join("initdb"), "").unwrap();
+            if version != "16" {
+                std::fs::write(bin.join("postgres"), "").unwrap();
+            }
+        }
+        assert_eq!(newest(root.path()), Some(root.path().join("15/bin")));
+        assert_eq!(newest(&root.path().join("nothing")), None);
+    }
+}

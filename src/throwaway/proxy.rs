@@ -1,0 +1,1 @@
+//! A TCP proxy on loopback that delays, freezes and cuts connections, for tests and benchmarks.
