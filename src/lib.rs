@@ -7,10 +7,10 @@ pub mod config;
 pub mod model;
 pub mod pg;
 
+pub mod apply;
 pub mod capture;
 pub mod map;
 pub mod route;
-pub mod apply;
 
 pub mod snapshot;
 

@@ -1,5 +1,8 @@
 //! Throwaway servers start, survive faults as real ones do, and leave nothing behind.
 
+// Every function here is a test's; clippy knows only those that are marked so.
+#![allow(clippy::unwrap_used)]
+
 use users_sync::throwaway::{Options, PostgresServer, ThrowawayError};
 
 async fn count(server: &PostgresServer) -> i64 {

@@ -2,4 +2,4 @@
 
 mod settings;
 
-pub use settings::{Config, Deletes, Limits, MaxDeletes, OnSlotLoss, Publish, Source, Tenant};
+pub use settings::{Config, Limits, MaxDeletes, OnSlotLoss, Publish, Source, Tenant};

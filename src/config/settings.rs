@@ -1,7 +1,7 @@
 //! The configuration, ready to use: every value resolved, every rule between keys checked.
 
 use crate::map::Rules;
-use crate::model::{TenantId, TenantKey};
+use crate::model::{Deletes, TenantId, TenantKey};
 use crate::pg::PgUrl;
 use std::time::Duration;
 
@@ -55,15 +55,6 @@ pub struct Tenant {
     pub key: TenantKey,
     /// Its database.
     pub target: PgUrl,
-}
-
-/// `deletes`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deletes {
-    /// The row stays, `deleted_at` is set.
-    Soft,
-    /// The row goes.
-    Hard,
 }
 
 /// `limits`.

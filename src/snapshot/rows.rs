@@ -40,7 +40,8 @@ impl RowStream {
             .columns
             .iter()
             .zip(decoded)
-            .filter_map(|(column, wanted)| wanted.then(|| quote_ident(&column.name)))
+            .filter(|(_, wanted)| **wanted)
+            .map(|(column, _)| quote_ident(&column.name))
             .collect();
         let sql = format!(
             "COPY (SELECT {} FROM {}.{} {condition}) TO STDOUT",

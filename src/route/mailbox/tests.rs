@@ -27,7 +27,9 @@ fn push(mailbox: &Mailbox, id: &str, commit: u64, end: Option<u64>) -> Pushed {
 }
 
 /// Ids with their commit positions, and the end.
-fn taken(mailbox: &Mailbox) -> Option<(Vec<(String, u64)>, Option<u64>)> {
+type Taken = (Vec<(String, u64)>, Option<u64>);
+
+fn taken(mailbox: &Mailbox) -> Option<Taken> {
     let batch = mailbox.try_next()?.expect("not interrupted");
     let mut entries: Vec<_> = batch.entries.iter().map(|(id, e)| (id.to_string(), e.commit_lsn.0)).collect();
     entries.sort();
