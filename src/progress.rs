@@ -59,15 +59,29 @@ impl Progress {
         wanted
     }
 
+    /// The tenant is going to join, for a reason that lies in what is being received: from now on nothing more is
+    /// confirmed, whatever it acknowledges, until it joins or is released.
+    pub fn hold(&mut self, tenant: &TenantId) {
+        let here = Hold { wanted: self.received, dispatched: self.received, joining: true };
+        self.holds.entry(tenant.clone()).or_insert(here).joining = true;
+    }
+
     /// The tenant's target durably holds everything up to `position`.
     pub fn acknowledge(&mut self, tenant: &TenantId, position: Lsn) {
         if let Some(hold) = self.holds.get_mut(tenant) {
-            hold.joining = false;
             hold.wanted = hold.wanted.max(position);
-            if hold.wanted >= hold.dispatched {
+            if !hold.joining && hold.wanted >= hold.dispatched {
                 self.holds.remove(tenant);
             }
         }
+    }
+
+    /// The tenant's snapshot at `position` is in its target: it follows.
+    pub fn joined(&mut self, tenant: &TenantId, position: Lsn) {
+        if let Some(hold) = self.holds.get_mut(tenant) {
+            hold.joining = false;
+        }
+        self.acknowledge(tenant, position);
     }
 
     /// The tenant wants nothing any more: it is parked (and that is written down), or removed.
@@ -144,10 +158,31 @@ mod tests {
         progress.idle(Lsn(50));
         assert_eq!(progress.safe(), Lsn(10));
         progress.commit(Lsn(60), [&a]);
-        progress.acknowledge(&a, Lsn(55));
+        progress.joined(&a, Lsn(55));
         assert_eq!(progress.safe(), Lsn(55));
         progress.acknowledge(&a, Lsn(60));
         assert_eq!(progress.safe(), Lsn(60));
+    }
+
+    #[test]
+    fn a_tenant_that_has_to_join_is_held_whatever_it_acknowledges() {
+        let (a, b) = (tenant("a"), tenant("b"));
+        let mut progress = Progress::new(Lsn(10));
+        progress.commit(Lsn(20), [&a]);
+        progress.idle(Lsn(30));
+        progress.hold(&a);
+        progress.hold(&b);
+        progress.acknowledge(&a, Lsn(20));
+        progress.idle(Lsn(40));
+        assert_eq!(progress.safe(), Lsn(20));
+        progress.release(&a);
+        assert_eq!(progress.safe(), Lsn(30));
+        progress.acknowledge(&b, Lsn(40));
+        assert_eq!(progress.safe(), Lsn(40));
+        progress.idle(Lsn(50));
+        assert_eq!(progress.safe(), Lsn(40));
+        progress.joined(&b, Lsn(45));
+        assert_eq!(progress.safe(), Lsn(50));
     }
 
     #[test]

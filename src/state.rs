@@ -4,6 +4,7 @@
 //! Status readers use [`StateStore::read`], which changes nothing.
 
 use crate::model::{Epoch, Generation, Lsn, TargetId, TenantId};
+use crate::pg::{PgClient, describe};
 use std::collections::BTreeMap;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
@@ -39,7 +40,7 @@ CREATE TABLE IF NOT EXISTS users_sync.tenant (
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The state database refused, or the connection was lost.
-    #[error("{0}")]
+    #[error("{}", describe(.0))]
     Sql(#[from] tokio_postgres::Error),
     /// Another process has raised the epoch.
     #[error("another process holds slot {slot} now: this one had epoch {epoch}")]
@@ -133,7 +134,7 @@ pub struct Snapshot {
 
 /// The state of one slot, as one process writes it.
 pub struct StateStore {
-    client: Client,
+    client: PgClient,
     slot: String,
     epoch: Epoch,
 }
@@ -141,7 +142,7 @@ pub struct StateStore {
 impl StateStore {
     /// Creates what is missing and becomes the newest process of this slot: raises the epoch. To be called once
     /// the slot is ours; whatever the state says is read after it. A new slot's row starts at generation 0.
-    pub async fn acquire(client: Client, slot: &str, holder: &str) -> Result<StateStore, StateError> {
+    pub async fn acquire(client: PgClient, slot: &str, holder: &str) -> Result<StateStore, StateError> {
         if !exists(&client).await? {
             client.batch_execute(CREATE).await?;
         }

@@ -63,7 +63,7 @@ impl ParkReason {
             }
             ParkReason::OtherTarget => format!(
                 "if its rows may be merged with tenant {tenant}'s users, run in the target: \
-                 UPDATE users_sync.checkpoint SET target_id = '{NIL_TARGET_ID}'"
+                 UPDATE users_sync.checkpoint SET target_id = '{NIL_TARGET_ID}', epoch = 0"
             ),
             ParkReason::ForeignRows => format!(
                 "empty the table, or, if its rows may be merged with tenant {tenant}'s users, run in the target: \

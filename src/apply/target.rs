@@ -6,8 +6,8 @@ use super::standing::Observed;
 use super::statement::{self, Parts, Shape, ShapeError};
 use super::values::{Jsonb, Moment, Position};
 use crate::model::{Deletes, Epoch, Generation, Lsn, TargetId, TenantId};
+use crate::pg::{PgClient, describe};
 use std::collections::HashMap;
-use tokio_postgres::Client;
 use tokio_postgres::types::{PgLsn, ToSql, Type};
 
 /// A transaction that is open while its chunks arrive ends when its process is frozen for this long: the kernel of
@@ -18,7 +18,7 @@ const OPEN_TRANSACTION_TIMEOUT: &str = "60s";
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// The database refused, or the connection was lost.
-    #[error("{0}")]
+    #[error("{}", describe(.0))]
     Sql(#[from] tokio_postgres::Error),
     /// The table there is not the one we know.
     #[error(transparent)]
@@ -49,7 +49,7 @@ pub struct Identity {
 
 /// An open connection to a target whose tables are as they should be.
 pub struct Target {
-    client: Client,
+    client: PgClient,
     shape: Shape,
     deletes: Deletes,
     statements: HashMap<Parts, String>,
@@ -57,7 +57,7 @@ pub struct Target {
 
 impl Target {
     /// Looks at a target, and creates what is missing there.
-    pub async fn open(client: Client, deletes: Deletes) -> Result<(Target, Observed), TargetError> {
+    pub async fn open(client: PgClient, deletes: Deletes) -> Result<(Target, Observed), TargetError> {
         let row = client.query_one(statement::INSPECT, &[]).await?;
         let (has_checkpoint, has_users): (bool, bool) = (row.get(0), row.get(1));
         if !has_checkpoint {
@@ -160,7 +160,7 @@ impl Target {
     }
 
     /// The connection, for a snapshot's own transaction.
-    pub fn client_mut(&mut self) -> &mut Client {
+    pub fn client_mut(&mut self) -> &mut PgClient {
         &mut self.client
     }
 

@@ -22,7 +22,7 @@ pub enum CaptureError {
     #[error("unexpected answer from the source: {0}")]
     Protocol(String),
     /// An ordinary query on the source failed below SQL.
-    #[error("a query on the source failed: {0}")]
+    #[error("a query on the source failed: {}", crate::pg::describe(.0))]
     Query(#[source] tokio_postgres::Error),
 }
 

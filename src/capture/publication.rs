@@ -55,11 +55,25 @@ pub async fn table_in_publication(client: &Client, name: &str, table: &TableName
     Ok(client.query_typed_one(QUERY, &parameters).await?.try_get(0)?)
 }
 
+/// The SQL that adds a table to a publication.
+pub fn add_statement(name: &str, table: &TableName) -> String {
+    format!(
+        "ALTER PUBLICATION {} ADD TABLE {}.{}",
+        quote_ident(name),
+        quote_ident(&table.schema),
+        quote_ident(&table.name)
+    )
+}
+
 fn create_statement(name: &str, tables: &[TableName]) -> String {
     let tables: Vec<_> =
         tables.iter().map(|table| format!("{}.{}", quote_ident(&table.schema), quote_ident(&table.name))).collect();
-    // ONLY would leave out what is below a partitioned or inherited table.
-    format!("CREATE PUBLICATION {} FOR TABLE {}", quote_ident(name), tables.join(", "))
+    // A partitioned table's changes come under its own name. ONLY would leave out what is below a partitioned or inherited table.
+    format!(
+        "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)",
+        quote_ident(name),
+        tables.join(", ")
+    )
 }
 
 #[cfg(test)]
@@ -71,7 +85,8 @@ mod tests {
         let table = |schema: &str, name: &str| TableName { schema: schema.to_owned(), name: name.to_owned() };
         assert_eq!(
             create_statement("p", &[table("auth", "users"), table("Odd.Schema", "we\"ird")]),
-            "CREATE PUBLICATION \"p\" FOR TABLE \"auth\".\"users\", \"Odd.Schema\".\"we\"\"ird\""
+            "CREATE PUBLICATION \"p\" FOR TABLE \"auth\".\"users\", \"Odd.Schema\".\"we\"\"ird\" \
+             WITH (publish_via_partition_root = true)"
         );
     }
 }

@@ -6,7 +6,7 @@ use crate::pg::quote_ident;
 use tokio_postgres::types::Type;
 
 /// The output plugin, part of every server since PostgreSQL 10.
-const PLUGIN: &str = "pgoutput";
+pub const PLUGIN: &str = "pgoutput";
 /// From here on CREATE_REPLICATION_SLOT takes its options in parentheses.
 const OPTIONS_IN_PARENTHESES: u32 = 150_000;
 /// From here on a slot can be carried over to standbys.

@@ -5,6 +5,7 @@
 
 mod rules;
 mod secret;
+mod sql;
 
 mod compile;
 mod plan;
@@ -18,6 +19,7 @@ pub use compile::{CompileError, Problem};
 pub use plan::{Moment, RowPlan, TenantRef, Withheld};
 pub use rules::{Rules, TimeUnit, Value};
 pub use secret::looks_secret;
+pub use sql::{id_column, id_expression, tenants_condition};
 pub use time::{parse_epoch, parse_rfc3339, parse_timestamp};
 pub use unmappable::Unmappable;
 

@@ -157,7 +157,7 @@ impl RowPlan {
         let change = if unsent.is_none() {
             self.upsert(&id, row, size, Some(at))?
         } else if tenant == TenantRef::Unsent || !matches!(moved, Ok(false)) {
-            Change::Reread { id: Box::from(&*id), xid: at.xid }
+            Change::Reread { id: Box::from(&*id), xid: at.xid, at: at.commit_time }
         } else {
             self.patch(&id, row, size, at)?
         };
@@ -241,7 +241,7 @@ impl RowPlan {
 
     fn patch(&self, id: &str, row: Row<'_>, size: usize, at: Moment) -> Result<Change, Unmappable> {
         let Some(mapped) = self.mapped(row, Some(at))? else {
-            return Ok(Change::Reread { id: Box::from(id), xid: at.xid });
+            return Ok(Change::Reread { id: Box::from(id), xid: at.xid, at: at.commit_time });
         };
         let raw_json = self.raw_json(id, &mapped, row, size)?;
         let owned = |set| match set {
@@ -258,6 +258,7 @@ impl RowPlan {
             deleted_at: mapped.deleted_at,
             updated_at_derived: mapped.updated_at_derived,
             xid: at.xid,
+            at: at.commit_time,
         }))
     }
 

@@ -112,7 +112,7 @@ fn show(tenant: TenantRef<'_>, change: &Change) -> String {
             if *updated_at_derived { "*" } else { "" },
         ),
         Change::Delete { id, at } => format!("delete {id} {}", at.0),
-        Change::Reread { id, xid } => format!("reread {id} {}", xid.0),
+        Change::Reread { id, xid, .. } => format!("reread {id} {}", xid.0),
     };
     format!("{tenant}: {said}")
 }

@@ -55,6 +55,8 @@ pub struct Patch {
     /// The transaction that changed it: where the target has no live row to patch, the row is read from the
     /// source once this is visible there.
     pub xid: Xid,
+    /// When that was committed.
+    pub at: Timestamp,
 }
 
 /// What a delete at the source means in a target (`deletes`).
@@ -86,6 +88,8 @@ pub enum Change {
         id: UserId,
         /// The transaction that changed it.
         xid: Xid,
+        /// When that was committed: a derived `updated_at` takes it.
+        at: Timestamp,
     },
 }
 

@@ -6,9 +6,8 @@
 
 use super::cleartext::{CleartextRefused, Guarded};
 use super::stream::{Stream, connect_with};
-use super::{ChannelBinding, ConnectError, PgUrl, ServerError};
+use super::{ChannelBinding, ConnectError, PgUrl, ServerError, describe};
 use std::convert::Infallible;
-use std::error::Error as _;
 use std::future::{Ready, ready};
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -133,9 +132,4 @@ fn classify(url: &PgUrl, error: tokio_postgres::Error) -> ConnectError {
         }
         _ => ConnectError::protocol(url, reason),
     }
-}
-
-/// The error with its cause. Neither holds a parameter's value.
-fn describe(error: &tokio_postgres::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }

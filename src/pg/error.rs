@@ -56,16 +56,31 @@ impl ServerError {
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} (SQLSTATE {}", self.severity, self.message, self.sqlstate)?;
-        for (name, text) in [("detail", &self.detail), ("hint", &self.hint)] {
-            if let Some(text) = text {
-                write!(f, "; {name}: {text}")?;
-            }
+        // Not the detail: it may repeat a row's values.
+        match &self.hint {
+            Some(hint) => write!(f, "; hint: {hint})"),
+            None => f.write_str(")"),
         }
-        f.write_str(")")
     }
 }
 
 impl std::error::Error for ServerError {}
+
+/// What may be shown of an error: never a detail, and of a data exception, a violated constraint or an
+/// application's own RAISE only where it happened, since their words may repeat a row's values.
+pub fn describe(error: &tokio_postgres::Error) -> String {
+    use std::error::Error as _;
+    let Some(refusal) = error.as_db_error() else {
+        return error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+    };
+    let code = refusal.code().code();
+    if !["22", "23", "P0"].contains(&&code[..2]) {
+        return format!("{}: {} (SQLSTATE {code})", refusal.severity(), refusal.message());
+    }
+    let place = [("table", refusal.table()), ("column", refusal.column()), ("constraint", refusal.constraint())];
+    let place: String = place.iter().filter_map(|(kind, name)| name.map(|name| format!(", {kind} {name}"))).collect();
+    format!("{}: the values are not accepted (SQLSTATE {code}{place})", refusal.severity())
+}
 
 impl From<&tokio_postgres::error::DbError> for ServerError {
     fn from(error: &tokio_postgres::error::DbError) -> Self {

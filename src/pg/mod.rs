@@ -11,7 +11,7 @@ mod types;
 mod url;
 
 pub use client::{PgClient, connect};
-pub use error::{ConnectError, ServerError};
+pub use error::{ConnectError, ServerError, describe};
 pub use sql::{quote_ident, quote_literal};
 pub(crate) use stream::{Stream, connect_with};
 pub use tls::{TlsError, client_config};

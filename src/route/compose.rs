@@ -11,7 +11,7 @@ pub fn compose(earlier: Change, later: Change) -> Change {
         (Change::Upsert(user), Change::Patch(patch)) => Change::Upsert(patch_user(user, patch)),
         (Change::Patch(first), Change::Patch(second)) => Change::Patch(patch_patch(first, second)),
         // The row is going to be read as a whole, at the later of the two.
-        (Change::Reread { id, .. }, Change::Patch(patch)) => Change::Reread { id, xid: patch.xid },
+        (Change::Reread { id, .. }, Change::Patch(patch)) => Change::Reread { id, xid: patch.xid, at: patch.at },
         // It was gone already; the first time counts.
         (earlier @ Change::Delete { .. }, Change::Delete { .. }) => earlier,
         (_, later @ (Change::Upsert(_) | Change::Patch(_) | Change::Delete { .. } | Change::Reread { .. })) => later,
@@ -41,6 +41,7 @@ fn patch_patch(first: Patch, second: Patch) -> Patch {
         deleted_at: second.deleted_at.after(first.deleted_at),
         updated_at_derived: second.updated_at_derived,
         xid: second.xid,
+        at: second.at,
         id: first.id,
     }
 }
@@ -107,6 +108,7 @@ mod tests {
             deleted_at: Set::To(None),
             updated_at_derived: true,
             xid: Xid(at as u32),
+            at: Timestamp(at),
         }
     }
 
@@ -137,7 +139,7 @@ mod tests {
     #[test]
     fn a_whole_row_a_delete_and_a_reread_stand_for_themselves() {
         let delete = |at| Change::Delete { id: "u".into(), at: Timestamp(at) };
-        let reread = |xid| Change::Reread { id: "u".into(), xid: Xid(xid) };
+        let reread = |xid| Change::Reread { id: "u".into(), xid: Xid(xid), at: Timestamp(xid.into()) };
         let upsert = || Change::Upsert(user("{}", "n"));
         assert!(compose(upsert(), delete(3)) == delete(3));
         assert!(compose(delete(3), upsert()) == upsert());

@@ -78,6 +78,7 @@ pub struct Mailbox {
     inner: Mutex<Inner>,
     filled: Notify,
     drained: Notify,
+    interrupting: Notify,
     /// Past this many bytes the mailbox is over its budget.
     budget: usize,
 }
@@ -102,6 +103,10 @@ pub enum Interrupt {
     OverBudget,
     /// The source's table was truncated.
     Truncated,
+    /// The source's table was altered in what leaves it: rows that do not change look different now.
+    Altered,
+    /// A delete or a move could not be attributed to a user.
+    Unattributed,
 }
 
 impl Mailbox {
@@ -109,7 +114,13 @@ impl Mailbox {
     pub fn new(budget: usize) -> Self {
         let inner =
             Inner { open: false, held: Lsn::ZERO, queue: VecDeque::new(), bytes: 0, finished: 0, interrupt: None };
-        Mailbox { inner: Mutex::new(inner), filled: Notify::new(), drained: Notify::new(), budget }
+        Mailbox {
+            inner: Mutex::new(inner),
+            filled: Notify::new(),
+            drained: Notify::new(),
+            interrupting: Notify::new(),
+            budget,
+        }
     }
 
     /// Begins to gather.
@@ -136,10 +147,12 @@ impl Mailbox {
         }
         let Inner { queue, bytes, .. } = &mut *inner;
         queue.retain(|batch| {
-            if batch.entries.is_empty() {
+            // A batch without changes may still be the end of a transaction that came in chunks.
+            let wanted = !batch.entries.is_empty() || batch.end.is_some_and(|end| end > position);
+            if !wanted {
                 *bytes = bytes.saturating_sub(batch.bytes);
             }
-            !batch.entries.is_empty()
+            wanted
         });
     }
 
@@ -172,7 +185,18 @@ impl Mailbox {
         *inner = Inner { open: false, queue: VecDeque::new(), bytes: 0, interrupt: Some(why), ..*inner };
         drop(inner);
         self.filled.notify_one();
+        self.interrupting.notify_one();
         self.drained.notify_one();
+    }
+
+    /// Waits until the capture side wants the tenant to start over. For one waiter.
+    pub async fn interrupted(&self) -> Interrupt {
+        loop {
+            if let Some(why) = self.lock().interrupt {
+                return why;
+            }
+            self.interrupting.notified().await;
+        }
     }
 
     /// Waits for the next batch. Cancel-safe: nothing is taken unless it is returned.

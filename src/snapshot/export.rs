@@ -1,6 +1,7 @@
 //! A snapshot at an exact position, kept alive by a session of its own.
 
 use crate::model::Lsn;
+use crate::pg::PgClient;
 use tokio_postgres::{Client, Error};
 
 /// A snapshot that other sessions can import for as long as this value lives.
@@ -8,12 +9,12 @@ pub struct Export {
     /// Every transaction whose commit ends at or before this is in the snapshot, and no other.
     pub position: Lsn,
     name: String,
-    holder: Client,
+    holder: PgClient,
 }
 
 /// Imports the snapshot `name` (of a slot's creation) and exports it again, so that the slot's own session is free
 /// to go on. `client` is a fresh connection to the source.
-pub async fn hold_export(client: Client, name: &str, position: Lsn) -> Result<Export, Error> {
+pub async fn hold_export(client: PgClient, name: &str, position: Lsn) -> Result<Export, Error> {
     import(&client, name).await?;
     let name = client.query_one("SELECT pg_export_snapshot()", &[]).await?.get(0);
     Ok(Export { position, name, holder: client })

@@ -11,5 +11,5 @@ mod rows;
 pub use catalog::{read_relation, source_session};
 pub use export::{Export, hold_export};
 pub use load::{LoadError, Loaded, Loading, load};
-pub use reread::reread;
+pub use reread::{Reading, Seen};
 pub use rows::{RowStream, SourceReadError};

@@ -4,60 +4,84 @@
 //! row that is read too early would be an old one.
 
 use super::rows::{RowStream, SourceReadError};
+use crate::map::{Rules, id_column, id_expression};
 use crate::model::{Cell, Relation, Xid};
+use crate::pg::quote_ident;
 use std::time::Duration;
 use tokio_postgres::Client;
 
 /// How long to wait before looking again whether a transaction is visible.
 const NEXT_LOOK: Duration = Duration::from_millis(10);
 
-/// Reads the rows whose id, by the SQL expression `id_expression` of type text, is one of `ids`, in a snapshot that
-/// sees every one of `xids`, and hands their values to `each`. Rows that are not there are gone, or moved: a later
-/// change tells.
-pub async fn reread(
-    client: &Client,
-    relation: &Relation,
-    decoded: &[bool],
-    id_expression: &str,
-    ids: &[&str],
-    xids: &[Xid],
-    mut each: impl FnMut(&[Cell<'_>]) + Send,
-) -> Result<(), SourceReadError> {
-    loop {
-        client.batch_execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        // COPY takes no parameters; a setting of this transaction carries them.
-        let row = client
-            .query_one(
-                "SELECT pg_current_snapshot()::text, set_config('users_sync.ids', $1::text[]::text, true)",
-                &[&ids],
-            )
-            .await?;
-        let snapshot: &str = row.get(0);
-        if xids.iter().all(|xid| is_visible(*xid, snapshot)) {
-            break;
-        }
-        client.batch_execute("ROLLBACK").await?;
-        tokio::time::sleep(NEXT_LOOK).await;
-    }
-    let condition = format!("WHERE {id_expression} = ANY(current_setting('users_sync.ids')::text[])");
-    let mut rows = RowStream::open(client, relation, decoded, &condition).await?;
-    while rows.advance().await? {
-        let mut cells = Vec::new();
-        rows.cells(&mut cells)?;
-        each(&cells);
-    }
-    Ok(client.batch_execute("ROLLBACK").await?)
+/// A transaction of the source in which every one of some earlier transactions is visible.
+pub struct Reading<'a> {
+    client: &'a Client,
+    seen: Seen,
 }
 
-/// Whether a transaction that has committed is seen by the snapshot `xmin:xmax:xip,...` (manual: "pg_snapshot").
-/// The id lacks its epoch; it is taken as the nearest one to the snapshot's.
-fn is_visible(xid: Xid, snapshot: &str) -> bool {
-    let mut parts = snapshot.splitn(3, ':').skip(1);
-    let xmax: u64 = parts.next().and_then(|xmax| xmax.parse().ok()).unwrap_or(0);
-    // The distance on the circle of 32-bit ids: positive when the transaction is not yet in the snapshot's past.
-    let ahead = xid.0.wrapping_sub(xmax as u32) as i32;
-    let running = |list: &str| list.split(',').any(|id| id.parse::<u64>().is_ok_and(|id| id as u32 == xid.0));
-    ahead < 0 && !parts.next().is_some_and(running)
+/// Which transactions a reading saw (manual: "pg_snapshot", `xmin:xmax:xip,...`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen(String);
+
+impl Seen {
+    /// Whether a transaction that has committed is among them. The id lacks its epoch; it is taken as the nearest
+    /// one to the snapshot's.
+    pub fn contains(&self, xid: Xid) -> bool {
+        let mut parts = self.0.splitn(3, ':').skip(1);
+        let xmax: u64 = parts.next().and_then(|xmax| xmax.parse().ok()).unwrap_or(0);
+        // The distance on the circle of 32-bit ids: positive when the transaction is not yet in the snapshot's past.
+        let ahead = xid.0.wrapping_sub(xmax as u32) as i32;
+        let running = |list: &str| list.split(',').any(|id| id.parse::<u64>().is_ok_and(|id| id as u32 == xid.0));
+        ahead < 0 && !parts.next().is_some_and(running)
+    }
+}
+
+impl<'a> Reading<'a> {
+    /// Begins once all of `xids` are visible.
+    pub async fn begin(client: &'a Client, xids: &[Xid]) -> Result<Reading<'a>, SourceReadError> {
+        loop {
+            client.batch_execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+            let seen = Seen(client.query_one("SELECT pg_current_snapshot()::text", &[]).await?.get(0));
+            if xids.iter().all(|xid| seen.contains(*xid)) {
+                return Ok(Reading { client, seen });
+            }
+            client.batch_execute("ROLLBACK").await?;
+            tokio::time::sleep(NEXT_LOOK).await;
+        }
+    }
+
+    /// Hands the rows with these ids to `each`. Rows that are not there are gone, or moved: a later change tells.
+    /// Gives back what it saw.
+    pub async fn read(
+        self,
+        rules: &Rules,
+        relation: &Relation,
+        decoded: &[bool],
+        ids: &[&str],
+        mut each: impl FnMut(&[Cell<'_>]) + Send,
+    ) -> Result<Seen, SourceReadError> {
+        // COPY takes no parameters; a setting of this transaction carries them.
+        let sql = "SELECT set_config('users_sync.ids', $1::text[]::text, true)";
+        self.client.query_one(sql, &[&ids]).await?;
+        let wanted = "current_setting('users_sync.ids')::text[]";
+        let condition = match id_column(rules, relation) {
+            // Compared as what it is, so that the key's index serves it.
+            Some(column) => {
+                let oid = relation.columns.iter().find(|of| of.name == column).map(|of| of.type_oid);
+                let row = self.client.query_one("SELECT $1::oid::regtype::text", &[&oid]).await?;
+                format!("WHERE {} = ANY({wanted}::{}[])", quote_ident(column), row.get::<_, &str>(0))
+            }
+            None => format!("WHERE {} = ANY({wanted})", id_expression(rules, relation)),
+        };
+        let mut rows = RowStream::open(self.client, relation, decoded, &condition).await?;
+        while rows.advance().await? {
+            let mut cells = Vec::new();
+            rows.cells(&mut cells)?;
+            each(&cells);
+        }
+        self.client.batch_execute("ROLLBACK").await?;
+        Ok(self.seen)
+    }
 }
 
 #[cfg(test)]
@@ -78,7 +102,7 @@ mod tests {
             (4, "4294967296:4294967300:", false),
             (3, "4294967296:4294967300:4294967299", false),
         ] {
-            assert_eq!(is_visible(Xid(xid), snapshot), visible, "{xid} in {snapshot}");
+            assert_eq!(Seen(snapshot.to_owned()).contains(Xid(xid)), visible, "{xid} in {snapshot}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::copy_text::LineReader;
 use crate::model::{Cell, Relation};
-use crate::pg::quote_ident;
+use crate::pg::{describe, quote_ident};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use tokio_postgres::{Client, CopyOutStream, Error};
 #[derive(Debug, thiserror::Error)]
 pub enum SourceReadError {
     /// The source refused, or the connection was lost.
-    #[error("{0}")]
+    #[error("{}", describe(.0))]
     Sql(#[from] Error),
     /// A line of COPY has another number of values than columns were asked for.
     #[error("the source sent a row with another number of columns than was asked for")]

@@ -1,0 +1,86 @@
+//! What is safe is written to the state, then confirmed to the source; and the source hears from us, whatever else
+//! is going on.
+
+use super::ServiceError;
+use super::shared::Shared;
+use crate::capture::ReplicationWriter;
+use crate::model::{Lsn, Timestamp};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+/// The source hears from us at least this often: a tenth of what `wal_sender_timeout` is at its smallest sensible.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// While targets move, their positions are written down this often.
+const RECORD_EVERY: Duration = Duration::from_millis(500);
+/// Where nothing concerns us, so much of the source's log is let go at once: our own writing makes log, too.
+const IDLE_STEP: u64 = 64 << 10;
+
+/// Sends status updates until `stop`, then says goodbye.
+pub(super) async fn report(
+    shared: &Shared,
+    mut writer: ReplicationWriter,
+    stop: CancellationToken,
+) -> Result<(), ServiceError> {
+    let mut timer = interval(STATUS_EVERY);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let stopping = tokio::select! {
+            _ = timer.tick() => false,
+            () = shared.report.notified() => false,
+            () = stop.cancelled() => true,
+        };
+        let (received, confirmed) = {
+            let progress = shared.progress();
+            (progress.received(), progress.confirmed())
+        };
+        writer.status(received, confirmed, confirmed, now(), true).await?;
+        if stopping {
+            return Ok(writer.terminate().await?);
+        }
+    }
+}
+
+/// Writes positions down and confirms them, until `stop`; then once more.
+pub(super) async fn record(shared: &Shared, stop: CancellationToken) -> Result<(), ServiceError> {
+    let mut timer = interval(STATUS_EVERY);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut recorded = Instant::now();
+    loop {
+        tokio::select! {
+            _ = timer.tick() => {}
+            () = shared.advanced.notified() => {
+                tokio::select! {
+                    () = sleep_until(recorded + RECORD_EVERY) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+            () = stop.cancelled() => {}
+        }
+        let stopping = stop.is_cancelled();
+        let (safe, confirmed) = {
+            let progress = shared.progress();
+            (progress.safe(), progress.confirmed())
+        };
+        if shared.any_held() || safe.0 - confirmed.0 >= IDLE_STEP || stopping && safe > confirmed {
+            write_down(shared, safe).await?;
+            recorded = Instant::now();
+        }
+        if stopping {
+            return Ok(());
+        }
+    }
+}
+
+/// The state first, then the source: what is confirmed can be told apart from what somebody else moved on.
+async fn write_down(shared: &Shared, safe: Lsn) -> Result<(), ServiceError> {
+    shared.state.record(safe, &shared.take_held()).await?;
+    shared.progress().confirm(safe);
+    shared.report.notify_one();
+    Ok(())
+}
+
+fn now() -> Timestamp {
+    let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
+    i64::try_from(micros).ok().and_then(Timestamp::from_unix_micros).unwrap_or(Timestamp(0))
+}

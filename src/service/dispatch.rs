@@ -1,0 +1,114 @@
+//! The changes of one source transaction, sorted by tenant and pushed into their mailboxes.
+
+use super::shared::Shared;
+use crate::map::{Moment, TenantRef};
+use crate::model::{Change, Lsn, TenantId};
+use crate::route::{Directory, Pushed, Unmapped};
+
+/// A transaction's changes for one tenant are handed on in chunks of this size.
+const CHUNK_BYTES: usize = 512 << 10;
+
+/// The transaction that is being received.
+#[derive(Clone, Copy)]
+pub(super) struct Transaction {
+    pub(super) commit_lsn: Lsn,
+    pub(super) moment: Moment,
+}
+
+pub(super) struct Dispatch {
+    directory: Directory<usize>,
+    parts: Vec<Part>,
+    /// The tenants with changes in this transaction.
+    touched: Vec<usize>,
+    /// Changes whose tenant has to be learnt from the source.
+    pub(super) unsent: Vec<Change>,
+    /// Tenants that went over their budget.
+    pub(super) crowded: Vec<usize>,
+}
+
+/// A tenant's share of the transaction, as far as it was not handed on.
+#[derive(Default)]
+struct Part {
+    changes: Vec<Change>,
+    bytes: usize,
+    touched: bool,
+}
+
+impl Dispatch {
+    pub(super) fn new(shared: &Shared) -> Dispatch {
+        let tenants = shared.tenants.iter().enumerate();
+        Dispatch {
+            directory: Directory::new(tenants.map(|(index, lane)| (&lane.tenant.id, &lane.tenant.key, index))),
+            parts: shared.tenants.iter().map(|_| Part::default()).collect(),
+            touched: Vec::new(),
+            unsent: Vec::new(),
+            crowded: Vec::new(),
+        }
+    }
+
+    /// Takes a change; a tenant's full chunk is handed on.
+    pub(super) fn add(&mut self, shared: &Shared, transaction: Transaction, tenant: TenantRef<'_>, change: Change) {
+        let index = match tenant {
+            TenantRef::Only => self.directory.only(),
+            TenantRef::Key(key) => self.find(&key),
+            TenantRef::Nobody => None,
+            TenantRef::Unsent => return self.unsent.push(change),
+        };
+        let Some(index) = index else { return };
+        let part = &mut self.parts[index];
+        if !part.touched {
+            part.touched = true;
+            self.touched.push(index);
+        }
+        part.bytes += change.heap_bytes();
+        part.changes.push(change);
+        if part.bytes >= CHUNK_BYTES {
+            self.push(shared, index, transaction, None);
+        }
+    }
+
+    /// The tenant with this key; nobody's users are counted, and said once per key.
+    pub(super) fn find(&mut self, key: &str) -> Option<usize> {
+        self.directory
+            .find(key)
+            .map_err(|unmapped| {
+                if unmapped == Unmapped::New {
+                    let so_far = self.directory.unmapped_changes();
+                    tracing::info!(key, so_far, "users of a tenant that the configuration does not have are left out");
+                }
+            })
+            .ok()
+    }
+
+    /// The transaction is complete: whatever is left is handed on, and the progress knows who was given something.
+    pub(super) fn commit(&mut self, shared: &Shared, transaction: Transaction, end: Lsn) {
+        // Held over the pushes, so that no tenant acknowledges a transaction that the progress does not know yet.
+        let mut progress = shared.progress();
+        let touched = std::mem::take(&mut self.touched);
+        let queued: Vec<&TenantId> = touched
+            .iter()
+            .filter(|index| self.push(shared, **index, transaction, Some(end)) == Pushed::Queued)
+            .map(|index| &shared.tenants[*index].tenant.id)
+            .collect();
+        progress.commit(end, queued.iter().copied());
+        if queued.is_empty() {
+            shared.advanced.notify_one();
+        }
+        drop(progress);
+        for index in &touched {
+            self.parts[*index].touched = false;
+        }
+        self.touched = touched;
+        self.touched.clear();
+    }
+
+    fn push(&mut self, shared: &Shared, index: usize, transaction: Transaction, end: Option<Lsn>) -> Pushed {
+        let (part, mailbox) = (&mut self.parts[index], &shared.tenants[index].mailbox);
+        part.bytes = 0;
+        let pushed = mailbox.push(part.changes.drain(..), transaction.commit_lsn, transaction.moment.xid, end);
+        if mailbox.over_budget() {
+            self.crowded.push(index);
+        }
+        pushed
+    }
+}

@@ -1,0 +1,121 @@
+//! The failure policy of targets: what is tried again, and what waits for a person. Pure.
+
+use crate::apply::TargetError;
+use crate::model::TenantId;
+use crate::pg::{ConnectError, describe};
+use crate::snapshot::LoadError;
+
+/// What is to be done about a target's fault.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It passes by itself: try again, and let the changes gather.
+    Retry(String),
+    /// Somebody has to mend it: park the tenant, and look again now and then.
+    Park {
+        /// What is wrong.
+        reason: String,
+        /// What mends it.
+        remedy: String,
+    },
+}
+
+impl Fault {
+    fn park(reason: impl Into<String>, remedy: impl Into<String>) -> Fault {
+        Fault::Park { reason: reason.into(), remedy: remedy.into() }
+    }
+}
+
+/// What an error code of a target asks for; `None` where it passes by itself.
+fn remedy(sqlstate: &str) -> Option<&'static str> {
+    let class = sqlstate.get(..2).unwrap_or_default();
+    Some(match sqlstate {
+        // Serialization, deadlock, lock and statement time-outs, restarts, resources, connections.
+        "40001" | "40P01" | "55P03" | "57014" => return None,
+        "25006" => "the database is read-only (a standby, or set so): point the target at the primary, or lift it",
+        "42501" => {
+            "give the role its rights: GRANT CREATE ON DATABASE ... for the first start, and USAGE on the schemas \
+             users_sync and neon_auth with SELECT, INSERT, UPDATE, DELETE on their tables"
+        }
+        "3D000" => "create the database, or correct the target's URL",
+        "42P01" | "42703" | "3F000" => "the tables were renamed or altered: rename them back, or drop them",
+        _ => match class {
+            "08" | "57" | "53" | "40" | "58" | "XX" => return None,
+            "28" => "correct the role or password in the target's URL, or pg_hba.conf at the target",
+            "22" | "23" | "P0" => {
+                "a constraint, trigger or type that was added to neon_auth.users_sync refuses a user: remove it"
+            }
+            _ => "mend what the target says, or drop neon_auth.users_sync and users_sync.checkpoint there",
+        },
+    })
+}
+
+pub(super) fn of_connect(error: &ConnectError) -> Fault {
+    let reason = error.to_string();
+    match error {
+        ConnectError::Unreachable { .. } | ConnectError::Timeout { .. } => Fault::Retry(reason),
+        ConnectError::Tls { .. } => Fault::park(reason, "correct sslmode or sslrootcert of the target's URL"),
+        ConnectError::Protocol { .. } => Fault::park(reason, "correct host and port of the target's URL"),
+        ConnectError::Auth { .. } => Fault::park(reason, remedy("28000").unwrap_or_default()),
+        ConnectError::Server { error, .. } => match remedy(&error.sqlstate) {
+            None => Fault::Retry(reason),
+            Some(remedy) => Fault::park(reason, remedy),
+        },
+    }
+}
+
+pub(super) fn of_sql(error: &tokio_postgres::Error) -> Fault {
+    let reason = describe(error);
+    match error.code().map(|code| remedy(code.code())) {
+        // No answer from the server: the connection is gone.
+        None | Some(None) => Fault::Retry(reason),
+        Some(Some(remedy)) => Fault::park(reason, remedy),
+    }
+}
+
+pub(super) fn of_target(error: &TargetError) -> Fault {
+    match error {
+        TargetError::Sql(error) => of_sql(error),
+        TargetError::Shape(error) => Fault::park(
+            error.to_string(),
+            "alter it to the documented shape, or drop it: it is created again and filled with a snapshot",
+        ),
+    }
+}
+
+pub(super) fn of_load(error: &LoadError, tenant: &TenantId) -> Fault {
+    match error {
+        LoadError::Target(error) => of_target(error),
+        LoadError::BrokenOff | LoadError::Fenced | LoadError::Count { .. } => Fault::Retry(error.to_string()),
+        LoadError::TooManyDeletes { .. } => Fault::park(
+            error.to_string(),
+            format!(
+                "if these users of tenant {tenant} are really gone, raise limits.max_deletes (100% admits all) and \
+                 start again"
+            ),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_is_tried_again_and_what_does_not_has_a_remedy() {
+        for code in ["08006", "57P01", "57P03", "53300", "40001", "40P01", "55P03", "58030", "XX000"] {
+            assert_eq!(remedy(code), None, "{code}");
+        }
+        for (code, word) in [
+            ("28P01", "password"),
+            ("42501", "GRANT"),
+            ("3D000", "database"),
+            ("25006", "read-only"),
+            ("42P01", "renamed"),
+            ("23514", "constraint"),
+            ("22P02", "constraint"),
+            ("0A000", "mend"),
+        ] {
+            assert!(remedy(code).is_some_and(|remedy| remedy.contains(word)), "{code}");
+        }
+    }
+}

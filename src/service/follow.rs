@@ -1,0 +1,151 @@
+//! Batch after batch into an open target.
+
+use super::tenant::{Halt, IDLE, Worker};
+use crate::apply::{Applied, Identity, Move, Rows, Target, TargetError, plan_rows};
+use crate::model::{Change, Lsn};
+use crate::route::Batch;
+use tokio::time::timeout;
+
+impl Worker {
+    /// Applies what comes, until something ends it.
+    pub(super) async fn follow(&mut self, target: &mut Target, who: &Identity) -> Halt {
+        let shared = self.shared.clone();
+        let mailbox = &shared.tenants[self.index()].mailbox;
+        loop {
+            let halt = tokio::select! {
+                step = self.step(target, who) => step.err(),
+                why = mailbox.interrupted() => Some(why.into()),
+            };
+            if let Some(halt) = halt {
+                return halt;
+            }
+        }
+    }
+
+    async fn step(&mut self, target: &mut Target, who: &Identity) -> Result<(), Halt> {
+        let mut batch = match self.pending.take() {
+            Some(batch) => batch,
+            None => self.next_batch(Some(IDLE)).await?,
+        };
+        let Some(end) = batch.end else { return self.write_chunks(target, who, batch).await };
+        match self.write(target, who, end, &mut batch).await {
+            Ok(()) => {
+                self.lane().mailbox.finish(batch.bytes);
+                self.reached(end);
+                Ok(())
+            }
+            Err(halt) => {
+                self.pending = Some(batch);
+                Err(halt)
+            }
+        }
+    }
+
+    /// A batch as one statement.
+    async fn write(&mut self, target: &mut Target, who: &Identity, end: Lsn, batch: &mut Batch) -> Result<(), Halt> {
+        self.resolve(batch).await?;
+        let moving = Move { from: self.position, to: end };
+        loop {
+            let applied = self.answer(target.apply(who, moving, &rows(batch))).await?;
+            match applied {
+                Applied::Yes => return Ok(()),
+                Applied::Refused => self.mend(target, who, batch).await?,
+            }
+        }
+    }
+
+    /// The batches of a transaction that is too large for one statement, in one transaction of the target.
+    async fn write_chunks(&mut self, target: &mut Target, who: &Identity, first: Batch) -> Result<(), Halt> {
+        let from = self.position;
+        let begun = self.answer(target.begin_chunks(who, from)).await;
+        if !matches!(begun, Ok(Applied::Yes)) {
+            self.pending = Some(first);
+            return Err(begun.err().unwrap_or_else(checkpoint_changed));
+        }
+        let mut batch = first;
+        if let Err(halt) = self.write_chunk(target, who, &mut batch).await {
+            self.pending = Some(batch);
+            return Err(halt);
+        }
+        // From here on earlier chunks are no longer in memory.
+        while batch.end.is_none() {
+            self.lane().mailbox.finish(batch.bytes);
+            batch = self.next_batch(None).await?;
+            self.write_chunk(target, who, &mut batch).await.map_err(too_large_to_repeat)?;
+        }
+        self.lane().mailbox.finish(batch.bytes);
+        let Some(end) = batch.end else { return Ok(()) };
+        self.unanswered = Some(end);
+        let moved = self.answer(target.commit_chunks(who, Move { from, to: end })).await?;
+        self.unanswered = None;
+        match moved {
+            Applied::Yes => {
+                self.reached(end);
+                Ok(())
+            }
+            Applied::Refused => Err(too_large_to_repeat(checkpoint_changed())),
+        }
+    }
+
+    async fn write_chunk(&mut self, target: &mut Target, who: &Identity, batch: &mut Batch) -> Result<(), Halt> {
+        self.resolve(batch).await?;
+        while self.answer(target.apply_chunk(&rows(batch))).await? == Applied::Refused {
+            self.mend(target, who, batch).await?;
+        }
+        Ok(())
+    }
+
+    /// After a refusal: where the checkpoint is as expected, rows to be patched were missing, and their users are
+    /// read as a whole. Otherwise the target has to be looked at anew.
+    async fn mend(&mut self, target: &mut Target, who: &Identity, batch: &mut Batch) -> Result<(), Halt> {
+        let checkpoint = self.answer(target.checkpoint()).await?;
+        let as_expected = checkpoint.is_some_and(|checkpoint| {
+            checkpoint.tenant == who.tenant
+                && checkpoint.target_id == who.target_id
+                && checkpoint.generation == who.generation
+                && checkpoint.epoch <= who.epoch
+                && checkpoint.position == self.position
+        });
+        let mut patches = 0;
+        for entry in batch.entries.values_mut() {
+            if let Change::Patch(patch) = &entry.change {
+                entry.change = Change::Reread { id: patch.id.clone(), xid: patch.xid, at: patch.at };
+                patches += 1;
+            }
+        }
+        match as_expected && patches > 0 {
+            true => self.resolve(batch).await,
+            false => Err(checkpoint_changed()),
+        }
+    }
+
+    fn reached(&mut self, end: Lsn) {
+        self.position = end;
+        self.shared.acknowledge(self.id(), end);
+    }
+
+    /// A target that does not answer for as long as one may be away is taken to be away.
+    async fn answer<T>(&self, work: impl Future<Output = Result<T, TargetError>>) -> Result<T, Halt> {
+        match timeout(self.shared.config.limits.park_after, work).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(Halt::Retry("its target does not answer".to_owned())),
+        }
+    }
+}
+
+fn rows(batch: &Batch) -> Rows<'_> {
+    // Rereads have been resolved: none is left.
+    plan_rows(batch.entries.values().map(|entry| &entry.change)).0
+}
+
+fn checkpoint_changed() -> Halt {
+    Halt::Retry("its checkpoint is not where it was left".to_owned())
+}
+
+/// What was applied before is gone with the transaction, and not in memory any more: only a snapshot brings it back.
+fn too_large_to_repeat(halt: Halt) -> Halt {
+    match halt {
+        Halt::Retry(_) => Halt::Rejoin("its connection broke inside a transaction too large to keep"),
+        other => other,
+    }
+}

@@ -1,0 +1,76 @@
+//! Whether positions still mean what they meant: one unbroken history, or a new generation. Pure.
+
+use crate::model::{Generation, Lsn};
+use crate::state::SourceRow;
+
+/// The source and its slot, as they are found at the start.
+#[derive(Clone, Debug)]
+pub(super) struct Found<'a> {
+    pub(super) system_identifier: &'a str,
+    pub(super) timeline: i32,
+    /// The slot was made just now.
+    pub(super) slot_created: bool,
+    /// Where the slot begins to send.
+    pub(super) confirmed: Lsn,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum History {
+    Same(Generation),
+    New(Generation, &'static str),
+}
+
+pub(super) fn decide_history(state: &SourceRow, found: &Found<'_>) -> History {
+    let breaks = [
+        (state.generation == Generation(0), "nothing was ever replicated from it"),
+        (found.slot_created, "the slot is new"),
+        (state.system_identifier != found.system_identifier, "the source is another server"),
+        (state.timeline != found.timeline, "the source was promoted: its timeline is another one"),
+        (found.confirmed > state.confirmed, "somebody else has moved the slot on"),
+    ];
+    match breaks.into_iter().find(|(applies, _)| *applies) {
+        None => History::Same(state.generation),
+        Some((_, reason)) => History::New(Generation(state.generation.0 + 1), reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Epoch;
+
+    fn state() -> SourceRow {
+        SourceRow {
+            generation: Generation(3),
+            system_identifier: "7".into(),
+            timeline: 1,
+            confirmed: Lsn(100),
+            epoch: Epoch(9),
+            holder: String::new(),
+        }
+    }
+
+    const FOUND: Found<'_> = Found { system_identifier: "7", timeline: 1, slot_created: false, confirmed: Lsn(100) };
+
+    #[test]
+    fn a_slot_at_or_behind_what_was_confirmed_goes_on() {
+        assert_eq!(decide_history(&state(), &FOUND), History::Same(Generation(3)));
+        assert_eq!(decide_history(&state(), &Found { confirmed: Lsn(90), ..FOUND }), History::Same(Generation(3)));
+    }
+
+    #[test]
+    fn whatever_breaks_the_history_begins_a_generation() {
+        let check = |state: SourceRow, found: Found<'_>, word: &str| match decide_history(&state, &found) {
+            History::New(generation, reason) => {
+                assert_eq!(generation.0, state.generation.0 + 1);
+                assert!(reason.contains(word), "{reason}");
+            }
+            same => panic!("{same:?}"),
+        };
+        check(SourceRow { generation: Generation(0), ..state() }, FOUND, "nothing");
+        check(state(), Found { slot_created: true, ..FOUND }, "slot is new");
+        check(state(), Found { system_identifier: "8", ..FOUND }, "another server");
+        check(state(), Found { timeline: 2, ..FOUND }, "promoted");
+        check(state(), Found { confirmed: Lsn(101), ..FOUND }, "moved the slot");
+    }
+}

@@ -1,0 +1,101 @@
+//! Tenants that want a snapshot are gathered, so that those who come together share one pass over the table.
+
+use super::ServiceError;
+use super::pass;
+use super::shared::Shared;
+use crate::capture::{ReplicationConnection, slot};
+use crate::model::{Lsn, User};
+use crate::pg::connect;
+use crate::snapshot::{Export, hold_export};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+/// A pass begins once nobody has come for this long.
+const QUIET: Duration = Duration::from_millis(200);
+/// It begins at the latest so long after the first has come.
+const AT_LATEST: Duration = Duration::from_secs(2);
+/// Chunks of users that may wait for one target: reading goes on while it writes.
+const CHUNKS_WAITING: usize = 8;
+
+/// A tenant asks for its users.
+pub(super) struct JoinRequest {
+    /// Which, by its place among the session's tenants.
+    pub(super) tenant: usize,
+    /// It has gathered the stream since the slot was made: the slot's own snapshot will do.
+    pub(super) since_creation: bool,
+    pub(super) reply: oneshot::Sender<Joining>,
+}
+
+/// The tenant's share of a pass.
+pub(super) struct Joining {
+    /// The snapshot's position.
+    pub(super) position: Lsn,
+    /// Its users in chunks, and `None` behind the last one.
+    pub(super) rows: mpsc::Receiver<Option<Vec<User>>>,
+}
+
+/// A tenant that takes part in a pass.
+pub(super) struct Member {
+    pub(super) tenant: usize,
+    pub(super) rows: mpsc::Sender<Option<Vec<User>>>,
+}
+
+/// Serves requests until nobody can make one any more. A request whose pass fails is dropped, and so tells its
+/// tenant to try again. `created` is the snapshot of a slot that was made for this session.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    mut requests: mpsc::Receiver<JoinRequest>,
+    mut created: Option<Export>,
+) -> Result<(), ServiceError> {
+    while let Some(first) = requests.recv().await {
+        let mut together = vec![first];
+        let latest = Instant::now() + AT_LATEST;
+        while let Ok(Some(next)) = timeout_at(latest.min(Instant::now() + QUIET), requests.recv()).await {
+            together.push(next);
+        }
+        if let Some(export) = created.take() {
+            let (served, later): (Vec<_>, Vec<_>) = together.into_iter().partition(|request| request.since_creation);
+            run_pass(&shared, &export, served).await;
+            together = later;
+        }
+        // Whoever relied on the slot's snapshot and comes after it was used begins to gather anew.
+        together.retain(|request| !request.since_creation);
+        if together.is_empty() {
+            continue;
+        }
+        match make_export(&shared).await {
+            Ok(export) => run_pass(&shared, &export, together).await,
+            Err(error) => tracing::warn!(%error, "no snapshot could be taken, the tenants try again"),
+        }
+    }
+    Ok(())
+}
+
+async fn run_pass(shared: &Shared, export: &Export, requests: Vec<JoinRequest>) {
+    let mut members = Vec::with_capacity(requests.len());
+    for request in requests {
+        let (rows, receiver) = mpsc::channel(CHUNKS_WAITING);
+        if request.reply.send(Joining { position: export.position, rows: receiver }).is_ok() {
+            members.push(Member { tenant: request.tenant, rows });
+        }
+    }
+    if members.is_empty() {
+        return;
+    }
+    if let Err(error) = pass::run(shared, export, members).await {
+        tracing::warn!(%error, "the snapshot was broken off, its tenants try again");
+    }
+}
+
+/// A temporary slot makes a snapshot at an exact position; it goes as soon as the snapshot is held elsewhere.
+async fn make_export(shared: &Shared) -> Result<Export, ServiceError> {
+    let source = &shared.config.source;
+    let mut connection = ReplicationConnection::connect(&source.url).await?;
+    let name = format!("{}_join_{}", source.slot, connection.backend_pid());
+    tracing::debug!(slot = name, "taking a snapshot; it waits for the transactions that are running now");
+    let created = slot::create_slot(&mut connection, &name, true).await?;
+    let holder = connect(&source.url).await?;
+    Ok(hold_export(holder, &created.snapshot_name, created.consistent_point).await?)
+}

@@ -1,0 +1,24 @@
+//! The wiring: one session on the source, one task per tenant, and what is confirmed in between.
+//!
+//! `session` gets the slot and the state, `stream` reads and routes, `tenant` applies, `join` takes snapshots,
+//! `confirm` writes positions down and tells the source. Whatever breaks the session ends all of its tasks; the
+//! next one starts from what the slot, the state and the checkpoints say.
+
+mod backoff;
+mod confirm;
+mod dispatch;
+mod error;
+mod fault;
+mod follow;
+mod history;
+mod join;
+mod pass;
+mod plans;
+mod reread;
+mod session;
+mod shared;
+mod stream;
+mod tenant;
+
+pub use error::ServiceError;
+pub use session::run;

@@ -1,0 +1,152 @@
+//! What the tasks of one session share. Locks are held for a few operations and never across an await.
+
+use super::reread::Rereader;
+use crate::config::{Config, Tenant};
+use crate::model::{Epoch, Generation, Lsn, TenantId};
+use crate::progress::Progress;
+use crate::route::{Interrupt, Mailbox};
+use crate::state::{StateStore, TenantState};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+/// How many targets are looked at together at the start: a bound on the burst, not on who follows.
+const OPENING_TOGETHER: usize = 64;
+
+pub(super) struct Shared {
+    pub(super) config: Config,
+    pub(super) state: StateStore,
+    pub(super) generation: Generation,
+    pub(super) epoch: Epoch,
+    pub(super) tenants: Vec<Lane>,
+    pub(super) rereader: Rereader,
+    pub(super) opening: Semaphore,
+    /// A position may have become safe to confirm.
+    pub(super) advanced: Notify,
+    /// The source wants to hear from us, or a position was confirmed.
+    pub(super) report: Notify,
+    /// Stop reading, apply what waits, then end.
+    pub(super) drain: CancellationToken,
+    /// Rows that could not be mapped.
+    pub(super) unmappable: AtomicU64,
+    progress: Mutex<Progress>,
+    held: Mutex<HashMap<TenantId, Lsn>>,
+    mapping: Mutex<Arc<str>>,
+}
+
+/// A tenant's place in the session.
+pub(super) struct Lane {
+    pub(super) tenant: Tenant,
+    pub(super) mailbox: Mailbox,
+    state: Mutex<TenantState>,
+}
+
+impl Lane {
+    pub(super) fn new(tenant: Tenant, budget: usize, state: TenantState) -> Lane {
+        Lane { tenant, mailbox: Mailbox::new(budget), state: Mutex::new(state) }
+    }
+
+    pub(super) fn state(&self) -> TenantState {
+        *lock(&self.state)
+    }
+
+    pub(super) fn set_state(&self, state: TenantState) {
+        *lock(&self.state) = state;
+    }
+}
+
+impl Shared {
+    pub(super) fn new(
+        config: Config,
+        state: StateStore,
+        generation: Generation,
+        confirmed: Lsn,
+        tenants: Vec<Lane>,
+        mapping: &str,
+    ) -> Shared {
+        Shared {
+            rereader: Rereader::new(config.source.url.clone()),
+            epoch: state.epoch(),
+            config,
+            state,
+            generation,
+            tenants,
+            opening: Semaphore::new(OPENING_TOGETHER),
+            advanced: Notify::new(),
+            report: Notify::new(),
+            drain: CancellationToken::new(),
+            unmappable: AtomicU64::new(0),
+            progress: Mutex::new(Progress::new(confirmed)),
+            held: Mutex::default(),
+            mapping: Mutex::new(Arc::from(mapping)),
+        }
+    }
+
+    pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
+        lock(&self.progress)
+    }
+
+    /// Fingerprint of the mapping that rows are made with now.
+    pub(super) fn mapping(&self) -> Arc<str> {
+        lock(&self.mapping).clone()
+    }
+
+    pub(super) fn set_mapping(&self, mapping: &str) {
+        *lock(&self.mapping) = Arc::from(mapping);
+    }
+
+    /// The tenant's target durably holds everything up to `position`.
+    pub(super) fn acknowledge(&self, tenant: &TenantId, position: Lsn) {
+        self.progress().acknowledge(tenant, position);
+        self.note_held(tenant, position);
+    }
+
+    /// The tenant's snapshot at `position` is in.
+    pub(super) fn joined(&self, tenant: &TenantId, position: Lsn) {
+        self.progress().joined(tenant, position);
+        self.note_held(tenant, position);
+    }
+
+    /// The tenant wants nothing any more; to be called once that is written down.
+    pub(super) fn release(&self, tenant: &TenantId) {
+        self.progress().release(tenant);
+        lock(&self.held).remove(tenant);
+        self.advanced.notify_one();
+    }
+
+    /// The positions that targets have reached since they were taken last, to be written down.
+    pub(super) fn take_held(&self) -> Vec<(TenantId, Lsn)> {
+        std::mem::take(&mut *lock(&self.held)).into_iter().collect()
+    }
+
+    pub(super) fn any_held(&self) -> bool {
+        !lock(&self.held).is_empty()
+    }
+
+    /// Every tenant that gathers has to start over, because of something at this place of the stream.
+    pub(super) fn interrupt_all(&self, why: Interrupt) {
+        let mut progress = self.progress();
+        for lane in self.tenants.iter().filter(|lane| lane.state() != TenantState::Parked) {
+            progress.hold(&lane.tenant.id);
+            lane.mailbox.interrupt(why);
+        }
+    }
+
+    /// Counts a row that could not be mapped; whether it is time to say so (the first, and then ever more seldom).
+    pub(super) fn count_unmappable(&self) -> Option<u64> {
+        let count = self.unmappable.fetch_add(1, Ordering::Relaxed) + 1;
+        count.is_power_of_two().then_some(count)
+    }
+
+    fn note_held(&self, tenant: &TenantId, position: Lsn) {
+        lock(&self.held).insert(tenant.clone(), position);
+        self.advanced.notify_one();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while one of these locks is held that could leave its value half changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

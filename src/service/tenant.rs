@@ -1,0 +1,448 @@
+//! A tenant's task: opens its target, decides how it stands, lets it join, follow or park, and begins again.
+
+use super::ServiceError;
+use super::backoff::Backoff;
+use super::fault::{self, Fault};
+use super::join::{JoinRequest, Joining};
+use super::reread::Wanted;
+use super::shared::{Lane, Shared};
+use crate::apply::{Identity, Mirror, Observed, Standing, Target, TargetError, decide_standing};
+use crate::model::{Change, Lsn, TargetId, TenantId, UserId};
+use crate::pg::connect;
+use crate::route::{Batch, Interrupt};
+use crate::snapshot::{Loading, Seen, load};
+use crate::state::{TenantRow, TenantState};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout};
+
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LAST: Duration = Duration::from_secs(5);
+/// A parked tenant is looked at again after this long, and then ever more seldom.
+const PARKED_FIRST: Duration = Duration::from_secs(1);
+const PARKED_LAST: Duration = Duration::from_secs(60);
+/// A target that nothing is written to for this long loses its connection, so that it can fall asleep.
+pub(super) const IDLE: Duration = Duration::from_secs(60);
+
+/// Why a stretch of work ended.
+#[derive(Debug)]
+pub(super) enum Halt {
+    /// The session drains, and everything that waited is applied or will be sent again.
+    Drained,
+    /// Nothing waits: the connection was given up, and is made again once there is something.
+    Idle,
+    /// It passes by itself.
+    Retry(String),
+    /// Its target cannot go on from where it is.
+    Rejoin(&'static str),
+    Park {
+        reason: String,
+        remedy: String,
+    },
+    /// This process has to end its session.
+    Session(ServiceError),
+}
+
+impl From<Fault> for Halt {
+    fn from(fault: Fault) -> Halt {
+        match fault {
+            Fault::Retry(reason) => Halt::Retry(reason),
+            Fault::Park { reason, remedy } => Halt::Park { reason, remedy },
+        }
+    }
+}
+
+impl From<TargetError> for Halt {
+    fn from(error: TargetError) -> Halt {
+        fault::of_target(&error).into()
+    }
+}
+
+impl From<Interrupt> for Halt {
+    fn from(why: Interrupt) -> Halt {
+        match why {
+            Interrupt::OverBudget => Halt::Park {
+                reason: "its changes outgrew limits.tenant_memory while others waited for it".to_owned(),
+                remedy: "it comes back by itself; if it happens often, raise limits.tenant_memory or limits.stall"
+                    .to_owned(),
+            },
+            Interrupt::Truncated => Halt::Rejoin("the table was truncated at the source"),
+            Interrupt::Altered => Halt::Rejoin("the table was altered at the source"),
+            Interrupt::Unattributed => Halt::Rejoin("a delete at the source could not be attributed"),
+        }
+    }
+}
+
+/// One tenant's task.
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    index: usize,
+    joins: mpsc::Sender<JoinRequest>,
+    /// The state's row, as it was written last.
+    row: Option<TenantRow>,
+    /// What the target's checkpoint says, while it follows.
+    pub(super) position: Lsn,
+    /// Taken from the mailbox and not yet in the target.
+    pub(super) pending: Option<Batch>,
+    /// The last statement of a chunked transaction was sent up to here, and no answer came: the checkpoint tells.
+    pub(super) unanswered: Option<Lsn>,
+    /// The stream has been gathered since the slot was made, so that the slot's own snapshot will do.
+    gathered_since_creation: bool,
+    /// What the newest re-read of a user saw: older changes of that user are in it.
+    seen: HashMap<UserId, Seen>,
+    /// The connection was given up because nothing waited.
+    idle: bool,
+    retry: Backoff,
+    failing_since: Option<Instant>,
+}
+
+/// Past this many re-read users the memory of them is given up: a change then may show an older version for a moment.
+const SEEN_AT_MOST: usize = 10_000;
+
+impl Worker {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        index: usize,
+        joins: mpsc::Sender<JoinRequest>,
+        row: Option<TenantRow>,
+        gathered_since_creation: bool,
+    ) -> Worker {
+        Worker {
+            shared,
+            index,
+            joins,
+            row,
+            position: Lsn::ZERO,
+            pending: None,
+            unanswered: None,
+            gathered_since_creation,
+            seen: HashMap::new(),
+            idle: false,
+            retry: Backoff::new(RETRY_FIRST, RETRY_LAST),
+            failing_since: None,
+        }
+    }
+
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    pub(super) fn lane(&self) -> &Lane {
+        &self.shared.tenants[self.index]
+    }
+
+    pub(super) fn id(&self) -> &TenantId {
+        &self.lane().tenant.id
+    }
+
+    /// Works until the session drains.
+    pub(super) async fn run(mut self) -> Result<(), ServiceError> {
+        let mut parked = Backoff::new(PARKED_FIRST, PARKED_LAST);
+        loop {
+            match self.work(&mut parked).await {
+                Halt::Drained => return Ok(()),
+                Halt::Session(error) => return Err(error),
+                Halt::Idle => self.idle = true,
+                Halt::Retry(_) if self.shared.drain.is_cancelled() => return Ok(()),
+                Halt::Rejoin(reason) => self.has_to_join(reason).await?,
+                Halt::Retry(reason) => match self.failing_for() {
+                    long if long > self.shared.config.limits.park_after => {
+                        let remedy = "it comes back by itself once its target does";
+                        self.park(&reason, remedy, &mut parked).await?;
+                    }
+                    _ => {
+                        let wait = self.retry.step();
+                        tracing::warn!(tenant = %self.id(), reason, ?wait, "its target is tried again");
+                        self.wait(wait).await;
+                    }
+                },
+                Halt::Park { reason, remedy } => self.park(&reason, &remedy, &mut parked).await?,
+            }
+            if self.shared.drain.is_cancelled() && self.lane().state() != TenantState::Following {
+                return Ok(());
+            }
+        }
+    }
+
+    /// From an open target to whatever ends that.
+    async fn work(&mut self, parked: &mut Backoff) -> Halt {
+        if std::mem::take(&mut self.idle) {
+            // No connection before there is something to write.
+            match self.next_batch(None).await {
+                Ok(batch) => self.pending = Some(batch),
+                Err(halt) => return halt,
+            }
+        }
+        let (mut target, who) = match self.open().await {
+            Ok(opened) => opened,
+            Err(halt) => return halt,
+        };
+        self.worked();
+        parked.reset();
+        self.follow(&mut target, &who).await
+    }
+
+    /// Connects, looks, decides; a tenant that has to join has joined when this returns.
+    async fn open(&mut self) -> Result<(Target, Identity), Halt> {
+        let shared = self.shared.clone();
+        let opening = async {
+            let _turn = shared.opening.acquire().await;
+            let client =
+                connect(&self.lane().tenant.target).await.map_err(|error| Halt::from(fault::of_connect(&error)))?;
+            Ok::<_, Halt>(Target::open(client, shared.config.deletes).await?)
+        };
+        let (mut target, observed) = tokio::select! {
+            opened = opening => opened?,
+            why = self.lane().mailbox.interrupted() => return Err(why.into()),
+        };
+        let mirror = self.row.as_ref().map(|row| Mirror {
+            following: row.state == TenantState::Following,
+            target_id: row.target_id.clone(),
+            position: row.position.max(self.position),
+            generation: row.generation,
+        });
+        let standing =
+            decide_standing(self.id(), mirror.as_ref(), &observed, shared.generation, shared.epoch, &shared.mapping());
+        match standing {
+            Standing::Follow(position) => {
+                let target_id = mirror.and_then(|mirror| mirror.target_id);
+                let identity = self.identity(target_id.ok_or(Halt::Rejoin("the state has no id for its target"))?);
+                self.settle_pending(position)?;
+                self.position = position;
+                self.lane().mailbox.hold(position);
+                shared.acknowledge(self.id(), position);
+                Ok((target, identity))
+            }
+            Standing::Join(reason) => {
+                let identity = self.identity(self.own_target_id(&observed));
+                self.join(&mut target, &identity, reason).await?;
+                Ok((target, identity))
+            }
+            Standing::Park(reason) => Err(Halt::Park { remedy: reason.remedy(self.id()), reason: reason.to_string() }),
+            Standing::StepDown(epoch) => Err(Halt::Session(ServiceError::Superseded(epoch))),
+        }
+    }
+
+    fn identity(&self, target_id: TargetId) -> Identity {
+        let Shared { generation, epoch, .. } = *self.shared;
+        Identity { tenant: self.id().clone(), target_id, generation, epoch }
+    }
+
+    /// The target's id if it is ours, and a new one otherwise.
+    fn own_target_id(&self, observed: &Observed) -> TargetId {
+        let known = self.row.as_ref().and_then(|row| row.target_id.as_ref());
+        let found = observed.checkpoint.as_ref().map(|checkpoint| &checkpoint.target_id);
+        match known.filter(|known| Some(*known) == found) {
+            Some(ours) => ours.clone(),
+            None => TargetId::new(&uuid::Uuid::new_v4().to_string()),
+        }
+    }
+
+    /// After a reconnect: what the target holds already is not applied again.
+    fn settle_pending(&mut self, position: Lsn) -> Result<(), Halt> {
+        match self.unanswered.take() {
+            Some(end) if position < end => {
+                return Err(Halt::Rejoin("its connection broke inside a transaction too large to keep"));
+            }
+            _ => {}
+        }
+        let Some(mut batch) = self.pending.take() else { return Ok(()) };
+        batch.entries.retain(|_, entry| entry.commit_lsn >= position);
+        match batch.end {
+            Some(end) if end <= position => self.lane().mailbox.finish(batch.bytes),
+            _ => self.pending = Some(batch),
+        }
+        Ok(())
+    }
+
+    async fn join(&mut self, target: &mut Target, who: &Identity, reason: &'static str) -> Result<(), Halt> {
+        let shared = self.shared.clone();
+        tracing::info!(tenant = %self.id(), reason, "joins");
+        self.put(TenantState::Joining, Some(reason.to_owned()), None, Some(who.target_id.clone()), Lsn::ZERO).await?;
+        let since_creation = std::mem::take(&mut self.gathered_since_creation);
+        if !since_creation {
+            self.forget_what_waits();
+            self.lane().mailbox.open();
+            shared.progress().join(self.id());
+        }
+        let (reply, answer) = oneshot::channel();
+        let request = JoinRequest { tenant: self.index, since_creation, reply };
+        let lane = &shared.tenants[self.index];
+        let work = async {
+            let broken = || Halt::Retry("its snapshot could not be taken".to_owned());
+            self.joins.send(request).await.map_err(|_| broken())?;
+            let Joining { position, mut rows } = answer.await.map_err(|_| broken())?;
+            let mapping = shared.mapping();
+            let loading = Loading {
+                who,
+                mapping: &mapping,
+                position,
+                deletes: shared.config.deletes,
+                max_deletes: shared.config.limits.max_deletes,
+            };
+            let loaded = load(target, &loading, &mut rows).await;
+            loaded.map(|loaded| (position, loaded)).map_err(|error| Halt::from(fault::of_load(&error, &lane.tenant.id)))
+        };
+        let (position, loaded) = tokio::select! {
+            done = work => done?,
+            why = lane.mailbox.interrupted() => return Err(why.into()),
+            () = shared.drain.cancelled() => return Err(Halt::Drained),
+        };
+        self.put(TenantState::Following, None, None, Some(who.target_id.clone()), position).await?;
+        self.position = position;
+        lane.mailbox.hold(position);
+        shared.joined(self.id(), position);
+        tracing::info!(
+            tenant = %self.id(), %position, users = loaded.read, inserted = loaded.inserted,
+            updated = loaded.updated, deleted = loaded.deleted, "follows"
+        );
+        Ok(())
+    }
+
+    /// The next batch; without an `idle` time it is waited for as long as it takes.
+    pub(super) async fn next_batch(&mut self, idle: Option<Duration>) -> Result<Batch, Halt> {
+        let mailbox = &self.lane().mailbox;
+        if let Some(next) = mailbox.try_next() {
+            return next.map_err(Halt::from);
+        }
+        tokio::select! {
+            next = timeout(idle.unwrap_or(Duration::MAX), mailbox.next()) => match next {
+                Ok(next) => next.map_err(Halt::from),
+                Err(_) => Err(Halt::Idle),
+            },
+            () = self.shared.drain.cancelled() => match mailbox.try_next() {
+                Some(next) => next.map_err(Halt::from),
+                None => Err(Halt::Drained),
+            },
+        }
+    }
+
+    /// Replaces what has to be read from the source by what was read, and drops what a newer reading has seen.
+    pub(super) async fn resolve(&mut self, batch: &mut Batch) -> Result<(), Halt> {
+        if !self.seen.is_empty() {
+            let seen = &self.seen;
+            batch.entries.retain(|id, entry| !seen.get(id).is_some_and(|seen| seen.contains(entry.xid)));
+        }
+        let wanted: Vec<Wanted> = batch.entries.values().filter_map(|entry| wanted(&entry.change)).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let found = self.shared.rereader.read(&self.shared.config, &wanted).await;
+        let found = found.map_err(|error| Halt::Retry(error.to_string()))?;
+        if self.seen.len() + wanted.len() > SEEN_AT_MOST {
+            self.seen.clear();
+        }
+        let key = self.lane().tenant.key.clone();
+        for (found_key, user) in found.users {
+            let ours = found_key.is_none_or(|found_key| found_key == key.as_str());
+            if let Some(entry) = batch.entries.get_mut(&user.id).filter(|_| ours) {
+                entry.change = Change::Upsert(user);
+            }
+        }
+        for user in wanted {
+            // Not there any more, or another tenant's: a later change says so.
+            if batch.entries.get(&user.id).is_some_and(|entry| matches!(entry.change, Change::Reread { .. })) {
+                batch.entries.remove(&user.id);
+            }
+            self.seen.insert(user.id, found.seen.clone());
+        }
+        Ok(())
+    }
+
+    fn worked(&mut self) {
+        self.failing_since = None;
+        self.retry.reset();
+    }
+
+    fn failing_for(&mut self) -> Duration {
+        self.failing_since.get_or_insert_with(Instant::now).elapsed()
+    }
+
+    fn forget_what_waits(&mut self) {
+        self.pending = None;
+        self.unanswered = None;
+        self.seen.clear();
+        self.position = Lsn::ZERO;
+    }
+
+    /// Waits before the next attempt; an interrupt is met there.
+    async fn wait(&self, how_long: Duration) {
+        tokio::select! {
+            () = sleep(how_long) => {}
+            _ = self.lane().mailbox.interrupted() => {}
+            () = self.shared.drain.cancelled() => {}
+        }
+    }
+
+    /// Written down before anything depends on it; the next `open` then leads to a snapshot.
+    async fn has_to_join(&mut self, reason: &'static str) -> Result<(), ServiceError> {
+        let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
+        self.forget_what_waits();
+        self.gathered_since_creation = false;
+        self.put_row(TenantState::Joining, Some(reason.to_owned()), None, target_id, Lsn::ZERO).await?;
+        // Closed until the snapshot is asked for; the interrupt that may have led here is done with.
+        self.lane().mailbox.close();
+        Ok(())
+    }
+
+    /// First the state, then the slot may move on; and after a while it is looked at again.
+    async fn park(&mut self, reason: &str, remedy: &str, parked: &mut Backoff) -> Result<(), ServiceError> {
+        let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
+        let wait = parked.step();
+        tracing::warn!(tenant = %self.id(), reason, remedy, ?wait, "parked");
+        self.put_row(TenantState::Parked, Some(reason.to_owned()), Some(remedy.to_owned()), target_id, Lsn::ZERO)
+            .await?;
+        self.forget_what_waits();
+        self.gathered_since_creation = false;
+        self.worked();
+        self.lane().mailbox.close();
+        self.shared.release(self.id());
+        self.wait(wait).await;
+        Ok(())
+    }
+
+    async fn put(
+        &mut self,
+        state: TenantState,
+        reason: Option<String>,
+        remedy: Option<String>,
+        target_id: Option<TargetId>,
+        position: Lsn,
+    ) -> Result<(), Halt> {
+        self.put_row(state, reason, remedy, target_id, position).await.map_err(Halt::Session)
+    }
+
+    async fn put_row(
+        &mut self,
+        state: TenantState,
+        reason: Option<String>,
+        remedy: Option<String>,
+        target_id: Option<TargetId>,
+        position: Lsn,
+    ) -> Result<(), ServiceError> {
+        let row = TenantRow {
+            state,
+            reason,
+            remedy,
+            target: self.lane().tenant.target.to_string(),
+            target_id,
+            generation: self.shared.generation,
+            position,
+            since_seconds: 0.0,
+            position_age_seconds: 0.0,
+        };
+        self.shared.state.put_tenant(self.id(), &row).await?;
+        self.lane().set_state(state);
+        self.row = Some(row);
+        Ok(())
+    }
+}
+
+fn wanted(change: &Change) -> Option<Wanted> {
+    match change {
+        Change::Reread { id, xid, at } => Some(Wanted { id: id.clone(), xid: *xid, at: *at }),
+        Change::Upsert(_) | Change::Patch(_) | Change::Delete { .. } => None,
+    }
+}

@@ -1,0 +1,271 @@
+//! What the tests of the service share: an auth database and tenants' databases on one throwaway server, the
+//! service in this process, and the comparison of source and targets row by row.
+
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use users_sync::config::{Config, Limits, MaxDeletes, OnSlotLoss, Publish, Source, Tenant};
+use users_sync::map::{Rules, Value};
+use users_sync::model::{Deletes, TableName, TenantId, TenantKey};
+use users_sync::pg::PgUrl;
+use users_sync::service::{self, ServiceError};
+use users_sync::throwaway::{Options, PostgresServer};
+
+/// How long a condition may take to come true: far more than it ever does, so that only a defect meets it.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The table of the tests' auth database.
+pub const USERS: &str = "
+    CREATE SCHEMA auth;
+    CREATE TABLE auth.users (
+      id text NOT NULL,
+      org text NOT NULL,
+      first_name text,
+      last_name text,
+      email text,
+      encrypted_password text,
+      profile jsonb,
+      created_at timestamptz NOT NULL DEFAULT now(),
+      updated_at timestamptz,
+      deleted_at timestamptz,
+      PRIMARY KEY (id, org)
+    )";
+
+/// What each target should hold, computed by the source on its own: `$1` is the tenant.
+pub const EXPECTED: &str = "
+    SELECT id, (to_jsonb(u) - 'encrypted_password' || jsonb_build_object('id', id,
+             'display_name', nullif(concat_ws(' ', nullif(first_name, ''), nullif(last_name, '')), ''),
+             'primary_email', nullif(email, ''),
+             'signed_up_at_millis', floor(extract(epoch FROM created_at) * 1000)::bigint))::text,
+           nullif(concat_ws(' ', nullif(first_name, ''), nullif(last_name, '')), ''), nullif(email, ''),
+           created_at::text, updated_at::text, deleted_at::text
+    FROM auth.users u WHERE org = $1 ORDER BY id COLLATE \"C\"";
+
+/// What a target holds; users that are gone at the source are left out, as they stay with a deletion time.
+pub const HELD: &str = "
+    SELECT id, raw_json::text, name, email, created_at::text, updated_at::text, deleted_at::text
+    FROM neon_auth.users_sync WHERE deleted_at IS NULL OR raw_json ->> 'deleted_at' IS NOT NULL ORDER BY id COLLATE \"C\"";
+
+pub type Row = [Option<String>; 7];
+
+pub fn rules() -> Rules {
+    let column = |name: &str| Value::Column(name.to_owned());
+    Rules {
+        table: TableName { schema: "auth".into(), name: "users".into() },
+        id: column("id"),
+        name: Some(Value::Join { parts: vec![column("first_name"), column("last_name")], with: " ".into() }),
+        email: Some(column("email")),
+        created_at: Some(column("created_at")),
+        updated_at: Some(column("updated_at")),
+        deleted_at: Some(column("deleted_at")),
+        tenant: Some(column("org")),
+        exclude: Vec::new(),
+    }
+}
+
+pub fn limits() -> Limits {
+    Limits {
+        source_wal: 1 << 30,
+        memory: 256 << 20,
+        tenant_memory: 16 << 20,
+        park_after: Duration::from_secs(600),
+        stall: Duration::from_secs(5),
+        max_deletes: MaxDeletes { percent: 10.0 },
+    }
+}
+
+/// One server with the auth database and one database per tenant.
+pub struct Bed {
+    pub server: PostgresServer,
+    pub tenants: Vec<String>,
+}
+
+impl Bed {
+    pub async fn start(tenants: &[&str]) -> Bed {
+        Bed::start_with(tenants, Options::new()).await
+    }
+
+    pub async fn start_with(tenants: &[&str], options: Options) -> Bed {
+        let server = PostgresServer::start(options).await.unwrap();
+        server.create_database("auth").await.unwrap();
+        server.sql("auth", USERS).await.unwrap();
+        for tenant in tenants {
+            server.create_database(tenant).await.unwrap();
+        }
+        Bed { server, tenants: tenants.iter().map(|tenant| (*tenant).to_owned()).collect() }
+    }
+
+    pub fn url(&self, database: &str) -> PgUrl {
+        PgUrl::parse(&self.server.url(database)).unwrap()
+    }
+
+    pub fn tenant(&self, name: &str) -> Tenant {
+        Tenant { id: TenantId::new(name), key: TenantKey::new(name), target: self.url(name) }
+    }
+
+    pub fn config(&self) -> Config {
+        Config {
+            source: Source {
+                url: self.url("auth"),
+                slot: "users_sync".into(),
+                publication: "users_sync".into(),
+                publish: Publish::Rows,
+            },
+            state_url: self.url("auth"),
+            users: rules(),
+            tenants: self.tenants.iter().map(|tenant| self.tenant(tenant)).collect(),
+            deletes: Deletes::Soft,
+            limits: limits(),
+            on_slot_loss: OnSlotLoss::Resync,
+        }
+    }
+
+    pub async fn auth(&self, sql: &str) {
+        self.server.sql("auth", sql).await.unwrap();
+    }
+
+    pub async fn query(&self, database: &str, sql: &str) -> Vec<Vec<Option<String>>> {
+        let client = self.server.connect(database).await.unwrap();
+        let messages = client.simple_query(sql).await.unwrap();
+        messages
+            .iter()
+            .filter_map(|message| match message {
+                tokio_postgres::SimpleQueryMessage::Row(row) => {
+                    Some((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect())
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub async fn expected(&self, tenant: &str) -> Vec<Row> {
+        rows(&self.server.connect("auth").await.unwrap(), EXPECTED, &[&tenant]).await
+    }
+
+    pub async fn held(&self, tenant: &str) -> Vec<Row> {
+        let client = self.server.connect(tenant).await.unwrap();
+        let there = client.query_one("SELECT to_regclass('neon_auth.users_sync') IS NOT NULL", &[]).await.unwrap();
+        match there.get(0) {
+            true => rows(&client, HELD, &[]).await,
+            false => Vec::new(),
+        }
+    }
+
+    /// Waits until every target holds what the source has.
+    #[track_caller]
+    pub fn equal(&self) -> impl Future<Output = ()> + '_ {
+        let caller = std::panic::Location::caller();
+        async move {
+            for tenant in &self.tenants {
+                let deadline = Instant::now() + DEADLINE;
+                loop {
+                    let (expected, held) = (self.expected(tenant).await, self.held(tenant).await);
+                    if expected == held {
+                        break;
+                    }
+                    if Instant::now() > deadline {
+                        let missing = expected.iter().filter(|row| !held.contains(row)).take(3).collect::<Vec<_>>();
+                        let extra = held.iter().filter(|row| !expected.contains(row)).take(3).collect::<Vec<_>>();
+                        panic!(
+                            "{caller}: {tenant} holds {} users of {}\nmissing {missing:#?}\nextra {extra:#?}",
+                            held.len(),
+                            expected.len()
+                        );
+                    }
+                    pause().await;
+                }
+            }
+        }
+    }
+
+    /// Waits until a query's first value is `wanted`.
+    #[track_caller]
+    pub fn becomes<'a>(&'a self, database: &'a str, sql: &'a str, wanted: &'a str) -> impl Future<Output = ()> + 'a {
+        let caller = std::panic::Location::caller();
+        async move {
+            let deadline = Instant::now() + DEADLINE;
+            loop {
+                let rows = self.query(database, sql).await;
+                let value = rows.first().and_then(|row| row[0].clone()).unwrap_or_default();
+                if value == wanted {
+                    return;
+                }
+                assert!(Instant::now() < deadline, "{caller}: {sql} is {value:?}, not {wanted:?}");
+                pause().await;
+            }
+        }
+    }
+
+    /// Waits until the state has this tenant in this state.
+    #[track_caller]
+    pub fn state_is<'a>(&'a self, tenant: &'a str, state: &'a str) -> impl Future<Output = ()> + 'a {
+        let caller = std::panic::Location::caller();
+        async move {
+            let sql = format!(
+                "SELECT CASE WHEN to_regclass('users_sync.tenant') IS NULL THEN '' ELSE \
+                 (xpath('//state/text()', query_to_xml($$SELECT state FROM users_sync.tenant \
+                 WHERE tenant = '{tenant}'$$, true, false, '')))[1]::text END"
+            );
+            let deadline = Instant::now() + DEADLINE;
+            loop {
+                let rows = self.query("auth", &sql).await;
+                if rows[0][0].as_deref() == Some(state) {
+                    return;
+                }
+                let why = match rows[0][0].as_deref() {
+                    Some("parked") => self.query("auth", "SELECT tenant, reason FROM users_sync.tenant").await,
+                    _ => Vec::new(),
+                };
+                assert!(Instant::now() < deadline, "{caller}: {tenant} is {:?}, not {state}; {why:?}", rows[0][0]);
+                pause().await;
+            }
+        }
+    }
+}
+
+async fn rows(
+    client: &tokio_postgres::Client,
+    sql: &str,
+    parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+) -> Vec<Row> {
+    let rows = client.query(sql, parameters).await.unwrap();
+    rows.iter().map(|row| std::array::from_fn(|column| row.get(column))).collect()
+}
+
+/// A breath between two looks at a condition.
+pub async fn pause() {
+    tokio::time::sleep(Duration::from_millis(20)).await;
+}
+
+/// The service, in this process.
+pub struct Service {
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), ServiceError>>,
+}
+
+impl Service {
+    pub fn start(config: Config) -> Service {
+        log();
+        let stop = CancellationToken::new();
+        Service { task: tokio::spawn(service::run(config, stop.clone())), stop }
+    }
+
+    /// Stops it as SIGTERM would, and waits for it.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+
+    /// Waits until it ends by itself, with its error.
+    pub async fn fails(self) -> ServiceError {
+        tokio::time::timeout(DEADLINE, self.task).await.expect("it goes on").unwrap().unwrap_err()
+    }
+}
+
+/// Logs to the test's output; `RUST_LOG` says how much.
+pub fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "users_sync=info".into());
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
+}
