@@ -1,0 +1,198 @@
+//! Tenants come, are refused, and do not hold each other up.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use support::{Bed, Service};
+use users_sync::model::Deletes;
+
+/// `neon_auth.users_sync` as Neon makes it: what raw_json says is generated from it.
+const GENERATED: &str = "
+    CREATE SCHEMA neon_auth;
+    CREATE TABLE neon_auth.users_sync (
+      raw_json jsonb NOT NULL,
+      id text GENERATED ALWAYS AS (raw_json ->> 'id') STORED PRIMARY KEY NOT NULL,
+      name text GENERATED ALWAYS AS (raw_json ->> 'display_name') STORED,
+      email text GENERATED ALWAYS AS (raw_json ->> 'primary_email') STORED,
+      created_at timestamptz GENERATED ALWAYS AS
+        (to_timestamp(trunc(((raw_json ->> 'signed_up_at_millis')::bigint)::double precision / 1000))) STORED,
+      updated_at timestamptz,
+      deleted_at timestamptz
+    );
+    CREATE INDEX users_sync_deleted_at_idx ON neon_auth.users_sync (deleted_at)";
+
+async fn fill(bed: &Bed, tenant: &str, users: u32) {
+    let sql = format!(
+        "INSERT INTO auth.users (id, org, first_name, email, created_at)
+         SELECT 'u' || n, '{tenant}', 'Ann', n || '@x.org', '2024-02-29 12:00:00+00' FROM generate_series(1, {users}) n"
+    );
+    bed.auth(&sql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_shapes_are_written() {
+    let bed = Bed::start(&["plain", "neon"]).await;
+    bed.server.sql("neon", GENERATED).await.unwrap();
+    fill(&bed, "plain", 100).await;
+    fill(&bed, "neon", 100).await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    bed.auth("UPDATE auth.users SET first_name = 'Bea', email = NULL, updated_at = now() WHERE id < 'u3'").await;
+    bed.auth("DELETE FROM auth.users WHERE id > 'u8'").await;
+    bed.auth("INSERT INTO auth.users (id, org, created_at) VALUES ('a', 'neon', '2024-01-01 00:00+00'), ('b', 'plain', now())").await;
+    bed.equal().await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_tenant_needs_no_tenant_column_and_deletes_can_be_for_good() {
+    let bed = Bed::start(&["acme"]).await;
+    let mut config = bed.config();
+    config.users.tenant = None;
+    config.deletes = Deletes::Hard;
+    fill(&bed, "acme", 100).await;
+    let service = Service::start(config);
+    bed.equal().await;
+    bed.auth("DELETE FROM auth.users WHERE id > 'u5'; UPDATE auth.users SET email = 'x', updated_at = now()").await;
+    bed.equal().await;
+    bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE deleted_at IS NOT NULL", "0").await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_added_later_joins_and_nobody_notices() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    fill(&bed, "acme", 50).await;
+    fill(&bed, "globex", 50).await;
+    let mut config = bed.config();
+    let globex = config.tenants.pop().unwrap();
+    let service = Service::start(config.clone());
+    bed.state_is("acme", "following").await;
+    service.stop().await;
+    let since = bed.query("auth", "SELECT since FROM users_sync.tenant WHERE tenant = 'acme'").await;
+    bed.auth("UPDATE auth.users SET first_name = 'Meanwhile', updated_at = now()").await;
+    config.tenants.push(globex);
+    let service = Service::start(config);
+    bed.state_is("globex", "following").await;
+    bed.equal().await;
+    assert_eq!(since, bed.query("auth", "SELECT since FROM users_sync.tenant WHERE tenant = 'acme'").await);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_cannot_be_reached_holds_up_nobody() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    fill(&bed, "acme", 50).await;
+    fill(&bed, "globex", 50).await;
+    let mut config = bed.config();
+    // Nobody listens on the discard port.
+    config.tenants[1].target.port = 9;
+    let service = Service::start(config);
+    bed.state_is("acme", "following").await;
+    bed.auth("UPDATE auth.users SET first_name = 'On', updated_at = now()").await;
+    bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE name = 'On'", "50").await;
+    service.stop().await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_ours_is_never_merged() {
+    let bed = Bed::start(&["rows", "other", "fine"]).await;
+    for tenant in ["rows", "other", "fine"] {
+        fill(&bed, tenant, 10).await;
+    }
+    bed.server
+        .sql(
+            "rows",
+            "CREATE SCHEMA neon_auth; CREATE TABLE neon_auth.users_sync (id text PRIMARY KEY, raw_json jsonb NOT NULL,
+             name text, email text, created_at timestamptz, deleted_at timestamptz, updated_at timestamptz);
+             INSERT INTO neon_auth.users_sync (id, raw_json) VALUES ('theirs', '{}')",
+        )
+        .await
+        .unwrap();
+    bed.server
+        .sql(
+            "other",
+            "CREATE SCHEMA users_sync; CREATE TABLE users_sync.checkpoint (only_row boolean PRIMARY KEY DEFAULT true,
+             tenant text NOT NULL, target_id uuid NOT NULL, generation bigint NOT NULL, position pg_lsn NOT NULL,
+             epoch bigint NOT NULL, mapping text NOT NULL);
+             INSERT INTO users_sync.checkpoint VALUES (true, 'somebody', gen_random_uuid(), 1, '0/1', 1, '')",
+        )
+        .await
+        .unwrap();
+    let service = Service::start(bed.config());
+    bed.state_is("fine", "following").await;
+    bed.state_is("rows", "parked").await;
+    bed.state_is("other", "parked").await;
+    bed.becomes("rows", "SELECT string_agg(id, ' ') FROM neon_auth.users_sync", "theirs").await;
+    bed.becomes("other", "SELECT count(*) FROM neon_auth.users_sync", "0").await;
+
+    // Each remedy that the state shows does what it says.
+    for tenant in ["rows", "other"] {
+        let sql = format!("SELECT remedy FROM users_sync.tenant WHERE tenant = '{tenant}'");
+        let remedy = bed.query("auth", &sql).await[0][0].clone().unwrap();
+        match remedy.split_once("run in the target: ") {
+            Some((_, sql)) => bed.server.sql(tenant, sql).await.unwrap(),
+            None => bed.server.sql(tenant, "DELETE FROM users_sync.checkpoint").await.unwrap(),
+        }
+    }
+    bed.equal().await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merge_that_would_delete_too_many_is_refused() {
+    let bed = Bed::start(&["acme"]).await;
+    fill(&bed, "acme", 300).await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    bed.auth("TRUNCATE auth.users").await;
+    bed.state_is("acme", "parked").await;
+    bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE deleted_at IS NULL", "300").await;
+    service.stop().await;
+    let mut config = bed.config();
+    config.limits.max_deletes.percent = 100.0;
+    let service = Service::start(config);
+    bed.equal().await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_table_holds_back_no_log() {
+    let bed = Bed::start(&["acme"]).await;
+    fill(&bed, "acme", 10).await;
+    let service = Service::start(bed.config());
+    bed.state_is("acme", "following").await;
+    bed.auth("CREATE TABLE busy AS SELECT n, repeat('x', 500) FROM generate_series(1, 20000) n").await;
+    let here = bed.query("auth", "SELECT pg_current_wal_lsn()").await[0][0].clone().unwrap();
+    let passed = format!("SELECT confirmed_flush_lsn >= '{here}'::pg_lsn - 65536 FROM pg_replication_slots");
+    bed.becomes("auth", &passed, "t").await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_or_emptied_target_is_filled_again() {
+    let bed = Bed::start(&["acme"]).await;
+    fill(&bed, "acme", 10).await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    // As a backup of an earlier moment would have it.
+    let client = bed.server.connect("acme").await.unwrap();
+    let old: String = client.query_one("SELECT position::text FROM users_sync.checkpoint", &[]).await.unwrap().get(0);
+    bed.auth("UPDATE auth.users SET first_name = 'Later', updated_at = now()").await;
+    bed.equal().await;
+    let sql = format!(
+        "UPDATE users_sync.checkpoint SET position = '{old}';
+         UPDATE neon_auth.users_sync SET name = 'Ann', raw_json = raw_json || '{{\"first_name\": \"Ann\"}}'"
+    );
+    bed.server.sql("acme", &sql).await.unwrap();
+    bed.auth("UPDATE auth.users SET email = 'new', updated_at = now() WHERE id = 'u1'").await;
+    bed.equal().await;
+    bed.server.sql("acme", "DROP SCHEMA neon_auth CASCADE").await.unwrap();
+    bed.auth("UPDATE auth.users SET email = 'newer', updated_at = now() WHERE id = 'u1'").await;
+    bed.equal().await;
+    service.stop().await;
+}
