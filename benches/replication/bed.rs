@@ -1,0 +1,152 @@
+//! Two servers, and both ways between them.
+
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::NamedTempFile;
+use users_sync::throwaway::{Options, PostgresServer};
+
+pub struct Bed {
+    pub source: PostgresServer,
+    pub target: PostgresServer,
+}
+
+const USERS: &str = "CREATE TABLE users (id text PRIMARY KEY, name text, email text, created_at timestamptz, \
+    updated_at timestamptz, deleted_at timestamptz, profile jsonb)";
+
+impl Bed {
+    pub async fn start() -> Bed {
+        // Durable, as a production server is; more room before a checkpoint, so that none falls into one side's time.
+        let options =
+            || Options::new().set("max_wal_size", "8GB").set("shared_buffers", "512MB").set("autovacuum", "off");
+        Bed {
+            source: PostgresServer::start(options()).await.unwrap(),
+            target: PostgresServer::start(options()).await.unwrap(),
+        }
+    }
+
+    /// A database at the source with `users` people, and one at the target for each way.
+    pub async fn database(&self, name: &str, users: u32) {
+        self.source.create_database(name).await.unwrap();
+        self.source.sql(name, USERS).await.unwrap();
+        self.source.sql(name, &format!("INSERT INTO users {}; VACUUM ANALYZE users", people(1, users))).await.ok();
+        self.source.sql(name, "VACUUM ANALYZE users").await.unwrap();
+        self.target.create_database(&format!("{name}_native")).await.unwrap();
+        self.target.sql(&format!("{name}_native"), USERS).await.unwrap();
+        self.target.create_database(&format!("{name}_ours")).await.unwrap();
+    }
+
+    /// PostgreSQL's own subscription, with the users copied, then switched off.
+    pub async fn subscribe(&self, name: &str) {
+        self.source.sql(name, "CREATE PUBLICATION native FOR TABLE users").await.unwrap();
+        let target = format!("{name}_native");
+        self.target
+            .sql(
+                &target,
+                &format!("CREATE SUBSCRIPTION native_{name} CONNECTION '{}' PUBLICATION native", self.source.url(name)),
+            )
+            .await
+            .unwrap();
+        self.wait(&self.target, &target, "SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel").await;
+        self.native(name, false).await;
+    }
+
+    pub async fn native(&self, name: &str, on: bool) {
+        let verb = if on { "ENABLE" } else { "DISABLE" };
+        self.target.sql(&format!("{name}_native"), &format!("ALTER SUBSCRIPTION native_{name} {verb}")).await.unwrap();
+        if !on {
+            let sql = "SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE active AND slot_name LIKE 'native%')";
+            self.wait(&self.source, "postgres", sql).await;
+        }
+    }
+
+    /// Waits until a query gives true; looks every millisecond or so. Gives how long it took.
+    pub async fn wait(&self, server: &PostgresServer, database: &str, sql: &str) -> Duration {
+        let begun = Instant::now();
+        let client = server.connect(database).await.unwrap();
+        let statement = client.prepare(sql).await.unwrap();
+        loop {
+            let row = client.query_opt(&statement, &[]).await.unwrap();
+            if row.is_some_and(|row| row.get::<_, Option<bool>>(0) == Some(true)) {
+                return begun.elapsed();
+            }
+            assert!(begun.elapsed() < Duration::from_secs(300), "still not true: {sql}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// users-sync as a process of its own, for these databases at the target and the port they are reached at.
+    pub fn ours(&self, name: &str, tenants: &[(String, String)], tenant_column: bool) -> Process {
+        let mut file = NamedTempFile::new().unwrap();
+        let mut yaml = format!(
+            "source: {{url: '{}', slot: ours_{name}, publication: ours_{name}}}\n\
+             users: {{table: public.users, id: id, name: name, email: email, created_at: created_at, \
+             updated_at: updated_at, deleted_at: deleted_at{}}}\ntenants:\n",
+            self.source.url(name),
+            if tenant_column { ", tenant: name" } else { "" }
+        );
+        for (id, url) in tenants {
+            yaml.push_str(&format!("- {{id: '{id}', target: '{url}'}}\n"));
+        }
+        file.write_all(yaml.as_bytes()).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_users-sync"))
+            .args(["run", "-c"])
+            .arg(file.path())
+            .env("RUST_LOG", "warn")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Process { child, _file: file }
+    }
+
+    pub fn one_tenant(&self, name: &str) -> Vec<(String, String)> {
+        vec![("only".to_owned(), self.target.url(&format!("{name}_ours")))]
+    }
+
+    /// Waits until every tenant follows.
+    pub async fn following(&self, name: &str, tenants: usize) {
+        self.wait(&self.source, name, "SELECT to_regclass('users_sync.tenant') IS NOT NULL").await;
+        let sql = format!("SELECT count(*) = {tenants} FROM users_sync.tenant WHERE state = 'following'");
+        self.wait(&self.source, name, &sql).await;
+    }
+}
+
+/// Rows of `users` with a profile of some 300 bytes.
+pub fn people(from: u32, to: u32) -> String {
+    format!(
+        "SELECT 'user-' || n, 'Name ' || n, n || '@example.com', now(), now(), NULL, \
+         jsonb_build_object('picture', 'https://example.com/' || md5(n::text), 'locale', 'en-GB', 'verified', true, \
+           'about', repeat('words ', 30), 'logins', n) FROM generate_series({from}, {to}) n"
+    )
+}
+
+/// A running users-sync; stopped as SIGTERM stops it.
+pub struct Process {
+    child: Child,
+    _file: NamedTempFile,
+}
+
+impl Process {
+    pub fn stop(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(self.child.wait().unwrap().success());
+    }
+
+    /// Resident memory in MB: now, and at most so far.
+    pub fn resident(&self) -> (f64, f64) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let value = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+        };
+        (value("VmRSS:"), value("VmHWM:"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,76 @@
+//! How fast what waits in the slot gets into the target.
+
+use super::Table;
+use super::bed::{Bed, people};
+
+const TRANSACTIONS: u32 = 200_000;
+const ROWS: u32 = 1_000_000;
+
+/// Changes wait in both slots; each way drains them on its own, from its start to the last user.
+pub async fn single_row_transactions(bed: &Bed, table: &mut Table) {
+    bed.database("drain", 1000).await;
+    bed.subscribe("drain").await;
+    let ours = bed.ours("drain", &bed.one_tenant("drain"), false);
+    bed.following("drain", 1).await;
+    ours.stop();
+    let last = 1000 + TRANSACTIONS;
+    bed.source
+        .sql(
+            "drain",
+            &format!(
+                "SET synchronous_commit = off;
+                 CREATE PROCEDURE sign_ups() LANGUAGE plpgsql AS $$ DECLARE r record; BEGIN
+                   FOR r IN {} LOOP INSERT INTO users VALUES (r.*); COMMIT; END LOOP; END $$",
+                people(1001, last).replacen("SELECT", "SELECT ", 1)
+            ),
+        )
+        .await
+        .unwrap();
+    bed.source.sql("drain", "CALL sign_ups()").await.unwrap();
+    let (native, ours) = drain(bed, "drain", &format!("id = 'user-{last}'"), &format!("id = 'user-{last}'")).await;
+    let rate = |seconds: f64| f64::from(TRANSACTIONS) / seconds;
+    table.add("200,000 single-row transactions drained", "1/s", rate(ours), Some(rate(native)), ">= 1.2, goal 1.5");
+}
+
+pub async fn one_large_transaction(bed: &Bed, table: &mut Table) {
+    bed.database("large", ROWS).await;
+    bed.subscribe("large").await;
+    let ours = bed.ours("large", &bed.one_tenant("large"), false);
+    bed.following("large", 1).await;
+    ours.stop();
+    bed.source.sql("large", "UPDATE users SET name = 'Changed', updated_at = now()").await.unwrap();
+    let changed = format!("id = 'user-{ROWS}' AND name = 'Changed'");
+    let (native, ours) = drain(bed, "large", &changed, &changed).await;
+    let rate = |seconds: f64| f64::from(ROWS) / seconds;
+    table.add("one transaction of 1,000,000 updates drained", "rows/s", rate(ours), Some(rate(native)), ">= 1");
+}
+
+/// Seconds of both ways.
+async fn drain(bed: &Bed, name: &str, native_done: &str, ours_done: &str) -> (f64, f64) {
+    let checkpoint = |server| async move { PostgresCheckpoint(server).run().await };
+    checkpoint(&bed.source).await;
+    checkpoint(&bed.target).await;
+    bed.native(name, true).await;
+    let sql = format!("SELECT true FROM users WHERE {native_done}");
+    let native = bed.wait(&bed.target, &format!("{name}_native"), &sql).await;
+    bed.native(name, false).await;
+    checkpoint(&bed.target).await;
+    let begun = std::time::Instant::now();
+    let process = bed.ours(name, &bed.one_tenant(name), false);
+    let sql = format!("SELECT true FROM neon_auth.users_sync WHERE {ours_done}");
+    bed.wait(&bed.target, &format!("{name}_ours"), &sql).await;
+    let ours = begun.elapsed();
+    let (_, peak) = process.resident();
+    println!("  peak resident memory {peak:.0} MB");
+    process.stop();
+    (native.as_secs_f64(), ours.as_secs_f64())
+}
+
+/// Everything dirty is written before the clock runs.
+struct PostgresCheckpoint<'a>(&'a users_sync::throwaway::PostgresServer);
+
+impl PostgresCheckpoint<'_> {
+    async fn run(&self) {
+        self.0.sql("postgres", "CHECKPOINT").await.unwrap();
+    }
+}

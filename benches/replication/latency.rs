@@ -1,0 +1,48 @@
+//! From the source's commit to the moment at which a query of the target sees the user.
+
+use super::Table;
+use super::bed::Bed;
+use std::time::{Duration, Instant};
+use users_sync::throwaway::PostgresServer;
+
+const COMMITS: u32 = 1000;
+const EVERY: Duration = Duration::from_millis(10);
+
+pub async fn commit_to_visible(bed: &Bed, table: &mut Table) {
+    bed.database("latency", 1000).await;
+    bed.subscribe("latency").await;
+    bed.native("latency", true).await;
+    let native = measure(bed, &bed.target, "latency_native", "users", "native").await;
+    bed.native("latency", false).await;
+    let process = bed.ours("latency", &bed.one_tenant("latency"), false);
+    bed.following("latency", 1).await;
+    let ours = measure(bed, &bed.target, "latency_ours", "neon_auth.users_sync", "ours").await;
+    process.stop();
+    let p50 = "latency p50 at 100 commits/s, synchronous_commit on";
+    let p99 = "latency p99 at 100 commits/s, synchronous_commit on";
+    table.add(p50, "ms", ours.0, Some(native.0), "<= 1 ms");
+    table.add(p99, "ms", ours.1, Some(native.1), "<= 10 ms");
+}
+
+/// p50 and p99 in milliseconds. A reader asks for the one user that comes next, over and over.
+async fn measure(bed: &Bed, server: &PostgresServer, database: &str, table: &str, tag: &str) -> (f64, f64) {
+    let writer = bed.source.connect("latency").await.unwrap();
+    let reader = server.connect(database).await.unwrap();
+    let seen = reader.prepare(&format!("SELECT 1 FROM {table} WHERE id = $1")).await.unwrap();
+    let insert = "INSERT INTO users (id, name, email, created_at) VALUES ($1, 'New', 'new@example.com', now())";
+    let insert = writer.prepare(insert).await.unwrap();
+    let mut latencies = Vec::new();
+    for n in 0..COMMITS {
+        let next = Instant::now() + EVERY;
+        let id = format!("{tag}-{n}");
+        writer.execute(&insert, &[&id]).await.unwrap();
+        let committed = Instant::now();
+        while reader.query_opt(&seen, &[&id]).await.unwrap().is_none() {
+            assert!(committed.elapsed() < Duration::from_secs(30), "{id} never came");
+        }
+        latencies.push(committed.elapsed().as_secs_f64() * 1000.0);
+        tokio::time::sleep_until(next.into()).await;
+    }
+    latencies.sort_by(f64::total_cmp);
+    (latencies[latencies.len() / 2], latencies[latencies.len() * 99 / 100])
+}
