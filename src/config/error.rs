@@ -1,0 +1,104 @@
+//! What is wrong with the file: what, where, and what to write instead. Never a value that may be a secret.
+
+use miette::{Diagnostic, NamedSource, SourceSpan};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// One mistake in the configuration; miette shows it with the lines around it.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+#[error("{message}")]
+pub struct ConfigError {
+    message: String,
+    #[help]
+    help: Option<String>,
+    #[source_code]
+    source_code: Option<Arc<NamedSource<String>>>,
+    #[label("{label}")]
+    span: Option<SourceSpan>,
+    label: &'static str,
+}
+
+/// A mistake before it is known in which file it is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) message: String,
+    pub(super) help: Option<String>,
+    pub(super) span: Range<usize>,
+}
+
+impl Fault {
+    pub(super) fn new(span: &Range<usize>, message: impl Into<String>) -> Fault {
+        Fault { message: message.into(), help: None, span: span.clone() }
+    }
+
+    pub(super) fn help(mut self, help: impl Into<String>) -> Fault {
+        self.help = Some(help.into());
+        self
+    }
+
+    pub(super) fn in_file(self, name: &str, text: &str) -> ConfigError {
+        // A section is shown by its first line.
+        let line = text.get(self.span.clone()).and_then(|part| part.lines().next()).unwrap_or_default();
+        // miette shows no label without a length.
+        let shortest = text.get(self.span.start..).and_then(|rest| rest.chars().next()).map_or(0, char::len_utf8);
+        let span = (self.span.start, line.trim_end().len().max(shortest)).into();
+        ConfigError {
+            message: self.message,
+            help: self.help,
+            source_code: Some(Arc::new(NamedSource::new(name, mask_secrets(text)))),
+            span: Some(span),
+            label: "here",
+        }
+    }
+}
+
+impl ConfigError {
+    /// The file as a whole cannot be read.
+    pub(super) fn unreadable(name: &str, error: &std::io::Error) -> ConfigError {
+        ConfigError {
+            message: format!("cannot read the configuration {name}: {error}"),
+            help: Some("name the file with -c; config/minimal.yaml is one to start from".to_owned()),
+            source_code: None,
+            span: None,
+            label: "",
+        }
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> Option<&str> {
+        self.help.as_deref()
+    }
+}
+
+/// The text with whatever may be a password overwritten, byte for byte, so that places in it stay the same: a password
+/// that is not percent-encoded may hold anything, so the rest of its line goes.
+fn mask_secrets(text: &str) -> String {
+    text.split_inclusive('\n').map(mask_line).collect()
+}
+
+fn mask_line(line: &str) -> String {
+    let lowercase = line.to_ascii_lowercase();
+    let starts = ["://", "password"].map(|sign| lowercase.find(sign).map(|at| at + sign.len()));
+    let Some(start) = starts.into_iter().flatten().min() else { return line.to_owned() };
+    let mask = |c: char| if c.is_whitespace() { c.to_string() } else { "*".repeat(c.len_utf8()) };
+    line[..start].chars().map(String::from).chain(line[start..].chars().map(mask)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_masked_and_nothing_moves() {
+        for (line, expected) in [
+            ("url: ${DB}\n", "url: ${DB}\n"),
+            ("url: postgres://u:pw@h/db # a\n", "url: postgres://********* * *\n"),
+            ("url: \"postgres://é\"", "url: \"postgres://***"),
+            ("url: user=u PASSWORD='hunter 2'", "url: user=u PASSWORD******** **"),
+        ] {
+            let masked = mask_secrets(line);
+            assert_eq!(masked, expected);
+            assert_eq!(masked.len(), line.len());
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! `${NAME}` and `${file:PATH}` inside a text. Pure: the surroundings come in as two functions.
+
+use std::io;
+
+/// Where the values come from.
+pub struct Surroundings<'a> {
+    /// An environment variable.
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    /// A file's content.
+    pub file: &'a dyn Fn(&str) -> io::Result<String>,
+}
+
+/// Why a text cannot be completed. Names variables and files, never what they hold.
+#[derive(Debug, thiserror::Error)]
+pub enum InterpolationError {
+    /// The variable is not set, or is no text.
+    #[error("the environment variable {0} is not set")]
+    Variable(String),
+    /// The file cannot be read.
+    #[error("cannot read the file {path}: {error}")]
+    File {
+        /// As it is written.
+        path: String,
+        /// The system's reason.
+        error: io::Error,
+    },
+    /// `${` without `}`.
+    #[error("a '${{' has no '}}'")]
+    Open,
+    /// Something else than a name between the braces.
+    #[error("'${{{0}}}' is neither ${{NAME}} nor ${{file:PATH}}")]
+    Name(String),
+}
+
+/// Replaces `${NAME}` by the variable, `${file:PATH}` by the file without its last line break, `$${` by `${`.
+/// What was put in is not looked at again.
+pub(super) fn interpolate(text: &str, from: &Surroundings<'_>) -> Result<String, InterpolationError> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        let (before, opened) = (&rest[..at], &rest[at + 2..]);
+        if let Some(literal) = before.strip_suffix('$') {
+            out.push_str(literal);
+            out.push_str("${");
+            rest = opened;
+            continue;
+        }
+        out.push_str(before);
+        let (inside, after) = opened.split_once('}').ok_or(InterpolationError::Open)?;
+        out.push_str(&value(inside, from)?);
+        rest = after;
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn value(inside: &str, from: &Surroundings<'_>) -> Result<String, InterpolationError> {
+    if let Some(path) = inside.strip_prefix("file:") {
+        let mut content =
+            (from.file)(path).map_err(|error| InterpolationError::File { path: path.to_owned(), error })?;
+        if content.ends_with('\n') {
+            content.pop();
+            if content.ends_with('\r') {
+                content.pop();
+            }
+        }
+        return Ok(content);
+    }
+    let is_name = |name: &str| {
+        !name.is_empty()
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    };
+    match is_name(inside) {
+        true => (from.variable)(inside).ok_or_else(|| InterpolationError::Variable(inside.to_owned())),
+        false => Err(InterpolationError::Name(inside.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: Result<&str, &str>) {
+        let variable = |name: &str| match name {
+            "A" => Some("a".to_owned()),
+            "NESTED" => Some("${A}".to_owned()),
+            _ => None,
+        };
+        let file = |path: &str| match path {
+            "/run/p w" => Ok("pass\n".to_owned()),
+            "/two" => Ok("b\r\n\n".to_owned()),
+            _ => Err(io::Error::from(io::ErrorKind::NotFound)),
+        };
+        let seen = interpolate(text, &Surroundings { variable: &variable, file: &file });
+        let seen = seen.map_err(|error| error.to_string());
+        assert_eq!(seen.as_deref().map_err(String::as_str), expected, "{text}");
+    }
+
+    #[test]
+    fn variables_and_files_are_put_in_once() {
+        check("plain $ {A} $A", Ok("plain $ {A} $A"));
+        check("x${A}y${A}", Ok("xaya"));
+        check("p:${file:/run/p w}@h", Ok("p:pass@h"));
+        check("${file:/two}", Ok("b\r\n"));
+        check("${NESTED}", Ok("${A}"));
+        check("$${A} ${A}", Ok("${A} a"));
+        check("$$${A}", Ok("$${A}"));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        check("${B}", Err("the environment variable B is not set"));
+        check("${file:/none}", Err("cannot read the file /none: entity not found"));
+        check("a ${A", Err("a '${' has no '}'"));
+        for inside in ["", "a b", "1A", "A:-x"] {
+            let expected = format!("'${{{inside}}}' is neither ${{NAME}} nor ${{file:PATH}}");
+            check(&format!("${{{inside}}}"), Err(&expected));
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! YAML as a tree of scalars, lists and sections, each with its place in the text. Pure.
+//!
+//! Scalars stay as they are written: `id: 007` is the text `007`, whatever YAML thinks it is.
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::{Location, Spanned};
+use std::fmt;
+use std::ops::Range;
+
+/// A value and its place, in bytes of the text.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) kind: Kind,
+    pub(super) span: Range<usize>,
+}
+
+/// What a node is.
+#[derive(Clone, Debug)]
+pub(super) enum Kind {
+    Null,
+    Scalar(String),
+    List(Vec<Node>),
+    Section(Vec<(Key, Node)>),
+}
+
+/// A section's key and its place.
+#[derive(Clone, Debug)]
+pub(super) struct Key {
+    pub(super) name: String,
+    pub(super) span: Range<usize>,
+}
+
+/// The text is no YAML, and where that shows.
+pub(super) struct Malformed {
+    pub(super) message: String,
+    pub(super) span: Range<usize>,
+}
+
+/// Reads a whole text. An empty one is an empty section.
+pub(super) fn parse_yaml(text: &str) -> Result<Node, Malformed> {
+    let options = serde_saphyr::options! { with_snippet: false };
+    match serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options) {
+        Ok(root) => Ok(node(root, text)),
+        Err(error) => {
+            let span = error.location().map_or(0..0, |at| span(at, text));
+            let message = error.without_snippet().to_string();
+            // The place is shown on its own.
+            let message = message.split(" at line ").next().unwrap_or_default().to_owned();
+            Err(Malformed { message, span })
+        }
+    }
+}
+
+fn node(raw: Spanned<Raw>, text: &str) -> Node {
+    let span = span(raw.defined, text);
+    let kind = match raw.value {
+        Raw::Null => Kind::Null,
+        Raw::Text(text) => Kind::Scalar(text),
+        Raw::AsWritten => Kind::Scalar(text.get(span.clone()).unwrap_or_default().trim().to_owned()),
+        Raw::List(items) => Kind::List(items.into_iter().map(|item| node(item, text)).collect()),
+        Raw::Section(entries) => {
+            Kind::Section(entries.into_iter().map(|(key, value)| (self::key(key, text), node(value, text))).collect())
+        }
+    };
+    Node { kind, span }
+}
+
+fn key(raw: Spanned<String>, text: &str) -> Key {
+    Key { span: span(raw.defined, text), name: raw.value }
+}
+
+fn span(at: Location, text: &str) -> Range<usize> {
+    let (Some(from), Some(len)) = (at.span().byte_offset(), at.span().byte_len()) else { return place(at, text) };
+    let from = usize::try_from(from).unwrap_or(0).min(text.len());
+    let to = from.saturating_add(usize::try_from(len).unwrap_or(0)).min(text.len());
+    from..to
+}
+
+/// Errors of the scanner come with line and column only, both from 1, the column in characters.
+fn place(at: Location, text: &str) -> Range<usize> {
+    let line = usize::try_from(at.line()).unwrap_or(1).saturating_sub(1);
+    let column = usize::try_from(at.column()).unwrap_or(1).saturating_sub(1);
+    let mut lines = text.split_inclusive('\n');
+    let before: usize = lines.by_ref().take(line).map(str::len).sum();
+    let inside: usize = lines.next().unwrap_or_default().chars().take(column).map(char::len_utf8).sum();
+    let at = before + inside;
+    at..at
+}
+
+enum Raw {
+    Null,
+    Text(String),
+    /// A number or a truth value: the text has it as it was written.
+    AsWritten,
+    List(Vec<Spanned<Raw>>),
+    Section(Vec<(Spanned<String>, Spanned<Raw>)>),
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Raw, D::Error> {
+        deserializer.deserialize_any(RawVisitor)
+    }
+}
+
+struct RawVisitor;
+
+impl<'de> Visitor<'de> for RawVisitor {
+    type Value = Raw;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text, a list or a section")
+    }
+
+    fn visit_unit<E>(self) -> Result<Raw, E> {
+        Ok(Raw::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Raw, E> {
+        Ok(Raw::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Raw, D::Error> {
+        Raw::deserialize(deserializer)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Raw, E> {
+        Ok(Raw::Text(text.to_owned()))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Raw, E> {
+        Ok(Raw::AsWritten)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Raw, E> {
+        Ok(Raw::AsWritten)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Raw, E> {
+        Ok(Raw::AsWritten)
+    }
+
+    fn visit_i128<E>(self, _: i128) -> Result<Raw, E> {
+        Ok(Raw::AsWritten)
+    }
+
+    fn visit_u128<E>(self, _: u128) -> Result<Raw, E> {
+        Ok(Raw::AsWritten)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Raw, E> {
+        Ok(Raw::AsWritten)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Raw, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Raw::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Raw, A::Error> {
+        let mut section = Vec::new();
+        while let Some(entry) = entries.next_entry()? {
+            section.push(entry);
+        }
+        Ok(Raw::Section(section))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The tree in one line, with the text that each scalar's place shows.
+    fn show(node: &Node, text: &str) -> String {
+        match &node.kind {
+            Kind::Null => "~".into(),
+            Kind::Scalar(value) => format!("{value}<{}>", &text[node.span.clone()]),
+            Kind::List(items) => {
+                format!("[{}]", items.iter().map(|item| show(item, text)).collect::<Vec<_>>().join(","))
+            }
+            Kind::Section(entries) => {
+                let entry = |(key, value): &(Key, Node)| format!("{}={}", &text[key.span.clone()], show(value, text));
+                format!("{{{}}}", entries.iter().map(entry).collect::<Vec<_>>().join(","))
+            }
+        }
+    }
+
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        let node = parse_yaml(text).map_err(|error| error.message).unwrap();
+        assert_eq!(show(&node, text), expected);
+    }
+
+    #[test]
+    fn every_scalar_is_its_text_and_knows_its_place() {
+        check("a: b\nc: [d, 007, 1e3, no]\n", "{a=b<b>,c=[d<d>,007<007>,1e3<1e3>,no<no>]}");
+        check("ä: {b: \"é f\"}  # c\n", "{ä={b=é f<\"é f\">}}");
+        check("a:\n  b: 10%\n  c:\nd: ~\n", "{a={b=10%<10%>,c=~},d=~}");
+        check("1: x\n", "{1=x<x>}");
+    }
+
+    #[test]
+    fn an_empty_text_is_null() {
+        for text in ["", "\n# nothing\n", "---\n"] {
+            check(text, "~");
+        }
+    }
+
+    #[test]
+    fn what_is_no_yaml_says_where() {
+        let Err(error) = parse_yaml("a: b\nc: [d\ne: f\n") else { panic!("that is no YAML") };
+        assert_eq!(error.span.start, 12, "{}", error.message);
+        let Err(error) = parse_yaml("a: b\na: c\n") else { panic!("a key stands twice") };
+        assert_eq!((error.span.start, error.message.contains('a')), (5, true), "{}", error.message);
+    }
+}

@@ -1,0 +1,152 @@
+//! A section of the file against the keys that it may have, and its values as text. Pure.
+
+use super::error::Fault;
+use super::interpolate::{Surroundings, interpolate};
+use super::raw::{Key, Kind, Node};
+use std::ops::Range;
+
+/// The keys of a section. `later` are settled, but not built yet: they are refused, never ignored.
+pub(super) struct Known {
+    /// The section's path, `limits`; empty at the top.
+    pub(super) path: &'static str,
+    pub(super) keys: &'static [&'static str],
+    pub(super) later: &'static [&'static str],
+}
+
+pub(super) const TOP: Known = Known {
+    path: "",
+    keys: &["source", "state", "users", "tenants", "deletes", "limits", "on_slot_loss"],
+    later: &["include", "kafka", "admin"],
+};
+pub(super) const SOURCE: Known = Known { path: "source", keys: &["url", "slot", "publication", "publish"], later: &[] };
+pub(super) const STATE: Known = Known { path: "state", keys: &["url"], later: &[] };
+pub(super) const USERS: Known = Known {
+    path: "users",
+    keys: &["table", "id", "name", "email", "created_at", "updated_at", "deleted_at", "tenant", "exclude"],
+    later: &["preset", "query", "watch", "where"],
+};
+pub(super) const TENANT: Known = Known { path: "tenants", keys: &["id", "key", "target"], later: &["wake_after"] };
+pub(super) const DELETES: Known = Known { path: "deletes", keys: &["mode"], later: &["purge_after"] };
+pub(super) const LIMITS: Known = Known {
+    path: "limits",
+    keys: &["source_wal", "memory", "tenant_memory", "park_after", "stall", "max_deletes"],
+    later: &["kafka_wal", "snapshot_age"],
+};
+const SECTIONS: [&Known; 7] = [&TOP, &SOURCE, &STATE, &USERS, &TENANT, &DELETES, &LIMITS];
+
+/// Below this, names have little to do with each other.
+const SIMILAR: f64 = 0.75;
+
+/// A section all of whose keys are known.
+pub(super) struct Section<'a> {
+    known: &'static Known,
+    entries: &'a [(Key, Node)],
+    span: &'a Range<usize>,
+    from: &'a Surroundings<'a>,
+}
+
+impl<'a> Section<'a> {
+    /// Checks the keys of a node; an absent section is an empty one.
+    pub(super) fn of(node: &'a Node, known: &'static Known, from: &'a Surroundings<'a>) -> Result<Section<'a>, Fault> {
+        let entries: &[(Key, Node)] = match &node.kind {
+            Kind::Section(entries) => entries,
+            Kind::Null => &[],
+            Kind::Scalar(_) | Kind::List(_) => {
+                let what = if known.path.is_empty() { "the file" } else { known.path };
+                let help = format!("its keys are {}", known.keys.join(", "));
+                return Err(Fault::new(&node.span, format!("{what} has to be a section of keys")).help(help));
+            }
+        };
+        for (key, _) in entries {
+            if known.later.contains(&&*key.name) {
+                let message = format!("{} is not supported yet", known.full(&key.name));
+                return Err(Fault::new(&key.span, message).help("leave it out"));
+            }
+            if !known.keys.contains(&&*key.name) {
+                return Err(known.unknown(key));
+            }
+        }
+        Ok(Section { known, entries, span: &node.span, from })
+    }
+
+    /// The node of a key, unless it is absent or null.
+    pub(super) fn node(&self, name: &'static str) -> Option<&'a Node> {
+        let (_, node) = self.entries.iter().find(|(key, _)| key.name == name)?;
+        (!matches!(node.kind, Kind::Null)).then_some(node)
+    }
+
+    /// A key's text, if it is there.
+    pub(super) fn text(&self, name: &'static str) -> Result<Option<String>, Fault> {
+        self.node(name).map(|node| text(node, &self.path(name), self.from)).transpose()
+    }
+
+    /// A key's node that has to be there.
+    pub(super) fn required(&self, name: &'static str, help: &str) -> Result<&'a Node, Fault> {
+        let span = self.entries.iter().find(|(key, _)| key.name == name).map_or(self.span, |(key, _)| &key.span);
+        self.node(name).ok_or_else(|| Fault::new(span, format!("{} is missing", self.path(name))).help(help))
+    }
+
+    /// A key's value, read by `parse`, or its default.
+    pub(super) fn parsed<T>(
+        &self,
+        name: &'static str,
+        default: T,
+        parse: impl Fn(&str) -> Option<T>,
+        takes: &str,
+    ) -> Result<T, Fault> {
+        let Some(node) = self.node(name) else { return Ok(default) };
+        let path = self.path(name);
+        parse(&text(node, &path, self.from)?).ok_or_else(|| {
+            Fault::new(&node.span, format!("{path} has no such value")).help(format!("it takes {takes}"))
+        })
+    }
+
+    /// `limits.memory`: as people speak of a key.
+    pub(super) fn path(&self, name: &str) -> String {
+        self.known.full(name)
+    }
+}
+
+impl Known {
+    fn full(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+    }
+
+    fn unknown(&self, key: &Key) -> Fault {
+        let fault = Fault::new(&key.span, format!("unknown key {}", self.full(&key.name)));
+        let all = self.keys.iter().chain(self.later);
+        let name = key.name.to_lowercase();
+        let score = |known: &str| match strsim::damerau_levenshtein(&name, known) {
+            0 | 1 => 1.0,
+            _ => strsim::jaro_winkler(&name, known),
+        };
+        let scored = all.map(|known| (score(known), known));
+        let nearest = scored.filter(|(score, _)| *score >= SIMILAR).max_by(|a, b| a.0.total_cmp(&b.0));
+        if let Some((_, nearest)) = nearest {
+            return fault.help(format!("did you mean {nearest}?"));
+        }
+        match SECTIONS.iter().find(|section| section.keys.contains(&&*key.name)) {
+            Some(section) if section.path.is_empty() => {
+                fault.help(format!("{} stands at the top, not in here", key.name))
+            }
+            Some(section) => fault.help(format!("{} belongs below {}", key.name, section.path)),
+            None => fault.help(format!("known are {}", self.keys.join(", "))),
+        }
+    }
+}
+
+/// A scalar's text, with its variables and files put in.
+pub(super) fn text(node: &Node, path: &str, from: &Surroundings<'_>) -> Result<String, Fault> {
+    let what = match &node.kind {
+        Kind::Scalar(text) => {
+            return interpolate(text, from).map_err(|error| {
+                Fault::new(&node.span, format!("{path}: {error}"))
+                    .help("${NAME} is an environment variable, ${file:PATH} a file; a literal ${ is written $${")
+            });
+        }
+        Kind::Null => "empty",
+        Kind::List(_) => "a list",
+        Kind::Section(_) => "a section",
+    };
+    Err(Fault::new(&node.span, format!("{path} has to be a text, but is {what}")))
+}

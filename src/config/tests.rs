@@ -1,0 +1,207 @@
+//! The file as people get it right and wrong.
+
+use super::*;
+use crate::map::{TimeUnit, Value};
+use crate::model::{Deletes, TableName};
+use std::time::Duration;
+
+const GOOD: &str = "\
+source:
+  url: ${DB}
+users:
+  table: auth.users
+  id: id
+  tenant: org
+tenants:
+  - id: acme
+    target: postgres://u@h/acme
+";
+
+fn parse_text(text: &str) -> Result<Config, ConfigError> {
+    let variable = |name: &str| match name {
+        "DB" | "AUTH_DATABASE_URL" => Some("postgres://u:hunter2@auth/db".to_owned()),
+        "TARGET_DATABASE_URL" | "ACME_DATABASE_URL" => Some("postgres://u:hunter2@acme/db".to_owned()),
+        "BAD" => Some("postgres://u:hunter2@h:port/db".to_owned()),
+        _ => None,
+    };
+    let file = |path: &str| match path {
+        "/run/secrets/globex" => Ok("hunter2\n".to_owned()),
+        _ => Err(std::io::Error::from(std::io::ErrorKind::NotFound)),
+    };
+    parse("test.yaml", text, &Surroundings { variable: &variable, file: &file })
+}
+
+#[track_caller]
+fn good(text: &str) -> Config {
+    parse_text(text).unwrap_or_else(|error| panic!("{}", render(&error)))
+}
+
+fn render(error: &ConfigError) -> String {
+    let mut out = String::new();
+    let theme = miette::GraphicalTheme::none();
+    let handler =
+        miette::GraphicalReportHandler::new_themed(theme).without_syntax_highlighting().with_wrap_lines(false);
+    handler.render_report(&mut out, error).unwrap();
+    out
+}
+
+/// The good file with one part replaced; the error's place, message and remedy.
+#[track_caller]
+fn check(part: &str, by: &str, place: &str, message: &str, remedy: &str) {
+    assert!(GOOD.contains(part), "{part:?} is not part of the file");
+    check_text(&GOOD.replacen(part, by, 1), place, message, remedy);
+}
+
+#[track_caller]
+fn check_text(text: &str, place: &str, message: &str, remedy: &str) {
+    let error = parse_text(text).expect_err("the file is wrong");
+    let shown = render(&error);
+    assert!(shown.contains(&format!("[test.yaml:{place}]")), "not at {place}:\n{shown}");
+    assert!(error.to_string().contains(message), "{error}\ndoes not say\n{message}");
+    assert!(error.remedy().unwrap_or_default().contains(remedy), "{:?}\nshould say\n{remedy}", error.remedy());
+    assert!(!shown.contains("hunter2") && !format!("{error:?}").contains("hunter2"), "{shown}");
+}
+
+#[test]
+fn the_examples_that_we_ship_are_right() {
+    let minimal = good(include_str!("../../config/minimal.yaml"));
+    assert_eq!(minimal.users.tenant, None);
+    let example = good(include_str!("../../config/example.yaml"));
+    assert_eq!(example.tenants.len(), 2);
+    assert_eq!(example.tenants[1].key.as_str(), "7b1d");
+    let password = example.tenants[1].target.password.as_ref().map(|secret| secret.0.as_str());
+    assert_eq!(password, Some("hunter2"));
+    let column = |name: &str| Value::Column(name.to_owned());
+    let join = Value::Join { parts: vec![column("first_name"), column("last_name")], with: " ".to_owned() };
+    let name = Value::First(vec![column("raw_user_meta_data.full_name"), join, column("username")]);
+    assert_eq!(example.users.name, Some(name));
+    let created_at = Value::Time { column: "created_timestamp".to_owned(), unit: TimeUnit::Millis };
+    assert_eq!(example.users.created_at, Some(created_at));
+    assert_eq!(example.users.exclude, ["internal_notes"]);
+}
+
+#[test]
+fn the_example_shows_the_defaults() {
+    let (shown, default) = (good(include_str!("../../config/example.yaml")), good(GOOD));
+    assert_eq!(format!("{:?}", shown.limits), format!("{:?}", default.limits));
+    assert_eq!((shown.deletes, shown.on_slot_loss), (default.deletes, default.on_slot_loss));
+    assert_eq!((&shown.source.slot, &shown.source.publication), (&default.source.slot, &default.source.publication));
+    assert_eq!(shown.source.publish, default.source.publish);
+}
+
+#[test]
+fn what_is_not_said_has_its_default() {
+    let config = good(GOOD);
+    assert_eq!(config.source.slot, "users_sync");
+    assert_eq!(config.source.publication, "users_sync");
+    assert_eq!(config.state_url, config.source.url);
+    assert_eq!(config.users.table, TableName { schema: "auth".into(), name: "users".into() });
+    assert_eq!((config.tenants[0].id.as_str(), config.tenants[0].key.as_str()), ("acme", "acme"));
+    assert_eq!((config.deletes, config.on_slot_loss), (Deletes::Soft, OnSlotLoss::Resync));
+    let limits = config.limits;
+    assert_eq!((limits.source_wal, limits.memory, limits.tenant_memory), (1 << 30, 256 << 20, 16 << 20));
+    assert_eq!((limits.park_after, limits.stall), (Duration::from_secs(600), Duration::from_secs(5)));
+    assert_eq!(limits.max_deletes.percent, 10.0);
+}
+
+#[test]
+fn what_is_said_wins() {
+    let config = good(&format!(
+        "{GOOD}state: {{url: postgres://u@state/s}}\ndeletes: {{mode: hard}}\non_slot_loss: stop\n\
+         limits: {{memory: 1MB, stall: 500ms, max_deletes: 2.5%}}\n"
+    ));
+    assert_eq!(config.state_url.host, "state");
+    assert_eq!((config.deletes, config.on_slot_loss), (Deletes::Hard, OnSlotLoss::Stop));
+    assert_eq!((config.limits.memory, config.limits.stall), (1 << 20, Duration::from_millis(500)));
+    assert_eq!(config.limits.max_deletes.percent, 2.5);
+    let dotted = good(&GOOD.replace("auth.users", "Auth.we.ird"));
+    assert_eq!(dotted.users.table, TableName { schema: "Auth".into(), name: "we.ird".into() });
+    let number = good(&GOOD.replace("id: acme", "id: 007"));
+    assert_eq!(number.tenants[0].id.as_str(), "007");
+}
+
+#[test]
+fn unknown_keys_are_errors_with_the_nearest_known_one() {
+    check("  url: ${DB}", "  ulr: x", "2:3", "unknown key source.ulr", "did you mean url?");
+    check("  id: id", "  id: id\n  e-mail: e", "6:3", "unknown key users.e-mail", "did you mean email?");
+    check("    target", "    taget", "9:5", "unknown key tenants.taget", "did you mean target?");
+    check("source:", "slot: x\nsource:", "1:1", "unknown key slot", "slot belongs below source");
+    check("source:", "zzz: x\nsource:", "1:1", "unknown key zzz", "known are source, state, users");
+    check("  id: id", "  id: {column: a, unti: s}", "5:19", "unknown key users.id.unti", "unit");
+}
+
+#[test]
+fn what_is_settled_but_not_built_is_refused() {
+    for key in ["include: [a]", "kafka: {}", "admin: {}"] {
+        let name = key.split(':').next().unwrap();
+        check("source:", &format!("{key}\nsource:"), "1:1", &format!("{name} is not supported yet"), "leave it out");
+    }
+    for key in ["preset: supabase", "query: q", "watch: []", "where: w"] {
+        check("  id: id", &format!("  {key}\n  id: id"), "5:3", "is not supported yet", "leave it out");
+    }
+    check("users:", "  publish: columns\nusers:", "3:12", "source.publish: columns is not supported yet", "");
+    let purge = format!("{GOOD}deletes: {{mode: soft, purge_after: 30d}}\n");
+    check_text(&purge, "10:23", "deletes.purge_after is not supported yet", "leave it out");
+}
+
+#[test]
+fn variables_and_files_that_are_not_there_are_named() {
+    check("${DB}", "${NOPE}", "2:8", "source.url: the environment variable NOPE is not set", "${NAME}");
+    check("acme\n", "a\n    key: x${file:/none}\n", "9:10", "tenants.key: cannot read the file /none", "");
+    check("id: id", "id: ${x", "5:7", "users.id: a '${' has no '}'", "$${");
+}
+
+#[test]
+fn urls_are_never_repeated() {
+    check("${DB}", "${BAD}", "2:8", "source.url is not a usable URL: the port", "postgres://user");
+    check("postgres://u@h/acme", "postgres://u:hunter2/x@h/d", "9:13", "the target of tenant acme is not a usable", "");
+    check("${DB}", "user=u password=hunter2", "2:8", "source.url is not a usable URL", "");
+    check("${DB}", "postgres://u:hunter2@h/db\n  x: y", "3:3", "unknown key source.x", "");
+    check("${DB}", "\"\"", "2:8", "source.url is empty", "postgres://");
+}
+
+#[test]
+fn sections_and_keys_that_are_missing_are_named() {
+    check_text("", "1:1", "source is missing", "auth database");
+    check("  url: ${DB}", "  slot: s", "2:3", "source.url is missing", "AUTH_DATABASE_URL");
+    check("  table: auth.users\n", "", "4:3", "users.table is missing", "schema.name");
+    check("  id: id\n", "", "4:3", "users.id is missing", "");
+    check("    target: postgres://u@h/acme\n", "", "8:5", "tenants.target is missing", "");
+    check("  - id: acme\n    target: postgres://u@h/acme\n", "  []\n", "8:3", "at least one tenant", "");
+    check("source:\n  url: ${DB}", "source: here", "1:9", "source has to be a section", "url, slot");
+}
+
+#[test]
+fn values_that_cannot_be_are_refused() {
+    check("auth.users", "users", "4:10", "users.table has to be schema.name", "public.users");
+    check("id: id", "id: []", "5:7", "users.id is an empty list", "a value is");
+    check("id: id", "id: {with: x}", "5:7", "users.id is no value", "a value is");
+    check("id: id", "id: {column: a, unit: h}", "5:25", "users.id: no such unit", "s, ms or rfc3339");
+    check("id: id", "id: id\n  exclude: a", "6:12", "users.exclude has to be a list", "[a, b]");
+    check("users:", "  slot: My-Slot\nusers:", "3:9", "source.slot has no such value", "lower-case");
+    for (limit, help) in [("memory: 0", "a size"), ("stall: 5", "a duration"), ("max_deletes: 10", "10%")] {
+        let name = limit.split(':').next().unwrap();
+        let place = format!("1:{}", 12 + name.len());
+        let message = format!("limits.{name} has no such value");
+        check("source:", &format!("limits: {{{limit}}}\nsource:"), &place, &message, help);
+    }
+    check("source:", "deletes: maybe\nsource:", "1:10", "deletes has no such value", "soft or hard");
+    check("source:", "on_slot_loss: x\nsource:", "1:15", "on_slot_loss has no such value", "resync or stop");
+}
+
+#[test]
+fn tenants_are_told_apart() {
+    let second = |text: &str| format!("{GOOD}  - {text}\n");
+    check_text(&second("{id: acme, target: postgres://u@h/b}"), "10:10", "two tenants have the id acme", "");
+    check_text(&second("{id: b, key: acme, target: postgres://u@h/b}"), "10:18", "acme and b have the same key", "");
+    check_text(&second("{id: b, target: postgres://v:w@H:5432/acme}"), "10:21", "have the same target, H:5432", "own");
+    let two = second("{id: b, target: postgres://u@h/b}");
+    assert_eq!(good(&two).tenants.len(), 2);
+    check_text(&two.replace("  tenant: org\n", ""), "9:5", "several tenants, but users.tenant is missing", "column");
+}
+
+#[test]
+fn bad_yaml_says_where() {
+    check("  table: auth.users", "  table: [auth", "5:5", "this is not YAML", "indentation");
+    check("  id: id\n", "  id: id\n  id: b\n", "6:3", "this is not YAML: duplicate", "");
+}

@@ -1,0 +1,77 @@
+//! The values of `users`: a column, a list, `{join: [...]}`, `{column: ..., unit: ...}`. Pure.
+
+use super::error::Fault;
+use super::interpolate::Surroundings;
+use super::raw::{Key, Kind, Node};
+use super::section::text;
+use crate::map::{TimeUnit, Value};
+
+const FORMS: &str = "a value is a column, a list of values (the first that is not empty), {join: [a, b], with: \" \"}, \
+                     or {column: a, unit: ms} for a time";
+
+/// Reads one value; `path` names its key.
+pub(super) fn parse_value(node: &Node, path: &str, from: &Surroundings<'_>) -> Result<Value, Fault> {
+    match &node.kind {
+        Kind::Scalar(_) => column(node, path, from).map(Value::Column),
+        Kind::List(items) => list(items, node, path, from).map(Value::First),
+        Kind::Section(entries) => {
+            let named = |name: &str| entries.iter().find(|(key, _)| key.name == name).map(|(_, node)| node);
+            let (kind, allowed): (_, &[&str]) = match (named("join"), named("column")) {
+                (Some(join), _) => (Form::Join(join), &["join", "with"]),
+                (None, Some(name)) => (Form::Time(name), &["column", "unit"]),
+                (None, None) => return Err(Fault::new(&node.span, format!("{path} is no value")).help(FORMS)),
+            };
+            if let Some((Key { name, span }, _)) = entries.iter().find(|(key, _)| !allowed.contains(&&*key.name)) {
+                let help = format!("known beside {} is {}", allowed[0], allowed[1]);
+                return Err(Fault::new(span, format!("unknown key {path}.{name}")).help(help));
+            }
+            match kind {
+                Form::Join(parts) => {
+                    let Kind::List(items) = &parts.kind else {
+                        return Err(Fault::new(&parts.span, format!("{path}.join has to be a list")).help(FORMS));
+                    };
+                    let with = match named("with") {
+                        Some(with) => text(with, &format!("{path}.with"), from)?,
+                        None => " ".to_owned(),
+                    };
+                    Ok(Value::Join { parts: list(items, parts, path, from)?, with })
+                }
+                Form::Time(name) => {
+                    let unit = named("unit").ok_or_else(|| {
+                        Fault::new(&node.span, format!("{path}: a unit is missing")).help("unit is s, ms or rfc3339")
+                    })?;
+                    Ok(Value::Time { column: column(name, path, from)?, unit: time_unit(unit, path, from)? })
+                }
+            }
+        }
+        Kind::Null => Err(Fault::new(&node.span, format!("{path} is empty")).help(FORMS)),
+    }
+}
+
+enum Form<'a> {
+    Join(&'a Node),
+    Time(&'a Node),
+}
+
+fn column(node: &Node, path: &str, from: &Surroundings<'_>) -> Result<String, Fault> {
+    match text(node, path, from)? {
+        column if column.is_empty() => Err(Fault::new(&node.span, format!("{path} is empty")).help(FORMS)),
+        column => Ok(column),
+    }
+}
+
+fn list(items: &[Node], node: &Node, path: &str, from: &Surroundings<'_>) -> Result<Vec<Value>, Fault> {
+    if items.is_empty() {
+        return Err(Fault::new(&node.span, format!("{path} is an empty list")).help(FORMS));
+    }
+    items.iter().map(|item| parse_value(item, path, from)).collect()
+}
+
+fn time_unit(node: &Node, path: &str, from: &Surroundings<'_>) -> Result<TimeUnit, Fault> {
+    match &*text(node, path, from)? {
+        "s" => Ok(TimeUnit::Seconds),
+        "ms" => Ok(TimeUnit::Millis),
+        "rfc3339" => Ok(TimeUnit::Rfc3339),
+        _ => Err(Fault::new(&node.span, format!("{path}: no such unit")).help("unit is s, ms or rfc3339")),
+    }
+}
