@@ -1,33 +1,33 @@
 //! How fast what waits in the slot gets into the target.
 
 use super::Table;
-use super::bed::{Bed, people};
+use super::bed::Bed;
+use users_sync::throwaway::PostgresServer;
 
 const TRANSACTIONS: u32 = 200_000;
 const ROWS: u32 = 1_000_000;
 
 /// Changes wait in both slots; each way drains them on its own, from its start to the last user.
 pub async fn single_row_transactions(bed: &Bed, table: &mut Table) {
-    bed.database("drain", 1000).await;
+    bed.database("drain", TRANSACTIONS).await;
     bed.subscribe("drain").await;
     let ours = bed.ours("drain", &bed.one_tenant("drain"), false);
     bed.following("drain", 1).await;
     ours.stop();
-    let last = 1000 + TRANSACTIONS;
     bed.source
         .sql(
             "drain",
-            &format!(
-                "SET synchronous_commit = off;
-                 CREATE PROCEDURE sign_ups() LANGUAGE plpgsql AS $$ DECLARE r record; BEGIN
-                   FOR r IN {} LOOP INSERT INTO users VALUES (r.*); COMMIT; END LOOP; END $$",
-                people(1001, last).replacen("SELECT", "SELECT ", 1)
-            ),
+            "SET synchronous_commit = off;
+             CREATE PROCEDURE renames() LANGUAGE plpgsql AS $$ BEGIN
+               FOR n IN 1..200000 LOOP
+                 UPDATE users SET name = 'Changed', updated_at = now() WHERE id = 'user-' || n;
+                 COMMIT;
+               END LOOP; END $$",
         )
         .await
         .unwrap();
-    bed.source.sql("drain", "CALL sign_ups()").await.unwrap();
-    let (native, ours) = drain(bed, "drain", &format!("id = 'user-{last}'"), &format!("id = 'user-{last}'")).await;
+    bed.source.sql("drain", "CALL renames()").await.unwrap();
+    let (native, ours) = drain(bed, "drain", &format!("id = 'user-{TRANSACTIONS}' AND name = 'Changed'")).await;
     let rate = |seconds: f64| f64::from(TRANSACTIONS) / seconds;
     table.add("200,000 single-row transactions drained", "1/s", rate(ours), Some(rate(native)), ">= 1.2, goal 1.5");
 }
@@ -40,24 +40,23 @@ pub async fn one_large_transaction(bed: &Bed, table: &mut Table) {
     ours.stop();
     bed.source.sql("large", "UPDATE users SET name = 'Changed', updated_at = now()").await.unwrap();
     let changed = format!("id = 'user-{ROWS}' AND name = 'Changed'");
-    let (native, ours) = drain(bed, "large", &changed, &changed).await;
+    let (native, ours) = drain(bed, "large", &changed).await;
     let rate = |seconds: f64| f64::from(ROWS) / seconds;
     table.add("one transaction of 1,000,000 updates drained", "rows/s", rate(ours), Some(rate(native)), ">= 1");
 }
 
 /// Seconds of both ways.
-async fn drain(bed: &Bed, name: &str, native_done: &str, ours_done: &str) -> (f64, f64) {
-    let checkpoint = |server| async move { PostgresCheckpoint(server).run().await };
+async fn drain(bed: &Bed, name: &str, done: &str) -> (f64, f64) {
     checkpoint(&bed.source).await;
     checkpoint(&bed.target).await;
     bed.native(name, true).await;
-    let sql = format!("SELECT true FROM users WHERE {native_done}");
+    let sql = format!("SELECT true FROM users WHERE {done}");
     let native = bed.wait(&bed.target, &format!("{name}_native"), &sql).await;
     bed.native(name, false).await;
     checkpoint(&bed.target).await;
     let begun = std::time::Instant::now();
     let process = bed.ours(name, &bed.one_tenant(name), false);
-    let sql = format!("SELECT true FROM neon_auth.users_sync WHERE {ours_done}");
+    let sql = format!("SELECT true FROM neon_auth.users_sync WHERE {done}");
     bed.wait(&bed.target, &format!("{name}_ours"), &sql).await;
     let ours = begun.elapsed();
     let (_, peak) = process.resident();
@@ -67,10 +66,6 @@ async fn drain(bed: &Bed, name: &str, native_done: &str, ours_done: &str) -> (f6
 }
 
 /// Everything dirty is written before the clock runs.
-struct PostgresCheckpoint<'a>(&'a users_sync::throwaway::PostgresServer);
-
-impl PostgresCheckpoint<'_> {
-    async fn run(&self) {
-        self.0.sql("postgres", "CHECKPOINT").await.unwrap();
-    }
+async fn checkpoint(server: &PostgresServer) {
+    server.sql("postgres", "CHECKPOINT").await.unwrap();
 }

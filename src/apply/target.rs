@@ -4,7 +4,7 @@ use super::checkpoint::Checkpoint;
 use super::plan::{Move, Rows};
 use super::standing::Observed;
 use super::statement::{self, Parts, Shape, ShapeError};
-use super::values::{Jsonb, Moment, Position};
+use super::values::{Moment, Position};
 use crate::model::{Deletes, Epoch, Generation, Lsn, TargetId, TenantId};
 use crate::pg::{PgClient, describe};
 use std::collections::HashMap;
@@ -208,7 +208,7 @@ impl Target {
 #[derive(Default)]
 struct Columns<'a> {
     id: Vec<&'a str>,
-    raw_json: Vec<Jsonb<'a>>,
+    raw_json: Vec<&'a str>,
     set_name: Vec<bool>,
     name: Vec<Option<&'a str>>,
     set_email: Vec<bool>,
@@ -227,7 +227,7 @@ impl<'a> Columns<'a> {
         let mut columns = Columns::default();
         for user in &rows.upserts {
             columns.id.push(&user.id);
-            columns.raw_json.push(Jsonb(&user.raw_json));
+            columns.raw_json.push(&user.raw_json);
             columns.name.push(user.name.as_deref());
             columns.email.push(user.email.as_deref());
             columns.created_at.push(user.created_at.map(Moment));
@@ -242,7 +242,7 @@ impl<'a> Columns<'a> {
         let mut columns = Columns::default();
         for patch in &rows.patches {
             columns.id.push(&patch.id);
-            columns.raw_json.push(Jsonb(&patch.raw_json));
+            columns.raw_json.push(&patch.raw_json);
             let (set, name) = patch.name.split();
             columns.set_name.push(set);
             columns.name.push(name.map(String::as_str));
@@ -266,7 +266,7 @@ impl<'a> Columns<'a> {
     fn parameters(&self) -> [(&(dyn ToSql + Sync), Type); 8] {
         [
             (&self.id, Type::TEXT_ARRAY),
-            (&self.raw_json, Type::JSONB_ARRAY),
+            (&self.raw_json, Type::TEXT_ARRAY),
             (&self.name, Type::TEXT_ARRAY),
             (&self.email, Type::TEXT_ARRAY),
             (&self.created_at, Type::TIMESTAMPTZ_ARRAY),
@@ -279,7 +279,7 @@ impl<'a> Columns<'a> {
     fn patch_parameters(&self) -> [(&(dyn ToSql + Sync), Type); 13] {
         [
             (&self.id, Type::TEXT_ARRAY),
-            (&self.raw_json, Type::JSONB_ARRAY),
+            (&self.raw_json, Type::TEXT_ARRAY),
             (&self.set_name, Type::BOOL_ARRAY),
             (&self.name, Type::TEXT_ARRAY),
             (&self.set_email, Type::BOOL_ARRAY),

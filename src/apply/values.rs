@@ -5,24 +5,6 @@ use bytes::{BufMut, BytesMut};
 use std::error::Error;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
-/// JSON text as `jsonb` (jsonb_recv: a version byte, 1, then the text).
-#[derive(Debug)]
-pub struct Jsonb<'a>(pub &'a str);
-
-impl ToSql for Jsonb<'_> {
-    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
-        out.put_u8(1);
-        out.put_slice(self.0.as_bytes());
-        Ok(IsNull::No)
-    }
-
-    fn accepts(ty: &Type) -> bool {
-        *ty == Type::JSONB
-    }
-
-    to_sql_checked!();
-}
-
 /// A moment as `timestamptz` (timestamptz_recv: microseconds since 2000-01-01).
 #[derive(Debug)]
 pub struct Moment(pub Timestamp);

@@ -15,7 +15,14 @@ use crate::route::Interrupt;
 use crate::state::TenantState;
 use std::collections::HashMap;
 use std::sync::Arc;
-use tokio::time::{Instant, timeout_at};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// So many frames in one read say that the source has more to send than we are waiting for.
+const BUSY: usize = 32;
+/// Then it is left alone for a moment: it sends every message on its own, and each one that meets a sleeping reader
+/// costs both sides a wake-up.
+const GATHER: Duration = Duration::from_millis(1);
 
 pub(super) struct Stream {
     shared: Arc<Shared>,
@@ -53,7 +60,9 @@ impl Stream {
                 frame = self.reader.next() => frame?,
             };
             let mut next = Some(frame);
+            let mut frames = 0;
             while let Some(frame) = next {
+                frames += 1;
                 if self.take(frame)? {
                     tokio::select! {
                         biased;
@@ -62,6 +71,9 @@ impl Stream {
                     }
                 }
                 next = self.reader.try_next()?;
+            }
+            if frames >= BUSY {
+                sleep(GATHER).await;
             }
         }
     }
