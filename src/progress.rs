@@ -195,6 +195,27 @@ mod tests {
     }
 
     #[test]
+    fn what_was_confirmed_is_remembered_and_never_taken_back() {
+        let a = tenant("a");
+        let mut progress = Progress::new(Lsn(10));
+        assert_eq!(progress.confirmed(), Lsn(10));
+        progress.idle(Lsn(20));
+        progress.confirm(Lsn(15));
+        assert_eq!((progress.confirmed(), progress.safe()), (Lsn(15), Lsn(20)));
+        // A replayed transaction wants an older position than what is confirmed.
+        progress.confirm(Lsn(20));
+        progress.commit(Lsn(18), [&a]);
+        assert_eq!((progress.safe(), progress.received()), (Lsn(20), Lsn(20)));
+    }
+
+    #[test]
+    #[should_panic(expected = "position 0/E is not between the confirmed 0/F and the safe 0/F")]
+    fn going_back_is_a_bug() {
+        let mut progress = Progress::new(Lsn(15));
+        progress.confirm(Lsn(14));
+    }
+
+    #[test]
     #[should_panic(expected = "position 0/14 is not between the confirmed 0/A and the safe 0/A")]
     fn confirming_what_a_tenant_lacks_is_a_bug() {
         let mut progress = Progress::new(Lsn(10));

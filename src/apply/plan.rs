@@ -53,3 +53,66 @@ impl<T> Set<Option<T>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Xid;
+
+    fn user() -> User {
+        User {
+            id: "u".into(),
+            raw_json: "{}".into(),
+            name: None,
+            email: None,
+            created_at: None,
+            updated_at: None,
+            deleted_at: None,
+            updated_at_derived: true,
+        }
+    }
+
+    fn patch() -> Patch {
+        Patch {
+            id: "p".into(),
+            raw_json: "{}".into(),
+            name: Set::Keep,
+            email: Set::Keep,
+            created_at: Set::Keep,
+            updated_at: Set::Keep,
+            deleted_at: Set::Keep,
+            updated_at_derived: true,
+            xid: Xid(1),
+        }
+    }
+
+    #[test]
+    fn every_change_goes_where_it_belongs_and_unresolved_rereads_come_back() {
+        let changes = [
+            Change::Delete { id: "d".into(), at: Timestamp(7) },
+            Change::Upsert(user()),
+            Change::Reread { id: "r".into(), xid: Xid(1) },
+            Change::Patch(patch()),
+        ];
+        let (rows, unresolved) = plan_rows(&changes);
+        assert!(rows.upserts == [&user()] && rows.patches == [&patch()]);
+        assert_eq!((rows.deletes, unresolved), (vec![("d", Timestamp(7))], vec!["r"]));
+    }
+
+    #[test]
+    fn only_a_batch_without_any_rows_is_empty() {
+        assert!(Rows::default().is_empty());
+        for change in
+            [Change::Upsert(user()), Change::Patch(patch()), Change::Delete { id: "d".into(), at: Timestamp(7) }]
+        {
+            assert!(!plan_rows([&change]).0.is_empty());
+        }
+    }
+
+    #[test]
+    fn keeping_a_value_is_not_setting_it_to_null() {
+        assert_eq!(Set::<Option<i32>>::Keep.split(), (false, None));
+        assert_eq!(Set::<Option<i32>>::To(None).split(), (true, None));
+        assert_eq!(Set::To(Some(1)).split(), (true, Some(&1)));
+    }
+}

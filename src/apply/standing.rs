@@ -195,6 +195,18 @@ mod tests {
     }
 
     #[test]
+    fn every_reason_to_park_has_a_remedy_that_can_be_followed_to_the_letter() {
+        let (tenant, other) = (TenantId::new("o'neil"), TenantId::new("globex"));
+        let remedy = |reason: ParkReason| reason.remedy(&tenant);
+        let moved = remedy(ParkReason::OtherTenant(other));
+        assert!(moved.contains("o'neil") && moved.contains("globex"), "{moved}");
+        let handed_over = remedy(ParkReason::OtherTarget);
+        assert!(handed_over.contains(&format!("UPDATE users_sync.checkpoint SET target_id = '{NIL_TARGET_ID}'")));
+        let merged = remedy(ParkReason::ForeignRows);
+        assert!(merged.contains(&format!("VALUES ('o''neil', '{NIL_TARGET_ID}', 0, '0/0', 0, '')")), "{merged}");
+    }
+
+    #[test]
     fn a_later_process_is_not_disturbed() {
         check(Some(mirror()), Some(Checkpoint { epoch: Epoch(6), ..checkpoint() }), Standing::StepDown(Epoch(6)));
     }

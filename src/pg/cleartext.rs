@@ -2,6 +2,7 @@
 //!
 //! tokio-postgres sends it as soon as a server asks (AuthenticationCleartextPassword), which anybody on the way can do
 //! in the server's name. This wraps its stream and, until the login is done, looks at every message that comes in.
+//! It also notices what is no PostgreSQL server at all, for whose gigabyte of a message tokio-postgres would wait.
 
 use super::stream::Stream;
 use std::io;
@@ -29,10 +30,17 @@ impl Guarded {
 #[error("the server asks for the password in clear text and the connection has no TLS; set sslmode=require or better")]
 pub(crate) struct CleartextRefused;
 
+/// What answers is something else: a web server, say.
+#[derive(Debug, thiserror::Error)]
+#[error("a message of {0} bytes during the login")]
+pub(crate) struct NotPostgres(usize);
+
 /// Authentication messages (manual: "Message Formats"): `R`, length, then what is asked for.
 const AUTHENTICATION: u8 = b'R';
 const AUTHENTICATION_OK: u32 = 0;
 const AUTHENTICATION_CLEARTEXT: u32 = 3;
+/// Before the login is done nothing is long (libpq is as strict).
+const LONGEST: usize = 64 << 10;
 /// Tag, length, and the first word of the body.
 const HEAD: usize = 9;
 
@@ -50,6 +58,7 @@ enum Verdict {
     Going,
     LoggedIn,
     Cleartext,
+    NotPostgres(usize),
 }
 
 impl Watch {
@@ -69,6 +78,9 @@ impl Watch {
             }
             let [tag, a, b, c, d, word @ ..] = self.head;
             let length = u32::from_be_bytes([a, b, c, d]) as usize;
+            if !(4..=LONGEST).contains(&length) {
+                return Verdict::NotPostgres(length);
+            }
             if tag != AUTHENTICATION {
                 self.filled = 0;
                 self.skip = length.saturating_sub(4);
@@ -96,6 +108,9 @@ impl AsyncRead for Guarded {
                 Verdict::LoggedIn => self.watch = None,
                 Verdict::Cleartext => {
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::PermissionDenied, CleartextRefused)));
+                }
+                Verdict::NotPostgres(length) => {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, NotPostgres(length))));
                 }
             }
         }
@@ -146,5 +161,7 @@ mod tests {
         check(&[NOTICE, SASL, CLEARTEXT].concat(), Verdict::Cleartext);
         check(&[NOTICE, SASL, OK].concat(), Verdict::LoggedIn);
         check(SASL, Verdict::Going);
+        check(b"HTTP/1.1 400 Bad Request", Verdict::NotPostgres(0x5454_502F));
+        check(&[SASL, b"R\0\0\0\x03"].concat(), Verdict::NotPostgres(3));
     }
 }

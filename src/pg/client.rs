@@ -4,7 +4,7 @@
 //! time limit are ours (`stream`), the same for SQL and for replication. Logins in clear text are refused where the
 //! connection has no TLS (`cleartext`). `cancel_token()` has no address to connect to: drop the client instead.
 
-use super::cleartext::{CleartextRefused, Guarded};
+use super::cleartext::{CleartextRefused, Guarded, NotPostgres};
 use super::stream::{Stream, connect_with};
 use super::{ChannelBinding, ConnectError, PgUrl, ServerError, describe};
 use std::convert::Infallible;
@@ -125,6 +125,7 @@ fn classify(url: &PgUrl, error: tokio_postgres::Error) -> ConnectError {
     let reason = describe(&error);
     match error.into_source().map(|cause| cause.downcast::<std::io::Error>()) {
         Some(Ok(io)) if io.get_ref().is_some_and(|inner| inner.is::<CleartextRefused>()) => ConnectError::auth(url, io),
+        Some(Ok(io)) if io.get_ref().is_some_and(|inner| inner.is::<NotPostgres>()) => ConnectError::protocol(url, io),
         _ if is_login => ConnectError::auth(url, reason),
         Some(Ok(io)) if !words.contains("parsing") => ConnectError::unreachable(url, *io),
         None if words == "connection closed" => {

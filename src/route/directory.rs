@@ -78,6 +78,16 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_for_unknown_keys_is_bounded_and_counting_goes_on() {
+        let mut directory = Directory::<()>::new([]);
+        for key in 0..REMEMBERED_KEYS {
+            assert_eq!(directory.find(&key.to_string()), Err(Unmapped::New));
+        }
+        assert_eq!(directory.find("one too many"), Err(Unmapped::Known));
+        assert_eq!(directory.unmapped_changes(), REMEMBERED_KEYS as u64 + 1);
+    }
+
+    #[test]
     fn one_tenant_alone_needs_no_key() {
         let (id, key) = (TenantId::new("a"), TenantKey::new("1"));
         assert_eq!(Directory::new([(&id, &key, 7)]).only(), Some(7));

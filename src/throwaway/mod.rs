@@ -2,11 +2,11 @@
 //! For `users-sync demo`, the benchmark and the tests; nothing of the replication itself depends on it.
 
 mod binaries;
-
+mod proxy;
 mod server;
 
 pub use binaries::{Account, Binaries};
-
+pub use proxy::{Cut, Direction, TcpProxy};
 pub use server::{Options, PostgresServer};
 
 use std::path::PathBuf;

@@ -119,31 +119,72 @@ fn what_is_not_a_message_is_refused_with_the_place() {
     assert_eq!(fails(&not_utf8), DecodeError::NotUtf8("Origin name"));
 }
 
-proptest! {
-    #[test]
-    fn no_bytes_make_the_decoder_panic(tag in prop::sample::select(b"BCORYIUDTM?".to_vec()), tail: Vec<u8>) {
-        read_everything(&[vec![tag], tail].concat());
-    }
+/// One of each kind.
+fn good_messages() -> Vec<Vec<u8>> {
+    let row = || [b"N".to_vec(), tuple(&[text("u2"), b"u".to_vec()])].concat();
+    let old = |kind: &[u8]| [kind, &tuple(&[text("u1"), b"n".to_vec()])].concat();
+    let numbers = |count: usize| vec![7; 8 * count];
+    vec![
+        relation(),
+        dml(b'I', &[row()]),
+        dml(b'U', &[row()]),
+        dml(b'U', &[old(b"K"), row()]),
+        dml(b'U', &[old(b"O"), row()]),
+        dml(b'D', &[old(b"K")]),
+        dml(b'D', &[old(b"O")]),
+        [b"B".to_vec(), numbers(2), vec![7; 4]].concat(),
+        [b"C\0".to_vec(), numbers(3)].concat(),
+        [b"O".to_vec(), numbers(1), name("elsewhere")].concat(),
+        [b"Y".to_vec(), vec![7; 4], name("public"), name("mood")].concat(),
+        [b"T\0\0\0\x02\0".to_vec(), numbers(1)].concat(),
+        [b"M\x01".to_vec(), numbers(1), name("p"), b"\0\0\0\x02hi".to_vec()].concat(),
+    ]
+}
 
-    #[test]
-    fn no_damage_to_a_good_message_makes_the_decoder_panic(at: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
-        let update = dml(b'U', &[b"O".to_vec(), tuple(&[text("u1"), text("a")]), b"N".to_vec(), tuple(&[text("u2"), b"u".to_vec()])]);
-        for mut bytes in [relation(), update] {
-            let at = at.index(bytes.len());
-            bytes[at] = byte;
-            bytes.truncate(cut.index(bytes.len() + 1));
-            read_everything(&bytes);
+#[test]
+fn a_good_message_is_refused_wherever_it_is_cut() {
+    for bytes in good_messages() {
+        read_everything(&bytes).unwrap();
+        for end in 0..bytes.len() {
+            let error = read_everything(&bytes[..end]).unwrap_err();
+            assert!(matches!(error, DecodeError::Truncated(_)), "{bytes:?} cut at {end}: {error}");
         }
     }
 }
 
-fn read_everything(bytes: &[u8]) {
-    let mut cells = Vec::new();
-    match parse_message(bytes) {
-        Ok(Message::Insert { new, .. }) => drop(new.read_into(&[true, true], &mut cells)),
-        Ok(Message::Update { old: Some(old), .. } | Message::Delete { old, .. }) => {
-            drop(old.read_into(&[true, false], &[], &mut cells));
+proptest! {
+    #[test]
+    fn no_bytes_make_the_decoder_panic(tag in prop::sample::select(b"BCORYIUDTM?".to_vec()), tail: Vec<u8>) {
+        let _ = read_everything(&[vec![tag], tail].concat());
+    }
+
+    #[test]
+    fn no_damage_to_a_good_message_makes_the_decoder_panic(
+        mut bytes in prop::sample::select(good_messages()),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        end in any::<prop::sample::Index>(),
+    ) {
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
         }
-        _ => {}
+        let _ = read_everything(&bytes);
+        let _ = read_everything(&bytes[..end.index(bytes.len())]);
+    }
+}
+
+fn read_everything(bytes: &[u8]) -> Result<(), DecodeError> {
+    let mut cells = Vec::new();
+    let columns = ["id", "email"].map(|name| Column { name: name.to_owned(), type_oid: 25, in_identity: name == "id" });
+    match parse_message(bytes)? {
+        Message::Insert { new, .. } | Message::Update { old: None, new, .. } => {
+            new.read_into(&[true, true], &mut cells)
+        }
+        Message::Update { old: Some(old), new, .. } => {
+            new.read_into(&[true, false], &mut cells)?;
+            old.read_into(&[true, true], &columns, &mut cells)
+        }
+        Message::Delete { old, .. } => old.read_into(&[true, true], &columns, &mut cells),
+        _ => Ok(()),
     }
 }

@@ -1,0 +1,47 @@
+# What a person or the CI runs here. `make help` lists it.
+
+# Where rustup puts cargo, also when it has just been installed.
+CARGO_HOME ?= $(HOME)/.cargo
+export PATH := $(CARGO_HOME)/bin:$(PATH)
+
+# How long `make demo` shows changes, and how long `make fuzz` looks for a panic.
+SECONDS ?= 20
+FUZZ_SECONDS ?= 60
+# More for cargo-mutants: `make mutants MUTANTS='--file src/progress.rs'`.
+MUTANTS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench check lint mutants fuzz
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing: PostgreSQL's server programs, a C compiler, Rust.
+	@.ci/setup
+
+demo: setup ## Show the main job on two throwaway servers (SECONDS=20).
+	cargo run --release --locked -- demo --seconds $(SECONDS)
+
+test: setup ## Run every test, also those against real servers.
+	cargo test --release --locked
+
+bench: setup ## Measure against PostgreSQL's own logical replication on this machine.
+	cargo bench --locked
+
+check: setup ## Format check, clippy and rustdoc, warnings are errors.
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+
+lint: check
+
+mutants: setup ## Show that the tests of the pure modules can fail (hours; .cargo/mutants.toml says what is left out).
+	@cargo mutants --version >/dev/null 2>&1 || cargo install --locked cargo-mutants
+	cargo mutants $(MUTANTS)
+
+fuzz: setup ## Feed the decoder with arbitrary bytes (FUZZ_SECONDS=60).
+	@cargo fuzz --version >/dev/null 2>&1 && cargo +nightly --version >/dev/null 2>&1 || { \
+	  echo "make fuzz needs nightly Rust and cargo-fuzz:"; \
+	  echo "    rustup toolchain install nightly && cargo install --locked cargo-fuzz"; \
+	  echo "Without them, the property tests in \`make test\` feed the same decoder."; exit 1; }
+	cargo +nightly fuzz run pgoutput -- -max_total_time=$(FUZZ_SECONDS)

@@ -1,0 +1,178 @@
+//! What no lint holds: files say what they are for, pure files stay pure, stages do not know each other.
+
+// Every function here is a test's; clippy knows only those that are marked so.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+/// The flow's stages: only `service` knows more than one of them.
+const STAGES: [&str; 4] = ["capture", "map", "route", "apply"];
+/// A longer file is asking to be split along the flow.
+const LONGEST: usize = 500;
+/// These do no I/O and know no clock. A directory stands for everything below it.
+const PURE: [&str; 9] = [
+    "src/capture/pgoutput",
+    "src/capture/pgoutput.rs",
+    "src/map",
+    "src/route/compose.rs",
+    "src/route/directory.rs",
+    "src/apply/plan.rs",
+    "src/apply/standing.rs",
+    "src/progress.rs",
+    "src/model",
+];
+const IMPURE: [&str; 6] = ["tokio", "Instant", "SystemTime", "std::net", "std::fs", "std::process"];
+
+struct Source {
+    /// From the crate's root.
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    /// Without what people write for people.
+    fn code(&self) -> impl Iterator<Item = &str> {
+        self.text.lines().filter(|line| !line.trim_start().starts_with("//"))
+    }
+
+    fn mentions(&self, word: &str) -> bool {
+        self.code().any(|line| line.contains(word))
+    }
+
+    /// The stage that the file belongs to.
+    fn stage(&self) -> Option<&'static str> {
+        STAGES.into_iter().find(|stage| {
+            self.path.starts_with(format!("src/{stage}")) || self.path == Path::new(&format!("src/{stage}.rs"))
+        })
+    }
+
+    /// Whether a path in the code leads to the module `name` of the crate, alone or in a group of imports.
+    fn reaches(&self, name: &str) -> bool {
+        let code: String = self.code().flat_map(str::chars).filter(|c| !c.is_whitespace()).collect();
+        let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+        let names =
+            |text: &str, before: &str| text.split(before).skip(1).any(|rest| rest.strip_prefix(name).is_some_and(ends));
+        let groups = code.split("crate::{").skip(1).map(|group| group.split(';').next().unwrap_or(group));
+        names(&code, "crate::")
+            || names(&code, "super::")
+            || groups.into_iter().any(|group| names(&format!("{{{group}"), "{") || names(group, ","))
+    }
+}
+
+fn sources(under: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut directories = vec![root.join(under)];
+    let mut sources = Vec::new();
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display())) {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                sources.push(Source { path: path.strip_prefix(root).unwrap().to_owned(), text });
+            }
+        }
+    }
+    assert!(!sources.is_empty(), "{under} is empty");
+    sources
+}
+
+fn everything() -> impl Iterator<Item = Source> {
+    ["src", "tests", "benches", "fuzz/fuzz_targets"].into_iter().flat_map(sources)
+}
+
+/// Fails with all findings at once.
+fn check<T: std::fmt::Display>(findings: impl IntoIterator<Item = T>) {
+    let findings: Vec<_> = findings.into_iter().map(|finding| finding.to_string()).collect();
+    assert!(findings.is_empty(), "\n{}", findings.join("\n"));
+}
+
+#[test]
+fn every_file_opens_by_saying_what_it_is() {
+    let silent = everything().filter(|source| !source.text.starts_with("//! "));
+    check(silent.map(|source| format!("{} does not open with //!", source.path.display())));
+}
+
+#[test]
+fn no_file_is_longer_than_one_can_read() {
+    let lengths = sources("src").into_iter().filter(|source| !source.path.ends_with("tests.rs")).map(|source| {
+        let lines = source.text.lines().take_while(|line| line.trim() != "#[cfg(test)]").count();
+        (source.path, lines)
+    });
+    check(
+        lengths.filter(|(_, lines)| *lines > LONGEST).map(|(path, lines)| {
+            format!("{} has {lines} lines before its tests, {LONGEST} is the most", path.display())
+        }),
+    );
+}
+
+#[test]
+fn stages_do_not_know_each_other() {
+    let sources = sources("src");
+    check(sources.iter().flat_map(|source| {
+        let own = source.stage();
+        let others = STAGES.into_iter().filter(move |other| own.is_some_and(|own| own != *other));
+        let reached = others.filter(|other| source.reaches(other));
+        reached.map(|other| format!("{} reaches into the stage {other}", source.path.display()))
+    }));
+}
+
+#[test]
+fn the_model_imports_nothing_of_ours() {
+    let ours = ["config", "pg", "snapshot", "progress", "state", "service", "throwaway"].into_iter().chain(STAGES);
+    let model = sources("src/model");
+    check(ours.flat_map(|module| {
+        let reaching = model.iter().filter(move |source| source.reaches(module));
+        reaching.map(move |source| format!("{} reaches {module}", source.path.display()))
+    }));
+}
+
+#[test]
+fn pure_files_do_no_io_and_know_no_clock() {
+    let sources = sources("src");
+    for pure in PURE {
+        assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(pure).exists(), "{pure} is gone: mend the list");
+    }
+    let pure = sources.iter().filter(|source| PURE.iter().any(|pure| source.path.starts_with(pure)));
+    check(pure.flat_map(|source| {
+        let words = IMPURE.into_iter().filter(|word| source.mentions(word));
+        words.map(|word| format!("{} mentions {word}", source.path.display()))
+    }));
+}
+
+#[test]
+fn nothing_is_left_undone_and_no_test_is_skipped() {
+    // In pieces, so that this file does not find itself.
+    let marks = [["todo", "!("], ["unimplemented", "!("], ["dbg", "!("], ["#[igno", "re"]].map(|parts| parts.concat());
+    check(everything().flat_map(|source| {
+        let found: Vec<_> = marks.iter().filter(|mark| source.mentions(mark)).cloned().collect();
+        found.into_iter().map(move |mark| format!("{} holds {mark}", source.path.display()))
+    }));
+}
+
+#[test]
+fn tests_wait_for_what_they_want_and_not_for_a_while() {
+    let naps = ["::sl", "eep("].concat();
+    let napping = sources("tests").into_iter().filter(|source| source.mentions(&naps));
+    check(napping.map(|source| format!("{} sleeps: poll with a deadline", source.path.display())));
+}
+
+#[test]
+fn a_path_into_another_stage_is_seen_in_every_form() {
+    let reaches = |code: &str| Source { path: PathBuf::new(), text: code.to_owned() }.reaches("map");
+    for code in [
+        "use crate::map;",
+        "use crate::map::Rules;",
+        "use crate::{map, pg};",
+        "use crate::{pg::{a, b},\n    map::{Rules}};",
+        "fn f() { super::super::map::g() }",
+    ] {
+        assert!(reaches(code), "{code}");
+    }
+    for code in
+        ["use crate::mapped;", "use crate::model::{a, map_it};", "// use crate::map;", "let map = crate::pg::f();"]
+    {
+        assert!(!reaches(code), "{code}");
+    }
+}
