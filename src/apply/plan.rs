@@ -83,6 +83,7 @@ mod tests {
             deleted_at: Set::Keep,
             updated_at_derived: true,
             xid: Xid(1),
+            at: Timestamp(1),
         }
     }
 
@@ -91,7 +92,7 @@ mod tests {
         let changes = [
             Change::Delete { id: "d".into(), at: Timestamp(7) },
             Change::Upsert(user()),
-            Change::Reread { id: "r".into(), xid: Xid(1) },
+            Change::Reread { id: "r".into(), xid: Xid(1), at: Timestamp(1) },
             Change::Patch(patch()),
         ];
         let (rows, unresolved) = plan_rows(&changes);
