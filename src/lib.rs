@@ -19,4 +19,6 @@ pub mod state;
 
 pub mod service;
 
+pub mod cli;
+pub mod demo;
 pub mod throwaway;

@@ -177,6 +177,23 @@ impl StateStore {
         }
     }
 
+    /// Drops everything that is written down of one slot; with the last one the tables and, where it is empty, the
+    /// schema go. For `teardown`.
+    pub async fn forget(client: &Client, slot: &str) -> Result<(), StateError> {
+        if !exists(client).await? {
+            return Ok(());
+        }
+        client.execute("DELETE FROM users_sync.source WHERE slot = $1", &[&slot]).await?;
+        if client.query_opt("SELECT FROM users_sync.source LIMIT 1", &[]).await?.is_none() {
+            client.batch_execute("DROP TABLE users_sync.tenant, users_sync.source").await?;
+            let others = "SELECT FROM pg_catalog.pg_class WHERE relnamespace = 'users_sync'::regnamespace LIMIT 1";
+            if client.query_opt(others, &[]).await?.is_none() {
+                client.batch_execute("DROP SCHEMA users_sync").await?;
+            }
+        }
+        Ok(())
+    }
+
     /// A new history begins at `position`: the slot was made anew, or the source is another one.
     pub async fn begin_generation(
         &self,

@@ -44,6 +44,11 @@ pub async fn create_publication(client: &Client, name: &str, tables: &[TableName
     Ok(client.batch_execute(&create_statement(name, tables)).await?)
 }
 
+/// Drops a publication, where there is one of that name.
+pub async fn drop_publication(client: &Client, name: &str) -> Result<(), CaptureError> {
+    Ok(client.batch_execute(&format!("DROP PUBLICATION IF EXISTS {}", quote_ident(name))).await?)
+}
+
 /// Whether the table is published, by name, by schema, or with all others.
 pub async fn table_in_publication(client: &Client, name: &str, table: &TableName) -> Result<bool, CaptureError> {
     const QUERY: &str = "

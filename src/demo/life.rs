@@ -1,0 +1,118 @@
+//! People sign up, rename themselves and leave; each change is looked for where the application would.
+
+use super::DemoError;
+use super::stage::{Stage, TENANTS};
+use std::fmt;
+use std::io::Write;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_postgres::Client;
+
+/// Slow enough to read along.
+const PACE: Duration = Duration::from_millis(200);
+/// Between two looks at the target.
+const LOOK_EVERY: Duration = Duration::from_micros(200);
+const VISIBLE_WITHIN: Duration = Duration::from_secs(10);
+
+const FIRST_NAMES: [&str; 10] =
+    ["Ada", "Grace", "Edsger", "Barbara", "Donald", "Frances", "Alan", "Radia", "Niklaus", "Hedy"];
+const LAST_NAMES: [&str; 7] = ["Lovelace", "Hopper", "Dijkstra", "Liskov", "Knuth", "Allen", "Turing"];
+
+/// From the source's commit to the moment at which the target's answer shows it.
+#[derive(Default)]
+pub(super) struct Latencies(Vec<Duration>);
+
+impl fmt::Display for Latencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut sorted = self.0.clone();
+        sorted.sort();
+        let at = |share: f64| sorted.get(((sorted.len().max(1) - 1) as f64 * share) as usize).copied();
+        match (at(0.5), at(0.99)) {
+            (Some(p50), Some(p99)) => write!(
+                f,
+                "{} changes, commit to visible: p50 {}, p99 {} (source synchronous_commit = on)",
+                sorted.len(),
+                Millis(p50),
+                Millis(p99)
+            ),
+            _ => f.write_str("no change was made"),
+        }
+    }
+}
+
+struct Millis(Duration);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{:.1} ms", self.0.as_secs_f64() * 1000.0))
+    }
+}
+
+/// One change after the other, until it is time.
+pub(super) async fn live(
+    stage: &Stage,
+    until: Instant,
+    latencies: &mut Latencies,
+    out: &mut impl Write,
+) -> Result<(), DemoError> {
+    let auth = stage.auth().await?;
+    let targets = [stage.tenant(TENANTS[0]).await?, stage.tenant(TENANTS[1]).await?];
+    let mut people: [Vec<(String, String)>; 2] = Default::default();
+    let mut turn = 0;
+    while Instant::now() < until {
+        let next = Instant::now() + PACE;
+        let place = turn % 2;
+        let (tenant, target) = (TENANTS[place], &targets[place]);
+        let here = &mut people[place];
+        // Two of five sign up, two rename themselves, one leaves.
+        let (change, who, latency) = match turn % 5 {
+            1 | 3 if !here.is_empty() => {
+                let whose = turn % here.len();
+                let (id, name) = &mut here[whose];
+                *name = format!("{} {}", FIRST_NAMES[turn % 10], LAST_NAMES[(turn / 2) % 7]);
+                let sql = "UPDATE auth.users SET first_name = $2, last_name = NULL, updated_at = clock_timestamp() \
+                           WHERE id::text = $1";
+                auth.execute(sql, &[&id.as_str(), &name.as_str()]).await?;
+                let seen = "SELECT FROM neon_auth.users_sync WHERE id = $1 AND name = $2";
+                ("renamed", name.clone(), visible(target, seen, &[id, name]).await?)
+            }
+            4 if !here.is_empty() => {
+                let (id, name) = here.remove(0);
+                auth.execute("DELETE FROM auth.users WHERE id::text = $1", &[&id]).await?;
+                let seen = "SELECT FROM neon_auth.users_sync WHERE id = $1 AND deleted_at IS NOT NULL";
+                ("left", name, visible(target, seen, &[&id]).await?)
+            }
+            _ => {
+                let (first, last) = (FIRST_NAMES[(turn * 7) % 10], LAST_NAMES[(turn * 3) % 7]);
+                let sql = "INSERT INTO auth.users (organization, username, first_name, last_name, email) \
+                           VALUES ($1, $2, $3, $4, $2 || '@example.com') RETURNING id::text";
+                let username = format!("{}{turn}", first.to_lowercase());
+                let id: String = auth.query_one(sql, &[&tenant, &username, &first, &last]).await?.get(0);
+                let latency = visible(target, "SELECT FROM neon_auth.users_sync WHERE id = $1", &[&id]).await?;
+                // The application's own row refers to the user from now on.
+                target.execute("INSERT INTO todos (task, user_id) VALUES ('say hello', $1)", &[&id]).await?;
+                here.push((id, format!("{first} {last}")));
+                ("signed up", format!("{first} {last} (and has a todo)"), latency)
+            }
+        };
+        writeln!(out, "{:>9}  {tenant:<8} {change:<9} {who}", Millis(latency))?;
+        latencies.0.push(latency);
+        turn += 1;
+        sleep_until(next).await;
+    }
+    Ok(())
+}
+
+/// How long after the commit (now) a query of the target finds a row.
+async fn visible(target: &Client, sql: &str, parameters: &[&String]) -> Result<Duration, DemoError> {
+    let committed = Instant::now();
+    let parameters: Vec<_> =
+        parameters.iter().map(|value| *value as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
+    while target.query_opt(sql, &parameters).await?.is_none() {
+        if committed.elapsed() > VISIBLE_WITHIN {
+            return Err(DemoError::Stalled("a change did not arrive within 10 s"));
+        }
+        sleep(LOOK_EVERY).await;
+    }
+    Ok(committed.elapsed())
+}

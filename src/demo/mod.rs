@@ -1,0 +1,96 @@
+//! The main job before one's eyes: an auth database, two tenants, and people who sign up, rename themselves and
+//! leave, on two throwaway servers that are gone afterwards.
+
+mod compare;
+mod life;
+mod stage;
+
+use crate::config::ConfigError;
+use crate::service::{self, ServiceError};
+use crate::throwaway::ThrowawayError;
+use life::Latencies;
+use stage::Stage;
+use std::io::{self, Write};
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// A first snapshot of a few hundred users takes a second at most; past this something is wrong.
+const FOLLOWING_WITHIN: Duration = Duration::from_secs(30);
+
+/// Why the demo could not show what it is to show.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// The servers.
+    #[error(transparent)]
+    Server(#[from] ThrowawayError),
+    /// A statement on one of them.
+    #[error("a query of the demo failed: {}", crate::pg::describe(.0))]
+    Sql(#[from] tokio_postgres::Error),
+    /// The embedded configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Replication itself.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// Replication ended, or did not begin.
+    #[error("{0}")]
+    Stalled(&'static str),
+    /// What arrived is not what the source has.
+    #[error("source and targets differ: {0}")]
+    Different(String),
+    /// The terminal.
+    #[error("cannot write to the terminal: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Shows changes for `length`, or until `stop`; then compares source and targets row by row.
+pub async fn run(length: Duration, stop: CancellationToken, out: &mut impl Write) -> Result<(), DemoError> {
+    writeln!(out, "Starting two throwaway PostgreSQL servers ...")?;
+    let stage = tokio::select! {
+        stage = Stage::build() => stage?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    writeln!(out, "  auth database   {}", stage.source_url())?;
+    for tenant in stage::TENANTS {
+        writeln!(out, "  tenant {tenant:<9}{}", stage.target_url(tenant))?;
+    }
+    let stop_service = CancellationToken::new();
+    let mut service = tokio::spawn(service::run(stage.config()?, stop_service.clone()));
+    let shown = tokio::select! {
+        shown = show(&stage, length, &stop, out) => shown,
+        ended = &mut service => match ended {
+            Ok(result) => result.map_err(DemoError::from).and(Err(DemoError::Stalled("replication ended by itself"))),
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        },
+    };
+    stop_service.cancel();
+    if !service.is_finished() {
+        service.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    }
+    shown
+}
+
+async fn show(
+    stage: &Stage,
+    length: Duration,
+    stop: &CancellationToken,
+    out: &mut impl Write,
+) -> Result<(), DemoError> {
+    let following = timeout(FOLLOWING_WITHIN, stage.wait_until_all_follow()).await;
+    following.map_err(|_| DemoError::Stalled("no snapshot was taken within 30 s"))??;
+    stage.create_todos().await?;
+    writeln!(out, "Both tenants have the {} users who were there before, and follow.\n", stage::USERS_AT_FIRST)?;
+    writeln!(out, "{:>9}  {:<8} {:<9} {}", "visible", "tenant", "change", "user")?;
+    let mut latencies = Latencies::default();
+    let until = Instant::now() + length;
+    let lived = life::live(stage, until, &mut latencies, out);
+    tokio::select! {
+        lived = lived => lived?,
+        () = stop.cancelled() => writeln!(out, "stopped before its time")?,
+    }
+    writeln!(out, "\n{latencies}")?;
+    let compared = compare::until_equal(stage, out).await?;
+    writeln!(out, "{compared} users compared row by row, all seven columns: source and targets are equal.")?;
+    Ok(())
+}
