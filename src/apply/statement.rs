@@ -347,6 +347,7 @@ mod tests {
         assert!(Shape::from_columns(&columns(&[])).unwrap().is_plain());
         let neon = Shape::from_columns(&columns(&["id", "name", "email", "created_at"])).unwrap();
         assert_eq!(neon.writable().collect::<Vec<_>>(), ["raw_json", "updated_at", "deleted_at"]);
+        assert!(!neon.is_plain());
         assert_eq!(Shape::from_columns(&columns(&["deleted_at"])), Err(ShapeError::Generated("deleted_at")));
         assert_eq!(Shape::from_columns(&columns(&[])[1..]), Err(ShapeError::Missing("id")));
         let mut uuid = columns(&[]);
@@ -368,6 +369,50 @@ mod tests {
                 assert!(sql.contains("(SELECT count(*) FROM p) = (SELECT count(*) FROM w)"));
                 assert_eq!(sql.contains("UPDATE users_sync.checkpoint"), !chunk);
             }
+        }
+    }
+
+    #[test]
+    fn every_parameter_is_taken_once_and_in_order() {
+        let shape = Shape::from_columns(&columns(&[])).unwrap();
+        for (chunk, first) in [(false, 7), (true, 1)] {
+            let sql =
+                batch_statement(&shape, Deletes::Soft, Parts { upserts: true, patches: true, deletes: true, chunk });
+            let arrays: Vec<_> = sql.split('$').skip(1).filter_map(|rest| rest.split_once("::")).collect();
+            let numbers: Vec<u32> = arrays.iter().filter_map(|(number, _)| number.parse().ok()).collect();
+            let expected: Vec<u32> = (first..first + 8 + 13 + 2).collect();
+            let arrays: Vec<_> = numbers.into_iter().filter(|number| *number >= first).collect();
+            assert!(arrays.ends_with(&expected), "{sql}");
+        }
+    }
+
+    #[test]
+    fn only_what_can_be_written_is_and_the_key_never_changes() {
+        let neon = Shape::from_columns(&columns(&["id", "name", "email", "created_at"])).unwrap();
+        assert_eq!(neon.list("v."), "v.raw_json, v.updated_at, v.deleted_at");
+        assert_eq!(
+            neon.assignments("v"),
+            "raw_json = v.raw_json, updated_at = v.updated_at, deleted_at = v.deleted_at"
+        );
+        assert_eq!(
+            neon.differs("v"),
+            "((u.raw_json, u.deleted_at) IS DISTINCT FROM (v.raw_json, v.deleted_at) \
+             OR NOT v.derived AND u.updated_at IS DISTINCT FROM v.updated_at)"
+        );
+        let plain = Shape::from_columns(&columns(&[])).unwrap();
+        assert_eq!(plain.list(""), "id, raw_json, name, email, created_at, updated_at, deleted_at");
+        for sql in [plain.assignments("v"), merge_statements(&plain)[0].clone(), merge_statements(&neon)[0].clone()] {
+            assert!(!sql.contains("SET id =") && !sql.starts_with("id =") && sql.contains("raw_json = v.raw_json"));
+        }
+        assert!(merge_statements(&plain)[0].contains("SET raw_json = v.raw_json, name = v.name,"));
+    }
+
+    #[test]
+    fn the_absent_are_marked_or_go() {
+        assert!(delete_absent(Deletes::Soft).starts_with("UPDATE neon_auth.users_sync u SET deleted_at = now()"));
+        assert!(delete_absent(Deletes::Hard).starts_with("DELETE FROM neon_auth.users_sync u "));
+        for deletes in [Deletes::Soft, Deletes::Hard] {
+            assert!(delete_absent(deletes).contains("NOT EXISTS (SELECT FROM pg_temp.users_sync_stage v"));
         }
     }
 

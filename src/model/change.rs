@@ -117,3 +117,40 @@ impl Change {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_weighs_what_its_texts_weigh() {
+        let text = |length: usize| "x".repeat(length);
+        let user = User {
+            id: text(1).into(),
+            raw_json: text(20),
+            name: Some(text(300)),
+            email: Some(text(4000)),
+            created_at: None,
+            updated_at: None,
+            deleted_at: None,
+            updated_at_derived: false,
+        };
+        assert_eq!(Change::Upsert(user).heap_bytes(), 4321);
+        let patch = |name, email| Patch {
+            id: text(1).into(),
+            raw_json: text(20),
+            name,
+            email,
+            created_at: Set::Keep,
+            updated_at: Set::Keep,
+            deleted_at: Set::Keep,
+            updated_at_derived: false,
+            xid: Xid(1),
+        };
+        let whole = patch(Set::To(Some(text(300))), Set::To(Some(text(4000))));
+        assert_eq!(Change::Patch(whole).heap_bytes(), 4321);
+        assert_eq!(Change::Patch(patch(Set::Keep, Set::To(None))).heap_bytes(), 21);
+        assert_eq!(Change::Delete { id: text(7).into(), at: Timestamp(0) }.heap_bytes(), 7);
+        assert_eq!(Change::Reread { id: text(7).into(), xid: Xid(1) }.heap_bytes(), 7);
+    }
+}

@@ -83,3 +83,13 @@ impl fmt::Display for Epoch {
         self.0.fmt(f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_shown_as_plain_numbers() {
+        assert_eq!((Generation(3).to_string(), Epoch(12).to_string()), ("3".to_owned(), "12".to_owned()));
+    }
+}

@@ -58,6 +58,7 @@ mod tests {
         for (text, number) in [("0/0", 0), ("16/B374D848", 0x16_B374_D848), ("FFFFFFFF/FFFFFFFF", u64::MAX)] {
             assert_eq!(text.parse(), Ok(Lsn(number)));
             assert_eq!(Lsn(number).to_string(), text);
+            assert_eq!(format!("{:?}", Lsn(number)), text);
         }
     }
 

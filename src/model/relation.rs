@@ -97,3 +97,14 @@ pub enum TypeKind {
 
 /// What is known of the types that a table uses. Types that are not in it are built-in scalars.
 pub type TypeCatalog = HashMap<Oid, TypeKind>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_shown_by_its_two_names() {
+        let table = TableName { schema: "auth".to_owned(), name: "Users".to_owned() };
+        assert_eq!((table.to_string(), format!("{table:?}")), ("auth.Users".to_owned(), "auth.Users".to_owned()));
+    }
+}

@@ -115,6 +115,9 @@ fn what_is_not_a_message_is_refused_with_the_place() {
     assert_eq!(fails(&negative), DecodeError::Truncated("value"));
     let binary = dml(b'I', &[b"N\0\x01b\0\0\0\0".to_vec()]);
     assert_eq!(fails(&binary), DecodeError::UnknownTag { expected: "value tag", found: b'b' });
+    let key_where_the_row_should_be = dml(b'I', &[b"K".to_vec(), tuple(&[text("u1")])]);
+    let expected = DecodeError::UnknownTag { expected: "Insert's new tuple", found: b'K' };
+    assert_eq!(fails(&key_where_the_row_should_be), expected);
     let not_utf8 = [&b"O"[..], &1u64.to_be_bytes(), b"\xff\0"].concat();
     assert_eq!(fails(&not_utf8), DecodeError::NotUtf8("Origin name"));
 }

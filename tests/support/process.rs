@@ -1,0 +1,90 @@
+//! users-sync as a process of its own, to be killed, frozen and measured.
+
+use super::{Bed, DEADLINE, pause};
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::Write;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Instant;
+use tempfile::NamedTempFile;
+
+pub struct Process {
+    child: Child,
+}
+
+/// The file for a bed's tenants; `source` and `targets` are URLs, so that a proxy can stand in between.
+pub fn config_file(source: &str, targets: &[(String, String)], more: &str) -> NamedTempFile {
+    let mut yaml = format!(
+        "source: {{url: '{source}'}}\n\
+         users: {{table: auth.users, id: id, name: [{{join: [first_name, last_name]}}], email: email, \
+         created_at: created_at, updated_at: updated_at, deleted_at: deleted_at, tenant: org}}\n{more}\ntenants:\n"
+    );
+    for (id, url) in targets {
+        yaml.push_str(&format!("- {{id: {id}, target: '{url}'}}\n"));
+    }
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(yaml.as_bytes()).unwrap();
+    file
+}
+
+impl Bed {
+    pub fn config_file(&self, more: &str) -> NamedTempFile {
+        let targets: Vec<_> = self.tenants.iter().map(|tenant| (tenant.clone(), self.server.url(tenant))).collect();
+        config_file(&self.server.url("auth"), &targets, more)
+    }
+}
+
+impl Process {
+    /// `users-sync run`; its log goes to the test's output.
+    pub fn start(config: &NamedTempFile) -> Process {
+        let level = std::env::var("RUST_LOG").unwrap_or_else(|_| "users_sync=warn".to_owned());
+        let child = Command::new(env!("CARGO_BIN_EXE_users-sync"))
+            .args(["run", "-c"])
+            .arg(config.path())
+            .env("RUST_LOG", level)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Process { child }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// kill -9.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and the exit code that follows.
+    pub async fn stop(mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it does not stop");
+            pause().await;
+        }
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// The most memory that was ever resident, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
