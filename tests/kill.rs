@@ -109,7 +109,7 @@ async fn write(client: Client, writer: usize, seed: u64, stop: Arc<AtomicBool>) 
                 ),
                 11..13 => format!("DELETE FROM auth.users WHERE id = '{id}';"),
                 13..14 => format!(
-                    "UPDATE auth.users SET profile = jsonb_build_object('big', repeat(md5('{id}'), 300)), \
+                    "UPDATE auth.users SET profile = jsonb_build_object('big', repeat(md5('{id}'), 90)), \
                      version = nextval('auth.version'), updated_at = clock_timestamp() WHERE id = '{id}';"
                 ),
                 _ => format!(

@@ -146,11 +146,12 @@ mod tests {
             deleted_at: Set::Keep,
             updated_at_derived: false,
             xid: Xid(1),
+            at: Timestamp(1),
         };
         let whole = patch(Set::To(Some(text(300))), Set::To(Some(text(4000))));
         assert_eq!(Change::Patch(whole).heap_bytes(), 4321);
         assert_eq!(Change::Patch(patch(Set::Keep, Set::To(None))).heap_bytes(), 21);
         assert_eq!(Change::Delete { id: text(7).into(), at: Timestamp(0) }.heap_bytes(), 7);
-        assert_eq!(Change::Reread { id: text(7).into(), xid: Xid(1) }.heap_bytes(), 7);
+        assert_eq!(Change::Reread { id: text(7).into(), xid: Xid(1), at: Timestamp(1) }.heap_bytes(), 7);
     }
 }

@@ -218,6 +218,11 @@ impl Mailbox {
         inner.queue.pop_front().map(Ok)
     }
 
+    /// As [`Mailbox::try_next`], but leaves a transaction whose end has not come yet.
+    pub fn try_next_whole(&self) -> Option<Batch> {
+        self.lock().queue.pop_front_if(|batch| batch.end.is_some())
+    }
+
     /// A batch of this size has left the memory.
     pub fn finish(&self, bytes: usize) {
         let mut inner = self.lock();

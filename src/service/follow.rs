@@ -27,9 +27,11 @@ impl Worker {
             Some(batch) => batch,
             None => self.next_batch(Some(IDLE)).await?,
         };
-        let Some(end) = batch.end else { return self.write_chunks(target, who, batch).await };
-        match self.write(target, who, end, &mut batch).await {
-            Ok(()) => {
+        if batch.end.is_none() {
+            return self.write_chunks(target, who, batch).await;
+        }
+        match self.write(target, who, &mut batch).await {
+            Ok(end) => {
                 self.lane().mailbox.finish(batch.bytes);
                 self.reached(end);
                 Ok(())
@@ -41,14 +43,14 @@ impl Worker {
         }
     }
 
-    /// A batch as one statement.
-    async fn write(&mut self, target: &mut Target, who: &Identity, end: Lsn, batch: &mut Batch) -> Result<(), Halt> {
+    /// A batch as one statement; gives its end, which may have moved on.
+    async fn write(&mut self, target: &mut Target, who: &Identity, batch: &mut Batch) -> Result<Lsn, Halt> {
         self.resolve(batch).await?;
-        let moving = Move { from: self.position, to: end };
         loop {
-            let applied = self.answer(target.apply(who, moving, &rows(batch))).await?;
-            match applied {
-                Applied::Yes => return Ok(()),
+            let to = batch.end.unwrap_or(self.position);
+            let moving = Move { from: self.position, to };
+            match self.answer(target.apply(who, moving, &rows(batch))).await? {
+                Applied::Yes => return Ok(to),
                 Applied::Refused => self.mend(target, who, batch).await?,
             }
         }

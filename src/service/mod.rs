@@ -15,6 +15,7 @@ mod join;
 mod pass;
 mod plans;
 mod reread;
+mod resolve;
 mod session;
 mod shared;
 mod stream;

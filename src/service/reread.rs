@@ -4,7 +4,7 @@ use super::ServiceError;
 use super::plans::compile_current;
 use crate::config::Config;
 use crate::map::TenantRef;
-use crate::model::{Change, Timestamp, User, UserId, Xid};
+use crate::model::{Change, Lsn, Timestamp, User, UserId, Xid};
 use crate::pg::{PgClient, PgUrl, connect};
 use crate::snapshot::{Reading, Seen, source_session};
 use tokio::sync::Mutex;
@@ -22,6 +22,8 @@ pub(super) struct Found {
     pub(super) users: Vec<(Option<String>, User)>,
     /// What the reading saw: older changes of these users are in it.
     pub(super) seen: Seen,
+    /// All of that was committed before this.
+    pub(super) position: Lsn,
 }
 
 /// One connection to the source for all tenants: re-reads are rare.
@@ -57,6 +59,7 @@ async fn read(client: &PgClient, config: &Config, wanted: &[Wanted]) -> Result<F
     let ids: Vec<&str> = wanted.iter().map(|user| &*user.id).collect();
     let reading = Reading::begin(client, &xids).await?;
     let mapped = compile_current(client, &config.users).await?;
+    let position = reading.position();
     let mut users = Vec::new();
     let seen = reading
         .read(&config.users, &mapped.relation, mapped.plan.decoded(), &ids, |cells| {
@@ -72,5 +75,5 @@ async fn read(client: &PgClient, config: &Config, wanted: &[Wanted]) -> Result<F
             }
         })
         .await?;
-    Ok(Found { users, seen })
+    Ok(Found { users, seen, position })
 }

@@ -4,10 +4,9 @@ use super::ServiceError;
 use super::backoff::Backoff;
 use super::fault::{self, Fault};
 use super::join::{JoinRequest, Joining};
-use super::reread::Wanted;
 use super::shared::{Lane, Shared};
 use crate::apply::{Identity, Mirror, Observed, Standing, Target, TargetError, decide_standing};
-use crate::model::{Change, Lsn, TargetId, TenantId, UserId};
+use crate::model::{Lsn, TargetId, TenantId, UserId};
 use crate::pg::connect;
 use crate::route::{Batch, Interrupt};
 use crate::snapshot::{Loading, Seen, load};
@@ -91,15 +90,12 @@ pub(super) struct Worker {
     /// The stream has been gathered since the slot was made, so that the slot's own snapshot will do.
     gathered_since_creation: bool,
     /// What the newest re-read of a user saw: older changes of that user are in it.
-    seen: HashMap<UserId, Seen>,
+    pub(super) seen: HashMap<UserId, Seen>,
     /// The connection was given up because nothing waited.
     idle: bool,
     retry: Backoff,
     failing_since: Option<Instant>,
 }
-
-/// Past this many re-read users the memory of them is given up: a change then may show an older version for a moment.
-const SEEN_AT_MOST: usize = 10_000;
 
 impl Worker {
     pub(super) fn new(
@@ -304,51 +300,16 @@ impl Worker {
     /// The next batch; without an `idle` time it is waited for as long as it takes.
     pub(super) async fn next_batch(&mut self, idle: Option<Duration>) -> Result<Batch, Halt> {
         let mailbox = &self.lane().mailbox;
-        if let Some(next) = mailbox.try_next() {
-            return next.map_err(Halt::from);
-        }
-        tokio::select! {
-            next = timeout(idle.unwrap_or(Duration::MAX), mailbox.next()) => match next {
-                Ok(next) => next.map_err(Halt::from),
-                Err(_) => Err(Halt::Idle),
+        let next = match mailbox.try_next() {
+            Some(next) => next,
+            None => tokio::select! {
+                next = timeout(idle.unwrap_or(Duration::MAX), mailbox.next()) => next.map_err(|_| Halt::Idle)?,
+                () = self.shared.drain.cancelled() => mailbox.try_next().ok_or(Halt::Drained)?,
             },
-            () = self.shared.drain.cancelled() => match mailbox.try_next() {
-                Some(next) => next.map_err(Halt::from),
-                None => Err(Halt::Drained),
-            },
-        }
-    }
-
-    /// Replaces what has to be read from the source by what was read, and drops what a newer reading has seen.
-    pub(super) async fn resolve(&mut self, batch: &mut Batch) -> Result<(), Halt> {
-        if !self.seen.is_empty() {
-            let seen = &self.seen;
-            batch.entries.retain(|id, entry| !seen.get(id).is_some_and(|seen| seen.contains(entry.xid)));
-        }
-        let wanted: Vec<Wanted> = batch.entries.values().filter_map(|entry| wanted(&entry.change)).collect();
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        let found = self.shared.rereader.read(&self.shared.config, &wanted).await;
-        let found = found.map_err(|error| Halt::Retry(error.to_string()))?;
-        if self.seen.len() + wanted.len() > SEEN_AT_MOST {
-            self.seen.clear();
-        }
-        let key = self.lane().tenant.key.clone();
-        for (found_key, user) in found.users {
-            let ours = found_key.is_none_or(|found_key| found_key == key.as_str());
-            if let Some(entry) = batch.entries.get_mut(&user.id).filter(|_| ours) {
-                entry.change = Change::Upsert(user);
-            }
-        }
-        for user in wanted {
-            // Not there any more, or another tenant's: a later change says so.
-            if batch.entries.get(&user.id).is_some_and(|entry| matches!(entry.change, Change::Reread { .. })) {
-                batch.entries.remove(&user.id);
-            }
-            self.seen.insert(user.id, found.seen.clone());
-        }
-        Ok(())
+        };
+        let mut batch = next?;
+        self.drop_what_was_seen(&mut batch);
+        Ok(batch)
     }
 
     fn worked(&mut self) {
@@ -437,12 +398,5 @@ impl Worker {
         self.lane().set_state(state);
         self.row = Some(row);
         Ok(())
-    }
-}
-
-fn wanted(change: &Change) -> Option<Wanted> {
-    match change {
-        Change::Reread { id, xid, at } => Some(Wanted { id: id.clone(), xid: *xid, at: *at }),
-        Change::Upsert(_) | Change::Patch(_) | Change::Delete { .. } => None,
     }
 }

@@ -5,10 +5,11 @@
 
 use super::rows::{RowStream, SourceReadError};
 use crate::map::{Rules, id_column, id_expression};
-use crate::model::{Cell, Relation, Xid};
+use crate::model::{Cell, Lsn, Relation, Xid};
 use crate::pg::quote_ident;
 use std::time::Duration;
 use tokio_postgres::Client;
+use tokio_postgres::types::PgLsn;
 
 /// How long to wait before looking again whether a transaction is visible.
 const NEXT_LOOK: Duration = Duration::from_millis(10);
@@ -17,6 +18,7 @@ const NEXT_LOOK: Duration = Duration::from_millis(10);
 pub struct Reading<'a> {
     client: &'a Client,
     seen: Seen,
+    position: Lsn,
 }
 
 /// Which transactions a reading saw (manual: "pg_snapshot", `xmin:xmax:xip,...`).
@@ -41,13 +43,20 @@ impl<'a> Reading<'a> {
     pub async fn begin(client: &'a Client, xids: &[Xid]) -> Result<Reading<'a>, SourceReadError> {
         loop {
             client.batch_execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-            let seen = Seen(client.query_one("SELECT pg_current_snapshot()::text", &[]).await?.get(0));
+            let sql = "SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()";
+            let row = client.query_one(sql, &[]).await?;
+            let seen = Seen(row.get(0));
             if xids.iter().all(|xid| seen.contains(*xid)) {
-                return Ok(Reading { client, seen });
+                return Ok(Reading { client, seen, position: Lsn(u64::from(row.get::<_, PgLsn>(1))) });
             }
             client.batch_execute("ROLLBACK").await?;
             tokio::time::sleep(NEXT_LOOK).await;
         }
+    }
+
+    /// Everything that it sees was committed before this.
+    pub fn position(&self) -> Lsn {
+        self.position
     }
 
     /// Hands the rows with these ids to `each`. Rows that are not there are gone, or moved: a later change tells.

@@ -168,10 +168,14 @@ impl Bed {
                         break;
                     }
                     if Instant::now() > deadline {
-                        let missing = expected.iter().filter(|row| !held.contains(row)).take(3).collect::<Vec<_>>();
-                        let extra = held.iter().filter(|row| !expected.contains(row)).take(3).collect::<Vec<_>>();
+                        let shown = |rows: &[Row], others: &[Row]| {
+                            let only: Vec<_> = rows.iter().filter(|row| !others.contains(row)).take(3).collect();
+                            format!("{only:?}").chars().take(2000).collect::<String>()
+                        };
+                        let states = self.query("auth", "SELECT * FROM users_sync.tenant").await;
+                        let (missing, extra) = (shown(&expected, &held), shown(&held, &expected));
                         panic!(
-                            "{caller}: {tenant} holds {} users of {}\nmissing {missing:#?}\nextra {extra:#?}",
+                            "{caller}: {tenant} holds {} users of {}\nmissing {missing}\nextra {extra}\nstates {states:?}",
                             held.len(),
                             expected.len()
                         );
