@@ -17,4 +17,6 @@ pub mod snapshot;
 pub mod progress;
 pub mod state;
 
+pub mod check;
+
 pub mod throwaway;
