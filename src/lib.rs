@@ -18,5 +18,6 @@ pub mod progress;
 pub mod state;
 
 pub mod check;
+pub mod cli;
 
 pub mod throwaway;

@@ -1,3 +1,8 @@
 //! The binary: parse, call the library, map an error to an exit code.
 
-fn main() {}
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    users_sync::cli::main(users_sync::cli::Cli::parse())
+}

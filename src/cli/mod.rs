@@ -1,0 +1,143 @@
+//! The command line: one file per command. What goes wrong ends up here as a [`miette::Report`].
+
+mod check;
+mod demo;
+mod run;
+mod signals;
+mod status;
+mod teardown;
+
+pub use signals::signals;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// Findings, or a failure; 2 is clap's, for a command line that cannot be.
+const FAILED: u8 = 1;
+
+/// Streams an auth database's users into every tenant's neon_auth.users_sync.
+#[derive(Parser, Debug)]
+#[command(name = "users-sync", version, about, after_help = AFTER_HELP)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How log lines look; they go to stderr.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
+    log: LogFormat,
+    /// What is logged: error, warn, info, debug, trace, or a list such as info,users_sync::capture=debug.
+    #[arg(long, global = true, default_value = "info", env = "RUST_LOG", value_name = "FILTER")]
+    log_level: String,
+}
+
+const AFTER_HELP: &str = "\
+To begin: copy config/minimal.yaml, fill in the URLs, run `check` until it has no more errors, then `run`.
+
+Exit codes: 0 all is well, 1 a failure or a finding that has to be mended, 2 a command line that cannot be.";
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Copy the users that are there, then follow every change until stopped.
+    ///
+    /// Stops within 10 s on SIGTERM or SIGINT and loses nothing: the next start goes on where this one was. A second
+    /// signal ends it at once.
+    Run(ConfigFile),
+    /// Say whether everything is as `run` needs it, with the SQL that mends what is not. Changes nothing.
+    Check(ConfigFile),
+    /// Show how far every tenant is.
+    ///
+    /// Reads what a running `run` writes down, so it works from any machine that reaches the state's database.
+    Status(status::Arguments),
+    /// Drop the slot, the publication and the state. Targets keep their users.
+    ///
+    /// Stop `run` first. Shows what goes, and asks.
+    Teardown(teardown::Arguments),
+    /// See it work: two throwaway PostgreSQL servers on this machine, two tenants, people coming and going.
+    Demo(demo::Arguments),
+}
+
+#[derive(Args, Debug)]
+struct ConfigFile {
+    /// The configuration, a YAML file.
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl ConfigFile {
+    fn load(&self) -> miette::Result<crate::config::Config> {
+        Ok(crate::config::load(&self.config)?)
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Runs the command, and says on stderr what went wrong.
+pub fn main(cli: Cli) -> ExitCode {
+    match execute(cli) {
+        Ok(code) => code,
+        Err(report) => {
+            eprintln!("{}", render(&report));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn execute(cli: Cli) -> miette::Result<ExitCode> {
+    log_to_stderr(cli.log, &cli.log_level)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| miette::miette!("cannot start the runtime: {error}"))?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Run(file) => run::execute(file.load()?).await,
+            Command::Check(file) => Ok(check::execute(&file.load()?).await),
+            Command::Status(arguments) => status::execute(&arguments).await,
+            Command::Teardown(arguments) => teardown::execute(&arguments).await,
+            Command::Demo(arguments) => demo::execute(&arguments).await,
+        }
+    })
+}
+
+fn log_to_stderr(format: LogFormat, level: &str) -> miette::Result<()> {
+    let filter = EnvFilter::try_new(level).map_err(|error| {
+        miette::miette!(help = "for example: --log-level info,users_sync::capture=debug", "--log-level: {error}")
+    })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Only the first caller in a process can set it, and that one has set what we want.
+    let _ = match format {
+        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+    Ok(())
+}
+
+/// With the lines around the mistake; wrapped and coloured only for a person who sees it.
+fn render(report: &miette::Report) -> String {
+    use miette::{GraphicalReportHandler, GraphicalTheme};
+    let handler = match std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+        true => GraphicalReportHandler::new(),
+        false => GraphicalReportHandler::new_themed(GraphicalTheme::none()).with_wrap_lines(false),
+    };
+    let mut out = String::new();
+    match handler.render_report(&mut out, report.as_ref()) {
+        Ok(()) => out,
+        Err(_) => report.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}

@@ -1,0 +1,215 @@
+//! `status`: what a running process wrote down, held against the source's log. Changes nothing.
+
+use super::{ConfigFile, FAILED};
+use crate::config::Config;
+use crate::model::Lsn;
+use crate::pg;
+use crate::state::{Snapshot, StateStore, TenantState};
+use clap::Args;
+use serde::Serialize;
+use std::process::ExitCode;
+use tokio_postgres::types::PgLsn;
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// One JSON document instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
+    let config = arguments.file.load()?;
+    let client = pg::connect(&config.state_url).await.map_err(|error| miette::miette!("the state: {error}"))?;
+    let state = StateStore::read(&client, &config.source.slot).await;
+    let state = state.map_err(|error| miette::miette!("cannot read the state: {error}"))?;
+    client.close().await;
+    if state.source.is_none() {
+        return Err(miette::miette!(
+            help =
+                "start it with `users-sync run`; if it runs, look whether state.url and source.slot are those it has",
+            "no state for slot {} in {}: no `run` has begun there yet",
+            config.source.slot,
+            config.state_url
+        ));
+    }
+    // The state is worth showing also while the source is away.
+    let end = match flushed(&config).await {
+        Ok(end) => Some(end),
+        Err(error) => {
+            eprintln!("the source cannot be asked how far its log is, so there is no lag in bytes: {error}");
+            None
+        }
+    };
+    let report = report(&config, &state, end);
+    match arguments.json {
+        true => println!("{}", serde_json::to_string_pretty(&report).map_err(|error| miette::miette!("{error}"))?),
+        false => println!("{}", table(&report)),
+    }
+    let all_well = report.tenants.iter().all(|tenant| matches!(tenant.state, "following" | "joining"));
+    Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+async fn flushed(config: &Config) -> Result<Lsn, crate::capture::CaptureError> {
+    let client = pg::connect(&config.source.url).await?;
+    let row = client.query_typed_one("SELECT pg_current_wal_flush_lsn()", &[]).await?;
+    Ok(Lsn(u64::from(row.try_get::<_, PgLsn>(0)?)))
+}
+
+/// What `--json` shows.
+#[derive(Debug, Serialize)]
+struct Report {
+    slot: String,
+    generation: i64,
+    /// Which process wrote last.
+    holder: String,
+    confirmed: String,
+    /// The end of the source's log.
+    source_position: Option<String>,
+    tenants: Vec<TenantReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct TenantReport {
+    tenant: String,
+    /// `parked`, `joining`, `following`, or `unknown` where `run` has not seen the tenant yet.
+    state: &'static str,
+    since_seconds: Option<f64>,
+    position: Option<String>,
+    /// How much of the source's log lies behind the position, other tables' changes included.
+    lag_bytes: Option<u64>,
+    /// How long ago the position was written down.
+    lag_seconds: Option<f64>,
+    last_error: Option<String>,
+    remedy: Option<String>,
+}
+
+/// Every tenant of the file, in its order.
+fn report(config: &Config, state: &Snapshot, end: Option<Lsn>) -> Report {
+    let source = state.source.as_ref();
+    let tenants = config.tenants.iter().map(|tenant| {
+        let row = state.tenants.get(&tenant.id);
+        let joined = row.filter(|row| row.state != TenantState::Joining && row.position > Lsn::ZERO);
+        TenantReport {
+            tenant: tenant.id.to_string(),
+            state: row.map_or("unknown", |row| row.state.as_str()),
+            since_seconds: row.map(|row| row.since_seconds),
+            position: joined.map(|row| row.position.to_string()),
+            lag_bytes: joined.zip(end).map(|(row, end)| end.bytes_since(row.position)),
+            lag_seconds: joined.map(|row| row.position_age_seconds),
+            last_error: row.and_then(|row| row.reason.clone()),
+            remedy: row.and_then(|row| row.remedy.clone()),
+        }
+    });
+    Report {
+        slot: config.source.slot.clone(),
+        generation: source.map_or(0, |source| source.generation.0),
+        holder: source.map(|source| source.holder.clone()).unwrap_or_default(),
+        confirmed: source.map_or(Lsn::ZERO, |source| source.confirmed).to_string(),
+        source_position: end.map(|end| end.to_string()),
+        tenants: tenants.collect(),
+    }
+}
+
+fn table(report: &Report) -> String {
+    let heads = ["TENANT", "STATE", "SINCE", "POSITION", "LAG BYTES", "LAG", "LAST ERROR"].map(str::to_owned);
+    let rows = report.tenants.iter().map(|tenant| {
+        let dash = || "-".to_owned();
+        [
+            tenant.tenant.clone(),
+            tenant.state.to_owned(),
+            tenant.since_seconds.map_or_else(dash, span),
+            tenant.position.clone().unwrap_or_else(dash),
+            tenant.lag_bytes.map_or_else(dash, |bytes| bytes.to_string()),
+            tenant.lag_seconds.map_or_else(dash, span),
+            tenant.last_error.clone().unwrap_or_else(dash),
+        ]
+    });
+    let rows: Vec<[String; 7]> = std::iter::once(heads).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 7] = std::array::from_fn(width);
+    let line = |row: &[String; 7]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let mut lines: Vec<String> = rows.iter().map(line).collect();
+    let remedies = report.tenants.iter().filter_map(|tenant| Some((&tenant.tenant, tenant.remedy.as_ref()?)));
+    lines.extend(remedies.map(|(tenant, remedy)| format!("{tenant} -> {remedy}")));
+    lines.push(format!("slot {} confirmed {}, held by {}", report.slot, report.confirmed, report.holder));
+    lines.join("\n")
+}
+
+/// `0.4s`, `12s`, `3m`, `5h`, `2d`: one unit is enough at a glance.
+fn span(seconds: f64) -> String {
+    match seconds.max(0.0) {
+        s if s < 10.0 => format!("{s:.1}s"),
+        s if s < 120.0 => format!("{s:.0}s"),
+        s if s < 7_200.0 => format!("{:.0}m", s / 60.0),
+        s if s < 172_800.0 => format!("{:.0}h", s / 3_600.0),
+        s => format!("{:.0}d", s / 86_400.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Surroundings, parse};
+    use crate::model::{Epoch, Generation, TenantId};
+    use crate::state::{SourceRow, TenantRow};
+
+    fn shown() -> Report {
+        let none =
+            Surroundings { variable: &|_| None, file: &|_| Err(std::io::Error::from(std::io::ErrorKind::NotFound)) };
+        let text = "source: {url: 'postgres://u@h/auth'}\nusers: {table: a.b, id: id, tenant: t}\ntenants:\n\
+            - {id: acme, target: 'postgres://u@h/1'}\n- {id: globex, target: 'postgres://u@h/2'}\n\
+            - {id: new, target: 'postgres://u@h/3'}\n";
+        let config = parse("c.yaml", text, &none).unwrap();
+        let row = |state, reason: Option<&str>, position| TenantRow {
+            state,
+            reason: reason.map(str::to_owned),
+            remedy: reason.map(|_| "mend it".to_owned()),
+            target: "h:5432/1".into(),
+            target_id: None,
+            generation: Generation(1),
+            position,
+            since_seconds: 3_600.0,
+            position_age_seconds: 0.42,
+        };
+        let source = SourceRow {
+            generation: Generation(1),
+            system_identifier: "1".into(),
+            timeline: 1,
+            confirmed: Lsn(0x100),
+            epoch: Epoch(1),
+            holder: "host:1".into(),
+        };
+        let tenants = [
+            (TenantId::new("acme"), row(TenantState::Following, None, Lsn(0x100))),
+            (TenantId::new("globex"), row(TenantState::Parked, Some("it is read-only"), Lsn(0x80))),
+        ];
+        let state = Snapshot { source: Some(source), tenants: tenants.into() };
+        report(&config, &state, Some(Lsn(0x140)))
+    }
+
+    #[test]
+    fn the_table_has_every_tenant_of_the_file() {
+        let expected = "\
+TENANT  STATE      SINCE  POSITION  LAG BYTES  LAG   LAST ERROR
+acme    following  60m    0/100     64         0.4s  -
+globex  parked     60m    0/80      192        0.4s  it is read-only
+new     unknown    -      -         -          -     -
+globex -> mend it
+slot users_sync confirmed 0/100, held by host:1";
+        assert_eq!(table(&shown()), expected);
+    }
+
+    #[test]
+    fn json_has_the_same() {
+        let json = serde_json::to_value(shown()).unwrap();
+        assert_eq!(json["source_position"], "0/140");
+        assert_eq!(json["tenants"][0]["lag_bytes"], 64);
+        assert_eq!(json["tenants"][1]["last_error"], "it is read-only");
+        assert_eq!(json["tenants"][2]["position"], serde_json::Value::Null);
+    }
+}
