@@ -27,8 +27,17 @@ const LOOK_WITHIN: Duration = Duration::from_secs(15);
 pub async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = match check_source(config).await {
         Ok(findings) => findings,
-        Err(CaptureError::Connect(error)) => vec![connect_finding(Subject::Source, &config.source.url, &error)],
-        Err(error) => vec![Finding::error(Subject::Source, error.to_string(), "run `check` again")],
+        Err(error) => {
+            let mut findings = vec![match error {
+                CaptureError::Connect(error) => connect_finding(Subject::Source, &config.source.url, &error),
+                error => Finding::error(Subject::Source, error.to_string(), "run `check` again"),
+            }];
+            // A state in the same database is out of reach for the same reason.
+            if config.state_url != config.source.url {
+                findings.extend(check_state(config).await);
+            }
+            findings
+        }
     };
     let state = state_facts::remembered(config).await;
     let targets = futures_util::stream::iter(&config.tenants)
