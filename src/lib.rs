@@ -19,6 +19,8 @@ pub mod state;
 
 pub mod service;
 
+pub mod check;
 pub mod cli;
 pub mod demo;
+
 pub mod throwaway;

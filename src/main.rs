@@ -2,8 +2,7 @@
 
 use clap::Parser;
 use std::process::ExitCode;
-use users_sync::cli::{self, Cli};
 
 fn main() -> ExitCode {
-    cli::run(&Cli::parse())
+    users_sync::cli::main(users_sync::cli::Cli::parse())
 }

@@ -1,12 +1,21 @@
-//! `users-sync demo`.
+//! `demo`: the main job on throwaway servers.
 
-use super::failure;
-use super::signals::stop_on_signals;
+use super::signals;
+use clap::Args;
 use std::process::ExitCode;
 use std::time::Duration;
 
-pub(super) async fn demo(seconds: u64) -> miette::Result<ExitCode> {
-    let stop = stop_on_signals().map_err(failure)?;
-    crate::demo::run(Duration::from_secs(seconds), stop, &mut std::io::stdout()).await.map_err(failure)?;
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    /// How long people come and go before source and targets are compared.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
+}
+
+pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
+    let stop = signals().map_err(|error| miette::miette!("cannot listen to signals: {error}"))?;
+    let length = Duration::from_secs(arguments.seconds);
+    let shown = crate::demo::run(length, stop, &mut std::io::stdout()).await;
+    shown.map_err(|error| miette::Report::msg(error.to_string()))?;
     Ok(ExitCode::SUCCESS)
 }

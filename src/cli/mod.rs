@@ -1,133 +1,153 @@
-//! The command line: what a person types, and the exit code and words that come back.
+//! The command line: one file per command. What goes wrong ends up here as a [`miette::Report`].
 
+mod check;
 mod demo;
-mod logging;
 mod run;
 mod signals;
 mod status;
 mod teardown;
 
-use clap::{Parser, Subcommand, ValueEnum};
-use miette::{Diagnostic, Report};
+pub use signals::signals;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// Findings, or a failure; 2 is clap's, for a command line that cannot be.
+const FAILED: u8 = 1;
 
 /// Streams an auth database's users into every tenant's neon_auth.users_sync.
-#[derive(Debug, Parser)]
-#[command(
-    version,
-    max_term_width = 100,
-    after_help = "Exit codes: 0 all is well, 1 something has to be mended (the message says what and how), 2 wrong usage.\n\
-                  Begin with `users-sync check -c FILE`; `users-sync demo` shows what it does without any set-up."
-)]
+#[derive(Parser, Debug)]
+#[command(name = "users-sync", version, about, after_help = AFTER_HELP)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// How the log is written to standard error
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    /// How log lines look; they go to stderr.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     log: LogFormat,
-    /// What is logged: error, warn, info, debug, trace, or a filter as RUST_LOG has it
+    /// What is logged: error, warn, info, debug, trace, or a list such as info,users_sync::capture=debug.
+    ///
+    /// A level alone is that of users-sync itself; of its libraries only warnings are shown then. Default: info.
     #[arg(long, global = true, env = "RUST_LOG", value_name = "FILTER")]
     log_level: Option<String>,
 }
 
-/// `--log`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    /// Lines for people
-    Text,
-    /// A JSON object a line
-    Json,
-}
+const AFTER_HELP: &str = "\
+To begin: copy config/minimal.yaml, fill in the URLs, run `check` until it has no more errors, then `run`.
 
-#[derive(Debug, Subcommand)]
+Exit codes: 0 all is well, 1 a failure or a finding that has to be mended, 2 a command line that cannot be.";
+
+#[derive(Subcommand, Debug)]
 enum Command {
-    /// Replicate until SIGTERM or SIGINT, which stop it within 10 s
+    /// Copy the users that are there, then follow every change until stopped.
+    ///
+    /// Stops within 10 s on SIGTERM or SIGINT and loses nothing: the next start goes on where this one was. A second
+    /// signal ends it at once.
     Run(ConfigFile),
-    /// Look at source and targets without changing anything; say what is missing and the SQL that mends it
+    /// Say whether everything is as `run` needs it, with the SQL that mends what is not. Changes nothing.
     Check(ConfigFile),
-    /// Show every tenant: state, position, lag, last error
-    Status {
-        #[command(flatten)]
-        file: ConfigFile,
-        /// As JSON, for programs
-        #[arg(long)]
-        json: bool,
-    },
-    /// Drop the slot, the publication and the state at the source; targets keep their users
-    Teardown {
-        #[command(flatten)]
-        file: ConfigFile,
-        /// Do not ask first
-        #[arg(long)]
-        yes: bool,
-    },
-    /// Show the main job on two throwaway PostgreSQL servers, then compare source and targets
-    Demo {
-        /// How long changes are shown
-        #[arg(long, value_name = "N", default_value_t = 20)]
-        seconds: u64,
-    },
+    /// Show how far every tenant is.
+    ///
+    /// Reads what a running `run` writes down, so it works from any machine that reaches the state's database.
+    Status(status::Arguments),
+    /// Drop the slot, the publication and the state. Targets keep their users.
+    ///
+    /// Stop `run` first. Shows what goes, and asks.
+    Teardown(teardown::Arguments),
+    /// See it work: two throwaway PostgreSQL servers on this machine, two tenants, people coming and going.
+    Demo(demo::Arguments),
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Args, Debug)]
 struct ConfigFile {
-    /// The YAML file that says source, mapping and tenants
-    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    /// The configuration, a YAML file.
+    #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
 }
 
-/// Does what was asked for; errors go to standard error with their remedies.
-pub fn run(cli: &Cli) -> ExitCode {
-    let default_filter = if matches!(cli.command, Command::Demo { .. }) { "error" } else { "info" };
-    if let Err(error) = logging::start(cli.log, cli.log_level.as_deref().unwrap_or(default_filter)) {
-        eprintln!("--log-level: {error}");
-        return ExitCode::from(2);
+impl ConfigFile {
+    fn load(&self) -> miette::Result<crate::config::Config> {
+        Ok(crate::config::load(&self.config)?)
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("cannot start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let done = runtime.block_on(async {
-        match &cli.command {
-            Command::Run(file) => run::run(&file.config).await,
-            Command::Check(file) => check(&file.config).await,
-            Command::Status { file, json } => status::status(&file.config, *json).await,
-            Command::Teardown { file, yes } => teardown::teardown(&file.config, *yes).await,
-            Command::Demo { seconds } => demo::demo(*seconds).await,
-        }
-    });
-    // A task that hangs in the system must not keep the process.
-    runtime.shutdown_background();
-    match done {
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Runs the command, and says on stderr what went wrong.
+pub fn main(cli: Cli) -> ExitCode {
+    match execute(cli) {
         Ok(code) => code,
         Err(report) => {
-            eprintln!("{report:?}");
-            ExitCode::FAILURE
+            eprintln!("{}", render(&report));
+            ExitCode::from(FAILED)
         }
     }
 }
 
-async fn check(_: &std::path::Path) -> miette::Result<ExitCode> {
-    Ok(ExitCode::FAILURE)
+fn execute(cli: Cli) -> miette::Result<ExitCode> {
+    // The demo talks for itself.
+    let quiet = matches!(cli.command, Command::Demo(_));
+    log_to_stderr(cli.log, cli.log_level.as_deref().unwrap_or(if quiet { "error" } else { "info" }))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| miette::miette!("cannot start the runtime: {error}"))?;
+    let done = runtime.block_on(async {
+        match cli.command {
+            Command::Run(file) => run::execute(file.load()?).await,
+            Command::Check(file) => Ok(check::execute(&file.load()?).await),
+            Command::Status(arguments) => status::execute(&arguments).await,
+            Command::Teardown(arguments) => teardown::execute(&arguments).await,
+            Command::Demo(arguments) => demo::execute(&arguments).await,
+        }
+    });
+    // A name that is being looked up must not keep the process.
+    runtime.shutdown_background();
+    done
 }
 
-/// A failure with what mends it.
-#[derive(Debug, thiserror::Error, Diagnostic)]
-#[error("{message}")]
-struct Failure {
-    message: String,
-    #[help]
-    remedy: Option<String>,
+fn log_to_stderr(format: LogFormat, level: &str) -> miette::Result<()> {
+    let ours_alone = level.parse::<tracing::Level>().map(|level| format!("warn,users_sync={level}"));
+    let filter = EnvFilter::try_new(ours_alone.as_deref().unwrap_or(level)).map_err(|error| {
+        miette::miette!(help = "for example: --log-level info,users_sync::capture=debug", "--log-level: {error}")
+    })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Only the first caller in a process can set it, and that one has set what we want.
+    let _ = match format {
+        LogFormat::Text => {
+            builder.with_target(false).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init()
+        }
+        LogFormat::Json => builder.json().try_init(),
+    };
+    Ok(())
 }
 
-fn failure(message: impl std::fmt::Display) -> Report {
-    Failure { message: message.to_string(), remedy: None }.into()
+/// With the lines around the mistake; wrapped and coloured only for a person who sees it.
+fn render(report: &miette::Report) -> String {
+    use miette::{GraphicalReportHandler, GraphicalTheme};
+    let handler = match std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+        true => GraphicalReportHandler::new(),
+        false => GraphicalReportHandler::new_themed(GraphicalTheme::none()).with_wrap_lines(false),
+    };
+    let mut out = String::new();
+    match handler.render_report(&mut out, report.as_ref()) {
+        Ok(()) => out,
+        Err(_) => report.to_string(),
+    }
 }
 
-fn failure_with(message: impl std::fmt::Display, remedy: impl Into<String>) -> Report {
-    Failure { message: message.to_string(), remedy: Some(remedy.into()) }.into()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
 }

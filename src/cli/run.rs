@@ -1,14 +1,20 @@
-//! `users-sync run`.
+//! `run`: the service, until a signal comes.
 
-use super::failure;
-use super::signals::stop_on_signals;
-use crate::{config, service};
-use std::path::Path;
+use super::{FAILED, signals};
+use crate::check::{Severity, check_source};
+use crate::config::Config;
+use crate::service;
 use std::process::ExitCode;
 
-pub(super) async fn run(file: &Path) -> miette::Result<ExitCode> {
-    let config = config::load(file)?;
-    let stop = stop_on_signals().map_err(failure)?;
-    service::run(config, stop).await.map_err(failure)?;
+/// A source that is not ready is said to be so before anything is made there; one that is only away is waited for.
+pub(super) async fn execute(config: Config) -> miette::Result<ExitCode> {
+    let stop = signals().map_err(|error| miette::miette!("cannot listen to signals: {error}"))?;
+    let mut findings = check_source(&config).await.unwrap_or_default();
+    findings.retain(|finding| finding.severity == Severity::Error);
+    if !findings.is_empty() {
+        findings.iter().for_each(|finding| eprintln!("{finding}"));
+        return Ok(ExitCode::from(FAILED));
+    }
+    service::run(config, stop).await.map_err(|error| miette::miette!("{error}"))?;
     Ok(ExitCode::SUCCESS)
 }

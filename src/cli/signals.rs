@@ -1,27 +1,30 @@
-//! SIGTERM and SIGINT ask to stop; the second one does not ask.
+//! SIGTERM and SIGINT: the first asks to stop, the second ends the process.
 
-use std::process;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token that the first signal cancels. A second one ends the process at once, as it would without us.
-pub(super) fn stop_on_signals() -> std::io::Result<CancellationToken> {
-    let stop = CancellationToken::new();
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let asked = stop.clone();
-    tokio::spawn(async move {
-        either(&mut terminate, &mut interrupt).await;
-        asked.cancel();
-        let code = either(&mut terminate, &mut interrupt).await;
-        process::exit(code);
-    });
-    Ok(stop)
-}
+/// What a shell reports for a process that a signal ended: 128 and the signal's number.
+const ENDED_BY: i32 = 128;
 
-/// Waits for one of them; gives the exit code of a process that it ends.
-async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> i32 {
-    tokio::select! {
-        _ = terminate.recv() => 128 + SignalKind::terminate().as_raw_value(),
-        _ = interrupt.recv() => 128 + SignalKind::interrupt().as_raw_value(),
-    }
+/// A token that is cancelled by the first SIGTERM or SIGINT. The second one ends the process at once, which is safe at
+/// any moment: whatever is not committed is done again by the next start.
+pub fn signals() -> std::io::Result<CancellationToken> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let token = CancellationToken::new();
+    let stop = token.clone();
+    tokio::spawn(async move {
+        loop {
+            let number = tokio::select! {
+                _ = terminate.recv() => SignalKind::terminate().as_raw_value(),
+                _ = interrupt.recv() => SignalKind::interrupt().as_raw_value(),
+            };
+            if stop.is_cancelled() {
+                tracing::warn!("second signal: ending at once");
+                std::process::exit(ENDED_BY + number);
+            }
+            tracing::info!("stopping; a second signal ends the process at once");
+            stop.cancel();
+        }
+    });
+    Ok(token)
 }

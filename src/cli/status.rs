@@ -1,167 +1,221 @@
-//! `users-sync status`: what the state says, beside how far the source is.
+//! `status`: what a running process wrote down, held against the source's log. Changes nothing.
 
-use super::{failure, failure_with};
-use crate::config::{self, Config};
+use super::{ConfigFile, FAILED};
+use crate::config::Config;
 use crate::model::Lsn;
-use crate::pg::connect;
-use crate::state::{Snapshot, StateStore, TenantRow};
+use crate::pg;
+use crate::service::IDLE_STEP;
+use crate::state::{Snapshot, StateStore, TenantRow, TenantState};
+use clap::Args;
 use serde::Serialize;
-use std::path::Path;
 use std::process::ExitCode;
+use tokio_postgres::types::PgLsn;
 
-/// One tenant, as `--json` gives it.
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// One JSON document instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
+    let config = arguments.file.load()?;
+    let client = pg::connect(&config.state_url).await.map_err(|error| miette::miette!("the state: {error}"))?;
+    let state = StateStore::read(&client, &config.source.slot).await;
+    let state = state.map_err(|error| miette::miette!("cannot read the state: {error}"))?;
+    client.close().await;
+    if state.source.is_none() {
+        return Err(miette::miette!(
+            help =
+                "start it with `users-sync run`; if it runs, look whether state.url and source.slot are those it has",
+            "no state for slot {} in {}: no `run` has begun there yet",
+            config.source.slot,
+            config.state_url
+        ));
+    }
+    // The state is worth showing also while the source is away.
+    let end = match flushed(&config).await {
+        Ok(end) => Some(end),
+        Err(error) => {
+            eprintln!("the source cannot be asked how far its log is, so there is no lag in bytes: {error}");
+            None
+        }
+    };
+    let report = report(&config, &state, end);
+    match arguments.json {
+        true => println!("{}", serde_json::to_string_pretty(&report).map_err(|error| miette::miette!("{error}"))?),
+        false => println!("{}", table(&report)),
+    }
+    let all_well = report.tenants.iter().all(|tenant| matches!(tenant.state, "following" | "joining"));
+    Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+async fn flushed(config: &Config) -> Result<Lsn, crate::capture::CaptureError> {
+    let client = pg::connect(&config.source.url).await?;
+    let row = client.query_typed_one("SELECT pg_current_wal_flush_lsn()", &[]).await?;
+    Ok(Lsn(u64::from(row.try_get::<_, PgLsn>(0)?)))
+}
+
+/// What `--json` shows.
 #[derive(Debug, Serialize)]
-struct Line {
+struct Report {
+    slot: String,
+    generation: i64,
+    /// Which process wrote last.
+    holder: String,
+    confirmed: String,
+    /// The end of the source's log.
+    source_position: Option<String>,
+    tenants: Vec<TenantReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct TenantReport {
     tenant: String,
-    /// `following`, `joining`, `parked`, or `new` before it was ever seen.
+    /// `parked`, `joining`, `following`, or `unknown` where `run` has not seen the tenant yet.
     state: &'static str,
-    state_since_seconds: Option<f64>,
-    target: String,
-    /// Everything that was committed before this is in the target; null while it has none.
+    since_seconds: Option<f64>,
     position: Option<String>,
-    /// From the position to the end of the source's log.
+    /// How much of the source's log lies behind the position, other tables' changes included.
     lag_bytes: Option<u64>,
-    /// How old the newest change is that the target may lack: 0 where it lacks none.
+    /// How long ago the position was written down; 0 where there was next to nothing in the log since.
     lag_seconds: Option<f64>,
     last_error: Option<String>,
     remedy: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
-struct Status {
-    slot: String,
-    /// Up to here the slot was confirmed.
-    confirmed: String,
-    /// The end of the source's log.
-    source: String,
-    generation: i64,
-    epoch: i64,
-    holder: String,
-    tenants: Vec<Line>,
-}
-
-pub(super) async fn status(file: &Path, json: bool) -> miette::Result<ExitCode> {
-    let config = config::load(file)?;
-    let state = connect(&config.state_url).await.map_err(failure)?;
-    let known = StateStore::read(&state, &config.source.slot).await.map_err(failure)?;
-    let source = connect(&config.source.url).await.map_err(failure)?;
-    let sql = "SELECT pg_catalog.pg_current_wal_flush_lsn()::text";
-    let row = source.query_one(sql, &[]).await.map_err(|error| failure(crate::pg::describe(&error)))?;
-    let end: Lsn = row.get::<_, &str>(0).parse().map_err(failure)?;
-    let Some(status) = summarize(&config, &known, end) else {
-        return Err(failure_with(
-            format!("there is no state of slot {}: users-sync has never run with this file", config.source.slot),
-            format!("start it: users-sync run -c {}", file.display()),
-        ));
-    };
-    let text = match json {
-        true => serde_json::to_string_pretty(&status).map_err(failure)?,
-        false => table(&status),
-    };
-    println!("{text}");
-    Ok(ExitCode::SUCCESS)
-}
-
-/// `None` where no process has ever held the slot.
-fn summarize(config: &Config, known: &Snapshot, end: Lsn) -> Option<Status> {
-    let source = known.source.as_ref()?;
+/// Every tenant of the file, in its order.
+fn report(config: &Config, state: &Snapshot, end: Option<Lsn>) -> Report {
+    let source = state.source.as_ref();
     let tenants = config.tenants.iter().map(|tenant| {
-        let row = known.tenants.get(&tenant.id);
-        line(tenant.id.as_str(), &tenant.target.to_string(), row, source.confirmed, end)
-    });
-    Some(Status {
-        slot: config.source.slot.clone(),
-        confirmed: source.confirmed.to_string(),
-        source: end.to_string(),
-        generation: source.generation.0,
-        epoch: source.epoch.0,
-        holder: source.holder.clone(),
-        tenants: tenants.collect(),
-    })
-}
-
-/// A following target holds everything up to the slot's confirmed position, also where its own is older: there was
-/// nothing for it in between.
-fn line(tenant: &str, target: &str, row: Option<&TenantRow>, confirmed: Lsn, end: Lsn) -> Line {
-    use crate::state::TenantState::Following;
-    let position = row.filter(|row| row.state == Following).map(|row| row.position.max(confirmed));
-    let lag = position.map(|position| end.0.saturating_sub(position.0));
-    Line {
-        tenant: tenant.to_owned(),
-        state: row.map_or("new", |row| row.state.as_str()),
-        state_since_seconds: row.map(|row| row.since_seconds),
-        target: target.to_owned(),
-        position: position.map(|position| position.to_string()),
-        lag_bytes: lag,
-        lag_seconds: row.zip(lag).map(|(row, lag)| if lag == 0 { 0.0 } else { row.position_age_seconds }),
-        last_error: row.and_then(|row| row.reason.clone()),
-        remedy: row.and_then(|row| row.remedy.clone()),
-    }
-}
-
-fn table(status: &Status) -> String {
-    let width = status.tenants.iter().map(|line| line.tenant.chars().count()).max().unwrap_or(0).max(6);
-    let mut text = format!(
-        "slot {} confirmed {}, source at {}, generation {}, epoch {} ({})\n\n{:<width$}  {:<9}  {:<14}  {:>11}  {:>8}  last error",
-        status.slot,
-        status.confirmed,
-        status.source,
-        status.generation,
-        status.epoch,
-        status.holder,
-        "tenant",
-        "state",
-        "position",
-        "lag bytes",
-        "lag s"
-    );
-    for line in &status.tenants {
-        let bytes = line.lag_bytes.map_or("-".to_owned(), |bytes| bytes.to_string());
-        let seconds = line.lag_seconds.map_or("-".to_owned(), |seconds| format!("{seconds:.1}"));
-        text.push_str(&format!(
-            "\n{:<width$}  {:<9}  {:<14}  {bytes:>11}  {seconds:>8}  {}",
-            line.tenant,
-            line.state,
-            line.position.as_deref().unwrap_or("-"),
-            line.last_error.as_deref().unwrap_or("-")
-        ));
-        if let Some(remedy) = &line.remedy {
-            text.push_str(&format!("\n{:<width$}  remedy: {remedy}", ""));
+        let row = state.tenants.get(&tenant.id);
+        // A target that follows holds everything up to what was confirmed: if its own position is older, there was
+        // nothing for it in between.
+        let confirmed = source.map_or(Lsn::ZERO, |source| source.confirmed);
+        let position = row.filter(|row| row.state == TenantState::Following).map(|row| row.position.max(confirmed));
+        let lag_bytes = position.zip(end).map(|(position, end)| end.bytes_since(position));
+        let lags = |row: &TenantRow| row.reason.is_some() || lag_bytes.is_none_or(|bytes| bytes >= IDLE_STEP);
+        TenantReport {
+            tenant: tenant.id.to_string(),
+            state: row.map_or("unknown", |row| row.state.as_str()),
+            since_seconds: row.map(|row| row.since_seconds),
+            position: position.map(|position| position.to_string()),
+            lag_bytes,
+            lag_seconds: position.and(row).map(|row| if lags(row) { row.position_age_seconds } else { 0.0 }),
+            last_error: row.and_then(|row| row.reason.clone()),
+            remedy: row.and_then(|row| row.remedy.clone()),
         }
+    });
+    Report {
+        slot: config.source.slot.clone(),
+        generation: source.map_or(0, |source| source.generation.0),
+        holder: source.map(|source| source.holder.clone()).unwrap_or_default(),
+        confirmed: source.map_or(Lsn::ZERO, |source| source.confirmed).to_string(),
+        source_position: end.map(|end| end.to_string()),
+        tenants: tenants.collect(),
     }
-    text
+}
+
+fn table(report: &Report) -> String {
+    let heads = ["TENANT", "STATE", "SINCE", "POSITION", "LAG BYTES", "LAG", "LAST ERROR"].map(str::to_owned);
+    let rows = report.tenants.iter().map(|tenant| {
+        let dash = || "-".to_owned();
+        [
+            tenant.tenant.clone(),
+            tenant.state.to_owned(),
+            tenant.since_seconds.map_or_else(dash, span),
+            tenant.position.clone().unwrap_or_else(dash),
+            tenant.lag_bytes.map_or_else(dash, |bytes| bytes.to_string()),
+            tenant.lag_seconds.map_or_else(dash, span),
+            tenant.last_error.clone().unwrap_or_else(dash),
+        ]
+    });
+    let rows: Vec<[String; 7]> = std::iter::once(heads).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 7] = std::array::from_fn(width);
+    let line = |row: &[String; 7]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let mut lines: Vec<String> = rows.iter().map(line).collect();
+    let remedies = report.tenants.iter().filter_map(|tenant| Some((&tenant.tenant, tenant.remedy.as_ref()?)));
+    lines.extend(remedies.map(|(tenant, remedy)| format!("{tenant} -> {remedy}")));
+    lines.push(format!("slot {} confirmed {}, held by {}", report.slot, report.confirmed, report.holder));
+    lines.join("\n")
+}
+
+/// `0.4s`, `12s`, `3m`, `5h`, `2d`: one unit is enough at a glance.
+fn span(seconds: f64) -> String {
+    match seconds.max(0.0) {
+        s if s < 10.0 => format!("{s:.1}s"),
+        s if s < 120.0 => format!("{s:.0}s"),
+        s if s < 7_200.0 => format!("{:.0}m", s / 60.0),
+        s if s < 172_800.0 => format!("{:.0}h", s / 3_600.0),
+        s => format!("{:.0}d", s / 86_400.0),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Generation;
-    use crate::state::TenantState;
+    use crate::config::{Surroundings, parse};
+    use crate::model::{Epoch, Generation, TenantId};
+    use crate::state::SourceRow;
 
-    fn row(state: TenantState, position: u64) -> TenantRow {
-        TenantRow {
+    fn shown() -> Report {
+        let none =
+            Surroundings { variable: &|_| None, file: &|_| Err(std::io::Error::from(std::io::ErrorKind::NotFound)) };
+        let text = "source: {url: 'postgres://u@h/auth'}\nusers: {table: a.b, id: id, tenant: t}\ntenants:\n\
+            - {id: acme, target: 'postgres://u@h/1'}\n- {id: globex, target: 'postgres://u@h/2'}\n\
+            - {id: new, target: 'postgres://u@h/3'}\n";
+        let config = parse("c.yaml", text, &none).unwrap();
+        let row = |state, reason: Option<&str>, position| TenantRow {
             state,
-            reason: None,
-            remedy: None,
-            target: "t".into(),
+            reason: reason.map(str::to_owned),
+            remedy: reason.map(|_| "mend it".to_owned()),
+            target: "h:5432/1".into(),
             target_id: None,
             generation: Generation(1),
-            position: Lsn(position),
-            since_seconds: 1.0,
-            position_age_seconds: 3.5,
-        }
+            position,
+            since_seconds: 3_600.0,
+            position_age_seconds: 0.42,
+        };
+        let source = SourceRow {
+            generation: Generation(1),
+            system_identifier: "1".into(),
+            timeline: 1,
+            confirmed: Lsn(0x100),
+            epoch: Epoch(1),
+            holder: "host:1".into(),
+        };
+        let tenants = [
+            (TenantId::new("acme"), row(TenantState::Following, None, Lsn(0x100))),
+            (TenantId::new("globex"), row(TenantState::Parked, Some("it is read-only"), Lsn(0x80))),
+        ];
+        let state = Snapshot { source: Some(source), tenants: tenants.into() };
+        report(&config, &state, Some(Lsn(0x20140)))
     }
 
     #[test]
-    fn lag_counts_from_what_the_target_is_known_to_hold() {
-        let check = |row: Option<TenantRow>, expected: (&str, Option<u64>, Option<f64>)| {
-            let line = line("a", "t", row.as_ref(), Lsn(100), Lsn(130));
-            assert_eq!((line.state, line.lag_bytes, line.lag_seconds), expected);
-        };
-        check(Some(row(TenantState::Following, 110)), ("following", Some(20), Some(3.5)));
-        check(Some(row(TenantState::Following, 40)), ("following", Some(30), Some(3.5)));
-        check(Some(row(TenantState::Following, 130)), ("following", Some(0), Some(0.0)));
-        check(Some(row(TenantState::Parked, 110)), ("parked", None, None));
-        check(None, ("new", None, None));
+    fn the_table_has_every_tenant_of_the_file() {
+        let expected = "\
+TENANT  STATE      SINCE  POSITION  LAG BYTES  LAG   LAST ERROR
+acme    following  60m    0/100     131136     0.4s  -
+globex  parked     60m    -         -          -     it is read-only
+new     unknown    -      -         -          -     -
+globex -> mend it
+slot users_sync confirmed 0/100, held by host:1";
+        assert_eq!(table(&shown()), expected);
+    }
+
+    #[test]
+    fn json_has_the_same() {
+        let json = serde_json::to_value(shown()).unwrap();
+        assert_eq!(json["source_position"], "0/20140");
+        assert_eq!(json["tenants"][0]["lag_bytes"], 131_136);
+        assert_eq!(json["tenants"][1]["last_error"], "it is read-only");
+        assert_eq!(json["tenants"][2]["position"], serde_json::Value::Null);
     }
 }

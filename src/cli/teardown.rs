@@ -1,61 +1,123 @@
-//! `users-sync teardown`: what the source was given, taken away again.
+//! `teardown`: takes down what `run` made in the source and the state. Targets keep their users.
 
-use super::{failure, failure_with};
-use crate::capture::{ReplicationConnection, publication, slot};
-use crate::config;
-use crate::pg::connect;
+use super::ConfigFile;
+use crate::capture::CaptureError;
+use crate::capture::publication::{drop_publication, read_publication};
+use crate::capture::slot::read_slot;
+use crate::config::Config;
+use crate::pg::{self, PgClient, describe};
 use crate::state::StateStore;
-use std::io::{IsTerminal, Write, stdin, stdout};
-use std::path::Path;
+use clap::Args;
+use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 
-pub(super) async fn teardown(file: &Path, yes: bool) -> miette::Result<ExitCode> {
-    let config = config::load(file)?;
-    let (name, publication) = (&config.source.slot, &config.source.publication);
-    let source = connect(&config.source.url).await.map_err(failure)?;
-    let state = connect(&config.state_url).await.map_err(failure)?;
-    let slot = slot::read_slot(&source, name).await.map_err(failure)?;
-    if let Some(pid) = slot.as_ref().and_then(|slot| slot.active_pid) {
-        return Err(failure_with(
-            format!("slot {name} is in use by server process {pid}: users-sync is running"),
-            "stop it first",
-        ));
-    }
-    let has_publication = publication::read_publication(&source, publication).await.map_err(failure)?.is_some();
-    let has_state = StateStore::read(&state, name).await.map_err(failure)?.source.is_some();
-    let there = [
-        (slot.is_some(), format!("replication slot {name} at {}", config.source.url)),
-        (has_publication, format!("publication {publication} at {}", config.source.url)),
-        (has_state, format!("the state of slot {name} in schema users_sync at {}", config.state_url)),
-    ];
-    let there: Vec<&str> = there.iter().filter(|(there, _)| *there).map(|(_, what)| what.as_str()).collect();
-    if there.is_empty() {
-        println!("Nothing to drop: there is no slot {name}, no publication {publication} and no state.");
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+/// What is there to be dropped.
+#[derive(Debug, PartialEq, Eq)]
+struct Standing {
+    slot: bool,
+    publication: bool,
+    state: bool,
+}
+
+pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
+    let config = arguments.file.load()?;
+    let source = pg::connect(&config.source.url).await.map_err(|error| miette::miette!("the source: {error}"))?;
+    let state = pg::connect(&config.state_url).await.map_err(|error| miette::miette!("the state: {error}"))?;
+    let standing = look(&config, &source, &state).await?;
+    let list = list(&config, &standing);
+    if list.is_empty() {
+        println!("nothing to take down: slot, publication and state are not there");
         return Ok(ExitCode::SUCCESS);
     }
-    println!("This drops\n  {}\nand leaves every target as it is.", there.join("\n  "));
-    if !yes && !confirmed()? {
-        println!("Nothing was dropped.");
-        return Ok(ExitCode::FAILURE);
+    println!("This drops\n{list}Targets keep their users; a later `run` begins anew with a snapshot of every tenant.");
+    if !arguments.yes && !asked()? {
+        println!("nothing was dropped");
+        return Ok(ExitCode::SUCCESS);
     }
-    // The slot first: it is what costs the source something.
-    if slot.is_some() {
-        let mut connection = ReplicationConnection::connect(&config.source.url).await.map_err(failure)?;
-        slot::drop_slot(&mut connection, name).await.map_err(failure)?;
-    }
-    publication::drop_publication(&source, publication).await.map_err(failure)?;
-    StateStore::forget(&state, name).await.map_err(failure)?;
-    println!("Dropped.");
+    drop_all(&config, &standing, &source, &state).await?;
+    println!("done");
     Ok(ExitCode::SUCCESS)
 }
 
-fn confirmed() -> miette::Result<bool> {
-    if !stdin().is_terminal() {
-        return Err(failure_with("there is no terminal to ask on", "add --yes if you mean it"));
+async fn look(config: &Config, source: &Client, state: &Client) -> miette::Result<Standing> {
+    let name = &config.source.slot;
+    let failed = |what: &'static str| move |error: CaptureError| miette::miette!("cannot look at {what}: {error}");
+    let slot = read_slot(source, name).await.map_err(failed("the slot"))?;
+    if let Some(pid) = slot.as_ref().and_then(|slot| slot.active_pid) {
+        return Err(miette::miette!(
+            help = "stop every `run` of this configuration first; a connection that is long dead is ended by \
+                    SELECT pg_terminate_backend(pid)",
+            "slot {name} is in use by process {pid} of the server"
+        ));
     }
-    print!("Go on? [y/N] ");
-    stdout().flush().map_err(failure)?;
+    let publication = read_publication(source, &config.source.publication).await.map_err(failed("the publication"))?;
+    let holds = holds_state(state, name).await.map_err(|error| failed("the state")(error.into()))?;
+    Ok(Standing { slot: slot.is_some(), publication: publication.is_some(), state: holds })
+}
+
+/// Whether the tables are there. Not by regclass: that fails where the schema may not be used.
+async fn holds_state(state: &Client, _slot: &str) -> Result<bool, tokio_postgres::Error> {
+    const SQL: &str = "
+        SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                       WHERE n.nspname = 'users_sync' AND c.relname = 'source' AND c.relkind = 'r')";
+    state.query_typed_one(SQL, &[]).await?.try_get(0)
+}
+
+fn list(config: &Config, standing: &Standing) -> String {
+    let Config { source, state_url, .. } = config;
+    let lines = [
+        (standing.slot, format!("  replication slot {} of {}\n", source.slot, source.url)),
+        (standing.publication, format!("  publication {} of {}\n", source.publication, source.url)),
+        (standing.state, format!("  the state of slot {} in schema users_sync of {state_url}\n", source.slot)),
+    ];
+    lines.into_iter().filter(|(there, _)| *there).map(|(_, line)| line).collect()
+}
+
+fn asked() -> miette::Result<bool> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(miette::miette!(
+            help = "say --yes to drop without being asked",
+            "nothing was dropped: there is no terminal to ask on"
+        ));
+    }
+    print!("Drop them? Type yes: ");
     let mut answer = String::new();
-    stdin().read_line(&mut answer).map_err(failure)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    let read = std::io::stdout().flush().and_then(|()| stdin.lock().read_line(&mut answer));
+    read.map_err(|error| miette::miette!("cannot ask: {error}"))?;
+    Ok(answer.trim() == "yes")
+}
+
+/// The slot first: it is what holds back the source's log, and without it nothing else is of use to a `run`.
+async fn drop_all(config: &Config, standing: &Standing, source: &PgClient, state: &PgClient) -> miette::Result<()> {
+    let failed = |what: &str, error: &dyn std::fmt::Display| {
+        miette::miette!(help = "what was dropped before stays so; run `teardown` again", "cannot drop {what}: {error}")
+    };
+    if standing.slot {
+        // A slot that has gone in the meantime is no error.
+        let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
+                   WHERE slot_name = $1::text::name";
+        let dropped = source.query_typed(sql, &[(&config.source.slot, Type::TEXT)]).await;
+        dropped.map_err(|error| failed("the slot", &describe(&error)))?;
+    }
+    if standing.publication {
+        let dropped = drop_publication(source, &config.source.publication).await;
+        dropped.map_err(|error| failed("the publication", &error))?;
+    }
+    if standing.state {
+        let dropped = StateStore::forget(state, &config.source.slot).await;
+        dropped.map_err(|error| failed("the state", &error))?;
+    }
+    Ok(())
 }

@@ -14,7 +14,7 @@ const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// While targets move, their positions are written down this often.
 const RECORD_EVERY: Duration = Duration::from_millis(500);
 /// Where nothing concerns us, so much of the source's log is let go at once: our own writing makes log, too.
-const IDLE_STEP: u64 = 64 << 10;
+pub(crate) const IDLE_STEP: u64 = 64 << 10;
 
 /// Sends status updates until `stop`, then says goodbye.
 pub(super) async fn report(

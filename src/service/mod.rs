@@ -21,5 +21,6 @@ mod shared;
 mod stream;
 mod tenant;
 
+pub(crate) use confirm::IDLE_STEP;
 pub use error::ServiceError;
 pub use session::run;

@@ -151,6 +151,7 @@ impl Worker {
                     _ => {
                         let wait = self.retry.step();
                         tracing::warn!(tenant = %self.id(), reason, ?wait, "its target is tried again");
+                        self.note(Some(reason)).await?;
                         self.wait(wait).await;
                     }
                 },
@@ -177,6 +178,9 @@ impl Worker {
         };
         self.worked();
         parked.reset();
+        if let Err(error) = self.note(None).await {
+            return Halt::Session(error);
+        }
         self.follow(&mut target, &who).await
     }
 
@@ -362,6 +366,14 @@ impl Worker {
         self.shared.release(self.id());
         self.wait(wait).await;
         Ok(())
+    }
+
+    /// Writes down what is wrong with the target of a tenant that follows all the same, once, and when it is over.
+    async fn note(&mut self, reason: Option<String>) -> Result<(), ServiceError> {
+        let following = self.row.as_ref().filter(|row| row.state == TenantState::Following);
+        let Some(row) = following.filter(|row| row.reason.is_some() != reason.is_some()) else { return Ok(()) };
+        let (target_id, position) = (row.target_id.clone(), row.position.max(self.position));
+        self.put_row(TenantState::Following, reason, None, target_id, position).await
     }
 
     async fn put(

@@ -1,0 +1,122 @@
+//! What was found: about whom, how bad, and what mends it. Pure.
+
+use crate::model::TenantId;
+use crate::pg::{ConnectError, PgUrl, ServerError, quote_ident};
+use std::error::Error as _;
+use std::fmt;
+
+/// How bad a finding is; the worst comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// `run` stops, or parks the tenant.
+    Error,
+    /// It works, but not for ever or not in every case.
+    Warning,
+    /// Good to know.
+    Note,
+}
+
+/// What a finding is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The auth database.
+    Source,
+    /// The database that holds the state.
+    State,
+    /// A tenant's target.
+    Tenant(TenantId),
+}
+
+/// One thing that `check` has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is about.
+    pub subject: Subject,
+    /// What was found.
+    pub message: String,
+    /// The SQL or YAML that mends it; empty where nothing has to be.
+    pub remedy: String,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Note => "note",
+        })
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Source => f.write_str("source"),
+            Subject::State => f.write_str("state"),
+            Subject::Tenant(tenant) => write!(f, "tenant {tenant}"),
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.severity, self.subject, self.message)?;
+        if !self.remedy.is_empty() {
+            write!(f, "\n    -> {}", self.remedy)?;
+        }
+        Ok(())
+    }
+}
+
+impl Finding {
+    pub(super) fn error(subject: Subject, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        Finding { severity: Severity::Error, subject, message: message.into(), remedy: remedy.into() }
+    }
+
+    pub(super) fn warning(subject: Subject, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        Finding { severity: Severity::Warning, ..Finding::error(subject, message, remedy) }
+    }
+
+    pub(super) fn note(subject: Subject, message: impl Into<String>) -> Finding {
+        Finding { severity: Severity::Note, ..Finding::error(subject, message, "") }
+    }
+}
+
+/// There is no connection: why, and what to try.
+pub(super) fn connect_finding(subject: Subject, url: &PgUrl, error: &ConnectError) -> Finding {
+    let role = quote_ident(&url.user);
+    let remedy = match error {
+        ConnectError::Unreachable { .. } | ConnectError::Timeout { .. } => {
+            "look whether host and port of the URL are right, the server runs, and a firewall lets this machine in"
+                .into()
+        }
+        ConnectError::Tls { .. } => "mend sslmode or sslrootcert in the URL, or the server's certificate".into(),
+        ConnectError::Auth { sqlstate: Some(code), .. } if code == "28P01" => {
+            format!("mend the password in the URL, or set that of the role: ALTER ROLE {role} PASSWORD '...';")
+        }
+        ConnectError::Auth { .. } => {
+            format!(
+                "look whether the role is there and may log in (CREATE ROLE {role} LOGIN PASSWORD '...';), and pg_hba.conf lets it in"
+            )
+        }
+        ConnectError::Server { error, .. } => match &*error.sqlstate {
+            "3D000" => format!("mend the database in the URL, or CREATE DATABASE {};", quote_ident(&url.database)),
+            "42501" => format!("GRANT CONNECT ON DATABASE {} TO {role};", quote_ident(&url.database)),
+            "53300" => "give the server more max_connections, or close some".into(),
+            _ => "wait until the server takes connections, and run `check` again".into(),
+        },
+        ConnectError::Protocol { .. } => "look whether host and port of the URL are those of PostgreSQL".into(),
+    };
+    Finding::error(subject, error.to_string(), remedy)
+}
+
+/// What an error of SQL says; tokio-postgres itself says only "db error".
+pub(super) fn sql_words(error: &tokio_postgres::Error) -> String {
+    match (error.as_db_error(), error.source()) {
+        (Some(refusal), _) => ServerError::from(refusal).to_string(),
+        (None, Some(cause)) => format!("{error}: {cause}"),
+        (None, None) => error.to_string(),
+    }
+}

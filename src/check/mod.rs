@@ -1,0 +1,99 @@
+//! Whether everything is as `run` needs it: facts are gathered (`*_facts`, I/O), then judged (`source`, `state`,
+//! `target`: pure). Changes nothing anywhere. Every finding comes with what mends it, and all of them come at once.
+
+mod finding;
+mod source;
+mod source_facts;
+mod state;
+mod state_facts;
+mod target;
+mod target_facts;
+
+pub use finding::{Finding, Severity, Subject};
+
+use crate::capture::CaptureError;
+use crate::config::{Config, Tenant};
+use crate::pg;
+use finding::{connect_finding, sql_words};
+use futures_util::StreamExt;
+use std::time::Duration;
+
+/// So many targets are looked at together: enough for a thousand within seconds, few enough for any machine.
+const TARGETS_AT_ONCE: usize = 64;
+/// Looking is a few reads of the catalog; where it takes longer, somebody holds a lock.
+const LOOK_WITHIN: Duration = Duration::from_secs(15);
+
+/// Everything: the source, the state, and every target. No finding of severity [`Severity::Error`]: `run` will work.
+pub async fn check(config: &Config) -> Vec<Finding> {
+    let mut findings = match check_source(config).await {
+        Ok(findings) => findings,
+        Err(error) => {
+            let mut findings = vec![match error {
+                CaptureError::Connect(error) => connect_finding(Subject::Source, &config.source.url, &error),
+                error => Finding::error(Subject::Source, error.to_string(), "run `check` again"),
+            }];
+            // A state in the same database is out of reach for the same reason.
+            if config.state_url != config.source.url {
+                findings.extend(check_state(config).await);
+            }
+            findings
+        }
+    };
+    let state = state_facts::remembered(config).await;
+    let targets = futures_util::stream::iter(&config.tenants)
+        .map(|tenant| check_target(tenant, state.as_ref()))
+        .buffered(TARGETS_AT_ONCE);
+    findings.extend(targets.concat().await);
+    findings
+}
+
+/// The source and the state: what has to be right before `run` does anything. The error is that of the connection.
+pub async fn check_source(config: &Config) -> Result<Vec<Finding>, CaptureError> {
+    let client = pg::connect(&config.source.url).await?;
+    let facts = within(source_facts::gather(&client, config)).await.ok_or(CaptureError::Closed)??;
+    let mut findings = source::findings(config, &facts);
+    client.close().await;
+    findings.extend(check_state(config).await);
+    Ok(findings)
+}
+
+async fn check_state(config: &Config) -> Vec<Finding> {
+    let client = match pg::connect(&config.state_url).await {
+        Ok(client) => client,
+        Err(error) => return vec![connect_finding(Subject::State, &config.state_url, &error)],
+    };
+    match within(state_facts::gather(&client)).await {
+        Some(Ok(facts)) => state::findings(&facts),
+        Some(Err(error)) => vec![unreadable(Subject::State, &error)],
+        None => vec![too_slow(Subject::State)],
+    }
+}
+
+async fn check_target(tenant: &Tenant, state: Option<&crate::state::Snapshot>) -> Vec<Finding> {
+    let subject = || Subject::Tenant(tenant.id.clone());
+    let client = match pg::connect(&tenant.target).await {
+        Ok(client) => client,
+        Err(error) => return vec![connect_finding(subject(), &tenant.target, &error)],
+    };
+    match within(target_facts::gather(&client)).await {
+        Some(Ok(facts)) => target::findings(tenant, &facts, state),
+        Some(Err(error)) => vec![unreadable(subject(), &error)],
+        None => vec![too_slow(subject())],
+    }
+}
+
+async fn within<T>(looking: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(LOOK_WITHIN, looking).await.ok()
+}
+
+fn unreadable(subject: Subject, error: &tokio_postgres::Error) -> Finding {
+    Finding::error(subject, format!("it cannot be looked at: {}", sql_words(error)), "mend that, and run `check` again")
+}
+
+fn too_slow(subject: Subject) -> Finding {
+    Finding::error(
+        subject,
+        format!("it gave no answer within {} s", LOOK_WITHIN.as_secs()),
+        "SELECT pid, query FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0; shows who waits",
+    )
+}

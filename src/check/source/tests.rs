@@ -1,0 +1,200 @@
+//! A source that is right, and one thing wrong with it at a time.
+
+use super::*;
+use crate::capture::publication::Publication;
+use crate::capture::slot::SlotRow;
+use crate::check::Severity;
+use crate::config::{Surroundings, parse};
+use crate::model::{Column, ReplicaIdentity, TypeCatalog};
+
+const INT8: u32 = 20;
+const TEXT: u32 = 25;
+
+fn config() -> Config {
+    let none = Surroundings { variable: &|_| None, file: &|_| Err(std::io::Error::from(std::io::ErrorKind::NotFound)) };
+    let text = "source: {url: 'postgres://u@h/auth'}\n\
+                users: {table: auth.users, id: id, email: email, tenant: org}\n\
+                tenants: [{id: acme, target: 'postgres://u@h/acme'}]\n";
+    parse("c.yaml", text, &none).unwrap()
+}
+
+fn table() -> TableFacts {
+    let column = |name: &str, type_oid, in_identity| Column { name: name.into(), type_oid, in_identity };
+    TableFacts {
+        kind: "r".into(),
+        persistence: "p".into(),
+        owner: "owner".into(),
+        is_owner: true,
+        schema_usage: true,
+        row_security: false,
+        may_select: true,
+        readable: Vec::new(),
+        relation: Some(Relation {
+            oid: 1,
+            table: config().users.table,
+            replica_identity: ReplicaIdentity::Index,
+            columns: vec![column("id", INT8, true), column("org", TEXT, true), column("email", TEXT, false)],
+        }),
+        types: TypeCatalog::new(),
+    }
+}
+
+fn publication() -> PublicationFacts {
+    let all = true;
+    PublicationFacts {
+        row: Publication {
+            all_tables: false,
+            inserts: all,
+            updates: all,
+            deletes: all,
+            truncates: all,
+            via_root: false,
+        },
+        has_table: true,
+        columns: Some(vec!["id".into(), "org".into(), "email".into()]),
+        row_filter: None,
+    }
+}
+
+fn slot() -> SlotRow {
+    SlotRow {
+        plugin: Some("pgoutput".into()),
+        database: Some("auth".into()),
+        temporary: false,
+        active_pid: None,
+        confirmed_flush: None,
+        restart_lsn: None,
+        wal_status: Some("reserved".into()),
+        invalid: false,
+    }
+}
+
+fn right() -> SourceFacts {
+    SourceFacts {
+        role: "sync".into(),
+        database: "auth".into(),
+        wal_level: "logical".into(),
+        is_standby: false,
+        may_replicate: true,
+        has_rds_role: false,
+        may_create: true,
+        slots: (1, 10),
+        senders: (0, 10),
+        keep_size_mb: Some(4096),
+        table: Some(table()),
+        others: Vec::new(),
+        publication: Some(publication()),
+        slot: Some(slot()),
+    }
+}
+
+/// One finding of the severity given, and no other.
+#[track_caller]
+fn check(facts: SourceFacts, severity: Severity, message: &str, remedy: &str) {
+    let found = findings(&config(), &facts);
+    let [finding] = &found[..] else { panic!("not one finding: {found:#?}") };
+    assert_eq!(finding.severity, severity, "{finding}");
+    assert!(finding.message.contains(message), "{finding}\ndoes not say\n{message}");
+    assert!(finding.remedy.contains(remedy), "{finding}\ndoes not say\n{remedy}");
+}
+
+#[track_caller]
+fn check_error(change: impl Fn(&mut SourceFacts), message: &str, remedy: &str) {
+    let mut facts = right();
+    change(&mut facts);
+    check(facts, Severity::Error, message, remedy);
+}
+
+fn with_table(change: impl Fn(&mut TableFacts)) -> impl Fn(&mut SourceFacts) {
+    move |facts| facts.table.iter_mut().for_each(&change)
+}
+
+fn with_publication(change: impl Fn(&mut PublicationFacts)) -> impl Fn(&mut SourceFacts) {
+    move |facts| facts.publication.iter_mut().for_each(&change)
+}
+
+fn with_slot(change: impl Fn(&mut SlotRow)) -> impl Fn(&mut SourceFacts) {
+    move |facts| facts.slot.iter_mut().for_each(&change)
+}
+
+#[test]
+fn a_source_that_is_right_has_no_findings() {
+    assert_eq!(findings(&config(), &right()), []);
+}
+
+#[test]
+fn the_server_has_to_be_able_to_decode() {
+    check_error(|f| f.wal_level = "replica".into(), "wal_level is replica", "SET wal_level = 'logical'");
+    check_error(|f| f.is_standby = true, "standby", "primary");
+    check_error(|f| f.may_replicate = false, "no REPLICATION", "ALTER ROLE \"sync\" REPLICATION;");
+    let rds = |f: &mut SourceFacts| (f.may_replicate, f.has_rds_role) = (false, true);
+    check_error(rds, "no REPLICATION", "GRANT rds_replication TO \"sync\";");
+    check_error(|f| f.slots = (10, 10), "max_replication_slots is 10", "max_replication_slots = 11");
+    check_error(|f| f.senders = (9, 10), "max_wal_senders is 10", "max_wal_senders = 11");
+}
+
+#[test]
+fn a_slot_without_a_bound_is_worth_a_warning() {
+    let keep = |mb| SourceFacts { keep_size_mb: mb, ..right() };
+    check(keep(Some(-1)), Severity::Warning, "is not set", "max_slot_wal_keep_size = '4096MB'");
+    check(keep(Some(1024)), Severity::Warning, "not above limits.source_wal", "4096MB");
+    assert_eq!(findings(&config(), &keep(None)), []);
+}
+
+#[test]
+fn the_table_has_to_be_there_and_readable() {
+    let others = |f: &mut SourceFacts| (f.table, f.others) = (None, vec!["public.orders".into(), "auth.user".into()]);
+    check_error(others, "no table auth.users in database auth", "table: auth.user ");
+    check_error(with_table(|t| (t.relation, t.kind) = (None, "v".into())), "is no table", "users.table");
+    check_error(with_table(|t| t.persistence = "u".into()), "unlogged", "SET LOGGED");
+    check_error(with_table(|t| t.schema_usage = false), "may not use schema auth", "GRANT USAGE ON SCHEMA \"auth\"");
+    check_error(with_table(|t| t.row_security = true), "row security", "ALTER ROLE \"sync\" BYPASSRLS");
+    let some = |t: &mut TableFacts| (t.may_select, t.readable) = (false, vec!["id".into(), "org".into()]);
+    check_error(with_table(some), "may not read auth.users (email)", "GRANT SELECT ON \"auth\".\"users\" TO \"sync\"");
+}
+
+#[test]
+fn the_mapping_has_to_fit() {
+    let rename = |t: &mut TableFacts| t.relation.as_mut().unwrap().columns[2].name = "mail".into();
+    check_error(with_table(rename), "users.email: there is no column \"email\"; did you mean \"mail\"?", "that key");
+    let key_only = |t: &mut TableFacts| t.relation.as_mut().unwrap().columns[1].in_identity = false;
+    check_error(with_table(key_only), "does not carry org", "REPLICA IDENTITY USING INDEX");
+}
+
+#[test]
+fn the_publication_has_to_show_everything() {
+    let set = "ALTER PUBLICATION \"users_sync\"";
+    check_error(with_publication(|p| p.has_table = false), "does not hold auth.users", "ADD TABLE \"auth\".\"users\"");
+    let no_deletes = |p: &mut PublicationFacts| (p.row.deletes, p.row.truncates) = (false, false);
+    check_error(with_publication(no_deletes), "leaves out delete, truncate", "SET (publish = ");
+    check_error(with_publication(|p| p.row_filter = Some("x".into())), "only some rows", set);
+    check_error(with_publication(|p| p.columns = Some(vec!["id".into()])), "columns of auth.users: org, email", set);
+    check_error(with_table(|t| t.kind = "p".into()), "partitioned", "publish_via_partition_root = true");
+}
+
+#[test]
+fn what_is_not_there_yet_needs_the_right_to_make_it() {
+    let none = SourceFacts { publication: None, ..right() };
+    check(none.clone(), Severity::Note, "`run` creates it", "");
+    let mut guest = none.clone();
+    guest.table.as_mut().unwrap().is_owner = false;
+    check(guest, Severity::Error, "takes the table's owner (owner)", "CREATE PUBLICATION \"users_sync\" FOR TABLE");
+    check(SourceFacts { may_create: false, ..none }, Severity::Error, "with CREATE on database auth", "superuser");
+    check(SourceFacts { slot: None, ..right() }, Severity::Note, "slot users_sync is not there yet", "");
+}
+
+#[test]
+fn the_slot_has_to_be_ours() {
+    let drop = "pg_drop_replication_slot('users_sync')";
+    check_error(with_slot(|s| s.plugin = Some("wal2json".into())), "of plugin wal2json", drop);
+    check_error(with_slot(|s| s.plugin = None), "a physical slot", drop);
+    check_error(with_slot(|s| s.database = Some("other".into())), "belongs to database other", drop);
+    check_error(with_slot(|s| s.temporary = true), "temporary", "source.slot");
+    let mut lost = right();
+    with_slot(|s| s.invalid = true)(&mut lost);
+    check(lost, Severity::Warning, "is lost", "max_slot_wal_keep_size");
+    let mut active = right();
+    with_slot(|s| s.active_pid = Some(77))(&mut active);
+    active.senders = (9, 10);
+    check(active, Severity::Note, "in use by process 77", "");
+}

@@ -1,0 +1,165 @@
+//! What the source says of itself: reads of its catalogs, nothing else.
+
+use crate::capture::CaptureError;
+use crate::capture::publication::{Publication, read_publication, table_in_publication};
+use crate::capture::slot::{SlotRow, read_slot};
+use crate::config::Config;
+use crate::model::{Relation, TableName, TypeCatalog};
+use crate::pg::load_types;
+use crate::snapshot::read_relation;
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+/// The source as `check` sees it.
+#[derive(Clone, Debug)]
+pub(super) struct SourceFacts {
+    /// The role that we are there.
+    pub(super) role: String,
+    pub(super) database: String,
+    pub(super) wal_level: String,
+    pub(super) is_standby: bool,
+    pub(super) may_replicate: bool,
+    /// Amazon's way to give REPLICATION: membership of `rds_replication`.
+    pub(super) has_rds_role: bool,
+    pub(super) may_create: bool,
+    pub(super) slots: (i64, i64),
+    pub(super) senders: (i64, i64),
+    /// `max_slot_wal_keep_size` in MB; `None` before PostgreSQL 13.
+    pub(super) keep_size_mb: Option<i64>,
+    pub(super) table: Option<TableFacts>,
+    /// Names of other tables, where the mapped one is not there.
+    pub(super) others: Vec<String>,
+    pub(super) publication: Option<PublicationFacts>,
+    pub(super) slot: Option<SlotRow>,
+}
+
+/// The mapped table.
+#[derive(Clone, Debug)]
+pub(super) struct TableFacts {
+    /// `pg_class.relkind`: `r` and `p` are tables.
+    pub(super) kind: String,
+    /// `pg_class.relpersistence`: only `p` is in the log.
+    pub(super) persistence: String,
+    pub(super) owner: String,
+    pub(super) is_owner: bool,
+    pub(super) schema_usage: bool,
+    pub(super) row_security: bool,
+    pub(super) may_select: bool,
+    /// Columns that are ours to read one by one.
+    pub(super) readable: Vec<String>,
+    pub(super) relation: Option<Relation>,
+    pub(super) types: TypeCatalog,
+}
+
+/// The publication, and what it shows of the table.
+#[derive(Clone, Debug)]
+pub(super) struct PublicationFacts {
+    pub(super) row: Publication,
+    pub(super) has_table: bool,
+    /// Since PostgreSQL 15: the columns that it sends.
+    pub(super) columns: Option<Vec<String>>,
+    /// Since PostgreSQL 15: which rows it sends.
+    pub(super) row_filter: Option<String>,
+}
+
+const SERVER: &str = "
+    SELECT current_user::text, current_database()::text, current_setting('wal_level'), pg_is_in_recovery(),
+           coalesce((SELECT rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user), false)
+             OR coalesce((SELECT pg_has_role(oid, 'MEMBER') FROM pg_catalog.pg_roles WHERE rolname = 'rds_replication'), false),
+           EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'rds_replication'),
+           has_database_privilege(current_database(), 'CREATE'),
+           (SELECT count(*) FROM pg_catalog.pg_replication_slots), current_setting('max_replication_slots')::bigint,
+           (SELECT count(*) FROM pg_catalog.pg_stat_get_wal_senders()), current_setting('max_wal_senders')::bigint,
+           (SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size')";
+
+const TABLE: &str = "
+    SELECT c.relkind::text, c.relpersistence::text, pg_get_userbyid(c.relowner)::text,
+           pg_has_role(c.relowner, 'USAGE'), has_schema_privilege(n.oid, 'USAGE'), row_security_active(c.oid),
+           has_table_privilege(c.oid, 'SELECT'),
+           array(SELECT attname::text FROM pg_catalog.pg_attribute a
+                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                   AND has_column_privilege(c.oid, a.attnum, 'SELECT'))
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1::text::name AND c.relname = $2::text::name";
+
+const OTHERS: &str = "
+    SELECT n.nspname || '.' || c.relname
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
+    LIMIT 10000";
+
+/// attnames and rowfilter came with 15: through jsonb their absence is no error.
+const PUBLISHED: &str = "
+    SELECT CASE WHEN jsonb_typeof(to_jsonb(t) -> 'attnames') = 'array'
+                THEN array(SELECT jsonb_array_elements_text(to_jsonb(t) -> 'attnames')) END,
+           to_jsonb(t) ->> 'rowfilter'
+    FROM pg_catalog.pg_publication_tables t
+    WHERE t.pubname = $1::text::name AND t.schemaname = $2::text::name AND t.tablename = $3::text::name";
+
+/// Looks at everything that the configuration names in the source.
+pub(super) async fn gather(client: &Client, config: &Config) -> Result<SourceFacts, CaptureError> {
+    let row = client.query_typed_one(SERVER, &[]).await?;
+    let table = table_facts(client, &config.users.table).await?;
+    let others = match table {
+        Some(_) => Vec::new(),
+        None => client.query_typed(OTHERS, &[]).await?.iter().map(|row| row.get(0)).collect(),
+    };
+    Ok(SourceFacts {
+        role: row.get(0),
+        database: row.get(1),
+        wal_level: row.get(2),
+        is_standby: row.get(3),
+        may_replicate: row.get(4),
+        has_rds_role: row.get(5),
+        may_create: row.get(6),
+        slots: (row.get(7), row.get(8)),
+        senders: (row.get(9), row.get(10)),
+        keep_size_mb: row.get(11),
+        table,
+        others,
+        publication: publication_facts(client, &config.source.publication, &config.users.table).await?,
+        slot: read_slot(client, &config.source.slot).await?,
+    })
+}
+
+async fn table_facts(client: &Client, table: &TableName) -> Result<Option<TableFacts>, CaptureError> {
+    let names = [(&table.schema as _, Type::TEXT), (&table.name as _, Type::TEXT)];
+    let Some(row) = client.query_typed_opt(TABLE, &names).await? else { return Ok(None) };
+    let relation = read_relation(client, table).await?;
+    let types = match &relation {
+        Some(relation) => {
+            let oids: Vec<_> = relation.columns.iter().map(|column| column.type_oid).collect();
+            load_types(client, &oids).await?
+        }
+        None => TypeCatalog::new(),
+    };
+    Ok(Some(TableFacts {
+        kind: row.get(0),
+        persistence: row.get(1),
+        owner: row.get(2),
+        is_owner: row.get(3),
+        schema_usage: row.get(4),
+        row_security: row.get(5),
+        may_select: row.get(6),
+        readable: row.get(7),
+        relation,
+        types,
+    }))
+}
+
+async fn publication_facts(
+    client: &Client,
+    name: &str,
+    table: &TableName,
+) -> Result<Option<PublicationFacts>, CaptureError> {
+    let Some(row) = read_publication(client, name).await? else { return Ok(None) };
+    let has_table = table_in_publication(client, name, table).await?;
+    let names = [(&name as _, Type::TEXT), (&table.schema as _, Type::TEXT), (&table.name as _, Type::TEXT)];
+    let shown = client.query_typed_opt(PUBLISHED, &names).await?;
+    Ok(Some(PublicationFacts {
+        row,
+        has_table,
+        columns: shown.as_ref().and_then(|row| row.get(0)),
+        row_filter: shown.as_ref().and_then(|row| row.get(1)),
+    }))
+}

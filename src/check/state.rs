@@ -1,0 +1,61 @@
+//! The facts of the state's database, judged. Pure.
+
+use super::finding::{Finding, Subject};
+use super::state_facts::StateFacts;
+use crate::pg::quote_ident;
+
+/// Everything that keeps `run` from writing its state.
+pub(super) fn findings(facts: &StateFacts) -> Vec<Finding> {
+    let (role, database) = (quote_ident(&facts.role), quote_ident(&facts.database));
+    let error = |message: String, remedy: String| vec![Finding::error(Subject::State, message, remedy)];
+    if facts.is_read_only {
+        return error(
+            format!("database {} is read-only, and the state has to be written", facts.database),
+            "point the URL at the primary, or set state.url to a database that can be written".to_owned(),
+        );
+    }
+    match (facts.tables, facts.schema, facts.may_create) {
+        (Some(true), ..) => Vec::new(),
+        (Some(false), ..) => error(
+            format!("role {} may not write the tables of schema users_sync", facts.role),
+            format!(
+                "GRANT USAGE ON SCHEMA users_sync TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA users_sync TO {role};"
+            ),
+        ),
+        (None, Some(false), _) => error(
+            format!("role {} may not create tables in schema users_sync", facts.role),
+            format!("GRANT USAGE, CREATE ON SCHEMA users_sync TO {role};"),
+        ),
+        // CREATE SCHEMA IF NOT EXISTS asks for this right also where the schema is there.
+        (None, _, false) => error(
+            format!("role {} may not create the schema users_sync for the state", facts.role),
+            format!("GRANT CREATE ON DATABASE {database} TO {role}; or set state.url to a database where it may"),
+        ),
+        (None, ..) => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_needs_its_tables_or_the_right_to_make_them() {
+        let check = |tables, schema, may_create, is_read_only, expected: Option<&str>| {
+            let (role, database) = ("u".to_owned(), "d".to_owned());
+            let found = findings(&StateFacts { role, database, may_create, schema, tables, is_read_only });
+            assert_eq!(found.len(), usize::from(expected.is_some()), "{found:?}");
+            if let (Some(finding), Some(expected)) = (found.first(), expected) {
+                assert!(finding.remedy.contains(expected), "{finding}");
+            }
+        };
+        check(Some(true), Some(false), false, false, None);
+        check(None, None, true, false, None);
+        check(None, Some(true), true, false, None);
+        check(Some(false), Some(true), true, false, Some("GRANT ALL ON ALL TABLES IN SCHEMA users_sync TO \"u\""));
+        check(None, Some(false), true, false, Some("GRANT USAGE, CREATE ON SCHEMA users_sync"));
+        check(None, None, false, false, Some("GRANT CREATE ON DATABASE \"d\" TO \"u\""));
+        check(None, Some(true), false, false, Some("GRANT CREATE ON DATABASE \"d\" TO \"u\""));
+        check(Some(true), Some(true), true, true, Some("primary"));
+    }
+}

@@ -1,0 +1,195 @@
+//! A target's facts, judged. Pure.
+
+use super::finding::{Finding, Subject};
+use super::target_facts::{TableRights, TargetFacts};
+use crate::apply::{Mirror, Observed, Shape, Standing, decide_standing, statement};
+use crate::config::Tenant;
+use crate::model::{Epoch, Generation};
+use crate::pg::quote_ident;
+use crate::state::{Snapshot, TenantState};
+
+/// Everything for which `run` would park the tenant.
+pub(super) fn findings(tenant: &Tenant, facts: &TargetFacts, state: Option<&Snapshot>) -> Vec<Finding> {
+    let (role, database) = (quote_ident(&facts.role), quote_ident(&facts.database));
+    let mut findings = Vec::new();
+    let mut error = |message: String, remedy: String| {
+        findings.push(Finding::error(Subject::Tenant(tenant.id.clone()), message, remedy));
+    };
+    if facts.is_read_only {
+        error(
+            format!("database {} is read-only for role {}", facts.database, facts.role),
+            format!("point the target at the primary, or ALTER ROLE {role} SET default_transaction_read_only = off;"),
+        );
+    }
+    if !facts.may_make_temporary {
+        error(
+            format!("role {} may not make temporary tables", facts.role),
+            format!("GRANT TEMPORARY ON DATABASE {database} TO {role};"),
+        );
+    }
+    let tables = [("neon_auth", "users_sync", &facts.users), ("users_sync", "checkpoint", &facts.checkpoint_table)];
+    for (schema, table, rights) in tables {
+        if let Some((message, remedy)) = judge_rights(schema, table, rights, facts) {
+            error(message, remedy);
+        }
+    }
+    if facts.row_security {
+        error(
+            format!("row security would hide rows of neon_auth.users_sync from role {}", facts.role),
+            format!("ALTER ROLE {role} BYPASSRLS;"),
+        );
+    }
+    if let Some(Err(shape)) = facts.columns.as_deref().map(Shape::from_columns) {
+        error(
+            shape.to_string(),
+            format!(
+                "rename that table, and `run` makes its own: {}",
+                statement::CREATE_TABLE.replace('\n', "\n       ")
+            ),
+        );
+    }
+    if let (Some(has_rows), Some(state), true) = (facts.has_rows, state, facts.checkpoint_known) {
+        let observed = Observed { checkpoint: facts.checkpoint.clone(), created: false, has_rows };
+        let mirror = state.tenants.get(&tenant.id).map(|row| Mirror {
+            following: row.state == TenantState::Following,
+            target_id: row.target_id.clone(),
+            position: row.position,
+            generation: row.generation,
+        });
+        // Whether it would follow or join is not asked here, only whether it would be parked.
+        let (generation, epoch) = (Generation(0), Epoch(i64::MAX));
+        if let Standing::Park(reason) = decide_standing(&tenant.id, mirror.as_ref(), &observed, generation, epoch, "") {
+            let create = if facts.checkpoint_table.exists { "" } else { statement::CREATE_CHECKPOINT };
+            let remedy = reason.remedy(&tenant.id);
+            error(
+                reason.to_string(),
+                match create {
+                    "" => remedy,
+                    _ => format!("{remedy}; beforehand: {create}").replace('\n', "\n       "),
+                },
+            );
+        }
+    }
+    findings
+}
+
+fn judge_rights(schema: &str, table: &str, rights: &TableRights, facts: &TargetFacts) -> Option<(String, String)> {
+    let role = quote_ident(&facts.role);
+    let usage = rights.schema.is_none_or(|(usage, _)| usage);
+    if rights.exists && (!usage || !rights.missing.is_empty()) {
+        let what = if usage { rights.missing.join(", ") } else { format!("USAGE on schema {schema}") };
+        return Some((
+            format!("role {} lacks {what} for {schema}.{table}", facts.role),
+            format!(
+                "GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.{table} TO {role};"
+            ),
+        ));
+    }
+    // CREATE SCHEMA IF NOT EXISTS asks for the right on the database also where the schema is there.
+    let may_create = facts.may_create && rights.schema.is_none_or(|(usage, create)| usage && create);
+    if rights.exists || may_create {
+        return None;
+    }
+    let mut remedy = format!("GRANT CREATE ON DATABASE {} TO {role};", quote_ident(&facts.database));
+    if rights.schema.is_some() {
+        remedy.push_str(&format!(" GRANT USAGE, CREATE ON SCHEMA {schema} TO {role};"));
+    }
+    Some((format!("role {} may not create {schema}.{table}", facts.role), remedy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::Checkpoint;
+    use crate::model::{Lsn, TargetId, TenantId, TenantKey};
+    use crate::pg::PgUrl;
+
+    const ID: &str = "6a1c4f6e-0000-4000-8000-000000000001";
+
+    fn rights(exists: bool) -> TableRights {
+        TableRights { schema: exists.then_some((true, true)), exists, missing: Vec::new() }
+    }
+
+    fn fresh() -> TargetFacts {
+        TargetFacts {
+            role: "u".into(),
+            database: "d".into(),
+            is_read_only: false,
+            may_create: true,
+            may_make_temporary: true,
+            users: rights(false),
+            checkpoint_table: rights(false),
+            columns: None,
+            row_security: false,
+            has_rows: None,
+            checkpoint: None,
+            checkpoint_known: true,
+        }
+    }
+
+    /// `users_sync` is there, with rows or without.
+    fn with_users(has_rows: bool) -> TargetFacts {
+        TargetFacts { users: rights(true), has_rows: Some(has_rows), may_create: false, ..fresh() }
+    }
+
+    fn with_checkpoint(tenant: &str) -> TargetFacts {
+        let checkpoint = Checkpoint {
+            tenant: TenantId::new(tenant),
+            target_id: TargetId::new(ID),
+            generation: Generation(1),
+            position: Lsn(1),
+            epoch: Epoch(1),
+            mapping: String::new(),
+        };
+        TargetFacts { checkpoint: Some(checkpoint), checkpoint_table: rights(true), ..with_users(true) }
+    }
+
+    #[track_caller]
+    fn check(facts: TargetFacts, expected: &[(&str, &str)]) {
+        let target = PgUrl::parse("postgres://u@h/d").unwrap();
+        let tenant = Tenant { id: TenantId::new("acme"), key: TenantKey::new("acme"), target };
+        let found = findings(&tenant, &facts, Some(&Snapshot::default()));
+        assert_eq!(found.len(), expected.len(), "{found:#?}");
+        for (finding, (message, remedy)) in found.iter().zip(expected) {
+            assert!(finding.message.contains(message), "{finding}");
+            assert!(finding.remedy.contains(remedy), "{finding}");
+        }
+    }
+
+    #[test]
+    fn a_fresh_target_needs_the_right_to_create() {
+        check(fresh(), &[]);
+        let create = "GRANT CREATE ON DATABASE \"d\" TO \"u\";";
+        check(
+            TargetFacts { may_create: false, ..fresh() },
+            &[("may not create neon_auth.users_sync", create), ("may not create users_sync.checkpoint", create)],
+        );
+        let schema = TableRights { schema: Some((true, false)), ..rights(false) };
+        check(TargetFacts { users: schema, ..fresh() }, &[("neon_auth", "GRANT USAGE, CREATE ON SCHEMA neon_auth")]);
+    }
+
+    #[test]
+    fn a_target_that_cannot_be_written_says_so() {
+        check(TargetFacts { is_read_only: true, ..fresh() }, &[("read-only", "default_transaction_read_only = off")]);
+        check(TargetFacts { may_make_temporary: false, ..fresh() }, &[("temporary", "GRANT TEMPORARY")]);
+        check(TargetFacts { row_security: true, ..fresh() }, &[("row security", "BYPASSRLS")]);
+        let denied = TableRights { missing: vec!["UPDATE".into(), "DELETE".into()], ..rights(true) };
+        check(TargetFacts { users: denied, ..fresh() }, &[("lacks UPDATE, DELETE", "GRANT SELECT, INSERT")]);
+        let hidden = TableRights { schema: Some((false, false)), ..rights(true) };
+        check(TargetFacts { users: hidden, ..fresh() }, &[("lacks USAGE on schema neon_auth", "GRANT USAGE")]);
+        let columns = Some(vec![("id".to_owned(), "uuid".to_owned(), false)]);
+        check(TargetFacts { columns, ..fresh() }, &[("column id", "CREATE TABLE")]);
+    }
+
+    #[test]
+    fn what_is_not_ours_is_found_before_run_parks_it() {
+        check(TargetFacts { checkpoint_table: rights(true), ..with_users(false) }, &[]);
+        check(
+            TargetFacts { may_create: true, ..with_users(true) },
+            &[("rows that users-sync did not write", "CREATE TABLE IF NOT EXISTS users_sync.checkpoint")],
+        );
+        check(with_checkpoint("globex"), &[("belongs to tenant globex", "point tenant acme at its own")]);
+        check(with_checkpoint("acme"), &[("another installation", "UPDATE users_sync.checkpoint SET target_id")]);
+        check(TargetFacts { checkpoint_known: false, checkpoint: None, ..with_checkpoint("acme") }, &[]);
+    }
+}

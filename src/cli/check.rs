@@ -1,0 +1,36 @@
+//! `check`: every finding with its remedy; the worst decide the exit code.
+
+use super::FAILED;
+use crate::check::{Finding, Severity, check};
+use crate::config::Config;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+pub(super) async fn execute(config: &Config) -> ExitCode {
+    let mut findings = check(config).await;
+    findings.sort_by_key(|finding| finding.severity);
+    println!("{}", show(&findings, config.tenants.len()));
+    match findings.iter().any(|finding| finding.severity == Severity::Error) {
+        true => ExitCode::from(FAILED),
+        false => ExitCode::SUCCESS,
+    }
+}
+
+fn show(findings: &[Finding], tenants: usize) -> String {
+    let mut out = String::new();
+    for finding in findings {
+        let _ = writeln!(out, "{finding}");
+    }
+    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let verdict = if errors == 0 { "`run` can start" } else { "mend the errors before `run`" };
+    let s = |n| if n == 1 { "" } else { "s" };
+    let _ = write!(
+        out,
+        "checked the source and {tenants} target{}: {errors} error{}, {warnings} warning{}; {verdict}",
+        s(tenants),
+        s(errors),
+        s(warnings)
+    );
+    out
+}
