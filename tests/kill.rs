@@ -165,12 +165,12 @@ async fn fifty_kills_lose_nothing_and_turn_nothing_back() {
         let process = Process::start(&config);
         let moment = match wanted {
             Moment::StartUp => {
-                tokio::time::sleep(Duration::from_micros(random.u64(0..40_000))).await;
+                support::let_pass(Duration::from_micros(random.u64(0..40_000))).await;
                 if observer.sees(Moment::StartUp).await { Moment::StartUp } else { Moment::Streaming }
             }
             Moment::Streaming => {
                 observer.wait_for(Moment::Streaming).await;
-                tokio::time::sleep(Duration::from_millis(random.u64(0..300))).await;
+                support::let_pass(Duration::from_millis(random.u64(0..300))).await;
                 match observer.sees(Moment::CommitInFlight).await {
                     true => Moment::CommitInFlight,
                     false => Moment::Streaming,

@@ -240,6 +240,11 @@ async fn rows(
     rows.iter().map(|row| std::array::from_fn(|column| row.get(column))).collect()
 }
 
+/// Lets a random time pass before a fault strikes; nothing is waited for.
+pub async fn let_pass(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
 /// A breath between two looks at a condition.
 pub async fn pause() {
     tokio::time::sleep(Duration::from_millis(20)).await;
