@@ -89,6 +89,13 @@ impl Progress {
         self.holds.remove(tenant);
     }
 
+    /// The following tenants that hold back more than `limit` bytes of the log.
+    pub fn holding_back(&self, limit: u64) -> impl Iterator<Item = &TenantId> {
+        // A snapshot's position may be ahead of what was received.
+        let behind = move |hold: &Hold| !hold.joining && self.received.0.saturating_sub(hold.wanted.0) > limit;
+        self.holds.iter().filter(move |(_, hold)| behind(hold)).map(|(tenant, _)| tenant)
+    }
+
     /// The position that may be confirmed now. It only moves forward.
     pub fn safe(&self) -> Lsn {
         self.holds.values().map(|hold| hold.wanted).fold(self.received, Lsn::min).max(self.confirmed)
@@ -183,6 +190,20 @@ mod tests {
         assert_eq!(progress.safe(), Lsn(40));
         progress.joined(&b, Lsn(45));
         assert_eq!(progress.safe(), Lsn(50));
+    }
+
+    #[test]
+    fn who_holds_back_too_much_is_named_unless_it_joins() {
+        let (a, b, c) = (tenant("a"), tenant("b"), tenant("c"));
+        let mut progress = Progress::new(Lsn(10));
+        progress.commit(Lsn(20), [&a]);
+        progress.join(&b);
+        progress.idle(Lsn(110));
+        progress.commit(Lsn(120), [&c]);
+        let names = |limit| progress.holding_back(limit).map(TenantId::as_str).collect::<Vec<_>>();
+        assert_eq!(names(109), ["a"]);
+        assert_eq!(names(110), [""; 0]);
+        assert_eq!(names(9), ["a", "c"]);
     }
 
     #[test]

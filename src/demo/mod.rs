@@ -81,7 +81,7 @@ async fn show(
     following.map_err(|_| DemoError::Stalled("no snapshot was taken within 30 s"))??;
     stage.create_todos().await?;
     writeln!(out, "Both tenants have the {} users who were there before, and follow.\n", stage::USERS_AT_FIRST)?;
-    writeln!(out, "{:>9}  {:<8} {:<9} {}", "visible", "tenant", "change", "user")?;
+    writeln!(out, "{:>9}  {:<8} {:<9} user", "visible", "tenant", "change")?;
     let mut latencies = Latencies::default();
     let until = Instant::now() + length;
     let lived = life::live(stage, until, &mut latencies, out);

@@ -101,6 +101,8 @@ struct Inner {
 pub enum Interrupt {
     /// It held up the others, or outgrew its budget.
     OverBudget,
+    /// It held back more of the source's log than it may.
+    HoldsLog,
     /// The source's table was truncated.
     Truncated,
     /// The source's table was altered in what leaves it: rows that do not change look different now.

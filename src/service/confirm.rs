@@ -58,6 +58,7 @@ pub(super) async fn record(shared: &Shared, stop: CancellationToken) -> Result<(
             () = stop.cancelled() => {}
         }
         let stopping = stop.is_cancelled();
+        shared.interrupt_who_holds_log();
         let (safe, confirmed) = {
             let progress = shared.progress();
             (progress.safe(), progress.confirmed())

@@ -115,9 +115,10 @@ async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
     state.keep_tenants(&ids).await?;
     known.tenants.retain(|_, row| row.generation == generation);
 
+    let budget = config.limits.mailbox_budget(config.tenants.len());
     let lanes = config.tenants.iter().map(|tenant| {
         let state = known.tenants.get(&tenant.id).map_or(TenantState::Joining, |row| row.state);
-        Lane::new(tenant.clone(), config.limits.tenant_memory, state)
+        Lane::new(tenant.clone(), budget, state)
     });
     let mapping = fingerprint(&config.users, &mapped);
     let shared = Shared::new(config.clone(), state, generation, from, lanes.collect(), &mapping);

@@ -125,6 +125,16 @@ impl Shared {
         !lock(&self.held).is_empty()
     }
 
+    /// Tenants past `limits.source_wal` have to let go of the log.
+    pub(super) fn interrupt_who_holds_log(&self) {
+        let progress = self.progress();
+        for tenant in progress.holding_back(self.config.limits.source_wal) {
+            if let Some(lane) = self.tenants.iter().find(|lane| lane.tenant.id == *tenant) {
+                lane.mailbox.interrupt(Interrupt::HoldsLog);
+            }
+        }
+    }
+
     /// Every tenant that gathers has to start over, because of something at this place of the stream.
     pub(super) fn interrupt_all(&self, why: Interrupt) {
         let mut progress = self.progress();

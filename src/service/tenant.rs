@@ -67,6 +67,10 @@ impl From<Interrupt> for Halt {
                 remedy: "it comes back by itself; if it happens often, raise limits.tenant_memory or limits.stall"
                     .to_owned(),
             },
+            Interrupt::HoldsLog => Halt::Park {
+                reason: "it held back more of the source's log than limits.source_wal".to_owned(),
+                remedy: "it comes back by itself once its target takes rows".to_owned(),
+            },
             Interrupt::Truncated => Halt::Rejoin("the table was truncated at the source"),
             Interrupt::Altered => Halt::Rejoin("the table was altered at the source"),
             Interrupt::Unattributed => Halt::Rejoin("a delete at the source could not be attributed"),
