@@ -54,6 +54,16 @@ async fn users_sync(arguments: &[&str], yaml: &str) -> Said {
     Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
+/// What `check` says of a file that `run` cannot run with either: it refuses with the same words, on stderr.
+async fn both(yaml: &str) -> Said {
+    let (checked, run) = (users_sync(&["check"], yaml).await, users_sync(&["run"], yaml).await);
+    assert_eq!(run.code, Some(1), "{}{}", run.out, run.err);
+    for error in checked.out.lines().filter(|line| line.starts_with("error: source")) {
+        assert!(run.err.contains(error), "`run` does not say {error}\n{}", run.err);
+    }
+    checked
+}
+
 /// `check` finds exactly this many errors, among them one with the words and the remedy; nothing has changed.
 #[track_caller]
 fn has_error(said: &Said, errors: usize, message: &str, remedy: &str) {
@@ -98,7 +108,7 @@ async fn what_is_wrong_with_the_source_is_said_with_its_remedy_and_changes_nothi
     let server = server(Options::new().auth("scram-sha-256")).await;
     let before = traces(&server).await;
     let good = yaml(&server, "postgres");
-    let found = |yaml: String| async move { users_sync(&["check"], &yaml).await };
+    let found = |yaml: String| async move { both(&yaml).await };
 
     let said = found(good.replace("public.users", "public.user")).await;
     has_error(&said, 1, "no table public.user in database auth", "table: public.users");
@@ -126,7 +136,7 @@ async fn what_is_wrong_with_the_source_is_said_with_its_remedy_and_changes_nothi
     let remedies = "ALTER ROLE guest REPLICATION; GRANT SELECT ON public.users TO guest; \
         CREATE PUBLICATION users_sync FOR TABLE public.users; GRANT CREATE ON DATABASE auth TO guest";
     server.sql("auth", remedies).await.unwrap();
-    let said = found(yaml(&server, "guest:hunter2")).await;
+    let said = users_sync(&["check"], &yaml(&server, "guest:hunter2")).await;
     assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
     server.sql("auth", "ALTER TABLE public.users ENABLE ROW LEVEL SECURITY").await.unwrap();
     has_error(&found(yaml(&server, "guest:hunter2")).await, 1, "row security", "ALTER ROLE \"guest\" BYPASSRLS;");
@@ -136,7 +146,7 @@ async fn what_is_wrong_with_the_source_is_said_with_its_remedy_and_changes_nothi
 async fn a_server_without_logical_decoding_is_said_to_be_one() {
     let server = server(Options::new().set("wal_level", "replica")).await;
     let before = traces(&server).await;
-    let said = users_sync(&["check"], &yaml(&server, "postgres")).await;
+    let said = both(&yaml(&server, "postgres")).await;
     has_error(&said, 1, "wal_level is replica", "ALTER SYSTEM SET wal_level = 'logical'; then restart");
     assert_eq!(traces(&server).await, before);
 }

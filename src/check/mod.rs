@@ -28,10 +28,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = match check_source(config).await {
         Ok(findings) => findings,
         Err(error) => {
-            let mut findings = vec![match error {
-                CaptureError::Connect(error) => connect_finding(Subject::Source, &config.source.url, &error),
-                error => Finding::error(Subject::Source, error.to_string(), "run `check` again"),
-            }];
+            let mut findings = vec![source_finding(config, &error)];
             // A state in the same database is out of reach for the same reason.
             if config.state_url != config.source.url {
                 findings.extend(check_state(config).await);
@@ -55,6 +52,14 @@ pub async fn check_source(config: &Config) -> Result<Vec<Finding>, CaptureError>
     client.close().await;
     findings.extend(check_state(config).await);
     Ok(findings)
+}
+
+/// What to say where the source cannot be looked at.
+pub fn source_finding(config: &Config, error: &CaptureError) -> Finding {
+    match error {
+        CaptureError::Connect(error) => connect_finding(Subject::Source, &config.source.url, error),
+        error => Finding::error(Subject::Source, error.to_string(), "run `check` again"),
+    }
 }
 
 async fn check_state(config: &Config) -> Vec<Finding> {
