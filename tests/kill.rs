@@ -38,8 +38,8 @@ const HISTORY: &str = "
     CREATE TABLE users_sync.checkpoint (only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row), tenant text NOT NULL,
       target_id uuid NOT NULL, generation bigint NOT NULL, position pg_lsn NOT NULL, epoch bigint NOT NULL,
       mapping text NOT NULL);
-    CREATE TABLE history.users (n bigserial, id text, version bigint);
-    CREATE TABLE history.checkpoints (n bigserial, position pg_lsn, epoch bigint);
+    CREATE TABLE history.users (n bigserial, id text, version bigint, xid xid8 DEFAULT pg_current_xact_id());
+    CREATE TABLE history.checkpoints (n bigserial, position pg_lsn, epoch bigint, xid xid8 DEFAULT pg_current_xact_id());
     CREATE FUNCTION history.user_seen() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
       INSERT INTO history.users (id, version) VALUES (NEW.id, (NEW.raw_json ->> 'version')::bigint); RETURN NULL; END $$;
     CREATE FUNCTION history.checkpoint_seen() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -209,6 +209,12 @@ async fn fifty_kills_lose_nothing_and_turn_nothing_back() {
             bed.query(tenant, not_risen).await[0][0].as_deref(),
             Some("0"),
             "{tenant}: a checkpoint did not rise"
+        );
+        let alone = "SELECT count(*)::text FROM history.users WHERE xid NOT IN (SELECT xid FROM history.checkpoints)";
+        assert_eq!(
+            bed.query(tenant, alone).await[0][0].as_deref(),
+            Some("0"),
+            "{tenant}: rows without their checkpoint"
         );
         let seen = bed.query(tenant, "SELECT count(*)::text FROM history.checkpoints").await;
         println!("{tenant}: {} checkpoints", seen[0][0].as_deref().unwrap());

@@ -10,12 +10,11 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// A batch is closed to further transactions at this size: one statement's worth of work for a target.
-pub const BATCH_BYTES: usize = 4 << 20;
-
+/// A batch is closed to further transactions at this size: one statement's worth of work for a target. The rows of a
+/// statement fit into `work_mem` (4 MB by default), past which the target would write them to a file first.
+pub const BATCH_BYTES: usize = 2 << 20;
 /// As [`BATCH_BYTES`], in users.
-pub const BATCH_USERS: usize = 8_192;
-
+pub const BATCH_USERS: usize = 2_048;
 /// What a waiting change costs beside its own text: the map's slot and the change's fixed part.
 const ENTRY_OVERHEAD: usize = 256;
 
