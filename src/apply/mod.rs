@@ -13,4 +13,4 @@ pub use checkpoint::{Checkpoint, NIL_TARGET_ID};
 pub use plan::{Move, Rows, plan_rows};
 pub use standing::{Mirror, Observed, ParkReason, Standing, decide_standing};
 pub use statement::{Shape, ShapeError};
-pub use target::{Applied, Identity, Target, TargetError};
+pub use target::{Applied, Identity, Target, TargetError, read_checkpoint};

@@ -8,6 +8,7 @@ use super::values::{Moment, Position};
 use crate::model::{Deletes, Epoch, Generation, Lsn, TargetId, TenantId};
 use crate::pg::{PgClient, describe};
 use std::collections::HashMap;
+use tokio_postgres::Client;
 use tokio_postgres::types::{PgLsn, ToSql, Type};
 
 /// A transaction that is open while its chunks arrive ends when its process is frozen for this long: the kernel of
@@ -58,7 +59,7 @@ pub struct Target {
 impl Target {
     /// Looks at a target, and creates what is missing there.
     pub async fn open(client: PgClient, deletes: Deletes) -> Result<(Target, Observed), TargetError> {
-        let row = client.query_one(statement::INSPECT, &[]).await?;
+        let row = client.query_typed_one(statement::INSPECT, &[]).await?;
         let (has_checkpoint, has_users): (bool, bool) = (row.get(0), row.get(1));
         if !has_checkpoint {
             client.batch_execute(statement::CREATE_CHECKPOINT).await?;
@@ -66,10 +67,10 @@ impl Target {
         if !has_users {
             client.batch_execute(statement::CREATE_TABLE).await?;
         }
-        let columns: Vec<_> = client.query(statement::COLUMNS_OF_USERS, &[]).await?;
+        let columns: Vec<_> = client.query_typed(statement::COLUMNS_OF_USERS, &[]).await?;
         let columns: Vec<_> = columns.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
         let shape = Shape::from_columns(&columns)?;
-        let row = client.query_one("SELECT EXISTS (SELECT FROM neon_auth.users_sync)", &[]).await?;
+        let row = client.query_typed_one("SELECT EXISTS (SELECT FROM neon_auth.users_sync)", &[]).await?;
         let target = Target { client, shape, deletes, statements: HashMap::new() };
         let checkpoint = target.checkpoint().await?;
         Ok((target, Observed { checkpoint, created: !has_users, has_rows: row.get(0) }))
@@ -77,15 +78,7 @@ impl Target {
 
     /// Reads the checkpoint.
     pub async fn checkpoint(&self) -> Result<Option<Checkpoint>, TargetError> {
-        let rows = self.client.query_typed(statement::READ_CHECKPOINT, &[]).await?;
-        Ok(rows.first().map(|row| Checkpoint {
-            tenant: TenantId::new(row.get(0)),
-            target_id: TargetId::new(row.get(1)),
-            generation: Generation(row.get(2)),
-            position: Lsn(u64::from(row.get::<_, PgLsn>(3))),
-            epoch: Epoch(row.get(4)),
-            mapping: row.get(5),
-        }))
+        Ok(read_checkpoint(&self.client).await?)
     }
 
     /// Rows and checkpoint in one statement, which is one transaction and one round trip.
@@ -202,6 +195,19 @@ impl Target {
         let guarded = answer.first().map_or(0, |row| row.get::<_, i64>(0));
         Ok(if guarded == 1 { Applied::Yes } else { Applied::Refused })
     }
+}
+
+/// Reads the checkpoint of a target whose checkpoint table is there.
+pub async fn read_checkpoint(client: &Client) -> Result<Option<Checkpoint>, tokio_postgres::Error> {
+    let row = client.query_typed_opt(statement::READ_CHECKPOINT, &[]).await?;
+    Ok(row.map(|row| Checkpoint {
+        tenant: TenantId::new(row.get(0)),
+        target_id: TargetId::new(row.get(1)),
+        generation: Generation(row.get(2)),
+        position: Lsn(u64::from(row.get::<_, PgLsn>(3))),
+        epoch: Epoch(row.get(4)),
+        mapping: row.get(5),
+    }))
 }
 
 /// Rows as arrays, one per column. The `set_` columns are empty for whole rows.

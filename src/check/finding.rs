@@ -1,8 +1,7 @@
 //! What was found: about whom, how bad, and what mends it. Pure.
 
 use crate::model::TenantId;
-use crate::pg::{ConnectError, PgUrl, ServerError, quote_ident};
-use std::error::Error as _;
+use crate::pg::{ConnectError, PgUrl, quote_ident};
 use std::fmt;
 
 /// How bad a finding is; the worst comes first.
@@ -110,13 +109,4 @@ pub(super) fn connect_finding(subject: Subject, url: &PgUrl, error: &ConnectErro
         ConnectError::Protocol { .. } => "look whether host and port of the URL are those of PostgreSQL".into(),
     };
     Finding::error(subject, error.to_string(), remedy)
-}
-
-/// What an error of SQL says; tokio-postgres itself says only "db error".
-pub(super) fn sql_words(error: &tokio_postgres::Error) -> String {
-    match (error.as_db_error(), error.source()) {
-        (Some(refusal), _) => ServerError::from(refusal).to_string(),
-        (None, Some(cause)) => format!("{error}: {cause}"),
-        (None, None) => error.to_string(),
-    }
 }

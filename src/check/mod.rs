@@ -14,7 +14,7 @@ pub use finding::{Finding, Severity, Subject};
 use crate::capture::CaptureError;
 use crate::config::{Config, Tenant};
 use crate::pg;
-use finding::{connect_finding, sql_words};
+use finding::connect_finding;
 use futures_util::StreamExt;
 use std::time::Duration;
 
@@ -92,7 +92,11 @@ async fn within<T>(looking: impl Future<Output = T>) -> Option<T> {
 }
 
 fn unreadable(subject: Subject, error: &tokio_postgres::Error) -> Finding {
-    Finding::error(subject, format!("it cannot be looked at: {}", sql_words(error)), "mend that, and run `check` again")
+    Finding::error(
+        subject,
+        format!("it cannot be looked at: {}", pg::describe(error)),
+        "mend that, and run `check` again",
+    )
 }
 
 fn too_slow(subject: Subject) -> Finding {

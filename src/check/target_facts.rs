@@ -1,8 +1,6 @@
 //! What a target says of itself: reads only.
 
-use crate::apply::{Checkpoint, statement};
-use crate::model::{Epoch, Generation, Lsn, TargetId, TenantId};
-use tokio_postgres::types::PgLsn;
+use crate::apply::{Checkpoint, read_checkpoint, statement};
 use tokio_postgres::{Client, Error};
 
 /// A target as `check` sees it.
@@ -74,14 +72,7 @@ pub(super) async fn gather(client: &Client) -> Result<TargetFacts, Error> {
         false => None,
     };
     let checkpoint = match readable(&checkpoint_table) {
-        true => client.query_typed_opt(statement::READ_CHECKPOINT, &[]).await?.map(|row| Checkpoint {
-            tenant: TenantId::new(row.get(0)),
-            target_id: TargetId::new(row.get(1)),
-            generation: Generation(row.get(2)),
-            position: Lsn(u64::from(row.get::<_, PgLsn>(3))),
-            epoch: Epoch(row.get(4)),
-            mapping: row.get(5),
-        }),
+        true => read_checkpoint(client).await?,
         false => None,
     };
     Ok(TargetFacts {

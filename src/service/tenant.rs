@@ -53,6 +53,12 @@ impl From<Fault> for Halt {
     }
 }
 
+impl From<ServiceError> for Halt {
+    fn from(error: ServiceError) -> Halt {
+        Halt::Session(error)
+    }
+}
+
 impl From<TargetError> for Halt {
     fn from(error: TargetError) -> Halt {
         fault::of_target(&error).into()
@@ -183,7 +189,7 @@ impl Worker {
         self.worked();
         parked.reset();
         if let Err(error) = self.note(None).await {
-            return Halt::Session(error);
+            return error.into();
         }
         self.follow(&mut target, &who).await
     }
@@ -350,7 +356,7 @@ impl Worker {
         let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
         self.forget_what_waits();
         self.gathered_since_creation = false;
-        self.put_row(TenantState::Joining, Some(reason.to_owned()), None, target_id, Lsn::ZERO).await?;
+        self.put(TenantState::Joining, Some(reason.to_owned()), None, target_id, Lsn::ZERO).await?;
         // Closed until the snapshot is asked for; the interrupt that may have led here is done with.
         self.lane().mailbox.close();
         Ok(())
@@ -361,8 +367,7 @@ impl Worker {
         let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
         let wait = parked.step();
         tracing::warn!(tenant = %self.id(), reason, remedy, ?wait, "parked");
-        self.put_row(TenantState::Parked, Some(reason.to_owned()), Some(remedy.to_owned()), target_id, Lsn::ZERO)
-            .await?;
+        self.put(TenantState::Parked, Some(reason.to_owned()), Some(remedy.to_owned()), target_id, Lsn::ZERO).await?;
         self.forget_what_waits();
         self.gathered_since_creation = false;
         self.worked();
@@ -377,21 +382,10 @@ impl Worker {
         let following = self.row.as_ref().filter(|row| row.state == TenantState::Following);
         let Some(row) = following.filter(|row| row.reason.is_some() != reason.is_some()) else { return Ok(()) };
         let (target_id, position) = (row.target_id.clone(), row.position.max(self.position));
-        self.put_row(TenantState::Following, reason, None, target_id, position).await
+        self.put(TenantState::Following, reason, None, target_id, position).await
     }
 
     async fn put(
-        &mut self,
-        state: TenantState,
-        reason: Option<String>,
-        remedy: Option<String>,
-        target_id: Option<TargetId>,
-        position: Lsn,
-    ) -> Result<(), Halt> {
-        self.put_row(state, reason, remedy, target_id, position).await.map_err(Halt::Session)
-    }
-
-    async fn put_row(
         &mut self,
         state: TenantState,
         reason: Option<String>,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, pin_mut};
 use tokio::sync::mpsc;
 use tokio_postgres::Transaction;
-use tokio_postgres::types::PgLsn;
+use tokio_postgres::types::{PgLsn, Type};
 
 /// What one message of a COPY holds: large enough that its header costs nothing.
 const COPY_BYTES: usize = 128 << 10;
@@ -90,13 +90,13 @@ pub async fn load(
     transaction
         .batch_execute(
             "SET LOCAL synchronous_commit = on; SET LOCAL statement_timeout = 0; \
-             SET LOCAL idle_in_transaction_session_timeout = '10min'",
+             SET LOCAL idle_in_transaction_session_timeout = '60s'",
         )
         .await?;
     // A process that was followed by another one must not wait here for ever, and must not win.
-    transaction.query_opt("SELECT FROM users_sync.checkpoint FOR UPDATE", &[]).await?;
+    transaction.query_typed_opt("SELECT FROM users_sync.checkpoint FOR UPDATE", &[]).await?;
     let empty =
-        !transaction.query_one("SELECT EXISTS (SELECT FROM neon_auth.users_sync)", &[]).await?.get::<_, bool>(0);
+        !transaction.query_typed_one("SELECT EXISTS (SELECT FROM neon_auth.users_sync)", &[]).await?.get::<_, bool>(0);
     let loaded = if empty {
         let columns: Vec<&str> = shape.writable().collect();
         let read = copy(&transaction, "neon_auth.users_sync", &columns, rows).await?;
@@ -106,7 +106,8 @@ pub async fn load(
         transaction.batch_execute(statement::CREATE_STAGE).await?;
         let read = copy(&transaction, "pg_temp.users_sync_stage", &columns, rows).await?;
         transaction.batch_execute("ANALYZE pg_temp.users_sync_stage").await?;
-        let counted: i64 = transaction.query_one("SELECT count(*) FROM pg_temp.users_sync_stage", &[]).await?.get(0);
+        let counted: i64 =
+            transaction.query_typed_one("SELECT count(*) FROM pg_temp.users_sync_stage", &[]).await?.get(0);
         if counted.unsigned_abs() != read {
             return Err(LoadError::Count { sent: read, counted: counted.unsigned_abs() });
         }
@@ -114,15 +115,15 @@ pub async fn load(
     };
     let who = loading.who;
     let written = transaction
-        .execute(
+        .execute_typed(
             statement::REPLACE_CHECKPOINT,
             &[
-                &who.tenant.as_str(),
-                &who.target_id.as_str(),
-                &who.generation.0,
-                &who.epoch.0,
-                &PgLsn::from(loading.position.0),
-                &loading.mapping,
+                (&who.tenant.as_str(), Type::TEXT),
+                (&who.target_id.as_str(), Type::TEXT),
+                (&who.generation.0, Type::INT8),
+                (&who.epoch.0, Type::INT8),
+                (&PgLsn::from(loading.position.0), Type::PG_LSN),
+                (&loading.mapping, Type::TEXT),
             ],
         )
         .await?;
@@ -139,16 +140,16 @@ async fn merge(
     shape: &statement::Shape,
     read: u64,
 ) -> Result<Loaded, LoadError> {
-    let row = transaction.query_one(statement::COUNT_ABSENT, &[]).await?;
+    let row = transaction.query_typed_one(statement::COUNT_ABSENT, &[]).await?;
     let (live, absent) = (row.get::<_, i64>(0).unsigned_abs(), row.get::<_, i64>(1).unsigned_abs());
     let allowed = loading.max_deletes.allowed(live);
     if absent > allowed {
         return Err(LoadError::TooManyDeletes { absent, live, allowed });
     }
     let [update, insert] = statement::merge_statements(shape);
-    let updated = transaction.execute(&update, &[]).await?;
-    let inserted = transaction.execute(&insert, &[]).await?;
-    let deleted = transaction.execute(statement::delete_absent(loading.deletes), &[]).await?;
+    let updated = transaction.execute_typed(&update, &[]).await?;
+    let inserted = transaction.execute_typed(&insert, &[]).await?;
+    let deleted = transaction.execute_typed(statement::delete_absent(loading.deletes), &[]).await?;
     Ok(Loaded { read, inserted, updated, deleted })
 }
 
