@@ -4,23 +4,8 @@
 
 mod support;
 
-use support::{Bed, Service};
+use support::{Bed, GENERATED, Service};
 use users_sync::model::Deletes;
-
-/// `neon_auth.users_sync` as Neon makes it: what raw_json says is generated from it.
-const GENERATED: &str = "
-    CREATE SCHEMA neon_auth;
-    CREATE TABLE neon_auth.users_sync (
-      raw_json jsonb NOT NULL,
-      id text GENERATED ALWAYS AS (raw_json ->> 'id') STORED PRIMARY KEY NOT NULL,
-      name text GENERATED ALWAYS AS (raw_json ->> 'display_name') STORED,
-      email text GENERATED ALWAYS AS (raw_json ->> 'primary_email') STORED,
-      created_at timestamptz GENERATED ALWAYS AS
-        (to_timestamp(trunc(((raw_json ->> 'signed_up_at_millis')::bigint)::double precision / 1000))) STORED,
-      updated_at timestamptz,
-      deleted_at timestamptz
-    );
-    CREATE INDEX users_sync_deleted_at_idx ON neon_auth.users_sync (deleted_at)";
 
 async fn fill(bed: &Bed, tenant: &str, users: u32) {
     let sql = format!(

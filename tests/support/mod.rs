@@ -50,6 +50,21 @@ pub const HELD: &str = "
     SELECT id, raw_json::text, name, email, created_at::text, updated_at::text, deleted_at::text
     FROM neon_auth.users_sync WHERE deleted_at IS NULL OR raw_json ->> 'deleted_at' IS NOT NULL ORDER BY id COLLATE \"C\"";
 
+/// `neon_auth.users_sync` as Neon makes it: what raw_json says is generated from it.
+pub const GENERATED: &str = "
+    CREATE SCHEMA neon_auth;
+    CREATE TABLE neon_auth.users_sync (
+      raw_json jsonb NOT NULL,
+      id text GENERATED ALWAYS AS (raw_json ->> 'id') STORED PRIMARY KEY NOT NULL,
+      name text GENERATED ALWAYS AS (raw_json ->> 'display_name') STORED,
+      email text GENERATED ALWAYS AS (raw_json ->> 'primary_email') STORED,
+      created_at timestamptz GENERATED ALWAYS AS
+        (to_timestamp(trunc(((raw_json ->> 'signed_up_at_millis')::bigint)::double precision / 1000))) STORED,
+      updated_at timestamptz,
+      deleted_at timestamptz
+    );
+    CREATE INDEX users_sync_deleted_at_idx ON neon_auth.users_sync (deleted_at)";
+
 pub type Row = [Option<String>; 7];
 
 pub fn rules() -> Rules {
