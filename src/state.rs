@@ -245,10 +245,13 @@ impl StateStore {
         self.fenced_unless(written == 1)
     }
 
-    /// Forgets tenants that the configuration no longer has.
-    pub async fn keep_tenants(&self, tenants: &[&str]) -> Result<u64, StateError> {
-        let sql = "DELETE FROM users_sync.tenant t USING users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 \
-                   AND t.slot = s.slot AND t.tenant <> ALL($3)";
+    /// Parks the tenants that the configuration no longer has. They are not forgotten: one that comes back is
+    /// resynced into the target that it had.
+    pub async fn park_others(&self, tenants: &[&str]) -> Result<u64, StateError> {
+        let sql = "UPDATE users_sync.tenant t SET state = 'parked', since = now(), remedy = NULL, \
+                     reason = 'the configuration does not have it any more' \
+                   FROM users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 AND t.slot = s.slot \
+                   AND t.tenant <> ALL($3) AND t.state <> 'parked'";
         Ok(self.client.execute(sql, &[&self.slot, &self.epoch.0, &tenants]).await?)
     }
 

@@ -5,6 +5,7 @@
 mod support;
 
 use support::{Bed, GENERATED, Service};
+use users_sync::config::OnSlotLoss;
 use users_sync::model::Deletes;
 
 async fn fill(bed: &Bed, tenant: &str, users: u32) {
@@ -179,5 +180,45 @@ async fn a_restored_or_emptied_target_is_filled_again() {
     bed.server.sql("acme", "DROP SCHEMA neon_auth CASCADE").await.unwrap();
     bed.auth("UPDATE auth.users SET email = 'newer', updated_at = now() WHERE id = 'u1'").await;
     bed.equal().await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_was_removed_comes_back() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    fill(&bed, "acme", 10).await;
+    fill(&bed, "globex", 10).await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    service.stop().await;
+    let mut config = bed.config();
+    config.tenants.pop();
+    let service = Service::start(config);
+    bed.state_is("globex", "parked").await;
+    bed.auth("UPDATE auth.users SET first_name = 'Meanwhile', updated_at = now()").await;
+    bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE name = 'Meanwhile'", "10").await;
+    service.stop().await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_slot_is_made_anew_and_everybody_resynced_or_the_process_stops() {
+    let bed = Bed::start(&["acme"]).await;
+    fill(&bed, "acme", 10).await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    service.stop().await;
+    bed.auth("UPDATE auth.users SET first_name = 'Unseen', updated_at = now()").await;
+    bed.auth("SELECT pg_drop_replication_slot('users_sync')").await;
+    let mut config = bed.config();
+    config.on_slot_loss = OnSlotLoss::Stop;
+    let error = Service::start(config).fails().await.to_string();
+    assert!(error.contains("slot users_sync is gone") && error.contains("on_slot_loss: resync"), "{error}");
+    bed.becomes("auth", "SELECT count(*) FROM pg_replication_slots", "0").await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    bed.becomes("auth", "SELECT generation FROM users_sync.tenant", "2").await;
     service.stop().await;
 }

@@ -94,7 +94,7 @@ async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
 
     let holder = format!("process {} on {}", std::process::id(), hostname());
     let state = StateStore::acquire(state, &config.source.slot, &holder).await?;
-    let mut known = state.load().await?;
+    let known = state.load().await?;
     let found = Found {
         system_identifier: &system.system_identifier,
         timeline: system.timeline,
@@ -112,12 +112,13 @@ async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
         None => return Err(CaptureError::Closed.into()),
     };
     let ids: Vec<&str> = config.tenants.iter().map(|tenant| tenant.id.as_str()).collect();
-    state.keep_tenants(&ids).await?;
-    known.tenants.retain(|_, row| row.generation == generation);
+    state.park_others(&ids).await?;
 
     let budget = config.limits.mailbox_budget(config.tenants.len());
     let lanes = config.tenants.iter().map(|tenant| {
-        let state = known.tenants.get(&tenant.id).map_or(TenantState::Joining, |row| row.state);
+        // Nobody follows out of another history.
+        let row = known.tenants.get(&tenant.id).filter(|row| row.generation == generation);
+        let state = row.map_or(TenantState::Joining, |row| row.state);
         Lane::new(tenant.clone(), budget, state)
     });
     let mapping = fingerprint(&config.users, &mapped);
