@@ -6,7 +6,7 @@ mod support;
 
 use rustix::process::Signal;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use support::process::{Process, config_file};
 use support::{Bed, DEADLINE, Service, pause};
 use users_sync::throwaway::{Direction, TcpProxy};
@@ -201,4 +201,32 @@ async fn an_open_transaction_of_a_frozen_process_is_got_past() {
     assert!(old.is_running());
     old.kill();
     assert!(new.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_does_not_answer_does_not_keep_the_process() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    fill(&bed, 10).await;
+    let silent = proxy(&bed).await;
+    let urls = [silent.port(), bed.server.port()].map(|port| {
+        let url = bed.server.url("TENANT");
+        url.replace(&bed.server.port().to_string(), &port.to_string())
+    });
+    let targets = ["acme", "globex"].map(str::to_owned);
+    let targets: Vec<_> =
+        targets.iter().zip(&urls).map(|(tenant, url)| (tenant.clone(), url.replace("TENANT", tenant))).collect();
+    let file = config_file(&bed.server.url("auth"), &targets, "");
+    let process = Process::start(&file);
+    bed.equal().await;
+    silent.freeze(true);
+    bed.auth("UPDATE auth.users SET first_name = 'Bea', updated_at = now()").await;
+    bed.becomes("globex", "SELECT count(*) FROM neon_auth.users_sync WHERE name = 'Bea'", "5").await;
+    let told = Instant::now();
+    assert!(process.stop().await.success());
+    // What the command line promises.
+    assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
+    silent.freeze(false);
+    let process = Process::start(&file);
+    bed.equal().await;
+    assert!(process.stop().await.success());
 }

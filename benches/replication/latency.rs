@@ -2,8 +2,9 @@
 
 use super::Table;
 use super::bed::Bed;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
-use users_sync::throwaway::PostgresServer;
+use users_sync::throwaway::{PostgresServer, TcpProxy};
 
 const COMMITS: u32 = 1000;
 const EVERY: Duration = Duration::from_millis(10);
@@ -18,10 +19,24 @@ pub async fn commit_to_visible(bed: &Bed, table: &mut Table) {
     bed.following("latency", 1).await;
     let ours = measure(bed, &bed.target, "latency_ours", "neon_auth.users_sync", "ours").await;
     process.stop();
+    distant(bed, table).await;
     let p50 = "latency p50 at 100 commits/s, synchronous_commit on";
     let p99 = "latency p99 at 100 commits/s, synchronous_commit on";
     table.add(p50, "ms", ours.0, Some(native.0), "<= 1 ms");
     table.add(p99, "ms", ours.1, Some(native.1), "<= 10 ms");
+}
+
+/// The target behind 20 ms of round trip; it is asked from near by.
+async fn distant(bed: &Bed, table: &mut Table) {
+    let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.target.port()))).await.unwrap();
+    proxy.set_delay(Duration::from_millis(10));
+    let near = bed.target.url("latency_ours");
+    let url = near.replace(&bed.target.port().to_string(), &proxy.port().to_string());
+    let process = bed.ours("latency", &[("only".to_owned(), url)], false);
+    bed.following("latency", 1).await;
+    let (p50, _) = measure(bed, &bed.target, "latency_ours", "neon_auth.users_sync", "distant").await;
+    process.stop();
+    table.add("latency p50 with 20 ms of round trip to the target", "ms", p50, None, "<= 30 ms");
 }
 
 /// p50 and p99 in milliseconds. A reader asks for the one user that comes next, over and over.

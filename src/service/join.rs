@@ -10,12 +10,14 @@ use crate::snapshot::{Export, hold_export};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// A pass begins once nobody has come for this long.
 const QUIET: Duration = Duration::from_millis(200);
 /// It begins at the latest so long after the first has come.
 const AT_LATEST: Duration = Duration::from_secs(2);
+/// A snapshot that nobody asks for is given up: as long as it is held the source cannot clean up after its updates.
+const UNUSED: Duration = Duration::from_secs(60);
 /// Chunks of users that may wait for one target: reading goes on while it writes.
 const CHUNKS_WAITING: usize = 8;
 
@@ -49,7 +51,18 @@ pub(super) async fn serve(
     mut requests: mpsc::Receiver<JoinRequest>,
     mut created: Option<Export>,
 ) -> Result<(), ServiceError> {
-    while let Some(first) = requests.recv().await {
+    loop {
+        let first = match &created {
+            None => requests.recv().await,
+            Some(_) => match timeout(UNUSED, requests.recv()).await {
+                Ok(first) => first,
+                Err(_) => {
+                    created = None;
+                    continue;
+                }
+            },
+        };
+        let Some(first) = first else { return Ok(()) };
         let mut together = vec![first];
         let latest = Instant::now() + AT_LATEST;
         while let Ok(Some(next)) = timeout_at(latest.min(Instant::now() + QUIET), requests.recv()).await {
@@ -70,7 +83,6 @@ pub(super) async fn serve(
             Err(error) => tracing::warn!(%error, "no snapshot could be taken, the tenants try again"),
         }
     }
-    Ok(())
 }
 
 async fn run_pass(shared: &Shared, export: &Export, requests: Vec<JoinRequest>) {
