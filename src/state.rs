@@ -245,6 +245,13 @@ impl StateStore {
         self.fenced_unless(written == 1)
     }
 
+    /// What comes next is another history: the next process begins a generation.
+    pub async fn break_history(&self) -> Result<(), StateError> {
+        let sql = "UPDATE users_sync.source SET system_identifier = '' WHERE slot = $1 AND epoch = $2";
+        let written = self.client.execute(sql, &[&self.slot, &self.epoch.0]).await?;
+        self.fenced_unless(written == 1)
+    }
+
     /// Parks the tenants that the configuration no longer has. They are not forgotten: one that comes back is
     /// resynced into the target that it had.
     pub async fn park_others(&self, tenants: &[&str]) -> Result<u64, StateError> {

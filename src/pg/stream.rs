@@ -24,6 +24,10 @@ use tokio_rustls::client::TlsStream;
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5)).with_retries(3);
 
+/// Keepalive does not look while something is on its way: the same limit for that.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED: Duration = Duration::from_secs(25);
+
 /// A connection before anything was said on it.
 pub(crate) enum Stream {
     Tcp(TcpStream),
@@ -151,6 +155,8 @@ async fn dial(url: &PgUrl, deadline: Option<Instant>) -> io::Result<TcpStream> {
             Ok(Ok(socket)) => {
                 socket.set_nodelay(true)?;
                 SockRef::from(&socket).set_tcp_keepalive(&KEEPALIVE)?;
+                #[cfg(target_os = "linux")]
+                SockRef::from(&socket).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
                 return Ok(socket);
             }
             Ok(Err(error)) => last = error,

@@ -155,6 +155,8 @@ impl Mailbox {
             }
             wanted
         });
+        drop(inner);
+        self.drained.notify_one();
     }
 
     /// Hands over the changes of one transaction, or a chunk of them. `end` is the transaction's end where this

@@ -123,6 +123,7 @@ impl Worker {
 
     fn reached(&mut self, end: Lsn) {
         self.position = end;
+        self.forget_readings_before(end);
         self.shared.acknowledge(self.id(), end);
     }
 

@@ -12,6 +12,8 @@ pub(super) struct Found<'a> {
     pub(super) slot_created: bool,
     /// Where the slot begins to send.
     pub(super) confirmed: Lsn,
+    /// The end of the source's log.
+    pub(super) flushed: Lsn,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -24,9 +26,11 @@ pub(super) fn decide_history(state: &SourceRow, found: &Found<'_>) -> History {
     let breaks = [
         (state.generation == Generation(0), "nothing was ever replicated from it"),
         (found.slot_created, "the slot is new"),
+        (state.system_identifier.is_empty(), "the table was not published for a while"),
         (state.system_identifier != found.system_identifier, "the source is another server"),
         (state.timeline != found.timeline, "the source was promoted: its timeline is another one"),
         (found.confirmed > state.confirmed, "somebody else has moved the slot on"),
+        (state.confirmed > found.flushed, "the source was restored to an older point"),
     ];
     match breaks.into_iter().find(|(applies, _)| *applies) {
         None => History::Same(state.generation),
@@ -50,7 +54,8 @@ mod tests {
         }
     }
 
-    const FOUND: Found<'_> = Found { system_identifier: "7", timeline: 1, slot_created: false, confirmed: Lsn(100) };
+    const FOUND: Found<'_> =
+        Found { system_identifier: "7", timeline: 1, slot_created: false, confirmed: Lsn(100), flushed: Lsn(200) };
 
     #[test]
     fn a_slot_at_or_behind_what_was_confirmed_goes_on() {
@@ -72,5 +77,7 @@ mod tests {
         check(state(), Found { system_identifier: "8", ..FOUND }, "another server");
         check(state(), Found { timeline: 2, ..FOUND }, "promoted");
         check(state(), Found { confirmed: Lsn(101), ..FOUND }, "moved the slot");
+        check(state(), Found { confirmed: Lsn(50), flushed: Lsn(99), ..FOUND }, "restored");
+        check(SourceRow { system_identifier: String::new(), ..state() }, FOUND, "not published");
     }
 }

@@ -105,7 +105,7 @@ async fn run_pass(shared: &Shared, export: &Export, requests: Vec<JoinRequest>) 
 async fn make_export(shared: &Shared) -> Result<Export, ServiceError> {
     let source = &shared.config.source;
     let mut connection = ReplicationConnection::connect(&source.url).await?;
-    let name = format!("{}_join_{}", source.slot, connection.backend_pid());
+    let name = format!("users_sync_join_{}", connection.backend_pid());
     tracing::debug!(slot = name, "taking a snapshot; it waits for the transactions that are running now");
     let created = slot::create_slot(&mut connection, &name, true).await?;
     let holder = connect(&source.url).await?;

@@ -20,6 +20,7 @@ mod session;
 mod shared;
 mod stream;
 mod tenant;
+mod watch;
 
 pub(crate) use confirm::IDLE_STEP;
 pub use error::ServiceError;

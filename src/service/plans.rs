@@ -29,7 +29,8 @@ pub(super) async fn compile_current(client: &Client, rules: &Rules) -> Result<Ma
 
 /// Changes whenever a row that did not change would be mapped to something else.
 pub(super) fn fingerprint(rules: &Rules, mapped: &Mapped) -> String {
-    let mut text = format!("{rules:?}");
+    // The id, because another table may have been given the same name.
+    let mut text = format!("{rules:?} {}", mapped.relation.oid);
     for name in mapped.plan.leaving() {
         let kind = mapped.relation.columns.iter().find(|column| column.name == name).map(|column| column.type_oid);
         text.push_str(&format!("\n{name:?} {kind:?}"));

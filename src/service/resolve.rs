@@ -4,10 +4,11 @@
 //! after a crash older changes would turn the user back for a moment. So the changes up to the reading's position go
 //! into the same batch, as far as memory and a second allow.
 
-use super::reread::Wanted;
+use super::reread::{Found, Wanted};
 use super::tenant::{Halt, Worker};
 use crate::model::{Change, Lsn};
 use crate::route::Batch;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -23,8 +24,14 @@ impl Worker {
     /// reading has brought into a batch must not be taken for older than that reading.
     pub(super) fn drop_what_was_seen(&self, batch: &mut Batch) {
         if !self.seen.is_empty() {
-            batch.entries.retain(|id, entry| !self.seen.get(id).is_some_and(|seen| seen.contains(entry.xid)));
+            let is_seen = |found: &Arc<Found>, xid| found.seen.contains(xid);
+            batch.entries.retain(|id, entry| !self.seen.get(id).is_some_and(|found| is_seen(found, entry.xid)));
         }
+    }
+
+    /// The stream is past these readings: none of what they saw is still to come.
+    pub(super) fn forget_readings_before(&mut self, position: Lsn) {
+        self.seen.retain(|_, found| found.position > position);
     }
 
     /// Replaces what has to be read from the source by what was read.
@@ -45,12 +52,14 @@ impl Worker {
             return Ok(None);
         }
         let found = self.shared.rereader.read(&self.shared.config, &wanted).await;
-        let found = found.map_err(|error| Halt::Retry(error.to_string()))?;
+        let mut found = found.map_err(|error| Halt::Retry(error.to_string()))?;
+        let users = std::mem::take(&mut found.users);
+        let found = Arc::new(found);
         if self.seen.len() + wanted.len() > SEEN_AT_MOST {
             self.seen.clear();
         }
         let key = self.lane().tenant.key.clone();
-        for (found_key, user) in found.users {
+        for (found_key, user) in users {
             let ours = found_key.is_none_or(|found_key| found_key == key.as_str());
             if let Some(entry) = batch.entries.get_mut(&user.id).filter(|_| ours) {
                 entry.change = Change::Upsert(user);
@@ -63,7 +72,7 @@ impl Worker {
                 batch.entries.remove(&user.id);
                 self.seen.remove(&user.id);
             } else {
-                self.seen.insert(user.id, found.seen.clone());
+                self.seen.insert(user.id, found.clone());
             }
         }
         Ok(Some(found.position))

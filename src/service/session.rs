@@ -6,7 +6,7 @@ use super::plans::{compile_current, fingerprint};
 use super::shared::{Lane, Shared};
 use super::stream::Stream;
 use super::tenant::Worker;
-use super::{ServiceError, confirm, join};
+use super::{ServiceError, confirm, join, watch};
 use crate::capture::slot::{self, CreatedSlot};
 use crate::capture::{CaptureError, ReplicationConnection, ReplicationReader, ReplicationWriter, publication};
 use crate::config::{Config, OnSlotLoss};
@@ -29,6 +29,9 @@ const GOOD: Duration = Duration::from_secs(60);
 const STANDBY_EVERY: Duration = Duration::from_millis(500);
 /// What waits is applied within this time when the process is told to stop.
 const DRAIN: Duration = Duration::from_secs(7);
+
+/// And positions are written down and confirmed within this time.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Replicates until `stop`, over as many sessions as it takes. An error is one that a person has to mend.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), ServiceError> {
@@ -81,14 +84,11 @@ async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
             remedy: mapped.plan.identity_remedy().to_owned(),
         });
     }
-    publish(&client, config).await?;
     let state = connect(&config.state_url).await?;
-    let known = StateStore::read(&state, &config.source.slot).await?;
-    let had_slot = known.source.is_some_and(|source| source.generation.0 > 0);
-
+    let unpublished = publish(&client, config).await?;
     let mut connection = ReplicationConnection::connect(&config.source.url).await?;
+    let (from, created) = take_slot(config, &client, &state, &mut connection, unpublished).await?;
     let system = slot::identify_system(&mut connection).await?;
-    let (from, created) = take_slot(config, &client, &mut connection, had_slot).await?;
     let names = [&*config.source.publication];
     let (reader, writer) = connection.start_replication(&config.source.slot, from, &names).await?;
 
@@ -100,6 +100,7 @@ async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
         timeline: system.timeline,
         slot_created: created.is_some(),
         confirmed: from,
+        flushed: system.flushed,
     };
     let generation = match known.source.as_ref().map(|source| decide_history(source, &found)) {
         Some(History::Same(generation)) => generation,
@@ -121,21 +122,24 @@ async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
         let state = row.map_or(TenantState::Joining, |row| row.state);
         Lane::new(tenant.clone(), budget, state)
     });
-    let mapping = fingerprint(&config.users, &mapped);
+    // Looked at again: a standby may have waited for days.
+    let mapping = fingerprint(&config.users, &compile_current(&client, &config.users).await?);
     let shared = Shared::new(config.clone(), state, generation, from, lanes.collect(), &mapping);
     tracing::info!(slot = config.source.slot, position = %from, %generation, epoch = %shared.epoch, "streaming");
     Ok(Prepared { shared: Arc::new(shared), known, client, reader, writer, created })
 }
 
 /// The publication comes before the slot: a slot knows only what was published when the change was made.
-async fn publish(client: &PgClient, config: &Config) -> Result<(), ServiceError> {
+/// Whether it had to be made.
+async fn publish(client: &PgClient, config: &Config) -> Result<bool, ServiceError> {
     let (name, table) = (&config.source.publication, &config.users.table);
-    if publication::read_publication(client, name).await?.is_none() {
+    let missing = publication::read_publication(client, name).await?.is_none();
+    if missing {
         publication::create_publication(client, name, std::slice::from_ref(table)).await?;
         tracing::info!(publication = name, %table, "created");
     }
     match publication::table_in_publication(client, name, table).await? {
-        true => Ok(()),
+        true => Ok(missing),
         false => Err(ServiceError::NotPublished { publication: name.clone(), table: table.clone() }),
     }
 }
@@ -144,14 +148,16 @@ async fn publish(client: &PgClient, config: &Config) -> Result<(), ServiceError>
 async fn take_slot(
     config: &Config,
     client: &PgClient,
+    state: &PgClient,
     connection: &mut ReplicationConnection,
-    had_slot: bool,
+    unpublished: bool,
 ) -> Result<(Lsn, Option<Export>), ServiceError> {
     let name = &config.source.slot;
     let mut said = None;
     let why = loop {
         let Some(row) = slot::read_slot(client, name).await? else {
-            break had_slot.then_some("is gone");
+            let known = StateStore::read(state, name).await?;
+            break known.source.is_some_and(|source| source.generation.0 > 0).then_some("is gone");
         };
         let foreign = |why: String| ServiceError::ForeignSlot { slot: name.clone(), why };
         if row.plugin.as_deref() != Some(slot::PLUGIN) {
@@ -161,10 +167,12 @@ async fn take_slot(
             return Err(foreign(format!("it belongs to database {}", row.database.unwrap_or_default())));
         }
         match (row.active_pid, row.confirmed_flush) {
-            (None, _) if row.invalid => {
-                lost(config, "was invalidated: its log is gone")?;
+            (None, _) if row.invalid || unpublished => {
+                let why =
+                    if row.invalid { "was invalidated: its log is gone" } else { "is older than its publication" };
+                lost(config, why)?;
                 slot::drop_slot(connection, name).await?;
-                break Some("was invalidated");
+                break Some(why);
             }
             (None, Some(confirmed)) => return Ok((confirmed, None)),
             (pid, _) => {
@@ -232,6 +240,8 @@ impl Running {
         }
         running.source.spawn(Stream::new(shared.clone(), reader, client).run());
         running.source.spawn(join::serve(shared.clone(), requests, created));
+        let watched = shared.clone();
+        running.source.spawn(async move { watch::membership(&watched).await });
         let (recording, reporting) = (running.stop_recording.clone(), running.stop_reporting.clone());
         let record = shared.clone();
         running.confirming.spawn(async move { confirm::record(&record, recording).await });
@@ -262,13 +272,20 @@ impl Running {
             }
         }
         self.stop_recording.cancel();
-        // The recorder ends first: nobody else adds to what is confirmed.
-        if let Some(done) = self.confirming.join_next().await {
-            finished(done)?;
-        }
-        self.stop_reporting.cancel();
-        while let Some(done) = self.confirming.join_next().await {
-            finished(done)?;
+        let last_words = timeout(LAST_WORDS, async {
+            // The recorder ends first: nobody else adds to what is confirmed.
+            if let Some(done) = self.confirming.join_next().await {
+                finished(done)?;
+            }
+            self.stop_reporting.cancel();
+            while let Some(done) = self.confirming.join_next().await {
+                finished(done)?;
+            }
+            Ok::<(), ServiceError>(())
+        });
+        match last_words.await {
+            Ok(said) => said?,
+            Err(_) => tracing::warn!("the source does not answer: what was applied last is not confirmed"),
         }
         tracing::info!(position = %self.shared.progress().confirmed(), "stopped");
         Ok(())

@@ -93,6 +93,11 @@ impl Shared {
         lock(&self.mapping).clone()
     }
 
+    /// The same for one tenant: its key decides, too, which rows are its own.
+    pub(super) fn mapping_of(&self, index: usize) -> String {
+        format!("{} {}", self.mapping(), self.tenants[index].tenant.key)
+    }
+
     pub(super) fn set_mapping(&self, mapping: &str) {
         *lock(&self.mapping) = Arc::from(mapping);
     }
@@ -127,20 +132,28 @@ impl Shared {
 
     /// Tenants past `limits.source_wal` have to let go of the log.
     pub(super) fn interrupt_who_holds_log(&self) {
-        let progress = self.progress();
-        for tenant in progress.holding_back(self.config.limits.source_wal) {
-            if let Some(lane) = self.tenants.iter().find(|lane| lane.tenant.id == *tenant) {
-                lane.mailbox.interrupt(Interrupt::HoldsLog);
+        let limit = self.config.limits.source_wal;
+        let holding: Vec<TenantId> = self.progress().holding_back(limit).cloned().collect();
+        for tenant in holding {
+            if let Some(index) = self.tenants.iter().position(|lane| lane.tenant.id == tenant) {
+                self.interrupt(index, Interrupt::HoldsLog);
             }
         }
     }
 
+    /// The tenant has to start over, and drops what waits. Its position is held until that is written down: what it
+    /// drops must not be confirmed.
+    pub(super) fn interrupt(&self, index: usize, why: Interrupt) {
+        let lane = &self.tenants[index];
+        let mut progress = self.progress();
+        progress.hold(&lane.tenant.id);
+        lane.mailbox.interrupt(why);
+    }
+
     /// Every tenant that gathers has to start over, because of something at this place of the stream.
     pub(super) fn interrupt_all(&self, why: Interrupt) {
-        let mut progress = self.progress();
-        for lane in self.tenants.iter().filter(|lane| lane.state() != TenantState::Parked) {
-            progress.hold(&lane.tenant.id);
-            lane.mailbox.interrupt(why);
+        for (index, _) in self.tenants.iter().enumerate().filter(|(_, lane)| lane.state() != TenantState::Parked) {
+            self.interrupt(index, why);
         }
     }
 

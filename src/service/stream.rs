@@ -7,7 +7,7 @@ use super::plans::{Mapped, compile, compile_current, fingerprint};
 use super::reread::Wanted;
 use super::shared::Shared;
 use crate::capture::pgoutput::{DecodeError, Message, parse_message};
-use crate::capture::{Frame, ReplicationReader};
+use crate::capture::{CaptureError, Frame, ReplicationReader};
 use crate::map::{Moment, TenantRef, Unmappable};
 use crate::model::{Change, Oid, Relation};
 use crate::pg::PgClient;
@@ -16,13 +16,18 @@ use crate::state::TenantState;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// So many frames in one read say that the source has more to send than we are waiting for.
 const BUSY: usize = 32;
 /// Then it is left alone for a moment: it sends every message on its own, and each one that meets a sleeping reader
 /// costs both sides a wake-up.
 const GATHER: Duration = Duration::from_millis(1);
+
+/// While one tenant alone is waited for: others may have begun to follow.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// The source answers every status update, once a second; a source that says nothing for so long is gone.
+const SILENCE: Duration = Duration::from_secs(60);
 
 pub(super) struct Stream {
     shared: Arc<Shared>,
@@ -57,7 +62,7 @@ impl Stream {
             let frame = tokio::select! {
                 biased;
                 () = drain.cancelled() => return Ok(()),
-                frame = self.reader.next() => frame?,
+                frame = timeout(SILENCE, self.reader.next()) => frame.map_err(|_| CaptureError::Closed)??,
             };
             let mut next = Some(frame);
             let mut frames = 0;
@@ -90,7 +95,7 @@ impl Stream {
                     self.shared.report.notify_one();
                 }
             }
-            Frame::Ended => return Err(crate::capture::CaptureError::Closed.into()),
+            Frame::Ended => return Err(CaptureError::Closed.into()),
         }
         Ok(self.announced.is_some() || !self.dispatch.unsent.is_empty() || !self.dispatch.crowded.is_empty())
     }
@@ -190,7 +195,20 @@ impl Stream {
             self.relations.insert(relation.oid, None);
             return Ok(());
         }
-        let mapped = compile(&self.client, rules, relation).await?;
+        let oid = relation.oid;
+        let mapped = match compile(&self.client, rules, relation).await {
+            Ok(mapped) => mapped,
+            Err(ServiceError::Mapping(error)) => {
+                // What the slot still has to send may be older than the configuration. What the table is now decides.
+                let now = fingerprint(rules, &compile_current(&self.client, rules).await?);
+                tracing::warn!(%error, "an older version of the table is passed over: every tenant is resynced");
+                self.shared.set_mapping(&now);
+                self.shared.interrupt_all(Interrupt::Altered);
+                self.relations.insert(oid, None);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         if fingerprint(rules, &mapped) != *self.shared.mapping() {
             // It may be an older version that the slot still has to send: what the table is now decides.
             let now = fingerprint(rules, &compile_current(&self.client, rules).await?);
@@ -235,9 +253,9 @@ async fn wait_for_room(shared: &Shared, index: usize) {
         let others = shared.tenants.iter().enumerate().filter(|(other, _)| *other != index);
         if !others.map(|(_, lane)| lane.state()).any(|state| state == TenantState::Following) {
             // It holds up nobody; its own task parks it once its target has been away for too long.
-            lane.mailbox.drained().await;
-        } else if timeout_at(deadline, lane.mailbox.drained()).await.is_err() {
-            lane.mailbox.interrupt(Interrupt::OverBudget);
+            let _ = timeout(LOOK_AGAIN, lane.mailbox.drained()).await;
+        } else if timeout_at(deadline, lane.mailbox.drained()).await.is_err() && lane.mailbox.over_budget() {
+            shared.interrupt(index, Interrupt::OverBudget);
         }
     }
 }

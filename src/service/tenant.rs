@@ -4,12 +4,13 @@ use super::ServiceError;
 use super::backoff::Backoff;
 use super::fault::{self, Fault};
 use super::join::{JoinRequest, Joining};
+use super::reread::Found;
 use super::shared::{Lane, Shared};
 use crate::apply::{Identity, Mirror, Observed, Standing, Target, TargetError, decide_standing};
 use crate::model::{Lsn, TargetId, TenantId, UserId};
 use crate::pg::connect;
 use crate::route::{Batch, Interrupt};
-use crate::snapshot::{Loading, Seen, load};
+use crate::snapshot::{Loading, load};
 use crate::state::{TenantRow, TenantState};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +22,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(5);
 /// A parked tenant is looked at again after this long, and then ever more seldom.
 const PARKED_FIRST: Duration = Duration::from_secs(1);
-const PARKED_LAST: Duration = Duration::from_secs(60);
+const PARKED_LAST: Duration = Duration::from_secs(300);
+/// Looking at a target is a few reads of its catalog and checkpoint.
+const OPEN_WITHIN: Duration = Duration::from_secs(30);
 /// A target that nothing is written to for this long loses its connection, so that it can fall asleep.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
 
@@ -100,7 +103,7 @@ pub(super) struct Worker {
     /// The stream has been gathered since the slot was made, so that the slot's own snapshot will do.
     gathered_since_creation: bool,
     /// What the newest re-read of a user saw: older changes of that user are in it.
-    pub(super) seen: HashMap<UserId, Seen>,
+    pub(super) seen: HashMap<UserId, Arc<Found>>,
     /// The connection was given up because nothing waited.
     idle: bool,
     retry: Backoff,
@@ -198,10 +201,12 @@ impl Worker {
     async fn open(&mut self) -> Result<(Target, Identity), Halt> {
         let shared = self.shared.clone();
         let opening = async {
-            let _turn = shared.opening.acquire().await;
-            let client =
-                connect(&self.lane().tenant.target).await.map_err(|error| Halt::from(fault::of_connect(&error)))?;
-            Ok::<_, Halt>(Target::open(client, shared.config.deletes).await?)
+            let client = {
+                let _turn = shared.opening.acquire().await;
+                connect(&self.lane().tenant.target).await.map_err(|error| Halt::from(fault::of_connect(&error)))?
+            };
+            let opened = timeout(OPEN_WITHIN, Target::open(client, shared.config.deletes)).await;
+            Ok::<_, Halt>(opened.map_err(|_| Halt::Retry("somebody locks its tables".to_owned()))??)
         };
         let (mut target, observed) = tokio::select! {
             opened = opening => opened?,
@@ -213,8 +218,14 @@ impl Worker {
             position: row.position.max(self.position),
             generation: row.generation,
         });
-        let standing =
-            decide_standing(self.id(), mirror.as_ref(), &observed, shared.generation, shared.epoch, &shared.mapping());
+        let standing = decide_standing(
+            self.id(),
+            mirror.as_ref(),
+            &observed,
+            shared.generation,
+            shared.epoch,
+            &shared.mapping_of(self.index),
+        );
         match standing {
             Standing::Follow(position) => {
                 let target_id = mirror.and_then(|mirror| mirror.target_id);
@@ -284,7 +295,7 @@ impl Worker {
             let broken = || Halt::Retry("its snapshot could not be taken".to_owned());
             self.joins.send(request).await.map_err(|_| broken())?;
             let Joining { position, mut rows } = answer.await.map_err(|_| broken())?;
-            let mapping = shared.mapping();
+            let mapping = shared.mapping_of(self.index);
             let loading = Loading {
                 who,
                 mapping: &mapping,
@@ -379,7 +390,8 @@ impl Worker {
 
     /// Writes down what is wrong with the target of a tenant that follows all the same, once, and when it is over.
     async fn note(&mut self, reason: Option<String>) -> Result<(), ServiceError> {
-        let following = self.row.as_ref().filter(|row| row.state == TenantState::Following);
+        let ours = |row: &&TenantRow| row.state == TenantState::Following && row.generation == self.shared.generation;
+        let following = self.row.as_ref().filter(ours);
         let Some(row) = following.filter(|row| row.reason.is_some() != reason.is_some()) else { return Ok(()) };
         let (target_id, position) = (row.target_id.clone(), row.position.max(self.position));
         self.put(TenantState::Following, reason, None, target_id, position).await

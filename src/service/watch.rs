@@ -1,0 +1,29 @@
+//! Looks now and then whether the table is still published: DROP COLUMN ... CASCADE on a listed column, or somebody's
+//! ALTER PUBLICATION, takes it out without a word, and the stream just falls silent.
+
+use super::ServiceError;
+use super::shared::Shared;
+use crate::capture::publication::table_in_publication;
+use crate::pg::connect;
+use std::time::Duration;
+use tokio::time::sleep;
+
+const EVERY: Duration = Duration::from_secs(30);
+
+/// Ends with an error once the table is out. That is written down first, so that whoever puts it back gets a new
+/// generation: what was changed in between was never sent.
+pub(super) async fn membership(shared: &Shared) -> Result<(), ServiceError> {
+    let (source, table) = (&shared.config.source, &shared.config.users.table);
+    loop {
+        tokio::select! {
+            () = sleep(EVERY) => {}
+            () = shared.drain.cancelled() => return Ok(()),
+        }
+        // A source that is away is the stream's to notice.
+        let Ok(client) = connect(&source.url).await else { continue };
+        if matches!(table_in_publication(&client, &source.publication, table).await, Ok(false)) {
+            shared.state.break_history().await?;
+            return Err(ServiceError::NotPublished { publication: source.publication.clone(), table: table.clone() });
+        }
+    }
+}
