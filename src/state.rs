@@ -245,11 +245,13 @@ impl StateStore {
         self.fenced_unless(written == 1)
     }
 
-    /// What comes next is another history: the next process begins a generation.
-    pub async fn break_history(&self) -> Result<(), StateError> {
-        let sql = "UPDATE users_sync.source SET system_identifier = '' WHERE slot = $1 AND epoch = $2";
-        let written = self.client.execute(sql, &[&self.slot, &self.epoch.0]).await?;
-        self.fenced_unless(written == 1)
+    /// What comes next is another history: the next session begins a generation. Asks for no epoch, as it can only
+    /// cost a resync.
+    pub async fn break_history(client: &Client, slot: &str) -> Result<(), StateError> {
+        if exists(client).await? {
+            client.execute("UPDATE users_sync.source SET system_identifier = '' WHERE slot = $1", &[&slot]).await?;
+        }
+        Ok(())
     }
 
     /// Parks the tenants that the configuration no longer has. They are not forgotten: one that comes back is

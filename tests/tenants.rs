@@ -222,3 +222,92 @@ async fn a_lost_slot_is_made_anew_and_everybody_resynced_or_the_process_stops() 
     bed.becomes("auth", "SELECT generation FROM users_sync.tenant", "2").await;
     service.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_with_another_key_gets_other_users() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    fill(&bed, "acme", 10).await;
+    bed.auth("INSERT INTO auth.users (id, org) SELECT 'g' || n, 'globex' FROM generate_series(1, 10) n").await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    service.stop().await;
+    let mut config = bed.config();
+    let [acme, globex] = &mut config.tenants[..] else { panic!("two tenants") };
+    std::mem::swap(&mut acme.key, &mut globex.key);
+    let service = Service::start(config);
+    let live = "SELECT string_agg(DISTINCT left(id, 1), '') FROM neon_auth.users_sync WHERE deleted_at IS NULL";
+    bed.becomes("acme", live, "g").await;
+    bed.becomes("globex", live, "u").await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mapped_column_may_be_renamed_with_the_configuration() {
+    let bed = Bed::start(&["acme"]).await;
+    fill(&bed, "acme", 10).await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    service.stop().await;
+    // What the slot still has to send is of the old table.
+    bed.auth("UPDATE auth.users SET email = 'before', updated_at = now()").await;
+    bed.auth("ALTER TABLE auth.users RENAME email TO mail").await;
+    bed.auth("UPDATE auth.users SET mail = 'after', updated_at = now() WHERE id = 'u1'").await;
+    let error = Service::start(bed.config()).fails().await.to_string();
+    assert!(error.contains("users.email") && error.contains("\"email\""), "{error}");
+    let mut config = bed.config();
+    config.users.email = Some(users_sync::map::Value::Column("mail".into()));
+    let service = Service::start(config);
+    bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE email = 'before'", "9").await;
+    bed.becomes("acme", "SELECT email FROM neon_auth.users_sync WHERE id = 'u1'", "after").await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_made_anew_gets_a_slot_made_anew() {
+    let bed = Bed::start(&["acme"]).await;
+    fill(&bed, "acme", 10).await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    service.stop().await;
+    bed.auth("UPDATE auth.users SET email = 'unseen', updated_at = now()").await;
+    bed.auth("DROP PUBLICATION users_sync").await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    bed.auth("UPDATE auth.users SET email = 'seen', updated_at = now()").await;
+    bed.equal().await;
+    service.stop().await;
+    bed.auth("ALTER PUBLICATION users_sync DROP TABLE auth.users").await;
+    let error = Service::start(bed.config()).fails().await.to_string();
+    let remedy = "ALTER PUBLICATION \"users_sync\" ADD TABLE \"auth\".\"users\"";
+    assert!(error.contains(remedy), "{error}");
+    bed.auth("UPDATE auth.users SET email = 'never sent', updated_at = now()").await;
+    bed.auth(remedy).await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    service.stop().await;
+}
+
+/// After a kill the slot sends again what the target holds; there may be more of it than a mailbox takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_larger_than_the_memory_is_got_through() {
+    let bed = Bed::start(&["acme"]).await;
+    let mut config = bed.config();
+    config.limits.tenant_memory = 1 << 20;
+    let service = Service::start(config.clone());
+    bed.state_is("acme", "following").await;
+    fill(&bed, "acme", 30_000).await;
+    bed.equal().await;
+    service.stop().await;
+    // As if nothing had been confirmed: a copy of the slot from before is what it would be.
+    bed.auth("SELECT pg_copy_logical_replication_slot('users_sync', 'older')").await;
+    bed.auth("UPDATE auth.users SET email = 'replayed', updated_at = now()").await;
+    let service = Service::start(config.clone());
+    bed.equal().await;
+    service.stop().await;
+    bed.auth("SELECT pg_drop_replication_slot('users_sync')").await;
+    bed.auth("SELECT pg_copy_logical_replication_slot('older', 'users_sync')").await;
+    let service = Service::start(config);
+    bed.auth("UPDATE auth.users SET email = 'after', updated_at = now() WHERE id = 'u7'").await;
+    bed.equal().await;
+    service.stop().await;
+}

@@ -85,7 +85,14 @@ async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
         });
     }
     let state = connect(&config.state_url).await?;
-    let unpublished = publish(&client, config).await?;
+    let unpublished = match publish(&client, config).await {
+        Err(error @ ServiceError::NotPublished { .. }) => {
+            // What is changed until somebody has put it back is never sent.
+            StateStore::break_history(&state, &config.source.slot).await?;
+            return Err(error);
+        }
+        published => published?,
+    };
     let mut connection = ReplicationConnection::connect(&config.source.url).await?;
     let (from, created) = take_slot(config, &client, &state, &mut connection, unpublished).await?;
     let system = slot::identify_system(&mut connection).await?;

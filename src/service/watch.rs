@@ -5,6 +5,7 @@ use super::ServiceError;
 use super::shared::Shared;
 use crate::capture::publication::table_in_publication;
 use crate::pg::connect;
+use crate::state::StateStore;
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -22,7 +23,8 @@ pub(super) async fn membership(shared: &Shared) -> Result<(), ServiceError> {
         // A source that is away is the stream's to notice.
         let Ok(client) = connect(&source.url).await else { continue };
         if matches!(table_in_publication(&client, &source.publication, table).await, Ok(false)) {
-            shared.state.break_history().await?;
+            let state = connect(&shared.config.state_url).await?;
+            StateStore::break_history(&state, &source.slot).await?;
             return Err(ServiceError::NotPublished { publication: source.publication.clone(), table: table.clone() });
         }
     }
