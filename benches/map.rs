@@ -41,7 +41,10 @@ fn main() {
         updated_at: Some(column("updated_at")),
         deleted_at: None,
         tenant: Some(column("tenant_id")),
+        filter: None,
+        allow: None,
         exclude: Vec::new(),
+        query: None,
     };
     let row = COLUMNS.map(|(_, _, text)| Cell::Text(text.as_bytes()));
     for (what, name) in [("name from a column", "email"), ("name from a json path", "raw_user_meta_data.full_name")] {

@@ -309,7 +309,10 @@ async fn load_plan(client: &Client) -> RowPlan {
         updated_at: None,
         deleted_at: None,
         tenant: None,
+        filter: None,
+        allow: None,
         exclude: Vec::new(),
+        query: None,
     };
     let relation = Relation { oid: 1, table, replica_identity: ReplicaIdentity::Default, columns };
     RowPlan::compile(&rules, &relation, &types).unwrap()

@@ -40,7 +40,7 @@ pub async fn read_publication(client: &Client, name: &str) -> Result<Option<Publ
 }
 
 /// Makes a publication of whole rows of these tables. Needs CREATE on the database and the tables' ownership.
-pub async fn create_publication(client: &Client, name: &str, tables: &[TableName]) -> Result<(), CaptureError> {
+pub async fn create_publication(client: &Client, name: &str, tables: &[&TableName]) -> Result<(), CaptureError> {
     Ok(client.batch_execute(&create_statement(name, tables)).await?)
 }
 
@@ -70,7 +70,7 @@ pub fn add_statement(name: &str, table: &TableName) -> String {
     )
 }
 
-fn create_statement(name: &str, tables: &[TableName]) -> String {
+fn create_statement(name: &str, tables: &[&TableName]) -> String {
     let tables: Vec<_> =
         tables.iter().map(|table| format!("{}.{}", quote_ident(&table.schema), quote_ident(&table.name))).collect();
     // A partitioned table's changes come under its own name. ONLY would leave out what is below a partitioned or inherited table.
@@ -89,7 +89,7 @@ mod tests {
     fn names_are_taken_literally() {
         let table = |schema: &str, name: &str| TableName { schema: schema.to_owned(), name: name.to_owned() };
         assert_eq!(
-            create_statement("p", &[table("auth", "users"), table("Odd.Schema", "we\"ird")]),
+            create_statement("p", &[&table("auth", "users"), &table("Odd.Schema", "we\"ird")]),
             "CREATE PUBLICATION \"p\" FOR TABLE \"auth\".\"users\", \"Odd.Schema\".\"we\"\"ird\" \
              WITH (publish_via_partition_root = true)"
         );

@@ -1,17 +1,22 @@
 //! The configuration: the YAML file, parsed (`raw`), then resolved and checked ([`Config`]).
 
 mod error;
+mod filter;
 mod interpolate;
+mod presets;
 mod raw;
 mod resolve;
 mod section;
 mod settings;
 mod units;
+mod users;
 mod values;
 
 pub use error::ConfigError;
 pub use interpolate::{InterpolationError, Surroundings};
+pub use presets::{About, PRESETS, Preset};
 pub use settings::{Config, Limits, MaxDeletes, OnSlotLoss, Publish, Source, Tenant};
+pub use users::Family;
 
 use error::Fault;
 use std::path::Path;

@@ -6,9 +6,9 @@ use super::raw::{Kind, Node};
 use super::section::{self, Section, text};
 use super::settings::{Config, Limits, MaxDeletes, OnSlotLoss, Publish, Source, Tenant};
 use super::units::{parse_duration, parse_percent, parse_size};
-use super::values::parse_value;
-use crate::map::{Rules, Value};
-use crate::model::{Deletes, TableName, TenantId, TenantKey};
+use super::users;
+use crate::map::Rules;
+use crate::model::{Deletes, TenantId, TenantKey};
 use crate::pg::PgUrl;
 use std::time::Duration;
 
@@ -30,7 +30,9 @@ pub(super) fn resolve(root: &Node, from: &Surroundings<'_>) -> Result<Config, Fa
         None => source.url.clone(),
     };
     let users_node = top.required("users", "users.table and users.id say who the users are")?;
-    let users = users(users_node, from)?;
+    let families = users::families(users_node, from)?;
+    let users = families.first().map(|family| family.rules.clone());
+    let users = users.ok_or_else(|| Fault::new(&users_node.span, "the preset has no family of tables"))?;
     let tenants = tenants(top.required("tenants", "each tenant has an id and a target")?, &users, from)?;
     Ok(Config {
         state_url,
@@ -49,6 +51,7 @@ pub(super) fn resolve(root: &Node, from: &Surroundings<'_>) -> Result<Config, Fa
         )?,
         source,
         users,
+        families,
     })
 }
 
@@ -62,11 +65,8 @@ fn source(node: &Node, from: &Surroundings<'_>) -> Result<Source, Fault> {
             "columns" => Some(Publish::Columns),
             _ => None,
         },
-        "rows",
+        "rows or columns",
     )?;
-    if let (Publish::Columns, Some(node)) = (publish, source.node("publish")) {
-        return Err(Fault::new(&node.span, "source.publish: columns is not supported yet").help("leave it out"));
-    }
     let default = || "users_sync".to_owned();
     let is_slot = |name: &str| name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
     Ok(Source {
@@ -87,7 +87,7 @@ fn source(node: &Node, from: &Surroundings<'_>) -> Result<Source, Fault> {
     })
 }
 
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     (1..=LONGEST_NAME).contains(&name.len()) && !name.contains('\0')
 }
 
@@ -99,45 +99,6 @@ fn url(node: &Node, path: &str, from: &Surroundings<'_>) -> Result<PgUrl, Fault>
     PgUrl::parse(&text).map_err(|error| {
         Fault::new(&node.span, format!("{path} is not a usable URL: {error}"))
             .help("postgres://user:password@host:5432/database?sslmode=verify-full")
-    })
-}
-
-fn users(node: &Node, from: &Surroundings<'_>) -> Result<Rules, Fault> {
-    let users = Section::of(node, &section::USERS, from)?;
-    let table_node = users.required("table", "schema.name, for example auth.users")?;
-    let table = text(table_node, "users.table", from)?;
-    let table = match table.split_once('.') {
-        Some((schema, name)) if is_name(schema) && is_name(name) => {
-            TableName { schema: schema.to_owned(), name: name.to_owned() }
-        }
-        _ => {
-            let fault = Fault::new(&table_node.span, "users.table has to be schema.name");
-            return Err(fault.help("for example public.users; taken literally: no quotes, case matters"));
-        }
-    };
-    let value = |name| -> Result<Option<Value>, Fault> {
-        users.node(name).map(|node| parse_value(node, &users.path(name), from)).transpose()
-    };
-    let id = parse_value(users.required("id", "the column that identifies a user")?, "users.id", from)?;
-    let exclude = match users.node("exclude") {
-        None => Vec::new(),
-        Some(Node { kind: Kind::List(items), .. }) => {
-            items.iter().map(|item| text(item, "users.exclude", from)).collect::<Result<_, _>>()?
-        }
-        Some(node) => {
-            return Err(Fault::new(&node.span, "users.exclude has to be a list").help("exclude: [a, b]"));
-        }
-    };
-    Ok(Rules {
-        table,
-        id,
-        name: value("name")?,
-        email: value("email")?,
-        created_at: value("created_at")?,
-        updated_at: value("updated_at")?,
-        deleted_at: value("deleted_at")?,
-        tenant: value("tenant")?,
-        exclude,
     })
 }
 

@@ -22,9 +22,30 @@ pub(super) const SOURCE: Known = Known { path: "source", keys: &["url", "slot", 
 pub(super) const STATE: Known = Known { path: "state", keys: &["url"], later: &[] };
 pub(super) const USERS: Known = Known {
     path: "users",
-    keys: &["table", "id", "name", "email", "created_at", "updated_at", "deleted_at", "tenant", "exclude"],
-    later: &["preset", "query", "watch", "where"],
+    keys: &[
+        "preset",
+        "table",
+        "id",
+        "name",
+        "email",
+        "created_at",
+        "updated_at",
+        "deleted_at",
+        "tenant",
+        "where",
+        "allow",
+        "exclude",
+        "query",
+        "key",
+        "watch",
+        "fan_out",
+    ],
+    later: &[],
 };
+pub(super) const WATCH: Known = Known { path: "users.watch", keys: &["table", "key", "tenant"], later: &[] };
+pub(super) const FAN_OUT: Known = Known { path: "users.fan_out", keys: &["table", "id", "tenant"], later: &[] };
+pub(super) const PRESET: Known = Known { path: "", keys: &["about", "verified", "users", "families"], later: &[] };
+pub(super) const FAMILY: Known = Known { path: "families", keys: &["name", "has", "users"], later: &[] };
 pub(super) const TENANT: Known = Known { path: "tenants", keys: &["id", "key", "target"], later: &["wake_after"] };
 pub(super) const DELETES: Known = Known { path: "deletes", keys: &["mode"], later: &["purge_after"] };
 pub(super) const LIMITS: Known = Known {
@@ -32,7 +53,7 @@ pub(super) const LIMITS: Known = Known {
     keys: &["source_wal", "memory", "tenant_memory", "park_after", "stall", "max_deletes"],
     later: &["kafka_wal", "snapshot_age"],
 };
-const SECTIONS: [&Known; 7] = [&TOP, &SOURCE, &STATE, &USERS, &TENANT, &DELETES, &LIMITS];
+const SECTIONS: [&Known; 9] = [&TOP, &SOURCE, &STATE, &USERS, &TENANT, &DELETES, &LIMITS, &WATCH, &FAN_OUT];
 
 /// Below this, names have little to do with each other.
 const SIMILAR: f64 = 0.75;
@@ -99,6 +120,19 @@ impl<'a> Section<'a> {
         parse(&text(node, &path, self.from)?).ok_or_else(|| {
             Fault::new(&node.span, format!("{path} has no such value")).help(format!("it takes {takes}"))
         })
+    }
+
+    /// A key's texts: a list, or one alone; empty where it is absent.
+    pub(super) fn texts(&self, name: &'static str) -> Result<Vec<String>, Fault> {
+        let path = self.path(name);
+        match self.node(name) {
+            None => Ok(Vec::new()),
+            Some(Node { kind: Kind::List(items), .. }) => items.iter().map(|item| text(item, &path, self.from)).collect(),
+            Some(node @ Node { kind: Kind::Scalar(_), .. }) => Ok(vec![text(node, &path, self.from)?]),
+            Some(node) => {
+                Err(Fault::new(&node.span, format!("{path} has to be a list")).help(format!("{name}: [a, b]")))
+            }
+        }
     }
 
     /// `limits.memory`: as people speak of a key.

@@ -1,5 +1,6 @@
 //! The configuration, ready to use: every value resolved, every rule between keys checked.
 
+use super::users::Family;
 use crate::map::Rules;
 use crate::model::{Deletes, TenantId, TenantKey};
 use crate::pg::PgUrl;
@@ -12,8 +13,10 @@ pub struct Config {
     pub source: Source,
     /// Where the state lives; the source itself unless `state.url` says otherwise.
     pub state_url: PgUrl,
-    /// How a row becomes a user.
+    /// How a row becomes a user; of several families the first, until the source has been looked at.
     pub users: Rules,
+    /// The shapes that the store's tables may have, the likeliest first.
+    pub families: Vec<Family>,
     /// The tenants, in the file's order; ids, keys and targets are unique.
     pub tenants: Vec<Tenant>,
     /// What a delete at the source means in a target.

@@ -1,7 +1,9 @@
 //! Rules held against a relation: every mistake is found at once, each with what to change.
 
 use super::json::{JsonKind, base_type, key, oid};
+use super::filter::Condition;
 use super::plan::{Out, RowPlan, Withheld};
+use super::rules::optional;
 use super::value::{Form, Input, Moments, Text, TimeForm};
 use super::{Rules, TimeUnit, Value, looks_secret};
 use crate::model::{Oid, Relation, ReplicaIdentity, TableName, TypeCatalog};
@@ -103,7 +105,7 @@ fn did_you_mean(nearest: &Option<String>) -> String {
 impl RowPlan {
     /// Holds the rules against one relation version. The error names every mistake at once.
     pub fn compile(rules: &Rules, relation: &Relation, types: &TypeCatalog) -> Result<RowPlan, CompileError> {
-        let mut compiler = Compiler { relation, types, problems: Vec::new() };
+        let mut compiler = Compiler::new(relation, types);
         let id = compiler.text("id", &rules.id);
         let mut text = |key, value: &Option<Value>| value.as_ref().map(|value| compiler.text(key, value));
         let (tenant, name, email) =
@@ -112,14 +114,11 @@ impl RowPlan {
         let created_at = times("created_at", &rules.created_at);
         let updated_at = times("updated_at", &rules.updated_at);
         let deleted_at = times("deleted_at", &rules.deleted_at);
-        for column in &rules.exclude {
-            if compiler.position(column).is_none() {
-                compiler.no_column("exclude", column);
-            }
-        }
-        if !compiler.problems.is_empty() {
-            return Err(CompileError { table: relation.table.clone(), problems: compiler.problems });
-        }
+        let filter = rules.filter.as_ref().map(|filter| Condition::compile(filter, &mut compiler));
+        let keys = rules.query.iter().flat_map(|query| &query.key);
+        let keys: Vec<Input> = keys.filter_map(|column| compiler.input("key", column)).collect();
+        let selection = Selection::of(rules, &mut compiler);
+        compiler.finish()?;
 
         let identity: Vec<&Input> = id.inputs().into_iter().chain(tenant.iter().flat_map(Text::inputs)).collect();
         let identity_gap = identity_gap(&identity, relation);
@@ -127,24 +126,21 @@ impl RowPlan {
         let texts = [&name, &email].into_iter().flatten().flat_map(Text::inputs);
         let moments = [&created_at, &updated_at, &deleted_at].into_iter().flatten();
         let moments = moments.flat_map(|moments| moments.0.iter().map(|(input, _)| input));
-        let inputs: Vec<usize> = identity.into_iter().chain(texts).chain(moments).map(|input| input.column).collect();
+        let conditions = filter.iter().flat_map(Condition::inputs);
+        let inputs = identity.into_iter().chain(texts).chain(moments).chain(conditions).chain(&keys);
+        let inputs: Vec<usize> = inputs.map(|input| input.column).collect();
 
         let (mut out, mut leaving, mut withheld) = (Vec::new(), Vec::new(), Vec::new());
         let mut decoded = vec![false; relation.columns.len()];
         for (column, described) in relation.columns.iter().enumerate() {
             let name = &described.name;
             let is_input = inputs.contains(&column);
-            let reason = if rules.exclude.contains(name) {
-                Some(Withheld::Excluded)
-            } else if looks_secret(name) {
-                Some(Withheld::LooksSecret)
-            } else if MAPPED_KEYS.contains(&name.as_str()) {
-                Some(Withheld::Replaced)
-            } else {
+            let reason = selection.withholds(name);
+            if reason.is_none() {
                 let kind = JsonKind::compile(described.type_oid, types);
-                out.push(Out { column, name: name.clone(), key: key(name), kind });
-                None
-            };
+                let without = selection.paths_in(name);
+                out.push(Out { column, name: name.clone(), key: key(name), kind, without });
+            }
             decoded[column] = is_input || reason.is_none();
             match reason {
                 // Such as `id` read from `id`: it does leave, as the mapped value.
@@ -162,6 +158,8 @@ impl RowPlan {
             created_at,
             updated_at,
             deleted_at,
+            filter,
+            key: keys,
             out,
             leaving,
             withheld,
@@ -174,7 +172,59 @@ impl RowPlan {
     }
 }
 
-fn identity_gap(inputs: &[&Input], relation: &Relation) -> Vec<String> {
+/// Which columns go into `raw_json`, and which parts of them do not.
+struct Selection<'a> {
+    allow: Option<Vec<&'a str>>,
+    exclude: Vec<&'a str>,
+    /// Column and path.
+    paths: Vec<(&'a str, Vec<String>)>,
+}
+
+impl<'a> Selection<'a> {
+    fn of(rules: &'a Rules, compiler: &mut Compiler<'_>) -> Selection<'a> {
+        let mut there = |key, written: &'a String| {
+            let (name, is_optional) = optional(written);
+            let there = compiler.position(name).is_some();
+            if !there && !is_optional {
+                compiler.no_column(key, name);
+            }
+            there.then_some(name)
+        };
+        let allow = rules.allow.as_ref().map(|names| names.iter().filter_map(|name| there("allow", name)).collect());
+        let (mut exclude, mut paths) = (Vec::new(), Vec::new());
+        for written in &rules.exclude {
+            let (name, is_optional) = optional(written);
+            if compiler.position(name).is_some() {
+                exclude.push(name);
+            } else if let Some((column, path)) = name.split_once('.').filter(|(column, _)| compiler.is_json(column)) {
+                paths.push((column, path.split('.').map(str::to_owned).collect()));
+            } else if !is_optional {
+                compiler.no_column("exclude", name);
+            }
+        }
+        Selection { allow, exclude, paths }
+    }
+
+    /// Why a column stays out of `raw_json`. A list of what may leave is somebody's decision: names decide no more.
+    fn withholds(&self, name: &str) -> Option<Withheld> {
+        if self.exclude.contains(&name) {
+            return Some(Withheld::Excluded);
+        }
+        if MAPPED_KEYS.contains(&name) {
+            return Some(Withheld::Replaced);
+        }
+        match &self.allow {
+            Some(allow) => (!allow.contains(&name)).then_some(Withheld::NotAllowed),
+            None => looks_secret(name).then_some(Withheld::LooksSecret),
+        }
+    }
+
+    fn paths_in(&self, name: &str) -> Vec<Vec<String>> {
+        self.paths.iter().filter(|(column, _)| *column == name).map(|(_, path)| path.clone()).collect()
+    }
+}
+
+pub(super) fn identity_gap(inputs: &[&Input], relation: &Relation) -> Vec<String> {
     let carried = |column: usize| match relation.replica_identity {
         ReplicaIdentity::Full => true,
         ReplicaIdentity::Nothing => false,
@@ -192,7 +242,7 @@ fn identity_gap(inputs: &[&Input], relation: &Relation) -> Vec<String> {
 }
 
 /// An index where one can be: its columns have to be NOT NULL, and json has no order.
-fn remedy(inputs: &[&Input], relation: &Relation) -> String {
+pub(super) fn remedy(inputs: &[&Input], relation: &Relation) -> String {
     let table = format!("{}.{}", quote_ident(&relation.table.schema), quote_ident(&relation.table.name));
     let full = format!("ALTER TABLE {table} REPLICA IDENTITY FULL;");
     if inputs.iter().any(|input| matches!(input.form, Form::Json { .. })) {
@@ -211,15 +261,39 @@ fn remedy(inputs: &[&Input], relation: &Relation) -> String {
     )
 }
 
-struct Compiler<'a> {
+/// Holds names against a relation, and gathers what does not fit.
+pub(super) struct Compiler<'a> {
     relation: &'a Relation,
     types: &'a TypeCatalog,
     problems: Vec<Problem>,
 }
 
-impl Compiler<'_> {
-    fn text(&mut self, key: &'static str, value: &Value) -> Text {
+impl<'a> Compiler<'a> {
+    pub(super) fn new(relation: &'a Relation, types: &'a TypeCatalog) -> Compiler<'a> {
+        Compiler { relation, types, problems: Vec::new() }
+    }
+
+    /// All mistakes at once, if there are any.
+    pub(super) fn finish(self) -> Result<(), CompileError> {
+        match self.problems.is_empty() {
+            true => Ok(()),
+            false => Err(CompileError { table: self.relation.table.clone(), problems: self.problems }),
+        }
+    }
+
+    pub(super) fn text(&mut self, key: &'static str, value: &Value) -> Text {
         match value {
+            Value::Optional(value) if self.lacks(value) => Text::First(Vec::new()),
+            Value::Optional(value) => self.text(key, value),
+            Value::Unless { value, set } => {
+                let value = self.text(key, value);
+                match self.input(key, set) {
+                    Some(set) => Text::Unless { value: Box::new(value), set },
+                    None => value,
+                }
+            }
+            Value::Constant(text) => Text::Constant(text.clone()),
+            Value::Schema => Text::Constant(self.relation.table.schema.clone()),
             Value::Column(column) => match self.input(key, column) {
                 Some(input) => Text::One(input),
                 None => Text::First(Vec::new()),
@@ -247,6 +321,12 @@ impl Compiler<'_> {
             Value::Column(column) => (column, None),
             Value::Time { column, unit } => (column, Some(*unit)),
             Value::First(parts) => return parts.iter().for_each(|part| self.add_times(key, part, sources)),
+            Value::Optional(value) if self.lacks(value) => return,
+            Value::Optional(value) => return self.add_times(key, value, sources),
+            Value::Unless { .. } | Value::Constant(_) | Value::Schema => {
+                let what = "this makes a text, but a time is wanted; name a column";
+                return self.problems.push(Problem::WrongShape { key, what });
+            }
             Value::Join { .. } => {
                 let what = "joined texts make no time; name one column, or several of which the first counts";
                 return self.problems.push(Problem::WrongShape { key, what });
@@ -294,7 +374,7 @@ impl Compiler<'_> {
     }
 
     /// A column of exactly this name, or else a path from the column with the longest name that it begins with.
-    fn input(&mut self, key: &'static str, written: &str) -> Option<Input> {
+    pub(super) fn input(&mut self, key: &'static str, written: &str) -> Option<Input> {
         let dots = written.char_indices().rev().filter(|(_, c)| *c == '.').map(|(at, _)| at);
         for end in std::iter::once(written.len()).chain(dots) {
             let Some(column) = self.position(&written[..end]) else { continue };
@@ -318,6 +398,24 @@ impl Compiler<'_> {
         }
         self.no_column(key, written);
         None
+    }
+
+    /// Whether a column of the value is not there, or its path leads into what is not json.
+    fn lacks(&self, value: &Value) -> bool {
+        let has = |name: &str| {
+            self.position(name).is_some() || name.split_once('.').is_some_and(|(column, _)| self.is_json(column))
+        };
+        match value {
+            Value::Column(name) | Value::Time { column: name, .. } => !has(name),
+            Value::First(parts) | Value::Join { parts, .. } => parts.iter().any(|part| self.lacks(part)),
+            Value::Optional(value) => self.lacks(value),
+            Value::Unless { value, set } => self.lacks(value) || !has(set),
+            Value::Constant(_) | Value::Schema => false,
+        }
+    }
+
+    fn is_json(&self, column: &str) -> bool {
+        self.position(column).is_some_and(|column| matches!(self.base_type(column), oid::JSON | oid::JSONB))
     }
 
     fn position(&self, name: &str) -> Option<usize> {

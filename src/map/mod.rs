@@ -8,7 +8,9 @@ mod secret;
 mod sql;
 
 mod compile;
+mod filter;
 mod plan;
+mod touch;
 mod unmappable;
 
 mod json;
@@ -17,10 +19,11 @@ mod value;
 
 pub use compile::{CompileError, Problem};
 pub use plan::{Moment, RowPlan, TenantRef, Withheld};
-pub use rules::{Rules, TimeUnit, Value};
+pub use rules::{Filter, Query, Rules, TimeUnit, Value, Watch};
 pub use secret::looks_secret;
-pub use sql::{id_column, id_expression, tenants_condition};
+pub use sql::{KEYS_SETTING, ids_condition, key_columns, keys_condition, tenants_condition};
 pub use time::{parse_epoch, parse_rfc3339, parse_timestamp};
+pub use touch::{Touch, TouchPlan};
 pub use unmappable::Unmappable;
 
 #[cfg(test)]

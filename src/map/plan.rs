@@ -1,8 +1,9 @@
 //! The mapping, ready to run: a tuple in, a tenant's changes out. One pass, no allocation beyond the user's own.
 
-use super::json::{JsonKind, Malformed, push_string};
+use super::filter::{Condition, Truth};
+use super::json::{JsonKind, Malformed, push_string, without};
 use super::unmappable::Unmappable;
-use super::value::{Known, Moments, Row, Sent, Text};
+use super::value::{Input, Known, Moments, Row, Sent, Text};
 use crate::model::{Cell, Change, Patch, Set, Timestamp, User, Xid};
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,10 @@ pub struct RowPlan {
     pub(super) created_at: Option<Moments>,
     pub(super) updated_at: Option<Moments>,
     pub(super) deleted_at: Option<Moments>,
+    /// Which rows are users.
+    pub(super) filter: Option<Condition>,
+    /// What a query's rows are looked up by.
+    pub(super) key: Vec<Input>,
     /// What goes into `raw_json` beside the mapped keys, in the relation's order.
     pub(super) out: Vec<Out>,
     /// What leaves under its own name.
@@ -39,6 +44,8 @@ pub(super) struct Out {
     /// `"name":`
     pub key: String,
     pub kind: JsonKind,
+    /// Paths that are taken out of a document.
+    pub without: Vec<Vec<String>>,
 }
 
 /// Why a column is not in `raw_json`.
@@ -48,6 +55,8 @@ pub enum Withheld {
     Excluded,
     /// Its name says that it may hold a secret.
     LooksSecret,
+    /// `users.allow` does not name it.
+    NotAllowed,
     /// A mapped value has its key.
     Replaced,
 }
@@ -118,17 +127,20 @@ impl RowPlan {
         self.stripped.load(Ordering::Relaxed)
     }
 
-    /// Maps an inserted row, or one read by a snapshot or a re-read: always [`Change::Upsert`].
-    pub fn insert<'a>(&self, row: &'a [Cell<'a>]) -> Result<(TenantRef<'a>, Change), Unmappable> {
+    /// Maps an inserted row, or one read by a snapshot or a re-read: `None` where the row is no user.
+    pub fn insert<'a>(&self, row: &'a [Cell<'a>]) -> Result<Option<(TenantRef<'a>, User)>, Unmappable> {
         self.check_width(row)?;
         let row = Row { new: row, old: None };
         let (unsent, size) = self.measure(row);
         if let Some(column) = unsent {
             return Err(self.unsent(column));
         }
+        if self.is_user(row)? != Truth::True {
+            return Ok(None);
+        }
         let id = self.new_id(row)?;
         let tenant = self.tenant(row)?;
-        Ok((tenant, self.upsert(&id, row, size, None)?))
+        Ok(Some((tenant, self.user(&id, row, size, None)?)))
     }
 
     /// Maps an update. A user whose id or tenant changed first leaves where it was, as far as the old tuple tells.
@@ -144,6 +156,19 @@ impl RowPlan {
         old.map_or(Ok(()), |old| self.check_width(old))?;
         let row = Row { new, old };
         let (unsent, size) = self.measure(row);
+        let is_user = self.is_user(row)?;
+        if matches!(is_user, Truth::False | Truth::Null) {
+            // Whoever is a user no more leaves; whoever never was is not worth a word.
+            return match old.map(|old| self.is_user(Row { new: old, old: None })).transpose()? {
+                Some(Truth::False | Truth::Null) => Ok(()),
+                Some(Truth::True) => old.map_or(Ok(()), |old| self.delete(old, at, emit)),
+                Some(Truth::Unsent) | None => {
+                    let id = self.new_id(row)?;
+                    emit(self.tenant(row)?, Change::Delete { id: Box::from(&*id), at: at.commit_time });
+                    Ok(())
+                }
+            };
+        }
         let id = match self.new_id(row) {
             Err(error) if !matches!(error, Unmappable::NoId { .. }) => return Err(error),
             id_or_none => id_or_none,
@@ -155,8 +180,8 @@ impl RowPlan {
         };
         let id = id?;
         let change = if unsent.is_none() {
-            self.upsert(&id, row, size, Some(at))?
-        } else if tenant == TenantRef::Unsent || !matches!(moved, Ok(false)) {
+            Change::Upsert(self.user(&id, row, size, Some(at))?)
+        } else if is_user == Truth::Unsent || tenant == TenantRef::Unsent || !matches!(moved, Ok(false)) {
             Change::Reread { id: Box::from(&*id), xid: at.xid, at: at.commit_time }
         } else {
             self.patch(&id, row, size, at)?
@@ -174,6 +199,9 @@ impl RowPlan {
     ) -> Result<(), Unmappable> {
         self.check_width(old)?;
         let row = Row { new: old, old: None };
+        if matches!(self.is_user(row)?, Truth::False | Truth::Null) {
+            return Ok(());
+        }
         let Known::Value(id) = self.id.read(row)? else { return Err(self.gap()) };
         let id = id.ok_or_else(|| self.no_id())?;
         let tenant = match self.tenant(row)? {
@@ -216,7 +244,7 @@ impl RowPlan {
         Ok(true)
     }
 
-    fn upsert(&self, id: &str, row: Row<'_>, size: usize, at: Option<Moment>) -> Result<Change, Unmappable> {
+    fn user(&self, id: &str, row: Row<'_>, size: usize, at: Option<Moment>) -> Result<User, Unmappable> {
         let Some(mapped) = self.mapped(row, at)? else {
             return Err(self.gap());
         };
@@ -227,7 +255,7 @@ impl RowPlan {
                 Set::Keep => None,
             }
         }
-        Ok(Change::Upsert(User {
+        Ok(User {
             id: Box::from(id),
             raw_json,
             name: known(mapped.name).map(Cow::into_owned),
@@ -236,7 +264,7 @@ impl RowPlan {
             updated_at: known(mapped.updated_at),
             deleted_at: known(mapped.deleted_at),
             updated_at_derived: mapped.updated_at_derived,
-        }))
+        })
     }
 
     fn patch(&self, id: &str, row: Row<'_>, size: usize, at: Moment) -> Result<Change, Unmappable> {
@@ -322,9 +350,16 @@ impl RowPlan {
                         std::str::from_utf8(bytes).map_err(|_| Unmappable::NotUtf8 { column: out.name.clone() })?;
                     json.push(',');
                     json.push_str(&out.key);
-                    out.kind
-                        .append(text, &mut json, &mut stripped)
-                        .map_err(|Malformed(expected)| Unmappable::Malformed { column: out.name.clone(), expected })?;
+                    let malformed =
+                        |Malformed(expected)| Unmappable::Malformed { column: out.name.clone(), expected };
+                    if out.without.is_empty() {
+                        out.kind.append(text, &mut json, &mut stripped).map_err(malformed)?;
+                    } else {
+                        let mut whole = String::with_capacity(text.len());
+                        out.kind.append(text, &mut whole, &mut stripped).map_err(malformed)?;
+                        without(&whole, &out.without, &mut json)
+                            .map_err(|_| malformed(Malformed("JSON document")))?;
+                    }
                 }
             }
         }
@@ -362,6 +397,16 @@ impl RowPlan {
                 Err(self.unsent(unsent.map_or(0, |input| input.column)))
             }
         }
+    }
+
+    /// The query's key, as text; `None` where a part of it is null.
+    pub fn key_of<'a>(&self, row: &'a [Cell<'a>]) -> Result<Option<Vec<Cow<'a, str>>>, Unmappable> {
+        let row = Row { new: row, old: None };
+        self.key.iter().map(|input| Ok(input.raw(row)?.flatten())).collect()
+    }
+
+    fn is_user(&self, row: Row<'_>) -> Result<Truth, Unmappable> {
+        self.filter.as_ref().map_or(Ok(Truth::True), |filter| filter.holds(row))
     }
 
     fn tenant<'a>(&self, row: Row<'a>) -> Result<TenantRef<'a>, Unmappable> {

@@ -23,6 +23,19 @@ pub enum Value {
         /// How to read it.
         unit: TimeUnit,
     },
+    /// The value where the table has its column, and null where it has not: tables of several versions.
+    Optional(Box<Value>),
+    /// Null in rows in which a column is set, such as the time of a soft delete that garbles an address.
+    Unless {
+        /// What it is otherwise.
+        value: Box<Value>,
+        /// The column or path that must not say anything.
+        set: String,
+    },
+    /// The same for every row.
+    Constant(String),
+    /// The schema of the row's table: stores that give each tenant a schema.
+    Schema,
 }
 
 /// How a value that is not of a time type says a time. 0 and '' are null.
@@ -55,6 +68,68 @@ pub struct Rules {
     pub deleted_at: Option<Value>,
     /// The tenant; absent where there is exactly one.
     pub tenant: Option<Value>,
-    /// Columns that never appear in `raw_json`.
+    /// Which rows are users; absent where all are.
+    pub filter: Option<Filter>,
+    /// The columns that may appear in `raw_json`; absent: all but those that look like secrets. A name may end in `?`:
+    /// tables of other versions lack it.
+    pub allow: Option<Vec<String>>,
+    /// Columns, and paths into json columns, that never appear in `raw_json`. A name may end in `?`.
     pub exclude: Vec<String>,
+    /// Users that live in several tables; absent: the table's rows are the users.
+    pub query: Option<Query>,
+}
+
+/// A user that a SELECT puts together; the rules' values are then columns of its result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// One row per user, or per user and tenant.
+    pub sql: String,
+    /// The columns of the result by which users are looked up; `id` is one of them.
+    pub key: Vec<String>,
+    /// Whose changes touch whom. The first is the users' own table.
+    pub watch: Vec<Watch>,
+}
+
+/// A table whose changes touch users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// Which.
+    pub table: TableName,
+    /// Its columns that hold the query's key, in the same order.
+    pub key: Vec<String>,
+    /// Whose user it is, where the row tells.
+    pub tenant: Option<Value>,
+}
+
+/// `where`: a condition over the text forms of columns and json paths, with SQL's three truth values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// The value is one of these.
+    In(String, Vec<String>),
+    /// The value is null.
+    IsNull(String),
+    /// All hold.
+    And(Vec<Filter>),
+    /// One holds.
+    Or(Vec<Filter>),
+    /// It does not hold.
+    Not(Box<Filter>),
+}
+
+impl Rules {
+    /// Every table whose changes are wanted; the users' own is the first.
+    pub fn tables(&self) -> Vec<&TableName> {
+        let mut tables = vec![&self.table];
+        for watch in self.query.iter().flat_map(|query| &query.watch) {
+            if !tables.contains(&&watch.table) {
+                tables.push(&watch.table);
+            }
+        }
+        tables
+    }
+}
+
+/// A name, and whether the table may lack it: `name?`.
+pub(super) fn optional(name: &str) -> (&str, bool) {
+    name.strip_suffix('?').map_or((name, false), |name| (name, true))
 }

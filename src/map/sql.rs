@@ -4,14 +4,12 @@ use super::{Rules, Value};
 use crate::model::{Relation, TenantKey};
 use crate::pg::{quote_ident, quote_literal};
 
-/// The column that holds the user's id as it is, where the id is a plain column: an index may serve it.
-pub fn id_column<'a>(rules: &'a Rules, relation: &Relation) -> Option<&'a str> {
-    plain_column(&rules.id, relation)
-}
-
-/// The user's id as text.
-pub fn id_expression(rules: &Rules, relation: &Relation) -> String {
-    expression(&rules.id, relation)
+/// The columns that rows are looked up by, where they are plain columns: an index may serve them.
+pub fn key_columns<'a>(rules: &'a Rules, relation: &Relation) -> Option<Vec<&'a str>> {
+    match &rules.query {
+        Some(query) => Some(query.key.iter().map(String::as_str).collect()),
+        None => plain_column(&rules.id, relation).map(|column| vec![column]),
+    }
 }
 
 /// Admits the rows of these tenants, and perhaps more: the mapping decides. Empty where all rows have to be read.
@@ -27,10 +25,41 @@ pub fn tenants_condition<'a>(
     format!("WHERE {}::text IN ({})", quote_ident(column), keys.join(", "))
 }
 
+/// The setting of a transaction that carries keys to where parameters cannot: COPY takes none. A JSON array with an
+/// array of texts for each key.
+pub const KEYS_SETTING: &str = "users_sync.keys";
+
+/// Admits the rows with one of the keys in [`KEYS_SETTING`]. `columns`: name and SQL type of each; compared as what they
+/// are, so that an index serves them.
+pub fn keys_condition(columns: &[(&str, String)]) -> String {
+    if let [(name, kind)] = columns {
+        return format!("WHERE {} = ANY(ARRAY(SELECT (key ->> 0)::{kind} FROM {}))", quote_ident(name), keys());
+    }
+    let names: Vec<_> = columns.iter().map(|(name, _)| quote_ident(name)).collect();
+    let values: Vec<_> = columns.iter().enumerate().map(|(n, (_, kind))| format!("(key ->> {n})::{kind}")).collect();
+    format!("WHERE ({}) IN (SELECT {} FROM {})", names.join(", "), values.join(", "), keys())
+}
+
+/// The same for an id that is no plain column.
+pub fn ids_condition(rules: &Rules, relation: &Relation) -> String {
+    format!("WHERE {} = ANY(ARRAY(SELECT key ->> 0 FROM {}))", expression(&rules.id, relation), keys())
+}
+
+fn keys() -> String {
+    format!("jsonb_array_elements(current_setting('{KEYS_SETTING}')::jsonb) AS key")
+}
+
 fn plain_column<'a>(value: &'a Value, relation: &Relation) -> Option<&'a str> {
     match value {
         Value::Column(name) if has(relation, name) => Some(name),
-        Value::Column(_) | Value::First(_) | Value::Join { .. } | Value::Time { .. } => None,
+        Value::Optional(value) => plain_column(value, relation),
+        Value::Column(_)
+        | Value::First(_)
+        | Value::Join { .. }
+        | Value::Time { .. }
+        | Value::Unless { .. }
+        | Value::Constant(_)
+        | Value::Schema => None,
     }
 }
 
@@ -43,6 +72,15 @@ fn expression(value: &Value, relation: &Relation) -> String {
             let parts = parts.iter().map(filled).collect::<Vec<_>>().join(", ");
             format!("concat_ws({}, {parts})", quote_literal(with))
         }
+        Value::Optional(value) if plain_column(value, relation).is_none() => "NULL::text".to_owned(),
+        Value::Optional(value) => expression(value, relation),
+        Value::Unless { value, set } => format!(
+            "CASE WHEN nullif({}, '') IS NULL THEN {} END",
+            column_expression(set, relation),
+            expression(value, relation)
+        ),
+        Value::Constant(text) => quote_literal(text),
+        Value::Schema => quote_literal(&relation.table.schema),
     }
 }
 
@@ -100,6 +138,19 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_compared_as_what_they_are() {
+        let keys = "jsonb_array_elements(current_setting('users_sync.keys')::jsonb) AS key";
+        assert_eq!(
+            keys_condition(&[("id", "uuid".into())]),
+            format!(r#"WHERE "id" = ANY(ARRAY(SELECT (key ->> 0)::uuid FROM {keys}))"#)
+        );
+        assert_eq!(
+            keys_condition(&[("a", "uuid".into()), ("B", "text".into())]),
+            format!(r#"WHERE ("a", "B") IN (SELECT (key ->> 0)::uuid, (key ->> 1)::text FROM {keys})"#)
+        );
+    }
+
+    #[test]
     fn a_plain_tenant_column_narrows_what_is_read() {
         let rules = |tenant: Option<Value>| Rules {
             table: relation().table,
@@ -110,13 +161,16 @@ mod tests {
             updated_at: None,
             deleted_at: None,
             tenant,
+            filter: None,
+            allow: None,
             exclude: Vec::new(),
+            query: None,
         };
         let keys = [TenantKey::new("a"), TenantKey::new("b'c")];
         let condition = |tenant| tenants_condition(&rules(tenant), &relation(), &keys);
         assert_eq!(condition(Some(column("org"))), r#"WHERE "org"::text IN ('a', 'b''c')"#);
         assert_eq!(condition(Some(column("meta.org"))), "");
         assert_eq!(condition(None), "");
-        assert_eq!(id_column(&rules(None), &relation()), Some("id"));
+        assert_eq!(key_columns(&rules(None), &relation()), Some(vec!["id"]));
     }
 }

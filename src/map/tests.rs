@@ -62,7 +62,10 @@ fn rules() -> Rules {
         updated_at: Some(Value::Time { column: "updated".to_owned(), unit: TimeUnit::Millis }),
         deleted_at: None,
         tenant: Some(column("tenant")),
+        filter: None,
+        allow: None,
         exclude: vec![],
+        query: None,
     }
 }
 
@@ -127,7 +130,8 @@ fn updated(plan: &RowPlan, old: Option<&[Cell<'_>]>, new: &[Cell<'_>]) -> Vec<St
 
 fn inserted(plan: &RowPlan, row: &[Cell<'_>]) -> String {
     match plan.insert(row) {
-        Ok((tenant, change)) => show(tenant, &change),
+        Ok(Some((tenant, user))) => show(tenant, &Change::Upsert(user)),
+        Ok(None) => "nobody".to_owned(),
         Err(error) => format!("error: {error}"),
     }
 }

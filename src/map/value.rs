@@ -76,6 +76,8 @@ pub(super) enum Text {
     One(Input),
     First(Vec<Text>),
     Join { parts: Vec<Text>, with: String },
+    Unless { value: Box<Text>, set: Input },
+    Constant(String),
 }
 
 /// A moment: the first of its sources that says one.
@@ -107,6 +109,11 @@ impl<T> Known<T> {
 impl Input {
     /// The text; null and '' are `None`. The outer `None`: it was not sent.
     fn read<'a>(&self, row: Row<'a>) -> Result<Option<Option<Cow<'a, str>>>, Unmappable> {
+        Ok(self.raw(row)?.map(|text| text.filter(|text| !text.is_empty())))
+    }
+
+    /// The same, where '' is a text like any other.
+    pub fn raw<'a>(&self, row: Row<'a>) -> Result<Option<Option<Cow<'a, str>>>, Unmappable> {
         let bytes = match row.get(self.column) {
             Sent::Text(bytes) => bytes,
             Sent::Null => return Ok(Some(None)),
@@ -121,7 +128,7 @@ impl Input {
             Form::Json { path, cleaned: true } => self.at_path(clean(text, &mut 0), path)?,
             Form::Json { path, cleaned: false } => self.at_path(Cow::Borrowed(text), path)?,
         };
-        Ok(Some(text.filter(|text| !text.is_empty())))
+        Ok(Some(text))
     }
 
     fn at_path<'a>(&self, document: Cow<'a, str>, path: &[String]) -> Result<Option<Cow<'a, str>>, Unmappable> {
@@ -144,6 +151,8 @@ impl Text {
         match self {
             Text::One(input) => vec![input],
             Text::First(parts) | Text::Join { parts, .. } => parts.iter().flat_map(Text::inputs).collect(),
+            Text::Unless { value, set } => value.inputs().into_iter().chain([set]).collect(),
+            Text::Constant(_) => Vec::new(),
         }
     }
 
@@ -185,6 +194,12 @@ impl Text {
                 }
                 Ok(Some(joined))
             }
+            Text::Unless { value, set } => match set.read(row)? {
+                Some(None) => value.value(row),
+                Some(Some(_)) => Ok(Some(None)),
+                None => Ok(None),
+            },
+            Text::Constant(text) => Ok(Some(Some(Cow::Owned(text.clone())))),
         }
     }
 
@@ -192,6 +207,8 @@ impl Text {
         match self {
             Text::One(input) => row.get(input.column) != Sent::Unsent,
             Text::First(parts) | Text::Join { parts, .. } => parts.iter().any(|part| part.any_sent(row)),
+            Text::Unless { value, set } => value.any_sent(row) || row.get(set.column) != Sent::Unsent,
+            Text::Constant(_) => true,
         }
     }
 }

@@ -2,8 +2,10 @@
 
 mod compose;
 mod directory;
+mod fingerprints;
 mod mailbox;
 
 pub use compose::compose;
 pub use directory::{Directory, Unmapped};
+pub use fingerprints::Fingerprints;
 pub use mailbox::{BATCH_BYTES, Batch, Entry, Interrupt, Mailbox, Pushed};

@@ -54,7 +54,22 @@ impl Dispatch {
             TenantRef::Nobody => None,
             TenantRef::Unsent => return self.unsent.push(change),
         };
-        let Some(index) = index else { return };
+        if let Some(index) = index {
+            self.add_to(shared, transaction, index, change);
+        }
+    }
+
+    /// Takes a change for every tenant: whoever does not have the user has nothing to do.
+    pub(super) fn add_everywhere(&mut self, shared: &Shared, transaction: Transaction, change: &Change) {
+        for index in 0..self.parts.len() {
+            self.add_to(shared, transaction, index, change.clone());
+        }
+    }
+
+    fn add_to(&mut self, shared: &Shared, transaction: Transaction, index: usize, change: Change) {
+        if !shared.fingerprints().is_news(index, &change) {
+            return;
+        }
         let part = &mut self.parts[index];
         if !part.touched {
             part.touched = true;

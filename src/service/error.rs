@@ -35,6 +35,9 @@ pub enum ServiceError {
     /// The mapping does not fit the table.
     #[error("{0}")]
     Mapping(#[from] CompileError),
+    /// The mapping's query.
+    #[error("users.query cannot be run on the source: {}; try it there with psql", describe(.0))]
+    Query(tokio_postgres::Error),
     /// There is no such table.
     #[error("table {0} is not there; correct users.table, or create it")]
     NoTable(TableName),
@@ -100,6 +103,8 @@ impl ServiceError {
             ServiceError::Source(error) | ServiceError::Read(SourceReadError::Sql(error)) => {
                 is_final_code(error.code().map(|code| code.code()))
             }
+            // Class 42: syntax, names, types, privileges.
+            ServiceError::Query(error) => error.code().is_some_and(|code| code.code().starts_with("42")),
             ServiceError::State(StateError::Sql(error)) => is_final_code(error.code().map(|code| code.code())),
             ServiceError::State(StateError::Fenced { .. })
             | ServiceError::Superseded(_)

@@ -20,6 +20,7 @@ mod session;
 mod shared;
 mod stream;
 mod tenant;
+mod touched;
 mod watch;
 
 pub(crate) use confirm::IDLE_STEP;

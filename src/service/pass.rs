@@ -5,7 +5,7 @@ use super::join::Member;
 use super::plans::compile_current;
 use super::shared::Shared;
 use crate::map::{TenantRef, tenants_condition};
-use crate::model::{Change, TenantKey, User};
+use crate::model::{TenantKey, User};
 use crate::pg::connect;
 use crate::route::Directory;
 use crate::snapshot::{Export, RowStream};
@@ -32,15 +32,14 @@ pub(super) async fn run(shared: &Shared, export: &Export, members: Vec<Member>) 
     tracing::info!(tenants = members.len(), position = %export.position, "snapshot begins");
 
     let mut sorter = Sorter::new(shared, members);
-    let mut rows = RowStream::open(&client, &mapped.relation, mapped.plan.decoded(), &condition).await?;
+    let mut rows = RowStream::open(&client, &mapped.from, &mapped.relation, mapped.plan.decoded(), &condition).await?;
     while rows.advance().await? {
         let full = {
             let mut cells = Vec::with_capacity(mapped.relation.columns.len());
             rows.cells(&mut cells)?;
             match mapped.plan.insert(&cells) {
-                Ok((tenant, Change::Upsert(user))) => sorter.add(&tenant, user),
-                // An insert maps to nothing else.
-                Ok(_) => None,
+                Ok(Some((tenant, user))) => sorter.add(shared, &tenant, user),
+                Ok(None) => None,
                 Err(unmappable) => {
                     if let Some(so_far) = shared.count_unmappable() {
                         tracing::error!(so_far, reason = %unmappable, "a row is left out of the snapshot");
@@ -90,13 +89,14 @@ impl Sorter {
     }
 
     /// Takes a user; gives the member whose chunk is full by it.
-    fn add(&mut self, tenant: &TenantRef<'_>, user: User) -> Option<usize> {
+    fn add(&mut self, shared: &Shared, tenant: &TenantRef<'_>, user: User) -> Option<usize> {
         let index = match tenant {
             TenantRef::Only => self.directory.only(),
             TenantRef::Key(key) => self.directory.find(key).ok(),
             TenantRef::Nobody | TenantRef::Unsent => None,
         }?;
         let receiving = self.members.get_mut(index)?.as_mut()?;
+        shared.fingerprints().learn(receiving.member.tenant, &user);
         receiving.bytes += user.raw_json.len() + size_of::<User>();
         receiving.chunk.push(user);
         (receiving.bytes >= CHUNK_BYTES).then_some(index)

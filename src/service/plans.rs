@@ -1,30 +1,86 @@
 //! A relation version with its mapping, and the fingerprint by which a target knows how its rows were made.
 
 use super::ServiceError;
-use crate::map::{RowPlan, Rules};
-use crate::model::{Oid, Relation};
-use crate::pg::load_types;
-use crate::snapshot::read_relation;
+use crate::map::{RowPlan, Rules, TouchPlan};
+use crate::model::{Oid, Relation, TableName, TypeCatalog};
+use crate::pg::{load_types, quote_ident};
+use crate::snapshot::{describe_query, query_item, read_relation};
 use ring::digest;
 use tokio_postgres::Client;
 
 pub(super) struct Mapped {
     pub(super) relation: Relation,
     pub(super) plan: RowPlan,
+    /// Where rows of this shape are read from, as an item of SQL's FROM.
+    pub(super) from: String,
 }
 
 /// Holds the mapping against a relation version; its types are looked up in the catalog.
 pub(super) async fn compile(client: &Client, rules: &Rules, relation: Relation) -> Result<Mapped, ServiceError> {
-    let types: Vec<Oid> = relation.columns.iter().map(|column| column.type_oid).collect();
-    let types = load_types(client, &types).await?;
+    let types = types_of(client, &relation).await?;
     let plan = RowPlan::compile(rules, &relation, &types)?;
-    Ok(Mapped { relation, plan })
+    let TableName { schema, name } = &relation.table;
+    let from = format!("{}.{}", quote_ident(schema), quote_ident(name));
+    Ok(Mapped { relation, plan, from })
 }
 
-/// The same for the table as it is now.
+/// The same for the table as it is now, or for what the query gives now.
 pub(super) async fn compile_current(client: &Client, rules: &Rules) -> Result<Mapped, ServiceError> {
-    let relation = read_relation(client, &rules.table).await?;
-    compile(client, rules, relation.ok_or_else(|| ServiceError::NoTable(rules.table.clone()))?).await
+    let relation = current(client, &rules.table).await?;
+    let Some(query) = &rules.query else { return compile(client, rules, relation).await };
+    let relation = describe_query(client, &query.sql, &relation).await.map_err(ServiceError::Query)?;
+    Ok(Mapped { from: query_item(&query.sql), ..compile(client, rules, relation).await? })
+}
+
+/// Holds what is watched of a table against a relation version of it.
+pub(super) async fn compile_watched(
+    client: &Client,
+    rules: &Rules,
+    relation: &Relation,
+) -> Result<Vec<Watched>, ServiceError> {
+    let types = types_of(client, relation).await?;
+    let watches = rules.query.iter().flat_map(|query| &query.watch).enumerate();
+    let watches = watches.filter(|(_, watch)| watch.table == relation.table);
+    let compiled = watches.map(|(n, watch)| {
+        Ok(Watched { plan: TouchPlan::compile(rules, watch, relation, &types)?, is_users_own: n == 0 })
+    });
+    compiled.collect()
+}
+
+/// A table whose changes touch users.
+pub(super) struct Watched {
+    pub(super) plan: TouchPlan,
+    /// The table that says whether a user is there at all.
+    pub(super) is_users_own: bool,
+}
+
+/// What the replica identities of all tables lack, with the SQL that mends it.
+pub(super) async fn identity_gaps(client: &Client, rules: &Rules) -> Result<(), ServiceError> {
+    let check = |table: &TableName, gap: &[String], remedy: &str| match gap {
+        [] => Ok(()),
+        gap => {
+            Err(ServiceError::Identity { table: table.clone(), columns: gap.join(", "), remedy: remedy.to_owned() })
+        }
+    };
+    let plan = compile_current(client, rules).await?.plan;
+    check(&rules.table, plan.identity_gap(), plan.identity_remedy())?;
+    if rules.query.is_some() {
+        for table in rules.tables() {
+            for Watched { plan, .. } in compile_watched(client, rules, &current(client, table).await?).await? {
+                check(table, plan.identity_gap(), plan.identity_remedy())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn current(client: &Client, table: &TableName) -> Result<Relation, ServiceError> {
+    read_relation(client, table).await?.ok_or_else(|| ServiceError::NoTable(table.clone()))
+}
+
+async fn types_of(client: &Client, relation: &Relation) -> Result<TypeCatalog, ServiceError> {
+    let types: Vec<Oid> = relation.columns.iter().map(|column| column.type_oid).collect();
+    Ok(load_types(client, &types).await?)
 }
 
 /// Changes whenever a row that did not change would be mapped to something else.

@@ -1,12 +1,13 @@
 //! Users that the stream did not carry whole, read from the source and mapped.
 
 use super::ServiceError;
-use super::plans::compile_current;
+use super::plans::{Mapped, compile_current};
 use crate::config::Config;
 use crate::map::TenantRef;
-use crate::model::{Change, Lsn, Timestamp, User, UserId, Xid};
+use crate::model::{Lsn, Timestamp, User, UserId, Xid};
 use crate::pg::{PgClient, PgUrl, connect};
 use crate::snapshot::{Reading, Seen, source_session};
+use std::borrow::Cow;
 use tokio::sync::Mutex;
 
 /// A user to be read, once this transaction is visible.
@@ -37,7 +38,27 @@ impl Rereader {
         Rereader { url, client: Mutex::new(None) }
     }
 
+    /// The users with these ids.
     pub(super) async fn read(&self, config: &Config, wanted: &[Wanted]) -> Result<Found, ServiceError> {
+        let xids: Vec<Xid> = wanted.iter().map(|user| user.xid).collect();
+        let keys: Vec<Vec<&str>> = wanted.iter().map(|user| vec![&*user.id]).collect();
+        let (read, seen, position) = self.read_keys(config, &xids, &keys).await?;
+        let users = read.into_iter().map(|Row { tenant, mut user, .. }| {
+            if user.updated_at_derived {
+                user.updated_at = wanted.iter().find(|wanted| wanted.id == user.id).map(|wanted| wanted.at);
+            }
+            (tenant, user)
+        });
+        Ok(Found { users: users.collect(), seen, position })
+    }
+
+    /// The rows with these keys, once these transactions are visible.
+    pub(super) async fn read_keys(
+        &self,
+        config: &Config,
+        xids: &[Xid],
+        keys: &[Vec<&str>],
+    ) -> Result<(Vec<Row>, Seen, Lsn), ServiceError> {
         let mut kept = self.client.lock().await;
         let client = match kept.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
@@ -48,32 +69,42 @@ impl Rereader {
             }
         };
         // After an error the connection may be inside a transaction: it is kept only when all went well.
-        let found = read(&client, config, wanted).await?;
+        let found = read(&client, config, xids, keys).await?;
         *kept = Some(client);
         Ok(found)
     }
 }
 
-async fn read(client: &PgClient, config: &Config, wanted: &[Wanted]) -> Result<Found, ServiceError> {
-    let xids: Vec<Xid> = wanted.iter().map(|user| user.xid).collect();
-    let ids: Vec<&str> = wanted.iter().map(|user| &*user.id).collect();
-    let reading = Reading::begin(client, &xids).await?;
-    let mapped = compile_current(client, &config.users).await?;
+/// A user as it was read.
+pub(super) struct Row {
+    /// The query's key; empty without a query.
+    pub(super) key: Vec<String>,
+    /// The tenant's key; `None` where there is exactly one tenant.
+    pub(super) tenant: Option<String>,
+    pub(super) user: User,
+}
+
+async fn read(
+    client: &PgClient,
+    config: &Config,
+    xids: &[Xid],
+    keys: &[Vec<&str>],
+) -> Result<(Vec<Row>, Seen, Lsn), ServiceError> {
+    let reading = Reading::begin(client, xids).await?;
+    let Mapped { relation, plan, from } = compile_current(client, &config.users).await?;
     let position = reading.position();
-    let mut users = Vec::new();
+    let mut rows = Vec::new();
     let seen = reading
-        .read(&config.users, &mapped.relation, mapped.plan.decoded(), &ids, |cells| {
-            // A row that cannot be mapped was reported when the stream brought it.
-            let Ok((tenant, Change::Upsert(mut user))) = mapped.plan.insert(cells) else { return };
-            if user.updated_at_derived {
-                user.updated_at = wanted.iter().find(|wanted| wanted.id == user.id).map(|wanted| wanted.at);
-            }
+        .read(&config.users, &from, &relation, plan.decoded(), keys, |cells| {
+            // A row that cannot be mapped is reported where the stream or a snapshot brings it.
+            let (Ok(Some((tenant, user))), Ok(Some(key))) = (plan.insert(cells), plan.key_of(cells)) else { return };
+            let key = key.into_iter().map(Cow::into_owned).collect();
             match tenant {
-                TenantRef::Only => users.push((None, user)),
-                TenantRef::Key(key) => users.push((Some(key.into_owned()), user)),
+                TenantRef::Only => rows.push(Row { key, tenant: None, user }),
+                TenantRef::Key(tenant) => rows.push(Row { key, tenant: Some(tenant.into_owned()), user }),
                 TenantRef::Nobody | TenantRef::Unsent => {}
             }
         })
         .await?;
-    Ok(Found { users, seen, position })
+    Ok((rows, seen, position))
 }

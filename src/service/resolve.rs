@@ -68,9 +68,15 @@ impl Worker {
         for user in wanted {
             let Some(entry) = batch.entries.get(&user.id) else { continue };
             if matches!(entry.change, Change::Reread { .. }) {
-                // Not there any more, or another tenant's: the change that says so is still to come.
-                batch.entries.remove(&user.id);
                 self.seen.remove(&user.id);
+                if self.shared.config.users.filter.is_some() {
+                    // It may be there and no user any more; nothing else will say so.
+                    let gone = Change::Delete { id: user.id.clone(), at: user.at };
+                    batch.entries.entry(user.id).and_modify(|entry| entry.change = gone);
+                } else {
+                    // Not there any more, or another tenant's: the change that says so is still to come.
+                    batch.entries.remove(&user.id);
+                }
             } else {
                 self.seen.insert(user.id, found.clone());
             }

@@ -2,7 +2,7 @@
 
 use super::backoff::Backoff;
 use super::history::{Found, History, decide_history};
-use super::plans::{compile_current, fingerprint};
+use super::plans::{compile_current, fingerprint, identity_gaps};
 use super::shared::{Lane, Shared};
 use super::stream::Stream;
 use super::tenant::Worker;
@@ -76,14 +76,7 @@ struct Prepared {
 async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
     let client = connect(&config.source.url).await?;
     source_session(&client).await?;
-    let mapped = compile_current(&client, &config.users).await?;
-    if let [_, ..] = mapped.plan.identity_gap() {
-        return Err(ServiceError::Identity {
-            table: config.users.table.clone(),
-            columns: mapped.plan.identity_gap().join(", "),
-            remedy: mapped.plan.identity_remedy().to_owned(),
-        });
-    }
+    identity_gaps(&client, &config.users).await?;
     let state = connect(&config.state_url).await?;
     let unpublished = match publish(&client, config).await {
         Err(error @ ServiceError::NotPublished { .. }) => {
@@ -139,16 +132,18 @@ async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
 /// The publication comes before the slot: a slot knows only what was published when the change was made.
 /// Whether it had to be made.
 async fn publish(client: &PgClient, config: &Config) -> Result<bool, ServiceError> {
-    let (name, table) = (&config.source.publication, &config.users.table);
+    let (name, tables) = (&config.source.publication, config.users.tables());
     let missing = publication::read_publication(client, name).await?.is_none();
     if missing {
-        publication::create_publication(client, name, std::slice::from_ref(table)).await?;
-        tracing::info!(publication = name, %table, "created");
+        publication::create_publication(client, name, &tables).await?;
+        tracing::info!(publication = name, ?tables, "created");
     }
-    match publication::table_in_publication(client, name, table).await? {
-        true => Ok(missing),
-        false => Err(ServiceError::NotPublished { publication: name.clone(), table: table.clone() }),
+    for table in tables {
+        if !publication::table_in_publication(client, name, table).await? {
+            return Err(ServiceError::NotPublished { publication: name.clone(), table: table.clone() });
+        }
     }
+    Ok(missing)
 }
 
 /// Finds the slot free, or makes it; gives the position that it sends from, and the snapshot of a new one.

@@ -2,9 +2,10 @@
 
 use super::reread::Rereader;
 use crate::config::{Config, Tenant};
+use crate::map::Value;
 use crate::model::{Epoch, Generation, Lsn, TenantId};
 use crate::progress::Progress;
-use crate::route::{Interrupt, Mailbox};
+use crate::route::{Fingerprints, Interrupt, Mailbox};
 use crate::state::{StateStore, TenantState};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     progress: Mutex<Progress>,
     held: Mutex<HashMap<TenantId, Lsn>>,
     mapping: Mutex<Arc<str>>,
+    fingerprints: Mutex<Fingerprints>,
 }
 
 /// A tenant's place in the session.
@@ -81,11 +83,24 @@ impl Shared {
             progress: Mutex::new(Progress::new(confirmed)),
             held: Mutex::default(),
             mapping: Mutex::new(Arc::from(mapping)),
+            fingerprints: Mutex::default(),
         }
     }
 
     pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
         lock(&self.progress)
+    }
+
+    /// Which part of the query's key is the user's id.
+    pub(super) fn id_in_key(&self) -> usize {
+        let users = &self.config.users;
+        let is_id = |column: &String| users.id == Value::Column(column.clone());
+        users.query.iter().find_map(|query| query.key.iter().position(is_id)).unwrap_or(0)
+    }
+
+    /// What is known of users as they left last.
+    pub(super) fn fingerprints(&self) -> MutexGuard<'_, Fingerprints> {
+        lock(&self.fingerprints)
     }
 
     /// Fingerprint of the mapping that rows are made with now.

@@ -3,10 +3,11 @@
 
 use super::ServiceError;
 use super::dispatch::{Dispatch, Transaction};
-use super::plans::{Mapped, compile, compile_current, fingerprint};
+use super::plans::{Mapped, Watched, compile, compile_current, compile_watched, fingerprint};
 use super::reread::Wanted;
 use super::shared::Shared;
-use crate::capture::pgoutput::{DecodeError, Message, parse_message};
+use super::touched::{Event, Touched};
+use crate::capture::pgoutput::{Message, OldTuple, Tuple, parse_message};
 use crate::capture::{CaptureError, Frame, ReplicationReader};
 use crate::map::{Moment, TenantRef, Unmappable};
 use crate::model::{Change, Oid, Relation};
@@ -34,12 +35,24 @@ pub(super) struct Stream {
     reader: ReplicationReader,
     /// For the catalog: what types are.
     client: PgClient,
-    /// By id; `None` for tables that are published but not mapped. A relation version lives as long as a session.
-    relations: HashMap<Oid, Option<Mapped>>,
+    /// By id. A relation version lives as long as a session.
+    relations: HashMap<Oid, Source>,
     transaction: Option<Transaction>,
+    /// Users that the query mapping has to read.
+    touched: Touched,
     dispatch: Dispatch,
     /// A relation version that was announced and not yet compiled.
     announced: Option<Relation>,
+}
+
+/// What the changes of a table are to us.
+enum Source {
+    /// Users.
+    Users(Mapped),
+    /// They touch users that are read by the query.
+    Watched(Relation, Vec<Watched>),
+    /// Published, but not mapped.
+    Passed,
 }
 
 impl Stream {
@@ -51,6 +64,7 @@ impl Stream {
             client,
             relations: HashMap::new(),
             transaction: None,
+            touched: Touched::default(),
             announced: None,
         }
     }
@@ -77,6 +91,13 @@ impl Stream {
                 }
                 next = self.reader.try_next()?;
             }
+            if !self.touched.is_empty() {
+                tokio::select! {
+                    biased;
+                    () = drain.cancelled() => return Ok(()),
+                    resolved = self.resolve_touched() => resolved?,
+                }
+            }
             if frames >= BUSY {
                 sleep(GATHER).await;
             }
@@ -88,7 +109,7 @@ impl Stream {
         match frame {
             Frame::XLogData { data, .. } => self.message(parse_message(&data)?)?,
             Frame::Keepalive { wal_end, reply_requested, .. } => {
-                if self.transaction.is_none() {
+                if self.transaction.is_none() && self.touched.is_empty() {
                     self.shared.progress().idle(wal_end);
                 }
                 if reply_requested {
@@ -97,7 +118,9 @@ impl Stream {
             }
             Frame::Ended => return Err(CaptureError::Closed.into()),
         }
-        Ok(self.announced.is_some() || !self.dispatch.unsent.is_empty() || !self.dispatch.crowded.is_empty())
+        let dispatch = &self.dispatch;
+        let to_settle = self.announced.is_some() || !dispatch.unsent.is_empty() || !dispatch.crowded.is_empty();
+        Ok(to_settle || self.touched.is_full())
     }
 
     fn message(&mut self, message: Message<'_>) -> Result<(), ServiceError> {
@@ -107,30 +130,56 @@ impl Stream {
             }
             Message::Commit { end_lsn, .. } => {
                 if let Some(transaction) = self.transaction.take() {
-                    self.dispatch.commit(&self.shared, transaction, end_lsn);
+                    self.touched.commit(&mut self.dispatch, &self.shared, transaction, end_lsn);
                 }
             }
-            Message::Insert { relation, new } => self.change(relation, |mapped, _, emit| {
-                let mut cells = Vec::new();
-                new.read_into(mapped.plan.decoded(), &mut cells)?;
-                Ok(mapped.plan.insert(&cells).map(|(tenant, change)| emit(tenant, change)))
-            })?,
-            Message::Update { relation, old, new } => self.change(relation, |mapped, moment, emit| {
-                let (mut old_cells, mut new_cells) = (Vec::new(), Vec::new());
-                if let Some(old) = old {
-                    old.read_into(mapped.plan.decoded(), &mapped.relation.columns, &mut old_cells)?;
+            Message::Insert { relation, new } => match self.relations.get(&relation) {
+                Some(Source::Users(mapped)) => {
+                    let mut cells = Vec::new();
+                    new.read_into(mapped.plan.decoded(), &mut cells)?;
+                    let inserted = mapped.plan.insert(&cells).map(|user| {
+                        if let (Some((tenant, user)), Some(transaction)) = (user, self.transaction) {
+                            self.dispatch.add(&self.shared, transaction, tenant, Change::Upsert(user));
+                        }
+                    });
+                    self.mapped(inserted);
                 }
-                new.read_into(mapped.plan.decoded(), &mut new_cells)?;
-                let old_cells = old.map(|_| &old_cells[..]);
-                Ok(mapped.plan.update(old_cells, &new_cells, moment, &mut |tenant, change| emit(tenant, change)))
-            })?,
-            Message::Delete { relation, old } => self.change(relation, |mapped, moment, emit| {
-                let mut cells = Vec::new();
-                old.read_into(mapped.plan.decoded(), &mapped.relation.columns, &mut cells)?;
-                Ok(mapped.plan.delete(&cells, moment, &mut |tenant, change| emit(tenant, change)))
-            })?,
+                Some(Source::Watched(..)) => self.touch(relation, None, Some(new), Event::Insert)?,
+                Some(Source::Passed) | None => {}
+            },
+            Message::Update { relation, old, new } => match self.relations.get(&relation) {
+                Some(Source::Users(mapped)) => {
+                    let (mut old_cells, mut new_cells) = (Vec::new(), Vec::new());
+                    if let Some(old) = old {
+                        old.read_into(mapped.plan.decoded(), &mapped.relation.columns, &mut old_cells)?;
+                    }
+                    new.read_into(mapped.plan.decoded(), &mut new_cells)?;
+                    let old_cells = old.map(|_| &old_cells[..]);
+                    let Some(transaction) = self.transaction else { return Ok(()) };
+                    let (dispatch, shared) = (&mut self.dispatch, &self.shared);
+                    let mut emit = |tenant: TenantRef<'_>, change| dispatch.add(shared, transaction, tenant, change);
+                    let updated = mapped.plan.update(old_cells, &new_cells, transaction.moment, &mut emit);
+                    self.mapped(updated);
+                }
+                Some(Source::Watched(..)) => self.touch(relation, old, Some(new), Event::Update)?,
+                Some(Source::Passed) | None => {}
+            },
+            Message::Delete { relation, old } => match self.relations.get(&relation) {
+                Some(Source::Users(mapped)) => {
+                    let mut cells = Vec::new();
+                    old.read_into(mapped.plan.decoded(), &mapped.relation.columns, &mut cells)?;
+                    let Some(transaction) = self.transaction else { return Ok(()) };
+                    let (dispatch, shared) = (&mut self.dispatch, &self.shared);
+                    let mut emit = |tenant: TenantRef<'_>, change| dispatch.add(shared, transaction, tenant, change);
+                    let deleted = mapped.plan.delete(&cells, transaction.moment, &mut emit);
+                    self.mapped(deleted);
+                }
+                Some(Source::Watched(..)) => self.touch(relation, Some(old), None, Event::Delete)?,
+                Some(Source::Passed) | None => {}
+            },
             Message::Truncate { relations } => {
-                if relations.iter().any(|relation| matches!(self.relations.get(relation), Some(Some(_)))) {
+                let is_ours = |source: &Source| !matches!(source, Source::Passed);
+                if relations.iter().filter_map(|relation| self.relations.get(relation)).any(is_ours) {
                     tracing::warn!("the table was truncated at the source: every tenant is resynced");
                     self.shared.interrupt_all(Interrupt::Truncated);
                 }
@@ -141,22 +190,40 @@ impl Stream {
         Ok(())
     }
 
-    /// Maps one change of the mapped table with `map`; tables that are only published pass by.
-    fn change(
+    /// Takes a change of a watched table: whom the old row touched, and whom the new one does.
+    fn touch(
         &mut self,
         relation: Oid,
-        map: impl FnOnce(
-            &Mapped,
-            Moment,
-            &mut dyn FnMut(TenantRef<'_>, Change),
-        ) -> Result<Result<(), Unmappable>, DecodeError>,
+        old: Option<OldTuple<'_>>,
+        new: Option<Tuple<'_>>,
+        event: Event,
     ) -> Result<(), ServiceError> {
-        let (Some(Some(mapped)), Some(transaction)) = (self.relations.get(&relation), self.transaction) else {
+        let (Some(Source::Watched(relation, watched)), Some(transaction)) =
+            (self.relations.get(&relation), self.transaction)
+        else {
             return Ok(());
         };
-        let (dispatch, shared) = (&mut self.dispatch, &self.shared);
-        let mut emit = |tenant: TenantRef<'_>, change: Change| dispatch.add(shared, transaction, tenant, change);
-        match map(mapped, transaction.moment, &mut emit)? {
+        let mut touched = Ok(());
+        for watched in watched {
+            let mut cells = Vec::new();
+            if let Some(old) = old {
+                old.read_into(watched.plan.decoded(), &relation.columns, &mut cells)?;
+                touched = touched.and(self.touched.touch(watched, &cells, event, transaction));
+            }
+            if let Some(new) = new {
+                cells.clear();
+                new.read_into(watched.plan.decoded(), &mut cells)?;
+                touched = touched.and(self.touched.touch(watched, &cells, event, transaction));
+            }
+        }
+        self.mapped(touched);
+        Ok(())
+    }
+
+    /// Says what could not be mapped. A change that cannot be attributed costs everybody a resync.
+    fn mapped(&self, result: Result<(), Unmappable>) {
+        let (shared, position) = (&self.shared, self.transaction.map(|transaction| transaction.commit_lsn));
+        match result {
             Ok(()) => {}
             Err(Unmappable::Identity { columns, remedy }) => {
                 tracing::error!(
@@ -168,11 +235,10 @@ impl Stream {
             }
             Err(unmappable) => {
                 if let Some(so_far) = shared.count_unmappable() {
-                    tracing::error!(so_far, reason = %unmappable, position = %transaction.commit_lsn, "a row is left out");
+                    tracing::error!(so_far, reason = %unmappable, ?position, "a row is left out");
                 }
             }
         }
-        Ok(())
     }
 
     /// What takes I/O or time, before the next frame is taken.
@@ -183,46 +249,73 @@ impl Stream {
         if !self.dispatch.unsent.is_empty() {
             self.learn_tenants().await?;
         }
+        if self.touched.is_full() {
+            self.touched.resolve(&mut self.dispatch, &self.shared).await?;
+        }
+        self.wait_for_room().await;
+        Ok(())
+    }
+
+    async fn wait_for_room(&mut self) {
         for index in std::mem::take(&mut self.dispatch.crowded) {
             wait_for_room(&self.shared, index).await;
         }
+    }
+
+    async fn resolve_touched(&mut self) -> Result<(), ServiceError> {
+        self.touched.resolve(&mut self.dispatch, &self.shared).await?;
+        self.wait_for_room().await;
         Ok(())
     }
 
     async fn compile(&mut self, relation: Relation) -> Result<(), ServiceError> {
-        let rules = &self.shared.config.users;
-        if relation.table != rules.table {
-            self.relations.insert(relation.oid, None);
+        let shared = self.shared.clone();
+        let rules = &shared.config.users;
+        let oid = relation.oid;
+        if !rules.tables().contains(&&relation.table) {
+            self.relations.insert(oid, Source::Passed);
             return Ok(());
         }
-        let oid = relation.oid;
+        if rules.query.is_some() {
+            // What was gathered was gathered under the version before.
+            self.touched.resolve(&mut self.dispatch, &shared).await?;
+            let watched = compile_watched(&self.client, rules, &relation).await?;
+            watched.iter().for_each(|watched| complain(&watched.plan.identity_gap().join(", "), watched.plan.identity_remedy()));
+            self.relations.insert(oid, Source::Watched(relation, watched));
+            return self.look_for_alteration(None).await;
+        }
         let mapped = match compile(&self.client, rules, relation).await {
             Ok(mapped) => mapped,
             Err(ServiceError::Mapping(error)) => {
                 // What the slot still has to send may be older than the configuration. What the table is now decides.
                 let now = fingerprint(rules, &compile_current(&self.client, rules).await?);
                 tracing::warn!(%error, "an older version of the table is passed over: every tenant is resynced");
-                self.shared.set_mapping(&now);
-                self.shared.interrupt_all(Interrupt::Altered);
-                self.relations.insert(oid, None);
+                shared.set_mapping(&now);
+                shared.interrupt_all(Interrupt::Altered);
+                self.relations.insert(oid, Source::Passed);
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
-        if fingerprint(rules, &mapped) != *self.shared.mapping() {
-            // It may be an older version that the slot still has to send: what the table is now decides.
-            let now = fingerprint(rules, &compile_current(&self.client, rules).await?);
-            if now != *self.shared.mapping() {
-                tracing::warn!(table = %rules.table, "the table was altered: every tenant is resynced");
-                self.shared.set_mapping(&now);
-                self.shared.interrupt_all(Interrupt::Altered);
-            }
+        self.look_for_alteration(Some(fingerprint(rules, &mapped))).await?;
+        complain(&mapped.plan.identity_gap().join(", "), mapped.plan.identity_remedy());
+        self.relations.insert(oid, Source::Users(mapped));
+        Ok(())
+    }
+
+    /// Whether rows are made in another way than so far. `announced` may be that of an older version that the slot still
+    /// has to send: what the table is now decides.
+    async fn look_for_alteration(&self, announced: Option<String>) -> Result<(), ServiceError> {
+        let (shared, rules) = (&self.shared, &self.shared.config.users);
+        if announced.is_some_and(|announced| announced == *shared.mapping()) {
+            return Ok(());
         }
-        if let [_, ..] = mapped.plan.identity_gap() {
-            let (columns, remedy) = (mapped.plan.identity_gap().join(", "), mapped.plan.identity_remedy());
-            tracing::error!(columns, remedy, "the replica identity lacks columns: a delete will cost a resync");
+        let now = fingerprint(rules, &compile_current(&self.client, rules).await?);
+        if now != *shared.mapping() {
+            tracing::warn!(table = %rules.table, "the table was altered: every tenant is resynced");
+            shared.set_mapping(&now);
+            shared.interrupt_all(Interrupt::Altered);
         }
-        self.relations.insert(mapped.relation.oid, Some(mapped));
         Ok(())
     }
 
@@ -241,6 +334,13 @@ impl Stream {
             self.dispatch.add(&self.shared, transaction, tenant, Change::Upsert(user));
         }
         Ok(())
+    }
+}
+
+/// Says once per relation version what its replica identity lacks.
+fn complain(columns: &str, remedy: &str) {
+    if !columns.is_empty() {
+        tracing::error!(columns, remedy, "the replica identity lacks columns: a delete will cost a resync");
     }
 }
 

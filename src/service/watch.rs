@@ -14,7 +14,7 @@ const EVERY: Duration = Duration::from_secs(30);
 /// Ends with an error once the table is out. That is written down first, so that whoever puts it back gets a new
 /// generation: what was changed in between was never sent.
 pub(super) async fn membership(shared: &Shared) -> Result<(), ServiceError> {
-    let (source, table) = (&shared.config.source, &shared.config.users.table);
+    let (source, tables) = (&shared.config.source, shared.config.users.tables());
     loop {
         tokio::select! {
             () = sleep(EVERY) => {}
@@ -22,10 +22,13 @@ pub(super) async fn membership(shared: &Shared) -> Result<(), ServiceError> {
         }
         // A source that is away is the stream's to notice.
         let Ok(client) = connect(&source.url).await else { continue };
-        if matches!(table_in_publication(&client, &source.publication, table).await, Ok(false)) {
-            let state = connect(&shared.config.state_url).await?;
-            StateStore::break_history(&state, &source.slot).await?;
-            return Err(ServiceError::NotPublished { publication: source.publication.clone(), table: table.clone() });
+        for table in &tables {
+            if matches!(table_in_publication(&client, &source.publication, table).await, Ok(false)) {
+                let state = connect(&shared.config.state_url).await?;
+                StateStore::break_history(&state, &source.slot).await?;
+                let (publication, table) = (source.publication.clone(), (*table).clone());
+                return Err(ServiceError::NotPublished { publication, table });
+            }
         }
     }
 }

@@ -48,3 +48,24 @@ pub async fn read_relation(client: &Client, table: &TableName) -> Result<Option<
         columns.iter().map(|row| Column { name: row.get(0), type_oid: row.get(1), in_identity: row.get(2) }).collect();
     Ok(Some(Relation { oid, table: table.clone(), replica_identity, columns }))
 }
+
+/// What a query gives, as if it were a version of `table`: its columns, each row whole.
+pub async fn describe_query(client: &Client, sql: &str, table: &Relation) -> Result<Relation, Error> {
+    let statement = client.prepare(&format!("SELECT * FROM {}", query_item(sql))).await?;
+    let columns = statement.columns().iter().map(|column| Column {
+        name: column.name().to_owned(),
+        type_oid: column.type_().oid(),
+        in_identity: true,
+    });
+    Ok(Relation {
+        oid: table.oid,
+        table: table.table.clone(),
+        replica_identity: ReplicaIdentity::Full,
+        columns: columns.collect(),
+    })
+}
+
+/// A query as an item of FROM. On lines of its own, so that a comment at its end ends there.
+pub fn query_item(sql: &str) -> String {
+    format!("(\n{sql}\n) AS users_sync_query")
+}

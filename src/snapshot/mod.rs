@@ -8,7 +8,7 @@ mod load;
 mod reread;
 mod rows;
 
-pub use catalog::{read_relation, source_session};
+pub use catalog::{describe_query, query_item, read_relation, source_session};
 pub use export::{Export, hold_export};
 pub use load::{LoadError, Loaded, Loading, load};
 pub use reread::{Reading, Seen};

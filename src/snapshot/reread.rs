@@ -4,9 +4,8 @@
 //! row that is read too early would be an old one.
 
 use super::rows::{RowStream, SourceReadError};
-use crate::map::{Rules, id_column, id_expression};
+use crate::map::{KEYS_SETTING, Rules, ids_condition, key_columns, keys_condition};
 use crate::model::{Cell, Lsn, Relation, Xid};
-use crate::pg::quote_ident;
 use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;
@@ -59,30 +58,33 @@ impl<'a> Reading<'a> {
         self.position
     }
 
-    /// Hands the rows with these ids to `each`. Rows that are not there are gone, or moved: a later change tells.
-    /// Gives back what it saw.
+    /// Hands the rows with these keys to `each`, out of `from` (SQL: the table, or a query). Rows that are not there are
+    /// gone, or moved. Gives back what it saw.
     pub async fn read(
         self,
         rules: &Rules,
+        from: &str,
         relation: &Relation,
         decoded: &[bool],
-        ids: &[&str],
+        keys: &[Vec<&str>],
         mut each: impl FnMut(&[Cell<'_>]) + Send,
     ) -> Result<Seen, SourceReadError> {
-        // COPY takes no parameters; a setting of this transaction carries them.
-        let sql = "SELECT set_config('users_sync.ids', $1::text[]::text, true)";
-        self.client.query_one(sql, &[&ids]).await?;
-        let wanted = "current_setting('users_sync.ids')::text[]";
-        let condition = match id_column(rules, relation) {
-            // Compared as what it is, so that the key's index serves it.
-            Some(column) => {
-                let oid = relation.columns.iter().find(|of| of.name == column).map(|of| of.type_oid);
-                let row = self.client.query_one("SELECT $1::oid::regtype::text", &[&oid]).await?;
-                format!("WHERE {} = ANY({wanted}::{}[])", quote_ident(column), row.get::<_, &str>(0))
+        let keys = serde_json::Value::from_iter(keys.iter().map(|key| serde_json::Value::from_iter(key.iter().copied())));
+        self.client.query_one("SELECT set_config($1, $2, true)", &[&KEYS_SETTING, &keys.to_string()]).await?;
+        let condition = match key_columns(rules, relation) {
+            Some(names) => {
+                let mut columns = Vec::with_capacity(names.len());
+                for name in names {
+                    let oid = relation.columns.iter().find(|column| column.name == name).map(|column| column.type_oid);
+                    // Without a length: char(36) would be cut to char(1).
+                    let row = self.client.query_one("SELECT format_type($1, -1)", &[&oid]).await?;
+                    columns.push((name, row.get(0)));
+                }
+                keys_condition(&columns)
             }
-            None => format!("WHERE {} = ANY({wanted})", id_expression(rules, relation)),
+            None => ids_condition(rules, relation),
         };
-        let mut rows = RowStream::open(self.client, relation, decoded, &condition).await?;
+        let mut rows = RowStream::open(self.client, from, relation, decoded, &condition).await?;
         while rows.advance().await? {
             let mut cells = Vec::new();
             rows.cells(&mut cells)?;

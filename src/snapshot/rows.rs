@@ -28,10 +28,11 @@ pub struct RowStream {
 }
 
 impl RowStream {
-    /// Begins to read the columns of `relation` that `decoded` names, of the rows that `condition` admits (SQL, or
-    /// empty for all). The columns that are not decoded do not leave the database.
+    /// Begins to read the columns of `relation` that `decoded` names, out of `from` (SQL: the table, or a query), of the
+    /// rows that `condition` admits (SQL, or empty for all). The columns that are not decoded do not leave the database.
     pub async fn open(
         client: &Client,
+        from: &str,
         relation: &Relation,
         decoded: &[bool],
         condition: &str,
@@ -43,12 +44,7 @@ impl RowStream {
             .filter(|(_, wanted)| **wanted)
             .map(|(column, _)| quote_ident(&column.name))
             .collect();
-        let sql = format!(
-            "COPY (SELECT {} FROM {}.{} {condition}) TO STDOUT",
-            columns.join(", "),
-            quote_ident(&relation.table.schema),
-            quote_ident(&relation.table.name),
-        );
+        let sql = format!("COPY (SELECT {} FROM {from} {condition}) TO STDOUT", columns.join(", "));
         let stream = client.copy_out(&sql).await?;
         Ok(RowStream {
             stream: Box::pin(stream),

@@ -78,7 +78,10 @@ pub fn rules() -> Rules {
         updated_at: Some(column("updated_at")),
         deleted_at: Some(column("deleted_at")),
         tenant: Some(column("org")),
+        filter: None,
+        allow: None,
         exclude: Vec::new(),
+        query: None,
     }
 }
 
@@ -132,6 +135,7 @@ impl Bed {
             },
             state_url: self.url("auth"),
             users: rules(),
+            families: Vec::new(),
             tenants: self.tenants.iter().map(|tenant| self.tenant(tenant)).collect(),
             deletes: Deletes::Soft,
             limits: limits(),

@@ -1,5 +1,6 @@
 //! Values of json and jsonb columns: what jsonb would refuse taken out, and paths into them.
 
+use super::push_string;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -74,6 +75,69 @@ pub(in crate::map) fn scalar_text(value: &str) -> Result<Option<Cow<'_, str>>, s
         },
         [] | [b'{' | b'[' | b'n', ..] => Ok(None),
         _ => Ok(Some(Cow::Borrowed(value))),
+    }
+}
+
+/// Appends the document without what stands at any of the paths. A path goes into the elements of arrays, too.
+pub(in crate::map) fn without(document: &str, paths: &[Vec<String>], out: &mut String) -> Result<(), serde_json::Error> {
+    let mut rest: Vec<&[String]> = paths.iter().map(Vec::as_slice).collect();
+    rest.retain(|path| !path.is_empty());
+    cut(document.trim_ascii(), &rest, out)
+}
+
+fn cut(value: &str, paths: &[&[String]], out: &mut String) -> Result<(), serde_json::Error> {
+    let mut first = true;
+    let mut comma = |out: &mut String| {
+        if !std::mem::take(&mut first) {
+            out.push(',');
+        }
+    };
+    match value.as_bytes().first() {
+        Some(b'{') if !paths.is_empty() => {
+            let mut deserializer = serde_json::Deserializer::from_str(value);
+            out.push('{');
+            for (key, value) in deserializer.deserialize_map(Entries)? {
+                let below: Vec<&[String]> =
+                    paths.iter().filter(|path| path[0] == *key).map(|path| &path[1..]).collect();
+                if below.iter().any(|path| path.is_empty()) {
+                    continue;
+                }
+                comma(out);
+                push_string(&key, out);
+                out.push(':');
+                cut(value.get().trim_ascii(), &below, out)?;
+            }
+            out.push('}');
+        }
+        Some(b'[') if !paths.is_empty() => {
+            out.push('[');
+            for element in serde_json::from_str::<Vec<&RawValue>>(value)? {
+                comma(out);
+                cut(element.get().trim_ascii(), paths, out)?;
+            }
+            out.push(']');
+        }
+        _ => out.push_str(value),
+    }
+    Ok(())
+}
+
+/// Visits an object and keeps every key with its value as it is written.
+struct Entries;
+
+impl<'de> Visitor<'de> for Entries {
+    type Value = Vec<(String, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(entries)
     }
 }
 

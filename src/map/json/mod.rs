@@ -7,7 +7,7 @@ mod array;
 mod composite;
 mod document;
 
-pub(super) use document::{clean, find, scalar_text};
+pub(super) use document::{clean, find, scalar_text, without};
 
 use crate::model::{Oid, TypeCatalog, TypeKind};
 

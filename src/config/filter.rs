@@ -1,0 +1,281 @@
+//! `where`: a condition in SQL's words, parsed. Pure.
+//!
+//! ```text
+//! condition = and {"or" and}; and = not {"and" not}; not = ["not"] test | ["not"] "(" condition ")"
+//! test = name ("=" | "<>" | "!=") literal | name ["not"] "in" "(" literal {"," literal} ")" | name "is" ["not"] "null"
+//! name = word {"." word} | "\"" any "\""; literal = "'" any "'" | number | true | false
+//! ```
+
+use crate::map::Filter;
+
+/// What is wrong, and what to write.
+type Wrong = (String, &'static str);
+
+const FORMS: &str = "for example: type in ('internal', 'external') and deleted is null and not is_service = true; \
+                     a name with odd characters stands in double quotes, a text in single ones";
+
+/// Nested deeper, it was not written by a person.
+const DEEPEST: usize = 32;
+
+/// Reads a condition.
+pub(super) fn parse_filter(text: &str) -> Result<Filter, Wrong> {
+    let mut parser = Parser { tokens: tokens(text)?, at: 0, depth: 0 };
+    let filter = parser.condition()?;
+    match parser.peek() {
+        None => Ok(filter),
+        Some(token) => Err(wrong(format!("{} is one too many", token.show()))),
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Token {
+    /// A bare word or number, as it is written.
+    Word(String),
+    /// In double quotes.
+    Quoted(String),
+    /// In single quotes.
+    Text(String),
+    Sign(&'static str),
+}
+
+impl Token {
+    fn show(&self) -> String {
+        match self {
+            Token::Word(word) => format!("{word:?}"),
+            Token::Quoted(name) => format!("the name {name:?}"),
+            // It may be a value that is nobody's business.
+            Token::Text(_) => "a text".to_owned(),
+            Token::Sign(sign) => format!("{sign:?}"),
+        }
+    }
+}
+
+fn wrong(message: impl Into<String>) -> Wrong {
+    (message.into(), FORMS)
+}
+
+fn tokens(text: &str) -> Result<Vec<Token>, Wrong> {
+    let mut tokens = Vec::new();
+    let mut rest = text.trim_start();
+    while let Some(first) = rest.chars().next() {
+        let (token, after) = match first {
+            '\'' | '"' => {
+                let (inside, after) = quoted(rest, first)?;
+                (if first == '"' { Token::Quoted(inside) } else { Token::Text(inside) }, after)
+            }
+            _ if is_word(first) || first == '-' => {
+                let end = rest[1..].find(|c| !is_word(c)).map_or(rest.len(), |end| end + 1);
+                let end = if first.is_ascii() { end } else { rest.find(|c| !is_word(c)).unwrap_or(rest.len()) };
+                (Token::Word(rest[..end].to_owned()), &rest[end..])
+            }
+            _ => {
+                let sign = ["<>", "!=", "=", "(", ")", ","].into_iter().find(|sign| rest.starts_with(sign));
+                let sign = sign.ok_or_else(|| wrong(format!("{first:?} means nothing here")))?;
+                (Token::Sign(sign), &rest[sign.len()..])
+            }
+        };
+        tokens.push(token);
+        rest = after.trim_start();
+    }
+    Ok(tokens)
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '_' | '.' | '$')
+}
+
+/// What stands in quotes, a doubled one standing for itself, and what follows.
+fn quoted(text: &str, quote: char) -> Result<(String, &str), Wrong> {
+    let mut inside = String::new();
+    let mut chars = text.char_indices().skip(1).peekable();
+    while let Some((at, c)) = chars.next() {
+        if c != quote {
+            inside.push(c);
+        } else if chars.next_if(|(_, next)| *next == quote).is_some() {
+            inside.push(quote);
+        } else {
+            return Ok((inside, &text[at + 1..]));
+        }
+    }
+    Err(wrong(format!("a {quote} is not closed")))
+}
+
+struct Parser {
+    tokens: Vec<Token>,
+    at: usize,
+    depth: usize,
+}
+
+impl Parser {
+    fn condition(&mut self) -> Result<Filter, Wrong> {
+        self.list("or", Self::all, Filter::Or)
+    }
+
+    fn all(&mut self) -> Result<Filter, Wrong> {
+        self.list("and", Self::negated, Filter::And)
+    }
+
+    fn list(
+        &mut self,
+        word: &str,
+        part: fn(&mut Self) -> Result<Filter, Wrong>,
+        all: fn(Vec<Filter>) -> Filter,
+    ) -> Result<Filter, Wrong> {
+        let first = part(self)?;
+        let mut parts = vec![first];
+        while self.takes_word(word) {
+            parts.push(part(self)?);
+        }
+        Ok(if parts.len() == 1 { parts.remove(0) } else { all(parts) })
+    }
+
+    fn negated(&mut self) -> Result<Filter, Wrong> {
+        self.depth += 1;
+        if self.depth > DEEPEST {
+            return Err(wrong("it is nested too deep"));
+        }
+        let filter = if self.takes_word("not") {
+            Filter::Not(Box::new(self.negated()?))
+        } else if self.takes_sign("(") {
+            let inside = self.condition()?;
+            self.sign(")")?;
+            inside
+        } else {
+            self.test()?
+        };
+        self.depth -= 1;
+        Ok(filter)
+    }
+
+    fn test(&mut self) -> Result<Filter, Wrong> {
+        let name = match self.next() {
+            Some(Token::Word(name) | Token::Quoted(name)) => name,
+            Some(other) => return Err(wrong(format!("a column is expected, not {}", other.show()))),
+            None => return Err(wrong("it ends where a column is expected")),
+        };
+        if self.takes_sign("=") {
+            return Ok(Filter::In(name, vec![self.literal()?]));
+        }
+        if self.takes_sign("<>") || self.takes_sign("!=") {
+            return Ok(Filter::Not(Box::new(Filter::In(name, vec![self.literal()?]))));
+        }
+        if self.takes_word("is") {
+            let negated = self.takes_word("not");
+            return match self.takes_word("null") {
+                true => Ok(negate(negated, Filter::IsNull(name))),
+                false => Err(wrong("after `is` only `null` and `not null` can stand")),
+            };
+        }
+        let negated = self.takes_word("not");
+        if self.takes_word("in") {
+            self.sign("(")?;
+            let mut values = vec![self.literal()?];
+            while self.takes_sign(",") {
+                values.push(self.literal()?);
+            }
+            self.sign(")")?;
+            return Ok(negate(negated, Filter::In(name, values)));
+        }
+        Err(wrong(format!("after {name:?} one of =, <>, in, is is expected")))
+    }
+
+    fn literal(&mut self) -> Result<String, Wrong> {
+        match self.next() {
+            Some(Token::Text(text)) => Ok(text),
+            Some(Token::Word(word)) if matches!(&*word.to_lowercase(), "true" | "false") => Ok(word.to_lowercase()),
+            Some(Token::Word(word)) if word.parse::<f64>().is_ok() => Ok(word),
+            Some(other) => Err(wrong(format!("a value is expected, not {}", other.show()))),
+            None => Err(wrong("it ends where a value is expected")),
+        }
+    }
+
+    fn peek(&self) -> Option<&Token> {
+        self.tokens.get(self.at)
+    }
+
+    fn next(&mut self) -> Option<Token> {
+        let token = self.peek().cloned();
+        self.at += 1;
+        token
+    }
+
+    fn takes_word(&mut self, wanted: &str) -> bool {
+        let takes = matches!(self.peek(), Some(Token::Word(word)) if word.eq_ignore_ascii_case(wanted));
+        self.at += usize::from(takes);
+        takes
+    }
+
+    fn takes_sign(&mut self, wanted: &str) -> bool {
+        let takes = matches!(self.peek(), Some(Token::Sign(sign)) if *sign == wanted);
+        self.at += usize::from(takes);
+        takes
+    }
+
+    fn sign(&mut self, wanted: &str) -> Result<(), Wrong> {
+        match self.takes_sign(wanted) {
+            true => Ok(()),
+            false => Err(wrong(format!("{wanted:?} is missing"))),
+        }
+    }
+}
+
+fn negate(negated: bool, filter: Filter) -> Filter {
+    if negated { Filter::Not(Box::new(filter)) } else { filter }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// In one line, with parentheses around everything.
+    fn show(filter: &Filter) -> String {
+        let list = |parts: &[Filter], word: &str| parts.iter().map(show).collect::<Vec<_>>().join(word);
+        match filter {
+            Filter::In(name, values) => format!("{name}∈{}", values.join("|")),
+            Filter::IsNull(name) => format!("{name}=∅"),
+            Filter::And(parts) => format!("({})", list(parts, " ∧ ")),
+            Filter::Or(parts) => format!("({})", list(parts, " ∨ ")),
+            Filter::Not(part) => format!("¬{}", show(part)),
+        }
+    }
+
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        assert_eq!(parse_filter(text).as_ref().map(show), Ok(expected.to_owned()), "{text}");
+    }
+
+    #[test]
+    fn conditions_are_read_as_sql_reads_them() {
+        check("type = 'internal'", "type∈internal");
+        check("a.b in ('x', 'it''s', 5) AND NOT c IS NULL", "(a.b∈x|it's|5 ∧ ¬c=∅)");
+        check("a = 1 or b <> -2 and c != TRUE", "(a∈1 ∨ (¬b∈-2 ∧ ¬c∈true))");
+        check("not (a is null or \"Odd \"\"name\" is not null)", "¬(a=∅ ∨ ¬Odd \"name=∅)");
+        check("a not in ('', 'é')", "¬a∈|é");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (text, expected) in [
+            ("", "it ends where a column is expected"),
+            ("a", "after \"a\" one of =, <>, in, is is expected"),
+            ("a = ", "it ends where a value is expected"),
+            ("a = b", "a value is expected, not \"b\""),
+            ("a = 'x", "a ' is not closed"),
+            ("a = 'x' b", "\"b\" is one too many"),
+            ("(a = 1", "\")\" is missing"),
+            ("a is 5", "after `is` only `null` and `not null` can stand"),
+            ("a > 5", "'>' means nothing here"),
+        ] {
+            assert_eq!(parse_filter(text).map_err(|(message, _)| message), Err(expected.to_owned()), "{text}");
+        }
+        assert!(parse_filter(&"(".repeat(1000)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "[a-z'\"()=<>!, é0-9.-]{0,40}") {
+            let _ = parse_filter(&text);
+        }
+    }
+}

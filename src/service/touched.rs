@@ -1,0 +1,168 @@
+//! The query mapping's stream: changes say only whom they touch. The users of some transactions are read together, by
+//! one query for all tenants, and go on as if each transaction had carried them.
+//!
+//! A reading is ahead of the stream, and only of it: nothing older ever follows, since all that comes is read, too.
+
+use super::ServiceError;
+use super::dispatch::{Dispatch, Transaction};
+use super::plans::Watched;
+use super::reread::Row;
+use super::shared::Shared;
+use crate::map::{TenantRef, Touch, Unmappable};
+use crate::model::{Cell, Change, Lsn, Xid};
+use std::collections::HashMap;
+
+/// So many users are read at once.
+const KEYS: usize = 1_000;
+/// So many transactions wait for a reading: their visibility is looked at one by one.
+const TRANSACTIONS: usize = 10_000;
+
+/// What happened to a row of a watched table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Event {
+    Insert,
+    Update,
+    Delete,
+}
+
+/// The transactions that wait for a reading.
+#[derive(Default)]
+pub(super) struct Touched {
+    users: HashMap<Vec<String>, Touching>,
+    /// Complete ones with their ends, in order.
+    done: Vec<(Transaction, Lsn)>,
+}
+
+struct Touching {
+    last: Transaction,
+    /// The tenants that rows named: who of them does not have the user any more, loses it.
+    tenants: Vec<Option<String>>,
+    /// Any tenant may have had the user.
+    anywhere: bool,
+    /// The first that was seen of the user is the row's insert.
+    born: bool,
+}
+
+impl Touched {
+    pub(super) fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.done.is_empty()
+    }
+
+    /// Whether there is something to be read now, though more may come at once.
+    pub(super) fn is_full(&self) -> bool {
+        self.users.len() >= KEYS || self.done.len() >= TRANSACTIONS
+    }
+
+    /// Takes a row of a watched table.
+    pub(super) fn touch(
+        &mut self,
+        watched: &Watched,
+        row: &[Cell<'_>],
+        event: Event,
+        transaction: Transaction,
+    ) -> Result<(), Unmappable> {
+        let Some(Touch { key, tenant }) = watched.plan.touches(row)? else { return Ok(()) };
+        let key = key.into_iter().map(|part| part.into_owned()).collect();
+        let born = watched.is_users_own && event == Event::Insert;
+        let fresh = || Touching { last: transaction, tenants: Vec::new(), anywhere: false, born };
+        let touching = self.users.entry(key).or_insert_with(fresh);
+        touching.last = transaction;
+        let tenant = match tenant {
+            TenantRef::Only => None,
+            TenantRef::Key(tenant) => Some(tenant.into_owned()),
+            TenantRef::Nobody => return Ok(()),
+            TenantRef::Unsent => {
+                touching.anywhere |= watched.is_users_own && event == Event::Delete;
+                return Ok(());
+            }
+        };
+        if !touching.tenants.contains(&tenant) {
+            touching.tenants.push(tenant);
+        }
+        Ok(())
+    }
+
+    /// A transaction is complete. One that has nobody to wait for goes on at once.
+    pub(super) fn commit(&mut self, dispatch: &mut Dispatch, shared: &Shared, transaction: Transaction, end: Lsn) {
+        match self.is_empty() {
+            true => dispatch.commit(shared, transaction, end),
+            false => self.done.push((transaction, end)),
+        }
+    }
+
+    /// Reads whoever was touched, and hands everything on, transaction by transaction.
+    pub(super) async fn resolve(&mut self, dispatch: &mut Dispatch, shared: &Shared) -> Result<(), ServiceError> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let touched = std::mem::take(self);
+        let keys: Vec<Vec<&str>> =
+            touched.users.keys().map(|key| key.iter().map(String::as_str).collect()).collect();
+        let mut xids: Vec<Xid> = touched.done.iter().map(|(transaction, _)| transaction.moment.xid).collect();
+        xids.extend(touched.users.values().map(|touching| touching.last.moment.xid));
+        xids.sort_unstable_by_key(|xid| xid.0);
+        xids.dedup();
+        let found = match keys.is_empty() {
+            true => Vec::new(),
+            false => shared.rereader.read_keys(&shared.config, &xids, &keys).await?.0,
+        };
+        let mut changes: HashMap<Lsn, Vec<Said>> = HashMap::new();
+        for (at, said) in touched.outcome(found, shared.id_in_key()) {
+            changes.entry(at.commit_lsn).or_default().push(said);
+        }
+        let mut hand_on = |dispatch: &mut Dispatch, transaction: Transaction| {
+            for said in changes.remove(&transaction.commit_lsn).unwrap_or_default() {
+                match said {
+                    Said::To(None, change) => dispatch.add(shared, transaction, TenantRef::Only, change),
+                    Said::To(Some(tenant), change) => {
+                        dispatch.add(shared, transaction, TenantRef::Key(tenant.into()), change);
+                    }
+                    Said::Anywhere(change) => dispatch.add_everywhere(shared, transaction, &change),
+                }
+            }
+        };
+        for (transaction, end) in &touched.done {
+            hand_on(dispatch, *transaction);
+            dispatch.commit(shared, *transaction, *end);
+        }
+        // What is left belongs to the transaction that still arrives.
+        if let Some(current) = touched.users.values().map(|touching| touching.last).max_by_key(|last| last.commit_lsn) {
+            hand_on(dispatch, current);
+        }
+        Ok(())
+    }
+
+    /// What the reading makes of everybody who was touched. `id_at`: which part of the key is the user's id.
+    fn outcome(&self, found: Vec<Row>, id_at: usize) -> Vec<(Transaction, Said)> {
+        let mut has: HashMap<&[String], Vec<Option<String>>> = HashMap::new();
+        let mut outcome = Vec::with_capacity(found.len());
+        for Row { key, tenant, mut user } in found {
+            let Some((key, touching)) = self.users.get_key_value(&key) else { continue };
+            has.entry(key).or_default().push(tenant.clone());
+            if user.updated_at_derived && !touching.born {
+                user.updated_at = Some(touching.last.moment.commit_time);
+            }
+            outcome.push((touching.last, Said::To(tenant, Change::Upsert(user))));
+        }
+        for (key, touching) in &self.users {
+            let has = has.remove(&key[..]).unwrap_or_default();
+            let Some(id) = key.get(id_at) else { continue };
+            let delete = || Change::Delete { id: id.as_str().into(), at: touching.last.moment.commit_time };
+            if has.is_empty() && touching.anywhere {
+                outcome.push((touching.last, Said::Anywhere(delete())));
+                continue;
+            }
+            for gone in touching.tenants.iter().filter(|tenant| !has.contains(tenant)) {
+                outcome.push((touching.last, Said::To(gone.clone(), delete())));
+            }
+        }
+        outcome
+    }
+}
+
+/// A change and whom it is for.
+enum Said {
+    /// The tenant with this key; `None`: the only one.
+    To(Option<String>, Change),
+    Anywhere(Change),
+}
