@@ -69,3 +69,12 @@ pip_install() {
   fi
   echo "installed: $*"
 }
+
+# drizzle_make DIRECTORY SCHEMA_FILE: makes the tables that a Drizzle schema describes.
+drizzle_make() {
+  (cd "$1" && node_modules/.bin/drizzle-kit export --dialect=postgresql --schema="$2" </dev/null >schema.sql) ||
+    fail "drizzle-kit could not export $1/$2"
+  grep -q '^CREATE TABLE' "$1/schema.sql" || fail "drizzle-kit exported no table: $1/schema.sql"
+  psql_here --single-transaction -f "$1/schema.sql"
+  echo "made:" $(sed -n 's/^CREATE TABLE "\([^"]*\)".*/\1/p' "$1/schema.sql")
+}
