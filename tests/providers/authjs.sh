@@ -10,6 +10,7 @@ DRIZZLE_KIT=0.31.11
 # shellcheck source=tests/providers/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need_node 20
+need_psql
 npm_install "$WORK/authjs" "@auth/drizzle-adapter@$DRIZZLE_ADAPTER" "drizzle-orm@$DRIZZLE_ORM" "drizzle-kit@$DRIZZLE_KIT"
 
 cat >"$WORK/authjs/schema.js" <<'JAVASCRIPT'

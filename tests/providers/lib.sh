@@ -9,8 +9,6 @@ fail() {
 : "${DATABASE_URL:?the postgres:// URL of an empty database}" "${WORK:?a directory for downloads, kept between runs}"
 export DATABASE_URL
 [ -d "$WORK" ] || fail "WORK is not a directory: $WORK"
-# Tools that look for libpq's settings must not find another server.
-unset PGHOST PGHOSTADDR PGPORT PGUSER PGPASSWORD PGDATABASE PGSERVICE PGOPTIONS
 
 # need PROGRAM WHAT_TO_INSTALL
 need() {
@@ -26,12 +24,10 @@ need_node() {
   [ "$major" -ge "$1" ] || fail "Node.js $major is too old; install Node.js $1 or later"
 }
 
-# psql on the database, from PATH or from where Debian puts it; stops at the first error.
-psql_here() {
-  local psql
-  psql=$(command -v psql || ls -d /usr/lib/postgresql/*/bin/psql 2>/dev/null | sort -V | tail -n 1)
-  [ -n "$psql" ] || fail "psql is missing; install postgresql-client"
-  "$psql" -X -q -v ON_ERROR_STOP=1 "$DATABASE_URL" "$@"
+# Finds psql, on PATH or where Debian puts it.
+need_psql() {
+  PSQL=$(command -v psql || ls -d /usr/lib/postgresql/*/bin/psql 2>/dev/null | sort -V | tail -n 1) || true
+  [ -n "$PSQL" ] || fail "psql is missing; install postgresql-client"
 }
 
 # installed DIRECTORY PACKAGE...: whether exactly these were installed there by an earlier run.
@@ -70,11 +66,11 @@ pip_install() {
   echo "installed: $*"
 }
 
-# drizzle_make DIRECTORY SCHEMA_FILE: makes the tables that a Drizzle schema describes.
+# drizzle_make DIRECTORY SCHEMA_FILE: makes the tables that a Drizzle schema describes, after need_psql.
 drizzle_make() {
   (cd "$1" && node_modules/.bin/drizzle-kit export --dialect=postgresql --schema="$2" </dev/null >schema.sql) ||
     fail "drizzle-kit could not export $1/$2"
   grep -q '^CREATE TABLE' "$1/schema.sql" || fail "drizzle-kit exported no table: $1/schema.sql"
-  psql_here --single-transaction -f "$1/schema.sql"
-  echo "made:" $(sed -n 's/^CREATE TABLE "\([^"]*\)".*/\1/p' "$1/schema.sql")
+  "$PSQL" -X -q -v ON_ERROR_STOP=1 --single-transaction -f "$1/schema.sql" "$DATABASE_URL"
+  echo "made: $(sed -n 's/^CREATE TABLE "\([^"]*\)".*/\1/p' "$1/schema.sql" | paste -s -d ' ' -)"
 }
