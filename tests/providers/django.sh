@@ -30,6 +30,8 @@ settings.configure(
             "OPTIONS": server,
         }
     },
+    # As startproject writes it; the link tables follow it, auth_user does not.
+    DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
     USE_TZ=True,
 )
 django.setup()
