@@ -64,9 +64,8 @@ fn tokens(text: &str) -> Result<Vec<Token>, Wrong> {
                 (if first == '"' { Token::Quoted(inside) } else { Token::Text(inside) }, after)
             }
             _ if is_word(first) || first == '-' => {
-                let end = rest[1..].find(|c| !is_word(c)).map_or(rest.len(), |end| end + 1);
-                let end = if first.is_ascii() { end } else { rest.find(|c| !is_word(c)).unwrap_or(rest.len()) };
-                (Token::Word(rest[..end].to_owned()), &rest[end..])
+                let after = rest[first.len_utf8()..].trim_start_matches(is_word);
+                (Token::Word(rest[..rest.len() - after.len()].to_owned()), after)
             }
             _ => {
                 let sign = ["<>", "!=", "=", "(", ")", ","].into_iter().find(|sign| rest.starts_with(sign));

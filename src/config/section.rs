@@ -122,16 +122,25 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A key's texts: a list, or one alone; empty where it is absent.
+    /// A key's texts; empty where it is absent.
     pub(super) fn texts(&self, name: &'static str) -> Result<Vec<String>, Fault> {
         let path = self.path(name);
         match self.node(name) {
             None => Ok(Vec::new()),
-            Some(Node { kind: Kind::List(items), .. }) => items.iter().map(|item| text(item, &path, self.from)).collect(),
-            Some(node @ Node { kind: Kind::Scalar(_), .. }) => Ok(vec![text(node, &path, self.from)?]),
+            Some(Node { kind: Kind::List(items), .. }) => {
+                items.iter().map(|item| text(item, &path, self.from)).collect()
+            }
             Some(node) => {
                 Err(Fault::new(&node.span, format!("{path} has to be a list")).help(format!("{name}: [a, b]")))
             }
+        }
+    }
+
+    /// The same, where one alone needs no list.
+    pub(super) fn one_or_more(&self, name: &'static str) -> Result<Vec<String>, Fault> {
+        match self.node(name) {
+            Some(node @ Node { kind: Kind::Scalar(_), .. }) => Ok(vec![text(node, &self.path(name), self.from)?]),
+            _ => self.texts(name),
         }
     }
 

@@ -136,12 +136,57 @@ fn what_is_settled_but_not_built_is_refused() {
         let name = key.split(':').next().unwrap();
         check("source:", &format!("{key}\nsource:"), "1:1", &format!("{name} is not supported yet"), "leave it out");
     }
-    for key in ["preset: supabase", "query: q", "watch: []", "where: w"] {
-        check("  id: id", &format!("  {key}\n  id: id"), "5:3", "is not supported yet", "leave it out");
-    }
-    check("users:", "  publish: columns\nusers:", "3:12", "source.publish: columns is not supported yet", "");
     let purge = format!("{GOOD}deletes: {{mode: soft, purge_after: 30d}}\n");
     check_text(&purge, "10:23", "deletes.purge_after is not supported yet", "leave it out");
+}
+
+#[test]
+fn every_preset_is_right_and_says_what_it_is() {
+    for preset in PRESETS {
+        let text = GOOD.replacen("  table: auth.users\n  id: id\n", &format!("  preset: {}\n", preset.name), 1);
+        let config = good(&text);
+        assert!(!config.families.is_empty() && config.users.allow.is_some(), "{}", preset.name);
+        let About { about, verified } = preset.about();
+        assert!(
+            !about.is_empty() && (verified.starts_with("no: ") || verified.len() > 4),
+            "{}: {verified}",
+            preset.name
+        );
+    }
+}
+
+#[test]
+fn the_files_own_keys_override_a_presets() {
+    let text = GOOD.replacen("  id: id\n", "  preset: better-auth\n  name: nick\n", 1);
+    let config = good(&text);
+    let names: Vec<_> = config.families.iter().map(|family| family.describe()).collect();
+    assert_eq!(names, ["auth.users with emailVerified, createdAt", "auth.users with email_verified, created_at"]);
+    assert_eq!(config.users.name, Some(Value::Column("nick".to_owned())));
+    assert_eq!(config.families[1].rules.created_at, Some(Value::Column("created_at".to_owned())));
+    check("  table: auth.users", "  preset: supabse", "4:11", "there is no preset supabse", "did you mean supabase?");
+    check("  table: auth.users", "  preset: qqq", "4:11", "there is no preset qqq", "users-sync presets");
+    check("  table: auth.users", "  preset: keycloak\n  key: x", "5:8", "users.id is not among", "key's columns");
+}
+
+#[test]
+fn queries_and_conditions_say_what_is_wrong() {
+    let query = |more: &str| format!("id: id\n  query: SELECT 1\n  {more}");
+    let good = good(&GOOD.replacen("id: id", &query("watch: [{table: a.b, key: u}]"), 1)).users.query.unwrap();
+    let watched: Vec<_> = good.watch.iter().map(|watch| (watch.table.to_string(), watch.is_users_own)).collect();
+    assert_eq!(watched, [("a.b".to_owned(), false), ("auth.users".to_owned(), true)]);
+    assert_eq!(good.key, ["id"]);
+    check("id: id", &query("watch: [{table: a.b, key: [u, v]}]"), "7:29", "users.watch.key has 2 columns", "hold id");
+    check("id: id", &query("watch: [{table: b, key: u}]"), "7:19", "users.watch.table has to be schema.name", "");
+    check("id: id", &query("key: other"), "7:8", "users.id is not among the columns of users.key", "plain column");
+    check("id: id", "id: id\n  query: SELECT 1; DROP", "6:10", "has to be one SELECT", "condition");
+    check("id: id", "id: id\n  watch: []", "6:10", "users.watch without users.query", "leave it out");
+    check("id: id", "id: id\n  where: a >", "6:10", "users.where: '>' means nothing here", "for example");
+    let fan = "id: id\n  fan_out: {table: a.m, id: u, tenant: o}";
+    check("id: id", fan, "6:12", "users.fan_out and users.tenant exclude each other", "leave");
+    let fanned = self::good(&GOOD.replacen("id: id\n  tenant: org", fan, 1)).users;
+    let sql = "SELECT u.*, m.\"o\"::text AS users_sync_tenant FROM \"auth\".\"users\" u \
+               JOIN \"a\".\"m\" m ON m.\"u\" = u.\"id\"";
+    assert_eq!((fanned.query.unwrap().sql.as_str(), fanned.exclude), (sql, vec!["users_sync_tenant".to_owned()]));
 }
 
 #[test]

@@ -24,6 +24,16 @@ pub struct Family {
     pub rules: Rules,
 }
 
+impl Family {
+    /// What it is recognised by.
+    pub fn describe(&self) -> String {
+        match &self.has[..] {
+            [] => self.rules.table.to_string(),
+            has => format!("{} with {}", self.rules.table, has.join(", ")),
+        }
+    }
+}
+
 /// The column by which a fanned-out user's row names its tenant.
 const FAN_OUT_TENANT: &str = "users_sync_tenant";
 
@@ -49,9 +59,10 @@ fn rules(users: &Section<'_>, from: &Surroundings<'_>) -> Result<Rules, Fault> {
     };
     let id = parse_value(users.required("id", "the column that identifies a user")?, "users.id", from)?;
     let filter = match users.node("where") {
-        Some(node) => Some(parse_filter(&text(node, "users.where", from)?).map_err(|(message, help)| {
-            Fault::new(&node.span, format!("users.where: {message}")).help(help)
-        })?),
+        Some(node) => Some(
+            parse_filter(&text(node, "users.where", from)?)
+                .map_err(|(message, help)| Fault::new(&node.span, format!("users.where: {message}")).help(help))?,
+        ),
         None => None,
     };
     let allow = match users.node("allow") {
@@ -111,7 +122,7 @@ fn parse_query(users: &Section<'_>, node: &Node, rules: &Rules, from: &Surroundi
         let fault = Fault::new(&node.span, "users.query has to be one SELECT, without a semicolon");
         return Err(fault.help("it gives one row per user; users-sync adds the condition on the key itself"));
     }
-    let mut key = users.texts("key")?;
+    let mut key = users.one_or_more("key")?;
     if key.is_empty() {
         key.extend(plain(&rules.id));
     }
@@ -128,26 +139,27 @@ fn parse_query(users: &Section<'_>, node: &Node, rules: &Rules, from: &Surroundi
             return Err(fault.help("watch: [{table: public.emails, key: user_id}]"));
         }
     };
-    let mut watch = items.iter().map(|item| parse_watch(item, &key, from)).collect::<Result<Vec<_>, _>>()?;
-    // The users' own table comes first: it says who is there.
-    let own = match watch.iter().position(|watch| watch.table == rules.table) {
-        Some(own) => watch.remove(own),
-        None => Watch { table: rules.table.clone(), key: key.clone(), tenant: rules.tenant.clone() },
-    };
-    watch.insert(0, own);
+    let read = |item| parse_watch(item, &rules.table, &key, from);
+    let mut watch = items.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    if !watch.iter().any(|watch| watch.is_users_own) {
+        let (table, tenant) = (rules.table.clone(), rules.tenant.clone());
+        watch.push(Watch { table, key: key.clone(), tenant, is_users_own: true });
+    }
     Ok(Query { sql, key, watch })
 }
 
-fn parse_watch(node: &Node, key: &[String], from: &Surroundings<'_>) -> Result<Watch, Fault> {
+fn parse_watch(node: &Node, users: &TableName, key: &[String], from: &Surroundings<'_>) -> Result<Watch, Fault> {
     let watch = Section::of(node, &section::WATCH, from)?;
-    let columns = watch.texts("key")?;
+    let columns = watch.one_or_more("key")?;
     if columns.len() != key.len() {
         let message = format!("users.watch.key has {} columns, and users.key has {}", columns.len(), key.len());
         return Err(Fault::new(&watch.node("key").unwrap_or(node).span, message)
             .help(format!("name the columns that hold {}, in this order", key.join(", "))));
     }
+    let table = table(&watch, from)?;
     Ok(Watch {
-        table: table(&watch, from)?,
+        is_users_own: table == *users,
+        table,
         key: columns,
         tenant: watch.node("tenant").map(|node| parse_value(node, "users.watch.tenant", from)).transpose()?,
     })
@@ -178,8 +190,9 @@ fn fan_out(node: &Node, rules: &mut Rules, from: &Surroundings<'_>) -> Result<()
     );
     rules.tenant = Some(Value::Column(FAN_OUT_TENANT.to_owned()));
     rules.exclude.push(FAN_OUT_TENANT.to_owned());
-    let own = Watch { table: rules.table.clone(), key: vec![id.clone()], tenant: None };
-    let members = Watch { table: members, key: vec![user], tenant: Some(Value::Column(tenant)) };
+    let own = Watch { table: rules.table.clone(), key: vec![id.clone()], tenant: None, is_users_own: true };
+    let tenant = Some(Value::Column(tenant));
+    let members = Watch { table: members, key: vec![user], tenant, is_users_own: false };
     rules.query = Some(Query { sql, key: vec![id], watch: vec![own, members] });
     Ok(())
 }

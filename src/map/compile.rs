@@ -1,7 +1,7 @@
 //! Rules held against a relation: every mistake is found at once, each with what to change.
 
-use super::json::{JsonKind, base_type, key, oid};
 use super::filter::Condition;
+use super::json::{JsonKind, base_type, key, oid};
 use super::plan::{Out, RowPlan, Withheld};
 use super::rules::optional;
 use super::value::{Form, Input, Moments, Text, TimeForm};

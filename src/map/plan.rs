@@ -350,15 +350,13 @@ impl RowPlan {
                         std::str::from_utf8(bytes).map_err(|_| Unmappable::NotUtf8 { column: out.name.clone() })?;
                     json.push(',');
                     json.push_str(&out.key);
-                    let malformed =
-                        |Malformed(expected)| Unmappable::Malformed { column: out.name.clone(), expected };
+                    let malformed = |Malformed(expected)| Unmappable::Malformed { column: out.name.clone(), expected };
                     if out.without.is_empty() {
                         out.kind.append(text, &mut json, &mut stripped).map_err(malformed)?;
                     } else {
                         let mut whole = String::with_capacity(text.len());
                         out.kind.append(text, &mut whole, &mut stripped).map_err(malformed)?;
-                        without(&whole, &out.without, &mut json)
-                            .map_err(|_| malformed(Malformed("JSON document")))?;
+                        without(&whole, &out.without, &mut json).map_err(|_| malformed(Malformed("JSON document")))?;
                     }
                 }
             }

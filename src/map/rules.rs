@@ -86,7 +86,7 @@ pub struct Query {
     pub sql: String,
     /// The columns of the result by which users are looked up; `id` is one of them.
     pub key: Vec<String>,
-    /// Whose changes touch whom. The first is the users' own table.
+    /// Whose changes touch whom; the users' own table is among them.
     pub watch: Vec<Watch>,
 }
 
@@ -99,6 +99,8 @@ pub struct Watch {
     pub key: Vec<String>,
     /// Whose user it is, where the row tells.
     pub tenant: Option<Value>,
+    /// A user is there as long as a row of this table is.
+    pub is_users_own: bool,
 }
 
 /// `where`: a condition over the text forms of columns and json paths, with SQL's three truth values.

@@ -32,12 +32,18 @@ pub const KEYS_SETTING: &str = "users_sync.keys";
 /// Admits the rows with one of the keys in [`KEYS_SETTING`]. `columns`: name and SQL type of each; compared as what they
 /// are, so that an index serves them.
 pub fn keys_condition(columns: &[(&str, String)]) -> String {
-    if let [(name, kind)] = columns {
-        return format!("WHERE {} = ANY(ARRAY(SELECT (key ->> 0)::{kind} FROM {}))", quote_ident(name), keys());
+    let one_of = |(n, (name, kind)): (usize, &(&str, String))| {
+        format!("{} = ANY(ARRAY(SELECT DISTINCT (key ->> {n})::{kind} FROM {}))", quote_ident(name), keys())
+    };
+    // Each column for itself: this reaches into subqueries and groups, where a list of pairs does not.
+    let mut conditions: Vec<_> = columns.iter().enumerate().map(one_of).collect();
+    if columns.len() > 1 {
+        let names: Vec<_> = columns.iter().map(|(name, _)| quote_ident(name)).collect();
+        let values = columns.iter().enumerate().map(|(n, (_, kind))| format!("(key ->> {n})::{kind}"));
+        let values = values.collect::<Vec<_>>().join(", ");
+        conditions.push(format!("({}) IN (SELECT {values} FROM {})", names.join(", "), keys()));
     }
-    let names: Vec<_> = columns.iter().map(|(name, _)| quote_ident(name)).collect();
-    let values: Vec<_> = columns.iter().enumerate().map(|(n, (_, kind))| format!("(key ->> {n})::{kind}")).collect();
-    format!("WHERE ({}) IN (SELECT {} FROM {})", names.join(", "), values.join(", "), keys())
+    format!("WHERE {}", conditions.join(" AND "))
 }
 
 /// The same for an id that is no plain column.
@@ -140,13 +146,13 @@ mod tests {
     #[test]
     fn keys_are_compared_as_what_they_are() {
         let keys = "jsonb_array_elements(current_setting('users_sync.keys')::jsonb) AS key";
+        let id = format!(r#""id" = ANY(ARRAY(SELECT DISTINCT (key ->> 0)::uuid FROM {keys}))"#);
+        assert_eq!(keys_condition(&[("id", "uuid".into())]), format!("WHERE {id}"));
         assert_eq!(
-            keys_condition(&[("id", "uuid".into())]),
-            format!(r#"WHERE "id" = ANY(ARRAY(SELECT (key ->> 0)::uuid FROM {keys}))"#)
-        );
-        assert_eq!(
-            keys_condition(&[("a", "uuid".into()), ("B", "text".into())]),
-            format!(r#"WHERE ("a", "B") IN (SELECT (key ->> 0)::uuid, (key ->> 1)::text FROM {keys})"#)
+            keys_condition(&[("id", "uuid".into()), ("B", "text".into())]),
+            format!(
+                r#"WHERE {id} AND "B" = ANY(ARRAY(SELECT DISTINCT (key ->> 1)::text FROM {keys})) AND ("id", "B") IN (SELECT (key ->> 0)::uuid, (key ->> 1)::text FROM {keys})"#
+            )
         );
     }
 

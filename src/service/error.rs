@@ -38,6 +38,9 @@ pub enum ServiceError {
     /// The mapping's query.
     #[error("users.query cannot be run on the source: {}; try it there with psql", describe(.0))]
     Query(tokio_postgres::Error),
+    /// None of the preset's families of tables is there.
+    #[error("none of the preset's tables is there: looked for {}; correct users.table", .0.join(", or "))]
+    NoFamily(Vec<String>),
     /// There is no such table.
     #[error("table {0} is not there; correct users.table, or create it")]
     NoTable(TableName),
@@ -111,6 +114,7 @@ impl ServiceError {
             | ServiceError::Read(SourceReadError::Columns) => false,
             ServiceError::Decode(_)
             | ServiceError::Mapping(_)
+            | ServiceError::NoFamily(_)
             | ServiceError::NoTable(_)
             | ServiceError::Identity { .. }
             | ServiceError::NotPublished { .. }

@@ -39,10 +39,10 @@ pub(super) async fn compile_watched(
     relation: &Relation,
 ) -> Result<Vec<Watched>, ServiceError> {
     let types = types_of(client, relation).await?;
-    let watches = rules.query.iter().flat_map(|query| &query.watch).enumerate();
-    let watches = watches.filter(|(_, watch)| watch.table == relation.table);
-    let compiled = watches.map(|(n, watch)| {
-        Ok(Watched { plan: TouchPlan::compile(rules, watch, relation, &types)?, is_users_own: n == 0 })
+    let watches = rules.query.iter().flat_map(|query| &query.watch).filter(|watch| watch.table == relation.table);
+    let compiled = watches.map(|watch| {
+        let plan = TouchPlan::compile(rules, watch, relation, &types)?;
+        Ok(Watched { plan, is_users_own: watch.is_users_own })
     });
     compiled.collect()
 }
@@ -58,9 +58,7 @@ pub(super) struct Watched {
 pub(super) async fn identity_gaps(client: &Client, rules: &Rules) -> Result<(), ServiceError> {
     let check = |table: &TableName, gap: &[String], remedy: &str| match gap {
         [] => Ok(()),
-        gap => {
-            Err(ServiceError::Identity { table: table.clone(), columns: gap.join(", "), remedy: remedy.to_owned() })
-        }
+        gap => Err(ServiceError::Identity { table: table.clone(), columns: gap.join(", "), remedy: remedy.to_owned() }),
     };
     let plan = compile_current(client, rules).await?.plan;
     check(&rules.table, plan.identity_gap(), plan.identity_remedy())?;

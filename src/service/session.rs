@@ -9,10 +9,10 @@ use super::tenant::Worker;
 use super::{ServiceError, confirm, join, watch};
 use crate::capture::slot::{self, CreatedSlot};
 use crate::capture::{CaptureError, ReplicationConnection, ReplicationReader, ReplicationWriter, publication};
-use crate::config::{Config, OnSlotLoss};
+use crate::config::{Config, Family, OnSlotLoss};
 use crate::model::{Lsn, TenantId};
 use crate::pg::{PgClient, connect};
-use crate::snapshot::{Export, hold_export, source_session};
+use crate::snapshot::{Export, Settled, hold_export, settle, source_session};
 use crate::state::{Snapshot, StateStore, TenantState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,6 +76,7 @@ struct Prepared {
 async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
     let client = connect(&config.source.url).await?;
     source_session(&client).await?;
+    let config = &settled(&client, config).await?;
     identity_gaps(&client, &config.users).await?;
     let state = connect(&config.state_url).await?;
     let unpublished = match publish(&client, config).await {
@@ -127,6 +128,20 @@ async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
     let shared = Shared::new(config.clone(), state, generation, from, lanes.collect(), &mapping);
     tracing::info!(slot = config.source.slot, position = %from, %generation, epoch = %shared.epoch, "streaming");
     Ok(Prepared { shared: Arc::new(shared), known, client, reader, writer, created })
+}
+
+/// The configuration with the mapping that fits the store's tables as they are.
+async fn settled(client: &PgClient, config: &Config) -> Result<Config, ServiceError> {
+    if config.families.is_empty() {
+        return Ok(config.clone());
+    }
+    let Some(Settled { rules, found }) = settle(client, &config.families).await? else {
+        return Err(ServiceError::NoFamily(config.families.iter().map(Family::describe).collect()));
+    };
+    if !found.is_empty() {
+        tracing::info!("{found}");
+    }
+    Ok(Config { users: rules, ..config.clone() })
 }
 
 /// The publication comes before the slot: a slot knows only what was published when the change was made.

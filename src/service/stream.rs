@@ -280,7 +280,9 @@ impl Stream {
             // What was gathered was gathered under the version before.
             self.touched.resolve(&mut self.dispatch, &shared).await?;
             let watched = compile_watched(&self.client, rules, &relation).await?;
-            watched.iter().for_each(|watched| complain(&watched.plan.identity_gap().join(", "), watched.plan.identity_remedy()));
+            watched
+                .iter()
+                .for_each(|watched| complain(&watched.plan.identity_gap().join(", "), watched.plan.identity_remedy()));
             self.relations.insert(oid, Source::Watched(relation, watched));
             return self.look_for_alteration(None).await;
         }

@@ -96,8 +96,7 @@ impl Touched {
             return Ok(());
         }
         let touched = std::mem::take(self);
-        let keys: Vec<Vec<&str>> =
-            touched.users.keys().map(|key| key.iter().map(String::as_str).collect()).collect();
+        let keys: Vec<Vec<&str>> = touched.users.keys().map(|key| key.iter().map(String::as_str).collect()).collect();
         let mut xids: Vec<Xid> = touched.done.iter().map(|(transaction, _)| transaction.moment.xid).collect();
         xids.extend(touched.users.values().map(|touching| touching.last.moment.xid));
         xids.sort_unstable_by_key(|xid| xid.0);

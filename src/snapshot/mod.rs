@@ -4,12 +4,14 @@
 mod catalog;
 mod copy_text;
 mod export;
+mod families;
 mod load;
 mod reread;
 mod rows;
 
 pub use catalog::{describe_query, query_item, read_relation, source_session};
 pub use export::{Export, hold_export};
+pub use families::{Settled, settle};
 pub use load::{LoadError, Loaded, Loading, load};
 pub use reread::{Reading, Seen};
 pub use rows::{RowStream, SourceReadError};

@@ -69,7 +69,8 @@ impl<'a> Reading<'a> {
         keys: &[Vec<&str>],
         mut each: impl FnMut(&[Cell<'_>]) + Send,
     ) -> Result<Seen, SourceReadError> {
-        let keys = serde_json::Value::from_iter(keys.iter().map(|key| serde_json::Value::from_iter(key.iter().copied())));
+        let keys =
+            serde_json::Value::from_iter(keys.iter().map(|key| serde_json::Value::from_iter(key.iter().copied())));
         self.client.query_one("SELECT set_config($1, $2, true)", &[&KEYS_SETTING, &keys.to_string()]).await?;
         let condition = match key_columns(rules, relation) {
             Some(names) => {

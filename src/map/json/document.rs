@@ -79,7 +79,11 @@ pub(in crate::map) fn scalar_text(value: &str) -> Result<Option<Cow<'_, str>>, s
 }
 
 /// Appends the document without what stands at any of the paths. A path goes into the elements of arrays, too.
-pub(in crate::map) fn without(document: &str, paths: &[Vec<String>], out: &mut String) -> Result<(), serde_json::Error> {
+pub(in crate::map) fn without(
+    document: &str,
+    paths: &[Vec<String>],
+    out: &mut String,
+) -> Result<(), serde_json::Error> {
     let mut rest: Vec<&[String]> = paths.iter().map(Vec::as_slice).collect();
     rest.retain(|path| !path.is_empty());
     cut(document.trim_ascii(), &rest, out)

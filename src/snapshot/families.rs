@@ -1,0 +1,121 @@
+//! Which of a store's shapes its database has: the placeholders of a mapping are filled in, and the family is chosen.
+
+use super::catalog::read_relation;
+use crate::config::Family;
+use crate::map::{Query, Rules, Value, Watch};
+use crate::model::TableName;
+use crate::pg::{quote_ident, quote_literal};
+use tokio_postgres::{Client, Error};
+
+/// In a table's name: the highest number of the tables so named. Stores that make a table anew with each version.
+const NUMBER: &str = "{N}";
+/// As a schema: every schema with such a table. Stores that give each tenant a schema.
+const ANY_SCHEMA: &str = "*";
+/// The column by which a row of one of several schemas names its own.
+const SCHEMA_COLUMN: &str = "users_sync_schema";
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// The mapping, every name in it a real one.
+    pub rules: Rules,
+    /// What was decided, for the log; empty where there was nothing to decide.
+    pub found: String,
+}
+
+/// Chooses the first family whose table is there with its columns; `None` where none is.
+pub async fn settle(client: &Client, families: &[Family]) -> Result<Option<Settled>, Error> {
+    for family in families {
+        let (rules, mut found) = fill_in(client, &family.rules).await?;
+        if families.len() > 1 {
+            let Some(relation) = read_relation(client, &rules.table).await? else { continue };
+            if !family.has.iter().all(|name| relation.columns.iter().any(|column| column.name == *name)) {
+                continue;
+            }
+            found = [&*found, &format!("the tables are of the family {}", family.name)].join(" ").trim().to_owned();
+        }
+        return Ok(Some(Settled { rules, found }));
+    }
+    Ok(None)
+}
+
+/// The placeholders of one mapping.
+async fn fill_in(client: &Client, rules: &Rules) -> Result<(Rules, String), Error> {
+    let TableName { schema, name } = &rules.table;
+    if let Some((before, after)) = name.split_once(NUMBER) {
+        let sql = "SELECT max((regexp_match(c.relname, '^' || $2 || '([0-9]+)' || $3 || '$'))[1]::int)::text \
+                   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                   WHERE n.nspname = $1 AND c.relkind IN ('r', 'p')";
+        let [before, after] = [before, after].map(escape_regex);
+        let highest: Option<String> = client.query_one(sql, &[schema, &before, &after]).await?.get(0);
+        let Some(highest) = highest else { return Ok((rules.clone(), String::new())) };
+        return Ok((
+            numbered(rules, &highest),
+            format!("the newest table is {schema}.{}", name.replace(NUMBER, &highest)),
+        ));
+    }
+    if schema == ANY_SCHEMA {
+        let sql = "SELECT n.nspname::text \
+                   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                   WHERE c.relname = $1 AND c.relkind IN ('r', 'p') ORDER BY 1";
+        let schemas: Vec<String> = client.query(sql, &[name]).await?.iter().map(|row| row.get(0)).collect();
+        let found =
+            format!("{name} is in {}", if schemas.is_empty() { "no schema".into() } else { schemas.join(", ") });
+        return Ok((in_schemas(rules, &schemas), found));
+    }
+    Ok((rules.clone(), String::new()))
+}
+
+fn numbered(rules: &Rules, number: &str) -> Rules {
+    let table =
+        |table: &TableName| TableName { schema: table.schema.clone(), name: table.name.replace(NUMBER, number) };
+    let watch = |watch: &Watch| Watch { table: table(&watch.table), ..watch.clone() };
+    let query = rules.query.as_ref().map(|query| Query {
+        sql: query.sql.replace(NUMBER, number),
+        key: query.key.clone(),
+        watch: query.watch.iter().map(watch).collect(),
+    });
+    Rules { table: table(&rules.table), query, ..rules.clone() }
+}
+
+/// One schema alone is an ordinary table. Several are read as one: a query over all, in which each row names its schema.
+fn in_schemas(rules: &Rules, schemas: &[String]) -> Rules {
+    let table = |schema: &String| TableName { schema: schema.clone(), name: rules.table.name.clone() };
+    let (first, Value::Column(id)) = (schemas.first(), &rules.id) else { return rules.clone() };
+    let Some(first) = first else { return rules.clone() };
+    if schemas.len() == 1 {
+        return Rules { table: table(first), ..rules.clone() };
+    }
+    let part = |schema: &String| {
+        let (schema_name, from) = (quote_literal(schema), quote_ident(schema));
+        format!("SELECT {schema_name}::text AS {SCHEMA_COLUMN}, t.* FROM {from}.{} t", quote_ident(&rules.table.name))
+    };
+    let watch = |schema| Watch {
+        table: table(schema),
+        key: vec![id.clone()],
+        tenant: rules.tenant.clone(),
+        is_users_own: true,
+    };
+    let query = Query {
+        sql: schemas.iter().map(part).collect::<Vec<_>>().join(" UNION ALL "),
+        key: vec![id.clone()],
+        watch: schemas.iter().map(watch).collect(),
+    };
+    let of_row = |tenant: &Value| match tenant {
+        Value::Schema => Value::Column(SCHEMA_COLUMN.to_owned()),
+        other => other.clone(),
+    };
+    let mut exclude = rules.exclude.clone();
+    exclude.push(SCHEMA_COLUMN.to_owned());
+    Rules {
+        table: table(first),
+        tenant: rules.tenant.as_ref().map(of_row),
+        exclude,
+        query: Some(query),
+        ..rules.clone()
+    }
+}
+
+fn escape_regex(text: &str) -> String {
+    text.chars().flat_map(|c| (!c.is_alphanumeric()).then_some('\\').into_iter().chain([c])).collect()
+}

@@ -1,0 +1,288 @@
+//! A store's tables on a throwaway server, users-sync as a process with its preset, and the comparison with what one SQL
+//! statement of the test's own says.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+use tempfile::{NamedTempFile, TempDir};
+use tokio_postgres::SimpleQueryMessage;
+use users_sync::throwaway::{Options, PostgresServer};
+
+/// Far more than anything here takes.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What stands in every column that must not leave, and in every one that may. Read as hexadecimal digits both could also
+/// stand in a bytea.
+pub const SECRET: &str = "5ec2e75ec2e7";
+pub const OPEN: &str = "09e209e209e2";
+
+/// A store, its preset, and what happens to its users.
+pub struct Case {
+    pub preset: &'static str,
+    /// Where the tables come from.
+    pub tables: Tables,
+    /// Keys below `users` beside the preset, as YAML in braces' inside: `table: a.b, tenant: c`.
+    pub users: &'static str,
+    /// Tenants and the keys that the store has for them; one with an empty key is the only one.
+    pub tenants: &'static [(&'static str, &'static str)],
+    /// The columns of the users' tables that hold neither mark: ids, times, flags.
+    pub unmarked: &'static [&'static str],
+    /// The tables that are looked through for columns without a mark, with the condition for the marked row.
+    pub marked: &'static [(&'static str, &'static str)],
+    /// Users before the first start.
+    pub seed: &'static str,
+    /// Who should be live, or softly deleted by the source, in the tenant with key `$1`: id, document, name, email,
+    /// created_at, updated_at (`*` where nothing says), deleted_at.
+    pub expected: &'static str,
+    /// What happens then, one after the other.
+    pub steps: &'static [&'static str],
+}
+
+/// Who made the tables.
+pub enum Tables {
+    /// The store's own software, by the script of this name.
+    Own(&'static str),
+    /// We did, after its documentation: the file of this name.
+    Alike(&'static str),
+}
+
+/// Runs a case from its seed to its end.
+pub async fn run(case: &Case) {
+    let bed = Bed::start(case).await;
+    bed.source(case.seed).await;
+    let service = bed.service(&[("RUST_LOG", "trace")]);
+    bed.equal("the seed").await;
+    for step in case.steps {
+        bed.source(step).await;
+        bed.equal(step).await;
+    }
+    bed.look_for_marks().await;
+    drop(service);
+    // A new start, and a new snapshot of everything, say the same.
+    let service = bed.service(&[]);
+    bed.equal("a restart").await;
+    drop(service);
+    bed.source("DELETE FROM users_sync.tenant").await;
+    let service = bed.service(&[]);
+    bed.equal("a resync").await;
+    drop(service);
+}
+
+pub struct Bed<'a> {
+    case: &'a Case,
+    server: PostgresServer,
+    config: NamedTempFile,
+    directory: TempDir,
+}
+
+impl<'a> Bed<'a> {
+    pub async fn start(case: &'a Case) -> Bed<'a> {
+        let server = PostgresServer::start(Options::new()).await.unwrap();
+        server.create_database("auth").await.unwrap();
+        server.sql("auth", &tables(&case.tables).await).await.unwrap();
+        let mut yaml = format!(
+            "source: {{url: '{}'}}\nusers: {{preset: {}{}{}}}\ntenants:\n",
+            server.url("auth"),
+            case.preset,
+            if case.users.is_empty() { "" } else { ", " },
+            case.users
+        );
+        for (id, key) in case.tenants {
+            server.create_database(id).await.unwrap();
+            let key = if key.is_empty() { String::new() } else { format!("key: '{key}', ") };
+            yaml.push_str(&format!("- {{id: {id}, {key}target: '{}'}}\n", server.url(id)));
+        }
+        let mut config = NamedTempFile::new().unwrap();
+        config.write_all(yaml.as_bytes()).unwrap();
+        Bed { case, server, config, directory: TempDir::new().unwrap() }
+    }
+
+    /// Runs SQL at the source; `{SECRET}` and `{OPEN}` stand for the marks.
+    pub async fn source(&self, sql: &str) {
+        let sql = sql.replace("{SECRET}", SECRET).replace("{OPEN}", OPEN);
+        let client = self.server.connect("auth").await.unwrap();
+        if let Err(error) = client.batch_execute(&sql).await {
+            panic!("{error:?}\n{sql}");
+        }
+    }
+
+    /// `users-sync run`; its log goes to a file.
+    pub fn service(&self, environment: &[(&str, &str)]) -> Service {
+        let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_users-sync"));
+        command.args(["run", "-c"]).arg(self.config.path()).envs(environment.iter().copied());
+        Service(command.stdin(Stdio::null()).stderr(log).spawn().unwrap())
+    }
+
+    /// A command of users-sync about this configuration.
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_users-sync"));
+        command.args(arguments).arg("-c").arg(self.config.path()).output().unwrap()
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    /// Waits until every target holds what the source has.
+    async fn equal(&self, after: &str) {
+        for (tenant, key) in self.case.tenants {
+            let deadline = Instant::now() + DEADLINE;
+            loop {
+                let expected = self.expected(key).await;
+                let held = self.held(tenant).await;
+                let differences = differences(&expected, &held);
+                if differences.is_empty() {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    let log = std::fs::read_to_string(self.log()).unwrap();
+                    let warnings = log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR"));
+                    let warnings: Vec<_> =
+                        warnings.filter(|line| line.contains("users_sync") || line.len() < 2000).collect();
+                    let last = &warnings[warnings.len().saturating_sub(15)..];
+                    panic!(
+                        "{} in {tenant} after {after}:\n{}\n{}",
+                        self.case.preset,
+                        differences.join("\n"),
+                        last.join("\n")
+                    );
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
+    async fn expected(&self, key: &str) -> Vec<Row> {
+        let client = self.server.connect("auth").await.unwrap();
+        let sql = self.case.expected.replace("$1", &format!("'{key}'"));
+        rows(&client, &format!("SELECT e.* FROM ({sql}) e(id, document, name, email, created, updated, deleted)")).await
+    }
+
+    async fn held(&self, tenant: &str) -> Vec<Row> {
+        let client = self.server.connect(tenant).await.unwrap();
+        let there = client.query_one("SELECT to_regclass('neon_auth.users_sync') IS NOT NULL", &[]).await.unwrap();
+        match there.get(0) {
+            true => {
+                rows(
+                    &client,
+                    "SELECT id, raw_json, name, email, created_at, updated_at, deleted_at FROM neon_auth.users_sync",
+                )
+                .await
+            }
+            false => Vec::new(),
+        }
+    }
+
+    /// Every column has a mark; what may leave is found in a target, and what must not is found nowhere.
+    async fn look_for_marks(&self) {
+        let client = self.server.connect("auth").await.unwrap();
+        for (table, condition) in self.case.marked {
+            let row =
+                client.query_one(&format!("SELECT to_jsonb(t)::text FROM {table} t WHERE {condition}"), &[]).await;
+            let row: serde_json::Value = serde_json::from_str(row.unwrap().get(0)).unwrap();
+            for (column, value) in row.as_object().unwrap() {
+                let value = value.to_string();
+                let marks = value.contains(SECRET) || value.contains(OPEN);
+                let named = self.case.unmarked.contains(&column.as_str());
+                assert!(marks != named, "{table}.{column} {value}: mark it, or name it as unmarked");
+            }
+        }
+        let mut held = String::new();
+        for (tenant, _) in self.case.tenants {
+            held.push_str(&format!("{:?}", self.held(tenant).await));
+            for (schema, table) in [("users_sync", "checkpoint")] {
+                let client = self.server.connect(tenant).await.unwrap();
+                held.push_str(&format!("{:?}", rows(&client, &format!("SELECT * FROM {schema}.{table}")).await));
+            }
+        }
+        held.push_str(&format!("{:?}", rows(&client, "SELECT * FROM users_sync.tenant").await));
+        assert!(held.contains(OPEN), "what may leave has not arrived");
+        assert!(!held.contains(SECRET), "a secret is in a target or in the state");
+        let log = std::fs::read_to_string(self.log()).unwrap();
+        assert!(log.contains("TRACE") && !log.contains(SECRET), "a secret is in the log");
+        for arguments in [&["status"][..], &["status", "--json"], &["check"]] {
+            let Output { stdout, stderr, .. } = self.command(arguments);
+            let said = [stdout, stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+            assert!(said.len() > 10 && !said.contains(SECRET), "{arguments:?} said {said}");
+        }
+    }
+}
+
+/// `users-sync run`, killed when the test is done with it.
+pub struct Service(Child);
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub type Row = Vec<Option<String>>;
+
+async fn rows(client: &tokio_postgres::Client, sql: &str) -> Vec<Row> {
+    let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{error:?}\n{sql}"));
+    let rows = messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect()),
+        _ => None,
+    });
+    rows.collect()
+}
+
+/// Whoever is expected is there as expected, and whoever is live is expected.
+fn differences(expected: &[Row], held: &[Row]) -> Vec<String> {
+    let find = |rows: &[Row], id: &Option<String>| rows.iter().find(|row| row[0] == *id).cloned();
+    let mut found = Vec::new();
+    for row in expected {
+        let mut there = find(held, &row[0]);
+        if let Some(there) = there.as_mut().filter(|_| row[5].as_deref() == Some("*")) {
+            there[5] = row[5].clone();
+        }
+        if there.as_ref() != Some(row) {
+            found.push(format!("expected {row:?}\n    held {there:?}"));
+        }
+    }
+    for row in held.iter().filter(|row| row[6].is_none() && find(expected, &row[0]).is_none()) {
+        found.push(format!("not expected: {row:?}"));
+    }
+    found
+}
+
+/// The SQL that makes a store's tables. Its own software makes them once, in a database of its own; the dump of that is
+/// kept below the target directory for as long as the script stays as it is.
+async fn tables(tables: &Tables) -> String {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/providers");
+    let name = match tables {
+        Tables::Alike(name) => return std::fs::read_to_string(here.join(format!("{name}.sql"))).unwrap(),
+        Tables::Own(name) => name,
+    };
+    // Tests run side by side in one process, and downloads are shared.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock();
+    let script = here.join(format!("{name}.sh"));
+    let work = Path::new(env!("CARGO_TARGET_TMPDIR")).join("providers");
+    std::fs::create_dir_all(&work).unwrap();
+    let (dump, kept) = (work.join(format!("{name}.sql")), work.join(format!("{name}.sh")));
+    let text = std::fs::read_to_string(&script).unwrap();
+    if std::fs::read_to_string(&kept).ok().as_deref() != Some(&text) || !dump.exists() {
+        let server = PostgresServer::start(Options::new()).await.unwrap();
+        server.create_database("store").await.unwrap();
+        let url = server.url("store");
+        let run = Command::new("bash").arg(&script).env("DATABASE_URL", &url).env("WORK", &work).output().unwrap();
+        assert!(run.status.success(), "{name}: {}", String::from_utf8_lossy(&run.stderr));
+        let program = users_sync::throwaway::Binaries::find().unwrap().program("pg_dump");
+        let made =
+            Command::new(program).args(["--schema-only", "--no-owner", "--no-privileges", &url]).output().unwrap();
+        assert!(made.status.success(), "{name}: {}", String::from_utf8_lossy(&made.stderr));
+        // psql's own commands (newer pg_dumps write some), and what would hide the tables from what follows.
+        let lines = String::from_utf8(made.stdout).unwrap();
+        let lines: Vec<_> =
+            lines.lines().filter(|line| !line.starts_with('\\') && !line.contains("'search_path', ''")).collect();
+        std::fs::write(&dump, lines.join("\n")).unwrap();
+        std::fs::write(&kept, text).unwrap();
+    }
+    std::fs::read_to_string(&dump).unwrap()
+}
