@@ -2,7 +2,7 @@
 
 use super::CaptureError;
 use crate::model::TableName;
-use crate::pg::quote_ident;
+use crate::pg::{quote_ident, quote_table};
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
@@ -39,8 +39,17 @@ pub async fn read_publication(client: &Client, name: &str) -> Result<Option<Publ
     }))
 }
 
-/// Makes a publication of whole rows of these tables. Needs CREATE on the database and the tables' ownership.
-pub async fn create_publication(client: &Client, name: &str, tables: &[&TableName]) -> Result<(), CaptureError> {
+/// A table as it is to be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Which.
+    pub table: TableName,
+    /// These columns alone; empty for whole rows.
+    pub columns: Vec<String>,
+}
+
+/// Makes a publication of these tables. Needs CREATE on the database and the tables' ownership.
+pub async fn create_publication(client: &Client, name: &str, tables: &[Published]) -> Result<(), CaptureError> {
     Ok(client.batch_execute(&create_statement(name, tables)).await?)
 }
 
@@ -62,17 +71,17 @@ pub async fn table_in_publication(client: &Client, name: &str, table: &TableName
 
 /// The SQL that adds a table to a publication.
 pub fn add_statement(name: &str, table: &TableName) -> String {
-    format!(
-        "ALTER PUBLICATION {} ADD TABLE {}.{}",
-        quote_ident(name),
-        quote_ident(&table.schema),
-        quote_ident(&table.name)
-    )
+    format!("ALTER PUBLICATION {} ADD TABLE {}", quote_ident(name), quote_table(table))
 }
 
-fn create_statement(name: &str, tables: &[&TableName]) -> String {
-    let tables: Vec<_> =
-        tables.iter().map(|table| format!("{}.{}", quote_ident(&table.schema), quote_ident(&table.name))).collect();
+/// The SQL that makes a publication of these tables.
+pub fn create_statement(name: &str, tables: &[Published]) -> String {
+    let listed = |published: &Published| {
+        let columns: Vec<_> = published.columns.iter().map(|column| quote_ident(column)).collect();
+        let list = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
+        format!("{}{list}", quote_table(&published.table))
+    };
+    let tables: Vec<_> = tables.iter().map(listed).collect();
     // A partitioned table's changes come under its own name. ONLY would leave out what is below a partitioned or inherited table.
     format!(
         "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)",
@@ -87,10 +96,13 @@ mod tests {
 
     #[test]
     fn names_are_taken_literally() {
-        let table = |schema: &str, name: &str| TableName { schema: schema.to_owned(), name: name.to_owned() };
+        let published = |schema: &str, name: &str, columns: &[&str]| Published {
+            table: TableName { schema: schema.to_owned(), name: name.to_owned() },
+            columns: columns.iter().map(|name| (*name).to_owned()).collect(),
+        };
         assert_eq!(
-            create_statement("p", &[&table("auth", "users"), &table("Odd.Schema", "we\"ird")]),
-            "CREATE PUBLICATION \"p\" FOR TABLE \"auth\".\"users\", \"Odd.Schema\".\"we\"\"ird\" \
+            create_statement("p", &[published("auth", "users", &[]), published("Odd.Schema", "we\"ird", &["a", "B"])]),
+            "CREATE PUBLICATION \"p\" FOR TABLE \"auth\".\"users\", \"Odd.Schema\".\"we\"\"ird\" (\"a\", \"B\") \
              WITH (publish_via_partition_root = true)"
         );
     }

@@ -14,6 +14,7 @@ pub use finding::{Finding, Severity, Subject};
 use crate::capture::CaptureError;
 use crate::config::{Config, Tenant};
 use crate::pg;
+use crate::snapshot;
 use finding::connect_finding;
 use futures_util::StreamExt;
 use std::time::Duration;
@@ -47,8 +48,20 @@ pub async fn check(config: &Config) -> Vec<Finding> {
 /// The source and the state: what has to be right before `run` does anything. The error is that of the connection.
 pub async fn check_source(config: &Config) -> Result<Vec<Finding>, CaptureError> {
     let client = pg::connect(&config.source.url).await?;
+    let config = &match &config.families[..] {
+        [] => config.clone(),
+        families => match snapshot::settle(&client, families).await? {
+            Some(settled) => Config { users: settled.rules, ..config.clone() },
+            None => return Ok(vec![source::no_family(families)]),
+        },
+    };
     let facts = within(source_facts::gather(&client, config)).await.ok_or(CaptureError::Closed)??;
     let mut findings = source::findings(config, &facts);
+    for table in &config.users.tables()[1..] {
+        let facts = source_facts::gather_watched(&client, config, table, &facts);
+        let facts = within(facts).await.ok_or(CaptureError::Closed)??;
+        findings.extend(source::findings_of_watched(config, table, &facts));
+    }
     client.close().await;
     findings.extend(check_state(config).await);
     Ok(findings)

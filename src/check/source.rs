@@ -2,10 +2,10 @@
 
 use super::finding::{Finding, Subject};
 use super::source_facts::{PublicationFacts, SourceFacts, TableFacts};
-use crate::config::{Config, OnSlotLoss};
-use crate::map::RowPlan;
-use crate::model::{Relation, TableName};
-use crate::pg::{quote_ident, quote_literal};
+use crate::config::{Config, Family, OnSlotLoss, Publish};
+use crate::map::{CompileError, RowPlan, TouchPlan, Withheld};
+use crate::model::{Relation, ReplicaIdentity, TableName, TypeCatalog};
+use crate::pg::{quote_ident, quote_literal, quote_table};
 
 /// `max_slot_wal_keep_size` is counted in these.
 const MB: u64 = 1 << 20;
@@ -14,16 +14,39 @@ const KEEP_TIMES_BUDGET: u64 = 4;
 
 /// Everything that is wrong with the source, or will be.
 pub(super) fn findings(config: &Config, facts: &SourceFacts) -> Vec<Finding> {
-    let mut found = Found { config, facts, findings: Vec::new() };
+    let mut found = Found { config, name: &config.users.table, facts, findings: Vec::new() };
     found.server();
-    let plan = found.table();
-    found.publication(plan.as_ref());
+    let wanted = found.table();
+    found.query();
+    found.publication(wanted.as_deref());
     found.slot();
     found.findings
 }
 
+/// The same for a table that is watched beside the users' own.
+pub(super) fn findings_of_watched(config: &Config, name: &TableName, facts: &SourceFacts) -> Vec<Finding> {
+    let mut found = Found { config, name, facts, findings: Vec::new() };
+    let wanted = found.table();
+    if facts.publication.is_some() {
+        found.publication(wanted.as_deref());
+    }
+    found.findings
+}
+
+/// A preset's tables are not there.
+pub(super) fn no_family(families: &[Family]) -> Finding {
+    let looked: Vec<_> = families.iter().map(Family::describe).collect();
+    Finding::error(
+        Subject::Source,
+        format!("none of the preset's tables is there: looked for {}", looked.join(", ")),
+        "users.table names the table, where it has another name; taken literally: no quotes, case matters",
+    )
+}
+
 struct Found<'a> {
     config: &'a Config,
+    /// The table that is judged.
+    name: &'a TableName,
     facts: &'a SourceFacts,
     findings: Vec<Finding>,
 }
@@ -80,10 +103,10 @@ impl Found<'_> {
         }
     }
 
-    /// Judges the mapped table; the plan, where the mapping fits.
-    fn table(&mut self) -> Option<RowPlan> {
+    /// Judges the table; the columns that are wanted of it, where the mapping fits.
+    fn table(&mut self) -> Option<Vec<String>> {
         let facts = self.facts;
-        let name = &self.config.users.table;
+        let name = self.name;
         let role = quote_ident(&facts.role);
         let Some(table) = &facts.table else {
             let nearest = nearest(name, &facts.others);
@@ -106,7 +129,7 @@ impl Found<'_> {
         if table.persistence != "p" {
             self.error(
                 format!("{name} is an unlogged table, whose changes are not replicated"),
-                format!("ALTER TABLE {} SET LOGGED;", quoted(name)),
+                format!("ALTER TABLE {} SET LOGGED;", quote_table(name)),
             );
         }
         if !table.schema_usage {
@@ -121,49 +144,108 @@ impl Found<'_> {
                 format!("ALTER ROLE {role} BYPASSRLS; (a policy that shows all rows is not enough: rows are read with row_security = off)"),
             );
         }
-        match RowPlan::compile(&self.config.users, relation, &table.types) {
-            Ok(plan) => {
-                self.readable(table, relation, &plan);
-                if !plan.identity_gap().is_empty() {
-                    self.error(
-                        format!(
-                            "the replica identity of {name} does not carry {}: a DELETE would not say whose it is",
-                            plan.identity_gap().join(", ")
-                        ),
-                        plan.identity_remedy(),
-                    );
-                }
-                Some(plan)
-            }
+        let (wanted, gap, remedy) = match self.plan(relation, &table.types) {
+            Ok(planned) => planned,
             Err(error) => {
-                for problem in &error.problems {
-                    self.error(format!("{name}: users.{problem}"), "mend that key of the configuration");
-                }
-                None
+                self.misfits(&error);
+                return None;
             }
+        };
+        self.readable(table, &wanted);
+        if !gap.is_empty() {
+            let gap = gap.join(", ");
+            self.error(
+                format!("the replica identity of {name} does not carry {gap}: a DELETE would not say whose it is"),
+                remedy,
+            );
+        }
+        Some(wanted)
+    }
+
+    /// The columns that are wanted of the table, and those that its replica identity lacks, with what mends it.
+    fn plan(
+        &mut self,
+        relation: &Relation,
+        types: &TypeCatalog,
+    ) -> Result<(Vec<String>, Vec<String>, String), CompileError> {
+        let rules = &self.config.users;
+        let named = |decoded: &[bool]| -> Vec<String> {
+            let wanted = relation.columns.iter().zip(decoded).filter(|(_, decoded)| **decoded);
+            wanted.map(|(column, _)| column.name.clone()).collect()
+        };
+        let Some(query) = &rules.query else {
+            let plan = RowPlan::compile(rules, relation, types)?;
+            self.leaving(&plan);
+            return Ok((named(plan.decoded()), plan.identity_gap().to_vec(), plan.identity_remedy().to_owned()));
+        };
+        let (mut wanted, mut gap, mut remedy) = (Vec::new(), Vec::new(), String::new());
+        for watch in query.watch.iter().filter(|watch| watch.table == *self.name) {
+            let plan = TouchPlan::compile(rules, watch, relation, types)?;
+            wanted.extend(named(plan.decoded()));
+            gap.extend(plan.identity_gap().to_vec());
+            remedy = plan.identity_remedy().to_owned();
+        }
+        Ok((wanted, gap, remedy))
+    }
+
+    /// Judges what the query gives.
+    fn query(&mut self) {
+        match &self.facts.query {
+            None => {}
+            Some(Err(error)) => self.error(
+                format!("users.query cannot be run: {error}"),
+                "mend the query, or what it lacks: GRANT SELECT on its tables; try it with psql",
+            ),
+            Some(Ok((relation, types))) => match RowPlan::compile(&self.config.users, relation, types) {
+                Ok(plan) => self.leaving(&plan),
+                Err(error) => self.misfits(&error),
+            },
         }
     }
 
-    fn readable(&mut self, table: &TableFacts, relation: &Relation, plan: &RowPlan) {
+    fn misfits(&mut self, error: &CompileError) {
+        for problem in &error.problems {
+            self.error(format!("{}: users.{problem}", self.name), "mend that key of the configuration");
+        }
+    }
+
+    /// Which columns leave, and why the others do not.
+    fn leaving(&mut self, plan: &RowPlan) {
+        let leaving: Vec<_> = plan.leaving().collect();
+        let withheld = plan.withheld().map(|(name, why)| {
+            let why = match why {
+                Withheld::Excluded => "excluded",
+                Withheld::LooksSecret => "looks like a secret",
+                Withheld::NotAllowed => "not in allow",
+                Withheld::Replaced => "a mapped value has its name",
+            };
+            format!("{name} ({why})")
+        });
+        let withheld: Vec<_> = withheld.collect();
+        let none = |list: String| if list.is_empty() { "none".to_owned() } else { list };
+        self.note(format!("columns that leave: {}", none(leaving.join(", "))));
+        self.note(format!("columns that stay: {}", none(withheld.join(", "))));
+    }
+
+    fn readable(&mut self, table: &TableFacts, wanted: &[String]) {
         if table.may_select {
             return;
         }
-        let wanted = relation.columns.iter().zip(plan.decoded()).filter(|(_, decoded)| **decoded);
-        let hidden: Vec<_> =
-            wanted.map(|(column, _)| column.name.clone()).filter(|name| !table.readable.contains(name)).collect();
+        let hidden: Vec<_> = wanted.iter().filter(|name| !table.readable.contains(name)).cloned().collect();
         if !hidden.is_empty() {
-            let (name, role) = (&self.config.users.table, quote_ident(&self.facts.role));
+            let (name, role) = (self.name, quote_ident(&self.facts.role));
+            let columns: Vec<_> = wanted.iter().map(|column| quote_ident(column)).collect();
             self.error(
                 format!("role {} may not read {name} ({})", self.facts.role, hidden.join(", ")),
-                format!("GRANT SELECT ON {} TO {role};", quoted(name)),
+                format!("GRANT SELECT ({}) ON {} TO {role};", columns.join(", "), quote_table(name)),
             );
         }
     }
 
-    fn publication(&mut self, plan: Option<&RowPlan>) {
+    fn publication(&mut self, wanted: Option<&[String]>) {
         let Some(table) = &self.facts.table else { return };
         let (name, published) = (&self.config.source.publication, quote_ident(&self.config.source.publication));
-        let users = &self.config.users.table;
+        let users = self.name;
         let Some(publication) = &self.facts.publication else {
             return self.new_publication(table, &published);
         };
@@ -176,7 +258,7 @@ impl Found<'_> {
         } else if !publication.has_table {
             self.error(
                 format!("publication {name} does not hold {users}"),
-                format!("ALTER PUBLICATION {published} ADD TABLE {};", quoted(users)),
+                format!("ALTER PUBLICATION {published} ADD TABLE {};", quote_table(users)),
             );
         }
         let kinds =
@@ -188,12 +270,13 @@ impl Found<'_> {
                 format!("ALTER PUBLICATION {published} SET (publish = 'insert, update, delete, truncate');"),
             );
         }
-        self.published_part(publication, plan);
+        self.published_part(publication, wanted);
     }
 
     fn new_publication(&mut self, table: &TableFacts, published: &str) {
-        let users = &self.config.users.table;
-        let create = format!("CREATE PUBLICATION {published} FOR TABLE {}", quoted(users));
+        let users = self.name;
+        let all: Vec<_> = self.config.users.tables().into_iter().map(quote_table).collect();
+        let create = format!("CREATE PUBLICATION {published} FOR TABLE {}", all.join(", "));
         let name = &self.config.source.publication;
         if table.kind == "p" {
             self.error(
@@ -215,20 +298,48 @@ impl Found<'_> {
     }
 
     /// A column list or a row filter: what they take away is missing here.
-    fn published_part(&mut self, publication: &PublicationFacts, plan: Option<&RowPlan>) {
-        let (name, users) = (&self.config.source.publication, &self.config.users.table);
-        let whole =
-            format!("ALTER PUBLICATION {} SET TABLE {}; (with its other tables)", quote_ident(name), quoted(users));
+    fn published_part(&mut self, publication: &PublicationFacts, wanted: Option<&[String]>) {
+        let (name, users) = (&self.config.source.publication, self.name);
+        let whole = format!(
+            "ALTER PUBLICATION {} SET TABLE {}; (with its other tables)",
+            quote_ident(name),
+            quote_table(users)
+        );
         if publication.row_filter.is_some() {
             self.error(format!("publication {name} sends only some rows of {users}"), whole.clone());
         }
-        let relation = self.facts.table.as_ref().and_then(|table| table.relation.as_ref());
-        let (Some(columns), Some(relation), Some(plan)) = (&publication.columns, relation, plan) else { return };
-        let wanted = relation.columns.iter().zip(plan.decoded()).filter(|(_, decoded)| **decoded);
-        let hidden: Vec<_> =
-            wanted.map(|(column, _)| column.name.as_str()).filter(|name| !columns.iter().any(|c| c == name)).collect();
+        let (Some(columns), Some(wanted)) = (&publication.columns, wanted) else { return };
+        let hidden: Vec<_> = wanted.iter().filter(|name| !columns.contains(name)).map(String::as_str).collect();
         if !hidden.is_empty() {
             self.error(format!("publication {name} leaves out columns of {users}: {}", hidden.join(", ")), whole);
+        }
+        self.published_list(columns);
+    }
+
+    /// `publish: columns`: what more is sent than has to be, and what the list means for the store's migrations.
+    fn published_list(&mut self, columns: &[String]) {
+        let relation = self.facts.table.as_ref().and_then(|table| table.relation.as_ref());
+        let (Publish::Columns, Some(relation)) = (self.config.source.publish, relation) else { return };
+        let (publication, users) = (&self.config.source.publication, self.name);
+        if columns.len() >= relation.columns.len() {
+            self.error(
+                format!("source.publish is columns, but publication {publication} sends whole rows of {users}"),
+                "`users-sync setup` prints the publication with its columns; drop this one first",
+            );
+        } else if relation.replica_identity == ReplicaIdentity::Full {
+            self.error(
+                format!(
+                    "{users} has REPLICA IDENTITY FULL and a column list: the store's own UPDATEs and DELETEs fail"
+                ),
+                "use an index as replica identity, or source.publish: rows",
+            );
+        } else {
+            self.note(format!(
+                "publication {publication} lists columns of {users}: before a migration drops one of them, or changes its \
+                 type, run ALTER PUBLICATION {} DROP TABLE {}; and after it `users-sync setup` again",
+                quote_ident(publication),
+                quote_table(users)
+            ));
         }
     }
 
@@ -287,10 +398,6 @@ impl Found<'_> {
         let remedy = format!("ALTER SYSTEM SET {setting} = {}; then restart the server", most + wanted - free);
         self.error(message, remedy);
     }
-}
-
-fn quoted(table: &TableName) -> String {
-    format!("{}.{}", quote_ident(&table.schema), quote_ident(&table.name))
 }
 
 /// The most similar table: its own name counts as much as the whole.

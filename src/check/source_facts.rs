@@ -5,8 +5,8 @@ use crate::capture::publication::{Publication, read_publication, table_in_public
 use crate::capture::slot::{SlotRow, read_slot};
 use crate::config::Config;
 use crate::model::{Relation, TableName, TypeCatalog};
-use crate::pg::load_types;
-use crate::snapshot::read_relation;
+use crate::pg::{describe, load_types};
+use crate::snapshot::{describe_query, query_item, read_relation};
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
@@ -31,6 +31,8 @@ pub(super) struct SourceFacts {
     pub(super) others: Vec<String>,
     pub(super) publication: Option<PublicationFacts>,
     pub(super) slot: Option<SlotRow>,
+    /// What the query gives, or why it cannot be run.
+    pub(super) query: Option<Result<(Relation, TypeCatalog), String>>,
 }
 
 /// The mapped table.
@@ -119,7 +121,48 @@ pub(super) async fn gather(client: &Client, config: &Config) -> Result<SourceFac
         others,
         publication: publication_facts(client, &config.source.publication, &config.users.table).await?,
         slot: read_slot(client, &config.source.slot).await?,
+        query: query_facts(client, config).await?,
     })
+}
+
+/// The same for a table that is watched beside the users' own.
+pub(super) async fn gather_watched(
+    client: &Client,
+    config: &Config,
+    table: &TableName,
+    of_users: &SourceFacts,
+) -> Result<SourceFacts, CaptureError> {
+    Ok(SourceFacts {
+        table: table_facts(client, table).await?,
+        publication: publication_facts(client, &config.source.publication, table).await?,
+        ..of_users.clone()
+    })
+}
+
+async fn query_facts(
+    client: &Client,
+    config: &Config,
+) -> Result<Option<Result<(Relation, TypeCatalog), String>>, CaptureError> {
+    let Some(query) = &config.users.query else { return Ok(None) };
+    let nameless = Relation {
+        oid: 0,
+        table: config.users.table.clone(),
+        replica_identity: crate::model::ReplicaIdentity::Full,
+        columns: Vec::new(),
+    };
+    // EXPLAIN looks at privileges, too, and runs nothing.
+    let explain = format!("EXPLAIN SELECT * FROM {}", query_item(&query.sql));
+    let described = match client.batch_execute(&explain).await {
+        Ok(()) => describe_query(client, &query.sql, &nameless).await,
+        Err(error) => Err(error),
+    };
+    Ok(Some(match described {
+        Ok(relation) => {
+            let oids: Vec<_> = relation.columns.iter().map(|column| column.type_oid).collect();
+            Ok((relation, load_types(client, &oids).await?))
+        }
+        Err(error) => Err(describe(&error)),
+    }))
 }
 
 async fn table_facts(client: &Client, table: &TableName) -> Result<Option<TableFacts>, CaptureError> {

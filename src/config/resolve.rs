@@ -33,6 +33,10 @@ pub(super) fn resolve(root: &Node, from: &Surroundings<'_>) -> Result<Config, Fa
     let families = users::families(users_node, from)?;
     let users = families.first().map(|family| family.rules.clone());
     let users = users.ok_or_else(|| Fault::new(&users_node.span, "the preset has no family of tables"))?;
+    if source.publish == Publish::Columns && users.allow.is_none() && users.query.is_none() {
+        let fault = Fault::new(&users_node.span, "source.publish is columns, but users.allow is missing");
+        return Err(fault.help("a publication of columns cannot follow new ones: list those that leave"));
+    }
     let tenants = tenants(top.required("tenants", "each tenant has an id and a target")?, &users, from)?;
     Ok(Config {
         state_url,

@@ -11,7 +11,7 @@ use super::section::{self, Section, text};
 use super::values::parse_value;
 use crate::map::{Query, Rules, Value, Watch};
 use crate::model::TableName;
-use crate::pg::quote_ident;
+use crate::pg::{quote_ident, quote_table};
 
 /// Tables of one shape that a store's versions and set-ups may have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,12 +179,11 @@ fn fan_out(node: &Node, rules: &mut Rules, from: &Surroundings<'_>) -> Result<()
     let members = table(&section, from)?;
     let user = column("id", "the column that holds the user's id")?;
     let tenant = column("tenant", "the column that holds the tenant's key")?;
-    let quoted = |table: &TableName| format!("{}.{}", quote_ident(&table.schema), quote_ident(&table.name));
     let sql = format!(
         "SELECT u.*, m.{tenant}::text AS {FAN_OUT_TENANT} FROM {users} u JOIN {members} m ON m.{user} = u.{id}",
         tenant = quote_ident(&tenant),
-        users = quoted(&rules.table),
-        members = quoted(&members),
+        users = quote_table(&rules.table),
+        members = quote_table(&members),
         user = quote_ident(&user),
         id = quote_ident(&id),
     );

@@ -7,7 +7,7 @@ use super::rules::optional;
 use super::value::{Form, Input, Moments, Text, TimeForm};
 use super::{Rules, TimeUnit, Value, looks_secret};
 use crate::model::{Oid, Relation, ReplicaIdentity, TableName, TypeCatalog};
-use crate::pg::quote_ident;
+use crate::pg::{quote_ident, quote_table};
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 
@@ -243,7 +243,7 @@ pub(super) fn identity_gap(inputs: &[&Input], relation: &Relation) -> Vec<String
 
 /// An index where one can be: its columns have to be NOT NULL, and json has no order.
 pub(super) fn remedy(inputs: &[&Input], relation: &Relation) -> String {
-    let table = format!("{}.{}", quote_ident(&relation.table.schema), quote_ident(&relation.table.name));
+    let table = quote_table(&relation.table);
     let full = format!("ALTER TABLE {table} REPLICA IDENTITY FULL;");
     if inputs.iter().any(|input| matches!(input.form, Form::Json { .. })) {
         return format!("run: {full}");

@@ -12,7 +12,7 @@ mod url;
 
 pub use client::{PgClient, connect};
 pub use error::{ConnectError, ServerError, describe};
-pub use sql::{quote_ident, quote_literal};
+pub use sql::{quote_ident, quote_literal, quote_table};
 pub(crate) use stream::{Stream, connect_with};
 pub use tls::{TlsError, client_config};
 pub use types::load_types;

@@ -1,8 +1,15 @@
 //! Identifiers and literals in SQL text, for the few places where a parameter cannot stand.
 
+use crate::model::TableName;
+
 /// A quoted identifier: `weird"name` becomes `"weird""name"` (manual: "Identifiers and Key Words").
 pub fn quote_ident(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A table's schema and name, both quoted.
+pub fn quote_table(table: &TableName) -> String {
+    format!("{}.{}", quote_ident(&table.schema), quote_ident(&table.name))
 }
 
 /// A quoted string constant, safe whatever `standard_conforming_strings` says (manual: "String Constants

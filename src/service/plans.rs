@@ -1,9 +1,11 @@
 //! A relation version with its mapping, and the fingerprint by which a target knows how its rows were made.
 
 use super::ServiceError;
+use crate::capture::publication::Published;
+use crate::config::{Config, Publish};
 use crate::map::{RowPlan, Rules, TouchPlan};
-use crate::model::{Oid, Relation, TableName, TypeCatalog};
-use crate::pg::{load_types, quote_ident};
+use crate::model::{Oid, Relation, ReplicaIdentity, TableName, TypeCatalog};
+use crate::pg::{load_types, quote_table};
 use crate::snapshot::{describe_query, query_item, read_relation};
 use ring::digest;
 use tokio_postgres::Client;
@@ -15,21 +17,26 @@ pub(super) struct Mapped {
     pub(super) from: String,
 }
 
-/// Holds the mapping against a relation version; its types are looked up in the catalog.
+/// Holds the mapping against a relation version; its types are looked up in the catalog. A version need not have what
+/// is excluded: another one may, and a column list leaves it out.
 pub(super) async fn compile(client: &Client, rules: &Rules, relation: Relation) -> Result<Mapped, ServiceError> {
+    let exclude = rules.exclude.iter().map(|name| format!("{}?", name.trim_end_matches('?'))).collect();
+    compile_strictly(client, &Rules { exclude, ..rules.clone() }, relation).await
+}
+
+async fn compile_strictly(client: &Client, rules: &Rules, relation: Relation) -> Result<Mapped, ServiceError> {
     let types = types_of(client, &relation).await?;
     let plan = RowPlan::compile(rules, &relation, &types)?;
-    let TableName { schema, name } = &relation.table;
-    let from = format!("{}.{}", quote_ident(schema), quote_ident(name));
+    let from = quote_table(&relation.table);
     Ok(Mapped { relation, plan, from })
 }
 
 /// The same for the table as it is now, or for what the query gives now.
 pub(super) async fn compile_current(client: &Client, rules: &Rules) -> Result<Mapped, ServiceError> {
     let relation = current(client, &rules.table).await?;
-    let Some(query) = &rules.query else { return compile(client, rules, relation).await };
+    let Some(query) = &rules.query else { return compile_strictly(client, rules, relation).await };
     let relation = describe_query(client, &query.sql, &relation).await.map_err(ServiceError::Query)?;
-    Ok(Mapped { from: query_item(&query.sql), ..compile(client, rules, relation).await? })
+    Ok(Mapped { from: query_item(&query.sql), ..compile_strictly(client, rules, relation).await? })
 }
 
 /// Holds what is watched of a table against a relation version of it.
@@ -70,6 +77,47 @@ pub(super) async fn identity_gaps(client: &Client, rules: &Rules) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// The tables as they are to be published: whole, or only what is wanted of them and what identifies their rows.
+pub(super) async fn published(client: &Client, config: &Config) -> Result<Vec<Published>, ServiceError> {
+    let rules = &config.users;
+    let mut tables = Vec::new();
+    for table in rules.tables() {
+        let columns = match config.source.publish {
+            Publish::Rows => Vec::new(),
+            Publish::Columns => wanted(client, rules, current(client, table).await?).await?,
+        };
+        tables.push(Published { table: table.clone(), columns });
+    }
+    Ok(tables)
+}
+
+async fn wanted(client: &Client, rules: &Rules, relation: Relation) -> Result<Vec<String>, ServiceError> {
+    if relation.replica_identity == ReplicaIdentity::Full {
+        return Err(ServiceError::Unready {
+            what: format!(
+                "{} has REPLICA IDENTITY FULL: with a column list the store's own UPDATEs and DELETEs would fail",
+                relation.table
+            ),
+            remedy: "use an index as replica identity, or source.publish: rows".to_owned(),
+        });
+    }
+    let mut wanted: Vec<bool> = relation.columns.iter().map(|column| column.in_identity).collect();
+    let mut add = |decoded: &[bool]| wanted.iter_mut().zip(decoded).for_each(|(wanted, decoded)| *wanted |= decoded);
+    let relation = match rules.query {
+        Some(_) => {
+            compile_watched(client, rules, &relation).await?.iter().for_each(|watched| add(watched.plan.decoded()));
+            relation
+        }
+        None => {
+            let mapped = compile(client, rules, relation).await?;
+            add(mapped.plan.decoded());
+            mapped.relation
+        }
+    };
+    let wanted = relation.columns.into_iter().zip(wanted).filter(|(_, wanted)| *wanted);
+    Ok(wanted.map(|(column, _)| column.name).collect())
 }
 
 async fn current(client: &Client, table: &TableName) -> Result<Relation, ServiceError> {

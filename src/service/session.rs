@@ -2,7 +2,7 @@
 
 use super::backoff::Backoff;
 use super::history::{Found, History, decide_history};
-use super::plans::{compile_current, fingerprint, identity_gaps};
+use super::plans::{compile_current, fingerprint, identity_gaps, published};
 use super::shared::{Lane, Shared};
 use super::stream::Stream;
 use super::tenant::Worker;
@@ -150,7 +150,7 @@ async fn publish(client: &PgClient, config: &Config) -> Result<bool, ServiceErro
     let (name, tables) = (&config.source.publication, config.users.tables());
     let missing = publication::read_publication(client, name).await?.is_none();
     if missing {
-        publication::create_publication(client, name, &tables).await?;
+        publication::create_publication(client, name, &published(client, config).await?).await?;
         tracing::info!(publication = name, ?tables, "created");
     }
     for table in tables {

@@ -20,7 +20,8 @@ async fn source(server: &PostgresServer) -> slot::CreatedSlot {
     let client = server.connect("postgres").await.unwrap();
     let users = TableName { schema: "public".to_owned(), name: "users".to_owned() };
     assert_eq!(publication::read_publication(&client, PUBLICATION).await.unwrap(), None);
-    publication::create_publication(&client, PUBLICATION, std::slice::from_ref(&users)).await.unwrap();
+    let published = publication::Published { table: users.clone(), columns: Vec::new() };
+    publication::create_publication(&client, PUBLICATION, &[published]).await.unwrap();
     let made = publication::read_publication(&client, PUBLICATION).await.unwrap().unwrap();
     assert!(!made.all_tables && made.inserts && made.updates && made.deletes && made.truncates && made.via_root);
     assert!(publication::table_in_publication(&client, PUBLICATION, &users).await.unwrap());
