@@ -20,6 +20,8 @@ pub mod state;
 pub mod service;
 
 pub mod check;
+pub mod setup;
+
 pub mod cli;
 pub mod demo;
 

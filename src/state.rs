@@ -4,13 +4,12 @@
 //! Status readers use [`StateStore::read`], which changes nothing.
 
 use crate::model::{Epoch, Generation, Lsn, TargetId, TenantId};
-use crate::pg::{PgClient, describe};
+use crate::pg::{PgClient, create_schema, describe};
 use std::collections::BTreeMap;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
 
 const CREATE: &str = "\
-CREATE SCHEMA IF NOT EXISTS users_sync;
 CREATE TABLE IF NOT EXISTS users_sync.source (
   slot text PRIMARY KEY,
   generation bigint NOT NULL,
@@ -144,6 +143,7 @@ impl StateStore {
     /// the slot is ours; whatever the state says is read after it. A new slot's row starts at generation 0.
     pub async fn acquire(client: PgClient, slot: &str, holder: &str) -> Result<StateStore, StateError> {
         if !exists(&client).await? {
+            create_schema(&client, "users_sync").await?;
             client.batch_execute(CREATE).await?;
         }
         let row = client

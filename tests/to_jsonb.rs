@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 use tokio_postgres::{Client, Config, NoTls};
 use users_sync::map::{RowPlan, Rules, TenantRef, Value, parse_timestamp};
-use users_sync::model::{Cell, Change, Column, Oid, Relation, ReplicaIdentity, TableName};
+use users_sync::model::{Cell, Column, Oid, Relation, ReplicaIdentity, TableName};
 
 const ROWS: usize = 4000;
 /// The chance that a value is null.

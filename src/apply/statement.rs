@@ -106,9 +106,8 @@ impl Shape {
 
 const TIMESTAMPTZ: &str = "timestamp with time zone";
 
-/// What a target needs before anything else. Safe to run again; only run where something is missing.
+/// What a target needs before anything else, in schema `users_sync`. Only run where it is missing.
 pub const CREATE_CHECKPOINT: &str = "\
-CREATE SCHEMA IF NOT EXISTS users_sync;
 CREATE TABLE IF NOT EXISTS users_sync.checkpoint (
   only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
   tenant text NOT NULL,
@@ -119,9 +118,8 @@ CREATE TABLE IF NOT EXISTS users_sync.checkpoint (
   mapping text NOT NULL
 )";
 
-/// The table that applications see.
+/// The table that applications see, in schema `neon_auth`.
 pub const CREATE_TABLE: &str = "\
-CREATE SCHEMA IF NOT EXISTS neon_auth;
 CREATE TABLE IF NOT EXISTS neon_auth.users_sync (
   id text PRIMARY KEY,
   raw_json jsonb NOT NULL,
@@ -130,8 +128,11 @@ CREATE TABLE IF NOT EXISTS neon_auth.users_sync (
   created_at timestamptz,
   deleted_at timestamptz,
   updated_at timestamptz
-);
-CREATE INDEX IF NOT EXISTS users_sync_deleted_at_idx ON neon_auth.users_sync (deleted_at)";
+)";
+
+/// Its index.
+pub const CREATE_INDEX: &str =
+    "CREATE INDEX IF NOT EXISTS users_sync_deleted_at_idx ON neon_auth.users_sync (deleted_at)";
 
 /// What stands in a target: checkpoint table, users table, its columns, whether it has rows.
 pub const INSPECT: &str = "\

@@ -6,7 +6,7 @@ use super::standing::Observed;
 use super::statement::{self, Parts, Shape, ShapeError};
 use super::values::{Moment, Position};
 use crate::model::{Deletes, Epoch, Generation, Lsn, TargetId, TenantId};
-use crate::pg::{PgClient, describe};
+use crate::pg::{PgClient, create_schema, describe};
 use std::collections::HashMap;
 use tokio_postgres::Client;
 use tokio_postgres::types::{PgLsn, ToSql, Type};
@@ -62,10 +62,12 @@ impl Target {
         let row = client.query_typed_one(statement::INSPECT, &[]).await?;
         let (has_checkpoint, has_users): (bool, bool) = (row.get(0), row.get(1));
         if !has_checkpoint {
+            create_schema(&client, "users_sync").await?;
             client.batch_execute(statement::CREATE_CHECKPOINT).await?;
         }
         if !has_users {
-            client.batch_execute(statement::CREATE_TABLE).await?;
+            create_schema(&client, "neon_auth").await?;
+            client.batch_execute(&format!("{}; {}", statement::CREATE_TABLE, statement::CREATE_INDEX)).await?;
         }
         let columns: Vec<_> = client.query_typed(statement::COLUMNS_OF_USERS, &[]).await?;
         let columns: Vec<_> = columns.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();

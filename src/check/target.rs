@@ -65,7 +65,8 @@ pub(super) fn findings(tenant: &Tenant, facts: &TargetFacts, state: Option<&Snap
                 reason.to_string(),
                 match create {
                     "" => remedy,
-                    _ => format!("{remedy}; beforehand: {create}").replace('\n', "\n       "),
+                    _ => format!("{remedy}; beforehand: CREATE SCHEMA IF NOT EXISTS users_sync; {create}")
+                        .replace('\n', "\n       "),
                 },
             );
         }

@@ -2,7 +2,9 @@
 
 mod check;
 mod demo;
+mod presets;
 mod run;
+mod setup;
 mod signals;
 mod status;
 mod teardown;
@@ -48,6 +50,14 @@ enum Command {
     Run(ConfigFile),
     /// Say whether everything is as `run` needs it, with the SQL that mends what is not. Changes nothing.
     Check(ConfigFile),
+    /// Print the least-privilege SQL for the source and the targets, and run it with --apply.
+    ///
+    /// Roles, grants on single columns, replica identities, the publication; schema, table and grants in each target.
+    Setup(setup::Arguments),
+    /// List the presets of auth stores, or print one.
+    Presets(presets::Arguments),
+    /// Print the JSON Schema of the configuration, for editors.
+    Schema,
     /// Show how far every tenant is.
     ///
     /// Reads what a running `run` writes down, so it works from any machine that reaches the state's database.
@@ -102,6 +112,12 @@ fn execute(cli: Cli) -> miette::Result<ExitCode> {
         match cli.command {
             Command::Run(file) => run::execute(file.load()?).await,
             Command::Check(file) => Ok(check::execute(&file.load()?).await),
+            Command::Setup(arguments) => setup::execute(&arguments).await,
+            Command::Presets(arguments) => presets::execute(&arguments),
+            Command::Schema => {
+                println!("{}", crate::config::json_schema());
+                Ok(ExitCode::SUCCESS)
+            }
             Command::Status(arguments) => status::execute(&arguments).await,
             Command::Teardown(arguments) => teardown::execute(&arguments).await,
             Command::Demo(arguments) => demo::execute(&arguments).await,

@@ -6,6 +6,7 @@ mod interpolate;
 mod presets;
 mod raw;
 mod resolve;
+mod schema;
 mod section;
 mod settings;
 mod units;
@@ -15,6 +16,7 @@ mod values;
 pub use error::ConfigError;
 pub use interpolate::{InterpolationError, Surroundings};
 pub use presets::{About, PRESETS, Preset};
+pub use schema::json_schema;
 pub use settings::{Config, Limits, MaxDeletes, OnSlotLoss, Publish, Source, Tenant};
 pub use users::Family;
 

@@ -42,7 +42,8 @@ pub(super) const USERS: Known = Known {
     ],
     later: &[],
 };
-pub(super) const WATCH: Known = Known { path: "users.watch", keys: &["table", "key", "tenant"], later: &[] };
+pub(super) const WATCH: Known = Known { path: "users.watch", keys: &["table", "key", "tenant", "via"], later: &[] };
+pub(super) const VIA: Known = Known { path: "users.watch.via", keys: &["table", "from", "to"], later: &[] };
 pub(super) const FAN_OUT: Known = Known { path: "users.fan_out", keys: &["table", "id", "tenant"], later: &[] };
 pub(super) const PRESET: Known = Known { path: "", keys: &["about", "verified", "users", "families"], later: &[] };
 pub(super) const FAMILY: Known = Known { path: "families", keys: &["name", "has", "users"], later: &[] };
@@ -53,7 +54,7 @@ pub(super) const LIMITS: Known = Known {
     keys: &["source_wal", "memory", "tenant_memory", "park_after", "stall", "max_deletes"],
     later: &["kafka_wal", "snapshot_age"],
 };
-const SECTIONS: [&Known; 9] = [&TOP, &SOURCE, &STATE, &USERS, &TENANT, &DELETES, &LIMITS, &WATCH, &FAN_OUT];
+const SECTIONS: [&Known; 10] = [&TOP, &SOURCE, &STATE, &USERS, &TENANT, &DELETES, &LIMITS, &WATCH, &VIA, &FAN_OUT];
 
 /// Below this, names have little to do with each other.
 const SIMILAR: f64 = 0.75;

@@ -9,7 +9,7 @@ use super::raw::{Kind, Node};
 use super::resolve::is_name;
 use super::section::{self, Section, text};
 use super::values::parse_value;
-use crate::map::{Query, Rules, Value, Watch};
+use crate::map::{Query, Rules, Value, Via, Watch};
 use crate::model::TableName;
 use crate::pg::{quote_ident, quote_table};
 
@@ -143,26 +143,40 @@ fn parse_query(users: &Section<'_>, node: &Node, rules: &Rules, from: &Surroundi
     let mut watch = items.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     if !watch.iter().any(|watch| watch.is_users_own) {
         let (table, tenant) = (rules.table.clone(), rules.tenant.clone());
-        watch.push(Watch { table, key: key.clone(), tenant, is_users_own: true });
+        watch.push(Watch { table, key: key.clone(), tenant, is_users_own: true, via: None });
     }
     Ok(Query { sql, key, watch })
 }
 
 fn parse_watch(node: &Node, users: &TableName, key: &[String], from: &Surroundings<'_>) -> Result<Watch, Fault> {
     let watch = Section::of(node, &section::WATCH, from)?;
-    let columns = watch.one_or_more("key")?;
-    if columns.len() != key.len() {
+    let (table, columns) = (table(&watch, from)?, watch.one_or_more("key")?);
+    let via = watch.node("via").map(|node| parse_via(node, &columns, key, from)).transpose()?;
+    if columns.len() != key.len() && via.is_none() {
         let message = format!("users.watch.key has {} columns, and users.key has {}", columns.len(), key.len());
         return Err(Fault::new(&watch.node("key").unwrap_or(node).span, message)
             .help(format!("name the columns that hold {}, in this order", key.join(", "))));
     }
-    let table = table(&watch, from)?;
     Ok(Watch {
         is_users_own: table == *users,
         table,
         key: columns,
         tenant: watch.node("tenant").map(|node| parse_value(node, "users.watch.tenant", from)).transpose()?,
+        via,
     })
+}
+
+fn parse_via(node: &Node, columns: &[String], key: &[String], from: &Surroundings<'_>) -> Result<Via, Fault> {
+    let section = Section::of(node, &section::VIA, from)?;
+    let via = Via { table: table(&section, from)?, from: section.one_or_more("from")?, to: section.one_or_more("to")? };
+    for (name, has, wanted) in [("from", &via.from, columns), ("to", &via.to, key)] {
+        if has.len() != wanted.len() {
+            let message = format!("users.watch.via.{name} has {} columns instead of {}", has.len(), wanted.len());
+            return Err(Fault::new(&section.node(name).unwrap_or(node).span, message)
+                .help(format!("name the columns that hold {}, in this order", wanted.join(", "))));
+        }
+    }
+    Ok(via)
 }
 
 /// A user is in as many tenants as another table says: a query that says so.
@@ -189,9 +203,9 @@ fn fan_out(node: &Node, rules: &mut Rules, from: &Surroundings<'_>) -> Result<()
     );
     rules.tenant = Some(Value::Column(FAN_OUT_TENANT.to_owned()));
     rules.exclude.push(FAN_OUT_TENANT.to_owned());
-    let own = Watch { table: rules.table.clone(), key: vec![id.clone()], tenant: None, is_users_own: true };
+    let own = Watch { table: rules.table.clone(), key: vec![id.clone()], tenant: None, is_users_own: true, via: None };
     let tenant = Some(Value::Column(tenant));
-    let members = Watch { table: members, key: vec![user], tenant, is_users_own: false };
+    let members = Watch { table: members, key: vec![user], tenant, is_users_own: false, via: None };
     rules.query = Some(Query { sql, key: vec![id], watch: vec![own, members] });
     Ok(())
 }

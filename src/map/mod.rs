@@ -19,7 +19,7 @@ mod value;
 
 pub use compile::{CompileError, Problem};
 pub use plan::{Moment, RowPlan, TenantRef, Withheld};
-pub use rules::{Filter, Query, Rules, TimeUnit, Value, Watch};
+pub use rules::{Filter, Query, Rules, TimeUnit, Value, Via, Watch};
 pub use secret::looks_secret;
 pub use sql::{KEYS_SETTING, ids_condition, key_columns, keys_condition, tenants_condition};
 pub use time::{parse_epoch, parse_rfc3339, parse_timestamp};

@@ -101,6 +101,19 @@ pub struct Watch {
     pub tenant: Option<Value>,
     /// A user is there as long as a row of this table is.
     pub is_users_own: bool,
+    /// Where the columns hold another key than the query's: what leads to that.
+    pub via: Option<Via>,
+}
+
+/// A table that leads from one key to the query's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Via {
+    /// Which.
+    pub table: TableName,
+    /// Its columns that hold the key of the watched table.
+    pub from: Vec<String>,
+    /// Its columns that hold the query's key.
+    pub to: Vec<String>,
 }
 
 /// `where`: a condition over the text forms of columns and json paths, with SQL's three truth values.

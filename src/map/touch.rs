@@ -2,7 +2,7 @@
 
 use super::compile::{CompileError, Compiler, identity_gap, remedy};
 use super::plan::TenantRef;
-use super::rules::{Rules, Value, Watch};
+use super::rules::{Rules, Value, Via, Watch};
 use super::unmappable::Unmappable;
 use super::value::{Input, Known, Row, Text};
 use crate::model::{Cell, Relation, TypeCatalog};
@@ -13,6 +13,7 @@ use std::borrow::Cow;
 pub struct TouchPlan {
     key: Vec<Input>,
     tenant: Option<Text>,
+    via: Option<Via>,
     /// There is exactly one tenant.
     only: bool,
     decoded: Vec<bool>,
@@ -23,7 +24,7 @@ pub struct TouchPlan {
 /// A user that has to be read again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Touch<'a> {
-    /// The query's key, as text.
+    /// The query's key as text, or what leads to it.
     pub key: Vec<Cow<'a, str>>,
     /// A tenant that the user was in, or is in; [`TenantRef::Unsent`] where the row does not tell.
     pub tenant: TenantRef<'a>,
@@ -51,7 +52,13 @@ impl TouchPlan {
             decoded,
             key,
             tenant,
+            via: watch.via.clone(),
         })
+    }
+
+    /// What leads from the keys of this table to the query's, where they are others.
+    pub fn via(&self) -> Option<&Via> {
+        self.via.as_ref()
     }
 
     /// Per column of the relation: whether the decoder has to produce it.

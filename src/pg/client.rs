@@ -6,7 +6,7 @@
 
 use super::cleartext::{CleartextRefused, Guarded, NotPostgres};
 use super::stream::{Stream, connect_with};
-use super::{ChannelBinding, ConnectError, PgUrl, ServerError, describe};
+use super::{ChannelBinding, ConnectError, PgUrl, ServerError, describe, quote_ident};
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::ops::{Deref, DerefMut};
@@ -51,6 +51,15 @@ impl Deref for PgClient {
 impl DerefMut for PgClient {
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.client
+    }
+}
+
+/// Makes a schema where it is missing. IF NOT EXISTS alone would ask for CREATE on the database in any case.
+pub async fn create_schema(client: &tokio_postgres::Client, name: &str) -> Result<(), tokio_postgres::Error> {
+    let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)";
+    match client.query_typed_one(there, &[(&name, tokio_postgres::types::Type::TEXT)]).await?.get(0) {
+        true => Ok(()),
+        false => client.batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS {}", quote_ident(name))).await,
     }
 }
 

@@ -10,7 +10,7 @@ mod tls;
 mod types;
 mod url;
 
-pub use client::{PgClient, connect};
+pub use client::{PgClient, connect, create_schema};
 pub use error::{ConnectError, ServerError, describe};
 pub use sql::{quote_ident, quote_literal, quote_table};
 pub(crate) use stream::{Stream, connect_with};

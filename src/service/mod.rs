@@ -25,4 +25,4 @@ mod watch;
 
 pub(crate) use confirm::IDLE_STEP;
 pub use error::ServiceError;
-pub use session::run;
+pub use session::{run, settled};

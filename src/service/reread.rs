@@ -3,10 +3,10 @@
 use super::ServiceError;
 use super::plans::{Mapped, compile_current};
 use crate::config::Config;
-use crate::map::TenantRef;
-use crate::model::{Lsn, Timestamp, User, UserId, Xid};
-use crate::pg::{PgClient, PgUrl, connect};
-use crate::snapshot::{Reading, Seen, source_session};
+use crate::map::{TenantRef, Via};
+use crate::model::{Cell, Lsn, Timestamp, User, UserId, Xid};
+use crate::pg::{PgClient, PgUrl, connect, quote_table};
+use crate::snapshot::{By, Reading, Rows, Seen, read_relation, source_session};
 use std::borrow::Cow;
 use tokio::sync::Mutex;
 
@@ -60,18 +60,36 @@ impl Rereader {
         keys: &[Vec<&str>],
     ) -> Result<(Vec<Row>, Seen, Lsn), ServiceError> {
         let mut kept = self.client.lock().await;
-        let client = match kept.take().filter(|client| !client.is_closed()) {
-            Some(client) => client,
-            None => {
-                let client = connect(&self.url).await?;
-                source_session(&client).await?;
-                client
-            }
-        };
+        let client = self.client(kept.take()).await?;
         // After an error the connection may be inside a transaction: it is kept only when all went well.
         let found = read(&client, config, xids, keys).await?;
         *kept = Some(client);
         Ok(found)
+    }
+
+    /// Which of the query's keys these keys lead to, once these transactions are visible.
+    pub(super) async fn lead(
+        &self,
+        via: &Via,
+        xids: &[Xid],
+        keys: &[Vec<&str>],
+    ) -> Result<Vec<(Vec<String>, Vec<String>)>, ServiceError> {
+        let mut kept = self.client.lock().await;
+        let client = self.client(kept.take()).await?;
+        let led = lead(&client, via, xids, keys).await?;
+        *kept = Some(client);
+        Ok(led)
+    }
+
+    async fn client(&self, kept: Option<PgClient>) -> Result<PgClient, ServiceError> {
+        match kept.filter(|client| !client.is_closed()) {
+            Some(client) => Ok(client),
+            None => {
+                let client = connect(&self.url).await?;
+                source_session(&client).await?;
+                Ok(client)
+            }
+        }
     }
 }
 
@@ -94,8 +112,10 @@ async fn read(
     let Mapped { relation, plan, from } = compile_current(client, &config.users).await?;
     let position = reading.position();
     let mut rows = Vec::new();
-    let seen = reading
-        .read(&config.users, &from, &relation, plan.decoded(), keys, |cells| {
+    let wanted =
+        Rows { from: &from, relation: &relation, decoded: plan.decoded(), by: By::mapping(&config.users, &relation) };
+    reading
+        .read(&wanted, keys, |cells| {
             // A row that cannot be mapped is reported where the stream or a snapshot brings it.
             let (Ok(Some((tenant, user))), Ok(Some(key))) = (plan.insert(cells), plan.key_of(cells)) else { return };
             let key = key.into_iter().map(Cow::into_owned).collect();
@@ -106,5 +126,35 @@ async fn read(
             }
         })
         .await?;
-    Ok((rows, seen, position))
+    Ok((rows, reading.end().await?, position))
+}
+
+async fn lead(
+    client: &PgClient,
+    via: &Via,
+    xids: &[Xid],
+    keys: &[Vec<&str>],
+) -> Result<Vec<(Vec<String>, Vec<String>)>, ServiceError> {
+    let reading = Reading::begin(client, xids).await?;
+    let relation = read_relation(client, &via.table).await?.ok_or_else(|| ServiceError::NoTable(via.table.clone()))?;
+    let places = |names: &[String]| -> Vec<usize> {
+        names.iter().filter_map(|name| relation.columns.iter().position(|column| column.name == *name)).collect()
+    };
+    let (from, to) = (places(&via.from), places(&via.to));
+    let decoded: Vec<bool> = (0..relation.columns.len()).map(|n| from.contains(&n) || to.contains(&n)).collect();
+    let by = By::Columns(via.from.iter().map(String::as_str).collect());
+    let rows = Rows { from: &quote_table(&via.table), relation: &relation, decoded: &decoded, by };
+    let mut led = Vec::new();
+    reading
+        .read(&rows, keys, |cells| {
+            let text = |at: &usize| match cells.get(*at) {
+                Some(Cell::Text(text)) => std::str::from_utf8(text).ok().map(|text| text.trim_end().to_owned()),
+                _ => None,
+            };
+            let key = |places: &[usize]| places.iter().map(text).collect::<Option<Vec<_>>>();
+            led.extend(key(&from).zip(key(&to)));
+        })
+        .await?;
+    reading.end().await?;
+    Ok(led)
 }

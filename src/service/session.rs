@@ -131,7 +131,7 @@ async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
 }
 
 /// The configuration with the mapping that fits the store's tables as they are.
-async fn settled(client: &PgClient, config: &Config) -> Result<Config, ServiceError> {
+pub async fn settled(client: &PgClient, config: &Config) -> Result<Config, ServiceError> {
     if config.families.is_empty() {
         return Ok(config.clone());
     }

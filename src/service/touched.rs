@@ -8,7 +8,7 @@ use super::dispatch::{Dispatch, Transaction};
 use super::plans::Watched;
 use super::reread::Row;
 use super::shared::Shared;
-use crate::map::{TenantRef, Touch, Unmappable};
+use crate::map::{TenantRef, Touch, Unmappable, Via};
 use crate::model::{Cell, Change, Lsn, Xid};
 use std::collections::HashMap;
 
@@ -29,10 +29,13 @@ pub(super) enum Event {
 #[derive(Default)]
 pub(super) struct Touched {
     users: HashMap<Vec<String>, Touching>,
+    /// By keys that lead to users by way of another table.
+    indirect: HashMap<Via, HashMap<Vec<String>, Touching>>,
     /// Complete ones with their ends, in order.
     done: Vec<(Transaction, Lsn)>,
 }
 
+#[derive(Clone)]
 struct Touching {
     last: Transaction,
     /// The tenants that rows named: who of them does not have the user any more, loses it.
@@ -45,12 +48,13 @@ struct Touching {
 
 impl Touched {
     pub(super) fn is_empty(&self) -> bool {
-        self.users.is_empty() && self.done.is_empty()
+        self.users.is_empty() && self.indirect.is_empty() && self.done.is_empty()
     }
 
     /// Whether there is something to be read now, though more may come at once.
     pub(super) fn is_full(&self) -> bool {
-        self.users.len() >= KEYS || self.done.len() >= TRANSACTIONS
+        let indirect = self.indirect.values().map(HashMap::len).sum::<usize>();
+        self.users.len() + indirect >= KEYS || self.done.len() >= TRANSACTIONS
     }
 
     /// Takes a row of a watched table.
@@ -65,7 +69,11 @@ impl Touched {
         let key = key.into_iter().map(|part| part.into_owned()).collect();
         let born = watched.is_users_own && event == Event::Insert;
         let fresh = || Touching { last: transaction, tenants: Vec::new(), anywhere: false, born };
-        let touching = self.users.entry(key).or_insert_with(fresh);
+        let users = match watched.plan.via() {
+            None => &mut self.users,
+            Some(via) => self.indirect.entry(via.clone()).or_default(),
+        };
+        let touching = users.entry(key).or_insert_with(fresh);
         touching.last = transaction;
         let tenant = match tenant {
             TenantRef::Only => None,
@@ -95,12 +103,16 @@ impl Touched {
         if self.is_empty() {
             return Ok(());
         }
-        let touched = std::mem::take(self);
-        let keys: Vec<Vec<&str>> = touched.users.keys().map(|key| key.iter().map(String::as_str).collect()).collect();
-        let mut xids: Vec<Xid> = touched.done.iter().map(|(transaction, _)| transaction.moment.xid).collect();
-        xids.extend(touched.users.values().map(|touching| touching.last.moment.xid));
-        xids.sort_unstable_by_key(|xid| xid.0);
-        xids.dedup();
+        let mut touched = std::mem::take(self);
+        let xids = touched.xids();
+        for (via, indirect) in std::mem::take(&mut touched.indirect) {
+            for (from, to) in shared.rereader.lead(&via, &xids, &texts(indirect.keys())).await? {
+                if let Some(touching) = indirect.get(&from) {
+                    touched.users.entry(to).or_insert_with(|| touching.clone()).join(touching);
+                }
+            }
+        }
+        let keys = texts(touched.users.keys());
         let found = match keys.is_empty() {
             true => Vec::new(),
             false => shared.rereader.read_keys(&shared.config, &xids, &keys).await?.0,
@@ -131,6 +143,16 @@ impl Touched {
         Ok(())
     }
 
+    /// The transactions that have to be visible in the reading.
+    fn xids(&self) -> Vec<Xid> {
+        let touching = self.users.values().chain(self.indirect.values().flat_map(HashMap::values));
+        let done = self.done.iter().map(|(transaction, _)| transaction.moment.xid);
+        let mut xids: Vec<Xid> = done.chain(touching.map(|touching| touching.last.moment.xid)).collect();
+        xids.sort_unstable_by_key(|xid| xid.0);
+        xids.dedup();
+        xids
+    }
+
     /// What the reading makes of everybody who was touched. `id_at`: which part of the key is the user's id.
     fn outcome(&self, found: Vec<Row>, id_at: usize) -> Vec<(Transaction, Said)> {
         let mut has: HashMap<&[String], Vec<Option<String>>> = HashMap::new();
@@ -157,6 +179,24 @@ impl Touched {
         }
         outcome
     }
+}
+
+impl Touching {
+    /// The same user was touched in another way, too.
+    fn join(&mut self, other: &Touching) {
+        if other.last.commit_lsn > self.last.commit_lsn {
+            self.last = other.last;
+        }
+        let new = other.tenants.iter().filter(|tenant| !self.tenants.contains(tenant)).cloned();
+        let new: Vec<_> = new.collect();
+        self.tenants.extend(new);
+        self.anywhere |= other.anywhere;
+        self.born &= other.born;
+    }
+}
+
+fn texts<'a>(keys: impl Iterator<Item = &'a Vec<String>>) -> Vec<Vec<&'a str>> {
+    keys.map(|key| key.iter().map(String::as_str).collect()).collect()
 }
 
 /// A change and whom it is for.

@@ -95,6 +95,7 @@ fn in_schemas(rules: &Rules, schemas: &[String]) -> Rules {
         key: vec![id.clone()],
         tenant: rules.tenant.clone(),
         is_users_own: true,
+        via: None,
     };
     let query = Query {
         sql: schemas.iter().map(part).collect::<Vec<_>>().join(" UNION ALL "),

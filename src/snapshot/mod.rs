@@ -13,5 +13,5 @@ pub use catalog::{describe_query, query_item, read_relation, source_session};
 pub use export::{Export, hold_export};
 pub use families::{Settled, settle};
 pub use load::{LoadError, Loaded, Loading, load};
-pub use reread::{Reading, Seen};
+pub use reread::{By, Reading, Rows, Seen};
 pub use rows::{RowStream, SourceReadError};

@@ -58,41 +58,70 @@ impl<'a> Reading<'a> {
         self.position
     }
 
-    /// Hands the rows with these keys to `each`, out of `from` (SQL: the table, or a query). Rows that are not there are
-    /// gone, or moved. Gives back what it saw.
+    /// Hands the rows with these keys to `each`. Rows that are not there are gone, or moved.
     pub async fn read(
-        self,
-        rules: &Rules,
-        from: &str,
-        relation: &Relation,
-        decoded: &[bool],
+        &self,
+        rows: &Rows<'_>,
         keys: &[Vec<&str>],
         mut each: impl FnMut(&[Cell<'_>]) + Send,
-    ) -> Result<Seen, SourceReadError> {
+    ) -> Result<(), SourceReadError> {
         let keys =
             serde_json::Value::from_iter(keys.iter().map(|key| serde_json::Value::from_iter(key.iter().copied())));
         self.client.query_one("SELECT set_config($1, $2, true)", &[&KEYS_SETTING, &keys.to_string()]).await?;
-        let condition = match key_columns(rules, relation) {
-            Some(names) => {
+        let condition = match &rows.by {
+            By::Columns(names) => {
                 let mut columns = Vec::with_capacity(names.len());
                 for name in names {
-                    let oid = relation.columns.iter().find(|column| column.name == name).map(|column| column.type_oid);
+                    let column = rows.relation.columns.iter().find(|column| column.name == *name);
+                    let oid = column.map(|column| column.type_oid);
                     // Without a length: char(36) would be cut to char(1).
                     let row = self.client.query_one("SELECT format_type($1, -1)", &[&oid]).await?;
-                    columns.push((name, row.get(0)));
+                    columns.push((*name, row.get(0)));
                 }
                 keys_condition(&columns)
             }
-            None => ids_condition(rules, relation),
+            By::Condition(condition) => condition.clone(),
         };
-        let mut rows = RowStream::open(self.client, from, relation, decoded, &condition).await?;
-        while rows.advance().await? {
+        let mut stream = RowStream::open(self.client, rows.from, rows.relation, rows.decoded, &condition).await?;
+        while stream.advance().await? {
             let mut cells = Vec::new();
-            rows.cells(&mut cells)?;
+            stream.cells(&mut cells)?;
             each(&cells);
         }
+        Ok(())
+    }
+
+    /// Ends it; gives what it saw.
+    pub async fn end(self) -> Result<Seen, SourceReadError> {
         self.client.batch_execute("ROLLBACK").await?;
         Ok(self.seen)
+    }
+}
+
+/// What is to be read, and how its rows are found.
+pub struct Rows<'a> {
+    /// An item of FROM: the table, or a query.
+    pub from: &'a str,
+    /// Its columns.
+    pub relation: &'a Relation,
+    /// Which of them.
+    pub decoded: &'a [bool],
+    /// By what.
+    pub by: By<'a>,
+}
+
+/// How rows are found.
+pub enum By<'a> {
+    /// By the values of these columns, which an index may serve.
+    Columns(Vec<&'a str>),
+    /// By a condition over the keys in [`KEYS_SETTING`].
+    Condition(String),
+}
+
+impl<'a> By<'a> {
+    /// The mapping's own way.
+    pub fn mapping(rules: &'a Rules, relation: &Relation) -> By<'a> {
+        key_columns(rules, relation).map_or_else(|| By::Condition(ids_condition(rules, relation)), By::Columns)
     }
 }
 

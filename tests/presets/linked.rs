@@ -36,10 +36,10 @@ pub const STACK_AUTH: Case = Case {
     marked: &[
         ("\"ProjectUser\"", "\"displayName\" LIKE '%09e2%'"),
         ("\"ContactChannel\"", "value LIKE '%09e2%'"),
-        ("\"PasswordAuthMethod\"", "true"),
-        ("\"PasskeyAuthMethod\"", "true"),
-        ("\"ProjectUserOAuthAccount\"", "true"),
-        ("\"TeamMember\"", "true"),
+        ("\"PasswordAuthMethod\"", "\"projectUserId\" = u(1)"),
+        ("\"PasskeyAuthMethod\"", "\"projectUserId\" = u(1)"),
+        ("\"ProjectUserOAuthAccount\"", "\"projectUserId\" = u(1)"),
+        ("\"TeamMember\"", "\"projectUserId\" = u(1)"),
     ],
     seed: r#"
         ALTER TABLE "ProjectUser" REPLICA IDENTITY FULL;
@@ -113,7 +113,7 @@ pub const STACK_AUTH: Case = Case {
         r#"INSERT INTO "ProjectUserOAuthAccount" VALUES (u(1), u(9), u(4), 'github', '5', NULL)"#,
         r#"INSERT INTO "TeamMember" VALUES (u(1), u(4), u(8), 'x', 'TRUE')"#,
         r#"DELETE FROM "PasswordAuthMethod" WHERE "projectUserId" = u(4)"#,
-        r#"DELETE FROM "ProjectUserOAuthAccount" WHERE "projectUserId" = u(1)"#,
+        r#"DELETE FROM "ProjectUserOAuthAccount" WHERE "projectUserId" = u(4)"#,
         r#"DELETE FROM "ContactChannel" WHERE "projectUserId" = u(13)"#,
         // From one project into another, out of all, to another branch and back.
         r#"UPDATE "ProjectUser" SET "mirroredProjectId" = 'globex' WHERE "projectUserId" = u(16)"#,

@@ -1,0 +1,38 @@
+//! `presets`: what there is, or one of them to read and to copy.
+
+use crate::config::{About, PRESETS};
+use clap::Args;
+use miette::miette;
+use std::process::ExitCode;
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    /// Print this one's file.
+    name: Option<String>,
+}
+
+pub(super) fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
+    let Some(name) = &arguments.name else {
+        println!("{}", list());
+        return Ok(ExitCode::SUCCESS);
+    };
+    let preset = PRESETS.iter().find(|preset| preset.name == name).ok_or_else(|| {
+        miette!(help = "`users-sync presets` lists those that there are", "there is no preset {name}")
+    })?;
+    print!("{}", preset.yaml);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list() -> String {
+    let mut out = String::new();
+    for preset in PRESETS {
+        let About { about, verified } = preset.about();
+        let verified = match verified.strip_prefix("no: ") {
+            Some(why) => format!("no ({why})"),
+            None => format!("on {verified}"),
+        };
+        out.push_str(&format!("{:12} {about}\n{:12} verified: {verified}\n", preset.name, ""));
+    }
+    out.push_str("\nIn the configuration: `users: {preset: NAME}`; every key beside it overrides the preset's.");
+    out
+}

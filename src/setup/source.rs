@@ -1,0 +1,115 @@
+//! The source's script. Pure.
+
+use super::Script;
+use super::facts::{Identity, Role, SetupFacts};
+use crate::capture::publication::{Published, create_statement};
+use crate::config::{Config, Publish};
+use crate::pg::{quote_ident, quote_table};
+
+/// The index that carries what the primary key does not.
+const IDENTITY_INDEX: &str = "users_sync_identity";
+
+/// Everything that the source lacks. An error says what cannot be had together.
+pub fn source_script(config: &Config, facts: &SetupFacts) -> Result<Script, String> {
+    let role = quote_ident(&config.source.url.user);
+    let mut script = Script {
+        heading: format!("at the source, in database {}, as the tables' owner or a superuser", facts.database),
+        ..Script::default()
+    };
+    match facts.role {
+        None => script.add_role(&config.source.url, " REPLICATION"),
+        Some(Role { replicates: false, .. }) => script
+            .add(format!("ALTER ROLE {role} REPLICATION"), format!("on Amazon RDS: GRANT rds_replication TO {role}")),
+        Some(_) => {}
+    }
+    let hides_rows = facts.tables.iter().any(|table| table.row_security);
+    if hides_rows && !facts.role.is_some_and(|role| role.bypasses) {
+        script.add(format!("ALTER ROLE {role} BYPASSRLS"), "row security would hide the users from the snapshot");
+    }
+    script.add(format!("GRANT CONNECT ON DATABASE {} TO {role}", quote_ident(&facts.database)), "");
+    let mut schemas: Vec<_> = facts.reads.keys().map(|table| &table.schema).collect();
+    schemas.dedup();
+    for schema in schemas {
+        script.add(format!("GRANT USAGE ON SCHEMA {} TO {role}", quote_ident(schema)), "");
+    }
+    for (table, columns) in &facts.reads {
+        let columns: Vec<_> = columns.iter().map(|column| quote_ident(column)).collect();
+        script.add(format!("GRANT SELECT ({}) ON {} TO {role}", columns.join(", "), quote_table(table)), "");
+    }
+    let mut missing = Vec::new();
+    for needs in &facts.tables {
+        let table = quote_table(&needs.published.table);
+        let mut published = needs.published.clone();
+        match &needs.identity {
+            Identity::Enough => {}
+            Identity::Index(index) => script.add(
+                format!("ALTER TABLE {table} REPLICA IDENTITY USING INDEX {}", quote_ident(index)),
+                "deletes then say whose users they were",
+            ),
+            Identity::NewIndex(columns) => {
+                add_missing(&mut published, columns);
+                let columns: Vec<_> = columns.iter().map(|column| quote_ident(column)).collect();
+                script.add(
+                    format!(
+                        "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS {IDENTITY_INDEX} ON {table} ({})",
+                        columns.join(", ")
+                    ),
+                    "does not hold up the store's writes",
+                );
+                script.add(
+                    format!("ALTER TABLE {table} REPLICA IDENTITY USING INDEX {IDENTITY_INDEX}"),
+                    "deletes then say whose users they were",
+                );
+            }
+            Identity::Full if config.source.publish == Publish::Columns => {
+                return Err(format!(
+                    "{} needs REPLICA IDENTITY FULL, since a column that says whose row it is can be null; with \
+                     source.publish: columns the store's own UPDATEs and DELETEs would fail then. Use publish: rows",
+                    needs.published.table
+                ));
+            }
+            Identity::Full => script.add(
+                format!("ALTER TABLE {table} REPLICA IDENTITY FULL"),
+                "no index will do: a column that says whose row it is can be null",
+            ),
+        }
+        if !needs.is_published {
+            missing.push(published);
+        }
+    }
+    add_publication(&mut script, config, facts, &missing);
+    if config.state_url == config.source.url && !facts.has_state_schema {
+        script.add(format!("CREATE SCHEMA users_sync AUTHORIZATION {role}"), "the state: who follows, and from where");
+    }
+    Ok(script)
+}
+
+fn add_missing(published: &mut Published, columns: &[String]) {
+    if !published.columns.is_empty() {
+        let missing: Vec<_> = columns.iter().filter(|column| !published.columns.contains(column)).cloned().collect();
+        published.columns.extend(missing);
+    }
+}
+
+fn add_publication(script: &mut Script, config: &Config, facts: &SetupFacts, missing: &[Published]) {
+    if missing.is_empty() {
+        return;
+    }
+    let create = create_statement(&config.source.publication, missing);
+    let why = match config.source.publish {
+        Publish::Rows => "whole rows: the store's migrations stay free, secrets are dropped in users-sync",
+        Publish::Columns => {
+            "these columns only; before a migration drops one or changes its type: ALTER PUBLICATION ... DROP TABLE, \
+             and `setup` again after it"
+        }
+    };
+    match facts.has_publication {
+        false => script.add(create, why),
+        true => {
+            let tables = create.split_once(" FOR TABLE ").map_or("", |(_, tables)| tables);
+            let tables = tables.split(" WITH (").next().unwrap_or_default();
+            script
+                .add(format!("ALTER PUBLICATION {} ADD TABLE {tables}", quote_ident(&config.source.publication)), why);
+        }
+    }
+}

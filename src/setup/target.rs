@@ -1,0 +1,45 @@
+//! A target's script: the same for all. Pure.
+
+use super::Script;
+use crate::apply::statement::{CREATE_INDEX, CREATE_TABLE};
+use crate::config::Tenant;
+use crate::model::Deletes;
+use crate::pg::quote_ident;
+
+/// What a tenant's target needs, and what the roles of its application need to refer to users.
+pub fn target_script(tenant: &Tenant, role_exists: bool, deletes: Deletes, application_roles: &[String]) -> Script {
+    let role = quote_ident(&tenant.target.user);
+    let mut script = Script {
+        heading: format!(
+            "at the target of tenant {}, in database {}, as its owner or a superuser",
+            tenant.id, tenant.target.database
+        ),
+        ..Script::default()
+    };
+    if !role_exists {
+        script.add_role(&tenant.target, "");
+    }
+    script.add(
+        format!("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {role}", quote_ident(&tenant.target.database)),
+        "a resync stages its rows in a temporary table",
+    );
+    script.add(format!("CREATE SCHEMA IF NOT EXISTS users_sync AUTHORIZATION {role}"), "the checkpoint");
+    script.add("CREATE SCHEMA IF NOT EXISTS neon_auth", "");
+    script.add(CREATE_TABLE, "");
+    script.add(CREATE_INDEX, "");
+    script.add(format!("GRANT USAGE ON SCHEMA neon_auth TO {role}"), "");
+    let rights = match deletes {
+        Deletes::Soft => "SELECT, INSERT, UPDATE",
+        Deletes::Hard => "SELECT, INSERT, UPDATE, DELETE",
+    };
+    script.add(format!("GRANT {rights} ON neon_auth.users_sync TO {role}"), "");
+    for application in application_roles {
+        let application = quote_ident(application);
+        script.add(format!("GRANT USAGE ON SCHEMA neon_auth TO {application}"), "");
+        script.add(
+            format!("GRANT SELECT, REFERENCES ON neon_auth.users_sync TO {application}"),
+            "user_id TEXT REFERENCES neon_auth.users_sync(id)",
+        );
+    }
+    script
+}
