@@ -26,8 +26,7 @@ pub(super) fn findings(facts: &StateFacts) -> Vec<Finding> {
             format!("role {} may not create tables in schema users_sync", facts.role),
             format!("GRANT USAGE, CREATE ON SCHEMA users_sync TO {role};"),
         ),
-        // CREATE SCHEMA IF NOT EXISTS asks for this right also where the schema is there.
-        (None, _, false) => error(
+        (None, None, false) => error(
             format!("role {} may not create the schema users_sync for the state", facts.role),
             format!("GRANT CREATE ON DATABASE {database} TO {role}; or set state.url to a database where it may"),
         ),
@@ -55,7 +54,7 @@ mod tests {
         check(Some(false), Some(true), true, false, Some("GRANT ALL ON ALL TABLES IN SCHEMA users_sync TO \"u\""));
         check(None, Some(false), true, false, Some("GRANT USAGE, CREATE ON SCHEMA users_sync"));
         check(None, None, false, false, Some("GRANT CREATE ON DATABASE \"d\" TO \"u\""));
-        check(None, Some(true), false, false, Some("GRANT CREATE ON DATABASE \"d\" TO \"u\""));
+        check(None, Some(true), false, false, None);
         check(Some(true), Some(true), true, true, Some("primary"));
     }
 }

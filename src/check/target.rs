@@ -4,12 +4,17 @@ use super::finding::{Finding, Subject};
 use super::target_facts::{TableRights, TargetFacts};
 use crate::apply::{Mirror, Observed, Shape, Standing, decide_standing, statement};
 use crate::config::Tenant;
-use crate::model::{Epoch, Generation};
+use crate::model::{Deletes, Epoch, Generation};
 use crate::pg::quote_ident;
 use crate::state::{Snapshot, TenantState};
 
 /// Everything for which `run` would park the tenant.
-pub(super) fn findings(tenant: &Tenant, facts: &TargetFacts, state: Option<&Snapshot>) -> Vec<Finding> {
+pub(super) fn findings(
+    tenant: &Tenant,
+    deletes: Deletes,
+    facts: &TargetFacts,
+    state: Option<&Snapshot>,
+) -> Vec<Finding> {
     let (role, database) = (quote_ident(&facts.role), quote_ident(&facts.database));
     let mut findings = Vec::new();
     let mut error = |message: String, remedy: String| {
@@ -29,7 +34,8 @@ pub(super) fn findings(tenant: &Tenant, facts: &TargetFacts, state: Option<&Snap
     }
     let tables = [("neon_auth", "users_sync", &facts.users), ("users_sync", "checkpoint", &facts.checkpoint_table)];
     for (schema, table, rights) in tables {
-        if let Some((message, remedy)) = judge_rights(schema, table, rights, facts) {
+        let deletes = table == "users_sync" && deletes == Deletes::Hard;
+        if let Some((message, remedy)) = judge_rights(schema, table, rights, deletes, facts) {
             error(message, remedy);
         }
     }
@@ -74,28 +80,38 @@ pub(super) fn findings(tenant: &Tenant, facts: &TargetFacts, state: Option<&Snap
     findings
 }
 
-fn judge_rights(schema: &str, table: &str, rights: &TableRights, facts: &TargetFacts) -> Option<(String, String)> {
+fn judge_rights(
+    schema: &str,
+    table: &str,
+    rights: &TableRights,
+    deletes: bool,
+    facts: &TargetFacts,
+) -> Option<(String, String)> {
     let role = quote_ident(&facts.role);
     let usage = rights.schema.is_none_or(|(usage, _)| usage);
-    if rights.exists && (!usage || !rights.missing.is_empty()) {
-        let what = if usage { rights.missing.join(", ") } else { format!("USAGE on schema {schema}") };
+    let missing: Vec<_> = rights.missing.iter().filter(|right| deletes || *right != "DELETE").cloned().collect();
+    if rights.exists && (!usage || !missing.is_empty()) {
+        let what = if usage { missing.join(", ") } else { format!("USAGE on schema {schema}") };
+        let delete = if deletes { ", DELETE" } else { "" };
         return Some((
             format!("role {} lacks {what} for {schema}.{table}", facts.role),
             format!(
-                "GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.{table} TO {role};"
+                "GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT SELECT, INSERT, UPDATE{delete} ON {schema}.{table} TO {role};"
             ),
         ));
     }
-    // CREATE SCHEMA IF NOT EXISTS asks for the right on the database also where the schema is there.
-    let may_create = facts.may_create && rights.schema.is_none_or(|(usage, create)| usage && create);
+    let may_create = rights.schema.map_or(facts.may_create, |(usage, create)| usage && create);
     if rights.exists || may_create {
         return None;
     }
-    let mut remedy = format!("GRANT CREATE ON DATABASE {} TO {role};", quote_ident(&facts.database));
-    if rights.schema.is_some() {
-        remedy.push_str(&format!(" GRANT USAGE, CREATE ON SCHEMA {schema} TO {role};"));
-    }
-    Some((format!("role {} may not create {schema}.{table}", facts.role), remedy))
+    let remedy = match rights.schema {
+        None => format!("GRANT CREATE ON DATABASE {} TO {role};", quote_ident(&facts.database)),
+        Some(_) => format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {role};"),
+    };
+    Some((
+        format!("role {} may not create {schema}.{table}", facts.role),
+        format!("{remedy} or run `users-sync setup`"),
+    ))
 }
 
 #[cfg(test)]
@@ -149,7 +165,7 @@ mod tests {
     fn check(facts: TargetFacts, expected: &[(&str, &str)]) {
         let target = PgUrl::parse("postgres://u@h/d").unwrap();
         let tenant = Tenant { id: TenantId::new("acme"), key: TenantKey::new("acme"), target };
-        let found = findings(&tenant, &facts, Some(&Snapshot::default()));
+        let found = findings(&tenant, Deletes::Hard, &facts, Some(&Snapshot::default()));
         assert_eq!(found.len(), expected.len(), "{found:#?}");
         for (finding, (message, remedy)) in found.iter().zip(expected) {
             assert!(finding.message.contains(message), "{finding}");
@@ -177,6 +193,8 @@ mod tests {
         let denied = TableRights { missing: vec!["UPDATE".into(), "DELETE".into()], ..rights(true) };
         check(TargetFacts { users: denied, ..fresh() }, &[("lacks UPDATE, DELETE", "GRANT SELECT, INSERT")]);
         let hidden = TableRights { schema: Some((false, false)), ..rights(true) };
+        let soft = TableRights { missing: vec!["DELETE".into()], ..rights(true) };
+        assert_eq!(judge_rights("neon_auth", "users_sync", &soft, false, &fresh()), None);
         check(TargetFacts { users: hidden, ..fresh() }, &[("lacks USAGE on schema neon_auth", "GRANT USAGE")]);
         let columns = Some(vec![("id".to_owned(), "uuid".to_owned(), false)]);
         check(TargetFacts { columns, ..fresh() }, &[("column id", "CREATE TABLE")]);

@@ -64,7 +64,11 @@ pub async fn run(case: &Case) {
     let service = bed.service(&[]);
     bed.equal("a restart").await;
     drop(service);
-    bed.source("DELETE FROM users_sync.tenant").await;
+    for (tenant, _) in case.tenants {
+        let stale = "UPDATE users_sync.checkpoint SET mapping = 'another';
+                     UPDATE neon_auth.users_sync SET raw_json = raw_json || '{\"stale\": true}'";
+        bed.server.sql(tenant, stale).await.unwrap();
+    }
     let service = bed.service(&[]);
     bed.equal("a resync").await;
     drop(service);

@@ -154,12 +154,14 @@ pub const KEYCLOAK: Case = Case {
                  'created_timestamp', created_timestamp,
                  'attributes', coalesce((SELECT jsonb_object_agg(name, v) FROM (SELECT name, jsonb_agg(value ORDER BY value) AS v
                    FROM user_attribute a WHERE a.user_id = u.id AND name <> 'ssn' GROUP BY name) a), '{}')),
-               display, nullif(email, ''), to_timestamp(nullif(created_timestamp, 0) / 1000.0), '*', NULL
+               display, nullif(email, ''), to_timestamp(nullif(created_timestamp, 0) / 1000.0),
+               coalesce(to_timestamp(last_modified_timestamp / 1000.0)::text, '*'), NULL
         FROM user_entity u, LATERAL (SELECT coalesce(nullif(concat_ws(' ', nullif(first_name, ''), nullif(last_name, '')), ''), username)) n(display)
         WHERE realm_id = $1 AND service_account_client_link IS NULL"#,
     steps: &[
         "INSERT INTO user_entity (id, realm_id, username, email_constraint, created_timestamp) VALUES ('new', 'acme', 'new', 'x', 1704067200999)",
-        "UPDATE user_entity SET first_name = 'Ann', last_name = 'Lee', email = 'x@x.org' WHERE id = 'u3'",
+        "UPDATE user_entity SET first_name = 'Ann', last_name = 'Lee', email = 'x@x.org', last_modified_timestamp = 1704067200456
+         WHERE id = 'u3'",
         "UPDATE user_entity SET created_timestamp = 0, enabled = false WHERE id = 'u6'",
         "INSERT INTO user_attribute (id, user_id, name, value) VALUES ('5', 'u6', 'phoneNumber', '123')",
         "UPDATE user_attribute SET value = 'c' WHERE id = '3'",
@@ -201,7 +203,7 @@ pub const KRATOS: Case = Case {
         SELECT id, jsonb_build_object('id', id, 'display_name', display, 'primary_email', mail,
                  'signed_up_at_millis', floor(extract(epoch FROM created_at) * 1000)::bigint, 'schema_id', schema_id,
                  'traits', traits, 'metadata_public', metadata_public, 'state', state, 'state_changed_at', state_changed_at,
-                 'organization_id', organization_id, 'external_id', external_id, 'created_at', created_at,
+                 'organization_id', organization_id, 'created_at', created_at,
                  'updated_at', updated_at, 'address_verified',
                  (SELECT coalesce(bool_or(verified), false) FROM identity_verifiable_addresses a WHERE a.identity_id = u.id)),
                display, mail, created_at AT TIME ZONE 'UTC', updated_at AT TIME ZONE 'UTC', NULL

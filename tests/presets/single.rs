@@ -4,7 +4,7 @@ use crate::bed::{Case, Tables};
 
 pub const SUPABASE: Case = Case {
     preset: "supabase",
-    tables: Tables::Own("supabase"),
+    tables: Tables::Alike("supabase"),
     users: "",
     tenants: &[("app", "")],
     unmarked: &[
@@ -359,7 +359,7 @@ pub const AUTHENTIK_SCHEMAS: Case =
 
 pub const CASDOOR: Case = Case {
     preset: "casdoor",
-    tables: Tables::Own("casdoor"),
+    tables: Tables::Alike("casdoor"),
     users: "",
     tenants: &[("acme", "acme"), ("globex", "globex")],
     unmarked: &[],
