@@ -133,8 +133,11 @@ pub const KEYCLOAK: Case = Case {
     tables: Tables::Own("keycloak"),
     users: "",
     tenants: &[("acme", "acme"), ("globex", "globex")],
-    unmarked: &[],
-    marked: &[],
+    unmarked: &[
+        "id", "realm_id", "email_verified", "enabled", "created_timestamp", "service_account_client_link", "not_before",
+        "last_modified_timestamp", "user_id", "name",
+    ],
+    marked: &[("user_entity", "id = 'ann'"), ("user_attribute", "id = '2'")],
     seed: r#"
         ALTER TABLE user_entity REPLICA IDENTITY FULL;
         ALTER TABLE user_attribute REPLICA IDENTITY FULL;
@@ -146,7 +149,9 @@ pub const KEYCLOAK: Case = Case {
         INSERT INTO user_entity (id, realm_id, username, email_constraint, service_account_client_link)
         VALUES ('machine', 'acme', 'machine', 'm', 'client');
         INSERT INTO user_attribute (id, user_id, name, value) VALUES ('1', 'ann', 'locale', '{OPEN}'), ('2', 'ann', 'ssn', '{SECRET}'),
-          ('3', 'u3', 'picture', 'a'), ('4', 'u3', 'picture', 'b')"#,
+          ('3', 'u3', 'picture', 'a'), ('4', 'u3', 'picture', 'b');
+        UPDATE user_attribute SET long_value = '{SECRET}', long_value_hash = '\x{SECRET}', long_value_hash_lower_case = '\x{SECRET}'
+        WHERE id = '2'"#,
     expected: r#"
         SELECT id, jsonb_build_object('id', id, 'display_name', display, 'primary_email', nullif(email, ''), 'username', username,
                  'signed_up_at_millis', nullif(created_timestamp, 0), 'email_verified', email_verified, 'enabled', enabled,
@@ -179,8 +184,10 @@ pub const KRATOS: Case = Case {
     tables: Tables::Own("kratos"),
     users: "",
     tenants: &[("acme", "00000000-0000-0000-0000-00000000000a"), ("globex", "00000000-0000-0000-0000-00000000000b")],
-    unmarked: &[],
-    marked: &[],
+    unmarked: &[
+        "id", "nid", "organization_id", "state", "state_changed_at", "available_aal", "created_at", "updated_at",
+    ],
+    marked: &[("identities", "id = u(1)")],
     seed: r#"
         ALTER TABLE identities REPLICA IDENTITY FULL;
         ALTER TABLE identity_verifiable_addresses REPLICA IDENTITY FULL;

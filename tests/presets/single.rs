@@ -362,15 +362,24 @@ pub const CASDOOR: Case = Case {
     tables: Tables::Alike("casdoor"),
     users: "",
     tenants: &[("acme", "acme"), ("globex", "globex")],
-    unmarked: &[],
-    marked: &[],
+    unmarked: &[
+        "owner", "name", "id", "created_time", "updated_time", "deleted_time", "email_verified", "country_code",
+        "is_default_avatar", "is_online", "is_admin", "is_forbidden", "is_deleted",
+    ],
+    marked: &[("\"user\"", "name = 'ann'")],
     seed: r#"
         INSERT INTO "user" (owner, name, id, created_time, updated_time, deleted_time, type, display_name, email, phone, avatar,
           is_forbidden, is_deleted, password, password_salt, access_token, original_token, original_refresh_token, totp_secret,
           properties, "managedAccounts", "mfaAccounts")
         VALUES ('acme', 'ann', 'x', '2024-01-01T00:00:00+02:00', '2024-01-01T00:00:00.5Z', '', '{OPEN}', '{OPEN}', '{OPEN}@x.org',
           '{OPEN}', '{OPEN}', false, false, '{SECRET}', '{SECRET}', '{SECRET}', '{SECRET}', '{SECRET}', '{SECRET}',
-          '{"oauth_GitHub_accessToken": "{SECRET}"}', '{SECRET}', '{SECRET}');
+          '{"oauth_GitHub_accessToken": "{SECRET}"}', '\x{SECRET}', '\x{SECRET}');
+        UPDATE "user" SET external_id = '{OPEN}', region = '{OPEN}', location = '{OPEN}', affiliation = '{OPEN}', title = '{OPEN}',
+          homepage = '{OPEN}', bio = '{OPEN}', tag = '{OPEN}', language = '{OPEN}', gender = '{OPEN}', birthday = '{OPEN}',
+          education = '{OPEN}', signup_application = '{OPEN}', groups = '{OPEN}', password_type = '{SECRET}',
+          id_card_type = '{SECRET}', id_card = '{SECRET}', hash = '{SECRET}', pre_hash = '{SECRET}', created_ip = '{SECRET}',
+          last_signin_ip = '{SECRET}', recovery_codes = '{SECRET}', invitation_code = '{SECRET}', face_ids = '{SECRET}',
+          ip_whitelist = '{SECRET}', "webauthnCredentials" = '\x{SECRET}';
         INSERT INTO "user" (owner, name, display_name, email, created_time, updated_time, deleted_time)
         SELECT (ARRAY['acme', 'globex', 'nobody'])[1 + n % 3], 'u' || n, '', n || '@x.org', '2024-01-01T00:00:00Z', '', ''
         FROM generate_series(1, 500) n"#,
