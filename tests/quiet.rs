@@ -33,7 +33,8 @@ async fn cost_nothing(query: Option<Query>, updates: usize) {
     let target = PostgresServer::start(Options::new()).await.unwrap();
     target.create_database("acme").await.unwrap();
     bed.auth("ALTER TABLE auth.users ADD COLUMN last_active timestamptz, ADD COLUMN sequence_id bigint").await;
-    bed.auth(&format!("INSERT INTO auth.users (id, org) SELECT 'u' || n, 'acme' FROM generate_series(1, {USERS}) n")).await;
+    bed.auth(&format!("INSERT INTO auth.users (id, org) SELECT 'u' || n, 'acme' FROM generate_series(1, {USERS}) n"))
+        .await;
     let mut config = bed.config();
     config.users.exclude = vec!["last_active".into(), "sequence_id".into()];
     config.users.query = query;
