@@ -22,7 +22,8 @@ setup: ## Install what is missing: PostgreSQL's server programs, a C compiler, R
 demo: setup ## Show the main job on two throwaway servers (SECONDS=20).
 	cargo run --release --locked -- demo --seconds $(SECONDS)
 
-test: setup ## Run every test, also those against real servers.
+test: setup ## Run every test, also those against real servers and on the auth stores' own tables.
+	@.ci/setup stores
 	cargo test --release --locked
 
 bench: setup ## Measure against PostgreSQL's own logical replication on this machine.

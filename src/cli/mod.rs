@@ -57,7 +57,11 @@ enum Command {
     /// List the presets of auth stores, or print one.
     Presets(presets::Arguments),
     /// Print the JSON Schema of the configuration, for editors.
-    Schema,
+    Schema {
+        /// That of a preset's file.
+        #[arg(long)]
+        preset: bool,
+    },
     /// Show how far every tenant is.
     ///
     /// Reads what a running `run` writes down, so it works from any machine that reaches the state's database.
@@ -114,8 +118,9 @@ fn execute(cli: Cli) -> miette::Result<ExitCode> {
             Command::Check(file) => Ok(check::execute(&file.load()?).await),
             Command::Setup(arguments) => setup::execute(&arguments).await,
             Command::Presets(arguments) => presets::execute(&arguments),
-            Command::Schema => {
-                println!("{}", crate::config::json_schema());
+            Command::Schema { preset } => {
+                let schema = if preset { crate::config::preset_schema() } else { crate::config::json_schema() };
+                println!("{schema}");
                 Ok(ExitCode::SUCCESS)
             }
             Command::Status(arguments) => status::execute(&arguments).await,

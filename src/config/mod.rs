@@ -16,7 +16,7 @@ mod values;
 pub use error::ConfigError;
 pub use interpolate::{InterpolationError, Surroundings};
 pub use presets::{About, PRESETS, Preset};
-pub use schema::json_schema;
+pub use schema::{json_schema, preset_schema};
 pub use settings::{Config, Limits, MaxDeletes, OnSlotLoss, Publish, Source, Tenant};
 pub use users::Family;
 

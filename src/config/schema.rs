@@ -11,6 +11,37 @@ pub fn json_schema() -> String {
     serde_json::to_string_pretty(&schema).unwrap_or_default()
 }
 
+/// The text of the schema of a preset's file.
+pub fn preset_schema() -> String {
+    let schema = schemars::schema_for!(PresetFile);
+    serde_json::to_string_pretty(&schema).unwrap_or_default()
+}
+
+/// A preset: the mapping of one auth store.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields, title = "users-sync preset")]
+struct PresetFile {
+    /// What it is for, in a line.
+    about: String,
+    /// The software whose own tables it was tested on; or "no: " and why not.
+    verified: String,
+    /// The mapping.
+    users: Users,
+    /// The shapes that the store's tables have; the first that is there is taken.
+    families: Option<Vec<Family>>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Family {
+    /// What people call it.
+    name: String,
+    /// The columns of the table by which it is recognised.
+    has: Vec<String>,
+    /// What is different in this shape.
+    users: Users,
+}
+
 /// The configuration of users-sync. Anywhere in a value ${NAME} is an environment variable and ${file:PATH} a file.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields, title = "users-sync")]
