@@ -1,5 +1,7 @@
 //! The plan as a whole: what it says of a mapping that does not fit, and what it makes of tuples.
 
+mod choice;
+
 use super::json::oid;
 use super::*;
 use crate::model::{

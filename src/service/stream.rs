@@ -48,7 +48,7 @@ pub(super) struct Stream {
 /// What the changes of a table are to us.
 enum Source {
     /// Users.
-    Users(Mapped),
+    Users(Box<Mapped>),
     /// They touch users that are read by the query.
     Watched(Relation, Vec<Watched>),
     /// Published, but not mapped.
@@ -301,7 +301,7 @@ impl Stream {
         };
         self.look_for_alteration(Some(fingerprint(rules, &mapped))).await?;
         complain(&mapped.plan.identity_gap().join(", "), mapped.plan.identity_remedy());
-        self.relations.insert(oid, Source::Users(mapped));
+        self.relations.insert(oid, Source::Users(Box::new(mapped)));
         Ok(())
     }
 

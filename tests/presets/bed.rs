@@ -1,17 +1,15 @@
 //! A store's tables on a throwaway server, users-sync as a process with its preset, and the comparison with what one SQL
 //! statement of the test's own says.
 
+use crate::support::{DEADLINE, pause};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tempfile::{NamedTempFile, TempDir};
 use tokio_postgres::SimpleQueryMessage;
 use users_sync::throwaway::{Options, PostgresServer};
-
-/// Far more than anything here takes.
-const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What stands in every column that must not leave, and in every one that may. Read as hexadecimal digits both could also
 /// stand in a bytea.
@@ -149,7 +147,7 @@ impl<'a> Bed<'a> {
                     let shown = &differences[..differences.len().min(3)];
                     panic!("{} in {tenant} after {after}:\n{}\n{last}", self.case.preset, shown.join("\n"));
                 }
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                pause().await;
             }
         }
     }

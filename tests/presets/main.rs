@@ -8,6 +8,8 @@
 mod bed;
 mod linked;
 mod single;
+#[path = "../support/mod.rs"]
+mod support;
 
 use bed::{Case, Tables, run};
 use users_sync::config::PRESETS;

@@ -1,0 +1,129 @@
+//! Which rows are users, which columns leave, and whom a watched row touches.
+
+use super::*;
+
+fn is(name: &str, values: &[&str]) -> Filter {
+    Filter::In(name.to_owned(), values.iter().map(|value| (*value).to_owned()).collect())
+}
+
+#[test]
+fn only_rows_that_the_condition_admits_are_users() {
+    let ada = is("meta.name", &["Ada", "Bob"]);
+    let null = Filter::IsNull("meta.nick".to_owned());
+    let not = |filter: &Filter| Filter::Not(Box::new(filter.clone()));
+    // A comparison with null is neither true nor false, and its opposite neither.
+    let unknown = is("meta.nick", &["x"]);
+    for (filter, is_user) in [
+        (ada.clone(), true),
+        (not(&ada), false),
+        (null.clone(), true),
+        (unknown.clone(), false),
+        (not(&unknown), false),
+        (Filter::And(vec![ada.clone(), null.clone()]), true),
+        (Filter::And(vec![ada.clone(), unknown.clone()]), false),
+        (Filter::Or(vec![unknown.clone(), ada.clone()]), true),
+        (not(&Filter::Or(vec![unknown.clone(), not(&ada)])), false),
+        (not(&Filter::And(vec![unknown.clone(), not(&ada)])), true),
+        (is("email", &[""]), false),
+        (is("display_name", &["x"]), false),
+    ] {
+        let plan = plan_of(&Rules { filter: Some(filter.clone()), ..rules() });
+        let mut row = ROW;
+        row[7] = Cell::Null;
+        assert_eq!(inserted(&plan, &row) != "nobody", is_user, "{filter:?}");
+    }
+    let plan = plan_of(&Rules { filter: Some(is("email", &[""])), ..rules() });
+    assert_ne!(inserted(&plan, &row(&[(2, Cell::Text(b""))])), "nobody", "'' is a text like any other");
+}
+
+#[test]
+fn whoever_is_a_user_no_more_leaves() {
+    let plan = plan_of(&Rules { filter: Some(is("email", &["a@b.c"])), name: None, ..rules() });
+    let changed = row(&[(2, Cell::Text(b"x"))]);
+    assert_eq!(updated(&plan, None, &changed), ["acme: delete 1 777"]);
+    assert_eq!(updated(&plan, Some(&ROW), &changed), ["acme: delete 1 777"]);
+    // Never was one.
+    assert_eq!(updated(&plan, Some(&changed), &changed), [""; 0]);
+    assert!(updated(&plan, Some(&changed), &ROW)[0].starts_with("acme: upsert 1 "));
+    let deleted = |old: &[Cell<'_>]| {
+        let mut said = Vec::new();
+        plan.delete(old, AT, &mut |tenant, change| said.push(show(tenant, &change))).unwrap();
+        said
+    };
+    assert_eq!(deleted(&ROW), ["acme: delete 1 777"]);
+    assert_eq!(deleted(&changed), [""; 0]);
+    assert_eq!(deleted(&row(&[(2, Cell::Absent)])), ["acme: delete 1 777"], "who knows");
+    // What decides was not sent.
+    let plan = plan_of(&Rules { filter: Some(is("meta.n", &["5"])), name: None, ..rules() });
+    assert_eq!(updated(&plan, None, &row(&[(6, Cell::Unchanged)])), ["acme: reread 1 42"]);
+}
+
+#[test]
+fn what_is_allowed_leaves_and_paths_are_taken_out() {
+    let allow = ["meta", "password_hash", "none?"].map(str::to_owned).to_vec();
+    let exclude = ["meta.name", "meta.none", "gone?"].map(str::to_owned).to_vec();
+    let plan = plan_of(&Rules { allow: Some(allow), exclude, ..rules() });
+    let said = inserted(&plan, &row(&[(3, Cell::Text(b"hash"))]));
+    let kept = r#""signed_up_at_millis":946684800001,"password_hash":"hash","meta":{"n":5}}"#;
+    assert!(said.ends_with(kept), "{said}");
+    assert_eq!(plan.leaving().collect::<Vec<_>>(), ["id", "password_hash", "meta"]);
+    let withheld: Vec<_> =
+        plan.withheld().filter(|(_, why)| *why == Withheld::NotAllowed).map(|(name, _)| name).collect();
+    assert_eq!(withheld, ["tenant", "email", "created", "updated", "meta.nick"]);
+}
+
+#[test]
+fn constants_schemas_and_missing_columns_make_values() {
+    let optional = |name: &str| Value::Optional(Box::new(column(name)));
+    let unless = |set: &str| Value::Unless { value: Box::new(column("email")), set: set.to_owned() };
+    for (name, expected) in [
+        (Value::Constant("acme".into()), "acme"),
+        (Value::Schema, "auth"),
+        (optional("nope"), "-"),
+        (optional("email.x"), "-"),
+        (Value::First(vec![optional("nope"), column("email")]), "a@b.c"),
+        (unless("meta.nick"), "a@b.c"),
+        (unless("meta.name"), "-"),
+        (Value::Optional(Box::new(unless("nope"))), "-"),
+    ] {
+        let plan = plan_of(&Rules { name: Some(name.clone()), ..rules() });
+        let said = inserted(&plan, &ROW);
+        assert!(said.starts_with(&format!("acme: upsert 1 {expected} a@b.c")), "{name:?}: {said}");
+    }
+}
+
+#[test]
+fn a_watched_row_says_whom_it_touches() {
+    let watch = |key: &[&str], tenant: Option<Value>| Watch {
+        table: relation(&[]).table,
+        key: key.iter().map(|name| (*name).to_owned()).collect(),
+        tenant,
+        is_users_own: false,
+        via: None,
+    };
+    let compile = |rules: &Rules, watch: &Watch, identity: &[&str]| {
+        TouchPlan::compile(rules, watch, &relation(identity), &TypeCatalog::new())
+    };
+    let plan = compile(&rules(), &watch(&["tenant", "id"], Some(column("email"))), &["id", "tenant"]).unwrap();
+    assert_eq!(plan.decoded(), [true, true, true, false, false, false, false, false, false]);
+    assert_eq!(
+        (plan.identity_gap(), plan.identity_remedy().contains("(\"tenant\", \"id\", \"email\")")),
+        (&["email".to_owned()][..], true)
+    );
+    let touched = |plan: &TouchPlan, cells: &[Cell<'static>]| {
+        let touch = plan.touches(cells).map_err(|error| error.to_string());
+        touch.map(|touch| touch.map(|touch| format!("{} {:?}", touch.key.join("/"), touch.tenant)))
+    };
+    assert_eq!(touched(&plan, &ROW), Ok(Some("acme/1 Key(\"a@b.c\")".to_owned())));
+    assert_eq!(touched(&plan, &row(&[(2, Cell::Text(b""))])), Ok(Some("acme/1 Nobody".to_owned())));
+    assert_eq!(touched(&plan, &row(&[(0, Cell::Null)])), Ok(None), "a row that belongs to nobody");
+    assert!(touched(&plan, &row(&[(0, Cell::Absent)])).unwrap_err().starts_with("the replica identity lacks email"));
+    assert!(touched(&plan, &ROW[..3]).unwrap_err().contains("3 columns"));
+    let plan = compile(&rules(), &watch(&["id"], None), &["id"]).unwrap();
+    assert_eq!(touched(&plan, &ROW), Ok(Some("1 Unsent".to_owned())));
+    assert!(plan.identity_gap().is_empty());
+    let plan = compile(&Rules { tenant: None, ..rules() }, &watch(&["id"], None), &["id"]).unwrap();
+    assert_eq!(touched(&plan, &ROW), Ok(Some("1 Only".to_owned())));
+    let error = compile(&rules(), &watch(&["idd"], None), &[]).unwrap_err().to_string();
+    assert!(error.contains("users.watch: there is no column \"idd\"; did you mean \"id\"?"), "{error}");
+}
