@@ -95,6 +95,43 @@ async fn a_target_is_cut_between_commit_and_reply() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_target_is_cut_in_a_backlog_of_full_batches() {
+    let bed = Bed::start(&["acme"]).await;
+    bed.auth("INSERT INTO auth.users (id, org, first_name, updated_at) SELECT 'u' || n, 'acme', 'Ann', now() FROM generate_series(1, 20000) n").await;
+    let proxy = proxy(&bed).await;
+    let mut config = bed.config();
+    config.tenants[0].target.port = proxy.port();
+    let service = Service::start(config.clone());
+    bed.equal().await;
+    service.stop().await;
+    bed.server.sql("acme", HISTORY).await.unwrap();
+    // A backlog of full batches: small transactions, each far too small to be a batch of its own.
+    let auth = bed.server.connect("auth").await.unwrap();
+    auth.batch_execute(
+        "CREATE PROCEDURE auth.churn() LANGUAGE plpgsql AS $$ BEGIN FOR n IN 1..20000 LOOP
+           UPDATE auth.users SET email = n || '@x.org', updated_at = clock_timestamp() WHERE id = 'u' || n; COMMIT;
+         END LOOP; END $$",
+    )
+    .await
+    .unwrap();
+    // Alone: within a transaction of several statements it could not commit.
+    auth.batch_execute("CALL auth.churn()").await.unwrap();
+    // Some 4 MB go to the target; it is cut in the middle of what it is sent, and before what it says of it comes back.
+    let service = {
+        proxy.cut_after_bytes(Direction::ToServer, 1_500_000);
+        Service::start(config)
+    };
+    proxy.wait_cut().await;
+    proxy.swallow_reply_to(b"users_sync.checkpoint SET position");
+    proxy.wait_cut().await;
+    bed.equal().await;
+    service.stop().await;
+    history_is_clean(&bed, "acme", "20000").await;
+    let resyncs = bed.query("auth", "SELECT count(*) FROM users_sync.tenant WHERE state <> 'following'").await;
+    assert_eq!(resyncs[0][0].as_deref(), Some("0"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_is_cut_at_either_end() {
     let bed = Bed::start(&["acme", "globex"]).await;
     fill(&bed, 40_000).await;
