@@ -394,6 +394,13 @@ async fn any_mapping_of_any_table_is_what_sql_says() {
         equal(&bed, &case, &format!("case {n}")).await;
         work(&mut rng, 150).await;
         users += equal(&bed, &case, &format!("case {n}, streamed")).await;
+        // Killed in the middle of it, and started again.
+        let mut service = service;
+        for _ in 0..3 {
+            work(&mut rng, 20).await;
+            service.kill().await;
+            service = Service::start(config.clone());
+        }
         service.stop().await;
         work(&mut rng, 40).await;
         let service = Service::start(config);

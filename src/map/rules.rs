@@ -1,6 +1,6 @@
 //! The mapping as the configuration says it, not yet held against a table.
 
-use crate::model::TableName;
+use crate::model::{Relation, TableName};
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,6 +141,39 @@ impl Rules {
             }
         }
         tables
+    }
+}
+
+impl Value {
+    /// The columns that it asks for only where they are.
+    fn optional_columns<'a>(&'a self, optional: bool, found: &mut Vec<&'a str>) {
+        match self {
+            Value::Optional(value) => value.optional_columns(true, found),
+            Value::Column(name) | Value::Time { column: name, .. } if optional => found.push(name),
+            Value::First(parts) | Value::Join { parts, .. } => {
+                parts.iter().for_each(|part| part.optional_columns(optional, found));
+            }
+            Value::Unless { value, set } => {
+                value.optional_columns(optional, found);
+                found.extend(optional.then_some(set.as_str()));
+            }
+            Value::Column(_) | Value::Time { .. } | Value::Constant(_) | Value::Schema => {}
+        }
+    }
+}
+
+impl Rules {
+    /// The columns that are asked for only where they are, and are not there.
+    pub fn lacking(&self, relation: &Relation) -> Vec<&str> {
+        let values = [&self.name, &self.email, &self.created_at, &self.updated_at, &self.deleted_at, &self.tenant];
+        let mut names = Vec::new();
+        values.into_iter().flatten().for_each(|value| value.optional_columns(false, &mut names));
+        let lists = self.allow.iter().flatten().chain(&self.exclude);
+        names.extend(lists.filter_map(|name| name.strip_suffix('?')));
+        names.sort_unstable();
+        names.dedup();
+        names.retain(|name| !relation.columns.iter().any(|column| column.name == *name));
+        names
     }
 }
 

@@ -49,6 +49,15 @@ impl Fingerprints {
         is_news
     }
 
+    /// What left last did not arrive. A query reads users ahead of the stream: that the target has the change does not say
+    /// that it has what was read.
+    pub fn forget(&mut self, tenant: usize, id: &str) {
+        let (user, at) = self.place(tenant, id);
+        if self.slots[at].user == user {
+            self.slots[at].content = UNKNOWN;
+        }
+    }
+
     /// What a snapshot says of a user. Only where nothing is known: the stream may be ahead of the snapshot.
     pub fn learn(&mut self, tenant: usize, user: &User) {
         let (place, at) = self.place(tenant, &user.id);
@@ -132,6 +141,18 @@ mod tests {
         let mut known = Fingerprints::default();
         assert!(known.is_news(0, &derived(None)));
         assert!(!known.is_news(0, &derived(at)));
+    }
+
+    #[test]
+    fn what_did_not_arrive_is_news_again() {
+        let mut known = Fingerprints::default();
+        known.is_news(0, &upsert("a"));
+        known.forget(0, "someone else");
+        assert!(!known.is_news(0, &upsert("a")));
+        known.forget(0, "u");
+        known.learn(0, &user("u", "a"));
+        assert!(known.is_news(0, &upsert("a")));
+        assert!(!known.is_news(0, &upsert("a")));
     }
 
     #[test]

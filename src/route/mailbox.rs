@@ -138,13 +138,14 @@ impl Mailbox {
         self.drained.notify_one();
     }
 
-    /// The target holds everything up to `position`: what is not newer is dropped, now and later.
-    pub fn hold(&self, position: Lsn) {
+    /// The target holds everything up to `position`: what is not newer is dropped, now and later. Gives whom it dropped
+    /// changes of.
+    pub fn hold(&self, position: Lsn) -> Vec<UserId> {
         let mut inner = self.lock();
         inner.held = position;
-        let held = |commit_lsn: Lsn| commit_lsn < position;
+        let mut dropped = Vec::new();
         for batch in &mut inner.queue {
-            batch.entries.retain(|_, entry| !held(entry.commit_lsn));
+            dropped.extend(batch.entries.extract_if(|_, entry| entry.commit_lsn < position).map(|(id, _)| id));
         }
         let Inner { queue, bytes, .. } = &mut *inner;
         queue.retain(|batch| {
@@ -157,12 +158,13 @@ impl Mailbox {
         });
         drop(inner);
         self.drained.notify_one();
+        dropped
     }
 
-    /// Hands over the changes of one transaction, or a chunk of them. `end` is the transaction's end where this
+    /// Hands over the changes of one transaction, or a chunk of them; they stay in `changes` where they are dropped. `end` is the transaction's end where this
     /// is its last part. A transaction whose earlier chunks were dropped is never gathered from the middle,
     /// because a snapshot that was taken later has it whole.
-    pub fn push(&self, changes: impl Iterator<Item = Change>, commit_lsn: Lsn, xid: Xid, end: Option<Lsn>) -> Pushed {
+    pub fn push(&self, changes: &mut Vec<Change>, commit_lsn: Lsn, xid: Xid, end: Option<Lsn>) -> Pushed {
         let mut inner = self.lock();
         // A commit record that starts before a position which is itself a commit's end lies wholly before it.
         if !inner.open || commit_lsn < inner.held {
@@ -171,7 +173,7 @@ impl Mailbox {
         let joinable = |batch: &Batch| !batch.full() && (batch.end.is_none() || end.is_some());
         let mut batch = inner.queue.pop_back_if(|batch| joinable(batch)).unwrap_or_default();
         let before = batch.bytes;
-        for change in changes {
+        for change in changes.drain(..) {
             batch.add(Entry { change, commit_lsn, xid });
         }
         batch.end = end;

@@ -120,7 +120,12 @@ impl Dispatch {
     fn push(&mut self, shared: &Shared, index: usize, transaction: Transaction, end: Option<Lsn>) -> Pushed {
         let (part, mailbox) = (&mut self.parts[index], &shared.tenants[index].mailbox);
         part.bytes = 0;
-        let pushed = mailbox.push(part.changes.drain(..), transaction.commit_lsn, transaction.moment.xid, end);
+        let pushed = mailbox.push(&mut part.changes, transaction.commit_lsn, transaction.moment.xid, end);
+        if pushed == Pushed::Dropped {
+            // The target has them, or will have them by a snapshot: perhaps as they were, and not as they left here.
+            let mut fingerprints = shared.fingerprints();
+            part.changes.drain(..).for_each(|change| fingerprints.forget(index, change.id()));
+        }
         if mailbox.over_budget() {
             self.crowded.push(index);
         }

@@ -78,6 +78,7 @@ async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
     source_session(&client).await?;
     let config = &settled(&client, config).await?;
     identity_gaps(&client, &config.users).await?;
+    say_what_is_lacking(&client, config).await?;
     let state = connect(&config.state_url).await?;
     let unpublished = match publish(&client, config).await {
         Err(error @ ServiceError::NotPublished { .. }) => {
@@ -142,6 +143,16 @@ pub async fn settled(client: &PgClient, config: &Config) -> Result<Config, Servi
         tracing::info!("{found}");
     }
     Ok(Config { users: rules, ..config.clone() })
+}
+
+/// A mapping for several versions of a store says what it found of this one.
+async fn say_what_is_lacking(client: &PgClient, config: &Config) -> Result<(), ServiceError> {
+    let mapped = compile_current(client, &config.users).await?;
+    let lacking = config.users.lacking(&mapped.relation);
+    if !lacking.is_empty() {
+        tracing::info!(table = %config.users.table, lacking = lacking.join(", "), "these columns are not there, and null");
+    }
+    Ok(())
 }
 
 /// The publication comes before the slot: a slot knows only what was published when the change was made.

@@ -232,7 +232,7 @@ impl Worker {
                 let identity = self.identity(target_id.ok_or(Halt::Rejoin("the state has no id for its target"))?);
                 self.settle_pending(position)?;
                 self.position = position;
-                self.lane().mailbox.hold(position);
+                self.hold(position);
                 shared.acknowledge(self.id(), position);
                 Ok((target, identity))
             }
@@ -313,13 +313,20 @@ impl Worker {
         };
         self.put(TenantState::Following, None, None, Some(who.target_id.clone()), position).await?;
         self.position = position;
-        lane.mailbox.hold(position);
+        self.hold(position);
         shared.joined(self.id(), position);
         tracing::info!(
             tenant = %self.id(), %position, users = loaded.read, inserted = loaded.inserted,
             updated = loaded.updated, deleted = loaded.deleted, "follows"
         );
         Ok(())
+    }
+
+    /// The target holds everything up to here.
+    fn hold(&self, position: Lsn) {
+        let dropped = self.lane().mailbox.hold(position);
+        let mut fingerprints = self.shared.fingerprints();
+        dropped.iter().for_each(|id| fingerprints.forget(self.index, id));
     }
 
     /// The next batch; without an `idle` time it is waited for as long as it takes.

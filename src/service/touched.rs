@@ -38,10 +38,11 @@ pub(super) struct Touched {
 #[derive(Clone)]
 struct Touching {
     last: Transaction,
-    /// The tenants that rows named: who of them does not have the user any more, loses it.
-    tenants: Vec<Option<String>>,
-    /// Any tenant may have had the user.
-    anywhere: bool,
+    /// The tenants that rows named, each with the transaction that did last: who of them does not have the user any more,
+    /// loses it then. Not later: after a replay from there nothing would name the tenant again.
+    tenants: HashMap<Option<String>, Transaction>,
+    /// Any tenant may have had the user, until then.
+    anywhere: Option<Transaction>,
     /// The first that was seen of the user is the row's insert.
     born: bool,
 }
@@ -68,7 +69,7 @@ impl Touched {
         let Some(Touch { key, tenant }) = watched.plan.touches(row)? else { return Ok(()) };
         let key = key.into_iter().map(|part| part.into_owned()).collect();
         let born = watched.is_users_own && event == Event::Insert;
-        let fresh = || Touching { last: transaction, tenants: Vec::new(), anywhere: false, born };
+        let fresh = || Touching { last: transaction, tenants: HashMap::new(), anywhere: None, born };
         let users = match watched.plan.via() {
             None => &mut self.users,
             Some(via) => self.indirect.entry(via.clone()).or_default(),
@@ -80,13 +81,13 @@ impl Touched {
             TenantRef::Key(tenant) => Some(tenant.into_owned()),
             TenantRef::Nobody => return Ok(()),
             TenantRef::Unsent => {
-                touching.anywhere |= watched.is_users_own && event == Event::Delete;
+                if watched.is_users_own && event == Event::Delete {
+                    touching.anywhere = Some(transaction);
+                }
                 return Ok(());
             }
         };
-        if !touching.tenants.contains(&tenant) {
-            touching.tenants.push(tenant);
-        }
+        touching.tenants.insert(tenant, transaction);
         Ok(())
     }
 
@@ -168,13 +169,13 @@ impl Touched {
         for (key, touching) in &self.users {
             let has = has.remove(&key[..]).unwrap_or_default();
             let Some(id) = key.get(id_at) else { continue };
-            let delete = || Change::Delete { id: id.as_str().into(), at: touching.last.moment.commit_time };
-            if has.is_empty() && touching.anywhere {
-                outcome.push((touching.last, Said::Anywhere(delete())));
+            let delete = |at: &Transaction| Change::Delete { id: id.as_str().into(), at: at.moment.commit_time };
+            if let (Some(at), true) = (&touching.anywhere, has.is_empty()) {
+                outcome.push((*at, Said::Anywhere(delete(at))));
                 continue;
             }
-            for gone in touching.tenants.iter().filter(|tenant| !has.contains(tenant)) {
-                outcome.push((touching.last, Said::To(gone.clone(), delete())));
+            for (gone, at) in touching.tenants.iter().filter(|(tenant, _)| !has.contains(tenant)) {
+                outcome.push((*at, Said::To(gone.clone(), delete(at))));
             }
         }
         outcome
@@ -187,10 +188,13 @@ impl Touching {
         if other.last.commit_lsn > self.last.commit_lsn {
             self.last = other.last;
         }
-        let new = other.tenants.iter().filter(|tenant| !self.tenants.contains(tenant)).cloned();
-        let new: Vec<_> = new.collect();
-        self.tenants.extend(new);
-        self.anywhere |= other.anywhere;
+        for (tenant, at) in &other.tenants {
+            let named = self.tenants.entry(tenant.clone()).or_insert(*at);
+            if at.commit_lsn > named.commit_lsn {
+                *named = *at;
+            }
+        }
+        self.anywhere = self.anywhere.or(other.anywhere);
         self.born &= other.born;
     }
 }

@@ -19,6 +19,8 @@ pub const OPEN: &str = "09e209e209e2";
 /// A store, its preset, and what happens to its users.
 pub struct Case {
     pub preset: &'static str,
+    /// What the log has to say at the start.
+    pub says: &'static str,
     /// Where the tables come from.
     pub tables: Tables,
     /// Keys below `users` beside the preset, as YAML in braces' inside: `table: a.b, tenant: c`.
@@ -199,6 +201,7 @@ impl<'a> Bed<'a> {
         assert!(held.contains(OPEN), "what may leave has not arrived");
         assert!(!held.contains(SECRET), "a secret is in a target or in the state");
         let log = std::fs::read_to_string(self.log()).unwrap();
+        assert!(log.contains(self.case.says), "the log does not say {:?}", self.case.says);
         let told = log.lines().find(|line| line.contains(SECRET));
         assert!(
             log.contains("streaming") && log.contains("TRACE") && told.is_none(),

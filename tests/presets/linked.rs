@@ -4,6 +4,7 @@ use crate::bed::{Case, Tables};
 
 pub const STACK_AUTH: Case = Case {
     preset: "stack-auth",
+    says: "streaming",
     tables: Tables::Alike("stack-auth"),
     users: "",
     tenants: &[("acme", "acme"), ("globex", "globex")],
@@ -80,6 +81,7 @@ pub const STACK_AUTH: Case = Case {
                  'requires_totp_mfa', u."requiresTotpMfa", 'is_anonymous', u."isAnonymous",
                  'restricted_by_admin', u."restrictedByAdmin", 'restricted_by_admin_reason', u."restrictedByAdminReason",
                  'country_code', u."signUpCountryCode",
+                 'last_active_at_millis', floor(extract(epoch FROM u."lastActiveAt") * 1000)::bigint,
                  'has_password', u."projectUserId" IN (SELECT "projectUserId" FROM "PasswordAuthMethod"),
                  'otp_auth_enabled', u."projectUserId" IN (SELECT "projectUserId" FROM "OtpAuthMethod"),
                  'passkey_auth_enabled', u."projectUserId" IN (SELECT "projectUserId" FROM "PasskeyAuthMethod"),
@@ -108,6 +110,7 @@ pub const STACK_AUTH: Case = Case {
            COMMIT"#,
         r#"UPDATE "ProjectUser" SET "displayName" = '', "updatedAt" = now() + interval '2 s' WHERE "projectUserId" = u(7)"#,
         r#"UPDATE "ProjectUser" SET "signedUpAt" = '2001-02-03 04:05:06.789', "clientMetadata" = '{"a": [1]}' WHERE "projectUserId" = u(10)"#,
+        r#"UPDATE "ProjectUser" SET "lastActiveAt" = '2025-05-05 05:05:05.055' WHERE "projectUserId" = u(10)"#,
         r#"INSERT INTO "PasswordAuthMethod" VALUES (u(1), u(2), u(4), '{SECRET}')"#,
         r#"INSERT INTO "OtpAuthMethod" VALUES (u(1), u(3), u(4))"#,
         r#"INSERT INTO "ProjectUserOAuthAccount" VALUES (u(1), u(9), u(4), 'github', '5', NULL)"#,
@@ -130,6 +133,7 @@ pub const STACK_AUTH: Case = Case {
 
 pub const KEYCLOAK: Case = Case {
     preset: "keycloak",
+    says: "streaming",
     tables: Tables::Own("keycloak"),
     users: "",
     tenants: &[("acme", "acme"), ("globex", "globex")],
@@ -181,6 +185,7 @@ pub const KEYCLOAK: Case = Case {
 
 pub const KRATOS: Case = Case {
     preset: "kratos",
+    says: "streaming",
     tables: Tables::Own("kratos"),
     users: "",
     tenants: &[("acme", "00000000-0000-0000-0000-00000000000a"), ("globex", "00000000-0000-0000-0000-00000000000b")],
@@ -236,6 +241,7 @@ pub const KRATOS: Case = Case {
 
 pub const ZITADEL: Case = Case {
     preset: "zitadel",
+    says: "the newest table is projections.users14",
     tables: Tables::Alike("zitadel"),
     users: "",
     tenants: &[("acme", "acme"), ("globex", "globex")],
@@ -276,6 +282,7 @@ pub const ZITADEL: Case = Case {
 
 pub const SUPERTOKENS: Case = Case {
     preset: "supertokens",
+    says: "streaming",
     tables: Tables::Alike("supertokens"),
     users: "",
     tenants: &[("acme", "acme"), ("globex", "globex")],
@@ -336,6 +343,7 @@ pub const SUPERTOKENS: Case = Case {
 
 pub const FUSIONAUTH: Case = Case {
     preset: "fusionauth",
+    says: "streaming",
     tables: Tables::Alike("fusionauth"),
     users: "",
     tenants: &[("acme", "00000000-0000-0000-0000-00000000000a"), ("globex", "00000000-0000-0000-0000-00000000000b")],
@@ -382,6 +390,7 @@ pub const FUSIONAUTH: Case = Case {
 /// Members of organizations: a user is in as many tenants as there are memberships.
 pub const BETTER_AUTH_ORGANIZATIONS: Case = Case {
     preset: "better-auth",
+    says: "streaming",
     tables: Tables::Own("better-auth"),
     users: "fan_out: {table: public.member, id: userId, tenant: organizationId}",
     tenants: &[("acme", "o1"), ("globex", "o2")],

@@ -28,6 +28,7 @@ cases! {
     authentik: single::AUTHENTIK,
     authentik_in_several_schemas: single::AUTHENTIK_SCHEMAS,
     authjs: single::AUTHJS,
+    authjs_with_the_pg_adapter: single::AUTHJS_PG,
     better_auth: single::BETTER_AUTH,
     better_auth_in_snake_case: single::BETTER_AUTH_SNAKE,
     better_auth_with_organizations: linked::BETTER_AUTH_ORGANIZATIONS,

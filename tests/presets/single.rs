@@ -4,6 +4,7 @@ use crate::bed::{Case, Tables};
 
 pub const SUPABASE: Case = Case {
     preset: "supabase",
+    says: "streaming",
     tables: Tables::Alike("supabase"),
     users: "",
     tenants: &[("app", "")],
@@ -91,6 +92,7 @@ const BETTER_AUTH_EXPECTED: &str = r#"
 
 pub const BETTER_AUTH: Case = Case {
     preset: "better-auth",
+    says: "the tables are of the family camelCase",
     tables: Tables::Own("better-auth"),
     users: "",
     tenants: &[("app", "")],
@@ -129,6 +131,7 @@ pub const BETTER_AUTH: Case = Case {
 
 pub const BETTER_AUTH_SNAKE: Case = Case {
     preset: "better-auth",
+    says: "the tables are of the family snake_case",
     tables: Tables::Own("better-auth-snake"),
     users: "",
     tenants: &[("app", "")],
@@ -165,6 +168,7 @@ pub const BETTER_AUTH_SNAKE: Case = Case {
 
 pub const AUTHJS: Case = Case {
     preset: "authjs",
+    says: "the tables are of the family Drizzle adapter",
     tables: Tables::Own("authjs"),
     users: "",
     tenants: &[("app", "")],
@@ -188,8 +192,31 @@ pub const AUTHJS: Case = Case {
     ],
 };
 
+/// The names of the pg adapter, and columns that an application added.
+pub const AUTHJS_PG: Case = Case {
+    preset: "authjs",
+    says: "the tables are of the family pg adapter",
+    tables: Tables::Alike("authjs-pg"),
+    users: "",
+    tenants: &[("app", "")],
+    unmarked: &["id", "emailVerified", "created_at"],
+    marked: &[("users", "id = 1")],
+    seed: r#"
+        ALTER TABLE users ADD COLUMN created_at timestamptz DEFAULT now(), ADD COLUMN password text;
+        INSERT INTO users (name, email, image, password) VALUES ('{OPEN}', '{OPEN}@x.org', '{OPEN}', '{SECRET}');
+        INSERT INTO users (name) SELECT 'Name ' || n FROM generate_series(1, 300) n"#,
+    expected: r#"
+        SELECT id, jsonb_build_object('id', id::text, 'display_name', nullif(name, ''), 'primary_email', nullif(email, ''),
+                 'signed_up_at_millis', floor(extract(epoch FROM created_at) * 1000)::bigint, 'image', image,
+                 'emailVerified', "emailVerified"),
+               nullif(name, ''), nullif(email, ''), created_at, '*', NULL
+        FROM users"#,
+    steps: &["UPDATE users SET email = 'x@x.org', name = '' WHERE id = 2", "DELETE FROM users WHERE id = 3"],
+};
+
 pub const DJANGO: Case = Case {
     preset: "django",
+    says: "streaming",
     tables: Tables::Own("django"),
     users: "",
     tenants: &[("app", "")],
@@ -218,6 +245,7 @@ pub const DJANGO: Case = Case {
 
 pub const DEVISE: Case = Case {
     preset: "devise",
+    says: "deleted_at, first_name, full_name, last_name",
     tables: Tables::Alike("devise"),
     users: "",
     tenants: &[("app", "")],
@@ -245,6 +273,7 @@ pub const DEVISE: Case = Case {
 
 pub const LOGTO: Case = Case {
     preset: "logto",
+    says: "streaming",
     tables: Tables::Own("logto"),
     users: "",
     tenants: &[("acme", "acme"), ("globex", "globex")],
@@ -343,6 +372,7 @@ const AUTHENTIK_UNMARKED: &[&str] =
 /// One schema: the table itself is streamed.
 pub const AUTHENTIK: Case = Case {
     preset: "authentik",
+    says: "streaming",
     tables: Tables::Alike("authentik"),
     users: "table: public.authentik_core_user",
     tenants: &[("public", "public")],
@@ -354,11 +384,16 @@ pub const AUTHENTIK: Case = Case {
 };
 
 /// Every schema is a tenant.
-pub const AUTHENTIK_SCHEMAS: Case =
-    Case { users: "", tenants: &[("default_tenant", "public"), ("acme", "t_acme")], ..AUTHENTIK };
+pub const AUTHENTIK_SCHEMAS: Case = Case {
+    users: "",
+    says: "authentik_core_user is in public, t_acme",
+    tenants: &[("default_tenant", "public"), ("acme", "t_acme")],
+    ..AUTHENTIK
+};
 
 pub const CASDOOR: Case = Case {
     preset: "casdoor",
+    says: "streaming",
     tables: Tables::Alike("casdoor"),
     users: "",
     tenants: &[("acme", "acme"), ("globex", "globex")],

@@ -288,6 +288,12 @@ impl Service {
         self.task.await.unwrap().unwrap();
     }
 
+    /// Ends it as kill -9 would: nothing of it goes on, and nothing is finished.
+    pub async fn kill(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+
     /// Waits until it ends by itself, with its error.
     pub async fn fails(self) -> ServiceError {
         tokio::time::timeout(DEADLINE, self.task).await.expect("it goes on").unwrap().unwrap_err()

@@ -23,7 +23,7 @@ fn open() -> Mailbox {
 }
 
 fn push(mailbox: &Mailbox, id: &str, commit: u64, end: Option<u64>) -> Pushed {
-    mailbox.push([upsert(id, commit as i64)].into_iter(), Lsn(commit), Xid(commit as u32), end.map(Lsn))
+    mailbox.push(&mut vec![upsert(id, commit as i64)], Lsn(commit), Xid(commit as u32), end.map(Lsn))
 }
 
 /// Ids with their commit positions, and the end.
