@@ -6,8 +6,10 @@ use crate::model::{Change, User};
 use foldhash::quality::RandomState;
 use std::hash::BuildHasher;
 
-/// Places in the table, 16 bytes each; pages that nobody touches take no memory.
-const SLOTS: usize = 1 << 18;
+/// Places for users that fall together: the one that was met longest ago makes room.
+const WAYS: usize = 8;
+/// Together a quarter of a million users, 16 bytes each; pages that nobody touches take no memory.
+const BUCKETS: usize = 1 << 15;
 
 /// A change came by of which it is not known what it makes of the user.
 const UNKNOWN: u64 = 1;
@@ -17,7 +19,8 @@ const FIRST: u64 = 3;
 
 /// Per user and tenant, a hash of what left last.
 pub struct Fingerprints {
-    slots: Vec<Slot>,
+    /// In each bucket the one met last comes first, and free places last.
+    buckets: Vec<[Slot; WAYS]>,
     hasher: RandomState,
 }
 
@@ -30,7 +33,7 @@ struct Slot {
 
 impl Default for Fingerprints {
     fn default() -> Self {
-        Fingerprints { slots: vec![Slot::default(); SLOTS], hasher: RandomState::default() }
+        Fingerprints { buckets: vec![[Slot::default(); WAYS]; BUCKETS], hasher: RandomState::default() }
     }
 }
 
@@ -42,33 +45,39 @@ impl Fingerprints {
             Change::Delete { .. } => DELETED,
             Change::Patch(_) | Change::Reread { .. } => UNKNOWN,
         };
-        let (user, at) = self.place(tenant, change.id());
-        let slot = &mut self.slots[at];
-        let is_news = slot.user != user || slot.content != content || content == UNKNOWN;
-        *slot = Slot { user, content };
+        let (user, bucket) = self.bucket(tenant, change.id());
+        let found = bucket.iter().position(|slot| slot.user == user);
+        let is_news = content == UNKNOWN || found.is_none_or(|at| bucket[at].content != content);
+        bucket[..=found.unwrap_or(WAYS - 1)].rotate_right(1);
+        bucket[0] = Slot { user, content };
         is_news
     }
 
     /// What left last did not arrive. A query reads users ahead of the stream: that the target has the change does not say
     /// that it has what was read.
     pub fn forget(&mut self, tenant: usize, id: &str) {
-        let (user, at) = self.place(tenant, id);
-        if self.slots[at].user == user {
-            self.slots[at].content = UNKNOWN;
+        let (user, bucket) = self.bucket(tenant, id);
+        if let Some(slot) = bucket.iter_mut().find(|slot| slot.user == user) {
+            slot.content = UNKNOWN;
         }
     }
 
-    /// What a snapshot says of a user. Only where nothing is known: the stream may be ahead of the snapshot.
+    /// What a snapshot says of a user. Only where nothing is known and nothing was forgotten: the stream may be ahead of the
+    /// snapshot.
     pub fn learn(&mut self, tenant: usize, user: &User) {
-        let (place, at) = self.place(tenant, &user.id);
-        if self.slots[at].content == 0 {
-            self.slots[at] = Slot { user: place, content: self.content(user) };
+        let content = self.content(user);
+        let (user, bucket) = self.bucket(tenant, &user.id);
+        if bucket.iter().any(|slot| slot.user == user) {
+            return;
+        }
+        if let Some(free) = bucket.iter_mut().find(|slot| slot.content == 0) {
+            *free = Slot { user, content };
         }
     }
 
-    fn place(&self, tenant: usize, id: &str) -> (u64, usize) {
+    fn bucket(&mut self, tenant: usize, id: &str) -> (u64, &mut [Slot; WAYS]) {
         let hash = self.hasher.hash_one((tenant, id));
-        (hash, hash as usize % SLOTS)
+        (hash, &mut self.buckets[hash as usize % BUCKETS])
     }
 
     /// A derived time is no difference.
@@ -141,6 +150,21 @@ mod tests {
         let mut known = Fingerprints::default();
         assert!(known.is_news(0, &derived(None)));
         assert!(!known.is_news(0, &derived(at)));
+    }
+
+    #[test]
+    fn many_users_are_known_at_once_and_too_many_are_news() {
+        let mut known = Fingerprints::default();
+        let change = |n: usize| Change::Upsert(user(&n.to_string(), "a"));
+        let news =
+            |known: &mut Fingerprints, users: usize| (0..users).filter(|n| known.is_news(0, &change(*n))).count();
+        assert_eq!(news(&mut known, 20_000), 20_000);
+        assert_eq!(news(&mut known, 20_000), 0);
+        news(&mut known, 4 * WAYS * BUCKETS);
+        assert!(news(&mut known, 20_000) > 19_000, "they made room");
+        // Where places were given up, a snapshot is not believed: it may be older than what was there.
+        known.learn(0, &user("u", "a"));
+        assert!(known.is_news(0, &upsert("a")));
     }
 
     #[test]
