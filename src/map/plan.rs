@@ -163,8 +163,12 @@ impl RowPlan {
                 Some(Truth::False | Truth::Null) => Ok(()),
                 Some(Truth::True) => old.map_or(Ok(()), |old| self.delete(old, at, emit)),
                 Some(Truth::Unsent) | None => {
-                    let id = self.new_id(row)?;
-                    emit(self.tenant(row)?, Change::Delete { id: Box::from(&*id), at: at.commit_time });
+                    let (id, tenant) = (self.new_id(row)?, self.tenant(row)?);
+                    if tenant == TenantRef::Unsent {
+                        // Whoever reads the row finds no user, and learns no tenant.
+                        return Err(self.gap());
+                    }
+                    emit(tenant, Change::Delete { id: Box::from(&*id), at: at.commit_time });
                     Ok(())
                 }
             };

@@ -12,8 +12,8 @@ use crate::map::{TenantRef, Touch, Unmappable, Via};
 use crate::model::{Cell, Change, Lsn, Xid};
 use std::collections::HashMap;
 
-/// So many users are read at once.
-const KEYS: usize = 1_000;
+/// So many users are read at once: all of them are in memory then, profiles of hundreds of kilobytes among them.
+const KEYS: usize = 250;
 /// So many transactions wait for a reading: their visibility is looked at one by one.
 const TRANSACTIONS: usize = 10_000;
 

@@ -5,6 +5,7 @@ use super::ServiceError;
 use super::shared::Shared;
 use crate::capture::publication::table_in_publication;
 use crate::pg::connect;
+use crate::snapshot::settle;
 use crate::state::StateStore;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -15,6 +16,7 @@ const EVERY: Duration = Duration::from_secs(30);
 /// generation: what was changed in between was never sent.
 pub(super) async fn membership(shared: &Shared) -> Result<(), ServiceError> {
     let (source, tables) = (&shared.config.source, shared.config.users.tables());
+    let mut said = false;
     loop {
         tokio::select! {
             () = sleep(EVERY) => {}
@@ -22,6 +24,18 @@ pub(super) async fn membership(shared: &Shared) -> Result<(), ServiceError> {
         }
         // A source that is away is the stream's to notice.
         let Ok(client) = connect(&source.url).await else { continue };
+        if !said && let Ok(Some(now)) = settle(&client, &shared.config.families).await {
+            said = now.rules != shared.config.users;
+            if said {
+                let tables = now.rules.tables();
+                tracing::error!(
+                    found = now.found,
+                    ?tables,
+                    "the store has other tables now, and the old ones may not change any more: \
+                     publish them (`users-sync setup` has the SQL) and restart"
+                );
+            }
+        }
         for table in &tables {
             if matches!(table_in_publication(&client, &source.publication, table).await, Ok(false)) {
                 let state = connect(&shared.config.state_url).await?;

@@ -53,6 +53,10 @@ fn whoever_is_a_user_no_more_leaves() {
     assert_eq!(deleted(&ROW), ["acme: delete 1 777"]);
     assert_eq!(deleted(&changed), [""; 0]);
     assert_eq!(deleted(&row(&[(2, Cell::Absent)])), ["acme: delete 1 777"], "who knows");
+    // Whose it was is not known.
+    let unknown = Rules { filter: Some(is("email", &["a@b.c"])), tenant: Some(column("meta.n")), ..rules() };
+    let said = updated(&plan_of(&unknown), None, &row(&[(2, Cell::Null), (6, Cell::Unchanged)]));
+    assert!(said[0].starts_with("error: the replica identity lacks"), "{said:?}");
     // What decides was not sent.
     let plan = plan_of(&Rules { filter: Some(is("meta.n", &["5"])), name: None, ..rules() });
     assert_eq!(updated(&plan, None, &row(&[(6, Cell::Unchanged)])), ["acme: reread 1 42"]);
