@@ -3,7 +3,7 @@
 use super::error::Fault;
 use super::interpolate::Surroundings;
 use super::raw::{Kind, Node};
-use super::section::{self, Section, text};
+use super::section::{self, Section, is_name, text};
 use super::settings::{Config, Limits, MaxDeletes, OnSlotLoss, Publish, Source, Tenant};
 use super::units::{parse_duration, parse_percent, parse_size};
 use super::users;
@@ -11,9 +11,6 @@ use crate::map::Rules;
 use crate::model::{Deletes, TenantId, TenantKey};
 use crate::pg::PgUrl;
 use std::time::Duration;
-
-/// PostgreSQL's NAMEDATALEN leaves this many bytes to a name.
-const LONGEST_NAME: usize = 63;
 
 const SIZE: &str = "a size: 16MB, 1GB, or plain bytes";
 const DURATION: &str = "a duration: 500ms, 5s, 10m, 2h, 30d";
@@ -89,10 +86,6 @@ fn source(node: &Node, from: &Surroundings<'_>) -> Result<Source, Fault> {
         )?,
         publish,
     })
-}
-
-pub(super) fn is_name(name: &str) -> bool {
-    (1..=LONGEST_NAME).contains(&name.len()) && !name.contains('\0')
 }
 
 fn url(node: &Node, path: &str, from: &Surroundings<'_>) -> Result<PgUrl, Fault> {

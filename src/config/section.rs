@@ -56,6 +56,9 @@ pub(super) const LIMITS: Known = Known {
 };
 const SECTIONS: [&Known; 10] = [&TOP, &SOURCE, &STATE, &USERS, &TENANT, &DELETES, &LIMITS, &WATCH, &VIA, &FAN_OUT];
 
+/// PostgreSQL's NAMEDATALEN leaves this many bytes to a name.
+const LONGEST_NAME: usize = 63;
+
 /// Below this, names have little to do with each other.
 const SIMILAR: f64 = 0.75;
 
@@ -177,6 +180,11 @@ impl Known {
             None => fault.help(format!("known are {}", self.keys.join(", "))),
         }
     }
+}
+
+/// Whether the server takes it as a name.
+pub(super) fn is_name(name: &str) -> bool {
+    (1..=LONGEST_NAME).contains(&name.len()) && !name.contains('\0')
 }
 
 /// A scalar's text, with its variables and files put in.

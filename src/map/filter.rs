@@ -1,6 +1,6 @@
 //! `where`, held against a relation: which rows are users. Three truth values, as in SQL, and one more for what was not sent.
 
-use super::compile::Compiler;
+use super::compiler::Compiler;
 use super::rules::Filter;
 use super::unmappable::Unmappable;
 use super::value::{Input, Row};

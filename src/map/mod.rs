@@ -8,6 +8,7 @@ mod secret;
 mod sql;
 
 mod compile;
+mod compiler;
 mod filter;
 mod plan;
 mod touch;
@@ -17,7 +18,7 @@ mod json;
 mod time;
 mod value;
 
-pub use compile::{CompileError, Problem};
+pub use compiler::{CompileError, Problem};
 pub use plan::{Moment, RowPlan, TenantRef, Withheld};
 pub use rules::{Filter, Query, Rules, TimeUnit, Value, Via, Watch};
 pub use secret::looks_secret;

@@ -1,6 +1,6 @@
 //! Which users a change of a watched table touches: their keys, and the tenants that the row names. Pure.
 
-use super::compile::{CompileError, Compiler, identity_gap, remedy};
+use super::compiler::{CompileError, Compiler, identity_gap, remedy};
 use super::plan::TenantRef;
 use super::rules::{Rules, Value, Via, Watch};
 use super::unmappable::Unmappable;
