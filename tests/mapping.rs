@@ -322,7 +322,7 @@ async fn rows(bed: &Bed, database: &str, sql: &str) -> Vec<Row> {
 }
 
 /// Waits until the targets are as they should be; gives how many users that are.
-async fn equal(bed: &Bed, case: &Case, after: &str) -> usize {
+async fn equal(bed: &Bed, service: &Service, case: &Case, after: &str) -> usize {
     let mut users = 0;
     for tenant in TENANTS {
         let deadline = Instant::now() + DEADLINE;
@@ -356,8 +356,14 @@ async fn equal(bed: &Bed, case: &Case, after: &str) -> usize {
                 users += expected.len();
                 break;
             }
-            if Instant::now() > deadline {
-                panic!("{tenant} after {after}: {}\n{:?}\n{}", wrong.join("\n"), case.rules, case.expected);
+            if Instant::now() > deadline || !service.is_running() {
+                panic!(
+                    "{tenant} after {after} (running: {}): {}\n{:?}\n{}",
+                    service.is_running(),
+                    wrong.join("\n"),
+                    case.rules,
+                    case.expected
+                );
             }
             pause().await;
         }
@@ -391,9 +397,9 @@ async fn any_mapping_of_any_table_is_what_sql_says() {
         config.users = case.rules.clone();
         let service = Service::start(config.clone());
         work(&mut rng, 40).await;
-        equal(&bed, &case, &format!("case {n}")).await;
+        equal(&bed, &service, &case, &format!("case {n}")).await;
         work(&mut rng, 150).await;
-        users += equal(&bed, &case, &format!("case {n}, streamed")).await;
+        users += equal(&bed, &service, &case, &format!("case {n}, streamed")).await;
         // Killed in the middle of it, and started again.
         let mut service = service;
         for _ in 0..3 {
@@ -404,7 +410,7 @@ async fn any_mapping_of_any_table_is_what_sql_says() {
         service.stop().await;
         work(&mut rng, 40).await;
         let service = Service::start(config);
-        equal(&bed, &case, &format!("case {n}, started again")).await;
+        equal(&bed, &service, &case, &format!("case {n}, started again")).await;
         service.stop().await;
     }
     println!("{users} users were compared in {CASES} cases");

@@ -88,7 +88,7 @@ struct Selection<'a> {
     allow: Option<Vec<&'a str>>,
     exclude: Vec<&'a str>,
     /// Column and path.
-    paths: Vec<(&'a str, Vec<String>)>,
+    paths: Vec<(String, Vec<String>)>,
 }
 
 impl<'a> Selection<'a> {
@@ -107,8 +107,8 @@ impl<'a> Selection<'a> {
             let (name, is_optional) = optional(written);
             if compiler.position(name).is_some() {
                 exclude.push(name);
-            } else if let Some((column, path)) = name.split_once('.').filter(|(column, _)| compiler.is_json(column)) {
-                paths.push((column, path.split('.').map(str::to_owned).collect()));
+            } else if let Some((column, path)) = compiler.json_path(name) {
+                paths.push((column.to_owned(), path));
             } else if !is_optional {
                 compiler.no_column("exclude", name);
             }

@@ -246,36 +246,44 @@ impl<'a> Compiler<'a> {
 
     /// A column of exactly this name, or else a path from the column with the longest name that it begins with.
     pub(super) fn input(&mut self, key: &'static str, written: &str) -> Option<Input> {
+        let Some((column, path)) = self.split(written) else {
+            self.no_column(key, written);
+            return None;
+        };
+        let name = self.relation.columns.get(column).map(|column| column.name.clone()).unwrap_or_default();
+        let form = match self.base_type(column) {
+            oid::JSON => Form::Json { path, cleaned: true },
+            oid::JSONB => Form::Json { path, cleaned: false },
+            _ if !path.is_empty() => {
+                self.problems.push(Problem::NotJson { key, path: written.to_owned(), column: name });
+                return None;
+            }
+            oid::BPCHAR => Form::Padded,
+            oid::BOOL => Form::Bool,
+            _ => Form::Plain,
+        };
+        Some(Input { column, name, form })
+    }
+
+    /// The column that a name begins with, the longest there is, and the path that follows.
+    fn split(&self, written: &str) -> Option<(usize, Vec<String>)> {
         let dots = written.char_indices().rev().filter(|(_, c)| *c == '.').map(|(at, _)| at);
-        for end in std::iter::once(written.len()).chain(dots) {
-            let Some(column) = self.position(&written[..end]) else { continue };
-            let name = written[..end].to_owned();
-            let path: Vec<String> = match written.get(end + 1..) {
-                Some(path) => path.split('.').map(str::to_owned).collect(),
-                None => Vec::new(),
-            };
-            let form = match self.base_type(column) {
-                oid::JSON => Form::Json { path, cleaned: true },
-                oid::JSONB => Form::Json { path, cleaned: false },
-                _ if !path.is_empty() => {
-                    self.problems.push(Problem::NotJson { key, path: written.to_owned(), column: name });
-                    return None;
-                }
-                oid::BPCHAR => Form::Padded,
-                oid::BOOL => Form::Bool,
-                _ => Form::Plain,
-            };
-            return Some(Input { column, name, form });
-        }
-        self.no_column(key, written);
-        None
+        std::iter::once(written.len()).chain(dots).find_map(|end| {
+            let path = written.get(end + 1..).map(|path| path.split('.').map(str::to_owned).collect());
+            Some((self.position(&written[..end])?, path.unwrap_or_default()))
+        })
+    }
+
+    /// A path into a json column: the column, and what is below it.
+    pub(super) fn json_path(&self, written: &str) -> Option<(&str, Vec<String>)> {
+        let (column, path) = self.split(written).filter(|(_, path)| !path.is_empty())?;
+        let is_json = matches!(self.base_type(column), oid::JSON | oid::JSONB);
+        is_json.then(|| self.relation.columns.get(column).map(|column| (column.name.as_str(), path))).flatten()
     }
 
     /// Whether a column of the value is not there, or its path leads into what is not json.
     fn lacks(&self, value: &Value) -> bool {
-        let has = |name: &str| {
-            self.position(name).is_some() || name.split_once('.').is_some_and(|(column, _)| self.is_json(column))
-        };
+        let has = |name: &str| self.position(name).is_some() || self.json_path(name).is_some();
         match value {
             Value::Column(name) | Value::Time { column: name, .. } => !has(name),
             Value::First(parts) | Value::Join { parts, .. } => parts.iter().any(|part| self.lacks(part)),
@@ -283,10 +291,6 @@ impl<'a> Compiler<'a> {
             Value::Unless { value, set } => self.lacks(value) || !has(set),
             Value::Constant(_) | Value::Schema => false,
         }
-    }
-
-    pub(super) fn is_json(&self, column: &str) -> bool {
-        self.position(column).is_some_and(|column| matches!(self.base_type(column), oid::JSON | oid::JSONB))
     }
 
     pub(super) fn position(&self, name: &str) -> Option<usize> {

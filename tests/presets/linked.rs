@@ -163,8 +163,7 @@ pub const KEYCLOAK: Case = Case {
                  'created_timestamp', created_timestamp,
                  'attributes', coalesce((SELECT jsonb_object_agg(name, v) FROM (SELECT name, jsonb_agg(value ORDER BY value) AS v
                    FROM user_attribute a WHERE a.user_id = u.id AND name <> 'ssn' GROUP BY name) a), '{}')),
-               display, nullif(email, ''), to_timestamp(nullif(created_timestamp, 0) / 1000.0),
-               coalesce(to_timestamp(last_modified_timestamp / 1000.0)::text, '*'), NULL
+               display, nullif(email, ''), to_timestamp(nullif(created_timestamp, 0) / 1000.0), '*', NULL
         FROM user_entity u, LATERAL (SELECT coalesce(nullif(concat_ws(' ', nullif(first_name, ''), nullif(last_name, '')), ''), username)) n(display)
         WHERE realm_id = $1 AND service_account_client_link IS NULL"#,
     steps: &[

@@ -288,6 +288,11 @@ impl Service {
         self.task.await.unwrap().unwrap();
     }
 
+    /// Whether it goes on; it ends by itself only for good.
+    pub fn is_running(&self) -> bool {
+        !self.task.is_finished()
+    }
+
     /// Ends it as kill -9 would: nothing of it goes on, and nothing is finished.
     pub async fn kill(self) {
         self.task.abort();

@@ -65,7 +65,7 @@ fn whoever_is_a_user_no_more_leaves() {
 #[test]
 fn what_is_allowed_leaves_and_paths_are_taken_out() {
     let allow = ["meta", "password_hash", "none?"].map(str::to_owned).to_vec();
-    let exclude = ["meta.name", "meta.none", "gone?"].map(str::to_owned).to_vec();
+    let exclude = ["meta.name", "meta.none", "gone?", "gone.x?"].map(str::to_owned).to_vec();
     let plan = plan_of(&Rules { allow: Some(allow), exclude, ..rules() });
     let said = inserted(&plan, &row(&[(3, Cell::Text(b"hash"))]));
     let kept = r#""signed_up_at_millis":946684800001,"password_hash":"hash","meta":{"n":5}}"#;
