@@ -161,6 +161,12 @@ impl Mailbox {
         dropped
     }
 
+    /// Whether it gathers and knows what the target holds: nothing that waits here will be dropped any more.
+    pub fn is_settled(&self) -> bool {
+        let inner = self.lock();
+        inner.open && inner.held > Lsn::ZERO
+    }
+
     /// Hands over the changes of one transaction, or a chunk of them; they stay in `changes` where they are dropped. `end` is the transaction's end where this
     /// is its last part. A transaction whose earlier chunks were dropped is never gathered from the middle,
     /// because a snapshot that was taken later has it whole.

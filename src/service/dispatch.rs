@@ -67,9 +67,12 @@ impl Dispatch {
     }
 
     fn add_to(&mut self, shared: &Shared, transaction: Transaction, index: usize, change: Change) {
-        if !shared.fingerprints().is_news(index, &change) {
+        let mut fingerprints = shared.fingerprints();
+        // Under the lock under which positions are held: what left before this change may be about to be dropped.
+        if !fingerprints.is_news(index, &change) && shared.tenants[index].mailbox.is_settled() {
             return;
         }
+        drop(fingerprints);
         let part = &mut self.parts[index];
         if !part.touched {
             part.touched = true;

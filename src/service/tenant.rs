@@ -324,8 +324,8 @@ impl Worker {
 
     /// The target holds everything up to here.
     fn hold(&self, position: Lsn) {
-        let dropped = self.lane().mailbox.hold(position);
         let mut fingerprints = self.shared.fingerprints();
+        let dropped = self.lane().mailbox.hold(position);
         dropped.iter().for_each(|id| fingerprints.forget(self.index, id));
     }
 

@@ -67,7 +67,9 @@ fn what_the_target_holds_is_dropped_before_and_after_it_is_known() {
     let mailbox = open();
     push(&mailbox, "a", 10, Some(11));
     push(&mailbox, "b", 20, Some(21));
-    mailbox.hold(Lsn(11));
+    assert!(!mailbox.is_settled());
+    assert_eq!(mailbox.hold(Lsn(11)), [UserId::from("a")]);
+    assert!(mailbox.is_settled());
     assert_eq!(taken(&mailbox), Some((vec![row("b", 20)], Some(21))));
     assert_eq!(push(&mailbox, "a", 10, Some(11)), Pushed::Dropped);
     assert_eq!(push(&mailbox, "c", 11, Some(12)), Pushed::Queued);
