@@ -246,6 +246,7 @@ async fn write_state(server: &PostgresServer) {
         position: Lsn(0x100_0000),
         since_seconds: 0.0,
         position_age_seconds: 0.0,
+        rejected: 0,
     };
     store.put_tenant(&TenantId::new("acme"), &row(TenantState::Following, None)).await.unwrap();
     store.put_tenant(&TenantId::new("globex"), &row(TenantState::Parked, Some("it is full"))).await.unwrap();

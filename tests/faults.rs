@@ -18,7 +18,7 @@ const HISTORY: &str = "
     CREATE FUNCTION history.checkpoint_seen() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
       INSERT INTO history.checkpoints (position, users)
       SELECT NEW.position, (SELECT count(*) FROM neon_auth.users_sync WHERE name = 'Bea'); RETURN NULL; END $$;
-    CREATE TRIGGER seen AFTER INSERT OR UPDATE ON users_sync.checkpoint FOR EACH ROW
+    CREATE TRIGGER seen AFTER INSERT OR UPDATE OF position ON users_sync.checkpoint FOR EACH ROW
       EXECUTE FUNCTION history.checkpoint_seen()";
 
 async fn proxy(bed: &Bed) -> TcpProxy {

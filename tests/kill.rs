@@ -45,7 +45,7 @@ const HISTORY: &str = "
     CREATE FUNCTION history.checkpoint_seen() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
       INSERT INTO history.checkpoints (position, epoch) VALUES (NEW.position, NEW.epoch); RETURN NULL; END $$;
     CREATE TRIGGER seen AFTER INSERT OR UPDATE ON neon_auth.users_sync FOR EACH ROW EXECUTE FUNCTION history.user_seen();
-    CREATE TRIGGER seen AFTER INSERT OR UPDATE ON users_sync.checkpoint FOR EACH ROW
+    CREATE TRIGGER seen AFTER INSERT OR UPDATE OF position ON users_sync.checkpoint FOR EACH ROW
       EXECUTE FUNCTION history.checkpoint_seen()";
 
 /// What the database shows of the moment.

@@ -3,6 +3,8 @@
 //! `standing` and `plan` decide (pure); `target` talks to the database.
 
 mod checkpoint;
+mod fence;
+mod look;
 mod plan;
 mod standing;
 pub mod statement;
@@ -10,6 +12,7 @@ mod target;
 mod values;
 
 pub use checkpoint::{Checkpoint, NIL_TARGET_ID};
+pub use look::look;
 pub use plan::{Move, Rows, plan_rows};
 pub use standing::{Mirror, Observed, ParkReason, Standing, decide_standing};
 pub use statement::{Shape, ShapeError};

@@ -139,6 +139,9 @@ pub const INSPECT: &str = "\
 SELECT to_regclass('users_sync.checkpoint') IS NOT NULL,
        to_regclass('neon_auth.users_sync') IS NOT NULL";
 
+/// Whether there is any user.
+pub const HAS_ROWS: &str = "SELECT EXISTS (SELECT FROM neon_auth.users_sync)";
+
 /// The columns of `users_sync`: name, type, generated.
 pub const COLUMNS_OF_USERS: &str = "\
 SELECT attname::text, format_type(atttypid, atttypmod), attgenerated <> ''

@@ -72,7 +72,7 @@ impl Target {
         let columns: Vec<_> = client.query_typed(statement::COLUMNS_OF_USERS, &[]).await?;
         let columns: Vec<_> = columns.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
         let shape = Shape::from_columns(&columns)?;
-        let row = client.query_typed_one("SELECT EXISTS (SELECT FROM neon_auth.users_sync)", &[]).await?;
+        let row = client.query_typed_one(statement::HAS_ROWS, &[]).await?;
         let target = Target { client, shape, deletes, statements: HashMap::new() };
         let checkpoint = target.checkpoint().await?;
         Ok((target, Observed { checkpoint, created: !has_users, has_rows: row.get(0) }))

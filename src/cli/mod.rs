@@ -3,10 +3,14 @@
 mod check;
 mod demo;
 mod presets;
+mod plan;
+mod reload;
+mod resync;
 mod run;
 mod setup;
 mod signals;
 mod status;
+mod table;
 mod teardown;
 
 pub use signals::signals;
@@ -47,7 +51,10 @@ enum Command {
     ///
     /// Stops within 10 s on SIGTERM or SIGINT and loses nothing: the next start goes on where this one was. A second
     /// signal ends it at once.
-    Run(ConfigFile),
+    ///
+    /// On SIGHUP, and when one of its files is written, the configuration is read again: tenants come and go while the
+    /// others follow; one that cannot be used is refused, and the one before stays in force.
+    Run(run::Arguments),
     /// Say whether everything is as `run` needs it, with the SQL that mends what is not. Changes nothing.
     Check(ConfigFile),
     /// Print the least-privilege SQL for the source and the targets, and run it with --apply.
@@ -66,6 +73,10 @@ enum Command {
     ///
     /// Reads what a running `run` writes down, so it works from any machine that reaches the state's database.
     Status(status::Arguments),
+    /// Snapshot tenants anew, while everybody else follows.
+    ///
+    /// Asks the running process, and does it itself where none runs. What differs is written, and nothing else.
+    Resync(resync::Arguments),
     /// Drop the slot, the publication and the state. Targets keep their users.
     ///
     /// Stop `run` first. Shows what goes, and asks.
@@ -114,7 +125,7 @@ fn execute(cli: Cli) -> miette::Result<ExitCode> {
     let runtime = runtime.map_err(|error| miette::miette!("cannot start the runtime: {error}"))?;
     let done = runtime.block_on(async {
         match cli.command {
-            Command::Run(file) => run::execute(file.load()?).await,
+            Command::Run(arguments) => run::execute(&arguments).await,
             Command::Check(file) => Ok(check::execute(&file.load()?).await),
             Command::Setup(arguments) => setup::execute(&arguments).await,
             Command::Presets(arguments) => presets::execute(&arguments),
@@ -124,6 +135,7 @@ fn execute(cli: Cli) -> miette::Result<ExitCode> {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Status(arguments) => status::execute(&arguments).await,
+            Command::Resync(arguments) => resync::execute(&arguments).await,
             Command::Teardown(arguments) => teardown::execute(&arguments).await,
             Command::Demo(arguments) => demo::execute(&arguments).await,
         }

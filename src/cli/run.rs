@@ -1,13 +1,31 @@
 //! `run`: the service, until a signal comes.
 
-use super::{FAILED, signals};
+use super::plan;
+use super::reload::reload;
+use super::{ConfigFile, FAILED, signals};
 use crate::check::{Severity, check_source, source_finding};
-use crate::config::Config;
+use crate::config::load_with_files;
 use crate::service::{self, ServiceError};
+use clap::Args;
 use std::process::ExitCode;
+use tokio::sync::watch;
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Say what a start would resync, and why; do nothing.
+    #[arg(long)]
+    plan: bool,
+}
 
 /// A source that is not ready is said to be so before anything is made there; one that is only away is waited for.
-pub(super) async fn execute(config: Config) -> miette::Result<ExitCode> {
+pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
+    let file = &arguments.file.config;
+    let (config, files) = load_with_files(file)?;
+    if arguments.plan {
+        return plan::execute(&config).await;
+    }
     let stop = signals().map_err(|error| miette::miette!("cannot listen to signals: {error}"))?;
     let mut findings = match check_source(&config).await {
         Ok(findings) => findings,
@@ -21,6 +39,10 @@ pub(super) async fn execute(config: Config) -> miette::Result<ExitCode> {
         findings.iter().for_each(|finding| eprintln!("{finding}"));
         return Ok(ExitCode::from(FAILED));
     }
-    service::run(config, stop).await.map_err(|error| miette::miette!("{error}"))?;
+    let (sender, configs) = watch::channel(config);
+    let reloading = tokio::spawn(reload(file.clone(), files, sender));
+    let done = service::run_reloading(configs, stop).await;
+    reloading.abort();
+    done.map_err(|error| miette::miette!("{error}"))?;
     Ok(ExitCode::SUCCESS)
 }

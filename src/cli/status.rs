@@ -1,5 +1,6 @@
 //! `status`: what a running process wrote down, held against the source's log. Changes nothing.
 
+use super::table::columns;
 use super::{ConfigFile, FAILED};
 use crate::config::Config;
 use crate::model::Lsn;
@@ -133,13 +134,7 @@ fn table(report: &Report) -> String {
         ]
     });
     let rows: Vec<[String; 7]> = std::iter::once(heads).chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 7] = std::array::from_fn(width);
-    let line = |row: &[String; 7]| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    let mut lines: Vec<String> = rows.iter().map(line).collect();
+    let mut lines = vec![columns(&rows)];
     let remedies = report.tenants.iter().filter_map(|tenant| Some((&tenant.tenant, tenant.remedy.as_ref()?)));
     lines.extend(remedies.map(|(tenant, remedy)| format!("{tenant} -> {remedy}")));
     lines.push(format!("slot {} confirmed {}, held by {}", report.slot, report.confirmed, report.holder));
@@ -181,6 +176,7 @@ mod tests {
             position,
             since_seconds: 3_600.0,
             position_age_seconds: 0.42,
+            rejected: 0,
         };
         let source = SourceRow {
             generation: Generation(1),
@@ -189,6 +185,7 @@ mod tests {
             confirmed: Lsn(0x100),
             epoch: Epoch(1),
             holder: "host:1".into(),
+            lease_seconds: 9.0,
         };
         let tenants = [
             (TenantId::new("acme"), row(TenantState::Following, None, Lsn(0x100))),

@@ -64,6 +64,11 @@ impl ConfigError {
         }
     }
 
+    /// Something about the file that is not at one place of it.
+    pub(super) fn in_whole(name: &str, message: &str) -> ConfigError {
+        ConfigError { message: format!("{name}: {message}"), help: None, source_code: None, span: None, label: "" }
+    }
+
     /// What to do about it.
     pub fn remedy(&self) -> Option<&str> {
         self.help.as_deref()

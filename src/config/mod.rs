@@ -1,6 +1,7 @@
 //! The configuration: the YAML file, parsed (`raw`), then resolved and checked ([`Config`]).
 
 mod error;
+mod files;
 mod filter;
 mod interpolate;
 mod presets;
@@ -9,11 +10,13 @@ mod resolve;
 mod schema;
 mod section;
 mod settings;
+mod tenants;
 mod units;
 mod users;
 mod values;
 
 pub use error::ConfigError;
+pub use files::Files;
 pub use interpolate::{InterpolationError, Surroundings};
 pub use presets::{About, PRESETS, Preset};
 pub use schema::{json_schema, preset_schema};
@@ -23,25 +26,25 @@ pub use users::Family;
 use error::Fault;
 use std::path::Path;
 
-/// Reads a configuration file. Files that it names with `${file:...}` are looked for beside it.
+/// Reads a configuration file and those that it includes. Files that one names with `${file:...}` are looked for beside it.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| ConfigError::unreadable(&name, &error))?;
-    let directory = path.parent().unwrap_or(Path::new(""));
-    let from = Surroundings {
-        variable: &|name| std::env::var(name).ok(),
-        file: &|file| std::fs::read_to_string(directory.join(file)),
-    };
-    parse(&name, &text, &from)
+    Ok(load_with_files(path)?.0)
+}
+
+/// The same, with what it takes to notice that it has changed.
+pub fn load_with_files(path: &Path) -> Result<(Config, Files), ConfigError> {
+    files::load(path)
 }
 
 /// Reads a configuration's text. `name` is what errors call it.
 pub fn parse(name: &str, text: &str, from: &Surroundings<'_>) -> Result<Config, ConfigError> {
-    let root = raw::parse_yaml(text).map_err(|error| {
-        Fault::new(&error.span, format!("this is not YAML: {}", error.message))
-            .help("look at the indentation and the quotes there, and just before")
-    });
+    let root = raw::parse_yaml(text).map_err(not_yaml);
     root.and_then(|root| resolve::resolve(&root, from)).map_err(|fault| fault.in_file(name, text))
+}
+
+fn not_yaml(error: raw::Malformed) -> Fault {
+    Fault::new(&error.span, format!("this is not YAML: {}", error.message))
+        .help("look at the indentation and the quotes there, and just before")
 }
 
 #[cfg(test)]

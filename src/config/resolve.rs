@@ -4,16 +4,16 @@ use super::error::Fault;
 use super::interpolate::Surroundings;
 use super::raw::{Kind, Node};
 use super::section::{self, Section, is_name, text};
-use super::settings::{Config, Limits, MaxDeletes, OnSlotLoss, Publish, Source, Tenant};
+use super::settings::{Config, Limits, MaxDeletes, OnSlotLoss, Publish, Source};
+use super::tenants::add_tenants;
 use super::units::{parse_duration, parse_percent, parse_size};
 use super::users;
-use crate::map::Rules;
-use crate::model::{Deletes, TenantId, TenantKey};
+use crate::model::Deletes;
 use crate::pg::PgUrl;
 use std::time::Duration;
 
 const SIZE: &str = "a size: 16MB, 1GB, or plain bytes";
-const DURATION: &str = "a duration: 500ms, 5s, 10m, 2h, 30d";
+pub(super) const DURATION: &str = "a duration: 500ms, 5s, 10m, 2h, 30d";
 
 /// Resolves the whole file.
 pub(super) fn resolve(root: &Node, from: &Surroundings<'_>) -> Result<Config, Fault> {
@@ -34,11 +34,24 @@ pub(super) fn resolve(root: &Node, from: &Surroundings<'_>) -> Result<Config, Fa
         let fault = Fault::new(&users_node.span, "source.publish is columns, but users.allow is missing");
         return Err(fault.help("a publication of columns cannot follow new ones: list those that leave"));
     }
-    let tenants = tenants(top.required("tenants", "each tenant has an id and a target")?, &users, from)?;
+    let include = top.texts("include")?;
+    let wake_after = top.parsed("wake_after", None, |text| parse_duration(text).map(Some), DURATION)?;
+    let mut tenants = Vec::new();
+    match top.node("tenants") {
+        None if !include.is_empty() => {}
+        _ => {
+            let node = top.required("tenants", "each tenant has an id and a target")?;
+            add_tenants(&mut tenants, node, &users, wake_after, from)?;
+        }
+    }
+    let (deletes, purge_after) = deletes(top.node("deletes"), from)?;
     Ok(Config {
         state_url,
         tenants,
-        deletes: deletes(top.node("deletes"), from)?,
+        include,
+        wake_after,
+        deletes,
+        purge_after,
         limits: limits(top.node("limits"), from)?,
         on_slot_loss: top.parsed(
             "on_slot_loss",
@@ -88,7 +101,7 @@ fn source(node: &Node, from: &Surroundings<'_>) -> Result<Source, Fault> {
     })
 }
 
-fn url(node: &Node, path: &str, from: &Surroundings<'_>) -> Result<PgUrl, Fault> {
+pub(super) fn url(node: &Node, path: &str, from: &Surroundings<'_>) -> Result<PgUrl, Fault> {
     let text = text(node, path, from)?;
     if text.trim().is_empty() {
         return Err(Fault::new(&node.span, format!("{path} is empty")).help("postgres://user:password@host/database"));
@@ -99,63 +112,23 @@ fn url(node: &Node, path: &str, from: &Surroundings<'_>) -> Result<PgUrl, Fault>
     })
 }
 
-fn tenants(node: &Node, users: &Rules, from: &Surroundings<'_>) -> Result<Vec<Tenant>, Fault> {
-    let items = match &node.kind {
-        Kind::List(items) if !items.is_empty() => items,
-        _ => {
-            let fault = Fault::new(&node.span, "tenants has to be a list of at least one tenant");
-            return Err(fault.help("tenants: [{id: acme, target: \"${ACME_DATABASE_URL}\"}]"));
+/// What a delete means, and after how long a soft one is for good.
+fn deletes(node: Option<&Node>, from: &Surroundings<'_>) -> Result<(Deletes, Option<Duration>), Fault> {
+    let Some(node) = node else { return Ok((Deletes::Soft, None)) };
+    let (mode, purge_after) = match &node.kind {
+        Kind::Section(_) => {
+            let section = Section::of(node, &section::DELETES, from)?;
+            let purge_after = section.parsed("purge_after", None, |text| parse_duration(text).map(Some), DURATION)?;
+            (section.required("mode", "soft or hard")?, purge_after)
         }
+        _ => (node, None),
     };
-    let mut tenants: Vec<Tenant> = Vec::with_capacity(items.len());
-    for item in items {
-        let section = Section::of(item, &section::TENANT, from)?;
-        let id_node = section.required("id", "the name by which people know the tenant")?;
-        let id = text(id_node, "tenants.id", from)?;
-        if id.is_empty() {
-            return Err(Fault::new(&id_node.span, "tenants.id is empty"));
+    match (&*text(mode, "deletes", from)?, purge_after) {
+        ("soft", purge_after) => Ok((Deletes::Soft, purge_after)),
+        ("hard", None) => Ok((Deletes::Hard, None)),
+        ("hard", Some(_)) => {
+            Err(Fault::new(&node.span, "hard deletes leave nothing to be purged").help("leave purge_after out"))
         }
-        let key = section.text("key")?.unwrap_or_else(|| id.clone());
-        let target_node = section.required("target", "the URL of the tenant's database")?;
-        // Named by its id, so that the message alone says which one.
-        let target = url(target_node, &format!("the target of tenant {id}"), from)?;
-        let tenant = Tenant { id: TenantId::new(&id), key: TenantKey::new(&key), target };
-        for other in &tenants {
-            if other.id == tenant.id {
-                return Err(Fault::new(&id_node.span, format!("two tenants have the id {id}")));
-            }
-            if other.key == tenant.key {
-                let message = format!("tenants {} and {id} have the same key", other.id);
-                return Err(Fault::new(&section.node("key").unwrap_or(id_node).span, message)
-                    .help("a user belongs to one tenant: each key may stand once"));
-            }
-            if is_same_database(&other.target, &tenant.target) {
-                let message = format!("tenants {} and {id} have the same target, {}", other.id, tenant.target);
-                return Err(Fault::new(&target_node.span, message).help("each tenant needs a database of its own"));
-            }
-        }
-        tenants.push(tenant);
-    }
-    match (&users.tenant, items.get(1)) {
-        (None, Some(second)) => Err(Fault::new(&second.span, "several tenants, but users.tenant is missing")
-            .help("users.tenant names the column that says to which tenant a user belongs")),
-        _ => Ok(tenants),
-    }
-}
-
-fn is_same_database(a: &PgUrl, b: &PgUrl) -> bool {
-    a.host.eq_ignore_ascii_case(&b.host) && a.port == b.port && a.database == b.database
-}
-
-fn deletes(node: Option<&Node>, from: &Surroundings<'_>) -> Result<Deletes, Fault> {
-    let Some(node) = node else { return Ok(Deletes::Soft) };
-    let mode = match &node.kind {
-        Kind::Section(_) => Section::of(node, &section::DELETES, from)?.required("mode", "soft or hard")?,
-        _ => node,
-    };
-    match &*text(mode, "deletes", from)? {
-        "soft" => Ok(Deletes::Soft),
-        "hard" => Ok(Deletes::Hard),
         _ => Err(Fault::new(&mode.span, "deletes has no such value").help("it takes soft or hard")),
     }
 }
@@ -176,5 +149,6 @@ fn limits(node: Option<&Node>, from: &Surroundings<'_>) -> Result<Limits, Fault>
             |text| parse_percent(text).map(|percent| MaxDeletes { percent }),
             "a share: 10%",
         )?,
+        snapshot_age: limits.parsed("snapshot_age", Duration::from_secs(3600), parse_duration, DURATION)?,
     })
 }

@@ -53,7 +53,11 @@ struct Configuration {
     /// How a row becomes a user.
     users: Users,
     /// Who gets users, and where.
-    tenants: Vec<Tenant>,
+    tenants: Option<Vec<Tenant>>,
+    /// Patterns of further files with `tenants:`, looked for beside this one: tenants.d/*.yaml
+    include: Option<Vec<String>>,
+    /// How long a mere update may wait for a target that sleeps: 5m. Sign-ups and deletes wake it at once.
+    wake_after: Option<String>,
     /// What a delete at the source means in a target: soft (the default) keeps the row and sets deleted_at.
     deletes: Option<DeletesOrSection>,
     /// Budgets.
@@ -165,12 +169,16 @@ struct Tenant {
     key: Option<Scalar>,
     /// A libpq URL.
     target: String,
+    /// As the key at the top, for this tenant.
+    wake_after: Option<String>,
 }
 
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct DeletesSection {
     mode: Deletes,
+    /// After this time a soft delete is for good: 30d. Only with mode: soft.
+    purge_after: Option<String>,
 }
 
 #[derive(JsonSchema)]
@@ -188,6 +196,8 @@ struct Limits {
     stall: Option<String>,
     /// The most that a resync may delete without being asked to: 10%.
     max_deletes: Option<String>,
+    /// How long a snapshot is kept open for slow targets: 1h.
+    snapshot_age: Option<String>,
 }
 
 /// Where a value comes from. A name may end in ?: null where the table lacks the column.

@@ -15,8 +15,8 @@ pub(super) struct Known {
 
 pub(super) const TOP: Known = Known {
     path: "",
-    keys: &["source", "state", "users", "tenants", "deletes", "limits", "on_slot_loss"],
-    later: &["include", "kafka", "admin"],
+    keys: &["source", "state", "users", "tenants", "include", "wake_after", "deletes", "limits", "on_slot_loss"],
+    later: &["kafka", "admin"],
 };
 pub(super) const SOURCE: Known = Known { path: "source", keys: &["url", "slot", "publication", "publish"], later: &[] };
 pub(super) const STATE: Known = Known { path: "state", keys: &["url"], later: &[] };
@@ -47,12 +47,13 @@ pub(super) const VIA: Known = Known { path: "users.watch.via", keys: &["table", 
 pub(super) const FAN_OUT: Known = Known { path: "users.fan_out", keys: &["table", "id", "tenant"], later: &[] };
 pub(super) const PRESET: Known = Known { path: "", keys: &["about", "verified", "users", "families"], later: &[] };
 pub(super) const FAMILY: Known = Known { path: "families", keys: &["name", "has", "users"], later: &[] };
-pub(super) const TENANT: Known = Known { path: "tenants", keys: &["id", "key", "target"], later: &["wake_after"] };
-pub(super) const DELETES: Known = Known { path: "deletes", keys: &["mode"], later: &["purge_after"] };
+pub(super) const TENANT: Known = Known { path: "tenants", keys: &["id", "key", "target", "wake_after"], later: &[] };
+pub(super) const INCLUDED: Known = Known { path: "", keys: &["tenants"], later: &[] };
+pub(super) const DELETES: Known = Known { path: "deletes", keys: &["mode", "purge_after"], later: &[] };
 pub(super) const LIMITS: Known = Known {
     path: "limits",
-    keys: &["source_wal", "memory", "tenant_memory", "park_after", "stall", "max_deletes"],
-    later: &["kafka_wal", "snapshot_age"],
+    keys: &["source_wal", "memory", "tenant_memory", "park_after", "stall", "max_deletes", "snapshot_age"],
+    later: &["kafka_wal"],
 };
 const SECTIONS: [&Known; 10] = [&TOP, &SOURCE, &STATE, &USERS, &TENANT, &DELETES, &LIMITS, &WATCH, &VIA, &FAN_OUT];
 

@@ -7,7 +7,7 @@ use crate::pg::PgUrl;
 use std::time::Duration;
 
 /// All that a process is told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The auth database.
     pub source: Source,
@@ -19,16 +19,31 @@ pub struct Config {
     pub families: Vec<Family>,
     /// The tenants, in the file's order; ids, keys and targets are unique.
     pub tenants: Vec<Tenant>,
+    /// Patterns of further files with tenants.
+    pub include: Vec<String>,
+    /// How long a mere update may wait for a target that sleeps, where the tenant does not say otherwise.
+    pub wake_after: Option<Duration>,
     /// What a delete at the source means in a target.
     pub deletes: Deletes,
+    /// After how long a soft delete is for good.
+    pub purge_after: Option<Duration>,
     /// Budgets.
     pub limits: Limits,
     /// What to do when the slot is gone.
     pub on_slot_loss: OnSlotLoss,
 }
 
+impl Config {
+    /// Whether a running session can go on with the other configuration, once its tenants have come and gone.
+    pub fn differs_only_in_tenants(&self, other: &Config) -> bool {
+        let without =
+            |config: &Config| Config { tenants: Vec::new(), include: Vec::new(), wake_after: None, ..config.clone() };
+        without(self) == without(other)
+    }
+}
+
 /// The auth database and how it is read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Source {
     /// Where it is.
     pub url: PgUrl,
@@ -50,7 +65,7 @@ pub enum Publish {
 }
 
 /// One tenant and its target.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Tenant {
     /// The name by which people know it.
     pub id: TenantId,
@@ -58,10 +73,12 @@ pub struct Tenant {
     pub key: TenantKey,
     /// Its database.
     pub target: PgUrl,
+    /// How long a mere update may wait for the target while it sleeps; it wakes for anything at once where this is absent.
+    pub wake_after: Option<Duration>,
 }
 
 /// `limits`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     /// The WAL that the slot may hold back, in bytes.
     pub source_wal: u64,
@@ -75,6 +92,8 @@ pub struct Limits {
     pub stall: Duration,
     /// The most users that a merge may mark deleted.
     pub max_deletes: MaxDeletes,
+    /// How long a snapshot may be kept open for slow targets: the source cannot clean up behind it.
+    pub snapshot_age: Duration,
 }
 
 impl Limits {
@@ -92,6 +111,9 @@ pub struct MaxDeletes {
 }
 
 impl MaxDeletes {
+    /// However many there are: somebody has said so.
+    pub const ALL: MaxDeletes = MaxDeletes { percent: 100.0 };
+
     /// This many may always be deleted.
     pub const FLOOR: u64 = 100;
 
@@ -125,6 +147,7 @@ mod tests {
             park_after: Duration::ZERO,
             stall: Duration::ZERO,
             max_deletes: MaxDeletes { percent: 10.0 },
+            snapshot_age: Duration::ZERO,
         };
         assert_eq!([0, 1, 16, 17, 128].map(|tenants| limits.mailbox_budget(tenants)), [16, 16, 16, 15, 2]);
     }

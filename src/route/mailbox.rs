@@ -108,6 +108,8 @@ pub enum Interrupt {
     Altered,
     /// A delete or a move could not be attributed to a user.
     Unattributed,
+    /// Somebody has asked for a resync.
+    Requested,
 }
 
 impl Mailbox {

@@ -5,14 +5,17 @@ use super::ServiceError;
 use super::shared::Shared;
 use crate::capture::ReplicationWriter;
 use crate::model::{Lsn, Timestamp};
+use crate::state::LEASE;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// The source hears from us at least this often: a tenth of what `wal_sender_timeout` is at its smallest sensible.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// While targets move, their positions are written down this often.
 const RECORD_EVERY: Duration = Duration::from_millis(500);
+/// The lease is renewed at least this often: a few times before it would lapse.
+const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// Where nothing concerns us, so much of the source's log is let go at once: our own writing makes log, too.
 pub(crate) const IDLE_STEP: u64 = 64 << 10;
 
@@ -63,21 +66,31 @@ pub(super) async fn record(shared: &Shared, stop: CancellationToken) -> Result<(
             let progress = shared.progress();
             (progress.safe(), progress.confirmed())
         };
-        if shared.any_held() || safe.0 - confirmed.0 >= IDLE_STEP || stopping && safe > confirmed {
+        let worth_it = shared.any_held() || safe.0 - confirmed.0 >= IDLE_STEP;
+        if worth_it || recorded.elapsed() >= RENEW_EVERY || stopping && safe > confirmed {
             write_down(shared, safe).await?;
             recorded = Instant::now();
         }
         if stopping {
-            return Ok(());
+            return Ok(shared.state.release().await?);
         }
     }
 }
 
 /// The state first, then the source: what is confirmed can be told apart from what somebody else moved on.
 async fn write_down(shared: &Shared, safe: Lsn) -> Result<(), ServiceError> {
-    shared.state.record(safe, &shared.take_held()).await?;
+    let begun = Instant::now();
+    let asked = timeout(LEASE, shared.state.record(safe, &shared.take_held())).await;
+    let asked = asked.map_err(|_| ServiceError::LeaseLapsed)??;
+    shared.renewed(begun);
     shared.progress().confirm(safe);
     shared.report.notify_one();
+    for request in asked {
+        if let Err(request) = shared.ask(request) {
+            tracing::warn!(tenant = %request.tenant, "a resync was asked for, but the configuration has no such tenant");
+            shared.state.finish_requests(&request.tenant, request.id).await?;
+        }
+    }
     Ok(())
 }
 

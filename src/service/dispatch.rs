@@ -1,9 +1,11 @@
 //! The changes of one source transaction, sorted by tenant and pushed into their mailboxes.
 
+use super::lanes::Lane;
 use super::shared::Shared;
 use crate::map::{Moment, TenantRef};
 use crate::model::{Change, Lsn, TenantId};
 use crate::route::{Directory, Pushed, Unmapped};
+use std::sync::Arc;
 
 /// A transaction's changes for one tenant are handed on in chunks of this size.
 const CHUNK_BYTES: usize = 512 << 10;
@@ -16,6 +18,8 @@ pub(super) struct Transaction {
 }
 
 pub(super) struct Dispatch {
+    /// The lanes that are known here.
+    lanes: Arc<Vec<Arc<Lane>>>,
     directory: Directory<usize>,
     parts: Vec<Part>,
     /// The tenants with changes in this transaction.
@@ -36,14 +40,26 @@ struct Part {
 
 impl Dispatch {
     pub(super) fn new(shared: &Shared) -> Dispatch {
-        let tenants = shared.tenants.iter().enumerate();
-        Dispatch {
-            directory: Directory::new(tenants.map(|(index, lane)| (&lane.tenant.id, &lane.tenant.key, index))),
-            parts: shared.tenants.iter().map(|_| Part::default()).collect(),
+        let mut dispatch = Dispatch {
+            lanes: Arc::default(),
+            directory: Directory::new([]),
+            parts: Vec::new(),
             touched: Vec::new(),
             unsent: Vec::new(),
             crowded: Vec::new(),
-        }
+        };
+        dispatch.adopt(shared);
+        dispatch
+    }
+
+    /// Learns which lanes were added or retired. A lane that is added in the middle of a transaction misses the
+    /// beginning of it; its snapshot is taken later and has that transaction whole.
+    pub(super) fn adopt(&mut self, shared: &Shared) {
+        self.lanes = shared.lanes.all();
+        let lanes = self.lanes.iter().enumerate().filter(|(_, lane)| !lane.retired.is_cancelled());
+        self.directory = Directory::new(lanes.map(|(index, lane)| (&lane.tenant.id, &lane.tenant.key, index)));
+        self.parts.resize_with(self.lanes.len(), Part::default);
+        self.lanes.iter().for_each(|lane| lane.adopted.cancel());
     }
 
     /// Takes a change; a tenant's full chunk is handed on.
@@ -69,7 +85,7 @@ impl Dispatch {
     fn add_to(&mut self, shared: &Shared, transaction: Transaction, index: usize, change: Change) {
         let mut fingerprints = shared.fingerprints();
         // Under the lock under which positions are held: what left before this change may be about to be dropped.
-        if !fingerprints.is_news(index, &change) && shared.tenants[index].mailbox.is_settled() {
+        if !fingerprints.is_news(index, &change) && self.lanes[index].mailbox.is_settled() {
             return;
         }
         drop(fingerprints);
@@ -103,10 +119,11 @@ impl Dispatch {
         // Held over the pushes, so that no tenant acknowledges a transaction that the progress does not know yet.
         let mut progress = shared.progress();
         let touched = std::mem::take(&mut self.touched);
+        let lanes = self.lanes.clone();
         let queued: Vec<&TenantId> = touched
             .iter()
             .filter(|index| self.push(shared, **index, transaction, Some(end)) == Pushed::Queued)
-            .map(|index| &shared.tenants[*index].tenant.id)
+            .map(|index| &lanes[*index].tenant.id)
             .collect();
         progress.commit(end, queued.iter().copied());
         if queued.is_empty() {
@@ -121,7 +138,7 @@ impl Dispatch {
     }
 
     fn push(&mut self, shared: &Shared, index: usize, transaction: Transaction, end: Option<Lsn>) -> Pushed {
-        let (part, mailbox) = (&mut self.parts[index], &shared.tenants[index].mailbox);
+        let (part, mailbox) = (&mut self.parts[index], &self.lanes[index].mailbox);
         part.bytes = 0;
         let pushed = mailbox.push(&mut part.changes, transaction.commit_lsn, transaction.moment.xid, end);
         if pushed == Pushed::Dropped {

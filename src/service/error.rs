@@ -26,6 +26,9 @@ pub enum ServiceError {
     /// The state, or another process that has taken over.
     #[error("the state: {0}")]
     State(#[from] StateError),
+    /// The lease was not renewed in time: another process may hold the slot by now.
+    #[error("the lease has lapsed: another process may have taken over")]
+    LeaseLapsed,
     /// A target was written by a later process than this one.
     #[error("a target was written by a later process (epoch {0})")]
     Superseded(Epoch),
@@ -111,6 +114,7 @@ impl ServiceError {
             ServiceError::State(StateError::Sql(error)) => is_final_code(error.code().map(|code| code.code())),
             ServiceError::State(StateError::Fenced { .. })
             | ServiceError::Superseded(_)
+            | ServiceError::LeaseLapsed
             | ServiceError::Read(SourceReadError::Columns) => false,
             ServiceError::Decode(_)
             | ServiceError::Mapping(_)

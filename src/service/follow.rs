@@ -1,5 +1,6 @@
 //! Batch after batch into an open target.
 
+use super::ServiceError;
 use super::tenant::{Halt, IDLE, Worker};
 use crate::apply::{Applied, Identity, Move, Rows, Target, TargetError, plan_rows};
 use crate::model::{Change, Lsn};
@@ -10,11 +11,11 @@ impl Worker {
     /// Applies what comes, until something ends it.
     pub(super) async fn follow(&mut self, target: &mut Target, who: &Identity) -> Halt {
         let shared = self.shared.clone();
-        let mailbox = &shared.tenants[self.index()].mailbox;
+        let lane = shared.lanes.get(self.index());
         loop {
             let halt = tokio::select! {
                 step = self.step(target, who) => step.err(),
-                why = mailbox.interrupted() => Some(why.into()),
+                why = lane.mailbox.interrupted() => Some(why.into()),
             };
             if let Some(halt) = halt {
                 return halt;
@@ -129,6 +130,9 @@ impl Worker {
 
     /// A target that does not answer for as long as one may be away is taken to be away.
     async fn answer<T>(&self, work: impl Future<Output = Result<T, TargetError>>) -> Result<T, Halt> {
+        if self.shared.lease_has_lapsed() {
+            return Err(ServiceError::LeaseLapsed.into());
+        }
         match timeout(self.shared.config.limits.park_after, work).await {
             Ok(answer) => Ok(answer?),
             Err(_) => Err(Halt::Retry("its target does not answer".to_owned())),

@@ -51,6 +51,7 @@ mod tests {
             confirmed: Lsn(100),
             epoch: Epoch(9),
             holder: String::new(),
+            lease_seconds: 0.0,
         }
     }
 

@@ -70,7 +70,7 @@ pub(super) async fn serve(
         }
         if let Some(export) = created.take() {
             let (served, later): (Vec<_>, Vec<_>) = together.into_iter().partition(|request| request.since_creation);
-            run_pass(&shared, &export, served).await;
+            run_pass(&shared, &export, served).await?;
             together = later;
         }
         // Whoever relied on the slot's snapshot and comes after it was used begins to gather anew.
@@ -79,13 +79,15 @@ pub(super) async fn serve(
             continue;
         }
         match make_export(&shared).await {
-            Ok(export) => run_pass(&shared, &export, together).await,
+            Ok(export) => run_pass(&shared, &export, together).await?,
+            Err(error) if error.is_final() => return Err(error),
             Err(error) => tracing::warn!(%error, "no snapshot could be taken, the tenants try again"),
         }
     }
 }
 
-async fn run_pass(shared: &Shared, export: &Export, requests: Vec<JoinRequest>) {
+/// An error is one that trying again would not mend.
+async fn run_pass(shared: &Shared, export: &Export, requests: Vec<JoinRequest>) -> Result<(), ServiceError> {
     let mut members = Vec::with_capacity(requests.len());
     for request in requests {
         let (rows, receiver) = mpsc::channel(CHUNKS_WAITING);
@@ -94,10 +96,14 @@ async fn run_pass(shared: &Shared, export: &Export, requests: Vec<JoinRequest>) 
         }
     }
     if members.is_empty() {
-        return;
+        return Ok(());
     }
-    if let Err(error) = pass::run(shared, export, members).await {
-        tracing::warn!(%error, "the snapshot was broken off, its tenants try again");
+    match pass::run(shared, export, members).await {
+        Err(error) if !error.is_final() => {
+            tracing::warn!(%error, "the snapshot was broken off, its tenants try again");
+            Ok(())
+        }
+        done => done,
     }
 }
 

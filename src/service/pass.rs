@@ -3,6 +3,7 @@
 use super::ServiceError;
 use super::join::Member;
 use super::plans::compile_current;
+use super::lanes::Lane;
 use super::shared::Shared;
 use crate::map::{TenantRef, tenants_condition};
 use crate::model::{TenantKey, User};
@@ -11,6 +12,7 @@ use crate::route::Directory;
 use crate::snapshot::{Export, RowStream};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
@@ -24,14 +26,15 @@ pub(super) async fn run(shared: &Shared, export: &Export, members: Vec<Member>) 
     let client = connect(&shared.config.source.url).await?;
     export.import(&client).await?;
     let mapped = compile_current(&client, &shared.config.users).await?;
-    let tenants = members.iter().map(|member| &shared.tenants[member.tenant].tenant);
-    let condition = tenants_condition(&shared.config.users, &mapped.relation, tenants.map(|tenant| &tenant.key));
+    let lanes = shared.lanes.all();
+    let keys = members.iter().map(|member| &lanes[member.tenant].tenant.key);
+    let condition = tenants_condition(&shared.config.users, &mapped.relation, keys);
     let estimate = "SELECT greatest(reltuples, 0)::float8 FROM pg_catalog.pg_class WHERE oid = $1";
     let expected: f64 = client.query_one(estimate, &[&mapped.relation.oid]).await?.get(0);
     let mut progress = Progress::new(expected as u64);
     tracing::info!(tenants = members.len(), position = %export.position, "snapshot begins");
 
-    let mut sorter = Sorter::new(shared, members);
+    let mut sorter = Sorter::new(&lanes, members);
     let mut rows = RowStream::open(&client, &mapped.from, &mapped.relation, mapped.plan.decoded(), &condition).await?;
     while rows.advance().await? {
         let full = {
@@ -74,14 +77,15 @@ struct Receiving {
 }
 
 impl Sorter {
-    fn new(shared: &Shared, members: Vec<Member>) -> Sorter {
-        let mut places = vec![None; shared.tenants.len()];
+    fn new(lanes: &[Arc<Lane>], members: Vec<Member>) -> Sorter {
+        let mut places = vec![None; lanes.len()];
         for (place, member) in members.iter().enumerate() {
             places[member.tenant] = Some(place);
         }
         // Of all tenants, so that one alone is known to be the only one; those that do not take part lead nowhere.
         let nobody = members.len();
-        let places = places.into_iter().map(|place| place.unwrap_or(nobody)).zip(&shared.tenants);
+        let places = places.into_iter().map(|place| place.unwrap_or(nobody)).zip(lanes);
+        let places = places.filter(|(_, lane)| !lane.retired.is_cancelled());
         let directory =
             Directory::new(places.map(|(place, lane)| (&lane.tenant.id, &lane.tenant.key as &TenantKey, place)));
         let receiving = |member| Some(Receiving { member, chunk: Vec::new(), bytes: 0 });

@@ -1,16 +1,18 @@
 //! What the tasks of one session share. Locks are held for a few operations and never across an await.
 
+use super::lanes::{Lane, Lanes};
 use super::reread::Rereader;
-use crate::config::{Config, Tenant};
+use crate::config::Config;
 use crate::map::Value;
 use crate::model::{Epoch, Generation, Lsn, TenantId};
 use crate::progress::Progress;
-use crate::route::{Fingerprints, Interrupt, Mailbox};
-use crate::state::{StateStore, TenantState};
+use crate::route::{Fingerprints, Interrupt};
+use crate::state::{LEASE, Request, StateStore, TenantState};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How many targets are looked at together at the start: a bound on the burst, not on who follows.
@@ -21,7 +23,7 @@ pub(super) struct Shared {
     pub(super) state: StateStore,
     pub(super) generation: Generation,
     pub(super) epoch: Epoch,
-    pub(super) tenants: Vec<Lane>,
+    pub(super) lanes: Lanes,
     pub(super) rereader: Rereader,
     pub(super) opening: Semaphore,
     /// A position may have become safe to confirm.
@@ -34,29 +36,10 @@ pub(super) struct Shared {
     pub(super) unmappable: AtomicU64,
     progress: Mutex<Progress>,
     held: Mutex<HashMap<TenantId, Lsn>>,
+    /// When the lease was renewed last.
+    lease: Mutex<Instant>,
     mapping: Mutex<Arc<str>>,
     fingerprints: Mutex<Fingerprints>,
-}
-
-/// A tenant's place in the session.
-pub(super) struct Lane {
-    pub(super) tenant: Tenant,
-    pub(super) mailbox: Mailbox,
-    state: Mutex<TenantState>,
-}
-
-impl Lane {
-    pub(super) fn new(tenant: Tenant, budget: usize, state: TenantState) -> Lane {
-        Lane { tenant, mailbox: Mailbox::new(budget), state: Mutex::new(state) }
-    }
-
-    pub(super) fn state(&self) -> TenantState {
-        *lock(&self.state)
-    }
-
-    pub(super) fn set_state(&self, state: TenantState) {
-        *lock(&self.state) = state;
-    }
 }
 
 impl Shared {
@@ -65,7 +48,7 @@ impl Shared {
         state: StateStore,
         generation: Generation,
         confirmed: Lsn,
-        tenants: Vec<Lane>,
+        lanes: Vec<Lane>,
         mapping: &str,
     ) -> Shared {
         Shared {
@@ -74,7 +57,8 @@ impl Shared {
             config,
             state,
             generation,
-            tenants,
+            lanes: Lanes::new(lanes),
+            lease: Mutex::new(Instant::now()),
             opening: Semaphore::new(OPENING_TOGETHER),
             advanced: Notify::new(),
             report: Notify::new(),
@@ -110,7 +94,7 @@ impl Shared {
 
     /// The same for one tenant: its key decides, too, which rows are its own.
     pub(super) fn mapping_of(&self, index: usize) -> String {
-        format!("{} {}", self.mapping(), self.tenants[index].tenant.key)
+        format!("{} {}", self.mapping(), self.lanes.get(index).tenant.key)
     }
 
     pub(super) fn set_mapping(&self, mapping: &str) {
@@ -150,7 +134,7 @@ impl Shared {
         let limit = self.config.limits.source_wal;
         let holding: Vec<TenantId> = self.progress().holding_back(limit).cloned().collect();
         for tenant in holding {
-            if let Some(index) = self.tenants.iter().position(|lane| lane.tenant.id == tenant) {
+            if let Some(index) = self.index_of(&tenant) {
                 self.interrupt(index, Interrupt::HoldsLog);
             }
         }
@@ -159,7 +143,7 @@ impl Shared {
     /// The tenant has to start over, and drops what waits. Its position is held until that is written down: what it
     /// drops must not be confirmed.
     pub(super) fn interrupt(&self, index: usize, why: Interrupt) {
-        let lane = &self.tenants[index];
+        let lane = self.lanes.get(index);
         let mut progress = self.progress();
         progress.hold(&lane.tenant.id);
         lane.mailbox.interrupt(why);
@@ -167,8 +151,10 @@ impl Shared {
 
     /// Every tenant that gathers has to start over, because of something at this place of the stream.
     pub(super) fn interrupt_all(&self, why: Interrupt) {
-        for (index, _) in self.tenants.iter().enumerate().filter(|(_, lane)| lane.state() != TenantState::Parked) {
-            self.interrupt(index, why);
+        for (index, lane) in self.lanes.all().iter().enumerate() {
+            if lane.state() != TenantState::Parked && !lane.retired.is_cancelled() {
+                self.interrupt(index, why);
+            }
         }
     }
 
@@ -176,6 +162,32 @@ impl Shared {
     pub(super) fn count_unmappable(&self) -> Option<u64> {
         let count = self.unmappable.fetch_add(1, Ordering::Relaxed) + 1;
         count.is_power_of_two().then_some(count)
+    }
+
+    /// Where the tenant has its place now.
+    pub(super) fn index_of(&self, tenant: &TenantId) -> Option<usize> {
+        let is_it = |lane: &Arc<Lane>| lane.tenant.id == *tenant && !lane.retired.is_cancelled();
+        self.lanes.all().iter().position(is_it)
+    }
+
+    /// A resync is asked for: its tenant starts over, if that is news.
+    pub(super) fn ask(&self, request: Request) -> Result<(), Request> {
+        let Some(index) = self.index_of(&request.tenant) else { return Err(request) };
+        if self.lanes.get(index).ask(request) {
+            self.interrupt(index, Interrupt::Requested);
+        }
+        Ok(())
+    }
+
+    /// The lease was renewed by something that began at `begun`.
+    pub(super) fn renewed(&self, begun: Instant) {
+        *lock(&self.lease) = begun;
+    }
+
+    /// Whether another process may have taken over: nothing may be written any more. A process that was frozen finds
+    /// out here when it wakes up; the targets' guards hold where it finds out too late.
+    pub(super) fn lease_has_lapsed(&self) -> bool {
+        lock(&self.lease).elapsed() > LEASE
     }
 
     fn note_held(&self, tenant: &TenantId, position: Lsn) {

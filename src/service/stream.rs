@@ -13,6 +13,7 @@ use crate::map::{Moment, TenantRef, Unmappable};
 use crate::model::{Change, Oid, Relation};
 use crate::pg::PgClient;
 use crate::route::Interrupt;
+use crate::snapshot::Reading;
 use crate::state::TenantState;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -71,11 +72,16 @@ impl Stream {
 
     /// Reads until it is told to drain, or the source ends the stream.
     pub(super) async fn run(mut self) -> Result<(), ServiceError> {
-        let drain = self.shared.drain.clone();
+        let shared = self.shared.clone();
+        let drain = &shared.drain;
         loop {
             let frame = tokio::select! {
                 biased;
                 () = drain.cancelled() => return Ok(()),
+                () = shared.lanes.changed.notified() => {
+                    self.dispatch.adopt(&shared);
+                    continue;
+                }
                 frame = timeout(SILENCE, self.reader.next()) => frame.map_err(|_| CaptureError::Closed)??,
             };
             let mut next = Some(frame);
@@ -276,6 +282,10 @@ impl Stream {
             self.relations.insert(oid, Source::Passed);
             return Ok(());
         }
+        if let Some(transaction) = self.transaction {
+            // A transaction can be streamed before it is visible: the catalog would be the one before it.
+            Reading::begin(&self.client, &[transaction.moment.xid]).await?.end().await?;
+        }
         if rules.query.is_some() {
             // What was gathered was gathered under the version before.
             self.touched.resolve(&mut self.dispatch, &shared).await?;
@@ -349,11 +359,12 @@ fn complain(columns: &str, remedy: &str) {
 /// Waits while the tenant is over its budget. Where others follow, they wait for `limits.stall` at most: past that
 /// the tenant has to start over.
 async fn wait_for_room(shared: &Shared, index: usize) {
-    let lane = &shared.tenants[index];
+    let lane = shared.lanes.get(index);
     let deadline = Instant::now() + shared.config.limits.stall;
     while lane.mailbox.over_budget() {
-        let others = shared.tenants.iter().enumerate().filter(|(other, _)| *other != index);
-        if !others.map(|(_, lane)| lane.state()).any(|state| state == TenantState::Following) {
+        let others = shared.lanes.all();
+        let mut others = others.iter().enumerate().filter(|(other, _)| *other != index);
+        if !others.any(|(_, lane)| lane.state() == TenantState::Following) {
             // It holds up nobody; its own task parks it once its target has been away for too long.
             let _ = timeout(LOOK_AGAIN, lane.mailbox.drained()).await;
         } else if timeout_at(deadline, lane.mailbox.drained()).await.is_err() && lane.mailbox.over_budget() {

@@ -5,13 +5,15 @@ use super::backoff::Backoff;
 use super::fault::{self, Fault};
 use super::join::{JoinRequest, Joining};
 use super::reread::Found;
-use super::shared::{Lane, Shared};
+use super::lanes::Lane;
+use super::shared::Shared;
 use crate::apply::{Identity, Mirror, Observed, Standing, Target, TargetError, decide_standing};
+use crate::config::MaxDeletes;
 use crate::model::{Lsn, TargetId, TenantId, UserId};
 use crate::pg::connect;
 use crate::route::{Batch, Interrupt};
 use crate::snapshot::{Loading, load};
-use crate::state::{TenantRow, TenantState};
+use crate::state::{NOT_CONFIGURED, TenantRow, TenantState};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,7 +85,18 @@ impl From<Interrupt> for Halt {
             Interrupt::Truncated => Halt::Rejoin("the table was truncated at the source"),
             Interrupt::Altered => Halt::Rejoin("the table was altered at the source"),
             Interrupt::Unattributed => Halt::Rejoin("a delete at the source could not be attributed"),
+            Interrupt::Requested => Halt::Rejoin("a resync was asked for"),
         }
+    }
+}
+
+/// What the state remembers of a tenant, as far as its standing depends on it.
+pub(super) fn mirror(row: &TenantRow) -> Mirror {
+    Mirror {
+        following: row.state == TenantState::Following,
+        target_id: row.target_id.clone(),
+        position: row.position,
+        generation: row.generation,
     }
 }
 
@@ -91,6 +104,7 @@ impl From<Interrupt> for Halt {
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     index: usize,
+    lane: Arc<Lane>,
     joins: mpsc::Sender<JoinRequest>,
     /// The state's row, as it was written last.
     row: Option<TenantRow>,
@@ -119,6 +133,7 @@ impl Worker {
         gathered_since_creation: bool,
     ) -> Worker {
         Worker {
+            lane: shared.lanes.get(index),
             shared,
             index,
             joins,
@@ -139,15 +154,36 @@ impl Worker {
     }
 
     pub(super) fn lane(&self) -> &Lane {
-        &self.shared.tenants[self.index]
+        &self.lane
     }
 
     pub(super) fn id(&self) -> &TenantId {
         &self.lane().tenant.id
     }
 
-    /// Works until the session drains.
+    /// Works until the session drains, or the configuration does not have the tenant any more. That comes at any point,
+    /// as a crash would: the state says so before the log is let go.
     pub(super) async fn run(mut self) -> Result<(), ServiceError> {
+        let lane = self.lane.clone();
+        let ended = lane.ended.clone().drop_guard();
+        let done = tokio::select! {
+            done = self.go_on() => return done,
+            () = lane.retired.cancelled() => self.retire().await,
+        };
+        drop(ended);
+        done
+    }
+
+    async fn retire(mut self) -> Result<(), ServiceError> {
+        let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
+        self.put(TenantState::Parked, Some(NOT_CONFIGURED.to_owned()), None, target_id, Lsn::ZERO).await?;
+        tracing::info!(tenant = %self.id(), reason = NOT_CONFIGURED, "parked");
+        self.lane.mailbox.close();
+        self.shared.release(self.id());
+        Ok(())
+    }
+
+    async fn go_on(&mut self) -> Result<(), ServiceError> {
         let mut parked = Backoff::new(PARKED_FIRST, PARKED_LAST);
         loop {
             match self.work(&mut parked).await {
@@ -208,24 +244,24 @@ impl Worker {
             let opened = timeout(OPEN_WITHIN, Target::open(client, shared.config.deletes)).await;
             Ok::<_, Halt>(opened.map_err(|_| Halt::Retry("somebody locks its tables".to_owned()))??)
         };
-        let (mut target, observed) = tokio::select! {
+        let (mut target, mut observed) = tokio::select! {
             opened = opening => opened?,
             why = self.lane().mailbox.interrupted() => return Err(why.into()),
         };
-        let mirror = self.row.as_ref().map(|row| Mirror {
-            following: row.state == TenantState::Following,
-            target_id: row.target_id.clone(),
-            position: row.position.max(self.position),
-            generation: row.generation,
-        });
-        let standing = decide_standing(
-            self.id(),
-            mirror.as_ref(),
-            &observed,
-            shared.generation,
-            shared.epoch,
-            &shared.mapping_of(self.index),
-        );
+        let mirror = self.row.as_ref().map(mirror);
+        let mirror = mirror.map(|mirror| Mirror { position: mirror.position.max(self.position), ..mirror });
+        let mapping = shared.mapping_of(self.index);
+        let decide = |observed: &Observed| {
+            decide_standing(&self.lane.tenant.id, mirror.as_ref(), observed, shared.generation, shared.epoch, &mapping)
+        };
+        let mut standing = decide(&observed);
+        let is_fenced = observed.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.epoch == shared.epoch);
+        if !is_fenced && matches!(standing, Standing::Follow(_) | Standing::Join(_)) {
+            target.fence(shared.epoch).await?;
+            // An older process may have committed until just now.
+            observed.checkpoint = target.checkpoint().await?;
+            standing = decide(&observed);
+        }
         match standing {
             Standing::Follow(position) => {
                 let target_id = mirror.and_then(|mirror| mirror.target_id);
@@ -288,9 +324,10 @@ impl Worker {
             self.lane().mailbox.open();
             shared.progress().join(self.id());
         }
+        let asked = self.lane.asked();
         let (reply, answer) = oneshot::channel();
         let request = JoinRequest { tenant: self.index, since_creation, reply };
-        let lane = &shared.tenants[self.index];
+        let lane = self.lane.clone();
         let work = async {
             let broken = || Halt::Retry("its snapshot could not be taken".to_owned());
             self.joins.send(request).await.map_err(|_| broken())?;
@@ -301,7 +338,10 @@ impl Worker {
                 mapping: &mapping,
                 position,
                 deletes: shared.config.deletes,
-                max_deletes: shared.config.limits.max_deletes,
+                max_deletes: match asked.as_ref().is_some_and(|request| request.allow_deletes) {
+                    true => MaxDeletes::ALL,
+                    false => shared.config.limits.max_deletes,
+                },
             };
             let loaded = load(target, &loading, &mut rows).await;
             loaded.map(|loaded| (position, loaded)).map_err(|error| Halt::from(fault::of_load(&error, &lane.tenant.id)))
@@ -319,6 +359,10 @@ impl Worker {
             tenant = %self.id(), %position, users = loaded.read, inserted = loaded.inserted,
             updated = loaded.updated, deleted = loaded.deleted, "follows"
         );
+        if let Some(request) = asked {
+            shared.state.finish_requests(self.id(), request.id).await.map_err(ServiceError::from)?;
+            self.lane.answered(request.id);
+        }
         Ok(())
     }
 
@@ -422,6 +466,7 @@ impl Worker {
             position,
             since_seconds: 0.0,
             position_age_seconds: 0.0,
+            rejected: 0,
         };
         self.shared.state.put_tenant(self.id(), &row).await?;
         self.lane().set_state(state);

@@ -95,8 +95,7 @@ pub async fn load(
         .await?;
     // A process that was followed by another one must not wait here for ever, and must not win.
     transaction.query_typed_opt("SELECT FROM users_sync.checkpoint FOR UPDATE", &[]).await?;
-    let empty =
-        !transaction.query_typed_one("SELECT EXISTS (SELECT FROM neon_auth.users_sync)", &[]).await?.get::<_, bool>(0);
+    let empty = !transaction.query_typed_one(statement::HAS_ROWS, &[]).await?.get::<_, bool>(0);
     let loaded = if empty {
         let columns: Vec<&str> = shape.writable().collect();
         let read = copy(&transaction, "neon_auth.users_sync", &columns, rows).await?;

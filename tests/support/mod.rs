@@ -93,6 +93,7 @@ pub fn limits() -> Limits {
         park_after: Duration::from_secs(600),
         stall: Duration::from_secs(5),
         max_deletes: MaxDeletes { percent: 10.0 },
+        snapshot_age: Duration::from_secs(3600),
     }
 }
 
@@ -122,7 +123,7 @@ impl Bed {
     }
 
     pub fn tenant(&self, name: &str) -> Tenant {
-        Tenant { id: TenantId::new(name), key: TenantKey::new(name), target: self.url(name) }
+        Tenant { id: TenantId::new(name), key: TenantKey::new(name), target: self.url(name), wake_after: None }
     }
 
     pub fn config(&self) -> Config {
@@ -137,7 +138,10 @@ impl Bed {
             users: rules(),
             families: Vec::new(),
             tenants: self.tenants.iter().map(|tenant| self.tenant(tenant)).collect(),
+            include: Vec::new(),
+            wake_after: None,
             deletes: Deletes::Soft,
+            purge_after: None,
             limits: limits(),
             on_slot_loss: OnSlotLoss::Resync,
         }

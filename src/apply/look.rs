@@ -1,0 +1,18 @@
+//! How a target stands, looked at without touching it: for `run --plan`.
+
+use super::standing::Observed;
+use super::statement;
+use super::target::{TargetError, read_checkpoint};
+use tokio_postgres::Client;
+
+/// What [`super::Target::open`] would find.
+pub async fn look(client: &Client) -> Result<Observed, TargetError> {
+    let row = client.query_typed_one(statement::INSPECT, &[]).await?;
+    let (has_checkpoint, has_users): (bool, bool) = (row.get(0), row.get(1));
+    let checkpoint = if has_checkpoint { read_checkpoint(client).await? } else { None };
+    let has_rows = match has_users {
+        true => client.query_typed_one(statement::HAS_ROWS, &[]).await?.get(0),
+        false => false,
+    };
+    Ok(Observed { checkpoint, created: !has_users, has_rows })
+}

@@ -1,0 +1,51 @@
+//! `run --plan`: what a start would do, as a table.
+
+use super::table::columns;
+use crate::config::Config;
+use crate::service::{Plan, Prospect, plan};
+use std::process::ExitCode;
+
+pub(super) async fn execute(config: &Config) -> miette::Result<ExitCode> {
+    let plan = plan(config).await.map_err(|error| miette::miette!("{error}"))?;
+    println!("{}", table(&plan));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(plan: &Plan) -> String {
+    let heads = ["TENANT", "WOULD", "WHY"].map(str::to_owned);
+    let rows = plan.tenants.iter().map(|(tenant, prospect)| {
+        let (would, why) = match prospect {
+            Prospect::Follow(position) => ("follow", format!("its target holds everything up to {position}")),
+            Prospect::Resync(reason) => ("resync", reason.clone()),
+            Prospect::Park(reason, remedy) => ("park", format!("{reason} -> {remedy}")),
+            Prospect::Unknown(reason) => ("be tried again", reason.clone()),
+        };
+        [tenant.to_string(), would.to_owned(), why]
+    });
+    let rows: Vec<[String; 3]> = std::iter::once(heads).chain(rows).collect();
+    let resyncs = plan.tenants.iter().filter(|(_, prospect)| matches!(prospect, Prospect::Resync(_))).count();
+    format!("{}\n{}; {resyncs} of {} tenants would be resynced", columns(&rows), plan.source, plan.tenants.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Lsn, TenantId};
+
+    #[test]
+    fn the_table_says_what_and_why() {
+        let plan = Plan {
+            source: "slot users_sync goes on from 0/10".into(),
+            tenants: vec![
+                (TenantId::new("acme"), Prospect::Follow(Lsn(16))),
+                (TenantId::new("new"), Prospect::Resync("its target is new".into())),
+            ],
+        };
+        let expected = "\
+TENANT  WOULD   WHY
+acme    follow  its target holds everything up to 0/10
+new     resync  its target is new
+slot users_sync goes on from 0/10; 1 of 2 tenants would be resynced";
+        assert_eq!(table(&plan), expected);
+    }
+}

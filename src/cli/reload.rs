@@ -1,0 +1,67 @@
+//! Another configuration for a running process: on SIGHUP, and when one of its files is written.
+
+use crate::check::{Severity, check_source};
+use crate::config::{Config, Files, load_with_files};
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Hands on every new configuration that can be used, for as long as somebody takes it. One that cannot be used is
+/// refused with what is wrong with it, and the one before stays in force.
+pub(super) async fn reload(path: PathBuf, mut files: Files, configs: watch::Sender<Config>) -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    while !configs.is_closed() {
+        tokio::select! {
+            _ = hangup.recv() => {}
+            () = sleep(LOOK_EVERY) => {
+                if !files.have_changed() {
+                    continue;
+                }
+                // Somebody may still be writing.
+                files.look_again();
+                sleep(LOOK_EVERY).await;
+                if files.have_changed() {
+                    continue;
+                }
+            }
+        }
+        match load_with_files(&path) {
+            Ok((config, found)) => {
+                files = found;
+                take(&configs, config).await;
+            }
+            Err(error) => {
+                files.look_again();
+                let error = super::render(&error.into());
+                tracing::error!("the new configuration is refused, the one before stays in force: {error}");
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn take(configs: &watch::Sender<Config>, config: Config) {
+    let (is_same, only_tenants) = {
+        let current = configs.borrow();
+        (*current == config, current.differs_only_in_tenants(&config))
+    };
+    if is_same {
+        tracing::info!("the configuration was read again: it is the same");
+        return;
+    }
+    // A source that cannot be reached now is waited for with whatever configuration.
+    let findings = if only_tenants { Vec::new() } else { check_source(&config).await.unwrap_or_default() };
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
+    let errors = errors.map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    if !errors.is_empty() {
+        tracing::error!("the new configuration is refused, the one before stays in force: {errors}");
+        return;
+    }
+    tracing::info!(tenants = config.tenants.len(), "the configuration was read again");
+    configs.send_replace(config);
+}

@@ -1,0 +1,151 @@
+//! `resync`: asks the running process to snapshot tenants anew, and does it itself where none runs.
+
+use super::{ConfigFile, FAILED, signals};
+use crate::config::Config;
+use crate::model::TenantId;
+use crate::pg::{self, PgClient};
+use crate::service;
+use crate::state::{Snapshot, StateError, StateStore, TenantState};
+use clap::Args;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+/// How often the running process is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Which tenants.
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "TENANT")]
+    tenants: Vec<String>,
+    /// Every tenant of the configuration.
+    #[arg(long)]
+    all: bool,
+    /// However many users that marks as deleted: limits.max_deletes does not apply.
+    #[arg(long)]
+    allow_deletes: bool,
+}
+
+/// What became of the tenants.
+enum Outcome {
+    /// All were asked for or done; the state says what became of each.
+    Over,
+    /// The process that was asked is gone.
+    Abandoned,
+    /// It goes on without us.
+    Interrupted,
+}
+
+pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
+    let config = arguments.file.load()?;
+    let tenants = chosen(&config, &arguments.tenants)?;
+    let stop = signals().map_err(|error| miette::miette!("cannot listen to signals: {error}"))?;
+    let client = pg::connect(&config.state_url).await.map_err(|error| miette::miette!("the state: {error}"))?;
+    let outcome = match read(&client, &config).await?.source {
+        None => return Err(miette::miette!(
+            help = "the first `run` takes a snapshot of every tenant by itself",
+            "no `run` has begun with slot {} in {} yet",
+            config.source.slot,
+            config.state_url
+        )),
+        Some(source) if source.is_held() => {
+            println!("asking {} ...", source.holder);
+            ask(&client, &config, &tenants, arguments.allow_deletes, &stop).await?
+        }
+        Some(_) => Outcome::Abandoned,
+    };
+    match outcome {
+        Outcome::Over => {}
+        Outcome::Interrupted => {
+            println!("the running process goes on with it");
+            return Ok(ExitCode::from(FAILED));
+        }
+        Outcome::Abandoned => {
+            println!("no process runs: doing it here");
+            let done = service::resync(config.clone(), &tenants, arguments.allow_deletes, stop).await;
+            done.map_err(|error| miette::miette!("{error}"))?;
+        }
+    }
+    Ok(report(&read(&client, &config).await?, &tenants))
+}
+
+/// The tenants that are meant, all of them where none is named.
+pub(super) fn chosen(config: &Config, names: &[String]) -> miette::Result<Vec<TenantId>> {
+    let known: Vec<&TenantId> = config.tenants.iter().map(|tenant| &tenant.id).collect();
+    if names.is_empty() {
+        return Ok(known.into_iter().cloned().collect());
+    }
+    let find = |name: &String| {
+        known.iter().find(|id| id.as_str() == name).map(|id| (*id).clone()).ok_or_else(|| {
+            let likeness = |id: &TenantId| strsim::jaro_winkler(id.as_str(), name);
+            let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+            let help = nearest.map_or_else(String::new, |id| format!("did you mean {id}?"));
+            miette::miette!(help = help, "the configuration has no tenant {name}")
+        })
+    };
+    names.iter().map(find).collect()
+}
+
+async fn read(client: &PgClient, config: &Config) -> miette::Result<Snapshot> {
+    StateStore::read(client, &config.source.slot).await.map_err(unreadable)
+}
+
+fn unreadable(error: StateError) -> miette::Report {
+    miette::miette!("the state: {error}")
+}
+
+/// Asks, and waits until every request is done or its tenant is parked over it.
+async fn ask(
+    client: &PgClient,
+    config: &Config,
+    tenants: &[TenantId],
+    allow_deletes: bool,
+    stop: &CancellationToken,
+) -> miette::Result<Outcome> {
+    let names: Vec<&str> = tenants.iter().map(TenantId::as_str).collect();
+    let asked = Instant::now();
+    let ids = StateStore::request_resync(client, &config.source.slot, &names, allow_deletes).await.map_err(unreadable)?;
+    loop {
+        tokio::select! {
+            () = sleep(LOOK_EVERY) => {}
+            () = stop.cancelled() => return Ok(Outcome::Interrupted),
+        }
+        let open = StateStore::open_requests(client, &ids).await.map_err(unreadable)?;
+        let state = read(client, config).await?;
+        let since_asked = asked.elapsed().as_secs_f64();
+        let is_parked = |tenant: &TenantId| {
+            let row = state.tenants.get(tenant);
+            row.is_some_and(|row| row.state == TenantState::Parked && row.since_seconds < since_asked)
+        };
+        let is_held = state.source.is_some_and(|source| source.is_held());
+        if open.iter().all(|request| is_parked(&request.tenant)) || !is_held {
+            // Left there, it would admit deletes some day when nobody thinks of it any more.
+            StateStore::withdraw_requests(client, &ids).await.map_err(unreadable)?;
+            return Ok(if is_held { Outcome::Over } else { Outcome::Abandoned });
+        }
+    }
+}
+
+/// Says what became of each; a tenant that does not follow makes it a failure.
+fn report(state: &Snapshot, tenants: &[TenantId]) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for tenant in tenants {
+        let row = state.tenants.get(tenant);
+        match row.filter(|row| row.state == TenantState::Following) {
+            Some(row) => println!("{tenant}: resynced, holds everything up to {}", row.position),
+            None => {
+                let reason = row.and_then(|row| row.reason.as_deref()).unwrap_or("it was not seen by the process");
+                println!("{tenant}: {} ({reason})", row.map_or("unknown", |row| row.state.as_str()));
+                if let Some(remedy) = row.and_then(|row| row.remedy.as_deref()) {
+                    println!("{tenant} -> {remedy}");
+                }
+                code = ExitCode::from(FAILED);
+            }
+        }
+    }
+    code
+}

@@ -1,0 +1,118 @@
+//! The tenants of a session, each in its lane. Lanes are added and retired while the session runs; a lane's index is
+//! its own for as long as the session lasts.
+
+use crate::config::Tenant;
+use crate::route::Mailbox;
+use crate::state::{Request, TenantState};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// A tenant's place in the session.
+pub(super) struct Lane {
+    pub(super) tenant: Tenant,
+    pub(super) mailbox: Mailbox,
+    /// The stream knows the lane: what it reads from now on is gathered here.
+    pub(super) adopted: CancellationToken,
+    /// The configuration does not have the tenant any more.
+    pub(super) retired: CancellationToken,
+    /// The task of the lane has ended.
+    pub(super) ended: CancellationToken,
+    state: Mutex<TenantState>,
+    asked: Mutex<Option<Request>>,
+}
+
+impl Lane {
+    pub(super) fn new(tenant: Tenant, budget: usize, state: TenantState) -> Lane {
+        Lane {
+            tenant,
+            mailbox: Mailbox::new(budget),
+            adopted: CancellationToken::new(),
+            retired: CancellationToken::new(),
+            ended: CancellationToken::new(),
+            state: Mutex::new(state),
+            asked: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn state(&self) -> TenantState {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_state(&self, state: TenantState) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// A resync is asked for; whether that is news. Two requests become one that allows what either does.
+    pub(super) fn ask(&self, request: Request) -> bool {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *asked {
+            Some(known) if known.id >= request.id => false,
+            Some(known) => {
+                *known = Request { allow_deletes: known.allow_deletes || request.allow_deletes, ..request };
+                true
+            }
+            None => {
+                *asked = Some(request);
+                true
+            }
+        }
+    }
+
+    /// What is asked of it.
+    pub(super) fn asked(&self) -> Option<Request> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Requests up to this one are done.
+    pub(super) fn answered(&self, up_to: i64) {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).take_if(|request| request.id <= up_to);
+    }
+}
+
+/// All lanes by their index, also the retired ones.
+pub(super) struct Lanes {
+    all: Mutex<Arc<Vec<Arc<Lane>>>>,
+    /// A lane was added or retired.
+    pub(super) changed: Notify,
+}
+
+impl Lanes {
+    pub(super) fn new(lanes: Vec<Lane>) -> Lanes {
+        Lanes { all: Mutex::new(Arc::new(lanes.into_iter().map(Arc::new).collect())), changed: Notify::new() }
+    }
+
+    /// As they are now. Two readings are the same value exactly while nothing was added or retired.
+    pub(super) fn all(&self) -> Arc<Vec<Arc<Lane>>> {
+        self.lock().clone()
+    }
+
+    pub(super) fn get(&self, index: usize) -> Arc<Lane> {
+        self.lock()[index].clone()
+    }
+
+    /// Gives the new lane's index.
+    pub(super) fn add(&self, lane: Lane) -> usize {
+        let mut all = self.lock();
+        let index = all.len();
+        Arc::make_mut(&mut all).push(Arc::new(lane));
+        drop(all);
+        self.changed.notify_one();
+        index
+    }
+
+    /// From now on nothing is gathered for it, and its task ends.
+    pub(super) fn retire(&self, index: usize) {
+        let mut all = self.lock();
+        all[index].retired.cancel();
+        // Another value, so that the stream looks again.
+        *all = Arc::new(all.to_vec());
+        drop(all);
+        self.changed.notify_one();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Arc<Vec<Arc<Lane>>>> {
+        // A push of one element: nothing can be left half done.
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

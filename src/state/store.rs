@@ -1,0 +1,197 @@
+//! The state as one process writes it.
+
+use super::request::Request;
+use super::tables::{CREATE, exists, read_rows};
+use super::{LEASE, NOT_CONFIGURED, Snapshot, StateError, TenantRow};
+use crate::model::{Epoch, Generation, Lsn, TargetId, TenantId};
+use crate::pg::{PgClient, create_schema};
+use tokio_postgres::Client;
+use tokio_postgres::types::PgLsn;
+
+/// The state of one slot, as one process writes it.
+pub struct StateStore {
+    client: PgClient,
+    slot: String,
+    epoch: Epoch,
+}
+
+impl StateStore {
+    /// Creates what is missing and becomes the newest process of this slot: raises the epoch. To be called once
+    /// the slot is ours; whatever the state says is read after it. A new slot's row starts at generation 0.
+    pub async fn acquire(client: PgClient, slot: &str, holder: &str) -> Result<StateStore, StateError> {
+        if !exists(&client).await? {
+            create_schema(&client, "users_sync").await?;
+            client.batch_execute(CREATE).await?;
+        }
+        let row = client
+            .query_one(
+                "INSERT INTO users_sync.source AS s \
+                   (slot, generation, system_identifier, timeline, confirmed, epoch, holder, held_since, lease_until) \
+                 VALUES ($1, 0, '', 0, '0/0', 1, $2, now(), now() + $3 * interval '1 second') \
+                 ON CONFLICT (slot) DO UPDATE SET epoch = s.epoch + 1, holder = $2, held_since = now(), \
+                   lease_until = now() + $3 * interval '1 second' \
+                 RETURNING epoch",
+                &[&slot, &holder, &LEASE.as_secs_f64()],
+            )
+            .await?;
+        Ok(StateStore { client, slot: slot.to_owned(), epoch: Epoch(row.get(0)) })
+    }
+
+    /// This process's epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// What is written down.
+    pub async fn load(&self) -> Result<Snapshot, StateError> {
+        read_rows(&self.client, &self.slot).await
+    }
+
+    /// Reads the state without taking part: for `status`. Empty where there is none.
+    pub async fn read(client: &Client, slot: &str) -> Result<Snapshot, StateError> {
+        match exists(client).await? {
+            true => read_rows(client, slot).await,
+            false => Ok(Snapshot::default()),
+        }
+    }
+
+    /// Drops everything that is written down of one slot; with the last one the tables and, where it is empty, the
+    /// schema go. For `teardown`.
+    pub async fn forget(client: &Client, slot: &str) -> Result<(), StateError> {
+        if !exists(client).await? {
+            return Ok(());
+        }
+        client.execute("DELETE FROM users_sync.source WHERE slot = $1", &[&slot]).await?;
+        if client.query_opt("SELECT FROM users_sync.source LIMIT 1", &[]).await?.is_none() {
+            client.batch_execute("DROP TABLE users_sync.request, users_sync.tenant, users_sync.source").await?;
+            let others = "SELECT FROM pg_catalog.pg_class WHERE relnamespace = 'users_sync'::regnamespace LIMIT 1";
+            if client.query_opt(others, &[]).await?.is_none() {
+                client.batch_execute("DROP SCHEMA users_sync").await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A new history begins at `position`: the slot was made anew, or the source is another one.
+    pub async fn begin_generation(
+        &self,
+        generation: Generation,
+        system_identifier: &str,
+        timeline: i32,
+        position: Lsn,
+    ) -> Result<(), StateError> {
+        let written = self
+            .client
+            .execute(
+                "UPDATE users_sync.source SET generation = $3, system_identifier = $4, timeline = $5, confirmed = $6 \
+                 WHERE slot = $1 AND epoch = $2",
+                &[&self.slot, &self.epoch.0, &generation.0, &system_identifier, &timeline, &PgLsn::from(position.0)],
+            )
+            .await?;
+        self.fenced_unless(written == 1)
+    }
+
+    /// Writes a tenant's state, before anything is done that depends on it.
+    pub async fn put_tenant(&self, tenant: &TenantId, row: &TenantRow) -> Result<(), StateError> {
+        let target_id = row.target_id.as_ref().map(TargetId::as_str);
+        let written = self
+            .client
+            .execute(
+                "INSERT INTO users_sync.tenant AS t (slot, tenant, state, since, reason, remedy, target, target_id, \
+                   generation, position, position_at, rejected) \
+                 SELECT slot, $3, $4, now(), $5, $6, $7, $8::text::uuid, $9, $10, now(), $11 FROM users_sync.source \
+                 WHERE slot = $1 AND epoch = $2 FOR SHARE \
+                 ON CONFLICT (slot, tenant) DO UPDATE SET state = excluded.state, \
+                   since = CASE WHEN t.state = excluded.state THEN t.since ELSE now() END, \
+                   reason = excluded.reason, remedy = excluded.remedy, target = excluded.target, \
+                   target_id = excluded.target_id, generation = excluded.generation, \
+                   position = excluded.position, position_at = now(), rejected = excluded.rejected",
+                &[
+                    &self.slot,
+                    &self.epoch.0,
+                    &tenant.as_str(),
+                    &row.state.as_str(),
+                    &row.reason,
+                    &row.remedy,
+                    &row.target,
+                    &target_id,
+                    &row.generation.0,
+                    &PgLsn::from(row.position.0),
+                    &i64::try_from(row.rejected).unwrap_or(i64::MAX),
+                ],
+            )
+            .await?;
+        self.fenced_unless(written == 1)
+    }
+
+    /// What comes next is another history: the next session begins a generation. Asks for no epoch, as it can only
+    /// cost a resync.
+    pub async fn break_history(client: &Client, slot: &str) -> Result<(), StateError> {
+        if exists(client).await? {
+            client.execute("UPDATE users_sync.source SET system_identifier = '' WHERE slot = $1", &[&slot]).await?;
+        }
+        Ok(())
+    }
+
+    /// Parks the tenants that the configuration no longer has. They are not forgotten: one that comes back is
+    /// resynced into the target that it had.
+    pub async fn park_others(&self, tenants: &[&str]) -> Result<u64, StateError> {
+        let sql = "UPDATE users_sync.tenant t SET state = 'parked', since = now(), remedy = NULL, \
+                     reason = $4 \
+                   FROM users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 AND t.slot = s.slot \
+                   AND t.tenant <> ALL($3) AND t.state <> 'parked'";
+        Ok(self.client.execute(sql, &[&self.slot, &self.epoch.0, &tenants, &NOT_CONFIGURED]).await?)
+    }
+
+    /// Writes what the targets hold and the position that is about to be confirmed, and renews the lease. Gives what is
+    /// asked of this process.
+    pub async fn record(&self, confirmed: Lsn, positions: &[(TenantId, Lsn)]) -> Result<Vec<Request>, StateError> {
+        let tenants: Vec<&str> = positions.iter().map(|(tenant, _)| tenant.as_str()).collect();
+        let positions: Vec<PgLsn> = positions.iter().map(|(_, position)| PgLsn::from(position.0)).collect();
+        let rows = self
+            .client
+            .query(
+                "WITH s AS (UPDATE users_sync.source \
+                     SET confirmed = greatest(confirmed, $3), lease_until = now() + $6 * interval '1 second' \
+                   WHERE slot = $1 AND epoch = $2 RETURNING slot), \
+                 t AS (UPDATE users_sync.tenant t SET position = greatest(t.position, n.position), position_at = now() \
+                   FROM s, unnest($4::text[], $5::pg_lsn[]) AS n(tenant, position) \
+                   WHERE t.slot = s.slot AND t.tenant = n.tenant) \
+                 SELECT r.id, r.tenant, r.allow_deletes FROM s LEFT JOIN users_sync.request r ON r.slot = s.slot \
+                 ORDER BY r.id",
+                &[
+                    &self.slot,
+                    &self.epoch.0,
+                    &PgLsn::from(confirmed.0),
+                    &tenants,
+                    &positions,
+                    &LEASE.as_secs_f64(),
+                ],
+            )
+            .await?;
+        self.fenced_unless(!rows.is_empty())?;
+        Ok(rows.iter().filter_map(Request::of_row).collect())
+    }
+
+    /// The tenant has done what was asked of it, up to this request.
+    pub async fn finish_requests(&self, tenant: &TenantId, up_to: i64) -> Result<(), StateError> {
+        let sql = "DELETE FROM users_sync.request r USING users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 \
+                     AND r.slot = s.slot AND r.tenant = $3 AND r.id <= $4";
+        self.client.execute(sql, &[&self.slot, &self.epoch.0, &tenant.as_str(), &up_to]).await?;
+        Ok(())
+    }
+
+    /// Nothing more will be written: whoever waits need not wait until the lease has lapsed.
+    pub async fn release(&self) -> Result<(), StateError> {
+        let sql = "UPDATE users_sync.source SET lease_until = now() WHERE slot = $1 AND epoch = $2";
+        self.client.execute(sql, &[&self.slot, &self.epoch.0]).await?;
+        Ok(())
+    }
+
+    fn fenced_unless(&self, written: bool) -> Result<(), StateError> {
+        match written {
+            true => Ok(()),
+            false => Err(StateError::Fenced { slot: self.slot.clone(), epoch: self.epoch }),
+        }
+    }
+}

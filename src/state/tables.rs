@@ -1,0 +1,86 @@
+//! The tables of the state, and how their rows are read.
+
+use super::{Snapshot, SourceRow, StateError, TenantRow, TenantState};
+use crate::model::{Epoch, Generation, Lsn, TargetId, TenantId};
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, Row};
+
+pub(super) const CREATE: &str = "\
+CREATE TABLE IF NOT EXISTS users_sync.source (
+  slot text PRIMARY KEY,
+  generation bigint NOT NULL,
+  system_identifier text NOT NULL,
+  timeline integer NOT NULL,
+  confirmed pg_lsn NOT NULL,
+  epoch bigint NOT NULL,
+  holder text NOT NULL,
+  held_since timestamptz NOT NULL,
+  lease_until timestamptz NOT NULL
+);
+CREATE TABLE IF NOT EXISTS users_sync.tenant (
+  slot text NOT NULL REFERENCES users_sync.source ON DELETE CASCADE,
+  tenant text NOT NULL,
+  state text NOT NULL CHECK (state IN ('joining', 'following', 'parked')),
+  since timestamptz NOT NULL,
+  reason text,
+  remedy text,
+  target text NOT NULL,
+  target_id uuid,
+  generation bigint NOT NULL,
+  position pg_lsn NOT NULL,
+  position_at timestamptz NOT NULL,
+  rejected bigint NOT NULL DEFAULT 0,
+  PRIMARY KEY (slot, tenant)
+);
+CREATE TABLE IF NOT EXISTS users_sync.request (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  slot text NOT NULL REFERENCES users_sync.source ON DELETE CASCADE,
+  tenant text NOT NULL,
+  allow_deletes boolean NOT NULL,
+  requested_at timestamptz NOT NULL DEFAULT now()
+)";
+
+pub(super) async fn exists(client: &Client) -> Result<bool, StateError> {
+    Ok(client.query_one("SELECT to_regclass('users_sync.tenant') IS NOT NULL", &[]).await?.get(0))
+}
+
+pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, StateError> {
+    let sql = "SELECT generation, system_identifier, timeline, confirmed, epoch, holder, \
+                 extract(epoch FROM lease_until - now())::float8 \
+               FROM users_sync.source WHERE slot = $1";
+    let source = client.query_opt(sql, &[&slot]).await?.map(|row| SourceRow {
+        generation: Generation(row.get(0)),
+        system_identifier: row.get(1),
+        timeline: row.get(2),
+        confirmed: lsn(&row, 3),
+        epoch: Epoch(row.get(4)),
+        holder: row.get(5),
+        lease_seconds: row.get(6),
+    });
+    let sql = "SELECT tenant, state, reason, remedy, target, target_id::text, generation, position, \
+                 extract(epoch FROM now() - since)::float8, extract(epoch FROM now() - position_at)::float8, \
+                 rejected \
+               FROM users_sync.tenant WHERE slot = $1";
+    let tenants = client.query(sql, &[&slot]).await?.iter().map(tenant_row).collect();
+    Ok(Snapshot { source, tenants })
+}
+
+fn tenant_row(row: &Row) -> (TenantId, TenantRow) {
+    let found = TenantRow {
+        state: TenantState::parse(row.get(1)),
+        reason: row.get(2),
+        remedy: row.get(3),
+        target: row.get(4),
+        target_id: row.get::<_, Option<&str>>(5).map(TargetId::new),
+        generation: Generation(row.get(6)),
+        position: lsn(row, 7),
+        since_seconds: row.get(8),
+        position_age_seconds: row.get(9),
+        rejected: row.get::<_, i64>(10).unsigned_abs(),
+    };
+    (TenantId::new(row.get(0)), found)
+}
+
+fn lsn(row: &Row, column: usize) -> Lsn {
+    Lsn(u64::from(row.get::<_, PgLsn>(column)))
+}
