@@ -89,8 +89,8 @@ pub(super) fn of_load(error: &LoadError, tenant: &TenantId) -> Fault {
         LoadError::TooManyDeletes { .. } => Fault::park(
             error.to_string(),
             format!(
-                "if these users of tenant {tenant} are really gone, raise limits.max_deletes (100% admits all) and \
-                 start again"
+                "if these users of tenant {tenant} are really gone: \
+                 users-sync resync -c FILE {tenant} --allow-deletes"
             ),
         ),
     }

@@ -114,6 +114,8 @@ pub(super) struct Worker {
     pub(super) pending: Option<Batch>,
     /// The last statement of a chunked transaction was sent up to here, and no answer came: the checkpoint tells.
     pub(super) unanswered: Option<Lsn>,
+    /// Why it has to join, where that is known better than from state and checkpoint.
+    has_to_join: Option<&'static str>,
     /// The stream has been gathered since the slot was made, so that the slot's own snapshot will do.
     gathered_since_creation: bool,
     /// What the newest re-read of a user saw: older changes of that user are in it.
@@ -141,6 +143,7 @@ impl Worker {
             position: Lsn::ZERO,
             pending: None,
             unanswered: None,
+            has_to_join: None,
             gathered_since_creation,
             seen: HashMap::new(),
             idle: false,
@@ -273,6 +276,7 @@ impl Worker {
                 Ok((target, identity))
             }
             Standing::Join(reason) => {
+                let reason = self.has_to_join.unwrap_or(reason);
                 let identity = self.identity(self.own_target_id(&observed));
                 self.join(&mut target, &identity, reason).await?;
                 Ok((target, identity))
@@ -352,6 +356,7 @@ impl Worker {
             () = shared.drain.cancelled() => return Err(Halt::Drained),
         };
         self.put(TenantState::Following, None, None, Some(who.target_id.clone()), position).await?;
+        self.has_to_join = None;
         self.position = position;
         self.hold(position);
         shared.joined(self.id(), position);
@@ -418,6 +423,7 @@ impl Worker {
         let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
         self.forget_what_waits();
         self.gathered_since_creation = false;
+        self.has_to_join = Some(reason);
         self.put(TenantState::Joining, Some(reason.to_owned()), None, target_id, Lsn::ZERO).await?;
         // Closed until the snapshot is asked for; the interrupt that may have led here is done with.
         self.lane().mailbox.close();

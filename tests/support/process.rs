@@ -3,7 +3,8 @@
 use super::{Bed, DEADLINE, pause};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::Write;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Instant;
 use tempfile::NamedTempFile;
 
@@ -15,7 +16,7 @@ pub struct Process {
 pub fn config_file(source: &str, targets: &[(String, String)], more: &str) -> NamedTempFile {
     let mut yaml = format!(
         "source: {{url: '{source}'}}\n\
-         users: {{table: auth.users, id: id, name: [{{join: [first_name, last_name]}}], email: email, \
+         users: {{table: auth.users, id: id, name: {{join: [first_name, last_name]}}, email: email, \
          created_at: created_at, updated_at: updated_at, deleted_at: deleted_at, tenant: org}}\n{more}\ntenants:\n"
     );
     for (id, url) in targets {
@@ -36,10 +37,14 @@ impl Bed {
 impl Process {
     /// `users-sync run`; its log goes to the test's output.
     pub fn start(config: &NamedTempFile) -> Process {
+        Process::start_at(config.path())
+    }
+
+    pub fn start_at(config: &Path) -> Process {
         let level = std::env::var("RUST_LOG").unwrap_or_else(|_| "users_sync=warn".to_owned());
         let child = Command::new(env!("CARGO_BIN_EXE_users-sync"))
             .args(["run", "-c"])
-            .arg(config.path())
+            .arg(config)
             .env("RUST_LOG", level)
             .stdin(Stdio::null())
             .spawn()
@@ -80,6 +85,19 @@ impl Process {
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
+}
+
+/// Another command of users-sync, run to its end.
+pub async fn command(arguments: &[&str]) -> Output {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_users-sync"));
+    let running = command.args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+    tokio::time::timeout(DEADLINE, running).await.expect("it goes on").unwrap()
+}
+
+/// What a command printed, and its exit code.
+pub fn said(output: &Output) -> (String, Option<i32>) {
+    let text = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    (text.concat(), output.status.code())
 }
 
 impl Drop for Process {
