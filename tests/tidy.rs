@@ -10,12 +10,14 @@ const STAGES: [&str; 4] = ["capture", "map", "route", "apply"];
 /// A longer file is asking to be split along the flow.
 const LONGEST: usize = 500;
 /// These do no I/O and know no clock. A directory stands for everything below it.
-const PURE: [&str; 9] = [
+const PURE: [&str; 11] = [
     "src/capture/pgoutput",
     "src/capture/pgoutput.rs",
     "src/map",
     "src/route/compose.rs",
     "src/route/directory.rs",
+    "src/route/queue.rs",
+    "src/service/roster.rs",
     "src/apply/plan.rs",
     "src/apply/standing.rs",
     "src/progress.rs",

@@ -130,7 +130,8 @@ mod tests {
         let error = |text: &str| {
             write("tenants.d/a.yaml", text);
             let error = load(&main).unwrap_err();
-            format!("{:?}", miette::Report::new(error))
+            let text = error.to_string();
+            format!("{text} {:?}", miette::Report::new(error))
         };
         write("users-sync.yaml", &format!("{MAIN}tenants: [{{id: a, target: 'postgres://u@h/a'}}]\n"));
         let twice = error("tenants: [{id: a, target: 'postgres://u@h/b'}]\n");

@@ -96,13 +96,6 @@ pub struct Limits {
     pub snapshot_age: Duration,
 }
 
-impl Limits {
-    /// What may wait for one of `tenants` targets, in bytes: its own limit, or an even share of the common one.
-    pub fn mailbox_budget(&self, tenants: usize) -> usize {
-        self.tenant_memory.min(self.memory / tenants.max(1))
-    }
-}
-
 /// `limits.max_deletes`: a share of the live users of a target, but at least [`MaxDeletes::FLOOR`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MaxDeletes {
@@ -137,20 +130,6 @@ pub enum OnSlotLoss {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn many_tenants_share_the_common_memory() {
-        let limits = Limits {
-            source_wal: 0,
-            memory: 256,
-            tenant_memory: 16,
-            park_after: Duration::ZERO,
-            stall: Duration::ZERO,
-            max_deletes: MaxDeletes { percent: 10.0 },
-            snapshot_age: Duration::ZERO,
-        };
-        assert_eq!([0, 1, 16, 17, 128].map(|tenants| limits.mailbox_budget(tenants)), [16, 16, 16, 15, 2]);
-    }
 
     #[test]
     fn a_share_may_be_deleted_and_a_few_in_any_case() {

@@ -132,12 +132,19 @@ fn unknown_keys_are_errors_with_the_nearest_known_one() {
 
 #[test]
 fn what_is_settled_but_not_built_is_refused() {
-    for key in ["include: [a]", "kafka: {}", "admin: {}"] {
+    for key in ["kafka: {}", "admin: {}"] {
         let name = key.split(':').next().unwrap();
         check("source:", &format!("{key}\nsource:"), "1:1", &format!("{name} is not supported yet"), "leave it out");
     }
-    let purge = format!("{GOOD}deletes: {{mode: soft, purge_after: 30d}}\n");
-    check_text(&purge, "10:23", "deletes.purge_after is not supported yet", "leave it out");
+}
+
+#[test]
+fn soft_deletes_may_be_purged_and_hard_ones_leave_nothing() {
+    let config = good(&format!("{GOOD}deletes: {{mode: soft, purge_after: 30d}}\nwake_after: 5m\n"));
+    assert_eq!(config.purge_after, Some(Duration::from_secs(30 * 86_400)));
+    assert_eq!(config.tenants[0].wake_after, Some(Duration::from_secs(300)));
+    let hard = format!("{GOOD}deletes: {{mode: hard, purge_after: 30d}}\n");
+    check_text(&hard, "10:10", "hard deletes leave nothing to be purged", "leave purge_after out");
 }
 
 #[test]

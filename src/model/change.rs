@@ -94,6 +94,16 @@ pub enum Change {
 }
 
 impl Change {
+    /// Whether the user is gone by it, also where the row stays.
+    pub fn deletes(&self) -> bool {
+        match self {
+            Change::Delete { .. } => true,
+            Change::Upsert(user) => user.deleted_at.is_some(),
+            Change::Patch(patch) => matches!(patch.deleted_at, Set::To(Some(_))),
+            Change::Reread { .. } => false,
+        }
+    }
+
     /// Whom the change is about.
     pub fn id(&self) -> &str {
         match self {

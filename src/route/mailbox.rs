@@ -1,80 +1,19 @@
-//! A tenant's queue: what waits for its target, the last version per user, within a budget of bytes.
+//! A tenant's mailbox: the capture side pushes what the tenant's task takes, within a budget of bytes.
 //!
-//! The capture side pushes whole transactions, or the chunks of one that is too large; the tenant's task takes
-//! batches. While one batch is on its way the next transactions gather into another: batches form by themselves.
 //! The lock is held for a few map operations and never across an await.
 
-use super::compose::compose;
+use super::memory::Memory;
+use super::queue::{Batch, Pushed, Queue};
 use crate::model::{Change, Lsn, UserId, Xid};
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Notify;
-
-/// A batch is closed to further transactions at this size: one statement's worth of work for a target. The rows of a
-/// statement fit into `work_mem` (4 MB by default), past which the target would write them to a file first.
-pub const BATCH_BYTES: usize = 2 << 20;
-/// As [`BATCH_BYTES`], in users.
-pub const BATCH_USERS: usize = 2_048;
-/// What a waiting change costs beside its own text: the map's slot and the change's fixed part.
-const ENTRY_OVERHEAD: usize = 256;
-
-/// A user's waiting change and where it came from.
-pub struct Entry {
-    /// What is to be done.
-    pub change: Change,
-    /// The commit position of the last transaction in it.
-    pub commit_lsn: Lsn,
-    /// That transaction's id.
-    pub xid: Xid,
-}
-
-/// Changes that go to the target together.
-#[derive(Default)]
-pub struct Batch {
-    /// By user.
-    pub entries: HashMap<UserId, Entry, foldhash::fast::RandomState>,
-    /// Where the last transaction in it ends; `None` while that transaction has more chunks to come.
-    pub end: Option<Lsn>,
-    /// What it counts against the budget.
-    pub bytes: usize,
-}
-
-impl Batch {
-    /// Adds a change after those that are there.
-    pub fn add(&mut self, entry: Entry) {
-        let id: UserId = entry.change.id().into();
-        let added = ENTRY_OVERHEAD + id.len() + entry.change.heap_bytes();
-        match self.entries.remove(&id) {
-            None => {
-                self.bytes += added;
-                self.entries.insert(id, entry);
-            }
-            Some(earlier) => {
-                let before = earlier.change.heap_bytes();
-                let change = compose(earlier.change, entry.change);
-                self.bytes = (self.bytes + change.heap_bytes()).saturating_sub(before);
-                self.entries.insert(id, Entry { change, ..entry });
-            }
-        }
-    }
-
-    fn full(&self) -> bool {
-        self.bytes >= BATCH_BYTES || self.entries.len() >= BATCH_USERS
-    }
-}
-
-/// What became of pushed changes.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Pushed {
-    /// They wait for the target; the tenant's position is held back by them.
-    Queued,
-    /// The tenant is not gathering (it is parked, or not yet open), or holds them already.
-    Dropped,
-}
+use tokio::time::{Instant, timeout_at};
 
 /// The queue between the one capture task and one tenant's task.
 pub struct Mailbox {
     inner: Mutex<Inner>,
+    memory: Arc<Memory>,
     filled: Notify,
     drained: Notify,
     interrupting: Notify,
@@ -82,17 +21,15 @@ pub struct Mailbox {
     budget: usize,
 }
 
+#[derive(Default)]
 struct Inner {
-    open: bool,
-    /// Transactions that end at or before this are in the target already: the replay guard.
-    held: Lsn,
-    queue: VecDeque<Batch>,
-    /// Bytes of the queue and of the batch that was taken and not yet given back.
-    bytes: usize,
-    /// How many batches were ever finished: shows whether the target takes rows.
-    finished: u64,
+    queue: Queue,
     /// Why the capture side wants the tenant to start over.
     interrupt: Option<Interrupt>,
+    /// Since when something has waited.
+    since: Option<Instant>,
+    /// Something is among it that a sleeping target is woken for at once.
+    wakes: bool,
 }
 
 /// Why a tenant has to start over.
@@ -113,12 +50,11 @@ pub enum Interrupt {
 }
 
 impl Mailbox {
-    /// A closed mailbox: what is pushed is dropped until [`Mailbox::open`].
-    pub fn new(budget: usize) -> Self {
-        let inner =
-            Inner { open: false, held: Lsn::ZERO, queue: VecDeque::new(), bytes: 0, finished: 0, interrupt: None };
+    /// A closed mailbox: what is pushed is dropped until [`Mailbox::open`]. All that share `memory` count against it.
+    pub fn new(budget: usize, memory: Arc<Memory>) -> Self {
         Mailbox {
-            inner: Mutex::new(inner),
+            inner: Mutex::default(),
+            memory,
             filled: Notify::new(),
             drained: Notify::new(),
             interrupting: Notify::new(),
@@ -128,75 +64,60 @@ impl Mailbox {
 
     /// Begins to gather.
     pub fn open(&self) {
-        let mut inner = self.lock();
-        *inner = Inner { open: true, held: Lsn::ZERO, queue: VecDeque::new(), bytes: 0, interrupt: None, ..*inner };
+        self.with(|inner| {
+            *inner = Inner::default();
+            inner.queue.open();
+        });
     }
 
     /// Drops everything and gathers no more.
     pub fn close(&self) {
-        let mut inner = self.lock();
-        *inner = Inner { open: false, queue: VecDeque::new(), bytes: 0, interrupt: None, ..*inner };
-        drop(inner);
+        self.with(|inner| *inner = Inner::default());
         self.drained.notify_one();
     }
 
     /// The target holds everything up to `position`: what is not newer is dropped, now and later. Gives whom it dropped
     /// changes of.
     pub fn hold(&self, position: Lsn) -> Vec<UserId> {
-        let mut inner = self.lock();
-        inner.held = position;
-        let mut dropped = Vec::new();
-        for batch in &mut inner.queue {
-            dropped.extend(batch.entries.extract_if(|_, entry| entry.commit_lsn < position).map(|(id, _)| id));
-        }
-        let Inner { queue, bytes, .. } = &mut *inner;
-        queue.retain(|batch| {
-            // A batch without changes may still be the end of a transaction that came in chunks.
-            let wanted = !batch.entries.is_empty() || batch.end.is_some_and(|end| end > position);
-            if !wanted {
-                *bytes = bytes.saturating_sub(batch.bytes);
-            }
-            wanted
-        });
-        drop(inner);
+        let dropped = self.with(|inner| inner.queue.hold(position));
         self.drained.notify_one();
         dropped
     }
 
-    /// Whether it gathers and knows what the target holds: nothing that waits here will be dropped any more.
+    /// As [`Queue::is_settled`].
     pub fn is_settled(&self) -> bool {
-        let inner = self.lock();
-        inner.open && inner.held > Lsn::ZERO
+        self.with(|inner| inner.queue.is_settled())
     }
 
-    /// Hands over the changes of one transaction, or a chunk of them; they stay in `changes` where they are dropped. `end` is the transaction's end where this
-    /// is its last part. A transaction whose earlier chunks were dropped is never gathered from the middle,
-    /// because a snapshot that was taken later has it whole.
-    pub fn push(&self, changes: &mut Vec<Change>, commit_lsn: Lsn, xid: Xid, end: Option<Lsn>) -> Pushed {
-        let mut inner = self.lock();
-        // A commit record that starts before a position which is itself a commit's end lies wholly before it.
-        if !inner.open || commit_lsn < inner.held {
-            return Pushed::Dropped;
-        }
-        let joinable = |batch: &Batch| !batch.full() && (batch.end.is_none() || end.is_some());
-        let mut batch = inner.queue.pop_back_if(|batch| joinable(batch)).unwrap_or_default();
-        let before = batch.bytes;
-        for change in changes.drain(..) {
-            batch.add(Entry { change, commit_lsn, xid });
-        }
-        batch.end = end;
-        inner.bytes = (inner.bytes + batch.bytes).saturating_sub(before);
-        inner.queue.push_back(batch);
-        drop(inner);
+    /// As [`Queue::gather`].
+    pub fn gather(&self, gathers: bool) {
+        self.with(|inner| inner.queue.gather(gathers));
+    }
+
+    /// As [`Queue::push`]. `wakes`: a sleeping target is woken for it at once.
+    pub fn push(
+        &self,
+        changes: &mut Vec<Change>,
+        commit_lsn: Lsn,
+        xid: Xid,
+        end: Option<Lsn>,
+        wakes: bool,
+    ) -> Pushed {
+        let pushed = self.with(|inner| {
+            let pushed = inner.queue.push(changes, commit_lsn, xid, end);
+            if pushed == Pushed::Queued {
+                inner.since.get_or_insert_with(Instant::now);
+                inner.wakes |= wakes;
+            }
+            pushed
+        });
         self.filled.notify_one();
-        Pushed::Queued
+        pushed
     }
 
     /// Asks the tenant's task to start over for this reason; what waits is dropped, nothing more is gathered.
     pub fn interrupt(&self, why: Interrupt) {
-        let mut inner = self.lock();
-        *inner = Inner { open: false, queue: VecDeque::new(), bytes: 0, interrupt: Some(why), ..*inner };
-        drop(inner);
+        self.with(|inner| *inner = Inner { interrupt: Some(why), ..Inner::default() });
         self.filled.notify_one();
         self.interrupting.notify_one();
         self.drained.notify_one();
@@ -212,6 +133,25 @@ impl Mailbox {
         }
     }
 
+    /// Waits until there is something for which a sleeping target is woken: what cannot wait, what has waited for
+    /// `wake_after`, more than the budget, or an interrupt.
+    pub async fn worth_waking(&self, wake_after: Duration) {
+        loop {
+            let until = {
+                let inner = self.lock();
+                if inner.wakes || inner.interrupt.is_some() || inner.queue.bytes() > self.budget {
+                    return;
+                }
+                inner.since.map(|since| since + wake_after)
+            };
+            match until {
+                None => self.filled.notified().await,
+                Some(until) if timeout_at(until, self.filled.notified()).await.is_err() => return,
+                Some(_) => {}
+            }
+        }
+    }
+
     /// Waits for the next batch. Cancel-safe: nothing is taken unless it is returned.
     pub async fn next(&self) -> Result<Batch, Interrupt> {
         loop {
@@ -224,40 +164,31 @@ impl Mailbox {
 
     /// The next batch, where one waits. Its bytes count until [`Mailbox::finish`].
     pub fn try_next(&self) -> Option<Result<Batch, Interrupt>> {
-        let mut inner = self.lock();
-        if let Some(why) = inner.interrupt {
-            return Some(Err(why));
-        }
-        inner.queue.pop_front().map(Ok)
+        self.with(|inner| match inner.interrupt {
+            Some(why) => Some(Err(why)),
+            None => inner.take(Queue::take).map(Ok),
+        })
     }
 
     /// As [`Mailbox::try_next`], but leaves a transaction whose end has not come yet.
     pub fn try_next_whole(&self) -> Option<Batch> {
-        self.lock().queue.pop_front_if(|batch| batch.end.is_some())
+        self.with(|inner| inner.take(Queue::take_whole))
     }
 
     /// A batch of this size has left the memory.
     pub fn finish(&self, bytes: usize) {
-        let mut inner = self.lock();
-        inner.bytes = inner.bytes.saturating_sub(bytes);
-        inner.finished += 1;
-        drop(inner);
+        self.with(|inner| inner.queue.finish(bytes));
         self.drained.notify_one();
     }
 
     /// Bytes that wait or are on their way.
     pub fn bytes(&self) -> usize {
-        self.lock().bytes
+        self.lock().queue.bytes()
     }
 
     /// Whether the capture side has to wait before it pushes more.
     pub fn over_budget(&self) -> bool {
-        self.lock().bytes > self.budget
-    }
-
-    /// How many batches the target has taken: compare two readings to see whether it takes rows at all.
-    pub fn finished(&self) -> u64 {
-        self.lock().finished
+        self.bytes() > self.budget
     }
 
     /// Waits until something has left the mailbox. To be used in a loop around [`Mailbox::over_budget`].
@@ -265,9 +196,34 @@ impl Mailbox {
         self.drained.notified().await;
     }
 
+    /// Changes it, and keeps the common count.
+    fn with<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        let mut inner = self.lock();
+        let before = inner.queue.bytes();
+        let done = change(&mut inner);
+        self.memory.change(before, inner.queue.bytes());
+        done
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing panics while the lock is held that could leave the maps half changed.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn take(&mut self, take: impl FnOnce(&mut Queue) -> Option<Batch>) -> Option<Batch> {
+        let taken = take(&mut self.queue);
+        if self.queue.is_empty() {
+            (self.since, self.wakes) = (None, false);
+        }
+        taken
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

@@ -4,8 +4,12 @@ mod compose;
 mod directory;
 mod fingerprints;
 mod mailbox;
+mod memory;
+mod queue;
 
 pub use compose::compose;
 pub use directory::{Directory, Unmapped};
 pub use fingerprints::Fingerprints;
-pub use mailbox::{BATCH_BYTES, Batch, Entry, Interrupt, Mailbox, Pushed};
+pub use mailbox::{Interrupt, Mailbox};
+pub use memory::Memory;
+pub use queue::{BATCH_BYTES, Batch, Entry, Pushed, Queue};

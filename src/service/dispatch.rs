@@ -36,6 +36,8 @@ struct Part {
     changes: Vec<Change>,
     bytes: usize,
     touched: bool,
+    /// Something among them wakes a sleeping target.
+    wakes: bool,
 }
 
 impl Dispatch {
@@ -63,7 +65,15 @@ impl Dispatch {
     }
 
     /// Takes a change; a tenant's full chunk is handed on.
-    pub(super) fn add(&mut self, shared: &Shared, transaction: Transaction, tenant: TenantRef<'_>, change: Change) {
+    /// `is_new`: the user is new to its tenant.
+    pub(super) fn add(
+        &mut self,
+        shared: &Shared,
+        transaction: Transaction,
+        tenant: TenantRef<'_>,
+        change: Change,
+        is_new: bool,
+    ) {
         let index = match tenant {
             TenantRef::Only => self.directory.only(),
             TenantRef::Key(key) => self.find(&key),
@@ -71,18 +81,18 @@ impl Dispatch {
             TenantRef::Unsent => return self.unsent.push(change),
         };
         if let Some(index) = index {
-            self.add_to(shared, transaction, index, change);
+            self.add_to(shared, transaction, index, change, is_new);
         }
     }
 
     /// Takes a change for every tenant: whoever does not have the user has nothing to do.
     pub(super) fn add_everywhere(&mut self, shared: &Shared, transaction: Transaction, change: &Change) {
         for index in 0..self.parts.len() {
-            self.add_to(shared, transaction, index, change.clone());
+            self.add_to(shared, transaction, index, change.clone(), false);
         }
     }
 
-    fn add_to(&mut self, shared: &Shared, transaction: Transaction, index: usize, change: Change) {
+    fn add_to(&mut self, shared: &Shared, transaction: Transaction, index: usize, change: Change, is_new: bool) {
         let mut fingerprints = shared.fingerprints();
         // Under the lock under which positions are held: what left before this change may be about to be dropped.
         if !fingerprints.is_news(index, &change) && self.lanes[index].mailbox.is_settled() {
@@ -94,6 +104,7 @@ impl Dispatch {
             part.touched = true;
             self.touched.push(index);
         }
+        part.wakes |= is_new || change.deletes();
         part.bytes += change.heap_bytes();
         part.changes.push(change);
         if part.bytes >= CHUNK_BYTES {
@@ -140,13 +151,14 @@ impl Dispatch {
     fn push(&mut self, shared: &Shared, index: usize, transaction: Transaction, end: Option<Lsn>) -> Pushed {
         let (part, mailbox) = (&mut self.parts[index], &self.lanes[index].mailbox);
         part.bytes = 0;
-        let pushed = mailbox.push(&mut part.changes, transaction.commit_lsn, transaction.moment.xid, end);
+        let wakes = std::mem::take(&mut part.wakes);
+        let pushed = mailbox.push(&mut part.changes, transaction.commit_lsn, transaction.moment.xid, end, wakes);
         if pushed == Pushed::Dropped {
             // The target has them, or will have them by a snapshot: perhaps as they were, and not as they left here.
             let mut fingerprints = shared.fingerprints();
             part.changes.drain(..).for_each(|change| fingerprints.forget(index, change.id()));
         }
-        if mailbox.over_budget() {
+        if mailbox.over_budget() || shared.memory.is_over() {
             self.crowded.push(index);
         }
         pushed

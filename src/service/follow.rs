@@ -1,7 +1,8 @@
 //! Batch after batch into an open target.
 
 use super::ServiceError;
-use super::tenant::{Halt, IDLE, Worker};
+use super::halt::Halt;
+use super::tenant::Worker;
 use crate::apply::{Applied, Identity, Move, Rows, Target, TargetError, plan_rows};
 use crate::model::{Change, Lsn};
 use crate::route::Batch;
@@ -26,7 +27,7 @@ impl Worker {
     async fn step(&mut self, target: &mut Target, who: &Identity) -> Result<(), Halt> {
         let mut batch = match self.pending.take() {
             Some(batch) => batch,
-            None => self.next_batch(Some(IDLE)).await?,
+            None => self.next_batch(Some(self.idle_time())).await?,
         };
         if batch.end.is_none() {
             return self.write_chunks(target, who, batch).await;

@@ -2,8 +2,9 @@
 //! its own for as long as the session lasts.
 
 use crate::config::Tenant;
-use crate::route::Mailbox;
+use crate::route::{Mailbox, Memory};
 use crate::state::{Request, TenantState};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -18,21 +19,34 @@ pub(super) struct Lane {
     pub(super) retired: CancellationToken,
     /// The task of the lane has ended.
     pub(super) ended: CancellationToken,
+    /// Its target is being tried again: it takes no rows now.
+    is_away: AtomicBool,
     state: Mutex<TenantState>,
     asked: Mutex<Option<Request>>,
 }
 
 impl Lane {
-    pub(super) fn new(tenant: Tenant, budget: usize, state: TenantState) -> Lane {
+    pub(super) fn new(tenant: Tenant, budget: usize, memory: Arc<Memory>, state: TenantState) -> Lane {
         Lane {
             tenant,
-            mailbox: Mailbox::new(budget),
+            mailbox: Mailbox::new(budget, memory),
+            is_away: AtomicBool::new(false),
             adopted: CancellationToken::new(),
             retired: CancellationToken::new(),
             ended: CancellationToken::new(),
             state: Mutex::new(state),
             asked: Mutex::new(None),
         }
+    }
+
+    pub(super) fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::Relaxed)
+    }
+
+    /// Nothing is on its way to a target that is away: what waits for it is kept as the last version per user.
+    pub(super) fn set_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::Relaxed);
+        self.mailbox.gather(is_away);
     }
 
     pub(super) fn state(&self) -> TenantState {

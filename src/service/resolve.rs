@@ -5,7 +5,8 @@
 //! into the same batch, as far as memory and a second allow.
 
 use super::reread::{Found, Wanted};
-use super::tenant::{Halt, Worker};
+use super::halt::Halt;
+use super::tenant::Worker;
 use crate::model::{Change, Lsn};
 use crate::route::Batch;
 use std::sync::Arc;

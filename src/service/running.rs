@@ -119,13 +119,13 @@ impl Running {
                 shared.lanes.retire(index);
             }
         }
-        let budget = shared.config.limits.mailbox_budget(roster.come.len() + shared.lanes.all().len());
+        let budget = shared.config.limits.tenant_memory;
         let coming: Vec<usize> = roster
             .come
             .into_iter()
             .map(|tenant| {
                 tracing::info!(tenant = %tenant.id, "comes");
-                shared.lanes.add(Lane::new(tenant, budget, TenantState::Joining))
+                shared.lanes.add(Lane::new(tenant, budget, shared.memory.clone(), TenantState::Joining))
             })
             .collect();
         if !coming.is_empty() {

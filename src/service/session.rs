@@ -12,6 +12,7 @@ use crate::capture::slot::identify_system;
 use crate::capture::{CaptureError, ReplicationConnection, ReplicationReader, ReplicationWriter, publication};
 use crate::config::{Config, Family};
 use crate::pg::{PgClient, connect};
+use crate::route::Memory;
 use crate::snapshot::{Export, Settled, settle, source_session};
 use crate::state::{Snapshot, StateStore, TenantState};
 use std::sync::Arc;
@@ -143,16 +144,16 @@ pub(super) async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
     let ids: Vec<&str> = config.tenants.iter().map(|tenant| tenant.id.as_str()).collect();
     state.park_others(&ids).await?;
 
-    let budget = config.limits.mailbox_budget(config.tenants.len());
+    let memory = Arc::new(Memory::new(config.limits.memory));
     let lanes = config.tenants.iter().map(|tenant| {
         // Nobody follows out of another history.
         let row = known.tenants.get(&tenant.id).filter(|row| row.generation == generation);
         let state = row.map_or(TenantState::Joining, |row| row.state);
-        Lane::new(tenant.clone(), budget, state)
+        Lane::new(tenant.clone(), config.limits.tenant_memory, memory.clone(), state)
     });
     // Looked at again: a standby may have waited for days.
     let mapping = fingerprint(&config.users, &compile_current(&client, &config.users).await?);
-    let shared = Shared::new(config.clone(), state, generation, from, lanes.collect(), &mapping);
+    let shared = Shared::new(config.clone(), state, generation, from, lanes.collect(), memory.clone(), &mapping);
     tracing::info!(slot = config.source.slot, position = %from, %generation, epoch = %shared.epoch, "streaming");
     Ok(Prepared { shared: Arc::new(shared), known, client, reader, writer, created })
 }

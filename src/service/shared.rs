@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::map::Value;
 use crate::model::{Epoch, Generation, Lsn, TenantId};
 use crate::progress::Progress;
-use crate::route::{Fingerprints, Interrupt};
+use crate::route::{Fingerprints, Interrupt, Memory};
 use crate::state::{LEASE, Request, StateStore, TenantState};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +24,8 @@ pub(super) struct Shared {
     pub(super) generation: Generation,
     pub(super) epoch: Epoch,
     pub(super) lanes: Lanes,
+    /// What waits in all of their mailboxes.
+    pub(super) memory: Arc<Memory>,
     pub(super) rereader: Rereader,
     pub(super) opening: Semaphore,
     /// A position may have become safe to confirm.
@@ -49,6 +51,7 @@ impl Shared {
         generation: Generation,
         confirmed: Lsn,
         lanes: Vec<Lane>,
+        memory: Arc<Memory>,
         mapping: &str,
     ) -> Shared {
         Shared {
@@ -58,6 +61,7 @@ impl Shared {
             state,
             generation,
             lanes: Lanes::new(lanes),
+            memory,
             lease: Mutex::new(Instant::now()),
             opening: Semaphore::new(OPENING_TOGETHER),
             advanced: Notify::new(),

@@ -5,6 +5,7 @@ use super::ServiceError;
 use super::dispatch::{Dispatch, Transaction};
 use super::plans::{Mapped, Watched, compile, compile_current, compile_watched, fingerprint};
 use super::reread::Wanted;
+use super::room::wait_for_room;
 use super::shared::Shared;
 use super::touched::{Event, Touched};
 use crate::capture::pgoutput::{Message, OldTuple, Tuple, parse_message};
@@ -14,11 +15,10 @@ use crate::model::{Change, Oid, Relation};
 use crate::pg::PgClient;
 use crate::route::Interrupt;
 use crate::snapshot::Reading;
-use crate::state::TenantState;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout};
 
 /// So many frames in one read say that the source has more to send than we are waiting for.
 const BUSY: usize = 32;
@@ -26,8 +26,6 @@ const BUSY: usize = 32;
 /// costs both sides a wake-up.
 const GATHER: Duration = Duration::from_millis(1);
 
-/// While one tenant alone is waited for: others may have begun to follow.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The source answers every status update, once a second; a source that says nothing for so long is gone.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -145,7 +143,7 @@ impl Stream {
                     new.read_into(mapped.plan.decoded(), &mut cells)?;
                     let inserted = mapped.plan.insert(&cells).map(|user| {
                         if let (Some((tenant, user)), Some(transaction)) = (user, self.transaction) {
-                            self.dispatch.add(&self.shared, transaction, tenant, Change::Upsert(user));
+                            self.dispatch.add(&self.shared, transaction, tenant, Change::Upsert(user), true);
                         }
                     });
                     self.mapped(inserted);
@@ -163,7 +161,12 @@ impl Stream {
                     let old_cells = old.map(|_| &old_cells[..]);
                     let Some(transaction) = self.transaction else { return Ok(()) };
                     let (dispatch, shared) = (&mut self.dispatch, &self.shared);
-                    let mut emit = |tenant: TenantRef<'_>, change| dispatch.add(shared, transaction, tenant, change);
+                    // What follows a delete within one update is the user's coming to another tenant.
+                    let mut moves = false;
+                    let mut emit = |tenant: TenantRef<'_>, change: Change| {
+                        moves |= matches!(change, Change::Delete { .. });
+                        dispatch.add(shared, transaction, tenant, change, moves);
+                    };
                     let updated = mapped.plan.update(old_cells, &new_cells, transaction.moment, &mut emit);
                     self.mapped(updated);
                 }
@@ -176,7 +179,8 @@ impl Stream {
                     old.read_into(mapped.plan.decoded(), &mapped.relation.columns, &mut cells)?;
                     let Some(transaction) = self.transaction else { return Ok(()) };
                     let (dispatch, shared) = (&mut self.dispatch, &self.shared);
-                    let mut emit = |tenant: TenantRef<'_>, change| dispatch.add(shared, transaction, tenant, change);
+                    let mut emit =
+                        |tenant: TenantRef<'_>, change| dispatch.add(shared, transaction, tenant, change, false);
                     let deleted = mapped.plan.delete(&cells, transaction.moment, &mut emit);
                     self.mapped(deleted);
                 }
@@ -343,7 +347,7 @@ impl Stream {
         let found = self.shared.rereader.read(&self.shared.config, &wanted.collect::<Vec<_>>()).await?;
         for (key, user) in found.users {
             let tenant = key.map_or(TenantRef::Only, |key| TenantRef::Key(key.into()));
-            self.dispatch.add(&self.shared, transaction, tenant, Change::Upsert(user));
+            self.dispatch.add(&self.shared, transaction, tenant, Change::Upsert(user), false);
         }
         Ok(())
     }
@@ -353,22 +357,5 @@ impl Stream {
 fn complain(columns: &str, remedy: &str) {
     if !columns.is_empty() {
         tracing::error!(columns, remedy, "the replica identity lacks columns: a delete will cost a resync");
-    }
-}
-
-/// Waits while the tenant is over its budget. Where others follow, they wait for `limits.stall` at most: past that
-/// the tenant has to start over.
-async fn wait_for_room(shared: &Shared, index: usize) {
-    let lane = shared.lanes.get(index);
-    let deadline = Instant::now() + shared.config.limits.stall;
-    while lane.mailbox.over_budget() {
-        let others = shared.lanes.all();
-        let mut others = others.iter().enumerate().filter(|(other, _)| *other != index);
-        if !others.any(|(_, lane)| lane.state() == TenantState::Following) {
-            // It holds up nobody; its own task parks it once its target has been away for too long.
-            let _ = timeout(LOOK_AGAIN, lane.mailbox.drained()).await;
-        } else if timeout_at(deadline, lane.mailbox.drained()).await.is_err() && lane.mailbox.over_budget() {
-            shared.interrupt(index, Interrupt::OverBudget);
-        }
     }
 }

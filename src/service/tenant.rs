@@ -2,16 +2,17 @@
 
 use super::ServiceError;
 use super::backoff::Backoff;
-use super::fault::{self, Fault};
+use super::fault;
+use super::halt::Halt;
 use super::join::{JoinRequest, Joining};
 use super::reread::Found;
 use super::lanes::Lane;
 use super::shared::Shared;
-use crate::apply::{Identity, Mirror, Observed, Standing, Target, TargetError, decide_standing};
+use crate::apply::{Identity, Mirror, Observed, Standing, Target, decide_standing};
 use crate::config::MaxDeletes;
 use crate::model::{Lsn, TargetId, TenantId, UserId};
 use crate::pg::connect;
-use crate::route::{Batch, Interrupt};
+use crate::route::Batch;
 use crate::snapshot::{Loading, load};
 use crate::state::{NOT_CONFIGURED, TenantRow, TenantState};
 use std::collections::HashMap;
@@ -28,67 +29,7 @@ const PARKED_LAST: Duration = Duration::from_secs(300);
 /// Looking at a target is a few reads of its catalog and checkpoint.
 const OPEN_WITHIN: Duration = Duration::from_secs(30);
 /// A target that nothing is written to for this long loses its connection, so that it can fall asleep.
-pub(super) const IDLE: Duration = Duration::from_secs(60);
-
-/// Why a stretch of work ended.
-#[derive(Debug)]
-pub(super) enum Halt {
-    /// The session drains, and everything that waited is applied or will be sent again.
-    Drained,
-    /// Nothing waits: the connection was given up, and is made again once there is something.
-    Idle,
-    /// It passes by itself.
-    Retry(String),
-    /// Its target cannot go on from where it is.
-    Rejoin(&'static str),
-    Park {
-        reason: String,
-        remedy: String,
-    },
-    /// This process has to end its session.
-    Session(ServiceError),
-}
-
-impl From<Fault> for Halt {
-    fn from(fault: Fault) -> Halt {
-        match fault {
-            Fault::Retry(reason) => Halt::Retry(reason),
-            Fault::Park { reason, remedy } => Halt::Park { reason, remedy },
-        }
-    }
-}
-
-impl From<ServiceError> for Halt {
-    fn from(error: ServiceError) -> Halt {
-        Halt::Session(error)
-    }
-}
-
-impl From<TargetError> for Halt {
-    fn from(error: TargetError) -> Halt {
-        fault::of_target(&error).into()
-    }
-}
-
-impl From<Interrupt> for Halt {
-    fn from(why: Interrupt) -> Halt {
-        match why {
-            Interrupt::OverBudget => Halt::Park {
-                reason: "its changes outgrew limits.tenant_memory while others waited for it".to_owned(),
-                remedy: "it comes back by itself; if it happens often, raise limits.tenant_memory or limits.stall"
-                    .to_owned(),
-            },
-            Interrupt::HoldsLog => Halt::Park {
-                reason: "it held back more of the source's log than limits.source_wal".to_owned(),
-                remedy: "it comes back by itself once its target takes rows".to_owned(),
-            },
-            Interrupt::Truncated => Halt::Rejoin("the table was truncated at the source"),
-            Interrupt::Altered => Halt::Rejoin("the table was altered at the source"),
-            Interrupt::Unattributed => Halt::Rejoin("a delete at the source could not be attributed"),
-            Interrupt::Requested => Halt::Rejoin("a resync was asked for"),
-        }
-    }
-}
+const IDLE: Duration = Duration::from_secs(60);
 
 /// What the state remembers of a tenant, as far as its standing depends on it.
 pub(super) fn mirror(row: &TenantRow) -> Mirror {
@@ -120,6 +61,8 @@ pub(super) struct Worker {
     gathered_since_creation: bool,
     /// What the newest re-read of a user saw: older changes of that user are in it.
     pub(super) seen: HashMap<UserId, Arc<Found>>,
+    /// The target was looked at before.
+    has_opened: bool,
     /// The connection was given up because nothing waited.
     idle: bool,
     retry: Backoff,
@@ -146,6 +89,7 @@ impl Worker {
             has_to_join: None,
             gathered_since_creation,
             seen: HashMap::new(),
+            has_opened: false,
             idle: false,
             retry: Backoff::new(RETRY_FIRST, RETRY_LAST),
             failing_since: None,
@@ -203,6 +147,7 @@ impl Worker {
                     _ => {
                         let wait = self.retry.step();
                         tracing::warn!(tenant = %self.id(), reason, ?wait, "its target is tried again");
+                        self.lane.set_away(true);
                         self.note(Some(reason)).await?;
                         self.wait(wait).await;
                     }
@@ -218,6 +163,13 @@ impl Worker {
     /// From an open target to whatever ends that.
     async fn work(&mut self, parked: &mut Backoff) -> Halt {
         if std::mem::take(&mut self.idle) {
+            if let Some(wake_after) = self.lane.tenant.wake_after {
+                self.lane.mailbox.gather(true);
+                tokio::select! {
+                    () = self.lane.mailbox.worth_waking(wake_after) => {}
+                    () = self.shared.drain.cancelled() => {}
+                }
+            }
             // No connection before there is something to write.
             match self.next_batch(None).await {
                 Ok(batch) => self.pending = Some(batch),
@@ -233,7 +185,17 @@ impl Worker {
         if let Err(error) = self.note(None).await {
             return error.into();
         }
+        self.lane.set_away(false);
         self.follow(&mut target, &who).await
+    }
+
+    /// How long a target keeps its connection while nothing waits for it. One that is to sleep loses it at once: the next
+    /// login of somebody would come before any idle time is over.
+    pub(super) fn idle_time(&self) -> Duration {
+        match self.lane.tenant.wake_after {
+            Some(_) => Duration::ZERO,
+            None => IDLE,
+        }
     }
 
     /// Connects, looks, decides; a tenant that has to join has joined when this returns.
@@ -241,7 +203,11 @@ impl Worker {
         let shared = self.shared.clone();
         let opening = async {
             let client = {
-                let _turn = shared.opening.acquire().await;
+                // Later on they come one by one, and many that do not answer must not keep the others waiting.
+                let _turn = match self.has_opened {
+                    true => None,
+                    false => shared.opening.acquire().await.ok(),
+                };
                 connect(&self.lane().tenant.target).await.map_err(|error| Halt::from(fault::of_connect(&error)))?
             };
             let opened = timeout(OPEN_WITHIN, Target::open(client, shared.config.deletes)).await;
@@ -251,6 +217,7 @@ impl Worker {
             opened = opening => opened?,
             why = self.lane().mailbox.interrupted() => return Err(why.into()),
         };
+        self.has_opened = true;
         let mirror = self.row.as_ref().map(mirror);
         let mirror = mirror.map(|mirror| Mirror { position: mirror.position.max(self.position), ..mirror });
         let mapping = shared.mapping_of(self.index);

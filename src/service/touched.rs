@@ -45,6 +45,8 @@ struct Touching {
     anywhere: Option<Transaction>,
     /// The first that was seen of the user is the row's insert.
     born: bool,
+    /// A row came or went: the user may be new to a tenant.
+    comes: bool,
 }
 
 impl Touched {
@@ -69,13 +71,14 @@ impl Touched {
         let Some(Touch { key, tenant }) = watched.plan.touches(row)? else { return Ok(()) };
         let key = key.into_iter().map(|part| part.into_owned()).collect();
         let born = watched.is_users_own && event == Event::Insert;
-        let fresh = || Touching { last: transaction, tenants: HashMap::new(), anywhere: None, born };
+        let fresh = || Touching { last: transaction, tenants: HashMap::new(), anywhere: None, born, comes: false };
         let users = match watched.plan.via() {
             None => &mut self.users,
             Some(via) => self.indirect.entry(via.clone()).or_default(),
         };
         let touching = users.entry(key).or_insert_with(fresh);
         touching.last = transaction;
+        touching.comes |= event != Event::Update;
         let tenant = match tenant {
             TenantRef::Only => None,
             TenantRef::Key(tenant) => Some(tenant.into_owned()),
@@ -118,16 +121,16 @@ impl Touched {
             true => Vec::new(),
             false => shared.rereader.read_keys(&shared.config, &xids, &keys).await?.0,
         };
-        let mut changes: HashMap<Lsn, Vec<Said>> = HashMap::new();
-        for (at, said) in touched.outcome(found, shared.id_in_key()) {
-            changes.entry(at.commit_lsn).or_default().push(said);
+        let mut changes: HashMap<Lsn, Vec<(Said, bool)>> = HashMap::new();
+        for (at, said, comes) in touched.outcome(found, shared.id_in_key()) {
+            changes.entry(at.commit_lsn).or_default().push((said, comes));
         }
         let mut hand_on = |dispatch: &mut Dispatch, transaction: Transaction| {
-            for said in changes.remove(&transaction.commit_lsn).unwrap_or_default() {
+            for (said, comes) in changes.remove(&transaction.commit_lsn).unwrap_or_default() {
                 match said {
-                    Said::To(None, change) => dispatch.add(shared, transaction, TenantRef::Only, change),
+                    Said::To(None, change) => dispatch.add(shared, transaction, TenantRef::Only, change, comes),
                     Said::To(Some(tenant), change) => {
-                        dispatch.add(shared, transaction, TenantRef::Key(tenant.into()), change);
+                        dispatch.add(shared, transaction, TenantRef::Key(tenant.into()), change, comes);
                     }
                     Said::Anywhere(change) => dispatch.add_everywhere(shared, transaction, &change),
                 }
@@ -154,8 +157,8 @@ impl Touched {
         xids
     }
 
-    /// What the reading makes of everybody who was touched. `id_at`: which part of the key is the user's id.
-    fn outcome(&self, found: Vec<Row>, id_at: usize) -> Vec<(Transaction, Said)> {
+    /// What the reading makes of everybody who was touched, and whether the user may be new to the tenant. `id_at`: which part of the key is the user's id.
+    fn outcome(&self, found: Vec<Row>, id_at: usize) -> Vec<(Transaction, Said, bool)> {
         let mut has: HashMap<&[String], Vec<Option<String>>> = HashMap::new();
         let mut outcome = Vec::with_capacity(found.len());
         for Row { key, tenant, mut user } in found {
@@ -164,18 +167,18 @@ impl Touched {
             if user.updated_at_derived && !touching.born {
                 user.updated_at = Some(touching.last.moment.commit_time);
             }
-            outcome.push((touching.last, Said::To(tenant, Change::Upsert(user))));
+            outcome.push((touching.last, Said::To(tenant, Change::Upsert(user)), touching.comes));
         }
         for (key, touching) in &self.users {
             let has = has.remove(&key[..]).unwrap_or_default();
             let Some(id) = key.get(id_at) else { continue };
             let delete = |at: &Transaction| Change::Delete { id: id.as_str().into(), at: at.moment.commit_time };
             if let (Some(at), true) = (&touching.anywhere, has.is_empty()) {
-                outcome.push((*at, Said::Anywhere(delete(at))));
+                outcome.push((*at, Said::Anywhere(delete(at)), false));
                 continue;
             }
             for (gone, at) in touching.tenants.iter().filter(|(tenant, _)| !has.contains(tenant)) {
-                outcome.push((*at, Said::To(gone.clone(), delete(at))));
+                outcome.push((*at, Said::To(gone.clone(), delete(at)), false));
             }
         }
         outcome
@@ -196,6 +199,7 @@ impl Touching {
         }
         self.anywhere = self.anywhere.or(other.anywhere);
         self.born &= other.born;
+        self.comes |= other.comes;
     }
 }
 

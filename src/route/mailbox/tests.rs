@@ -16,70 +16,13 @@ fn upsert(id: &str, version: i64) -> Change {
     })
 }
 
-fn open() -> Mailbox {
-    let mailbox = Mailbox::new(1000);
-    mailbox.open();
-    mailbox
-}
-
 fn push(mailbox: &Mailbox, id: &str, commit: u64, end: Option<u64>) -> Pushed {
-    mailbox.push(&mut vec![upsert(id, commit as i64)], Lsn(commit), Xid(commit as u32), end.map(Lsn))
-}
-
-/// Ids with their commit positions, and the end.
-type Taken = (Vec<(String, u64)>, Option<u64>);
-
-fn taken(mailbox: &Mailbox) -> Option<Taken> {
-    let batch = mailbox.try_next()?.expect("not interrupted");
-    let mut entries: Vec<_> = batch.entries.iter().map(|(id, e)| (id.to_string(), e.commit_lsn.0)).collect();
-    entries.sort();
-    Some((entries, batch.end.map(|end| end.0)))
-}
-
-fn row(id: &str, commit: u64) -> (String, u64) {
-    (id.to_owned(), commit)
-}
-
-#[test]
-fn transactions_gather_into_one_batch_with_the_last_version_of_each_user() {
-    let mailbox = open();
-    push(&mailbox, "a", 10, Some(11));
-    push(&mailbox, "b", 20, Some(21));
-    push(&mailbox, "a", 30, Some(31));
-    assert_eq!(taken(&mailbox), Some((vec![row("a", 30), row("b", 20)], Some(31))));
-    assert_eq!(taken(&mailbox), None);
-}
-
-#[test]
-fn chunks_never_join_a_finished_transaction_but_the_last_one_takes_in_what_follows() {
-    let mailbox = open();
-    push(&mailbox, "a", 10, Some(11));
-    push(&mailbox, "b", 20, None);
-    push(&mailbox, "c", 20, None);
-    assert_eq!(taken(&mailbox), Some((vec![row("a", 10)], Some(11))));
-    push(&mailbox, "d", 20, Some(21));
-    push(&mailbox, "e", 30, Some(31));
-    assert_eq!(taken(&mailbox), Some((vec![row("b", 20), row("c", 20), row("d", 20), row("e", 30)], Some(31))));
-}
-
-#[test]
-fn what_the_target_holds_is_dropped_before_and_after_it_is_known() {
-    let mailbox = open();
-    push(&mailbox, "a", 10, Some(11));
-    push(&mailbox, "b", 20, Some(21));
-    assert!(!mailbox.is_settled());
-    assert_eq!(mailbox.hold(Lsn(11)), [UserId::from("a")]);
-    assert!(mailbox.is_settled());
-    assert_eq!(taken(&mailbox), Some((vec![row("b", 20)], Some(21))));
-    assert_eq!(push(&mailbox, "a", 10, Some(11)), Pushed::Dropped);
-    assert_eq!(push(&mailbox, "c", 11, Some(12)), Pushed::Queued);
-    mailbox.hold(Lsn(12));
-    assert_eq!(taken(&mailbox), None);
+    mailbox.push(&mut vec![upsert(id, commit as i64)], Lsn(commit), Xid(commit as u32), end.map(Lsn), false)
 }
 
 #[test]
 fn a_closed_mailbox_drops_and_an_interrupted_one_says_why() {
-    let mailbox = Mailbox::new(1000);
+    let mailbox = Mailbox::new(1000, Arc::new(Memory::new(10_000)));
     assert_eq!(push(&mailbox, "a", 10, Some(11)), Pushed::Dropped);
     mailbox.open();
     push(&mailbox, "a", 10, Some(11));
@@ -91,27 +34,62 @@ fn a_closed_mailbox_drops_and_an_interrupted_one_says_why() {
 }
 
 #[test]
-fn bytes_count_until_the_batch_is_finished() {
-    let mailbox = open();
-    for n in 0..10 {
-        push(&mailbox, &format!("user {n}"), 10 + n, Some(11 + n));
+fn mailboxes_share_the_common_memory_and_give_it_back() {
+    let memory = Arc::new(Memory::new(1500));
+    let [a, b] = [(); 2].map(|()| Mailbox::new(10_000, memory.clone()));
+    for mailbox in [&a, &b] {
+        mailbox.open();
     }
-    let full = mailbox.bytes();
-    assert!(full > 1000 && mailbox.over_budget());
-    push(&mailbox, "user 0", 50, Some(51));
-    assert_eq!(mailbox.bytes(), full, "a newer version of the same size adds nothing");
-    let batch = mailbox.try_next().unwrap().unwrap();
-    assert_eq!(mailbox.bytes(), full);
-    mailbox.finish(batch.bytes);
-    assert_eq!((mailbox.bytes(), mailbox.finished()), (0, 1));
+    for n in 0..3 {
+        push(&a, &n.to_string(), 10 + n, Some(11 + n));
+    }
+    assert!(!memory.is_over() && memory.waiting() == a.bytes());
+    for n in 0..3 {
+        push(&b, &n.to_string(), 10 + n, Some(11 + n));
+    }
+    assert!(memory.is_over() && !a.over_budget() && !b.over_budget());
+    let batch = a.try_next().unwrap().unwrap();
+    assert_eq!(memory.waiting(), a.bytes() + b.bytes());
+    a.finish(batch.bytes);
+    assert!(!memory.is_over());
+    b.interrupt(Interrupt::OverBudget);
+    assert_eq!(memory.waiting(), 0);
+    b.open();
+    push(&b, "x", 50, Some(51));
+    drop(b);
+    assert_eq!(memory.waiting(), 0);
 }
 
-#[test]
-fn a_batch_is_bounded_in_users() {
-    let mailbox = open();
-    for n in 0..BATCH_USERS as u64 + 1 {
-        push(&mailbox, &n.to_string(), 10 + n, Some(11 + n));
+/// A day of logins that change what a sleeping target holds, on a clock of our own.
+#[tokio::test(start_paused = true)]
+async fn mere_updates_let_a_target_sleep_and_a_sign_up_wakes_it_at_once() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let mailbox = Arc::new(Mailbox::new(1 << 20, Arc::new(Memory::new(1 << 20))));
+    mailbox.open();
+    let day = Instant::now() + 24 * 60 * MINUTE;
+    let logins = tokio::spawn({
+        let mailbox = mailbox.clone();
+        async move {
+            for n in 0.. {
+                tokio::time::sleep(MINUTE / 10).await;
+                push(&mailbox, &(n % 50).to_string(), 10 + n, Some(11 + n));
+            }
+        }
+    });
+    let mut wakes = 0;
+    while tokio::time::timeout_at(day, mailbox.worth_waking(5 * MINUTE)).await.is_ok() {
+        wakes += 1;
+        while let Some(batch) = mailbox.try_next() {
+            mailbox.finish(batch.unwrap().bytes);
+        }
     }
-    assert_eq!(taken(&mailbox).map(|(rows, _)| rows.len()), Some(BATCH_USERS));
-    assert_eq!(taken(&mailbox).map(|(rows, _)| rows.len()), Some(1));
+    logins.abort();
+    assert!((280..=288).contains(&wakes), "{wakes}");
+
+    push(&mailbox, "login", 1 << 40, Some(1 << 41));
+    let before = Instant::now();
+    let sign_up = &mut vec![upsert("new", 1)];
+    mailbox.push(sign_up, Lsn(1 << 42), Xid(1), Some(Lsn(1 << 43)), true);
+    mailbox.worth_waking(5 * MINUTE).await;
+    assert_eq!(before, Instant::now());
 }
