@@ -14,6 +14,6 @@ mod values;
 pub use checkpoint::{Checkpoint, NIL_TARGET_ID};
 pub use look::look;
 pub use plan::{Move, Rows, plan_rows};
-pub use standing::{Mirror, Observed, ParkReason, Standing, decide_standing};
+pub use standing::{Mirror, Observed, ParkReason, Session, Standing, decide_standing};
 pub use statement::{Shape, ShapeError};
 pub use target::{Applied, Identity, Target, TargetError, read_checkpoint};

@@ -27,6 +27,19 @@ pub struct Observed {
     pub has_rows: bool,
 }
 
+/// What the process that asks goes by.
+#[derive(Clone, Copy, Debug)]
+pub struct Session<'a> {
+    /// The current history.
+    pub generation: Generation,
+    /// This process.
+    pub epoch: Epoch,
+    /// Fingerprint of the mapping.
+    pub mapping: &'a str,
+    /// How far the source's log went when the session began; only for the first look in a session.
+    pub flushed: Option<Lsn>,
+}
+
 /// What is to be done with a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -36,8 +49,10 @@ pub enum Standing {
     Join(&'static str),
     /// A person has to look first.
     Park(ParkReason),
-    /// A later process writes to this target: this one has to stop.
+    /// A later process writes to this target: this one has to stop. Or the state went back to an older point.
     StepDown(Epoch),
+    /// The target holds what the source's log does not reach: the source went back to an older point.
+    Ahead(Lsn),
 }
 
 /// Why a target is not touched.
@@ -80,10 +95,9 @@ pub fn decide_standing(
     tenant: &TenantId,
     mirror: Option<&Mirror>,
     observed: &Observed,
-    generation: Generation,
-    epoch: Epoch,
-    mapping: &str,
+    session: &Session<'_>,
 ) -> Standing {
+    let Session { generation, epoch, mapping, flushed } = *session;
     let Some(checkpoint) = &observed.checkpoint else {
         return match observed.has_rows {
             false => Standing::Join("its target is new"),
@@ -99,8 +113,12 @@ pub fn decide_standing(
     let Some(mirror) = mirror.filter(|mirror| mirror.target_id.as_ref() == Some(&checkpoint.target_id)) else {
         return Standing::Park(ParkReason::OtherTarget);
     };
-    if checkpoint.epoch > epoch {
+    // At its first look a process has written nowhere yet.
+    if checkpoint.epoch > epoch || checkpoint.epoch == epoch && flushed.is_some() {
         return Standing::StepDown(checkpoint.epoch);
+    }
+    if checkpoint.generation == generation && flushed.is_some_and(|flushed| checkpoint.position > flushed) {
+        return Standing::Ahead(checkpoint.position);
     }
     let joins = [
         (!mirror.following, "it was not finished, or parked"),
@@ -144,8 +162,24 @@ mod tests {
     #[track_caller]
     fn check_observed(mirror: Option<Mirror>, observed: Observed, expected: Standing) {
         let tenant = TenantId::new("acme");
-        let standing = decide_standing(&tenant, mirror.as_ref(), &observed, Generation(2), Epoch(5), "m");
-        assert_eq!(standing, expected);
+        let session = Session { generation: Generation(2), epoch: Epoch(5), mapping: "m", flushed: None };
+        assert_eq!(decide_standing(&tenant, mirror.as_ref(), &observed, &session), expected);
+    }
+
+    #[test]
+    fn a_source_or_a_state_that_went_back_is_noticed_at_the_first_look() {
+        let first = |checkpoint, flushed| {
+            let observed = Observed { checkpoint: Some(checkpoint), created: false, has_rows: true };
+            let session = Session { generation: Generation(2), epoch: Epoch(5), mapping: "m", flushed: Some(flushed) };
+            decide_standing(&TenantId::new("acme"), Some(&mirror()), &observed, &session)
+        };
+        let older = Checkpoint { epoch: Epoch(4), ..checkpoint() };
+        assert_eq!(first(older.clone(), Lsn(100)), Standing::Follow(Lsn(100)));
+        assert_eq!(first(older.clone(), Lsn(99)), Standing::Ahead(Lsn(100)));
+        // Nobody can have written with the epoch that was given just now.
+        assert_eq!(first(checkpoint(), Lsn(100)), Standing::StepDown(Epoch(5)));
+        let another_history = Checkpoint { generation: Generation(1), ..older };
+        assert_eq!(first(another_history, Lsn(99)), Standing::Join("the source's history is another one"));
     }
 
     #[test]

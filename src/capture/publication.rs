@@ -69,6 +69,12 @@ pub async fn table_in_publication(client: &Client, name: &str, table: &TableName
     Ok(client.query_typed_one(QUERY, &parameters).await?.try_get(0)?)
 }
 
+/// Puts a table back that somebody has taken out. Needs the ownership of both.
+pub async fn add_table(client: &Client, name: &str, table: &Published) -> Result<(), CaptureError> {
+    let statement = format!("ALTER PUBLICATION {} ADD TABLE {}", quote_ident(name), listed(table));
+    Ok(client.batch_execute(&statement).await?)
+}
+
 /// The SQL that adds a table to a publication.
 pub fn add_statement(name: &str, table: &TableName) -> String {
     format!("ALTER PUBLICATION {} ADD TABLE {}", quote_ident(name), quote_table(table))
@@ -76,11 +82,6 @@ pub fn add_statement(name: &str, table: &TableName) -> String {
 
 /// The SQL that makes a publication of these tables.
 pub fn create_statement(name: &str, tables: &[Published]) -> String {
-    let listed = |published: &Published| {
-        let columns: Vec<_> = published.columns.iter().map(|column| quote_ident(column)).collect();
-        let list = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
-        format!("{}{list}", quote_table(&published.table))
-    };
     let tables: Vec<_> = tables.iter().map(listed).collect();
     // A partitioned table's changes come under its own name. ONLY would leave out what is below a partitioned or inherited table.
     format!(
@@ -88,6 +89,13 @@ pub fn create_statement(name: &str, tables: &[Published]) -> String {
         quote_ident(name),
         tables.join(", ")
     )
+}
+
+/// A table as FOR TABLE and ADD TABLE name it.
+fn listed(published: &Published) -> String {
+    let columns: Vec<_> = published.columns.iter().map(|column| quote_ident(column)).collect();
+    let list = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
+    format!("{}{list}", quote_table(&published.table))
 }
 
 #[cfg(test)]

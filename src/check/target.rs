@@ -2,7 +2,7 @@
 
 use super::finding::{Finding, Subject};
 use super::target_facts::{TableRights, TargetFacts};
-use crate::apply::{Mirror, Observed, Shape, Standing, decide_standing, statement};
+use crate::apply::{Mirror, Observed, Shape, Session, Standing, decide_standing, statement};
 use crate::config::Tenant;
 use crate::model::{Deletes, Epoch, Generation};
 use crate::pg::quote_ident;
@@ -63,8 +63,8 @@ pub(super) fn findings(
             generation: row.generation,
         });
         // Whether it would follow or join is not asked here, only whether it would be parked.
-        let (generation, epoch) = (Generation(0), Epoch(i64::MAX));
-        if let Standing::Park(reason) = decide_standing(&tenant.id, mirror.as_ref(), &observed, generation, epoch, "") {
+        let asking = Session { generation: Generation(0), epoch: Epoch(i64::MAX), mapping: "", flushed: None };
+        if let Standing::Park(reason) = decide_standing(&tenant.id, mirror.as_ref(), &observed, &asking) {
             let create = if facts.checkpoint_table.exists { "" } else { statement::CREATE_CHECKPOINT };
             let remedy = reason.remedy(&tenant.id);
             error(

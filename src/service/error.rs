@@ -32,6 +32,9 @@ pub enum ServiceError {
     /// A target was written by a later process than this one.
     #[error("a target was written by a later process (epoch {0})")]
     Superseded(Epoch),
+    /// Source or state went back to an older point; a new history has been begun.
+    #[error("{0}")]
+    WentBack(&'static str),
     /// The source sends what we do not understand.
     #[error("the source sent a message that pgoutput version 1 does not have: {0}")]
     Decode(#[from] DecodeError),
@@ -95,6 +98,11 @@ pub enum ServiceError {
 }
 
 impl ServiceError {
+    /// Whether one statement at the source mends it, after which everything goes on as before.
+    pub fn is_mended_at_the_source(&self) -> bool {
+        matches!(self, ServiceError::NotPublished { .. } | ServiceError::Identity { .. })
+    }
+
     /// Whether trying again is of no use before a person has mended something.
     pub fn is_final(&self) -> bool {
         match self {
@@ -115,6 +123,7 @@ impl ServiceError {
             ServiceError::State(StateError::Fenced { .. })
             | ServiceError::Superseded(_)
             | ServiceError::LeaseLapsed
+            | ServiceError::WentBack(_)
             | ServiceError::Read(SourceReadError::Columns) => false,
             ServiceError::Decode(_)
             | ServiceError::Mapping(_)

@@ -26,7 +26,7 @@ pub(super) fn decide_history(state: &SourceRow, found: &Found<'_>) -> History {
     let breaks = [
         (state.generation == Generation(0), "nothing was ever replicated from it"),
         (found.slot_created, "the slot is new"),
-        (state.system_identifier.is_empty(), "the table was not published for a while"),
+        (state.system_identifier.is_empty(), "what happened before it is not whole (the log says why)"),
         (state.system_identifier != found.system_identifier, "the source is another server"),
         (state.timeline != found.timeline, "the source was promoted: its timeline is another one"),
         (found.confirmed > state.confirmed, "somebody else has moved the slot on"),
@@ -79,6 +79,6 @@ mod tests {
         check(state(), Found { timeline: 2, ..FOUND }, "promoted");
         check(state(), Found { confirmed: Lsn(101), ..FOUND }, "moved the slot");
         check(state(), Found { confirmed: Lsn(50), flushed: Lsn(99), ..FOUND }, "restored");
-        check(SourceRow { system_identifier: String::new(), ..state() }, FOUND, "not published");
+        check(SourceRow { system_identifier: String::new(), ..state() }, FOUND, "not whole");
     }
 }

@@ -6,7 +6,7 @@ use super::history::{Found, History, decide_history};
 use super::plans::{compile_current, fingerprint};
 use super::session::settled;
 use super::tenant::mirror;
-use crate::apply::{Standing, decide_standing, look};
+use crate::apply::{Session, Standing, decide_standing, look};
 use crate::capture::slot::{identify_system, read_slot};
 use crate::capture::{ReplicationConnection, publication};
 use crate::config::{Config, Tenant};
@@ -78,7 +78,7 @@ pub async fn plan(config: &Config) -> Result<Plan, ServiceError> {
     };
     let prospects = futures_util::stream::iter(&config.tenants)
         .map(|tenant| async {
-            let prospect = match timeout(LOOK_WITHIN, prospect(tenant, &known, generation, &mapping)).await {
+            let prospect = match timeout(LOOK_WITHIN, prospect(tenant, &known, generation, &mapping, system.flushed)).await {
                 Ok(prospect) => prospect,
                 Err(_) => Prospect::Unknown("its target does not answer".to_owned()),
             };
@@ -88,7 +88,7 @@ pub async fn plan(config: &Config) -> Result<Plan, ServiceError> {
     Ok(Plan { source, tenants: prospects.collect().await })
 }
 
-async fn prospect(tenant: &Tenant, known: &Snapshot, generation: Option<Generation>, mapping: &str) -> Prospect {
+async fn prospect(tenant: &Tenant, known: &Snapshot, generation: Option<Generation>, mapping: &str, flushed: Lsn) -> Prospect {
     let faulty = |fault: Fault| match fault {
         Fault::Retry(reason) => Prospect::Unknown(reason),
         Fault::Park { reason, remedy } => Prospect::Park(reason, remedy),
@@ -105,18 +105,14 @@ async fn prospect(tenant: &Tenant, known: &Snapshot, generation: Option<Generati
     // A start would have an epoch above all that were.
     let epoch = Epoch(known.source.as_ref().map_or(0, |source| source.epoch.0) + 1);
     let mapping = format!("{mapping} {}", tenant.key);
-    let standing = decide_standing(
-        &tenant.id,
-        mirror.as_ref(),
-        &observed,
-        generation.unwrap_or(Generation(i64::MAX)),
-        epoch,
-        &mapping,
-    );
+    let generation = generation.unwrap_or(Generation(i64::MAX));
+    let session = Session { generation, epoch, mapping: &mapping, flushed: Some(flushed) };
+    let standing = decide_standing(&tenant.id, mirror.as_ref(), &observed, &session);
     match standing {
         Standing::Follow(position) => Prospect::Follow(position),
         Standing::Join(reason) => Prospect::Resync(reason.to_owned()),
         Standing::Park(reason) => Prospect::Park(reason.to_string(), reason.remedy(&tenant.id)),
         Standing::StepDown(epoch) => Prospect::Unknown(format!("a later process wrote it (epoch {epoch})")),
+        Standing::Ahead(_) => Prospect::Resync("the source went back to an older point".to_owned()),
     }
 }

@@ -47,12 +47,18 @@ pub async fn run_reloading(
     stop: CancellationToken,
 ) -> Result<(), ServiceError> {
     let mut reconnect = Backoff::new(RECONNECT_FIRST, RECONNECT_LAST);
+    let mut has_streamed = false;
     loop {
         let begun = Instant::now();
         let config = configs.borrow_and_update().clone();
-        let error = match session(config, &mut configs, &stop).await {
+        let error = match session(config, &mut configs, &stop, &mut has_streamed).await {
             Ok(End::Stopped) => return Ok(()),
             Ok(End::Reconfigured) => continue,
+            // It worked until just now: whoever broke it may mend it, and need not think of us then.
+            Err(error) if has_streamed && error.is_mended_at_the_source() => {
+                tracing::error!(%error, "nothing is replicated until this is mended");
+                error
+            }
             Err(error) if error.is_final() => return Err(error),
             Err(error) => error,
         };
@@ -73,12 +79,14 @@ async fn session(
     config: Config,
     configs: &mut watch::Receiver<Config>,
     stop: &CancellationToken,
+    has_streamed: &mut bool,
 ) -> Result<End, ServiceError> {
     let prepared = tokio::select! {
         prepared = prepare(&config) => prepared?,
         () = replaced(configs) => return Ok(End::Reconfigured),
         () = stop.cancelled() => return Ok(End::Stopped),
     };
+    *has_streamed = true;
     Running::start(prepared, None).run(config, configs, stop).await
 }
 
@@ -153,7 +161,8 @@ pub(super) async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
     });
     // Looked at again: a standby may have waited for days.
     let mapping = fingerprint(&config.users, &compile_current(&client, &config.users).await?);
-    let shared = Shared::new(config.clone(), state, generation, from, lanes.collect(), memory.clone(), &mapping);
+    let lanes = lanes.collect();
+    let shared = Shared::new(config.clone(), state, generation, from, system.flushed, lanes, memory.clone(), &mapping);
     tracing::info!(slot = config.source.slot, position = %from, %generation, epoch = %shared.epoch, "streaming");
     Ok(Prepared { shared: Arc::new(shared), known, client, reader, writer, created })
 }

@@ -22,6 +22,8 @@ pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) state: StateStore,
     pub(super) generation: Generation,
+    /// How far the source's log went when the session began.
+    pub(super) flushed: Lsn,
     pub(super) epoch: Epoch,
     pub(super) lanes: Lanes,
     /// What waits in all of their mailboxes.
@@ -50,6 +52,7 @@ impl Shared {
         state: StateStore,
         generation: Generation,
         confirmed: Lsn,
+        flushed: Lsn,
         lanes: Vec<Lane>,
         memory: Arc<Memory>,
         mapping: &str,
@@ -60,6 +63,7 @@ impl Shared {
             config,
             state,
             generation,
+            flushed,
             lanes: Lanes::new(lanes),
             memory,
             lease: Mutex::new(Instant::now()),

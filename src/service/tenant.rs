@@ -8,9 +8,9 @@ use super::join::{JoinRequest, Joining};
 use super::reread::Found;
 use super::lanes::Lane;
 use super::shared::Shared;
-use crate::apply::{Identity, Mirror, Observed, Standing, Target, decide_standing};
+use crate::apply::{Identity, Mirror, Observed, Session, Standing, Target, decide_standing};
 use crate::config::MaxDeletes;
-use crate::model::{Lsn, TargetId, TenantId, UserId};
+use crate::model::{Epoch, Lsn, TargetId, TenantId, UserId};
 use crate::pg::connect;
 use crate::route::Batch;
 use crate::snapshot::{Loading, load};
@@ -217,21 +217,23 @@ impl Worker {
             opened = opening => opened?,
             why = self.lane().mailbox.interrupted() => return Err(why.into()),
         };
-        self.has_opened = true;
         let mirror = self.row.as_ref().map(mirror);
         let mirror = mirror.map(|mirror| Mirror { position: mirror.position.max(self.position), ..mirror });
         let mapping = shared.mapping_of(self.index);
-        let decide = |observed: &Observed| {
-            decide_standing(&self.lane.tenant.id, mirror.as_ref(), observed, shared.generation, shared.epoch, &mapping)
+        let decide = |observed: &Observed, flushed| {
+            let Shared { generation, epoch, .. } = *shared;
+            let session = Session { generation, epoch, mapping: &mapping, flushed };
+            decide_standing(&self.lane.tenant.id, mirror.as_ref(), observed, &session)
         };
-        let mut standing = decide(&observed);
+        let mut standing = decide(&observed, (!self.has_opened).then_some(shared.flushed));
         let is_fenced = observed.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.epoch == shared.epoch);
         if !is_fenced && matches!(standing, Standing::Follow(_) | Standing::Join(_)) {
             target.fence(shared.epoch).await?;
             // An older process may have committed until just now.
             observed.checkpoint = target.checkpoint().await?;
-            standing = decide(&observed);
+            standing = decide(&observed, None);
         }
+        self.has_opened |= matches!(standing, Standing::Follow(_) | Standing::Join(_));
         match standing {
             Standing::Follow(position) => {
                 let target_id = mirror.and_then(|mirror| mirror.target_id);
@@ -249,7 +251,25 @@ impl Worker {
                 Ok((target, identity))
             }
             Standing::Park(reason) => Err(Halt::Park { remedy: reason.remedy(self.id()), reason: reason.to_string() }),
+            Standing::StepDown(epoch) if shared.state.is_newest().await.map_err(ServiceError::from)? => {
+                let what = "the target was written by a process that the state does not know";
+                Err(self.gone_back(what, epoch).await)
+            }
             Standing::StepDown(epoch) => Err(Halt::Session(ServiceError::Superseded(epoch))),
+            Standing::Ahead(_) => {
+                let epoch = observed.checkpoint.map_or(shared.epoch, |checkpoint| checkpoint.epoch);
+                Err(self.gone_back("the target holds more than the source's log has", epoch).await)
+            }
+        }
+    }
+
+    /// Source or state were restored to an older point: positions do not mean any more what they meant.
+    async fn gone_back(&self, what: &'static str, epoch: Epoch) -> Halt {
+        let tenant = self.id();
+        tracing::error!(%tenant, "{what}: the source went back to an older point, and everybody is resynced");
+        match self.shared.state.break_own_history(epoch).await {
+            Ok(()) => Halt::Session(ServiceError::WentBack(what)),
+            Err(error) => Halt::Session(error.into()),
         }
     }
 

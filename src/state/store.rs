@@ -133,6 +133,21 @@ impl StateStore {
         Ok(())
     }
 
+    /// The same, where a target has been written by a process with this epoch that the state does not know: later ones
+    /// have higher epochs.
+    pub async fn break_own_history(&self, seen: Epoch) -> Result<(), StateError> {
+        let sql = "UPDATE users_sync.source SET system_identifier = '', epoch = greatest(epoch, $3) + 1 \
+                   WHERE slot = $1 AND epoch = $2";
+        let written = self.client.execute(sql, &[&self.slot, &self.epoch.0, &seen.0]).await?;
+        self.fenced_unless(written == 1)
+    }
+
+    /// Whether no later process has followed this one.
+    pub async fn is_newest(&self) -> Result<bool, StateError> {
+        let sql = "SELECT FROM users_sync.source WHERE slot = $1 AND epoch = $2";
+        Ok(self.client.query_opt(sql, &[&self.slot, &self.epoch.0]).await?.is_some())
+    }
+
     /// Parks the tenants that the configuration no longer has. They are not forgotten: one that comes back is
     /// resynced into the target that it had.
     pub async fn park_others(&self, tenants: &[&str]) -> Result<u64, StateError> {

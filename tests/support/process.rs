@@ -41,12 +41,24 @@ impl Process {
     }
 
     pub fn start_at(config: &Path) -> Process {
-        let level = std::env::var("RUST_LOG").unwrap_or_else(|_| "users_sync=warn".to_owned());
+        Process::start_with(config, Stdio::inherit())
+    }
+
+    /// Its log goes to a file.
+    pub fn start_logged(config: &NamedTempFile) -> (Process, Log) {
+        let log = Log { file: NamedTempFile::new().unwrap() };
+        let stderr = log.file.reopen().unwrap();
+        (Process::start_with(config.path(), Stdio::from(stderr)), log)
+    }
+
+    fn start_with(config: &Path, stderr: Stdio) -> Process {
+        let level = std::env::var("RUST_LOG").unwrap_or_else(|_| "users_sync=info".to_owned());
         let child = Command::new(env!("CARGO_BIN_EXE_users-sync"))
             .args(["run", "-c"])
             .arg(config)
             .env("RUST_LOG", level)
             .stdin(Stdio::null())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         Process { child }
@@ -84,6 +96,30 @@ impl Process {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+}
+
+/// What a process has logged.
+pub struct Log {
+    file: NamedTempFile,
+}
+
+impl Log {
+    pub fn text(&self) -> String {
+        std::fs::read_to_string(self.file.path()).unwrap()
+    }
+
+    /// Waits until a line says this.
+    #[track_caller]
+    pub fn says<'a>(&'a self, words: &'a str) -> impl Future<Output = ()> + 'a {
+        let caller = std::panic::Location::caller();
+        async move {
+            let deadline = Instant::now() + DEADLINE;
+            while !self.text().contains(words) {
+                assert!(Instant::now() < deadline, "{caller}: nobody says {words:?} in\n{}", self.text());
+                pause().await;
+            }
+        }
     }
 }
 
