@@ -234,7 +234,7 @@ async fn teardown_asks_first_and_leaves_nothing() {
 /// A following tenant and a parked one, as a running process writes them.
 async fn write_state(server: &PostgresServer) {
     let client = pg::connect(&PgUrl::parse(&server.url("auth")).unwrap()).await.unwrap();
-    let store = StateStore::acquire(client, "users_sync", "test").await.unwrap();
+    let store = StateStore::acquire(client, "users_sync", "test", Lsn::ZERO).await.unwrap();
     store.begin_generation(Generation(1), "1", 1, Lsn(0x100_0000)).await.unwrap();
     let row = |state, reason: Option<&str>| TenantRow {
         state,

@@ -2,6 +2,7 @@
 
 use super::checkpoint::{Checkpoint, NIL_TARGET_ID};
 use crate::model::{Epoch, Generation, Lsn, TargetId, TenantId};
+use std::collections::BTreeMap;
 
 /// What the state remembers of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +37,9 @@ pub struct Session<'a> {
     pub epoch: Epoch,
     /// Fingerprint of the mapping.
     pub mapping: &'a str,
-    /// How far the source's log went when the session began; only for the first look in a session.
-    pub flushed: Option<Lsn>,
+    /// The epochs that the state knows, and how far the source's log went when each of them began; only for the first
+    /// look in a session.
+    pub epochs: Option<&'a BTreeMap<Epoch, Lsn>>,
 }
 
 /// What is to be done with a tenant.
@@ -51,8 +53,9 @@ pub enum Standing {
     Park(ParkReason),
     /// A later process writes to this target: this one has to stop. Or the state went back to an older point.
     StepDown(Epoch),
-    /// The target holds what the source's log does not reach: the source went back to an older point.
-    Ahead(Lsn),
+    /// The target holds what the source's log did not reach, or was written by a process that the state does not know:
+    /// the source went back to an older point.
+    Ahead(Epoch),
 }
 
 /// Why a target is not touched.
@@ -97,7 +100,7 @@ pub fn decide_standing(
     observed: &Observed,
     session: &Session<'_>,
 ) -> Standing {
-    let Session { generation, epoch, mapping, flushed } = *session;
+    let Session { generation, epoch, mapping, epochs } = *session;
     let Some(checkpoint) = &observed.checkpoint else {
         return match observed.has_rows {
             false => Standing::Join("its target is new"),
@@ -114,11 +117,11 @@ pub fn decide_standing(
         return Standing::Park(ParkReason::OtherTarget);
     };
     // At its first look a process has written nowhere yet.
-    if checkpoint.epoch > epoch || checkpoint.epoch == epoch && flushed.is_some() {
+    if checkpoint.epoch > epoch || checkpoint.epoch == epoch && epochs.is_some() {
         return Standing::StepDown(checkpoint.epoch);
     }
-    if checkpoint.generation == generation && flushed.is_some_and(|flushed| checkpoint.position > flushed) {
-        return Standing::Ahead(checkpoint.position);
+    if checkpoint.generation == generation && epochs.is_some_and(|epochs| !fits(checkpoint, epochs)) {
+        return Standing::Ahead(checkpoint.epoch);
     }
     let joins = [
         (!mirror.following, "it was not finished, or parked"),
@@ -131,6 +134,15 @@ pub fn decide_standing(
         Some((_, reason)) => Standing::Join(reason),
         None => Standing::Follow(checkpoint.position),
     }
+}
+
+/// Whether the checkpoint can have been written in the past that the state remembers. A process writes nothing any more
+/// that was committed after the next one has begun.
+fn fits(checkpoint: &Checkpoint, epochs: &BTreeMap<Epoch, Lsn>) -> bool {
+    let is_remembered = epochs.first_key_value().is_none_or(|(oldest, _)| checkpoint.epoch < *oldest)
+        || epochs.contains_key(&checkpoint.epoch);
+    let mut later = epochs.range(Epoch(checkpoint.epoch.0 + 1)..);
+    is_remembered && later.next().is_none_or(|(_, flushed)| checkpoint.position <= *flushed)
 }
 
 #[cfg(test)]
@@ -162,24 +174,28 @@ mod tests {
     #[track_caller]
     fn check_observed(mirror: Option<Mirror>, observed: Observed, expected: Standing) {
         let tenant = TenantId::new("acme");
-        let session = Session { generation: Generation(2), epoch: Epoch(5), mapping: "m", flushed: None };
+        let session = Session { generation: Generation(2), epoch: Epoch(5), mapping: "m", epochs: None };
         assert_eq!(decide_standing(&tenant, mirror.as_ref(), &observed, &session), expected);
     }
 
     #[test]
     fn a_source_or_a_state_that_went_back_is_noticed_at_the_first_look() {
-        let first = |checkpoint, flushed| {
+        let first = |checkpoint, epochs: &[(i64, u64)]| {
+            let epochs = epochs.iter().map(|(epoch, flushed)| (Epoch(*epoch), Lsn(*flushed))).collect();
             let observed = Observed { checkpoint: Some(checkpoint), created: false, has_rows: true };
-            let session = Session { generation: Generation(2), epoch: Epoch(5), mapping: "m", flushed: Some(flushed) };
+            let session = Session { generation: Generation(2), epoch: Epoch(5), mapping: "m", epochs: Some(&epochs) };
             decide_standing(&TenantId::new("acme"), Some(&mirror()), &observed, &session)
         };
         let older = Checkpoint { epoch: Epoch(4), ..checkpoint() };
-        assert_eq!(first(older.clone(), Lsn(100)), Standing::Follow(Lsn(100)));
-        assert_eq!(first(older.clone(), Lsn(99)), Standing::Ahead(Lsn(100)));
+        assert_eq!(first(older.clone(), &[(4, 50), (5, 100)]), Standing::Follow(Lsn(100)));
+        assert_eq!(first(older.clone(), &[(5, 100)]), Standing::Follow(Lsn(100)));
+        // The log did not go as far, when its writer was followed by another one.
+        assert_eq!(first(older.clone(), &[(4, 50), (5, 99)]), Standing::Ahead(Epoch(4)));
+        assert_eq!(first(older.clone(), &[(3, 10), (5, 200)]), Standing::Ahead(Epoch(4)));
         // Nobody can have written with the epoch that was given just now.
-        assert_eq!(first(checkpoint(), Lsn(100)), Standing::StepDown(Epoch(5)));
+        assert_eq!(first(checkpoint(), &[(5, 100)]), Standing::StepDown(Epoch(5)));
         let another_history = Checkpoint { generation: Generation(1), ..older };
-        assert_eq!(first(another_history, Lsn(99)), Standing::Join("the source's history is another one"));
+        assert_eq!(first(another_history, &[(4, 50), (5, 99)]), Standing::Join("the source's history is another one"));
     }
 
     #[test]

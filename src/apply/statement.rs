@@ -118,6 +118,9 @@ CREATE TABLE IF NOT EXISTS users_sync.checkpoint (
   mapping text NOT NULL
 )";
 
+/// Takes away what is ours in a target but the users.
+pub const DROP_OWN_TABLES: &str = "DROP TABLE IF EXISTS users_sync.checkpoint";
+
 /// The table that applications see, in schema `neon_auth`.
 pub const CREATE_TABLE: &str = "\
 CREATE TABLE IF NOT EXISTS neon_auth.users_sync (
@@ -162,14 +165,15 @@ SELECT 1 FROM users_sync.checkpoint \
 WHERE tenant = $1 AND target_id = $2::text::uuid AND generation = $3 AND position = $5 AND epoch <= $4 \
 FOR UPDATE";
 
-/// Writes the first checkpoint of a target, or the one after a merge.
+/// Writes the first checkpoint of a target, or the one after a merge; a merge that was overtaken by a later one does not.
 /// `$1` to `$6`: tenant, target id, generation, epoch, position, mapping.
 pub const REPLACE_CHECKPOINT: &str = "\
 INSERT INTO users_sync.checkpoint AS c (tenant, target_id, generation, epoch, position, mapping) \
 VALUES ($1, $2::text::uuid, $3, $4, $5, $6) \
 ON CONFLICT (only_row) DO UPDATE SET tenant = excluded.tenant, target_id = excluded.target_id, \
   generation = excluded.generation, epoch = excluded.epoch, position = excluded.position, mapping = excluded.mapping \
-WHERE c.epoch <= excluded.epoch AND c.tenant = excluded.tenant";
+WHERE c.epoch <= excluded.epoch AND c.tenant = excluded.tenant \
+  AND (c.generation <> excluded.generation OR c.target_id <> excluded.target_id OR c.position <= excluded.position)";
 
 /// Which parts a batch has: the statement holds only those.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -63,7 +63,7 @@ pub(super) fn findings(
             generation: row.generation,
         });
         // Whether it would follow or join is not asked here, only whether it would be parked.
-        let asking = Session { generation: Generation(0), epoch: Epoch(i64::MAX), mapping: "", flushed: None };
+        let asking = Session { generation: Generation(0), epoch: Epoch(i64::MAX), mapping: "", epochs: None };
         if let Standing::Park(reason) = decide_standing(&tenant.id, mirror.as_ref(), &observed, &asking) {
             let create = if facts.checkpoint_table.exists { "" } else { statement::CREATE_CHECKPOINT };
             let remedy = reason.remedy(&tenant.id);

@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod forget;
 mod presets;
 mod plan;
 mod reload;
@@ -77,6 +78,8 @@ enum Command {
     ///
     /// Asks the running process, and does it itself where none runs. What differs is written, and nothing else.
     Resync(resync::Arguments),
+    /// Delete the users of a tenant that the configuration does not have any more, for good.
+    Forget(forget::Arguments),
     /// Drop the slot, the publication and the state. Targets keep their users.
     ///
     /// Stop `run` first. Shows what goes, and asks.
@@ -135,6 +138,7 @@ fn execute(cli: Cli) -> miette::Result<ExitCode> {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Status(arguments) => status::execute(&arguments).await,
+            Command::Forget(arguments) => forget::execute(&arguments).await,
             Command::Resync(arguments) => resync::execute(&arguments).await,
             Command::Teardown(arguments) => teardown::execute(&arguments).await,
             Command::Demo(arguments) => demo::execute(&arguments).await,

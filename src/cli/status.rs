@@ -191,7 +191,7 @@ mod tests {
             (TenantId::new("acme"), row(TenantState::Following, None, Lsn(0x100))),
             (TenantId::new("globex"), row(TenantState::Parked, Some("it is read-only"), Lsn(0x80))),
         ];
-        let state = Snapshot { source: Some(source), tenants: tenants.into() };
+        let state = Snapshot { source: Some(source), tenants: tenants.into(), ..Snapshot::default() };
         report(&config, &state, Some(Lsn(0x20140)))
     }
 

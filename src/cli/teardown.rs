@@ -41,7 +41,7 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     println!("This drops\n{list}Targets keep their users; a later `run` begins anew with a snapshot of every tenant.");
-    if !arguments.yes && !asked()? {
+    if !arguments.yes && !asked("Drop them?")? {
         println!("nothing was dropped");
         return Ok(ExitCode::SUCCESS);
     }
@@ -84,15 +84,16 @@ fn list(config: &Config, standing: &Standing) -> String {
     lines.into_iter().filter(|(there, _)| *there).map(|(_, line)| line).collect()
 }
 
-fn asked() -> miette::Result<bool> {
+/// Asks on the terminal for a yes.
+pub(super) fn asked(question: &str) -> miette::Result<bool> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
         return Err(miette::miette!(
-            help = "say --yes to drop without being asked",
-            "nothing was dropped: there is no terminal to ask on"
+            help = "say --yes to do it without being asked",
+            "nothing was done: there is no terminal to ask on"
         ));
     }
-    print!("Drop them? Type yes: ");
+    print!("{question} Type yes: ");
     let mut answer = String::new();
     let read = std::io::stdout().flush().and_then(|()| stdin.lock().read_line(&mut answer));
     read.map_err(|error| miette::miette!("cannot ask: {error}"))?;

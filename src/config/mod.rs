@@ -36,6 +36,15 @@ pub fn load_with_files(path: &Path) -> Result<(Config, Files), ConfigError> {
     files::load(path)
 }
 
+/// A text with the environment's variables put in, as in the file.
+pub fn from_environment(text: &str) -> Result<String, InterpolationError> {
+    let from = Surroundings {
+        variable: &|name| std::env::var(name).ok(),
+        file: &|file| std::fs::read_to_string(file),
+    };
+    interpolate::interpolate(text, &from)
+}
+
 /// Reads a configuration's text. `name` is what errors call it.
 pub fn parse(name: &str, text: &str, from: &Surroundings<'_>) -> Result<Config, ConfigError> {
     let root = raw::parse_yaml(text).map_err(not_yaml);

@@ -25,6 +25,8 @@ mod roster;
 mod running;
 mod session;
 mod shared;
+#[cfg(test)]
+mod simulation;
 mod slot;
 mod stream;
 mod tenant;

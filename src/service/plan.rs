@@ -78,7 +78,7 @@ pub async fn plan(config: &Config) -> Result<Plan, ServiceError> {
     };
     let prospects = futures_util::stream::iter(&config.tenants)
         .map(|tenant| async {
-            let prospect = match timeout(LOOK_WITHIN, prospect(tenant, &known, generation, &mapping, system.flushed)).await {
+            let prospect = match timeout(LOOK_WITHIN, prospect(tenant, &known, generation, &mapping)).await {
                 Ok(prospect) => prospect,
                 Err(_) => Prospect::Unknown("its target does not answer".to_owned()),
             };
@@ -88,7 +88,7 @@ pub async fn plan(config: &Config) -> Result<Plan, ServiceError> {
     Ok(Plan { source, tenants: prospects.collect().await })
 }
 
-async fn prospect(tenant: &Tenant, known: &Snapshot, generation: Option<Generation>, mapping: &str, flushed: Lsn) -> Prospect {
+async fn prospect(tenant: &Tenant, known: &Snapshot, generation: Option<Generation>, mapping: &str) -> Prospect {
     let faulty = |fault: Fault| match fault {
         Fault::Retry(reason) => Prospect::Unknown(reason),
         Fault::Park { reason, remedy } => Prospect::Park(reason, remedy),
@@ -106,7 +106,7 @@ async fn prospect(tenant: &Tenant, known: &Snapshot, generation: Option<Generati
     let epoch = Epoch(known.source.as_ref().map_or(0, |source| source.epoch.0) + 1);
     let mapping = format!("{mapping} {}", tenant.key);
     let generation = generation.unwrap_or(Generation(i64::MAX));
-    let session = Session { generation, epoch, mapping: &mapping, flushed: Some(flushed) };
+    let session = Session { generation, epoch, mapping: &mapping, epochs: Some(&known.epochs) };
     let standing = decide_standing(&tenant.id, mirror.as_ref(), &observed, &session);
     match standing {
         Standing::Follow(position) => Prospect::Follow(position),

@@ -130,8 +130,8 @@ pub(super) async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
     let (reader, writer) = connection.start_replication(&config.source.slot, from, &names).await?;
 
     let holder = format!("process {} on {}", std::process::id(), hostname());
-    let state = StateStore::acquire(state, &config.source.slot, &holder).await?;
-    let known = state.load().await?;
+    let state = StateStore::acquire(state, &config.source.slot, &holder, system.flushed).await?;
+    let mut known = state.load().await?;
     let found = Found {
         system_identifier: &system.system_identifier,
         timeline: system.timeline,
@@ -162,7 +162,8 @@ pub(super) async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
     // Looked at again: a standby may have waited for days.
     let mapping = fingerprint(&config.users, &compile_current(&client, &config.users).await?);
     let lanes = lanes.collect();
-    let shared = Shared::new(config.clone(), state, generation, from, system.flushed, lanes, memory.clone(), &mapping);
+    let epochs = std::mem::take(&mut known.epochs);
+    let shared = Shared::new(config.clone(), state, generation, from, epochs, lanes, memory.clone(), &mapping);
     tracing::info!(slot = config.source.slot, position = %from, %generation, epoch = %shared.epoch, "streaming");
     Ok(Prepared { shared: Arc::new(shared), known, client, reader, writer, created })
 }

@@ -8,7 +8,7 @@ use crate::model::{Epoch, Generation, Lsn, TenantId};
 use crate::progress::Progress;
 use crate::route::{Fingerprints, Interrupt, Memory};
 use crate::state::{LEASE, Request, StateStore, TenantState};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, Semaphore};
@@ -22,8 +22,8 @@ pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) state: StateStore,
     pub(super) generation: Generation,
-    /// How far the source's log went when the session began.
-    pub(super) flushed: Lsn,
+    /// As [`crate::state::Snapshot::epochs`].
+    pub(super) epochs: BTreeMap<Epoch, Lsn>,
     pub(super) epoch: Epoch,
     pub(super) lanes: Lanes,
     /// What waits in all of their mailboxes.
@@ -52,7 +52,7 @@ impl Shared {
         state: StateStore,
         generation: Generation,
         confirmed: Lsn,
-        flushed: Lsn,
+        epochs: BTreeMap<Epoch, Lsn>,
         lanes: Vec<Lane>,
         memory: Arc<Memory>,
         mapping: &str,
@@ -63,7 +63,7 @@ impl Shared {
             config,
             state,
             generation,
-            flushed,
+            epochs,
             lanes: Lanes::new(lanes),
             memory,
             lease: Mutex::new(Instant::now()),

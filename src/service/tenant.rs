@@ -220,12 +220,12 @@ impl Worker {
         let mirror = self.row.as_ref().map(mirror);
         let mirror = mirror.map(|mirror| Mirror { position: mirror.position.max(self.position), ..mirror });
         let mapping = shared.mapping_of(self.index);
-        let decide = |observed: &Observed, flushed| {
+        let decide = |observed: &Observed, epochs| {
             let Shared { generation, epoch, .. } = *shared;
-            let session = Session { generation, epoch, mapping: &mapping, flushed };
+            let session = Session { generation, epoch, mapping: &mapping, epochs };
             decide_standing(&self.lane.tenant.id, mirror.as_ref(), observed, &session)
         };
-        let mut standing = decide(&observed, (!self.has_opened).then_some(shared.flushed));
+        let mut standing = decide(&observed, (!self.has_opened).then_some(&shared.epochs));
         let is_fenced = observed.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.epoch == shared.epoch);
         if !is_fenced && matches!(standing, Standing::Follow(_) | Standing::Join(_)) {
             target.fence(shared.epoch).await?;
@@ -256,9 +256,8 @@ impl Worker {
                 Err(self.gone_back(what, epoch).await)
             }
             Standing::StepDown(epoch) => Err(Halt::Session(ServiceError::Superseded(epoch))),
-            Standing::Ahead(_) => {
-                let epoch = observed.checkpoint.map_or(shared.epoch, |checkpoint| checkpoint.epoch);
-                Err(self.gone_back("the target holds more than the source's log has", epoch).await)
+            Standing::Ahead(epoch) => {
+                Err(self.gone_back("the target holds what the source's log has lost", epoch).await)
             }
         }
     }
@@ -278,11 +277,12 @@ impl Worker {
         Identity { tenant: self.id().clone(), target_id, generation, epoch }
     }
 
-    /// The target's id if it is ours, and a new one otherwise.
+    /// The target's id if it is ours, and a new one otherwise. One that was given to a target which has none yet stays: the
+    /// merge that carries it may still be on its way.
     fn own_target_id(&self, observed: &Observed) -> TargetId {
         let known = self.row.as_ref().and_then(|row| row.target_id.as_ref());
         let found = observed.checkpoint.as_ref().map(|checkpoint| &checkpoint.target_id);
-        match known.filter(|known| Some(*known) == found) {
+        match known.filter(|known| found.is_none_or(|found| found == *known)) {
             Some(ours) => ours.clone(),
             None => TargetId::new(&uuid::Uuid::new_v4().to_string()),
         }

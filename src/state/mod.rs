@@ -128,4 +128,6 @@ pub struct Snapshot {
     pub source: Option<SourceRow>,
     /// Of its tenants.
     pub tenants: BTreeMap<TenantId, TenantRow>,
+    /// The epochs of this slot's processes, and how far the source's log went when each of them began.
+    pub epochs: BTreeMap<Epoch, Lsn>,
 }

@@ -8,6 +8,9 @@ use crate::pg::{PgClient, create_schema};
 use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;
 
+/// So many epochs are remembered: a target that was written longer ago is believed.
+const EPOCHS_KEPT: i64 = 1_000;
+
 /// The state of one slot, as one process writes it.
 pub struct StateStore {
     client: PgClient,
@@ -17,23 +20,31 @@ pub struct StateStore {
 
 impl StateStore {
     /// Creates what is missing and becomes the newest process of this slot: raises the epoch. To be called once
-    /// the slot is ours; whatever the state says is read after it. A new slot's row starts at generation 0.
-    pub async fn acquire(client: PgClient, slot: &str, holder: &str) -> Result<StateStore, StateError> {
+    /// the slot is ours; whatever the state says is read after it. A new slot's row starts at generation 0. `flushed` is how
+    /// far the source's log goes.
+    ///
+    /// Epochs are taken from the clock, so that none is given twice even where the state goes back to an older point.
+    pub async fn acquire(client: PgClient, slot: &str, holder: &str, flushed: Lsn) -> Result<StateStore, StateError> {
         if !exists(&client).await? {
             create_schema(&client, "users_sync").await?;
             client.batch_execute(CREATE).await?;
         }
         let row = client
             .query_one(
-                "INSERT INTO users_sync.source AS s \
+                "WITH s AS (INSERT INTO users_sync.source AS s \
                    (slot, generation, system_identifier, timeline, confirmed, epoch, holder, held_since, lease_until) \
-                 VALUES ($1, 0, '', 0, '0/0', 1, $2, now(), now() + $3 * interval '1 second') \
-                 ON CONFLICT (slot) DO UPDATE SET epoch = s.epoch + 1, holder = $2, held_since = now(), \
-                   lease_until = now() + $3 * interval '1 second' \
-                 RETURNING epoch",
-                &[&slot, &holder, &LEASE.as_secs_f64()],
+                 VALUES ($1, 0, '', 0, '0/0', (extract(epoch FROM clock_timestamp()) * 1000)::bigint, $2, now(), \
+                   now() + $3 * interval '1 second') \
+                 ON CONFLICT (slot) DO UPDATE SET epoch = greatest(s.epoch + 1, excluded.epoch), holder = $2, \
+                   held_since = now(), lease_until = now() + $3 * interval '1 second' \
+                 RETURNING slot, epoch) \
+                 INSERT INTO users_sync.epoch (slot, epoch, flushed) SELECT slot, epoch, $4 FROM s RETURNING epoch",
+                &[&slot, &holder, &LEASE.as_secs_f64(), &PgLsn::from(flushed.0)],
             )
             .await?;
+        let prune = "DELETE FROM users_sync.epoch WHERE slot = $1 AND epoch < (SELECT min(epoch) FROM \
+                       (SELECT epoch FROM users_sync.epoch WHERE slot = $1 ORDER BY epoch DESC LIMIT $2) kept)";
+        client.execute(prune, &[&slot, &EPOCHS_KEPT]).await?;
         Ok(StateStore { client, slot: slot.to_owned(), epoch: Epoch(row.get(0)) })
     }
 
@@ -63,12 +74,19 @@ impl StateStore {
         }
         client.execute("DELETE FROM users_sync.source WHERE slot = $1", &[&slot]).await?;
         if client.query_opt("SELECT FROM users_sync.source LIMIT 1", &[]).await?.is_none() {
-            client.batch_execute("DROP TABLE users_sync.request, users_sync.tenant, users_sync.source").await?;
+            client.batch_execute("DROP TABLE users_sync.request, users_sync.epoch, users_sync.tenant, users_sync.source").await?;
             let others = "SELECT FROM pg_catalog.pg_class WHERE relnamespace = 'users_sync'::regnamespace LIMIT 1";
             if client.query_opt(others, &[]).await?.is_none() {
                 client.batch_execute("DROP SCHEMA users_sync").await?;
             }
         }
+        Ok(())
+    }
+
+    /// Drops what is written down of a tenant. For `forget`.
+    pub async fn forget_tenant(client: &Client, slot: &str, tenant: &TenantId) -> Result<(), StateError> {
+        let sql = "DELETE FROM users_sync.tenant WHERE slot = $1 AND tenant = $2";
+        client.execute(sql, &[&slot, &tenant.as_str()]).await?;
         Ok(())
     }
 

@@ -32,6 +32,12 @@ CREATE TABLE IF NOT EXISTS users_sync.tenant (
   rejected bigint NOT NULL DEFAULT 0,
   PRIMARY KEY (slot, tenant)
 );
+CREATE TABLE IF NOT EXISTS users_sync.epoch (
+  slot text NOT NULL REFERENCES users_sync.source ON DELETE CASCADE,
+  epoch bigint NOT NULL,
+  flushed pg_lsn NOT NULL,
+  PRIMARY KEY (slot, epoch)
+);
 CREATE TABLE IF NOT EXISTS users_sync.request (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   slot text NOT NULL REFERENCES users_sync.source ON DELETE CASCADE,
@@ -62,7 +68,9 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
                  rejected \
                FROM users_sync.tenant WHERE slot = $1";
     let tenants = client.query(sql, &[&slot]).await?.iter().map(tenant_row).collect();
-    Ok(Snapshot { source, tenants })
+    let rows = client.query("SELECT epoch, flushed FROM users_sync.epoch WHERE slot = $1", &[&slot]).await?;
+    let epochs = rows.iter().map(|row| (Epoch(row.get(0)), lsn(row, 1))).collect();
+    Ok(Snapshot { source, tenants, epochs })
 }
 
 fn tenant_row(row: &Row) -> (TenantId, TenantRow) {

@@ -1,0 +1,110 @@
+//! `forget`: takes a tenant's users out of its target for good, once the configuration does not have it any more.
+
+use super::teardown::asked;
+use super::{ConfigFile, FAILED};
+use crate::apply::{read_checkpoint, statement};
+use crate::config::Config;
+use crate::model::TenantId;
+use crate::pg::{self, PgClient, PgUrl, describe};
+use crate::state::{Snapshot, StateStore, TenantRow, TenantState};
+use clap::Args;
+use std::process::ExitCode;
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The tenant, which the configuration must not have any more.
+    #[arg(value_name = "TENANT")]
+    tenant: String,
+    /// The URL of its database, as the configuration had it; a password belongs into the environment: ${NAME}.
+    #[arg(long, value_name = "URL")]
+    target: Option<String>,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
+    let config = arguments.file.load()?;
+    let tenant = TenantId::new(&arguments.tenant);
+    let state = pg::connect(&config.state_url).await.map_err(|error| miette::miette!("the state: {error}"))?;
+    let known = StateStore::read(&state, &config.source.slot).await.map_err(|error| miette::miette!("the state: {error}"))?;
+    let row = known_row(&config, &known, &tenant)?;
+    let target = match &arguments.target {
+        Some(text) => parse_target(text)?,
+        None => {
+            return Err(miette::miette!(
+                help = "say --target URL: the configuration, which has its password, does not have the tenant any more",
+                "the target of tenant {tenant} was {}",
+                row.target
+            ));
+        }
+    };
+    if target.to_string() != row.target {
+        return Err(miette::miette!("the target of tenant {tenant} is {}, not {target}", row.target));
+    }
+    let client = pg::connect(&target).await.map_err(|error| miette::miette!("the target: {error}"))?;
+    let checkpoint = read_checkpoint(&client).await.map_err(|error| failed(&error))?;
+    if checkpoint.is_none_or(|found| found.tenant != tenant || Some(&found.target_id) != row.target_id.as_ref()) {
+        return Err(miette::miette!(
+            help = "look at users_sync.checkpoint there",
+            "{target} is not (or no longer) the target of tenant {tenant}: nothing was deleted"
+        ));
+    }
+    println!("This deletes every row of neon_auth.users_sync in {target}, and what is remembered of tenant {tenant}.");
+    if !arguments.yes && !asked("Delete them?")? {
+        println!("nothing was deleted");
+        return Ok(ExitCode::from(FAILED));
+    }
+    let deleted = wipe(client).await.map_err(|error| failed(&error))?;
+    StateStore::forget_tenant(&state, &config.source.slot, &tenant)
+        .await
+        .map_err(|error| miette::miette!("the users are deleted, but the state cannot be written: {error}"))?;
+    println!("{deleted} users deleted; tenant {tenant} is forgotten");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the state remembers of the tenant; an error where it is still in use.
+fn known_row<'a>(config: &Config, known: &'a Snapshot, tenant: &TenantId) -> miette::Result<&'a TenantRow> {
+    if config.tenants.iter().any(|known| known.id == *tenant) {
+        return Err(miette::miette!(
+            help = "take it out first; a running process notices that by itself",
+            "the configuration still has tenant {tenant}"
+        ));
+    }
+    let Some(row) = known.tenants.get(tenant) else {
+        return Err(miette::miette!("nothing is known of a tenant {tenant}"));
+    };
+    let is_held = known.source.as_ref().is_some_and(|source| source.is_held());
+    match is_held && row.state != TenantState::Parked {
+        true => Err(miette::miette!(
+            help = "it reads its files again when they change; look at its log for what it refuses",
+            "a running process still has tenant {tenant} ({})",
+            row.state.as_str()
+        )),
+        false => Ok(row),
+    }
+}
+
+fn parse_target(text: &str) -> miette::Result<PgUrl> {
+    let text = crate::config::from_environment(text).map_err(|error| miette::miette!("--target: {error}"))?;
+    PgUrl::parse(&text).map_err(|error| miette::miette!("--target: {error}"))
+}
+
+/// All of it or, where the application still refers to a user, nothing.
+async fn wipe(mut client: PgClient) -> Result<u64, tokio_postgres::Error> {
+    let transaction = client.transaction().await?;
+    let deleted = transaction.execute_typed("DELETE FROM neon_auth.users_sync", &[]).await?;
+    transaction.batch_execute(statement::DROP_OWN_TABLES).await?;
+    transaction.commit().await?;
+    Ok(deleted)
+}
+
+fn failed(error: &tokio_postgres::Error) -> miette::Report {
+    miette::miette!(
+        help = "rows of the application that refer to users go first, or lose their reference",
+        "nothing was deleted: {}",
+        describe(error)
+    )
+}
