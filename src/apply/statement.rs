@@ -118,8 +118,32 @@ CREATE TABLE IF NOT EXISTS users_sync.checkpoint (
   mapping text NOT NULL
 )";
 
+/// The users that a target refuses, in schema `users_sync`.
+pub const CREATE_REJECTED: &str = "\
+CREATE TABLE IF NOT EXISTS users_sync.rejected (
+  id text PRIMARY KEY,
+  reason text NOT NULL,
+  sqlstate text NOT NULL,
+  since timestamptz NOT NULL,
+  tried_at timestamptz NOT NULL
+)";
+
+/// Writes down who is refused: `$1` to `$3` are ids, reasons, codes.
+pub const REJECT: &str = "\
+INSERT INTO users_sync.rejected AS r (id, reason, sqlstate, since, tried_at) \
+SELECT unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), now(), now() \
+ON CONFLICT (id) DO UPDATE SET reason = excluded.reason, sqlstate = excluded.sqlstate, tried_at = now()";
+
+/// Takes out who is not refused any more.
+pub const ACCEPT: &str = "DELETE FROM users_sync.rejected WHERE id = ANY($1)";
+
+/// Where a part of a transaction begins that may be taken back.
+pub const SAVEPOINT: &str = "SAVEPOINT users_sync";
+/// Takes it back; the savepoint stays.
+pub const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO SAVEPOINT users_sync";
+
 /// Takes away what is ours in a target but the users.
-pub const DROP_OWN_TABLES: &str = "DROP TABLE IF EXISTS users_sync.checkpoint";
+pub const DROP_OWN_TABLES: &str = "DROP TABLE IF EXISTS users_sync.checkpoint, users_sync.rejected";
 
 /// The table that applications see, in schema `neon_auth`.
 pub const CREATE_TABLE: &str = "\
@@ -140,7 +164,8 @@ pub const CREATE_INDEX: &str =
 /// What stands in a target: checkpoint table, users table, its columns, whether it has rows.
 pub const INSPECT: &str = "\
 SELECT to_regclass('users_sync.checkpoint') IS NOT NULL,
-       to_regclass('neon_auth.users_sync') IS NOT NULL";
+       to_regclass('neon_auth.users_sync') IS NOT NULL,
+       to_regclass('users_sync.rejected') IS NOT NULL";
 
 /// Whether there is any user.
 pub const HAS_ROWS: &str = "SELECT EXISTS (SELECT FROM neon_auth.users_sync)";
@@ -286,13 +311,13 @@ pub fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> String 
 /// The temporary table that a merge is staged in.
 pub const CREATE_STAGE: &str = "\
 CREATE TEMPORARY TABLE users_sync_stage (
-  id text PRIMARY KEY, raw_json jsonb NOT NULL, name text, email text,
+  ordinal bigint GENERATED ALWAYS AS IDENTITY, id text PRIMARY KEY, raw_json jsonb NOT NULL, name text, email text,
   created_at timestamptz, updated_at timestamptz, deleted_at timestamptz, derived boolean NOT NULL
 ) ON COMMIT DROP";
 
 /// The statements of a merge, after the stage was filled: update what differs, insert what is missing.
-/// A derived time of a row that differs otherwise becomes the time of the merge.
-pub fn merge_statements(shape: &Shape) -> [String; 2] {
+/// A derived time of a row that differs otherwise becomes the time of the merge. `part` narrows them down.
+pub fn merge_statements(shape: &Shape, part: &str) -> [String; 2] {
     let assign = |column: &'static str| match column {
         "updated_at" => "updated_at = CASE WHEN v.derived THEN now() ELSE v.updated_at END".to_owned(),
         column => format!("{column} = v.{column}"),
@@ -301,17 +326,54 @@ pub fn merge_statements(shape: &Shape) -> [String; 2] {
     [
         format!(
             "UPDATE neon_auth.users_sync u SET {assignments} FROM pg_temp.users_sync_stage v \
-             WHERE u.id = v.id AND {}",
+             WHERE u.id = v.id AND {}{part}",
             shape.differs("v")
         ),
         format!(
             "INSERT INTO neon_auth.users_sync ({}) SELECT {} FROM pg_temp.users_sync_stage v \
-             WHERE NOT EXISTS (SELECT FROM neon_auth.users_sync u WHERE u.id = v.id)",
+             WHERE NOT EXISTS (SELECT FROM neon_auth.users_sync u WHERE u.id = v.id){part}",
             shape.list(""),
             shape.list("v.")
         ),
     ]
 }
+
+/// Narrows a merge down to the rows of the stage from `$1` on and before `$2`, as they came, counted from 0.
+pub const PART_OF_STAGE: &str = " AND v.ordinal > $1 AND v.ordinal <= $2";
+/// For [`PART_OF_STAGE`].
+pub const INDEX_STAGE: &str = "CREATE INDEX ON pg_temp.users_sync_stage (ordinal)";
+/// The users of a part of the stage.
+pub const IDS_OF_STAGE: &str = "SELECT id FROM pg_temp.users_sync_stage v WHERE v.ordinal > $1 AND v.ordinal <= $2";
+
+/// Whom the stage lacks, as a stage of its own: deletes are narrowed down, too.
+pub fn create_absent(deletes: Deletes) -> String {
+    let live = match deletes {
+        Deletes::Soft => " AND u.deleted_at IS NULL",
+        Deletes::Hard => "",
+    };
+    format!(
+        "CREATE TEMPORARY TABLE users_sync_absent ON COMMIT DROP AS SELECT row_number() OVER () AS ordinal, u.id \
+         FROM neon_auth.users_sync u \
+         WHERE NOT EXISTS (SELECT FROM pg_temp.users_sync_stage v WHERE v.id = u.id){live}"
+    )
+}
+
+/// Deletes a part of those.
+pub fn delete_part_of_absent(deletes: Deletes) -> &'static str {
+    match deletes {
+        Deletes::Soft => {
+            "UPDATE neon_auth.users_sync u SET deleted_at = now() FROM pg_temp.users_sync_absent v \
+             WHERE u.id = v.id AND v.ordinal > $1 AND v.ordinal <= $2"
+        }
+        Deletes::Hard => {
+            "DELETE FROM neon_auth.users_sync u USING pg_temp.users_sync_absent v \
+             WHERE u.id = v.id AND v.ordinal > $1 AND v.ordinal <= $2"
+        }
+    }
+}
+
+/// The users of a part of those.
+pub const IDS_OF_ABSENT: &str = "SELECT id FROM pg_temp.users_sync_absent v WHERE v.ordinal > $1 AND v.ordinal <= $2";
 
 /// How many live users a target has, and how many of them the stage lacks: what a merge would delete.
 pub const COUNT_ABSENT: &str = "\
@@ -409,10 +471,10 @@ mod tests {
         );
         let plain = Shape::from_columns(&columns(&[])).unwrap();
         assert_eq!(plain.list(""), "id, raw_json, name, email, created_at, updated_at, deleted_at");
-        for sql in [plain.assignments("v"), merge_statements(&plain)[0].clone(), merge_statements(&neon)[0].clone()] {
+        for sql in [plain.assignments("v"), merge_statements(&plain, "")[0].clone(), merge_statements(&neon, "")[0].clone()] {
             assert!(!sql.contains("SET id =") && !sql.starts_with("id =") && sql.contains("raw_json = v.raw_json"));
         }
-        assert!(merge_statements(&plain)[0].contains("SET raw_json = v.raw_json, name = v.name,"));
+        assert!(merge_statements(&plain, "")[0].contains("SET raw_json = v.raw_json, name = v.name,"));
     }
 
     #[test]

@@ -60,10 +60,13 @@ impl Target {
     /// Looks at a target, and creates what is missing there.
     pub async fn open(client: PgClient, deletes: Deletes) -> Result<(Target, Observed), TargetError> {
         let row = client.query_typed_one(statement::INSPECT, &[]).await?;
-        let (has_checkpoint, has_users): (bool, bool) = (row.get(0), row.get(1));
+        let (has_checkpoint, has_users, has_rejected): (bool, bool, bool) = (row.get(0), row.get(1), row.get(2));
         if !has_checkpoint {
             create_schema(&client, "users_sync").await?;
             client.batch_execute(statement::CREATE_CHECKPOINT).await?;
+        }
+        if !has_rejected {
+            client.batch_execute(statement::CREATE_REJECTED).await?;
         }
         if !has_users {
             create_schema(&client, "neon_auth").await?;

@@ -66,6 +66,8 @@ struct Report {
     generation: i64,
     /// Which process wrote last.
     holder: String,
+    /// Whether it still runs, as far as its lease tells.
+    is_held: bool,
     confirmed: String,
     /// The end of the source's log.
     source_position: Option<String>,
@@ -83,6 +85,8 @@ struct TenantReport {
     lag_bytes: Option<u64>,
     /// How long ago the position was written down; 0 where there was next to nothing in the log since.
     lag_seconds: Option<f64>,
+    /// Users that its target refuses.
+    rejected: u64,
     last_error: Option<String>,
     remedy: Option<String>,
 }
@@ -105,6 +109,7 @@ fn report(config: &Config, state: &Snapshot, end: Option<Lsn>) -> Report {
             position: position.map(|position| position.to_string()),
             lag_bytes,
             lag_seconds: position.and(row).map(|row| if lags(row) { row.position_age_seconds } else { 0.0 }),
+            rejected: row.map_or(0, |row| row.rejected),
             last_error: row.and_then(|row| row.reason.clone()),
             remedy: row.and_then(|row| row.remedy.clone()),
         }
@@ -113,6 +118,7 @@ fn report(config: &Config, state: &Snapshot, end: Option<Lsn>) -> Report {
         slot: config.source.slot.clone(),
         generation: source.map_or(0, |source| source.generation.0),
         holder: source.map(|source| source.holder.clone()).unwrap_or_default(),
+        is_held: source.is_some_and(|source| source.is_held()),
         confirmed: source.map_or(Lsn::ZERO, |source| source.confirmed).to_string(),
         source_position: end.map(|end| end.to_string()),
         tenants: tenants.collect(),
@@ -137,7 +143,15 @@ fn table(report: &Report) -> String {
     let mut lines = vec![columns(&rows)];
     let remedies = report.tenants.iter().filter_map(|tenant| Some((&tenant.tenant, tenant.remedy.as_ref()?)));
     lines.extend(remedies.map(|(tenant, remedy)| format!("{tenant} -> {remedy}")));
-    lines.push(format!("slot {} confirmed {}, held by {}", report.slot, report.confirmed, report.holder));
+    let refused = report.tenants.iter().filter(|tenant| tenant.rejected > 0);
+    lines.extend(refused.map(|TenantReport { tenant, rejected, .. }| {
+        format!("{tenant}: its target refuses {rejected} users, see users_sync.rejected there")
+    }));
+    let holder = match report.is_held {
+        true => format!("held by {}", report.holder),
+        false => format!("held by nobody, last by {}", report.holder),
+    };
+    lines.push(format!("slot {} confirmed {}, {holder}", report.slot, report.confirmed));
     lines.join("\n")
 }
 

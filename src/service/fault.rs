@@ -1,6 +1,6 @@
 //! The failure policy of targets: what is tried again, and what waits for a person. Pure.
 
-use crate::apply::TargetError;
+use crate::apply::{Refusal, TargetError};
 use crate::model::TenantId;
 use crate::pg::{ConnectError, describe};
 use crate::snapshot::LoadError;
@@ -17,6 +17,8 @@ pub(super) enum Fault {
         /// What mends it.
         remedy: String,
     },
+    /// It does not take a row: that one is left out.
+    Refused(Refusal),
 }
 
 impl Fault {
@@ -24,6 +26,10 @@ impl Fault {
         Fault::Park { reason: reason.into(), remedy: remedy.into() }
     }
 }
+
+/// What mends a refusal.
+pub(super) const REFUSES: &str = "a constraint or trigger that was added to neon_auth.users_sync refuses users: remove it \
+    (users_sync.rejected there says which)";
 
 /// What an error code of a target asks for; `None` where it passes by itself.
 fn remedy(sqlstate: &str) -> Option<&'static str> {
@@ -41,9 +47,7 @@ fn remedy(sqlstate: &str) -> Option<&'static str> {
         _ => match class {
             "08" | "57" | "53" | "40" | "58" | "XX" => return None,
             "28" => "correct the role or password in the target's URL, or pg_hba.conf at the target",
-            "22" | "23" | "P0" => {
-                "a constraint, trigger or type that was added to neon_auth.users_sync refuses a user: remove it"
-            }
+            "22" | "23" | "P0" => REFUSES,
             _ => "mend what the target says, or drop neon_auth.users_sync and users_sync.checkpoint there",
         },
     })
@@ -65,6 +69,9 @@ pub(super) fn of_connect(error: &ConnectError) -> Fault {
 
 pub(super) fn of_sql(error: &tokio_postgres::Error) -> Fault {
     let reason = describe(error);
+    if let Some(refusal) = Refusal::of(error) {
+        return Fault::Refused(refusal);
+    }
     match error.code().map(|code| remedy(code.code())) {
         // No answer from the server: the connection is gone.
         None | Some(None) => Fault::Retry(reason),
@@ -86,6 +93,7 @@ pub(super) fn of_load(error: &LoadError, tenant: &TenantId) -> Fault {
     match error {
         LoadError::Target(error) => of_target(error),
         LoadError::BrokenOff | LoadError::Fenced | LoadError::Count { .. } => Fault::Retry(error.to_string()),
+        LoadError::TooManyRefused { .. } => Fault::park(error.to_string(), REFUSES),
         LoadError::TooManyDeletes { .. } => Fault::park(
             error.to_string(),
             format!(

@@ -21,6 +21,9 @@ impl Worker {
             if let Some(halt) = halt {
                 return halt;
             }
+            if let Err(error) = self.note_rejected().await {
+                return error.into();
+            }
         }
     }
 
@@ -48,12 +51,17 @@ impl Worker {
     /// A batch as one statement; gives its end, which may have moved on.
     async fn write(&mut self, target: &mut Target, who: &Identity, batch: &mut Batch) -> Result<Lsn, Halt> {
         self.resolve(batch).await?;
+        if self.has_rejected(batch) {
+            return self.write_apart(target, who, batch).await;
+        }
         loop {
             let to = batch.end.unwrap_or(self.position);
             let moving = Move { from: self.position, to };
-            match self.answer(target.apply(who, moving, &rows(batch))).await? {
-                Applied::Yes => return Ok(to),
-                Applied::Refused => self.mend(target, who, batch).await?,
+            match self.answer(target.apply(who, moving, &rows(batch))).await {
+                Ok(Applied::Yes) => return Ok(to),
+                Ok(Applied::Refused) => self.mend(target, who, batch).await?,
+                Err(Halt::Refused(_)) => return self.write_apart(target, who, batch).await,
+                Err(halt) => return Err(halt),
             }
         }
     }
@@ -93,10 +101,21 @@ impl Worker {
 
     async fn write_chunk(&mut self, target: &mut Target, who: &Identity, batch: &mut Batch) -> Result<(), Halt> {
         self.resolve(batch).await?;
-        while self.answer(target.apply_chunk(&rows(batch))).await? == Applied::Refused {
-            self.mend(target, who, batch).await?;
+        if self.has_rejected(batch) {
+            return self.write_rows_apart(target, batch).await;
         }
-        Ok(())
+        self.answer(target.set_savepoint()).await?;
+        loop {
+            match self.answer(target.apply_chunk(&rows(batch))).await {
+                Ok(Applied::Yes) => return Ok(()),
+                Ok(Applied::Refused) => self.mend(target, who, batch).await?,
+                Err(Halt::Refused(_)) => {
+                    self.answer(target.roll_back_to_savepoint()).await?;
+                    return self.write_rows_apart(target, batch).await;
+                }
+                Err(halt) => return Err(halt),
+            }
+        }
     }
 
     /// After a refusal: where the checkpoint is as expected, rows to be patched were missing, and their users are
@@ -110,14 +129,7 @@ impl Worker {
                 && checkpoint.epoch <= who.epoch
                 && checkpoint.position == self.position
         });
-        let mut patches = 0;
-        for entry in batch.entries.values_mut() {
-            if let Change::Patch(patch) = &entry.change {
-                entry.change = Change::Reread { id: patch.id.clone(), xid: patch.xid, at: patch.at };
-                patches += 1;
-            }
-        }
-        match as_expected && patches > 0 {
+        match as_expected && read_instead_of_patching(batch) > 0 {
             true => self.resolve(batch).await,
             false => Err(checkpoint_changed()),
         }
@@ -130,7 +142,7 @@ impl Worker {
     }
 
     /// A target that does not answer for as long as one may be away is taken to be away.
-    async fn answer<T>(&self, work: impl Future<Output = Result<T, TargetError>>) -> Result<T, Halt> {
+    pub(super) async fn answer<T>(&self, work: impl Future<Output = Result<T, TargetError>>) -> Result<T, Halt> {
         if self.shared.lease_has_lapsed() {
             return Err(ServiceError::LeaseLapsed.into());
         }
@@ -141,12 +153,24 @@ impl Worker {
     }
 }
 
+/// Patches become readings of the whole row; gives how many there were.
+pub(super) fn read_instead_of_patching(batch: &mut Batch) -> usize {
+    let mut patches = 0;
+    for entry in batch.entries.values_mut() {
+        if let Change::Patch(patch) = &entry.change {
+            entry.change = Change::Reread { id: patch.id.clone(), xid: patch.xid, at: patch.at };
+            patches += 1;
+        }
+    }
+    patches
+}
+
 fn rows(batch: &Batch) -> Rows<'_> {
     // Rereads have been resolved: none is left.
     plan_rows(batch.entries.values().map(|entry| &entry.change)).0
 }
 
-fn checkpoint_changed() -> Halt {
+pub(super) fn checkpoint_changed() -> Halt {
     Halt::Retry("its checkpoint is not where it was left".to_owned())
 }
 

@@ -2,7 +2,7 @@
 
 use super::ServiceError;
 use super::fault::{self, Fault};
-use crate::apply::TargetError;
+use crate::apply::{Refusal, TargetError};
 use crate::route::Interrupt;
 
 /// Why a stretch of work ended.
@@ -20,6 +20,8 @@ pub(super) enum Halt {
         reason: String,
         remedy: String,
     },
+    /// Its target does not take a row.
+    Refused(Refusal),
     /// This process has to end its session.
     Session(ServiceError),
 }
@@ -29,6 +31,7 @@ impl From<Fault> for Halt {
         match fault {
             Fault::Retry(reason) => Halt::Retry(reason),
             Fault::Park { reason, remedy } => Halt::Park { reason, remedy },
+            Fault::Refused(refusal) => Halt::Refused(refusal),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! `confirm` writes positions down and tells the source. Whatever breaks the session ends all of its tasks; the
 //! next one starts from what the slot, the state and the checkpoints say.
 
+mod apart;
 mod backoff;
 mod confirm;
 mod dispatch;

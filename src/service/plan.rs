@@ -92,6 +92,7 @@ async fn prospect(tenant: &Tenant, known: &Snapshot, generation: Option<Generati
     let faulty = |fault: Fault| match fault {
         Fault::Retry(reason) => Prospect::Unknown(reason),
         Fault::Park { reason, remedy } => Prospect::Park(reason, remedy),
+        Fault::Refused(refusal) => Prospect::Unknown(format!("SQLSTATE {}", refusal.sqlstate)),
     };
     let client = match connect(&tenant.target).await {
         Ok(client) => client,

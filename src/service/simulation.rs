@@ -606,7 +606,8 @@ impl World {
         for mut process in std::mem::take(&mut self.processes) {
             self.give_up(&mut process);
         }
-        self.source.slot = None;
+        // Or somebody makes it anew, or moves it on.
+        self.source.slot = self.rng.bool().then_some(self.source.end);
     }
 
     /// What must hold at any moment.

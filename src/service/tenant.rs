@@ -15,7 +15,7 @@ use crate::pg::connect;
 use crate::route::Batch;
 use crate::snapshot::{Loading, load};
 use crate::state::{NOT_CONFIGURED, TenantRow, TenantState};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -61,6 +61,10 @@ pub(super) struct Worker {
     gathered_since_creation: bool,
     /// What the newest re-read of a user saw: older changes of that user are in it.
     pub(super) seen: HashMap<UserId, Arc<Found>>,
+    /// The users that its target refuses.
+    pub(super) rejected: HashSet<UserId>,
+    /// The last snapshot was refused where rows could not be told apart.
+    tells_rows_apart: bool,
     /// The target was looked at before.
     has_opened: bool,
     /// The connection was given up because nothing waited.
@@ -89,6 +93,8 @@ impl Worker {
             has_to_join: None,
             gathered_since_creation,
             seen: HashMap::new(),
+            rejected: HashSet::new(),
+            tells_rows_apart: false,
             has_opened: false,
             idle: false,
             retry: Backoff::new(RETRY_FIRST, RETRY_LAST),
@@ -153,6 +159,11 @@ impl Worker {
                     }
                 },
                 Halt::Park { reason, remedy } => self.park(&reason, &remedy, &mut parked).await?,
+                Halt::Refused(refusal) => {
+                    // Where rows are told apart, that is done; here it was no row of ours.
+                    let reason = format!("its target refuses what is written to it (SQLSTATE {})", refusal.sqlstate);
+                    self.park(&reason, fault::REFUSES, &mut parked).await?;
+                }
             }
             if self.shared.drain.is_cancelled() && self.lane().state() != TenantState::Following {
                 return Ok(());
@@ -236,6 +247,7 @@ impl Worker {
         self.has_opened |= matches!(standing, Standing::Follow(_) | Standing::Join(_));
         match standing {
             Standing::Follow(position) => {
+                self.rejected = target.read_rejected().await?.into_iter().collect();
                 let target_id = mirror.and_then(|mirror| mirror.target_id);
                 let identity = self.identity(target_id.ok_or(Halt::Rejoin("the state has no id for its target"))?);
                 self.settle_pending(position)?;
@@ -316,6 +328,7 @@ impl Worker {
             shared.progress().join(self.id());
         }
         let asked = self.lane.asked();
+        let tells_rows_apart = self.tells_rows_apart;
         let (reply, answer) = oneshot::channel();
         let request = JoinRequest { tenant: self.index, since_creation, reply };
         let lane = self.lane.clone();
@@ -329,6 +342,7 @@ impl Worker {
                 mapping: &mapping,
                 position,
                 deletes: shared.config.deletes,
+                tells_rows_apart,
                 max_deletes: match asked.as_ref().is_some_and(|request| request.allow_deletes) {
                     true => MaxDeletes::ALL,
                     false => shared.config.limits.max_deletes,
@@ -338,10 +352,19 @@ impl Worker {
             loaded.map(|loaded| (position, loaded)).map_err(|error| Halt::from(fault::of_load(&error, &lane.tenant.id)))
         };
         let (position, loaded) = tokio::select! {
-            done = work => done?,
+            done = work => match done {
+                Err(Halt::Refused(refusal)) if !self.tells_rows_apart => {
+                    self.tells_rows_apart = true;
+                    return Err(Halt::Retry(format!("its target refuses a row (SQLSTATE {})", refusal.sqlstate)));
+                }
+                done => done?,
+            },
             why = lane.mailbox.interrupted() => return Err(why.into()),
             () = shared.drain.cancelled() => return Err(Halt::Drained),
         };
+        self.tells_rows_apart = false;
+        self.say_who_is_refused(&loaded.rejected);
+        self.rejected = loaded.rejected.into_iter().map(|(id, _)| id).collect();
         self.put(TenantState::Following, None, None, Some(who.target_id.clone()), position).await?;
         self.has_to_join = None;
         self.position = position;
@@ -432,6 +455,14 @@ impl Worker {
         Ok(())
     }
 
+    /// Writes down how many users are refused, where that has changed: `status` asks no target.
+    pub(super) async fn note_rejected(&mut self) -> Result<(), ServiceError> {
+        let changed = |row: &&TenantRow| row.rejected != self.rejected.len() as u64;
+        let Some(row) = self.row.as_ref().filter(changed) else { return Ok(()) };
+        let (target_id, position) = (row.target_id.clone(), row.position.max(self.position));
+        self.put(TenantState::Following, None, None, target_id, position).await
+    }
+
     /// Writes down what is wrong with the target of a tenant that follows all the same, once, and when it is over.
     async fn note(&mut self, reason: Option<String>) -> Result<(), ServiceError> {
         let ours = |row: &&TenantRow| row.state == TenantState::Following && row.generation == self.shared.generation;
@@ -459,7 +490,7 @@ impl Worker {
             position,
             since_seconds: 0.0,
             position_age_seconds: 0.0,
-            rejected: 0,
+            rejected: self.rejected.len() as u64,
         };
         self.shared.state.put_tenant(self.id(), &row).await?;
         self.lane().set_state(state);

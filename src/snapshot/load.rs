@@ -1,9 +1,10 @@
 //! A snapshot's rows into a target: one transaction with the checkpoint, so that any fault leaves it as it was.
 
+use super::apart;
 use super::copy_text::write_user;
-use crate::apply::{Identity, Target, TargetError, statement};
+use crate::apply::{Identity, REJECTED_AT_MOST, Refusal, Target, TargetError, statement, write_rejected};
 use crate::config::MaxDeletes;
-use crate::model::{Deletes, Lsn, User};
+use crate::model::{Deletes, Lsn, User, UserId};
 use bytes::Bytes;
 use futures_util::{SinkExt, pin_mut};
 use tokio::sync::mpsc;
@@ -25,10 +26,12 @@ pub struct Loading<'a> {
     pub deletes: Deletes,
     /// How many of them there may be.
     pub max_deletes: MaxDeletes,
+    /// Every row can be left out by itself, if the target refuses it. It costs a stage also where the target is empty.
+    pub tells_rows_apart: bool,
 }
 
 /// What a snapshot changed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
     /// Users in the snapshot.
     pub read: u64,
@@ -38,6 +41,8 @@ pub struct Loaded {
     pub updated: u64,
     /// Users that the snapshot does not have.
     pub deleted: u64,
+    /// Users that the target refuses; they are in `users_sync.rejected`.
+    pub rejected: Vec<(UserId, Refusal)>,
 }
 
 /// Why a snapshot was not taken over. The target is as it was.
@@ -58,6 +63,12 @@ pub enum LoadError {
         live: u64,
         /// How many may go.
         allowed: u64,
+    },
+    /// The target refuses more users than may be left out.
+    #[error("the target refuses {count} users, more than are left out ({REJECTED_AT_MOST})")]
+    TooManyRefused {
+        /// How many.
+        count: usize,
     },
     /// The staging table lost rows on the way.
     #[error("{sent} users were sent to the target, but it counts {counted}")]
@@ -96,7 +107,10 @@ pub async fn load(
     // A process that was followed by another one must not wait here for ever, and must not win.
     transaction.query_typed_opt("SELECT FROM users_sync.checkpoint FOR UPDATE", &[]).await?;
     let empty = !transaction.query_typed_one(statement::HAS_ROWS, &[]).await?.get::<_, bool>(0);
-    let loaded = if empty {
+    if loading.tells_rows_apart {
+        transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
+    }
+    let loaded = if empty && !loading.tells_rows_apart {
         let columns: Vec<&str> = shape.writable().collect();
         let read = copy(&transaction, "neon_auth.users_sync", &columns, rows).await?;
         Loaded { read, inserted: read, ..Loaded::default() }
@@ -112,6 +126,9 @@ pub async fn load(
         }
         merge(&transaction, loading, &shape, read).await?
     };
+    // Whoever was refused before has been tried again by this.
+    transaction.execute_typed("DELETE FROM users_sync.rejected", &[]).await?;
+    write_rejected(transaction.client(), &loaded.rejected, &[]).await?;
     let who = loading.who;
     let written = transaction
         .execute_typed(
@@ -145,11 +162,30 @@ async fn merge(
     if absent > allowed {
         return Err(LoadError::TooManyDeletes { absent, live, allowed });
     }
-    let [update, insert] = statement::merge_statements(shape);
+    transaction.batch_execute(statement::SAVEPOINT).await?;
+    match merge_at_once(transaction, loading.deletes, shape).await {
+        Err(error) if Refusal::of(&error).is_some() => {
+            transaction.batch_execute(statement::ROLLBACK_TO_SAVEPOINT).await?;
+            let loaded = apart::merge(transaction, loading.deletes, shape, read).await?;
+            match loaded.rejected.len() {
+                ..=REJECTED_AT_MOST => Ok(loaded),
+                count => Err(LoadError::TooManyRefused { count }),
+            }
+        }
+        merged => Ok(Loaded { read, ..merged? }),
+    }
+}
+
+async fn merge_at_once(
+    transaction: &Transaction<'_>,
+    deletes: Deletes,
+    shape: &statement::Shape,
+) -> Result<Loaded, tokio_postgres::Error> {
+    let [update, insert] = statement::merge_statements(shape, "");
     let updated = transaction.execute_typed(&update, &[]).await?;
     let inserted = transaction.execute_typed(&insert, &[]).await?;
-    let deleted = transaction.execute_typed(statement::delete_absent(loading.deletes), &[]).await?;
-    Ok(Loaded { read, inserted, updated, deleted })
+    let deleted = transaction.execute_typed(statement::delete_absent(deletes), &[]).await?;
+    Ok(Loaded { inserted, updated, deleted, ..Loaded::default() })
 }
 
 /// Copies until the rows end; gives their number as the target counts it.

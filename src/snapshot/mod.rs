@@ -1,6 +1,7 @@
 //! A tenant's users at one exact position: exported, read, loaded. The first start, a new tenant and a resync all
 //! take this way. Reading is at the source (`export`, `catalog`, `rows`), loading at the target (`load`).
 
+mod apart;
 mod catalog;
 mod copy_text;
 mod export;

@@ -1,0 +1,114 @@
+//! Rows that a target refuses: told from other faults, and found among the rows that it takes. Pure.
+
+use std::ops::Range;
+use tokio_postgres::error::DbError;
+
+/// Why a target does not take a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The error's code.
+    pub sqlstate: String,
+    /// The server's words, for the target's own table: they may repeat the row's values.
+    pub words: String,
+    /// The constraint that was violated.
+    pub constraint: Option<String>,
+}
+
+impl Refusal {
+    /// What the server says of a row, where that is what it speaks of (manual: "PostgreSQL Error Codes"): data exceptions,
+    /// violated constraints, a view's check option, and whatever a trigger raises.
+    pub fn of(error: &tokio_postgres::Error) -> Option<Refusal> {
+        error.as_db_error().filter(|error| is_refusal(error.code().code())).map(Refusal::from)
+    }
+}
+
+impl From<&DbError> for Refusal {
+    fn from(error: &DbError) -> Refusal {
+        Refusal {
+            sqlstate: error.code().code().to_owned(),
+            words: error.message().to_owned(),
+            constraint: error.constraint().map(str::to_owned),
+        }
+    }
+}
+
+fn is_refusal(sqlstate: &str) -> bool {
+    ["22", "23", "27", "44", "P0"].contains(&sqlstate.get(..2).unwrap_or_default())
+}
+
+/// Finds the refused ones of a row of items by halving: take [`Bisection::next`], try it, and say when it was refused.
+#[derive(Debug)]
+pub struct Bisection {
+    to_try: Vec<Range<usize>>,
+}
+
+impl Bisection {
+    /// Of so many items, which were refused when they were tried together.
+    pub fn new(items: usize) -> Bisection {
+        let mut bisection = Bisection { to_try: Vec::new() };
+        bisection.halve(0..items);
+        bisection
+    }
+
+    /// The items to be tried next, from left to right.
+    pub fn next(&mut self) -> Option<Range<usize>> {
+        self.to_try.pop()
+    }
+
+    /// These were refused; gives the culprit where it is known by that.
+    pub fn refused(&mut self, range: Range<usize>) -> Option<usize> {
+        match range.len() {
+            1 => Some(range.start),
+            _ => {
+                self.halve(range);
+                None
+            }
+        }
+    }
+
+    fn halve(&mut self, range: Range<usize>) {
+        let middle = range.start + range.len() / 2;
+        let halves = [middle..range.end, range.start..middle];
+        self.to_try.extend(halves.into_iter().filter(|half| !half.is_empty()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn only_what_speaks_of_a_row_is_a_refusal() {
+        for code in ["23505", "23514", "23503", "22P02", "P0001", "44000", "27000"] {
+            assert!(is_refusal(code), "{code}");
+        }
+        for code in ["42501", "42P01", "40001", "53100", "57014", "25006", "08006", "XX000", ""] {
+            assert!(!is_refusal(code), "{code}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn exactly_the_refused_are_found_in_order_and_at_the_cost_of_a_search(
+            items in 1usize..3000,
+            picks in prop::collection::btree_set(0usize..3000, 0..12),
+        ) {
+            let bad: BTreeSet<usize> = picks.into_iter().filter(|at| *at < items).collect();
+            let (mut found, mut taken, mut tries) = (Vec::new(), Vec::new(), 0);
+            let mut bisection = Bisection::new(items);
+            while let Some(range) = bisection.next() {
+                tries += 1;
+                match bad.range(range.clone()).next() {
+                    None => taken.extend(range),
+                    Some(_) => found.extend(bisection.refused(range)),
+                }
+            }
+            prop_assert_eq!(found, bad.iter().copied().collect::<Vec<_>>());
+            prop_assert_eq!(taken, (0..items).filter(|at| !bad.contains(at)).collect::<Vec<_>>());
+            let depth = items.next_power_of_two().ilog2() as usize;
+            prop_assert!(tries <= 2 + 2 * bad.len() * depth, "{tries} tries for {} of {items}", bad.len());
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! `users_sync.rejected`: the users that a target does not take, each with the reason.
+
+use super::refusal::Refusal;
+use super::statement;
+use super::target::{Target, TargetError};
+use crate::model::UserId;
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+/// A tenant with more refused users than this is parked: that is not about rows any more.
+pub const REJECTED_AT_MOST: usize = 10_000;
+
+impl Target {
+    /// The users that were refused so far.
+    pub async fn read_rejected(&mut self) -> Result<Vec<UserId>, TargetError> {
+        let rows = self.client_mut().query_typed("SELECT id FROM users_sync.rejected", &[]).await?;
+        Ok(rows.iter().map(|row| row.get::<_, &str>(0).into()).collect())
+    }
+
+    /// Deferred constraints speak at once in the open transaction: at its end nobody could tell which row they mean.
+    pub async fn check_at_once(&mut self) -> Result<(), TargetError> {
+        Ok(self.client_mut().batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?)
+    }
+
+    /// From here on the open transaction can be taken back.
+    pub async fn set_savepoint(&mut self) -> Result<(), TargetError> {
+        Ok(self.client_mut().batch_execute(statement::SAVEPOINT).await?)
+    }
+
+    /// Takes it back to there.
+    pub async fn roll_back_to_savepoint(&mut self) -> Result<(), TargetError> {
+        Ok(self.client_mut().batch_execute(statement::ROLLBACK_TO_SAVEPOINT).await?)
+    }
+
+    /// In the open transaction: writes down who was refused, and who is not any more.
+    pub async fn write_rejected(
+        &mut self,
+        refused: &[(UserId, Refusal)],
+        accepted: &[&str],
+    ) -> Result<(), TargetError> {
+        Ok(write_rejected(self.client_mut(), refused, accepted).await?)
+    }
+}
+
+/// The same on a connection.
+pub async fn write_rejected(
+    client: &Client,
+    refused: &[(UserId, Refusal)],
+    accepted: &[&str],
+) -> Result<(), tokio_postgres::Error> {
+    if !accepted.is_empty() {
+        client.execute_typed(statement::ACCEPT, &[(&accepted, Type::TEXT_ARRAY)]).await?;
+    }
+    if !refused.is_empty() {
+        let ids: Vec<&str> = refused.iter().map(|(id, _)| &**id).collect();
+        let reasons: Vec<String> = refused.iter().map(|(_, refusal)| reason(refusal)).collect();
+        let codes: Vec<&str> = refused.iter().map(|(_, refusal)| &*refusal.sqlstate).collect();
+        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
+            [(&ids, Type::TEXT_ARRAY), (&reasons, Type::TEXT_ARRAY), (&codes, Type::TEXT_ARRAY)];
+        client.execute_typed(statement::REJECT, &parameters).await?;
+    }
+    Ok(())
+}
+
+fn reason(refusal: &Refusal) -> String {
+    match &refusal.constraint {
+        Some(constraint) => format!("{} (constraint {constraint})", refusal.words),
+        None => refusal.words.clone(),
+    }
+}
