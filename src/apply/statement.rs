@@ -76,7 +76,7 @@ impl Shape {
     }
 
     /// Whether the row `u` differs from `source` in what it holds. A derived time alone is no difference.
-    fn differs(&self, source: &str) -> String {
+    pub fn differs(&self, source: &str) -> String {
         let compared = |prefix: &str| {
             let columns = self.writable().filter(|column| !matches!(*column, "id" | "updated_at"));
             columns.map(|column| format!("{prefix}.{column}")).collect::<Vec<_>>().join(", ")
@@ -307,6 +307,10 @@ pub fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> String 
         with.join(", ")
     )
 }
+
+/// The columns of a stage that a COPY names.
+pub const STAGED: [&str; 8] =
+    ["id", "raw_json", "name", "email", "created_at", "updated_at", "deleted_at", "derived"];
 
 /// The temporary table that a merge is staged in.
 pub const CREATE_STAGE: &str = "\

@@ -13,6 +13,7 @@ mod signals;
 mod status;
 mod table;
 mod teardown;
+mod verify;
 
 pub use signals::signals;
 
@@ -78,6 +79,10 @@ enum Command {
     ///
     /// Asks the running process, and does it itself where none runs. What differs is written, and nothing else.
     Resync(resync::Arguments),
+    /// Compare source and targets at one position, beside the running process; mend what differs with --repair.
+    ///
+    /// Exit code 0: every target holds what the source has. Changes nothing without --repair.
+    Verify(verify::Arguments),
     /// Delete the users of a tenant that the configuration does not have any more, for good.
     Forget(forget::Arguments),
     /// Drop the slot, the publication and the state. Targets keep their users.
@@ -139,6 +144,7 @@ fn execute(cli: Cli) -> miette::Result<ExitCode> {
             }
             Command::Status(arguments) => status::execute(&arguments).await,
             Command::Forget(arguments) => forget::execute(&arguments).await,
+            Command::Verify(arguments) => verify::execute(&arguments).await,
             Command::Resync(arguments) => resync::execute(&arguments).await,
             Command::Teardown(arguments) => teardown::execute(&arguments).await,
             Command::Demo(arguments) => demo::execute(&arguments).await,

@@ -44,8 +44,18 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
     let config = arguments.file.load()?;
     let tenants = chosen(&config, &arguments.tenants)?;
     let stop = signals().map_err(|error| miette::miette!("cannot listen to signals: {error}"))?;
+    resync(&config, &tenants, arguments.allow_deletes, stop).await
+}
+
+/// Asks, or does it; then says what became of each.
+pub(super) async fn resync(
+    config: &Config,
+    tenants: &[TenantId],
+    allow_deletes: bool,
+    stop: CancellationToken,
+) -> miette::Result<ExitCode> {
     let client = pg::connect(&config.state_url).await.map_err(|error| miette::miette!("the state: {error}"))?;
-    let outcome = match read(&client, &config).await?.source {
+    let outcome = match read(&client, config).await?.source {
         None => return Err(miette::miette!(
             help = "the first `run` takes a snapshot of every tenant by itself",
             "no `run` has begun with slot {} in {} yet",
@@ -54,7 +64,7 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
         )),
         Some(source) if source.is_held() => {
             println!("asking {} ...", source.holder);
-            ask(&client, &config, &tenants, arguments.allow_deletes, &stop).await?
+            ask(&client, config, tenants, allow_deletes, &stop).await?
         }
         Some(_) => Outcome::Abandoned,
     };
@@ -66,11 +76,11 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
         }
         Outcome::Abandoned => {
             println!("no process runs: doing it here");
-            let done = service::resync(config.clone(), &tenants, arguments.allow_deletes, stop).await;
+            let done = service::resync(config.clone(), tenants, allow_deletes, stop).await;
             done.map_err(|error| miette::miette!("{error}"))?;
         }
     }
-    Ok(report(&read(&client, &config).await?, &tenants))
+    Ok(report(&read(&client, config).await?, tenants))
 }
 
 /// The tenants that are meant, all of them where none is named.

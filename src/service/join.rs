@@ -3,6 +3,7 @@
 use super::ServiceError;
 use super::pass;
 use super::shared::Shared;
+use super::sorter::Member;
 use crate::capture::{ReplicationConnection, slot};
 use crate::model::{Lsn, User};
 use crate::pg::connect;
@@ -36,12 +37,6 @@ pub(super) struct Joining {
     pub(super) position: Lsn,
     /// Its users in chunks, and `None` behind the last one.
     pub(super) rows: mpsc::Receiver<Option<Vec<User>>>,
-}
-
-/// A tenant that takes part in a pass.
-pub(super) struct Member {
-    pub(super) tenant: usize,
-    pub(super) rows: mpsc::Sender<Option<Vec<User>>>,
 }
 
 /// Serves requests until nobody can make one any more. A request whose pass fails is dropped, and so tells its

@@ -18,6 +18,7 @@ mod lanes;
 mod pass;
 mod plan;
 mod plans;
+mod reading;
 mod reread;
 mod resolve;
 mod resync;
@@ -29,9 +30,11 @@ mod shared;
 #[cfg(test)]
 mod simulation;
 mod slot;
+mod sorter;
 mod stream;
 mod tenant;
 mod touched;
+mod verify;
 mod watch;
 
 pub(crate) use confirm::IDLE_STEP;
@@ -39,3 +42,4 @@ pub use error::ServiceError;
 pub use plan::{Plan, Prospect, plan};
 pub use resync::resync;
 pub use session::{run, run_reloading, settled};
+pub use verify::{Verdict, Verifying, verify};

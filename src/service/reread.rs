@@ -52,6 +52,20 @@ impl Rereader {
         Ok(Found { users: users.collect(), seen, position })
     }
 
+    /// The users with these ids as they are now, each with its tenant's key; all of that was committed before the position.
+    pub(super) async fn read_ids(
+        &self,
+        config: &Config,
+        ids: &[String],
+    ) -> Result<(Vec<(Option<String>, User)>, Lsn), ServiceError> {
+        let mut kept = self.client.lock().await;
+        let client = self.client(kept.take()).await?;
+        let ids: Vec<Vec<&str>> = ids.iter().map(|id| vec![id.as_str()]).collect();
+        let (rows, _, position) = read(&client, config, &[], &ids, Key::Id).await?;
+        *kept = Some(client);
+        Ok((rows.into_iter().map(|row| (row.tenant, row.user)).collect(), position))
+    }
+
     /// The rows with these keys, once these transactions are visible.
     pub(super) async fn read_keys(
         &self,
@@ -62,7 +76,7 @@ impl Rereader {
         let mut kept = self.client.lock().await;
         let client = self.client(kept.take()).await?;
         // After an error the connection may be inside a transaction: it is kept only when all went well.
-        let found = read(&client, config, xids, keys).await?;
+        let found = read(&client, config, xids, keys, Key::Mapping).await?;
         *kept = Some(client);
         Ok(found)
     }
@@ -102,18 +116,30 @@ pub(super) struct Row {
     pub(super) user: User,
 }
 
+/// What users are looked up by.
+enum Key {
+    /// The mapping's own key.
+    Mapping,
+    /// The id alone.
+    Id,
+}
+
 async fn read(
     client: &PgClient,
     config: &Config,
     xids: &[Xid],
     keys: &[Vec<&str>],
+    by: Key,
 ) -> Result<(Vec<Row>, Seen, Lsn), ServiceError> {
     let reading = Reading::begin(client, xids).await?;
     let Mapped { relation, plan, from } = compile_current(client, &config.users).await?;
     let position = reading.position();
     let mut rows = Vec::new();
-    let wanted =
-        Rows { from: &from, relation: &relation, decoded: plan.decoded(), by: By::mapping(&config.users, &relation) };
+    let by = match by {
+        Key::Mapping => By::mapping(&config.users, &relation),
+        Key::Id => By::ids(&config.users, &relation),
+    };
+    let wanted = Rows { from: &from, relation: &relation, decoded: plan.decoded(), by };
     reading
         .read(&wanted, keys, |cells| {
             // A row that cannot be mapped is reported where the stream or a snapshot brings it.

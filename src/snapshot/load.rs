@@ -115,9 +115,8 @@ pub async fn load(
         let read = copy(&transaction, "neon_auth.users_sync", &columns, rows).await?;
         Loaded { read, inserted: read, ..Loaded::default() }
     } else {
-        let columns = ["id", "raw_json", "name", "email", "created_at", "updated_at", "deleted_at", "derived"];
         transaction.batch_execute(statement::CREATE_STAGE).await?;
-        let read = copy(&transaction, "pg_temp.users_sync_stage", &columns, rows).await?;
+        let read = copy(&transaction, "pg_temp.users_sync_stage", &statement::STAGED, rows).await?;
         transaction.batch_execute("ANALYZE pg_temp.users_sync_stage").await?;
         let counted: i64 =
             transaction.query_typed_one("SELECT count(*) FROM pg_temp.users_sync_stage", &[]).await?.get(0);
@@ -189,7 +188,7 @@ async fn merge_at_once(
 }
 
 /// Copies until the rows end; gives their number as the target counts it.
-async fn copy(
+pub(super) async fn copy(
     transaction: &Transaction<'_>,
     table: &str,
     columns: &[&str],

@@ -3,6 +3,7 @@
 
 mod apart;
 mod catalog;
+mod compare;
 mod copy_text;
 mod export;
 mod families;
@@ -11,6 +12,7 @@ mod reread;
 mod rows;
 
 pub use catalog::{describe_query, query_item, read_relation, source_session};
+pub use compare::{Comparison, Differences, KINDS};
 pub use export::{Export, hold_export};
 pub use families::{Settled, settle};
 pub use load::{LoadError, Loaded, Loading, load};

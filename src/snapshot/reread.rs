@@ -119,6 +119,14 @@ pub enum By<'a> {
 }
 
 impl<'a> By<'a> {
+    /// By the user's id alone, also where the mapping's key is longer.
+    pub fn ids(rules: &'a Rules, relation: &Relation) -> By<'a> {
+        match By::mapping(rules, relation) {
+            By::Columns(columns) if columns.len() > 1 => By::Condition(ids_condition(rules, relation)),
+            by => by,
+        }
+    }
+
     /// The mapping's own way.
     pub fn mapping(rules: &'a Rules, relation: &Relation) -> By<'a> {
         key_columns(rules, relation).map_or_else(|| By::Condition(ids_condition(rules, relation)), By::Columns)

@@ -1,0 +1,157 @@
+//! `verify`: whether every target holds what the source has.
+
+use super::resync::{chosen, resync};
+use super::{ConfigFile, FAILED, signals};
+use crate::config::Config;
+use crate::model::TenantId;
+use crate::service::{Verdict, Verifying, verify};
+use crate::snapshot::KINDS;
+use clap::Args;
+use serde::Serialize;
+use std::process::ExitCode;
+use std::time::Duration;
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Which tenants; all of them where none is named.
+    #[arg(value_name = "TENANT")]
+    tenants: Vec<String>,
+    /// So many ids of each kind are shown.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    ids: usize,
+    /// How long a target may take to get to where the source was read, in seconds.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    timeout: u64,
+    /// Mend what differs: the tenants are resynced, which writes just that.
+    #[arg(long)]
+    repair: bool,
+    /// One JSON document instead of text.
+    #[arg(long, conflicts_with = "repair")]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    tenant: String,
+    users: u64,
+    missing: u64,
+    different: u64,
+    extra: u64,
+    /// Users that were changed whenever they were looked at: no difference is known of them.
+    still_changing: u64,
+    /// Kind and id.
+    examples: Vec<(String, String)>,
+    /// Why it could not be compared.
+    failed: Option<String>,
+}
+
+impl Report {
+    fn of((tenant, verdict): (TenantId, Verdict)) -> Report {
+        let (users, differences, failed) = match verdict {
+            Verdict::Compared(users, differences) => (users, differences, None),
+            Verdict::Failed(why) => (0, Default::default(), Some(why)),
+        };
+        let [missing, different, extra] = differences.counts;
+        Report {
+            tenant: tenant.to_string(),
+            users,
+            missing,
+            different,
+            extra,
+            still_changing: differences.unsettled,
+            examples: differences.examples,
+            failed,
+        }
+    }
+
+    fn differs(&self) -> bool {
+        self.missing + self.different + self.extra > 0
+    }
+
+    fn is_well(&self) -> bool {
+        self.failed.is_none() && !self.differs()
+    }
+}
+
+pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
+    let config = arguments.file.load()?;
+    let tenants = chosen(&config, &arguments.tenants)?;
+    let mut reports = compare(&config, &tenants, arguments).await?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&reports).map_err(|error| miette::miette!("{error}"))?);
+    } else {
+        reports.iter().for_each(|report| print!("{}", text(report)));
+    }
+    if arguments.repair {
+        let differing: Vec<TenantId> =
+            reports.iter().filter(|report| report.differs()).map(|report| TenantId::new(&report.tenant)).collect();
+        if !differing.is_empty() {
+            println!("repairing {} tenants", differing.len());
+            let stop = signals().map_err(|error| miette::miette!("cannot listen to signals: {error}"))?;
+            resync(&config, &differing, false, stop).await?;
+            let after = compare(&config, &differing, arguments).await?;
+            after.iter().for_each(|report| print!("{}", text(report)));
+            reports.retain(|report| !report.differs());
+            reports.extend(after);
+        }
+    }
+    let all_well = reports.iter().all(Report::is_well);
+    Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+async fn compare(config: &Config, tenants: &[TenantId], arguments: &Arguments) -> miette::Result<Vec<Report>> {
+    let how = Verifying { examples: arguments.ids, timeout: Duration::from_secs(arguments.timeout) };
+    let verdicts = verify(config, tenants, how).await.map_err(|error| miette::miette!("{error}"))?;
+    Ok(verdicts.into_iter().map(Report::of).collect())
+}
+
+fn text(report: &Report) -> String {
+    let Report { tenant, users, missing, different, extra, still_changing, .. } = report;
+    if let Some(why) = &report.failed {
+        return format!("{tenant}: not compared: {why}\n");
+    }
+    let changing = match still_changing {
+        0 => String::new(),
+        count => format!(", {count} still changing"),
+    };
+    if !report.differs() {
+        return format!("{tenant}: equal, {users} users{changing}\n");
+    }
+    let mut lines = format!("{tenant}: {missing} missing, {different} different, {extra} extra of {users} users{changing}\n");
+    for kind in KINDS {
+        let ids: Vec<&str> =
+            report.examples.iter().filter(|(of, _)| of == kind).map(|(_, id)| id.as_str()).collect();
+        if !ids.is_empty() {
+            lines.push_str(&format!("  {kind}: {}\n", ids.join(", ")));
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Differences;
+
+    #[test]
+    fn every_kind_is_counted_and_named() {
+        let example = |kind: &str, id: &str| (kind.to_owned(), id.to_owned());
+        let differences = Differences {
+            counts: [2, 1, 0],
+            examples: vec![example("different", "u7"), example("missing", "u1"), example("missing", "u2")],
+            unsettled: 3,
+        };
+        let report = Report::of((TenantId::new("acme"), Verdict::Compared(40, differences)));
+        assert!(!report.is_well());
+        assert_eq!(
+            text(&report),
+            "acme: 2 missing, 1 different, 0 extra of 40 users, 3 still changing\n  missing: u1, u2\n  different: u7\n"
+        );
+        let equal = Report::of((TenantId::new("acme"), Verdict::Compared(40, Differences::default())));
+        assert!(equal.is_well() && text(&equal) == "acme: equal, 40 users\n");
+        let failed = Report::of((TenantId::new("acme"), Verdict::Failed("it is gone".into())));
+        assert!(!failed.is_well() && text(&failed) == "acme: not compared: it is gone\n");
+    }
+}
