@@ -247,6 +247,7 @@ async fn write_state(server: &PostgresServer) {
         since_seconds: 0.0,
         position_age_seconds: 0.0,
         rejected: 0,
+        relation: None,
     };
     store.put_tenant(&TenantId::new("acme"), &row(TenantState::Following, None)).await.unwrap();
     store.put_tenant(&TenantId::new("globex"), &row(TenantState::Parked, Some("it is full"))).await.unwrap();

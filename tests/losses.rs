@@ -157,9 +157,15 @@ async fn the_publication_is_dropped() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_replica_identity_is_changed() {
     let scene = Scene::start(Options::new(), "").await;
-    scene.source.auth("CREATE UNIQUE INDEX by_id ON auth.users (id); ALTER TABLE auth.users REPLICA IDENTITY USING INDEX by_id").await;
+    scene
+        .source
+        .auth("CREATE UNIQUE INDEX by_id ON auth.users (id); ALTER TABLE auth.users REPLICA IDENTITY USING INDEX by_id")
+        .await;
     scene.source.auth("DELETE FROM auth.users WHERE id = 'u1'").await;
-    scene.log.says("a delete could not be attributed, the replica identity lacks columns: every tenant is resynced").await;
+    scene
+        .log
+        .says("a delete could not be attributed, the replica identity lacks columns: every tenant is resynced")
+        .await;
     scene.equal().await;
     scene.source.auth("ALTER TABLE auth.users REPLICA IDENTITY DEFAULT").await;
     scene.ends_well().await;
@@ -170,7 +176,10 @@ async fn the_source_is_restored_to_an_older_point() {
     let mut scene = Scene::start(Options::new(), "").await;
     let copied = tempfile::tempdir().unwrap();
     scene.while_the_source_is_down(|data| copy(data, copied.path())).await;
-    scene.source.auth("INSERT INTO auth.users (id, org) SELECT 'later' || n, 'acme' FROM generate_series(1, 50) n").await;
+    scene
+        .source
+        .auth("INSERT INTO auth.users (id, org) SELECT 'later' || n, 'acme' FROM generate_series(1, 50) n")
+        .await;
     scene.change("Later").await;
     scene.equal().await;
     scene.while_the_source_is_down(|data| put_back(&copied, data)).await;
@@ -277,7 +286,8 @@ async fn a_running_process_holds_back_no_more_than_it_may() {
 /// While it does not run, `max_slot_wal_keep_size` does; what is lost by that is resynced.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_slot_is_invalidated_while_nobody_reads_it() {
-    let options = Options::new().set("max_slot_wal_keep_size", "16MB").set("min_wal_size", "32MB").set("max_wal_size", "48MB");
+    let options =
+        Options::new().set("max_slot_wal_keep_size", "16MB").set("min_wal_size", "32MB").set("max_wal_size", "48MB");
     let mut scene = Scene::start(options, "").await;
     let process = scene.process.take().unwrap();
     process.kill();

@@ -10,7 +10,8 @@ use users_sync::config::Config;
 use users_sync::model::Deletes;
 use users_sync::throwaway::{Direction, Options, TcpProxy};
 
-const REJECTED: &str = "SELECT coalesce(string_agg(id || ' ' || sqlstate, ', ' ORDER BY id), '') FROM users_sync.rejected";
+const REJECTED: &str =
+    "SELECT coalesce(string_agg(id || ' ' || sqlstate, ', ' ORDER BY id), '') FROM users_sync.rejected";
 const HELD: &str = "SELECT count(*) FROM neon_auth.users_sync WHERE deleted_at IS NULL";
 
 async fn fill(bed: &Bed, users: u32) {
@@ -47,9 +48,11 @@ async fn a_refused_row_is_left_out_and_comes_once_it_changes() {
         let service = Service::start(bed.config());
         bed.equal().await;
         add(&bed, CHECK).await;
-        bed.auth("UPDATE auth.users SET first_name = CASE id WHEN 'u7' THEN 'Eve' ELSE 'Bea' END, updated_at = now()").await;
+        bed.auth("UPDATE auth.users SET first_name = CASE id WHEN 'u7' THEN 'Eve' ELSE 'Bea' END, updated_at = now()")
+            .await;
         bed.becomes("acme", REJECTED, "u7 23514").await;
-        bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE raw_json ->> 'first_name' = 'Bea'", "99").await;
+        bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE raw_json ->> 'first_name' = 'Bea'", "99")
+            .await;
         bed.becomes("auth", "SELECT rejected FROM users_sync.tenant", "1").await;
         let reason = bed.query("acme", "SELECT reason FROM users_sync.rejected").await[0][0].clone().unwrap();
         assert!(reason.ends_with("(constraint no_eve)"), "{reason}");
@@ -75,9 +78,12 @@ async fn whatever_an_application_adds_refuses_rows_and_no_more() {
           IF NEW.name = 'Trudy' THEN RAISE integrity_constraint_violation; END IF; RETURN NULL; END $$;
         CREATE CONSTRAINT TRIGGER judge_late AFTER INSERT OR UPDATE ON neon_auth.users_sync
           DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.judge_late()").await;
-    bed.auth("UPDATE auth.users SET updated_at = now(),
+    bed.auth(
+        "UPDATE auth.users SET updated_at = now(),
         first_name = CASE id WHEN 'u11' THEN 'Mallory' WHEN 'u22' THEN 'Trudy' ELSE 'Bea' END,
-        email = CASE id WHEN 'u33' THEN '44@x.org' ELSE email END").await;
+        email = CASE id WHEN 'u33' THEN '44@x.org' ELSE email END",
+    )
+    .await;
     bed.becomes("acme", REJECTED, "u11 P0001, u22 23000, u33 23505").await;
     bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE name = 'Bea'", "197").await;
     // A resync tries all of them, and leaves out the same.
@@ -98,9 +104,14 @@ async fn whatever_an_application_adds_refuses_rows_and_no_more() {
 async fn a_first_snapshot_leaves_out_what_is_refused() {
     for deferred in ["", " DEFERRABLE INITIALLY DEFERRED"] {
         let bed = Bed::start(&["acme"]).await;
-        add(&bed, "CREATE SCHEMA neon_auth; CREATE TABLE neon_auth.users_sync (id text PRIMARY KEY, raw_json jsonb NOT NULL,
-            name text, email text, created_at timestamptz, deleted_at timestamptz, updated_at timestamptz)").await;
-        add(&bed, &format!("ALTER TABLE neon_auth.users_sync ADD CONSTRAINT one_address UNIQUE (email){deferred}")).await;
+        add(
+            &bed,
+            "CREATE SCHEMA neon_auth; CREATE TABLE neon_auth.users_sync (id text PRIMARY KEY, raw_json jsonb NOT NULL,
+            name text, email text, created_at timestamptz, deleted_at timestamptz, updated_at timestamptz)",
+        )
+        .await;
+        add(&bed, &format!("ALTER TABLE neon_auth.users_sync ADD CONSTRAINT one_address UNIQUE (email){deferred}"))
+            .await;
         fill(&bed, 500).await;
         bed.auth("UPDATE auth.users SET email = '7@x.org' WHERE id IN ('u300', 'u499')").await;
         let service = Service::start(bed.config());
@@ -115,14 +126,21 @@ async fn a_first_snapshot_leaves_out_what_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hard_delete_that_the_application_forbids_is_left_out() {
     let (bed, service) = following(50, |config| config.deletes = Deletes::Hard).await;
-    add(&bed, "CREATE TABLE public.todos (user_id text REFERENCES neon_auth.users_sync(id));
-               INSERT INTO public.todos VALUES ('u3'), ('u4')").await;
+    add(
+        &bed,
+        "CREATE TABLE public.todos (user_id text REFERENCES neon_auth.users_sync(id));
+               INSERT INTO public.todos VALUES ('u3'), ('u4')",
+    )
+    .await;
     bed.auth("DELETE FROM auth.users WHERE id IN ('u1', 'u2', 'u3')").await;
     bed.becomes("acme", REJECTED, "u3 23503").await;
     bed.becomes("acme", HELD, "48").await;
     // In a merge, too.
-    bed.auth("BEGIN; CREATE TABLE auth.kept AS SELECT * FROM auth.users WHERE id NOT IN ('u4', 'u5');
-              TRUNCATE auth.users; INSERT INTO auth.users SELECT * FROM auth.kept; COMMIT").await;
+    bed.auth(
+        "BEGIN; CREATE TABLE auth.kept AS SELECT * FROM auth.users WHERE id NOT IN ('u4', 'u5');
+              TRUNCATE auth.users; INSERT INTO auth.users SELECT * FROM auth.kept; COMMIT",
+    )
+    .await;
     bed.becomes("acme", REJECTED, "u3 23503, u4 23503").await;
     bed.becomes("acme", HELD, "47").await;
     // The application lets go: a resync takes them out.
@@ -137,8 +155,11 @@ async fn a_hard_delete_that_the_application_forbids_is_left_out() {
 async fn a_huge_transaction_with_refused_rows_in_it_is_applied_but_for_them() {
     let (bed, service) = following(30_000, |_| {}).await;
     add(&bed, CHECK).await;
-    bed.auth("UPDATE auth.users SET updated_at = now(),
-              first_name = CASE WHEN id IN ('u5', 'u15000', 'u29999') THEN 'Eve' ELSE 'Bea' END").await;
+    bed.auth(
+        "UPDATE auth.users SET updated_at = now(),
+              first_name = CASE WHEN id IN ('u5', 'u15000', 'u29999') THEN 'Eve' ELSE 'Bea' END",
+    )
+    .await;
     bed.becomes("acme", REJECTED, "u15000 23514, u29999 23514, u5 23514").await;
     bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE name = 'Bea'", "29997").await;
     bed.becomes("auth", "SELECT state FROM users_sync.tenant", "following").await;
@@ -165,7 +186,8 @@ async fn finding_one_of_a_thousand_costs_a_search_and_no_scan() {
     let service = Service::start(bed.config());
     bed.equal().await;
     add(&bed, CHECK).await;
-    bed.auth("UPDATE auth.users SET updated_at = now(), first_name = CASE id WHEN 'u700' THEN 'Eve' ELSE 'Bea' END").await;
+    bed.auth("UPDATE auth.users SET updated_at = now(), first_name = CASE id WHEN 'u700' THEN 'Eve' ELSE 'Bea' END")
+        .await;
     bed.becomes("acme", REJECTED, "u700 23514").await;
     service.stop().await;
     // One that is refused, then at most two for each halving of a thousand, in one transaction.
@@ -186,7 +208,8 @@ async fn a_kill_while_rows_are_told_apart_loses_nothing() {
     bed.equal().await;
     add(&bed, CHECK).await;
     proxy.cut_when(Direction::ToServer, b"ROLLBACK TO SAVEPOINT", users_sync::throwaway::Cut::Before);
-    bed.auth("UPDATE auth.users SET updated_at = now(), first_name = CASE id WHEN 'u700' THEN 'Eve' ELSE 'Bea' END").await;
+    bed.auth("UPDATE auth.users SET updated_at = now(), first_name = CASE id WHEN 'u700' THEN 'Eve' ELSE 'Bea' END")
+        .await;
     proxy.wait_cut().await;
     service.kill().await;
     assert_eq!(bed.query("acme", REJECTED).await[0][0].as_deref(), Some(""));

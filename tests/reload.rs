@@ -48,8 +48,10 @@ impl Files {
 }
 
 async fn add(bed: &Bed, id: &str, org: &str) {
-    bed.auth(&format!("INSERT INTO auth.users (id, org, first_name, updated_at) VALUES ('{id}', '{org}', 'Ann', now())"))
-        .await;
+    bed.auth(&format!(
+        "INSERT INTO auth.users (id, org, first_name, updated_at) VALUES ('{id}', '{org}', 'Ann', now())"
+    ))
+    .await;
 }
 
 /// How many sessions there have been: each has an epoch.
@@ -106,15 +108,14 @@ async fn a_bad_file_changes_nothing_and_a_good_one_is_taken() {
     bed.state_is("acme", "following").await;
 
     // No YAML; a key that is unknown; a column that the table does not have; a target twice.
-    let mut next = 2;
-    for bad in [": [", ", nmae: first_name", ", where: nowhere is null", ", exclude: [nothing]"] {
+    let bad = [": [", ", nmae: first_name", ", where: nowhere is null", ", exclude: [nothing]"];
+    for (next, bad) in (2..).zip(bad) {
         files.write_main(&bed, bad);
         process.signal(Signal::HUP);
         let id = format!("a{next}");
         add(&bed, &id, "acme").await;
         bed.becomes("acme", &format!("SELECT count(*) FROM neon_auth.users_sync WHERE id = '{id}'"), "1").await;
         assert!(process.is_running() && sessions(&bed).await.as_deref() == Some("1"), "{bad}");
-        next += 1;
     }
 
     // Another mapping: everybody is resynced.

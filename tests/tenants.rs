@@ -277,11 +277,7 @@ async fn a_publication_made_anew_gets_a_slot_made_anew() {
     bed.equal().await;
     service.stop().await;
     bed.auth("ALTER PUBLICATION users_sync DROP TABLE auth.users").await;
-    let error = Service::start(bed.config()).fails().await.to_string();
-    let remedy = "ALTER PUBLICATION \"users_sync\" ADD TABLE \"auth\".\"users\"";
-    assert!(error.contains(remedy), "{error}");
     bed.auth("UPDATE auth.users SET email = 'never sent', updated_at = now()").await;
-    bed.auth(remedy).await;
     let service = Service::start(bed.config());
     bed.equal().await;
     service.stop().await;

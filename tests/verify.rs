@@ -41,7 +41,11 @@ async fn every_difference_is_found_named_and_mended_and_nothing_else_is_written(
                           UPDATE neon_auth.users_sync SET deleted_at = now() WHERE id = 'acme-10'")
             .await
             .unwrap();
-        let columns = if shape.is_empty() { "(id, raw_json) VALUES ('ghost', '{}')" } else { "(raw_json) VALUES ('{\"id\": \"ghost\"}')" };
+        let columns = if shape.is_empty() {
+            "(id, raw_json) VALUES ('ghost', '{}')"
+        } else {
+            "(raw_json) VALUES ('{\"id\": \"ghost\"}')"
+        };
         bed.server.sql("acme", &format!("INSERT INTO neon_auth.users_sync {columns}")).await.unwrap();
         let (text, code) = said(&command(&["verify", "-c", path, "--ids", "2"]).await);
         let expected = "acme: 1 missing, 3 different, 1 extra of 299 users\n  missing: acme-9\n  \
@@ -54,7 +58,10 @@ async fn every_difference_is_found_named_and_mended_and_nothing_else_is_written(
         let untouched = "SELECT id, xmin FROM neon_auth.users_sync WHERE id NOT IN ('acme-7', 'acme-8', 'acme-9', 'acme-10', 'ghost') ORDER BY id";
         let before = bed.query("acme", untouched).await;
         let (text, code) = said(&command(&["verify", "-c", path, "--repair"]).await);
-        assert!(code == Some(0) && text.contains("repairing 1 tenants") && text.ends_with("acme: equal, 299 users\n"), "{text}");
+        assert!(
+            code == Some(0) && text.contains("repairing 1 tenants") && text.ends_with("acme: equal, 299 users\n"),
+            "{text}"
+        );
         bed.equal().await;
         assert_eq!(bed.query("acme", untouched).await, before);
         service.stop().await;

@@ -10,9 +10,12 @@ pub async fn look(client: &Client) -> Result<Observed, TargetError> {
     let row = client.query_typed_one(statement::INSPECT, &[]).await?;
     let (has_checkpoint, has_users): (bool, bool) = (row.get(0), row.get(1));
     let checkpoint = if has_checkpoint { read_checkpoint(client).await? } else { None };
-    let has_rows = match has_users {
-        true => client.query_typed_one(statement::HAS_ROWS, &[]).await?.get(0),
-        false => false,
+    let (has_rows, relation) = match has_users {
+        true => {
+            let row = client.query_typed_one(statement::HAS_ROWS, &[]).await?;
+            (row.get(0), row.get::<_, Option<u32>>(1))
+        }
+        false => (false, None),
     };
-    Ok(Observed { checkpoint, created: !has_users, has_rows })
+    Ok(Observed { checkpoint, created: !has_users, has_rows, relation })
 }

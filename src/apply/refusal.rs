@@ -36,7 +36,7 @@ fn is_refusal(sqlstate: &str) -> bool {
     ["22", "23", "27", "44", "P0"].contains(&sqlstate.get(..2).unwrap_or_default())
 }
 
-/// Finds the refused ones of a row of items by halving: take [`Bisection::next`], try it, and say when it was refused.
+/// Finds the refused ones of a row of items by halving: take [`Bisection::next_part`], try it, and say when it was refused.
 #[derive(Debug)]
 pub struct Bisection {
     to_try: Vec<Range<usize>>,
@@ -51,7 +51,7 @@ impl Bisection {
     }
 
     /// The items to be tried next, from left to right.
-    pub fn next(&mut self) -> Option<Range<usize>> {
+    pub fn next_part(&mut self) -> Option<Range<usize>> {
         self.to_try.pop()
     }
 
@@ -98,7 +98,7 @@ mod tests {
             let bad: BTreeSet<usize> = picks.into_iter().filter(|at| *at < items).collect();
             let (mut found, mut taken, mut tries) = (Vec::new(), Vec::new(), 0);
             let mut bisection = Bisection::new(items);
-            while let Some(range) = bisection.next() {
+            while let Some(range) = bisection.next_part() {
                 tries += 1;
                 match bad.range(range.clone()).next() {
                     None => taken.extend(range),

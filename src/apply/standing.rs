@@ -1,7 +1,7 @@
 //! What is to become of a tenant, seen from its checkpoint and from what the state remembers of it. Pure.
 
 use super::checkpoint::{Checkpoint, NIL_TARGET_ID};
-use crate::model::{Epoch, Generation, Lsn, TargetId, TenantId};
+use crate::model::{Epoch, Generation, Lsn, Oid, TargetId, TenantId};
 use std::collections::BTreeMap;
 
 /// What the state remembers of a tenant.
@@ -15,6 +15,8 @@ pub struct Mirror {
     pub position: Lsn,
     /// The history that position belongs to.
     pub generation: Generation,
+    /// The file of `users_sync` in its target, as it was written last.
+    pub relation: Option<Oid>,
 }
 
 /// What was found in the target.
@@ -26,6 +28,8 @@ pub struct Observed {
     pub created: bool,
     /// `users_sync` holds rows.
     pub has_rows: bool,
+    /// Its file (pg_relation_filenode): TRUNCATE, VACUUM FULL and whoever makes the table anew give it another one.
+    pub relation: Option<Oid>,
 }
 
 /// What the process that asks goes by.
@@ -93,6 +97,9 @@ impl ParkReason {
     }
 }
 
+/// Somebody has emptied the table, rewritten it, or put another one in its place.
+pub const REPLACED: &str = "users_sync was truncated, rewritten or replaced in its target";
+
 /// Decides from what is written down on both sides.
 pub fn decide_standing(
     tenant: &TenantId,
@@ -124,11 +131,12 @@ pub fn decide_standing(
         return Standing::Ahead(checkpoint.epoch);
     }
     let joins = [
-        (!mirror.following, "it was not finished, or parked"),
         (observed.created, "users_sync was gone from its target"),
         (mirror.generation != generation || checkpoint.generation != generation, "the source's history is another one"),
         (checkpoint.mapping != mapping, "the mapping has changed"),
         (checkpoint.position < mirror.position, "its target was restored to an older point"),
+        (mirror.relation.is_some_and(|file| observed.relation.is_some_and(|found| found != file)), REPLACED),
+        (!mirror.following, "it was not finished, or parked"),
     ];
     match joins.into_iter().find(|(applies, _)| *applies) {
         Some((_, reason)) => Standing::Join(reason),
@@ -163,12 +171,18 @@ mod tests {
     }
 
     fn mirror() -> Mirror {
-        Mirror { following: true, target_id: Some(TargetId::new(ID)), position: Lsn(90), generation: Generation(2) }
+        Mirror {
+            following: true,
+            target_id: Some(TargetId::new(ID)),
+            position: Lsn(90),
+            generation: Generation(2),
+            relation: Some(7),
+        }
     }
 
     #[track_caller]
     fn check(mirror: Option<Mirror>, checkpoint: Option<Checkpoint>, expected: Standing) {
-        check_observed(mirror, Observed { checkpoint, created: false, has_rows: true }, expected);
+        check_observed(mirror, Observed { checkpoint, created: false, has_rows: true, relation: Some(7) }, expected);
     }
 
     #[track_caller]
@@ -182,7 +196,7 @@ mod tests {
     fn a_source_or_a_state_that_went_back_is_noticed_at_the_first_look() {
         let first = |checkpoint, epochs: &[(i64, u64)]| {
             let epochs = epochs.iter().map(|(epoch, flushed)| (Epoch(*epoch), Lsn(*flushed))).collect();
-            let observed = Observed { checkpoint: Some(checkpoint), created: false, has_rows: true };
+            let observed = Observed { checkpoint: Some(checkpoint), created: false, has_rows: true, relation: Some(7) };
             let session = Session { generation: Generation(2), epoch: Epoch(5), mapping: "m", epochs: Some(&epochs) };
             decide_standing(&TenantId::new("acme"), Some(&mirror()), &observed, &session)
         };
@@ -222,7 +236,7 @@ mod tests {
 
     #[test]
     fn an_empty_target_and_one_that_was_handed_over_take_a_snapshot() {
-        let empty = Observed { checkpoint: None, created: false, has_rows: false };
+        let empty = Observed { checkpoint: None, created: false, has_rows: false, relation: None };
         check_observed(None, empty, Standing::Join("its target is new"));
         let handed_over = Checkpoint { target_id: TargetId::new(NIL_TARGET_ID), ..checkpoint() };
         check(None, Some(handed_over), Standing::Join("its target was handed over"));
@@ -233,13 +247,18 @@ mod tests {
         let join = |reason| Standing::Join(reason);
         let unfinished = Mirror { following: false, ..mirror() };
         check(Some(unfinished), Some(checkpoint()), join("it was not finished, or parked"));
-        let gone = Observed { checkpoint: Some(checkpoint()), created: true, has_rows: false };
+        let gone = Observed { checkpoint: Some(checkpoint()), created: true, has_rows: false, relation: None };
         check_observed(Some(mirror()), gone, join("users_sync was gone from its target"));
         let history = join("the source's history is another one");
         check(Some(mirror()), Some(Checkpoint { generation: Generation(1), ..checkpoint() }), history.clone());
         check(Some(Mirror { generation: Generation(1), ..mirror() }), Some(checkpoint()), history);
         let mapping = Checkpoint { mapping: "older".into(), ..checkpoint() };
         check(Some(mirror()), Some(mapping), join("the mapping has changed"));
+        let truncated = Observed { checkpoint: Some(checkpoint()), created: false, has_rows: true, relation: Some(8) };
+        check_observed(Some(mirror()), truncated.clone(), join(REPLACED));
+        // A state that does not know it yet believes the target.
+        let not_known = Mirror { relation: None, ..mirror() };
+        check_observed(Some(not_known), truncated, Standing::Follow(Lsn(100)));
         let restored = Checkpoint { position: Lsn(89), ..checkpoint() };
         check(Some(mirror()), Some(restored), join("its target was restored to an older point"));
     }

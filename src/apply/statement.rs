@@ -167,8 +167,9 @@ SELECT to_regclass('users_sync.checkpoint') IS NOT NULL,
        to_regclass('neon_auth.users_sync') IS NOT NULL,
        to_regclass('users_sync.rejected') IS NOT NULL";
 
-/// Whether there is any user.
-pub const HAS_ROWS: &str = "SELECT EXISTS (SELECT FROM neon_auth.users_sync)";
+/// Whether there is any user, and in which file they are.
+pub const HAS_ROWS: &str =
+    "SELECT EXISTS (SELECT FROM neon_auth.users_sync), pg_relation_filenode('neon_auth.users_sync')";
 
 /// The columns of `users_sync`: name, type, generated.
 pub const COLUMNS_OF_USERS: &str = "\
@@ -303,14 +304,14 @@ pub fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> String 
     });
     with.extend(tail);
     format!(
-        "WITH {} SELECT (SELECT count(*) FROM guard), set_config('synchronous_commit', 'on', true)",
+        "WITH {} SELECT (SELECT count(*) FROM guard), pg_relation_filenode('neon_auth.users_sync'), \
+         set_config('synchronous_commit', 'on', true)",
         with.join(", ")
     )
 }
 
 /// The columns of a stage that a COPY names.
-pub const STAGED: [&str; 8] =
-    ["id", "raw_json", "name", "email", "created_at", "updated_at", "deleted_at", "derived"];
+pub const STAGED: [&str; 8] = ["id", "raw_json", "name", "email", "created_at", "updated_at", "deleted_at", "derived"];
 
 /// The temporary table that a merge is staged in.
 pub const CREATE_STAGE: &str = "\
@@ -475,7 +476,9 @@ mod tests {
         );
         let plain = Shape::from_columns(&columns(&[])).unwrap();
         assert_eq!(plain.list(""), "id, raw_json, name, email, created_at, updated_at, deleted_at");
-        for sql in [plain.assignments("v"), merge_statements(&plain, "")[0].clone(), merge_statements(&neon, "")[0].clone()] {
+        for sql in
+            [plain.assignments("v"), merge_statements(&plain, "")[0].clone(), merge_statements(&neon, "")[0].clone()]
+        {
             assert!(!sql.contains("SET id =") && !sql.starts_with("id =") && sql.contains("raw_json = v.raw_json"));
         }
         assert!(merge_statements(&plain, "")[0].contains("SET raw_json = v.raw_json, name = v.name,"));
@@ -495,6 +498,6 @@ mod tests {
         let shape = Shape::from_columns(&columns(&[])).unwrap();
         let parts = Parts { upserts: false, patches: false, deletes: false, chunk: false };
         let sql = batch_statement(&shape, Deletes::Soft, parts);
-        assert!(!sql.contains("neon_auth") && sql.contains("position = $6"));
+        assert!(!sql.contains("neon_auth.users_sync u") && sql.contains("position = $6"));
     }
 }

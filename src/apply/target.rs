@@ -5,7 +5,7 @@ use super::plan::{Move, Rows};
 use super::standing::Observed;
 use super::statement::{self, Parts, Shape, ShapeError};
 use super::values::{Moment, Position};
-use crate::model::{Deletes, Epoch, Generation, Lsn, TargetId, TenantId};
+use crate::model::{Deletes, Epoch, Generation, Lsn, Oid, TargetId, TenantId};
 use crate::pg::{PgClient, create_schema, describe};
 use std::collections::HashMap;
 use tokio_postgres::Client;
@@ -53,6 +53,9 @@ pub struct Target {
     client: PgClient,
     shape: Shape,
     deletes: Deletes,
+    /// The file of the table.
+    relation: Option<Oid>,
+    is_replaced: bool,
     statements: HashMap<Parts, String>,
 }
 
@@ -76,9 +79,10 @@ impl Target {
         let columns: Vec<_> = columns.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
         let shape = Shape::from_columns(&columns)?;
         let row = client.query_typed_one(statement::HAS_ROWS, &[]).await?;
-        let target = Target { client, shape, deletes, statements: HashMap::new() };
+        let relation = row.get::<_, Option<u32>>(1);
+        let target = Target { client, shape, deletes, relation, is_replaced: false, statements: HashMap::new() };
         let checkpoint = target.checkpoint().await?;
-        Ok((target, Observed { checkpoint, created: !has_users, has_rows: row.get(0) }))
+        Ok((target, Observed { checkpoint, created: !has_users, has_rows: row.get(0), relation }))
     }
 
     /// Reads the checkpoint.
@@ -152,6 +156,16 @@ impl Target {
         Ok(self.client.batch_execute("ROLLBACK").await?)
     }
 
+    /// The file of `users_sync`, as it was found when the target was opened.
+    pub fn relation(&self) -> Option<Oid> {
+        self.relation
+    }
+
+    /// Whether what was written last went into another file: somebody has emptied or replaced the table since.
+    pub fn is_replaced(&self) -> bool {
+        self.is_replaced
+    }
+
     /// How `users_sync` is shaped here.
     pub fn shape(&self) -> &Shape {
         &self.shape
@@ -198,6 +212,8 @@ impl Target {
         }
         let answer = self.client.query_typed(sql, &parameters).await?;
         let guarded = answer.first().map_or(0, |row| row.get::<_, i64>(0));
+        let relation = answer.first().and_then(|row| row.get::<_, Option<u32>>(1));
+        self.is_replaced |= relation != self.relation;
         Ok(if guarded == 1 { Applied::Yes } else { Applied::Refused })
     }
 }

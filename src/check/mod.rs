@@ -13,7 +13,6 @@ pub use finding::{Finding, Severity, Subject};
 
 use crate::capture::CaptureError;
 use crate::config::{Config, Tenant};
-use crate::model::Deletes;
 use crate::pg;
 use crate::snapshot;
 use finding::connect_finding;
@@ -40,7 +39,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
     };
     let state = state_facts::remembered(config).await;
     let targets = futures_util::stream::iter(&config.tenants)
-        .map(|tenant| check_target(tenant, config.deletes, state.as_ref()))
+        .map(|tenant| check_target(tenant, config.deletes_rows(), state.as_ref()))
         .buffered(TARGETS_AT_ONCE);
     findings.extend(targets.concat().await);
     findings
@@ -88,14 +87,14 @@ async fn check_state(config: &Config) -> Vec<Finding> {
     }
 }
 
-async fn check_target(tenant: &Tenant, deletes: Deletes, state: Option<&crate::state::Snapshot>) -> Vec<Finding> {
+async fn check_target(tenant: &Tenant, rows_go: bool, state: Option<&crate::state::Snapshot>) -> Vec<Finding> {
     let subject = || Subject::Tenant(tenant.id.clone());
     let client = match pg::connect(&tenant.target).await {
         Ok(client) => client,
         Err(error) => return vec![connect_finding(subject(), &tenant.target, &error)],
     };
     match within(target_facts::gather(&client)).await {
-        Some(Ok(facts)) => target::findings(tenant, deletes, &facts, state),
+        Some(Ok(facts)) => target::findings(tenant, rows_go, &facts, state),
         Some(Err(error)) => vec![unreadable(subject(), &error)],
         None => vec![too_slow(subject())],
     }

@@ -2,19 +2,14 @@
 
 use super::finding::{Finding, Subject};
 use super::target_facts::{TableRights, TargetFacts};
-use crate::apply::{Mirror, Observed, Shape, Session, Standing, decide_standing, statement};
+use crate::apply::{Mirror, Observed, Session, Shape, Standing, decide_standing, statement};
 use crate::config::Tenant;
-use crate::model::{Deletes, Epoch, Generation};
+use crate::model::{Epoch, Generation};
 use crate::pg::quote_ident;
 use crate::state::{Snapshot, TenantState};
 
 /// Everything for which `run` would park the tenant.
-pub(super) fn findings(
-    tenant: &Tenant,
-    deletes: Deletes,
-    facts: &TargetFacts,
-    state: Option<&Snapshot>,
-) -> Vec<Finding> {
+pub(super) fn findings(tenant: &Tenant, rows_go: bool, facts: &TargetFacts, state: Option<&Snapshot>) -> Vec<Finding> {
     let (role, database) = (quote_ident(&facts.role), quote_ident(&facts.database));
     let mut findings = Vec::new();
     let mut error = |message: String, remedy: String| {
@@ -34,7 +29,7 @@ pub(super) fn findings(
     }
     let tables = [("neon_auth", "users_sync", &facts.users), ("users_sync", "checkpoint", &facts.checkpoint_table)];
     for (schema, table, rights) in tables {
-        let deletes = table == "users_sync" && deletes == Deletes::Hard;
+        let deletes = table == "users_sync" && rows_go;
         if let Some((message, remedy)) = judge_rights(schema, table, rights, deletes, facts) {
             error(message, remedy);
         }
@@ -55,12 +50,13 @@ pub(super) fn findings(
         );
     }
     if let (Some(has_rows), Some(state), true) = (facts.has_rows, state, facts.checkpoint_known) {
-        let observed = Observed { checkpoint: facts.checkpoint.clone(), created: false, has_rows };
+        let observed = Observed { checkpoint: facts.checkpoint.clone(), created: false, has_rows, relation: None };
         let mirror = state.tenants.get(&tenant.id).map(|row| Mirror {
             following: row.state == TenantState::Following,
             target_id: row.target_id.clone(),
             position: row.position,
             generation: row.generation,
+            relation: None,
         });
         // Whether it would follow or join is not asked here, only whether it would be parked.
         let asking = Session { generation: Generation(0), epoch: Epoch(i64::MAX), mapping: "", epochs: None };
@@ -165,7 +161,7 @@ mod tests {
     fn check(facts: TargetFacts, expected: &[(&str, &str)]) {
         let target = PgUrl::parse("postgres://u@h/d").unwrap();
         let tenant = Tenant { id: TenantId::new("acme"), key: TenantKey::new("acme"), target, wake_after: None };
-        let found = findings(&tenant, Deletes::Hard, &facts, Some(&Snapshot::default()));
+        let found = findings(&tenant, true, &facts, Some(&Snapshot::default()));
         assert_eq!(found.len(), expected.len(), "{found:#?}");
         for (finding, (message, remedy)) in found.iter().zip(expected) {
             assert!(finding.message.contains(message), "{finding}");

@@ -29,7 +29,8 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
     let config = arguments.file.load()?;
     let tenant = TenantId::new(&arguments.tenant);
     let state = pg::connect(&config.state_url).await.map_err(|error| miette::miette!("the state: {error}"))?;
-    let known = StateStore::read(&state, &config.source.slot).await.map_err(|error| miette::miette!("the state: {error}"))?;
+    let known =
+        StateStore::read(&state, &config.source.slot).await.map_err(|error| miette::miette!("the state: {error}"))?;
     let row = known_row(&config, &known, &tenant)?;
     let target = match &arguments.target {
         Some(text) => parse_target(text)?,

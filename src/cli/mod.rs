@@ -3,8 +3,8 @@
 mod check;
 mod demo;
 mod forget;
-mod presets;
 mod plan;
+mod presets;
 mod reload;
 mod resync;
 mod run;
@@ -126,9 +126,13 @@ pub fn main(cli: Cli) -> ExitCode {
 }
 
 fn execute(cli: Cli) -> miette::Result<ExitCode> {
-    // The demo talks for itself.
-    let quiet = matches!(cli.command, Command::Demo(_));
-    log_to_stderr(cli.log, cli.log_level.as_deref().unwrap_or(if quiet { "error" } else { "info" }))?;
+    // These talk for themselves.
+    let level = match cli.command {
+        Command::Demo(_) => "error",
+        Command::Verify(_) | Command::Resync(_) => "warn",
+        _ => "info",
+    };
+    log_to_stderr(cli.log, cli.log_level.as_deref().unwrap_or(level))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| miette::miette!("cannot start the runtime: {error}"))?;
     let done = runtime.block_on(async {

@@ -56,12 +56,14 @@ pub(super) async fn resync(
 ) -> miette::Result<ExitCode> {
     let client = pg::connect(&config.state_url).await.map_err(|error| miette::miette!("the state: {error}"))?;
     let outcome = match read(&client, config).await?.source {
-        None => return Err(miette::miette!(
-            help = "the first `run` takes a snapshot of every tenant by itself",
-            "no `run` has begun with slot {} in {} yet",
-            config.source.slot,
-            config.state_url
-        )),
+        None => {
+            return Err(miette::miette!(
+                help = "the first `run` takes a snapshot of every tenant by itself",
+                "no `run` has begun with slot {} in {} yet",
+                config.source.slot,
+                config.state_url
+            ));
+        }
         Some(source) if source.is_held() => {
             println!("asking {} ...", source.holder);
             ask(&client, config, tenants, allow_deletes, &stop).await?
@@ -118,7 +120,8 @@ async fn ask(
 ) -> miette::Result<Outcome> {
     let names: Vec<&str> = tenants.iter().map(TenantId::as_str).collect();
     let asked = Instant::now();
-    let ids = StateStore::request_resync(client, &config.source.slot, &names, allow_deletes).await.map_err(unreadable)?;
+    let ids =
+        StateStore::request_resync(client, &config.source.slot, &names, allow_deletes).await.map_err(unreadable)?;
     loop {
         tokio::select! {
             () = sleep(LOOK_EVERY) => {}

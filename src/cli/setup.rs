@@ -94,7 +94,7 @@ async fn target(arguments: &Arguments, config: &Config, tenant: &Tenant) -> miet
             client.query_one(sql, &[&tenant.target.user]).await.map_err(|error| failed(sql, &error))?.get(0)
         }
     };
-    let script = target_script(tenant, role_exists, config.deletes, &arguments.application_role);
+    let script = target_script(tenant, role_exists, config.deletes_rows(), &arguments.application_role);
     println!("{script}");
     match client.filter(|_| arguments.apply) {
         Some(client) => apply(&client, &script).await,

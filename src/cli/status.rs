@@ -191,6 +191,7 @@ mod tests {
             since_seconds: 3_600.0,
             position_age_seconds: 0.42,
             rejected: 0,
+            relation: None,
         };
         let source = SourceRow {
             generation: Generation(1),

@@ -119,10 +119,10 @@ fn text(report: &Report) -> String {
     if !report.differs() {
         return format!("{tenant}: equal, {users} users{changing}\n");
     }
-    let mut lines = format!("{tenant}: {missing} missing, {different} different, {extra} extra of {users} users{changing}\n");
+    let mut lines =
+        format!("{tenant}: {missing} missing, {different} different, {extra} extra of {users} users{changing}\n");
     for kind in KINDS {
-        let ids: Vec<&str> =
-            report.examples.iter().filter(|(of, _)| of == kind).map(|(_, id)| id.as_str()).collect();
+        let ids: Vec<&str> = report.examples.iter().filter(|(of, _)| of == kind).map(|(_, id)| id.as_str()).collect();
         if !ids.is_empty() {
             lines.push_str(&format!("  {kind}: {}\n", ids.join(", ")));
         }

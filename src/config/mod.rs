@@ -38,10 +38,7 @@ pub fn load_with_files(path: &Path) -> Result<(Config, Files), ConfigError> {
 
 /// A text with the environment's variables put in, as in the file.
 pub fn from_environment(text: &str) -> Result<String, InterpolationError> {
-    let from = Surroundings {
-        variable: &|name| std::env::var(name).ok(),
-        file: &|file| std::fs::read_to_string(file),
-    };
+    let from = Surroundings { variable: &|name| std::env::var(name).ok(), file: &|file| std::fs::read_to_string(file) };
     interpolate::interpolate(text, &from)
 }
 

@@ -34,6 +34,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether rows are deleted in a target, at once or after a time.
+    pub fn deletes_rows(&self) -> bool {
+        self.deletes == Deletes::Hard || self.purge_after.is_some()
+    }
+
     /// Whether a running session can go on with the other configuration, once its tenants have come and gone.
     pub fn differs_only_in_tenants(&self, other: &Config) -> bool {
         let without =

@@ -95,14 +95,7 @@ impl Mailbox {
     }
 
     /// As [`Queue::push`]. `wakes`: a sleeping target is woken for it at once.
-    pub fn push(
-        &self,
-        changes: &mut Vec<Change>,
-        commit_lsn: Lsn,
-        xid: Xid,
-        end: Option<Lsn>,
-        wakes: bool,
-    ) -> Pushed {
+    pub fn push(&self, changes: &mut Vec<Change>, commit_lsn: Lsn, xid: Xid, end: Option<Lsn>, wakes: bool) -> Pushed {
         let pushed = self.with(|inner| {
             let pushed = inner.queue.push(changes, commit_lsn, xid, end);
             if pushed == Pushed::Queued {

@@ -43,7 +43,7 @@ impl Worker {
         let changes: Vec<&Change> = batch.entries.values().map(|entry| &entry.change).collect();
         let mut refused: Vec<(UserId, Refusal)> = Vec::new();
         let mut bisection = Bisection::new(changes.len());
-        while let Some(range) = bisection.next() {
+        while let Some(range) = bisection.next_part() {
             self.answer(target.set_savepoint()).await?;
             let part = changes[range.clone()].iter().copied();
             match self.answer(target.apply_chunk(&plan_rows(part).0)).await {

@@ -3,7 +3,7 @@
 use super::ServiceError;
 use super::halt::Halt;
 use super::tenant::Worker;
-use crate::apply::{Applied, Identity, Move, Rows, Target, TargetError, plan_rows};
+use crate::apply::{Applied, Identity, Move, REPLACED, Rows, Target, TargetError, plan_rows};
 use crate::model::{Change, Lsn};
 use crate::route::Batch;
 use tokio::time::timeout;
@@ -14,12 +14,18 @@ impl Worker {
         let shared = self.shared.clone();
         let lane = shared.lanes.get(self.index());
         loop {
+            if let Err(halt) = self.purge(target, who).await {
+                return halt;
+            }
             let halt = tokio::select! {
                 step = self.step(target, who) => step.err(),
                 why = lane.mailbox.interrupted() => Some(why.into()),
             };
             if let Some(halt) = halt {
                 return halt;
+            }
+            if target.is_replaced() {
+                return Halt::Rejoin(REPLACED);
             }
             if let Err(error) = self.note_rejected().await {
                 return error.into();

@@ -2,6 +2,7 @@
 
 use super::ServiceError;
 use super::plans::compile_current;
+use super::purge::gone_before;
 use super::reading::Progress;
 use super::shared::Shared;
 use super::sorter::{Member, Sorter};
@@ -26,12 +27,14 @@ pub(super) async fn run(shared: &Shared, export: &Export, members: Vec<Member>) 
     let tenants: Vec<_> = lanes.iter().map(|lane| (!lane.retired.is_cancelled()).then_some(&lane.tenant)).collect();
     let mut sorter = Sorter::new(&tenants, members);
     let begun = Instant::now();
+    let gone = gone_before(&shared.config);
     let mut rows = RowStream::open(&client, &mapped.from, &mapped.relation, mapped.plan.decoded(), &condition).await?;
     while rows.advance().await? {
         let full = {
             let mut cells = Vec::with_capacity(mapped.relation.columns.len());
             rows.cells(&mut cells)?;
             match mapped.plan.insert(&cells) {
+                Ok(Some((_, user))) if user.deleted_at.is_some_and(|at| Some(at) < gone) => None,
                 Ok(Some((tenant, user))) => sorter.find(&tenant).and_then(|place| {
                     shared.fingerprints().learn(sorter.tenant(place)?, &user);
                     sorter.add(place, user)

@@ -4,8 +4,8 @@
 //! after a crash older changes would turn the user back for a moment. So the changes up to the reading's position go
 //! into the same batch, as far as memory and a second allow.
 
-use super::reread::{Found, Wanted};
 use super::halt::Halt;
+use super::reread::{Found, Wanted};
 use super::tenant::Worker;
 use crate::model::{Change, Lsn};
 use crate::route::Batch;

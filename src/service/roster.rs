@@ -27,8 +27,11 @@ mod tests {
     fn tenants(tenants: &[(&str, &str)]) -> Vec<Tenant> {
         let none =
             Surroundings { variable: &|_| None, file: &|_| Err(std::io::Error::from(std::io::ErrorKind::NotFound)) };
-        let mut text = "source: {url: 'postgres://u@h/auth'}\nusers: {table: a.b, id: id, tenant: t}\ntenants:\n".to_owned();
-        tenants.iter().for_each(|(id, url)| text.push_str(&format!("- {{id: {id}, target: 'postgres://u@h/{url}'}}\n")));
+        let mut text =
+            "source: {url: 'postgres://u@h/auth'}\nusers: {table: a.b, id: id, tenant: t}\ntenants:\n".to_owned();
+        tenants
+            .iter()
+            .for_each(|(id, url)| text.push_str(&format!("- {{id: {id}, target: 'postgres://u@h/{url}'}}\n")));
         parse("c.yaml", &text, &none).unwrap().tenants
     }
 

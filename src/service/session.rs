@@ -1,15 +1,16 @@
 //! One session on the source: the slot first, then the epoch, then what state and checkpoints say; and the tasks.
 
-use super::backoff::Backoff;
-use super::lanes::Lane;
-use super::history::{Found, History, decide_history};
-use super::plans::{compile_current, fingerprint, identity_gaps, published};
-use super::running::Running;
-use super::shared::Shared;
-use super::slot::take_slot;
 use super::ServiceError;
+use super::backoff::Backoff;
+use super::history::{Found, History, decide_history};
+use super::lanes::Lane;
+use super::plans::{compile_current, fingerprint, identity_gaps};
+use super::publish::publish;
+use super::running::Running;
+use super::shared::{Beginning, Shared};
+use super::slot::take_slot;
 use crate::capture::slot::identify_system;
-use crate::capture::{CaptureError, ReplicationConnection, ReplicationReader, ReplicationWriter, publication};
+use crate::capture::{CaptureError, ReplicationConnection, ReplicationReader, ReplicationWriter};
 use crate::config::{Config, Family};
 use crate::pg::{PgClient, connect};
 use crate::route::Memory;
@@ -42,10 +43,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), ServiceE
 
 /// As [`run`], with a configuration that may be replaced while it runs: tenants come and go, anything else begins a new
 /// session.
-pub async fn run_reloading(
-    mut configs: watch::Receiver<Config>,
-    stop: CancellationToken,
-) -> Result<(), ServiceError> {
+pub async fn run_reloading(mut configs: watch::Receiver<Config>, stop: CancellationToken) -> Result<(), ServiceError> {
     let mut reconnect = Backoff::new(RECONNECT_FIRST, RECONNECT_LAST);
     let mut has_streamed = false;
     loop {
@@ -115,14 +113,7 @@ pub(super) async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
     identity_gaps(&client, &config.users).await?;
     say_what_is_lacking(&client, config).await?;
     let state = connect(&config.state_url).await?;
-    let unpublished = match publish(&client, config).await {
-        Err(error @ ServiceError::NotPublished { .. }) => {
-            // What is changed until somebody has put it back is never sent.
-            StateStore::break_history(&state, &config.source.slot).await?;
-            return Err(error);
-        }
-        published => published?,
-    };
+    let unpublished = publish(&client, &state, config).await?;
     let mut connection = ReplicationConnection::connect(&config.source.url).await?;
     let (from, created) = take_slot(config, &client, &state, &mut connection, unpublished).await?;
     let system = identify_system(&mut connection).await?;
@@ -163,7 +154,8 @@ pub(super) async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
     let mapping = fingerprint(&config.users, &compile_current(&client, &config.users).await?);
     let lanes = lanes.collect();
     let epochs = std::mem::take(&mut known.epochs);
-    let shared = Shared::new(config.clone(), state, generation, from, epochs, lanes, memory.clone(), &mapping);
+    let beginning = Beginning { generation, confirmed: from, epochs };
+    let shared = Shared::new(config.clone(), state, beginning, lanes, memory.clone(), &mapping);
     tracing::info!(slot = config.source.slot, position = %from, %generation, epoch = %shared.epoch, "streaming");
     Ok(Prepared { shared: Arc::new(shared), known, client, reader, writer, created })
 }
@@ -190,23 +182,6 @@ async fn say_what_is_lacking(client: &PgClient, config: &Config) -> Result<(), S
         tracing::info!(table = %config.users.table, lacking = lacking.join(", "), "these columns are not there, and null");
     }
     Ok(())
-}
-
-/// The publication comes before the slot: a slot knows only what was published when the change was made.
-/// Whether it had to be made.
-async fn publish(client: &PgClient, config: &Config) -> Result<bool, ServiceError> {
-    let (name, tables) = (&config.source.publication, config.users.tables());
-    let missing = publication::read_publication(client, name).await?.is_none();
-    if missing {
-        publication::create_publication(client, name, &published(client, config).await?).await?;
-        tracing::info!(publication = name, ?tables, "created");
-    }
-    for table in tables {
-        if !publication::table_in_publication(client, name, table).await? {
-            return Err(ServiceError::NotPublished { publication: name.clone(), table: table.clone() });
-        }
-    }
-    Ok(missing)
 }
 
 /// For people who look into the state.

@@ -46,17 +46,25 @@ pub(super) struct Shared {
     fingerprints: Mutex<Fingerprints>,
 }
 
+/// Where a session begins.
+pub(super) struct Beginning {
+    pub(super) generation: Generation,
+    /// Everything before this was confirmed.
+    pub(super) confirmed: Lsn,
+    /// As [`crate::state::Snapshot::epochs`].
+    pub(super) epochs: BTreeMap<Epoch, Lsn>,
+}
+
 impl Shared {
     pub(super) fn new(
         config: Config,
         state: StateStore,
-        generation: Generation,
-        confirmed: Lsn,
-        epochs: BTreeMap<Epoch, Lsn>,
+        from: Beginning,
         lanes: Vec<Lane>,
         memory: Arc<Memory>,
         mapping: &str,
     ) -> Shared {
+        let Beginning { generation, confirmed, epochs } = from;
         Shared {
             rereader: Rereader::new(config.source.url.clone()),
             epoch: state.epoch(),

@@ -163,6 +163,7 @@ fn mirror(row: &Row) -> Mirror {
         target_id: row.target_id.clone(),
         position: row.position,
         generation: row.generation,
+        relation: None,
     }
 }
 
@@ -260,13 +261,8 @@ impl World {
         self.clock += 1;
         source.state.epoch = Epoch(self.clock.max(source.state.epoch.0 + 1));
         source.epochs.insert(source.state.epoch, source.end);
-        let found = Found {
-            system_identifier: "1",
-            timeline: 1,
-            slot_created: created,
-            confirmed: from,
-            flushed: source.end,
-        };
+        let found =
+            Found { system_identifier: "1", timeline: 1, slot_created: created, confirmed: from, flushed: source.end };
         if let History::New(generation, _) = decide_history(&source.state, &found) {
             source.state.generation = generation;
             source.state.system_identifier = "1".into();
@@ -296,11 +292,10 @@ impl World {
     /// What a process has sent may still arrive when it is gone.
     fn give_up(&mut self, process: &mut Process) {
         for (index, lane) in process.lanes.iter_mut().enumerate() {
-            if let (Phase::Following, Some(batch)) = (&lane.phase, lane.pending.take().or_else(|| lane.queue.take())) {
-                if self.rng.bool() {
-                    let write = write_of(process.epoch, process.generation, index, lane, &batch);
-                    self.late.push((index, write));
-                }
+            let (Phase::Following, true) = (&lane.phase, self.rng.bool()) else { continue };
+            if let Some(batch) = lane.pending.take().or_else(|| lane.queue.take()) {
+                let write = write_of(process.epoch, process.generation, index, lane, &batch);
+                self.late.push((index, write));
             }
         }
     }
@@ -365,6 +360,7 @@ impl World {
                 checkpoint: target.checkpoint.clone(),
                 created: false,
                 has_rows: !target.rows.is_empty(),
+                relation: None,
             };
             let (generation, epoch) = (process.generation, process.epoch);
             let session = Session { generation, epoch, mapping: MAPPING, epochs };
@@ -662,7 +658,11 @@ impl World {
             assert_eq!(held, expected, "USERS_SYNC_SEED={seed}: tenant {index} is not equal at the end");
             assert!(self.source.tenant_position(index).is_some_and(|mirror| mirror.following), "{seed}: {index}");
         }
-        assert_eq!(self.source.slot, Some(self.source.end), "USERS_SYNC_SEED={seed}: the slot is held back for nothing");
+        assert_eq!(
+            self.source.slot,
+            Some(self.source.end),
+            "USERS_SYNC_SEED={seed}: the slot is held back for nothing"
+        );
     }
 }
 

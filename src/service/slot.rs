@@ -96,7 +96,12 @@ impl Standby {
                 // A process that has just begun has the slot before it has the lease.
                 if since.elapsed() > LEASE && self.has_lapsed(state, slot).await? {
                     let ended: bool = client.query_one("SELECT pg_terminate_backend($1)", &[&pid]).await?.get(0);
-                    tracing::warn!(slot, pid, ended, "the lease of the process that holds the slot has lapsed: taking over");
+                    tracing::warn!(
+                        slot,
+                        pid,
+                        ended,
+                        "the lease of the process that holds the slot has lapsed: taking over"
+                    );
                     self.holder = None;
                 }
             }

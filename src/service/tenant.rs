@@ -5,12 +5,12 @@ use super::backoff::Backoff;
 use super::fault;
 use super::halt::Halt;
 use super::join::{JoinRequest, Joining};
-use super::reread::Found;
 use super::lanes::Lane;
+use super::reread::Found;
 use super::shared::Shared;
 use crate::apply::{Identity, Mirror, Observed, Session, Standing, Target, decide_standing};
 use crate::config::MaxDeletes;
-use crate::model::{Epoch, Lsn, TargetId, TenantId, UserId};
+use crate::model::{Epoch, Lsn, Oid, TargetId, TenantId, UserId};
 use crate::pg::connect;
 use crate::route::Batch;
 use crate::snapshot::{Loading, load};
@@ -19,7 +19,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(5);
@@ -38,6 +38,7 @@ pub(super) fn mirror(row: &TenantRow) -> Mirror {
         target_id: row.target_id.clone(),
         position: row.position,
         generation: row.generation,
+        relation: row.relation,
     }
 }
 
@@ -48,7 +49,7 @@ pub(super) struct Worker {
     lane: Arc<Lane>,
     joins: mpsc::Sender<JoinRequest>,
     /// The state's row, as it was written last.
-    row: Option<TenantRow>,
+    pub(super) row: Option<TenantRow>,
     /// What the target's checkpoint says, while it follows.
     pub(super) position: Lsn,
     /// Taken from the mailbox and not yet in the target.
@@ -56,11 +57,15 @@ pub(super) struct Worker {
     /// The last statement of a chunked transaction was sent up to here, and no answer came: the checkpoint tells.
     pub(super) unanswered: Option<Lsn>,
     /// Why it has to join, where that is known better than from state and checkpoint.
-    has_to_join: Option<&'static str>,
+    pub(super) has_to_join: Option<&'static str>,
     /// The stream has been gathered since the slot was made, so that the slot's own snapshot will do.
-    gathered_since_creation: bool,
+    pub(super) gathered_since_creation: bool,
     /// What the newest re-read of a user saw: older changes of that user are in it.
     pub(super) seen: HashMap<UserId, Arc<Found>>,
+    /// When deletes of its target become due for good.
+    pub(super) purge_due: Option<Instant>,
+    /// The file of `users_sync` in its target.
+    pub(super) relation: Option<Oid>,
     /// The users that its target refuses.
     pub(super) rejected: HashSet<UserId>,
     /// The last snapshot was refused where rows could not be told apart.
@@ -93,6 +98,8 @@ impl Worker {
             has_to_join: None,
             gathered_since_creation,
             seen: HashMap::new(),
+            purge_due: None,
+            relation: None,
             rejected: HashSet::new(),
             tells_rows_apart: false,
             has_opened: false,
@@ -182,9 +189,19 @@ impl Worker {
                 }
             }
             // No connection before there is something to write.
-            match self.next_batch(None).await {
-                Ok(batch) => self.pending = Some(batch),
-                Err(halt) => return halt,
+            let due = self.purge_due;
+            let is_due = async {
+                match due {
+                    Some(due) => sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                next = self.next_batch(None) => match next {
+                    Ok(batch) => self.pending = Some(batch),
+                    Err(halt) => return halt,
+                },
+                () = is_due => {}
             }
         }
         let (mut target, who) = match self.open().await {
@@ -244,6 +261,7 @@ impl Worker {
             observed.checkpoint = target.checkpoint().await?;
             standing = decide(&observed, None);
         }
+        self.relation = target.relation();
         self.has_opened |= matches!(standing, Standing::Follow(_) | Standing::Join(_));
         match standing {
             Standing::Follow(position) => {
@@ -403,7 +421,7 @@ impl Worker {
         Ok(batch)
     }
 
-    fn worked(&mut self) {
+    pub(super) fn worked(&mut self) {
         self.failing_since = None;
         self.retry.reset();
     }
@@ -412,7 +430,7 @@ impl Worker {
         self.failing_since.get_or_insert_with(Instant::now).elapsed()
     }
 
-    fn forget_what_waits(&mut self) {
+    pub(super) fn forget_what_waits(&mut self) {
         self.pending = None;
         self.unanswered = None;
         self.seen.clear();
@@ -420,81 +438,11 @@ impl Worker {
     }
 
     /// Waits before the next attempt; an interrupt is met there.
-    async fn wait(&self, how_long: Duration) {
+    pub(super) async fn wait(&self, how_long: Duration) {
         tokio::select! {
             () = sleep(how_long) => {}
             _ = self.lane().mailbox.interrupted() => {}
             () = self.shared.drain.cancelled() => {}
         }
-    }
-
-    /// Written down before anything depends on it; the next `open` then leads to a snapshot.
-    async fn has_to_join(&mut self, reason: &'static str) -> Result<(), ServiceError> {
-        let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
-        self.forget_what_waits();
-        self.gathered_since_creation = false;
-        self.has_to_join = Some(reason);
-        self.put(TenantState::Joining, Some(reason.to_owned()), None, target_id, Lsn::ZERO).await?;
-        // Closed until the snapshot is asked for; the interrupt that may have led here is done with.
-        self.lane().mailbox.close();
-        Ok(())
-    }
-
-    /// First the state, then the slot may move on; and after a while it is looked at again.
-    async fn park(&mut self, reason: &str, remedy: &str, parked: &mut Backoff) -> Result<(), ServiceError> {
-        let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
-        let wait = parked.step();
-        tracing::warn!(tenant = %self.id(), reason, remedy, ?wait, "parked");
-        self.put(TenantState::Parked, Some(reason.to_owned()), Some(remedy.to_owned()), target_id, Lsn::ZERO).await?;
-        self.forget_what_waits();
-        self.gathered_since_creation = false;
-        self.worked();
-        self.lane().mailbox.close();
-        self.shared.release(self.id());
-        self.wait(wait).await;
-        Ok(())
-    }
-
-    /// Writes down how many users are refused, where that has changed: `status` asks no target.
-    pub(super) async fn note_rejected(&mut self) -> Result<(), ServiceError> {
-        let changed = |row: &&TenantRow| row.rejected != self.rejected.len() as u64;
-        let Some(row) = self.row.as_ref().filter(changed) else { return Ok(()) };
-        let (target_id, position) = (row.target_id.clone(), row.position.max(self.position));
-        self.put(TenantState::Following, None, None, target_id, position).await
-    }
-
-    /// Writes down what is wrong with the target of a tenant that follows all the same, once, and when it is over.
-    async fn note(&mut self, reason: Option<String>) -> Result<(), ServiceError> {
-        let ours = |row: &&TenantRow| row.state == TenantState::Following && row.generation == self.shared.generation;
-        let following = self.row.as_ref().filter(ours);
-        let Some(row) = following.filter(|row| row.reason.is_some() != reason.is_some()) else { return Ok(()) };
-        let (target_id, position) = (row.target_id.clone(), row.position.max(self.position));
-        self.put(TenantState::Following, reason, None, target_id, position).await
-    }
-
-    async fn put(
-        &mut self,
-        state: TenantState,
-        reason: Option<String>,
-        remedy: Option<String>,
-        target_id: Option<TargetId>,
-        position: Lsn,
-    ) -> Result<(), ServiceError> {
-        let row = TenantRow {
-            state,
-            reason,
-            remedy,
-            target: self.lane().tenant.target.to_string(),
-            target_id,
-            generation: self.shared.generation,
-            position,
-            since_seconds: 0.0,
-            position_age_seconds: 0.0,
-            rejected: self.rejected.len() as u64,
-        };
-        self.shared.state.put_tenant(self.id(), &row).await?;
-        self.lane().set_state(state);
-        self.row = Some(row);
-        Ok(())
     }
 }

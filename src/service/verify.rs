@@ -7,6 +7,7 @@
 use super::ServiceError;
 use super::fault::{self, Fault};
 use super::plans::compile_current;
+use super::purge::gone_before;
 use super::reading::Progress;
 use super::reread::Rereader;
 use super::session::settled;
@@ -108,6 +109,7 @@ async fn together(
     let condition = tenants_condition(&config.users, &mapped.relation, keys);
     let all: Vec<Option<&Tenant>> = config.tenants.iter().map(Some).collect();
     let mut sorter = Sorter::new(&all, members);
+    let gone = gone_before(config);
     let mut progress = Progress::new(0);
     let mut rows = RowStream::open(client, &mapped.from, &mapped.relation, mapped.plan.decoded(), &condition).await?;
     while rows.advance().await? {
@@ -115,6 +117,7 @@ async fn together(
         rows.cells(&mut cells)?;
         // A row that cannot be mapped is in no target.
         let full = match mapped.plan.insert(&cells) {
+            Ok(Some((_, user))) if user.deleted_at.is_some_and(|at| Some(at) < gone) => None,
             Ok(Some((tenant, user))) => sorter.find(&tenant).and_then(|place| sorter.add(place, user)),
             Ok(None) | Err(_) => None,
         };

@@ -2,33 +2,15 @@
 //! ALTER PUBLICATION, takes it out without a word, and the stream just falls silent.
 
 use super::ServiceError;
-use super::plans::published;
+use super::publish::put_back;
 use super::shared::Shared;
-use crate::capture::publication::{add_table, table_in_publication};
-use crate::config::Config;
-use crate::model::TableName;
-use crate::pg::{PgClient, connect};
+use crate::capture::publication::table_in_publication;
+use crate::pg::connect;
 use crate::snapshot::settle;
-use crate::state::StateStore;
 use std::time::Duration;
 use tokio::time::sleep;
 
 const EVERY: Duration = Duration::from_secs(10);
-
-/// Puts the table back where that is ours to do; else somebody is told how, and waited for.
-async fn put_back(client: &PgClient, config: &Config, table: &TableName) {
-    let added = async {
-        let all = published(client, config).await?;
-        for published in all.iter().filter(|published| published.table == *table) {
-            add_table(client, &config.source.publication, published).await?;
-        }
-        Ok::<(), ServiceError>(())
-    };
-    match added.await {
-        Ok(()) => tracing::warn!(%table, "somebody has taken the table out of the publication: it was put back"),
-        Err(error) => tracing::error!(%table, %error, "somebody has taken the table out of the publication: put it back"),
-    }
-}
 
 /// Ends with an error once the table is out. That is written down first, so that whoever puts it back gets a new
 /// generation: what was changed in between was never sent.
@@ -57,9 +39,8 @@ pub(super) async fn membership(shared: &Shared) -> Result<(), ServiceError> {
         for table in &tables {
             if matches!(table_in_publication(&client, &source.publication, table).await, Ok(false)) {
                 let state = connect(&shared.config.state_url).await?;
-                StateStore::break_history(&state, &source.slot).await?;
                 let (publication, table) = (source.publication.clone(), (*table).clone());
-                put_back(&client, &shared.config, &table).await;
+                put_back(&client, &state, &shared.config, &table).await?;
                 return Err(ServiceError::NotPublished { publication, table });
             }
         }

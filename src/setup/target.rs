@@ -3,11 +3,12 @@
 use super::Script;
 use crate::apply::statement::{CREATE_INDEX, CREATE_TABLE};
 use crate::config::Tenant;
-use crate::model::Deletes;
 use crate::pg::quote_ident;
 
 /// What a tenant's target needs, and what the roles of its application need to refer to users.
-pub fn target_script(tenant: &Tenant, role_exists: bool, deletes: Deletes, application_roles: &[String]) -> Script {
+///
+/// `rows_go`: rows are deleted, at once or after a time.
+pub fn target_script(tenant: &Tenant, role_exists: bool, rows_go: bool, application_roles: &[String]) -> Script {
     let role = quote_ident(&tenant.target.user);
     let mut script = Script {
         heading: format!(
@@ -28,9 +29,9 @@ pub fn target_script(tenant: &Tenant, role_exists: bool, deletes: Deletes, appli
     script.add(CREATE_TABLE, "");
     script.add(CREATE_INDEX, "");
     script.add(format!("GRANT USAGE ON SCHEMA neon_auth TO {role}"), "");
-    let rights = match deletes {
-        Deletes::Soft => "SELECT, INSERT, UPDATE",
-        Deletes::Hard => "SELECT, INSERT, UPDATE, DELETE",
+    let rights = match rows_go {
+        false => "SELECT, INSERT, UPDATE",
+        true => "SELECT, INSERT, UPDATE, DELETE",
     };
     script.add(format!("GRANT {rights} ON neon_auth.users_sync TO {role}"), "");
     for application in application_roles {

@@ -18,8 +18,7 @@ pub(super) async fn merge(
     let [update, insert] = statement::merge_statements(shape, statement::PART_OF_STAGE);
     let merged = in_parts(transaction, read as usize, &[&update, &insert], statement::IDS_OF_STAGE).await?;
     transaction.batch_execute(&statement::create_absent(deletes)).await?;
-    let absent: i64 =
-        transaction.query_typed_one("SELECT count(*) FROM pg_temp.users_sync_absent", &[]).await?.get(0);
+    let absent: i64 = transaction.query_typed_one("SELECT count(*) FROM pg_temp.users_sync_absent", &[]).await?.get(0);
     let delete = statement::delete_part_of_absent(deletes);
     let deleted = in_parts(transaction, absent as usize, &[delete], statement::IDS_OF_ABSENT).await?;
     let rejected = merged.refused.into_iter().chain(deleted.refused).collect();
@@ -35,15 +34,10 @@ struct Parts {
 }
 
 /// Runs the statements over the ordinals of a stage, in ever smaller parts where they are refused.
-async fn in_parts(
-    transaction: &Transaction<'_>,
-    items: usize,
-    statements: &[&str],
-    ids: &str,
-) -> Result<Parts, Error> {
+async fn in_parts(transaction: &Transaction<'_>, items: usize, statements: &[&str], ids: &str) -> Result<Parts, Error> {
     let mut parts = Parts::default();
     let mut bisection = Bisection::new(items);
-    while let Some(range) = bisection.next() {
+    while let Some(range) = bisection.next_part() {
         transaction.batch_execute(statement::SAVEPOINT).await?;
         let bounds = [range.start as i64, range.end as i64];
         let bounds: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =

@@ -11,7 +11,7 @@ mod tables;
 pub use request::Request;
 pub use store::StateStore;
 
-use crate::model::{Epoch, Generation, Lsn, TargetId, TenantId};
+use crate::model::{Epoch, Generation, Lsn, Oid, TargetId, TenantId};
 use crate::pg::describe;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -117,6 +117,8 @@ pub struct TenantRow {
     pub since_seconds: f64,
     /// How long ago the position was written, in seconds.
     pub position_age_seconds: f64,
+    /// The file of `users_sync` in its target, as it was when the state was written.
+    pub relation: Option<Oid>,
     /// Users that its target refuses: they are in `users_sync.rejected` there.
     pub rejected: u64,
 }

@@ -74,7 +74,9 @@ impl StateStore {
         }
         client.execute("DELETE FROM users_sync.source WHERE slot = $1", &[&slot]).await?;
         if client.query_opt("SELECT FROM users_sync.source LIMIT 1", &[]).await?.is_none() {
-            client.batch_execute("DROP TABLE users_sync.request, users_sync.epoch, users_sync.tenant, users_sync.source").await?;
+            client
+                .batch_execute("DROP TABLE users_sync.request, users_sync.epoch, users_sync.tenant, users_sync.source")
+                .await?;
             let others = "SELECT FROM pg_catalog.pg_class WHERE relnamespace = 'users_sync'::regnamespace LIMIT 1";
             if client.query_opt(others, &[]).await?.is_none() {
                 client.batch_execute("DROP SCHEMA users_sync").await?;
@@ -116,14 +118,15 @@ impl StateStore {
             .client
             .execute(
                 "INSERT INTO users_sync.tenant AS t (slot, tenant, state, since, reason, remedy, target, target_id, \
-                   generation, position, position_at, rejected) \
-                 SELECT slot, $3, $4, now(), $5, $6, $7, $8::text::uuid, $9, $10, now(), $11 FROM users_sync.source \
+                   generation, position, position_at, rejected, relation) \
+                 SELECT slot, $3, $4, now(), $5, $6, $7, $8::text::uuid, $9, $10, now(), $11, $12 FROM users_sync.source \
                  WHERE slot = $1 AND epoch = $2 FOR SHARE \
                  ON CONFLICT (slot, tenant) DO UPDATE SET state = excluded.state, \
                    since = CASE WHEN t.state = excluded.state THEN t.since ELSE now() END, \
                    reason = excluded.reason, remedy = excluded.remedy, target = excluded.target, \
                    target_id = excluded.target_id, generation = excluded.generation, \
-                   position = excluded.position, position_at = now(), rejected = excluded.rejected",
+                   position = excluded.position, position_at = now(), rejected = excluded.rejected, \
+                   relation = excluded.relation",
                 &[
                     &self.slot,
                     &self.epoch.0,
@@ -136,6 +139,7 @@ impl StateStore {
                     &row.generation.0,
                     &PgLsn::from(row.position.0),
                     &i64::try_from(row.rejected).unwrap_or(i64::MAX),
+                    &row.relation,
                 ],
             )
             .await?;
@@ -192,14 +196,7 @@ impl StateStore {
                    WHERE t.slot = s.slot AND t.tenant = n.tenant) \
                  SELECT r.id, r.tenant, r.allow_deletes FROM s LEFT JOIN users_sync.request r ON r.slot = s.slot \
                  ORDER BY r.id",
-                &[
-                    &self.slot,
-                    &self.epoch.0,
-                    &PgLsn::from(confirmed.0),
-                    &tenants,
-                    &positions,
-                    &LEASE.as_secs_f64(),
-                ],
+                &[&self.slot, &self.epoch.0, &PgLsn::from(confirmed.0), &tenants, &positions, &LEASE.as_secs_f64()],
             )
             .await?;
         self.fenced_unless(!rows.is_empty())?;

@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS users_sync.tenant (
   position pg_lsn NOT NULL,
   position_at timestamptz NOT NULL,
   rejected bigint NOT NULL DEFAULT 0,
+  relation oid,
   PRIMARY KEY (slot, tenant)
 );
 CREATE TABLE IF NOT EXISTS users_sync.epoch (
@@ -65,7 +66,7 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
     });
     let sql = "SELECT tenant, state, reason, remedy, target, target_id::text, generation, position, \
                  extract(epoch FROM now() - since)::float8, extract(epoch FROM now() - position_at)::float8, \
-                 rejected \
+                 rejected, relation \
                FROM users_sync.tenant WHERE slot = $1";
     let tenants = client.query(sql, &[&slot]).await?.iter().map(tenant_row).collect();
     let rows = client.query("SELECT epoch, flushed FROM users_sync.epoch WHERE slot = $1", &[&slot]).await?;
@@ -85,6 +86,7 @@ fn tenant_row(row: &Row) -> (TenantId, TenantRow) {
         since_seconds: row.get(8),
         position_age_seconds: row.get(9),
         rejected: row.get::<_, i64>(10).unsigned_abs(),
+        relation: row.get::<_, Option<u32>>(11),
     };
     (TenantId::new(row.get(0)), found)
 }

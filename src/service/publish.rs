@@ -1,0 +1,59 @@
+//! The publication: made where it is missing, and kept whole.
+
+use super::ServiceError;
+use super::plans::published;
+use crate::capture::publication;
+use crate::config::Config;
+use crate::model::{Generation, TableName};
+use crate::pg::PgClient;
+use crate::state::StateStore;
+
+/// The publication comes before the slot: a slot knows only what was published when the change was made.
+/// Whether it had to be made.
+pub(super) async fn publish(client: &PgClient, state: &PgClient, config: &Config) -> Result<bool, ServiceError> {
+    let (name, tables) = (&config.source.publication, config.users.tables());
+    let missing = publication::read_publication(client, name).await?.is_none();
+    if missing {
+        publication::create_publication(client, name, &published(client, config).await?).await?;
+        tracing::info!(publication = name, ?tables, "created");
+    }
+    for table in tables {
+        if !publication::table_in_publication(client, name, table).await? {
+            let known = StateStore::read(state, &config.source.slot).await?;
+            // At the first start nobody has taken it out: it was never in.
+            let was_in = known.source.is_some_and(|source| source.generation > Generation(0));
+            if !was_in || !put_back(client, state, config, table).await? {
+                return Err(ServiceError::NotPublished { publication: name.clone(), table: table.clone() });
+            }
+        }
+    }
+    Ok(missing)
+}
+
+/// Puts a table back that somebody has taken out, where that is ours to do; whether it is in again. What was changed until
+/// then was never sent, and that is written down first: a new history begins.
+pub(super) async fn put_back(
+    client: &PgClient,
+    state: &PgClient,
+    config: &Config,
+    table: &TableName,
+) -> Result<bool, ServiceError> {
+    StateStore::break_history(state, &config.source.slot).await?;
+    let added = async {
+        let all = published(client, config).await?;
+        for published in all.iter().filter(|published| published.table == *table) {
+            publication::add_table(client, &config.source.publication, published).await?;
+        }
+        Ok::<(), ServiceError>(())
+    };
+    match added.await {
+        Ok(()) => {
+            tracing::warn!(%table, "somebody has taken the table out of the publication: it was put back");
+            Ok(true)
+        }
+        Err(error) => {
+            tracing::error!(%table, %error, "somebody has taken the table out of the publication: put it back");
+            Ok(false)
+        }
+    }
+}

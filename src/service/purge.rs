@@ -1,0 +1,66 @@
+//! Soft deletes become deletes for good after `deletes.purge_after`.
+
+use super::halt::Halt;
+use super::tenant::Worker;
+use crate::apply::{Applied, Bisection, Identity, Move, Refusal, Target};
+use crate::config::Config;
+use crate::model::{Timestamp, UserId};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
+
+/// A target is looked through at most this often; what its application does not let go is tried again then.
+const AT_MOST_EVERY: Duration = Duration::from_secs(3600);
+/// So many at once.
+const TOGETHER: usize = 10_000;
+
+/// Who was deleted before this is gone for good, and is not brought back by a snapshot.
+pub(super) fn gone_before(config: &Config) -> Option<Timestamp> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    let before = now.checked_sub(config.purge_after?)?;
+    Timestamp::from_unix_micros(i64::try_from(before.as_micros()).ok()?)
+}
+
+impl Worker {
+    /// Deletes for good what is due, at the beginning of a connection and when its time has come.
+    pub(super) async fn purge(&mut self, target: &mut Target, who: &Identity) -> Result<(), Halt> {
+        let Some(after) = self.shared.config.purge_after else { return Ok(()) };
+        if self.purge_due.is_some_and(|due| due > Instant::now()) {
+            return Ok(());
+        }
+        let ids = self.answer(target.expired(after, TOGETHER)).await?;
+        if !ids.is_empty() {
+            self.delete_for_good(target, who, &ids).await?;
+        }
+        // Whoever is deleted from now on is not due earlier than that.
+        let next = self.answer(target.next_expiry(after)).await?.unwrap_or(after);
+        let at_least = if ids.len() == TOGETHER { Duration::ZERO } else { AT_MOST_EVERY.min(after) };
+        self.purge_due = Some(Instant::now() + next.max(at_least));
+        Ok(())
+    }
+
+    async fn delete_for_good(&mut self, target: &mut Target, who: &Identity, ids: &[String]) -> Result<(), Halt> {
+        let stays = Move { from: self.position, to: self.position };
+        if self.answer(target.begin_chunks(who, self.position)).await? == Applied::Refused {
+            return Err(Halt::Retry("its checkpoint is not where it was left".to_owned()));
+        }
+        let mut refused: Vec<(UserId, Refusal)> = Vec::new();
+        let mut bisection = Bisection::new(ids.len());
+        while let Some(range) = bisection.next_part() {
+            self.answer(target.set_savepoint()).await?;
+            match self.answer(target.delete_rows(&ids[range.clone()])).await {
+                Ok(()) => {}
+                Err(Halt::Refused(refusal)) => {
+                    self.answer(target.roll_back_to_savepoint()).await?;
+                    refused.extend(bisection.refused(range).map(|at| (ids[at].as_str().into(), refusal)));
+                }
+                Err(halt) => return Err(halt),
+            }
+        }
+        self.answer(target.write_rejected(&refused, &[])).await?;
+        self.answer(target.commit_chunks(who, stays)).await?;
+        tracing::info!(tenant = %self.id(), count = ids.len() - refused.len(), "deleted for good");
+        self.say_who_is_refused(&refused);
+        self.rejected.extend(refused.into_iter().map(|(id, _)| id));
+        Ok(())
+    }
+}

@@ -1,0 +1,80 @@
+//! What a tenant's task writes down, always before anything depends on it.
+
+use super::ServiceError;
+use super::backoff::Backoff;
+use super::tenant::Worker;
+use crate::model::{Lsn, TargetId};
+use crate::state::{TenantRow, TenantState};
+
+impl Worker {
+    /// Written down before anything depends on it; the next `open` then leads to a snapshot.
+    pub(super) async fn has_to_join(&mut self, reason: &'static str) -> Result<(), ServiceError> {
+        let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
+        self.forget_what_waits();
+        self.gathered_since_creation = false;
+        self.has_to_join = Some(reason);
+        self.put(TenantState::Joining, Some(reason.to_owned()), None, target_id, Lsn::ZERO).await?;
+        // Closed until the snapshot is asked for; the interrupt that may have led here is done with.
+        self.lane().mailbox.close();
+        Ok(())
+    }
+
+    /// First the state, then the slot may move on; and after a while it is looked at again.
+    pub(super) async fn park(&mut self, reason: &str, remedy: &str, parked: &mut Backoff) -> Result<(), ServiceError> {
+        let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
+        let wait = parked.step();
+        tracing::warn!(tenant = %self.id(), reason, remedy, ?wait, "parked");
+        self.put(TenantState::Parked, Some(reason.to_owned()), Some(remedy.to_owned()), target_id, Lsn::ZERO).await?;
+        self.forget_what_waits();
+        self.gathered_since_creation = false;
+        self.worked();
+        self.lane().mailbox.close();
+        self.shared.release(self.id());
+        self.wait(wait).await;
+        Ok(())
+    }
+
+    /// Writes down how many users are refused, where that has changed: `status` asks no target.
+    pub(super) async fn note_rejected(&mut self) -> Result<(), ServiceError> {
+        let changed = |row: &&TenantRow| row.rejected != self.rejected.len() as u64;
+        let Some(row) = self.row.as_ref().filter(changed) else { return Ok(()) };
+        let (target_id, position) = (row.target_id.clone(), row.position.max(self.position));
+        self.put(TenantState::Following, None, None, target_id, position).await
+    }
+
+    /// Writes down what is wrong with the target of a tenant that follows all the same, once, and when it is over.
+    pub(super) async fn note(&mut self, reason: Option<String>) -> Result<(), ServiceError> {
+        let ours = |row: &&TenantRow| row.state == TenantState::Following && row.generation == self.shared.generation;
+        let following = self.row.as_ref().filter(ours);
+        let Some(row) = following.filter(|row| row.reason.is_some() != reason.is_some()) else { return Ok(()) };
+        let (target_id, position) = (row.target_id.clone(), row.position.max(self.position));
+        self.put(TenantState::Following, reason, None, target_id, position).await
+    }
+
+    pub(super) async fn put(
+        &mut self,
+        state: TenantState,
+        reason: Option<String>,
+        remedy: Option<String>,
+        target_id: Option<TargetId>,
+        position: Lsn,
+    ) -> Result<(), ServiceError> {
+        let row = TenantRow {
+            state,
+            reason,
+            remedy,
+            target: self.lane().tenant.target.to_string(),
+            target_id,
+            generation: self.shared.generation,
+            position,
+            since_seconds: 0.0,
+            position_age_seconds: 0.0,
+            rejected: self.rejected.len() as u64,
+            relation: self.relation,
+        };
+        self.shared.state.put_tenant(self.id(), &row).await?;
+        self.lane().set_state(state);
+        self.row = Some(row);
+        Ok(())
+    }
+}
