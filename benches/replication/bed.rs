@@ -1,6 +1,5 @@
 //! Two servers, and both ways between them.
 
-use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
@@ -16,9 +15,15 @@ const USERS: &str = "CREATE TABLE users (id text PRIMARY KEY, name text, email t
 
 impl Bed {
     pub async fn start() -> Bed {
+        Bed::for_connections("200").await
+    }
+
+    pub async fn for_connections(most: &str) -> Bed {
         // Durable, as a production server is; more room before a checkpoint, so that none falls into one side's time.
-        let options =
-            || Options::new().set("max_wal_size", "8GB").set("shared_buffers", "512MB").set("autovacuum", "off");
+        let options = || {
+            let roomy = Options::new().set("max_wal_size", "8GB").set("shared_buffers", "512MB");
+            roomy.set("autovacuum", "off").set("max_connections", most)
+        };
         Bed {
             source: PostgresServer::start(options()).await.unwrap(),
             target: PostgresServer::start(options()).await.unwrap(),
@@ -77,7 +82,19 @@ impl Bed {
 
     /// users-sync as a process of its own, for these databases at the target and the port they are reached at.
     pub fn ours(&self, name: &str, tenants: &[(String, String)], tenant_column: bool) -> Process {
-        let mut file = NamedTempFile::new().unwrap();
+        let file = NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), self.configuration(name, tenants, tenant_column)).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_users-sync"))
+            .args(["run", "-c"])
+            .arg(file.path())
+            .env("RUST_LOG", "error")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Process { child, file }
+    }
+
+    pub fn configuration(&self, name: &str, tenants: &[(String, String)], tenant_column: bool) -> String {
         let mut yaml = format!(
             "source: {{url: '{}', slot: ours_{name}, publication: ours_{name}}}\n\
              users: {{table: public.users, id: id, name: name, email: email, created_at: created_at, \
@@ -88,15 +105,7 @@ impl Bed {
         for (id, url) in tenants {
             yaml.push_str(&format!("- {{id: '{id}', target: '{url}'}}\n"));
         }
-        file.write_all(yaml.as_bytes()).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_users-sync"))
-            .args(["run", "-c"])
-            .arg(file.path())
-            .env("RUST_LOG", "warn")
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        Process { child, _file: file }
+        yaml
     }
 
     pub fn one_tenant(&self, name: &str) -> Vec<(String, String)> {
@@ -123,10 +132,15 @@ pub fn people(from: u32, to: u32) -> String {
 /// A running users-sync; stopped as SIGTERM stops it.
 pub struct Process {
     child: Child,
-    _file: NamedTempFile,
+    file: NamedTempFile,
 }
 
 impl Process {
+    /// Its configuration.
+    pub fn file(&self) -> &std::path::Path {
+        self.file.path()
+    }
+
     pub fn stop(mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();

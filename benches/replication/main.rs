@@ -1,7 +1,7 @@
 //! users-sync beside PostgreSQL's own logical replication: the same changes, the same servers, the same durability
 //! settings, in the same run. Prints medians and ratios; `make bench` runs it.
 //!
-//! `cargo bench --bench replication -- drain large snapshot latency memory` runs some of it; `USERS_SYNC_RUNS=1`
+//! `cargo bench --bench replication -- drain large snapshot latency memory isolation scale` runs some of it; `USERS_SYNC_RUNS=1`
 //! makes it shorter.
 
 // Every function here is a measurement's; what fails ends it.
@@ -9,8 +9,10 @@
 
 mod bed;
 mod drain;
+mod isolation;
 mod latency;
 mod memory;
+mod scale;
 mod snapshot;
 
 use bed::Bed;
@@ -39,6 +41,12 @@ fn main() {
             }
             if asked("memory") {
                 memory::many_tenants(&bed, &mut table).await;
+            }
+            if asked("isolation") {
+                isolation::with_others_down(&bed, &mut table).await;
+            }
+            if asked("scale") {
+                scale::a_thousand_tenants(&mut table).await;
             }
         }
         table.print();
@@ -75,13 +83,13 @@ impl Table {
     }
 
     fn print(&mut self) {
-        println!("\n{:<58} {:>12} {:>12} {:>7}  goal", "median", "users-sync", "reference", "ratio");
+        println!("\n{:<62} {:>12} {:>12} {:>7}  goal", "median", "users-sync", "reference", "ratio");
         for line in &mut self.lines {
             let (ours, reference) = (median(&mut line.ours), median(&mut line.reference));
             let show = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2}"));
             let ratio = ours.zip(reference).map(|(ours, reference)| ours / reference);
             let what = format!("{} ({})", line.what, line.unit);
-            println!("{what:<58} {:>12} {:>12} {:>7}  {}", show(ours), show(reference), show(ratio), line.goal);
+            println!("{what:<62} {:>12} {:>12} {:>7}  {}", show(ours), show(reference), show(ratio), line.goal);
         }
     }
 }

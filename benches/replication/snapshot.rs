@@ -1,7 +1,7 @@
 //! The first copy of a million users.
 
 use super::Table;
-use super::bed::Bed;
+use super::bed::{Bed, Process};
 use std::time::Instant;
 
 const USERS: u32 = 1_000_000;
@@ -16,10 +16,25 @@ pub async fn first_copy(bed: &Bed, table: &mut Table) {
     let ours = begun.elapsed().as_secs_f64();
     let (_, peak) = process.resident();
     println!("  peak resident memory {peak:.0} MB");
+    let begun = Instant::now();
+    run(&process, &["resync", "--all"]).await;
+    let again = begun.elapsed().as_secs_f64();
+    let begun = Instant::now();
+    run(&process, &["verify"]).await;
+    let compared = begun.elapsed().as_secs_f64();
     process.stop();
+    table.add("resync of 1,000,000 users, beside the first snapshot", "s", again, Some(ours), "<= 2");
+    table.add("verify of 1,000,000 users, beside the first snapshot", "s", compared, Some(ours), "");
     let sql = format!("SELECT count(*) = {USERS} FROM neon_auth.users_sync");
     bed.wait(&bed.target, "first_ours", &sql).await;
     table.add("first snapshot of 1,000,000 users", "s", ours, Some(reference), "<= 1.25");
+}
+
+/// Another command with the process's configuration.
+async fn run(process: &Process, arguments: &[&str]) {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_users-sync"));
+    let output = command.args(arguments).arg("-c").arg(process.file()).output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 /// `COPY (select ... to_jsonb ...) | COPY users_sync`, by two psql.

@@ -8,7 +8,7 @@ use crate::model::{Epoch, Generation, Lsn, TenantId};
 use crate::progress::Progress;
 use crate::route::{Fingerprints, Interrupt, Memory};
 use crate::state::{LEASE, Request, StateStore, TenantState};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, Semaphore};
@@ -40,6 +40,8 @@ pub(super) struct Shared {
     pub(super) unmappable: AtomicU64,
     progress: Mutex<Progress>,
     held: Mutex<HashMap<TenantId, Lsn>>,
+    /// Whose target was looked at in this session.
+    looked_at: Mutex<HashSet<TenantId>>,
     /// When the lease was renewed last.
     lease: Mutex<Instant>,
     mapping: Mutex<Arc<str>>,
@@ -74,6 +76,7 @@ impl Shared {
             epochs,
             lanes: Lanes::new(lanes),
             memory,
+            looked_at: Mutex::default(),
             lease: Mutex::new(Instant::now()),
             opening: Semaphore::new(OPENING_TOGETHER),
             advanced: Notify::new(),
@@ -193,6 +196,15 @@ impl Shared {
             self.interrupt(index, Interrupt::Requested);
         }
         Ok(())
+    }
+
+    /// Whether this process may have written to the tenant's target before: not at its first look in a session.
+    pub(super) fn has_looked_at(&self, tenant: &TenantId) -> bool {
+        lock(&self.looked_at).contains(tenant)
+    }
+
+    pub(super) fn looked_at(&self, tenant: &TenantId) {
+        lock(&self.looked_at).insert(tenant.clone());
     }
 
     /// The lease was renewed by something that began at `begun`.

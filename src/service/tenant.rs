@@ -70,8 +70,6 @@ pub(super) struct Worker {
     pub(super) rejected: HashSet<UserId>,
     /// The last snapshot was refused where rows could not be told apart.
     tells_rows_apart: bool,
-    /// The target was looked at before.
-    has_opened: bool,
     /// The connection was given up because nothing waited.
     idle: bool,
     retry: Backoff,
@@ -102,7 +100,6 @@ impl Worker {
             relation: None,
             rejected: HashSet::new(),
             tells_rows_apart: false,
-            has_opened: false,
             idle: false,
             retry: Backoff::new(RETRY_FIRST, RETRY_LAST),
             failing_since: None,
@@ -220,9 +217,10 @@ impl Worker {
     /// How long a target keeps its connection while nothing waits for it. One that is to sleep loses it at once: the next
     /// login of somebody would come before any idle time is over.
     pub(super) fn idle_time(&self) -> Duration {
+        let until_purge = self.purge_due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()));
         match self.lane.tenant.wake_after {
             Some(_) => Duration::ZERO,
-            None => IDLE,
+            None => IDLE.min(until_purge),
         }
     }
 
@@ -232,7 +230,7 @@ impl Worker {
         let opening = async {
             let client = {
                 // Later on they come one by one, and many that do not answer must not keep the others waiting.
-                let _turn = match self.has_opened {
+                let _turn = match shared.has_looked_at(self.id()) {
                     true => None,
                     false => shared.opening.acquire().await.ok(),
                 };
@@ -253,7 +251,8 @@ impl Worker {
             let session = Session { generation, epoch, mapping: &mapping, epochs };
             decide_standing(&self.lane.tenant.id, mirror.as_ref(), observed, &session)
         };
-        let mut standing = decide(&observed, (!self.has_opened).then_some(&shared.epochs));
+        let is_first = !shared.has_looked_at(self.id());
+        let mut standing = decide(&observed, is_first.then_some(&shared.epochs));
         let is_fenced = observed.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.epoch == shared.epoch);
         if !is_fenced && matches!(standing, Standing::Follow(_) | Standing::Join(_)) {
             target.fence(shared.epoch).await?;
@@ -262,7 +261,9 @@ impl Worker {
             standing = decide(&observed, None);
         }
         self.relation = target.relation();
-        self.has_opened |= matches!(standing, Standing::Follow(_) | Standing::Join(_));
+        if matches!(standing, Standing::Follow(_) | Standing::Join(_)) {
+            shared.looked_at(self.id());
+        }
         match standing {
             Standing::Follow(position) => {
                 self.rejected = target.read_rejected().await?.into_iter().collect();

@@ -1,0 +1,52 @@
+//! A thousand tenants: the start, one more of them, and what they cost when nothing happens.
+
+use super::Table;
+use super::bed::Bed;
+use std::time::Instant;
+
+const TENANTS: usize = 1_000;
+
+pub async fn a_thousand_tenants(table: &mut Table) {
+    let bed = Bed::for_connections("1200").await;
+    bed.database("scale", 1).await;
+    let users = format!(
+        "ALTER TABLE users REPLICA IDENTITY FULL; TRUNCATE users; \
+         INSERT INTO users (id, name, created_at) SELECT 'u' || n, 't' || n % {}, now() FROM generate_series(1, {}) n",
+        TENANTS + 1,
+        10 * (TENANTS + 1)
+    );
+    bed.source.sql("scale", &users).await.unwrap();
+    let mut tenants = Vec::new();
+    for n in 0..=TENANTS {
+        let database = format!("scale_{n}");
+        bed.target.create_database(&database).await.unwrap();
+        tenants.push((format!("t{n}"), bed.target.url(&database)));
+    }
+    let one = bed.ours("scale", &tenants[..1], true);
+    bed.following("scale", 1).await;
+    idle(&bed).await;
+    let (alone, _) = one.resident();
+    one.stop();
+
+    let begun = Instant::now();
+    let process = bed.ours("scale", &tenants[..TENANTS], true);
+    bed.following("scale", TENANTS).await;
+    table.add("1,000 tenants of 10 users: start to all following", "s", begun.elapsed().as_secs_f64(), None, "<= 60 s");
+
+    let begun = Instant::now();
+    std::fs::write(process.file(), bed.configuration("scale", &tenants, true)).unwrap();
+    bed.following("scale", TENANTS + 1).await;
+    table.add("one tenant more, file written to following", "s", begun.elapsed().as_secs_f64(), None, "<= 2 s");
+
+    // No connection is held to a target to which nothing is written.
+    idle(&bed).await;
+    let (now, _) = process.resident();
+    process.stop();
+    let each = (now - alone) * 1024.0 / TENANTS as f64;
+    table.add("memory of an idle tenant, of 1,000", "kB", each, None, "<= 20 kB");
+}
+
+async fn idle(bed: &Bed) {
+    let none = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'users-sync'";
+    bed.wait(&bed.target, "postgres", none).await;
+}
