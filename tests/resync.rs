@@ -81,6 +81,7 @@ async fn a_mass_delete_waits_for_somebody_who_allows_it() {
     service.stop().await;
     let file = bed.config_file("");
     let path = file.path().to_str().unwrap();
+    bed.becomes("auth", "SELECT active FROM pg_replication_slots", "f").await;
     // What a start after a lost slot would meet: most users are gone, and nobody has seen them go.
     bed.auth("SELECT pg_drop_replication_slot('users_sync'); DELETE FROM auth.users WHERE id > 'acme-2'").await;
     let (text, _) = said(&command(&["run", "--plan", "-c", path]).await);

@@ -211,6 +211,7 @@ async fn a_lost_slot_is_made_anew_and_everybody_resynced_or_the_process_stops() 
     bed.equal().await;
     service.stop().await;
     bed.auth("UPDATE auth.users SET first_name = 'Unseen', updated_at = now()").await;
+    bed.becomes("auth", "SELECT active FROM pg_replication_slots", "f").await;
     bed.auth("SELECT pg_drop_replication_slot('users_sync')").await;
     let mut config = bed.config();
     config.on_slot_loss = OnSlotLoss::Stop;
@@ -300,6 +301,7 @@ async fn a_replay_larger_than_the_memory_is_got_through() {
     let service = Service::start(config.clone());
     bed.equal().await;
     service.stop().await;
+    bed.becomes("auth", "SELECT active FROM pg_replication_slots", "f").await;
     bed.auth("SELECT pg_drop_replication_slot('users_sync')").await;
     bed.auth("SELECT pg_copy_logical_replication_slot('older', 'users_sync')").await;
     let service = Service::start(config);

@@ -121,6 +121,7 @@ pub(super) async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
     let (reader, writer) = connection.start_replication(&config.source.slot, from, &names).await?;
 
     let holder = format!("process {} on {}", std::process::id(), hostname());
+    let leased = Instant::now();
     let state = StateStore::acquire(state, &config.source.slot, &holder, system.flushed).await?;
     let mut known = state.load().await?;
     let found = Found {
@@ -156,6 +157,7 @@ pub(super) async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
     let epochs = std::mem::take(&mut known.epochs);
     let beginning = Beginning { generation, confirmed: from, epochs };
     let shared = Shared::new(config.clone(), state, beginning, lanes, memory.clone(), &mapping);
+    shared.renewed(leased);
     tracing::info!(slot = config.source.slot, position = %from, %generation, epoch = %shared.epoch, "streaming");
     Ok(Prepared { shared: Arc::new(shared), known, client, reader, writer, created })
 }
