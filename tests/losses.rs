@@ -113,7 +113,6 @@ async fn the_slot_is_made_anew_by_somebody() {
     let scene = Scene::start(Options::new(), "").await;
     // In one session: nobody is quick enough to make one in between.
     let client = scene.source.server.connect("auth").await.unwrap();
-    scene.source.auth("ALTER ROLE postgres CONNECTION LIMIT -1").await;
     client
         .batch_execute(
             "CREATE PROCEDURE auth.swap() LANGUAGE plpgsql AS $$ BEGIN LOOP
