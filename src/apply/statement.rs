@@ -380,10 +380,13 @@ pub fn delete_part_of_absent(deletes: Deletes) -> &'static str {
 /// The users of a part of those.
 pub const IDS_OF_ABSENT: &str = "SELECT id FROM pg_temp.users_sync_absent v WHERE v.ordinal > $1 AND v.ordinal <= $2";
 
-/// How many live users a target has, and how many of them the stage lacks: what a merge would delete.
+/// How many live users a target has, how many of them the stage lacks (what a merge would delete), how many of all the
+/// stage lacks, and how many of the stage the target lacks.
 pub const COUNT_ABSENT: &str = "\
-SELECT count(*), count(*) FILTER (WHERE v.id IS NULL) \
-FROM neon_auth.users_sync u LEFT JOIN pg_temp.users_sync_stage v ON v.id = u.id WHERE u.deleted_at IS NULL";
+SELECT count(u.id) FILTER (WHERE u.deleted_at IS NULL), \
+  count(u.id) FILTER (WHERE v.id IS NULL AND u.deleted_at IS NULL), \
+  count(u.id) FILTER (WHERE v.id IS NULL), count(v.id) FILTER (WHERE u.id IS NULL) \
+FROM neon_auth.users_sync u FULL JOIN pg_temp.users_sync_stage v ON v.id = u.id";
 
 /// Deletes whom the stage lacks.
 pub fn delete_absent(deletes: Deletes) -> &'static str {

@@ -162,7 +162,8 @@ async fn merge(
         return Err(LoadError::TooManyDeletes { absent, live, allowed });
     }
     transaction.batch_execute(statement::SAVEPOINT).await?;
-    match merge_at_once(transaction, loading.deletes, shape).await {
+    let (absent, missing): (i64, i64) = (row.get(2), row.get(3));
+    match merge_at_once(transaction, loading.deletes, shape, absent > 0, missing > 0).await {
         Err(error) if Refusal::of(&error).is_some() => {
             transaction.batch_execute(statement::ROLLBACK_TO_SAVEPOINT).await?;
             let loaded = apart::merge(transaction, loading.deletes, shape, read).await?;
@@ -179,11 +180,15 @@ async fn merge_at_once(
     transaction: &Transaction<'_>,
     deletes: Deletes,
     shape: &statement::Shape,
+    any_absent: bool,
+    any_missing: bool,
 ) -> Result<Loaded, tokio_postgres::Error> {
     let [update, insert] = statement::merge_statements(shape, "");
     let updated = transaction.execute_typed(&update, &[]).await?;
-    let inserted = transaction.execute_typed(&insert, &[]).await?;
-    let deleted = transaction.execute_typed(statement::delete_absent(deletes), &[]).await?;
+    // Each is a join of two wide tables: not made where it is known to find nothing.
+    let inserted = if any_missing { transaction.execute_typed(&insert, &[]).await? } else { 0 };
+    let delete = statement::delete_absent(deletes);
+    let deleted = if any_absent { transaction.execute_typed(delete, &[]).await? } else { 0 };
     Ok(Loaded { inserted, updated, deleted, ..Loaded::default() })
 }
 
