@@ -177,30 +177,39 @@ impl Worker {
 
     /// From an open target to whatever ends that.
     async fn work(&mut self, parked: &mut Backoff) -> Halt {
-        if std::mem::take(&mut self.idle) {
-            if let Some(wake_after) = self.lane.tenant.wake_after {
-                self.lane.mailbox.gather(true);
-                tokio::select! {
-                    () = self.lane.mailbox.worth_waking(wake_after) => {}
-                    () = self.shared.drain.cancelled() => {}
-                }
-            }
-            // No connection before there is something to write.
-            let due = self.purge_due;
-            let is_due = async {
-                match due {
-                    Some(due) => sleep_until(due).await,
-                    None => std::future::pending().await,
-                }
-            };
+        if std::mem::take(&mut self.idle)
+            && let Err(halt) = self.doze().await
+        {
+            return halt;
+        }
+        // Most tenants are idle most of the time: they do not keep the room that this needs.
+        Box::pin(self.open_and_follow(parked)).await
+    }
+
+    /// Waits without a connection until there is something to write.
+    async fn doze(&mut self) -> Result<(), Halt> {
+        if let Some(wake_after) = self.lane.tenant.wake_after {
+            self.lane.mailbox.gather(true);
             tokio::select! {
-                next = self.next_batch(None) => match next {
-                    Ok(batch) => self.pending = Some(batch),
-                    Err(halt) => return halt,
-                },
-                () = is_due => {}
+                () = self.lane.mailbox.worth_waking(wake_after) => {}
+                () = self.shared.drain.cancelled() => {}
             }
         }
+        let due = self.purge_due;
+        let is_due = async {
+            match due {
+                Some(due) => sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            next = self.next_batch(None) => self.pending = Some(next?),
+            () = is_due => {}
+        }
+        Ok(())
+    }
+
+    async fn open_and_follow(&mut self, parked: &mut Backoff) -> Halt {
         let (mut target, who) = match self.open().await {
             Ok(opened) => opened,
             Err(halt) => return halt,
