@@ -12,6 +12,8 @@ pub mod capture;
 pub mod map;
 pub mod route;
 
+pub mod tee;
+
 pub mod snapshot;
 
 pub mod progress;

@@ -24,6 +24,8 @@ pub enum Subject {
     State,
     /// A tenant's target.
     Tenant(TenantId),
+    /// The brokers of the tee.
+    Kafka,
 }
 
 /// One thing that `check` has to say.
@@ -55,6 +57,7 @@ impl fmt::Display for Subject {
             Subject::Source => f.write_str("source"),
             Subject::State => f.write_str("state"),
             Subject::Tenant(tenant) => write!(f, "tenant {tenant}"),
+            Subject::Kafka => f.write_str("kafka"),
         }
     }
 }

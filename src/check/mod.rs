@@ -2,6 +2,8 @@
 //! `target`: pure). Changes nothing anywhere. Every finding comes with what mends it, and all of them come at once.
 
 mod finding;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod source;
 mod source_facts;
 mod state;
@@ -42,6 +44,10 @@ pub async fn check(config: &Config) -> Vec<Finding> {
         .map(|tenant| check_target(tenant, config.deletes_rows(), state.as_ref()))
         .buffered(TARGETS_AT_ONCE);
     findings.extend(targets.concat().await);
+    #[cfg(feature = "kafka")]
+    if let Some(settings) = &config.kafka {
+        findings.extend(kafka::findings(config, settings).await);
+    }
     findings
 }
 

@@ -384,8 +384,10 @@ impl Found<'_> {
             }
         }
         let in_use = i64::from(facts.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()));
-        self.room("max_replication_slots", facts.slots, wanted);
-        self.room("max_wal_senders", facts.senders, 2 - in_use);
+        // Where it has its slot already, one too many is asked for: that is what it takes to make it anew.
+        let tee = i64::from(self.config.kafka.is_some());
+        self.room("max_replication_slots", facts.slots, wanted + tee);
+        self.room("max_wal_senders", facts.senders, 2 - in_use + tee);
     }
 
     /// One place for the stream, one more whenever tenants take a snapshot.

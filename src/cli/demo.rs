@@ -10,12 +10,15 @@ pub(super) struct Arguments {
     /// How long people come and go before source and targets are compared.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
+    /// Publish the changes to Kafka, too: host:port, separated by commas.
+    #[arg(long, value_name = "BROKERS")]
+    kafka: Option<String>,
 }
 
 pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
     let stop = signals().map_err(|error| miette::miette!("cannot listen to signals: {error}"))?;
     let length = Duration::from_secs(arguments.seconds);
-    let shown = crate::demo::run(length, stop, &mut std::io::stdout()).await;
+    let shown = crate::demo::run(length, arguments.kafka.as_deref(), stop, &mut std::io::stdout()).await;
     shown.map_err(|error| miette::Report::msg(error.to_string()))?;
     Ok(ExitCode::SUCCESS)
 }

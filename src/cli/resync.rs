@@ -20,7 +20,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
     /// Which tenants.
-    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "TENANT")]
+    #[arg(required_unless_present_any = ["all", "kafka"], conflicts_with = "all", value_name = "TENANT")]
     tenants: Vec<String>,
     /// Every tenant of the configuration.
     #[arg(long)]
@@ -28,6 +28,9 @@ pub(super) struct Arguments {
     /// However many users that marks as deleted: limits.max_deletes does not apply.
     #[arg(long)]
     allow_deletes: bool,
+    /// Every tenant in Kafka, not in the targets: r events for the users that are there, d for those that are gone.
+    #[arg(long, conflicts_with_all = ["all", "tenants", "allow_deletes"])]
+    kafka: bool,
 }
 
 /// What became of the tenants.
@@ -42,9 +45,45 @@ enum Outcome {
 
 pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
     let config = arguments.file.load()?;
+    if arguments.kafka {
+        return tee(&config).await;
+    }
     let tenants = chosen(&config, &arguments.tenants)?;
     let stop = signals().map_err(|error| miette::miette!("cannot listen to signals: {error}"))?;
     resync(&config, &tenants, arguments.allow_deletes, stop).await
+}
+
+/// Asks the running process, and waits until Kafka has every tenant again.
+async fn tee(config: &Config) -> miette::Result<ExitCode> {
+    if config.kafka.is_none() {
+        return Err(miette::miette!(help = "leave --kafka out, or add the section", "the configuration has no `kafka`"));
+    }
+    let client = pg::connect(&config.state_url).await.map_err(|error| miette::miette!("the state: {error}"))?;
+    let failed = |error: StateError| miette::miette!("cannot write the state: {error}");
+    if !StateStore::request_tee(&client, &config.source.slot).await.map_err(failed)? {
+        return Err(miette::miette!(
+            help = "the first `run` with it publishes every user by itself",
+            "no `run` has begun with this tee yet"
+        ));
+    }
+    loop {
+        let known = read(&client, config).await?;
+        if !known.source.is_some_and(|source| source.is_held()) {
+            println!("no process runs: the next one does it at its start");
+            return Ok(ExitCode::SUCCESS);
+        }
+        match known.tee {
+            Some(tee) if !tee.requested => {
+                println!("Kafka has every tenant's users again");
+                return Ok(ExitCode::SUCCESS);
+            }
+            Some(tee) if tee.reason.is_some() => {
+                println!("it is done once Kafka takes messages: {}", tee.reason.unwrap_or_default());
+                return Ok(ExitCode::from(FAILED));
+            }
+            _ => sleep(LOOK_EVERY).await,
+        }
+    }
 }
 
 /// Asks, or does it; then says what became of each.

@@ -10,7 +10,7 @@ use crate::state::{Snapshot, StateStore, TenantRow, TenantState};
 use clap::Args;
 use serde::Serialize;
 use std::process::ExitCode;
-use tokio_postgres::types::PgLsn;
+use tokio_postgres::types::{PgLsn, Type};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -44,12 +44,17 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
             None
         }
     };
-    let report = report(&config, &state, end);
+    let held_back = match &state.tee {
+        Some(tee) => held_back(&config, &tee.slot).await.ok().flatten(),
+        None => None,
+    };
+    let report = report(&config, &state, end, held_back);
     match arguments.json {
         true => println!("{}", serde_json::to_string_pretty(&report).map_err(|error| miette::miette!("{error}"))?),
         false => println!("{}", table(&report)),
     }
-    let all_well = report.tenants.iter().all(|tenant| matches!(tenant.state, "following" | "joining"));
+    let all_well = report.tenants.iter().all(|tenant| matches!(tenant.state, "following" | "joining"))
+        && report.tee.as_ref().is_none_or(|tee| tee.last_error.is_none());
     Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
@@ -57,6 +62,16 @@ async fn flushed(config: &Config) -> Result<Lsn, crate::capture::CaptureError> {
     let client = pg::connect(&config.source.url).await?;
     let row = client.query_typed_one("SELECT pg_current_wal_flush_lsn()", &[]).await?;
     Ok(Lsn(u64::from(row.try_get::<_, PgLsn>(0)?)))
+}
+
+/// How much of the source's log a slot holds back; `None` where there is no such slot.
+async fn held_back(config: &Config, slot: &str) -> Result<Option<u64>, crate::capture::CaptureError> {
+    let client = pg::connect(&config.source.url).await?;
+    let sql = "SELECT greatest(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), confirmed_flush_lsn), 0)::int8 \
+               FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text::name";
+    let row = client.query_typed_opt(sql, &[(&slot, Type::TEXT)]).await?;
+    let bytes: Option<i64> = row.map(|row| row.try_get(0)).transpose()?.flatten();
+    Ok(bytes.map(i64::unsigned_abs))
 }
 
 /// What `--json` shows.
@@ -72,6 +87,21 @@ struct Report {
     /// The end of the source's log.
     source_position: Option<String>,
     tenants: Vec<TenantReport>,
+    /// The Kafka side, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tee: Option<TeeReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct TeeReport {
+    slot: String,
+    /// `parked`, `joining` (it takes a snapshot, or waits for Kafka) or `following`.
+    state: &'static str,
+    since_seconds: f64,
+    /// How much of the source's log its slot holds back.
+    wal_held_bytes: Option<u64>,
+    last_error: Option<String>,
+    remedy: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -92,7 +122,7 @@ struct TenantReport {
 }
 
 /// Every tenant of the file, in its order.
-fn report(config: &Config, state: &Snapshot, end: Option<Lsn>) -> Report {
+fn report(config: &Config, state: &Snapshot, end: Option<Lsn>, held_back: Option<u64>) -> Report {
     let source = state.source.as_ref();
     let tenants = config.tenants.iter().map(|tenant| {
         let row = state.tenants.get(&tenant.id);
@@ -122,6 +152,14 @@ fn report(config: &Config, state: &Snapshot, end: Option<Lsn>) -> Report {
         confirmed: source.map_or(Lsn::ZERO, |source| source.confirmed).to_string(),
         source_position: end.map(|end| end.to_string()),
         tenants: tenants.collect(),
+        tee: state.tee.as_ref().map(|tee| TeeReport {
+            slot: tee.slot.clone(),
+            state: tee.state.as_str(),
+            since_seconds: tee.since_seconds,
+            wal_held_bytes: held_back,
+            last_error: tee.reason.clone(),
+            remedy: tee.remedy.clone(),
+        }),
     }
 }
 
@@ -147,6 +185,12 @@ fn table(report: &Report) -> String {
     lines.extend(refused.map(|TenantReport { tenant, rejected, .. }| {
         format!("{tenant}: its target refuses {rejected} users, see users_sync.rejected there")
     }));
+    if let Some(TeeReport { slot, state, since_seconds, wal_held_bytes, last_error, remedy }) = &report.tee {
+        let held = wal_held_bytes.map_or_else(|| "no slot".to_owned(), |bytes| format!("holds back {bytes} bytes"));
+        lines.push(format!("tee {slot} {state} for {}, {held}", span(*since_seconds)));
+        lines.extend(last_error.iter().map(|error| format!("tee: {error}")));
+        lines.extend(remedy.iter().map(|remedy| format!("tee -> {remedy}")));
+    }
     let holder = match report.is_held {
         true => format!("held by {}", report.holder),
         false => format!("held by nobody, last by {}", report.holder),
@@ -171,7 +215,7 @@ mod tests {
     use super::*;
     use crate::config::{Surroundings, parse};
     use crate::model::{Epoch, Generation, TenantId};
-    use crate::state::SourceRow;
+    use crate::state::{SourceRow, TeeRow};
 
     fn shown() -> Report {
         let none =
@@ -206,8 +250,16 @@ mod tests {
             (TenantId::new("acme"), row(TenantState::Following, None, Lsn(0x100))),
             (TenantId::new("globex"), row(TenantState::Parked, Some("it is read-only"), Lsn(0x80))),
         ];
-        let state = Snapshot { source: Some(source), tenants: tenants.into(), ..Snapshot::default() };
-        report(&config, &state, Some(Lsn(0x20140)))
+        let tee = TeeRow {
+            slot: "users_sync_kafka".into(),
+            state: TenantState::Parked,
+            since_seconds: 60.0,
+            reason: Some("Kafka is away".into()),
+            remedy: Some("bring it back".into()),
+            requested: false,
+        };
+        let state = Snapshot { source: Some(source), tenants: tenants.into(), tee: Some(tee), ..Snapshot::default() };
+        report(&config, &state, Some(Lsn(0x20140)), Some(4096))
     }
 
     #[test]
@@ -218,6 +270,9 @@ acme    following  60m    0/100     131136     0.4s  -
 globex  parked     60m    -         -          -     it is read-only
 new     unknown    -      -         -          -     -
 globex -> mend it
+tee users_sync_kafka parked for 60s, holds back 4096 bytes
+tee: Kafka is away
+tee -> bring it back
 slot users_sync confirmed 0/100, held by host:1";
         assert_eq!(table(&shown()), expected);
     }

@@ -25,7 +25,8 @@ pub(super) struct Arguments {
 /// What is there to be dropped.
 #[derive(Debug, PartialEq, Eq)]
 struct Standing {
-    slot: bool,
+    /// The slots of targets and tee that are there.
+    slots: Vec<String>,
     publication: bool,
     state: bool,
 }
@@ -53,17 +54,25 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
 async fn look(config: &Config, source: &Client, state: &Client) -> miette::Result<Standing> {
     let name = &config.source.slot;
     let failed = |what: &'static str| move |error: CaptureError| miette::miette!("cannot look at {what}: {error}");
-    let slot = read_slot(source, name).await.map_err(failed("the slot"))?;
-    if let Some(pid) = slot.as_ref().and_then(|slot| slot.active_pid) {
-        return Err(miette::miette!(
-            help = "stop every `run` of this configuration first; a connection that is long dead is ended by \
-                    SELECT pg_terminate_backend(pid)",
-            "slot {name} is in use by process {pid} of the server"
-        ));
+    let known = StateStore::read(state, name).await.map_err(|error| miette::miette!("cannot read the state: {error}"))?;
+    let mut slots = vec![name.clone()];
+    slots.extend(known.tee.map(|tee| tee.slot));
+    slots.extend(config.kafka.as_ref().map(|kafka| kafka.slot.clone()).filter(|slot| !slots.contains(slot)));
+    let mut there = Vec::new();
+    for name in slots {
+        let Some(slot) = read_slot(source, &name).await.map_err(failed("the slot"))? else { continue };
+        if let Some(pid) = slot.active_pid {
+            return Err(miette::miette!(
+                help = "stop every `run` of this configuration first; a connection that is long dead is ended by \
+                        SELECT pg_terminate_backend(pid)",
+                "slot {name} is in use by process {pid} of the server"
+            ));
+        }
+        there.push(name);
     }
     let publication = read_publication(source, &config.source.publication).await.map_err(failed("the publication"))?;
     let holds = holds_state(state, name).await.map_err(|error| failed("the state")(error.into()))?;
-    Ok(Standing { slot: slot.is_some(), publication: publication.is_some(), state: holds })
+    Ok(Standing { slots: there, publication: publication.is_some(), state: holds })
 }
 
 /// Whether the tables are there. Not by regclass: that fails where the schema may not be used.
@@ -77,11 +86,11 @@ async fn holds_state(state: &Client, _slot: &str) -> Result<bool, tokio_postgres
 fn list(config: &Config, standing: &Standing) -> String {
     let Config { source, state_url, .. } = config;
     let lines = [
-        (standing.slot, format!("  replication slot {} of {}\n", source.slot, source.url)),
         (standing.publication, format!("  publication {} of {}\n", source.publication, source.url)),
         (standing.state, format!("  the state of slot {} in schema users_sync of {state_url}\n", source.slot)),
     ];
-    lines.into_iter().filter(|(there, _)| *there).map(|(_, line)| line).collect()
+    let slots = standing.slots.iter().map(|slot| format!("  replication slot {slot} of {}\n", source.url));
+    slots.chain(lines.into_iter().filter(|(there, _)| *there).map(|(_, line)| line)).collect()
 }
 
 /// Asks on the terminal for a yes.
@@ -105,11 +114,11 @@ async fn drop_all(config: &Config, standing: &Standing, source: &PgClient, state
     let failed = |what: &str, error: &dyn std::fmt::Display| {
         miette::miette!(help = "what was dropped before stays so; run `teardown` again", "cannot drop {what}: {error}")
     };
-    if standing.slot {
+    for slot in &standing.slots {
         // A slot that has gone in the meantime is no error.
         let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
                    WHERE slot_name = $1::text::name";
-        let dropped = source.query_typed(sql, &[(&config.source.slot, Type::TEXT)]).await;
+        let dropped = source.query_typed(sql, &[(slot, Type::TEXT)]).await;
         dropped.map_err(|error| failed("the slot", &describe(&error)))?;
     }
     if standing.publication {

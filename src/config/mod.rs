@@ -4,6 +4,7 @@ mod error;
 mod files;
 mod filter;
 mod interpolate;
+mod kafka;
 mod presets;
 mod raw;
 mod resolve;
@@ -20,7 +21,7 @@ pub use files::Files;
 pub use interpolate::{InterpolationError, Surroundings};
 pub use presets::{About, PRESETS, Preset};
 pub use schema::{json_schema, preset_schema};
-pub use settings::{Config, Limits, MaxDeletes, OnSlotLoss, Publish, Source, Tenant};
+pub use settings::{Config, Kafka, KafkaFormat, Limits, MaxDeletes, OnSlotLoss, Publish, Source, Tenant};
 pub use users::Family;
 
 use error::Fault;

@@ -2,6 +2,7 @@
 
 use super::error::Fault;
 use super::interpolate::Surroundings;
+use super::kafka::kafka;
 use super::raw::{Kind, Node};
 use super::section::{self, Section, is_name, text};
 use super::settings::{Config, Limits, MaxDeletes, OnSlotLoss, Publish, Source};
@@ -14,6 +15,14 @@ use std::time::Duration;
 
 const SIZE: &str = "a size: 16MB, 1GB, or plain bytes";
 pub(super) const DURATION: &str = "a duration: 500ms, 5s, 10m, 2h, 30d";
+
+pub(super) const SLOT: &str = "lower-case letters, digits and underscores, at most 63";
+
+/// Whether the server takes it as a slot's name.
+pub(super) fn is_slot(name: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    is_name(name) && name.bytes().all(allowed)
+}
 
 /// Resolves the whole file.
 pub(super) fn resolve(root: &Node, from: &Surroundings<'_>) -> Result<Config, Fault> {
@@ -45,7 +54,9 @@ pub(super) fn resolve(root: &Node, from: &Surroundings<'_>) -> Result<Config, Fa
         }
     }
     let (deletes, purge_after) = deletes(top.node("deletes"), from)?;
+    let kafka = top.node("kafka").map(|node| kafka(node, &source.slot, &users, &tenants, from)).transpose()?;
     Ok(Config {
+        kafka,
         state_url,
         tenants,
         include,
@@ -82,14 +93,13 @@ fn source(node: &Node, from: &Surroundings<'_>) -> Result<Source, Fault> {
         "rows or columns",
     )?;
     let default = || "users_sync".to_owned();
-    let is_slot = |name: &str| name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
     Ok(Source {
         url: url(source.required("url", "for example url: ${AUTH_DATABASE_URL}")?, "source.url", from)?,
         slot: source.parsed(
             "slot",
             default(),
-            |name| (is_name(name) && is_slot(name)).then(|| name.to_owned()),
-            "lower-case letters, digits and underscores, at most 63",
+            |name| is_slot(name).then(|| name.to_owned()),
+            SLOT,
         )?,
         publication: source.parsed(
             "publication",
@@ -150,5 +160,6 @@ fn limits(node: Option<&Node>, from: &Surroundings<'_>) -> Result<Limits, Fault>
             "a share: 10%",
         )?,
         snapshot_age: limits.parsed("snapshot_age", Duration::from_secs(3600), parse_duration, DURATION)?,
+        kafka_wal: limits.parsed("kafka_wal", 1 << 30, |text| parse_size(text).filter(|size| *size > 0), SIZE)?,
     })
 }

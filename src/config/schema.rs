@@ -64,6 +64,8 @@ struct Configuration {
     limits: Option<Limits>,
     /// What happens when the slot is lost. Default: resync.
     on_slot_loss: Option<OnSlotLoss>,
+    /// The tee: the same changes for consumers of Kafka.
+    kafka: Option<Kafka>,
 }
 
 #[derive(JsonSchema)]
@@ -179,6 +181,44 @@ struct DeletesSection {
     mode: Deletes,
     /// After this time a soft delete is for good: 30d. Only with mode: soft.
     purge_after: Option<String>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Kafka {
+    /// host:port, separated by commas.
+    brokers: String,
+    /// {tenant} and {table} are put in; without {tenant} all tenants share a topic. Default: users_sync.{tenant}
+    topic: Option<String>,
+    /// debezium (the default): its envelope. upsert: the seven columns, null where a user is gone.
+    format: Option<KafkaFormat>,
+    /// Whether keys and values carry the schema that Kafka Connect's JsonConverter wants. Default: false.
+    schemas: Option<Scalar>,
+    /// Whether a soft delete is followed by a tombstone. Default: false.
+    tombstone_on_delete: Option<Scalar>,
+    /// Whether messages and position are written in Kafka's transactions. Default: true.
+    exactly_once: Option<Scalar>,
+    /// Whether the users that are there at the first start are published. Default: true.
+    snapshot: Option<Scalar>,
+    /// Whether missing topics are created; otherwise they have to be there. Default: true.
+    create_topics: Option<Scalar>,
+    /// Of a topic that is created. Default: 1.
+    partitions: Option<Scalar>,
+    /// Of a topic that is created. Default: the broker's.
+    replication: Option<Scalar>,
+    /// Where positions are kept. Default: users_sync.positions
+    positions_topic: Option<String>,
+    /// The tee's own replication slot. Default: that of the source, with _kafka behind it.
+    slot: Option<String>,
+    /// Properties of librdkafka: security.protocol, ssl.ca.location, sasl.mechanism, sasl.username, sasl.password ...
+    properties: Option<std::collections::BTreeMap<String, Scalar>>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+enum KafkaFormat {
+    Debezium,
+    Upsert,
 }
 
 #[derive(JsonSchema)]

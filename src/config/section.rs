@@ -15,8 +15,8 @@ pub(super) struct Known {
 
 pub(super) const TOP: Known = Known {
     path: "",
-    keys: &["source", "state", "users", "tenants", "include", "wake_after", "deletes", "limits", "on_slot_loss"],
-    later: &["kafka", "admin"],
+    keys: &["source", "state", "users", "tenants", "include", "wake_after", "deletes", "limits", "on_slot_loss", "kafka"],
+    later: &["admin"],
 };
 pub(super) const SOURCE: Known = Known { path: "source", keys: &["url", "slot", "publication", "publish"], later: &[] };
 pub(super) const STATE: Known = Known { path: "state", keys: &["url"], later: &[] };
@@ -52,10 +52,30 @@ pub(super) const INCLUDED: Known = Known { path: "", keys: &["tenants"], later: 
 pub(super) const DELETES: Known = Known { path: "deletes", keys: &["mode", "purge_after"], later: &[] };
 pub(super) const LIMITS: Known = Known {
     path: "limits",
-    keys: &["source_wal", "memory", "tenant_memory", "park_after", "stall", "max_deletes", "snapshot_age"],
-    later: &["kafka_wal"],
+    keys: &["source_wal", "memory", "tenant_memory", "park_after", "stall", "max_deletes", "snapshot_age", "kafka_wal"],
+    later: &[],
 };
-const SECTIONS: [&Known; 10] = [&TOP, &SOURCE, &STATE, &USERS, &TENANT, &DELETES, &LIMITS, &WATCH, &VIA, &FAN_OUT];
+pub(super) const KAFKA: Known = Known {
+    path: "kafka",
+    keys: &[
+        "brokers",
+        "topic",
+        "format",
+        "schemas",
+        "tombstone_on_delete",
+        "exactly_once",
+        "snapshot",
+        "create_topics",
+        "partitions",
+        "replication",
+        "positions_topic",
+        "slot",
+        "properties",
+    ],
+    later: &[],
+};
+const SECTIONS: [&Known; 11] =
+    [&TOP, &SOURCE, &STATE, &USERS, &TENANT, &DELETES, &LIMITS, &WATCH, &VIA, &FAN_OUT, &KAFKA];
 
 /// PostgreSQL's NAMEDATALEN leaves this many bytes to a name.
 const LONGEST_NAME: usize = 63;
@@ -146,6 +166,32 @@ impl<'a> Section<'a> {
         match self.node(name) {
             Some(node @ Node { kind: Kind::Scalar(_), .. }) => Ok(vec![text(node, &self.path(name), self.from)?]),
             _ => self.texts(name),
+        }
+    }
+
+    /// A key that is switched on or off.
+    pub(super) fn switch(&self, name: &'static str, default: bool) -> Result<bool, Fault> {
+        let parse = |text: &str| match text {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => None,
+        };
+        self.parsed(name, default, parse, "true or false")
+    }
+
+    /// A key's own keys, whatever their names are, with their texts.
+    pub(super) fn free(&self, name: &'static str) -> Result<Vec<(&'a Key, String)>, Fault> {
+        let path = self.path(name);
+        match self.node(name).map(|node| (&node.kind, node)) {
+            None => Ok(Vec::new()),
+            Some((Kind::Section(entries), _)) => entries
+                .iter()
+                .map(|(key, node)| Ok((key, text(node, &format!("{path}.{}", key.name), self.from)?)))
+                .collect(),
+            Some((_, node)) => {
+                let help = format!("{name}: {{key: value}}");
+                Err(Fault::new(&node.span, format!("{path} has to be a section of keys")).help(help))
+            }
         }
     }
 

@@ -3,7 +3,8 @@
 use super::users::Family;
 use crate::map::Rules;
 use crate::model::{Deletes, TenantId, TenantKey};
-use crate::pg::PgUrl;
+use crate::pg::{PgUrl, Secret};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// All that a process is told.
@@ -31,6 +32,8 @@ pub struct Config {
     pub limits: Limits,
     /// What to do when the slot is gone.
     pub on_slot_loss: OnSlotLoss,
+    /// The tee, where there is one.
+    pub kafka: Option<Kafka>,
 }
 
 impl Config {
@@ -99,6 +102,48 @@ pub struct Limits {
     pub max_deletes: MaxDeletes,
     /// How long a snapshot may be kept open for slow targets: the source cannot clean up behind it.
     pub snapshot_age: Duration,
+    /// The WAL that the tee's slot may hold back, in bytes.
+    pub kafka_wal: u64,
+}
+
+/// `kafka`: the tee.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kafka {
+    /// `host:port`, separated by commas.
+    pub brokers: String,
+    /// With `{tenant}` and `{table}`; without `{tenant}` all tenants share a topic.
+    pub topic: String,
+    /// How messages are written.
+    pub format: KafkaFormat,
+    /// Whether keys and values carry the schema that Kafka Connect's JsonConverter wants.
+    pub schemas: bool,
+    /// Whether a soft delete is followed by a tombstone.
+    pub tombstone_on_delete: bool,
+    /// Whether messages and position are written in transactions.
+    pub exactly_once: bool,
+    /// Whether the users that are there at the first start are published.
+    pub snapshot: bool,
+    /// Whether missing topics are created.
+    pub create_topics: bool,
+    /// Of a topic that is created.
+    pub partitions: i32,
+    /// Of a topic that is created; -1 for the broker's default.
+    pub replication: i32,
+    /// Where positions are kept.
+    pub positions_topic: String,
+    /// The tee's own replication slot.
+    pub slot: String,
+    /// Of librdkafka, as they are. Values may be secrets.
+    pub properties: BTreeMap<String, Secret>,
+}
+
+/// `kafka.format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KafkaFormat {
+    /// Debezium's envelope.
+    Debezium,
+    /// The row itself, and null where it is gone.
+    Upsert,
 }
 
 /// `limits.max_deletes`: a share of the live users of a target, but at least [`MaxDeletes::FLOOR`].

@@ -4,8 +4,10 @@
 mod compare;
 mod life;
 mod stage;
+#[cfg(feature = "kafka")]
+mod tee;
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Kafka};
 use crate::service::{self, ServiceError};
 use crate::throwaway::ThrowawayError;
 use life::Latencies;
@@ -44,8 +46,14 @@ pub enum DemoError {
     Output(#[from] io::Error),
 }
 
-/// Shows changes for `length`, or until `stop`; then compares source and targets row by row.
-pub async fn run(length: Duration, stop: CancellationToken, out: &mut impl Write) -> Result<(), DemoError> {
+/// Shows changes for `length`, or until `stop`; then compares source and targets row by row. With `brokers` the changes go
+/// to Kafka, too.
+pub async fn run(
+    length: Duration,
+    brokers: Option<&str>,
+    stop: CancellationToken,
+    out: &mut impl Write,
+) -> Result<(), DemoError> {
     writeln!(out, "Starting two throwaway PostgreSQL servers ...")?;
     let stage = tokio::select! {
         stage = Stage::build() => stage?,
@@ -56,9 +64,11 @@ pub async fn run(length: Duration, stop: CancellationToken, out: &mut impl Write
         writeln!(out, "  tenant {tenant:<9}{}", stage.target_url(tenant))?;
     }
     let stop_service = CancellationToken::new();
-    let mut service = tokio::spawn(service::run(stage.config()?, stop_service.clone()));
+    let config = stage.config(brokers)?;
+    let kafka = config.kafka.clone();
+    let mut service = tokio::spawn(service::run(config, stop_service.clone()));
     let shown = tokio::select! {
-        shown = show(&stage, length, &stop, out) => shown,
+        shown = show(&stage, length, kafka.as_ref(), &stop, out) => shown,
         ended = &mut service => match ended {
             Ok(result) => result.map_err(DemoError::from).and(Err(DemoError::Stalled("replication ended by itself"))),
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
@@ -74,6 +84,7 @@ pub async fn run(length: Duration, stop: CancellationToken, out: &mut impl Write
 async fn show(
     stage: &Stage,
     length: Duration,
+    kafka: Option<&Kafka>,
     stop: &CancellationToken,
     out: &mut impl Write,
 ) -> Result<(), DemoError> {
@@ -92,5 +103,13 @@ async fn show(
     writeln!(out, "\n{latencies}")?;
     let compared = compare::until_equal(stage, out).await?;
     writeln!(out, "{compared} users compared row by row, all seven columns: source and targets are equal.")?;
+    #[cfg(feature = "kafka")]
+    if let Some(kafka) = kafka {
+        let users = tee::until_equal(stage, kafka).await?;
+        let [acme, globex] = stage::TENANTS.map(|tenant| kafka.topic.replace("{tenant}", tenant));
+        writeln!(out, "Kafka at {} holds the same {users} users in topics {acme} and {globex}.", kafka.brokers)?;
+    }
+    #[cfg(not(feature = "kafka"))]
+    let _ = kafka;
     Ok(())
 }

@@ -64,7 +64,8 @@ impl Stage {
         self.targets.url(tenant)
     }
 
-    pub(super) fn config(&self) -> Result<Config, DemoError> {
+    /// With `brokers` there is a tee.
+    pub(super) fn config(&self, brokers: Option<&str>) -> Result<Config, DemoError> {
         let variable = |name: &str| match name {
             "SOURCE" => Some(self.source_url()),
             "ACME" => Some(self.target_url("acme")),
@@ -72,7 +73,12 @@ impl Stage {
             _ => None,
         };
         let file = |_: &str| Err(std::io::ErrorKind::NotFound.into());
-        Ok(config::parse("demo.yaml", include_str!("demo.yaml"), &Surroundings { variable: &variable, file: &file })?)
+        let mut text = include_str!("demo.yaml").to_owned();
+        if let Some(brokers) = brokers {
+            let topics = "topic: 'users_sync_demo.{tenant}', positions_topic: users_sync_demo.positions";
+            text.push_str(&format!("\nkafka: {{brokers: '{}', {topics}}}\n", brokers.replace('\'', "''")));
+        }
+        Ok(config::parse("demo.yaml", &text, &Surroundings { variable: &variable, file: &file })?)
     }
 
     pub(super) async fn auth(&self) -> Result<Client, DemoError> {

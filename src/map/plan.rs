@@ -1,10 +1,10 @@
 //! The mapping, ready to run: a tuple in, a tenant's changes out. One pass, no allocation beyond the user's own.
 
 use super::filter::{Condition, Truth};
-use super::json::{JsonKind, Malformed, push_string, without};
+use super::json::{JsonKind, Malformed, without};
 use super::unmappable::Unmappable;
 use super::value::{Input, Known, Moments, Row, Sent, Text};
-use crate::model::{Cell, Change, Patch, Set, Timestamp, User, Xid};
+use crate::model::{Cell, Change, Patch, Set, Timestamp, User, Xid, push_string};
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -5,10 +5,12 @@ mod change;
 mod ids;
 mod lsn;
 mod relation;
+mod text;
 mod time;
 
 pub use change::{Change, Deletes, Patch, Set, User};
 pub use ids::{Epoch, Generation, Oid, TargetId, TenantId, TenantKey, UserId, Xid};
 pub use lsn::{Lsn, ParseLsnError};
 pub use relation::{Cell, Column, Relation, ReplicaIdentity, TableName, TypeCatalog, TypeKind};
+pub use text::push_string;
 pub use time::Timestamp;

@@ -7,6 +7,7 @@ use crate::capture::ReplicationWriter;
 use crate::model::{Lsn, Timestamp};
 use crate::state::LEASE;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -19,9 +20,10 @@ const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// Where nothing concerns us, so much of the source's log is let go at once: our own writing makes log, too.
 pub(crate) const IDLE_STEP: u64 = 64 << 10;
 
-/// Sends status updates until `stop`, then says goodbye.
+/// Sends status updates until `stop`, then says goodbye. `positions`: what was received and what is confirmed.
 pub(super) async fn report(
-    shared: &Shared,
+    positions: impl Fn() -> (Lsn, Lsn) + Send,
+    news: &Notify,
     mut writer: ReplicationWriter,
     stop: CancellationToken,
 ) -> Result<(), ServiceError> {
@@ -30,13 +32,10 @@ pub(super) async fn report(
     loop {
         let stopping = tokio::select! {
             _ = timer.tick() => false,
-            () = shared.report.notified() => false,
+            () = news.notified() => false,
             () = stop.cancelled() => true,
         };
-        let (received, confirmed) = {
-            let progress = shared.progress();
-            (progress.received(), progress.confirmed())
-        };
+        let (received, confirmed) = positions();
         writer.status(received, confirmed, confirmed, now(), true).await?;
         if stopping {
             return Ok(writer.terminate().await?);
@@ -94,7 +93,7 @@ async fn write_down(shared: &Shared, safe: Lsn) -> Result<(), ServiceError> {
     Ok(())
 }
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
     i64::try_from(micros).ok().and_then(Timestamp::from_unix_micros).unwrap_or(Timestamp(0))
 }

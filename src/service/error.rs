@@ -87,6 +87,12 @@ pub enum ServiceError {
         /// How it was lost.
         why: &'static str,
     },
+    /// The tee cannot go on from here: every tenant takes a snapshot.
+    #[error("the tee starts over: {0}")]
+    StartOver(&'static str),
+    /// The thread that publishes to Kafka has ended; it has said why.
+    #[error("publishing to Kafka has ended")]
+    NotPublishing,
     /// Something at the source has to be mended first.
     #[error("{what}; {remedy}")]
     Unready {
@@ -124,6 +130,8 @@ impl ServiceError {
             | ServiceError::Superseded(_)
             | ServiceError::LeaseLapsed
             | ServiceError::WentBack(_)
+            | ServiceError::StartOver(_)
+            | ServiceError::NotPublishing
             | ServiceError::Read(SourceReadError::Columns) => false,
             ServiceError::Decode(_)
             | ServiceError::Mapping(_)

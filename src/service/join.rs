@@ -6,7 +6,7 @@ use super::shared::Shared;
 use super::sorter::Member;
 use crate::capture::{ReplicationConnection, slot};
 use crate::model::{Lsn, User};
-use crate::pg::connect;
+use crate::pg::{PgUrl, connect};
 use crate::snapshot::{Export, hold_export};
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,7 +73,7 @@ pub(super) async fn serve(
         if together.is_empty() {
             continue;
         }
-        match make_export(&shared).await {
+        match make_export(&shared.config.source.url).await {
             Ok(export) => run_pass(&shared, &export, together).await?,
             Err(error) if error.is_final() => return Err(error),
             Err(error) => tracing::warn!(%error, "no snapshot could be taken, the tenants try again"),
@@ -103,12 +103,11 @@ async fn run_pass(shared: &Shared, export: &Export, requests: Vec<JoinRequest>) 
 }
 
 /// A temporary slot makes a snapshot at an exact position; it goes as soon as the snapshot is held elsewhere.
-async fn make_export(shared: &Shared) -> Result<Export, ServiceError> {
-    let source = &shared.config.source;
-    let mut connection = ReplicationConnection::connect(&source.url).await?;
+pub(super) async fn make_export(source: &PgUrl) -> Result<Export, ServiceError> {
+    let mut connection = ReplicationConnection::connect(source).await?;
     let name = format!("users_sync_join_{}", connection.backend_pid());
     tracing::debug!(slot = name, "taking a snapshot; it waits for the transactions that are running now");
     let created = slot::create_slot(&mut connection, &name, true).await?;
-    let holder = connect(&source.url).await?;
+    let holder = connect(source).await?;
     Ok(hold_export(holder, &created.snapshot_name, created.consistent_point).await?)
 }

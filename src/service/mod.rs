@@ -30,11 +30,14 @@ mod roster;
 mod running;
 mod session;
 mod shared;
+mod sink;
 #[cfg(test)]
 mod simulation;
 mod slot;
 mod sorter;
 mod stream;
+#[cfg(feature = "kafka")]
+mod tee;
 mod tenant;
 mod touched;
 mod verify;

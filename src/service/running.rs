@@ -1,5 +1,6 @@
 //! The tasks of a session: started, watched, rearranged when tenants come and go, and drained.
 
+use super::dispatch::Dispatch;
 use super::join::JoinRequest;
 use super::lanes::Lane;
 use super::roster::Roster;
@@ -70,15 +71,28 @@ impl Running {
             let worker = Worker::new(shared.clone(), index, joins.clone(), known.tenants.remove(id), gathers);
             running.tenants.spawn(worker.run());
         }
-        running.source.spawn(Stream::new(shared.clone(), reader, client).run());
+        let dispatch = Dispatch::new(shared.clone());
+        running.source.spawn(Stream::new(shared.clone(), dispatch, shared.drain.clone(), reader, client).run());
         running.source.spawn(join::serve(shared.clone(), requests, created));
         let watched = shared.clone();
         running.source.spawn(async move { watching::membership(&watched).await });
         let (recording, reporting) = (running.stop_recording.clone(), running.stop_reporting.clone());
         let record = shared.clone();
         running.confirming.spawn(async move { confirm::record(&record, recording).await });
-        running.confirming.spawn(async move { confirm::report(&shared, writer, reporting).await });
+        running.confirming.spawn(async move {
+            let positions = || {
+                let progress = shared.progress();
+                (progress.received(), progress.confirmed())
+            };
+            confirm::report(positions, &shared.report, writer, reporting).await
+        });
         running
+    }
+
+    /// Starts the tee beside the tenants.
+    #[cfg(feature = "kafka")]
+    pub(super) fn tee(&mut self, configs: watch::Receiver<Config>) {
+        self.source.spawn(super::tee::run(self.shared.clone(), configs));
     }
 
     /// Until something breaks, or is over: then what waits is applied and confirmed.

@@ -85,7 +85,11 @@ async fn session(
         () = stop.cancelled() => return Ok(End::Stopped),
     };
     *has_streamed = true;
-    Running::start(prepared, None).run(config, configs, stop).await
+    #[cfg_attr(not(feature = "kafka"), allow(unused_mut))]
+    let mut running = Running::start(prepared, None);
+    #[cfg(feature = "kafka")]
+    running.tee(configs.clone());
+    running.run(config, configs, stop).await
 }
 
 /// Waits until there is another configuration.

@@ -1,12 +1,11 @@
-//! Reads the slot: frames are decoded, mapped and dispatched, one task for all tenants. Reading stops for a while
-//! where a tenant has no room; status updates do not (`confirm`).
+//! Reads a slot: frames are decoded, mapped and handed to a sink, one task for all tenants. Reading stops for a while
+//! where the sink has no room; status updates do not (`confirm`).
 
 use super::ServiceError;
-use super::dispatch::{Dispatch, Transaction};
 use super::plans::{Mapped, Watched, compile, compile_current, compile_watched, fingerprint};
 use super::reread::Wanted;
-use super::room::wait_for_room;
 use super::shared::Shared;
+use super::sink::{Sink, Transaction};
 use super::touched::{Event, Touched};
 use crate::capture::pgoutput::{Message, OldTuple, Tuple, parse_message};
 use crate::capture::{CaptureError, Frame, ReplicationReader};
@@ -19,6 +18,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 /// So many frames in one read say that the source has more to send than we are waiting for.
 const BUSY: usize = 32;
@@ -29,8 +29,10 @@ const GATHER: Duration = Duration::from_millis(1);
 /// The source answers every status update, once a second; a source that says nothing for so long is gone.
 const SILENCE: Duration = Duration::from_secs(60);
 
-pub(super) struct Stream {
+pub(super) struct Stream<S> {
     shared: Arc<Shared>,
+    /// Stop reading.
+    drain: CancellationToken,
     reader: ReplicationReader,
     /// For the catalog: what types are.
     client: PgClient,
@@ -39,9 +41,15 @@ pub(super) struct Stream {
     transaction: Option<Transaction>,
     /// Users that the query mapping has to read.
     touched: Touched,
-    dispatch: Dispatch,
+    out: Out<S>,
     /// A relation version that was announced and not yet compiled.
     announced: Option<Relation>,
+}
+
+/// Where changes go, and those that do not say whose they are.
+pub(super) struct Out<S> {
+    pub(super) sink: S,
+    unsent: Vec<Change>,
 }
 
 /// What the changes of a table are to us.
@@ -54,10 +62,29 @@ enum Source {
     Passed,
 }
 
-impl Stream {
-    pub(super) fn new(shared: Arc<Shared>, reader: ReplicationReader, client: PgClient) -> Stream {
+impl<S: Sink> Out<S> {
+    /// Takes a change. `is_new`: the user is new to its tenant.
+    pub(super) fn add(&mut self, transaction: Transaction, tenant: TenantRef<'_>, change: Change, is_new: bool) {
+        match tenant {
+            TenantRef::Nobody => {}
+            TenantRef::Unsent => self.unsent.push(change),
+            TenantRef::Only => self.sink.add(transaction, None, change, is_new),
+            TenantRef::Key(key) => self.sink.add(transaction, Some(&key), change, is_new),
+        }
+    }
+}
+
+impl<S: Sink> Stream<S> {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        sink: S,
+        drain: CancellationToken,
+        reader: ReplicationReader,
+        client: PgClient,
+    ) -> Stream<S> {
         Stream {
-            dispatch: Dispatch::new(&shared),
+            out: Out { sink, unsent: Vec::new() },
+            drain,
             shared,
             reader,
             client,
@@ -70,14 +97,13 @@ impl Stream {
 
     /// Reads until it is told to drain, or the source ends the stream.
     pub(super) async fn run(mut self) -> Result<(), ServiceError> {
-        let shared = self.shared.clone();
-        let drain = &shared.drain;
+        let drain = self.drain.clone();
         loop {
             let frame = tokio::select! {
                 biased;
                 () = drain.cancelled() => return Ok(()),
-                () = shared.lanes.changed.notified() => {
-                    self.dispatch.adopt(&shared);
+                () = self.out.sink.calls() => {
+                    self.out.sink.attend().await?;
                     continue;
                 }
                 frame = timeout(SILENCE, self.reader.next()) => frame.map_err(|_| CaptureError::Closed)??,
@@ -102,6 +128,11 @@ impl Stream {
                     resolved = self.resolve_touched() => resolved?,
                 }
             }
+            tokio::select! {
+                biased;
+                () = drain.cancelled() => return Ok(()),
+                rested = self.out.sink.rest() => rested?,
+            }
             if frames >= BUSY {
                 sleep(GATHER).await;
             }
@@ -114,16 +145,15 @@ impl Stream {
             Frame::XLogData { data, .. } => self.message(parse_message(&data)?)?,
             Frame::Keepalive { wal_end, reply_requested, .. } => {
                 if self.transaction.is_none() && self.touched.is_empty() {
-                    self.shared.progress().idle(wal_end);
+                    self.out.sink.idle(wal_end);
                 }
                 if reply_requested {
-                    self.shared.report.notify_one();
+                    self.out.sink.reply_requested();
                 }
             }
             Frame::Ended => return Err(CaptureError::Closed.into()),
         }
-        let dispatch = &self.dispatch;
-        let to_settle = self.announced.is_some() || !dispatch.unsent.is_empty() || !dispatch.crowded.is_empty();
+        let to_settle = self.announced.is_some() || !self.out.unsent.is_empty() || self.out.sink.is_crowded();
         Ok(to_settle || self.touched.is_full())
     }
 
@@ -134,7 +164,7 @@ impl Stream {
             }
             Message::Commit { end_lsn, .. } => {
                 if let Some(transaction) = self.transaction.take() {
-                    self.touched.commit(&mut self.dispatch, &self.shared, transaction, end_lsn);
+                    self.touched.commit(&mut self.out.sink, transaction, end_lsn);
                 }
             }
             Message::Insert { relation, new } => match self.relations.get(&relation) {
@@ -143,7 +173,7 @@ impl Stream {
                     new.read_into(mapped.plan.decoded(), &mut cells)?;
                     let inserted = mapped.plan.insert(&cells).map(|user| {
                         if let (Some((tenant, user)), Some(transaction)) = (user, self.transaction) {
-                            self.dispatch.add(&self.shared, transaction, tenant, Change::Upsert(user), true);
+                            self.out.add(transaction, tenant, Change::Upsert(user), true);
                         }
                     });
                     self.mapped(inserted);
@@ -160,12 +190,15 @@ impl Stream {
                     new.read_into(mapped.plan.decoded(), &mut new_cells)?;
                     let old_cells = old.map(|_| &old_cells[..]);
                     let Some(transaction) = self.transaction else { return Ok(()) };
-                    let (dispatch, shared) = (&mut self.dispatch, &self.shared);
+                    let out = &mut self.out;
+                    if let (true, Some(old)) = (S::WANTS_BEFORE, old_cells) {
+                        out.sink.before(mapped.plan.insert(old).ok().flatten().map(|(_, user)| user));
+                    }
                     // What follows a delete within one update is the user's coming to another tenant.
                     let mut moves = false;
                     let mut emit = |tenant: TenantRef<'_>, change: Change| {
                         moves |= matches!(change, Change::Delete { .. });
-                        dispatch.add(shared, transaction, tenant, change, moves);
+                        out.add(transaction, tenant, change, moves);
                     };
                     let updated = mapped.plan.update(old_cells, &new_cells, transaction.moment, &mut emit);
                     self.mapped(updated);
@@ -178,9 +211,11 @@ impl Stream {
                     let mut cells = Vec::new();
                     old.read_into(mapped.plan.decoded(), &mapped.relation.columns, &mut cells)?;
                     let Some(transaction) = self.transaction else { return Ok(()) };
-                    let (dispatch, shared) = (&mut self.dispatch, &self.shared);
-                    let mut emit =
-                        |tenant: TenantRef<'_>, change| dispatch.add(shared, transaction, tenant, change, false);
+                    let out = &mut self.out;
+                    if S::WANTS_BEFORE {
+                        out.sink.before(mapped.plan.insert(&cells).ok().flatten().map(|(_, user)| user));
+                    }
+                    let mut emit = |tenant: TenantRef<'_>, change| out.add(transaction, tenant, change, false);
                     let deleted = mapped.plan.delete(&cells, transaction.moment, &mut emit);
                     self.mapped(deleted);
                 }
@@ -191,7 +226,7 @@ impl Stream {
                 let is_ours = |source: &Source| !matches!(source, Source::Passed);
                 if relations.iter().filter_map(|relation| self.relations.get(relation)).any(is_ours) {
                     tracing::warn!("the table was truncated at the source: every tenant is resynced");
-                    self.shared.interrupt_all(Interrupt::Truncated);
+                    self.out.sink.interrupt(Interrupt::Truncated);
                 }
             }
             Message::Relation(relation) => self.announced = Some(relation),
@@ -231,8 +266,8 @@ impl Stream {
     }
 
     /// Says what could not be mapped. A change that cannot be attributed costs everybody a resync.
-    fn mapped(&self, result: Result<(), Unmappable>) {
-        let (shared, position) = (&self.shared, self.transaction.map(|transaction| transaction.commit_lsn));
+    fn mapped(&mut self, result: Result<(), Unmappable>) {
+        let position = self.transaction.map(|transaction| transaction.commit_lsn);
         match result {
             Ok(()) => {}
             Err(Unmappable::Identity { columns, remedy }) => {
@@ -241,10 +276,10 @@ impl Stream {
                     remedy,
                     "a delete could not be attributed, the replica identity lacks columns: every tenant is resynced"
                 );
-                shared.interrupt_all(Interrupt::Unattributed);
+                self.out.sink.interrupt(Interrupt::Unattributed);
             }
             Err(unmappable) => {
-                if let Some(so_far) = shared.count_unmappable() {
+                if let Some(so_far) = self.shared.count_unmappable() {
                     tracing::error!(so_far, reason = %unmappable, ?position, "a row is left out");
                 }
             }
@@ -256,26 +291,18 @@ impl Stream {
         if let Some(relation) = self.announced.take() {
             self.compile(relation).await?;
         }
-        if !self.dispatch.unsent.is_empty() {
+        if !self.out.unsent.is_empty() {
             self.learn_tenants().await?;
         }
         if self.touched.is_full() {
-            self.touched.resolve(&mut self.dispatch, &self.shared).await?;
+            self.touched.resolve(&mut self.out, &self.shared).await?;
         }
-        self.wait_for_room().await;
-        Ok(())
-    }
-
-    async fn wait_for_room(&mut self) {
-        for index in std::mem::take(&mut self.dispatch.crowded) {
-            wait_for_room(&self.shared, index).await;
-        }
+        self.out.sink.make_room().await
     }
 
     async fn resolve_touched(&mut self) -> Result<(), ServiceError> {
-        self.touched.resolve(&mut self.dispatch, &self.shared).await?;
-        self.wait_for_room().await;
-        Ok(())
+        self.touched.resolve(&mut self.out, &self.shared).await?;
+        self.out.sink.make_room().await
     }
 
     async fn compile(&mut self, relation: Relation) -> Result<(), ServiceError> {
@@ -292,7 +319,7 @@ impl Stream {
         }
         if rules.query.is_some() {
             // What was gathered was gathered under the version before.
-            self.touched.resolve(&mut self.dispatch, &shared).await?;
+            self.touched.resolve(&mut self.out, &shared).await?;
             let watched = compile_watched(&self.client, rules, &relation).await?;
             watched
                 .iter()
@@ -306,8 +333,7 @@ impl Stream {
                 // What the slot still has to send may be older than the configuration. What the table is now decides.
                 let now = fingerprint(rules, &compile_current(&self.client, rules).await?);
                 tracing::warn!(%error, "an older version of the table is passed over: every tenant is resynced");
-                shared.set_mapping(&now);
-                shared.interrupt_all(Interrupt::Altered);
+                self.out.sink.altered(&now);
                 self.relations.insert(oid, Source::Passed);
                 return Ok(());
             }
@@ -321,23 +347,23 @@ impl Stream {
 
     /// Whether rows are made in another way than so far. `announced` may be that of an older version that the slot still
     /// has to send: what the table is now decides.
-    async fn look_for_alteration(&self, announced: Option<String>) -> Result<(), ServiceError> {
-        let (shared, rules) = (&self.shared, &self.shared.config.users);
-        if announced.is_some_and(|announced| announced == *shared.mapping()) {
+    async fn look_for_alteration(&mut self, announced: Option<String>) -> Result<(), ServiceError> {
+        let rules = &self.shared.config.users;
+        let mapping = self.out.sink.mapping();
+        if announced.is_some_and(|announced| announced == *mapping) {
             return Ok(());
         }
         let now = fingerprint(rules, &compile_current(&self.client, rules).await?);
-        if now != *shared.mapping() {
+        if now != *mapping {
             tracing::warn!(table = %rules.table, "the table was altered: every tenant is resynced");
-            shared.set_mapping(&now);
-            shared.interrupt_all(Interrupt::Altered);
+            self.out.sink.altered(&now);
         }
         Ok(())
     }
 
     /// Changes that do not say whose they are: the rows are read, and take the changes' place.
     async fn learn_tenants(&mut self) -> Result<(), ServiceError> {
-        let unsent = std::mem::take(&mut self.dispatch.unsent);
+        let unsent = std::mem::take(&mut self.out.unsent);
         let Some(transaction) = self.transaction else { return Ok(()) };
         let wanted = unsent.iter().map(|change| Wanted {
             id: change.id().into(),
@@ -347,7 +373,7 @@ impl Stream {
         let found = self.shared.rereader.read(&self.shared.config, &wanted.collect::<Vec<_>>()).await?;
         for (key, user) in found.users {
             let tenant = key.map_or(TenantRef::Only, |key| TenantRef::Key(key.into()));
-            self.dispatch.add(&self.shared, transaction, tenant, Change::Upsert(user), false);
+            self.out.add(transaction, tenant, Change::Upsert(user), false);
         }
         Ok(())
     }

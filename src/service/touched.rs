@@ -4,10 +4,11 @@
 //! A reading is ahead of the stream, and only of it: nothing older ever follows, since all that comes is read, too.
 
 use super::ServiceError;
-use super::dispatch::{Dispatch, Transaction};
 use super::plans::Watched;
 use super::reread::Row;
 use super::shared::Shared;
+use super::sink::{Sink, Transaction};
+use super::stream::Out;
 use crate::map::{TenantRef, Touch, Unmappable, Via};
 use crate::model::{Cell, Change, Lsn, Xid};
 use std::collections::HashMap;
@@ -95,15 +96,15 @@ impl Touched {
     }
 
     /// A transaction is complete. One that has nobody to wait for goes on at once.
-    pub(super) fn commit(&mut self, dispatch: &mut Dispatch, shared: &Shared, transaction: Transaction, end: Lsn) {
+    pub(super) fn commit(&mut self, sink: &mut impl Sink, transaction: Transaction, end: Lsn) {
         match self.is_empty() {
-            true => dispatch.commit(shared, transaction, end),
+            true => sink.commit(transaction, end),
             false => self.done.push((transaction, end)),
         }
     }
 
     /// Reads whoever was touched, and hands everything on, transaction by transaction.
-    pub(super) async fn resolve(&mut self, dispatch: &mut Dispatch, shared: &Shared) -> Result<(), ServiceError> {
+    pub(super) async fn resolve<S: Sink>(&mut self, out: &mut Out<S>, shared: &Shared) -> Result<(), ServiceError> {
         if self.is_empty() {
             return Ok(());
         }
@@ -125,24 +126,22 @@ impl Touched {
         for (at, said, comes) in touched.outcome(found, shared.id_in_key()) {
             changes.entry(at.commit_lsn).or_default().push((said, comes));
         }
-        let mut hand_on = |dispatch: &mut Dispatch, transaction: Transaction| {
+        let mut hand_on = |sink: &mut S, transaction: Transaction| {
             for (said, comes) in changes.remove(&transaction.commit_lsn).unwrap_or_default() {
                 match said {
-                    Said::To(None, change) => dispatch.add(shared, transaction, TenantRef::Only, change, comes),
-                    Said::To(Some(tenant), change) => {
-                        dispatch.add(shared, transaction, TenantRef::Key(tenant.into()), change, comes);
-                    }
-                    Said::Anywhere(change) => dispatch.add_everywhere(shared, transaction, &change),
+                    Said::To(tenant, change) => sink.add(transaction, tenant.as_deref(), change, comes),
+                    Said::Anywhere(change) => sink.add_everywhere(transaction, &change),
                 }
             }
         };
+        let sink = &mut out.sink;
         for (transaction, end) in &touched.done {
-            hand_on(dispatch, *transaction);
-            dispatch.commit(shared, *transaction, *end);
+            hand_on(sink, *transaction);
+            sink.commit(*transaction, *end);
         }
         // What is left belongs to the transaction that still arrives.
         if let Some(current) = touched.users.values().map(|touching| touching.last).max_by_key(|last| last.commit_lsn) {
-            hand_on(dispatch, current);
+            hand_on(sink, current);
         }
         Ok(())
     }

@@ -7,9 +7,11 @@
 mod request;
 mod store;
 mod tables;
+mod tee;
 
 pub use request::Request;
 pub use store::StateStore;
+pub use tee::TeeRow;
 
 use crate::model::{Epoch, Generation, Lsn, Oid, TargetId, TenantId};
 use crate::pg::describe;
@@ -132,4 +134,6 @@ pub struct Snapshot {
     pub tenants: BTreeMap<TenantId, TenantRow>,
     /// The epochs of this slot's processes, and how far the source's log went when each of them began.
     pub epochs: BTreeMap<Epoch, Lsn>,
+    /// Of the tee, where there has been one.
+    pub tee: Option<TeeRow>,
 }

@@ -13,9 +13,9 @@ const EPOCHS_KEPT: i64 = 1_000;
 
 /// The state of one slot, as one process writes it.
 pub struct StateStore {
-    client: PgClient,
-    slot: String,
-    epoch: Epoch,
+    pub(super) client: PgClient,
+    pub(super) slot: String,
+    pub(super) epoch: Epoch,
 }
 
 impl StateStore {
@@ -75,7 +75,7 @@ impl StateStore {
         client.execute("DELETE FROM users_sync.source WHERE slot = $1", &[&slot]).await?;
         if client.query_opt("SELECT FROM users_sync.source LIMIT 1", &[]).await?.is_none() {
             client
-                .batch_execute("DROP TABLE users_sync.request, users_sync.epoch, users_sync.tenant, users_sync.source")
+                .batch_execute("DROP TABLE users_sync.tee, users_sync.request, users_sync.epoch, users_sync.tenant, users_sync.source")
                 .await?;
             let others = "SELECT FROM pg_catalog.pg_class WHERE relnamespace = 'users_sync'::regnamespace LIMIT 1";
             if client.query_opt(others, &[]).await?.is_none() {
@@ -218,7 +218,7 @@ impl StateStore {
         Ok(())
     }
 
-    fn fenced_unless(&self, written: bool) -> Result<(), StateError> {
+    pub(super) fn fenced_unless(&self, written: bool) -> Result<(), StateError> {
         match written {
             true => Ok(()),
             false => Err(StateError::Fenced { slot: self.slot.clone(), epoch: self.epoch }),

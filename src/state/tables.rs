@@ -45,10 +45,19 @@ CREATE TABLE IF NOT EXISTS users_sync.request (
   tenant text NOT NULL,
   allow_deletes boolean NOT NULL,
   requested_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE IF NOT EXISTS users_sync.tee (
+  slot text PRIMARY KEY REFERENCES users_sync.source ON DELETE CASCADE,
+  tee_slot text NOT NULL,
+  state text NOT NULL CHECK (state IN ('joining', 'following', 'parked')),
+  since timestamptz NOT NULL,
+  reason text,
+  remedy text,
+  requested boolean NOT NULL DEFAULT false
 )";
 
 pub(super) async fn exists(client: &Client) -> Result<bool, StateError> {
-    Ok(client.query_one("SELECT to_regclass('users_sync.tenant') IS NOT NULL", &[]).await?.get(0))
+    Ok(client.query_one("SELECT to_regclass('users_sync.tee') IS NOT NULL", &[]).await?.get(0))
 }
 
 pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, StateError> {
@@ -71,7 +80,8 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
     let tenants = client.query(sql, &[&slot]).await?.iter().map(tenant_row).collect();
     let rows = client.query("SELECT epoch, flushed FROM users_sync.epoch WHERE slot = $1", &[&slot]).await?;
     let epochs = rows.iter().map(|row| (Epoch(row.get(0)), lsn(row, 1))).collect();
-    Ok(Snapshot { source, tenants, epochs })
+    let tee = super::tee::read(client, slot).await?;
+    Ok(Snapshot { source, tenants, epochs, tee })
 }
 
 fn tenant_row(row: &Row) -> (TenantId, TenantRow) {

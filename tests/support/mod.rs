@@ -94,6 +94,7 @@ pub fn limits() -> Limits {
         stall: Duration::from_secs(5),
         max_deletes: MaxDeletes { percent: 10.0 },
         snapshot_age: Duration::from_secs(3600),
+        kafka_wal: 1 << 30,
     }
 }
 
@@ -144,6 +145,7 @@ impl Bed {
             purge_after: None,
             limits: limits(),
             on_slot_loss: OnSlotLoss::Resync,
+            kafka: None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Values of json and jsonb columns: what jsonb would refuse taken out, and paths into them.
 
-use super::push_string;
+use crate::model::push_string;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;

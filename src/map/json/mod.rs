@@ -9,7 +9,7 @@ mod document;
 
 pub(super) use document::{clean, find, scalar_text, without};
 
-use crate::model::{Oid, TypeCatalog, TypeKind};
+use crate::model::{Oid, TypeCatalog, TypeKind, push_string};
 
 /// Type ids of `pg_type.dat` for which `to_jsonb` does more than quote.
 pub(super) mod oid {
@@ -151,35 +151,6 @@ pub(super) fn key(name: &str) -> String {
     push_string(name, &mut key);
     key.push(':');
     key
-}
-
-/// A JSON string: quotes, backslashes and control characters escaped, all else as it is.
-pub(super) fn push_string(text: &str, out: &mut String) {
-    out.push('"');
-    let mut done = 0;
-    for (i, byte) in text.bytes().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        // What is escaped is ASCII, so both ends of the slice are character boundaries.
-        out.push_str(&text[done..i]);
-        done = i + 1;
-        match byte {
-            b'"' => out.push_str("\\\""),
-            b'\\' => out.push_str("\\\\"),
-            b'\n' => out.push_str("\\n"),
-            b'\r' => out.push_str("\\r"),
-            b'\t' => out.push_str("\\t"),
-            _ => {
-                const HEX: &[u8; 16] = b"0123456789abcdef";
-                out.push_str("\\u00");
-                out.push(char::from(HEX[usize::from(byte >> 4)]));
-                out.push(char::from(HEX[usize::from(byte & 15)]));
-            }
-        }
-    }
-    out.push_str(&text[done..]);
-    out.push('"');
 }
 
 fn push_number(text: &str, out: &mut String) -> Result<(), Malformed> {

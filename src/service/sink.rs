@@ -1,0 +1,62 @@
+//! Where the changes of a stream go: into the tenants' mailboxes, or out to Kafka.
+
+use super::ServiceError;
+use crate::map::Moment;
+use crate::model::{Change, Lsn, User};
+use crate::route::Interrupt;
+use std::sync::Arc;
+
+/// The transaction that is being received.
+#[derive(Clone, Copy)]
+pub(super) struct Transaction {
+    pub(super) commit_lsn: Lsn,
+    pub(super) moment: Moment,
+}
+
+/// Takes mapped changes in the order of the stream.
+pub(super) trait Sink: Send {
+    /// Whether it wants users as they were, as far as the replica identity carries that.
+    const WANTS_BEFORE: bool;
+
+    /// The user as it was before the next change; `None` where old rows are not whole.
+    fn before(&mut self, user: Option<User>);
+
+    /// Takes a change of the tenant with this key; `None`: of the only one. `is_new`: the user is new to its tenant.
+    fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, is_new: bool);
+
+    /// Takes a change for every tenant: whoever does not have the user has nothing to do.
+    fn add_everywhere(&mut self, transaction: Transaction, change: &Change);
+
+    /// The transaction is complete.
+    fn commit(&mut self, transaction: Transaction, end: Lsn);
+
+    /// There was nothing for us up to here.
+    fn idle(&mut self, wal_end: Lsn);
+
+    /// The source wants to hear from us.
+    fn reply_requested(&self);
+
+    /// Whether [`Sink::make_room`] has something to do before the next frame is taken.
+    fn is_crowded(&self) -> bool;
+
+    /// Waits until there is room.
+    fn make_room(&mut self) -> impl Future<Output = Result<(), ServiceError>> + Send;
+
+    /// What was received so far is all that there is for now.
+    fn rest(&mut self) -> impl Future<Output = Result<(), ServiceError>> + Send;
+
+    /// Ends when the sink has something to do between two frames: [`Sink::attend`].
+    fn calls(&self) -> impl Future<Output = ()> + Send;
+
+    /// Does it.
+    fn attend(&mut self) -> impl Future<Output = Result<(), ServiceError>> + Send;
+
+    /// Fingerprint of the mapping that rows are made with now.
+    fn mapping(&self) -> Arc<str>;
+
+    /// Rows are made in another way from now on.
+    fn altered(&mut self, mapping: &str);
+
+    /// Every tenant has to start over, because of something at this place of the stream.
+    fn interrupt(&mut self, why: Interrupt);
+}

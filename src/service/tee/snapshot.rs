@@ -1,0 +1,183 @@
+//! The users that are there, as `r` events; and the end of those that a topic still holds and the source does not.
+
+use super::TeeError;
+use super::outlet::Outlet;
+use super::session::blocking;
+use super::sink::millis;
+use crate::config::{Config, Kafka};
+use crate::map::TenantRef;
+use crate::model::{TenantId, User};
+use crate::pg::connect;
+use crate::route::Directory;
+use crate::service::confirm::now;
+use crate::service::plans::compile_current;
+use crate::service::shared::Shared;
+use crate::snapshot::{Export, RowStream};
+use crate::tee::kafka::{Close, Failure, Reader};
+use crate::tee::{Event, Held, Op, Place, StreamPosition, TenantPosition};
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// A tenant whose users are to be published.
+pub(super) struct Member {
+    /// Its place among the tenants.
+    pub(super) index: usize,
+    /// Fingerprint of the mapping.
+    pub(super) mapping: String,
+    /// Nothing of it has ever been published.
+    pub(super) is_new: bool,
+    /// Its topic was there before.
+    pub(super) had_topic: bool,
+}
+
+/// One pass over the table.
+pub(super) struct Pass<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) config: &'a Config,
+    pub(super) kafka: &'a Kafka,
+    /// The stream's position from now on.
+    pub(super) from: &'a StreamPosition,
+    /// Tenants that the configuration does not have any more.
+    pub(super) gone: &'a [TenantId],
+}
+
+impl Pass<'_> {
+    /// Publishes everything, and the positions behind it.
+    pub(super) async fn run(&self, export: &Export, members: &[Member], outlet: &mut Outlet) -> Result<(), TeeError> {
+        let reading: HashSet<usize> =
+            members.iter().filter(|member| self.kafka.snapshot || !member.is_new).map(|member| member.index).collect();
+        if !reading.is_empty() {
+            let known = members.iter().filter(|member| member.had_topic && reading.contains(&member.index));
+            let mut held = self.held(known.map(|member| member.index).collect(), outlet).await?;
+            let mut ordinal = 0;
+            self.read(export, &reading, &mut held, &mut ordinal, outlet).await?;
+            self.bury(export, &held, &mut ordinal, outlet).await?;
+        }
+        let slot = &self.kafka.slot;
+        let mut records: Vec<Held> = self.gone.iter().map(|id| TenantPosition::record(slot, id, None)).collect();
+        for member in members {
+            let (position, topic) = (export.position, outlet.topics.of(member.index).to_owned());
+            let known = TenantPosition { position, topic, mapping: member.mapping.clone() };
+            records.push(TenantPosition::record(slot, &self.config.tenants[member.index].id, Some(&known)));
+        }
+        records.push(self.from.record(slot));
+        outlet.send(Close::Whole(records), None).await?;
+        Ok(outlet.reached.all_done().await?)
+    }
+
+    /// The users that topics hold as living, by tenant.
+    async fn held(
+        &self,
+        tenants: BTreeSet<usize>,
+        outlet: &Outlet,
+    ) -> Result<HashMap<usize, HashSet<String>>, TeeError> {
+        let mut held: HashMap<usize, HashSet<String>> = HashMap::new();
+        if tenants.is_empty() {
+            return Ok(held);
+        }
+        let topics: BTreeSet<String> = tenants.iter().map(|index| outlet.topics.of(*index).to_owned()).collect();
+        let kafka = self.kafka.clone();
+        let read = blocking(move || {
+            let reader = Reader::new(&kafka)?;
+            topics.into_iter().map(|topic| Ok((reader.living(&topic)?, topic))).collect::<Result<Vec<_>, Failure>>()
+        });
+        for (keys, topic) in read.await? {
+            for (tenant, id) in keys.iter().filter_map(|key| outlet.encoder.read_key(key)) {
+                let is_its = |index: &usize| {
+                    let id = &self.config.tenants[*index].id;
+                    outlet.topics.of(*index) == topic && tenant.as_ref().is_none_or(|tenant| tenant == id.as_str())
+                };
+                if let Some(index) = tenants.iter().copied().find(is_its) {
+                    held.entry(index).or_default().insert(id);
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    /// Publishes the source's users, and takes them out of what is held.
+    async fn read(
+        &self,
+        export: &Export,
+        reading: &HashSet<usize>,
+        held: &mut HashMap<usize, HashSet<String>>,
+        ordinal: &mut u64,
+        outlet: &mut Outlet,
+    ) -> Result<(), TeeError> {
+        let client = connect(&self.shared.config.source.url).await?;
+        export.import(&client).await?;
+        let mapped = compile_current(&client, &self.shared.config.users).await?;
+        let tenants = self.config.tenants.iter().enumerate();
+        let mut directory = Directory::new(tenants.map(|(index, tenant)| (&tenant.id, &tenant.key, index)));
+        let mut rows = RowStream::open(&client, &mapped.from, &mapped.relation, mapped.plan.decoded(), "").await?;
+        while rows.advance().await? {
+            {
+                let mut cells = Vec::with_capacity(mapped.relation.columns.len());
+                rows.cells(&mut cells)?;
+                // A row that cannot be mapped is said where the tenants' snapshot meets it.
+                let Ok(Some((tenant, user))) = mapped.plan.insert(&cells) else { continue };
+                let index = match tenant {
+                    TenantRef::Only => directory.only(),
+                    TenantRef::Key(key) => directory.find(&key).ok(),
+                    TenantRef::Nobody | TenantRef::Unsent => None,
+                };
+                let Some(index) = index.filter(|index| reading.contains(index)) else { continue };
+                if let Some(held) = held.get_mut(&index) {
+                    held.remove(&*user.id);
+                }
+                let tombstones = self.kafka.tombstone_on_delete && user.deleted_at.is_some();
+                self.put(export, Op::Read, index, &user.id, Some(&user), tombstones, ordinal, outlet);
+            }
+            self.hand_on(outlet).await?;
+        }
+        Ok(())
+    }
+
+    /// Who is held still, is gone at the source.
+    async fn bury(
+        &self,
+        export: &Export,
+        held: &HashMap<usize, HashSet<String>>,
+        ordinal: &mut u64,
+        outlet: &mut Outlet,
+    ) -> Result<(), TeeError> {
+        for (index, ids) in held {
+            for id in ids {
+                let buries = !outlet.encoder.deletes_by_tombstone();
+                self.put(export, Op::Delete, *index, id, None, buries, ordinal, outlet);
+                self.hand_on(outlet).await?;
+            }
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn put(
+        &self,
+        export: &Export,
+        op: Op,
+        tenant: usize,
+        id: &str,
+        after: Option<&User>,
+        buries: bool,
+        ordinal: &mut u64,
+        outlet: &mut Outlet,
+    ) {
+        *ordinal += 1;
+        let at = now();
+        let place = Place { position: export.position, ordinal: *ordinal, xid: None, at, now: millis(at) };
+        let tenant_id = self.config.tenants[tenant].id.as_str();
+        let event = Event { op, tenant, tenant_id, id, before: None, after, place };
+        let Outlet { encoder, batch, .. } = outlet;
+        encoder.put(&event, batch);
+        if buries {
+            encoder.put_tombstone(&event, batch);
+        }
+    }
+
+    async fn hand_on(&self, outlet: &mut Outlet) -> Result<(), TeeError> {
+        match outlet.is_full() {
+            true => Ok(outlet.send(Close::Whole(Vec::new()), None).await?),
+            false => Ok(()),
+        }
+    }
+}

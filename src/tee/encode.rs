@@ -1,0 +1,195 @@
+//! A user's change as a message: key, value and CloudEvents headers. Pure.
+
+use super::batch::{Batch, Message, Text};
+use super::debezium::Debezium;
+use super::upsert;
+use crate::config::{Kafka, KafkaFormat};
+use crate::model::{Lsn, TableName, Timestamp, User, Xid, push_string};
+use std::fmt::Write;
+
+/// What happened to a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// The user is new to the tenant.
+    Create,
+    /// The user was there before.
+    Update,
+    /// The user is marked as deleted: the row stays.
+    SoftDelete,
+    /// The user is gone.
+    Delete,
+    /// The user was found by a snapshot.
+    Read,
+}
+
+/// Where and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The start of the transaction's commit record; of a snapshot its position.
+    pub position: Lsn,
+    /// The change's number in its transaction or snapshot, from 1.
+    pub ordinal: u64,
+    /// The transaction; `None` for a snapshot.
+    pub xid: Option<Xid>,
+    /// When it was committed, or read.
+    pub at: Timestamp,
+    /// When it is published: milliseconds since the Unix epoch.
+    pub now: i64,
+}
+
+/// One change of one user.
+#[derive(Clone, Copy)]
+pub struct Event<'a> {
+    /// What happened.
+    pub op: Op,
+    /// By its place among the tenants.
+    pub tenant: usize,
+    /// The tenant's id.
+    pub tenant_id: &'a str,
+    /// The user's id.
+    pub id: &'a str,
+    /// The user before, where that is known.
+    pub before: Option<&'a User>,
+    /// The user after; `None` for a delete.
+    pub after: Option<&'a User>,
+    /// Where and when.
+    pub place: Place,
+}
+
+/// Writes messages in the configured format.
+#[derive(Debug)]
+pub struct Encoder {
+    slot: String,
+    source: String,
+    key_opens: String,
+    key_closes: &'static str,
+    names_tenant: bool,
+    format: Format,
+}
+
+#[derive(Debug)]
+enum Format {
+    Debezium(Box<Debezium>),
+    Upsert,
+}
+
+impl Encoder {
+    /// For one configuration of the tee, a source database and its mapped table.
+    pub fn new(kafka: &Kafka, database: &str, table: &TableName) -> Encoder {
+        let names_tenant = !kafka.topic.contains("{tenant}");
+        let (key_opens, key_closes) = match kafka.schemas {
+            true => (super::debezium::key_opens(&kafka.slot, names_tenant), "}"),
+            false => (String::new(), ""),
+        };
+        Encoder {
+            slot: kafka.slot.clone(),
+            source: format!("/{database}/{table}"),
+            key_opens,
+            key_closes,
+            names_tenant,
+            format: match kafka.format {
+                KafkaFormat::Debezium => {
+                    Format::Debezium(Box::new(Debezium::new(&kafka.slot, database, table, kafka.schemas)))
+                }
+                KafkaFormat::Upsert => Format::Upsert,
+            },
+        }
+    }
+
+    /// `ce_source`: the database and the table.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Appends the message of a change.
+    pub fn put(&self, event: &Event<'_>, batch: &mut Batch) {
+        let value = match (&self.format, event.op) {
+            (Format::Upsert, Op::Delete) => None,
+            (Format::Upsert, _) => event.after.map(|user| batch.put(|out| upsert::write(user, out))),
+            (Format::Debezium(format), _) => Some(batch.put(|out| format.write(event, out))),
+        };
+        let kind = match event.op {
+            Op::Create => "users_sync.user.created",
+            Op::Update => "users_sync.user.updated",
+            Op::SoftDelete | Op::Delete => "users_sync.user.deleted",
+            Op::Read => "users_sync.user.read",
+        };
+        self.finish(event, value, kind, "", batch);
+    }
+
+    /// Appends a tombstone: what is compacted away before it, is gone.
+    pub fn put_tombstone(&self, event: &Event<'_>, batch: &mut Batch) {
+        self.finish(event, None, "users_sync.user.tombstone", "t", batch);
+    }
+
+    /// Whether a delete is a tombstone already.
+    pub fn deletes_by_tombstone(&self) -> bool {
+        matches!(self.format, Format::Upsert)
+    }
+
+    /// `mark` tells a tombstone's id from that of the message before it.
+    fn finish(&self, event: &Event<'_>, value: Option<Text>, kind: &'static str, mark: &str, batch: &mut Batch) {
+        let Place { position, ordinal, xid, at, .. } = event.place;
+        let key = batch.put(|out| self.key(event.tenant_id, event.id, out));
+        // Numbers and names that are written to a string do not fail.
+        let id = batch.put(|out| {
+            let snapshot = if xid.is_none() { "r" } else { "" };
+            let _ = write!(out, "{}/{position}/{snapshot}{ordinal}{mark}", self.slot);
+        });
+        let time = batch.put(|out| {
+            let _ = write!(out, "{at}");
+        });
+        let millis = at.unix_millis_floor().unwrap_or(event.place.now);
+        batch.messages.push(Message { tenant: event.tenant, key, value, id, time, kind, millis });
+    }
+
+    /// `{"id": ...}`, and whose it is in a topic that tenants share.
+    fn key(&self, tenant: &str, id: &str, out: &mut String) {
+        out.push_str(&self.key_opens);
+        match self.names_tenant {
+            true => {
+                out.push_str("{\"tenant_id\":");
+                push_string(tenant, out);
+                out.push_str(",\"id\":");
+            }
+            false => out.push_str("{\"id\":"),
+        }
+        push_string(id, out);
+        out.push('}');
+        out.push_str(self.key_closes);
+    }
+
+    /// The tenant's and the user's id of a key that this encoder has written; no tenant where its topic says so.
+    pub fn read_key(&self, key: &[u8]) -> Option<(Option<String>, String)> {
+        let mut key: serde_json::Value = serde_json::from_slice(key).ok()?;
+        let fields = if self.key_opens.is_empty() { &mut key } else { key.get_mut("payload")? };
+        let text = |value: Option<&serde_json::Value>| value?.as_str().map(str::to_owned);
+        let tenant = match self.names_tenant {
+            true => Some(text(fields.get("tenant_id"))?),
+            false => None,
+        };
+        Some((tenant, text(fields.get("id"))?))
+    }
+}
+
+/// `,"created_at":"..."` and its like.
+pub(super) fn push_time(key: &str, time: Option<Timestamp>, out: &mut String) {
+    match time {
+        // Writing to a string does not fail.
+        Some(time) => {
+            let _ = write!(out, ",\"{key}\":\"{time}\"");
+        }
+        None => {
+            let _ = write!(out, ",\"{key}\":null");
+        }
+    }
+}
+
+/// `,"name":"..."` and its like.
+pub(super) fn push_text(key: &str, text: Option<&str>, out: &mut String) {
+    let _ = write!(out, ",\"{key}\":");
+    match text {
+        Some(text) => push_string(text, out),
+        None => out.push_str("null"),
+    }
+}

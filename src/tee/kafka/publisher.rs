@@ -1,0 +1,186 @@
+//! Publishes batches, each in a transaction of Kafka's with the position that it leads to. A thread of its own, since
+//! librdkafka blocks.
+
+use super::client::Producer;
+use super::failure::Failure;
+use crate::config::Kafka;
+use crate::tee::{Batch, Held, Topics};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Kafka has to commit within this; then the batch is begun anew, by whoever begins anew.
+const COMMIT: Duration = Duration::from_secs(30);
+/// A transaction that has been open for this long is committed where it is: the broker would abort it after
+/// `transaction.timeout.ms`, which is a minute.
+const OPEN: Duration = Duration::from_secs(20);
+/// So often a full queue is tried again.
+const FULL: Duration = Duration::from_millis(5);
+
+/// A batch, and what follows it.
+pub struct Job {
+    /// The messages.
+    pub batch: Batch,
+    /// Where they go.
+    pub topics: Arc<Topics>,
+    /// What is written behind them.
+    pub close: Close,
+}
+
+/// What follows a batch.
+pub enum Close {
+    /// The position that is reached by it: committed with these records.
+    Whole(Vec<Held>),
+    /// More of the same source transaction. It stays invisible until that is complete; past [`OPEN`] it is split with this
+    /// record.
+    Part(Held),
+}
+
+/// How many jobs are done.
+pub type Done = u64;
+
+/// The thread's other end.
+pub struct Publisher {
+    /// Takes a job while the one before is on its way.
+    pub jobs: mpsc::Sender<Job>,
+    /// How many of them the brokers have acknowledged.
+    pub done: watch::Receiver<Done>,
+    /// What ended it.
+    pub failed: oneshot::Receiver<Failure>,
+}
+
+impl Publisher {
+    /// Starts the thread. It ends with the last job once nobody can send another one.
+    pub fn start(producer: Producer, kafka: &Kafka, source: &str, tenants: Vec<String>) -> std::io::Result<Publisher> {
+        let (jobs, mut queue) = mpsc::channel::<Job>(1);
+        let (say_done, done) = watch::channel(0);
+        let (say_failed, failed) = oneshot::channel();
+        let mut work = Work {
+            producer,
+            positions_topic: kafka.positions_topic.clone(),
+            transactional: kafka.exactly_once,
+            source: source.to_owned(),
+            tenants,
+            open: None,
+        };
+        std::thread::Builder::new().name("publisher".to_owned()).spawn(move || {
+            while let Some(job) = queue.blocking_recv() {
+                if let Err(failure) = work.publish(&job) {
+                    // Nobody hears it where the tee has ended already.
+                    let _ = say_failed.send(failure);
+                    return;
+                }
+                say_done.send_modify(|done| *done += 1);
+            }
+        })?;
+        Ok(Publisher { jobs, done, failed })
+    }
+}
+
+struct Work {
+    producer: Producer,
+    positions_topic: String,
+    transactional: bool,
+    source: String,
+    tenants: Vec<String>,
+    /// Since when a transaction has been open.
+    open: Option<Instant>,
+}
+
+impl Work {
+    fn publish(&mut self, job: &Job) -> Result<(), Failure> {
+        let begun = match self.open {
+            Some(begun) => begun,
+            None => {
+                if self.transactional {
+                    self.producer.begin_transaction().map_err(|error| self.failure("beginning a transaction", &error))?;
+                }
+                *self.open.insert(Instant::now())
+            }
+        };
+        for message in &job.batch.messages {
+            let headers = self.headers(&job.batch, message);
+            let topic = job.topics.of(message.tenant);
+            let key = job.batch.part(&message.key);
+            let mut record = BaseRecord::<str, str>::to(topic).key(key).headers(headers).timestamp(message.millis);
+            if let Some(value) = &message.value {
+                record = record.payload(job.batch.part(value));
+            }
+            self.send(record)?;
+        }
+        let records = match &job.close {
+            Close::Whole(records) => &records[..],
+            Close::Part(split) if begun.elapsed() > OPEN => std::slice::from_ref(split),
+            Close::Part(_) => {
+                // Without transactions nothing holds it back.
+                return if self.transactional { Ok(()) } else { self.flush() };
+            }
+        };
+        if !self.transactional {
+            // A position must not be there before what it stands for.
+            self.flush()?;
+        }
+        for record in records {
+            let mut held = BaseRecord::<str, str>::to(&self.positions_topic).key(&record.key);
+            if let Some(value) = &record.value {
+                held = held.payload(value);
+            }
+            self.send(held)?;
+        }
+        self.open = None;
+        if self.transactional { self.commit() } else { self.flush() }
+    }
+
+    fn headers(&self, batch: &Batch, message: &crate::tee::Message) -> OwnedHeaders {
+        let header = |key, value| Header { key, value: Some(value) };
+        OwnedHeaders::new_with_capacity(8)
+            .insert(header("ce_specversion", "1.0"))
+            .insert(header("ce_id", batch.part(&message.id)))
+            .insert(header("ce_source", &self.source))
+            .insert(header("ce_type", message.kind))
+            .insert(header("ce_time", batch.part(&message.time)))
+            .insert(header("ce_tenant", &self.tenants[message.tenant]))
+            .insert(header("content-type", "application/json"))
+    }
+
+    fn send(&self, record: BaseRecord<'_, str, str>) -> Result<(), Failure> {
+        let mut record = record;
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    record = back;
+                    std::thread::sleep(FULL);
+                }
+                Err((error, back)) => return Err(self.failure(&format!("publishing to {}", back.topic), &error)),
+            }
+        }
+    }
+
+    fn flush(&self) -> Result<(), Failure> {
+        let flushed = self.producer.flush(COMMIT);
+        match self.producer.context().undelivered() {
+            Some(failure) => Err(failure),
+            None => flushed.map_err(|error| self.failure("publishing", &error)),
+        }
+    }
+
+    fn commit(&self) -> Result<(), Failure> {
+        let deadline = Instant::now() + COMMIT;
+        loop {
+            match self.producer.commit_transaction(deadline.saturating_duration_since(Instant::now())) {
+                Ok(()) => return Ok(()),
+                Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {}
+                Err(error) => return Err(self.failure("committing a transaction", &error)),
+            }
+        }
+    }
+
+    /// What happened to a message says more than what that did to its transaction.
+    fn failure(&self, doing: &str, error: &KafkaError) -> Failure {
+        self.producer.context().undelivered().unwrap_or_else(|| self.producer.context().failure(doing, error))
+    }
+}

@@ -1,0 +1,199 @@
+//! A real broker: Apache Kafka from Maven Central, one node, in a directory of its own.
+
+use crate::support::{DEADLINE, pause};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const VERSION: &str = "4.3.1";
+/// Fixed, as the storage is made for one cluster.
+const CLUSTER: &str = "MkU3OEVBNTcwNTJENDM2Qg";
+
+/// Kept on a pipe from us, whose end it sees however we die: then it ends the broker. `$1` is the file with its pid, `$2`
+/// the directory that goes.
+const WATCHDOG: &str = r#"read -r _; kill -9 "$(cat "$1")" 2>/dev/null; rm -rf "$2""#;
+
+/// A broker and where it listens.
+pub struct Broker {
+    pub port: u16,
+    directory: PathBuf,
+    child: Mutex<Option<Child>>,
+    /// Ends with us.
+    _watchdog: Child,
+}
+
+/// How a broker differs from the default.
+#[derive(Default)]
+pub struct Settings {
+    /// Further lines of server.properties.
+    pub lines: Vec<String>,
+    /// `SSL`, `SASL_SSL`, ...: the protocol of the listener.
+    pub protocol: Option<&'static str>,
+    /// Files beside server.properties.
+    pub files: Vec<(&'static str, Vec<u8>)>,
+    /// Arguments of the storage tool.
+    pub format: Vec<String>,
+}
+
+impl Broker {
+    /// The one that all tests share which do no harm to it.
+    pub fn shared() -> &'static Broker {
+        static SHARED: OnceLock<Broker> = OnceLock::new();
+        SHARED.get_or_init(|| Broker::start(&Settings::default()))
+    }
+
+    pub fn start(settings: &Settings) -> Broker {
+        let directory = TempDir::with_prefix("users-sync-kafka-").unwrap().keep();
+        let (port, internal, controller) = (free_port(), free_port(), free_port());
+        for (name, content) in &settings.files {
+            std::fs::write(directory.join(name), content).unwrap();
+        }
+        let protocol = settings.protocol.unwrap_or("PLAINTEXT");
+        let properties = format!(
+            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
+             listeners=CLIENTS://127.0.0.1:{port},INTERNAL://127.0.0.1:{internal},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=CLIENTS://localhost:{port},INTERNAL://127.0.0.1:{internal}\n\
+             controller.listener.names=CONTROLLER\ninter.broker.listener.name=INTERNAL\n\
+             listener.security.protocol.map=CLIENTS:{protocol},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT\nlog.dirs={data}\n\
+             offsets.topic.replication.factor=1\noffsets.topic.num.partitions=3\n\
+             transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
+             transaction.state.log.num.partitions=3\nshare.coordinator.state.topic.replication.factor=1\n\
+             group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\n\
+             log.cleaner.backoff.ms=100\nlog.cleaner.min.cleanable.ratio=0.01\n{more}\n",
+            data = directory.join("data").display(),
+            more = settings.lines.join("\n").replace("{DIR}", directory.to_str().unwrap()),
+        );
+        std::fs::write(directory.join("server.properties"), properties).unwrap();
+        std::fs::write(directory.join("log4j2.xml"), LOG).unwrap();
+        let mut format = java("kafka.tools.StorageTool");
+        format.args(["format", "-t", CLUSTER, "-c"]).arg(directory.join("server.properties")).args(&settings.format);
+        let formatted = format.stdin(Stdio::null()).output().unwrap();
+        assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
+        let watchdog = Command::new("sh")
+            .args(["-c", WATCHDOG, "sh"])
+            .arg(directory.join("pid"))
+            .arg(&directory)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let broker = Broker { port, directory, child: Mutex::new(None), _watchdog: watchdog };
+        broker.run();
+        broker
+    }
+
+    fn run(&self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.directory.join("log")).unwrap();
+        let mut command = java_with("kafka.Kafka", "-Xmx512m");
+        command.current_dir(&self.directory).arg(self.directory.join("server.properties"));
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        std::fs::write(self.directory.join("pid"), child.id().to_string()).unwrap();
+        *self.child.lock().unwrap() = Some(child);
+        let begun = Instant::now();
+        while !self.log().contains("Kafka Server started") {
+            assert!(begun.elapsed() < DEADLINE, "the broker does not start:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        std::fs::write(self.directory.join("log"), "").unwrap();
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+
+    pub fn address(&self) -> String {
+        format!("localhost:{}", self.port)
+    }
+
+    /// kill -9.
+    pub fn kill(&self) {
+        if let Some(mut child) = self.child.lock().unwrap().take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Starts it again with what it has stored.
+    pub fn restart(&self) {
+        self.run();
+    }
+
+    /// Runs one of Kafka's own command line tools to its end; gives what it printed.
+    pub async fn tool(&self, class: &str, arguments: &[&str]) -> String {
+        let mut command = tokio::process::Command::from(java(class));
+        let running = command.args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = tokio::time::timeout(DEADLINE, running).await.expect("the tool goes on").unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{class}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        text
+    }
+
+    /// Kafka's console producer, fed with lines of a key, a tab and a value.
+    pub async fn produce(&self, lines: &Path, topic: &str) {
+        let mut command = tokio::process::Command::from(java("org.apache.kafka.tools.ConsoleProducer"));
+        command.args(["--bootstrap-server", &self.address(), "--topic", topic, "--reader-property", "parse.key=true"]);
+        let producing = command.stdin(std::fs::File::open(lines).unwrap()).kill_on_drop(true).output();
+        let output = tokio::time::timeout(DEADLINE, producing).await.expect("it goes on").unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Waits until it holds, with a deadline.
+pub async fn until<F: AsyncFnMut() -> bool>(what: &str, mut holds: F) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "still not so: {what}");
+        pause().await;
+    }
+}
+
+/// A class of Kafka's with its libraries.
+pub fn java(class: &str) -> Command {
+    java_with(class, "-Xmx256m")
+}
+
+fn java_with(class: &str, memory: &str) -> Command {
+    let mut command = Command::new("java");
+    let libraries = format!("{}/*", libraries().display());
+    command.arg(memory).args(["-Dlog4j2.configurationFile=log4j2.xml", "-cp", &libraries, class]);
+    command
+}
+
+/// Kafka's libraries, fetched once.
+pub fn libraries() -> &'static Path {
+    static LIBRARIES: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARIES.get_or_init(|| {
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kafka-{VERSION}"));
+        if !directory.is_dir() {
+            // Whole or not at all: what is fetched half is not found under the final name.
+            let half = directory.with_extension(std::process::id().to_string());
+            let pom = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka/pom.xml");
+            let mut maven = Command::new("mvn");
+            maven.args(["-q", "-B", "-f"]).arg(pom).args(["dependency:copy-dependencies", "-DincludeScope=runtime"]);
+            let fetched = maven.arg(format!("-DoutputDirectory={}", half.display())).output();
+            let fetched = fetched.expect("Maven fetches Kafka: `make setup` installs it");
+            assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stdout));
+            if std::fs::rename(&half, &directory).is_err() {
+                assert!(directory.is_dir(), "nobody fetched it");
+                let _ = std::fs::remove_dir_all(&half);
+            }
+        }
+        directory
+    })
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+const LOG: &str = r#"<Configuration status="WARN"><Appenders><Console name="C"><PatternLayout pattern="%p %m %c%n"/></Console></Appenders>
+<Loggers><Root level="INFO"><AppenderRef ref="C"/></Root></Loggers></Configuration>"#;

@@ -1,0 +1,298 @@
+//! Every change once and in order: over kills of ours, of the broker, of the slot; with and without transactions.
+
+use crate::bed::{TeeBed, of, once, ops};
+use crate::broker::{Broker, Settings, until};
+use crate::consumer::{Message, arrive, read, read_with};
+use crate::support::process::{Process, command, said};
+use crate::support::let_pass;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Users whose names count how often they were changed.
+async fn counting(bed: &TeeBed, users: u32) {
+    let sql = "INSERT INTO auth.users (id, org, first_name) SELECT 'u' || n, 'acme', '0' FROM generate_series(1, {}) n";
+    bed.auth(&sql.replace("{}", &users.to_string())).await;
+}
+
+/// Counts on, a few users a transaction, while `meanwhile` runs; gives how many transactions that were.
+async fn count_on(bed: &TeeBed, users: u32, meanwhile: impl Future<Output = ()>) -> u32 {
+    let over = AtomicBool::new(false);
+    let writing = async {
+        let client = bed.bed.server.connect("auth").await.unwrap();
+        let mut done = 0;
+        while !over.load(Ordering::Relaxed) || done < 50 {
+            let sql = format!(
+                "UPDATE auth.users SET first_name = first_name::int + 1 WHERE substr(id, 2)::int % 3 = {} AND org = 'acme'",
+                done % 3
+            );
+            assert!(client.execute(&sql, &[]).await.unwrap() >= u64::from(users / 3));
+            done += 1;
+        }
+        done
+    };
+    let meanwhile = async {
+        meanwhile.await;
+        over.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(writing, meanwhile).0
+}
+
+/// Each user's counter goes up by one from message to message: nothing lost, nothing twice, nothing out of order.
+fn counts(messages: &[Message]) {
+    let mut last: BTreeMap<&str, i64> = BTreeMap::new();
+    for message in messages.iter().filter(|message| message.op() == "u") {
+        let name = message.value.as_ref().unwrap()["after"]["name"].as_str().unwrap();
+        let (now, last) = (name.parse::<i64>().unwrap(), last.entry(message.id()).or_default());
+        assert_eq!(now, *last + 1, "{}", message.id());
+        *last = now;
+    }
+    assert!(!last.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_again_and_again_it_publishes_every_change_once_and_transactions_whole() {
+    let broker = Broker::shared();
+    let bed = TeeBed::start(broker, "killed", "partitions: 3", "").await;
+    counting(&bed, 30).await;
+    let mut process = Some(Process::start(&bed.file));
+    arrive(broker, "killed.acme", 30);
+    let done = count_on(&bed, 30, async {
+        for n in 0..6_u64 {
+            let_pass(Duration::from_millis(150 + 130 * n)).await;
+            process.take().unwrap().kill();
+            process = Some(Process::start(&bed.file));
+            let seen = read(broker, "killed.acme");
+            let mut whole: BTreeMap<String, usize> = BTreeMap::new();
+            for message in seen.iter().filter(|message| message.op() == "u") {
+                let id = message.value.as_ref().unwrap()["transaction"]["id"].as_str().unwrap();
+                *whole.entry(id.to_owned()).or_default() += 1;
+            }
+            // Partitions are read one after the other: only those that were there before the last one count.
+            assert!(whole.values().filter(|count| **count != 10).count() <= whole.len(), "{whole:?}");
+        }
+    })
+    .await;
+    let messages = bed.equal("acme").await;
+    counts(&messages);
+    once(&messages);
+    assert_eq!(messages.iter().filter(|message| message.op() == "u").count(), done as usize * 10);
+    assert!(process.unwrap().stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_becomes_visible_at_once() {
+    let broker = Broker::shared();
+    let bed = TeeBed::start(broker, "whole", "", "").await;
+    let process = Process::start(&bed.file);
+    bed.tee_is("following").await;
+    let (size, rounds) = (2_000, 10);
+    let writing = async {
+        for round in 0..rounds {
+            bed.auth(&format!(
+                "INSERT INTO auth.users (id, org) SELECT '{round}-' || n, 'acme' FROM generate_series(1, {size}) n"
+            ))
+            .await;
+        }
+    };
+    let looking = async {
+        loop {
+            let (brokers, size) = (bed.brokers.clone(), size);
+            let seen = tokio::task::spawn_blocking(move || read_with(&brokers, "whole.acme", &[]).len()).await.unwrap();
+            assert_eq!(seen % size, 0, "a part of a transaction is visible");
+            if seen == size * rounds {
+                return;
+            }
+        }
+    };
+    tokio::join!(writing, looking);
+    once(&read(broker, "whole.acme"));
+    assert!(process.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_killed_and_comes_back_holds_up_no_target_and_misses_nothing() {
+    let broker = Broker::start(&Settings::default());
+    let bed = TeeBed::start(&broker, "restart", "", "").await;
+    counting(&bed, 30).await;
+    let (process, log) = Process::start_logged(&bed.file);
+    arrive(&broker, "restart.acme", 30);
+    count_on(&bed, 30, async {
+        let_pass(Duration::from_millis(300)).await;
+        broker.kill();
+        // The targets go on.
+        bed.auth("INSERT INTO auth.users (id, org) VALUES ('meanwhile', 'globex')").await;
+        bed.bed.becomes("globex", "SELECT count(*) FROM neon_auth.users_sync WHERE id = 'meanwhile'", "1").await;
+        broker.restart();
+        let_pass(Duration::from_millis(300)).await;
+        broker.kill();
+        broker.restart();
+    })
+    .await;
+    let messages = bed.equal("acme").await;
+    counts(&messages);
+    once(&messages);
+    assert_eq!(bed.equal("globex").await.len(), 1);
+    assert!(process.stop().await.success());
+    let said = log.text().matches("the tee ended and is tried again").count();
+    assert!(said <= 6, "{}", log.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_transactions_nothing_is_lost_and_the_end_is_right() {
+    let broker = Broker::shared();
+    let bed = TeeBed::start(broker, "atleastonce", "exactly_once: false", "").await;
+    counting(&bed, 30).await;
+    let mut process = Some(Process::start(&bed.file));
+    arrive(broker, "atleastonce.acme", 30);
+    count_on(&bed, 30, async {
+        for _ in 0..3 {
+            let_pass(Duration::from_millis(250)).await;
+            process.take().unwrap().kill();
+            process = Some(Process::start(&bed.file));
+        }
+    })
+    .await;
+    let messages = bed.equal("acme").await;
+    let mut seen: BTreeMap<&str, i64> = BTreeMap::new();
+    for message in messages.iter().filter(|message| message.op() == "u") {
+        let now: i64 = message.value.as_ref().unwrap()["after"]["name"].as_str().unwrap().parse().unwrap();
+        let last = seen.entry(message.id()).or_default();
+        assert!(now <= *last + 1, "{} jumps from {last} to {now}", message.id());
+        *last = now;
+    }
+    assert!(process.unwrap().stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn past_its_budget_the_tee_is_parked_and_comes_back_with_what_changed_meanwhile() {
+    let broker = Broker::start(&Settings::default());
+    let bed = TeeBed::start(&broker, "parked", "", "limits: {kafka_wal: 2MB}").await;
+    counting(&bed, 30).await;
+    let (process, log) = Process::start_logged(&bed.file);
+    arrive(&broker, "parked.acme", 30);
+    bed.tee_is("following").await;
+    broker.kill();
+    bed.auth("DELETE FROM auth.users WHERE id = 'u7'").await;
+    bed.auth("UPDATE auth.users SET email = 'x@y', updated_at = now() WHERE id = 'u8'").await;
+    bed.auth("CREATE TABLE other AS SELECT repeat(md5(n::text), 100) AS text FROM generate_series(1, 20000) n").await;
+    log.says("the tee is parked").await;
+    bed.tee_is("parked").await;
+    bed.bed.becomes("auth", "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'users_sync_kafka'", "0").await;
+    let path = bed.file.path().to_str().unwrap();
+    let (text, code) = said(&command(&["status", "-c", path]).await);
+    let told = text.contains("tee users_sync_kafka parked") && text.contains("no slot") && text.contains("limits.kafka_wal");
+    assert!(told && code == Some(1), "{text}");
+    // Nobody else is harmed.
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('late', 'acme')").await;
+    bed.bed.equal().await;
+    broker.restart();
+    let messages = bed.equal("acme").await;
+    assert_eq!(["u7", "u8", "late"].map(|id| ops(&of(&messages, id))), ["rdt", "rr", "r"]);
+    once(&messages);
+    bed.tee_is("following").await;
+    bed.auth("UPDATE auth.users SET email = 'z@y', updated_at = now() WHERE id = 'u8'").await;
+    bed.equal("acme").await;
+    let (text, code) = said(&command(&["status", "-c", path]).await);
+    assert!(code == Some(0) && text.contains("tee users_sync_kafka following") && text.contains("holds back"), "{text}");
+    assert!(process.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resync_says_again_who_is_there_and_who_is_not() {
+    let broker = Broker::shared();
+    let bed = TeeBed::start(broker, "resync", "", "").await;
+    counting(&bed, 3).await;
+    let process = Process::start(&bed.file);
+    arrive(broker, "resync.acme", 3);
+    bed.tee_is("following").await;
+    let path = bed.file.path().to_str().unwrap();
+    let (text, code) = said(&command(&["resync", "-c", path, "--kafka"]).await);
+    assert!(code == Some(0) && text.contains("again"), "{text}");
+    assert_eq!(ops(&arrive(broker, "resync.acme", 6).iter().collect::<Vec<_>>()), "rrrrrr");
+    // What the stream cannot say is said by a snapshot, too.
+    bed.auth("TRUNCATE auth.users").await;
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('after', 'acme')").await;
+    let messages = bed.equal("acme").await;
+    assert!(ops(&of(&messages, "u1")).ends_with("dt"), "{messages:#?}");
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('last', 'acme')").await;
+    let messages = bed.equal("acme").await;
+    assert_eq!(ops(&of(&messages, "last")), "c", "it takes snapshot after snapshot");
+    bed.auth("ALTER TABLE auth.users ADD nick text DEFAULT 'nick'").await;
+    bed.auth("UPDATE auth.users SET first_name = 'x'").await;
+    bed.equal("acme").await;
+    assert!(process.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_comes_is_published_and_a_tee_that_goes_leaves_no_slot() {
+    let broker = Broker::shared();
+    let bed = TeeBed::start(broker, "comes", "", "").await;
+    counting(&bed, 3).await;
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('g', 'globex')").await;
+    let whole = std::fs::read_to_string(bed.file.path()).unwrap();
+    let without: String = whole.lines().filter(|line| !line.contains("id: globex")).map(|line| format!("{line}\n")).collect();
+    std::fs::write(bed.file.path(), &without).unwrap();
+    let process = Process::start(&bed.file);
+    arrive(broker, "comes.acme", 3);
+    std::fs::write(bed.file.path(), &whole).unwrap();
+    bed.equal("globex").await;
+    bed.auth("UPDATE auth.users SET email = 'a@b'").await;
+    assert_eq!(ops(&bed.equal("globex").await.iter().collect::<Vec<_>>()), "ru");
+    assert_eq!(bed.equal("acme").await.len(), 6);
+    let none: String = whole.lines().filter(|line| !line.starts_with("kafka:")).map(|line| format!("{line}\n")).collect();
+    std::fs::write(bed.file.path(), &none).unwrap();
+    bed.bed.becomes("auth", "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'users_sync_kafka'", "0").await;
+    assert!(process.stop().await.success());
+    std::fs::write(bed.file.path(), &whole).unwrap();
+    let process = Process::start(&bed.file);
+    bed.tee_is("following").await;
+    assert!(process.stop().await.success());
+    let path = bed.file.path().to_str().unwrap();
+    let (text, code) = said(&command(&["teardown", "-c", path, "--yes"]).await);
+    assert!(code == Some(0) && text.contains("replication slot users_sync_kafka"), "{text}");
+    bed.bed.becomes("auth", "SELECT count(*) FROM pg_replication_slots", "0").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compacted_topic_still_rebuilds_who_is_there() {
+    let broker = Broker::shared();
+    let settings = ["--bootstrap-server", &broker.address(), "--create", "--topic", "compacted.acme", "--config",
+        "cleanup.policy=compact", "--config", "segment.bytes=1048576", "--config", "min.cleanable.dirty.ratio=0.01", "--config",
+        "delete.retention.ms=0", "--config", "max.compaction.lag.ms=1000"];
+    broker.tool("org.apache.kafka.tools.TopicCommand", &settings).await;
+    let bed = TeeBed::start(broker, "compacted", "", "deletes: hard").await;
+    counting(&bed, 60).await;
+    let process = Process::start(&bed.file);
+    arrive(broker, "compacted.acme", 60);
+    for _ in 0..60 {
+        bed.auth("UPDATE auth.users SET first_name = first_name::int + 1").await;
+    }
+    bed.auth("DELETE FROM auth.users WHERE substr(id, 2)::int % 2 = 0").await;
+    let before = 60 + 60 * 60 + 30 * 2;
+    bed.equal("acme").await;
+    until("the topic was compacted", async || {
+        // The last segment is never compacted: something has to come behind it.
+        bed.auth("UPDATE auth.users SET email = email || 'x' WHERE id = 'u1'").await;
+        read(broker, "compacted.acme").len() < before / 2
+    })
+    .await;
+    let messages = bed.equal("acme").await;
+    assert!(messages.len() < before);
+    assert!(process.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_group_of_kafkas_own_client_gets_everything() {
+    let broker = Broker::shared();
+    let bed = TeeBed::start(broker, "group", "partitions: 3", "").await;
+    counting(&bed, 40).await;
+    let process = Process::start(&bed.file);
+    arrive(broker, "group.acme", 40);
+    let arguments = ["--bootstrap-server", &broker.address(), "--topic", "group.acme", "--group", "readers", "--from-beginning",
+        "--max-messages", "40", "--isolation-level", "read_committed", "--formatter-property", "print.key=true",
+        "--formatter-property", "print.headers=true"];
+    let text = broker.tool("org.apache.kafka.tools.consumer.ConsoleConsumer", &arguments).await;
+    assert_eq!(text.lines().filter(|line| line.contains("ce_tenant:acme") && line.contains("\"op\":\"r\"")).count(), 40, "{text}");
+    assert!(process.stop().await.success());
+}

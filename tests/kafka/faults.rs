@@ -1,0 +1,111 @@
+//! What Kafka refuses, in one clear message with what mends it; and faults that only a mock cluster shows on demand.
+
+use crate::bed::TeeBed;
+use crate::broker::Broker;
+use crate::consumer::read_with;
+use crate::support::process::{Process, command, said};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_are_not_to_be_created_have_to_be_there() {
+    let broker = Broker::shared();
+    let bed = TeeBed::start(broker, "absent", "create_topics: false", "").await;
+    let (process, log) = Process::start_logged(&bed.file);
+    log.says("Kafka has no topic absent.acme, absent.globex, absent.positions").await;
+    log.says("kafka.create_topics: true").await;
+    let path = bed.file.path().to_str().unwrap();
+    let (text, code) = said(&command(&["check", "-c", path]).await);
+    assert!(code == Some(1) && text.contains("error: kafka: there is no topic absent.acme"), "{text}");
+    for topic in ["absent.acme", "absent.globex", "absent.positions"] {
+        let settings = ["--bootstrap-server", &broker.address(), "--create", "--topic", topic];
+        broker.tool("org.apache.kafka.tools.TopicCommand", &settings).await;
+    }
+    bed.tee_is("following").await;
+    assert!(log.text().contains("the topic is not compacted"), "{}", log.text());
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('u', 'acme')").await;
+    bed.equal("acme").await;
+    assert!(process.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_too_large_is_said_once_and_goes_out_when_the_limit_is_raised() {
+    let broker = Broker::shared();
+    let bed = TeeBed::start(broker, "toolarge", "", "").await;
+    let (process, log) = Process::start_logged(&bed.file);
+    bed.tee_is("following").await;
+    bed.auth("INSERT INTO auth.users (id, org, profile) VALUES ('u', 'acme', to_jsonb(repeat(md5('x'), 100000)))").await;
+    log.says("raise max.message.bytes of the topic").await;
+    bed.bed.equal().await;
+    let settings = ["--bootstrap-server", &broker.address(), "--alter", "--entity-type", "topics", "--entity-name",
+        "toolarge.acme", "--add-config", "max.message.bytes=10000000"];
+    broker.tool("kafka.admin.ConfigCommand", &settings).await;
+    let text = std::fs::read_to_string(bed.file.path()).unwrap();
+    let raised = text.replace("positions_topic", "properties: {message.max.bytes: 10000000}, positions_topic");
+    std::fs::write(bed.file.path(), raised).unwrap();
+    bed.equal("acme").await;
+    assert!(process.stop().await.success());
+    assert_eq!(log.text().matches("raise max.message.bytes of the topic").count(), 1, "{}", log.text());
+    assert!(!log.text().contains("9dd4e461268c8034"), "a value was logged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_not_there_is_said_once() {
+    let bed = TeeBed::start_with("127.0.0.1:1", "nobody", "", "").await;
+    let (process, log) = Process::start_logged(&bed.file);
+    log.says("reaching Kafka at 127.0.0.1:1 failed").await;
+    bed.bed.equal().await;
+    let path = bed.file.path().to_str().unwrap();
+    let (text, code) = said(&command(&["check", "-c", path]).await);
+    assert!(code == Some(1) && text.contains("error: kafka: reaching Kafka at 127.0.0.1:1 failed"), "{text}");
+    let (text, code) = said(&command(&["status", "-c", path]).await);
+    assert!(code == Some(1) && text.contains("tee: reaching Kafka at 127.0.0.1:1 failed"), "{text}");
+    assert_eq!(log.text().matches("reaching Kafka").count(), 1, "{}", log.text());
+    assert!(process.stop().await.success());
+}
+
+/// A cluster of librdkafka's own in this process.
+fn mock(name: &str) -> MockCluster<'static, DefaultProducerContext> {
+    let cluster = MockCluster::new(1).unwrap();
+    for topic in ["acme", "globex", "positions"] {
+        cluster.create_topic(&format!("{name}.{topic}"), 1, 1).unwrap();
+    }
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passing_faults_of_a_broker_lose_and_double_nothing() {
+    let cluster = mock("mock");
+    let bed = TeeBed::start_with(&cluster.bootstrap_servers(), "mock", "create_topics: false", "").await;
+    let process = Process::start(&bed.file);
+    bed.tee_is("following").await;
+    let not_enough = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND;
+    let moved = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
+    let coordinator = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[moved, not_enough, moved]);
+    cluster.request_errors(RDKafkaApiKey::EndTxn, &[coordinator, coordinator]);
+    cluster.request_errors(RDKafkaApiKey::AddPartitionsToTxn, &[coordinator]);
+    for n in 0..5 {
+        bed.auth(&format!("INSERT INTO auth.users (id, org) VALUES ('u{n}', 'acme')")).await;
+    }
+    let acme = bed.equal("acme").await;
+    crate::bed::once(&acme);
+    assert_eq!(acme.len(), 5);
+    assert!(process.stop().await.success());
+    drop(read_with(&cluster.bootstrap_servers(), "mock.positions", &[]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_may_not_be_written_is_said_with_what_mends_it() {
+    let cluster = mock("denied");
+    let bed = TeeBed::start_with(&cluster.bootstrap_servers(), "denied", "create_topics: false", "").await;
+    let (process, log) = Process::start_logged(&bed.file);
+    bed.tee_is("following").await;
+    let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    cluster.request_errors(RDKafkaApiKey::AddPartitionsToTxn, &[denied; 3]);
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('u', 'acme')").await;
+    log.says("allow it Describe, Read and Write there").await;
+    bed.equal("acme").await;
+    assert!(process.stop().await.success());
+}

@@ -1,0 +1,15 @@
+//! The tee against a real broker.
+
+#![allow(clippy::unwrap_used)]
+#![cfg(feature = "kafka")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bed;
+mod broker;
+mod consumer;
+mod delivery;
+mod faults;
+mod formats;
+mod security;

@@ -1,0 +1,142 @@
+//! TLS with certificates on both sides, the mechanisms of SASL, and what is said when one of them is wrong.
+
+use crate::bed::TeeBed;
+use crate::broker::{Broker, Settings};
+use crate::support::process::{Process, command, said};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use std::sync::OnceLock;
+use tempfile::TempDir;
+
+/// A broker that wants a client's certificate and a password, and grants everything to `tee` only.
+struct Guarded {
+    broker: Broker,
+    /// Holds `ca.pem`, `other.pem` (an authority nobody trusts), `client.pem` and `client.key`.
+    files: TempDir,
+}
+
+fn guarded() -> &'static Guarded {
+    static GUARDED: OnceLock<Guarded> = OnceLock::new();
+    GUARDED.get_or_init(|| {
+        let authority = || {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let key = KeyPair::generate().unwrap();
+            (params.self_signed(&key).unwrap().pem(), Issuer::new(params, key))
+        };
+        let (ca, issuer) = authority();
+        let (other, _) = authority();
+        let signed = |names: &[&str]| {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+            (params.signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())
+        };
+        let (server, server_key) = signed(&["localhost"]);
+        let (client, client_key) = signed(&["tee"]);
+        let files = TempDir::new().unwrap();
+        for (name, text) in [("ca.pem", &ca), ("other.pem", &other), ("client.pem", &client), ("client.key", &client_key)] {
+            std::fs::write(files.path().join(name), text).unwrap();
+        }
+        let security = "org.apache.kafka.common.security";
+        let settings = Settings {
+            protocol: Some("SASL_SSL"),
+            files: vec![("server.pem", format!("{server_key}{server}").into_bytes()), ("ca.pem", ca.into_bytes())],
+            lines: vec![
+                "ssl.keystore.type=PEM\nssl.keystore.location={DIR}/server.pem".to_owned(),
+                "ssl.truststore.type=PEM\nssl.truststore.location={DIR}/ca.pem".to_owned(),
+                "listener.name.clients.ssl.client.auth=required".to_owned(),
+                "sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,OAUTHBEARER".to_owned(),
+                format!("listener.name.clients.plain.sasl.jaas.config={security}.plain.PlainLoginModule required user_tee=\"hunter2\" user_weak=\"hunter3\";"),
+                format!("listener.name.clients.scram-sha-256.sasl.jaas.config={security}.scram.ScramLoginModule required;"),
+                format!("listener.name.clients.oauthbearer.sasl.jaas.config={security}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"tee\";"),
+                "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer".to_owned(),
+                "super.users=User:ANONYMOUS;User:tee".to_owned(),
+            ],
+            format: vec!["--add-scram".to_owned(), "SCRAM-SHA-256=[name=tee,password=hunter2]".to_owned()],
+        };
+        Guarded { broker: Broker::start(&settings), files }
+    })
+}
+
+impl Guarded {
+    /// The section's properties, with `more`.
+    fn properties(&self, authority: &str, more: &str) -> String {
+        let file = |name: &str| self.files.path().join(name).display().to_string();
+        format!(
+            "properties: {{security.protocol: sasl_ssl, ssl.ca.location: '{}', ssl.certificate.location: '{}', \
+             ssl.key.location: '{}', {more}}}",
+            file(authority),
+            file("client.pem"),
+            file("client.key")
+        )
+    }
+
+    async fn bed(&self, name: &str, authority: &str, more: &str) -> TeeBed {
+        TeeBed::start(&self.broker, name, &self.properties(authority, more), "").await
+    }
+
+    /// It publishes; what is published is read with the same properties.
+    async fn works(&self, name: &str, more: &str) {
+        let bed = self.bed(name, "ca.pem", more).await;
+        let process = Process::start(&bed.file);
+        bed.tee_is("following").await;
+        bed.auth("INSERT INTO auth.users (id, org) VALUES ('u', 'acme')").await;
+        let file = |name: &str| self.files.path().join(name).display().to_string();
+        let (ca, certificate, key) = (file("ca.pem"), file("client.pem"), file("client.key"));
+        let properties = [
+            ("security.protocol", "sasl_ssl"), ("ssl.ca.location", &ca), ("ssl.certificate.location", &certificate),
+            ("ssl.key.location", &key), ("sasl.mechanism", "PLAIN"), ("sasl.username", "tee"), ("sasl.password", "hunter2"),
+        ];
+        let topic = bed.topic("acme");
+        crate::broker::until("the user is in the topic", async || {
+            crate::consumer::read_with(&bed.brokers, &topic, &properties).iter().any(|message| message.id() == "u")
+        })
+        .await;
+        assert!(process.stop().await.success());
+    }
+
+    /// It says these words, in its log and in `check`, and no secret.
+    async fn refuses(&self, name: &str, authority: &str, more: &str, words: &str, remedy: &str) {
+        let bed = self.bed(name, authority, more).await;
+        let (process, log) = Process::start_logged(&bed.file);
+        log.says(remedy).await;
+        assert!(log.text().contains(words), "{}", log.text());
+        bed.bed.equal().await;
+        assert!(process.stop().await.success());
+        let text = log.text();
+        assert!(!text.contains("hunter"), "{text}");
+        let path = bed.file.path().to_str().unwrap();
+        let (text, code) = said(&command(&["status", "-c", path]).await);
+        assert!(code == Some(1) && text.contains(remedy) && !text.contains("hunter"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_mechanism_over_tls_with_a_clients_certificate() {
+    let guarded = guarded();
+    guarded.works("scram", "sasl.mechanism: SCRAM-SHA-256, sasl.username: tee, sasl.password: hunter2").await;
+    guarded.works("plain", "sasl.mechanism: PLAIN, sasl.username: tee, sasl.password: hunter2").await;
+    let token = "sasl.mechanism: OAUTHBEARER, enable.sasl.oauthbearer.unsecure.jwt: 'true', sasl.oauthbearer.config: 'principal=tee'";
+    guarded.works("oauth", token).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_a_wrong_authority_and_a_weak_role_are_said() {
+    let guarded = guarded();
+    let login = |user: &str, password: &str| format!("sasl.mechanism: PLAIN, sasl.username: {user}, sasl.password: {password}");
+    let remedy = "correct sasl.mechanism, sasl.username and sasl.password";
+    guarded.refuses("wrong", "ca.pem", &login("tee", "hunter4"), "uthentication failed", remedy).await;
+    let remedy = "name the authority that signed the brokers' certificates in ssl.ca.location";
+    guarded.refuses("untrusted", "other.pem", &login("tee", "hunter2"), "certificate", remedy).await;
+    guarded.refuses("weak", "ca.pem", &login("weak", "hunter3"), "uthorization failed", "the role of kafka.properties").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_guarantee_rests_on_is_not_for_the_file_to_set() {
+    let bed = TeeBed::start_with("127.0.0.1:1", "ours", "properties: {acks: 1}", "").await;
+    let (text, code) = said(&command(&["check", "-c", bed.file.path().to_str().unwrap()]).await);
+    assert!(code == Some(2) && text.contains("kafka.properties.acks is not for the file to set"), "{text}");
+    let bed = TeeBed::start_with("127.0.0.1:1", "unknown", "properties: {ssl.ca.lokation: x}", "").await;
+    let (process, log) = Process::start_logged(&bed.file);
+    log.says("ssl.ca.lokation").await;
+    assert!(process.stop().await.success());
+}
