@@ -56,7 +56,10 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
 /// Asks the running process, and waits until Kafka has every tenant again.
 async fn tee(config: &Config) -> miette::Result<ExitCode> {
     if config.kafka.is_none() {
-        return Err(miette::miette!(help = "leave --kafka out, or add the section", "the configuration has no `kafka`"));
+        return Err(miette::miette!(
+            help = "leave --kafka out, or add the section",
+            "the configuration has no `kafka`"
+        ));
     }
     let client = pg::connect(&config.state_url).await.map_err(|error| miette::miette!("the state: {error}"))?;
     let failed = |error: StateError| miette::miette!("cannot write the state: {error}");

@@ -54,7 +54,8 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
 async fn look(config: &Config, source: &Client, state: &Client) -> miette::Result<Standing> {
     let name = &config.source.slot;
     let failed = |what: &'static str| move |error: CaptureError| miette::miette!("cannot look at {what}: {error}");
-    let known = StateStore::read(state, name).await.map_err(|error| miette::miette!("cannot read the state: {error}"))?;
+    let known =
+        StateStore::read(state, name).await.map_err(|error| miette::miette!("cannot read the state: {error}"))?;
     let mut slots = vec![name.clone()];
     slots.extend(known.tee.map(|tee| tee.slot));
     slots.extend(config.kafka.as_ref().map(|kafka| kafka.slot.clone()).filter(|slot| !slots.contains(slot)));

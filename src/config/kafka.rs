@@ -63,7 +63,8 @@ pub(super) fn kafka(
     let ids = tenants.iter().map(|tenant| &tenant.id);
     let topics = Topics::new(&topic, &users.table, ids);
     let topics = topics.map_err(|error| {
-        Fault::new(span("topic"), error.to_string()).help("with a fixed name, without {tenant}, all tenants share a topic")
+        Fault::new(span("topic"), error.to_string())
+            .help("with a fixed name, without {tenant}, all tenants share a topic")
     })?;
     if topics.distinct().contains(&&*positions_topic) {
         let fault = Fault::new(span("positions_topic"), "kafka.positions_topic is also the topic of users");

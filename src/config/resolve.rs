@@ -95,12 +95,7 @@ fn source(node: &Node, from: &Surroundings<'_>) -> Result<Source, Fault> {
     let default = || "users_sync".to_owned();
     Ok(Source {
         url: url(source.required("url", "for example url: ${AUTH_DATABASE_URL}")?, "source.url", from)?,
-        slot: source.parsed(
-            "slot",
-            default(),
-            |name| is_slot(name).then(|| name.to_owned()),
-            SLOT,
-        )?,
+        slot: source.parsed("slot", default(), |name| is_slot(name).then(|| name.to_owned()), SLOT)?,
         publication: source.parsed(
             "publication",
             default(),

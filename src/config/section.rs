@@ -15,7 +15,18 @@ pub(super) struct Known {
 
 pub(super) const TOP: Known = Known {
     path: "",
-    keys: &["source", "state", "users", "tenants", "include", "wake_after", "deletes", "limits", "on_slot_loss", "kafka"],
+    keys: &[
+        "source",
+        "state",
+        "users",
+        "tenants",
+        "include",
+        "wake_after",
+        "deletes",
+        "limits",
+        "on_slot_loss",
+        "kafka",
+    ],
     later: &["admin"],
 };
 pub(super) const SOURCE: Known = Known { path: "source", keys: &["url", "slot", "publication", "publish"], later: &[] };

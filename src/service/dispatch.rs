@@ -1,7 +1,7 @@
 //! The changes of one source transaction, sorted by tenant and pushed into their mailboxes.
 
-use super::lanes::Lane;
 use super::ServiceError;
+use super::lanes::Lane;
 use super::room::wait_for_room;
 use super::shared::Shared;
 use super::sink::{Sink, Transaction};

@@ -30,9 +30,9 @@ mod roster;
 mod running;
 mod session;
 mod shared;
-mod sink;
 #[cfg(test)]
 mod simulation;
+mod sink;
 mod slot;
 mod sorter;
 mod stream;

@@ -126,9 +126,7 @@ pub(super) fn key_opens(slot: &str, names_tenant: bool) -> String {
 fn value_schema(slot: &str) -> Value {
     let name = |part: &str| format!("{slot}.neon_auth.users_sync.{part}");
     let plain = |kind: &str, field: &str, optional: bool| json!({"type": kind, "optional": optional, "field": field});
-    let named = |field: &str, name: &str| {
-        json!({"type": "string", "optional": true, "name": name, "version": 1, "field": field})
-    };
+    let named = |field: &str, name: &str| json!({"type": "string", "optional": true, "name": name, "version": 1, "field": field});
     let columns = json!([
         plain("string", "id", false),
         named("raw_json", "io.debezium.data.Json"),
@@ -138,9 +136,7 @@ fn value_schema(slot: &str) -> Value {
         named("deleted_at", "io.debezium.time.ZonedTimestamp"),
         named("updated_at", "io.debezium.time.ZonedTimestamp"),
     ]);
-    let row = |field: &str| {
-        json!({"type": "struct", "fields": columns, "optional": true, "name": name("Value"), "field": field})
-    };
+    let row = |field: &str| json!({"type": "struct", "fields": columns, "optional": true, "name": name("Value"), "field": field});
     let snapshot = json!({
         "type": "string", "optional": true, "name": "io.debezium.data.Enum", "version": 1, "field": "snapshot",
         "parameters": {"allowed": "true,first,first_in_data_collection,last_in_data_collection,last,false,incremental"},

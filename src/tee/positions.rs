@@ -194,8 +194,7 @@ mod tests {
 
     #[test]
     fn a_slot_goes_on_where_topics_and_history_agree() {
-        let found =
-            Source { system: "7", timeline: 1, generation: Generation(2), confirmed: Lsn(5), flushed: Lsn(20) };
+        let found = Source { system: "7", timeline: 1, generation: Generation(2), confirmed: Lsn(5), flushed: Lsn(20) };
         let check = |known: Option<StreamPosition>, found: Source<'_>| match decide_resume(known.as_ref(), &found) {
             Resume::From(from) => from.position.to_string(),
             Resume::Anew(why) => why.to_owned(),

@@ -16,7 +16,9 @@ pub struct Topics {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopicsError {
     /// Letters, digits, dots, underscores and dashes are all that Kafka takes.
-    #[error("kafka.topic makes {topic:?} for tenant {tenant}, which Kafka does not take as a name: only letters, digits, '.', '_' and '-', at most 249")]
+    #[error(
+        "kafka.topic makes {topic:?} for tenant {tenant}, which Kafka does not take as a name: only letters, digits, '.', '_' and '-', at most 249"
+    )]
     Name {
         /// The topic.
         topic: String,
@@ -24,7 +26,9 @@ pub enum TopicsError {
         tenant: TenantId,
     },
     /// Kafka's metrics do not tell a dot from an underscore, so that it takes only one of the two.
-    #[error("kafka.topic makes {one:?} and {other:?}, which Kafka does not tell apart; choose other tenant ids, or one shared topic")]
+    #[error(
+        "kafka.topic makes {one:?} and {other:?}, which Kafka does not tell apart; choose other tenant ids, or one shared topic"
+    )]
     Alike {
         /// A topic.
         one: String,
@@ -96,7 +100,9 @@ mod tests {
 
     #[test]
     fn what_kafka_does_not_take_is_refused() {
-        for (template, tenant) in [("a b", "x"), ("{tenant}", "ä"), ("", "x"), ("{tenant}", ".."), (&*"x".repeat(250), "x")] {
+        for (template, tenant) in
+            [("a b", "x"), ("{tenant}", "ä"), ("", "x"), ("{tenant}", ".."), (&*"x".repeat(250), "x")]
+        {
             assert!(matches!(topics(template, &[tenant]), Err(TopicsError::Name { .. })), "{template} {tenant}");
         }
         assert!(matches!(topics("{tenant}", &["a.b", "a_b"]), Err(TopicsError::Alike { .. })));

@@ -81,8 +81,9 @@ impl TeeBed {
                 let expected = self.expected(tenant).await;
                 let brokers = self.brokers.clone();
                 let name = topic.clone();
-                let messages =
-                    tokio::task::spawn_blocking(move || crate::consumer::read_with(&brokers, &name, &[])).await.unwrap();
+                let messages = tokio::task::spawn_blocking(move || crate::consumer::read_with(&brokers, &name, &[]))
+                    .await
+                    .unwrap();
                 let held = rebuild(&messages);
                 if held == expected {
                     return messages;

@@ -3,8 +3,8 @@
 use crate::bed::{TeeBed, of, once, ops};
 use crate::broker::{Broker, Settings, until};
 use crate::consumer::{Message, arrive, read, read_with};
-use crate::support::process::{Process, command, said};
 use crate::support::let_pass;
+use crate::support::process::{Process, command, said};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -178,10 +178,13 @@ async fn past_its_budget_the_tee_is_parked_and_comes_back_with_what_changed_mean
     bed.auth("CREATE TABLE other AS SELECT repeat(md5(n::text), 100) AS text FROM generate_series(1, 20000) n").await;
     log.says("the tee is parked").await;
     bed.tee_is("parked").await;
-    bed.bed.becomes("auth", "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'users_sync_kafka'", "0").await;
+    bed.bed
+        .becomes("auth", "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'users_sync_kafka'", "0")
+        .await;
     let path = bed.file.path().to_str().unwrap();
     let (text, code) = said(&command(&["status", "-c", path]).await);
-    let told = text.contains("tee users_sync_kafka parked") && text.contains("no slot") && text.contains("limits.kafka_wal");
+    let told =
+        text.contains("tee users_sync_kafka parked") && text.contains("no slot") && text.contains("limits.kafka_wal");
     assert!(told && code == Some(1), "{text}");
     // Nobody else is harmed.
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('late', 'acme')").await;
@@ -194,7 +197,10 @@ async fn past_its_budget_the_tee_is_parked_and_comes_back_with_what_changed_mean
     bed.auth("UPDATE auth.users SET email = 'z@y', updated_at = now() WHERE id = 'u8'").await;
     bed.equal("acme").await;
     let (text, code) = said(&command(&["status", "-c", path]).await);
-    assert!(code == Some(0) && text.contains("tee users_sync_kafka following") && text.contains("holds back"), "{text}");
+    assert!(
+        code == Some(0) && text.contains("tee users_sync_kafka following") && text.contains("holds back"),
+        "{text}"
+    );
     assert!(process.stop().await.success());
 }
 
@@ -231,7 +237,8 @@ async fn a_tenant_that_comes_is_published_and_a_tee_that_goes_leaves_no_slot() {
     counting(&bed, 3).await;
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('g', 'globex')").await;
     let whole = std::fs::read_to_string(bed.file.path()).unwrap();
-    let without: String = whole.lines().filter(|line| !line.contains("id: globex")).map(|line| format!("{line}\n")).collect();
+    let without: String =
+        whole.lines().filter(|line| !line.contains("id: globex")).map(|line| format!("{line}\n")).collect();
     std::fs::write(bed.file.path(), &without).unwrap();
     let process = Process::start(&bed.file);
     arrive(broker, "comes.acme", 3);
@@ -240,9 +247,12 @@ async fn a_tenant_that_comes_is_published_and_a_tee_that_goes_leaves_no_slot() {
     bed.auth("UPDATE auth.users SET email = 'a@b'").await;
     assert_eq!(ops(&bed.equal("globex").await.iter().collect::<Vec<_>>()), "ru");
     assert_eq!(bed.equal("acme").await.len(), 6);
-    let none: String = whole.lines().filter(|line| !line.starts_with("kafka:")).map(|line| format!("{line}\n")).collect();
+    let none: String =
+        whole.lines().filter(|line| !line.starts_with("kafka:")).map(|line| format!("{line}\n")).collect();
     std::fs::write(bed.file.path(), &none).unwrap();
-    bed.bed.becomes("auth", "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'users_sync_kafka'", "0").await;
+    bed.bed
+        .becomes("auth", "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'users_sync_kafka'", "0")
+        .await;
     assert!(process.stop().await.success());
     std::fs::write(bed.file.path(), &whole).unwrap();
     let process = Process::start(&bed.file);
@@ -257,9 +267,23 @@ async fn a_tenant_that_comes_is_published_and_a_tee_that_goes_leaves_no_slot() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compacted_topic_still_rebuilds_who_is_there() {
     let broker = Broker::shared();
-    let settings = ["--bootstrap-server", &broker.address(), "--create", "--topic", "compacted.acme", "--config",
-        "cleanup.policy=compact", "--config", "segment.bytes=1048576", "--config", "min.cleanable.dirty.ratio=0.01", "--config",
-        "delete.retention.ms=0", "--config", "max.compaction.lag.ms=1000"];
+    let settings = [
+        "--bootstrap-server",
+        &broker.address(),
+        "--create",
+        "--topic",
+        "compacted.acme",
+        "--config",
+        "cleanup.policy=compact",
+        "--config",
+        "segment.bytes=1048576",
+        "--config",
+        "min.cleanable.dirty.ratio=0.01",
+        "--config",
+        "delete.retention.ms=0",
+        "--config",
+        "max.compaction.lag.ms=1000",
+    ];
     broker.tool("org.apache.kafka.tools.TopicCommand", &settings).await;
     let bed = TeeBed::start(broker, "compacted", "", "deletes: hard").await;
     counting(&bed, 60).await;
@@ -289,10 +313,28 @@ async fn a_consumer_group_of_kafkas_own_client_gets_everything() {
     counting(&bed, 40).await;
     let process = Process::start(&bed.file);
     arrive(broker, "group.acme", 40);
-    let arguments = ["--bootstrap-server", &broker.address(), "--topic", "group.acme", "--group", "readers", "--from-beginning",
-        "--max-messages", "40", "--isolation-level", "read_committed", "--formatter-property", "print.key=true",
-        "--formatter-property", "print.headers=true"];
+    let arguments = [
+        "--bootstrap-server",
+        &broker.address(),
+        "--topic",
+        "group.acme",
+        "--group",
+        "readers",
+        "--from-beginning",
+        "--max-messages",
+        "40",
+        "--isolation-level",
+        "read_committed",
+        "--formatter-property",
+        "print.key=true",
+        "--formatter-property",
+        "print.headers=true",
+    ];
     let text = broker.tool("org.apache.kafka.tools.consumer.ConsoleConsumer", &arguments).await;
-    assert_eq!(text.lines().filter(|line| line.contains("ce_tenant:acme") && line.contains("\"op\":\"r\"")).count(), 40, "{text}");
+    assert_eq!(
+        text.lines().filter(|line| line.contains("ce_tenant:acme") && line.contains("\"op\":\"r\"")).count(),
+        40,
+        "{text}"
+    );
     assert!(process.stop().await.success());
 }

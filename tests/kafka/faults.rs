@@ -35,11 +35,21 @@ async fn a_message_that_is_too_large_is_said_once_and_goes_out_when_the_limit_is
     let bed = TeeBed::start(broker, "toolarge", "", "").await;
     let (process, log) = Process::start_logged(&bed.file);
     bed.tee_is("following").await;
-    bed.auth("INSERT INTO auth.users (id, org, profile) VALUES ('u', 'acme', to_jsonb(repeat(md5('x'), 100000)))").await;
+    bed.auth("INSERT INTO auth.users (id, org, profile) VALUES ('u', 'acme', to_jsonb(repeat(md5('x'), 100000)))")
+        .await;
     log.says("raise max.message.bytes of the topic").await;
     bed.bed.equal().await;
-    let settings = ["--bootstrap-server", &broker.address(), "--alter", "--entity-type", "topics", "--entity-name",
-        "toolarge.acme", "--add-config", "max.message.bytes=10000000"];
+    let settings = [
+        "--bootstrap-server",
+        &broker.address(),
+        "--alter",
+        "--entity-type",
+        "topics",
+        "--entity-name",
+        "toolarge.acme",
+        "--add-config",
+        "max.message.bytes=10000000",
+    ];
     broker.tool("kafka.admin.ConfigCommand", &settings).await;
     let text = std::fs::read_to_string(bed.file.path()).unwrap();
     let raised = text.replace("positions_topic", "properties: {message.max.bytes: 10000000}, positions_topic");

@@ -6,7 +6,8 @@ use crate::consumer::{Message, arrive, read};
 use crate::support::process::Process;
 use serde_json::{Value, json};
 
-const ANN: &str = "INSERT INTO auth.users (id, org, first_name, last_name, email, encrypted_password, profile, created_at)
+const ANN: &str =
+    "INSERT INTO auth.users (id, org, first_name, last_name, email, encrypted_password, profile, created_at)
     VALUES ('ann', 'acme', 'Ann', E'O''Neill \"x\" \\\\ \\n', 'ann@example.com', 'secret', '{\"a\": [1, \"ü\"]}',
             '2024-05-01 12:00:00.000001+00')";
 const LIFE: &str = "
@@ -36,7 +37,9 @@ fn validate(messages: &[Message], schema: &str) {
         if let Err(error) = key.validate(&unwrapped(&message.key)) {
             panic!("{error}: {message:#?}");
         }
-        if let Some(Err(error)) = message.value.as_ref().map(|found| value.validate(&unwrapped(found)).map_err(|e| e.to_string())) {
+        if let Some(Err(error)) =
+            message.value.as_ref().map(|found| value.validate(&unwrapped(found)).map_err(|e| e.to_string()))
+        {
             panic!("{error}: {message:#?}");
         }
     }
@@ -66,7 +69,10 @@ async fn debezium_events_say_what_happened() {
     assert_eq!(value["after"]["updated_at"], "2024-06-01T00:00:00.000000Z");
     assert!(!format!("{acme:?}{globex:?}").contains("secret"));
     let source = &value["source"];
-    assert_eq!((&source["connector"], &source["schema"], &source["table"]), (&json!("postgresql"), &json!("auth"), &json!("users")));
+    assert_eq!(
+        (&source["connector"], &source["schema"], &source["table"]),
+        (&json!("postgresql"), &json!("auth"), &json!("users"))
+    );
     assert_eq!(source["snapshot"], "false");
     let transaction = format!("{}:{}", source["txId"], source["lsn"]);
     assert_eq!(value["transaction"], json!({"id": transaction, "total_order": 1, "data_collection_order": 1}));
@@ -92,7 +98,10 @@ async fn hard_deletes_end_in_a_tombstone_and_full_identity_carries_the_row_befor
     let acme = bed.equal("acme").await;
     assert_eq!(["ann", "bob", "cy"].map(|id| ops(&of(&acme, id))), ["rudt", "cdt", "cdt"]);
     let gone = of(&acme, "bob")[1].value.clone().unwrap();
-    assert_eq!((&gone["before"]["id"], &gone["before"]["email"], &gone["after"]), (&json!("bob"), &json!(null), &json!(null)));
+    assert_eq!(
+        (&gone["before"]["id"], &gone["before"]["email"], &gone["after"]),
+        (&json!("bob"), &json!(null), &json!(null))
+    );
     bed.auth("ALTER TABLE auth.users REPLICA IDENTITY FULL").await;
     bed.auth("UPDATE auth.users SET first_name = 'Cyd' WHERE id = 'cyd'").await;
     bed.auth("DELETE FROM auth.users WHERE id = 'cyd'").await;

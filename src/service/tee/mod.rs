@@ -152,7 +152,10 @@ async fn give_up_others(shared: &Shared, kafka: Option<&Kafka>) -> Result<(), Se
     }
     match slot::drop_slot(shared, &row.slot).await {
         Ok(()) => {
-            tracing::info!(slot = row.slot, "the configuration does not have this slot of a tee any more: it is dropped");
+            tracing::info!(
+                slot = row.slot,
+                "the configuration does not have this slot of a tee any more: it is dropped"
+            );
             Ok(shared.state.forget_tee().await?)
         }
         Err(error) => {
@@ -192,7 +195,8 @@ impl Tee {
     /// Its slot is given up, so that the source can let go of its log. It comes back by itself, with a snapshot.
     async fn park(&mut self, kafka: &Kafka, bytes: u64) -> Result<(), ServiceError> {
         let limit = self.shared.config.limits.kafka_wal;
-        let reason = format!("its slot held back {bytes} bytes of the source's log, more than limits.kafka_wal ({limit})");
+        let reason =
+            format!("its slot held back {bytes} bytes of the source's log, more than limits.kafka_wal ({limit})");
         let remedy = "it comes back by itself once Kafka takes messages, with a snapshot of every tenant";
         self.shared.state.put_tee(&kafka.slot, TenantState::Parked, Some(&reason), Some(remedy)).await?;
         tracing::error!(reason, remedy, "the tee is parked");

@@ -62,7 +62,14 @@ struct Now {
 
 impl Reached {
     pub(super) fn new(done: watch::Receiver<Done>, published: Lsn) -> Reached {
-        let now = Now { received: published, published, jobs: 0, on_their_way: VecDeque::new(), busy_since: Instant::now(), acknowledged: Instant::now() };
+        let now = Now {
+            received: published,
+            published,
+            jobs: 0,
+            on_their_way: VecDeque::new(),
+            busy_since: Instant::now(),
+            acknowledged: Instant::now(),
+        };
         Reached { done, now: Mutex::new(now) }
     }
 

@@ -1,8 +1,8 @@
 //! The tee's slot: found, made anew, or given up.
 
 use super::TeeError;
-use crate::capture::{ReplicationConnection, ReplicationReader, ReplicationWriter};
 use crate::capture::slot::{self, CreatedSlot, SlotRow};
+use crate::capture::{ReplicationConnection, ReplicationReader, ReplicationWriter};
 use crate::config::Kafka;
 use crate::pg::{PgClient, connect};
 use crate::service::shared::Shared;
@@ -47,14 +47,9 @@ pub(super) async fn drop_slot(shared: &Shared, name: &str) -> Result<(), TeeErro
 }
 
 /// Makes it, and holds its snapshot.
-async fn make_slot(
-    connection: &mut ReplicationConnection,
-    shared: &Shared,
-    kafka: &Kafka,
-) -> Result<Export, TeeError> {
+async fn make_slot(connection: &mut ReplicationConnection, shared: &Shared, kafka: &Kafka) -> Result<Export, TeeError> {
     tracing::info!(slot = kafka.slot, "making the tee's slot; this waits for the transactions that are running now");
-    let CreatedSlot { consistent_point, snapshot_name } =
-        slot::create_slot(connection, &kafka.slot, false).await?;
+    let CreatedSlot { consistent_point, snapshot_name } = slot::create_slot(connection, &kafka.slot, false).await?;
     let holder = connect(&shared.config.source.url).await?;
     Ok(hold_export(holder, &snapshot_name, consistent_point).await?)
 }

@@ -63,6 +63,8 @@ impl ClientContext for Complaints {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let Some(code) = error.rdkafka_error_code() else { return };
+        // How long it took is another time another number.
+        let reason = reason.split(" (after ").next().unwrap_or(reason);
         let mut last = self.lock();
         // All brokers are down because of something that was said before.
         if code != RDKafkaErrorCode::AllBrokersDown || last.error.is_none() {

@@ -16,7 +16,8 @@ impl Failure {
     /// `doing` failed with `error`. `said` is what the client has complained of last, where that is the cause.
     pub(super) fn of(doing: &str, error: &KafkaError, said: Option<(Code, String)>) -> Failure {
         let code = error.rdkafka_error_code();
-        let passes = |code| matches!(code, Code::BrokerTransportFailure | Code::OperationTimedOut | Code::AllBrokersDown);
+        let passes =
+            |code| matches!(code, Code::BrokerTransportFailure | Code::OperationTimedOut | Code::AllBrokersDown);
         // A call only says that time is up; the client knows why.
         let cause = match said {
             Some(said) if code.is_none_or(|code| passes(code) || code == Code::RequestTimedOut) => Some(said),
@@ -76,7 +77,9 @@ fn remedy(code: Code) -> Option<&'static str> {
             "allow the role of kafka.properties Describe and Write on the transactional id <kafka.positions_topic>.<kafka.slot>, or \
              set kafka.exactly_once: false"
         }
-        Code::GroupAuthorizationFailed => "allow the role of kafka.properties Read on the group <kafka.positions_topic>.<kafka.slot>",
+        Code::GroupAuthorizationFailed => {
+            "allow the role of kafka.properties Read on the group <kafka.positions_topic>.<kafka.slot>"
+        }
         Code::SaslAuthenticationFailed | Code::Authentication => {
             "correct sasl.mechanism, sasl.username and sasl.password below kafka.properties"
         }

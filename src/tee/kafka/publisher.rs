@@ -96,7 +96,9 @@ impl Work {
             Some(begun) => begun,
             None => {
                 if self.transactional {
-                    self.producer.begin_transaction().map_err(|error| self.failure("beginning a transaction", &error))?;
+                    self.producer
+                        .begin_transaction()
+                        .map_err(|error| self.failure("beginning a transaction", &error))?;
                 }
                 *self.open.insert(Instant::now())
             }

@@ -19,7 +19,8 @@ pub async fn ensure_topics(kafka: &Kafka, producer: &Producer, topics: &[&str]) 
     let there = tokio::task::spawn_blocking(move || existing(&looking)).await;
     let there = there.map_err(|error| Failure::plain(format!("listing the topics was broken off: {error}")))??;
     let positions = &*kafka.positions_topic;
-    let missing: Vec<&str> = topics.iter().copied().chain([positions]).filter(|topic| !there.contains(*topic)).collect();
+    let missing: Vec<&str> =
+        topics.iter().copied().chain([positions]).filter(|topic| !there.contains(*topic)).collect();
     if !missing.is_empty() && !kafka.create_topics {
         return Err(Failure {
             what: format!("Kafka has no topic {}", missing.join(", ")),
