@@ -82,16 +82,7 @@ impl Bed {
 
     /// users-sync as a process of its own, for these databases at the target and the port they are reached at.
     pub fn ours(&self, name: &str, tenants: &[(String, String)], tenant_column: bool) -> Process {
-        let file = NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), self.configuration(name, tenants, tenant_column)).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_users-sync"))
-            .args(["run", "-c"])
-            .arg(file.path())
-            .env("RUST_LOG", "error")
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        Process { child, file }
+        Process::start(&self.configuration(name, tenants, tenant_column))
     }
 
     pub fn configuration(&self, name: &str, tenants: &[(String, String)], tenant_column: bool) -> String {
@@ -136,6 +127,20 @@ pub struct Process {
 }
 
 impl Process {
+    /// With this configuration.
+    pub fn start(configuration: &str) -> Process {
+        let file = NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), configuration).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_users-sync"))
+            .args(["run", "-c"])
+            .arg(file.path())
+            .env("RUST_LOG", "error")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Process { child, file }
+    }
+
     /// Its configuration.
     pub fn file(&self) -> &std::path::Path {
         self.file.path()

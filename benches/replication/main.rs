@@ -1,15 +1,24 @@
 //! users-sync beside PostgreSQL's own logical replication: the same changes, the same servers, the same durability
 //! settings, in the same run. Prints medians and ratios; `make bench` runs it.
 //!
-//! `cargo bench --bench replication -- drain large snapshot latency memory isolation scale` runs some of it; `USERS_SYNC_RUNS=1`
+//! `cargo bench --bench replication -- drain large snapshot latency memory isolation scale kafka kafka-latency` runs some of it; `USERS_SYNC_RUNS=1`
 //! makes it shorter.
 
 // Every function here is a measurement's; what fails ends it.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
 mod bed;
+#[cfg(feature = "kafka")]
+#[path = "../../tests/kafka/broker.rs"]
+#[allow(dead_code)]
+mod broker;
 mod drain;
 mod isolation;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod latency;
 mod memory;
 mod scale;
@@ -47,6 +56,14 @@ fn main() {
             }
             if asked("scale") {
                 scale::a_thousand_tenants(&mut table).await;
+            }
+            #[cfg(feature = "kafka")]
+            if asked("kafka") {
+                kafka::drained(&bed, &mut table).await;
+            }
+            #[cfg(feature = "kafka")]
+            if asked("kafka-latency") {
+                kafka::commit_to_consumed(&bed, &mut table).await;
             }
         }
         table.print();

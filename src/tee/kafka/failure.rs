@@ -15,7 +15,7 @@ pub struct Failure {
 impl Failure {
     /// `doing` failed with `error`. `said` is what the client has complained of last, where that is the cause.
     pub(super) fn of(doing: &str, error: &KafkaError, said: Option<(Code, String)>) -> Failure {
-        let code = error.rdkafka_error_code();
+        let code = code(error);
         let passes =
             |code| matches!(code, Code::BrokerTransportFailure | Code::OperationTimedOut | Code::AllBrokersDown);
         // A call only says that time is up; the client knows why.
@@ -52,7 +52,15 @@ fn words(error: &KafkaError) -> String {
         KafkaError::Transaction(error) => error.string(),
         KafkaError::ClientCreation(message) => message.clone(),
         KafkaError::ClientConfig(_, message, key, _) => format!("kafka.properties.{key}: {message}"),
-        error => error.rdkafka_error_code().map_or_else(|| error.to_string(), |code| code.to_string()),
+        error => code(error).map_or_else(|| error.to_string(), |code| code.to_string()),
+    }
+}
+
+/// The client has none for what an admin request came to.
+fn code(error: &KafkaError) -> Option<Code> {
+    match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        error => error.rdkafka_error_code(),
     }
 }
 
@@ -113,7 +121,9 @@ mod tests {
         let said = Some((Code::Authentication, "SASL authentication error".to_owned()));
         let failure = Failure::of("reaching Kafka", &late, said.clone());
         assert!(failure.to_string().starts_with("reaching Kafka failed: SASL authentication error; correct sasl"));
-        let refused = KafkaError::MetadataFetch(Code::TopicAuthorizationFailed);
-        assert!(Failure::of("x", &refused, said).to_string().contains("allow it Describe"));
+        for refused in [KafkaError::MetadataFetch, KafkaError::AdminOp] {
+            let failure = Failure::of("x", &refused(Code::TopicAuthorizationFailed), said.clone());
+            assert!(failure.to_string().contains("allow it Describe"), "{failure}");
+        }
     }
 }

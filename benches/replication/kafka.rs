@@ -1,0 +1,292 @@
+//! How fast what waits in the tee's slot gets into Kafka, and how soon a commit is consumed.
+//!
+//! The reference: librdkafka alone, with the same settings, produces the same keys, values and headers, while a
+//! walsender sends the same transactions to a client that throws everything away.
+
+use super::Table;
+use super::bed::{Bed, Process};
+use crate::broker::{Broker, Settings};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Headers, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use users_sync::capture::{Frame, ReplicationConnection};
+use users_sync::model::Lsn;
+use users_sync::pg::PgUrl;
+
+const TRANSACTIONS: u32 = 200_000;
+/// As many bytes go into one transaction of Kafka's as users-sync puts there.
+const TOGETHER: usize = 8 << 20;
+const COMMITS: u32 = 1_000;
+const EVERY: Duration = Duration::from_millis(10);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A way to publish: its name in the table and in topics, and the keys of the configuration.
+struct Way {
+    what: &'static str,
+    name: &'static str,
+    keys: &'static str,
+    transactional: bool,
+}
+
+const WAYS: [Way; 4] = [
+    Way {
+        what: "200,000 transactions to Kafka, debezium",
+        name: "tee_debezium",
+        keys: "format: debezium",
+        transactional: true,
+    },
+    Way {
+        what: "200,000 transactions to Kafka, upsert",
+        name: "tee_upsert",
+        keys: "format: upsert",
+        transactional: true,
+    },
+    Way {
+        what: "200,000 transactions to Kafka, debezium, at least once",
+        name: "tee_debezium_once",
+        keys: "format: debezium, exactly_once: false",
+        transactional: false,
+    },
+    Way {
+        what: "200,000 transactions to Kafka, upsert, at least once",
+        name: "tee_upsert_once",
+        keys: "format: upsert, exactly_once: false",
+        transactional: false,
+    },
+];
+
+pub async fn drained(bed: &Bed, table: &mut Table) {
+    let broker = Broker::start(&Settings::default());
+    for way in &WAYS {
+        let (ours, bytes) = ours(bed, &broker, way).await;
+        let theirs = theirs(bed, &broker, way).await;
+        println!("  {}: {:.0} MB", way.name, bytes as f64 / 1e6);
+        let rate = |seconds: f64| f64::from(TRANSACTIONS) / seconds;
+        table.add(way.what, "1/s", rate(ours), Some(rate(theirs)), ">= 0.8");
+    }
+}
+
+fn configuration(bed: &Bed, name: &str, brokers: &str, keys: &str) -> String {
+    format!(
+        "{}kafka: {{brokers: '{brokers}', topic: {name}, positions_topic: {name}.positions, snapshot: false, slot: {name}, \
+         {keys}}}\n",
+        bed.configuration(name, &bed.one_tenant(name), false)
+    )
+}
+
+/// Seconds from the first look at the slot until Kafka has acknowledged everything that waits in it; and how many bytes.
+async fn ours(bed: &Bed, broker: &Broker, way: &Way) -> (f64, usize) {
+    let name = way.name;
+    bed.database(name, TRANSACTIONS).await;
+    let real = configuration(bed, name, &broker.address(), way.keys);
+    let process = Process::start(&real);
+    bed.following(name, 1).await;
+    bed.wait(&bed.source, name, "SELECT state = 'following' FROM users_sync.tee").await;
+    process.stop();
+    let discarded = format!("SELECT pg_create_logical_replication_slot('{name}_discarded', 'pgoutput')");
+    bed.source.sql(name, &discarded).await.unwrap();
+    let renames = format!(
+        "SET synchronous_commit = off;
+         CREATE PROCEDURE renames() LANGUAGE plpgsql AS $$ BEGIN
+           FOR n IN 2..{TRANSACTIONS} LOOP
+             UPDATE users SET name = 'Changed', updated_at = now() WHERE id = 'user-' || n;
+             COMMIT;
+           END LOOP; END $$"
+    );
+    bed.source.sql(name, &renames).await.unwrap();
+    bed.source.sql(name, "CALL renames()").await.unwrap();
+    bed.source.sql(name, "CREATE TABLE last AS SELECT pg_current_wal_insert_lsn() AS lsn").await.unwrap();
+    bed.source.sql(name, "UPDATE users SET name = 'Changed', updated_at = now() WHERE id = 'user-1'").await.unwrap();
+    // Once without Kafka: the target has everything, and only the tee has something left to do.
+    let process = Process::start(&configuration(bed, name, "127.0.0.1:1", way.keys));
+    let changed = "SELECT true FROM neon_auth.users_sync WHERE id = 'user-1' AND name = 'Changed'";
+    bed.wait(&bed.target, &format!("{name}_ours"), changed).await;
+    process.stop();
+
+    let process = Process::start(&real);
+    bed.wait(&bed.source, name, &format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{name}'")).await;
+    let begun = Instant::now();
+    let done = "SELECT confirmed_flush_lsn > lsn FROM pg_replication_slots, last WHERE slot_name = ";
+    bed.wait(&bed.source, name, &format!("{done}'{name}'")).await;
+    let seconds = begun.elapsed().as_secs_f64();
+    process.stop();
+    let bytes = read(broker, name).iter().map(|record| record.key.len() + record.value.len()).sum();
+    (seconds, bytes)
+}
+
+async fn theirs(bed: &Bed, broker: &Broker, way: &Way) -> f64 {
+    let records = read(broker, way.name);
+    assert_eq!(records.len(), TRANSACTIONS as usize);
+    let url = PgUrl::parse(&bed.source.url(way.name)).unwrap();
+    let connection = ReplicationConnection::connect(&url).await.unwrap();
+    let (slot, publication) = (format!("{}_discarded", way.name), format!("ours_{}", way.name));
+    let topic = format!("{}.again", way.name);
+    let (brokers, transactional) = (broker.address(), way.transactional);
+    let producer = producer(&brokers, transactional, &topic);
+    let begun = Instant::now();
+    let (mut reader, _writer) = connection.start_replication(&slot, Lsn::ZERO, &[&*publication]).await.unwrap();
+    let discarding = tokio::spawn(async move {
+        let mut commits = 0;
+        while commits < TRANSACTIONS {
+            if let Frame::XLogData { data, .. } = reader.next().await.unwrap() {
+                commits += u32::from(data.first() == Some(&b'C'));
+            }
+        }
+    });
+    let producing = tokio::task::spawn_blocking(move || produce(&producer, &records, &topic, transactional));
+    producing.await.unwrap();
+    discarding.await.unwrap();
+    begun.elapsed().as_secs_f64()
+}
+
+fn producer(
+    brokers: &str,
+    transactional: bool,
+    topic: &str,
+) -> ThreadedProducer<rdkafka::producer::DefaultProducerContext> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("acks", "all").set("enable.idempotence", "true");
+    config.set("linger.ms", "5").set("batch.num.messages", "10000").set("queue.buffering.max.messages", "1000000");
+    config.set("partitioner", "murmur2_random").set("delivery.report.only.error", "true");
+    if transactional {
+        config.set("transactional.id", topic);
+    }
+    let producer: ThreadedProducer<_> = config.create().unwrap();
+    if transactional {
+        producer.init_transactions(PATIENCE).unwrap();
+    }
+    producer
+}
+
+/// Sends all, in transactions as large as users-sync's.
+fn produce(
+    producer: &ThreadedProducer<rdkafka::producer::DefaultProducerContext>,
+    records: &[Record],
+    topic: &str,
+    transactional: bool,
+) {
+    let mut open = 0;
+    for record in records {
+        if transactional && open == 0 {
+            producer.begin_transaction().unwrap();
+        }
+        let headers = record.headers.iter().fold(OwnedHeaders::new_with_capacity(8), |headers, (key, value)| {
+            headers.insert(Header { key, value: Some(value) })
+        });
+        let mut sent = BaseRecord::to(topic).key(&record.key).payload(&record.value).headers(headers);
+        while let Err((error, back)) = producer.send(sent) {
+            assert!(matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)), "{error}");
+            std::thread::sleep(Duration::from_millis(5));
+            sent = back;
+        }
+        open += record.key.len() + record.value.len();
+        if transactional && open > TOGETHER {
+            producer.commit_transaction(PATIENCE).unwrap();
+            open = 0;
+        }
+    }
+    match transactional && open > 0 {
+        true => producer.commit_transaction(PATIENCE).unwrap(),
+        false => producer.flush(PATIENCE).unwrap(),
+    }
+}
+
+struct Record {
+    key: Vec<u8>,
+    value: Vec<u8>,
+    headers: Vec<(String, Vec<u8>)>,
+}
+
+/// A consumer of committed messages, from the beginning of the topic's one partition.
+fn consumer(broker: &Broker, topic: &str) -> BaseConsumer {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", broker.address()).set("group.id", "bench").set("enable.auto.commit", "false");
+    config.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
+    let consumer: BaseConsumer = config.create().unwrap();
+    let mut assignment = TopicPartitionList::new();
+    assignment.add_partition_offset(topic, 0, Offset::Beginning).unwrap();
+    consumer.assign(&assignment).unwrap();
+    consumer
+}
+
+fn read(broker: &Broker, topic: &str) -> Vec<Record> {
+    let consumer = consumer(broker, topic);
+    let mut records = Vec::new();
+    loop {
+        match consumer.poll(PATIENCE).unwrap_or_else(|| panic!("{topic} says nothing")) {
+            Ok(message) => {
+                let bytes = |part: Option<&[u8]>| part.unwrap_or_default().to_vec();
+                let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+                let headers = headers.map(|header| (header.key.to_owned(), bytes(header.value))).collect();
+                records.push(Record { key: bytes(message.key()), value: bytes(message.payload()), headers });
+            }
+            Err(KafkaError::PartitionEOF(_)) => return records,
+            Err(error) => panic!("{topic}: {error}"),
+        }
+    }
+}
+
+/// From the source's commit to a consumer of committed messages.
+pub async fn commit_to_consumed(bed: &Bed, table: &mut Table) {
+    let broker = Broker::start(&Settings::default());
+    let name = "tee_latency";
+    bed.database(name, 10).await;
+    let process = Process::start(&configuration(bed, name, &broker.address(), "format: debezium"));
+    bed.following(name, 1).await;
+    bed.wait(&bed.source, name, "SELECT state = 'following' FROM users_sync.tee").await;
+    let consumer = consumer(&broker, name);
+    let (seen, arrived) = mpsc::channel();
+    let consuming = std::thread::spawn(move || {
+        for _ in 0..COMMITS {
+            let key = loop {
+                match consumer.poll(PATIENCE).expect("the topic says nothing") {
+                    Ok(message) => break message.key().unwrap_or_default().to_vec(),
+                    Err(KafkaError::PartitionEOF(_)) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            };
+            seen.send((Instant::now(), key)).unwrap();
+        }
+    });
+    let writer = bed.source.connect(name).await.unwrap();
+    let insert = "INSERT INTO users (id, name, email, created_at) VALUES ($1, 'New', 'new@example.com', now())";
+    let insert = writer.prepare(insert).await.unwrap();
+    let mut committed = Vec::new();
+    for n in 0..COMMITS {
+        let next = Instant::now() + EVERY;
+        writer.execute(&insert, &[&format!("new-{n}")]).await.unwrap();
+        committed.push(Instant::now());
+        tokio::time::sleep_until(next.into()).await;
+    }
+    consuming.join().unwrap();
+    let mut latencies: Vec<f64> = committed
+        .iter()
+        .zip(0..)
+        .zip(arrived.iter())
+        .map(|((committed, n), (seen, key))| {
+            assert_eq!(key, format!("{{\"id\":\"new-{n}\"}}").into_bytes());
+            seen.saturating_duration_since(*committed).as_secs_f64() * 1000.0
+        })
+        .collect();
+    process.stop();
+    latencies.sort_by(f64::total_cmp);
+    table.add(
+        "commit to consumed p50 at 100 commits/s, transactions",
+        "ms",
+        latencies[latencies.len() / 2],
+        None,
+        "<= 5 ms",
+    );
+    table.add(
+        "commit to consumed p99 at 100 commits/s, transactions",
+        "ms",
+        latencies[latencies.len() * 99 / 100],
+        None,
+        "<= 25 ms",
+    );
+}
