@@ -112,6 +112,8 @@ pub fn connect(kafka: &Kafka) -> Result<Producer, Failure> {
         ("linger.ms", "5"),
         ("batch.num.messages", "10000"),
         ("queue.buffering.max.messages", "1000000"),
+        // Its default is a gigabyte; a huge transaction waits at the source instead.
+        ("queue.buffering.max.kbytes", "65536"),
         ("transaction.timeout.ms", "60000"),
         ("message.timeout.ms", "50000"),
     ] {
