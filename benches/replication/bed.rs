@@ -41,6 +41,22 @@ impl Bed {
         self.target.create_database(&format!("{name}_ours")).await.unwrap();
     }
 
+    /// Changes these users, each in a transaction of its own. They need not be durable one by one.
+    pub async fn renames(&self, name: &str, from: u32, to: u32) {
+        let asynchronous = format!("ALTER DATABASE {name} SET synchronous_commit = off");
+        self.source.sql("postgres", &asynchronous).await.unwrap();
+        let renames = format!(
+            "CREATE PROCEDURE renames() LANGUAGE plpgsql AS $$ BEGIN
+               FOR n IN {from}..{to} LOOP
+                 UPDATE users SET name = 'Changed', updated_at = now() WHERE id = 'user-' || n;
+                 COMMIT;
+               END LOOP; END $$"
+        );
+        self.source.sql(name, &renames).await.unwrap();
+        self.source.sql(name, "CALL renames()").await.unwrap();
+        self.source.sql("postgres", &format!("ALTER DATABASE {name} RESET synchronous_commit")).await.unwrap();
+    }
+
     /// PostgreSQL's own subscription, with the users copied, then switched off.
     pub async fn subscribe(&self, name: &str) {
         self.source.sql(name, "CREATE PUBLICATION native FOR TABLE users").await.unwrap();

@@ -14,19 +14,7 @@ pub async fn single_row_transactions(bed: &Bed, table: &mut Table) {
     let ours = bed.ours("drain", &bed.one_tenant("drain"), false);
     bed.following("drain", 1).await;
     ours.stop();
-    bed.source
-        .sql(
-            "drain",
-            "SET synchronous_commit = off;
-             CREATE PROCEDURE renames() LANGUAGE plpgsql AS $$ BEGIN
-               FOR n IN 1..200000 LOOP
-                 UPDATE users SET name = 'Changed', updated_at = now() WHERE id = 'user-' || n;
-                 COMMIT;
-               END LOOP; END $$",
-        )
-        .await
-        .unwrap();
-    bed.source.sql("drain", "CALL renames()").await.unwrap();
+    bed.renames("drain", 1, TRANSACTIONS).await;
     let (native, ours) = drain(bed, "drain", &format!("id = 'user-{TRANSACTIONS}' AND name = 'Changed'")).await;
     let rate = |seconds: f64| f64::from(TRANSACTIONS) / seconds;
     table.add("200,000 single-row transactions drained", "1/s", rate(ours), Some(rate(native)), ">= 1.2, goal 1.5");

@@ -90,18 +90,9 @@ async fn ours(bed: &Bed, broker: &Broker, way: &Way) -> (f64, usize) {
     process.stop();
     let discarded = format!("SELECT pg_create_logical_replication_slot('{name}_discarded', 'pgoutput')");
     bed.source.sql(name, &discarded).await.unwrap();
-    let renames = format!(
-        "SET synchronous_commit = off;
-         CREATE PROCEDURE renames() LANGUAGE plpgsql AS $$ BEGIN
-           FOR n IN 2..{TRANSACTIONS} LOOP
-             UPDATE users SET name = 'Changed', updated_at = now() WHERE id = 'user-' || n;
-             COMMIT;
-           END LOOP; END $$"
-    );
-    bed.source.sql(name, &renames).await.unwrap();
-    bed.source.sql(name, "CALL renames()").await.unwrap();
+    bed.renames(name, 2, TRANSACTIONS).await;
     bed.source.sql(name, "CREATE TABLE last AS SELECT pg_current_wal_insert_lsn() AS lsn").await.unwrap();
-    bed.source.sql(name, "UPDATE users SET name = 'Changed', updated_at = now() WHERE id = 'user-1'").await.unwrap();
+    bed.source.sql(name, "UPDATE users SET name = 'Changed' WHERE id = 'user-1'").await.unwrap();
     // Once without Kafka: the target has everything, and only the tee has something left to do.
     let process = Process::start(&configuration(bed, name, "127.0.0.1:1", way.keys));
     let changed = "SELECT true FROM neon_auth.users_sync WHERE id = 'user-1' AND name = 'Changed'";

@@ -5,6 +5,8 @@ use super::bed::{Bed, Process};
 use std::time::{Duration, Instant};
 
 const TENANTS: usize = 1_000;
+/// Of each tenant, at the start.
+const USERS: usize = 10;
 /// The allocator gives back what was not used for ten seconds.
 const SETTLES: Duration = Duration::from_secs(15);
 
@@ -15,7 +17,7 @@ pub async fn a_thousand_tenants(table: &mut Table) {
         "ALTER TABLE users REPLICA IDENTITY FULL; TRUNCATE users; \
          INSERT INTO users (id, name, created_at) SELECT 'u' || n, 't' || n % {}, now() FROM generate_series(1, {}) n",
         TENANTS + 1,
-        10 * (TENANTS + 1)
+        USERS * (TENANTS + 1)
     );
     bed.source.sql("scale", &users).await.unwrap();
     let mut tenants = Vec::new();
@@ -29,10 +31,13 @@ pub async fn a_thousand_tenants(table: &mut Table) {
     let alone = idle(&bed, &one).await;
     one.stop();
 
+    let before = rows_read(&bed).await;
     let begun = Instant::now();
     let process = bed.ours("scale", &tenants[..TENANTS], true);
     bed.following("scale", TENANTS).await;
     table.add("1,000 tenants of 10 users: start to all following", "s", begun.elapsed().as_secs_f64(), None, "<= 60 s");
+    let times = (rows_read(&bed).await - before) / (USERS * (TENANTS + 1)) as f64;
+    table.add("1,000 tenants that join together: rows read, of the table's", "times", times, None, "<= 2");
 
     let begun = Instant::now();
     std::fs::write(process.file(), bed.configuration("scale", &tenants, true)).unwrap();
@@ -44,6 +49,13 @@ pub async fn a_thousand_tenants(table: &mut Table) {
     process.stop();
     let each = (now - alone) * 1024.0 / TENANTS as f64;
     table.add("memory of an idle tenant, of 1,000", "kB", each, None, "<= 20 kB");
+}
+
+/// Rows that were read from the users' table, which has no index on the tenant.
+async fn rows_read(bed: &Bed) -> f64 {
+    let client = bed.source.connect("scale").await.unwrap();
+    let sql = "SELECT seq_tup_read::float8 FROM pg_stat_user_tables WHERE relname = 'users'";
+    client.query_one(sql, &[]).await.unwrap().get(0)
 }
 
 /// What is resident once no connection is left and no more memory is given back.
