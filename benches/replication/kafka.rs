@@ -118,6 +118,8 @@ async fn theirs(bed: &Bed, broker: &Broker, way: &Way) -> f64 {
     let (slot, publication) = (format!("{}_discarded", way.name), format!("ours_{}", way.name));
     let topic = format!("{}.again", way.name);
     let (brokers, transactional) = (broker.address(), way.transactional);
+    let create = ["--bootstrap-server", &brokers, "--create", "--topic", &topic, "--config", "cleanup.policy=compact"];
+    broker.tool("org.apache.kafka.tools.TopicCommand", &create).await;
     let producer = producer(&brokers, transactional, &topic);
     let begun = Instant::now();
     let (mut reader, _writer) = connection.start_replication(&slot, Lsn::ZERO, &[&*publication]).await.unwrap();
@@ -198,6 +200,7 @@ fn consumer(broker: &Broker, topic: &str) -> BaseConsumer {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", broker.address()).set("group.id", "bench").set("enable.auto.commit", "false");
     config.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
+    config.set("fetch.wait.max.ms", "5");
     let consumer: BaseConsumer = config.create().unwrap();
     let mut assignment = TopicPartitionList::new();
     assignment.add_partition_offset(topic, 0, Offset::Beginning).unwrap();
@@ -260,7 +263,7 @@ pub async fn commit_to_consumed(bed: &Bed, table: &mut Table) {
         .zip(0..)
         .zip(arrived.iter())
         .map(|((committed, n), (seen, key))| {
-            assert_eq!(key, format!("{{\"id\":\"new-{n}\"}}").into_bytes());
+            assert!(key.ends_with(format!("\"new-{n}\"}}").as_bytes()), "out of order");
             seen.saturating_duration_since(*committed).as_secs_f64() * 1000.0
         })
         .collect();

@@ -98,7 +98,12 @@ pub(super) fn client_config(kafka: &Kafka) -> ClientConfig {
     for (key, value) in &kafka.properties {
         config.set(key, &value.0);
     }
-    config.set_log_level(RDKafkaLogLevel::Info);
+    // Who asks for `debug` wants to see what it brings.
+    config.set_log_level(if kafka.properties.contains_key("debug") {
+        RDKafkaLogLevel::Debug
+    } else {
+        RDKafkaLogLevel::Info
+    });
     config
 }
 
@@ -109,7 +114,7 @@ pub fn connect(kafka: &Kafka) -> Result<Producer, Failure> {
     config.set("delivery.report.only.error", "true");
     for (key, value) in [
         // A batch is published as a whole: nothing is gained by waiting for more of it.
-        ("linger.ms", "5"),
+        ("linger.ms", "1"),
         ("batch.num.messages", "10000"),
         ("queue.buffering.max.messages", "1000000"),
         // Its default is a gigabyte; a huge transaction waits at the source instead.

@@ -19,6 +19,8 @@ const COMMIT: Duration = Duration::from_secs(30);
 const OPEN: Duration = Duration::from_secs(20);
 /// So often a full queue is tried again.
 const FULL: Duration = Duration::from_millis(5);
+/// So often it is looked whether the brokers have acknowledged everything. The crate's own flush looks every 100 ms.
+const LOOK: Duration = Duration::from_micros(200);
 
 /// A batch, and what follows it.
 pub struct Job {
@@ -133,7 +135,8 @@ impl Work {
             self.send(held)?;
         }
         self.open = None;
-        if self.transactional { self.commit() } else { self.flush() }
+        self.flush()?;
+        if self.transactional { self.commit() } else { Ok(()) }
     }
 
     fn headers(&self, batch: &Batch, message: &crate::tee::Message) -> OwnedHeaders {
@@ -163,7 +166,11 @@ impl Work {
     }
 
     fn flush(&self) -> Result<(), Failure> {
-        let flushed = self.producer.flush(COMMIT);
+        let deadline = Instant::now() + COMMIT;
+        while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
+            std::thread::sleep(LOOK);
+        }
+        let flushed = self.producer.flush(Duration::ZERO);
         match self.producer.context().undelivered() {
             Some(failure) => Err(failure),
             None => flushed.map_err(|error| self.failure("publishing", &error)),
