@@ -22,6 +22,8 @@ const TRANSACTIONS: u32 = 200_000;
 /// As many bytes go into one transaction of Kafka's as users-sync puts there.
 const TOGETHER: usize = 8 << 20;
 const COMMITS: u32 = 1_000;
+/// And before them as many that are not counted: a broker that was just started compiles its code.
+const WARM: u32 = 1_000;
 const EVERY: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -236,7 +238,7 @@ pub async fn commit_to_consumed(bed: &Bed, table: &mut Table) {
     let consumer = consumer(&broker, name);
     let (seen, arrived) = mpsc::channel();
     let consuming = std::thread::spawn(move || {
-        for _ in 0..COMMITS {
+        for _ in 0..WARM + COMMITS {
             let key = loop {
                 match consumer.poll(PATIENCE).expect("the topic says nothing") {
                     Ok(message) => break message.key().unwrap_or_default().to_vec(),
@@ -251,7 +253,7 @@ pub async fn commit_to_consumed(bed: &Bed, table: &mut Table) {
     let insert = "INSERT INTO users (id, name, email, created_at) VALUES ($1, 'New', 'new@example.com', now())";
     let insert = writer.prepare(insert).await.unwrap();
     let mut committed = Vec::new();
-    for n in 0..COMMITS {
+    for n in 0..WARM + COMMITS {
         let next = Instant::now() + EVERY;
         writer.execute(&insert, &[&format!("new-{n}")]).await.unwrap();
         committed.push(Instant::now());
@@ -262,6 +264,7 @@ pub async fn commit_to_consumed(bed: &Bed, table: &mut Table) {
         .iter()
         .zip(0..)
         .zip(arrived.iter())
+        .skip(WARM as usize)
         .map(|((committed, n), (seen, key))| {
             assert!(key.ends_with(format!("\"new-{n}\"}}").as_bytes()), "out of order");
             seen.saturating_duration_since(*committed).as_secs_f64() * 1000.0

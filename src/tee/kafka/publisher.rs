@@ -19,6 +19,9 @@ const COMMIT: Duration = Duration::from_secs(30);
 const OPEN: Duration = Duration::from_secs(20);
 /// So often a full queue is tried again.
 const FULL: Duration = Duration::from_millis(5);
+/// The coordinator marks a transaction's partitions after it has answered the commit. A transaction that begins before
+/// that is done is refused, and begun anew by librdkafka 20 ms later.
+const MARKED: Duration = Duration::from_millis(3);
 /// So often it is looked whether the brokers have acknowledged everything. The crate's own flush looks every 100 ms.
 const LOOK: Duration = Duration::from_micros(200);
 
@@ -67,6 +70,7 @@ impl Publisher {
             source: source.to_owned(),
             tenants,
             open: None,
+            committed: None,
         };
         std::thread::Builder::new().name("publisher".to_owned()).spawn(move || {
             while let Some(job) = queue.blocking_recv() {
@@ -90,6 +94,8 @@ struct Work {
     tenants: Vec<String>,
     /// Since when a transaction has been open.
     open: Option<Instant>,
+    /// When the last one was committed.
+    committed: Option<Instant>,
 }
 
 impl Work {
@@ -98,9 +104,7 @@ impl Work {
             Some(begun) => begun,
             None => {
                 if self.transactional {
-                    self.producer
-                        .begin_transaction()
-                        .map_err(|error| self.failure("beginning a transaction", &error))?;
+                    self.begin()?;
                 }
                 *self.open.insert(Instant::now())
             }
@@ -136,7 +140,18 @@ impl Work {
         }
         self.open = None;
         self.flush()?;
-        if self.transactional { self.commit() } else { Ok(()) }
+        if self.transactional {
+            self.commit()?;
+            self.committed = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn begin(&self) -> Result<(), Failure> {
+        if let Some(committed) = self.committed {
+            std::thread::sleep(MARKED.saturating_sub(committed.elapsed()));
+        }
+        self.producer.begin_transaction().map_err(|error| self.failure("beginning a transaction", &error))
     }
 
     fn headers(&self, batch: &Batch, message: &crate::tee::Message) -> OwnedHeaders {
