@@ -16,10 +16,14 @@ pub mod tee;
 
 pub mod snapshot;
 
+pub mod metrics;
 pub mod progress;
 pub mod state;
+pub mod status;
 
 pub mod service;
+
+pub mod admin;
 
 pub mod check;
 pub mod setup;

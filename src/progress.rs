@@ -89,6 +89,11 @@ impl Progress {
         self.holds.remove(tenant);
     }
 
+    /// A following tenant's target holds everything up to here.
+    pub fn held_by(&self, tenant: &TenantId) -> Lsn {
+        self.holds.get(tenant).map_or(self.received, |hold| hold.wanted)
+    }
+
     /// The following tenants that hold back more than `limit` bytes of the log.
     pub fn holding_back(&self, limit: u64) -> impl Iterator<Item = &TenantId> {
         // A snapshot's position may be ahead of what was received.

@@ -7,6 +7,7 @@
 mod auth;
 mod connection;
 mod error;
+mod log;
 pub mod pgoutput;
 pub mod publication;
 pub mod slot;
@@ -15,4 +16,5 @@ mod wire;
 
 pub use connection::ReplicationConnection;
 pub use error::CaptureError;
+pub use log::{SourceLog, read_log};
 pub use stream::{Frame, ReplicationReader, ReplicationWriter};

@@ -3,15 +3,18 @@
 use super::plan;
 use super::reload::reload;
 use super::{ConfigFile, FAILED, signals};
+use crate::admin::Server;
 use crate::check::{Severity, check_source, source_finding};
 use crate::config::{Config, load_with_files};
 use crate::model::Generation;
 use crate::pg::connect;
-use crate::service::{self, ServiceError};
+use crate::service::{self, Live, ServiceError};
 use crate::state::StateStore;
 use clap::Args;
 use std::process::ExitCode;
+use std::sync::Arc;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// Whether anything was ever replicated with this slot.
 async fn has_run_before(config: &Config) -> bool {
@@ -37,6 +40,10 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
         return plan::execute(&config).await;
     }
     let stop = signals().map_err(|error| miette::miette!("cannot listen to signals: {error}"))?;
+    let (sender, configs) = watch::channel(config.clone());
+    let (live, shown) = (Arc::<Live>::default(), CancellationToken::new());
+    let server = Server::bind(configs.clone(), live.clone()).await.map_err(|error| miette::miette!("{error}"))?;
+    tokio::spawn(server.run(shown.clone()));
     let mut findings = match check_source(&config).await {
         Ok(findings) => findings,
         Err(error) => {
@@ -54,10 +61,10 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
         findings.iter().for_each(|finding| eprintln!("{finding}"));
         return Ok(ExitCode::from(FAILED));
     }
-    let (sender, configs) = watch::channel(config);
     let reloading = tokio::spawn(reload(file.clone(), files, sender));
-    let done = service::run_reloading(configs, stop).await;
+    let done = service::run_reloading(configs, live, stop).await;
     reloading.abort();
+    shown.cancel();
     done.map_err(|error| miette::miette!("{error}"))?;
     Ok(ExitCode::SUCCESS)
 }

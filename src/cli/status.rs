@@ -2,15 +2,13 @@
 
 use super::table::columns;
 use super::{ConfigFile, FAILED};
+use crate::capture::{CaptureError, SourceLog, read_log};
 use crate::config::Config;
-use crate::model::Lsn;
 use crate::pg;
-use crate::service::IDLE_STEP;
-use crate::state::{Snapshot, StateStore, TenantRow, TenantState};
+use crate::state::StateStore;
+use crate::status::{Report, TeeReport, TenantReport};
 use clap::Args;
-use serde::Serialize;
 use std::process::ExitCode;
-use tokio_postgres::types::{PgLsn, Type};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -37,18 +35,12 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
         ));
     }
     // The state is worth showing also while the source is away.
-    let end = match flushed(&config).await {
-        Ok(end) => Some(end),
-        Err(error) => {
-            eprintln!("the source cannot be asked how far its log is, so there is no lag in bytes: {error}");
-            None
-        }
-    };
-    let held_back = match &state.tee {
-        Some(tee) => held_back(&config, &tee.slot).await.ok().flatten(),
-        None => None,
-    };
-    let report = report(&config, &state, end, held_back);
+    let slots: Vec<&str> = state.tee.iter().map(|tee| &*tee.slot).collect();
+    let log = log(&config, &slots).await.unwrap_or_else(|error| {
+        eprintln!("the source cannot be asked how far its log is, so there is no lag in bytes: {error}");
+        SourceLog::default()
+    });
+    let report = Report::of_state(&config, &state, &log);
     match arguments.json {
         true => println!("{}", serde_json::to_string_pretty(&report).map_err(|error| miette::miette!("{error}"))?),
         false => println!("{}", table(&report)),
@@ -58,109 +50,8 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
     Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
-async fn flushed(config: &Config) -> Result<Lsn, crate::capture::CaptureError> {
-    let client = pg::connect(&config.source.url).await?;
-    let row = client.query_typed_one("SELECT pg_current_wal_flush_lsn()", &[]).await?;
-    Ok(Lsn(u64::from(row.try_get::<_, PgLsn>(0)?)))
-}
-
-/// How much of the source's log a slot holds back; `None` where there is no such slot.
-async fn held_back(config: &Config, slot: &str) -> Result<Option<u64>, crate::capture::CaptureError> {
-    let client = pg::connect(&config.source.url).await?;
-    let sql = "SELECT greatest(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), confirmed_flush_lsn), 0)::int8 \
-               FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text::name";
-    let row = client.query_typed_opt(sql, &[(&slot, Type::TEXT)]).await?;
-    let bytes: Option<i64> = row.map(|row| row.try_get(0)).transpose()?.flatten();
-    Ok(bytes.map(i64::unsigned_abs))
-}
-
-/// What `--json` shows.
-#[derive(Debug, Serialize)]
-struct Report {
-    slot: String,
-    generation: i64,
-    /// Which process wrote last.
-    holder: String,
-    /// Whether it still runs, as far as its lease tells.
-    is_held: bool,
-    confirmed: String,
-    /// The end of the source's log.
-    source_position: Option<String>,
-    tenants: Vec<TenantReport>,
-    /// The Kafka side, where there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tee: Option<TeeReport>,
-}
-
-#[derive(Debug, Serialize)]
-struct TeeReport {
-    slot: String,
-    /// `parked`, `joining` (it takes a snapshot, or waits for Kafka) or `following`.
-    state: &'static str,
-    since_seconds: f64,
-    /// How much of the source's log its slot holds back.
-    wal_held_bytes: Option<u64>,
-    last_error: Option<String>,
-    remedy: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct TenantReport {
-    tenant: String,
-    /// `parked`, `joining`, `following`, or `unknown` where `run` has not seen the tenant yet.
-    state: &'static str,
-    since_seconds: Option<f64>,
-    position: Option<String>,
-    /// How much of the source's log lies behind the position, other tables' changes included.
-    lag_bytes: Option<u64>,
-    /// How long ago the position was written down; 0 where there was next to nothing in the log since.
-    lag_seconds: Option<f64>,
-    /// Users that its target refuses.
-    rejected: u64,
-    last_error: Option<String>,
-    remedy: Option<String>,
-}
-
-/// Every tenant of the file, in its order.
-fn report(config: &Config, state: &Snapshot, end: Option<Lsn>, held_back: Option<u64>) -> Report {
-    let source = state.source.as_ref();
-    let tenants = config.tenants.iter().map(|tenant| {
-        let row = state.tenants.get(&tenant.id);
-        // A target that follows holds everything up to what was confirmed: if its own position is older, there was
-        // nothing for it in between.
-        let confirmed = source.map_or(Lsn::ZERO, |source| source.confirmed);
-        let position = row.filter(|row| row.state == TenantState::Following).map(|row| row.position.max(confirmed));
-        let lag_bytes = position.zip(end).map(|(position, end)| end.bytes_since(position));
-        let lags = |row: &TenantRow| row.reason.is_some() || lag_bytes.is_none_or(|bytes| bytes >= IDLE_STEP);
-        TenantReport {
-            tenant: tenant.id.to_string(),
-            state: row.map_or("unknown", |row| row.state.as_str()),
-            since_seconds: row.map(|row| row.since_seconds),
-            position: position.map(|position| position.to_string()),
-            lag_bytes,
-            lag_seconds: position.and(row).map(|row| if lags(row) { row.position_age_seconds } else { 0.0 }),
-            rejected: row.map_or(0, |row| row.rejected),
-            last_error: row.and_then(|row| row.reason.clone()),
-            remedy: row.and_then(|row| row.remedy.clone()),
-        }
-    });
-    Report {
-        slot: config.source.slot.clone(),
-        generation: source.map_or(0, |source| source.generation.0),
-        holder: source.map(|source| source.holder.clone()).unwrap_or_default(),
-        is_held: source.is_some_and(|source| source.is_held()),
-        confirmed: source.map_or(Lsn::ZERO, |source| source.confirmed).to_string(),
-        source_position: end.map(|end| end.to_string()),
-        tenants: tenants.collect(),
-        tee: state.tee.as_ref().map(|tee| TeeReport {
-            slot: tee.slot.clone(),
-            state: tee.state.as_str(),
-            since_seconds: tee.since_seconds,
-            wal_held_bytes: held_back,
-            last_error: tee.reason.clone(),
-            remedy: tee.remedy.clone(),
-        }),
-    }
+async fn log(config: &Config, slots: &[&str]) -> Result<SourceLog, CaptureError> {
+    read_log(&*pg::connect(&config.source.url).await?, slots).await
 }
 
 fn table(report: &Report) -> String {
@@ -214,8 +105,8 @@ fn span(seconds: f64) -> String {
 mod tests {
     use super::*;
     use crate::config::{Surroundings, parse};
-    use crate::model::{Epoch, Generation, TenantId};
-    use crate::state::{SourceRow, TeeRow};
+    use crate::model::{Epoch, Generation, Lsn, TenantId};
+    use crate::state::{Snapshot, SourceRow, TeeRow, TenantRow, TenantState};
 
     fn shown() -> Report {
         let none =
@@ -259,7 +150,8 @@ mod tests {
             requested: false,
         };
         let state = Snapshot { source: Some(source), tenants: tenants.into(), tee: Some(tee), ..Snapshot::default() };
-        report(&config, &state, Some(Lsn(0x20140)), Some(4096))
+        let held_back = [("users_sync_kafka".to_owned(), 4096)].into();
+        Report::of_state(&config, &state, &SourceLog { end: Some(Lsn(0x20140)), held_back })
     }
 
     #[test]

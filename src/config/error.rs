@@ -83,7 +83,8 @@ fn mask_secrets(text: &str) -> String {
 
 fn mask_line(line: &str) -> String {
     let lowercase = line.to_ascii_lowercase();
-    let starts = ["://", "password"].map(|sign| lowercase.find(sign).map(|at| at + sign.len()));
+    let starts =
+        ["://", "password", "token:", "token\":", "token':"].map(|sign| lowercase.find(sign).map(|at| at + sign.len()));
     let Some(start) = starts.into_iter().flatten().min() else { return line.to_owned() };
     let mask = |c: char| if c.is_whitespace() { c.to_string() } else { "*".repeat(c.len_utf8()) };
     line[..start].chars().map(String::from).chain(line[start..].chars().map(mask)).collect()
@@ -99,6 +100,8 @@ mod tests {
             ("url: ${DB}\n", "url: ${DB}\n"),
             ("url: postgres://u:pw@h/db # a\n", "url: postgres://********* * *\n"),
             ("url: \"postgres://é\"", "url: \"postgres://***"),
+            ("a: {token: hunter2}", "a: {token: ********"),
+            ("{\"token\": \"x\"}", "{\"token\": ****"),
             ("url: user=u PASSWORD='hunter 2'", "url: user=u PASSWORD******** **"),
         ] {
             let masked = mask_secrets(line);

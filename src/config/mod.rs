@@ -1,5 +1,6 @@
 //! The configuration: the YAML file, parsed (`raw`), then resolved and checked ([`Config`]).
 
+mod admin;
 mod error;
 mod files;
 mod filter;
@@ -21,7 +22,8 @@ pub use files::Files;
 pub use interpolate::{InterpolationError, Surroundings};
 pub use presets::{About, PRESETS, Preset};
 pub use schema::{json_schema, preset_schema};
-pub use settings::{Config, Kafka, KafkaFormat, Limits, MaxDeletes, OnSlotLoss, Publish, Source, Tenant};
+pub use settings::{Admin, Config, Kafka, KafkaFormat, Limits, MaxDeletes, OnSlotLoss, Publish, Source, Tenant};
+pub(crate) use units::parse_duration;
 pub use users::Family;
 
 use error::Fault;

@@ -1,5 +1,6 @@
 //! The tree -> [`Config`]: defaults, and every rule between keys. Pure.
 
+use super::admin::admin;
 use super::error::Fault;
 use super::interpolate::Surroundings;
 use super::kafka::kafka;
@@ -55,8 +56,10 @@ pub(super) fn resolve(root: &Node, from: &Surroundings<'_>) -> Result<Config, Fa
     }
     let (deletes, purge_after) = deletes(top.node("deletes"), from)?;
     let kafka = top.node("kafka").map(|node| kafka(node, &source.slot, &users, &tenants, from)).transpose()?;
+    let admin = top.node("admin").map(|node| admin(node, from)).transpose()?;
     Ok(Config {
         kafka,
+        admin,
         state_url,
         tenants,
         include,

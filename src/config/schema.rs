@@ -66,6 +66,8 @@ struct Configuration {
     on_slot_loss: Option<OnSlotLoss>,
     /// The tee: the same changes for consumers of Kafka.
     kafka: Option<Kafka>,
+    /// The process over HTTP: health, metrics, an API and a console. Left out: it listens nowhere.
+    admin: Option<Admin>,
 }
 
 #[derive(JsonSchema)]
@@ -212,6 +214,15 @@ struct Kafka {
     slot: Option<String>,
     /// Properties of librdkafka: security.protocol, ssl.ca.location, sasl.mechanism, sasl.username, sasl.password ...
     properties: Option<std::collections::BTreeMap<String, Scalar>>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Admin {
+    /// Address and port; elsewhere than on loopback only with a token. Default: 127.0.0.1:9187.
+    listen: Option<String>,
+    /// What whoever asks sends as `Authorization: Bearer TOKEN`: ${ADMIN_TOKEN}
+    token: Option<String>,
 }
 
 #[derive(JsonSchema)]
@@ -378,7 +389,7 @@ mod tests {
             keys.sort();
             keys
         };
-        let sections: [(&str, &Known); 9] = [
+        let sections: [(&str, &Known); 10] = [
             ("", &section::TOP),
             ("Source", &section::SOURCE),
             ("State", &section::STATE),
@@ -388,6 +399,7 @@ mod tests {
             ("FanOut", &section::FAN_OUT),
             ("Tenant", &section::TENANT),
             ("Limits", &section::LIMITS),
+            ("Admin", &section::ADMIN),
         ];
         for (name, known) in sections {
             let mut wanted: Vec<String> = known.keys.iter().map(|key| (*key).to_owned()).collect();

@@ -26,8 +26,9 @@ pub(super) const TOP: Known = Known {
         "limits",
         "on_slot_loss",
         "kafka",
+        "admin",
     ],
-    later: &["admin"],
+    later: &[],
 };
 pub(super) const SOURCE: Known = Known { path: "source", keys: &["url", "slot", "publication", "publish"], later: &[] };
 pub(super) const STATE: Known = Known { path: "state", keys: &["url"], later: &[] };
@@ -85,8 +86,9 @@ pub(super) const KAFKA: Known = Known {
     ],
     later: &[],
 };
-const SECTIONS: [&Known; 11] =
-    [&TOP, &SOURCE, &STATE, &USERS, &TENANT, &DELETES, &LIMITS, &WATCH, &VIA, &FAN_OUT, &KAFKA];
+pub(super) const ADMIN: Known = Known { path: "admin", keys: &["listen", "token"], later: &[] };
+const SECTIONS: [&Known; 12] =
+    [&TOP, &SOURCE, &STATE, &USERS, &TENANT, &DELETES, &LIMITS, &WATCH, &VIA, &FAN_OUT, &KAFKA, &ADMIN];
 
 /// PostgreSQL's NAMEDATALEN leaves this many bytes to a name.
 const LONGEST_NAME: usize = 63;

@@ -5,6 +5,7 @@ use crate::map::Rules;
 use crate::model::{Deletes, TenantId, TenantKey};
 use crate::pg::{PgUrl, Secret};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// All that a process is told.
@@ -34,6 +35,8 @@ pub struct Config {
     pub on_slot_loss: OnSlotLoss,
     /// The tee, where there is one.
     pub kafka: Option<Kafka>,
+    /// Where the process shows itself over HTTP, if it does.
+    pub admin: Option<Admin>,
 }
 
 impl Config {
@@ -42,10 +45,16 @@ impl Config {
         self.deletes == Deletes::Hard || self.purge_after.is_some()
     }
 
-    /// Whether a running session can go on with the other configuration, once its tenants have come and gone.
+    /// Whether a running session can go on with the other configuration, once its tenants have come and gone. Where the
+    /// process shows itself is none of the session's business.
     pub fn differs_only_in_tenants(&self, other: &Config) -> bool {
-        let without =
-            |config: &Config| Config { tenants: Vec::new(), include: Vec::new(), wake_after: None, ..config.clone() };
+        let without = |config: &Config| Config {
+            tenants: Vec::new(),
+            include: Vec::new(),
+            wake_after: None,
+            admin: None,
+            ..config.clone()
+        };
         without(self) == without(other)
     }
 }
@@ -135,6 +144,15 @@ pub struct Kafka {
     pub slot: String,
     /// Of librdkafka, as they are. Values may be secrets.
     pub properties: BTreeMap<String, Secret>,
+}
+
+/// `admin`: the process over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Elsewhere than on loopback only with a token.
+    pub listen: SocketAddr,
+    /// What whoever asks has to bring along.
+    pub token: Option<Secret>,
 }
 
 /// `kafka.format`.

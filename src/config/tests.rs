@@ -131,11 +131,21 @@ fn unknown_keys_are_errors_with_the_nearest_known_one() {
 }
 
 #[test]
-fn what_is_settled_but_not_built_is_refused() {
-    for key in ["kafka: {}", "admin: {}"] {
-        let name = key.split(':').next().unwrap();
-        check("source:", &format!("{key}\nsource:"), "1:1", &format!("{name} is not supported yet"), "leave it out");
-    }
+fn whoever_listens_elsewhere_needs_a_token() {
+    assert_eq!(good(GOOD).admin, None);
+    let admin = |text: &str| good(&format!("{GOOD}admin: {text}\n")).admin.unwrap();
+    assert_eq!((admin("{}").listen.to_string(), admin("{}").token), ("127.0.0.1:9187".to_owned(), None));
+    assert_eq!(admin("{listen: '[::1]:80'}").listen.port(), 80);
+    let open = admin("{listen: '0.0.0.0:9187', token: hunter2}");
+    assert_eq!((open.token.as_ref().unwrap().0.as_str(), format!("{open:?}").contains("hunter2")), ("hunter2", false));
+    let bad = |text: &str, place: &str, message: &str, remedy: &str| {
+        check_text(&format!("{GOOD}admin: {text}\n"), place, message, remedy);
+    };
+    bad("{listen: '0.0.0.0:9187'}", "10:17", "can be reached from elsewhere", "token: ${ADMIN_TOKEN}");
+    bad("{listen: here}", "10:17", "admin.listen has no such value", "127.0.0.1:9187");
+    bad("{token: ''}", "10:16", "admin.token is empty", "openssl rand");
+    bad("{token: 'hunter2 x'}", "10:16", "no HTTP header can carry", "without spaces");
+    bad("{token: hunter2, tokn: x}", "10:25", "unknown key admin.tokn", "did you mean token?");
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(super) fn parse_size(text: &str) -> Option<u64> {
 }
 
 /// `500ms`, `5s`, `10m`, `2h`, `30d`: the unit has to be there.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     let factor = TIMES.iter().find(|(name, _)| *name == unit)?.1;
     number.checked_mul(factor).map(Duration::from_millis)

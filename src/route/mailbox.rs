@@ -4,7 +4,7 @@
 
 use super::memory::Memory;
 use super::queue::{Batch, Pushed, Queue};
-use crate::model::{Change, Lsn, UserId, Xid};
+use crate::model::{Change, Lsn, Timestamp, UserId, Xid};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -95,9 +95,17 @@ impl Mailbox {
     }
 
     /// As [`Queue::push`]. `wakes`: a sleeping target is woken for it at once.
-    pub fn push(&self, changes: &mut Vec<Change>, commit_lsn: Lsn, xid: Xid, end: Option<Lsn>, wakes: bool) -> Pushed {
+    pub fn push(
+        &self,
+        changes: &mut Vec<Change>,
+        commit_lsn: Lsn,
+        xid: Xid,
+        at: Timestamp,
+        end: Option<Lsn>,
+        wakes: bool,
+    ) -> Pushed {
         let pushed = self.with(|inner| {
-            let pushed = inner.queue.push(changes, commit_lsn, xid, end);
+            let pushed = inner.queue.push(changes, commit_lsn, xid, at, end);
             if pushed == Pushed::Queued {
                 inner.since.get_or_insert_with(Instant::now);
                 inner.wakes |= wakes;
@@ -177,6 +185,12 @@ impl Mailbox {
     /// Bytes that wait or are on their way.
     pub fn bytes(&self) -> usize {
         self.lock().queue.bytes()
+    }
+
+    /// Bytes and users that wait or are on their way, and when the oldest transaction among that was committed.
+    pub fn waiting(&self) -> (usize, usize, Option<Timestamp>) {
+        let inner = self.lock();
+        (inner.queue.bytes(), inner.queue.users(), inner.queue.oldest())
     }
 
     /// Whether the capture side has to wait before it pushes more.

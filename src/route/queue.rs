@@ -5,7 +5,7 @@
 //! or its target is away or asleep) all of them become one.
 
 use super::compose::compose;
-use crate::model::{Change, Lsn, UserId, Xid};
+use crate::model::{Change, Lsn, Timestamp, UserId, Xid};
 use std::collections::{HashMap, VecDeque};
 
 /// A batch is closed to further transactions at this size: one statement's worth of work for a target. The rows of a
@@ -35,6 +35,10 @@ pub struct Batch {
     pub end: Option<Lsn>,
     /// What it counts against the budget.
     pub bytes: usize,
+    /// So many transactions of the source end in it.
+    pub transactions: u64,
+    /// When the oldest of them was committed.
+    pub oldest: Option<Timestamp>,
 }
 
 impl Batch {
@@ -62,6 +66,7 @@ impl Batch {
             self.add(entry);
         }
         self.end = later.end;
+        self.transactions += later.transactions;
     }
 
     fn is_full(&self) -> bool {
@@ -87,6 +92,8 @@ pub struct Queue {
     batches: VecDeque<Batch>,
     /// Bytes of the batches, and of the one that was taken and not yet given back.
     bytes: usize,
+    /// Its users, and when its oldest transaction was committed.
+    taken: Option<(usize, Option<Timestamp>)>,
     gathers: bool,
 }
 
@@ -153,9 +160,16 @@ impl Queue {
     }
 
     /// Takes the changes of one transaction, or a chunk of them; they stay in `changes` where they are dropped. `end` is
-    /// the transaction's end where this is its last part. A transaction whose earlier chunks were dropped is never gathered
+    /// the transaction's end where this is its last part, `at` when it was committed. A transaction whose earlier chunks were dropped is never gathered
     /// from the middle, because a snapshot that was taken later has it whole.
-    pub fn push(&mut self, changes: &mut Vec<Change>, commit_lsn: Lsn, xid: Xid, end: Option<Lsn>) -> Pushed {
+    pub fn push(
+        &mut self,
+        changes: &mut Vec<Change>,
+        commit_lsn: Lsn,
+        xid: Xid,
+        at: Timestamp,
+        end: Option<Lsn>,
+    ) -> Pushed {
         // A commit record that starts before a position which is itself a commit's end lies wholly before it.
         if !self.open || commit_lsn < self.held {
             return Pushed::Dropped;
@@ -168,6 +182,8 @@ impl Queue {
             batch.add(Entry { change, commit_lsn, xid });
         }
         batch.end = end;
+        batch.transactions += u64::from(end.is_some());
+        batch.oldest.get_or_insert(at);
         self.bytes = (self.bytes + batch.bytes).saturating_sub(before);
         self.batches.push_back(batch);
         Pushed::Queued
@@ -175,22 +191,47 @@ impl Queue {
 
     /// The next batch, where one waits. Its bytes count until [`Queue::finish`].
     pub fn take(&mut self) -> Option<Batch> {
-        self.batches.pop_front()
+        let batch = self.batches.pop_front();
+        self.note_taken(batch)
     }
 
     /// As [`Queue::take`], but leaves a transaction whose end has not come yet.
     pub fn take_whole(&mut self) -> Option<Batch> {
-        self.batches.pop_front_if(|batch| batch.end.is_some())
+        let batch = self.batches.pop_front_if(|batch| batch.end.is_some());
+        self.note_taken(batch)
+    }
+
+    fn note_taken(&mut self, batch: Option<Batch>) -> Option<Batch> {
+        if let Some(batch) = &batch {
+            let (users, oldest) = self.taken.unwrap_or((0, batch.oldest));
+            self.taken = Some((users + batch.entries.len(), oldest));
+        }
+        batch
     }
 
     /// A batch of this size has left the memory.
     pub fn finish(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
+        self.taken = None;
     }
 
     /// Bytes that wait or are on their way.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Users that wait or are on their way; one that is in several batches counts in each.
+    pub fn users(&self) -> usize {
+        let waiting: usize = self.batches.iter().map(|batch| batch.entries.len()).sum();
+        waiting + self.taken.map_or(0, |(users, _)| users)
+    }
+
+    /// When the oldest transaction was committed that waits or is on its way.
+    pub fn oldest(&self) -> Option<Timestamp> {
+        match self.taken {
+            Some((_, oldest)) => oldest,
+            None => self.batches.front().and_then(|batch| batch.oldest),
+        }
     }
 
     /// Whether nothing waits.

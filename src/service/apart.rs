@@ -1,6 +1,6 @@
 //! A batch with rows that the target refuses: the others are applied, and the refused ones written down there.
 
-use super::fault;
+use super::fault::{self, Cause};
 use super::follow::{checkpoint_changed, read_instead_of_patching};
 use super::halt::Halt;
 use super::tenant::Worker;
@@ -79,6 +79,7 @@ impl Worker {
         match self.rejected.len() {
             ..=REJECTED_AT_MOST => Ok(()),
             count => Err(Halt::Park {
+                cause: Cause::Refuses,
                 reason: format!("its target refuses {count} users, more than are left out ({REJECTED_AT_MOST})"),
                 remedy: fault::REFUSES.to_owned(),
             }),

@@ -6,6 +6,7 @@ use super::shared::Shared;
 use crate::capture::ReplicationWriter;
 use crate::model::{Lsn, Timestamp};
 use crate::state::LEASE;
+pub(super) use crate::status::IDLE_STEP;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
@@ -17,8 +18,6 @@ const STATUS_EVERY: Duration = Duration::from_secs(1);
 const RECORD_EVERY: Duration = Duration::from_millis(500);
 /// The lease is renewed at least this often: a few times before it would lapse.
 const RENEW_EVERY: Duration = Duration::from_secs(2);
-/// Where nothing concerns us, so much of the source's log is let go at once: our own writing makes log, too.
-pub(crate) const IDLE_STEP: u64 = 64 << 10;
 
 /// Sends status updates until `stop`, then says goodbye. `positions`: what was received and what is confirmed.
 pub(super) async fn report(

@@ -5,6 +5,7 @@ use super::lanes::Lane;
 use super::room::wait_for_room;
 use super::shared::Shared;
 use super::sink::{Sink, Transaction};
+use crate::map::Moment;
 use crate::model::{Change, Lsn, TenantId, User};
 use crate::route::{Directory, Interrupt, Pushed, Unmapped};
 use std::sync::Arc;
@@ -95,7 +96,8 @@ impl Dispatch {
         let (part, mailbox) = (&mut self.parts[index], &self.lanes[index].mailbox);
         part.bytes = 0;
         let wakes = std::mem::take(&mut part.wakes);
-        let pushed = mailbox.push(&mut part.changes, transaction.commit_lsn, transaction.moment.xid, end, wakes);
+        let Transaction { commit_lsn, moment: Moment { commit_time, xid } } = transaction;
+        let pushed = mailbox.push(&mut part.changes, commit_lsn, xid, commit_time, end, wakes);
         if pushed == Pushed::Dropped {
             // The target has them, or will have them by a snapshot: perhaps as they were, and not as they left here.
             let mut fingerprints = self.shared.fingerprints();

@@ -1,12 +1,15 @@
 //! Batch after batch into an open target.
 
 use super::ServiceError;
+use super::confirm::now;
 use super::halt::Halt;
 use super::tenant::Worker;
 use crate::apply::{Applied, Identity, Move, REPLACED, Rows, Target, TargetError, plan_rows};
+use crate::metrics::Visible;
 use crate::model::{Change, Lsn};
 use crate::route::Batch;
-use tokio::time::timeout;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
 
 impl Worker {
     /// Applies what comes, until something ends it.
@@ -41,10 +44,13 @@ impl Worker {
         if batch.end.is_none() {
             return self.write_chunks(target, who, batch).await;
         }
+        let begun = Instant::now();
         match self.write(target, who, &mut batch).await {
             Ok(end) => {
                 self.lane().mailbox.finish(batch.bytes);
                 self.reached(end);
+                self.count(batch.entries.len(), &batch, begun);
+                self.shared.live.arrivals.arrived(self.id(), batch.entries.keys());
                 Ok(())
             }
             Err(halt) => {
@@ -75,6 +81,7 @@ impl Worker {
     /// The batches of a transaction that is too large for one statement, in one transaction of the target.
     async fn write_chunks(&mut self, target: &mut Target, who: &Identity, first: Batch) -> Result<(), Halt> {
         let from = self.position;
+        let started = Instant::now();
         let begun = self.answer(target.begin_chunks(who, from)).await;
         if !matches!(begun, Ok(Applied::Yes)) {
             self.pending = Some(first);
@@ -85,9 +92,11 @@ impl Worker {
             self.pending = Some(batch);
             return Err(halt);
         }
+        let (mut rows, oldest) = (0, batch.oldest);
         // From here on earlier chunks are no longer in memory.
         while batch.end.is_none() {
             self.lane().mailbox.finish(batch.bytes);
+            rows += batch.entries.len();
             batch = self.next_batch(None).await?;
             self.write_chunk(target, who, &mut batch).await.map_err(too_large_to_repeat)?;
         }
@@ -99,6 +108,9 @@ impl Worker {
         match moved {
             Applied::Yes => {
                 self.reached(end);
+                batch.oldest = oldest;
+                self.count(rows + batch.entries.len(), &batch, started);
+                self.shared.live.arrivals.many_arrived(self.id());
                 Ok(())
             }
             Applied::Refused => Err(too_large_to_repeat(checkpoint_changed())),
@@ -139,6 +151,19 @@ impl Worker {
             true => self.resolve(batch).await,
             false => Err(checkpoint_changed()),
         }
+    }
+
+    /// Counts a batch that is visible in the target now.
+    fn count(&self, rows: usize, batch: &Batch, begun: Instant) {
+        let micros = batch.oldest.map_or(0, |oldest| now().0.saturating_sub(oldest.0));
+        let visible = Visible {
+            rows,
+            transactions: batch.transactions,
+            took: begun.elapsed(),
+            // By two clocks: never less than nothing.
+            age: Duration::from_micros(u64::try_from(micros).unwrap_or(0)),
+        };
+        self.shared.live.metrics.applied(&self.lane().counts, visible);
     }
 
     fn reached(&mut self, end: Lsn) {

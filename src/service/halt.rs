@@ -1,7 +1,7 @@
 //! Why a tenant's task interrupts its work, and what it does then.
 
 use super::ServiceError;
-use super::fault::{self, Fault};
+use super::fault::{self, Cause, Fault};
 use crate::apply::{Refusal, TargetError};
 use crate::route::Interrupt;
 
@@ -17,6 +17,7 @@ pub(super) enum Halt {
     /// Its target cannot go on from where it is.
     Rejoin(&'static str),
     Park {
+        cause: Cause,
         reason: String,
         remedy: String,
     },
@@ -30,7 +31,7 @@ impl From<Fault> for Halt {
     fn from(fault: Fault) -> Halt {
         match fault {
             Fault::Retry(reason) => Halt::Retry(reason),
-            Fault::Park { reason, remedy } => Halt::Park { reason, remedy },
+            Fault::Park { cause, reason, remedy } => Halt::Park { cause, reason, remedy },
             Fault::Refused(refusal) => Halt::Refused(refusal),
         }
     }
@@ -52,11 +53,13 @@ impl From<Interrupt> for Halt {
     fn from(why: Interrupt) -> Halt {
         match why {
             Interrupt::OverBudget => Halt::Park {
+                cause: Cause::Memory,
                 reason: "what waits for it outgrew limits.tenant_memory, or limits.memory".to_owned(),
                 remedy: "it comes back by itself once its target takes rows; if it happens often, raise those limits"
                     .to_owned(),
             },
             Interrupt::HoldsLog => Halt::Park {
+                cause: Cause::Log,
                 reason: "it held back more of the source's log than limits.source_wal".to_owned(),
                 remedy: "it comes back by itself once its target takes rows".to_owned(),
             },

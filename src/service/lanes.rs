@@ -1,11 +1,15 @@
 //! The tenants of a session, each in its lane. Lanes are added and retired while the session runs; a lane's index is
 //! its own for as long as the session lasts.
 
+use super::fault::Cause;
+use super::live::before;
 use crate::config::Tenant;
+use crate::metrics::TenantCounts;
 use crate::route::{Mailbox, Memory};
-use crate::state::{Request, TenantState};
+use crate::state::{Request, TenantRow, TenantState};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -21,20 +25,63 @@ pub(super) struct Lane {
     pub(super) ended: CancellationToken,
     /// Its target is being tried again: it takes no rows now.
     is_away: AtomicBool,
-    state: Mutex<TenantState>,
+    /// What is counted of the tenant.
+    pub(super) counts: Arc<TenantCounts>,
+    shown: Mutex<Shown>,
     asked: Mutex<Option<Request>>,
 }
 
+/// How the tenant is, as it was written down last.
+#[derive(Clone)]
+pub(super) struct Shown {
+    pub(super) state: TenantState,
+    pub(super) since: SystemTime,
+    pub(super) reason: Option<String>,
+    pub(super) remedy: Option<String>,
+    pub(super) rejected: u64,
+    /// Of a tenant that is parked.
+    pub(super) cause: Cause,
+}
+
+impl Shown {
+    fn of(row: &TenantRow) -> Shown {
+        Shown {
+            state: row.state,
+            since: before(row.since_seconds),
+            reason: row.reason.clone(),
+            remedy: row.remedy.clone(),
+            rejected: row.rejected,
+            cause: Cause::Other,
+        }
+    }
+}
+
 impl Lane {
-    pub(super) fn new(tenant: Tenant, budget: usize, memory: Arc<Memory>, state: TenantState) -> Lane {
+    /// `known`: what the state says of the tenant, where that is of this history. It joins otherwise.
+    pub(super) fn new(
+        tenant: Tenant,
+        budget: usize,
+        memory: Arc<Memory>,
+        counts: Arc<TenantCounts>,
+        known: Option<&TenantRow>,
+    ) -> Lane {
+        let joining = Shown {
+            state: TenantState::Joining,
+            since: SystemTime::now(),
+            reason: None,
+            remedy: None,
+            rejected: 0,
+            cause: Cause::Other,
+        };
         Lane {
+            counts,
             tenant,
             mailbox: Mailbox::new(budget, memory),
             is_away: AtomicBool::new(false),
             adopted: CancellationToken::new(),
             retired: CancellationToken::new(),
             ended: CancellationToken::new(),
-            state: Mutex::new(state),
+            shown: Mutex::new(known.map_or(joining, Shown::of)),
             asked: Mutex::new(None),
         }
     }
@@ -50,11 +97,37 @@ impl Lane {
     }
 
     pub(super) fn state(&self) -> TenantState {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lock_shown().state
     }
 
-    pub(super) fn set_state(&self, state: TenantState) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    /// How it is.
+    pub(super) fn shown(&self) -> Shown {
+        self.lock_shown().clone()
+    }
+
+    /// How it is from now on.
+    pub(super) fn show(&self, row: &TenantRow) {
+        let mut shown = self.lock_shown();
+        let since = shown.since;
+        let goes_on = shown.state == row.state;
+        *shown = Shown::of(row);
+        if goes_on {
+            shown.since = since;
+        }
+    }
+
+    /// Why it is parked, in a word.
+    pub(super) fn is_parked_for(&self, cause: Cause) {
+        self.lock_shown().cause = cause;
+    }
+
+    /// Whatever it was before, it has to join.
+    pub(super) fn restart(&self) {
+        self.lock_shown().state = TenantState::Joining;
+    }
+
+    fn lock_shown(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A resync is asked for; whether that is news. Two requests become one that allows what either does.
@@ -125,7 +198,7 @@ impl Lanes {
         self.changed.notify_one();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Arc<Vec<Arc<Lane>>>> {
+    fn lock(&self) -> MutexGuard<'_, Arc<Vec<Arc<Lane>>>> {
         // A push of one element: nothing can be left half done.
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }

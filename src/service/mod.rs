@@ -5,6 +5,7 @@
 //! next one starts from what the slot, the state and the checkpoints say.
 
 mod apart;
+mod arrivals;
 mod backoff;
 mod confirm;
 mod dispatch;
@@ -15,6 +16,7 @@ mod halt;
 mod history;
 mod join;
 mod lanes;
+mod live;
 mod pass;
 mod plan;
 mod plans;
@@ -43,8 +45,10 @@ mod touched;
 mod verify;
 mod watch;
 
-pub(crate) use confirm::IDLE_STEP;
+pub use arrivals::{Arrivals, Listener, Waiter};
 pub use error::ServiceError;
+pub use fault::Cause;
+pub use live::{Live, Role, Sample};
 pub use plan::{Plan, Prospect, plan};
 pub use resync::resync;
 pub use session::{run, run_reloading, settled};

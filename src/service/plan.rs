@@ -91,7 +91,7 @@ pub async fn plan(config: &Config) -> Result<Plan, ServiceError> {
 async fn prospect(tenant: &Tenant, known: &Snapshot, generation: Option<Generation>, mapping: &str) -> Prospect {
     let faulty = |fault: Fault| match fault {
         Fault::Retry(reason) => Prospect::Unknown(reason),
-        Fault::Park { reason, remedy } => Prospect::Park(reason, remedy),
+        Fault::Park { reason, remedy, .. } => Prospect::Park(reason, remedy),
         Fault::Refused(refusal) => Prospect::Unknown(format!("SQLSTATE {}", refusal.sqlstate)),
     };
     let client = match connect(&tenant.target).await {

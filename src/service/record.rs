@@ -2,6 +2,7 @@
 
 use super::ServiceError;
 use super::backoff::Backoff;
+use super::fault::Cause;
 use super::tenant::Worker;
 use crate::model::{Lsn, TargetId};
 use crate::state::{TenantRow, TenantState};
@@ -20,11 +21,18 @@ impl Worker {
     }
 
     /// First the state, then the slot may move on; and after a while it is looked at again.
-    pub(super) async fn park(&mut self, reason: &str, remedy: &str, parked: &mut Backoff) -> Result<(), ServiceError> {
+    pub(super) async fn park(
+        &mut self,
+        cause: Cause,
+        reason: &str,
+        remedy: &str,
+        parked: &mut Backoff,
+    ) -> Result<(), ServiceError> {
         let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
         let wait = parked.step();
         tracing::warn!(tenant = %self.id(), reason, remedy, ?wait, "parked");
         self.put(TenantState::Parked, Some(reason.to_owned()), Some(remedy.to_owned()), target_id, Lsn::ZERO).await?;
+        self.lane().is_parked_for(cause);
         self.forget_what_waits();
         self.gathered_since_creation = false;
         self.worked();
@@ -73,7 +81,7 @@ impl Worker {
             relation: self.relation,
         };
         self.shared.state.put_tenant(self.id(), &row).await?;
-        self.lane().set_state(state);
+        self.lane().show(&row);
         self.row = Some(row);
         Ok(())
     }

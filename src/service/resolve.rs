@@ -54,6 +54,7 @@ impl Worker {
         }
         let found = self.shared.rereader.read(&self.shared.config, &wanted).await;
         let mut found = found.map_err(|error| Halt::Retry(error.to_string()))?;
+        self.shared.live.metrics.rereads.inc_by(wanted.len() as u64);
         let users = std::mem::take(&mut found.users);
         let found = Arc::new(found);
         if self.seen.len() + wanted.len() > SEEN_AT_MOST {
@@ -105,6 +106,7 @@ impl Worker {
                 batch.add(entry);
             }
             (batch.end, batch.bytes) = (next.end, bytes);
+            batch.transactions += next.transactions;
         }
     }
 }

@@ -23,8 +23,9 @@ pub async fn resync(
     allow_deletes: bool,
     stop: CancellationToken,
 ) -> Result<(), ServiceError> {
+    let live = Arc::default();
     let prepared = tokio::select! {
-        prepared = prepare(&config) => prepared?,
+        prepared = prepare(&config, &live) => prepared?,
         () = stop.cancelled() => return Ok(()),
     };
     let shared = prepared.shared.clone();
@@ -36,7 +37,7 @@ pub async fn resync(
         // It is one of this session's tenants: it is found.
         let _ = shared.ask(request);
         // Whatever it was before: parked then means that it could not be done.
-        lane.set_state(TenantState::Joining);
+        lane.restart();
     }
     let running = Running::start(prepared, Some(tenants));
     let (_keep, mut configs) = watch::channel(config.clone());

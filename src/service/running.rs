@@ -139,7 +139,8 @@ impl Running {
             .into_iter()
             .map(|tenant| {
                 tracing::info!(tenant = %tenant.id, "comes");
-                shared.lanes.add(Lane::new(tenant, budget, shared.memory.clone(), TenantState::Joining))
+                let counts = shared.live.metrics.tenant(&tenant.id);
+                shared.lanes.add(Lane::new(tenant, budget, shared.memory.clone(), counts, None))
             })
             .collect();
         if !coming.is_empty() {

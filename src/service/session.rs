@@ -4,6 +4,7 @@ use super::ServiceError;
 use super::backoff::Backoff;
 use super::history::{Found, History, decide_history};
 use super::lanes::Lane;
+use super::live::Live;
 use super::plans::{compile_current, fingerprint, identity_gaps};
 use super::publish::publish;
 use super::running::Running;
@@ -15,7 +16,7 @@ use crate::config::{Config, Family};
 use crate::pg::{PgClient, connect};
 use crate::route::Memory;
 use crate::snapshot::{Export, Settled, settle, source_session};
-use crate::state::{Snapshot, StateStore, TenantState};
+use crate::state::{Snapshot, StateStore};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -38,20 +39,27 @@ pub(super) enum End {
 /// Replicates until `stop`, over as many sessions as it takes. An error is one that a person has to mend.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), ServiceError> {
     let (_keep, configs) = watch::channel(config);
-    run_reloading(configs, stop).await
+    run_reloading(configs, Arc::default(), stop).await
 }
 
 /// As [`run`], with a configuration that may be replaced while it runs: tenants come and go, anything else begins a new
-/// session.
-pub async fn run_reloading(mut configs: watch::Receiver<Config>, stop: CancellationToken) -> Result<(), ServiceError> {
+/// session. `live` shows how it goes.
+pub async fn run_reloading(
+    mut configs: watch::Receiver<Config>,
+    live: Arc<Live>,
+    stop: CancellationToken,
+) -> Result<(), ServiceError> {
     let mut reconnect = Backoff::new(RECONNECT_FIRST, RECONNECT_LAST);
     let mut has_streamed = false;
     loop {
         let begun = Instant::now();
         let config = configs.borrow_and_update().clone();
-        let error = match session(config, &mut configs, &stop, &mut has_streamed).await {
+        let error = match session(config, &mut configs, &live, &stop, &mut has_streamed).await {
             Ok(End::Stopped) => return Ok(()),
-            Ok(End::Reconfigured) => continue,
+            Ok(End::Reconfigured) => {
+                live.starts(None);
+                continue;
+            }
             // It worked until just now: whoever broke it may mend it, and need not think of us then.
             Err(error) if has_streamed && error.is_mended_at_the_source() => {
                 tracing::error!(%error, "nothing is replicated until this is mended");
@@ -64,6 +72,8 @@ pub async fn run_reloading(mut configs: watch::Receiver<Config>, stop: Cancellat
             reconnect.reset();
         }
         let wait = reconnect.step();
+        live.metrics.source_reconnects.inc();
+        live.starts(Some(error.to_string()));
         tracing::warn!(%error, ?wait, "the session on the source ended and begins again");
         tokio::select! {
             () = sleep(wait) => {}
@@ -76,15 +86,17 @@ pub async fn run_reloading(mut configs: watch::Receiver<Config>, stop: Cancellat
 async fn session(
     config: Config,
     configs: &mut watch::Receiver<Config>,
+    live: &Arc<Live>,
     stop: &CancellationToken,
     has_streamed: &mut bool,
 ) -> Result<End, ServiceError> {
     let prepared = tokio::select! {
-        prepared = prepare(&config) => prepared?,
+        prepared = prepare(&config, live) => prepared?,
         () = replaced(configs) => return Ok(End::Reconfigured),
         () = stop.cancelled() => return Ok(End::Stopped),
     };
     *has_streamed = true;
+    let _shown = live.streams(&prepared.shared);
     #[cfg_attr(not(feature = "kafka"), allow(unused_mut))]
     let mut running = Running::start(prepared, None);
     #[cfg(feature = "kafka")]
@@ -110,7 +122,7 @@ pub(super) struct Prepared {
     pub(super) created: Option<Export>,
 }
 
-pub(super) async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
+pub(super) async fn prepare(config: &Config, live: &Arc<Live>) -> Result<Prepared, ServiceError> {
     let client = connect(&config.source.url).await?;
     source_session(&client).await?;
     let config = &settled(&client, config).await?;
@@ -119,7 +131,7 @@ pub(super) async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
     let state = connect(&config.state_url).await?;
     let unpublished = publish(&client, &state, config).await?;
     let mut connection = ReplicationConnection::connect(&config.source.url).await?;
-    let (from, created) = take_slot(config, &client, &state, &mut connection, unpublished).await?;
+    let (from, created) = take_slot(config, &client, &state, &mut connection, unpublished, live).await?;
     let system = identify_system(&mut connection).await?;
     let names = [&*config.source.publication];
     let (reader, writer) = connection.start_replication(&config.source.slot, from, &names).await?;
@@ -152,15 +164,15 @@ pub(super) async fn prepare(config: &Config) -> Result<Prepared, ServiceError> {
     let lanes = config.tenants.iter().map(|tenant| {
         // Nobody follows out of another history.
         let row = known.tenants.get(&tenant.id).filter(|row| row.generation == generation);
-        let state = row.map_or(TenantState::Joining, |row| row.state);
-        Lane::new(tenant.clone(), config.limits.tenant_memory, memory.clone(), state)
+        let counts = live.metrics.tenant(&tenant.id);
+        Lane::new(tenant.clone(), config.limits.tenant_memory, memory.clone(), counts, row)
     });
     // Looked at again: a standby may have waited for days.
     let mapping = fingerprint(&config.users, &compile_current(&client, &config.users).await?);
     let lanes = lanes.collect();
     let epochs = std::mem::take(&mut known.epochs);
-    let beginning = Beginning { generation, confirmed: from, epochs };
-    let shared = Shared::new(config.clone(), state, beginning, lanes, memory.clone(), &mapping);
+    let beginning = Beginning { generation, confirmed: from, epochs, holder };
+    let shared = Shared::new(config.clone(), state, beginning, lanes, memory.clone(), &mapping, live.clone());
     shared.renewed(leased);
     tracing::info!(slot = config.source.slot, position = %from, %generation, epoch = %shared.epoch, "streaming");
     Ok(Prepared { shared: Arc::new(shared), known, client, reader, writer, created })

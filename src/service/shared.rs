@@ -1,6 +1,7 @@
 //! What the tasks of one session share. Locks are held for a few operations and never across an await.
 
 use super::lanes::{Lane, Lanes};
+use super::live::Live;
 use super::reread::Rereader;
 use crate::config::Config;
 use crate::map::Value;
@@ -8,8 +9,9 @@ use crate::model::{Epoch, Generation, Lsn, TenantId};
 use crate::progress::Progress;
 use crate::route::{Fingerprints, Interrupt, Memory};
 use crate::state::{LEASE, Request, StateStore, TenantState};
+#[cfg(feature = "kafka")]
+use crate::{state::StateError, status::TeeReport};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
@@ -36,8 +38,10 @@ pub(super) struct Shared {
     pub(super) report: Notify,
     /// Stop reading, apply what waits, then end.
     pub(super) drain: CancellationToken,
-    /// Rows that could not be mapped.
-    pub(super) unmappable: AtomicU64,
+    /// What the process shows of itself.
+    pub(super) live: Arc<Live>,
+    /// Who we are, for people.
+    pub(super) holder: String,
     progress: Mutex<Progress>,
     held: Mutex<HashMap<TenantId, Lsn>>,
     /// Whose target was looked at in this session.
@@ -55,6 +59,8 @@ pub(super) struct Beginning {
     pub(super) confirmed: Lsn,
     /// As [`crate::state::Snapshot::epochs`].
     pub(super) epochs: BTreeMap<Epoch, Lsn>,
+    /// Who begins it, for people.
+    pub(super) holder: String,
 }
 
 impl Shared {
@@ -65,8 +71,9 @@ impl Shared {
         lanes: Vec<Lane>,
         memory: Arc<Memory>,
         mapping: &str,
+        live: Arc<Live>,
     ) -> Shared {
-        let Beginning { generation, confirmed, epochs } = from;
+        let Beginning { generation, confirmed, epochs, holder } = from;
         Shared {
             rereader: Rereader::new(config.source.url.clone()),
             epoch: state.epoch(),
@@ -82,7 +89,8 @@ impl Shared {
             advanced: Notify::new(),
             report: Notify::new(),
             drain: CancellationToken::new(),
-            unmappable: AtomicU64::new(0),
+            live,
+            holder,
             progress: Mutex::new(Progress::new(confirmed)),
             held: Mutex::default(),
             mapping: Mutex::new(Arc::from(mapping)),
@@ -179,7 +187,7 @@ impl Shared {
 
     /// Counts a row that could not be mapped; whether it is time to say so (the first, and then ever more seldom).
     pub(super) fn count_unmappable(&self) -> Option<u64> {
-        let count = self.unmappable.fetch_add(1, Ordering::Relaxed) + 1;
+        let count = self.live.metrics.unmappable_rows.inc() + 1;
         count.is_power_of_two().then_some(count)
     }
 
@@ -216,6 +224,27 @@ impl Shared {
     /// out here when it wakes up; the targets' guards hold where it finds out too late.
     pub(super) fn lease_has_lapsed(&self) -> bool {
         lock(&self.lease).elapsed() > LEASE
+    }
+
+    /// Writes the tee's state down, before anything is done that depends on it, and shows it.
+    #[cfg(feature = "kafka")]
+    pub(super) async fn put_tee(
+        &self,
+        slot: &str,
+        state: TenantState,
+        reason: Option<&str>,
+        remedy: Option<&str>,
+    ) -> Result<(), StateError> {
+        self.state.put_tee(slot, state, reason, remedy).await?;
+        self.live.tee_is(Some(TeeReport {
+            slot: slot.to_owned(),
+            state: state.as_str(),
+            since_seconds: 0.0,
+            wal_held_bytes: None,
+            last_error: reason.map(str::to_owned),
+            remedy: remedy.map(str::to_owned),
+        }));
+        Ok(())
     }
 
     fn note_held(&self, tenant: &TenantId, position: Lsn) {

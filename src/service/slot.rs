@@ -1,6 +1,7 @@
 //! The slot: found free, made, or waited for as a standby.
 
 use super::ServiceError;
+use super::live::Live;
 use crate::capture::ReplicationConnection;
 use crate::capture::slot::{self, CreatedSlot};
 use crate::config::{Config, OnSlotLoss};
@@ -21,6 +22,7 @@ pub(super) async fn take_slot(
     state: &PgClient,
     connection: &mut ReplicationConnection,
     unpublished: bool,
+    live: &Live,
 ) -> Result<(Lsn, Option<Export>), ServiceError> {
     let name = &config.source.slot;
     let mut standby = Standby::default();
@@ -48,10 +50,14 @@ pub(super) async fn take_slot(
             (pid, confirmed) => {
                 // One that is being made has no position yet, and may wait for long.
                 let holder = pid.filter(|_| confirmed.is_some());
+                if holder.is_some() {
+                    live.waits_as_standby();
+                }
                 standby.wait(client, state, name, holder).await?;
             }
         }
     };
+    live.starts(None);
     if let Some(why) = why {
         lost(config, why)?;
         tracing::warn!(slot = name, why, "a new slot is made, every tenant is resynced");

@@ -370,7 +370,9 @@ impl<S: Sink> Stream<S> {
             xid: transaction.moment.xid,
             at: transaction.moment.commit_time,
         });
-        let found = self.shared.rereader.read(&self.shared.config, &wanted.collect::<Vec<_>>()).await?;
+        let wanted: Vec<Wanted> = wanted.collect();
+        let found = self.shared.rereader.read(&self.shared.config, &wanted).await?;
+        self.shared.live.metrics.rereads.inc_by(wanted.len() as u64);
         for (key, user) in found.users {
             let tenant = key.map_or(TenantRef::Only, |key| TenantRef::Key(key.into()));
             self.out.add(transaction, tenant, Change::Upsert(user), false);

@@ -2,7 +2,7 @@
 
 use super::ServiceError;
 use super::backoff::Backoff;
-use super::fault;
+use super::fault::{self, Cause};
 use super::halt::Halt;
 use super::join::{JoinRequest, Joining};
 use super::lanes::Lane;
@@ -152,21 +152,22 @@ impl Worker {
                 Halt::Retry(reason) => match self.failing_for() {
                     long if long > self.shared.config.limits.park_after => {
                         let remedy = "it comes back by itself once its target does";
-                        self.park(&reason, remedy, &mut parked).await?;
+                        self.park(Cause::Away, &reason, remedy, &mut parked).await?;
                     }
                     _ => {
                         let wait = self.retry.step();
                         tracing::warn!(tenant = %self.id(), reason, ?wait, "its target is tried again");
+                        self.lane.counts.reconnects();
                         self.lane.set_away(true);
                         self.note(Some(reason)).await?;
                         self.wait(wait).await;
                     }
                 },
-                Halt::Park { reason, remedy } => self.park(&reason, &remedy, &mut parked).await?,
+                Halt::Park { cause, reason, remedy } => self.park(cause, &reason, &remedy, &mut parked).await?,
                 Halt::Refused(refusal) => {
                     // Where rows are told apart, that is done; here it was no row of ours.
                     let reason = format!("its target refuses what is written to it (SQLSTATE {})", refusal.sqlstate);
-                    self.park(&reason, fault::REFUSES, &mut parked).await?;
+                    self.park(Cause::Refuses, &reason, fault::REFUSES, &mut parked).await?;
                 }
             }
             if self.shared.drain.is_cancelled() && self.lane().state() != TenantState::Following {
@@ -290,7 +291,9 @@ impl Worker {
                 self.join(&mut target, &identity, reason).await?;
                 Ok((target, identity))
             }
-            Standing::Park(reason) => Err(Halt::Park { remedy: reason.remedy(self.id()), reason: reason.to_string() }),
+            Standing::Park(reason) => {
+                Err(Halt::Park { cause: Cause::Foreign, remedy: reason.remedy(self.id()), reason: reason.to_string() })
+            }
             Standing::StepDown(epoch) if shared.state.is_newest().await.map_err(ServiceError::from)? => {
                 let what = "the target was written by a process that the state does not know";
                 Err(self.gone_back(what, epoch).await)
@@ -398,6 +401,8 @@ impl Worker {
         self.position = position;
         self.hold(position);
         shared.joined(self.id(), position);
+        self.lane.counts.resynced();
+        shared.live.arrivals.many_arrived(self.id());
         tracing::info!(
             tenant = %self.id(), %position, users = loaded.read, inserted = loaded.inserted,
             updated = loaded.updated, deleted = loaded.deleted, "follows"

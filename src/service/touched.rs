@@ -120,7 +120,10 @@ impl Touched {
         let keys = texts(touched.users.keys());
         let found = match keys.is_empty() {
             true => Vec::new(),
-            false => shared.rereader.read_keys(&shared.config, &xids, &keys).await?.0,
+            false => {
+                shared.live.metrics.rereads.inc_by(keys.len() as u64);
+                shared.rereader.read_keys(&shared.config, &xids, &keys).await?.0
+            }
         };
         let mut changes: HashMap<Lsn, Vec<(Said, bool)>> = HashMap::new();
         for (at, said, comes) in touched.outcome(found, shared.id_in_key()) {

@@ -146,6 +146,7 @@ impl Bed {
             limits: limits(),
             on_slot_loss: OnSlotLoss::Resync,
             kafka: None,
+            admin: None,
         }
     }
 

@@ -17,7 +17,14 @@ fn upsert(id: &str, version: i64) -> Change {
 }
 
 fn push(mailbox: &Mailbox, id: &str, commit: u64, end: Option<u64>) -> Pushed {
-    mailbox.push(&mut vec![upsert(id, commit as i64)], Lsn(commit), Xid(commit as u32), end.map(Lsn), false)
+    mailbox.push(
+        &mut vec![upsert(id, commit as i64)],
+        Lsn(commit),
+        Xid(commit as u32),
+        Timestamp(commit as i64),
+        end.map(Lsn),
+        false,
+    )
 }
 
 #[test]
@@ -89,7 +96,7 @@ async fn mere_updates_let_a_target_sleep_and_a_sign_up_wakes_it_at_once() {
     push(&mailbox, "login", 1 << 40, Some(1 << 41));
     let before = Instant::now();
     let sign_up = &mut vec![upsert("new", 1)];
-    mailbox.push(sign_up, Lsn(1 << 42), Xid(1), Some(Lsn(1 << 43)), true);
+    mailbox.push(sign_up, Lsn(1 << 42), Xid(1), Timestamp(0), Some(Lsn(1 << 43)), true);
     mailbox.worth_waking(5 * MINUTE).await;
     assert_eq!(before, Instant::now());
 }

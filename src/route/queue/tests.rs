@@ -24,7 +24,13 @@ fn open() -> Queue {
 }
 
 fn push(queue: &mut Queue, id: &str, commit: u64, end: Option<u64>) -> Pushed {
-    queue.push(&mut vec![upsert(id, commit as i64)], Lsn(commit), Xid(commit as u32), end.map(Lsn))
+    queue.push(
+        &mut vec![upsert(id, commit as i64)],
+        Lsn(commit),
+        Xid(commit as u32),
+        Timestamp(commit as i64),
+        end.map(Lsn),
+    )
 }
 
 /// Ids with their commit positions, and the end.

@@ -3,7 +3,7 @@
 use super::super::history::{Found, History, decide_history};
 use super::world::*;
 use crate::apply::{Mirror, NIL_TARGET_ID, Observed, Session, Standing, decide_standing};
-use crate::model::{Change, Epoch, Lsn, TargetId, Xid};
+use crate::model::{Change, Epoch, Lsn, TargetId, Timestamp, Xid};
 use crate::progress::Progress;
 use std::collections::BTreeMap;
 
@@ -88,6 +88,7 @@ impl World {
                 &mut changes,
                 transaction.commit,
                 Xid(transaction.end.0 as u32),
+                Timestamp(0),
                 Some(transaction.end),
             );
             if pushed == crate::route::Pushed::Queued {

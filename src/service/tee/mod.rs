@@ -14,6 +14,7 @@ use super::session::replaced;
 use super::shared::Shared;
 use crate::config::{Config, Kafka};
 use crate::state::{StateError, TenantState};
+use crate::status::TeeReport;
 use crate::tee::TopicsError;
 use crate::tee::kafka::Failure;
 use std::sync::Arc;
@@ -109,6 +110,7 @@ pub(super) async fn run(
         Tee { shared: shared.clone(), start_over: None, retry: Backoff::new(RETRY_FIRST, RETRY_LAST), said: None };
     loop {
         let config = configs.borrow_and_update().clone();
+        tee.show_known().await?;
         give_up_others(&shared, config.kafka.as_ref()).await?;
         let Some(kafka) = &config.kafka else { return Ok(()) };
         let begun = Instant::now();
@@ -156,7 +158,9 @@ async fn give_up_others(shared: &Shared, kafka: Option<&Kafka>) -> Result<(), Se
                 slot = row.slot,
                 "the configuration does not have this slot of a tee any more: it is dropped"
             );
-            Ok(shared.state.forget_tee().await?)
+            shared.state.forget_tee().await?;
+            shared.live.tee_is(None);
+            Ok(())
         }
         Err(error) => {
             tracing::error!(slot = row.slot, %error, "the slot of a former tee could not be dropped: drop it");
@@ -166,6 +170,13 @@ async fn give_up_others(shared: &Shared, kafka: Option<&Kafka>) -> Result<(), Se
 }
 
 impl Tee {
+    /// Shows what was written down of it by whoever ran it before.
+    async fn show_known(&self) -> Result<(), ServiceError> {
+        let known = self.shared.state.tee().await?;
+        self.shared.live.tee_is(known.as_ref().map(TeeReport::of_state));
+        Ok(())
+    }
+
     fn recovered(&mut self) {
         self.retry.reset();
         self.said = None;
@@ -173,6 +184,7 @@ impl Tee {
 
     /// Says what broke, once, and waits before it is tried again.
     async fn broken(&mut self, kafka: &Kafka, error: &TeeError) -> Result<(), ServiceError> {
+        self.shared.live.metrics.tee_reconnects.inc();
         let (reason, remedy) = error.parts();
         let wal = watch::held_back(&self.shared, kafka).await;
         if self.said.as_ref() != Some(&reason) {
@@ -188,7 +200,7 @@ impl Tee {
             Some(row) if row.state == TenantState::Parked => TenantState::Parked,
             _ => TenantState::Joining,
         };
-        self.shared.state.put_tee(&kafka.slot, state, Some(&reason), remedy).await?;
+        self.shared.put_tee(&kafka.slot, state, Some(&reason), remedy).await?;
         self.wait(kafka).await
     }
 
@@ -198,7 +210,7 @@ impl Tee {
         let reason =
             format!("its slot held back {bytes} bytes of the source's log, more than limits.kafka_wal ({limit})");
         let remedy = "it comes back by itself once Kafka takes messages, with a snapshot of every tenant";
-        self.shared.state.put_tee(&kafka.slot, TenantState::Parked, Some(&reason), Some(remedy)).await?;
+        self.shared.put_tee(&kafka.slot, TenantState::Parked, Some(&reason), Some(remedy)).await?;
         tracing::error!(reason, remedy, "the tee is parked");
         if let Err(error) = slot::drop_slot(&self.shared, &kafka.slot).await {
             tracing::error!(%error, slot = kafka.slot, "the tee's slot could not be dropped: it is tried again");

@@ -16,7 +16,7 @@ use crate::service::shared::Shared;
 use crate::service::stream::Stream;
 use crate::snapshot::source_session;
 use crate::state::TenantState;
-use crate::tee::kafka::{self, Failure, Producer, Publisher, Reader, ensure_topics, fence};
+use crate::tee::kafka::{self, Counts, Failure, Producer, Publisher, Reader, ensure_topics, fence};
 use crate::tee::{Batch, Encoder, Positions, Topics};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -47,8 +47,10 @@ pub(super) async fn session(
     let asked = shared.state.tee().await?.is_some_and(|row| row.requested);
     let everybody = start_over.is_some() || asked || taken.created.is_some();
 
+    let metrics = &shared.live.metrics;
+    let counts = Counts { messages: metrics.tee_messages.clone(), transactions: metrics.tee_transactions.clone() };
     let names = config.tenants.iter().map(|tenant| tenant.id.to_string()).collect();
-    let publisher = Publisher::start(producer, kafka, encoder.source(), names);
+    let publisher = Publisher::start(producer, kafka, encoder.source(), names, counts);
     let Publisher { jobs, done, failed } =
         publisher.map_err(|error| Failure::plain(format!("no thread for the publisher: {error}")))?;
     let reached = Arc::new(Reached::new(done, taken.from.position));
@@ -62,7 +64,7 @@ pub(super) async fn session(
         let is_there = |id: &&TenantId| config.tenants.iter().any(|tenant| tenant.id == **id);
         let gone: Vec<TenantId> = positions.tenants.keys().filter(|id| !is_there(id)).cloned().collect();
         if !members.is_empty() || !gone.is_empty() {
-            shared.state.put_tee(&kafka.slot, TenantState::Joining, None, None).await?;
+            shared.put_tee(&kafka.slot, TenantState::Joining, None, None).await?;
             let export = match taken.created.take() {
                 Some(export) => export,
                 None => make_export(&shared.config.source.url).await?,
@@ -81,7 +83,7 @@ pub(super) async fn session(
         if asked {
             shared.state.finish_tee_request().await?;
         }
-        shared.state.put_tee(&kafka.slot, TenantState::Following, None, None).await?;
+        shared.put_tee(&kafka.slot, TenantState::Following, None, None).await?;
         tracing::info!(position = %taken.from.position, "the tee follows");
         let start = Start { position: taken.from.clone(), tenants: start };
         let replication = taken.stream(shared, kafka).await?;
@@ -165,7 +167,12 @@ async fn follow(
     let (reached, news) = (outlet.reached.clone(), Arc::new(Notify::new()));
     let sink = TeeSink::new(shared.clone(), config, outlet, start, mapping, news.clone());
     let stream = Stream::new(shared.clone(), sink, shared.drain.clone(), reader, client);
-    let reporting = report(|| reached.positions(), &news, writer, CancellationToken::new());
+    let positions = || {
+        let (received, published) = reached.positions();
+        shared.live.tee_published(published);
+        (received, published)
+    };
+    let reporting = report(positions, &news, writer, CancellationToken::new());
     let announcing = announce(shared, &reached, &news);
     tokio::select! {
         streamed = stream.run() => Ok(streamed?),
@@ -194,7 +201,7 @@ async fn announce(shared: &Shared, reached: &Reached, news: &Notify) -> Result<(
                 None => tracing::info!("Kafka acknowledges again"),
             }
             if let Some(row) = shared.state.tee().await? {
-                shared.state.put_tee(&row.slot, row.state, reason, None).await?;
+                shared.put_tee(&row.slot, row.state, reason, None).await?;
             }
         }
     }

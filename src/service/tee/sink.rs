@@ -148,6 +148,7 @@ impl TeeSink {
         let waiting = std::mem::take(&mut self.waiting);
         let wanted: Vec<Wanted> = waiting.iter().filter_map(|waiting| wanted(&waiting.change)).collect();
         let found = self.shared.rereader.read(&self.shared.config, &wanted).await?;
+        self.shared.live.metrics.rereads.inc_by(wanted.len() as u64);
         let found: HashMap<(Option<String>, &str), &User> =
             found.users.iter().map(|(key, user)| ((key.clone(), &*user.id), user)).collect();
         let has_filter = self.shared.config.users.filter.is_some();

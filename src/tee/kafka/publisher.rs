@@ -5,6 +5,7 @@ use super::client::Producer;
 use super::failure::Failure;
 use crate::config::Kafka;
 use crate::tee::{Batch, Held, Topics};
+use prometheus_client::metrics::counter::Counter;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _};
@@ -44,6 +45,14 @@ pub enum Close {
     Part(Held),
 }
 
+/// What is counted of it.
+pub struct Counts {
+    /// Messages that the brokers have acknowledged.
+    pub messages: Counter,
+    /// Batches that lead to a position.
+    pub transactions: Counter,
+}
+
 /// How many jobs are done.
 pub type Done = u64;
 
@@ -59,7 +68,13 @@ pub struct Publisher {
 
 impl Publisher {
     /// Starts the thread. It ends with the last job once nobody can send another one.
-    pub fn start(producer: Producer, kafka: &Kafka, source: &str, tenants: Vec<String>) -> std::io::Result<Publisher> {
+    pub fn start(
+        producer: Producer,
+        kafka: &Kafka,
+        source: &str,
+        tenants: Vec<String>,
+        counts: Counts,
+    ) -> std::io::Result<Publisher> {
         let (jobs, mut queue) = mpsc::channel::<Job>(1);
         let (say_done, done) = watch::channel(0);
         let (say_failed, failed) = oneshot::channel();
@@ -79,6 +94,8 @@ impl Publisher {
                     let _ = say_failed.send(failure);
                     return;
                 }
+                counts.messages.inc_by(job.batch.messages.len() as u64);
+                counts.transactions.inc_by(u64::from(matches!(job.close, Close::Whole(_))));
                 say_done.send_modify(|done| *done += 1);
             }
         })?;

@@ -1,0 +1,134 @@
+//! Who may ask: whoever knows the token, where there is one; and no web page of somebody else's.
+
+use super::answer::Problem;
+use super::app::App;
+use crate::config::Admin;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header, uri::Authority};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use ring::digest::{SHA256, digest};
+use std::net::IpAddr;
+use std::sync::{PoisonError, RwLock};
+use subtle::ConstantTimeEq;
+
+/// What whoever asks has to show.
+#[derive(Debug)]
+pub(super) struct Access(RwLock<Rule>);
+
+#[derive(Clone, Copy, Debug)]
+enum Rule {
+    /// The SHA-256 of the token: as long as that of any other, so that a comparison tells nothing.
+    Token([u8; 32]),
+    /// Nothing, as nobody but this machine's own users can connect. A page in a browser could, under a name that its
+    /// owner makes lead here: so the name has to be ours.
+    Loopback,
+}
+
+impl Access {
+    pub(super) fn new(admin: &Admin) -> Access {
+        Access(RwLock::new(Rule::of(admin)))
+    }
+
+    /// Another token.
+    pub(super) fn change(&self, admin: &Admin) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Rule::of(admin);
+    }
+
+    fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+        let rule = *self.0.read().unwrap_or_else(PoisonError::into_inner);
+        match rule {
+            Rule::Token(expected) => {
+                let value = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
+                let is_bearer = value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "));
+                let shown = sha256(value.get(7..).unwrap_or_default());
+                match is_bearer & bool::from(shown.ct_eq(&expected)) {
+                    true => Ok(()),
+                    false => Err(Problem::new(StatusCode::UNAUTHORIZED, "the token is missing, or another one")
+                        .remedy("send Authorization: Bearer TOKEN, with the token of admin.token")),
+                }
+            }
+            Rule::Loopback => {
+                let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+                let host = host.and_then(|host| host.parse::<Authority>().ok());
+                let host = host.as_ref().or(uri.authority()).map(Authority::host);
+                match host.is_some_and(is_loopback) {
+                    true => Ok(()),
+                    false => Err(Problem::bad("the Host header does not name this machine")
+                        .remedy("ask http://127.0.0.1 or http://localhost, or set admin.token")),
+                }
+            }
+        }
+    }
+}
+
+impl Rule {
+    fn of(admin: &Admin) -> Rule {
+        admin.token.as_ref().map_or(Rule::Loopback, |token| Rule::Token(sha256(token.0.as_bytes())))
+    }
+}
+
+fn sha256(text: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest(&SHA256, text).as_ref());
+    out
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// In front of everything that is not for everybody.
+pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+    match app.access.check(request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg::Secret;
+
+    fn check(token: Option<&str>, headers: &[(&'static str, &str)]) -> u16 {
+        let admin = Admin { listen: ([127, 0, 0, 1], 1).into(), token: token.map(|token| Secret(token.to_owned())) };
+        let headers = headers.iter().map(|(name, value)| {
+            (header::HeaderName::from_static(name), header::HeaderValue::from_str(value).unwrap())
+        });
+        match Access::new(&admin).check(&Uri::from_static("/"), &headers.collect()) {
+            Ok(()) => 200,
+            Err(problem) => problem.into_response().status().as_u16(),
+        }
+    }
+
+    #[test]
+    fn a_token_is_the_whole_token() {
+        let shown = |value: &str| check(Some("hunter2"), &[("authorization", value), ("host", "a.example")]);
+        assert_eq!([shown("Bearer hunter2"), shown("bearer hunter2")], [200, 200]);
+        for value in ["Bearer hunter", "Bearer hunter22", "Bearer ", "Bearer", "Basic hunter2", "hunter2", ""] {
+            assert_eq!(shown(value), 401, "{value}");
+        }
+        assert_eq!(check(Some("hunter2"), &[("host", "localhost")]), 401);
+    }
+
+    #[test]
+    fn without_a_token_only_names_of_this_machine_lead_here() {
+        for host in ["localhost", "LOCALHOST:9187", "127.0.0.1:9187", "127.1.2.3", "[::1]:9187", "[::1]"] {
+            assert_eq!(check(None, &[("host", host)]), 200, "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:9187",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "10.0.0.1",
+            "a b",
+            "",
+        ] {
+            assert_eq!(check(None, &[("host", host)]), 400, "{host}");
+        }
+        assert_eq!(check(None, &[]), 400);
+    }
+}

@@ -1,0 +1,93 @@
+//! What is answered where there is nothing else to answer: always JSON, with what is wrong and what mends it. No SQL, no
+//! secret, no value of a row.
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// An answer that says what is wrong.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Problem {
+    error: What,
+    #[serde(skip)]
+    status: StatusCode,
+}
+
+/// What is wrong, and what mends it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct What {
+    /// What is wrong.
+    pub(super) what: String,
+    /// What mends it.
+    #[schema(required)]
+    pub(super) remedy: Option<String>,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, what: impl Into<String>) -> Problem {
+        Problem { status, error: What { what: what.into(), remedy: None } }
+    }
+
+    pub(super) fn remedy(mut self, remedy: impl Into<String>) -> Problem {
+        self.error.remedy = Some(remedy.into());
+        self
+    }
+
+    pub(super) fn bad(what: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::BAD_REQUEST, what)
+    }
+
+    pub(super) fn absent(what: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::NOT_FOUND, what)
+    }
+
+    /// It may work later.
+    pub(super) fn unavailable(what: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.status;
+        let mut response = (status, Json(self)).into_response();
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// axum's own words are for programmers of Rust; the first line of them says what a person needs.
+macro_rules! from_rejection {
+    ($rejection:ty) => {
+        impl From<$rejection> for Problem {
+            fn from(rejection: $rejection) -> Problem {
+                Problem::new(rejection.status(), rejection.body_text())
+            }
+        }
+    };
+}
+
+from_rejection!(JsonRejection);
+from_rejection!(PathRejection);
+from_rejection!(QueryRejection);
+
+/// The query's parameters.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(Problem))]
+pub(super) struct Query<T>(pub(super) T);
+
+/// The path's parameters.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Path), rejection(Problem))]
+pub(super) struct Path<T>(pub(super) T);
+
+/// A body, of a request that says that it is JSON: no form of another site's can send one.
+#[derive(FromRequest)]
+#[from_request(via(axum::Json), rejection(Problem))]
+pub(super) struct Body<T>(pub(super) T);

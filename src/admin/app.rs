@@ -1,0 +1,93 @@
+//! What the handlers share.
+
+use super::access::Access;
+use super::answer::Problem;
+use super::history::History;
+use super::targets::Targets;
+use crate::config::{Config, Tenant};
+use crate::service::{Live, Role};
+use crate::status::Report;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+/// So many may wait for a user at the same time: each is a request that is held open.
+const WAITERS: usize = 4_096;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(super) struct App(Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) live: Arc<Live>,
+    pub(super) configs: watch::Receiver<Config>,
+    pub(super) access: Access,
+    pub(super) history: History,
+    pub(super) targets: Targets,
+    /// Places for those who wait for a user.
+    pub(super) waiters: Semaphore,
+    /// Whoever listens for long is to go.
+    pub(super) stop: CancellationToken,
+    /// What the state says, while this process does not replicate.
+    state: Mutex<Option<Arc<Report>>>,
+}
+
+impl Deref for App {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl App {
+    pub(super) fn new(
+        live: Arc<Live>,
+        configs: watch::Receiver<Config>,
+        access: Access,
+        stop: CancellationToken,
+    ) -> App {
+        App(Arc::new(Inner {
+            live,
+            configs,
+            access,
+            history: History::default(),
+            targets: Targets::default(),
+            waiters: Semaphore::new(WAITERS),
+            stop,
+            state: Mutex::default(),
+        }))
+    }
+}
+
+impl Inner {
+    /// How everything is: from memory where this process replicates, else as the state had it a moment ago.
+    pub(super) fn report(&self) -> Arc<Report> {
+        if let Some(report) = self.live.report() {
+            return Arc::new(report);
+        }
+        let read = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let last = read.or_else(|| self.live.last_report());
+        last.unwrap_or_else(|| {
+            Arc::new(Report::of_state(&self.configs.borrow(), &Default::default(), &Default::default()))
+        })
+    }
+
+    pub(super) fn state_says(&self, report: Option<Report>) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = report.map(Arc::new);
+    }
+
+    /// The tenant of the configuration.
+    pub(super) fn tenant(&self, name: &str) -> Result<Tenant, Problem> {
+        let config = self.configs.borrow();
+        let found = config.tenants.iter().find(|tenant| tenant.id.as_str() == name);
+        found.cloned().ok_or_else(|| Problem::absent("the configuration has no such tenant"))
+    }
+
+    /// Whether it is what it should be: it replicates, or is able to take over.
+    pub(super) fn readiness(&self) -> (bool, Role, Option<String>) {
+        let (role, reason) = self.live.role();
+        (matches!(role, Role::Streaming | Role::Standby) && reason.is_none(), role, reason)
+    }
+}

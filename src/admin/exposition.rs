@@ -1,0 +1,212 @@
+//! `/metrics`: what is counted, and how the tenants are at this moment, in OpenMetrics' text. Everything about tenants comes
+//! from the process that replicates: a standby would count them twice.
+
+use super::answer::Problem;
+use super::app::App;
+use super::overview::{COMMIT, VERSION};
+use crate::service::{Cause, Live, Role, Sample};
+use crate::state::TenantState;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use std::fmt;
+use std::sync::Arc;
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const STATES: [TenantState; 3] = [TenantState::Following, TenantState::Joining, TenantState::Parked];
+
+/// What Prometheus scrapes.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "process",
+    responses((status = 200, description = "OpenMetrics.", body = String, content_type = "application/openmetrics-text"))
+)]
+pub(super) async fn metrics(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry(&app.live))
+        .map_err(|_| Problem::unavailable("the metrics cannot be written out"))?;
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
+}
+
+/// Made for each scrape: a few pointers.
+fn registry(live: &Arc<Live>) -> Registry {
+    let counted = &live.metrics;
+    let mut registry = Registry::with_prefix("users_sync");
+    registry.register("build", "What runs", Info::new([("version", VERSION), ("commit", COMMIT)]));
+    registry.register(
+        "source_reconnects",
+        "Sessions on the source that ended and began again",
+        counted.source_reconnects.clone(),
+    );
+    registry.register(
+        "unmappable_rows",
+        "Rows of the source that could not be mapped",
+        counted.unmappable_rows.clone(),
+    );
+    registry.register(
+        "rereads",
+        "Users read from the source because the stream did not carry them whole",
+        counted.rereads.clone(),
+    );
+    registry.register("tee_messages", "Messages that Kafka has acknowledged", counted.tee_messages.clone());
+    registry.register("tee_transactions", "Batches that Kafka has committed", counted.tee_transactions.clone());
+    registry.register(
+        "tee_reconnects",
+        "Sessions of the tee that ended and began again",
+        counted.tee_reconnects.clone(),
+    );
+    registry.register("batch_rows", "Users of an applied batch", counted.batch_rows.clone());
+    registry.register(
+        "commit_to_visible_seconds",
+        "From the commit of the oldest source transaction in a batch to its target's commit",
+        counted.commit_to_visible.clone(),
+    );
+    registry.register("apply_seconds", "How long a target took for a batch", counted.apply.clone());
+    registry.register_collector(Box::new(Now(live.clone())));
+    registry
+}
+
+/// How everything is at the moment.
+struct Now(Arc<Live>);
+
+impl fmt::Debug for Now {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Now")
+    }
+}
+
+impl Collector for Now {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let live = &self.0;
+        let role = live.role().0;
+        let mut out = Out(&mut encoder);
+        out.gauge("streaming", "1 where this process replicates", u64::from(role == Role::Streaming))?;
+        out.gauge("standby", "1 where this process waits to take over", u64::from(role == Role::Standby))?;
+        out.gauges("wal_held_bytes", "How much of the source's log a slot holds back", |series| {
+            live.source_log().held_back.iter().try_for_each(|(slot, bytes)| series.value(&[("slot", &**slot)], *bytes))
+        })?;
+        let Some(tenants) = live.tenants() else { return Ok(()) };
+        out.gauge("memory_queued_bytes", "What waits for all targets", live.memory_queued() as u64)?;
+        encode_tenants(&mut out, &tenants)?;
+        encode_tee(&mut out, live)
+    }
+}
+
+fn encode_tenants(out: &mut Out<'_, '_>, tenants: &[Sample]) -> fmt::Result {
+    out.gauges("tenants", "How many tenants are in which state", |series| {
+        STATES.into_iter().try_for_each(|state| {
+            let count = tenants.iter().filter(|tenant| tenant.state == state).count();
+            series.value(&[("state", state.as_str())], count as u64)
+        })
+    })?;
+    out.gauges("parked_tenants", "How many tenants are parked for which reason", |series| {
+        Cause::ALL.into_iter().try_for_each(|cause| {
+            let count = tenants.iter().filter(|tenant| tenant.cause == Some(cause)).count();
+            series.value(&[("reason", cause.as_str())], count as u64)
+        })
+    })?;
+    out.gauges("tenant_state", "1 for the state that the tenant is in", |series| {
+        tenants.iter().try_for_each(|tenant| {
+            STATES.into_iter().try_for_each(|state| {
+                let labels = [("tenant", tenant.tenant.as_str()), ("state", state.as_str())];
+                series.value(&labels, u64::from(tenant.state == state))
+            })
+        })
+    })?;
+    let mut each = |name, help, value: &dyn Fn(&Sample) -> Option<f64>| {
+        out.gauges(name, help, |series| {
+            tenants.iter().try_for_each(|tenant| match value(tenant) {
+                Some(value) => series.value(&[("tenant", tenant.tenant.as_str())], value),
+                None => Ok(()),
+            })
+        })
+    };
+    each("tenant_lag_bytes", "How much of the source's log a following target lacks", &|tenant| {
+        tenant.lag_bytes.map(|bytes| bytes as f64)
+    })?;
+    each("tenant_lag_seconds", "How long a following target has lacked something", &|tenant| tenant.lag_seconds)?;
+    each("tenant_queue_bytes", "What waits for the target, in memory", &|tenant| Some(tenant.queue_bytes as f64))?;
+    each("tenant_rejected_rows", "Users that the target refuses", &|tenant| Some(tenant.rejected as f64))?;
+    let counters = [
+        ("tenant_rows_applied", "Users written to the target, other than by snapshots"),
+        ("tenant_transactions_applied", "Transactions of the source that reached the target, other than by snapshots"),
+        ("resyncs", "Snapshots that the tenant took, the first included"),
+        ("target_reconnects", "Attempts to reach the target once more"),
+    ];
+    for (place, (name, help)) in counters.into_iter().enumerate() {
+        out.counters(name, help, |series| {
+            tenants
+                .iter()
+                .try_for_each(|tenant| series.count(&[("tenant", tenant.tenant.as_str())], tenant.counts.read()[place]))
+        })?;
+    }
+    Ok(())
+}
+
+fn encode_tee(out: &mut Out<'_, '_>, live: &Live) -> fmt::Result {
+    let Some(tee) = live.tee() else { return Ok(()) };
+    out.gauges("tee_state", "1 for the state that the tee is in", |series| {
+        STATES
+            .into_iter()
+            .try_for_each(|state| series.value(&[("state", state.as_str())], u64::from(tee.state == state.as_str())))
+    })?;
+    match live.tee_lag() {
+        Some(bytes) => out.gauge("tee_lag_bytes", "How much of the source's log is not in Kafka", bytes),
+        None => Ok(()),
+    }
+}
+
+/// prometheus-client's way of writing values that nobody keeps, in few words.
+struct Out<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+
+struct Series<'a>(MetricEncoder<'a>);
+
+impl Out<'_, '_> {
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn gauges(&mut self, name: &str, help: &str, write: impl FnOnce(&mut Series<'_>) -> fmt::Result) -> fmt::Result {
+        write(&mut Series(self.0.encode_descriptor(name, help, None, MetricType::Gauge)?))
+    }
+
+    fn counters(&mut self, name: &str, help: &str, write: impl FnOnce(&mut Series<'_>) -> fmt::Result) -> fmt::Result {
+        write(&mut Series(self.0.encode_descriptor(name, help, None, MetricType::Counter)?))
+    }
+}
+
+impl Series<'_> {
+    fn value(&mut self, labels: &[(&str, &str)], value: impl Into<Number>) -> fmt::Result {
+        match value.into() {
+            Number::Whole(value) => self.0.encode_family(&labels)?.encode_gauge(&value),
+            Number::Real(value) => self.0.encode_family(&labels)?.encode_gauge(&value),
+        }
+    }
+
+    fn count(&mut self, labels: &[(&str, &str)], value: u64) -> fmt::Result {
+        self.0.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
+    }
+}
+
+enum Number {
+    Whole(u64),
+    Real(f64),
+}
+
+impl From<u64> for Number {
+    fn from(value: u64) -> Number {
+        Number::Whole(value)
+    }
+}
+
+impl From<f64> for Number {
+    fn from(value: f64) -> Number {
+        Number::Real(value)
+    }
+}

@@ -1,0 +1,48 @@
+//! Whether the process lives, and whether it is ready; for whoever starts and restarts it.
+
+use super::app::App;
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// It lives.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Alive {
+    status: &'static str,
+}
+
+/// Whether it is ready.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Readiness {
+    ready: bool,
+    /// `streaming`, `standby` (another process has the slot, this one can take over) or `starting`.
+    role: &'static str,
+    /// Why it is not ready.
+    #[schema(required)]
+    reason: Option<String>,
+}
+
+/// The process lives.
+#[utoipa::path(get, path = "/healthz", tag = "process", security(()), responses((status = 200, description = "It does.", body = Alive)))]
+pub(super) async fn healthz() -> Json<Alive> {
+    Json(Alive { status: "alive" })
+}
+
+/// It replicates, or is able to take over from the process that does.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "process",
+    security(()),
+    responses(
+        (status = 200, description = "It is ready.", body = Readiness),
+        (status = 503, description = "It is not, and why.", body = Readiness),
+    )
+)]
+pub(super) async fn readyz(State(app): State<App>) -> (StatusCode, Json<Readiness>) {
+    let (ready, role, reason) = app.readiness();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(Readiness { ready, role: role.as_str(), reason }))
+}

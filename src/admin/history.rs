@@ -1,0 +1,95 @@
+//! The last minutes of every tenant's lag, in memory: a few hundred bytes for each.
+
+use crate::model::TenantId;
+use crate::service::Sample;
+use serde::Serialize;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use utoipa::ToSchema;
+
+/// A sample is kept so often.
+pub(super) const EVERY: Duration = Duration::from_secs(5);
+/// So many are kept: five minutes.
+const KEPT: usize = 60;
+
+/// A moment of a tenant's.
+#[derive(Debug, PartialEq, Serialize, ToSchema)]
+pub(super) struct Moment {
+    /// Milliseconds since the Unix epoch.
+    at: u64,
+    /// As the tenant's own.
+    #[schema(required)]
+    lag_bytes: Option<u64>,
+    /// As the tenant's own.
+    #[schema(required)]
+    lag_seconds: Option<f32>,
+}
+
+#[derive(Default)]
+pub(super) struct History(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    /// Counts the samples that were ever taken, and when the kept ones were.
+    taken: usize,
+    at: VecDeque<u64>,
+    tenants: HashMap<TenantId, Ring>,
+}
+
+/// A tenant's samples by their number modulo [`KEPT`]; not a number where there is none.
+struct Ring {
+    since: usize,
+    bytes: Box<[f32; KEPT]>,
+    seconds: Box<[f32; KEPT]>,
+}
+
+impl History {
+    pub(super) fn take(&self, samples: &[Sample]) {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        self.lock()
+            .take(at as u64, samples.iter().map(|sample| (&sample.tenant, sample.lag_bytes, sample.lag_seconds)));
+    }
+
+    pub(super) fn of(&self, tenant: &TenantId) -> Vec<Moment> {
+        self.lock().of(tenant)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        // Nothing panics inside that could leave it half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn take<'a>(&mut self, at: u64, samples: impl Iterator<Item = (&'a TenantId, Option<u64>, Option<f64>)>) {
+        let (number, place) = (self.taken, self.taken % KEPT);
+        self.taken += 1;
+        self.at.push_back(at);
+        if self.at.len() > KEPT {
+            self.at.pop_front();
+        }
+        for (tenant, bytes, seconds) in samples {
+            let new = || Ring { since: number, bytes: Box::new([f32::NAN; KEPT]), seconds: Box::new([f32::NAN; KEPT]) };
+            let ring = self.tenants.entry(tenant.clone()).or_insert_with(new);
+            ring.bytes[place] = bytes.map_or(f32::NAN, |bytes| bytes as f32);
+            ring.seconds[place] = seconds.map_or(f32::NAN, |seconds| seconds as f32);
+        }
+    }
+
+    fn of(&self, tenant: &TenantId) -> Vec<Moment> {
+        let Some(ring) = self.tenants.get(tenant) else { return Vec::new() };
+        let first = self.taken - self.at.len();
+        let numbered = (first..).zip(&self.at).filter(|(number, _)| *number >= ring.since);
+        let moment = |(number, at): (usize, &u64)| {
+            let (bytes, seconds) = (ring.bytes[number % KEPT], ring.seconds[number % KEPT]);
+            let is_there = |value: &f32| !value.is_nan();
+            Moment {
+                at: *at,
+                lag_bytes: Some(bytes).filter(is_there).map(|bytes| bytes as u64),
+                lag_seconds: Some(seconds).filter(is_there),
+            }
+        };
+        numbered.map(moment).collect()
+    }
+}

@@ -1,0 +1,203 @@
+//! The process and its tenants.
+
+use super::answer::{Path, Problem, Query};
+use super::app::App;
+use super::history::Moment;
+use crate::status::{TeeReport, TenantReport};
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+/// The process and the slot.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Status {
+    version: &'static str,
+    commit: &'static str,
+    /// `streaming`, `standby` or `starting`.
+    role: &'static str,
+    slot: String,
+    /// Counts unbroken histories of positions.
+    generation: i64,
+    /// Which process wrote the state last.
+    holder: String,
+    /// Whether that still runs, as far as its lease tells.
+    is_held: bool,
+    /// Everything up to here is in every target.
+    confirmed: String,
+    /// The end of the source's log.
+    #[schema(required)]
+    source_position: Option<String>,
+    /// How much of it the slot holds back.
+    #[schema(required)]
+    wal_held_bytes: Option<u64>,
+    tenants: Counts,
+    #[schema(required)]
+    tee: Option<TeeReport>,
+}
+
+/// How many tenants are in which state.
+#[derive(Default, Serialize, ToSchema)]
+pub(super) struct Counts {
+    following: usize,
+    joining: usize,
+    parked: usize,
+    unknown: usize,
+}
+
+/// Of which build this is.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(super) const COMMIT: &str = match option_env!("USERS_SYNC_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
+impl Status {
+    pub(super) fn of(app: &App) -> Status {
+        let report = app.report();
+        let mut tenants = Counts::default();
+        for tenant in &report.tenants {
+            *match tenant.state {
+                "following" => &mut tenants.following,
+                "joining" => &mut tenants.joining,
+                "parked" => &mut tenants.parked,
+                _ => &mut tenants.unknown,
+            } += 1;
+        }
+        Status {
+            version: VERSION,
+            commit: COMMIT,
+            role: app.live.role().0.as_str(),
+            slot: report.slot.clone(),
+            generation: report.generation,
+            holder: report.holder.clone(),
+            is_held: report.is_held,
+            confirmed: report.confirmed.clone(),
+            source_position: report.source_position.clone(),
+            wal_held_bytes: app.live.source_log().held_back.get(&report.slot).copied(),
+            tenants,
+            tee: report.tee.clone(),
+        }
+    }
+}
+
+/// How the process is.
+#[utoipa::path(get, path = "/api/status", tag = "process", responses((status = 200, description = "This is how.", body = Status)))]
+pub(super) async fn status(State(app): State<App>) -> Json<Status> {
+    Json(Status::of(&app))
+}
+
+/// Which tenants.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    /// So many at most.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    #[serde(default = "hundred")]
+    limit: usize,
+    /// `next` of the page before.
+    cursor: Option<String>,
+    /// Only those in this state.
+    state: Option<State_>,
+    /// Only those whose name or target holds this text, whatever its case.
+    q: Option<String>,
+}
+
+fn hundred() -> usize {
+    100
+}
+
+/// The states of a tenant.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = TenantState)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum State_ {
+    Following,
+    Joining,
+    Parked,
+    Unknown,
+}
+
+impl State_ {
+    fn word(&self) -> &'static str {
+        match self {
+            State_::Following => "following",
+            State_::Joining => "joining",
+            State_::Parked => "parked",
+            State_::Unknown => "unknown",
+        }
+    }
+}
+
+/// A page of tenants, in the order of their names.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Page {
+    tenants: Vec<TenantReport>,
+    /// The cursor of the next page, where there is one.
+    #[schema(required)]
+    next: Option<String>,
+    /// How many there are on all pages.
+    total: usize,
+}
+
+/// The tenants, page by page.
+#[utoipa::path(
+    get,
+    path = "/api/tenants",
+    tag = "tenants",
+    params(Which),
+    responses(
+        (status = 200, description = "A page of them.", body = Page),
+        (status = 400, description = "A parameter cannot be.", body = Problem),
+    )
+)]
+pub(super) async fn tenants(State(app): State<App>, Query(which): Query<Which>) -> Result<Json<Page>, Problem> {
+    if !(1..=1000).contains(&which.limit) {
+        return Err(Problem::bad("limit is a number from 1 to 1000"));
+    }
+    let report = app.report();
+    let text = which.q.unwrap_or_default().to_lowercase();
+    let holds = |field: &str| field.to_lowercase().contains(&text);
+    let state = which.state.as_ref().map(State_::word);
+    let mut found: Vec<&TenantReport> = report.tenants.iter().collect();
+    found.retain(|tenant| {
+        state.is_none_or(|state| tenant.state == state) && (holds(&tenant.tenant) || holds(&tenant.target))
+    });
+    found.sort_unstable_by(|a, b| a.tenant.cmp(&b.tenant));
+    let total = found.len();
+    found.retain(|tenant| which.cursor.as_ref().is_none_or(|cursor| tenant.tenant > *cursor));
+    let next = found.get(which.limit).map(|_| found[which.limit - 1].tenant.clone());
+    let tenants = found.into_iter().take(which.limit).cloned().collect();
+    Ok(Json(Page { tenants, next, total }))
+}
+
+/// A tenant and its last minutes.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Detail {
+    #[serde(flatten)]
+    tenant: TenantReport,
+    /// One sample every 5 s, the last 60.
+    history: Vec<Moment>,
+}
+
+/// A tenant, and how it was in the last minutes.
+#[utoipa::path(
+    get,
+    path = "/api/tenants/{tenant}",
+    tag = "tenants",
+    params(("tenant" = String, Path, description = "Its name.")),
+    responses(
+        (status = 200, description = "The tenant.", body = Detail),
+        (status = 400, description = "The path cannot be.", body = Problem),
+        (status = 404, description = "There is no such tenant.", body = Problem),
+    )
+)]
+pub(super) async fn tenant(State(app): State<App>, Path(name): Path<String>) -> Result<Json<Detail>, Problem> {
+    let tenant = app.tenant(&name)?;
+    let report = app.report();
+    let found = report.tenants.iter().find(|found| found.tenant == name);
+    // It has been added just now.
+    let found = found.cloned().unwrap_or_else(|| TenantReport::unknown(&tenant));
+    Ok(Json(Detail { tenant: found, history: app.history.of(&tenant.id) }))
+}

@@ -1,0 +1,72 @@
+//! What is looked at once a second: how far the source's log is, and, while this process does not replicate, what the state
+//! says. Whoever asks over HTTP is answered from that, and waits for no database.
+
+use super::app::App;
+use super::history;
+use crate::capture::read_log;
+use crate::config::Config;
+use crate::pg::{PgClient, PgUrl, connect};
+use crate::state::StateStore;
+use crate::status::Report;
+use std::time::Duration;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+const EVERY: Duration = Duration::from_secs(1);
+/// A database that takes longer is taken to be away.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Looks for as long as it is polled.
+pub(super) async fn run(app: App) {
+    let mut timer = interval(EVERY);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut source, mut state) = (Connection::default(), Connection::default());
+    let mut kept = Instant::now();
+    loop {
+        timer.tick().await;
+        let config = app.configs.borrow().clone();
+        app.live.metrics.retain(|id| config.tenants.iter().any(|tenant| tenant.id == *id));
+        app.targets.tidy_up();
+        let looked = timeout(PATIENCE, look(&app, &config, &mut source, &mut state)).await;
+        if looked.is_err() {
+            (source, state) = Default::default();
+        }
+        if kept.elapsed() >= history::EVERY {
+            kept = Instant::now();
+            app.history.take(&app.live.tenants().unwrap_or_default());
+        }
+    }
+}
+
+async fn look(app: &App, config: &Config, source: &mut Connection, state: &mut Connection) {
+    let tee = config.kafka.as_ref().map(|kafka| &*kafka.slot);
+    let slots: Vec<&str> = std::iter::once(&*config.source.slot).chain(tee).collect();
+    let log = match source.to(&config.source.url).await {
+        Some(client) => read_log(client, &slots).await.ok(),
+        None => None,
+    };
+    app.live.saw(log.unwrap_or_default());
+    if app.live.is_streaming() {
+        *state = Connection::default();
+        app.state_says(None);
+        return;
+    }
+    let Some(client) = state.to(&config.state_url).await else { return };
+    if let Ok(known) = StateStore::read(client, &config.source.slot).await {
+        app.state_says(Some(Report::of_state(config, &known, &app.live.source_log())));
+    }
+}
+
+/// One that is kept.
+#[derive(Default)]
+struct Connection(Option<(PgUrl, PgClient)>);
+
+impl Connection {
+    async fn to(&mut self, url: &PgUrl) -> Option<&PgClient> {
+        if !self.0.as_ref().is_some_and(|(to, client)| to == url && !client.is_closed()) {
+            // Whoever replicates says what is wrong with the source.
+            let client = connect(url).await.ok()?;
+            self.0 = Some((url.clone(), client));
+        }
+        self.0.as_ref().map(|(_, client)| client)
+    }
+}

@@ -1,0 +1,91 @@
+//! Connections to targets, for whoever looks at a tenant's users: one for each tenant however many look, given up when
+//! nobody has looked for a while. Statements share it, each in a transaction of its own, so that any pooler will do.
+
+use super::answer::Problem;
+use crate::config::Tenant;
+use crate::model::TenantId;
+use crate::pg::{PgClient, PgUrl, connect, describe};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// A connection that nobody has used for so long is given up: its target may fall asleep.
+const IDLE: Duration = Duration::from_secs(30);
+/// A target that takes longer is not waited for: it sleeps, or somebody locks its tables.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+pub(super) struct Targets(Lock<HashMap<TenantId, Arc<Place>>>);
+
+struct Place {
+    target: PgUrl,
+    client: tokio::sync::Mutex<Option<Arc<PgClient>>>,
+    used: Lock<Instant>,
+}
+
+impl Targets {
+    /// Asks the tenant's target. A connection that fails is not used again.
+    pub(super) async fn ask<T>(
+        &self,
+        tenant: &Tenant,
+        question: impl AsyncFnOnce(&PgClient) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, Problem> {
+        let place = self.place(tenant);
+        let asked = async {
+            let client = place.client().await?;
+            let answer = question(&client).await;
+            *lock(&place.used) = Instant::now();
+            answer.map_err(|error| {
+                let missing = error.code().is_some_and(|code| ["42P01", "3F000"].contains(&code.code()));
+                match missing {
+                    true => Problem::unavailable("the target has no users yet").remedy("wait until the tenant follows"),
+                    false => {
+                        Problem::unavailable(format!("the target does not answer as it should: {}", describe(&error)))
+                    }
+                }
+            })
+        };
+        match timeout(PATIENCE, asked).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                // Its statement may wait for a lock: others begin on another connection.
+                place.client.lock().await.take();
+                Err(Problem::unavailable("the target does not answer")
+                    .remedy("try again; a target that sleeps takes a while"))
+            }
+        }
+    }
+
+    fn place(&self, tenant: &Tenant) -> Arc<Place> {
+        let mut places = lock(&self.0);
+        let place = places.get(&tenant.id).filter(|place| place.target == tenant.target).cloned();
+        place.unwrap_or_else(|| {
+            let target = tenant.target.clone();
+            let place = Arc::new(Place { target, client: Default::default(), used: Lock::new(Instant::now()) });
+            places.insert(tenant.id.clone(), place.clone());
+            place
+        })
+    }
+
+    /// Gives up what nobody uses.
+    pub(super) fn tidy_up(&self) {
+        lock(&self.0).retain(|_, place| Arc::strong_count(place) > 1 || lock(&place.used).elapsed() < IDLE);
+    }
+}
+
+impl Place {
+    async fn client(&self) -> Result<Arc<PgClient>, Problem> {
+        let mut kept = self.client.lock().await;
+        if let Some(client) = kept.as_ref().filter(|client| !client.is_closed()) {
+            return Ok(client.clone());
+        }
+        let client = connect(&self.target).await.map_err(|error| Problem::unavailable(error.to_string()))?;
+        Ok(kept.insert(Arc::new(client)).clone())
+    }
+}
+
+fn lock<T>(mutex: &Lock<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while one of these locks is held that could leave its value half changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,308 @@
+//! The users of a tenant, as its target holds them. Nothing else here connects to a target.
+
+use super::answer::{Path, Problem, Query};
+use super::app::App;
+use crate::config::{Tenant, parse_duration};
+use crate::model::Timestamp;
+use crate::pg::PgClient;
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_postgres::Row;
+use tokio_postgres::types::{FromSql, Type};
+use utoipa::{IntoParams, ToSchema};
+
+/// A search answers after this time with what it has found so far.
+const BUDGET: Duration = Duration::from_millis(250);
+/// So many rows are looked at in the first statement of a search.
+const FIRST_SLICE: i64 = 1_000;
+/// And so many at most: a few tens of milliseconds' worth.
+const LARGEST_SLICE: i64 = 64_000;
+/// A statement that was faster is followed by a larger one.
+const FAST: Duration = Duration::from_millis(20);
+/// Nobody waits longer for a user.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// So often a waiter looks by itself, where another process writes to the target.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// A slice of the table in the order of ids, and those in it that are wanted.
+const SLICE: &str = "\
+WITH slice AS MATERIALIZED (
+  SELECT id, name, email, created_at, updated_at, deleted_at FROM neon_auth.users_sync
+  WHERE $1::text IS NULL OR id > $1 ORDER BY id LIMIT $2)
+SELECT w.seen, w.last, s.* FROM (SELECT count(*) AS seen, max(id) AS last FROM slice) w
+LEFT JOIN (
+  SELECT * FROM slice
+  WHERE ($3::boolean IS NULL OR (deleted_at IS NOT NULL) = $3)
+    AND ($4::text IS NULL OR strpos(lower(id), lower($4)) > 0 OR strpos(lower(name), lower($4)) > 0
+      OR strpos(lower(email), lower($4)) > 0)
+  ORDER BY id LIMIT $5) s ON true
+ORDER BY s.id";
+
+const ONE: &str = "SELECT id, name, email, created_at, updated_at, deleted_at, raw_json::text \
+                   FROM neon_auth.users_sync WHERE id = $1";
+
+/// A user.
+#[derive(Serialize, ToSchema)]
+pub(super) struct User {
+    id: String,
+    #[schema(required)]
+    name: Option<String>,
+    #[schema(required)]
+    email: Option<String>,
+    #[schema(required)]
+    created_at: Option<String>,
+    #[schema(required)]
+    updated_at: Option<String>,
+    /// When the user was deleted.
+    #[schema(required)]
+    deleted_at: Option<String>,
+}
+
+/// A user with the whole profile.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Profile {
+    #[serde(flatten)]
+    user: User,
+    #[schema(value_type = serde_json::Value)]
+    raw_json: Box<RawValue>,
+}
+
+impl User {
+    /// Of a row, from this column on.
+    fn of(row: &Row, from: usize) -> Result<User, tokio_postgres::Error> {
+        let moment = |column: usize| {
+            let moment: Option<Moment> = row.try_get(from + column)?;
+            Ok::<_, tokio_postgres::Error>(moment.map(|Moment(moment)| moment.to_string()))
+        };
+        Ok(User {
+            id: row.try_get(from)?,
+            name: row.try_get(from + 1)?,
+            email: row.try_get(from + 2)?,
+            created_at: moment(3)?,
+            updated_at: moment(4)?,
+            deleted_at: moment(5)?,
+        })
+    }
+}
+
+struct Moment(Timestamp);
+
+impl<'a> FromSql<'a> for Moment {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Moment(Timestamp(i64::from_be_bytes(raw.try_into()?))))
+    }
+
+    fn accepts(of: &Type) -> bool {
+        *of == Type::TIMESTAMPTZ
+    }
+}
+
+/// Which users.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    /// Only those whose id, name or e-mail holds this text, whatever its case. No character means anything but itself.
+    #[param(pattern = "^[^\\u0000]*$")]
+    search: Option<String>,
+    /// `next` of the page before.
+    #[param(pattern = "^[^\\u0000]*$")]
+    cursor: Option<String>,
+    /// So many at most.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    #[serde(default = "fifty")]
+    limit: usize,
+    /// Only those that are deleted, or only those that are not. Left out: both.
+    deleted: Option<bool>,
+}
+
+fn fifty() -> usize {
+    50
+}
+
+/// A page of users, in the order of their ids.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Page {
+    users: Vec<User>,
+    /// The cursor of the next page, where there is one.
+    #[schema(required)]
+    next: Option<String>,
+    /// False where the time was up before the page was full: what is missing may be on the next pages.
+    searched_all: bool,
+}
+
+/// The tenant's users, page by page, as its target holds them.
+#[utoipa::path(
+    get,
+    path = "/api/tenants/{tenant}/users",
+    tag = "users",
+    params(("tenant" = String, Path, description = "The tenant's name."), Which),
+    responses(
+        (status = 200, description = "A page of them.", body = Page),
+        (status = 400, description = "A parameter cannot be.", body = Problem),
+        (status = 404, description = "There is no such tenant.", body = Problem),
+        (status = 503, description = "The target does not answer, or has no users yet.", body = Problem),
+    )
+)]
+pub(super) async fn users(
+    State(app): State<App>,
+    Path(tenant): Path<String>,
+    Query(which): Query<Which>,
+) -> Result<Json<Page>, Problem> {
+    if !(1..=200).contains(&which.limit) {
+        return Err(Problem::bad("limit is a number from 1 to 200"));
+    }
+    [&which.search, &which.cursor].into_iter().flatten().try_for_each(|text| storable(text))?;
+    let tenant = app.tenant(&tenant)?;
+    let page = app.targets.ask(&tenant, async |client| search(client, &which).await).await?;
+    Ok(Json(page))
+}
+
+/// PostgreSQL keeps no such text.
+fn storable(text: &str) -> Result<(), Problem> {
+    match text.contains('\0') {
+        true => Err(Problem::bad("a text holds the character zero")),
+        false => Ok(()),
+    }
+}
+
+/// Slice by slice, until the page is full or the time is up.
+async fn search(client: &PgClient, which: &Which) -> Result<Page, tokio_postgres::Error> {
+    let deadline = Instant::now() + BUDGET;
+    let search = which.search.as_deref().filter(|search| !search.is_empty());
+    let mut cursor = which.cursor.clone();
+    let mut users: Vec<User> = Vec::new();
+    let whole_page = i64::try_from(which.limit).unwrap_or(i64::MAX).saturating_add(1);
+    let mut slice = match (search, which.deleted) {
+        (None, None) => whole_page,
+        _ => FIRST_SLICE,
+    };
+    loop {
+        let begun = Instant::now();
+        let wanted = whole_page - i64::try_from(users.len()).unwrap_or(0);
+        let rows = client
+            .query_typed(
+                SLICE,
+                &[
+                    (&cursor, Type::TEXT),
+                    (&slice, Type::INT8),
+                    (&which.deleted, Type::BOOL),
+                    (&search, Type::TEXT),
+                    (&wanted, Type::INT8),
+                ],
+            )
+            .await?;
+        let mut seen = 0;
+        for row in &rows {
+            seen = row.try_get(0)?;
+            cursor = row.try_get(1)?;
+            if row.try_get::<_, Option<&str>>(2)?.is_some() {
+                users.push(User::of(row, 2)?);
+            }
+        }
+        if users.len() > which.limit {
+            users.truncate(which.limit);
+            let next = users.last().map(|user| user.id.clone());
+            return Ok(Page { users, next, searched_all: true });
+        }
+        if seen < slice {
+            return Ok(Page { users, next: None, searched_all: true });
+        }
+        if Instant::now() >= deadline {
+            return Ok(Page { users, next: cursor, searched_all: false });
+        }
+        if begun.elapsed() < FAST {
+            slice = (slice * 4).min(LARGEST_SLICE);
+        }
+    }
+}
+
+/// How to ask for one.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Asking {
+    /// Answers once the user is there, after this time at the latest: `5s`, at most `30s`.
+    #[param(pattern = "^([0-9]|[12][0-9]|30)s$")]
+    wait: Option<String>,
+}
+
+/// A user with the whole profile, now, or once it is there.
+#[utoipa::path(
+    get,
+    path = "/api/tenants/{tenant}/users/{id}",
+    tag = "users",
+    params(
+        ("tenant" = String, Path, description = "The tenant's name."),
+        ("id" = String, Path, description = "The user's id."),
+        Asking,
+    ),
+    responses(
+        (status = 200, description = "The user.", body = Profile),
+        (status = 400, description = "A parameter cannot be.", body = Problem),
+        (status = 404, description = "There is no such tenant, or no such user by then.", body = Problem),
+        (status = 503, description = "The target does not answer, or too many wait.", body = Problem),
+    )
+)]
+pub(super) async fn user(
+    State(app): State<App>,
+    Path((tenant, id)): Path<(String, String)>,
+    Query(asking): Query<Asking>,
+) -> Result<Json<Profile>, Problem> {
+    let wait = asking.wait.map(|text| parse_duration(&text).filter(|wait| *wait <= LONGEST_WAIT));
+    storable(&id)?;
+    let tenant = app.tenant(&tenant)?;
+    let found = match wait {
+        None => look(&app, &tenant, &id).await?,
+        Some(None) => return Err(Problem::bad("wait is a duration of at most 30s, such as 5s or 500ms")),
+        Some(Some(wait)) => wait_for(&app, &tenant, &id, wait).await?,
+    };
+    found.map(Json).ok_or_else(|| Problem::absent("the target has no such user"))
+}
+
+async fn look(app: &App, tenant: &Tenant, id: &str) -> Result<Option<Profile>, Problem> {
+    let found = app.targets.ask(tenant, async |client| {
+        let row = client.query_typed_opt(ONE, &[(&id, Type::TEXT)]).await?;
+        row.map(|row| Ok((User::of(&row, 0)?, row.try_get::<_, String>(6)?))).transpose()
+    });
+    let Some((user, raw_json)) = found.await? else { return Ok(None) };
+    let raw_json = RawValue::from_string(raw_json).map_err(|_| Problem::unavailable("the profile is not JSON"))?;
+    Ok(Some(Profile { user, raw_json }))
+}
+
+/// Registered before the first look, a waiter misses nothing.
+async fn wait_for(app: &App, tenant: &Tenant, id: &str, wait: Duration) -> Result<Option<Profile>, Problem> {
+    let deadline = Instant::now() + wait;
+    let Ok(_place) = app.waiters.try_acquire() else {
+        return Err(Problem::unavailable("too many wait already").remedy("try again in a moment"));
+    };
+    let mut waiter = app.live.arrivals.wait_for(&tenant.id, id);
+    loop {
+        if let Some(found) = look(app, tenant, id).await? {
+            return Ok(Some(found));
+        }
+        let woken = async {
+            tokio::select! {
+                () = waiter.arrival() => {}
+                () = elsewhere(app) => {}
+            }
+        };
+        if timeout_at(deadline, woken).await.is_err() {
+            return Ok(None);
+        }
+    }
+}
+
+/// A moment after which to look again, where it is another process that writes.
+async fn elsewhere(app: &App) {
+    loop {
+        sleep(LOOK_EVERY).await;
+        if !app.live.is_streaming() {
+            return;
+        }
+    }
+}

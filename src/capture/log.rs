@@ -1,0 +1,33 @@
+//! How far the source's log goes, and how much of it slots hold back.
+
+use super::CaptureError;
+use crate::model::Lsn;
+use std::collections::BTreeMap;
+use tokio_postgres::types::{PgLsn, Type};
+
+/// What the source says of its log, as far as it was asked.
+#[derive(Clone, Debug, Default)]
+pub struct SourceLog {
+    /// Its end.
+    pub end: Option<Lsn>,
+    /// How much of it lies behind the confirmed position of a slot, in bytes; slots that are not there are left out.
+    pub held_back: BTreeMap<String, u64>,
+}
+
+/// Asks for both in one statement.
+pub async fn read_log(client: &tokio_postgres::Client, slots: &[&str]) -> Result<SourceLog, CaptureError> {
+    let sql = "SELECT l.flushed, s.slot_name::text, \
+                 greatest(pg_wal_lsn_diff(l.flushed, s.confirmed_flush_lsn), 0)::int8 \
+               FROM (SELECT pg_current_wal_flush_lsn() AS flushed) l \
+               LEFT JOIN pg_catalog.pg_replication_slots s \
+                 ON s.slot_name::text = ANY($1) AND s.confirmed_flush_lsn IS NOT NULL";
+    let rows = client.query_typed(sql, &[(&slots, Type::TEXT_ARRAY)]).await?;
+    let mut log = SourceLog::default();
+    for row in &rows {
+        log.end = Some(Lsn(u64::from(row.try_get::<_, PgLsn>(0)?)));
+        if let Some(slot) = row.try_get::<_, Option<String>>(1)? {
+            log.held_back.insert(slot, row.try_get::<_, i64>(2)?.unsigned_abs());
+        }
+    }
+    Ok(log)
+}

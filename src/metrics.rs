@@ -1,0 +1,121 @@
+//! What a process counts, over all of its sessions. Whoever does something counts it here; how it is written out is
+//! `admin`'s.
+
+use crate::model::TenantId;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// One for each process.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Sessions on the source that ended by themselves.
+    pub source_reconnects: Counter,
+    /// Rows that could not be mapped.
+    pub unmappable_rows: Counter,
+    /// Users that were read from the source because the stream did not carry them whole.
+    pub rereads: Counter,
+    /// Messages that Kafka has acknowledged.
+    pub tee_messages: Counter,
+    /// Transactions of Kafka that were committed.
+    pub tee_transactions: Counter,
+    /// Sessions of the tee that ended by themselves.
+    pub tee_reconnects: Counter,
+    /// Rows of a batch that was applied.
+    pub batch_rows: Histogram,
+    /// From the commit of the oldest transaction in a batch until its target has committed that.
+    pub commit_to_visible: Histogram,
+    /// How long a target takes for a batch.
+    pub apply: Histogram,
+    tenants: Mutex<HashMap<TenantId, Arc<TenantCounts>>>,
+}
+
+/// What is counted of one tenant.
+#[derive(Debug, Default)]
+pub struct TenantCounts {
+    rows: AtomicU64,
+    transactions: AtomicU64,
+    resyncs: AtomicU64,
+    reconnects: AtomicU64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        // Half a millisecond to a minute, as a deadline of people's; a batch holds a few thousand rows at most.
+        let seconds =
+            || [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+        Metrics {
+            source_reconnects: Counter::default(),
+            unmappable_rows: Counter::default(),
+            rereads: Counter::default(),
+            tee_messages: Counter::default(),
+            tee_transactions: Counter::default(),
+            tee_reconnects: Counter::default(),
+            batch_rows: Histogram::new(exponential_buckets(1.0, 4.0, 8)),
+            commit_to_visible: Histogram::new(seconds()),
+            apply: Histogram::new(seconds()),
+            tenants: Mutex::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// What is counted of a tenant, from now on if it is new.
+    pub fn tenant(&self, tenant: &TenantId) -> Arc<TenantCounts> {
+        self.tenants().entry(tenant.clone()).or_default().clone()
+    }
+
+    /// Forgets the tenants that are no more.
+    pub fn retain(&self, is_there: impl Fn(&TenantId) -> bool) {
+        self.tenants().retain(|tenant, _| is_there(tenant));
+    }
+
+    fn tenants(&self) -> MutexGuard<'_, HashMap<TenantId, Arc<TenantCounts>>> {
+        // Nothing panics inside that could leave the map half changed.
+        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A batch that has become visible in its target.
+#[derive(Clone, Copy, Debug)]
+pub struct Visible {
+    /// Users in it.
+    pub rows: usize,
+    /// Transactions of the source in it.
+    pub transactions: u64,
+    /// How long the target took.
+    pub took: Duration,
+    /// How long ago the oldest of its transactions was committed at the source, by the two clocks.
+    pub age: Duration,
+}
+
+impl Metrics {
+    /// A batch was applied.
+    pub fn applied(&self, tenant: &TenantCounts, batch: Visible) {
+        tenant.rows.fetch_add(batch.rows as u64, Ordering::Relaxed);
+        tenant.transactions.fetch_add(batch.transactions, Ordering::Relaxed);
+        self.batch_rows.observe(batch.rows as f64);
+        self.apply.observe(batch.took.as_secs_f64());
+        self.commit_to_visible.observe(batch.age.as_secs_f64());
+    }
+}
+
+impl TenantCounts {
+    /// It has taken a snapshot.
+    pub fn resynced(&self) {
+        self.resyncs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Its target has to be connected to once more.
+    pub fn reconnects(&self) {
+        self.reconnects.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Rows, transactions, resyncs, reconnects.
+    pub fn read(&self) -> [u64; 4] {
+        [&self.rows, &self.transactions, &self.resyncs, &self.reconnects].map(|count| count.load(Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,167 @@
+//! How a process and its tenants are, as people and programs see it: what `status` prints and the API answers. Pure.
+
+use crate::capture::SourceLog;
+use crate::config::{Config, Tenant};
+use crate::model::Lsn;
+use crate::state::{Snapshot, TeeRow, TenantState};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// Where nothing concerns us, so much of the source's log is let go at once: our own writing makes log, too. What is behind
+/// by less is not behind.
+pub const IDLE_STEP: u64 = 64 << 10;
+
+/// The process and the slot.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The replication slot.
+    pub slot: String,
+    /// Counts unbroken histories of positions.
+    pub generation: i64,
+    /// Which process wrote last.
+    pub holder: String,
+    /// Whether it still runs, as far as its lease tells.
+    pub is_held: bool,
+    /// Everything up to here is in every target.
+    pub confirmed: String,
+    /// The end of the source's log.
+    pub source_position: Option<String>,
+    /// Every tenant of the configuration.
+    pub tenants: Vec<TenantReport>,
+    /// The Kafka side, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tee: Option<TeeReport>,
+}
+
+/// The Kafka side.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct TeeReport {
+    /// Its replication slot.
+    pub slot: String,
+    /// `parked`, `joining` (it takes a snapshot, or waits for Kafka) or `following`.
+    pub state: &'static str,
+    /// How long it has been in that state.
+    pub since_seconds: f64,
+    /// How much of the source's log its slot holds back.
+    #[schema(required)]
+    pub wal_held_bytes: Option<u64>,
+    /// What is wrong.
+    #[schema(required)]
+    pub last_error: Option<String>,
+    /// What mends it.
+    #[schema(required)]
+    pub remedy: Option<String>,
+}
+
+/// A tenant.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = Tenant)]
+pub struct TenantReport {
+    /// Its name.
+    pub tenant: String,
+    /// `parked`, `joining`, `following`, or `unknown` where `run` has not seen the tenant yet.
+    #[schema(pattern = "^(parked|joining|following|unknown)$")]
+    pub state: &'static str,
+    /// How long it has been in that state.
+    #[schema(required)]
+    pub since_seconds: Option<f64>,
+    /// Its target holds everything up to here.
+    #[schema(required)]
+    pub position: Option<String>,
+    /// How much of the source's log lies behind the position, other tables' changes included.
+    #[schema(required)]
+    pub lag_bytes: Option<u64>,
+    /// How long its target has lacked something; 0 where it lacks nothing.
+    #[schema(required)]
+    pub lag_seconds: Option<f64>,
+    /// What waits for its target, in memory; known only to the process that replicates.
+    #[schema(required)]
+    pub queue_bytes: Option<u64>,
+    /// The users among that.
+    #[schema(required)]
+    pub queue_users: Option<u64>,
+    /// Users that its target refuses.
+    pub rejected: u64,
+    /// What is wrong, or why it joins.
+    #[schema(required)]
+    pub last_error: Option<String>,
+    /// What mends it.
+    #[schema(required)]
+    pub remedy: Option<String>,
+    /// Host, port and database.
+    pub target: String,
+}
+
+impl TeeReport {
+    /// From what a process has written down.
+    pub fn of_state(tee: &TeeRow) -> TeeReport {
+        TeeReport {
+            slot: tee.slot.clone(),
+            state: tee.state.as_str(),
+            since_seconds: tee.since_seconds,
+            wal_held_bytes: None,
+            last_error: tee.reason.clone(),
+            remedy: tee.remedy.clone(),
+        }
+    }
+}
+
+impl TenantReport {
+    /// A tenant that `run` has not seen yet.
+    pub fn unknown(tenant: &Tenant) -> TenantReport {
+        TenantReport {
+            tenant: tenant.id.to_string(),
+            state: "unknown",
+            since_seconds: None,
+            position: None,
+            lag_bytes: None,
+            lag_seconds: None,
+            queue_bytes: None,
+            queue_users: None,
+            rejected: 0,
+            last_error: None,
+            remedy: None,
+            target: tenant.target.to_string(),
+        }
+    }
+}
+
+impl Report {
+    /// From what a process has written down; every tenant of the file, in its order.
+    pub fn of_state(config: &Config, state: &Snapshot, log: &SourceLog) -> Report {
+        let source = state.source.as_ref();
+        let tenants = config.tenants.iter().map(|tenant| {
+            let Some(row) = state.tenants.get(&tenant.id) else { return TenantReport::unknown(tenant) };
+            // A target that follows holds everything up to what was confirmed: if its own position is older, there was
+            // nothing for it in between.
+            let confirmed = source.map_or(Lsn::ZERO, |source| source.confirmed);
+            let position = (row.state == TenantState::Following).then(|| row.position.max(confirmed));
+            let lag_bytes = position.zip(log.end).map(|(position, end)| end.bytes_since(position));
+            let lags = row.reason.is_some() || lag_bytes.is_none_or(|bytes| bytes >= IDLE_STEP);
+            TenantReport {
+                state: row.state.as_str(),
+                since_seconds: Some(row.since_seconds),
+                position: position.map(|position| position.to_string()),
+                lag_bytes,
+                lag_seconds: position.map(|_| if lags { row.position_age_seconds } else { 0.0 }),
+                rejected: row.rejected,
+                last_error: row.reason.clone(),
+                remedy: row.remedy.clone(),
+                ..TenantReport::unknown(tenant)
+            }
+        });
+        Report {
+            slot: config.source.slot.clone(),
+            generation: source.map_or(0, |source| source.generation.0),
+            holder: source.map(|source| source.holder.clone()).unwrap_or_default(),
+            is_held: source.is_some_and(|source| source.is_held()),
+            confirmed: source.map_or(Lsn::ZERO, |source| source.confirmed).to_string(),
+            source_position: log.end.map(|end| end.to_string()),
+            tenants: tenants.collect(),
+            tee: state.tee.as_ref().map(|tee| TeeReport {
+                wal_held_bytes: log.held_back.get(&tee.slot).copied(),
+                ..TeeReport::of_state(tee)
+            }),
+        }
+    }
+}
