@@ -20,17 +20,21 @@ pub(super) struct Access(RwLock<Rule>);
 enum Rule {
     /// The SHA-256 of the token: as long as that of any other, so that a comparison tells nothing.
     Token([u8; 32]),
+    /// Nobody may, as it is not known yet who may.
+    Nobody,
     /// Nothing, as nobody but this machine's own users can connect. A page in a browser could, under a name that its
     /// owner makes lead here: so the name has to be ours.
     Loopback,
 }
 
-impl Access {
-    pub(super) fn new(admin: &Admin) -> Access {
-        Access(RwLock::new(Rule::of(admin)))
+impl Default for Access {
+    fn default() -> Self {
+        Access(RwLock::new(Rule::Nobody))
     }
+}
 
-    /// Another token.
+impl Access {
+    /// From now on this is what counts.
     pub(super) fn change(&self, admin: &Admin) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Rule::of(admin);
     }
@@ -48,6 +52,7 @@ impl Access {
                         .remedy("send Authorization: Bearer TOKEN, with the token of admin.token")),
                 }
             }
+            Rule::Nobody => Err(Problem::unavailable("the process is only starting")),
             Rule::Loopback => {
                 let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
                 let host = host.and_then(|host| host.parse::<Authority>().ok());
@@ -97,7 +102,9 @@ mod tests {
         let headers = headers.iter().map(|(name, value)| {
             (header::HeaderName::from_static(name), header::HeaderValue::from_str(value).unwrap())
         });
-        match Access::new(&admin).check(&Uri::from_static("/"), &headers.collect()) {
+        let access = Access::default();
+        access.change(&admin);
+        match access.check(&Uri::from_static("/"), &headers.collect()) {
             Ok(()) => 200,
             Err(problem) => problem.into_response().status().as_u16(),
         }

@@ -3,6 +3,7 @@
 use super::access::Access;
 use super::answer::Problem;
 use super::history::History;
+use super::jobs::Jobs;
 use super::targets::Targets;
 use crate::config::{Config, Tenant};
 use crate::service::{Live, Role};
@@ -10,10 +11,11 @@ use crate::status::Report;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Semaphore, watch};
-use tokio_util::sync::CancellationToken;
 
 /// So many may wait for a user at the same time: each is a request that is held open.
 const WAITERS: usize = 4_096;
+/// So many may listen to events: each compares all tenants once a second.
+const LISTENERS: usize = 64;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -27,8 +29,9 @@ pub(super) struct Inner {
     pub(super) targets: Targets,
     /// Places for those who wait for a user.
     pub(super) waiters: Semaphore,
-    /// Whoever listens for long is to go.
-    pub(super) stop: CancellationToken,
+    /// Places for those who listen to events.
+    pub(super) listeners: Arc<Semaphore>,
+    pub(super) jobs: Jobs,
     /// What the state says, while this process does not replicate.
     state: Mutex<Option<Arc<Report>>>,
 }
@@ -42,20 +45,16 @@ impl Deref for App {
 }
 
 impl App {
-    pub(super) fn new(
-        live: Arc<Live>,
-        configs: watch::Receiver<Config>,
-        access: Access,
-        stop: CancellationToken,
-    ) -> App {
+    pub(super) fn new(live: Arc<Live>, configs: watch::Receiver<Config>) -> App {
         App(Arc::new(Inner {
             live,
             configs,
-            access,
+            access: Access::default(),
             history: History::default(),
             targets: Targets::default(),
             waiters: Semaphore::new(WAITERS),
-            stop,
+            listeners: Arc::new(Semaphore::new(LISTENERS)),
+            jobs: Jobs::default(),
             state: Mutex::default(),
         }))
     }

@@ -6,9 +6,11 @@
 mod access;
 mod answer;
 mod app;
+mod events;
 mod exposition;
 mod health;
 mod history;
+mod jobs;
 mod overview;
 mod sampler;
 mod server;

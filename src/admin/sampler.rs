@@ -10,19 +10,23 @@ use crate::state::StateStore;
 use crate::status::Report;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
 
 const EVERY: Duration = Duration::from_secs(1);
 /// A database that takes longer is taken to be away.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Looks for as long as it is polled.
-pub(super) async fn run(app: App) {
+/// Looks until `stop`.
+pub(super) async fn run(app: App, stop: CancellationToken) {
     let mut timer = interval(EVERY);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut source, mut state) = (Connection::default(), Connection::default());
     let mut kept = Instant::now();
     loop {
-        timer.tick().await;
+        tokio::select! {
+            _ = timer.tick() => {}
+            () = stop.cancelled() => return,
+        }
         let config = app.configs.borrow().clone();
         app.live.metrics.retain(|id| config.tenants.iter().any(|tenant| tenant.id == *id));
         app.targets.tidy_up();

@@ -1,20 +1,23 @@
 //! Listening, and which path leads where.
 
-use super::access::{Access, guard};
+use super::access::guard;
 use super::answer::Problem;
 use super::app::App;
-use super::{exposition, health, overview, sampler, users};
+use super::{events, exposition, health, jobs, overview, sampler, users};
 use crate::config::{Admin, Config};
 use crate::service::Live;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware;
 use axum::response::Response;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{Info, OpenApi, OpenApiBuilder, SecurityRequirement};
@@ -23,6 +26,9 @@ use utoipa_axum::routes;
 
 /// No body that is taken is longer.
 const LARGEST_BODY: usize = 16 << 10;
+
+/// Whoever is being answered when a socket is given up has so long.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// It cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -34,121 +40,108 @@ pub struct ServerError {
 
 /// The process over HTTP, from [`Server::bind`] on.
 pub struct Server {
-    live: Arc<Live>,
+    app: App,
     configs: watch::Receiver<Config>,
-    bound: Option<Bound>,
-}
-
-/// A socket and what it was bound for.
-struct Bound {
-    admin: Admin,
-    listener: TcpListener,
-}
-
-impl Bound {
-    async fn to(admin: &Admin) -> Result<Bound, ServerError> {
-        let listener = TcpListener::bind(admin.listen).await;
-        let listener = listener.map_err(|source| ServerError { at: admin.listen, source })?;
-        tracing::info!(listen = %listener.local_addr().unwrap_or(admin.listen), "the process is shown over HTTP");
-        Ok(Bound { admin: admin.clone(), listener })
-    }
+    serving: Option<Serving>,
 }
 
 impl Server {
     /// Listens where the configuration says so, if it does.
     pub async fn bind(configs: watch::Receiver<Config>, live: Arc<Live>) -> Result<Server, ServerError> {
+        let app = App::new(live, configs.clone());
         let admin = configs.borrow().admin.clone();
-        let bound = match &admin {
-            Some(admin) => Some(Bound::to(admin).await?),
+        let serving = match admin {
+            Some(admin) => Some(Serving::start(&app, admin).await?),
             None => None,
         };
-        Ok(Server { live, configs, bound })
+        Ok(Server { app, configs, serving })
     }
 
     /// Where it listens.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.bound.as_ref()?.listener.local_addr().ok()
+        self.serving.as_ref().map(|serving| serving.at)
     }
 
-    /// Serves until `stop`, and follows the configuration. Where another address cannot be had, it stays where it is.
+    /// Serves until `stop`, and follows the configuration. Where another address cannot be had, it stays where it was.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
-            let begun = self.bound.take().map(|bound| Serving::start(bound, &self.live, &self.configs));
-            let next = self.changes(begun.as_ref(), &stop).await;
-            if let Some(serving) = begun {
-                serving.end().await;
-            }
-            match next {
-                Next::Stop => return,
-                Next::Nowhere => {}
-                Next::Here(bound) => self.bound = Some(bound),
-            }
-        }
-    }
-
-    /// Until it is to listen elsewhere.
-    async fn changes(&mut self, serving: Option<&Serving>, stop: &CancellationToken) -> Next {
-        loop {
             tokio::select! {
-                () = stop.cancelled() => return Next::Stop,
+                () = stop.cancelled() => break,
                 changed = self.configs.changed() => if changed.is_err() {
                     // Nobody can change it any more.
                     stop.cancelled().await;
-                    return Next::Stop;
+                    break;
                 }
             }
             let admin = self.configs.borrow_and_update().admin.clone();
-            match (admin, serving) {
-                (Some(admin), Some(serving)) if admin.listen == serving.listen => serving.app.access.change(&admin),
-                (Some(admin), _) => match Bound::to(&admin).await {
-                    Ok(bound) => return Next::Here(bound),
-                    Err(error) => tracing::error!(%error, "it stays as it was"),
-                },
-                (None, Some(_)) => return Next::Nowhere,
-                (None, None) => {}
+            match (&mut self.serving, admin) {
+                (Some(serving), Some(admin)) if admin.listen == serving.admin.listen => {
+                    self.app.access.change(&admin);
+                    serving.admin = admin;
+                }
+                (_, admin) => self.go_to(admin).await,
+            }
+        }
+        self.leave().await;
+    }
+
+    /// The old socket first: both may have the same port, and what the new one admits must not reach the old one.
+    async fn go_to(&mut self, admin: Option<Admin>) {
+        let before = self.leave().await;
+        let Some(admin) = admin else { return };
+        match Serving::start(&self.app, admin).await {
+            Ok(serving) => self.serving = Some(serving),
+            Err(error) => {
+                tracing::error!(%error, "it stays where it was");
+                if let Some(before) = before {
+                    let again = Serving::start(&self.app, before).await;
+                    self.serving = again.inspect_err(|error| tracing::error!(%error, "it is not shown any more")).ok();
+                }
             }
         }
     }
+
+    /// Gives how it was.
+    async fn leave(&mut self) -> Option<Admin> {
+        let serving = self.serving.take()?;
+        Some(serving.end().await)
+    }
 }
 
-enum Next {
-    Stop,
-    Nowhere,
-    Here(Bound),
-}
-
-/// A socket that is served.
+/// A socket that is served, and who looks for those who ask.
 struct Serving {
-    app: App,
-    listen: SocketAddr,
+    admin: Admin,
+    at: SocketAddr,
     stop: CancellationToken,
-    task: tokio::task::JoinHandle<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Serving {
-    fn start(Bound { admin, listener }: Bound, live: &Arc<Live>, configs: &watch::Receiver<Config>) -> Serving {
+    async fn start(app: &App, admin: Admin) -> Result<Serving, ServerError> {
+        let failed = |source| ServerError { at: admin.listen, source };
+        let listener = TcpListener::bind(admin.listen).await.map_err(failed)?;
+        let at = listener.local_addr().map_err(failed)?;
+        tracing::info!(listen = %at, "the process is shown over HTTP");
+        app.access.change(&admin);
         let stop = CancellationToken::new();
-        let app = App::new(live.clone(), configs.clone(), Access::new(&admin), stop.clone());
-        let router = router(app.clone());
-        let (sampled, stopped) = (app.clone(), stop.clone());
-        let task = tokio::spawn(async move {
-            let served = axum::serve(listener, router).with_graceful_shutdown(stopped.clone().cancelled_owned());
-            tokio::select! {
-                // It ends by itself never.
-                _ = served => {}
-                () = sampler::run(sampled) => {}
-            }
+        let router = router(app.clone()).layer(Extension(stop.clone()));
+        let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            // It ends when it is told to, and in no other way.
+            let _ = served.await;
         });
-        Serving { app, listen: admin.listen, stop, task }
+        tasks.spawn(sampler::run(app.clone(), stop.clone()));
+        Ok(Serving { admin, at, stop, tasks })
     }
 
     /// No new connection is taken; whoever is being answered is given a moment.
-    async fn end(self) {
+    async fn end(mut self) -> Admin {
         self.stop.cancel();
-        let mut task = self.task;
-        if tokio::time::timeout(std::time::Duration::from_secs(1), &mut task).await.is_err() {
-            task.abort();
-        }
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        // Whoever takes longer is cut off: dropping the tasks ends them.
+        let _ = timeout(GOODBYE, ended).await;
+        self.admin
     }
 }
 
@@ -172,6 +165,10 @@ fn documented() -> OpenApiRouter<App> {
         .routes(routes!(overview::tenant))
         .routes(routes!(users::users))
         .routes(routes!(users::user))
+        .routes(routes!(jobs::resync))
+        .routes(routes!(jobs::verify_))
+        .routes(routes!(jobs::job))
+        .routes(routes!(events::events))
 }
 
 /// What a load balancer and a browser see before there is a token.

@@ -15,13 +15,24 @@ const IDLE: Duration = Duration::from_secs(30);
 /// A target that takes longer is not waited for: it sleeps, or somebody locks its tables.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// A target that could not be reached is not tried again before.
+const AGAIN: Duration = Duration::from_secs(1);
+
 #[derive(Default)]
 pub(super) struct Targets(Lock<HashMap<TenantId, Arc<Place>>>);
 
 struct Place {
     target: PgUrl,
-    client: tokio::sync::Mutex<Option<Arc<PgClient>>>,
+    client: tokio::sync::Mutex<Kept>,
     used: Lock<Instant>,
+}
+
+/// What is known of the connection.
+enum Kept {
+    None,
+    Open(Arc<PgClient>),
+    /// It could not be made: whoever comes just now is told the same.
+    Failed(Instant, String),
 }
 
 impl Targets {
@@ -50,7 +61,9 @@ impl Targets {
             Ok(answer) => answer,
             Err(_) => {
                 // Its statement may wait for a lock: others begin on another connection.
-                place.client.lock().await.take();
+                if let Ok(mut kept) = place.client.try_lock() {
+                    *kept = Kept::None;
+                }
                 Err(Problem::unavailable("the target does not answer")
                     .remedy("try again; a target that sleeps takes a while"))
             }
@@ -62,7 +75,11 @@ impl Targets {
         let place = places.get(&tenant.id).filter(|place| place.target == tenant.target).cloned();
         place.unwrap_or_else(|| {
             let target = tenant.target.clone();
-            let place = Arc::new(Place { target, client: Default::default(), used: Lock::new(Instant::now()) });
+            let place = Arc::new(Place {
+                target,
+                client: tokio::sync::Mutex::new(Kept::None),
+                used: Lock::new(Instant::now()),
+            });
             places.insert(tenant.id.clone(), place.clone());
             place
         })
@@ -77,11 +94,21 @@ impl Targets {
 impl Place {
     async fn client(&self) -> Result<Arc<PgClient>, Problem> {
         let mut kept = self.client.lock().await;
-        if let Some(client) = kept.as_ref().filter(|client| !client.is_closed()) {
-            return Ok(client.clone());
+        match &*kept {
+            Kept::Open(client) if !client.is_closed() => return Ok(client.clone()),
+            Kept::Failed(at, why) if at.elapsed() < AGAIN => return Err(Problem::unavailable(why.clone())),
+            Kept::Open(_) | Kept::Failed(..) | Kept::None => {}
         }
-        let client = connect(&self.target).await.map_err(|error| Problem::unavailable(error.to_string()))?;
-        Ok(kept.insert(Arc::new(client)).clone())
+        match connect(&self.target).await.map(Arc::new) {
+            Ok(client) => {
+                *kept = Kept::Open(client.clone());
+                Ok(client)
+            }
+            Err(error) => {
+                *kept = Kept::Failed(Instant::now(), error.to_string());
+                Err(Problem::unavailable(error.to_string()))
+            }
+        }
     }
 }
 

@@ -4,11 +4,11 @@ use super::{ConfigFile, FAILED, signals};
 use crate::config::Config;
 use crate::model::TenantId;
 use crate::pg::{self, PgClient};
-use crate::service;
+use crate::service::{self, Asked};
 use crate::state::{Snapshot, StateError, StateStore, TenantState};
 use clap::Args;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -108,7 +108,16 @@ pub(super) async fn resync(
         }
         Some(source) if source.is_held() => {
             println!("asking {} ...", source.holder);
-            ask(&client, config, tenants, allow_deletes, &stop).await?
+            let names: Vec<&str> = tenants.iter().map(TenantId::as_str).collect();
+            tokio::select! {
+                asked = service::ask_for_resync(&client, &config.source.slot, &names, allow_deletes) => {
+                    match asked.map_err(unreadable)? {
+                        Asked::Over => Outcome::Over,
+                        Asked::Abandoned => Outcome::Abandoned,
+                    }
+                }
+                () = stop.cancelled() => Outcome::Interrupted,
+            }
         }
         Some(_) => Outcome::Abandoned,
     };
@@ -150,39 +159,6 @@ async fn read(client: &PgClient, config: &Config) -> miette::Result<Snapshot> {
 
 fn unreadable(error: StateError) -> miette::Report {
     miette::miette!("the state: {error}")
-}
-
-/// Asks, and waits until every request is done or its tenant is parked over it.
-async fn ask(
-    client: &PgClient,
-    config: &Config,
-    tenants: &[TenantId],
-    allow_deletes: bool,
-    stop: &CancellationToken,
-) -> miette::Result<Outcome> {
-    let names: Vec<&str> = tenants.iter().map(TenantId::as_str).collect();
-    let asked = Instant::now();
-    let ids =
-        StateStore::request_resync(client, &config.source.slot, &names, allow_deletes).await.map_err(unreadable)?;
-    loop {
-        tokio::select! {
-            () = sleep(LOOK_EVERY) => {}
-            () = stop.cancelled() => return Ok(Outcome::Interrupted),
-        }
-        let open = StateStore::open_requests(client, &ids).await.map_err(unreadable)?;
-        let state = read(client, config).await?;
-        let since_asked = asked.elapsed().as_secs_f64();
-        let is_parked = |tenant: &TenantId| {
-            let row = state.tenants.get(tenant);
-            row.is_some_and(|row| row.state == TenantState::Parked && row.since_seconds < since_asked)
-        };
-        let is_held = state.source.is_some_and(|source| source.is_held());
-        if open.iter().all(|request| is_parked(&request.tenant)) || !is_held {
-            // Left there, it would admit deletes some day when nobody thinks of it any more.
-            StateStore::withdraw_requests(client, &ids).await.map_err(unreadable)?;
-            return Ok(if is_held { Outcome::Over } else { Outcome::Abandoned });
-        }
-    }
 }
 
 /// Says what became of each; a tenant that does not follow makes it a failure.

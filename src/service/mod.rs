@@ -6,6 +6,7 @@
 
 mod apart;
 mod arrivals;
+mod ask;
 mod backoff;
 mod confirm;
 mod dispatch;
@@ -46,6 +47,7 @@ mod verify;
 mod watch;
 
 pub use arrivals::{Arrivals, Listener, Waiter};
+pub use ask::{Asked, ask_for_resync};
 pub use error::ServiceError;
 pub use fault::Cause;
 pub use live::{Live, Role, Sample};
