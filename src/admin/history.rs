@@ -15,6 +15,7 @@ const KEPT: usize = 60;
 
 /// A moment of a tenant's.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = LagSample)]
 pub(super) struct Moment {
     /// Milliseconds since the Unix epoch.
     at: u64,

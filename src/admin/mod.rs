@@ -12,6 +12,7 @@ mod health;
 mod history;
 mod jobs;
 mod overview;
+mod paths;
 mod sampler;
 mod server;
 mod targets;

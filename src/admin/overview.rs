@@ -38,6 +38,7 @@ pub(super) struct Status {
 
 /// How many tenants are in which state.
 #[derive(Default, Serialize, ToSchema)]
+#[schema(as = TenantCounts)]
 pub(super) struct Counts {
     following: usize,
     joining: usize,
@@ -132,6 +133,7 @@ impl State_ {
 
 /// A page of tenants, in the order of their names.
 #[derive(Serialize, ToSchema)]
+#[schema(as = Tenants)]
 pub(super) struct Page {
     tenants: Vec<TenantReport>,
     /// The cursor of the next page, where there is one.
@@ -174,6 +176,7 @@ pub(super) async fn tenants(State(app): State<App>, Query(which): Query<Which>) 
 
 /// A tenant and its last minutes.
 #[derive(Serialize, ToSchema)]
+#[schema(as = TenantDetail)]
 pub(super) struct Detail {
     #[serde(flatten)]
     tenant: TenantReport,

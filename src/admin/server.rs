@@ -1,15 +1,17 @@
-//! Listening, and which path leads where.
+//! Listening, where the configuration says so.
 
 use super::access::guard;
 use super::answer::Problem;
 use super::app::App;
-use super::{events, exposition, health, jobs, overview, sampler, users};
+use super::paths::{Paths, paths};
+use super::sampler;
 use crate::config::{Admin, Config};
 use crate::service::Live;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware;
 use axum::response::Response;
+use axum::routing::get;
 use axum::{Extension, Json, Router};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,10 +21,6 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::openapi::{Info, OpenApi, OpenApiBuilder, SecurityRequirement};
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 /// No body that is taken is longer.
 const LARGEST_BODY: usize = 16 << 10;
@@ -51,7 +49,7 @@ impl Server {
         let app = App::new(live, configs.clone());
         let admin = configs.borrow().admin.clone();
         let serving = match admin {
-            Some(admin) => Some(Serving::start(&app, admin).await?),
+            Some(admin) => Some(Serving::start(&app, admin.listen, admin).await?),
             None => None,
         };
         Ok(Server { app, configs, serving })
@@ -89,20 +87,20 @@ impl Server {
     async fn go_to(&mut self, admin: Option<Admin>) {
         let before = self.leave().await;
         let Some(admin) = admin else { return };
-        match Serving::start(&self.app, admin).await {
+        match Serving::start(&self.app, admin.listen, admin).await {
             Ok(serving) => self.serving = Some(serving),
             Err(error) => {
                 tracing::error!(%error, "it stays where it was");
-                if let Some(before) = before {
-                    let again = Serving::start(&self.app, before).await;
+                if let Some((at, before)) = before {
+                    let again = Serving::start(&self.app, at, before).await;
                     self.serving = again.inspect_err(|error| tracing::error!(%error, "it is not shown any more")).ok();
                 }
             }
         }
     }
 
-    /// Gives how it was.
-    async fn leave(&mut self) -> Option<Admin> {
+    /// Gives where and how it was.
+    async fn leave(&mut self) -> Option<(SocketAddr, Admin)> {
         let serving = self.serving.take()?;
         Some(serving.end().await)
     }
@@ -117,9 +115,9 @@ struct Serving {
 }
 
 impl Serving {
-    async fn start(app: &App, admin: Admin) -> Result<Serving, ServerError> {
-        let failed = |source| ServerError { at: admin.listen, source };
-        let listener = TcpListener::bind(admin.listen).await.map_err(failed)?;
+    async fn start(app: &App, at: SocketAddr, admin: Admin) -> Result<Serving, ServerError> {
+        let failed = |source| ServerError { at, source };
+        let listener = TcpListener::bind(at).await.map_err(failed)?;
         let at = listener.local_addr().map_err(failed)?;
         tracing::info!(listen = %at, "the process is shown over HTTP");
         app.access.change(&admin);
@@ -136,54 +134,19 @@ impl Serving {
     }
 
     /// No new connection is taken; whoever is being answered is given a moment.
-    async fn end(mut self) -> Admin {
+    async fn end(mut self) -> (SocketAddr, Admin) {
         self.stop.cancel();
         let ended = async { while self.tasks.join_next().await.is_some() {} };
         // Whoever takes longer is cut off: dropping the tasks ends them.
         let _ = timeout(GOODBYE, ended).await;
-        self.admin
+        (self.at, self.admin)
     }
 }
 
-fn documented() -> OpenApiRouter<App> {
-    let description = OpenApiBuilder::new()
-        .info(
-            Info::builder()
-                .title("users-sync")
-                .version(overview::VERSION)
-                .description(Some(
-                    "How a running users-sync is, its tenants and their users, and what may be asked of it.",
-                ))
-                .build(),
-        )
-        .security(Some([SecurityRequirement::new("token", Vec::<String>::new())]))
-        .build();
-    OpenApiRouter::with_openapi(description)
-        .routes(routes!(exposition::metrics))
-        .routes(routes!(overview::status))
-        .routes(routes!(overview::tenants))
-        .routes(routes!(overview::tenant))
-        .routes(routes!(users::users))
-        .routes(routes!(users::user))
-        .routes(routes!(jobs::resync))
-        .routes(routes!(jobs::verify_))
-        .routes(routes!(jobs::job))
-        .routes(routes!(events::events))
-}
-
-/// What a load balancer and a browser see before there is a token.
-fn open() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(health::healthz)).routes(routes!(health::readyz))
-}
-
 fn router(app: App) -> Router {
-    let (guarded, mut description) = documented().split_for_parts();
-    let (open, of_open) = open().split_for_parts();
-    description.merge(of_open);
-    let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
-    description.components.get_or_insert_default().add_security_scheme("token", scheme);
+    let Paths { guarded, open, description } = paths();
     guarded
-        .route("/api/openapi.json", axum::routing::get(async move || Json::<OpenApi>(description)))
+        .route("/api/openapi.json", get(async move || Json(description)))
         .layer(middleware::from_fn_with_state(app.clone(), guard))
         .merge(open)
         .fallback(async || Problem::absent("there is nothing at this path"))

@@ -126,6 +126,7 @@ fn fifty() -> usize {
 
 /// A page of users, in the order of their ids.
 #[derive(Serialize, ToSchema)]
+#[schema(as = Users)]
 pub(super) struct Page {
     users: Vec<User>,
     /// The cursor of the next page, where there is one.

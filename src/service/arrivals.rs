@@ -42,9 +42,14 @@ impl Arrivals {
         Listener { news, place: Place { arrivals: self.clone(), tenant: tenant.clone(), user: None } }
     }
 
+    /// How many wait or listen.
+    pub fn waiting(&self) -> usize {
+        self.interested.load(Ordering::SeqCst)
+    }
+
     /// These users of the tenant were written just now.
     pub(super) fn arrived<'a>(&self, tenant: &TenantId, users: impl Iterator<Item = &'a UserId> + Clone) {
-        if self.interested.load(Ordering::SeqCst) == 0 {
+        if self.waiting() == 0 {
             return;
         }
         let tenants = self.lock();
@@ -171,6 +176,6 @@ mod tests {
         assert!(listener.arrivals().now_or_never().unwrap().is_empty());
         drop((waiters, other, listener));
         assert!(arrivals.lock().is_empty());
-        assert_eq!(arrivals.interested.load(Ordering::SeqCst), 0);
+        assert_eq!(arrivals.waiting(), 0);
     }
 }

@@ -28,7 +28,14 @@ pub(super) struct Lane {
     /// What is counted of the tenant.
     pub(super) counts: Arc<TenantCounts>,
     shown: Mutex<Shown>,
-    asked: Mutex<Option<Request>>,
+    asked: Mutex<Asked>,
+}
+
+/// What is asked of the tenant, and up to which request that is done: what was read of the state a moment ago may still have
+/// that one.
+struct Asked {
+    open: Option<Request>,
+    answered: i64,
 }
 
 /// How the tenant is, as it was written down last.
@@ -82,7 +89,7 @@ impl Lane {
             retired: CancellationToken::new(),
             ended: CancellationToken::new(),
             shown: Mutex::new(known.map_or(joining, Shown::of)),
-            asked: Mutex::new(None),
+            asked: Mutex::new(Asked { open: None, answered: i64::MIN }),
         }
     }
 
@@ -132,15 +139,18 @@ impl Lane {
 
     /// A resync is asked for; whether that is news. Two requests become one that allows what either does.
     pub(super) fn ask(&self, request: Request) -> bool {
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *asked {
+        let mut asked = self.lock_asked();
+        if request.id <= asked.answered {
+            return false;
+        }
+        match &mut asked.open {
             Some(known) if known.id >= request.id => false,
             Some(known) => {
                 *known = Request { allow_deletes: known.allow_deletes || request.allow_deletes, ..request };
                 true
             }
             None => {
-                *asked = Some(request);
+                asked.open = Some(request);
                 true
             }
         }
@@ -148,12 +158,18 @@ impl Lane {
 
     /// What is asked of it.
     pub(super) fn asked(&self) -> Option<Request> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock_asked().open.clone()
     }
 
     /// Requests up to this one are done.
     pub(super) fn answered(&self, up_to: i64) {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).take_if(|request| request.id <= up_to);
+        let mut asked = self.lock_asked();
+        asked.answered = asked.answered.max(up_to);
+        asked.open.take_if(|request| request.id <= up_to);
+    }
+
+    fn lock_asked(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

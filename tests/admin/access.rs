@@ -1,7 +1,7 @@
 //! Who may ask.
 
 use crate::bed::{Shown, loopback};
-use crate::http::{ask, get, post};
+use crate::http::{ask, get};
 use crate::support::Bed;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
@@ -86,6 +86,5 @@ async fn the_server_goes_where_the_configuration_says() {
         assert!(std::time::Instant::now() < deadline, "it still listens on {elsewhere}");
     }
     assert_eq!(bed.query("auth", "SELECT count(*) FROM users_sync.epoch").await[0][0].as_deref(), Some("1"));
-    let _ = post;
     shown.stop().await;
 }

@@ -107,8 +107,9 @@ impl Shown {
 /// Users of a tenant with ids that sort as their numbers do.
 pub async fn add(bed: &Bed, tenant: &str, users: u32) {
     bed.auth(&format!(
-        "INSERT INTO auth.users (id, org, first_name, last_name, email, updated_at)
-         SELECT '{tenant}-' || lpad(n::text, 7, '0'), '{tenant}', 'Ann', 'No' || n, 'ann' || n || '@example.org', now()
+        "INSERT INTO auth.users (id, org, first_name, last_name, email, created_at, updated_at)
+         SELECT '{tenant}-' || lpad(n::text, 7, '0'), '{tenant}', 'Ann', 'No' || n, 'ann' || n || '@example.org',
+           date_trunc('second', now()), now()
          FROM generate_series(1, {users}) n"
     ))
     .await;

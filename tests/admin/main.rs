@@ -7,7 +7,11 @@ mod support;
 
 mod access;
 mod bed;
+mod events;
+mod fuzz;
 mod http;
+mod jobs;
 mod metrics;
 mod overview;
+mod race;
 mod users;
