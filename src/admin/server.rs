@@ -49,7 +49,7 @@ impl Server {
         let app = App::new(live, configs.clone());
         let admin = configs.borrow().admin.clone();
         let serving = match admin {
-            Some(admin) => Some(Serving::start(&app, admin.listen, admin).await?),
+            Some(admin) => Some(Serving::start(&app, listen(admin.listen).await?, admin)),
             None => None,
         };
         Ok(Server { app, configs, serving })
@@ -83,20 +83,25 @@ impl Server {
         self.leave().await;
     }
 
-    /// The old socket first: both may have the same port, and what the new one admits must not reach the old one.
+    /// The old socket is given up before anything is admitted by the new rule; where both have the same port, before the
+    /// new one is bound.
     async fn go_to(&mut self, admin: Option<Admin>) {
-        let before = self.leave().await;
-        let Some(admin) = admin else { return };
-        match Serving::start(&self.app, admin.listen, admin).await {
-            Ok(serving) => self.serving = Some(serving),
-            Err(error) => {
+        let Some(admin) = admin else { return drop(self.leave().await) };
+        let is_taken = self.serving.as_ref().is_some_and(|serving| serving.at.port() == admin.listen.port());
+        let before = if is_taken { self.leave().await } else { None };
+        let (listener, admin) = match (listen(admin.listen).await, before) {
+            (Ok(listener), _) => (listener, admin),
+            (Err(error), before) => {
                 tracing::error!(%error, "it stays where it was");
-                if let Some((at, before)) = before {
-                    let again = Serving::start(&self.app, at, before).await;
-                    self.serving = again.inspect_err(|error| tracing::error!(%error, "it is not shown any more")).ok();
+                let Some((at, before)) = before else { return };
+                match listen(at).await {
+                    Ok(listener) => (listener, before),
+                    Err(error) => return tracing::error!(%error, "the process is not shown any more"),
                 }
             }
-        }
+        };
+        self.leave().await;
+        self.serving = Some(Serving::start(&self.app, listener, admin));
     }
 
     /// Gives where and how it was.
@@ -104,6 +109,10 @@ impl Server {
         let serving = self.serving.take()?;
         Some(serving.end().await)
     }
+}
+
+async fn listen(at: SocketAddr) -> Result<TcpListener, ServerError> {
+    TcpListener::bind(at).await.map_err(|source| ServerError { at, source })
 }
 
 /// A socket that is served, and who looks for those who ask.
@@ -115,10 +124,8 @@ struct Serving {
 }
 
 impl Serving {
-    async fn start(app: &App, at: SocketAddr, admin: Admin) -> Result<Serving, ServerError> {
-        let failed = |source| ServerError { at, source };
-        let listener = TcpListener::bind(at).await.map_err(failed)?;
-        let at = listener.local_addr().map_err(failed)?;
+    fn start(app: &App, listener: TcpListener, admin: Admin) -> Serving {
+        let at = listener.local_addr().unwrap_or(admin.listen);
         tracing::info!(listen = %at, "the process is shown over HTTP");
         app.access.change(&admin);
         let stop = CancellationToken::new();
@@ -130,7 +137,7 @@ impl Serving {
             let _ = served.await;
         });
         tasks.spawn(sampler::run(app.clone(), stop.clone()));
-        Ok(Serving { admin, at, stop, tasks })
+        Serving { admin, at, stop, tasks }
     }
 
     /// No new connection is taken; whoever is being answered is given a moment.

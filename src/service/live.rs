@@ -161,10 +161,8 @@ impl Live {
     /// The tenants of the session, in the configuration's order; `None` while there is none.
     pub fn tenants(&self) -> Option<Vec<Sample>> {
         let shared = self.session()?;
-        let (end, behind) = {
-            let seen = lock(&self.source);
-            (seen.log.end, seen.behind.map_or(0.0, |(_, since)| since.elapsed().as_secs_f64()))
-        };
+        let end = self.end_of_log(&shared);
+        let behind = lock(&self.source).behind.map_or(0.0, |(_, since)| since.elapsed().as_secs_f64());
         let lanes = shared.lanes.all();
         let lanes = lanes.iter().filter(|lane| !lane.retired.is_cancelled());
         let progress = shared.progress();
@@ -201,7 +199,7 @@ impl Live {
             holder: shared.holder.clone(),
             is_held: !shared.lease_has_lapsed(),
             confirmed: shared.progress().confirmed().to_string(),
-            source_position: self.source_log().end.map(|end| end.to_string()),
+            source_position: self.end_of_log(&shared).map(|end| end.to_string()),
             tenants: tenants.iter().map(Sample::report).collect(),
             tee: self.tee(),
         })
@@ -240,6 +238,12 @@ impl Live {
     #[cfg_attr(not(feature = "kafka"), allow(dead_code))]
     pub(super) fn tee_published(&self, position: Lsn) {
         lock(&self.tee).published = position;
+    }
+
+    /// As it was seen last, unless more has been received since.
+    fn end_of_log(&self, shared: &Shared) -> Option<Lsn> {
+        let received = shared.progress().received();
+        lock(&self.source).log.end.map(|end| end.max(received))
     }
 
     fn session(&self) -> Option<Arc<Shared>> {
