@@ -193,12 +193,14 @@ impl Live {
     pub fn report(&self) -> Option<Report> {
         let shared = self.session()?;
         let tenants = self.tenants()?;
+        // Not inside the expression below, which would hold the lock to its end.
+        let confirmed = shared.progress().confirmed();
         Some(Report {
             slot: shared.config.source.slot.clone(),
             generation: shared.generation.0,
             holder: shared.holder.clone(),
             is_held: !shared.lease_has_lapsed(),
-            confirmed: shared.progress().confirmed().to_string(),
+            confirmed: confirmed.to_string(),
             source_position: self.end_of_log(&shared).map(|end| end.to_string()),
             tenants: tenants.iter().map(Sample::report).collect(),
             tee: self.tee(),
