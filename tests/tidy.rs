@@ -10,7 +10,7 @@ const STAGES: [&str; 4] = ["capture", "map", "route", "apply"];
 /// A longer file is asking to be split along the flow.
 const LONGEST: usize = 500;
 /// These do no I/O and know no clock. A directory stands for everything below it.
-const PURE: [&str; 11] = [
+const PURE: [&str; 12] = [
     "src/capture/pgoutput",
     "src/capture/pgoutput.rs",
     "src/map",
@@ -21,6 +21,7 @@ const PURE: [&str; 11] = [
     "src/apply/plan.rs",
     "src/apply/standing.rs",
     "src/progress.rs",
+    "src/status.rs",
     "src/model",
 ];
 const IMPURE: [&str; 6] = ["tokio", "Instant", "SystemTime", "std::net", "std::fs", "std::process"];

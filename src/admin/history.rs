@@ -41,6 +41,7 @@ struct Kept {
 /// A tenant's samples by their number modulo [`KEPT`]; not a number where there is none.
 struct Ring {
     since: usize,
+    last: usize,
     bytes: Box<[f32; KEPT]>,
     seconds: Box<[f32; KEPT]>,
 }
@@ -70,12 +71,23 @@ impl Kept {
         if self.at.len() > KEPT {
             self.at.pop_front();
         }
+        for ring in self.tenants.values_mut() {
+            (ring.bytes[place], ring.seconds[place]) = (f32::NAN, f32::NAN);
+        }
         for (tenant, bytes, seconds) in samples {
-            let new = || Ring { since: number, bytes: Box::new([f32::NAN; KEPT]), seconds: Box::new([f32::NAN; KEPT]) };
+            let new = || Ring {
+                since: number,
+                last: number,
+                bytes: Box::new([f32::NAN; KEPT]),
+                seconds: Box::new([f32::NAN; KEPT]),
+            };
             let ring = self.tenants.entry(tenant.clone()).or_insert_with(new);
             ring.bytes[place] = bytes.map_or(f32::NAN, |bytes| bytes as f32);
             ring.seconds[place] = seconds.map_or(f32::NAN, |seconds| seconds as f32);
+            ring.last = number;
         }
+        // Who has not been sampled for so long has gone.
+        self.tenants.retain(|_, ring| ring.last + KEPT > number);
     }
 
     fn of(&self, tenant: &TenantId) -> Vec<Moment> {
@@ -92,5 +104,40 @@ impl Kept {
             }
         };
         numbered.map(moment).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moment(at: u64, lag_bytes: Option<u64>, lag_seconds: Option<f32>) -> Moment {
+        Moment { at, lag_bytes, lag_seconds }
+    }
+
+    #[test]
+    fn the_last_samples_are_kept_of_whoever_is_there() {
+        let (acme, late) = (TenantId::new("acme"), TenantId::new("late"));
+        let mut kept = Kept::default();
+        kept.take(1, [(&acme, Some(7), Some(0.5))].into_iter());
+        kept.take(2, [(&acme, None, None), (&late, Some(0), Some(0.0))].into_iter());
+        assert_eq!(kept.of(&acme), [moment(1, Some(7), Some(0.5)), moment(2, None, None)]);
+        assert_eq!(kept.of(&late), [moment(2, Some(0), Some(0.0))]);
+        assert_eq!(kept.of(&TenantId::new("nobody")), []);
+        for at in 3..=KEPT as u64 {
+            kept.take(at, [(&acme, Some(at), Some(0.0))].into_iter());
+        }
+        assert_eq!((kept.of(&acme).len(), kept.of(&late).len()), (KEPT, KEPT - 1));
+        assert_eq!(kept.of(&late)[1], moment(3, None, None));
+        for at in 61..=64 {
+            kept.take(at, [(&acme, Some(at), Some(0.0))].into_iter());
+        }
+        let moments = kept.of(&acme);
+        assert_eq!(
+            (moments.len(), &moments[0], &moments[KEPT - 1]),
+            (KEPT, &moment(5, Some(5), Some(0.0)), &moment(64, Some(64), Some(0.0)))
+        );
+        assert_eq!(kept.of(&late), []);
+        assert_eq!(kept.tenants.len(), 1);
     }
 }

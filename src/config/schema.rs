@@ -249,6 +249,8 @@ struct Limits {
     max_deletes: Option<String>,
     /// How long a snapshot is kept open for slow targets: 1h.
     snapshot_age: Option<String>,
+    /// The WAL that the tee's slot may hold back before the tee is parked: 1GB.
+    kafka_wal: Option<Scalar>,
 }
 
 /// Where a value comes from. A name may end in ?: null where the table lacks the column.

@@ -3,6 +3,7 @@
 use crate::bed::{Shown, loopback};
 use crate::http::{ask, get};
 use crate::support::Bed;
+use crate::support::process::{command, said};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,6 +58,19 @@ async fn without_a_token_no_page_of_somebody_elses_gets_an_answer() {
         assert_eq!(answer.status, 400, "{host}: {}", answer.body);
     }
     shown.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_cannot_be_had_is_one_clear_message() {
+    let bed = Bed::start(&["acme"]).await;
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let _listener = TcpListener::bind(taken).unwrap();
+    let file = bed.config_file(&format!("admin: {{listen: '{taken}'}}"));
+    let (text, code) = said(&command(&["run", "-c", file.path().to_str().unwrap()]).await);
+    assert!(code == Some(1) && text.contains(&format!("admin.listen: cannot listen on {taken}: ")), "{text}");
+    let file = bed.config_file("admin: {listen: '0.0.0.0:9187'}");
+    let (text, code) = said(&command(&["run", "-c", file.path().to_str().unwrap()]).await);
+    assert!(code == Some(1) && text.contains("admin.token") && text.contains(":3:17"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

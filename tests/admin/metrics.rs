@@ -2,6 +2,10 @@
 
 use crate::bed::{Shown, add};
 use crate::support::Bed;
+#[cfg(feature = "kafka")]
+use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext};
+#[cfg(feature = "kafka")]
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use users_sync::throwaway::TcpProxy;
@@ -133,6 +137,44 @@ async fn a_known_workload_has_known_numbers_under_known_names() {
     shown.becomes("/metrics", |answer| away(&answer.body)).await;
     shown.configs.send_modify(|config| config.tenants.truncate(2));
     shown.becomes("/metrics", |answer| !answer.body.contains("initech")).await;
+    shown.stop().await;
+}
+
+#[cfg(feature = "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tee_is_counted_and_shown_too() {
+    let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).unwrap();
+    for topic in ["tee.acme", "tee.positions"] {
+        cluster.create_topic(topic, 1, 1).unwrap();
+    }
+    let bed = Bed::start(&["acme"]).await;
+    add(&bed, "acme", 7).await;
+    let file = bed.config_file(&format!(
+        "kafka: {{brokers: '{}', topic: 'tee.{{tenant}}', positions_topic: tee.positions, create_topics: false}}",
+        cluster.bootstrap_servers()
+    ));
+    let shown = Shown::start(users_sync::config::load(file.path()).unwrap()).await;
+    let follows = |text: &str| text.contains("users_sync_tee_state{state=\"following\"} 1\n");
+    shown.becomes("/metrics", |answer| follows(&answer.body)).await;
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('n1', 'acme'), ('n2', 'acme')").await;
+    let counted = "users_sync_tee_messages_total 9\n";
+    let text = shown.becomes("/metrics", |answer| answer.body.contains(counted)).await.body;
+    let scraped = samples(&text);
+    assert!(scraped["users_sync_tee_transactions_total"] >= 2.0, "{text}");
+    assert_eq!(scraped["users_sync_tee_reconnects_total"], 0.0);
+    assert_eq!(scraped["users_sync_tee_state{state=\"parked\"}"], 0.0);
+    assert!(scraped.contains_key("users_sync_tee_lag_bytes"), "{text}");
+    shown.becomes("/metrics", |answer| answer.body.contains("wal_held_bytes{slot=\"users_sync_kafka\"} ")).await;
+    let tee = shown.json("/api/status").await["tee"].clone();
+    assert_eq!(
+        (&tee["state"], &tee["slot"], &tee["last_error"]),
+        (&json!("following"), &json!("users_sync_kafka"), &json!(null))
+    );
+    // Away: it says so.
+    drop(cluster);
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('n3', 'acme')").await;
+    shown.becomes("/api/status", |answer| answer.json()["tee"]["last_error"].is_string()).await;
+    bed.equal().await;
     shown.stop().await;
 }
 

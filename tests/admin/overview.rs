@@ -5,6 +5,7 @@ use crate::support::{Bed, Service};
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
 use users_sync::model::TenantId;
+use users_sync::pg::Secret;
 use users_sync::throwaway::TcpProxy;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,6 +77,9 @@ async fn a_dead_target_is_shown_with_its_reason_and_holds_up_no_answer() {
     let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
     let mut config = bed.config();
     config.tenants[0].target.port = proxy.port();
+    // The server asks for none; whoever repeated it would be found out.
+    config.tenants[0].target.password = Some(Secret("hunter2".to_owned()));
+    config.source.url.password = config.tenants[0].target.password.clone();
     config.limits.park_after = std::time::Duration::from_secs(1);
     let shown = Shown::start(config).await;
     bed.equal().await;
@@ -103,6 +107,17 @@ async fn a_dead_target_is_shown_with_its_reason_and_holds_up_no_answer() {
     assert_eq!(shown.json("/readyz").await["ready"], true);
     let users = shown.get("/api/tenants/acme/users").await;
     assert_eq!(users.status, 503, "{}", users.body);
+    let waits = shown.get("/api/tenants/acme/users/acme-0000001?wait=1s").await;
+    assert_eq!(waits.status, 503, "{}", waits.body);
+    let job = crate::http::post(shown.at, "/api/tenants/acme/verify", "{}").await.json();
+    let job = format!("/api/jobs/{}", job["job"].as_str().unwrap());
+    shown.becomes(&job, |answer| answer.json()["state"] == "failed").await;
+    let paths = ["/readyz", "/metrics", "/api/status", "/api/tenants", "/api/tenants/acme", "/api/openapi.json", &job];
+    for path in paths.into_iter().chain(["/api/tenants/acme/users", "/api/tenants/acme/users/x", "/nowhere"]) {
+        let answer = shown.get(path).await;
+        assert!(!answer.body.contains("hunter2") && !answer.body.contains("SELECT"), "{path}: {}", answer.body);
+        assert!(answer.header("set-cookie").is_none());
+    }
     proxy.refuse(false);
     shown.state_is("acme", "following").await;
     bed.equal().await;
