@@ -40,7 +40,7 @@ pub struct Job {
 pub enum Close {
     /// The position that is reached by it: committed with these records.
     Whole(Vec<Held>),
-    /// More of the same source transaction. It stays invisible until that is complete; past [`OPEN`] it is split with this
+    /// More of the same source transaction. It stays invisible until that is complete; past 20 s it is split with this
     /// record.
     Part(Held),
 }
