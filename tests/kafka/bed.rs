@@ -41,8 +41,15 @@ impl TeeBed {
         self.bed.auth(sql).await;
     }
 
-    /// The users of a tenant as the format upsert has them, computed by the source on its own.
+    /// The same without `updated_at`, which may be derived.
     pub async fn expected(&self, tenant: &str) -> BTreeMap<String, Value> {
+        let mut users = self.users(tenant).await;
+        users.values_mut().for_each(|user| drop(user["updated_at"].take()));
+        users
+    }
+
+    /// The users of a tenant as the format upsert has them, computed by the source on its own.
+    pub async fn users(&self, tenant: &str) -> BTreeMap<String, Value> {
         let time = |column: &str| {
             let form = r#"'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'"#;
             format!("'{column}', to_char({column} AT TIME ZONE 'UTC', {form})")
@@ -65,9 +72,7 @@ impl TeeBed {
             let [id, user] = [0, 1].map(|n| row[n].clone().unwrap());
             (id, serde_json::from_str::<Value>(&user).unwrap())
         };
-        let mut users: BTreeMap<String, Value> = rows.into_iter().map(user).collect();
-        users.values_mut().for_each(|user| drop(user["updated_at"].take()));
-        users
+        rows.into_iter().map(user).collect()
     }
 
     /// Waits until a topic rebuilds exactly the users that the source has; gives its messages.

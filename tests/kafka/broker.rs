@@ -1,11 +1,11 @@
 //! A real broker: Apache Kafka from Maven Central, one node, in a directory of its own.
 
-use crate::support::{DEADLINE, pause};
+use crate::support::{DEADLINE, breathe, pause};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 use tempfile::TempDir;
 
 const VERSION: &str = "4.3.1";
@@ -94,7 +94,7 @@ impl Broker {
         let begun = Instant::now();
         while !self.log().contains("Kafka Server started") {
             assert!(begun.elapsed() < DEADLINE, "the broker does not start:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(50));
+            breathe();
         }
         std::fs::write(self.directory.join("log"), "").unwrap();
     }
@@ -163,35 +163,34 @@ pub fn java(class: &str) -> Command {
 
 fn java_with(class: &str, memory: &str) -> Command {
     let mut command = Command::new("java");
-    let libraries = format!("{}/*", libraries().display());
+    let libraries = libraries("kafka", VERSION);
     command.arg(memory).args(["-Dlog4j2.configurationFile=log4j2.xml", "-cp", &libraries, class]);
     command
 }
 
-/// Kafka's libraries, fetched once.
-pub fn libraries() -> &'static Path {
-    static LIBRARIES: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARIES.get_or_init(|| {
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kafka-{VERSION}"));
-        if !directory.is_dir() {
-            // Whole or not at all: what is fetched half is not found under the final name.
-            let half = directory.with_extension(std::process::id().to_string());
-            let pom = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka/pom.xml");
-            let mut maven = Command::new("mvn");
-            maven.args(["-q", "-B", "-f"]).arg(pom).args(["dependency:copy-dependencies", "-DincludeScope=runtime"]);
-            let fetched = maven.arg(format!("-DoutputDirectory={}", half.display())).output();
-            let fetched = fetched.expect("Maven fetches Kafka: `make setup` installs it");
-            assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stdout));
-            if std::fs::rename(&half, &directory).is_err() {
-                assert!(directory.is_dir(), "nobody fetched it");
-                let _ = std::fs::remove_dir_all(&half);
-            }
+/// The class path of what a file of Maven's in this directory names, fetched once per version.
+pub fn libraries(name: &str, version: &str) -> String {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{version}"));
+    if !directory.is_dir() {
+        // Whole or not at all: what is fetched half is not found under the final name.
+        let half = directory.with_extension(std::process::id().to_string());
+        let pom = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/kafka/{name}.pom.xml"));
+        let mut maven = Command::new("mvn");
+        maven.args(["-q", "-B", "-f"]).arg(pom).args(["dependency:copy-dependencies", "-DincludeScope=runtime"]);
+        maven.args([format!("-Drelease={version}"), format!("-DoutputDirectory={}", half.display())]);
+        let fetched = maven.output().expect("Maven fetches Java's libraries: `make setup` installs it");
+        assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stdout));
+        if std::fs::rename(&half, &directory).is_err() {
+            assert!(directory.is_dir(), "nobody fetched it");
+            let _ = std::fs::remove_dir_all(&half);
         }
-        directory
-    })
+    }
+    format!("{}/*", directory.display())
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 

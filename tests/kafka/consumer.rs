@@ -1,7 +1,7 @@
 //! A consumer of committed messages.
 
 use crate::broker::Broker;
-use crate::support::DEADLINE;
+use crate::support::{DEADLINE, breathe};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -96,6 +96,6 @@ pub fn arrive(broker: &Broker, topic: &str, count: usize) -> Vec<Message> {
             return messages;
         }
         assert!(begun.elapsed() < DEADLINE, "{topic} has {} messages, not {count}: {messages:#?}", messages.len());
-        std::thread::sleep(Duration::from_millis(50));
+        breathe();
     }
 }

@@ -13,3 +13,4 @@ mod delivery;
 mod faults;
 mod formats;
 mod security;
+mod sinks;

@@ -276,6 +276,11 @@ pub async fn pause() {
     tokio::time::sleep(Duration::from_millis(20)).await;
 }
 
+/// The same where nothing else waits on this thread.
+pub fn breathe() {
+    std::thread::sleep(Duration::from_millis(20));
+}
+
 /// The service, in this process.
 pub struct Service {
     stop: CancellationToken,
