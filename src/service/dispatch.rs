@@ -111,9 +111,9 @@ impl Dispatch {
 }
 
 impl Sink for Dispatch {
-    const WANTS_BEFORE: bool = false;
+    const WANTS_ROWS: bool = false;
 
-    fn before(&mut self, _: Option<User>) {}
+    fn row(&mut self, _: Option<User>) {}
 
     /// A tenant's full chunk is handed on.
     fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, is_new: bool) {

@@ -15,11 +15,11 @@ pub(super) struct Transaction {
 
 /// Takes mapped changes in the order of the stream.
 pub(super) trait Sink: Send {
-    /// Whether it wants users as they were, as far as the replica identity carries that.
-    const WANTS_BEFORE: bool;
+    /// Whether it wants to hear of rows: [`Sink::row`].
+    const WANTS_ROWS: bool;
 
-    /// The user as it was before the next change; `None` where old rows are not whole.
-    fn before(&mut self, user: Option<User>);
+    /// A row of users arrives, whatever becomes of it; with the user as it was before, where the replica identity carries that.
+    fn row(&mut self, before: Option<User>);
 
     /// Takes a change of the tenant with this key; `None`: of the only one. `is_new`: the user is new to its tenant.
     fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, is_new: bool);

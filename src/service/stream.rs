@@ -171,6 +171,9 @@ impl<S: Sink> Stream<S> {
                 Some(Source::Users(mapped)) => {
                     let mut cells = Vec::new();
                     new.read_into(mapped.plan.decoded(), &mut cells)?;
+                    if S::WANTS_ROWS {
+                        self.out.sink.row(None);
+                    }
                     let inserted = mapped.plan.insert(&cells).map(|user| {
                         if let (Some((tenant, user)), Some(transaction)) = (user, self.transaction) {
                             self.out.add(transaction, tenant, Change::Upsert(user), true);
@@ -191,8 +194,9 @@ impl<S: Sink> Stream<S> {
                     let old_cells = old.map(|_| &old_cells[..]);
                     let Some(transaction) = self.transaction else { return Ok(()) };
                     let out = &mut self.out;
-                    if let (true, Some(old)) = (S::WANTS_BEFORE, old_cells) {
-                        out.sink.before(mapped.plan.insert(old).ok().flatten().map(|(_, user)| user));
+                    if S::WANTS_ROWS {
+                        let before = old_cells.and_then(|old| mapped.plan.insert(old).ok().flatten());
+                        out.sink.row(before.map(|(_, user)| user));
                     }
                     // What follows a delete within one update is the user's coming to another tenant.
                     let mut moves = false;
@@ -212,8 +216,8 @@ impl<S: Sink> Stream<S> {
                     old.read_into(mapped.plan.decoded(), &mapped.relation.columns, &mut cells)?;
                     let Some(transaction) = self.transaction else { return Ok(()) };
                     let out = &mut self.out;
-                    if S::WANTS_BEFORE {
-                        out.sink.before(mapped.plan.insert(&cells).ok().flatten().map(|(_, user)| user));
+                    if S::WANTS_ROWS {
+                        out.sink.row(mapped.plan.insert(&cells).ok().flatten().map(|(_, user)| user));
                     }
                     let mut emit = |tenant: TenantRef<'_>, change| out.add(transaction, tenant, change, false);
                     let deleted = mapped.plan.delete(&cells, transaction.moment, &mut emit);

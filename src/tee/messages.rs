@@ -26,8 +26,11 @@ pub fn messages(said: &Said<'_>, deletes: Deletes, tombstones: bool, encoder: &E
     let event = |op, after| Event { op, tenant, tenant_id, id: change.id(), before, after, place };
     let gone;
     let (event, buries) = match (change, deletes) {
+        // What was before belongs to whoever had the user then.
+        (Change::Upsert(user), _) if is_new => {
+            (Event { before: None, ..event(Op::Create, Some(user)) }, tombstones && user.deleted_at.is_some())
+        }
         (Change::Upsert(user), _) if user.deleted_at.is_some() => (event(Op::SoftDelete, Some(user)), tombstones),
-        (Change::Upsert(user), _) if is_new => (Event { before: None, ..event(Op::Create, Some(user)) }, false),
         (Change::Upsert(user), _) => (event(Op::Update, Some(user)), false),
         (Change::Delete { .. }, Deletes::Hard) => (event(Op::Delete, None), !encoder.deletes_by_tombstone()),
         (Change::Delete { id, at }, Deletes::Soft) => {

@@ -116,6 +116,32 @@ async fn hard_deletes_end_in_a_tombstone_and_full_identity_carries_the_row_befor
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_carries_the_row_of_another_user_or_tenant_before() {
+    let broker = Broker::shared();
+    let bed = TeeBed::start(broker, "before", "", "").await;
+    bed.auth("ALTER TABLE auth.users REPLICA IDENTITY FULL").await;
+    bed.auth(ANN).await;
+    let process = Process::start(&bed.file);
+    bed.tee_is("following").await;
+    // Who comes already deleted comes behind another user's update, and from another tenant.
+    bed.auth(
+        "BEGIN; UPDATE auth.users SET first_name = 'Anna', deleted_at = now(), updated_at = now() WHERE id = 'ann'; \
+         INSERT INTO auth.users (id, org, deleted_at) VALUES ('bob', 'acme', now()); \
+         UPDATE auth.users SET org = 'globex', updated_at = now() WHERE id = 'ann'; COMMIT",
+    )
+    .await;
+    let globex = arrive(broker, "before.globex", 1);
+    let acme = arrive(broker, "before.acme", 4);
+    assert_eq!(["ann", "bob"].map(|id| ops(&of(&acme, id))), ["ruu", "c"]);
+    assert_eq!(ops(&of(&globex, "ann")), "c");
+    for created in [of(&acme, "bob")[0], of(&globex, "ann")[0]] {
+        let value = created.value.as_ref().unwrap();
+        assert!(value["before"].is_null() && value["after"]["deleted_at"].is_string(), "{created:#?}");
+    }
+    assert!(process.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn soft_deletes_keep_the_profile_where_the_identity_carries_it_and_may_end_in_a_tombstone() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "soft", "tombstone_on_delete: true", "").await;

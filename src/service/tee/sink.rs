@@ -202,10 +202,10 @@ impl TeeSink {
 }
 
 impl Sink for TeeSink {
-    const WANTS_BEFORE: bool = true;
+    const WANTS_ROWS: bool = true;
 
-    fn before(&mut self, user: Option<User>) {
-        self.before = user;
+    fn row(&mut self, before: Option<User>) {
+        self.before = before;
     }
 
     fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, is_new: bool) {
