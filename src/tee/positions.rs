@@ -37,8 +37,8 @@ pub struct Split {
     /// The start of its commit record.
     #[serde(with = "text")]
     pub commit: Lsn,
-    /// Its changes up to this one are there.
-    pub ordinal: u64,
+    /// What became of that many rows of it is there.
+    pub rows: u64,
 }
 
 /// A tenant whose users are in its topic.
@@ -178,7 +178,7 @@ mod tests {
         let mut take = |slot, held: Held| {
             positions.take(slot, held.key.as_bytes(), held.value.as_deref().map(str::as_bytes));
         };
-        let split = Some(Split { commit: Lsn(0x1_0000_0000), ordinal: 9 });
+        let split = Some(Split { commit: Lsn(0x1_0000_0000), rows: 9 });
         let (acme, globex) = (TenantId::new("acme"), TenantId::new("globex"));
         let tenant = TenantPosition { position: Lsn(5), topic: "t".into(), mapping: "m".into() };
         take("s", stream(1).record("s"));

@@ -49,6 +49,8 @@ pub(super) struct TeeSink {
     mapping: Arc<str>,
     news: Arc<Notify>,
     before: Option<User>,
+    /// Rows of the transaction that arrives, whatever becomes of them: the same at every replay.
+    rows: u64,
     /// The transaction that arrives: the start of its commit record, and how many changes it has had so far.
     current: Option<(Lsn, u64)>,
     /// Changes from the first on that has to be completed.
@@ -65,10 +67,14 @@ impl TeeSink {
         shared: Arc<Shared>,
         config: &Config,
         outlet: Outlet,
-        start: Start,
+        mut start: Start,
         mapping: &str,
         news: Arc<Notify>,
     ) -> TeeSink {
+        if config.users.query.is_some() {
+            // What is read by a query comes in another order every time: such a transaction is published from its beginning.
+            start.position.split = None;
+        }
         let tenants = config.tenants.iter().enumerate();
         let kafka = config.kafka.as_ref();
         TeeSink {
@@ -80,6 +86,7 @@ impl TeeSink {
             directory: Directory::new(tenants.map(|(index, tenant)| (&tenant.id, &tenant.key, index))),
             mapping: Arc::from(mapping),
             before: None,
+            rows: 0,
             current: None,
             waiting: Vec::new(),
             whole: start.position.position,
@@ -95,7 +102,7 @@ impl TeeSink {
     fn take(&mut self, transaction: Transaction, tenant: usize, change: Change, is_new: bool, ordinal: u64) {
         let commit = transaction.commit_lsn;
         let split = self.start.position.split.as_ref();
-        let is_published = split.is_some_and(|split| split.commit == commit && ordinal <= split.ordinal);
+        let is_published = split.is_some_and(|split| split.commit == commit && self.rows <= split.rows);
         if is_published || commit < self.start.tenants[tenant] {
             return;
         }
@@ -188,8 +195,8 @@ impl TeeSink {
                 self.handed = self.whole;
                 self.outlet.send(Close::Whole(vec![record]), Some(self.whole)).await
             }
-            Some((commit, ordinal)) => {
-                let split = Some(Split { commit, ordinal });
+            Some((commit, _)) => {
+                let split = Some(Split { commit, rows: self.rows });
                 let record = StreamPosition { split, ..position }.record(&self.slot);
                 self.outlet.send(Close::Part(record), None).await
             }
@@ -206,6 +213,7 @@ impl Sink for TeeSink {
 
     fn row(&mut self, before: Option<User>) {
         self.before = before;
+        self.rows += 1;
     }
 
     fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, is_new: bool) {
@@ -230,6 +238,7 @@ impl Sink for TeeSink {
     fn commit(&mut self, _: Transaction, end: Lsn) {
         self.current = None;
         self.before = None;
+        self.rows = 0;
         self.idle(end);
     }
 
