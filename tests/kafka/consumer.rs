@@ -86,6 +86,14 @@ pub fn read_with(brokers: &str, topic: &str, properties: &[(&str, &str)]) -> Vec
     messages
 }
 
+/// How many records the first partition of a topic has had, as a consumer of this isolation level is told.
+pub fn end(broker: &Broker, topic: &str, isolation: &str) -> i64 {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", broker.address()).set("group.id", "test").set("isolation.level", isolation);
+    let consumer: BaseConsumer = config.create().unwrap();
+    consumer.fetch_watermarks(topic, 0, DEADLINE).unwrap().1
+}
+
 /// Waits until the topic has this many messages at least.
 #[track_caller]
 pub fn arrive(broker: &Broker, topic: &str, count: usize) -> Vec<Message> {

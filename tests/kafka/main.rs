@@ -12,5 +12,6 @@ mod consumer;
 mod delivery;
 mod faults;
 mod formats;
+mod open;
 mod security;
 mod sinks;

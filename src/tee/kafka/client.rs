@@ -107,23 +107,40 @@ pub(super) fn client_config(kafka: &Kafka) -> ClientConfig {
     config
 }
 
+/// After this the brokers abort a transaction.
+pub(super) fn transaction_timeout(kafka: &Kafka) -> Duration {
+    Duration::from_millis(number(kafka, "transaction.timeout.ms").unwrap_or(60_000))
+}
+
+/// How many kilobytes wait for the brokers at most: one message of the largest kind at least.
+fn room(kafka: &Kafka) -> u64 {
+    (number(kafka, "message.max.bytes").unwrap_or_default() / 512).clamp(64 << 10, 2 << 20)
+}
+
+/// A property that is a number; librdkafka refuses what is none.
+fn number(kafka: &Kafka, name: &str) -> Option<u64> {
+    kafka.properties.get(name)?.0.trim().parse().ok()
+}
+
 /// Makes a producer and reaches the brokers. Blocks.
 pub fn connect(kafka: &Kafka) -> Result<Producer, Failure> {
     let mut config = client_config(kafka);
     config.set("acks", "all").set("enable.idempotence", "true").set("partitioner", "murmur2_random");
     config.set("delivery.report.only.error", "true");
-    for (key, value) in [
+    let timeout = transaction_timeout(kafka).as_millis();
+    for (names, value) in [
         // A batch is published as a whole: nothing is gained by waiting for more of it.
-        ("linger.ms", "1"),
-        ("batch.num.messages", "10000"),
-        ("queue.buffering.max.messages", "1000000"),
+        (&["linger.ms", "queue.buffering.max.ms"][..], "1".to_owned()),
+        (&["batch.num.messages"], "10000".to_owned()),
+        (&["queue.buffering.max.messages"], "100000".to_owned()),
         // Its default is a gigabyte; a huge transaction waits at the source instead.
-        ("queue.buffering.max.kbytes", "65536"),
-        ("transaction.timeout.ms", "60000"),
-        ("message.timeout.ms", "50000"),
+        (&["queue.buffering.max.kbytes"], room(kafka).to_string()),
+        (&["transaction.timeout.ms"], timeout.to_string()),
+        // It may not be longer than a transaction's.
+        (&["message.timeout.ms", "delivery.timeout.ms"], (timeout * 5 / 6).to_string()),
     ] {
-        if !kafka.properties.contains_key(key) {
-            config.set(key, value);
+        if !names.iter().any(|name| kafka.properties.contains_key(*name)) {
+            config.set(names[0], value);
         }
     }
     if kafka.exactly_once {

@@ -1,7 +1,7 @@
 //! Publishes batches, each in a transaction of Kafka's with the position that it leads to. A thread of its own, since
 //! librdkafka blocks.
 
-use super::client::Producer;
+use super::client::{Producer, transaction_timeout};
 use super::failure::Failure;
 use crate::config::Kafka;
 use crate::tee::{Batch, Held, Topics};
@@ -11,13 +11,15 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout_at;
 
 /// Kafka has to commit within this; then the batch is begun anew, by whoever begins anew.
 const COMMIT: Duration = Duration::from_secs(30);
-/// A transaction that has been open for this long is committed where it is: the broker would abort it after
-/// `transaction.timeout.ms`, which is a minute.
-const OPEN: Duration = Duration::from_secs(20);
+/// A transaction that has been open for this part of `transaction.timeout.ms` is committed where it is: after the whole
+/// of it the brokers would abort it, and what is on its way has to get there before.
+const OPEN: u32 = 3;
 /// So often a full queue is tried again.
 const FULL: Duration = Duration::from_millis(5);
 /// The coordinator marks a transaction's partitions after it has answered the commit. A transaction that begins before
@@ -40,8 +42,8 @@ pub struct Job {
 pub enum Close {
     /// The position that is reached by it: committed with these records.
     Whole(Vec<Held>),
-    /// More of the same source transaction. It stays invisible until that is complete; past 20 s it is split with this
-    /// record.
+    /// More of the same source transaction. It stays invisible until that is complete; what is open for too long is split
+    /// with this record.
     Part(Held),
 }
 
@@ -84,23 +86,46 @@ impl Publisher {
             transactional: kafka.exactly_once,
             source: source.to_owned(),
             tenants,
+            patience: transaction_timeout(kafka) / OPEN,
             open: None,
             committed: None,
         };
+        let runtime = Handle::current();
         std::thread::Builder::new().name("publisher".to_owned()).spawn(move || {
-            while let Some(job) = queue.blocking_recv() {
-                if let Err(failure) = work.publish(&job) {
+            loop {
+                let ended = match runtime.block_on(work.next(&mut queue)) {
+                    Next::Job(job) => work.publish(&job).map(|()| {
+                        counts.messages.inc_by(job.batch.messages.len() as u64);
+                        counts.transactions.inc_by(u64::from(matches!(job.close, Close::Whole(_))));
+                        say_done.send_modify(|done| *done += 1);
+                    }),
+                    Next::Split(split) => work.close(&[split]),
+                    Next::Nothing => return,
+                };
+                if let Err(failure) = ended {
                     // Nobody hears it where the tee has ended already.
                     let _ = say_failed.send(failure);
                     return;
                 }
-                counts.messages.inc_by(job.batch.messages.len() as u64);
-                counts.transactions.inc_by(u64::from(matches!(job.close, Close::Whole(_))));
-                say_done.send_modify(|done| *done += 1);
             }
         })?;
         Ok(Publisher { jobs, done, failed })
     }
+}
+
+/// What there is to do for the thread.
+enum Next {
+    Job(Job),
+    /// The transaction is open for too long, and the rest of it is not in sight.
+    Split(Held),
+    Nothing,
+}
+
+/// A transaction that more is to come of.
+struct Open {
+    since: Instant,
+    /// What makes it whole as it is.
+    split: Option<Held>,
 }
 
 struct Work {
@@ -109,23 +134,31 @@ struct Work {
     transactional: bool,
     source: String,
     tenants: Vec<String>,
-    /// Since when a transaction has been open.
-    open: Option<Instant>,
+    /// How long a transaction may be open.
+    patience: Duration,
+    open: Option<Open>,
     /// When the last one was committed.
     committed: Option<Instant>,
 }
 
 impl Work {
-    fn publish(&mut self, job: &Job) -> Result<(), Failure> {
-        let begun = match self.open {
-            Some(begun) => begun,
-            None => {
-                if self.transactional {
-                    self.begin()?;
-                }
-                *self.open.insert(Instant::now())
-            }
+    async fn next(&mut self, queue: &mut mpsc::Receiver<Job>) -> Next {
+        let waiting = self.open.as_mut().filter(|open| self.transactional && open.split.is_some());
+        let job = match waiting {
+            None => queue.recv().await,
+            Some(open) => match timeout_at((open.since + self.patience).into(), queue.recv()).await {
+                Ok(job) => job,
+                Err(_) => return open.split.take().map_or(Next::Nothing, Next::Split),
+            },
         };
+        job.map_or(Next::Nothing, Next::Job)
+    }
+
+    fn publish(&mut self, job: &Job) -> Result<(), Failure> {
+        if self.open.is_none() && self.transactional {
+            self.begin()?;
+        }
+        let since = self.open.get_or_insert(Open { since: Instant::now(), split: None }).since;
         for message in &job.batch.messages {
             let headers = self.headers(&job.batch, message);
             let topic = job.topics.of(message.tenant);
@@ -136,14 +169,19 @@ impl Work {
             }
             self.send(record)?;
         }
-        let records = match &job.close {
-            Close::Whole(records) => &records[..],
-            Close::Part(split) if begun.elapsed() > OPEN => std::slice::from_ref(split),
-            Close::Part(_) => {
+        match &job.close {
+            Close::Whole(records) => self.close(records),
+            Close::Part(split) if since.elapsed() > self.patience => self.close(std::slice::from_ref(split)),
+            Close::Part(split) => {
+                self.open = Some(Open { since, split: Some(split.clone()) });
                 // Without transactions nothing holds it back.
-                return if self.transactional { Ok(()) } else { self.flush() };
+                if self.transactional { Ok(()) } else { self.flush() }
             }
-        };
+        }
+    }
+
+    /// Makes what was published so far visible, with these records.
+    fn close(&mut self, records: &[Held]) -> Result<(), Failure> {
         if !self.transactional {
             // A position must not be there before what it stands for.
             self.flush()?;
