@@ -92,7 +92,8 @@ impl Running {
     /// Starts the tee beside the tenants.
     #[cfg(feature = "kafka")]
     pub(super) fn tee(&mut self, configs: watch::Receiver<Config>) {
-        self.source.spawn(super::tee::run(self.shared.clone(), configs));
+        // Among those whose end is waited for.
+        self.tenants.spawn(super::tee::run(self.shared.clone(), configs));
     }
 
     /// Until something breaks, or is over: then what waits is applied and confirmed.

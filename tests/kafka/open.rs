@@ -33,3 +33,21 @@ async fn a_transaction_that_is_split_goes_on_where_it_was() {
     once(&messages);
     assert!(process.stop().await.success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_stopped_in_the_middle_of_a_transaction_holds_no_consumer_up() {
+    let broker = Broker::shared();
+    let bed = TeeBed::start(broker, "stopped", "", "").await;
+    let process = Process::start(&bed.file);
+    bed.tee_is("following").await;
+    sign_up_many(&bed).await;
+    until("a part is on its way", async || end(broker, "stopped.acme", "read_uncommitted") > 0).await;
+    assert!(process.stop().await.success());
+    let both = ["read_committed", "read_uncommitted"].map(|isolation| end(broker, "stopped.acme", isolation));
+    assert_eq!(both[0], both[1], "a transaction is open still");
+    let process = Process::start(&bed.file);
+    let messages = arrive(broker, "stopped.acme", ROWS);
+    assert_eq!(messages.len(), ROWS);
+    once(&messages);
+    assert!(process.stop().await.success());
+}

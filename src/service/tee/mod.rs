@@ -16,15 +16,17 @@ use crate::config::{Config, Kafka};
 use crate::state::{StateError, TenantState};
 use crate::status::TeeReport;
 use crate::tee::TopicsError;
-use crate::tee::kafka::Failure;
+use crate::tee::kafka::{self, Failure};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LAST: Duration = Duration::from_secs(30);
 /// A session that lasted this long was a good one: its end is a first failure.
 const GOOD: Duration = Duration::from_secs(60);
+/// What is on its way to Kafka when the process is told to stop gets there within this.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// What ends a session of the tee.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +132,11 @@ pub(super) async fn run(
             tee.recovered();
         }
         match left {
-            Left::Drained => return Ok(()),
+            Left::Drained => {
+                // What is not in Kafka by then is published after the next start.
+                let _ = timeout(LAST_WORDS, kafka::ended()).await;
+                return Ok(());
+            }
             Left::Replaced => continue,
             Left::HoldsLog(bytes) => tee.park(kafka, bytes).await?,
             Left::Requested => continue,

@@ -12,7 +12,7 @@ use rdkafka::producer::{BaseRecord, Producer as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 
 /// Kafka has to commit within this; then the batch is begun anew, by whoever begins anew.
@@ -20,6 +20,8 @@ const COMMIT: Duration = Duration::from_secs(30);
 /// A transaction that has been open for this part of `transaction.timeout.ms` is committed where it is: after the whole
 /// of it the brokers would abort it, and what is on its way has to get there before.
 const OPEN: u32 = 3;
+/// A transaction that is given up has to be so within this; then whoever comes next ends it.
+const ABORT: Duration = Duration::from_secs(2);
 /// So often a full queue is tried again.
 const FULL: Duration = Duration::from_millis(5);
 /// The coordinator marks a transaction's partitions after it has answered the commit. A transaction that begins before
@@ -27,6 +29,14 @@ const FULL: Duration = Duration::from_millis(5);
 const MARKED: Duration = Duration::from_millis(3);
 /// So often it is looked whether the brokers have acknowledged everything. The crate's own flush looks every 100 ms.
 const LOOK: Duration = Duration::from_micros(200);
+
+/// One publisher at a time: what an older one still has on its way would arrive behind what a newer one has said.
+static WRITING: Mutex<()> = Mutex::const_new(());
+
+/// Waits until the last publisher has ended.
+pub async fn ended() {
+    drop(WRITING.lock().await);
+}
 
 /// A batch, and what follows it.
 pub struct Job {
@@ -80,7 +90,7 @@ impl Publisher {
         let (jobs, mut queue) = mpsc::channel::<Job>(1);
         let (say_done, done) = watch::channel(0);
         let (say_failed, failed) = oneshot::channel();
-        let mut work = Work {
+        let work = Work {
             producer,
             positions_topic: kafka.positions_topic.clone(),
             transactional: kafka.exactly_once,
@@ -92,6 +102,9 @@ impl Publisher {
         };
         let runtime = Handle::current();
         std::thread::Builder::new().name("publisher".to_owned()).spawn(move || {
+            let _only = WRITING.blocking_lock();
+            // What it holds is let go of before the lock is.
+            let mut work = work;
             loop {
                 let ended = match runtime.block_on(work.next(&mut queue)) {
                     Next::Job(job) => work.publish(&job).map(|()| {
@@ -100,12 +113,12 @@ impl Publisher {
                         say_done.send_modify(|done| *done += 1);
                     }),
                     Next::Split(split) => work.close(&[split]),
-                    Next::Nothing => return,
+                    Next::Nothing => return work.give_up(),
                 };
                 if let Err(failure) = ended {
                     // Nobody hears it where the tee has ended already.
                     let _ = say_failed.send(failure);
-                    return;
+                    return work.give_up();
                 }
             }
         })?;
@@ -180,6 +193,14 @@ impl Work {
         }
     }
 
+    /// What is open will never be whole: consumers are not to wait for its end.
+    fn give_up(&self) {
+        if self.transactional && self.open.is_some() {
+            // Where that fails, the next one that begins ends it, or time does.
+            let _ = self.producer.abort_transaction(ABORT);
+        }
+    }
+
     /// Makes what was published so far visible, with these records.
     fn close(&mut self, records: &[Held]) -> Result<(), Failure> {
         if !self.transactional {
@@ -193,12 +214,12 @@ impl Work {
             }
             self.send(held)?;
         }
-        self.open = None;
         self.flush()?;
         if self.transactional {
             self.commit()?;
             self.committed = Some(Instant::now());
         }
+        self.open = None;
         Ok(())
     }
 
