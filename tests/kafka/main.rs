@@ -15,3 +15,4 @@ mod formats;
 mod open;
 mod security;
 mod sinks;
+mod topics;

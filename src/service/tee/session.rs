@@ -147,8 +147,9 @@ fn members(
     let members = tenants.filter_map(|(index, tenant)| {
         let (known, topic) = (positions.tenants.get(&tenant.id), topics.of(index));
         let mapping = format!("{mapping} {}", tenant.key);
-        let is_there = known.is_some_and(|known| known.mapping == mapping && known.topic == topic);
-        let (is_new, had_topic) = (known.is_none(), before.contains(topic));
+        let had_topic = before.contains(topic);
+        let is_there = had_topic && known.is_some_and(|known| known.mapping == mapping && known.topic == topic);
+        let is_new = known.is_none();
         (everybody || !is_there).then_some(Member { index, mapping, is_new, had_topic })
     });
     members.collect()

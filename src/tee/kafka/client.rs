@@ -127,6 +127,8 @@ pub fn connect(kafka: &Kafka) -> Result<Producer, Failure> {
     let mut config = client_config(kafka);
     config.set("acks", "all").set("enable.idempotence", "true").set("partitioner", "murmur2_random");
     config.set("delivery.report.only.error", "true");
+    // A topic that brokers make by themselves is not compacted; and one that somebody deletes is not to come back empty.
+    config.set("allow.auto.create.topics", "false");
     let timeout = transaction_timeout(kafka).as_millis();
     for (names, value) in [
         // A batch is published as a whole: nothing is gained by waiting for more of it.
@@ -149,7 +151,7 @@ pub fn connect(kafka: &Kafka) -> Result<Producer, Failure> {
     let complaints = Complaints::default();
     let producer = Producer::from_config_and_context(&config, complaints.clone());
     let producer = producer.map_err(|error| Failure::of("configuring the producer", &error, None))?;
-    let reached = producer.client().fetch_metadata(Some(&kafka.positions_topic), ANSWER);
+    let reached = producer.client().fetch_metadata(None, ANSWER);
     reached.map_err(|error| complaints.failure(&format!("reaching Kafka at {}", kafka.brokers), &error))?;
     Ok(producer)
 }
