@@ -1,6 +1,6 @@
 //! Topics that brokers make by themselves, that somebody deletes, and that hold users who went unseen.
 
-use crate::bed::TeeBed;
+use crate::bed::{TeeBed, of, ops};
 use crate::broker::{Broker, Settings, until};
 use crate::consumer::{arrive, read};
 use crate::support::process::Process;
@@ -31,5 +31,23 @@ async fn topics_are_compacted_also_where_brokers_make_their_own_and_one_that_is_
     .await;
     let described = broker.tool("org.apache.kafka.tools.TopicCommand", &settings).await;
     assert_eq!(described.matches("cleanup.policy=compact").count(), 2, "{described}");
+    assert!(process.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_positions_it_says_again_who_is_there_also_where_snapshots_are_off() {
+    let broker = Broker::shared();
+    let bed = TeeBed::start(broker, "forgotten", "snapshot: false", "").await;
+    let process = Process::start(&bed.file);
+    bed.tee_is("following").await;
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('ann', 'acme'), ('bob', 'acme')").await;
+    arrive(broker, "forgotten.acme", 2);
+    assert!(process.stop().await.success());
+    delete(broker, "forgotten.positions").await;
+    bed.auth("UPDATE auth.users SET email = 'a@b', updated_at = now() WHERE id = 'ann'").await;
+    bed.auth("DELETE FROM auth.users WHERE id = 'bob'").await;
+    let process = Process::start(&bed.file);
+    let messages = bed.equal("acme").await;
+    assert_eq!(["ann", "bob"].map(|id| ops(&of(&messages, id))), ["cr", "cdt"]);
     assert!(process.stop().await.success());
 }

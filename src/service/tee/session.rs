@@ -60,7 +60,7 @@ pub(super) async fn session(
         let known = |id: &TenantId| positions.tenants.get(id);
         let mut start: Vec<Lsn> =
             config.tenants.iter().map(|tenant| known(&tenant.id).map_or(Lsn::ZERO, |known| known.position)).collect();
-        let members = members(config, &outlet.topics, &positions, &before, &mapping, everybody);
+        let members = members(config, &outlet.topics, &positions, &before, &mapping, everybody, taken.lost);
         let is_there = |id: &&TenantId| config.tenants.iter().any(|tenant| tenant.id == **id);
         let gone: Vec<TenantId> = positions.tenants.keys().filter(|id| !is_there(id)).cloned().collect();
         if !members.is_empty() || !gone.is_empty() {
@@ -134,7 +134,8 @@ pub(super) async fn blocking<T: Send + 'static>(
     done.unwrap_or_else(|error| Err(Failure::plain(format!("a call to Kafka was broken off: {error}"))))
 }
 
-/// The tenants that take a snapshot: whose users are not in their topic, or made in another way.
+/// The tenants that take a snapshot: whose users are not in their topic, or made in another way. `lost`: nobody knows any
+/// more who is in a topic.
 fn members(
     config: &Config,
     topics: &Topics,
@@ -142,6 +143,7 @@ fn members(
     before: &HashSet<String>,
     mapping: &str,
     everybody: bool,
+    lost: bool,
 ) -> Vec<Member> {
     let tenants = config.tenants.iter().enumerate();
     let members = tenants.filter_map(|(index, tenant)| {
@@ -149,7 +151,7 @@ fn members(
         let mapping = format!("{mapping} {}", tenant.key);
         let had_topic = before.contains(topic);
         let is_there = had_topic && known.is_some_and(|known| known.mapping == mapping && known.topic == topic);
-        let is_new = known.is_none();
+        let is_new = known.is_none() && !lost;
         (everybody || !is_there).then_some(Member { index, mapping, is_new, had_topic })
     });
     members.collect()

@@ -61,6 +61,8 @@ pub(super) struct Taken {
     pub(super) from: StreamPosition,
     /// The snapshot of a slot that was made just now.
     pub(super) created: Option<Export>,
+    /// It was there, but the topics do not know how far they are.
+    pub(super) lost: bool,
 }
 
 /// Takes the slot where the topics say that it can go on, or makes it anew.
@@ -83,7 +85,7 @@ pub(super) async fn take_slot(
         None => known.map(|_| "its slot is gone"),
         Some(SlotRow { invalid: false, confirmed_flush: Some(confirmed), .. }) => {
             match decide_resume(known, &found(confirmed)) {
-                Resume::From(from) => return Ok(Taken { connection, from, created: None }),
+                Resume::From(from) => return Ok(Taken { connection, from, created: None, lost: false }),
                 Resume::Anew(why) => Some(why),
             }
         }
@@ -101,7 +103,7 @@ pub(super) async fn take_slot(
         generation: shared.generation.0,
         split: None,
     };
-    Ok(Taken { connection, from, created: Some(export) })
+    Ok(Taken { connection, from, created: Some(export), lost: why.is_some() && known.is_none() })
 }
 
 impl Taken {
