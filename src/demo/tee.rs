@@ -3,6 +3,7 @@
 use super::DemoError;
 use super::stage::{Stage, TENANTS};
 use crate::config::Kafka;
+use crate::model::Deletes;
 use crate::tee::kafka::{Failure, Reader};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -35,7 +36,7 @@ async fn held(kafka: &Kafka) -> Result<i64, Failure> {
         let reader = Reader::new(&kafka)?;
         let mut held = 0;
         for tenant in TENANTS {
-            held += reader.living(&kafka.topic.replace("{tenant}", tenant))?.len() as i64;
+            held += reader.users(&kafka.topic.replace("{tenant}", tenant), Deletes::Soft)?.len() as i64;
         }
         Ok(held)
     });

@@ -51,3 +51,25 @@ async fn without_its_positions_it_says_again_who_is_there_also_where_snapshots_a
     assert_eq!(["ann", "bob"].map(|id| ops(&of(&messages, id))), ["cr", "cdt"]);
     assert!(process.stop().await.success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_marked_as_deleted_and_then_went_unseen_is_buried_where_deletes_are_hard() {
+    let broker = Broker::shared();
+    let bed = TeeBed::start(broker, "buried", "", "deletes: hard").await;
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('ann', 'acme'), ('bob', 'acme')").await;
+    let process = Process::start(&bed.file);
+    arrive(broker, "buried.acme", 2);
+    bed.tee_is("following").await;
+    bed.auth("UPDATE auth.users SET deleted_at = now(), updated_at = now() WHERE id = 'ann'").await;
+    arrive(broker, "buried.acme", 3);
+    assert!(process.stop().await.success());
+    bed.auth("DELETE FROM auth.users WHERE id = 'ann'").await;
+    bed.auth("SELECT pg_drop_replication_slot('users_sync_kafka')").await;
+    let process = Process::start(&bed.file);
+    until("the tee is back", async || {
+        let messages = tokio::task::block_in_place(|| read(broker, "buried.acme"));
+        ops(&of(&messages, "bob")) == "rr" && ops(&of(&messages, "ann")) == "rudt"
+    })
+    .await;
+    assert!(process.stop().await.success());
+}

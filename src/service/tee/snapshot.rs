@@ -64,7 +64,7 @@ impl Pass<'_> {
         Ok(outlet.reached.all_done().await?)
     }
 
-    /// The users that topics hold as living, by tenant.
+    /// The users that topics hold, by tenant.
     async fn held(
         &self,
         tenants: BTreeSet<usize>,
@@ -75,10 +75,13 @@ impl Pass<'_> {
             return Ok(held);
         }
         let topics: BTreeSet<String> = tenants.iter().map(|index| outlet.topics.of(*index).to_owned()).collect();
-        let kafka = self.kafka.clone();
+        let (kafka, deletes) = (self.kafka.clone(), self.config.deletes);
         let read = blocking(move || {
             let reader = Reader::new(&kafka)?;
-            topics.into_iter().map(|topic| Ok((reader.living(&topic)?, topic))).collect::<Result<Vec<_>, Failure>>()
+            topics
+                .into_iter()
+                .map(|topic| Ok((reader.users(&topic, deletes)?, topic)))
+                .collect::<Result<Vec<_>, Failure>>()
         });
         for (keys, topic) in read.await? {
             for (tenant, id) in keys.iter().filter_map(|key| outlet.encoder.read_key(key)) {

@@ -3,6 +3,7 @@
 use super::client::{ANSWER, Complaints, client_config};
 use super::failure::Failure;
 use crate::config::Kafka;
+use crate::model::Deletes;
 use crate::tee::Positions;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -46,12 +47,12 @@ impl Reader {
         Ok(positions)
     }
 
-    /// The keys whose users a topic holds as living.
-    pub fn living(&self, topic: &str) -> Result<HashSet<Box<[u8]>>, Failure> {
+    /// The keys whose users a topic holds. Where deletes are soft, those that are marked as deleted are none of them.
+    pub fn users(&self, topic: &str, deletes: Deletes) -> Result<HashSet<Box<[u8]>>, Failure> {
         let mut keys: HashSet<Box<[u8]>> = HashSet::new();
         self.read(topic, |message| {
             let Some(key) = message.key() else { return };
-            match message.payload().is_some() && !is_gone(message) {
+            match message.payload().is_some() && !(deletes == Deletes::Soft && is_gone(message)) {
                 true => keys.insert(key.into()),
                 false => keys.remove(key),
             };
