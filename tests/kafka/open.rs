@@ -1,9 +1,13 @@
 //! Transactions of Kafka's that stay open for a while: ours of a large transaction, and those of others.
 
-use crate::bed::{TeeBed, once};
+use crate::bed::{TeeBed, of, once, ops};
 use crate::broker::{Broker, until};
 use crate::consumer::{arrive, end, read};
+use crate::support::let_pass;
 use crate::support::process::Process;
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use std::time::Duration;
 
 const ROWS: usize = 12_000;
 
@@ -48,6 +52,36 @@ async fn who_is_stopped_in_the_middle_of_a_transaction_holds_no_consumer_up() {
     let process = Process::start(&bed.file);
     let messages = arrive(broker, "stopped.acme", ROWS);
     assert_eq!(messages.len(), ROWS);
+    once(&messages);
+    assert!(process.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_open_transaction_of_another_hides_no_position() {
+    let broker = Broker::shared();
+    let bed = TeeBed::start(broker, "hidden", "", "").await;
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('u', 'acme')").await;
+    let process = Process::start(&bed.file);
+    bed.tee_is("following").await;
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &bed.brokers).set("transactional.id", "hidden.another");
+    let another: BaseProducer = config.create().unwrap();
+    another.init_transactions(Duration::from_secs(30)).unwrap();
+    another.begin_transaction().unwrap();
+    another.send(BaseRecord::<str, str>::to("hidden.positions").key("{\"slot\":\"another\"}").payload("{}")).unwrap();
+    another.flush(Duration::from_secs(30)).unwrap();
+    for n in 0..3 {
+        bed.auth(&format!("UPDATE auth.users SET first_name = '{n}', updated_at = now() WHERE id = 'u'")).await;
+        arrive(broker, "hidden.acme", 2 + n);
+    }
+    process.kill();
+    let process = Process::start(&bed.file);
+    // Its positions are behind that transaction, which ends while it starts, or it waits.
+    let_pass(Duration::from_secs(2)).await;
+    another.abort_transaction(Duration::from_secs(30)).unwrap();
+    bed.auth("UPDATE auth.users SET first_name = 'last', updated_at = now() WHERE id = 'u'").await;
+    let messages = bed.equal("acme").await;
+    assert_eq!(ops(&of(&messages, "u")), "ruuuu");
     once(&messages);
     assert!(process.stop().await.success());
 }
