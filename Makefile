@@ -7,14 +7,16 @@ export PATH := $(CARGO_HOME)/bin:$(PATH)
 # How long `make demo` shows changes, and how long `make fuzz` looks for a panic.
 SECONDS ?= 20
 FUZZ_SECONDS ?= 60
+# The servers of `make test-matrix`.
+MAJORS ?= 14 15 16 17 18
 # More for cargo-mutants: `make mutants MUTANTS='--file src/progress.rs'`.
 MUTANTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench check lint mutants fuzz
+.PHONY: help setup demo test test-matrix bench check lint mutants fuzz
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing: PostgreSQL's server programs, a C compiler, Rust.
 	@.ci/setup
@@ -25,6 +27,10 @@ demo: setup ## Show the main job on two throwaway servers (SECONDS=20).
 test: setup ## Run every test, also those against real servers and on the auth stores' own tables.
 	@.ci/setup stores
 	cargo test --release --locked
+
+test-matrix: setup ## Run the tests that need servers on each PostgreSQL (MAJORS="14 18" for some of 14 to 18).
+	@.ci/setup stores
+	@for major in $(MAJORS); do .ci/matrix $$major || exit 1; done
 
 bench: setup ## Measure against PostgreSQL's own logical replication on this machine.
 	cargo bench --locked

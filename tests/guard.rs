@@ -51,7 +51,7 @@ fn patch(id: &str, name: &str) -> Change {
 }
 
 async fn open(bed: &Bed) -> Target {
-    Target::open(connect(&bed.url("acme")).await.unwrap(), Deletes::Soft).await.unwrap().0
+    Target::open(connect(&bed.url("acme")).await.unwrap(), Deletes::Soft, false).await.unwrap().0
 }
 
 /// A target at position 100 with one user.

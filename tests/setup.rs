@@ -143,6 +143,13 @@ async fn everything_runs(store: Store, expected: &str) {
     .await
     .unwrap();
     assert!(app.batch_execute("DELETE FROM neon_auth.users_sync").await.is_err(), "the application only reads");
+    // It waits for whom it has signed up, and sees nothing else of ours.
+    let came = "SELECT users_sync.wait_for(id) FROM neon_auth.users_sync WHERE deleted_at IS NULL LIMIT 1";
+    assert!(app.query_one(came, &[]).await.unwrap().get::<_, bool>(0));
+    for table in ["checkpoint", "rejected"] {
+        let closed = app.batch_execute(&format!("SELECT FROM users_sync.{table}")).await.unwrap_err();
+        assert_eq!(closed.code().unwrap().code(), "42501", "{table}");
+    }
 }
 
 const OF_USERS: &str = "SELECT id, name, NULL FROM \"Store\".\"User\" WHERE org = $1 ORDER BY id::text";
@@ -166,6 +173,28 @@ async fn a_publication_of_columns_needs_no_more_either() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_needs_no_more_than_setup_gives() {
     everything_runs(Store::start(QUERIED, "rows").await, OF_QUERY).await;
+}
+
+/// Who owns a hosted database is seldom a superuser.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_targets_owner_need_not_be_a_superuser() {
+    let store = Store::start(STREAMED, "rows").await;
+    let bed = &store.bed;
+    bed.auth("CREATE ROLE landlord LOGIN CREATEROLE; ALTER DATABASE acme OWNER TO landlord").await;
+    let admin = format!("acme={}", bed.server.url_for("landlord", "acme"));
+    let setup = ["setup", "--tenant", "acme", "--application-role", "app", "--target-admin", &admin, "--apply"];
+    let source = bed.server.url("auth");
+    let setup = [&setup[..], &["--source-admin", &source]].concat();
+    // Another role than the source's, which somebody else makes.
+    let config = std::fs::read_to_string(store.config.path()).unwrap();
+    let acme = bed.server.url_for("sync", "acme");
+    std::fs::write(store.config.path(), config.replace(&acme, &acme.replace("sync@", "writer@"))).unwrap();
+    for _ in 0..2 {
+        let (ok, said) = store.command(&setup);
+        assert!(ok, "{said}");
+    }
+    let owner = "SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'wait_for'";
+    assert_eq!(bed.query("acme", owner).await[0][0].as_deref(), Some("writer"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,7 @@ const PURE: [&str; 12] = [
     "src/route/directory.rs",
     "src/route/queue.rs",
     "src/service/roster.rs",
+    "src/apply/notify.rs",
     "src/apply/plan.rs",
     "src/apply/standing.rs",
     "src/progress.rs",

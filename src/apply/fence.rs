@@ -1,7 +1,7 @@
 //! Keeps an older process from writing to a target that a newer one has taken over.
 
 use super::target::{Target, TargetError};
-use crate::model::Epoch;
+use crate::model::{Epoch, TenantId};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
@@ -27,12 +27,12 @@ const ROUNDS: usize = 5;
 impl Target {
     /// From now on no process with a lower epoch commits anything here. One that is in the middle of a transaction loses
     /// it.
-    pub async fn fence(&mut self, epoch: Epoch) -> Result<(), TargetError> {
+    pub async fn fence(&mut self, tenant: &TenantId, epoch: Epoch) -> Result<(), TargetError> {
         for _ in 1..ROUNDS {
             match self.raise_epoch(epoch).await {
                 Err(TargetError::Sql(error)) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
                     let ended: i64 = self.client_mut().query_typed_one(END_OLDER, &[]).await?.get(0);
-                    tracing::warn!(ended, "an older process was in the middle of a transaction: it was ended");
+                    tracing::warn!(%tenant, ended, "an older process was in the middle of a transaction: it was ended");
                 }
                 raised => return raised,
             }

@@ -5,6 +5,7 @@
 mod checkpoint;
 mod fence;
 mod look;
+mod notify;
 mod plan;
 mod purge;
 mod refusal;
@@ -13,12 +14,15 @@ mod standing;
 pub mod statement;
 mod target;
 mod values;
+mod wait;
 
 pub use checkpoint::{Checkpoint, NIL_TARGET_ID};
 pub use look::look;
+pub use notify::NOTIFY_OF_MANY;
 pub use plan::{Move, Rows, plan_rows};
 pub use refusal::{Bisection, Refusal};
 pub use rejected::{REJECTED_AT_MOST, write_rejected};
 pub use standing::{Mirror, Observed, ParkReason, REPLACED, Session, Standing, decide_standing};
 pub use statement::{Shape, ShapeError};
 pub use target::{Applied, Identity, Target, TargetError, read_checkpoint};
+pub use wait::{DROP_WAIT_FOR, create_wait_for};

@@ -40,7 +40,12 @@ pub fn plan_rows<'a>(changes: impl IntoIterator<Item = &'a Change>) -> (Rows<'a>
 impl Rows<'_> {
     /// Whether there is nothing to do but to move the checkpoint.
     pub fn is_empty(&self) -> bool {
-        self.upserts.is_empty() && self.patches.is_empty() && self.deletes.is_empty()
+        self.len() == 0
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.upserts.len() + self.patches.len() + self.deletes.len()
     }
 }
 

@@ -3,6 +3,7 @@
 //! Every part that writes rows refers to `guard`; one that did not would write even where the guard fails.
 //! A plain UPDATE takes no lock that an application's foreign-key check waits for; ON CONFLICT would.
 
+use super::notify::Notify;
 use crate::model::Deletes;
 
 /// The columns whose values a row of `users_sync` carries, in the order of the arrays.
@@ -89,13 +90,13 @@ impl Shape {
     }
 
     /// UPDATE and INSERT that make `users_sync` hold the rows of `source`, a relation with the seven columns and
-    /// `derived`, as CTEs that refer to `guard`.
-    fn upsert(&self, source: &str) -> String {
+    /// `derived`, as CTEs that refer to `guard`; and what each of the two returns.
+    fn upsert(&self, source: &str, [updated, inserted]: [&str; 2]) -> String {
         format!(
             "updated AS (UPDATE neon_auth.users_sync u SET {assignments} FROM {source} v, guard \
-               WHERE u.id = v.id AND {differs}), \
+               WHERE u.id = v.id AND {differs}{updated}), \
              inserted AS (INSERT INTO neon_auth.users_sync ({columns}) SELECT {values} FROM {source} v, guard \
-               WHERE NOT EXISTS (SELECT FROM neon_auth.users_sync u WHERE u.id = v.id))",
+               WHERE NOT EXISTS (SELECT FROM neon_auth.users_sync u WHERE u.id = v.id){inserted})",
             assignments = self.assignments("v"),
             differs = self.differs("v"),
             columns = self.list(""),
@@ -142,7 +143,7 @@ pub const SAVEPOINT: &str = "SAVEPOINT users_sync";
 /// Takes it back; the savepoint stays.
 pub const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO SAVEPOINT users_sync";
 
-/// Takes away what is ours in a target but the users.
+/// Takes away the tables that are ours in a target, but the users.
 pub const DROP_OWN_TABLES: &str = "DROP TABLE IF EXISTS users_sync.checkpoint, users_sync.rejected";
 
 /// The table that applications see, in schema `neon_auth`.
@@ -212,6 +213,8 @@ pub struct Parts {
     pub deletes: bool,
     /// Inside an open transaction, whose first statement was the guard: rows only, the checkpoint stays.
     pub chunk: bool,
+    /// Who is told of what was written.
+    pub notify: Notify,
 }
 
 /// The arrays of whole rows, in the order of the parameters.
@@ -261,9 +264,12 @@ pub fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> String 
     };
     let mut with: Vec<String> = Vec::new();
     let mut tail: Vec<String> = Vec::new();
+    let (of_u, of_new) = parts.notify.returning();
+    let mut written: Vec<&str> = Vec::new();
     if parts.upserts {
         with.push(format!("v AS MATERIALIZED (SELECT {})", arrays(&USER_ARRAYS)));
-        tail.push(shape.upsert("v"));
+        tail.push(shape.upsert("v", [of_u, of_new]));
+        written.extend(["updated", "inserted"]);
     }
     let mut guard_where = GUARD_WHERE.to_owned();
     if parts.patches {
@@ -278,22 +284,25 @@ pub fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> String 
              FROM p JOIN neon_auth.users_sync u ON u.id = p.id AND u.deleted_at IS NULL)"
         ));
         tail.push(format!(
-            "patched AS (UPDATE neon_auth.users_sync u SET {} FROM w, guard WHERE u.id = w.id AND {})",
+            "patched AS (UPDATE neon_auth.users_sync u SET {} FROM w, guard WHERE u.id = w.id AND {}{of_u})",
             shape.assignments("w"),
             shape.differs("w")
         ));
+        written.push("patched");
         guard_where.push_str(" AND (SELECT count(*) FROM p) = (SELECT count(*) FROM w)");
     }
     if parts.deletes {
         with.push(format!("d AS (SELECT {})", arrays(&[("id", "text"), ("at", "timestamptz")])));
         tail.push(match deletes {
-            Deletes::Soft => "deleted AS (UPDATE neon_auth.users_sync u SET deleted_at = d.at FROM d, guard \
-                              WHERE u.id = d.id AND u.deleted_at IS NULL)"
-                .to_owned(),
+            Deletes::Soft => format!(
+                "deleted AS (UPDATE neon_auth.users_sync u SET deleted_at = d.at FROM d, guard \
+                 WHERE u.id = d.id AND u.deleted_at IS NULL{of_u})"
+            ),
             Deletes::Hard => {
-                "deleted AS (DELETE FROM neon_auth.users_sync u USING d, guard WHERE u.id = d.id)".to_owned()
+                format!("deleted AS (DELETE FROM neon_auth.users_sync u USING d, guard WHERE u.id = d.id{of_u})")
             }
         });
+        written.push("deleted");
     }
     with.push(match (parts.chunk, parts.patches) {
         (true, false) => "guard AS (SELECT 1)".to_owned(),
@@ -305,8 +314,9 @@ pub fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> String 
     with.extend(tail);
     format!(
         "WITH {} SELECT (SELECT count(*) FROM guard), pg_relation_filenode('neon_auth.users_sync'), \
-         set_config('synchronous_commit', 'on', true)",
-        with.join(", ")
+         set_config('synchronous_commit', 'on', true){}",
+        with.join(", "),
+        parts.notify.of(&written)
     )
 }
 
@@ -437,7 +447,7 @@ mod tests {
     fn every_part_that_writes_refers_to_the_guard() {
         let shape = Shape::from_columns(&columns(&[])).unwrap();
         for chunk in [false, true] {
-            let parts = Parts { upserts: true, patches: true, deletes: true, chunk };
+            let parts = Parts { upserts: true, patches: true, deletes: true, chunk, notify: Notify::Nobody };
             for deletes in [Deletes::Soft, Deletes::Hard] {
                 let sql = batch_statement(&shape, deletes, parts);
                 for part in ["updated AS", "inserted AS", "patched AS", "deleted AS"] {
@@ -454,8 +464,11 @@ mod tests {
     fn every_parameter_is_taken_once_and_in_order() {
         let shape = Shape::from_columns(&columns(&[])).unwrap();
         for (chunk, first) in [(false, 7), (true, 1)] {
-            let sql =
-                batch_statement(&shape, Deletes::Soft, Parts { upserts: true, patches: true, deletes: true, chunk });
+            let sql = batch_statement(
+                &shape,
+                Deletes::Soft,
+                Parts { upserts: true, patches: true, deletes: true, chunk, notify: Notify::Nobody },
+            );
             let arrays: Vec<_> = sql.split('$').skip(1).filter_map(|rest| rest.split_once("::")).collect();
             let numbers: Vec<u32> = arrays.iter().filter_map(|(number, _)| number.parse().ok()).collect();
             let expected: Vec<u32> = (first..first + 8 + 13 + 2).collect();
@@ -499,7 +512,7 @@ mod tests {
     #[test]
     fn a_batch_without_rows_only_moves_the_checkpoint() {
         let shape = Shape::from_columns(&columns(&[])).unwrap();
-        let parts = Parts { upserts: false, patches: false, deletes: false, chunk: false };
+        let parts = Parts { upserts: false, patches: false, deletes: false, chunk: false, notify: Notify::Nobody };
         let sql = batch_statement(&shape, Deletes::Soft, parts);
         assert!(!sql.contains("neon_auth.users_sync u") && sql.contains("position = $6"));
     }

@@ -1,10 +1,12 @@
 //! A tenant's database: one connection, and what is said over it.
 
 use super::checkpoint::Checkpoint;
+use super::notify::{NOTIFY_AT_MOST, Notify};
 use super::plan::{Move, Rows};
 use super::standing::Observed;
 use super::statement::{self, Parts, Shape, ShapeError};
 use super::values::{Moment, Position};
+use super::wait;
 use crate::model::{Deletes, Epoch, Generation, Lsn, Oid, TargetId, TenantId};
 use crate::pg::{PgClient, create_schema, describe};
 use std::collections::HashMap;
@@ -53,6 +55,11 @@ pub struct Target {
     client: PgClient,
     shape: Shape,
     deletes: Deletes,
+    /// Whether listeners are told who was written, and of how many the open transaction tells them so far.
+    notifies: bool,
+    told: usize,
+    /// Why applications cannot wait for users here.
+    no_wait_for: Option<String>,
     /// The file of the table.
     relation: Option<Oid>,
     is_replaced: bool,
@@ -61,7 +68,7 @@ pub struct Target {
 
 impl Target {
     /// Looks at a target, and creates what is missing there.
-    pub async fn open(client: PgClient, deletes: Deletes) -> Result<(Target, Observed), TargetError> {
+    pub async fn open(client: PgClient, deletes: Deletes, notifies: bool) -> Result<(Target, Observed), TargetError> {
         let row = client.query_typed_one(statement::INSPECT, &[]).await?;
         let (has_checkpoint, has_users, has_rejected): (bool, bool, bool) = (row.get(0), row.get(1), row.get(2));
         if !has_checkpoint {
@@ -75,12 +82,15 @@ impl Target {
             create_schema(&client, "neon_auth").await?;
             client.batch_execute(&format!("{}; {}", statement::CREATE_TABLE, statement::CREATE_INDEX)).await?;
         }
+        let no_wait_for = wait::provide(&client).await?;
         let columns: Vec<_> = client.query_typed(statement::COLUMNS_OF_USERS, &[]).await?;
         let columns: Vec<_> = columns.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
         let shape = Shape::from_columns(&columns)?;
         let row = client.query_typed_one(statement::HAS_ROWS, &[]).await?;
         let relation = row.get::<_, Option<u32>>(1);
-        let target = Target { client, shape, deletes, relation, is_replaced: false, statements: HashMap::new() };
+        let statements = HashMap::new();
+        let (told, is_replaced) = (0, false);
+        let target = Target { client, shape, deletes, notifies, told, no_wait_for, relation, is_replaced, statements };
         let checkpoint = target.checkpoint().await?;
         Ok((target, Observed { checkpoint, created: !has_users, has_rows: row.get(0), relation }))
     }
@@ -131,6 +141,7 @@ impl Target {
             self.client.batch_execute("ROLLBACK").await?;
             return Ok(Applied::Refused);
         }
+        self.told = 0;
         Ok(Applied::Yes)
     }
 
@@ -166,6 +177,16 @@ impl Target {
         self.is_replaced
     }
 
+    /// Why `users_sync.wait_for` is not there, where it could not be made.
+    pub fn no_wait_for(&self) -> Option<&str> {
+        self.no_wait_for.as_deref()
+    }
+
+    /// Whether listeners are told who was written.
+    pub fn notifies(&self) -> bool {
+        self.notifies
+    }
+
     /// How `users_sync` is shaped here.
     pub fn shape(&self) -> &Shape {
         &self.shape
@@ -187,11 +208,17 @@ impl Target {
         rows: &Rows<'_>,
         chunk: bool,
     ) -> Result<Applied, TargetError> {
+        self.told = rows.len() + if chunk { self.told } else { 0 };
         let parts = Parts {
             upserts: !rows.upserts.is_empty(),
             patches: !rows.patches.is_empty(),
             deletes: !rows.deletes.is_empty(),
             chunk,
+            notify: match self.told {
+                _ if !self.notifies || rows.is_empty() => Notify::Nobody,
+                ..=NOTIFY_AT_MOST => Notify::OfEach,
+                _ => Notify::OfMany,
+            },
         };
         let (shape, deletes) = (&self.shape, self.deletes);
         let sql = self.statements.entry(parts).or_insert_with(|| statement::batch_statement(shape, deletes, parts));

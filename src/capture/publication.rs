@@ -48,6 +48,17 @@ pub struct Published {
     pub columns: Vec<String>,
 }
 
+/// Where this says no, a list of columns would not even be understood.
+pub const NEEDS_COLUMN_LISTS: &str = "source.publish: columns needs PostgreSQL 15 or later at the source";
+/// What mends that.
+pub const WITHOUT_COLUMN_LISTS: &str = "use source.publish: rows";
+
+/// Whether a publication may list columns (since PostgreSQL 15).
+pub async fn has_column_lists(client: &Client) -> Result<bool, CaptureError> {
+    let sql = "SELECT current_setting('server_version_num')::int >= 150000";
+    Ok(client.query_typed_one(sql, &[]).await?.try_get(0)?)
+}
+
 /// Makes a publication of these tables. Needs CREATE on the database and the tables' ownership.
 pub async fn create_publication(client: &Client, name: &str, tables: &[Published]) -> Result<(), CaptureError> {
     Ok(client.batch_execute(&create_statement(name, tables)).await?)

@@ -2,6 +2,7 @@
 
 use super::finding::{Finding, Subject};
 use super::source_facts::{PublicationFacts, SourceFacts, TableFacts};
+use crate::capture::publication::{NEEDS_COLUMN_LISTS, WITHOUT_COLUMN_LISTS};
 use crate::config::{Config, Family, OnSlotLoss, Publish};
 use crate::map::{CompileError, RowPlan, TouchPlan, Withheld};
 use crate::model::{Relation, ReplicaIdentity, TableName, TypeCatalog};
@@ -76,6 +77,9 @@ impl Found<'_> {
         }
         if facts.is_standby {
             self.error("the server is a standby, which cannot hold the publication", "point source.url at the primary");
+        }
+        if self.config.source.publish == Publish::Columns && !facts.has_column_lists {
+            self.error(NEEDS_COLUMN_LISTS, WITHOUT_COLUMN_LISTS);
         }
         if !facts.may_replicate {
             let remedy = match facts.has_rds_role {

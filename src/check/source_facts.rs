@@ -1,7 +1,7 @@
 //! What the source says of itself: reads of its catalogs, nothing else.
 
 use crate::capture::CaptureError;
-use crate::capture::publication::{Publication, read_publication, table_in_publication};
+use crate::capture::publication::{Publication, has_column_lists, read_publication, table_in_publication};
 use crate::capture::slot::{SlotRow, read_slot};
 use crate::config::Config;
 use crate::model::{Relation, TableName, TypeCatalog};
@@ -26,6 +26,8 @@ pub(super) struct SourceFacts {
     pub(super) senders: (i64, i64),
     /// `max_slot_wal_keep_size` in MB; `None` before PostgreSQL 13.
     pub(super) keep_size_mb: Option<i64>,
+    /// A publication may list columns.
+    pub(super) has_column_lists: bool,
     pub(super) table: Option<TableFacts>,
     /// Names of other tables, where the mapped one is not there.
     pub(super) others: Vec<String>,
@@ -117,6 +119,7 @@ pub(super) async fn gather(client: &Client, config: &Config) -> Result<SourceFac
         slots: (row.get(7), row.get(8)),
         senders: (row.get(9), row.get(10)),
         keep_size_mb: row.get(11),
+        has_column_lists: has_column_lists(client).await?,
         table,
         others,
         publication: publication_facts(client, &config.source.publication, &config.users.table).await?,

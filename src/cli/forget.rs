@@ -2,7 +2,7 @@
 
 use super::teardown::asked;
 use super::{ConfigFile, FAILED};
-use crate::apply::{read_checkpoint, statement};
+use crate::apply::{DROP_WAIT_FOR, read_checkpoint, statement};
 use crate::config::Config;
 use crate::model::TenantId;
 use crate::pg::{self, PgClient, PgUrl, describe};
@@ -97,7 +97,7 @@ fn parse_target(text: &str) -> miette::Result<PgUrl> {
 async fn wipe(mut client: PgClient) -> Result<u64, tokio_postgres::Error> {
     let transaction = client.transaction().await?;
     let deleted = transaction.execute_typed("DELETE FROM neon_auth.users_sync", &[]).await?;
-    transaction.batch_execute(statement::DROP_OWN_TABLES).await?;
+    transaction.batch_execute(&format!("{}; {DROP_WAIT_FOR}", statement::DROP_OWN_TABLES)).await?;
     transaction.commit().await?;
     Ok(deleted)
 }

@@ -20,6 +20,7 @@ pub use signals::signals;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tracing::subscriber::set_global_default;
 use tracing_subscriber::EnvFilter;
 
 /// Findings, or a failure; 2 is clap's, for a command line that cannot be.
@@ -32,9 +33,9 @@ const FAILED: u8 = 1;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// How log lines look; they go to stderr.
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
-    log: LogFormat,
+    /// How log lines look; they go to stderr. Default: text, and for `run` what its configuration says.
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    log: Option<LogFormat>,
     /// What is logged: error, warn, info, debug, trace, or a list such as info,users_sync::capture=debug.
     ///
     /// A level alone is that of users-sync itself; of its libraries only warnings are shown then. Default: info.
@@ -114,6 +115,15 @@ enum LogFormat {
     Json,
 }
 
+impl From<crate::config::LogFormat> for LogFormat {
+    fn from(format: crate::config::LogFormat) -> LogFormat {
+        match format {
+            crate::config::LogFormat::Text => LogFormat::Text,
+            crate::config::LogFormat::Json => LogFormat::Json,
+        }
+    }
+}
+
 /// Runs the command, and says on stderr what went wrong.
 pub fn main(cli: Cli) -> ExitCode {
     match execute(cli) {
@@ -132,12 +142,15 @@ fn execute(cli: Cli) -> miette::Result<ExitCode> {
         Command::Verify(_) | Command::Resync(_) => "warn",
         _ => "info",
     };
-    log_to_stderr(cli.log, cli.log_level.as_deref().unwrap_or(level))?;
+    let logging = Logging { format: cli.log, level: cli.log_level.unwrap_or_else(|| level.to_owned()) };
+    if !matches!(cli.command, Command::Run(_)) {
+        logging.begin(LogFormat::Text)?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| miette::miette!("cannot start the runtime: {error}"))?;
     let done = runtime.block_on(async {
         match cli.command {
-            Command::Run(arguments) => run::execute(&arguments).await,
+            Command::Run(arguments) => run::execute(&arguments, &logging).await,
             Command::Check(file) => Ok(check::execute(&file.load()?).await),
             Command::Setup(arguments) => setup::execute(&arguments).await,
             Command::Presets(arguments) => presets::execute(&arguments),
@@ -159,18 +172,33 @@ fn execute(cli: Cli) -> miette::Result<ExitCode> {
     done
 }
 
+/// What the command line says of the log.
+struct Logging {
+    format: Option<LogFormat>,
+    level: String,
+}
+
+impl Logging {
+    /// From here on events go to stderr.
+    fn begin(&self, configured: LogFormat) -> miette::Result<()> {
+        log_to_stderr(self.format.unwrap_or(configured), &self.level)
+    }
+}
+
 fn log_to_stderr(format: LogFormat, level: &str) -> miette::Result<()> {
     let ours_alone = level.parse::<tracing::Level>().map(|level| format!("warn,users_sync={level}"));
     let filter = EnvFilter::try_new(ours_alone.as_deref().unwrap_or(level)).map_err(|error| {
         miette::miette!(help = "for example: --log-level info,users_sync::capture=debug", "--log-level: {error}")
     })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // Only the first caller in a process can set it, and that one has set what we want.
+    // Not by `init`, which takes what libraries write with `log` as well: tokio-postgres hands on parameters and notices
+    // there, that is, rows' values. Only the first caller in a process can set it, and that one has set what we want.
     let _ = match format {
         LogFormat::Text => {
-            builder.with_target(false).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init()
+            let builder = builder.with_target(false).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+            set_global_default(builder.finish())
         }
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Json => set_global_default(builder.json().flatten_event(true).finish()),
     };
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::plan;
 use super::reload::reload;
-use super::{ConfigFile, FAILED, signals};
+use super::{ConfigFile, FAILED, Logging, signals};
 use crate::admin::Server;
 use crate::check::{Severity, check_source, source_finding};
 use crate::config::{Config, load_with_files};
@@ -33,9 +33,10 @@ pub(super) struct Arguments {
 }
 
 /// A source that is not ready is said to be so before anything is made there; one that is only away is waited for.
-pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
+pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> miette::Result<ExitCode> {
     let file = &arguments.file.config;
     let (config, files) = load_with_files(file)?;
+    logging.begin(config.log.into())?;
     if arguments.plan {
         return plan::execute(&config).await;
     }

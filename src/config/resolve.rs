@@ -6,7 +6,7 @@ use super::interpolate::Surroundings;
 use super::kafka::kafka;
 use super::raw::{Kind, Node};
 use super::section::{self, Section, is_name, text};
-use super::settings::{Config, Limits, MaxDeletes, OnSlotLoss, Publish, Source};
+use super::settings::{Config, Limits, LogFormat, MaxDeletes, OnSlotLoss, Publish, Source};
 use super::tenants::add_tenants;
 use super::units::{parse_duration, parse_percent, parse_size};
 use super::users;
@@ -66,6 +66,7 @@ pub(super) fn resolve(root: &Node, from: &Surroundings<'_>) -> Result<Config, Fa
         wake_after,
         deletes,
         purge_after,
+        notify: top.switch("notify", false)?,
         limits: limits(top.node("limits"), from)?,
         on_slot_loss: top.parsed(
             "on_slot_loss",
@@ -76,6 +77,16 @@ pub(super) fn resolve(root: &Node, from: &Surroundings<'_>) -> Result<Config, Fa
                 _ => None,
             },
             "resync or stop",
+        )?,
+        log: top.parsed(
+            "log",
+            LogFormat::Text,
+            |text| match text {
+                "text" => Some(LogFormat::Text),
+                "json" => Some(LogFormat::Json),
+                _ => None,
+            },
+            "text or json",
         )?,
         source,
         users,

@@ -60,10 +60,14 @@ struct Configuration {
     wake_after: Option<String>,
     /// What a delete at the source means in a target: soft (the default) keeps the row and sets deleted_at.
     deletes: Option<DeletesOrSection>,
+    /// Whether sessions at a target that LISTEN users_sync are told who was written. Default: false.
+    notify: Option<bool>,
     /// Budgets.
     limits: Option<Limits>,
     /// What happens when the slot is lost. Default: resync.
     on_slot_loss: Option<OnSlotLoss>,
+    /// How log lines look: text (the default) or json, one object a line. --log on the command line wins.
+    log: Option<LogFormat>,
     /// The tee: the same changes for consumers of Kafka.
     kafka: Option<Kafka>,
     /// The process over HTTP: health, metrics, an API and a console. Left out: it listens nowhere.
@@ -349,6 +353,13 @@ enum Publish {
 enum OnSlotLoss {
     Resync,
     Stop,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+enum LogFormat {
+    Text,
+    Json,
 }
 
 #[derive(JsonSchema)]

@@ -29,10 +29,14 @@ pub struct Config {
     pub deletes: Deletes,
     /// After how long a soft delete is for good.
     pub purge_after: Option<Duration>,
+    /// Whether a target's listeners are told who was written.
+    pub notify: bool,
     /// Budgets.
     pub limits: Limits,
     /// What to do when the slot is gone.
     pub on_slot_loss: OnSlotLoss,
+    /// How log lines look, unless the command line says so; of the configuration that a process begins with.
+    pub log: LogFormat,
     /// The tee, where there is one.
     pub kafka: Option<Kafka>,
     /// Where the process shows itself over HTTP, if it does.
@@ -53,6 +57,7 @@ impl Config {
             include: Vec::new(),
             wake_after: None,
             admin: None,
+            log: LogFormat::Text,
             ..config.clone()
         };
         without(self) == without(other)
@@ -193,6 +198,15 @@ pub enum OnSlotLoss {
     Resync,
     /// Stop with a message.
     Stop,
+}
+
+/// `log`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 #[cfg(test)]

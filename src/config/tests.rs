@@ -87,6 +87,7 @@ fn the_example_shows_the_defaults() {
     assert_eq!((shown.deletes, shown.on_slot_loss), (default.deletes, default.on_slot_loss));
     assert_eq!((&shown.source.slot, &shown.source.publication), (&default.source.slot, &default.source.publication));
     assert_eq!(shown.source.publish, default.source.publish);
+    assert_eq!((shown.notify, shown.log), (default.notify, default.log));
 }
 
 #[test]
@@ -98,6 +99,7 @@ fn what_is_not_said_has_its_default() {
     assert_eq!(config.users.table, TableName { schema: "auth".into(), name: "users".into() });
     assert_eq!((config.tenants[0].id.as_str(), config.tenants[0].key.as_str()), ("acme", "acme"));
     assert_eq!((config.deletes, config.on_slot_loss), (Deletes::Soft, OnSlotLoss::Resync));
+    assert_eq!((config.notify, config.log), (false, LogFormat::Text));
     let limits = config.limits;
     assert_eq!((limits.source_wal, limits.memory, limits.tenant_memory), (1 << 30, 256 << 20, 16 << 20));
     assert_eq!((limits.park_after, limits.stall), (Duration::from_secs(600), Duration::from_secs(5)));
@@ -108,10 +110,11 @@ fn what_is_not_said_has_its_default() {
 fn what_is_said_wins() {
     let config = good(&format!(
         "{GOOD}state: {{url: postgres://u@state/s}}\ndeletes: {{mode: hard}}\non_slot_loss: stop\n\
-         limits: {{memory: 1MB, stall: 500ms, max_deletes: 2.5%}}\n"
+         notify: true\nlog: json\nlimits: {{memory: 1MB, stall: 500ms, max_deletes: 2.5%}}\n"
     ));
     assert_eq!(config.state_url.host, "state");
     assert_eq!((config.deletes, config.on_slot_loss), (Deletes::Hard, OnSlotLoss::Stop));
+    assert_eq!((config.notify, config.log), (true, LogFormat::Json));
     assert_eq!((config.limits.memory, config.limits.stall), (1 << 20, Duration::from_millis(500)));
     assert_eq!(config.limits.max_deletes.percent, 2.5);
     let dotted = good(&GOOD.replace("auth.users", "Auth.we.ird"));
@@ -248,6 +251,8 @@ fn values_that_cannot_be_are_refused() {
         check("source:", &format!("limits: {{{limit}}}\nsource:"), &place, &message, help);
     }
     check("source:", "deletes: maybe\nsource:", "1:10", "deletes has no such value", "soft or hard");
+    check("source:", "log: x\nsource:", "1:6", "log has no such value", "text or json");
+    check("source:", "notify: x\nsource:", "1:9", "notify has no such value", "true or false");
     check("source:", "on_slot_loss: x\nsource:", "1:15", "on_slot_loss has no such value", "resync or stop");
 }
 

@@ -86,7 +86,8 @@ impl Dispatch {
             .map_err(|unmapped| {
                 if unmapped == Unmapped::New {
                     let so_far = self.directory.unmapped_changes();
-                    tracing::info!(key, so_far, "users of a tenant that the configuration does not have are left out");
+                    // Not the key: it is a row's value, and of a wrong column it may be anything.
+                    tracing::info!(so_far, "users of a tenant that the configuration does not have are left out");
                 }
             })
             .ok()

@@ -32,6 +32,9 @@ pub enum ServiceError {
     /// A target was written by a later process than this one.
     #[error("a target was written by a later process (epoch {0})")]
     Superseded(Epoch),
+    /// The source takes no writes yet, or is not meant to.
+    #[error("the source is a standby that has not been promoted; if it stays one, point source.url at the primary")]
+    InRecovery,
     /// Source or state went back to an older point; a new history has been begun.
     #[error("{0}")]
     WentBack(&'static str),
@@ -130,6 +133,7 @@ impl ServiceError {
             | ServiceError::Superseded(_)
             | ServiceError::LeaseLapsed
             | ServiceError::WentBack(_)
+            | ServiceError::InRecovery
             | ServiceError::StartOver(_)
             | ServiceError::NotPublishing
             | ServiceError::Read(SourceReadError::Columns) => false,

@@ -112,6 +112,11 @@ fn remedy(sqlstate: &str) -> Option<(Cause, &'static str)> {
         "42P01" | "42703" | "3F000" => {
             (Cause::Altered, "the tables were renamed or altered: rename them back, or drop them")
         }
+        "54000" => (
+            Cause::Other,
+            "a value is too large for the table's index; or, with notify: true, a session there that listens keeps a \
+             transaction open, and the queue of notifications is full: end that session",
+        ),
         _ => match class {
             "08" | "57" | "53" | "40" | "58" | "XX" => return None,
             "28" => (Cause::Login, LOGIN),
@@ -193,6 +198,7 @@ mod tests {
             ("42501", "GRANT"),
             ("3D000", "database"),
             ("25006", "read-only"),
+            ("54000", "that listens"),
             ("42P01", "renamed"),
             ("23514", "constraint"),
             ("22P02", "constraint"),

@@ -28,6 +28,8 @@ pub(super) fn decide_history(state: &SourceRow, found: &Found<'_>) -> History {
         (found.slot_created, "the slot is new"),
         (state.system_identifier.is_empty(), "what happened before it is not whole (the log says why)"),
         (state.system_identifier != found.system_identifier, "the source is another server"),
+        // Also where the slot was carried over and every checkpoint lies before the promotion: a user who was read from the
+        // old primary is ahead of the checkpoint, and what was read may be among what the promotion has lost.
         (state.timeline != found.timeline, "the source was promoted: its timeline is another one"),
         (found.confirmed > state.confirmed, "somebody else has moved the slot on"),
         (state.confirmed > found.flushed, "the source was restored to an older point"),

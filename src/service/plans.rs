@@ -6,7 +6,7 @@ use crate::config::{Config, Publish};
 use crate::map::{RowPlan, Rules, TouchPlan};
 use crate::model::{Oid, Relation, ReplicaIdentity, TableName, TypeCatalog};
 use crate::pg::{load_types, quote_table};
-use crate::snapshot::{describe_query, query_item, read_relation};
+use crate::snapshot::{describe_query, generated_columns, query_item, read_relation};
 use ring::digest;
 use tokio_postgres::Client;
 
@@ -18,9 +18,13 @@ pub(super) struct Mapped {
 }
 
 /// Holds the mapping against a relation version; its types are looked up in the catalog. A version need not have what
-/// is excluded: another one may, and a column list leaves it out.
+/// is excluded: another one may, and a column list leaves it out. Generated columns, which a publication may send since
+/// PostgreSQL 18, stay out as they do where it does not.
 pub(super) async fn compile(client: &Client, rules: &Rules, relation: Relation) -> Result<Mapped, ServiceError> {
-    let exclude = rules.exclude.iter().map(|name| format!("{}?", name.trim_end_matches('?'))).collect();
+    let generated = generated_columns(client, relation.oid).await?;
+    let exclude =
+        rules.exclude.iter().map(|name| name.trim_end_matches('?')).chain(generated.iter().map(String::as_str));
+    let exclude = exclude.map(|name| format!("{name}?")).collect();
     compile_strictly(client, &Rules { exclude, ..rules.clone() }, relation).await
 }
 

@@ -3,7 +3,7 @@
 use super::ServiceError;
 use super::plans::published;
 use crate::capture::publication;
-use crate::config::Config;
+use crate::config::{Config, Publish};
 use crate::model::{Generation, TableName};
 use crate::pg::PgClient;
 use crate::state::StateStore;
@@ -11,6 +11,7 @@ use crate::state::StateStore;
 /// The publication comes before the slot: a slot knows only what was published when the change was made.
 /// Whether it had to be made.
 pub(super) async fn publish(client: &PgClient, state: &PgClient, config: &Config) -> Result<bool, ServiceError> {
+    require_column_lists(client, config.source.publish).await?;
     let (name, tables) = (&config.source.publication, config.users.tables());
     let missing = publication::read_publication(client, name).await?.is_none();
     if missing {
@@ -28,6 +29,15 @@ pub(super) async fn publish(client: &PgClient, state: &PgClient, config: &Config
         }
     }
     Ok(missing)
+}
+
+/// An error where `source.publish` asks for what the server does not have yet.
+pub(crate) async fn require_column_lists(client: &PgClient, publish: Publish) -> Result<(), ServiceError> {
+    if publish == Publish::Rows || publication::has_column_lists(client).await? {
+        return Ok(());
+    }
+    let (what, remedy) = (publication::NEEDS_COLUMN_LISTS, publication::WITHOUT_COLUMN_LISTS);
+    Err(ServiceError::Unready { what: what.to_owned(), remedy: remedy.to_owned() })
 }
 
 /// Puts a table back that somebody has taken out, where that is ours to do; whether it is in again. What was changed until

@@ -125,6 +125,10 @@ pub(super) struct Prepared {
 pub(super) async fn prepare(config: &Config, live: &Arc<Live>) -> Result<Prepared, ServiceError> {
     let client = connect(&config.source.url).await?;
     source_session(&client).await?;
+    // In the middle of a fail-over, say: a slot that is made there now would not be the one that is carried over.
+    if client.query_typed_one("SELECT pg_is_in_recovery()", &[]).await?.get(0) {
+        return Err(ServiceError::InRecovery);
+    }
     let config = &settled(&client, config).await?;
     identity_gaps(&client, &config.users).await?;
     say_what_is_lacking(&client, config).await?;

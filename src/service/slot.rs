@@ -60,7 +60,7 @@ pub(super) async fn take_slot(
     live.starts(None);
     if let Some(why) = why {
         lost(config, why)?;
-        tracing::warn!(slot = name, why, "a new slot is made, every tenant is resynced");
+        tracing::warn!(slot = name, reason = why, "a new slot is made, every tenant is resynced");
     }
     tracing::info!(slot = name, "making the slot; this waits for the transactions that are running now");
     let CreatedSlot { consistent_point, snapshot_name } = slot::create_slot(connection, name, false).await?;

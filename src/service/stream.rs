@@ -284,7 +284,8 @@ impl<S: Sink> Stream<S> {
             }
             Err(unmappable) => {
                 if let Some(so_far) = self.shared.count_unmappable() {
-                    tracing::error!(so_far, reason = %unmappable, ?position, "a row is left out");
+                    let position = position.map(tracing::field::display);
+                    tracing::error!(so_far, reason = %unmappable, position, "a row is left out");
                 }
             }
         }

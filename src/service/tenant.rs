@@ -246,7 +246,7 @@ impl Worker {
                 };
                 connect(&self.lane().tenant.target).await.map_err(|error| Halt::from(fault::of_connect(&error)))?
             };
-            let opened = timeout(OPEN_WITHIN, Target::open(client, shared.config.deletes)).await;
+            let opened = timeout(OPEN_WITHIN, Target::open(client, shared.config.deletes, shared.config.notify)).await;
             Ok::<_, Halt>(opened.map_err(|_| Halt::Retry("somebody locks its tables".to_owned()))??)
         };
         let (mut target, mut observed) = tokio::select! {
@@ -262,10 +262,14 @@ impl Worker {
             decide_standing(&self.lane.tenant.id, mirror.as_ref(), observed, &session)
         };
         let is_first = !shared.has_looked_at(self.id());
+        if let Some(reason) = target.no_wait_for().filter(|_| is_first) {
+            let remedy = "GRANT CREATE ON SCHEMA users_sync to its role there, or `users-sync setup`";
+            tracing::warn!(tenant = %self.id(), reason, remedy, "users_sync.wait_for could not be made in its target");
+        }
         let mut standing = decide(&observed, is_first.then_some(&shared.epochs));
         let is_fenced = observed.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.epoch == shared.epoch);
         if !is_fenced && matches!(standing, Standing::Follow(_) | Standing::Join(_)) {
-            target.fence(shared.epoch).await?;
+            target.fence(self.id(), shared.epoch).await?;
             // An older process may have committed until just now.
             observed.checkpoint = target.checkpoint().await?;
             standing = decide(&observed, None);

@@ -5,7 +5,7 @@ use crate::config::{Config, Publish};
 use crate::map::{RowPlan, TouchPlan};
 use crate::model::{Relation, ReplicaIdentity, TableName};
 use crate::pg::{PgClient, load_types};
-use crate::service::ServiceError;
+use crate::service::{ServiceError, require_column_lists};
 use crate::snapshot::{query_item, read_relation};
 use std::collections::BTreeMap;
 
@@ -85,6 +85,7 @@ const READS: &str = "
 
 /// Looks at the source, as a role that may read its catalogs. `config.users` is settled.
 pub async fn gather(client: &mut PgClient, config: &Config) -> Result<SetupFacts, ServiceError> {
+    require_column_lists(client, config.source.publish).await?;
     let row = client.query_one(SERVER, &[&config.source.url.user]).await?;
     let role = row.get::<_, bool>(1).then(|| Role { replicates: row.get(2), bypasses: row.get(3) });
     let publication = &config.source.publication;

@@ -1,6 +1,7 @@
 //! A target's script: the same for all. Pure.
 
 use super::Script;
+use crate::apply::create_wait_for;
 use crate::apply::statement::{CREATE_INDEX, CREATE_TABLE};
 use crate::config::Tenant;
 use crate::pg::quote_ident;
@@ -19,6 +20,7 @@ pub fn target_script(tenant: &Tenant, role_exists: bool, rows_go: bool, applicat
     };
     if !role_exists {
         script.add_role(&tenant.target, "");
+        script.add(format!("GRANT {role} TO CURRENT_USER"), "whoever may become it may make what is to be its own");
     }
     script.add(
         format!("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {role}", quote_ident(&tenant.target.database)),
@@ -34,6 +36,10 @@ pub fn target_script(tenant: &Tenant, role_exists: bool, rows_go: bool, applicat
         true => "SELECT, INSERT, UPDATE, DELETE",
     };
     script.add(format!("GRANT {rights} ON neon_auth.users_sync TO {role}"), "");
+    if !application_roles.is_empty() {
+        script.add(create_wait_for(), "an application that has just signed somebody up waits for the row");
+        script.add(format!("ALTER FUNCTION users_sync.wait_for(text, interval) OWNER TO {role}"), "");
+    }
     for application in application_roles {
         let application = quote_ident(application);
         script.add(format!("GRANT USAGE ON SCHEMA neon_auth TO {application}"), "");
@@ -41,6 +47,8 @@ pub fn target_script(tenant: &Tenant, role_exists: bool, rows_go: bool, applicat
             format!("GRANT SELECT, REFERENCES ON neon_auth.users_sync TO {application}"),
             "user_id TEXT REFERENCES neon_auth.users_sync(id)",
         );
+        script.add(format!("GRANT USAGE ON SCHEMA users_sync TO {application}"), "its tables stay closed");
+        script.add(format!("GRANT EXECUTE ON FUNCTION users_sync.wait_for(text, interval) TO {application}"), "");
     }
     script
 }

@@ -1,6 +1,7 @@
 //! The source's table as the catalog describes it, and the session settings under which its values are read.
 
-use crate::model::{Column, Relation, ReplicaIdentity, TableName};
+use crate::model::{Column, Oid, Relation, ReplicaIdentity, TableName};
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
 /// The same text forms as on the walsender, no time-outs that would end a long read, and row security as an error
@@ -47,6 +48,14 @@ pub async fn read_relation(client: &Client, table: &TableName) -> Result<Option<
     let columns =
         columns.iter().map(|row| Column { name: row.get(0), type_oid: row.get(1), in_identity: row.get(2) }).collect();
     Ok(Some(Relation { oid, table: table.clone(), replica_identity, columns }))
+}
+
+/// A table's generated columns.
+pub async fn generated_columns(client: &Client, table: Oid) -> Result<Vec<String>, Error> {
+    let sql = "SELECT attname::text FROM pg_catalog.pg_attribute \
+               WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attgenerated <> ''";
+    let rows = client.query_typed(sql, &[(&table, Type::OID)]).await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
 }
 
 /// What a query gives, as if it were a version of `table`: its columns, each row whole.

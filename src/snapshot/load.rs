@@ -2,7 +2,9 @@
 
 use super::apart;
 use super::copy_text::write_user;
-use crate::apply::{Identity, REJECTED_AT_MOST, Refusal, Target, TargetError, statement, write_rejected};
+use crate::apply::{
+    Identity, NOTIFY_OF_MANY, REJECTED_AT_MOST, Refusal, Target, TargetError, statement, write_rejected,
+};
 use crate::config::MaxDeletes;
 use crate::model::{Deletes, Lsn, User, UserId};
 use bytes::Bytes;
@@ -96,7 +98,7 @@ pub async fn load(
     loading: &Loading<'_>,
     rows: &mut mpsc::Receiver<Option<Vec<User>>>,
 ) -> Result<Loaded, LoadError> {
-    let shape = target.shape().clone();
+    let (shape, notifies) = (target.shape().clone(), target.notifies());
     let transaction = target.client_mut().transaction().await?;
     transaction
         .batch_execute(
@@ -144,6 +146,9 @@ pub async fn load(
         .await?;
     if written != 1 {
         return Err(LoadError::Fenced);
+    }
+    if notifies && loaded.inserted + loaded.updated + loaded.deleted > 0 {
+        transaction.batch_execute(NOTIFY_OF_MANY).await?;
     }
     transaction.commit().await?;
     Ok(loaded)

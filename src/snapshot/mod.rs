@@ -11,7 +11,7 @@ mod load;
 mod reread;
 mod rows;
 
-pub use catalog::{describe_query, query_item, read_relation, source_session};
+pub use catalog::{describe_query, generated_columns, query_item, read_relation, source_session};
 pub use compare::{Comparison, Differences, KINDS};
 pub use export::{Export, hold_export};
 pub use families::{Settled, settle};

@@ -14,7 +14,7 @@ impl Binaries {
     /// USERS_SYNC_PG_BIN, then PATH, then the newest of `/usr/lib/postgresql/*/bin`.
     pub fn find() -> Result<Binaries, ThrowawayError> {
         if let Some(dir) = std::env::var_os("USERS_SYNC_PG_BIN").map(PathBuf::from) {
-            return if holds_server(&dir) { Ok(Binaries { dir }) } else { Err(ThrowawayError::NotBinaries(dir)) };
+            return Binaries::at(dir);
         }
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path)
@@ -22,6 +22,12 @@ impl Binaries {
             .or_else(|| newest(Path::new("/usr/lib/postgresql")))
             .map(|dir| Binaries { dir })
             .ok_or(ThrowawayError::NoBinaries)
+    }
+
+    /// Those of a directory that is known.
+    pub fn at(dir: impl Into<PathBuf>) -> Result<Binaries, ThrowawayError> {
+        let dir = dir.into();
+        if holds_server(&dir) { Ok(Binaries { dir }) } else { Err(ThrowawayError::NotBinaries(dir)) }
     }
 
     /// The path of one program.

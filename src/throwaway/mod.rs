@@ -22,8 +22,8 @@ pub enum ThrowawayError {
          initdb and postgres"
     )]
     NoBinaries,
-    /// USERS_SYNC_PG_BIN is set, but to a directory without them.
-    #[error("USERS_SYNC_PG_BIN is {0:?}, which holds no initdb and postgres")]
+    /// A directory that was named, by USERS_SYNC_PG_BIN, say, has none.
+    #[error("{0:?} holds no initdb and postgres (USERS_SYNC_PG_BIN)")]
     NotBinaries(PathBuf),
     /// PostgreSQL refuses to run as root, and there is no one else to run it as.
     #[error("PostgreSQL does not run as root, and this machine has neither a user `postgres` nor `nobody`")]

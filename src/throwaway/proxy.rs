@@ -48,7 +48,7 @@ pub struct TcpProxy {
 
 #[derive(Debug)]
 struct Shared {
-    upstream: SocketAddr,
+    upstream: watch::Sender<SocketAddr>,
     delay: watch::Sender<Duration>,
     frozen: watch::Sender<bool>,
     refusing: watch::Sender<bool>,
@@ -81,7 +81,7 @@ impl TcpProxy {
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(ThrowawayError::io("listen for the proxy"))?;
         let port = listener.local_addr().map_err(ThrowawayError::io("ask for the proxy's port"))?.port();
         let shared = Arc::new(Shared {
-            upstream,
+            upstream: watch::Sender::new(upstream),
             delay: watch::Sender::new(Duration::ZERO),
             frozen: watch::Sender::new(false),
             refusing: watch::Sender::new(false),
@@ -96,6 +96,12 @@ impl TcpProxy {
     /// The port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// New connections go there, and open ones are reset: what a name or an address does at a fail-over.
+    pub fn lead_to(&self, upstream: SocketAddr) {
+        self.shared.upstream.send_replace(upstream);
+        self.cut();
     }
 
     /// Every byte read from now on arrives so much later, in both directions: a round trip takes twice that.
@@ -200,7 +206,8 @@ async fn serve(client: Abrupt, mut cuts: watch::Receiver<()>, shared: Arc<Shared
 
 /// Carries bytes until both ends have closed, one breaks, or a trigger is `met`.
 async fn carry(mut client: Abrupt, shared: &Shared, met: &OnceLock<Arc<()>>) {
-    let Ok(server) = TcpStream::connect(shared.upstream).await else { return };
+    let upstream = *shared.upstream.borrow();
+    let Ok(server) = TcpStream::connect(upstream).await else { return };
     let mut server = Abrupt(Some(server));
     let over = {
         let (Some(client), Some(server)) = (&mut client.0, &mut server.0) else { return };

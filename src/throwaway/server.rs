@@ -34,11 +34,12 @@ pub struct Options {
     hba: Vec<String>,
     auth: String,
     port: Option<u16>,
+    binaries: Option<Binaries>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { settings: Vec::new(), hba: Vec::new(), auth: "trust".to_owned(), port: None }
+        Options { settings: Vec::new(), hba: Vec::new(), auth: "trust".to_owned(), port: None, binaries: None }
     }
 }
 
@@ -59,6 +60,13 @@ impl Options {
     #[must_use]
     pub fn port(mut self, port: u16) -> Options {
         self.port = Some(port);
+        self
+    }
+
+    /// Other programs than those that are found.
+    #[must_use]
+    pub fn binaries(mut self, binaries: Binaries) -> Options {
+        self.binaries = Some(binaries);
         self
     }
 
@@ -120,7 +128,30 @@ pub struct PostgresServer {
 impl PostgresServer {
     /// Makes a cluster, starts it, and returns once it accepts connections.
     pub async fn start(options: Options) -> Result<PostgresServer, ThrowawayError> {
-        let binaries = Binaries::find()?;
+        let mut server = PostgresServer::prepare(&options)?;
+        server.initdb().await?;
+        server.begin(&options).await?;
+        Ok(server)
+    }
+
+    /// Starts a standby on a copy of this server's data. It stops for that, since the copy is whole then without more
+    /// ado. `options` hold `primary_conninfo`.
+    pub async fn standby(&mut self, options: Options) -> Result<PostgresServer, ThrowawayError> {
+        let mut server = PostgresServer::prepare(&options)?;
+        self.stop().await?;
+        let mut command = Command::new("cp");
+        command.arg("-a").arg(self.data_dir()).arg(server.data_dir());
+        let copied = tokio::process::Command::from(command).status().await;
+        copied.map_err(ThrowawayError::io("copy the primary's data"))?;
+        server.write_file("standby.signal", b"")?;
+        // First the primary: who finds nobody there tries again only after a minute.
+        self.restart().await?;
+        server.begin(&options).await?;
+        Ok(server)
+    }
+
+    fn prepare(options: &Options) -> Result<PostgresServer, ThrowawayError> {
+        let binaries = options.binaries.clone().map_or_else(Binaries::find, Ok)?;
         let account = Account::for_server()?;
         let dir = tempfile::Builder::new()
             .prefix("users-sync-pg-")
@@ -129,22 +160,22 @@ impl PostgresServer {
         give(dir.path(), account)?;
         let mut server = PostgresServer { binaries, account, port: 0, postmaster: None, watchdog: None, dir };
         server.watchdog = Some(server.spawn_watchdog()?);
-        server.initdb().await?;
-        server.write_file("pg_hba.conf", options.pg_hba_conf().as_bytes())?;
+        Ok(server)
+    }
+
+    async fn begin(&mut self, options: &Options) -> Result<(), ThrowawayError> {
+        self.write_file("pg_hba.conf", options.pg_hba_conf().as_bytes())?;
         for attempt in 1.. {
-            server.port = options.port.map_or_else(free_port, Ok)?;
-            let conf = options.postgresql_conf(server.port, server.socket_dir());
-            server.write_file("postgresql.conf", conf.as_bytes())?;
-            match server.launch().await {
+            self.port = options.port.map_or_else(free_port, Ok)?;
+            let conf = options.postgresql_conf(self.port, self.socket_dir());
+            self.write_file("postgresql.conf", conf.as_bytes())?;
+            match self.launch().await {
                 Err(ThrowawayError::Server { log, .. })
                     if options.port.is_none() && attempt < PORT_ATTEMPTS && log.contains("could not bind") => {}
-                other => {
-                    other?;
-                    break;
-                }
+                other => return other,
             }
         }
-        Ok(server)
+        Ok(())
     }
 
     /// The TCP port on 127.0.0.1.

@@ -3,12 +3,13 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod majors;
 pub mod process;
 
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use users_sync::config::{Config, Limits, MaxDeletes, OnSlotLoss, Publish, Source, Tenant};
+use users_sync::config::{Config, Limits, LogFormat, MaxDeletes, OnSlotLoss, Publish, Source, Tenant};
 use users_sync::map::{Rules, Value};
 use users_sync::model::{Deletes, TableName, TenantId, TenantKey};
 use users_sync::pg::PgUrl;
@@ -143,8 +144,10 @@ impl Bed {
             wake_after: None,
             deletes: Deletes::Soft,
             purge_after: None,
+            notify: false,
             limits: limits(),
             on_slot_loss: OnSlotLoss::Resync,
+            log: LogFormat::Text,
             kafka: None,
             admin: None,
         }

@@ -41,21 +41,30 @@ impl Process {
     }
 
     pub fn start_at(config: &Path) -> Process {
-        Process::start_with(config, Stdio::inherit())
+        Process::start_with(config, Stdio::inherit(), &[], &level())
     }
 
     /// Its log goes to a file.
     pub fn start_logged(config: &NamedTempFile) -> (Process, Log) {
-        let log = Log { file: NamedTempFile::new().unwrap() };
-        let stderr = log.file.reopen().unwrap();
-        (Process::start_with(config.path(), Stdio::from(stderr)), log)
+        Process::start_logged_at(config, &level())
     }
 
-    fn start_with(config: &Path, stderr: Stdio) -> Process {
-        let level = std::env::var("RUST_LOG").unwrap_or_else(|_| "users_sync=info".to_owned());
+    /// At another level than the tests'.
+    pub fn start_logged_at(config: &NamedTempFile, level: &str) -> (Process, Log) {
+        Process::start_logged_with(config, &[], level)
+    }
+
+    pub fn start_logged_with(config: &NamedTempFile, arguments: &[&str], level: &str) -> (Process, Log) {
+        let log = Log { file: NamedTempFile::new().unwrap() };
+        let stderr = log.file.reopen().unwrap();
+        (Process::start_with(config.path(), Stdio::from(stderr), arguments, level), log)
+    }
+
+    fn start_with(config: &Path, stderr: Stdio, arguments: &[&str], level: &str) -> Process {
         let child = Command::new(env!("CARGO_BIN_EXE_users-sync"))
             .args(["run", "-c"])
             .arg(config)
+            .args(arguments)
             .env("RUST_LOG", level)
             .stdin(Stdio::null())
             .stderr(stderr)
@@ -97,6 +106,10 @@ impl Process {
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
+}
+
+fn level() -> String {
+    std::env::var("RUST_LOG").unwrap_or_else(|_| "users_sync=info".to_owned())
 }
 
 /// What a process has logged.

@@ -81,6 +81,7 @@ fn right() -> SourceFacts {
         slots: (1, 10),
         senders: (0, 10),
         keep_size_mb: Some(4096),
+        has_column_lists: true,
         table: Some(table()),
         others: Vec::new(),
         publication: Some(publication()),

@@ -144,7 +144,7 @@ pub(super) async fn run(
                 return Err(StateError::Fenced { slot, epoch }.into());
             }
             Left::Broken(TeeError::Service(ServiceError::StartOver(why))) => {
-                tracing::warn!(why, "the tee starts over: a snapshot of every tenant");
+                tracing::warn!(reason = why, "the tee starts over: a snapshot of every tenant");
                 tee.start_over = Some(why);
             }
             Left::Broken(error) => tee.broken(kafka, &error).await?,

@@ -92,7 +92,7 @@ pub(super) async fn take_slot(
         Some(_) => Some("its slot was invalidated: its log is gone"),
     };
     if let Some(why) = why {
-        tracing::warn!(slot = kafka.slot, why, "the tee gets a new slot and takes a snapshot of every tenant");
+        tracing::warn!(slot = kafka.slot, reason = why, "the tee gets a new slot and takes a snapshot of every tenant");
         drop_slot(shared, &kafka.slot).await?;
     }
     let export = make_slot(&mut connection, shared, kafka).await?;

@@ -1,0 +1,62 @@
+//! `notify: true`: sessions at a target that LISTEN users_sync learn who was written, with the transaction that wrote it. Pure.
+
+/// A transaction that writes more users than this does not name them: the server keeps what it is told in memory, and in a
+/// queue that all databases share, until the slowest listener has read it.
+pub const NOTIFY_AT_MOST: usize = 10_000;
+
+/// Tells listeners that many were written, or that who they are is not known.
+pub const NOTIFY_OF_MANY: &str = "SELECT pg_notify('users_sync', '')";
+
+/// Who is told of what a statement writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Notify {
+    /// Nobody: the statement has no part for it.
+    Nobody,
+    /// Listeners, of each user that was really written.
+    OfEach,
+    /// Listeners, of there being any.
+    OfMany,
+}
+
+impl Notify {
+    /// What the parts of the statement return: those that change a row of `u`, and those that make one.
+    pub(super) fn returning(self) -> (&'static str, &'static str) {
+        match self {
+            Notify::Nobody => ("", ""),
+            Notify::OfEach | Notify::OfMany => (" RETURNING u.id", " RETURNING id"),
+        }
+    }
+
+    /// A column of the statement's answer, from the names of those parts. A payload has to be shorter than 8000 bytes
+    /// (manual: NOTIFY).
+    pub(super) fn of(self, written: &[&str]) -> String {
+        match self {
+            Notify::Nobody => String::new(),
+            Notify::OfEach => {
+                let ids = written.iter().map(|part| format!("SELECT id FROM {part}")).collect::<Vec<_>>();
+                format!(
+                    ", (SELECT count(pg_notify('users_sync', id)) FROM ({}) AS written WHERE octet_length(id) < 8000)",
+                    ids.join(" UNION ALL ")
+                )
+            }
+            Notify::OfMany => {
+                let any = written.iter().map(|part| format!("EXISTS (SELECT FROM {part})")).collect::<Vec<_>>();
+                format!(", (SELECT count(pg_notify('users_sync', '')) WHERE {})", any.join(" OR "))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_costs_nothing_and_everybody_is_told_in_the_statement_itself() {
+        assert_eq!((Notify::Nobody.of(&["updated"]), Notify::Nobody.returning()), (String::new(), ("", "")));
+        let each = Notify::OfEach.of(&["updated", "inserted"]);
+        assert!(each.contains("(SELECT id FROM updated UNION ALL SELECT id FROM inserted)"), "{each}");
+        let many = Notify::OfMany.of(&["deleted", "patched"]);
+        assert!(many.ends_with("WHERE EXISTS (SELECT FROM deleted) OR EXISTS (SELECT FROM patched))"), "{many}");
+    }
+}

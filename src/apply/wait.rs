@@ -1,0 +1,67 @@
+//! `users_sync.wait_for` in every target: an application that has just signed somebody up waits there for the row.
+
+use crate::pg::describe;
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+/// The function's body. Each statement of a volatile function sees what is committed by then, under READ COMMITTED; under
+/// the other levels a row that comes later stays unseen, so that waiting is refused. Without a time, or with a negative
+/// one, it looks once.
+const BODY: &str = "
+DECLARE
+  ends constant timestamptz := clock_timestamp() + timeout;
+  pause double precision := 0.002;
+  left_over double precision;
+BEGIN
+  LOOP
+    IF EXISTS (SELECT FROM neon_auth.users_sync u WHERE u.id = wait_for.user_id AND u.deleted_at IS NULL) THEN
+      RETURN true;
+    END IF;
+    left_over := extract(epoch FROM ends - clock_timestamp());
+    IF user_id IS NULL OR (left_over > 0) IS NOT TRUE THEN
+      RETURN false;
+    END IF;
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+      RAISE EXCEPTION 'users_sync.wait_for cannot see what comes: the isolation level is %',
+        current_setting('transaction_isolation')
+        USING ERRCODE = 'invalid_transaction_state', HINT = 'Call it before BEGIN, or under READ COMMITTED.';
+    END IF;
+    PERFORM pg_sleep(least(pause, left_over));
+    pause := least(pause * 1.5, 0.02);
+  END LOOP;
+END
+";
+
+/// Whether the function is there as it is here: `$1` is [`BODY`].
+const IS_THERE: &str = "\
+SELECT EXISTS (SELECT FROM pg_catalog.pg_proc \
+WHERE oid = to_regprocedure('users_sync.wait_for(text,interval)') AND prosrc = $1)";
+
+/// Takes it away.
+pub const DROP_WAIT_FOR: &str = "DROP FUNCTION IF EXISTS users_sync.wait_for(text, interval)";
+
+/// Makes the function, in schema `users_sync`, or makes it what it is here. Its callers need no more than to read users.
+pub fn create_wait_for() -> String {
+    format!(
+        "CREATE OR REPLACE FUNCTION users_sync.wait_for(user_id text, timeout interval DEFAULT '5s') RETURNS boolean \
+         LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $wait_for${BODY}$wait_for$"
+    )
+}
+
+/// Sees to it that the function is there, with a look at the catalog where it is. Gives why it cannot be made: users are
+/// written without it.
+pub(super) async fn provide(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
+    let is_there = || client.query_typed_one(IS_THERE, &[(&BODY, Type::TEXT)]);
+    if is_there().await?.get(0) {
+        return Ok(None);
+    }
+    match client.batch_execute(&create_wait_for()).await {
+        Ok(()) => Ok(None),
+        // Another process may have been quicker.
+        Err(error) if error.as_db_error().is_some() && !is_there().await?.get::<_, bool>(0) => {
+            Ok(Some(describe(&error)))
+        }
+        Err(error) if error.as_db_error().is_some() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
