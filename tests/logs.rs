@@ -103,11 +103,12 @@ impl World {
                 self.process.take().unwrap().kill();
                 self.run();
             }
-            7 => {
-                self.bed
-                    .auth(&format!("INSERT INTO auth.users (id, org, first_name) VALUES ('', 't1', '{MARK}')"))
-                    .await
-            }
+            7 => self
+                .bed
+                .auth(&format!(
+                    "INSERT INTO auth.users (id, org, first_name) VALUES ('', 't1', '{MARK}') ON CONFLICT DO NOTHING"
+                ))
+                .await,
             8 => {
                 self.proxies[1].refuse(true);
                 self.proxies[1].cut();

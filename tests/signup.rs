@@ -269,7 +269,10 @@ async fn listeners_are_told_who_was_written_and_of_nobody_else() {
 async fn of_very_many_at_once_listeners_are_told_only_that_there_are_any() {
     let (bed, service) = following(true).await;
     let mut listener = Listener::start(&bed).await;
-    bed.auth("INSERT INTO auth.users (id, org) SELECT 'm' || n, 'acme' FROM generate_series(1, 30000) n").await;
+    bed.auth(
+        "INSERT INTO auth.users (id, org, updated_at) SELECT 'm' || n, 'acme', now() FROM generate_series(1, 30000) n",
+    )
+    .await;
     bed.equal().await;
     let heard = listener.heard().await;
     assert!(heard.contains(&String::new()) && heard.len() <= 10_001, "{} notifications", heard.len());
