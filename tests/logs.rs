@@ -16,6 +16,8 @@ use users_sync::throwaway::{Options, TcpProxy};
 /// Every value of every row holds this; so does every password, and nothing else.
 const MARK: &str = "Zq7Mark";
 const TENANTS: usize = 3;
+/// A level alone would be that of users-sync: this is everybody's.
+const EVERYTHING: &str = "trace,users_sync=trace";
 
 struct World {
     bed: Bed,
@@ -56,7 +58,7 @@ impl World {
     }
 
     fn run(&mut self) {
-        let (process, log) = Process::start_logged_at(&self.config, "trace");
+        let (process, log) = Process::start_logged_at(&self.config, EVERYTHING);
         self.process = Some(process);
         self.logs.push(log);
     }
@@ -86,11 +88,11 @@ impl World {
         let at_target = async |sql: &str| drop(self.bed.server.sql(&target, sql).await);
         match round % 10 {
             0 => self.proxies[0].cut(),
-            1 => at_target("ALTER TABLE neon_auth.users_sync ADD CHECK (id NOT LIKE '%9')").await,
+            1 => at_target("ALTER TABLE neon_auth.users_sync ADD CHECK (id NOT LIKE '%9') NOT VALID").await,
             2 => {
                 // Its words hold values.
                 let trigger = "CREATE OR REPLACE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                         RAISE WARNING 'looks at %', NEW; IF NEW.id LIKE '%1' THEN RAISE EXCEPTION 'not %', NEW; END IF;
+                         RAISE WARNING 'looks at %', NEW; IF NEW.id LIKE '%4' THEN RAISE EXCEPTION 'not %', NEW; END IF;
                          RETURN NEW; END $$;
                      CREATE OR REPLACE TRIGGER spoil BEFORE INSERT OR UPDATE ON neon_auth.users_sync
                          FOR EACH ROW EXECUTE FUNCTION spoil()";
@@ -144,7 +146,7 @@ async fn whatever_breaks_no_value_and_no_secret_is_logged() {
     }
     let path = world.config.path().to_str().unwrap().to_owned();
     for arguments in [["check", "-c", &path], ["status", "-c", &path]] {
-        let output = command(&[&arguments[..], &["--log-level", "trace"]].concat()).await;
+        let output = command(&[&arguments[..], &["--log-level", EVERYTHING]].concat()).await;
         let (text, _) = said(&output);
         assert!(text.contains("t0"), "{text}");
         assert_eq!(marked(&text), Vec::<String>::new(), "{arguments:?}");

@@ -38,7 +38,8 @@ pub struct Cli {
     log: Option<LogFormat>,
     /// What is logged: error, warn, info, debug, trace, or a list such as info,users_sync::capture=debug.
     ///
-    /// A level alone is that of users-sync itself; of its libraries only warnings are shown then. Default: info.
+    /// A level alone is that of users-sync itself; of its libraries only warnings are shown then. What a library may say of
+    /// rows is shown at no level. Default: info.
     #[arg(long, global = true, env = "RUST_LOG", value_name = "FILTER")]
     log_level: Option<String>,
 }
