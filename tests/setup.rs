@@ -6,6 +6,7 @@ mod support;
 
 use std::io::Write;
 use std::process::{Command, Output};
+use support::majors::at_least;
 use support::process::Process;
 use support::{Bed, DEADLINE, pause};
 use tempfile::NamedTempFile;
@@ -37,7 +38,8 @@ struct Store {
 
 impl Store {
     async fn start(users: &str, publish: &str) -> Store {
-        let bed = Bed::start_with(&["acme", "globex"], Options::new()).await;
+        let options = if publish == "columns" { at_least(15) } else { Options::new() };
+        let bed = Bed::start_with(&["acme", "globex"], options).await;
         bed.auth(STORE).await;
         let url = |database: &str| bed.server.url_for("sync", database);
         let yaml = format!(

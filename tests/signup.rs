@@ -123,8 +123,10 @@ async fn many_wait_at_once_and_each_for_its_own() {
         waiting.spawn(async move { waits(&client, &format!("w{n}"), "60s").await.unwrap() });
     }
     bed.becomes("acme", WAITING, &MANY.to_string()).await;
+    let auth = bed.server.connect("auth").await.unwrap();
     for n in 0..MANY {
-        bed.auth(&format!("INSERT INTO auth.users (id, org) VALUES ('w{n}', 'acme')")).await;
+        let sign_up = format!("INSERT INTO auth.users (id, org) VALUES ('w{n}', 'acme')");
+        auth.batch_execute(&sign_up).await.unwrap();
     }
     assert!(waiting.join_all().await.into_iter().all(|came| came));
     service.stop().await;

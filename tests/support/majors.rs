@@ -1,7 +1,7 @@
 //! Servers of a certain PostgreSQL major, whatever the machine has.
 
 use std::process::Command;
-use users_sync::throwaway::Binaries;
+use users_sync::throwaway::{Binaries, Options};
 
 /// Its programs, fetched where that has not been done yet.
 pub fn binaries(major: u32) -> Binaries {
@@ -10,4 +10,15 @@ pub fn binaries(major: u32) -> Binaries {
     let dir = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Binaries::at(dir.trim()).unwrap()
+}
+
+/// The machine's own programs, or those of a later major where a test needs what came with it.
+pub fn at_least(major: u32) -> Options {
+    let found = Command::new(Binaries::find().unwrap().program("postgres")).arg("--version").output().unwrap();
+    let found = String::from_utf8(found.stdout).unwrap();
+    let number = found.split_whitespace().nth(2).and_then(|version| version.split('.').next()?.parse::<u32>().ok());
+    match number.unwrap() >= major {
+        true => Options::new(),
+        false => Options::new().binaries(binaries(major)),
+    }
 }
