@@ -132,7 +132,7 @@ async fn many_wait_at_once_and_each_for_its_own() {
     service.stop().await;
 }
 
-/// What `cargo test --release --test signup -- --nocapture how_long` prints stands in README.md.
+/// What `cargo test --test signup how_long -- --nocapture` prints stands in README.md.
 #[tokio::test(flavor = "multi_thread")]
 async fn how_long_after_the_commit_a_waiting_application_goes_on() {
     const SIGN_UPS: usize = 300;

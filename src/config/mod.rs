@@ -22,7 +22,9 @@ pub use files::Files;
 pub use interpolate::{InterpolationError, Surroundings};
 pub use presets::{About, PRESETS, Preset};
 pub use schema::{json_schema, preset_schema};
-pub use settings::{Admin, Config, Kafka, KafkaFormat, Limits, LogFormat, MaxDeletes, OnSlotLoss, Publish, Source, Tenant};
+pub use settings::{
+    Admin, Config, Kafka, KafkaFormat, Limits, LogFormat, MaxDeletes, OnSlotLoss, Publish, Source, Tenant,
+};
 pub(crate) use units::parse_duration;
 pub use users::Family;
 
