@@ -11,9 +11,10 @@ FUZZ_SECONDS ?= 60
 MAJORS ?= 14 15 16 17 18
 # More for cargo-mutants: `make mutants MUTANTS='--file src/progress.rs'`.
 MUTANTS ?=
+IMAGE ?= users-sync:local
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-matrix bench check lint mutants fuzz
+.PHONY: help setup demo test test-matrix bench check lint dist image deny mutants fuzz
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +42,15 @@ check: setup ## Format check, clippy and rustdoc, warnings are errors.
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 
 lint: check
+
+dist: setup ## Build the binary that is given to people, static where musl can be had, and print its size.
+	@.ci/dist
+
+image: ## Build the container's image with docker or buildah (IMAGE=users-sync:local).
+	@.ci/image $(IMAGE)
+
+deny: ## Hold licences, sources and duplicate versions of dependencies, and advisories where they can be fetched.
+	@.ci/deny
 
 mutants: setup ## Show that the tests of the pure modules can fail (hours; .cargo/mutants.toml says what is left out).
 	@cargo mutants --version >/dev/null 2>&1 || cargo install --locked cargo-mutants

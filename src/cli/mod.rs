@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod forget;
+mod health;
 mod plan;
 mod presets;
 mod reload;
@@ -28,7 +29,7 @@ const FAILED: u8 = 1;
 
 /// Streams an auth database's users into every tenant's neon_auth.users_sync.
 #[derive(Parser, Debug)]
-#[command(name = "users-sync", version, about, after_help = AFTER_HELP)]
+#[command(name = "users-sync", version = VERSION, about, after_help = AFTER_HELP)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
     #[command(subcommand)]
@@ -43,6 +44,9 @@ pub struct Cli {
     #[arg(long, global = true, env = "RUST_LOG", value_name = "FILTER")]
     log_level: Option<String>,
 }
+
+/// With the commit that it was built from.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("USERS_SYNC_COMMIT"), ")");
 
 const AFTER_HELP: &str = "\
 To begin: copy config/minimal.yaml, fill in the URLs, run `check` until it has no more errors, then `run`.
@@ -91,6 +95,10 @@ enum Command {
     ///
     /// Stop `run` first. Shows what goes, and asks.
     Teardown(teardown::Arguments),
+    /// Ask a running process whether it is ready; the exit code says so. For health checks.
+    ///
+    /// It takes `admin.listen` in the configuration, and no token.
+    Health(health::Arguments),
     /// See it work: two throwaway PostgreSQL servers on this machine, two tenants, people coming and going.
     Demo(demo::Arguments),
 }
@@ -165,6 +173,7 @@ fn execute(cli: Cli) -> miette::Result<ExitCode> {
             Command::Verify(arguments) => verify::execute(&arguments).await,
             Command::Resync(arguments) => resync::execute(&arguments).await,
             Command::Teardown(arguments) => teardown::execute(&arguments).await,
+            Command::Health(arguments) => health::execute(&arguments),
             Command::Demo(arguments) => demo::execute(&arguments).await,
         }
     });
