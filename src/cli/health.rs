@@ -42,7 +42,8 @@ fn parts(url: &str) -> Option<(&str, &str)> {
 /// HTTP/1.0: the server closes the connection behind its answer.
 fn get(authority: &str, path: &str) -> std::io::Result<String> {
     let is_complete = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    let addresses = if is_complete { authority.to_socket_addrs()? } else { format!("{authority}:80").to_socket_addrs()? };
+    let addresses =
+        if is_complete { authority.to_socket_addrs()? } else { format!("{authority}:80").to_socket_addrs()? };
     let mut last = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
     for address in addresses {
         match TcpStream::connect_timeout(&address, PATIENCE) {

@@ -30,8 +30,7 @@ fn compose_gives_the_process_what_its_configuration_names() {
     let services = compose["services"].as_object().unwrap();
     for service in ["users-sync", "standby"] {
         let service = &services[service];
-        let given: BTreeSet<&str> =
-            service["environment"].as_object().unwrap().keys().map(String::as_str).collect();
+        let given: BTreeSet<&str> = service["environment"].as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(given, variables(&text));
         assert_eq!((&service["read_only"], &service["cap_drop"][0]), (&true.into(), &"ALL".into()), "{service}");
     }

@@ -142,9 +142,9 @@ async fn rules_and_board_ask_for_what_a_process_shows() {
         let name = name.strip_suffix("_bucket").or(name.strip_suffix("_sum")).or(name.strip_suffix("_count"));
         name.map(|name| format!("{name}_bucket"))
     };
+    let unused: Vec<_> = shown.keys().filter(|name| name.starts_with(PREFIX) && !used.contains(*name)).collect();
     let unused: Vec<_> =
-        shown.keys().filter(|name| name.starts_with(PREFIX) && !used.contains(*name)).collect();
-    let unused: Vec<_> = unused.into_iter().filter(|name| family(name).is_none_or(|name| !used.contains(&name))).collect();
+        unused.into_iter().filter(|name| family(name).is_none_or(|name| !used.contains(&name))).collect();
     assert!(unused.is_empty(), "nobody looks at {unused:?}");
 }
 

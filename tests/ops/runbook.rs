@@ -111,7 +111,10 @@ fn sources(under: &Path, found: &mut Vec<String>) {
         let path = entry.unwrap().path();
         match path.is_dir() {
             true => sources(&path, found),
-            false => found.push(path.to_str().unwrap().to_owned()),
+            false if path.extension().is_some_and(|extension| extension == "rs") => {
+                found.push(path.to_str().unwrap().to_owned());
+            }
+            false => {}
         }
     }
 }

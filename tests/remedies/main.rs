@@ -33,13 +33,15 @@ fn the_statements_of_a_remedy_are_found() {
     let check = |remedy: &str, expected: &[&str]| assert_eq!(statements(remedy), expected, "{remedy}");
     check("GRANT a TO b;", &["GRANT a TO b"]);
     check("ALTER ROLE r REPLICATION; (on Amazon RDS: GRANT x TO r;)", &["ALTER ROLE r REPLICATION"]);
-    check("run: CREATE INDEX i; ALTER TABLE t; (not null), or: ALTER TABLE t FULL;", &["CREATE INDEX i", "ALTER TABLE t"]);
+    check(
+        "run: CREATE INDEX i; ALTER TABLE t; (not null), or: ALTER TABLE t FULL;",
+        &["CREATE INDEX i", "ALTER TABLE t"],
+    );
     check("point it elsewhere, or ALTER ROLE r SET x = off;", &["ALTER ROLE r SET x = off"]);
-    check("or this: INSERT INTO t; beforehand: CREATE SCHEMA s; CREATE TABLE t", &[
-        "CREATE SCHEMA s",
-        "CREATE TABLE t",
-        "INSERT INTO t",
-    ]);
+    check(
+        "or this: INSERT INTO t; beforehand: CREATE SCHEMA s; CREATE TABLE t",
+        &["CREATE SCHEMA s", "CREATE TABLE t", "INSERT INTO t"],
+    );
     check("set that of the role: ALTER ROLE r PASSWORD '...';", &["ALTER ROLE r PASSWORD 'hunter2'"]);
     check("make room", &[]);
 }

@@ -39,7 +39,9 @@ impl Scene {
     }
 
     async fn change(&self, tenant: &str) {
-        self.bed.auth(&format!("UPDATE auth.users SET first_name = 'Bea', updated_at = now() WHERE org = '{tenant}'")).await;
+        self.bed
+            .auth(&format!("UPDATE auth.users SET first_name = 'Bea', updated_at = now() WHERE org = '{tenant}'"))
+            .await;
     }
 
     /// The remedy that is written down for the tenant, once it is parked with one that has these words.
@@ -181,16 +183,19 @@ async fn rows_of_others_are_emptied_and_one_who_left_is_removed_for_good() {
     for tenant in ["rows", "other"] {
         bed.auth(&format!("INSERT INTO auth.users (id, org) VALUES ('u', '{tenant}')")).await;
     }
-    let rows = "CREATE SCHEMA neon_auth; CREATE TABLE neon_auth.users_sync (id text PRIMARY KEY, raw_json jsonb NOT NULL,
+    let rows =
+        "CREATE SCHEMA neon_auth; CREATE TABLE neon_auth.users_sync (id text PRIMARY KEY, raw_json jsonb NOT NULL,
         name text, email text, created_at timestamptz, deleted_at timestamptz, updated_at timestamptz);
         INSERT INTO neon_auth.users_sync (id, raw_json) VALUES ('theirs', '{}')";
     bed.server.sql("rows", rows).await.unwrap();
-    let checkpoint = "CREATE SCHEMA users_sync; CREATE TABLE users_sync.checkpoint (only_row boolean PRIMARY KEY DEFAULT true,
+    let checkpoint =
+        "CREATE SCHEMA users_sync; CREATE TABLE users_sync.checkpoint (only_row boolean PRIMARY KEY DEFAULT true,
         tenant text NOT NULL, target_id uuid NOT NULL, generation bigint NOT NULL, position pg_lsn NOT NULL,
         epoch bigint NOT NULL, mapping text NOT NULL);
         INSERT INTO users_sync.checkpoint VALUES (true, 'somebody', gen_random_uuid(), 1, '0/1', 1, '')";
     bed.server.sql("other", &format!("{rows}; {checkpoint}")).await.unwrap();
     let service = Service::start(bed.config());
+    bed.state_is("rows", "parked").await;
     let said = remedy(&bed, "rows", "empty the table").await;
     assert_eq!(statements(&said).len(), 1, "{said}");
     bed.server.sql("rows", "TRUNCATE neon_auth.users_sync").await.unwrap();
@@ -201,12 +206,10 @@ async fn rows_of_others_are_emptied_and_one_who_left_is_removed_for_good() {
     service.stop().await;
 }
 
-/// A process that ends says what mends it; then it starts.
-#[track_caller]
-async fn ends_with(bed: &Bed, config: Config, words: &[&str]) -> String {
+/// The process ends by itself, and says this.
+async fn ends_with(config: Config, words: &[&str]) -> String {
     let error = Service::start(config).fails().await.to_string();
     assert!(words.iter().all(|words| error.contains(words)), "{error}\ndoes not say {words:?}");
-    let _ = bed;
     error
 }
 
@@ -217,20 +220,20 @@ async fn what_a_process_says_before_it_ends_mends_it() {
 
     // Somebody else's slot: another name is as good as any.
     bed.auth("SELECT pg_create_physical_replication_slot('users_sync')").await;
-    ends_with(&bed, bed.config(), &["slot users_sync is not ours", "choose another name for source.slot"]).await;
+    ends_with(bed.config(), &["slot users_sync is not ours", "choose another name for source.slot"]).await;
     let mut config = bed.config();
     config.source.slot = "users_sync_2".into();
     bed.auth("SELECT pg_drop_replication_slot('users_sync')").await;
 
     bed.auth("ALTER TABLE auth.users REPLICA IDENTITY NOTHING").await;
-    let said = ends_with(&bed, config.clone(), &["the replica identity of auth.users lacks id, org"]).await;
+    let said = ends_with(config.clone(), &["the replica identity of auth.users lacks id, org"]).await;
     for sql in statements(&said) {
         bed.auth(&sql).await;
     }
 
     bed.auth("CREATE PUBLICATION other FOR TABLE auth.users").await;
     bed.auth("ALTER TABLE auth.users RENAME TO people").await;
-    ends_with(&bed, config.clone(), &["table auth.users is not there", "correct users.table, or create it"]).await;
+    ends_with(config.clone(), &["table auth.users is not there", "correct users.table, or create it"]).await;
     bed.auth("ALTER TABLE auth.people RENAME TO users").await;
 
     let service = Service::start(config.clone());
@@ -240,7 +243,7 @@ async fn what_a_process_says_before_it_ends_mends_it() {
     // The slot is lost: with on_slot_loss: stop it says that resync makes a new one.
     bed.auth("SELECT pg_drop_replication_slot('users_sync_2')").await;
     config.on_slot_loss = users_sync::config::OnSlotLoss::Stop;
-    ends_with(&bed, config.clone(), &["with on_slot_loss: resync a new one is made"]).await;
+    ends_with(config.clone(), &["with on_slot_loss: resync a new one is made"]).await;
     config.on_slot_loss = users_sync::config::OnSlotLoss::Resync;
     let service = Service::start(config);
     bed.equal().await;

@@ -95,6 +95,10 @@ pub(super) fn client_config(kafka: &Kafka) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", &kafka.brokers).set("client.id", "users-sync");
     config.set("reconnect.backoff.ms", "100").set("reconnect.backoff.max.ms", "2000");
+    if cfg!(feature = "static") {
+        // An OpenSSL of our own does not know where this machine keeps the authorities that it trusts.
+        config.set("ssl.ca.location", "probe");
+    }
     for (key, value) in &kafka.properties {
         config.set(key, &value.0);
     }

@@ -1,0 +1,98 @@
+//! What mends a refusal of Kafka's, done as it is said: the file is corrected while the process runs, and the tee follows.
+//! What is refused by a role's rights is said by a mock cluster, on demand, and stops being said where they are given.
+
+use crate::bed::TeeBed;
+use crate::broker::Broker;
+use crate::support::process::Process;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+/// One whose topics are there.
+fn mock(name: &str) -> Cluster {
+    let cluster = Cluster::new(1).unwrap();
+    for topic in ["acme", "globex", "positions"] {
+        cluster.create_topic(&format!("{name}.{topic}"), 1, 1).unwrap();
+    }
+    cluster
+}
+
+fn corrects(bed: &TeeBed, from: &str, to: &str) {
+    let text = std::fs::read_to_string(bed.file.path()).unwrap();
+    assert!(text.contains(from), "{text}");
+    std::fs::write(bed.file.path(), text.replace(from, to)).unwrap();
+}
+
+/// Kafka refuses this request so often; the remedy is said, and once the file is corrected the tee follows.
+async fn refused(
+    name: &str,
+    (request, refusal, times): (RDKafkaApiKey, RDKafkaRespErr, usize),
+    remedy: &str,
+    (from, to): (&str, &str),
+) {
+    let cluster = mock(name);
+    let bed = TeeBed::start_with(&cluster.bootstrap_servers(), name, "create_topics: false", "").await;
+    cluster.request_errors(request, &vec![refusal; times]);
+    let (process, log) = Process::start_logged(&bed.file);
+    log.says(remedy).await;
+    corrects(&bed, from, to);
+    cluster.clear_request_errors(request);
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('u', 'acme')").await;
+    bed.equal("acme").await;
+    bed.tee_is("following").await;
+    assert!(process.stop().await.success(), "{}", log.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brokers_without_transactions_are_written_to_without_them() {
+    let refusal = (RDKafkaApiKey::InitProducerId, RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNSUPPORTED_VERSION, 20);
+    let remedy = "the brokers are too old for transactions: set kafka.exactly_once: false";
+    refused("old", refusal, remedy, ("create_topics: false", "create_topics: false, exactly_once: false")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_without_a_transactional_id_does_without_transactions() {
+    let code = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED;
+    let remedy = "on the transactional id <kafka.positions_topic>.<kafka.slot>, or set kafka.exactly_once: false";
+    let corrected = ("create_topics: false", "create_topics: false, exactly_once: false");
+    refused("noid", (RDKafkaApiKey::InitProducerId, code, 20), remedy, corrected).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_may_not_write_idempotently_is_allowed_to() {
+    let code = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+    let remedy = "allow it Create and IdempotentWrite on the cluster";
+    refused("weakly", (RDKafkaApiKey::InitProducerId, code, 20), remedy, ("weakly", "weakly")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_installations_get_a_slot_each() {
+    let code = RDKafkaRespErr::RD_KAFKA_RESP_ERR_PRODUCER_FENCED;
+    let remedy = "where it is another installation, give each a slot of its own";
+    let corrected = ("create_topics: false", "create_topics: false, slot: another_slot");
+    refused("fenced", (RDKafkaApiKey::InitProducerId, code, 20), remedy, corrected).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_nobody_knows_is_corrected() {
+    let cluster = mock("named");
+    let bed = TeeBed::start_with("no-such-host.invalid:9092", "named", "create_topics: false", "").await;
+    let (process, log) = Process::start_logged(&bed.file);
+    log.says("correct the host names in kafka.brokers").await;
+    corrects(&bed, "no-such-host.invalid:9092", &cluster.bootstrap_servers());
+    bed.tee_is("following").await;
+    assert!(process.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_the_cluster_cannot_hold_is_asked_for_in_its_size() {
+    let broker = Broker::shared();
+    let bed = TeeBed::start(broker, "toomany", "replication: 3", "").await;
+    let (process, log) = Process::start_logged(&bed.file);
+    log.says("set kafka.partitions and kafka.replication to what the cluster takes").await;
+    corrects(&bed, "replication: 3", "replication: 1");
+    bed.tee_is("following").await;
+    assert!(process.stop().await.success());
+}
