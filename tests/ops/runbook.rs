@@ -126,16 +126,18 @@ fn every_word_that_asks_for_a_person_is_in_the_runbook() {
     sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
     let lines = files.iter().flat_map(|path| logged(tokens(path)).into_iter().map(move |text| (path.clone(), text)));
     let lines: Vec<_> = lines.collect();
-    assert!(lines.len() > 40, "{lines:?}");
+    assert!(lines.len() > 30, "{lines:?}");
     let texts = TEXTS.into_iter().chain(cfg!(feature = "kafka").then_some(KAFKA));
     let texts = texts.flat_map(|path| {
         let texts = literals(tokens(path));
         assert!(!texts.is_empty(), "{path} has no text");
         texts.into_iter().map(move |text| (path.to_owned(), text))
     });
+    // A line of the log has a row of its own, which begins with it.
+    let lines = lines.into_iter().map(|(path, text)| (path, plain(&text)));
+    let lines = lines.filter(|(_, text)| text.chars().any(char::is_alphabetic));
+    let lines = lines.map(|(path, text)| (path, format!("| {text} |")));
     let missing: Vec<_> = lines
-        .into_iter()
-        .filter_map(|(path, text)| Some((path, plain(&text))).filter(|(_, text)| text.chars().any(char::is_alphabetic)))
         .chain(texts.filter_map(|(path, text)| Some((path, sentence(&text)?))))
         .filter(|(_, text)| !runbook.contains(text.as_str()))
         .map(|(path, text)| format!("{path}: {text}"))
