@@ -46,10 +46,15 @@ async fn refused(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn brokers_without_transactions_are_written_to_without_them() {
-    let refusal = (RDKafkaApiKey::InitProducerId, RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNSUPPORTED_VERSION, 20);
-    let remedy = "the brokers are too old for transactions: set kafka.exactly_once: false";
-    refused("old", refusal, remedy, ("create_topics: false", "create_topics: false, exactly_once: false")).await;
+async fn brokers_that_are_too_old_are_replaced() {
+    let cluster = mock("old");
+    cluster.apiversion(RDKafkaApiKey::InitProducerId, None, None).unwrap();
+    let bed = TeeBed::start_with(&cluster.bootstrap_servers(), "old", "create_topics: false", "").await;
+    let (process, log) = Process::start_logged(&bed.file);
+    log.says("the brokers are too old: it takes Kafka 0.11 or a newer one").await;
+    cluster.apiversion(RDKafkaApiKey::InitProducerId, Some(0), Some(4)).unwrap();
+    bed.tee_is("following").await;
+    assert!(process.stop().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -105,7 +105,7 @@ fn remedy(code: Code) -> Option<&'static str> {
              each a slot of its own"
         }
         Code::UnsupportedVersion | Code::UnsupportedFeature => {
-            "the brokers are too old for transactions: set kafka.exactly_once: false"
+            "the brokers are too old: it takes Kafka 0.11 or a newer one"
         }
         _ => return None,
     })
