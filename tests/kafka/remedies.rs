@@ -45,8 +45,8 @@ async fn refused(
     assert!(process.stop().await.success(), "{}", log.text());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn brokers_that_are_too_old_are_replaced() {
+/// Brokers without transactions say so, and are replaced.
+async fn too_old() {
     let cluster = mock("old");
     cluster.apiversion(RDKafkaApiKey::InitProducerId, None, None).unwrap();
     let bed = TeeBed::start_with(&cluster.bootstrap_servers(), "old", "create_topics: false", "").await;
@@ -57,31 +57,8 @@ async fn brokers_that_are_too_old_are_replaced() {
     assert!(process.stop().await.success());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_role_without_a_transactional_id_does_without_transactions() {
-    let code = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED;
-    let remedy = "on the transactional id <kafka.positions_topic>.<kafka.slot>, or set kafka.exactly_once: false";
-    let corrected = ("create_topics: false", "create_topics: false, exactly_once: false");
-    refused("noid", (RDKafkaApiKey::InitProducerId, code, 20), remedy, corrected).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_role_that_may_not_write_idempotently_is_allowed_to() {
-    let code = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
-    let remedy = "allow it Create and IdempotentWrite on the cluster";
-    refused("weakly", (RDKafkaApiKey::InitProducerId, code, 20), remedy, ("weakly", "weakly")).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_installations_get_a_slot_each() {
-    let code = RDKafkaRespErr::RD_KAFKA_RESP_ERR_PRODUCER_FENCED;
-    let remedy = "where it is another installation, give each a slot of its own";
-    let corrected = ("create_topics: false", "create_topics: false, slot: another_slot");
-    refused("fenced", (RDKafkaApiKey::InitProducerId, code, 20), remedy, corrected).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_nobody_knows_is_corrected() {
+/// A name that nobody knows is corrected.
+async fn unknown_name() {
     let cluster = mock("named");
     let bed = TeeBed::start_with("no-such-host.invalid:9092", "named", "create_topics: false", "").await;
     let (process, log) = Process::start_logged(&bed.file);
@@ -89,6 +66,38 @@ async fn a_name_that_nobody_knows_is_corrected() {
     corrects(&bed, "no-such-host.invalid:9092", &cluster.bootstrap_servers());
     bed.tee_is("following").await;
     assert!(process.stop().await.success());
+}
+
+/// All at once: a mock cluster does not answer everything, and each of them waits for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_kafka_refuses_is_mended_as_it_is_said() {
+    let request = RDKafkaApiKey::InitProducerId;
+    let no_id = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED;
+    let no_right = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+    let fenced = RDKafkaRespErr::RD_KAFKA_RESP_ERR_PRODUCER_FENCED;
+    tokio::join!(
+        too_old(),
+        unknown_name(),
+        refused(
+            "noid",
+            (request, no_id, 20),
+            "on the transactional id <kafka.positions_topic>.<kafka.slot>, or set kafka.exactly_once: false",
+            ("create_topics: false", "create_topics: false, exactly_once: false"),
+        ),
+        // The role is given its rights: the file stays as it is.
+        refused(
+            "weakly",
+            (request, no_right, 20),
+            "allow it Create and IdempotentWrite on the cluster",
+            ("weakly", "weakly"),
+        ),
+        refused(
+            "fenced",
+            (request, fenced, 20),
+            "where it is another installation, give each a slot of its own",
+            ("create_topics: false", "create_topics: false, slot: another_slot"),
+        ),
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
