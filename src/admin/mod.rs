@@ -6,6 +6,7 @@
 mod access;
 mod answer;
 mod app;
+mod console;
 mod events;
 mod exposition;
 mod health;

@@ -3,6 +3,7 @@
 use super::access::guard;
 use super::answer::Problem;
 use super::app::App;
+use super::console::console;
 use super::paths::{Paths, paths};
 use super::sampler;
 use crate::config::{Admin, Config};
@@ -156,6 +157,7 @@ fn router(app: App) -> Router {
         .route("/api/openapi.json", get(async move || Json(description)))
         .layer(middleware::from_fn_with_state(app.clone(), guard))
         .merge(open)
+        .merge(console())
         .fallback(async || Problem::absent("there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method")

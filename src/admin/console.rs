@@ -1,0 +1,134 @@
+//! The console: a page and what it is made of, all within the program. They hold nothing, so everybody may have them; what
+//! they show they ask the API for, with the token.
+
+use super::answer::{Path, Problem};
+use super::app::App;
+use axum::Router;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use ring::digest::{SHA256, digest};
+
+/// Nothing runs, or is asked, but what is our own; nobody can put the page into another one.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+struct Asset {
+    name: &'static str,
+    content: &'static [u8],
+}
+
+macro_rules! assets {
+    ($($name:literal),* $(,)?) => {
+        const ASSETS: &[Asset] = &[$(Asset { name: $name, content: include_bytes!(concat!("console/", $name)) }),*];
+    };
+}
+
+assets! {
+    "index.html",
+    "style.css",
+    "icon.svg",
+    "api.js",
+    "dialogs.js",
+    "dom.js",
+    "format.js",
+    "jobs.js",
+    "live.js",
+    "main.js",
+    "parts.js",
+    "plot.js",
+    "profile.js",
+    "summary.js",
+    "tenant.js",
+    "tenants.js",
+    "users.js",
+}
+
+/// The page at `/`, the rest below `/assets`.
+pub(super) fn console() -> Router<App> {
+    Router::new()
+        .route("/", get(async |headers: HeaderMap| answer("index.html", &headers)))
+        .route("/assets/{name}", get(async |Path(name): Path<String>, headers: HeaderMap| answer(&name, &headers)))
+}
+
+/// A browser keeps what it has, and asks whether it is still that: after an update nothing of the old page is left.
+fn answer(name: &str, asked: &HeaderMap) -> Response {
+    let Some(asset) = ASSETS.iter().find(|asset| asset.name == name) else {
+        return Problem::absent("there is nothing at this path").into_response();
+    };
+    let tag = asset.tag();
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(asset.kind())),
+        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+    ];
+    let is_known = asked.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
+    let tag = [(header::ETAG, tag)];
+    match is_known {
+        true => (StatusCode::NOT_MODIFIED, headers, tag).into_response(),
+        false => (headers, tag, asset.content).into_response(),
+    }
+}
+
+impl Asset {
+    fn kind(&self) -> &'static str {
+        match self.name.rsplit('.').next() {
+            Some("html") => "text/html; charset=utf-8",
+            Some("css") => "text/css; charset=utf-8",
+            Some("svg") => "image/svg+xml",
+            _ => "text/javascript; charset=utf-8",
+        }
+    }
+
+    /// Another content has another tag.
+    fn tag(&self) -> String {
+        let sum = digest(&SHA256, self.content);
+        let digits: String = sum.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        format!("\"{digits}\"")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_of_the_console_is_within_the_program() {
+        let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admin/console");
+        let mut there: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let mut held: Vec<_> = ASSETS.iter().map(|asset| asset.name).collect();
+        there.sort();
+        held.sort_unstable();
+        assert_eq!(there, held);
+    }
+
+    #[test]
+    fn the_page_holds_nothing_that_its_policy_forbids_and_markup_is_made_of_no_data() {
+        for asset in ASSETS {
+            let text = std::str::from_utf8(asset.content).unwrap();
+            for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "javascript:"] {
+                assert!(!text.contains(word), "{} has {word}", asset.name);
+            }
+            if asset.name == "index.html" {
+                for word in ["<style", " style=", "<script>", " onclick=", "http:", "https:", "//"] {
+                    assert!(!text.contains(word), "{} has {word}", asset.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_browser_has_already_is_not_sent_again() {
+        let ask = |tag: Option<&HeaderValue>| {
+            let known = tag.map(|tag| (header::IF_NONE_MATCH, tag.clone()));
+            answer("main.js", &known.into_iter().collect())
+        };
+        let first = ask(None);
+        assert_eq!(first.status(), StatusCode::OK);
+        assert_eq!(first.headers()[header::CONTENT_TYPE], "text/javascript; charset=utf-8");
+        assert_eq!(ask(first.headers().get(header::ETAG)).status(), StatusCode::NOT_MODIFIED);
+        assert_eq!(ask(Some(&HeaderValue::from_static("\"another\""))).status(), StatusCode::OK);
+        assert_eq!(answer("nothing.js", &HeaderMap::new()).status(), StatusCode::NOT_FOUND);
+    }
+}

@@ -1,0 +1,68 @@
+// The three dialogs of the page: the token, a question before something is done, and the keys.
+
+import { h } from "./dom.js";
+
+const find = (id) => document.getElementById(id);
+
+/** Opens a dialog and waits for it: true when its form was sent. The focus goes back to where it was. */
+function answered(dialog, focused) {
+  return new Promise((resolve) => {
+    const before = document.activeElement;
+    const form = dialog.querySelector("form");
+    const aborter = new AbortController();
+    const { signal } = aborter;
+    let yes = false;
+    form.addEventListener(
+      "submit",
+      (event) => {
+        event.preventDefault();
+        yes = true;
+        dialog.close();
+      },
+      { signal },
+    );
+    dialog.querySelector("[data-cancel]")?.addEventListener("click", () => dialog.close(), { signal });
+    dialog.addEventListener(
+      "close",
+      () => {
+        aborter.abort();
+        if (before?.isConnected) before.focus({ preventScroll: true });
+        resolve(yes);
+      },
+      { signal },
+    );
+    dialog.showModal();
+    focused?.focus();
+  });
+}
+
+/** Asks for the token; null when nobody gives one. */
+export async function askToken(wasWrong) {
+  const input = find("token-input");
+  input.value = "";
+  find("token-error").textContent = wasWrong ? "That is not the token." : "";
+  input.setAttribute("aria-invalid", String(wasWrong));
+  const given = await answered(find("token"), input);
+  const token = input.value.trim();
+  input.value = "";
+  return given && token ? token : null;
+}
+
+/** Asks before something is done: null for no, else `{chosen}` of the checkbox. */
+export async function askFirst({ title, text, choice, hint, yes }) {
+  find("question-title").textContent = title;
+  find("question-text").replaceChildren(
+    ...text.map((part) => (typeof part === "string" ? part : h("strong", null, part.strong))),
+  );
+  find("question-label").textContent = choice;
+  find("question-hint").textContent = hint;
+  find("question-yes").textContent = yes;
+  const box = find("question-choice");
+  box.checked = false;
+  const given = await answered(find("question"), find("question-yes"));
+  return given ? { chosen: box.checked } : null;
+}
+
+export const showKeys = () => answered(find("help"));
+
+export const isOpen = () => document.querySelector("dialog[open]") !== null;

@@ -1,0 +1,147 @@
+// Resync and verify: the question, the start, the progress, and what came of it. A job outlives the view that began it.
+
+import { path, request } from "./api.js";
+import { announce, h } from "./dom.js";
+import { askFirst } from "./dialogs.js";
+import { count, number } from "./format.js";
+import { fault } from "./parts.js";
+
+/** Between two looks at a job. */
+const LOOK = 500;
+/** So many ids are shown at first. */
+const SHOWN = 20;
+
+const QUESTIONS = {
+  resync: (tenant) => ({
+    title: "Resync the tenant?",
+    text: [
+      "Every user of ",
+      { strong: tenant },
+      " is read from the source under one snapshot and merged into its target. Meanwhile it is joining; changes gather and nothing is lost.",
+    ],
+    choice: "Allow mass deletes",
+    hint: "Only if these users are really gone: lets this merge mark more users deleted than limits.max_deletes.",
+    yes: "Resync",
+    option: "allow_deletes",
+  }),
+  verify: (tenant) => ({
+    title: "Verify the tenant?",
+    text: [
+      "Source and target of ",
+      { strong: tenant },
+      " are compared user by user, at one position. This reads the whole table once and connects to the target.",
+    ],
+    choice: "Repair what differs",
+    hint: "Where something does, the tenant is resynced, which writes just that, and compared again.",
+    yes: "Verify",
+    option: "repair",
+  }),
+};
+
+const NOUNS = { resync: "Resync", verify: "Verification" };
+
+/** The last job of each tenant. */
+const jobs = new Map();
+const watchers = new Set();
+
+const tell = (tenant) => watchers.forEach((watcher) => watcher(tenant));
+
+/** Asks, begins, and follows a job to its end. */
+export async function begin(kind, tenant) {
+  const { option, ...question } = QUESTIONS[kind](tenant);
+  const answer = await askFirst(question);
+  if (answer === null) return;
+  const set = (job) => {
+    jobs.set(tenant, { tenant, kind, progress: null, result: null, error: null, chosen: answer.chosen, ...job });
+    tell(tenant);
+  };
+  set({ state: "running" });
+  try {
+    const { job } = await request(path(["tenants", tenant, kind]), {
+      method: "POST",
+      body: { [option]: answer.chosen },
+    });
+    for (;;) {
+      const now = await request(path(["jobs", job]));
+      set(now);
+      if (now.state !== "running") break;
+      await new Promise((resolve) => setTimeout(resolve, LOOK));
+    }
+  } catch (error) {
+    set({ state: "failed", error: { what: error.message, remedy: error.remedy } });
+  }
+  const { state } = jobs.get(tenant);
+  announce(`${NOUNS[kind]} of ${tenant} ${state === "done" ? "is done" : "failed"}`);
+}
+
+/** A tenant's last job, kept up to date until `close()`; `busy(true)` while it runs. */
+export function jobCard(tenant, busy) {
+  const element = h("div", { class: "job" });
+  const draw = (changed) => {
+    if (changed !== tenant) return;
+    const job = jobs.get(tenant);
+    busy(job?.state === "running");
+    element.replaceChildren(...(job ? card(job) : []));
+  };
+  watchers.add(draw);
+  draw(tenant);
+  return { element, close: () => watchers.delete(draw) };
+}
+
+function card(job) {
+  const noun = NOUNS[job.kind];
+  if (job.state === "running") {
+    const value = job.progress === null ? {} : { value: job.progress };
+    const percent = job.progress === null ? "" : ` ${Math.floor(job.progress * 100)} %`;
+    return [
+      h(
+        "div",
+        { class: "running" },
+        h("span", null, `${noun} is running${percent}`),
+        h("progress", { max: 1, "aria-label": `${noun} of ${job.tenant}`, ...value }),
+      ),
+    ];
+  }
+  const dismiss = h(
+    "button",
+    { type: "button", class: "quiet small", onclick: () => (jobs.delete(job.tenant), tell(job.tenant)) },
+    "Dismiss",
+  );
+  if (job.state === "failed") {
+    const { what, remedy } = job.error ?? { what: "it failed" };
+    return [fault({ what: `${noun} failed: ${what}`, remedy, more: dismiss })];
+  }
+  return [h("div", { class: "finished" }, ...outcome(job, noun), dismiss)];
+}
+
+function outcome({ tenant, result, chosen }, noun) {
+  if (!result) return [h("p", null, `${noun} is done.`)];
+  const { missing = 0, extra = 0, different = 0, ids = [] } = result;
+  const total = missing + extra + different;
+  if (total === 0) return [h("p", { class: "good" }, `${noun} is done: source and target are equal.`)];
+  const numbers = h(
+    "dl",
+    { class: "numbers" },
+    ...Object.entries({ missing, extra, different }).map(([name, value]) =>
+      h("div", null, h("dt", null, name), h("dd", null, number(value))),
+    ),
+  );
+  const items = ids.map((id) =>
+    h("li", null, h("a", { href: `#/tenants/${encodeURIComponent(tenant)}/users/${encodeURIComponent(id)}` }, id)),
+  );
+  const list = h("ul", { class: "ids", "aria-label": "Users that differ" }, ...items.slice(0, SHOWN));
+  const more =
+    items.length > SHOWN
+      ? h("button", { type: "button", class: "quiet small" }, `${number(items.length - SHOWN)} more`)
+      : null;
+  more?.addEventListener("click", () => {
+    list.append(...items.slice(SHOWN));
+    more.remove();
+  });
+  const words = count(
+    total,
+    chosen ? "user still differs" : "user differs",
+    chosen ? "users still differ" : "users differ",
+  );
+  return [h("p", null, `${noun} is done: ${words}.`), numbers, list, more].filter(Boolean);
+}

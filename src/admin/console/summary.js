@@ -1,0 +1,75 @@
+// The strip above every view: the source, the slot, what of its log is held back, who works, and the tee.
+
+import { attribute, h, text } from "./dom.js";
+import { age, bytes, none } from "./format.js";
+import { live, subscribe } from "./live.js";
+import { fault } from "./parts.js";
+
+const ROLES = {
+  streaming: "it reads the slot",
+  standby: "another process works; this one waits",
+  starting: "it is getting the slot",
+};
+
+/** A term with its value and a line of small print. */
+function cell(term) {
+  const value = h("span", { class: "value" });
+  const small = h("span", { class: "faint" });
+  return {
+    element: h("div", null, h("dt", null, term), h("dd", null, value, small)),
+    set(what, more = "", mood = "") {
+      text(value, what);
+      text(small, more);
+      attribute(value, "data-mood", mood || null);
+    },
+  };
+}
+
+/** Fills the strip, and keeps it so. */
+export function summary(strip) {
+  const cells = {
+    role: cell("Role"),
+    source: cell("Source"),
+    slot: cell("Slot"),
+    held: cell("WAL held back"),
+    tee: cell("Tee"),
+  };
+  const faults = h("div", { class: "faults" });
+  strip.append(h("dl", null, ...Object.values(cells).map(({ element }) => element)), faults);
+  for (const { set } of Object.values(cells)) set(none);
+  let shown = null;
+  const draw = () => {
+    const { status } = live;
+    if (!status) return;
+    cells.role.set(
+      status.role,
+      status.is_held ? `held by ${status.holder}` : `held by nobody, last by ${status.holder || "nobody"}`,
+      status.role === "streaming" ? "following" : "joining",
+    );
+    attribute(cells.role.element, "title", ROLES[status.role] ?? null);
+    cells.source.set(
+      status.source_position ?? "away",
+      status.source_position ? "end of its log" : "it cannot be asked",
+      status.source_position ? "" : "parked",
+    );
+    cells.slot.set(status.slot, `confirmed ${status.confirmed}, generation ${status.generation}`);
+    cells.held.set(bytes(status.wal_held_bytes), status.wal_held_bytes === null ? "not known" : "by the slot");
+    const { tee } = status;
+    cells.tee.element.classList.toggle("off", !tee);
+    if (!tee) cells.tee.set("off", "no kafka in the configuration");
+    else
+      cells.tee.set(
+        tee.state,
+        `for ${age(tee.since_seconds)}, holds back ${bytes(tee.wal_held_bytes)}`,
+        tee.last_error ? "parked" : tee.state,
+      );
+    const trouble = tee?.last_error ? JSON.stringify([tee.last_error, tee.remedy]) : null;
+    if (trouble !== shown) {
+      shown = trouble;
+      faults.replaceChildren(...(trouble ? [fault({ what: `The tee: ${tee.last_error}`, remedy: tee.remedy })] : []));
+    }
+    text(document.getElementById("version"), `${status.version} ${(status.commit ?? "").slice(0, 9)}`.trim());
+  };
+  subscribe((change) => change.status && draw());
+  draw();
+}

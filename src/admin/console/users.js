@@ -1,0 +1,309 @@
+// The users of one tenant, as they stand in its target: searched, paged, and live. Opening this connects to the target.
+
+import { path, request } from "./api.js";
+import { announce, arrange, attribute, debounced, h, text } from "./dom.js";
+import { count, number, time } from "./format.js";
+import { live, subscribe } from "./live.js";
+import { choices, empty, failed, fault, loading, mood, searchField } from "./parts.js";
+import { profilePanel } from "./profile.js";
+import { tenantHead } from "./tenant.js";
+
+/** Users of a page. */
+const PAGE = 50;
+const TYPING = 200;
+/** So many that changed just now are kept on top, and so many are read of one event. */
+const RECENT = 20;
+
+const WHICH = [
+  { name: "", title: "All" },
+  { name: "false", title: "Live" },
+  { name: "true", title: "Deleted" },
+];
+const COLUMNS = ["Name", "E-mail", "Id", "Created", "Updated", "Deleted"];
+
+export function usersView(tenant) {
+  const base = `#/tenants/${encodeURIComponent(tenant)}/users`;
+  const head = tenantHead(tenant, "Users");
+  const rows = new Map();
+  /** The page's users, in the server's order, and those that changed while it is open. */
+  let [page, recent] = [[], []];
+  /** Where each page up to this one begins, and where the next one does. */
+  let [starts, next] = [[null], null];
+  let [search, deleted] = [null, null];
+  let [loaded, problem, stopped, isOld] = [false, null, false, false];
+  let reading = null;
+
+  const which = choices("Deleted or not", WHICH, "", (name) => go({ deleted: name }));
+  const field = searchField(
+    "Search names, e-mails and ids",
+    "",
+    debounced(TYPING, (typed) => go({ search: typed })),
+  );
+  const progress = h("span", { class: "found faint", role: "status" });
+  const stop = h(
+    "button",
+    { type: "button", class: "quiet small", onclick: () => ((stopped = true), reading?.abort()) },
+    "Stop",
+  );
+  const body = h("tbody", { role: "rowgroup" });
+  const table = h(
+    "table",
+    { class: "users", role: "table", "aria-label": `Users of ${tenant}` },
+    h(
+      "thead",
+      { role: "rowgroup" },
+      h(
+        "tr",
+        { role: "row" },
+        ...COLUMNS.map((title) => h("th", { scope: "col", role: "columnheader", class: title.toLowerCase() }, title)),
+      ),
+    ),
+    body,
+  );
+  const note = h(
+    "p",
+    { class: "note", role: "status" },
+    "Many users have changed just now. ",
+    h("button", { type: "button", class: "quiet small", onclick: () => read() }, "Read the page anew"),
+  );
+  const waiting = loading("Loading users");
+  const place = h("div", { class: "place" }, waiting);
+  const previous = h("button", { type: "button", onclick: () => turn(-1) }, "Previous");
+  const following = h("button", { type: "button", onclick: () => turn(1) }, "Next");
+  const at = h("span", { class: "faint" });
+  const pager = h("nav", { class: "pager", "aria-label": "Pages" }, previous, at, following);
+  const trouble = h("div", { class: "faults" });
+  const list = h(
+    "div",
+    { class: "list" },
+    h("div", { class: "tools" }, which.element, h("span", { class: "grow" }), progress, stop, field),
+    note,
+    place,
+    pager,
+  );
+  const panel = profilePanel(tenant, () => close());
+  const element = h("div", { class: "page" }, head.element, trouble, h("div", { class: "split" }, list, panel.element));
+
+  const query = (change = {}) => {
+    const wanted = { search, deleted, ...change };
+    const text = new URLSearchParams(Object.entries(wanted).filter(([, value]) => value)).toString();
+    return text ? `?${text}` : "";
+  };
+  const go = (change) => {
+    window.history.replaceState(null, "", base + query(change));
+    window.dispatchEvent(new HashChangeEvent("hashchange"));
+  };
+
+  function turn(step) {
+    starts = step > 0 ? [...starts, next] : starts.slice(0, -1);
+    read().then(() => element.scrollIntoView({ block: "start" }));
+  }
+
+  /** Reads the page that begins at the last of `starts`; a search goes on until the page is full or all was looked at. */
+  async function read() {
+    reading?.abort();
+    const mine = new AbortController();
+    reading = mine;
+    [page, recent, next, problem, stopped, isOld, loaded] = [[], [], null, null, false, false, false];
+    let cursor = starts.at(-1);
+    draw();
+    try {
+      do {
+        const where = path(["tenants", tenant, "users"], { search, deleted, cursor, limit: PAGE - page.length });
+        const answer = await request(where, { signal: mine.signal });
+        const known = new Set(page.map(({ id }) => id));
+        page = [...page, ...answer.users.filter(({ id }) => !known.has(id))];
+        recent = recent.filter(({ id }) => !page.some((user) => user.id === id));
+        cursor = next = answer.next;
+        loaded = answer.searched_all || cursor === null || page.length >= PAGE;
+        draw();
+      } while (!loaded);
+      if (search)
+        announce(next ? `more than ${count(page.length, "user")} found` : `${count(page.length, "user")} found`);
+    } catch (error) {
+      if (mine !== reading) return;
+      loaded = true;
+      if (!stopped) problem = error;
+      draw();
+    }
+    if (mine === reading) reading = null;
+  }
+
+  function draw() {
+    const shown = [...recent, ...page];
+    const isSearching = !loaded && search;
+    text(progress, isSearching ? `searching, ${number(page.length)} found so far` : "");
+    stop.hidden = !isSearching;
+    note.hidden = !isOld;
+    if (problem) place.replaceChildren(failed(problem, () => read()));
+    else if (shown.length) {
+      const wanted = shown.map((user, position) => {
+        let row = rows.get(user.id);
+        if (!row) rows.set(user.id, (row = userRow(user.id)));
+        row.update(user, position < recent.length);
+        return row.element;
+      });
+      arrange(body, wanted);
+      const keep = new Set(shown.map(({ id }) => id));
+      for (const id of rows.keys()) if (!keep.has(id)) rows.delete(id);
+      if (place.firstChild !== table || place.childNodes.length > 1) place.replaceChildren(table);
+    } else if (loaded) place.replaceChildren(nothing());
+    else if (place.firstChild !== waiting) place.replaceChildren(waiting);
+    const first = starts.length === 1;
+    pager.hidden = first && !next;
+    attribute(previous, "disabled", first ? "" : null);
+    attribute(following, "disabled", next && loaded ? null : "");
+    text(at, `Page ${number(starts.length)}`);
+    mark();
+  }
+
+  function nothing() {
+    if (stopped) return empty("The search was stopped");
+    if (search || deleted)
+      return empty(
+        "No user is like that",
+        h("button", { type: "button", onclick: () => go({ search: "", deleted: "" }) }, "Show all"),
+      );
+    return empty("No users yet", "Whoever signs up at the source appears here, while this page is open.");
+  }
+
+  const matches = (user) => {
+    const words = search?.toLowerCase();
+    const found = !words || [user.id, user.name, user.email].some((value) => value?.toLowerCase().includes(words));
+    return found && (!deleted || String(user.deleted_at !== null) === deleted);
+  };
+
+  /** Users that were written just now: in their place where they are shown, else on top. */
+  async function changed(ids) {
+    panel.changed(ids);
+    if (!ids.length) {
+      isOld = true;
+      return draw();
+    }
+    const wanted = ids.slice(-RECENT);
+    isOld ||= ids.length > wanted.length;
+    const users = await Promise.all(
+      wanted.map((id) =>
+        request(path(["tenants", tenant, "users", id])).catch((error) =>
+          error.status === 404 ? { id, isGone: true } : null,
+        ),
+      ),
+    );
+    for (const user of users.filter(Boolean)) {
+      const place = [page, recent].find((users) => users.some(({ id }) => id === user.id));
+      const index = place?.findIndex(({ id }) => id === user.id);
+      if (user.isGone) place?.splice(index, 1);
+      else if (place) place[index] = user;
+      else if (matches(user)) recent = [user, ...recent].slice(0, RECENT);
+    }
+    draw();
+    for (const { id } of users.filter(Boolean)) rows.get(id)?.flash();
+  }
+
+  function userRow(id) {
+    const link = h("a", { class: "row" });
+    const badge = h("span", { class: "tag" }, "just now");
+    const name = h("th", { scope: "row", role: "rowheader", class: "name" }, link);
+    const cells = ["e-mail", "id", "created", "updated", "deleted"].map((key) => h("td", { role: "cell", class: key }));
+    const element = h("tr", { role: "row" }, name, ...cells);
+    element.addEventListener("click", (event) => {
+      if (!event.target.closest("a, button") && !String(getSelection())) location.hash = link.getAttribute("href");
+    });
+    return {
+      element,
+      link,
+      update(user, isRecent) {
+        const [email, key, ...times] = cells;
+        text(link, user.name ?? "no name");
+        link.classList.toggle("nameless", user.name === null);
+        attribute(link, "href", `${base}/${encodeURIComponent(id)}${query()}`);
+        if (isRecent) name.append(badge);
+        else badge.remove();
+        element.classList.toggle("gone", user.deleted_at !== null);
+        [email, key].forEach((cell, index) => {
+          const value = index ? user.id : user.email;
+          text(cell, value ?? "–");
+          attribute(cell, "title", value);
+        });
+        times.forEach((cell, index) => {
+          const value = [user.created_at, user.updated_at, user.deleted_at][index];
+          text(cell, time(value));
+          attribute(cell, "title", value);
+        });
+      },
+      flash() {
+        if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+        const flash = getComputedStyle(element).getPropertyValue("--flash");
+        element.animate([{ backgroundColor: flash }, { backgroundColor: "transparent" }], {
+          duration: 2500,
+          easing: "ease-out",
+        });
+      },
+    };
+  }
+
+  /** Which row's profile is open. */
+  function mark() {
+    for (const [id, { element, link }] of rows) {
+      element.classList.toggle("open", id === panel.user);
+      attribute(link, "aria-current", id === panel.user ? "true" : null);
+    }
+  }
+
+  function close() {
+    location.hash = base + query();
+  }
+
+  function troubles() {
+    const known = live.tenants.get(tenant);
+    head.update();
+    const now =
+      known && (known.last_error || known.state === "parked")
+        ? JSON.stringify([known.last_error, known.remedy, mood(known)])
+        : "";
+    if (trouble.dataset.told === now) return;
+    trouble.dataset.told = now;
+    trouble.replaceChildren(
+      ...(now ? [fault({ what: known.last_error ?? "parked", remedy: known.remedy, mood: mood(known) })] : []),
+    );
+  }
+
+  const leave = subscribe((change) => {
+    if (change.tenants?.has(tenant)) troubles();
+    // A page is not read twice at a time; what is being read now holds the change already.
+    if (change.users?.tenant === tenant && !problem) changed(change.users.ids);
+  });
+  troubles();
+
+  return {
+    element,
+    title: `Users of ${tenant}`,
+    focus: () => head.heading,
+    change({ parts, query: asked }) {
+      const wanted = [asked.get("search") ?? "", asked.get("deleted") ?? ""];
+      if (wanted[0] !== search || wanted[1] !== deleted) {
+        [search, deleted] = wanted;
+        starts = [null];
+        which.press(deleted);
+        const input = field.querySelector("input");
+        if (document.activeElement !== input) input.value = search;
+        read();
+      }
+      const [before, user] = [panel.user, parts[3] ?? null];
+      panel.show(user);
+      element.classList.toggle("with-profile", user !== null);
+      mark();
+      if (before && !user) rows.get(before)?.link.focus({ preventScroll: true });
+    },
+    escape() {
+      if (panel.user) close();
+      else location.hash = "#/";
+      return true;
+    },
+    close() {
+      leave();
+      reading?.abort();
+      panel.close();
+    },
+  };
+}
