@@ -1,0 +1,202 @@
+//! The console in a headless Chromium, on a running users-sync with real servers: `tests/console/*.test.js`, run by node.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use axum::Router;
+use axum::extract::{Path as At, State};
+use axum::http::StatusCode;
+use axum::routing::post;
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use support::process::{Process, config_file};
+use support::{Bed, DEADLINE};
+use tempfile::NamedTempFile;
+use tokio::process::Command;
+use users_sync::throwaway::{PostgresServer, TcpProxy};
+
+/// Chromium's own start included, and the waits of a slow machine.
+const TESTS_WITHIN: Duration = Duration::from_secs(900);
+const TOKEN: &str = "open-sesame";
+/// The tenant with so many users, and the tenants in all.
+const USERS: u32 = 1_000_000;
+const TENANTS: usize = 1_000;
+/// So many have a database of their own; the others' targets are away.
+const FOLLOWING: usize = 20;
+
+/// A running users-sync, and where the browser's side asks for what happens to it and to its servers.
+struct Scene {
+    console: String,
+    control: String,
+}
+
+impl Scene {
+    async fn start(bed: Bed, targets: Vec<(String, String)>, proxies: HashMap<String, TcpProxy>, more: &str) -> Scene {
+        let port = free_port();
+        let token = if more.contains("token") { "" } else { "admin: {listen: '127.0.0.1:PORT'}\n" };
+        let more = format!("{token}{more}").replace("PORT", &port.to_string());
+        let config = config_file(&bed.server.url("auth"), &targets, &more);
+        let process = Mutex::new(Some(Process::start(&config)));
+        let control = control(Hands { server: bed.server, proxies, config, process }).await;
+        Scene { console: format!("http://127.0.0.1:{port}"), control }
+    }
+
+    /// Runs one file of tests to its end.
+    async fn passes(&self, file: &str) {
+        let directory = installed().await;
+        let mut node = Command::new("node");
+        node.arg("--test-reporter=spec").arg(file).current_dir(directory);
+        node.env("CONSOLE_URL", &self.console).env("CONTROL_URL", &self.control).env("TOKEN", TOKEN);
+        let running = node.stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = tokio::time::timeout(TESTS_WITHIN, running).await.expect("the browser's tests go on").unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        println!("{said}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{file} failed");
+        assert!(said.contains("pass") && !said.contains("pass 0"), "{file} held no test");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_shows_on_open_pages_by_keyboard_and_mouse() {
+    let bed = Bed::start(&["acme", "globex", "hooli"]).await;
+    add(&bed, "acme", "u", 130).await;
+    add(&bed, "globex", "g", 3).await;
+    let server = SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()));
+    let proxy = TcpProxy::start(server).await.unwrap();
+    let direct = format!(":{}/globex", bed.server.port());
+    let targets = bed.tenants.iter().map(|tenant| (tenant.clone(), bed.server.url(tenant)));
+    let targets = targets.map(|(tenant, url)| (tenant, url.replace(&direct, &format!(":{}/globex", proxy.port()))));
+    let targets = targets.collect();
+    let scene = Scene::start(bed, targets, [("globex".to_owned(), proxy)].into(), "limits: {park_after: 2s}").await;
+    for file in ["live.test.js", "keyboard.test.js", "sound.test.js"] {
+        scene.passes(file).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_asked_for_and_kept_in_the_tab() {
+    let bed = Bed::start(&["acme"]).await;
+    let targets = vec![("acme".to_owned(), bed.server.url("acme"))];
+    let more = format!("admin: {{listen: '127.0.0.1:PORT', token: {TOKEN}}}");
+    Scene::start(bed, targets, HashMap::new(), &more).await.passes("token.test.js").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_tenants_and_a_million_users_show_at_once() {
+    let names: Vec<String> = (0..FOLLOWING).map(|n| format!("tenant-{n}")).chain(["large".to_owned()]).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let bed = Bed::start(&names).await;
+    add(&bed, "large", "u", USERS).await;
+    let mut targets: Vec<_> = names.iter().map(|name| ((*name).to_owned(), bed.server.url(name))).collect();
+    let nowhere = format!("postgresql://postgres@127.0.0.1:{}/app", free_port());
+    let away = (FOLLOWING..TENANTS - 1).map(|n| (format!("tenant-{n}"), format!("{nowhere}-{n}")));
+    targets.extend(away);
+    let url = bed.server.url("large");
+    let scene = Scene::start(bed, targets, HashMap::new(), "").await;
+    holds(&url, USERS).await;
+    scene.passes("scale.test.js").await;
+}
+
+async fn add(bed: &Bed, tenant: &str, prefix: &str, users: u32) {
+    bed.auth(&format!(
+        "INSERT INTO auth.users (id, org, first_name, last_name, email, profile, created_at)
+         SELECT '{prefix}' || n, '{tenant}', 'Ann', n, 'ann.' || n || '@example.com',
+                jsonb_build_object('locale', 'de-DE', 'theme', 'dark'), timestamptz '2026-01-01' + n * interval '1 minute'
+         FROM generate_series(1, {users}) n"
+    ))
+    .await;
+}
+
+/// Waits until a target has so many users; a million take longer than anything else here.
+async fn holds(url: &str, users: u32) {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let deadline = std::time::Instant::now() + 5 * DEADLINE;
+    let there = "SELECT to_regclass('neon_auth.users_sync') IS NOT NULL";
+    let count = "SELECT count(*) FROM neon_auth.users_sync";
+    loop {
+        let is_there: bool = client.query_one(there, &[]).await.unwrap().get(0);
+        if is_there && client.query_one(count, &[]).await.unwrap().get::<_, i64>(0) == i64::from(users) {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "the snapshot does not come");
+        support::pause().await;
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// What the browser's side has in its hands.
+struct Hands {
+    server: PostgresServer,
+    proxies: HashMap<String, TcpProxy>,
+    config: NamedTempFile,
+    process: Mutex<Option<Process>>,
+}
+
+/// SQL in a database, a target out of reach and back, and the process gone and back; answers where to ask.
+async fn control(hands: Hands) -> String {
+    type Held = State<Arc<Hands>>;
+    let refuse = |refuse: bool| {
+        post(async move |State(hands): Held, At(tenant): At<String>| hands.proxies[&tenant].refuse(refuse))
+    };
+    let sql = async |State(hands): Held, At(database): At<String>, sql: String| {
+        let done = hands.server.sql(&database, &sql).await;
+        done.map_err(|error| (StatusCode::BAD_REQUEST, format!("{error:?}")))
+    };
+    let stop = async |State(hands): Held| hands.process.lock().unwrap().take().unwrap().kill();
+    let start = async |State(hands): Held| {
+        let started = Process::start(&hands.config);
+        *hands.process.lock().unwrap() = Some(started);
+    };
+    let router = Router::new()
+        .route("/sql/{database}", post(sql))
+        .route("/away/{tenant}", refuse(true))
+        .route("/back/{tenant}", refuse(false))
+        .route("/stop", post(stop))
+        .route("/start", post(start))
+        .with_state(Arc::new(hands));
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    format!("http://{address}")
+}
+
+/// The tests with what they need, below the target directory: nothing is installed anywhere else.
+async fn installed() -> PathBuf {
+    // Tests run side by side in one process.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/console");
+    let work = Path::new(env!("CARGO_TARGET_TMPDIR")).join("console");
+    let _turn = ONE_AT_A_TIME.lock();
+    std::fs::create_dir_all(&work).unwrap();
+    for entry in std::fs::read_dir(&here).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() && path.file_name().unwrap() != "package-lock.json" {
+            std::fs::copy(&path, work.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let lock = std::fs::read_to_string(here.join("package-lock.json")).unwrap();
+    let (kept, modules) = (work.join("package-lock.json"), work.join("node_modules"));
+    if std::fs::read_to_string(&kept).ok().as_deref() != Some(&lock) || !modules.exists() {
+        // What is missing is said: npm, or node.
+        let _ = std::fs::remove_file(&kept);
+        std::fs::write(work.join("package-lock.json"), &lock).unwrap();
+        let mut npm = std::process::Command::new("npm");
+        npm.args(["ci", "--no-audit", "--no-fund", "--no-progress", "--loglevel=error"]).current_dir(&work);
+        let done =
+            npm.output().expect("npm is missing: install Debian's packages nodejs and npm (Node.js 20 or later)");
+        if !done.status.success() {
+            std::fs::remove_file(&kept).unwrap();
+            panic!("npm could not install what the browser's tests need: {}", String::from_utf8_lossy(&done.stderr));
+        }
+    }
+    work
+}

@@ -1,0 +1,103 @@
+// What the browser tests share: a headless Chromium, pages that must not complain, and the channel to the Rust test
+// that has the servers in its hands.
+
+import assert from "node:assert/strict";
+import { existsSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { delimiter, join } from "node:path";
+import { after, before } from "node:test";
+import { chromium } from "playwright-core";
+
+/** Where the console is. */
+export const CONSOLE = process.env.CONSOLE_URL;
+const CONTROL = process.env.CONTROL_URL;
+const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+/** How long something may take that must come: far more than it does. */
+export const DEADLINE = 60_000;
+
+function executable() {
+  const names = ["chromium", "chromium-browser", "google-chrome"];
+  const places = names.flatMap((name) => process.env.PATH.split(delimiter).map((directory) => join(directory, name)));
+  const found = [process.env.CHROMIUM, ...places].find((place) => place && existsSync(place));
+  assert(found, "Chromium is missing: install Debian's package chromium, or set CHROMIUM to its path");
+  return found;
+}
+
+// Nothing but the console is talked to.
+const QUIET = [
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-background-networking",
+  "--no-first-run",
+  "--disable-component-update",
+  "--disable-sync",
+];
+
+let browser;
+
+before(async () => {
+  browser = await chromium.launch({ executablePath: executable(), args: QUIET });
+});
+after(() => browser?.close());
+
+export const SCREENS = {
+  light: { colorScheme: "light", viewport: { width: 1280, height: 800 } },
+  dark: { colorScheme: "dark", viewport: { width: 1280, height: 800 } },
+  phone: { colorScheme: "light", viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true },
+  "phone in the dark": { colorScheme: "dark", viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true },
+};
+
+/** Opens a page of its own for `visit(page)`; what the page complains of fails the test, but for `allowed`. */
+export async function visit(hash, visitor, { screen = SCREENS.light, allowed = null } = {}) {
+  const context = await browser.newContext({ ...screen, reducedMotion: "reduce" });
+  context.setDefaultTimeout(DEADLINE);
+  const complaints = [];
+  const page = await context.newPage();
+  page.on("pageerror", (error) => complaints.push(error.stack));
+  page.on("console", (message) => {
+    if (["error", "warning"].includes(message.type()) && !allowed?.test(message.text()))
+      complaints.push(message.text());
+  });
+  page.on("request", (request) => {
+    if (!request.url().startsWith(CONSOLE)) complaints.push(`something is loaded from elsewhere: ${request.url()}`);
+  });
+  try {
+    await page.goto(`${CONSOLE}/${hash}`);
+    await visitor(page);
+    assert.deepEqual(complaints, []);
+  } finally {
+    await context.close();
+  }
+}
+
+/** Asks the Rust test for something: SQL in a database, or that a target be out of reach. */
+export async function control(path, body = "") {
+  const response = await fetch(`${CONTROL}/${path}`, { method: "POST", body });
+  assert(response.ok, `${path}: ${await response.text()}`);
+}
+
+/** Waits until the page shows what is wanted. */
+export const shows = (page, selector, text) => page.locator(selector).filter({ hasText: text }).first().waitFor();
+
+/** Waits until `look()` gives something true. */
+export async function until(what, look) {
+  for (const deadline = Date.now() + DEADLINE; ;) {
+    if (await look()) return;
+    assert(Date.now() < deadline, `it never came true: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+/** Nothing that axe-core knows of is wrong with the page as it stands, and it fits its screen. */
+export async function isSound(page, name) {
+  await page.evaluate(AXE);
+  const found = await page.evaluate(async () => {
+    const { violations } = await window.axe.run(document, { resultTypes: ["violations"] });
+    return violations.flatMap(({ id, nodes }) =>
+      nodes.map(({ html, failureSummary }) => `${id}: ${html} ${failureSummary}`),
+    );
+  });
+  assert.deepEqual(found, [], name);
+  const tooWide = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+  assert(tooWide <= 0, `${name} is ${tooWide} pixels too wide`);
+}

@@ -1,0 +1,173 @@
+// What happens at the source and the targets shows on pages that are open, without a reload.
+// acme has 130 users, u1 to u130; globex has three, and a target that can be put out of reach.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { control, isSound, shows, until, visit } from "./lib.js";
+
+const row = (page, text) => page.locator("tbody tr").filter({ hasText: text }).first();
+const tenant = (page, name) => page.locator(`tbody[data-tenant="${name}"]`);
+const mood = (page, name) => tenant(page, name).getAttribute("data-mood");
+const says = (page, name) => tenant(page, name).locator(".what").textContent();
+
+/** Red, green and blue of an element's text. */
+const colour = async (locator) =>
+  (await locator.evaluate((element) => getComputedStyle(element).color)).match(/\d+/g).map(Number);
+
+test("who signs up at the source appears on the open page, changes there, and leaves", () =>
+  visit("#/tenants/acme/users", async (page) => {
+    await shows(page, "tbody a.row", "Ann 1");
+    await page.evaluate(() => (window.stayed = true));
+    await control(
+      "sql/auth",
+      "INSERT INTO auth.users (id, org, first_name, last_name, email) VALUES ('zoe', 'acme', 'Zoe', 'Zimmer', 'zoe@example.com')",
+    );
+    await row(page, "Zoe Zimmer").getByText("zoe@example.com").waitFor();
+    await control("sql/auth", "UPDATE auth.users SET last_name = 'Young', updated_at = now() WHERE id = 'zoe'");
+    await row(page, "Zoe Young").waitFor();
+    assert.equal(await page.locator("tbody tr").filter({ hasText: "zoe@example.com" }).count(), 1);
+    await page.getByText("Zoe Young").click();
+    await shows(page, ".profile pre", '"display_name": "Zoe Young"');
+    await control("sql/auth", "UPDATE auth.users SET first_name = 'Zora', updated_at = now() WHERE id = 'zoe'");
+    await shows(page, ".profile pre", '"display_name": "Zora Young"');
+    await control("sql/auth", "DELETE FROM auth.users WHERE id = 'zoe'");
+    await page.locator("tr.gone").filter({ hasText: "Zora Young" }).waitFor();
+    assert.equal(await page.evaluate(() => window.stayed), true);
+  }));
+
+test("a user of another tenant, or that is not looked for, does not appear", () =>
+  visit("#/tenants/acme/users?search=ann 12", async (page) => {
+    await shows(page, "tbody a.row", "Ann 120");
+    const before = await page.locator("tbody tr").count();
+    await control(
+      "sql/auth",
+      `INSERT INTO auth.users (id, org, first_name, email) VALUES ('y1', 'globex', 'Ann 12 of globex', null), ('y2', 'acme', 'Yves', null);
+       INSERT INTO auth.users (id, org, first_name, email) VALUES ('y3', 'acme', 'Ann 12345', null)`,
+    );
+    await row(page, "Ann 12345").waitFor();
+    assert.equal(await page.locator("tbody tr").count(), before + 1);
+    await control("sql/auth", "DELETE FROM auth.users WHERE id IN ('y1', 'y2', 'y3')");
+  }));
+
+test("pages lead forward and back, and every user is on one of them", () =>
+  visit("#/tenants/acme/users?deleted=false", async (page) => {
+    const seen = new Set();
+    const next = page.getByRole("button", { name: "Next" });
+    for (let number = 1; ; number++) {
+      await shows(page, ".pager", `Page ${number}`);
+      await page.locator("tbody a.row").first().waitFor();
+      await until("the page is read", () => page.evaluate(() => document.querySelector(".loading") === null));
+      for (const id of await page.locator("tbody td.id").allTextContents()) seen.add(id);
+      if (await next.isDisabled()) break;
+      await next.click();
+    }
+    const wanted = Array.from({ length: 130 }, (_, index) => `u${index + 1}`);
+    assert.deepEqual(
+      wanted.filter((id) => !seen.has(id)),
+      [],
+    );
+    await page.getByRole("button", { name: "Previous" }).click();
+    await shows(page, ".pager", "Page 2");
+  }));
+
+test("what a profile holds is shown as text, and its numbers as they are", async () => {
+  await control(
+    "sql/auth",
+    `INSERT INTO auth.users (id, org, first_name, email, profile) VALUES ('a/b?c#d', 'acme', '<img src=x onerror=alert(1)>',
+     '<b>@example.com', '{"big": 9007199254740993123, "fraction": 1.10, "markup": "</code><script>alert(1)</script>"}')`,
+  );
+  await visit(`#/tenants/acme/users/${encodeURIComponent("a/b?c#d")}`, async (page) => {
+    page.on("dialog", (dialog) => assert.fail(dialog.message()));
+    await shows(page, ".profile h2", "<img src=x onerror=alert(1)>");
+    const text = await page.locator(".profile pre").textContent();
+    for (const part of [
+      '"big": 9007199254740993123',
+      '"fraction": 1.10',
+      '"markup": "</code><script>alert(1)</script>"',
+    ])
+      assert(text.includes(part), text);
+    assert.equal(await page.locator(".profile img, .profile b, tbody img").count(), 0);
+    assert(!text.includes("encrypted_password"), text);
+  });
+  await control("sql/auth", "DELETE FROM auth.users WHERE id = 'a/b?c#d'");
+});
+
+test("a target dies: its tenant turns red with the reason; it heals: green again", () =>
+  visit("#/", async (page) => {
+    await until("globex follows", async () => (await mood(page, "globex")) === "following");
+    const [red, green] = await colour(tenant(page, "globex").locator("span.state"));
+    assert(green > red, "following is green");
+    await control("away/globex");
+    await control("sql/auth", "UPDATE auth.users SET last_name = 'Away', updated_at = now() WHERE org = 'globex'");
+    await until("globex is parked", async () => (await mood(page, "globex")) === "parked");
+    assert.match(await says(page, "globex"), /cannot reach .*globex/);
+    assert.notEqual(await tenant(page, "globex").locator(".remedy").textContent(), "");
+    const mark = tenant(page, "globex").locator("span.state");
+    assert.match(await mark.textContent(), /parked/);
+    const [more, less] = await colour(mark);
+    assert(more > less, "parked is red");
+    await until("the title says so", async () => (await page.title()).startsWith("(1 parked)"));
+    assert.equal(await page.locator("tbody a.row").first().textContent(), "globex", "what is wrong stands first");
+    assert.match(await page.locator("#announcements").textContent(), /globex is parked/);
+    await control("back/globex");
+    await until("globex follows again", async () => (await mood(page, "globex")) === "following");
+    assert.equal(await tenant(page, "globex").locator(".trouble").count(), 0);
+    await until("the title is calm", async () => (await page.title()).startsWith("Tenants"));
+  }));
+
+test("a verification asks first, shows what differs, and repairs it", () =>
+  visit("#/tenants/acme", async (page) => {
+    const verify = async (repair) => {
+      await page.getByRole("button", { name: "Verify" }).click();
+      if (repair) await page.getByLabel("Repair what differs").check();
+      await page.locator("#question-yes").click();
+      await page.locator(".job .finished, .job .fault").first().waitFor();
+      return page.locator(".job").textContent();
+    };
+    await page.getByRole("button", { name: "Verify" }).click();
+    await page.getByRole("button", { name: "Cancel" }).click();
+    assert.equal(await page.locator(".job").textContent(), "");
+    assert.match(await verify(false), /equal/);
+    await control(
+      "sql/acme",
+      `UPDATE neon_auth.users_sync SET raw_json = raw_json || '{"display_name": "Nobody"}', name = 'Nobody' WHERE id = 'u7'`,
+    );
+    await page.getByRole("button", { name: "Dismiss" }).click();
+    assert.match(await verify(false), /1 user differs/);
+    await page.locator(".ids a", { hasText: "u7" }).click();
+    await shows(page, ".profile pre", '"display_name": "Nobody"');
+    await page.goBack();
+    await page.getByRole("button", { name: "Dismiss" }).click();
+    assert.match(await verify(true), /equal/);
+    await page.goto(`${page.url()}/users/u7`);
+    await shows(page, ".profile pre", '"display_name": "Ann 7"');
+  }));
+
+test("a resync asks first, and ends with the tenant following", () =>
+  visit("#/tenants/acme", async (page) => {
+    await control("sql/acme", "DELETE FROM neon_auth.users_sync WHERE id = 'u9'");
+    await page.getByRole("button", { name: "Resync" }).click();
+    await shows(page, "dialog[open]", "acme");
+    await page.locator("#question-yes").click();
+    await shows(page, ".finished", "Resync is done");
+    await shows(page, ".head .state", "following");
+    await page.goto(page.url() + "/users/u9");
+    await shows(page, ".profile pre", '"display_name": "Ann 9"');
+  }));
+
+test("when the process is gone the open page says so, and goes on once there is another", () =>
+  visit(
+    "#/tenants/acme",
+    async (page) => {
+      await shows(page, "#connection", "live");
+      await control("stop");
+      await shows(page, "#connection", "not connected");
+      await shows(page, "#lost", "look whether the process runs");
+      await isSound(page, "not connected");
+      await control("start");
+      await shows(page, "#connection", "live");
+      await page.locator("#lost").waitFor({ state: "detached" });
+      await shows(page, ".head .state", "following");
+    },
+    { allowed: /ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED_ENCODING|ERR_CONNECTION_RESET|ERR_EMPTY_RESPONSE/ },
+  ));

@@ -1,0 +1,99 @@
+// With 1,000 tenants, and a tenant of 1,000,000 users, every view shows within 500 ms, measured in the browser from the
+// beginning of the navigation until it is painted.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { visit } from "./lib.js";
+
+const LIMIT = 500;
+/** The best of so many: other tests may have the processor for a moment. */
+const TRIES = 5;
+
+const rows = (count) => `document.querySelectorAll("tbody a.row").length >= ${count}`;
+const all = `document.querySelector(".choices [data-name=''] .amount")?.textContent === "1000"`;
+const VIEWS = {
+  "all tenants": ["#/", `${rows(60)} && ${all}`],
+  "tenants that need attention": ["#/?state=attention", `${rows(60)} && ${all}`],
+  "a search for a tenant": ["#/?q=tenant-77", `${rows(11)} && ${all}`],
+  "a tenant": ["#/tenants/large", `document.querySelector(".chart .line")?.getAttribute("d")`],
+  "a million users": ["#/tenants/large/users", rows(50)],
+  "those deleted, of whom there are none": [
+    "#/tenants/large/users?deleted=true",
+    `document.querySelector(".found")?.textContent || document.querySelector(".empty")`,
+  ],
+  "a search among them, found at the end": [
+    "#/tenants/large/users?search=number 999999",
+    `document.querySelector(".found")?.textContent || ${rows(1)}`,
+  ],
+  "a search for an id": [
+    "#/tenants/large/users?search=u500000",
+    `document.querySelector(".found")?.textContent || ${rows(1)}`,
+  ],
+  "a profile": ["#/tenants/large/users/u500000", `${rows(50)} && document.querySelector(".profile pre")`],
+};
+
+/** Keeps looking, frame by frame, from before the page's own scripts run. */
+const watch = (condition) => `
+  const look = () => {
+    let there = false;
+    try { there = Boolean(document.body && (${condition})); } catch {}
+    if (there) requestAnimationFrame(() => setTimeout(() => { window.shownAfter = performance.now(); }));
+    else requestAnimationFrame(look);
+  };
+  look();`;
+
+for (const [name, [hash, condition]] of Object.entries(VIEWS)) {
+  test(name, async (context) => {
+    const took = [];
+    for (let count = 0; count < TRIES; count++) {
+      await visit("#/nowhere", async (page) => {
+        await page.goto("about:blank");
+        await page.addInitScript(watch(condition));
+        await page.goto(`${process.env.CONSOLE_URL}/${hash}`);
+        await page.waitForFunction(() => window.shownAfter);
+        took.push(Math.round(await page.evaluate(() => window.shownAfter)));
+      });
+    }
+    context.diagnostic(`${name}: ${took.join(", ")} ms`);
+    assert(Math.min(...took) <= LIMIT, `${took} ms`);
+  });
+}
+
+test("from view to view without a reload", (context) =>
+  visit("#/", async (page) => {
+    await page.waitForFunction(all);
+    for (const [name, button, condition] of [
+      [
+        "the filter",
+        "[data-name=following]",
+        `document.querySelector("[data-name=following][aria-pressed=true]") && ${rows(1)}`,
+      ],
+      ["all again", "[data-name='']", rows(60)],
+      ["more rows", ".more", rows(120)],
+      ["users", "tbody[data-tenant=large] a.users", `document.querySelector(".users") && ${rows(50)}`],
+      [
+        "the next page",
+        ".pager button:last-child",
+        `document.querySelector(".pager").textContent.includes("Page 2") && ${rows(50)}`,
+      ],
+      ["a profile", "tbody a.row", `document.querySelector(".profile pre")`],
+      ["back to the tenants", ".crumbs a", `document.querySelector(".tenants") && ${rows(60)}`],
+    ]) {
+      const begun = await page.evaluate((selector) => {
+        window.shownAfter = null;
+        const now = performance.now();
+        document.querySelector(selector).click();
+        return now;
+      }, button);
+      await page.evaluate(watch(condition));
+      await page.waitForFunction(() => window.shownAfter);
+      const took = Math.round((await page.evaluate(() => window.shownAfter)) - begun);
+      context.diagnostic(`${name}: ${took} ms`);
+      assert(took <= LIMIT, `${name}: ${took} ms`);
+    }
+  }));
+
+test("a search that finds nothing looks at all of them, and can be stopped", () =>
+  visit("#/tenants/large/users?search=nobody is called so", async (page) => {
+    await page.locator(".empty", { hasText: "No user is like that" }).waitFor();
+  }));
