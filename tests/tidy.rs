@@ -10,7 +10,7 @@ const STAGES: [&str; 4] = ["capture", "map", "route", "apply"];
 /// A longer file is asking to be split along the flow.
 const LONGEST: usize = 500;
 /// These do no I/O and know no clock. A directory stands for everything below it.
-const PURE: [&str; 12] = [
+const PURE: [&str; 13] = [
     "src/capture/pgoutput",
     "src/capture/pgoutput.rs",
     "src/map",
