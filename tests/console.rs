@@ -116,7 +116,7 @@ async fn add(bed: &Bed, tenant: &str, prefix: &str, users: u32) {
 async fn holds(url: &str, users: u32) {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
-    let deadline = std::time::Instant::now() + 5 * DEADLINE;
+    let deadline = std::time::Instant::now() + 10 * DEADLINE;
     let there = "SELECT to_regclass('neon_auth.users_sync') IS NOT NULL";
     let count = "SELECT count(*) FROM neon_auth.users_sync";
     loop {
