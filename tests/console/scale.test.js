@@ -13,7 +13,7 @@ const rows = (count) => `document.querySelectorAll("tbody a.row").length >= ${co
 const all = `document.querySelector(".choices [data-name=''] .amount")?.textContent === "1000"`;
 const VIEWS = {
   "all tenants": ["#/", `${rows(60)} && ${all}`],
-  "tenants that need attention": ["#/?state=attention", `${rows(60)} && ${all}`],
+  "tenants that join": ["#/?state=joining", `${rows(60)} && ${all}`],
   "a search for a tenant": ["#/?q=tenant-77", `${rows(11)} && ${all}`],
   "a tenant": ["#/tenants/large", `document.querySelector(".chart .line")?.getAttribute("d")`],
   "a million users": ["#/tenants/large/users", rows(50)],
