@@ -97,7 +97,7 @@ async fn a_thousand_tenants_and_a_million_users_show_at_once() {
     let away = (FOLLOWING..TENANTS - 1).map(|n| (format!("tenant-{n}"), format!("{nowhere}-{n}")));
     targets.extend(away);
     let url = bed.server.url("large");
-    let scene = Scene::start(bed, targets, HashMap::new(), "").await;
+    let scene = Scene::start(bed, targets, HashMap::new(), "limits: {park_after: 1h}").await;
     holds(&url, USERS).await;
     scene.passes("scale.test.js").await;
 }

@@ -131,7 +131,7 @@ export function usersView(tenant) {
 
   function draw() {
     const shown = [...recent, ...page];
-    const isSearching = !loaded && search;
+    const isSearching = !loaded && Boolean(search || deleted);
     text(progress, isSearching ? `searching, ${number(page.length)} found so far` : "");
     stop.hidden = !isSearching;
     note.hidden = !isOld;
