@@ -48,7 +48,7 @@ impl Scene {
 
     /// Runs one file of tests to its end.
     async fn passes(&self, file: &str) {
-        let directory = installed().await;
+        let directory = installed();
         let mut node = Command::new("node");
         node.arg("--test-reporter=spec").arg(file).current_dir(directory);
         node.env("CONSOLE_URL", &self.console).env("CONTROL_URL", &self.control).env("TOKEN", TOKEN);
@@ -170,7 +170,7 @@ async fn control(hands: Hands) -> String {
 }
 
 /// The tests with what they need, below the target directory: nothing is installed anywhere else.
-async fn installed() -> PathBuf {
+fn installed() -> PathBuf {
     // Tests run side by side in one process.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/console");
