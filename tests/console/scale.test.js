@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { visit } from "./lib.js";
+import { until, visit } from "./lib.js";
 
 const LIMIT = 500;
 /** The best of so many, as other tests may have the processor for a moment; what is done once may take twice as long. */
@@ -61,7 +61,7 @@ for (const [name, [hash, condition]] of Object.entries(VIEWS)) {
 
 test("from view to view without a reload", (context) =>
   visit("#/", async (page) => {
-    await page.waitForFunction(all);
+    await until("all tenants are read", () => page.evaluate(all));
     for (const [name, button, condition] of [
       [
         "the filter",
