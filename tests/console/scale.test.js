@@ -70,6 +70,7 @@ test("from view to view without a reload", (context) =>
       ],
       ["all again", "[data-name='']", rows(60)],
       ["more rows", ".more", rows(120)],
+      ["in the order of names", "th.tenant button", `document.querySelector("tbody a.row").textContent === "large"`],
       ["users", "tbody[data-tenant=large] a.users", `document.querySelector(".users") && ${rows(50)}`],
       [
         "the next page",
