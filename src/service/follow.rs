@@ -168,6 +168,7 @@ impl Worker {
 
     fn reached(&mut self, end: Lsn) {
         self.position = end;
+        tracing::trace!(tenant = %self.id(), position = %end, "its target holds more");
         self.forget_readings_before(end);
         self.shared.acknowledge(self.id(), end);
     }
