@@ -146,7 +146,7 @@ fn producer(
 ) -> ThreadedProducer<rdkafka::producer::DefaultProducerContext> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("acks", "all").set("enable.idempotence", "true");
-    config.set("linger.ms", "5").set("batch.num.messages", "10000").set("queue.buffering.max.messages", "1000000");
+    config.set("linger.ms", "1").set("batch.num.messages", "10000").set("queue.buffering.max.messages", "1000000");
     config.set("partitioner", "murmur2_random").set("delivery.report.only.error", "true");
     if transactional {
         config.set("transactional.id", topic);
@@ -181,13 +181,22 @@ fn produce(
         }
         open += record.key.len() + record.value.len();
         if transactional && open > TOGETHER {
+            settle(producer);
             producer.commit_transaction(PATIENCE).unwrap();
             open = 0;
         }
     }
+    settle(producer);
     match transactional && open > 0 {
         true => producer.commit_transaction(PATIENCE).unwrap(),
         false => producer.flush(PATIENCE).unwrap(),
+    }
+}
+
+/// The crate's own flush looks every 100 ms only: the reference is not to wait for that either.
+fn settle(producer: &ThreadedProducer<rdkafka::producer::DefaultProducerContext>) {
+    while producer.in_flight_count() > 0 {
+        std::thread::sleep(Duration::from_micros(200));
     }
 }
 
