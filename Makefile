@@ -38,8 +38,8 @@ bench: setup ## Measure against PostgreSQL's own logical replication on this mac
 
 check: setup ## Format check, clippy and rustdoc, warnings are errors.
 	cargo fmt --check
-	cargo clippy --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+	cargo clippy --release --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --locked
 
 lint: check
 

@@ -1,11 +1,12 @@
 //! What takes longer than an answer: resyncs and comparisons, one for each tenant at a time. The last of them are kept, so
 //! that whoever asked can see what became of them; a restart forgets them.
 
-use super::answer::{Body, Path, Problem, What};
+use super::answer::{Body, Path, Problem, Query, What};
 use super::app::App;
 use crate::config::{Config, Tenant};
+use crate::model::TenantId;
 use crate::pg::connect;
-use crate::service::{Asked, Verdict, Verifying, ask_for_resync, verify};
+use crate::service::{Asked, HowFar, Verdict, Verifying, ask_for_resync, verify};
 use crate::state::{StateStore, TenantState};
 use axum::Json;
 use axum::extract::State;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 /// So many are kept that are over.
 const KEPT: usize = 100;
@@ -38,9 +39,11 @@ pub(super) struct Job {
     /// The tenant's name.
     tenant: String,
     state: JobState,
-    /// From 0 to 1, where it can be told.
+    /// How much of the source has been read for it, from 0 to 1, where this process reads it.
     #[schema(required, minimum = 0, maximum = 1)]
     progress: Option<f64>,
+    #[serde(skip)]
+    how_far: HowFar,
     /// What a comparison found; of a repair what is left.
     #[schema(required)]
     result: Option<Found>,
@@ -84,9 +87,21 @@ pub(super) struct Begun {
     job: String,
 }
 
+impl Job {
+    /// How far it is. A resync has that of its tenant's snapshot, a comparison that of its own reading.
+    fn with_progress(self, app: &App) -> Job {
+        let progress = match (self.state, self.kind) {
+            (JobState::Running, Kind::Resync) => app.live.joined_by(&TenantId::new(&self.tenant)),
+            (JobState::Running, Kind::Verify) => Some(self.how_far.share()),
+            _ => self.progress,
+        };
+        Job { progress, ..self }
+    }
+}
+
 impl Jobs {
     /// Adds one that runs, unless another one does for the tenant.
-    fn begin(&self, kind: Kind, tenant: &str) -> Result<String, Problem> {
+    fn begin(&self, kind: Kind, tenant: &str, how_far: &HowFar) -> Result<String, Problem> {
         let mut jobs = self.lock();
         let running = jobs.iter().filter(|job| job.state == JobState::Running);
         let (mut count, mut other) = (0, None);
@@ -112,6 +127,7 @@ impl Jobs {
             tenant: tenant.to_owned(),
             state: JobState::Running,
             progress: None,
+            how_far: how_far.clone(),
             result: None,
             error: None,
         });
@@ -179,7 +195,7 @@ pub(super) async fn resync(
     Body(how): Body<Resync>,
 ) -> Result<(StatusCode, Json<Begun>), Problem> {
     let tenant = app.tenant(&tenant)?;
-    start(&app, Kind::Resync, tenant, move |config, tenant| async move {
+    start(&app, Kind::Resync, tenant, move |config, tenant, _| async move {
         ask(&config, &tenant, how.allow_deletes).await.map(|()| None)
     })
 }
@@ -208,13 +224,13 @@ pub(super) async fn verify_(
     Body(how): Body<Compare>,
 ) -> Result<(StatusCode, Json<Begun>), Problem> {
     let tenant = app.tenant(&tenant)?;
-    start(&app, Kind::Verify, tenant, move |config, tenant| async move {
-        let found = compare(&config, &tenant).await?;
+    start(&app, Kind::Verify, tenant, move |config, tenant, how_far| async move {
+        let found = compare(&config, &tenant, &how_far).await?;
         if !how.repair || found.missing + found.extra + found.different == 0 {
             return Ok(Some(found));
         }
         ask(&config, &tenant, false).await?;
-        compare(&config, &tenant).await.map(Some)
+        compare(&config, &tenant, &how_far).await.map(Some)
     })
 }
 
@@ -231,21 +247,49 @@ pub(super) async fn verify_(
     )
 )]
 pub(super) async fn job(State(app): State<App>, Path(job): Path<String>) -> Result<Json<Job>, Problem> {
-    app.jobs.get(&job).map(Json).ok_or_else(|| Problem::absent("there is no such job, or not any more"))
+    let found = app.jobs.get(&job).ok_or_else(|| Problem::absent("there is no such job, or not any more"))?;
+    Ok(Json(found.with_progress(&app)))
+}
+
+/// Which jobs.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    /// Only those of this tenant.
+    tenant: Option<String>,
+}
+
+/// The jobs that are remembered, the newest first: all that run, and the last hundred that are over.
+#[utoipa::path(
+    get,
+    path = "/api/jobs",
+    tag = "jobs",
+    params(Which),
+    responses(
+        (status = 200, description = "The jobs.", body = Vec<Job>),
+        (status = 400, description = "A parameter cannot be.", body = Problem),
+    )
+)]
+pub(super) async fn jobs(State(app): State<App>, Query(which): Query<Which>) -> Json<Vec<Job>> {
+    let mut found: Vec<Job> = app.jobs.lock().iter().rev().cloned().collect();
+    found.retain(|job| which.tenant.as_ref().is_none_or(|tenant| job.tenant == *tenant));
+    Json(found.into_iter().map(|job| job.with_progress(&app)).collect())
 }
 
 fn start<F>(
     app: &App,
     kind: Kind,
     tenant: Tenant,
-    work: impl FnOnce(Config, Tenant) -> F,
+    work: impl FnOnce(Config, Tenant, HowFar) -> F,
 ) -> Result<(StatusCode, Json<Begun>), Problem>
 where
     F: Future<Output = Result<Option<Found>, What>> + Send + 'static,
 {
-    let job = app.jobs.begin(kind, tenant.id.as_str())?;
+    let how_far = HowFar::default();
+    let job = app.jobs.begin(kind, tenant.id.as_str(), &how_far)?;
     let config = app.configs.borrow().clone();
-    let (app, name, work) = (app.clone(), job.clone(), work(config, tenant));
+    let (app, name, work) = (app.clone(), job.clone(), work(config, tenant, how_far));
     tokio::spawn(async move {
         // A job that panics is over, too.
         let done = tokio::spawn(work).await;
@@ -284,9 +328,9 @@ async fn ask(config: &Config, tenant: &Tenant, allow_deletes: bool) -> Result<()
     }
 }
 
-async fn compare(config: &Config, tenant: &Tenant) -> Result<Found, What> {
+async fn compare(config: &Config, tenant: &Tenant, how_far: &HowFar) -> Result<Found, What> {
     let how = Verifying { examples: IDS, timeout: CATCH_UP };
-    let verdicts = Box::pin(verify(config, std::slice::from_ref(&tenant.id), how)).await.map_err(failed)?;
+    let verdicts = Box::pin(verify(config, std::slice::from_ref(&tenant.id), how, how_far)).await.map_err(failed)?;
     match verdicts.into_iter().next() {
         Some((_, Verdict::Compared(_, differences))) => {
             let [missing, different, extra] = differences.counts;

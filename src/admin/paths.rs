@@ -35,6 +35,7 @@ pub(super) fn paths() -> Paths {
         .routes(routes!(users::user))
         .routes(routes!(jobs::resync))
         .routes(routes!(jobs::verify_))
+        .routes(routes!(jobs::jobs))
         .routes(routes!(jobs::job))
         .routes(routes!(events::events));
     let (guarded, mut description) = guarded.split_for_parts();

@@ -7,6 +7,10 @@ pub const NOTIFY_AT_MOST: usize = 10_000;
 /// Tells listeners that many were written, or that who they are is not known.
 pub const NOTIFY_OF_MANY: &str = "SELECT pg_notify('users_sync', '')";
 
+/// Lets go of what every listener has read. A server does so as notifications are added, and so never again once the queue is
+/// full (`asyncQueueAdvanceTail`, which this function calls, too).
+pub(super) const FREE_QUEUE: &str = "SELECT pg_notification_queue_usage()";
+
 /// Who is told of what a statement writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Notify {

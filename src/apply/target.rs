@@ -1,7 +1,7 @@
 //! A tenant's database: one connection, and what is said over it.
 
 use super::checkpoint::Checkpoint;
-use super::notify::{NOTIFY_AT_MOST, Notify};
+use super::notify::{FREE_QUEUE, NOTIFY_AT_MOST, Notify};
 use super::plan::{Move, Rows};
 use super::standing::Observed;
 use super::statement::{self, Parts, Shape, ShapeError};
@@ -83,6 +83,9 @@ impl Target {
             client.batch_execute(&format!("{}; {}", statement::CREATE_TABLE, statement::CREATE_INDEX)).await?;
         }
         let no_wait_for = wait::provide(&client).await?;
+        if notifies {
+            client.query_typed_one(FREE_QUEUE, &[]).await?;
+        }
         let columns: Vec<_> = client.query_typed(statement::COLUMNS_OF_USERS, &[]).await?;
         let columns: Vec<_> = columns.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
         let shape = Shape::from_columns(&columns)?;

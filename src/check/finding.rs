@@ -106,7 +106,9 @@ pub(super) fn connect_finding(subject: Subject, url: &PgUrl, error: &ConnectErro
         ConnectError::Server { error, .. } => match &*error.sqlstate {
             "3D000" => format!("mend the database in the URL, or CREATE DATABASE {};", quote_ident(&url.database)),
             "42501" => format!("GRANT CONNECT ON DATABASE {} TO {role};", quote_ident(&url.database)),
-            "53300" => "give the server more max_connections, or close some".into(),
+            "53300" => "give the server more max_connections, or the role or database that is named a higher CONNECTION LIMIT, or \
+                        close some"
+                .into(),
             _ => "wait until the server takes connections, and run `check` again".into(),
         },
         ConnectError::Protocol { .. } => "look whether host and port of the URL are those of PostgreSQL".into(),

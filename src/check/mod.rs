@@ -29,7 +29,8 @@ const LOOK_WITHIN: Duration = Duration::from_secs(15);
 /// Everything: the source, the state, and every target. No finding of severity [`Severity::Error`]: `run` will work.
 pub async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = match check_source(config).await {
-        Ok(findings) => findings,
+        Ok(Some(findings)) => findings,
+        Ok(None) => vec![too_slow(Subject::Source)],
         Err(error) => {
             let mut findings = vec![source_finding(config, &error)];
             // A state in the same database is out of reach for the same reason.
@@ -51,26 +52,27 @@ pub async fn check(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// The source and the state: what has to be right before `run` does anything. The error is that of the connection.
-pub async fn check_source(config: &Config) -> Result<Vec<Finding>, CaptureError> {
+/// The source and the state: what has to be right before `run` does anything; `None` where the source gives no answer in
+/// time. The error is that of the connection.
+pub async fn check_source(config: &Config) -> Result<Option<Vec<Finding>>, CaptureError> {
     let client = pg::connect(&config.source.url).await?;
     let config = &match &config.families[..] {
         [] => config.clone(),
         families => match snapshot::settle(&client, families).await? {
             Some(settled) => Config { users: settled.rules, ..config.clone() },
-            None => return Ok(vec![source::no_family(families)]),
+            None => return Ok(Some(vec![source::no_family(families)])),
         },
     };
-    let facts = within(source_facts::gather(&client, config)).await.ok_or(CaptureError::Closed)??;
+    let Some(facts) = within(source_facts::gather(&client, config)).await.transpose()? else { return Ok(None) };
     let mut findings = source::findings(config, &facts);
     for table in &config.users.tables()[1..] {
         let facts = source_facts::gather_watched(&client, config, table, &facts);
-        let facts = within(facts).await.ok_or(CaptureError::Closed)??;
+        let Some(facts) = within(facts).await.transpose()? else { return Ok(None) };
         findings.extend(source::findings_of_watched(config, table, &facts));
     }
     client.close().await;
     findings.extend(check_state(config).await);
-    Ok(findings)
+    Ok(Some(findings))
 }
 
 /// What to say where the source cannot be looked at.

@@ -55,7 +55,8 @@ async fn take(configs: &watch::Sender<Config>, config: Config) {
         return;
     }
     // A source that cannot be reached now is waited for with whatever configuration.
-    let findings = if only_tenants { Vec::new() } else { check_source(&config).await.unwrap_or_default() };
+    let findings =
+        if only_tenants { Vec::new() } else { check_source(&config).await.ok().flatten().unwrap_or_default() };
     let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
     let errors = errors.map(ToString::to_string).collect::<Vec<_>>().join("\n");
     if !errors.is_empty() {

@@ -46,7 +46,8 @@ pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> miette:
     let server = Server::bind(configs.clone(), live.clone()).await.map_err(|error| miette::miette!("{error}"))?;
     tokio::spawn(server.run(shown.clone()));
     let mut findings = match check_source(&config).await {
-        Ok(findings) => findings,
+        // Somebody holds a lock there: that is waited for.
+        Ok(findings) => findings.unwrap_or_default(),
         Err(error) => {
             let finding = source_finding(&config, &error);
             if ServiceError::from(error).is_final() { vec![finding] } else { Vec::new() }

@@ -4,7 +4,7 @@ use super::resync::{chosen, resync};
 use super::{ConfigFile, FAILED, signals};
 use crate::config::Config;
 use crate::model::TenantId;
-use crate::service::{Verdict, Verifying, verify};
+use crate::service::{HowFar, Verdict, Verifying, verify};
 use crate::snapshot::KINDS;
 use clap::Args;
 use serde::Serialize;
@@ -103,7 +103,8 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
 
 async fn compare(config: &Config, tenants: &[TenantId], arguments: &Arguments) -> miette::Result<Vec<Report>> {
     let how = Verifying { examples: arguments.ids, timeout: Duration::from_secs(arguments.timeout) };
-    let verdicts = verify(config, tenants, how).await.map_err(|error| miette::miette!("{error}"))?;
+    let verdicts =
+        verify(config, tenants, how, &HowFar::default()).await.map_err(|error| miette::miette!("{error}"))?;
     Ok(verdicts.into_iter().map(Report::of).collect())
 }
 

@@ -107,9 +107,18 @@ pub enum ServiceError {
 }
 
 impl ServiceError {
-    /// Whether one statement at the source mends it, after which everything goes on as before.
-    pub fn is_mended_at_the_source(&self) -> bool {
-        matches!(self, ServiceError::NotPublished { .. } | ServiceError::Identity { .. })
+    /// Whether it is mended at the source or the state alone (a login, a privilege, a table that is being restored), after
+    /// which everything goes on as before. Not what we were told to stop for, and nothing that we do not understand.
+    pub fn is_mended_without_us(&self) -> bool {
+        let stops = matches!(
+            self,
+            ServiceError::SlotLost { .. }
+                | ServiceError::ForeignSlot { .. }
+                | ServiceError::Decode(_)
+                | ServiceError::Capture(CaptureError::Protocol(_))
+                | ServiceError::Connect(ConnectError::Protocol { .. })
+        );
+        self.is_final() && !stops
     }
 
     /// Whether trying again is of no use before a person has mended something.
@@ -169,6 +178,10 @@ mod tests {
             assert!(!is_final_code(code), "{code:?}");
         }
         assert!(!ServiceError::Superseded(Epoch(3)).is_final());
-        assert!(ServiceError::SlotLost { slot: "s".into(), why: "is gone" }.is_final());
+        let lost = ServiceError::SlotLost { slot: "s".into(), why: "is gone" };
+        assert!(lost.is_final() && !lost.is_mended_without_us());
+        let no_table = ServiceError::NoTable(TableName { schema: "auth".into(), name: "users".into() });
+        assert!(no_table.is_final() && no_table.is_mended_without_us());
+        assert!(!ServiceError::InRecovery.is_mended_without_us());
     }
 }

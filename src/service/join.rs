@@ -13,14 +13,34 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// A pass begins once nobody has come for this long.
-const QUIET: Duration = Duration::from_millis(200);
-/// It begins at the latest so long after the first has come.
-const AT_LATEST: Duration = Duration::from_secs(2);
+/// A pass begins once nobody has come for this long, and at the latest so long after the first has come.
+const ALL_HERE: Patience = Patience { quiet: Duration::from_millis(200), latest: Duration::from_secs(2) };
+/// While tenants are on their way: their targets are looked at for the first time, or again after they lost their place.
+/// Longer than the second that a target needs which is asleep: one that does not answer holds the others up by no more.
+const SOME_ON_THEIR_WAY: Patience = Patience { quiet: Duration::from_secs(1), latest: Duration::from_secs(30) };
 /// A snapshot that nobody asks for is given up: as long as it is held the source cannot clean up after its updates.
 const UNUSED: Duration = Duration::from_secs(60);
 /// Chunks of users that may wait for one target: reading goes on while it writes.
 const CHUNKS_WAITING: usize = 8;
+
+/// How long a pass waits for others to take part.
+struct Patience {
+    /// After the last one has come.
+    quiet: Duration,
+    /// After the first one has come.
+    latest: Duration,
+}
+
+/// Tenants that may soon ask for a snapshot: each holds a clone until it has asked, or knows that it need not.
+#[derive(Clone, Default)]
+pub(super) struct OnTheirWay(Arc<()>);
+
+impl OnTheirWay {
+    fn is_anybody(&self) -> bool {
+        // One is the session's own.
+        Arc::strong_count(&self.0) > 1
+    }
+}
 
 /// A tenant asks for its users.
 pub(super) struct JoinRequest {
@@ -58,11 +78,7 @@ pub(super) async fn serve(
             },
         };
         let Some(first) = first else { return Ok(()) };
-        let mut together = vec![first];
-        let latest = Instant::now() + AT_LATEST;
-        while let Ok(Some(next)) = timeout_at(latest.min(Instant::now() + QUIET), requests.recv()).await {
-            together.push(next);
-        }
+        let mut together = gather(&shared, first, &mut requests).await;
         if let Some(export) = created.take() {
             let (served, later): (Vec<_>, Vec<_>) = together.into_iter().partition(|request| request.since_creation);
             run_pass(&shared, &export, served).await?;
@@ -77,6 +93,27 @@ pub(super) async fn serve(
             Ok(export) => run_pass(&shared, &export, together).await?,
             Err(error) if error.is_final() => return Err(error),
             Err(error) => tracing::warn!(%error, "no snapshot could be taken, the tenants try again"),
+        }
+    }
+}
+
+/// The first one and those who come soon after it. A thousand targets are not looked at in a moment, and yet the table is to be
+/// read once.
+async fn gather(shared: &Shared, first: JoinRequest, requests: &mut mpsc::Receiver<JoinRequest>) -> Vec<JoinRequest> {
+    let mut together = vec![first];
+    let first_came = Instant::now();
+    let mut last_came = first_came;
+    loop {
+        let patience = if shared.on_their_way.is_anybody() { SOME_ON_THEIR_WAY } else { ALL_HERE };
+        let until = (last_came + patience.quiet).min(first_came + patience.latest);
+        // Whoever was on the way may follow, or fail, and never come: that is looked at now and then.
+        match timeout_at(until.min(Instant::now() + ALL_HERE.quiet), requests.recv()).await {
+            Ok(Some(next)) => {
+                together.push(next);
+                last_came = Instant::now();
+            }
+            Err(_) if Instant::now() < until => {}
+            Ok(None) | Err(_) => return together,
         }
     }
 }

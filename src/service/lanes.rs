@@ -3,6 +3,7 @@
 
 use super::fault::Cause;
 use super::live::before;
+use super::reading::HowFar;
 use crate::config::Tenant;
 use crate::metrics::TenantCounts;
 use crate::route::{Mailbox, Memory};
@@ -28,6 +29,8 @@ pub(super) struct Lane {
     /// What is counted of the tenant.
     pub(super) counts: Arc<TenantCounts>,
     shown: Mutex<Shown>,
+    /// Of the reading that it takes part in, or took part in last.
+    reading: Mutex<HowFar>,
     asked: Mutex<Asked>,
 }
 
@@ -88,6 +91,7 @@ impl Lane {
             adopted: CancellationToken::new(),
             retired: CancellationToken::new(),
             ended: CancellationToken::new(),
+            reading: Mutex::default(),
             shown: Mutex::new(known.map_or(joining, Shown::of)),
             asked: Mutex::new(Asked { open: None, answered: i64::MIN }),
         }
@@ -121,6 +125,17 @@ impl Lane {
         if goes_on {
             shown.since = since;
         }
+    }
+
+    /// It takes part in a reading of the source.
+    pub(super) fn is_read(&self, how_far: &HowFar) {
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = how_far.clone();
+    }
+
+    /// How much of its snapshot has been read, from 0 to 1, while it joins.
+    pub(super) fn joined_by(&self) -> Option<f64> {
+        let reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.state() == TenantState::Joining).then(|| reading.share())
     }
 
     /// Why it is parked, in a word.

@@ -189,7 +189,13 @@ impl Live {
         Some(lanes.map(sample).collect())
     }
 
-    /// The same and the process itself, in words.
+    /// How much of the tenant's snapshot has been read, from 0 to 1, while it joins in this process.
+    pub fn joined_by(&self, tenant: &TenantId) -> Option<f64> {
+        let shared = self.session()?;
+        shared.lanes.get(shared.index_of(tenant)?).joined_by()
+    }
+
+    /// All tenants and the process itself, in words.
     pub fn report(&self) -> Option<Report> {
         let shared = self.session()?;
         let tenants = self.tenants()?;

@@ -53,6 +53,7 @@ pub use fault::Cause;
 pub use live::{Live, Role, Sample};
 pub use plan::{Plan, Prospect, plan};
 pub(crate) use publish::require_column_lists;
+pub use reading::HowFar;
 pub use resync::resync;
 pub use session::{run, run_reloading, settled};
 pub use verify::{Verdict, Verifying, verify};

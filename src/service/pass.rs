@@ -3,7 +3,7 @@
 use super::ServiceError;
 use super::plans::compile_current;
 use super::purge::gone_before;
-use super::reading::Progress;
+use super::reading::{HowFar, Progress};
 use super::shared::Shared;
 use super::sorter::{Member, Sorter};
 use crate::map::tenants_condition;
@@ -19,9 +19,11 @@ pub(super) async fn run(shared: &Shared, export: &Export, members: Vec<Member>) 
     let lanes = shared.lanes.all();
     let keys = members.iter().map(|member| &lanes[member.tenant].tenant.key);
     let condition = tenants_condition(&shared.config.users, &mapped.relation, keys);
-    let estimate = "SELECT greatest(reltuples, 0)::float8 FROM pg_catalog.pg_class WHERE oid = $1";
-    let expected: f64 = client.query_one(estimate, &[&mapped.relation.oid]).await?.get(0);
-    let mut progress = Progress::new(expected as u64);
+    let how_far = HowFar::default();
+    for member in &members {
+        lanes[member.tenant].is_read(&how_far);
+    }
+    let mut progress = Progress::new(RowStream::expected(&client, &mapped.from, &condition).await?, how_far);
     tracing::info!(tenants = members.len(), position = %export.position, "snapshot begins");
 
     let tenants: Vec<_> = lanes.iter().map(|lane| (!lane.retired.is_cancelled()).then_some(&lane.tenant)).collect();

@@ -2,21 +2,42 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// Where there is no terminal, the progress is logged this often.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
+/// How far a reading is, for others to look at.
+#[derive(Clone, Debug, Default)]
+pub struct HowFar(Arc<AtomicU32>);
+
+impl HowFar {
+    /// Of all rows, from 0 to 1, as far as can be told beforehand: a reading that has more of them than it was thought to have
+    /// stays just below 1.
+    pub fn share(&self) -> f64 {
+        f64::from(self.0.load(Ordering::Relaxed)) / 1000.0
+    }
+
+    fn is_at(&self, rows: u64, expected: u64) {
+        let thousandths = (rows * 1000).checked_div(expected).unwrap_or(0).min(999);
+        self.0.store(thousandths as u32, Ordering::Relaxed);
+    }
+}
+
 pub(super) struct Progress {
     bar: ProgressBar,
+    expected: u64,
+    shown: HowFar,
     rows: u64,
     logged: Instant,
 }
 
 impl Progress {
-    /// `expected` rows, as the statistics have it; 0 where they do not know.
-    pub(super) fn new(expected: u64) -> Progress {
+    /// `expected` rows, as the planner has it; 0 where it does not know.
+    pub(super) fn new(expected: u64, shown: HowFar) -> Progress {
         let target = match std::io::stderr().is_terminal() {
             true => ProgressDrawTarget::stderr(),
             false => ProgressDrawTarget::hidden(),
@@ -25,13 +46,14 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template("snapshot {bar:40} {human_pos} users, {per_sec}, {elapsed}") {
             bar.set_style(style);
         }
-        Progress { bar, rows: 0, logged: Instant::now() }
+        Progress { bar, expected, shown, rows: 0, logged: Instant::now() }
     }
 
     pub(super) fn row(&mut self) {
         self.rows += 1;
         if self.rows.is_multiple_of(1024) {
             self.bar.set_position(self.rows);
+            self.shown.is_at(self.rows, self.expected);
             if self.bar.is_hidden() && self.logged.elapsed() >= LOG_EVERY {
                 self.logged = Instant::now();
                 tracing::info!(rows = self.rows, "snapshot goes on");

@@ -14,6 +14,7 @@ impl Worker {
         self.forget_what_waits();
         self.gathered_since_creation = false;
         self.has_to_join = Some(reason);
+        self.on_its_way = Some(self.shared.on_their_way.clone());
         self.put(TenantState::Joining, Some(reason.to_owned()), None, target_id, Lsn::ZERO).await?;
         // Closed until the snapshot is asked for; the interrupt that may have led here is done with.
         self.lane().mailbox.close();
@@ -50,13 +51,25 @@ impl Worker {
         self.put(TenantState::Following, None, None, target_id, position).await
     }
 
-    /// Writes down what is wrong with the target of a tenant that follows all the same, once, and when it is over.
+    /// Writes down what is wrong with the target of a tenant that is not parked, once, and when it is over.
     pub(super) async fn note(&mut self, reason: Option<String>) -> Result<(), ServiceError> {
-        let ours = |row: &&TenantRow| row.state == TenantState::Following && row.generation == self.shared.generation;
-        let following = self.row.as_ref().filter(ours);
-        let Some(row) = following.filter(|row| row.reason.is_some() != reason.is_some()) else { return Ok(()) };
-        let (target_id, position) = (row.target_id.clone(), row.position.max(self.position));
-        self.put(TenantState::Following, reason, None, target_id, position).await
+        let ours = self.row.as_ref().filter(|row| row.generation == self.shared.generation);
+        let (state, is_news, position) = match ours {
+            Some(row) if row.state == TenantState::Parked => return Ok(()),
+            Some(row) if row.state == TenantState::Following => {
+                (TenantState::Following, row.reason.is_some() != reason.is_some(), row.position.max(self.position))
+            }
+            // Why it joins is in its place until something goes wrong, and again once it is asked for its snapshot.
+            joining => {
+                let known = joining.and_then(|row| row.reason.as_ref());
+                (TenantState::Joining, reason.is_some() && known != reason.as_ref(), Lsn::ZERO)
+            }
+        };
+        if !is_news {
+            return Ok(());
+        }
+        let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
+        self.put(state, reason, None, target_id, position).await
     }
 
     pub(super) async fn put(

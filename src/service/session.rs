@@ -61,7 +61,7 @@ pub async fn run_reloading(
                 continue;
             }
             // It worked until just now: whoever broke it may mend it, and need not think of us then.
-            Err(error) if has_streamed && error.is_mended_at_the_source() => {
+            Err(error) if has_streamed && error.is_mended_without_us() => {
                 tracing::error!(%error, "nothing is replicated until this is mended");
                 error
             }

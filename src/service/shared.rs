@@ -1,5 +1,6 @@
 //! What the tasks of one session share. Locks are held for a few operations and never across an await.
 
+use super::join::OnTheirWay;
 use super::lanes::{Lane, Lanes};
 use super::live::Live;
 use super::reread::Rereader;
@@ -32,6 +33,7 @@ pub(super) struct Shared {
     pub(super) memory: Arc<Memory>,
     pub(super) rereader: Rereader,
     pub(super) opening: Semaphore,
+    pub(super) on_their_way: OnTheirWay,
     /// A position may have become safe to confirm.
     pub(super) advanced: Notify,
     /// The source wants to hear from us, or a position was confirmed.
@@ -86,6 +88,7 @@ impl Shared {
             looked_at: Mutex::default(),
             lease: Mutex::new(Instant::now()),
             opening: Semaphore::new(OPENING_TOGETHER),
+            on_their_way: OnTheirWay::default(),
             advanced: Notify::new(),
             report: Notify::new(),
             drain: CancellationToken::new(),

@@ -4,7 +4,7 @@ use super::ServiceError;
 use super::backoff::Backoff;
 use super::fault::{self, Cause};
 use super::halt::Halt;
-use super::join::{JoinRequest, Joining};
+use super::join::{JoinRequest, Joining, OnTheirWay};
 use super::lanes::Lane;
 use super::reread::Found;
 use super::shared::Shared;
@@ -58,6 +58,8 @@ pub(super) struct Worker {
     pub(super) unanswered: Option<Lsn>,
     /// Why it has to join, where that is known better than from state and checkpoint.
     pub(super) has_to_join: Option<&'static str>,
+    /// Until it is known whether it has to join, and then until it has asked for its snapshot.
+    pub(super) on_its_way: Option<OnTheirWay>,
     /// The stream has been gathered since the slot was made, so that the slot's own snapshot will do.
     pub(super) gathered_since_creation: bool,
     /// What the newest re-read of a user saw: older changes of that user are in it.
@@ -86,6 +88,7 @@ impl Worker {
     ) -> Worker {
         Worker {
             lane: shared.lanes.get(index),
+            on_its_way: Some(shared.on_their_way.clone()),
             shared,
             index,
             joins,
@@ -211,7 +214,9 @@ impl Worker {
     }
 
     async fn open_and_follow(&mut self, parked: &mut Backoff) -> Halt {
-        let (mut target, who) = match self.open().await {
+        let opened = self.open().await;
+        self.on_its_way = None;
+        let (mut target, who) = match opened {
             Ok(opened) => opened,
             Err(halt) => return halt,
         };
@@ -367,9 +372,11 @@ impl Worker {
         let (reply, answer) = oneshot::channel();
         let request = JoinRequest { tenant: self.index, since_creation, reply };
         let lane = self.lane.clone();
+        let on_its_way = self.on_its_way.take();
         let work = async {
             let broken = || Halt::Retry("its snapshot could not be taken".to_owned());
             self.joins.send(request).await.map_err(|_| broken())?;
+            drop(on_its_way);
             let Joining { position, mut rows } = answer.await.map_err(|_| broken())?;
             let mapping = shared.mapping_of(self.index);
             let loading = Loading {

@@ -8,7 +8,7 @@ use super::ServiceError;
 use super::fault::{self, Fault};
 use super::plans::compile_current;
 use super::purge::gone_before;
-use super::reading::Progress;
+use super::reading::{HowFar, Progress};
 use super::reread::Rereader;
 use super::session::settled;
 use super::sorter::{Member, Sorter};
@@ -53,11 +53,12 @@ pub enum Verdict {
     Failed(String),
 }
 
-/// Compares these tenants.
+/// Compares these tenants; `how_far` shows how much of the source has been read.
 pub async fn verify(
     config: &Config,
     tenants: &[TenantId],
     how: Verifying,
+    how_far: &HowFar,
 ) -> Result<Vec<(TenantId, Verdict)>, ServiceError> {
     let client = connect(&config.source.url).await?;
     source_session(&client).await?;
@@ -70,7 +71,7 @@ pub async fn verify(
     });
     let mut verdicts = Vec::with_capacity(tenants.len());
     for tenants in tenants.chunks(TOGETHER) {
-        verdicts.extend(together(&client, &beside, tenants).await?);
+        verdicts.extend(together(&client, &beside, tenants, how_far).await?);
     }
     Ok(verdicts)
 }
@@ -87,6 +88,7 @@ async fn together(
     client: &PgClient,
     beside: &Arc<Beside>,
     tenants: &[TenantId],
+    how_far: &HowFar,
 ) -> Result<Vec<(TenantId, Verdict)>, ServiceError> {
     let config = &beside.config;
     client.batch_execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
@@ -110,7 +112,8 @@ async fn together(
     let all: Vec<Option<&Tenant>> = config.tenants.iter().map(Some).collect();
     let mut sorter = Sorter::new(&all, members);
     let gone = gone_before(config);
-    let mut progress = Progress::new(0);
+    let expected = RowStream::expected(client, &mapped.from, &condition).await?;
+    let mut progress = Progress::new(expected, how_far.clone());
     let mut rows = RowStream::open(client, &mapped.from, &mapped.relation, mapped.plan.decoded(), &condition).await?;
     while rows.advance().await? {
         let mut cells = Vec::with_capacity(mapped.relation.columns.len());

@@ -6,7 +6,7 @@ use crate::pg::{describe, quote_ident};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::pin::Pin;
-use tokio_postgres::{Client, CopyOutStream, Error};
+use tokio_postgres::{Client, CopyOutStream, Error, SimpleQueryMessage};
 
 /// What went wrong while the source was read.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,19 @@ impl RowStream {
             line: Bytes::new(),
             reader: LineReader::default(),
         })
+    }
+
+    /// How many rows the planner expects of the same reading (EXPLAIN's `Plan Rows`): near the truth where the table has been
+    /// analyzed.
+    pub async fn expected(client: &Client, from: &str, condition: &str) -> Result<u64, SourceReadError> {
+        let plan = client.simple_query(&format!("EXPLAIN (FORMAT JSON) SELECT FROM {from} {condition}")).await?;
+        let rows = plan.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        let plan: String = rows.collect();
+        let plan: serde_json::Value = serde_json::from_str(&plan).unwrap_or_default();
+        Ok(plan[0]["Plan"]["Plan Rows"].as_u64().unwrap_or(0))
     }
 
     /// Waits for the next row; `false` at the end. Its values are given by [`RowStream::cells`].

@@ -155,6 +155,26 @@ test("a resync asks first, and ends with the tenant following", () =>
     await shows(page, ".profile pre", '"display_name": "Ann 9"');
   }));
 
+test("a job that runs is shown again after the page was loaded anew", () =>
+  visit("#/tenants/acme", async (page) => {
+    const held = control("sql/acme", "BEGIN; LOCK TABLE neon_auth.users_sync; SELECT pg_sleep(600)").catch(() => {});
+    const holds = "WHERE query LIKE 'BEGIN; LOCK%' AND wait_event = 'PgSleep'";
+    await until("the table is locked", () =>
+      control("sql/acme", `SELECT 1 / count(*) FROM pg_stat_activity ${holds}`).then(
+        () => true,
+        () => false,
+      ),
+    );
+    await page.getByRole("button", { name: "Verify" }).click();
+    await page.locator("#question-yes").click();
+    await shows(page, ".job .running", "Verification is running");
+    await page.reload();
+    await shows(page, ".job .running", "Verification is running");
+    await control("sql/acme", `SELECT pg_terminate_backend(pid) FROM pg_stat_activity ${holds}`);
+    await held;
+    await shows(page, ".finished", "Verification is done");
+  }));
+
 test("when the process is gone the open page says so, and goes on once there is another", () =>
   visit(
     "#/tenants/acme",

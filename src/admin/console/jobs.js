@@ -56,11 +56,28 @@ export async function begin(kind, tenant) {
     tell(tenant);
   };
   set({ state: "running" });
+  await follow(kind, tenant, set, async () => {
+    const body = { [option]: answer.chosen };
+    return (await request(path(["tenants", tenant, kind]), { method: "POST", body })).job;
+  });
+}
+
+/** A job that runs for the tenant though this page has not begun it: before it was loaded anew, or elsewhere. */
+export async function adopt(tenant) {
+  if (jobs.get(tenant)?.state === "running") return;
+  const [last] = await request(path(["jobs"], { tenant }));
+  if (last?.state !== "running" || jobs.get(tenant)?.state === "running") return;
+  const set = (job) => {
+    jobs.set(tenant, { chosen: false, ...job });
+    tell(tenant);
+  };
+  set(last);
+  await follow(last.kind, tenant, set, async () => last.job);
+}
+
+async function follow(kind, tenant, set, start) {
   try {
-    const { job } = await request(path(["tenants", tenant, kind]), {
-      method: "POST",
-      body: { [option]: answer.chosen },
-    });
+    const job = await start();
     for (;;) {
       const now = await request(path(["jobs", job]));
       set(now);
@@ -68,7 +85,7 @@ export async function begin(kind, tenant) {
       await new Promise((resolve) => setTimeout(resolve, LOOK));
     }
   } catch (error) {
-    set({ state: "failed", error: { what: error.message, remedy: error.remedy } });
+    set({ state: "failed", kind, tenant, error: { what: error.message, remedy: error.remedy } });
   }
   const { state } = jobs.get(tenant);
   announce(`${NOUNS[kind]} of ${tenant} ${state === "done" ? "is done" : "failed"}`);

@@ -3,7 +3,7 @@
 import { path, request } from "./api.js";
 import { attribute, h, text } from "./dom.js";
 import { age, bytes, count, none, number, span } from "./format.js";
-import { begin, jobCard } from "./jobs.js";
+import { adopt, begin, jobCard } from "./jobs.js";
 import { SAMPLE, history, live, subscribe } from "./live.js";
 import { copyButton, empty, failed, fault, loading, mood, stateMark } from "./parts.js";
 import { chart } from "./plot.js";
@@ -129,6 +129,8 @@ export function tenantView(name) {
     return list;
   }
 
+  // What is asked for can be seen; that it cannot be asked just now is told by the view itself.
+  adopt(name).catch(() => {});
   // A name in the address may be anybody's.
   request(path(["tenants", name])).then(draw, (error) => {
     if (!there)

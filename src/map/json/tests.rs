@@ -1,4 +1,4 @@
-//! Table tests of the JSON forms; `tests/to_jsonb.rs` holds them against a server.
+//! Table tests of the JSON forms; `tests/postgres/to_jsonb.rs` holds them against a server.
 
 use super::*;
 use proptest::prelude::*;

@@ -1,0 +1,104 @@
+//! Who may ask.
+
+use super::bed::{Shown, loopback};
+use super::http::{ask, get};
+use crate::support::Bed;
+use crate::support::process::{command, said};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_token_only_health_is_for_everybody() {
+    let bed = Bed::start(&["acme"]).await;
+    let mut config = bed.config();
+    config.admin = loopback(Some("hunter2"));
+    let shown = Shown::start(config).await;
+    for path in ["/metrics", "/api/status", "/api/tenants", "/api/tenants/acme/users", "/api/openapi.json"] {
+        let answer = get(shown.at, path).await;
+        assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer")), "{path}");
+        assert!(answer.json()["error"]["remedy"].is_string() && !answer.body.contains("hunter2"), "{}", answer.body);
+        for wrong in ["Bearer hunter3", "Bearer hunter2 ", "Basic hunter2", "Bearer"] {
+            let status = ask(shown.at, "GET", path, &[("Authorization", wrong)], "").await.status;
+            // Spaces behind a header's value are not part of it.
+            assert_eq!(status, if wrong.ends_with(' ') { shown_status(path) } else { 401 }, "{path} {wrong:?}");
+        }
+    }
+    let all = ["/metrics", "/api/status", "/api/tenants", "/api/openapi.json"];
+    for path in all {
+        let answer =
+            ask(shown.at, "GET", path, &[("Authorization", "Bearer hunter2"), ("Host", "a.example")], "").await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        assert!(answer.header("set-cookie").is_none() && answer.header("x-content-type-options") == Some("nosniff"));
+    }
+    assert_eq!(get(shown.at, "/healthz").await.status, 200);
+    // Another token, on the same socket.
+    shown.configs.send_modify(|config| config.admin.as_mut().unwrap().token = loopback(Some("other")).unwrap().token);
+    shown.becomes("/healthz", |answer| answer.status == 200).await;
+    let deadline = std::time::Instant::now() + crate::support::DEADLINE;
+    while ask(shown.at, "GET", "/api/status", &[("Authorization", "Bearer other")], "").await.status != 200 {
+        assert!(std::time::Instant::now() < deadline, "the new token is not taken");
+    }
+    assert_eq!(ask(shown.at, "GET", "/api/status", &[("Authorization", "Bearer hunter2")], "").await.status, 401);
+    shown.stop().await;
+}
+
+/// What the path gives to whoever may ask.
+fn shown_status(path: &str) -> u16 {
+    if path.ends_with("/users") { 503 } else { 200 }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_token_no_page_of_somebody_elses_gets_an_answer() {
+    let bed = Bed::start(&["acme"]).await;
+    let shown = Shown::start(bed.config()).await;
+    for host in ["localhost", "127.0.0.1:9187", "[::1]:80"] {
+        assert_eq!(ask(shown.at, "GET", "/api/status", &[("Host", host)], "").await.status, 200, "{host}");
+    }
+    for host in ["rebound.example", "10.1.2.3", "localhost.example", ""] {
+        let answer = ask(shown.at, "GET", "/api/status", &[("Host", host)], "").await;
+        assert_eq!(answer.status, 400, "{host}: {}", answer.body);
+    }
+    shown.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_cannot_be_had_is_one_clear_message() {
+    let bed = Bed::start(&["acme"]).await;
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let _listener = TcpListener::bind(taken).unwrap();
+    let file = bed.config_file(&format!("admin: {{listen: '{taken}'}}"));
+    let (text, code) = said(&command(&["run", "-c", file.path().to_str().unwrap()]).await);
+    assert!(code == Some(1) && text.contains(&format!("admin.listen: cannot listen on {taken}: ")), "{text}");
+    let file = bed.config_file("admin: {listen: '0.0.0.0:9187'}");
+    let (text, code) = said(&command(&["run", "-c", file.path().to_str().unwrap()]).await);
+    assert!(code == Some(1) && text.contains("admin.token") && text.contains(":3:17"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_goes_where_the_configuration_says() {
+    let bed = Bed::start(&["acme"]).await;
+    let shown = Shown::start(bed.config()).await;
+    shown.becomes("/readyz", |answer| answer.status == 200).await;
+    let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    // An address that cannot be had changes nothing.
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let go_to = |to: SocketAddr| shown.configs.send_modify(|config| config.admin.as_mut().unwrap().listen = to);
+    go_to(taken.local_addr().unwrap());
+    shown.becomes("/readyz", |answer| answer.status == 200).await;
+    let elsewhere = free();
+    go_to(elsewhere);
+    let deadline = std::time::Instant::now() + crate::support::DEADLINE;
+    while tokio::net::TcpStream::connect(elsewhere).await.is_err() {
+        assert!(std::time::Instant::now() < deadline, "nobody listens on {elsewhere}");
+    }
+    assert_eq!(get(elsewhere, "/readyz").await.json()["role"], "streaming");
+    while tokio::net::TcpStream::connect(shown.at).await.is_ok() {
+        assert!(std::time::Instant::now() < deadline, "it still listens on {}", shown.at);
+    }
+    // And nowhere; the sessions do not notice.
+    shown.configs.send_modify(|config| config.admin = None);
+    while tokio::net::TcpStream::connect(elsewhere).await.is_ok() {
+        assert!(std::time::Instant::now() < deadline, "it still listens on {elsewhere}");
+    }
+    assert_eq!(bed.query("auth", "SELECT count(*) FROM users_sync.epoch").await[0][0].as_deref(), Some("1"));
+    shown.stop().await;
+}

@@ -1,0 +1,116 @@
+//! A service that is shown over HTTP.
+
+use super::http::{Answer, get};
+use crate::support::{Bed, DEADLINE, log, pause};
+use serde_json::Value;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use users_sync::admin::Server;
+use users_sync::config::{Admin, Config};
+use users_sync::pg::Secret;
+use users_sync::service::{self, Live, ServiceError};
+
+/// The service and its server, in this process.
+pub struct Shown {
+    pub at: SocketAddr,
+    pub configs: watch::Sender<Config>,
+    pub live: Arc<Live>,
+    stop: CancellationToken,
+    service: JoinHandle<Result<(), ServiceError>>,
+    server: JoinHandle<()>,
+}
+
+/// Any port of this machine's own.
+pub fn loopback(token: Option<&str>) -> Option<Admin> {
+    Some(Admin { listen: (Ipv4Addr::LOCALHOST, 0).into(), token: token.map(|token| Secret(token.to_owned())) })
+}
+
+impl Shown {
+    pub async fn start(mut config: Config) -> Shown {
+        log();
+        config.admin = config.admin.or_else(|| loopback(None));
+        let (sender, configs) = watch::channel(config);
+        let (live, stop) = (Arc::<Live>::default(), CancellationToken::new());
+        let server = Server::bind(configs.clone(), live.clone()).await.unwrap();
+        let at = server.address().unwrap();
+        let server = tokio::spawn(server.run(stop.clone()));
+        let service = tokio::spawn(service::run_reloading(configs, live.clone(), stop.clone()));
+        Shown { at, configs: sender, live, stop, service, server }
+    }
+
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.service.await.unwrap().unwrap();
+        self.server.await.unwrap();
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        get(self.at, path).await
+    }
+
+    /// The answer's JSON; it has to be a good one.
+    #[track_caller]
+    pub fn json<'a>(&'a self, path: &'a str) -> impl Future<Output = Value> + 'a {
+        let caller = std::panic::Location::caller();
+        async move {
+            let answer = self.get(path).await;
+            assert_eq!(answer.status, 200, "{caller}: {path}: {}", answer.body);
+            answer.json()
+        }
+    }
+
+    /// Asks until the answer is as wanted.
+    #[track_caller]
+    pub fn becomes<'a>(
+        &'a self,
+        path: &'a str,
+        is_wanted: impl Fn(&Answer) -> bool + 'a,
+    ) -> impl Future<Output = Answer> + 'a {
+        let caller = std::panic::Location::caller();
+        async move {
+            let deadline = Instant::now() + DEADLINE;
+            loop {
+                let answer = self.get(path).await;
+                if is_wanted(&answer) {
+                    return answer;
+                }
+                assert!(Instant::now() < deadline, "{caller}: {path} is {} {}", answer.status, answer.body);
+                pause().await;
+            }
+        }
+    }
+
+    /// Waits until the tenant is in this state.
+    #[track_caller]
+    pub fn state_is<'a>(&'a self, tenant: &'a str, state: &'a str) -> impl Future<Output = Value> + 'a {
+        let caller = std::panic::Location::caller();
+        async move {
+            let path = format!("/api/tenants/{tenant}");
+            let is_there = |answer: &Answer| answer.json()["state"] == state;
+            let deadline = Instant::now() + DEADLINE;
+            loop {
+                let answer = self.get(&path).await;
+                if is_there(&answer) {
+                    return answer.json();
+                }
+                assert!(Instant::now() < deadline, "{caller}: {tenant} is not {state} but {}", answer.body);
+                pause().await;
+            }
+        }
+    }
+}
+
+/// Users of a tenant with ids that sort as their numbers do.
+pub async fn add(bed: &Bed, tenant: &str, users: u32) {
+    bed.auth(&format!(
+        "INSERT INTO auth.users (id, org, first_name, last_name, email, created_at, updated_at)
+         SELECT '{tenant}-' || lpad(n::text, 7, '0'), '{tenant}', 'Ann', 'No' || n, 'ann' || n || '@example.org',
+           date_trunc('second', now()), now()
+         FROM generate_series(1, {users}) n"
+    ))
+    .await;
+}

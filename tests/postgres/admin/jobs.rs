@@ -1,0 +1,142 @@
+//! Resyncs and comparisons that are asked for over HTTP.
+
+use super::bed::{Shown, add};
+use super::http::{ask, post};
+use crate::support::{Bed, Service};
+use serde_json::{Value, json};
+
+/// Begins a job and waits until it is over.
+async fn over(shown: &Shown, path: &str, body: &str) -> Value {
+    let begun = post(shown.at, path, body).await;
+    assert_eq!(begun.status, 202, "{}", begun.body);
+    let job = format!("/api/jobs/{}", begun.json()["job"].as_str().unwrap());
+    shown.becomes(&job, |answer| answer.json()["state"] != "running").await.json()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn differences_are_found_named_and_mended() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    add(&bed, "acme", 50).await;
+    let shown = Shown::start(bed.config()).await;
+    bed.equal().await;
+    shown.state_is("globex", "following").await;
+    let equal = json!({"missing": 0, "extra": 0, "different": 0, "ids": []});
+    let done = over(&shown, "/api/tenants/acme/verify", "{}").await;
+    assert_eq!(
+        (&done["state"], &done["kind"], &done["tenant"]),
+        (&json!("done"), &json!("verify"), &json!("acme")),
+        "{done}"
+    );
+    assert_eq!((&done["result"], &done["error"], &done["progress"]), (&equal, &json!(null), &json!(1.0)), "{done}");
+    let damage = "DELETE FROM neon_auth.users_sync WHERE id = 'acme-0000001';
+        UPDATE neon_auth.users_sync SET raw_json = '{}' WHERE id = 'acme-0000002';
+        INSERT INTO neon_auth.users_sync (id, raw_json) VALUES ('ghost', '{}')";
+    bed.server.sql("acme", damage).await.unwrap();
+    let found = over(&shown, "/api/tenants/acme/verify", r#"{"repair": false}"#).await;
+    let mut ids: Vec<&str> = found["result"]["ids"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, ["acme-0000001", "acme-0000002", "ghost"], "{found}");
+    assert_eq!(
+        (&found["result"]["missing"], &found["result"]["different"], &found["result"]["extra"]),
+        (&json!(1), &json!(1), &json!(1))
+    );
+    let mended = over(&shown, "/api/tenants/acme/verify", r#"{"repair": true}"#).await;
+    assert_eq!((&mended["state"], &mended["result"]), (&json!("done"), &equal), "{mended}");
+    bed.server.sql("acme", "DELETE FROM neon_auth.users_sync WHERE id = 'acme-0000001'").await.unwrap();
+    let resynced = over(&shown, "/api/tenants/acme/resync", r#"{"allow_deletes": true}"#).await;
+    assert_eq!(
+        (&resynced["state"], &resynced["kind"], &resynced["result"]),
+        (&json!("done"), &json!("resync"), &json!(null))
+    );
+    bed.equal().await;
+    assert_eq!(over(&shown, "/api/tenants/acme/verify", "{}").await["result"], equal);
+    shown.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_done_says_why() {
+    let bed = Bed::start(&["acme"]).await;
+    add(&bed, "acme", 300).await;
+    let shown = Shown::start(bed.config()).await;
+    bed.equal().await;
+    // A merge that would delete too many parks the tenant, and says what allows it.
+    bed.server
+        .sql(
+            "acme",
+            "INSERT INTO neon_auth.users_sync (id, raw_json) SELECT 'ghost' || n, '{}' FROM generate_series(1, 300) n",
+        )
+        .await
+        .unwrap();
+    let failed = over(&shown, "/api/tenants/acme/resync", "{}").await;
+    assert_eq!(failed["state"], "failed", "{failed}");
+    assert!(failed["error"]["remedy"].as_str().unwrap().contains("--allow-deletes"), "{failed}");
+    // A parked tenant cannot be compared.
+    let failed = over(&shown, "/api/tenants/acme/verify", "{}").await;
+    assert!(failed["state"] == "failed" && failed["error"]["what"].as_str().unwrap().contains("parked"), "{failed}");
+    let done = over(&shown, "/api/tenants/acme/resync", r#"{"allow_deletes": true}"#).await;
+    assert_eq!(done["state"], "done", "{done}");
+    bed.equal().await;
+    shown.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_job_for_a_tenant_at_a_time_and_only_json_begins_one() {
+    let bed = Bed::start(&["acme"]).await;
+    add(&bed, "acme", 10).await;
+    let shown = Shown::start(bed.config()).await;
+    bed.equal().await;
+    // A lock at the target keeps the first one.
+    let blocker = bed.server.connect("acme").await.unwrap();
+    blocker.batch_execute("BEGIN; LOCK TABLE neon_auth.users_sync").await.unwrap();
+    let first = post(shown.at, "/api/tenants/acme/verify", "{}").await.json();
+    let running = shown.get("/api/jobs?tenant=acme").await.json();
+    assert_eq!((&running[0]["job"], &running[0]["state"]), (&first["job"], &json!("running")), "{running}");
+    assert!((0.0..1.0).contains(&running[0]["progress"].as_f64().unwrap()), "{running}");
+    assert_eq!(shown.get("/api/jobs?tenant=globex").await.json(), json!([]));
+    assert_eq!(shown.get("/api/jobs?tenants=acme").await.status, 400);
+    let second = post(shown.at, "/api/tenants/acme/resync", "{}").await;
+    assert_eq!(second.status, 409, "{}", second.body);
+    assert!(
+        second.json()["error"]["remedy"].as_str().unwrap().contains(first["job"].as_str().unwrap()),
+        "{}",
+        second.body
+    );
+    blocker.batch_execute("ROLLBACK").await.unwrap();
+    let job = format!("/api/jobs/{}", first["job"].as_str().unwrap());
+    shown.becomes(&job, |answer| answer.json()["state"] == "done").await;
+
+    let path = "/api/tenants/acme/resync";
+    let status = async |headers: &[(&str, &str)], body: &str| ask(shown.at, "POST", path, headers, body).await.status;
+    let json_ = ("Content-Type", "application/json");
+    assert_eq!(status(&[("Content-Type", "application/x-www-form-urlencoded")], "allow_deletes=true").await, 415);
+    assert_eq!(status(&[("Content-Type", "text/plain")], "{}").await, 415);
+    assert_eq!(status(&[], "{}").await, 415);
+    assert_eq!(status(&[json_], "{").await, 400);
+    assert_eq!(status(&[json_], "[]").await, 422);
+    assert_eq!(status(&[json_], r#"{"allow_delete": true}"#).await, 422);
+    assert_eq!(status(&[json_], r#"{"allow_deletes": 1}"#).await, 422);
+    assert_eq!(status(&[json_], &format!("{{\"allow_deletes\": {}}}", " ".repeat(20_000))).await, 413);
+    let wrong = ask(shown.at, "GET", path, &[], "").await;
+    assert_eq!((wrong.status, wrong.header("allow")), (405, Some("POST")), "{}", wrong.body);
+    assert!(wrong.json()["error"]["what"].is_string());
+    assert_eq!(post(shown.at, "/api/tenants/nobody/resync", "{}").await.status, 404);
+    assert_eq!(post(shown.at, "/api/tenants/nobody/verify", "{}").await.status, 404);
+    assert_eq!(shown.get("/api/jobs/none").await.status, 404);
+    assert_eq!(bed.query("auth", "SELECT count(*) FROM users_sync.request").await[0][0].as_deref(), Some("0"));
+    shown.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_passes_a_resync_on() {
+    let bed = Bed::start(&["acme"]).await;
+    add(&bed, "acme", 10).await;
+    let first = Service::start(bed.config());
+    bed.equal().await;
+    let shown = Shown::start(bed.config()).await;
+    shown.becomes("/readyz", |answer| answer.json()["role"] == "standby").await;
+    bed.server.sql("acme", "UPDATE neon_auth.users_sync SET name = 'Mallory' WHERE id = 'acme-0000001'").await.unwrap();
+    assert_eq!(over(&shown, "/api/tenants/acme/resync", "{}").await["state"], "done");
+    bed.equal().await;
+    first.stop().await;
+    shown.stop().await;
+}

@@ -1,0 +1,172 @@
+//! How the process and its tenants are.
+
+use super::bed::{Shown, add};
+use crate::support::{Bed, Service};
+use serde_json::json;
+use std::net::{Ipv4Addr, SocketAddr};
+use users_sync::model::TenantId;
+use users_sync::pg::Secret;
+use users_sync::throwaway::TcpProxy;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_shows_itself_and_every_tenant_from_its_first_moment_on() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    add(&bed, "acme", 10).await;
+    let shown = Shown::start(bed.config()).await;
+    assert_eq!(shown.json("/healthz").await, json!({"status": "alive"}));
+    shown.becomes("/readyz", |answer| answer.status == 200).await;
+    assert_eq!(shown.json("/readyz").await, json!({"ready": true, "role": "streaming", "reason": null}));
+    bed.equal().await;
+    let acme = shown.state_is("acme", "following").await;
+    assert_eq!(acme["target"], bed.url("acme").to_string());
+    shown.state_is("globex", "following").await;
+    let answer = shown.becomes("/api/status", |answer| !answer.json()["wal_held_bytes"].is_null()).await.json();
+    assert_eq!(answer["tenants"], json!({"following": 2, "joining": 0, "parked": 0, "unknown": 0}));
+    assert_eq!(
+        (&answer["role"], &answer["slot"], &answer["is_held"]),
+        (&json!("streaming"), &json!("users_sync"), &json!(true))
+    );
+    assert!(answer["tee"].is_null() && answer["source_position"].is_string(), "{answer}");
+    let tenants =
+        shown.becomes("/api/tenants", |answer| answer.json()["tenants"][0]["lag_bytes"].is_u64()).await.json();
+    assert_eq!((&tenants["total"], &tenants["next"]), (&json!(2), &json!(null)));
+    assert_eq!(tenants["tenants"][0]["lag_seconds"], 0.0);
+    shown.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_are_found_by_state_and_text_and_come_in_pages() {
+    let names = ["acme", "ACME_2", "globex", "hundred", "initech"];
+    let bed = Bed::start(&names).await;
+    let mut config = bed.config();
+    config.tenants[3].id = TenantId::new("100%");
+    let shown = Shown::start(config).await;
+    bed.equal().await;
+    for name in ["acme", "ACME_2", "globex", "initech"] {
+        shown.state_is(name, "following").await;
+    }
+    let found = async |query: &str| {
+        let page = shown.json(&format!("/api/tenants?{query}")).await;
+        let names =
+            page["tenants"].as_array().unwrap().iter().map(|tenant| tenant["tenant"].as_str().unwrap().to_owned());
+        (names.collect::<Vec<_>>(), page["next"].as_str().map(str::to_owned), page["total"].as_u64().unwrap())
+    };
+    assert_eq!(found("limit=2").await, (vec!["100%".into(), "ACME_2".into()], Some("ACME_2".into()), 5));
+    assert_eq!(found("limit=2&cursor=ACME_2").await, (vec!["acme".into(), "globex".into()], Some("globex".into()), 5));
+    assert_eq!(found("limit=2&cursor=globex").await, (vec!["initech".into()], None, 5));
+    assert_eq!(found("q=acME").await, (vec!["ACME_2".into(), "acme".into()], None, 2));
+    assert_eq!(found("q=%25").await.0, ["100%"]);
+    assert_eq!(found("q=_2").await.0, ["ACME_2"]);
+    assert_eq!(found("state=parked").await, (vec![], None, 0));
+    assert_eq!(found("state=following&q=i").await.0, ["initech"]);
+    for bad in ["limit=0", "limit=1001", "limit=x", "state=dead", "nonsense=1", "limit=-1"] {
+        let answer = shown.get(&format!("/api/tenants?{bad}")).await;
+        assert_eq!(answer.status, 400, "{bad}: {}", answer.body);
+        assert!(answer.json()["error"]["what"].is_string(), "{}", answer.body);
+    }
+    let answer = shown.get("/api/tenants/nobody").await;
+    assert_eq!((answer.status, &answer.json()["error"]["remedy"]), (404, &json!(null)));
+    assert_eq!(shown.get("/nowhere").await.status, 404);
+    shown.stop().await;
+}
+
+/// It has never followed: why it does not is shown all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_cannot_join_yet_says_why() {
+    let bed = Bed::start(&["acme"]).await;
+    add(&bed, "acme", 10).await;
+    let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
+    proxy.refuse(true);
+    let mut config = bed.config();
+    config.tenants[0].target.port = proxy.port();
+    let shown = Shown::start(config).await;
+    let is_said = |answer: &super::http::Answer| {
+        let tenant = answer.json();
+        tenant["state"] == "joining"
+            && tenant["last_error"].as_str().is_some_and(|error| error.contains("cannot reach"))
+    };
+    shown.becomes("/api/tenants/acme", is_said).await;
+    proxy.refuse(false);
+    assert_eq!(shown.state_is("acme", "following").await["last_error"], json!(null));
+    shown.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_target_is_shown_with_its_reason_and_holds_up_no_answer() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    add(&bed, "acme", 10).await;
+    let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
+    let mut config = bed.config();
+    config.tenants[0].target.port = proxy.port();
+    // The server asks for none; whoever repeated it would be found out.
+    config.tenants[0].target.password = Some(Secret("hunter2".to_owned()));
+    config.source.url.password = config.tenants[0].target.password.clone();
+    config.limits.park_after = std::time::Duration::from_secs(1);
+    let shown = Shown::start(config).await;
+    bed.equal().await;
+    proxy.freeze(true);
+    bed.auth("UPDATE auth.users SET first_name = 'Bea', updated_at = now()").await;
+    for path in ["/healthz", "/readyz", "/metrics", "/api/status", "/api/tenants", "/api/tenants/acme"] {
+        let asked = std::time::Instant::now();
+        assert_eq!(shown.get(path).await.status, 200, "{path}");
+        assert!(asked.elapsed().as_millis() < 500, "{path} took {:?}", asked.elapsed());
+    }
+    let waits =
+        shown.becomes("/api/tenants/acme", |answer| answer.json()["lag_seconds"].as_f64().is_some_and(|lag| lag > 0.5));
+    let waits = waits.await.json();
+    assert!(waits["queue_users"] == 10 && waits["queue_bytes"].as_u64().unwrap() > 1000, "{waits}");
+    proxy.freeze(false);
+    proxy.refuse(true);
+    proxy.cut();
+    let parked = shown.state_is("acme", "parked").await;
+    assert!(
+        parked["last_error"].is_string() && parked["remedy"].is_string() && parked["position"].is_null(),
+        "{parked}"
+    );
+    assert_eq!(shown.json("/api/tenants?state=parked").await["total"], 1);
+    assert_eq!(shown.json("/api/status").await["tenants"]["parked"], 1);
+    assert_eq!(shown.json("/readyz").await["ready"], true);
+    let users = shown.get("/api/tenants/acme/users").await;
+    assert_eq!(users.status, 503, "{}", users.body);
+    let waits = shown.get("/api/tenants/acme/users/acme-0000001?wait=1s").await;
+    assert_eq!(waits.status, 503, "{}", waits.body);
+    let job = super::http::post(shown.at, "/api/tenants/acme/verify", "{}").await.json();
+    let job = format!("/api/jobs/{}", job["job"].as_str().unwrap());
+    shown.becomes(&job, |answer| answer.json()["state"] == "failed").await;
+    let paths = ["/readyz", "/metrics", "/api/status", "/api/tenants", "/api/tenants/acme", "/api/openapi.json", &job];
+    for path in paths.into_iter().chain(["/api/tenants/acme/users", "/api/tenants/acme/users/x", "/nowhere"]) {
+        let answer = shown.get(path).await;
+        assert!(!answer.body.contains("hunter2") && !answer.body.contains("SELECT"), "{path}: {}", answer.body);
+        assert!(answer.header("set-cookie").is_none());
+    }
+    proxy.refuse(false);
+    shown.state_is("acme", "following").await;
+    bed.equal().await;
+    assert_eq!(shown.get("/api/tenants/acme/users").await.status, 200);
+    shown.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_answers_from_the_state_and_takes_over() {
+    let bed = Bed::start(&["acme"]).await;
+    add(&bed, "acme", 3).await;
+    let first = Service::start(bed.config());
+    bed.equal().await;
+    let shown = Shown::start(bed.config()).await;
+    shown.becomes("/readyz", |answer| answer.status == 200 && answer.json()["role"] == "standby").await;
+    let acme = shown.state_is("acme", "following").await;
+    assert!(acme["queue_bytes"].is_null(), "{acme}");
+    let status = shown.json("/api/status").await;
+    assert!(status["is_held"] == true && status["holder"].as_str().unwrap().starts_with("process "), "{status}");
+    let metrics = shown.get("/metrics").await.body;
+    assert!(metrics.contains("users_sync_standby 1\n") && metrics.contains("users_sync_streaming 0\n"), "{metrics}");
+    assert!(!metrics.contains("tenant=\"acme\""), "{metrics}");
+    // The users are there to be looked at, and to be waited for, too.
+    assert_eq!(shown.json("/api/tenants/acme/users").await["users"].as_array().unwrap().len(), 3);
+    let waiting = super::http::get(shown.at, "/api/tenants/acme/users/late?wait=30s");
+    let coming = bed.auth("INSERT INTO auth.users (id, org) VALUES ('late', 'acme')");
+    assert_eq!(tokio::join!(waiting, coming).0.status, 200);
+    first.stop().await;
+    shown.becomes("/readyz", |answer| answer.json()["role"] == "streaming").await;
+    shown.stop().await;
+}

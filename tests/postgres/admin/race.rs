@@ -1,0 +1,59 @@
+//! The sign-up race: how much later than the source's commit a wait over HTTP returns.
+
+use super::bed::Shown;
+use super::http::get;
+use crate::support::Bed;
+use std::time::{Duration, Instant};
+
+const SIGN_UPS: usize = 300;
+
+fn say(what: &str, mut took: Vec<Duration>) -> Duration {
+    took.sort_unstable();
+    let at = |share: usize| took[took.len() * share / 100];
+    println!("{what}: p50 {:.1?}, p99 {:.1?}, most {:.1?} of {}", at(50), at(99), took[took.len() - 1], took.len());
+    at(50)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_returns_soon_after_the_sources_commit() {
+    let bed = Bed::start(&["acme"]).await;
+    let shown = Shown::start(bed.config()).await;
+    bed.equal().await;
+    shown.state_is("acme", "following").await;
+    let source = bed.server.connect("auth").await.unwrap();
+    let sign_up = async |id: &str| {
+        source.execute("INSERT INTO auth.users (id, org) VALUES ($1, 'acme')", &[&id]).await.unwrap();
+        Instant::now()
+    };
+    let path = |id: &str| format!("/api/tenants/acme/users/{id}?wait=30s");
+
+    // As an application does: it signs somebody up, and asks.
+    let mut asked = Vec::new();
+    for n in 0..SIGN_UPS {
+        let id = format!("a{n}");
+        let committed = sign_up(&id).await;
+        assert_eq!(get(shown.at, &path(&id)).await.status, 200);
+        asked.push(committed.elapsed());
+    }
+    // And where somebody else has waited before.
+    let mut waited = Vec::new();
+    for n in 0..SIGN_UPS {
+        let id = format!("w{n}");
+        let (at, path) = (shown.at, path(&id));
+        let waiting = tokio::spawn(async move { (get(at, &path).await.status, Instant::now()) });
+        // It has asked the target, and waits.
+        let registered = Instant::now();
+        while shown.live.arrivals.waiting() == 0 {
+            assert!(registered.elapsed() < crate::support::DEADLINE);
+            tokio::task::yield_now().await;
+        }
+        let committed = sign_up(&id).await;
+        let (status, answered) = waiting.await.unwrap();
+        assert_eq!(status, 200);
+        waited.push(answered.saturating_duration_since(committed));
+    }
+    let typical = say("asked after the commit", asked).max(say("waited before the commit", waited));
+    // Far more than it takes on a machine that does nothing else.
+    assert!(typical < Duration::from_secs(1), "{typical:?}");
+    shown.stop().await;
+}

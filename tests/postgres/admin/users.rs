@@ -1,0 +1,200 @@
+//! The users of a tenant: in pages, searched, looked at, and waited for.
+
+use super::bed::{Shown, add};
+use super::http::get;
+use crate::support::{Bed, GENERATED, pause};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+fn ids(page: &Value) -> Vec<String> {
+    page["users"].as_array().unwrap().iter().map(|user| user["id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// All pages of a search.
+async fn all(shown: &Shown, query: &str) -> Vec<String> {
+    let (mut found, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let asked = Instant::now();
+        let page = shown.json(&format!("/api/tenants/acme/users?{query}{cursor}")).await;
+        assert!(asked.elapsed() < Duration::from_secs(5), "{query} took {:?}", asked.elapsed());
+        found.extend(ids(&page));
+        match page["next"].as_str() {
+            Some(next) => {
+                cursor = format!(
+                    "&cursor={}",
+                    percent_encoding::utf8_percent_encode(next, percent_encoding::NON_ALPHANUMERIC)
+                )
+            }
+            None => {
+                assert_eq!(page["searched_all"], true);
+                return found;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_user_is_on_exactly_one_page() {
+    for shape in ["", GENERATED] {
+        let bed = Bed::start(&["acme"]).await;
+        bed.server.sql("acme", shape).await.unwrap();
+        add(&bed, "acme", 120).await;
+        let shown = Shown::start(bed.config()).await;
+        bed.equal().await;
+        let expected: Vec<String> = (1..=120).map(|n| format!("acme-{n:07}")).collect();
+        for limit in [1, 7, 60, 119, 120, 121, 200] {
+            assert_eq!(all(&shown, &format!("limit={limit}")).await, expected, "{limit}");
+        }
+        let page = shown.json("/api/tenants/acme/users?limit=1").await;
+        let user = &page["users"][0];
+        assert_eq!(
+            (&user["name"], &user["email"], &user["deleted_at"]),
+            (&json!("Ann No1"), &json!("ann1@example.org"), &json!(null))
+        );
+        assert!(user["created_at"].as_str().unwrap().ends_with('Z') && user.get("raw_json").is_none(), "{user}");
+        let user = shown.json("/api/tenants/acme/users/acme-0000001").await;
+        assert_eq!((&user["raw_json"]["first_name"], &user["id"]), (&json!("Ann"), &json!("acme-0000001")));
+        assert!(user["raw_json"].get("encrypted_password").is_none());
+        shown.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_takes_every_character_for_itself_and_knows_no_case() {
+    let bed = Bed::start(&["acme"]).await;
+    bed.auth(
+        "INSERT INTO auth.users (id, org, first_name, email) VALUES
+         ('per%cent', 'acme', 'Ann', 'a@example.org'), ('under_score', 'acme', 'Bea', 'b@example.org'),
+         ('back\\slash', 'acme', 'Cleo', 'c@example.org'), ('quo''te', 'acme', 'Dora \"D\"', 'd+x@example.org'),
+         ('ünï/cödé?', 'acme', 'ÉMILE', 'e@example.org'), ('nameless', 'acme', NULL, NULL),
+         ('gone', 'acme', 'Ann', 'gone@example.org')",
+    )
+    .await;
+    let shown = Shown::start(bed.config()).await;
+    bed.equal().await;
+    bed.auth("DELETE FROM auth.users WHERE id = 'gone'").await;
+    shown.becomes("/api/tenants/acme/users/gone", |answer| answer.json()["deleted_at"].is_string()).await;
+    let search = async |text: &str| {
+        let text = percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC);
+        all(&shown, &format!("limit=3&search={text}")).await
+    };
+    assert_eq!(search("%").await, ["per%cent"]);
+    assert_eq!(search("_").await, ["under_score"]);
+    assert_eq!(search("\\").await, ["back\\slash"]);
+    assert_eq!(search("'").await, ["quo'te"]);
+    assert_eq!(search("\"d\"").await, ["quo'te"]);
+    assert_eq!(search("d+X@").await, ["quo'te"]);
+    assert_eq!(search("ann").await, ["gone", "per%cent"]);
+    assert_eq!(search("C@EXAMPLE").await, ["back\\slash"]);
+    assert_eq!(search("ÉMILE").await, ["ünï/cödé?"]);
+    assert_eq!(search("nothing like it").await, [""; 0]);
+    assert_eq!(all(&shown, "deleted=true").await, ["gone"]);
+    assert_eq!(all(&shown, "deleted=false&search=ann").await, ["per%cent"]);
+    assert_eq!(all(&shown, "").await.len(), 7);
+    let user = shown.json("/api/tenants/acme/users/%C3%BCn%C3%AF%2Fc%C3%B6d%C3%A9%3F").await;
+    assert_eq!(user["id"], "ünï/cödé?");
+    for bad in [
+        "users?limit=0",
+        "users?limit=201",
+        "users?limit=x",
+        "users?deleted=maybe",
+        "users?other=1",
+        "users?search=%00",
+        "users?cursor=%00",
+        "users/%00",
+        "users/x?wait=5",
+        "users/x?wait=31s",
+        "users/x?wait=-1s",
+        "users/%FF",
+    ] {
+        let answer = shown.get(&format!("/api/tenants/acme/{bad}")).await;
+        assert_eq!(answer.status, 400, "{bad}: {}", answer.body);
+        assert!(answer.json()["error"]["what"].is_string(), "{}", answer.body);
+    }
+    for absent in ["/api/tenants/nobody/users", "/api/tenants/nobody/users/x", "/api/tenants/acme/users/absent"] {
+        assert_eq!(shown.get(absent).await.status, 404, "{absent}");
+    }
+    shown.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_of_a_large_tenant_answers_in_time_and_says_where_to_go_on() {
+    let bed = Bed::start(&["acme"]).await;
+    let shown = Shown::start(bed.config()).await;
+    shown.state_is("acme", "following").await;
+    // Straight into the target: the search is what is tested.
+    bed.server
+        .sql(
+            "acme",
+            "INSERT INTO neon_auth.users_sync (id, raw_json, name, email)
+             SELECT md5(n::text), '{}', 'Ann ' || n, 'ann' || n || '@example.org' FROM generate_series(1, 200000) n;
+             UPDATE neon_auth.users_sync SET name = 'Needle' WHERE email IN ('ann7@example.org', 'ann199999@example.org');
+             ANALYZE neon_auth.users_sync",
+        )
+        .await
+        .unwrap();
+    assert_eq!(all(&shown, "search=needle").await.len(), 2);
+    assert_eq!(all(&shown, "search=nothing%20like%20it").await.len(), 0);
+    assert_eq!(shown.json("/api/tenants/acme/users?search=ann").await["users"].as_array().unwrap().len(), 50);
+    shown.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_up_is_waited_for_and_what_does_not_come_is_absent() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    let shown = Shown::start(bed.config()).await;
+    bed.equal().await;
+    shown.state_is("acme", "following").await;
+    shown.state_is("globex", "following").await;
+    let begun = Instant::now();
+    assert_eq!(shown.get("/api/tenants/acme/users/nobody?wait=1s").await.status, 404);
+    assert!((1.0..10.0).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
+    let waiting = get(shown.at, "/api/tenants/acme/users/u1?wait=30s");
+    let coming = async {
+        pause().await;
+        // Another tenant's user of the same id is another user.
+        bed.auth("INSERT INTO auth.users (id, org) VALUES ('u1', 'globex')").await;
+        bed.auth("INSERT INTO auth.users (id, org, first_name) VALUES ('u1', 'acme', 'Ann')").await;
+        Instant::now()
+    };
+    let (answer, committed) = tokio::join!(waiting, coming);
+    assert_eq!((answer.status, &answer.json()["name"]), (200, &json!("Ann")));
+    assert!(committed.elapsed() < Duration::from_secs(5), "{:?}", committed.elapsed());
+    // Who is there already is not waited for; and who comes with a snapshot comes, too.
+    assert_eq!(shown.get("/api/tenants/acme/users/u1?wait=30s").await.status, 200);
+    bed.server.sql("acme", "DELETE FROM neon_auth.users_sync WHERE id = 'u1'").await.unwrap();
+    let waiting = get(shown.at, "/api/tenants/acme/users/u1?wait=30s");
+    let resync = async { super::http::post(shown.at, "/api/tenants/acme/resync", "{}").await };
+    let (answer, begun) = tokio::join!(waiting, resync);
+    assert_eq!((answer.status, begun.status), (200, 202), "{} {}", answer.body, begun.body);
+    shown.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_who_wait_share_one_connection() {
+    const WAITING: usize = 1_000;
+    let bed = Bed::start(&["acme"]).await;
+    let shown = Shown::start(bed.config()).await;
+    bed.equal().await;
+    shown.state_is("acme", "following").await;
+    let waiting: Vec<_> = (0..WAITING)
+        .map(|n| {
+            let at = shown.at;
+            tokio::spawn(async move { get(at, &format!("/api/tenants/acme/users/w{n}?wait=30s")).await.status })
+        })
+        .collect();
+    // One of the service's own, one for all who look, and the one that counts.
+    let connections =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = 'acme' AND application_name = 'users-sync'";
+    bed.becomes("acme", connections, "2").await;
+    bed.auth(&format!(
+        "INSERT INTO auth.users (id, org) SELECT 'w' || n, 'acme' FROM generate_series(0, {}) n",
+        WAITING - 1
+    ))
+    .await;
+    for task in waiting {
+        assert_eq!(task.await.unwrap(), 200);
+    }
+    assert_eq!(bed.query("acme", connections).await[0][0].as_deref(), Some("2"));
+    shown.stop().await;
+}

@@ -1,0 +1,259 @@
+//! `check`, `status` and `teardown` against real servers, through the built binary.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use users_sync::model::{Generation, Lsn, TenantId};
+use users_sync::pg::{self, PgUrl};
+use users_sync::state::{StateStore, TenantRow, TenantState};
+use users_sync::throwaway::{Options, PostgresServer};
+
+const USERS: &str = "
+    CREATE TABLE public.users (id bigint NOT NULL PRIMARY KEY, org text NOT NULL, name text, email text);
+    CREATE UNIQUE INDEX identity ON public.users (id, org);
+    ALTER TABLE public.users REPLICA IDENTITY USING INDEX identity;
+    INSERT INTO public.users VALUES (1, 'acme', 'Ann', 'ann@example.com')";
+
+/// A server with an auth database and two tenants' databases.
+async fn server(options: Options) -> PostgresServer {
+    let server = PostgresServer::start(options).await.unwrap();
+    for database in ["auth", "acme", "globex"] {
+        server.create_database(database).await.unwrap();
+    }
+    server.sql("auth", USERS).await.unwrap();
+    server
+}
+
+fn yaml(server: &PostgresServer, source_role: &str) -> String {
+    format!(
+        "source: {{url: '{}'}}\n\
+         users: {{table: public.users, id: id, name: name, email: email, tenant: org}}\n\
+         tenants:\n- {{id: acme, target: '{}'}}\n- {{id: globex, target: '{}'}}\n",
+        server.url_for(source_role, "auth"),
+        server.url("acme"),
+        server.url("globex")
+    )
+}
+
+struct Said {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+/// Runs the binary; the configuration is a file that is gone afterwards.
+async fn users_sync(arguments: &[&str], yaml: &str) -> Said {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(yaml.as_bytes()).unwrap();
+    let mut process = Command::new(env!("CARGO_BIN_EXE_users-sync"));
+    process.args(arguments).arg("-c").arg(file.path()).stdin(Stdio::null());
+    let output = tokio::process::Command::from(process).output().await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// What `check` says of a file that `run` cannot run with either: it refuses with the same words, on stderr.
+async fn both(yaml: &str) -> Said {
+    let (checked, run) = (users_sync(&["check"], yaml).await, users_sync(&["run"], yaml).await);
+    assert_eq!(run.code, Some(1), "{}{}", run.out, run.err);
+    for error in checked.out.lines().filter(|line| line.starts_with("error: source")) {
+        assert!(run.err.contains(error), "`run` does not say {error}\n{}", run.err);
+    }
+    checked
+}
+
+/// `check` finds exactly this many errors, among them one with the words and the remedy; nothing has changed.
+#[track_caller]
+fn has_error(said: &Said, errors: usize, message: &str, remedy: &str) {
+    let Said { code, out, err } = said;
+    assert_eq!(*code, Some(1), "{out}{err}");
+    assert!(out.contains(message), "{out} does not say\n{message}");
+    assert!(out.contains(remedy), "{out} does not say\n{remedy}");
+    assert!(!out.contains("hunter2") && !err.contains("hunter2"), "{out}{err}");
+    assert_eq!(out.lines().filter(|line| line.starts_with("error: ")).count(), errors, "{out}");
+}
+
+/// Everything that any of the commands could have left behind.
+async fn traces(server: &PostgresServer) -> String {
+    let mut traces = String::new();
+    for database in ["auth", "acme", "globex"] {
+        let client = server.connect(database).await.unwrap();
+        let sql = "SELECT coalesce(string_agg(name, ',' ORDER BY name), '') FROM (
+                SELECT 'schema ' || nspname AS name FROM pg_namespace
+                  WHERE nspname <> 'public' AND nspname <> 'information_schema' AND nspname NOT LIKE 'pg\\_%'
+                UNION ALL SELECT 'publication ' || pubname FROM pg_publication
+                UNION ALL SELECT 'slot ' || slot_name FROM pg_replication_slots WHERE database = current_database()
+                UNION ALL SELECT 'table ' || relname FROM pg_class WHERE relkind = 'r' AND oid >= 16384) AS t";
+        let found: String = client.query_one(sql, &[]).await.unwrap().get(0);
+        traces.push_str(&format!("{database}: {found}\n"));
+    }
+    traces
+}
+
+#[tokio::test]
+async fn a_fresh_pair_of_databases_needs_nothing_and_keeps_nothing() {
+    let server = server(Options::new().set("max_slot_wal_keep_size", "8GB")).await;
+    let before = traces(&server).await;
+    let said = users_sync(&["check"], &yaml(&server, "postgres")).await;
+    assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
+    assert!(said.out.contains("0 errors, 0 warnings"), "{}", said.out);
+    assert!(said.out.contains("note: source: publication users_sync is not there yet"), "{}", said.out);
+    assert_eq!(traces(&server).await, before);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_source_is_said_with_its_remedy_and_changes_nothing() {
+    let server = server(Options::new().auth("scram-sha-256")).await;
+    let before = traces(&server).await;
+    let good = yaml(&server, "postgres");
+    let found = |yaml: String| async move { both(&yaml).await };
+
+    let said = found(good.replace("public.users", "public.user")).await;
+    has_error(&said, 1, "no table public.user in database auth", "table: public.users");
+    let said = found(good.replace("name: name", "name: nmae")).await;
+    has_error(&said, 1, "users.name: there is no column \"nmae\"; did you mean \"name\"?", "configuration");
+    let said = found(good.replace("/auth?", "/aut?")).await;
+    has_error(&said, 1, "database \"aut\" does not exist", "CREATE DATABASE \"aut\";");
+
+    server.sql("auth", "ALTER TABLE public.users REPLICA IDENTITY DEFAULT").await.unwrap();
+    has_error(&found(good.clone()).await, 1, "does not carry org", "CREATE UNIQUE INDEX users_sync_identity");
+    server.sql("auth", "ALTER TABLE public.users REPLICA IDENTITY USING INDEX identity").await.unwrap();
+
+    server.sql("auth", "CREATE ROLE guest LOGIN PASSWORD 'hunter2'").await.unwrap();
+    let said = found(yaml(&server, "guest:wrong")).await;
+    has_error(&said, 1, "password authentication failed", "ALTER ROLE \"guest\" PASSWORD");
+    // No REPLICATION, no SELECT, no publication, no schema for the state: all at once.
+    let said = found(yaml(&server, "guest:hunter2")).await;
+    has_error(&said, 4, "no REPLICATION privilege", "ALTER ROLE \"guest\" REPLICATION;");
+    has_error(
+        &said,
+        4,
+        "may not read public.users",
+        "GRANT SELECT (\"id\", \"org\", \"name\", \"email\") ON \"public\".\"users\" TO \"guest\";",
+    );
+    has_error(&said, 4, "cannot create it", "CREATE PUBLICATION \"users_sync\" FOR TABLE \"public\".\"users\";");
+    has_error(&said, 4, "may not create the schema", "GRANT CREATE ON DATABASE \"auth\" TO \"guest\";");
+    assert_eq!(traces(&server).await, before);
+
+    // What it says is what mends it.
+    let remedies = "ALTER ROLE guest REPLICATION; GRANT SELECT ON public.users TO guest; \
+        CREATE PUBLICATION users_sync FOR TABLE public.users; GRANT CREATE ON DATABASE auth TO guest";
+    server.sql("auth", remedies).await.unwrap();
+    let said = users_sync(&["check"], &yaml(&server, "guest:hunter2")).await;
+    assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
+    server.sql("auth", "ALTER TABLE public.users ENABLE ROW LEVEL SECURITY").await.unwrap();
+    has_error(&found(yaml(&server, "guest:hunter2")).await, 1, "row security", "ALTER ROLE \"guest\" BYPASSRLS;");
+}
+
+#[tokio::test]
+async fn a_server_without_logical_decoding_is_said_to_be_one() {
+    let server = server(Options::new().set("wal_level", "replica")).await;
+    let before = traces(&server).await;
+    let said = both(&yaml(&server, "postgres")).await;
+    has_error(&said, 1, "wal_level is replica", "ALTER SYSTEM SET wal_level = 'logical'; then restart");
+    assert_eq!(traces(&server).await, before);
+}
+
+#[tokio::test]
+async fn every_target_has_its_own_findings() {
+    let server = server(Options::new()).await;
+    let rows =
+        "CREATE SCHEMA neon_auth; CREATE TABLE neon_auth.users_sync (id text PRIMARY KEY, raw_json jsonb NOT NULL,
+        name text, email text, created_at timestamptz, deleted_at timestamptz, updated_at timestamptz);
+        INSERT INTO neon_auth.users_sync VALUES ('1', '{}')";
+    server.sql("acme", rows).await.unwrap();
+    server.sql("globex", "ALTER DATABASE globex SET default_transaction_read_only = on").await.unwrap();
+    let said = users_sync(&["check"], &yaml(&server, "postgres")).await;
+    has_error(&said, 2, "tenant acme: neon_auth.users_sync has rows that users-sync did not write", "INSERT INTO");
+    has_error(&said, 2, "tenant globex: database globex is read-only", "default_transaction_read_only = off");
+    let gone = yaml(&server, "postgres").replace("/acme?", "/gone?");
+    has_error(&users_sync(&["check"], &gone).await, 2, "tenant acme: ", "CREATE DATABASE \"gone\"");
+    server.sql("acme", "ALTER TABLE neon_auth.users_sync DROP COLUMN email").await.unwrap();
+    let said = users_sync(&["check"], &yaml(&server, "postgres")).await;
+    has_error(&said, 3, "tenant acme: neon_auth.users_sync has no column email", "CREATE TABLE");
+}
+
+#[tokio::test]
+async fn status_shows_what_was_written_down() {
+    let server = server(Options::new()).await;
+    let yaml = yaml(&server, "postgres");
+    let said = users_sync(&["status"], &yaml).await;
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("no state for slot users_sync") && said.err.contains("users-sync run"), "{}", said.err);
+
+    write_state(&server).await;
+    let said = users_sync(&["status"], &yaml).await;
+    assert_eq!(said.code, Some(1), "a parked tenant is a finding: {}{}", said.out, said.err);
+    let line = |tenant: &str| said.out.lines().find(|line| line.starts_with(tenant)).unwrap().to_owned();
+    assert!(line("acme").contains("following") && line("acme").contains("0/1000000"), "{}", said.out);
+    assert!(line("globex").contains("parked") && line("globex").contains("it is full"), "{}", said.out);
+    let said = users_sync(&["status", "--json"], &yaml).await;
+    let json: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(json["tenants"][0]["state"], "following");
+    assert!(json["tenants"][0]["lag_bytes"].as_u64().unwrap() > 0, "{json}");
+    assert_eq!(json["tenants"][1]["remedy"], "make room");
+}
+
+#[tokio::test]
+async fn teardown_asks_first_and_leaves_nothing() {
+    let server = server(Options::new()).await;
+    let yaml = yaml(&server, "postgres");
+    let before = traces(&server).await;
+    write_state(&server).await;
+    let made = "CREATE PUBLICATION users_sync FOR TABLE public.users";
+    server.sql("auth", made).await.unwrap();
+    server.sql("auth", "SELECT pg_create_logical_replication_slot('users_sync', 'pgoutput')").await.unwrap();
+    let full = traces(&server).await;
+
+    let said = users_sync(&["teardown"], &yaml).await;
+    assert_eq!(said.code, Some(1), "{}", said.out);
+    assert!(said.out.contains("replication slot users_sync") && said.err.contains("--yes"), "{}{}", said.out, said.err);
+    assert_eq!(traces(&server).await, full);
+
+    let url = users_sync::pg::PgUrl::parse(&server.url("auth")).unwrap();
+    let reader = users_sync::capture::ReplicationConnection::connect(&url).await.unwrap();
+    let pid = reader.backend_pid();
+    let stream = reader.start_replication("users_sync", Lsn::ZERO, &["users_sync"]).await.unwrap();
+    let said = users_sync(&["teardown", "--yes"], &yaml).await;
+    assert_eq!(said.code, Some(1), "{}", said.out);
+    assert!(said.err.contains(&format!("in use by process {pid}")), "{}", said.err);
+    assert_eq!(traces(&server).await, full);
+    drop(stream);
+    wait_until_free(&server).await;
+
+    let said = users_sync(&["teardown", "--yes"], &yaml).await;
+    assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
+    assert_eq!(traces(&server).await, before);
+    let said = users_sync(&["teardown", "--yes"], &yaml).await;
+    assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
+    assert!(said.out.contains("nothing to take down"), "{}", said.out);
+}
+
+/// A following tenant and a parked one, as a running process writes them.
+async fn write_state(server: &PostgresServer) {
+    let client = pg::connect(&PgUrl::parse(&server.url("auth")).unwrap()).await.unwrap();
+    let store = StateStore::acquire(client, "users_sync", "test", Lsn::ZERO).await.unwrap();
+    store.begin_generation(Generation(1), "1", 1, Lsn(0x100_0000)).await.unwrap();
+    let row = |state, reason: Option<&str>| TenantRow {
+        state,
+        reason: reason.map(str::to_owned),
+        remedy: reason.map(|_| "make room".to_owned()),
+        target: "h:5432/d".to_owned(),
+        target_id: None,
+        generation: Generation(1),
+        position: Lsn(0x100_0000),
+        since_seconds: 0.0,
+        position_age_seconds: 0.0,
+        rejected: 0,
+        relation: None,
+    };
+    store.put_tenant(&TenantId::new("acme"), &row(TenantState::Following, None)).await.unwrap();
+    store.put_tenant(&TenantId::new("globex"), &row(TenantState::Parked, Some("it is full"))).await.unwrap();
+}
+
+async fn wait_until_free(server: &PostgresServer) {
+    let client = server.connect("auth").await.unwrap();
+    let sql = "DO $$ BEGIN FOR i IN 1..3000 LOOP
+        EXIT WHEN NOT EXISTS (SELECT FROM pg_replication_slots WHERE active);
+        PERFORM pg_sleep(0.01); END LOOP; END $$";
+    client.batch_execute(sql).await.unwrap();
+}

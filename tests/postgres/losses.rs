@@ -1,0 +1,316 @@
+//! The source's side breaks in every way that it can: the log says what happened, everybody is resynced where that is
+//! needed, and the process goes on without a restart.
+
+use crate::support::process::{Log, Process, config_file};
+use crate::support::{Bed, DEADLINE, pause};
+use std::process::Command;
+use std::time::Instant;
+use tempfile::{NamedTempFile, TempDir};
+use users_sync::throwaway::Options;
+
+/// A source and its targets on servers of their own, and a process between them.
+struct Scene {
+    source: Bed,
+    targets: Bed,
+    process: Option<Process>,
+    log: Log,
+    _config: NamedTempFile,
+}
+
+const SOME: &str = "INSERT INTO auth.users (id, org, first_name, updated_at)
+                    SELECT 'u' || n, 'acme', 'Ann', now() FROM generate_series(1, 20) n";
+
+impl Scene {
+    async fn start(options: Options, more: &str) -> Scene {
+        let (source, targets) = (Bed::start_with(&[], options).await, Bed::start(&["acme", "state"]).await);
+        source.auth(SOME).await;
+        let more = more.replace("STATE", &targets.server.url("state"));
+        let config = config_file(&source.server.url("auth"), &[("acme".into(), targets.server.url("acme"))], &more);
+        let (process, log) = Process::start_logged(&config);
+        let scene = Scene { source, targets, process: Some(process), log, _config: config };
+        scene.equal().await;
+        scene
+    }
+
+    /// Waits until the target holds what the source has.
+    #[track_caller]
+    fn equal(&self) -> impl Future<Output = ()> + '_ {
+        let caller = std::panic::Location::caller();
+        async move {
+            let deadline = Instant::now() + DEADLINE;
+            loop {
+                let (expected, held) = (self.source.expected("acme").await, self.targets.held("acme").await);
+                if expected == held {
+                    return;
+                }
+                let log = || self.log.text();
+                assert!(Instant::now() < deadline, "{caller}: {expected:?}\nbut {held:?}\n{}", log());
+                pause().await;
+            }
+        }
+    }
+
+    async fn change(&self, name: &str) {
+        self.source.auth(&format!("UPDATE auth.users SET first_name = '{name}', updated_at = now()")).await;
+    }
+
+    async fn ends_well(mut self) {
+        self.change("Zed").await;
+        self.equal().await;
+        let mut process = self.process.take().unwrap();
+        assert!(process.is_running(), "{}", self.log.text());
+        assert!(process.stop().await.success());
+    }
+
+    /// Stops the source, lets somebody at its files, and starts it again.
+    async fn while_the_source_is_down(&mut self, at: impl FnOnce(&std::path::Path)) {
+        self.source.server.stop().await.unwrap();
+        at(&self.source.server.data_dir());
+        self.source.server.restart().await.unwrap();
+    }
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
+}
+
+/// The directory's content becomes that of the copy.
+fn put_back(copied: &TempDir, data: &std::path::Path) {
+    std::fs::remove_dir_all(data).unwrap();
+    copy(&copied.path().join("data"), data);
+}
+
+/// Drops the slot the moment that nobody holds it.
+async fn drop_slot(bed: &Bed, then: &str) {
+    bed.auth(&format!(
+        "DO $$ BEGIN LOOP
+           PERFORM pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'users_sync';
+           BEGIN
+             PERFORM pg_drop_replication_slot('users_sync');
+             EXIT;
+           EXCEPTION WHEN object_in_use THEN NULL;
+           END;
+         END LOOP; END $$; UPDATE auth.users SET first_name = 'Unseen'; {then}"
+    ))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_slot_is_dropped() {
+    let scene = Scene::start(Options::new(), "").await;
+    drop_slot(&scene.source, "").await;
+    scene.equal().await;
+    scene.log.says("a new slot is made, every tenant is resynced").await;
+    scene.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_slot_is_made_anew_by_somebody() {
+    let scene = Scene::start(Options::new(), "").await;
+    // In one session: nobody is quick enough to make one in between.
+    let client = scene.source.server.connect("auth").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE PROCEDURE auth.swap() LANGUAGE plpgsql AS $$ BEGIN LOOP
+               PERFORM pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'users_sync';
+               BEGIN
+                 PERFORM pg_drop_replication_slot('users_sync');
+                 EXIT;
+               EXCEPTION WHEN object_in_use THEN NULL;
+               END;
+             END LOOP;
+             PERFORM pg_create_logical_replication_slot('users_sync', 'pgoutput'); END $$",
+        )
+        .await
+        .unwrap();
+    client.batch_execute("CALL auth.swap()").await.unwrap();
+    scene.log.says("somebody else has moved the slot on").await;
+    scene.equal().await;
+    scene.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_is_taken_out_of_the_publication() {
+    let scene = Scene::start(Options::new(), "").await;
+    scene.source.auth("ALTER PUBLICATION users_sync DROP TABLE auth.users").await;
+    scene.change("Unseen").await;
+    scene.log.says("somebody has taken the table out of the publication: it was put back").await;
+    scene.equal().await;
+    scene.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_publication_is_dropped() {
+    let scene = Scene::start(Options::new(), "").await;
+    scene.source.auth("DROP PUBLICATION users_sync").await;
+    scene.change("Unseen").await;
+    scene.log.says("is older than its publication").await;
+    scene.equal().await;
+    scene.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_replica_identity_is_changed() {
+    let scene = Scene::start(Options::new(), "").await;
+    scene
+        .source
+        .auth("CREATE UNIQUE INDEX by_id ON auth.users (id); ALTER TABLE auth.users REPLICA IDENTITY USING INDEX by_id")
+        .await;
+    scene.source.auth("DELETE FROM auth.users WHERE id = 'u1'").await;
+    scene
+        .log
+        .says("a delete could not be attributed, the replica identity lacks columns: every tenant is resynced")
+        .await;
+    scene.equal().await;
+    scene.source.auth("ALTER TABLE auth.users REPLICA IDENTITY DEFAULT").await;
+    scene.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_source_is_restored_to_an_older_point() {
+    let mut scene = Scene::start(Options::new(), "").await;
+    let copied = tempfile::tempdir().unwrap();
+    scene.while_the_source_is_down(|data| copy(data, copied.path())).await;
+    scene
+        .source
+        .auth("INSERT INTO auth.users (id, org) SELECT 'later' || n, 'acme' FROM generate_series(1, 50) n")
+        .await;
+    scene.change("Later").await;
+    scene.equal().await;
+    scene.while_the_source_is_down(|data| put_back(&copied, data)).await;
+    scene.source.auth("INSERT INTO auth.users (id, org) VALUES ('instead', 'acme')").await;
+    scene.equal().await;
+    scene.log.says("went back to an older point").await;
+    scene.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_source_is_restored_and_the_state_is_not() {
+    let mut scene = Scene::start(Options::new(), "state: {url: 'STATE'}").await;
+    let copied = tempfile::tempdir().unwrap();
+    scene.while_the_source_is_down(|data| copy(data, copied.path())).await;
+    scene.change("Later").await;
+    scene.equal().await;
+    scene.while_the_source_is_down(|data| put_back(&copied, data)).await;
+    scene.equal().await;
+    scene.log.says("a new generation begins").await;
+    scene.ends_well().await;
+}
+
+/// A standby that was not given the slot is promoted in the place of the source.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_source_is_promoted_without_the_slot() {
+    let mut scene = Scene::start(Options::new(), "").await;
+    let copied = tempfile::tempdir().unwrap();
+    scene.while_the_source_is_down(|data| copy(data, copied.path())).await;
+    scene.equal().await;
+    promote(&mut scene, &copied, true).await;
+    scene.log.says("is gone").await;
+    scene.ends_well().await;
+}
+
+/// A standby that has the slot, but not the last transactions, is promoted.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_source_is_promoted_and_lacks_the_last_transactions() {
+    let mut scene = Scene::start(Options::new(), "").await;
+    let copied = tempfile::tempdir().unwrap();
+    scene.while_the_source_is_down(|data| copy(data, copied.path())).await;
+    scene.change("Lost").await;
+    scene.equal().await;
+    promote(&mut scene, &copied, false).await;
+    scene.log.says("its timeline is another one").await;
+    scene.ends_well().await;
+}
+
+async fn promote(scene: &mut Scene, copied: &TempDir, without_slot: bool) {
+    scene
+        .while_the_source_is_down(|data| {
+            put_back(copied, data);
+            std::fs::write(data.join("standby.signal"), "").unwrap();
+            if without_slot {
+                std::fs::remove_dir_all(data.join("pg_replslot/users_sync")).unwrap();
+            }
+        })
+        .await;
+    scene.source.server.sql("postgres", "SELECT pg_promote()").await.unwrap();
+    scene.source.becomes("postgres", "SELECT pg_is_in_recovery()", "f").await;
+    scene.source.auth("INSERT INTO auth.users (id, org) VALUES ('promoted', 'acme')").await;
+    scene.equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_server_takes_the_place_of_the_source() {
+    let mut scene = Scene::start(Options::new(), "state: {url: 'STATE'}").await;
+    let port = scene.source.server.port();
+    scene.source.server.stop().await.unwrap();
+    scene.source = Bed::start_with(&[], Options::new().port(port)).await;
+    scene.source.auth("INSERT INTO auth.users (id, org) SELECT 'n' || n, 'acme' FROM generate_series(1, 30) n").await;
+    scene.equal().await;
+    scene.log.says("a new generation begins").await;
+    scene.ends_well().await;
+}
+
+/// As in a restore, where roles and databases come after the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_source_refuses_the_login_for_a_while() {
+    let mut scene = Scene::start(Options::new(), "").await;
+    let mut rules = String::new();
+    scene
+        .while_the_source_is_down(|data| {
+            rules = std::fs::read_to_string(data.join("pg_hba.conf")).unwrap();
+            std::fs::write(data.join("pg_hba.conf"), format!("host auth all all reject\n{rules}")).unwrap();
+        })
+        .await;
+    scene.log.says("nothing is replicated until this is mended").await;
+    scene.while_the_source_is_down(|data| std::fs::write(data.join("pg_hba.conf"), &rules).unwrap()).await;
+    scene.ends_well().await;
+}
+
+/// While the process runs, `limits.source_wal` bounds what the slot holds back, whatever a target does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_process_holds_back_no_more_than_it_may() {
+    use std::net::{Ipv4Addr, SocketAddr};
+    use users_sync::throwaway::TcpProxy;
+    let bed = Bed::start(&["acme", "globex"]).await;
+    let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
+    let through = bed.server.url("acme").replace(&format!(":{}/", bed.server.port()), &format!(":{}/", proxy.port()));
+    let targets = [("acme".into(), through), ("globex".into(), bed.server.url("globex"))];
+    let config = config_file(&bed.server.url("auth"), &targets, "limits: {source_wal: 4MB, park_after: 1h}");
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('u1', 'acme'), ('g1', 'globex')").await;
+    let (process, log) = Process::start_logged(&config);
+    bed.equal().await;
+    proxy.freeze(true);
+    bed.auth("UPDATE auth.users SET email = 'waits', updated_at = now()").await;
+    bed.auth("CREATE TABLE auth.noise AS SELECT repeat('x', 500) FROM generate_series(1, 60000)").await;
+    // Some 30 MB later.
+    let held_back = "SELECT pg_current_wal_lsn() - confirmed_flush_lsn < 4 << 20 FROM pg_replication_slots";
+    bed.becomes("auth", held_back, "t").await;
+    bed.state_is("acme", "parked").await;
+    assert!(log.text().contains("it held back more of the source's log than limits.source_wal"), "{}", log.text());
+    proxy.freeze(false);
+    proxy.cut();
+    bed.equal().await;
+    bed.state_is("acme", "following").await;
+    assert!(process.stop().await.success());
+}
+
+/// While it does not run, `max_slot_wal_keep_size` does; what is lost by that is resynced.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_slot_is_invalidated_while_nobody_reads_it() {
+    let options =
+        Options::new().set("max_slot_wal_keep_size", "16MB").set("min_wal_size", "32MB").set("max_wal_size", "48MB");
+    let mut scene = Scene::start(options, "").await;
+    let process = scene.process.take().unwrap();
+    process.kill();
+    scene.change("Unseen").await;
+    for _ in 0..4 {
+        scene.source.auth("CREATE TABLE auth.noise AS SELECT repeat('x', 500) FROM generate_series(1, 60000)").await;
+        scene.source.auth("DROP TABLE auth.noise; SELECT pg_switch_wal(); CHECKPOINT").await;
+    }
+    scene.source.becomes("auth", "SELECT wal_status FROM pg_replication_slots", "lost").await;
+    let (process, log) = Process::start_logged(&scene._config);
+    (scene.process, scene.log) = (Some(process), log);
+    scene.equal().await;
+    scene.log.says("was invalidated: its log is gone").await;
+    scene.ends_well().await;
+}

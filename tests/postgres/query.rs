@@ -1,0 +1,137 @@
+//! Users that a query puts together: large transactions, changes while it reads, and what is wrong with it.
+
+use crate::support::{Bed, Service};
+use users_sync::config::Config;
+use users_sync::map::{Query, Value, Watch};
+use users_sync::model::TableName;
+use users_sync::service::ServiceError;
+
+const EMAILS: &str =
+    "CREATE TABLE auth.emails (user_id text NOT NULL, n int NOT NULL, address text, PRIMARY KEY (user_id, n))";
+const SQL: &str =
+    "SELECT u.*, (SELECT max(e.address) FROM auth.emails e WHERE e.user_id = u.id) AS address FROM auth.users u";
+
+fn watch(table: &str, key: &str) -> Watch {
+    let table = TableName { schema: "auth".into(), name: table.into() };
+    Watch { is_users_own: table.name == "users", table, key: vec![key.into()], tenant: None, via: None }
+}
+
+/// The e-mail comes from the other table.
+fn config(bed: &Bed, sql: &str) -> Config {
+    let mut config = bed.config();
+    config.users.email = Some(Value::Column("address".into()));
+    config.users.exclude = vec!["address".into()];
+    let own = Watch { tenant: config.users.tenant.clone(), ..watch("users", "id") };
+    config.users.query =
+        Some(Query { sql: sql.into(), key: vec!["id".into()], watch: vec![own, watch("emails", "user_id")] });
+    config
+}
+
+/// How many users there are and how many have this address.
+fn count(address: &str) -> String {
+    format!(
+        "SELECT count(*) || ' ' || count(*) FILTER (WHERE email = '{address}' AND raw_json ->> 'primary_email' = email)
+         FROM neon_auth.users_sync WHERE deleted_at IS NULL"
+    )
+}
+
+/// Whatever was committed together is seen together.
+const HISTORY: &str = "
+    CREATE TABLE seen (n bigserial, users bigint);
+    CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      INSERT INTO seen (users) SELECT count(*) FROM neon_auth.users_sync WHERE email = 'all@x.org'; RETURN NULL; END $$;
+    CREATE TRIGGER seen AFTER UPDATE ON users_sync.checkpoint FOR EACH ROW EXECUTE FUNCTION see()";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_of_many_readings_is_seen_whole() {
+    let bed = Bed::start(&["acme"]).await;
+    bed.auth(EMAILS).await;
+    bed.auth("INSERT INTO auth.users (id, org) SELECT 'u' || n, 'acme' FROM generate_series(1, 12000) n").await;
+    let service = Service::start(config(&bed, SQL));
+    bed.state_is("acme", "following").await;
+    bed.becomes("acme", &count("none"), "12000 0").await;
+    bed.server.sql("acme", HISTORY).await.unwrap();
+    bed.auth("INSERT INTO auth.emails SELECT id, 1, 'all@x.org' FROM auth.users").await;
+    bed.becomes("acme", &count("all@x.org"), "12000 12000").await;
+    let parts = bed.query("acme", "SELECT count(*) FROM seen WHERE users NOT IN (0, 12000)").await;
+    assert_eq!(parts[0][0].as_deref(), Some("0"), "a part of the transaction was visible");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_writes_while_it_reads_the_last_version_arrives() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    bed.auth(EMAILS).await;
+    bed.auth("INSERT INTO auth.users (id, org) SELECT 'u' || n, 'acme' FROM generate_series(1, 20) n").await;
+    bed.auth("INSERT INTO auth.emails SELECT id, 1, 'first@x.org' FROM auth.users").await;
+    let service = Service::start(config(&bed, SQL));
+    let writers = (0..4).map(|writer| {
+        let client = bed.server.connect("auth");
+        async move {
+            let client = client.await.unwrap();
+            for round in 0..150 {
+                let user = format!("u{}", 1 + (writer * 7 + round * 3) % 20);
+                let address = format!("{writer}-{round}@x.org");
+                let sql = match round % 10 {
+                    0 => "UPDATE auth.users SET org = CASE org WHEN 'acme' THEN 'globex' ELSE 'acme' END WHERE id = $1 AND $2 <> ''",
+                    5 => "DELETE FROM auth.emails WHERE user_id = $1 AND n = 2 AND $2 <> ''",
+                    _ => "INSERT INTO auth.emails VALUES ($1, 1 + length($2) % 2, $2)
+                          ON CONFLICT (user_id, n) DO UPDATE SET address = excluded.address",
+                };
+                client.execute(sql, &[&user, &address]).await.unwrap();
+            }
+        }
+    });
+    futures_util::future::join_all(writers).await;
+    for tenant in ["acme", "globex"] {
+        bed.state_is(tenant, "following").await;
+        let expected = format!(
+            "SELECT string_agg(concat_ws(' ', id, (SELECT max(address) FROM auth.emails WHERE user_id = id)), ', ' ORDER BY id)
+             FROM auth.users WHERE org = '{tenant}'"
+        );
+        let expected = bed.query("auth", &expected).await[0][0].clone().unwrap_or_default();
+        let held = "SELECT coalesce(string_agg(concat_ws(' ', id, email), ', ' ORDER BY id), '')
+                    FROM neon_auth.users_sync WHERE deleted_at IS NULL";
+        bed.becomes(tenant, held, &expected).await;
+    }
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_query_is_said_and_changes_nothing() {
+    let bed = Bed::start(&["acme"]).await;
+    bed.auth(EMAILS).await;
+    let wrong = Service::start(config(&bed, "SELECT * FROM auth.nowhere")).fails().await;
+    assert!(matches!(&wrong, ServiceError::Query(_)) && wrong.to_string().contains("auth.nowhere"), "{wrong}");
+    let wrong = Service::start(config(&bed, "SELECT id, org FROM auth.users")).fails().await;
+    assert!(matches!(&wrong, ServiceError::Mapping(_)) && wrong.to_string().contains("users.email"), "{wrong}");
+    bed.auth("ALTER TABLE auth.emails REPLICA IDENTITY NOTHING").await;
+    let wrong = Service::start(config(&bed, SQL)).fails().await;
+    let said = wrong.to_string();
+    assert!(said.contains("auth.emails lacks user_id") && said.contains("REPLICA IDENTITY"), "{said}");
+    bed.auth("ALTER TABLE auth.emails RENAME TO mails").await;
+    let wrong = Service::start(config(&bed, "SELECT *, '' AS address FROM auth.users")).fails().await;
+    assert!(wrong.to_string().contains("table auth.emails is not there"), "{wrong}");
+    for catalog in ["pg_publication", "pg_replication_slots"] {
+        assert_eq!(bed.query("auth", &format!("SELECT FROM {catalog}")).await.len(), 0, "{catalog}");
+    }
+    assert_eq!(bed.query("acme", "SELECT to_regnamespace('neon_auth')").await[0][0], None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_altered_table_behind_a_query_resyncs_everybody() {
+    let bed = Bed::start(&["acme"]).await;
+    bed.auth(EMAILS).await;
+    bed.auth("INSERT INTO auth.users (id, org) SELECT 'u' || n, 'acme' FROM generate_series(1, 50) n").await;
+    let service = Service::start(config(&bed, SQL));
+    bed.state_is("acme", "following").await;
+    bed.becomes("acme", &count("none"), "50 0").await;
+    bed.auth("ALTER TABLE auth.users ADD COLUMN nick text DEFAULT 'unnamed'").await;
+    bed.auth("UPDATE auth.users SET first_name = 'Ann' WHERE id = 'u1'").await;
+    let nicks = "SELECT count(*) FROM neon_auth.users_sync WHERE raw_json ->> 'nick' = 'unnamed'";
+    bed.becomes("acme", nicks, "50").await;
+    bed.auth("TRUNCATE auth.users").await;
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('only', 'acme')").await;
+    bed.becomes("acme", &count("none"), "1 0").await;
+    service.stop().await;
+}

@@ -1,0 +1,216 @@
+//! Rows that a target refuses are left out one by one, written down, and tried again; everybody else's arrive.
+
+use crate::support::{Bed, GENERATED, Service};
+use std::net::{Ipv4Addr, SocketAddr};
+use users_sync::config::Config;
+use users_sync::model::Deletes;
+use users_sync::throwaway::{Direction, Options, TcpProxy};
+
+const REJECTED: &str =
+    "SELECT coalesce(string_agg(id || ' ' || sqlstate, ', ' ORDER BY id), '') FROM users_sync.rejected";
+const HELD: &str = "SELECT count(*) FROM neon_auth.users_sync WHERE deleted_at IS NULL";
+
+async fn fill(bed: &Bed, users: u32) {
+    bed.auth(&format!(
+        "INSERT INTO auth.users (id, org, first_name, email, created_at, updated_at)
+         SELECT 'u' || n, 'acme', 'Ann', n || '@x.org', date_trunc('second', now()), now() FROM generate_series(1, {users}) n"
+    ))
+    .await;
+}
+
+async fn following(users: u32, config: impl FnOnce(&mut Config)) -> (Bed, Service) {
+    let bed = Bed::start(&["acme"]).await;
+    fill(&bed, users).await;
+    let mut chosen = bed.config();
+    config(&mut chosen);
+    let service = Service::start(chosen);
+    bed.becomes("auth", "SELECT count(*) FROM pg_replication_slots WHERE active", "1").await;
+    bed.state_is("acme", "following").await;
+    (bed, service)
+}
+
+async fn add(bed: &Bed, sql: &str) {
+    bed.server.sql("acme", sql).await.unwrap();
+}
+
+const CHECK: &str = "ALTER TABLE neon_auth.users_sync ADD CONSTRAINT no_eve CHECK (raw_json ->> 'first_name' <> 'Eve')";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_row_is_left_out_and_comes_once_it_changes() {
+    for shape in ["", GENERATED] {
+        let bed = Bed::start(&["acme"]).await;
+        add(&bed, shape).await;
+        fill(&bed, 100).await;
+        let service = Service::start(bed.config());
+        bed.equal().await;
+        add(&bed, CHECK).await;
+        bed.auth("UPDATE auth.users SET first_name = CASE id WHEN 'u7' THEN 'Eve' ELSE 'Bea' END, updated_at = now()")
+            .await;
+        bed.becomes("acme", REJECTED, "u7 23514").await;
+        bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE raw_json ->> 'first_name' = 'Bea'", "99")
+            .await;
+        bed.becomes("auth", "SELECT rejected FROM users_sync.tenant", "1").await;
+        let reason = bed.query("acme", "SELECT reason FROM users_sync.rejected").await[0][0].clone().unwrap();
+        assert!(reason.ends_with("(constraint no_eve)"), "{reason}");
+        // The same again is tried again; then something that is taken.
+        bed.auth("UPDATE auth.users SET email = 'eve@x.org', updated_at = now() WHERE id = 'u7'").await;
+        bed.becomes("acme", "SELECT count(*) FROM users_sync.rejected WHERE tried_at > since", "1").await;
+        bed.auth("UPDATE auth.users SET first_name = 'Eva', updated_at = now() WHERE id = 'u7'").await;
+        bed.becomes("acme", REJECTED, "").await;
+        bed.equal().await;
+        service.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_an_application_adds_refuses_rows_and_no_more() {
+    let (bed, service) = following(200, |_| {}).await;
+    add(&bed, "
+        CREATE UNIQUE INDEX one_address ON neon_auth.users_sync (email);
+        CREATE FUNCTION public.judge() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+          IF NEW.name = 'Mallory' THEN RAISE EXCEPTION 'not % again', NEW.name; END IF; RETURN NEW; END $$;
+        CREATE TRIGGER judge BEFORE INSERT OR UPDATE ON neon_auth.users_sync FOR EACH ROW EXECUTE FUNCTION public.judge();
+        CREATE FUNCTION public.judge_late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+          IF NEW.name = 'Trudy' THEN RAISE integrity_constraint_violation; END IF; RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER judge_late AFTER INSERT OR UPDATE ON neon_auth.users_sync
+          DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.judge_late()").await;
+    bed.auth(
+        "UPDATE auth.users SET updated_at = now(),
+        first_name = CASE id WHEN 'u11' THEN 'Mallory' WHEN 'u22' THEN 'Trudy' ELSE 'Bea' END,
+        email = CASE id WHEN 'u33' THEN '44@x.org' ELSE email END",
+    )
+    .await;
+    bed.becomes("acme", REJECTED, "u11 P0001, u22 23000, u33 23505").await;
+    bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE name = 'Bea'", "197").await;
+    // A resync tries all of them, and leaves out the same.
+    bed.auth("UPDATE auth.users SET first_name = 'Eva', updated_at = now() WHERE id = 'u11'").await;
+    bed.becomes("acme", REJECTED, "u22 23000, u33 23505").await;
+    bed.auth("INSERT INTO users_sync.request (slot, tenant, allow_deletes) VALUES ('users_sync', 'acme', false)").await;
+    bed.becomes("auth", "SELECT count(*) FROM users_sync.request", "0").await;
+    bed.becomes("acme", REJECTED, "u22 23000, u33 23505").await;
+    bed.becomes("auth", "SELECT state || rejected FROM users_sync.tenant", "following2").await;
+    add(&bed, "DROP TRIGGER judge_late ON neon_auth.users_sync; DROP INDEX neon_auth.one_address").await;
+    bed.auth("INSERT INTO users_sync.request (slot, tenant, allow_deletes) VALUES ('users_sync', 'acme', false)").await;
+    bed.becomes("acme", REJECTED, "").await;
+    bed.equal().await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_snapshot_leaves_out_what_is_refused() {
+    for deferred in ["", " DEFERRABLE INITIALLY DEFERRED"] {
+        let bed = Bed::start(&["acme"]).await;
+        add(
+            &bed,
+            "CREATE SCHEMA neon_auth; CREATE TABLE neon_auth.users_sync (id text PRIMARY KEY, raw_json jsonb NOT NULL,
+            name text, email text, created_at timestamptz, deleted_at timestamptz, updated_at timestamptz)",
+        )
+        .await;
+        add(&bed, &format!("ALTER TABLE neon_auth.users_sync ADD CONSTRAINT one_address UNIQUE (email){deferred}"))
+            .await;
+        fill(&bed, 500).await;
+        bed.auth("UPDATE auth.users SET email = '7@x.org' WHERE id IN ('u300', 'u499')").await;
+        let service = Service::start(bed.config());
+        bed.becomes("acme", "SELECT count(*) FROM pg_class WHERE relname = 'rejected'", "1").await;
+        bed.becomes("acme", "SELECT count(*) FROM users_sync.rejected WHERE sqlstate = '23505'", "2").await;
+        bed.becomes("acme", HELD, "498").await;
+        bed.state_is("acme", "following").await;
+        service.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hard_delete_that_the_application_forbids_is_left_out() {
+    let (bed, service) = following(50, |config| config.deletes = Deletes::Hard).await;
+    add(
+        &bed,
+        "CREATE TABLE public.todos (user_id text REFERENCES neon_auth.users_sync(id));
+               INSERT INTO public.todos VALUES ('u3'), ('u4')",
+    )
+    .await;
+    bed.auth("DELETE FROM auth.users WHERE id IN ('u1', 'u2', 'u3')").await;
+    bed.becomes("acme", REJECTED, "u3 23503").await;
+    bed.becomes("acme", HELD, "48").await;
+    // In a merge, too.
+    bed.auth(
+        "BEGIN; CREATE TABLE auth.kept AS SELECT * FROM auth.users WHERE id NOT IN ('u4', 'u5');
+              TRUNCATE auth.users; INSERT INTO auth.users SELECT * FROM auth.kept; COMMIT",
+    )
+    .await;
+    bed.becomes("acme", REJECTED, "u3 23503, u4 23503").await;
+    bed.becomes("acme", HELD, "47").await;
+    // The application lets go: a resync takes them out.
+    add(&bed, "DELETE FROM public.todos").await;
+    bed.auth("INSERT INTO users_sync.request (slot, tenant, allow_deletes) VALUES ('users_sync', 'acme', false)").await;
+    bed.becomes("acme", REJECTED, "").await;
+    bed.becomes("acme", HELD, "45").await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_huge_transaction_with_refused_rows_in_it_is_applied_but_for_them() {
+    let (bed, service) = following(30_000, |_| {}).await;
+    add(&bed, CHECK).await;
+    bed.auth(
+        "UPDATE auth.users SET updated_at = now(),
+              first_name = CASE WHEN id IN ('u5', 'u15000', 'u29999') THEN 'Eve' ELSE 'Bea' END",
+    )
+    .await;
+    bed.becomes("acme", REJECTED, "u15000 23514, u29999 23514, u5 23514").await;
+    bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE name = 'Bea'", "29997").await;
+    bed.becomes("auth", "SELECT state FROM users_sync.tenant", "following").await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_refuses_everything_is_parked_and_comes_back() {
+    let (bed, service) = following(12_000, |_| {}).await;
+    add(&bed, "ALTER TABLE neon_auth.users_sync ADD CONSTRAINT nobody CHECK (raw_json ->> 'first_name' = 'Ann')").await;
+    bed.auth("UPDATE auth.users SET first_name = 'Bea', updated_at = now()").await;
+    bed.state_is("acme", "parked").await;
+    let reason = bed.query("auth", "SELECT reason FROM users_sync.tenant").await[0][0].clone().unwrap();
+    assert!(reason.contains("more than are left out (10000)"), "{reason}");
+    add(&bed, "ALTER TABLE neon_auth.users_sync DROP CONSTRAINT nobody").await;
+    bed.equal().await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finding_one_of_a_thousand_costs_a_search_and_no_scan() {
+    let bed = Bed::start_with(&["acme"], Options::new().set("log_statement", "all")).await;
+    fill(&bed, 1000).await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    add(&bed, CHECK).await;
+    bed.auth("UPDATE auth.users SET updated_at = now(), first_name = CASE id WHEN 'u700' THEN 'Eve' ELSE 'Bea' END")
+        .await;
+    bed.becomes("acme", REJECTED, "u700 23514").await;
+    service.stop().await;
+    // One that is refused, then at most two for each halving of a thousand, in one transaction.
+    let log = std::fs::read_to_string(bed.server.data_dir().parent().unwrap().join("server.log")).unwrap();
+    let after = log.split("no_eve CHECK").nth(1).unwrap();
+    let savepoints = after.matches("SAVEPOINT users_sync").count() - after.matches("ROLLBACK TO SAVEPOINT").count();
+    assert!((2..=2 * 11).contains(&savepoints), "{savepoints}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_while_rows_are_told_apart_loses_nothing() {
+    let bed = Bed::start(&["acme"]).await;
+    fill(&bed, 2000).await;
+    let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
+    let mut config = bed.config();
+    config.tenants[0].target.port = proxy.port();
+    let service = Service::start(config.clone());
+    bed.equal().await;
+    add(&bed, CHECK).await;
+    proxy.cut_when(Direction::ToServer, b"ROLLBACK TO SAVEPOINT", users_sync::throwaway::Cut::Before);
+    bed.auth("UPDATE auth.users SET updated_at = now(), first_name = CASE id WHEN 'u700' THEN 'Eve' ELSE 'Bea' END")
+        .await;
+    proxy.wait_cut().await;
+    service.kill().await;
+    assert_eq!(bed.query("acme", REJECTED).await[0][0].as_deref(), Some(""));
+    let service = Service::start(config);
+    bed.becomes("acme", REJECTED, "u700 23514").await;
+    bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE name = 'Bea'", "1999").await;
+    service.stop().await;
+}

@@ -1,0 +1,491 @@
+//! What `check` prints: one thing is broken at a time, what it says is done, and then it has nothing more to say.
+
+use super::statements;
+use crate::support::majors::at_least;
+use crate::support::process::{command, said};
+use crate::support::{DEADLINE, pause};
+use std::io::Write;
+use std::time::Instant;
+use users_sync::throwaway::{Options, PostgresServer};
+
+const USERS: &str = "
+    CREATE SCHEMA store;
+    CREATE TABLE store.users (id bigint NOT NULL, org text NOT NULL, name text, email text, PRIMARY KEY (id, org));
+    INSERT INTO store.users VALUES (1, 'acme', 'Ann', 'ann@example.com');
+    GRANT USAGE ON SCHEMA store TO reader;
+    GRANT SELECT ON store.users TO reader;
+    CREATE PUBLICATION users_sync FOR TABLE store.users";
+
+/// A source and a target as they have to be, with roles that may do what they have to and no more.
+struct Scene {
+    server: PostgresServer,
+    /// The whole file.
+    yaml: String,
+}
+
+/// One finding of `check`.
+#[derive(Debug)]
+struct Finding {
+    message: String,
+    remedy: String,
+    /// Whose database it is about.
+    database: &'static str,
+}
+
+impl Scene {
+    async fn start(options: Options) -> Scene {
+        let server = PostgresServer::start(options.auth("scram-sha-256")).await.unwrap();
+        let roles =
+            "CREATE ROLE reader LOGIN REPLICATION PASSWORD 'hunter2'; CREATE ROLE writer LOGIN PASSWORD 'hunter2'";
+        server.sql("postgres", roles).await.unwrap();
+        for database in ["auth", "acme"] {
+            server.create_database(database).await.unwrap();
+        }
+        server.sql("auth", USERS).await.unwrap();
+        server.sql("auth", "GRANT CREATE ON DATABASE auth TO reader").await.unwrap();
+        server.sql("acme", "GRANT CREATE ON DATABASE acme TO writer").await.unwrap();
+        let yaml = format!(
+            "source: {{url: '{}'}}\n\
+             users: {{table: store.users, id: id, name: name, email: email, tenant: org}}\n\
+             tenants: [{{id: acme, target: '{}'}}]\n",
+            server.url_for("reader:hunter2", "auth"),
+            server.url_for("writer:hunter2", "acme")
+        );
+        Scene { server, yaml }
+    }
+
+    /// With what every server should have: no warning is left.
+    async fn clean() -> Scene {
+        let scene = Scene::start(Options::new().set("max_slot_wal_keep_size", "8GB")).await;
+        assert!(scene.findings().await.is_empty());
+        scene
+    }
+
+    async fn command(&self, name: &str) -> String {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(self.yaml.as_bytes()).unwrap();
+        said(&command(&[name, "-c", file.path().to_str().unwrap()]).await).0
+    }
+
+    /// The errors and warnings of `check`.
+    async fn findings(&self) -> Vec<Finding> {
+        let text = self.command("check").await;
+        let mut findings: Vec<Finding> = Vec::new();
+        let mut is_open = false;
+        for line in text.lines() {
+            if let Some((message, about)) = ["error: ", "warning: "].iter().find_map(|severity| {
+                let rest = line.strip_prefix(severity)?;
+                let (about, message) = rest.split_once(": ")?;
+                Some((message, about))
+            }) {
+                let database = if about.starts_with("tenant") { "acme" } else { "auth" };
+                findings.push(Finding { message: message.to_owned(), remedy: String::new(), database });
+                is_open = true;
+            } else if let (true, Some(finding)) = (line.starts_with("    "), findings.last_mut().filter(|_| is_open)) {
+                finding.remedy.push_str(line.trim_start().trim_start_matches("-> "));
+                finding.remedy.push('\n');
+            } else {
+                is_open = false;
+            }
+        }
+        assert!(text.contains("checked the source"), "{text}");
+        findings
+    }
+
+    async fn run(&self, database: &str, sql: &str) {
+        self.server.sql(database, sql).await.unwrap();
+    }
+
+    /// Does what is printed.
+    async fn follow(&mut self, findings: &[Finding]) {
+        for finding in findings {
+            let statements = statements(&finding.remedy);
+            assert!(!statements.is_empty(), "no SQL: {finding:?}");
+            for sql in statements {
+                let done = self.server.sql(finding.database, &sql).await;
+                assert!(done.is_ok(), "{sql}: {done:?}\n{finding:?}");
+            }
+            if finding.remedy.contains("then restart the server") {
+                self.server.restart().await.unwrap();
+            }
+        }
+    }
+
+    /// Nothing is found any more. A setting that is read again takes effect in a moment.
+    async fn is_clean(&self) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let findings = self.findings().await;
+            if findings.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{findings:?}");
+            pause().await;
+        }
+    }
+
+    /// After this it is found, and gone once what is printed was done.
+    async fn mends(&mut self, database: &str, sql: &str, message: &str) {
+        for sql in sql.split(";;") {
+            self.run(database, sql).await;
+        }
+        let deadline = Instant::now() + DEADLINE;
+        let findings = loop {
+            let findings = self.findings().await;
+            if findings.iter().any(|finding| finding.message.contains(message)) {
+                break findings;
+            }
+            assert!(Instant::now() < deadline, "{message} is not found: {findings:?}");
+            pause().await;
+        };
+        self.follow(&findings).await;
+        // What a superuser has made is not yet the role's: that is said in turn.
+        let findings = self.findings().await;
+        if findings.iter().all(|finding| !finding.message.contains(message)) {
+            self.follow(&findings).await;
+        }
+        self.is_clean().await;
+    }
+
+    /// The file is changed as it says.
+    async fn corrects(&mut self, by: impl Fn(&str) -> String, message: &str, remedy: &str) {
+        let good = self.yaml.clone();
+        self.yaml = by(&good);
+        let text = self.command("check").await;
+        assert!(text.contains(message) && text.contains(remedy), "{text}\ndoes not say {message} -> {remedy}");
+        self.yaml = good;
+        self.is_clean().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_roles_and_the_publication_lack() {
+    let mut scene = Scene::clean().await;
+    for (sql, message) in [
+        ("ALTER ROLE reader NOREPLICATION", "no REPLICATION privilege"),
+        ("REVOKE USAGE ON SCHEMA store FROM reader", "may not use schema store"),
+        ("REVOKE SELECT ON store.users FROM reader", "may not read store.users"),
+        ("ALTER TABLE store.users ENABLE ROW LEVEL SECURITY", "row security would hide rows of store.users"),
+        (
+            "ALTER TABLE store.users DISABLE ROW LEVEL SECURITY; ALTER TABLE store.users REPLICA IDENTITY NOTHING",
+            "does not carry id, org",
+        ),
+        ("ALTER PUBLICATION users_sync DROP TABLE store.users", "does not hold store.users"),
+        (
+            "ALTER PUBLICATION users_sync DROP TABLE store.users; ALTER TABLE store.users SET UNLOGGED",
+            "is an unlogged table",
+        ),
+        ("ALTER PUBLICATION users_sync SET (publish = 'insert')", "leaves out update, delete, truncate"),
+        ("DROP PUBLICATION users_sync", "cannot create it"),
+        ("SELECT pg_create_physical_replication_slot('users_sync')", "is a physical slot, not of pgoutput"),
+        ("REVOKE CREATE ON DATABASE auth FROM reader", "may not create the schema users_sync for the state"),
+        ("CREATE SCHEMA users_sync", "may not create tables in schema users_sync"),
+        (
+            "CREATE TABLE users_sync.source (slot text); CREATE TABLE users_sync.tenant (slot text)",
+            "may not write the tables of schema users_sync",
+        ),
+    ] {
+        // The last of them leaves tables behind that are not ours; nobody looks at them here.
+        scene.mends("auth", sql, message).await;
+    }
+    let elsewhere = "SELECT pg_create_logical_replication_slot('users_sync', 'pgoutput')";
+    scene.mends("acme", elsewhere, "belongs to database acme, not auth").await;
+}
+
+/// Row filters and column lists there are since PostgreSQL 15.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_publication_leaves_out() {
+    let mut scene = Scene::clean().await;
+    let version = scene.server.connect("auth").await.unwrap();
+    let version = version.query_one("SELECT current_setting('server_version_num')::int", &[]).await.unwrap();
+    if version.get::<_, i32>(0) >= 150_000 {
+        let set = "ALTER PUBLICATION users_sync SET TABLE store.users";
+        scene.mends("auth", &format!("{set} WHERE (id > 5)"), "sends only some rows of store.users").await;
+        scene.mends("auth", &format!("{set} (id, org)"), "leaves out columns of store.users: name, email").await;
+    }
+    let partitioned = "DROP TABLE store.users;
+        CREATE TABLE store.users (id bigint NOT NULL, org text NOT NULL, name text, email text, PRIMARY KEY (id, org))
+          PARTITION BY HASH (id);
+        CREATE TABLE store.users_0 PARTITION OF store.users FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+        GRANT SELECT ON store.users TO reader";
+    scene
+        .mends(
+            "auth",
+            &format!("{partitioned}; ALTER PUBLICATION users_sync ADD TABLE store.users"),
+            "is partitioned, and publication",
+        )
+        .await;
+    scene.mends("auth", "DROP PUBLICATION users_sync", "its publication has to be made by hand").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_is_not_set_up_for() {
+    let mut scene = Scene::start(Options::new().set("max_wal_senders", "1").set("max_replication_slots", "1")).await;
+    scene.mends("auth", "SELECT 1", "max_slot_wal_keep_size is not set").await;
+    let less = "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB';;SELECT pg_reload_conf()";
+    scene.mends("auth", less, "is not above limits.source_wal").await;
+    scene.run("auth", "ALTER SYSTEM SET wal_level = replica").await;
+    scene.server.restart().await.unwrap();
+    scene.mends("auth", "SELECT 1", "wal_level is replica").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_was_lost_where_that_stops_everything() {
+    let mut scene = Scene::start(Options::new().set("max_slot_wal_keep_size", "1MB").set("min_wal_size", "32MB")).await;
+    scene.yaml.push_str("on_slot_loss: stop\nlimits: {source_wal: 1kB}\n");
+    scene.run("auth", "SELECT pg_create_logical_replication_slot('users_sync', 'pgoutput')").await;
+    for _ in 0..4 {
+        scene.run("auth", "SELECT pg_logical_emit_message(false, 'x', repeat('x', 1000000))").await;
+        scene.run("auth", "SELECT pg_switch_wal()").await;
+        scene.run("auth", "CHECKPOINT").await;
+    }
+    scene.mends("auth", "SELECT 1", "is lost, and on_slot_loss is stop").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_target_lacks() {
+    let mut scene = Scene::clean().await;
+    let table = |columns: &str| {
+        format!(
+            "DROP SCHEMA IF EXISTS neon_auth CASCADE; CREATE SCHEMA neon_auth;
+             CREATE TABLE neon_auth.users_sync (id text PRIMARY KEY, raw_json jsonb NOT NULL, {columns}
+               created_at timestamptz, deleted_at timestamptz, updated_at timestamptz)"
+        )
+    };
+    let (right, rows) =
+        (table("name text, email text,"), "INSERT INTO neon_auth.users_sync (id, raw_json) VALUES ('1', '{}')");
+    for (sql, message) in [
+        ("ALTER ROLE writer SET default_transaction_read_only = on".to_owned(), "is read-only for role writer"),
+        ("REVOKE TEMPORARY ON DATABASE acme FROM PUBLIC".to_owned(), "may not make temporary tables"),
+        ("REVOKE CREATE ON DATABASE acme FROM writer".to_owned(), "may not create neon_auth.users_sync"),
+        ("CREATE SCHEMA neon_auth".to_owned(), "may not create neon_auth.users_sync"),
+        (right.clone(), "lacks USAGE on schema neon_auth for neon_auth.users_sync"),
+        (right.clone() + "; GRANT USAGE ON SCHEMA neon_auth TO writer", "lacks SELECT, INSERT, UPDATE"),
+        ("ALTER TABLE neon_auth.users_sync ENABLE ROW LEVEL SECURITY".to_owned(), "row security would hide rows"),
+    ] {
+        scene.mends("acme", &sql, message).await;
+    }
+    // Rows that are not ours are merged once somebody says so, with the SQL as it is printed.
+    write_state(&scene.server).await;
+    scene.mends("acme", rows, "has rows that users-sync did not write").await;
+    let stranger = "UPDATE users_sync.checkpoint SET target_id = gen_random_uuid()";
+    scene.mends("acme", stranger, "was written by another installation").await;
+    // A table of another shape is renamed, and makes room.
+    scene
+        .run(
+            "acme",
+            &(table("name text,")
+                + "; GRANT ALL ON SCHEMA neon_auth TO writer; GRANT ALL ON neon_auth.users_sync TO writer"),
+        )
+        .await;
+    let findings = scene.findings().await;
+    assert!(findings.iter().any(|finding| finding.remedy.starts_with("rename that table")), "{findings:?}");
+    scene.run("acme", "ALTER TABLE neon_auth.users_sync RENAME TO users_sync_old").await;
+    scene.is_clean().await;
+}
+
+/// As a process leaves it that has begun a history and seen nobody.
+async fn write_state(server: &PostgresServer) {
+    use users_sync::model::{Generation, Lsn};
+    let url = users_sync::pg::PgUrl::parse(&server.url_for("reader:hunter2", "auth")).unwrap();
+    let client = users_sync::pg::connect(&url).await.unwrap();
+    let store = users_sync::state::StateStore::acquire(client, "users_sync", "test", Lsn::ZERO).await.unwrap();
+    store.begin_generation(Generation(1), "1", 1, Lsn(1)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_fails() {
+    let mut scene = Scene::clean().await;
+    for (sql, message) in [
+        ("ALTER ROLE writer PASSWORD 'other'", "password authentication failed"),
+        ("REVOKE CONNECT ON DATABASE acme FROM PUBLIC", "permission denied for database"),
+    ] {
+        scene.mends("acme", sql, message).await;
+    }
+    // Some are not the target's to run.
+    for (sql, message) in [
+        ("DROP DATABASE acme", "database \"acme\" does not exist"),
+        ("DROP OWNED BY writer;;DROP ROLE writer", "authentication failed"),
+    ] {
+        for sql in sql.split(";;") {
+            scene.run("postgres", sql).await;
+        }
+        let mut findings = scene.findings().await;
+        assert!(findings.iter().any(|finding| finding.message.contains(message)), "{findings:?}");
+        findings.iter_mut().for_each(|finding| finding.database = "postgres");
+        if findings[0].remedy.starts_with("mend the password") {
+            // The server does not say that there is no such role.
+            scene.run("postgres", "CREATE ROLE writer LOGIN").await;
+        }
+        scene.follow(&findings).await;
+        // What came with the database or the role is missing, and is said in turn.
+        let findings = scene.findings().await;
+        scene.follow(&findings).await;
+        scene.is_clean().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_configuration_gets_wrong() {
+    let mut scene = Scene::clean().await;
+    let table = |yaml: &str| yaml.replace("store.users", "store.user");
+    scene.corrects(table, "there is no table store.user in database auth", "table: store.users").await;
+    let name = |yaml: &str| yaml.replace("name: name", "name: nmae");
+    scene.corrects(name, "there is no column \"nmae\"; did you mean \"name\"?", "mend that key").await;
+    scene.run("auth", "CREATE VIEW store.people AS SELECT * FROM store.users").await;
+    let view = |yaml: &str| yaml.replace("store.users", "store.people");
+    scene.corrects(view, "is no table", "users.table has to name the table").await;
+    let port = format!(":{}/", scene.server.port());
+    let nobody = |yaml: &str| yaml.replace(&port, ":1/");
+    scene.corrects(nobody, "cannot reach", "look whether host and port of the URL are right").await;
+    let tls = |yaml: &str| yaml.replace("sslmode=prefer", "sslmode=require");
+    scene.corrects(tls, "TLS", "mend sslmode or sslrootcert in the URL").await;
+    let preset =
+        |yaml: &str| yaml.replace("table: store.users, id: id, name: name, email: email", "preset: better-auth");
+    scene.corrects(preset, "none of the preset's tables is there", "users.table names the table").await;
+
+    scene.run("auth", "CREATE TABLE store.emails (user_id bigint NOT NULL PRIMARY KEY, address text)").await;
+    scene.run("auth", "ALTER PUBLICATION users_sync ADD TABLE store.emails").await;
+    let good = scene.yaml.clone();
+    scene.yaml = good.replace(
+        "tenant: org}",
+        "tenant: org, watch: [{table: store.emails, key: user_id}], query: 'SELECT u.id, u.org, u.name, e.address AS \
+         email FROM store.users u LEFT JOIN store.emails e ON e.user_id = u.id'}",
+    );
+    let findings = scene.findings().await;
+    let query = findings.iter().find(|finding| finding.message.contains("users.query cannot be run")).unwrap();
+    assert!(query.remedy.contains("GRANT SELECT on its tables"), "{query:?}");
+    scene.run("auth", "GRANT SELECT ON store.emails TO reader").await;
+    scene.is_clean().await;
+}
+
+/// Nothing to run: a message that says who has to let go of what, or where else to go.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_have_to_let_go_of() {
+    let scene = Scene::clean().await;
+    let server = &scene.server;
+    let says = async |message: &str, remedy: &str| {
+        let findings = scene.findings().await;
+        let said = |finding: &Finding| finding.message.contains(message) && finding.remedy.contains(remedy);
+        assert!(findings.iter().any(said), "{findings:?}\ndoes not say {message} -> {remedy}");
+    };
+    // Connections: one is closed.
+    scene.run("acme", "ALTER ROLE writer CONNECTION LIMIT 1").await;
+    let url = users_sync::pg::PgUrl::parse(&server.url_for("writer:hunter2", "acme")).unwrap();
+    let other = users_sync::pg::connect(&url).await.unwrap();
+    says("too many connections for role", "a higher CONNECTION LIMIT, or close some").await;
+    other.close().await;
+    scene.is_clean().await;
+
+    scene.run("postgres", "ALTER DATABASE acme ALLOW_CONNECTIONS false").await;
+    says("is not currently accepting connections", "wait until the server takes connections").await;
+    scene.run("postgres", "ALTER DATABASE acme ALLOW_CONNECTIONS true").await;
+    scene.is_clean().await;
+
+    let slot = "SELECT pg_create_logical_replication_slot('users_sync', 'pgoutput', true)";
+    let holder = server.connect("auth").await.unwrap();
+    holder.batch_execute(slot).await.unwrap();
+    says("is a temporary one of another session", "another source.slot in the configuration").await;
+    drop(holder);
+    scene.is_clean().await;
+
+    // Locks: the query shows who waits, and so for whom.
+    let table = "SET ROLE writer; CREATE SCHEMA neon_auth; CREATE TABLE neon_auth.users_sync (id text PRIMARY KEY, \
+                 raw_json jsonb NOT NULL, name text, email text, created_at timestamptz, deleted_at timestamptz, \
+                 updated_at timestamptz)";
+    scene.run("acme", table).await;
+    for (database, table) in [("auth", "pg_catalog.pg_publication"), ("acme", "neon_auth.users_sync")] {
+        let holder = server.connect(database).await.unwrap();
+        holder.batch_execute(&format!("BEGIN; LOCK TABLE {table}")).await.unwrap();
+        let checking = async {
+            let findings = scene.findings().await;
+            let slow = findings.iter().find(|finding| finding.message.contains("gave no answer within 15 s"));
+            slow.unwrap_or_else(|| panic!("{findings:?}")).remedy.clone()
+        };
+        let waiting = async {
+            let waits = "SELECT count(*) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0";
+            let looking = server.connect("postgres").await.unwrap();
+            let deadline = Instant::now() + DEADLINE;
+            while looking.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+                assert!(Instant::now() < deadline, "nobody waits");
+                pause().await;
+            }
+            looking
+        };
+        let (remedy, looking) = tokio::join!(checking, waiting);
+        let sql = statements(&remedy);
+        assert_eq!(sql.len(), 1, "{remedy}");
+        looking.batch_execute(&sql[0]).await.unwrap();
+        holder.batch_execute("ROLLBACK").await.unwrap();
+        scene.is_clean().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_a_standby_and_a_state_that_is_read_only() {
+    let mut scene = Scene::clean().await;
+    let primary = scene.server.port();
+    let settings = Options::new()
+        .auth("scram-sha-256")
+        .set("primary_conninfo", &format!("host=127.0.0.1 port={primary} user=postgres dbname=postgres"))
+        .set("max_slot_wal_keep_size", "8GB");
+    let standby = scene.server.standby(settings).await.unwrap();
+    let ports = [primary, standby.port()].map(|port| format!(":{port}/"));
+    let to_standby = |yaml: &str| yaml.replacen(&ports[0], &ports[1], 1);
+    scene.corrects(to_standby, "the server is a standby", "point source.url at the primary").await;
+
+    scene.run("postgres", "CREATE DATABASE elsewhere; ").await;
+    scene.run("elsewhere", "GRANT CREATE ON DATABASE elsewhere TO reader").await;
+    scene.run("postgres", "ALTER DATABASE auth SET default_transaction_read_only = on").await;
+    let findings = scene.findings().await;
+    let state = findings.iter().find(|finding| finding.message.contains("and the state has to be written")).unwrap();
+    assert!(state.remedy.contains("set state.url to a database that can be written"), "{findings:?}");
+    scene.yaml.push_str(&format!("state: {{url: '{}'}}\n", scene.server.url_for("reader:hunter2", "elsewhere")));
+    scene.is_clean().await;
+}
+
+/// On Amazon RDS the right to replicate is the membership in a role.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_of_amazon_rds() {
+    let mut scene = Scene::clean().await;
+    let sql = "CREATE ROLE rds_replication; ALTER ROLE reader NOREPLICATION";
+    scene.mends("auth", sql, "has no REPLICATION privilege").await;
+    let member = "SELECT pg_has_role('reader', 'rds_replication', 'MEMBER') AND NOT (SELECT rolreplication FROM pg_roles WHERE rolname = 'reader')";
+    let client = scene.server.connect("auth").await.unwrap();
+    assert!(client.query_one(member, &[]).await.unwrap().get::<_, bool>(0), "it was given another right");
+}
+
+/// A publication of columns that sends whole rows is dropped, and made anew as `setup` prints it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_of_columns_that_sends_whole_rows() {
+    let mut scene = Scene::start(at_least(15).set("max_slot_wal_keep_size", "8GB")).await;
+    scene.run("auth", "ALTER TABLE store.users ADD secret text").await;
+    scene.yaml = scene.yaml.replace("source: {", "source: {publish: columns, ");
+    scene.yaml = scene.yaml.replace("users: {", "users: {allow: [id], ");
+    let findings = scene.findings().await;
+    let whole = findings.iter().find(|finding| finding.message.contains("sends whole rows")).unwrap();
+    assert!(whole.remedy.contains("`users-sync setup` prints the publication with its columns"), "{findings:?}");
+    scene.run("auth", "DROP PUBLICATION users_sync").await;
+    let printed = scene.command("setup").await;
+    let create = printed.lines().find(|line| line.trim_start().starts_with("CREATE PUBLICATION")).unwrap();
+    scene.run("auth", create).await;
+    scene.is_clean().await;
+}
+
+/// Something that answers, and is no PostgreSQL.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_answers_is_no_server() {
+    let mut scene = Scene::clean().await;
+    let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = format!(":{}/", other.local_addr().unwrap().port());
+    let answering = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = other.accept().await.unwrap();
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    let own = format!(":{}/", scene.server.port());
+    let elsewhere = |yaml: &str| yaml.replace(&own, &port).replace("sslmode=prefer", "sslmode=disable");
+    scene.corrects(elsewhere, "127.0.0.1", "look whether host and port of the URL are those of PostgreSQL").await;
+    answering.abort();
+}

@@ -1,0 +1,42 @@
+//! What the program says mends something does mend it: each remedy is done to the letter, its SQL run as it was printed.
+
+mod check;
+mod parked;
+
+/// What SQL begins with.
+const VERBS: [&str; 6] = ["ALTER ", "GRANT ", "CREATE ", "SELECT ", "INSERT ", "UPDATE "];
+
+/// The statements of a printed remedy, in the order in which they are to be run: without what is said around them, and the
+/// first of several ways. `'...'` stands for a password.
+pub fn statements(remedy: &str) -> Vec<String> {
+    let first = remedy.split(", or: ").next().unwrap();
+    let (text, beforehand) = first.split_once("; beforehand: ").unwrap_or((first, ""));
+    let ordered = format!("{beforehand};{text}");
+    let pieces = ordered.split(';').map(|piece| piece.trim_start());
+    // What stands in parentheses behind a statement is about it.
+    let pieces = pieces.filter(|piece| !piece.starts_with('('));
+    let statements = pieces.filter_map(|piece| {
+        let starts = VERBS.iter().filter_map(|verb| piece.find(verb));
+        let start = starts.min()?;
+        Some(piece[start..].replace("'...'", "'hunter2'").trim().to_owned())
+    });
+    statements.collect()
+}
+
+#[test]
+fn the_statements_of_a_remedy_are_found() {
+    let check = |remedy: &str, expected: &[&str]| assert_eq!(statements(remedy), expected, "{remedy}");
+    check("GRANT a TO b;", &["GRANT a TO b"]);
+    check("ALTER ROLE r REPLICATION; (on Amazon RDS: GRANT x TO r;)", &["ALTER ROLE r REPLICATION"]);
+    check(
+        "run: CREATE INDEX i; ALTER TABLE t; (not null), or: ALTER TABLE t FULL;",
+        &["CREATE INDEX i", "ALTER TABLE t"],
+    );
+    check("point it elsewhere, or ALTER ROLE r SET x = off;", &["ALTER ROLE r SET x = off"]);
+    check(
+        "or this: INSERT INTO t; beforehand: CREATE SCHEMA s; CREATE TABLE t",
+        &["CREATE SCHEMA s", "CREATE TABLE t", "INSERT INTO t"],
+    );
+    check("set that of the role: ALTER ROLE r PASSWORD '...';", &["ALTER ROLE r PASSWORD 'hunter2'"]);
+    check("make room", &[]);
+}

@@ -1,0 +1,292 @@
+//! What a running process says of a parked tenant: its target is broken, the process says what mends it, that is done, and
+//! the tenant follows again. And what the process says before it ends.
+
+use super::statements;
+use crate::support::majors::at_least;
+use crate::support::process::{Log, Process};
+use crate::support::{Bed, DEADLINE, Service, pause};
+use std::time::Instant;
+use tempfile::NamedTempFile;
+use users_sync::config::Config;
+
+const TENANTS: [&str; 6] = ["acme", "login", "renamed", "dropped", "shape", "view"];
+
+struct Scene {
+    bed: Bed,
+    process: Process,
+    log: Log,
+    config: NamedTempFile,
+}
+
+impl Scene {
+    async fn start(tenants: &[&str]) -> Scene {
+        let bed = Bed::start(tenants).await;
+        for tenant in tenants {
+            bed.auth(&format!("INSERT INTO auth.users (id, org, updated_at) VALUES ('u', '{tenant}', now())")).await;
+        }
+        let config = bed.config_file("");
+        let (process, log) = Process::start_logged(&config);
+        bed.equal().await;
+        Scene { bed, process, log, config }
+    }
+
+    /// Nobody is connected any more: whoever comes back looks anew.
+    async fn at_target(&self, tenant: &str, sql: &str) {
+        self.bed.server.sql(tenant, sql).await.unwrap();
+        let others = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{tenant}' AND pid <> pg_backend_pid()"
+        );
+        self.bed.server.sql(tenant, &others).await.unwrap();
+    }
+
+    async fn change(&self, tenant: &str) {
+        self.bed
+            .auth(&format!("UPDATE auth.users SET first_name = 'Bea', updated_at = now() WHERE org = '{tenant}'"))
+            .await;
+    }
+
+    /// The remedy that is written down for the tenant, once it is parked with one that has these words.
+    async fn remedy(&self, tenant: &str, words: &str) -> String {
+        remedy(&self.bed, tenant, words).await
+    }
+
+    /// A file that is written is read again.
+    fn corrects(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.config.path()).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(self.config.path(), text.replace(from, to)).unwrap();
+    }
+
+    async fn ends_well(self) {
+        self.bed.equal().await;
+        for tenant in &self.bed.tenants {
+            self.bed.state_is(tenant, "following").await;
+        }
+        assert!(self.process.stop().await.success(), "{}", self.log.text());
+    }
+}
+
+async fn remedy(bed: &Bed, tenant: &str, words: &str) -> String {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let sql = format!("SELECT state, remedy FROM users_sync.tenant WHERE tenant = '{tenant}'");
+        let rows = bed.query("auth", &sql).await;
+        if let Some([Some(state), Some(remedy)]) = rows.first().map(|row| &row[..])
+            && state == "parked"
+            && remedy.contains(words)
+        {
+            return remedy.clone();
+        }
+        assert!(Instant::now() < deadline, "{tenant} is {rows:?}, and not parked with {words}");
+        pause().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_was_altered_is_altered_back_or_dropped() {
+    let scene = Scene::start(&TENANTS).await;
+    // With the word of the remedy: what breaks it, what is done.
+    let rename = "ALTER TABLE users_sync.checkpoint RENAME COLUMN epoch TO era";
+    let drop_both = "DROP TABLE neon_auth.users_sync, users_sync.checkpoint";
+    let view = "ALTER TABLE neon_auth.users_sync RENAME TO theirs;
+                CREATE VIEW neon_auth.users_sync AS SELECT * FROM neon_auth.theirs LIMIT 1";
+    let cases = [
+        ("renamed", "rename them back", rename, "ALTER TABLE users_sync.checkpoint RENAME COLUMN era TO epoch"),
+        ("dropped", "or drop them", rename, drop_both),
+        (
+            "shape",
+            "alter it to the documented shape",
+            "ALTER TABLE neon_auth.users_sync ALTER COLUMN email TYPE char(3)",
+            "ALTER TABLE neon_auth.users_sync ALTER COLUMN email TYPE text",
+        ),
+        (
+            "view",
+            "mend what the target says, or drop neon_auth.users_sync and users_sync.checkpoint there",
+            view,
+            "DROP VIEW neon_auth.users_sync; DROP TABLE users_sync.checkpoint",
+        ),
+        (
+            "acme",
+            "or drop it: it is created again",
+            "ALTER TABLE neon_auth.users_sync DROP COLUMN email",
+            "DROP TABLE neon_auth.users_sync",
+        ),
+        ("login", "correct the role or password in the target's URL", "", ""),
+    ];
+    scene.bed.server.sql("postgres", "CREATE ROLE writer LOGIN SUPERUSER").await.unwrap();
+    let url = scene.bed.server.url("login");
+    scene.corrects(&url, &scene.bed.server.url_for("writer", "login"));
+    scene.log.says("the configuration was read again").await;
+    scene.bed.state_is("login", "following").await;
+    scene.bed.server.sql("postgres", "ALTER ROLE writer NOLOGIN").await.unwrap();
+    for (tenant, _, broken, _) in cases {
+        scene.at_target(tenant, broken).await;
+        scene.change(tenant).await;
+    }
+    for (tenant, words, _, _) in cases {
+        scene.remedy(tenant, words).await;
+    }
+    scene.bed.server.sql("postgres", "ALTER ROLE writer LOGIN").await.unwrap();
+    for (tenant, _, _, mended) in cases {
+        scene.at_target(tenant, mended).await;
+    }
+    scene.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_url_that_leads_nowhere_is_corrected() {
+    let scene = Scene::start(&["acme", "globex", "own"]).await;
+    // Something that answers, and is no PostgreSQL.
+    let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = other.local_addr().unwrap().port();
+    let answering = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = other.accept().await.unwrap();
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    let url = |database: &str| scene.bed.server.url(database);
+    for (from, to, tenant, words) in [
+        (url("acme"), url("acme").replace("prefer", "require"), "acme", "correct sslmode or sslrootcert"),
+        (
+            url("acme"),
+            format!("postgresql://postgres@127.0.0.1:{port}/acme?sslmode=disable"),
+            "acme",
+            "correct host and port of the target's URL",
+        ),
+        (url("globex"), url("nowhere"), "globex", "create the database, or correct the target's URL"),
+        (url("own"), url("globex"), "own", "point tenant own at its own database"),
+    ] {
+        if tenant == "own" {
+            // Two tenants with one target are refused; the other one has gone.
+            scene.corrects(&format!("- {{id: globex, target: '{from}'}}", from = url("globex")), "");
+        }
+        scene.corrects(&from, &to);
+        scene.remedy(tenant, words).await;
+        match words.starts_with("create the database") {
+            true => {
+                scene.bed.server.create_database("nowhere").await.unwrap();
+                scene.bed.state_is(tenant, "following").await;
+                scene.corrects(&to, &from);
+            }
+            false => scene.corrects(&to, &from),
+        }
+        scene.bed.state_is(tenant, "following").await;
+    }
+    answering.abort();
+    let Scene { process, log, .. } = scene;
+    assert!(process.stop().await.success(), "{}", log.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_others_are_emptied_and_one_who_left_is_removed_for_good() {
+    let bed = Bed::start(&["rows", "other"]).await;
+    for tenant in ["rows", "other"] {
+        bed.auth(&format!("INSERT INTO auth.users (id, org) VALUES ('u', '{tenant}')")).await;
+    }
+    let rows =
+        "CREATE SCHEMA neon_auth; CREATE TABLE neon_auth.users_sync (id text PRIMARY KEY, raw_json jsonb NOT NULL,
+        name text, email text, created_at timestamptz, deleted_at timestamptz, updated_at timestamptz);
+        INSERT INTO neon_auth.users_sync (id, raw_json) VALUES ('theirs', '{}')";
+    bed.server.sql("rows", rows).await.unwrap();
+    let checkpoint =
+        "CREATE SCHEMA users_sync; CREATE TABLE users_sync.checkpoint (only_row boolean PRIMARY KEY DEFAULT true,
+        tenant text NOT NULL, target_id uuid NOT NULL, generation bigint NOT NULL, position pg_lsn NOT NULL,
+        epoch bigint NOT NULL, mapping text NOT NULL);
+        INSERT INTO users_sync.checkpoint VALUES (true, 'somebody', gen_random_uuid(), 1, '0/1', 1, '')";
+    bed.server.sql("other", &format!("{rows}; {checkpoint}")).await.unwrap();
+    let service = Service::start(bed.config());
+    bed.state_is("rows", "parked").await;
+    let said = remedy(&bed, "rows", "empty the table").await;
+    assert_eq!(statements(&said).len(), 1, "{said}");
+    bed.server.sql("rows", "TRUNCATE neon_auth.users_sync").await.unwrap();
+    remedy(&bed, "other", "or remove tenant somebody from this one for good").await;
+    // As the runbook has it.
+    bed.server.sql("other", "DROP SCHEMA users_sync CASCADE; TRUNCATE neon_auth.users_sync").await.unwrap();
+    bed.equal().await;
+    service.stop().await;
+}
+
+/// The process ends by itself, and says this.
+async fn ends_with(config: Config, words: &[&str]) -> String {
+    let error = Service::start(config).fails().await.to_string();
+    assert!(words.iter().all(|words| error.contains(words)), "{error}\ndoes not say {words:?}");
+    error
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_process_says_before_it_ends_mends_it() {
+    let bed = Bed::start(&["acme"]).await;
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('u', 'acme')").await;
+
+    // Somebody else's slot: another name is as good as any.
+    bed.auth("SELECT pg_create_physical_replication_slot('users_sync')").await;
+    ends_with(bed.config(), &["slot users_sync is not ours", "choose another name for source.slot"]).await;
+    let mut config = bed.config();
+    config.source.slot = "users_sync_2".into();
+    bed.auth("SELECT pg_drop_replication_slot('users_sync')").await;
+
+    bed.auth("ALTER TABLE auth.users REPLICA IDENTITY NOTHING").await;
+    let said = ends_with(config.clone(), &["the replica identity of auth.users lacks id, org"]).await;
+    for sql in statements(&said) {
+        bed.auth(&sql).await;
+    }
+
+    bed.auth("CREATE PUBLICATION other FOR TABLE auth.users").await;
+    bed.auth("ALTER TABLE auth.users RENAME TO people").await;
+    ends_with(config.clone(), &["table auth.users is not there", "correct users.table, or create it"]).await;
+    bed.auth("ALTER TABLE auth.people RENAME TO users").await;
+
+    let service = Service::start(config.clone());
+    bed.equal().await;
+    service.stop().await;
+
+    // The slot is lost: with on_slot_loss: stop it says that resync makes a new one.
+    bed.auth("SELECT pg_drop_replication_slot('users_sync_2')").await;
+    config.on_slot_loss = users_sync::config::OnSlotLoss::Stop;
+    ends_with(config.clone(), &["with on_slot_loss: resync a new one is made"]).await;
+    config.on_slot_loss = users_sync::config::OnSlotLoss::Resync;
+    let service = Service::start(config);
+    bed.equal().await;
+    service.stop().await;
+}
+
+/// An application listens, and leaves a transaction open: what it has not read fills the queue that all databases share.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_of_notifications_that_is_full_empties_when_the_session_is_ended() {
+    // The least that can be set, since 17: 512 kB.
+    let bed = Bed::start_with(&["acme"], at_least(17).set("max_notify_queue_pages", "64")).await;
+    let users = "INSERT INTO auth.users (id, org) SELECT repeat('u', 1000) || n, 'acme' FROM generate_series(1, 50) n";
+    bed.auth(users).await;
+    let config = bed.config_file("notify: true");
+    let (process, log) = Process::start_logged(&config);
+    bed.equal().await;
+    let listener = bed.server.connect("acme").await.unwrap();
+    listener.batch_execute("LISTEN users_sync").await.unwrap();
+    listener.batch_execute("BEGIN; SELECT 1").await.unwrap();
+    let said = async {
+        // Each round is 50 kB.
+        for n in 0..100 {
+            bed.auth(&format!("UPDATE auth.users SET first_name = '{n}', updated_at = now()")).await;
+            let name = format!("SELECT count(*) FROM neon_auth.users_sync WHERE name = '{n}'");
+            let deadline = Instant::now() + DEADLINE;
+            loop {
+                if log.text().contains("end that session") {
+                    return;
+                }
+                if bed.query("acme", &name).await[0][0].as_deref() == Some("50") {
+                    break;
+                }
+                assert!(Instant::now() < deadline, "{}", log.text());
+                pause().await;
+            }
+        }
+        panic!("the queue does not fill: {}", log.text());
+    };
+    said.await;
+    remedy(&bed, "acme", "the queue of notifications is full: end that session").await;
+    drop(listener);
+    bed.equal().await;
+    bed.state_is("acme", "following").await;
+    assert!(process.stop().await.success());
+}

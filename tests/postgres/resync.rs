@@ -1,0 +1,96 @@
+//! Tenants are snapshot anew on request, by the running process or without one, while nobody else is disturbed.
+
+use crate::support::process::{command, said};
+use crate::support::{Bed, Service};
+
+/// Which rows were written by which transaction: whoever is left alone keeps his.
+const VERSIONS: &str = "SELECT id, xmin FROM neon_auth.users_sync WHERE id <> 'acme-3' ORDER BY id";
+
+async fn fill(bed: &Bed, users: u32) {
+    for tenant in &bed.tenants {
+        bed.auth(&format!(
+            "INSERT INTO auth.users (id, org, first_name, updated_at)
+             SELECT '{tenant}-' || n, '{tenant}', 'Ann', now() FROM generate_series(1, {users}) n"
+        ))
+        .await;
+    }
+}
+
+/// Somebody's hand in a target.
+async fn spoil(bed: &Bed, tenant: &str) {
+    let sql = "UPDATE neon_auth.users_sync SET name = 'Mallory' WHERE id = 'acme-3'";
+    bed.server.sql(tenant, sql).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_process_resyncs_what_it_is_asked_and_writes_what_differs() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    fill(&bed, 50).await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    let before = (bed.query("acme", VERSIONS).await, bed.query("globex", VERSIONS).await);
+    spoil(&bed, "acme").await;
+    let file = bed.config_file("");
+    let path = file.path().to_str().unwrap();
+    let (text, code) = said(&command(&["resync", "-c", path, "acme"]).await);
+    assert!(code == Some(0) && text.contains("acme: resynced, holds everything up to"), "{text}");
+    bed.equal().await;
+    assert_eq!((bed.query("acme", VERSIONS).await, bed.query("globex", VERSIONS).await), before);
+    assert_eq!(bed.query("auth", "SELECT count(*) FROM users_sync.request").await[0][0].as_deref(), Some("0"));
+    let (text, code) = said(&command(&["resync", "-c", path, "acne"]).await);
+    assert!(code == Some(1) && text.contains("no tenant acne") && text.contains("did you mean acme?"), "{text}");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_process_it_is_done_at_once_and_the_others_lose_nothing() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    fill(&bed, 50).await;
+    let file = bed.config_file("");
+    let path = file.path().to_str().unwrap();
+    let (text, code) = said(&command(&["resync", "-c", path, "acme"]).await);
+    assert!(code == Some(1) && text.contains("no `run` has begun"), "{text}");
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    service.stop().await;
+    spoil(&bed, "acme").await;
+    // Changes that nobody has applied yet, of both.
+    bed.auth("UPDATE auth.users SET first_name = 'Bea', updated_at = now() WHERE id LIKE '%-1%'").await;
+    let (text, code) = said(&command(&["resync", "-c", path, "acme"]).await);
+    assert!(code == Some(0) && text.contains("no process runs: doing it here"), "{text}");
+    assert_eq!(bed.expected("acme").await, bed.held("acme").await);
+    assert_ne!(bed.expected("globex").await, bed.held("globex").await);
+    // Nothing is taken twice, and the neighbour goes on from where it was.
+    let (text, _) = said(&command(&["run", "--plan", "-c", path]).await);
+    assert!(text.contains("0 of 2 tenants would be resynced"), "{text}");
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mass_delete_waits_for_somebody_who_allows_it() {
+    let bed = Bed::start(&["acme"]).await;
+    fill(&bed, 500).await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    service.stop().await;
+    let file = bed.config_file("");
+    let path = file.path().to_str().unwrap();
+    bed.becomes("auth", "SELECT active FROM pg_replication_slots", "f").await;
+    // What a start after a lost slot would meet: most users are gone, and nobody has seen them go.
+    bed.auth("SELECT pg_drop_replication_slot('users_sync'); DELETE FROM auth.users WHERE id > 'acme-2'").await;
+    let (text, _) = said(&command(&["run", "--plan", "-c", path]).await);
+    assert!(text.contains("acme    resync") && text.contains("1 of 1 tenants would be resynced"), "{text}");
+    let service = Service::start(bed.config());
+    bed.state_is("acme", "parked").await;
+    let (text, code) = said(&command(&["resync", "-c", path, "acme"]).await);
+    assert!(code == Some(1) && text.contains("more than limits.max_deletes admits"), "{text}");
+    assert!(text.contains("users-sync resync -c FILE acme --allow-deletes"), "{text}");
+    let held = bed.query("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE deleted_at IS NULL").await;
+    assert_eq!(held[0][0].as_deref(), Some("500"));
+    let (text, code) = said(&command(&["resync", "-c", path, "--allow-deletes", "acme"]).await);
+    assert!(code == Some(0) && text.contains("acme: resynced"), "{text}");
+    bed.equal().await;
+    service.stop().await;
+}

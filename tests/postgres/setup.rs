@@ -1,0 +1,223 @@
+//! What `setup` prints is all that is needed: everything runs under roles that have just that and nothing else.
+
+use crate::support::majors::at_least;
+use crate::support::process::Process;
+use crate::support::{Bed, DEADLINE, pause};
+use std::io::Write;
+use std::process::{Command, Output};
+use tempfile::NamedTempFile;
+use users_sync::throwaway::Options;
+
+/// One table with row security and a tenant that the primary key does not carry; and one that a query joins to it.
+const STORE: &str = "
+    CREATE ROLE store_owner NOLOGIN; CREATE ROLE app LOGIN;
+    CREATE SCHEMA \"Store\" AUTHORIZATION store_owner;
+    SET ROLE store_owner;
+    CREATE TABLE \"Store\".\"User\" (id uuid PRIMARY KEY, org text NOT NULL, name text, password_hash text, created_at timestamptz);
+    ALTER TABLE \"Store\".\"User\" ENABLE ROW LEVEL SECURITY;
+    CREATE TABLE \"Store\".email (id serial PRIMARY KEY, user_id uuid, address text, secret text);
+    INSERT INTO \"Store\".\"User\"
+      SELECT gen_random_uuid(), (ARRAY['acme', 'globex'])[1 + n % 2], 'Name ' || n, 'hash', now() FROM generate_series(1, 500) n;
+    INSERT INTO \"Store\".email (user_id, address, secret) SELECT id, name || '@x.org', 'secret' FROM \"Store\".\"User\";
+    RESET ROLE";
+
+const STREAMED: &str = "table: Store.User, id: id, tenant: org, name: name, created_at: created_at, \
+                        allow: [org, created_at]";
+const QUERIED: &str = "table: Store.User, id: id, tenant: org, name: name, email: address, allow: [org], \
+    query: 'SELECT u.id, u.org, u.name, e.address FROM \"Store\".\"User\" u LEFT JOIN \"Store\".email e ON e.user_id = u.id', \
+    watch: [{table: Store.email, key: user_id}]";
+
+struct Store {
+    bed: Bed,
+    config: NamedTempFile,
+}
+
+impl Store {
+    async fn start(users: &str, publish: &str) -> Store {
+        let options = if publish == "columns" { at_least(15) } else { Options::new() };
+        let bed = Bed::start_with(&["acme", "globex"], options).await;
+        bed.auth(STORE).await;
+        let url = |database: &str| bed.server.url_for("sync", database);
+        let yaml = format!(
+            "source: {{url: '{}', publish: {publish}}}\nusers: {{{users}}}\ntenants:\n- {{id: acme, target: '{}'}}\n- {{id: globex, target: '{}'}}\n",
+            url("auth"),
+            url("acme"),
+            url("globex")
+        );
+        let mut config = NamedTempFile::new().unwrap();
+        config.write_all(yaml.as_bytes()).unwrap();
+        Store { bed, config }
+    }
+
+    fn command(&self, arguments: &[&str]) -> (bool, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_users-sync"));
+        let Output { status, stdout, stderr } =
+            command.args(arguments).arg("-c").arg(self.config.path()).output().unwrap();
+        (status.success(), [stdout, stderr].map(|text| String::from_utf8(text).unwrap()).concat())
+    }
+
+    fn setup(&self, more: &[&str]) -> (bool, String) {
+        let admin = |tenant: &str| format!("{tenant}={}", self.bed.server.url(tenant));
+        let (acme, globex, source) = (admin("acme"), admin("globex"), self.bed.server.url("auth"));
+        let mut arguments = vec!["setup", "--application-role", "app", "--source-admin", &source];
+        arguments.extend(["--target-admin", &acme, "--target-admin", &globex]);
+        arguments.extend(more);
+        self.command(&arguments)
+    }
+
+    /// Waits until the tenants have together what the source has.
+    async fn equal(&self, expected: &str) {
+        let bed = &self.bed;
+        for tenant in &bed.tenants {
+            let deadline = std::time::Instant::now() + DEADLINE;
+            loop {
+                let there = "SELECT to_regclass('users_sync.checkpoint')";
+                let held = match bed.query(tenant, there).await[0][0] {
+                    Some(_) => {
+                        let sql =
+                            "SELECT id, name, email FROM neon_auth.users_sync WHERE deleted_at IS NULL ORDER BY 1";
+                        bed.query(tenant, sql).await
+                    }
+                    None => Vec::new(),
+                };
+                let expected = bed.query("auth", &expected.replace("$1", &format!("'{tenant}'"))).await;
+                if held == expected && !held.is_empty() {
+                    break;
+                }
+                assert!(std::time::Instant::now() < deadline, "{tenant} has {} of {}", held.len(), expected.len());
+                pause().await;
+            }
+        }
+    }
+}
+
+async fn everything_runs(store: Store, expected: &str) {
+    let (ok, printed) = store.setup(&[]);
+    assert!(ok && printed.contains("CREATE PUBLICATION") && !printed.contains("-- done"), "{printed}");
+    assert_eq!(store.bed.query("auth", "SELECT FROM pg_roles WHERE rolname = 'sync'").await.len(), 0, "only printed");
+    let (ok, said) = store.setup(&["--apply"]);
+    assert!(ok, "{said}");
+    let (ok, said) = store.setup(&["--apply"]);
+    assert!(ok, "a second time: {said}");
+
+    // The role has no more than it was given.
+    let rights = "SELECT rolsuper OR rolcreatedb OR rolcreaterole, has_database_privilege('sync', 'auth', 'CREATE'),
+                         has_table_privilege('sync', '\"Store\".\"User\"', 'SELECT, INSERT, UPDATE, DELETE'),
+                         has_column_privilege('sync', '\"Store\".\"User\"', 'password_hash', 'SELECT')
+                  FROM pg_roles WHERE rolname = 'sync'";
+    let rights = &store.bed.query("auth", rights).await[0];
+    assert!(rights.iter().all(|right| right.as_deref() == Some("f")), "{rights:?}");
+
+    let (ok, said) = store.command(&["check"]);
+    assert!(ok, "{said}");
+    let service = Process::start(&store.config);
+    store.equal(expected).await;
+    store.bed.auth("UPDATE \"Store\".\"User\" SET name = name || '!' WHERE org = 'acme'").await;
+    store.bed.auth("DELETE FROM \"Store\".\"User\" WHERE name LIKE '%7' OR name LIKE '%7!'").await;
+    store.bed.auth("UPDATE \"Store\".email SET address = 'x@x.org'").await;
+    store.equal(expected).await;
+    service.stop().await;
+    // A resync, which merges.
+    for tenant in &store.bed.tenants {
+        let stale =
+            "UPDATE users_sync.checkpoint SET mapping = 'another'; UPDATE neon_auth.users_sync SET name = 'stale'";
+        store.bed.server.sql(tenant, stale).await.unwrap();
+    }
+    let service = Process::start(&store.config);
+    store.bed.auth("INSERT INTO \"Store\".\"User\" VALUES (gen_random_uuid(), 'acme', 'new'), (gen_random_uuid(), 'globex', 'new')").await;
+    store.equal(expected).await;
+    service.stop().await;
+    let (ok, said) = store.command(&["status"]);
+    assert!(ok && said.contains("following"), "{said}");
+
+    // And the application refers to users.
+    let app = users_sync::pg::PgUrl::parse(&store.bed.server.url_for("app", "acme")).unwrap();
+    store.bed.server.sql("acme", "CREATE SCHEMA app AUTHORIZATION app").await.unwrap();
+    let app = users_sync::pg::connect(&app).await.unwrap();
+    app.batch_execute(
+        "CREATE TABLE app.todos (id serial PRIMARY KEY, user_id text NOT NULL REFERENCES neon_auth.users_sync(id));
+         INSERT INTO app.todos (user_id) SELECT id FROM neon_auth.users_sync LIMIT 1",
+    )
+    .await
+    .unwrap();
+    assert!(app.batch_execute("DELETE FROM neon_auth.users_sync").await.is_err(), "the application only reads");
+    // It waits for whom it has signed up, and sees nothing else of ours.
+    let came = "SELECT users_sync.wait_for(id) FROM neon_auth.users_sync WHERE deleted_at IS NULL LIMIT 1";
+    assert!(app.query_one(came, &[]).await.unwrap().get::<_, bool>(0));
+    for table in ["checkpoint", "rejected"] {
+        let closed = app.batch_execute(&format!("SELECT FROM users_sync.{table}")).await.unwrap_err();
+        assert_eq!(closed.code().unwrap().code(), "42501", "{table}");
+    }
+}
+
+const OF_USERS: &str = "SELECT id, name, NULL FROM \"Store\".\"User\" WHERE org = $1 ORDER BY id::text";
+const OF_QUERY: &str = "SELECT u.id, u.name, e.address FROM \"Store\".\"User\" u LEFT JOIN \"Store\".email e \
+                        ON e.user_id = u.id WHERE org = $1 ORDER BY u.id::text";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_streamed_table_needs_no_more_than_setup_gives() {
+    everything_runs(Store::start(STREAMED, "rows").await, OF_USERS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_of_columns_needs_no_more_either() {
+    let store = Store::start(STREAMED, "columns").await;
+    let (ok, printed) = store.setup(&[]);
+    assert!(ok && printed.contains("\"User\" (\"id\", \"org\", \"name\", \"created_at\")"), "{printed}");
+    assert!(printed.contains("before a migration drops one"), "{printed}");
+    everything_runs(store, OF_USERS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_needs_no_more_than_setup_gives() {
+    everything_runs(Store::start(QUERIED, "rows").await, OF_QUERY).await;
+}
+
+/// Who owns a hosted database is seldom a superuser.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_targets_owner_need_not_be_a_superuser() {
+    let store = Store::start(STREAMED, "rows").await;
+    let bed = &store.bed;
+    bed.auth("CREATE ROLE landlord LOGIN CREATEROLE; ALTER DATABASE acme OWNER TO landlord").await;
+    let admin = format!("acme={}", bed.server.url_for("landlord", "acme"));
+    let setup = ["setup", "--tenant", "acme", "--application-role", "app", "--target-admin", &admin, "--apply"];
+    let source = bed.server.url("auth");
+    let setup = [&setup[..], &["--source-admin", &source]].concat();
+    // Another role than the source's, which somebody else makes.
+    let config = std::fs::read_to_string(store.config.path()).unwrap();
+    let acme = bed.server.url_for("sync", "acme");
+    std::fs::write(store.config.path(), config.replace(&acme, &acme.replace("sync@", "writer@"))).unwrap();
+    for _ in 0..2 {
+        let (ok, said) = store.command(&setup);
+        assert!(ok, "{said}");
+    }
+    let owner = "SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'wait_for'";
+    assert_eq!(bed.query("acme", owner).await[0][0].as_deref(), Some("writer"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_break_the_stores_own_writes_is_refused() {
+    let store = Store::start(QUERIED, "columns").await;
+    let (ok, said) = store.setup(&["--apply"]);
+    assert!(!ok && said.contains("the store's own UPDATEs and DELETEs would fail"), "{said}");
+    assert_eq!(store.bed.query("auth", "SELECT FROM pg_publication").await.len(), 0);
+    // The columns stay in the database: what the decoder is never given it cannot lose.
+    let store = Store::start(STREAMED, "columns").await;
+    store.bed.auth("ALTER TABLE \"Store\".\"User\" REPLICA IDENTITY FULL").await;
+    let (_, said) = store.command(&["check"]);
+    assert!(!said.contains("REPLICA IDENTITY FULL and a column list"), "there is no publication yet: {said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_arguments_are_told_apart() {
+    let store = Store::start(STREAMED, "rows").await;
+    let (ok, said) = store.command(&["setup", "--apply"]);
+    assert!(!ok && said.contains("as whom"), "{said}");
+    let (ok, said) = store.command(&["setup", "--tenant", "nobody"]);
+    assert!(!ok && said.contains("there is no tenant nobody"), "{said}");
+    let (ok, said) = store.command(&["setup"]);
+    assert!(!ok && said.contains("--source-admin"), "{said}");
+    let wrong = store.bed.server.url_for("nobody:hunter2", "auth");
+    let (ok, said) = store.command(&["setup", "--source-admin", &wrong]);
+    assert!(!ok && !said.contains("hunter2"), "{said}");
+}

@@ -1,0 +1,203 @@
+//! A target breaks in every way that it can, while the process runs: it says what happened, and mends it.
+
+use crate::support::process::{Log, Process, command, said};
+use crate::support::{Bed, GENERATED};
+use tempfile::NamedTempFile;
+
+struct Scene {
+    bed: Bed,
+    process: Process,
+    log: Log,
+    config: NamedTempFile,
+}
+
+impl Scene {
+    async fn start(more: &str) -> Scene {
+        let bed = Bed::start(&["acme"]).await;
+        bed.auth(
+            "INSERT INTO auth.users (id, org, first_name, created_at, updated_at)
+             SELECT 'u' || n, 'acme', 'Ann', date_trunc('second', now()), now() FROM generate_series(1, 20) n",
+        )
+        .await;
+        let config = bed.config_file(more);
+        let (process, log) = Process::start_logged(&config);
+        bed.equal().await;
+        bed.state_is("acme", "following").await;
+        Scene { bed, process, log, config }
+    }
+
+    async fn at_target(&self, sql: &str) {
+        self.bed.server.sql("acme", sql).await.unwrap();
+    }
+
+    async fn change(&self) {
+        self.bed.auth("UPDATE auth.users SET first_name = first_name || 'a', updated_at = now() WHERE id = 'u1'").await;
+    }
+
+    /// After this at the target, the next change finds it out; the log says so, and all is well again.
+    async fn breaks(sql: &str, words: &str) {
+        let scene = Scene::start("").await;
+        scene.at_target(sql).await;
+        scene.change().await;
+        scene.log.says(words).await;
+        scene.ends_well().await;
+    }
+
+    async fn ends_well(mut self) {
+        self.bed.equal().await;
+        self.bed.state_is("acme", "following").await;
+        self.change().await;
+        self.bed.equal().await;
+        assert!(self.process.is_running(), "{}", self.log.text());
+        assert!(self.process.stop().await.success());
+    }
+}
+
+const REPLACED: &str = "users_sync was truncated, rewritten or replaced in its target";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_is_truncated() {
+    Scene::breaks("TRUNCATE neon_auth.users_sync", REPLACED).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_is_dropped() {
+    Scene::breaks("DROP TABLE neon_auth.users_sync", "users_sync was gone from its target").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_is_renamed() {
+    Scene::breaks("ALTER TABLE neon_auth.users_sync RENAME TO users_sync_old", "users_sync was gone from its target")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_is_made_anew_in_the_other_shape() {
+    let sql = format!("DROP SCHEMA neon_auth CASCADE; {GENERATED}");
+    Scene::breaks(&sql, REPLACED).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_target_is_restored_to_an_older_point() {
+    let scene = Scene::start("").await;
+    scene
+        .at_target(
+            "CREATE SCHEMA backup; CREATE TABLE backup.users AS TABLE neon_auth.users_sync;
+                     CREATE TABLE backup.checkpoint AS TABLE users_sync.checkpoint",
+        )
+        .await;
+    scene.bed.auth("INSERT INTO auth.users (id, org, created_at, updated_at) SELECT 'n' || n, 'acme', date_trunc('second', now()), now() FROM generate_series(1, 9) n").await;
+    scene.bed.equal().await;
+    // It is written down what the target holds; then the target holds less.
+    scene.bed.becomes("auth", "SELECT position = confirmed OR position_at > now() - interval '1 hour' FROM users_sync.tenant JOIN users_sync.source USING (slot)", "t").await;
+    scene.at_target("BEGIN; DELETE FROM neon_auth.users_sync; INSERT INTO neon_auth.users_sync SELECT * FROM backup.users;
+                     DELETE FROM users_sync.checkpoint; INSERT INTO users_sync.checkpoint SELECT * FROM backup.checkpoint; COMMIT;
+                     SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'acme' AND pid <> pg_backend_pid()").await;
+    scene.change().await;
+    scene.log.says("its target was restored to an older point").await;
+    scene.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_target_is_made_read_only_for_a_while() {
+    let scene = Scene::start("").await;
+    scene.at_target("ALTER DATABASE acme SET default_transaction_read_only = on;
+                     SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'acme' AND pid <> pg_backend_pid()").await;
+    scene.change().await;
+    scene.log.says("point the target at the primary, or lift it").await;
+    scene.bed.state_is("acme", "parked").await;
+    scene.bed.server.sql("postgres", "ALTER DATABASE acme RESET default_transaction_read_only").await.unwrap();
+    scene.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_role_loses_its_privileges_for_a_while() {
+    let bed = Bed::start(&["acme"]).await;
+    bed.auth("INSERT INTO auth.users (id, org, updated_at) VALUES ('u1', 'acme', now())").await;
+    bed.server.sql("acme", "CREATE ROLE writer LOGIN; GRANT CREATE ON DATABASE acme TO writer").await.unwrap();
+    let targets = [("acme".to_owned(), bed.server.url_for("writer", "acme"))];
+    let config = crate::support::process::config_file(&bed.server.url("auth"), &targets, "");
+    let (process, log) = Process::start_logged(&config);
+    bed.equal().await;
+    let scene = Scene { bed, process, log, config };
+    scene
+        .at_target("ALTER TABLE neon_auth.users_sync OWNER TO postgres; REVOKE ALL ON neon_auth.users_sync FROM writer")
+        .await;
+    scene.change().await;
+    scene.log.says("give the role its rights").await;
+    scene.at_target("GRANT SELECT, INSERT, UPDATE ON neon_auth.users_sync TO writer").await;
+    scene.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_changed_by_hand() {
+    let scene = Scene::start("").await;
+    scene.at_target("UPDATE neon_auth.users_sync SET name = 'Mallory' WHERE id = 'u3'; DELETE FROM neon_auth.users_sync WHERE id = 'u4'").await;
+    let path = scene.config.path().to_str().unwrap();
+    let (text, code) = said(&command(&["verify", "-c", path, "--repair"]).await);
+    assert!(code == Some(0) && text.contains("missing: u4") && text.contains("different: u3"), "{text}");
+    scene.log.says("a resync was asked for").await;
+    scene.ends_well().await;
+}
+
+/// Deleted users go for good after their time, but for those that the application still refers to.
+#[tokio::test(flavor = "multi_thread")]
+async fn deletes_become_final_after_their_time() {
+    let scene = Scene::start("deletes: {mode: soft, purge_after: 1s}").await;
+    scene
+        .at_target(
+            "CREATE TABLE public.todos (user_id text REFERENCES neon_auth.users_sync(id));
+                     INSERT INTO public.todos VALUES ('u3')",
+        )
+        .await;
+    scene.bed.auth("DELETE FROM auth.users WHERE id IN ('u2', 'u3')").await;
+    let left = "SELECT coalesce(string_agg(id, ','), '') FROM neon_auth.users_sync WHERE id IN ('u2', 'u3')";
+    scene.bed.becomes("acme", left, "u3").await;
+    scene.bed.becomes("acme", "SELECT id || ' ' || sqlstate FROM users_sync.rejected", "u3 23503").await;
+    scene.log.says("deleted for good").await;
+    scene.change().await;
+    let (text, code) = said(&command(&["verify", "-c", scene.config.path().to_str().unwrap()]).await);
+    assert_eq!((&*text, code), ("acme: equal, 18 users\n", Some(0)));
+    assert!(scene.process.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_is_not_mapped_any_more_is_forgotten_when_somebody_says_so() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('a', 'acme'), ('g', 'globex')").await;
+    let both = bed.config_file("");
+    let (process, _log) = Process::start_logged(&both);
+    bed.equal().await;
+    assert!(process.stop().await.success());
+    let url = bed.server.url("globex");
+    let path = both.path().to_str().unwrap();
+    let (text, code) = said(&command(&["forget", "-c", path, "globex", "--target", &url, "--yes"]).await);
+    assert!(code == Some(1) && text.contains("the configuration still has tenant globex"), "{text}");
+    let one =
+        crate::support::process::config_file(&bed.server.url("auth"), &[("acme".into(), bed.server.url("acme"))], "");
+    let path = one.path().to_str().unwrap();
+    for (arguments, words) in [
+        (vec!["nobody"], "nothing is known of a tenant nobody"),
+        (vec!["globex"], "say --target URL"),
+        (vec!["globex", "--target", &bed.server.url("acme")], "the target of tenant globex is "),
+        (vec!["globex", "--target", &url], "there is no terminal to ask on"),
+    ] {
+        let (text, code) = said(&command(&[&["forget", "-c", path][..], &arguments].concat()).await);
+        assert!(code == Some(1) && text.contains(words), "{text}");
+    }
+    bed.server
+        .sql(
+            "globex",
+            "CREATE TABLE public.todos (user_id text REFERENCES neon_auth.users_sync(id));
+                              INSERT INTO public.todos VALUES ('g')",
+        )
+        .await
+        .unwrap();
+    let (text, code) = said(&command(&["forget", "-c", path, "globex", "--target", &url, "--yes"]).await);
+    assert!(code == Some(1) && text.contains("nothing was deleted"), "{text}");
+    bed.server.sql("globex", "DROP TABLE public.todos").await.unwrap();
+    let (text, code) = said(&command(&["forget", "-c", path, "globex", "--target", &url, "--yes"]).await);
+    assert!(code == Some(0) && text.contains("1 users deleted; tenant globex is forgotten"), "{text}");
+    bed.becomes("globex", "SELECT count(*) FROM neon_auth.users_sync", "0").await;
+    bed.becomes("auth", "SELECT string_agg(tenant, ',') FROM users_sync.tenant", "acme").await;
+}

@@ -1,0 +1,63 @@
+//! Throwaway servers start, survive faults as real ones do, and leave nothing behind.
+
+use users_sync::throwaway::{Options, PostgresServer, ThrowawayError};
+
+async fn count(server: &PostgresServer) -> i64 {
+    let client = server.connect("postgres").await.unwrap();
+    client.query_one("select count(*) from t", &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn a_server_starts_ready_for_logical_replication_with_the_settings_given() {
+    let server = PostgresServer::start(Options::new().set("work_mem", "5MB")).await.unwrap();
+    let client = server.connect("postgres").await.unwrap();
+    for (name, wanted) in [("wal_level", "logical"), ("work_mem", "5MB"), ("max_connections", "300")] {
+        let value: String = client.query_one("select current_setting($1)", &[&name]).await.unwrap().get(0);
+        assert_eq!(value, wanted, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_committed_outlives_every_way_to_end_the_server() {
+    let mut server = PostgresServer::start(Options::new()).await.unwrap();
+    let port = server.port();
+    server.sql("postgres", "create table t (a int)").await.unwrap();
+    for round in 1..=3 {
+        server.sql("postgres", "insert into t values (1)").await.unwrap();
+        match round {
+            1 => server.kill().await.unwrap(),
+            2 => server.stop_immediate().await.unwrap(),
+            _ => server.stop().await.unwrap(),
+        }
+        assert!(server.connect("postgres").await.is_err());
+        server.restart().await.unwrap();
+        assert_eq!(count(&server).await, round);
+    }
+    assert_eq!(server.port(), port);
+}
+
+#[tokio::test]
+async fn nothing_is_left_once_the_server_is_dropped() {
+    let server = PostgresServer::start(Options::new()).await.unwrap();
+    let (directory, port) = (server.socket_dir().to_owned(), server.port());
+    drop(server);
+    assert!(!directory.exists());
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+}
+
+#[tokio::test]
+async fn other_roles_need_their_password_where_that_is_asked_for() {
+    let server = PostgresServer::start(Options::new().auth("scram-sha-256")).await.unwrap();
+    server.sql("postgres", "create role r login password 'right'").await.unwrap();
+    let connects = async |role: &str| {
+        tokio_postgres::connect(&server.url_for(role, "postgres"), tokio_postgres::NoTls).await.is_ok()
+    };
+    assert!(connects("r:right").await);
+    assert!(!connects("r:wrong").await);
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_start_says_why() {
+    let error = PostgresServer::start(Options::new().set("no_such_setting", "1")).await.unwrap_err();
+    assert!(matches!(&error, ThrowawayError::Server { log, .. } if log.contains("no_such_setting")), "{error}");
+}

@@ -1,0 +1,127 @@
+//! Source and targets are compared beside the running process: every difference is found, none is invented.
+
+use crate::support::process::{command, said};
+use crate::support::{Bed, GENERATED, Service};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+async fn fill(bed: &Bed, users: u32) {
+    for tenant in &bed.tenants {
+        bed.auth(&format!(
+            "INSERT INTO auth.users (id, org, first_name, created_at, updated_at)
+             SELECT '{tenant}-' || n, '{tenant}', 'Ann', date_trunc('second', now()), now() FROM generate_series(1, {users}) n"
+        ))
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_difference_is_found_named_and_mended_and_nothing_else_is_written() {
+    for shape in ["", GENERATED] {
+        let bed = Bed::start(&["acme", "globex"]).await;
+        bed.server.sql("acme", shape).await.unwrap();
+        fill(&bed, 300).await;
+        // One that is gone at the source is no difference.
+        let service = Service::start(bed.config());
+        bed.equal().await;
+        bed.auth("DELETE FROM auth.users WHERE id IN ('acme-300', 'globex-300')").await;
+        bed.equal().await;
+        let file = bed.config_file("");
+        let path = file.path().to_str().unwrap();
+        let (text, code) = said(&command(&["verify", "-c", path]).await);
+        assert_eq!((&*text, code), ("acme: equal, 299 users\nglobex: equal, 299 users\n", Some(0)));
+
+        bed.server
+            .sql("acme", "UPDATE neon_auth.users_sync SET raw_json = raw_json || '{\"first_name\": \"Mallory\"}' WHERE id IN ('acme-7', 'acme-8');
+                          DELETE FROM neon_auth.users_sync WHERE id = 'acme-9';
+                          UPDATE neon_auth.users_sync SET deleted_at = now() WHERE id = 'acme-10'")
+            .await
+            .unwrap();
+        let columns = if shape.is_empty() {
+            "(id, raw_json) VALUES ('ghost', '{}')"
+        } else {
+            "(raw_json) VALUES ('{\"id\": \"ghost\"}')"
+        };
+        bed.server.sql("acme", &format!("INSERT INTO neon_auth.users_sync {columns}")).await.unwrap();
+        let (text, code) = said(&command(&["verify", "-c", path, "--ids", "2"]).await);
+        let expected = "acme: 1 missing, 3 different, 1 extra of 299 users\n  missing: acme-9\n  \
+                        different: acme-10, acme-7\n  extra: ghost\nglobex: equal, 299 users\n";
+        assert_eq!((&*text, code), (expected, Some(1)));
+        let (text, _) = said(&command(&["verify", "-c", path, "--json", "acme"]).await);
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&json[0]["missing"], &json[0]["examples"].as_array().unwrap().len()), (&1.into(), &5));
+
+        let untouched = "SELECT id, xmin FROM neon_auth.users_sync WHERE id NOT IN ('acme-7', 'acme-8', 'acme-9', 'acme-10', 'ghost') ORDER BY id";
+        let before = bed.query("acme", untouched).await;
+        let (text, code) = said(&command(&["verify", "-c", path, "--repair"]).await);
+        assert!(
+            code == Some(0) && text.contains("repairing 1 tenants") && text.ends_with("acme: equal, 299 users\n"),
+            "{text}"
+        );
+        bed.equal().await;
+        assert_eq!(bed.query("acme", untouched).await, before);
+        service.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_load_no_difference_is_invented_and_a_true_one_is_found() {
+    let bed = Arc::new(Bed::start(&["acme"]).await);
+    fill(&bed, 2_000).await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    bed.server.sql("acme", "UPDATE neon_auth.users_sync SET name = 'Mallory' WHERE id = 'acme-2000'").await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn({
+        let (bed, stop) = (bed.clone(), stop.clone());
+        async move {
+            let client = bed.server.connect("auth").await.unwrap();
+            let mut writes = 0u32;
+            while !stop.load(Ordering::Relaxed) {
+                let (a, b) = (fastrand::u32(1..2000), fastrand::u32(1..2000));
+                client
+                    .batch_execute(&format!(
+                        "UPDATE auth.users SET first_name = 'n{writes}', updated_at = clock_timestamp() WHERE id = 'acme-{a}';
+                         DELETE FROM auth.users WHERE id = 'acme-{b}';
+                         INSERT INTO auth.users (id, org, updated_at) VALUES ('acme-{b}', 'acme', clock_timestamp())"
+                    ))
+                    .await
+                    .unwrap();
+                writes += 1;
+            }
+            writes
+        }
+    });
+    let file = bed.config_file("");
+    let path = file.path().to_str().unwrap();
+    for _ in 0..8 {
+        let (text, code) = said(&command(&["verify", "-c", path]).await);
+        assert!(code == Some(1) && text.contains(" 0 missing, 1 different, 0 extra of "), "{text}");
+        assert!(text.contains("different: acme-2000\n"), "{text}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert!(writer.await.unwrap() > 100);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_be_compared_is_named_and_the_others_are_compared() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    fill(&bed, 10).await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    bed.server.sql("globex", "ALTER TABLE neon_auth.users_sync RENAME raw_json TO profile").await.unwrap();
+    bed.auth("UPDATE auth.users SET first_name = 'Bea', updated_at = now()").await;
+    bed.state_is("globex", "parked").await;
+    let file = bed.config_file("");
+    let path = file.path().to_str().unwrap();
+    let (text, code) = said(&command(&["verify", "-c", path]).await);
+    assert!(code == Some(1) && text.starts_with("acme: equal, 10 users\nglobex: not compared: "), "{text}");
+    let (text, code) = said(&command(&["verify", "-c", path, "glubex"]).await);
+    assert!(code == Some(1) && text.contains("no tenant glubex") && text.contains("did you mean globex?"), "{text}");
+    service.stop().await;
+    // Without a process, what was not applied is a difference.
+    bed.auth("UPDATE auth.users SET first_name = 'Zed', updated_at = now() WHERE id = 'acme-1'").await;
+    let (text, code) = said(&command(&["verify", "-c", path, "acme"]).await);
+    assert!(code == Some(1) && text.contains("different: acme-1\n"), "{text}");
+}
