@@ -105,7 +105,7 @@ impl Bed {
         let mut yaml = format!(
             "source: {{url: '{}', slot: ours_{name}, publication: ours_{name}}}\n\
              users: {{table: public.users, id: id, name: name, email: email, created_at: created_at, \
-             updated_at: updated_at, deleted_at: deleted_at{}}}\ntenants:\n",
+             updated_at: updated_at, deleted_at: deleted_at{}}}\nadmin: {{listen: '127.0.0.1:0'}}\ntenants:\n",
             self.source.url(name),
             if tenant_column { ", tenant: name" } else { "" }
         );
