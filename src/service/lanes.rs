@@ -3,7 +3,7 @@
 
 use super::fault::Cause;
 use super::live::before;
-use super::reading::HowFar;
+use super::reading::progress::HowFar;
 use crate::config::Tenant;
 use crate::metrics::TenantCounts;
 use crate::route::{Mailbox, Memory};

@@ -2,9 +2,9 @@
 
 use super::ServiceError;
 use super::fault::{self, Fault};
-use super::history::{Found, History, decide_history};
-use super::plans::{compile_current, fingerprint};
 use super::session::settled;
+use super::source::history::{Found, History, decide_history};
+use super::source::plans::{compile_current, fingerprint};
 use super::tenant::mirror;
 use crate::apply::{Session, Standing, decide_standing, look};
 use crate::capture::slot::{identify_system, read_slot};

@@ -1,14 +1,15 @@
 //! The tasks of a session: started, watched, rearranged when tenants come and go, and drained.
 
-use super::dispatch::Dispatch;
-use super::join::JoinRequest;
 use super::lanes::Lane;
+use super::reading::join;
+use super::reading::join::JoinRequest;
 use super::roster::Roster;
 use super::session::{End, Prepared, replaced};
 use super::shared::Shared;
 use super::stream::Stream;
+use super::stream::dispatch::Dispatch;
 use super::tenant::Worker;
-use super::{ServiceError, confirm, join, watch as watching};
+use super::{ServiceError, confirm, watch as watching};
 use crate::config::Config;
 use crate::model::TenantId;
 use crate::state::TenantState;

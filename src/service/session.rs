@@ -2,14 +2,14 @@
 
 use super::ServiceError;
 use super::backoff::Backoff;
-use super::history::{Found, History, decide_history};
 use super::lanes::Lane;
 use super::live::Live;
-use super::plans::{compile_current, fingerprint, identity_gaps};
-use super::publish::publish;
 use super::running::Running;
 use super::shared::{Beginning, Shared};
-use super::slot::take_slot;
+use super::source::history::{Found, History, decide_history};
+use super::source::plans::{compile_current, fingerprint, identity_gaps};
+use super::source::publish::publish;
+use super::source::slot::take_slot;
 use crate::capture::slot::identify_system;
 use crate::capture::{CaptureError, ReplicationConnection, ReplicationReader, ReplicationWriter};
 use crate::config::{Config, Family};

@@ -1,9 +1,9 @@
 //! What the tasks of one session share. Locks are held for a few operations and never across an await.
 
-use super::join::OnTheirWay;
 use super::lanes::{Lane, Lanes};
 use super::live::Live;
-use super::reread::Rereader;
+use super::reading::join::OnTheirWay;
+use super::reading::reread::Rereader;
 use crate::config::Config;
 use crate::map::Value;
 use crate::model::{Epoch, Generation, Lsn, TenantId};

@@ -6,12 +6,12 @@
 
 use super::ServiceError;
 use super::fault::{self, Fault};
-use super::plans::compile_current;
-use super::purge::gone_before;
-use super::reading::{HowFar, Progress};
-use super::reread::Rereader;
+use super::reading::progress::{HowFar, Progress};
+use super::reading::reread::Rereader;
+use super::reading::sorter::{Member, Sorter};
 use super::session::settled;
-use super::sorter::{Member, Sorter};
+use super::source::plans::compile_current;
+use super::tenant::purge::gone_before;
 use crate::config::{Config, Tenant};
 use crate::map::tenants_condition;
 use crate::model::{Lsn, TenantId, User};

@@ -2,8 +2,8 @@
 //! ALTER PUBLICATION, takes it out without a word, and the stream just falls silent.
 
 use super::ServiceError;
-use super::publish::put_back;
 use super::shared::Shared;
+use super::source::publish::put_back;
 use crate::capture::publication::table_in_publication;
 use crate::pg::connect;
 use crate::snapshot::settle;

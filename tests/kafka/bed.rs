@@ -107,11 +107,18 @@ impl TeeBed {
     /// Waits until the tee is in this state.
     #[track_caller]
     pub fn tee_is<'a>(&'a self, state: &'a str) -> impl Future<Output = ()> + 'a {
-        let sql = "SELECT CASE WHEN to_regclass('users_sync.tee') IS NULL THEN '' ELSE (xpath('//state/text()', \
-                   query_to_xml('SELECT state FROM users_sync.tee', true, false, '')))[1]::text END";
-        self.bed.becomes("auth", sql, state)
+        self.bed.becomes("auth", TEE_STATE, state)
+    }
+
+    /// The state of the tee, or nothing.
+    pub async fn tee_state(&self) -> String {
+        self.bed.query("auth", TEE_STATE).await[0][0].clone().unwrap_or_default()
     }
 }
+
+/// The table may not be there yet.
+const TEE_STATE: &str = "SELECT CASE WHEN to_regclass('users_sync.tee') IS NULL THEN '' ELSE (xpath('//state/text()',
+    query_to_xml('SELECT state FROM users_sync.tee', true, false, '')))[1]::text END";
 
 /// The users that live after these messages, as the format upsert has them.
 pub fn rebuild(messages: &[Message]) -> BTreeMap<String, Value> {

@@ -19,6 +19,8 @@ const WATCHDOG: &str = r#"read -r _; kill -9 "$(cat "$1")" 2>/dev/null; rm -rf "
 /// A broker and where it listens.
 pub struct Broker {
     pub port: u16,
+    /// Where whoever asks is trusted.
+    internal: u16,
     directory: PathBuf,
     child: Mutex<Option<Child>>,
     /// Ends with us.
@@ -79,7 +81,7 @@ impl Broker {
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
-        let broker = Broker { port, directory, child: Mutex::new(None), _watchdog: watchdog };
+        let broker = Broker { port, internal, directory, child: Mutex::new(None), _watchdog: watchdog };
         broker.run();
         broker
     }
@@ -128,6 +130,15 @@ impl Broker {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{class}: {text}{}", String::from_utf8_lossy(&output.stderr));
         text
+    }
+
+    /// Allows a role operations on a resource, as `["Read", "Write"]` on `["--topic", "t"]`.
+    pub async fn allow(&self, role: &str, operations: &[&str], resource: &[&str]) {
+        let (server, principal) = (format!("127.0.0.1:{}", self.internal), format!("User:{role}"));
+        let mut arguments = vec!["--bootstrap-server", &server, "--add", "--allow-principal", &principal];
+        arguments.extend(operations.iter().flat_map(|operation| ["--operation", operation]));
+        arguments.extend(resource);
+        self.tool("org.apache.kafka.tools.AclCommand", &arguments).await;
     }
 
     /// Kafka's console producer, fed with lines of a key, a tab and a value.

@@ -142,6 +142,43 @@ async fn a_wrong_password_a_wrong_authority_and_a_weak_role_are_said() {
         .await;
 }
 
+/// A role without any right is given what each remedy names once it is said, until it works: that is all that it takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_weak_role_is_given_the_rights_that_the_remedies_name() {
+    let guarded = guarded();
+    let login = "sasl.mechanism: PLAIN, sasl.username: weak, sasl.password: hunter3";
+    let bed = guarded.bed("given", "ca.pem", login).await;
+    let (process, log) = Process::start_logged(&bed.file);
+    let topics = ["--topic", "given", "--resource-pattern-type", "prefixed"];
+    let mut rights: Vec<(&str, &[&str], &[&str])> = vec![
+        ("allow it Describe, Read and Write there, and Create", &["Describe", "Read", "Write", "Create"], &topics),
+        ("allow it Create and IdempotentWrite on the cluster", &["Create", "IdempotentWrite"], &["--cluster"]),
+        (
+            "on the transactional id <kafka.positions_topic>.<kafka.slot>",
+            &["Describe", "Write"],
+            &["--transactional-id", "given.positions.users_sync_kafka"],
+        ),
+        (
+            "Read on the group <kafka.positions_topic>.<kafka.slot>",
+            &["Read"],
+            &["--group", "given.positions.users_sync_kafka"],
+        ),
+    ];
+    crate::broker::until("the tee follows", async || {
+        let said = log.text();
+        if let Some(next) = rights.iter().position(|(remedy, ..)| said.contains(remedy)) {
+            let (_, operations, resource) = rights.remove(next);
+            guarded.broker.allow("weak", operations, resource).await;
+        }
+        bed.tee_state().await == "following"
+    })
+    .await;
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('u', 'acme')").await;
+    bed.tee_is("following").await;
+    assert!(rights.is_empty(), "{rights:?} are not needed\n{}", log.text());
+    assert!(process.stop().await.success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_guarantee_rests_on_is_not_for_the_file_to_set() {
     let bed = TeeBed::start_with("127.0.0.1:1", "ours", "properties: {acks: 1}", "").await;

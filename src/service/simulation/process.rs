@@ -1,10 +1,10 @@
 //! What a process does, step by step, with the service's own decisions.
 
-use super::super::history::{Found, History, decide_history};
 use super::world::*;
 use crate::apply::{Mirror, NIL_TARGET_ID, Observed, Session, Standing, decide_standing};
 use crate::model::{Change, Epoch, Lsn, TargetId, Timestamp, Xid};
 use crate::progress::Progress;
+use crate::service::source::history::{Found, History, decide_history};
 use std::collections::BTreeMap;
 
 impl World {

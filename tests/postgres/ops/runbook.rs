@@ -16,7 +16,7 @@ const TEXTS: [&str; 10] = [
     "src/check/target.rs",
     "src/service/error.rs",
     "src/service/fault.rs",
-    "src/service/halt.rs",
+    "src/service/tenant/halt.rs",
 ];
 const KAFKA: &str = "src/tee/kafka/failure.rs";
 

@@ -1,12 +1,12 @@
 //! A batch with rows that the target refuses: the others are applied, and the refused ones written down there.
 
-use super::fault::{self, Cause};
 use super::follow::{checkpoint_changed, read_instead_of_patching};
 use super::halt::Halt;
-use super::tenant::Worker;
 use crate::apply::{Applied, Bisection, Identity, Move, REJECTED_AT_MOST, Refusal, Target, plan_rows};
 use crate::model::{Change, Lsn, UserId};
 use crate::route::Batch;
+use crate::service::fault::{self, Cause};
+use crate::service::tenant::Worker;
 use std::collections::HashSet;
 
 impl Worker {

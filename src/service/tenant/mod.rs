@@ -1,12 +1,18 @@
 //! A tenant's task: opens its target, decides how it stands, lets it join, follow or park, and begins again.
 
+mod apart;
+mod follow;
+mod halt;
+pub(super) mod purge;
+mod record;
+mod resolve;
+
 use super::ServiceError;
 use super::backoff::Backoff;
 use super::fault::{self, Cause};
-use super::halt::Halt;
-use super::join::{JoinRequest, Joining, OnTheirWay};
 use super::lanes::Lane;
-use super::reread::Found;
+use super::reading::join::{JoinRequest, Joining, OnTheirWay};
+use super::reading::reread::Found;
 use super::shared::Shared;
 use crate::apply::{Identity, Mirror, Observed, Session, Standing, Target, decide_standing};
 use crate::config::MaxDeletes;
@@ -15,6 +21,7 @@ use crate::pg::connect;
 use crate::route::Batch;
 use crate::snapshot::{Loading, load};
 use crate::state::{NOT_CONFIGURED, TenantRow, TenantState};
+use halt::Halt;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,32 +51,32 @@ pub(super) fn mirror(row: &TenantRow) -> Mirror {
 
 /// One tenant's task.
 pub(super) struct Worker {
-    pub(super) shared: Arc<Shared>,
+    shared: Arc<Shared>,
     index: usize,
     lane: Arc<Lane>,
     joins: mpsc::Sender<JoinRequest>,
     /// The state's row, as it was written last.
-    pub(super) row: Option<TenantRow>,
+    row: Option<TenantRow>,
     /// What the target's checkpoint says, while it follows.
-    pub(super) position: Lsn,
+    position: Lsn,
     /// Taken from the mailbox and not yet in the target.
-    pub(super) pending: Option<Batch>,
+    pending: Option<Batch>,
     /// The last statement of a chunked transaction was sent up to here, and no answer came: the checkpoint tells.
-    pub(super) unanswered: Option<Lsn>,
+    unanswered: Option<Lsn>,
     /// Why it has to join, where that is known better than from state and checkpoint.
-    pub(super) has_to_join: Option<&'static str>,
+    has_to_join: Option<&'static str>,
     /// Until it is known whether it has to join, and then until it has asked for its snapshot.
-    pub(super) on_its_way: Option<OnTheirWay>,
+    on_its_way: Option<OnTheirWay>,
     /// The stream has been gathered since the slot was made, so that the slot's own snapshot will do.
-    pub(super) gathered_since_creation: bool,
+    gathered_since_creation: bool,
     /// What the newest re-read of a user saw: older changes of that user are in it.
-    pub(super) seen: HashMap<UserId, Arc<Found>>,
+    seen: HashMap<UserId, Arc<Found>>,
     /// When deletes of its target become due for good.
-    pub(super) purge_due: Option<Instant>,
+    purge_due: Option<Instant>,
     /// The file of `users_sync` in its target.
-    pub(super) relation: Option<Oid>,
+    relation: Option<Oid>,
     /// The users that its target refuses.
-    pub(super) rejected: HashSet<UserId>,
+    rejected: HashSet<UserId>,
     /// The last snapshot was refused where rows could not be told apart.
     tells_rows_apart: bool,
     /// The connection was given up because nothing waited.
@@ -109,15 +116,15 @@ impl Worker {
         }
     }
 
-    pub(super) fn index(&self) -> usize {
+    fn index(&self) -> usize {
         self.index
     }
 
-    pub(super) fn lane(&self) -> &Lane {
+    fn lane(&self) -> &Lane {
         &self.lane
     }
 
-    pub(super) fn id(&self) -> &TenantId {
+    fn id(&self) -> &TenantId {
         &self.lane().tenant.id
     }
 
@@ -231,7 +238,7 @@ impl Worker {
 
     /// How long a target keeps its connection while nothing waits for it. One that is to sleep loses it at once: the next
     /// login of somebody would come before any idle time is over.
-    pub(super) fn idle_time(&self) -> Duration {
+    fn idle_time(&self) -> Duration {
         let until_purge = self.purge_due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()));
         match self.lane.tenant.wake_after {
             Some(_) => Duration::ZERO,
@@ -433,7 +440,7 @@ impl Worker {
     }
 
     /// The next batch; without an `idle` time it is waited for as long as it takes.
-    pub(super) async fn next_batch(&mut self, idle: Option<Duration>) -> Result<Batch, Halt> {
+    async fn next_batch(&mut self, idle: Option<Duration>) -> Result<Batch, Halt> {
         let mailbox = &self.lane().mailbox;
         let next = match mailbox.try_next() {
             Some(next) => next,
@@ -447,7 +454,7 @@ impl Worker {
         Ok(batch)
     }
 
-    pub(super) fn worked(&mut self) {
+    fn worked(&mut self) {
         self.failing_since = None;
         self.retry.reset();
     }
@@ -456,7 +463,7 @@ impl Worker {
         self.failing_since.get_or_insert_with(Instant::now).elapsed()
     }
 
-    pub(super) fn forget_what_waits(&mut self) {
+    fn forget_what_waits(&mut self) {
         self.pending = None;
         self.unanswered = None;
         self.seen.clear();
@@ -464,7 +471,7 @@ impl Worker {
     }
 
     /// Waits before the next attempt; an interrupt is met there.
-    pub(super) async fn wait(&self, how_long: Duration) {
+    async fn wait(&self, how_long: Duration) {
         tokio::select! {
             () = sleep(how_long) => {}
             _ = self.lane().mailbox.interrupted() => {}

@@ -12,14 +12,14 @@ use tokio::time::timeout;
 const CHUNK_BYTES: usize = 128 << 10;
 
 /// Who takes part: a tenant, and where its users go, in chunks, and `None` behind the last one.
-pub(super) struct Member {
+pub(in crate::service) struct Member {
     /// By its place among all tenants.
-    pub(super) tenant: usize,
-    pub(super) rows: mpsc::Sender<Option<Vec<User>>>,
+    pub(in crate::service) tenant: usize,
+    pub(in crate::service) rows: mpsc::Sender<Option<Vec<User>>>,
 }
 
 /// Users on their way to the members of a pass.
-pub(super) struct Sorter {
+pub(in crate::service) struct Sorter {
     members: Vec<Option<Receiving>>,
     directory: Directory<usize>,
 }
@@ -33,7 +33,7 @@ struct Receiving {
 impl Sorter {
     /// `tenants` are all that there are, so that one alone is known to be the only one; those that do not take part lead
     /// nowhere. A member names one by its place among them.
-    pub(super) fn new(tenants: &[Option<&Tenant>], members: Vec<Member>) -> Sorter {
+    pub(in crate::service) fn new(tenants: &[Option<&Tenant>], members: Vec<Member>) -> Sorter {
         let mut places = vec![members.len(); tenants.len()];
         for (place, member) in members.iter().enumerate() {
             places[member.tenant] = place;
@@ -45,7 +45,7 @@ impl Sorter {
     }
 
     /// Whose user this is: a place among the members.
-    pub(super) fn find(&mut self, tenant: &TenantRef<'_>) -> Option<usize> {
+    pub(in crate::service) fn find(&mut self, tenant: &TenantRef<'_>) -> Option<usize> {
         let place = match tenant {
             TenantRef::Only => self.directory.only(),
             TenantRef::Key(key) => self.directory.find(key).ok(),
@@ -55,12 +55,12 @@ impl Sorter {
     }
 
     /// The tenant of a member.
-    pub(super) fn tenant(&self, place: usize) -> Option<usize> {
+    pub(in crate::service) fn tenant(&self, place: usize) -> Option<usize> {
         self.members.get(place)?.as_ref().map(|receiving| receiving.member.tenant)
     }
 
     /// Takes a user; gives the member where its chunk is full by it.
-    pub(super) fn add(&mut self, place: usize, user: User) -> Option<usize> {
+    pub(in crate::service) fn add(&mut self, place: usize, user: User) -> Option<usize> {
         let receiving = self.members.get_mut(place)?.as_mut()?;
         receiving.bytes += user.raw_json.len() + size_of::<User>();
         receiving.chunk.push(user);
@@ -68,7 +68,7 @@ impl Sorter {
     }
 
     /// Hands a member its chunk. One that is gone, or takes nothing for `stall`, drops out: the others go on.
-    pub(super) async fn send(&mut self, index: usize, stall: Duration) {
+    pub(in crate::service) async fn send(&mut self, index: usize, stall: Duration) {
         let Some(receiving) = self.members.get_mut(index).and_then(Option::as_mut) else { return };
         receiving.bytes = 0;
         let chunk = Some(std::mem::take(&mut receiving.chunk));
@@ -78,12 +78,12 @@ impl Sorter {
     }
 
     /// Whether all have dropped out.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::service) fn is_empty(&self) -> bool {
         self.members.iter().all(Option::is_none)
     }
 
     /// Hands out what is left, and says that it was all.
-    pub(super) async fn finish(mut self, stall: Duration) {
+    pub(in crate::service) async fn finish(mut self, stall: Duration) {
         for index in 0..self.members.len() {
             self.send(index, stall).await;
         }

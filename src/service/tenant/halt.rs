@@ -1,9 +1,9 @@
 //! Why a tenant's task interrupts its work, and what it does then.
 
-use super::ServiceError;
-use super::fault::{self, Cause, Fault};
 use crate::apply::{Refusal, TargetError};
 use crate::route::Interrupt;
+use crate::service::ServiceError;
+use crate::service::fault::{self, Cause, Fault};
 
 /// Why a stretch of work ended.
 #[derive(Debug)]

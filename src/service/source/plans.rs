@@ -1,26 +1,30 @@
 //! A relation version with its mapping, and the fingerprint by which a target knows how its rows were made.
 
-use super::ServiceError;
 use crate::capture::publication::Published;
 use crate::config::{Config, Publish};
 use crate::map::{RowPlan, Rules, TouchPlan};
 use crate::model::{Oid, Relation, ReplicaIdentity, TableName, TypeCatalog};
 use crate::pg::{load_types, quote_table};
+use crate::service::ServiceError;
 use crate::snapshot::{describe_query, generated_columns, query_item, read_relation};
 use ring::digest;
 use tokio_postgres::Client;
 
-pub(super) struct Mapped {
-    pub(super) relation: Relation,
-    pub(super) plan: RowPlan,
+pub(in crate::service) struct Mapped {
+    pub(in crate::service) relation: Relation,
+    pub(in crate::service) plan: RowPlan,
     /// Where rows of this shape are read from, as an item of SQL's FROM.
-    pub(super) from: String,
+    pub(in crate::service) from: String,
 }
 
 /// Holds the mapping against a relation version; its types are looked up in the catalog. A version need not have what
 /// is excluded: another one may, and a column list leaves it out. Generated columns, which a publication may send since
 /// PostgreSQL 18, stay out as they do where it does not.
-pub(super) async fn compile(client: &Client, rules: &Rules, relation: Relation) -> Result<Mapped, ServiceError> {
+pub(in crate::service) async fn compile(
+    client: &Client,
+    rules: &Rules,
+    relation: Relation,
+) -> Result<Mapped, ServiceError> {
     let generated = generated_columns(client, relation.oid).await?;
     let exclude =
         rules.exclude.iter().map(|name| name.trim_end_matches('?')).chain(generated.iter().map(String::as_str));
@@ -36,7 +40,7 @@ async fn compile_strictly(client: &Client, rules: &Rules, relation: Relation) ->
 }
 
 /// The same for the table as it is now, or for what the query gives now.
-pub(super) async fn compile_current(client: &Client, rules: &Rules) -> Result<Mapped, ServiceError> {
+pub(in crate::service) async fn compile_current(client: &Client, rules: &Rules) -> Result<Mapped, ServiceError> {
     let relation = current(client, &rules.table).await?;
     let Some(query) = &rules.query else { return compile_strictly(client, rules, relation).await };
     let relation = describe_query(client, &query.sql, &relation).await.map_err(ServiceError::Query)?;
@@ -44,7 +48,7 @@ pub(super) async fn compile_current(client: &Client, rules: &Rules) -> Result<Ma
 }
 
 /// Holds what is watched of a table against a relation version of it.
-pub(super) async fn compile_watched(
+pub(in crate::service) async fn compile_watched(
     client: &Client,
     rules: &Rules,
     relation: &Relation,
@@ -59,14 +63,14 @@ pub(super) async fn compile_watched(
 }
 
 /// A table whose changes touch users.
-pub(super) struct Watched {
-    pub(super) plan: TouchPlan,
+pub(in crate::service) struct Watched {
+    pub(in crate::service) plan: TouchPlan,
     /// The table that says whether a user is there at all.
-    pub(super) is_users_own: bool,
+    pub(in crate::service) is_users_own: bool,
 }
 
 /// What the replica identities of all tables lack, with the SQL that mends it.
-pub(super) async fn identity_gaps(client: &Client, rules: &Rules) -> Result<(), ServiceError> {
+pub(in crate::service) async fn identity_gaps(client: &Client, rules: &Rules) -> Result<(), ServiceError> {
     let check = |table: &TableName, gap: &[String], remedy: &str| match gap {
         [] => Ok(()),
         gap => Err(ServiceError::Identity { table: table.clone(), columns: gap.join(", "), remedy: remedy.to_owned() }),
@@ -84,7 +88,7 @@ pub(super) async fn identity_gaps(client: &Client, rules: &Rules) -> Result<(), 
 }
 
 /// The tables as they are to be published: whole, or only what is wanted of them and what identifies their rows.
-pub(super) async fn published(client: &Client, config: &Config) -> Result<Vec<Published>, ServiceError> {
+pub(in crate::service) async fn published(client: &Client, config: &Config) -> Result<Vec<Published>, ServiceError> {
     let rules = &config.users;
     let mut tables = Vec::new();
     for table in rules.tables() {
@@ -134,7 +138,7 @@ async fn types_of(client: &Client, relation: &Relation) -> Result<TypeCatalog, S
 }
 
 /// Changes whenever a row that did not change would be mapped to something else.
-pub(super) fn fingerprint(rules: &Rules, mapped: &Mapped) -> String {
+pub(in crate::service) fn fingerprint(rules: &Rules, mapped: &Mapped) -> String {
     // The id, because another table may have been given the same name.
     let mut text = format!("{rules:?} {}", mapped.relation.oid);
     for name in mapped.plan.leaving() {

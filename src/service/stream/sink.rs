@@ -1,20 +1,20 @@
 //! Where the changes of a stream go: into the tenants' mailboxes, or out to Kafka.
 
-use super::ServiceError;
 use crate::map::Moment;
 use crate::model::{Change, Lsn, User};
 use crate::route::Interrupt;
+use crate::service::ServiceError;
 use std::sync::Arc;
 
 /// The transaction that is being received.
 #[derive(Clone, Copy)]
-pub(super) struct Transaction {
-    pub(super) commit_lsn: Lsn,
-    pub(super) moment: Moment,
+pub(in crate::service) struct Transaction {
+    pub(in crate::service) commit_lsn: Lsn,
+    pub(in crate::service) moment: Moment,
 }
 
 /// Takes mapped changes in the order of the stream.
-pub(super) trait Sink: Send {
+pub(in crate::service) trait Sink: Send {
     /// Whether it wants to hear of rows: [`Sink::row`].
     const WANTS_ROWS: bool;
 

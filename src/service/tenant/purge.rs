@@ -1,10 +1,10 @@
 //! Soft deletes become deletes for good after `deletes.purge_after`.
 
 use super::halt::Halt;
-use super::tenant::Worker;
 use crate::apply::{Applied, Bisection, Identity, Move, Refusal, Target};
 use crate::config::Config;
 use crate::model::{Timestamp, UserId};
+use crate::service::tenant::Worker;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
@@ -14,7 +14,7 @@ const AT_MOST_EVERY: Duration = Duration::from_secs(3600);
 const TOGETHER: usize = 10_000;
 
 /// Who was deleted before this is gone for good, and is not brought back by a snapshot.
-pub(super) fn gone_before(config: &Config) -> Option<Timestamp> {
+pub(in crate::service) fn gone_before(config: &Config) -> Option<Timestamp> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     let before = now.checked_sub(config.purge_after?)?;
     Timestamp::from_unix_micros(i64::try_from(before.as_micros()).ok()?)

@@ -1,12 +1,12 @@
 //! The slot: found free, made, or waited for as a standby.
 
-use super::ServiceError;
-use super::live::Live;
 use crate::capture::ReplicationConnection;
 use crate::capture::slot::{self, CreatedSlot};
 use crate::config::{Config, OnSlotLoss};
 use crate::model::Lsn;
 use crate::pg::{PgClient, connect};
+use crate::service::ServiceError;
+use crate::service::live::Live;
 use crate::snapshot::{Export, hold_export};
 use crate::state::{LEASE, StateStore};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 const STANDBY_EVERY: Duration = Duration::from_millis(500);
 
 /// Finds the slot free, or makes it; gives the position that it sends from, and the snapshot of a new one.
-pub(super) async fn take_slot(
+pub(in crate::service) async fn take_slot(
     config: &Config,
     client: &PgClient,
     state: &PgClient,

@@ -1,7 +1,7 @@
 //! Backpressure: what becomes of a tenant for which more waits than may.
 
-use super::shared::Shared;
 use crate::route::Interrupt;
+use crate::service::shared::Shared;
 use crate::state::TenantState;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};

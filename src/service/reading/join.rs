@@ -1,12 +1,12 @@
 //! Tenants that want a snapshot are gathered, so that those who come together share one pass over the table.
 
-use super::ServiceError;
 use super::pass;
-use super::shared::Shared;
 use super::sorter::Member;
 use crate::capture::{ReplicationConnection, slot};
 use crate::model::{Lsn, User};
 use crate::pg::{PgUrl, connect};
+use crate::service::ServiceError;
+use crate::service::shared::Shared;
 use crate::snapshot::{Export, hold_export};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ struct Patience {
 
 /// Tenants that may soon ask for a snapshot: each holds a clone until it has asked, or knows that it need not.
 #[derive(Clone, Default)]
-pub(super) struct OnTheirWay(Arc<()>);
+pub(in crate::service) struct OnTheirWay(Arc<()>);
 
 impl OnTheirWay {
     fn is_anybody(&self) -> bool {
@@ -43,25 +43,25 @@ impl OnTheirWay {
 }
 
 /// A tenant asks for its users.
-pub(super) struct JoinRequest {
+pub(in crate::service) struct JoinRequest {
     /// Which, by its place among the session's tenants.
-    pub(super) tenant: usize,
+    pub(in crate::service) tenant: usize,
     /// It has gathered the stream since the slot was made: the slot's own snapshot will do.
-    pub(super) since_creation: bool,
-    pub(super) reply: oneshot::Sender<Joining>,
+    pub(in crate::service) since_creation: bool,
+    pub(in crate::service) reply: oneshot::Sender<Joining>,
 }
 
 /// The tenant's share of a pass.
-pub(super) struct Joining {
+pub(in crate::service) struct Joining {
     /// The snapshot's position.
-    pub(super) position: Lsn,
+    pub(in crate::service) position: Lsn,
     /// Its users in chunks, and `None` behind the last one.
-    pub(super) rows: mpsc::Receiver<Option<Vec<User>>>,
+    pub(in crate::service) rows: mpsc::Receiver<Option<Vec<User>>>,
 }
 
 /// Serves requests until nobody can make one any more. A request whose pass fails is dropped, and so tells its
 /// tenant to try again. `created` is the snapshot of a slot that was made for this session.
-pub(super) async fn serve(
+pub(in crate::service) async fn serve(
     shared: Arc<Shared>,
     mut requests: mpsc::Receiver<JoinRequest>,
     mut created: Option<Export>,
@@ -140,7 +140,7 @@ async fn run_pass(shared: &Shared, export: &Export, requests: Vec<JoinRequest>) 
 }
 
 /// A temporary slot makes a snapshot at an exact position; it goes as soon as the snapshot is held elsewhere.
-pub(super) async fn make_export(source: &PgUrl) -> Result<Export, ServiceError> {
+pub(in crate::service) async fn make_export(source: &PgUrl) -> Result<Export, ServiceError> {
     let mut connection = ReplicationConnection::connect(source).await?;
     let name = format!("users_sync_join_{}", connection.backend_pid());
     tracing::debug!(slot = name, "taking a snapshot; it waits for the transactions that are running now");

@@ -1,10 +1,10 @@
 //! What a tenant's task writes down, always before anything depends on it.
 
-use super::ServiceError;
-use super::backoff::Backoff;
-use super::fault::Cause;
-use super::tenant::Worker;
 use crate::model::{Lsn, TargetId};
+use crate::service::ServiceError;
+use crate::service::backoff::Backoff;
+use crate::service::fault::Cause;
+use crate::service::tenant::Worker;
 use crate::state::{TenantRow, TenantState};
 
 impl Worker {

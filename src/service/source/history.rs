@@ -5,24 +5,24 @@ use crate::state::SourceRow;
 
 /// The source and its slot, as they are found at the start.
 #[derive(Clone, Debug)]
-pub(super) struct Found<'a> {
-    pub(super) system_identifier: &'a str,
-    pub(super) timeline: i32,
+pub(in crate::service) struct Found<'a> {
+    pub(in crate::service) system_identifier: &'a str,
+    pub(in crate::service) timeline: i32,
     /// The slot was made just now.
-    pub(super) slot_created: bool,
+    pub(in crate::service) slot_created: bool,
     /// Where the slot begins to send.
-    pub(super) confirmed: Lsn,
+    pub(in crate::service) confirmed: Lsn,
     /// The end of the source's log.
-    pub(super) flushed: Lsn,
+    pub(in crate::service) flushed: Lsn,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum History {
+pub(in crate::service) enum History {
     Same(Generation),
     New(Generation, &'static str),
 }
 
-pub(super) fn decide_history(state: &SourceRow, found: &Found<'_>) -> History {
+pub(in crate::service) fn decide_history(state: &SourceRow, found: &Found<'_>) -> History {
     let breaks = [
         (state.generation == Generation(0), "nothing was ever replicated from it"),
         (found.slot_created, "the slot is new"),

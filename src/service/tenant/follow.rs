@@ -1,13 +1,13 @@
 //! Batch after batch into an open target.
 
-use super::ServiceError;
-use super::confirm::now;
 use super::halt::Halt;
-use super::tenant::Worker;
 use crate::apply::{Applied, Identity, Move, REPLACED, Rows, Target, TargetError, plan_rows};
 use crate::metrics::Visible;
 use crate::model::{Change, Lsn};
 use crate::route::Batch;
+use crate::service::ServiceError;
+use crate::service::confirm::now;
+use crate::service::tenant::Worker;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 

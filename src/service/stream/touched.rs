@@ -3,14 +3,14 @@
 //!
 //! A reading is ahead of the stream, and only of it: nothing older ever follows, since all that comes is read, too.
 
-use super::ServiceError;
-use super::plans::Watched;
-use super::reread::Row;
-use super::shared::Shared;
 use super::sink::{Sink, Transaction};
-use super::stream::Out;
 use crate::map::{TenantRef, Touch, Unmappable, Via};
 use crate::model::{Cell, Change, Lsn, Xid};
+use crate::service::ServiceError;
+use crate::service::reading::reread::Row;
+use crate::service::shared::Shared;
+use crate::service::source::plans::Watched;
+use crate::service::stream::Out;
 use std::collections::HashMap;
 
 /// So many users are read at once: all of them are in memory then, profiles of hundreds of kilobytes among them.

@@ -1,18 +1,22 @@
 //! One pass over the source's table under a snapshot, its users sorted to the tenants that take part.
 
-use super::ServiceError;
-use super::plans::compile_current;
-use super::purge::gone_before;
-use super::reading::{HowFar, Progress};
-use super::shared::Shared;
+use super::progress::{HowFar, Progress};
 use super::sorter::{Member, Sorter};
 use crate::map::tenants_condition;
 use crate::pg::connect;
+use crate::service::ServiceError;
+use crate::service::shared::Shared;
+use crate::service::source::plans::compile_current;
+use crate::service::tenant::purge::gone_before;
 use crate::snapshot::{Export, RowStream};
 use tokio::time::Instant;
 
 /// Reads the table once; ends when every member has all its users, or has dropped out.
-pub(super) async fn run(shared: &Shared, export: &Export, members: Vec<Member>) -> Result<(), ServiceError> {
+pub(in crate::service) async fn run(
+    shared: &Shared,
+    export: &Export,
+    members: Vec<Member>,
+) -> Result<(), ServiceError> {
     let client = connect(&shared.config.source.url).await?;
     export.import(&client).await?;
     let mapped = compile_current(&client, &shared.config.users).await?;

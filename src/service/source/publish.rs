@@ -1,16 +1,20 @@
 //! The publication: made where it is missing, and kept whole.
 
-use super::ServiceError;
 use super::plans::published;
 use crate::capture::publication;
 use crate::config::{Config, Publish};
 use crate::model::{Generation, TableName};
 use crate::pg::PgClient;
+use crate::service::ServiceError;
 use crate::state::StateStore;
 
 /// The publication comes before the slot: a slot knows only what was published when the change was made.
 /// Whether it had to be made.
-pub(super) async fn publish(client: &PgClient, state: &PgClient, config: &Config) -> Result<bool, ServiceError> {
+pub(in crate::service) async fn publish(
+    client: &PgClient,
+    state: &PgClient,
+    config: &Config,
+) -> Result<bool, ServiceError> {
     require_column_lists(client, config.source.publish).await?;
     let (name, tables) = (&config.source.publication, config.users.tables());
     let missing = publication::read_publication(client, name).await?.is_none();
@@ -42,7 +46,7 @@ pub(crate) async fn require_column_lists(client: &PgClient, publish: Publish) ->
 
 /// Puts a table back that somebody has taken out, where that is ours to do; whether it is in again. What was changed until
 /// then was never sent, and that is written down first: a new history begins.
-pub(super) async fn put_back(
+pub(in crate::service) async fn put_back(
     client: &PgClient,
     state: &PgClient,
     config: &Config,

@@ -5,10 +5,10 @@
 //! into the same batch, as far as memory and a second allow.
 
 use super::halt::Halt;
-use super::reread::{Found, Wanted};
-use super::tenant::Worker;
 use crate::model::{Change, Lsn};
 use crate::route::Batch;
+use crate::service::reading::reread::{Found, Wanted};
+use crate::service::tenant::Worker;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};

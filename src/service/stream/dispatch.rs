@@ -1,19 +1,19 @@
 //! The changes of one source transaction, sorted by tenant and pushed into their mailboxes.
 
-use super::ServiceError;
-use super::lanes::Lane;
 use super::room::wait_for_room;
-use super::shared::Shared;
 use super::sink::{Sink, Transaction};
 use crate::map::Moment;
 use crate::model::{Change, Lsn, TenantId, User};
 use crate::route::{Directory, Interrupt, Pushed, Unmapped};
+use crate::service::ServiceError;
+use crate::service::lanes::Lane;
+use crate::service::shared::Shared;
 use std::sync::Arc;
 
 /// A transaction's changes for one tenant are handed on in chunks of this size.
 const CHUNK_BYTES: usize = 512 << 10;
 
-pub(super) struct Dispatch {
+pub(in crate::service) struct Dispatch {
     shared: Arc<Shared>,
     /// The lanes that are known here.
     lanes: Arc<Vec<Arc<Lane>>>,
@@ -36,7 +36,7 @@ struct Part {
 }
 
 impl Dispatch {
-    pub(super) fn new(shared: Arc<Shared>) -> Dispatch {
+    pub(in crate::service) fn new(shared: Arc<Shared>) -> Dispatch {
         let mut dispatch = Dispatch {
             shared,
             lanes: Arc::default(),

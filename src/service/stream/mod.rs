@@ -1,12 +1,15 @@
 //! Reads a slot: frames are decoded, mapped and handed to a sink, one task for all tenants. Reading stops for a while
 //! where the sink has no room; status updates do not (`confirm`).
 
+pub(super) mod dispatch;
+mod room;
+pub(super) mod sink;
+mod touched;
+
 use super::ServiceError;
-use super::plans::{Mapped, Watched, compile, compile_current, compile_watched, fingerprint};
-use super::reread::Wanted;
+use super::reading::reread::Wanted;
 use super::shared::Shared;
-use super::sink::{Sink, Transaction};
-use super::touched::{Event, Touched};
+use super::source::plans::{Mapped, Watched, compile, compile_current, compile_watched, fingerprint};
 use crate::capture::pgoutput::{Message, OldTuple, Tuple, parse_message};
 use crate::capture::{CaptureError, Frame, ReplicationReader};
 use crate::map::{Moment, TenantRef, Unmappable};
@@ -14,11 +17,13 @@ use crate::model::{Change, Oid, Relation};
 use crate::pg::PgClient;
 use crate::route::Interrupt;
 use crate::snapshot::Reading;
+use sink::{Sink, Transaction};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use touched::{Event, Touched};
 
 /// So many frames in one read say that the source has more to send than we are waiting for.
 const BUSY: usize = 32;

@@ -27,7 +27,7 @@ impl HowFar {
     }
 }
 
-pub(super) struct Progress {
+pub(in crate::service) struct Progress {
     bar: ProgressBar,
     expected: u64,
     shown: HowFar,
@@ -37,7 +37,7 @@ pub(super) struct Progress {
 
 impl Progress {
     /// `expected` rows, as the planner has it; 0 where it does not know.
-    pub(super) fn new(expected: u64, shown: HowFar) -> Progress {
+    pub(in crate::service) fn new(expected: u64, shown: HowFar) -> Progress {
         let target = match std::io::stderr().is_terminal() {
             true => ProgressDrawTarget::stderr(),
             false => ProgressDrawTarget::hidden(),
@@ -49,7 +49,7 @@ impl Progress {
         Progress { bar, expected, shown, rows: 0, logged: Instant::now() }
     }
 
-    pub(super) fn row(&mut self) {
+    pub(in crate::service) fn row(&mut self) {
         self.rows += 1;
         if self.rows.is_multiple_of(1024) {
             self.bar.set_position(self.rows);
@@ -61,7 +61,7 @@ impl Progress {
         }
     }
 
-    pub(super) fn finish(self) {
+    pub(in crate::service) fn finish(self) {
         self.bar.finish_and_clear();
         tracing::info!(rows = self.rows, "snapshot was read");
     }

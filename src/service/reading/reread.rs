@@ -1,45 +1,45 @@
 //! Users that the stream did not carry whole, read from the source and mapped.
 
-use super::ServiceError;
-use super::plans::{Mapped, compile_current};
 use crate::config::Config;
 use crate::map::{TenantRef, Via};
 use crate::model::{Cell, Lsn, Timestamp, User, UserId, Xid};
 use crate::pg::{PgClient, PgUrl, connect, quote_table};
+use crate::service::ServiceError;
+use crate::service::source::plans::{Mapped, compile_current};
 use crate::snapshot::{By, Reading, Rows, Seen, read_relation, source_session};
 use std::borrow::Cow;
 use tokio::sync::Mutex;
 
 /// A user to be read, once this transaction is visible.
-pub(super) struct Wanted {
-    pub(super) id: UserId,
-    pub(super) xid: Xid,
-    pub(super) at: Timestamp,
+pub(in crate::service) struct Wanted {
+    pub(in crate::service) id: UserId,
+    pub(in crate::service) xid: Xid,
+    pub(in crate::service) at: Timestamp,
 }
 
 /// What was found of them.
-pub(super) struct Found {
+pub(in crate::service) struct Found {
     /// Each with its tenant's key; `None` where there is exactly one tenant.
-    pub(super) users: Vec<(Option<String>, User)>,
+    pub(in crate::service) users: Vec<(Option<String>, User)>,
     /// What the reading saw: older changes of these users are in it.
-    pub(super) seen: Seen,
+    pub(in crate::service) seen: Seen,
     /// All of that was committed before this.
-    pub(super) position: Lsn,
+    pub(in crate::service) position: Lsn,
 }
 
 /// One connection to the source for all tenants: re-reads are rare.
-pub(super) struct Rereader {
+pub(in crate::service) struct Rereader {
     url: PgUrl,
     client: Mutex<Option<PgClient>>,
 }
 
 impl Rereader {
-    pub(super) fn new(url: PgUrl) -> Self {
+    pub(in crate::service) fn new(url: PgUrl) -> Self {
         Rereader { url, client: Mutex::new(None) }
     }
 
     /// The users with these ids.
-    pub(super) async fn read(&self, config: &Config, wanted: &[Wanted]) -> Result<Found, ServiceError> {
+    pub(in crate::service) async fn read(&self, config: &Config, wanted: &[Wanted]) -> Result<Found, ServiceError> {
         let xids: Vec<Xid> = wanted.iter().map(|user| user.xid).collect();
         let keys: Vec<Vec<&str>> = wanted.iter().map(|user| vec![&*user.id]).collect();
         let (read, seen, position) = self.read_keys(config, &xids, &keys).await?;
@@ -53,7 +53,7 @@ impl Rereader {
     }
 
     /// The users with these ids as they are now, each with its tenant's key; all of that was committed before the position.
-    pub(super) async fn read_ids(
+    pub(in crate::service) async fn read_ids(
         &self,
         config: &Config,
         ids: &[String],
@@ -67,7 +67,7 @@ impl Rereader {
     }
 
     /// The rows with these keys, once these transactions are visible.
-    pub(super) async fn read_keys(
+    pub(in crate::service) async fn read_keys(
         &self,
         config: &Config,
         xids: &[Xid],
@@ -82,7 +82,7 @@ impl Rereader {
     }
 
     /// Which of the query's keys these keys lead to, once these transactions are visible.
-    pub(super) async fn lead(
+    pub(in crate::service) async fn lead(
         &self,
         via: &Via,
         xids: &[Xid],
@@ -108,12 +108,12 @@ impl Rereader {
 }
 
 /// A user as it was read.
-pub(super) struct Row {
+pub(in crate::service) struct Row {
     /// The query's key; empty without a query.
-    pub(super) key: Vec<String>,
+    pub(in crate::service) key: Vec<String>,
     /// The tenant's key; `None` where there is exactly one tenant.
-    pub(super) tenant: Option<String>,
-    pub(super) user: User,
+    pub(in crate::service) tenant: Option<String>,
+    pub(in crate::service) user: User,
 }
 
 /// What users are looked up by.
