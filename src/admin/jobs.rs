@@ -3,6 +3,7 @@
 
 use super::answer::{Body, Path, Problem, Query, What};
 use super::app::App;
+use super::paths::problem;
 use crate::config::{Config, Tenant};
 use crate::model::TenantId;
 use crate::pg::connect;
@@ -12,10 +13,11 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::openapi::{RefOr, Response};
+use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 /// So many are kept that are over.
 const KEPT: usize = 100;
@@ -85,6 +87,24 @@ pub(super) struct Found {
 pub(super) struct Begun {
     /// Its name, for `/api/jobs/{job}`.
     job: String,
+}
+
+/// What is answered where a job that is asked for does not begin.
+struct NotBegun;
+
+impl IntoResponses for NotBegun {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let refusals = [
+            ("400", "The path or the body cannot be."),
+            ("404", "There is no such tenant."),
+            ("409", "Another job runs for it."),
+            ("413", "The body is too long."),
+            ("415", "The body is not said to be JSON."),
+            ("422", "The body is another one."),
+            ("503", "Too many jobs run."),
+        ];
+        refusals.map(|(status, description)| (status.to_owned(), problem(description))).into()
+    }
 }
 
 impl Job {
@@ -178,16 +198,7 @@ pub(super) struct Compare {
     tag = "jobs",
     params(("tenant" = String, Path, description = "Its name.")),
     request_body = Resync,
-    responses(
-        (status = 202, description = "It has begun.", body = Begun),
-        (status = 400, description = "The path or the body cannot be.", body = Problem),
-        (status = 404, description = "There is no such tenant.", body = Problem),
-        (status = 409, description = "Another job runs for it.", body = Problem),
-        (status = 413, description = "The body is too long.", body = Problem),
-        (status = 415, description = "The body is not said to be JSON.", body = Problem),
-        (status = 422, description = "The body is another one.", body = Problem),
-        (status = 503, description = "Too many jobs run.", body = Problem),
-    )
+    responses((status = 202, description = "It has begun.", body = Begun), NotBegun)
 )]
 pub(super) async fn resync(
     State(app): State<App>,
@@ -207,16 +218,7 @@ pub(super) async fn resync(
     tag = "jobs",
     params(("tenant" = String, Path, description = "Its name.")),
     request_body = Compare,
-    responses(
-        (status = 202, description = "It has begun.", body = Begun),
-        (status = 400, description = "The path or the body cannot be.", body = Problem),
-        (status = 404, description = "There is no such tenant.", body = Problem),
-        (status = 409, description = "Another job runs for it.", body = Problem),
-        (status = 413, description = "The body is too long.", body = Problem),
-        (status = 415, description = "The body is not said to be JSON.", body = Problem),
-        (status = 422, description = "The body is another one.", body = Problem),
-        (status = 503, description = "Too many jobs run.", body = Problem),
-    )
+    responses((status = 202, description = "It has begun.", body = Begun), NotBegun)
 )]
 pub(super) async fn verify_(
     State(app): State<App>,

@@ -57,7 +57,8 @@ fn may_be_refused(path: &mut PathItem) {
     }
 }
 
-fn problem(description: &str) -> RefOr<Response> {
+/// An answer that says what is wrong.
+pub(super) fn problem(description: &str) -> RefOr<Response> {
     let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
     ResponseBuilder::new().description(description).content("application/json", content).build().into()
 }
