@@ -2,7 +2,8 @@
 
 # Where rustup puts cargo, also when it has just been installed.
 CARGO_HOME ?= $(HOME)/.cargo
-export PATH := $(CARGO_HOME)/bin:$(PATH)
+# Where .ci/setup puts Node.js, if the machine's own is too old.
+export PATH := $(CARGO_HOME)/bin:$(CURDIR)/target/node/node_modules/.bin:$(PATH)
 
 # How long `make demo` shows changes, and how long `make fuzz` looks for a panic.
 SECONDS ?= 20
@@ -12,6 +13,9 @@ MAJORS ?= 14 15 16 17 18
 # More for cargo-mutants: `make mutants MUTANTS='--file src/progress.rs'`.
 MUTANTS ?=
 IMAGE ?= users-sync:local
+
+# Tests wait for their servers most of the time.
+export RUST_TEST_THREADS ?= $(shell expr 2 \* `nproc`)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-matrix bench check lint dist image deny mutants fuzz
