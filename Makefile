@@ -15,7 +15,7 @@ MUTANTS ?=
 IMAGE ?= users-sync:local
 
 # Tests wait for their servers most of the time.
-export RUST_TEST_THREADS ?= $(shell expr 2 \* `nproc`)
+export RUST_TEST_THREADS ?= $(shell expr 2 \* `getconf _NPROCESSORS_ONLN`)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-matrix bench check lint dist image deny mutants fuzz

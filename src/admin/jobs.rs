@@ -112,7 +112,7 @@ impl Job {
     fn with_progress(self, app: &App) -> Job {
         let progress = match (self.state, self.kind) {
             (JobState::Running, Kind::Resync) => app.live.joined_by(&TenantId::new(&self.tenant)),
-            (JobState::Running, Kind::Verify) => Some(self.how_far.share()),
+            (JobState::Running, Kind::Verify) => self.how_far.share(),
             _ => self.progress,
         };
         Job { progress, ..self }
@@ -231,6 +231,7 @@ pub(super) async fn verify_(
         if !how.repair || found.missing + found.extra + found.different == 0 {
             return Ok(Some(found));
         }
+        how_far.reset();
         ask(&config, &tenant, false).await?;
         compare(&config, &tenant, &how_far).await.map(Some)
     })

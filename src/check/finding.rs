@@ -39,6 +39,8 @@ pub struct Finding {
     pub message: String,
     /// The SQL or YAML that mends it; empty where nothing has to be.
     pub remedy: String,
+    /// It was in the way of looking, and may be gone in a moment: `run` does not end over it.
+    pub passes: bool,
 }
 
 impl fmt::Display for Severity {
@@ -74,7 +76,7 @@ impl fmt::Display for Finding {
 
 impl Finding {
     pub(super) fn error(subject: Subject, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
-        Finding { severity: Severity::Error, subject, message: message.into(), remedy: remedy.into() }
+        Finding { severity: Severity::Error, subject, message: message.into(), remedy: remedy.into(), passes: false }
     }
 
     pub(super) fn warning(subject: Subject, message: impl Into<String>, remedy: impl Into<String>) -> Finding {

@@ -1,7 +1,8 @@
 //! Another configuration for a running process: on SIGHUP, and when one of its files is written.
 
-use crate::check::{Severity, check_source};
+use crate::check::{Finding, Severity, check_source, source_finding};
 use crate::config::{Config, Files, load_with_files};
+use crate::service::ServiceError;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -45,6 +46,20 @@ pub(super) async fn reload(path: PathBuf, mut files: Files, configs: watch::Send
     Ok(())
 }
 
+/// A source that cannot be reached now is waited for with whatever configuration; one that refuses us is not the one to leave
+/// a good one for.
+///
+/// Gives what is wrong with the source, or with the role there.
+pub(super) async fn find_faults(config: &Config) -> Vec<Finding> {
+    match check_source(config).await {
+        Ok(findings) => findings,
+        Err(error) => {
+            let finding = source_finding(config, &error);
+            if ServiceError::from(error).is_final() { vec![finding] } else { Vec::new() }
+        }
+    }
+}
+
 async fn take(configs: &watch::Sender<Config>, config: Config) {
     let (is_same, only_tenants) = {
         let current = configs.borrow();
@@ -54,10 +69,11 @@ async fn take(configs: &watch::Sender<Config>, config: Config) {
         tracing::info!("the configuration was read again: it is the same");
         return;
     }
-    // A source that cannot be reached now is waited for with whatever configuration.
-    let findings =
-        if only_tenants { Vec::new() } else { check_source(&config).await.ok().flatten().unwrap_or_default() };
-    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
+    let findings = match only_tenants {
+        true => Vec::new(),
+        false => find_faults(&config).await,
+    };
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error && !finding.passes);
     let errors = errors.map(ToString::to_string).collect::<Vec<_>>().join("\n");
     if !errors.is_empty() {
         tracing::error!("the new configuration is refused, the one before stays in force: {errors}");

@@ -1,14 +1,14 @@
 //! `run`: the service, until a signal comes.
 
 use super::plan;
-use super::reload::reload;
+use super::reload::{find_faults, reload};
 use super::{ConfigFile, FAILED, Logging, signals};
 use crate::admin::Server;
-use crate::check::{Severity, check_source, source_finding};
+use crate::check::Severity;
 use crate::config::{Config, load_with_files};
 use crate::model::Generation;
 use crate::pg::connect;
-use crate::service::{self, Live, ServiceError};
+use crate::service::{self, Live};
 use crate::state::StateStore;
 use clap::Args;
 use std::process::ExitCode;
@@ -45,15 +45,8 @@ pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> miette:
     let (live, shown) = (Arc::<Live>::default(), CancellationToken::new());
     let server = Server::bind(configs.clone(), live.clone()).await.map_err(|error| miette::miette!("{error}"))?;
     tokio::spawn(server.run(shown.clone()));
-    let mut findings = match check_source(&config).await {
-        // Somebody holds a lock there: that is waited for.
-        Ok(findings) => findings.unwrap_or_default(),
-        Err(error) => {
-            let finding = source_finding(&config, &error);
-            if ServiceError::from(error).is_final() { vec![finding] } else { Vec::new() }
-        }
-    };
-    findings.retain(|finding| finding.severity == Severity::Error);
+    let mut findings = find_faults(&config).await;
+    findings.retain(|finding| finding.severity == Severity::Error && !finding.passes);
     if !findings.is_empty() && has_run_before(&config).await {
         // It worked: the service mends what it can, and says what it cannot.
         findings.iter().for_each(|finding| tracing::error!("{finding}"));

@@ -22,7 +22,7 @@ pub use compiler::{CompileError, Problem};
 pub use plan::{Moment, RowPlan, TenantRef, Withheld};
 pub use rules::{Filter, Query, Rules, TimeUnit, Value, Via, Watch};
 pub use secret::looks_secret;
-pub use sql::{KEYS_SETTING, ids_condition, key_columns, keys_condition, tenants_condition};
+pub use sql::{KEYS_SETTING, ids_condition, is_tenant_a_text, key_columns, keys_condition, tenants_condition};
 pub use time::{parse_epoch, parse_rfc3339, parse_timestamp};
 pub use touch::{Touch, TouchPlan};
 pub use unmappable::Unmappable;

@@ -1,5 +1,6 @@
 //! A mapped text as the source's own SQL says it: for reading single users, or one tenant's, from the table.
 
+use super::json::oid;
 use super::{Rules, Value};
 use crate::model::{Relation, TenantKey};
 use crate::pg::{quote_ident, quote_literal};
@@ -23,6 +24,13 @@ pub fn tenants_condition<'a>(
     };
     let keys: Vec<String> = keys.into_iter().map(|key| quote_literal(key.as_str())).collect();
     format!("WHERE {}::text IN ({})", quote_ident(column), keys.join(", "))
+}
+
+/// Whether [`tenants_condition`] compares the tenant column as what it is, so that the planner's statistics serve.
+pub fn is_tenant_a_text(rules: &Rules, relation: &Relation) -> bool {
+    let column = rules.tenant.as_ref().and_then(|tenant| plain_column(tenant, relation));
+    let column = column.and_then(|name| relation.columns.iter().find(|column| column.name == name));
+    column.is_some_and(|column| matches!(column.type_oid, oid::TEXT | oid::VARCHAR))
 }
 
 /// The setting of a transaction that carries keys to where parameters cannot: COPY takes none. A JSON array with an

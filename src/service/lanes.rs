@@ -135,7 +135,7 @@ impl Lane {
     /// How much of its snapshot has been read, from 0 to 1, while it joins.
     pub(super) fn joined_by(&self) -> Option<f64> {
         let reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        (self.state() == TenantState::Joining).then(|| reading.share())
+        if self.state() == TenantState::Joining { reading.share() } else { None }
     }
 
     /// Why it is parked, in a word.

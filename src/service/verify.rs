@@ -6,7 +6,7 @@
 
 use super::ServiceError;
 use super::fault::{self, Fault};
-use super::reading::progress::{HowFar, Progress};
+use super::reading::progress::{HowFar, Progress, expected_rows};
 use super::reading::reread::Rereader;
 use super::reading::sorter::{Member, Sorter};
 use super::session::settled;
@@ -112,7 +112,7 @@ async fn together(
     let all: Vec<Option<&Tenant>> = config.tenants.iter().map(Some).collect();
     let mut sorter = Sorter::new(&all, members);
     let gone = gone_before(config);
-    let expected = RowStream::expected(client, &mapped.from, &condition).await?;
+    let expected = expected_rows(client, &config.users, &mapped, &condition).await?;
     let mut progress = Progress::new(expected, how_far.clone());
     let mut rows = RowStream::open(client, &mapped.from, &mapped.relation, mapped.plan.decoded(), &condition).await?;
     while rows.advance().await? {

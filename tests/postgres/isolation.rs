@@ -1,9 +1,10 @@
 //! A tenant that is slow, away or huge is its own affair; and many that join together read the table once.
 
+use crate::support::process::Process;
 use crate::support::{Bed, Service, let_pass};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
-use users_sync::throwaway::TcpProxy;
+use users_sync::throwaway::{Options, TcpProxy};
 
 const REASON: &str = "SELECT coalesce(reason, '') FROM users_sync.tenant WHERE tenant = 'acme'";
 
@@ -135,4 +136,31 @@ async fn tenants_that_join_together_read_the_table_once() {
     let_pass(Duration::from_millis(1)).await;
     let rows = read(bed.query("auth", reads).await) - before;
     assert!((30_000..=60_000).contains(&rows), "{rows} rows were read for {TENANTS} tenants of 1,000 each");
+}
+
+/// Every snapshot needs a slot for a moment, and somebody has taken the last one.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_join_does_not_disturb_those_who_follow() {
+    let bed = Bed::start_with(&["acme", "globex"], Options::new().set("max_replication_slots", "2")).await;
+    for tenant in ["acme", "globex"] {
+        add(&bed, tenant, 10).await;
+    }
+    let (first, both) = (bed.config_file(""), bed.config_file(""));
+    let text = std::fs::read_to_string(first.path()).unwrap();
+    let one = text.lines().filter(|line| !line.contains("globex")).collect::<Vec<_>>().join("\n");
+    std::fs::write(first.path(), one).unwrap();
+    let (process, log) = Process::start_logged(&first);
+    bed.state_is("acme", "following").await;
+    bed.auth("SELECT pg_create_physical_replication_slot('somebodys')").await;
+    std::fs::copy(both.path(), first.path()).unwrap();
+    log.says("no snapshot can be taken until this is mended, the tenants try again").await;
+    let why = "SELECT reason LIKE '%all replication slots are in use%' FROM users_sync.tenant WHERE tenant = 'globex'";
+    bed.becomes("auth", why, "t").await;
+    bed.auth("UPDATE auth.users SET first_name = 'Bea', updated_at = now()").await;
+    bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE name = 'Bea'", "10").await;
+    assert_eq!(bed.query("auth", "SELECT count(*) FROM users_sync.epoch").await[0][0].as_deref(), Some("1"));
+    bed.auth("SELECT pg_drop_replication_slot('somebodys')").await;
+    bed.state_is("globex", "following").await;
+    bed.equal().await;
+    assert!(process.stop().await.success());
 }

@@ -115,6 +115,17 @@ async fn a_bad_file_changes_nothing_and_a_good_one_is_taken() {
         assert!(process.is_running() && sessions(&bed).await.as_deref() == Some("1"), "{bad}");
     }
 
+    // A database that is not there: a good source is not left for it.
+    let good = std::fs::read_to_string(files.main()).unwrap();
+    files.write_main(&bed, "");
+    let elsewhere = std::fs::read_to_string(files.main()).unwrap().replace("/auth?", "/nowhere?");
+    assert!(elsewhere.contains("/nowhere?") && elsewhere != good);
+    std::fs::write(files.main(), elsewhere).unwrap();
+    process.signal(Signal::HUP);
+    add(&bed, "a6", "acme").await;
+    bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE id = 'a6'", "1").await;
+    assert!(process.is_running() && sessions(&bed).await.as_deref() == Some("1"));
+
     // Another mapping: everybody is resynced.
     files.write_main(&bed, ", exclude: [org]");
     process.signal(Signal::HUP);

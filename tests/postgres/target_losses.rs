@@ -1,8 +1,10 @@
 //! A target breaks in every way that it can, while the process runs: it says what happened, and mends it.
 
-use crate::support::process::{Log, Process, command, said};
+use crate::support::process::{Log, Process, command, config_file, said};
 use crate::support::{Bed, GENERATED};
+use std::net::{Ipv4Addr, SocketAddr};
 use tempfile::NamedTempFile;
+use users_sync::throwaway::TcpProxy;
 
 struct Scene {
     bed: Bed,
@@ -58,6 +60,35 @@ const REPLACED: &str = "users_sync was truncated, rewritten or replaced in its t
 #[tokio::test(flavor = "multi_thread")]
 async fn the_table_is_truncated() {
     Scene::breaks("TRUNCATE neon_auth.users_sync", REPLACED).await;
+}
+
+/// A new process cannot reach the target at first: what was known of it is still known when it can.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_is_truncated_while_nobody_could_look() {
+    let bed = Bed::start(&["acme"]).await;
+    bed.auth(
+        "INSERT INTO auth.users (id, org, updated_at) SELECT 'u' || n, 'acme', now() FROM generate_series(1, 20) n",
+    )
+    .await;
+    let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
+    let url = bed.server.url("acme").replace(&format!(":{}/", bed.server.port()), &format!(":{}/", proxy.port()));
+    let config = config_file(&bed.server.url("auth"), &[("acme".into(), url)], "");
+    let process = Process::start(&config);
+    bed.state_is("acme", "following").await;
+    assert!(process.stop().await.success());
+    proxy.refuse(true);
+    let (process, log) = Process::start_logged(&config);
+    bed.becomes(
+        "auth",
+        "SELECT state || coalesce(left(reason, 12), '') FROM users_sync.tenant",
+        "followingcannot reach",
+    )
+    .await;
+    bed.server.sql("acme", "TRUNCATE neon_auth.users_sync").await.unwrap();
+    proxy.refuse(false);
+    log.says(REPLACED).await;
+    bed.equal().await;
+    assert!(process.stop().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,7 +147,7 @@ async fn the_role_loses_its_privileges_for_a_while() {
     bed.auth("INSERT INTO auth.users (id, org, updated_at) VALUES ('u1', 'acme', now())").await;
     bed.server.sql("acme", "CREATE ROLE writer LOGIN; GRANT CREATE ON DATABASE acme TO writer").await.unwrap();
     let targets = [("acme".to_owned(), bed.server.url_for("writer", "acme"))];
-    let config = crate::support::process::config_file(&bed.server.url("auth"), &targets, "");
+    let config = config_file(&bed.server.url("auth"), &targets, "");
     let (process, log) = Process::start_logged(&config);
     bed.equal().await;
     let scene = Scene { bed, process, log, config };
@@ -173,8 +204,7 @@ async fn a_tenant_that_is_not_mapped_any_more_is_forgotten_when_somebody_says_so
     let path = both.path().to_str().unwrap();
     let (text, code) = said(&command(&["forget", "-c", path, "globex", "--target", &url, "--yes"]).await);
     assert!(code == Some(1) && text.contains("the configuration still has tenant globex"), "{text}");
-    let one =
-        crate::support::process::config_file(&bed.server.url("auth"), &[("acme".into(), bed.server.url("acme"))], "");
+    let one = config_file(&bed.server.url("auth"), &[("acme".into(), bed.server.url("acme"))], "");
     let path = one.path().to_str().unwrap();
     for (arguments, words) in [
         (vec!["nobody"], "nothing is known of a tenant nobody"),

@@ -50,7 +50,8 @@ const tell = (tenant) => watchers.forEach((watcher) => watcher(tenant));
 export async function begin(kind, tenant) {
   const { option, ...question } = QUESTIONS[kind](tenant);
   const answer = await askFirst(question);
-  if (answer === null) return;
+  // While the question was open another one may have been found.
+  if (answer === null || jobs.get(tenant)?.state === "running") return;
   const set = (job) => {
     jobs.set(tenant, { tenant, kind, progress: null, result: null, error: null, chosen: answer.chosen, ...job });
     tell(tenant);

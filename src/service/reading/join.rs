@@ -48,7 +48,7 @@ pub(in crate::service) struct JoinRequest {
     pub(in crate::service) tenant: usize,
     /// It has gathered the stream since the slot was made: the slot's own snapshot will do.
     pub(in crate::service) since_creation: bool,
-    pub(in crate::service) reply: oneshot::Sender<Joining>,
+    pub(in crate::service) reply: oneshot::Sender<Result<Joining, String>>,
 }
 
 /// The tenant's share of a pass.
@@ -59,8 +59,8 @@ pub(in crate::service) struct Joining {
     pub(in crate::service) rows: mpsc::Receiver<Option<Vec<User>>>,
 }
 
-/// Serves requests until nobody can make one any more. A request whose pass fails is dropped, and so tells its
-/// tenant to try again. `created` is the snapshot of a slot that was made for this session.
+/// Serves requests until nobody can make one any more. A request whose pass fails tells its tenant to try again: whoever
+/// follows is not disturbed by what keeps others from joining. `created` is the snapshot of a slot that was made for this session.
 pub(in crate::service) async fn serve(
     shared: Arc<Shared>,
     mut requests: mpsc::Receiver<JoinRequest>,
@@ -81,7 +81,7 @@ pub(in crate::service) async fn serve(
         let mut together = gather(&shared, first, &mut requests).await;
         if let Some(export) = created.take() {
             let (served, later): (Vec<_>, Vec<_>) = together.into_iter().partition(|request| request.since_creation);
-            run_pass(&shared, &export, served).await?;
+            run_pass(&shared, &export, served).await;
             together = later;
         }
         // Whoever relied on the slot's snapshot and comes after it was used begins to gather anew.
@@ -90,9 +90,19 @@ pub(in crate::service) async fn serve(
             continue;
         }
         match make_export(&shared.config.source.url).await {
-            Ok(export) => run_pass(&shared, &export, together).await?,
-            Err(error) if error.is_final() => return Err(error),
-            Err(error) => tracing::warn!(%error, "no snapshot could be taken, the tenants try again"),
+            Ok(export) => run_pass(&shared, &export, together).await,
+            Err(error) => {
+                match error.is_final() {
+                    true => {
+                        tracing::error!(%error, "no snapshot can be taken until this is mended, the tenants try again")
+                    }
+                    false => tracing::warn!(%error, "no snapshot could be taken, the tenants try again"),
+                }
+                for request in together {
+                    // One that is gone need not know.
+                    let _ = request.reply.send(Err(error.to_string()));
+                }
+            }
         }
     }
 }
@@ -104,6 +114,12 @@ async fn gather(shared: &Shared, first: JoinRequest, requests: &mut mpsc::Receiv
     let first_came = Instant::now();
     let mut last_came = first_came;
     loop {
+        // What gathers for those who are here would stop the stream, and then park them.
+        let lanes = shared.lanes.all();
+        let is_crowded = |request: &JoinRequest| lanes[request.tenant].mailbox.over_budget();
+        if shared.memory.is_over() || together.iter().any(is_crowded) {
+            return together;
+        }
         let patience = if shared.on_their_way.is_anybody() { SOME_ON_THEIR_WAY } else { ALL_HERE };
         let until = (last_came + patience.quiet).min(first_came + patience.latest);
         // Whoever was on the way may follow, or fail, and never come: that is looked at now and then.
@@ -118,24 +134,23 @@ async fn gather(shared: &Shared, first: JoinRequest, requests: &mut mpsc::Receiv
     }
 }
 
-/// An error is one that trying again would not mend.
-async fn run_pass(shared: &Shared, export: &Export, requests: Vec<JoinRequest>) -> Result<(), ServiceError> {
+async fn run_pass(shared: &Shared, export: &Export, requests: Vec<JoinRequest>) {
     let mut members = Vec::with_capacity(requests.len());
     for request in requests {
         let (rows, receiver) = mpsc::channel(CHUNKS_WAITING);
-        if request.reply.send(Joining { position: export.position, rows: receiver }).is_ok() {
+        if request.reply.send(Ok(Joining { position: export.position, rows: receiver })).is_ok() {
             members.push(Member { tenant: request.tenant, rows });
         }
     }
     if members.is_empty() {
-        return Ok(());
+        return;
     }
     match pass::run(shared, export, members).await {
-        Err(error) if !error.is_final() => {
-            tracing::warn!(%error, "the snapshot was broken off, its tenants try again");
-            Ok(())
+        Ok(()) => {}
+        Err(error) if error.is_final() => {
+            tracing::error!(%error, "the source cannot be read until this is mended, the tenants try again");
         }
-        done => done,
+        Err(error) => tracing::warn!(%error, "the snapshot was broken off, its tenants try again"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! One pass over the source's table under a snapshot, its users sorted to the tenants that take part.
 
-use super::progress::{HowFar, Progress};
+use super::progress::{HowFar, Progress, expected_rows};
 use super::sorter::{Member, Sorter};
 use crate::map::tenants_condition;
 use crate::pg::connect;
@@ -27,7 +27,7 @@ pub(in crate::service) async fn run(
     for member in &members {
         lanes[member.tenant].is_read(&how_far);
     }
-    let mut progress = Progress::new(RowStream::expected(&client, &mapped.from, &condition).await?, how_far);
+    let mut progress = Progress::new(expected_rows(&client, &shared.config.users, &mapped, &condition).await?, how_far);
     tracing::info!(tenants = members.len(), position = %export.position, "snapshot begins");
 
     let tenants: Vec<_> = lanes.iter().map(|lane| (!lane.retired.is_cancelled()).then_some(&lane.tenant)).collect();

@@ -1,5 +1,9 @@
 //! How far a reading of the source is: a bar on a terminal, log lines elsewhere.
 
+use crate::map::{Rules, is_tenant_a_text};
+use crate::pg::PgClient;
+use crate::service::source::plans::Mapped;
+use crate::snapshot::{RowStream, SourceReadError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -10,20 +14,49 @@ use tokio::time::Instant;
 /// Where there is no terminal, the progress is logged this often.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
-/// How far a reading is, for others to look at.
-#[derive(Clone, Debug, Default)]
+/// How far a reading is, for others to look at: thousandths.
+#[derive(Clone, Debug)]
 pub struct HowFar(Arc<AtomicU32>);
 
+/// Nothing is read yet, or nobody knows how much there is.
+const UNKNOWN: u32 = u32::MAX;
+
+impl Default for HowFar {
+    fn default() -> HowFar {
+        HowFar(Arc::new(AtomicU32::new(UNKNOWN)))
+    }
+}
+
 impl HowFar {
-    /// Of all rows, from 0 to 1, as far as can be told beforehand: a reading that has more of them than it was thought to have
+    /// Of all rows, from 0 to 1, where that can be told beforehand: a reading that has more of them than it was thought to have
     /// stays just below 1.
-    pub fn share(&self) -> f64 {
-        f64::from(self.0.load(Ordering::Relaxed)) / 1000.0
+    pub fn share(&self) -> Option<f64> {
+        let thousandths = self.0.load(Ordering::Relaxed);
+        (thousandths != UNKNOWN).then(|| f64::from(thousandths) / 1000.0)
+    }
+
+    /// The next reading has not begun yet.
+    pub fn reset(&self) {
+        self.0.store(UNKNOWN, Ordering::Relaxed);
     }
 
     fn is_at(&self, rows: u64, expected: u64) {
-        let thousandths = (rows * 1000).checked_div(expected).unwrap_or(0).min(999);
-        self.0.store(thousandths as u32, Ordering::Relaxed);
+        let thousandths = (rows * 1000).checked_div(expected);
+        self.0.store(thousandths.map_or(UNKNOWN, |thousandths| thousandths.min(999) as u32), Ordering::Relaxed);
+    }
+}
+
+/// How many rows a reading of these tenants will have, as the planner has it; 0 where it only guesses: of values that are
+/// compared in another form than the column's own it knows nothing.
+pub(in crate::service) async fn expected_rows(
+    client: &PgClient,
+    rules: &Rules,
+    mapped: &Mapped,
+    condition: &str,
+) -> Result<u64, SourceReadError> {
+    match condition.is_empty() || is_tenant_a_text(rules, &mapped.relation) {
+        true => RowStream::expected(client, &mapped.from, condition).await,
+        false => Ok(0),
     }
 }
 
@@ -46,6 +79,7 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template("snapshot {bar:40} {human_pos} users, {per_sec}, {elapsed}") {
             bar.set_style(style);
         }
+        shown.is_at(0, expected);
         Progress { bar, expected, shown, rows: 0, logged: Instant::now() }
     }
 

@@ -12,6 +12,7 @@ use super::backoff::Backoff;
 use super::fault::{self, Cause};
 use super::lanes::Lane;
 use super::reading::join::{JoinRequest, Joining, OnTheirWay};
+use super::reading::progress::HowFar;
 use super::reading::reread::Found;
 use super::shared::Shared;
 use crate::apply::{Identity, Mirror, Observed, Session, Standing, Target, decide_standing};
@@ -23,6 +24,7 @@ use crate::snapshot::{Loading, load};
 use crate::state::{NOT_CONFIGURED, TenantRow, TenantState};
 use halt::Halt;
 use std::collections::{HashMap, HashSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -35,6 +37,8 @@ const PARKED_FIRST: Duration = Duration::from_secs(1);
 const PARKED_LAST: Duration = Duration::from_secs(300);
 /// Looking at a target is a few reads of its catalog and checkpoint.
 const OPEN_WITHIN: Duration = Duration::from_secs(30);
+/// So long at most one target keeps another from being connected to.
+const TURN: Duration = Duration::from_secs(1);
 /// A target that nothing is written to for this long loses its connection, so that it can fall asleep.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -250,14 +254,20 @@ impl Worker {
     async fn open(&mut self) -> Result<(Target, Identity), Halt> {
         let shared = self.shared.clone();
         let opening = async {
-            let client = {
-                // Later on they come one by one, and many that do not answer must not keep the others waiting.
-                let _turn = match shared.has_looked_at(self.id()) {
-                    true => None,
-                    false => shared.opening.acquire().await.ok(),
-                };
-                connect(&self.lane().tenant.target).await.map_err(|error| Halt::from(fault::of_connect(&error)))?
+            let mut connecting = pin!(connect(&self.lane.tenant.target));
+            // Later on they come one by one.
+            let turn = match shared.has_looked_at(self.id()) {
+                true => None,
+                false => shared.opening.acquire().await.ok(),
             };
+            // Many that do not answer must not keep the others waiting.
+            let connected = timeout(TURN, &mut connecting).await;
+            drop(turn);
+            let connected = match connected {
+                Ok(connected) => connected,
+                Err(_) => connecting.await,
+            };
+            let client = connected.map_err(|error| Halt::from(fault::of_connect(&error)))?;
             let opened = timeout(OPEN_WITHIN, Target::open(client, shared.config.deletes, shared.config.notify)).await;
             Ok::<_, Halt>(opened.map_err(|_| Halt::Retry("somebody locks its tables".to_owned()))??)
         };
@@ -380,11 +390,16 @@ impl Worker {
         let request = JoinRequest { tenant: self.index, since_creation, reply };
         let lane = self.lane.clone();
         let on_its_way = self.on_its_way.take();
+        lane.is_read(&HowFar::default());
         let work = async {
-            let broken = || Halt::Retry("its snapshot could not be taken".to_owned());
-            self.joins.send(request).await.map_err(|_| broken())?;
+            let broken = |why: &str| Halt::Retry(format!("its snapshot could not be taken: {why}"));
+            self.joins.send(request).await.map_err(|_| broken("the session ends"))?;
             drop(on_its_way);
-            let Joining { position, mut rows } = answer.await.map_err(|_| broken())?;
+            let Joining { position, mut rows } = match answer.await {
+                Ok(answer) => answer.map_err(|why| broken(&why))?,
+                // Whoever relied on the slot's own snapshot comes too late for it.
+                Err(_) => return Err(broken("it was given up")),
+            };
             let mapping = shared.mapping_of(self.index);
             let loading = Loading {
                 who,

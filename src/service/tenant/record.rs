@@ -4,8 +4,9 @@ use crate::model::{Lsn, TargetId};
 use crate::service::ServiceError;
 use crate::service::backoff::Backoff;
 use crate::service::fault::Cause;
+use crate::service::reading::progress::HowFar;
 use crate::service::tenant::Worker;
-use crate::state::{TenantRow, TenantState};
+use crate::state::{NOT_CONFIGURED, TenantRow, TenantState};
 
 impl Worker {
     /// Written down before anything depends on it; the next `open` then leads to a snapshot.
@@ -14,6 +15,7 @@ impl Worker {
         self.forget_what_waits();
         self.gathered_since_creation = false;
         self.has_to_join = Some(reason);
+        self.lane.is_read(&HowFar::default());
         self.on_its_way = Some(self.shared.on_their_way.clone());
         self.put(TenantState::Joining, Some(reason.to_owned()), None, target_id, Lsn::ZERO).await?;
         // Closed until the snapshot is asked for; the interrupt that may have led here is done with.
@@ -54,22 +56,26 @@ impl Worker {
     /// Writes down what is wrong with the target of a tenant that is not parked, once, and when it is over.
     pub(super) async fn note(&mut self, reason: Option<String>) -> Result<(), ServiceError> {
         let ours = self.row.as_ref().filter(|row| row.generation == self.shared.generation);
-        let (state, is_news, position) = match ours {
-            Some(row) if row.state == TenantState::Parked => return Ok(()),
+        match ours {
             Some(row) if row.state == TenantState::Following => {
-                (TenantState::Following, row.reason.is_some() != reason.is_some(), row.position.max(self.position))
+                if row.reason.is_some() == reason.is_some() {
+                    return Ok(());
+                }
+                // Everything else stays: what the target has been seen to hold decides at the next look whether it is still that.
+                let row = TenantRow { reason, position: row.position.max(self.position), ..row.clone() };
+                self.write_down(row).await
             }
-            // Why it joins is in its place until something goes wrong, and again once it is asked for its snapshot.
+            // It was not configured for a while, and is again.
+            Some(row) if row.state == TenantState::Parked && row.reason.as_deref() != Some(NOT_CONFIGURED) => Ok(()),
+            // Why it joins is in its place until something goes wrong, and again once it asks for its snapshot.
             joining => {
-                let known = joining.and_then(|row| row.reason.as_ref());
-                (TenantState::Joining, reason.is_some() && known != reason.as_ref(), Lsn::ZERO)
+                if reason.is_none() || joining.and_then(|row| row.reason.as_ref()) == reason.as_ref() {
+                    return Ok(());
+                }
+                let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
+                self.put(TenantState::Joining, reason, None, target_id, Lsn::ZERO).await
             }
-        };
-        if !is_news {
-            return Ok(());
         }
-        let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
-        self.put(state, reason, None, target_id, position).await
     }
 
     pub(super) async fn put(
@@ -93,6 +99,10 @@ impl Worker {
             rejected: self.rejected.len() as u64,
             relation: self.relation,
         };
+        self.write_down(row).await
+    }
+
+    async fn write_down(&mut self, row: TenantRow) -> Result<(), ServiceError> {
         self.shared.state.put_tenant(self.id(), &row).await?;
         self.lane().show(&row);
         self.row = Some(row);

@@ -14,7 +14,7 @@ async fn every_answer_is_as_the_description_says() {
     let shown = Shown::start(config).await;
     bed.equal().await;
     let work = Path::new(env!("CARGO_TARGET_TMPDIR")).join("schemathesis");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/admin/schemathesis.sh");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/postgres/admin/schemathesis.sh");
     let mut fuzzing = tokio::process::Command::new(script);
     fuzzing.env("URL", format!("http://{}", shown.at)).env("TOKEN", "hunter2").env("TENANT", "acme").env("WORK", work);
     let output = fuzzing.stdin(Stdio::null()).kill_on_drop(true).output().await.unwrap();
