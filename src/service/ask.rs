@@ -1,10 +1,9 @@
 //! A resync that another task, or another process, is asked for: by way of the state, where the process that follows
 //! finds it.
 
-use crate::model::TenantId;
-use crate::state::{StateError, StateStore, TenantState};
+use crate::state::{StateError, StateStore};
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_postgres::Client;
 
 /// How often it is looked whether everybody is done.
@@ -19,30 +18,25 @@ pub enum Asked {
     Abandoned,
 }
 
-/// Asks the process that holds the slot to resync these tenants, and waits until each of them is done, or parked over it.
-/// Whoever stops waiting leaves what was asked.
+/// Asks the process that holds the slot to resync these tenants, and waits until it has answered for each of them: it takes a
+/// request away once that is done, or the tenant is parked over it. Whoever stops waiting leaves what was asked.
 pub async fn ask_for_resync(
     client: &Client,
     slot: &str,
     tenants: &[&str],
     allow_deletes: bool,
 ) -> Result<Asked, StateError> {
-    let asked = Instant::now();
     let ids = StateStore::request_resync(client, slot, tenants, allow_deletes).await?;
     loop {
         sleep(LOOK_EVERY).await;
-        let open = StateStore::open_requests(client, &ids).await?;
+        if StateStore::open_requests(client, &ids).await?.is_empty() {
+            return Ok(Asked::Over);
+        }
         let state = StateStore::read(client, slot).await?;
-        let since_asked = asked.elapsed().as_secs_f64();
-        let is_parked = |tenant: &TenantId| {
-            let row = state.tenants.get(tenant);
-            row.is_some_and(|row| row.state == TenantState::Parked && row.since_seconds < since_asked)
-        };
-        let is_held = state.source.is_some_and(|source| source.is_held());
-        if open.iter().all(|request| is_parked(&request.tenant)) || !is_held {
+        if !state.source.is_some_and(|source| source.is_held()) {
             // Left there, it would admit deletes some day when nobody thinks of it any more.
             StateStore::withdraw_requests(client, &ids).await?;
-            return Ok(if is_held { Asked::Over } else { Asked::Abandoned });
+            return Ok(Asked::Abandoned);
         }
     }
 }

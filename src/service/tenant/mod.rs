@@ -83,6 +83,8 @@ pub(super) struct Worker {
     rejected: HashSet<UserId>,
     /// The last snapshot was refused where rows could not be told apart.
     tells_rows_apart: bool,
+    /// The newest request that this attempt takes into account.
+    attempted: Option<i64>,
     /// The connection was given up because nothing waited.
     idle: bool,
     retry: Backoff,
@@ -114,6 +116,7 @@ impl Worker {
             relation: None,
             rejected: HashSet::new(),
             tells_rows_apart: false,
+            attempted: None,
             idle: false,
             retry: Backoff::new(RETRY_FIRST, RETRY_LAST),
             failing_since: None,
@@ -253,6 +256,7 @@ impl Worker {
     /// Connects, looks, decides; a tenant that has to join has joined when this returns.
     async fn open(&mut self) -> Result<(Target, Identity), Halt> {
         let shared = self.shared.clone();
+        self.attempted = self.lane.asked().map(|request| request.id);
         let opening = async {
             let mut connecting = pin!(connect(&self.lane.tenant.target));
             // Later on they come one by one.
@@ -385,6 +389,7 @@ impl Worker {
             shared.progress().join(self.id());
         }
         let asked = self.lane.asked();
+        self.attempted = asked.as_ref().map(|request| request.id);
         let tells_rows_apart = self.tells_rows_apart;
         let (reply, answer) = oneshot::channel();
         let request = JoinRequest { tenant: self.index, since_creation, reply };
@@ -440,11 +445,7 @@ impl Worker {
             tenant = %self.id(), %position, users = loaded.read, inserted = loaded.inserted,
             updated = loaded.updated, deleted = loaded.deleted, "follows"
         );
-        if let Some(request) = asked {
-            shared.state.finish_requests(self.id(), request.id).await.map_err(ServiceError::from)?;
-            self.lane.answered(request.id);
-        }
-        Ok(())
+        Ok(self.answer_request().await?)
     }
 
     /// The target holds everything up to here.

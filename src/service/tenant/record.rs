@@ -36,12 +36,26 @@ impl Worker {
         tracing::warn!(tenant = %self.id(), reason, remedy, ?wait, "parked");
         self.put(TenantState::Parked, Some(reason.to_owned()), Some(remedy.to_owned()), target_id, Lsn::ZERO).await?;
         self.lane().is_parked_for(cause);
+        // Left open, it would admit deletes some day when nobody thinks of it any more.
+        self.answer_request().await?;
         self.forget_what_waits();
         self.gathered_since_creation = false;
         self.worked();
         self.lane().mailbox.close();
         self.shared.release(self.id());
-        self.wait(wait).await;
+        // What came too late for this attempt is not kept waiting.
+        if self.lane.asked().is_none() {
+            self.wait(wait).await;
+        }
+        Ok(())
+    }
+
+    /// What was asked for is done, or the tenant is parked over it: whoever asked need not wait any more.
+    pub(super) async fn answer_request(&mut self) -> Result<(), ServiceError> {
+        if let Some(request) = self.attempted.take() {
+            self.shared.state.finish_requests(self.id(), request).await?;
+            self.lane.answered(request);
+        }
         Ok(())
     }
 
