@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 
 /// An answer that says what is wrong.
 #[derive(Debug, Serialize, ToSchema)]
@@ -62,6 +63,12 @@ impl IntoResponse for Problem {
         }
         response
     }
+}
+
+/// The same in the description.
+pub(super) fn problem(description: &str) -> RefOr<utoipa::openapi::Response> {
+    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+    ResponseBuilder::new().description(description).content("application/json", content).build().into()
 }
 
 /// axum's own words are for programmers of Rust; the first line of them says what a person needs.

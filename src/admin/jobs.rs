@@ -1,9 +1,8 @@
 //! What takes longer than an answer: resyncs and comparisons, one for each tenant at a time. The last of them are kept, so
 //! that whoever asked can see what became of them; a restart forgets them.
 
-use super::answer::{Body, Path, Problem, Query, What};
+use super::answer::{Body, Path, Problem, Query, What, problem};
 use super::app::App;
-use super::paths::problem;
 use crate::config::{Config, Tenant};
 use crate::model::TenantId;
 use crate::pg::connect;

@@ -1,12 +1,11 @@
 //! Which path leads where, and the description of all that (OpenAPI), made from the same list.
 
+use super::answer::problem;
 use super::app::App;
 use super::{events, exposition, health, jobs, overview, users};
 use axum::Router;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::openapi::{
-    ContentBuilder, Info, OpenApi, OpenApiBuilder, PathItem, Ref, RefOr, Response, ResponseBuilder, SecurityRequirement,
-};
+use utoipa::openapi::{Info, OpenApi, OpenApiBuilder, PathItem, SecurityRequirement};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -55,10 +54,4 @@ fn may_be_refused(path: &mut PathItem) {
         responses.entry("401".to_owned()).or_insert_with(|| problem("The token is missing, or another one."));
         responses.entry("400".to_owned()).or_insert_with(|| problem("The Host header does not name this machine."));
     }
-}
-
-/// An answer that says what is wrong.
-pub(super) fn problem(description: &str) -> RefOr<Response> {
-    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-    ResponseBuilder::new().description(description).content("application/json", content).build().into()
 }

@@ -3,6 +3,8 @@
 mod apart;
 mod follow;
 mod halt;
+mod join;
+mod open;
 pub(super) mod purge;
 mod record;
 mod resolve;
@@ -11,23 +13,18 @@ use super::ServiceError;
 use super::backoff::Backoff;
 use super::fault::{self, Cause};
 use super::lanes::Lane;
-use super::reading::join::{JoinRequest, Joining, OnTheirWay};
-use super::reading::progress::HowFar;
+use super::reading::join::{JoinRequest, OnTheirWay};
 use super::reading::reread::Found;
 use super::shared::Shared;
-use crate::apply::{Identity, Mirror, Observed, Session, Standing, Target, decide_standing};
-use crate::config::MaxDeletes;
-use crate::model::{Epoch, Lsn, Oid, TargetId, TenantId, UserId};
-use crate::pg::connect;
+use crate::apply::Mirror;
+use crate::model::{Lsn, Oid, TenantId, UserId};
 use crate::route::Batch;
-use crate::snapshot::{Loading, load};
 use crate::state::{NOT_CONFIGURED, TenantRow, TenantState};
 use halt::Halt;
 use std::collections::{HashMap, HashSet};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -35,10 +32,6 @@ const RETRY_LAST: Duration = Duration::from_secs(5);
 /// A parked tenant is looked at again after this long, and then ever more seldom.
 const PARKED_FIRST: Duration = Duration::from_secs(1);
 const PARKED_LAST: Duration = Duration::from_secs(300);
-/// Looking at a target is a few reads of its catalog and checkpoint.
-const OPEN_WITHIN: Duration = Duration::from_secs(30);
-/// So long at most one target keeps another from being connected to.
-const TURN: Duration = Duration::from_secs(1);
 /// A target that nothing is written to for this long loses its connection, so that it can fall asleep.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -251,201 +244,6 @@ impl Worker {
             Some(_) => Duration::ZERO,
             None => IDLE.min(until_purge),
         }
-    }
-
-    /// Connects, looks, decides; a tenant that has to join has joined when this returns.
-    async fn open(&mut self) -> Result<(Target, Identity), Halt> {
-        let shared = self.shared.clone();
-        self.attempted = self.lane.asked().map(|request| request.id);
-        let opening = async {
-            let mut connecting = pin!(connect(&self.lane.tenant.target));
-            // Later on they come one by one.
-            let turn = match shared.has_looked_at(self.id()) {
-                true => None,
-                false => shared.opening.acquire().await.ok(),
-            };
-            // Many that do not answer must not keep the others waiting.
-            let connected = timeout(TURN, &mut connecting).await;
-            drop(turn);
-            let connected = match connected {
-                Ok(connected) => connected,
-                Err(_) => connecting.await,
-            };
-            let client = connected.map_err(|error| Halt::from(fault::of_connect(&error)))?;
-            let opened = timeout(OPEN_WITHIN, Target::open(client, shared.config.deletes, shared.config.notify)).await;
-            Ok::<_, Halt>(opened.map_err(|_| Halt::Retry("somebody locks its tables".to_owned()))??)
-        };
-        let (mut target, mut observed) = tokio::select! {
-            opened = opening => opened?,
-            why = self.lane().mailbox.interrupted() => return Err(why.into()),
-        };
-        let mirror = self.row.as_ref().map(mirror);
-        let mirror = mirror.map(|mirror| Mirror { position: mirror.position.max(self.position), ..mirror });
-        let mapping = shared.mapping_of(self.index);
-        let decide = |observed: &Observed, epochs| {
-            let Shared { generation, epoch, .. } = *shared;
-            let session = Session { generation, epoch, mapping: &mapping, epochs };
-            decide_standing(&self.lane.tenant.id, mirror.as_ref(), observed, &session)
-        };
-        let is_first = !shared.has_looked_at(self.id());
-        if let Some(reason) = target.no_wait_for().filter(|_| is_first) {
-            let remedy = "GRANT CREATE ON SCHEMA users_sync to its role there, or `users-sync setup`";
-            tracing::warn!(tenant = %self.id(), reason, remedy, "users_sync.wait_for could not be made in its target");
-        }
-        let mut standing = decide(&observed, is_first.then_some(&shared.epochs));
-        let is_fenced = observed.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.epoch == shared.epoch);
-        if !is_fenced && matches!(standing, Standing::Follow(_) | Standing::Join(_)) {
-            target.fence(self.id(), shared.epoch).await?;
-            // An older process may have committed until just now.
-            observed.checkpoint = target.checkpoint().await?;
-            standing = decide(&observed, None);
-        }
-        self.relation = target.relation();
-        if matches!(standing, Standing::Follow(_) | Standing::Join(_)) {
-            shared.looked_at(self.id());
-        }
-        match standing {
-            Standing::Follow(position) => {
-                self.rejected = target.read_rejected().await?.into_iter().collect();
-                let target_id = mirror.and_then(|mirror| mirror.target_id);
-                let identity = self.identity(target_id.ok_or(Halt::Rejoin("the state has no id for its target"))?);
-                self.settle_pending(position)?;
-                self.position = position;
-                self.hold(position);
-                shared.acknowledge(self.id(), position);
-                Ok((target, identity))
-            }
-            Standing::Join(reason) => {
-                let reason = self.has_to_join.unwrap_or(reason);
-                let identity = self.identity(self.own_target_id(&observed));
-                self.join(&mut target, &identity, reason).await?;
-                Ok((target, identity))
-            }
-            Standing::Park(reason) => {
-                Err(Halt::Park { cause: Cause::Foreign, remedy: reason.remedy(self.id()), reason: reason.to_string() })
-            }
-            Standing::StepDown(epoch) if shared.state.is_newest().await.map_err(ServiceError::from)? => {
-                let what = "the target was written by a process that the state does not know";
-                Err(self.gone_back(what, epoch).await)
-            }
-            Standing::StepDown(epoch) => Err(Halt::Session(ServiceError::Superseded(epoch))),
-            Standing::Ahead(epoch) => {
-                Err(self.gone_back("the target holds what the source's log has lost", epoch).await)
-            }
-        }
-    }
-
-    /// Source or state were restored to an older point: positions do not mean any more what they meant.
-    async fn gone_back(&self, what: &'static str, epoch: Epoch) -> Halt {
-        let tenant = self.id();
-        tracing::error!(%tenant, "{what}: the source went back to an older point, and everybody is resynced");
-        match self.shared.state.break_own_history(epoch).await {
-            Ok(()) => Halt::Session(ServiceError::WentBack(what)),
-            Err(error) => Halt::Session(error.into()),
-        }
-    }
-
-    fn identity(&self, target_id: TargetId) -> Identity {
-        let Shared { generation, epoch, .. } = *self.shared;
-        Identity { tenant: self.id().clone(), target_id, generation, epoch }
-    }
-
-    /// The target's id if it is ours, and a new one otherwise. One that was given to a target which has none yet stays: the
-    /// merge that carries it may still be on its way.
-    fn own_target_id(&self, observed: &Observed) -> TargetId {
-        let known = self.row.as_ref().and_then(|row| row.target_id.as_ref());
-        let found = observed.checkpoint.as_ref().map(|checkpoint| &checkpoint.target_id);
-        match known.filter(|known| found.is_none_or(|found| found == *known)) {
-            Some(ours) => ours.clone(),
-            None => TargetId::new(&uuid::Uuid::new_v4().to_string()),
-        }
-    }
-
-    /// After a reconnect: what the target holds already is not applied again.
-    fn settle_pending(&mut self, position: Lsn) -> Result<(), Halt> {
-        match self.unanswered.take() {
-            Some(end) if position < end => {
-                return Err(Halt::Rejoin("its connection broke inside a transaction too large to keep"));
-            }
-            _ => {}
-        }
-        let Some(mut batch) = self.pending.take() else { return Ok(()) };
-        batch.entries.retain(|_, entry| entry.commit_lsn >= position);
-        match batch.end {
-            Some(end) if end <= position => self.lane().mailbox.finish(batch.bytes),
-            _ => self.pending = Some(batch),
-        }
-        Ok(())
-    }
-
-    async fn join(&mut self, target: &mut Target, who: &Identity, reason: &'static str) -> Result<(), Halt> {
-        let shared = self.shared.clone();
-        tracing::info!(tenant = %self.id(), reason, "joins");
-        self.put(TenantState::Joining, Some(reason.to_owned()), None, Some(who.target_id.clone()), Lsn::ZERO).await?;
-        let since_creation = std::mem::take(&mut self.gathered_since_creation);
-        if !since_creation {
-            self.forget_what_waits();
-            self.lane().mailbox.open();
-            shared.progress().join(self.id());
-        }
-        let asked = self.lane.asked();
-        self.attempted = asked.as_ref().map(|request| request.id);
-        let tells_rows_apart = self.tells_rows_apart;
-        let (reply, answer) = oneshot::channel();
-        let request = JoinRequest { tenant: self.index, since_creation, reply };
-        let lane = self.lane.clone();
-        let on_its_way = self.on_its_way.take();
-        lane.is_read(&HowFar::default());
-        let work = async {
-            let broken = |why: &str| Halt::Retry(format!("its snapshot could not be taken: {why}"));
-            self.joins.send(request).await.map_err(|_| broken("the session ends"))?;
-            drop(on_its_way);
-            let Joining { position, mut rows } = match answer.await {
-                Ok(answer) => answer.map_err(|why| broken(&why))?,
-                // Whoever relied on the slot's own snapshot comes too late for it.
-                Err(_) => return Err(broken("it was given up")),
-            };
-            let mapping = shared.mapping_of(self.index);
-            let loading = Loading {
-                who,
-                mapping: &mapping,
-                position,
-                deletes: shared.config.deletes,
-                tells_rows_apart,
-                max_deletes: match asked.as_ref().is_some_and(|request| request.allow_deletes) {
-                    true => MaxDeletes::ALL,
-                    false => shared.config.limits.max_deletes,
-                },
-            };
-            let loaded = load(target, &loading, &mut rows).await;
-            loaded.map(|loaded| (position, loaded)).map_err(|error| Halt::from(fault::of_load(&error, &lane.tenant.id)))
-        };
-        let (position, loaded) = tokio::select! {
-            done = work => match done {
-                Err(Halt::Refused(refusal)) if !self.tells_rows_apart => {
-                    self.tells_rows_apart = true;
-                    return Err(Halt::Retry(format!("its target refuses a row (SQLSTATE {})", refusal.sqlstate)));
-                }
-                done => done?,
-            },
-            why = lane.mailbox.interrupted() => return Err(why.into()),
-            () = shared.drain.cancelled() => return Err(Halt::Drained),
-        };
-        self.tells_rows_apart = false;
-        self.say_who_is_refused(&loaded.rejected);
-        self.rejected = loaded.rejected.into_iter().map(|(id, _)| id).collect();
-        self.put(TenantState::Following, None, None, Some(who.target_id.clone()), position).await?;
-        self.has_to_join = None;
-        self.position = position;
-        self.hold(position);
-        shared.joined(self.id(), position);
-        self.lane.counts.resynced();
-        shared.live.arrivals.many_arrived(self.id());
-        tracing::info!(
-            tenant = %self.id(), %position, users = loaded.read, inserted = loaded.inserted,
-            updated = loaded.updated, deleted = loaded.deleted, "follows"
-        );
-        Ok(self.answer_request().await?)
     }
 
     /// The target holds everything up to here.
