@@ -23,7 +23,7 @@ export RUST_TEST_THREADS ?= $(shell expr 2 \* `getconf _NPROCESSORS_ONLN`)
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Install what is missing: PostgreSQL's server programs, a C compiler, Rust.
+setup: ## Install what is missing: PostgreSQL's server programs, compilers, Rust.
 	@.ci/setup
 
 demo: setup ## Show the main job on two throwaway servers (SECONDS=20).

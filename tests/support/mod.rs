@@ -236,6 +236,17 @@ impl Bed {
     /// Waits until the state has this tenant in this state.
     #[track_caller]
     pub fn state_is<'a>(&'a self, tenant: &'a str, state: &'a str) -> impl Future<Output = ()> + 'a {
+        self.state_is_within(DEADLINE, tenant, state)
+    }
+
+    /// The same, for what takes many steps.
+    #[track_caller]
+    pub fn state_is_within<'a>(
+        &'a self,
+        within: Duration,
+        tenant: &'a str,
+        state: &'a str,
+    ) -> impl Future<Output = ()> + 'a {
         let caller = std::panic::Location::caller();
         async move {
             let sql = format!(
@@ -243,7 +254,7 @@ impl Bed {
                  (xpath('//state/text()', query_to_xml($$SELECT state FROM users_sync.tenant \
                  WHERE tenant = '{tenant}'$$, true, false, '')))[1]::text END"
             );
-            let deadline = Instant::now() + DEADLINE;
+            let deadline = Instant::now() + within;
             loop {
                 let rows = self.query("auth", &sql).await;
                 if rows[0][0].as_deref() == Some(state) {
