@@ -102,20 +102,31 @@ impl Guarded {
         assert!(process.stop().await.success());
     }
 
-    /// It says these words, in its log and in `check`, and no secret.
-    async fn refuses(&self, name: &str, authority: &str, more: &str, words: &str, remedy: &str) {
+    /// It says these words, in its log and in `status`, and no secret; and once the file is corrected the tee follows.
+    async fn refuses(
+        &self,
+        name: &str,
+        authority: &str,
+        more: &str,
+        (words, remedy): (&str, &str),
+        (from, to): (&str, &str),
+    ) {
         let bed = self.bed(name, authority, more).await;
         let (process, log) = Process::start_logged(&bed.file);
         log.says(remedy).await;
         assert!(log.text().contains(words), "{}", log.text());
         bed.bed.equal().await;
+        let path = bed.file.path().to_str().unwrap();
+        let (text, code) = said(&command(&["status", "-c", path]).await);
+        assert!(code == Some(1) && text.contains(remedy) && !text.contains("hunter"), "{text}");
+        let yaml = std::fs::read_to_string(path).unwrap();
+        assert!(yaml.contains(from), "{yaml}");
+        std::fs::write(path, yaml.replace(from, to)).unwrap();
+        bed.tee_is("following").await;
         let status = process.stop().await;
         let text = log.text();
         assert!(status.success(), "{status}: {text}");
         assert!(!text.contains("hunter"), "{text}");
-        let path = bed.file.path().to_str().unwrap();
-        let (text, code) = said(&command(&["status", "-c", path]).await);
-        assert!(code == Some(1) && text.contains(remedy) && !text.contains("hunter"), "{text}");
     }
 }
 
@@ -133,13 +144,13 @@ async fn a_wrong_password_a_wrong_authority_and_a_weak_role_are_said() {
     let guarded = guarded();
     let login =
         |user: &str, password: &str| format!("sasl.mechanism: PLAIN, sasl.username: {user}, sasl.password: {password}");
-    let remedy = "correct sasl.mechanism, sasl.username and sasl.password";
-    guarded.refuses("wrong", "ca.pem", &login("tee", "hunter4"), "uthentication failed", remedy).await;
-    let remedy = "name the authority that signed the brokers' certificates in ssl.ca.location";
-    guarded.refuses("untrusted", "other.pem", &login("tee", "hunter2"), "certificate", remedy).await;
-    guarded
-        .refuses("weak", "ca.pem", &login("weak", "hunter3"), "uthorization failed", "the role of kafka.properties")
-        .await;
+    let said = ("uthentication failed", "correct sasl.mechanism, sasl.username and sasl.password");
+    guarded.refuses("wrong", "ca.pem", &login("tee", "hunter4"), said, ("hunter4", "hunter2")).await;
+    let said = ("certificate", "name the authority that signed the brokers' certificates in ssl.ca.location");
+    guarded.refuses("untrusted", "other.pem", &login("tee", "hunter2"), said, ("other.pem", "ca.pem")).await;
+    let said = ("uthorization failed", "the role of kafka.properties");
+    let (weak, strong) = (login("weak", "hunter3"), login("tee", "hunter2"));
+    guarded.refuses("weak", "ca.pem", &weak, said, (&weak, &strong)).await;
 }
 
 /// A role without any right is given what each remedy names once it is said, until it works: that is all that it takes.

@@ -470,6 +470,18 @@ async fn a_publication_of_columns_that_sends_whole_rows() {
     let create = printed.lines().find(|line| line.trim_start().starts_with("CREATE PUBLICATION")).unwrap();
     scene.run("auth", create).await;
     scene.is_clean().await;
+    scene.run("auth", "ALTER TABLE store.users REPLICA IDENTITY FULL").await;
+    let findings = scene.findings().await;
+    let full =
+        findings.iter().find(|finding| finding.message.contains("REPLICA IDENTITY FULL and a column list")).unwrap();
+    assert!(full.remedy.contains("use an index as replica identity"), "{findings:?}");
+    let index =
+        "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'store.users'::regclass AND indisprimary";
+    let client = scene.server.connect("auth").await.unwrap();
+    let index: String = client.query_one(index, &[]).await.unwrap().get(0);
+    let index = index.rsplit('.').next().unwrap();
+    scene.run("auth", &format!("ALTER TABLE store.users REPLICA IDENTITY USING INDEX {index}")).await;
+    scene.is_clean().await;
 }
 
 /// Something that answers, and is no PostgreSQL.
