@@ -46,13 +46,14 @@ pub(super) async fn reload(path: PathBuf, mut files: Files, configs: watch::Send
     Ok(())
 }
 
-/// A source that cannot be reached now is waited for with whatever configuration; one that refuses us is not the one to leave
-/// a good one for.
-///
-/// Gives what is wrong with the source, or with the role there.
+/// What a person has to mend at the source before this configuration can be used. One that cannot be reached now, or that
+/// somebody holds a lock at, is waited for.
 pub(super) async fn find_faults(config: &Config) -> Vec<Finding> {
     match check_source(config).await {
-        Ok(findings) => findings,
+        Ok(findings) => {
+            let lasts = |finding: &Finding| finding.severity == Severity::Error && !finding.passes;
+            findings.into_iter().filter(lasts).collect()
+        }
         Err(error) => {
             let finding = source_finding(config, &error);
             if ServiceError::from(error).is_final() { vec![finding] } else { Vec::new() }
@@ -69,12 +70,8 @@ async fn take(configs: &watch::Sender<Config>, config: Config) {
         tracing::info!("the configuration was read again: it is the same");
         return;
     }
-    let findings = match only_tenants {
-        true => Vec::new(),
-        false => find_faults(&config).await,
-    };
-    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error && !finding.passes);
-    let errors = errors.map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let errors = if only_tenants { Vec::new() } else { find_faults(&config).await };
+    let errors = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     if !errors.is_empty() {
         tracing::error!("the new configuration is refused, the one before stays in force: {errors}");
         return;

@@ -4,7 +4,6 @@ use super::plan;
 use super::reload::{find_faults, reload};
 use super::{ConfigFile, FAILED, Logging, signals};
 use crate::admin::Server;
-use crate::check::Severity;
 use crate::config::{Config, load_with_files};
 use crate::model::Generation;
 use crate::pg::connect;
@@ -46,7 +45,6 @@ pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> miette:
     let server = Server::bind(configs.clone(), live.clone()).await.map_err(|error| miette::miette!("{error}"))?;
     tokio::spawn(server.run(shown.clone()));
     let mut findings = find_faults(&config).await;
-    findings.retain(|finding| finding.severity == Severity::Error && !finding.passes);
     if !findings.is_empty() && has_run_before(&config).await {
         // It worked: the service mends what it can, and says what it cannot.
         findings.iter().for_each(|finding| tracing::error!("{finding}"));

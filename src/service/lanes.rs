@@ -118,6 +118,10 @@ impl Lane {
 
     /// How it is from now on.
     pub(super) fn show(&self, row: &TenantRow) {
+        if row.state == TenantState::Joining {
+            // What it took part in before is not what it waits for.
+            self.is_read(&HowFar::default());
+        }
         let mut shown = self.lock_shown();
         let since = shown.since;
         let goes_on = shown.state == row.state;

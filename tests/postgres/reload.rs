@@ -116,10 +116,9 @@ async fn a_bad_file_changes_nothing_and_a_good_one_is_taken() {
     }
 
     // A database that is not there: a good source is not left for it.
-    let good = std::fs::read_to_string(files.main()).unwrap();
     files.write_main(&bed, "");
     let elsewhere = std::fs::read_to_string(files.main()).unwrap().replace("/auth?", "/nowhere?");
-    assert!(elsewhere.contains("/nowhere?") && elsewhere != good);
+    assert!(elsewhere.contains("/nowhere?"));
     std::fs::write(files.main(), elsewhere).unwrap();
     process.signal(Signal::HUP);
     add(&bed, "a6", "acme").await;

@@ -7,7 +7,6 @@ use crate::config::MaxDeletes;
 use crate::model::Lsn;
 use crate::service::fault;
 use crate::service::reading::join::{JoinRequest, Joining};
-use crate::service::reading::progress::HowFar;
 use crate::snapshot::{Loading, load};
 use crate::state::TenantState;
 use tokio::sync::oneshot;
@@ -31,7 +30,6 @@ impl Worker {
         let request = JoinRequest { tenant: self.index, since_creation, reply };
         let lane = self.lane.clone();
         let on_its_way = self.on_its_way.take();
-        lane.is_read(&HowFar::default());
         let work = async {
             let broken = |why: &str| Halt::Retry(format!("its snapshot could not be taken: {why}"));
             self.joins.send(request).await.map_err(|_| broken("the session ends"))?;

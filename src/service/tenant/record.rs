@@ -4,7 +4,6 @@ use crate::model::{Lsn, TargetId};
 use crate::service::ServiceError;
 use crate::service::backoff::Backoff;
 use crate::service::fault::Cause;
-use crate::service::reading::progress::HowFar;
 use crate::service::tenant::Worker;
 use crate::state::{NOT_CONFIGURED, TenantRow, TenantState};
 
@@ -15,7 +14,6 @@ impl Worker {
         self.forget_what_waits();
         self.gathered_since_creation = false;
         self.has_to_join = Some(reason);
-        self.lane.is_read(&HowFar::default());
         self.on_its_way = Some(self.shared.on_their_way.clone());
         self.put(TenantState::Joining, Some(reason.to_owned()), None, target_id, Lsn::ZERO).await?;
         // Closed until the snapshot is asked for; the interrupt that may have led here is done with.

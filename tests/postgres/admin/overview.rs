@@ -109,8 +109,7 @@ async fn a_dead_target_is_shown_with_its_reason_and_holds_up_no_answer() {
     for path in ["/healthz", "/readyz", "/metrics", "/api/status", "/api/tenants", "/api/tenants/acme"] {
         let asked = std::time::Instant::now();
         assert_eq!(shown.get(path).await.status, 200, "{path}");
-        // Far below any time limit that a target has.
-        assert!(asked.elapsed().as_secs() < 5, "{path} took {:?}", asked.elapsed());
+        assert!(asked.elapsed().as_millis() < 500, "{path} took {:?}", asked.elapsed());
     }
     let waits =
         shown.becomes("/api/tenants/acme", |answer| answer.json()["lag_seconds"].as_f64().is_some_and(|lag| lag > 0.5));

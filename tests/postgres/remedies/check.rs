@@ -1,6 +1,6 @@
 //! What `check` prints: one thing is broken at a time, what it says is done, and then it has nothing more to say.
 
-use super::statements;
+use super::{no_postgres, statements};
 use crate::support::majors::at_least;
 use crate::support::process::{command, said};
 use crate::support::{DEADLINE, pause};
@@ -15,6 +15,15 @@ const USERS: &str = "
     GRANT USAGE ON SCHEMA store TO reader;
     GRANT SELECT ON store.users TO reader;
     CREATE PUBLICATION users_sync FOR TABLE store.users";
+
+/// Made anew in a target, with `columns` between the documents and the times.
+fn users_table(columns: &str) -> String {
+    format!(
+        "DROP SCHEMA IF EXISTS neon_auth CASCADE; CREATE SCHEMA neon_auth;
+         CREATE TABLE neon_auth.users_sync (id text PRIMARY KEY, raw_json jsonb NOT NULL, {columns}
+           created_at timestamptz, deleted_at timestamptz, updated_at timestamptz)"
+    )
+}
 
 /// A source and a target as they have to be, with roles that may do what they have to and no more.
 struct Scene {
@@ -245,15 +254,8 @@ async fn a_slot_that_was_lost_where_that_stops_everything() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_target_lacks() {
     let mut scene = Scene::clean().await;
-    let table = |columns: &str| {
-        format!(
-            "DROP SCHEMA IF EXISTS neon_auth CASCADE; CREATE SCHEMA neon_auth;
-             CREATE TABLE neon_auth.users_sync (id text PRIMARY KEY, raw_json jsonb NOT NULL, {columns}
-               created_at timestamptz, deleted_at timestamptz, updated_at timestamptz)"
-        )
-    };
     let (right, rows) =
-        (table("name text, email text,"), "INSERT INTO neon_auth.users_sync (id, raw_json) VALUES ('1', '{}')");
+        (users_table("name text, email text,"), "INSERT INTO neon_auth.users_sync (id, raw_json) VALUES ('1', '{}')");
     for (sql, message) in [
         ("ALTER ROLE writer SET default_transaction_read_only = on".to_owned(), "is read-only for role writer"),
         ("REVOKE TEMPORARY ON DATABASE acme FROM PUBLIC".to_owned(), "may not make temporary tables"),
@@ -274,7 +276,7 @@ async fn what_a_target_lacks() {
     scene
         .run(
             "acme",
-            &(table("name text,")
+            &(users_table("name text,")
                 + "; GRANT ALL ON SCHEMA neon_auth TO writer; GRANT ALL ON neon_auth.users_sync TO writer"),
         )
         .await;
@@ -390,10 +392,7 @@ async fn what_others_have_to_let_go_of() {
     scene.is_clean().await;
 
     // Locks: the query shows who waits, and so for whom.
-    let table = "SET ROLE writer; CREATE SCHEMA neon_auth; CREATE TABLE neon_auth.users_sync (id text PRIMARY KEY, \
-                 raw_json jsonb NOT NULL, name text, email text, created_at timestamptz, deleted_at timestamptz, \
-                 updated_at timestamptz)";
-    scene.run("acme", table).await;
+    scene.run("acme", &format!("SET ROLE writer; {}", users_table("name text, email text,"))).await;
     for (database, table) in [("auth", "pg_catalog.pg_publication"), ("acme", "neon_auth.users_sync")] {
         let holder = server.connect(database).await.unwrap();
         holder.batch_execute(&format!("BEGIN; LOCK TABLE {table}")).await.unwrap();
@@ -484,18 +483,11 @@ async fn a_publication_of_columns_that_sends_whole_rows() {
     scene.is_clean().await;
 }
 
-/// Something that answers, and is no PostgreSQL.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_answers_is_no_server() {
     let mut scene = Scene::clean().await;
-    let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = format!(":{}/", other.local_addr().unwrap().port());
-    let answering = tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = other.accept().await.unwrap();
-            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-        }
-    });
+    let (port, answering) = no_postgres().await;
+    let port = format!(":{port}/");
     let own = format!(":{}/", scene.server.port());
     let elsewhere = |yaml: &str| yaml.replace(&own, &port).replace("sslmode=prefer", "sslmode=disable");
     scene.corrects(elsewhere, "127.0.0.1", "look whether host and port of the URL are those of PostgreSQL").await;

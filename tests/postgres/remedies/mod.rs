@@ -3,6 +3,19 @@
 mod check;
 mod parked;
 
+/// Something that answers at this port, and is no PostgreSQL.
+async fn no_postgres() -> (u16, tokio::task::JoinHandle<()>) {
+    let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = other.local_addr().unwrap().port();
+    let answering = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = other.accept().await.unwrap();
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    (port, answering)
+}
+
 /// What SQL begins with.
 const VERBS: [&str; 6] = ["ALTER ", "GRANT ", "CREATE ", "SELECT ", "INSERT ", "UPDATE "];
 

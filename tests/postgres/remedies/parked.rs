@@ -1,7 +1,7 @@
 //! What a running process says of a parked tenant: its target is broken, the process says what mends it, that is done, and
 //! the tenant follows again. And what the process says before it ends.
 
-use super::statements;
+use super::{no_postgres, statements};
 use crate::support::majors::at_least;
 use crate::support::process::{Log, Process};
 use crate::support::{Bed, DEADLINE, Service, pause};
@@ -136,15 +136,7 @@ async fn a_target_that_was_altered_is_altered_back_or_dropped() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_url_that_leads_nowhere_is_corrected() {
     let scene = Scene::start(&["acme", "globex", "own"]).await;
-    // Something that answers, and is no PostgreSQL.
-    let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = other.local_addr().unwrap().port();
-    let answering = tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = other.accept().await.unwrap();
-            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-        }
-    });
+    let (port, answering) = no_postgres().await;
     let url = |database: &str| scene.bed.server.url(database);
     for (from, to, tenant, words) in [
         (url("acme"), url("acme").replace("prefer", "require"), "acme", "correct sslmode or sslrootcert"),
