@@ -39,7 +39,7 @@ impl Access {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Rule::of(admin);
     }
 
-    fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    pub(super) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
         let rule = *self.0.read().unwrap_or_else(PoisonError::into_inner);
         match rule {
             Rule::Token(expected) => {

@@ -3,7 +3,7 @@
 use super::app::App;
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, Uri};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -19,7 +19,7 @@ pub(super) struct Readiness {
     ready: bool,
     /// `streaming`, `standby` (another process has the slot, this one can take over) or `starting`.
     role: &'static str,
-    /// Why it is not ready.
+    /// Why it is not ready; only for whoever shows the token, where there is one.
     #[schema(required)]
     reason: Option<String>,
 }
@@ -41,8 +41,10 @@ pub(super) async fn healthz() -> Json<Alive> {
         (status = 503, description = "It is not, and why.", body = Readiness),
     )
 )]
-pub(super) async fn readyz(State(app): State<App>) -> (StatusCode, Json<Readiness>) {
+pub(super) async fn readyz(State(app): State<App>, uri: Uri, headers: HeaderMap) -> (StatusCode, Json<Readiness>) {
     let (ready, role, reason) = app.readiness();
+    // It names servers and roles.
+    let reason = reason.filter(|_| app.access.check(&uri, &headers).is_ok());
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, role: role.as_str(), reason }))
 }

@@ -59,14 +59,10 @@ impl Targets {
         };
         match timeout(PATIENCE, asked).await {
             Ok(answer) => answer,
-            Err(_) => {
-                // Its statement may wait for a lock: others begin on another connection.
-                if let Ok(mut kept) = place.client.try_lock() {
-                    *kept = Kept::None;
-                }
-                Err(Problem::unavailable("the target does not answer")
-                    .remedy("try again; a target that sleeps takes a while"))
-            }
+            // The connection stays: where the statement waits for a lock, one given up would leave a backend waiting there,
+            // and whoever comes next one more. One that nobody answers on any more is closed by its keepalive.
+            Err(_) => Err(Problem::unavailable("the target does not answer")
+                .remedy("try again; a target that sleeps takes a while, and a lock on neon_auth.users_sync until it is given up")),
         }
     }
 

@@ -227,12 +227,12 @@ async fn search(client: &PgClient, which: &Which) -> Result<Page, tokio_postgres
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Asking {
-    /// Answers once the user is there, after this time at the latest: `5s`, at most `30s`.
+    /// Answers once the user is there and not deleted, after this time at the latest: `5s`, at most `30s`.
     #[param(pattern = "^([0-9]|[12][0-9]|30)s$")]
     wait: Option<String>,
 }
 
-/// A user with the whole profile, now, or once it is there.
+/// A user with the whole profile, now, or, with `wait`, once it is there and not deleted.
 #[utoipa::path(
     get,
     path = "/api/tenants/{tenant}/users/{id}",
@@ -282,9 +282,14 @@ async fn wait_for(app: &App, tenant: &Tenant, id: &str, wait: Duration) -> Resul
         return Err(Problem::unavailable("too many wait already").remedy("try again in a moment"));
     };
     let mut waiter = app.live.arrivals.wait_for(&tenant.id, id);
+    let mut is_over = false;
     loop {
-        if let Some(found) = look(app, tenant, id).await? {
+        // Who was deleted is not there, and may sign up again.
+        if let Some(found) = look(app, tenant, id).await?.filter(|found| found.user.deleted_at.is_none()) {
             return Ok(Some(found));
+        }
+        if is_over {
+            return Ok(None);
         }
         let woken = async {
             tokio::select! {
@@ -292,9 +297,8 @@ async fn wait_for(app: &App, tenant: &Tenant, id: &str, wait: Duration) -> Resul
                 () = elsewhere(app) => {}
             }
         };
-        if timeout_at(deadline, woken).await.is_err() {
-            return Ok(None);
-        }
+        // A last look at the end: a process that takes over does not know what the one before it has written.
+        is_over = timeout_at(deadline, woken).await.is_err();
     }
 }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 
 impl Target {
-    /// Users that have been deleted for so long, at most `limit`.
+    /// Users that have been deleted for so long, at most `limit`; those that the target would not let go come last.
     pub async fn expired(&mut self, after: Duration, limit: usize) -> Result<Vec<String>, TargetError> {
-        let sql = "SELECT id FROM neon_auth.users_sync WHERE deleted_at < now() - $1 * interval '1 second' \
-                   ORDER BY deleted_at LIMIT $2";
+        let sql = "SELECT id FROM neon_auth.users_sync u WHERE deleted_at < now() - $1 * interval '1 second' \
+                   ORDER BY EXISTS (SELECT FROM users_sync.rejected r WHERE r.id = u.id), deleted_at LIMIT $2";
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
             [(&after.as_secs_f64(), Type::FLOAT8), (&limit, Type::INT8)];

@@ -71,6 +71,9 @@ pub enum ParkReason {
     /// The target has another id than the state remembers.
     #[error("the target was written by another installation: its id is not the one that the state knows")]
     OtherTarget,
+    /// The checkpoint's epoch lies in the future.
+    #[error("the target's checkpoint says that a process wrote it which has not begun yet")]
+    Future,
     /// There are rows without a checkpoint.
     #[error("neon_auth.users_sync has rows that users-sync did not write")]
     ForeignRows,
@@ -83,7 +86,7 @@ impl ParkReason {
             ParkReason::OtherTenant(other) => {
                 format!("point tenant {tenant} at its own database, or remove tenant {other} from this one for good")
             }
-            ParkReason::OtherTarget => format!(
+            ParkReason::OtherTarget | ParkReason::Future => format!(
                 "if its rows may be merged with tenant {tenant}'s users, run in the target: \
                  UPDATE users_sync.checkpoint SET target_id = '{NIL_TARGET_ID}', epoch = 0"
             ),

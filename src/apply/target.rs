@@ -250,14 +250,15 @@ impl Target {
 
 /// Reads the checkpoint of a target whose checkpoint table is there.
 pub async fn read_checkpoint(client: &Client) -> Result<Option<Checkpoint>, tokio_postgres::Error> {
-    let row = client.query_typed_opt(statement::READ_CHECKPOINT, &[]).await?;
-    Ok(row.map(|row| Checkpoint {
-        tenant: TenantId::new(row.get(0)),
-        target_id: TargetId::new(row.get(1)),
-        generation: Generation(row.get(2)),
-        position: Lsn(u64::from(row.get::<_, PgLsn>(3))),
-        epoch: Epoch(row.get(4)),
-        mapping: row.get(5),
+    let Some(row) = client.query_typed_opt(statement::READ_CHECKPOINT, &[]).await? else { return Ok(None) };
+    // Somebody may have altered the table.
+    Ok(Some(Checkpoint {
+        tenant: TenantId::new(row.try_get(0)?),
+        target_id: TargetId::new(row.try_get(1)?),
+        generation: Generation(row.try_get(2)?),
+        position: Lsn(u64::from(row.try_get::<_, PgLsn>(3)?)),
+        epoch: Epoch(row.try_get(4)?),
+        mapping: row.try_get(5)?,
     }))
 }
 

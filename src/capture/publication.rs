@@ -23,6 +23,44 @@ pub struct Publication {
     pub via_root: bool,
 }
 
+/// By what a publication that was altered and put back is told from one that nobody has touched: pgoutput leaves out what is
+/// committed in between, and PostgreSQL does not say that it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// Of one that was dropped and made anew it is another one. A slot that is older cannot be read with that.
+    pub oid: u32,
+    /// Its row in `pg_publication` and those of the tables in `pg_publication_rel`, each with the transaction that wrote it.
+    pub rows: String,
+}
+
+/// The marks of a publication, and of these tables in it; `None` where there is none of that name.
+pub async fn read_marks(client: &Client, name: &str, tables: &[&TableName]) -> Result<Option<Marks>, CaptureError> {
+    const QUERY: &str = "
+        SELECT p.oid, format('%s:%s', p.oid, p.xmin) || coalesce((
+          SELECT string_agg(format(' %s:%s', r.oid, r.xmin), '' ORDER BY r.oid)
+          FROM pg_catalog.pg_publication_rel r
+          JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+          JOIN unnest($2::text[], $3::text[]) AS t(schema, name) ON t.schema = n.nspname AND t.name = c.relname
+          WHERE r.prpubid = p.oid), '')
+        FROM pg_catalog.pg_publication p WHERE p.pubname = $1::text::name";
+    let schemas: Vec<&str> = tables.iter().map(|table| &*table.schema).collect();
+    let names: Vec<&str> = tables.iter().map(|table| &*table.name).collect();
+    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
+        [(&name, Type::TEXT), (&schemas, Type::TEXT_ARRAY), (&names, Type::TEXT_ARRAY)];
+    let row = client.query_typed_opt(QUERY, &parameters).await?;
+    row.map(|row| Ok(Marks { oid: row.try_get(0)?, rows: row.try_get(1)? })).transpose()
+}
+
+impl Marks {
+    /// Whether these rows, as they were written down, are those of the same publication, altered or not. Nothing was written
+    /// down where nobody has looked yet.
+    pub fn is_made_anew_since(&self, known: &str) -> bool {
+        let oid = known.split(':').next().unwrap_or_default();
+        !known.is_empty() && oid != self.oid.to_string()
+    }
+}
+
 /// What the server says of a publication; `None` where there is none of that name.
 pub async fn read_publication(client: &Client, name: &str) -> Result<Option<Publication>, CaptureError> {
     const QUERY: &str = "

@@ -10,10 +10,19 @@ use crate::pg::connect;
 use crate::service::{self, Live};
 use crate::state::StateStore;
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+/// A connection for each tenant that joins, and one for each that waits for a user, are more files than the 1,024 that many
+/// systems begin with; what a process may have at most is left to whoever runs it.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // A sandbox may forbid it: then it is as it was.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
 
 /// Whether anything was ever replicated with this slot.
 async fn has_run_before(config: &Config) -> bool {
@@ -39,6 +48,7 @@ pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> miette:
     if arguments.plan {
         return plan::execute(&config).await;
     }
+    raise_open_files();
     let stop = signals().map_err(|error| miette::miette!("cannot listen to signals: {error}"))?;
     let (sender, configs) = watch::channel(config.clone());
     let (live, shown) = (Arc::<Live>::default(), CancellationToken::new());

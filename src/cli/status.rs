@@ -133,6 +133,7 @@ mod tests {
             system_identifier: "1".into(),
             timeline: 1,
             confirmed: Lsn(0x100),
+            publication: String::new(),
             epoch: Epoch(1),
             holder: "host:1".into(),
             lease_seconds: 9.0,

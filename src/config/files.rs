@@ -5,6 +5,7 @@ use super::error::ConfigError;
 use super::interpolate::Surroundings;
 use super::{parse, raw, settings::Config, tenants};
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -48,7 +49,8 @@ fn stamp(path: &Path) -> Stamp {
 fn expand(main: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
     let beside = main.parent().unwrap_or(Path::new("")).join(pattern);
     let found = glob::glob(&beside.to_string_lossy()).map_err(|error| error.to_string())?;
-    let found: Vec<PathBuf> = found.filter_map(Result::ok).collect();
+    // A directory that cannot be read does not stand for one without files.
+    let found: Vec<PathBuf> = found.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
     match found.is_empty() && !pattern.contains(['*', '?', '[']) {
         true => Err("there is no such file".to_owned()),
         false => Ok(found),
@@ -57,13 +59,19 @@ fn expand(main: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
 
 /// Reads a configuration and what it includes.
 pub(super) fn load(path: &Path) -> Result<(Config, Files), ConfigError> {
-    let contents = RefCell::new(Vec::new());
+    let (contents, stamps) = (RefCell::new(Vec::new()), RefCell::new(HashMap::new()));
+    // What is written after it was read is another one.
+    let stamped = |path: &Path| {
+        stamps.borrow_mut().insert(path.to_owned(), stamp(path));
+    };
     let read = |beside: &Path, file: &str| {
         let path = beside.parent().unwrap_or(Path::new("")).join(file);
+        stamped(&path);
         let text = std::fs::read_to_string(&path);
         contents.borrow_mut().push(path);
         text
     };
+    stamped(path);
     let text = text_of(path)?;
     let name = path.display().to_string();
     let variable = |name: &str| std::env::var(name).ok();
@@ -72,6 +80,7 @@ pub(super) fn load(path: &Path) -> Result<(Config, Files), ConfigError> {
         let files = expand(path, pattern)
             .map_err(|why| ConfigError::in_whole(&name, &format!("include: {pattern} cannot be read: {why}")))?;
         for file in files {
+            stamped(&file);
             let (name, text) = (file.display().to_string(), text_of(&file)?);
             let from = Surroundings { variable: &variable, file: &|named| read(&file, named) };
             let root = raw::parse_yaml(&text).map_err(super::not_yaml);
@@ -82,6 +91,9 @@ pub(super) fn load(path: &Path) -> Result<(Config, Files), ConfigError> {
     let patterns = config.include.clone();
     let mut files = Files { main: path.to_owned(), patterns, contents: contents.into_inner(), stamps: Vec::new() };
     files.look_again();
+    // One that has come meanwhile was not read.
+    let stamps = stamps.into_inner();
+    files.stamps.iter_mut().for_each(|(path, stamp)| *stamp = stamps.get(path).copied().flatten());
     Ok((config, files))
 }
 

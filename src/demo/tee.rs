@@ -5,6 +5,7 @@ use super::stage::{Stage, TENANTS};
 use crate::config::Kafka;
 use crate::model::Deletes;
 use crate::tee::kafka::{Failure, Reader};
+use std::collections::HashSet;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -34,11 +35,17 @@ async fn held(kafka: &Kafka) -> Result<i64, Failure> {
     let kafka = kafka.clone();
     let counted = tokio::task::spawn_blocking(move || {
         let reader = Reader::new(&kafka)?;
-        let mut held = 0;
+        let mut held = HashSet::new();
         for tenant in TENANTS {
-            held += reader.users(&kafka.topic.replace("{tenant}", tenant), Deletes::Soft)?.len() as i64;
+            reader.users(&kafka.topic.replace("{tenant}", tenant), Deletes::Soft, |key, is_there| {
+                let key = (tenant, key.to_owned());
+                match is_there {
+                    true => held.insert(key),
+                    false => held.remove(&key),
+                };
+            })?;
         }
-        Ok(held)
+        Ok(held.len() as i64)
     });
     counted.await.unwrap_or_else(|error| Err(Failure::plain(format!("the look was broken off: {error}"))))
 }

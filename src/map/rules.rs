@@ -105,14 +105,22 @@ pub struct Watch {
     pub via: Option<Via>,
 }
 
-/// A table that leads from one key to the query's.
+impl Watch {
+    /// What leads from the query's key to the tenants whose users they are, where the rows of the table say so in a column.
+    pub fn leads_to_tenants(&self) -> Option<Via> {
+        let (Some(Value::Column(tenant)), None) = (&self.tenant, &self.via) else { return None };
+        Some(Via { table: self.table.clone(), from: self.key.clone(), to: vec![tenant.clone()] })
+    }
+}
+
+/// A table that leads from one key to another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Via {
     /// Which.
     pub table: TableName,
-    /// Its columns that hold the key of the watched table.
+    /// Its columns that hold the key that is known.
     pub from: Vec<String>,
-    /// Its columns that hold the query's key.
+    /// Its columns that hold the one that is looked for: the query's.
     pub to: Vec<String>,
 }
 

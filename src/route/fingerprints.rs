@@ -22,6 +22,8 @@ pub struct Fingerprints {
     /// In each bucket the one met last comes first, and free places last.
     buckets: Vec<[Slot; WAYS]>,
     hasher: RandomState,
+    /// How often each tenant has begun anew; what was known of its users before is not found any more.
+    begun: Vec<u32>,
 }
 
 /// All zero: free.
@@ -33,7 +35,11 @@ struct Slot {
 
 impl Default for Fingerprints {
     fn default() -> Self {
-        Fingerprints { buckets: vec![[Slot::default(); WAYS]; BUCKETS], hasher: RandomState::default() }
+        Fingerprints {
+            buckets: vec![[Slot::default(); WAYS]; BUCKETS],
+            hasher: RandomState::default(),
+            begun: Vec::new(),
+        }
     }
 }
 
@@ -62,6 +68,14 @@ impl Fingerprints {
         }
     }
 
+    /// The tenant takes a snapshot: that, and what comes after it, decides what its target has.
+    pub fn begin_anew(&mut self, tenant: usize) {
+        if self.begun.len() <= tenant {
+            self.begun.resize(tenant + 1, 0);
+        }
+        self.begun[tenant] += 1;
+    }
+
     /// What a snapshot says of a user. Only where nothing is known and nothing was forgotten: the stream may be ahead of the
     /// snapshot.
     pub fn learn(&mut self, tenant: usize, user: &User) {
@@ -76,7 +90,7 @@ impl Fingerprints {
     }
 
     fn bucket(&mut self, tenant: usize, id: &str) -> (u64, &mut [Slot; WAYS]) {
-        let hash = self.hasher.hash_one((tenant, id));
+        let hash = self.hasher.hash_one((tenant, self.begun.get(tenant).copied().unwrap_or_default(), id));
         (hash, &mut self.buckets[hash as usize % BUCKETS])
     }
 

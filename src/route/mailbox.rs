@@ -124,6 +124,17 @@ impl Mailbox {
         self.drained.notify_one();
     }
 
+    /// Whether the tenant has to start over, and has not begun to.
+    pub fn is_interrupted(&self) -> bool {
+        self.lock().interrupt.is_some()
+    }
+
+    /// What waits is worth waking a sleeping target for.
+    pub fn wake(&self) {
+        self.lock().wakes = true;
+        self.filled.notify_one();
+    }
+
     /// Waits until the capture side wants the tenant to start over. For one waiter.
     pub async fn interrupted(&self) -> Interrupt {
         loop {

@@ -5,6 +5,7 @@ use crate::capture::{CaptureError, publication};
 use crate::map::CompileError;
 use crate::model::{Epoch, TableName};
 use crate::pg::{ConnectError, describe};
+use crate::service::source::history::REPUBLISHED;
 use crate::snapshot::SourceReadError;
 use crate::state::StateError;
 
@@ -74,6 +75,9 @@ pub enum ServiceError {
         /// The mapped table.
         table: TableName,
     },
+    /// The publication is not the one that the session began with; a new history begins.
+    #[error("{REPUBLISHED}")]
+    Republished,
     /// Somebody else's slot.
     #[error("slot {slot} is not ours: {why}; choose another name for source.slot")]
     ForeignSlot {
@@ -142,6 +146,7 @@ impl ServiceError {
             | ServiceError::Superseded(_)
             | ServiceError::LeaseLapsed
             | ServiceError::WentBack(_)
+            | ServiceError::Republished
             | ServiceError::InRecovery
             | ServiceError::StartOver(_)
             | ServiceError::NotPublishing

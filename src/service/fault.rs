@@ -4,6 +4,7 @@ use crate::apply::{Refusal, TargetError};
 use crate::model::TenantId;
 use crate::pg::{ConnectError, describe};
 use crate::snapshot::LoadError;
+use tokio_postgres::types::{WasNull, WrongType};
 
 /// In a word why a tenant is parked: few enough to count by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,6 +90,9 @@ impl Fault {
 /// What mends a login.
 const LOGIN: &str = "correct the role or password in the target's URL, or pg_hba.conf at the target";
 
+/// What mends tables that are not what they were.
+const ALTERED: &str = "the tables were renamed or altered: rename them back, or drop them";
+
 /// What mends a refusal.
 pub(super) const REFUSES: &str = "a constraint or trigger that was added to neon_auth.users_sync refuses users: remove it \
     (users_sync.rejected there says which)";
@@ -109,9 +113,7 @@ fn remedy(sqlstate: &str) -> Option<(Cause, &'static str)> {
              users_sync and neon_auth with SELECT, INSERT, UPDATE, DELETE on their tables",
         ),
         "3D000" => (Cause::Login, "create the database, or correct the target's URL"),
-        "42P01" | "42703" | "3F000" => {
-            (Cause::Altered, "the tables were renamed or altered: rename them back, or drop them")
-        }
+        "42P01" | "42703" | "3F000" => (Cause::Altered, ALTERED),
         "54000" => (
             Cause::Other,
             "a value is too large for the table's index; or, with notify: true, a session there that listens keeps a \
@@ -149,6 +151,9 @@ pub(super) fn of_sql(error: &tokio_postgres::Error) -> Fault {
     let reason = describe(error);
     if let Some(refusal) = Refusal::of(error) {
         return Fault::Refused(refusal);
+    }
+    if std::error::Error::source(error).is_some_and(|source| source.is::<WrongType>() || source.is::<WasNull>()) {
+        return Fault::park(Cause::Altered, reason, ALTERED);
     }
     match error.code().map(|code| remedy(code.code())) {
         // No answer from the server: the connection is gone.

@@ -11,7 +11,7 @@ use super::source::plans::{compile_current, fingerprint, identity_gaps};
 use super::source::publish::publish;
 use super::source::slot::take_slot;
 use crate::capture::slot::identify_system;
-use crate::capture::{CaptureError, ReplicationConnection, ReplicationReader, ReplicationWriter};
+use crate::capture::{CaptureError, ReplicationConnection, ReplicationReader, ReplicationWriter, publication};
 use crate::config::{Config, Family};
 use crate::pg::{PgClient, connect};
 use crate::route::Memory;
@@ -144,12 +144,16 @@ pub(super) async fn prepare(config: &Config, live: &Arc<Live>) -> Result<Prepare
     let leased = Instant::now();
     let state = StateStore::acquire(state, &config.source.slot, &holder, system.flushed).await?;
     let mut known = state.load().await?;
+    let name = &config.source.publication;
+    let marks = publication::read_marks(&client, name, &config.users.tables()).await?.map(|marks| marks.rows);
+    let marks = marks.ok_or(ServiceError::Republished)?;
     let found = Found {
         system_identifier: &system.system_identifier,
         timeline: system.timeline,
         slot_created: created.is_some(),
         confirmed: from,
         flushed: system.flushed,
+        publication: &marks,
     };
     let generation = match known.source.as_ref().map(|source| decide_history(source, &found)) {
         Some(History::Same(generation)) => generation,
@@ -161,6 +165,7 @@ pub(super) async fn prepare(config: &Config, live: &Arc<Live>) -> Result<Prepare
         // `acquire` wrote the row: another process has dropped it since.
         None => return Err(CaptureError::Closed.into()),
     };
+    state.saw_publication(&marks).await?;
     let ids: Vec<&str> = config.tenants.iter().map(|tenant| tenant.id.as_str()).collect();
     state.park_others(&ids).await?;
 
@@ -175,7 +180,7 @@ pub(super) async fn prepare(config: &Config, live: &Arc<Live>) -> Result<Prepare
     let mapping = fingerprint(&config.users, &compile_current(&client, &config.users).await?);
     let lanes = lanes.collect();
     let epochs = std::mem::take(&mut known.epochs);
-    let beginning = Beginning { generation, confirmed: from, epochs, holder };
+    let beginning = Beginning { generation, confirmed: from, publication: marks, epochs, holder };
     let shared = Shared::new(config.clone(), state, beginning, lanes, memory.clone(), &mapping, live.clone());
     shared.renewed(leased);
     tracing::info!(slot = config.source.slot, position = %from, %generation, epoch = %shared.epoch, "streaming");
@@ -208,6 +213,5 @@ async fn say_what_is_lacking(client: &PgClient, config: &Config) -> Result<(), S
 
 /// For people who look into the state.
 fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "unknown host".into(), |name| name.trim().to_owned())
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

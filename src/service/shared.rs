@@ -25,6 +25,8 @@ pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) state: StateStore,
     pub(super) generation: Generation,
+    /// The publication's marks when the session began.
+    pub(super) publication: String,
     /// As [`crate::state::Snapshot::epochs`].
     pub(super) epochs: BTreeMap<Epoch, Lsn>,
     pub(super) epoch: Epoch,
@@ -59,6 +61,8 @@ pub(super) struct Beginning {
     pub(super) generation: Generation,
     /// Everything before this was confirmed.
     pub(super) confirmed: Lsn,
+    /// The publication's marks.
+    pub(super) publication: String,
     /// As [`crate::state::Snapshot::epochs`].
     pub(super) epochs: BTreeMap<Epoch, Lsn>,
     /// Who begins it, for people.
@@ -75,13 +79,14 @@ impl Shared {
         mapping: &str,
         live: Arc<Live>,
     ) -> Shared {
-        let Beginning { generation, confirmed, epochs, holder } = from;
+        let Beginning { generation, confirmed, publication, epochs, holder } = from;
         Shared {
             rereader: Rereader::new(config.source.url.clone()),
             epoch: state.epoch(),
             config,
             state,
             generation,
+            publication,
             epochs,
             lanes: Lanes::new(lanes),
             memory,
@@ -138,9 +143,16 @@ impl Shared {
     }
 
     /// The tenant's snapshot at `position` is in.
-    pub(super) fn joined(&self, tenant: &TenantId, position: Lsn) {
-        self.progress().joined(tenant, position);
-        self.note_held(tenant, position);
+    pub(super) fn joined(&self, index: usize, position: Lsn) {
+        let lane = self.lanes.get(index);
+        let mut progress = self.progress();
+        match lane.mailbox.is_interrupted() {
+            // It has to join once more: what it has dropped since is not confirmed until that is written down.
+            true => progress.acknowledge(&lane.tenant.id, position),
+            false => progress.joined(&lane.tenant.id, position),
+        }
+        drop(progress);
+        self.note_held(&lane.tenant.id, position);
     }
 
     /// The tenant wants nothing any more; to be called once that is written down.
@@ -162,7 +174,13 @@ impl Shared {
     /// Tenants past `limits.source_wal` have to let go of the log.
     pub(super) fn interrupt_who_holds_log(&self) {
         let limit = self.config.limits.source_wal;
-        let holding: Vec<TenantId> = self.progress().holding_back(limit).cloned().collect();
+        let (waking, holding) = {
+            let progress = self.progress();
+            let past = |limit| progress.holding_back(limit).cloned().collect::<Vec<TenantId>>();
+            (past(limit / 2), past(limit))
+        };
+        // A target that sleeps until there is more is woken before it is too late.
+        waking.iter().filter_map(|tenant| self.index_of(tenant)).for_each(|index| self.lanes.get(index).mailbox.wake());
         for tenant in holding {
             if let Some(index) = self.index_of(&tenant) {
                 self.interrupt(index, Interrupt::HoldsLog);

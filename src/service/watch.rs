@@ -1,10 +1,10 @@
-//! Looks now and then whether the table is still published: DROP COLUMN ... CASCADE on a listed column, or somebody's
-//! ALTER PUBLICATION, takes it out without a word, and the stream just falls silent.
+//! Looks now and then whether the table is still published, and has been all the time: DROP COLUMN ... CASCADE on a listed
+//! column, or somebody's ALTER PUBLICATION, takes it out without a word, and the stream just falls silent.
 
 use super::ServiceError;
 use super::shared::Shared;
 use super::source::publish::put_back;
-use crate::capture::publication::table_in_publication;
+use crate::capture::publication::{read_marks, table_in_publication};
 use crate::pg::connect;
 use crate::snapshot::settle;
 use std::time::Duration;
@@ -43,6 +43,11 @@ pub(super) async fn membership(shared: &Shared) -> Result<(), ServiceError> {
                 put_back(&client, &state, &shared.config, &table).await?;
                 return Err(ServiceError::NotPublished { publication, table });
             }
+        }
+        // It may have been out of it for a moment.
+        match read_marks(&client, &source.publication, &tables).await {
+            Ok(Some(marks)) if marks.rows != shared.publication => return Err(ServiceError::Republished),
+            _ => {}
         }
     }
 }

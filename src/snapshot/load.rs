@@ -102,7 +102,8 @@ pub async fn load(
     let transaction = target.client_mut().transaction().await?;
     transaction
         .batch_execute(
-            "SET LOCAL synchronous_commit = on; SET LOCAL statement_timeout = 0; \
+            // Somebody may hold a lock there for ever, and meanwhile the source's log is held for us.
+            "SET LOCAL synchronous_commit = on; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '60s'; \
              SET LOCAL idle_in_transaction_session_timeout = '60s'",
         )
         .await?;

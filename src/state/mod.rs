@@ -52,6 +52,8 @@ pub struct SourceRow {
     pub timeline: i32,
     /// The position confirmed last.
     pub confirmed: Lsn,
+    /// The publication's marks, as the newest process has found them; empty where none has looked.
+    pub publication: String,
     /// The newest process.
     pub epoch: Epoch,
     /// Who that is, for people.

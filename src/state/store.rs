@@ -1,7 +1,7 @@
 //! The state as one process writes it.
 
 use super::request::Request;
-use super::tables::{CREATE, exists, read_rows};
+use super::tables::{ADD_PUBLICATION, CREATE, exists, has_publication, read_rows};
 use super::{LEASE, NOT_CONFIGURED, Snapshot, StateError, TenantRow};
 use crate::model::{Epoch, Generation, Lsn, TargetId, TenantId};
 use crate::pg::{PgClient, create_schema};
@@ -28,6 +28,9 @@ impl StateStore {
         if !exists(&client).await? {
             create_schema(&client, "users_sync").await?;
             client.batch_execute(CREATE).await?;
+        }
+        if !has_publication(&client).await? {
+            client.batch_execute(ADD_PUBLICATION).await?;
         }
         let row = client
             .query_one(
@@ -108,6 +111,13 @@ impl StateStore {
                 &[&self.slot, &self.epoch.0, &generation.0, &system_identifier, &timeline, &PgLsn::from(position.0)],
             )
             .await?;
+        self.fenced_unless(written == 1)
+    }
+
+    /// The publication's marks, as they are now: whatever was missed by another one has been taken care of.
+    pub async fn saw_publication(&self, marks: &str) -> Result<(), StateError> {
+        let sql = "UPDATE users_sync.source SET publication = $3 WHERE slot = $1 AND epoch = $2";
+        let written = self.client.execute(sql, &[&self.slot, &self.epoch.0, &marks]).await?;
         self.fenced_unless(written == 1)
     }
 

@@ -12,6 +12,7 @@ CREATE TABLE IF NOT EXISTS users_sync.source (
   system_identifier text NOT NULL,
   timeline integer NOT NULL,
   confirmed pg_lsn NOT NULL,
+  publication text NOT NULL DEFAULT '',
   epoch bigint NOT NULL,
   holder text NOT NULL,
   held_since timestamptz NOT NULL,
@@ -56,14 +57,25 @@ CREATE TABLE IF NOT EXISTS users_sync.tee (
   requested boolean NOT NULL DEFAULT false
 )";
 
+/// For a state that was made before this was remembered.
+pub(super) const ADD_PUBLICATION: &str =
+    "ALTER TABLE users_sync.source ADD COLUMN IF NOT EXISTS publication text NOT NULL DEFAULT ''";
+
+/// Whether it is remembered.
+pub(super) async fn has_publication(client: &Client) -> Result<bool, StateError> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = 'users_sync.source'::regclass \
+               AND attname = 'publication' AND NOT attisdropped)";
+    Ok(client.query_one(sql, &[]).await?.get(0))
+}
+
 pub(super) async fn exists(client: &Client) -> Result<bool, StateError> {
     Ok(client.query_one("SELECT to_regclass('users_sync.tee') IS NOT NULL", &[]).await?.get(0))
 }
 
 pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, StateError> {
     let sql = "SELECT generation, system_identifier, timeline, confirmed, epoch, holder, \
-                 extract(epoch FROM lease_until - now())::float8 \
-               FROM users_sync.source WHERE slot = $1";
+                 extract(epoch FROM lease_until - now())::float8, coalesce(to_jsonb(s) ->> 'publication', '') \
+               FROM users_sync.source s WHERE slot = $1";
     let source = client.query_opt(sql, &[&slot]).await?.map(|row| SourceRow {
         generation: Generation(row.get(0)),
         system_identifier: row.get(1),
@@ -72,6 +84,7 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
         epoch: Epoch(row.get(4)),
         holder: row.get(5),
         lease_seconds: row.get(6),
+        publication: row.get(7),
     });
     let sql = "SELECT tenant, state, reason, remedy, target, target_id::text, generation, position, \
                  extract(epoch FROM now() - since)::float8, extract(epoch FROM now() - position_at)::float8, \

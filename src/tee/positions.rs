@@ -39,6 +39,9 @@ pub struct Split {
     pub commit: Lsn,
     /// What became of that many rows of it is there.
     pub rows: u64,
+    /// So many changes of it have got a number.
+    #[serde(default)]
+    pub changes: u64,
 }
 
 /// A tenant whose users are in its topic.
@@ -178,7 +181,7 @@ mod tests {
         let mut take = |slot, held: Held| {
             positions.take(slot, held.key.as_bytes(), held.value.as_deref().map(str::as_bytes));
         };
-        let split = Some(Split { commit: Lsn(0x1_0000_0000), rows: 9 });
+        let split = Some(Split { commit: Lsn(0x1_0000_0000), rows: 9, changes: 11 });
         let (acme, globex) = (TenantId::new("acme"), TenantId::new("globex"));
         let tenant = TenantPosition { position: Lsn(5), topic: "t".into(), mapping: "m".into() };
         take("s", stream(1).record("s"));

@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { control, isSound, shows, until, visit } from "./lib.js";
+import { CONSOLE, control, isSound, shows, until, visit } from "./lib.js";
 
 const row = (page, text) => page.locator("tbody tr").filter({ hasText: text }).first();
 const tenant = (page, name) => page.locator(`tbody[data-tenant="${name}"]`);
@@ -33,6 +33,28 @@ test("who signs up at the source appears on the open page, changes there, and le
     await control("sql/auth", "DELETE FROM auth.users WHERE id = 'zoe'");
     await page.locator("tr.gone").filter({ hasText: "Zora Young" }).waitFor();
     assert.equal(await page.evaluate(() => window.stayed), true);
+  }));
+
+test("who signed up while nobody looked is there when somebody looks again", () =>
+  visit("#/tenants/acme/users", async (page) => {
+    await shows(page, "tbody a.row", "Ann 1");
+    await shows(page, "#connection", "live");
+    const look = (hidden) =>
+      page.evaluate((hidden) => {
+        Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+        document.dispatchEvent(new Event("visibilitychange"));
+      }, hidden);
+    await look(true);
+    await control("sql/auth", "INSERT INTO auth.users (id, org, first_name) VALUES ('a-while-ago', 'acme', 'Wendy')");
+    await until("she has arrived", async () => {
+      const answer = await page.request.get(`${CONSOLE}/api/tenants/acme/users/a-while-ago`);
+      return answer.ok();
+    });
+    assert.equal(await row(page, "Wendy").count(), 0);
+    await look(false);
+    await row(page, "Wendy").waitFor();
+    await control("sql/auth", "DELETE FROM auth.users WHERE id = 'a-while-ago'");
+    await page.locator("tr.gone").filter({ hasText: "Wendy" }).waitFor();
   }));
 
 test("a user of another tenant, or that is not looked for, does not appear", () =>

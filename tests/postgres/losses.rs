@@ -149,6 +149,65 @@ async fn the_publication_is_dropped() {
     scene.ends_well().await;
 }
 
+/// Nothing tells but the catalog's rows: the table is in the publication whenever somebody looks.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_publication_is_altered_and_put_back() {
+    const ALTERED: &str = "somebody has altered its publication: what was changed meanwhile may not have been sent";
+    let mut scene = Scene::start(Options::new(), "").await;
+    let source = scene.source.server.connect("auth").await.unwrap();
+    let unseen = |name: &str| {
+        [
+            "ALTER PUBLICATION users_sync DROP TABLE auth.users",
+            &format!("UPDATE auth.users SET first_name = '{name}', updated_at = now()"),
+            "ALTER PUBLICATION users_sync ADD TABLE auth.users",
+        ]
+        .map(str::to_owned)
+    };
+    for statement in unseen("Unseen") {
+        source.batch_execute(&statement).await.unwrap();
+    }
+    scene.log.says(ALTERED).await;
+    scene.equal().await;
+    // And while no process runs.
+    scene.process.take().unwrap().kill();
+    for statement in unseen("Unseen again") {
+        source.batch_execute(&statement).await.unwrap();
+    }
+    let (process, log) = Process::start_logged(&scene._config);
+    (scene.process, scene.log) = (Some(process), log);
+    scene.log.says(ALTERED).await;
+    scene.equal().await;
+    scene.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_publication_is_made_anew() {
+    let mut scene = Scene::start(Options::new(), "").await;
+    let source = scene.source.server.connect("auth").await.unwrap();
+    let unseen = |name: &str| {
+        [
+            "DROP PUBLICATION users_sync",
+            &format!("UPDATE auth.users SET first_name = '{name}', updated_at = now()"),
+            "CREATE PUBLICATION users_sync FOR TABLE auth.users WITH (publish_via_partition_root = true)",
+        ]
+        .map(str::to_owned)
+    };
+    for statement in unseen("Unseen") {
+        source.batch_execute(&statement).await.unwrap();
+    }
+    scene.log.says("is older than its publication").await;
+    scene.equal().await;
+    scene.process.take().unwrap().kill();
+    for statement in unseen("Unseen again") {
+        source.batch_execute(&statement).await.unwrap();
+    }
+    let (process, log) = Process::start_logged(&scene._config);
+    (scene.process, scene.log) = (Some(process), log);
+    scene.log.says("is older than its publication").await;
+    scene.equal().await;
+    scene.ends_well().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_replica_identity_is_changed() {
     let scene = Scene::start(Options::new(), "").await;

@@ -168,6 +168,25 @@ async fn a_truncated_table_is_resynced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_back_after_a_truncation_just_as_before_is_there() {
+    const SOME: &str = "INSERT INTO auth.users (id, org, first_name, created_at, updated_at)
+        SELECT 'u' || n, 'acme', 'Ann', '2024-05-01', '2024-06-01' FROM generate_series(1, 3) n";
+    let bed = Bed::start(&["acme"]).await;
+    let service = Service::start(bed.config());
+    bed.state_is("acme", "following").await;
+    bed.auth(SOME).await;
+    bed.equal().await;
+    for _ in 0..2 {
+        bed.auth("TRUNCATE auth.users").await;
+        bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE deleted_at IS NULL", "0").await;
+        bed.state_is("acme", "following").await;
+        bed.auth(SOME).await;
+        bed.equal().await;
+    }
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_altered_table_is_followed() {
     let bed = Bed::start(&["acme"]).await;
     bed.auth(

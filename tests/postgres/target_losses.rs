@@ -192,6 +192,46 @@ async fn deletes_become_final_after_their_time() {
     assert!(scene.process.stop().await.success());
 }
 
+/// More of them than are deleted at once, and before them as many that the application keeps.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_deletes_become_final_one_round_after_the_other() {
+    let scene = Scene::start("deletes: {mode: soft, purge_after: 1s}").await;
+    scene
+        .at_target(
+            "CREATE TABLE public.todos (user_id text REFERENCES neon_auth.users_sync(id));
+             INSERT INTO neon_auth.users_sync (id, raw_json, deleted_at)
+             SELECT 'kept' || n, '{}', now() - interval '2 days' FROM generate_series(1, 10) n;
+             INSERT INTO public.todos SELECT 'kept' || n FROM generate_series(1, 10) n;
+             INSERT INTO neon_auth.users_sync (id, raw_json, deleted_at)
+             SELECT 'gone' || n, '{}', now() - interval '1 day' FROM generate_series(1, 20500) n",
+        )
+        .await;
+    scene.bed.auth("DELETE FROM auth.users WHERE id = 'u2'").await;
+    let left = "SELECT count(*) FROM neon_auth.users_sync WHERE deleted_at IS NOT NULL";
+    scene.bed.becomes("acme", left, "10").await;
+    assert!(scene.log.text().matches("deleted for good").count() >= 3, "{}", scene.log.text());
+    scene.ends_well().await;
+}
+
+/// It can be looked at, and takes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_full_is_away_however_often_it_is_looked_at() {
+    let scene = Scene::start("limits: {park_after: 2s}").await;
+    scene
+        .at_target(
+            "CREATE FUNCTION full() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = '53100'; END $$;
+             CREATE TRIGGER is_full BEFORE INSERT OR UPDATE ON neon_auth.users_sync FOR EACH ROW EXECUTE FUNCTION full()",
+        )
+        .await;
+    scene.change().await;
+    scene.bed.state_is("acme", "parked").await;
+    let tried = scene.log.text().matches("its target is tried again").count();
+    assert!((2..=8).contains(&tried), "tried {tried} times: {}", scene.log.text());
+    scene.at_target("DROP TRIGGER is_full ON neon_auth.users_sync").await;
+    scene.ends_well().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_that_is_not_mapped_any_more_is_forgotten_when_somebody_says_so() {
     let bed = Bed::start(&["acme", "globex"]).await;

@@ -33,7 +33,10 @@ const histories = new Map();
 let fresher = null;
 let refreshing = null;
 
-/** `subscriber({status, tenants, connection, users})` with what changed; `tenants` is a set of names. Returns the way out. */
+/**
+ * `subscriber({status, tenants, connection, users})` with what changed; `tenants` is a set of names, the `ids` of users are null
+ * after a time in which nothing was heard. Returns the way out.
+ */
 export function subscribe(subscriber) {
   subscribers.add(subscriber);
   return () => subscribers.delete(subscriber);
@@ -145,6 +148,7 @@ function withoutHistory({ history: _, ...tenant }) {
 let watched = null;
 let serial = 0;
 let current = null;
+let wasOpen = false;
 let delay = RETRY[0];
 let timer = null;
 
@@ -177,6 +181,9 @@ async function connect() {
         delay = RETRY[0];
         connection("live");
         if (hadGap) refresh().catch((problem) => connection("lost", problem));
+        // Nobody knows which users came meanwhile.
+        if (hadGap && wasOpen) tell({ users: { tenant: watched, ids: null } });
+        wasOpen = true;
       },
       heard,
       event(name, data) {

@@ -63,8 +63,13 @@ export function usersView(tenant) {
   const note = h(
     "p",
     { class: "note", role: "status" },
-    "Many users have changed just now. ",
+    "More users have changed than are shown here. ",
     h("button", { type: "button", class: "quiet small", onclick: () => read() }, "Read the page anew"),
+  );
+  const standby = h(
+    "p",
+    { class: "note" },
+    "This process is not the one that works: who comes or changes does not show here by itself.",
   );
   const waiting = loading("Loading users");
   const place = h("div", { class: "place" }, waiting);
@@ -78,6 +83,7 @@ export function usersView(tenant) {
     { class: "list" },
     h("div", { class: "tools" }, which.element, h("span", { class: "grow" }), progress, stop, field),
     note,
+    standby,
     place,
     pager,
   );
@@ -173,13 +179,27 @@ export function usersView(tenant) {
     return found && (!deleted || String(user.deleted_at !== null) === deleted);
   };
 
+  /** After a time in which nothing was heard: the page that is shown is read once more, a search only when a person asks. */
+  async function catchUp() {
+    panel.changed([]);
+    const [cursor, mine] = [starts.at(-1), reading];
+    if (search || deleted || !loaded) return outdated();
+    const answer = await request(path(["tenants", tenant, "users"], { cursor, limit: PAGE })).catch(() => null);
+    if (mine !== reading) return;
+    if (!answer) return outdated();
+    [page, recent, next, isOld] = [answer.users, [], answer.next, false];
+    draw();
+  }
+
+  function outdated() {
+    isOld = true;
+    draw();
+  }
+
   /** Users that were written just now: in their place where they are shown, else on top. */
   async function changed(ids) {
     panel.changed(ids);
-    if (!ids.length) {
-      isOld = true;
-      return draw();
-    }
+    if (!ids.length) return outdated();
     const wanted = ids.slice(-RECENT);
     isOld ||= ids.length > wanted.length;
     const users = await Promise.all(
@@ -268,11 +288,17 @@ export function usersView(tenant) {
     );
   }
 
+  function hint() {
+    standby.hidden = !live.status || live.status.role === "streaming";
+  }
+
   const leave = subscribe((change) => {
     if (change.tenants?.has(tenant)) troubles();
     // A page is not read twice at a time; what is being read now holds the change already.
-    if (change.users?.tenant === tenant && !problem) changed(change.users.ids);
+    if (change.users?.tenant === tenant && !problem) change.users.ids ? changed(change.users.ids) : catchUp();
+    if (change.status) hint();
   });
+  hint();
   troubles();
 
   return {

@@ -22,6 +22,7 @@ impl World {
             system_identifier: String::new(),
             timeline: 1,
             confirmed: Lsn(0),
+            publication: String::new(),
             epoch: Epoch(0),
             holder: String::new(),
             lease_seconds: 0.0,

@@ -20,8 +20,14 @@ impl World {
         self.clock += 1;
         source.state.epoch = Epoch(self.clock.max(source.state.epoch.0 + 1));
         source.epochs.insert(source.state.epoch, source.end);
-        let found =
-            Found { system_identifier: "1", timeline: 1, slot_created: created, confirmed: from, flushed: source.end };
+        let found = Found {
+            system_identifier: "1",
+            timeline: 1,
+            slot_created: created,
+            confirmed: from,
+            flushed: source.end,
+            publication: "",
+        };
         if let History::New(generation, _) = decide_history(&source.state, &found) {
             source.state.generation = generation;
             source.state.system_identifier = "1".into();

@@ -14,6 +14,8 @@ pub(in crate::service) struct Found<'a> {
     pub(in crate::service) confirmed: Lsn,
     /// The end of the source's log.
     pub(in crate::service) flushed: Lsn,
+    /// The publication's marks.
+    pub(in crate::service) publication: &'a str,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -22,11 +24,16 @@ pub(in crate::service) enum History {
     New(Generation, &'static str),
 }
 
+/// Somebody has altered the publication, or taken a table out, whatever it is like now.
+pub(in crate::service) const REPUBLISHED: &str =
+    "somebody has altered its publication: what was changed meanwhile may not have been sent";
+
 pub(in crate::service) fn decide_history(state: &SourceRow, found: &Found<'_>) -> History {
     let breaks = [
         (state.generation == Generation(0), "nothing was ever replicated from it"),
         (found.slot_created, "the slot is new"),
         (state.system_identifier.is_empty(), "what happened before it is not whole (the log says why)"),
+        (!state.publication.is_empty() && state.publication != found.publication, REPUBLISHED),
         (state.system_identifier != found.system_identifier, "the source is another server"),
         // Also where the slot was carried over and every checkpoint lies before the promotion: a user who was read from the
         // old primary is ahead of the checkpoint, and what was read may be among what the promotion has lost.
@@ -51,14 +58,21 @@ mod tests {
             system_identifier: "7".into(),
             timeline: 1,
             confirmed: Lsn(100),
+            publication: String::new(),
             epoch: Epoch(9),
             holder: String::new(),
             lease_seconds: 0.0,
         }
     }
 
-    const FOUND: Found<'_> =
-        Found { system_identifier: "7", timeline: 1, slot_created: false, confirmed: Lsn(100), flushed: Lsn(200) };
+    const FOUND: Found<'_> = Found {
+        system_identifier: "7",
+        timeline: 1,
+        slot_created: false,
+        confirmed: Lsn(100),
+        flushed: Lsn(200),
+        publication: "1:2 3:4",
+    };
 
     #[test]
     fn a_slot_at_or_behind_what_was_confirmed_goes_on() {
@@ -82,5 +96,8 @@ mod tests {
         check(state(), Found { confirmed: Lsn(101), ..FOUND }, "moved the slot");
         check(state(), Found { confirmed: Lsn(50), flushed: Lsn(99), ..FOUND }, "restored");
         check(SourceRow { system_identifier: String::new(), ..state() }, FOUND, "not whole");
+        check(SourceRow { publication: "1:2 3:5".into(), ..state() }, FOUND, "altered its publication");
+        let known = SourceRow { publication: FOUND.publication.into(), ..state() };
+        assert_eq!(decide_history(&known, &FOUND), History::Same(Generation(3)));
     }
 }

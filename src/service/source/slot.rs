@@ -1,7 +1,7 @@
 //! The slot: found free, made, or waited for as a standby.
 
-use crate::capture::ReplicationConnection;
 use crate::capture::slot::{self, CreatedSlot};
+use crate::capture::{ReplicationConnection, publication};
 use crate::config::{Config, OnSlotLoss};
 use crate::model::Lsn;
 use crate::pg::{PgClient, connect};
@@ -38,6 +38,8 @@ pub(in crate::service) async fn take_slot(
         if row.database.as_deref() != Some(&*config.source.url.database) {
             return Err(foreign(format!("it belongs to database {}", row.database.unwrap_or_default())));
         }
+        let unpublished =
+            unpublished || row.active_pid.is_none() && is_older_than_its_publication(config, client, state).await?;
         match (row.active_pid, row.confirmed_flush) {
             (None, _) if row.invalid || unpublished => {
                 let why =
@@ -66,6 +68,18 @@ pub(in crate::service) async fn take_slot(
     let CreatedSlot { consistent_point, snapshot_name } = slot::create_slot(connection, name, false).await?;
     let export = hold_export(connect(&config.source.url).await?, &snapshot_name, consistent_point).await?;
     Ok((consistent_point, Some(export)))
+}
+
+/// Whether the publication was dropped and made anew: what the slot still has to send was written before, and the server
+/// looks for the publication of that time (ERROR 42704).
+async fn is_older_than_its_publication(
+    config: &Config,
+    client: &PgClient,
+    state: &PgClient,
+) -> Result<bool, ServiceError> {
+    let marks = publication::read_marks(client, &config.source.publication, &config.users.tables()).await?;
+    let known = StateStore::read(state, &config.source.slot).await?;
+    Ok(marks.zip(known.source).is_some_and(|(marks, known)| marks.is_made_anew_since(&known.publication)))
 }
 
 fn lost(config: &Config, why: &'static str) -> Result<(), ServiceError> {

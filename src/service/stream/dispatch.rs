@@ -1,7 +1,7 @@
 //! The changes of one source transaction, sorted by tenant and pushed into their mailboxes.
 
 use super::room::wait_for_room;
-use super::sink::{Sink, Transaction};
+use super::sink::{Comes, Sink, Transaction};
 use crate::map::Moment;
 use crate::model::{Change, Lsn, TenantId, User};
 use crate::route::{Directory, Interrupt, Pushed, Unmapped};
@@ -59,7 +59,7 @@ impl Dispatch {
         self.lanes.iter().for_each(|lane| lane.adopted.cancel());
     }
 
-    fn add_to(&mut self, transaction: Transaction, index: usize, change: Change, is_new: bool) {
+    fn add_to(&mut self, transaction: Transaction, index: usize, change: Change, comes: Comes) {
         let mut fingerprints = self.shared.fingerprints();
         // Under the lock under which positions are held: what left before this change may be about to be dropped.
         if !fingerprints.is_news(index, &change) && self.lanes[index].mailbox.is_settled() {
@@ -71,7 +71,7 @@ impl Dispatch {
             part.touched = true;
             self.touched.push(index);
         }
-        part.wakes |= is_new || change.deletes();
+        part.wakes |= comes != Comes::No || change.deletes();
         part.bytes += change.heap_bytes();
         part.changes.push(change);
         if part.bytes >= CHUNK_BYTES {
@@ -117,19 +117,19 @@ impl Sink for Dispatch {
     fn row(&mut self, _: Option<User>) {}
 
     /// A tenant's full chunk is handed on.
-    fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, is_new: bool) {
+    fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, comes: Comes) {
         let index = match tenant {
             None => self.directory.only(),
             Some(key) => self.find(key),
         };
         if let Some(index) = index {
-            self.add_to(transaction, index, change, is_new);
+            self.add_to(transaction, index, change, comes);
         }
     }
 
     fn add_everywhere(&mut self, transaction: Transaction, change: &Change) {
         for index in 0..self.parts.len() {
-            self.add_to(transaction, index, change.clone(), false);
+            self.add_to(transaction, index, change.clone(), Comes::No);
         }
     }
 

@@ -17,7 +17,7 @@ use crate::model::{Change, Oid, Relation};
 use crate::pg::PgClient;
 use crate::route::Interrupt;
 use crate::snapshot::Reading;
-use sink::{Sink, Transaction};
+use sink::{Comes, Sink, Transaction};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,13 +68,13 @@ enum Source {
 }
 
 impl<S: Sink> Out<S> {
-    /// Takes a change. `is_new`: the user is new to its tenant.
-    pub(super) fn add(&mut self, transaction: Transaction, tenant: TenantRef<'_>, change: Change, is_new: bool) {
+    /// Takes a change.
+    pub(super) fn add(&mut self, transaction: Transaction, tenant: TenantRef<'_>, change: Change, comes: Comes) {
         match tenant {
             TenantRef::Nobody => {}
             TenantRef::Unsent => self.unsent.push(change),
-            TenantRef::Only => self.sink.add(transaction, None, change, is_new),
-            TenantRef::Key(key) => self.sink.add(transaction, Some(&key), change, is_new),
+            TenantRef::Only => self.sink.add(transaction, None, change, comes),
+            TenantRef::Key(key) => self.sink.add(transaction, Some(&key), change, comes),
         }
     }
 }
@@ -181,7 +181,7 @@ impl<S: Sink> Stream<S> {
                     }
                     let inserted = mapped.plan.insert(&cells).map(|user| {
                         if let (Some((tenant, user)), Some(transaction)) = (user, self.transaction) {
-                            self.out.add(transaction, tenant, Change::Upsert(user), true);
+                            self.out.add(transaction, tenant, Change::Upsert(user), Comes::Yes);
                         }
                     });
                     self.mapped(inserted);
@@ -199,15 +199,18 @@ impl<S: Sink> Stream<S> {
                     let old_cells = old.map(|_| &old_cells[..]);
                     let Some(transaction) = self.transaction else { return Ok(()) };
                     let out = &mut self.out;
+                    // What follows a delete within one update is the user's coming to another tenant.
+                    let mut comes = false;
                     if S::WANTS_ROWS {
-                        let before = old_cells.and_then(|old| mapped.plan.insert(old).ok().flatten());
+                        let before = old_cells.map(|old| mapped.plan.insert(old));
+                        // And so is what was no user before.
+                        comes = matches!(before, Some(Ok(None)));
+                        let before = before.and_then(|before| before.ok().flatten());
                         out.sink.row(before.map(|(_, user)| user));
                     }
-                    // What follows a delete within one update is the user's coming to another tenant.
-                    let mut moves = false;
                     let mut emit = |tenant: TenantRef<'_>, change: Change| {
-                        moves |= matches!(change, Change::Delete { .. });
-                        out.add(transaction, tenant, change, moves);
+                        comes |= matches!(change, Change::Delete { .. });
+                        out.add(transaction, tenant, change, Comes::known(comes));
                     };
                     let updated = mapped.plan.update(old_cells, &new_cells, transaction.moment, &mut emit);
                     self.mapped(updated);
@@ -224,7 +227,7 @@ impl<S: Sink> Stream<S> {
                     if S::WANTS_ROWS {
                         out.sink.row(mapped.plan.insert(&cells).ok().flatten().map(|(_, user)| user));
                     }
-                    let mut emit = |tenant: TenantRef<'_>, change| out.add(transaction, tenant, change, false);
+                    let mut emit = |tenant: TenantRef<'_>, change| out.add(transaction, tenant, change, Comes::No);
                     let deleted = mapped.plan.delete(&cells, transaction.moment, &mut emit);
                     self.mapped(deleted);
                 }
@@ -385,7 +388,7 @@ impl<S: Sink> Stream<S> {
         self.shared.live.metrics.rereads.inc_by(wanted.len() as u64);
         for (key, user) in found.users {
             let tenant = key.map_or(TenantRef::Only, |key| TenantRef::Key(key.into()));
-            self.out.add(transaction, tenant, Change::Upsert(user), false);
+            self.out.add(transaction, tenant, Change::Upsert(user), Comes::No);
         }
         Ok(())
     }

@@ -13,6 +13,22 @@ pub(in crate::service) struct Transaction {
     pub(in crate::service) moment: Moment,
 }
 
+/// Whether a change brings its user to the tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::service) enum Comes {
+    No,
+    /// Nobody can tell.
+    Perhaps,
+    Yes,
+}
+
+impl Comes {
+    /// Where it is known.
+    pub(in crate::service) fn known(comes: bool) -> Comes {
+        if comes { Comes::Yes } else { Comes::No }
+    }
+}
+
 /// Takes mapped changes in the order of the stream.
 pub(in crate::service) trait Sink: Send {
     /// Whether it wants to hear of rows: [`Sink::row`].
@@ -21,8 +37,8 @@ pub(in crate::service) trait Sink: Send {
     /// A row of users arrives, whatever becomes of it; with the user as it was before, where the replica identity carries that.
     fn row(&mut self, before: Option<User>);
 
-    /// Takes a change of the tenant with this key; `None`: of the only one. `is_new`: the user is new to its tenant.
-    fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, is_new: bool);
+    /// Takes a change of the tenant with this key; `None`: of the only one.
+    fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, comes: Comes);
 
     /// Takes a change for every tenant: whoever does not have the user has nothing to do.
     fn add_everywhere(&mut self, transaction: Transaction, change: &Change);

@@ -3,15 +3,15 @@
 //!
 //! A reading is ahead of the stream, and only of it: nothing older ever follows, since all that comes is read, too.
 
-use super::sink::{Sink, Transaction};
-use crate::map::{TenantRef, Touch, Unmappable, Via};
+use super::sink::{Comes, Sink, Transaction};
+use crate::map::{TenantRef, Touch, Unmappable, Via, Watch};
 use crate::model::{Cell, Change, Lsn, Xid};
 use crate::service::ServiceError;
 use crate::service::reading::reread::Row;
 use crate::service::shared::Shared;
 use crate::service::source::plans::Watched;
 use crate::service::stream::Out;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// So many users are read at once: all of them are in memory then, profiles of hundreds of kilobytes among them.
 const KEYS: usize = 250;
@@ -39,15 +39,23 @@ pub(super) struct Touched {
 #[derive(Clone)]
 struct Touching {
     last: Transaction,
-    /// The tenants that rows named, each with the transaction that did last: who of them does not have the user any more,
-    /// loses it then. Not later: after a replay from there nothing would name the tenant again.
-    tenants: HashMap<Option<String>, Transaction>,
+    /// The tenants that rows named: who of them does not have the user any more, loses it with the transaction that did.
+    /// Not later: after a replay from there nothing would name the tenant again.
+    tenants: HashMap<Option<String>, Named>,
     /// Any tenant may have had the user, until then.
     anywhere: Option<Transaction>,
     /// The first that was seen of the user is the row's insert.
     born: bool,
     /// A row came or went: the user may be new to a tenant.
     comes: bool,
+}
+
+/// What named a tenant.
+#[derive(Clone, Copy)]
+struct Named {
+    last: Transaction,
+    /// The first that did was a row's insert.
+    by_insert: bool,
 }
 
 impl Touched {
@@ -91,7 +99,8 @@ impl Touched {
                 return Ok(());
             }
         };
-        touching.tenants.insert(tenant, transaction);
+        let named = Named { last: transaction, by_insert: event == Event::Insert };
+        touching.tenants.entry(tenant).or_insert(named).last = transaction;
         Ok(())
     }
 
@@ -125,8 +134,12 @@ impl Touched {
                 shared.rereader.read_keys(&shared.config, &xids, &keys).await?.0
             }
         };
-        let mut changes: HashMap<Lsn, Vec<(Said, bool)>> = HashMap::new();
-        for (at, said, comes) in touched.outcome(found, shared.id_in_key()) {
+        touched.attribute(&found, shared, &xids).await?;
+        let watched = shared.config.users.query.iter().flat_map(|query| &query.watch);
+        let mut own = watched.filter(|watch| watch.is_users_own);
+        let is_of_one = shared.config.users.tenant.is_none() || own.all(|watch| watch.tenant.is_some());
+        let mut changes: HashMap<Lsn, Vec<(Said, Comes)>> = HashMap::new();
+        for (at, said, comes) in touched.outcome(found, shared.id_in_key(), is_of_one) {
             changes.entry(at.commit_lsn).or_default().push((said, comes));
         }
         let mut hand_on = |sink: &mut S, transaction: Transaction| {
@@ -149,6 +162,31 @@ impl Touched {
         Ok(())
     }
 
+    /// Where a user is gone whose own row did not say from where: from the tenants that other rows still name. Those that went
+    /// with it have named theirs. Without tables that name tenants, it may have been any.
+    async fn attribute(&mut self, found: &[Row], shared: &Shared, xids: &[Xid]) -> Result<(), ServiceError> {
+        let is_there: HashSet<&[String]> = found.iter().map(|row| &row.key[..]).collect();
+        let nowhere =
+            self.users.iter().filter(|(key, touching)| touching.anywhere.is_some() && !is_there.contains(&key[..]));
+        let gone: Vec<Vec<String>> = nowhere.map(|(key, _)| key.clone()).collect();
+        let watched = shared.config.users.query.iter().flat_map(|query| &query.watch);
+        let naming = watched.filter(|watch| !watch.is_users_own && watch.tenant.is_some());
+        let Some(naming) = naming.map(Watch::leads_to_tenants).collect::<Option<Vec<_>>>() else { return Ok(()) };
+        if gone.is_empty() || naming.is_empty() {
+            return Ok(());
+        }
+        for via in &naming {
+            for (key, tenant) in shared.rereader.lead(via, xids, &texts(gone.iter())).await? {
+                let Some(touching) = self.users.get_mut(&key) else { continue };
+                if let (Some(last), Some(tenant)) = (touching.anywhere, tenant.into_iter().next()) {
+                    touching.tenants.entry(Some(tenant)).or_insert(Named { last, by_insert: false });
+                }
+            }
+        }
+        gone.iter().filter_map(|key| self.users.get_mut(key).map(|user| user.anywhere.take())).for_each(drop);
+        Ok(())
+    }
+
     /// The transactions that have to be visible in the reading.
     fn xids(&self) -> Vec<Xid> {
         let touching = self.users.values().chain(self.indirect.values().flat_map(HashMap::values));
@@ -159,28 +197,32 @@ impl Touched {
         xids
     }
 
-    /// What the reading makes of everybody who was touched, and whether the user may be new to the tenant. `id_at`: which part of the key is the user's id.
-    fn outcome(&self, found: Vec<Row>, id_at: usize) -> Vec<(Transaction, Said, bool)> {
-        let mut has: HashMap<&[String], Vec<Option<String>>> = HashMap::new();
+    /// What the reading makes of everybody who was touched, and whether that brings them to the tenant. `id_at`: which part of
+    /// the key is the user's id; `is_of_one`: a user's own row says whose it is.
+    fn outcome(&self, found: Vec<Row>, id_at: usize, is_of_one: bool) -> Vec<(Transaction, Said, Comes)> {
+        let mut has: HashMap<Vec<String>, Vec<Option<String>>> = HashMap::new();
+        for Row { key, tenant, .. } in &found {
+            has.entry(key.clone()).or_default().push(tenant.clone());
+        }
         let mut outcome = Vec::with_capacity(found.len());
         for Row { key, tenant, mut user } in found {
-            let Some((key, touching)) = self.users.get_key_value(&key) else { continue };
-            has.entry(key).or_default().push(tenant.clone());
+            let Some(touching) = self.users.get(&key) else { continue };
             if user.updated_at_derived && !touching.born {
                 user.updated_at = Some(touching.last.moment.commit_time);
             }
-            outcome.push((touching.last, Said::To(tenant, Change::Upsert(user)), touching.comes));
+            let comes = touching.brings_to(&tenant, has.get(&key).map(Vec::as_slice).unwrap_or_default(), is_of_one);
+            outcome.push((touching.last, Said::To(tenant, Change::Upsert(user)), comes));
         }
         for (key, touching) in &self.users {
             let has = has.remove(&key[..]).unwrap_or_default();
             let Some(id) = key.get(id_at) else { continue };
             let delete = |at: &Transaction| Change::Delete { id: id.as_str().into(), at: at.moment.commit_time };
             if let (Some(at), true) = (&touching.anywhere, has.is_empty()) {
-                outcome.push((*at, Said::Anywhere(delete(at)), false));
+                outcome.push((*at, Said::Anywhere(delete(at)), Comes::No));
                 continue;
             }
-            for (gone, at) in touching.tenants.iter().filter(|(tenant, _)| !has.contains(tenant)) {
-                outcome.push((*at, Said::To(gone.clone(), delete(at)), false));
+            for (gone, Named { last, .. }) in touching.tenants.iter().filter(|(tenant, _)| !has.contains(tenant)) {
+                outcome.push((*last, Said::To(gone.clone(), delete(last)), Comes::No));
             }
         }
         outcome
@@ -188,15 +230,30 @@ impl Touched {
 }
 
 impl Touching {
+    /// Whether what was read brings the user to this tenant; `has`: all those that it is in now.
+    fn brings_to(&self, tenant: &Option<String>, has: &[Option<String>], is_of_one: bool) -> Comes {
+        let is_new = match is_of_one {
+            // It has left another one.
+            true => self.tenants.keys().any(|named| !has.contains(named)),
+            false => self.tenants.get(tenant).is_some_and(|named| named.by_insert),
+        };
+        match (self.born || is_new, self.comes) {
+            (true, _) => Comes::Yes,
+            (false, true) => Comes::Perhaps,
+            (false, false) => Comes::No,
+        }
+    }
+
     /// The same user was touched in another way, too.
     fn join(&mut self, other: &Touching) {
         if other.last.commit_lsn > self.last.commit_lsn {
             self.last = other.last;
         }
-        for (tenant, at) in &other.tenants {
-            let named = self.tenants.entry(tenant.clone()).or_insert(*at);
-            if at.commit_lsn > named.commit_lsn {
-                *named = *at;
+        for (tenant, theirs) in &other.tenants {
+            let named = self.tenants.entry(tenant.clone()).or_insert(*theirs);
+            named.by_insert &= theirs.by_insert;
+            if theirs.last.commit_lsn > named.last.commit_lsn {
+                named.last = theirs.last;
             }
         }
         self.anywhere = self.anywhere.or(other.anywhere);

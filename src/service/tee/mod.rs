@@ -28,6 +28,10 @@ const GOOD: Duration = Duration::from_secs(60);
 /// What is on its way to Kafka when the process is told to stop gets there within this.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
+/// What mends a snapshot that does not come to its end.
+const TAKES_TOO_LONG: &str =
+    "find out why Kafka takes messages so slowly (quotas, its disks), or raise limits.snapshot_age";
+
 /// What ends a session of the tee.
 #[derive(Debug, thiserror::Error)]
 enum TeeError {
@@ -37,6 +41,8 @@ enum TeeError {
     Kafka(#[from] Failure),
     #[error("{0}")]
     Topics(#[from] TopicsError),
+    #[error("its snapshot is older than limits.snapshot_age ({0:?}), and the source cannot clean up behind it")]
+    SnapshotAge(Duration),
     #[error("slot {0} is not the tee's: it belongs to another database or plugin; choose another name for kafka.slot")]
     ForeignSlot(String),
 }
@@ -76,6 +82,7 @@ impl TeeError {
     fn parts(&self) -> (String, Option<&'static str>) {
         match self {
             TeeError::Kafka(failure) => (failure.what.clone(), failure.remedy),
+            TeeError::SnapshotAge(_) => (self.to_string(), Some(TAKES_TOO_LONG)),
             error => (error.to_string(), None),
         }
     }

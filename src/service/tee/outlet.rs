@@ -56,7 +56,7 @@ struct Now {
     on_their_way: VecDeque<(Done, Lsn)>,
     /// When a job was handed on while none was on its way.
     busy_since: Instant,
-    /// When one was acknowledged last, as far as somebody has looked.
+    /// When one was acknowledged last.
     acknowledged: Instant,
 }
 
@@ -93,13 +93,15 @@ impl Reached {
     pub(super) fn positions(&self) -> (Lsn, Lsn) {
         let done = *self.done.borrow();
         let mut now = self.lock();
-        if now.on_their_way.front().is_some_and(|(job, _)| *job <= done) {
-            now.acknowledged = Instant::now();
-        }
         while let Some((_, position)) = now.on_their_way.pop_front_if(|(job, _)| *job <= done) {
             now.published = now.published.max(position);
         }
         (now.received.max(now.published), now.published)
+    }
+
+    /// Something has been acknowledged just now.
+    pub(super) fn hears(&self) {
+        self.lock().acknowledged = Instant::now();
     }
 
     /// Waits until everything that was handed on is in Kafka.

@@ -192,7 +192,10 @@ async fn announce(shared: &Shared, reached: &Reached, news: &Notify) -> Result<(
         match timeout(PATIENCE, done.changed()).await {
             // The publisher has ended, and says why.
             Ok(Err(_)) => std::future::pending().await,
-            Ok(Ok(())) => news.notify_one(),
+            Ok(Ok(())) => {
+                reached.hears();
+                news.notify_one();
+            }
             Err(_) => {}
         }
         let late = reached.waits_for().filter(|waited| *waited > PATIENCE);

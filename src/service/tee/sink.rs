@@ -8,7 +8,7 @@ use crate::service::ServiceError;
 use crate::service::confirm::{IDLE_STEP, now};
 use crate::service::reading::reread::Wanted;
 use crate::service::shared::Shared;
-use crate::service::stream::sink::{Sink, Transaction};
+use crate::service::stream::sink::{Comes, Sink, Transaction};
 use crate::tee::kafka::Close;
 use crate::tee::{Place, Said, Split, StreamPosition, messages};
 use std::collections::HashMap;
@@ -46,6 +46,9 @@ pub(super) struct TeeSink {
     ids: Vec<String>,
     directory: Directory<usize>,
     start: Start,
+    /// A transaction of which a part is published and which is published from its beginning nevertheless: what a query reads
+    /// comes in another order every time. Its changes are numbered on, as no number may be given to two of them.
+    renumbered: Option<Split>,
     mapping: Arc<str>,
     news: Arc<Notify>,
     before: Option<User>,
@@ -71,10 +74,7 @@ impl TeeSink {
         mapping: &str,
         news: Arc<Notify>,
     ) -> TeeSink {
-        if config.users.query.is_some() {
-            // What is read by a query comes in another order every time: such a transaction is published from its beginning.
-            start.position.split = None;
-        }
+        let renumbered = config.users.query.as_ref().and_then(|_| start.position.split.take());
         let tenants = config.tenants.iter().enumerate();
         let kafka = config.kafka.as_ref();
         TeeSink {
@@ -95,6 +95,7 @@ impl TeeSink {
             shared,
             outlet,
             start,
+            renumbered,
             news,
         }
     }
@@ -142,7 +143,8 @@ impl TeeSink {
         if commit < self.start.position.position {
             return None;
         }
-        let (_, count) = self.current.get_or_insert((commit, 0));
+        let numbered = self.renumbered.as_ref().filter(|split| split.commit == commit).map_or(0, |split| split.changes);
+        let (_, count) = self.current.get_or_insert((commit, numbered));
         *count += 1;
         Some(*count)
     }
@@ -167,6 +169,10 @@ impl TeeSink {
             };
             taken.change = match (&taken.change, read()) {
                 (Change::Patch(patch), Some(user)) => compose(Change::Upsert(user), Change::Patch(patch.clone())),
+                // One that is read for two changes is as late as each of them.
+                (Change::Reread { at, .. }, Some(user)) if user.updated_at_derived => {
+                    Change::Upsert(User { updated_at: Some(*at), ..user })
+                }
                 (Change::Reread { .. }, Some(user)) => Change::Upsert(user),
                 // It may be there and no user any more; nothing else will say so.
                 (Change::Reread { id, at, .. }, None) if has_filter => Change::Delete { id: id.clone(), at: *at },
@@ -191,12 +197,15 @@ impl TeeSink {
         let position = StreamPosition { position: self.whole, split: None, ..self.start.position.clone() };
         match self.current {
             None => {
-                let record = position.record(&self.slot);
+                // A transaction of which a part is there already may still be to come.
+                let split = self.start.position.split.as_ref().or(self.renumbered.as_ref());
+                let split = split.filter(|split| split.commit >= self.whole).cloned();
+                let record = StreamPosition { split, ..position }.record(&self.slot);
                 self.handed = self.whole;
                 self.outlet.send(Close::Whole(vec![record]), Some(self.whole)).await
             }
-            Some((commit, _)) => {
-                let split = Some(Split { commit, rows: self.rows });
+            Some((commit, changes)) => {
+                let split = Some(Split { commit, rows: self.rows, changes });
                 let record = StreamPosition { split, ..position }.record(&self.slot);
                 self.outlet.send(Close::Part(record), None).await
             }
@@ -216,7 +225,7 @@ impl Sink for TeeSink {
         self.rows += 1;
     }
 
-    fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, is_new: bool) {
+    fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, comes: Comes) {
         // Counted also where nobody wants it: who is wanted may change before a transaction is read again.
         let Some(ordinal) = self.count(transaction) else { return };
         let tenant = match tenant {
@@ -224,13 +233,14 @@ impl Sink for TeeSink {
             Some(key) => self.directory.find(key).ok(),
         };
         if let Some(tenant) = tenant {
-            self.take(transaction, tenant, change, is_new, ordinal);
+            self.take(transaction, tenant, change, comes == Comes::Yes, ordinal);
         }
     }
 
     fn add_everywhere(&mut self, transaction: Transaction, change: &Change) {
-        let Some(ordinal) = self.count(transaction) else { return };
         for tenant in 0..self.ids.len() {
+            // Each is a message of its own.
+            let Some(ordinal) = self.count(transaction) else { return };
             self.take(transaction, tenant, change.clone(), false, ordinal);
         }
     }

@@ -13,9 +13,13 @@ use crate::service::confirm::now;
 use crate::service::shared::Shared;
 use crate::service::source::plans::compile_current;
 use crate::snapshot::{Export, RowStream};
-use crate::tee::kafka::{Close, Failure, Reader};
+use crate::tee::kafka::{Close, Reader};
 use crate::tee::{Event, Held, Op, Place, StreamPosition, TenantPosition};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use tokio::time::Instant;
+
+/// Of users, by their tenant's place.
+type Ids = HashMap<usize, HashSet<Box<str>>>;
 
 /// A tenant whose users are to be published.
 pub(super) struct Member {
@@ -47,9 +51,10 @@ impl Pass<'_> {
             members.iter().filter(|member| self.kafka.snapshot || !member.is_new).map(|member| member.index).collect();
         if !reading.is_empty() {
             let known = members.iter().filter(|member| member.had_topic && reading.contains(&member.index));
+            let begun = Instant::now();
             let mut held = self.held(known.map(|member| member.index).collect(), outlet).await?;
             let mut ordinal = 0;
-            self.read(export, &reading, &mut held, &mut ordinal, outlet).await?;
+            self.read(export, begun, &reading, &mut held, &mut ordinal, outlet).await?;
             self.bury(export, &held, &mut ordinal, outlet).await?;
         }
         let slot = &self.kafka.slot;
@@ -64,45 +69,44 @@ impl Pass<'_> {
         Ok(outlet.reached.all_done().await?)
     }
 
-    /// The users that topics hold, by tenant.
-    async fn held(
-        &self,
-        tenants: BTreeSet<usize>,
-        outlet: &Outlet,
-    ) -> Result<HashMap<usize, HashSet<String>>, TeeError> {
-        let mut held: HashMap<usize, HashSet<String>> = HashMap::new();
-        if tenants.is_empty() {
-            return Ok(held);
+    /// The users that topics hold, by tenant. All their ids are in memory until the snapshot has said who is there.
+    async fn held(&self, tenants: Vec<usize>, outlet: &Outlet) -> Result<Ids, TeeError> {
+        let mut topics: BTreeMap<String, Vec<(usize, TenantId)>> = BTreeMap::new();
+        for index in tenants {
+            let theirs = topics.entry(outlet.topics.of(index).to_owned()).or_default();
+            theirs.push((index, self.config.tenants[index].id.clone()));
         }
-        let topics: BTreeSet<String> = tenants.iter().map(|index| outlet.topics.of(*index).to_owned()).collect();
-        let (kafka, deletes) = (self.kafka.clone(), self.config.deletes);
+        if topics.is_empty() {
+            return Ok(Ids::new());
+        }
+        let (kafka, deletes, encoder) = (self.kafka.clone(), self.config.deletes, outlet.encoder.clone());
         let read = blocking(move || {
             let reader = Reader::new(&kafka)?;
-            topics
-                .into_iter()
-                .map(|topic| Ok((reader.users(&topic, deletes)?, topic)))
-                .collect::<Result<Vec<_>, Failure>>()
-        });
-        for (keys, topic) in read.await? {
-            for (tenant, id) in keys.iter().filter_map(|key| outlet.encoder.read_key(key)) {
-                let is_its = |index: &usize| {
-                    let id = &self.config.tenants[*index].id;
-                    outlet.topics.of(*index) == topic && tenant.as_ref().is_none_or(|tenant| tenant == id.as_str())
-                };
-                if let Some(index) = tenants.iter().copied().find(is_its) {
-                    held.entry(index).or_default().insert(id);
-                }
+            let mut held = Ids::new();
+            for (topic, theirs) in &topics {
+                reader.users(topic, deletes, |key, is_there| {
+                    let Some((tenant, id)) = encoder.read_key(key) else { return };
+                    let is_its = |(_, its): &&(usize, TenantId)| tenant.as_ref().is_none_or(|id| id == its.as_str());
+                    let Some((index, _)) = theirs.iter().find(is_its) else { return };
+                    let ids = held.entry(*index).or_default();
+                    match is_there {
+                        true => ids.insert(id.into()),
+                        false => ids.remove(&*id),
+                    };
+                })?;
             }
-        }
-        Ok(held)
+            Ok(held)
+        });
+        Ok(read.await?)
     }
 
     /// Publishes the source's users, and takes them out of what is held.
     async fn read(
         &self,
         export: &Export,
+        begun: Instant,
         reading: &HashSet<usize>,
-        held: &mut HashMap<usize, HashSet<String>>,
+        held: &mut Ids,
         ordinal: &mut u64,
         outlet: &mut Outlet,
     ) -> Result<(), TeeError> {
@@ -131,18 +135,16 @@ impl Pass<'_> {
                 self.put(export, Op::Read, index, &user.id, Some(&user), tombstones, ordinal, outlet);
             }
             self.hand_on(outlet).await?;
+            let limit = self.shared.config.limits.snapshot_age;
+            if begun.elapsed() > limit {
+                return Err(TeeError::SnapshotAge(limit));
+            }
         }
         Ok(())
     }
 
     /// Who is held still, is gone at the source.
-    async fn bury(
-        &self,
-        export: &Export,
-        held: &HashMap<usize, HashSet<String>>,
-        ordinal: &mut u64,
-        outlet: &mut Outlet,
-    ) -> Result<(), TeeError> {
+    async fn bury(&self, export: &Export, held: &Ids, ordinal: &mut u64, outlet: &mut Outlet) -> Result<(), TeeError> {
         for (index, ids) in held {
             for id in ids {
                 let buries = !outlet.encoder.deletes_by_tombstone();

@@ -22,11 +22,13 @@ impl Worker {
         who: &Identity,
         batch: &mut Batch,
     ) -> Result<Lsn, Halt> {
-        let moving = Move { from: self.position, to: batch.end.unwrap_or(self.position) };
-        if self.answer(target.begin_chunks(who, moving.from)).await? == Applied::Refused {
+        let from = self.position;
+        if self.answer(target.begin_chunks(who, from)).await? == Applied::Refused {
             return Err(checkpoint_changed());
         }
         self.write_rows_apart(target, batch).await?;
+        // Rows that had to be read may have brought on what came after them.
+        let moving = Move { from, to: batch.end.unwrap_or(from) };
         match self.answer(target.commit_chunks(who, moving)).await? {
             Applied::Yes => Ok(moving.to),
             Applied::Refused => Err(checkpoint_changed()),

@@ -30,6 +30,11 @@ impl Worker {
             if target.is_replaced() {
                 return Halt::Rejoin(REPLACED);
             }
+            if self.failing_since.is_some()
+                && let Err(error) = self.works().await
+            {
+                return error.into();
+            }
             if let Err(error) = self.note_rejected().await {
                 return error.into();
             }

@@ -20,7 +20,11 @@ impl Worker {
         let since_creation = std::mem::take(&mut self.gathered_since_creation);
         if !since_creation {
             self.forget_what_waits();
+            // Under one lock: a change is either dropped, and in the snapshot, or news.
+            let mut fingerprints = shared.fingerprints();
+            fingerprints.begin_anew(self.index);
             self.lane().mailbox.open();
+            drop(fingerprints);
             shared.progress().join(self.id());
         }
         let asked = self.lane.asked();
@@ -67,12 +71,18 @@ impl Worker {
         };
         self.tells_rows_apart = false;
         self.say_who_is_refused(&loaded.rejected);
+        {
+            // The snapshot's pass has taken them for known.
+            let mut fingerprints = shared.fingerprints();
+            loaded.rejected.iter().for_each(|(id, _)| fingerprints.forget(self.index, id));
+        }
         self.rejected = loaded.rejected.into_iter().map(|(id, _)| id).collect();
         self.put(TenantState::Following, None, None, Some(who.target_id.clone()), position).await?;
         self.has_to_join = None;
         self.position = position;
         self.hold(position);
-        shared.joined(self.id(), position);
+        self.worked();
+        shared.joined(self.index, position);
         self.lane.counts.resynced();
         shared.live.arrivals.many_arrived(self.id());
         tracing::info!(

@@ -227,13 +227,21 @@ impl Worker {
             Ok(opened) => opened,
             Err(halt) => return halt,
         };
-        self.worked();
         parked.reset();
-        if let Err(error) = self.note(None).await {
+        // A target that is full, say, can be looked at: it works once what waits has been written.
+        if self.pending.is_none()
+            && let Err(error) = self.works().await
+        {
             return error.into();
         }
-        self.lane.set_away(false);
         self.follow(&mut target, &who).await
+    }
+
+    /// Its target does what it should, again.
+    async fn works(&mut self) -> Result<(), ServiceError> {
+        self.worked();
+        self.lane.set_away(false);
+        self.note(None).await
     }
 
     /// How long a target keeps its connection while nothing waits for it. One that is to sleep loses it at once: the next

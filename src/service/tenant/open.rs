@@ -2,10 +2,11 @@
 
 use super::halt::Halt;
 use super::{Worker, mirror};
-use crate::apply::{Identity, Mirror, Observed, Session, Standing, Target, decide_standing};
+use crate::apply::{Identity, Mirror, Observed, ParkReason, Session, Standing, Target, decide_standing};
 use crate::model::{Epoch, Lsn, TargetId};
 use crate::pg::connect;
 use crate::service::ServiceError;
+use crate::service::confirm::now;
 use crate::service::fault::{self, Cause};
 use crate::service::shared::Shared;
 use std::pin::pin;
@@ -14,8 +15,15 @@ use tokio::time::timeout;
 
 /// Looking at a target is a few reads of its catalog and checkpoint.
 const OPEN_WITHIN: Duration = Duration::from_secs(30);
+/// Machines' clocks are not further apart: an epoch is the time at which its process began, in milliseconds.
+const CLOCKS_APART: i64 = 3_600_000;
 /// So long at most one target keeps another from being connected to.
 const TURN: Duration = Duration::from_secs(1);
+
+/// No process has a later one by now. Whoever may write to one target must not be able to upset them all.
+fn latest_epoch() -> Epoch {
+    Epoch(now().unix_millis_floor().unwrap_or(i64::MAX).saturating_add(CLOCKS_APART))
+}
 
 impl Worker {
     /// Connects, looks, decides; a tenant that has to join has joined when this returns.
@@ -68,6 +76,11 @@ impl Worker {
         self.relation = target.relation();
         if matches!(standing, Standing::Follow(_) | Standing::Join(_)) {
             shared.looked_at(self.id());
+        }
+        if let Standing::StepDown(epoch) | Standing::Ahead(epoch) = standing
+            && epoch > latest_epoch()
+        {
+            standing = Standing::Park(ParkReason::Future);
         }
         match standing {
             Standing::Follow(position) => {
@@ -137,7 +150,11 @@ impl Worker {
         let Some(mut batch) = self.pending.take() else { return Ok(()) };
         batch.entries.retain(|_, entry| entry.commit_lsn >= position);
         match batch.end {
-            Some(end) if end <= position => self.lane().mailbox.finish(batch.bytes),
+            Some(end) if end <= position => {
+                // It was committed, and the answer was lost.
+                self.lane().mailbox.finish(batch.bytes);
+                self.shared.live.arrivals.many_arrived(self.id());
+            }
             _ => self.pending = Some(batch),
         }
         Ok(())

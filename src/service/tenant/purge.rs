@@ -4,6 +4,7 @@ use super::halt::Halt;
 use crate::apply::{Applied, Bisection, Identity, Move, Refusal, Target};
 use crate::config::Config;
 use crate::model::{Timestamp, UserId};
+use crate::service::confirm::now;
 use crate::service::tenant::Worker;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
@@ -12,6 +13,8 @@ use tokio::time::Instant;
 const AT_MOST_EVERY: Duration = Duration::from_secs(3600);
 /// So many at once.
 const TOGETHER: usize = 10_000;
+/// Changes that wait for longer, in microseconds, were not just made.
+const CAUGHT_UP: i64 = 60_000_000;
 
 /// Who was deleted before this is gone for good, and is not brought back by a snapshot.
 pub(in crate::service) fn gone_before(config: &Config) -> Option<Timestamp> {
@@ -27,18 +30,27 @@ impl Worker {
         if self.purge_due.is_some_and(|due| due > Instant::now()) {
             return Ok(());
         }
-        let ids = self.answer(target.expired(after, TOGETHER)).await?;
-        if !ids.is_empty() {
-            self.delete_for_good(target, who, &ids).await?;
+        // Somebody may have been brought back while the target was away, and what says so still waits.
+        let oldest = self.lane().mailbox.waiting().2;
+        if self.pending.is_some() || oldest.is_some_and(|at| now().0 - at.0 > CAUGHT_UP) {
+            return Ok(());
         }
-        // Whoever is deleted from now on is not due earlier than that.
-        let next = self.answer(target.next_expiry(after)).await?.unwrap_or(after);
-        let at_least = if ids.len() == TOGETHER { Duration::ZERO } else { AT_MOST_EVERY.min(after) };
-        self.purge_due = Some(Instant::now() + next.max(at_least));
+        let ids = self.answer(target.expired(after, TOGETHER)).await?;
+        let gone = match ids.is_empty() {
+            true => 0,
+            false => self.delete_for_good(target, who, &ids).await?,
+        };
+        let wait = match ids.len() == TOGETHER && gone > 0 {
+            true => Duration::ZERO,
+            // Whoever is deleted from now on is not due earlier than that.
+            false => self.answer(target.next_expiry(after)).await?.unwrap_or(after).max(AT_MOST_EVERY.min(after)),
+        };
+        self.purge_due = Some(Instant::now() + wait);
         Ok(())
     }
 
-    async fn delete_for_good(&mut self, target: &mut Target, who: &Identity, ids: &[String]) -> Result<(), Halt> {
+    /// Gives how many are gone.
+    async fn delete_for_good(&mut self, target: &mut Target, who: &Identity, ids: &[String]) -> Result<usize, Halt> {
         let stays = Move { from: self.position, to: self.position };
         if self.answer(target.begin_chunks(who, self.position)).await? == Applied::Refused {
             return Err(Halt::Retry("its checkpoint is not where it was left".to_owned()));
@@ -58,9 +70,10 @@ impl Worker {
         }
         self.answer(target.write_rejected(&refused, &[])).await?;
         self.answer(target.commit_chunks(who, stays)).await?;
-        tracing::info!(tenant = %self.id(), count = ids.len() - refused.len(), "deleted for good");
+        let gone = ids.len() - refused.len();
+        tracing::info!(tenant = %self.id(), count = gone, "deleted for good");
         self.say_who_is_refused(&refused);
         self.rejected.extend(refused.into_iter().map(|(id, _)| id));
-        Ok(())
+        Ok(gone)
     }
 }

@@ -16,8 +16,10 @@ impl Worker {
         self.has_to_join = Some(reason);
         self.on_its_way = Some(self.shared.on_their_way.clone());
         self.put(TenantState::Joining, Some(reason.to_owned()), None, target_id, Lsn::ZERO).await?;
-        // Closed until the snapshot is asked for; the interrupt that may have led here is done with.
+        // Closed until the snapshot is asked for; the interrupt that may have led here is done with. Until then it wants nothing
+        // of the log, however long its target is away.
         self.lane().mailbox.close();
+        self.shared.release(self.id());
         Ok(())
     }
 

@@ -56,17 +56,14 @@ impl Reader {
         Ok(positions)
     }
 
-    /// The keys whose users a topic holds. Where deletes are soft, those that are marked as deleted are none of them.
-    pub fn users(&self, topic: &str, deletes: Deletes) -> Result<HashSet<Box<[u8]>>, Failure> {
-        let mut keys: HashSet<Box<[u8]>> = HashSet::new();
+    /// The keys that a topic has had, in order, each with whether its user is there by it. Where deletes are soft, those that
+    /// are marked as deleted are not.
+    pub fn users(&self, topic: &str, deletes: Deletes, mut each: impl FnMut(&[u8], bool)) -> Result<(), Failure> {
         self.read(topic, |message| {
-            let Some(key) = message.key() else { return };
-            match message.payload().is_some() && !(deletes == Deletes::Soft && is_gone(message)) {
-                true => keys.insert(key.into()),
-                false => keys.remove(key),
-            };
-        })?;
-        Ok(keys)
+            if let Some(key) = message.key() {
+                each(key, message.payload().is_some() && !(deletes == Deletes::Soft && is_gone(message)));
+            }
+        })
     }
 
     /// A topic whose partitions nobody knows is not an empty one.

@@ -41,6 +41,31 @@ async fn with_a_token_only_health_is_for_everybody() {
     shown.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn why_a_process_is_not_ready_is_for_whoever_has_the_token() {
+    let bed = Bed::start(&["acme"]).await;
+    let mut config = bed.config();
+    config.admin = loopback(Some("hunter2"));
+    (config.source.url.port, config.state_url.port) = (1, 1);
+    let shown = Shown::start(config).await;
+    let bearer = [("Authorization", "Bearer hunter2")];
+    let deadline = std::time::Instant::now() + crate::support::DEADLINE;
+    let told = loop {
+        let answer = ask(shown.at, "GET", "/readyz", &bearer, "").await;
+        if answer.json()["reason"].is_string() {
+            break answer;
+        }
+        assert!(std::time::Instant::now() < deadline, "{}", answer.body);
+    };
+    assert!(told.status == 503 && told.body.contains("127.0.0.1:1"), "{}", told.body);
+    let open = get(shown.at, "/readyz").await;
+    assert_eq!(
+        (open.status, open.json()),
+        (503, serde_json::json!({"ready": false, "role": "starting", "reason": null}))
+    );
+    shown.stop().await;
+}
+
 /// What the path gives to whoever may ask.
 fn shown_status(path: &str) -> u16 {
     if path.ends_with("/users") { 503 } else { 200 }

@@ -1,7 +1,7 @@
 //! The users of a tenant: in pages, searched, looked at, and waited for.
 
 use super::bed::{Shown, add};
-use super::http::get;
+use super::http::{Answer, get};
 use crate::support::{Bed, GENERATED, pause};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -167,6 +167,41 @@ async fn a_sign_up_is_waited_for_and_what_does_not_come_is_absent() {
     let resync = async { super::http::post(shown.at, "/api/tenants/acme/resync", "{}").await };
     let (answer, begun) = tokio::join!(waiting, resync);
     assert_eq!((answer.status, begun.status), (200, 202), "{} {}", answer.body, begun.body);
+    // Who was deleted is shown, and not waited for: a second life is.
+    bed.auth("DELETE FROM auth.users WHERE id = 'u1'").await;
+    let is_deleted = |answer: &Answer| answer.json()["deleted_at"].is_string();
+    shown.becomes("/api/tenants/acme/users/u1", is_deleted).await;
+    assert_eq!(shown.get("/api/tenants/acme/users/u1?wait=1s").await.status, 404);
+    let waiting = get(shown.at, "/api/tenants/acme/users/u1?wait=30s");
+    let again = bed.auth("INSERT INTO auth.users (id, org, first_name) VALUES ('u1', 'acme', 'Ann again')");
+    let (answer, ()) = tokio::join!(waiting, again);
+    assert_eq!((answer.status, &answer.json()["name"]), (200, &json!("Ann again")));
+    shown.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_table_keeps_one_connection_however_many_ask() {
+    let bed = Bed::start(&["acme"]).await;
+    let shown = Shown::start(bed.config()).await;
+    bed.equal().await;
+    shown.state_is("acme", "following").await;
+    let migration = bed.server.connect("acme").await.unwrap();
+    migration.batch_execute("BEGIN; LOCK neon_auth.users_sync IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let ours = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'acme' AND application_name = 'users-sync'";
+    for _ in 0..2 {
+        let asking = (0..20).map(|n| {
+            let at = shown.at;
+            tokio::spawn(async move { get(at, &format!("/api/tenants/acme/users/u{n}")).await })
+        });
+        for asked in asking.collect::<Vec<_>>() {
+            let answer = asked.await.unwrap();
+            assert!(answer.status == 503 && answer.body.contains("does not answer"), "{}", answer.body);
+        }
+    }
+    let held = bed.query("acme", ours).await[0][0].clone().unwrap();
+    assert!(held.parse::<u32>().unwrap() <= 2, "{held} connections of ours");
+    migration.batch_execute("COMMIT").await.unwrap();
+    shown.becomes("/api/tenants/acme/users/u1", |answer| answer.status == 404).await;
     shown.stop().await;
 }
 

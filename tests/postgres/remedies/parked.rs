@@ -133,6 +133,28 @@ async fn a_target_that_was_altered_is_altered_back_or_dropped() {
     scene.ends_well().await;
 }
 
+/// Whoever may write to one target upsets nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_somebody_has_tampered_with_parks_its_own_tenant() {
+    let scene = Scene::start(&["acme", "globex", "own"]).await;
+    let future = "UPDATE users_sync.checkpoint SET epoch = 9223372036854775807";
+    scene.at_target("acme", future).await;
+    scene.at_target("globex", "ALTER TABLE users_sync.checkpoint ALTER epoch TYPE numeric").await;
+    for tenant in ["acme", "globex", "own"] {
+        scene.change(tenant).await;
+    }
+    let said = scene.remedy("acme", "if its rows may be merged with tenant acme's users").await;
+    scene.remedy("globex", "rename them back, or drop them").await;
+    scene.bed.state_is("own", "following").await;
+    for sql in statements(&said) {
+        scene.at_target("acme", &sql).await;
+    }
+    scene.at_target("globex", "DROP TABLE users_sync.checkpoint, neon_auth.users_sync").await;
+    let log = scene.log.text();
+    assert!(!log.contains("everybody is resynced") && log.matches("streaming slot").count() == 1, "{log}");
+    scene.ends_well().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_url_that_leads_nowhere_is_corrected() {
     let scene = Scene::start(&["acme", "globex", "own"]).await;

@@ -1,0 +1,184 @@
+//! Users that a query puts together, published.
+
+use crate::bed::{TeeBed, of, once, ops};
+use crate::broker::{Broker, until};
+use crate::consumer::{Message, end, read};
+use crate::support::let_pass;
+use crate::support::process::Process;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const EMAILS: &str = "CREATE TABLE auth.emails (user_id text PRIMARY KEY, address text)";
+
+/// Users as these keys have them, and deletes that are hard.
+async fn mapped(broker: &Broker, name: &str, kafka: &str, users: &str) -> TeeBed {
+    let bed = TeeBed::start(broker, name, kafka, "deletes: hard").await;
+    let text = std::fs::read_to_string(bed.file.path()).unwrap();
+    let before = text.lines().find(|line| line.starts_with("users:")).unwrap();
+    std::fs::write(bed.file.path(), text.replace(before, users)).unwrap();
+    bed
+}
+
+/// The e-mail comes from another table.
+async fn start(broker: &Broker, name: &str, kafka: &str) -> TeeBed {
+    let users = "users: {table: auth.users, id: id, name: first_name, email: address, created_at: created_at, tenant: org, \
+        exclude: [address, encrypted_password], key: id, watch: [{table: auth.emails, key: user_id}], \
+        query: 'SELECT u.*, e.address FROM auth.users u LEFT JOIN auth.emails e ON e.user_id = u.id'}";
+    let bed = mapped(broker, name, kafka, users).await;
+    bed.auth(EMAILS).await;
+    bed
+}
+
+/// Who is there, with name and e-mail, after these messages.
+fn held(messages: &[Message]) -> BTreeMap<String, [Option<String>; 2]> {
+    let mut users = BTreeMap::new();
+    for message in messages {
+        let after = message.value.as_ref().map(|value| &value["after"]).filter(|after| !after.is_null());
+        match after {
+            Some(user) => {
+                let text = |column: &str| user[column].as_str().map(str::to_owned);
+                users.insert(message.id().to_owned(), ["name", "email"].map(text));
+            }
+            None => drop(users.remove(message.id())),
+        }
+    }
+    users
+}
+
+/// Waits until a topic has who is there at the source; gives its messages.
+async fn equal(bed: &TeeBed, broker: &Broker, tenant: &str) -> Vec<Message> {
+    let sql = format!(
+        "SELECT id, first_name, address FROM auth.users u LEFT JOIN auth.emails e ON e.user_id = u.id WHERE org = '{tenant}'"
+    );
+    until("the topic has whom the source has", async || {
+        let rows = bed.bed.query("auth", &sql).await;
+        let expected: BTreeMap<_, _> =
+            rows.into_iter().map(|row| (row[0].clone().unwrap(), [row[1].clone(), row[2].clone()])).collect();
+        held(&read(broker, &bed.topic(tenant))) == expected
+    })
+    .await;
+    read(broker, &bed.topic(tenant))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_of_a_query_arrive_over_kills_and_never_go_back() {
+    let broker = Broker::shared();
+    let bed = start(broker, "queried", "partitions: 2").await;
+    bed.auth(
+        "INSERT INTO auth.users (id, org, first_name) SELECT 'u' || n, (ARRAY['acme', 'globex'])[1 + n % 2], '0'
+         FROM generate_series(1, 60) n",
+    )
+    .await;
+    let mut process = Process::start(&bed.file);
+    equal(&bed, broker, "acme").await;
+    for round in 1..=40 {
+        bed.auth(&format!(
+            "BEGIN; UPDATE auth.users SET first_name = first_name::int + 1 WHERE substr(id, 2)::int % 4 = {part};
+             INSERT INTO auth.emails SELECT id, '{round}' FROM auth.users WHERE substr(id, 2)::int % 4 = {other}
+               ON CONFLICT (user_id) DO UPDATE SET address = excluded.address; COMMIT;
+             UPDATE auth.users SET org = CASE org WHEN 'acme' THEN 'globex' ELSE 'acme' END WHERE id = 'u{round}';
+             DELETE FROM auth.emails WHERE user_id = 'u{other}';
+             DELETE FROM auth.users WHERE id = 'u{last}'",
+            part = round % 4,
+            other = (round + 1) % 4,
+            last = 61 - round / 2,
+        ))
+        .await;
+        if round % 10 == 0 {
+            let_pass(Duration::from_millis(40 * round)).await;
+            process.kill();
+            process = Process::start(&bed.file);
+        }
+    }
+    for tenant in ["acme", "globex"] {
+        let messages = equal(&bed, broker, tenant).await;
+        once(&messages);
+        let mut last: BTreeMap<&str, u32> = BTreeMap::new();
+        for message in &messages {
+            let Some(after) = message.value.as_ref().map(|value| &value["after"]).filter(|after| !after.is_null())
+            else {
+                continue;
+            };
+            let count: u32 = after["name"].as_str().unwrap().parse().unwrap();
+            let before = last.insert(message.id(), count).unwrap_or_default();
+            assert!(before <= count, "{} goes from {before} to {count}", message.id());
+        }
+        assert!(last.len() > 20 && last.values().any(|count| *count > 5), "{last:?}");
+    }
+    assert!(process.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_from_its_beginning_again_gets_numbers_of_its_own() {
+    let broker = Broker::shared();
+    let bed = start(broker, "renumbered", "properties: {transaction.timeout.ms: 1000}").await;
+    let mut process = Process::start(&bed.file);
+    bed.tee_is("following").await;
+    bed.auth(
+        "INSERT INTO auth.users (id, org, first_name) SELECT 'u' || n, 'acme', repeat('x', 2000) FROM generate_series(1, 12000) n",
+    )
+    .await;
+    for _ in 0..2 {
+        let before = end(broker, "renumbered.acme", "read_committed");
+        until("a part is visible", async || end(broker, "renumbered.acme", "read_committed") > before).await;
+        process.kill();
+        process = Process::start(&bed.file);
+    }
+    let messages = equal(&bed, broker, "acme").await;
+    assert!(messages.len() > 12_000, "nothing was published twice: {}", messages.len());
+    once(&messages);
+    assert!(process.stop().await.success());
+}
+
+/// One user in several tenants: a message is for whoever has the user, and says whether it is new there.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_come_and_go_in_the_topics_of_their_own_tenants() {
+    let broker = Broker::shared();
+    let users = "users: {table: auth.users, id: id, name: first_name, exclude: [encrypted_password], \
+        fan_out: {table: auth.members, id: user_id, tenant: org}}";
+    let bed = mapped(broker, "members", "", users).await;
+    bed.auth(
+        "ALTER TABLE auth.users ADD UNIQUE (id);
+         CREATE TABLE auth.members (user_id text REFERENCES auth.users (id) ON DELETE CASCADE, org text, PRIMARY KEY (user_id, org));
+         INSERT INTO auth.users (id, org, first_name) SELECT id, 'none', id FROM unnest('{ann,bob,cy,nobody}'::text[]) AS id;
+         INSERT INTO auth.members VALUES ('ann', 'acme'), ('bob', 'acme'), ('bob', 'globex'), ('cy', 'globex')",
+    )
+    .await;
+    let process = Process::start(&bed.file);
+    bed.tee_is("following").await;
+    // A reading may be ahead of the stream: each change is published before the next one is made.
+    let until_published = async |last: &str| {
+        let sql = format!(
+            "BEGIN; INSERT INTO auth.users (id, org) VALUES ('{last}', 'none');
+             INSERT INTO auth.members VALUES ('{last}', 'acme'), ('{last}', 'globex'); COMMIT"
+        );
+        bed.auth(&sql).await;
+        for tenant in ["acme", "globex"] {
+            let topic = bed.topic(tenant);
+            until("the last user is there", async || read(broker, &topic).iter().any(|m| m.id() == last)).await;
+        }
+    };
+    let steps = [
+        "UPDATE auth.users SET first_name = 'Anna' WHERE id = 'ann'",
+        "INSERT INTO auth.members VALUES ('ann', 'globex')",
+        "DELETE FROM auth.users WHERE id = 'bob'",
+        "DELETE FROM auth.users WHERE id = 'cy'",
+        "DELETE FROM auth.users WHERE id = 'nobody'",
+        "BEGIN; INSERT INTO auth.users (id, org) VALUES ('dan', 'none'); INSERT INTO auth.members VALUES ('dan', 'acme'); COMMIT",
+        "DELETE FROM auth.members WHERE user_id = 'ann' AND org = 'acme'",
+        // Nothing but the membership that stays says whose user this was.
+        "ALTER TABLE auth.members DROP CONSTRAINT members_user_id_fkey",
+        "DELETE FROM auth.users WHERE id = 'dan'",
+    ];
+    for (n, statement) in steps.into_iter().enumerate() {
+        bed.auth(statement).await;
+        until_published(&format!("step{n}")).await;
+    }
+    let [acme, globex] = ["acme", "globex"].map(|tenant| read(broker, &bed.topic(tenant)));
+    let says = |messages: &[Message]| ["ann", "bob", "cy", "dan", "nobody"].map(|id| ops(&of(messages, id)));
+    assert_eq!(says(&acme), ["ruudt", "rdt", "", "cdt", ""]);
+    assert_eq!(says(&globex), ["cu", "rdt", "rdt", "", ""]);
+    once(&acme);
+    once(&globex);
+    assert!(process.stop().await.success());
+}
