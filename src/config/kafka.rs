@@ -112,6 +112,13 @@ fn properties(given: Vec<(&Key, String)>) -> Result<BTreeMap<String, Secret>, Fa
             let fault = Fault::new(&key.span, format!("kafka.properties.{} is not for the file to set", key.name));
             return Err(fault.help(why.to_string()));
         }
+        if key.name == "sasl.oauthbearer.method" && value.eq_ignore_ascii_case("oidc") {
+            let what = "kafka.properties.sasl.oauthbearer.method: oidc fetches its token with libcurl, which is not built in here";
+            let fault = Fault::new(&key.span, what.to_owned());
+            return Err(
+                fault.help("use SCRAM, PLAIN with an API key, or a client certificate (ssl.certificate.location)")
+            );
+        }
         properties.insert(key.name.clone(), Secret(value));
     }
     Ok(properties)

@@ -197,6 +197,10 @@ async fn what_the_guarantee_rests_on_is_not_for_the_file_to_set() {
     let bed = TeeBed::start_with("127.0.0.1:1", "ours", "properties: {acks: 1}", "").await;
     let (text, code) = said(&command(&["check", "-c", bed.file.path().to_str().unwrap()]).await);
     assert!(code == Some(1) && text.contains("kafka.properties.acks is not for the file to set"), "{text}");
+    let oidc = "properties: {sasl.mechanism: OAUTHBEARER, sasl.oauthbearer.method: oidc}";
+    let bed = TeeBed::start_with("127.0.0.1:1", "oidc", oidc, "").await;
+    let (text, code) = said(&command(&["check", "-c", bed.file.path().to_str().unwrap()]).await);
+    assert!(code == Some(1) && text.contains("libcurl, which is not built in") && text.contains("use SCRAM"), "{text}");
     let bed = TeeBed::start_with("127.0.0.1:1", "unknown", "properties: {ssl.ca.lokation: x}", "").await;
     let (process, log) = Process::start_logged(&bed.file);
     log.says("ssl.ca.lokation").await;

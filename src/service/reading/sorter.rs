@@ -6,10 +6,14 @@ use crate::model::User;
 use crate::route::Directory;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// Users are handed on in chunks of this size.
 const CHUNK_BYTES: usize = 128 << 10;
+/// So many times `limits.stall` in all may the reading stand still for one member,
+const STALLS: u32 = 12;
+/// where that is more than this part of the time: one that just has many users takes them about as fast as they are read.
+const MOST: f64 = 0.8;
 
 /// Who takes part: a tenant, and where its users go, in chunks, and `None` behind the last one.
 pub(in crate::service) struct Member {
@@ -22,12 +26,15 @@ pub(in crate::service) struct Member {
 pub(in crate::service) struct Sorter {
     members: Vec<Option<Receiving>>,
     directory: Directory<usize>,
+    begun: Instant,
 }
 
 struct Receiving {
     member: Member,
     chunk: Vec<User>,
     bytes: usize,
+    /// So long the reading has stood still for it.
+    waited: Duration,
 }
 
 impl Sorter {
@@ -40,8 +47,8 @@ impl Sorter {
         }
         let known = places.into_iter().zip(tenants).filter_map(|(place, tenant)| Some((place, (*tenant)?)));
         let directory = Directory::new(known.map(|(place, tenant)| (&tenant.id, &tenant.key, place)));
-        let receiving = |member| Some(Receiving { member, chunk: Vec::new(), bytes: 0 });
-        Sorter { members: members.into_iter().map(receiving).collect(), directory }
+        let receiving = |member| Some(Receiving { member, chunk: Vec::new(), bytes: 0, waited: Duration::ZERO });
+        Sorter { members: members.into_iter().map(receiving).collect(), directory, begun: Instant::now() }
     }
 
     /// Whose user this is: a place among the members.
@@ -67,12 +74,18 @@ impl Sorter {
         (receiving.bytes >= CHUNK_BYTES).then_some(place)
     }
 
-    /// Hands a member its chunk. One that is gone, or takes nothing for `stall`, drops out: the others go on.
+    /// Hands a member its chunk. One that is gone, or takes nothing for `stall`, drops out, and so does one for whose sake the
+    /// reading hardly moves: the others go on.
     pub(in crate::service) async fn send(&mut self, index: usize, stall: Duration) {
+        let is_alone = self.members.iter().flatten().nth(1).is_none();
         let Some(receiving) = self.members.get_mut(index).and_then(Option::as_mut) else { return };
         receiving.bytes = 0;
         let chunk = Some(std::mem::take(&mut receiving.chunk));
-        if !matches!(timeout(stall, receiving.member.rows.send(chunk)).await, Ok(Ok(()))) {
+        let begun = Instant::now();
+        let is_taken = matches!(timeout(stall, receiving.member.rows.send(chunk)).await, Ok(Ok(())));
+        receiving.waited += begun.elapsed();
+        let is_slow = receiving.waited > stall * STALLS && receiving.waited > self.begun.elapsed().mul_f64(MOST);
+        if !is_taken || is_slow && !is_alone {
             self.members[index] = None;
         }
     }

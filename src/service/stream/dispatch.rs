@@ -1,6 +1,6 @@
 //! The changes of one source transaction, sorted by tenant and pushed into their mailboxes.
 
-use super::room::wait_for_room;
+use super::room::{Stalls, wait_for_room};
 use super::sink::{Comes, Sink, Transaction};
 use crate::map::Moment;
 use crate::model::{Change, Lsn, TenantId, User};
@@ -23,6 +23,7 @@ pub(in crate::service) struct Dispatch {
     touched: Vec<usize>,
     /// Tenants that went over their budget.
     crowded: Vec<usize>,
+    stalls: Stalls,
 }
 
 /// A tenant's share of the transaction, as far as it was not handed on.
@@ -44,6 +45,7 @@ impl Dispatch {
             parts: Vec::new(),
             touched: Vec::new(),
             crowded: Vec::new(),
+            stalls: Stalls::default(),
         };
         dispatch.adopt();
         dispatch
@@ -171,12 +173,13 @@ impl Sink for Dispatch {
 
     async fn make_room(&mut self) -> Result<(), ServiceError> {
         for index in std::mem::take(&mut self.crowded) {
-            wait_for_room(&self.shared, index).await;
+            wait_for_room(&self.shared, index, &mut self.stalls).await;
         }
         Ok(())
     }
 
     async fn rest(&mut self) -> Result<(), ServiceError> {
+        self.stalls.clear();
         Ok(())
     }
 

@@ -103,17 +103,22 @@ impl<S: Sink> Stream<S> {
     /// Reads until it is told to drain, or the source ends the stream.
     pub(super) async fn run(mut self) -> Result<(), ServiceError> {
         let drain = self.drain.clone();
+        let mut in_pieces = false;
         loop {
-            let frame = tokio::select! {
+            let patience = if in_pieces { GATHER } else { SILENCE };
+            let mut next = tokio::select! {
                 biased;
                 () = drain.cancelled() => return Ok(()),
                 () = self.out.sink.calls() => {
                     self.out.sink.attend().await?;
                     continue;
                 }
-                frame = timeout(SILENCE, self.reader.next()) => frame.map_err(|_| CaptureError::Closed)??,
+                frame = timeout(patience, self.reader.next()) => match frame {
+                    Ok(frame) => Some(frame?),
+                    Err(_) if in_pieces => None,
+                    Err(_) => return Err(CaptureError::Closed.into()),
+                },
             };
-            let mut next = Some(frame);
             let mut frames = 0;
             while let Some(frame) = next {
                 frames += 1;
@@ -125,6 +130,11 @@ impl<S: Sink> Stream<S> {
                     }
                 }
                 next = self.reader.try_next()?;
+            }
+            // The rest of a transaction is on its way: users are read with all that it does to them, not for each piece of it.
+            in_pieces = frames > 0 && self.transaction.is_some() && !self.touched.is_empty();
+            if in_pieces {
+                continue;
             }
             if !self.touched.is_empty() {
                 tokio::select! {
