@@ -94,6 +94,11 @@ impl Progress {
         self.holds.get(tenant).map_or(self.received, |hold| hold.wanted)
     }
 
+    /// The tenants that do not hold everything that was received.
+    pub fn behind(&self) -> impl Iterator<Item = &TenantId> {
+        self.holds.keys()
+    }
+
     /// The following tenants that hold back more than `limit` bytes of the log.
     pub fn holding_back(&self, limit: u64) -> impl Iterator<Item = &TenantId> {
         // A snapshot's position may be ahead of what was received.

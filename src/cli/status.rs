@@ -133,6 +133,8 @@ mod tests {
             system_identifier: "1".into(),
             timeline: 1,
             confirmed: Lsn(0x100),
+            received: Lsn(0),
+            behind: Vec::new(),
             publication: String::new(),
             epoch: Epoch(1),
             holder: "host:1".into(),

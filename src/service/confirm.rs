@@ -5,7 +5,7 @@ use super::ServiceError;
 use super::shared::Shared;
 use crate::capture::ReplicationWriter;
 use crate::model::{Lsn, Timestamp};
-use crate::state::LEASE;
+use crate::state::{LEASE, Reached};
 pub(super) use crate::status::IDLE_STEP;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
@@ -66,7 +66,7 @@ pub(super) async fn record(shared: &Shared, stop: CancellationToken) -> Result<(
         };
         let worth_it = shared.any_held() || safe.0 - confirmed.0 >= IDLE_STEP;
         if worth_it || recorded.elapsed() >= RENEW_EVERY || stopping && safe > confirmed {
-            write_down(shared, safe).await?;
+            write_down(shared).await?;
             recorded = Instant::now();
         }
         if stopping {
@@ -76,12 +76,17 @@ pub(super) async fn record(shared: &Shared, stop: CancellationToken) -> Result<(
 }
 
 /// The state first, then the source: what is confirmed can be told apart from what somebody else moved on.
-async fn write_down(shared: &Shared, safe: Lsn) -> Result<(), ServiceError> {
+async fn write_down(shared: &Shared) -> Result<(), ServiceError> {
     let begun = Instant::now();
-    let asked = timeout(LEASE, shared.state.record(safe, &shared.take_held())).await;
+    let reached = {
+        let progress = shared.progress();
+        let behind = progress.behind().cloned().collect();
+        Reached { confirmed: progress.safe(), received: progress.received(), behind }
+    };
+    let asked = timeout(LEASE, shared.state.record(&reached, &shared.take_held())).await;
     let asked = asked.map_err(|_| ServiceError::LeaseLapsed)??;
     shared.renewed(begun);
-    shared.progress().confirm(safe);
+    shared.progress().confirm(reached.confirmed);
     shared.report.notify_one();
     for request in asked {
         if let Err(request) = shared.ask(request) {

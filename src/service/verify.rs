@@ -204,8 +204,8 @@ impl Beside {
                 let why = found.and_then(|row| row.reason.clone()).map_or(String::new(), |why| format!(": {why}"));
                 return Ok(Err(format!("it does not follow, it is {word}{why}")));
             };
-            // A target that follows holds everything up to what was confirmed, also where nothing of that was for it.
-            let held = comparison.position().await?.max(source.confirmed).max(row.position);
+            // Also where nothing of what was received was for it.
+            let held = comparison.position().await?.max(source.held_by(&tenant.id)).max(row.position);
             // Without a process nothing moves: what is not there yet is a difference.
             if held >= position || !source.is_held() {
                 return Ok(Ok(()));

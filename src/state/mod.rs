@@ -10,7 +10,7 @@ mod tables;
 mod tee;
 
 pub use request::Request;
-pub use store::StateStore;
+pub use store::{Reached, StateStore};
 pub use tee::TeeRow;
 
 use crate::model::{Epoch, Generation, Lsn, Oid, TargetId, TenantId};
@@ -52,6 +52,10 @@ pub struct SourceRow {
     pub timeline: i32,
     /// The position confirmed last.
     pub confirmed: Lsn,
+    /// How far the source's log was received.
+    pub received: Lsn,
+    /// The tenants that do not hold all of that.
+    pub behind: Vec<TenantId>,
     /// The publication's marks, as the newest process has found them; empty where none has looked.
     pub publication: String,
     /// The newest process.
@@ -63,6 +67,14 @@ pub struct SourceRow {
 }
 
 impl SourceRow {
+    /// Up to where a following tenant's target holds everything, at least.
+    pub fn held_by(&self, tenant: &TenantId) -> Lsn {
+        match self.behind.contains(tenant) {
+            true => self.confirmed,
+            false => self.confirmed.max(self.received),
+        }
+    }
+
     /// Whether a process runs, or died so recently that nobody can tell.
     pub fn is_held(&self) -> bool {
         self.lease_seconds > 0.0

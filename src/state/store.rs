@@ -1,12 +1,23 @@
 //! The state as one process writes it.
 
 use super::request::Request;
-use super::tables::{ADD_PUBLICATION, CREATE, exists, has_publication, read_rows};
+use super::tables::{ADD_COLUMNS, CREATE, exists, has_all_columns, read_rows};
 use super::{LEASE, NOT_CONFIGURED, Snapshot, StateError, TenantRow};
 use crate::model::{Epoch, Generation, Lsn, TargetId, TenantId};
 use crate::pg::{PgClient, create_schema};
 use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;
+
+/// How far a running process is.
+#[derive(Clone, Debug)]
+pub struct Reached {
+    /// What may be confirmed to the source.
+    pub confirmed: Lsn,
+    /// What was received.
+    pub received: Lsn,
+    /// The tenants that do not hold all of that.
+    pub behind: Vec<TenantId>,
+}
 
 /// So many epochs are remembered: a target that was written longer ago is believed.
 const EPOCHS_KEPT: i64 = 1_000;
@@ -29,8 +40,8 @@ impl StateStore {
             create_schema(&client, "users_sync").await?;
             client.batch_execute(CREATE).await?;
         }
-        if !has_publication(&client).await? {
-            client.batch_execute(ADD_PUBLICATION).await?;
+        if !has_all_columns(&client).await? {
+            client.batch_execute(ADD_COLUMNS).await?;
         }
         let row = client
             .query_one(
@@ -106,7 +117,8 @@ impl StateStore {
         let written = self
             .client
             .execute(
-                "UPDATE users_sync.source SET generation = $3, system_identifier = $4, timeline = $5, confirmed = $6 \
+                "UPDATE users_sync.source SET generation = $3, system_identifier = $4, timeline = $5, confirmed = $6, \
+                   received = $6, behind = '{}' \
                  WHERE slot = $1 AND epoch = $2",
                 &[&self.slot, &self.epoch.0, &generation.0, &system_identifier, &timeline, &PgLsn::from(position.0)],
             )
@@ -192,21 +204,33 @@ impl StateStore {
 
     /// Writes what the targets hold and the position that is about to be confirmed, and renews the lease. Gives what is
     /// asked of this process.
-    pub async fn record(&self, confirmed: Lsn, positions: &[(TenantId, Lsn)]) -> Result<Vec<Request>, StateError> {
+    pub async fn record(&self, reached: &Reached, positions: &[(TenantId, Lsn)]) -> Result<Vec<Request>, StateError> {
+        let Reached { confirmed, received, behind } = reached;
+        let behind: Vec<&str> = behind.iter().map(TenantId::as_str).collect();
         let tenants: Vec<&str> = positions.iter().map(|(tenant, _)| tenant.as_str()).collect();
         let positions: Vec<PgLsn> = positions.iter().map(|(_, position)| PgLsn::from(position.0)).collect();
         let rows = self
             .client
             .query(
                 "WITH s AS (UPDATE users_sync.source \
-                     SET confirmed = greatest(confirmed, $3), lease_until = now() + $6 * interval '1 second' \
+                     SET confirmed = greatest(confirmed, $3), lease_until = now() + $6 * interval '1 second', \
+                       received = greatest(received, $7), behind = $8 \
                    WHERE slot = $1 AND epoch = $2 RETURNING slot), \
                  t AS (UPDATE users_sync.tenant t SET position = greatest(t.position, n.position), position_at = now() \
                    FROM s, unnest($4::text[], $5::pg_lsn[]) AS n(tenant, position) \
                    WHERE t.slot = s.slot AND t.tenant = n.tenant) \
                  SELECT r.id, r.tenant, r.allow_deletes FROM s LEFT JOIN users_sync.request r ON r.slot = s.slot \
                  ORDER BY r.id",
-                &[&self.slot, &self.epoch.0, &PgLsn::from(confirmed.0), &tenants, &positions, &LEASE.as_secs_f64()],
+                &[
+                    &self.slot,
+                    &self.epoch.0,
+                    &PgLsn::from(confirmed.0),
+                    &tenants,
+                    &positions,
+                    &LEASE.as_secs_f64(),
+                    &PgLsn::from(received.0),
+                    &behind,
+                ],
             )
             .await?;
         self.fenced_unless(!rows.is_empty())?;

@@ -12,6 +12,8 @@ CREATE TABLE IF NOT EXISTS users_sync.source (
   system_identifier text NOT NULL,
   timeline integer NOT NULL,
   confirmed pg_lsn NOT NULL,
+  received pg_lsn NOT NULL DEFAULT '0/0',
+  behind text[] NOT NULL DEFAULT '{}',
   publication text NOT NULL DEFAULT '',
   epoch bigint NOT NULL,
   holder text NOT NULL,
@@ -57,14 +59,17 @@ CREATE TABLE IF NOT EXISTS users_sync.tee (
   requested boolean NOT NULL DEFAULT false
 )";
 
-/// For a state that was made before this was remembered.
-pub(super) const ADD_PUBLICATION: &str =
-    "ALTER TABLE users_sync.source ADD COLUMN IF NOT EXISTS publication text NOT NULL DEFAULT ''";
+/// For a state that was made before these were remembered.
+pub(super) const ADD_COLUMNS: &str = "\
+ALTER TABLE users_sync.source
+  ADD COLUMN IF NOT EXISTS publication text NOT NULL DEFAULT '',
+  ADD COLUMN IF NOT EXISTS received pg_lsn NOT NULL DEFAULT '0/0',
+  ADD COLUMN IF NOT EXISTS behind text[] NOT NULL DEFAULT '{}'";
 
-/// Whether it is remembered.
-pub(super) async fn has_publication(client: &Client) -> Result<bool, StateError> {
+/// Whether they are.
+pub(super) async fn has_all_columns(client: &Client) -> Result<bool, StateError> {
     let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = 'users_sync.source'::regclass \
-               AND attname = 'publication' AND NOT attisdropped)";
+               AND attname = 'behind' AND NOT attisdropped)";
     Ok(client.query_one(sql, &[]).await?.get(0))
 }
 
@@ -74,7 +79,9 @@ pub(super) async fn exists(client: &Client) -> Result<bool, StateError> {
 
 pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, StateError> {
     let sql = "SELECT generation, system_identifier, timeline, confirmed, epoch, holder, \
-                 extract(epoch FROM lease_until - now())::float8, coalesce(to_jsonb(s) ->> 'publication', '') \
+                 extract(epoch FROM lease_until - now())::float8, coalesce(to_jsonb(s) ->> 'publication', ''), \
+                 coalesce((to_jsonb(s) ->> 'received')::pg_lsn, '0/0'), \
+                 ARRAY(SELECT jsonb_array_elements_text(coalesce(to_jsonb(s) -> 'behind', '[]'))) \
                FROM users_sync.source s WHERE slot = $1";
     let source = client.query_opt(sql, &[&slot]).await?.map(|row| SourceRow {
         generation: Generation(row.get(0)),
@@ -85,6 +92,8 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
         holder: row.get(5),
         lease_seconds: row.get(6),
         publication: row.get(7),
+        received: lsn(&row, 8),
+        behind: row.get::<_, Vec<&str>>(9).into_iter().map(TenantId::new).collect(),
     });
     let sql = "SELECT tenant, state, reason, remedy, target, target_id::text, generation, position, \
                  extract(epoch FROM now() - since)::float8, extract(epoch FROM now() - position_at)::float8, \

@@ -1,5 +1,6 @@
 //! Tenants come, are refused, and do not hold each other up.
 
+use crate::support::process::{Process, command, said};
 use crate::support::{Bed, GENERATED, Service};
 use users_sync::config::OnSlotLoss;
 use users_sync::model::Deletes;
@@ -304,4 +305,25 @@ async fn a_replay_larger_than_the_memory_is_got_through() {
     bed.auth("UPDATE auth.users SET email = 'after', updated_at = now() WHERE id = 'u7'").await;
     bed.equal().await;
     service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_of_an_earlier_version_is_read_and_gets_what_it_lacks() {
+    let bed = Bed::start(&["acme"]).await;
+    let config = bed.config_file("");
+    let path = config.path().to_str().unwrap();
+    let process = Process::start(&config);
+    fill(&bed, "acme", 20).await;
+    bed.state_is("acme", "following").await;
+    bed.equal().await;
+    assert!(process.stop().await.success());
+    bed.auth("ALTER TABLE users_sync.source DROP COLUMN publication, DROP COLUMN received, DROP COLUMN behind").await;
+    let (text, _) = said(&command(&["status", "-c", path]).await);
+    assert!(text.contains("acme"), "{text}");
+    let (process, log) = Process::start_logged(&config);
+    bed.auth("UPDATE auth.users SET email = 'later', updated_at = now()").await;
+    bed.equal().await;
+    bed.becomes("auth", "SELECT received >= confirmed AND publication <> '' FROM users_sync.source", "t").await;
+    assert!(process.stop().await.success());
+    assert!(!log.text().contains("a new generation begins"), "{}", log.text());
 }

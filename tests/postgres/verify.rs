@@ -2,8 +2,10 @@
 
 use crate::support::process::{command, said};
 use crate::support::{Bed, GENERATED, Service};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use users_sync::throwaway::TcpProxy;
 
 async fn fill(bed: &Bed, users: u32) {
     for tenant in &bed.tenants {
@@ -62,6 +64,27 @@ async fn every_difference_is_found_named_and_mended_and_nothing_else_is_written(
         assert_eq!(bed.query("acme", untouched).await, before);
         service.stop().await;
     }
+}
+
+/// What holds back the slot is another's: a tenant without changes is compared all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_tenant_is_compared_while_another_is_away() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    fill(&bed, 20).await;
+    let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
+    let mut config = bed.config();
+    config.tenants[1].target.port = proxy.port();
+    let service = Service::start(config);
+    bed.equal().await;
+    proxy.freeze(true);
+    bed.auth("UPDATE auth.users SET first_name = 'Bea', updated_at = now() WHERE org = 'globex'").await;
+    bed.auth("CREATE TABLE auth.other AS SELECT n FROM generate_series(1, 100000) n").await;
+    let file = bed.config_file("");
+    let (text, code) = said(&command(&["verify", "-c", file.path().to_str().unwrap(), "acme"]).await);
+    assert_eq!((&*text, code), ("acme: equal, 20 users\n", Some(0)));
+    proxy.freeze(false);
+    bed.equal().await;
+    service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

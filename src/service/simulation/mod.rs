@@ -22,6 +22,8 @@ impl World {
             system_identifier: String::new(),
             timeline: 1,
             confirmed: Lsn(0),
+            received: Lsn(0),
+            behind: Vec::new(),
             publication: String::new(),
             epoch: Epoch(0),
             holder: String::new(),

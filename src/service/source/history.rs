@@ -58,6 +58,8 @@ mod tests {
             system_identifier: "7".into(),
             timeline: 1,
             confirmed: Lsn(100),
+            received: Lsn(0),
+            behind: Vec::new(),
             publication: String::new(),
             epoch: Epoch(9),
             holder: String::new(),
