@@ -18,7 +18,7 @@ export const DEADLINE = 60_000;
 function executable() {
   const names = ["chromium", "chromium-browser", "google-chrome"];
   const places = names.flatMap((name) => process.env.PATH.split(delimiter).map((directory) => join(directory, name)));
-  const found = [process.env.CHROMIUM, ...places].find((place) => place && existsSync(place));
+  const found = [process.env.CHROMIUM, ...places, chromium.executablePath()].find((place) => place && existsSync(place));
   assert(found, "Chromium is missing: install Debian's package chromium, or set CHROMIUM to its path");
   return found;
 }
