@@ -29,7 +29,8 @@ pub struct Publication {
 pub struct Marks {
     /// Of one that was dropped and made anew it is another one. A slot that is older cannot be read with that.
     pub oid: u32,
-    /// Its row in `pg_publication` and those of the tables in `pg_publication_rel`, each with the transaction that wrote it.
+    /// Its row in `pg_publication` and those of the tables in `pg_publication_rel`, each with the transaction that wrote it;
+    /// and which tables these are.
     pub rows: String,
 }
 
@@ -49,7 +50,18 @@ pub async fn read_marks(client: &Client, name: &str, tables: &[&TableName]) -> R
     let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
         [(&name, Type::TEXT), (&schemas, Type::TEXT_ARRAY), (&names, Type::TEXT_ARRAY)];
     let row = client.query_typed_opt(QUERY, &parameters).await?;
-    row.map(|row| Ok(Marks { oid: row.try_get(0)?, rows: row.try_get(1)? })).transpose()
+    let list = tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let marks = |row: tokio_postgres::Row| {
+        let rows: &str = row.try_get(1)?;
+        Ok(Marks { oid: row.try_get(0)?, rows: format!("{rows} of {list}") })
+    };
+    row.map(marks).transpose()
+}
+
+/// Whether somebody has altered the publication between these two looks; of other tables nothing can be told.
+pub fn was_altered(known: &str, now: &str) -> bool {
+    let of = |marks: &str| marks.split_once(" of ").map(|(rows, tables)| (rows.to_owned(), tables.to_owned()));
+    matches!((of(known), of(now)), (Some((known, of)), Some((now, tables))) if of == tables && known != now)
 }
 
 impl Marks {

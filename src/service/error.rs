@@ -159,6 +159,7 @@ impl ServiceError {
             | ServiceError::NotPublished { .. }
             | ServiceError::ForeignSlot { .. }
             | ServiceError::SlotLost { .. }
+            | ServiceError::State(StateError::Outdated)
             | ServiceError::Unready { .. } => true,
         }
     }

@@ -53,11 +53,12 @@ pub async fn plan(config: &Config) -> Result<Plan, ServiceError> {
     let known = StateStore::read(&state, &config.source.slot).await?;
     let mapping = fingerprint(&config.users, &compile_current(&client, &config.users).await?);
     let marks = publication::read_marks(&client, &config.source.publication, &config.users.tables()).await?;
-    let seen = known.source.as_ref().map_or("", |source| &source.publication);
-    let published = marks.as_ref().is_some_and(|marks| !marks.is_made_anew_since(seen));
     let slot = read_slot(&client, &config.source.slot).await?;
     let mut connection = ReplicationConnection::connect(&config.source.url).await?;
     let system = identify_system(&mut connection).await?;
+    let known_here = known.source.as_ref().filter(|source| source.is_of(&system.system_identifier));
+    let seen = known_here.map_or("", |source| &source.publication);
+    let published = marks.as_ref().is_some_and(|marks| !marks.is_made_anew_since(seen));
     let usable = slot.filter(|slot| !slot.invalid && published);
     let found = Found {
         system_identifier: &system.system_identifier,

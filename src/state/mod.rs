@@ -17,6 +17,7 @@ use crate::model::{Epoch, Generation, Lsn, Oid, TargetId, TenantId};
 use crate::pg::describe;
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tokio_postgres::error::SqlState;
 
 /// A process that has not renewed its lease for this long has lost it: it writes nothing more, and a standby ends its
 /// connections and takes over.
@@ -31,6 +32,12 @@ pub enum StateError {
     /// The state database refused, or the connection was lost.
     #[error("{}", describe(.0))]
     Sql(#[from] tokio_postgres::Error),
+    /// The tables were made by an earlier version, and lack columns.
+    #[error(
+        "its tables were made by an earlier version, and this role may not alter them; run as their owner: {}",
+        tables::ADD_COLUMNS
+    )]
+    Outdated,
     /// Another process has raised the epoch.
     #[error("another process holds slot {slot} now: this one had epoch {epoch}")]
     Fenced {
@@ -39,6 +46,16 @@ pub enum StateError {
         /// The epoch that is no longer the newest.
         epoch: Epoch,
     },
+}
+
+impl StateError {
+    /// Of adding what an earlier version did not have.
+    fn of_upgrade(error: tokio_postgres::Error) -> StateError {
+        match error.code() {
+            Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => StateError::Outdated,
+            _ => StateError::Sql(error),
+        }
+    }
 }
 
 /// What the state says of the source.
@@ -67,6 +84,11 @@ pub struct SourceRow {
 }
 
 impl SourceRow {
+    /// Whether it may be this server that it speaks of: where a history was broken, that is not known any more.
+    pub fn is_of(&self, system_identifier: &str) -> bool {
+        self.system_identifier.is_empty() || self.system_identifier == system_identifier
+    }
+
     /// Up to where a following tenant's target holds everything, at least.
     pub fn held_by(&self, tenant: &TenantId) -> Lsn {
         match self.behind.contains(tenant) {

@@ -41,7 +41,7 @@ impl StateStore {
             client.batch_execute(CREATE).await?;
         }
         if !has_all_columns(&client).await? {
-            client.batch_execute(ADD_COLUMNS).await?;
+            client.batch_execute(ADD_COLUMNS).await.map_err(StateError::of_upgrade)?;
         }
         let row = client
             .query_one(
@@ -214,7 +214,7 @@ impl StateStore {
             .query(
                 "WITH s AS (UPDATE users_sync.source \
                      SET confirmed = greatest(confirmed, $3), lease_until = now() + $6 * interval '1 second', \
-                       received = greatest(received, $7), behind = $8 \
+                       received = $7, behind = $8 \
                    WHERE slot = $1 AND epoch = $2 RETURNING slot), \
                  t AS (UPDATE users_sync.tenant t SET position = greatest(t.position, n.position), position_at = now() \
                    FROM s, unnest($4::text[], $5::pg_lsn[]) AS n(tenant, position) \

@@ -58,12 +58,17 @@ impl Sorter {
             TenantRef::Key(key) => self.directory.find(key).ok(),
             TenantRef::Nobody | TenantRef::Unsent => None,
         }?;
-        self.members.get(place)?.as_ref().map(|_| place)
+        self.member(place).map(|_| place)
     }
 
     /// The tenant of a member.
     pub(in crate::service) fn tenant(&self, place: usize) -> Option<usize> {
-        self.members.get(place)?.as_ref().map(|receiving| receiving.member.tenant)
+        self.member(place).map(|receiving| receiving.member.tenant)
+    }
+
+    /// One that is still there. Who has left begins anew, and what is read here says nothing of its users any more.
+    fn member(&self, place: usize) -> Option<&Receiving> {
+        self.members.get(place)?.as_ref().filter(|receiving| !receiving.member.rows.is_closed())
     }
 
     /// Takes a user; gives the member where its chunk is full by it.

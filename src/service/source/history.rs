@@ -1,5 +1,6 @@
 //! Whether positions still mean what they meant: one unbroken history, or a new generation. Pure.
 
+use crate::capture::publication::was_altered;
 use crate::model::{Generation, Lsn};
 use crate::state::SourceRow;
 
@@ -33,7 +34,7 @@ pub(in crate::service) fn decide_history(state: &SourceRow, found: &Found<'_>) -
         (state.generation == Generation(0), "nothing was ever replicated from it"),
         (found.slot_created, "the slot is new"),
         (state.system_identifier.is_empty(), "what happened before it is not whole (the log says why)"),
-        (!state.publication.is_empty() && state.publication != found.publication, REPUBLISHED),
+        (was_altered(&state.publication, found.publication), REPUBLISHED),
         (state.system_identifier != found.system_identifier, "the source is another server"),
         // Also where the slot was carried over and every checkpoint lies before the promotion: a user who was read from the
         // old primary is ahead of the checkpoint, and what was read may be among what the promotion has lost.
@@ -73,7 +74,7 @@ mod tests {
         slot_created: false,
         confirmed: Lsn(100),
         flushed: Lsn(200),
-        publication: "1:2 3:4",
+        publication: "1:2 3:4 of auth.users",
     };
 
     #[test]
@@ -98,8 +99,10 @@ mod tests {
         check(state(), Found { confirmed: Lsn(101), ..FOUND }, "moved the slot");
         check(state(), Found { confirmed: Lsn(50), flushed: Lsn(99), ..FOUND }, "restored");
         check(SourceRow { system_identifier: String::new(), ..state() }, FOUND, "not whole");
-        check(SourceRow { publication: "1:2 3:5".into(), ..state() }, FOUND, "altered its publication");
-        let known = SourceRow { publication: FOUND.publication.into(), ..state() };
-        assert_eq!(decide_history(&known, &FOUND), History::Same(Generation(3)));
+        check(SourceRow { publication: "1:2 3:5 of auth.users".into(), ..state() }, FOUND, "altered its publication");
+        for same in ["", FOUND.publication, "1:2 3:4 5:6 of auth.users auth.emails"] {
+            let known = SourceRow { publication: same.into(), ..state() };
+            assert_eq!(decide_history(&known, &FOUND), History::Same(Generation(3)), "{same}");
+        }
     }
 }

@@ -38,8 +38,8 @@ pub(in crate::service) async fn take_slot(
         if row.database.as_deref() != Some(&*config.source.url.database) {
             return Err(foreign(format!("it belongs to database {}", row.database.unwrap_or_default())));
         }
-        let unpublished =
-            unpublished || row.active_pid.is_none() && is_older_than_its_publication(config, client, state).await?;
+        let unpublished = unpublished
+            || row.active_pid.is_none() && is_older_than_its_publication(config, client, state, connection).await?;
         match (row.active_pid, row.confirmed_flush) {
             (None, _) if row.invalid || unpublished => {
                 let why =
@@ -76,10 +76,14 @@ async fn is_older_than_its_publication(
     config: &Config,
     client: &PgClient,
     state: &PgClient,
+    connection: &mut ReplicationConnection,
 ) -> Result<bool, ServiceError> {
+    // On another server nothing can be told from them, and everything begins anew there.
+    let system = slot::identify_system(connection).await?.system_identifier;
     let marks = publication::read_marks(client, &config.source.publication, &config.users.tables()).await?;
     let known = StateStore::read(state, &config.source.slot).await?;
-    Ok(marks.zip(known.source).is_some_and(|(marks, known)| marks.is_made_anew_since(&known.publication)))
+    let known = known.source.filter(|known| known.is_of(&system));
+    Ok(marks.zip(known).is_some_and(|(marks, known)| marks.is_made_anew_since(&known.publication)))
 }
 
 fn lost(config: &Config, why: &'static str) -> Result<(), ServiceError> {

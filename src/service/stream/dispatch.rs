@@ -178,8 +178,11 @@ impl Sink for Dispatch {
         Ok(())
     }
 
-    async fn rest(&mut self) -> Result<(), ServiceError> {
+    fn caught_up(&mut self) {
         self.stalls.clear();
+    }
+
+    async fn rest(&mut self) -> Result<(), ServiceError> {
         Ok(())
     }
 

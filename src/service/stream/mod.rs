@@ -148,8 +148,9 @@ impl<S: Sink> Stream<S> {
                 () = drain.cancelled() => return Ok(()),
                 rested = self.out.sink.rest() => rested?,
             }
-            if frames >= BUSY {
-                sleep(GATHER).await;
+            match frames >= BUSY {
+                true => sleep(GATHER).await,
+                false => self.out.sink.caught_up(),
             }
         }
     }

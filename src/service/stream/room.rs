@@ -44,7 +44,9 @@ pub(super) async fn wait_for_room(shared: &Shared, index: usize, stalls: &mut St
     while let Some(crowded) = crowded(shared, index) {
         let begun = Instant::now();
         make_room(shared, crowded, deadline).await;
-        if stalls.add(crowded, begun, stall) && holds_up_others(shared, crowded) {
+        let lane = shared.lanes.get(crowded);
+        let takes_part = lane.state() == TenantState::Following && !lane.mailbox.is_interrupted();
+        if stalls.add(crowded, begun, stall) && takes_part && holds_up_others(shared, crowded) {
             shared.interrupt(crowded, Interrupt::OverBudget);
         }
     }

@@ -61,6 +61,9 @@ pub(in crate::service) trait Sink: Send {
     /// What was received so far is all that there is for now.
     fn rest(&mut self) -> impl Future<Output = Result<(), ServiceError>> + Send;
 
+    /// The source has nothing more to send.
+    fn caught_up(&mut self) {}
+
     /// Ends when the sink has something to do between two frames: [`Sink::attend`].
     fn calls(&self) -> impl Future<Output = ()> + Send;
 

@@ -163,15 +163,15 @@ impl Touched {
     }
 
     /// Where a user is gone whose own row did not say from where: from the tenants that other rows still name. Those that went
-    /// with it have named theirs. Without tables that name tenants, it may have been any.
+    /// with it have named theirs. Unless all of the other tables name tenants, it may have been any.
     async fn attribute(&mut self, found: &[Row], shared: &Shared, xids: &[Xid]) -> Result<(), ServiceError> {
         let is_there: HashSet<&[String]> = found.iter().map(|row| &row.key[..]).collect();
         let nowhere =
             self.users.iter().filter(|(key, touching)| touching.anywhere.is_some() && !is_there.contains(&key[..]));
         let gone: Vec<Vec<String>> = nowhere.map(|(key, _)| key.clone()).collect();
         let watched = shared.config.users.query.iter().flat_map(|query| &query.watch);
-        let naming = watched.filter(|watch| !watch.is_users_own && watch.tenant.is_some());
-        let Some(naming) = naming.map(Watch::leads_to_tenants).collect::<Option<Vec<_>>>() else { return Ok(()) };
+        let others = watched.filter(|watch| !watch.is_users_own);
+        let Some(naming) = others.map(Watch::leads_to_tenants).collect::<Option<Vec<_>>>() else { return Ok(()) };
         if gone.is_empty() || naming.is_empty() {
             return Ok(());
         }

@@ -228,6 +228,7 @@ impl Worker {
             Err(halt) => return halt,
         };
         parked.reset();
+        self.lane.set_away(false);
         // A target that is full, say, can be looked at: it works once what waits has been written.
         if self.pending.is_none()
             && let Err(error) = self.works().await
@@ -240,7 +241,6 @@ impl Worker {
     /// Its target does what it should, again.
     async fn works(&mut self) -> Result<(), ServiceError> {
         self.worked();
-        self.lane.set_away(false);
         self.note(None).await
     }
 
