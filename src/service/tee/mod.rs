@@ -195,11 +195,16 @@ impl Tee {
         self.said = None;
     }
 
-    /// Says what broke, once, and waits before it is tried again.
+    /// Writes down and says what broke, once, and waits before it is tried again.
     async fn broken(&mut self, kafka: &Kafka, error: &TeeError) -> Result<(), ServiceError> {
         self.shared.live.metrics.tee_reconnects.inc();
         let (reason, remedy) = error.parts();
         let wal = watch::held_back(&self.shared, kafka).await;
+        let state = match self.shared.state.tee().await? {
+            Some(row) if row.state == TenantState::Parked => TenantState::Parked,
+            _ => TenantState::Joining,
+        };
+        self.shared.put_tee(&kafka.slot, state, Some(&reason), remedy).await?;
         if self.said.as_ref() != Some(&reason) {
             match remedy {
                 Some(remedy) => tracing::error!(reason, remedy, holds_back = wal, "the tee waits until this is mended"),
@@ -209,11 +214,6 @@ impl Tee {
         } else {
             tracing::debug!(reason, holds_back = wal, "the tee is still not able to go on");
         }
-        let state = match self.shared.state.tee().await? {
-            Some(row) if row.state == TenantState::Parked => TenantState::Parked,
-            _ => TenantState::Joining,
-        };
-        self.shared.put_tee(&kafka.slot, state, Some(&reason), remedy).await?;
         self.wait(kafka).await
     }
 
