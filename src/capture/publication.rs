@@ -60,8 +60,11 @@ pub async fn read_marks(client: &Client, name: &str, tables: &[&TableName]) -> R
 
 /// Whether somebody has altered the publication between these two looks; of other tables nothing can be told.
 pub fn was_altered(known: &str, now: &str) -> bool {
-    let of = |marks: &str| marks.split_once(" of ").map(|(rows, tables)| (rows.to_owned(), tables.to_owned()));
-    matches!((of(known), of(now)), (Some((known, of)), Some((now, tables))) if of == tables && known != now)
+    match (known.split_once(" of "), now.split_once(" of ")) {
+        (Some((rows, tables)), Some((rows_now, tables_now))) => tables == tables_now && rows != rows_now,
+        // Nobody has looked before.
+        _ => false,
+    }
 }
 
 impl Marks {

@@ -149,63 +149,45 @@ async fn the_publication_is_dropped() {
     scene.ends_well().await;
 }
 
-/// Nothing tells but the catalog's rows: the table is in the publication whenever somebody looks.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_publication_is_altered_and_put_back() {
-    const ALTERED: &str = "somebody has altered its publication: what was changed meanwhile may not have been sent";
+/// Between these two statements a change is not sent, once while the process runs and once while none does; each time it says
+/// these words.
+async fn is_unpublished_for_a_moment([before, after]: [&str; 2], words: &str) {
     let mut scene = Scene::start(Options::new(), "").await;
     let source = scene.source.server.connect("auth").await.unwrap();
-    let unseen = |name: &str| {
-        [
-            "ALTER PUBLICATION users_sync DROP TABLE auth.users",
-            &format!("UPDATE auth.users SET first_name = '{name}', updated_at = now()"),
-            "ALTER PUBLICATION users_sync ADD TABLE auth.users",
-        ]
-        .map(str::to_owned)
+    let unseen = async |name: &str| {
+        let change = format!("UPDATE auth.users SET first_name = '{name}', updated_at = now()");
+        for statement in [before, &change, after] {
+            source.batch_execute(statement).await.unwrap();
+        }
     };
-    for statement in unseen("Unseen") {
-        source.batch_execute(&statement).await.unwrap();
-    }
-    scene.log.says(ALTERED).await;
+    unseen("Unseen").await;
+    scene.log.says(words).await;
     scene.equal().await;
-    // And while no process runs.
     scene.process.take().unwrap().kill();
-    for statement in unseen("Unseen again") {
-        source.batch_execute(&statement).await.unwrap();
-    }
+    unseen("Unseen again").await;
     let (process, log) = Process::start_logged(&scene._config);
     (scene.process, scene.log) = (Some(process), log);
-    scene.log.says(ALTERED).await;
+    scene.log.says(words).await;
     scene.equal().await;
     scene.ends_well().await;
 }
 
+/// Nothing tells but the catalog's rows: the table is in the publication whenever somebody looks.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_publication_is_altered_and_put_back() {
+    let statements =
+        ["ALTER PUBLICATION users_sync DROP TABLE auth.users", "ALTER PUBLICATION users_sync ADD TABLE auth.users"];
+    let words = "somebody has altered its publication: what was changed meanwhile may not have been sent";
+    is_unpublished_for_a_moment(statements, words).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_publication_is_made_anew() {
-    let mut scene = Scene::start(Options::new(), "").await;
-    let source = scene.source.server.connect("auth").await.unwrap();
-    let unseen = |name: &str| {
-        [
-            "DROP PUBLICATION users_sync",
-            &format!("UPDATE auth.users SET first_name = '{name}', updated_at = now()"),
-            "CREATE PUBLICATION users_sync FOR TABLE auth.users WITH (publish_via_partition_root = true)",
-        ]
-        .map(str::to_owned)
-    };
-    for statement in unseen("Unseen") {
-        source.batch_execute(&statement).await.unwrap();
-    }
-    scene.log.says("is older than its publication").await;
-    scene.equal().await;
-    scene.process.take().unwrap().kill();
-    for statement in unseen("Unseen again") {
-        source.batch_execute(&statement).await.unwrap();
-    }
-    let (process, log) = Process::start_logged(&scene._config);
-    (scene.process, scene.log) = (Some(process), log);
-    scene.log.says("is older than its publication").await;
-    scene.equal().await;
-    scene.ends_well().await;
+    let statements = [
+        "DROP PUBLICATION users_sync",
+        "CREATE PUBLICATION users_sync FOR TABLE auth.users WITH (publish_via_partition_root = true)",
+    ];
+    is_unpublished_for_a_moment(statements, "is older than its publication").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -165,6 +165,9 @@ impl Touched {
     /// Where a user is gone whose own row did not say from where: from the tenants that other rows still name. Those that went
     /// with it have named theirs. Unless all of the other tables name tenants, it may have been any.
     async fn attribute(&mut self, found: &[Row], shared: &Shared, xids: &[Xid]) -> Result<(), ServiceError> {
+        if self.users.values().all(|touching| touching.anywhere.is_none()) {
+            return Ok(());
+        }
         let is_there: HashSet<&[String]> = found.iter().map(|row| &row.key[..]).collect();
         let nowhere =
             self.users.iter().filter(|(key, touching)| touching.anywhere.is_some() && !is_there.contains(&key[..]));
@@ -183,7 +186,11 @@ impl Touched {
                 }
             }
         }
-        gone.iter().filter_map(|key| self.users.get_mut(key).map(|user| user.anywhere.take())).for_each(drop);
+        for key in &gone {
+            if let Some(touching) = self.users.get_mut(key) {
+                touching.anywhere = None;
+            }
+        }
         Ok(())
     }
 

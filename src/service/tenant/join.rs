@@ -81,7 +81,6 @@ impl Worker {
         self.has_to_join = None;
         self.position = position;
         self.hold(position);
-        self.worked();
         shared.joined(self.index, position);
         self.lane.counts.resynced();
         shared.live.arrivals.many_arrived(self.id());

@@ -256,6 +256,8 @@ async fn what_a_process_says_before_it_ends_mends_it() {
     service.stop().await;
 
     // The slot is lost: with on_slot_loss: stop it says that resync makes a new one.
+    // Its walsender ends a moment after the process.
+    bed.becomes("auth", "SELECT active FROM pg_replication_slots WHERE slot_name = 'users_sync_2'", "f").await;
     bed.auth("SELECT pg_drop_replication_slot('users_sync_2')").await;
     config.on_slot_loss = users_sync::config::OnSlotLoss::Stop;
     ends_with(config.clone(), &["with on_slot_loss: resync a new one is made"]).await;
