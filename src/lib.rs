@@ -4,6 +4,7 @@
 //! The modules below stand in reading order; no stage imports another, only `service` knows them all.
 
 pub mod config;
+mod diagnostic;
 pub mod model;
 pub mod pg;
 

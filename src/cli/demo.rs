@@ -1,6 +1,7 @@
 //! `demo`: the main job on throwaway servers.
 
 use super::signals;
+use crate::diagnostic::{Diagnostic, diagnostic};
 use clap::Args;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,10 +16,10 @@ pub(super) struct Arguments {
     kafka: Option<String>,
 }
 
-pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
-    let stop = signals().map_err(|error| miette::miette!("cannot listen to signals: {error}"))?;
+pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
+    let stop = signals().map_err(|error| diagnostic!("cannot listen to signals: {error}"))?;
     let length = Duration::from_secs(arguments.seconds);
     let shown = crate::demo::run(length, arguments.kafka.as_deref(), stop, &mut std::io::stdout()).await;
-    shown.map_err(|error| miette::Report::msg(error.to_string()))?;
+    shown.map_err(|error| diagnostic!("{error}"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,6 +4,7 @@ use super::teardown::asked;
 use super::{ConfigFile, FAILED};
 use crate::apply::{DROP_WAIT_FOR, read_checkpoint, statement};
 use crate::config::Config;
+use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::TenantId;
 use crate::pg::{self, PgClient, PgUrl, describe};
 use crate::state::{Snapshot, StateStore, TenantRow, TenantState};
@@ -25,17 +26,17 @@ pub(super) struct Arguments {
     yes: bool,
 }
 
-pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
+pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
     let config = arguments.file.load()?;
     let tenant = TenantId::new(&arguments.tenant);
-    let state = pg::connect(&config.state_url).await.map_err(|error| miette::miette!("the state: {error}"))?;
+    let state = pg::connect(&config.state_url).await.map_err(|error| diagnostic!("the state: {error}"))?;
     let known =
-        StateStore::read(&state, &config.source.slot).await.map_err(|error| miette::miette!("the state: {error}"))?;
+        StateStore::read(&state, &config.source.slot).await.map_err(|error| diagnostic!("the state: {error}"))?;
     let row = known_row(&config, &known, &tenant)?;
     let target = match &arguments.target {
         Some(text) => parse_target(text)?,
         None => {
-            return Err(miette::miette!(
+            return Err(diagnostic!(
                 help = "say --target URL: the configuration, which has its password, does not have the tenant any more",
                 "the target of tenant {tenant} was {}",
                 row.target
@@ -43,12 +44,12 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
         }
     };
     if target.to_string() != row.target {
-        return Err(miette::miette!("the target of tenant {tenant} is {}, not {target}", row.target));
+        return Err(diagnostic!("the target of tenant {tenant} is {}, not {target}", row.target));
     }
-    let client = pg::connect(&target).await.map_err(|error| miette::miette!("the target: {error}"))?;
+    let client = pg::connect(&target).await.map_err(|error| diagnostic!("the target: {error}"))?;
     let checkpoint = read_checkpoint(&client).await.map_err(|error| failed(&error))?;
     if checkpoint.is_none_or(|found| found.tenant != tenant || Some(&found.target_id) != row.target_id.as_ref()) {
-        return Err(miette::miette!(
+        return Err(diagnostic!(
             help = "look at users_sync.checkpoint there",
             "{target} is not (or no longer) the target of tenant {tenant}: nothing was deleted"
         ));
@@ -61,25 +62,25 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
     let deleted = wipe(client).await.map_err(|error| failed(&error))?;
     StateStore::forget_tenant(&state, &config.source.slot, &tenant)
         .await
-        .map_err(|error| miette::miette!("the users are deleted, but the state cannot be written: {error}"))?;
+        .map_err(|error| diagnostic!("the users are deleted, but the state cannot be written: {error}"))?;
     println!("{deleted} users deleted; tenant {tenant} is forgotten");
     Ok(ExitCode::SUCCESS)
 }
 
 /// What the state remembers of the tenant; an error where it is still in use.
-fn known_row<'a>(config: &Config, known: &'a Snapshot, tenant: &TenantId) -> miette::Result<&'a TenantRow> {
+fn known_row<'a>(config: &Config, known: &'a Snapshot, tenant: &TenantId) -> Result<&'a TenantRow, Diagnostic> {
     if config.tenants.iter().any(|known| known.id == *tenant) {
-        return Err(miette::miette!(
+        return Err(diagnostic!(
             help = "take it out first; a running process notices that by itself",
             "the configuration still has tenant {tenant}"
         ));
     }
     let Some(row) = known.tenants.get(tenant) else {
-        return Err(miette::miette!("nothing is known of a tenant {tenant}"));
+        return Err(diagnostic!("nothing is known of a tenant {tenant}"));
     };
     let is_held = known.source.as_ref().is_some_and(|source| source.is_held());
     match is_held && row.state != TenantState::Parked {
-        true => Err(miette::miette!(
+        true => Err(diagnostic!(
             help = "it reads its files again when they change; look at its log for what it refuses",
             "a running process still has tenant {tenant} ({})",
             row.state.as_str()
@@ -88,9 +89,9 @@ fn known_row<'a>(config: &Config, known: &'a Snapshot, tenant: &TenantId) -> mie
     }
 }
 
-fn parse_target(text: &str) -> miette::Result<PgUrl> {
-    let text = crate::config::from_environment(text).map_err(|error| miette::miette!("--target: {error}"))?;
-    PgUrl::parse(&text).map_err(|error| miette::miette!("--target: {error}"))
+fn parse_target(text: &str) -> Result<PgUrl, Diagnostic> {
+    let text = crate::config::from_environment(text).map_err(|error| diagnostic!("--target: {error}"))?;
+    PgUrl::parse(&text).map_err(|error| diagnostic!("--target: {error}"))
 }
 
 /// All of it or, where the application still refers to a user, nothing.
@@ -102,8 +103,8 @@ async fn wipe(mut client: PgClient) -> Result<u64, tokio_postgres::Error> {
     Ok(deleted)
 }
 
-fn failed(error: &tokio_postgres::Error) -> miette::Report {
-    miette::miette!(
+fn failed(error: &tokio_postgres::Error) -> Diagnostic {
+    diagnostic!(
         help = "rows of the application that refer to users go first, or lose their reference",
         "nothing was deleted: {}",
         describe(error)

@@ -2,6 +2,7 @@
 //! binary has no curl.
 
 use super::FAILED;
+use crate::diagnostic::{Diagnostic, diagnostic};
 use clap::Args;
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -21,11 +22,11 @@ pub(super) struct Arguments {
 }
 
 /// Exit code 0: the answer's status is 200. The answer is printed in any case.
-pub(super) fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
+pub(super) fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
     let url = &arguments.url;
     let (authority, path) = parts(url)
-        .ok_or_else(|| miette::miette!(help = "for example http://127.0.0.1:9187/readyz", "{url:?} is no http URL"))?;
-    let answer = get(authority, path).map_err(|error| miette::miette!("{url} does not answer: {error}"))?;
+        .ok_or_else(|| diagnostic!(help = "for example http://127.0.0.1:9187/readyz", "{url:?} is no http URL"))?;
+    let answer = get(authority, path).map_err(|error| diagnostic!("{url} does not answer: {error}"))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     println!("{}", body.trim_end());
     let status = head.split_ascii_whitespace().nth(1);

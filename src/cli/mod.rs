@@ -1,4 +1,4 @@
-//! The command line: one file per command. What goes wrong ends up here as a [`miette::Report`].
+//! The command line: one file per command. What goes wrong ends up here as a [`Diagnostic`].
 
 mod check;
 mod demo;
@@ -18,7 +18,9 @@ mod verify;
 
 pub use signals::signals;
 
+use crate::diagnostic::{Diagnostic, diagnostic};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing::subscriber::set_global_default;
@@ -111,7 +113,7 @@ struct ConfigFile {
 }
 
 impl ConfigFile {
-    fn load(&self) -> miette::Result<crate::config::Config> {
+    fn load(&self) -> Result<crate::config::Config, Diagnostic> {
         Ok(crate::config::load(&self.config)?)
     }
 }
@@ -137,14 +139,16 @@ impl From<crate::config::LogFormat> for LogFormat {
 pub fn main(cli: Cli) -> ExitCode {
     match execute(cli) {
         Ok(code) => code,
-        Err(report) => {
-            eprintln!("{}", render(&report));
+        Err(diagnostic) => {
+            let colored = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let label = if colored { "\x1b[1;31merror\x1b[0m" } else { "error" };
+            eprintln!("{label}: {}", diagnostic.render(colored));
             ExitCode::from(FAILED)
         }
     }
 }
 
-fn execute(cli: Cli) -> miette::Result<ExitCode> {
+fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
     // These talk for themselves.
     let level = match cli.command {
         Command::Demo(_) => "error",
@@ -156,7 +160,7 @@ fn execute(cli: Cli) -> miette::Result<ExitCode> {
         logging.begin(LogFormat::Text)?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| miette::miette!("cannot start the runtime: {error}"))?;
+    let runtime = runtime.map_err(|error| diagnostic!("cannot start the runtime: {error}"))?;
     let done = runtime.block_on(async {
         match cli.command {
             Command::Run(arguments) => run::execute(&arguments, &logging).await,
@@ -190,41 +194,27 @@ struct Logging {
 
 impl Logging {
     /// From here on events go to stderr.
-    fn begin(&self, configured: LogFormat) -> miette::Result<()> {
+    fn begin(&self, configured: LogFormat) -> Result<(), Diagnostic> {
         log_to_stderr(self.format.unwrap_or(configured), &self.level)
     }
 }
 
-fn log_to_stderr(format: LogFormat, level: &str) -> miette::Result<()> {
+fn log_to_stderr(format: LogFormat, level: &str) -> Result<(), Diagnostic> {
     let ours_alone = level.parse::<tracing::Level>().map(|level| format!("warn,users_sync={level}"));
     let filter = EnvFilter::try_new(ours_alone.as_deref().unwrap_or(level)).map_err(|error| {
-        miette::miette!(help = "for example: --log-level info,users_sync::capture=debug", "--log-level: {error}")
+        diagnostic!(help = "for example: --log-level info,users_sync::capture=debug", "--log-level: {error}")
     })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Not by `init`, which takes what libraries write with `log` as well: tokio-postgres hands on parameters and notices
     // there, that is, rows' values. Only the first caller in a process can set it, and that one has set what we want.
     let _ = match format {
         LogFormat::Text => {
-            let builder = builder.with_target(false).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+            let builder = builder.with_target(false).with_ansi(std::io::stderr().is_terminal());
             set_global_default(builder.finish())
         }
         LogFormat::Json => set_global_default(builder.json().flatten_event(true).finish()),
     };
     Ok(())
-}
-
-/// With the lines around the mistake; wrapped and coloured only for a person who sees it.
-fn render(report: &miette::Report) -> String {
-    use miette::{GraphicalReportHandler, GraphicalTheme};
-    let handler = match std::io::IsTerminal::is_terminal(&std::io::stderr()) {
-        true => GraphicalReportHandler::new(),
-        false => GraphicalReportHandler::new_themed(GraphicalTheme::none()).with_wrap_lines(false),
-    };
-    let mut out = String::new();
-    match handler.render_report(&mut out, report.as_ref()) {
-        Ok(()) => out,
-        Err(_) => report.to_string(),
-    }
 }
 
 #[cfg(test)]

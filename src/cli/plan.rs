@@ -2,11 +2,12 @@
 
 use super::table::columns;
 use crate::config::Config;
+use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::service::{Plan, Prospect, plan};
 use std::process::ExitCode;
 
-pub(super) async fn execute(config: &Config) -> miette::Result<ExitCode> {
-    let plan = plan(config).await.map_err(|error| miette::miette!("{error}"))?;
+pub(super) async fn execute(config: &Config) -> Result<ExitCode, Diagnostic> {
+    let plan = plan(config).await.map_err(|error| diagnostic!("{error}"))?;
     println!("{}", table(&plan));
     Ok(ExitCode::SUCCESS)
 }

@@ -1,8 +1,8 @@
 //! `presets`: what there is, or one of them to read and to copy.
 
 use crate::config::{About, PRESETS};
+use crate::diagnostic::{Diagnostic, diagnostic};
 use clap::Args;
-use miette::miette;
 use std::process::ExitCode;
 
 #[derive(Args, Debug)]
@@ -11,13 +11,13 @@ pub(super) struct Arguments {
     name: Option<String>,
 }
 
-pub(super) fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
+pub(super) fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
     let Some(name) = &arguments.name else {
         println!("{}", list());
         return Ok(ExitCode::SUCCESS);
     };
     let preset = PRESETS.iter().find(|preset| preset.name == name).ok_or_else(|| {
-        miette!(help = "`users-sync presets` lists those that there are", "there is no preset {name}")
+        diagnostic!(help = "`users-sync presets` lists those that there are", "there is no preset {name}")
     })?;
     print!("{}", preset.yaml);
     Ok(ExitCode::SUCCESS)

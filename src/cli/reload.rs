@@ -2,6 +2,7 @@
 
 use crate::check::{Finding, Severity, check_source, source_finding};
 use crate::config::{Config, Files, load_with_files};
+use crate::diagnostic::Diagnostic;
 use crate::service::ServiceError;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,7 +39,7 @@ pub(super) async fn reload(path: PathBuf, mut files: Files, configs: watch::Send
             }
             Err(error) => {
                 files.look_again();
-                let error = super::render(&error.into());
+                let error = Diagnostic::from(error).render(false);
                 tracing::error!("the new configuration is refused, the one before stays in force: {error}");
             }
         }

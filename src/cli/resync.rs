@@ -2,6 +2,7 @@
 
 use super::{ConfigFile, FAILED, signals};
 use crate::config::Config;
+use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::TenantId;
 use crate::pg::{self, PgClient};
 use crate::service::{self, Asked};
@@ -43,28 +44,25 @@ enum Outcome {
     Interrupted,
 }
 
-pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
+pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
     let config = arguments.file.load()?;
     if arguments.kafka {
         return tee(&config).await;
     }
     let tenants = chosen(&config, &arguments.tenants)?;
-    let stop = signals().map_err(|error| miette::miette!("cannot listen to signals: {error}"))?;
+    let stop = signals().map_err(|error| diagnostic!("cannot listen to signals: {error}"))?;
     resync(&config, &tenants, arguments.allow_deletes, stop).await
 }
 
 /// Asks the running process, and waits until Kafka has every tenant again.
-async fn tee(config: &Config) -> miette::Result<ExitCode> {
+async fn tee(config: &Config) -> Result<ExitCode, Diagnostic> {
     if config.kafka.is_none() {
-        return Err(miette::miette!(
-            help = "leave --kafka out, or add the section",
-            "the configuration has no `kafka`"
-        ));
+        return Err(diagnostic!(help = "leave --kafka out, or add the section", "the configuration has no `kafka`"));
     }
-    let client = pg::connect(&config.state_url).await.map_err(|error| miette::miette!("the state: {error}"))?;
-    let failed = |error: StateError| miette::miette!("cannot write the state: {error}");
+    let client = pg::connect(&config.state_url).await.map_err(|error| diagnostic!("the state: {error}"))?;
+    let failed = |error: StateError| diagnostic!("cannot write the state: {error}");
     if !StateStore::request_tee(&client, &config.source.slot).await.map_err(failed)? {
-        return Err(miette::miette!(
+        return Err(diagnostic!(
             help = "the first `run` with it publishes every user by itself",
             "no `run` has begun with this tee yet"
         ));
@@ -95,11 +93,11 @@ pub(super) async fn resync(
     tenants: &[TenantId],
     allow_deletes: bool,
     stop: CancellationToken,
-) -> miette::Result<ExitCode> {
-    let client = pg::connect(&config.state_url).await.map_err(|error| miette::miette!("the state: {error}"))?;
+) -> Result<ExitCode, Diagnostic> {
+    let client = pg::connect(&config.state_url).await.map_err(|error| diagnostic!("the state: {error}"))?;
     let outcome = match read(&client, config).await?.source {
         None => {
-            return Err(miette::miette!(
+            return Err(diagnostic!(
                 help = "the first `run` takes a snapshot of every tenant by itself",
                 "no `run` has begun with slot {} in {} yet",
                 config.source.slot,
@@ -130,14 +128,14 @@ pub(super) async fn resync(
         Outcome::Abandoned => {
             println!("no process runs: doing it here");
             let done = service::resync(config.clone(), tenants, allow_deletes, stop).await;
-            done.map_err(|error| miette::miette!("{error}"))?;
+            done.map_err(|error| diagnostic!("{error}"))?;
         }
     }
     Ok(report(&read(&client, config).await?, tenants))
 }
 
 /// The tenants that are meant, all of them where none is named.
-pub(super) fn chosen(config: &Config, names: &[String]) -> miette::Result<Vec<TenantId>> {
+pub(super) fn chosen(config: &Config, names: &[String]) -> Result<Vec<TenantId>, Diagnostic> {
     let known: Vec<&TenantId> = config.tenants.iter().map(|tenant| &tenant.id).collect();
     if names.is_empty() {
         return Ok(known.into_iter().cloned().collect());
@@ -147,18 +145,18 @@ pub(super) fn chosen(config: &Config, names: &[String]) -> miette::Result<Vec<Te
             let likeness = |id: &TenantId| strsim::jaro_winkler(id.as_str(), name);
             let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
             let help = nearest.map_or_else(String::new, |id| format!("did you mean {id}?"));
-            miette::miette!(help = help, "the configuration has no tenant {name}")
+            diagnostic!(help = help, "the configuration has no tenant {name}")
         })
     };
     names.iter().map(find).collect()
 }
 
-async fn read(client: &PgClient, config: &Config) -> miette::Result<Snapshot> {
+async fn read(client: &PgClient, config: &Config) -> Result<Snapshot, Diagnostic> {
     StateStore::read(client, &config.source.slot).await.map_err(unreadable)
 }
 
-fn unreadable(error: StateError) -> miette::Report {
-    miette::miette!("the state: {error}")
+fn unreadable(error: StateError) -> Diagnostic {
+    diagnostic!("the state: {error}")
 }
 
 /// Says what became of each; a tenant that does not follow makes it a failure.

@@ -5,6 +5,7 @@ use super::reload::{find_faults, reload};
 use super::{ConfigFile, FAILED, Logging, signals};
 use crate::admin::Server;
 use crate::config::{Config, load_with_files};
+use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::Generation;
 use crate::pg::connect;
 use crate::service::{self, Live};
@@ -41,7 +42,7 @@ pub(super) struct Arguments {
 }
 
 /// A source that is not ready is said to be so before anything is made there; one that is only away is waited for.
-pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> miette::Result<ExitCode> {
+pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> Result<ExitCode, Diagnostic> {
     let file = &arguments.file.config;
     let (config, files) = load_with_files(file)?;
     logging.begin(config.log.into())?;
@@ -49,10 +50,10 @@ pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> miette:
         return plan::execute(&config).await;
     }
     raise_open_files();
-    let stop = signals().map_err(|error| miette::miette!("cannot listen to signals: {error}"))?;
+    let stop = signals().map_err(|error| diagnostic!("cannot listen to signals: {error}"))?;
     let (sender, configs) = watch::channel(config.clone());
     let (live, shown) = (Arc::<Live>::default(), CancellationToken::new());
-    let server = Server::bind(configs.clone(), live.clone()).await.map_err(|error| miette::miette!("{error}"))?;
+    let server = Server::bind(configs.clone(), live.clone()).await.map_err(|error| diagnostic!("{error}"))?;
     tokio::spawn(server.run(shown.clone()));
     let mut findings = find_faults(&config).await;
     if !findings.is_empty() && has_run_before(&config).await {
@@ -68,6 +69,6 @@ pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> miette:
     let done = service::run_reloading(configs, live, stop).await;
     reloading.abort();
     shown.cancel();
-    done.map_err(|error| miette::miette!("{error}"))?;
+    done.map_err(|error| diagnostic!("{error}"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -2,11 +2,11 @@
 
 use super::ConfigFile;
 use crate::config::{Config, Tenant};
+use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::pg::{self, PgClient, PgUrl, describe};
 use crate::service::settled;
 use crate::setup::{Script, gather, source_script, target_script};
 use clap::Args;
-use miette::miette;
 use std::process::ExitCode;
 
 /// The store's writes come first: a lock that is not to be had soon is not waited for.
@@ -38,15 +38,15 @@ fn tenant_url(text: &str) -> Result<(String, String), String> {
     Ok((tenant.to_owned(), url.to_owned()))
 }
 
-pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
+pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
     let config = arguments.file.load()?;
     let known = |name: &str| config.tenants.iter().any(|tenant| tenant.id.as_str() == name);
     let named = arguments.target_admin.iter().map(|(name, _)| name).chain(&arguments.tenant);
     if let Some(unknown) = named.into_iter().find(|name| !known(name)) {
-        return Err(miette!(help = "its id is what the configuration says", "there is no tenant {unknown}"));
+        return Err(diagnostic!(help = "its id is what the configuration says", "there is no tenant {unknown}"));
     }
     if arguments.apply && arguments.source_admin.is_none() && arguments.target_admin.is_empty() {
-        return Err(miette!(
+        return Err(diagnostic!(
             help = "--source-admin postgres://owner@host/auth --target-admin acme=postgres://owner@host/acme",
             "--apply needs to know as whom"
         ));
@@ -60,17 +60,18 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn source(arguments: &Arguments, config: &Config) -> miette::Result<()> {
+async fn source(arguments: &Arguments, config: &Config) -> Result<(), Diagnostic> {
     let url = match &arguments.source_admin {
         Some(url) => parse(url, "--source-admin")?,
         None => config.source.url.clone(),
     };
     let mut client = pg::connect(&url).await.map_err(|error| {
-        miette!(help = "before the role of source.url is there, name another one: --source-admin URL", "{error}")
+        diagnostic!(help = "before the role of source.url is there, name another one: --source-admin URL", "{error}")
     })?;
-    let config = settled(&client, config).await.map_err(|error| miette!("{error}"))?;
-    let facts = gather(&mut client, &config).await.map_err(|error| miette!("cannot look at the source: {error}"))?;
-    let script = source_script(&config, &facts).map_err(|what| miette!("{what}"))?;
+    let config = settled(&client, config).await.map_err(|error| diagnostic!("{error}"))?;
+    let facts =
+        gather(&mut client, &config).await.map_err(|error| diagnostic!("cannot look at the source: {error}"))?;
+    let script = source_script(&config, &facts).map_err(|what| diagnostic!("{what}"))?;
     println!("{script}");
     match (&arguments.source_admin, arguments.apply) {
         (Some(_), true) => apply(&client, &script).await,
@@ -78,13 +79,13 @@ async fn source(arguments: &Arguments, config: &Config) -> miette::Result<()> {
     }
 }
 
-async fn target(arguments: &Arguments, config: &Config, tenant: &Tenant) -> miette::Result<()> {
+async fn target(arguments: &Arguments, config: &Config, tenant: &Tenant) -> Result<(), Diagnostic> {
     let admin = arguments.target_admin.iter().find(|(name, _)| name == tenant.id.as_str());
     let client = match admin {
         None => None,
         Some((_, url)) => {
             let url = parse(url, "--target-admin")?;
-            Some(pg::connect(&url).await.map_err(|error| miette!("the target of tenant {}: {error}", tenant.id))?)
+            Some(pg::connect(&url).await.map_err(|error| diagnostic!("the target of tenant {}: {error}", tenant.id))?)
         }
     };
     let role_exists = match &client {
@@ -103,7 +104,7 @@ async fn target(arguments: &Arguments, config: &Config, tenant: &Tenant) -> miet
 }
 
 /// One after the other: an index is built without a transaction, and everything before a failure may stay.
-async fn apply(client: &PgClient, script: &Script) -> miette::Result<()> {
+async fn apply(client: &PgClient, script: &Script) -> Result<(), Diagnostic> {
     client.batch_execute(CAREFULLY).await.map_err(|error| failed(CAREFULLY, &error))?;
     for statement in &script.statements {
         client.batch_execute(&statement.to_run()).await.map_err(|error| failed(&statement.sql, &error))?;
@@ -112,15 +113,15 @@ async fn apply(client: &PgClient, script: &Script) -> miette::Result<()> {
     Ok(())
 }
 
-fn failed(sql: &str, error: &tokio_postgres::Error) -> miette::Report {
-    miette!(
+fn failed(sql: &str, error: &tokio_postgres::Error) -> Diagnostic {
+    diagnostic!(
         help = "mend that and run `setup` again: what was done is skipped or done again",
         "{sql}\n{}",
         describe(error)
     )
 }
 
-fn parse(url: &str, option: &str) -> miette::Result<PgUrl> {
+fn parse(url: &str, option: &str) -> Result<PgUrl, Diagnostic> {
     // Not the URL itself: it may hold a password.
-    PgUrl::parse(url).map_err(|error| miette!("{option} is not a usable URL: {error}"))
+    PgUrl::parse(url).map_err(|error| diagnostic!("{option} is not a usable URL: {error}"))
 }

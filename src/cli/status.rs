@@ -4,6 +4,7 @@ use super::table::columns;
 use super::{ConfigFile, FAILED};
 use crate::capture::{CaptureError, SourceLog, read_log};
 use crate::config::Config;
+use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::pg;
 use crate::state::StateStore;
 use crate::status::{Report, TeeReport, TenantReport};
@@ -19,14 +20,14 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
+pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
     let config = arguments.file.load()?;
-    let client = pg::connect(&config.state_url).await.map_err(|error| miette::miette!("the state: {error}"))?;
+    let client = pg::connect(&config.state_url).await.map_err(|error| diagnostic!("the state: {error}"))?;
     let state = StateStore::read(&client, &config.source.slot).await;
-    let state = state.map_err(|error| miette::miette!("cannot read the state: {error}"))?;
+    let state = state.map_err(|error| diagnostic!("cannot read the state: {error}"))?;
     client.close().await;
     if state.source.is_none() {
-        return Err(miette::miette!(
+        return Err(diagnostic!(
             help =
                 "start it with `users-sync run`; if it runs, look whether state.url and source.slot are those it has",
             "no state for slot {} in {}: no `run` has begun there yet",
@@ -42,7 +43,7 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
     });
     let report = Report::of_state(&config, &state, &log);
     match arguments.json {
-        true => println!("{}", serde_json::to_string_pretty(&report).map_err(|error| miette::miette!("{error}"))?),
+        true => println!("{}", serde_json::to_string_pretty(&report).map_err(|error| diagnostic!("{error}"))?),
         false => println!("{}", table(&report)),
     }
     let all_well = report.tenants.iter().all(|tenant| matches!(tenant.state, "following" | "joining"))

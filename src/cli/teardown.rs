@@ -5,6 +5,7 @@ use crate::capture::CaptureError;
 use crate::capture::publication::{drop_publication, read_publication};
 use crate::capture::slot::read_slot;
 use crate::config::Config;
+use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::pg::{self, PgClient, describe};
 use crate::state::StateStore;
 use clap::Args;
@@ -31,10 +32,10 @@ struct Standing {
     state: bool,
 }
 
-pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
+pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
     let config = arguments.file.load()?;
-    let source = pg::connect(&config.source.url).await.map_err(|error| miette::miette!("the source: {error}"))?;
-    let state = pg::connect(&config.state_url).await.map_err(|error| miette::miette!("the state: {error}"))?;
+    let source = pg::connect(&config.source.url).await.map_err(|error| diagnostic!("the source: {error}"))?;
+    let state = pg::connect(&config.state_url).await.map_err(|error| diagnostic!("the state: {error}"))?;
     let standing = look(&config, &source, &state).await?;
     let list = list(&config, &standing);
     if list.is_empty() {
@@ -51,11 +52,10 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn look(config: &Config, source: &Client, state: &Client) -> miette::Result<Standing> {
+async fn look(config: &Config, source: &Client, state: &Client) -> Result<Standing, Diagnostic> {
     let name = &config.source.slot;
-    let failed = |what: &'static str| move |error: CaptureError| miette::miette!("cannot look at {what}: {error}");
-    let known =
-        StateStore::read(state, name).await.map_err(|error| miette::miette!("cannot read the state: {error}"))?;
+    let failed = |what: &'static str| move |error: CaptureError| diagnostic!("cannot look at {what}: {error}");
+    let known = StateStore::read(state, name).await.map_err(|error| diagnostic!("cannot read the state: {error}"))?;
     let mut slots = vec![name.clone()];
     slots.extend(known.tee.map(|tee| tee.slot));
     slots.extend(config.kafka.as_ref().map(|kafka| kafka.slot.clone()).filter(|slot| !slots.contains(slot)));
@@ -63,7 +63,7 @@ async fn look(config: &Config, source: &Client, state: &Client) -> miette::Resul
     for name in slots {
         let Some(slot) = read_slot(source, &name).await.map_err(failed("the slot"))? else { continue };
         if let Some(pid) = slot.active_pid {
-            return Err(miette::miette!(
+            return Err(diagnostic!(
                 help = "stop every `run` of this configuration first; a connection that is long dead is ended by \
                         SELECT pg_terminate_backend(pid)",
                 "slot {name} is in use by process {pid} of the server"
@@ -95,10 +95,10 @@ fn list(config: &Config, standing: &Standing) -> String {
 }
 
 /// Asks on the terminal for a yes.
-pub(super) fn asked(question: &str) -> miette::Result<bool> {
+pub(super) fn asked(question: &str) -> Result<bool, Diagnostic> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
-        return Err(miette::miette!(
+        return Err(diagnostic!(
             help = "say --yes to do it without being asked",
             "nothing was done: there is no terminal to ask on"
         ));
@@ -106,14 +106,14 @@ pub(super) fn asked(question: &str) -> miette::Result<bool> {
     print!("{question} Type yes: ");
     let mut answer = String::new();
     let read = std::io::stdout().flush().and_then(|()| stdin.lock().read_line(&mut answer));
-    read.map_err(|error| miette::miette!("cannot ask: {error}"))?;
+    read.map_err(|error| diagnostic!("cannot ask: {error}"))?;
     Ok(answer.trim() == "yes")
 }
 
 /// The slot first: it is what holds back the source's log, and without it nothing else is of use to a `run`.
-async fn drop_all(config: &Config, standing: &Standing, source: &PgClient, state: &PgClient) -> miette::Result<()> {
+async fn drop_all(config: &Config, standing: &Standing, source: &PgClient, state: &PgClient) -> Result<(), Diagnostic> {
     let failed = |what: &str, error: &dyn std::fmt::Display| {
-        miette::miette!(help = "what was dropped before stays so; run `teardown` again", "cannot drop {what}: {error}")
+        diagnostic!(help = "what was dropped before stays so; run `teardown` again", "cannot drop {what}: {error}")
     };
     for slot in &standing.slots {
         // A slot that has gone in the meantime is no error.

@@ -3,6 +3,7 @@
 use super::resync::{chosen, resync};
 use super::{ConfigFile, FAILED, signals};
 use crate::config::Config;
+use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::TenantId;
 use crate::service::{HowFar, Verdict, Verifying, verify};
 use crate::snapshot::KINDS;
@@ -75,12 +76,12 @@ impl Report {
     }
 }
 
-pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
+pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
     let config = arguments.file.load()?;
     let tenants = chosen(&config, &arguments.tenants)?;
     let mut reports = compare(&config, &tenants, arguments).await?;
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&reports).map_err(|error| miette::miette!("{error}"))?);
+        println!("{}", serde_json::to_string_pretty(&reports).map_err(|error| diagnostic!("{error}"))?);
     } else {
         reports.iter().for_each(|report| print!("{}", text(report)));
     }
@@ -89,7 +90,7 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
             reports.iter().filter(|report| report.differs()).map(|report| TenantId::new(&report.tenant)).collect();
         if !differing.is_empty() {
             println!("repairing {} tenants", differing.len());
-            let stop = signals().map_err(|error| miette::miette!("cannot listen to signals: {error}"))?;
+            let stop = signals().map_err(|error| diagnostic!("cannot listen to signals: {error}"))?;
             resync(&config, &differing, false, stop).await?;
             let after = compare(&config, &differing, arguments).await?;
             after.iter().for_each(|report| print!("{}", text(report)));
@@ -101,10 +102,9 @@ pub(super) async fn execute(arguments: &Arguments) -> miette::Result<ExitCode> {
     Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
-async fn compare(config: &Config, tenants: &[TenantId], arguments: &Arguments) -> miette::Result<Vec<Report>> {
+async fn compare(config: &Config, tenants: &[TenantId], arguments: &Arguments) -> Result<Vec<Report>, Diagnostic> {
     let how = Verifying { examples: arguments.ids, timeout: Duration::from_secs(arguments.timeout) };
-    let verdicts =
-        verify(config, tenants, how, &HowFar::default()).await.map_err(|error| miette::miette!("{error}"))?;
+    let verdicts = verify(config, tenants, how, &HowFar::default()).await.map_err(|error| diagnostic!("{error}"))?;
     Ok(verdicts.into_iter().map(Report::of).collect())
 }
 

@@ -1,22 +1,12 @@
 //! What is wrong with the file: what, where, and what to write instead. Never a value that may be a secret.
 
-use miette::{Diagnostic, NamedSource, SourceSpan};
+use crate::diagnostic::{Diagnostic, Excerpt, diagnostic};
 use std::ops::Range;
-use std::sync::Arc;
 
-/// One mistake in the configuration; miette shows it with the lines around it.
-#[derive(Debug, thiserror::Error, Diagnostic)]
-#[error("{message}")]
-pub struct ConfigError {
-    message: String,
-    #[help]
-    help: Option<String>,
-    #[source_code]
-    source_code: Option<Arc<NamedSource<String>>>,
-    #[label("{label}")]
-    span: Option<SourceSpan>,
-    label: &'static str,
-}
+/// One mistake in the configuration, with its place and its fix.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.message)]
+pub struct ConfigError(Diagnostic);
 
 /// A mistake before it is known in which file it is.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,41 +27,34 @@ impl Fault {
     }
 
     pub(super) fn in_file(self, name: &str, text: &str) -> ConfigError {
-        // A section is shown by its first line.
-        let line = text.get(self.span.clone()).and_then(|part| part.lines().next()).unwrap_or_default();
-        // miette shows no label without a length.
-        let shortest = text.get(self.span.start..).and_then(|rest| rest.chars().next()).map_or(0, char::len_utf8);
-        let span = (self.span.start, line.trim_end().len().max(shortest)).into();
-        ConfigError {
-            message: self.message,
-            help: self.help,
-            source_code: Some(Arc::new(NamedSource::new(name, mask_secrets(text)))),
-            span: Some(span),
-            label: "here",
-        }
+        let excerpt = Excerpt { file: name.to_owned(), text: mask_secrets(text), span: self.span };
+        ConfigError(Diagnostic { message: self.message, excerpt: Some(excerpt), help: self.help })
     }
 }
 
 impl ConfigError {
     /// The file as a whole cannot be read.
     pub(super) fn unreadable(name: &str, error: &std::io::Error) -> ConfigError {
-        ConfigError {
-            message: format!("cannot read the configuration {name}: {error}"),
-            help: Some("name the file with -c; config/minimal.yaml is one to start from".to_owned()),
-            source_code: None,
-            span: None,
-            label: "",
-        }
+        ConfigError(diagnostic!(
+            help = "name the file with -c; config/minimal.yaml is one to start from",
+            "cannot read the configuration {name}: {error}"
+        ))
     }
 
     /// Something about the file that is not at one place of it.
     pub(super) fn in_whole(name: &str, message: &str) -> ConfigError {
-        ConfigError { message: format!("{name}: {message}"), help: None, source_code: None, span: None, label: "" }
+        ConfigError(diagnostic!("{name}: {message}"))
     }
 
     /// What to do about it.
     pub fn remedy(&self) -> Option<&str> {
-        self.help.as_deref()
+        self.0.help.as_deref()
+    }
+}
+
+impl From<ConfigError> for Diagnostic {
+    fn from(error: ConfigError) -> Diagnostic {
+        error.0
     }
 }
 

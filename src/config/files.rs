@@ -104,6 +104,7 @@ fn text_of(path: &Path) -> Result<String, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diagnostic::Diagnostic;
 
     const MAIN: &str = "source: {url: 'postgres://u@h/auth'}\nusers: {table: a.b, id: id, tenant: t}\n\
         include: [tenants.d/*.yaml]\n";
@@ -142,8 +143,7 @@ mod tests {
         let error = |text: &str| {
             write("tenants.d/a.yaml", text);
             let error = load(&main).unwrap_err();
-            let text = error.to_string();
-            format!("{text} {:?}", miette::Report::new(error))
+            Diagnostic::from(error).render(false)
         };
         write("users-sync.yaml", &format!("{MAIN}tenants: [{{id: a, target: 'postgres://u@h/a'}}]\n"));
         let twice = error("tenants: [{id: a, target: 'postgres://u@h/b'}]\n");

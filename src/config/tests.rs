@@ -1,6 +1,7 @@
 //! The file as people get it right and wrong.
 
 use super::*;
+use crate::diagnostic::Diagnostic;
 use crate::map::{TimeUnit, Value};
 use crate::model::{Deletes, TableName};
 use std::time::Duration;
@@ -33,16 +34,11 @@ fn parse_text(text: &str) -> Result<Config, ConfigError> {
 
 #[track_caller]
 fn good(text: &str) -> Config {
-    parse_text(text).unwrap_or_else(|error| panic!("{}", render(&error)))
+    parse_text(text).unwrap_or_else(|error| panic!("{}", render(error)))
 }
 
-fn render(error: &ConfigError) -> String {
-    let mut out = String::new();
-    let theme = miette::GraphicalTheme::none();
-    let handler =
-        miette::GraphicalReportHandler::new_themed(theme).without_syntax_highlighting().with_wrap_lines(false);
-    handler.render_report(&mut out, error).unwrap();
-    out
+fn render(error: ConfigError) -> String {
+    Diagnostic::from(error).render(false)
 }
 
 /// The good file with one part replaced; the error's place, message and remedy.
@@ -55,11 +51,12 @@ fn check(part: &str, by: &str, place: &str, message: &str, remedy: &str) {
 #[track_caller]
 fn check_text(text: &str, place: &str, message: &str, remedy: &str) {
     let error = parse_text(text).expect_err("the file is wrong");
-    let shown = render(&error);
-    assert!(shown.contains(&format!("[test.yaml:{place}]")), "not at {place}:\n{shown}");
     assert!(error.to_string().contains(message), "{error}\ndoes not say\n{message}");
     assert!(error.remedy().unwrap_or_default().contains(remedy), "{:?}\nshould say\n{remedy}", error.remedy());
-    assert!(!shown.contains("hunter2") && !format!("{error:?}").contains("hunter2"), "{shown}");
+    let debug = format!("{error:?}");
+    let shown = render(error);
+    assert!(shown.contains(&format!("--> test.yaml:{place}\n")), "not at {place}:\n{shown}");
+    assert!(!shown.contains("hunter2") && !debug.contains("hunter2"), "{shown}");
 }
 
 #[test]

@@ -1,0 +1,118 @@
+//! How a failed command explains itself: the message, the place in the file with the lines around it, and the fix.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+
+/// A failure that ends a command.
+#[derive(Clone, Debug)]
+pub(crate) struct Diagnostic {
+    pub(crate) message: String,
+    pub(crate) excerpt: Option<Excerpt>,
+    pub(crate) help: Option<String>,
+}
+
+/// A place in a file. The text holds no secret.
+#[derive(Clone, Debug)]
+pub(crate) struct Excerpt {
+    pub(crate) file: String,
+    pub(crate) text: String,
+    /// In bytes. Only the part in its first line is underlined.
+    pub(crate) span: Range<usize>,
+}
+
+/// A [`Diagnostic`] without an excerpt: `diagnostic!("cannot {what}")`, or with a fix `diagnostic!(help = "...", "...")`.
+macro_rules! diagnostic {
+    (help = $help:expr, $($message:tt)+) => {
+        $crate::diagnostic::Diagnostic { help: Some($help.into()), ..$crate::diagnostic::diagnostic!($($message)+) }
+    };
+    ($($message:tt)+) => {
+        $crate::diagnostic::Diagnostic { message: format!($($message)+), excerpt: None, help: None }
+    };
+}
+pub(crate) use diagnostic;
+
+const BOLD_RED: &str = "\x1b[1;31m";
+const BOLD_BLUE: &str = "\x1b[1;34m";
+const BOLD: &str = "\x1b[1m";
+
+impl Diagnostic {
+    /// The message with its excerpt and fix, in rustc's form.
+    pub(crate) fn render(&self, colored: bool) -> String {
+        let paint = |style: &str, text: &str| {
+            if colored { format!("{style}{text}\x1b[0m") } else { text.to_owned() }
+        };
+        let mut out = self.message.clone();
+        if let Some(excerpt) = &self.excerpt {
+            excerpt.render(&mut out, &paint);
+        }
+        if let Some(help) = &self.help {
+            let _ = write!(out, "\n  {}: {}", paint(BOLD, "help"), help.replace('\n', "\n        "));
+        }
+        out
+    }
+}
+
+impl Excerpt {
+    fn render(&self, out: &mut String, paint: &impl Fn(&str, &str) -> String) {
+        let start = self.text.floor_char_boundary(self.span.start);
+        let before = &self.text[..start];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let (number, column) = (before.matches('\n').count(), before[line_start..].chars().count());
+        let rest = self.text[start..].lines().next().unwrap_or_default();
+        let marked = rest.get(..self.span.len()).unwrap_or(rest).trim_end().chars().count().max(1);
+        let last = number + 2;
+        let width = last.to_string().len();
+        let gutter = |label: &str| paint(BOLD_BLUE, &format!("{label:>width$} |"));
+        let arrow = paint(BOLD_BLUE, &format!("{:>width$}-->", ""));
+        let _ = write!(out, "\n{arrow} {}:{}:{}\n{}", self.file, number + 1, column + 1, gutter(""));
+        for (index, line) in self.text.lines().enumerate().take(last).skip(number.saturating_sub(1)) {
+            let _ = write!(out, "\n{} {line}", gutter(&(index + 1).to_string()));
+            if index == number {
+                // Tabs stay, so that the mark is below its text whatever the terminal's tab stops are.
+                let space: String = line.chars().take(column).map(|c| if c == '\t' { c } else { ' ' }).collect();
+                let _ = write!(out, "\n{} {space}{}", gutter(""), paint(BOLD_RED, &"^".repeat(marked)));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "source:\n  url: x\n\tslött: s\nusers:\n";
+
+    fn rendered(text: &str, marked: &str, colored: bool) -> String {
+        let start = text.find(marked).expect("part of the text");
+        let span = start..start + marked.len();
+        let excerpt = Excerpt { file: "c.yaml".to_owned(), text: text.to_owned(), span };
+        Diagnostic { excerpt: Some(excerpt), ..diagnostic!(help = "did you mean slot?", "unknown {}", "key") }
+            .render(colored)
+    }
+
+    #[test]
+    fn the_mark_is_below_its_text_between_the_lines_around_it() {
+        let expected = "unknown key\n --> c.yaml:3:2\n  |\n2 |   url: x\n3 | \tslött: s\n  | \t^^^^^\n\
+                        4 | users:\n  help: did you mean slot?";
+        assert_eq!(rendered(TEXT, "slött", false), expected);
+        let many = "\n".repeat(98) + "a: b\nc: d\n";
+        let expected = "unknown key\n   --> c.yaml:99:4\n    |\n 98 | \n 99 | a: b\n    |    ^\n100 | c: d\n";
+        assert!(rendered(&many, "b", false).starts_with(expected));
+    }
+
+    #[test]
+    fn a_section_is_marked_in_its_first_line_and_an_empty_file_at_its_start() {
+        let section = rendered(TEXT, "source:\n  url: x", false);
+        assert!(section.contains("\n1 | source:\n  | ^^^^^^^\n2 |   url: x\n  help"), "{section}");
+        let empty = rendered("", "", false);
+        assert_eq!(empty, "unknown key\n --> c.yaml:1:1\n  |\n  help: did you mean slot?");
+    }
+
+    #[test]
+    fn colours_are_for_terminals_and_further_lines_of_help_are_indented() {
+        let colored = rendered(TEXT, "url", true);
+        assert!(colored.starts_with("unknown key\n\x1b[1;34m -->\x1b[0m c.yaml:2:3"), "{colored:?}");
+        let plain = diagnostic!(help = "one\ntwo", "first\nsecond").render(false);
+        assert_eq!(plain, "first\nsecond\n  help: one\n        two");
+    }
+}
