@@ -17,12 +17,14 @@ pub mod tee;
 
 pub mod snapshot;
 
-pub mod metrics;
+mod clock;
 pub mod progress;
 pub mod state;
 pub mod status;
 
-pub mod service;
+pub mod replicator;
+
+pub mod operations;
 
 pub mod admin;
 

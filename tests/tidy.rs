@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// The flow's stages: only `service` knows more than one of them.
+/// The flow's stages: only `replicator` knows more than one of them.
 const STAGES: [&str; 4] = ["capture", "map", "route", "apply"];
 /// A longer file is asking to be split along the flow.
 const LONGEST: usize = 500;
@@ -17,12 +17,12 @@ const PURE: [&str; 13] = [
     "src/route/compose.rs",
     "src/route/directory.rs",
     "src/route/queue.rs",
-    "src/service/roster.rs",
+    "src/replicator/session/tenant_diff.rs",
     "src/apply/notify.rs",
     "src/apply/plan.rs",
     "src/apply/standing.rs",
     "src/progress.rs",
-    "src/status.rs",
+    "src/status/report.rs",
     "src/model",
 ];
 const IMPURE: [&str; 6] = ["tokio", "Instant", "SystemTime", "std::net", "std::fs", "std::process"];
@@ -124,7 +124,7 @@ fn stages_do_not_know_each_other() {
 
 #[test]
 fn the_model_imports_nothing_of_ours() {
-    let ours = ["config", "pg", "snapshot", "progress", "state", "service", "throwaway"].into_iter().chain(STAGES);
+    let ours = ["config", "pg", "snapshot", "progress", "state", "replicator", "throwaway"].into_iter().chain(STAGES);
     let model = sources("src/model");
     check(ours.flat_map(|module| {
         let reaching = model.iter().filter(move |source| source.reaches(module));

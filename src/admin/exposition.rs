@@ -4,8 +4,9 @@
 use super::answer::Problem;
 use super::app::App;
 use super::overview::{COMMIT, VERSION};
-use crate::service::{Cause, Live, Role, Sample};
+use crate::replicator::failure_policy::Cause;
 use crate::state::TenantState;
+use crate::status::live::{Live, Role, Sample};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;

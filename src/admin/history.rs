@@ -1,7 +1,7 @@
 //! The last minutes of every tenant's lag, in memory: a few hundred bytes for each.
 
 use crate::model::TenantId;
-use crate::service::Sample;
+use crate::status::live::Sample;
 use serde::Serialize;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};

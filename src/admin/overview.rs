@@ -3,7 +3,7 @@
 use super::answer::{Path, Problem, Query};
 use super::app::App;
 use super::history::Moment;
-use crate::status::{TeeReport, TenantReport};
+use crate::status::report::{TeeReport, TenantReport};
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};

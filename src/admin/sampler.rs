@@ -7,7 +7,7 @@ use crate::capture::read_log;
 use crate::config::Config;
 use crate::pg::{PgClient, PgUrl, connect};
 use crate::state::StateStore;
-use crate::status::Report;
+use crate::status::report::Report;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;

@@ -7,7 +7,7 @@ use super::console::console;
 use super::paths::{Paths, paths};
 use super::sampler;
 use crate::config::{Admin, Config};
-use crate::service::Live;
+use crate::status::live::Live;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware;

@@ -1,8 +1,8 @@
 //! Whether the tee's brokers answer, and have the topics where those are not to be created.
 
 use super::finding::{Finding, Subject};
+use crate::config::Topics;
 use crate::config::{Config, Kafka};
-use crate::tee::Topics;
 use crate::tee::kafka::{self, Failure};
 
 pub(super) async fn findings(config: &Config, kafka: &Kafka) -> Vec<Finding> {

@@ -3,7 +3,7 @@
 use super::table::columns;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
-use crate::service::{Plan, Prospect, plan};
+use crate::operations::dry_run::{Plan, Prospect, plan};
 use std::process::ExitCode;
 
 pub(super) async fn execute(config: &Config) -> Result<ExitCode, Diagnostic> {

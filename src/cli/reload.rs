@@ -3,7 +3,7 @@
 use crate::check::{Finding, Severity, check_source, source_finding};
 use crate::config::{Config, Files, load_with_files};
 use crate::diagnostic::Diagnostic;
-use crate::service::ServiceError;
+use crate::replicator::error::ServiceError;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};

@@ -4,8 +4,9 @@ use super::{ConfigFile, FAILED, signals};
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::TenantId;
+use crate::operations::resync_request::Asked;
+use crate::operations::{resync, resync_request};
 use crate::pg::{self, PgClient};
-use crate::service::{self, Asked};
 use crate::state::{Snapshot, StateError, StateStore, TenantState};
 use clap::Args;
 use std::process::ExitCode;
@@ -108,7 +109,7 @@ pub(super) async fn resync(
             println!("asking {} ...", source.holder);
             let names: Vec<&str> = tenants.iter().map(TenantId::as_str).collect();
             tokio::select! {
-                asked = service::ask_for_resync(&client, &config.source.slot, &names, allow_deletes) => {
+                asked = resync_request::ask_for_resync(&client, &config.source.slot, &names, allow_deletes) => {
                     match asked.map_err(unreadable)? {
                         Asked::Over => Outcome::Over,
                         Asked::Abandoned => Outcome::Abandoned,
@@ -127,7 +128,7 @@ pub(super) async fn resync(
         }
         Outcome::Abandoned => {
             println!("no process runs: doing it here");
-            let done = service::resync(config.clone(), tenants, allow_deletes, stop).await;
+            let done = resync::resync(config.clone(), tenants, allow_deletes, stop).await;
             done.map_err(|error| diagnostic!("{error}"))?;
         }
     }

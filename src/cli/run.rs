@@ -8,8 +8,9 @@ use crate::config::{Config, load_with_files};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::Generation;
 use crate::pg::connect;
-use crate::service::{self, Live};
+use crate::replicator;
 use crate::state::StateStore;
+use crate::status::live::Live;
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::process::ExitCode;
@@ -66,7 +67,7 @@ pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> Result<
         return Ok(ExitCode::from(FAILED));
     }
     let reloading = tokio::spawn(reload(file.clone(), files, sender));
-    let done = service::run_reloading(configs, live, stop).await;
+    let done = replicator::run_reloading(configs, live, stop).await;
     reloading.abort();
     shown.cancel();
     done.map_err(|error| diagnostic!("{error}"))?;

@@ -4,7 +4,7 @@ use super::ConfigFile;
 use crate::config::{Config, Tenant};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::pg::{self, PgClient, PgUrl, describe};
-use crate::service::settled;
+use crate::replicator::session::prepare::settled;
 use crate::setup::{Script, gather, source_script, target_script};
 use clap::Args;
 use std::process::ExitCode;

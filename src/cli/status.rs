@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::pg;
 use crate::state::StateStore;
-use crate::status::{Report, TeeReport, TenantReport};
+use crate::status::report::{Report, TeeReport, TenantReport};
 use clap::Args;
 use std::process::ExitCode;
 

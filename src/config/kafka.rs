@@ -6,9 +6,9 @@ use super::raw::{Key, Node};
 use super::resolve::{SLOT, is_slot};
 use super::section::{self, Section};
 use super::settings::{Kafka, KafkaFormat, Tenant};
+use crate::config::Topics;
 use crate::map::Rules;
 use crate::pg::Secret;
-use crate::tee::Topics;
 use std::collections::BTreeMap;
 
 const DEFAULT_TOPIC: &str = "users_sync.{tenant}";

@@ -13,6 +13,7 @@ mod schema;
 mod section;
 mod settings;
 mod tenants;
+pub(crate) mod topics;
 mod units;
 mod users;
 mod values;
@@ -25,6 +26,7 @@ pub use schema::{json_schema, preset_schema};
 pub use settings::{
     Admin, Config, Kafka, KafkaFormat, Limits, LogFormat, MaxDeletes, OnSlotLoss, Publish, Source, Tenant,
 };
+pub use topics::{Topics, TopicsError};
 pub(crate) use units::parse_duration;
 pub use users::Family;
 

@@ -8,7 +8,8 @@ mod stage;
 mod tee;
 
 use crate::config::{ConfigError, Kafka};
-use crate::service::{self, ServiceError};
+use crate::replicator;
+use crate::replicator::error::ServiceError;
 use crate::throwaway::ThrowawayError;
 use life::Latencies;
 use stage::Stage;
@@ -63,20 +64,20 @@ pub async fn run(
     for tenant in stage::TENANTS {
         writeln!(out, "  tenant {tenant:<9}{}", stage.target_url(tenant))?;
     }
-    let stop_service = CancellationToken::new();
+    let stop_replication = CancellationToken::new();
     let config = stage.config(brokers)?;
     let kafka = config.kafka.clone();
-    let mut service = tokio::spawn(service::run(config, stop_service.clone()));
+    let mut replication = tokio::spawn(replicator::run(config, stop_replication.clone()));
     let shown = tokio::select! {
         shown = show(&stage, length, kafka.as_ref(), &stop, out) => shown,
-        ended = &mut service => match ended {
+        ended = &mut replication => match ended {
             Ok(result) => result.map_err(DemoError::from).and(Err(DemoError::Stalled("replication ended by itself"))),
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         },
     };
-    stop_service.cancel();
-    if !service.is_finished() {
-        service.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    stop_replication.cancel();
+    if !replication.is_finished() {
+        replication.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     }
     shown
 }

@@ -5,7 +5,8 @@ use crate::config::{Config, Publish};
 use crate::map::{RowPlan, TouchPlan};
 use crate::model::{Relation, ReplicaIdentity, TableName};
 use crate::pg::{PgClient, load_types};
-use crate::service::{ServiceError, require_column_lists};
+use crate::replicator::error::ServiceError;
+use crate::replicator::source::publication::require_column_lists;
 use crate::snapshot::{query_item, read_relation};
 use std::collections::BTreeMap;
 

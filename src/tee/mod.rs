@@ -9,11 +9,9 @@ mod encode;
 pub mod kafka;
 mod messages;
 mod positions;
-mod topics;
 mod upsert;
 
 pub use batch::{Batch, Message, Text};
 pub use encode::{Encoder, Event, Op, Place};
 pub use messages::{Said, messages};
 pub use positions::{Held, Positions, Resume, Source, Split, StreamPosition, TenantPosition, decide_resume};
-pub use topics::{Topics, TopicsError};

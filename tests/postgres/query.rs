@@ -4,7 +4,7 @@ use crate::support::{Bed, Service};
 use users_sync::config::Config;
 use users_sync::map::{Query, Value, Watch};
 use users_sync::model::TableName;
-use users_sync::service::ServiceError;
+use users_sync::replicator::ServiceError;
 
 const EMAILS: &str =
     "CREATE TABLE auth.emails (user_id text NOT NULL, n int NOT NULL, address text, PRIMARY KEY (user_id, n))";

@@ -13,7 +13,8 @@ use users_sync::config::{Config, Limits, LogFormat, MaxDeletes, OnSlotLoss, Publ
 use users_sync::map::{Rules, Value};
 use users_sync::model::{Deletes, TableName, TenantId, TenantKey};
 use users_sync::pg::PgUrl;
-use users_sync::service::{self, ServiceError};
+use users_sync::replicator;
+use users_sync::replicator::ServiceError;
 use users_sync::throwaway::{Options, PostgresServer};
 
 /// How long a condition may take to come true: far more than it ever does, so that only a defect meets it.
@@ -305,7 +306,7 @@ impl Service {
     pub fn start(config: Config) -> Service {
         log();
         let stop = CancellationToken::new();
-        Service { task: tokio::spawn(service::run(config, stop.clone())), stop }
+        Service { task: tokio::spawn(replicator::run(config, stop.clone())), stop }
     }
 
     /// Stops it as SIGTERM would, and waits for it.

@@ -4,7 +4,8 @@
 use super::client::{Producer, transaction_timeout};
 use super::failure::Failure;
 use crate::config::Kafka;
-use crate::tee::{Batch, Held, Topics};
+use crate::config::Topics;
+use crate::tee::{Batch, Held};
 use prometheus_client::metrics::counter::Counter;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};

@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 use users_sync::admin::Server;
 use users_sync::config::{Admin, Config};
 use users_sync::pg::Secret;
-use users_sync::service::{self, Live, ServiceError};
+use users_sync::replicator;
+use users_sync::replicator::ServiceError;
+use users_sync::status::live::Live;
 
 /// The service and its server, in this process.
 pub struct Shown {
@@ -38,7 +40,7 @@ impl Shown {
         let server = Server::bind(configs.clone(), live.clone()).await.unwrap();
         let at = server.address().unwrap();
         let server = tokio::spawn(server.run(stop.clone()));
-        let service = tokio::spawn(service::run_reloading(configs, live.clone(), stop.clone()));
+        let service = tokio::spawn(replicator::run_reloading(configs, live.clone(), stop.clone()));
         Shown { at, configs: sender, live, stop, service, server }
     }
 

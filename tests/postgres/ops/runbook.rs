@@ -14,9 +14,9 @@ const TEXTS: [&str; 10] = [
     "src/check/source.rs",
     "src/check/state.rs",
     "src/check/target.rs",
-    "src/service/error.rs",
-    "src/service/fault.rs",
-    "src/service/tenant/halt.rs",
+    "src/replicator/error.rs",
+    "src/replicator/failure_policy.rs",
+    "src/replicator/tenant/outcome.rs",
 ];
 const KAFKA: &str = "src/tee/kafka/failure.rs";
 

@@ -1,0 +1,124 @@
+//! What a start would find and do, without doing it.
+
+use crate::apply::{Session, Standing, decide_standing, look};
+use crate::capture::slot::{identify_system, read_slot};
+use crate::capture::{ReplicationConnection, publication};
+use crate::config::{Config, Tenant};
+use crate::model::{Epoch, Generation, Lsn, TenantId};
+use crate::pg::connect;
+use crate::replicator::error::ServiceError;
+use crate::replicator::failure_policy;
+use crate::replicator::failure_policy::Fault;
+use crate::replicator::session::prepare::settled;
+use crate::replicator::source::history::{Found, History, decide_history};
+use crate::replicator::source::mapping::{compile_current, fingerprint};
+use crate::replicator::tenant::mirror;
+use crate::snapshot::source_session;
+use crate::state::{Snapshot, StateStore};
+use futures_util::StreamExt;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// So many targets are looked at together.
+const TARGETS_AT_ONCE: usize = 64;
+const LOOK_WITHIN: Duration = Duration::from_secs(15);
+
+/// What would become of a tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prospect {
+    /// It goes on from here.
+    Follow(Lsn),
+    /// It takes a snapshot, for this reason.
+    Resync(String),
+    /// It waits for a person: why, and what mends it.
+    Park(String, String),
+    /// Its target cannot be asked now.
+    Unknown(String),
+}
+
+/// What a start would do.
+#[derive(Debug)]
+pub struct Plan {
+    /// The slot and its history, in a sentence.
+    pub source: String,
+    /// Every tenant, in the order of the configuration.
+    pub tenants: Vec<(TenantId, Prospect)>,
+}
+
+/// Looks at source, state and every target.
+pub async fn plan(config: &Config) -> Result<Plan, ServiceError> {
+    let client = connect(&config.source.url).await?;
+    source_session(&client).await?;
+    let config = &settled(&client, config).await?;
+    let state = connect(&config.state_url).await?;
+    let known = StateStore::read(&state, &config.source.slot).await?;
+    let mapping = fingerprint(&config.users, &compile_current(&client, &config.users).await?);
+    let marks = publication::read_marks(&client, &config.source.publication, &config.users.tables()).await?;
+    let slot = read_slot(&client, &config.source.slot).await?;
+    let mut connection = ReplicationConnection::connect(&config.source.url).await?;
+    let system = identify_system(&mut connection).await?;
+    let known_here = known.source.as_ref().filter(|source| source.is_of(&system.system_identifier));
+    let seen = known_here.map_or("", |source| &source.publication);
+    let published = marks.as_ref().is_some_and(|marks| !marks.is_made_anew_since(seen));
+    let usable = slot.filter(|slot| !slot.invalid && published);
+    let found = Found {
+        system_identifier: &system.system_identifier,
+        timeline: system.timeline,
+        slot_created: usable.is_none(),
+        confirmed: usable.as_ref().and_then(|slot| slot.confirmed_flush).unwrap_or(Lsn::ZERO),
+        flushed: system.flushed,
+        publication: marks.as_ref().map(|marks| &*marks.rows).unwrap_or_default(),
+    };
+    let history = known.source.as_ref().map(|source| decide_history(source, &found));
+    let (generation, source) = match history {
+        Some(History::Same(generation)) => {
+            let holder = match usable.and_then(|slot| slot.active_pid) {
+                Some(pid) => format!(", in use by process {pid} of the server: a start would wait as a standby"),
+                None => String::new(),
+            };
+            (Some(generation), format!("slot {} goes on from {}{holder}", config.source.slot, found.confirmed))
+        }
+        Some(History::New(_, reason)) => (None, format!("a new generation would begin: {reason}")),
+        None => (None, "nothing was ever replicated with this slot".to_owned()),
+    };
+    let prospects = futures_util::stream::iter(&config.tenants)
+        .map(|tenant| async {
+            let prospect = match timeout(LOOK_WITHIN, prospect(tenant, &known, generation, &mapping)).await {
+                Ok(prospect) => prospect,
+                Err(_) => Prospect::Unknown("its target does not answer".to_owned()),
+            };
+            (tenant.id.clone(), prospect)
+        })
+        .buffered(TARGETS_AT_ONCE);
+    Ok(Plan { source, tenants: prospects.collect().await })
+}
+
+async fn prospect(tenant: &Tenant, known: &Snapshot, generation: Option<Generation>, mapping: &str) -> Prospect {
+    let faulty = |fault: Fault| match fault {
+        Fault::Retry(reason) => Prospect::Unknown(reason),
+        Fault::Park { reason, remedy, .. } => Prospect::Park(reason, remedy),
+        Fault::Refused(refusal) => Prospect::Unknown(format!("SQLSTATE {}", refusal.sqlstate)),
+    };
+    let client = match connect(&tenant.target).await {
+        Ok(client) => client,
+        Err(error) => return faulty(failure_policy::of_connect(&error)),
+    };
+    let observed = match look(&client).await {
+        Ok(observed) => observed,
+        Err(error) => return faulty(failure_policy::of_target(&error)),
+    };
+    let mirror = known.tenants.get(&tenant.id).map(mirror);
+    // A start would have an epoch above all that were.
+    let epoch = Epoch(known.source.as_ref().map_or(0, |source| source.epoch.0) + 1);
+    let mapping = format!("{mapping} {}", tenant.key);
+    let generation = generation.unwrap_or(Generation(i64::MAX));
+    let session = Session { generation, epoch, mapping: &mapping, epochs: Some(&known.epochs) };
+    let standing = decide_standing(&tenant.id, mirror.as_ref(), &observed, &session);
+    match standing {
+        Standing::Follow(position) => Prospect::Follow(position),
+        Standing::Join(reason) => Prospect::Resync(reason.to_owned()),
+        Standing::Park(reason) => Prospect::Park(reason.to_string(), reason.remedy(&tenant.id)),
+        Standing::StepDown(epoch) => Prospect::Unknown(format!("a later process wrote it (epoch {epoch})")),
+        Standing::Ahead(_) => Prospect::Resync("the source went back to an older point".to_owned()),
+    }
+}

@@ -1,0 +1,227 @@
+//! Source and targets compared at one position, beside a running process and without one. Changes nothing.
+//!
+//! The source's rows are read once, under one snapshot, and compared where the target is, once it holds what the snapshot
+//! has. The target may hold more by then: whoever differs is read again, and is different indeed if the source has the
+//! same as before.
+
+use crate::clock;
+use crate::config::{Config, Tenant};
+use crate::map::tenants_condition;
+use crate::model::{Lsn, TenantId, User};
+use crate::pg::{PgClient, connect};
+use crate::replicator::error::ServiceError;
+use crate::replicator::failure_policy;
+use crate::replicator::failure_policy::Fault;
+use crate::replicator::session::prepare::settled;
+use crate::replicator::snapshotter::partition::{Member, Sorter};
+use crate::replicator::snapshotter::point_read::Rereader;
+use crate::replicator::snapshotter::progress_bar::{HowFar, Progress, expected_rows};
+use crate::replicator::source::mapping::compile_current;
+use crate::snapshot::{Comparison, Differences, LoadError, RowStream, source_session};
+use crate::state::{Snapshot, StateStore, TenantState};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tokio_postgres::types::PgLsn;
+
+/// So many targets are compared in one reading of the source: each holds a connection meanwhile.
+const TOGETHER: usize = 64;
+const CHUNKS_WAITING: usize = 8;
+/// So many users are read again at once.
+const AGAIN_AT_ONCE: i64 = 1_000;
+/// Who was changed at every one of so many looks is given up.
+const ROUNDS: usize = 6;
+/// How often it is looked how far a target is.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// How to compare.
+#[derive(Clone, Copy, Debug)]
+pub struct Verifying {
+    /// So many ids of each kind are given.
+    pub examples: usize,
+    /// How long a target may take to get to the position.
+    pub timeout: Duration,
+}
+
+/// What became of a tenant's comparison.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It was compared: so many users, and what differs.
+    Compared(u64, Differences),
+    /// It could not be compared, and why.
+    Failed(String),
+}
+
+/// Compares these tenants; `how_far` shows how much of the source has been read.
+pub async fn verify(
+    config: &Config,
+    tenants: &[TenantId],
+    how: Verifying,
+    how_far: &HowFar,
+) -> Result<Vec<(TenantId, Verdict)>, ServiceError> {
+    let client = connect(&config.source.url).await?;
+    source_session(&client).await?;
+    let config = Arc::new(settled(&client, config).await?);
+    let beside = Arc::new(Beside {
+        rereader: Rereader::new(config.source.url.clone()),
+        state: Mutex::new(connect(&config.state_url).await?),
+        config: config.clone(),
+        how,
+    });
+    let mut verdicts = Vec::with_capacity(tenants.len());
+    for tenants in tenants.chunks(TOGETHER) {
+        verdicts.extend(together(&client, &beside, tenants, how_far).await?);
+    }
+    Ok(verdicts)
+}
+
+/// What the comparisons share.
+struct Beside {
+    config: Arc<Config>,
+    how: Verifying,
+    rereader: Rereader,
+    state: Mutex<PgClient>,
+}
+
+async fn together(
+    client: &PgClient,
+    beside: &Arc<Beside>,
+    tenants: &[TenantId],
+    how_far: &HowFar,
+) -> Result<Vec<(TenantId, Verdict)>, ServiceError> {
+    let config = &beside.config;
+    client.batch_execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    // Whatever the snapshot sees was written before this.
+    let row = client.query_one("SELECT pg_current_wal_insert_lsn()", &[]).await?;
+    let position = Lsn(u64::from(row.get::<_, PgLsn>(0)));
+    let mapped = compile_current(client, &config.users).await?;
+    let mut comparing = JoinSet::new();
+    let mut members = Vec::new();
+    for (at, tenant) in config.tenants.iter().enumerate().filter(|(_, tenant)| tenants.contains(&tenant.id)) {
+        let (rows, receiver) = mpsc::channel(CHUNKS_WAITING);
+        members.push(Member { tenant: at, rows });
+        let (tenant, beside) = (tenant.clone(), beside.clone());
+        comparing.spawn(async move {
+            let verdict = beside.compare(&tenant, position, receiver).await;
+            (tenant.id, verdict.unwrap_or_else(|error| Verdict::Failed(words(&error))))
+        });
+    }
+    let keys = members.iter().map(|member| &config.tenants[member.tenant].key);
+    let condition = tenants_condition(&config.users, &mapped.relation, keys);
+    let all: Vec<Option<&Tenant>> = config.tenants.iter().map(Some).collect();
+    let mut sorter = Sorter::new(&all, members);
+    let gone = config.purge_after.and_then(clock::ago);
+    let expected = expected_rows(client, &config.users, &mapped, &condition).await?;
+    let mut progress = Progress::new(expected, how_far.clone());
+    let mut rows = RowStream::open(client, &mapped.from, &mapped.relation, mapped.plan.decoded(), &condition).await?;
+    while rows.advance().await? {
+        let mut cells = Vec::with_capacity(mapped.relation.columns.len());
+        rows.cells(&mut cells)?;
+        // A row that cannot be mapped is in no target.
+        let full = match mapped.plan.insert(&cells) {
+            Ok(Some((_, user))) if user.deleted_at.is_some_and(|at| Some(at) < gone) => None,
+            Ok(Some((tenant, user))) => sorter.find(&tenant).and_then(|place| sorter.add(place, user)),
+            Ok(None) | Err(_) => None,
+        };
+        drop(cells);
+        if let Some(place) = full {
+            sorter.send(place, beside.how.timeout).await;
+        }
+        progress.row();
+    }
+    sorter.finish(beside.how.timeout).await;
+    progress.finish();
+    client.batch_execute("COMMIT").await?;
+    let mut verdicts: Vec<(TenantId, Verdict)> = comparing.join_all().await;
+    verdicts.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(verdicts)
+}
+
+impl Beside {
+    async fn compare(
+        &self,
+        tenant: &Tenant,
+        mut position: Lsn,
+        mut rows: mpsc::Receiver<Option<Vec<User>>>,
+    ) -> Result<Verdict, LoadError> {
+        let mut client = match connect(&tenant.target).await {
+            Ok(client) => client,
+            Err(error) => return Ok(Verdict::Failed(error.to_string())),
+        };
+        let mut comparison = Comparison::begin(&mut client, self.config.deletes).await?;
+        comparison.stage(&mut rows).await?;
+        for round in 0..ROUNDS {
+            if let Err(why) = self.reaches(tenant, &comparison, position).await? {
+                return Ok(Verdict::Failed(why));
+            }
+            match round {
+                0 => comparison.find().await?,
+                _ => comparison.look_again().await?,
+            }
+            let mut after = String::new();
+            loop {
+                let ids = comparison.unsettled(&after, AGAIN_AT_ONCE).await?;
+                let Some(last) = ids.last() else { break };
+                after.clone_from(last);
+                let read = self.rereader.read_ids(&self.config, &ids).await;
+                let (found, read_at) = match read {
+                    Ok(read) => read,
+                    Err(error) => return Ok(Verdict::Failed(error.to_string())),
+                };
+                let is_ours = |key: &Option<String>| key.as_ref().is_none_or(|key| *key == tenant.key.as_str());
+                let ours = found.into_iter().filter(|(key, _)| is_ours(key)).map(|(_, user)| user).collect();
+                comparison.settle(&ids, ours).await?;
+                position = position.max(read_at);
+            }
+            if comparison.unsettled("", 1).await?.is_empty() {
+                break;
+            }
+        }
+        let rows = comparison.rows();
+        let examples = i64::try_from(self.how.examples).unwrap_or(i64::MAX);
+        Ok(Verdict::Compared(rows, comparison.outcome(examples).await?))
+    }
+
+    /// Waits until the target holds everything up to the position.
+    async fn reaches(
+        &self,
+        tenant: &Tenant,
+        comparison: &Comparison<'_>,
+        position: Lsn,
+    ) -> Result<Result<(), String>, LoadError> {
+        let deadline = Instant::now() + self.how.timeout;
+        loop {
+            let state = StateStore::read(&*self.state.lock().await, &self.config.source.slot).await;
+            let state: Snapshot = match state {
+                Ok(state) => state,
+                Err(error) => return Ok(Err(format!("the state cannot be read: {error}"))),
+            };
+            let row = state.tenants.get(&tenant.id).filter(|row| row.state == TenantState::Following);
+            let (Some(row), Some(source)) = (row, &state.source) else {
+                let found = state.tenants.get(&tenant.id);
+                let word = found.map_or("unknown", |row| row.state.as_str());
+                let why = found.and_then(|row| row.reason.clone()).map_or(String::new(), |why| format!(": {why}"));
+                return Ok(Err(format!("it does not follow, it is {word}{why}")));
+            };
+            // Also where nothing of what was received was for it.
+            let held = comparison.position().await?.max(source.held_by(&tenant.id)).max(row.position);
+            // Without a process nothing moves: what is not there yet is a difference.
+            if held >= position || !source.is_held() {
+                return Ok(Ok(()));
+            }
+            if deadline <= Instant::now() {
+                return Ok(Err(format!("its target is at {held}, and did not get to {position} in time")));
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+fn words(error: &LoadError) -> String {
+    match failure_policy::of_load(error, &TenantId::new("")) {
+        Fault::Retry(reason) | Fault::Park { reason, .. } => reason,
+        Fault::Refused(refusal) => format!("SQLSTATE {}", refusal.sqlstate),
+    }
+}

@@ -1,0 +1,215 @@
+//! The failure policy of targets: what is tried again, and what waits for a person. Pure.
+
+use crate::apply::{Refusal, TargetError};
+use crate::model::TenantId;
+use crate::pg::{ConnectError, describe};
+use crate::snapshot::LoadError;
+use tokio_postgres::types::{WasNull, WrongType};
+
+/// In a word why a tenant is parked: few enough to count by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cause {
+    /// TLS, login, no such database, no PostgreSQL at all.
+    Login,
+    /// The role lacks a right, or the database is read-only.
+    Rights,
+    /// Our tables are not as they were left.
+    Altered,
+    /// Its target does not take rows.
+    Refuses,
+    /// A merge would have deleted more than it may.
+    Deletes,
+    /// The target is somebody else's.
+    Foreign,
+    /// Too much waited for it.
+    Memory,
+    /// It held back too much of the source's log.
+    Log,
+    /// Its target was away for too long.
+    Away,
+    /// None of these, or it is not known any more.
+    Other,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Cause; 10] = [
+        Cause::Login,
+        Cause::Rights,
+        Cause::Altered,
+        Cause::Refuses,
+        Cause::Deletes,
+        Cause::Foreign,
+        Cause::Memory,
+        Cause::Log,
+        Cause::Away,
+        Cause::Other,
+    ];
+
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::Login => "login",
+            Cause::Rights => "rights",
+            Cause::Altered => "altered",
+            Cause::Refuses => "refuses",
+            Cause::Deletes => "deletes",
+            Cause::Foreign => "foreign",
+            Cause::Memory => "memory",
+            Cause::Log => "log",
+            Cause::Away => "away",
+            Cause::Other => "other",
+        }
+    }
+}
+
+/// What is to be done about a target's fault.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It passes by itself: try again, and let the changes gather.
+    Retry(String),
+    /// Somebody has to mend it: park the tenant, and look again now and then.
+    Park {
+        /// The same in a word.
+        cause: Cause,
+        /// What is wrong.
+        reason: String,
+        /// What mends it.
+        remedy: String,
+    },
+    /// It does not take a row: that one is left out.
+    Refused(Refusal),
+}
+
+impl Fault {
+    fn park(cause: Cause, reason: impl Into<String>, remedy: impl Into<String>) -> Fault {
+        Fault::Park { cause, reason: reason.into(), remedy: remedy.into() }
+    }
+}
+
+/// What mends a login.
+const LOGIN: &str = "correct the role or password in the target's URL, or pg_hba.conf at the target";
+
+/// What mends tables that are not what they were.
+const ALTERED: &str = "the tables were renamed or altered: rename them back, or drop them";
+
+/// What mends a refusal.
+pub(crate) const REFUSES: &str = "a constraint or trigger that was added to neon_auth.users_sync refuses users: remove it \
+    (users_sync.rejected there says which)";
+
+/// What an error code of a target asks for; `None` where it passes by itself.
+fn remedy(sqlstate: &str) -> Option<(Cause, &'static str)> {
+    let class = sqlstate.get(..2).unwrap_or_default();
+    Some(match sqlstate {
+        // Serialization, deadlock, lock and statement time-outs, restarts, resources, connections.
+        "40001" | "40P01" | "55P03" | "57014" => return None,
+        "25006" => (
+            Cause::Rights,
+            "the database is read-only (a standby, or set so): point the target at the primary, or lift it",
+        ),
+        "42501" => (
+            Cause::Rights,
+            "give the role its rights: GRANT CREATE ON DATABASE ... for the first start, and USAGE on the schemas \
+             users_sync and neon_auth with SELECT, INSERT, UPDATE, DELETE on their tables",
+        ),
+        "3D000" => (Cause::Login, "create the database, or correct the target's URL"),
+        "42P01" | "42703" | "3F000" => (Cause::Altered, ALTERED),
+        "54000" => (
+            Cause::Other,
+            "a value is too large for the table's index; or, with notify: true, a session there that listens keeps a \
+             transaction open, and the queue of notifications is full: end that session",
+        ),
+        _ => match class {
+            "08" | "57" | "53" | "40" | "58" | "XX" => return None,
+            "28" => (Cause::Login, LOGIN),
+            "22" | "23" | "P0" => (Cause::Refuses, REFUSES),
+            _ => (
+                Cause::Other,
+                "mend what the target says, or drop neon_auth.users_sync and users_sync.checkpoint there",
+            ),
+        },
+    })
+}
+
+pub(crate) fn of_connect(error: &ConnectError) -> Fault {
+    let reason = error.to_string();
+    match error {
+        ConnectError::Unreachable { .. } | ConnectError::Timeout { .. } => Fault::Retry(reason),
+        ConnectError::Tls { .. } => {
+            Fault::park(Cause::Login, reason, "correct sslmode or sslrootcert of the target's URL")
+        }
+        ConnectError::Protocol { .. } => Fault::park(Cause::Login, reason, "correct host and port of the target's URL"),
+        ConnectError::Auth { .. } => Fault::park(Cause::Login, reason, LOGIN),
+        ConnectError::Server { error, .. } => match remedy(&error.sqlstate) {
+            None => Fault::Retry(reason),
+            Some((cause, remedy)) => Fault::park(cause, reason, remedy),
+        },
+    }
+}
+
+pub(crate) fn of_sql(error: &tokio_postgres::Error) -> Fault {
+    let reason = describe(error);
+    if let Some(refusal) = Refusal::of(error) {
+        return Fault::Refused(refusal);
+    }
+    if std::error::Error::source(error).is_some_and(|source| source.is::<WrongType>() || source.is::<WasNull>()) {
+        return Fault::park(Cause::Altered, reason, ALTERED);
+    }
+    match error.code().map(|code| remedy(code.code())) {
+        // No answer from the server: the connection is gone.
+        None | Some(None) => Fault::Retry(reason),
+        Some(Some((cause, remedy))) => Fault::park(cause, reason, remedy),
+    }
+}
+
+pub(crate) fn of_target(error: &TargetError) -> Fault {
+    match error {
+        TargetError::Sql(error) => of_sql(error),
+        TargetError::Shape(error) => Fault::park(
+            Cause::Altered,
+            error.to_string(),
+            "alter it to the documented shape, or drop it: it is created again and filled with a snapshot",
+        ),
+    }
+}
+
+pub(crate) fn of_load(error: &LoadError, tenant: &TenantId) -> Fault {
+    match error {
+        LoadError::Target(error) => of_target(error),
+        LoadError::BrokenOff | LoadError::Fenced | LoadError::Count { .. } => Fault::Retry(error.to_string()),
+        LoadError::TooManyRefused { .. } => Fault::park(Cause::Refuses, error.to_string(), REFUSES),
+        LoadError::TooManyDeletes { .. } => Fault::park(
+            Cause::Deletes,
+            error.to_string(),
+            format!(
+                "if these users of tenant {tenant} are really gone: \
+                 users-sync resync -c FILE {tenant} --allow-deletes"
+            ),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_is_tried_again_and_what_does_not_has_a_remedy() {
+        for code in ["08006", "57P01", "57P03", "53300", "40001", "40P01", "55P03", "58030", "XX000"] {
+            assert_eq!(remedy(code), None, "{code}");
+        }
+        for (code, word) in [
+            ("28P01", "password"),
+            ("42501", "GRANT"),
+            ("3D000", "database"),
+            ("25006", "read-only"),
+            ("54000", "that listens"),
+            ("42P01", "renamed"),
+            ("23514", "constraint"),
+            ("22P02", "constraint"),
+            ("0A000", "mend"),
+        ] {
+            assert!(remedy(code).is_some_and(|(_, remedy)| remedy.contains(word)), "{code}");
+        }
+    }
+}

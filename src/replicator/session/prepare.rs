@@ -1,0 +1,123 @@
+//! Prepares a session: the slot first, then the epoch, then what the state and the checkpoints say.
+
+use crate::capture::slot::identify_system;
+use crate::capture::{CaptureError, ReplicationConnection, ReplicationReader, ReplicationWriter, publication};
+use crate::config::{Config, Family};
+use crate::pg::{PgClient, connect};
+use crate::replicator::error::ServiceError;
+use crate::replicator::session::context::{Beginning, Shared};
+use crate::replicator::session::tenants::Lane;
+use crate::replicator::source::history::{Found, History, decide_history};
+use crate::replicator::source::mapping::{compile_current, fingerprint, identity_gaps};
+use crate::replicator::source::publication::publish;
+use crate::replicator::source::slot::take_slot;
+use crate::route::Memory;
+use crate::snapshot::{Export, Settled, settle, source_session};
+use crate::state::{Snapshot, StateStore};
+use crate::status::live::Live;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// A session that has everything but its tasks.
+pub(crate) struct Prepared {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) known: Snapshot,
+    pub(crate) client: PgClient,
+    pub(crate) reader: ReplicationReader,
+    pub(crate) writer: ReplicationWriter,
+    pub(crate) created: Option<Export>,
+}
+
+pub(crate) async fn prepare(config: &Config, live: &Arc<Live>) -> Result<Prepared, ServiceError> {
+    let client = connect(&config.source.url).await?;
+    source_session(&client).await?;
+    // In the middle of a fail-over, say: a slot that is made there now would not be the one that is carried over.
+    if client.query_typed_one("SELECT pg_is_in_recovery()", &[]).await?.get(0) {
+        return Err(ServiceError::InRecovery);
+    }
+    let config = &settled(&client, config).await?;
+    identity_gaps(&client, &config.users).await?;
+    say_what_is_lacking(&client, config).await?;
+    let state = connect(&config.state_url).await?;
+    let unpublished = publish(&client, &state, config).await?;
+    let mut connection = ReplicationConnection::connect(&config.source.url).await?;
+    let (from, created) = take_slot(config, &client, &state, &mut connection, unpublished, live).await?;
+    let system = identify_system(&mut connection).await?;
+    let names = [&*config.source.publication];
+    let (reader, writer) = connection.start_replication(&config.source.slot, from, &names).await?;
+
+    let holder = format!("process {} on {}", std::process::id(), hostname());
+    let leased = Instant::now();
+    let state = StateStore::acquire(state, &config.source.slot, &holder, system.flushed).await?;
+    let mut known = state.load().await?;
+    let name = &config.source.publication;
+    let marks = publication::read_marks(&client, name, &config.users.tables()).await?.map(|marks| marks.rows);
+    let marks = marks.ok_or(ServiceError::Republished)?;
+    let found = Found {
+        system_identifier: &system.system_identifier,
+        timeline: system.timeline,
+        slot_created: created.is_some(),
+        confirmed: from,
+        flushed: system.flushed,
+        publication: &marks,
+    };
+    let generation = match known.source.as_ref().map(|source| decide_history(source, &found)) {
+        Some(History::Same(generation)) => generation,
+        Some(History::New(generation, reason)) => {
+            tracing::info!(%generation, reason, "a new generation begins: every tenant takes a snapshot");
+            state.begin_generation(generation, found.system_identifier, found.timeline, from).await?;
+            generation
+        }
+        // `acquire` wrote the row: another process has dropped it since.
+        None => return Err(CaptureError::Closed.into()),
+    };
+    state.saw_publication(&marks).await?;
+    let ids: Vec<&str> = config.tenants.iter().map(|tenant| tenant.id.as_str()).collect();
+    state.park_others(&ids).await?;
+
+    let memory = Arc::new(Memory::new(config.limits.memory));
+    let lanes = config.tenants.iter().map(|tenant| {
+        // Nobody follows out of another history.
+        let row = known.tenants.get(&tenant.id).filter(|row| row.generation == generation);
+        let counts = live.metrics.tenant(&tenant.id);
+        Lane::new(tenant.clone(), config.limits.tenant_memory, memory.clone(), counts, row)
+    });
+    // Looked at again: a standby may have waited for days.
+    let mapping = fingerprint(&config.users, &compile_current(&client, &config.users).await?);
+    let lanes = lanes.collect();
+    let epochs = std::mem::take(&mut known.epochs);
+    let beginning = Beginning { generation, confirmed: from, publication: marks, epochs, holder };
+    let shared = Shared::new(config.clone(), state, beginning, lanes, memory.clone(), &mapping, live.clone());
+    shared.renewed(leased);
+    tracing::info!(slot = config.source.slot, position = %from, %generation, epoch = %shared.epoch, "streaming");
+    Ok(Prepared { shared: Arc::new(shared), known, client, reader, writer, created })
+}
+
+/// The configuration with the mapping that fits the store's tables as they are.
+pub async fn settled(client: &PgClient, config: &Config) -> Result<Config, ServiceError> {
+    if config.families.is_empty() {
+        return Ok(config.clone());
+    }
+    let Some(Settled { rules, found }) = settle(client, &config.families).await? else {
+        return Err(ServiceError::NoFamily(config.families.iter().map(Family::describe).collect()));
+    };
+    if !found.is_empty() {
+        tracing::info!("{found}");
+    }
+    Ok(Config { users: rules, ..config.clone() })
+}
+
+/// A mapping for several versions of a store says what it found of this one.
+async fn say_what_is_lacking(client: &PgClient, config: &Config) -> Result<(), ServiceError> {
+    let mapped = compile_current(client, &config.users).await?;
+    let lacking = config.users.lacking(&mapped.relation);
+    if !lacking.is_empty() {
+        tracing::info!(table = %config.users.table, lacking = lacking.join(", "), "these columns are not there, and null");
+    }
+    Ok(())
+}
+
+/// For people who look into the state.
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

@@ -1,0 +1,48 @@
+//! Which tenants come and go with another configuration. Pure.
+
+use crate::config::Tenant;
+use crate::model::TenantId;
+
+/// The way from one list of tenants to another. A tenant with another key or target goes and comes.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Roster {
+    pub(crate) go: Vec<TenantId>,
+    pub(crate) come: Vec<Tenant>,
+}
+
+impl Roster {
+    pub(crate) fn between(old: &[Tenant], new: &[Tenant]) -> Roster {
+        let lacking = |one: &[Tenant], other: &[Tenant]| -> Vec<Tenant> {
+            one.iter().filter(|tenant| !other.contains(tenant)).cloned().collect()
+        };
+        Roster { go: lacking(old, new).into_iter().map(|tenant| tenant.id).collect(), come: lacking(new, old) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Surroundings, parse};
+
+    fn tenants(tenants: &[(&str, &str)]) -> Vec<Tenant> {
+        let none =
+            Surroundings { variable: &|_| None, file: &|_| Err(std::io::Error::from(std::io::ErrorKind::NotFound)) };
+        let mut text =
+            "source: {url: 'postgres://u@h/auth'}\nusers: {table: a.b, id: id, tenant: t}\ntenants:\n".to_owned();
+        tenants
+            .iter()
+            .for_each(|(id, url)| text.push_str(&format!("- {{id: {id}, target: 'postgres://u@h/{url}'}}\n")));
+        parse("c.yaml", &text, &none).unwrap().tenants
+    }
+
+    #[test]
+    fn tenants_come_go_and_move() {
+        let old = tenants(&[("a", "1"), ("b", "2"), ("c", "3")]);
+        let new = tenants(&[("c", "4"), ("a", "1"), ("d", "2")]);
+        let roster = Roster::between(&old, &new);
+        let names = |ids: Vec<&TenantId>| ids.iter().map(|id| id.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(roster.go.iter().collect()), ["b", "c"]);
+        assert_eq!(names(roster.come.iter().map(|tenant| &tenant.id).collect()), ["c", "d"]);
+        assert_eq!(Roster::between(&old, &old), Roster::default());
+    }
+}

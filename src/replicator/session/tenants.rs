@@ -1,0 +1,240 @@
+//! The tenants of a session, each in its lane. Lanes are added and retired while the session runs; a lane's index is
+//! its own for as long as the session lasts.
+
+use crate::clock::before;
+use crate::config::Tenant;
+use crate::replicator::failure_policy::Cause;
+use crate::replicator::snapshotter::progress_bar::HowFar;
+use crate::route::{Mailbox, Memory};
+use crate::state::{Request, TenantRow, TenantState};
+use crate::status::metrics::TenantCounts;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// A tenant's place in the session.
+pub(crate) struct Lane {
+    pub(crate) tenant: Tenant,
+    pub(crate) mailbox: Mailbox,
+    /// The stream knows the lane: what it reads from now on is gathered here.
+    pub(crate) adopted: CancellationToken,
+    /// The configuration does not have the tenant any more.
+    pub(crate) retired: CancellationToken,
+    /// The task of the lane has ended.
+    pub(crate) ended: CancellationToken,
+    /// Its target is being tried again: it takes no rows now.
+    is_away: AtomicBool,
+    /// What is counted of the tenant.
+    pub(crate) counts: Arc<TenantCounts>,
+    shown: Mutex<Shown>,
+    /// Of the reading that it takes part in, or took part in last.
+    reading: Mutex<HowFar>,
+    asked: Mutex<Asked>,
+}
+
+/// What is asked of the tenant, and up to which request that is done: what was read of the state a moment ago may still have
+/// that one.
+struct Asked {
+    open: Option<Request>,
+    answered: i64,
+}
+
+/// How the tenant is, as it was written down last.
+#[derive(Clone)]
+pub(crate) struct Shown {
+    pub(crate) state: TenantState,
+    pub(crate) since: SystemTime,
+    pub(crate) reason: Option<String>,
+    pub(crate) remedy: Option<String>,
+    pub(crate) rejected: u64,
+    /// Of a tenant that is parked.
+    pub(crate) cause: Cause,
+}
+
+impl Shown {
+    fn of(row: &TenantRow) -> Shown {
+        Shown {
+            state: row.state,
+            since: before(row.since_seconds),
+            reason: row.reason.clone(),
+            remedy: row.remedy.clone(),
+            rejected: row.rejected,
+            cause: Cause::Other,
+        }
+    }
+}
+
+impl Lane {
+    /// `known`: what the state says of the tenant, where that is of this history. It joins otherwise.
+    pub(crate) fn new(
+        tenant: Tenant,
+        budget: usize,
+        memory: Arc<Memory>,
+        counts: Arc<TenantCounts>,
+        known: Option<&TenantRow>,
+    ) -> Lane {
+        let joining = Shown {
+            state: TenantState::Joining,
+            since: SystemTime::now(),
+            reason: None,
+            remedy: None,
+            rejected: 0,
+            cause: Cause::Other,
+        };
+        Lane {
+            counts,
+            tenant,
+            mailbox: Mailbox::new(budget, memory),
+            is_away: AtomicBool::new(false),
+            adopted: CancellationToken::new(),
+            retired: CancellationToken::new(),
+            ended: CancellationToken::new(),
+            reading: Mutex::default(),
+            shown: Mutex::new(known.map_or(joining, Shown::of)),
+            asked: Mutex::new(Asked { open: None, answered: i64::MIN }),
+        }
+    }
+
+    pub(crate) fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::Relaxed)
+    }
+
+    /// Nothing is on its way to a target that is away: what waits for it is kept as the last version per user.
+    pub(crate) fn set_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::Relaxed);
+        self.mailbox.gather(is_away);
+    }
+
+    pub(crate) fn state(&self) -> TenantState {
+        self.lock_shown().state
+    }
+
+    /// How it is.
+    pub(crate) fn shown(&self) -> Shown {
+        self.lock_shown().clone()
+    }
+
+    /// How it is from now on.
+    pub(crate) fn show(&self, row: &TenantRow) {
+        if row.state == TenantState::Joining {
+            // What it took part in before is not what it waits for.
+            self.is_read(&HowFar::default());
+        }
+        let mut shown = self.lock_shown();
+        let since = shown.since;
+        let goes_on = shown.state == row.state;
+        *shown = Shown::of(row);
+        if goes_on {
+            shown.since = since;
+        }
+    }
+
+    /// It takes part in a reading of the source.
+    pub(crate) fn is_read(&self, how_far: &HowFar) {
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = how_far.clone();
+    }
+
+    /// How much of its snapshot has been read, from 0 to 1, while it joins.
+    pub(crate) fn joined_by(&self) -> Option<f64> {
+        let reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.state() == TenantState::Joining { reading.share() } else { None }
+    }
+
+    /// Why it is parked, in a word.
+    pub(crate) fn is_parked_for(&self, cause: Cause) {
+        self.lock_shown().cause = cause;
+    }
+
+    /// Whatever it was before, it has to join.
+    pub(crate) fn restart(&self) {
+        self.lock_shown().state = TenantState::Joining;
+    }
+
+    fn lock_shown(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A resync is asked for; whether that is news. Two requests become one that allows what either does.
+    pub(crate) fn ask(&self, request: Request) -> bool {
+        let mut asked = self.lock_asked();
+        if request.id <= asked.answered {
+            return false;
+        }
+        match &mut asked.open {
+            Some(known) if known.id >= request.id => false,
+            Some(known) => {
+                *known = Request { allow_deletes: known.allow_deletes || request.allow_deletes, ..request };
+                true
+            }
+            None => {
+                asked.open = Some(request);
+                true
+            }
+        }
+    }
+
+    /// What is asked of it.
+    pub(crate) fn asked(&self) -> Option<Request> {
+        self.lock_asked().open.clone()
+    }
+
+    /// Requests up to this one are done.
+    pub(crate) fn answered(&self, up_to: i64) {
+        let mut asked = self.lock_asked();
+        asked.answered = asked.answered.max(up_to);
+        asked.open.take_if(|request| request.id <= up_to);
+    }
+
+    fn lock_asked(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All lanes by their index, also the retired ones.
+pub(crate) struct Lanes {
+    all: Mutex<Arc<Vec<Arc<Lane>>>>,
+    /// A lane was added or retired.
+    pub(crate) changed: Notify,
+}
+
+impl Lanes {
+    pub(crate) fn new(lanes: Vec<Lane>) -> Lanes {
+        Lanes { all: Mutex::new(Arc::new(lanes.into_iter().map(Arc::new).collect())), changed: Notify::new() }
+    }
+
+    /// As they are now. Two readings are the same value exactly while nothing was added or retired.
+    pub(crate) fn all(&self) -> Arc<Vec<Arc<Lane>>> {
+        self.lock().clone()
+    }
+
+    pub(crate) fn get(&self, index: usize) -> Arc<Lane> {
+        self.lock()[index].clone()
+    }
+
+    /// Gives the new lane's index.
+    pub(crate) fn add(&self, lane: Lane) -> usize {
+        let mut all = self.lock();
+        let index = all.len();
+        Arc::make_mut(&mut all).push(Arc::new(lane));
+        drop(all);
+        self.changed.notify_one();
+        index
+    }
+
+    /// From now on nothing is gathered for it, and its task ends.
+    pub(crate) fn retire(&self, index: usize) {
+        let mut all = self.lock();
+        all[index].retired.cancel();
+        // Another value, so that the stream looks again.
+        *all = Arc::new(all.to_vec());
+        drop(all);
+        self.changed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<Vec<Arc<Lane>>>> {
+        // A push of one element: nothing can be left half done.
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,7 @@
+//! What a session requires of the source: the publication, the slot, an unbroken history, and the mapping of its tables.
+
+pub(crate) mod history;
+pub(crate) mod mapping;
+pub(crate) mod publication;
+pub(crate) mod slot;
+pub(crate) mod watchdog;

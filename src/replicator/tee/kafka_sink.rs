@@ -1,0 +1,329 @@
+//! The stream's changes, made whole and encoded, transaction by transaction.
+
+use crate::clock::now;
+use crate::config::Config;
+use crate::model::{Change, Deletes, Lsn, Timestamp, User};
+use crate::replicator::error::ServiceError;
+use crate::replicator::reader::sink::{Comes, Sink, Transaction};
+use crate::replicator::session::context::Shared;
+use crate::replicator::snapshotter::point_read::Wanted;
+use crate::replicator::tee::batcher::Outlet;
+use crate::route::{Directory, Interrupt, compose};
+use crate::status::report::IDLE_STEP;
+use crate::tee::kafka::Close;
+use crate::tee::{Place, Said, Split, StreamPosition, messages};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// So many changes wait for a reading at most.
+const WAITING: usize = 250;
+
+/// Where the stream goes on.
+pub(crate) struct Start {
+    /// What is in Kafka.
+    pub(crate) position: StreamPosition,
+    /// Of each tenant the position of its snapshot: what is older is in that.
+    pub(crate) tenants: Vec<Lsn>,
+}
+
+/// A change in its transaction.
+struct Waiting {
+    transaction: Transaction,
+    tenant: usize,
+    change: Change,
+    is_new: bool,
+    before: Option<User>,
+    ordinal: u64,
+}
+
+pub(crate) struct TeeSink {
+    shared: Arc<Shared>,
+    outlet: Outlet,
+    slot: String,
+    deletes: Deletes,
+    tombstones: bool,
+    keys: Vec<String>,
+    ids: Vec<String>,
+    directory: Directory<usize>,
+    start: Start,
+    /// A transaction of which a part is published and which is published from its beginning nevertheless: what a query reads
+    /// comes in another order every time. Its changes are numbered on, as no number may be given to two of them.
+    renumbered: Option<Split>,
+    mapping: Arc<str>,
+    news: Arc<Notify>,
+    before: Option<User>,
+    /// Rows of the transaction that arrives, whatever becomes of them: the same at every replay.
+    rows: u64,
+    /// The transaction that arrives: the start of its commit record, and how many changes it has had so far.
+    current: Option<(Lsn, u64)>,
+    /// Changes from the first on that has to be completed.
+    waiting: Vec<Waiting>,
+    /// Every transaction up to here has been received, and is in the batch or before it.
+    whole: Lsn,
+    /// As far as was handed on.
+    handed: Lsn,
+    start_over: Option<&'static str>,
+}
+
+impl TeeSink {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        config: &Config,
+        outlet: Outlet,
+        mut start: Start,
+        mapping: &str,
+        news: Arc<Notify>,
+    ) -> TeeSink {
+        let renumbered = config.users.query.as_ref().and_then(|_| start.position.split.take());
+        let tenants = config.tenants.iter().enumerate();
+        let kafka = config.kafka.as_ref();
+        TeeSink {
+            slot: kafka.map(|kafka| kafka.slot.clone()).unwrap_or_default(),
+            deletes: config.deletes,
+            tombstones: kafka.is_some_and(|kafka| kafka.tombstone_on_delete),
+            keys: config.tenants.iter().map(|tenant| tenant.key.as_str().to_owned()).collect(),
+            ids: config.tenants.iter().map(|tenant| tenant.id.to_string()).collect(),
+            directory: Directory::new(tenants.map(|(index, tenant)| (&tenant.id, &tenant.key, index))),
+            mapping: Arc::from(mapping),
+            before: None,
+            rows: 0,
+            current: None,
+            waiting: Vec::new(),
+            whole: start.position.position,
+            handed: start.position.position,
+            start_over: None,
+            shared,
+            outlet,
+            start,
+            renumbered,
+            news,
+        }
+    }
+
+    fn take(&mut self, transaction: Transaction, tenant: usize, change: Change, is_new: bool, ordinal: u64) {
+        let commit = transaction.commit_lsn;
+        let split = self.start.position.split.as_ref();
+        let is_published = split.is_some_and(|split| split.commit == commit && self.rows <= split.rows);
+        if is_published || commit < self.start.tenants[tenant] {
+            return;
+        }
+        let before = self.before.clone();
+        let taken = Waiting { transaction, tenant, change, is_new, before, ordinal };
+        let is_whole = matches!(taken.change, Change::Upsert(_) | Change::Delete { .. });
+        match self.waiting.is_empty() && is_whole {
+            true => self.encode(&taken),
+            false => self.waiting.push(taken),
+        }
+    }
+
+    fn encode(&mut self, taken: &Waiting) {
+        let Transaction { commit_lsn, moment } = taken.transaction;
+        let place = Place {
+            position: commit_lsn,
+            ordinal: taken.ordinal,
+            xid: Some(moment.xid),
+            at: moment.commit_time,
+            now: millis(now()),
+        };
+        let said = Said {
+            tenant: taken.tenant,
+            tenant_id: &self.ids[taken.tenant],
+            change: &taken.change,
+            is_new: taken.is_new,
+            before: taken.before.as_ref(),
+            place,
+        };
+        let Outlet { encoder, batch, .. } = &mut self.outlet;
+        messages(&said, self.deletes, self.tombstones, encoder, batch);
+    }
+
+    /// The number of the next change of its transaction; `None` where that is in Kafka already.
+    fn count(&mut self, transaction: Transaction) -> Option<u64> {
+        let commit = transaction.commit_lsn;
+        if commit < self.start.position.position {
+            return None;
+        }
+        let numbered = self.renumbered.as_ref().filter(|split| split.commit == commit).map_or(0, |split| split.changes);
+        let (_, count) = self.current.get_or_insert((commit, numbered));
+        *count += 1;
+        Some(*count)
+    }
+
+    /// Reads what the stream did not carry. A row that is gone is passed over: what took it away is still to come.
+    async fn complete(&mut self) -> Result<(), ServiceError> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        let wanted: Vec<Wanted> = waiting.iter().filter_map(|waiting| wanted(&waiting.change)).collect();
+        let found = self.shared.rereader.read(&self.shared.config, &wanted).await?;
+        self.shared.live.metrics.rereads.inc_by(wanted.len() as u64);
+        let found: HashMap<(Option<String>, &str), &User> =
+            found.users.iter().map(|(key, user)| ((key.clone(), &*user.id), user)).collect();
+        let has_filter = self.shared.config.users.filter.is_some();
+        for mut taken in waiting {
+            let read = || {
+                let key = self.keys[taken.tenant].clone();
+                let id = taken.change.id();
+                found.get(&(Some(key), id)).or_else(|| found.get(&(None, id))).map(|user| (*user).clone())
+            };
+            taken.change = match (&taken.change, read()) {
+                (Change::Patch(patch), Some(user)) => compose(Change::Upsert(user), Change::Patch(patch.clone())),
+                // One that is read for two changes is as late as each of them.
+                (Change::Reread { at, .. }, Some(user)) if user.updated_at_derived => {
+                    Change::Upsert(User { updated_at: Some(*at), ..user })
+                }
+                (Change::Reread { .. }, Some(user)) => Change::Upsert(user),
+                // It may be there and no user any more; nothing else will say so.
+                (Change::Reread { id, at, .. }, None) if has_filter => Change::Delete { id: id.clone(), at: *at },
+                (Change::Patch(_) | Change::Reread { .. }, None) => continue,
+                (whole @ (Change::Upsert(_) | Change::Delete { .. }), _) => whole.clone(),
+            };
+            self.encode(&taken);
+        }
+        Ok(())
+    }
+
+    /// Whether there is something worth to be handed on, and nothing of it incomplete.
+    fn is_due(&self) -> bool {
+        let moved = self.whole.bytes_since(self.handed);
+        self.current.is_none()
+            && self.waiting.is_empty()
+            && moved > 0
+            && (!self.outlet.batch.is_empty() || moved >= IDLE_STEP)
+    }
+
+    async fn hand_on(&mut self) -> Result<(), ServiceError> {
+        let position = StreamPosition { position: self.whole, split: None, ..self.start.position.clone() };
+        match self.current {
+            None => {
+                // A transaction of which a part is there already may still be to come.
+                let split = self.start.position.split.as_ref().or(self.renumbered.as_ref());
+                let split = split.filter(|split| split.commit >= self.whole).cloned();
+                let record = StreamPosition { split, ..position }.record(&self.slot);
+                self.handed = self.whole;
+                self.outlet.send(Close::Whole(vec![record]), Some(self.whole)).await
+            }
+            Some((commit, changes)) => {
+                let split = Some(Split { commit, rows: self.rows, changes });
+                let record = StreamPosition { split, ..position }.record(&self.slot);
+                self.outlet.send(Close::Part(record), None).await
+            }
+        }
+    }
+
+    fn goes_on(&self) -> Result<(), ServiceError> {
+        self.start_over.map_or(Ok(()), |why| Err(ServiceError::StartOver(why)))
+    }
+}
+
+impl Sink for TeeSink {
+    const WANTS_ROWS: bool = true;
+
+    fn row(&mut self, before: Option<User>) {
+        self.before = before;
+        self.rows += 1;
+    }
+
+    fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, comes: Comes) {
+        // Counted also where nobody wants it: who is wanted may change before a transaction is read again.
+        let Some(ordinal) = self.count(transaction) else { return };
+        let tenant = match tenant {
+            None => self.directory.only(),
+            Some(key) => self.directory.find(key).ok(),
+        };
+        if let Some(tenant) = tenant {
+            self.take(transaction, tenant, change, comes == Comes::Yes, ordinal);
+        }
+    }
+
+    fn add_everywhere(&mut self, transaction: Transaction, change: &Change) {
+        for tenant in 0..self.ids.len() {
+            // Each is a message of its own.
+            let Some(ordinal) = self.count(transaction) else { return };
+            self.take(transaction, tenant, change.clone(), false, ordinal);
+        }
+    }
+
+    fn commit(&mut self, _: Transaction, end: Lsn) {
+        self.current = None;
+        self.before = None;
+        self.rows = 0;
+        self.idle(end);
+    }
+
+    fn idle(&mut self, wal_end: Lsn) {
+        self.whole = self.whole.max(wal_end);
+        self.outlet.reached.received(wal_end);
+    }
+
+    fn reply_requested(&self) {
+        self.news.notify_one();
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.start_over.is_some() || self.waiting.len() >= WAITING || self.outlet.is_full()
+    }
+
+    async fn make_room(&mut self) -> Result<(), ServiceError> {
+        self.goes_on()?;
+        if self.waiting.len() >= WAITING {
+            self.complete().await?;
+        }
+        if self.outlet.is_full() && self.waiting.is_empty() {
+            self.hand_on().await?;
+        }
+        Ok(())
+    }
+
+    async fn rest(&mut self) -> Result<(), ServiceError> {
+        self.goes_on()?;
+        self.complete().await?;
+        match self.is_due() && self.outlet.has_room() {
+            true => self.hand_on().await,
+            false => Ok(()),
+        }
+    }
+
+    /// Ends when there is room for what is due.
+    async fn calls(&self) {
+        match self.is_due() {
+            // Where nobody takes it any more, the session ends for that.
+            true => drop(self.outlet.jobs.reserve().await),
+            false => std::future::pending().await,
+        }
+    }
+
+    async fn attend(&mut self) -> Result<(), ServiceError> {
+        self.rest().await
+    }
+
+    fn mapping(&self) -> Arc<str> {
+        self.mapping.clone()
+    }
+
+    fn altered(&mut self, _: &str) {
+        self.start_over = Some("the mapped table was altered");
+    }
+
+    fn interrupt(&mut self, why: Interrupt) {
+        self.start_over = Some(match why {
+            Interrupt::Truncated => "the table was truncated at the source",
+            _ => "a delete could not be attributed to a tenant",
+        });
+    }
+}
+
+fn wanted(change: &Change) -> Option<Wanted> {
+    match change {
+        Change::Patch(patch) => Some(Wanted { id: patch.id.clone(), xid: patch.xid, at: patch.at }),
+        Change::Reread { id, xid, at } => Some(Wanted { id: id.clone(), xid: *xid, at: *at }),
+        Change::Upsert(_) | Change::Delete { .. } => None,
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+pub(crate) fn millis(at: Timestamp) -> i64 {
+    at.unix_millis_floor().unwrap_or_default()
+}

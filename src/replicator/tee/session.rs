@@ -1,0 +1,208 @@
+//! One session of the tee: Kafka first, then what it holds, then the slot; a snapshot for whoever lacks one; the stream.
+
+use crate::capture::{ReplicationReader, ReplicationWriter};
+use crate::config::Topics;
+use crate::config::{Config, Kafka};
+use crate::model::{Lsn, TenantId};
+use crate::pg::{PgClient, connect};
+use crate::replicator::reader::Stream;
+use crate::replicator::session::context::Shared;
+use crate::replicator::session::positions::report;
+use crate::replicator::snapshotter::coordinator::make_export;
+use crate::replicator::source::mapping::{compile_current, fingerprint};
+use crate::replicator::tee::TeeError;
+use crate::replicator::tee::batcher::{Outlet, Reached};
+use crate::replicator::tee::blocking::blocking;
+use crate::replicator::tee::kafka_sink::{Start, TeeSink};
+use crate::replicator::tee::slot::take_slot;
+use crate::replicator::tee::snapshot::{Member, Pass};
+use crate::snapshot::source_session;
+use crate::state::TenantState;
+use crate::tee::kafka::{self, Counts, Failure, Producer, Publisher, Reader, ensure_topics, fence};
+use crate::tee::{Batch, Encoder, Positions};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// Kafka may take so long before that is worth a word.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs until something breaks. `start_over`: why every tenant has to take a snapshot; taken once they have.
+pub(crate) async fn session(
+    shared: &Arc<Shared>,
+    config: &Config,
+    kafka: &Kafka,
+    start_over: &mut Option<&'static str>,
+) -> Result<(), TeeError> {
+    let rules = &shared.config.users;
+    let topics = Arc::new(Topics::new(&kafka.topic, &rules.table, config.tenants.iter().map(|tenant| &tenant.id))?);
+    let encoder = Arc::new(Encoder::new(kafka, &shared.config.source.url.database, &rules.table));
+    let Opened { producer, positions, before } = open(kafka, &topics).await?;
+
+    let client = connect(&shared.config.source.url).await?;
+    source_session(&client).await?;
+    let mapping = fingerprint(rules, &compile_current(&client, rules).await?);
+    let mut taken = take_slot(&client, shared, kafka, positions.stream.as_ref()).await?;
+    let asked = shared.state.tee().await?.is_some_and(|row| row.requested);
+    let everybody = start_over.is_some() || asked || taken.created.is_some();
+
+    let metrics = &shared.live.metrics;
+    let counts = Counts { messages: metrics.tee_messages.clone(), transactions: metrics.tee_transactions.clone() };
+    let names = config.tenants.iter().map(|tenant| tenant.id.to_string()).collect();
+    let publisher = Publisher::start(producer, kafka, encoder.source(), names, counts);
+    let Publisher { jobs, done, failed } =
+        publisher.map_err(|error| Failure::plain(format!("no thread for the publisher: {error}")))?;
+    let reached = Arc::new(Reached::new(done, taken.from.position));
+    let mut outlet = Outlet { jobs, topics, encoder, batch: Batch::default(), reached };
+
+    let work = async {
+        let known = |id: &TenantId| positions.tenants.get(id);
+        let mut start: Vec<Lsn> =
+            config.tenants.iter().map(|tenant| known(&tenant.id).map_or(Lsn::ZERO, |known| known.position)).collect();
+        let members = members(config, &outlet.topics, &positions, &before, &mapping, everybody, taken.lost);
+        let is_there = |id: &&TenantId| config.tenants.iter().any(|tenant| tenant.id == **id);
+        let gone: Vec<TenantId> = positions.tenants.keys().filter(|id| !is_there(id)).cloned().collect();
+        if !members.is_empty() || !gone.is_empty() {
+            shared.put_tee(&kafka.slot, TenantState::Joining, None, None).await?;
+            let export = match taken.created.take() {
+                Some(export) => export,
+                None => make_export(&shared.config.source.url).await?,
+            };
+            if members.len() == config.tenants.len() {
+                // All that is older is in the snapshot: none of it is wanted once more.
+                taken.from.position = taken.from.position.max(export.position);
+                taken.from.split = None;
+            }
+            tracing::info!(tenants = members.len(), position = %export.position, "the tee takes a snapshot");
+            let pass = Pass { shared, config, kafka, from: &taken.from, gone: &gone };
+            pass.run(&export, &members, &mut outlet).await?;
+            members.iter().for_each(|member| start[member.index] = export.position);
+        }
+        *start_over = None;
+        if asked {
+            shared.state.finish_tee_request().await?;
+        }
+        shared.put_tee(&kafka.slot, TenantState::Following, None, None).await?;
+        tracing::info!(position = %taken.from.position, "the tee follows");
+        let start = Start { position: taken.from.clone(), tenants: start };
+        let replication = taken.stream(shared, kafka).await?;
+        follow(shared, config, start, &mapping, outlet, client, replication).await
+    };
+    let failed = async {
+        match failed.await {
+            Ok(failure) => failure,
+            // It ends without a word only where nobody sends to it any more.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        failure = failed => Err(failure.into()),
+        worked = work => worked,
+    }
+}
+
+/// Kafka, ready to be written to.
+struct Opened {
+    producer: Producer,
+    positions: Positions,
+    /// The topics that were there before.
+    before: HashSet<String>,
+}
+
+/// The positions are read once no older process can write any more.
+async fn open(kafka: &Kafka, topics: &Topics) -> Result<Opened, TeeError> {
+    let settings = kafka.clone();
+    let producer = blocking(move || kafka::connect(&settings)).await?;
+    let before = ensure_topics(kafka, &producer, &topics.distinct()).await?;
+    let (settings, fenced) = (kafka.clone(), producer.clone());
+    let positions = blocking(move || {
+        if settings.exactly_once {
+            fence(&fenced)?;
+        }
+        Reader::new(&settings)?.positions(&settings)
+    });
+    Ok(Opened { positions: positions.await?, producer, before })
+}
+
+/// The tenants that take a snapshot: whose users are not in their topic, or made in another way. `lost`: nobody knows any
+/// more who is in a topic.
+fn members(
+    config: &Config,
+    topics: &Topics,
+    positions: &Positions,
+    before: &HashSet<String>,
+    mapping: &str,
+    everybody: bool,
+    lost: bool,
+) -> Vec<Member> {
+    let tenants = config.tenants.iter().enumerate();
+    let members = tenants.filter_map(|(index, tenant)| {
+        let (known, topic) = (positions.tenants.get(&tenant.id), topics.of(index));
+        let mapping = format!("{mapping} {}", tenant.key);
+        let had_topic = before.contains(topic);
+        let is_there = had_topic && known.is_some_and(|known| known.mapping == mapping && known.topic == topic);
+        let is_new = known.is_none() && !lost;
+        (everybody || !is_there).then_some(Member { index, mapping, is_new, had_topic })
+    });
+    members.collect()
+}
+
+/// Publishes the stream, and confirms what is published.
+async fn follow(
+    shared: &Arc<Shared>,
+    config: &Config,
+    start: Start,
+    mapping: &str,
+    outlet: Outlet,
+    client: PgClient,
+    (reader, writer): (ReplicationReader, ReplicationWriter),
+) -> Result<(), TeeError> {
+    let (reached, news) = (outlet.reached.clone(), Arc::new(Notify::new()));
+    let sink = TeeSink::new(shared.clone(), config, outlet, start, mapping, news.clone());
+    let stream = Stream::new(shared.clone(), sink, shared.drain.clone(), reader, client);
+    let positions = || {
+        let (received, published) = reached.positions();
+        shared.live.tee_published(published);
+        (received, published)
+    };
+    let reporting = report(positions, &news, writer, CancellationToken::new());
+    let announcing = announce(shared, &reached, &news);
+    tokio::select! {
+        streamed = stream.run() => Ok(streamed?),
+        reported = reporting => Ok(reported?),
+        announced = announcing => announced,
+    }
+}
+
+/// Passes on that more is in Kafka; and says when nothing has been for a while, and when that is over.
+async fn announce(shared: &Shared, reached: &Reached, news: &Notify) -> Result<(), TeeError> {
+    let mut done = reached.done();
+    let mut waits = false;
+    loop {
+        match timeout(PATIENCE, done.changed()).await {
+            // The publisher has ended, and says why.
+            Ok(Err(_)) => std::future::pending().await,
+            Ok(Ok(())) => {
+                reached.hears();
+                news.notify_one();
+            }
+            Err(_) => {}
+        }
+        let late = reached.waits_for().filter(|waited| *waited > PATIENCE);
+        if late.is_some() != waits {
+            waits = late.is_some();
+            let reason = waits.then_some("Kafka has not acknowledged anything for a while");
+            match reason {
+                Some(reason) => tracing::warn!(reason, "the tee waits for Kafka"),
+                None => tracing::info!("Kafka acknowledges again"),
+            }
+            if let Some(row) = shared.state.tee().await? {
+                shared.put_tee(&row.slot, row.state, reason, None).await?;
+            }
+        }
+    }
+}

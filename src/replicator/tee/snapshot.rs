@@ -1,0 +1,188 @@
+//! The users that are there, as `r` events; and the end of those that a topic still holds and the source does not.
+
+use crate::clock::now;
+use crate::config::{Config, Kafka};
+use crate::map::TenantRef;
+use crate::model::{TenantId, User};
+use crate::pg::connect;
+use crate::replicator::session::context::Shared;
+use crate::replicator::source::mapping::compile_current;
+use crate::replicator::tee::TeeError;
+use crate::replicator::tee::batcher::Outlet;
+use crate::replicator::tee::blocking::blocking;
+use crate::replicator::tee::kafka_sink::millis;
+use crate::route::Directory;
+use crate::snapshot::{Export, RowStream};
+use crate::tee::kafka::{Close, Reader};
+use crate::tee::{Event, Held, Op, Place, StreamPosition, TenantPosition};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use tokio::time::Instant;
+
+/// Of users, by their tenant's place.
+type Ids = HashMap<usize, HashSet<Box<str>>>;
+
+/// A tenant whose users are to be published.
+pub(crate) struct Member {
+    /// Its place among the tenants.
+    pub(crate) index: usize,
+    /// Fingerprint of the mapping.
+    pub(crate) mapping: String,
+    /// Nothing of it has ever been published.
+    pub(crate) is_new: bool,
+    /// Its topic was there before.
+    pub(crate) had_topic: bool,
+}
+
+/// One pass over the table.
+pub(crate) struct Pass<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) config: &'a Config,
+    pub(crate) kafka: &'a Kafka,
+    /// The stream's position from now on.
+    pub(crate) from: &'a StreamPosition,
+    /// Tenants that the configuration does not have any more.
+    pub(crate) gone: &'a [TenantId],
+}
+
+impl Pass<'_> {
+    /// Publishes everything, and the positions behind it.
+    pub(crate) async fn run(&self, export: &Export, members: &[Member], outlet: &mut Outlet) -> Result<(), TeeError> {
+        let reading: HashSet<usize> =
+            members.iter().filter(|member| self.kafka.snapshot || !member.is_new).map(|member| member.index).collect();
+        if !reading.is_empty() {
+            let known = members.iter().filter(|member| member.had_topic && reading.contains(&member.index));
+            let begun = Instant::now();
+            let mut held = self.held(known.map(|member| member.index).collect(), outlet).await?;
+            let mut ordinal = 0;
+            self.read(export, begun, &reading, &mut held, &mut ordinal, outlet).await?;
+            self.bury(export, &held, &mut ordinal, outlet).await?;
+        }
+        let slot = &self.kafka.slot;
+        let mut records: Vec<Held> = self.gone.iter().map(|id| TenantPosition::record(slot, id, None)).collect();
+        for member in members {
+            let (position, topic) = (export.position, outlet.topics.of(member.index).to_owned());
+            let known = TenantPosition { position, topic, mapping: member.mapping.clone() };
+            records.push(TenantPosition::record(slot, &self.config.tenants[member.index].id, Some(&known)));
+        }
+        records.push(self.from.record(slot));
+        outlet.send(Close::Whole(records), None).await?;
+        Ok(outlet.reached.all_done().await?)
+    }
+
+    /// The users that topics hold, by tenant. All their ids are in memory until the snapshot has said who is there.
+    async fn held(&self, tenants: Vec<usize>, outlet: &Outlet) -> Result<Ids, TeeError> {
+        let mut topics: BTreeMap<String, Vec<(usize, TenantId)>> = BTreeMap::new();
+        for index in tenants {
+            let theirs = topics.entry(outlet.topics.of(index).to_owned()).or_default();
+            theirs.push((index, self.config.tenants[index].id.clone()));
+        }
+        if topics.is_empty() {
+            return Ok(Ids::new());
+        }
+        let (kafka, deletes, encoder) = (self.kafka.clone(), self.config.deletes, outlet.encoder.clone());
+        let read = blocking(move || {
+            let reader = Reader::new(&kafka)?;
+            let mut held = Ids::new();
+            for (topic, theirs) in &topics {
+                reader.users(topic, deletes, |key, is_there| {
+                    let Some((tenant, id)) = encoder.read_key(key) else { return };
+                    let is_its = |(_, its): &&(usize, TenantId)| tenant.as_ref().is_none_or(|id| id == its.as_str());
+                    let Some((index, _)) = theirs.iter().find(is_its) else { return };
+                    let ids = held.entry(*index).or_default();
+                    match is_there {
+                        true => ids.insert(id.into()),
+                        false => ids.remove(&*id),
+                    };
+                })?;
+            }
+            Ok(held)
+        });
+        Ok(read.await?)
+    }
+
+    /// Publishes the source's users, and takes them out of what is held.
+    async fn read(
+        &self,
+        export: &Export,
+        begun: Instant,
+        reading: &HashSet<usize>,
+        held: &mut Ids,
+        ordinal: &mut u64,
+        outlet: &mut Outlet,
+    ) -> Result<(), TeeError> {
+        let client = connect(&self.shared.config.source.url).await?;
+        export.import(&client).await?;
+        let mapped = compile_current(&client, &self.shared.config.users).await?;
+        let tenants = self.config.tenants.iter().enumerate();
+        let mut directory = Directory::new(tenants.map(|(index, tenant)| (&tenant.id, &tenant.key, index)));
+        let mut rows = RowStream::open(&client, &mapped.from, &mapped.relation, mapped.plan.decoded(), "").await?;
+        while rows.advance().await? {
+            {
+                let mut cells = Vec::with_capacity(mapped.relation.columns.len());
+                rows.cells(&mut cells)?;
+                // A row that cannot be mapped is said where the tenants' snapshot meets it.
+                let Ok(Some((tenant, user))) = mapped.plan.insert(&cells) else { continue };
+                let index = match tenant {
+                    TenantRef::Only => directory.only(),
+                    TenantRef::Key(key) => directory.find(&key).ok(),
+                    TenantRef::Nobody | TenantRef::Unsent => None,
+                };
+                let Some(index) = index.filter(|index| reading.contains(index)) else { continue };
+                if let Some(held) = held.get_mut(&index) {
+                    held.remove(&*user.id);
+                }
+                let tombstones = self.kafka.tombstone_on_delete && user.deleted_at.is_some();
+                self.put(export, Op::Read, index, &user.id, Some(&user), tombstones, ordinal, outlet);
+            }
+            self.hand_on(outlet).await?;
+            let limit = self.shared.config.limits.snapshot_age;
+            if begun.elapsed() > limit {
+                return Err(TeeError::SnapshotAge(limit));
+            }
+        }
+        Ok(())
+    }
+
+    /// Who is held still, is gone at the source.
+    async fn bury(&self, export: &Export, held: &Ids, ordinal: &mut u64, outlet: &mut Outlet) -> Result<(), TeeError> {
+        for (index, ids) in held {
+            for id in ids {
+                let buries = !outlet.encoder.deletes_by_tombstone();
+                self.put(export, Op::Delete, *index, id, None, buries, ordinal, outlet);
+                self.hand_on(outlet).await?;
+            }
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn put(
+        &self,
+        export: &Export,
+        op: Op,
+        tenant: usize,
+        id: &str,
+        after: Option<&User>,
+        buries: bool,
+        ordinal: &mut u64,
+        outlet: &mut Outlet,
+    ) {
+        *ordinal += 1;
+        let at = now();
+        let place = Place { position: export.position, ordinal: *ordinal, xid: None, at, now: millis(at) };
+        let tenant_id = self.config.tenants[tenant].id.as_str();
+        let event = Event { op, tenant, tenant_id, id, before: None, after, place };
+        let Outlet { encoder, batch, .. } = outlet;
+        encoder.put(&event, batch);
+        if buries {
+            encoder.put_tombstone(&event, batch);
+        }
+    }
+
+    async fn hand_on(&self, outlet: &mut Outlet) -> Result<(), TeeError> {
+        match outlet.is_full() {
+            true => Ok(outlet.send(Close::Whole(Vec::new()), None).await?),
+            false => Ok(()),
+        }
+    }
+}

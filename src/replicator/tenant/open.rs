@@ -1,0 +1,163 @@
+//! An open target: connected to, looked at, and judged; from there the tenant follows, joins, or waits for a person.
+
+use crate::apply::{Identity, Mirror, Observed, ParkReason, Session, Standing, Target, decide_standing};
+use crate::clock::now;
+use crate::model::{Epoch, Lsn, TargetId};
+use crate::pg::connect;
+use crate::replicator::error::ServiceError;
+use crate::replicator::failure_policy;
+use crate::replicator::failure_policy::Cause;
+use crate::replicator::session::context::Shared;
+use crate::replicator::tenant::outcome::Halt;
+use crate::replicator::tenant::{Worker, mirror};
+use std::pin::pin;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Looking at a target is a few reads of its catalog and checkpoint.
+const OPEN_WITHIN: Duration = Duration::from_secs(30);
+/// Machines' clocks are not further apart: an epoch is the time at which its process began, in milliseconds.
+const CLOCKS_APART: i64 = 3_600_000;
+/// So long at most one target keeps another from being connected to.
+const TURN: Duration = Duration::from_secs(1);
+
+/// No process has a later one by now. Whoever may write to one target must not be able to upset them all.
+fn latest_epoch() -> Epoch {
+    Epoch(now().unix_millis_floor().unwrap_or(i64::MAX).saturating_add(CLOCKS_APART))
+}
+
+impl Worker {
+    /// Connects, looks, decides; a tenant that has to join has joined when this returns.
+    pub(crate) async fn open(&mut self) -> Result<(Target, Identity), Halt> {
+        let shared = self.shared.clone();
+        self.attempted = self.lane.asked().map(|request| request.id);
+        let opening = async {
+            let mut connecting = pin!(connect(&self.lane.tenant.target));
+            // Later on they come one by one.
+            let turn = match shared.has_looked_at(self.id()) {
+                true => None,
+                false => shared.opening.acquire().await.ok(),
+            };
+            // Many that do not answer must not keep the others waiting.
+            let connected = timeout(TURN, &mut connecting).await;
+            drop(turn);
+            let connected = match connected {
+                Ok(connected) => connected,
+                Err(_) => connecting.await,
+            };
+            let client = connected.map_err(|error| Halt::from(failure_policy::of_connect(&error)))?;
+            let opened = timeout(OPEN_WITHIN, Target::open(client, shared.config.deletes, shared.config.notify)).await;
+            Ok::<_, Halt>(opened.map_err(|_| Halt::Retry("somebody locks its tables".to_owned()))??)
+        };
+        let (mut target, mut observed) = tokio::select! {
+            opened = opening => opened?,
+            why = self.lane().mailbox.interrupted() => return Err(why.into()),
+        };
+        let mirror = self.row.as_ref().map(mirror);
+        let mirror = mirror.map(|mirror| Mirror { position: mirror.position.max(self.position), ..mirror });
+        let mapping = shared.mapping_of(self.index);
+        let decide = |observed: &Observed, epochs| {
+            let Shared { generation, epoch, .. } = *shared;
+            let session = Session { generation, epoch, mapping: &mapping, epochs };
+            decide_standing(&self.lane.tenant.id, mirror.as_ref(), observed, &session)
+        };
+        let is_first = !shared.has_looked_at(self.id());
+        if let Some(reason) = target.no_wait_for().filter(|_| is_first) {
+            let remedy = "GRANT CREATE ON SCHEMA users_sync to its role there, or `users-sync setup`";
+            tracing::warn!(tenant = %self.id(), reason, remedy, "users_sync.wait_for could not be made in its target");
+        }
+        let mut standing = decide(&observed, is_first.then_some(&shared.epochs));
+        let is_fenced = observed.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.epoch == shared.epoch);
+        if !is_fenced && matches!(standing, Standing::Follow(_) | Standing::Join(_)) {
+            target.fence(self.id(), shared.epoch).await?;
+            // An older process may have committed until just now.
+            observed.checkpoint = target.checkpoint().await?;
+            standing = decide(&observed, None);
+        }
+        self.relation = target.relation();
+        if matches!(standing, Standing::Follow(_) | Standing::Join(_)) {
+            shared.looked_at(self.id());
+        }
+        if let Standing::StepDown(epoch) | Standing::Ahead(epoch) = standing
+            && epoch > latest_epoch()
+        {
+            standing = Standing::Park(ParkReason::Future);
+        }
+        match standing {
+            Standing::Follow(position) => {
+                self.rejected = target.read_rejected().await?.into_iter().collect();
+                let target_id = mirror.and_then(|mirror| mirror.target_id);
+                let identity = self.identity(target_id.ok_or(Halt::Rejoin("the state has no id for its target"))?);
+                self.settle_pending(position)?;
+                self.position = position;
+                self.hold(position);
+                shared.acknowledge(self.id(), position);
+                Ok((target, identity))
+            }
+            Standing::Join(reason) => {
+                let reason = self.has_to_join.unwrap_or(reason);
+                let identity = self.identity(self.own_target_id(&observed));
+                self.join(&mut target, &identity, reason).await?;
+                Ok((target, identity))
+            }
+            Standing::Park(reason) => {
+                Err(Halt::Park { cause: Cause::Foreign, remedy: reason.remedy(self.id()), reason: reason.to_string() })
+            }
+            Standing::StepDown(epoch) if shared.state.is_newest().await.map_err(ServiceError::from)? => {
+                let what = "the target was written by a process that the state does not know";
+                Err(self.gone_back(what, epoch).await)
+            }
+            Standing::StepDown(epoch) => Err(Halt::Session(ServiceError::Superseded(epoch))),
+            Standing::Ahead(epoch) => {
+                Err(self.gone_back("the target holds what the source's log has lost", epoch).await)
+            }
+        }
+    }
+
+    /// Source or state were restored to an older point: positions do not mean any more what they meant.
+    async fn gone_back(&self, what: &'static str, epoch: Epoch) -> Halt {
+        let tenant = self.id();
+        tracing::error!(%tenant, "{what}: the source went back to an older point, and everybody is resynced");
+        match self.shared.state.break_own_history(epoch).await {
+            Ok(()) => Halt::Session(ServiceError::WentBack(what)),
+            Err(error) => Halt::Session(error.into()),
+        }
+    }
+
+    fn identity(&self, target_id: TargetId) -> Identity {
+        let Shared { generation, epoch, .. } = *self.shared;
+        Identity { tenant: self.id().clone(), target_id, generation, epoch }
+    }
+
+    /// The target's id if it is ours, and a new one otherwise. One that was given to a target which has none yet stays: the
+    /// merge that carries it may still be on its way.
+    fn own_target_id(&self, observed: &Observed) -> TargetId {
+        let known = self.row.as_ref().and_then(|row| row.target_id.as_ref());
+        let found = observed.checkpoint.as_ref().map(|checkpoint| &checkpoint.target_id);
+        match known.filter(|known| found.is_none_or(|found| found == *known)) {
+            Some(ours) => ours.clone(),
+            None => TargetId::new(&uuid::Uuid::new_v4().to_string()),
+        }
+    }
+
+    /// After a reconnect: what the target holds already is not applied again.
+    fn settle_pending(&mut self, position: Lsn) -> Result<(), Halt> {
+        match self.unanswered.take() {
+            Some(end) if position < end => {
+                return Err(Halt::Rejoin("its connection broke inside a transaction too large to keep"));
+            }
+            _ => {}
+        }
+        let Some(mut batch) = self.pending.take() else { return Ok(()) };
+        batch.entries.retain(|_, entry| entry.commit_lsn >= position);
+        match batch.end {
+            Some(end) if end <= position => {
+                // It was committed, and the answer was lost.
+                self.lane().mailbox.finish(batch.bytes);
+                self.shared.live.arrivals.many_arrived(self.id());
+            }
+            _ => self.pending = Some(batch),
+        }
+        Ok(())
+    }
+}

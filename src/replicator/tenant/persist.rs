@@ -1,0 +1,125 @@
+//! What a tenant's task writes down, always before anything depends on it.
+
+use crate::model::{Lsn, TargetId};
+use crate::replicator::backoff::Backoff;
+use crate::replicator::error::ServiceError;
+use crate::replicator::failure_policy::Cause;
+use crate::replicator::tenant::Worker;
+use crate::state::{NOT_CONFIGURED, TenantRow, TenantState};
+
+impl Worker {
+    /// Written down before anything depends on it; the next `open` then leads to a snapshot.
+    pub(crate) async fn has_to_join(&mut self, reason: &'static str) -> Result<(), ServiceError> {
+        let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
+        self.forget_what_waits();
+        self.gathered_since_creation = false;
+        self.has_to_join = Some(reason);
+        self.on_its_way = Some(self.shared.on_their_way.clone());
+        self.put(TenantState::Joining, Some(reason.to_owned()), None, target_id, Lsn::ZERO).await?;
+        // Closed until the snapshot is asked for; the interrupt that may have led here is done with. Until then it wants nothing
+        // of the log, however long its target is away.
+        self.lane().mailbox.close();
+        self.shared.release(self.id());
+        Ok(())
+    }
+
+    /// First the state, then the slot may move on; and after a while it is looked at again.
+    pub(crate) async fn park(
+        &mut self,
+        cause: Cause,
+        reason: &str,
+        remedy: &str,
+        parked: &mut Backoff,
+    ) -> Result<(), ServiceError> {
+        let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
+        let wait = parked.step();
+        tracing::warn!(tenant = %self.id(), reason, remedy, ?wait, "parked");
+        self.put(TenantState::Parked, Some(reason.to_owned()), Some(remedy.to_owned()), target_id, Lsn::ZERO).await?;
+        self.lane().is_parked_for(cause);
+        // Left open, it would admit deletes some day when nobody thinks of it any more.
+        self.answer_request().await?;
+        self.forget_what_waits();
+        self.gathered_since_creation = false;
+        self.worked();
+        self.lane().mailbox.close();
+        self.shared.release(self.id());
+        // What came too late for this attempt is not kept waiting.
+        if self.lane.asked().is_none() {
+            self.wait(wait).await;
+        }
+        Ok(())
+    }
+
+    /// What was asked for is done, or the tenant is parked over it: whoever asked need not wait any more.
+    pub(crate) async fn answer_request(&mut self) -> Result<(), ServiceError> {
+        if let Some(request) = self.attempted.take() {
+            self.shared.state.finish_requests(self.id(), request).await?;
+            self.lane.answered(request);
+        }
+        Ok(())
+    }
+
+    /// Writes down how many users are refused, where that has changed: `status` asks no target.
+    pub(crate) async fn note_rejected(&mut self) -> Result<(), ServiceError> {
+        let changed = |row: &&TenantRow| row.rejected != self.rejected.len() as u64;
+        let Some(row) = self.row.as_ref().filter(changed) else { return Ok(()) };
+        let (target_id, position) = (row.target_id.clone(), row.position.max(self.position));
+        self.put(TenantState::Following, None, None, target_id, position).await
+    }
+
+    /// Writes down what is wrong with the target of a tenant that is not parked, once, and when it is over.
+    pub(crate) async fn note(&mut self, reason: Option<String>) -> Result<(), ServiceError> {
+        let ours = self.row.as_ref().filter(|row| row.generation == self.shared.generation);
+        match ours {
+            Some(row) if row.state == TenantState::Following => {
+                if row.reason.is_some() == reason.is_some() {
+                    return Ok(());
+                }
+                // Everything else stays: what the target has been seen to hold decides at the next look whether it is still that.
+                let row = TenantRow { reason, position: row.position.max(self.position), ..row.clone() };
+                self.write_down(row).await
+            }
+            // It was not configured for a while, and is again.
+            Some(row) if row.state == TenantState::Parked && row.reason.as_deref() != Some(NOT_CONFIGURED) => Ok(()),
+            // Why it joins is in its place until something goes wrong, and again once it asks for its snapshot.
+            joining => {
+                if reason.is_none() || joining.and_then(|row| row.reason.as_ref()) == reason.as_ref() {
+                    return Ok(());
+                }
+                let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
+                self.put(TenantState::Joining, reason, None, target_id, Lsn::ZERO).await
+            }
+        }
+    }
+
+    pub(crate) async fn put(
+        &mut self,
+        state: TenantState,
+        reason: Option<String>,
+        remedy: Option<String>,
+        target_id: Option<TargetId>,
+        position: Lsn,
+    ) -> Result<(), ServiceError> {
+        let row = TenantRow {
+            state,
+            reason,
+            remedy,
+            target: self.lane().tenant.target.to_string(),
+            target_id,
+            generation: self.shared.generation,
+            position,
+            since_seconds: 0.0,
+            position_age_seconds: 0.0,
+            rejected: self.rejected.len() as u64,
+            relation: self.relation,
+        };
+        self.write_down(row).await
+    }
+
+    async fn write_down(&mut self, row: TenantRow) -> Result<(), ServiceError> {
+        self.shared.state.put_tenant(self.id(), &row).await?;
+        self.lane().show(&row);
+        self.row = Some(row);
+        Ok(())
+    }
+}

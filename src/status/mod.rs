@@ -1,0 +1,6 @@
+//! What a process shows of itself: the report of `status`, metrics, and the users that have just reached their targets.
+
+pub mod live;
+pub mod metrics;
+pub mod report;
+pub mod user_watch;
