@@ -3,7 +3,10 @@
 
 use super::error::ConfigError;
 use super::interpolate::Surroundings;
-use super::{parse, raw, settings::Config, tenants};
+use super::raw::parse_yaml;
+use super::resolve::{not_yaml, parse};
+use super::settings::Config;
+use super::tenants;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
@@ -57,8 +60,13 @@ fn expand(main: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
     }
 }
 
-/// Reads a configuration and what it includes.
-pub(super) fn load(path: &Path) -> Result<(Config, Files), ConfigError> {
+/// Reads a configuration file and those that it includes. Files that one names with `${file:...}` are looked for beside it.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    Ok(load_with_files(path)?.0)
+}
+
+/// The same, with what it takes to notice that it has changed.
+pub fn load_with_files(path: &Path) -> Result<(Config, Files), ConfigError> {
     let (contents, stamps) = (RefCell::new(Vec::new()), RefCell::new(HashMap::new()));
     // What is written after it was read is another one.
     let stamped = |path: &Path| {
@@ -83,7 +91,7 @@ pub(super) fn load(path: &Path) -> Result<(Config, Files), ConfigError> {
             stamped(&file);
             let (name, text) = (file.display().to_string(), text_of(&file)?);
             let from = Surroundings { variable: &variable, file: &|named| read(&file, named) };
-            let root = raw::parse_yaml(&text).map_err(super::not_yaml);
+            let root = parse_yaml(&text).map_err(not_yaml);
             let included = root.and_then(|root| tenants::include(&mut config, &root, &from));
             included.map_err(|fault| fault.in_file(&name, &text))?;
         }
@@ -120,14 +128,14 @@ mod tests {
         std::fs::create_dir(directory.path().join("tenants.d")).unwrap();
         let main = directory.path().join("users-sync.yaml");
         write("users-sync.yaml", MAIN);
-        let (config, files) = load(&main).unwrap();
+        let (config, files) = load_with_files(&main).unwrap();
         assert!(config.tenants.is_empty() && !files.have_changed());
 
         write("tenants.d/b.yaml", "tenants: [{id: b, target: '${file:../b.url}'}]\n");
         write("b.url", "postgres://u@h/b");
         write("tenants.d/a.yaml", "tenants: [{id: a, target: 'postgres://u@h/a'}]\n");
         assert!(files.have_changed());
-        let (config, files) = load(&main).unwrap();
+        let (config, files) = load_with_files(&main).unwrap();
         assert_eq!(tenants(&config), ["a", "b"]);
         assert!(!files.have_changed());
         write("b.url", "postgres://u@h/elsewhere");
@@ -142,7 +150,7 @@ mod tests {
         let main = directory.path().join("users-sync.yaml");
         let error = |text: &str| {
             write("tenants.d/a.yaml", text);
-            let error = load(&main).unwrap_err();
+            let error = load_with_files(&main).unwrap_err();
             Diagnostic::from(error).render(false)
         };
         write("users-sync.yaml", &format!("{MAIN}tenants: [{{id: a, target: 'postgres://u@h/a'}}]\n"));

@@ -32,6 +32,12 @@ pub enum InterpolationError {
     Name(String),
 }
 
+/// A text with the environment's variables put in, as in the file.
+pub fn from_environment(text: &str) -> Result<String, InterpolationError> {
+    let from = Surroundings { variable: &|name| std::env::var(name).ok(), file: &|file| std::fs::read_to_string(file) };
+    interpolate(text, &from)
+}
+
 /// Replaces `${NAME}` by the variable, `${file:PATH}` by the file without its last line break, `$${` by `${`.
 /// What was put in is not looked at again.
 pub(super) fn interpolate(text: &str, from: &Surroundings<'_>) -> Result<String, InterpolationError> {

@@ -3,8 +3,7 @@
 use super::error::Fault;
 use super::interpolate::Surroundings;
 use super::raw::{Key, Node};
-use super::resolve::{SLOT, is_slot};
-use super::section::{self, Section};
+use super::section::{self, SLOT, Section, is_slot};
 use super::settings::{Kafka, KafkaFormat, Tenant};
 use crate::config::Topics;
 use crate::map::Rules;

@@ -1,32 +1,33 @@
 //! The tree -> [`Config`]: defaults, and every rule between keys. Pure.
 
 use super::admin::admin;
-use super::error::Fault;
+use super::error::{ConfigError, Fault};
 use super::interpolate::Surroundings;
 use super::kafka::kafka;
-use super::raw::{Kind, Node};
-use super::section::{self, Section, is_name, text};
+use super::raw::{Kind, Malformed, Node, parse_yaml};
+use super::section::{self, SLOT, Section, is_name, is_slot, text, url};
 use super::settings::{Config, Limits, LogFormat, MaxDeletes, OnSlotLoss, Publish, Source};
 use super::tenants::add_tenants;
-use super::units::{parse_duration, parse_percent, parse_size};
+use super::units::{DURATION, parse_duration, parse_percent, parse_size};
 use super::users;
 use crate::model::Deletes;
-use crate::pg::PgUrl;
 use std::time::Duration;
 
 const SIZE: &str = "a size: 16MB, 1GB, or plain bytes";
-pub(super) const DURATION: &str = "a duration: 500ms, 5s, 10m, 2h, 30d";
 
-pub(super) const SLOT: &str = "lower-case letters, digits and underscores, at most 63";
+/// Reads a configuration's text. `name` is what errors call it.
+pub fn parse(name: &str, text: &str, from: &Surroundings<'_>) -> Result<Config, ConfigError> {
+    let root = parse_yaml(text).map_err(not_yaml);
+    root.and_then(|root| resolve(&root, from)).map_err(|fault| fault.in_file(name, text))
+}
 
-/// Whether the server takes it as a slot's name.
-pub(super) fn is_slot(name: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-    is_name(name) && name.bytes().all(allowed)
+pub(super) fn not_yaml(error: Malformed) -> Fault {
+    Fault::new(&error.span, format!("this is not YAML: {}", error.message))
+        .help("look at the indentation and the quotes there, and just before")
 }
 
 /// Resolves the whole file.
-pub(super) fn resolve(root: &Node, from: &Surroundings<'_>) -> Result<Config, Fault> {
+fn resolve(root: &Node, from: &Surroundings<'_>) -> Result<Config, Fault> {
     let top = Section::of(root, &section::TOP, from)?;
     let source = source(top.required("source", "source.url says where the auth database is")?, from)?;
     let state_url = match top.node("state") {
@@ -117,17 +118,6 @@ fn source(node: &Node, from: &Surroundings<'_>) -> Result<Source, Fault> {
             "a name of at most 63 bytes",
         )?,
         publish,
-    })
-}
-
-pub(super) fn url(node: &Node, path: &str, from: &Surroundings<'_>) -> Result<PgUrl, Fault> {
-    let text = text(node, path, from)?;
-    if text.trim().is_empty() {
-        return Err(Fault::new(&node.span, format!("{path} is empty")).help("postgres://user:password@host/database"));
-    }
-    PgUrl::parse(&text).map_err(|error| {
-        Fault::new(&node.span, format!("{path} is not a usable URL: {error}"))
-            .help("postgres://user:password@host:5432/database?sslmode=verify-full")
     })
 }
 

@@ -379,7 +379,7 @@ impl JsonSchema for PresetName {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let names: Vec<_> = super::PRESETS.iter().map(|preset| preset.name).collect();
+        let names: Vec<_> = super::presets::PRESETS.iter().map(|preset| preset.name).collect();
         schemars::json_schema!({ "type": "string", "enum": names })
     }
 }

@@ -3,6 +3,7 @@
 use super::error::Fault;
 use super::interpolate::{Surroundings, interpolate};
 use super::raw::{Key, Kind, Node};
+use crate::pg::PgUrl;
 use std::ops::Range;
 
 /// The keys of a section. `later` are settled, but not built yet: they are refused, never ignored.
@@ -91,6 +92,8 @@ pub(super) const KAFKA: Known = Known {
 pub(super) const ADMIN: Known = Known { path: "admin", keys: &["listen", "token"], later: &[] };
 const SECTIONS: [&Known; 12] =
     [&TOP, &SOURCE, &STATE, &USERS, &TENANT, &DELETES, &LIMITS, &WATCH, &VIA, &FAN_OUT, &KAFKA, &ADMIN];
+
+pub(super) const SLOT: &str = "lower-case letters, digits and underscores, at most 63";
 
 /// PostgreSQL's NAMEDATALEN leaves this many bytes to a name.
 const LONGEST_NAME: usize = 63;
@@ -263,4 +266,21 @@ pub(super) fn text(node: &Node, path: &str, from: &Surroundings<'_>) -> Result<S
         Kind::Section(_) => "a section",
     };
     Err(Fault::new(&node.span, format!("{path} has to be a text, but is {what}")))
+}
+
+/// Whether the server takes it as a slot's name.
+pub(super) fn is_slot(name: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    is_name(name) && name.bytes().all(allowed)
+}
+
+pub(super) fn url(node: &Node, path: &str, from: &Surroundings<'_>) -> Result<PgUrl, Fault> {
+    let text = text(node, path, from)?;
+    if text.trim().is_empty() {
+        return Err(Fault::new(&node.span, format!("{path} is empty")).help("postgres://user:password@host/database"));
+    }
+    PgUrl::parse(&text).map_err(|error| {
+        Fault::new(&node.span, format!("{path} is not a usable URL: {error}"))
+            .help("postgres://user:password@host:5432/database?sslmode=verify-full")
+    })
 }

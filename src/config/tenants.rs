@@ -3,10 +3,9 @@
 use super::error::Fault;
 use super::interpolate::Surroundings;
 use super::raw::{Kind, Node};
-use super::resolve::{DURATION, url};
-use super::section::{self, Section, text};
+use super::section::{self, Section, text, url};
 use super::settings::{Config, Tenant};
-use super::units::parse_duration;
+use super::units::{DURATION, parse_duration};
 use crate::map::Rules;
 use crate::model::{TenantId, TenantKey};
 use crate::pg::PgUrl;
