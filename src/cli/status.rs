@@ -105,13 +105,12 @@ fn span(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Surroundings, parse};
+    use crate::config::{Env, parse};
     use crate::model::{Epoch, Generation, Lsn, TenantId};
     use crate::state::{Snapshot, SourceRow, TeeRow, TenantRow, TenantState};
 
     fn shown() -> Report {
-        let none =
-            Surroundings { variable: &|_| None, file: &|_| Err(std::io::Error::from(std::io::ErrorKind::NotFound)) };
+        let none = Env { variable: &|_| None, file: &|_| Err(std::io::Error::from(std::io::ErrorKind::NotFound)) };
         let text = "source: {url: 'postgres://u@h/auth'}\nusers: {table: a.b, id: id, tenant: t}\ntenants:\n\
             - {id: acme, target: 'postgres://u@h/1'}\n- {id: globex, target: 'postgres://u@h/2'}\n\
             - {id: new, target: 'postgres://u@h/3'}\n";

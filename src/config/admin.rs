@@ -1,7 +1,7 @@
 //! The section `admin`. Pure.
 
 use super::error::Fault;
-use super::interpolate::Surroundings;
+use super::interpolate::Env;
 use super::raw::Node;
 use super::section::{self, Section};
 use super::settings::Admin;
@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 const PORT: u16 = 9187;
 const LISTEN: &str = "an address and a port: 127.0.0.1:9187, [::1]:9187, or with a token 0.0.0.0:9187";
 
-pub(super) fn admin(node: &Node, from: &Surroundings<'_>) -> Result<Admin, Fault> {
+pub(super) fn admin(node: &Node, from: &Env<'_>) -> Result<Admin, Fault> {
     let section = Section::of(node, &section::ADMIN, from)?;
     let default = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
     let listen = section.parsed("listen", default, |text| text.parse().ok(), LISTEN)?;

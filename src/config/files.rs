@@ -2,7 +2,7 @@
 //! takes with `${file:...}`.
 
 use super::error::ConfigError;
-use super::interpolate::Surroundings;
+use super::interpolate::Env;
 use super::raw::parse_yaml;
 use super::resolve::{not_yaml, parse};
 use super::settings::Config;
@@ -83,14 +83,14 @@ pub fn load_with_files(path: &Path) -> Result<(Config, Files), ConfigError> {
     let text = text_of(path)?;
     let name = path.display().to_string();
     let variable = |name: &str| std::env::var(name).ok();
-    let mut config = parse(&name, &text, &Surroundings { variable: &variable, file: &|file| read(path, file) })?;
+    let mut config = parse(&name, &text, &Env { variable: &variable, file: &|file| read(path, file) })?;
     for pattern in &config.include.clone() {
         let files = expand(path, pattern)
             .map_err(|why| ConfigError::in_whole(&name, &format!("include: {pattern} cannot be read: {why}")))?;
         for file in files {
             stamped(&file);
             let (name, text) = (file.display().to_string(), text_of(&file)?);
-            let from = Surroundings { variable: &variable, file: &|named| read(&file, named) };
+            let from = Env { variable: &variable, file: &|named| read(&file, named) };
             let root = parse_yaml(&text).map_err(not_yaml);
             let included = root.and_then(|root| tenants::include(&mut config, &root, &from));
             included.map_err(|fault| fault.in_file(&name, &text))?;

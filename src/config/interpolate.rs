@@ -3,7 +3,7 @@
 use std::io;
 
 /// Where the values come from.
-pub struct Surroundings<'a> {
+pub struct Env<'a> {
     /// An environment variable.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
     /// A file's content.
@@ -34,13 +34,13 @@ pub enum InterpolationError {
 
 /// A text with the environment's variables put in, as in the file.
 pub fn from_environment(text: &str) -> Result<String, InterpolationError> {
-    let from = Surroundings { variable: &|name| std::env::var(name).ok(), file: &|file| std::fs::read_to_string(file) };
+    let from = Env { variable: &|name| std::env::var(name).ok(), file: &|file| std::fs::read_to_string(file) };
     interpolate(text, &from)
 }
 
 /// Replaces `${NAME}` by the variable, `${file:PATH}` by the file without its last line break, `$${` by `${`.
 /// What was put in is not looked at again.
-pub(super) fn interpolate(text: &str, from: &Surroundings<'_>) -> Result<String, InterpolationError> {
+pub(super) fn interpolate(text: &str, from: &Env<'_>) -> Result<String, InterpolationError> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("${") {
@@ -60,7 +60,7 @@ pub(super) fn interpolate(text: &str, from: &Surroundings<'_>) -> Result<String,
     Ok(out)
 }
 
-fn value(inside: &str, from: &Surroundings<'_>) -> Result<String, InterpolationError> {
+fn value(inside: &str, from: &Env<'_>) -> Result<String, InterpolationError> {
     if let Some(path) = inside.strip_prefix("file:") {
         let mut content =
             (from.file)(path).map_err(|error| InterpolationError::File { path: path.to_owned(), error })?;
@@ -99,7 +99,7 @@ mod tests {
             "/two" => Ok("b\r\n\n".to_owned()),
             _ => Err(io::Error::from(io::ErrorKind::NotFound)),
         };
-        let seen = interpolate(text, &Surroundings { variable: &variable, file: &file });
+        let seen = interpolate(text, &Env { variable: &variable, file: &file });
         let seen = seen.map_err(|error| error.to_string());
         assert_eq!(seen.as_deref().map_err(String::as_str), expected, "{text}");
     }

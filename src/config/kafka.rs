@@ -1,7 +1,7 @@
 //! The section `kafka`. Pure.
 
 use super::error::Fault;
-use super::interpolate::Surroundings;
+use super::interpolate::Env;
 use super::raw::{Key, Node};
 use super::section::{self, SLOT, Section, is_slot};
 use super::settings::{Kafka, KafkaFormat, Tenant};
@@ -31,7 +31,7 @@ pub(super) fn kafka(
     source_slot: &str,
     users: &Rules,
     tenants: &[Tenant],
-    from: &Surroundings<'_>,
+    from: &Env<'_>,
 ) -> Result<Kafka, Fault> {
     if !cfg!(feature = "kafka") {
         let fault = Fault::new(&node.span, "this build of users-sync has no Kafka");

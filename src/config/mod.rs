@@ -20,7 +20,7 @@ mod values;
 
 pub use error::ConfigError;
 pub use files::{Files, load, load_with_files};
-pub use interpolate::{InterpolationError, Surroundings, from_environment};
+pub use interpolate::{Env, InterpolationError, from_environment};
 pub use presets::{About, PRESETS, Preset};
 pub use resolve::parse;
 pub use schema::{json_schema, preset_schema};

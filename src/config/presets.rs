@@ -1,7 +1,7 @@
 //! The presets: YAML files that are part of the program. Pure.
 
 use super::error::Fault;
-use super::interpolate::Surroundings;
+use super::interpolate::Env;
 use super::raw::{Key, Kind, Node, parse_yaml};
 use super::section::{self, Section};
 
@@ -84,7 +84,7 @@ pub(super) fn variants(node: &Node, name: &str) -> Result<Vec<Variant>, Fault> {
     let mut root = parse_yaml(preset.yaml).map_err(|error| broken(error.message))?;
     relocate(&mut root, node);
     // A preset takes nothing from its surroundings.
-    let nowhere = Surroundings { variable: &|_| None, file: &|_| Err(std::io::ErrorKind::NotFound.into()) };
+    let nowhere = Env { variable: &|_| None, file: &|_| Err(std::io::ErrorKind::NotFound.into()) };
     let top = Section::of(&root, &section::PRESET, &nowhere)?;
     let users = top.required("users", "the mapping")?;
     let Some(Node { kind: Kind::List(families), .. }) = top.node("families") else {

@@ -2,7 +2,7 @@
 
 use super::admin::admin;
 use super::error::{ConfigError, Fault};
-use super::interpolate::Surroundings;
+use super::interpolate::Env;
 use super::kafka::kafka;
 use super::raw::{Kind, Malformed, Node, parse_yaml};
 use super::section::{self, SLOT, Section, is_name, is_slot, text, url};
@@ -16,7 +16,7 @@ use std::time::Duration;
 const SIZE: &str = "a size: 16MB, 1GB, or plain bytes";
 
 /// Reads a configuration's text. `name` is what errors call it.
-pub fn parse(name: &str, text: &str, from: &Surroundings<'_>) -> Result<Config, ConfigError> {
+pub fn parse(name: &str, text: &str, from: &Env<'_>) -> Result<Config, ConfigError> {
     let root = parse_yaml(text).map_err(not_yaml);
     root.and_then(|root| resolve(&root, from)).map_err(|fault| fault.in_file(name, text))
 }
@@ -27,7 +27,7 @@ pub(super) fn not_yaml(error: Malformed) -> Fault {
 }
 
 /// Resolves the whole file.
-fn resolve(root: &Node, from: &Surroundings<'_>) -> Result<Config, Fault> {
+fn resolve(root: &Node, from: &Env<'_>) -> Result<Config, Fault> {
     let top = Section::of(root, &section::TOP, from)?;
     let source = source(top.required("source", "source.url says where the auth database is")?, from)?;
     let state_url = match top.node("state") {
@@ -95,7 +95,7 @@ fn resolve(root: &Node, from: &Surroundings<'_>) -> Result<Config, Fault> {
     })
 }
 
-fn source(node: &Node, from: &Surroundings<'_>) -> Result<Source, Fault> {
+fn source(node: &Node, from: &Env<'_>) -> Result<Source, Fault> {
     let source = Section::of(node, &section::SOURCE, from)?;
     let publish = source.parsed(
         "publish",
@@ -122,7 +122,7 @@ fn source(node: &Node, from: &Surroundings<'_>) -> Result<Source, Fault> {
 }
 
 /// What a delete means, and after how long a soft one is for good.
-fn deletes(node: Option<&Node>, from: &Surroundings<'_>) -> Result<(Deletes, Option<Duration>), Fault> {
+fn deletes(node: Option<&Node>, from: &Env<'_>) -> Result<(Deletes, Option<Duration>), Fault> {
     let Some(node) = node else { return Ok((Deletes::Soft, None)) };
     let (mode, purge_after) = match &node.kind {
         Kind::Section(_) => {
@@ -142,7 +142,7 @@ fn deletes(node: Option<&Node>, from: &Surroundings<'_>) -> Result<(Deletes, Opt
     }
 }
 
-fn limits(node: Option<&Node>, from: &Surroundings<'_>) -> Result<Limits, Fault> {
+fn limits(node: Option<&Node>, from: &Env<'_>) -> Result<Limits, Fault> {
     let absent = Node { kind: Kind::Null, span: 0..0 };
     let limits = Section::of(node.unwrap_or(&absent), &section::LIMITS, from)?;
     let bytes = |text: &str| parse_size(text).and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);

@@ -1,7 +1,7 @@
 //! A section of the file against the keys that it may have, and its values as text. Pure.
 
 use super::error::Fault;
-use super::interpolate::{Surroundings, interpolate};
+use super::interpolate::{Env, interpolate};
 use super::raw::{Key, Kind, Node};
 use crate::pg::PgUrl;
 use std::ops::Range;
@@ -106,12 +106,12 @@ pub(super) struct Section<'a> {
     known: &'static Known,
     entries: &'a [(Key, Node)],
     span: &'a Range<usize>,
-    from: &'a Surroundings<'a>,
+    from: &'a Env<'a>,
 }
 
 impl<'a> Section<'a> {
     /// Checks the keys of a node; an absent section is an empty one.
-    pub(super) fn of(node: &'a Node, known: &'static Known, from: &'a Surroundings<'a>) -> Result<Section<'a>, Fault> {
+    pub(super) fn of(node: &'a Node, known: &'static Known, from: &'a Env<'a>) -> Result<Section<'a>, Fault> {
         let entries: &[(Key, Node)] = match &node.kind {
             Kind::Section(entries) => entries,
             Kind::Null => &[],
@@ -253,7 +253,7 @@ pub(super) fn is_name(name: &str) -> bool {
 }
 
 /// A scalar's text, with its variables and files put in.
-pub(super) fn text(node: &Node, path: &str, from: &Surroundings<'_>) -> Result<String, Fault> {
+pub(super) fn text(node: &Node, path: &str, from: &Env<'_>) -> Result<String, Fault> {
     let what = match &node.kind {
         Kind::Scalar(text) => {
             return interpolate(text, from).map_err(|error| {
@@ -274,7 +274,7 @@ pub(super) fn is_slot(name: &str) -> bool {
     is_name(name) && name.bytes().all(allowed)
 }
 
-pub(super) fn url(node: &Node, path: &str, from: &Surroundings<'_>) -> Result<PgUrl, Fault> {
+pub(super) fn url(node: &Node, path: &str, from: &Env<'_>) -> Result<PgUrl, Fault> {
     let text = text(node, path, from)?;
     if text.trim().is_empty() {
         return Err(Fault::new(&node.span, format!("{path} is empty")).help("postgres://user:password@host/database"));

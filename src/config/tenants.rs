@@ -1,7 +1,7 @@
 //! The tenants of the file, and of the files that it includes. Pure.
 
 use super::error::Fault;
-use super::interpolate::Surroundings;
+use super::interpolate::Env;
 use super::raw::{Kind, Node};
 use super::section::{self, Section, text, url};
 use super::settings::{Config, Tenant};
@@ -12,7 +12,7 @@ use crate::pg::PgUrl;
 use std::time::Duration;
 
 /// Adds the tenants of an included file.
-pub(super) fn include(config: &mut Config, root: &Node, from: &Surroundings<'_>) -> Result<(), Fault> {
+pub(super) fn include(config: &mut Config, root: &Node, from: &Env<'_>) -> Result<(), Fault> {
     let file = Section::of(root, &section::INCLUDED, from)?;
     let node = file.required("tenants", "an included file holds a list of tenants")?;
     add_tenants(&mut config.tenants, node, &config.users, config.wake_after, from)
@@ -24,7 +24,7 @@ pub(super) fn add_tenants(
     node: &Node,
     users: &Rules,
     wake_after: Option<Duration>,
-    from: &Surroundings<'_>,
+    from: &Env<'_>,
 ) -> Result<(), Fault> {
     let items = match &node.kind {
         Kind::List(items) if !items.is_empty() => items,
@@ -44,12 +44,7 @@ pub(super) fn add_tenants(
     Ok(())
 }
 
-fn tenant(
-    others: &[Tenant],
-    item: &Node,
-    wake_after: Option<Duration>,
-    from: &Surroundings<'_>,
-) -> Result<Tenant, Fault> {
+fn tenant(others: &[Tenant], item: &Node, wake_after: Option<Duration>, from: &Env<'_>) -> Result<Tenant, Fault> {
     let section = Section::of(item, &section::TENANT, from)?;
     let id_node = section.required("id", "the name by which people know the tenant")?;
     let id = text(id_node, "tenants.id", from)?;

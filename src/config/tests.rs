@@ -29,7 +29,7 @@ fn parse_text(text: &str) -> Result<Config, ConfigError> {
         "/run/secrets/globex" => Ok("hunter2\n".to_owned()),
         _ => Err(std::io::Error::from(std::io::ErrorKind::NotFound)),
     };
-    parse("test.yaml", text, &Surroundings { variable: &variable, file: &file })
+    parse("test.yaml", text, &Env { variable: &variable, file: &file })
 }
 
 #[track_caller]

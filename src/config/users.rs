@@ -3,7 +3,7 @@
 
 use super::error::Fault;
 use super::filter::parse_filter;
-use super::interpolate::Surroundings;
+use super::interpolate::Env;
 use super::presets;
 use super::raw::{Kind, Node};
 use super::section::{self, Section, is_name, text};
@@ -37,7 +37,7 @@ impl Family {
 const FAN_OUT_TENANT: &str = "users_sync_tenant";
 
 /// Every family of the section's preset, each with the file's own keys over it; one alone without a preset.
-pub(super) fn families(node: &Node, from: &Surroundings<'_>) -> Result<Vec<Family>, Fault> {
+pub(super) fn families(node: &Node, from: &Env<'_>) -> Result<Vec<Family>, Fault> {
     let section = Section::of(node, &section::USERS, from)?;
     let Some(preset) = section.node("preset") else {
         let rules = rules(&section, from)?;
@@ -52,7 +52,7 @@ pub(super) fn families(node: &Node, from: &Surroundings<'_>) -> Result<Vec<Famil
     variants.into_iter().map(merge).collect()
 }
 
-fn rules(users: &Section<'_>, from: &Surroundings<'_>) -> Result<Rules, Fault> {
+fn rules(users: &Section<'_>, from: &Env<'_>) -> Result<Rules, Fault> {
     let value = |name| -> Result<Option<Value>, Fault> {
         users.node(name).map(|node| parse_value(node, &users.path(name), from)).transpose()
     };
@@ -101,7 +101,7 @@ fn rules(users: &Section<'_>, from: &Surroundings<'_>) -> Result<Rules, Fault> {
     Ok(rules)
 }
 
-fn table(section: &Section<'_>, from: &Surroundings<'_>) -> Result<TableName, Fault> {
+fn table(section: &Section<'_>, from: &Env<'_>) -> Result<TableName, Fault> {
     let path = section.path("table");
     let node = section.required("table", "schema.name, for example auth.users")?;
     let text = text(node, &path, from)?;
@@ -114,7 +114,7 @@ fn table(section: &Section<'_>, from: &Surroundings<'_>) -> Result<TableName, Fa
     }
 }
 
-fn parse_query(users: &Section<'_>, node: &Node, rules: &Rules, from: &Surroundings<'_>) -> Result<Query, Fault> {
+fn parse_query(users: &Section<'_>, node: &Node, rules: &Rules, from: &Env<'_>) -> Result<Query, Fault> {
     // Not interpolated piece by piece: a variable in SQL is text like any other.
     let sql = text(node, "users.query", from)?.trim().to_owned();
     if sql.is_empty() || sql.contains(';') {
@@ -147,7 +147,7 @@ fn parse_query(users: &Section<'_>, node: &Node, rules: &Rules, from: &Surroundi
     Ok(Query { sql, key, watch })
 }
 
-fn parse_watch(node: &Node, users: &TableName, key: &[String], from: &Surroundings<'_>) -> Result<Watch, Fault> {
+fn parse_watch(node: &Node, users: &TableName, key: &[String], from: &Env<'_>) -> Result<Watch, Fault> {
     let watch = Section::of(node, &section::WATCH, from)?;
     let (table, columns) = (table(&watch, from)?, watch.one_or_more("key")?);
     let via = watch.node("via").map(|node| parse_via(node, &columns, key, from)).transpose()?;
@@ -165,7 +165,7 @@ fn parse_watch(node: &Node, users: &TableName, key: &[String], from: &Surroundin
     })
 }
 
-fn parse_via(node: &Node, columns: &[String], key: &[String], from: &Surroundings<'_>) -> Result<Via, Fault> {
+fn parse_via(node: &Node, columns: &[String], key: &[String], from: &Env<'_>) -> Result<Via, Fault> {
     let section = Section::of(node, &section::VIA, from)?;
     let via = Via { table: table(&section, from)?, from: section.one_or_more("from")?, to: section.one_or_more("to")? };
     for (name, has, wanted) in [("from", &via.from, columns), ("to", &via.to, key)] {
@@ -179,7 +179,7 @@ fn parse_via(node: &Node, columns: &[String], key: &[String], from: &Surrounding
 }
 
 /// A user is in as many tenants as another table says: a query that says so.
-fn fan_out(node: &Node, rules: &mut Rules, from: &Surroundings<'_>) -> Result<(), Fault> {
+fn fan_out(node: &Node, rules: &mut Rules, from: &Env<'_>) -> Result<(), Fault> {
     let section = Section::of(node, &section::FAN_OUT, from)?;
     if rules.tenant.is_some() {
         let fault = Fault::new(&node.span, "users.fan_out and users.tenant exclude each other");

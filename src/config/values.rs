@@ -1,7 +1,7 @@
 //! The values of `users`: a column, a list, `{join: [...]}`, `{column: ..., unit: ...}`. Pure.
 
 use super::error::Fault;
-use super::interpolate::Surroundings;
+use super::interpolate::Env;
 use super::raw::{Key, Kind, Node};
 use super::section::text;
 use crate::map::{TimeUnit, Value};
@@ -11,7 +11,7 @@ const FORMS: &str = "a value is a column (column? where the table may lack it), 
                      {constant: x} or {schema: true}";
 
 /// Reads one value; `path` names its key.
-pub(super) fn parse_value(node: &Node, path: &str, from: &Surroundings<'_>) -> Result<Value, Fault> {
+pub(super) fn parse_value(node: &Node, path: &str, from: &Env<'_>) -> Result<Value, Fault> {
     match &node.kind {
         Kind::Scalar(_) => column(node, path, from).map(|name| optional(name, Value::Column)),
         Kind::List(items) => list(items, node, path, from).map(Value::First),
@@ -84,21 +84,21 @@ fn optional(name: String, value: impl FnOnce(String) -> Value) -> Value {
     }
 }
 
-fn column(node: &Node, path: &str, from: &Surroundings<'_>) -> Result<String, Fault> {
+fn column(node: &Node, path: &str, from: &Env<'_>) -> Result<String, Fault> {
     match text(node, path, from)? {
         column if column.is_empty() => Err(Fault::new(&node.span, format!("{path} is empty")).help(FORMS)),
         column => Ok(column),
     }
 }
 
-fn list(items: &[Node], node: &Node, path: &str, from: &Surroundings<'_>) -> Result<Vec<Value>, Fault> {
+fn list(items: &[Node], node: &Node, path: &str, from: &Env<'_>) -> Result<Vec<Value>, Fault> {
     if items.is_empty() {
         return Err(Fault::new(&node.span, format!("{path} is an empty list")).help(FORMS));
     }
     items.iter().map(|item| parse_value(item, path, from)).collect()
 }
 
-fn time_unit(node: &Node, path: &str, from: &Surroundings<'_>) -> Result<TimeUnit, Fault> {
+fn time_unit(node: &Node, path: &str, from: &Env<'_>) -> Result<TimeUnit, Fault> {
     match &*text(node, path, from)? {
         "s" => Ok(TimeUnit::Seconds),
         "ms" => Ok(TimeUnit::Millis),

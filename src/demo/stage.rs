@@ -1,7 +1,7 @@
 //! The servers of the demo, their tables, and the configuration between them.
 
 use super::DemoError;
-use crate::config::{self, Config, Surroundings};
+use crate::config::{self, Config, Env};
 use crate::throwaway::{Options, PostgresServer};
 use std::time::Duration;
 use tokio_postgres::Client;
@@ -78,7 +78,7 @@ impl Stage {
             let topics = "topic: 'users_sync_demo.{tenant}', positions_topic: users_sync_demo.positions";
             text.push_str(&format!("\nkafka: {{brokers: '{}', {topics}}}\n", brokers.replace('\'', "''")));
         }
-        Ok(config::parse("demo.yaml", &text, &Surroundings { variable: &variable, file: &file })?)
+        Ok(config::parse("demo.yaml", &text, &Env { variable: &variable, file: &file })?)
     }
 
     pub(super) async fn auth(&self) -> Result<Client, DemoError> {

@@ -4,14 +4,14 @@ use super::*;
 use crate::capture::publication::Publication;
 use crate::capture::slot::SlotRow;
 use crate::check::Severity;
-use crate::config::{Surroundings, parse};
+use crate::config::{Env, parse};
 use crate::model::{Column, ReplicaIdentity, TypeCatalog};
 
 const INT8: u32 = 20;
 const TEXT: u32 = 25;
 
 fn config() -> Config {
-    let none = Surroundings { variable: &|_| None, file: &|_| Err(std::io::Error::from(std::io::ErrorKind::NotFound)) };
+    let none = Env { variable: &|_| None, file: &|_| Err(std::io::Error::from(std::io::ErrorKind::NotFound)) };
     let text = "source: {url: 'postgres://u@h/auth'}\n\
                 users: {table: auth.users, id: id, email: email, tenant: org}\n\
                 tenants: [{id: acme, target: 'postgres://u@h/acme'}]\n";

@@ -22,11 +22,10 @@ impl Roster {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Surroundings, parse};
+    use crate::config::{Env, parse};
 
     fn tenants(tenants: &[(&str, &str)]) -> Vec<Tenant> {
-        let none =
-            Surroundings { variable: &|_| None, file: &|_| Err(std::io::Error::from(std::io::ErrorKind::NotFound)) };
+        let none = Env { variable: &|_| None, file: &|_| Err(std::io::Error::from(std::io::ErrorKind::NotFound)) };
         let mut text =
             "source: {url: 'postgres://u@h/auth'}\nusers: {table: a.b, id: id, tenant: t}\ntenants:\n".to_owned();
         tenants

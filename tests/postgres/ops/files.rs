@@ -2,7 +2,7 @@
 
 use super::{read, yaml};
 use std::collections::BTreeSet;
-use users_sync::config::{Config, Surroundings, parse};
+use users_sync::config::{Config, Env, parse};
 
 fn variables(text: &str) -> BTreeSet<&str> {
     let code = text.lines().filter(|line| !line.trim_start().starts_with('#'));
@@ -18,7 +18,7 @@ fn parsed(name: &str, text: &str) -> Config {
         _ => Some("token".to_owned()),
     };
     let file = |_: &str| Err(std::io::Error::from(std::io::ErrorKind::NotFound));
-    parse(name, text, &Surroundings { variable: &variable, file: &file }).unwrap_or_else(|error| panic!("{error:?}"))
+    parse(name, text, &Env { variable: &variable, file: &file }).unwrap_or_else(|error| panic!("{error:?}"))
 }
 
 #[test]
