@@ -3,7 +3,9 @@
 use clap::Parser;
 use std::process::ExitCode;
 
-/// It gives memory back: a thousand tenants that join at a start hold a connection each, and none an hour later.
+/// Returns memory to the system: a thousand tenants that take their first snapshots hold a connection each, and none an
+/// hour later.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

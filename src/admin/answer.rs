@@ -9,11 +9,10 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use utoipa::ToSchema;
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 
 /// An answer that says what is wrong.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(super) struct Problem {
     error: What,
     #[serde(skip)]
@@ -21,12 +20,12 @@ pub(super) struct Problem {
 }
 
 /// What is wrong, and what mends it.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(super) struct What {
     /// What is wrong.
     pub(super) what: String,
     /// What mends it.
-    #[schema(required)]
     pub(super) remedy: Option<String>,
 }
 
@@ -63,12 +62,6 @@ impl IntoResponse for Problem {
         }
         response
     }
-}
-
-/// The same in the description.
-pub(super) fn problem(description: &str) -> RefOr<utoipa::openapi::Response> {
-    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-    ResponseBuilder::new().description(description).content("application/json", content).build().into()
 }
 
 /// axum's own words are for programmers of Rust; the first line of them says what a person needs.

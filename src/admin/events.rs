@@ -17,7 +17,6 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
-use utoipa::IntoParams;
 
 /// Tenants and process are compared with what they were so often.
 const EVERY: Duration = Duration::from_secs(1);
@@ -27,8 +26,8 @@ const GATHER: Duration = Duration::from_millis(100);
 const NAMED: usize = 1_000;
 
 /// Of what to tell.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
     /// A tenant whose users are told of as they are written.
@@ -37,16 +36,19 @@ pub(super) struct Wanted {
 
 /// Events `status` (as `/api/status`), `tenants` (`{"tenants": [those that changed]}`), once a second at most, and `users`
 /// (`{"tenant", "ids"}`; no ids where there were too many to name them).
-#[utoipa::path(
-    get,
-    path = "/api/events",
-    tag = "process",
-    params(Wanted),
-    responses(
-        (status = 200, description = "The events, until the client goes.", body = String, content_type = "text/event-stream"),
-        (status = 400, description = "A parameter cannot be.", body = Problem),
-        (status = 404, description = "There is no such tenant.", body = Problem),
-        (status = 503, description = "Too many listen.", body = Problem),
+#[cfg_attr(
+    feature = "openapi",
+    utoipa::path(
+        get,
+        path = "/api/events",
+        tag = "process",
+        params(Wanted),
+        responses(
+            (status = 200, description = "The events, until the client goes.", body = String, content_type = "text/event-stream"),
+            (status = 400, description = "A parameter cannot be.", body = Problem),
+            (status = 404, description = "There is no such tenant.", body = Problem),
+            (status = 503, description = "Too many listen.", body = Problem),
+        )
     )
 )]
 pub(super) async fn events(

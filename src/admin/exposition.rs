@@ -22,11 +22,14 @@ const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 const STATES: [TenantState; 3] = [TenantState::Following, TenantState::Joining, TenantState::Parked];
 
 /// What Prometheus scrapes.
-#[utoipa::path(
-    get,
-    path = "/metrics",
-    tag = "process",
-    responses((status = 200, description = "OpenMetrics.", body = String, content_type = "application/openmetrics-text"))
+#[cfg_attr(
+    feature = "openapi",
+    utoipa::path(
+        get,
+        path = "/metrics",
+        tag = "process",
+        responses((status = 200, description = "OpenMetrics.", body = String, content_type = "application/openmetrics-text"))
+    )
 )]
 pub(super) async fn metrics(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
     let mut text = String::new();

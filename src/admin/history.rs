@@ -6,7 +6,6 @@ use serde::Serialize;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use utoipa::ToSchema;
 
 /// A sample is kept so often.
 pub(super) const EVERY: Duration = Duration::from_secs(5);
@@ -14,16 +13,14 @@ pub(super) const EVERY: Duration = Duration::from_secs(5);
 const KEPT: usize = 60;
 
 /// A moment of a tenant's.
-#[derive(Debug, PartialEq, Serialize, ToSchema)]
-#[schema(as = LagSample)]
+#[derive(Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = LagSample))]
 pub(super) struct Moment {
     /// Milliseconds since the Unix epoch.
     at: u64,
     /// As the tenant's own.
-    #[schema(required)]
     lag_bytes: Option<u64>,
     /// As the tenant's own.
-    #[schema(required)]
     lag_seconds: Option<f32>,
 }
 

@@ -1,8 +1,10 @@
 //! What takes longer than an answer: resyncs and comparisons, one for each tenant at a time. The last of them are kept, so
 //! that whoever asked can see what became of them; a restart forgets them.
 
-use super::answer::{Body, Path, Problem, Query, What, problem};
+use super::answer::{Body, Path, Problem, Query, What};
 use super::app::App;
+#[cfg(feature = "openapi")]
+use super::openapi::NotBegun;
 use crate::config::{Config, Tenant};
 use crate::model::TenantId;
 use crate::operations::resync_request::{Asked, ask_for_resync};
@@ -14,11 +16,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use utoipa::openapi::{RefOr, Response};
-use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 /// So many are kept that are over.
 const KEPT: usize = 100;
@@ -34,7 +34,8 @@ const CATCH_UP: Duration = Duration::from_secs(60);
 pub(super) struct Jobs(Mutex<VecDeque<Job>>);
 
 /// What was asked for, and what became of it.
-#[derive(Clone, Serialize, ToSchema)]
+#[derive(Clone, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(super) struct Job {
     /// Its name.
     job: String,
@@ -43,26 +44,26 @@ pub(super) struct Job {
     tenant: String,
     state: JobState,
     /// How much of the source has been read for it, from 0 to 1, where this process reads it.
-    #[schema(required, minimum = 0, maximum = 1)]
+    #[cfg_attr(feature = "openapi", schema(minimum = 0, maximum = 1))]
     progress: Option<f64>,
     #[serde(skip)]
     how_far: HowFar,
     /// What a comparison found; of a repair what is left.
-    #[schema(required)]
     result: Option<Found>,
     /// Why it failed.
-    #[schema(required)]
     error: Option<What>,
 }
 
-#[derive(Clone, Copy, Serialize, ToSchema)]
+#[derive(Clone, Copy, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Kind {
     Resync,
     Verify,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 enum JobState {
     Running,
@@ -71,7 +72,8 @@ enum JobState {
 }
 
 /// How a target differs from the source.
-#[derive(Clone, Serialize, ToSchema)]
+#[derive(Clone, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(super) struct Found {
     /// Users that the target lacks.
     missing: u64,
@@ -84,28 +86,11 @@ pub(super) struct Found {
 }
 
 /// A job that has begun.
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(super) struct Begun {
     /// Its name, for `/api/jobs/{job}`.
     job: String,
-}
-
-/// What is answered where a job that is asked for does not begin.
-struct NotBegun;
-
-impl IntoResponses for NotBegun {
-    fn responses() -> BTreeMap<String, RefOr<Response>> {
-        let refusals = [
-            ("400", "The path or the body cannot be."),
-            ("404", "There is no such tenant."),
-            ("409", "Another job runs for it."),
-            ("413", "The body is too long."),
-            ("415", "The body is not said to be JSON."),
-            ("422", "The body is another one."),
-            ("503", "Too many jobs run."),
-        ];
-        refusals.map(|(status, description)| (status.to_owned(), problem(description))).into()
-    }
 }
 
 impl Job {
@@ -175,7 +160,8 @@ impl Jobs {
 }
 
 /// How to resync.
-#[derive(Deserialize, ToSchema)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Resync {
     /// However many users that marks as deleted: `limits.max_deletes` does not apply.
@@ -184,7 +170,8 @@ pub(super) struct Resync {
 }
 
 /// How to compare.
-#[derive(Deserialize, ToSchema)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Compare {
     /// Mend what differs: the tenant is resynced, which writes just that.
@@ -193,13 +180,16 @@ pub(super) struct Compare {
 }
 
 /// Takes a snapshot of the tenant anew, while everybody else follows. What differs is written, and nothing else.
-#[utoipa::path(
-    post,
-    path = "/api/tenants/{tenant}/resync",
-    tag = "jobs",
-    params(("tenant" = String, Path, description = "Its name.")),
-    request_body = Resync,
-    responses((status = 202, description = "It has begun.", body = Begun), NotBegun)
+#[cfg_attr(
+    feature = "openapi",
+    utoipa::path(
+        post,
+        path = "/api/tenants/{tenant}/resync",
+        tag = "jobs",
+        params(("tenant" = String, Path, description = "Its name.")),
+        request_body = Resync,
+        responses((status = 202, description = "It has begun.", body = Begun), NotBegun)
+    )
 )]
 pub(super) async fn resync(
     State(app): State<App>,
@@ -213,13 +203,16 @@ pub(super) async fn resync(
 }
 
 /// Compares the tenant's target with the source, beside everything else.
-#[utoipa::path(
-    post,
-    path = "/api/tenants/{tenant}/verify",
-    tag = "jobs",
-    params(("tenant" = String, Path, description = "Its name.")),
-    request_body = Compare,
-    responses((status = 202, description = "It has begun.", body = Begun), NotBegun)
+#[cfg_attr(
+    feature = "openapi",
+    utoipa::path(
+        post,
+        path = "/api/tenants/{tenant}/verify",
+        tag = "jobs",
+        params(("tenant" = String, Path, description = "Its name.")),
+        request_body = Compare,
+        responses((status = 202, description = "It has begun.", body = Begun), NotBegun)
+    )
 )]
 pub(super) async fn verify_(
     State(app): State<App>,
@@ -239,15 +232,18 @@ pub(super) async fn verify_(
 }
 
 /// A job.
-#[utoipa::path(
-    get,
-    path = "/api/jobs/{job}",
-    tag = "jobs",
-    params(("job" = String, Path, description = "Its name.")),
-    responses(
-        (status = 200, description = "How it is.", body = Job),
-        (status = 400, description = "The path cannot be.", body = Problem),
-        (status = 404, description = "There is no such job, or not any more.", body = Problem),
+#[cfg_attr(
+    feature = "openapi",
+    utoipa::path(
+        get,
+        path = "/api/jobs/{job}",
+        tag = "jobs",
+        params(("job" = String, Path, description = "Its name.")),
+        responses(
+            (status = 200, description = "How it is.", body = Job),
+            (status = 400, description = "The path cannot be.", body = Problem),
+            (status = 404, description = "There is no such job, or not any more.", body = Problem),
+        )
     )
 )]
 pub(super) async fn job(State(app): State<App>, Path(job): Path<String>) -> Result<Json<Job>, Problem> {
@@ -256,8 +252,8 @@ pub(super) async fn job(State(app): State<App>, Path(job): Path<String>) -> Resu
 }
 
 /// Which jobs.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Which {
     /// Only those of this tenant.
@@ -265,14 +261,17 @@ pub(super) struct Which {
 }
 
 /// The jobs that are remembered, the newest first: all that run, and the last hundred that are over.
-#[utoipa::path(
-    get,
-    path = "/api/jobs",
-    tag = "jobs",
-    params(Which),
-    responses(
-        (status = 200, description = "The jobs.", body = Vec<Job>),
-        (status = 400, description = "A parameter cannot be.", body = Problem),
+#[cfg_attr(
+    feature = "openapi",
+    utoipa::path(
+        get,
+        path = "/api/jobs",
+        tag = "jobs",
+        params(Which),
+        responses(
+            (status = 200, description = "The jobs.", body = Vec<Job>),
+            (status = 400, description = "A parameter cannot be.", body = Problem),
+        )
     )
 )]
 pub(super) async fn jobs(State(app): State<App>, Query(which): Query<Which>) -> Json<Vec<Job>> {

@@ -12,6 +12,8 @@ mod exposition;
 mod health;
 mod history;
 mod jobs;
+#[cfg(feature = "openapi")]
+mod openapi;
 mod overview;
 mod paths;
 mod sampler;

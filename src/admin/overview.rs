@@ -7,10 +7,10 @@ use crate::status::report::{TeeReport, TenantReport};
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
 
 /// The process and the slot.
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(super) struct Status {
     version: &'static str,
     commit: &'static str,
@@ -26,19 +26,16 @@ pub(super) struct Status {
     /// Everything up to here is in every target.
     confirmed: String,
     /// The end of the source's log.
-    #[schema(required)]
     source_position: Option<String>,
     /// How much of it the slot holds back.
-    #[schema(required)]
     wal_held_bytes: Option<u64>,
     tenants: Counts,
-    #[schema(required)]
     tee: Option<TeeReport>,
 }
 
 /// How many tenants are in which state.
-#[derive(Default, Serialize, ToSchema)]
-#[schema(as = TenantCounts)]
+#[derive(Default, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = TenantCounts))]
 pub(super) struct Counts {
     following: usize,
     joining: usize,
@@ -83,18 +80,21 @@ impl Status {
 }
 
 /// How the process is.
-#[utoipa::path(get, path = "/api/status", tag = "process", responses((status = 200, description = "This is how.", body = Status)))]
+#[cfg_attr(
+    feature = "openapi",
+    utoipa::path(get, path = "/api/status", tag = "process", responses((status = 200, description = "This is how.", body = Status)))
+)]
 pub(super) async fn status(State(app): State<App>) -> Json<Status> {
     Json(Status::of(&app))
 }
 
 /// Which tenants.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Which {
     /// So many at most.
-    #[param(minimum = 1, maximum = 1000, default = 100)]
+    #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 1000, default = 100))]
     #[serde(default = "hundred")]
     limit: usize,
     /// `next` of the page before.
@@ -110,8 +110,8 @@ fn hundred() -> usize {
 }
 
 /// The states of a tenant.
-#[derive(Deserialize, ToSchema)]
-#[schema(as = TenantState)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = TenantState))]
 #[serde(rename_all = "lowercase")]
 pub(super) enum State_ {
     Following,
@@ -132,26 +132,28 @@ impl State_ {
 }
 
 /// A page of tenants, in the order of their names.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Tenants)]
+#[derive(Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Tenants))]
 pub(super) struct Page {
     tenants: Vec<TenantReport>,
     /// The cursor of the next page, where there is one.
-    #[schema(required)]
     next: Option<String>,
     /// How many there are on all pages.
     total: usize,
 }
 
 /// The tenants, page by page.
-#[utoipa::path(
-    get,
-    path = "/api/tenants",
-    tag = "tenants",
-    params(Which),
-    responses(
-        (status = 200, description = "A page of them.", body = Page),
-        (status = 400, description = "A parameter cannot be.", body = Problem),
+#[cfg_attr(
+    feature = "openapi",
+    utoipa::path(
+        get,
+        path = "/api/tenants",
+        tag = "tenants",
+        params(Which),
+        responses(
+            (status = 200, description = "A page of them.", body = Page),
+            (status = 400, description = "A parameter cannot be.", body = Problem),
+        )
     )
 )]
 pub(super) async fn tenants(State(app): State<App>, Query(which): Query<Which>) -> Result<Json<Page>, Problem> {
@@ -175,8 +177,8 @@ pub(super) async fn tenants(State(app): State<App>, Query(which): Query<Which>) 
 }
 
 /// A tenant and its last minutes.
-#[derive(Serialize, ToSchema)]
-#[schema(as = TenantDetail)]
+#[derive(Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = TenantDetail))]
 pub(super) struct Detail {
     #[serde(flatten)]
     tenant: TenantReport,
@@ -185,15 +187,18 @@ pub(super) struct Detail {
 }
 
 /// A tenant, and how it was in the last minutes.
-#[utoipa::path(
-    get,
-    path = "/api/tenants/{tenant}",
-    tag = "tenants",
-    params(("tenant" = String, Path, description = "Its name.")),
-    responses(
-        (status = 200, description = "The tenant.", body = Detail),
-        (status = 400, description = "The path cannot be.", body = Problem),
-        (status = 404, description = "There is no such tenant.", body = Problem),
+#[cfg_attr(
+    feature = "openapi",
+    utoipa::path(
+        get,
+        path = "/api/tenants/{tenant}",
+        tag = "tenants",
+        params(("tenant" = String, Path, description = "Its name.")),
+        responses(
+            (status = 200, description = "The tenant.", body = Detail),
+            (status = 400, description = "The path cannot be.", body = Problem),
+            (status = 404, description = "There is no such tenant.", body = Problem),
+        )
     )
 )]
 pub(super) async fn tenant(State(app): State<App>, Path(name): Path<String>) -> Result<Json<Detail>, Problem> {

@@ -4,8 +4,9 @@ use super::access::guard;
 use super::answer::Problem;
 use super::app::App;
 use super::console::console;
-use super::paths::{Paths, paths};
-use super::sampler;
+#[cfg(feature = "openapi")]
+use super::openapi::openapi;
+use super::{paths, sampler};
 use crate::config::{Admin, Config};
 use crate::status::live::Live;
 use axum::extract::DefaultBodyLimit;
@@ -13,7 +14,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware;
 use axum::response::Response;
 use axum::routing::get;
-use axum::{Extension, Json, Router};
+use axum::{Extension, Router};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -152,11 +153,10 @@ impl Serving {
 }
 
 fn router(app: App) -> Router {
-    let Paths { guarded, open, description } = paths();
-    guarded
-        .route("/api/openapi.json", get(async move || Json(description)))
+    paths::guarded()
+        .route("/api/openapi.json", get(openapi))
         .layer(middleware::from_fn_with_state(app.clone(), guard))
-        .merge(open)
+        .merge(paths::open())
         .merge(console())
         .fallback(async || Problem::absent("there is nothing at this path"))
         .method_not_allowed_fallback(async || {
@@ -165,6 +165,11 @@ fn router(app: App) -> Router {
         .layer(middleware::map_response(harden))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(app)
+}
+
+#[cfg(not(feature = "openapi"))]
+async fn openapi() -> Problem {
+    Problem::absent("this build has no API description").remedy("build it with the Cargo feature openapi")
 }
 
 /// An answer is of this moment, and what it says it is.

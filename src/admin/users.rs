@@ -13,7 +13,6 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
-use utoipa::{IntoParams, ToSchema};
 
 /// A search answers after this time with what it has found so far.
 const BUDGET: Duration = Duration::from_millis(250);
@@ -46,28 +45,25 @@ const ONE: &str = "SELECT id, name, email, created_at, updated_at, deleted_at, r
                    FROM neon_auth.users_sync WHERE id = $1";
 
 /// A user.
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(super) struct User {
     id: String,
-    #[schema(required)]
     name: Option<String>,
-    #[schema(required)]
     email: Option<String>,
-    #[schema(required)]
     created_at: Option<String>,
-    #[schema(required)]
     updated_at: Option<String>,
     /// When the user was deleted.
-    #[schema(required)]
     deleted_at: Option<String>,
 }
 
 /// A user with the whole profile.
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(super) struct Profile {
     #[serde(flatten)]
     user: User,
-    #[schema(value_type = serde_json::Value)]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     raw_json: Box<RawValue>,
 }
 
@@ -102,18 +98,18 @@ impl<'a> FromSql<'a> for Moment {
 }
 
 /// Which users.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Which {
     /// Only those whose id, name or e-mail holds this text, whatever its case. No character means anything but itself.
-    #[param(pattern = "^[^\\u0000]*$")]
+    #[cfg_attr(feature = "openapi", param(pattern = "^[^\\u0000]*$"))]
     search: Option<String>,
     /// `next` of the page before.
-    #[param(pattern = "^[^\\u0000]*$")]
+    #[cfg_attr(feature = "openapi", param(pattern = "^[^\\u0000]*$"))]
     cursor: Option<String>,
     /// So many at most.
-    #[param(minimum = 1, maximum = 200, default = 50)]
+    #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 200, default = 50))]
     #[serde(default = "fifty")]
     limit: usize,
     /// Only those that are deleted, or only those that are not. Left out: both.
@@ -125,28 +121,30 @@ fn fifty() -> usize {
 }
 
 /// A page of users, in the order of their ids.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Users)]
+#[derive(Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Users))]
 pub(super) struct Page {
     users: Vec<User>,
     /// The cursor of the next page, where there is one.
-    #[schema(required)]
     next: Option<String>,
     /// False where the time was up before the page was full: what is missing may be on the next pages.
     searched_all: bool,
 }
 
 /// The tenant's users, page by page, as its target holds them.
-#[utoipa::path(
-    get,
-    path = "/api/tenants/{tenant}/users",
-    tag = "users",
-    params(("tenant" = String, Path, description = "The tenant's name."), Which),
-    responses(
-        (status = 200, description = "A page of them.", body = Page),
-        (status = 400, description = "A parameter cannot be.", body = Problem),
-        (status = 404, description = "There is no such tenant.", body = Problem),
-        (status = 503, description = "The target does not answer, or has no users yet.", body = Problem),
+#[cfg_attr(
+    feature = "openapi",
+    utoipa::path(
+        get,
+        path = "/api/tenants/{tenant}/users",
+        tag = "users",
+        params(("tenant" = String, Path, description = "The tenant's name."), Which),
+        responses(
+            (status = 200, description = "A page of them.", body = Page),
+            (status = 400, description = "A parameter cannot be.", body = Problem),
+            (status = 404, description = "There is no such tenant.", body = Problem),
+            (status = 503, description = "The target does not answer, or has no users yet.", body = Problem),
+        )
     )
 )]
 pub(super) async fn users(
@@ -223,30 +221,33 @@ async fn search(client: &PgClient, which: &Which) -> Result<Page, tokio_postgres
 }
 
 /// How to ask for one.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Asking {
     /// Answers once the user is there and not deleted, after this time at the latest: `5s`, at most `30s`.
-    #[param(pattern = "^([0-9]|[12][0-9]|30)s$")]
+    #[cfg_attr(feature = "openapi", param(pattern = "^([0-9]|[12][0-9]|30)s$"))]
     wait: Option<String>,
 }
 
 /// A user with the whole profile, now, or, with `wait`, once it is there and not deleted.
-#[utoipa::path(
-    get,
-    path = "/api/tenants/{tenant}/users/{id}",
-    tag = "users",
-    params(
-        ("tenant" = String, Path, description = "The tenant's name."),
-        ("id" = String, Path, description = "The user's id."),
-        Asking,
-    ),
-    responses(
-        (status = 200, description = "The user.", body = Profile),
-        (status = 400, description = "A parameter cannot be.", body = Problem),
-        (status = 404, description = "There is no such tenant, or no such user by then.", body = Problem),
-        (status = 503, description = "The target does not answer, or too many wait.", body = Problem),
+#[cfg_attr(
+    feature = "openapi",
+    utoipa::path(
+        get,
+        path = "/api/tenants/{tenant}/users/{id}",
+        tag = "users",
+        params(
+            ("tenant" = String, Path, description = "The tenant's name."),
+            ("id" = String, Path, description = "The user's id."),
+            Asking,
+        ),
+        responses(
+            (status = 200, description = "The user.", body = Profile),
+            (status = 400, description = "A parameter cannot be.", body = Problem),
+            (status = 404, description = "There is no such tenant, or no such user by then.", body = Problem),
+            (status = 503, description = "The target does not answer, or too many wait.", body = Problem),
+        )
     )
 )]
 pub(super) async fn user(

@@ -5,7 +5,6 @@ use crate::config::{Config, Tenant};
 use crate::model::Lsn;
 use crate::state::{Snapshot, TeeRow, TenantState};
 use serde::Serialize;
-use utoipa::ToSchema;
 
 /// Where nothing concerns us, so much of the source's log is let go at once: our own writing makes log, too. What is behind
 /// by less is not behind.
@@ -34,7 +33,8 @@ pub struct Report {
 }
 
 /// The Kafka side.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TeeReport {
     /// Its replication slot.
     pub slot: String,
@@ -43,50 +43,39 @@ pub struct TeeReport {
     /// How long it has been in that state.
     pub since_seconds: f64,
     /// How much of the source's log its slot holds back.
-    #[schema(required)]
     pub wal_held_bytes: Option<u64>,
     /// What is wrong.
-    #[schema(required)]
     pub last_error: Option<String>,
     /// What mends it.
-    #[schema(required)]
     pub remedy: Option<String>,
 }
 
 /// A tenant.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
-#[schema(as = Tenant)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Tenant))]
 pub struct TenantReport {
     /// Its name.
     pub tenant: String,
     /// `parked`, `joining`, `following`, or `unknown` where `run` has not seen the tenant yet.
-    #[schema(pattern = "^(parked|joining|following|unknown)$")]
+    #[cfg_attr(feature = "openapi", schema(pattern = "^(parked|joining|following|unknown)$"))]
     pub state: &'static str,
     /// How long it has been in that state.
-    #[schema(required)]
     pub since_seconds: Option<f64>,
     /// Its target holds everything up to here.
-    #[schema(required)]
     pub position: Option<String>,
     /// How much of the source's log lies behind the position, other tables' changes included.
-    #[schema(required)]
     pub lag_bytes: Option<u64>,
     /// How long its target has lacked something; 0 where it lacks nothing.
-    #[schema(required)]
     pub lag_seconds: Option<f64>,
     /// What waits for its target, in memory; known only to the process that replicates.
-    #[schema(required)]
     pub queue_bytes: Option<u64>,
     /// The users among that.
-    #[schema(required)]
     pub queue_users: Option<u64>,
     /// Users that its target refuses.
     pub rejected: u64,
     /// What is wrong, or why it joins.
-    #[schema(required)]
     pub last_error: Option<String>,
     /// What mends it.
-    #[schema(required)]
     pub remedy: Option<String>,
     /// Host, port and database.
     pub target: String,

@@ -1,0 +1,92 @@
+//! The description of the HTTP API (OpenAPI 3.1), served as `/api/openapi.json`.
+
+use super::overview::VERSION;
+use super::paths::{Guarded, Open};
+use axum::Json;
+use std::collections::BTreeMap;
+use utoipa::openapi::schema::{AdditionalProperties, Schema};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{
+    ContentBuilder, Info, OpenApi, PathItem, Ref, RefOr, Response, ResponseBuilder, SecurityRequirement,
+};
+use utoipa::{IntoResponses, OpenApi as _};
+
+pub(super) async fn openapi() -> Json<OpenApi> {
+    Json(description())
+}
+
+fn description() -> OpenApi {
+    let mut description = Guarded::openapi();
+    description.paths.paths.values_mut().for_each(add_refusals);
+    description.merge(Open::openapi());
+    description.info = Info::builder()
+        .title("users-sync")
+        .version(VERSION)
+        .description(Some("How a running users-sync is, its tenants and their users, and what may be asked of it."))
+        .build();
+    description.security = Some(vec![SecurityRequirement::new("token", Vec::<String>::new())]);
+    let components = description.components.get_or_insert_default();
+    components.schemas.values_mut().for_each(require_all);
+    components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    description
+}
+
+/// The responses of the guard in front of a path.
+fn add_refusals(path: &mut PathItem) {
+    for operation in [&mut path.get, &mut path.post].into_iter().flatten() {
+        let responses = &mut operation.responses.responses;
+        responses.entry("401".to_owned()).or_insert_with(|| problem("The token is missing, or another one."));
+        responses.entry("400".to_owned()).or_insert_with(|| problem("The Host header does not name this machine."));
+    }
+}
+
+/// A response has all of its properties: an absent value is null. A request's body, which allows no unknown property, may
+/// leave some out.
+fn require_all(schema: &mut RefOr<Schema>) {
+    match schema {
+        RefOr::T(Schema::Object(object)) => {
+            if !matches!(object.additional_properties.as_deref(), Some(AdditionalProperties::FreeForm(false))) {
+                object.required = object.properties.keys().cloned().collect();
+            }
+        }
+        RefOr::T(Schema::AllOf(all)) => all.items.iter_mut().for_each(require_all),
+        _ => {}
+    }
+}
+
+/// The response of a job that cannot start.
+pub(super) struct NotBegun;
+
+impl IntoResponses for NotBegun {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let refusals = [
+            ("400", "The path or the body cannot be."),
+            ("404", "There is no such tenant."),
+            ("409", "Another job runs for it."),
+            ("413", "The body is too long."),
+            ("415", "The body is not said to be JSON."),
+            ("422", "The body is another one."),
+            ("503", "Too many jobs run."),
+        ];
+        refusals.map(|(status, description)| (status.to_owned(), problem(description))).into()
+    }
+}
+
+fn problem(description: &str) -> RefOr<Response> {
+    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+    ResponseBuilder::new().description(description).content("application/json", content).build().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_is_described_under_the_name_that_it_is_served_at() {
+        let mut served = [Guarded::PATHS, Open::PATHS].concat();
+        served.sort_unstable();
+        let description = description();
+        let described: Vec<&str> = description.paths.paths.keys().map(String::as_str).collect();
+        assert_eq!(described, served);
+    }
+}
