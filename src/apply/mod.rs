@@ -22,7 +22,7 @@ pub use notify::NOTIFY_OF_MANY;
 pub use plan::{Move, Rows, plan_rows};
 pub use refusal::{Bisection, Refusal};
 pub use rejected::{REJECTED_AT_MOST, write_rejected};
-pub use standing::{Mirror, Observed, ParkReason, REPLACED, Session, Standing, decide_standing};
+pub use standing::{Mirror, Observed, ParkReason, REPLACED, Session, TargetAssessment, assess_target};
 pub use statement::{Shape, ShapeError};
 pub use target::{Applied, Identity, Target, TargetError, read_checkpoint};
 pub use wait::{DROP_WAIT_FOR, create_wait_for};

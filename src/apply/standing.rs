@@ -48,7 +48,7 @@ pub struct Session<'a> {
 
 /// What is to be done with a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum TargetAssessment {
     /// Its target holds everything up to here: go on from there.
     Follow(Lsn),
     /// It has to take a snapshot, for this reason.
@@ -104,34 +104,34 @@ impl ParkReason {
 pub const REPLACED: &str = "users_sync was truncated, rewritten or replaced in its target";
 
 /// Decides from what is written down on both sides.
-pub fn decide_standing(
+pub fn assess_target(
     tenant: &TenantId,
     mirror: Option<&Mirror>,
     observed: &Observed,
     session: &Session<'_>,
-) -> Standing {
+) -> TargetAssessment {
     let Session { generation, epoch, mapping, epochs } = *session;
     let Some(checkpoint) = &observed.checkpoint else {
         return match observed.has_rows {
-            false => Standing::Join("its target is new"),
-            true => Standing::Park(ParkReason::ForeignRows),
+            false => TargetAssessment::Join("its target is new"),
+            true => TargetAssessment::Park(ParkReason::ForeignRows),
         };
     };
     if checkpoint.tenant != *tenant {
-        return Standing::Park(ParkReason::OtherTenant(checkpoint.tenant.clone()));
+        return TargetAssessment::Park(ParkReason::OtherTenant(checkpoint.tenant.clone()));
     }
     if checkpoint.target_id.as_str() == NIL_TARGET_ID {
-        return Standing::Join("its target was handed over");
+        return TargetAssessment::Join("its target was handed over");
     }
     let Some(mirror) = mirror.filter(|mirror| mirror.target_id.as_ref() == Some(&checkpoint.target_id)) else {
-        return Standing::Park(ParkReason::OtherTarget);
+        return TargetAssessment::Park(ParkReason::OtherTarget);
     };
     // At its first look a process has written nowhere yet.
     if checkpoint.epoch > epoch || checkpoint.epoch == epoch && epochs.is_some() {
-        return Standing::StepDown(checkpoint.epoch);
+        return TargetAssessment::StepDown(checkpoint.epoch);
     }
     if checkpoint.generation == generation && epochs.is_some_and(|epochs| !fits(checkpoint, epochs)) {
-        return Standing::Ahead(checkpoint.epoch);
+        return TargetAssessment::Ahead(checkpoint.epoch);
     }
     let joins = [
         (observed.created, "users_sync was gone from its target"),
@@ -142,8 +142,8 @@ pub fn decide_standing(
         (!mirror.following, "it was not finished, or parked"),
     ];
     match joins.into_iter().find(|(applies, _)| *applies) {
-        Some((_, reason)) => Standing::Join(reason),
-        None => Standing::Follow(checkpoint.position),
+        Some((_, reason)) => TargetAssessment::Join(reason),
+        None => TargetAssessment::Follow(checkpoint.position),
     }
 }
 
@@ -184,15 +184,15 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(mirror: Option<Mirror>, checkpoint: Option<Checkpoint>, expected: Standing) {
+    fn check(mirror: Option<Mirror>, checkpoint: Option<Checkpoint>, expected: TargetAssessment) {
         check_observed(mirror, Observed { checkpoint, created: false, has_rows: true, relation: Some(7) }, expected);
     }
 
     #[track_caller]
-    fn check_observed(mirror: Option<Mirror>, observed: Observed, expected: Standing) {
+    fn check_observed(mirror: Option<Mirror>, observed: Observed, expected: TargetAssessment) {
         let tenant = TenantId::new("acme");
         let session = Session { generation: Generation(2), epoch: Epoch(5), mapping: "m", epochs: None };
-        assert_eq!(decide_standing(&tenant, mirror.as_ref(), &observed, &session), expected);
+        assert_eq!(assess_target(&tenant, mirror.as_ref(), &observed, &session), expected);
     }
 
     #[test]
@@ -201,53 +201,56 @@ mod tests {
             let epochs = epochs.iter().map(|(epoch, flushed)| (Epoch(*epoch), Lsn(*flushed))).collect();
             let observed = Observed { checkpoint: Some(checkpoint), created: false, has_rows: true, relation: Some(7) };
             let session = Session { generation: Generation(2), epoch: Epoch(5), mapping: "m", epochs: Some(&epochs) };
-            decide_standing(&TenantId::new("acme"), Some(&mirror()), &observed, &session)
+            assess_target(&TenantId::new("acme"), Some(&mirror()), &observed, &session)
         };
         let older = Checkpoint { epoch: Epoch(4), ..checkpoint() };
-        assert_eq!(first(older.clone(), &[(4, 50), (5, 100)]), Standing::Follow(Lsn(100)));
-        assert_eq!(first(older.clone(), &[(5, 100)]), Standing::Follow(Lsn(100)));
+        assert_eq!(first(older.clone(), &[(4, 50), (5, 100)]), TargetAssessment::Follow(Lsn(100)));
+        assert_eq!(first(older.clone(), &[(5, 100)]), TargetAssessment::Follow(Lsn(100)));
         // The log did not go as far, when its writer was followed by another one.
-        assert_eq!(first(older.clone(), &[(4, 50), (5, 99)]), Standing::Ahead(Epoch(4)));
-        assert_eq!(first(older.clone(), &[(3, 10), (5, 200)]), Standing::Ahead(Epoch(4)));
+        assert_eq!(first(older.clone(), &[(4, 50), (5, 99)]), TargetAssessment::Ahead(Epoch(4)));
+        assert_eq!(first(older.clone(), &[(3, 10), (5, 200)]), TargetAssessment::Ahead(Epoch(4)));
         // Nobody can have written with the epoch that was given just now.
-        assert_eq!(first(checkpoint(), &[(5, 100)]), Standing::StepDown(Epoch(5)));
+        assert_eq!(first(checkpoint(), &[(5, 100)]), TargetAssessment::StepDown(Epoch(5)));
         let another_history = Checkpoint { generation: Generation(1), ..older };
-        assert_eq!(first(another_history, &[(4, 50), (5, 99)]), Standing::Join("the source's history is another one"));
+        assert_eq!(
+            first(another_history, &[(4, 50), (5, 99)]),
+            TargetAssessment::Join("the source's history is another one")
+        );
     }
 
     #[test]
     fn a_target_that_agrees_with_the_state_goes_on_from_its_checkpoint() {
-        check(Some(mirror()), Some(checkpoint()), Standing::Follow(Lsn(100)));
+        check(Some(mirror()), Some(checkpoint()), TargetAssessment::Follow(Lsn(100)));
         let even = Mirror { position: Lsn(100), ..mirror() };
-        check(Some(even), Some(checkpoint()), Standing::Follow(Lsn(100)));
+        check(Some(even), Some(checkpoint()), TargetAssessment::Follow(Lsn(100)));
         let older_process = Checkpoint { epoch: Epoch(4), ..checkpoint() };
-        check(Some(mirror()), Some(older_process), Standing::Follow(Lsn(100)));
+        check(Some(mirror()), Some(older_process), TargetAssessment::Follow(Lsn(100)));
     }
 
     #[test]
     fn a_target_that_is_not_ours_is_never_touched() {
         let other = Checkpoint { tenant: TenantId::new("globex"), ..checkpoint() };
-        check(Some(mirror()), Some(other), Standing::Park(ParkReason::OtherTenant(TenantId::new("globex"))));
+        check(Some(mirror()), Some(other), TargetAssessment::Park(ParkReason::OtherTenant(TenantId::new("globex"))));
         let another_id = Checkpoint { target_id: TargetId::new("x"), ..checkpoint() };
-        check(Some(mirror()), Some(another_id), Standing::Park(ParkReason::OtherTarget));
-        check(None, Some(checkpoint()), Standing::Park(ParkReason::OtherTarget));
+        check(Some(mirror()), Some(another_id), TargetAssessment::Park(ParkReason::OtherTarget));
+        check(None, Some(checkpoint()), TargetAssessment::Park(ParkReason::OtherTarget));
         let forgotten = Mirror { target_id: None, ..mirror() };
-        check(Some(forgotten), Some(checkpoint()), Standing::Park(ParkReason::OtherTarget));
-        check(Some(mirror()), None, Standing::Park(ParkReason::ForeignRows));
-        check(None, None, Standing::Park(ParkReason::ForeignRows));
+        check(Some(forgotten), Some(checkpoint()), TargetAssessment::Park(ParkReason::OtherTarget));
+        check(Some(mirror()), None, TargetAssessment::Park(ParkReason::ForeignRows));
+        check(None, None, TargetAssessment::Park(ParkReason::ForeignRows));
     }
 
     #[test]
     fn an_empty_target_and_one_that_was_handed_over_take_a_snapshot() {
         let empty = Observed { checkpoint: None, created: false, has_rows: false, relation: None };
-        check_observed(None, empty, Standing::Join("its target is new"));
+        check_observed(None, empty, TargetAssessment::Join("its target is new"));
         let handed_over = Checkpoint { target_id: TargetId::new(NIL_TARGET_ID), ..checkpoint() };
-        check(None, Some(handed_over), Standing::Join("its target was handed over"));
+        check(None, Some(handed_over), TargetAssessment::Join("its target was handed over"));
     }
 
     #[test]
     fn whatever_breaks_the_history_leads_to_a_snapshot() {
-        let join = |reason| Standing::Join(reason);
+        let join = |reason| TargetAssessment::Join(reason);
         let unfinished = Mirror { following: false, ..mirror() };
         check(Some(unfinished), Some(checkpoint()), join("it was not finished, or parked"));
         let gone = Observed { checkpoint: Some(checkpoint()), created: true, has_rows: false, relation: None };
@@ -261,7 +264,7 @@ mod tests {
         check_observed(Some(mirror()), truncated.clone(), join(REPLACED));
         // A state that does not know it yet believes the target.
         let not_known = Mirror { relation: None, ..mirror() };
-        check_observed(Some(not_known), truncated, Standing::Follow(Lsn(100)));
+        check_observed(Some(not_known), truncated, TargetAssessment::Follow(Lsn(100)));
         let restored = Checkpoint { position: Lsn(89), ..checkpoint() };
         check(Some(mirror()), Some(restored), join("its target was restored to an older point"));
     }
@@ -280,6 +283,10 @@ mod tests {
 
     #[test]
     fn a_later_process_is_not_disturbed() {
-        check(Some(mirror()), Some(Checkpoint { epoch: Epoch(6), ..checkpoint() }), Standing::StepDown(Epoch(6)));
+        check(
+            Some(mirror()),
+            Some(Checkpoint { epoch: Epoch(6), ..checkpoint() }),
+            TargetAssessment::StepDown(Epoch(6)),
+        );
     }
 }

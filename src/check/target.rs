@@ -2,7 +2,7 @@
 
 use super::finding::{Finding, Subject};
 use super::target_facts::{TableRights, TargetFacts};
-use crate::apply::{Mirror, Observed, Session, Shape, Standing, decide_standing, statement};
+use crate::apply::{Mirror, Observed, Session, Shape, TargetAssessment, assess_target, statement};
 use crate::config::Tenant;
 use crate::model::{Epoch, Generation};
 use crate::pg::quote_ident;
@@ -60,7 +60,7 @@ pub(super) fn findings(tenant: &Tenant, rows_go: bool, facts: &TargetFacts, stat
         });
         // Whether it would follow or join is not asked here, only whether it would be parked.
         let asking = Session { generation: Generation(0), epoch: Epoch(i64::MAX), mapping: "", epochs: None };
-        if let Standing::Park(reason) = decide_standing(&tenant.id, mirror.as_ref(), &observed, &asking) {
+        if let TargetAssessment::Park(reason) = assess_target(&tenant.id, mirror.as_ref(), &observed, &asking) {
             let create = if facts.checkpoint_table.exists { "" } else { statement::CREATE_CHECKPOINT };
             let remedy = reason.remedy(&tenant.id);
             error(

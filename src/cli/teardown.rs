@@ -25,7 +25,7 @@ pub(super) struct Arguments {
 
 /// What is there to be dropped.
 #[derive(Debug, PartialEq, Eq)]
-struct Standing {
+struct TargetAssessment {
     /// The slots of targets and tee that are there.
     slots: Vec<String>,
     publication: bool,
@@ -52,7 +52,7 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
     Ok(ExitCode::SUCCESS)
 }
 
-async fn look(config: &Config, source: &Client, state: &Client) -> Result<Standing, Diagnostic> {
+async fn look(config: &Config, source: &Client, state: &Client) -> Result<TargetAssessment, Diagnostic> {
     let name = &config.source.slot;
     let failed = |what: &'static str| move |error: CaptureError| diagnostic!("cannot look at {what}: {error}");
     let known = StateStore::read(state, name).await.map_err(|error| diagnostic!("cannot read the state: {error}"))?;
@@ -73,7 +73,7 @@ async fn look(config: &Config, source: &Client, state: &Client) -> Result<Standi
     }
     let publication = read_publication(source, &config.source.publication).await.map_err(failed("the publication"))?;
     let holds = holds_state(state, name).await.map_err(|error| failed("the state")(error.into()))?;
-    Ok(Standing { slots: there, publication: publication.is_some(), state: holds })
+    Ok(TargetAssessment { slots: there, publication: publication.is_some(), state: holds })
 }
 
 /// Whether the tables are there. Not by regclass: that fails where the schema may not be used.
@@ -84,7 +84,7 @@ async fn holds_state(state: &Client, _slot: &str) -> Result<bool, tokio_postgres
     state.query_typed_one(SQL, &[]).await?.try_get(0)
 }
 
-fn list(config: &Config, standing: &Standing) -> String {
+fn list(config: &Config, standing: &TargetAssessment) -> String {
     let Config { source, state_url, .. } = config;
     let lines = [
         (standing.publication, format!("  publication {} of {}\n", source.publication, source.url)),
@@ -111,7 +111,12 @@ pub(super) fn asked(question: &str) -> Result<bool, Diagnostic> {
 }
 
 /// The slot first: it is what holds back the source's log, and without it nothing else is of use to a `run`.
-async fn drop_all(config: &Config, standing: &Standing, source: &PgClient, state: &PgClient) -> Result<(), Diagnostic> {
+async fn drop_all(
+    config: &Config,
+    standing: &TargetAssessment,
+    source: &PgClient,
+    state: &PgClient,
+) -> Result<(), Diagnostic> {
     let failed = |what: &str, error: &dyn std::fmt::Display| {
         diagnostic!(help = "what was dropped before stays so; run `teardown` again", "cannot drop {what}: {error}")
     };

@@ -1,6 +1,6 @@
 //! What a start would find and do, without doing it.
 
-use crate::apply::{Session, Standing, decide_standing, look};
+use crate::apply::{Session, TargetAssessment, assess_target, look};
 use crate::capture::slot::{identify_system, read_slot};
 use crate::capture::{ReplicationConnection, publication};
 use crate::config::{Config, Tenant};
@@ -113,12 +113,12 @@ async fn prospect(tenant: &Tenant, known: &Snapshot, generation: Option<Generati
     let mapping = format!("{mapping} {}", tenant.key);
     let generation = generation.unwrap_or(Generation(i64::MAX));
     let session = Session { generation, epoch, mapping: &mapping, epochs: Some(&known.epochs) };
-    let standing = decide_standing(&tenant.id, mirror.as_ref(), &observed, &session);
+    let standing = assess_target(&tenant.id, mirror.as_ref(), &observed, &session);
     match standing {
-        Standing::Follow(position) => Prospect::Follow(position),
-        Standing::Join(reason) => Prospect::Resync(reason.to_owned()),
-        Standing::Park(reason) => Prospect::Park(reason.to_string(), reason.remedy(&tenant.id)),
-        Standing::StepDown(epoch) => Prospect::Unknown(format!("a later process wrote it (epoch {epoch})")),
-        Standing::Ahead(_) => Prospect::Resync("the source went back to an older point".to_owned()),
+        TargetAssessment::Follow(position) => Prospect::Follow(position),
+        TargetAssessment::Join(reason) => Prospect::Resync(reason.to_owned()),
+        TargetAssessment::Park(reason) => Prospect::Park(reason.to_string(), reason.remedy(&tenant.id)),
+        TargetAssessment::StepDown(epoch) => Prospect::Unknown(format!("a later process wrote it (epoch {epoch})")),
+        TargetAssessment::Ahead(_) => Prospect::Resync("the source went back to an older point".to_owned()),
     }
 }

@@ -1,6 +1,6 @@
 //! What a process does, step by step, with the service's own decisions.
 
-use crate::apply::{Mirror, NIL_TARGET_ID, Observed, Session, Standing, decide_standing};
+use crate::apply::{Mirror, NIL_TARGET_ID, Observed, Session, TargetAssessment, assess_target};
 use crate::model::{Change, Epoch, Lsn, TargetId, Timestamp, Xid};
 use crate::progress::Progress;
 use crate::replicator::simulation::world::*;
@@ -130,11 +130,11 @@ impl World {
             };
             let (generation, epoch) = (process.generation, process.epoch);
             let session = Session { generation, epoch, mapping: MAPPING, epochs };
-            decide_standing(&id, mirror.as_ref(), &observed, &session)
+            assess_target(&id, mirror.as_ref(), &observed, &session)
         };
         let lane = &process.lanes[index];
         let mut standing = decide(self, lane, (!lane.has_opened).then_some(&process.epochs));
-        if matches!(standing, Standing::Follow(_) | Standing::Join(_)) {
+        if matches!(standing, TargetAssessment::Follow(_) | TargetAssessment::Join(_)) {
             // The fence.
             self.end_merges(index);
             if let Some(checkpoint) = &mut self.targets[index].checkpoint {
@@ -142,9 +142,9 @@ impl World {
             }
             standing = decide(self, lane, None);
         }
-        process.lanes[index].has_opened |= matches!(standing, Standing::Follow(_) | Standing::Join(_));
+        process.lanes[index].has_opened |= matches!(standing, TargetAssessment::Follow(_) | TargetAssessment::Join(_));
         match standing {
-            Standing::Follow(position) => {
+            TargetAssessment::Follow(position) => {
                 let lane = &mut process.lanes[index];
                 if let Some(mut batch) = lane.pending.take() {
                     batch.entries.retain(|_, entry| entry.commit_lsn >= position);
@@ -157,7 +157,7 @@ impl World {
                 process.progress.acknowledge(&id, position);
                 process.held.insert(index, position);
             }
-            Standing::Join(_) => {
+            TargetAssessment::Join(_) => {
                 let known = process.lanes[index].row.as_ref().and_then(|row| row.target_id.clone());
                 let found = self.targets[index].checkpoint.as_ref().map(|checkpoint| checkpoint.target_id.clone());
                 let target_id = known.filter(|known| found.as_ref().is_none_or(|found| found == known));
@@ -171,15 +171,17 @@ impl World {
                 process.progress.join(&id);
             }
             // The state may have gone back to before it knew the tenant. A person looks, and hands the target over.
-            Standing::Park(reason) => {
+            TargetAssessment::Park(reason) => {
                 assert!(self.branch > 0, "nobody else writes here, but: {reason}");
                 if let Some(checkpoint) = &mut self.targets[index].checkpoint {
                     (checkpoint.target_id, checkpoint.epoch) = (TargetId::new(NIL_TARGET_ID), Epoch(0));
                 }
             }
-            Standing::StepDown(seen) if self.source.state.epoch == process.epoch => self.break_history(process, seen),
-            Standing::StepDown(_) => process.epoch = Epoch(-1),
-            Standing::Ahead(seen) => self.break_history(process, seen),
+            TargetAssessment::StepDown(seen) if self.source.state.epoch == process.epoch => {
+                self.break_history(process, seen)
+            }
+            TargetAssessment::StepDown(_) => process.epoch = Epoch(-1),
+            TargetAssessment::Ahead(seen) => self.break_history(process, seen),
         }
     }
 

@@ -1,6 +1,6 @@
 //! An open target: connected to, looked at, and judged; from there the tenant follows, joins, or waits for a person.
 
-use crate::apply::{Identity, Mirror, Observed, ParkReason, Session, Standing, Target, decide_standing};
+use crate::apply::{Identity, Mirror, Observed, ParkReason, Session, Target, TargetAssessment, assess_target};
 use crate::clock::now;
 use crate::model::{Epoch, Lsn, TargetId};
 use crate::pg::connect;
@@ -59,7 +59,7 @@ impl Worker {
         let decide = |observed: &Observed, epochs| {
             let Shared { generation, epoch, .. } = *shared;
             let session = Session { generation, epoch, mapping: &mapping, epochs };
-            decide_standing(&self.lane.tenant.id, mirror.as_ref(), observed, &session)
+            assess_target(&self.lane.tenant.id, mirror.as_ref(), observed, &session)
         };
         let is_first = !shared.has_looked_at(self.id());
         if let Some(reason) = target.no_wait_for().filter(|_| is_first) {
@@ -68,23 +68,23 @@ impl Worker {
         }
         let mut standing = decide(&observed, is_first.then_some(&shared.epochs));
         let is_fenced = observed.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.epoch == shared.epoch);
-        if !is_fenced && matches!(standing, Standing::Follow(_) | Standing::Join(_)) {
+        if !is_fenced && matches!(standing, TargetAssessment::Follow(_) | TargetAssessment::Join(_)) {
             target.fence(self.id(), shared.epoch).await?;
             // An older process may have committed until just now.
             observed.checkpoint = target.checkpoint().await?;
             standing = decide(&observed, None);
         }
         self.relation = target.relation();
-        if matches!(standing, Standing::Follow(_) | Standing::Join(_)) {
+        if matches!(standing, TargetAssessment::Follow(_) | TargetAssessment::Join(_)) {
             shared.looked_at(self.id());
         }
-        if let Standing::StepDown(epoch) | Standing::Ahead(epoch) = standing
+        if let TargetAssessment::StepDown(epoch) | TargetAssessment::Ahead(epoch) = standing
             && epoch > latest_epoch()
         {
-            standing = Standing::Park(ParkReason::Future);
+            standing = TargetAssessment::Park(ParkReason::Future);
         }
         match standing {
-            Standing::Follow(position) => {
+            TargetAssessment::Follow(position) => {
                 self.rejected = target.read_rejected().await?.into_iter().collect();
                 let target_id = mirror.and_then(|mirror| mirror.target_id);
                 let identity = self.identity(target_id.ok_or(Halt::Rejoin("the state has no id for its target"))?);
@@ -94,21 +94,21 @@ impl Worker {
                 shared.acknowledge(self.id(), position);
                 Ok((target, identity))
             }
-            Standing::Join(reason) => {
+            TargetAssessment::Join(reason) => {
                 let reason = self.has_to_join.unwrap_or(reason);
                 let identity = self.identity(self.own_target_id(&observed));
                 self.join(&mut target, &identity, reason).await?;
                 Ok((target, identity))
             }
-            Standing::Park(reason) => {
+            TargetAssessment::Park(reason) => {
                 Err(Halt::Park { cause: Cause::Foreign, remedy: reason.remedy(self.id()), reason: reason.to_string() })
             }
-            Standing::StepDown(epoch) if shared.state.is_newest().await.map_err(ServiceError::from)? => {
+            TargetAssessment::StepDown(epoch) if shared.state.is_newest().await.map_err(ServiceError::from)? => {
                 let what = "the target was written by a process that the state does not know";
                 Err(self.gone_back(what, epoch).await)
             }
-            Standing::StepDown(epoch) => Err(Halt::Session(ServiceError::Superseded(epoch))),
-            Standing::Ahead(epoch) => {
+            TargetAssessment::StepDown(epoch) => Err(Halt::Session(ServiceError::Superseded(epoch))),
+            TargetAssessment::Ahead(epoch) => {
                 Err(self.gone_back("the target holds what the source's log has lost", epoch).await)
             }
         }
