@@ -20,7 +20,7 @@ const PURE: [&str; 13] = [
     "src/replicator/session/tenant_diff.rs",
     "src/apply/notify.rs",
     "src/apply/plan.rs",
-    "src/apply/standing.rs",
+    "src/apply/assessment.rs",
     "src/progress.rs",
     "src/status/report.rs",
     "src/model",

@@ -1,12 +1,12 @@
 //! How a target stands, looked at without touching it: for `run --plan`.
 
-use super::standing::Observed;
+use super::assessment::ObservedTarget;
 use super::statement;
 use super::target::{TargetError, read_checkpoint};
 use tokio_postgres::Client;
 
 /// What [`super::Target::open`] would find.
-pub async fn look(client: &Client) -> Result<Observed, TargetError> {
+pub async fn look(client: &Client) -> Result<ObservedTarget, TargetError> {
     let row = client.query_typed_one(statement::INSPECT, &[]).await?;
     let (has_checkpoint, has_users): (bool, bool) = (row.get(0), row.get(1));
     let checkpoint = if has_checkpoint { read_checkpoint(client).await? } else { None };
@@ -17,5 +17,5 @@ pub async fn look(client: &Client) -> Result<Observed, TargetError> {
         }
         false => (false, None),
     };
-    Ok(Observed { checkpoint, created: !has_users, has_rows, relation })
+    Ok(ObservedTarget { checkpoint, created: !has_users, has_rows, relation })
 }

@@ -1,9 +1,9 @@
 //! A tenant's database: one connection, and what is said over it.
 
+use super::assessment::ObservedTarget;
 use super::checkpoint::Checkpoint;
 use super::notify::{FREE_QUEUE, NOTIFY_AT_MOST, Notify};
 use super::plan::{Move, Rows};
-use super::standing::Observed;
 use super::statement::{self, Parts, Shape, ShapeError};
 use super::values::{Moment, Position};
 use super::wait;
@@ -68,7 +68,11 @@ pub struct Target {
 
 impl Target {
     /// Looks at a target, and creates what is missing there.
-    pub async fn open(client: PgClient, deletes: Deletes, notifies: bool) -> Result<(Target, Observed), TargetError> {
+    pub async fn open(
+        client: PgClient,
+        deletes: Deletes,
+        notifies: bool,
+    ) -> Result<(Target, ObservedTarget), TargetError> {
         let row = client.query_typed_one(statement::INSPECT, &[]).await?;
         let (has_checkpoint, has_users, has_rejected): (bool, bool, bool) = (row.get(0), row.get(1), row.get(2));
         if !has_checkpoint {
@@ -95,7 +99,7 @@ impl Target {
         let (told, is_replaced) = (0, false);
         let target = Target { client, shape, deletes, notifies, told, no_wait_for, relation, is_replaced, statements };
         let checkpoint = target.checkpoint().await?;
-        Ok((target, Observed { checkpoint, created: !has_users, has_rows: row.get(0), relation }))
+        Ok((target, ObservedTarget { checkpoint, created: !has_users, has_rows: row.get(0), relation }))
     }
 
     /// Reads the checkpoint.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// Where the texts are that people are shown: findings, reasons, remedies.
 const TEXTS: [&str; 10] = [
-    "src/apply/standing.rs",
+    "src/apply/assessment.rs",
     "src/check/finding.rs",
     "src/check/kafka.rs",
     "src/check/mod.rs",

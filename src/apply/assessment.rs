@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 /// What the state remembers of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mirror {
+pub struct RecordedTarget {
     /// It was following when this was written; otherwise joining or parked.
     pub following: bool,
     /// Its target's id, once one was given.
@@ -21,7 +21,7 @@ pub struct Mirror {
 
 /// What was found in the target.
 #[derive(Clone, Debug)]
-pub struct Observed {
+pub struct ObservedTarget {
     /// Its checkpoint, where there is one.
     pub checkpoint: Option<Checkpoint>,
     /// `users_sync` was not there and has just been created.
@@ -106,8 +106,8 @@ pub const REPLACED: &str = "users_sync was truncated, rewritten or replaced in i
 /// Decides from what is written down on both sides.
 pub fn assess_target(
     tenant: &TenantId,
-    mirror: Option<&Mirror>,
-    observed: &Observed,
+    recorded: Option<&RecordedTarget>,
+    observed: &ObservedTarget,
     session: &Session<'_>,
 ) -> TargetAssessment {
     let Session { generation, epoch, mapping, epochs } = *session;
@@ -123,7 +123,7 @@ pub fn assess_target(
     if checkpoint.target_id.as_str() == NIL_TARGET_ID {
         return TargetAssessment::Join("its target was handed over");
     }
-    let Some(mirror) = mirror.filter(|mirror| mirror.target_id.as_ref() == Some(&checkpoint.target_id)) else {
+    let Some(recorded) = recorded.filter(|recorded| recorded.target_id.as_ref() == Some(&checkpoint.target_id)) else {
         return TargetAssessment::Park(ParkReason::OtherTarget);
     };
     // At its first look a process has written nowhere yet.
@@ -135,11 +135,14 @@ pub fn assess_target(
     }
     let joins = [
         (observed.created, "users_sync was gone from its target"),
-        (mirror.generation != generation || checkpoint.generation != generation, "the source's history is another one"),
+        (
+            recorded.generation != generation || checkpoint.generation != generation,
+            "the source's history is another one",
+        ),
         (checkpoint.mapping != mapping, "the mapping has changed"),
-        (checkpoint.position < mirror.position, "its target was restored to an older point"),
-        (mirror.relation.is_some_and(|file| observed.relation.is_some_and(|found| found != file)), REPLACED),
-        (!mirror.following, "it was not finished, or parked"),
+        (checkpoint.position < recorded.position, "its target was restored to an older point"),
+        (recorded.relation.is_some_and(|file| observed.relation.is_some_and(|found| found != file)), REPLACED),
+        (!recorded.following, "it was not finished, or parked"),
     ];
     match joins.into_iter().find(|(applies, _)| *applies) {
         Some((_, reason)) => TargetAssessment::Join(reason),
@@ -173,8 +176,8 @@ mod tests {
         }
     }
 
-    fn mirror() -> Mirror {
-        Mirror {
+    fn recorded() -> RecordedTarget {
+        RecordedTarget {
             following: true,
             target_id: Some(TargetId::new(ID)),
             position: Lsn(90),
@@ -184,24 +187,29 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(mirror: Option<Mirror>, checkpoint: Option<Checkpoint>, expected: TargetAssessment) {
-        check_observed(mirror, Observed { checkpoint, created: false, has_rows: true, relation: Some(7) }, expected);
+    fn check(recorded: Option<RecordedTarget>, checkpoint: Option<Checkpoint>, expected: TargetAssessment) {
+        check_observed(
+            recorded,
+            ObservedTarget { checkpoint, created: false, has_rows: true, relation: Some(7) },
+            expected,
+        );
     }
 
     #[track_caller]
-    fn check_observed(mirror: Option<Mirror>, observed: Observed, expected: TargetAssessment) {
+    fn check_observed(recorded: Option<RecordedTarget>, observed: ObservedTarget, expected: TargetAssessment) {
         let tenant = TenantId::new("acme");
         let session = Session { generation: Generation(2), epoch: Epoch(5), mapping: "m", epochs: None };
-        assert_eq!(assess_target(&tenant, mirror.as_ref(), &observed, &session), expected);
+        assert_eq!(assess_target(&tenant, recorded.as_ref(), &observed, &session), expected);
     }
 
     #[test]
     fn a_source_or_a_state_that_went_back_is_noticed_at_the_first_look() {
         let first = |checkpoint, epochs: &[(i64, u64)]| {
             let epochs = epochs.iter().map(|(epoch, flushed)| (Epoch(*epoch), Lsn(*flushed))).collect();
-            let observed = Observed { checkpoint: Some(checkpoint), created: false, has_rows: true, relation: Some(7) };
+            let observed =
+                ObservedTarget { checkpoint: Some(checkpoint), created: false, has_rows: true, relation: Some(7) };
             let session = Session { generation: Generation(2), epoch: Epoch(5), mapping: "m", epochs: Some(&epochs) };
-            assess_target(&TenantId::new("acme"), Some(&mirror()), &observed, &session)
+            assess_target(&TenantId::new("acme"), Some(&recorded()), &observed, &session)
         };
         let older = Checkpoint { epoch: Epoch(4), ..checkpoint() };
         assert_eq!(first(older.clone(), &[(4, 50), (5, 100)]), TargetAssessment::Follow(Lsn(100)));
@@ -220,29 +228,29 @@ mod tests {
 
     #[test]
     fn a_target_that_agrees_with_the_state_goes_on_from_its_checkpoint() {
-        check(Some(mirror()), Some(checkpoint()), TargetAssessment::Follow(Lsn(100)));
-        let even = Mirror { position: Lsn(100), ..mirror() };
+        check(Some(recorded()), Some(checkpoint()), TargetAssessment::Follow(Lsn(100)));
+        let even = RecordedTarget { position: Lsn(100), ..recorded() };
         check(Some(even), Some(checkpoint()), TargetAssessment::Follow(Lsn(100)));
         let older_process = Checkpoint { epoch: Epoch(4), ..checkpoint() };
-        check(Some(mirror()), Some(older_process), TargetAssessment::Follow(Lsn(100)));
+        check(Some(recorded()), Some(older_process), TargetAssessment::Follow(Lsn(100)));
     }
 
     #[test]
     fn a_target_that_is_not_ours_is_never_touched() {
         let other = Checkpoint { tenant: TenantId::new("globex"), ..checkpoint() };
-        check(Some(mirror()), Some(other), TargetAssessment::Park(ParkReason::OtherTenant(TenantId::new("globex"))));
+        check(Some(recorded()), Some(other), TargetAssessment::Park(ParkReason::OtherTenant(TenantId::new("globex"))));
         let another_id = Checkpoint { target_id: TargetId::new("x"), ..checkpoint() };
-        check(Some(mirror()), Some(another_id), TargetAssessment::Park(ParkReason::OtherTarget));
+        check(Some(recorded()), Some(another_id), TargetAssessment::Park(ParkReason::OtherTarget));
         check(None, Some(checkpoint()), TargetAssessment::Park(ParkReason::OtherTarget));
-        let forgotten = Mirror { target_id: None, ..mirror() };
+        let forgotten = RecordedTarget { target_id: None, ..recorded() };
         check(Some(forgotten), Some(checkpoint()), TargetAssessment::Park(ParkReason::OtherTarget));
-        check(Some(mirror()), None, TargetAssessment::Park(ParkReason::ForeignRows));
+        check(Some(recorded()), None, TargetAssessment::Park(ParkReason::ForeignRows));
         check(None, None, TargetAssessment::Park(ParkReason::ForeignRows));
     }
 
     #[test]
     fn an_empty_target_and_one_that_was_handed_over_take_a_snapshot() {
-        let empty = Observed { checkpoint: None, created: false, has_rows: false, relation: None };
+        let empty = ObservedTarget { checkpoint: None, created: false, has_rows: false, relation: None };
         check_observed(None, empty, TargetAssessment::Join("its target is new"));
         let handed_over = Checkpoint { target_id: TargetId::new(NIL_TARGET_ID), ..checkpoint() };
         check(None, Some(handed_over), TargetAssessment::Join("its target was handed over"));
@@ -251,22 +259,23 @@ mod tests {
     #[test]
     fn whatever_breaks_the_history_leads_to_a_snapshot() {
         let join = |reason| TargetAssessment::Join(reason);
-        let unfinished = Mirror { following: false, ..mirror() };
+        let unfinished = RecordedTarget { following: false, ..recorded() };
         check(Some(unfinished), Some(checkpoint()), join("it was not finished, or parked"));
-        let gone = Observed { checkpoint: Some(checkpoint()), created: true, has_rows: false, relation: None };
-        check_observed(Some(mirror()), gone, join("users_sync was gone from its target"));
+        let gone = ObservedTarget { checkpoint: Some(checkpoint()), created: true, has_rows: false, relation: None };
+        check_observed(Some(recorded()), gone, join("users_sync was gone from its target"));
         let history = join("the source's history is another one");
-        check(Some(mirror()), Some(Checkpoint { generation: Generation(1), ..checkpoint() }), history.clone());
-        check(Some(Mirror { generation: Generation(1), ..mirror() }), Some(checkpoint()), history);
+        check(Some(recorded()), Some(Checkpoint { generation: Generation(1), ..checkpoint() }), history.clone());
+        check(Some(RecordedTarget { generation: Generation(1), ..recorded() }), Some(checkpoint()), history);
         let mapping = Checkpoint { mapping: "older".into(), ..checkpoint() };
-        check(Some(mirror()), Some(mapping), join("the mapping has changed"));
-        let truncated = Observed { checkpoint: Some(checkpoint()), created: false, has_rows: true, relation: Some(8) };
-        check_observed(Some(mirror()), truncated.clone(), join(REPLACED));
+        check(Some(recorded()), Some(mapping), join("the mapping has changed"));
+        let truncated =
+            ObservedTarget { checkpoint: Some(checkpoint()), created: false, has_rows: true, relation: Some(8) };
+        check_observed(Some(recorded()), truncated.clone(), join(REPLACED));
         // A state that does not know it yet believes the target.
-        let not_known = Mirror { relation: None, ..mirror() };
+        let not_known = RecordedTarget { relation: None, ..recorded() };
         check_observed(Some(not_known), truncated, TargetAssessment::Follow(Lsn(100)));
         let restored = Checkpoint { position: Lsn(89), ..checkpoint() };
-        check(Some(mirror()), Some(restored), join("its target was restored to an older point"));
+        check(Some(recorded()), Some(restored), join("its target was restored to an older point"));
     }
 
     #[test]
@@ -284,7 +293,7 @@ mod tests {
     #[test]
     fn a_later_process_is_not_disturbed() {
         check(
-            Some(mirror()),
+            Some(recorded()),
             Some(Checkpoint { epoch: Epoch(6), ..checkpoint() }),
             TargetAssessment::StepDown(Epoch(6)),
         );
