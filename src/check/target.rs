@@ -2,7 +2,7 @@
 
 use super::finding::{Finding, Subject};
 use super::target_facts::{TableRights, TargetFacts};
-use crate::apply::{Mirror, Observed, Session, Shape, TargetAssessment, assess_target, statement};
+use crate::apply::{ObservedTarget, RecordedTarget, Session, Shape, TargetAssessment, assess_target, statement};
 use crate::config::Tenant;
 use crate::model::{Epoch, Generation};
 use crate::pg::quote_ident;
@@ -50,8 +50,9 @@ pub(super) fn findings(tenant: &Tenant, rows_go: bool, facts: &TargetFacts, stat
         );
     }
     if let (Some(has_rows), Some(state), true) = (facts.has_rows, state, facts.checkpoint_known) {
-        let observed = Observed { checkpoint: facts.checkpoint.clone(), created: false, has_rows, relation: None };
-        let mirror = state.tenants.get(&tenant.id).map(|row| Mirror {
+        let observed =
+            ObservedTarget { checkpoint: facts.checkpoint.clone(), created: false, has_rows, relation: None };
+        let recorded = state.tenants.get(&tenant.id).map(|row| RecordedTarget {
             following: row.state == TenantState::Following,
             target_id: row.target_id.clone(),
             position: row.position,
@@ -60,7 +61,7 @@ pub(super) fn findings(tenant: &Tenant, rows_go: bool, facts: &TargetFacts, stat
         });
         // Whether it would follow or join is not asked here, only whether it would be parked.
         let asking = Session { generation: Generation(0), epoch: Epoch(i64::MAX), mapping: "", epochs: None };
-        if let TargetAssessment::Park(reason) = assess_target(&tenant.id, mirror.as_ref(), &observed, &asking) {
+        if let TargetAssessment::Park(reason) = assess_target(&tenant.id, recorded.as_ref(), &observed, &asking) {
             let create = if facts.checkpoint_table.exists { "" } else { statement::CREATE_CHECKPOINT };
             let remedy = reason.remedy(&tenant.id);
             error(

@@ -12,7 +12,7 @@ use crate::replicator::failure_policy::Fault;
 use crate::replicator::session::prepare::settled;
 use crate::replicator::source::history::{Found, History, decide_history};
 use crate::replicator::source::mapping::{compile_current, fingerprint};
-use crate::replicator::tenant::mirror;
+use crate::replicator::tenant::recorded_target;
 use crate::snapshot::source_session;
 use crate::state::{Snapshot, StateStore};
 use futures_util::StreamExt;
@@ -107,13 +107,13 @@ async fn prospect(tenant: &Tenant, known: &Snapshot, generation: Option<Generati
         Ok(observed) => observed,
         Err(error) => return faulty(failure_policy::of_target(&error)),
     };
-    let mirror = known.tenants.get(&tenant.id).map(mirror);
+    let recorded = known.tenants.get(&tenant.id).map(recorded_target);
     // A start would have an epoch above all that were.
     let epoch = Epoch(known.source.as_ref().map_or(0, |source| source.epoch.0) + 1);
     let mapping = format!("{mapping} {}", tenant.key);
     let generation = generation.unwrap_or(Generation(i64::MAX));
     let session = Session { generation, epoch, mapping: &mapping, epochs: Some(&known.epochs) };
-    let standing = assess_target(&tenant.id, mirror.as_ref(), &observed, &session);
+    let standing = assess_target(&tenant.id, recorded.as_ref(), &observed, &session);
     match standing {
         TargetAssessment::Follow(position) => Prospect::Follow(position),
         TargetAssessment::Join(reason) => Prospect::Resync(reason.to_owned()),

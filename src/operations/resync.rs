@@ -28,14 +28,14 @@ pub async fn resync(
         prepared = prepare(&config, &live) => prepared?,
         () = stop.cancelled() => return Ok(()),
     };
-    let shared = prepared.shared.clone();
+    let context = prepared.context.clone();
     let lanes: Vec<Arc<Lane>> =
-        shared.lanes.all().iter().filter(|lane| tenants.contains(&lane.tenant.id)).cloned().collect();
+        context.lanes.all().iter().filter(|lane| tenants.contains(&lane.tenant.id)).cloned().collect();
     for lane in &lanes {
         // Below every request that is written down.
         let request = Request { id: 0, tenant: lane.tenant.id.clone(), allow_deletes };
         // It is one of this session's tenants: it is found.
-        let _ = shared.ask(request);
+        let _ = context.ask(request);
         // Whatever it was before: parked then means that it could not be done.
         lane.restart();
     }

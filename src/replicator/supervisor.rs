@@ -78,7 +78,7 @@ async fn session(
         () = stop.cancelled() => return Ok(End::Stopped),
     };
     *has_streamed = true;
-    let _shown = live.streams(&prepared.shared);
+    let _shown = live.streams(&prepared.context);
     #[cfg_attr(not(feature = "kafka"), allow(unused_mut))]
     let mut running = Running::start(prepared, None);
     #[cfg(feature = "kafka")]

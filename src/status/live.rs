@@ -5,7 +5,7 @@ use crate::capture::SourceLog;
 use crate::clock::{age, before, now, seconds_since};
 use crate::model::{Lsn, TenantId};
 use crate::replicator::failure_policy::Cause;
-use crate::replicator::session::context::Shared;
+use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::tenants::Lane;
 use crate::state::TenantState;
 use crate::status::metrics::{Metrics, TenantCounts};
@@ -53,7 +53,7 @@ struct Now {
     role: Role,
     /// Why it is not what it should be.
     reason: Option<String>,
-    session: Weak<Shared>,
+    session: Weak<SessionContext>,
     /// As the last session was when it ended.
     last: Option<Arc<Report>>,
 }
@@ -107,7 +107,7 @@ impl Live {
     /// What the process does, and why it is not what it should be.
     pub fn role(&self) -> (Role, Option<String>) {
         let now = lock(&self.now);
-        let lapsed = now.session.upgrade().is_some_and(|shared| shared.lease_has_lapsed());
+        let lapsed = now.session.upgrade().is_some_and(|context| context.lease_has_lapsed());
         let reason = if lapsed { Some("its lease was not renewed in time".to_owned()) } else { now.reason.clone() };
         (now.role, reason)
     }
@@ -129,16 +129,16 @@ impl Live {
     }
 
     /// A session has begun; it is shown as long as the guard lives.
-    pub(crate) fn streams(self: &Arc<Self>, shared: &Arc<Shared>) -> Streaming {
+    pub(crate) fn streams(self: &Arc<Self>, context: &Arc<SessionContext>) -> Streaming {
         let mut now = lock(&self.now);
-        *now = Now { role: Role::Streaming, session: Arc::downgrade(shared), reason: None, last: None };
+        *now = Now { role: Role::Streaming, session: Arc::downgrade(context), reason: None, last: None };
         lock(&self.source).behind = None;
         Streaming { live: self.clone() }
     }
 
     /// The source's log as it was seen just now.
     pub fn saw(&self, log: SourceLog) {
-        let received = self.session().map(|shared| shared.progress().received());
+        let received = self.session().map(|context| context.progress().received());
         let mut seen = lock(&self.source);
         let is_received = |end: Lsn| received.is_none_or(|received| end.bytes_since(received) < IDLE_STEP);
         seen.behind.take_if(|(end, _)| is_received(*end));
@@ -155,17 +155,17 @@ impl Live {
 
     /// Bytes that wait for all targets.
     pub fn memory_queued(&self) -> usize {
-        self.session().map_or(0, |shared| shared.memory.waiting())
+        self.session().map_or(0, |context| context.memory.waiting())
     }
 
     /// The tenants of the session, in the configuration's order; `None` while there is none.
     pub fn tenants(&self) -> Option<Vec<Sample>> {
-        let shared = self.session()?;
-        let end = self.end_of_log(&shared);
+        let context = self.session()?;
+        let end = self.end_of_log(&context);
         let behind = lock(&self.source).behind.map_or(0.0, |(_, since)| since.elapsed().as_secs_f64());
-        let lanes = shared.lanes.all();
+        let lanes = context.lanes.all();
         let lanes = lanes.iter().filter(|lane| !lane.retired.is_cancelled());
-        let progress = shared.progress();
+        let progress = context.progress();
         let at = now();
         let sample = |lane: &Arc<Lane>| {
             let shown = lane.shown();
@@ -191,23 +191,23 @@ impl Live {
 
     /// How much of the tenant's snapshot has been read, from 0 to 1, while it joins in this process.
     pub fn joined_by(&self, tenant: &TenantId) -> Option<f64> {
-        let shared = self.session()?;
-        shared.lanes.get(shared.index_of(tenant)?).joined_by()
+        let context = self.session()?;
+        context.lanes.get(context.index_of(tenant)?).joined_by()
     }
 
     /// All tenants and the process itself, in words.
     pub fn report(&self) -> Option<Report> {
-        let shared = self.session()?;
+        let context = self.session()?;
         let tenants = self.tenants()?;
         // Not inside the expression below, which would hold the lock to its end.
-        let confirmed = shared.progress().confirmed();
+        let confirmed = context.progress().confirmed();
         Some(Report {
-            slot: shared.config.source.slot.clone(),
-            generation: shared.generation.0,
-            holder: shared.holder.clone(),
-            is_held: !shared.lease_has_lapsed(),
+            slot: context.config.source.slot.clone(),
+            generation: context.generation.0,
+            holder: context.holder.clone(),
+            is_held: !context.lease_has_lapsed(),
             confirmed: confirmed.to_string(),
-            source_position: self.end_of_log(&shared).map(|end| end.to_string()),
+            source_position: self.end_of_log(&context).map(|end| end.to_string()),
             tenants: tenants.iter().map(Sample::report).collect(),
             tee: self.tee(),
         })
@@ -249,12 +249,12 @@ impl Live {
     }
 
     /// As it was seen last, unless more has been received since.
-    fn end_of_log(&self, shared: &Shared) -> Option<Lsn> {
-        let received = shared.progress().received();
+    fn end_of_log(&self, context: &SessionContext) -> Option<Lsn> {
+        let received = context.progress().received();
         lock(&self.source).log.end.map(|end| end.max(received))
     }
 
-    fn session(&self) -> Option<Arc<Shared>> {
+    fn session(&self) -> Option<Arc<SessionContext>> {
         lock(&self.now).session.upgrade()
     }
 }

@@ -42,12 +42,12 @@ pub enum Cut {
 #[derive(Debug)]
 pub struct TcpProxy {
     port: u16,
-    shared: Arc<Shared>,
+    context: Arc<SessionContext>,
     listening: AbortHandle,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct SessionContext {
     upstream: watch::Sender<SocketAddr>,
     delay: watch::Sender<Duration>,
     frozen: watch::Sender<bool>,
@@ -80,7 +80,7 @@ impl TcpProxy {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(ThrowawayError::io("listen for the proxy"))?;
         let port = listener.local_addr().map_err(ThrowawayError::io("ask for the proxy's port"))?.port();
-        let shared = Arc::new(Shared {
+        let context = Arc::new(SessionContext {
             upstream: watch::Sender::new(upstream),
             delay: watch::Sender::new(Duration::ZERO),
             frozen: watch::Sender::new(false),
@@ -89,8 +89,8 @@ impl TcpProxy {
             open: watch::Sender::new(0),
             armed: watch::Sender::new(None),
         });
-        let listening = tokio::spawn(listen(listener, Arc::clone(&shared))).abort_handle();
-        Ok(TcpProxy { port, shared, listening })
+        let listening = tokio::spawn(listen(listener, Arc::clone(&context))).abort_handle();
+        Ok(TcpProxy { port, context, listening })
     }
 
     /// The port on 127.0.0.1.
@@ -100,24 +100,24 @@ impl TcpProxy {
 
     /// New connections go there, and open ones are reset: what a name or an address does at a fail-over.
     pub fn lead_to(&self, upstream: SocketAddr) {
-        self.shared.upstream.send_replace(upstream);
+        self.context.upstream.send_replace(upstream);
         self.cut();
     }
 
     /// Every byte read from now on arrives so much later, in both directions: a round trip takes twice that.
     /// Connecting itself is not delayed. The clock ticks in milliseconds and rounds up.
     pub fn set_delay(&self, one_way: Duration) {
-        self.shared.delay.send_replace(one_way);
+        self.context.delay.send_replace(one_way);
     }
 
     /// Resets every open connection; new ones are welcome.
     pub fn cut(&self) {
-        self.shared.cuts.send_replace(());
+        self.context.cuts.send_replace(());
     }
 
     /// Resets new connections at once, and those that are open; `false` lets new ones in again.
     pub fn refuse(&self, refuse: bool) {
-        self.shared.refusing.send_replace(refuse);
+        self.context.refusing.send_replace(refuse);
         if refuse {
             self.cut();
         }
@@ -125,7 +125,7 @@ impl TcpProxy {
 
     /// Holds everything back, a close too, while the connections stay open; `false` lets it flow again.
     pub fn freeze(&self, freeze: bool) {
-        self.shared.frozen.send_replace(freeze);
+        self.context.frozen.send_replace(freeze);
     }
 
     /// Once: resets the connection on which `needle` comes by, also when it comes in pieces. With [`Cut::Before`] the
@@ -148,21 +148,21 @@ impl TcpProxy {
     /// Waits until the trigger has fired and its connection is gone; at once when none is armed.
     pub async fn wait_cut(&self) {
         // It cannot fail: we hold the sender.
-        let _ = self.shared.armed.subscribe().wait_for(Option::is_none).await;
+        let _ = self.context.armed.subscribe().wait_for(Option::is_none).await;
     }
 
     /// How many connections are open.
     pub fn connections(&self) -> usize {
-        *self.shared.open.borrow()
+        *self.context.open.borrow()
     }
 
     /// Waits until so many connections are open.
     pub async fn wait_connections(&self, count: usize) {
-        let _ = self.shared.open.subscribe().wait_for(|open| *open == count).await;
+        let _ = self.context.open.subscribe().wait_for(|open| *open == count).await;
     }
 
     fn arm(&self, trigger: Trigger) {
-        self.shared.armed.send_replace(Some(Armed { id: Arc::new(()), trigger, met: false }));
+        self.context.armed.send_replace(Some(Armed { id: Arc::new(()), trigger, met: false }));
     }
 }
 
@@ -172,7 +172,7 @@ impl Drop for TcpProxy {
     }
 }
 
-async fn listen(listener: TcpListener, shared: Arc<Shared>) {
+async fn listen(listener: TcpListener, context: Arc<SessionContext>) {
     // Dropped with this task, and the connections with it.
     let mut connections = JoinSet::new();
     loop {
@@ -180,11 +180,11 @@ async fn listen(listener: TcpListener, shared: Arc<Shared>) {
             Some(_) = connections.join_next() => {}
             // A client that is gone before it is accepted is no reason to stop.
             accepted = listener.accept() => if let Ok((client, _)) = accepted {
-                let cuts = shared.cuts.subscribe();
+                let cuts = context.cuts.subscribe();
                 let client = Abrupt(Some(client));
-                if !*shared.refusing.borrow() {
-                    shared.open.send_modify(|open| *open += 1);
-                    connections.spawn(serve(client, cuts, Arc::clone(&shared)));
+                if !*context.refusing.borrow() {
+                    context.open.send_modify(|open| *open += 1);
+                    connections.spawn(serve(client, cuts, Arc::clone(&context)));
                 }
             },
         }
@@ -192,21 +192,21 @@ async fn listen(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 /// One connection, from its first byte to its end.
-async fn serve(client: Abrupt, mut cuts: watch::Receiver<()>, shared: Arc<Shared>) {
+async fn serve(client: Abrupt, mut cuts: watch::Receiver<()>, context: Arc<SessionContext>) {
     let met = OnceLock::new();
     tokio::select! {
-        () = carry(client, &shared, &met) => {}
+        () = carry(client, &context, &met) => {}
         _ = cuts.changed() => {}
     }
-    shared.open.send_modify(|open| *open -= 1);
+    context.open.send_modify(|open| *open -= 1);
     if let Some(id) = met.get() {
-        shared.armed.send_if_modified(|armed| armed.take_if(|armed| Arc::ptr_eq(&armed.id, id)).is_some());
+        context.armed.send_if_modified(|armed| armed.take_if(|armed| Arc::ptr_eq(&armed.id, id)).is_some());
     }
 }
 
 /// Carries bytes until both ends have closed, one breaks, or a trigger is `met`.
-async fn carry(mut client: Abrupt, shared: &Shared, met: &OnceLock<Arc<()>>) {
-    let upstream = *shared.upstream.borrow();
+async fn carry(mut client: Abrupt, context: &SessionContext, met: &OnceLock<Arc<()>>) {
+    let upstream = *context.upstream.borrow();
     let Ok(server) = TcpStream::connect(upstream).await else { return };
     let mut server = Abrupt(Some(server));
     let over = {
@@ -217,7 +217,7 @@ async fn carry(mut client: Abrupt, shared: &Shared, met: &OnceLock<Arc<()>>) {
         }
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
-        let flow = |direction| Flow { direction, shared, met, seen: Seen::default() };
+        let flow = |direction| Flow { direction, context, met, seen: Seen::default() };
         tokio::try_join!(
             flow(Direction::ToServer).pump(from_client, to_server),
             flow(Direction::ToClient).pump(from_server, to_client),
@@ -259,7 +259,7 @@ impl From<io::Error> for Over {
 /// One direction of one connection.
 struct Flow<'a> {
     direction: Direction,
-    shared: &'a Shared,
+    context: &'a SessionContext,
     /// The trigger that this connection has met.
     met: &'a OnceLock<Arc<()>>,
     seen: Seen,
@@ -284,13 +284,13 @@ impl Flow<'_> {
     /// Ends well when the sending side has closed.
     async fn pump(mut self, from: ReadHalf<'_>, to: WriteHalf<'_>) -> Result<(), Over> {
         let (queue, queued) = mpsc::channel(ON_THE_WAY);
-        let read = read(from, queue, self.direction, self.shared, self.met);
+        let read = read(from, queue, self.direction, self.context, self.met);
         tokio::try_join!(read, self.write(queued, to)).map(drop)
     }
 
     /// Hands on what is due.
     async fn write(&mut self, mut queued: mpsc::Receiver<(Instant, Bytes)>, mut to: WriteHalf<'_>) -> Result<(), Over> {
-        let mut frozen = self.shared.frozen.subscribe();
+        let mut frozen = self.context.frozen.subscribe();
         while let Some((due, mut chunk)) = queued.recv().await {
             if due > Instant::now() {
                 tokio::time::sleep_until(due).await;
@@ -314,7 +314,7 @@ impl Flow<'_> {
     /// Looks for what the trigger waits for.
     fn inspect(&mut self, chunk: &[u8]) -> Verdict {
         let all = Verdict { forward: chunk.len(), ends: false };
-        let Some(armed) = self.shared.armed.borrow().clone().filter(|armed| !armed.met) else { return all };
+        let Some(armed) = self.context.armed.borrow().clone().filter(|armed| !armed.met) else { return all };
         if self.seen.armed.as_ref().is_none_or(|seen| !Arc::ptr_eq(seen, &armed.id)) {
             self.seen = Seen { armed: Some(Arc::clone(&armed.id)), ..Seen::default() };
         }
@@ -345,7 +345,7 @@ impl Flow<'_> {
 
     /// Whether the trigger is ours, and not another connection's that was faster.
     fn claim(&self, wanted: &Armed) -> bool {
-        self.shared.armed.send_if_modified(|armed| match armed {
+        self.context.armed.send_if_modified(|armed| match armed {
             Some(armed) if Arc::ptr_eq(&armed.id, &wanted.id) && !armed.met => {
                 armed.met = true;
                 self.met.set(Arc::clone(&armed.id)).is_ok()
@@ -373,7 +373,7 @@ async fn read(
     mut from: ReadHalf<'_>,
     queue: mpsc::Sender<(Instant, Bytes)>,
     direction: Direction,
-    shared: &Shared,
+    context: &SessionContext,
     met: &OnceLock<Arc<()>>,
 ) -> Result<(), Over> {
     let mut buffer = BytesMut::new();
@@ -384,7 +384,7 @@ async fn read(
             // The answer that nobody is to hear.
             return Err(Over { deliver: None });
         }
-        let due = Instant::now() + *shared.delay.borrow();
+        let due = Instant::now() + *context.delay.borrow();
         if count == 0 {
             // The close is due in its turn, too.
             let _ = queue.send((due, Bytes::new())).await;

@@ -1,6 +1,6 @@
 //! Backpressure: what becomes of a tenant for which more waits than may.
 
-use crate::replicator::session::context::Shared;
+use crate::replicator::session::context::SessionContext;
 use crate::route::Interrupt;
 use crate::state::TenantState;
 use std::collections::HashMap;
@@ -38,31 +38,31 @@ impl Stalls {
 }
 
 /// Waits while the tenant is over its budget, or all of them together are over theirs.
-pub(crate) async fn wait_for_room(shared: &Shared, index: usize, stalls: &mut Stalls) {
-    let stall = shared.config.limits.stall;
+pub(crate) async fn wait_for_room(context: &SessionContext, index: usize, stalls: &mut Stalls) {
+    let stall = context.config.limits.stall;
     let deadline = Instant::now() + stall;
-    while let Some(crowded) = crowded(shared, index) {
+    while let Some(crowded) = crowded(context, index) {
         let begun = Instant::now();
-        make_room(shared, crowded, deadline).await;
-        let lane = shared.lanes.get(crowded);
+        make_room(context, crowded, deadline).await;
+        let lane = context.lanes.get(crowded);
         let takes_part = lane.state() == TenantState::Following && !lane.mailbox.is_interrupted();
-        if stalls.add(crowded, begun, stall) && takes_part && holds_up_others(shared, crowded) {
-            shared.interrupt(crowded, Interrupt::OverBudget);
+        if stalls.add(crowded, begun, stall) && takes_part && holds_up_others(context, crowded) {
+            context.interrupt(crowded, Interrupt::OverBudget);
         }
     }
 }
 
 /// Whether anybody else follows.
-fn holds_up_others(shared: &Shared, index: usize) -> bool {
-    let lanes = shared.lanes.all();
+fn holds_up_others(context: &SessionContext, index: usize) -> bool {
+    let lanes = context.lanes.all();
     let mut others = lanes.iter().enumerate().filter(|(other, _)| *other != index);
     others.any(|(_, lane)| lane.state() == TenantState::Following)
 }
 
 /// Who has to give: the tenant itself, or the one with the most where all together have too much.
-fn crowded(shared: &Shared, index: usize) -> Option<usize> {
-    let lanes = shared.lanes.all();
-    match (lanes[index].mailbox.over_budget(), shared.memory.is_over()) {
+fn crowded(context: &SessionContext, index: usize) -> Option<usize> {
+    let lanes = context.lanes.all();
+    match (lanes[index].mailbox.over_budget(), context.memory.is_over()) {
         (true, _) => Some(index),
         (false, true) => (0..lanes.len()).max_by_key(|index| lanes[*index].mailbox.bytes()),
         (false, false) => None,
@@ -71,16 +71,16 @@ fn crowded(shared: &Shared, index: usize) -> Option<usize> {
 
 /// The reading waits as long as the target takes rows and nobody else has waited for it past the deadline. A target that
 /// is away takes none: nobody waits for it.
-async fn make_room(shared: &Shared, index: usize, deadline: Instant) {
-    let lanes = shared.lanes.all();
+async fn make_room(context: &SessionContext, index: usize, deadline: Instant) {
+    let lanes = context.lanes.all();
     let lane = &lanes[index];
-    if !holds_up_others(shared, index) {
+    if !holds_up_others(context, index) {
         // It holds up nobody; its own task parks it once its target has been away for too long.
         let _ = timeout(LOOK_AGAIN, lane.mailbox.drained()).await;
         return;
     }
     let is_late = lane.is_away() || timeout_at(deadline, lane.mailbox.drained()).await.is_err();
-    if is_late && crowded(shared, index) == Some(index) {
-        shared.interrupt(index, Interrupt::OverBudget);
+    if is_late && crowded(context, index) == Some(index) {
+        context.interrupt(index, Interrupt::OverBudget);
     }
 }

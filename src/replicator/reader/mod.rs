@@ -13,7 +13,7 @@ use crate::model::{Change, Oid, Relation};
 use crate::pg::PgClient;
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::query_changes::{Event, Touched};
-use crate::replicator::session::context::Shared;
+use crate::replicator::session::context::SessionContext;
 use crate::replicator::snapshotter::point_read::Wanted;
 use crate::replicator::source::mapping::{Mapped, Watched, compile, compile_current, compile_watched, fingerprint};
 use crate::route::Interrupt;
@@ -35,7 +35,7 @@ const GATHER: Duration = Duration::from_millis(1);
 const SILENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Stream<S> {
-    shared: Arc<Shared>,
+    context: Arc<SessionContext>,
     /// Stop reading.
     drain: CancellationToken,
     reader: ReplicationReader,
@@ -81,7 +81,7 @@ impl<S: Sink> Out<S> {
 
 impl<S: Sink> Stream<S> {
     pub(crate) fn new(
-        shared: Arc<Shared>,
+        context: Arc<SessionContext>,
         sink: S,
         drain: CancellationToken,
         reader: ReplicationReader,
@@ -90,7 +90,7 @@ impl<S: Sink> Stream<S> {
         Stream {
             out: Out { sink, unsent: Vec::new() },
             drain,
-            shared,
+            context,
             reader,
             client,
             relations: HashMap::new(),
@@ -302,7 +302,7 @@ impl<S: Sink> Stream<S> {
                 self.out.sink.interrupt(Interrupt::Unattributed);
             }
             Err(unmappable) => {
-                if let Some(so_far) = self.shared.count_unmappable() {
+                if let Some(so_far) = self.context.count_unmappable() {
                     let position = position.map(tracing::field::display);
                     tracing::error!(so_far, reason = %unmappable, position, "a row is left out");
                 }
@@ -319,19 +319,19 @@ impl<S: Sink> Stream<S> {
             self.learn_tenants().await?;
         }
         if self.touched.is_full() {
-            self.touched.resolve(&mut self.out, &self.shared).await?;
+            self.touched.resolve(&mut self.out, &self.context).await?;
         }
         self.out.sink.make_room().await
     }
 
     async fn resolve_touched(&mut self) -> Result<(), ServiceError> {
-        self.touched.resolve(&mut self.out, &self.shared).await?;
+        self.touched.resolve(&mut self.out, &self.context).await?;
         self.out.sink.make_room().await
     }
 
     async fn compile(&mut self, relation: Relation) -> Result<(), ServiceError> {
-        let shared = self.shared.clone();
-        let rules = &shared.config.users;
+        let context = self.context.clone();
+        let rules = &context.config.users;
         let oid = relation.oid;
         if !rules.tables().contains(&&relation.table) {
             self.relations.insert(oid, Source::Passed);
@@ -343,7 +343,7 @@ impl<S: Sink> Stream<S> {
         }
         if rules.query.is_some() {
             // What was gathered was gathered under the version before.
-            self.touched.resolve(&mut self.out, &shared).await?;
+            self.touched.resolve(&mut self.out, &context).await?;
             let watched = compile_watched(&self.client, rules, &relation).await?;
             watched
                 .iter()
@@ -372,7 +372,7 @@ impl<S: Sink> Stream<S> {
     /// Whether rows are made in another way than so far. `announced` may be that of an older version that the slot still
     /// has to send: what the table is now decides.
     async fn look_for_alteration(&mut self, announced: Option<String>) -> Result<(), ServiceError> {
-        let rules = &self.shared.config.users;
+        let rules = &self.context.config.users;
         let mapping = self.out.sink.mapping();
         if announced.is_some_and(|announced| announced == *mapping) {
             return Ok(());
@@ -395,8 +395,8 @@ impl<S: Sink> Stream<S> {
             at: transaction.moment.commit_time,
         });
         let wanted: Vec<Wanted> = wanted.collect();
-        let found = self.shared.rereader.read(&self.shared.config, &wanted).await?;
-        self.shared.live.metrics.rereads.inc_by(wanted.len() as u64);
+        let found = self.context.rereader.read(&self.context.config, &wanted).await?;
+        self.context.live.metrics.rereads.inc_by(wanted.len() as u64);
         for (key, user) in found.users {
             let tenant = key.map_or(TenantRef::Only, |key| TenantRef::Key(key.into()));
             self.out.add(transaction, tenant, Change::Upsert(user), Comes::No);

@@ -8,7 +8,7 @@ use crate::model::{Cell, Change, Lsn, Xid};
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::Out;
 use crate::replicator::reader::sink::{Comes, Sink, Transaction};
-use crate::replicator::session::context::Shared;
+use crate::replicator::session::context::SessionContext;
 use crate::replicator::snapshotter::point_read::Row;
 use crate::replicator::source::mapping::Watched;
 use std::collections::{HashMap, HashSet};
@@ -113,14 +113,18 @@ impl Touched {
     }
 
     /// Reads whoever was touched, and hands everything on, transaction by transaction.
-    pub(crate) async fn resolve<S: Sink>(&mut self, out: &mut Out<S>, shared: &Shared) -> Result<(), ServiceError> {
+    pub(crate) async fn resolve<S: Sink>(
+        &mut self,
+        out: &mut Out<S>,
+        context: &SessionContext,
+    ) -> Result<(), ServiceError> {
         if self.is_empty() {
             return Ok(());
         }
         let mut touched = std::mem::take(self);
         let xids = touched.xids();
         for (via, indirect) in std::mem::take(&mut touched.indirect) {
-            for (from, to) in shared.rereader.lead(&via, &xids, &texts(indirect.keys())).await? {
+            for (from, to) in context.rereader.lead(&via, &xids, &texts(indirect.keys())).await? {
                 if let Some(touching) = indirect.get(&from) {
                     touched.users.entry(to).or_insert_with(|| touching.clone()).join(touching);
                 }
@@ -130,16 +134,16 @@ impl Touched {
         let found = match keys.is_empty() {
             true => Vec::new(),
             false => {
-                shared.live.metrics.rereads.inc_by(keys.len() as u64);
-                shared.rereader.read_keys(&shared.config, &xids, &keys).await?.0
+                context.live.metrics.rereads.inc_by(keys.len() as u64);
+                context.rereader.read_keys(&context.config, &xids, &keys).await?.0
             }
         };
-        touched.attribute(&found, shared, &xids).await?;
-        let watched = shared.config.users.query.iter().flat_map(|query| &query.watch);
+        touched.attribute(&found, context, &xids).await?;
+        let watched = context.config.users.query.iter().flat_map(|query| &query.watch);
         let mut own = watched.filter(|watch| watch.is_users_own);
-        let is_of_one = shared.config.users.tenant.is_none() || own.all(|watch| watch.tenant.is_some());
+        let is_of_one = context.config.users.tenant.is_none() || own.all(|watch| watch.tenant.is_some());
         let mut changes: HashMap<Lsn, Vec<(Said, Comes)>> = HashMap::new();
-        for (at, said, comes) in touched.outcome(found, shared.id_in_key(), is_of_one) {
+        for (at, said, comes) in touched.outcome(found, context.id_in_key(), is_of_one) {
             changes.entry(at.commit_lsn).or_default().push((said, comes));
         }
         let mut hand_on = |sink: &mut S, transaction: Transaction| {
@@ -164,7 +168,7 @@ impl Touched {
 
     /// Where a user is gone whose own row did not say from where: from the tenants that other rows still name. Those that went
     /// with it have named theirs. Unless all of the other tables name tenants, it may have been any.
-    async fn attribute(&mut self, found: &[Row], shared: &Shared, xids: &[Xid]) -> Result<(), ServiceError> {
+    async fn attribute(&mut self, found: &[Row], context: &SessionContext, xids: &[Xid]) -> Result<(), ServiceError> {
         if self.users.values().all(|touching| touching.anywhere.is_none()) {
             return Ok(());
         }
@@ -172,14 +176,14 @@ impl Touched {
         let nowhere =
             self.users.iter().filter(|(key, touching)| touching.anywhere.is_some() && !is_there.contains(&key[..]));
         let gone: Vec<Vec<String>> = nowhere.map(|(key, _)| key.clone()).collect();
-        let watched = shared.config.users.query.iter().flat_map(|query| &query.watch);
+        let watched = context.config.users.query.iter().flat_map(|query| &query.watch);
         let others = watched.filter(|watch| !watch.is_users_own);
         let Some(naming) = others.map(Watch::leads_to_tenants).collect::<Option<Vec<_>>>() else { return Ok(()) };
         if gone.is_empty() || naming.is_empty() {
             return Ok(());
         }
         for via in &naming {
-            for (key, tenant) in shared.rereader.lead(via, xids, &texts(gone.iter())).await? {
+            for (key, tenant) in context.rereader.lead(via, xids, &texts(gone.iter())).await? {
                 let Some(touching) = self.users.get_mut(&key) else { continue };
                 if let (Some(last), Some(tenant)) = (touching.anywhere, tenant.into_iter().next()) {
                     touching.tenants.entry(Some(tenant)).or_insert(Named { last, by_insert: false });

@@ -5,7 +5,7 @@ use crate::model::{Change, Lsn, TenantId, User};
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::backpressure::{Stalls, wait_for_room};
 use crate::replicator::reader::sink::{Comes, Sink, Transaction};
-use crate::replicator::session::context::Shared;
+use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::tenants::Lane;
 use crate::route::{Directory, Interrupt, Pushed, Unmapped};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 const CHUNK_BYTES: usize = 512 << 10;
 
 pub(crate) struct Dispatch {
-    shared: Arc<Shared>,
+    context: Arc<SessionContext>,
     /// The lanes that are known here.
     lanes: Arc<Vec<Arc<Lane>>>,
     directory: Directory<usize>,
@@ -37,9 +37,9 @@ struct Part {
 }
 
 impl Dispatch {
-    pub(crate) fn new(shared: Arc<Shared>) -> Dispatch {
+    pub(crate) fn new(context: Arc<SessionContext>) -> Dispatch {
         let mut dispatch = Dispatch {
-            shared,
+            context,
             lanes: Arc::default(),
             directory: Directory::new([]),
             parts: Vec::new(),
@@ -54,7 +54,7 @@ impl Dispatch {
     /// Learns which lanes were added or retired. A lane that is added in the middle of a transaction misses the
     /// beginning of it; its snapshot is taken later and has that transaction whole.
     fn adopt(&mut self) {
-        self.lanes = self.shared.lanes.all();
+        self.lanes = self.context.lanes.all();
         let lanes = self.lanes.iter().enumerate().filter(|(_, lane)| !lane.retired.is_cancelled());
         self.directory = Directory::new(lanes.map(|(index, lane)| (&lane.tenant.id, &lane.tenant.key, index)));
         self.parts.resize_with(self.lanes.len(), Part::default);
@@ -62,7 +62,7 @@ impl Dispatch {
     }
 
     fn add_to(&mut self, transaction: Transaction, index: usize, change: Change, comes: Comes) {
-        let mut fingerprints = self.shared.fingerprints();
+        let mut fingerprints = self.context.fingerprints();
         // Under the lock under which positions are held: what left before this change may be about to be dropped.
         if !fingerprints.is_news(index, &change) && self.lanes[index].mailbox.is_settled() {
             return;
@@ -103,10 +103,10 @@ impl Dispatch {
         let pushed = mailbox.push(&mut part.changes, commit_lsn, xid, commit_time, end, wakes);
         if pushed == Pushed::Dropped {
             // The target has them, or will have them by a snapshot: perhaps as they were, and not as they left here.
-            let mut fingerprints = self.shared.fingerprints();
+            let mut fingerprints = self.context.fingerprints();
             part.changes.drain(..).for_each(|change| fingerprints.forget(index, change.id()));
         }
-        if mailbox.over_budget() || self.shared.memory.is_over() {
+        if mailbox.over_budget() || self.context.memory.is_over() {
             self.crowded.push(index);
         }
         pushed
@@ -137,9 +137,9 @@ impl Sink for Dispatch {
 
     /// Whatever is left is handed on, and the progress knows who was given something.
     fn commit(&mut self, transaction: Transaction, end: Lsn) {
-        let shared = self.shared.clone();
+        let context = self.context.clone();
         // Held over the pushes, so that no tenant acknowledges a transaction that the progress does not know yet.
-        let mut progress = shared.progress();
+        let mut progress = context.progress();
         let touched = std::mem::take(&mut self.touched);
         let lanes = self.lanes.clone();
         let queued: Vec<&TenantId> = touched
@@ -149,7 +149,7 @@ impl Sink for Dispatch {
             .collect();
         progress.commit(end, queued.iter().copied());
         if queued.is_empty() {
-            shared.advanced.notify_one();
+            context.advanced.notify_one();
         }
         drop(progress);
         for index in &touched {
@@ -160,11 +160,11 @@ impl Sink for Dispatch {
     }
 
     fn idle(&mut self, wal_end: Lsn) {
-        self.shared.progress().idle(wal_end);
+        self.context.progress().idle(wal_end);
     }
 
     fn reply_requested(&self) {
-        self.shared.report.notify_one();
+        self.context.report.notify_one();
     }
 
     fn is_crowded(&self) -> bool {
@@ -173,7 +173,7 @@ impl Sink for Dispatch {
 
     async fn make_room(&mut self) -> Result<(), ServiceError> {
         for index in std::mem::take(&mut self.crowded) {
-            wait_for_room(&self.shared, index, &mut self.stalls).await;
+            wait_for_room(&self.context, index, &mut self.stalls).await;
         }
         Ok(())
     }
@@ -187,7 +187,7 @@ impl Sink for Dispatch {
     }
 
     async fn calls(&self) {
-        self.shared.lanes.changed.notified().await;
+        self.context.lanes.changed.notified().await;
     }
 
     async fn attend(&mut self) -> Result<(), ServiceError> {
@@ -196,15 +196,15 @@ impl Sink for Dispatch {
     }
 
     fn mapping(&self) -> Arc<str> {
-        self.shared.mapping()
+        self.context.mapping()
     }
 
     fn altered(&mut self, mapping: &str) {
-        self.shared.set_mapping(mapping);
-        self.shared.interrupt_all(Interrupt::Altered);
+        self.context.set_mapping(mapping);
+        self.context.interrupt_all(Interrupt::Altered);
     }
 
     fn interrupt(&mut self, why: Interrupt) {
-        self.shared.interrupt_all(why);
+        self.context.interrupt_all(why);
     }
 }

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 /// How many targets are looked at together at the start: a bound on the burst, not on who follows.
 const OPENING_TOGETHER: usize = 64;
 
-pub(crate) struct Shared {
+pub(crate) struct SessionContext {
     pub(crate) config: Config,
     pub(crate) state: StateStore,
     pub(crate) generation: Generation,
@@ -57,7 +57,7 @@ pub(crate) struct Shared {
 }
 
 /// Where a session begins.
-pub(crate) struct Beginning {
+pub(crate) struct SessionStart {
     pub(crate) generation: Generation,
     /// Everything before this was confirmed.
     pub(crate) confirmed: Lsn,
@@ -69,18 +69,18 @@ pub(crate) struct Beginning {
     pub(crate) holder: String,
 }
 
-impl Shared {
+impl SessionContext {
     pub(crate) fn new(
         config: Config,
         state: StateStore,
-        from: Beginning,
+        from: SessionStart,
         lanes: Vec<Lane>,
         memory: Arc<Memory>,
         mapping: &str,
         live: Arc<Live>,
-    ) -> Shared {
-        let Beginning { generation, confirmed, publication, epochs, holder } = from;
-        Shared {
+    ) -> SessionContext {
+        let SessionStart { generation, confirmed, publication, epochs, holder } = from;
+        SessionContext {
             rereader: Rereader::new(config.source.url.clone()),
             epoch: state.epoch(),
             config,

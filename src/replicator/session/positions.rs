@@ -5,7 +5,7 @@ use crate::capture::ReplicationWriter;
 use crate::clock::now;
 use crate::model::Lsn;
 use crate::replicator::error::ServiceError;
-use crate::replicator::session::context::Shared;
+use crate::replicator::session::context::SessionContext;
 use crate::state::{LEASE, Reached};
 use crate::status::report::IDLE_STEP;
 use std::time::Duration;
@@ -44,14 +44,14 @@ pub(crate) async fn report(
 }
 
 /// Writes positions down and confirms them, until `stop`; then once more.
-pub(crate) async fn record(shared: &Shared, stop: CancellationToken) -> Result<(), ServiceError> {
+pub(crate) async fn record(context: &SessionContext, stop: CancellationToken) -> Result<(), ServiceError> {
     let mut timer = interval(STATUS_EVERY);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut recorded = Instant::now();
     loop {
         tokio::select! {
             _ = timer.tick() => {}
-            () = shared.advanced.notified() => {
+            () = context.advanced.notified() => {
                 tokio::select! {
                     () = sleep_until(recorded + RECORD_EVERY) => {}
                     () = stop.cancelled() => {}
@@ -60,39 +60,39 @@ pub(crate) async fn record(shared: &Shared, stop: CancellationToken) -> Result<(
             () = stop.cancelled() => {}
         }
         let stopping = stop.is_cancelled();
-        shared.interrupt_who_holds_log();
+        context.interrupt_who_holds_log();
         let (safe, confirmed) = {
-            let progress = shared.progress();
+            let progress = context.progress();
             (progress.safe(), progress.confirmed())
         };
-        let worth_it = shared.any_held() || safe.0 - confirmed.0 >= IDLE_STEP;
+        let worth_it = context.any_held() || safe.0 - confirmed.0 >= IDLE_STEP;
         if worth_it || recorded.elapsed() >= RENEW_EVERY || stopping && safe > confirmed {
-            write_down(shared).await?;
+            write_down(context).await?;
             recorded = Instant::now();
         }
         if stopping {
-            return Ok(shared.state.release().await?);
+            return Ok(context.state.release().await?);
         }
     }
 }
 
 /// The state first, then the source: what is confirmed can be told apart from what somebody else moved on.
-async fn write_down(shared: &Shared) -> Result<(), ServiceError> {
+async fn write_down(context: &SessionContext) -> Result<(), ServiceError> {
     let begun = Instant::now();
     let reached = {
-        let progress = shared.progress();
+        let progress = context.progress();
         let behind = progress.behind().cloned().collect();
         Reached { confirmed: progress.safe(), received: progress.received(), behind }
     };
-    let asked = timeout(LEASE, shared.state.record(&reached, &shared.take_held())).await;
+    let asked = timeout(LEASE, context.state.record(&reached, &context.take_held())).await;
     let asked = asked.map_err(|_| ServiceError::LeaseLapsed)??;
-    shared.renewed(begun);
-    shared.progress().confirm(reached.confirmed);
-    shared.report.notify_one();
+    context.renewed(begun);
+    context.progress().confirm(reached.confirmed);
+    context.report.notify_one();
     for request in asked {
-        if let Err(request) = shared.ask(request) {
+        if let Err(request) = context.ask(request) {
             tracing::warn!(tenant = %request.tenant, "a resync was asked for, but the configuration has no such tenant");
-            shared.state.finish_requests(&request.tenant, request.id).await?;
+            context.state.finish_requests(&request.tenant, request.id).await?;
         }
     }
     Ok(())

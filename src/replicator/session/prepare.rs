@@ -5,7 +5,7 @@ use crate::capture::{CaptureError, ReplicationConnection, ReplicationReader, Rep
 use crate::config::{Config, Family};
 use crate::pg::{PgClient, connect};
 use crate::replicator::error::ServiceError;
-use crate::replicator::session::context::{Beginning, Shared};
+use crate::replicator::session::context::{SessionContext, SessionStart};
 use crate::replicator::session::tenants::Lane;
 use crate::replicator::source::history::{Found, History, decide_history};
 use crate::replicator::source::mapping::{compile_current, fingerprint, identity_gaps};
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 /// A session that has everything but its tasks.
 pub(crate) struct Prepared {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) context: Arc<SessionContext>,
     pub(crate) known: Snapshot,
     pub(crate) client: PgClient,
     pub(crate) reader: ReplicationReader,
@@ -86,11 +86,11 @@ pub(crate) async fn prepare(config: &Config, live: &Arc<Live>) -> Result<Prepare
     let mapping = fingerprint(&config.users, &compile_current(&client, &config.users).await?);
     let lanes = lanes.collect();
     let epochs = std::mem::take(&mut known.epochs);
-    let beginning = Beginning { generation, confirmed: from, publication: marks, epochs, holder };
-    let shared = Shared::new(config.clone(), state, beginning, lanes, memory.clone(), &mapping, live.clone());
-    shared.renewed(leased);
-    tracing::info!(slot = config.source.slot, position = %from, %generation, epoch = %shared.epoch, "streaming");
-    Ok(Prepared { shared: Arc::new(shared), known, client, reader, writer, created })
+    let beginning = SessionStart { generation, confirmed: from, publication: marks, epochs, holder };
+    let context = SessionContext::new(config.clone(), state, beginning, lanes, memory.clone(), &mapping, live.clone());
+    context.renewed(leased);
+    tracing::info!(slot = config.source.slot, position = %from, %generation, epoch = %context.epoch, "streaming");
+    Ok(Prepared { context: Arc::new(context), known, client, reader, writer, created })
 }
 
 /// The configuration with the mapping that fits the store's tables as they are.

@@ -6,7 +6,7 @@ use crate::replicator::error::ServiceError;
 use crate::replicator::reader::Stream;
 use crate::replicator::reader::tenant_sink::Dispatch;
 use crate::replicator::session::config_changes::replaced;
-use crate::replicator::session::context::Shared;
+use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::positions;
 use crate::replicator::session::prepare::Prepared;
 use crate::replicator::session::tenant_diff::Roster;
@@ -41,7 +41,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The tasks of a session.
 pub(crate) struct Running {
-    shared: Arc<Shared>,
+    context: Arc<SessionContext>,
     /// Reading, and serving snapshots: what they end with ends the session.
     source: JoinSet<Result<(), ServiceError>>,
     tenants: JoinSet<Result<(), ServiceError>>,
@@ -55,10 +55,10 @@ pub(crate) struct Running {
 impl Running {
     /// With `only`, nobody else takes part: what the others still want of the stream stays unconfirmed.
     pub(crate) fn start(prepared: Prepared, only: Option<&[TenantId]>) -> Running {
-        let Prepared { shared, mut known, client, reader, writer, created } = prepared;
+        let Prepared { context, mut known, client, reader, writer, created } = prepared;
         let (joins, requests) = mpsc::channel(JOINS_WAITING);
         let mut running = Running {
-            shared: shared.clone(),
+            context: context.clone(),
             source: JoinSet::new(),
             tenants: JoinSet::new(),
             joins: joins.clone(),
@@ -66,37 +66,37 @@ impl Running {
             stop_recording: CancellationToken::new(),
             stop_reporting: CancellationToken::new(),
         };
-        for (index, lane) in shared.lanes.all().iter().enumerate() {
+        for (index, lane) in context.lanes.all().iter().enumerate() {
             let id: &TenantId = &lane.tenant.id;
             if only.is_some_and(|only| !only.contains(id)) {
-                shared.progress().hold(id);
+                context.progress().hold(id);
                 continue;
             }
             // Before the first frame is read: whoever follows gathers, and with a new slot whoever joins.
             let gathers = created.is_some();
             if gathers {
-                shared.progress().join(id);
+                context.progress().join(id);
             }
             if gathers || lane.state() == TenantState::Following {
                 lane.mailbox.open();
             }
-            let worker = Worker::new(shared.clone(), index, joins.clone(), known.tenants.remove(id), gathers);
+            let worker = Worker::new(context.clone(), index, joins.clone(), known.tenants.remove(id), gathers);
             running.tenants.spawn(worker.run());
         }
-        let dispatch = Dispatch::new(shared.clone());
-        running.source.spawn(Stream::new(shared.clone(), dispatch, shared.drain.clone(), reader, client).run());
-        running.source.spawn(coordinator::serve(shared.clone(), requests, created));
-        let watched = shared.clone();
+        let dispatch = Dispatch::new(context.clone());
+        running.source.spawn(Stream::new(context.clone(), dispatch, context.drain.clone(), reader, client).run());
+        running.source.spawn(coordinator::serve(context.clone(), requests, created));
+        let watched = context.clone();
         running.source.spawn(async move { watching::membership(&watched).await });
         let (recording, reporting) = (running.stop_recording.clone(), running.stop_reporting.clone());
-        let record = shared.clone();
+        let record = context.clone();
         running.confirming.spawn(async move { positions::record(&record, recording).await });
         running.confirming.spawn(async move {
             let positions = || {
-                let progress = shared.progress();
+                let progress = context.progress();
                 (progress.received(), progress.confirmed())
             };
-            positions::report(positions, &shared.report, writer, reporting).await
+            positions::report(positions, &context.report, writer, reporting).await
         });
         running
     }
@@ -105,7 +105,7 @@ impl Running {
     #[cfg(feature = "kafka")]
     pub(crate) fn tee(&mut self, configs: watch::Receiver<Config>) {
         // Among those whose end is waited for.
-        self.tenants.spawn(crate::replicator::tee::run(self.shared.clone(), configs));
+        self.tenants.spawn(crate::replicator::tee::run(self.context.clone(), configs));
     }
 
     /// Until something breaks, or is over: then what waits is applied and confirmed.
@@ -137,33 +137,33 @@ impl Running {
 
     /// Tenants go and come. One that is re-targeted comes once its task is done with the old target.
     fn rearrange(&mut self, roster: Roster) {
-        let shared = self.shared.clone();
+        let context = self.context.clone();
         let mut going = Vec::new();
         for tenant in &roster.go {
             tracing::info!(%tenant, "goes: the configuration does not have it any more, or elsewhere");
-            if let Some(index) = shared.index_of(tenant) {
-                going.push(shared.lanes.get(index).ended.clone());
-                shared.lanes.retire(index);
+            if let Some(index) = context.index_of(tenant) {
+                going.push(context.lanes.get(index).ended.clone());
+                context.lanes.retire(index);
             }
         }
-        let budget = shared.config.limits.tenant_memory;
+        let budget = context.config.limits.tenant_memory;
         let coming: Vec<usize> = roster
             .come
             .into_iter()
             .map(|tenant| {
                 tracing::info!(tenant = %tenant.id, "comes");
-                let counts = shared.live.metrics.tenant(&tenant.id);
-                shared.lanes.add(Lane::new(tenant, budget, shared.memory.clone(), counts, None))
+                let counts = context.live.metrics.tenant(&tenant.id);
+                context.lanes.add(Lane::new(tenant, budget, context.memory.clone(), counts, None))
             })
             .collect();
         if !coming.is_empty() {
-            self.tenants.spawn(come(shared, going, coming, self.joins.clone()));
+            self.tenants.spawn(come(context, going, coming, self.joins.clone()));
         }
     }
 
     async fn drain(mut self) -> Result<(), ServiceError> {
         tracing::info!("stopping: what waits is applied first");
-        self.shared.drain.cancel();
+        self.context.drain.cancel();
         let drained = timeout(DRAIN, async {
             while let Some(done) = self.tenants.join_next().await {
                 finished(done)?;
@@ -192,14 +192,14 @@ impl Running {
             Ok(said) => said?,
             Err(_) => tracing::warn!("the source does not answer: what was applied last is not confirmed"),
         }
-        tracing::info!(position = %self.shared.progress().confirmed(), "stopped");
+        tracing::info!(position = %self.context.progress().confirmed(), "stopped");
         Ok(())
     }
 }
 
 /// Runs the tasks of new lanes, once those that went are done and the stream knows the new ones.
 async fn come(
-    shared: Arc<Shared>,
+    context: Arc<SessionContext>,
     going: Vec<CancellationToken>,
     coming: Vec<usize>,
     joins: mpsc::Sender<JoinRequest>,
@@ -209,18 +209,18 @@ async fn come(
             gone.cancelled().await;
         }
         for index in &coming {
-            shared.lanes.get(*index).adopted.cancelled().await;
+            context.lanes.get(*index).adopted.cancelled().await;
         }
     };
     tokio::select! {
         () = ready => {}
-        () = shared.drain.cancelled() => return Ok(()),
+        () = context.drain.cancelled() => return Ok(()),
     }
-    let mut known = shared.state.load().await?;
+    let mut known = context.state.load().await?;
     let mut workers = JoinSet::new();
     for index in coming {
-        let id = shared.lanes.get(index).tenant.id.clone();
-        workers.spawn(Worker::new(shared.clone(), index, joins.clone(), known.tenants.remove(&id), false).run());
+        let id = context.lanes.get(index).tenant.id.clone();
+        workers.spawn(Worker::new(context.clone(), index, joins.clone(), known.tenants.remove(&id), false).run());
     }
     while let Some(done) = workers.join_next().await {
         finished(done)?;

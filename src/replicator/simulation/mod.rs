@@ -186,7 +186,7 @@ impl World {
             let mut held = self.targets[index].rows.clone();
             held.retain(|_, version| version.is_some());
             assert_eq!(held, expected, "USERS_SYNC_SEED={seed}: tenant {index} is not equal at the end");
-            assert!(self.source.tenant_position(index).is_some_and(|mirror| mirror.following), "{seed}: {index}");
+            assert!(self.source.tenant_position(index).is_some_and(|recorded| recorded.following), "{seed}: {index}");
         }
         assert_eq!(
             self.source.slot,

@@ -1,6 +1,6 @@
 //! What a process does, step by step, with the service's own decisions.
 
-use crate::apply::{Mirror, NIL_TARGET_ID, Observed, Session, TargetAssessment, assess_target};
+use crate::apply::{NIL_TARGET_ID, ObservedTarget, RecordedTarget, Session, TargetAssessment, assess_target};
 use crate::model::{Change, Epoch, Lsn, TargetId, Timestamp, Xid};
 use crate::progress::Progress;
 use crate::replicator::simulation::world::*;
@@ -119,10 +119,11 @@ impl World {
         }
         let id = tenant(index);
         let decide = |world: &World, lane: &Lane, epochs| {
-            let mirror = lane.row.as_ref().map(mirror);
-            let mirror = mirror.map(|mirror| Mirror { position: mirror.position.max(lane.position), ..mirror });
+            let recorded = lane.row.as_ref().map(recorded_target);
+            let recorded =
+                recorded.map(|recorded| RecordedTarget { position: recorded.position.max(lane.position), ..recorded });
             let target = &world.targets[index];
-            let observed = Observed {
+            let observed = ObservedTarget {
                 checkpoint: target.checkpoint.clone(),
                 created: false,
                 has_rows: !target.rows.is_empty(),
@@ -130,7 +131,7 @@ impl World {
             };
             let (generation, epoch) = (process.generation, process.epoch);
             let session = Session { generation, epoch, mapping: MAPPING, epochs };
-            assess_target(&id, mirror.as_ref(), &observed, &session)
+            assess_target(&id, recorded.as_ref(), &observed, &session)
         };
         let lane = &process.lanes[index];
         let mut standing = decide(self, lane, (!lane.has_opened).then_some(&process.epochs));

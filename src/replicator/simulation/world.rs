@@ -1,6 +1,6 @@
 //! What the simulation's world is made of, and what a target does with a write.
 
-use crate::apply::{Checkpoint, Mirror};
+use crate::apply::{Checkpoint, RecordedTarget};
 use crate::model::{Change, Epoch, Generation, Lsn, TargetId, TenantId, Timestamp, User};
 use crate::progress::Progress;
 use crate::route::{Batch, Queue};
@@ -147,13 +147,13 @@ impl Source {
         rows
     }
 
-    pub(crate) fn tenant_position(&self, tenant: usize) -> Option<Mirror> {
-        self.rows[tenant].as_ref().map(mirror)
+    pub(crate) fn tenant_position(&self, tenant: usize) -> Option<RecordedTarget> {
+        self.rows[tenant].as_ref().map(recorded_target)
     }
 }
 
-pub(crate) fn mirror(row: &Row) -> Mirror {
-    Mirror {
+pub(crate) fn recorded_target(row: &Row) -> RecordedTarget {
+    RecordedTarget {
         following: row.following,
         target_id: row.target_id.clone(),
         position: row.position,

@@ -4,7 +4,7 @@ use crate::capture::{ReplicationConnection, slot};
 use crate::model::{Lsn, User};
 use crate::pg::{PgUrl, connect};
 use crate::replicator::error::ServiceError;
-use crate::replicator::session::context::Shared;
+use crate::replicator::session::context::SessionContext;
 use crate::replicator::snapshotter::partition::Member;
 use crate::replicator::snapshotter::scan;
 use crate::snapshot::{Export, hold_export};
@@ -51,7 +51,7 @@ pub(crate) struct Joining {
 /// Serves requests until nobody can make one any more. A request whose pass fails tells its tenant to try again: whoever
 /// follows is not disturbed by what keeps others from joining. `created` is the snapshot of a slot that was made for this session.
 pub(crate) async fn serve(
-    shared: Arc<Shared>,
+    context: Arc<SessionContext>,
     mut requests: mpsc::Receiver<JoinRequest>,
     mut created: Option<Export>,
 ) -> Result<(), ServiceError> {
@@ -67,10 +67,10 @@ pub(crate) async fn serve(
             },
         };
         let Some(first) = first else { return Ok(()) };
-        let mut together = gather(&shared, first, &mut requests).await;
+        let mut together = gather(&context, first, &mut requests).await;
         if let Some(export) = created.take() {
             let (served, later): (Vec<_>, Vec<_>) = together.into_iter().partition(|request| request.since_creation);
-            run_pass(&shared, &export, served).await;
+            run_pass(&context, &export, served).await;
             together = later;
         }
         // Whoever relied on the slot's snapshot and comes after it was used begins to gather anew.
@@ -78,8 +78,8 @@ pub(crate) async fn serve(
         if together.is_empty() {
             continue;
         }
-        match make_export(&shared.config.source.url).await {
-            Ok(export) => run_pass(&shared, &export, together).await,
+        match make_export(&context.config.source.url).await {
+            Ok(export) => run_pass(&context, &export, together).await,
             Err(error) => {
                 match error.is_final() {
                     true => {
@@ -98,18 +98,22 @@ pub(crate) async fn serve(
 
 /// The first one and those who come soon after it. A thousand targets are not looked at in a moment, and yet the table is to be
 /// read once.
-async fn gather(shared: &Shared, first: JoinRequest, requests: &mut mpsc::Receiver<JoinRequest>) -> Vec<JoinRequest> {
+async fn gather(
+    context: &SessionContext,
+    first: JoinRequest,
+    requests: &mut mpsc::Receiver<JoinRequest>,
+) -> Vec<JoinRequest> {
     let mut together = vec![first];
     let first_came = Instant::now();
     let mut last_came = first_came;
     loop {
         // What gathers for those who are here would stop the stream, and then park them.
-        let lanes = shared.lanes.all();
+        let lanes = context.lanes.all();
         let is_crowded = |request: &JoinRequest| lanes[request.tenant].mailbox.over_budget();
-        if shared.memory.is_over() || together.iter().any(is_crowded) {
+        if context.memory.is_over() || together.iter().any(is_crowded) {
             return together;
         }
-        let patience = if shared.on_their_way.is_anybody() { SOME_ON_THEIR_WAY } else { ALL_HERE };
+        let patience = if context.on_their_way.is_anybody() { SOME_ON_THEIR_WAY } else { ALL_HERE };
         let until = (last_came + patience.quiet).min(first_came + patience.latest);
         // Whoever was on the way may follow, or fail, and never come: that is looked at now and then.
         match timeout_at(until.min(Instant::now() + ALL_HERE.quiet), requests.recv()).await {
@@ -123,7 +127,7 @@ async fn gather(shared: &Shared, first: JoinRequest, requests: &mut mpsc::Receiv
     }
 }
 
-async fn run_pass(shared: &Shared, export: &Export, requests: Vec<JoinRequest>) {
+async fn run_pass(context: &SessionContext, export: &Export, requests: Vec<JoinRequest>) {
     let mut members = Vec::with_capacity(requests.len());
     for request in requests {
         let (rows, receiver) = mpsc::channel(CHUNKS_WAITING);
@@ -134,7 +138,7 @@ async fn run_pass(shared: &Shared, export: &Export, requests: Vec<JoinRequest>) 
     if members.is_empty() {
         return;
     }
-    match scan::run(shared, export, members).await {
+    match scan::run(context, export, members).await {
         Ok(()) => {}
         Err(error) if error.is_final() => {
             tracing::error!(%error, "the source cannot be read until this is mended, the tenants try again");

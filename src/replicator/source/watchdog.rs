@@ -4,7 +4,7 @@
 use crate::capture::publication::{read_marks, table_in_publication};
 use crate::pg::connect;
 use crate::replicator::error::ServiceError;
-use crate::replicator::session::context::Shared;
+use crate::replicator::session::context::SessionContext;
 use crate::replicator::source::publication::put_back;
 use crate::snapshot::settle;
 use std::time::Duration;
@@ -14,18 +14,18 @@ const EVERY: Duration = Duration::from_secs(10);
 
 /// Ends with an error once the table is out. That is written down first, so that whoever puts it back gets a new
 /// generation: what was changed in between was never sent.
-pub(crate) async fn membership(shared: &Shared) -> Result<(), ServiceError> {
-    let (source, tables) = (&shared.config.source, shared.config.users.tables());
+pub(crate) async fn membership(context: &SessionContext) -> Result<(), ServiceError> {
+    let (source, tables) = (&context.config.source, context.config.users.tables());
     let mut said = false;
     loop {
         tokio::select! {
             () = sleep(EVERY) => {}
-            () = shared.drain.cancelled() => return Ok(()),
+            () = context.drain.cancelled() => return Ok(()),
         }
         // A source that is away is the stream's to notice.
         let Ok(client) = connect(&source.url).await else { continue };
-        if !said && let Ok(Some(now)) = settle(&client, &shared.config.families).await {
-            said = now.rules != shared.config.users;
+        if !said && let Ok(Some(now)) = settle(&client, &context.config.families).await {
+            said = now.rules != context.config.users;
             if said {
                 let tables = now.rules.tables();
                 tracing::error!(
@@ -38,15 +38,15 @@ pub(crate) async fn membership(shared: &Shared) -> Result<(), ServiceError> {
         }
         for table in &tables {
             if matches!(table_in_publication(&client, &source.publication, table).await, Ok(false)) {
-                let state = connect(&shared.config.state_url).await?;
+                let state = connect(&context.config.state_url).await?;
                 let (publication, table) = (source.publication.clone(), (*table).clone());
-                put_back(&client, &state, &shared.config, &table).await?;
+                put_back(&client, &state, &context.config, &table).await?;
                 return Err(ServiceError::NotPublished { publication, table });
             }
         }
         // It may have been out of it for a moment.
         match read_marks(&client, &source.publication, &tables).await {
-            Ok(Some(marks)) if marks.rows != shared.publication => return Err(ServiceError::Republished),
+            Ok(Some(marks)) if marks.rows != context.publication => return Err(ServiceError::Republished),
             _ => {}
         }
     }

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::model::{Change, Deletes, Lsn, Timestamp, User};
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::sink::{Comes, Sink, Transaction};
-use crate::replicator::session::context::Shared;
+use crate::replicator::session::context::SessionContext;
 use crate::replicator::snapshotter::point_read::Wanted;
 use crate::replicator::tee::batcher::Outlet;
 use crate::route::{Directory, Interrupt, compose};
@@ -38,7 +38,7 @@ struct Waiting {
 }
 
 pub(crate) struct TeeSink {
-    shared: Arc<Shared>,
+    context: Arc<SessionContext>,
     outlet: Outlet,
     slot: String,
     deletes: Deletes,
@@ -68,7 +68,7 @@ pub(crate) struct TeeSink {
 
 impl TeeSink {
     pub(crate) fn new(
-        shared: Arc<Shared>,
+        context: Arc<SessionContext>,
         config: &Config,
         outlet: Outlet,
         mut start: Start,
@@ -93,7 +93,7 @@ impl TeeSink {
             whole: start.position.position,
             handed: start.position.position,
             start_over: None,
-            shared,
+            context,
             outlet,
             start,
             renumbered,
@@ -157,11 +157,11 @@ impl TeeSink {
         }
         let waiting = std::mem::take(&mut self.waiting);
         let wanted: Vec<Wanted> = waiting.iter().filter_map(|waiting| wanted(&waiting.change)).collect();
-        let found = self.shared.rereader.read(&self.shared.config, &wanted).await?;
-        self.shared.live.metrics.rereads.inc_by(wanted.len() as u64);
+        let found = self.context.rereader.read(&self.context.config, &wanted).await?;
+        self.context.live.metrics.rereads.inc_by(wanted.len() as u64);
         let found: HashMap<(Option<String>, &str), &User> =
             found.users.iter().map(|(key, user)| ((key.clone(), &*user.id), user)).collect();
-        let has_filter = self.shared.config.users.filter.is_some();
+        let has_filter = self.context.config.users.filter.is_some();
         for mut taken in waiting {
             let read = || {
                 let key = self.keys[taken.tenant].clone();

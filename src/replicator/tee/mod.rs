@@ -14,7 +14,7 @@ use crate::config::{Config, Kafka};
 use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::config_changes::replaced;
-use crate::replicator::session::context::Shared;
+use crate::replicator::session::context::SessionContext;
 use crate::state::{StateError, TenantState};
 use crate::status::report::TeeReport;
 use crate::tee::kafka::{self, Failure};
@@ -91,7 +91,7 @@ impl TeeError {
 
 /// A running tee, between its sessions.
 struct Tee {
-    shared: Arc<Shared>,
+    context: Arc<SessionContext>,
     /// Why every tenant has to take a snapshot, where that is so.
     start_over: Option<&'static str>,
     retry: Backoff,
@@ -113,27 +113,27 @@ enum Left {
 /// Runs the tee until the session drains. Its own trouble never ends anything else; what it returns is that this process
 /// is not the newest any more.
 pub(crate) async fn run(
-    shared: Arc<Shared>,
+    context: Arc<SessionContext>,
     mut configs: tokio::sync::watch::Receiver<Config>,
 ) -> Result<(), ServiceError> {
     let mut tee =
-        Tee { shared: shared.clone(), start_over: None, retry: Backoff::new(RETRY_FIRST, RETRY_LAST), said: None };
+        Tee { context: context.clone(), start_over: None, retry: Backoff::new(RETRY_FIRST, RETRY_LAST), said: None };
     loop {
         let config = configs.borrow_and_update().clone();
         tee.show_known().await?;
-        give_up_others(&shared, config.kafka.as_ref()).await?;
+        give_up_others(&context, config.kafka.as_ref()).await?;
         let Some(kafka) = &config.kafka else { return Ok(()) };
         let begun = Instant::now();
         let left = {
-            let session = session::session(&shared, &config, kafka, &mut tee.start_over);
+            let session = session::session(&context, &config, kafka, &mut tee.start_over);
             tokio::select! {
                 left = session => match left {
                     Ok(()) => Left::Drained,
                     Err(error) => Left::Broken(error),
                 },
-                left = watchdog::slot(&shared, kafka) => left,
+                left = watchdog::slot(&context, kafka) => left,
                 () = replaced(&mut configs) => Left::Replaced,
-                () = shared.drain.cancelled() => Left::Drained,
+                () = context.drain.cancelled() => Left::Drained,
             }
         };
         if begun.elapsed() > GOOD {
@@ -161,19 +161,19 @@ pub(crate) async fn run(
 }
 
 /// A slot that the configuration does not have any more would hold back the log for ever.
-async fn give_up_others(shared: &Shared, kafka: Option<&Kafka>) -> Result<(), ServiceError> {
-    let Some(row) = shared.state.tee().await? else { return Ok(()) };
+async fn give_up_others(context: &SessionContext, kafka: Option<&Kafka>) -> Result<(), ServiceError> {
+    let Some(row) = context.state.tee().await? else { return Ok(()) };
     if kafka.is_some_and(|kafka| kafka.slot == row.slot) {
         return Ok(());
     }
-    match slot::drop_slot(shared, &row.slot).await {
+    match slot::drop_slot(context, &row.slot).await {
         Ok(()) => {
             tracing::info!(
                 slot = row.slot,
                 "the configuration does not have this slot of a tee any more: it is dropped"
             );
-            shared.state.forget_tee().await?;
-            shared.live.tee_is(None);
+            context.state.forget_tee().await?;
+            context.live.tee_is(None);
             Ok(())
         }
         Err(error) => {
@@ -186,8 +186,8 @@ async fn give_up_others(shared: &Shared, kafka: Option<&Kafka>) -> Result<(), Se
 impl Tee {
     /// Shows what was written down of it by whoever ran it before.
     async fn show_known(&self) -> Result<(), ServiceError> {
-        let known = self.shared.state.tee().await?;
-        self.shared.live.tee_is(known.as_ref().map(TeeReport::of_state));
+        let known = self.context.state.tee().await?;
+        self.context.live.tee_is(known.as_ref().map(TeeReport::of_state));
         Ok(())
     }
 
@@ -198,14 +198,14 @@ impl Tee {
 
     /// Writes down and says what broke, once, and waits before it is tried again.
     async fn broken(&mut self, kafka: &Kafka, error: &TeeError) -> Result<(), ServiceError> {
-        self.shared.live.metrics.tee_reconnects.inc();
+        self.context.live.metrics.tee_reconnects.inc();
         let (reason, remedy) = error.parts();
-        let wal = watchdog::held_back(&self.shared, kafka).await;
-        let state = match self.shared.state.tee().await? {
+        let wal = watchdog::held_back(&self.context, kafka).await;
+        let state = match self.context.state.tee().await? {
             Some(row) if row.state == TenantState::Parked => TenantState::Parked,
             _ => TenantState::Joining,
         };
-        self.shared.put_tee(&kafka.slot, state, Some(&reason), remedy).await?;
+        self.context.put_tee(&kafka.slot, state, Some(&reason), remedy).await?;
         if self.said.as_ref() != Some(&reason) {
             match remedy {
                 Some(remedy) => tracing::error!(reason, remedy, holds_back = wal, "the tee waits until this is mended"),
@@ -220,13 +220,13 @@ impl Tee {
 
     /// Its slot is given up, so that the source can let go of its log. It comes back by itself, with a snapshot.
     async fn park(&mut self, kafka: &Kafka, bytes: u64) -> Result<(), ServiceError> {
-        let limit = self.shared.config.limits.kafka_wal;
+        let limit = self.context.config.limits.kafka_wal;
         let reason =
             format!("its slot held back {bytes} bytes of the source's log, more than limits.kafka_wal ({limit})");
         let remedy = "it comes back by itself once Kafka takes messages, with a snapshot of every tenant";
-        self.shared.put_tee(&kafka.slot, TenantState::Parked, Some(&reason), Some(remedy)).await?;
+        self.context.put_tee(&kafka.slot, TenantState::Parked, Some(&reason), Some(remedy)).await?;
         tracing::error!(reason, remedy, "the tee is parked");
-        if let Err(error) = slot::drop_slot(&self.shared, &kafka.slot).await {
+        if let Err(error) = slot::drop_slot(&self.context, &kafka.slot).await {
             tracing::error!(%error, slot = kafka.slot, "the tee's slot could not be dropped: it is tried again");
         }
         self.wait(kafka).await
@@ -237,8 +237,8 @@ impl Tee {
         let wait = self.retry.step();
         tokio::select! {
             () = sleep(wait) => Ok(()),
-            () = self.shared.drain.cancelled() => Ok(()),
-            left = watchdog::slot(&self.shared, kafka) => match left {
+            () = self.context.drain.cancelled() => Ok(()),
+            left = watchdog::slot(&self.context, kafka) => match left {
                 Left::HoldsLog(bytes) => Box::pin(self.park(kafka, bytes)).await,
                 _ => Ok(()),
             },

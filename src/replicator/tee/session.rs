@@ -6,7 +6,7 @@ use crate::config::{Config, Kafka};
 use crate::model::{Lsn, TenantId};
 use crate::pg::{PgClient, connect};
 use crate::replicator::reader::Stream;
-use crate::replicator::session::context::Shared;
+use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::positions::report;
 use crate::replicator::snapshotter::coordinator::make_export;
 use crate::replicator::source::mapping::{compile_current, fingerprint};
@@ -32,24 +32,24 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs until something breaks. `start_over`: why every tenant has to take a snapshot; taken once they have.
 pub(crate) async fn session(
-    shared: &Arc<Shared>,
+    context: &Arc<SessionContext>,
     config: &Config,
     kafka: &Kafka,
     start_over: &mut Option<&'static str>,
 ) -> Result<(), TeeError> {
-    let rules = &shared.config.users;
+    let rules = &context.config.users;
     let topics = Arc::new(Topics::new(&kafka.topic, &rules.table, config.tenants.iter().map(|tenant| &tenant.id))?);
-    let encoder = Arc::new(Encoder::new(kafka, &shared.config.source.url.database, &rules.table));
+    let encoder = Arc::new(Encoder::new(kafka, &context.config.source.url.database, &rules.table));
     let Opened { producer, positions, before } = open(kafka, &topics).await?;
 
-    let client = connect(&shared.config.source.url).await?;
+    let client = connect(&context.config.source.url).await?;
     source_session(&client).await?;
     let mapping = fingerprint(rules, &compile_current(&client, rules).await?);
-    let mut taken = take_slot(&client, shared, kafka, positions.stream.as_ref()).await?;
-    let asked = shared.state.tee().await?.is_some_and(|row| row.requested);
+    let mut taken = take_slot(&client, context, kafka, positions.stream.as_ref()).await?;
+    let asked = context.state.tee().await?.is_some_and(|row| row.requested);
     let everybody = start_over.is_some() || asked || taken.created.is_some();
 
-    let metrics = &shared.live.metrics;
+    let metrics = &context.live.metrics;
     let counts = Counts { messages: metrics.tee_messages.clone(), transactions: metrics.tee_transactions.clone() };
     let names = config.tenants.iter().map(|tenant| tenant.id.to_string()).collect();
     let publisher = Publisher::start(producer, kafka, encoder.source(), names, counts);
@@ -66,10 +66,10 @@ pub(crate) async fn session(
         let is_there = |id: &&TenantId| config.tenants.iter().any(|tenant| tenant.id == **id);
         let gone: Vec<TenantId> = positions.tenants.keys().filter(|id| !is_there(id)).cloned().collect();
         if !members.is_empty() || !gone.is_empty() {
-            shared.put_tee(&kafka.slot, TenantState::Joining, None, None).await?;
+            context.put_tee(&kafka.slot, TenantState::Joining, None, None).await?;
             let export = match taken.created.take() {
                 Some(export) => export,
-                None => make_export(&shared.config.source.url).await?,
+                None => make_export(&context.config.source.url).await?,
             };
             if members.len() == config.tenants.len() {
                 // All that is older is in the snapshot: none of it is wanted once more.
@@ -77,19 +77,19 @@ pub(crate) async fn session(
                 taken.from.split = None;
             }
             tracing::info!(tenants = members.len(), position = %export.position, "the tee takes a snapshot");
-            let pass = Pass { shared, config, kafka, from: &taken.from, gone: &gone };
+            let pass = Pass { context, config, kafka, from: &taken.from, gone: &gone };
             pass.run(&export, &members, &mut outlet).await?;
             members.iter().for_each(|member| start[member.index] = export.position);
         }
         *start_over = None;
         if asked {
-            shared.state.finish_tee_request().await?;
+            context.state.finish_tee_request().await?;
         }
-        shared.put_tee(&kafka.slot, TenantState::Following, None, None).await?;
+        context.put_tee(&kafka.slot, TenantState::Following, None, None).await?;
         tracing::info!(position = %taken.from.position, "the tee follows");
         let start = Start { position: taken.from.clone(), tenants: start };
-        let replication = taken.stream(shared, kafka).await?;
-        follow(shared, config, start, &mapping, outlet, client, replication).await
+        let replication = taken.stream(context, kafka).await?;
+        follow(context, config, start, &mapping, outlet, client, replication).await
     };
     let failed = async {
         match failed.await {
@@ -153,7 +153,7 @@ fn members(
 
 /// Publishes the stream, and confirms what is published.
 async fn follow(
-    shared: &Arc<Shared>,
+    context: &Arc<SessionContext>,
     config: &Config,
     start: Start,
     mapping: &str,
@@ -162,15 +162,15 @@ async fn follow(
     (reader, writer): (ReplicationReader, ReplicationWriter),
 ) -> Result<(), TeeError> {
     let (reached, news) = (outlet.reached.clone(), Arc::new(Notify::new()));
-    let sink = TeeSink::new(shared.clone(), config, outlet, start, mapping, news.clone());
-    let stream = Stream::new(shared.clone(), sink, shared.drain.clone(), reader, client);
+    let sink = TeeSink::new(context.clone(), config, outlet, start, mapping, news.clone());
+    let stream = Stream::new(context.clone(), sink, context.drain.clone(), reader, client);
     let positions = || {
         let (received, published) = reached.positions();
-        shared.live.tee_published(published);
+        context.live.tee_published(published);
         (received, published)
     };
     let reporting = report(positions, &news, writer, CancellationToken::new());
-    let announcing = announce(shared, &reached, &news);
+    let announcing = announce(context, &reached, &news);
     tokio::select! {
         streamed = stream.run() => Ok(streamed?),
         reported = reporting => Ok(reported?),
@@ -179,7 +179,7 @@ async fn follow(
 }
 
 /// Passes on that more is in Kafka; and says when nothing has been for a while, and when that is over.
-async fn announce(shared: &Shared, reached: &Reached, news: &Notify) -> Result<(), TeeError> {
+async fn announce(context: &SessionContext, reached: &Reached, news: &Notify) -> Result<(), TeeError> {
     let mut done = reached.done();
     let mut waits = false;
     loop {
@@ -200,8 +200,8 @@ async fn announce(shared: &Shared, reached: &Reached, news: &Notify) -> Result<(
                 Some(reason) => tracing::warn!(reason, "the tee waits for Kafka"),
                 None => tracing::info!("Kafka acknowledges again"),
             }
-            if let Some(row) = shared.state.tee().await? {
-                shared.put_tee(&row.slot, row.state, reason, None).await?;
+            if let Some(row) = context.state.tee().await? {
+                context.put_tee(&row.slot, row.state, reason, None).await?;
             }
         }
     }

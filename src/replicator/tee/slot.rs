@@ -4,7 +4,7 @@ use crate::capture::slot::{self, CreatedSlot, SlotRow};
 use crate::capture::{ReplicationConnection, ReplicationReader, ReplicationWriter};
 use crate::config::Kafka;
 use crate::pg::{PgClient, connect};
-use crate::replicator::session::context::Shared;
+use crate::replicator::session::context::SessionContext;
 use crate::replicator::tee::TeeError;
 use crate::snapshot::{Export, hold_export};
 use crate::tee::{Resume, Source, StreamPosition, decide_resume};
@@ -16,12 +16,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The slot, free to be used; `None` where there is none. This process holds the lease, so whoever else uses the slot is
 /// a process that has lost it, or what the server has not noticed of our own last connection.
-async fn free_slot(client: &PgClient, shared: &Shared, name: &str) -> Result<Option<SlotRow>, TeeError> {
+async fn free_slot(client: &PgClient, context: &SessionContext, name: &str) -> Result<Option<SlotRow>, TeeError> {
     let mut said = false;
     loop {
         let Some(row) = slot::read_slot(client, name).await? else { return Ok(None) };
         let ours = row.plugin.as_deref() == Some(slot::PLUGIN)
-            && row.database.as_deref() == Some(&*shared.config.source.url.database);
+            && row.database.as_deref() == Some(&*context.config.source.url.database);
         if !ours {
             return Err(TeeError::ForeignSlot(name.to_owned()));
         }
@@ -36,9 +36,9 @@ async fn free_slot(client: &PgClient, shared: &Shared, name: &str) -> Result<Opt
 }
 
 /// Drops it, where it is there.
-pub(crate) async fn drop_slot(shared: &Shared, name: &str) -> Result<(), TeeError> {
-    let client = connect(&shared.config.source.url).await?;
-    if free_slot(&client, shared, name).await?.is_some() {
+pub(crate) async fn drop_slot(context: &SessionContext, name: &str) -> Result<(), TeeError> {
+    let client = connect(&context.config.source.url).await?;
+    if free_slot(&client, context, name).await?.is_some() {
         let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
                    WHERE slot_name = $1::text::name";
         client.execute(sql, &[&name]).await?;
@@ -47,10 +47,14 @@ pub(crate) async fn drop_slot(shared: &Shared, name: &str) -> Result<(), TeeErro
 }
 
 /// Makes it, and holds its snapshot.
-async fn make_slot(connection: &mut ReplicationConnection, shared: &Shared, kafka: &Kafka) -> Result<Export, TeeError> {
+async fn make_slot(
+    connection: &mut ReplicationConnection,
+    context: &SessionContext,
+    kafka: &Kafka,
+) -> Result<Export, TeeError> {
     tracing::info!(slot = kafka.slot, "making the tee's slot; this waits for the transactions that are running now");
     let CreatedSlot { consistent_point, snapshot_name } = slot::create_slot(connection, &kafka.slot, false).await?;
-    let holder = connect(&shared.config.source.url).await?;
+    let holder = connect(&context.config.source.url).await?;
     Ok(hold_export(holder, &snapshot_name, consistent_point).await?)
 }
 
@@ -68,20 +72,20 @@ pub(crate) struct Taken {
 /// Takes the slot where the topics say that it can go on, or makes it anew.
 pub(crate) async fn take_slot(
     client: &PgClient,
-    shared: &Shared,
+    context: &SessionContext,
     kafka: &Kafka,
     known: Option<&StreamPosition>,
 ) -> Result<Taken, TeeError> {
-    let mut connection = ReplicationConnection::connect(&shared.config.source.url).await?;
+    let mut connection = ReplicationConnection::connect(&context.config.source.url).await?;
     let system = slot::identify_system(&mut connection).await?;
     let found = |confirmed| Source {
         system: &system.system_identifier,
         timeline: system.timeline,
-        generation: shared.generation,
+        generation: context.generation,
         confirmed,
         flushed: system.flushed,
     };
-    let why = match free_slot(client, shared, &kafka.slot).await? {
+    let why = match free_slot(client, context, &kafka.slot).await? {
         None => known.map(|_| "its slot is gone"),
         Some(SlotRow { invalid: false, confirmed_flush: Some(confirmed), .. }) => {
             match decide_resume(known, &found(confirmed)) {
@@ -93,14 +97,14 @@ pub(crate) async fn take_slot(
     };
     if let Some(why) = why {
         tracing::warn!(slot = kafka.slot, reason = why, "the tee gets a new slot and takes a snapshot of every tenant");
-        drop_slot(shared, &kafka.slot).await?;
+        drop_slot(context, &kafka.slot).await?;
     }
-    let export = make_slot(&mut connection, shared, kafka).await?;
+    let export = make_slot(&mut connection, context, kafka).await?;
     let from = StreamPosition {
         position: export.position,
         system: system.system_identifier,
         timeline: system.timeline,
-        generation: shared.generation.0,
+        generation: context.generation.0,
         split: None,
     };
     Ok(Taken { connection, from, created: Some(export), lost: why.is_some() && known.is_none() })
@@ -110,10 +114,10 @@ impl Taken {
     /// Begins to read.
     pub(crate) async fn stream(
         self,
-        shared: &Shared,
+        context: &SessionContext,
         kafka: &Kafka,
     ) -> Result<(ReplicationReader, ReplicationWriter), TeeError> {
-        let names = [&*shared.config.source.publication];
+        let names = [&*context.config.source.publication];
         Ok(self.connection.start_replication(&kafka.slot, self.from.position, &names).await?)
     }
 }

@@ -5,7 +5,7 @@ use crate::config::{Config, Kafka};
 use crate::map::TenantRef;
 use crate::model::{TenantId, User};
 use crate::pg::connect;
-use crate::replicator::session::context::Shared;
+use crate::replicator::session::context::SessionContext;
 use crate::replicator::source::mapping::compile_current;
 use crate::replicator::tee::TeeError;
 use crate::replicator::tee::batcher::Outlet;
@@ -35,7 +35,7 @@ pub(crate) struct Member {
 
 /// One pass over the table.
 pub(crate) struct Pass<'a> {
-    pub(crate) shared: &'a Shared,
+    pub(crate) context: &'a SessionContext,
     pub(crate) config: &'a Config,
     pub(crate) kafka: &'a Kafka,
     /// The stream's position from now on.
@@ -110,9 +110,9 @@ impl Pass<'_> {
         ordinal: &mut u64,
         outlet: &mut Outlet,
     ) -> Result<(), TeeError> {
-        let client = connect(&self.shared.config.source.url).await?;
+        let client = connect(&self.context.config.source.url).await?;
         export.import(&client).await?;
-        let mapped = compile_current(&client, &self.shared.config.users).await?;
+        let mapped = compile_current(&client, &self.context.config.users).await?;
         let tenants = self.config.tenants.iter().enumerate();
         let mut directory = Directory::new(tenants.map(|(index, tenant)| (&tenant.id, &tenant.key, index)));
         let mut rows = RowStream::open(&client, &mapped.from, &mapped.relation, mapped.plan.decoded(), "").await?;
@@ -135,7 +135,7 @@ impl Pass<'_> {
                 self.put(export, Op::Read, index, &user.id, Some(&user), tombstones, ordinal, outlet);
             }
             self.hand_on(outlet).await?;
-            let limit = self.shared.config.limits.snapshot_age;
+            let limit = self.context.config.limits.snapshot_age;
             if begun.elapsed() > limit {
                 return Err(TeeError::SnapshotAge(limit));
             }

@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout};
 impl Worker {
     /// Applies what comes, until something ends it.
     pub(crate) async fn follow(&mut self, target: &mut Target, who: &Identity) -> Halt {
-        let shared = self.shared.clone();
-        let lane = shared.lanes.get(self.index());
+        let context = self.context.clone();
+        let lane = context.lanes.get(self.index());
         loop {
             if let Err(halt) = self.purge(target, who).await {
                 return halt;
@@ -55,7 +55,7 @@ impl Worker {
                 self.lane().mailbox.finish(batch.bytes);
                 self.reached(end);
                 self.count(batch.entries.len(), &batch, begun);
-                self.shared.live.arrivals.arrived(self.id(), batch.entries.keys());
+                self.context.live.arrivals.arrived(self.id(), batch.entries.keys());
                 Ok(())
             }
             Err(halt) => {
@@ -115,7 +115,7 @@ impl Worker {
                 self.reached(end);
                 batch.oldest = oldest;
                 self.count(rows + batch.entries.len(), &batch, started);
-                self.shared.live.arrivals.many_arrived(self.id());
+                self.context.live.arrivals.many_arrived(self.id());
                 Ok(())
             }
             Applied::Refused => Err(too_large_to_repeat(checkpoint_changed())),
@@ -168,22 +168,22 @@ impl Worker {
             // By two clocks: never less than nothing.
             age: Duration::from_micros(u64::try_from(micros).unwrap_or(0)),
         };
-        self.shared.live.metrics.applied(&self.lane().counts, visible);
+        self.context.live.metrics.applied(&self.lane().counts, visible);
     }
 
     fn reached(&mut self, end: Lsn) {
         self.position = end;
         tracing::trace!(tenant = %self.id(), position = %end, "its target holds more");
         self.forget_readings_before(end);
-        self.shared.acknowledge(self.id(), end);
+        self.context.acknowledge(self.id(), end);
     }
 
     /// A target that does not answer for as long as one may be away is taken to be away.
     pub(crate) async fn answer<T>(&self, work: impl Future<Output = Result<T, TargetError>>) -> Result<T, Halt> {
-        if self.shared.lease_has_lapsed() {
+        if self.context.lease_has_lapsed() {
             return Err(ServiceError::LeaseLapsed.into());
         }
-        match timeout(self.shared.config.limits.park_after, work).await {
+        match timeout(self.context.config.limits.park_after, work).await {
             Ok(answer) => Ok(answer?),
             Err(_) => Err(Halt::Retry("its target does not answer".to_owned())),
         }

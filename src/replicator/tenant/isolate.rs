@@ -73,7 +73,7 @@ impl Worker {
 
     fn remember(&mut self, refused: Vec<(UserId, Refusal)>) -> Result<(), Halt> {
         self.say_who_is_refused(&refused);
-        let mut fingerprints = self.shared.fingerprints();
+        let mut fingerprints = self.context.fingerprints();
         for (id, _) in refused {
             // The next change is tried, also where it makes the same row.
             fingerprints.forget(self.index(), &id);

@@ -14,18 +14,18 @@ use tokio::sync::oneshot;
 impl Worker {
     /// Asks for the tenant's users and merges them; what the stream brings meanwhile waits, and comes after them.
     pub(crate) async fn join(&mut self, target: &mut Target, who: &Identity, reason: &'static str) -> Result<(), Halt> {
-        let shared = self.shared.clone();
+        let context = self.context.clone();
         tracing::info!(tenant = %self.id(), reason, "joins");
         self.put(TenantState::Joining, Some(reason.to_owned()), None, Some(who.target_id.clone()), Lsn::ZERO).await?;
         let since_creation = std::mem::take(&mut self.gathered_since_creation);
         if !since_creation {
             self.forget_what_waits();
             // Under one lock: a change is either dropped, and in the snapshot, or news.
-            let mut fingerprints = shared.fingerprints();
+            let mut fingerprints = context.fingerprints();
             fingerprints.begin_anew(self.index);
             self.lane().mailbox.open();
             drop(fingerprints);
-            shared.progress().join(self.id());
+            context.progress().join(self.id());
         }
         let asked = self.lane.asked();
         self.attempted = asked.as_ref().map(|request| request.id);
@@ -43,16 +43,16 @@ impl Worker {
                 // Whoever relied on the slot's own snapshot comes too late for it.
                 Err(_) => return Err(broken("it was given up")),
             };
-            let mapping = shared.mapping_of(self.index);
+            let mapping = context.mapping_of(self.index);
             let loading = Loading {
                 who,
                 mapping: &mapping,
                 position,
-                deletes: shared.config.deletes,
+                deletes: context.config.deletes,
                 tells_rows_apart,
                 max_deletes: match asked.as_ref().is_some_and(|request| request.allow_deletes) {
                     true => MaxDeletes::ALL,
-                    false => shared.config.limits.max_deletes,
+                    false => context.config.limits.max_deletes,
                 },
             };
             let loaded = load(target, &loading, &mut rows).await;
@@ -69,13 +69,13 @@ impl Worker {
                 done => done?,
             },
             why = lane.mailbox.interrupted() => return Err(why.into()),
-            () = shared.drain.cancelled() => return Err(Halt::Drained),
+            () = context.drain.cancelled() => return Err(Halt::Drained),
         };
         self.tells_rows_apart = false;
         self.say_who_is_refused(&loaded.rejected);
         {
             // The snapshot's pass has taken them for known.
-            let mut fingerprints = shared.fingerprints();
+            let mut fingerprints = context.fingerprints();
             loaded.rejected.iter().for_each(|(id, _)| fingerprints.forget(self.index, id));
         }
         self.rejected = loaded.rejected.into_iter().map(|(id, _)| id).collect();
@@ -83,9 +83,9 @@ impl Worker {
         self.has_to_join = None;
         self.position = position;
         self.hold(position);
-        shared.joined(self.index, position);
+        context.joined(self.index, position);
         self.lane.counts.resynced();
-        shared.live.arrivals.many_arrived(self.id());
+        context.live.arrivals.many_arrived(self.id());
         tracing::info!(
             tenant = %self.id(), %position, users = loaded.read, inserted = loaded.inserted,
             updated = loaded.updated, deleted = loaded.deleted, "follows"

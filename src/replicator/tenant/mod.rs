@@ -9,14 +9,14 @@ mod persist;
 mod purge;
 mod reread;
 
-use crate::apply::Mirror;
+use crate::apply::RecordedTarget;
 use crate::model::{Lsn, Oid, TenantId, UserId};
 use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::Cause;
 use crate::replicator::session::arriving::OnTheirWay;
-use crate::replicator::session::context::Shared;
+use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::tenants::Lane;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
 use crate::replicator::snapshotter::point_read::Found;
@@ -38,8 +38,8 @@ const PARKED_LAST: Duration = Duration::from_secs(300);
 const IDLE: Duration = Duration::from_secs(60);
 
 /// What the state remembers of a tenant, as far as its standing depends on it.
-pub(crate) fn mirror(row: &TenantRow) -> Mirror {
-    Mirror {
+pub(crate) fn recorded_target(row: &TenantRow) -> RecordedTarget {
+    RecordedTarget {
         following: row.state == TenantState::Following,
         target_id: row.target_id.clone(),
         position: row.position,
@@ -50,7 +50,7 @@ pub(crate) fn mirror(row: &TenantRow) -> Mirror {
 
 /// One tenant's task.
 pub(crate) struct Worker {
-    shared: Arc<Shared>,
+    context: Arc<SessionContext>,
     index: usize,
     lane: Arc<Lane>,
     joins: mpsc::Sender<JoinRequest>,
@@ -88,16 +88,16 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(
-        shared: Arc<Shared>,
+        context: Arc<SessionContext>,
         index: usize,
         joins: mpsc::Sender<JoinRequest>,
         row: Option<TenantRow>,
         gathered_since_creation: bool,
     ) -> Worker {
         Worker {
-            lane: shared.lanes.get(index),
-            on_its_way: Some(shared.on_their_way.clone()),
-            shared,
+            lane: context.lanes.get(index),
+            on_its_way: Some(context.on_their_way.clone()),
+            context,
             index,
             joins,
             row,
@@ -148,7 +148,7 @@ impl Worker {
         self.put(TenantState::Parked, Some(NOT_CONFIGURED.to_owned()), None, target_id, Lsn::ZERO).await?;
         tracing::info!(tenant = %self.id(), reason = NOT_CONFIGURED, "parked");
         self.lane.mailbox.close();
-        self.shared.release(self.id());
+        self.context.release(self.id());
         Ok(())
     }
 
@@ -159,10 +159,10 @@ impl Worker {
                 Halt::Drained => return Ok(()),
                 Halt::Session(error) => return Err(error),
                 Halt::Idle => self.idle = true,
-                Halt::Retry(_) if self.shared.drain.is_cancelled() => return Ok(()),
+                Halt::Retry(_) if self.context.drain.is_cancelled() => return Ok(()),
                 Halt::Rejoin(reason) => self.has_to_join(reason).await?,
                 Halt::Retry(reason) => match self.failing_for() {
-                    long if long > self.shared.config.limits.park_after => {
+                    long if long > self.context.config.limits.park_after => {
                         let remedy = "it comes back by itself once its target does";
                         self.park(Cause::Away, &reason, remedy, &mut parked).await?;
                     }
@@ -182,7 +182,7 @@ impl Worker {
                     self.park(Cause::Refuses, &reason, failure_policy::REFUSES, &mut parked).await?;
                 }
             }
-            if self.shared.drain.is_cancelled() && self.lane().state() != TenantState::Following {
+            if self.context.drain.is_cancelled() && self.lane().state() != TenantState::Following {
                 return Ok(());
             }
         }
@@ -205,7 +205,7 @@ impl Worker {
             self.lane.mailbox.gather(true);
             tokio::select! {
                 () = self.lane.mailbox.worth_waking(wake_after) => {}
-                () = self.shared.drain.cancelled() => {}
+                () = self.context.drain.cancelled() => {}
             }
         }
         let due = self.purge_due;
@@ -258,7 +258,7 @@ impl Worker {
 
     /// The target holds everything up to here.
     fn hold(&self, position: Lsn) {
-        let mut fingerprints = self.shared.fingerprints();
+        let mut fingerprints = self.context.fingerprints();
         let dropped = self.lane().mailbox.hold(position);
         dropped.iter().for_each(|id| fingerprints.forget(self.index, id));
     }
@@ -270,7 +270,7 @@ impl Worker {
             Some(next) => next,
             None => tokio::select! {
                 next = timeout(idle.unwrap_or(Duration::MAX), mailbox.next()) => next.map_err(|_| Halt::Idle)?,
-                () = self.shared.drain.cancelled() => mailbox.try_next().ok_or(Halt::Drained)?,
+                () = self.context.drain.cancelled() => mailbox.try_next().ok_or(Halt::Drained)?,
             },
         };
         let mut batch = next?;
@@ -299,7 +299,7 @@ impl Worker {
         tokio::select! {
             () = sleep(how_long) => {}
             _ = self.lane().mailbox.interrupted() => {}
-            () = self.shared.drain.cancelled() => {}
+            () = self.context.drain.cancelled() => {}
         }
     }
 }

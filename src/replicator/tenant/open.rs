@@ -1,15 +1,17 @@
 //! An open target: connected to, looked at, and judged; from there the tenant follows, joins, or waits for a person.
 
-use crate::apply::{Identity, Mirror, Observed, ParkReason, Session, Target, TargetAssessment, assess_target};
+use crate::apply::{
+    Identity, ObservedTarget, ParkReason, RecordedTarget, Session, Target, TargetAssessment, assess_target,
+};
 use crate::clock::now;
 use crate::model::{Epoch, Lsn, TargetId};
 use crate::pg::connect;
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::Cause;
-use crate::replicator::session::context::Shared;
+use crate::replicator::session::context::SessionContext;
 use crate::replicator::tenant::outcome::Halt;
-use crate::replicator::tenant::{Worker, mirror};
+use crate::replicator::tenant::{Worker, recorded_target};
 use std::pin::pin;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -29,14 +31,14 @@ fn latest_epoch() -> Epoch {
 impl Worker {
     /// Connects, looks, decides; a tenant that has to join has joined when this returns.
     pub(crate) async fn open(&mut self) -> Result<(Target, Identity), Halt> {
-        let shared = self.shared.clone();
+        let context = self.context.clone();
         self.attempted = self.lane.asked().map(|request| request.id);
         let opening = async {
             let mut connecting = pin!(connect(&self.lane.tenant.target));
             // Later on they come one by one.
-            let turn = match shared.has_looked_at(self.id()) {
+            let turn = match context.has_looked_at(self.id()) {
                 true => None,
-                false => shared.opening.acquire().await.ok(),
+                false => context.opening.acquire().await.ok(),
             };
             // Many that do not answer must not keep the others waiting.
             let connected = timeout(TURN, &mut connecting).await;
@@ -46,52 +48,54 @@ impl Worker {
                 Err(_) => connecting.await,
             };
             let client = connected.map_err(|error| Halt::from(failure_policy::of_connect(&error)))?;
-            let opened = timeout(OPEN_WITHIN, Target::open(client, shared.config.deletes, shared.config.notify)).await;
+            let opened =
+                timeout(OPEN_WITHIN, Target::open(client, context.config.deletes, context.config.notify)).await;
             Ok::<_, Halt>(opened.map_err(|_| Halt::Retry("somebody locks its tables".to_owned()))??)
         };
         let (mut target, mut observed) = tokio::select! {
             opened = opening => opened?,
             why = self.lane().mailbox.interrupted() => return Err(why.into()),
         };
-        let mirror = self.row.as_ref().map(mirror);
-        let mirror = mirror.map(|mirror| Mirror { position: mirror.position.max(self.position), ..mirror });
-        let mapping = shared.mapping_of(self.index);
-        let decide = |observed: &Observed, epochs| {
-            let Shared { generation, epoch, .. } = *shared;
+        let recorded = self.row.as_ref().map(recorded_target);
+        let recorded =
+            recorded.map(|recorded| RecordedTarget { position: recorded.position.max(self.position), ..recorded });
+        let mapping = context.mapping_of(self.index);
+        let decide = |observed: &ObservedTarget, epochs| {
+            let SessionContext { generation, epoch, .. } = *context;
             let session = Session { generation, epoch, mapping: &mapping, epochs };
-            assess_target(&self.lane.tenant.id, mirror.as_ref(), observed, &session)
+            assess_target(&self.lane.tenant.id, recorded.as_ref(), observed, &session)
         };
-        let is_first = !shared.has_looked_at(self.id());
+        let is_first = !context.has_looked_at(self.id());
         if let Some(reason) = target.no_wait_for().filter(|_| is_first) {
             let remedy = "GRANT CREATE ON SCHEMA users_sync to its role there, or `users-sync setup`";
             tracing::warn!(tenant = %self.id(), reason, remedy, "users_sync.wait_for could not be made in its target");
         }
-        let mut standing = decide(&observed, is_first.then_some(&shared.epochs));
-        let is_fenced = observed.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.epoch == shared.epoch);
-        if !is_fenced && matches!(standing, TargetAssessment::Follow(_) | TargetAssessment::Join(_)) {
-            target.fence(self.id(), shared.epoch).await?;
+        let mut assessment = decide(&observed, is_first.then_some(&context.epochs));
+        let is_fenced = observed.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.epoch == context.epoch);
+        if !is_fenced && matches!(assessment, TargetAssessment::Follow(_) | TargetAssessment::Join(_)) {
+            target.fence(self.id(), context.epoch).await?;
             // An older process may have committed until just now.
             observed.checkpoint = target.checkpoint().await?;
-            standing = decide(&observed, None);
+            assessment = decide(&observed, None);
         }
         self.relation = target.relation();
-        if matches!(standing, TargetAssessment::Follow(_) | TargetAssessment::Join(_)) {
-            shared.looked_at(self.id());
+        if matches!(assessment, TargetAssessment::Follow(_) | TargetAssessment::Join(_)) {
+            context.looked_at(self.id());
         }
-        if let TargetAssessment::StepDown(epoch) | TargetAssessment::Ahead(epoch) = standing
+        if let TargetAssessment::StepDown(epoch) | TargetAssessment::Ahead(epoch) = assessment
             && epoch > latest_epoch()
         {
-            standing = TargetAssessment::Park(ParkReason::Future);
+            assessment = TargetAssessment::Park(ParkReason::Future);
         }
-        match standing {
+        match assessment {
             TargetAssessment::Follow(position) => {
                 self.rejected = target.read_rejected().await?.into_iter().collect();
-                let target_id = mirror.and_then(|mirror| mirror.target_id);
+                let target_id = recorded.and_then(|recorded| recorded.target_id);
                 let identity = self.identity(target_id.ok_or(Halt::Rejoin("the state has no id for its target"))?);
                 self.settle_pending(position)?;
                 self.position = position;
                 self.hold(position);
-                shared.acknowledge(self.id(), position);
+                context.acknowledge(self.id(), position);
                 Ok((target, identity))
             }
             TargetAssessment::Join(reason) => {
@@ -103,7 +107,7 @@ impl Worker {
             TargetAssessment::Park(reason) => {
                 Err(Halt::Park { cause: Cause::Foreign, remedy: reason.remedy(self.id()), reason: reason.to_string() })
             }
-            TargetAssessment::StepDown(epoch) if shared.state.is_newest().await.map_err(ServiceError::from)? => {
+            TargetAssessment::StepDown(epoch) if context.state.is_newest().await.map_err(ServiceError::from)? => {
                 let what = "the target was written by a process that the state does not know";
                 Err(self.gone_back(what, epoch).await)
             }
@@ -118,20 +122,20 @@ impl Worker {
     async fn gone_back(&self, what: &'static str, epoch: Epoch) -> Halt {
         let tenant = self.id();
         tracing::error!(%tenant, "{what}: the source went back to an older point, and everybody is resynced");
-        match self.shared.state.break_own_history(epoch).await {
+        match self.context.state.break_own_history(epoch).await {
             Ok(()) => Halt::Session(ServiceError::WentBack(what)),
             Err(error) => Halt::Session(error.into()),
         }
     }
 
     fn identity(&self, target_id: TargetId) -> Identity {
-        let Shared { generation, epoch, .. } = *self.shared;
+        let SessionContext { generation, epoch, .. } = *self.context;
         Identity { tenant: self.id().clone(), target_id, generation, epoch }
     }
 
     /// The target's id if it is ours, and a new one otherwise. One that was given to a target which has none yet stays: the
     /// merge that carries it may still be on its way.
-    fn own_target_id(&self, observed: &Observed) -> TargetId {
+    fn own_target_id(&self, observed: &ObservedTarget) -> TargetId {
         let known = self.row.as_ref().and_then(|row| row.target_id.as_ref());
         let found = observed.checkpoint.as_ref().map(|checkpoint| &checkpoint.target_id);
         match known.filter(|known| found.is_none_or(|found| found == *known)) {
@@ -154,7 +158,7 @@ impl Worker {
             Some(end) if end <= position => {
                 // It was committed, and the answer was lost.
                 self.lane().mailbox.finish(batch.bytes);
-                self.shared.live.arrivals.many_arrived(self.id());
+                self.context.live.arrivals.many_arrived(self.id());
             }
             _ => self.pending = Some(batch),
         }

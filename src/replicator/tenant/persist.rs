@@ -14,12 +14,12 @@ impl Worker {
         self.forget_what_waits();
         self.gathered_since_creation = false;
         self.has_to_join = Some(reason);
-        self.on_its_way = Some(self.shared.on_their_way.clone());
+        self.on_its_way = Some(self.context.on_their_way.clone());
         self.put(TenantState::Joining, Some(reason.to_owned()), None, target_id, Lsn::ZERO).await?;
         // Closed until the snapshot is asked for; the interrupt that may have led here is done with. Until then it wants nothing
         // of the log, however long its target is away.
         self.lane().mailbox.close();
-        self.shared.release(self.id());
+        self.context.release(self.id());
         Ok(())
     }
 
@@ -42,7 +42,7 @@ impl Worker {
         self.gathered_since_creation = false;
         self.worked();
         self.lane().mailbox.close();
-        self.shared.release(self.id());
+        self.context.release(self.id());
         // What came too late for this attempt is not kept waiting.
         if self.lane.asked().is_none() {
             self.wait(wait).await;
@@ -53,7 +53,7 @@ impl Worker {
     /// What was asked for is done, or the tenant is parked over it: whoever asked need not wait any more.
     pub(crate) async fn answer_request(&mut self) -> Result<(), ServiceError> {
         if let Some(request) = self.attempted.take() {
-            self.shared.state.finish_requests(self.id(), request).await?;
+            self.context.state.finish_requests(self.id(), request).await?;
             self.lane.answered(request);
         }
         Ok(())
@@ -69,7 +69,7 @@ impl Worker {
 
     /// Writes down what is wrong with the target of a tenant that is not parked, once, and when it is over.
     pub(crate) async fn note(&mut self, reason: Option<String>) -> Result<(), ServiceError> {
-        let ours = self.row.as_ref().filter(|row| row.generation == self.shared.generation);
+        let ours = self.row.as_ref().filter(|row| row.generation == self.context.generation);
         match ours {
             Some(row) if row.state == TenantState::Following => {
                 if row.reason.is_some() == reason.is_some() {
@@ -106,7 +106,7 @@ impl Worker {
             remedy,
             target: self.lane().tenant.target.to_string(),
             target_id,
-            generation: self.shared.generation,
+            generation: self.context.generation,
             position,
             since_seconds: 0.0,
             position_age_seconds: 0.0,
@@ -117,7 +117,7 @@ impl Worker {
     }
 
     async fn write_down(&mut self, row: TenantRow) -> Result<(), ServiceError> {
-        self.shared.state.put_tenant(self.id(), &row).await?;
+        self.context.state.put_tenant(self.id(), &row).await?;
         self.lane().show(&row);
         self.row = Some(row);
         Ok(())

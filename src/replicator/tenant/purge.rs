@@ -18,7 +18,7 @@ const CAUGHT_UP: i64 = 60_000_000;
 impl Worker {
     /// Deletes for good what is due, at the beginning of a connection and when its time has come.
     pub(crate) async fn purge(&mut self, target: &mut Target, who: &Identity) -> Result<(), Halt> {
-        let Some(after) = self.shared.config.purge_after else { return Ok(()) };
+        let Some(after) = self.context.config.purge_after else { return Ok(()) };
         if self.purge_due.is_some_and(|due| due > Instant::now()) {
             return Ok(());
         }

@@ -52,9 +52,9 @@ impl Worker {
         if wanted.is_empty() {
             return Ok(None);
         }
-        let found = self.shared.rereader.read(&self.shared.config, &wanted).await;
+        let found = self.context.rereader.read(&self.context.config, &wanted).await;
         let mut found = found.map_err(|error| Halt::Retry(error.to_string()))?;
-        self.shared.live.metrics.rereads.inc_by(wanted.len() as u64);
+        self.context.live.metrics.rereads.inc_by(wanted.len() as u64);
         let users = std::mem::take(&mut found.users);
         let found = Arc::new(found);
         if self.seen.len() + wanted.len() > SEEN_AT_MOST {
@@ -71,7 +71,7 @@ impl Worker {
             let Some(entry) = batch.entries.get(&user.id) else { continue };
             if matches!(entry.change, Change::Reread { .. }) {
                 self.seen.remove(&user.id);
-                if self.shared.config.users.filter.is_some() {
+                if self.context.config.users.filter.is_some() {
                     // It may be there and no user any more; nothing else will say so.
                     let gone = Change::Delete { id: user.id.clone(), at: user.at };
                     batch.entries.entry(user.id).and_modify(|entry| entry.change = gone);
@@ -88,14 +88,14 @@ impl Worker {
 
     /// Takes what the stream brings up to `position` into the batch.
     async fn catch_up(&self, batch: &mut Batch, position: Lsn) {
-        let (shared, mailbox) = (&self.shared, &self.lane().mailbox);
+        let (context, mailbox) = (&self.context, &self.lane().mailbox);
         let deadline = Instant::now() + CATCH_UP;
         // The answer tells how far the source has sent, also where there is nothing for us.
-        shared.report.notify_one();
-        while shared.progress().received() < position
+        context.report.notify_one();
+        while context.progress().received() < position
             && !mailbox.over_budget()
             && Instant::now() < deadline
-            && !shared.drain.is_cancelled()
+            && !context.drain.is_cancelled()
         {
             sleep(LOOK_EVERY).await;
         }
