@@ -6,7 +6,7 @@ use super::history::History;
 use super::jobs::Jobs;
 use super::targets::Targets;
 use crate::config::{Config, Tenant};
-use crate::status::live::{Live, Role};
+use crate::status::live::{ProcessStatus, Role};
 use crate::status::report::Report;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +22,7 @@ const LISTENERS: usize = 64;
 pub(super) struct App(Arc<Inner>);
 
 pub(super) struct Inner {
-    pub(super) live: Arc<Live>,
+    pub(super) live: Arc<ProcessStatus>,
     pub(super) configs: watch::Receiver<Config>,
     pub(super) access: Access,
     pub(super) history: History,
@@ -45,7 +45,7 @@ impl Deref for App {
 }
 
 impl App {
-    pub(super) fn new(live: Arc<Live>, configs: watch::Receiver<Config>) -> App {
+    pub(super) fn new(live: Arc<ProcessStatus>, configs: watch::Receiver<Config>) -> App {
         App(Arc::new(Inner {
             live,
             configs,

@@ -6,7 +6,7 @@ use super::app::App;
 use super::overview::{COMMIT, VERSION};
 use crate::replicator::failure_policy::Cause;
 use crate::state::TenantState;
-use crate::status::live::{Live, Role, Sample};
+use crate::status::live::{ProcessStatus, Role, TenantSample};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
@@ -39,7 +39,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<impl IntoResponse,
 }
 
 /// Made for each scrape: a few pointers.
-fn registry(live: &Arc<Live>) -> Registry {
+fn registry(live: &Arc<ProcessStatus>) -> Registry {
     let counted = &live.metrics;
     let mut registry = Registry::with_prefix("users_sync");
     registry.register("build", "What runs", Info::new([("version", VERSION), ("commit", COMMIT)]));
@@ -77,7 +77,7 @@ fn registry(live: &Arc<Live>) -> Registry {
 }
 
 /// How everything is at the moment.
-struct Now(Arc<Live>);
+struct Now(Arc<ProcessStatus>);
 
 impl fmt::Debug for Now {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -102,7 +102,7 @@ impl Collector for Now {
     }
 }
 
-fn encode_tenants(out: &mut Out<'_, '_>, tenants: &[Sample]) -> fmt::Result {
+fn encode_tenants(out: &mut Out<'_, '_>, tenants: &[TenantSample]) -> fmt::Result {
     out.gauges("tenants", "How many tenants are in which state", |series| {
         STATES.into_iter().try_for_each(|state| {
             let count = tenants.iter().filter(|tenant| tenant.state == state).count();
@@ -123,7 +123,7 @@ fn encode_tenants(out: &mut Out<'_, '_>, tenants: &[Sample]) -> fmt::Result {
             })
         })
     })?;
-    let mut each = |name, help, value: &dyn Fn(&Sample) -> Option<f64>| {
+    let mut each = |name, help, value: &dyn Fn(&TenantSample) -> Option<f64>| {
         out.gauges(name, help, |series| {
             tenants.iter().try_for_each(|tenant| match value(tenant) {
                 Some(value) => series.value(&[("tenant", tenant.tenant.as_str())], value),
@@ -153,7 +153,7 @@ fn encode_tenants(out: &mut Out<'_, '_>, tenants: &[Sample]) -> fmt::Result {
     Ok(())
 }
 
-fn encode_tee(out: &mut Out<'_, '_>, live: &Live) -> fmt::Result {
+fn encode_tee(out: &mut Out<'_, '_>, live: &ProcessStatus) -> fmt::Result {
     let Some(tee) = live.tee() else { return Ok(()) };
     out.gauges("tee_state", "1 for the state that the tee is in", |series| {
         STATES

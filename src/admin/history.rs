@@ -1,7 +1,7 @@
 //! The last minutes of every tenant's lag, in memory: a few hundred bytes for each.
 
 use crate::model::TenantId;
-use crate::status::live::Sample;
+use crate::status::live::TenantSample;
 use serde::Serialize;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -44,7 +44,7 @@ struct Ring {
 }
 
 impl History {
-    pub(super) fn take(&self, samples: &[Sample]) {
+    pub(super) fn take(&self, samples: &[TenantSample]) {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         self.lock()
             .take(at as u64, samples.iter().map(|sample| (&sample.tenant, sample.lag_bytes, sample.lag_seconds)));

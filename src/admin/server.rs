@@ -8,7 +8,7 @@ use super::console::console;
 use super::openapi::openapi;
 use super::{paths, sampler};
 use crate::config::{Admin, Config};
-use crate::status::live::Live;
+use crate::status::live::ProcessStatus;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware;
@@ -47,7 +47,7 @@ pub struct Server {
 
 impl Server {
     /// Listens where the configuration says so, if it does.
-    pub async fn bind(configs: watch::Receiver<Config>, live: Arc<Live>) -> Result<Server, ServerError> {
+    pub async fn bind(configs: watch::Receiver<Config>, live: Arc<ProcessStatus>) -> Result<Server, ServerError> {
         let app = App::new(live, configs.clone());
         let admin = configs.borrow().admin.clone();
         let serving = match admin {

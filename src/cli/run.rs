@@ -10,7 +10,7 @@ use crate::model::Generation;
 use crate::pg::connect;
 use crate::replicator;
 use crate::state::StateStore;
-use crate::status::live::Live;
+use crate::status::live::ProcessStatus;
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::process::ExitCode;
@@ -53,7 +53,7 @@ pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> Result<
     raise_open_files();
     let stop = signals().map_err(|error| diagnostic!("cannot listen to signals: {error}"))?;
     let (sender, configs) = watch::channel(config.clone());
-    let (live, shown) = (Arc::<Live>::default(), CancellationToken::new());
+    let (live, shown) = (Arc::<ProcessStatus>::default(), CancellationToken::new());
     let server = Server::bind(configs.clone(), live.clone()).await.map_err(|error| diagnostic!("{error}"))?;
     tokio::spawn(server.run(shown.clone()));
     let mut findings = find_faults(&config).await;

@@ -6,7 +6,7 @@ use crate::replicator::error::ServiceError;
 use crate::replicator::session::config_changes::replaced;
 use crate::replicator::session::prepare::prepare;
 use crate::replicator::session::tasks::{End, Running};
-use crate::status::live::Live;
+use crate::status::live::ProcessStatus;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -28,7 +28,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), ServiceE
 /// session. `live` shows how it goes.
 pub async fn run_reloading(
     mut configs: watch::Receiver<Config>,
-    live: Arc<Live>,
+    live: Arc<ProcessStatus>,
     stop: CancellationToken,
 ) -> Result<(), ServiceError> {
     let mut reconnect = Backoff::new(RECONNECT_FIRST, RECONNECT_LAST);
@@ -68,7 +68,7 @@ pub async fn run_reloading(
 async fn session(
     config: Config,
     configs: &mut watch::Receiver<Config>,
-    live: &Arc<Live>,
+    live: &Arc<ProcessStatus>,
     stop: &CancellationToken,
     has_streamed: &mut bool,
 ) -> Result<End, ServiceError> {

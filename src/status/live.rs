@@ -39,7 +39,7 @@ impl Role {
 
 /// One for each process.
 #[derive(Default)]
-pub struct Live {
+pub struct ProcessStatus {
     /// What it counts.
     pub metrics: Metrics,
     /// Who waits for users.
@@ -80,7 +80,7 @@ struct Tee {
 }
 
 /// A tenant's numbers, for a scrape.
-pub struct Sample {
+pub struct TenantSample {
     /// Whose.
     pub tenant: TenantId,
     /// Following, joining or parked.
@@ -103,7 +103,7 @@ pub struct Sample {
     lane: Arc<Lane>,
 }
 
-impl Live {
+impl ProcessStatus {
     /// What the process does, and why it is not what it should be.
     pub fn role(&self) -> (Role, Option<String>) {
         let now = lock(&self.now);
@@ -159,7 +159,7 @@ impl Live {
     }
 
     /// The tenants of the session, in the configuration's order; `None` while there is none.
-    pub fn tenants(&self) -> Option<Vec<Sample>> {
+    pub fn tenants(&self) -> Option<Vec<TenantSample>> {
         let context = self.session()?;
         let end = self.end_of_log(&context);
         let behind = lock(&self.source).behind.map_or(0.0, |(_, since)| since.elapsed().as_secs_f64());
@@ -172,7 +172,7 @@ impl Live {
             let is_following = shown.state == TenantState::Following;
             let position = is_following.then(|| progress.held_by(&lane.tenant.id));
             let (queue_bytes, queue_users, oldest) = lane.mailbox.waiting();
-            Sample {
+            TenantSample {
                 tenant: lane.tenant.id.clone(),
                 state: shown.state,
                 cause: (shown.state == TenantState::Parked).then_some(shown.cause),
@@ -208,7 +208,7 @@ impl Live {
             is_held: !context.lease_has_lapsed(),
             confirmed: confirmed.to_string(),
             source_position: self.end_of_log(&context).map(|end| end.to_string()),
-            tenants: tenants.iter().map(Sample::report).collect(),
+            tenants: tenants.iter().map(TenantSample::report).collect(),
             tee: self.tee(),
         })
     }
@@ -259,7 +259,7 @@ impl Live {
     }
 }
 
-impl Sample {
+impl TenantSample {
     /// In words.
     pub fn report(&self) -> TenantReport {
         let shown = self.lane.shown();
@@ -282,7 +282,7 @@ impl Sample {
 
 /// As long as this lives, its session is the process's.
 pub(crate) struct Streaming {
-    live: Arc<Live>,
+    live: Arc<ProcessStatus>,
 }
 
 impl Drop for Streaming {

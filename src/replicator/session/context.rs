@@ -9,7 +9,7 @@ use crate::replicator::session::tenants::{Lane, Lanes};
 use crate::replicator::snapshotter::point_read::Rereader;
 use crate::route::{Fingerprints, Interrupt, Memory};
 use crate::state::{LEASE, Request, StateStore, TenantState};
-use crate::status::live::Live;
+use crate::status::live::ProcessStatus;
 #[cfg(feature = "kafka")]
 use crate::{state::StateError, status::report::TeeReport};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -43,7 +43,7 @@ pub(crate) struct SessionContext {
     /// Stop reading, apply what waits, then end.
     pub(crate) drain: CancellationToken,
     /// What the process shows of itself.
-    pub(crate) live: Arc<Live>,
+    pub(crate) live: Arc<ProcessStatus>,
     /// Who we are, for people.
     pub(crate) holder: String,
     progress: Mutex<Progress>,
@@ -77,7 +77,7 @@ impl SessionContext {
         lanes: Vec<Lane>,
         memory: Arc<Memory>,
         mapping: &str,
-        live: Arc<Live>,
+        live: Arc<ProcessStatus>,
     ) -> SessionContext {
         let SessionStart { generation, confirmed, publication, epochs, holder } = from;
         SessionContext {

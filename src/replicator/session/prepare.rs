@@ -14,7 +14,7 @@ use crate::replicator::source::slot::take_slot;
 use crate::route::Memory;
 use crate::snapshot::{Export, Settled, settle, source_session};
 use crate::state::{Snapshot, StateStore};
-use crate::status::live::Live;
+use crate::status::live::ProcessStatus;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -28,7 +28,7 @@ pub(crate) struct Prepared {
     pub(crate) created: Option<Export>,
 }
 
-pub(crate) async fn prepare(config: &Config, live: &Arc<Live>) -> Result<Prepared, ServiceError> {
+pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Result<Prepared, ServiceError> {
     let client = connect(&config.source.url).await?;
     source_session(&client).await?;
     // In the middle of a fail-over, say: a slot that is made there now would not be the one that is carried over.

@@ -28,7 +28,7 @@ pub(crate) struct Lane {
     is_away: AtomicBool,
     /// What is counted of the tenant.
     pub(crate) counts: Arc<TenantCounts>,
-    shown: Mutex<Shown>,
+    shown: Mutex<TenantView>,
     /// Of the reading that it takes part in, or took part in last.
     reading: Mutex<HowFar>,
     asked: Mutex<Asked>,
@@ -43,7 +43,7 @@ struct Asked {
 
 /// How the tenant is, as it was written down last.
 #[derive(Clone)]
-pub(crate) struct Shown {
+pub(crate) struct TenantView {
     pub(crate) state: TenantState,
     pub(crate) since: SystemTime,
     pub(crate) reason: Option<String>,
@@ -53,9 +53,9 @@ pub(crate) struct Shown {
     pub(crate) cause: Cause,
 }
 
-impl Shown {
-    fn of(row: &TenantRow) -> Shown {
-        Shown {
+impl TenantView {
+    fn of(row: &TenantRow) -> TenantView {
+        TenantView {
             state: row.state,
             since: before(row.since_seconds),
             reason: row.reason.clone(),
@@ -75,7 +75,7 @@ impl Lane {
         counts: Arc<TenantCounts>,
         known: Option<&TenantRow>,
     ) -> Lane {
-        let joining = Shown {
+        let joining = TenantView {
             state: TenantState::Joining,
             since: SystemTime::now(),
             reason: None,
@@ -92,7 +92,7 @@ impl Lane {
             retired: CancellationToken::new(),
             ended: CancellationToken::new(),
             reading: Mutex::default(),
-            shown: Mutex::new(known.map_or(joining, Shown::of)),
+            shown: Mutex::new(known.map_or(joining, TenantView::of)),
             asked: Mutex::new(Asked { open: None, answered: i64::MIN }),
         }
     }
@@ -112,7 +112,7 @@ impl Lane {
     }
 
     /// How it is.
-    pub(crate) fn shown(&self) -> Shown {
+    pub(crate) fn shown(&self) -> TenantView {
         self.lock_shown().clone()
     }
 
@@ -125,7 +125,7 @@ impl Lane {
         let mut shown = self.lock_shown();
         let since = shown.since;
         let goes_on = shown.state == row.state;
-        *shown = Shown::of(row);
+        *shown = TenantView::of(row);
         if goes_on {
             shown.since = since;
         }
@@ -152,7 +152,7 @@ impl Lane {
         self.lock_shown().state = TenantState::Joining;
     }
 
-    fn lock_shown(&self) -> MutexGuard<'_, Shown> {
+    fn lock_shown(&self) -> MutexGuard<'_, TenantView> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

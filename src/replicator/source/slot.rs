@@ -8,7 +8,7 @@ use crate::pg::{PgClient, connect};
 use crate::replicator::error::ServiceError;
 use crate::snapshot::{Export, hold_export};
 use crate::state::{LEASE, StateStore};
-use crate::status::live::Live;
+use crate::status::live::ProcessStatus;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -22,7 +22,7 @@ pub(crate) async fn take_slot(
     state: &PgClient,
     connection: &mut ReplicationConnection,
     unpublished: bool,
-    live: &Live,
+    live: &ProcessStatus,
 ) -> Result<(Lsn, Option<Export>), ServiceError> {
     let name = &config.source.slot;
     let mut standby = Standby::default();

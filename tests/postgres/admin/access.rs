@@ -1,6 +1,6 @@
 //! Who may ask.
 
-use super::bed::{Shown, loopback};
+use super::bed::{TenantView, loopback};
 use super::http::{ask, get};
 use crate::support::Bed;
 use crate::support::process::{command, said};
@@ -11,7 +11,7 @@ async fn with_a_token_only_health_is_for_everybody() {
     let bed = Bed::start(&["acme"]).await;
     let mut config = bed.config();
     config.admin = loopback(Some("hunter2"));
-    let shown = Shown::start(config).await;
+    let shown = TenantView::start(config).await;
     for path in ["/metrics", "/api/status", "/api/tenants", "/api/tenants/acme/users", "/api/openapi.json"] {
         let answer = get(shown.at, path).await;
         assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer")), "{path}");
@@ -47,7 +47,7 @@ async fn why_a_process_is_not_ready_is_for_whoever_has_the_token() {
     let mut config = bed.config();
     config.admin = loopback(Some("hunter2"));
     (config.source.url.port, config.state_url.port) = (1, 1);
-    let shown = Shown::start(config).await;
+    let shown = TenantView::start(config).await;
     let bearer = [("Authorization", "Bearer hunter2")];
     let deadline = std::time::Instant::now() + crate::support::DEADLINE;
     let told = loop {
@@ -74,7 +74,7 @@ fn shown_status(path: &str) -> u16 {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_token_no_page_of_somebody_elses_gets_an_answer() {
     let bed = Bed::start(&["acme"]).await;
-    let shown = Shown::start(bed.config()).await;
+    let shown = TenantView::start(bed.config()).await;
     for host in ["localhost", "127.0.0.1:9187", "[::1]:80"] {
         assert_eq!(ask(shown.at, "GET", "/api/status", &[("Host", host)], "").await.status, 200, "{host}");
     }
@@ -101,7 +101,7 @@ async fn an_address_that_cannot_be_had_is_one_clear_message() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_goes_where_the_configuration_says() {
     let bed = Bed::start(&["acme"]).await;
-    let shown = Shown::start(bed.config()).await;
+    let shown = TenantView::start(bed.config()).await;
     shown.becomes("/readyz", |answer| answer.status == 200).await;
     let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     // An address that cannot be had changes nothing.

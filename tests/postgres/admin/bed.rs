@@ -14,13 +14,13 @@ use users_sync::config::{Admin, Config};
 use users_sync::pg::Secret;
 use users_sync::replicator;
 use users_sync::replicator::ServiceError;
-use users_sync::status::live::Live;
+use users_sync::status::live::ProcessStatus;
 
 /// The service and its server, in this process.
-pub struct Shown {
+pub struct TenantView {
     pub at: SocketAddr,
     pub configs: watch::Sender<Config>,
-    pub live: Arc<Live>,
+    pub live: Arc<ProcessStatus>,
     stop: CancellationToken,
     service: JoinHandle<Result<(), ServiceError>>,
     server: JoinHandle<()>,
@@ -31,17 +31,17 @@ pub fn loopback(token: Option<&str>) -> Option<Admin> {
     Some(Admin { listen: (Ipv4Addr::LOCALHOST, 0).into(), token: token.map(|token| Secret(token.to_owned())) })
 }
 
-impl Shown {
-    pub async fn start(mut config: Config) -> Shown {
+impl TenantView {
+    pub async fn start(mut config: Config) -> TenantView {
         log();
         config.admin = config.admin.or_else(|| loopback(None));
         let (sender, configs) = watch::channel(config);
-        let (live, stop) = (Arc::<Live>::default(), CancellationToken::new());
+        let (live, stop) = (Arc::<ProcessStatus>::default(), CancellationToken::new());
         let server = Server::bind(configs.clone(), live.clone()).await.unwrap();
         let at = server.address().unwrap();
         let server = tokio::spawn(server.run(stop.clone()));
         let service = tokio::spawn(replicator::run_reloading(configs, live.clone(), stop.clone()));
-        Shown { at, configs: sender, live, stop, service, server }
+        TenantView { at, configs: sender, live, stop, service, server }
     }
 
     pub async fn stop(self) {

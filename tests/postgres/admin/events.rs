@@ -1,6 +1,6 @@
 //! What has changed, as it changes.
 
-use super::bed::{Shown, add};
+use super::bed::{TenantView, add};
 use super::http::Events;
 use crate::support::Bed;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ async fn next(events: &mut Events, name: &str, is_wanted: impl Fn(&Value) -> boo
 async fn a_listener_hears_of_users_as_they_come_and_of_tenants_as_they_change() {
     let bed = Bed::start(&["acme", "globex"]).await;
     add(&bed, "acme", 3).await;
-    let shown = Shown::start(bed.config()).await;
+    let shown = TenantView::start(bed.config()).await;
     bed.equal().await;
     shown.state_is("acme", "following").await;
     shown.state_is("globex", "following").await;

@@ -1,6 +1,6 @@
 //! The server against its own description, as schemathesis makes requests of it.
 
-use super::bed::{Shown, add, loopback};
+use super::bed::{TenantView, add, loopback};
 use crate::support::Bed;
 use std::path::Path;
 use std::process::Stdio;
@@ -11,7 +11,7 @@ async fn every_answer_is_as_the_description_says() {
     add(&bed, "acme", 20).await;
     let mut config = bed.config();
     config.admin = loopback(Some("hunter2"));
-    let shown = Shown::start(config).await;
+    let shown = TenantView::start(config).await;
     bed.equal().await;
     let work = Path::new(env!("CARGO_TARGET_TMPDIR")).join("schemathesis");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/postgres/admin/schemathesis.sh");

@@ -1,12 +1,12 @@
 //! Resyncs and comparisons that are asked for over HTTP.
 
-use super::bed::{Shown, add};
+use super::bed::{TenantView, add};
 use super::http::{Answer, ask, post};
 use crate::support::{Bed, Service};
 use serde_json::{Value, json};
 
 /// Begins a job and waits until it is over.
-async fn over(shown: &Shown, path: &str, body: &str) -> Value {
+async fn over(shown: &TenantView, path: &str, body: &str) -> Value {
     let begun = post(shown.at, path, body).await;
     assert_eq!(begun.status, 202, "{}", begun.body);
     let job = format!("/api/jobs/{}", begun.json()["job"].as_str().unwrap());
@@ -17,7 +17,7 @@ async fn over(shown: &Shown, path: &str, body: &str) -> Value {
 async fn differences_are_found_named_and_mended() {
     let bed = Bed::start(&["acme", "globex"]).await;
     add(&bed, "acme", 50).await;
-    let shown = Shown::start(bed.config()).await;
+    let shown = TenantView::start(bed.config()).await;
     bed.equal().await;
     shown.state_is("globex", "following").await;
     let equal = json!({"missing": 0, "extra": 0, "different": 0, "ids": []});
@@ -57,7 +57,7 @@ async fn differences_are_found_named_and_mended() {
 async fn what_cannot_be_done_says_why() {
     let bed = Bed::start(&["acme"]).await;
     add(&bed, "acme", 300).await;
-    let shown = Shown::start(bed.config()).await;
+    let shown = TenantView::start(bed.config()).await;
     bed.equal().await;
     // A merge that would delete too many parks the tenant, and says what allows it.
     bed.server
@@ -83,7 +83,7 @@ async fn what_cannot_be_done_says_why() {
 async fn one_job_for_a_tenant_at_a_time_and_only_json_begins_one() {
     let bed = Bed::start(&["acme"]).await;
     add(&bed, "acme", 10).await;
-    let shown = Shown::start(bed.config()).await;
+    let shown = TenantView::start(bed.config()).await;
     bed.equal().await;
     // A lock at the target keeps the first one.
     let blocker = bed.server.connect("acme").await.unwrap();
@@ -133,7 +133,7 @@ async fn a_standby_passes_a_resync_on() {
     add(&bed, "acme", 10).await;
     let first = Service::start(bed.config());
     bed.equal().await;
-    let shown = Shown::start(bed.config()).await;
+    let shown = TenantView::start(bed.config()).await;
     shown.becomes("/readyz", |answer| answer.json()["role"] == "standby").await;
     bed.server.sql("acme", "UPDATE neon_auth.users_sync SET name = 'Mallory' WHERE id = 'acme-0000001'").await.unwrap();
     assert_eq!(over(&shown, "/api/tenants/acme/resync", "{}").await["state"], "done");

@@ -1,6 +1,6 @@
 //! What is counted: the names that boards and alerts rely on, and the values after a known workload.
 
-use super::bed::{Shown, add};
+use super::bed::{TenantView, add};
 use crate::support::Bed;
 #[cfg(feature = "kafka")]
 use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext};
@@ -52,7 +52,7 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
     samples.collect()
 }
 
-async fn scrape(shown: &Shown) -> BTreeMap<String, f64> {
+async fn scrape(shown: &TenantView) -> BTreeMap<String, f64> {
     let answer = shown.get("/metrics").await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
@@ -66,7 +66,7 @@ async fn a_known_workload_has_known_numbers_under_known_names() {
     let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
     let mut config = bed.config();
     config.tenants[2].target.port = proxy.port();
-    let shown = Shown::start(config).await;
+    let shown = TenantView::start(config).await;
     bed.equal().await;
     for tenant in ["acme", "globex", "initech"] {
         shown.state_is(tenant, "following").await;
@@ -153,7 +153,7 @@ async fn the_tee_is_counted_and_shown_too() {
         "kafka: {{brokers: '{}', topic: 'tee.{{tenant}}', positions_topic: tee.positions, create_topics: false}}",
         cluster.bootstrap_servers()
     ));
-    let shown = Shown::start(users_sync::config::load(file.path()).unwrap()).await;
+    let shown = TenantView::start(users_sync::config::load(file.path()).unwrap()).await;
     let follows = |text: &str| text.contains("users_sync_tee_state{state=\"following\"} 1\n");
     shown.becomes("/metrics", |answer| follows(&answer.body)).await;
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('n1', 'acme'), ('n2', 'acme')").await;
@@ -187,7 +187,7 @@ async fn why_tenants_are_parked_is_counted_in_few_words() {
         .unwrap();
     let mut config = bed.config();
     config.tenants[1].target.database = "nowhere".into();
-    let shown = Shown::start(config).await;
+    let shown = TenantView::start(config).await;
     let both = ["users_sync_parked_tenants{reason=\"altered\"} 1\n", "users_sync_parked_tenants{reason=\"login\"} 1\n"];
     let text = shown.becomes("/metrics", |answer| both.iter().all(|line| answer.body.contains(line))).await.body;
     assert!(text.contains("users_sync_tenants{state=\"parked\"} 2\n") && !text.contains("tenant_lag_bytes{"), "{text}");

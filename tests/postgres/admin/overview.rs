@@ -1,6 +1,6 @@
 //! How the process and its tenants are.
 
-use super::bed::{Shown, add};
+use super::bed::{TenantView, add};
 use crate::support::{Bed, Service};
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,7 +12,7 @@ use users_sync::throwaway::TcpProxy;
 async fn a_process_shows_itself_and_every_tenant_from_its_first_moment_on() {
     let bed = Bed::start(&["acme", "globex"]).await;
     add(&bed, "acme", 10).await;
-    let shown = Shown::start(bed.config()).await;
+    let shown = TenantView::start(bed.config()).await;
     assert_eq!(shown.json("/healthz").await, json!({"status": "alive"}));
     shown.becomes("/readyz", |answer| answer.status == 200).await;
     assert_eq!(shown.json("/readyz").await, json!({"ready": true, "role": "streaming", "reason": null}));
@@ -40,7 +40,7 @@ async fn tenants_are_found_by_state_and_text_and_come_in_pages() {
     let bed = Bed::start(&names).await;
     let mut config = bed.config();
     config.tenants[3].id = TenantId::new("100%");
-    let shown = Shown::start(config).await;
+    let shown = TenantView::start(config).await;
     bed.equal().await;
     for name in ["acme", "ACME_2", "globex", "initech"] {
         shown.state_is(name, "following").await;
@@ -79,7 +79,7 @@ async fn a_tenant_that_cannot_join_yet_says_why() {
     proxy.refuse(true);
     let mut config = bed.config();
     config.tenants[0].target.port = proxy.port();
-    let shown = Shown::start(config).await;
+    let shown = TenantView::start(config).await;
     let is_said = |answer: &super::http::Answer| {
         let tenant = answer.json();
         tenant["state"] == "joining"
@@ -102,7 +102,7 @@ async fn a_dead_target_is_shown_with_its_reason_and_holds_up_no_answer() {
     config.tenants[0].target.password = Some(Secret("hunter2".to_owned()));
     config.source.url.password = config.tenants[0].target.password.clone();
     config.limits.park_after = std::time::Duration::from_secs(1);
-    let shown = Shown::start(config).await;
+    let shown = TenantView::start(config).await;
     bed.equal().await;
     proxy.freeze(true);
     bed.auth("UPDATE auth.users SET first_name = 'Bea', updated_at = now()").await;
@@ -152,7 +152,7 @@ async fn a_standby_answers_from_the_state_and_takes_over() {
     add(&bed, "acme", 3).await;
     let first = Service::start(bed.config());
     bed.equal().await;
-    let shown = Shown::start(bed.config()).await;
+    let shown = TenantView::start(bed.config()).await;
     shown.becomes("/readyz", |answer| answer.status == 200 && answer.json()["role"] == "standby").await;
     let acme = shown.state_is("acme", "following").await;
     assert!(acme["queue_bytes"].is_null(), "{acme}");

@@ -1,6 +1,6 @@
 //! The sign-up race: how much later than the source's commit a wait over HTTP returns.
 
-use super::bed::Shown;
+use super::bed::TenantView;
 use super::http::get;
 use crate::support::Bed;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ fn say(what: &str, mut took: Vec<Duration>) -> Duration {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_returns_soon_after_the_sources_commit() {
     let bed = Bed::start(&["acme"]).await;
-    let shown = Shown::start(bed.config()).await;
+    let shown = TenantView::start(bed.config()).await;
     bed.equal().await;
     shown.state_is("acme", "following").await;
     let source = bed.server.connect("auth").await.unwrap();

@@ -1,6 +1,6 @@
 //! The users of a tenant: in pages, searched, looked at, and waited for.
 
-use super::bed::{Shown, add};
+use super::bed::{TenantView, add};
 use super::http::{Answer, get};
 use crate::support::{Bed, GENERATED, pause};
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ fn ids(page: &Value) -> Vec<String> {
 }
 
 /// All pages of a search.
-async fn all(shown: &Shown, query: &str) -> Vec<String> {
+async fn all(shown: &TenantView, query: &str) -> Vec<String> {
     let (mut found, mut cursor) = (Vec::new(), String::new());
     loop {
         let asked = Instant::now();
@@ -39,7 +39,7 @@ async fn every_user_is_on_exactly_one_page() {
         let bed = Bed::start(&["acme"]).await;
         bed.server.sql("acme", shape).await.unwrap();
         add(&bed, "acme", 120).await;
-        let shown = Shown::start(bed.config()).await;
+        let shown = TenantView::start(bed.config()).await;
         bed.equal().await;
         let expected: Vec<String> = (1..=120).map(|n| format!("acme-{n:07}")).collect();
         for limit in [1, 7, 60, 119, 120, 121, 200] {
@@ -70,7 +70,7 @@ async fn a_search_takes_every_character_for_itself_and_knows_no_case() {
          ('gone', 'acme', 'Ann', 'gone@example.org')",
     )
     .await;
-    let shown = Shown::start(bed.config()).await;
+    let shown = TenantView::start(bed.config()).await;
     bed.equal().await;
     bed.auth("DELETE FROM auth.users WHERE id = 'gone'").await;
     shown.becomes("/api/tenants/acme/users/gone", |answer| answer.json()["deleted_at"].is_string()).await;
@@ -120,7 +120,7 @@ async fn a_search_takes_every_character_for_itself_and_knows_no_case() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_search_of_a_large_tenant_answers_in_time_and_says_where_to_go_on() {
     let bed = Bed::start(&["acme"]).await;
-    let shown = Shown::start(bed.config()).await;
+    let shown = TenantView::start(bed.config()).await;
     shown.state_is("acme", "following").await;
     // Straight into the target: the search is what is tested.
     bed.server
@@ -142,7 +142,7 @@ async fn a_search_of_a_large_tenant_answers_in_time_and_says_where_to_go_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sign_up_is_waited_for_and_what_does_not_come_is_absent() {
     let bed = Bed::start(&["acme", "globex"]).await;
-    let shown = Shown::start(bed.config()).await;
+    let shown = TenantView::start(bed.config()).await;
     bed.equal().await;
     shown.state_is("acme", "following").await;
     shown.state_is("globex", "following").await;
@@ -182,7 +182,7 @@ async fn a_sign_up_is_waited_for_and_what_does_not_come_is_absent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_table_keeps_one_connection_however_many_ask() {
     let bed = Bed::start(&["acme"]).await;
-    let shown = Shown::start(bed.config()).await;
+    let shown = TenantView::start(bed.config()).await;
     bed.equal().await;
     shown.state_is("acme", "following").await;
     let migration = bed.server.connect("acme").await.unwrap();
@@ -209,7 +209,7 @@ async fn a_locked_table_keeps_one_connection_however_many_ask() {
 async fn a_thousand_who_wait_share_one_connection() {
     const WAITING: usize = 1_000;
     let bed = Bed::start(&["acme"]).await;
-    let shown = Shown::start(bed.config()).await;
+    let shown = TenantView::start(bed.config()).await;
     bed.equal().await;
     shown.state_is("acme", "following").await;
     let waiting: Vec<_> = (0..WAITING)
