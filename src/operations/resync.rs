@@ -5,7 +5,7 @@ use crate::model::TenantId;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::prepare::prepare;
 use crate::replicator::session::tasks::Running;
-use crate::replicator::session::tenants::Lane;
+use crate::replicator::session::tenants::TenantHandle;
 use crate::state::{Request, TenantState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub async fn resync(
         () = stop.cancelled() => return Ok(()),
     };
     let context = prepared.context.clone();
-    let lanes: Vec<Arc<Lane>> =
+    let lanes: Vec<Arc<TenantHandle>> =
         context.lanes.all().iter().filter(|lane| tenants.contains(&lane.tenant.id)).cloned().collect();
     for lane in &lanes {
         // Below every request that is written down.
@@ -56,7 +56,7 @@ pub async fn resync(
     }
 }
 
-fn is_done(lane: &Lane) -> bool {
+fn is_done(lane: &TenantHandle) -> bool {
     match lane.state() {
         TenantState::Following => lane.asked().is_none(),
         TenantState::Parked => true,

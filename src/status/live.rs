@@ -6,7 +6,7 @@ use crate::clock::{age, before, now, seconds_since};
 use crate::model::{Lsn, TenantId};
 use crate::replicator::failure_policy::Cause;
 use crate::replicator::session::context::SessionContext;
-use crate::replicator::session::tenants::Lane;
+use crate::replicator::session::tenants::TenantHandle;
 use crate::state::TenantState;
 use crate::status::metrics::{Metrics, TenantCounts};
 use crate::status::report::{IDLE_STEP, Report, TeeReport, TenantReport};
@@ -100,7 +100,7 @@ pub struct TenantSample {
     /// What is counted of it.
     pub counts: Arc<TenantCounts>,
     position: Option<Lsn>,
-    lane: Arc<Lane>,
+    lane: Arc<TenantHandle>,
 }
 
 impl ProcessStatus {
@@ -167,7 +167,7 @@ impl ProcessStatus {
         let lanes = lanes.iter().filter(|lane| !lane.retired.is_cancelled());
         let progress = context.progress();
         let at = now();
-        let sample = |lane: &Arc<Lane>| {
+        let sample = |lane: &Arc<TenantHandle>| {
             let shown = lane.shown();
             let is_following = shown.state == TenantState::Following;
             let position = is_following.then(|| progress.held_by(&lane.tenant.id));

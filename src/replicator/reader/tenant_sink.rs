@@ -6,7 +6,7 @@ use crate::replicator::error::ServiceError;
 use crate::replicator::reader::backpressure::{Stalls, wait_for_room};
 use crate::replicator::reader::sink::{Comes, Sink, Transaction};
 use crate::replicator::session::context::SessionContext;
-use crate::replicator::session::tenants::Lane;
+use crate::replicator::session::tenants::TenantHandle;
 use crate::route::{Directory, Interrupt, Pushed, Unmapped};
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ const CHUNK_BYTES: usize = 512 << 10;
 pub(crate) struct Dispatch {
     context: Arc<SessionContext>,
     /// The lanes that are known here.
-    lanes: Arc<Vec<Arc<Lane>>>,
+    lanes: Arc<Vec<Arc<TenantHandle>>>,
     directory: Directory<usize>,
     parts: Vec<Part>,
     /// The tenants with changes in this transaction.

@@ -5,7 +5,7 @@ use crate::map::Value;
 use crate::model::{Epoch, Generation, Lsn, TenantId};
 use crate::progress::Progress;
 use crate::replicator::session::arriving::OnTheirWay;
-use crate::replicator::session::tenants::{Lane, Lanes};
+use crate::replicator::session::tenants::{TenantHandle, TenantRegistry};
 use crate::replicator::snapshotter::point_read::Rereader;
 use crate::route::{Fingerprints, Interrupt, Memory};
 use crate::state::{LEASE, Request, StateStore, TenantState};
@@ -30,7 +30,7 @@ pub(crate) struct SessionContext {
     /// As [`crate::state::Snapshot::epochs`].
     pub(crate) epochs: BTreeMap<Epoch, Lsn>,
     pub(crate) epoch: Epoch,
-    pub(crate) lanes: Lanes,
+    pub(crate) lanes: TenantRegistry,
     /// What waits in all of their mailboxes.
     pub(crate) memory: Arc<Memory>,
     pub(crate) rereader: Rereader,
@@ -74,7 +74,7 @@ impl SessionContext {
         config: Config,
         state: StateStore,
         from: SessionStart,
-        lanes: Vec<Lane>,
+        lanes: Vec<TenantHandle>,
         memory: Arc<Memory>,
         mapping: &str,
         live: Arc<ProcessStatus>,
@@ -88,7 +88,7 @@ impl SessionContext {
             generation,
             publication,
             epochs,
-            lanes: Lanes::new(lanes),
+            lanes: TenantRegistry::new(lanes),
             memory,
             looked_at: Mutex::default(),
             lease: Mutex::new(Instant::now()),
@@ -214,7 +214,7 @@ impl SessionContext {
 
     /// Where the tenant has its place now.
     pub(crate) fn index_of(&self, tenant: &TenantId) -> Option<usize> {
-        let is_it = |lane: &Arc<Lane>| lane.tenant.id == *tenant && !lane.retired.is_cancelled();
+        let is_it = |lane: &Arc<TenantHandle>| lane.tenant.id == *tenant && !lane.retired.is_cancelled();
         self.lanes.all().iter().position(is_it)
     }
 

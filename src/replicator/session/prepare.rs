@@ -6,7 +6,7 @@ use crate::config::{Config, Family};
 use crate::pg::{PgClient, connect};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::{SessionContext, SessionStart};
-use crate::replicator::session::tenants::Lane;
+use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::source::history::{Found, History, decide_history};
 use crate::replicator::source::mapping::{compile_current, fingerprint, identity_gaps};
 use crate::replicator::source::publication::publish;
@@ -80,7 +80,7 @@ pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Resul
         // Nobody follows out of another history.
         let row = known.tenants.get(&tenant.id).filter(|row| row.generation == generation);
         let counts = live.metrics.tenant(&tenant.id);
-        Lane::new(tenant.clone(), config.limits.tenant_memory, memory.clone(), counts, row)
+        TenantHandle::new(tenant.clone(), config.limits.tenant_memory, memory.clone(), counts, row)
     });
     // Looked at again: a standby may have waited for days.
     let mapping = fingerprint(&config.users, &compile_current(&client, &config.users).await?);

@@ -10,7 +10,7 @@ use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::positions;
 use crate::replicator::session::prepare::Prepared;
 use crate::replicator::session::tenant_diff::Roster;
-use crate::replicator::session::tenants::Lane;
+use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::snapshotter::coordinator;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
 use crate::replicator::source::watchdog as watching;
@@ -153,7 +153,7 @@ impl Running {
             .map(|tenant| {
                 tracing::info!(tenant = %tenant.id, "comes");
                 let counts = context.live.metrics.tenant(&tenant.id);
-                context.lanes.add(Lane::new(tenant, budget, context.memory.clone(), counts, None))
+                context.lanes.add(TenantHandle::new(tenant, budget, context.memory.clone(), counts, None))
             })
             .collect();
         if !coming.is_empty() {

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// A tenant's place in the session.
-pub(crate) struct Lane {
+pub(crate) struct TenantHandle {
     pub(crate) tenant: Tenant,
     pub(crate) mailbox: Mailbox,
     /// The stream knows the lane: what it reads from now on is gathered here.
@@ -66,7 +66,7 @@ impl TenantView {
     }
 }
 
-impl Lane {
+impl TenantHandle {
     /// `known`: what the state says of the tenant, where that is of this history. It joins otherwise.
     pub(crate) fn new(
         tenant: Tenant,
@@ -74,7 +74,7 @@ impl Lane {
         memory: Arc<Memory>,
         counts: Arc<TenantCounts>,
         known: Option<&TenantRow>,
-    ) -> Lane {
+    ) -> TenantHandle {
         let joining = TenantView {
             state: TenantState::Joining,
             since: SystemTime::now(),
@@ -83,7 +83,7 @@ impl Lane {
             rejected: 0,
             cause: Cause::Other,
         };
-        Lane {
+        TenantHandle {
             counts,
             tenant,
             mailbox: Mailbox::new(budget, memory),
@@ -193,28 +193,28 @@ impl Lane {
 }
 
 /// All lanes by their index, also the retired ones.
-pub(crate) struct Lanes {
-    all: Mutex<Arc<Vec<Arc<Lane>>>>,
+pub(crate) struct TenantRegistry {
+    all: Mutex<Arc<Vec<Arc<TenantHandle>>>>,
     /// A lane was added or retired.
     pub(crate) changed: Notify,
 }
 
-impl Lanes {
-    pub(crate) fn new(lanes: Vec<Lane>) -> Lanes {
-        Lanes { all: Mutex::new(Arc::new(lanes.into_iter().map(Arc::new).collect())), changed: Notify::new() }
+impl TenantRegistry {
+    pub(crate) fn new(lanes: Vec<TenantHandle>) -> TenantRegistry {
+        TenantRegistry { all: Mutex::new(Arc::new(lanes.into_iter().map(Arc::new).collect())), changed: Notify::new() }
     }
 
     /// As they are now. Two readings are the same value exactly while nothing was added or retired.
-    pub(crate) fn all(&self) -> Arc<Vec<Arc<Lane>>> {
+    pub(crate) fn all(&self) -> Arc<Vec<Arc<TenantHandle>>> {
         self.lock().clone()
     }
 
-    pub(crate) fn get(&self, index: usize) -> Arc<Lane> {
+    pub(crate) fn get(&self, index: usize) -> Arc<TenantHandle> {
         self.lock()[index].clone()
     }
 
     /// Gives the new lane's index.
-    pub(crate) fn add(&self, lane: Lane) -> usize {
+    pub(crate) fn add(&self, lane: TenantHandle) -> usize {
         let mut all = self.lock();
         let index = all.len();
         Arc::make_mut(&mut all).push(Arc::new(lane));
@@ -233,7 +233,7 @@ impl Lanes {
         self.changed.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Arc<Vec<Arc<Lane>>>> {
+    fn lock(&self) -> MutexGuard<'_, Arc<Vec<Arc<TenantHandle>>>> {
         // A push of one element: nothing can be left half done.
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }

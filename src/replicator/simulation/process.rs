@@ -45,7 +45,7 @@ impl World {
             frozen: false,
         };
         for row in &source.rows {
-            let mut lane = Lane { row: row.clone(), ..Lane::default() };
+            let mut lane = TenantHandle { row: row.clone(), ..TenantHandle::default() };
             if row.as_ref().is_some_and(|row| row.following && row.generation == generation) {
                 lane.queue.open();
             }
@@ -118,7 +118,7 @@ impl World {
             return;
         }
         let id = tenant(index);
-        let decide = |world: &World, lane: &Lane, epochs| {
+        let decide = |world: &World, lane: &TenantHandle, epochs| {
             let recorded = lane.row.as_ref().map(recorded_target);
             let recorded =
                 recorded.map(|recorded| RecordedTarget { position: recorded.position.max(lane.position), ..recorded });

@@ -83,12 +83,12 @@ pub(crate) struct Process {
     pub(crate) read: usize,
     pub(crate) progress: Progress,
     pub(crate) held: BTreeMap<usize, Lsn>,
-    pub(crate) lanes: Vec<Lane>,
+    pub(crate) lanes: Vec<TenantHandle>,
     pub(crate) frozen: bool,
 }
 
 #[derive(Default)]
-pub(crate) struct Lane {
+pub(crate) struct TenantHandle {
     pub(crate) queue: Queue,
     pub(crate) phase: Phase,
     pub(crate) row: Option<Row>,
@@ -172,7 +172,13 @@ pub(crate) fn checkpoint(
     Checkpoint { tenant: tenant(index), target_id, generation, position, epoch, mapping: MAPPING.into() }
 }
 
-pub(crate) fn write_of(epoch: Epoch, generation: Generation, index: usize, lane: &Lane, batch: &Batch) -> Write {
+pub(crate) fn write_of(
+    epoch: Epoch,
+    generation: Generation,
+    index: usize,
+    lane: &TenantHandle,
+    batch: &Batch,
+) -> Write {
     let target_id = lane.row.as_ref().and_then(|row| row.target_id.clone()).unwrap_or(TargetId::new(""));
     let to = batch.end.unwrap_or(lane.position);
     Write {

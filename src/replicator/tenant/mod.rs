@@ -17,7 +17,7 @@ use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::Cause;
 use crate::replicator::session::arriving::OnTheirWay;
 use crate::replicator::session::context::SessionContext;
-use crate::replicator::session::tenants::Lane;
+use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
 use crate::replicator::snapshotter::point_read::Found;
 use crate::replicator::tenant::outcome::Halt;
@@ -52,7 +52,7 @@ pub(crate) fn recorded_target(row: &TenantRow) -> RecordedTarget {
 pub(crate) struct Worker {
     context: Arc<SessionContext>,
     index: usize,
-    lane: Arc<Lane>,
+    lane: Arc<TenantHandle>,
     joins: mpsc::Sender<JoinRequest>,
     /// The state's row, as it was written last.
     row: Option<TenantRow>,
@@ -122,7 +122,7 @@ impl Worker {
         self.index
     }
 
-    fn lane(&self) -> &Lane {
+    fn lane(&self) -> &TenantHandle {
         &self.lane
     }
 
