@@ -19,7 +19,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 /// A session that has everything but its tasks.
-pub(crate) struct Prepared {
+pub(crate) struct PreparedSession {
     pub(crate) context: Arc<SessionContext>,
     pub(crate) known: Snapshot,
     pub(crate) client: PgClient,
@@ -28,7 +28,7 @@ pub(crate) struct Prepared {
     pub(crate) created: Option<Export>,
 }
 
-pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Result<Prepared, ServiceError> {
+pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Result<PreparedSession, ServiceError> {
     let client = connect(&config.source.url).await?;
     source_session(&client).await?;
     // In the middle of a fail-over, say: a slot that is made there now would not be the one that is carried over.
@@ -90,7 +90,7 @@ pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Resul
     let context = SessionContext::new(config.clone(), state, beginning, lanes, memory.clone(), &mapping, live.clone());
     context.renewed(leased);
     tracing::info!(slot = config.source.slot, position = %from, %generation, epoch = %context.epoch, "streaming");
-    Ok(Prepared { context: Arc::new(context), known, client, reader, writer, created })
+    Ok(PreparedSession { context: Arc::new(context), known, client, reader, writer, created })
 }
 
 /// The configuration with the mapping that fits the store's tables as they are.

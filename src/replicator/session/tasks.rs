@@ -8,7 +8,7 @@ use crate::replicator::reader::tenant_sink::Dispatch;
 use crate::replicator::session::config_changes::replaced;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::positions;
-use crate::replicator::session::prepare::Prepared;
+use crate::replicator::session::prepare::PreparedSession;
 use crate::replicator::session::tenant_diff::Roster;
 use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::snapshotter::coordinator;
@@ -54,8 +54,8 @@ pub(crate) struct Running {
 
 impl Running {
     /// With `only`, nobody else takes part: what the others still want of the stream stays unconfirmed.
-    pub(crate) fn start(prepared: Prepared, only: Option<&[TenantId]>) -> Running {
-        let Prepared { context, mut known, client, reader, writer, created } = prepared;
+    pub(crate) fn start(prepared: PreparedSession, only: Option<&[TenantId]>) -> Running {
+        let PreparedSession { context, mut known, client, reader, writer, created } = prepared;
         let (joins, requests) = mpsc::channel(JOINS_WAITING);
         let mut running = Running {
             context: context.clone(),
@@ -128,7 +128,7 @@ impl Running {
                 tracing::info!("the configuration is another one: a new session begins");
                 break End::Reconfigured;
             }
-            self.rearrange(Roster::between(&config.tenants, &new.tenants));
+            self.apply_tenant_diff(Roster::between(&config.tenants, &new.tenants));
             config = new;
         };
         self.drain().await?;
@@ -136,7 +136,7 @@ impl Running {
     }
 
     /// Tenants go and come. One that is re-targeted comes once its task is done with the old target.
-    fn rearrange(&mut self, roster: Roster) {
+    fn apply_tenant_diff(&mut self, roster: Roster) {
         let context = self.context.clone();
         let mut going = Vec::new();
         for tenant in &roster.go {
