@@ -9,7 +9,7 @@ use crate::replicator::session::config_changes::replaced;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::positions;
 use crate::replicator::session::prepare::PreparedSession;
-use crate::replicator::session::tenant_diff::Roster;
+use crate::replicator::session::tenant_diff::TenantDiff;
 use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::snapshotter::coordinator;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
@@ -128,7 +128,7 @@ impl Running {
                 tracing::info!("the configuration is another one: a new session begins");
                 break End::Reconfigured;
             }
-            self.apply_tenant_diff(Roster::between(&config.tenants, &new.tenants));
+            self.apply_tenant_diff(TenantDiff::between(&config.tenants, &new.tenants));
             config = new;
         };
         self.drain().await?;
@@ -136,10 +136,10 @@ impl Running {
     }
 
     /// Tenants go and come. One that is re-targeted comes once its task is done with the old target.
-    fn apply_tenant_diff(&mut self, roster: Roster) {
+    fn apply_tenant_diff(&mut self, diff: TenantDiff) {
         let context = self.context.clone();
         let mut going = Vec::new();
-        for tenant in &roster.go {
+        for tenant in &diff.go {
             tracing::info!(%tenant, "goes: the configuration does not have it any more, or elsewhere");
             if let Some(index) = context.index_of(tenant) {
                 going.push(context.lanes.get(index).ended.clone());
@@ -147,7 +147,7 @@ impl Running {
             }
         }
         let budget = context.config.limits.tenant_memory;
-        let coming: Vec<usize> = roster
+        let coming: Vec<usize> = diff
             .come
             .into_iter()
             .map(|tenant| {

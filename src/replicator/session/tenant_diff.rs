@@ -5,17 +5,17 @@ use crate::model::TenantId;
 
 /// The way from one list of tenants to another. A tenant with another key or target goes and comes.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Roster {
+pub(crate) struct TenantDiff {
     pub(crate) go: Vec<TenantId>,
     pub(crate) come: Vec<Tenant>,
 }
 
-impl Roster {
-    pub(crate) fn between(old: &[Tenant], new: &[Tenant]) -> Roster {
+impl TenantDiff {
+    pub(crate) fn between(old: &[Tenant], new: &[Tenant]) -> TenantDiff {
         let lacking = |one: &[Tenant], other: &[Tenant]| -> Vec<Tenant> {
             one.iter().filter(|tenant| !other.contains(tenant)).cloned().collect()
         };
-        Roster { go: lacking(old, new).into_iter().map(|tenant| tenant.id).collect(), come: lacking(new, old) }
+        TenantDiff { go: lacking(old, new).into_iter().map(|tenant| tenant.id).collect(), come: lacking(new, old) }
     }
 }
 
@@ -38,10 +38,10 @@ mod tests {
     fn tenants_come_go_and_move() {
         let old = tenants(&[("a", "1"), ("b", "2"), ("c", "3")]);
         let new = tenants(&[("c", "4"), ("a", "1"), ("d", "2")]);
-        let roster = Roster::between(&old, &new);
+        let diff = TenantDiff::between(&old, &new);
         let names = |ids: Vec<&TenantId>| ids.iter().map(|id| id.to_string()).collect::<Vec<_>>();
-        assert_eq!(names(roster.go.iter().collect()), ["b", "c"]);
-        assert_eq!(names(roster.come.iter().map(|tenant| &tenant.id).collect()), ["c", "d"]);
-        assert_eq!(Roster::between(&old, &old), Roster::default());
+        assert_eq!(names(diff.go.iter().collect()), ["b", "c"]);
+        assert_eq!(names(diff.come.iter().map(|tenant| &tenant.id).collect()), ["c", "d"]);
+        assert_eq!(TenantDiff::between(&old, &old), TenantDiff::default());
     }
 }
