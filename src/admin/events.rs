@@ -60,7 +60,7 @@ pub(super) async fn events(
         return Err(Problem::unavailable("too many listen already").remedy("close another console"));
     };
     let tenant = wanted.users.map(|name| app.tenant(&name)).transpose()?;
-    let users = tenant.map(|tenant| app.live.arrivals.listen(&tenant.id));
+    let users = tenant.map(|tenant| app.live.user_watch.listen(&tenant.id));
     let mut timer = interval(EVERY);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let told = Telling {
@@ -137,9 +137,9 @@ impl Telling {
                 return Some(event);
             }
             let due = self.arrived.as_ref().map(|(.., due)| *due);
-            let arrivals = async {
+            let user_watch = async {
                 match &mut self.users {
-                    Some(users) => users.arrivals().await,
+                    Some(users) => users.user_watch().await,
                     None => std::future::pending().await,
                 }
             };
@@ -152,7 +152,7 @@ impl Telling {
             tokio::select! {
                 () = self.stop.cancelled() => return None,
                 _ = self.timer.tick() => self.compare(),
-                users = arrivals => {
+                users = user_watch => {
                     let new = || (BTreeSet::new(), false, Instant::now() + GATHER);
                     let (ids, are_many, _) = self.arrived.get_or_insert_with(new);
                     *are_many |= users.is_empty() || ids.len() + users.len() > NAMED;

@@ -282,7 +282,7 @@ async fn wait_for(app: &App, tenant: &Tenant, id: &str, wait: Duration) -> Resul
     let Ok(_place) = app.waiters.try_acquire() else {
         return Err(Problem::unavailable("too many wait already").remedy("try again in a moment"));
     };
-    let mut waiter = app.live.arrivals.wait_for(&tenant.id, id);
+    let mut waiter = app.live.user_watch.wait_for(&tenant.id, id);
     let mut is_over = false;
     loop {
         // Who was deleted is not there, and may sign up again.

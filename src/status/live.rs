@@ -10,7 +10,7 @@ use crate::replicator::session::tenants::TenantHandle;
 use crate::state::TenantState;
 use crate::status::metrics::{Metrics, TenantCounts};
 use crate::status::report::{IDLE_STEP, Report, TeeReport, TenantReport};
-use crate::status::user_watch::Arrivals;
+use crate::status::user_watch::UserWatch;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 use tokio::time::Instant;
@@ -43,7 +43,7 @@ pub struct ProcessStatus {
     /// What it counts.
     pub metrics: Metrics,
     /// Who waits for users.
-    pub arrivals: Arc<Arrivals>,
+    pub user_watch: Arc<UserWatch>,
     now: Mutex<Now>,
     source: Mutex<Seen>,
     tee: Mutex<Tee>,

@@ -11,7 +11,7 @@ const BEHIND: usize = 64;
 
 /// Of all tenants.
 #[derive(Debug, Default)]
-pub struct Arrivals {
+pub struct UserWatch {
     /// Waiters and listeners: looked at for every batch.
     interested: AtomicUsize,
     tenants: Mutex<HashMap<TenantId, Interested>>,
@@ -23,14 +23,14 @@ struct Interested {
     listeners: Option<broadcast::Sender<Arc<[UserId]>>>,
 }
 
-impl Arrivals {
+impl UserWatch {
     /// Registers a waiter. Whoever looks into the target after this and does not find the user is woken when it comes.
     pub fn wait_for(self: &Arc<Self>, tenant: &TenantId, user: &str) -> Waiter {
         self.interested.fetch_add(1, Ordering::SeqCst);
         let mut tenants = self.lock();
         let users = &mut tenants.entry(tenant.clone()).or_default().users;
         let news = users.entry(user.into()).or_insert_with(|| watch::channel(()).0).subscribe();
-        Waiter { news, place: Place { arrivals: self.clone(), tenant: tenant.clone(), user: Some(user.into()) } }
+        Waiter { news, place: Place { user_watch: self.clone(), tenant: tenant.clone(), user: Some(user.into()) } }
     }
 
     /// Registers a listener.
@@ -39,7 +39,7 @@ impl Arrivals {
         let mut tenants = self.lock();
         let listeners = &mut tenants.entry(tenant.clone()).or_default().listeners;
         let news = listeners.get_or_insert_with(|| broadcast::channel(BEHIND).0).subscribe();
-        Listener { news, place: Place { arrivals: self.clone(), tenant: tenant.clone(), user: None } }
+        Listener { news, place: Place { user_watch: self.clone(), tenant: tenant.clone(), user: None } }
     }
 
     /// How many wait or listen.
@@ -67,7 +67,7 @@ impl Arrivals {
     }
 
     /// So many of the tenant's users were written just now that nobody has kept whom: everybody looks.
-    pub(crate) fn many_arrived(&self, tenant: &TenantId) {
+    pub(crate) fn notify_all(&self, tenant: &TenantId) {
         let tenants = self.lock();
         let Some(interested) = tenants.get(tenant) else { return };
         interested.users.values().for_each(|waiting| waiting.send_modify(|()| {}));
@@ -111,7 +111,7 @@ pub struct Listener {
 
 impl Listener {
     /// The users that were written next; none where there were too many to name them.
-    pub async fn arrivals(&mut self) -> Arc<[UserId]> {
+    pub async fn user_watch(&mut self) -> Arc<[UserId]> {
         self.news.recv().await.unwrap_or_else(|_| Arc::from([]))
     }
 
@@ -124,7 +124,7 @@ impl Listener {
 /// Where somebody is registered, for as long as that is so.
 #[derive(Debug)]
 struct Place {
-    arrivals: Arc<Arrivals>,
+    user_watch: Arc<UserWatch>,
     tenant: TenantId,
     user: Option<UserId>,
 }
@@ -132,7 +132,7 @@ struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         // The receiver has gone before: the fields of its owner are dropped in their order.
-        let mut tenants = self.arrivals.lock();
+        let mut tenants = self.user_watch.lock();
         if let Some(interested) = tenants.get_mut(&self.tenant) {
             match &self.user {
                 Some(user) if interested.users.get(user).is_some_and(|waiting| waiting.receiver_count() == 0) => {
@@ -147,7 +147,7 @@ impl Drop for Place {
                 tenants.remove(&self.tenant);
             }
         }
-        self.arrivals.interested.fetch_sub(1, Ordering::SeqCst);
+        self.user_watch.interested.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -158,24 +158,24 @@ mod tests {
 
     #[test]
     fn a_waiter_is_woken_by_its_own_user_and_leaves_nothing_behind() {
-        let arrivals = Arc::new(Arrivals::default());
+        let user_watch = Arc::new(UserWatch::default());
         let (acme, globex) = (TenantId::new("acme"), TenantId::new("globex"));
-        let mut waiters = [arrivals.wait_for(&acme, "u1"), arrivals.wait_for(&acme, "u1")];
-        let mut other = arrivals.wait_for(&globex, "u1");
-        let mut listener = arrivals.listen(&acme);
+        let mut waiters = [user_watch.wait_for(&acme, "u1"), user_watch.wait_for(&acme, "u1")];
+        let mut other = user_watch.wait_for(&globex, "u1");
+        let mut listener = user_watch.listen(&acme);
         let (u1, u2): (UserId, UserId) = ("u1".into(), "u2".into());
-        arrivals.arrived(&acme, [&u2].into_iter());
+        user_watch.arrived(&acme, [&u2].into_iter());
         assert!(waiters[0].arrival().now_or_never().is_none());
-        arrivals.arrived(&acme, [&u1].into_iter());
+        user_watch.arrived(&acme, [&u1].into_iter());
         assert!(waiters.iter_mut().all(|waiter| waiter.arrival().now_or_never().is_some()));
         assert!(other.arrival().now_or_never().is_none());
-        assert_eq!(*listener.arrivals().now_or_never().unwrap(), [u2]);
-        assert_eq!(*listener.arrivals().now_or_never().unwrap(), [u1]);
-        arrivals.many_arrived(&acme);
+        assert_eq!(*listener.user_watch().now_or_never().unwrap(), [u2]);
+        assert_eq!(*listener.user_watch().now_or_never().unwrap(), [u1]);
+        user_watch.notify_all(&acme);
         assert!(waiters[0].arrival().now_or_never().is_some());
-        assert!(listener.arrivals().now_or_never().unwrap().is_empty());
+        assert!(listener.user_watch().now_or_never().unwrap().is_empty());
         drop((waiters, other, listener));
-        assert!(arrivals.lock().is_empty());
-        assert_eq!(arrivals.waiting(), 0);
+        assert!(user_watch.lock().is_empty());
+        assert_eq!(user_watch.waiting(), 0);
     }
 }

@@ -55,7 +55,7 @@ impl Worker {
                 self.lane().mailbox.finish(batch.bytes);
                 self.reached(end);
                 self.count(batch.entries.len(), &batch, begun);
-                self.context.live.arrivals.arrived(self.id(), batch.entries.keys());
+                self.context.live.user_watch.arrived(self.id(), batch.entries.keys());
                 Ok(())
             }
             Err(halt) => {
@@ -115,7 +115,7 @@ impl Worker {
                 self.reached(end);
                 batch.oldest = oldest;
                 self.count(rows + batch.entries.len(), &batch, started);
-                self.context.live.arrivals.many_arrived(self.id());
+                self.context.live.user_watch.notify_all(self.id());
                 Ok(())
             }
             Applied::Refused => Err(too_large_to_repeat(checkpoint_changed())),

@@ -85,7 +85,7 @@ impl Worker {
         self.hold(position);
         context.joined(self.index, position);
         self.lane.counts.resynced();
-        context.live.arrivals.many_arrived(self.id());
+        context.live.user_watch.notify_all(self.id());
         tracing::info!(
             tenant = %self.id(), %position, users = loaded.read, inserted = loaded.inserted,
             updated = loaded.updated, deleted = loaded.deleted, "follows"

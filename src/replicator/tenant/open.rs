@@ -158,7 +158,7 @@ impl Worker {
             Some(end) if end <= position => {
                 // It was committed, and the answer was lost.
                 self.lane().mailbox.finish(batch.bytes);
-                self.context.live.arrivals.many_arrived(self.id());
+                self.context.live.user_watch.notify_all(self.id());
             }
             _ => self.pending = Some(batch),
         }

@@ -43,7 +43,7 @@ async fn a_wait_returns_soon_after_the_sources_commit() {
         let waiting = tokio::spawn(async move { (get(at, &path).await.status, Instant::now()) });
         // It has asked the target, and waits.
         let registered = Instant::now();
-        while shown.live.arrivals.waiting() == 0 {
+        while shown.live.user_watch.waiting() == 0 {
             assert!(registered.elapsed() < crate::support::DEADLINE);
             tokio::task::yield_now().await;
         }
