@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::model::TenantId;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::prepare::prepare;
-use crate::replicator::session::tasks::Running;
+use crate::replicator::session::tasks::SessionTasks;
 use crate::replicator::session::tenants::TenantHandle;
 use crate::state::{Request, TenantState};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub async fn resync(
         // Whatever it was before: parked then means that it could not be done.
         lane.restart();
     }
-    let running = Running::start(prepared, Some(tenants));
+    let running = SessionTasks::start(prepared, Some(tenants));
     let (_keep, mut configs) = watch::channel(config.clone());
     let is_over = CancellationToken::new();
     let watching = async {

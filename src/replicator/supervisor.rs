@@ -5,7 +5,7 @@ use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::config_changes::replaced;
 use crate::replicator::session::prepare::prepare;
-use crate::replicator::session::tasks::{End, Running};
+use crate::replicator::session::tasks::{End, SessionTasks};
 use crate::status::live::ProcessStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), ServiceE
     run_reloading(configs, Arc::default(), stop).await
 }
 
-/// As [`run`], with a configuration that may be replaced while it runs: tenants come and go, anything else begins a new
+/// As [`run`], with a configuration that may be replaced while it runs: tenants start_added and go, anything else begins a new
 /// session. `live` shows how it goes.
 pub async fn run_reloading(
     mut configs: watch::Receiver<Config>,
@@ -80,7 +80,7 @@ async fn session(
     *has_streamed = true;
     let _shown = live.streams(&prepared.context);
     #[cfg_attr(not(feature = "kafka"), allow(unused_mut))]
-    let mut running = Running::start(prepared, None);
+    let mut running = SessionTasks::start(prepared, None);
     #[cfg(feature = "kafka")]
     running.tee(configs.clone());
     running.run(config, configs, stop).await

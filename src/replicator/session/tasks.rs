@@ -40,7 +40,7 @@ const DRAIN: Duration = Duration::from_secs(7);
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The tasks of a session.
-pub(crate) struct Running {
+pub(crate) struct SessionTasks {
     context: Arc<SessionContext>,
     /// Reading, and serving snapshots: what they end with ends the session.
     source: JoinSet<Result<(), ServiceError>>,
@@ -52,12 +52,12 @@ pub(crate) struct Running {
     stop_reporting: CancellationToken,
 }
 
-impl Running {
+impl SessionTasks {
     /// With `only`, nobody else takes part: what the others still want of the stream stays unconfirmed.
-    pub(crate) fn start(prepared: PreparedSession, only: Option<&[TenantId]>) -> Running {
+    pub(crate) fn start(prepared: PreparedSession, only: Option<&[TenantId]>) -> SessionTasks {
         let PreparedSession { context, mut known, client, reader, writer, created } = prepared;
         let (joins, requests) = mpsc::channel(JOINS_WAITING);
-        let mut running = Running {
+        let mut running = SessionTasks {
             context: context.clone(),
             source: JoinSet::new(),
             tenants: JoinSet::new(),
@@ -148,7 +148,7 @@ impl Running {
         }
         let budget = context.config.limits.tenant_memory;
         let coming: Vec<usize> = diff
-            .come
+            .start_added
             .into_iter()
             .map(|tenant| {
                 tracing::info!(tenant = %tenant.id, "comes");
@@ -157,7 +157,7 @@ impl Running {
             })
             .collect();
         if !coming.is_empty() {
-            self.tenants.spawn(come(context, going, coming, self.joins.clone()));
+            self.tenants.spawn(start_added(context, going, coming, self.joins.clone()));
         }
     }
 
@@ -198,7 +198,7 @@ impl Running {
 }
 
 /// Runs the tasks of new lanes, once those that went are done and the stream knows the new ones.
-async fn come(
+async fn start_added(
     context: Arc<SessionContext>,
     going: Vec<CancellationToken>,
     coming: Vec<usize>,

@@ -7,7 +7,7 @@ use crate::model::TenantId;
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct TenantDiff {
     pub(crate) go: Vec<TenantId>,
-    pub(crate) come: Vec<Tenant>,
+    pub(crate) start_added: Vec<Tenant>,
 }
 
 impl TenantDiff {
@@ -15,7 +15,10 @@ impl TenantDiff {
         let lacking = |one: &[Tenant], other: &[Tenant]| -> Vec<Tenant> {
             one.iter().filter(|tenant| !other.contains(tenant)).cloned().collect()
         };
-        TenantDiff { go: lacking(old, new).into_iter().map(|tenant| tenant.id).collect(), come: lacking(new, old) }
+        TenantDiff {
+            go: lacking(old, new).into_iter().map(|tenant| tenant.id).collect(),
+            start_added: lacking(new, old),
+        }
     }
 }
 
@@ -41,7 +44,7 @@ mod tests {
         let diff = TenantDiff::between(&old, &new);
         let names = |ids: Vec<&TenantId>| ids.iter().map(|id| id.to_string()).collect::<Vec<_>>();
         assert_eq!(names(diff.go.iter().collect()), ["b", "c"]);
-        assert_eq!(names(diff.come.iter().map(|tenant| &tenant.id).collect()), ["c", "d"]);
+        assert_eq!(names(diff.start_added.iter().map(|tenant| &tenant.id).collect()), ["c", "d"]);
         assert_eq!(TenantDiff::between(&old, &old), TenantDiff::default());
     }
 }
