@@ -139,7 +139,7 @@ impl SessionTasks {
     fn apply_tenant_diff(&mut self, diff: TenantDiff) {
         let context = self.context.clone();
         let mut going = Vec::new();
-        for tenant in &diff.go {
+        for tenant in &diff.removed {
             tracing::info!(%tenant, "goes: the configuration does not have it any more, or elsewhere");
             if let Some(index) = context.index_of(tenant) {
                 going.push(context.lanes.get(index).ended.clone());

@@ -6,7 +6,7 @@ use crate::model::TenantId;
 /// The way from one list of tenants to another. A tenant with another key or target goes and comes.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct TenantDiff {
-    pub(crate) go: Vec<TenantId>,
+    pub(crate) removed: Vec<TenantId>,
     pub(crate) start_added: Vec<Tenant>,
 }
 
@@ -16,7 +16,7 @@ impl TenantDiff {
             one.iter().filter(|tenant| !other.contains(tenant)).cloned().collect()
         };
         TenantDiff {
-            go: lacking(old, new).into_iter().map(|tenant| tenant.id).collect(),
+            removed: lacking(old, new).into_iter().map(|tenant| tenant.id).collect(),
             start_added: lacking(new, old),
         }
     }
@@ -43,7 +43,7 @@ mod tests {
         let new = tenants(&[("c", "4"), ("a", "1"), ("d", "2")]);
         let diff = TenantDiff::between(&old, &new);
         let names = |ids: Vec<&TenantId>| ids.iter().map(|id| id.to_string()).collect::<Vec<_>>();
-        assert_eq!(names(diff.go.iter().collect()), ["b", "c"]);
+        assert_eq!(names(diff.removed.iter().collect()), ["b", "c"]);
         assert_eq!(names(diff.start_added.iter().map(|tenant| &tenant.id).collect()), ["c", "d"]);
         assert_eq!(TenantDiff::between(&old, &old), TenantDiff::default());
     }
