@@ -19,9 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
-pub(super) struct Targets(Lock<HashMap<TenantId, Arc<Place>>>);
+pub(super) struct Targets(Lock<HashMap<TenantId, Arc<Registration>>>);
 
-struct Place {
+struct Registration {
     target: PgUrl,
     client: tokio::sync::Mutex<Kept>,
     used: Lock<Instant>,
@@ -66,12 +66,12 @@ impl Targets {
         }
     }
 
-    fn place(&self, tenant: &Tenant) -> Arc<Place> {
+    fn place(&self, tenant: &Tenant) -> Arc<Registration> {
         let mut places = lock(&self.0);
         let place = places.get(&tenant.id).filter(|place| place.target == tenant.target).cloned();
         place.unwrap_or_else(|| {
             let target = tenant.target.clone();
-            let place = Arc::new(Place {
+            let place = Arc::new(Registration {
                 target,
                 client: tokio::sync::Mutex::new(Kept::None),
                 used: Lock::new(Instant::now()),
@@ -87,7 +87,7 @@ impl Targets {
     }
 }
 
-impl Place {
+impl Registration {
     async fn client(&self) -> Result<Arc<PgClient>, Problem> {
         let mut kept = self.client.lock().await;
         match &*kept {

@@ -30,7 +30,10 @@ impl UserWatch {
         let mut tenants = self.lock();
         let users = &mut tenants.entry(tenant.clone()).or_default().users;
         let news = users.entry(user.into()).or_insert_with(|| watch::channel(()).0).subscribe();
-        Waiter { news, place: Place { user_watch: self.clone(), tenant: tenant.clone(), user: Some(user.into()) } }
+        Waiter {
+            news,
+            place: Registration { user_watch: self.clone(), tenant: tenant.clone(), user: Some(user.into()) },
+        }
     }
 
     /// Registers a listener.
@@ -39,7 +42,7 @@ impl UserWatch {
         let mut tenants = self.lock();
         let listeners = &mut tenants.entry(tenant.clone()).or_default().listeners;
         let news = listeners.get_or_insert_with(|| broadcast::channel(BEHIND).0).subscribe();
-        Listener { news, place: Place { user_watch: self.clone(), tenant: tenant.clone(), user: None } }
+        Listener { news, place: Registration { user_watch: self.clone(), tenant: tenant.clone(), user: None } }
     }
 
     /// How many wait or listen.
@@ -86,7 +89,7 @@ impl UserWatch {
 #[derive(Debug)]
 pub struct Waiter {
     news: watch::Receiver<()>,
-    place: Place,
+    place: Registration,
 }
 
 impl Waiter {
@@ -106,7 +109,7 @@ impl Waiter {
 #[derive(Debug)]
 pub struct Listener {
     news: broadcast::Receiver<Arc<[UserId]>>,
-    place: Place,
+    place: Registration,
 }
 
 impl Listener {
@@ -123,13 +126,13 @@ impl Listener {
 
 /// Where somebody is registered, for as long as that is so.
 #[derive(Debug)]
-struct Place {
+struct Registration {
     user_watch: Arc<UserWatch>,
     tenant: TenantId,
     user: Option<UserId>,
 }
 
-impl Drop for Place {
+impl Drop for Registration {
     fn drop(&mut self) {
         // The receiver has gone before: the fields of its owner are dropped in their order.
         let mut tenants = self.user_watch.lock();
