@@ -5,7 +5,7 @@ use crate::clock::now;
 use crate::model::{Change, Lsn};
 use crate::replicator::error::ServiceError;
 use crate::replicator::tenant::Worker;
-use crate::replicator::tenant::outcome::Halt;
+use crate::replicator::tenant::outcome::StopReason;
 use crate::route::Batch;
 use crate::status::metrics::Visible;
 use std::time::Duration;
@@ -13,22 +13,22 @@ use tokio::time::{Instant, timeout};
 
 impl Worker {
     /// Applies what comes, until something ends it.
-    pub(crate) async fn follow(&mut self, target: &mut Target, who: &Identity) -> Halt {
+    pub(crate) async fn follow(&mut self, target: &mut Target, who: &Identity) -> StopReason {
         let context = self.context.clone();
         let lane = context.lanes.get(self.index());
         loop {
-            if let Err(halt) = self.purge(target, who).await {
-                return halt;
+            if let Err(stop) = self.purge(target, who).await {
+                return stop;
             }
-            let halt = tokio::select! {
+            let stop = tokio::select! {
                 step = self.step(target, who) => step.err(),
                 why = lane.mailbox.interrupted() => Some(why.into()),
             };
-            if let Some(halt) = halt {
-                return halt;
+            if let Some(stop) = stop {
+                return stop;
             }
             if target.is_replaced() {
-                return Halt::Rejoin(REPLACED);
+                return StopReason::Rejoin(REPLACED);
             }
             if self.failing_since.is_some()
                 && let Err(error) = self.works().await
@@ -41,7 +41,7 @@ impl Worker {
         }
     }
 
-    async fn step(&mut self, target: &mut Target, who: &Identity) -> Result<(), Halt> {
+    async fn step(&mut self, target: &mut Target, who: &Identity) -> Result<(), StopReason> {
         let mut batch = match self.pending.take() {
             Some(batch) => batch,
             None => self.next_batch(Some(self.idle_time())).await?,
@@ -58,15 +58,15 @@ impl Worker {
                 self.context.live.user_watch.arrived(self.id(), batch.entries.keys());
                 Ok(())
             }
-            Err(halt) => {
+            Err(stop) => {
                 self.pending = Some(batch);
-                Err(halt)
+                Err(stop)
             }
         }
     }
 
     /// A batch as one statement; gives its end, which may have moved on.
-    async fn write(&mut self, target: &mut Target, who: &Identity, batch: &mut Batch) -> Result<Lsn, Halt> {
+    async fn write(&mut self, target: &mut Target, who: &Identity, batch: &mut Batch) -> Result<Lsn, StopReason> {
         self.resolve(batch).await?;
         if self.has_rejected(batch) {
             return self.write_apart(target, who, batch).await;
@@ -77,14 +77,14 @@ impl Worker {
             match self.answer(target.apply(who, moving, &rows(batch))).await {
                 Ok(Applied::Yes) => return Ok(to),
                 Ok(Applied::Refused) => self.mend(target, who, batch).await?,
-                Err(Halt::Refused(_)) => return self.write_apart(target, who, batch).await,
-                Err(halt) => return Err(halt),
+                Err(StopReason::Refused(_)) => return self.write_apart(target, who, batch).await,
+                Err(stop) => return Err(stop),
             }
         }
     }
 
     /// The batches of a transaction that is too large for one statement, in one transaction of the target.
-    async fn write_chunks(&mut self, target: &mut Target, who: &Identity, first: Batch) -> Result<(), Halt> {
+    async fn write_chunks(&mut self, target: &mut Target, who: &Identity, first: Batch) -> Result<(), StopReason> {
         let from = self.position;
         let started = Instant::now();
         let begun = self.answer(target.begin_chunks(who, from)).await;
@@ -93,9 +93,9 @@ impl Worker {
             return Err(begun.err().unwrap_or_else(checkpoint_changed));
         }
         let mut batch = first;
-        if let Err(halt) = self.write_chunk(target, who, &mut batch).await {
+        if let Err(stop) = self.write_chunk(target, who, &mut batch).await {
             self.pending = Some(batch);
-            return Err(halt);
+            return Err(stop);
         }
         let (mut rows, oldest) = (0, batch.oldest);
         // From here on earlier chunks are no longer in memory.
@@ -122,7 +122,7 @@ impl Worker {
         }
     }
 
-    async fn write_chunk(&mut self, target: &mut Target, who: &Identity, batch: &mut Batch) -> Result<(), Halt> {
+    async fn write_chunk(&mut self, target: &mut Target, who: &Identity, batch: &mut Batch) -> Result<(), StopReason> {
         self.resolve(batch).await?;
         if self.has_rejected(batch) {
             return self.write_rows_apart(target, batch).await;
@@ -132,18 +132,18 @@ impl Worker {
             match self.answer(target.apply_chunk(&rows(batch))).await {
                 Ok(Applied::Yes) => return Ok(()),
                 Ok(Applied::Refused) => self.mend(target, who, batch).await?,
-                Err(Halt::Refused(_)) => {
+                Err(StopReason::Refused(_)) => {
                     self.answer(target.roll_back_to_savepoint()).await?;
                     return self.write_rows_apart(target, batch).await;
                 }
-                Err(halt) => return Err(halt),
+                Err(stop) => return Err(stop),
             }
         }
     }
 
     /// After a refusal: where the checkpoint is as expected, rows to be patched were missing, and their users are
     /// read as a whole. Otherwise the target has to be looked at anew.
-    async fn mend(&mut self, target: &mut Target, who: &Identity, batch: &mut Batch) -> Result<(), Halt> {
+    async fn mend(&mut self, target: &mut Target, who: &Identity, batch: &mut Batch) -> Result<(), StopReason> {
         let checkpoint = self.answer(target.checkpoint()).await?;
         let as_expected = checkpoint.is_some_and(|checkpoint| {
             checkpoint.tenant == who.tenant
@@ -179,13 +179,13 @@ impl Worker {
     }
 
     /// A target that does not answer for as long as one may be away is taken to be away.
-    pub(crate) async fn answer<T>(&self, work: impl Future<Output = Result<T, TargetError>>) -> Result<T, Halt> {
+    pub(crate) async fn answer<T>(&self, work: impl Future<Output = Result<T, TargetError>>) -> Result<T, StopReason> {
         if self.context.lease_has_lapsed() {
             return Err(ServiceError::LeaseLapsed.into());
         }
         match timeout(self.context.config.limits.park_after, work).await {
             Ok(answer) => Ok(answer?),
-            Err(_) => Err(Halt::Retry("its target does not answer".to_owned())),
+            Err(_) => Err(StopReason::Retry("its target does not answer".to_owned())),
         }
     }
 }
@@ -207,14 +207,14 @@ fn rows(batch: &Batch) -> Rows<'_> {
     plan_rows(batch.entries.values().map(|entry| &entry.change)).0
 }
 
-pub(crate) fn checkpoint_changed() -> Halt {
-    Halt::Retry("its checkpoint is not where it was left".to_owned())
+pub(crate) fn checkpoint_changed() -> StopReason {
+    StopReason::Retry("its checkpoint is not where it was left".to_owned())
 }
 
 /// What was applied before is gone with the transaction, and not in memory any more: only a snapshot brings it back.
-fn too_large_to_repeat(halt: Halt) -> Halt {
-    match halt {
-        Halt::Retry(_) => Halt::Rejoin("its connection broke inside a transaction too large to keep"),
+fn too_large_to_repeat(stop: StopReason) -> StopReason {
+    match stop {
+        StopReason::Retry(_) => StopReason::Rejoin("its connection broke inside a transaction too large to keep"),
         other => other,
     }
 }

@@ -6,7 +6,7 @@ use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::Cause;
 use crate::replicator::tenant::Worker;
 use crate::replicator::tenant::follow::{checkpoint_changed, read_instead_of_patching};
-use crate::replicator::tenant::outcome::Halt;
+use crate::replicator::tenant::outcome::StopReason;
 use crate::route::Batch;
 use std::collections::HashSet;
 
@@ -22,7 +22,7 @@ impl Worker {
         target: &mut Target,
         who: &Identity,
         batch: &mut Batch,
-    ) -> Result<Lsn, Halt> {
+    ) -> Result<Lsn, StopReason> {
         let from = self.position;
         if self.answer(target.begin_chunks(who, from)).await? == Applied::Refused {
             return Err(checkpoint_changed());
@@ -37,7 +37,7 @@ impl Worker {
     }
 
     /// The rows of a batch into the open transaction.
-    pub(crate) async fn write_rows_apart(&mut self, target: &mut Target, batch: &mut Batch) -> Result<(), Halt> {
+    pub(crate) async fn write_rows_apart(&mut self, target: &mut Target, batch: &mut Batch) -> Result<(), StopReason> {
         // What the target refused it does not have as it was: a part of a row is of no use there.
         if read_instead_of_patching(batch) > 0 {
             self.resolve(batch).await?;
@@ -52,13 +52,13 @@ impl Worker {
             match self.answer(target.apply_chunk(&plan_rows(part).0)).await {
                 Ok(Applied::Yes) => {}
                 Ok(Applied::Refused) => return Err(checkpoint_changed()),
-                Err(Halt::Refused(refusal)) => {
+                Err(StopReason::Refused(refusal)) => {
                     self.answer(target.roll_back_to_savepoint()).await?;
                     if let Some(at) = bisection.refused(range) {
                         refused.push((changes[at].id().into(), refusal));
                     }
                 }
-                Err(halt) => return Err(halt),
+                Err(stop) => return Err(stop),
             }
         }
         let is_refused: HashSet<&str> = refused.iter().map(|(id, _)| &**id).collect();
@@ -71,7 +71,7 @@ impl Worker {
         self.remember(refused)
     }
 
-    fn remember(&mut self, refused: Vec<(UserId, Refusal)>) -> Result<(), Halt> {
+    fn remember(&mut self, refused: Vec<(UserId, Refusal)>) -> Result<(), StopReason> {
         self.say_who_is_refused(&refused);
         let mut fingerprints = self.context.fingerprints();
         for (id, _) in refused {
@@ -81,7 +81,7 @@ impl Worker {
         }
         match self.rejected.len() {
             ..=REJECTED_AT_MOST => Ok(()),
-            count => Err(Halt::Park {
+            count => Err(StopReason::Park {
                 cause: Cause::Refuses,
                 reason: format!("its target refuses {count} users, more than are left out ({REJECTED_AT_MOST})"),
                 remedy: failure_policy::REFUSES.to_owned(),

@@ -6,14 +6,19 @@ use crate::model::Lsn;
 use crate::replicator::failure_policy;
 use crate::replicator::snapshotter::coordinator::{JoinRequest, Joining};
 use crate::replicator::tenant::Worker;
-use crate::replicator::tenant::outcome::Halt;
+use crate::replicator::tenant::outcome::StopReason;
 use crate::snapshot::{Loading, load};
 use crate::state::TenantState;
 use tokio::sync::oneshot;
 
 impl Worker {
     /// Asks for the tenant's users and merges them; what the stream brings meanwhile waits, and comes after them.
-    pub(crate) async fn join(&mut self, target: &mut Target, who: &Identity, reason: &'static str) -> Result<(), Halt> {
+    pub(crate) async fn join(
+        &mut self,
+        target: &mut Target,
+        who: &Identity,
+        reason: &'static str,
+    ) -> Result<(), StopReason> {
         let context = self.context.clone();
         tracing::info!(tenant = %self.id(), reason, "joins");
         self.put(TenantState::Joining, Some(reason.to_owned()), None, Some(who.target_id.clone()), Lsn::ZERO).await?;
@@ -35,7 +40,7 @@ impl Worker {
         let lane = self.lane.clone();
         let on_its_way = self.on_its_way.take();
         let work = async {
-            let broken = |why: &str| Halt::Retry(format!("its snapshot could not be taken: {why}"));
+            let broken = |why: &str| StopReason::Retry(format!("its snapshot could not be taken: {why}"));
             self.joins.send(request).await.map_err(|_| broken("the session ends"))?;
             drop(on_its_way);
             let Joining { position, mut rows } = match answer.await {
@@ -58,18 +63,18 @@ impl Worker {
             let loaded = load(target, &loading, &mut rows).await;
             loaded
                 .map(|loaded| (position, loaded))
-                .map_err(|error| Halt::from(failure_policy::of_load(&error, &lane.tenant.id)))
+                .map_err(|error| StopReason::from(failure_policy::of_load(&error, &lane.tenant.id)))
         };
         let (position, loaded) = tokio::select! {
             done = work => match done {
-                Err(Halt::Refused(refusal)) if !self.tells_rows_apart => {
+                Err(StopReason::Refused(refusal)) if !self.tells_rows_apart => {
                     self.tells_rows_apart = true;
-                    return Err(Halt::Retry(format!("its target refuses a row (SQLSTATE {})", refusal.sqlstate)));
+                    return Err(StopReason::Retry(format!("its target refuses a row (SQLSTATE {})", refusal.sqlstate)));
                 }
                 done => done?,
             },
             why = lane.mailbox.interrupted() => return Err(why.into()),
-            () = context.drain.cancelled() => return Err(Halt::Drained),
+            () = context.drain.cancelled() => return Err(StopReason::Drained),
         };
         self.tells_rows_apart = false;
         self.say_who_is_refused(&loaded.rejected);

@@ -20,7 +20,7 @@ use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
 use crate::replicator::snapshotter::point_read::Found;
-use crate::replicator::tenant::outcome::Halt;
+use crate::replicator::tenant::outcome::StopReason;
 use crate::route::Batch;
 use crate::state::{NOT_CONFIGURED, TenantRow, TenantState};
 use std::collections::{HashMap, HashSet};
@@ -156,12 +156,12 @@ impl Worker {
         let mut parked = Backoff::new(PARKED_FIRST, PARKED_LAST);
         loop {
             match self.work(&mut parked).await {
-                Halt::Drained => return Ok(()),
-                Halt::Session(error) => return Err(error),
-                Halt::Idle => self.idle = true,
-                Halt::Retry(_) if self.context.drain.is_cancelled() => return Ok(()),
-                Halt::Rejoin(reason) => self.has_to_join(reason).await?,
-                Halt::Retry(reason) => match self.failing_for() {
+                StopReason::Drained => return Ok(()),
+                StopReason::Session(error) => return Err(error),
+                StopReason::Idle => self.idle = true,
+                StopReason::Retry(_) if self.context.drain.is_cancelled() => return Ok(()),
+                StopReason::Rejoin(reason) => self.has_to_join(reason).await?,
+                StopReason::Retry(reason) => match self.failing_for() {
                     long if long > self.context.config.limits.park_after => {
                         let remedy = "it comes back by itself once its target does";
                         self.park(Cause::Away, &reason, remedy, &mut parked).await?;
@@ -175,8 +175,8 @@ impl Worker {
                         self.wait(wait).await;
                     }
                 },
-                Halt::Park { cause, reason, remedy } => self.park(cause, &reason, &remedy, &mut parked).await?,
-                Halt::Refused(refusal) => {
+                StopReason::Park { cause, reason, remedy } => self.park(cause, &reason, &remedy, &mut parked).await?,
+                StopReason::Refused(refusal) => {
                     // Where rows are told apart, that is done; here it was no row of ours.
                     let reason = format!("its target refuses what is written to it (SQLSTATE {})", refusal.sqlstate);
                     self.park(Cause::Refuses, &reason, failure_policy::REFUSES, &mut parked).await?;
@@ -189,18 +189,18 @@ impl Worker {
     }
 
     /// From an open target to whatever ends that.
-    async fn work(&mut self, parked: &mut Backoff) -> Halt {
+    async fn work(&mut self, parked: &mut Backoff) -> StopReason {
         if std::mem::take(&mut self.idle)
-            && let Err(halt) = self.doze().await
+            && let Err(stop) = self.doze().await
         {
-            return halt;
+            return stop;
         }
         // Most tenants are idle most of the time: they do not keep the room that this needs.
         Box::pin(self.open_and_follow(parked)).await
     }
 
     /// Waits without a connection until there is something to write.
-    async fn doze(&mut self) -> Result<(), Halt> {
+    async fn doze(&mut self) -> Result<(), StopReason> {
         if let Some(wake_after) = self.lane.tenant.wake_after {
             self.lane.mailbox.gather(true);
             tokio::select! {
@@ -222,12 +222,12 @@ impl Worker {
         Ok(())
     }
 
-    async fn open_and_follow(&mut self, parked: &mut Backoff) -> Halt {
+    async fn open_and_follow(&mut self, parked: &mut Backoff) -> StopReason {
         let opened = self.open().await;
         self.on_its_way = None;
         let (mut target, who) = match opened {
             Ok(opened) => opened,
-            Err(halt) => return halt,
+            Err(stop) => return stop,
         };
         parked.reset();
         self.lane.set_away(false);
@@ -264,13 +264,13 @@ impl Worker {
     }
 
     /// The next batch; without an `idle` time it is waited for as long as it takes.
-    async fn next_batch(&mut self, idle: Option<Duration>) -> Result<Batch, Halt> {
+    async fn next_batch(&mut self, idle: Option<Duration>) -> Result<Batch, StopReason> {
         let mailbox = &self.lane().mailbox;
         let next = match mailbox.try_next() {
             Some(next) => next,
             None => tokio::select! {
-                next = timeout(idle.unwrap_or(Duration::MAX), mailbox.next()) => next.map_err(|_| Halt::Idle)?,
-                () = self.context.drain.cancelled() => mailbox.try_next().ok_or(Halt::Drained)?,
+                next = timeout(idle.unwrap_or(Duration::MAX), mailbox.next()) => next.map_err(|_| StopReason::Idle)?,
+                () = self.context.drain.cancelled() => mailbox.try_next().ok_or(StopReason::Drained)?,
             },
         };
         let mut batch = next?;

@@ -10,7 +10,7 @@ use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::Cause;
 use crate::replicator::session::context::SessionContext;
-use crate::replicator::tenant::outcome::Halt;
+use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::{Worker, recorded_target};
 use std::pin::pin;
 use std::time::Duration;
@@ -30,7 +30,7 @@ fn latest_epoch() -> Epoch {
 
 impl Worker {
     /// Connects, looks, decides; a tenant that has to join has joined when this returns.
-    pub(crate) async fn open(&mut self) -> Result<(Target, Identity), Halt> {
+    pub(crate) async fn open(&mut self) -> Result<(Target, Identity), StopReason> {
         let context = self.context.clone();
         self.attempted = self.lane.asked().map(|request| request.id);
         let opening = async {
@@ -47,10 +47,10 @@ impl Worker {
                 Ok(connected) => connected,
                 Err(_) => connecting.await,
             };
-            let client = connected.map_err(|error| Halt::from(failure_policy::of_connect(&error)))?;
+            let client = connected.map_err(|error| StopReason::from(failure_policy::of_connect(&error)))?;
             let opened =
                 timeout(OPEN_WITHIN, Target::open(client, context.config.deletes, context.config.notify)).await;
-            Ok::<_, Halt>(opened.map_err(|_| Halt::Retry("somebody locks its tables".to_owned()))??)
+            Ok::<_, StopReason>(opened.map_err(|_| StopReason::Retry("somebody locks its tables".to_owned()))??)
         };
         let (mut target, mut observed) = tokio::select! {
             opened = opening => opened?,
@@ -91,7 +91,8 @@ impl Worker {
             TargetAssessment::Follow(position) => {
                 self.rejected = target.read_rejected().await?.into_iter().collect();
                 let target_id = recorded.and_then(|recorded| recorded.target_id);
-                let identity = self.identity(target_id.ok_or(Halt::Rejoin("the state has no id for its target"))?);
+                let identity =
+                    self.identity(target_id.ok_or(StopReason::Rejoin("the state has no id for its target"))?);
                 self.settle_pending(position)?;
                 self.position = position;
                 self.hold(position);
@@ -104,14 +105,16 @@ impl Worker {
                 self.join(&mut target, &identity, reason).await?;
                 Ok((target, identity))
             }
-            TargetAssessment::Park(reason) => {
-                Err(Halt::Park { cause: Cause::Foreign, remedy: reason.remedy(self.id()), reason: reason.to_string() })
-            }
+            TargetAssessment::Park(reason) => Err(StopReason::Park {
+                cause: Cause::Foreign,
+                remedy: reason.remedy(self.id()),
+                reason: reason.to_string(),
+            }),
             TargetAssessment::StepDown(epoch) if context.state.is_newest().await.map_err(ServiceError::from)? => {
                 let what = "the target was written by a process that the state does not know";
                 Err(self.gone_back(what, epoch).await)
             }
-            TargetAssessment::StepDown(epoch) => Err(Halt::Session(ServiceError::Superseded(epoch))),
+            TargetAssessment::StepDown(epoch) => Err(StopReason::Session(ServiceError::Superseded(epoch))),
             TargetAssessment::Ahead(epoch) => {
                 Err(self.gone_back("the target holds what the source's log has lost", epoch).await)
             }
@@ -119,12 +122,12 @@ impl Worker {
     }
 
     /// Source or state were restored to an older point: positions do not mean any more what they meant.
-    async fn gone_back(&self, what: &'static str, epoch: Epoch) -> Halt {
+    async fn gone_back(&self, what: &'static str, epoch: Epoch) -> StopReason {
         let tenant = self.id();
         tracing::error!(%tenant, "{what}: the source went back to an older point, and everybody is resynced");
         match self.context.state.break_own_history(epoch).await {
-            Ok(()) => Halt::Session(ServiceError::WentBack(what)),
-            Err(error) => Halt::Session(error.into()),
+            Ok(()) => StopReason::Session(ServiceError::WentBack(what)),
+            Err(error) => StopReason::Session(error.into()),
         }
     }
 
@@ -145,10 +148,10 @@ impl Worker {
     }
 
     /// After a reconnect: what the target holds already is not applied again.
-    fn settle_pending(&mut self, position: Lsn) -> Result<(), Halt> {
+    fn settle_pending(&mut self, position: Lsn) -> Result<(), StopReason> {
         match self.unanswered.take() {
             Some(end) if position < end => {
-                return Err(Halt::Rejoin("its connection broke inside a transaction too large to keep"));
+                return Err(StopReason::Rejoin("its connection broke inside a transaction too large to keep"));
             }
             _ => {}
         }

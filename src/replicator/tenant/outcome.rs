@@ -8,7 +8,7 @@ use crate::route::Interrupt;
 
 /// Why a stretch of work ended.
 #[derive(Debug)]
-pub(crate) enum Halt {
+pub(crate) enum StopReason {
     /// The session drains, and everything that waited is applied or will be sent again.
     Drained,
     /// Nothing waits: the connection was given up, and is made again once there is something.
@@ -28,46 +28,46 @@ pub(crate) enum Halt {
     Session(ServiceError),
 }
 
-impl From<Fault> for Halt {
-    fn from(fault: Fault) -> Halt {
+impl From<Fault> for StopReason {
+    fn from(fault: Fault) -> StopReason {
         match fault {
-            Fault::Retry(reason) => Halt::Retry(reason),
-            Fault::Park { cause, reason, remedy } => Halt::Park { cause, reason, remedy },
-            Fault::Refused(refusal) => Halt::Refused(refusal),
+            Fault::Retry(reason) => StopReason::Retry(reason),
+            Fault::Park { cause, reason, remedy } => StopReason::Park { cause, reason, remedy },
+            Fault::Refused(refusal) => StopReason::Refused(refusal),
         }
     }
 }
 
-impl From<ServiceError> for Halt {
-    fn from(error: ServiceError) -> Halt {
-        Halt::Session(error)
+impl From<ServiceError> for StopReason {
+    fn from(error: ServiceError) -> StopReason {
+        StopReason::Session(error)
     }
 }
 
-impl From<TargetError> for Halt {
-    fn from(error: TargetError) -> Halt {
+impl From<TargetError> for StopReason {
+    fn from(error: TargetError) -> StopReason {
         failure_policy::of_target(&error).into()
     }
 }
 
-impl From<Interrupt> for Halt {
-    fn from(why: Interrupt) -> Halt {
+impl From<Interrupt> for StopReason {
+    fn from(why: Interrupt) -> StopReason {
         match why {
-            Interrupt::OverBudget => Halt::Park {
+            Interrupt::OverBudget => StopReason::Park {
                 cause: Cause::Memory,
                 reason: "what waits for it outgrew limits.tenant_memory, or limits.memory".to_owned(),
                 remedy: "it comes back by itself once its target takes rows; if it happens often, raise those limits"
                     .to_owned(),
             },
-            Interrupt::HoldsLog => Halt::Park {
+            Interrupt::HoldsLog => StopReason::Park {
                 cause: Cause::Log,
                 reason: "it held back more of the source's log than limits.source_wal".to_owned(),
                 remedy: "it comes back by itself once its target takes rows".to_owned(),
             },
-            Interrupt::Truncated => Halt::Rejoin("the table was truncated at the source"),
-            Interrupt::Altered => Halt::Rejoin("the table was altered at the source"),
-            Interrupt::Unattributed => Halt::Rejoin("a delete at the source could not be attributed"),
-            Interrupt::Requested => Halt::Rejoin("a resync was asked for"),
+            Interrupt::Truncated => StopReason::Rejoin("the table was truncated at the source"),
+            Interrupt::Altered => StopReason::Rejoin("the table was altered at the source"),
+            Interrupt::Unattributed => StopReason::Rejoin("a delete at the source could not be attributed"),
+            Interrupt::Requested => StopReason::Rejoin("a resync was asked for"),
         }
     }
 }

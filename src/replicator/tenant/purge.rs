@@ -4,7 +4,7 @@ use crate::apply::{Applied, Bisection, Identity, Move, Refusal, Target};
 use crate::clock::now;
 use crate::model::UserId;
 use crate::replicator::tenant::Worker;
-use crate::replicator::tenant::outcome::Halt;
+use crate::replicator::tenant::outcome::StopReason;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -17,7 +17,7 @@ const CAUGHT_UP: i64 = 60_000_000;
 
 impl Worker {
     /// Deletes for good what is due, at the beginning of a connection and when its time has come.
-    pub(crate) async fn purge(&mut self, target: &mut Target, who: &Identity) -> Result<(), Halt> {
+    pub(crate) async fn purge(&mut self, target: &mut Target, who: &Identity) -> Result<(), StopReason> {
         let Some(after) = self.context.config.purge_after else { return Ok(()) };
         if self.purge_due.is_some_and(|due| due > Instant::now()) {
             return Ok(());
@@ -42,10 +42,15 @@ impl Worker {
     }
 
     /// Gives how many are gone.
-    async fn delete_for_good(&mut self, target: &mut Target, who: &Identity, ids: &[String]) -> Result<usize, Halt> {
+    async fn delete_for_good(
+        &mut self,
+        target: &mut Target,
+        who: &Identity,
+        ids: &[String],
+    ) -> Result<usize, StopReason> {
         let stays = Move { from: self.position, to: self.position };
         if self.answer(target.begin_chunks(who, self.position)).await? == Applied::Refused {
-            return Err(Halt::Retry("its checkpoint is not where it was left".to_owned()));
+            return Err(StopReason::Retry("its checkpoint is not where it was left".to_owned()));
         }
         let mut refused: Vec<(UserId, Refusal)> = Vec::new();
         let mut bisection = Bisection::new(ids.len());
@@ -53,11 +58,11 @@ impl Worker {
             self.answer(target.set_savepoint()).await?;
             match self.answer(target.delete_rows(&ids[range.clone()])).await {
                 Ok(()) => {}
-                Err(Halt::Refused(refusal)) => {
+                Err(StopReason::Refused(refusal)) => {
                     self.answer(target.roll_back_to_savepoint()).await?;
                     refused.extend(bisection.refused(range).map(|at| (ids[at].as_str().into(), refusal)));
                 }
-                Err(halt) => return Err(halt),
+                Err(stop) => return Err(stop),
             }
         }
         self.answer(target.write_rejected(&refused, &[])).await?;

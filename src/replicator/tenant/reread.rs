@@ -7,7 +7,7 @@
 use crate::model::{Change, Lsn};
 use crate::replicator::snapshotter::point_read::{Found, Wanted};
 use crate::replicator::tenant::Worker;
-use crate::replicator::tenant::outcome::Halt;
+use crate::replicator::tenant::outcome::StopReason;
 use crate::route::Batch;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ impl Worker {
     }
 
     /// Replaces what has to be read from the source by what was read.
-    pub(crate) async fn resolve(&mut self, batch: &mut Batch) -> Result<(), Halt> {
+    pub(crate) async fn resolve(&mut self, batch: &mut Batch) -> Result<(), StopReason> {
         for _ in 0..ROUNDS {
             let Some(position) = self.read_wanted(batch).await? else { return Ok(()) };
             if batch.end.is_some() {
@@ -47,13 +47,13 @@ impl Worker {
     }
 
     /// Reads the users that have to be read; gives the position of the reading, where there was one.
-    async fn read_wanted(&mut self, batch: &mut Batch) -> Result<Option<Lsn>, Halt> {
+    async fn read_wanted(&mut self, batch: &mut Batch) -> Result<Option<Lsn>, StopReason> {
         let wanted: Vec<Wanted> = batch.entries.values().filter_map(|entry| wanted(&entry.change)).collect();
         if wanted.is_empty() {
             return Ok(None);
         }
         let found = self.context.rereader.read(&self.context.config, &wanted).await;
-        let mut found = found.map_err(|error| Halt::Retry(error.to_string()))?;
+        let mut found = found.map_err(|error| StopReason::Retry(error.to_string()))?;
         self.context.live.metrics.rereads.inc_by(wanted.len() as u64);
         let users = std::mem::take(&mut found.users);
         let found = Arc::new(found);
