@@ -100,7 +100,7 @@ struct Tee {
 }
 
 /// Why a session was left.
-enum Left {
+enum TeeExit {
     Drained,
     Replaced,
     /// Its slot holds back more than it may.
@@ -128,34 +128,34 @@ pub(crate) async fn run(
             let session = session::session(&context, &config, kafka, &mut tee.start_over);
             tokio::select! {
                 left = session => match left {
-                    Ok(()) => Left::Drained,
-                    Err(error) => Left::Broken(error),
+                    Ok(()) => TeeExit::Drained,
+                    Err(error) => TeeExit::Broken(error),
                 },
                 left = watchdog::slot(&context, kafka) => left,
-                () = replaced(&mut configs) => Left::Replaced,
-                () = context.drain.cancelled() => Left::Drained,
+                () = replaced(&mut configs) => TeeExit::Replaced,
+                () = context.drain.cancelled() => TeeExit::Drained,
             }
         };
         if begun.elapsed() > GOOD {
             tee.recovered();
         }
         match left {
-            Left::Drained => {
+            TeeExit::Drained => {
                 // What is not in Kafka by then is published after the next start.
                 let _ = timeout(LAST_WORDS, kafka::ended()).await;
                 return Ok(());
             }
-            Left::Replaced => continue,
-            Left::HoldsLog(bytes) => tee.park(kafka, bytes).await?,
-            Left::Requested => continue,
-            Left::Broken(TeeError::Service(ServiceError::State(StateError::Fenced { slot, epoch }))) => {
+            TeeExit::Replaced => continue,
+            TeeExit::HoldsLog(bytes) => tee.park(kafka, bytes).await?,
+            TeeExit::Requested => continue,
+            TeeExit::Broken(TeeError::Service(ServiceError::State(StateError::Fenced { slot, epoch }))) => {
                 return Err(StateError::Fenced { slot, epoch }.into());
             }
-            Left::Broken(TeeError::Service(ServiceError::StartOver(why))) => {
+            TeeExit::Broken(TeeError::Service(ServiceError::StartOver(why))) => {
                 tracing::warn!(reason = why, "the tee starts over: a snapshot of every tenant");
                 tee.start_over = Some(why);
             }
-            Left::Broken(error) => tee.broken(kafka, &error).await?,
+            TeeExit::Broken(error) => tee.broken(kafka, &error).await?,
         }
     }
 }
@@ -239,7 +239,7 @@ impl Tee {
             () = sleep(wait) => Ok(()),
             () = self.context.drain.cancelled() => Ok(()),
             left = watchdog::slot(&self.context, kafka) => match left {
-                Left::HoldsLog(bytes) => Box::pin(self.park(kafka, bytes)).await,
+                TeeExit::HoldsLog(bytes) => Box::pin(self.park(kafka, bytes)).await,
                 _ => Ok(()),
             },
         }

@@ -3,7 +3,7 @@
 use crate::config::Kafka;
 use crate::pg::{PgClient, connect};
 use crate::replicator::session::context::SessionContext;
-use crate::replicator::tee::Left;
+use crate::replicator::tee::TeeExit;
 use crate::state::TenantState;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -12,18 +12,18 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Ends when the slot holds back more than `limits.kafka_wal`, or a resync is asked for. While the tee takes a snapshot
 /// its slot may hold back more: parking would only begin that anew.
-pub(crate) async fn slot(context: &SessionContext, kafka: &Kafka) -> Left {
+pub(crate) async fn slot(context: &SessionContext, kafka: &Kafka) -> TeeExit {
     let mut client = None;
     loop {
         sleep(EVERY).await;
         // What fails here is another's to say.
         let Ok(Some(row)) = context.state.tee().await else { continue };
         if row.requested && row.state == TenantState::Following {
-            return Left::Requested;
+            return TeeExit::Requested;
         }
         let joins = row.state == TenantState::Joining && row.reason.is_none();
         match look(context, kafka, &mut client).await {
-            Some(bytes) if bytes > context.config.limits.kafka_wal && !joins => return Left::HoldsLog(bytes),
+            Some(bytes) if bytes > context.config.limits.kafka_wal && !joins => return TeeExit::HoldsLog(bytes),
             _ => {}
         }
     }
