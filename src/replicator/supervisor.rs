@@ -5,7 +5,7 @@ use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::config_changes::replaced;
 use crate::replicator::session::prepare::prepare;
-use crate::replicator::session::tasks::{End, SessionTasks};
+use crate::replicator::session::tasks::{SessionExit, SessionTasks};
 use crate::status::live::ProcessStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,8 +37,8 @@ pub async fn run_reloading(
         let begun = Instant::now();
         let config = configs.borrow_and_update().clone();
         let error = match session(config, &mut configs, &live, &stop, &mut has_streamed).await {
-            Ok(End::Stopped) => return Ok(()),
-            Ok(End::Reconfigured) => {
+            Ok(SessionExit::Stopped) => return Ok(()),
+            Ok(SessionExit::Reconfigured) => {
                 live.starts(None);
                 continue;
             }
@@ -71,11 +71,11 @@ async fn session(
     live: &Arc<ProcessStatus>,
     stop: &CancellationToken,
     has_streamed: &mut bool,
-) -> Result<End, ServiceError> {
+) -> Result<SessionExit, ServiceError> {
     let prepared = tokio::select! {
         prepared = prepare(&config, live) => prepared?,
-        () = replaced(configs) => return Ok(End::Reconfigured),
-        () = stop.cancelled() => return Ok(End::Stopped),
+        () = replaced(configs) => return Ok(SessionExit::Reconfigured),
+        () = stop.cancelled() => return Ok(SessionExit::Stopped),
     };
     *has_streamed = true;
     let _shown = live.streams(&prepared.context);

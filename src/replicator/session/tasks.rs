@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// Why a session ended well.
-pub(crate) enum End {
+pub(crate) enum SessionExit {
     /// It was told to stop.
     Stopped,
     /// The configuration is another one, in more than its tenants.
@@ -114,19 +114,19 @@ impl SessionTasks {
         mut config: Config,
         configs: &mut watch::Receiver<Config>,
         stop: &CancellationToken,
-    ) -> Result<End, ServiceError> {
+    ) -> Result<SessionExit, ServiceError> {
         let end = loop {
             tokio::select! {
                 error = first_error(&mut self.source) => return Err(error),
                 error = first_error(&mut self.tenants) => return Err(error),
                 error = first_error(&mut self.confirming) => return Err(error),
-                () = stop.cancelled() => break End::Stopped,
+                () = stop.cancelled() => break SessionExit::Stopped,
                 () = replaced(configs) => {}
             }
             let new = configs.borrow_and_update().clone();
             if !config.differs_only_in_tenants(&new) {
                 tracing::info!("the configuration is another one: a new session begins");
-                break End::Reconfigured;
+                break SessionExit::Reconfigured;
             }
             self.apply_tenant_diff(TenantDiff::between(&config.tenants, &new.tenants));
             config = new;
