@@ -8,7 +8,7 @@ use crate::model::{Epoch, Generation, Lsn, TenantId};
 use crate::pg::connect;
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
-use crate::replicator::failure_policy::Fault;
+use crate::replicator::failure_policy::FailureAction;
 use crate::replicator::session::prepare::settled;
 use crate::replicator::source::history::{Found, History, decide_history};
 use crate::replicator::source::mapping::{compile_current, fingerprint};
@@ -94,10 +94,10 @@ pub async fn plan(config: &Config) -> Result<Plan, ServiceError> {
 }
 
 async fn prospect(tenant: &Tenant, known: &Snapshot, generation: Option<Generation>, mapping: &str) -> Prospect {
-    let faulty = |fault: Fault| match fault {
-        Fault::Retry(reason) => Prospect::Unknown(reason),
-        Fault::Park { reason, remedy, .. } => Prospect::Park(reason, remedy),
-        Fault::Refused(refusal) => Prospect::Unknown(format!("SQLSTATE {}", refusal.sqlstate)),
+    let faulty = |fault: FailureAction| match fault {
+        FailureAction::Retry(reason) => Prospect::Unknown(reason),
+        FailureAction::Park { reason, remedy, .. } => Prospect::Park(reason, remedy),
+        FailureAction::Refused(refusal) => Prospect::Unknown(format!("SQLSTATE {}", refusal.sqlstate)),
     };
     let client = match connect(&tenant.target).await {
         Ok(client) => client,

@@ -11,7 +11,7 @@ use crate::model::{Lsn, TenantId, User};
 use crate::pg::{PgClient, connect};
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
-use crate::replicator::failure_policy::Fault;
+use crate::replicator::failure_policy::FailureAction;
 use crate::replicator::session::prepare::settled;
 use crate::replicator::snapshotter::partition::{Member, Sorter};
 use crate::replicator::snapshotter::point_read::Rereader;
@@ -221,7 +221,7 @@ impl Beside {
 
 fn words(error: &LoadError) -> String {
     match failure_policy::of_load(error, &TenantId::new("")) {
-        Fault::Retry(reason) | Fault::Park { reason, .. } => reason,
-        Fault::Refused(refusal) => format!("SQLSTATE {}", refusal.sqlstate),
+        FailureAction::Retry(reason) | FailureAction::Park { reason, .. } => reason,
+        FailureAction::Refused(refusal) => format!("SQLSTATE {}", refusal.sqlstate),
     }
 }

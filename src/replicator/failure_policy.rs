@@ -65,7 +65,7 @@ impl Cause {
 
 /// What is to be done about a target's fault.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum FailureAction {
     /// It passes by itself: try again, and let the changes gather.
     Retry(String),
     /// Somebody has to mend it: park the tenant, and look again now and then.
@@ -81,9 +81,9 @@ pub(crate) enum Fault {
     Refused(Refusal),
 }
 
-impl Fault {
-    fn park(cause: Cause, reason: impl Into<String>, remedy: impl Into<String>) -> Fault {
-        Fault::Park { cause, reason: reason.into(), remedy: remedy.into() }
+impl FailureAction {
+    fn park(cause: Cause, reason: impl Into<String>, remedy: impl Into<String>) -> FailureAction {
+        FailureAction::Park { cause, reason: reason.into(), remedy: remedy.into() }
     }
 }
 
@@ -131,41 +131,43 @@ fn remedy(sqlstate: &str) -> Option<(Cause, &'static str)> {
     })
 }
 
-pub(crate) fn of_connect(error: &ConnectError) -> Fault {
+pub(crate) fn of_connect(error: &ConnectError) -> FailureAction {
     let reason = error.to_string();
     match error {
-        ConnectError::Unreachable { .. } | ConnectError::Timeout { .. } => Fault::Retry(reason),
+        ConnectError::Unreachable { .. } | ConnectError::Timeout { .. } => FailureAction::Retry(reason),
         ConnectError::Tls { .. } => {
-            Fault::park(Cause::Login, reason, "correct sslmode or sslrootcert of the target's URL")
+            FailureAction::park(Cause::Login, reason, "correct sslmode or sslrootcert of the target's URL")
         }
-        ConnectError::Protocol { .. } => Fault::park(Cause::Login, reason, "correct host and port of the target's URL"),
-        ConnectError::Auth { .. } => Fault::park(Cause::Login, reason, LOGIN),
+        ConnectError::Protocol { .. } => {
+            FailureAction::park(Cause::Login, reason, "correct host and port of the target's URL")
+        }
+        ConnectError::Auth { .. } => FailureAction::park(Cause::Login, reason, LOGIN),
         ConnectError::Server { error, .. } => match remedy(&error.sqlstate) {
-            None => Fault::Retry(reason),
-            Some((cause, remedy)) => Fault::park(cause, reason, remedy),
+            None => FailureAction::Retry(reason),
+            Some((cause, remedy)) => FailureAction::park(cause, reason, remedy),
         },
     }
 }
 
-pub(crate) fn of_sql(error: &tokio_postgres::Error) -> Fault {
+pub(crate) fn of_sql(error: &tokio_postgres::Error) -> FailureAction {
     let reason = describe(error);
     if let Some(refusal) = Refusal::of(error) {
-        return Fault::Refused(refusal);
+        return FailureAction::Refused(refusal);
     }
     if std::error::Error::source(error).is_some_and(|source| source.is::<WrongType>() || source.is::<WasNull>()) {
-        return Fault::park(Cause::Altered, reason, ALTERED);
+        return FailureAction::park(Cause::Altered, reason, ALTERED);
     }
     match error.code().map(|code| remedy(code.code())) {
         // No answer from the server: the connection is gone.
-        None | Some(None) => Fault::Retry(reason),
-        Some(Some((cause, remedy))) => Fault::park(cause, reason, remedy),
+        None | Some(None) => FailureAction::Retry(reason),
+        Some(Some((cause, remedy))) => FailureAction::park(cause, reason, remedy),
     }
 }
 
-pub(crate) fn of_target(error: &TargetError) -> Fault {
+pub(crate) fn of_target(error: &TargetError) -> FailureAction {
     match error {
         TargetError::Sql(error) => of_sql(error),
-        TargetError::Shape(error) => Fault::park(
+        TargetError::Shape(error) => FailureAction::park(
             Cause::Altered,
             error.to_string(),
             "alter it to the documented shape, or drop it: it is created again and filled with a snapshot",
@@ -173,12 +175,12 @@ pub(crate) fn of_target(error: &TargetError) -> Fault {
     }
 }
 
-pub(crate) fn of_load(error: &LoadError, tenant: &TenantId) -> Fault {
+pub(crate) fn of_load(error: &LoadError, tenant: &TenantId) -> FailureAction {
     match error {
         LoadError::Target(error) => of_target(error),
-        LoadError::BrokenOff | LoadError::Fenced | LoadError::Count { .. } => Fault::Retry(error.to_string()),
-        LoadError::TooManyRefused { .. } => Fault::park(Cause::Refuses, error.to_string(), REFUSES),
-        LoadError::TooManyDeletes { .. } => Fault::park(
+        LoadError::BrokenOff | LoadError::Fenced | LoadError::Count { .. } => FailureAction::Retry(error.to_string()),
+        LoadError::TooManyRefused { .. } => FailureAction::park(Cause::Refuses, error.to_string(), REFUSES),
+        LoadError::TooManyDeletes { .. } => FailureAction::park(
             Cause::Deletes,
             error.to_string(),
             format!(

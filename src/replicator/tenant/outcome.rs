@@ -3,7 +3,7 @@
 use crate::apply::{Refusal, TargetError};
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
-use crate::replicator::failure_policy::{Cause, Fault};
+use crate::replicator::failure_policy::{Cause, FailureAction};
 use crate::route::Interrupt;
 
 /// Why a stretch of work ended.
@@ -28,12 +28,12 @@ pub(crate) enum StopReason {
     Session(ServiceError),
 }
 
-impl From<Fault> for StopReason {
-    fn from(fault: Fault) -> StopReason {
+impl From<FailureAction> for StopReason {
+    fn from(fault: FailureAction) -> StopReason {
         match fault {
-            Fault::Retry(reason) => StopReason::Retry(reason),
-            Fault::Park { cause, reason, remedy } => StopReason::Park { cause, reason, remedy },
-            Fault::Refused(refusal) => StopReason::Refused(refusal),
+            FailureAction::Retry(reason) => StopReason::Retry(reason),
+            FailureAction::Park { cause, reason, remedy } => StopReason::Park { cause, reason, remedy },
+            FailureAction::Refused(refusal) => StopReason::Refused(refusal),
         }
     }
 }
