@@ -4,7 +4,7 @@
 use super::answer::Problem;
 use super::app::App;
 use super::overview::{COMMIT, VERSION};
-use crate::replicator::failure_policy::Cause;
+use crate::replicator::failure_policy::ParkCause;
 use crate::state::TenantState;
 use crate::status::live::{ProcessStatus, Role, TenantSample};
 use axum::extract::State;
@@ -110,7 +110,7 @@ fn encode_tenants(out: &mut Out<'_, '_>, tenants: &[TenantSample]) -> fmt::Resul
         })
     })?;
     out.gauges("parked_tenants", "How many tenants are parked for which reason", |series| {
-        Cause::ALL.into_iter().try_for_each(|cause| {
+        ParkCause::ALL.into_iter().try_for_each(|cause| {
             let count = tenants.iter().filter(|tenant| tenant.cause == Some(cause)).count();
             series.value(&[("reason", cause.as_str())], count as u64)
         })

@@ -8,7 +8,7 @@ use tokio_postgres::types::{WasNull, WrongType};
 
 /// In a word why a tenant is parked: few enough to count by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Cause {
+pub enum ParkCause {
     /// TLS, login, no such database, no PostgreSQL at all.
     Login,
     /// The role lacks a right, or the database is read-only.
@@ -31,34 +31,34 @@ pub enum Cause {
     Other,
 }
 
-impl Cause {
+impl ParkCause {
     /// All of them.
-    pub const ALL: [Cause; 10] = [
-        Cause::Login,
-        Cause::Rights,
-        Cause::Altered,
-        Cause::Refuses,
-        Cause::Deletes,
-        Cause::Foreign,
-        Cause::Memory,
-        Cause::Log,
-        Cause::Away,
-        Cause::Other,
+    pub const ALL: [ParkCause; 10] = [
+        ParkCause::Login,
+        ParkCause::Rights,
+        ParkCause::Altered,
+        ParkCause::Refuses,
+        ParkCause::Deletes,
+        ParkCause::Foreign,
+        ParkCause::Memory,
+        ParkCause::Log,
+        ParkCause::Away,
+        ParkCause::Other,
     ];
 
     /// The word.
     pub fn as_str(self) -> &'static str {
         match self {
-            Cause::Login => "login",
-            Cause::Rights => "rights",
-            Cause::Altered => "altered",
-            Cause::Refuses => "refuses",
-            Cause::Deletes => "deletes",
-            Cause::Foreign => "foreign",
-            Cause::Memory => "memory",
-            Cause::Log => "log",
-            Cause::Away => "away",
-            Cause::Other => "other",
+            ParkCause::Login => "login",
+            ParkCause::Rights => "rights",
+            ParkCause::Altered => "altered",
+            ParkCause::Refuses => "refuses",
+            ParkCause::Deletes => "deletes",
+            ParkCause::Foreign => "foreign",
+            ParkCause::Memory => "memory",
+            ParkCause::Log => "log",
+            ParkCause::Away => "away",
+            ParkCause::Other => "other",
         }
     }
 }
@@ -71,7 +71,7 @@ pub(crate) enum FailureAction {
     /// Somebody has to mend it: park the tenant, and look again now and then.
     Park {
         /// The same in a word.
-        cause: Cause,
+        cause: ParkCause,
         /// What is wrong.
         reason: String,
         /// What mends it.
@@ -82,7 +82,7 @@ pub(crate) enum FailureAction {
 }
 
 impl FailureAction {
-    fn park(cause: Cause, reason: impl Into<String>, remedy: impl Into<String>) -> FailureAction {
+    fn park(cause: ParkCause, reason: impl Into<String>, remedy: impl Into<String>) -> FailureAction {
         FailureAction::Park { cause, reason: reason.into(), remedy: remedy.into() }
     }
 }
@@ -98,33 +98,33 @@ pub(crate) const REFUSES: &str = "a constraint or trigger that was added to neon
     (users_sync.rejected there says which)";
 
 /// What an error code of a target asks for; `None` where it passes by itself.
-fn remedy(sqlstate: &str) -> Option<(Cause, &'static str)> {
+fn remedy(sqlstate: &str) -> Option<(ParkCause, &'static str)> {
     let class = sqlstate.get(..2).unwrap_or_default();
     Some(match sqlstate {
         // Serialization, deadlock, lock and statement time-outs, restarts, resources, connections.
         "40001" | "40P01" | "55P03" | "57014" => return None,
         "25006" => (
-            Cause::Rights,
+            ParkCause::Rights,
             "the database is read-only (a standby, or set so): point the target at the primary, or lift it",
         ),
         "42501" => (
-            Cause::Rights,
+            ParkCause::Rights,
             "give the role its rights: GRANT CREATE ON DATABASE ... for the first start, and USAGE on the schemas \
              users_sync and neon_auth with SELECT, INSERT, UPDATE, DELETE on their tables",
         ),
-        "3D000" => (Cause::Login, "create the database, or correct the target's URL"),
-        "42P01" | "42703" | "3F000" => (Cause::Altered, ALTERED),
+        "3D000" => (ParkCause::Login, "create the database, or correct the target's URL"),
+        "42P01" | "42703" | "3F000" => (ParkCause::Altered, ALTERED),
         "54000" => (
-            Cause::Other,
+            ParkCause::Other,
             "a value is too large for the table's index; or, with notify: true, a session there that listens keeps a \
              transaction open, and the queue of notifications is full: end that session",
         ),
         _ => match class {
             "08" | "57" | "53" | "40" | "58" | "XX" => return None,
-            "28" => (Cause::Login, LOGIN),
-            "22" | "23" | "P0" => (Cause::Refuses, REFUSES),
+            "28" => (ParkCause::Login, LOGIN),
+            "22" | "23" | "P0" => (ParkCause::Refuses, REFUSES),
             _ => (
-                Cause::Other,
+                ParkCause::Other,
                 "mend what the target says, or drop neon_auth.users_sync and users_sync.checkpoint there",
             ),
         },
@@ -136,12 +136,12 @@ pub(crate) fn of_connect(error: &ConnectError) -> FailureAction {
     match error {
         ConnectError::Unreachable { .. } | ConnectError::Timeout { .. } => FailureAction::Retry(reason),
         ConnectError::Tls { .. } => {
-            FailureAction::park(Cause::Login, reason, "correct sslmode or sslrootcert of the target's URL")
+            FailureAction::park(ParkCause::Login, reason, "correct sslmode or sslrootcert of the target's URL")
         }
         ConnectError::Protocol { .. } => {
-            FailureAction::park(Cause::Login, reason, "correct host and port of the target's URL")
+            FailureAction::park(ParkCause::Login, reason, "correct host and port of the target's URL")
         }
-        ConnectError::Auth { .. } => FailureAction::park(Cause::Login, reason, LOGIN),
+        ConnectError::Auth { .. } => FailureAction::park(ParkCause::Login, reason, LOGIN),
         ConnectError::Server { error, .. } => match remedy(&error.sqlstate) {
             None => FailureAction::Retry(reason),
             Some((cause, remedy)) => FailureAction::park(cause, reason, remedy),
@@ -155,7 +155,7 @@ pub(crate) fn of_sql(error: &tokio_postgres::Error) -> FailureAction {
         return FailureAction::Refused(refusal);
     }
     if std::error::Error::source(error).is_some_and(|source| source.is::<WrongType>() || source.is::<WasNull>()) {
-        return FailureAction::park(Cause::Altered, reason, ALTERED);
+        return FailureAction::park(ParkCause::Altered, reason, ALTERED);
     }
     match error.code().map(|code| remedy(code.code())) {
         // No answer from the server: the connection is gone.
@@ -168,7 +168,7 @@ pub(crate) fn of_target(error: &TargetError) -> FailureAction {
     match error {
         TargetError::Sql(error) => of_sql(error),
         TargetError::Shape(error) => FailureAction::park(
-            Cause::Altered,
+            ParkCause::Altered,
             error.to_string(),
             "alter it to the documented shape, or drop it: it is created again and filled with a snapshot",
         ),
@@ -179,9 +179,9 @@ pub(crate) fn of_load(error: &LoadError, tenant: &TenantId) -> FailureAction {
     match error {
         LoadError::Target(error) => of_target(error),
         LoadError::BrokenOff | LoadError::Fenced | LoadError::Count { .. } => FailureAction::Retry(error.to_string()),
-        LoadError::TooManyRefused { .. } => FailureAction::park(Cause::Refuses, error.to_string(), REFUSES),
+        LoadError::TooManyRefused { .. } => FailureAction::park(ParkCause::Refuses, error.to_string(), REFUSES),
         LoadError::TooManyDeletes { .. } => FailureAction::park(
-            Cause::Deletes,
+            ParkCause::Deletes,
             error.to_string(),
             format!(
                 "if these users of tenant {tenant} are really gone: \

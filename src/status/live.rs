@@ -4,7 +4,7 @@
 use crate::capture::SourceLog;
 use crate::clock::{age, before, now, seconds_since};
 use crate::model::{Lsn, TenantId};
-use crate::replicator::failure_policy::Cause;
+use crate::replicator::failure_policy::ParkCause;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::tenants::TenantHandle;
 use crate::state::TenantState;
@@ -86,7 +86,7 @@ pub struct TenantSample {
     /// Following, joining or parked.
     pub state: TenantState,
     /// Why it is parked.
-    pub cause: Option<Cause>,
+    pub cause: Option<ParkCause>,
     /// As [`TenantReport::lag_bytes`].
     pub lag_bytes: Option<u64>,
     /// As [`TenantReport::lag_seconds`].

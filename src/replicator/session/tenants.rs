@@ -3,7 +3,7 @@
 
 use crate::clock::before;
 use crate::config::Tenant;
-use crate::replicator::failure_policy::Cause;
+use crate::replicator::failure_policy::ParkCause;
 use crate::replicator::snapshotter::progress_bar::HowFar;
 use crate::route::{Mailbox, Memory};
 use crate::state::{Request, TenantRow, TenantState};
@@ -50,7 +50,7 @@ pub(crate) struct TenantView {
     pub(crate) remedy: Option<String>,
     pub(crate) rejected: u64,
     /// Of a tenant that is parked.
-    pub(crate) cause: Cause,
+    pub(crate) cause: ParkCause,
 }
 
 impl TenantView {
@@ -61,7 +61,7 @@ impl TenantView {
             reason: row.reason.clone(),
             remedy: row.remedy.clone(),
             rejected: row.rejected,
-            cause: Cause::Other,
+            cause: ParkCause::Other,
         }
     }
 }
@@ -81,7 +81,7 @@ impl TenantHandle {
             reason: None,
             remedy: None,
             rejected: 0,
-            cause: Cause::Other,
+            cause: ParkCause::Other,
         };
         TenantHandle {
             counts,
@@ -143,7 +143,7 @@ impl TenantHandle {
     }
 
     /// Why it is parked, in a word.
-    pub(crate) fn is_parked_for(&self, cause: Cause) {
+    pub(crate) fn is_parked_for(&self, cause: ParkCause) {
         self.lock_shown().cause = cause;
     }
 

@@ -3,7 +3,7 @@
 use crate::apply::{Applied, Bisection, Identity, Move, REJECTED_AT_MOST, Refusal, Target, plan_rows};
 use crate::model::{Change, Lsn, UserId};
 use crate::replicator::failure_policy;
-use crate::replicator::failure_policy::Cause;
+use crate::replicator::failure_policy::ParkCause;
 use crate::replicator::tenant::Worker;
 use crate::replicator::tenant::follow::{checkpoint_changed, read_instead_of_patching};
 use crate::replicator::tenant::outcome::StopReason;
@@ -82,7 +82,7 @@ impl Worker {
         match self.rejected.len() {
             ..=REJECTED_AT_MOST => Ok(()),
             count => Err(StopReason::Park {
-                cause: Cause::Refuses,
+                cause: ParkCause::Refuses,
                 reason: format!("its target refuses {count} users, more than are left out ({REJECTED_AT_MOST})"),
                 remedy: failure_policy::REFUSES.to_owned(),
             }),

@@ -14,7 +14,7 @@ use crate::model::{Lsn, Oid, TenantId, UserId};
 use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
-use crate::replicator::failure_policy::Cause;
+use crate::replicator::failure_policy::ParkCause;
 use crate::replicator::session::arriving::OnTheirWay;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::tenants::TenantHandle;
@@ -164,7 +164,7 @@ impl Worker {
                 StopReason::Retry(reason) => match self.failing_for() {
                     long if long > self.context.config.limits.park_after => {
                         let remedy = "it comes back by itself once its target does";
-                        self.park(Cause::Away, &reason, remedy, &mut parked).await?;
+                        self.park(ParkCause::Away, &reason, remedy, &mut parked).await?;
                     }
                     _ => {
                         let wait = self.retry.step();
@@ -179,7 +179,7 @@ impl Worker {
                 StopReason::Refused(refusal) => {
                     // Where rows are told apart, that is done; here it was no row of ours.
                     let reason = format!("its target refuses what is written to it (SQLSTATE {})", refusal.sqlstate);
-                    self.park(Cause::Refuses, &reason, failure_policy::REFUSES, &mut parked).await?;
+                    self.park(ParkCause::Refuses, &reason, failure_policy::REFUSES, &mut parked).await?;
                 }
             }
             if self.context.drain.is_cancelled() && self.lane().state() != TenantState::Following {

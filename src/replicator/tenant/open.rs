@@ -8,7 +8,7 @@ use crate::model::{Epoch, Lsn, TargetId};
 use crate::pg::connect;
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
-use crate::replicator::failure_policy::Cause;
+use crate::replicator::failure_policy::ParkCause;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::{Worker, recorded_target};
@@ -106,7 +106,7 @@ impl Worker {
                 Ok((target, identity))
             }
             TargetAssessment::Park(reason) => Err(StopReason::Park {
-                cause: Cause::Foreign,
+                cause: ParkCause::Foreign,
                 remedy: reason.remedy(self.id()),
                 reason: reason.to_string(),
             }),

@@ -3,7 +3,7 @@
 use crate::apply::{Refusal, TargetError};
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
-use crate::replicator::failure_policy::{Cause, FailureAction};
+use crate::replicator::failure_policy::{FailureAction, ParkCause};
 use crate::route::Interrupt;
 
 /// Why a stretch of work ended.
@@ -18,7 +18,7 @@ pub(crate) enum StopReason {
     /// Its target cannot go on from where it is.
     Rejoin(&'static str),
     Park {
-        cause: Cause,
+        cause: ParkCause,
         reason: String,
         remedy: String,
     },
@@ -54,13 +54,13 @@ impl From<Interrupt> for StopReason {
     fn from(why: Interrupt) -> StopReason {
         match why {
             Interrupt::OverBudget => StopReason::Park {
-                cause: Cause::Memory,
+                cause: ParkCause::Memory,
                 reason: "what waits for it outgrew limits.tenant_memory, or limits.memory".to_owned(),
                 remedy: "it comes back by itself once its target takes rows; if it happens often, raise those limits"
                     .to_owned(),
             },
             Interrupt::HoldsLog => StopReason::Park {
-                cause: Cause::Log,
+                cause: ParkCause::Log,
                 reason: "it held back more of the source's log than limits.source_wal".to_owned(),
                 remedy: "it comes back by itself once its target takes rows".to_owned(),
             },

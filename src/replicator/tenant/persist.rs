@@ -3,7 +3,7 @@
 use crate::model::{Lsn, TargetId};
 use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
-use crate::replicator::failure_policy::Cause;
+use crate::replicator::failure_policy::ParkCause;
 use crate::replicator::tenant::Worker;
 use crate::state::{NOT_CONFIGURED, TenantRow, TenantState};
 
@@ -26,7 +26,7 @@ impl Worker {
     /// First the state, then the slot may move on; and after a while it is looked at again.
     pub(crate) async fn park(
         &mut self,
-        cause: Cause,
+        cause: ParkCause,
         reason: &str,
         remedy: &str,
         parked: &mut Backoff,
