@@ -25,7 +25,7 @@ pub struct Mailbox {
 struct Inner {
     queue: Queue,
     /// Why the capture side wants the tenant to start over.
-    interrupt: Option<Interrupt>,
+    interrupt: Option<RestartSignal>,
     /// Since when something has waited.
     since: Option<Instant>,
     /// Something is among it that a sleeping target is woken for at once.
@@ -34,7 +34,7 @@ struct Inner {
 
 /// Why a tenant has to start over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Interrupt {
+pub enum RestartSignal {
     /// It held up the others, or outgrew its budget.
     OverBudget,
     /// It held back more of the source's log than it may.
@@ -117,7 +117,7 @@ impl Mailbox {
     }
 
     /// Asks the tenant's task to start over for this reason; what waits is dropped, nothing more is gathered.
-    pub fn interrupt(&self, why: Interrupt) {
+    pub fn interrupt(&self, why: RestartSignal) {
         self.with(|inner| *inner = Inner { interrupt: Some(why), ..Inner::default() });
         self.filled.notify_one();
         self.interrupting.notify_one();
@@ -136,7 +136,7 @@ impl Mailbox {
     }
 
     /// Waits until the capture side wants the tenant to start over. For one waiter.
-    pub async fn interrupted(&self) -> Interrupt {
+    pub async fn interrupted(&self) -> RestartSignal {
         loop {
             if let Some(why) = self.lock().interrupt {
                 return why;
@@ -165,7 +165,7 @@ impl Mailbox {
     }
 
     /// Waits for the next batch. Cancel-safe: nothing is taken unless it is returned.
-    pub async fn next(&self) -> Result<Batch, Interrupt> {
+    pub async fn next(&self) -> Result<Batch, RestartSignal> {
         loop {
             if let Some(next) = self.try_next() {
                 return next;
@@ -175,7 +175,7 @@ impl Mailbox {
     }
 
     /// The next batch, where one waits. Its bytes count until [`Mailbox::finish`].
-    pub fn try_next(&self) -> Option<Result<Batch, Interrupt>> {
+    pub fn try_next(&self) -> Option<Result<Batch, RestartSignal>> {
         self.with(|inner| match inner.interrupt {
             Some(why) => Some(Err(why)),
             None => inner.take(Queue::take).map(Ok),

@@ -1,7 +1,7 @@
 //! Backpressure: what becomes of a tenant for which more waits than may.
 
 use crate::replicator::session::context::SessionContext;
-use crate::route::Interrupt;
+use crate::route::RestartSignal;
 use crate::state::TenantState;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -47,7 +47,7 @@ pub(crate) async fn wait_for_room(context: &SessionContext, index: usize, stalls
         let lane = context.lanes.get(crowded);
         let takes_part = lane.state() == TenantState::Following && !lane.mailbox.is_interrupted();
         if stalls.add(crowded, begun, stall) && takes_part && holds_up_others(context, crowded) {
-            context.interrupt(crowded, Interrupt::OverBudget);
+            context.interrupt(crowded, RestartSignal::OverBudget);
         }
     }
 }
@@ -81,6 +81,6 @@ async fn make_room(context: &SessionContext, index: usize, deadline: Instant) {
     }
     let is_late = lane.is_away() || timeout_at(deadline, lane.mailbox.drained()).await.is_err();
     if is_late && crowded(context, index) == Some(index) {
-        context.interrupt(index, Interrupt::OverBudget);
+        context.interrupt(index, RestartSignal::OverBudget);
     }
 }

@@ -16,7 +16,7 @@ use crate::replicator::reader::query_changes::{Event, Touched};
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::snapshotter::point_read::Wanted;
 use crate::replicator::source::mapping::{Mapped, Watched, compile, compile_current, compile_watched, fingerprint};
-use crate::route::Interrupt;
+use crate::route::RestartSignal;
 use crate::snapshot::Reading;
 use sink::{Comes, Sink, Transaction};
 use std::collections::HashMap;
@@ -249,7 +249,7 @@ impl<S: Sink> Stream<S> {
                 let is_ours = |source: &Source| !matches!(source, Source::Passed);
                 if relations.iter().filter_map(|relation| self.relations.get(relation)).any(is_ours) {
                     tracing::warn!("the table was truncated at the source: every tenant is resynced");
-                    self.out.sink.interrupt(Interrupt::Truncated);
+                    self.out.sink.interrupt(RestartSignal::Truncated);
                 }
             }
             Message::Relation(relation) => self.announced = Some(relation),
@@ -299,7 +299,7 @@ impl<S: Sink> Stream<S> {
                     remedy,
                     "a delete could not be attributed, the replica identity lacks columns: every tenant is resynced"
                 );
-                self.out.sink.interrupt(Interrupt::Unattributed);
+                self.out.sink.interrupt(RestartSignal::Unattributed);
             }
             Err(unmappable) => {
                 if let Some(so_far) = self.context.count_unmappable() {

@@ -3,7 +3,7 @@
 use crate::map::Moment;
 use crate::model::{Change, Lsn, User};
 use crate::replicator::error::ServiceError;
-use crate::route::Interrupt;
+use crate::route::RestartSignal;
 use std::sync::Arc;
 
 /// The transaction that is being received.
@@ -77,5 +77,5 @@ pub(crate) trait Sink: Send {
     fn altered(&mut self, mapping: &str);
 
     /// Every tenant has to start over, because of something at this place of the stream.
-    fn interrupt(&mut self, why: Interrupt);
+    fn interrupt(&mut self, why: RestartSignal);
 }

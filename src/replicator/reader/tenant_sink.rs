@@ -7,7 +7,7 @@ use crate::replicator::reader::backpressure::{Stalls, wait_for_room};
 use crate::replicator::reader::sink::{Comes, Sink, Transaction};
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::tenants::TenantHandle;
-use crate::route::{Directory, Interrupt, Pushed, Unmapped};
+use crate::route::{Directory, Pushed, RestartSignal, Unmapped};
 use std::sync::Arc;
 
 /// A transaction's changes for one tenant are handed on in chunks of this size.
@@ -201,10 +201,10 @@ impl Sink for Dispatch {
 
     fn altered(&mut self, mapping: &str) {
         self.context.set_mapping(mapping);
-        self.context.interrupt_all(Interrupt::Altered);
+        self.context.interrupt_all(RestartSignal::Altered);
     }
 
-    fn interrupt(&mut self, why: Interrupt) {
+    fn interrupt(&mut self, why: RestartSignal) {
         self.context.interrupt_all(why);
     }
 }

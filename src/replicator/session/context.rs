@@ -7,7 +7,7 @@ use crate::progress::Progress;
 use crate::replicator::session::arriving::OnTheirWay;
 use crate::replicator::session::tenants::{TenantHandle, TenantRegistry};
 use crate::replicator::snapshotter::point_read::Rereader;
-use crate::route::{Fingerprints, Interrupt, Memory};
+use crate::route::{Fingerprints, Memory, RestartSignal};
 use crate::state::{LEASE, Request, StateStore, TenantState};
 use crate::status::live::ProcessStatus;
 #[cfg(feature = "kafka")]
@@ -183,14 +183,14 @@ impl SessionContext {
         waking.iter().filter_map(|tenant| self.index_of(tenant)).for_each(|index| self.lanes.get(index).mailbox.wake());
         for tenant in holding {
             if let Some(index) = self.index_of(&tenant) {
-                self.interrupt(index, Interrupt::HoldsLog);
+                self.interrupt(index, RestartSignal::HoldsLog);
             }
         }
     }
 
     /// The tenant has to start over, and drops what waits. Its position is held until that is written down: what it
     /// drops must not be confirmed.
-    pub(crate) fn interrupt(&self, index: usize, why: Interrupt) {
+    pub(crate) fn interrupt(&self, index: usize, why: RestartSignal) {
         let lane = self.lanes.get(index);
         let mut progress = self.progress();
         progress.hold(&lane.tenant.id);
@@ -198,7 +198,7 @@ impl SessionContext {
     }
 
     /// Every tenant that gathers has to start over, because of something at this place of the stream.
-    pub(crate) fn interrupt_all(&self, why: Interrupt) {
+    pub(crate) fn interrupt_all(&self, why: RestartSignal) {
         for (index, lane) in self.lanes.all().iter().enumerate() {
             if lane.state() != TenantState::Parked && !lane.retired.is_cancelled() {
                 self.interrupt(index, why);
@@ -222,7 +222,7 @@ impl SessionContext {
     pub(crate) fn ask(&self, request: Request) -> Result<(), Request> {
         let Some(index) = self.index_of(&request.tenant) else { return Err(request) };
         if self.lanes.get(index).ask(request) {
-            self.interrupt(index, Interrupt::Requested);
+            self.interrupt(index, RestartSignal::Requested);
         }
         Ok(())
     }

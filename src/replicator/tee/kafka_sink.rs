@@ -8,7 +8,7 @@ use crate::replicator::reader::sink::{Comes, Sink, Transaction};
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::snapshotter::point_read::Wanted;
 use crate::replicator::tee::batcher::Outlet;
-use crate::route::{Directory, Interrupt, compose};
+use crate::route::{Directory, RestartSignal, compose};
 use crate::status::report::IDLE_STEP;
 use crate::tee::kafka::Close;
 use crate::tee::{Place, Said, Split, StreamPosition, messages};
@@ -307,9 +307,9 @@ impl Sink for TeeSink {
         self.start_over = Some("the mapped table was altered");
     }
 
-    fn interrupt(&mut self, why: Interrupt) {
+    fn interrupt(&mut self, why: RestartSignal) {
         self.start_over = Some(match why {
-            Interrupt::Truncated => "the table was truncated at the source",
+            RestartSignal::Truncated => "the table was truncated at the source",
             _ => "a delete could not be attributed to a tenant",
         });
     }

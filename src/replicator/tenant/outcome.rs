@@ -4,7 +4,7 @@ use crate::apply::{Refusal, TargetError};
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::{FailureAction, ParkCause};
-use crate::route::Interrupt;
+use crate::route::RestartSignal;
 
 /// Why a stretch of work ended.
 #[derive(Debug)]
@@ -50,24 +50,24 @@ impl From<TargetError> for StopReason {
     }
 }
 
-impl From<Interrupt> for StopReason {
-    fn from(why: Interrupt) -> StopReason {
+impl From<RestartSignal> for StopReason {
+    fn from(why: RestartSignal) -> StopReason {
         match why {
-            Interrupt::OverBudget => StopReason::Park {
+            RestartSignal::OverBudget => StopReason::Park {
                 cause: ParkCause::Memory,
                 reason: "what waits for it outgrew limits.tenant_memory, or limits.memory".to_owned(),
                 remedy: "it comes back by itself once its target takes rows; if it happens often, raise those limits"
                     .to_owned(),
             },
-            Interrupt::HoldsLog => StopReason::Park {
+            RestartSignal::HoldsLog => StopReason::Park {
                 cause: ParkCause::Log,
                 reason: "it held back more of the source's log than limits.source_wal".to_owned(),
                 remedy: "it comes back by itself once its target takes rows".to_owned(),
             },
-            Interrupt::Truncated => StopReason::Rejoin("the table was truncated at the source"),
-            Interrupt::Altered => StopReason::Rejoin("the table was altered at the source"),
-            Interrupt::Unattributed => StopReason::Rejoin("a delete at the source could not be attributed"),
-            Interrupt::Requested => StopReason::Rejoin("a resync was asked for"),
+            RestartSignal::Truncated => StopReason::Rejoin("the table was truncated at the source"),
+            RestartSignal::Altered => StopReason::Rejoin("the table was altered at the source"),
+            RestartSignal::Unattributed => StopReason::Rejoin("a delete at the source could not be attributed"),
+            RestartSignal::Requested => StopReason::Rejoin("a resync was asked for"),
         }
     }
 }

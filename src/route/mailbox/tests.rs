@@ -33,8 +33,8 @@ fn a_closed_mailbox_drops_and_an_interrupted_one_says_why() {
     assert_eq!(push(&mailbox, "a", 10, Some(11)), Pushed::Dropped);
     mailbox.open();
     push(&mailbox, "a", 10, Some(11));
-    mailbox.interrupt(Interrupt::Truncated);
-    assert!(matches!(mailbox.try_next(), Some(Err(Interrupt::Truncated))));
+    mailbox.interrupt(RestartSignal::Truncated);
+    assert!(matches!(mailbox.try_next(), Some(Err(RestartSignal::Truncated))));
     assert_eq!(push(&mailbox, "a", 20, Some(21)), Pushed::Dropped);
     mailbox.open();
     assert!(mailbox.try_next().is_none());
@@ -59,7 +59,7 @@ fn mailboxes_share_the_common_memory_and_give_it_back() {
     assert_eq!(memory.waiting(), a.bytes() + b.bytes());
     a.finish(batch.bytes);
     assert!(!memory.is_over());
-    b.interrupt(Interrupt::OverBudget);
+    b.interrupt(RestartSignal::OverBudget);
     assert_eq!(memory.waiting(), 0);
     b.open();
     push(&b, "x", 50, Some(51));
