@@ -3,7 +3,7 @@
 use crate::config::Topics;
 use crate::model::Lsn;
 use crate::replicator::error::ServiceError;
-use crate::tee::kafka::{Close, Done, Job};
+use crate::tee::kafka::{CommitKind, Done, Job};
 use crate::tee::{Batch, Encoder};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,23 +15,23 @@ use tokio::time::Instant;
 const LARGE: usize = 8 << 20;
 
 /// Where messages go.
-pub(crate) struct Outlet {
+pub(crate) struct KafkaBatcher {
     pub(crate) jobs: mpsc::Sender<Job>,
     pub(crate) topics: Arc<Topics>,
     pub(crate) encoder: Arc<Encoder>,
     pub(crate) batch: Batch,
-    pub(crate) reached: Arc<Reached>,
+    pub(crate) progress: Arc<PublishProgress>,
 }
 
-impl Outlet {
+impl KafkaBatcher {
     pub(crate) fn is_full(&self) -> bool {
         self.batch.len() >= LARGE
     }
 
     /// Hands the batch on once there is room for it. `reaches`: the position that is in Kafka by it.
-    pub(crate) async fn send(&mut self, close: Close, reaches: Option<Lsn>) -> Result<(), ServiceError> {
+    pub(crate) async fn send(&mut self, close: CommitKind, reaches: Option<Lsn>) -> Result<(), ServiceError> {
         let room = self.jobs.reserve().await.map_err(|_| ServiceError::NotPublishing)?;
-        self.reached.handed(reaches);
+        self.progress.handed(reaches);
         room.send(Job { batch: std::mem::take(&mut self.batch), topics: self.topics.clone(), close });
         Ok(())
     }
@@ -43,7 +43,7 @@ impl Outlet {
 }
 
 /// How far the stream is received, and how far it is in Kafka.
-pub(crate) struct Reached {
+pub(crate) struct PublishProgress {
     done: watch::Receiver<Done>,
     now: Mutex<Now>,
 }
@@ -61,8 +61,8 @@ struct Now {
     acknowledged: Instant,
 }
 
-impl Reached {
-    pub(crate) fn new(done: watch::Receiver<Done>, published: Lsn) -> Reached {
+impl PublishProgress {
+    pub(crate) fn new(done: watch::Receiver<Done>, published: Lsn) -> PublishProgress {
         let now = Now {
             received: published,
             published,
@@ -71,7 +71,7 @@ impl Reached {
             busy_since: Instant::now(),
             acknowledged: Instant::now(),
         };
-        Reached { done, now: Mutex::new(now) }
+        PublishProgress { done, now: Mutex::new(now) }
     }
 
     fn handed(&self, reaches: Option<Lsn>) {

@@ -4,13 +4,13 @@ use crate::clock::now;
 use crate::config::Config;
 use crate::model::{Change, Deletes, Lsn, Timestamp, User};
 use crate::replicator::error::ServiceError;
-use crate::replicator::reader::sink::{Comes, Sink, Transaction};
+use crate::replicator::reader::sink::{IsCreate, Sink, Transaction};
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::snapshotter::point_read::Wanted;
-use crate::replicator::tee::batcher::Outlet;
+use crate::replicator::tee::batcher::KafkaBatcher;
 use crate::route::{Directory, RestartSignal, compose};
 use crate::status::report::IDLE_STEP;
-use crate::tee::kafka::Close;
+use crate::tee::kafka::CommitKind;
 use crate::tee::{Place, Said, Split, StreamPosition, messages};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ struct Waiting {
 
 pub(crate) struct TeeSink {
     context: Arc<SessionContext>,
-    outlet: Outlet,
+    batcher: KafkaBatcher,
     slot: String,
     deletes: Deletes,
     tombstones: bool,
@@ -70,7 +70,7 @@ impl TeeSink {
     pub(crate) fn new(
         context: Arc<SessionContext>,
         config: &Config,
-        outlet: Outlet,
+        batcher: KafkaBatcher,
         mut start: Start,
         mapping: &str,
         news: Arc<Notify>,
@@ -94,7 +94,7 @@ impl TeeSink {
             handed: start.position.position,
             start_over: None,
             context,
-            outlet,
+            batcher,
             start,
             renumbered,
             news,
@@ -118,12 +118,12 @@ impl TeeSink {
     }
 
     fn encode(&mut self, taken: &Waiting) {
-        let Transaction { commit_lsn, moment } = taken.transaction;
+        let Transaction { commit_lsn, commit } = taken.transaction;
         let place = Place {
             position: commit_lsn,
             ordinal: taken.ordinal,
-            xid: Some(moment.xid),
-            at: moment.commit_time,
+            xid: Some(commit.xid),
+            at: commit.commit_time,
             now: millis(now()),
         };
         let said = Said {
@@ -134,7 +134,7 @@ impl TeeSink {
             before: taken.before.as_ref(),
             place,
         };
-        let Outlet { encoder, batch, .. } = &mut self.outlet;
+        let KafkaBatcher { encoder, batch, .. } = &mut self.batcher;
         messages(&said, self.deletes, self.tombstones, encoder, batch);
     }
 
@@ -191,7 +191,7 @@ impl TeeSink {
         self.current.is_none()
             && self.waiting.is_empty()
             && moved > 0
-            && (!self.outlet.batch.is_empty() || moved >= IDLE_STEP)
+            && (!self.batcher.batch.is_empty() || moved >= IDLE_STEP)
     }
 
     async fn hand_on(&mut self) -> Result<(), ServiceError> {
@@ -203,12 +203,12 @@ impl TeeSink {
                 let split = split.filter(|split| split.commit >= self.whole).cloned();
                 let record = StreamPosition { split, ..position }.record(&self.slot);
                 self.handed = self.whole;
-                self.outlet.send(Close::Whole(vec![record]), Some(self.whole)).await
+                self.batcher.send(CommitKind::Transaction(vec![record]), Some(self.whole)).await
             }
             Some((commit, changes)) => {
                 let split = Some(Split { commit, rows: self.rows, changes });
                 let record = StreamPosition { split, ..position }.record(&self.slot);
-                self.outlet.send(Close::Part(record), None).await
+                self.batcher.send(CommitKind::Partial(record), None).await
             }
         }
     }
@@ -226,7 +226,7 @@ impl Sink for TeeSink {
         self.rows += 1;
     }
 
-    fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, comes: Comes) {
+    fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, is_create: IsCreate) {
         // Counted also where nobody wants it: who is wanted may change before a transaction is read again.
         let Some(ordinal) = self.count(transaction) else { return };
         let tenant = match tenant {
@@ -234,7 +234,7 @@ impl Sink for TeeSink {
             Some(key) => self.directory.find(key).ok(),
         };
         if let Some(tenant) = tenant {
-            self.take(transaction, tenant, change, comes == Comes::Yes, ordinal);
+            self.take(transaction, tenant, change, is_create == IsCreate::Yes, ordinal);
         }
     }
 
@@ -255,7 +255,7 @@ impl Sink for TeeSink {
 
     fn idle(&mut self, wal_end: Lsn) {
         self.whole = self.whole.max(wal_end);
-        self.outlet.reached.received(wal_end);
+        self.batcher.progress.received(wal_end);
     }
 
     fn reply_requested(&self) {
@@ -263,7 +263,7 @@ impl Sink for TeeSink {
     }
 
     fn is_crowded(&self) -> bool {
-        self.start_over.is_some() || self.waiting.len() >= WAITING || self.outlet.is_full()
+        self.start_over.is_some() || self.waiting.len() >= WAITING || self.batcher.is_full()
     }
 
     async fn make_room(&mut self) -> Result<(), ServiceError> {
@@ -271,7 +271,7 @@ impl Sink for TeeSink {
         if self.waiting.len() >= WAITING {
             self.complete().await?;
         }
-        if self.outlet.is_full() && self.waiting.is_empty() {
+        if self.batcher.is_full() && self.waiting.is_empty() {
             self.hand_on().await?;
         }
         Ok(())
@@ -280,7 +280,7 @@ impl Sink for TeeSink {
     async fn rest(&mut self) -> Result<(), ServiceError> {
         self.goes_on()?;
         self.complete().await?;
-        match self.is_due() && self.outlet.has_room() {
+        match self.is_due() && self.batcher.has_room() {
             true => self.hand_on().await,
             false => Ok(()),
         }
@@ -290,7 +290,7 @@ impl Sink for TeeSink {
     async fn calls(&self) {
         match self.is_due() {
             // Where nobody takes it any more, the session ends for that.
-            true => drop(self.outlet.jobs.reserve().await),
+            true => drop(self.batcher.jobs.reserve().await),
             false => std::future::pending().await,
         }
     }

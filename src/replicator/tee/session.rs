@@ -11,7 +11,7 @@ use crate::replicator::session::positions::report;
 use crate::replicator::snapshotter::coordinator::make_export;
 use crate::replicator::source::mapping::{compile_current, fingerprint};
 use crate::replicator::tee::TeeError;
-use crate::replicator::tee::batcher::{Outlet, Reached};
+use crate::replicator::tee::batcher::{KafkaBatcher, PublishProgress};
 use crate::replicator::tee::blocking::blocking;
 use crate::replicator::tee::kafka_sink::{Start, TeeSink};
 use crate::replicator::tee::slot::take_slot;
@@ -55,14 +55,14 @@ pub(crate) async fn session(
     let publisher = Publisher::start(producer, kafka, encoder.source(), names, counts);
     let Publisher { jobs, done, failed } =
         publisher.map_err(|error| Failure::plain(format!("no thread for the publisher: {error}")))?;
-    let reached = Arc::new(Reached::new(done, taken.from.position));
-    let mut outlet = Outlet { jobs, topics, encoder, batch: Batch::default(), reached };
+    let progress = Arc::new(PublishProgress::new(done, taken.from.position));
+    let mut batcher = KafkaBatcher { jobs, topics, encoder, batch: Batch::default(), progress };
 
     let work = async {
         let known = |id: &TenantId| positions.tenants.get(id);
         let mut start: Vec<Lsn> =
             config.tenants.iter().map(|tenant| known(&tenant.id).map_or(Lsn::ZERO, |known| known.position)).collect();
-        let members = members(config, &outlet.topics, &positions, &before, &mapping, everybody, taken.lost);
+        let members = members(config, &batcher.topics, &positions, &before, &mapping, everybody, taken.lost);
         let is_there = |id: &&TenantId| config.tenants.iter().any(|tenant| tenant.id == **id);
         let gone: Vec<TenantId> = positions.tenants.keys().filter(|id| !is_there(id)).cloned().collect();
         if !members.is_empty() || !gone.is_empty() {
@@ -78,7 +78,7 @@ pub(crate) async fn session(
             }
             tracing::info!(tenants = members.len(), position = %export.position, "the tee takes a snapshot");
             let pass = Pass { context, config, kafka, from: &taken.from, gone: &gone };
-            pass.run(&export, &members, &mut outlet).await?;
+            pass.run(&export, &members, &mut batcher).await?;
             members.iter().for_each(|member| start[member.index] = export.position);
         }
         *start_over = None;
@@ -89,7 +89,7 @@ pub(crate) async fn session(
         tracing::info!(position = %taken.from.position, "the tee follows");
         let start = Start { position: taken.from.clone(), tenants: start };
         let replication = taken.stream(context, kafka).await?;
-        follow(context, config, start, &mapping, outlet, client, replication).await
+        follow(context, config, start, &mapping, batcher, client, replication).await
     };
     let failed = async {
         match failed.await {
@@ -157,20 +157,20 @@ async fn follow(
     config: &Config,
     start: Start,
     mapping: &str,
-    outlet: Outlet,
+    batcher: KafkaBatcher,
     client: PgClient,
     (reader, writer): (ReplicationReader, ReplicationWriter),
 ) -> Result<(), TeeError> {
-    let (reached, news) = (outlet.reached.clone(), Arc::new(Notify::new()));
-    let sink = TeeSink::new(context.clone(), config, outlet, start, mapping, news.clone());
+    let (progress, news) = (batcher.progress.clone(), Arc::new(Notify::new()));
+    let sink = TeeSink::new(context.clone(), config, batcher, start, mapping, news.clone());
     let stream = Stream::new(context.clone(), sink, context.drain.clone(), reader, client);
     let positions = || {
-        let (received, published) = reached.positions();
+        let (received, published) = progress.positions();
         context.live.tee_published(published);
         (received, published)
     };
     let reporting = report(positions, &news, writer, CancellationToken::new());
-    let announcing = announce(context, &reached, &news);
+    let announcing = announce(context, &progress, &news);
     tokio::select! {
         streamed = stream.run() => Ok(streamed?),
         reported = reporting => Ok(reported?),
@@ -179,20 +179,20 @@ async fn follow(
 }
 
 /// Passes on that more is in Kafka; and says when nothing has been for a while, and when that is over.
-async fn announce(context: &SessionContext, reached: &Reached, news: &Notify) -> Result<(), TeeError> {
-    let mut done = reached.done();
+async fn announce(context: &SessionContext, progress: &PublishProgress, news: &Notify) -> Result<(), TeeError> {
+    let mut done = progress.done();
     let mut waits = false;
     loop {
         match timeout(PATIENCE, done.changed()).await {
             // The publisher has ended, and says why.
             Ok(Err(_)) => std::future::pending().await,
             Ok(Ok(())) => {
-                reached.hears();
+                progress.hears();
                 news.notify_one();
             }
             Err(_) => {}
         }
-        let late = reached.waits_for().filter(|waited| *waited > PATIENCE);
+        let late = progress.waits_for().filter(|waited| *waited > PATIENCE);
         if late.is_some() != waits {
             waits = late.is_some();
             let reason = waits.then_some("Kafka has not acknowledged anything for a while");

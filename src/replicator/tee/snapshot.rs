@@ -8,12 +8,12 @@ use crate::pg::connect;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::source::mapping::compile_current;
 use crate::replicator::tee::TeeError;
-use crate::replicator::tee::batcher::Outlet;
+use crate::replicator::tee::batcher::KafkaBatcher;
 use crate::replicator::tee::blocking::blocking;
 use crate::replicator::tee::kafka_sink::millis;
 use crate::route::Directory;
 use crate::snapshot::{Export, RowStream};
-use crate::tee::kafka::{Close, Reader};
+use crate::tee::kafka::{CommitKind, Reader};
 use crate::tee::{Event, Held, Op, Place, StreamPosition, TenantPosition};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use tokio::time::Instant;
@@ -46,40 +46,45 @@ pub(crate) struct Pass<'a> {
 
 impl Pass<'_> {
     /// Publishes everything, and the positions behind it.
-    pub(crate) async fn run(&self, export: &Export, members: &[Member], outlet: &mut Outlet) -> Result<(), TeeError> {
+    pub(crate) async fn run(
+        &self,
+        export: &Export,
+        members: &[Member],
+        batcher: &mut KafkaBatcher,
+    ) -> Result<(), TeeError> {
         let reading: HashSet<usize> =
             members.iter().filter(|member| self.kafka.snapshot || !member.is_new).map(|member| member.index).collect();
         if !reading.is_empty() {
             let known = members.iter().filter(|member| member.had_topic && reading.contains(&member.index));
             let begun = Instant::now();
-            let mut held = self.held(known.map(|member| member.index).collect(), outlet).await?;
+            let mut held = self.held(known.map(|member| member.index).collect(), batcher).await?;
             let mut ordinal = 0;
-            self.read(export, begun, &reading, &mut held, &mut ordinal, outlet).await?;
-            self.bury(export, &held, &mut ordinal, outlet).await?;
+            self.read(export, begun, &reading, &mut held, &mut ordinal, batcher).await?;
+            self.bury(export, &held, &mut ordinal, batcher).await?;
         }
         let slot = &self.kafka.slot;
         let mut records: Vec<Held> = self.gone.iter().map(|id| TenantPosition::record(slot, id, None)).collect();
         for member in members {
-            let (position, topic) = (export.position, outlet.topics.of(member.index).to_owned());
+            let (position, topic) = (export.position, batcher.topics.of(member.index).to_owned());
             let known = TenantPosition { position, topic, mapping: member.mapping.clone() };
             records.push(TenantPosition::record(slot, &self.config.tenants[member.index].id, Some(&known)));
         }
         records.push(self.from.record(slot));
-        outlet.send(Close::Whole(records), None).await?;
-        Ok(outlet.reached.all_done().await?)
+        batcher.send(CommitKind::Transaction(records), None).await?;
+        Ok(batcher.progress.all_done().await?)
     }
 
     /// The users that topics hold, by tenant. All their ids are in memory until the snapshot has said who is there.
-    async fn held(&self, tenants: Vec<usize>, outlet: &Outlet) -> Result<Ids, TeeError> {
+    async fn held(&self, tenants: Vec<usize>, batcher: &KafkaBatcher) -> Result<Ids, TeeError> {
         let mut topics: BTreeMap<String, Vec<(usize, TenantId)>> = BTreeMap::new();
         for index in tenants {
-            let theirs = topics.entry(outlet.topics.of(index).to_owned()).or_default();
+            let theirs = topics.entry(batcher.topics.of(index).to_owned()).or_default();
             theirs.push((index, self.config.tenants[index].id.clone()));
         }
         if topics.is_empty() {
             return Ok(Ids::new());
         }
-        let (kafka, deletes, encoder) = (self.kafka.clone(), self.config.deletes, outlet.encoder.clone());
+        let (kafka, deletes, encoder) = (self.kafka.clone(), self.config.deletes, batcher.encoder.clone());
         let read = blocking(move || {
             let reader = Reader::new(&kafka)?;
             let mut held = Ids::new();
@@ -108,7 +113,7 @@ impl Pass<'_> {
         reading: &HashSet<usize>,
         held: &mut Ids,
         ordinal: &mut u64,
-        outlet: &mut Outlet,
+        batcher: &mut KafkaBatcher,
     ) -> Result<(), TeeError> {
         let client = connect(&self.context.config.source.url).await?;
         export.import(&client).await?;
@@ -132,9 +137,9 @@ impl Pass<'_> {
                     held.remove(&*user.id);
                 }
                 let tombstones = self.kafka.tombstone_on_delete && user.deleted_at.is_some();
-                self.put(export, Op::Read, index, &user.id, Some(&user), tombstones, ordinal, outlet);
+                self.put(export, Op::Read, index, &user.id, Some(&user), tombstones, ordinal, batcher);
             }
-            self.hand_on(outlet).await?;
+            self.hand_on(batcher).await?;
             let limit = self.context.config.limits.snapshot_age;
             if begun.elapsed() > limit {
                 return Err(TeeError::SnapshotAge(limit));
@@ -144,12 +149,18 @@ impl Pass<'_> {
     }
 
     /// Who is held still, is gone at the source.
-    async fn bury(&self, export: &Export, held: &Ids, ordinal: &mut u64, outlet: &mut Outlet) -> Result<(), TeeError> {
+    async fn bury(
+        &self,
+        export: &Export,
+        held: &Ids,
+        ordinal: &mut u64,
+        batcher: &mut KafkaBatcher,
+    ) -> Result<(), TeeError> {
         for (index, ids) in held {
             for id in ids {
-                let buries = !outlet.encoder.deletes_by_tombstone();
-                self.put(export, Op::Delete, *index, id, None, buries, ordinal, outlet);
-                self.hand_on(outlet).await?;
+                let buries = !batcher.encoder.deletes_by_tombstone();
+                self.put(export, Op::Delete, *index, id, None, buries, ordinal, batcher);
+                self.hand_on(batcher).await?;
             }
         }
         Ok(())
@@ -165,23 +176,23 @@ impl Pass<'_> {
         after: Option<&User>,
         buries: bool,
         ordinal: &mut u64,
-        outlet: &mut Outlet,
+        batcher: &mut KafkaBatcher,
     ) {
         *ordinal += 1;
         let at = now();
         let place = Place { position: export.position, ordinal: *ordinal, xid: None, at, now: millis(at) };
         let tenant_id = self.config.tenants[tenant].id.as_str();
         let event = Event { op, tenant, tenant_id, id, before: None, after, place };
-        let Outlet { encoder, batch, .. } = outlet;
+        let KafkaBatcher { encoder, batch, .. } = batcher;
         encoder.put(&event, batch);
         if buries {
             encoder.put_tombstone(&event, batch);
         }
     }
 
-    async fn hand_on(&self, outlet: &mut Outlet) -> Result<(), TeeError> {
-        match outlet.is_full() {
-            true => Ok(outlet.send(Close::Whole(Vec::new()), None).await?),
+    async fn hand_on(&self, batcher: &mut KafkaBatcher) -> Result<(), TeeError> {
+        match batcher.is_full() {
+            true => Ok(batcher.send(CommitKind::Transaction(Vec::new()), None).await?),
             false => Ok(()),
         }
     }

@@ -155,8 +155,8 @@ pub fn connect(kafka: &Kafka) -> Result<Producer, Failure> {
     let complaints = Complaints::default();
     let producer = Producer::from_config_and_context(&config, complaints.clone());
     let producer = producer.map_err(|error| Failure::of("configuring the producer", &error, None))?;
-    let reached = producer.client().fetch_metadata(None, ANSWER);
-    reached.map_err(|error| complaints.failure(&format!("reaching Kafka at {}", kafka.brokers), &error))?;
+    let progress = producer.client().fetch_metadata(None, ANSWER);
+    progress.map_err(|error| complaints.failure(&format!("reaching Kafka at {}", kafka.brokers), &error))?;
     Ok(producer)
 }
 

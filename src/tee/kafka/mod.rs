@@ -9,5 +9,5 @@ mod topics;
 pub use client::{Producer, connect, fence};
 pub use failure::Failure;
 pub use held::{Reader, is_gone};
-pub use publisher::{Close, Counts, Done, Job, Publisher, ended};
+pub use publisher::{CommitKind, Counts, Done, Job, Publisher, ended};
 pub use topics::{ensure_topics, existing_topics};

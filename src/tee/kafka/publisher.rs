@@ -46,16 +46,16 @@ pub struct Job {
     /// Where they go.
     pub topics: Arc<Topics>,
     /// What is written behind them.
-    pub close: Close,
+    pub close: CommitKind,
 }
 
 /// What follows a batch.
-pub enum Close {
+pub enum CommitKind {
     /// The position that is reached by it: committed with these records.
-    Whole(Vec<Held>),
+    Transaction(Vec<Held>),
     /// More of the same source transaction. It stays invisible until that is complete; what is open for too long is split
     /// with this record.
-    Part(Held),
+    Partial(Held),
 }
 
 /// What is counted of it.
@@ -110,7 +110,7 @@ impl Publisher {
                 let ended = match runtime.block_on(work.next(&mut queue)) {
                     Next::Job(job) => work.publish(&job).map(|()| {
                         counts.messages.inc_by(job.batch.messages.len() as u64);
-                        counts.transactions.inc_by(u64::from(matches!(job.close, Close::Whole(_))));
+                        counts.transactions.inc_by(u64::from(matches!(job.close, CommitKind::Transaction(_))));
                         say_done.send_modify(|done| *done += 1);
                     }),
                     Next::Split(split) => work.close(&[split]),
@@ -184,9 +184,9 @@ impl Work {
             self.send(record)?;
         }
         match &job.close {
-            Close::Whole(records) => self.close(records),
-            Close::Part(split) if since.elapsed() > self.patience => self.close(std::slice::from_ref(split)),
-            Close::Part(split) => {
+            CommitKind::Transaction(records) => self.close(records),
+            CommitKind::Partial(split) if since.elapsed() > self.patience => self.close(std::slice::from_ref(split)),
+            CommitKind::Partial(split) => {
                 self.open = Some(Open { since, split: Some(split.clone()) });
                 // Without transactions nothing holds it back.
                 if self.transactional { Ok(()) } else { self.flush() }
