@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
-use users_sync::map::{Moment, RowPlan, Rules, Value};
+use users_sync::map::{CommitInfo, RowPlan, Rules, Value};
 use users_sync::model::{Cell, Column, Relation, ReplicaIdentity, TableName, Timestamp, TypeCatalog, Xid};
 
 const COLUMNS: [(&str, u32, &str); 10] = [
@@ -53,7 +53,7 @@ fn main() {
             Err(error) => return eprintln!("{error}"),
         };
         assert!(plan.insert(&row).is_ok(), "the row is mapped, not refused");
-        let at = Moment { commit_time: Timestamp(0), xid: Xid(1) };
+        let at = CommitInfo { commit_time: Timestamp(0), xid: Xid(1) };
         rate(&format!("insert, {what}"), || {
             black_box(plan.insert(black_box(&row)).is_ok());
         });

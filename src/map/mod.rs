@@ -19,7 +19,7 @@ mod time;
 mod value;
 
 pub use compiler::{CompileError, Problem};
-pub use plan::{Moment, RowPlan, TenantRef, Withheld};
+pub use plan::{CommitInfo, RowPlan, TenantRef, Withheld};
 pub use rules::{Filter, Query, Rules, TimeUnit, Value, Via, Watch};
 pub use secret::looks_secret;
 pub use sql::{KEYS_SETTING, ids_condition, is_tenant_a_text, key_columns, keys_condition, tenants_condition};

@@ -63,7 +63,7 @@ pub enum Withheld {
 
 /// The transaction of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
+pub struct CommitInfo {
     /// When it was committed.
     pub commit_time: Timestamp,
     /// Its id.
@@ -149,7 +149,7 @@ impl RowPlan {
         &self,
         old: Option<&'a [Cell<'a>]>,
         new: &'a [Cell<'a>],
-        at: Moment,
+        at: CommitInfo,
         emit: &mut impl FnMut(TenantRef<'a>, Change),
     ) -> Result<(), Unmappable> {
         self.check_width(new)?;
@@ -198,7 +198,7 @@ impl RowPlan {
     pub fn delete<'a>(
         &self,
         old: &'a [Cell<'a>],
-        at: Moment,
+        at: CommitInfo,
         emit: &mut impl FnMut(TenantRef<'a>, Change),
     ) -> Result<(), Unmappable> {
         self.check_width(old)?;
@@ -222,7 +222,7 @@ impl RowPlan {
         old: Row<'a>,
         id: Option<&str>,
         tenant: &TenantRef<'a>,
-        at: Moment,
+        at: CommitInfo,
         emit: &mut impl FnMut(TenantRef<'a>, Change),
     ) -> Result<bool, Unmappable> {
         let old_tenant = match self.tenant(old)? {
@@ -248,7 +248,7 @@ impl RowPlan {
         Ok(true)
     }
 
-    fn user(&self, id: &str, row: Row<'_>, size: usize, at: Option<Moment>) -> Result<User, Unmappable> {
+    fn user(&self, id: &str, row: Row<'_>, size: usize, at: Option<CommitInfo>) -> Result<User, Unmappable> {
         let Some(mapped) = self.mapped(row, at)? else {
             return Err(self.gap());
         };
@@ -271,7 +271,7 @@ impl RowPlan {
         })
     }
 
-    fn patch(&self, id: &str, row: Row<'_>, size: usize, at: Moment) -> Result<Change, Unmappable> {
+    fn patch(&self, id: &str, row: Row<'_>, size: usize, at: CommitInfo) -> Result<Change, Unmappable> {
         let Some(mapped) = self.mapped(row, Some(at))? else {
             return Ok(Change::Reread { id: Box::from(id), xid: at.xid, at: at.commit_time });
         };
@@ -295,7 +295,7 @@ impl RowPlan {
     }
 
     /// The mapped values; `None` where one depends on what was sent and on what was not. `at`: for an update.
-    fn mapped<'a>(&self, row: Row<'a>, at: Option<Moment>) -> Result<Option<Mapped<'a>>, Unmappable> {
+    fn mapped<'a>(&self, row: Row<'a>, at: Option<CommitInfo>) -> Result<Option<Mapped<'a>>, Unmappable> {
         let text = |value: &Option<Text>| match value {
             Some(value) => Ok(value.read(row)?.set()),
             None => Ok(Some(Set::To(None))),

@@ -9,7 +9,7 @@ use crate::model::{
 };
 use proptest::prelude::*;
 
-const AT: Moment = Moment { commit_time: Timestamp(777), xid: Xid(42) };
+const AT: CommitInfo = CommitInfo { commit_time: Timestamp(777), xid: Xid(42) };
 
 const COLUMNS: [(&str, u32); 9] = [
     ("id", oid::INT8),

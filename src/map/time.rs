@@ -39,8 +39,8 @@ pub fn parse_timestamp(text: &str) -> Option<Timestamp> {
 
 /// Reads RFC 3339 text, offset required. Anything finer than a microsecond is cut off.
 pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
-    let moment: jiff::Timestamp = text.trim().parse().ok()?;
-    let micros = i64::try_from(moment.as_nanosecond().div_euclid(1000)).ok()?;
+    let commit: jiff::Timestamp = text.trim().parse().ok()?;
+    let micros = i64::try_from(commit.as_nanosecond().div_euclid(1000)).ok()?;
     let timestamp = Timestamp::from_unix_micros(micros)?;
     in_range(timestamp.0).then_some(timestamp)
 }

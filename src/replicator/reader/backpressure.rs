@@ -43,7 +43,7 @@ pub(crate) async fn wait_for_room(context: &SessionContext, index: usize, stalls
     let deadline = Instant::now() + stall;
     while let Some(crowded) = crowded(context, index) {
         let begun = Instant::now();
-        make_room(context, crowded, deadline).await;
+        wait_for_capacity(context, crowded, deadline).await;
         let lane = context.lanes.get(crowded);
         let takes_part = lane.state() == TenantState::Following && !lane.mailbox.is_interrupted();
         if stalls.add(crowded, begun, stall) && takes_part && holds_up_others(context, crowded) {
@@ -71,7 +71,7 @@ fn crowded(context: &SessionContext, index: usize) -> Option<usize> {
 
 /// The reading waits as long as the target takes rows and nobody else has waited for it past the deadline. A target that
 /// is away takes none: nobody waits for it.
-async fn make_room(context: &SessionContext, index: usize, deadline: Instant) {
+async fn wait_for_capacity(context: &SessionContext, index: usize, deadline: Instant) {
     let lanes = context.lanes.all();
     let lane = &lanes[index];
     if !holds_up_others(context, index) {

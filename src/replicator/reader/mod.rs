@@ -8,17 +8,17 @@ pub(crate) mod tenant_sink;
 
 use crate::capture::pgoutput::{Message, OldTuple, Tuple, parse_message};
 use crate::capture::{CaptureError, Frame, ReplicationReader};
-use crate::map::{Moment, TenantRef, Unmappable};
+use crate::map::{CommitInfo, TenantRef, Unmappable};
 use crate::model::{Change, Oid, Relation};
 use crate::pg::PgClient;
 use crate::replicator::error::ServiceError;
-use crate::replicator::reader::query_changes::{Event, Touched};
+use crate::replicator::reader::query_changes::{AffectedUsers, Event};
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::snapshotter::point_read::Wanted;
 use crate::replicator::source::mapping::{Mapped, Watched, compile, compile_current, compile_watched, fingerprint};
 use crate::route::RestartSignal;
 use crate::snapshot::Reading;
-use sink::{Comes, Sink, Transaction};
+use sink::{IsCreate, Sink, Transaction};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +45,7 @@ pub(crate) struct Stream<S> {
     relations: HashMap<Oid, Source>,
     transaction: Option<Transaction>,
     /// Users that the query mapping has to read.
-    touched: Touched,
+    affected: AffectedUsers,
     out: Out<S>,
     /// A relation version that was announced and not yet compiled.
     announced: Option<Relation>,
@@ -69,12 +69,12 @@ enum Source {
 
 impl<S: Sink> Out<S> {
     /// Takes a change.
-    pub(crate) fn add(&mut self, transaction: Transaction, tenant: TenantRef<'_>, change: Change, comes: Comes) {
+    pub(crate) fn add(&mut self, transaction: Transaction, tenant: TenantRef<'_>, change: Change, is_create: IsCreate) {
         match tenant {
             TenantRef::Nobody => {}
             TenantRef::Unsent => self.unsent.push(change),
-            TenantRef::Only => self.sink.add(transaction, None, change, comes),
-            TenantRef::Key(key) => self.sink.add(transaction, Some(&key), change, comes),
+            TenantRef::Only => self.sink.add(transaction, None, change, is_create),
+            TenantRef::Key(key) => self.sink.add(transaction, Some(&key), change, is_create),
         }
     }
 }
@@ -95,7 +95,7 @@ impl<S: Sink> Stream<S> {
             client,
             relations: HashMap::new(),
             transaction: None,
-            touched: Touched::default(),
+            affected: AffectedUsers::default(),
             announced: None,
         }
     }
@@ -132,11 +132,11 @@ impl<S: Sink> Stream<S> {
                 next = self.reader.try_next()?;
             }
             // The rest of a transaction is on its way: users are read with all that it does to them, not for each piece of it.
-            in_pieces = frames > 0 && self.transaction.is_some() && !self.touched.is_empty();
+            in_pieces = frames > 0 && self.transaction.is_some() && !self.affected.is_empty();
             if in_pieces {
                 continue;
             }
-            if !self.touched.is_empty() {
+            if !self.affected.is_empty() {
                 tokio::select! {
                     biased;
                     () = drain.cancelled() => return Ok(()),
@@ -160,7 +160,7 @@ impl<S: Sink> Stream<S> {
         match frame {
             Frame::XLogData { data, .. } => self.message(parse_message(&data)?)?,
             Frame::Keepalive { wal_end, reply_requested, .. } => {
-                if self.transaction.is_none() && self.touched.is_empty() {
+                if self.transaction.is_none() && self.affected.is_empty() {
                     self.out.sink.idle(wal_end);
                 }
                 if reply_requested {
@@ -170,17 +170,17 @@ impl<S: Sink> Stream<S> {
             Frame::Ended => return Err(CaptureError::Closed.into()),
         }
         let to_settle = self.announced.is_some() || !self.out.unsent.is_empty() || self.out.sink.is_crowded();
-        Ok(to_settle || self.touched.is_full())
+        Ok(to_settle || self.affected.is_full())
     }
 
     fn message(&mut self, message: Message<'_>) -> Result<(), ServiceError> {
         match message {
             Message::Begin { commit_lsn, commit_time, xid } => {
-                self.transaction = Some(Transaction { commit_lsn, moment: Moment { commit_time, xid } });
+                self.transaction = Some(Transaction { commit_lsn, commit: CommitInfo { commit_time, xid } });
             }
             Message::Commit { end_lsn, .. } => {
                 if let Some(transaction) = self.transaction.take() {
-                    self.touched.commit(&mut self.out.sink, transaction, end_lsn);
+                    self.affected.commit(&mut self.out.sink, transaction, end_lsn);
                 }
             }
             Message::Insert { relation, new } => match self.relations.get(&relation) {
@@ -192,7 +192,7 @@ impl<S: Sink> Stream<S> {
                     }
                     let inserted = mapped.plan.insert(&cells).map(|user| {
                         if let (Some((tenant, user)), Some(transaction)) = (user, self.transaction) {
-                            self.out.add(transaction, tenant, Change::Upsert(user), Comes::Yes);
+                            self.out.add(transaction, tenant, Change::Upsert(user), IsCreate::Yes);
                         }
                     });
                     self.mapped(inserted);
@@ -211,19 +211,19 @@ impl<S: Sink> Stream<S> {
                     let Some(transaction) = self.transaction else { return Ok(()) };
                     let out = &mut self.out;
                     // What follows a delete within one update is the user's coming to another tenant.
-                    let mut comes = false;
+                    let mut is_create = false;
                     if S::WANTS_ROWS {
                         let before = old_cells.map(|old| mapped.plan.insert(old));
                         // And so is what was no user before.
-                        comes = matches!(before, Some(Ok(None)));
+                        is_create = matches!(before, Some(Ok(None)));
                         let before = before.and_then(|before| before.ok().flatten());
                         out.sink.row(before.map(|(_, user)| user));
                     }
                     let mut emit = |tenant: TenantRef<'_>, change: Change| {
-                        comes |= matches!(change, Change::Delete { .. });
-                        out.add(transaction, tenant, change, Comes::known(comes));
+                        is_create |= matches!(change, Change::Delete { .. });
+                        out.add(transaction, tenant, change, IsCreate::known(is_create));
                     };
-                    let updated = mapped.plan.update(old_cells, &new_cells, transaction.moment, &mut emit);
+                    let updated = mapped.plan.update(old_cells, &new_cells, transaction.commit, &mut emit);
                     self.mapped(updated);
                 }
                 Some(Source::Watched(..)) => self.touch(relation, old, Some(new), Event::Update)?,
@@ -238,8 +238,8 @@ impl<S: Sink> Stream<S> {
                     if S::WANTS_ROWS {
                         out.sink.row(mapped.plan.insert(&cells).ok().flatten().map(|(_, user)| user));
                     }
-                    let mut emit = |tenant: TenantRef<'_>, change| out.add(transaction, tenant, change, Comes::No);
-                    let deleted = mapped.plan.delete(&cells, transaction.moment, &mut emit);
+                    let mut emit = |tenant: TenantRef<'_>, change| out.add(transaction, tenant, change, IsCreate::No);
+                    let deleted = mapped.plan.delete(&cells, transaction.commit, &mut emit);
                     self.mapped(deleted);
                 }
                 Some(Source::Watched(..)) => self.touch(relation, Some(old), None, Event::Delete)?,
@@ -271,20 +271,20 @@ impl<S: Sink> Stream<S> {
         else {
             return Ok(());
         };
-        let mut touched = Ok(());
+        let mut affected = Ok(());
         for watched in watched {
             let mut cells = Vec::new();
             if let Some(old) = old {
                 old.read_into(watched.plan.decoded(), &relation.columns, &mut cells)?;
-                touched = touched.and(self.touched.touch(watched, &cells, event, transaction));
+                affected = affected.and(self.affected.touch(watched, &cells, event, transaction));
             }
             if let Some(new) = new {
                 cells.clear();
                 new.read_into(watched.plan.decoded(), &mut cells)?;
-                touched = touched.and(self.touched.touch(watched, &cells, event, transaction));
+                affected = affected.and(self.affected.touch(watched, &cells, event, transaction));
             }
         }
-        self.mapped(touched);
+        self.mapped(affected);
         Ok(())
     }
 
@@ -318,14 +318,14 @@ impl<S: Sink> Stream<S> {
         if !self.out.unsent.is_empty() {
             self.learn_tenants().await?;
         }
-        if self.touched.is_full() {
-            self.touched.resolve(&mut self.out, &self.context).await?;
+        if self.affected.is_full() {
+            self.affected.resolve(&mut self.out, &self.context).await?;
         }
         self.out.sink.make_room().await
     }
 
     async fn resolve_touched(&mut self) -> Result<(), ServiceError> {
-        self.touched.resolve(&mut self.out, &self.context).await?;
+        self.affected.resolve(&mut self.out, &self.context).await?;
         self.out.sink.make_room().await
     }
 
@@ -339,11 +339,11 @@ impl<S: Sink> Stream<S> {
         }
         if let Some(transaction) = self.transaction {
             // A transaction can be streamed before it is visible: the catalog would be the one before it.
-            Reading::begin(&self.client, &[transaction.moment.xid]).await?.end().await?;
+            Reading::begin(&self.client, &[transaction.commit.xid]).await?.end().await?;
         }
         if rules.query.is_some() {
             // What was gathered was gathered under the version before.
-            self.touched.resolve(&mut self.out, &context).await?;
+            self.affected.resolve(&mut self.out, &context).await?;
             let watched = compile_watched(&self.client, rules, &relation).await?;
             watched
                 .iter()
@@ -391,15 +391,15 @@ impl<S: Sink> Stream<S> {
         let Some(transaction) = self.transaction else { return Ok(()) };
         let wanted = unsent.iter().map(|change| Wanted {
             id: change.id().into(),
-            xid: transaction.moment.xid,
-            at: transaction.moment.commit_time,
+            xid: transaction.commit.xid,
+            at: transaction.commit.commit_time,
         });
         let wanted: Vec<Wanted> = wanted.collect();
         let found = self.context.rereader.read(&self.context.config, &wanted).await?;
         self.context.live.metrics.rereads.inc_by(wanted.len() as u64);
         for (key, user) in found.users {
             let tenant = key.map_or(TenantRef::Only, |key| TenantRef::Key(key.into()));
-            self.out.add(transaction, tenant, Change::Upsert(user), Comes::No);
+            self.out.add(transaction, tenant, Change::Upsert(user), IsCreate::No);
         }
         Ok(())
     }

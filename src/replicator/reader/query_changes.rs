@@ -7,7 +7,7 @@ use crate::map::{TenantRef, Touch, Unmappable, Via, Watch};
 use crate::model::{Cell, Change, Lsn, Xid};
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::Out;
-use crate::replicator::reader::sink::{Comes, Sink, Transaction};
+use crate::replicator::reader::sink::{IsCreate, Sink, Transaction};
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::snapshotter::point_read::Row;
 use crate::replicator::source::mapping::Watched;
@@ -28,7 +28,7 @@ pub(crate) enum Event {
 
 /// The transactions that wait for a reading.
 #[derive(Default)]
-pub(crate) struct Touched {
+pub(crate) struct AffectedUsers {
     users: HashMap<Vec<String>, Touching>,
     /// By keys that lead to users by way of another table.
     indirect: HashMap<Via, HashMap<Vec<String>, Touching>>,
@@ -41,24 +41,24 @@ struct Touching {
     last: Transaction,
     /// The tenants that rows named: who of them does not have the user any more, loses it with the transaction that did.
     /// Not later: after a replay from there nothing would name the tenant again.
-    tenants: HashMap<Option<String>, Named>,
+    tenants: HashMap<Option<String>, RoutedChange>,
     /// Any tenant may have had the user, until then.
-    anywhere: Option<Transaction>,
+    all_tenants: Option<Transaction>,
     /// The first that was seen of the user is the row's insert.
-    born: bool,
+    inserted: bool,
     /// A row came or went: the user may be new to a tenant.
-    comes: bool,
+    is_create: bool,
 }
 
 /// What named a tenant.
 #[derive(Clone, Copy)]
-struct Named {
+struct RoutedChange {
     last: Transaction,
     /// The first that did was a row's insert.
     by_insert: bool,
 }
 
-impl Touched {
+impl AffectedUsers {
     pub(crate) fn is_empty(&self) -> bool {
         self.users.is_empty() && self.indirect.is_empty() && self.done.is_empty()
     }
@@ -79,27 +79,28 @@ impl Touched {
     ) -> Result<(), Unmappable> {
         let Some(Touch { key, tenant }) = watched.plan.touches(row)? else { return Ok(()) };
         let key = key.into_iter().map(|part| part.into_owned()).collect();
-        let born = watched.is_users_own && event == Event::Insert;
-        let fresh = || Touching { last: transaction, tenants: HashMap::new(), anywhere: None, born, comes: false };
+        let inserted = watched.is_users_own && event == Event::Insert;
+        let fresh =
+            || Touching { last: transaction, tenants: HashMap::new(), all_tenants: None, inserted, is_create: false };
         let users = match watched.plan.via() {
             None => &mut self.users,
             Some(via) => self.indirect.entry(via.clone()).or_default(),
         };
         let touching = users.entry(key).or_insert_with(fresh);
         touching.last = transaction;
-        touching.comes |= event != Event::Update;
+        touching.is_create |= event != Event::Update;
         let tenant = match tenant {
             TenantRef::Only => None,
             TenantRef::Key(tenant) => Some(tenant.into_owned()),
             TenantRef::Nobody => return Ok(()),
             TenantRef::Unsent => {
                 if watched.is_users_own && event == Event::Delete {
-                    touching.anywhere = Some(transaction);
+                    touching.all_tenants = Some(transaction);
                 }
                 return Ok(());
             }
         };
-        let named = Named { last: transaction, by_insert: event == Event::Insert };
+        let named = RoutedChange { last: transaction, by_insert: event == Event::Insert };
         touching.tenants.entry(tenant).or_insert(named).last = transaction;
         Ok(())
     }
@@ -121,16 +122,16 @@ impl Touched {
         if self.is_empty() {
             return Ok(());
         }
-        let mut touched = std::mem::take(self);
-        let xids = touched.xids();
-        for (via, indirect) in std::mem::take(&mut touched.indirect) {
+        let mut affected = std::mem::take(self);
+        let xids = affected.xids();
+        for (via, indirect) in std::mem::take(&mut affected.indirect) {
             for (from, to) in context.rereader.lead(&via, &xids, &texts(indirect.keys())).await? {
                 if let Some(touching) = indirect.get(&from) {
-                    touched.users.entry(to).or_insert_with(|| touching.clone()).join(touching);
+                    affected.users.entry(to).or_insert_with(|| touching.clone()).join(touching);
                 }
             }
         }
-        let keys = texts(touched.users.keys());
+        let keys = texts(affected.users.keys());
         let found = match keys.is_empty() {
             true => Vec::new(),
             false => {
@@ -138,29 +139,30 @@ impl Touched {
                 context.rereader.read_keys(&context.config, &xids, &keys).await?.0
             }
         };
-        touched.attribute(&found, context, &xids).await?;
+        affected.attribute(&found, context, &xids).await?;
         let watched = context.config.users.query.iter().flat_map(|query| &query.watch);
         let mut own = watched.filter(|watch| watch.is_users_own);
         let is_of_one = context.config.users.tenant.is_none() || own.all(|watch| watch.tenant.is_some());
-        let mut changes: HashMap<Lsn, Vec<(Said, Comes)>> = HashMap::new();
-        for (at, said, comes) in touched.outcome(found, context.id_in_key(), is_of_one) {
-            changes.entry(at.commit_lsn).or_default().push((said, comes));
+        let mut changes: HashMap<Lsn, Vec<(Said, IsCreate)>> = HashMap::new();
+        for (at, said, is_create) in affected.outcome(found, context.id_in_key(), is_of_one) {
+            changes.entry(at.commit_lsn).or_default().push((said, is_create));
         }
         let mut hand_on = |sink: &mut S, transaction: Transaction| {
-            for (said, comes) in changes.remove(&transaction.commit_lsn).unwrap_or_default() {
+            for (said, is_create) in changes.remove(&transaction.commit_lsn).unwrap_or_default() {
                 match said {
-                    Said::To(tenant, change) => sink.add(transaction, tenant.as_deref(), change, comes),
+                    Said::To(tenant, change) => sink.add(transaction, tenant.as_deref(), change, is_create),
                     Said::Anywhere(change) => sink.add_everywhere(transaction, &change),
                 }
             }
         };
         let sink = &mut out.sink;
-        for (transaction, end) in &touched.done {
+        for (transaction, end) in &affected.done {
             hand_on(sink, *transaction);
             sink.commit(*transaction, *end);
         }
         // What is left belongs to the transaction that still arrives.
-        if let Some(current) = touched.users.values().map(|touching| touching.last).max_by_key(|last| last.commit_lsn) {
+        if let Some(current) = affected.users.values().map(|touching| touching.last).max_by_key(|last| last.commit_lsn)
+        {
             hand_on(sink, current);
         }
         Ok(())
@@ -169,12 +171,12 @@ impl Touched {
     /// Where a user is gone whose own row did not say from where: from the tenants that other rows still name. Those that went
     /// with it have named theirs. Unless all of the other tables name tenants, it may have been any.
     async fn attribute(&mut self, found: &[Row], context: &SessionContext, xids: &[Xid]) -> Result<(), ServiceError> {
-        if self.users.values().all(|touching| touching.anywhere.is_none()) {
+        if self.users.values().all(|touching| touching.all_tenants.is_none()) {
             return Ok(());
         }
         let is_there: HashSet<&[String]> = found.iter().map(|row| &row.key[..]).collect();
         let nowhere =
-            self.users.iter().filter(|(key, touching)| touching.anywhere.is_some() && !is_there.contains(&key[..]));
+            self.users.iter().filter(|(key, touching)| touching.all_tenants.is_some() && !is_there.contains(&key[..]));
         let gone: Vec<Vec<String>> = nowhere.map(|(key, _)| key.clone()).collect();
         let watched = context.config.users.query.iter().flat_map(|query| &query.watch);
         let others = watched.filter(|watch| !watch.is_users_own);
@@ -185,14 +187,14 @@ impl Touched {
         for via in &naming {
             for (key, tenant) in context.rereader.lead(via, xids, &texts(gone.iter())).await? {
                 let Some(touching) = self.users.get_mut(&key) else { continue };
-                if let (Some(last), Some(tenant)) = (touching.anywhere, tenant.into_iter().next()) {
-                    touching.tenants.entry(Some(tenant)).or_insert(Named { last, by_insert: false });
+                if let (Some(last), Some(tenant)) = (touching.all_tenants, tenant.into_iter().next()) {
+                    touching.tenants.entry(Some(tenant)).or_insert(RoutedChange { last, by_insert: false });
                 }
             }
         }
         for key in &gone {
             if let Some(touching) = self.users.get_mut(key) {
-                touching.anywhere = None;
+                touching.all_tenants = None;
             }
         }
         Ok(())
@@ -201,8 +203,8 @@ impl Touched {
     /// The transactions that have to be visible in the reading.
     fn xids(&self) -> Vec<Xid> {
         let touching = self.users.values().chain(self.indirect.values().flat_map(HashMap::values));
-        let done = self.done.iter().map(|(transaction, _)| transaction.moment.xid);
-        let mut xids: Vec<Xid> = done.chain(touching.map(|touching| touching.last.moment.xid)).collect();
+        let done = self.done.iter().map(|(transaction, _)| transaction.commit.xid);
+        let mut xids: Vec<Xid> = done.chain(touching.map(|touching| touching.last.commit.xid)).collect();
         xids.sort_unstable_by_key(|xid| xid.0);
         xids.dedup();
         xids
@@ -210,7 +212,7 @@ impl Touched {
 
     /// What the reading makes of everybody who was touched, and whether that brings them to the tenant. `id_at`: which part of
     /// the key is the user's id; `is_of_one`: a user's own row says whose it is.
-    fn outcome(&self, found: Vec<Row>, id_at: usize, is_of_one: bool) -> Vec<(Transaction, Said, Comes)> {
+    fn outcome(&self, found: Vec<Row>, id_at: usize, is_of_one: bool) -> Vec<(Transaction, Said, IsCreate)> {
         let mut has: HashMap<Vec<String>, Vec<Option<String>>> = HashMap::new();
         for Row { key, tenant, .. } in &found {
             has.entry(key.clone()).or_default().push(tenant.clone());
@@ -218,22 +220,24 @@ impl Touched {
         let mut outcome = Vec::with_capacity(found.len());
         for Row { key, tenant, mut user } in found {
             let Some(touching) = self.users.get(&key) else { continue };
-            if user.updated_at_derived && !touching.born {
-                user.updated_at = Some(touching.last.moment.commit_time);
+            if user.updated_at_derived && !touching.inserted {
+                user.updated_at = Some(touching.last.commit.commit_time);
             }
-            let comes = touching.brings_to(&tenant, has.get(&key).map(Vec::as_slice).unwrap_or_default(), is_of_one);
-            outcome.push((touching.last, Said::To(tenant, Change::Upsert(user)), comes));
+            let is_create =
+                touching.brings_to(&tenant, has.get(&key).map(Vec::as_slice).unwrap_or_default(), is_of_one);
+            outcome.push((touching.last, Said::To(tenant, Change::Upsert(user)), is_create));
         }
         for (key, touching) in &self.users {
             let has = has.remove(&key[..]).unwrap_or_default();
             let Some(id) = key.get(id_at) else { continue };
-            let delete = |at: &Transaction| Change::Delete { id: id.as_str().into(), at: at.moment.commit_time };
-            if let (Some(at), true) = (&touching.anywhere, has.is_empty()) {
-                outcome.push((*at, Said::Anywhere(delete(at)), Comes::No));
+            let delete = |at: &Transaction| Change::Delete { id: id.as_str().into(), at: at.commit.commit_time };
+            if let (Some(at), true) = (&touching.all_tenants, has.is_empty()) {
+                outcome.push((*at, Said::Anywhere(delete(at)), IsCreate::No));
                 continue;
             }
-            for (gone, Named { last, .. }) in touching.tenants.iter().filter(|(tenant, _)| !has.contains(tenant)) {
-                outcome.push((*last, Said::To(gone.clone(), delete(last)), Comes::No));
+            for (gone, RoutedChange { last, .. }) in touching.tenants.iter().filter(|(tenant, _)| !has.contains(tenant))
+            {
+                outcome.push((*last, Said::To(gone.clone(), delete(last)), IsCreate::No));
             }
         }
         outcome
@@ -242,16 +246,16 @@ impl Touched {
 
 impl Touching {
     /// Whether what was read brings the user to this tenant; `has`: all those that it is in now.
-    fn brings_to(&self, tenant: &Option<String>, has: &[Option<String>], is_of_one: bool) -> Comes {
+    fn brings_to(&self, tenant: &Option<String>, has: &[Option<String>], is_of_one: bool) -> IsCreate {
         let is_new = match is_of_one {
             // It has left another one.
             true => self.tenants.keys().any(|named| !has.contains(named)),
             false => self.tenants.get(tenant).is_some_and(|named| named.by_insert),
         };
-        match (self.born || is_new, self.comes) {
-            (true, _) => Comes::Yes,
-            (false, true) => Comes::Perhaps,
-            (false, false) => Comes::No,
+        match (self.inserted || is_new, self.is_create) {
+            (true, _) => IsCreate::Yes,
+            (false, true) => IsCreate::Unknown,
+            (false, false) => IsCreate::No,
         }
     }
 
@@ -267,9 +271,9 @@ impl Touching {
                 named.last = theirs.last;
             }
         }
-        self.anywhere = self.anywhere.or(other.anywhere);
-        self.born &= other.born;
-        self.comes |= other.comes;
+        self.all_tenants = self.all_tenants.or(other.all_tenants);
+        self.inserted &= other.inserted;
+        self.is_create |= other.is_create;
     }
 }
 

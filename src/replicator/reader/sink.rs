@@ -1,6 +1,6 @@
 //! Where the changes of a stream go: into the tenants' mailboxes, or out to Kafka.
 
-use crate::map::Moment;
+use crate::map::CommitInfo;
 use crate::model::{Change, Lsn, User};
 use crate::replicator::error::ServiceError;
 use crate::route::RestartSignal;
@@ -10,22 +10,22 @@ use std::sync::Arc;
 #[derive(Clone, Copy)]
 pub(crate) struct Transaction {
     pub(crate) commit_lsn: Lsn,
-    pub(crate) moment: Moment,
+    pub(crate) commit: CommitInfo,
 }
 
 /// Whether a change brings its user to the tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Comes {
+pub(crate) enum IsCreate {
     No,
     /// Nobody can tell.
-    Perhaps,
+    Unknown,
     Yes,
 }
 
-impl Comes {
+impl IsCreate {
     /// Where it is known.
-    pub(crate) fn known(comes: bool) -> Comes {
-        if comes { Comes::Yes } else { Comes::No }
+    pub(crate) fn known(is_create: bool) -> IsCreate {
+        if is_create { IsCreate::Yes } else { IsCreate::No }
     }
 }
 
@@ -38,7 +38,7 @@ pub(crate) trait Sink: Send {
     fn row(&mut self, before: Option<User>);
 
     /// Takes a change of the tenant with this key; `None`: of the only one.
-    fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, comes: Comes);
+    fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, is_create: IsCreate);
 
     /// Takes a change for every tenant: whoever does not have the user has nothing to do.
     fn add_everywhere(&mut self, transaction: Transaction, change: &Change);

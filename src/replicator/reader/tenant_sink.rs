@@ -1,10 +1,10 @@
 //! The changes of one source transaction, sorted by tenant and pushed into their mailboxes.
 
-use crate::map::Moment;
+use crate::map::CommitInfo;
 use crate::model::{Change, Lsn, TenantId, User};
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::backpressure::{Stalls, wait_for_room};
-use crate::replicator::reader::sink::{Comes, Sink, Transaction};
+use crate::replicator::reader::sink::{IsCreate, Sink, Transaction};
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::tenants::TenantHandle;
 use crate::route::{Directory, Pushed, RestartSignal, Unmapped};
@@ -20,7 +20,7 @@ pub(crate) struct Dispatch {
     directory: Directory<usize>,
     parts: Vec<Part>,
     /// The tenants with changes in this transaction.
-    touched: Vec<usize>,
+    affected: Vec<usize>,
     /// Tenants that went over their budget.
     crowded: Vec<usize>,
     stalls: Stalls,
@@ -31,7 +31,7 @@ pub(crate) struct Dispatch {
 struct Part {
     changes: Vec<Change>,
     bytes: usize,
-    touched: bool,
+    affected: bool,
     /// Something among them wakes a sleeping target.
     wakes: bool,
 }
@@ -43,7 +43,7 @@ impl Dispatch {
             lanes: Arc::default(),
             directory: Directory::new([]),
             parts: Vec::new(),
-            touched: Vec::new(),
+            affected: Vec::new(),
             crowded: Vec::new(),
             stalls: Stalls::default(),
         };
@@ -61,7 +61,7 @@ impl Dispatch {
         self.lanes.iter().for_each(|lane| lane.adopted.cancel());
     }
 
-    fn add_to(&mut self, transaction: Transaction, index: usize, change: Change, comes: Comes) {
+    fn add_to(&mut self, transaction: Transaction, index: usize, change: Change, is_create: IsCreate) {
         let mut fingerprints = self.context.fingerprints();
         // Under the lock under which positions are held: what left before this change may be about to be dropped.
         if !fingerprints.is_news(index, &change) && self.lanes[index].mailbox.is_settled() {
@@ -69,11 +69,11 @@ impl Dispatch {
         }
         drop(fingerprints);
         let part = &mut self.parts[index];
-        if !part.touched {
-            part.touched = true;
-            self.touched.push(index);
+        if !part.affected {
+            part.affected = true;
+            self.affected.push(index);
         }
-        part.wakes |= comes != Comes::No || change.deletes();
+        part.wakes |= is_create != IsCreate::No || change.deletes();
         part.bytes += change.heap_bytes();
         part.changes.push(change);
         if part.bytes >= CHUNK_BYTES {
@@ -99,7 +99,7 @@ impl Dispatch {
         let (part, mailbox) = (&mut self.parts[index], &self.lanes[index].mailbox);
         part.bytes = 0;
         let wakes = std::mem::take(&mut part.wakes);
-        let Transaction { commit_lsn, moment: Moment { commit_time, xid } } = transaction;
+        let Transaction { commit_lsn, commit: CommitInfo { commit_time, xid } } = transaction;
         let pushed = mailbox.push(&mut part.changes, commit_lsn, xid, commit_time, end, wakes);
         if pushed == Pushed::Dropped {
             // The target has them, or will have them by a snapshot: perhaps as they were, and not as they left here.
@@ -119,19 +119,19 @@ impl Sink for Dispatch {
     fn row(&mut self, _: Option<User>) {}
 
     /// A tenant's full chunk is handed on.
-    fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, comes: Comes) {
+    fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, is_create: IsCreate) {
         let index = match tenant {
             None => self.directory.only(),
             Some(key) => self.find(key),
         };
         if let Some(index) = index {
-            self.add_to(transaction, index, change, comes);
+            self.add_to(transaction, index, change, is_create);
         }
     }
 
     fn add_everywhere(&mut self, transaction: Transaction, change: &Change) {
         for index in 0..self.parts.len() {
-            self.add_to(transaction, index, change.clone(), Comes::No);
+            self.add_to(transaction, index, change.clone(), IsCreate::No);
         }
     }
 
@@ -140,9 +140,9 @@ impl Sink for Dispatch {
         let context = self.context.clone();
         // Held over the pushes, so that no tenant acknowledges a transaction that the progress does not know yet.
         let mut progress = context.progress();
-        let touched = std::mem::take(&mut self.touched);
+        let affected = std::mem::take(&mut self.affected);
         let lanes = self.lanes.clone();
-        let queued: Vec<&TenantId> = touched
+        let queued: Vec<&TenantId> = affected
             .iter()
             .filter(|index| self.push(**index, transaction, Some(end)) == Pushed::Queued)
             .map(|index| &lanes[*index].tenant.id)
@@ -152,11 +152,11 @@ impl Sink for Dispatch {
             context.advanced.notify_one();
         }
         drop(progress);
-        for index in &touched {
-            self.parts[*index].touched = false;
+        for index in &affected {
+            self.parts[*index].affected = false;
         }
-        self.touched = touched;
-        self.touched.clear();
+        self.affected = affected;
+        self.affected.clear();
     }
 
     fn idle(&mut self, wal_end: Lsn) {

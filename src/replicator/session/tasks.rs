@@ -148,7 +148,7 @@ impl SessionTasks {
         }
         let budget = context.config.limits.tenant_memory;
         let coming: Vec<usize> = diff
-            .start_added
+            .added
             .into_iter()
             .map(|tenant| {
                 tracing::info!(tenant = %tenant.id, "comes");

@@ -7,7 +7,7 @@ use crate::model::TenantId;
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct TenantDiff {
     pub(crate) removed: Vec<TenantId>,
-    pub(crate) start_added: Vec<Tenant>,
+    pub(crate) added: Vec<Tenant>,
 }
 
 impl TenantDiff {
@@ -17,7 +17,7 @@ impl TenantDiff {
         };
         TenantDiff {
             removed: lacking(old, new).into_iter().map(|tenant| tenant.id).collect(),
-            start_added: lacking(new, old),
+            added: lacking(new, old),
         }
     }
 }
@@ -44,7 +44,7 @@ mod tests {
         let diff = TenantDiff::between(&old, &new);
         let names = |ids: Vec<&TenantId>| ids.iter().map(|id| id.to_string()).collect::<Vec<_>>();
         assert_eq!(names(diff.removed.iter().collect()), ["b", "c"]);
-        assert_eq!(names(diff.start_added.iter().map(|tenant| &tenant.id).collect()), ["c", "d"]);
+        assert_eq!(names(diff.added.iter().map(|tenant| &tenant.id).collect()), ["c", "d"]);
         assert_eq!(TenantDiff::between(&old, &old), TenantDiff::default());
     }
 }
