@@ -150,12 +150,12 @@ async fn rules_and_board_ask_for_what_a_process_shows() {
 
 #[test]
 fn every_rule_is_tested_and_says_what_to_read() {
-    let (tests, runbook) = (read("docker/prometheus/rules_test.yml"), read("docker/README.md"));
+    let (tests, runbook) = (read("docker/prometheus/rules_test.yml"), read("docs/RUNBOOK.md"));
     for rule in rules() {
         let name = rule["alert"].as_str().unwrap();
         assert!(tests.contains(&format!("alertname: {name}\n        exp_alerts")), "{name} is never seen to fire");
-        assert!(runbook.contains(&format!("\n### {name}\n")), "{name} has no chapter in docker/README.md");
-        let anchor = format!("docker/README.md#{}", name.to_ascii_lowercase());
+        assert!(runbook.contains(&format!("\n### {name}\n")), "{name} has no chapter in docs/RUNBOOK.md");
+        let anchor = format!("docs/RUNBOOK.md#{}", name.to_ascii_lowercase());
         assert_eq!(rule["annotations"]["runbook"], anchor.as_str());
         assert!(["page", "ticket"].map(Value::from).contains(&rule["labels"]["severity"]), "{rule}");
     }

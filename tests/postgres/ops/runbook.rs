@@ -121,7 +121,7 @@ fn sources(under: &Path, found: &mut Vec<String>) {
 
 #[test]
 fn every_word_that_asks_for_a_person_is_in_the_runbook() {
-    let runbook = plain(&read("docker/README.md").replace("\\|", "|"));
+    let runbook = plain(&read("docs/RUNBOOK.md").replace("\\|", "|"));
     let mut files = Vec::new();
     sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
     let lines = files.iter().flat_map(|path| logged(tokens(path)).into_iter().map(move |text| (path.clone(), text)));
@@ -142,7 +142,7 @@ fn every_word_that_asks_for_a_person_is_in_the_runbook() {
         .filter(|(_, text)| !runbook.contains(text.as_str()))
         .map(|(path, text)| format!("{path}: {text}"))
         .collect();
-    assert!(missing.is_empty(), "docker/README.md does not say what to do about\n{}", missing.join("\n"));
+    assert!(missing.is_empty(), "docs/RUNBOOK.md does not say what to do about\n{}", missing.join("\n"));
 }
 
 #[test]
