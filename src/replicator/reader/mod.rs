@@ -109,8 +109,8 @@ impl<S: Sink> Stream<S> {
             let mut next = tokio::select! {
                 biased;
                 () = drain.cancelled() => return Ok(()),
-                () = self.out.sink.calls() => {
-                    self.out.sink.attend().await?;
+                () = self.out.sink.ready() => {
+                    self.out.sink.on_ready().await?;
                     continue;
                 }
                 frame = timeout(patience, self.reader.next()) => match frame {
@@ -146,11 +146,11 @@ impl<S: Sink> Stream<S> {
             tokio::select! {
                 biased;
                 () = drain.cancelled() => return Ok(()),
-                rested = self.out.sink.rest() => rested?,
+                rested = self.out.sink.flush_if_due() => rested?,
             }
             match frames >= BUSY {
                 true => sleep(GATHER).await,
-                false => self.out.sink.caught_up(),
+                false => self.out.sink.on_caught_up(),
             }
         }
     }
@@ -169,7 +169,7 @@ impl<S: Sink> Stream<S> {
             }
             Frame::Ended => return Err(CaptureError::Closed.into()),
         }
-        let to_settle = self.announced.is_some() || !self.out.unsent.is_empty() || self.out.sink.is_crowded();
+        let to_settle = self.announced.is_some() || !self.out.unsent.is_empty() || self.out.sink.needs_capacity();
         Ok(to_settle || self.affected.is_full())
     }
 
@@ -188,7 +188,7 @@ impl<S: Sink> Stream<S> {
                     let mut cells = Vec::new();
                     new.read_into(mapped.plan.decoded(), &mut cells)?;
                     if S::WANTS_ROWS {
-                        self.out.sink.row(None);
+                        self.out.sink.begin_row(None);
                     }
                     let inserted = mapped.plan.insert(&cells).map(|user| {
                         if let (Some((tenant, user)), Some(transaction)) = (user, self.transaction) {
@@ -217,7 +217,7 @@ impl<S: Sink> Stream<S> {
                         // And so is what was no user before.
                         is_create = matches!(before, Some(Ok(None)));
                         let before = before.and_then(|before| before.ok().flatten());
-                        out.sink.row(before.map(|(_, user)| user));
+                        out.sink.begin_row(before.map(|(_, user)| user));
                     }
                     let mut emit = |tenant: TenantRef<'_>, change: Change| {
                         is_create |= matches!(change, Change::Delete { .. });
@@ -236,7 +236,7 @@ impl<S: Sink> Stream<S> {
                     let Some(transaction) = self.transaction else { return Ok(()) };
                     let out = &mut self.out;
                     if S::WANTS_ROWS {
-                        out.sink.row(mapped.plan.insert(&cells).ok().flatten().map(|(_, user)| user));
+                        out.sink.begin_row(mapped.plan.insert(&cells).ok().flatten().map(|(_, user)| user));
                     }
                     let mut emit = |tenant: TenantRef<'_>, change| out.add(transaction, tenant, change, IsCreate::No);
                     let deleted = mapped.plan.delete(&cells, transaction.commit, &mut emit);
@@ -321,12 +321,12 @@ impl<S: Sink> Stream<S> {
         if self.affected.is_full() {
             self.affected.resolve(&mut self.out, &self.context).await?;
         }
-        self.out.sink.make_room().await
+        self.out.sink.wait_for_capacity().await
     }
 
     async fn resolve_touched(&mut self) -> Result<(), ServiceError> {
         self.affected.resolve(&mut self.out, &self.context).await?;
-        self.out.sink.make_room().await
+        self.out.sink.wait_for_capacity().await
     }
 
     async fn compile(&mut self, relation: Relation) -> Result<(), ServiceError> {

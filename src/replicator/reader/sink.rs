@@ -31,11 +31,11 @@ impl IsCreate {
 
 /// Takes mapped changes in the order of the stream.
 pub(crate) trait Sink: Send {
-    /// Whether it wants to hear of rows: [`Sink::row`].
+    /// Whether it wants to hear of rows: [`Sink::begin_row`].
     const WANTS_ROWS: bool;
 
     /// A row of users arrives, whatever becomes of it; with the user as it was before, where the replica identity carries that.
-    fn row(&mut self, before: Option<User>);
+    fn begin_row(&mut self, before: Option<User>);
 
     /// Takes a change of the tenant with this key; `None`: of the only one.
     fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, is_create: IsCreate);
@@ -52,23 +52,23 @@ pub(crate) trait Sink: Send {
     /// The source wants to hear from us.
     fn reply_requested(&self);
 
-    /// Whether [`Sink::make_room`] has something to do before the next frame is taken.
-    fn is_crowded(&self) -> bool;
+    /// Whether [`Sink::wait_for_capacity`] has something to do before the next frame is taken.
+    fn needs_capacity(&self) -> bool;
 
     /// Waits until there is room.
-    fn make_room(&mut self) -> impl Future<Output = Result<(), ServiceError>> + Send;
+    fn wait_for_capacity(&mut self) -> impl Future<Output = Result<(), ServiceError>> + Send;
 
     /// What was received so far is all that there is for now.
-    fn rest(&mut self) -> impl Future<Output = Result<(), ServiceError>> + Send;
+    fn flush_if_due(&mut self) -> impl Future<Output = Result<(), ServiceError>> + Send;
 
     /// The source has nothing more to send.
-    fn caught_up(&mut self) {}
+    fn on_caught_up(&mut self) {}
 
-    /// Ends when the sink has something to do between two frames: [`Sink::attend`].
-    fn calls(&self) -> impl Future<Output = ()> + Send;
+    /// Ends when the sink has something to do between two frames: [`Sink::on_ready`].
+    fn ready(&self) -> impl Future<Output = ()> + Send;
 
     /// Does it.
-    fn attend(&mut self) -> impl Future<Output = Result<(), ServiceError>> + Send;
+    fn on_ready(&mut self) -> impl Future<Output = Result<(), ServiceError>> + Send;
 
     /// Fingerprint of the mapping that rows are made with now.
     fn mapping(&self) -> Arc<str>;

@@ -116,7 +116,7 @@ impl Dispatch {
 impl Sink for Dispatch {
     const WANTS_ROWS: bool = false;
 
-    fn row(&mut self, _: Option<User>) {}
+    fn begin_row(&mut self, _: Option<User>) {}
 
     /// A tenant's full chunk is handed on.
     fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, is_create: IsCreate) {
@@ -167,30 +167,30 @@ impl Sink for Dispatch {
         self.context.report.notify_one();
     }
 
-    fn is_crowded(&self) -> bool {
+    fn needs_capacity(&self) -> bool {
         !self.crowded.is_empty()
     }
 
-    async fn make_room(&mut self) -> Result<(), ServiceError> {
+    async fn wait_for_capacity(&mut self) -> Result<(), ServiceError> {
         for index in std::mem::take(&mut self.crowded) {
             wait_for_room(&self.context, index, &mut self.stalls).await;
         }
         Ok(())
     }
 
-    fn caught_up(&mut self) {
+    fn on_caught_up(&mut self) {
         self.stalls.clear();
     }
 
-    async fn rest(&mut self) -> Result<(), ServiceError> {
+    async fn flush_if_due(&mut self) -> Result<(), ServiceError> {
         Ok(())
     }
 
-    async fn calls(&self) {
+    async fn ready(&self) {
         self.context.lanes.changed.notified().await;
     }
 
-    async fn attend(&mut self) -> Result<(), ServiceError> {
+    async fn on_ready(&mut self) -> Result<(), ServiceError> {
         self.adopt();
         Ok(())
     }

@@ -221,7 +221,7 @@ impl TeeSink {
 impl Sink for TeeSink {
     const WANTS_ROWS: bool = true;
 
-    fn row(&mut self, before: Option<User>) {
+    fn begin_row(&mut self, before: Option<User>) {
         self.before = before;
         self.rows += 1;
     }
@@ -262,11 +262,11 @@ impl Sink for TeeSink {
         self.news.notify_one();
     }
 
-    fn is_crowded(&self) -> bool {
+    fn needs_capacity(&self) -> bool {
         self.start_over.is_some() || self.waiting.len() >= WAITING || self.batcher.is_full()
     }
 
-    async fn make_room(&mut self) -> Result<(), ServiceError> {
+    async fn wait_for_capacity(&mut self) -> Result<(), ServiceError> {
         self.goes_on()?;
         if self.waiting.len() >= WAITING {
             self.complete().await?;
@@ -277,7 +277,7 @@ impl Sink for TeeSink {
         Ok(())
     }
 
-    async fn rest(&mut self) -> Result<(), ServiceError> {
+    async fn flush_if_due(&mut self) -> Result<(), ServiceError> {
         self.goes_on()?;
         self.complete().await?;
         match self.is_due() && self.batcher.has_room() {
@@ -287,7 +287,7 @@ impl Sink for TeeSink {
     }
 
     /// Ends when there is room for what is due.
-    async fn calls(&self) {
+    async fn ready(&self) {
         match self.is_due() {
             // Where nobody takes it any more, the session ends for that.
             true => drop(self.batcher.jobs.reserve().await),
@@ -295,8 +295,8 @@ impl Sink for TeeSink {
         }
     }
 
-    async fn attend(&mut self) -> Result<(), ServiceError> {
-        self.rest().await
+    async fn on_ready(&mut self) -> Result<(), ServiceError> {
+        self.flush_if_due().await
     }
 
     fn mapping(&self) -> Arc<str> {
