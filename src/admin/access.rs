@@ -1,7 +1,6 @@
 //! Who may ask: whoever knows the token, where there is one; and no web page of somebody else's.
 
 use super::answer::Problem;
-use super::app::App;
 use crate::config::Admin;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header, uri::Authority};
@@ -9,12 +8,12 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ring::digest::{SHA256, digest};
 use std::net::IpAddr;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use subtle::ConstantTimeEq;
 
-/// What whoever asks has to show.
-#[derive(Debug)]
-pub(super) struct Access(RwLock<Rule>);
+/// What a request has to present. Clones share the rule.
+#[derive(Clone, Debug)]
+pub(super) struct Access(Arc<RwLock<Rule>>);
 
 #[derive(Clone, Copy, Debug)]
 enum Rule {
@@ -29,7 +28,7 @@ enum Rule {
 
 impl Default for Access {
     fn default() -> Self {
-        Access(RwLock::new(Rule::Nobody))
+        Access(Arc::new(RwLock::new(Rule::Nobody)))
     }
 }
 
@@ -85,8 +84,8 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// In front of everything that is not for everybody.
-pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
-    match app.access.check(request.uri(), request.headers()) {
+pub(super) async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
+    match access.check(request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }

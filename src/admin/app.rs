@@ -8,6 +8,7 @@ use super::targets::Targets;
 use crate::config::{Config, Tenant};
 use crate::status::live::{ProcessStatus, Role};
 use crate::status::report::Report;
+use axum::extract::FromRef;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Semaphore, watch};
@@ -41,6 +42,24 @@ impl Deref for App {
 
     fn deref(&self) -> &Inner {
         &self.0
+    }
+}
+
+impl FromRef<App> for Access {
+    fn from_ref(app: &App) -> Access {
+        app.access.clone()
+    }
+}
+
+impl FromRef<App> for Jobs {
+    fn from_ref(app: &App) -> Jobs {
+        app.jobs.clone()
+    }
+}
+
+impl FromRef<App> for Arc<ProcessStatus> {
+    fn from_ref(app: &App) -> Arc<ProcessStatus> {
+        app.live.clone()
     }
 }
 

@@ -11,11 +11,14 @@ mod events;
 mod exposition;
 mod health;
 mod history;
+mod job_api;
 mod jobs;
 #[cfg(feature = "openapi")]
 mod openapi;
 mod overview;
 mod paths;
+#[cfg(feature = "openapi")]
+mod refusals;
 mod sampler;
 mod server;
 mod targets;

@@ -2,14 +2,12 @@
 
 use super::overview::VERSION;
 use super::paths::{Guarded, Open};
+use super::refusals::problem;
 use axum::Json;
-use std::collections::BTreeMap;
+use utoipa::OpenApi as _;
 use utoipa::openapi::schema::{AdditionalProperties, Schema};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::openapi::{
-    ContentBuilder, Info, OpenApi, PathItem, Ref, RefOr, Response, ResponseBuilder, SecurityRequirement,
-};
-use utoipa::{IntoResponses, OpenApi as _};
+use utoipa::openapi::{Info, OpenApi, PathItem, RefOr, SecurityRequirement};
 
 pub(super) async fn openapi() -> Json<OpenApi> {
     Json(description())
@@ -52,29 +50,6 @@ fn require_all(schema: &mut RefOr<Schema>) {
         RefOr::T(Schema::AllOf(all)) => all.items.iter_mut().for_each(require_all),
         _ => {}
     }
-}
-
-/// The response of a job that cannot start.
-pub(super) struct NotBegun;
-
-impl IntoResponses for NotBegun {
-    fn responses() -> BTreeMap<String, RefOr<Response>> {
-        let refusals = [
-            ("400", "The path or the body cannot be."),
-            ("404", "There is no such tenant."),
-            ("409", "Another job runs for it."),
-            ("413", "The body is too long."),
-            ("415", "The body is not said to be JSON."),
-            ("422", "The body is another one."),
-            ("503", "Too many jobs run."),
-        ];
-        refusals.map(|(status, description)| (status.to_owned(), problem(description))).into()
-    }
-}
-
-fn problem(description: &str) -> RefOr<Response> {
-    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-    ResponseBuilder::new().description(description).content("application/json", content).build().into()
 }
 
 #[cfg(test)]

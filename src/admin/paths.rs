@@ -1,7 +1,7 @@
 //! Which path leads to which handler. The description (OpenAPI) is made from the same list.
 
 use super::app::App;
-use super::{events, exposition, health, jobs, overview, users};
+use super::{events, exposition, health, job_api, overview, users};
 use axum::Router;
 use axum::routing::{get, post};
 
@@ -31,10 +31,10 @@ paths! { guarded, Guarded:
     get "/api/tenants/{tenant}" overview::tenant,
     get "/api/tenants/{tenant}/users" users::users,
     get "/api/tenants/{tenant}/users/{id}" users::user,
-    post "/api/tenants/{tenant}/resync" jobs::resync,
-    post "/api/tenants/{tenant}/verify" jobs::verify_,
-    get "/api/jobs" jobs::jobs,
-    get "/api/jobs/{job}" jobs::job,
+    post "/api/tenants/{tenant}/resync" job_api::resync,
+    post "/api/tenants/{tenant}/verify" job_api::verify_,
+    get "/api/jobs" job_api::jobs,
+    get "/api/jobs/{job}" job_api::job,
     get "/api/events" events::events,
 }
 

@@ -155,7 +155,7 @@ impl Serving {
 fn router(app: App) -> Router {
     paths::guarded()
         .route("/api/openapi.json", get(openapi))
-        .layer(middleware::from_fn_with_state(app.clone(), guard))
+        .layer(middleware::from_fn_with_state(app.access.clone(), guard))
         .merge(paths::open())
         .merge(console())
         .fallback(async || Problem::absent("there is nothing at this path"))
