@@ -28,8 +28,8 @@ pub mod operations;
 
 pub mod admin;
 
-pub mod check;
-pub mod setup;
+mod check;
+mod setup;
 
 pub mod cli;
 pub mod demo;

@@ -6,7 +6,7 @@ use std::fmt;
 
 /// How bad a finding is; the worst comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
+pub(crate) enum Severity {
     /// `run` stops, or parks the tenant.
     Error,
     /// It works, but not for ever or not in every case.
@@ -17,7 +17,7 @@ pub enum Severity {
 
 /// What a finding is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Subject {
+pub(crate) enum Subject {
     /// The auth database.
     Source,
     /// The database that holds the state.
@@ -30,17 +30,17 @@ pub enum Subject {
 
 /// One thing that `check` has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// How bad it is.
-    pub severity: Severity,
+    pub(crate) severity: Severity,
     /// What it is about.
-    pub subject: Subject,
+    pub(crate) subject: Subject,
     /// What was found.
-    pub message: String,
+    pub(crate) message: String,
     /// The SQL or YAML that mends it; empty where nothing has to be.
-    pub remedy: String,
+    pub(crate) remedy: String,
     /// It was in the way of looking, and may be gone in a moment: `run` does not end over it.
-    pub passes: bool,
+    pub(crate) passes: bool,
 }
 
 impl fmt::Display for Severity {

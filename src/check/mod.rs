@@ -1,6 +1,7 @@
 //! Whether everything is as `run` needs it: facts are gathered (`*_facts`, I/O), then judged (`source`, `state`,
 //! `target`: pure). Changes nothing anywhere. Every finding comes with what mends it, and all of them come at once.
 
+mod deadline;
 mod finding;
 #[cfg(feature = "kafka")]
 mod kafka;
@@ -11,23 +12,21 @@ mod state_facts;
 mod target;
 mod target_facts;
 
-pub use finding::{Finding, Severity, Subject};
+pub(crate) use finding::{Finding, Severity, Subject};
 
 use crate::capture::CaptureError;
 use crate::config::{Config, Tenant};
 use crate::pg;
 use crate::snapshot;
+use deadline::{LOOKUP_TIMEOUT, within};
 use finding::connect_finding;
 use futures_util::StreamExt;
-use std::time::Duration;
 
 /// So many targets are looked at together: enough for a thousand within seconds, few enough for any machine.
 const TARGETS_AT_ONCE: usize = 64;
-/// Looking is a few reads of the catalog; where it takes longer, somebody holds a lock.
-const LOOK_WITHIN: Duration = Duration::from_secs(15);
 
 /// Everything: the source, the state, and every target. No finding of severity [`Severity::Error`]: `run` will work.
-pub async fn check(config: &Config) -> Vec<Finding> {
+pub(crate) async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = match check_source(config).await {
         Ok(findings) => findings,
         Err(error) => {
@@ -52,7 +51,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
 }
 
 /// The source and the state: what has to be right before `run` does anything. The error is that of the connection.
-pub async fn check_source(config: &Config) -> Result<Vec<Finding>, CaptureError> {
+pub(crate) async fn check_source(config: &Config) -> Result<Vec<Finding>, CaptureError> {
     let client = pg::connect(&config.source.url).await?;
     let config = &match &config.families[..] {
         [] => config.clone(),
@@ -81,7 +80,7 @@ pub async fn check_source(config: &Config) -> Result<Vec<Finding>, CaptureError>
 }
 
 /// What to say where the source cannot be looked at.
-pub fn source_finding(config: &Config, error: &CaptureError) -> Finding {
+pub(crate) fn source_finding(config: &Config, error: &CaptureError) -> Finding {
     match error {
         CaptureError::Connect(error) => connect_finding(Subject::Source, &config.source.url, error),
         error => Finding::error(Subject::Source, error.to_string(), "run `check` again"),
@@ -113,10 +112,6 @@ async fn check_target(tenant: &Tenant, rows_go: bool, state: Option<&crate::stat
     }
 }
 
-async fn within<T>(looking: impl Future<Output = T>) -> Option<T> {
-    tokio::time::timeout(LOOK_WITHIN, looking).await.ok()
-}
-
 fn unreadable(subject: Subject, error: &tokio_postgres::Error) -> Finding {
     Finding::error(
         subject,
@@ -126,7 +121,7 @@ fn unreadable(subject: Subject, error: &tokio_postgres::Error) -> Finding {
 }
 
 fn too_slow(subject: Subject) -> Finding {
-    let message = format!("it gave no answer within {} s", LOOK_WITHIN.as_secs());
+    let message = format!("it gave no answer within {} s", LOOKUP_TIMEOUT.as_secs());
     let remedy =
         "SELECT pid, query FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0; shows who waits";
     Finding { passes: true, ..Finding::error(subject, message, remedy) }

@@ -1,5 +1,6 @@
 //! What the state's database says: reads only.
 
+use super::deadline::within;
 use crate::config::Config;
 use crate::state::{Snapshot, StateStore};
 use tokio_postgres::{Client, Error};
@@ -43,5 +44,5 @@ pub(super) async fn gather(client: &Client) -> Result<StateFacts, Error> {
 /// What the state remembers of the tenants; `None` where it cannot be read, which has a finding of its own.
 pub(super) async fn remembered(config: &Config) -> Option<Snapshot> {
     let client = crate::pg::connect(&config.state_url).await.ok()?;
-    super::within(StateStore::read(&client, &config.source.slot)).await?.ok()
+    within(StateStore::read(&client, &config.source.slot)).await?.ok()
 }

@@ -1,6 +1,6 @@
 //! `check`: every finding with its remedy; the worst decide the exit code.
 
-use super::FAILED;
+use super::common::FAILED;
 use crate::check::{Finding, Severity, check};
 use crate::config::Config;
 use std::fmt::Write as _;

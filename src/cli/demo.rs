@@ -1,6 +1,6 @@
 //! `demo`: the main job on throwaway servers.
 
-use super::signals;
+use super::signals::signals;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use clap::Args;
 use std::process::ExitCode;

@@ -1,7 +1,7 @@
 //! `forget`: takes a tenant's users out of its target for good, once the configuration does not have it any more.
 
-use super::teardown::asked;
-use super::{ConfigFile, FAILED};
+use super::common::{ConfigFile, FAILED};
+use super::confirm::confirm;
 use crate::apply::{DROP_WAIT_FOR, read_checkpoint, statement};
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
@@ -55,7 +55,7 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
         ));
     }
     println!("This deletes every row of neon_auth.users_sync in {target}, and what is remembered of tenant {tenant}.");
-    if !arguments.yes && !asked("Delete them?")? {
+    if !arguments.yes && !confirm("Delete them?")? {
         println!("nothing was deleted");
         return Ok(ExitCode::from(FAILED));
     }

@@ -1,7 +1,7 @@
 //! `health`: asks a running process over HTTP how it is. For container health checks: an image that holds nothing but the
 //! binary has no curl.
 
-use super::FAILED;
+use super::common::FAILED;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use clap::Args;
 use std::io::{Read, Write};

@@ -1,9 +1,12 @@
 //! The command line: one file per command. What goes wrong ends up here as a [`Diagnostic`].
 
 mod check;
+mod common;
+mod confirm;
 mod demo;
 mod forget;
 mod health;
+mod logging;
 mod plan;
 mod presets;
 mod reload;
@@ -16,18 +19,12 @@ mod table;
 mod teardown;
 mod verify;
 
-pub use signals::signals;
-
 use crate::diagnostic::{Diagnostic, diagnostic};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
+use common::{ConfigFile, FAILED};
+use logging::{LogFormat, Logging};
 use std::io::IsTerminal;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use tracing::subscriber::set_global_default;
-use tracing_subscriber::EnvFilter;
-
-/// Findings, or a failure; 2 is clap's, for a command line that cannot be.
-const FAILED: u8 = 1;
 
 /// Streams an auth database's users into every tenant's neon_auth.users_sync.
 #[derive(Parser, Debug)]
@@ -105,36 +102,6 @@ enum Command {
     Demo(demo::Arguments),
 }
 
-#[derive(Args, Debug)]
-struct ConfigFile {
-    /// The configuration, a YAML file.
-    #[arg(short, long, value_name = "FILE")]
-    config: PathBuf,
-}
-
-impl ConfigFile {
-    fn load(&self) -> Result<crate::config::Config, Diagnostic> {
-        Ok(crate::config::load(&self.config)?)
-    }
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-impl From<crate::config::LogFormat> for LogFormat {
-    fn from(format: crate::config::LogFormat) -> LogFormat {
-        match format {
-            crate::config::LogFormat::Text => LogFormat::Text,
-            crate::config::LogFormat::Json => LogFormat::Json,
-        }
-    }
-}
-
 /// Runs the command, and says on stderr what went wrong.
 pub fn main(cli: Cli) -> ExitCode {
     match execute(cli) {
@@ -184,37 +151,6 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
     // A name that is being looked up must not keep the process.
     runtime.shutdown_background();
     done
-}
-
-/// What the command line says of the log.
-struct Logging {
-    format: Option<LogFormat>,
-    level: String,
-}
-
-impl Logging {
-    /// From here on events go to stderr.
-    fn begin(&self, configured: LogFormat) -> Result<(), Diagnostic> {
-        log_to_stderr(self.format.unwrap_or(configured), &self.level)
-    }
-}
-
-fn log_to_stderr(format: LogFormat, level: &str) -> Result<(), Diagnostic> {
-    let ours_alone = level.parse::<tracing::Level>().map(|level| format!("warn,users_sync={level}"));
-    let filter = EnvFilter::try_new(ours_alone.as_deref().unwrap_or(level)).map_err(|error| {
-        diagnostic!(help = "for example: --log-level info,users_sync::capture=debug", "--log-level: {error}")
-    })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // Not by `init`, which takes what libraries write with `log` as well: tokio-postgres hands on parameters and notices
-    // there, that is, rows' values. Only the first caller in a process can set it, and that one has set what we want.
-    let _ = match format {
-        LogFormat::Text => {
-            let builder = builder.with_target(false).with_ansi(std::io::stderr().is_terminal());
-            set_global_default(builder.finish())
-        }
-        LogFormat::Json => set_global_default(builder.json().flatten_event(true).finish()),
-    };
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `resync`: asks the running process to snapshot tenants anew, and does it itself where none runs.
 
-use super::{ConfigFile, FAILED, signals};
+use super::common::{ConfigFile, FAILED};
+use super::signals::signals;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::TenantId;

@@ -1,8 +1,10 @@
 //! `run`: the service, until a signal comes.
 
+use super::common::{ConfigFile, FAILED};
+use super::logging::Logging;
 use super::plan;
 use super::reload::{find_faults, reload};
-use super::{ConfigFile, FAILED, Logging, signals};
+use super::signals::signals;
 use crate::admin::Server;
 use crate::config::{Config, load_with_files};
 use crate::diagnostic::{Diagnostic, diagnostic};

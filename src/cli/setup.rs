@@ -1,6 +1,6 @@
 //! `setup`: the least-privilege SQL for the source and the targets, printed, and run where an administrator's URL is given.
 
-use super::ConfigFile;
+use super::common::ConfigFile;
 use crate::config::{Config, Tenant};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::pg::{self, PgClient, PgUrl, describe};

@@ -8,7 +8,7 @@ const ENDED_BY: i32 = 128;
 
 /// A token that is cancelled by the first SIGTERM or SIGINT. The second one ends the process at once, which is safe at
 /// any moment: whatever is not committed is done again by the next start.
-pub fn signals() -> std::io::Result<CancellationToken> {
+pub(super) fn signals() -> std::io::Result<CancellationToken> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let token = CancellationToken::new();
     let stop = token.clone();

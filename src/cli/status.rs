@@ -1,7 +1,7 @@
 //! `status`: what a running process wrote down, held against the source's log. Changes nothing.
 
+use super::common::{ConfigFile, FAILED};
 use super::table::columns;
-use super::{ConfigFile, FAILED};
 use crate::capture::{CaptureError, SourceLog, read_log};
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};

@@ -1,6 +1,7 @@
 //! `teardown`: takes down what `run` made in the source and the state. Targets keep their users.
 
-use super::ConfigFile;
+use super::common::ConfigFile;
+use super::confirm::confirm;
 use crate::capture::CaptureError;
 use crate::capture::publication::{drop_publication, read_publication};
 use crate::capture::slot::read_slot;
@@ -9,7 +10,6 @@ use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::pg::{self, PgClient, describe};
 use crate::state::StateStore;
 use clap::Args;
-use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
@@ -43,7 +43,7 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
         return Ok(ExitCode::SUCCESS);
     }
     println!("This drops\n{list}Targets keep their users; a later `run` begins anew with a snapshot of every tenant.");
-    if !arguments.yes && !asked("Drop them?")? {
+    if !arguments.yes && !confirm("Drop them?")? {
         println!("nothing was dropped");
         return Ok(ExitCode::SUCCESS);
     }
@@ -92,22 +92,6 @@ fn list(config: &Config, standing: &TargetAssessment) -> String {
     ];
     let slots = standing.slots.iter().map(|slot| format!("  replication slot {slot} of {}\n", source.url));
     slots.chain(lines.into_iter().filter(|(there, _)| *there).map(|(_, line)| line)).collect()
-}
-
-/// Asks on the terminal for a yes.
-pub(super) fn asked(question: &str) -> Result<bool, Diagnostic> {
-    let stdin = std::io::stdin();
-    if !stdin.is_terminal() {
-        return Err(diagnostic!(
-            help = "say --yes to do it without being asked",
-            "nothing was done: there is no terminal to ask on"
-        ));
-    }
-    print!("{question} Type yes: ");
-    let mut answer = String::new();
-    let read = std::io::stdout().flush().and_then(|()| stdin.lock().read_line(&mut answer));
-    read.map_err(|error| diagnostic!("cannot ask: {error}"))?;
-    Ok(answer.trim() == "yes")
 }
 
 /// The slot first: it is what holds back the source's log, and without it nothing else is of use to a `run`.

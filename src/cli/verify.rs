@@ -1,7 +1,8 @@
 //! `verify`: whether every target holds what the source has.
 
+use super::common::{ConfigFile, FAILED};
 use super::resync::{chosen, resync};
-use super::{ConfigFile, FAILED, signals};
+use super::signals::signals;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::TenantId;

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 /// The source as `setup` sees it.
 #[derive(Clone, Debug, Default)]
-pub struct SetupFacts {
+pub(crate) struct SetupFacts {
     pub(super) database: String,
     /// The role of source.url, where there is one of that name: whether it may replicate, and whether it sees all rows.
     pub(super) role: Option<Role>,
@@ -85,7 +85,7 @@ const READS: &str = "
     GROUP BY 1, 2";
 
 /// Looks at the source, as a role that may read its catalogs. `config.users` is settled.
-pub async fn gather(client: &mut PgClient, config: &Config) -> Result<SetupFacts, ServiceError> {
+pub(crate) async fn gather(client: &mut PgClient, config: &Config) -> Result<SetupFacts, ServiceError> {
     require_column_lists(client, config.source.publish).await?;
     let row = client.query_one(SERVER, &[&config.source.url.user]).await?;
     let role = row.get::<_, bool>(1).then(|| Role { replicates: row.get(2), bypasses: row.get(3) });

@@ -1,7 +1,7 @@
 //! The source's script. Pure.
 
-use super::Script;
 use super::facts::{Identity, Role, SetupFacts};
+use super::script::Script;
 use crate::capture::publication::{Published, create_statement};
 use crate::config::{Config, Publish};
 use crate::pg::{quote_ident, quote_table};
@@ -10,7 +10,7 @@ use crate::pg::{quote_ident, quote_table};
 const IDENTITY_INDEX: &str = "users_sync_identity";
 
 /// Everything that the source lacks. An error says what cannot be had together.
-pub fn source_script(config: &Config, facts: &SetupFacts) -> Result<Script, String> {
+pub(crate) fn source_script(config: &Config, facts: &SetupFacts) -> Result<Script, String> {
     let role = quote_ident(&config.source.url.user);
     let mut script = Script {
         heading: format!("at the source, in database {}, as the tables' owner or a superuser", facts.database),

@@ -1,6 +1,6 @@
 //! A target's script: the same for all. Pure.
 
-use super::Script;
+use super::script::Script;
 use crate::apply::create_wait_for;
 use crate::apply::statement::{CREATE_INDEX, CREATE_TABLE};
 use crate::config::Tenant;
@@ -9,7 +9,7 @@ use crate::pg::quote_ident;
 /// What a tenant's target needs, and what the roles of its application need to refer to users.
 ///
 /// `rows_go`: rows are deleted, at once or after a time.
-pub fn target_script(tenant: &Tenant, role_exists: bool, rows_go: bool, application_roles: &[String]) -> Script {
+pub(crate) fn target_script(tenant: &Tenant, role_exists: bool, rows_go: bool, application_roles: &[String]) -> Script {
     let role = quote_ident(&tenant.target.user);
     let mut script = Script {
         heading: format!(

@@ -1,0 +1,20 @@
+//! The question on the terminal before something is deleted.
+
+use crate::diagnostic::{Diagnostic, diagnostic};
+use std::io::{BufRead, IsTerminal, Write};
+
+/// Asks on the terminal for a yes.
+pub(super) fn confirm(question: &str) -> Result<bool, Diagnostic> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(diagnostic!(
+            help = "say --yes to do it without being asked",
+            "nothing was done: there is no terminal to ask on"
+        ));
+    }
+    print!("{question} Type yes: ");
+    let mut answer = String::new();
+    let read = std::io::stdout().flush().and_then(|()| stdin.lock().read_line(&mut answer));
+    read.map_err(|error| diagnostic!("cannot ask: {error}"))?;
+    Ok(answer.trim() == "yes")
+}

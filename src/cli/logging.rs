@@ -1,0 +1,56 @@
+//! Log output: stderr, as text or JSON, without any line of a library that could hold row values.
+
+use crate::config;
+use crate::diagnostic::{Diagnostic, diagnostic};
+use clap::ValueEnum;
+use std::io::IsTerminal;
+use tracing::subscriber::set_global_default;
+use tracing_subscriber::EnvFilter;
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl From<config::LogFormat> for LogFormat {
+    fn from(format: config::LogFormat) -> LogFormat {
+        match format {
+            config::LogFormat::Text => LogFormat::Text,
+            config::LogFormat::Json => LogFormat::Json,
+        }
+    }
+}
+
+/// What the command line says of the log.
+pub(super) struct Logging {
+    pub(super) format: Option<LogFormat>,
+    pub(super) level: String,
+}
+
+impl Logging {
+    /// From here on events go to stderr.
+    pub(super) fn begin(&self, configured: LogFormat) -> Result<(), Diagnostic> {
+        log_to_stderr(self.format.unwrap_or(configured), &self.level)
+    }
+}
+
+fn log_to_stderr(format: LogFormat, level: &str) -> Result<(), Diagnostic> {
+    let ours_alone = level.parse::<tracing::Level>().map(|level| format!("warn,users_sync={level}"));
+    let filter = EnvFilter::try_new(ours_alone.as_deref().unwrap_or(level)).map_err(|error| {
+        diagnostic!(help = "for example: --log-level info,users_sync::capture=debug", "--log-level: {error}")
+    })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Not by `init`, which takes what libraries write with `log` as well: tokio-postgres hands on parameters and notices
+    // there, that is, rows' values. Only the first caller in a process can set it, and that one has set what we want.
+    let _ = match format {
+        LogFormat::Text => {
+            let builder = builder.with_target(false).with_ansi(std::io::stderr().is_terminal());
+            set_global_default(builder.finish())
+        }
+        LogFormat::Json => set_global_default(builder.json().flatten_event(true).finish()),
+    };
+    Ok(())
+}
