@@ -94,8 +94,8 @@ mod tests {
     fn every_tenant_has_its_topic_or_they_share_one() {
         let each = topics("users_sync.{tenant}", &["b", "a"]).unwrap();
         assert_eq!((each.of(0), each.distinct()), ("users_sync.b", vec!["users_sync.a", "users_sync.b"]));
-        let context = topics("{table}", &["b", "a"]).unwrap();
-        assert_eq!((context.of(1), context.distinct()), ("auth.users", vec!["auth.users"]));
+        let shared = topics("{table}", &["b", "a"]).unwrap();
+        assert_eq!((shared.of(1), shared.distinct()), ("auth.users", vec!["auth.users"]));
     }
 
     #[test]

@@ -1,45 +1,45 @@
-//! Messages on their way to Kafka: one buffer for all of their texts. Pure.
+//! A batch of messages for Kafka, with one buffer for all of their texts. Pure.
 
 use std::ops::Range;
 
-/// A part of a batch's buffer.
+/// A byte range of a batch's buffer.
 pub type Text = Range<usize>;
 
 /// Messages of one or more transactions, in order.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// What the messages' ranges point into.
+    /// The buffer that the messages' ranges refer to.
     pub text: String,
-    /// In the order in which they are to be published.
+    /// The messages, in publishing order.
     pub messages: Vec<Message>,
 }
 
-/// A message, as far as it is not the same for all.
+/// The parts of a message that differ between messages.
 #[derive(Debug, Clone)]
 pub struct Message {
-    /// By its place among the tenants.
+    /// Index of the tenant in the configuration's list.
     pub tenant: usize,
-    /// Never empty.
+    /// The record's key. Never empty.
     pub key: Text,
-    /// `None` for a tombstone.
+    /// The record's value. `None` for a tombstone.
     pub value: Option<Text>,
-    /// `ce_id`.
+    /// CloudEvents header `ce_id`.
     pub id: Text,
-    /// `ce_time`.
+    /// CloudEvents header `ce_time`.
     pub time: Text,
-    /// `ce_type`.
+    /// CloudEvents header `ce_type`.
     pub kind: &'static str,
     /// The record's timestamp: milliseconds since the Unix epoch.
     pub millis: i64,
 }
 
 impl Batch {
-    /// A part of the buffer.
+    /// The text of a range.
     pub fn part(&self, part: &Text) -> &str {
         &self.text[part.clone()]
     }
 
-    /// Appends what `write` writes.
+    /// Appends the text that `write` produces, and returns its range.
     pub(super) fn put(&mut self, write: impl FnOnce(&mut String)) -> Text {
         let from = self.text.len();
         write(&mut self.text);
@@ -51,12 +51,12 @@ impl Batch {
         self.messages.truncate(messages);
     }
 
-    /// What it weighs.
+    /// Size of the buffer in bytes.
     pub fn len(&self) -> usize {
         self.text.len()
     }
 
-    /// Whether there is nothing to be published.
+    /// Whether the batch has no messages.
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }

@@ -1,4 +1,4 @@
-//! The format `debezium`: its envelope, with or without the schema that Kafka Connect's JsonConverter wants. Pure.
+//! The format `debezium`: its envelope, with or without the schema that Kafka Connect's JsonConverter expects. Pure.
 //!
 //! Source: Debezium's manual, "PostgreSQL connector", "Data change events"; Kafka Connect's JsonConverter.
 
@@ -11,9 +11,9 @@ use std::fmt::Write;
 pub(super) struct Debezium {
     opens: String,
     closes: &'static str,
-    /// The fields of `source` that never change.
+    /// The constant fields of `source` that precede the variable ones.
     names: String,
-    /// And those behind the ones that do.
+    /// The constant fields of `source` that follow the variable ones.
     table: String,
 }
 
@@ -54,7 +54,7 @@ impl Debezium {
             Op::Read => 'r',
         };
         let place = &event.place;
-        // Writing to a string does not fail, here and below.
+        // Writing to a `String` cannot fail, here and below.
         let _ = match place.xid {
             Some(xid) => write!(
                 out,
@@ -90,7 +90,7 @@ impl Debezium {
     }
 }
 
-/// The seven columns; `raw_json` is a text, as Debezium has json columns.
+/// The seven columns. `raw_json` is a string, because Debezium emits json columns as strings.
 fn row(user: &User, out: &mut String) {
     out.push_str("{\"id\":");
     push_string(&user.id, out);
@@ -103,7 +103,7 @@ fn row(user: &User, out: &mut String) {
     out.push('}');
 }
 
-/// What a replica identity of the key alone carries of the row before.
+/// The old row as a replica identity of the key alone carries it: every other column is null.
 fn key_only(id: &str, out: &mut String) {
     out.push_str("{\"id\":");
     push_string(id, out);
@@ -113,7 +113,7 @@ fn key_only(id: &str, out: &mut String) {
     out.push('}');
 }
 
-/// What stands before a key's fields where keys carry their schema.
+/// The text in front of a key's fields if keys carry their schema.
 pub(super) fn key_opens(slot: &str, names_tenant: bool) -> String {
     let id = json!({"type": "string", "optional": false, "field": "id"});
     let tenant = json!({"type": "string", "optional": false, "field": "tenant_id"});

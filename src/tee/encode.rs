@@ -1,4 +1,4 @@
-//! A user's change as a message: key, value and CloudEvents headers. Pure.
+//! Encodes a change of a user as a message: key, value and CloudEvents headers. Pure.
 
 use super::batch::{Batch, Message, Text};
 use super::debezium::Debezium;
@@ -7,56 +7,56 @@ use crate::config::{Kafka, KafkaFormat};
 use crate::model::{Lsn, TableName, Timestamp, User, Xid, push_string};
 use std::fmt::Write;
 
-/// What happened to a user.
+/// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     /// The user is new to the tenant.
     Create,
-    /// The user was there before.
+    /// The tenant already had the user.
     Update,
-    /// The user is marked as deleted: the row stays.
+    /// The user is marked deleted; the row stays.
     SoftDelete,
-    /// The user is gone.
+    /// The row of the user was deleted.
     Delete,
-    /// The user was found by a snapshot.
+    /// A snapshot read the user.
     Read,
 }
 
-/// Where and when.
+/// Position and time of a change.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
-    /// The start of the transaction's commit record; of a snapshot its position.
+    /// The start of the transaction's commit record. For a snapshot, the snapshot's position.
     pub position: Lsn,
-    /// The change's number in its transaction or snapshot, from 1.
+    /// The number of the change in its transaction or snapshot, starting at 1.
     pub ordinal: u64,
-    /// The transaction; `None` for a snapshot.
+    /// The transaction's id. `None` for a snapshot.
     pub xid: Option<Xid>,
-    /// When it was committed, or read.
+    /// Commit time. For a snapshot, the time of the read.
     pub at: Timestamp,
-    /// When it is published: milliseconds since the Unix epoch.
+    /// Time of publishing, in milliseconds since the Unix epoch.
     pub now: i64,
 }
 
 /// One change of one user.
 #[derive(Clone, Copy)]
 pub struct Event<'a> {
-    /// What happened.
+    /// The kind of the change.
     pub op: Op,
-    /// By its place among the tenants.
+    /// Index of the tenant in the configuration's list.
     pub tenant: usize,
     /// The tenant's id.
     pub tenant_id: &'a str,
     /// The user's id.
     pub id: &'a str,
-    /// The user before, where that is known.
+    /// The user before the change, if the replica identity carries it.
     pub before: Option<&'a User>,
-    /// The user after; `None` for a delete.
+    /// The user after the change. `None` for a delete.
     pub after: Option<&'a User>,
-    /// Where and when.
+    /// Position and time.
     pub place: Place,
 }
 
-/// Writes messages in the configured format.
+/// Encodes messages in the configured format.
 #[derive(Debug)]
 pub struct Encoder {
     slot: String,
@@ -74,7 +74,7 @@ enum Format {
 }
 
 impl Encoder {
-    /// For one configuration of the tee, a source database and its mapped table.
+    /// An encoder for `kafka`'s format, with the names of the source database and the mapped table.
     pub fn new(kafka: &Kafka, database: &str, table: &TableName) -> Encoder {
         let names_tenant = !kafka.topic.contains("{tenant}");
         let (key_opens, key_closes) = match kafka.schemas {
@@ -96,7 +96,7 @@ impl Encoder {
         }
     }
 
-    /// `ce_source`: the database and the table.
+    /// CloudEvents header `ce_source`: the database and the table.
     pub fn source(&self) -> &str {
         &self.source
     }
@@ -117,21 +117,21 @@ impl Encoder {
         self.finish(event, value, kind, "", batch);
     }
 
-    /// Appends a tombstone: what is compacted away before it, is gone.
+    /// Appends a tombstone. Compaction then removes the earlier messages of the key.
     pub fn put_tombstone(&self, event: &Event<'_>, batch: &mut Batch) {
         self.finish(event, None, "users_sync.user.tombstone", "t", batch);
     }
 
-    /// Whether a delete is a tombstone already.
+    /// Whether the format encodes a delete as a tombstone.
     pub fn deletes_by_tombstone(&self) -> bool {
         matches!(self.format, Format::Upsert)
     }
 
-    /// `mark` tells a tombstone's id from that of the message before it.
+    /// `mark` makes the id of a tombstone differ from the id of the message before it.
     fn finish(&self, event: &Event<'_>, value: Option<Text>, kind: &'static str, mark: &str, batch: &mut Batch) {
         let Place { position, ordinal, xid, at, .. } = event.place;
         let key = batch.put(|out| self.key(event.tenant_id, event.id, out));
-        // Numbers and names that are written to a string do not fail.
+        // Writing to a `String` cannot fail.
         let id = batch.put(|out| {
             let snapshot = if xid.is_none() { "r" } else { "" };
             let _ = write!(out, "{}/{position}/{snapshot}{ordinal}{mark}", self.slot);
@@ -143,7 +143,7 @@ impl Encoder {
         batch.messages.push(Message { tenant: event.tenant, key, value, id, time, kind, millis });
     }
 
-    /// `{"id": ...}`, and whose it is in a topic that tenants share.
+    /// `{"id": ...}`. In a topic that tenants share, also `tenant_id`.
     fn key(&self, tenant: &str, id: &str, out: &mut String) {
         out.push_str(&self.key_opens);
         match self.names_tenant {
@@ -159,7 +159,7 @@ impl Encoder {
         out.push_str(self.key_closes);
     }
 
-    /// The tenant's and the user's id of a key that this encoder has written; no tenant where its topic says so.
+    /// Parses a key that this encoder wrote: tenant id (`None` if each tenant has its own topic) and user id.
     pub fn read_key(&self, key: &[u8]) -> Option<(Option<String>, String)> {
         let mut key: serde_json::Value = serde_json::from_slice(key).ok()?;
         let fields = if self.key_opens.is_empty() { &mut key } else { key.get_mut("payload")? };
@@ -172,10 +172,10 @@ impl Encoder {
     }
 }
 
-/// `,"created_at":"..."` and its like.
+/// Appends `,"key":"time"`, or `,"key":null`.
 pub(super) fn push_time(key: &str, time: Option<Timestamp>, out: &mut String) {
     match time {
-        // Writing to a string does not fail.
+        // Writing to a `String` cannot fail.
         Some(time) => {
             let _ = write!(out, ",\"{key}\":\"{time}\"");
         }
@@ -185,7 +185,7 @@ pub(super) fn push_time(key: &str, time: Option<Timestamp>, out: &mut String) {
     }
 }
 
-/// `,"name":"..."` and its like.
+/// Appends `,"key":"text"`, or `,"key":null`.
 pub(super) fn push_text(key: &str, text: Option<&str>, out: &mut String) {
     let _ = write!(out, ",\"{key}\":");
     match text {

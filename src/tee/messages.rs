@@ -1,32 +1,32 @@
-//! What is said of a change, under the configured kind of deletes. Pure.
+//! The messages of a change, under the configured mode of deletes. Pure.
 
 use super::batch::Batch;
 use super::encode::{Encoder, Event, Op, Place};
 use crate::model::{Change, Deletes, User, push_string};
 
-/// A change that is whole, of a known tenant.
+/// A complete change of a known tenant.
 pub struct Said<'a> {
-    /// By its place among the tenants.
+    /// Index of the tenant in the configuration's list.
     pub tenant: usize,
     /// The tenant's id.
     pub tenant_id: &'a str,
-    /// Neither a patch nor a reread: those are completed before.
+    /// The change. Patches and re-reads are completed earlier.
     pub change: &'a Change,
     /// The user is new to the tenant.
     pub is_new: bool,
-    /// The user before, where the replica identity carries it.
+    /// The user before the change, if the replica identity carries it.
     pub before: Option<&'a User>,
-    /// Where and when.
+    /// Position and time.
     pub place: Place,
 }
 
-/// Appends the messages of a change. `tombstones`: also behind soft deletes.
+/// Appends the messages of a change. `tombstones`: a tombstone follows soft deletes, too.
 pub fn messages(said: &Said<'_>, deletes: Deletes, tombstones: bool, encoder: &Encoder, batch: &mut Batch) {
     let Said { tenant, tenant_id, change, is_new, before, place } = *said;
     let event = |op, after| Event { op, tenant, tenant_id, id: change.id(), before, after, place };
     let gone;
     let (event, buries) = match (change, deletes) {
-        // What was before belongs to whoever had the user then.
+        // The old row belongs to the tenant that had the user before.
         (Change::Upsert(user), _) if is_new => {
             (Event { before: None, ..event(Op::Create, Some(user)) }, tombstones && user.deleted_at.is_some())
         }
@@ -38,7 +38,7 @@ pub fn messages(said: &Said<'_>, deletes: Deletes, tombstones: bool, encoder: &E
             gone = User { deleted_at: user.deleted_at.or(Some(*at)), ..user };
             (event(Op::SoftDelete, Some(&gone)), tombstones)
         }
-        // Nothing of these is known well enough to be said.
+        // Incomplete changes have no message.
         (Change::Patch(_) | Change::Reread { .. }, _) => return,
     };
     encoder.put(&event, batch);
@@ -47,7 +47,7 @@ pub fn messages(said: &Said<'_>, deletes: Deletes, tombstones: bool, encoder: &E
     }
 }
 
-/// All that a replica identity of the key alone leaves of a deleted user.
+/// A deleted user as a replica identity of the key alone carries it.
 fn known_by_id(id: &str) -> User {
     let mut raw_json = "{\"id\":".to_owned();
     push_string(id, &mut raw_json);

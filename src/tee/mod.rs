@@ -1,6 +1,6 @@
-//! The tee: the same changes, for consumers of Kafka. `capture -> map -> encode -> publish`, on a slot of its own.
+//! The Kafka output (tee): the same changes as messages, `capture -> map -> encode -> publish`, on a slot of its own.
 //!
-//! What a message says is decided here without I/O ([`Encoder`], [`Positions`], [`Topics`]); `kafka` does what is decided.
+//! Messages and positions are decided here without I/O ([`Encoder`], [`Positions`]). `kafka` does the I/O.
 
 mod batch;
 mod debezium;
@@ -14,4 +14,4 @@ mod upsert;
 pub use batch::{Batch, Message, Text};
 pub use encode::{Encoder, Event, Op, Place};
 pub use messages::{Said, messages};
-pub use positions::{Held, Positions, Resume, Source, Split, StreamPosition, TenantPosition, decide_resume};
+pub use positions::{PositionRecord, Positions, Resume, Source, Split, StreamPosition, TenantPosition, decide_resume};

@@ -1,12 +1,12 @@
-//! How far the topics are: what stands in the positions topic, and what that makes of the slot. Pure.
+//! Records of the positions topic, and whether the slot can resume from them. Pure.
 //!
-//! A record is written in the Kafka transaction of the messages before it, so the two cannot disagree.
+//! A record is written in the same Kafka transaction as the messages before it, so the two cannot disagree.
 
 use crate::model::{Generation, Lsn, TenantId};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-/// What a record is about.
+/// The key of a record: the stream of a slot, or one of its tenants.
 #[derive(Debug, Serialize, Deserialize)]
 struct Key {
     slot: String,
@@ -14,68 +14,68 @@ struct Key {
     tenant: Option<String>,
 }
 
-/// How far the stream is in the topics.
+/// The position up to which the stream is published.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamPosition {
-    /// Every transaction that ends up to here is.
+    /// Every transaction that ends at or before this position is published.
     #[serde(with = "text")]
     pub position: Lsn,
-    /// Of the server whose positions these are.
+    /// System identifier of the server that `position` belongs to.
     pub system: String,
-    /// Its timeline.
+    /// Timeline of that server.
     pub timeline: i32,
-    /// The unbroken history that they belong to, as the state counts it.
+    /// The state's generation of that history.
     pub generation: i64,
-    /// A transaction beyond of which a part is in the topics already.
+    /// A transaction behind `position` that is published in part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<Split>,
 }
 
-/// A transaction that was too large for one of Kafka's.
+/// A source transaction that was published in several Kafka transactions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Split {
     /// The start of its commit record.
     #[serde(with = "text")]
     pub commit: Lsn,
-    /// What became of that many rows of it is there.
+    /// The number of its rows whose messages are published.
     pub rows: u64,
-    /// So many changes of it have got a number.
+    /// The number of its changes that have an ordinal.
     #[serde(default)]
     pub changes: u64,
 }
 
-/// A tenant whose users are in its topic.
+/// A tenant whose snapshot is in its topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantPosition {
-    /// Of its snapshot.
+    /// The snapshot's position.
     #[serde(with = "text")]
     pub position: Lsn,
-    /// The topic that they are in.
+    /// The topic that holds its users.
     pub topic: String,
-    /// Fingerprint of the mapping that they were made with.
+    /// Fingerprint of the mapping that produced them.
     pub mapping: String,
 }
 
-/// Everything that the positions topic says of one slot.
+/// The content of the positions topic for one slot.
 #[derive(Debug, Default)]
 pub struct Positions {
-    /// Of the stream, once anything was published.
+    /// The stream's position. `None` if nothing was published.
     pub stream: Option<StreamPosition>,
-    /// By tenant.
+    /// The tenants whose snapshot is published.
     pub tenants: HashMap<TenantId, TenantPosition>,
 }
 
 /// A record of the positions topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// Its key.
+pub struct PositionRecord {
+    /// The record's key.
     pub key: String,
-    /// Its value; `None` takes it away.
+    /// The record's value. `None` removes the key.
     pub value: Option<String>,
 }
 
 impl Positions {
-    /// Takes a record in the topic's order; those of other slots, or that nobody here wrote, are passed over.
+    /// Applies a record, in topic order. Records of other slots, and records that users-sync did not write, are ignored.
     pub fn take(&mut self, slot: &str, key: &[u8], value: Option<&[u8]>) {
         let Ok(key) = serde_json::from_slice::<Key>(key) else { return };
         if key.slot != slot {
@@ -95,45 +95,45 @@ impl Positions {
 }
 
 impl StreamPosition {
-    /// The record that says so.
-    pub fn record(&self, slot: &str) -> Held {
-        Held { key: json(&Key { slot: slot.to_owned(), tenant: None }), value: Some(json(self)) }
+    /// The record for this position.
+    pub fn record(&self, slot: &str) -> PositionRecord {
+        PositionRecord { key: json(&Key { slot: slot.to_owned(), tenant: None }), value: Some(json(self)) }
     }
 }
 
 impl TenantPosition {
-    /// The record that says so; without a position, the one that takes it away.
-    pub fn record(slot: &str, tenant: &TenantId, position: Option<&TenantPosition>) -> Held {
+    /// The record for a tenant's position. Without a position, the record that removes it.
+    pub fn record(slot: &str, tenant: &TenantId, position: Option<&TenantPosition>) -> PositionRecord {
         let key = Key { slot: slot.to_owned(), tenant: Some(tenant.to_string()) };
-        Held { key: json(&key), value: position.map(json) }
+        PositionRecord { key: json(&key), value: position.map(json) }
     }
 }
 
-/// What the slot is good for.
+/// Whether the slot can resume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resume {
-    /// It goes on from what the topics hold.
+    /// It resumes from the topics' position.
     From(StreamPosition),
-    /// It cannot, and why: a new one is made, and every tenant takes a snapshot.
+    /// It cannot resume: a new slot is created, and every tenant takes a snapshot.
     Anew(&'static str),
 }
 
-/// The source and the slot, as they are found.
+/// The source and the slot as observed.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
-    /// The server's system identifier.
+    /// System identifier of the server.
     pub system: &'a str,
-    /// Its timeline.
+    /// Timeline of that server.
     pub timeline: i32,
-    /// The state's history.
+    /// The state's generation.
     pub generation: Generation,
-    /// What the slot has confirmed.
+    /// The slot's `confirmed_flush_lsn`.
     pub confirmed: Lsn,
-    /// The end of the server's log.
+    /// The end of the server's WAL.
     pub flushed: Lsn,
 }
 
-/// Holds what the topics say against the slot.
+/// Compares the topics' position with the source and its slot.
 pub fn decide_resume(known: Option<&StreamPosition>, source: &Source<'_>) -> Resume {
     let Some(known) = known else { return Resume::Anew("the positions topic does not know how far it was") };
     let breaks = [
@@ -153,7 +153,7 @@ fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-/// A position as people write it.
+/// An LSN in its text form, `16/B374D848`.
 mod text {
     use crate::model::Lsn;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_the_last_record_counts() {
         let mut positions = Positions::default();
-        let mut take = |slot, held: Held| {
+        let mut take = |slot, held: PositionRecord| {
             positions.take(slot, held.key.as_bytes(), held.value.as_deref().map(str::as_bytes));
         };
         let split = Some(Split { commit: Lsn(0x1_0000_0000), rows: 9, changes: 11 });
@@ -190,7 +190,7 @@ mod tests {
         take("s", TenantPosition::record("s", &acme, Some(&tenant)));
         take("s", TenantPosition::record("s", &globex, Some(&tenant)));
         take("s", TenantPosition::record("s", &globex, None));
-        take("s", Held { key: "no JSON".into(), value: None });
+        take("s", PositionRecord { key: "no JSON".into(), value: None });
         assert_eq!(positions.stream, Some(StreamPosition { split, ..stream(2) }));
         assert_eq!(positions.tenants, HashMap::from([(acme, tenant)]));
     }

@@ -1,9 +1,9 @@
-//! The format `upsert`: the seven columns, as they are. Pure.
+//! The format `upsert`: the seven columns as a flat object. Pure.
 
 use super::encode::{push_text, push_time};
 use crate::model::{User, push_string};
 
-/// `raw_json` is a document of its own, times are ISO 8601.
+/// Writes a user. `raw_json` is a nested document; times are ISO 8601.
 pub(super) fn write(user: &User, out: &mut String) {
     out.push_str("{\"id\":");
     push_string(&user.id, out);

@@ -51,7 +51,7 @@ async fn too_old() {
     cluster.apiversion(RDKafkaApiKey::InitProducerId, None, None).unwrap();
     let bed = TeeBed::start_with(&cluster.bootstrap_servers(), "old", "create_topics: false", "").await;
     let (process, log) = Process::start_logged(&bed.file);
-    log.says("the brokers are too old: it takes Kafka 0.11 or a newer one").await;
+    log.says("the brokers are too old: Kafka 0.11 or later is required").await;
     cluster.apiversion(RDKafkaApiKey::InitProducerId, Some(0), Some(4)).unwrap();
     bed.tee_is("following").await;
     assert!(process.stop().await.success());

@@ -14,7 +14,7 @@ use crate::replicator::tee::kafka_sink::millis;
 use crate::route::Directory;
 use crate::snapshot::{Export, RowStream};
 use crate::tee::kafka::{CommitKind, Reader};
-use crate::tee::{Event, Held, Op, Place, StreamPosition, TenantPosition};
+use crate::tee::{Event, Op, Place, PositionRecord, StreamPosition, TenantPosition};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use tokio::time::Instant;
 
@@ -63,7 +63,8 @@ impl Pass<'_> {
             self.bury(export, &held, &mut ordinal, batcher).await?;
         }
         let slot = &self.kafka.slot;
-        let mut records: Vec<Held> = self.gone.iter().map(|id| TenantPosition::record(slot, id, None)).collect();
+        let mut records: Vec<PositionRecord> =
+            self.gone.iter().map(|id| TenantPosition::record(slot, id, None)).collect();
         for member in members {
             let (position, topic) = (export.position, batcher.topics.of(member.index).to_owned());
             let known = TenantPosition { position, topic, mapping: member.mapping.clone() };

@@ -1,4 +1,4 @@
-//! Clients: how they are configured, and what they complain of.
+//! Configuration of the Kafka clients, and the errors that they report asynchronously.
 
 use super::failure::Failure;
 use crate::config::Kafka;
@@ -11,18 +11,18 @@ use rdkafka::producer::{Producer as _, ProducerContext, ThreadedProducer};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Messages are published through this; it serves itself in a thread of its own.
-pub type Producer = ThreadedProducer<Complaints>;
+/// Publishes messages. librdkafka polls it in a thread of its own.
+pub type Producer = ThreadedProducer<ClientErrors>;
 
-/// The brokers have to answer within this.
-pub(super) const ANSWER: Duration = Duration::from_secs(10);
+/// Time limit for an answer of the brokers.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An older process's transaction has to end within this.
-const INIT: Duration = Duration::from_secs(30);
+/// Time limit for ending a transaction that an older process left open.
+const FENCE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a client says went wrong, other than by a call's result.
+/// The errors that a client reports other than as a call's result.
 #[derive(Clone, Default)]
-pub struct Complaints {
+pub struct ClientErrors {
     last: Arc<Mutex<Last>>,
 }
 
@@ -33,13 +33,13 @@ struct Last {
     topic: Option<String>,
 }
 
-impl Complaints {
-    /// A call's error with the cause that the client knows.
-    pub(super) fn failure(&self, doing: &str, error: &KafkaError) -> Failure {
-        Failure::of(doing, error, self.lock().error.clone())
+impl ClientErrors {
+    /// A call's error, with the cause that the client reported.
+    pub(super) fn failure(&self, operation: &str, error: &KafkaError) -> Failure {
+        Failure::of(operation, error, self.lock().error.clone())
     }
 
-    /// The first message that was not delivered, since this was asked last.
+    /// Takes the error of the first message that was not delivered since the last call.
     pub(super) fn undelivered(&self) -> Option<Failure> {
         let mut last = self.lock();
         let error = last.undelivered.take()?;
@@ -52,9 +52,9 @@ impl Complaints {
     }
 }
 
-impl ClientContext for Complaints {
+impl ClientContext for ClientErrors {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // What matters is said by the call that fails, once; this is for those who look closer.
+        // The failing call reports the error once, at a higher level.
         match level {
             RDKafkaLogLevel::Debug => tracing::trace!(target: "users_sync::librdkafka", facility, message),
             _ => tracing::debug!(target: "users_sync::librdkafka", facility, message),
@@ -63,23 +63,23 @@ impl ClientContext for Complaints {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let Some(code) = error.rdkafka_error_code() else { return };
-        // How long it took is another time another number.
+        // The suffix holds a duration, which would make every report look new.
         let reason = reason.split(" (after ").next().unwrap_or(reason);
         let mut last = self.lock();
-        // All brokers are down because of something that was said before.
+        // `AllBrokersDown` follows from an error that was reported before it.
         if code != RDKafkaErrorCode::AllBrokersDown || last.error.is_none() {
             last.error = Some((code, reason.to_owned()));
         }
     }
 }
 
-impl ProducerContext for Complaints {
+impl ProducerContext for ClientErrors {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
         let Err((error, message)) = result else { return };
         let mut last = self.lock();
-        // What is given up because of another one says nothing.
+        // A purged message is a consequence of another error.
         let purged = |code| matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight);
         if last.undelivered.is_none() && !error.rdkafka_error_code().is_some_and(purged) {
             last.topic = Some(message.topic().to_owned());
@@ -88,21 +88,21 @@ impl ProducerContext for Complaints {
     }
 }
 
-impl ConsumerContext for Complaints {}
+impl ConsumerContext for ClientErrors {}
 
-/// What every client of the tee has in common.
+/// The configuration that all clients share.
 pub(super) fn client_config(kafka: &Kafka) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", &kafka.brokers).set("client.id", "users-sync");
     config.set("reconnect.backoff.ms", "100").set("reconnect.backoff.max.ms", "2000");
     if cfg!(feature = "static") {
-        // An OpenSSL of our own does not know where this machine keeps the authorities that it trusts.
+        // A statically linked OpenSSL does not know where the machine keeps its CA certificates.
         config.set("ssl.ca.location", "probe");
     }
     for (key, value) in &kafka.properties {
         config.set(key, &value.0);
     }
-    // Who asks for `debug` wants to see what it brings.
+    // `debug` in the configuration asks for these messages.
     config.set_log_level(if kafka.properties.contains_key("debug") {
         RDKafkaLogLevel::Debug
     } else {
@@ -111,38 +111,38 @@ pub(super) fn client_config(kafka: &Kafka) -> ClientConfig {
     config
 }
 
-/// After this the brokers abort a transaction.
+/// The time after which the brokers abort an open transaction.
 pub(super) fn transaction_timeout(kafka: &Kafka) -> Duration {
     Duration::from_millis(number(kafka, "transaction.timeout.ms").unwrap_or(60_000))
 }
 
-/// How many kilobytes wait for the brokers at most: one message of the largest kind at least.
-fn room(kafka: &Kafka) -> u64 {
+/// Capacity of the producer's queue in kilobytes: enough for at least one message of the largest size.
+fn queue_kilobytes(kafka: &Kafka) -> u64 {
     (number(kafka, "message.max.bytes").unwrap_or_default() / 512).clamp(64 << 10, 2 << 20)
 }
 
-/// A property that is a number; librdkafka refuses what is none.
+/// A numeric property. librdkafka reports malformed numbers itself.
 fn number(kafka: &Kafka, name: &str) -> Option<u64> {
     kafka.properties.get(name)?.0.trim().parse().ok()
 }
 
-/// Makes a producer and reaches the brokers. Blocks.
+/// Creates a producer and connects to the brokers. Blocks.
 pub fn connect(kafka: &Kafka) -> Result<Producer, Failure> {
     let mut config = client_config(kafka);
     config.set("acks", "all").set("enable.idempotence", "true").set("partitioner", "murmur2_random");
     config.set("delivery.report.only.error", "true");
-    // A topic that brokers make by themselves is not compacted; and one that somebody deletes is not to come back empty.
+    // A topic that the brokers create is not compacted, and a deleted topic must not reappear empty.
     config.set("allow.auto.create.topics", "false");
     let timeout = transaction_timeout(kafka).as_millis();
     for (names, value) in [
-        // A batch is published as a whole: nothing is gained by waiting for more of it.
+        // A batch is published as a whole: waiting for more messages gains nothing.
         (&["linger.ms", "queue.buffering.max.ms"][..], "1".to_owned()),
         (&["batch.num.messages"], "10000".to_owned()),
         (&["queue.buffering.max.messages"], "100000".to_owned()),
-        // Its default is a gigabyte; a huge transaction waits at the source instead.
-        (&["queue.buffering.max.kbytes"], room(kafka).to_string()),
+        // The default is 1 GB. A huge transaction waits at the source instead.
+        (&["queue.buffering.max.kbytes"], queue_kilobytes(kafka).to_string()),
         (&["transaction.timeout.ms"], timeout.to_string()),
-        // It may not be longer than a transaction's.
+        // librdkafka requires a delivery timeout below the transaction timeout.
         (&["message.timeout.ms", "delivery.timeout.ms"], (timeout * 5 / 6).to_string()),
     ] {
         if !names.iter().any(|name| kafka.properties.contains_key(*name)) {
@@ -152,16 +152,16 @@ pub fn connect(kafka: &Kafka) -> Result<Producer, Failure> {
     if kafka.exactly_once {
         config.set("transactional.id", format!("{}.{}", kafka.positions_topic, kafka.slot));
     }
-    let complaints = Complaints::default();
-    let producer = Producer::from_config_and_context(&config, complaints.clone());
+    let client_errors = ClientErrors::default();
+    let producer = Producer::from_config_and_context(&config, client_errors.clone());
     let producer = producer.map_err(|error| Failure::of("configuring the producer", &error, None))?;
-    let progress = producer.client().fetch_metadata(None, ANSWER);
-    progress.map_err(|error| complaints.failure(&format!("reaching Kafka at {}", kafka.brokers), &error))?;
+    let progress = producer.client().fetch_metadata(None, REQUEST_TIMEOUT);
+    progress.map_err(|error| client_errors.failure(&format!("reaching Kafka at {}", kafka.brokers), &error))?;
     Ok(producer)
 }
 
-/// Ends whatever an older process with the same slot has left open, and its right to write. Blocks.
+/// Aborts a transaction that an older process of the same slot left open, and fences that process. Blocks.
 pub fn fence(producer: &Producer) -> Result<(), Failure> {
-    let done = producer.init_transactions(INIT);
+    let done = producer.init_transactions(FENCE_TIMEOUT);
     done.map_err(|error| producer.context().failure("beginning transactions", &error))
 }

@@ -1,35 +1,35 @@
-//! What Kafka refused, and what mends it.
+//! Errors of Kafka, each with its remedy.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use std::fmt;
 
-/// Something that Kafka could not, or would not, do.
+/// A failed operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// What failed, and why.
+    /// The operation and the reason.
     pub what: String,
-    /// What mends it; `None` where that passes by itself.
+    /// How to fix it. `None` if it recovers on its own.
     pub remedy: Option<&'static str>,
 }
 
 impl Failure {
-    /// `doing` failed with `error`. `said` is what the client has complained of last, where that is the cause.
-    pub(super) fn of(doing: &str, error: &KafkaError, said: Option<(Code, String)>) -> Failure {
+    /// A failure of `operation`. `last_error` is the last error that the client reported asynchronously.
+    pub(super) fn of(operation: &str, error: &KafkaError, last_error: Option<(Code, String)>) -> Failure {
         let code = code(error);
         let passes =
             |code| matches!(code, Code::BrokerTransportFailure | Code::OperationTimedOut | Code::AllBrokersDown);
-        // A call only says that time is up; the client knows why.
-        let cause = match said {
-            Some(said) if code.is_none_or(|code| passes(code) || code == Code::RequestTimedOut) => Some(said),
+        // A call reports only that it timed out. The client's last error has the cause.
+        let cause = match last_error {
+            Some(cause) if code.is_none_or(|code| passes(code) || code == Code::RequestTimedOut) => Some(cause),
             _ => None,
         };
         match cause {
-            Some((code, reason)) => Failure { what: format!("{doing} failed: {reason}"), remedy: remedy(code) },
-            None => Failure { what: format!("{doing} failed: {}", words(error)), remedy: code.and_then(remedy) },
+            Some((code, reason)) => Failure { what: format!("{operation} failed: {reason}"), remedy: remedy(code) },
+            None => Failure { what: format!("{operation} failed: {}", message(error)), remedy: code.and_then(remedy) },
         }
     }
 
-    /// With no more than these words.
+    /// A failure without a remedy.
     pub fn plain(what: String) -> Failure {
         Failure { what, remedy: None }
     }
@@ -47,7 +47,7 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-fn words(error: &KafkaError) -> String {
+fn message(error: &KafkaError) -> String {
     match error {
         KafkaError::Transaction(error) => error.string(),
         KafkaError::ClientCreation(message) => message.clone(),
@@ -56,7 +56,7 @@ fn words(error: &KafkaError) -> String {
     }
 }
 
-/// The client has none for what an admin request came to.
+/// `rdkafka_error_code` returns `None` for the result of an admin request.
 fn code(error: &KafkaError) -> Option<Code> {
     match error {
         KafkaError::AdminOp(code) => Some(*code),
@@ -74,11 +74,11 @@ fn remedy(code: Code) -> Option<&'static str> {
             "create the topic (cleanup.policy=compact), or set kafka.create_topics: true"
         }
         Code::TopicAuthorizationFailed => {
-            "the role of kafka.properties may not use the topic: allow it Describe, Read and Write there, and Create where \
+            "the role of kafka.properties may not use the topic: allow it Describe, Read and Write on the topic, and Create if \
              kafka.create_topics is on"
         }
         Code::ClusterAuthorizationFailed => {
-            "the role of kafka.properties may not do that: allow it Create and IdempotentWrite on the cluster, or create \
+            "the role of kafka.properties lacks a privilege: allow it Create and IdempotentWrite on the cluster, or create \
              the topics and set kafka.create_topics: false"
         }
         Code::TransactionalIdAuthorizationFailed => {
@@ -97,15 +97,15 @@ fn remedy(code: Code) -> Option<&'static str> {
         }
         Code::Resolve => "correct the host names in kafka.brokers",
         Code::PolicyViolation | Code::InvalidReplicationFactor | Code::InvalidPartitions => {
-            "set kafka.partitions and kafka.replication to what the cluster takes, or create the topics and set \
+            "set kafka.partitions and kafka.replication to values that the cluster accepts, or create the topics and set \
              kafka.create_topics: false"
         }
         Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch => {
-            "another process writes under this kafka.slot and kafka.positions_topic: where it is another installation, give \
-             each a slot of its own"
+            "another process writes under this kafka.slot and kafka.positions_topic: if it belongs to another installation, \
+             give each its own slot"
         }
         Code::UnsupportedVersion | Code::UnsupportedFeature => {
-            "the brokers are too old: it takes Kafka 0.11 or a newer one"
+            "the brokers are too old: Kafka 0.11 or later is required"
         }
         _ => return None,
     })
@@ -116,13 +116,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cause_is_said_and_not_that_time_is_up() {
+    fn a_timeout_is_reported_with_the_clients_last_error() {
         let late = KafkaError::MetadataFetch(Code::OperationTimedOut);
-        let said = Some((Code::Authentication, "SASL authentication error".to_owned()));
-        let failure = Failure::of("reaching Kafka", &late, said.clone());
+        let last_error = Some((Code::Authentication, "SASL authentication error".to_owned()));
+        let failure = Failure::of("reaching Kafka", &late, last_error.clone());
         assert!(failure.to_string().starts_with("reaching Kafka failed: SASL authentication error; correct sasl"));
         for refused in [KafkaError::MetadataFetch, KafkaError::AdminOp] {
-            let failure = Failure::of("x", &refused(Code::TopicAuthorizationFailed), said.clone());
+            let failure = Failure::of("x", &refused(Code::TopicAuthorizationFailed), last_error.clone());
             assert!(failure.to_string().contains("allow it Describe"), "{failure}");
         }
     }

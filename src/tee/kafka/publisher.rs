@@ -1,11 +1,10 @@
-//! Publishes batches, each in a transaction of Kafka's with the position that it leads to. A thread of its own, since
-//! librdkafka blocks.
+//! Publishes batches, each in one Kafka transaction together with the position that it reaches. Runs in its own thread,
+//! because librdkafka blocks.
 
 use super::client::{Producer, transaction_timeout};
 use super::failure::Failure;
-use crate::config::Kafka;
-use crate::config::Topics;
-use crate::tee::{Batch, Held};
+use crate::config::{Kafka, Topics};
+use crate::tee::{Batch, PositionRecord};
 use prometheus_client::metrics::counter::Counter;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -16,71 +15,71 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 
-/// Kafka has to commit within this; then the batch is begun anew, by whoever begins anew.
-const COMMIT: Duration = Duration::from_secs(30);
-/// A transaction that has been open for this part of `transaction.timeout.ms` is committed where it is: after the whole
-/// of it the brokers would abort it, and what is on its way has to get there before.
-const OPEN: u32 = 3;
-/// A transaction that is given up has to be so within this; then whoever comes next ends it.
-const ABORT: Duration = Duration::from_secs(2);
-/// So often a full queue is tried again.
-const FULL: Duration = Duration::from_millis(5);
-/// The coordinator marks a transaction's partitions after it has answered the commit. A transaction that begins before
-/// that is done is refused, and begun anew by librdkafka 20 ms later.
-const MARKED: Duration = Duration::from_millis(3);
-/// So often it is looked whether the brokers have acknowledged everything. The crate's own flush looks every 100 ms.
-const LOOK: Duration = Duration::from_micros(200);
+/// Time limit for a commit. After it, the session ends and the next one publishes the batch again.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// A transaction is committed in part once it has been open for this fraction of `transaction.timeout.ms`. At the full
+/// timeout the brokers would abort it, and the messages in flight need the rest of the time.
+const SPLIT_AFTER_FRACTION: u32 = 3;
+/// Time limit for an abort. After it, the next producer fences the transaction.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Wait before a message is offered to a full queue again.
+const QUEUE_FULL_WAIT: Duration = Duration::from_millis(5);
+/// Wait between a commit and the next begin. The coordinator writes the commit markers after it answers the commit; a transaction
+/// that begins earlier is refused, and librdkafka retries it only after 20 ms.
+const COMMIT_MARKERS_WAIT: Duration = Duration::from_millis(3);
+/// Interval at which acknowledgements are polled. The crate's own flush polls every 100 ms.
+const FLUSH_POLL_INTERVAL: Duration = Duration::from_micros(200);
 
-/// One publisher at a time: what an older one still has on its way would arrive behind what a newer one has said.
-static WRITING: Mutex<()> = Mutex::const_new(());
+/// PositionRecord by the running publisher. Messages in flight of an older publisher would otherwise arrive behind those of a newer one.
+static ACTIVE_PUBLISHER: Mutex<()> = Mutex::const_new(());
 
 /// Waits until the last publisher has ended.
 pub async fn ended() {
-    drop(WRITING.lock().await);
+    drop(ACTIVE_PUBLISHER.lock().await);
 }
 
-/// A batch, and what follows it.
+/// A batch, its topics, and how it is committed.
 pub struct Job {
     /// The messages.
     pub batch: Batch,
-    /// Where they go.
+    /// The tenants' topics.
     pub topics: Arc<Topics>,
-    /// What is written behind them.
+    /// How the batch ends.
     pub close: CommitKind,
 }
 
-/// What follows a batch.
+/// What ends a batch.
 pub enum CommitKind {
-    /// The position that is reached by it: committed with these records.
-    Transaction(Vec<Held>),
-    /// More of the same source transaction. It stays invisible until that is complete; what is open for too long is split
-    /// with this record.
-    Partial(Held),
+    /// The batch completes source transactions: it is committed together with these position records.
+    Transaction(Vec<PositionRecord>),
+    /// More of the same source transaction follows. The messages stay invisible until it is complete. A Kafka transaction that is open for
+    /// too long is committed in part with this record.
+    Partial(PositionRecord),
 }
 
-/// What is counted of it.
+/// Counters of the publisher.
 pub struct Counts {
-    /// Messages that the brokers have acknowledged.
+    /// Messages that the brokers acknowledged.
     pub messages: Counter,
-    /// Batches that lead to a position.
+    /// Batches that completed source transactions.
     pub transactions: Counter,
 }
 
-/// How many jobs are done.
+/// Number of jobs that the brokers acknowledged.
 pub type Done = u64;
 
-/// The thread's other end.
+/// Handle of the publisher thread.
 pub struct Publisher {
-    /// Takes a job while the one before is on its way.
+    /// Takes the next job while the one before is in flight.
     pub jobs: mpsc::Sender<Job>,
-    /// How many of them the brokers have acknowledged.
+    /// Number of acknowledged jobs.
     pub done: watch::Receiver<Done>,
-    /// What ended it.
+    /// The failure that ended the thread.
     pub failed: oneshot::Receiver<Failure>,
 }
 
 impl Publisher {
-    /// Starts the thread. It ends with the last job once nobody can send another one.
+    /// Starts the thread. It ends after the last job once all senders are dropped.
     pub fn start(
         producer: Producer,
         kafka: &Kafka,
@@ -97,14 +96,14 @@ impl Publisher {
             transactional: kafka.exactly_once,
             source: source.to_owned(),
             tenants,
-            patience: transaction_timeout(kafka) / OPEN,
+            patience: transaction_timeout(kafka) / SPLIT_AFTER_FRACTION,
             open: None,
             committed: None,
         };
         let runtime = Handle::current();
         std::thread::Builder::new().name("publisher".to_owned()).spawn(move || {
-            let _only = WRITING.blocking_lock();
-            // What it holds is let go of before the lock is.
+            let _only = ACTIVE_PUBLISHER.blocking_lock();
+            // Dropped before the lock is released.
             let mut work = work;
             loop {
                 let ended = match runtime.block_on(work.next(&mut queue)) {
@@ -114,12 +113,12 @@ impl Publisher {
                         say_done.send_modify(|done| *done += 1);
                     }),
                     Next::Split(split) => work.close(&[split]),
-                    Next::Nothing => return work.give_up(),
+                    Next::Nothing => return work.abort_open(),
                 };
                 if let Err(failure) = ended {
-                    // Nobody hears it where the tee has ended already.
+                    // The receiver may be gone if the session has ended.
                     let _ = say_failed.send(failure);
-                    return work.give_up();
+                    return work.abort_open();
                 }
             }
         })?;
@@ -127,19 +126,19 @@ impl Publisher {
     }
 }
 
-/// What there is to do for the thread.
+/// The thread's next step.
 enum Next {
     Job(Job),
-    /// The transaction is open for too long, and the rest of it is not in sight.
-    Split(Held),
+    /// The transaction has been open for too long: commit it in part.
+    Split(PositionRecord),
     Nothing,
 }
 
-/// A transaction that more is to come of.
+/// An open Kafka transaction.
 struct Open {
     since: Instant,
-    /// What makes it whole as it is.
-    split: Option<Held>,
+    /// The record that commits it in part.
+    split: Option<PositionRecord>,
 }
 
 struct Work {
@@ -148,10 +147,10 @@ struct Work {
     transactional: bool,
     source: String,
     tenants: Vec<String>,
-    /// How long a transaction may be open.
+    /// The longest time that a transaction may stay open.
     patience: Duration,
     open: Option<Open>,
-    /// When the last one was committed.
+    /// Time of the last commit.
     committed: Option<Instant>,
 }
 
@@ -188,24 +187,24 @@ impl Work {
             CommitKind::Partial(split) if since.elapsed() > self.patience => self.close(std::slice::from_ref(split)),
             CommitKind::Partial(split) => {
                 self.open = Some(Open { since, split: Some(split.clone()) });
-                // Without transactions nothing holds it back.
+                // Without transactions the messages are visible at once.
                 if self.transactional { Ok(()) } else { self.flush() }
             }
         }
     }
 
-    /// What is open will never be whole: consumers are not to wait for its end.
-    fn give_up(&self) {
+    /// Aborts the open transaction, so that consumers do not wait for its end.
+    fn abort_open(&self) {
         if self.transactional && self.open.is_some() {
-            // Where that fails, the next one that begins ends it, or time does.
-            let _ = self.producer.abort_transaction(ABORT);
+            // If the abort fails, the next producer or the transaction timeout ends it.
+            let _ = self.producer.abort_transaction(ABORT_TIMEOUT);
         }
     }
 
-    /// Makes what was published so far visible, with these records.
-    fn close(&mut self, records: &[Held]) -> Result<(), Failure> {
+    /// Commits the published messages together with these records.
+    fn close(&mut self, records: &[PositionRecord]) -> Result<(), Failure> {
         if !self.transactional {
-            // A position must not be there before what it stands for.
+            // A position must not be readable before the messages that it covers.
             self.flush()?;
         }
         for record in records {
@@ -226,7 +225,7 @@ impl Work {
 
     fn begin(&self) -> Result<(), Failure> {
         if let Some(committed) = self.committed {
-            std::thread::sleep(MARKED.saturating_sub(committed.elapsed()));
+            std::thread::sleep(COMMIT_MARKERS_WAIT.saturating_sub(committed.elapsed()));
         }
         self.producer.begin_transaction().map_err(|error| self.failure("beginning a transaction", &error))
     }
@@ -250,7 +249,7 @@ impl Work {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     record = back;
-                    std::thread::sleep(FULL);
+                    std::thread::sleep(QUEUE_FULL_WAIT);
                 }
                 Err((error, back)) => return Err(self.failure(&format!("publishing to {}", back.topic), &error)),
             }
@@ -258,9 +257,9 @@ impl Work {
     }
 
     fn flush(&self) -> Result<(), Failure> {
-        let deadline = Instant::now() + COMMIT;
+        let deadline = Instant::now() + COMMIT_TIMEOUT;
         while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(FLUSH_POLL_INTERVAL);
         }
         let flushed = self.producer.flush(Duration::ZERO);
         match self.producer.context().undelivered() {
@@ -270,7 +269,7 @@ impl Work {
     }
 
     fn commit(&self) -> Result<(), Failure> {
-        let deadline = Instant::now() + COMMIT;
+        let deadline = Instant::now() + COMMIT_TIMEOUT;
         loop {
             match self.producer.commit_transaction(deadline.saturating_duration_since(Instant::now())) {
                 Ok(()) => return Ok(()),
@@ -280,8 +279,8 @@ impl Work {
         }
     }
 
-    /// What happened to a message says more than what that did to its transaction.
-    fn failure(&self, doing: &str, error: &KafkaError) -> Failure {
-        self.producer.context().undelivered().unwrap_or_else(|| self.producer.context().failure(doing, error))
+    /// The error of an undelivered message is more specific than that of its transaction.
+    fn failure(&self, operation: &str, error: &KafkaError) -> Failure {
+        self.producer.context().undelivered().unwrap_or_else(|| self.producer.context().failure(operation, error))
     }
 }

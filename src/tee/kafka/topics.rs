@@ -1,6 +1,6 @@
-//! Topics: created where they are missing, or only looked at.
+//! Creates missing topics and lists existing ones.
 
-use super::client::{ANSWER, Complaints, Producer, client_config};
+use super::client::{ClientErrors, Producer, REQUEST_TIMEOUT, client_config};
 use super::failure::Failure;
 use crate::config::Kafka;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -9,15 +9,17 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer as _;
 use std::collections::HashSet;
 
-/// So many topics are asked for at once.
-const TOGETHER: usize = 200;
+/// Topics in one admin request, so that its size and the time for an answer stay bounded.
+const TOPICS_PER_REQUEST: usize = 200;
 
-/// Creates what is missing of these topics and of the positions topic, or fails where it is not to. Gives the topics
-/// that were there before.
+/// Creates those of `topics` and of the positions topic that are missing. Returns the topics that existed before.
+///
+/// # Errors
+/// A topic is missing and `kafka.create_topics` is off, or the brokers refuse.
 pub async fn ensure_topics(kafka: &Kafka, producer: &Producer, topics: &[&str]) -> Result<HashSet<String>, Failure> {
     let looking = producer.clone();
     let there = tokio::task::spawn_blocking(move || existing(&looking)).await;
-    let there = there.map_err(|error| Failure::plain(format!("listing the topics was broken off: {error}")))??;
+    let there = there.map_err(|error| Failure::plain(format!("listing the topics was interrupted: {error}")))??;
     let positions = &*kafka.positions_topic;
     let missing: Vec<&str> =
         topics.iter().copied().chain([positions]).filter(|topic| !there.contains(*topic)).collect();
@@ -27,12 +29,12 @@ pub async fn ensure_topics(kafka: &Kafka, producer: &Producer, topics: &[&str]) 
             remedy: Some("create it (cleanup.policy=compact), or set kafka.create_topics: true"),
         });
     }
-    let complaints = Complaints::default();
-    let admin = AdminClient::from_config_and_context(&client_config(kafka), complaints.clone());
-    let admin: AdminClient<Complaints> =
+    let client_errors = ClientErrors::default();
+    let admin = AdminClient::from_config_and_context(&client_config(kafka), client_errors.clone());
+    let admin: AdminClient<ClientErrors> =
         admin.map_err(|error| Failure::of("configuring the admin client", &error, None))?;
-    let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
-    for some in missing.chunks(TOGETHER) {
+    let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT)).operation_timeout(Some(REQUEST_TIMEOUT));
+    for some in missing.chunks(TOPICS_PER_REQUEST) {
         let new: Vec<NewTopic<'_>> = some
             .iter()
             .map(|topic| {
@@ -42,10 +44,10 @@ pub async fn ensure_topics(kafka: &Kafka, producer: &Producer, topics: &[&str]) 
             })
             .collect();
         let made = admin.create_topics(&new, &options).await;
-        for made in made.map_err(|error| complaints.failure("creating topics", &error))? {
+        for made in made.map_err(|error| client_errors.failure("creating topics", &error))? {
             match made {
                 Ok(topic) => tracing::info!(topic, "created"),
-                // Somebody else was faster.
+                // Created concurrently by another process.
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((topic, code)) => {
                     let error = KafkaError::AdminOp(code);
@@ -55,9 +57,9 @@ pub async fn ensure_topics(kafka: &Kafka, producer: &Producer, topics: &[&str]) 
         }
     }
     let known: Vec<&str> = topics.iter().copied().chain([positions]).filter(|topic| there.contains(*topic)).collect();
-    for some in known.chunks(TOGETHER) {
+    for some in known.chunks(TOPICS_PER_REQUEST) {
         let asked: Vec<ResourceSpecifier<'_>> = some.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-        // It is a look: a role that may not take it can still publish.
+        // A role without DescribeConfigs can still publish.
         let Ok(described) = admin.describe_configs(&asked, &options).await else { continue };
         for (topic, config) in some.iter().zip(described) {
             let policy = config.ok().and_then(|config| config.get("cleanup.policy")?.value.clone());
@@ -65,7 +67,7 @@ pub async fn ensure_topics(kafka: &Kafka, producer: &Producer, topics: &[&str]) 
                 tracing::warn!(
                     topic,
                     cleanup_policy = policy,
-                    "the topic is not compacted: users that do not change will vanish from it; set cleanup.policy=compact"
+                    "the topic is not compacted: users that do not change will expire from it; set cleanup.policy=compact"
                 );
             }
         }
@@ -73,14 +75,14 @@ pub async fn ensure_topics(kafka: &Kafka, producer: &Producer, topics: &[&str]) 
     Ok(there)
 }
 
-/// The topics that the brokers have. Blocks.
+/// Lists the topics of the cluster. Blocks.
 pub fn existing_topics(kafka: &Kafka) -> Result<HashSet<String>, Failure> {
-    // Without transactions: nothing is fenced by a look.
+    // Without transactions, so that listing fences no other producer.
     existing(&super::client::connect(&Kafka { exactly_once: false, ..kafka.clone() })?)
 }
 
 fn existing(producer: &Producer) -> Result<HashSet<String>, Failure> {
-    let metadata = producer.client().fetch_metadata(None, ANSWER);
+    let metadata = producer.client().fetch_metadata(None, REQUEST_TIMEOUT);
     let metadata = metadata.map_err(|error| producer.context().failure("listing the topics", &error))?;
     Ok(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
 }

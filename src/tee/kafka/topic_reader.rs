@@ -1,6 +1,6 @@
-//! What topics hold: positions, and whose users are still there.
+//! Reads topics: the positions, and the users that a topic holds.
 
-use super::client::{ANSWER, Complaints, client_config};
+use super::client::{ClientErrors, REQUEST_TIMEOUT, client_config};
 use super::failure::Failure;
 use crate::config::Kafka;
 use crate::model::Deletes;
@@ -13,39 +13,39 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-/// A topic that says nothing for so long is not readable.
-const SILENCE: Duration = Duration::from_secs(30);
-/// A transaction that another producer has open ends by itself within this, unless its timeout is a longer one.
-const SETTLES: Duration = Duration::from_secs(90);
-/// So often it is looked again.
-const AGAIN: Duration = Duration::from_millis(50);
+/// A topic that delivers nothing for this long is not readable.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time limit for another producer's open transaction to end. Longer than the default `transaction.timeout.ms`.
+const OPEN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(90);
+/// Interval at which topic metadata and offsets are polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Reads topics from their beginning to their end, as far as transactions are committed. Blocks.
+/// Reads topics from beginning to end, committed transactions only. Blocks.
 pub struct Reader {
-    consumer: BaseConsumer<Complaints>,
-    /// One that also sees what is not committed.
-    everything: BaseConsumer<Complaints>,
-    complaints: Complaints,
+    consumer: BaseConsumer<ClientErrors>,
+    /// A consumer that also reads uncommitted records.
+    uncommitted: BaseConsumer<ClientErrors>,
+    client_errors: ClientErrors,
 }
 
 impl Reader {
-    /// A consumer of its own.
+    /// Creates the consumers.
     pub fn new(kafka: &Kafka) -> Result<Reader, Failure> {
         let mut config = client_config(kafka);
         config.set("group.id", format!("{}.{}", kafka.positions_topic, kafka.slot));
         config.set("isolation.level", "read_committed").set("enable.auto.commit", "false");
         config.set("auto.offset.reset", "earliest").set("enable.partition.eof", "true");
         config.set("fetch.wait.max.ms", "20");
-        let complaints = Complaints::default();
+        let client_errors = ClientErrors::default();
         let consumer = |config: &ClientConfig| {
-            let consumer = BaseConsumer::from_config_and_context(config, complaints.clone());
+            let consumer = BaseConsumer::from_config_and_context(config, client_errors.clone());
             consumer.map_err(|error| Failure::of("configuring the consumer", &error, None))
         };
-        let everything = consumer(config.clone().set("isolation.level", "read_uncommitted"))?;
-        Ok(Reader { consumer: consumer(&config)?, everything, complaints })
+        let uncommitted = consumer(config.clone().set("isolation.level", "read_uncommitted"))?;
+        Ok(Reader { consumer: consumer(&config)?, uncommitted, client_errors })
     }
 
-    /// What the positions topic says of the slot.
+    /// Reads the positions topic for the slot.
     pub fn positions(&self, kafka: &Kafka) -> Result<Positions, Failure> {
         let mut positions = Positions::default();
         self.read(&kafka.positions_topic, |message| {
@@ -56,29 +56,29 @@ impl Reader {
         Ok(positions)
     }
 
-    /// The keys that a topic has had, in order, each with whether its user is there by it. Where deletes are soft, those that
-    /// are marked as deleted are not.
+    /// Calls `each` for every record of a topic, in order, with its key and whether the record leaves the user present. With soft deletes, a
+    /// user that is marked deleted is not present.
     pub fn users(&self, topic: &str, deletes: Deletes, mut each: impl FnMut(&[u8], bool)) -> Result<(), Failure> {
         self.read(topic, |message| {
             if let Some(key) = message.key() {
-                each(key, message.payload().is_some() && !(deletes == Deletes::Soft && is_gone(message)));
+                each(key, message.payload().is_some() && !(deletes == Deletes::Soft && marks_deleted(message)));
             }
         })
     }
 
-    /// A topic whose partitions nobody knows is not an empty one.
+    /// The partitions of a topic. A topic without known partitions is an error, not an empty topic.
     fn partitions(&self, topic: &str) -> Result<HashSet<i32>, KafkaError> {
-        let deadline = Instant::now() + ANSWER;
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
         loop {
-            let metadata = self.consumer.fetch_metadata(Some(topic), ANSWER)?;
+            let metadata = self.consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT)?;
             let found = metadata.topics().first();
             let error = found.map_or(Some(RDKafkaErrorCode::UnknownTopic), |found| found.error().map(Into::into));
             match (found, error) {
                 (Some(found), None) if !found.partitions().is_empty() => {
                     return Ok(found.partitions().iter().map(|partition| partition.id()).collect());
                 }
-                // A topic that was made just now is not known to every broker at once.
-                _ if Instant::now() < deadline => std::thread::sleep(AGAIN),
+                // A new topic is not known to every broker at once.
+                _ if Instant::now() < deadline => std::thread::sleep(POLL_INTERVAL),
                 (_, error) => {
                     return Err(KafkaError::MetadataFetch(error.unwrap_or(RDKafkaErrorCode::UnknownTopic)));
                 }
@@ -86,38 +86,38 @@ impl Reader {
         }
     }
 
-    /// Waits until everything that is in the topic now is decided: a transaction that somebody else has open would hide what
-    /// came after it.
-    fn settle(&self, topic: &str, partitions: &HashSet<i32>) -> Result<(), Failure> {
-        let failed = |error| self.complaints.failure(&format!("reading topic {topic}"), &error);
-        let deadline = Instant::now() + SETTLES;
+    /// Waits until every transaction in the topic has ended: an open transaction of another producer would hide the records
+    /// behind it.
+    fn await_open_transactions(&self, topic: &str, partitions: &HashSet<i32>) -> Result<(), Failure> {
+        let failed = |error| self.client_errors.failure(&format!("reading topic {topic}"), &error);
+        let deadline = Instant::now() + OPEN_TRANSACTION_TIMEOUT;
         for partition in partitions {
-            let (_, end) = self.everything.fetch_watermarks(topic, *partition, ANSWER).map_err(failed)?;
-            while self.consumer.fetch_watermarks(topic, *partition, ANSWER).map_err(failed)?.1 < end {
+            let (_, end) = self.uncommitted.fetch_watermarks(topic, *partition, REQUEST_TIMEOUT).map_err(failed)?;
+            while self.consumer.fetch_watermarks(topic, *partition, REQUEST_TIMEOUT).map_err(failed)?.1 < end {
                 if Instant::now() > deadline {
-                    let what = format!("reading topic {topic} failed: a transaction of another producer is open in it");
+                    let what = format!("reading topic {topic} failed: another producer has an open transaction in it");
                     return Err(Failure::plain(what));
                 }
-                std::thread::sleep(AGAIN);
+                std::thread::sleep(POLL_INTERVAL);
             }
         }
         Ok(())
     }
 
     fn read(&self, topic: &str, mut each: impl FnMut(&BorrowedMessage<'_>)) -> Result<(), Failure> {
-        let failed = |error| self.complaints.failure(&format!("reading topic {topic}"), &error);
+        let failed = |error| self.client_errors.failure(&format!("reading topic {topic}"), &error);
         let mut open = self.partitions(topic).map_err(failed)?;
-        self.settle(topic, &open)?;
+        self.await_open_transactions(topic, &open)?;
         let mut assignment = TopicPartitionList::new();
         for partition in &open {
             assignment.add_partition_offset(topic, *partition, Offset::Beginning).map_err(failed)?;
         }
         self.consumer.assign(&assignment).map_err(failed)?;
-        let mut heard = Instant::now();
+        let mut last_answer = Instant::now();
         while !open.is_empty() {
             match self.consumer.poll(Duration::from_millis(100)) {
-                None if heard.elapsed() > SILENCE => {
-                    return Err(Failure::plain(format!("reading topic {topic} failed: it says nothing")));
+                None if last_answer.elapsed() > READ_TIMEOUT => {
+                    return Err(Failure::plain(format!("reading topic {topic} failed: no answer")));
                 }
                 None => continue,
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
@@ -126,14 +126,14 @@ impl Reader {
                 Some(Err(error)) => return Err(failed(error)),
                 Some(Ok(message)) => each(&message),
             }
-            heard = Instant::now();
+            last_answer = Instant::now();
         }
         Ok(())
     }
 }
 
-/// Whether the message says that its user is deleted.
-pub fn is_gone(message: &impl Message) -> bool {
+/// Whether the message marks its user as deleted.
+pub fn marks_deleted(message: &impl Message) -> bool {
     let Some(headers) = message.headers() else { return false };
     headers.iter().any(|header| header.key == "ce_type" && header.value == Some(b"users_sync.user.deleted"))
 }
