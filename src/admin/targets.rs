@@ -4,7 +4,7 @@
 use super::answer::Problem;
 use crate::config::Tenant;
 use crate::model::TenantId;
-use crate::pg::{PgClient, PgUrl, connect, describe};
+use crate::pg::{PgClient, PgUrl, SqlStateClass, connect, describe};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -48,7 +48,8 @@ impl Targets {
             let answer = question(&client).await;
             *lock(&place.used) = Instant::now();
             answer.map_err(|error| {
-                let missing = error.code().is_some_and(|code| ["42P01", "3F000"].contains(&code.code()));
+                use SqlStateClass::{MissingSchema, MissingTable};
+                let missing = matches!(SqlStateClass::of_error(&error), Some(MissingSchema | MissingTable));
                 match missing {
                     true => Problem::unavailable("the target has no users yet").remedy("wait until the tenant follows"),
                     false => {

@@ -2,7 +2,7 @@
 
 use super::target::{Target, TargetError};
 use crate::model::{Epoch, TenantId};
-use tokio_postgres::error::SqlState;
+use crate::pg::SqlStateClass;
 use tokio_postgres::types::Type;
 
 /// Whoever writes holds the checkpoint's table in a mode that this one conflicts with (manual: "Explicit Locking"), from
@@ -30,7 +30,9 @@ impl Target {
     pub async fn fence(&mut self, tenant: &TenantId, epoch: Epoch) -> Result<(), TargetError> {
         for _ in 1..ROUNDS {
             match self.raise_epoch(epoch).await {
-                Err(TargetError::Sql(error)) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                Err(TargetError::Sql(error))
+                    if SqlStateClass::of_error(&error) == Some(SqlStateClass::LockNotAvailable) =>
+                {
                     let ended: i64 = self.client_mut().query_typed_one(END_OLDER, &[]).await?.get(0);
                     tracing::warn!(%tenant, ended, "an older process was in the middle of a transaction: it was ended");
                 }

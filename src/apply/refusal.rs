@@ -1,5 +1,6 @@
 //! Rows that a target refuses: told from other faults, and found among the rows that it takes. Pure.
 
+use crate::pg::{Disclosure, SqlStateClass};
 use std::ops::Range;
 use tokio_postgres::error::DbError;
 
@@ -10,30 +11,31 @@ pub struct Refusal {
     pub sqlstate: String,
     /// The server's words, for the target's own table: they may repeat the row's values.
     pub words: String,
-    /// The constraint that was violated.
+    /// The constraint that was violated; `None` also where user-defined code may have set it.
     pub constraint: Option<String>,
 }
 
 impl Refusal {
-    /// What the server says of a row, where that is what it speaks of (manual: "PostgreSQL Error Codes"): data exceptions,
-    /// violated constraints, a view's check option, and whatever a trigger raises.
+    /// The refusal in an error of [`SqlStateClass::RowRefused`]; `None` for any other error.
     pub fn of(error: &tokio_postgres::Error) -> Option<Refusal> {
-        error.as_db_error().filter(|error| is_refusal(error.code().code())).map(Refusal::from)
+        let error = error.as_db_error()?;
+        is_refusal(error.code().code()).then(|| Refusal::from(error))
     }
 }
 
 impl From<&DbError> for Refusal {
     fn from(error: &DbError) -> Refusal {
-        Refusal {
-            sqlstate: error.code().code().to_owned(),
-            words: error.message().to_owned(),
-            constraint: error.constraint().map(str::to_owned),
-        }
+        let code = error.code().code();
+        let constraint = match Disclosure::of(code, error.routine()) {
+            Disclosure::Message | Disclosure::Place => error.constraint().map(str::to_owned),
+            Disclosure::Code => None,
+        };
+        Refusal { sqlstate: code.to_owned(), words: error.message().to_owned(), constraint }
     }
 }
 
 fn is_refusal(sqlstate: &str) -> bool {
-    ["22", "23", "27", "44", "P0"].contains(&sqlstate.get(..2).unwrap_or_default())
+    SqlStateClass::of(sqlstate) == SqlStateClass::RowRefused
 }
 
 /// Finds the refused ones of a row of items by halving: take [`Bisection::next_part`], try it, and say when it was refused.

@@ -1,7 +1,7 @@
 //! What was found: about whom, how bad, and what mends it. Pure.
 
 use crate::model::TenantId;
-use crate::pg::{ConnectError, PgUrl, quote_ident};
+use crate::pg::{ConnectError, PgUrl, SqlStateClass, quote_ident};
 use std::fmt;
 
 /// How bad a finding is; the worst comes first.
@@ -97,7 +97,9 @@ pub(super) fn connect_finding(subject: Subject, url: &PgUrl, error: &ConnectErro
                 .into()
         }
         ConnectError::Tls { .. } => "mend sslmode or sslrootcert in the URL, or the server's certificate".into(),
-        ConnectError::Auth { sqlstate: Some(code), .. } if code == "28P01" => {
+        ConnectError::Auth { sqlstate: Some(code), .. }
+            if SqlStateClass::of(code) == SqlStateClass::InvalidPassword =>
+        {
             format!("mend the password in the URL, or set that of the role: ALTER ROLE {role} PASSWORD '...';")
         }
         ConnectError::Auth { .. } => {
@@ -105,15 +107,40 @@ pub(super) fn connect_finding(subject: Subject, url: &PgUrl, error: &ConnectErro
                 "look whether the role is there and may log in (CREATE ROLE {role} LOGIN PASSWORD '...';), and pg_hba.conf lets it in"
             )
         }
-        ConnectError::Server { error, .. } => match &*error.sqlstate {
-            "3D000" => format!("mend the database in the URL, or CREATE DATABASE {};", quote_ident(&url.database)),
-            "42501" => format!("GRANT CONNECT ON DATABASE {} TO {role};", quote_ident(&url.database)),
-            "53300" => "give the server more max_connections, or the role or database that is named a higher CONNECTION LIMIT, or \
-                        close some"
-                .into(),
-            _ => "wait until the server takes connections, and run `check` again".into(),
-        },
+        ConnectError::Server { error, .. } => refused_remedy(url, &error.sqlstate),
         ConnectError::Protocol { .. } => "look whether host and port of the URL are those of PostgreSQL".into(),
     };
     Finding::error(subject, error.to_string(), remedy)
+}
+
+fn refused_remedy(url: &PgUrl, sqlstate: &str) -> String {
+    use SqlStateClass::*;
+    match SqlStateClass::of(sqlstate) {
+        MissingDatabase => format!("mend the database in the URL, or CREATE DATABASE {};", quote_ident(&url.database)),
+        Privilege => {
+            format!("GRANT CONNECT ON DATABASE {} TO {};", quote_ident(&url.database), quote_ident(&url.user))
+        }
+        TooManyConnections => {
+            "give the server more max_connections, or the role or database that is named a higher CONNECTION LIMIT, or \
+             close some"
+                .into()
+        }
+        RowRefused
+        | Transient
+        | LockNotAvailable
+        | InsufficientResources
+        | ConfigurationLimit
+        | ProgramLimit
+        | ComplexityLimit
+        | ReadOnly
+        | InvalidPassword
+        | Login
+        | MissingSchema
+        | MissingTable
+        | MissingColumn
+        | Statement
+        | RoutineFailure
+        | Other
+        | ApplicationDefined => "wait until the server takes connections, and run `check` again".into(),
+    }
 }

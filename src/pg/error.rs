@@ -3,15 +3,11 @@
 //! Every text names host, port and database; none holds a password.
 
 use super::PgUrl;
+use super::sqlstate::{Disclosure, SqlStateClass};
 use postgres_protocol::message::backend::ErrorFields;
 use std::fmt;
 use std::io;
 use std::time::Duration;
-
-/// The server wants a login, and this one is not it: `invalid_password`.
-pub(crate) const INVALID_PASSWORD: &str = "28P01";
-/// No line of pg_hba.conf lets this login in, the role is missing or may not log in.
-pub(crate) const INVALID_AUTHORIZATION: &str = "28000";
 
 /// An ErrorResponse (manual: "Error and Notice Message Fields").
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -26,6 +22,8 @@ pub struct ServerError {
     pub detail: Option<String>,
     /// What to do about it.
     pub hint: Option<String>,
+    /// The server's function that reported it.
+    pub routine: Option<String>,
 }
 
 impl ServerError {
@@ -43,6 +41,7 @@ impl ServerError {
                 b'M' => error.message = value,
                 b'D' => error.detail = Some(value),
                 b'H' => error.hint = Some(value),
+                b'R' => error.routine = Some(value),
                 _ => {}
             }
         }
@@ -53,33 +52,53 @@ impl ServerError {
     }
 }
 
+impl ServerError {
+    fn disclosure(&self) -> Disclosure {
+        Disclosure::of(&self.sqlstate, self.routine.as_deref())
+    }
+
+    /// The error of a session that has not begun: no row is involved yet, only what the URL holds.
+    fn startup_text(&self) -> String {
+        let disclosure = match self.disclosure() {
+            Disclosure::Message | Disclosure::Place => Disclosure::Message,
+            Disclosure::Code => Disclosure::Code,
+        };
+        self.text(disclosure, "")
+    }
+
+    fn text(&self, disclosure: Disclosure, place: &str) -> String {
+        let ServerError { severity, message, sqlstate, hint, .. } = self;
+        match disclosure {
+            Disclosure::Message => {
+                let hint = hint.as_ref().map(|hint| format!("; hint: {hint}")).unwrap_or_default();
+                format!("{severity}: {message} (SQLSTATE {sqlstate}{hint})")
+            }
+            Disclosure::Place => format!("{severity}: the server rejected a value (SQLSTATE {sqlstate}{place})"),
+            Disclosure::Code => {
+                format!("{severity}: raised by user-defined code, message withheld (SQLSTATE {sqlstate})")
+            }
+        }
+    }
+}
+
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} (SQLSTATE {}", self.severity, self.message, self.sqlstate)?;
-        // Not the detail: it may repeat a row's values.
-        match &self.hint {
-            Some(hint) => write!(f, "; hint: {hint})"),
-            None => f.write_str(")"),
-        }
+        f.write_str(&self.text(self.disclosure(), ""))
     }
 }
 
 impl std::error::Error for ServerError {}
 
-/// What may be shown of an error: never a detail, and of a data exception, a violated constraint or an
-/// application's own RAISE only where it happened, since their words may repeat a row's values.
+/// An error without what may hold personal data: never its detail, and no message that may repeat a row's values.
 pub fn describe(error: &tokio_postgres::Error) -> String {
     use std::error::Error as _;
     let Some(refusal) = error.as_db_error() else {
         return error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
     };
-    let code = refusal.code().code();
-    if !["22", "23", "P0"].contains(&&code[..2]) {
-        return format!("{}: {} (SQLSTATE {code})", refusal.severity(), refusal.message());
-    }
     let place = [("table", refusal.table()), ("column", refusal.column()), ("constraint", refusal.constraint())];
     let place: String = place.iter().filter_map(|(kind, name)| name.map(|name| format!(", {kind} {name}"))).collect();
-    format!("{}: the values are not accepted (SQLSTATE {code}{place})", refusal.severity())
+    let error = ServerError { hint: None, ..refusal.into() };
+    error.text(error.disclosure(), &place)
 }
 
 impl From<&tokio_postgres::error::DbError> for ServerError {
@@ -90,6 +109,7 @@ impl From<&tokio_postgres::error::DbError> for ServerError {
             message: error.message().to_owned(),
             detail: error.detail().map(str::to_owned),
             hint: error.hint().map(str::to_owned),
+            routine: error.routine().map(str::to_owned),
         }
     }
 }
@@ -132,7 +152,7 @@ pub enum ConnectError {
         reason: String,
     },
     /// The server refused the session for another reason: still starting up, too many connections, no such database.
-    #[error("{at} refused the session: {error}")]
+    #[error("{at} refused the session: {}", error.startup_text())]
     Server {
         /// Host, port and database.
         at: String,
@@ -166,20 +186,69 @@ impl ConnectError {
         ConnectError::Protocol { at: url.to_string(), reason: reason.to_string() }
     }
 
-    /// The server's own refusal: a matter of the login, or of anything else.
+    /// The server refused: because of the login, or for another reason.
     pub(crate) fn refused(url: &PgUrl, error: ServerError) -> Self {
+        use SqlStateClass::{InvalidPassword, Login};
         let at = url.to_string();
-        match &*error.sqlstate {
-            INVALID_PASSWORD | INVALID_AUTHORIZATION => {
-                ConnectError::Auth { at, reason: error.to_string(), sqlstate: Some(error.sqlstate) }
-            }
-            _ => ConnectError::Server { at, error: Box::new(error) },
+        if matches!(SqlStateClass::of(&error.sqlstate), InvalidPassword | Login) {
+            ConnectError::Auth { at, reason: error.startup_text(), sqlstate: Some(error.sqlstate) }
+        } else {
+            ConnectError::Server { at, error: Box::new(error) }
         }
     }
 
-    /// Whether the server has no place for a connection of this kind (`hostssl`, `hostnossl`): the one case in which
-    /// the other kind is worth a try.
+    /// Whether pg_hba.conf has no line for this kind of connection (`hostssl`, `hostnossl`). Only then is the other
+    /// kind worth an attempt.
     pub(crate) fn is_not_let_in(&self) -> bool {
-        matches!(self, ConnectError::Auth { sqlstate: Some(code), .. } if code == INVALID_AUTHORIZATION)
+        let ConnectError::Auth { sqlstate: Some(code), .. } = self else { return false };
+        SqlStateClass::of(code) == SqlStateClass::Login
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn error(sqlstate: &str, routine: Option<&str>) -> ServerError {
+        ServerError {
+            severity: "ERROR".to_owned(),
+            sqlstate: sqlstate.to_owned(),
+            message: "about Bob".to_owned(),
+            detail: Some("Bob's detail".to_owned()),
+            hint: Some("Bob's hint".to_owned()),
+            routine: routine.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn what_a_row_or_user_code_may_have_said_is_withheld() {
+        assert_eq!(error("42501", None).to_string(), "ERROR: about Bob (SQLSTATE 42501; hint: Bob's hint)");
+        assert_eq!(error("23505", None).to_string(), "ERROR: the server rejected a value (SQLSTATE 23505)");
+        for (code, routine) in [("45000", None), ("P0001", None), ("23XYZ", None), ("42501", Some("exec_stmt_raise"))] {
+            let text = format!("ERROR: raised by user-defined code, message withheld (SQLSTATE {code})");
+            assert_eq!(error(code, routine).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_session_that_is_refused_over_an_option_says_which() {
+        let url = PgUrl::parse("postgres://u@h/db").unwrap();
+        let text = |code: &str| ConnectError::refused(&url, error(code, None)).to_string();
+        assert!(text("22023").contains("about Bob"), "{}", text("22023"));
+        for code in ["P0001", "45000"] {
+            assert!(!text(code).contains("Bob"), "{}", text(code));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_application_defined_error_shows_its_code_only(code in "\\PC*") {
+            if SqlStateClass::of(&code) == SqlStateClass::ApplicationDefined {
+                let error = error(&code, None);
+                prop_assert!(!error.to_string().contains("Bob") || code.contains("Bob"));
+                prop_assert!(!error.startup_text().contains("Bob") || code.contains("Bob"));
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@ use crate::capture::pgoutput::DecodeError;
 use crate::capture::{CaptureError, publication};
 use crate::map::CompileError;
 use crate::model::{Epoch, TableName};
-use crate::pg::{ConnectError, describe};
+use crate::pg::{ConnectError, SqlStateClass, describe};
 use crate::replicator::source::history::REPUBLISHED;
 use crate::snapshot::SourceReadError;
 use crate::state::StateError;
@@ -139,8 +139,11 @@ impl ServiceError {
             ServiceError::Source(error) | ServiceError::Read(SourceReadError::Sql(error)) => {
                 is_final_code(error.code().map(|code| code.code()))
             }
-            // Class 42: syntax, names, types, privileges.
-            ServiceError::Query(error) => error.code().is_some_and(|code| code.code().starts_with("42")),
+            ServiceError::Query(error) => {
+                use SqlStateClass::{MissingColumn, MissingTable, Privilege, Statement};
+                let class = SqlStateClass::of_error(error);
+                matches!(class, Some(Privilege | MissingTable | MissingColumn | Statement))
+            }
             ServiceError::State(StateError::Sql(error)) => is_final_code(error.code().map(|code| code.code())),
             ServiceError::State(StateError::Fenced { .. })
             | ServiceError::Superseded(_)
@@ -165,10 +168,28 @@ impl ServiceError {
     }
 }
 
-/// Privileges, logins, names: nothing that passes. A slot that vanished (42704) is made anew by the next session.
+/// Whether a code needs a person. A missing slot (42704) does not: the next session creates it.
 fn is_final_code(sqlstate: Option<&str>) -> bool {
+    use SqlStateClass::*;
     let Some(code) = sqlstate else { return false };
-    matches!(code, "42501" | "3D000" | "53400") || code.starts_with("28")
+    match SqlStateClass::of(code) {
+        Privilege | InvalidPassword | Login | MissingDatabase | ConfigurationLimit => true,
+        RowRefused
+        | Transient
+        | LockNotAvailable
+        | InsufficientResources
+        | TooManyConnections
+        | ProgramLimit
+        | ComplexityLimit
+        | ReadOnly
+        | MissingSchema
+        | MissingTable
+        | MissingColumn
+        | Statement
+        | RoutineFailure
+        | Other
+        | ApplicationDefined => false,
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::apply::{Refusal, TargetError};
 use crate::model::TenantId;
-use crate::pg::{ConnectError, describe};
+use crate::pg::{ConnectError, SqlStateClass, describe};
 use crate::snapshot::LoadError;
 use tokio_postgres::types::{WasNull, WrongType};
 
@@ -97,37 +97,33 @@ const ALTERED: &str = "the tables were renamed or altered: rename them back, or 
 pub(crate) const REFUSES: &str = "a constraint or trigger that was added to neon_auth.users_sync refuses users: remove it \
     (users_sync.rejected there says which)";
 
-/// What an error code of a target asks for; `None` where it passes by itself.
+/// Why a target's error parks its tenant, and what fixes it; `None` where another attempt may succeed.
 fn remedy(sqlstate: &str) -> Option<(ParkCause, &'static str)> {
-    let class = sqlstate.get(..2).unwrap_or_default();
-    Some(match sqlstate {
-        // Serialization, deadlock, lock and statement time-outs, restarts, resources, connections.
-        "40001" | "40P01" | "55P03" | "57014" => return None,
-        "25006" => (
+    use SqlStateClass::*;
+    Some(match SqlStateClass::of(sqlstate) {
+        Transient | LockNotAvailable | InsufficientResources | TooManyConnections | ConfigurationLimit => return None,
+        ReadOnly => (
             ParkCause::Rights,
             "the database is read-only (a standby, or set so): point the target at the primary, or lift it",
         ),
-        "42501" => (
+        Privilege => (
             ParkCause::Rights,
             "give the role its rights: GRANT CREATE ON DATABASE ... for the first start, and USAGE on the schemas \
              users_sync and neon_auth with SELECT, INSERT, UPDATE, DELETE on their tables",
         ),
-        "3D000" => (ParkCause::Login, "create the database, or correct the target's URL"),
-        "42P01" | "42703" | "3F000" => (ParkCause::Altered, ALTERED),
-        "54000" => (
+        InvalidPassword | Login => (ParkCause::Login, LOGIN),
+        MissingDatabase => (ParkCause::Login, "create the database, or correct the target's URL"),
+        MissingSchema | MissingTable | MissingColumn => (ParkCause::Altered, ALTERED),
+        RowRefused => (ParkCause::Refuses, REFUSES),
+        ProgramLimit => (
             ParkCause::Other,
             "a value is too large for the table's index; or, with notify: true, a session there that listens keeps a \
              transaction open, and the queue of notifications is full: end that session",
         ),
-        _ => match class {
-            "08" | "57" | "53" | "40" | "58" | "XX" => return None,
-            "28" => (ParkCause::Login, LOGIN),
-            "22" | "23" | "P0" => (ParkCause::Refuses, REFUSES),
-            _ => (
-                ParkCause::Other,
-                "mend what the target says, or drop neon_auth.users_sync and users_sync.checkpoint there",
-            ),
-        },
+        ComplexityLimit | Statement | RoutineFailure | Other | ApplicationDefined => (
+            ParkCause::Other,
+            "mend what the target says, or drop neon_auth.users_sync and users_sync.checkpoint there",
+        ),
     })
 }
 

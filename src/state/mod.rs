@@ -14,10 +14,9 @@ pub use store::{Reached, StateStore};
 pub use tee::TeeRow;
 
 use crate::model::{Epoch, Generation, Lsn, Oid, TargetId, TenantId};
-use crate::pg::describe;
+use crate::pg::{SqlStateClass, describe};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio_postgres::error::SqlState;
 
 /// A process that has not renewed its lease for this long has lost it: it writes nothing more, and a standby ends its
 /// connections and takes over.
@@ -51,9 +50,10 @@ pub enum StateError {
 impl StateError {
     /// Of adding what an earlier version did not have.
     fn of_upgrade(error: tokio_postgres::Error) -> StateError {
-        match error.code() {
-            Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => StateError::Outdated,
-            _ => StateError::Sql(error),
+        if SqlStateClass::of_error(&error) == Some(SqlStateClass::Privilege) {
+            StateError::Outdated
+        } else {
+            StateError::Sql(error)
         }
     }
 }
