@@ -24,7 +24,7 @@ pub enum Op {
 
 /// Position and time of a change.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct EventPosition {
     /// The start of the transaction's commit record. For a snapshot, the snapshot's position.
     pub position: Lsn,
     /// The number of the change in its transaction or snapshot, starting at 1.
@@ -53,7 +53,7 @@ pub struct Event<'a> {
     /// The user after the change. `None` for a delete.
     pub after: Option<&'a User>,
     /// Position and time.
-    pub place: Place,
+    pub place: EventPosition,
 }
 
 /// Encodes messages in the configured format.
@@ -129,7 +129,7 @@ impl Encoder {
 
     /// `mark` makes the id of a tombstone differ from the id of the message before it.
     fn finish(&self, event: &Event<'_>, value: Option<Text>, kind: &'static str, mark: &str, batch: &mut Batch) {
-        let Place { position, ordinal, xid, at, .. } = event.place;
+        let EventPosition { position, ordinal, xid, at, .. } = event.place;
         let key = batch.put(|out| self.key(event.tenant_id, event.id, out));
         // Writing to a `String` cannot fail.
         let id = batch.put(|out| {

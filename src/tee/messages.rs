@@ -1,11 +1,11 @@
 //! The messages of a change, under the configured mode of deletes. Pure.
 
 use super::batch::Batch;
-use super::encode::{Encoder, Event, Op, Place};
+use super::encode::{Encoder, Event, EventPosition, Op};
 use crate::model::{Change, Deletes, User, push_string};
 
 /// A complete change of a known tenant.
-pub struct Said<'a> {
+pub struct CompleteChange<'a> {
     /// Index of the tenant in the configuration's list.
     pub tenant: usize,
     /// The tenant's id.
@@ -17,15 +17,21 @@ pub struct Said<'a> {
     /// The user before the change, if the replica identity carries it.
     pub before: Option<&'a User>,
     /// Position and time.
-    pub place: Place,
+    pub place: EventPosition,
 }
 
 /// Appends the messages of a change. `tombstones`: a tombstone follows soft deletes, too.
-pub fn messages(said: &Said<'_>, deletes: Deletes, tombstones: bool, encoder: &Encoder, batch: &mut Batch) {
-    let Said { tenant, tenant_id, change, is_new, before, place } = *said;
+pub fn messages(
+    complete: &CompleteChange<'_>,
+    deletes: Deletes,
+    tombstones: bool,
+    encoder: &Encoder,
+    batch: &mut Batch,
+) {
+    let CompleteChange { tenant, tenant_id, change, is_new, before, place } = *complete;
     let event = |op, after| Event { op, tenant, tenant_id, id: change.id(), before, after, place };
     let gone;
-    let (event, buries) = match (change, deletes) {
+    let (event, with_tombstone) = match (change, deletes) {
         // The old row belongs to the tenant that had the user before.
         (Change::Upsert(user), _) if is_new => {
             (Event { before: None, ..event(Op::Create, Some(user)) }, tombstones && user.deleted_at.is_some())
@@ -42,7 +48,7 @@ pub fn messages(said: &Said<'_>, deletes: Deletes, tombstones: bool, encoder: &E
         (Change::Patch(_) | Change::Reread { .. }, _) => return,
     };
     encoder.put(&event, batch);
-    if buries {
+    if with_tombstone {
         encoder.put_tombstone(&event, batch);
     }
 }

@@ -12,6 +12,6 @@ mod positions;
 mod upsert;
 
 pub use batch::{Batch, Message, Text};
-pub use encode::{Encoder, Event, Op, Place};
-pub use messages::{Said, messages};
+pub use encode::{Encoder, Event, EventPosition, Op};
+pub use messages::{CompleteChange, messages};
 pub use positions::{PositionRecord, Positions, Resume, Source, Split, StreamPosition, TenantPosition, decide_resume};

@@ -115,7 +115,7 @@ pub enum Resume {
     /// It resumes from the topics' position.
     From(StreamPosition),
     /// It cannot resume: a new slot is created, and every tenant takes a snapshot.
-    Anew(&'static str),
+    Restart(&'static str),
 }
 
 /// The source and the slot as observed.
@@ -135,16 +135,16 @@ pub struct Source<'a> {
 
 /// Compares the topics' position with the source and its slot.
 pub fn decide_resume(known: Option<&StreamPosition>, source: &Source<'_>) -> Resume {
-    let Some(known) = known else { return Resume::Anew("the positions topic does not know how far it was") };
+    let Some(known) = known else { return Resume::Restart("the positions topic has no position of this slot") };
     let breaks = [
-        (known.system != source.system, "the source is another server"),
-        (known.timeline != source.timeline, "the source was promoted: its timeline is another one"),
-        (known.generation != source.generation.0, "a new generation has begun: everything is resynced"),
-        (source.confirmed > known.position, "its slot is further than its topics"),
+        (known.system != source.system, "the source is a different server"),
+        (known.timeline != source.timeline, "the source was promoted: its timeline changed"),
+        (known.generation != source.generation.0, "a new generation has started: everything is resynced"),
+        (source.confirmed > known.position, "its slot is ahead of its topics"),
         (known.position > source.flushed, "the source was restored to an older point"),
     ];
     match breaks.into_iter().find(|(applies, _)| *applies) {
-        Some((_, why)) => Resume::Anew(why),
+        Some((_, why)) => Resume::Restart(why),
         None => Resume::From(known.clone()),
     }
 }
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_and_the_last_record_counts() {
+    fn records_round_trip_and_the_last_record_of_a_key_wins() {
         let mut positions = Positions::default();
         let mut take = |slot, held: PositionRecord| {
             positions.take(slot, held.key.as_bytes(), held.value.as_deref().map(str::as_bytes));
@@ -196,20 +196,20 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_goes_on_where_topics_and_history_agree() {
+    fn a_slot_resumes_if_topics_and_history_agree() {
         let found = Source { system: "7", timeline: 1, generation: Generation(2), confirmed: Lsn(5), flushed: Lsn(20) };
         let check = |known: Option<StreamPosition>, found: Source<'_>| match decide_resume(known.as_ref(), &found) {
             Resume::From(from) => from.position.to_string(),
-            Resume::Anew(why) => why.to_owned(),
+            Resume::Restart(why) => why.to_owned(),
         };
         let ten = || Some(stream(10));
         assert_eq!(check(ten(), Source { confirmed: Lsn(10), flushed: Lsn(10), ..found }), "0/A");
         assert_eq!(check(ten(), found), "0/A");
-        assert!(check(None, found).contains("does not know"));
-        assert!(check(ten(), Source { system: "8", ..found }).contains("another server"));
+        assert!(check(None, found).contains("no position"));
+        assert!(check(ten(), Source { system: "8", ..found }).contains("different server"));
         assert!(check(ten(), Source { timeline: 2, ..found }).contains("promoted"));
         assert!(check(ten(), Source { generation: Generation(3), ..found }).contains("generation"));
-        assert!(check(ten(), Source { confirmed: Lsn(11), ..found }).contains("further"));
+        assert!(check(ten(), Source { confirmed: Lsn(11), ..found }).contains("ahead"));
         assert!(check(ten(), Source { flushed: Lsn(9), ..found }).contains("restored"));
     }
 }

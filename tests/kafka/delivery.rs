@@ -143,7 +143,7 @@ async fn a_broker_that_is_killed_and_comes_back_holds_up_no_target_and_misses_no
     once(&messages);
     assert_eq!(bed.equal("globex").await.len(), 1);
     assert!(process.stop().await.success());
-    let said = log.text().matches("the tee ended and is tried again").count();
+    let said = log.text().matches("Kafka output failed, retrying").count();
     assert!(said <= 6, "{}", log.text());
 }
 
@@ -185,7 +185,7 @@ async fn past_its_budget_the_tee_is_parked_and_comes_back_with_what_changed_mean
     bed.auth("DELETE FROM auth.users WHERE id = 'u7'").await;
     bed.auth("UPDATE auth.users SET email = 'x@y', updated_at = now() WHERE id = 'u8'").await;
     bed.auth("CREATE TABLE other AS SELECT repeat(md5(n::text), 100) AS text FROM generate_series(1, 20000) n").await;
-    log.says("the tee is parked").await;
+    log.says("Kafka output parked").await;
     bed.tee_is("parked").await;
     bed.bed
         .becomes("auth", "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'users_sync_kafka'", "0")

@@ -115,7 +115,7 @@ async fn a_topic_that_may_not_be_written_is_said_with_what_mends_it() {
     let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
     cluster.request_errors(RDKafkaApiKey::AddPartitionsToTxn, &[denied; 3]);
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('u', 'acme')").await;
-    log.says("allow it Describe, Read and Write there").await;
+    log.says("allow it Describe, Read and Write on the topic").await;
     bed.equal("acme").await;
     assert!(process.stop().await.success());
 }

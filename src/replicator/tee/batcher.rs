@@ -1,4 +1,4 @@
-//! The way out: a batch is filled while the one before is on its way to Kafka.
+//! Fills a batch while the one before is in flight to Kafka.
 
 use crate::config::Topics;
 use crate::model::Lsn;
@@ -11,10 +11,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-/// A batch is handed on when it has become so large, at the latest.
-const LARGE: usize = 8 << 20;
+/// A batch of this many bytes is sent without waiting for more.
+const FULL_BATCH_BYTES: usize = 8 << 20;
 
-/// Where messages go.
+/// Collects messages into batches and sends them to the publisher.
 pub(crate) struct KafkaBatcher {
     pub(crate) jobs: mpsc::Sender<Job>,
     pub(crate) topics: Arc<Topics>,
@@ -25,87 +25,87 @@ pub(crate) struct KafkaBatcher {
 
 impl KafkaBatcher {
     pub(crate) fn is_full(&self) -> bool {
-        self.batch.len() >= LARGE
+        self.batch.len() >= FULL_BATCH_BYTES
     }
 
-    /// Hands the batch on once there is room for it. `reaches`: the position that is in Kafka by it.
+    /// Sends the batch to the publisher once it has room. `reaches`: the position that is published with it.
     pub(crate) async fn send(&mut self, close: CommitKind, reaches: Option<Lsn>) -> Result<(), ServiceError> {
         let room = self.jobs.reserve().await.map_err(|_| ServiceError::NotPublishing)?;
-        self.progress.handed(reaches);
+        self.progress.sent(reaches);
         room.send(Job { batch: std::mem::take(&mut self.batch), topics: self.topics.clone(), close });
         Ok(())
     }
 
-    /// Whether there is room for a batch now.
+    /// Whether the publisher has room for a batch.
     pub(crate) fn has_room(&self) -> bool {
         self.jobs.capacity() > 0
     }
 }
 
-/// How far the stream is received, and how far it is in Kafka.
+/// Positions received from the source and published to Kafka.
 pub(crate) struct PublishProgress {
     done: watch::Receiver<Done>,
-    now: Mutex<Now>,
+    state: Mutex<ProgressState>,
 }
 
-struct Now {
+struct ProgressState {
     received: Lsn,
     published: Lsn,
-    /// Jobs that were handed on.
+    /// Number of jobs sent to the publisher.
     jobs: Done,
-    /// Those that reach a position, and which.
-    on_their_way: VecDeque<(Done, Lsn)>,
-    /// When a job was handed on while none was on its way.
+    /// Unacknowledged jobs that reach a position, with that position.
+    in_flight: VecDeque<(Done, Lsn)>,
+    /// The time at which a job was sent while none was in flight.
     busy_since: Instant,
-    /// When one was acknowledged last.
+    /// Time of the last acknowledgement.
     acknowledged: Instant,
 }
 
 impl PublishProgress {
     pub(crate) fn new(done: watch::Receiver<Done>, published: Lsn) -> PublishProgress {
-        let now = Now {
+        let state = ProgressState {
             received: published,
             published,
             jobs: 0,
-            on_their_way: VecDeque::new(),
+            in_flight: VecDeque::new(),
             busy_since: Instant::now(),
             acknowledged: Instant::now(),
         };
-        PublishProgress { done, now: Mutex::new(now) }
+        PublishProgress { done, state: Mutex::new(state) }
     }
 
-    fn handed(&self, reaches: Option<Lsn>) {
+    fn sent(&self, reaches: Option<Lsn>) {
         let done = *self.done.borrow();
-        let mut now = self.lock();
-        if done == now.jobs {
-            now.busy_since = Instant::now();
+        let mut state = self.lock();
+        if done == state.jobs {
+            state.busy_since = Instant::now();
         }
-        now.jobs += 1;
-        let job = now.jobs;
-        now.on_their_way.extend(reaches.map(|position| (job, position)));
+        state.jobs += 1;
+        let job = state.jobs;
+        state.in_flight.extend(reaches.map(|position| (job, position)));
     }
 
     pub(crate) fn received(&self, position: Lsn) {
-        let mut now = self.lock();
-        now.received = now.received.max(position);
+        let mut state = self.lock();
+        state.received = state.received.max(position);
     }
 
-    /// What was received, and what of it is in Kafka.
+    /// The received and the published position.
     pub(crate) fn positions(&self) -> (Lsn, Lsn) {
         let done = *self.done.borrow();
-        let mut now = self.lock();
-        while let Some((_, position)) = now.on_their_way.pop_front_if(|(job, _)| *job <= done) {
-            now.published = now.published.max(position);
+        let mut state = self.lock();
+        while let Some((_, position)) = state.in_flight.pop_front_if(|(job, _)| *job <= done) {
+            state.published = state.published.max(position);
         }
-        (now.received.max(now.published), now.published)
+        (state.received.max(state.published), state.published)
     }
 
-    /// Something has been acknowledged just now.
-    pub(crate) fn hears(&self) {
+    /// Records an acknowledgement.
+    pub(crate) fn acknowledged(&self) {
         self.lock().acknowledged = Instant::now();
     }
 
-    /// Waits until everything that was handed on is in Kafka.
+    /// Waits until Kafka has acknowledged every job sent.
     pub(crate) async fn all_done(&self) -> Result<(), ServiceError> {
         let jobs = self.lock().jobs;
         let mut done = self.done.clone();
@@ -113,20 +113,20 @@ impl PublishProgress {
         waited.map(drop).map_err(|_| ServiceError::NotPublishing)
     }
 
-    /// For how long nothing was acknowledged while something was on its way; `None` where nothing is.
-    pub(crate) fn waits_for(&self) -> Option<Duration> {
+    /// Time without an acknowledgement while a job is in flight. `None` if none is.
+    pub(crate) fn unacknowledged_for(&self) -> Option<Duration> {
         let done = *self.done.borrow();
-        let now = self.lock();
-        let since = now.busy_since.max(now.acknowledged);
-        (done < now.jobs).then(|| since.elapsed())
+        let state = self.lock();
+        let since = state.busy_since.max(state.acknowledged);
+        (done < state.jobs).then(|| since.elapsed())
     }
 
-    /// Changes whenever something more is.
+    /// Changes with every acknowledged job.
     pub(crate) fn done(&self) -> watch::Receiver<Done> {
         self.done.clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Now> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, ProgressState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

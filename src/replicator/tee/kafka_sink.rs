@@ -1,4 +1,4 @@
-//! The stream's changes, made whole and encoded, transaction by transaction.
+//! Completes and encodes the changes of the stream, transaction by transaction.
 
 use crate::clock::now;
 use crate::config::Config;
@@ -11,24 +11,24 @@ use crate::replicator::tee::batcher::KafkaBatcher;
 use crate::route::{Directory, RestartSignal, compose};
 use crate::status::report::IDLE_STEP;
 use crate::tee::kafka::CommitKind;
-use crate::tee::{Place, Said, Split, StreamPosition, messages};
+use crate::tee::{CompleteChange, EventPosition, Split, StreamPosition, messages};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// So many changes wait for a reading at most.
-const WAITING: usize = 250;
+/// Changes that wait for one point read. More changes per read cost memory and latency.
+const MAX_PENDING: usize = 250;
 
-/// Where the stream goes on.
+/// The position at which publishing resumes.
 pub(crate) struct Start {
-    /// What is in Kafka.
+    /// The published position.
     pub(crate) position: StreamPosition,
-    /// Of each tenant the position of its snapshot: what is older is in that.
+    /// The position of each tenant's snapshot. Older changes are part of the snapshot.
     pub(crate) tenants: Vec<Lsn>,
 }
 
-/// A change in its transaction.
-struct Waiting {
+/// A change of a tenant, with its transaction and ordinal.
+struct PendingChange {
     transaction: Transaction,
     tenant: usize,
     change: Change,
@@ -47,22 +47,22 @@ pub(crate) struct TeeSink {
     ids: Vec<String>,
     directory: Directory<usize>,
     start: Start,
-    /// A transaction of which a part is published and which is published from its beginning nevertheless: what a query reads
-    /// comes in another order every time. Its changes are numbered on, as no number may be given to two of them.
+    /// A partly published transaction that is published again from its beginning, because the results of a query mapping have no stable
+    /// order. Its ordinals continue, so that no ordinal is used twice.
     renumbered: Option<Split>,
     mapping: Arc<str>,
     news: Arc<Notify>,
     before: Option<User>,
-    /// Rows of the transaction that arrives, whatever becomes of them: the same at every replay.
+    /// Rows received of the current transaction, published or not. The same at every replay.
     rows: u64,
-    /// The transaction that arrives: the start of its commit record, and how many changes it has had so far.
+    /// The current transaction: the start of its commit record, and the number of its changes.
     current: Option<(Lsn, u64)>,
-    /// Changes from the first on that has to be completed.
-    waiting: Vec<Waiting>,
-    /// Every transaction up to here has been received, and is in the batch or before it.
+    /// Changes from the first incomplete one on.
+    pending: Vec<PendingChange>,
+    /// Every transaction up to this position has been received and encoded.
     whole: Lsn,
-    /// As far as was handed on.
-    handed: Lsn,
+    /// The position up to which batches were sent.
+    sent: Lsn,
     start_over: Option<&'static str>,
 }
 
@@ -89,9 +89,9 @@ impl TeeSink {
             before: None,
             rows: 0,
             current: None,
-            waiting: Vec::new(),
+            pending: Vec::new(),
             whole: start.position.position,
-            handed: start.position.position,
+            sent: start.position.position,
             start_over: None,
             context,
             batcher,
@@ -109,24 +109,24 @@ impl TeeSink {
             return;
         }
         let before = self.before.clone();
-        let taken = Waiting { transaction, tenant, change, is_new, before, ordinal };
+        let taken = PendingChange { transaction, tenant, change, is_new, before, ordinal };
         let is_whole = matches!(taken.change, Change::Upsert(_) | Change::Delete { .. });
-        match self.waiting.is_empty() && is_whole {
+        match self.pending.is_empty() && is_whole {
             true => self.encode(&taken),
-            false => self.waiting.push(taken),
+            false => self.pending.push(taken),
         }
     }
 
-    fn encode(&mut self, taken: &Waiting) {
+    fn encode(&mut self, taken: &PendingChange) {
         let Transaction { commit_lsn, commit } = taken.transaction;
-        let place = Place {
+        let place = EventPosition {
             position: commit_lsn,
             ordinal: taken.ordinal,
             xid: Some(commit.xid),
             at: commit.commit_time,
             now: millis(now()),
         };
-        let said = Said {
+        let complete = CompleteChange {
             tenant: taken.tenant,
             tenant_id: &self.ids[taken.tenant],
             change: &taken.change,
@@ -135,11 +135,11 @@ impl TeeSink {
             place,
         };
         let KafkaBatcher { encoder, batch, .. } = &mut self.batcher;
-        messages(&said, self.deletes, self.tombstones, encoder, batch);
+        messages(&complete, self.deletes, self.tombstones, encoder, batch);
     }
 
-    /// The number of the next change of its transaction; `None` where that is in Kafka already.
-    fn count(&mut self, transaction: Transaction) -> Option<u64> {
+    /// The ordinal of the next change of its transaction. `None` if the transaction is published.
+    fn next_ordinal(&mut self, transaction: Transaction) -> Option<u64> {
         let commit = transaction.commit_lsn;
         if commit < self.start.position.position {
             return None;
@@ -150,19 +150,19 @@ impl TeeSink {
         Some(*count)
     }
 
-    /// Reads what the stream did not carry. A row that is gone is passed over: what took it away is still to come.
+    /// Completes pending changes by point reads. A missing row is skipped: the change that removed it follows.
     async fn complete(&mut self) -> Result<(), ServiceError> {
-        if self.waiting.is_empty() {
+        if self.pending.is_empty() {
             return Ok(());
         }
-        let waiting = std::mem::take(&mut self.waiting);
-        let wanted: Vec<Wanted> = waiting.iter().filter_map(|waiting| wanted(&waiting.change)).collect();
+        let pending = std::mem::take(&mut self.pending);
+        let wanted: Vec<Wanted> = pending.iter().filter_map(|pending| wanted(&pending.change)).collect();
         let found = self.context.rereader.read(&self.context.config, &wanted).await?;
         self.context.live.metrics.rereads.inc_by(wanted.len() as u64);
         let found: HashMap<(Option<String>, &str), &User> =
             found.users.iter().map(|(key, user)| ((key.clone(), &*user.id), user)).collect();
         let has_filter = self.context.config.users.filter.is_some();
-        for mut taken in waiting {
+        for mut taken in pending {
             let read = || {
                 let key = self.keys[taken.tenant].clone();
                 let id = taken.change.id();
@@ -170,12 +170,12 @@ impl TeeSink {
             };
             taken.change = match (&taken.change, read()) {
                 (Change::Patch(patch), Some(user)) => compose(Change::Upsert(user), Change::Patch(patch.clone())),
-                // One that is read for two changes is as late as each of them.
+                // One row read serves several changes: each gets its own change time.
                 (Change::Reread { at, .. }, Some(user)) if user.updated_at_derived => {
                     Change::Upsert(User { updated_at: Some(*at), ..user })
                 }
                 (Change::Reread { .. }, Some(user)) => Change::Upsert(user),
-                // It may be there and no user any more; nothing else will say so.
+                // The row may no longer match `where`. No later change reports that.
                 (Change::Reread { id, at, .. }, None) if has_filter => Change::Delete { id: id.clone(), at: *at },
                 (Change::Patch(_) | Change::Reread { .. }, None) => continue,
                 (whole @ (Change::Upsert(_) | Change::Delete { .. }), _) => whole.clone(),
@@ -185,24 +185,24 @@ impl TeeSink {
         Ok(())
     }
 
-    /// Whether there is something worth to be handed on, and nothing of it incomplete.
+    /// Whether the batch is worth sending and nothing in it is incomplete.
     fn is_due(&self) -> bool {
-        let moved = self.whole.bytes_since(self.handed);
+        let moved = self.whole.bytes_since(self.sent);
         self.current.is_none()
-            && self.waiting.is_empty()
+            && self.pending.is_empty()
             && moved > 0
             && (!self.batcher.batch.is_empty() || moved >= IDLE_STEP)
     }
 
-    async fn hand_on(&mut self) -> Result<(), ServiceError> {
+    async fn send_batch(&mut self) -> Result<(), ServiceError> {
         let position = StreamPosition { position: self.whole, split: None, ..self.start.position.clone() };
         match self.current {
             None => {
-                // A transaction of which a part is there already may still be to come.
+                // A partly published transaction may still follow.
                 let split = self.start.position.split.as_ref().or(self.renumbered.as_ref());
                 let split = split.filter(|split| split.commit >= self.whole).cloned();
                 let record = StreamPosition { split, ..position }.record(&self.slot);
-                self.handed = self.whole;
+                self.sent = self.whole;
                 self.batcher.send(CommitKind::Transaction(vec![record]), Some(self.whole)).await
             }
             Some((commit, changes)) => {
@@ -213,7 +213,7 @@ impl TeeSink {
         }
     }
 
-    fn goes_on(&self) -> Result<(), ServiceError> {
+    fn check_start_over(&self) -> Result<(), ServiceError> {
         self.start_over.map_or(Ok(()), |why| Err(ServiceError::StartOver(why)))
     }
 }
@@ -227,8 +227,8 @@ impl Sink for TeeSink {
     }
 
     fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, is_create: IsCreate) {
-        // Counted also where nobody wants it: who is wanted may change before a transaction is read again.
-        let Some(ordinal) = self.count(transaction) else { return };
+        // Counted for unknown tenants, too: the configured tenants may change before a transaction is read again.
+        let Some(ordinal) = self.next_ordinal(transaction) else { return };
         let tenant = match tenant {
             None => self.directory.only(),
             Some(key) => self.directory.find(key).ok(),
@@ -240,8 +240,8 @@ impl Sink for TeeSink {
 
     fn add_everywhere(&mut self, transaction: Transaction, change: &Change) {
         for tenant in 0..self.ids.len() {
-            // Each is a message of its own.
-            let Some(ordinal) = self.count(transaction) else { return };
+            // Each tenant gets a message with its own ordinal.
+            let Some(ordinal) = self.next_ordinal(transaction) else { return };
             self.take(transaction, tenant, change.clone(), false, ordinal);
         }
     }
@@ -263,33 +263,33 @@ impl Sink for TeeSink {
     }
 
     fn needs_capacity(&self) -> bool {
-        self.start_over.is_some() || self.waiting.len() >= WAITING || self.batcher.is_full()
+        self.start_over.is_some() || self.pending.len() >= MAX_PENDING || self.batcher.is_full()
     }
 
     async fn wait_for_capacity(&mut self) -> Result<(), ServiceError> {
-        self.goes_on()?;
-        if self.waiting.len() >= WAITING {
+        self.check_start_over()?;
+        if self.pending.len() >= MAX_PENDING {
             self.complete().await?;
         }
-        if self.batcher.is_full() && self.waiting.is_empty() {
-            self.hand_on().await?;
+        if self.batcher.is_full() && self.pending.is_empty() {
+            self.send_batch().await?;
         }
         Ok(())
     }
 
     async fn flush_if_due(&mut self) -> Result<(), ServiceError> {
-        self.goes_on()?;
+        self.check_start_over()?;
         self.complete().await?;
         match self.is_due() && self.batcher.has_room() {
-            true => self.hand_on().await,
+            true => self.send_batch().await,
             false => Ok(()),
         }
     }
 
-    /// Ends when there is room for what is due.
+    /// Ends when the publisher has room for a batch that is due.
     async fn ready(&self) {
         match self.is_due() {
-            // Where nobody takes it any more, the session ends for that.
+            // If the publisher has ended, its failure ends the session.
             true => drop(self.batcher.jobs.reserve().await),
             false => std::future::pending().await,
         }

@@ -1,127 +1,59 @@
-//! The tee: a session of its own beside the tenants', on a slot of its own. Whatever breaks it is its own: the tenants
-//! never wait for Kafka.
+//! The Kafka output (tee): sessions of its own beside the tenants', on a slot of its own. Its failures affect nothing
+//! else: tenants never wait for Kafka.
 
 mod batcher;
 mod blocking;
+mod error;
 mod kafka_sink;
 mod session;
 mod slot;
 mod snapshot;
 mod watchdog;
 
-use crate::config::TopicsError;
 use crate::config::{Config, Kafka};
 use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::config_changes::replaced;
 use crate::replicator::session::context::SessionContext;
+use crate::replicator::tee::error::{TeeError, TeeExit};
 use crate::state::{StateError, TenantState};
 use crate::status::report::TeeReport;
-use crate::tee::kafka::{self, Failure};
+use crate::tee::kafka;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LAST: Duration = Duration::from_secs(30);
-/// A session that lasted this long was a good one: its end is a first failure.
-const GOOD: Duration = Duration::from_secs(60);
-/// What is on its way to Kafka when the process is told to stop gets there within this.
-const LAST_WORDS: Duration = Duration::from_secs(3);
+/// A session at least this old resets the backoff.
+const STABLE_AFTER: Duration = Duration::from_secs(60);
+/// Time limit for messages in flight when the process stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What mends a snapshot that does not come to its end.
-const TAKES_TOO_LONG: &str =
-    "find out why Kafka takes messages so slowly (quotas, its disks), or raise limits.snapshot_age";
-
-/// What ends a session of the tee.
-#[derive(Debug, thiserror::Error)]
-enum TeeError {
-    #[error(transparent)]
-    Service(#[from] ServiceError),
-    #[error("{0}")]
-    Kafka(#[from] Failure),
-    #[error("{0}")]
-    Topics(#[from] TopicsError),
-    #[error("its snapshot is older than limits.snapshot_age ({0:?}), and the source cannot clean up behind it")]
-    SnapshotAge(Duration),
-    #[error("slot {0} is not the tee's: it belongs to another database or plugin; choose another name for kafka.slot")]
-    ForeignSlot(String),
-}
-
-impl From<crate::capture::CaptureError> for TeeError {
-    fn from(error: crate::capture::CaptureError) -> Self {
-        TeeError::Service(error.into())
-    }
-}
-
-impl From<crate::pg::ConnectError> for TeeError {
-    fn from(error: crate::pg::ConnectError) -> Self {
-        TeeError::Service(error.into())
-    }
-}
-
-impl From<tokio_postgres::Error> for TeeError {
-    fn from(error: tokio_postgres::Error) -> Self {
-        TeeError::Service(error.into())
-    }
-}
-
-impl From<crate::snapshot::SourceReadError> for TeeError {
-    fn from(error: crate::snapshot::SourceReadError) -> Self {
-        TeeError::Service(error.into())
-    }
-}
-
-impl From<StateError> for TeeError {
-    fn from(error: StateError) -> Self {
-        TeeError::Service(error.into())
-    }
-}
-
-impl TeeError {
-    /// What went wrong, and what mends it.
-    fn parts(&self) -> (String, Option<&'static str>) {
-        match self {
-            TeeError::Kafka(failure) => (failure.what.clone(), failure.remedy),
-            TeeError::SnapshotAge(_) => (self.to_string(), Some(TAKES_TOO_LONG)),
-            error => (error.to_string(), None),
-        }
-    }
-}
-
-/// A running tee, between its sessions.
+/// What outlives a session of the Kafka output.
 struct Tee {
     context: Arc<SessionContext>,
-    /// Why every tenant has to take a snapshot, where that is so.
+    /// The reason why every tenant has to take a snapshot, if there is one.
     start_over: Option<&'static str>,
     retry: Backoff,
-    /// What was said last: the same is not said again.
-    said: Option<String>,
+    /// The reason that was logged last, so that a repeated failure is logged once.
+    logged: Option<String>,
 }
 
-/// Why a session was left.
-enum TeeExit {
-    Drained,
-    Replaced,
-    /// Its slot holds back more than it may.
-    HoldsLog(u64),
-    /// A snapshot of every tenant is asked for.
-    Requested,
-    Broken(TeeError),
-}
-
-/// Runs the tee until the session drains. Its own trouble never ends anything else; what it returns is that this process
-/// is not the newest any more.
+/// Runs the Kafka output until the session drains. Its failures are retried here.
+///
+/// # Errors
+/// The state was fenced: another process holds the slot.
 pub(crate) async fn run(
     context: Arc<SessionContext>,
     mut configs: tokio::sync::watch::Receiver<Config>,
 ) -> Result<(), ServiceError> {
     let mut tee =
-        Tee { context: context.clone(), start_over: None, retry: Backoff::new(RETRY_FIRST, RETRY_LAST), said: None };
+        Tee { context: context.clone(), start_over: None, retry: Backoff::new(RETRY_FIRST, RETRY_LAST), logged: None };
     loop {
         let config = configs.borrow_and_update().clone();
-        tee.show_known().await?;
-        give_up_others(&context, config.kafka.as_ref()).await?;
+        tee.show_recorded().await?;
+        drop_former_slot(&context, config.kafka.as_ref()).await?;
         let Some(kafka) = &config.kafka else { return Ok(()) };
         let begun = Instant::now();
         let left = {
@@ -136,13 +68,13 @@ pub(crate) async fn run(
                 () = context.drain.cancelled() => TeeExit::Drained,
             }
         };
-        if begun.elapsed() > GOOD {
+        if begun.elapsed() > STABLE_AFTER {
             tee.recovered();
         }
         match left {
             TeeExit::Drained => {
-                // What is not in Kafka by then is published after the next start.
-                let _ = timeout(LAST_WORDS, kafka::ended()).await;
+                // Messages that are not in Kafka by then are published after the next start.
+                let _ = timeout(DRAIN_TIMEOUT, kafka::ended()).await;
                 return Ok(());
             }
             TeeExit::Replaced => continue,
@@ -152,7 +84,7 @@ pub(crate) async fn run(
                 return Err(StateError::Fenced { slot, epoch }.into());
             }
             TeeExit::Broken(TeeError::Service(ServiceError::StartOver(why))) => {
-                tracing::warn!(reason = why, "the tee starts over: a snapshot of every tenant");
+                tracing::warn!(reason = why, "Kafka output starts over with a snapshot of every tenant");
                 tee.start_over = Some(why);
             }
             TeeExit::Broken(error) => tee.broken(kafka, &error).await?,
@@ -160,8 +92,8 @@ pub(crate) async fn run(
     }
 }
 
-/// A slot that the configuration does not have any more would hold back the log for ever.
-async fn give_up_others(context: &SessionContext, kafka: Option<&Kafka>) -> Result<(), ServiceError> {
+/// Drops the slot of an earlier configuration, which would retain WAL without limit.
+async fn drop_former_slot(context: &SessionContext, kafka: Option<&Kafka>) -> Result<(), ServiceError> {
     let Some(row) = context.state.tee().await? else { return Ok(()) };
     if kafka.is_some_and(|kafka| kafka.slot == row.slot) {
         return Ok(());
@@ -170,22 +102,22 @@ async fn give_up_others(context: &SessionContext, kafka: Option<&Kafka>) -> Resu
         Ok(()) => {
             tracing::info!(
                 slot = row.slot,
-                "the configuration does not have this slot of a tee any more: it is dropped"
+                "dropped the slot of a former Kafka output: the configuration no longer has it"
             );
             context.state.forget_tee().await?;
             context.live.tee_is(None);
             Ok(())
         }
         Err(error) => {
-            tracing::error!(slot = row.slot, %error, "the slot of a former tee could not be dropped: drop it");
+            tracing::error!(slot = row.slot, %error, "could not drop the slot of a former Kafka output: drop it by hand");
             Ok(())
         }
     }
 }
 
 impl Tee {
-    /// Shows what was written down of it by whoever ran it before.
-    async fn show_known(&self) -> Result<(), ServiceError> {
+    /// Publishes the recorded state of the Kafka output to the status API.
+    async fn show_recorded(&self) -> Result<(), ServiceError> {
         let known = self.context.state.tee().await?;
         self.context.live.tee_is(known.as_ref().map(TeeReport::of_state));
         Ok(())
@@ -193,10 +125,10 @@ impl Tee {
 
     fn recovered(&mut self) {
         self.retry.reset();
-        self.said = None;
+        self.logged = None;
     }
 
-    /// Writes down and says what broke, once, and waits before it is tried again.
+    /// Records and logs the failure, and waits before the next attempt.
     async fn broken(&mut self, kafka: &Kafka, error: &TeeError) -> Result<(), ServiceError> {
         self.context.live.metrics.tee_reconnects.inc();
         let (reason, remedy) = error.parts();
@@ -206,33 +138,35 @@ impl Tee {
             _ => TenantState::Joining,
         };
         self.context.put_tee(&kafka.slot, state, Some(&reason), remedy).await?;
-        if self.said.as_ref() != Some(&reason) {
+        if self.logged.as_ref() != Some(&reason) {
             match remedy {
-                Some(remedy) => tracing::error!(reason, remedy, holds_back = wal, "the tee waits until this is mended"),
-                None => tracing::warn!(reason, holds_back = wal, "the tee ended and is tried again until it works"),
+                Some(remedy) => {
+                    tracing::error!(reason, remedy, holds_back = wal, "Kafka output stopped until this is fixed")
+                }
+                None => tracing::warn!(reason, holds_back = wal, "Kafka output failed, retrying"),
             }
-            self.said = Some(reason.clone());
+            self.logged = Some(reason.clone());
         } else {
-            tracing::debug!(reason, holds_back = wal, "the tee is still not able to go on");
+            tracing::debug!(reason, holds_back = wal, "Kafka output still failing");
         }
         self.wait(kafka).await
     }
 
-    /// Its slot is given up, so that the source can let go of its log. It comes back by itself, with a snapshot.
+    /// Drops the slot, so that the source can remove WAL. The Kafka output recovers on its own, with a snapshot.
     async fn park(&mut self, kafka: &Kafka, bytes: u64) -> Result<(), ServiceError> {
         let limit = self.context.config.limits.kafka_wal;
         let reason =
-            format!("its slot held back {bytes} bytes of the source's log, more than limits.kafka_wal ({limit})");
-        let remedy = "it comes back by itself once Kafka takes messages, with a snapshot of every tenant";
+            format!("its slot retained {bytes} bytes of the source's WAL, more than limits.kafka_wal ({limit})");
+        let remedy = "it recovers on its own once Kafka accepts messages, with a snapshot of every tenant";
         self.context.put_tee(&kafka.slot, TenantState::Parked, Some(&reason), Some(remedy)).await?;
-        tracing::error!(reason, remedy, "the tee is parked");
+        tracing::error!(reason, remedy, "Kafka output parked");
         if let Err(error) = slot::drop_slot(&self.context, &kafka.slot).await {
-            tracing::error!(%error, slot = kafka.slot, "the tee's slot could not be dropped: it is tried again");
+            tracing::error!(%error, slot = kafka.slot, "could not drop the slot of the Kafka output, retrying");
         }
         self.wait(kafka).await
     }
 
-    /// The log may fill up meanwhile.
+    /// Waits before the next attempt. Parks if the slot retains too much WAL in the meantime.
     async fn wait(&mut self, kafka: &Kafka) -> Result<(), ServiceError> {
         let wait = self.retry.step();
         tokio::select! {

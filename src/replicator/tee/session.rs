@@ -1,8 +1,8 @@
-//! One session of the tee: Kafka first, then what it holds, then the slot; a snapshot for whoever lacks one; the stream.
+//! One session of the Kafka output: connect to Kafka, read its positions, acquire the slot, publish a snapshot for tenants
+//! that need one, then publish the stream.
 
 use crate::capture::{ReplicationReader, ReplicationWriter};
-use crate::config::Topics;
-use crate::config::{Config, Kafka};
+use crate::config::{Config, Kafka, Topics};
 use crate::model::{Lsn, TenantId};
 use crate::pg::{PgClient, connect};
 use crate::replicator::reader::Stream;
@@ -10,9 +10,9 @@ use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::positions::report;
 use crate::replicator::snapshotter::coordinator::make_export;
 use crate::replicator::source::mapping::{compile_current, fingerprint};
-use crate::replicator::tee::TeeError;
 use crate::replicator::tee::batcher::{KafkaBatcher, PublishProgress};
 use crate::replicator::tee::blocking::blocking;
+use crate::replicator::tee::error::TeeError;
 use crate::replicator::tee::kafka_sink::{Start, TeeSink};
 use crate::replicator::tee::slot::take_slot;
 use crate::replicator::tee::snapshot::{Member, Pass};
@@ -27,10 +27,10 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// Kafka may take so long before that is worth a word.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Warn if Kafka has acknowledged nothing for this long.
+const SLOW_AFTER: Duration = Duration::from_secs(5);
 
-/// Runs until something breaks. `start_over`: why every tenant has to take a snapshot; taken once they have.
+/// Runs until an error or a drain. `start_over`: the reason why every tenant has to take a snapshot; cleared once they have.
 pub(crate) async fn session(
     context: &Arc<SessionContext>,
     config: &Config,
@@ -47,7 +47,7 @@ pub(crate) async fn session(
     let mapping = fingerprint(rules, &compile_current(&client, rules).await?);
     let mut taken = take_slot(&client, context, kafka, positions.stream.as_ref()).await?;
     let asked = context.state.tee().await?.is_some_and(|row| row.requested);
-    let everybody = start_over.is_some() || asked || taken.created.is_some();
+    let all = start_over.is_some() || asked || taken.created.is_some();
 
     let metrics = &context.live.metrics;
     let counts = Counts { messages: metrics.tee_messages.clone(), transactions: metrics.tee_transactions.clone() };
@@ -62,22 +62,22 @@ pub(crate) async fn session(
         let known = |id: &TenantId| positions.tenants.get(id);
         let mut start: Vec<Lsn> =
             config.tenants.iter().map(|tenant| known(&tenant.id).map_or(Lsn::ZERO, |known| known.position)).collect();
-        let members = members(config, &batcher.topics, &positions, &before, &mapping, everybody, taken.lost);
+        let members = members(config, &batcher.topics, &positions, &before, &mapping, all, taken.lost);
         let is_there = |id: &&TenantId| config.tenants.iter().any(|tenant| tenant.id == **id);
-        let gone: Vec<TenantId> = positions.tenants.keys().filter(|id| !is_there(id)).cloned().collect();
-        if !members.is_empty() || !gone.is_empty() {
+        let removed: Vec<TenantId> = positions.tenants.keys().filter(|id| !is_there(id)).cloned().collect();
+        if !members.is_empty() || !removed.is_empty() {
             context.put_tee(&kafka.slot, TenantState::Joining, None, None).await?;
             let export = match taken.created.take() {
                 Some(export) => export,
                 None => make_export(&context.config.source.url).await?,
             };
             if members.len() == config.tenants.len() {
-                // All that is older is in the snapshot: none of it is wanted once more.
+                // The snapshot contains everything older, so the stream starts at its position.
                 taken.from.position = taken.from.position.max(export.position);
                 taken.from.split = None;
             }
-            tracing::info!(tenants = members.len(), position = %export.position, "the tee takes a snapshot");
-            let pass = Pass { context, config, kafka, from: &taken.from, gone: &gone };
+            tracing::info!(tenants = members.len(), position = %export.position, "Kafka output: publishing a snapshot");
+            let pass = Pass { context, config, kafka, from: &taken.from, removed: &removed };
             pass.run(&export, &members, &mut batcher).await?;
             members.iter().for_each(|member| start[member.index] = export.position);
         }
@@ -86,7 +86,7 @@ pub(crate) async fn session(
             context.state.finish_tee_request().await?;
         }
         context.put_tee(&kafka.slot, TenantState::Following, None, None).await?;
-        tracing::info!(position = %taken.from.position, "the tee follows");
+        tracing::info!(position = %taken.from.position, "Kafka output up to date, streaming");
         let start = Start { position: taken.from.clone(), tenants: start };
         let replication = taken.stream(context, kafka).await?;
         follow(context, config, start, &mapping, batcher, client, replication).await
@@ -94,7 +94,7 @@ pub(crate) async fn session(
     let failed = async {
         match failed.await {
             Ok(failure) => failure,
-            // It ends without a word only where nobody sends to it any more.
+            // The publisher ends without a failure only after its senders are dropped.
             Err(_) => std::future::pending().await,
         }
     };
@@ -105,15 +105,15 @@ pub(crate) async fn session(
     }
 }
 
-/// Kafka, ready to be written to.
+/// A producer that is ready to write, and what the topics hold.
 struct Opened {
     producer: Producer,
     positions: Positions,
-    /// The topics that were there before.
+    /// The topics that existed before this session.
     before: HashSet<String>,
 }
 
-/// The positions are read once no older process can write any more.
+/// Fences older processes first, then reads the positions, so that the positions are final.
 async fn open(kafka: &Kafka, topics: &Topics) -> Result<Opened, TeeError> {
     let settings = kafka.clone();
     let producer = blocking(move || kafka::connect(&settings)).await?;
@@ -128,15 +128,15 @@ async fn open(kafka: &Kafka, topics: &Topics) -> Result<Opened, TeeError> {
     Ok(Opened { positions: positions.await?, producer, before })
 }
 
-/// The tenants that take a snapshot: whose users are not in their topic, or made in another way. `lost`: nobody knows any
-/// more who is in a topic.
+/// The tenants that need a snapshot: their users are not in their topic, or were produced by another mapping. `lost`: the topics'
+/// positions are unknown, so a topic may hold users of any tenant.
 fn members(
     config: &Config,
     topics: &Topics,
     positions: &Positions,
     before: &HashSet<String>,
     mapping: &str,
-    everybody: bool,
+    all: bool,
     lost: bool,
 ) -> Vec<Member> {
     let tenants = config.tenants.iter().enumerate();
@@ -146,12 +146,12 @@ fn members(
         let had_topic = before.contains(topic);
         let is_there = had_topic && known.is_some_and(|known| known.mapping == mapping && known.topic == topic);
         let is_new = known.is_none() && !lost;
-        (everybody || !is_there).then_some(Member { index, mapping, is_new, had_topic })
+        (all || !is_there).then_some(Member { index, mapping, is_new, had_topic })
     });
     members.collect()
 }
 
-/// Publishes the stream, and confirms what is published.
+/// Publishes the stream, and confirms published positions to the source.
 async fn follow(
     context: &Arc<SessionContext>,
     config: &Config,
@@ -170,35 +170,39 @@ async fn follow(
         (received, published)
     };
     let reporting = report(positions, &news, writer, CancellationToken::new());
-    let announcing = announce(context, &progress, &news);
+    let watching = watch_acknowledgements(context, &progress, &news);
     tokio::select! {
         streamed = stream.run() => Ok(streamed?),
         reported = reporting => Ok(reported?),
-        announced = announcing => announced,
+        watched = watching => watched,
     }
 }
 
-/// Passes on that more is in Kafka; and says when nothing has been for a while, and when that is over.
-async fn announce(context: &SessionContext, progress: &PublishProgress, news: &Notify) -> Result<(), TeeError> {
+/// Wakes the reporter on every acknowledgement, and reports when acknowledgements stop and resume.
+async fn watch_acknowledgements(
+    context: &SessionContext,
+    progress: &PublishProgress,
+    news: &Notify,
+) -> Result<(), TeeError> {
     let mut done = progress.done();
-    let mut waits = false;
+    let mut is_slow = false;
     loop {
-        match timeout(PATIENCE, done.changed()).await {
-            // The publisher has ended, and says why.
+        match timeout(SLOW_AFTER, done.changed()).await {
+            // The publisher has ended and reports its failure.
             Ok(Err(_)) => std::future::pending().await,
             Ok(Ok(())) => {
-                progress.hears();
+                progress.acknowledged();
                 news.notify_one();
             }
             Err(_) => {}
         }
-        let late = progress.waits_for().filter(|waited| *waited > PATIENCE);
-        if late.is_some() != waits {
-            waits = late.is_some();
-            let reason = waits.then_some("Kafka has not acknowledged anything for a while");
+        let late = progress.unacknowledged_for().filter(|waited| *waited > SLOW_AFTER);
+        if late.is_some() != is_slow {
+            is_slow = late.is_some();
+            let reason = is_slow.then_some("Kafka has acknowledged nothing for a while");
             match reason {
-                Some(reason) => tracing::warn!(reason, "the tee waits for Kafka"),
-                None => tracing::info!("Kafka acknowledges again"),
+                Some(reason) => tracing::warn!(reason, "Kafka output is waiting for Kafka"),
+                None => tracing::info!("Kafka acknowledges messages again"),
             }
             if let Some(row) = context.state.tee().await? {
                 context.put_tee(&row.slot, row.state, reason, None).await?;

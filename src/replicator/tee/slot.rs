@@ -1,23 +1,23 @@
-//! The tee's slot: found, made anew, or given up.
+//! The slot of the Kafka output: acquired, created again, or dropped.
 
 use crate::capture::slot::{self, CreatedSlot, SlotRow};
 use crate::capture::{ReplicationConnection, ReplicationReader, ReplicationWriter};
 use crate::config::Kafka;
 use crate::pg::{PgClient, connect};
 use crate::replicator::session::context::SessionContext;
-use crate::replicator::tee::TeeError;
+use crate::replicator::tee::error::TeeError;
 use crate::snapshot::{Export, hold_export};
 use crate::tee::{Resume, Source, StreamPosition, decide_resume};
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// A walsender that was told to end looks at it now and then.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Interval at which a slot is polled while the server ends the connection that uses it.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The slot, free to be used; `None` where there is none. This process holds the lease, so whoever else uses the slot is
-/// a process that has lost it, or what the server has not noticed of our own last connection.
+/// Frees the slot for use. `None` if it does not exist. This process holds the lease, so a connection that uses the slot belongs to a
+/// process that lost the lease, or is a dead connection of this process.
 async fn free_slot(client: &PgClient, context: &SessionContext, name: &str) -> Result<Option<SlotRow>, TeeError> {
-    let mut said = false;
+    let mut is_logged = false;
     loop {
         let Some(row) = slot::read_slot(client, name).await? else { return Ok(None) };
         let ours = row.plugin.as_deref() == Some(slot::PLUGIN)
@@ -26,16 +26,20 @@ async fn free_slot(client: &PgClient, context: &SessionContext, name: &str) -> R
             return Err(TeeError::ForeignSlot(name.to_owned()));
         }
         let Some(pid) = row.active_pid else { return Ok(Some(row)) };
-        if !said {
-            tracing::info!(slot = name, pid, "the tee's slot is in use by a connection that has lost it: ending that");
-            said = true;
+        if !is_logged {
+            tracing::info!(
+                slot = name,
+                pid,
+                "the slot of the Kafka output is in use by an old connection: terminating it"
+            );
+            is_logged = true;
         }
         client.query_one("SELECT pg_terminate_backend($1)", &[&pid]).await?;
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Drops it, where it is there.
+/// Drops the slot if it exists.
 pub(crate) async fn drop_slot(context: &SessionContext, name: &str) -> Result<(), TeeError> {
     let client = connect(&context.config.source.url).await?;
     if free_slot(&client, context, name).await?.is_some() {
@@ -46,36 +50,36 @@ pub(crate) async fn drop_slot(context: &SessionContext, name: &str) -> Result<()
     Ok(())
 }
 
-/// Makes it, and holds its snapshot.
-async fn make_slot(
+/// Creates the slot and holds its exported snapshot.
+async fn create_slot(
     connection: &mut ReplicationConnection,
     context: &SessionContext,
     kafka: &Kafka,
 ) -> Result<Export, TeeError> {
-    tracing::info!(slot = kafka.slot, "making the tee's slot; this waits for the transactions that are running now");
+    tracing::info!(slot = kafka.slot, "creating the slot of the Kafka output (waits for open transactions)");
     let CreatedSlot { consistent_point, snapshot_name } = slot::create_slot(connection, &kafka.slot, false).await?;
     let holder = connect(&context.config.source.url).await?;
     Ok(hold_export(holder, &snapshot_name, consistent_point).await?)
 }
 
-/// The slot, ours and idle.
-pub(crate) struct Taken {
+/// The slot, acquired and idle.
+pub(crate) struct AcquiredSlot {
     connection: ReplicationConnection,
-    /// From here on the stream is wanted.
+    /// The position at which the stream resumes.
     pub(crate) from: StreamPosition,
-    /// The snapshot of a slot that was made just now.
+    /// The snapshot of a slot that was created in this session.
     pub(crate) created: Option<Export>,
-    /// It was there, but the topics do not know how far they are.
+    /// The slot existed, but the topics hold no position for it.
     pub(crate) lost: bool,
 }
 
-/// Takes the slot where the topics say that it can go on, or makes it anew.
+/// Acquires the slot if the topics' position allows it to resume. Otherwise creates it again.
 pub(crate) async fn take_slot(
     client: &PgClient,
     context: &SessionContext,
     kafka: &Kafka,
     known: Option<&StreamPosition>,
-) -> Result<Taken, TeeError> {
+) -> Result<AcquiredSlot, TeeError> {
     let mut connection = ReplicationConnection::connect(&context.config.source.url).await?;
     let system = slot::identify_system(&mut connection).await?;
     let found = |confirmed| Source {
@@ -86,20 +90,24 @@ pub(crate) async fn take_slot(
         flushed: system.flushed,
     };
     let why = match free_slot(client, context, &kafka.slot).await? {
-        None => known.map(|_| "its slot is gone"),
+        None => known.map(|_| "its slot was dropped"),
         Some(SlotRow { invalid: false, confirmed_flush: Some(confirmed), .. }) => {
             match decide_resume(known, &found(confirmed)) {
-                Resume::From(from) => return Ok(Taken { connection, from, created: None, lost: false }),
-                Resume::Anew(why) => Some(why),
+                Resume::From(from) => return Ok(AcquiredSlot { connection, from, created: None, lost: false }),
+                Resume::Restart(why) => Some(why),
             }
         }
-        Some(_) => Some("its slot was invalidated: its log is gone"),
+        Some(_) => Some("its slot was invalidated: the WAL it needs was removed"),
     };
     if let Some(why) = why {
-        tracing::warn!(slot = kafka.slot, reason = why, "the tee gets a new slot and takes a snapshot of every tenant");
+        tracing::warn!(
+            slot = kafka.slot,
+            reason = why,
+            "Kafka output: creating a new slot and publishing a snapshot of every tenant"
+        );
         drop_slot(context, &kafka.slot).await?;
     }
-    let export = make_slot(&mut connection, context, kafka).await?;
+    let export = create_slot(&mut connection, context, kafka).await?;
     let from = StreamPosition {
         position: export.position,
         system: system.system_identifier,
@@ -107,11 +115,11 @@ pub(crate) async fn take_slot(
         generation: context.generation.0,
         split: None,
     };
-    Ok(Taken { connection, from, created: Some(export), lost: why.is_some() && known.is_none() })
+    Ok(AcquiredSlot { connection, from, created: Some(export), lost: why.is_some() && known.is_none() })
 }
 
-impl Taken {
-    /// Begins to read.
+impl AcquiredSlot {
+    /// Starts replication at the resume position.
     pub(crate) async fn stream(
         self,
         context: &SessionContext,

@@ -1,4 +1,4 @@
-//! The users that are there, as `r` events; and the end of those that a topic still holds and the source does not.
+//! Publishes the source's users as `r` events, and deletes for users that a topic holds but the source does not.
 
 use crate::clock::now;
 use crate::config::{Config, Kafka};
@@ -7,45 +7,45 @@ use crate::model::{TenantId, User};
 use crate::pg::connect;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::source::mapping::compile_current;
-use crate::replicator::tee::TeeError;
 use crate::replicator::tee::batcher::KafkaBatcher;
 use crate::replicator::tee::blocking::blocking;
+use crate::replicator::tee::error::TeeError;
 use crate::replicator::tee::kafka_sink::millis;
 use crate::route::Directory;
 use crate::snapshot::{Export, RowStream};
 use crate::tee::kafka::{CommitKind, Reader};
-use crate::tee::{Event, Op, Place, PositionRecord, StreamPosition, TenantPosition};
+use crate::tee::{Event, EventPosition, Op, PositionRecord, StreamPosition, TenantPosition};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use tokio::time::Instant;
 
-/// Of users, by their tenant's place.
+/// Ids of users, by the index of their tenant.
 type Ids = HashMap<usize, HashSet<Box<str>>>;
 
-/// A tenant whose users are to be published.
+/// A tenant that takes part in the snapshot.
 pub(crate) struct Member {
-    /// Its place among the tenants.
+    /// Index of the tenant in the configuration's list.
     pub(crate) index: usize,
-    /// Fingerprint of the mapping.
+    /// Fingerprint of the tenant's mapping.
     pub(crate) mapping: String,
-    /// Nothing of it has ever been published.
+    /// Nothing was ever published for it.
     pub(crate) is_new: bool,
-    /// Its topic was there before.
+    /// Its topic existed before this session.
     pub(crate) had_topic: bool,
 }
 
-/// One pass over the table.
+/// One scan of the table.
 pub(crate) struct Pass<'a> {
     pub(crate) context: &'a SessionContext,
     pub(crate) config: &'a Config,
     pub(crate) kafka: &'a Kafka,
-    /// The stream's position from now on.
+    /// The position at which the stream resumes.
     pub(crate) from: &'a StreamPosition,
-    /// Tenants that the configuration does not have any more.
-    pub(crate) gone: &'a [TenantId],
+    /// Tenants that were removed from the configuration.
+    pub(crate) removed: &'a [TenantId],
 }
 
 impl Pass<'_> {
-    /// Publishes everything, and the positions behind it.
+    /// Publishes all users, then the positions.
     pub(crate) async fn run(
         &self,
         export: &Export,
@@ -60,11 +60,11 @@ impl Pass<'_> {
             let mut held = self.held(known.map(|member| member.index).collect(), batcher).await?;
             let mut ordinal = 0;
             self.read(export, begun, &reading, &mut held, &mut ordinal, batcher).await?;
-            self.bury(export, &held, &mut ordinal, batcher).await?;
+            self.publish_deletes(export, &held, &mut ordinal, batcher).await?;
         }
         let slot = &self.kafka.slot;
         let mut records: Vec<PositionRecord> =
-            self.gone.iter().map(|id| TenantPosition::record(slot, id, None)).collect();
+            self.removed.iter().map(|id| TenantPosition::record(slot, id, None)).collect();
         for member in members {
             let (position, topic) = (export.position, batcher.topics.of(member.index).to_owned());
             let known = TenantPosition { position, topic, mapping: member.mapping.clone() };
@@ -75,7 +75,7 @@ impl Pass<'_> {
         Ok(batcher.progress.all_done().await?)
     }
 
-    /// The users that topics hold, by tenant. All their ids are in memory until the snapshot has said who is there.
+    /// The users that the topics hold, by tenant. All their ids stay in memory until the scan has ended.
     async fn held(&self, tenants: Vec<usize>, batcher: &KafkaBatcher) -> Result<Ids, TeeError> {
         let mut topics: BTreeMap<String, Vec<(usize, TenantId)>> = BTreeMap::new();
         for index in tenants {
@@ -106,7 +106,7 @@ impl Pass<'_> {
         Ok(read.await?)
     }
 
-    /// Publishes the source's users, and takes them out of what is held.
+    /// Publishes the source's users, and removes them from `held`.
     async fn read(
         &self,
         export: &Export,
@@ -126,7 +126,7 @@ impl Pass<'_> {
             {
                 let mut cells = Vec::with_capacity(mapped.relation.columns.len());
                 rows.cells(&mut cells)?;
-                // A row that cannot be mapped is said where the tenants' snapshot meets it.
+                // Rows that cannot be mapped are reported by the tenants' snapshot.
                 let Ok(Some((tenant, user))) = mapped.plan.insert(&cells) else { continue };
                 let index = match tenant {
                     TenantRef::Only => directory.only(),
@@ -140,7 +140,7 @@ impl Pass<'_> {
                 let tombstones = self.kafka.tombstone_on_delete && user.deleted_at.is_some();
                 self.put(export, Op::Read, index, &user.id, Some(&user), tombstones, ordinal, batcher);
             }
-            self.hand_on(batcher).await?;
+            self.send_if_full(batcher).await?;
             let limit = self.context.config.limits.snapshot_age;
             if begun.elapsed() > limit {
                 return Err(TeeError::SnapshotAge(limit));
@@ -149,8 +149,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Who is held still, is gone at the source.
-    async fn bury(
+    /// Ids left in `held` no longer exist at the source: publishes their deletes.
+    async fn publish_deletes(
         &self,
         export: &Export,
         held: &Ids,
@@ -159,9 +159,9 @@ impl Pass<'_> {
     ) -> Result<(), TeeError> {
         for (index, ids) in held {
             for id in ids {
-                let buries = !batcher.encoder.deletes_by_tombstone();
-                self.put(export, Op::Delete, *index, id, None, buries, ordinal, batcher);
-                self.hand_on(batcher).await?;
+                let with_tombstone = !batcher.encoder.deletes_by_tombstone();
+                self.put(export, Op::Delete, *index, id, None, with_tombstone, ordinal, batcher);
+                self.send_if_full(batcher).await?;
             }
         }
         Ok(())
@@ -175,23 +175,23 @@ impl Pass<'_> {
         tenant: usize,
         id: &str,
         after: Option<&User>,
-        buries: bool,
+        with_tombstone: bool,
         ordinal: &mut u64,
         batcher: &mut KafkaBatcher,
     ) {
         *ordinal += 1;
         let at = now();
-        let place = Place { position: export.position, ordinal: *ordinal, xid: None, at, now: millis(at) };
+        let place = EventPosition { position: export.position, ordinal: *ordinal, xid: None, at, now: millis(at) };
         let tenant_id = self.config.tenants[tenant].id.as_str();
         let event = Event { op, tenant, tenant_id, id, before: None, after, place };
         let KafkaBatcher { encoder, batch, .. } = batcher;
         encoder.put(&event, batch);
-        if buries {
+        if with_tombstone {
             encoder.put_tombstone(&event, batch);
         }
     }
 
-    async fn hand_on(&self, batcher: &mut KafkaBatcher) -> Result<(), TeeError> {
+    async fn send_if_full(&self, batcher: &mut KafkaBatcher) -> Result<(), TeeError> {
         match batcher.is_full() {
             true => Ok(batcher.send(CommitKind::Transaction(Vec::new()), None).await?),
             false => Ok(()),

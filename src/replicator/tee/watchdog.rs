@@ -1,40 +1,41 @@
-//! How much of the source's log the tee's slot holds back; and whether a resync is asked for.
+//! Watches how much WAL the slot of the Kafka output retains, and whether a resync is requested.
 
 use crate::config::Kafka;
 use crate::pg::{PgClient, connect};
 use crate::replicator::session::context::SessionContext;
-use crate::replicator::tee::TeeExit;
+use crate::replicator::tee::error::TeeExit;
 use crate::state::TenantState;
 use std::time::Duration;
 use tokio::time::sleep;
 
-const EVERY: Duration = Duration::from_secs(1);
+/// Interval of the checks.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Ends when the slot holds back more than `limits.kafka_wal`, or a resync is asked for. While the tee takes a snapshot
-/// its slot may hold back more: parking would only begin that anew.
+/// Returns when the slot retains more than `limits.kafka_wal`, or a resync is requested. During a snapshot the slot may retain more:
+/// parking would only restart the snapshot.
 pub(crate) async fn slot(context: &SessionContext, kafka: &Kafka) -> TeeExit {
     let mut client = None;
     loop {
-        sleep(EVERY).await;
-        // What fails here is another's to say.
+        sleep(POLL_INTERVAL).await;
+        // Errors are reported by the session task.
         let Ok(Some(row)) = context.state.tee().await else { continue };
         if row.requested && row.state == TenantState::Following {
             return TeeExit::Requested;
         }
         let joins = row.state == TenantState::Joining && row.reason.is_none();
-        match look(context, kafka, &mut client).await {
+        match read_held_back(context, kafka, &mut client).await {
             Some(bytes) if bytes > context.config.limits.kafka_wal && !joins => return TeeExit::HoldsLog(bytes),
             _ => {}
         }
     }
 }
 
-/// In bytes; `None` where there is no such slot, or nobody to ask.
+/// Bytes of WAL that the slot retains. `None` if the slot does not exist, or the source cannot be reached.
 pub(crate) async fn held_back(context: &SessionContext, kafka: &Kafka) -> Option<u64> {
-    look(context, kafka, &mut None).await
+    read_held_back(context, kafka, &mut None).await
 }
 
-async fn look(context: &SessionContext, kafka: &Kafka, client: &mut Option<PgClient>) -> Option<u64> {
+async fn read_held_back(context: &SessionContext, kafka: &Kafka, client: &mut Option<PgClient>) -> Option<u64> {
     if client.as_ref().is_none_or(|client| client.is_closed()) {
         *client = connect(&context.config.source.url).await.ok();
     }

@@ -1,0 +1,79 @@
+//! Errors of the Kafka output, and the ways in which one of its sessions ends.
+
+use crate::config::TopicsError;
+use crate::replicator::error::ServiceError;
+use crate::state::StateError;
+use crate::tee::kafka::Failure;
+use std::time::Duration;
+
+/// Remedy for a snapshot that exceeds `limits.snapshot_age`.
+const SLOW_KAFKA: &str = "find out why Kafka accepts messages so slowly (quotas, disks), or raise limits.snapshot_age";
+
+/// An error that ends a session of the Kafka output.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TeeError {
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    #[error("{0}")]
+    Kafka(#[from] Failure),
+    #[error("{0}")]
+    Topics(#[from] TopicsError),
+    #[error("the snapshot is older than limits.snapshot_age ({0:?}), and the source cannot vacuum behind it")]
+    SnapshotAge(Duration),
+    #[error("slot {0} belongs to another database or plugin; choose another name for kafka.slot")]
+    ForeignSlot(String),
+}
+
+impl From<crate::capture::CaptureError> for TeeError {
+    fn from(error: crate::capture::CaptureError) -> Self {
+        TeeError::Service(error.into())
+    }
+}
+
+impl From<crate::pg::ConnectError> for TeeError {
+    fn from(error: crate::pg::ConnectError) -> Self {
+        TeeError::Service(error.into())
+    }
+}
+
+impl From<tokio_postgres::Error> for TeeError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        TeeError::Service(error.into())
+    }
+}
+
+impl From<crate::snapshot::SourceReadError> for TeeError {
+    fn from(error: crate::snapshot::SourceReadError) -> Self {
+        TeeError::Service(error.into())
+    }
+}
+
+impl From<StateError> for TeeError {
+    fn from(error: StateError) -> Self {
+        TeeError::Service(error.into())
+    }
+}
+
+impl TeeError {
+    /// The reason, and how to fix it if a person has to.
+    pub(crate) fn parts(&self) -> (String, Option<&'static str>) {
+        match self {
+            TeeError::Kafka(failure) => (failure.what.clone(), failure.remedy),
+            TeeError::SnapshotAge(_) => (self.to_string(), Some(SLOW_KAFKA)),
+            error => (error.to_string(), None),
+        }
+    }
+}
+
+/// Why a session ended.
+pub(crate) enum TeeExit {
+    /// The process stops, and everything received is published or will be sent again.
+    Drained,
+    /// The configuration changed.
+    Replaced,
+    /// The slot retains this many bytes of WAL, more than `limits.kafka_wal`.
+    HoldsLog(u64),
+    /// An operator requested a snapshot of every tenant.
+    Requested,
+    Broken(TeeError),
+}
