@@ -162,7 +162,11 @@ async fn a_weak_role_is_given_the_rights_that_the_remedies_name() {
     let (process, log) = Process::start_logged(&bed.file);
     let topics = ["--topic", "given", "--resource-pattern-type", "prefixed"];
     let mut rights: Vec<(&str, &[&str], &[&str])> = vec![
-        ("allow it Describe, Read and Write on the topic, and Create", &["Describe", "Read", "Write", "Create"], &topics),
+        (
+            "allow it Describe, Read and Write on the topic, and Create",
+            &["Describe", "Read", "Write", "Create"],
+            &topics,
+        ),
         ("allow it Create and IdempotentWrite on the cluster", &["Create", "IdempotentWrite"], &["--cluster"]),
         (
             "on the transactional id <kafka.positions_topic>.<kafka.slot>",
