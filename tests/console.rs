@@ -1,4 +1,4 @@
-//! The console in a headless Chromium, on a running users-sync with real servers: `tests/console/*.test.js`, run by node.
+//! The console in headless Chromium against a running users-sync and real servers. Node runs `tests/console/*.test.js`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -20,16 +20,16 @@ use tempfile::NamedTempFile;
 use tokio::process::Command;
 use users_sync::throwaway::{PostgresServer, TcpProxy};
 
-/// Chromium's own start included, and the waits of a slow machine.
+/// Time limit for one file of browser tests. Includes Chromium's start and waits on a slow machine.
 const TESTS_WITHIN: Duration = Duration::from_secs(900);
 const TOKEN: &str = "open-sesame";
-/// The tenant with so many users, and the tenants in all.
+/// The users of the largest tenant.
 const USERS: u32 = 1_000_000;
 const TENANTS: usize = 1_000;
-/// So many have a database of their own; the others' targets are away.
+/// Tenants with a database of their own. The targets of the other tenants are unreachable.
 const FOLLOWING: usize = 20;
 
-/// A running users-sync, and where the browser's side asks for what happens to it and to its servers.
+/// A running users-sync, and the HTTP address at which the browser tests control it and its servers.
 struct Scene {
     console: String,
     control: String,
@@ -46,7 +46,7 @@ impl Scene {
         Scene { console: format!("http://127.0.0.1:{port}"), control }
     }
 
-    /// Runs one file of tests to its end.
+    /// Runs one file of browser tests to its end.
     async fn passes(&self, file: &str) {
         let directory = installed();
         let mut node = Command::new("node");
@@ -62,7 +62,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_happens_shows_on_open_pages_by_keyboard_and_mouse() {
+async fn open_pages_show_changes_and_work_by_keyboard_and_mouse() {
     let bed = Bed::start(&["acme", "globex", "hooli"]).await;
     add(&bed, "acme", "u", 130).await;
     add(&bed, "globex", "g", 3).await;
@@ -79,7 +79,7 @@ async fn what_happens_shows_on_open_pages_by_keyboard_and_mouse() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_asked_for_and_kept_in_the_tab() {
+async fn the_console_asks_for_the_token_and_keeps_it_in_the_tab() {
     let bed = Bed::start(&["acme"]).await;
     let targets = vec![("acme".to_owned(), bed.server.url("acme"))];
     let more = format!("admin: {{listen: '127.0.0.1:PORT', token: {TOKEN}}}");
@@ -112,7 +112,7 @@ async fn add(bed: &Bed, tenant: &str, prefix: &str, users: u32) {
     .await;
 }
 
-/// Waits until a target has so many users; a million take longer than anything else here.
+/// Waits until the target has this many users. A million users take longer than any other wait here.
 async fn holds(url: &str, users: u32) {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
@@ -133,7 +133,7 @@ fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// What the browser's side has in its hands.
+/// What the browser tests can control.
 struct Hands {
     server: PostgresServer,
     proxies: HashMap<String, TcpProxy>,
@@ -141,7 +141,7 @@ struct Hands {
     process: Mutex<Option<Process>>,
 }
 
-/// SQL in a database, a target out of reach and back, and the process gone and back; answers where to ask.
+/// Serves the control API: run SQL, disconnect and reconnect a target, stop and start the process. Returns its URL.
 async fn control(hands: Hands) -> String {
     type Held = State<Arc<Hands>>;
     let refuse = |refuse: bool| {
@@ -169,9 +169,9 @@ async fn control(hands: Hands) -> String {
     format!("http://{address}")
 }
 
-/// The tests with what they need, below the target directory: nothing is installed anywhere else.
+/// Installs the tests and their packages below the target directory. Nothing is installed elsewhere.
 fn installed() -> PathBuf {
-    // Tests run side by side in one process.
+    // Tests of one process run in parallel.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/console");
     let work = Path::new(env!("CARGO_TARGET_TMPDIR")).join("console");
@@ -186,7 +186,7 @@ fn installed() -> PathBuf {
     let lock = std::fs::read_to_string(here.join("package-lock.json")).unwrap();
     let (kept, modules) = (work.join("package-lock.json"), work.join("node_modules"));
     if std::fs::read_to_string(&kept).ok().as_deref() != Some(&lock) || !modules.exists() {
-        // What is missing is said: npm, or node.
+        // The error names what is missing: npm or node.
         let _ = std::fs::remove_file(&kept);
         std::fs::write(work.join("package-lock.json"), &lock).unwrap();
         let mut npm = std::process::Command::new("npm");

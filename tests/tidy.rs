@@ -1,15 +1,15 @@
-//! What no lint holds: files say what they are for, pure files stay pure, stages do not know each other.
+//! Rules that no linter checks: file headers, pure files, stages that do not import each other, and language.
 
-// Every function here is a test's; clippy knows only those that are marked so.
+// Clippy recognises only functions marked as tests; every function here is part of one.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 
-/// The flow's stages: only `replicator` knows more than one of them.
+/// The stages of the flow: only `replicator` knows more than one of them.
 const STAGES: [&str; 4] = ["capture", "map", "route", "apply"];
-/// A longer file is asking to be split along the flow.
+/// A longer file should be split along the flow.
 const LONGEST: usize = 500;
-/// These do no I/O and know no clock. A directory stands for everything below it.
+/// Files without I/O and clock. A directory stands for everything below it.
 const PURE: [&str; 13] = [
     "src/capture/pgoutput",
     "src/capture/pgoutput.rs",
@@ -28,13 +28,13 @@ const PURE: [&str; 13] = [
 const IMPURE: [&str; 6] = ["tokio", "Instant", "SystemTime", "std::net", "std::fs", "std::process"];
 
 struct Source {
-    /// From the crate's root.
+    /// Relative to the crate's root.
     path: PathBuf,
     text: String,
 }
 
 impl Source {
-    /// Without what people write for people.
+    /// The lines that are not comments.
     fn code(&self) -> impl Iterator<Item = &str> {
         self.text.lines().filter(|line| !line.trim_start().starts_with("//"))
     }
@@ -50,7 +50,7 @@ impl Source {
         })
     }
 
-    /// Whether a path in the code leads to the module `name` of the crate, alone or in a group of imports.
+    /// Whether the code imports the module `name` of the crate, alone or in a group of imports.
     fn reaches(&self, name: &str) -> bool {
         let code: String = self.code().flat_map(str::chars).filter(|c| !c.is_whitespace()).collect();
         let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
@@ -93,13 +93,13 @@ fn check<T: std::fmt::Display>(findings: impl IntoIterator<Item = T>) {
 }
 
 #[test]
-fn every_file_opens_by_saying_what_it_is() {
+fn every_file_opens_with_a_header() {
     let silent = everything().filter(|source| !source.text.starts_with("//! "));
     check(silent.map(|source| format!("{} does not open with //!", source.path.display())));
 }
 
 #[test]
-fn no_file_is_longer_than_one_can_read() {
+fn no_source_file_is_too_long() {
     let lengths = sources("src").into_iter().filter(|source| !source.path.ends_with("tests.rs")).map(|source| {
         let lines = source.text.lines().take_while(|line| line.trim() != "#[cfg(test)]").count();
         (source.path, lines)
@@ -112,7 +112,7 @@ fn no_file_is_longer_than_one_can_read() {
 }
 
 #[test]
-fn stages_do_not_know_each_other() {
+fn stages_do_not_import_each_other() {
     let sources = sources("src");
     check(sources.iter().flat_map(|source| {
         let own = source.stage();
@@ -123,7 +123,7 @@ fn stages_do_not_know_each_other() {
 }
 
 #[test]
-fn the_model_imports_nothing_of_ours() {
+fn the_model_imports_no_other_module() {
     let ours = ["config", "pg", "snapshot", "progress", "state", "replicator", "throwaway"].into_iter().chain(STAGES);
     let model = sources("src/model");
     check(ours.flat_map(|module| {
@@ -133,7 +133,7 @@ fn the_model_imports_nothing_of_ours() {
 }
 
 #[test]
-fn pure_files_do_no_io_and_know_no_clock() {
+fn pure_files_do_no_io_and_read_no_clock() {
     let sources = sources("src");
     for pure in PURE {
         assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(pure).exists(), "{pure} is gone: mend the list");
@@ -146,8 +146,8 @@ fn pure_files_do_no_io_and_know_no_clock() {
 }
 
 #[test]
-fn nothing_is_left_undone_and_no_test_is_skipped() {
-    // In pieces, so that this file does not find itself.
+fn no_placeholder_is_left_and_no_test_is_skipped() {
+    // In two parts, so that this file does not match.
     let marks = [["todo", "!("], ["unimplemented", "!("], ["dbg", "!("], ["#[igno", "re"]].map(|parts| parts.concat());
     check(everything().flat_map(|source| {
         let found: Vec<_> = marks.iter().filter(|mark| source.mentions(mark)).cloned().collect();
@@ -156,16 +156,16 @@ fn nothing_is_left_undone_and_no_test_is_skipped() {
 }
 
 #[test]
-fn tests_wait_for_what_they_want_and_not_for_a_while() {
+fn tests_poll_and_do_not_sleep() {
     let naps = ["::sl", "eep("].concat();
-    // The one place that looks again and again, with a deadline, for all others.
+    // tests/support polls with a deadline on behalf of all tests.
     let elsewhere = |source: &Source| !source.path.starts_with("tests/support");
     let napping = sources("tests").into_iter().filter(elsewhere).filter(|source| source.mentions(&naps));
     check(napping.map(|source| format!("{} sleeps: poll with a deadline", source.path.display())));
 }
 
 #[test]
-fn a_path_into_another_stage_is_seen_in_every_form() {
+fn an_import_of_another_stage_is_found_in_every_form() {
     let reaches = |code: &str| Source { path: PathBuf::new(), text: code.to_owned() }.reaches("map");
     for code in [
         "use crate::map;",

@@ -1,4 +1,4 @@
-//! A bed with a tee, and what its topics have to say of it.
+//! A bed with a tee, and checks of what its topics hold.
 
 use crate::broker::Broker;
 use crate::consumer::Message;
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 use tempfile::NamedTempFile;
 
-/// Tenants acme and globex on one server, and topics of their own on a broker that others use, too.
+/// Tenants acme and globex on one server, with topics of their own on a shared broker.
 pub struct TeeBed {
     pub bed: Bed,
     pub file: NamedTempFile,
@@ -17,7 +17,7 @@ pub struct TeeBed {
 }
 
 impl TeeBed {
-    /// `kafka`: further keys of the section; `top`: further lines of the file.
+    /// `kafka`: more keys of the `kafka` section. `top`: more top-level lines of the file.
     pub async fn start(broker: &Broker, name: &str, kafka: &str, top: &str) -> TeeBed {
         TeeBed::start_with(&broker.address(), name, kafka, top).await
     }
@@ -41,14 +41,14 @@ impl TeeBed {
         self.bed.auth(sql).await;
     }
 
-    /// The same without `updated_at`, which may be derived.
+    /// [`TeeBed::users`] without `updated_at`, which may be derived.
     pub async fn expected(&self, tenant: &str) -> BTreeMap<String, Value> {
         let mut users = self.users(tenant).await;
         users.values_mut().for_each(|user| drop(user["updated_at"].take()));
         users
     }
 
-    /// The users of a tenant as the format upsert has them, computed by the source on its own.
+    /// The users of a tenant in the form of format `upsert`, computed by the source itself.
     pub async fn users(&self, tenant: &str) -> BTreeMap<String, Value> {
         let time = |column: &str| {
             let form = r#"'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'"#;
@@ -65,7 +65,7 @@ impl TeeBed {
             time("deleted_at"),
             time("updated_at")
         );
-        // The lateral column is not the table's.
+        // Leave out the lateral column, which the table does not have.
         let sql = sql.replace("to_jsonb(u)", "to_jsonb(u.*)");
         let rows = self.bed.query("auth", &sql).await;
         let user = |row: Vec<Option<String>>| {
@@ -75,7 +75,7 @@ impl TeeBed {
         rows.into_iter().map(user).collect()
     }
 
-    /// Waits until a topic rebuilds exactly the users that the source has; gives its messages.
+    /// Waits until a topic rebuilds exactly the users of the source. Returns its messages.
     #[track_caller]
     pub fn equal<'a>(&'a self, tenant: &'a str) -> impl Future<Output = Vec<Message>> + 'a {
         let caller = std::panic::Location::caller();
@@ -110,17 +110,17 @@ impl TeeBed {
         self.bed.becomes("auth", TEE_STATE, state)
     }
 
-    /// The state of the tee, or nothing.
+    /// The state of the tee; empty if it has none.
     pub async fn tee_state(&self) -> String {
         self.bed.query("auth", TEE_STATE).await[0][0].clone().unwrap_or_default()
     }
 }
 
-/// The table may not be there yet.
+/// The state of the tee; empty while the table does not exist.
 const TEE_STATE: &str = "SELECT CASE WHEN to_regclass('users_sync.tee') IS NULL THEN '' ELSE (xpath('//state/text()',
     query_to_xml('SELECT state FROM users_sync.tee', true, false, '')))[1]::text END";
 
-/// The users that live after these messages, as the format upsert has them.
+/// The users that are live after these messages, in the form of format `upsert`.
 pub fn rebuild(messages: &[Message]) -> BTreeMap<String, Value> {
     let mut users = BTreeMap::new();
     for message in messages {
@@ -132,7 +132,7 @@ pub fn rebuild(messages: &[Message]) -> BTreeMap<String, Value> {
     users
 }
 
-/// A value's row after the change; `updated_at`, which may be derived, is left to other tests.
+/// The row after the change. `updated_at` is left out: it may be derived, and other tests check it.
 fn row(value: &Value) -> Option<Value> {
     let value = value.get("payload").unwrap_or(value);
     let mut row = match value.get("op") {
@@ -149,7 +149,7 @@ fn row(value: &Value) -> Option<Value> {
     Some(row)
 }
 
-/// Every message was published once.
+/// Asserts that every message was published once.
 pub fn once(messages: &[Message]) {
     let mut seen = HashSet::new();
     for message in messages {

@@ -9,30 +9,30 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 const VERSION: &str = "4.3.1";
-/// Fixed, as the storage is made for one cluster.
+/// Fixed, because the storage is formatted for one cluster.
 const CLUSTER: &str = "MkU3OEVBNTcwNTJENDM2Qg";
 
-/// Kept on a pipe from us, whose end it sees however we die: then it ends the broker. `$1` is the file with its pid, `$2`
-/// the directory that goes.
+/// Ends the broker when the pipe to this process closes, however this process dies. `$1` is the file with the broker's
+/// pid, `$2` the directory to remove.
 const WATCHDOG: &str = r#"read -r _; kill -9 "$(cat "$1")" 2>/dev/null; rm -rf "$2""#;
 
-/// A broker and where it listens.
+/// A broker and its address.
 pub struct Broker {
     pub port: u16,
-    /// Where whoever asks is trusted.
+    /// The plain listener, which needs no credentials.
     internal: u16,
     directory: PathBuf,
     child: Mutex<Option<Child>>,
-    /// Ends with us.
+    /// The watching shell; it ends with this process.
     _watchdog: Child,
 }
 
 /// How a broker differs from the default.
 #[derive(Default)]
 pub struct Settings {
-    /// Further lines of server.properties.
+    /// More lines of server.properties.
     pub lines: Vec<String>,
-    /// `SSL`, `SASL_SSL`, ...: the protocol of the listener.
+    /// The protocol of the listener, such as `SSL` or `SASL_SSL`.
     pub protocol: Option<&'static str>,
     /// Files beside server.properties.
     pub files: Vec<(&'static str, Vec<u8>)>,
@@ -41,7 +41,7 @@ pub struct Settings {
 }
 
 impl Broker {
-    /// The one that all tests share which do no harm to it.
+    /// The broker shared by all tests that do not harm it.
     pub fn shared() -> &'static Broker {
         static SHARED: OnceLock<Broker> = OnceLock::new();
         SHARED.get_or_init(|| Broker::start(&Settings::default()))
@@ -117,12 +117,12 @@ impl Broker {
         }
     }
 
-    /// Starts it again with what it has stored.
+    /// Starts it again on its stored data.
     pub fn restart(&self) {
         self.run();
     }
 
-    /// Runs one of Kafka's own command line tools to its end; gives what it printed.
+    /// Runs one of Kafka's own command line tools to its end. Returns its output.
     pub async fn tool(&self, class: &str, arguments: &[&str]) -> String {
         let mut command = tokio::process::Command::from(java(class));
         let running = command.args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
@@ -132,7 +132,7 @@ impl Broker {
         text
     }
 
-    /// Allows a role operations on a resource, as `["Read", "Write"]` on `["--topic", "t"]`.
+    /// Grants a role operations on a resource, such as `["Read", "Write"]` on `["--topic", "t"]`.
     pub async fn allow(&self, role: &str, operations: &[&str], resource: &[&str]) {
         let (server, principal) = (format!("127.0.0.1:{}", self.internal), format!("User:{role}"));
         let mut arguments = vec!["--bootstrap-server", &server, "--add", "--allow-principal", &principal];
@@ -141,7 +141,7 @@ impl Broker {
         self.tool("org.apache.kafka.tools.AclCommand", &arguments).await;
     }
 
-    /// Kafka's console producer, fed with lines of a key, a tab and a value.
+    /// Feeds Kafka's console producer with lines of key, tab and value.
     pub async fn produce(&self, lines: &Path, topic: &str) {
         let mut command = tokio::process::Command::from(java("org.apache.kafka.tools.ConsoleProducer"));
         command.args(["--bootstrap-server", &self.address(), "--topic", topic, "--reader-property", "parse.key=true"]);
@@ -158,7 +158,7 @@ impl Drop for Broker {
     }
 }
 
-/// Waits until it holds, with a deadline.
+/// Waits until the condition holds, with a deadline.
 pub async fn until<F: AsyncFnMut() -> bool>(what: &str, mut holds: F) {
     let deadline = Instant::now() + DEADLINE;
     while !holds().await {
@@ -167,7 +167,7 @@ pub async fn until<F: AsyncFnMut() -> bool>(what: &str, mut holds: F) {
     }
 }
 
-/// A class of Kafka's with its libraries.
+/// Runs a class of Kafka's with its libraries.
 pub fn java(class: &str) -> Command {
     java_with(class, "-Xmx256m")
 }
@@ -179,13 +179,13 @@ fn java_with(class: &str, memory: &str) -> Command {
     command
 }
 
-/// The class path of what a file of Maven's in this directory names, fetched once per version.
+/// The class path of the libraries that a Maven file in this directory names. They are fetched once per version.
 pub fn libraries(name: &str, version: &str) -> String {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{version}"));
     if !directory.is_dir() {
-        // Whole or not at all: what is fetched half is not found under the final name.
+        // An incomplete download must not appear under the final name.
         let half = directory.with_extension(std::process::id().to_string());
         let pom = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/kafka/{name}.pom.xml"));
         let mut maven = Command::new("mvn");

@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
-/// A message as a consumer gets it.
+/// A message as a consumer receives it.
 #[derive(Clone, Debug)]
 pub struct Message {
     pub partition: i32,
@@ -27,14 +27,14 @@ impl Message {
         self.key["id"].as_str().or(self.key["payload"]["id"].as_str()).unwrap()
     }
 
-    /// `c`, `u`, `d`, `r`, `t` for a tombstone, `?` where the format has no such word.
+    /// `c`, `u`, `d` or `r`; `t` for a tombstone; `?` if the format has no operation.
     pub fn op(&self) -> &str {
         let Some(value) = &self.value else { return "t" };
         value["op"].as_str().or(value["payload"]["op"].as_str()).unwrap_or("?")
     }
 }
 
-/// Everything that is committed in a topic by now.
+/// All committed messages of a topic.
 pub fn read(broker: &Broker, topic: &str) -> Vec<Message> {
     read_with(&broker.address(), topic, &[])
 }
@@ -86,7 +86,7 @@ pub fn read_with(brokers: &str, topic: &str, properties: &[(&str, &str)]) -> Vec
     messages
 }
 
-/// How many records the first partition of a topic has had, as a consumer of this isolation level is told.
+/// The end offset of the topic's first partition at this isolation level.
 pub fn end(broker: &Broker, topic: &str, isolation: &str) -> i64 {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", broker.address()).set("group.id", "test").set("isolation.level", isolation);
@@ -94,7 +94,7 @@ pub fn end(broker: &Broker, topic: &str, isolation: &str) -> i64 {
     consumer.fetch_watermarks(topic, 0, DEADLINE).unwrap().1
 }
 
-/// Waits until the topic has this many messages at least.
+/// Waits until the topic has at least this many messages.
 #[track_caller]
 pub fn arrive(broker: &Broker, topic: &str, count: usize) -> Vec<Message> {
     let begun = Instant::now();

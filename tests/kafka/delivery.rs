@@ -1,4 +1,4 @@
-//! Every change once and in order: over kills of ours, of the broker, of the slot; with and without transactions.
+//! Every change is published once and in order, across kills of users-sync, the broker and the slot.
 
 use crate::bed::{TeeBed, of, once, ops};
 use crate::broker::{Broker, Settings, until};
@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Users whose names count how often they were changed.
+/// Inserts users whose names count their changes.
 async fn counting(bed: &TeeBed, users: u32) {
     let sql = "INSERT INTO auth.users (id, org, first_name) SELECT 'u' || n, 'acme', '0' FROM generate_series(1, {}) n";
     bed.auth(&sql.replace("{}", &users.to_string())).await;
 }
 
-/// Counts on, a few users a transaction, while `meanwhile` runs; gives how many transactions that were.
+/// Increments the counters of a few users per transaction while `meanwhile` runs. Returns the number of transactions.
 async fn count_on(bed: &TeeBed, users: u32, meanwhile: impl Future<Output = ()>) -> u32 {
     let over = AtomicBool::new(false);
     let writing = async {
@@ -38,7 +38,7 @@ async fn count_on(bed: &TeeBed, users: u32, meanwhile: impl Future<Output = ()>)
     tokio::join!(writing, meanwhile).0
 }
 
-/// Each user's counter goes up by one from message to message: nothing lost, nothing twice, nothing out of order.
+/// Asserts that each user's counter grows by one from message to message: none lost, repeated or out of order.
 fn counts(messages: &[Message]) {
     let mut last: BTreeMap<&str, i64> = BTreeMap::new();
     for message in messages.iter().filter(|message| message.op() == "u") {
@@ -50,7 +50,7 @@ fn counts(messages: &[Message]) {
     assert!(!last.is_empty());
 }
 
-/// How many users each transaction has changed, as far as a consumer sees it.
+/// The number of users changed per transaction, as a consumer sees it.
 fn changed_by_transaction(broker: &Broker, topic: &str) -> BTreeMap<String, usize> {
     let mut changed = BTreeMap::new();
     for message in read(broker, topic).iter().filter(|message| message.op() == "u") {
@@ -61,7 +61,7 @@ fn changed_by_transaction(broker: &Broker, topic: &str) -> BTreeMap<String, usiz
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_again_and_again_it_publishes_every_change_once_and_transactions_whole() {
+async fn repeated_kills_publish_every_change_once_and_transactions_whole() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "killed", "partitions: 3", "").await;
     counting(&bed, 30).await;
@@ -71,7 +71,7 @@ async fn killed_again_and_again_it_publishes_every_change_once_and_transactions_
         for n in 0..6_u64 {
             let_pass(Duration::from_millis(150 + 130 * n)).await;
             process.take().unwrap().kill();
-            // While nobody publishes: what a consumer sees of a transaction is all of it, in every partition.
+            // Nothing is being published now, so a consumer must see whole transactions only, across all partitions.
             let seen = changed_by_transaction(broker, "killed.acme");
             until("every transaction that is seen is whole", async || {
                 let now = changed_by_transaction(broker, "killed.acme");
@@ -90,7 +90,7 @@ async fn killed_again_and_again_it_publishes_every_change_once_and_transactions_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_becomes_visible_at_once() {
+async fn a_source_transaction_becomes_visible_as_a_whole() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "whole", "", "").await;
     let process = Process::start(&bed.file);
@@ -120,7 +120,7 @@ async fn a_transaction_becomes_visible_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_is_killed_and_comes_back_holds_up_no_target_and_misses_nothing() {
+async fn a_broker_restart_delays_no_target_and_loses_no_message() {
     let broker = Broker::start(&Settings::default());
     let bed = TeeBed::start(&broker, "restart", "", "").await;
     counting(&bed, 30).await;
@@ -129,7 +129,7 @@ async fn a_broker_that_is_killed_and_comes_back_holds_up_no_target_and_misses_no
     count_on(&bed, 30, async {
         let_pass(Duration::from_millis(300)).await;
         broker.kill();
-        // The targets go on.
+        // The targets continue.
         bed.auth("INSERT INTO auth.users (id, org) VALUES ('meanwhile', 'globex')").await;
         bed.bed.becomes("globex", "SELECT count(*) FROM neon_auth.users_sync WHERE id = 'meanwhile'", "1").await;
         broker.restart();
@@ -148,7 +148,7 @@ async fn a_broker_that_is_killed_and_comes_back_holds_up_no_target_and_misses_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_transactions_nothing_is_lost_and_the_end_is_right() {
+async fn without_transactions_no_change_is_lost_and_the_final_state_is_right() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "atleastonce", "exactly_once: false", "").await;
     counting(&bed, 30).await;
@@ -195,7 +195,7 @@ async fn past_its_budget_the_tee_is_parked_and_comes_back_with_what_changed_mean
     let told =
         text.contains("tee users_sync_kafka parked") && text.contains("no slot") && text.contains("limits.kafka_wal");
     assert!(told && code == Some(1), "{text}");
-    // Nobody else is harmed.
+    // The targets are not affected.
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('late', 'acme')").await;
     bed.bed.equal().await;
     broker.restart();
@@ -214,7 +214,7 @@ async fn past_its_budget_the_tee_is_parked_and_comes_back_with_what_changed_mean
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_resync_says_again_who_is_there_and_who_is_not() {
+async fn a_resync_republishes_all_users_and_deletes_the_missing_ones() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "resync", "", "").await;
     counting(&bed, 3).await;
@@ -225,7 +225,7 @@ async fn a_resync_says_again_who_is_there_and_who_is_not() {
     let (text, code) = said(&command(&["resync", "-c", path, "--kafka"]).await);
     assert!(code == Some(0) && text.contains("again"), "{text}");
     assert_eq!(ops(&arrive(broker, "resync.acme", 6).iter().collect::<Vec<_>>()), "rrrrrr");
-    // What the stream cannot say is said by a snapshot, too.
+    // The stream cannot express a TRUNCATE; a snapshot does.
     bed.auth("TRUNCATE auth.users").await;
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('after', 'acme')").await;
     let messages = bed.equal("acme").await;
@@ -240,7 +240,7 @@ async fn a_resync_says_again_who_is_there_and_who_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_that_comes_is_published_and_a_tee_that_goes_leaves_no_slot() {
+async fn an_added_tenant_is_published_and_a_removed_tee_leaves_no_slot() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "comes", "", "").await;
     counting(&bed, 3).await;
@@ -274,7 +274,7 @@ async fn a_tenant_that_comes_is_published_and_a_tee_that_goes_leaves_no_slot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_compacted_topic_still_rebuilds_who_is_there() {
+async fn a_compacted_topic_still_rebuilds_all_live_users() {
     let broker = Broker::shared();
     let settings = [
         "--bootstrap-server",
@@ -292,7 +292,7 @@ async fn a_compacted_topic_still_rebuilds_who_is_there() {
         "delete.retention.ms=0",
         "--config",
         "max.compaction.lag.ms=1000",
-        // As a broker's default may be: it compresses anew, and whoever reads has to know how.
+        // A broker may have this default. It recompresses, so readers need the codec.
         "--config",
         "compression.type=zstd",
     ];
@@ -308,7 +308,7 @@ async fn a_compacted_topic_still_rebuilds_who_is_there() {
     let before = 60 + 60 * 60 + 30 * 2;
     bed.equal("acme").await;
     until("the topic was compacted", async || {
-        // The last segment is never compacted: something has to come behind it.
+        // Kafka never compacts the last segment, so more has to follow it.
         bed.auth("UPDATE auth.users SET email = email || 'x' WHERE id = 'u1'").await;
         read(broker, "compacted.acme").len() < before / 2
     })
@@ -319,7 +319,7 @@ async fn a_compacted_topic_still_rebuilds_who_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_group_of_kafkas_own_client_gets_everything() {
+async fn kafkas_own_consumer_group_receives_every_message() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "group", "partitions: 3", "").await;
     counting(&bed, 40).await;

@@ -1,4 +1,4 @@
-//! What Kafka refuses, in one clear message with what mends it; and faults that only a mock cluster shows on demand.
+//! Kafka's refusals are reported in one clear message with the fix. A mock cluster produces faults on demand.
 
 use crate::bed::TeeBed;
 use crate::broker::Broker;
@@ -9,7 +9,7 @@ use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topics_that_are_not_to_be_created_have_to_be_there() {
+async fn with_create_topics_off_a_missing_topic_is_reported() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "absent", "create_topics: false", "").await;
     let (process, log) = Process::start_logged(&bed.file);
@@ -30,7 +30,7 @@ async fn topics_that_are_not_to_be_created_have_to_be_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_is_too_large_is_said_once_and_goes_out_when_the_limit_is_raised() {
+async fn an_oversized_message_is_reported_once_and_published_once_the_limit_allows() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "toolarge", "", "").await;
     let (process, log) = Process::start_logged(&bed.file);
@@ -61,7 +61,7 @@ async fn a_message_that_is_too_large_is_said_once_and_goes_out_when_the_limit_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_is_not_there_is_said_once() {
+async fn an_unreachable_broker_is_reported_once() {
     let bed = TeeBed::start_with("127.0.0.1:1", "nobody", "", "").await;
     let (process, log) = Process::start_logged(&bed.file);
     log.says("reaching Kafka at 127.0.0.1:1 failed").await;
@@ -75,7 +75,7 @@ async fn a_broker_that_is_not_there_is_said_once() {
     assert!(process.stop().await.success());
 }
 
-/// A cluster of librdkafka's own in this process.
+/// An in-process mock cluster of librdkafka.
 fn mock(name: &str) -> MockCluster<'static, DefaultProducerContext> {
     let cluster = MockCluster::new(1).unwrap();
     for topic in ["acme", "globex", "positions"] {
@@ -85,7 +85,7 @@ fn mock(name: &str) -> MockCluster<'static, DefaultProducerContext> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn passing_faults_of_a_broker_lose_and_double_nothing() {
+async fn transient_broker_faults_lose_and_duplicate_nothing() {
     let cluster = mock("mock");
     let bed = TeeBed::start_with(&cluster.bootstrap_servers(), "mock", "create_topics: false", "").await;
     let process = Process::start(&bed.file);
@@ -107,7 +107,7 @@ async fn passing_faults_of_a_broker_lose_and_double_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_may_not_be_written_is_said_with_what_mends_it() {
+async fn a_missing_write_privilege_is_reported_with_its_remedy() {
     let cluster = mock("denied");
     let bed = TeeBed::start_with(&cluster.bootstrap_servers(), "denied", "create_topics: false", "").await;
     let (process, log) = Process::start_logged(&bed.file);

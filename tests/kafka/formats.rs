@@ -1,4 +1,4 @@
-//! What consumers get: formats, keys, headers, partitions.
+//! What consumers receive: formats, keys, headers and partitions.
 
 use crate::bed::{TeeBed, of, once, ops};
 use crate::broker::Broker;
@@ -17,14 +17,14 @@ const LIFE: &str = "
     UPDATE auth.users SET id = 'cyd' WHERE id = 'cy';
     UPDATE auth.users SET org = 'globex' WHERE id = 'ann'";
 
-/// Each statement a transaction of its own.
+/// Runs each statement as a transaction of its own.
 async fn live(bed: &TeeBed) {
     for statement in LIFE.split(';') {
         bed.auth(statement).await;
     }
 }
 
-/// Every value and key is what its schema says.
+/// Asserts that every key and value matches its JSON Schema.
 fn validate(messages: &[Message], schema: &str) {
     let load = |name: &str| {
         let path = format!("{}/config/kafka/{name}.schema.json", env!("CARGO_MANIFEST_DIR"));
@@ -46,7 +46,7 @@ fn validate(messages: &[Message], schema: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn debezium_events_say_what_happened() {
+async fn debezium_events_describe_each_kind_of_change() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "debezium", "", "").await;
     bed.auth(ANN).await;
@@ -56,7 +56,7 @@ async fn debezium_events_say_what_happened() {
     let acme = bed.equal("acme").await;
     let globex = bed.equal("globex").await;
     assert!(process.stop().await.success());
-    // A soft delete is an update; a user that gets another id, or moves, is deleted where it was.
+    // A soft delete is an update. A user whose id or tenant changes is deleted under the old one.
     assert_eq!(["ann", "bob", "cy", "cyd"].map(|id| ops(&of(&acme, id))), ["ruu", "cu", "cu", "c"]);
     assert_eq!(ops(&of(&globex, "ann")), "c");
     validate(&acme, "debezium");
@@ -88,7 +88,7 @@ async fn debezium_events_say_what_happened() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hard_deletes_end_in_a_tombstone_and_full_identity_carries_the_row_before() {
+async fn hard_deletes_end_in_a_tombstone_and_full_identity_fills_before() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "hard", "", "deletes: hard").await;
     bed.auth(ANN).await;
@@ -116,14 +116,14 @@ async fn hard_deletes_end_in_a_tombstone_and_full_identity_carries_the_row_befor
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_carries_the_row_of_another_user_or_tenant_before() {
+async fn before_never_holds_the_row_of_another_user_or_tenant() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "before", "", "").await;
     bed.auth("ALTER TABLE auth.users REPLICA IDENTITY FULL").await;
     bed.auth(ANN).await;
     let process = Process::start(&bed.file);
     bed.tee_is("following").await;
-    // Who comes already deleted comes behind another user's update, and from another tenant.
+    // A user inserted as already deleted follows another user's update, and arrives from another tenant.
     bed.auth(
         "BEGIN; UPDATE auth.users SET first_name = 'Anna', deleted_at = now(), updated_at = now() WHERE id = 'ann'; \
          INSERT INTO auth.users (id, org, deleted_at) VALUES ('bob', 'acme', now()); \
@@ -142,7 +142,7 @@ async fn nobody_carries_the_row_of_another_user_or_tenant_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn soft_deletes_keep_the_profile_where_the_identity_carries_it_and_may_end_in_a_tombstone() {
+async fn soft_deletes_keep_the_profile_with_full_identity_and_may_end_in_a_tombstone() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "soft", "tombstone_on_delete: true", "").await;
     bed.auth("ALTER TABLE auth.users REPLICA IDENTITY FULL").await;
@@ -160,7 +160,7 @@ async fn soft_deletes_keep_the_profile_where_the_identity_carries_it_and_may_end
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn upsert_has_the_seven_columns_and_null_for_who_is_gone() {
+async fn upsert_has_the_seven_columns_and_null_for_a_deleted_user() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "upsert", "format: upsert", "deletes: hard").await;
     bed.auth(ANN).await;
@@ -177,7 +177,7 @@ async fn upsert_has_the_seven_columns_and_null_for_who_is_gone() {
     assert!(process.stop().await.success());
 }
 
-/// Holds a payload against the schema of Kafka Connect beside it.
+/// Asserts that a payload matches the Kafka Connect schema beside it.
 fn fits(schema: &Value, payload: &Value, place: &str) {
     if payload.is_null() {
         return assert_eq!(schema["optional"], true, "{place}");
@@ -197,7 +197,7 @@ fn fits(schema: &Value, payload: &Value, place: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_schemas_keys_and_values_say_what_they_are() {
+async fn schemas_true_adds_a_schema_to_keys_and_values() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "schemas", "schemas: true", "deletes: hard").await;
     bed.auth(ANN).await;
@@ -214,7 +214,7 @@ async fn with_schemas_keys_and_values_say_what_they_are() {
     }
     validate(&acme, "debezium");
     assert!(process.stop().await.success());
-    // Who comes back finds its own keys in the topic again.
+    // A new process recognises its own keys in the topic.
     bed.auth("DELETE FROM auth.users WHERE id = 'cyd'").await;
     bed.auth("SELECT pg_drop_replication_slot('users_sync_kafka')").await;
     let process = Process::start(&bed.file);
@@ -224,7 +224,7 @@ async fn with_schemas_keys_and_values_say_what_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shared_topic_has_the_tenant_in_its_keys_and_users_where_java_would_put_them() {
+async fn a_shared_topic_has_the_tenant_in_its_keys_and_javas_partitions() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "shared", "topic: 'shared.{table}', partitions: 6, format: upsert", "").await;
     let many = "INSERT INTO auth.users (id, org) SELECT 'u' || n, (ARRAY['acme', 'globex'])[1 + n % 2] FROM generate_series(1, 60) n";
@@ -235,12 +235,12 @@ async fn a_shared_topic_has_the_tenant_in_its_keys_and_users_where_java_would_pu
     for message in &messages {
         assert_eq!(message.key["tenant_id"], message.headers["ce_tenant"]);
     }
-    // A producer of Kafka's own, with the same keys.
+    // Kafka's own producer, with the same keys.
     let settings = ["--bootstrap-server", &broker.address(), "--create", "--topic", "java", "--partitions", "6"];
     broker.tool("org.apache.kafka.tools.TopicCommand", &settings).await;
     let lines = bed.file.path().with_extension("keys");
     let text: String = messages.iter().map(|message| format!("{}\t1\n", message.key)).collect();
-    // serde_json sorts keys; the order of the real ones is tenant_id, id.
+    // serde_json sorts keys; the real order is tenant_id, id.
     let text = messages.iter().fold(text, |text, message| {
         let (tenant, id) = (&message.key["tenant_id"], &message.key["id"]);
         text.replace(&message.key.to_string(), &format!("{{\"tenant_id\":{tenant},\"id\":{id}}}"))
@@ -259,7 +259,7 @@ async fn a_shared_topic_has_the_tenant_in_its_keys_and_users_where_java_would_pu
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_stream_does_not_carry_is_read_and_no_placeholder_leaves() {
+async fn values_missing_from_the_stream_are_read_before_publishing() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "toast", "format: upsert", "").await;
     bed.auth("ALTER TABLE auth.users ALTER profile SET STORAGE EXTERNAL").await;
@@ -271,7 +271,7 @@ async fn what_the_stream_does_not_carry_is_read_and_no_placeholder_leaves() {
     for n in 1..=3 {
         bed.auth(&format!("UPDATE auth.users SET first_name = 'n{n}'")).await;
     }
-    // One transaction in which a large value changes between two updates that do not carry it.
+    // In one transaction a large value changes between two updates that do not carry it.
     bed.auth(
         "BEGIN; UPDATE auth.users SET email = 'a@b'; UPDATE auth.users SET profile = jsonb_build_object('about', repeat('x', 40000)) \
          WHERE id = 'u1'; UPDATE auth.users SET last_name = 'l' WHERE id IN ('u1', 'u2'); DELETE FROM auth.users WHERE id = 'u3'; COMMIT",
@@ -290,7 +290,7 @@ async fn what_the_stream_does_not_carry_is_read_and_no_placeholder_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_snapshot_only_what_changes_is_published() {
+async fn snapshot_false_publishes_changes_only() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "nosnapshot", "snapshot: false", "").await;
     bed.auth(ANN).await;

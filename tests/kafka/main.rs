@@ -1,4 +1,4 @@
-//! The tee against a real broker.
+//! Tests of the tee against a real broker.
 
 #![allow(clippy::unwrap_used)]
 #![cfg(feature = "kafka")]

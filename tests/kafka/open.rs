@@ -1,4 +1,4 @@
-//! Transactions of Kafka's that stay open for a while: ours of a large transaction, and those of others.
+//! Kafka transactions that stay open for a while: our own large ones, and those of other producers.
 
 use crate::bed::{TeeBed, of, once, ops};
 use crate::broker::{Broker, until};
@@ -11,16 +11,16 @@ use std::time::Duration;
 
 const ROWS: usize = 12_000;
 
-/// A transaction that takes a while to publish.
+/// Writes a transaction that takes a while to publish.
 async fn sign_up_many(bed: &TeeBed) {
     let sql = "INSERT INTO auth.users (id, org, first_name) SELECT 'u' || n, 'acme', repeat('x', 2000) FROM generate_series(1, {}) n";
     bed.auth(&sql.replace("{}", &ROWS.to_string())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_is_split_goes_on_where_it_was() {
+async fn a_split_transaction_continues_where_it_stopped() {
     let broker = Broker::shared();
-    // A third of that, and what is there becomes visible.
+    // After a third of this timeout the transaction is split, and its first part becomes visible.
     let bed = TeeBed::start(broker, "split", "properties: {transaction.timeout.ms: 1000}", "").await;
     let mut process = Process::start(&bed.file);
     bed.tee_is("following").await;
@@ -39,7 +39,7 @@ async fn a_transaction_that_is_split_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_stopped_in_the_middle_of_a_transaction_holds_no_consumer_up() {
+async fn a_stop_inside_a_transaction_blocks_no_consumer() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "stopped", "", "").await;
     let process = Process::start(&bed.file);
@@ -57,7 +57,7 @@ async fn who_is_stopped_in_the_middle_of_a_transaction_holds_no_consumer_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_open_transaction_of_another_hides_no_position() {
+async fn another_producers_open_transaction_hides_no_position() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "hidden", "", "").await;
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('u', 'acme')").await;
@@ -76,7 +76,7 @@ async fn the_open_transaction_of_another_hides_no_position() {
     }
     process.kill();
     let process = Process::start(&bed.file);
-    // Its positions are behind that transaction, which ends while it starts, or it waits.
+    // The positions lie behind the open transaction. It ends while the process starts, or the process would wait.
     let_pass(Duration::from_secs(2)).await;
     another.abort_transaction(Duration::from_secs(30)).unwrap();
     bed.auth("UPDATE auth.users SET first_name = 'last', updated_at = now() WHERE id = 'u'").await;

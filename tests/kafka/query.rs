@@ -1,4 +1,4 @@
-//! Users that a query puts together, published.
+//! Publishing users that a query combines from several tables.
 
 use crate::bed::{TeeBed, of, once, ops};
 use crate::broker::{Broker, until};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 const EMAILS: &str = "CREATE TABLE auth.emails (user_id text PRIMARY KEY, address text)";
 
-/// Users as these keys have them, and deletes that are hard.
+/// A bed with this `users:` line and hard deletes.
 async fn mapped(broker: &Broker, name: &str, kafka: &str, users: &str) -> TeeBed {
     let bed = TeeBed::start(broker, name, kafka, "deletes: hard").await;
     let text = std::fs::read_to_string(bed.file.path()).unwrap();
@@ -19,7 +19,7 @@ async fn mapped(broker: &Broker, name: &str, kafka: &str, users: &str) -> TeeBed
     bed
 }
 
-/// The e-mail comes from another table.
+/// The e-mail address comes from another table.
 async fn start(broker: &Broker, name: &str, kafka: &str) -> TeeBed {
     let users = "users: {table: auth.users, id: id, name: first_name, email: address, created_at: created_at, tenant: org, \
         exclude: [address, encrypted_password], key: id, watch: [{table: auth.emails, key: user_id}], \
@@ -29,7 +29,7 @@ async fn start(broker: &Broker, name: &str, kafka: &str) -> TeeBed {
     bed
 }
 
-/// Who is there, with name and e-mail, after these messages.
+/// Name and e-mail address of each live user after these messages.
 fn held(messages: &[Message]) -> BTreeMap<String, [Option<String>; 2]> {
     let mut users = BTreeMap::new();
     for message in messages {
@@ -45,7 +45,7 @@ fn held(messages: &[Message]) -> BTreeMap<String, [Option<String>; 2]> {
     users
 }
 
-/// Waits until a topic has who is there at the source; gives its messages.
+/// Waits until a topic matches the source. Returns its messages.
 async fn equal(bed: &TeeBed, broker: &Broker, tenant: &str) -> Vec<Message> {
     let sql = format!(
         "SELECT id, first_name, address FROM auth.users u LEFT JOIN auth.emails e ON e.user_id = u.id WHERE org = '{tenant}'"
@@ -61,7 +61,7 @@ async fn equal(bed: &TeeBed, broker: &Broker, tenant: &str) -> Vec<Message> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn users_of_a_query_arrive_over_kills_and_never_go_back() {
+async fn users_of_a_query_arrive_despite_kills_and_never_go_back_in_time() {
     let broker = Broker::shared();
     let bed = start(broker, "queried", "partitions: 2").await;
     bed.auth(
@@ -109,7 +109,7 @@ async fn users_of_a_query_arrive_over_kills_and_never_go_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_published_from_its_beginning_again_gets_numbers_of_its_own() {
+async fn a_republished_transaction_gets_new_change_numbers() {
     let broker = Broker::shared();
     let bed = start(broker, "renumbered", "properties: {transaction.timeout.ms: 1000}").await;
     let mut process = Process::start(&bed.file);
@@ -130,9 +130,9 @@ async fn what_is_published_from_its_beginning_again_gets_numbers_of_its_own() {
     assert!(process.stop().await.success());
 }
 
-/// One user in several tenants: a message is for whoever has the user, and says whether it is new there.
+/// A user may be in several tenants: each of them gets the message, which says whether the user is new there.
 #[tokio::test(flavor = "multi_thread")]
-async fn members_come_and_go_in_the_topics_of_their_own_tenants() {
+async fn memberships_are_published_in_the_topics_of_their_own_tenants() {
     let broker = Broker::shared();
     let users = "users: {table: auth.users, id: id, name: first_name, exclude: [encrypted_password], \
         fan_out: {table: auth.members, id: user_id, tenant: org}}";
@@ -146,7 +146,7 @@ async fn members_come_and_go_in_the_topics_of_their_own_tenants() {
     .await;
     let process = Process::start(&bed.file);
     bed.tee_is("following").await;
-    // A reading may be ahead of the stream: each change is published before the next one is made.
+    // A read may be ahead of the stream, so each change is published before the next one is made.
     let until_published = async |last: &str| {
         let sql = format!(
             "BEGIN; INSERT INTO auth.users (id, org) VALUES ('{last}', 'none');
@@ -166,7 +166,7 @@ async fn members_come_and_go_in_the_topics_of_their_own_tenants() {
         "DELETE FROM auth.users WHERE id = 'nobody'",
         "BEGIN; INSERT INTO auth.users (id, org) VALUES ('dan', 'none'); INSERT INTO auth.members VALUES ('dan', 'acme'); COMMIT",
         "DELETE FROM auth.members WHERE user_id = 'ann' AND org = 'acme'",
-        // Nothing but the membership that stays says whose user this was.
+        // Only the remaining membership says which tenant had this user.
         "ALTER TABLE auth.members DROP CONSTRAINT members_user_id_fkey",
         "DELETE FROM auth.users WHERE id = 'dan'",
     ];

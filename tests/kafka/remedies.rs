@@ -1,5 +1,5 @@
-//! What mends a refusal of Kafka's, done as it is said: the file is corrected while the process runs, and the tee follows.
-//! What is refused by a role's rights is said by a mock cluster, on demand, and stops being said where they are given.
+//! Each remedy for a Kafka refusal works: the file is corrected while the process runs, and the tee recovers.
+//! A mock cluster refuses for missing privileges on demand, and stops once they are granted.
 
 use crate::bed::TeeBed;
 use crate::broker::Broker;
@@ -10,7 +10,7 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 
-/// One whose topics are there.
+/// A mock cluster whose topics exist.
 fn mock(name: &str) -> Cluster {
     let cluster = Cluster::new(1).unwrap();
     for topic in ["acme", "globex", "positions"] {
@@ -25,7 +25,7 @@ fn corrects(bed: &TeeBed, from: &str, to: &str) {
     std::fs::write(bed.file.path(), text.replace(from, to)).unwrap();
 }
 
-/// Kafka refuses this request so often; the remedy is said, and once the file is corrected the tee follows.
+/// Kafka refuses this request several times. The remedy is reported, and correcting the file lets the tee recover.
 async fn refused(
     name: &str,
     (request, refusal, times): (RDKafkaApiKey, RDKafkaRespErr, usize),
@@ -45,7 +45,7 @@ async fn refused(
     assert!(process.stop().await.success(), "{}", log.text());
 }
 
-/// Brokers without transactions say so, and are replaced.
+/// Brokers without transactions are reported, and replaced.
 async fn too_old() {
     let cluster = mock("old");
     cluster.apiversion(RDKafkaApiKey::InitProducerId, None, None).unwrap();
@@ -57,7 +57,7 @@ async fn too_old() {
     assert!(process.stop().await.success());
 }
 
-/// A name that nobody knows is corrected.
+/// An unresolvable host name is corrected.
 async fn unknown_name() {
     let cluster = mock("named");
     let bed = TeeBed::start_with("no-such-host.invalid:9092", "named", "create_topics: false", "").await;
@@ -68,9 +68,9 @@ async fn unknown_name() {
     assert!(process.stop().await.success());
 }
 
-/// All at once: a mock cluster does not answer everything, and each of them waits for that.
+/// All of them in parallel: a mock cluster leaves some requests unanswered, and each test waits for that.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_kafka_refuses_is_mended_as_it_is_said() {
+async fn every_remedy_for_a_kafka_refusal_works() {
     let request = RDKafkaApiKey::InitProducerId;
     let no_id = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED;
     let no_right = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
@@ -84,7 +84,7 @@ async fn what_kafka_refuses_is_mended_as_it_is_said() {
             "on the transactional id <kafka.positions_topic>.<kafka.slot>, or set kafka.exactly_once: false",
             ("create_topics: false", "create_topics: false, exactly_once: false"),
         ),
-        // The role is given its rights: the file stays as it is.
+        // The role is granted its privileges; the file stays unchanged.
         refused(
             "weakly",
             (request, no_right, 20),
@@ -101,7 +101,7 @@ async fn what_kafka_refuses_is_mended_as_it_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_the_cluster_cannot_hold_is_asked_for_in_its_size() {
+async fn an_impossible_replication_factor_is_reported_and_corrected() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "toomany", "replication: 3", "").await;
     let (process, log) = Process::start_logged(&bed.file);

@@ -1,4 +1,4 @@
-//! TLS with certificates on both sides, the mechanisms of SASL, and what is said when one of them is wrong.
+//! TLS with certificates on both sides, the SASL mechanisms, and the messages when one of them is wrong.
 
 use crate::bed::TeeBed;
 use crate::broker::{Broker, Settings};
@@ -7,17 +7,17 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::sync::OnceLock;
 use tempfile::TempDir;
 
-/// A broker that wants a client's certificate and a password, and grants everything to `tee` only.
+/// A broker that requires a client certificate and a password, and grants all rights to `tee` only.
 struct Guarded {
     broker: Broker,
-    /// Holds `ca.pem`, `other.pem` (an authority nobody trusts), `client.pem` and `client.key`.
+    /// Holds `ca.pem`, `other.pem` (an untrusted authority), `client.pem` and `client.key`.
     files: TempDir,
 }
 
 fn guarded() -> &'static Guarded {
     static GUARDED: OnceLock<Guarded> = OnceLock::new();
     GUARDED.get_or_init(|| {
-        // An issuer and what it signs need names of their own: OpenSSL takes the same name for a self-signed one.
+        // Issuer and certificate need different names: OpenSSL takes equal names for a self-signed certificate.
         let authority = |name: &str| {
             let mut params = CertificateParams::new(Vec::new()).unwrap();
             params.distinguished_name.push(DnType::CommonName, name);
@@ -61,7 +61,7 @@ fn guarded() -> &'static Guarded {
 }
 
 impl Guarded {
-    /// The section's properties, with `more`.
+    /// The `properties` of the section, plus `more`.
     fn properties(&self, authority: &str, more: &str) -> String {
         let file = |name: &str| self.files.path().join(name).display().to_string();
         format!(
@@ -77,7 +77,7 @@ impl Guarded {
         TeeBed::start(&self.broker, name, &self.properties(authority, more), "").await
     }
 
-    /// It publishes; what is published is read with the same properties.
+    /// Asserts that the tee publishes and that its messages can be read with the same properties.
     async fn works(&self, name: &str, more: &str) {
         let bed = self.bed(name, "ca.pem", more).await;
         let process = Process::start(&bed.file);
@@ -102,7 +102,7 @@ impl Guarded {
         assert!(process.stop().await.success());
     }
 
-    /// It says these words, in its log and in `status`, and no secret; and once the file is corrected the tee follows.
+    /// Log and `status` contain these words and no secret, and the tee recovers once the file is corrected.
     async fn refuses(
         &self,
         name: &str,
@@ -131,7 +131,7 @@ impl Guarded {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_mechanism_over_tls_with_a_clients_certificate() {
+async fn every_sasl_mechanism_works_over_tls_with_a_client_certificate() {
     let guarded = guarded();
     guarded.works("scram", "sasl.mechanism: SCRAM-SHA-256, sasl.username: tee, sasl.password: hunter2").await;
     guarded.works("plain", "sasl.mechanism: PLAIN, sasl.username: tee, sasl.password: hunter2").await;
@@ -140,7 +140,7 @@ async fn every_mechanism_over_tls_with_a_clients_certificate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_password_a_wrong_authority_and_a_weak_role_are_said() {
+async fn a_wrong_password_authority_or_privilege_is_reported() {
     let guarded = guarded();
     let login =
         |user: &str, password: &str| format!("sasl.mechanism: PLAIN, sasl.username: {user}, sasl.password: {password}");
@@ -153,9 +153,9 @@ async fn a_wrong_password_a_wrong_authority_and_a_weak_role_are_said() {
     guarded.refuses("weak", "ca.pem", &weak, said, (&weak, &strong)).await;
 }
 
-/// A role without any right is given what each remedy names once it is said, until it works: that is all that it takes.
+/// A role without any privilege is granted what each remedy names, until the tee works. Nothing else is needed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_weak_role_is_given_the_rights_that_the_remedies_name() {
+async fn the_remedies_name_every_privilege_that_a_role_needs() {
     let guarded = guarded();
     let login = "sasl.mechanism: PLAIN, sasl.username: weak, sasl.password: hunter3";
     let bed = guarded.bed("given", "ca.pem", login).await;
@@ -190,14 +190,14 @@ async fn a_weak_role_is_given_the_rights_that_the_remedies_name() {
     .await;
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('u', 'acme')").await;
     bed.tee_is("following").await;
-    // Who may create these topics and write them needs nothing on the cluster.
+    // A role that may create and write these topics needs nothing on the cluster.
     let left: Vec<_> = rights.iter().map(|(remedy, ..)| *remedy).collect();
     assert_eq!(left, ["allow it Create and IdempotentWrite on the cluster"], "{}", log.text());
     assert!(process.stop().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_guarantee_rests_on_is_not_for_the_file_to_set() {
+async fn properties_that_the_guarantee_depends_on_cannot_be_set() {
     let bed = TeeBed::start_with("127.0.0.1:1", "ours", "properties: {acks: 1}", "").await;
     let (text, code) = said(&command(&["check", "-c", bed.file.path().to_str().unwrap()]).await);
     assert!(code == Some(1) && text.contains("kafka.properties.acks is not for the file to set"), "{text}");

@@ -1,4 +1,4 @@
-//! The format `debezium` in the hands of those whose it is: Debezium's JDBC sink in Kafka Connect, and Flink SQL.
+//! Format `debezium` read by others: Debezium's JDBC sink in Kafka Connect, and Flink SQL.
 
 use crate::bed::TeeBed;
 use crate::broker::{Broker, free_port, libraries};
@@ -17,18 +17,18 @@ use tokio::time::timeout;
 const DEBEZIUM: &str = "3.6.0.Final";
 const FLINK: &str = "2.2.1";
 
-/// Programs of Java's have a lot to load before they do anything.
+/// Java programs load many classes before they do anything.
 const PATIENCE: Duration = Duration::from_secs(240);
 
-/// Users before the tee's first start: they arrive as `r`.
+/// Users from before the tee's first start arrive as `r`.
 const THERE: &str = r#"INSERT INTO auth.users (id, org, first_name, last_name, email, encrypted_password, profile, created_at)
     VALUES ('ann', 'acme', 'Ann', 'O''Neill "x" \', 'ann@example.com', 'secret', '{"a": [1, "ü", "\n"]}',
             '2024-05-01 12:00:00.000001+00'),
            ('eve', 'acme', 'Eve', NULL, 'eve@example.com', NULL, NULL, '1999-12-31 23:59:59.999999+00'),
            ('zed', 'globex', 'Zed', NULL, NULL, NULL, NULL, '2024-05-01')"#;
 
-/// Sign-up, update, soft delete, hard delete, another id, a move away and one here, each a transaction of its own; and all of
-/// that in one.
+/// Sign-up, update, soft delete, hard delete, new id, and moves out of and into the tenant. Each is a transaction of its
+/// own; then all of them are one.
 const LIFE: [&str; 9] = [
     "INSERT INTO auth.users (id, org, first_name, email) VALUES ('bob', 'acme', 'Bob', ''), ('cy', 'acme', NULL, 'c@d')",
     "INSERT INTO auth.users (id, org, first_name, profile) SELECT 'm' || n, 'acme', 'Many', '{}' FROM generate_series(1, 50) n",
@@ -44,7 +44,7 @@ const LIFE: [&str; 9] = [
      INSERT INTO auth.users (id, org, deleted_at) VALUES ('gus', 'acme', now()); DELETE FROM auth.users WHERE id = 'm1'; COMMIT",
 ];
 
-/// That many messages are in acme's topic after it.
+/// The number of messages in acme's topic afterwards.
 const MESSAGES: usize = 76;
 
 async fn live(bed: &TeeBed) {
@@ -53,7 +53,7 @@ async fn live(bed: &TeeBed) {
     }
 }
 
-/// One of Java's programs, to be ended with us: what it says goes to the files `out` and `log`.
+/// A Java program, killed on drop. Its output goes to the files `out` and `log`.
 fn java(directory: &Path, libraries: &str, arguments: &[&str]) -> Child {
     let file = |name: &str| std::fs::File::create(directory.join(name)).unwrap();
     let mut command = Command::new("java");
@@ -92,7 +92,7 @@ fn connect(directory: &Path, bed: &TeeBed, topic: &str) -> Child {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn debeziums_jdbc_sink_makes_the_same_table_of_it() {
+async fn debeziums_jdbc_sink_rebuilds_the_same_table() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "jdbc", "schemas: true", "deletes: hard").await;
     bed.bed.server.create_database("sink").await.unwrap();
@@ -104,7 +104,7 @@ async fn debeziums_jdbc_sink_makes_the_same_table_of_it() {
     let mut connect = connect(directory.path(), &bed, "jdbc.acme");
     live(&bed).await;
     bed.bed.equal().await;
-    // Of its own it makes a column of json.
+    // On its own it would create a json column.
     let held = HELD.replace("raw_json::text", "raw_json::jsonb::text");
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -130,13 +130,13 @@ async fn debeziums_jdbc_sink_makes_the_same_table_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn flinks_changelog_of_it_ends_in_the_same_users() {
+async fn flinks_changelog_ends_with_the_same_users() {
     let broker = Broker::shared();
     let mut beds = Vec::new();
     for schemas in ["false", "true"] {
         let section = format!("schemas: {schemas}");
         let bed = TeeBed::start(broker, &format!("flink.{schemas}"), &section, "deletes: hard").await;
-        // Flink takes back what was there before an update or a delete: that has to be whole, as with Debezium's own messages.
+        // Flink retracts the previous row on an update or a delete, so that row must be complete (as in Debezium).
         bed.auth("ALTER TABLE auth.users REPLICA IDENTITY FULL").await;
         bed.auth(THERE).await;
         let process = Process::start(&bed.file);

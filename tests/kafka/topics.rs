@@ -1,4 +1,4 @@
-//! Topics that brokers make by themselves, that somebody deletes, and that hold users who went unseen.
+//! Topics that brokers create automatically, topics that are deleted, and deletes that the stream did not carry.
 
 use crate::bed::{TeeBed, of, ops};
 use crate::broker::{Broker, Settings, until};
@@ -11,7 +11,7 @@ async fn delete(broker: &Broker, topic: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topics_are_compacted_also_where_brokers_make_their_own_and_one_that_is_deleted_is_filled_again() {
+async fn topics_are_compacted_despite_auto_creation_and_a_deleted_one_is_refilled() {
     let broker =
         Broker::start(&Settings { lines: vec!["auto.create.topics.enable=true".to_owned()], ..Settings::default() });
     let bed = TeeBed::start(&broker, "deleted", "properties: {topic.metadata.propagation.max.ms: 1000}", "").await;
@@ -35,7 +35,7 @@ async fn topics_are_compacted_also_where_brokers_make_their_own_and_one_that_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_its_positions_it_says_again_who_is_there_also_where_snapshots_are_off() {
+async fn lost_positions_lead_to_a_snapshot_even_with_snapshot_false() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "forgotten", "snapshot: false", "").await;
     let process = Process::start(&bed.file);
@@ -53,7 +53,7 @@ async fn without_its_positions_it_says_again_who_is_there_also_where_snapshots_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_was_marked_as_deleted_and_then_went_unseen_is_buried_where_deletes_are_hard() {
+async fn hard_deletes_publish_a_tombstone_for_a_soft_deleted_user_that_disappeared() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "buried", "", "deletes: hard").await;
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('ann', 'acme'), ('bob', 'acme')").await;

@@ -1,6 +1,6 @@
-//! Twenty tenants, a random workload, and whatever breaks in a random order; at the end everything is equal.
-//! `USERS_SYNC_CHAOS=<seconds>` says for how long (60 s without it, 10 min make sense by hand), and
-//! `USERS_SYNC_SEED=<number>` makes the same choices again.
+//! Twenty tenants, a random workload and faults in random order; at the end every target equals the source.
+//! `USERS_SYNC_CHAOS=<seconds>` sets the duration (default 60 s; 10 minutes are sensible by hand), and
+//! `USERS_SYNC_SEED=<number>` repeats the same choices.
 
 use crate::support::process::{Process, command, config_file, said};
 use crate::support::{Bed, let_pass};
@@ -16,7 +16,7 @@ use users_sync::throwaway::{Options, TcpProxy};
 const TENANTS: usize = 20;
 const USERS: u32 = 60;
 
-/// What may happen to the process, the targets and the source.
+/// The faults of the process, the targets and the source.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     Kill,
@@ -89,7 +89,7 @@ impl World {
             USERS * TENANTS as u32 - 1
         ))
         .await;
-        // One works, the other waits.
+        // One process works, the other is the standby.
         let processes = vec![Process::start(&config), Process::start(&config)];
         World { bed: Arc::new(bed), proxies, config, processes, rng: Rng::with_seed(seed), columns: 0 }
     }
@@ -99,7 +99,7 @@ impl World {
         let (tenant, proxy) = (format!("t{which}"), &self.proxies[which]);
         let at_target = |sql: &'static str| {
             let (bed, tenant) = (self.bed.clone(), tenant.clone());
-            // The table may be gone just now.
+            // The table may be missing at this moment.
             async move { drop(bed.server.sql(&tenant, sql).await) }
         };
         match fault {
@@ -131,7 +131,7 @@ impl World {
                 self.bed.query("auth", end).await;
             }
             Fault::DropSlot => {
-                // Somebody may hold it again at once: then it stays.
+                // Another process may have taken the slot again; then it stays.
                 let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active";
                 self.bed.query("auth", end).await;
                 drop(self.bed.server.sql("auth", "SELECT pg_drop_replication_slot('users_sync')").await);
@@ -171,7 +171,7 @@ impl World {
         }
     }
 
-    /// Nothing breaks any more: everything becomes equal, what was spoilt by hand with the help of `verify --repair`.
+    /// After the last fault everything becomes equal. `verify --repair` repairs the rows that were damaged by hand.
     async fn heal(&mut self) {
         for (n, proxy) in self.proxies.iter().enumerate() {
             proxy.refuse(false);
@@ -190,7 +190,7 @@ impl World {
             if code == Some(0) {
                 break;
             }
-            // A table that was taken out of the publication is put back within seconds; then all is resynced.
+            // A table missing from the publication is put back within seconds, followed by a resync.
             assert!(Instant::now() < deadline, "{text}");
         }
         self.bed.equal().await;
@@ -222,7 +222,7 @@ async fn work(bed: Arc<Bed>, seed: u64, stop: Arc<AtomicBool>) -> u32 {
         match client.batch_execute(&sql).await {
             Ok(()) => done += 1,
             Err(_) if client.is_closed() => client = bed.server.connect("auth").await.unwrap(),
-            // A deadlock with a TRUNCATE, or the like.
+            // A deadlock with a TRUNCATE, for example.
             Err(_) => {}
         }
         if done % 20 == 0 {
@@ -233,7 +233,7 @@ async fn work(bed: Arc<Bed>, seed: u64, stop: Arc<AtomicBool>) -> u32 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_breaks_in_the_end_everything_is_equal() {
+async fn random_faults_end_with_equal_targets() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seed = number("USERS_SYNC_SEED").unwrap_or_else(|| fastrand::u64(..1 << 40));
     let long = Duration::from_secs(number("USERS_SYNC_CHAOS").unwrap_or(60));

@@ -1,4 +1,4 @@
-//! `check`, `status` and `teardown` against real servers, through the built binary.
+//! The commands `check`, `status` and `teardown` against real servers, through the built binary.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -13,7 +13,7 @@ const USERS: &str = "
     ALTER TABLE public.users REPLICA IDENTITY USING INDEX identity;
     INSERT INTO public.users VALUES (1, 'acme', 'Ann', 'ann@example.com')";
 
-/// A server with an auth database and two tenants' databases.
+/// A server with an auth database and the databases of two tenants.
 async fn server(options: Options) -> PostgresServer {
     let server = PostgresServer::start(options).await.unwrap();
     for database in ["auth", "acme", "globex"] {
@@ -40,7 +40,7 @@ struct Said {
     err: String,
 }
 
-/// Runs the binary; the configuration is a file that is gone afterwards.
+/// Runs the binary with a configuration file that is deleted afterwards.
 async fn users_sync(arguments: &[&str], yaml: &str) -> Said {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(yaml.as_bytes()).unwrap();
@@ -51,7 +51,7 @@ async fn users_sync(arguments: &[&str], yaml: &str) -> Said {
     Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
-/// What `check` says of a file that `run` cannot run with either: it refuses with the same words, on stderr.
+/// Runs `check` on a file that `run` cannot use either: it fails with the same message on stderr.
 async fn both(yaml: &str) -> Said {
     let (checked, run) = (users_sync(&["check"], yaml).await, users_sync(&["run"], yaml).await);
     assert_eq!(run.code, Some(1), "{}{}", run.out, run.err);
@@ -61,7 +61,7 @@ async fn both(yaml: &str) -> Said {
     checked
 }
 
-/// `check` finds exactly this many errors, among them one with the words and the remedy; nothing has changed.
+/// `check` finds exactly this many errors, one of them with this message and remedy, and changes nothing.
 #[track_caller]
 fn has_error(said: &Said, errors: usize, message: &str, remedy: &str) {
     let Said { code, out, err } = said;
@@ -72,7 +72,7 @@ fn has_error(said: &Said, errors: usize, message: &str, remedy: &str) {
     assert_eq!(out.lines().filter(|line| line.starts_with("error: ")).count(), errors, "{out}");
 }
 
-/// Everything that any of the commands could have left behind.
+/// Everything that one of the commands could leave behind.
 async fn traces(server: &PostgresServer) -> String {
     let mut traces = String::new();
     for database in ["auth", "acme", "globex"] {
@@ -90,7 +90,7 @@ async fn traces(server: &PostgresServer) -> String {
 }
 
 #[tokio::test]
-async fn a_fresh_pair_of_databases_needs_nothing_and_keeps_nothing() {
+async fn check_finds_nothing_in_fresh_databases_and_leaves_nothing() {
     let server = server(Options::new().set("max_slot_wal_keep_size", "8GB")).await;
     let before = traces(&server).await;
     let said = users_sync(&["check"], &yaml(&server, "postgres")).await;
@@ -101,7 +101,7 @@ async fn a_fresh_pair_of_databases_needs_nothing_and_keeps_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_the_source_is_said_with_its_remedy_and_changes_nothing() {
+async fn check_reports_source_problems_with_remedies_and_changes_nothing() {
     let server = server(Options::new().auth("scram-sha-256")).await;
     let before = traces(&server).await;
     let good = yaml(&server, "postgres");
@@ -121,7 +121,7 @@ async fn what_is_wrong_with_the_source_is_said_with_its_remedy_and_changes_nothi
     server.sql("auth", "CREATE ROLE guest LOGIN PASSWORD 'hunter2'").await.unwrap();
     let said = found(yaml(&server, "guest:wrong")).await;
     has_error(&said, 1, "password authentication failed", "ALTER ROLE \"guest\" PASSWORD");
-    // No REPLICATION, no SELECT, no publication, no schema for the state: all at once.
+    // No REPLICATION, no SELECT, no publication, no schema for the state: all reported at once.
     let said = found(yaml(&server, "guest:hunter2")).await;
     has_error(&said, 4, "no REPLICATION privilege", "ALTER ROLE \"guest\" REPLICATION;");
     has_error(
@@ -134,7 +134,7 @@ async fn what_is_wrong_with_the_source_is_said_with_its_remedy_and_changes_nothi
     has_error(&said, 4, "may not create the schema", "GRANT CREATE ON DATABASE \"auth\" TO \"guest\";");
     assert_eq!(traces(&server).await, before);
 
-    // What it says is what mends it.
+    // Following the remedies is sufficient.
     let remedies = "ALTER ROLE guest REPLICATION; GRANT SELECT ON public.users TO guest; \
         CREATE PUBLICATION users_sync FOR TABLE public.users; GRANT CREATE ON DATABASE auth TO guest";
     server.sql("auth", remedies).await.unwrap();
@@ -145,7 +145,7 @@ async fn what_is_wrong_with_the_source_is_said_with_its_remedy_and_changes_nothi
 }
 
 #[tokio::test]
-async fn a_server_without_logical_decoding_is_said_to_be_one() {
+async fn a_server_without_logical_decoding_is_reported() {
     let server = server(Options::new().set("wal_level", "replica")).await;
     let before = traces(&server).await;
     let said = both(&yaml(&server, "postgres")).await;
@@ -154,7 +154,7 @@ async fn a_server_without_logical_decoding_is_said_to_be_one() {
 }
 
 #[tokio::test]
-async fn every_target_has_its_own_findings() {
+async fn each_target_has_its_own_findings() {
     let server = server(Options::new()).await;
     let rows =
         "CREATE SCHEMA neon_auth; CREATE TABLE neon_auth.users_sync (id text PRIMARY KEY, raw_json jsonb NOT NULL,
@@ -173,7 +173,7 @@ async fn every_target_has_its_own_findings() {
 }
 
 #[tokio::test]
-async fn status_shows_what_was_written_down() {
+async fn status_shows_the_recorded_state() {
     let server = server(Options::new()).await;
     let yaml = yaml(&server, "postgres");
     let said = users_sync(&["status"], &yaml).await;
@@ -228,7 +228,7 @@ async fn teardown_asks_first_and_leaves_nothing() {
     assert!(said.out.contains("nothing to take down"), "{}", said.out);
 }
 
-/// A following tenant and a parked one, as a running process writes them.
+/// Writes a following and a parked tenant into the state, as a running process does.
 async fn write_state(server: &PostgresServer) {
     let client = pg::connect(&PgUrl::parse(&server.url("auth")).unwrap()).await.unwrap();
     let store = StateStore::acquire(client, "users_sync", "test", Lsn::ZERO).await.unwrap();

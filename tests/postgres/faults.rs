@@ -1,4 +1,4 @@
-//! Connections cut where it hurts, and processes that wake up too late.
+//! Connections cut at the worst moment, and processes that resume too late.
 
 use crate::support::process::{Process, config_file};
 use crate::support::{Bed, DEADLINE, Service, pause};
@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 use users_sync::throwaway::{Direction, TcpProxy};
 
-/// Everything that was ever visible: how many users, and which checkpoints.
+/// The history of what was visible: number of users, and checkpoints.
 const HISTORY: &str = "
     CREATE SCHEMA history;
     CREATE TABLE history.checkpoints (n bigserial, position pg_lsn, users bigint);
@@ -29,7 +29,7 @@ async fn fill(bed: &Bed, users: u32) {
     bed.auth(&sql).await;
 }
 
-/// No position twice, each higher than the one before; and nothing but all or none of the changed users.
+/// Asserts that positions are unique and increasing, and that the changed users became visible all at once.
 async fn history_is_clean(bed: &Bed, tenant: &str, all: &str) {
     let stuck = "SELECT count(*) FROM (SELECT position <= lag(position) OVER (ORDER BY n) AS stuck
                  FROM history.checkpoints) h WHERE stuck";
@@ -39,7 +39,7 @@ async fn history_is_clean(bed: &Bed, tenant: &str, all: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_source_is_cut_in_the_middle_of_a_transaction() {
+async fn a_cut_inside_a_source_transaction_applies_it_once_and_whole() {
     let bed = Bed::start(&["acme", "globex"]).await;
     fill(&bed, 40_000).await;
     let proxy = proxy(&bed).await;
@@ -61,7 +61,7 @@ async fn the_source_is_cut_in_the_middle_of_a_transaction() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_is_cut_between_commit_and_reply() {
+async fn a_cut_between_commit_and_reply_applies_nothing_twice() {
     let bed = Bed::start(&["acme"]).await;
     bed.auth("INSERT INTO auth.users (id, org, first_name, updated_at) SELECT 'u' || n, 'acme', 'Ann', now() FROM generate_series(1, 40000) n").await;
     let proxy = proxy(&bed).await;
@@ -70,7 +70,7 @@ async fn a_target_is_cut_between_commit_and_reply() {
     let service = Service::start(config);
     bed.equal().await;
     bed.server.sql("acme", HISTORY).await.unwrap();
-    // One statement, and then a transaction in chunks.
+    // First one statement, then a transaction in chunks.
     for (needle, change) in [
         (
             &b"users_sync.checkpoint SET position"[..],
@@ -85,13 +85,13 @@ async fn a_target_is_cut_between_commit_and_reply() {
     }
     service.stop().await;
     history_is_clean(&bed, "acme", "40000").await;
-    // The lost replies were of transactions that had been committed: nothing was resynced for them.
+    // The lost replies belonged to committed transactions, so they caused no resync.
     let joined = bed.query("acme", "SELECT count(*) FROM history.checkpoints").await;
     assert_eq!(joined[0][0].as_deref(), Some("2"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_is_cut_in_a_backlog_of_full_batches() {
+async fn a_cut_in_a_backlog_of_full_batches_loses_nothing() {
     let bed = Bed::start(&["acme"]).await;
     bed.auth("INSERT INTO auth.users (id, org, first_name, updated_at) SELECT 'u' || n, 'acme', 'Ann', now() FROM generate_series(1, 20000) n").await;
     let proxy = proxy(&bed).await;
@@ -101,7 +101,7 @@ async fn a_target_is_cut_in_a_backlog_of_full_batches() {
     bed.equal().await;
     service.stop().await;
     bed.server.sql("acme", HISTORY).await.unwrap();
-    // A backlog of full batches: small transactions, each far too small to be a batch of its own.
+    // A backlog of full batches: small transactions, each far smaller than a batch.
     let auth = bed.server.connect("auth").await.unwrap();
     auth.batch_execute(
         "CREATE PROCEDURE auth.churn() LANGUAGE plpgsql AS $$ BEGIN FOR n IN 1..20000 LOOP
@@ -110,9 +110,9 @@ async fn a_target_is_cut_in_a_backlog_of_full_batches() {
     )
     .await
     .unwrap();
-    // Alone: within a transaction of several statements it could not commit.
+    // The procedure commits, so the CALL cannot share a query with other statements.
     auth.batch_execute("CALL auth.churn()").await.unwrap();
-    // Some 4 MB go to the target; it is cut in the middle of what it is sent, and before what it says of it comes back.
+    // Some 4 MB go to the target. The cut falls inside what is sent, and before the reply.
     let service = {
         proxy.cut_after_bytes(Direction::ToServer, 1_500_000);
         Service::start(config)
@@ -128,7 +128,7 @@ async fn a_target_is_cut_in_a_backlog_of_full_batches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_is_cut_at_either_end() {
+async fn a_snapshot_survives_a_cut_at_source_or_target() {
     let bed = Bed::start(&["acme", "globex"]).await;
     fill(&bed, 40_000).await;
     let (source, target) = (proxy(&bed).await, proxy(&bed).await);
@@ -145,9 +145,9 @@ async fn a_snapshot_is_cut_at_either_end() {
     service.stop().await;
 }
 
-/// The old process is stopped by SIGSTOP with a statement on its way, a new one goes on, then the statement arrives.
+/// SIGSTOP stops the old process with a statement in flight, a new one takes over, then the statement arrives.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_statement_that_arrives_too_late_writes_nothing() {
+async fn a_statement_that_arrives_after_the_takeover_writes_nothing() {
     let bed = Bed::start(&["acme"]).await;
     bed.auth("INSERT INTO auth.users (id, org, first_name, updated_at) VALUES ('u1', 'acme', 'Ann', now())").await;
     let held = proxy(&bed).await;
@@ -159,7 +159,7 @@ async fn a_statement_that_arrives_too_late_writes_nothing() {
 
     held.freeze(true);
     bed.auth("UPDATE auth.users SET first_name = 'Old', updated_at = now()").await;
-    // Its confirmed position shows that it has read the change; what it sends to the target waits in the proxy.
+    // The confirmed position shows that it has read the change. What it sends to the target waits in the proxy.
     let sent = "SELECT sent_lsn >= pg_current_wal_lsn() FROM pg_stat_replication WHERE application_name = 'users-sync'";
     bed.becomes("auth", sent, "t").await;
     old.signal(Signal::STOP);
@@ -172,7 +172,7 @@ async fn a_statement_that_arrives_too_late_writes_nothing() {
     bed.equal().await;
     held.freeze(false);
     old.signal(Signal::CONT);
-    // The old process finds that it has been followed, and waits as a standby.
+    // The old process finds its successor and becomes the standby.
     bed.becomes(
         "auth",
         "SELECT count(*) FROM pg_stat_activity WHERE datname = 'acme' AND state = 'active' AND query LIKE 'WITH%'",
@@ -189,9 +189,9 @@ async fn a_statement_that_arrives_too_late_writes_nothing() {
     assert!(new.stop().await.success());
 }
 
-/// The old process is stopped with a chunked transaction open in the target; the new one gets past its locks.
+/// The old process is stopped with a chunked transaction open in the target. The new one gets past its locks.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_open_transaction_of_a_frozen_process_is_got_past() {
+async fn a_takeover_gets_past_the_open_transaction_of_a_frozen_process() {
     let bed = Bed::start(&["acme"]).await;
     bed.auth("INSERT INTO auth.users (id, org, first_name, updated_at) SELECT 'u' || n, 'acme', 'Ann', now() FROM generate_series(1, 60000) n").await;
     let old_file = bed.config_file("");
@@ -212,7 +212,7 @@ async fn an_open_transaction_of_a_frozen_process_is_got_past() {
     changing.await.unwrap();
     bed.auth("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active").await;
     let new = Process::start(&old_file);
-    // As the time-out of an idle transaction does after a minute.
+    // As idle_in_transaction_session_timeout does after a minute.
     let blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'acme' AND wait_event_type = 'Lock'";
     let deadline = Instant::now() + DEADLINE;
     while bed.query("acme", blocked).await[0][0].as_deref() != Some("1") {
@@ -237,7 +237,7 @@ async fn an_open_transaction_of_a_frozen_process_is_got_past() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_that_does_not_answer_does_not_keep_the_process() {
+async fn a_silent_target_does_not_delay_the_shutdown() {
     let bed = Bed::start(&["acme", "globex"]).await;
     fill(&bed, 10).await;
     let silent = proxy(&bed).await;
@@ -256,7 +256,7 @@ async fn a_target_that_does_not_answer_does_not_keep_the_process() {
     bed.becomes("globex", "SELECT count(*) FROM neon_auth.users_sync WHERE name = 'Bea'", "5").await;
     let told = Instant::now();
     assert!(process.stop().await.success());
-    // What the command line promises.
+    // The limit that the documentation promises.
     assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
     silent.freeze(false);
     let process = Process::start(&file);

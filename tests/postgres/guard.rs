@@ -1,4 +1,4 @@
-//! The guard of a target: over a wrong base, or by anybody but its owner, nothing at all is written.
+//! A target's guard: from a wrong base or by a wrong process, nothing at all is written.
 
 use crate::support::Bed;
 use users_sync::apply::{Applied, Identity, Move, Rows, Target, plan_rows};
@@ -71,7 +71,7 @@ async fn state(bed: &Bed) -> Vec<Vec<Option<String>>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_the_owner_writes_and_only_from_where_the_target_is() {
+async fn only_the_owner_writes_and_only_from_the_targets_position() {
     let bed = bed().await;
     let mut target = open(&bed).await;
     let changes = [user("there", "New"), user("fresh", "New"), Change::Delete { id: "there".into(), at: Timestamp(1) }];
@@ -96,13 +96,13 @@ async fn only_the_owner_writes_and_only_from_where_the_target_is() {
     assert_eq!(target.apply(&later, here, &plan_rows(&changes[..2]).0).await.unwrap(), Applied::Yes);
     let expected = vec![vec![Some("0/C8".into()), Some("6".into()), Some("freshNew,thereNew".into())]];
     assert_eq!(state(&bed).await, expected);
-    // The same once more, as after a lost reply: it is there already.
+    // Repeated as after a lost reply: already applied.
     assert_eq!(target.apply(&later, here, &plan_rows(&changes[..2]).0).await.unwrap(), Applied::Refused);
     assert_eq!(state(&bed).await, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_patch_without_a_live_row_refuses_all_of_its_batch() {
+async fn a_patch_without_a_live_row_rejects_its_whole_batch() {
     let bed = bed().await;
     let mut target = open(&bed).await;
     let before = state(&bed).await;

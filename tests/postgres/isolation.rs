@@ -1,4 +1,4 @@
-//! A tenant that is slow, away or huge is its own affair; and many that join together read the table once.
+//! A slow, unreachable or huge tenant affects no other; tenants that join together share one pass over the table.
 
 use crate::support::majors::at_least;
 use crate::support::process::Process;
@@ -17,7 +17,7 @@ async fn add(bed: &Bed, tenant: &str, users: u32) {
     .await;
 }
 
-/// acme's target behind a proxy.
+/// Puts acme's target behind a proxy.
 async fn behind_a_proxy(bed: &Bed) -> (TcpProxy, users_sync::config::Config) {
     let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
     let mut config = bed.config();
@@ -26,14 +26,14 @@ async fn behind_a_proxy(bed: &Bed) -> (TcpProxy, users_sync::config::Config) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_that_is_away_is_parked_at_its_budget_while_the_others_follow() {
+async fn an_unreachable_tenant_is_parked_at_its_budget_while_the_others_follow() {
     let bed = Bed::start(&["acme", "globex"]).await;
     for tenant in ["acme", "globex"] {
         add(&bed, tenant, 2_000).await;
     }
     let (proxy, mut config) = behind_a_proxy(&bed).await;
     config.limits.tenant_memory = 256 << 10;
-    // Nobody may wait for it: it takes no rows.
+    // Waiting for it is not allowed: it accepts no rows.
     config.limits.stall = Duration::from_secs(3600);
     let service = Service::start(config);
     bed.equal().await;
@@ -51,11 +51,11 @@ async fn a_tenant_that_is_away_is_parked_at_its_budget_while_the_others_follow()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_version_of_a_user_is_all_that_waits_for_a_target_that_is_away() {
+async fn only_the_last_version_of_a_user_waits_for_an_unreachable_target() {
     let bed = Bed::start(&["acme", "globex"]).await;
     add(&bed, "acme", 50).await;
     let (proxy, mut config) = behind_a_proxy(&bed).await;
-    // Room for the fifty, and not for a hundred versions of each.
+    // Enough for fifty users, but not for a hundred versions of each.
     config.limits.tenant_memory = 200 << 10;
     let service = Service::start(config);
     bed.equal().await;
@@ -76,7 +76,7 @@ async fn the_last_version_of_a_user_is_all_that_waits_for_a_target_that_is_away(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_together_keep_within_the_common_memory() {
+async fn all_tenants_together_stay_within_the_common_memory() {
     let bed = Bed::start(&["acme", "globex", "initech"]).await;
     for tenant in ["acme", "globex", "initech"] {
         add(&bed, tenant, 2_000).await;
@@ -110,7 +110,7 @@ async fn one_tenant_alone_is_never_parked_for_being_slow() {
     proxy.set_delay(Duration::from_millis(100));
     bed.auth("UPDATE auth.users SET first_name = 'Bea', updated_at = now()").await;
     bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE name = 'Bea'", "20000").await;
-    // No snapshot came in between: it has followed since the first one.
+    // No second snapshot: it has followed since the first one.
     let since =
         "SELECT since < (SELECT max(updated_at) FROM auth.users) FROM users_sync.tenant WHERE state = 'following'";
     bed.becomes("auth", since, "t").await;
@@ -122,12 +122,12 @@ async fn tenants_that_join_together_read_the_table_once() {
     const TENANTS: usize = 30;
     let names: Vec<String> = (0..TENANTS).map(|n| format!("t{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    // From here on a session can be told to hand in what it has counted.
+    // From here on each session reports its statistics when asked.
     let bed = Bed::start_with(&names, at_least(15)).await;
     bed.auth("INSERT INTO auth.users (id, org) SELECT 'u' || n, 't' || n % 30 FROM generate_series(1, 30000) n").await;
     let service = Service::start(bed.config());
     bed.equal().await;
-    // Our own looking reads the table, too.
+    // Our own statistics query reads the table, too.
     let reads = "SELECT coalesce(seq_tup_read, 0) FROM pg_stat_user_tables WHERE relname = 'users'";
     bed.auth("SELECT pg_stat_force_next_flush()").await;
     let read = |rows: Vec<Vec<Option<String>>>| rows[0][0].clone().unwrap().parse::<u64>().unwrap();
@@ -140,9 +140,9 @@ async fn tenants_that_join_together_read_the_table_once() {
     assert!((30_000..=60_000).contains(&rows), "{rows} rows were read for {TENANTS} tenants of 1,000 each");
 }
 
-/// Every snapshot needs a slot for a moment, and somebody has taken the last one.
+/// Every snapshot needs a slot for a moment, and the last free one is taken.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_cannot_join_does_not_disturb_those_who_follow() {
+async fn a_tenant_that_cannot_join_does_not_disturb_the_others() {
     let bed = Bed::start_with(&["acme", "globex"], Options::new().set("max_replication_slots", "2")).await;
     for tenant in ["acme", "globex"] {
         add(&bed, tenant, 10).await;

@@ -1,5 +1,5 @@
-//! kill -9 under load, fifty times: nothing is lost, nothing is applied twice, and no user ever goes back in time.
-//! Prints its seed; `USERS_SYNC_SEED=<number>` plays the same choices again.
+//! kill -9 under load, fifty times: nothing is lost, nothing is applied twice, and no user goes back in time.
+//! Prints its seed; `USERS_SYNC_SEED=<number>` repeats the same choices.
 
 use crate::support::process::Process;
 use crate::support::{Bed, DEADLINE};
@@ -13,7 +13,7 @@ const TENANTS: [&str; 3] = ["acme", "globex", "initech"];
 const USERS: usize = 6_000;
 const WRITERS: usize = 3;
 
-/// Where a kill can fall.
+/// The moments at which a kill can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Moment {
     StartUp,
@@ -26,7 +26,7 @@ enum Moment {
 const MOMENTS: [Moment; 5] =
     [Moment::StartUp, Moment::Snapshot, Moment::Merge, Moment::Streaming, Moment::CommitInFlight];
 
-/// The tables as users-sync makes them, with a memory of everything that was ever visible in them.
+/// The tables as users-sync creates them, with a history of everything that was visible in them.
 const HISTORY: &str = "
     CREATE SCHEMA neon_auth; CREATE SCHEMA users_sync; CREATE SCHEMA history;
     CREATE TABLE neon_auth.users_sync (id text PRIMARY KEY, raw_json jsonb NOT NULL, name text, email text,
@@ -44,7 +44,7 @@ const HISTORY: &str = "
     CREATE TRIGGER seen AFTER INSERT OR UPDATE OF position ON users_sync.checkpoint FOR EACH ROW
       EXECUTE FUNCTION history.checkpoint_seen()";
 
-/// What the database shows of the moment.
+/// What the database shows at this moment.
 struct Observer {
     auth: Client,
 }
@@ -72,7 +72,7 @@ impl Observer {
                  AND (query LIKE 'WITH%guard%' OR query = 'COMMIT') AND pid <> pg_backend_pid()"
             }
         };
-        // Before the first run there is no state to be asked.
+        // Before the first run there is no state to query.
         self.auth.query_one(sql, &[]).await.is_ok_and(|row| row.get::<_, Option<bool>>(0) == Some(true))
     }
 
@@ -85,7 +85,7 @@ impl Observer {
     }
 }
 
-/// Changes of the writer's own users, one transaction after the other, with a version that only grows.
+/// Changes the writer's own users, transaction by transaction, with a version that only grows.
 async fn write(client: Client, writer: usize, seed: u64, stop: Arc<AtomicBool>) {
     let mut random = fastrand::Rng::with_seed(seed + writer as u64);
     let mine = |random: &mut fastrand::Rng| format!("u{}", random.usize(0..USERS / WRITERS) * WRITERS + writer);
@@ -152,10 +152,10 @@ async fn fifty_kills_lose_nothing_and_turn_nothing_back() {
     let config = bed.config_file("limits: {max_deletes: 100%}");
     let mut fell: [usize; MOMENTS.len()] = [0; MOMENTS.len()];
     for kill in 0..KILLS {
-        // The first run has no state to look at before it has taken its snapshot.
+        // Before its first snapshot the first run has no state to query.
         let wanted = if kill == 0 { Moment::Snapshot } else { MOMENTS[random.usize(0..MOMENTS.len())] };
         if kill > 0 && matches!(wanted, Moment::Snapshot | Moment::Merge) {
-            // Somebody has to join, or there is nothing to be killed in.
+            // A join is needed to be killed during one.
             let whose = TENANTS[random.usize(0..TENANTS.len())];
             bed.auth(&format!("UPDATE users_sync.tenant SET state = 'parked' WHERE tenant = '{whose}'")).await;
         }
@@ -178,7 +178,7 @@ async fn fifty_kills_lose_nothing_and_turn_nothing_back() {
                 observer.wait_for(Moment::CommitInFlight).await;
                 Moment::CommitInFlight
             }
-            // A snapshot may be over before anybody has looked.
+            // A snapshot may end before it is observed.
             other => loop {
                 if observer.sees(other).await {
                     break other;

@@ -7,11 +7,11 @@ use tokio_postgres::Client;
 use users_sync::throwaway::Options;
 
 const ROWS: u32 = 1_000_000;
-/// What an application may wait for its insert; one of a hundred may meet two busy cores instead, but none a lock:
-/// that would be held for many seconds.
+/// What an application may wait for its insert. One in a hundred may meet two busy cores, but none a lock,
+/// which would be held for many seconds.
 const AT_MOST: Duration = Duration::from_millis(100);
 const NEVER: Duration = Duration::from_secs(1);
-/// An insert that meets a lock of ours fails by this, and says so.
+/// An insert that meets one of our locks fails by this timeout.
 const WAITS_FOR_NO_LOCK: &str = "SET lock_timeout = '500ms'";
 const MEMORY: u64 = 100_000_000;
 
@@ -20,10 +20,10 @@ const TODOS: &str = "
       user_id text NOT NULL REFERENCES neon_auth.users_sync(id) ON DELETE CASCADE,
       created_at timestamptz DEFAULT current_timestamp)";
 
-/// Each takes the whole machine.
+/// Serialises these tests: each uses the whole machine.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// Locks are looked at here, not disks.
+/// These tests examine locks, not disks.
 async fn bed(tenants: &[&str]) -> Bed {
     let options = Options::new().set("fsync", "off").set("max_wal_size", "8GB").set("shared_buffers", "512MB");
     let bed = Bed::start_with(tenants, options).await;
@@ -38,14 +38,14 @@ async fn bed(tenants: &[&str]) -> Bed {
     bed
 }
 
-/// Whether users-sync has a transaction open in this database that has been writing users for a while.
+/// Whether users-sync has had a transaction that writes users open in this database for a while.
 async fn is_open(monitor: &Client, tenant: &str) -> bool {
     let sql = "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name = 'users-sync' AND datname = $1
                AND backend_xid IS NOT NULL AND xact_start < now() - interval '200 ms'";
     monitor.query_one(sql, &[&tenant]).await.unwrap().get(0)
 }
 
-/// Inserts todos for users that the open transaction changes, for as long as it is open; gives how long each took.
+/// Inserts todos for users that the open transaction changes, as long as it is open. Returns each duration.
 async fn time_inserts(bed: &Bed, tenant: &str) -> Vec<Duration> {
     let (app, monitor) = (bed.server.connect(tenant).await.unwrap(), bed.server.connect("postgres").await.unwrap());
     app.batch_execute(WAITS_FOR_NO_LOCK).await.unwrap();
@@ -60,7 +60,7 @@ async fn time_inserts(bed: &Bed, tenant: &str) -> Vec<Duration> {
             pause().await;
             continue;
         }
-        // Spread over the table: some are changed already, some are not.
+        // Spread over the table, so that some are changed already and others are not.
         let number = (times.len() * 7919 % 100_000) * bed.tenants.len() + place;
         let user = format!("u{}", if number == 0 { bed.tenants.len() } else { number });
         let begun = Instant::now();
@@ -121,7 +121,7 @@ async fn the_application_waits_neither_for_a_chunked_transaction_nor_for_a_merge
     }
     assert!(process.stop().await.success());
 
-    // As after a parking: all of them differ, so that a merge changes every user.
+    // As after a parking: all users differ, so that a merge changes every row.
     for tenant in ["plain", "neon"] {
         bed.auth(&format!("UPDATE users_sync.tenant SET state = 'parked' WHERE tenant = '{tenant}'")).await;
         bed.auth(&format!("UPDATE auth.users SET first_name = 'Cid', updated_at = now() WHERE org = '{tenant}'")).await;

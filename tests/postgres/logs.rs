@@ -1,5 +1,5 @@
-//! What is logged: one JSON object a line where that is wanted, and never a row's value or a secret, whatever breaks and
-//! however much is asked for. `USERS_SYNC_CHAOS=<seconds>` makes it break for longer than 15 s.
+//! Logging: one JSON object per line if configured, and no row value or secret at any level and under any fault.
+//! `USERS_SYNC_CHAOS=<seconds>` extends the faults beyond 15 s.
 
 use crate::support::process::{Log, Process, command, config_file, said};
 use crate::support::{Bed, let_pass};
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
 use users_sync::throwaway::{Options, TcpProxy};
 
-/// Every value of every row holds this; so does every password, and nothing else.
+/// Part of every value and every password, and of nothing else.
 const MARK: &str = "Zq7Mark";
 const TENANTS: usize = 3;
-/// A level alone would be that of users-sync: this is everybody's.
+/// A level without a target applies to users-sync only; this one applies to every crate.
 const EVERYTHING: &str = "trace,users_sync=trace";
 
 struct World {
@@ -37,7 +37,7 @@ impl World {
             targets.push(((*name).to_owned(), through));
             proxies.push(proxy);
         }
-        // Its password is wrong; the database of another one is not there.
+        // One tenant has a wrong password, another one a missing database.
         targets.push(("locked".to_owned(), bed.server.url_for(&format!("sync:not{MARK}"), "t0")));
         targets.push(("absent".to_owned(), url("absent")));
         let more = "log: json\nnotify: true\nlimits: {park_after: 2s, stall: 1s, max_deletes: 100%}";
@@ -59,7 +59,7 @@ impl World {
         self.logs.push(log);
     }
 
-    /// Users come, change and go; of a tenant that nobody has, too.
+    /// Inserts, changes and deletes users, also of an unknown tenant.
     async fn write(&self, round: usize) {
         let tenants = TENANTS + 1;
         self.bed
@@ -76,17 +76,17 @@ impl World {
             .await;
     }
 
-    /// What may fail, does.
+    /// Runs a statement that is allowed to fail.
     async fn strike(&mut self, round: usize) {
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'users-sync'";
         let target = format!("t{}", round % TENANTS);
-        // The table may be gone just now.
+        // The table may be missing at this moment.
         let at_target = async |sql: &str| drop(self.bed.server.sql(&target, sql).await);
         match round % 10 {
             0 => self.proxies[0].cut(),
             1 => at_target("ALTER TABLE neon_auth.users_sync ADD CHECK (id NOT LIKE '%9') NOT VALID").await,
             2 => {
-                // Its words hold values.
+                // Its messages contain values.
                 let trigger = "CREATE OR REPLACE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                          RAISE WARNING 'looks at %', NEW; IF NEW.id LIKE '%4' THEN RAISE EXCEPTION 'not %', NEW; END IF;
                          RETURN NEW; END $$;
@@ -122,14 +122,14 @@ impl World {
     }
 }
 
-/// The lines in which a mark stands, shortened.
+/// The lines that contain a mark, shortened.
 fn marked(text: &str) -> Vec<String> {
     let lines = text.lines().filter(|line| line.to_lowercase().contains(&MARK.to_lowercase()));
     lines.map(|line| line.chars().take(600).collect()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_breaks_no_value_and_no_secret_is_logged() {
+async fn faults_log_no_row_value_and_no_secret() {
     let seconds = std::env::var("USERS_SYNC_CHAOS").ok().and_then(|text| text.parse().ok()).unwrap_or(15);
     let mut world = World::start().await;
     world.bed.state_is("t0", "following").await;
@@ -154,7 +154,7 @@ async fn whatever_breaks_no_value_and_no_secret_is_logged() {
     println!("{round} rounds, {} lines", text.lines().count());
 }
 
-/// Every line is one object; what is about a tenant says which, and what needs a person says what mends it.
+/// Every line is one object. Lines about a tenant name it, and lines that need a person have a remedy.
 fn events_are_facts(text: &str) {
     let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     let of = |message: &str| -> Vec<&Value> { events.iter().filter(|event| event["message"] == message).collect() };
@@ -180,7 +180,7 @@ fn events_are_facts(text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_line_wins_over_the_file() {
+async fn the_log_option_overrides_the_file() {
     let bed = Bed::start(&["acme"]).await;
     for (more, arguments, is_json) in [
         ("log: json", &[][..], true),

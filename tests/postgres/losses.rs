@@ -1,5 +1,5 @@
-//! The source's side breaks in every way that it can: the log says what happened, everybody is resynced where that is
-//! needed, and the process goes on without a restart.
+//! Every fault of the source: the log says what happened, tenants are resynced if needed, and the process
+//! continues without a restart.
 
 use crate::support::process::{Log, Process, config_file};
 use crate::support::{Bed, DEADLINE, pause};
@@ -8,7 +8,7 @@ use std::time::Instant;
 use tempfile::{NamedTempFile, TempDir};
 use users_sync::throwaway::Options;
 
-/// A source and its targets on servers of their own, and a process between them.
+/// A source and its targets on separate servers, with a process between them.
 struct Scene {
     source: Bed,
     targets: Bed,
@@ -32,7 +32,7 @@ impl Scene {
         scene
     }
 
-    /// Waits until the target holds what the source has.
+    /// Waits until the target equals the source.
     #[track_caller]
     fn equal(&self) -> impl Future<Output = ()> + '_ {
         let caller = std::panic::Location::caller();
@@ -62,7 +62,7 @@ impl Scene {
         assert!(process.stop().await.success());
     }
 
-    /// Stops the source, lets somebody at its files, and starts it again.
+    /// Stops the source, changes its files, and starts it again.
     async fn while_the_source_is_down(&mut self, at: impl FnOnce(&std::path::Path)) {
         self.source.server.stop().await.unwrap();
         at(&self.source.server.data_dir());
@@ -74,13 +74,13 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
     assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
 }
 
-/// The directory's content becomes that of the copy.
+/// Replaces the directory's content by the copy.
 fn put_back(copied: &TempDir, data: &std::path::Path) {
     std::fs::remove_dir_all(data).unwrap();
     copy(&copied.path().join("data"), data);
 }
 
-/// Drops the slot the moment that nobody holds it.
+/// Drops the slot as soon as it is free.
 async fn drop_slot(bed: &Bed, then: &str) {
     bed.auth(&format!(
         "DO $$ BEGIN LOOP
@@ -96,7 +96,7 @@ async fn drop_slot(bed: &Bed, then: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_slot_is_dropped() {
+async fn a_dropped_slot_is_recreated_with_a_resync() {
     let scene = Scene::start(Options::new(), "").await;
     drop_slot(&scene.source, "").await;
     scene.equal().await;
@@ -105,9 +105,9 @@ async fn the_slot_is_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_slot_is_made_anew_by_somebody() {
+async fn a_slot_recreated_by_another_session_leads_to_a_resync() {
     let scene = Scene::start(Options::new(), "").await;
-    // In one session: nobody is quick enough to make one in between.
+    // In one session, so that no process can create one in between.
     let client = scene.source.server.connect("auth").await.unwrap();
     client
         .batch_execute(
@@ -130,7 +130,7 @@ async fn the_slot_is_made_anew_by_somebody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_table_is_taken_out_of_the_publication() {
+async fn a_table_removed_from_the_publication_is_put_back_with_a_resync() {
     let scene = Scene::start(Options::new(), "").await;
     scene.source.auth("ALTER PUBLICATION users_sync DROP TABLE auth.users").await;
     scene.change("Unseen").await;
@@ -140,7 +140,7 @@ async fn the_table_is_taken_out_of_the_publication() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_publication_is_dropped() {
+async fn a_dropped_publication_is_recreated_with_a_resync() {
     let scene = Scene::start(Options::new(), "").await;
     scene.source.auth("DROP PUBLICATION users_sync").await;
     scene.change("Unseen").await;
@@ -149,8 +149,8 @@ async fn the_publication_is_dropped() {
     scene.ends_well().await;
 }
 
-/// Between these two statements a change is not sent, once while the process runs and once while none does; each time it says
-/// these words.
+/// A change between these two statements is not sent: once while the process runs, once while it does not. The log
+/// contains these words each time.
 async fn is_unpublished_for_a_moment([before, after]: [&str; 2], words: &str) {
     let mut scene = Scene::start(Options::new(), "").await;
     let source = scene.source.server.connect("auth").await.unwrap();
@@ -172,9 +172,9 @@ async fn is_unpublished_for_a_moment([before, after]: [&str; 2], words: &str) {
     scene.ends_well().await;
 }
 
-/// Nothing tells but the catalog's rows: the table is in the publication whenever somebody looks.
+/// Only the catalog's rows tell: the table is in the publication at every check.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_publication_is_altered_and_put_back() {
+async fn an_altered_and_restored_publication_resyncs_every_tenant() {
     let statements =
         ["ALTER PUBLICATION users_sync DROP TABLE auth.users", "ALTER PUBLICATION users_sync ADD TABLE auth.users"];
     let words = "somebody has altered its publication: what was changed meanwhile may not have been sent";
@@ -182,7 +182,7 @@ async fn the_publication_is_altered_and_put_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_publication_is_made_anew() {
+async fn a_recreated_publication_resyncs_every_tenant() {
     let statements = [
         "DROP PUBLICATION users_sync",
         "CREATE PUBLICATION users_sync FOR TABLE auth.users WITH (publish_via_partition_root = true)",
@@ -191,7 +191,7 @@ async fn the_publication_is_made_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_replica_identity_is_changed() {
+async fn a_changed_replica_identity_is_reported_and_resynced() {
     let scene = Scene::start(Options::new(), "").await;
     scene
         .source
@@ -208,7 +208,7 @@ async fn the_replica_identity_is_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_source_is_restored_to_an_older_point() {
+async fn a_source_restored_to_an_older_point_leads_to_a_resync() {
     let mut scene = Scene::start(Options::new(), "").await;
     let copied = tempfile::tempdir().unwrap();
     scene.while_the_source_is_down(|data| copy(data, copied.path())).await;
@@ -226,7 +226,7 @@ async fn the_source_is_restored_to_an_older_point() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_source_is_restored_and_the_state_is_not() {
+async fn a_source_restored_without_its_state_leads_to_a_resync() {
     let mut scene = Scene::start(Options::new(), "state: {url: 'STATE'}").await;
     let copied = tempfile::tempdir().unwrap();
     scene.while_the_source_is_down(|data| copy(data, copied.path())).await;
@@ -238,9 +238,9 @@ async fn the_source_is_restored_and_the_state_is_not() {
     scene.ends_well().await;
 }
 
-/// A standby that was not given the slot is promoted in the place of the source.
+/// A standby without the slot is promoted in place of the source.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_source_is_promoted_without_the_slot() {
+async fn a_promotion_without_the_slot_leads_to_a_resync() {
     let mut scene = Scene::start(Options::new(), "").await;
     let copied = tempfile::tempdir().unwrap();
     scene.while_the_source_is_down(|data| copy(data, copied.path())).await;
@@ -250,9 +250,9 @@ async fn the_source_is_promoted_without_the_slot() {
     scene.ends_well().await;
 }
 
-/// A standby that has the slot, but not the last transactions, is promoted.
+/// A standby with the slot but without the last transactions is promoted.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_source_is_promoted_and_lacks_the_last_transactions() {
+async fn a_promotion_without_the_last_transactions_leads_to_a_resync() {
     let mut scene = Scene::start(Options::new(), "").await;
     let copied = tempfile::tempdir().unwrap();
     scene.while_the_source_is_down(|data| copy(data, copied.path())).await;
@@ -280,7 +280,7 @@ async fn promote(scene: &mut Scene, copied: &TempDir, without_slot: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_server_takes_the_place_of_the_source() {
+async fn a_replaced_source_server_resyncs_every_tenant() {
     let mut scene = Scene::start(Options::new(), "state: {url: 'STATE'}").await;
     let port = scene.source.server.port();
     scene.source.server.stop().await.unwrap();
@@ -291,9 +291,9 @@ async fn another_server_takes_the_place_of_the_source() {
     scene.ends_well().await;
 }
 
-/// As in a restore, where roles and databases come after the server.
+/// As in a restore, where roles and databases arrive after the server.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_source_refuses_the_login_for_a_while() {
+async fn a_source_that_refuses_logins_for_a_while_is_retried() {
     let mut scene = Scene::start(Options::new(), "").await;
     let mut rules = String::new();
     scene
@@ -307,7 +307,7 @@ async fn the_source_refuses_the_login_for_a_while() {
     scene.ends_well().await;
 }
 
-/// While the process runs, `limits.source_wal` bounds what the slot holds back, whatever a target does.
+/// While the process runs, `limits.source_wal` bounds what the slot holds back, whatever the targets do.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_process_holds_back_no_more_than_it_may() {
     use std::net::{Ipv4Addr, SocketAddr};
@@ -335,9 +335,9 @@ async fn a_running_process_holds_back_no_more_than_it_may() {
     assert!(process.stop().await.success());
 }
 
-/// While it does not run, `max_slot_wal_keep_size` does; what is lost by that is resynced.
+/// While the process does not run, `max_slot_wal_keep_size` is the bound; the loss leads to a resync.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_slot_is_invalidated_while_nobody_reads_it() {
+async fn a_slot_invalidated_while_unread_is_recreated_with_a_resync() {
     let options =
         Options::new().set("max_slot_wal_keep_size", "16MB").set("min_wal_size", "32MB").set("max_wal_size", "48MB");
     let mut scene = Scene::start(options, "").await;

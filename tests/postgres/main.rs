@@ -1,7 +1,7 @@
-//! Everything that needs PostgreSQL's servers and nothing else. One binary: two dozen of them took most of the time that it
-//! took to build the tests. `cargo test --release --test postgres losses::` runs one file.
+//! The tests that need PostgreSQL servers and nothing else. They are one binary, because linking two dozen took most of
+//! the build time. `cargo test --test postgres losses::` runs one module.
 
-// Every function here is a test's; clippy knows only those that are marked so.
+// Clippy recognises only functions marked as tests; every function here is part of one.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support/mod.rs"]

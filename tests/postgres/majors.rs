@@ -1,4 +1,4 @@
-//! PostgreSQL's majors differ: a source and targets of different ones, and what only the newer ones have.
+//! Differences between PostgreSQL majors: source and targets of different ones, and features of newer ones.
 
 use crate::support::majors::binaries;
 use crate::support::process::{Log, Process, command, config_file, said};
@@ -12,7 +12,7 @@ async fn bed(major: u32, tenants: &[&str], options: Options) -> Bed {
     Bed::start_with(tenants, options.binaries(binaries(major))).await
 }
 
-/// Waits until the tenant's target holds what the source has.
+/// Waits until the tenant's target equals the source.
 #[track_caller]
 fn equal<'a>(source: &'a Bed, targets: &'a Bed, tenant: &'a str) -> impl Future<Output = ()> + 'a {
     let caller = std::panic::Location::caller();
@@ -60,9 +60,9 @@ async fn source_and_target_may_be_of_different_majors() {
     }
 }
 
-/// From 18 on pgoutput can send generated columns; what is known of a user must not depend on whether it does.
+/// From PostgreSQL 18 on, pgoutput can send generated columns. The result must not depend on that.
 #[tokio::test(flavor = "multi_thread")]
-async fn generated_columns_are_left_out_also_where_they_are_published() {
+async fn generated_columns_are_left_out_even_if_published() {
     let bed = bed(18, &["acme"], Options::new()).await;
     bed.auth(
         "ALTER TABLE auth.users ADD full_name text GENERATED ALWAYS AS (first_name || ' ' || last_name) STORED,
@@ -95,9 +95,9 @@ async fn generated_columns_are_left_out_also_where_they_are_published() {
     service.stop().await;
 }
 
-/// Column lists came with 15: before, whole rows would be sent although somebody has asked for less.
+/// Column lists exist since PostgreSQL 15. Before, whole rows would be sent although the configuration asks for less.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_publication_of_columns_is_refused_where_there_is_none() {
+async fn publish_columns_is_refused_before_postgresql_15() {
     let bed = bed(14, &["acme"], Options::new()).await;
     let words = "source.publish: columns needs PostgreSQL 15";
     let mut config = bed.config();
@@ -118,7 +118,7 @@ async fn a_publication_of_columns_is_refused_where_there_is_none() {
     assert_eq!(bed.query("auth", "SELECT FROM pg_publication").await.len(), 0);
 }
 
-/// A primary, its standby that carries the slot over, and a process that reaches whichever is the primary.
+/// A primary, a standby that carries the slot over, and a process that reaches whichever is the primary.
 struct Failover {
     primary: Bed,
     standby: Option<PostgresServer>,
@@ -145,7 +145,7 @@ impl Failover {
             .set("hot_standby_feedback", "on")
             .set("sync_replication_slots", "on");
         let standby = primary.server.standby(settings).await.unwrap();
-        // Nothing goes to targets that the standby does not have yet.
+        // Nothing reaches the targets before the standby has it.
         primary.auth("ALTER SYSTEM SET synchronized_standby_slots = 'standby'").await;
         primary.auth("SELECT pg_reload_conf()").await;
         let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await.unwrap();
@@ -169,8 +169,8 @@ impl Failover {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_slot_is_carried_over_to_a_standby_that_is_promoted() {
-    // The standby looks for new slots every half minute: both wait together.
+async fn a_failover_slot_survives_the_promotion_of_a_standby() {
+    // Run both in parallel: a standby synchronises slots only every half minute.
     tokio::join!(carried_over(17), carried_over(18));
 }
 
@@ -183,7 +183,7 @@ async fn carried_over(major: u32) {
 
     world.primary.server.stop_immediate().await.unwrap();
     let standby = world.standby.take().unwrap();
-    // It is led there before the promotion, as happens, and waits.
+    // The process meets the standby before its promotion, as happens in a failover, and waits.
     world.proxy.lead_to(SocketAddr::from((Ipv4Addr::LOCALHOST, standby.port())));
     world.log.says("a standby that has not been promoted").await;
     standby.sql("postgres", "SELECT pg_promote()").await.unwrap();
@@ -193,7 +193,7 @@ async fn carried_over(major: u32) {
     let log = world.log.text();
     assert!(log.contains("its timeline is another one"), "{log}");
     assert_eq!(log.matches("making the slot").count(), 1, "the slot that was carried over is used\n{log}");
-    // What the target holds already is not written again.
+    // Rows that the target holds already are not written again.
     let written = format!("SELECT count(*) FROM neon_auth.users_sync WHERE xmin::text::bigint > {last}");
     assert_eq!(world.targets.query("acme", &written).await[0][0].as_deref(), Some("1"), "{log}");
     world.primary.auth("DELETE FROM auth.users WHERE id = 'u1'").await;

@@ -1,5 +1,5 @@
-//! Random tables, mappings and workloads, on both ways of mapping: at the end every target equals what one SQL statement,
-//! made beside the mapping and not from it, says it should be. Prints its seed; `USERS_SYNC_SEED=<number>` plays it again.
+//! Random tables, mappings and workloads, with both kinds of mapping. At the end every target equals the result of SQL that
+//! is generated beside the mapping, not from it. Prints its seed; `USERS_SYNC_SEED=<number>` repeats a run.
 
 use crate::support::{Bed, DEADLINE, Row, Service, pause};
 use fastrand::Rng;
@@ -10,7 +10,7 @@ use users_sync::model::TableName;
 const CASES: usize = 8;
 const TENANTS: [&str; 2] = ["t0", "t1"];
 
-/// A column type, and SQL expressions for values of it.
+/// A column type, and SQL expressions for its values.
 const TYPES: [(&str, &[&str]); 14] = [
     ("text", &["''", "'a'", "'Änn \"q\" \\ 😀'", "'x'", "repeat('long', 3)"]),
     ("varchar(9)", &["''", "'a'", "'varied'"]),
@@ -42,13 +42,13 @@ struct Column {
     kind: usize,
 }
 
-/// A value of the mapping, and what it is in SQL.
+/// A value of the mapping, and the same in SQL.
 struct Mapped(Value, String);
 
 struct Case {
     columns: Vec<Column>,
     rules: Rules,
-    /// The SELECT of what a tenant (`$1`) should hold.
+    /// The SELECT of the expected users of a tenant (`$1`).
     expected: String,
     /// Whether old rows carry all columns.
     full: bool,
@@ -67,7 +67,7 @@ impl Case {
             .iter()
             .map(|name| Column { name: (*name).to_owned(), kind: rng.usize(..TYPES.len()) })
             .collect();
-        // Whoever reads old rows has to find id and tenant in them; a path is in them only where they are whole.
+        // Id and tenant must be found in old rows. A json path is in them only if they are complete.
         let full = query || rng.bool();
         let (id, tenant) = ids(rng, query);
         let text = |rng: &mut Rng| text(rng, &columns, 2);
@@ -188,7 +188,7 @@ impl Case {
                 let names: String = set.iter().map(|(name, _)| format!(", {name}")).collect();
                 let values: String = set.iter().map(|(_, value)| format!(", {value}")).collect();
                 let org = ["t0", "t1", "nobody"][rng.usize(..3)];
-                // One row per id: its code and tenant change by updates only.
+                // One row per id. Its code and tenant change through updates only.
                 format!(
                     "INSERT INTO store.users (id, code, org{names}) SELECT {id}, 'c{id}', '{org}'{values}
                      WHERE NOT EXISTS (SELECT FROM store.users WHERE id = {id})"
@@ -215,7 +215,7 @@ fn sql_text(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// The id and the tenant, from what every old row carries.
+/// Id and tenant, from columns that every old row carries.
 fn ids(rng: &mut Rng, query: bool) -> (Mapped, Mapped) {
     let column = |name: &str| Value::Column(name.to_owned());
     let id = match rng.bool() || query {
@@ -228,7 +228,7 @@ fn ids(rng: &mut Rng, query: bool) -> (Mapped, Mapped) {
     (id, Mapped(column("org"), "org".into()))
 }
 
-/// A text of any shape, at most so deep.
+/// A text value of any shape, up to this depth.
 fn text(rng: &mut Rng, columns: &[Column], depth: usize) -> Mapped {
     let column = &columns[rng.usize(..columns.len())];
     match rng.u8(..if depth == 0 { 1 } else { 4 }) {
@@ -259,7 +259,7 @@ fn one(rng: &mut Rng, column: &Column) -> Mapped {
         "json" | "jsonb" => {
             let path = ["k", "n", "deep.s", "none"][rng.usize(..4)];
             let keys = path.replace('.', ",");
-            // `->` into an array by a key is null for SQL, too.
+            // In SQL, `->` with a key into an array is null, too.
             Mapped(Value::Column(format!("{}.{path}", column.name)), scalar(format!("({name}::jsonb #> '{{{keys}}}')")))
         }
         _ => Mapped(Value::Column(column.name.clone()), format!("nullif({name}::text, '')")),
@@ -282,7 +282,7 @@ fn created(rng: &mut Rng) -> Mapped {
     }
 }
 
-/// A condition, as the mapping and as SQL say it.
+/// A condition for the mapping, and the same in SQL.
 fn condition(rng: &mut Rng, columns: &[Column], depth: usize) -> (Filter, String) {
     let column = &columns[rng.usize(..columns.len())];
     let (name, sql) = (column.name.clone(), format!("{}::text", ident(&column.name)));
@@ -317,7 +317,7 @@ async fn rows(bed: &Bed, database: &str, sql: &str) -> Vec<Row> {
     rows.into_iter().map(|row| row.try_into().unwrap()).collect()
 }
 
-/// Waits until the targets are as they should be; gives how many users that are.
+/// Waits until the targets are as expected. Returns the number of users.
 async fn equal(bed: &Bed, service: &Service, case: &Case, after: &str) -> usize {
     let mut users = 0;
     for tenant in TENANTS {
@@ -368,7 +368,7 @@ async fn equal(bed: &Bed, service: &Service, case: &Case, after: &str) -> usize 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn any_mapping_of_any_table_is_what_sql_says() {
+async fn random_mappings_agree_with_sql() {
     let seed =
         std::env::var("USERS_SYNC_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("USERS_SYNC_SEED={seed}");
@@ -381,7 +381,7 @@ async fn any_mapping_of_any_table_is_what_sql_says() {
         let work = async |rng: &mut Rng, statements: usize| {
             let mut left = statements;
             while left > 0 {
-                // Several statements in one go are one transaction.
+                // Several statements in one query are one transaction.
                 let together = rng.usize(1..=5).min(left);
                 let sql: Vec<_> = (0..together).map(|_| case.statement(rng)).collect();
                 bed.auth(&sql.join(";\n")).await;
@@ -396,7 +396,7 @@ async fn any_mapping_of_any_table_is_what_sql_says() {
         equal(&bed, &service, &case, &format!("case {n}")).await;
         work(&mut rng, 150).await;
         users += equal(&bed, &service, &case, &format!("case {n}, streamed")).await;
-        // Killed in the middle of it, and started again.
+        // Kill the process in the middle of it, and start it again.
         let mut service = service;
         for _ in 0..3 {
             work(&mut rng, 20).await;

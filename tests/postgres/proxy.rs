@@ -1,4 +1,4 @@
-//! The proxy that the other tests trust to delay, freeze and cut does exactly that.
+//! The fault proxy delays, freezes and cuts exactly as the other tests rely on.
 
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -6,10 +6,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use users_sync::throwaway::{Cut, Direction, TcpProxy};
 
-/// Nothing here takes that long.
+/// Time limit, far above any real wait.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// The proxy, and what it forwards to.
+/// The proxy and the server behind it.
 struct Setup {
     proxy: TcpProxy,
     upstream: TcpListener,
@@ -42,7 +42,7 @@ async fn read(socket: &mut TcpStream, count: usize) -> Vec<u8> {
     bytes
 }
 
-/// Everything that still comes, and whether the end was a reset.
+/// All bytes that still arrive, and whether the end was a reset.
 async fn read_to_end(socket: &mut TcpStream) -> (Vec<u8>, bool) {
     let mut bytes = Vec::new();
     match within(socket.read_to_end(&mut bytes)).await {
@@ -69,7 +69,7 @@ async fn bytes_and_closes_go_through_in_both_directions() {
 }
 
 #[tokio::test]
-async fn a_delay_holds_for_each_byte_and_not_for_one_after_the_other() {
+async fn a_delay_shifts_the_stream_and_does_not_add_up() {
     const DELAY: Duration = Duration::from_millis(100);
     let setup = Setup::new().await;
     let (mut client, mut server) = setup.connect().await;
@@ -77,7 +77,7 @@ async fn a_delay_holds_for_each_byte_and_not_for_one_after_the_other() {
     let start = Instant::now();
     for round in 0..20u8 {
         client.write_all(&[round]).await.unwrap();
-        // The proxy reads it as a chunk of its own.
+        // The proxy reads it as a separate chunk.
         tokio::task::yield_now().await;
     }
     assert_eq!(read(&mut server, 20).await, (0..20).collect::<Vec<u8>>());
@@ -105,7 +105,7 @@ async fn a_cut_resets_what_is_open_and_lets_new_connections_in() {
 }
 
 #[tokio::test]
-async fn refusing_ends_old_and_new_connections_until_it_is_over() {
+async fn refusing_ends_old_and_new_connections_until_switched_off() {
     let setup = Setup::new().await;
     let (mut client, _server) = setup.connect().await;
     within(setup.proxy.wait_connections(1)).await;
@@ -127,7 +127,7 @@ async fn an_unreachable_server_resets_the_client() {
 }
 
 #[tokio::test]
-async fn frozen_bytes_arrive_in_order_once_it_thaws() {
+async fn frozen_bytes_arrive_in_order_after_the_thaw() {
     let setup = Setup::new().await;
     let (mut client, mut server) = setup.connect().await;
     client.write_all(b"1").await.unwrap();
@@ -136,7 +136,7 @@ async fn frozen_bytes_arrive_in_order_once_it_thaws() {
     client.write_all(b"2").await.unwrap();
     server.write_all(b"3").await.unwrap();
     client.shutdown().await.unwrap();
-    // Another connection is as frozen, and what it sends later is held as well.
+    // Another connection is frozen, too, and later bytes are held as well.
     let (mut other, mut other_server) = setup.connect().await;
     other.write_all(b"4").await.unwrap();
     let quiet = Duration::from_millis(100);
@@ -152,13 +152,13 @@ async fn frozen_bytes_arrive_in_order_once_it_thaws() {
 }
 
 #[tokio::test]
-async fn a_needle_cuts_its_own_connection_once_before_or_after_it_arrives() {
+async fn a_needle_cuts_its_own_connection_once_before_or_after_its_arrival() {
     for (cut, arrives) in [(Cut::Before, &b"one "[..]), (Cut::After, b"one COMMIT;")] {
         let setup = Setup::new().await;
         let (mut client, mut server) = setup.connect().await;
         let (mut other, mut other_server) = setup.connect().await;
         setup.proxy.cut_when(Direction::ToServer, b"COMMIT", cut);
-        // The other direction is not meant.
+        // The other direction is not affected.
         server.write_all(b"COMMIT").await.unwrap();
         read(&mut client, 6).await;
         client.write_all(b"one ").await.unwrap();
@@ -167,14 +167,14 @@ async fn a_needle_cuts_its_own_connection_once_before_or_after_it_arrives() {
         within(setup.proxy.wait_cut()).await;
         assert_eq!(read_to_end(&mut server).await.0, arrives[4..], "{cut:?}");
         assert!(read_to_end(&mut client).await.1, "{cut:?}");
-        // It was for once.
+        // The cut applies once.
         other.write_all(b"COMMIT").await.unwrap();
         assert_eq!(read(&mut other_server, 6).await, b"COMMIT");
     }
 }
 
 #[tokio::test]
-async fn a_needle_is_found_in_pieces() {
+async fn a_needle_is_found_across_chunks() {
     let setup = Setup::new().await;
     let (mut client, mut server) = setup.connect().await;
     setup.proxy.cut_when(Direction::ToClient, b"needle", Cut::After);
@@ -188,7 +188,7 @@ async fn a_needle_is_found_in_pieces() {
 }
 
 #[tokio::test]
-async fn a_reply_is_swallowed_where_the_question_has_arrived() {
+async fn a_reply_is_dropped_although_the_request_arrived() {
     let setup = Setup::new().await;
     let (mut client, mut server) = setup.connect().await;
     setup.proxy.swallow_reply_to(b"COMMIT");
@@ -204,7 +204,7 @@ async fn a_reply_is_swallowed_where_the_question_has_arrived() {
 }
 
 #[tokio::test]
-async fn a_number_of_bytes_arrives_to_the_byte() {
+async fn a_cut_after_a_number_of_bytes_is_exact() {
     let setup = Setup::new().await;
     let (mut client, mut server) = setup.connect().await;
     client.write_all(b"before").await.unwrap();
@@ -221,7 +221,7 @@ async fn a_number_of_bytes_arrives_to_the_byte() {
 }
 
 #[tokio::test]
-async fn a_dropped_proxy_takes_its_connections_along() {
+async fn a_dropped_proxy_closes_its_connections() {
     let Setup { proxy, upstream } = Setup::new().await;
     let port = proxy.port();
     let mut client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();

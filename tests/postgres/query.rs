@@ -1,4 +1,4 @@
-//! Users that a query puts together: large transactions, changes while it reads, and what is wrong with it.
+//! Query mappings: large transactions, changes during a read, and invalid queries.
 
 use crate::support::{Bed, Service};
 use users_sync::config::Config;
@@ -16,7 +16,7 @@ fn watch(table: &str, key: &str) -> Watch {
     Watch { is_users_own: table.name == "users", table, key: vec![key.into()], tenant: None, via: None }
 }
 
-/// The e-mail comes from the other table.
+/// The e-mail address comes from the other table.
 fn config(bed: &Bed, sql: &str) -> Config {
     let mut config = bed.config();
     config.users.email = Some(Value::Column("address".into()));
@@ -27,7 +27,7 @@ fn config(bed: &Bed, sql: &str) -> Config {
     config
 }
 
-/// How many users there are and how many have this address.
+/// The number of users, and of those with this address.
 fn count(address: &str) -> String {
     format!(
         "SELECT count(*) || ' ' || count(*) FILTER (WHERE email = '{address}' AND raw_json ->> 'primary_email' = email)
@@ -35,7 +35,7 @@ fn count(address: &str) -> String {
     )
 }
 
-/// Whatever was committed together is seen together.
+/// Asserts that one transaction's changes become visible together.
 const HISTORY: &str = "
     CREATE TABLE seen (n bigserial, users bigint);
     CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -43,7 +43,7 @@ const HISTORY: &str = "
     CREATE TRIGGER seen AFTER UPDATE ON users_sync.checkpoint FOR EACH ROW EXECUTE FUNCTION see()";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_of_many_readings_is_seen_whole() {
+async fn a_transaction_read_in_many_parts_becomes_visible_as_a_whole() {
     let bed = Bed::start(&["acme"]).await;
     bed.auth(EMAILS).await;
     bed.auth("INSERT INTO auth.users (id, org) SELECT 'u' || n, 'acme' FROM generate_series(1, 12000) n").await;
@@ -59,7 +59,7 @@ async fn a_transaction_of_many_readings_is_seen_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_writes_while_it_reads_the_last_version_arrives() {
+async fn the_last_version_arrives_despite_writes_during_the_read() {
     let bed = Bed::start(&["acme", "globex"]).await;
     bed.auth(EMAILS).await;
     bed.auth("INSERT INTO auth.users (id, org) SELECT 'u' || n, 'acme' FROM generate_series(1, 20) n").await;
@@ -98,7 +98,7 @@ async fn whoever_writes_while_it_reads_the_last_version_arrives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_with_a_query_is_said_and_changes_nothing() {
+async fn an_invalid_query_is_reported_and_changes_nothing() {
     let bed = Bed::start(&["acme"]).await;
     bed.auth(EMAILS).await;
     let wrong = Service::start(config(&bed, "SELECT * FROM auth.nowhere")).fails().await;
@@ -119,7 +119,7 @@ async fn what_is_wrong_with_a_query_is_said_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_altered_table_behind_a_query_resyncs_everybody() {
+async fn an_altered_table_behind_a_query_resyncs_every_tenant() {
     let bed = Bed::start(&["acme"]).await;
     bed.auth(EMAILS).await;
     bed.auth("INSERT INTO auth.users (id, org) SELECT 'u' || n, 'acme' FROM generate_series(1, 50) n").await;

@@ -1,4 +1,4 @@
-//! Changes that change nothing that leaves cost a target nothing; and what an update does not send stays.
+//! Changes of columns that stay at the source cost a target nothing, and unsent values keep what the target has.
 
 use crate::support::{Bed, DEADLINE, GENERATED, Service, pause};
 use std::time::Instant;
@@ -23,7 +23,7 @@ async fn connections(target: &PostgresServer) -> i64 {
     client.query_one(sql, &[]).await.unwrap().get(0)
 }
 
-/// `updates` that nothing leaves of, in as many transactions of `batch` rows each.
+/// Runs `updates` of columns that do not leave, in transactions of `batch` rows each.
 async fn cost_nothing(query: Option<Query>, updates: usize) {
     let bed = Bed::start(&[]).await;
     let target = PostgresServer::start(Options::new()).await.unwrap();
@@ -43,7 +43,7 @@ async fn cost_nothing(query: Option<Query>, updates: usize) {
     let service = Service::start(config);
     bed.state_is("acme", "following").await;
 
-    // The target falls asleep.
+    // Wait until the target's connection is closed.
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'acme'";
     target.connect("postgres").await.unwrap().query(end, &[]).await.unwrap();
     let before = written(&target).await;
@@ -57,7 +57,7 @@ async fn cost_nothing(query: Option<Query>, updates: usize) {
     bed.becomes("auth", &passed, "t").await;
     let after = written(&target).await;
     assert_eq!(before.0, after.0, "no transaction wrote");
-    // The server itself notes now and then which transactions run.
+    // The server itself logs its running transactions now and then.
     assert!(after.1 - before.1 < 1024, "{} bytes of log", after.1 - before.1);
     assert_eq!(connections(&target).await, 0, "nobody woke it");
 
@@ -72,12 +72,12 @@ async fn cost_nothing(query: Option<Query>, updates: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_thousand_updates_of_what_stays_write_nothing_and_wake_nobody() {
+async fn updates_of_excluded_columns_write_nothing_and_wake_no_target() {
     cost_nothing(None, 100_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nor_do_they_where_a_query_reads_the_users() {
+async fn with_a_query_updates_of_excluded_columns_write_nothing_and_wake_no_target() {
     let table = crate::support::rules().table;
     let own = Watch {
         table,
@@ -91,7 +91,7 @@ async fn nor_do_they_where_a_query_reads_the_users() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_profile_that_an_update_does_not_touch_survives_in_both_shapes() {
+async fn an_untouched_large_profile_survives_updates_in_both_shapes() {
     let bed = Bed::start(&["plain", "generated"]).await;
     bed.server.sql("generated", GENERATED).await.unwrap();
     bed.auth(
@@ -111,7 +111,7 @@ async fn a_profile_that_an_update_does_not_touch_survives_in_both_shapes() {
     bed.state_is("generated", "following").await;
     bed.auth("UPDATE auth.users SET visits = 1, updated_at = '2025-01-01'").await;
     bed.auth("UPDATE auth.users SET visits = 2 WHERE id = 'u2'").await;
-    // Each user's row is what it was, but for what was touched.
+    // Only the touched columns of each user's row have changed.
     let whole = "SELECT string_agg(concat_ws(' ', id, length(name), email, raw_json ->> 'primary_email',
                    md5(raw_json ->> 'bio') = md5(name), length(raw_json -> 'profile' ->> 'big'), raw_json ->> 'visits',
                    length(raw_json ->> 'display_name'), updated_at = '2025-01-01'), ', ' ORDER BY id) FROM neon_auth.users_sync";

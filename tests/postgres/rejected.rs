@@ -1,4 +1,4 @@
-//! Rows that a target refuses are left out one by one, written down, and tried again; everybody else's arrive.
+//! Rows that a target refuses are left out one by one, recorded, and retried; all other rows arrive.
 
 use crate::support::{Bed, DEADLINE, GENERATED, Service};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -36,7 +36,7 @@ async fn add(bed: &Bed, sql: &str) {
 const CHECK: &str = "ALTER TABLE neon_auth.users_sync ADD CONSTRAINT no_eve CHECK (raw_json ->> 'first_name' <> 'Eve')";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_row_is_left_out_and_comes_once_it_changes() {
+async fn a_refused_row_is_left_out_until_an_acceptable_change() {
     for shape in ["", GENERATED] {
         let bed = Bed::start(&["acme"]).await;
         add(&bed, shape).await;
@@ -52,7 +52,7 @@ async fn a_refused_row_is_left_out_and_comes_once_it_changes() {
         bed.becomes("auth", "SELECT rejected FROM users_sync.tenant", "1").await;
         let reason = bed.query("acme", "SELECT reason FROM users_sync.rejected").await[0][0].clone().unwrap();
         assert!(reason.ends_with("(constraint no_eve)"), "{reason}");
-        // The same again is tried again; then something that is taken.
+        // The same values are tried again; then acceptable ones.
         bed.auth("UPDATE auth.users SET email = 'eve@x.org', updated_at = now() WHERE id = 'u7'").await;
         bed.becomes("acme", "SELECT count(*) FROM users_sync.rejected WHERE tried_at > since", "1").await;
         bed.auth("UPDATE auth.users SET first_name = 'Eva', updated_at = now() WHERE id = 'u7'").await;
@@ -63,7 +63,7 @@ async fn a_refused_row_is_left_out_and_comes_once_it_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_an_application_adds_refuses_rows_and_no_more() {
+async fn constraints_triggers_and_foreign_keys_refuse_only_their_rows() {
     let (bed, service) = following(200, |_| {}).await;
     add(&bed, "
         CREATE UNIQUE INDEX one_address ON neon_auth.users_sync (email);
@@ -82,7 +82,7 @@ async fn whatever_an_application_adds_refuses_rows_and_no_more() {
     .await;
     bed.becomes("acme", REJECTED, "u11 P0001, u22 23000, u33 23505").await;
     bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE name = 'Bea'", "197").await;
-    // A resync tries all of them, and leaves out the same.
+    // A resync tries all of them and leaves out the same.
     bed.auth("UPDATE auth.users SET first_name = 'Eva', updated_at = now() WHERE id = 'u11'").await;
     bed.becomes("acme", REJECTED, "u22 23000, u33 23505").await;
     bed.auth("INSERT INTO users_sync.request (slot, tenant, allow_deletes) VALUES ('users_sync', 'acme', false)").await;
@@ -97,7 +97,7 @@ async fn whatever_an_application_adds_refuses_rows_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_first_snapshot_leaves_out_what_is_refused() {
+async fn a_first_snapshot_leaves_out_refused_rows() {
     for deferred in ["", " DEFERRABLE INITIALLY DEFERRED"] {
         let bed = Bed::start(&["acme"]).await;
         add(
@@ -120,7 +120,7 @@ async fn a_first_snapshot_leaves_out_what_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hard_delete_that_the_application_forbids_is_left_out() {
+async fn a_hard_delete_refused_by_a_foreign_key_is_left_out() {
     let (bed, service) = following(50, |config| config.deletes = Deletes::Hard).await;
     add(
         &bed,
@@ -131,7 +131,7 @@ async fn a_hard_delete_that_the_application_forbids_is_left_out() {
     bed.auth("DELETE FROM auth.users WHERE id IN ('u1', 'u2', 'u3')").await;
     bed.becomes("acme", REJECTED, "u3 23503").await;
     bed.becomes("acme", HELD, "48").await;
-    // In a merge, too.
+    // Also in a merge.
     bed.auth(
         "BEGIN; CREATE TABLE auth.kept AS SELECT * FROM auth.users WHERE id NOT IN ('u4', 'u5');
               TRUNCATE auth.users; INSERT INTO auth.users SELECT * FROM auth.kept; COMMIT",
@@ -139,7 +139,7 @@ async fn a_hard_delete_that_the_application_forbids_is_left_out() {
     .await;
     bed.becomes("acme", REJECTED, "u3 23503, u4 23503").await;
     bed.becomes("acme", HELD, "47").await;
-    // The application lets go: a resync takes them out.
+    // The application removes its references, and a resync deletes the users.
     add(&bed, "DELETE FROM public.todos").await;
     bed.auth("INSERT INTO users_sync.request (slot, tenant, allow_deletes) VALUES ('users_sync', 'acme', false)").await;
     bed.becomes("acme", REJECTED, "").await;
@@ -148,7 +148,7 @@ async fn a_hard_delete_that_the_application_forbids_is_left_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_huge_transaction_with_refused_rows_in_it_is_applied_but_for_them() {
+async fn a_huge_transaction_is_applied_without_its_refused_rows() {
     let (bed, service) = following(30_000, |_| {}).await;
     add(&bed, CHECK).await;
     bed.auth(
@@ -163,11 +163,11 @@ async fn a_huge_transaction_with_refused_rows_in_it_is_applied_but_for_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_that_refuses_everything_is_parked_and_comes_back() {
+async fn a_target_that_refuses_every_row_is_parked_and_recovers() {
     let (bed, service) = following(12_000, |_| {}).await;
     add(&bed, "ALTER TABLE neon_auth.users_sync ADD CONSTRAINT nobody CHECK (raw_json ->> 'first_name' = 'Ann')").await;
     bed.auth("UPDATE auth.users SET first_name = 'Bea', updated_at = now()").await;
-    // Each of ten thousand is found by itself.
+    // Ten thousand refused rows are each isolated.
     bed.state_is_within(5 * DEADLINE, "acme", "parked").await;
     let reason = bed.query("auth", "SELECT reason FROM users_sync.tenant").await[0][0].clone().unwrap();
     assert!(reason.contains("more than are left out (10000)"), "{reason}");
@@ -177,7 +177,7 @@ async fn a_target_that_refuses_everything_is_parked_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn finding_one_of_a_thousand_costs_a_search_and_no_scan() {
+async fn isolating_one_refused_row_costs_a_binary_search() {
     let bed = Bed::start_with(&["acme"], Options::new().set("log_statement", "all")).await;
     fill(&bed, 1000).await;
     let service = Service::start(bed.config());
@@ -187,7 +187,7 @@ async fn finding_one_of_a_thousand_costs_a_search_and_no_scan() {
         .await;
     bed.becomes("acme", REJECTED, "u700 23514").await;
     service.stop().await;
-    // One that is refused, then at most two for each halving of a thousand, in one transaction.
+    // One refused attempt, then at most two for each halving of a thousand rows, in one transaction.
     let log = std::fs::read_to_string(bed.server.data_dir().parent().unwrap().join("server.log")).unwrap();
     let after = log.split("no_eve CHECK").nth(1).unwrap();
     let savepoints = after.matches("SAVEPOINT users_sync").count() - after.matches("ROLLBACK TO SAVEPOINT").count();
@@ -195,7 +195,7 @@ async fn finding_one_of_a_thousand_costs_a_search_and_no_scan() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kill_while_rows_are_told_apart_loses_nothing() {
+async fn a_kill_while_refused_rows_are_isolated_loses_nothing() {
     let bed = Bed::start(&["acme"]).await;
     fill(&bed, 2000).await;
     let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();

@@ -1,4 +1,4 @@
-//! Another configuration for a running process: tenants come, go and move, and a bad file changes nothing.
+//! A new configuration for a running process: tenants are added, removed and moved. An invalid file changes nothing.
 
 use crate::support::Bed;
 use crate::support::process::Process;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 use users_sync::throwaway::Options;
 
-/// A directory with a configuration that takes its tenants from `tenants.d`.
+/// A directory with a configuration that includes its tenants from `tenants.d`.
 struct Files {
     directory: TempDir,
 }
@@ -51,13 +51,13 @@ async fn add(bed: &Bed, id: &str, org: &str) {
     .await;
 }
 
-/// How many sessions there have been: each has an epoch.
+/// The number of sessions: each has an epoch.
 async fn sessions(bed: &Bed) -> Option<String> {
     bed.query("auth", "SELECT count(*) FROM users_sync.epoch").await[0][0].clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tenants_come_go_and_move_while_the_others_follow() {
+async fn tenants_are_added_removed_and_moved_while_the_others_follow() {
     let bed = Bed::start(&["acme", "globex", "elsewhere"]).await;
     let files = Files::new(&bed, "");
     files.tenant(&bed, "acme", "acme");
@@ -79,7 +79,7 @@ async fn tenants_come_go_and_move_while_the_others_follow() {
     bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync", "2").await;
     bed.becomes("globex", "SELECT count(*) FROM neon_auth.users_sync", "2").await;
 
-    // It comes back, and is told what it has missed; then it moves.
+    // The tenant is added again and gets what it missed; then its target moves.
     files.tenant(&bed, "globex", "globex");
     bed.becomes("globex", "SELECT count(*) FROM neon_auth.users_sync", "3").await;
     bed.state_is("globex", "following").await;
@@ -90,13 +90,13 @@ async fn tenants_come_go_and_move_while_the_others_follow() {
     bed.becomes("elsewhere", "SELECT count(*) FROM neon_auth.users_sync", "4").await;
     bed.becomes("globex", "SELECT count(*) FROM neon_auth.users_sync", "3").await;
 
-    // All of that in one session: nobody else noticed.
+    // All in one session: the other tenants were not interrupted.
     assert_eq!(sessions(&bed).await.as_deref(), Some("1"));
     assert!(process.stop().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_file_changes_nothing_and_a_good_one_is_taken() {
+async fn an_invalid_file_changes_nothing_and_a_valid_one_is_applied() {
     let bed = Bed::start(&["acme"]).await;
     let files = Files::new(&bed, "");
     files.tenant(&bed, "acme", "acme");
@@ -104,7 +104,7 @@ async fn a_bad_file_changes_nothing_and_a_good_one_is_taken() {
     let mut process = Process::start_at(&files.main());
     bed.state_is("acme", "following").await;
 
-    // No YAML; a key that is unknown; a column that the table does not have; a target twice.
+    // Invalid YAML, an unknown key, a column that the table lacks, and a duplicate target.
     let bad = [": [", ", nmae: first_name", ", where: nowhere is null", ", exclude: [nothing]"];
     for (next, bad) in (2..).zip(bad) {
         files.write_main(&bed, bad);
@@ -115,7 +115,7 @@ async fn a_bad_file_changes_nothing_and_a_good_one_is_taken() {
         assert!(process.is_running() && sessions(&bed).await.as_deref() == Some("1"), "{bad}");
     }
 
-    // A database that is not there: a good source is not left for it.
+    // A missing database: a working source is not given up for it.
     files.write_main(&bed, "");
     let elsewhere = std::fs::read_to_string(files.main()).unwrap().replace("/auth?", "/nowhere?");
     assert!(elsewhere.contains("/nowhere?"));
@@ -125,7 +125,7 @@ async fn a_bad_file_changes_nothing_and_a_good_one_is_taken() {
     bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE id = 'a6'", "1").await;
     assert!(process.is_running() && sessions(&bed).await.as_deref() == Some("1"));
 
-    // Another mapping: everybody is resynced.
+    // A changed mapping resyncs every tenant.
     files.write_main(&bed, ", exclude: [org]");
     process.signal(Signal::HUP);
     bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE raw_json ? 'org'", "0").await;
@@ -134,9 +134,9 @@ async fn a_bad_file_changes_nothing_and_a_good_one_is_taken() {
     assert!(process.stop().await.success());
 }
 
-/// More of them than targets are looked at at once.
+/// Adds more tenants than targets are opened at once.
 #[tokio::test(flavor = "multi_thread")]
-async fn tenants_that_are_added_together_read_the_table_twice_at_most() {
+async fn tenants_added_together_read_the_table_at_most_twice() {
     let names: Vec<String> = (0..150).map(|n| format!("t{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let bed = Bed::start_with(&names, Options::new().set("max_connections", "300")).await;
@@ -151,7 +151,7 @@ async fn tenants_that_are_added_together_read_the_table_twice_at_most() {
         .unwrap();
     bed.becomes("auth", "SELECT count(*) FROM users_sync.tenant WHERE state = 'following'", "150").await;
     bed.becomes("t149", "SELECT count(*) FROM neon_auth.users_sync", "20").await;
-    // Once for the first tenant, which was there alone.
+    // One read was for the first tenant, which joined alone.
     let times = "SELECT seq_tup_read / 3000 FROM pg_stat_user_tables WHERE relname = 'users'";
     bed.becomes("auth", &format!("SELECT ({times}) >= 2"), "t").await;
     let times: u64 = bed.query("auth", times).await[0][0].as_ref().unwrap().parse().unwrap();

@@ -1,9 +1,9 @@
-//! Tenants are snapshot anew on request, by the running process or without one, while nobody else is disturbed.
+//! Tenants are resynced on request, by the running process or without one, while the others are not disturbed.
 
 use crate::support::process::{command, said};
 use crate::support::{Bed, Service};
 
-/// Which rows were written by which transaction: whoever is left alone keeps his.
+/// The transaction that wrote each row: an undisturbed tenant keeps its transactions.
 const VERSIONS: &str = "SELECT id, xmin FROM neon_auth.users_sync WHERE id <> 'acme-3' ORDER BY id";
 
 async fn fill(bed: &Bed, users: u32) {
@@ -16,14 +16,14 @@ async fn fill(bed: &Bed, users: u32) {
     }
 }
 
-/// Somebody's hand in a target.
+/// Changes a target by hand.
 async fn spoil(bed: &Bed, tenant: &str) {
     let sql = "UPDATE neon_auth.users_sync SET name = 'Mallory' WHERE id = 'acme-3'";
     bed.server.sql(tenant, sql).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_process_resyncs_what_it_is_asked_and_writes_what_differs() {
+async fn a_running_process_resyncs_the_requested_tenant_and_writes_only_differences() {
     let bed = Bed::start(&["acme", "globex"]).await;
     fill(&bed, 50).await;
     let service = Service::start(bed.config());
@@ -43,7 +43,7 @@ async fn a_running_process_resyncs_what_it_is_asked_and_writes_what_differs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_process_it_is_done_at_once_and_the_others_lose_nothing() {
+async fn without_a_running_process_resync_runs_itself_and_the_others_lose_nothing() {
     let bed = Bed::start(&["acme", "globex"]).await;
     fill(&bed, 50).await;
     let file = bed.config_file("");
@@ -54,13 +54,13 @@ async fn without_a_process_it_is_done_at_once_and_the_others_lose_nothing() {
     bed.equal().await;
     service.stop().await;
     spoil(&bed, "acme").await;
-    // Changes that nobody has applied yet, of both.
+    // Changes of both tenants that are not applied yet.
     bed.auth("UPDATE auth.users SET first_name = 'Bea', updated_at = now() WHERE id LIKE '%-1%'").await;
     let (text, code) = said(&command(&["resync", "-c", path, "acme"]).await);
     assert!(code == Some(0) && text.contains("no process runs: doing it here"), "{text}");
     assert_eq!(bed.expected("acme").await, bed.held("acme").await);
     assert_ne!(bed.expected("globex").await, bed.held("globex").await);
-    // Nothing is taken twice, and the neighbour goes on from where it was.
+    // Nothing is applied twice, and the other tenant continues from its position.
     let (text, _) = said(&command(&["run", "--plan", "-c", path]).await);
     assert!(text.contains("0 of 2 tenants would be resynced"), "{text}");
     let service = Service::start(bed.config());
@@ -69,7 +69,7 @@ async fn without_a_process_it_is_done_at_once_and_the_others_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mass_delete_waits_for_somebody_who_allows_it() {
+async fn a_mass_delete_needs_permission() {
     let bed = Bed::start(&["acme"]).await;
     fill(&bed, 500).await;
     let service = Service::start(bed.config());
@@ -78,7 +78,7 @@ async fn a_mass_delete_waits_for_somebody_who_allows_it() {
     let file = bed.config_file("");
     let path = file.path().to_str().unwrap();
     bed.becomes("auth", "SELECT active FROM pg_replication_slots", "f").await;
-    // What a start after a lost slot would meet: most users are gone, and nobody has seen them go.
+    // As at the start after a lost slot: most users were deleted, and the stream did not carry it.
     bed.auth("SELECT pg_drop_replication_slot('users_sync'); DELETE FROM auth.users WHERE id > 'acme-2'").await;
     let (text, _) = said(&command(&["run", "--plan", "-c", path]).await);
     assert!(text.contains("acme    resync") && text.contains("1 of 1 tenants would be resynced"), "{text}");

@@ -1,4 +1,4 @@
-//! What `setup` prints is all that is needed: everything runs under roles that have just that and nothing else.
+//! The output of `setup` is sufficient: everything runs under roles that have exactly those privileges.
 
 use crate::support::majors::at_least;
 use crate::support::process::Process;
@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use tempfile::NamedTempFile;
 use users_sync::throwaway::Options;
 
-/// One table with row security and a tenant that the primary key does not carry; and one that a query joins to it.
+/// A table with row security and a tenant column outside the primary key, and one that a query joins to it.
 const STORE: &str = "
     CREATE ROLE store_owner NOLOGIN; CREATE ROLE app LOGIN;
     CREATE SCHEMA \"Store\" AUTHORIZATION store_owner;
@@ -65,7 +65,7 @@ impl Store {
         self.command(&arguments)
     }
 
-    /// Waits until the tenants have together what the source has.
+    /// Waits until the tenants together equal the source.
     async fn equal(&self, expected: &str) {
         let bed = &self.bed;
         for tenant in &bed.tenants {
@@ -100,7 +100,7 @@ async fn everything_runs(store: Store, expected: &str) {
     let (ok, said) = store.setup(&["--apply"]);
     assert!(ok, "a second time: {said}");
 
-    // The role has no more than it was given.
+    // The role has no further privileges.
     let rights = "SELECT rolsuper OR rolcreatedb OR rolcreaterole, has_database_privilege('sync', 'auth', 'CREATE'),
                          has_table_privilege('sync', '\"Store\".\"User\"', 'SELECT, INSERT, UPDATE, DELETE'),
                          has_column_privilege('sync', '\"Store\".\"User\"', 'password_hash', 'SELECT')
@@ -130,7 +130,7 @@ async fn everything_runs(store: Store, expected: &str) {
     let (ok, said) = store.command(&["status"]);
     assert!(ok && said.contains("following"), "{said}");
 
-    // And the application refers to users.
+    // The application refers to users.
     let app = users_sync::pg::PgUrl::parse(&store.bed.server.url_for("app", "acme")).unwrap();
     store.bed.server.sql("acme", "CREATE SCHEMA app AUTHORIZATION app").await.unwrap();
     let app = users_sync::pg::connect(&app).await.unwrap();
@@ -141,7 +141,7 @@ async fn everything_runs(store: Store, expected: &str) {
     .await
     .unwrap();
     assert!(app.batch_execute("DELETE FROM neon_auth.users_sync").await.is_err(), "the application only reads");
-    // It waits for whom it has signed up, and sees nothing else of ours.
+    // It can wait for its users, and sees nothing else of ours.
     let came = "SELECT users_sync.wait_for(id) FROM neon_auth.users_sync WHERE deleted_at IS NULL LIMIT 1";
     assert!(app.query_one(came, &[]).await.unwrap().get::<_, bool>(0));
     for table in ["checkpoint", "rejected"] {
@@ -155,12 +155,12 @@ const OF_QUERY: &str = "SELECT u.id, u.name, e.address FROM \"Store\".\"User\" u
                         ON e.user_id = u.id WHERE org = $1 ORDER BY u.id::text";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_streamed_table_needs_no_more_than_setup_gives() {
+async fn a_streamed_table_needs_no_more_than_setup_grants() {
     everything_runs(Store::start(STREAMED, "rows").await, OF_USERS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_publication_of_columns_needs_no_more_either() {
+async fn a_publication_of_columns_needs_no_more_than_setup_grants() {
     let store = Store::start(STREAMED, "columns").await;
     let (ok, printed) = store.setup(&[]);
     assert!(ok && printed.contains("\"User\" (\"id\", \"org\", \"name\", \"created_at\")"), "{printed}");
@@ -169,11 +169,11 @@ async fn a_publication_of_columns_needs_no_more_either() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_query_needs_no_more_than_setup_gives() {
+async fn a_query_needs_no_more_than_setup_grants() {
     everything_runs(Store::start(QUERIED, "rows").await, OF_QUERY).await;
 }
 
-/// Who owns a hosted database is seldom a superuser.
+/// The owner of a hosted database is seldom a superuser.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_targets_owner_need_not_be_a_superuser() {
     let store = Store::start(STREAMED, "rows").await;
@@ -183,7 +183,7 @@ async fn a_targets_owner_need_not_be_a_superuser() {
     let setup = ["setup", "--tenant", "acme", "--application-role", "app", "--target-admin", &admin, "--apply"];
     let source = bed.server.url("auth");
     let setup = [&setup[..], &["--source-admin", &source]].concat();
-    // Another role than the source's, which somebody else makes.
+    // Another role than the source's, created by another administrator.
     let config = std::fs::read_to_string(store.config.path()).unwrap();
     let acme = bed.server.url_for("sync", "acme");
     std::fs::write(store.config.path(), config.replace(&acme, &acme.replace("sync@", "writer@"))).unwrap();
@@ -196,12 +196,12 @@ async fn a_targets_owner_need_not_be_a_superuser() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_would_break_the_stores_own_writes_is_refused() {
+async fn setup_refuses_what_would_break_the_stores_own_writes() {
     let store = Store::start(QUERIED, "columns").await;
     let (ok, said) = store.setup(&["--apply"]);
     assert!(!ok && said.contains("the store's own UPDATEs and DELETEs would fail"), "{said}");
     assert_eq!(store.bed.query("auth", "SELECT FROM pg_publication").await.len(), 0);
-    // The columns stay in the database: what the decoder is never given it cannot lose.
+    // Excluded columns stay in the database: the decoder cannot leak what it never receives.
     let store = Store::start(STREAMED, "columns").await;
     store.bed.auth("ALTER TABLE \"Store\".\"User\" REPLICA IDENTITY FULL").await;
     let (_, said) = store.command(&["check"]);
@@ -209,7 +209,7 @@ async fn what_would_break_the_stores_own_writes_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_arguments_are_told_apart() {
+async fn invalid_arguments_are_told_apart() {
     let store = Store::start(STREAMED, "rows").await;
     let (ok, said) = store.command(&["setup", "--apply"]);
     assert!(!ok && said.contains("as whom"), "{said}");

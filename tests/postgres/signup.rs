@@ -1,4 +1,4 @@
-//! The sign-up race ends: an application waits at its own database for the user it has just signed up, or listens.
+//! The sign-up race is closed: an application waits in its own database for the user it has just signed up, or listens.
 
 use crate::support::process::Process;
 use crate::support::{Bed, DEADLINE, Service};
@@ -10,7 +10,7 @@ use users_sync::model::Deletes;
 
 const TODOS: &str = "CREATE TABLE todos (id serial PRIMARY KEY, task text NOT NULL,
                        user_id text NOT NULL REFERENCES neon_auth.users_sync(id))";
-/// How many sessions sleep in the function.
+/// The number of sessions that sleep in the function.
 const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE '%wait_for(%'";
 
 async fn following(notify: bool) -> (Bed, Service) {
@@ -29,12 +29,12 @@ async fn waits(client: &Client, id: &str, how_long: &str) -> Result<bool, tokio_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_sees_the_user_once_the_sign_up_has_come() {
+async fn wait_for_returns_once_the_user_has_arrived() {
     let (bed, service) = following(false).await;
     bed.server.sql("acme", TODOS).await.unwrap();
     let client = bed.server.connect("acme").await.unwrap();
     let waiting = tokio::spawn(async move {
-        // In one transaction: what is waited for was committed after its beginning.
+        // In one transaction: the user is committed after the transaction's start.
         client.batch_execute("BEGIN; SELECT count(*) FROM neon_auth.users_sync").await.unwrap();
         let came = waits(&client, "bob", "60s").await.unwrap();
         client.batch_execute("INSERT INTO todos (task, user_id) VALUES ('say hello', 'bob'); COMMIT").await.unwrap();
@@ -43,7 +43,7 @@ async fn who_waits_sees_the_user_once_the_sign_up_has_come() {
     bed.becomes("acme", WAITING, "1").await;
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('bob', 'acme')").await;
     assert!(waiting.await.unwrap());
-    // One statement will do, since the reference is looked at when it is done.
+    // One statement is enough: the reference is checked at its end.
     let client = bed.server.connect("acme").await.unwrap();
     let at_once = "INSERT INTO todos (task, user_id) SELECT 'eat', 'cem' WHERE users_sync.wait_for('cem')";
     let inserting = tokio::spawn(async move { client.execute(at_once, &[]).await.unwrap() });
@@ -54,14 +54,14 @@ async fn who_waits_sees_the_user_once_the_sign_up_has_come() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_in_vain_is_told_in_time() {
+async fn wait_for_returns_false_after_its_timeout() {
     let (bed, service) = following(false).await;
     let client = bed.server.connect("acme").await.unwrap();
     let begun = Instant::now();
     assert!(!waits(&client, "nobody", "200ms").await.unwrap());
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(200) && took < Duration::from_secs(20), "{took:?}");
-    // Without a time, or with a negative one, it looks once; the default is five seconds.
+    // A null or negative timeout checks once; the default is five seconds.
     let looks = "SELECT users_sync.wait_for('nobody', NULL), users_sync.wait_for('nobody', '-1 day'),
                         users_sync.wait_for('nobody', '0'), users_sync.wait_for(NULL),
                         users_sync.wait_for('ann', NULL), users_sync.wait_for('ann', '-1 day'),
@@ -74,7 +74,7 @@ async fn who_waits_in_vain_is_told_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_who_has_left_is_not_waited_for_in_vain() {
+async fn waiting_for_a_deleted_user_ends_with_false() {
     for deletes in [Deletes::Soft, Deletes::Hard] {
         let bed = Bed::start(&["acme"]).await;
         bed.auth("INSERT INTO auth.users (id, org) VALUES ('ann', 'acme'), ('bob', 'acme')").await;
@@ -84,7 +84,7 @@ async fn a_user_who_has_left_is_not_waited_for_in_vain() {
         bed.equal().await;
         let client = bed.server.connect("acme").await.unwrap();
         assert!(!waits(&client, "ann", "50ms").await.unwrap(), "{deletes:?}");
-        // Who comes back is there again.
+        // A user who signs up again is present again.
         bed.auth("INSERT INTO auth.users (id, org) VALUES ('ann', 'acme')").await;
         assert!(waits(&client, "ann", "60s").await.unwrap(), "{deletes:?}");
         service.stop().await;
@@ -92,7 +92,7 @@ async fn a_user_who_has_left_is_not_waited_for_in_vain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn waiting_where_nothing_new_can_be_seen_is_refused() {
+async fn waiting_under_repeatable_read_is_an_error() {
     let (bed, service) = following(false).await;
     let client = bed.server.connect("acme").await.unwrap();
     for level in ["REPEATABLE READ", "SERIALIZABLE"] {
@@ -110,7 +110,7 @@ async fn waiting_where_nothing_new_can_be_seen_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_wait_at_once_and_each_for_its_own() {
+async fn many_sessions_wait_each_for_its_own_user() {
     const MANY: usize = 60;
     let (bed, service) = following(false).await;
     let mut waiting = tokio::task::JoinSet::new();
@@ -128,9 +128,9 @@ async fn many_wait_at_once_and_each_for_its_own() {
     service.stop().await;
 }
 
-/// What `cargo test --release --test postgres how_long -- --nocapture` prints stands in README.md.
+/// Prints the latencies with `cargo test --test postgres how_long -- --nocapture`; docs/USING.md quotes them.
 #[tokio::test(flavor = "multi_thread")]
-async fn how_long_after_the_commit_a_waiting_application_goes_on() {
+async fn how_long_after_the_commit_a_waiting_application_continues() {
     const SIGN_UPS: usize = 300;
     let (bed, service) = following(false).await;
     let auth = bed.server.connect("auth").await.unwrap();
@@ -153,7 +153,7 @@ async fn how_long_after_the_commit_a_waiting_application_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_function_is_made_where_it_is_missing_and_mended_where_it_is_not_ours() {
+async fn wait_for_is_created_if_missing_and_replaced_if_altered() {
     let (bed, service) = following(false).await;
     service.stop().await;
     let made = "SELECT xmin || ' ' || left(prosrc, 9) FROM pg_proc WHERE proname = 'wait_for'";
@@ -175,9 +175,9 @@ async fn the_function_is_made_where_it_is_missing_and_mended_where_it_is_not_our
     }
 }
 
-/// A role that may write the rows and make nothing: users come all the same, and the log says what mends the rest.
+/// The role may write rows but not create the function. Users arrive, and the log has the remedy.
 #[tokio::test(flavor = "multi_thread")]
-async fn where_the_function_cannot_be_made_users_come_without_it() {
+async fn users_arrive_although_wait_for_cannot_be_created() {
     let (bed, service) = following(false).await;
     service.stop().await;
     bed.server
@@ -203,7 +203,7 @@ async fn where_the_function_cannot_be_made_users_come_without_it() {
     assert!(process.stop().await.success());
 }
 
-/// A session that listens, as an application's would.
+/// A session that listens, as an application's does.
 struct Listener {
     client: Client,
     heard: mpsc::UnboundedReceiver<String>,
@@ -224,7 +224,7 @@ impl Listener {
         Listener { client, heard }
     }
 
-    /// Everything that was said until now: the queue has the order of the commits.
+    /// All notifications so far: the queue is in commit order.
     async fn heard(&mut self) -> Vec<String> {
         self.client.batch_execute("NOTIFY users_sync, 'until now'").await.unwrap();
         let mut heard = Vec::new();
@@ -239,7 +239,7 @@ impl Listener {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn listeners_are_told_who_was_written_and_of_nobody_else() {
+async fn listeners_receive_exactly_the_written_ids() {
     let (bed, service) = following(true).await;
     let mut listener = Listener::start(&bed).await;
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('bob', 'acme'), ('cem', 'acme'), ('far', 'away')").await;
@@ -248,12 +248,12 @@ async fn listeners_are_told_who_was_written_and_of_nobody_else() {
     bed.auth("UPDATE auth.users SET first_name = 'Bob', updated_at = now() WHERE id = 'bob'").await;
     bed.equal().await;
     assert_eq!(listener.heard().await, ["bob"]);
-    // Not of what writes nothing: a secret has changed, and afterwards somebody else is written.
+    // No notification for a change that writes nothing: a secret changes, and then another user is written.
     bed.auth("UPDATE auth.users SET encrypted_password = 'x' WHERE id = 'bob'").await;
     bed.auth("DELETE FROM auth.users WHERE id = 'cem'").await;
     bed.equal().await;
     assert_eq!(listener.heard().await, ["cem"]);
-    // A part of a row: the profile is too large to be sent again.
+    // Only a part of the row: the large profile is not sent again.
     bed.auth("ALTER TABLE auth.users ALTER profile SET STORAGE EXTERNAL; UPDATE auth.users SET updated_at = now(), profile = jsonb_build_object('text', repeat('x', 9000)) WHERE id = 'ann'").await;
     bed.equal().await;
     assert!(listener.heard().await.iter().all(|id| id == "ann" || id.is_empty()));
@@ -264,7 +264,7 @@ async fn listeners_are_told_who_was_written_and_of_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_very_many_at_once_listeners_are_told_only_that_there_are_any() {
+async fn a_very_large_batch_sends_one_empty_notification() {
     let (bed, service) = following(true).await;
     let mut listener = Listener::start(&bed).await;
     bed.auth(
@@ -274,7 +274,7 @@ async fn of_very_many_at_once_listeners_are_told_only_that_there_are_any() {
     bed.equal().await;
     let heard = listener.heard().await;
     assert!(heard.contains(&String::new()) && heard.len() <= 10_001, "{} notifications", heard.len());
-    // A resync names nobody, and is silent where it changes nothing.
+    // A resync names no user, and is silent if it changes nothing.
     service.stop().await;
     for (spoilt, expected) in [("", vec![]), ("UPDATE neon_auth.users_sync SET name = 'x' WHERE id = 'm7'", vec![""])] {
         bed.server
@@ -290,7 +290,7 @@ async fn of_very_many_at_once_listeners_are_told_only_that_there_are_any() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_is_refused_is_not_announced_and_the_others_are() {
+async fn a_refused_row_is_not_announced_but_the_others_are() {
     let (bed, service) = following(true).await;
     bed.server
         .sql("acme", "ALTER TABLE neon_auth.users_sync ADD CHECK (raw_json ->> 'first_name' <> 'Eve')")
@@ -305,7 +305,7 @@ async fn a_row_that_is_refused_is_not_announced_and_the_others_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_was_not_asked_to_says_nothing() {
+async fn without_notify_nothing_is_announced() {
     let (bed, service) = following(false).await;
     let mut listener = Listener::start(&bed).await;
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('bob', 'acme')").await;

@@ -1,12 +1,12 @@
-//! Two processes with one configuration: one works, the other waits, takes over, and is not disturbed by a first one
-//! that wakes up again.
+//! Two processes with one configuration: one works, the other is a standby. It takes over, and a first process that
+//! wakes up again does not disturb it.
 
 use crate::support::process::Process;
 use crate::support::{Bed, DEADLINE, pause};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
-/// Who has written to the target, in order.
+/// The epochs that have written to the target, in order.
 const HISTORY: &str = "
     CREATE SCHEMA history;
     CREATE TABLE history.writers (n bigserial, epoch bigint);
@@ -21,7 +21,7 @@ async fn epoch(bed: &Bed) -> i64 {
     bed.query("auth", "SELECT epoch FROM users_sync.source").await[0][0].as_deref().unwrap().parse().unwrap()
 }
 
-/// A first process that follows, and a second one that waits.
+/// A working process and a standby.
 async fn pair(bed: &Bed, file: &tempfile::NamedTempFile) -> (Process, Process) {
     bed.auth(&format!(
         "INSERT INTO auth.users (id, org, first_name, updated_at)
@@ -32,12 +32,12 @@ async fn pair(bed: &Bed, file: &tempfile::NamedTempFile) -> (Process, Process) {
     bed.equal().await;
     bed.server.sql("acme", HISTORY).await.unwrap();
     let second = Process::start(file);
-    // It has read the state: it holds a connection for replication, which is not the slot's.
+    // It has read the state: it holds a replication connection that does not use the slot.
     bed.becomes("auth", "SELECT count(*) > 1 FROM pg_stat_activity WHERE backend_type = 'walsender'", "t").await;
     (first, second)
 }
 
-/// Waits until the second process holds the slot; gives how long that took.
+/// Waits until the second process holds the slot. Returns how long that took.
 async fn taken_over(bed: &Bed, before: i64) -> Duration {
     let begun = Instant::now();
     while epoch(bed).await == before {
@@ -62,11 +62,11 @@ async fn a_standby_takes_over_from_a_killed_process() {
     assert!(second.stop().await.success());
 }
 
-/// Freezes the first process while its statement waits for a lock at the target, and lets it go on much later.
+/// Freezes the first process while its statement waits for a lock at the target, and resumes it much later.
 async fn frozen_in(change: &str, bed: &Bed, first: &Process, second: Process) {
     let before = epoch(bed).await;
     let blocker = bed.server.connect("acme").await.unwrap();
-    // A lock of the table takes no transaction id, which the making of a snapshot would wait for.
+    // A table lock takes no transaction id, which the creation of a snapshot would wait for.
     blocker.batch_execute("BEGIN; LOCK TABLE neon_auth.users_sync IN SHARE MODE").await.unwrap();
     bed.auth(change).await;
     let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = 'acme' AND wait_event_type = 'Lock'";
@@ -80,12 +80,12 @@ async fn frozen_in(change: &str, bed: &Bed, first: &Process, second: Process) {
     println!("taken over and equal {took:?} after SIGSTOP");
     assert!(took < Duration::from_secs(30), "{took:?}");
     first.signal(Signal::CONT);
-    // It wakes up, and finds out.
+    // It wakes up and finds its successor.
     bed.becomes("auth", "SELECT count(*) > 1 FROM pg_stat_activity WHERE backend_type = 'walsender'", "t").await;
     bed.auth("UPDATE auth.users SET last_name = 'Zed', updated_at = now() WHERE id IN ('u1', 'u20000')").await;
     bed.equal().await;
     assert_eq!(bed.query("acme", BACKWARDS).await[0][0].as_deref(), Some("0"));
-    // Nobody but the second one has begun since.
+    // Only the second process has begun a session since.
     assert_eq!(bed.query("auth", "SELECT count(*) FROM users_sync.epoch").await[0][0].as_deref(), Some("2"));
     assert!(second.stop().await.success());
 }
@@ -111,14 +111,14 @@ async fn a_process_frozen_in_a_merge_writes_nothing_when_it_wakes_up() {
     let bed = Bed::start(&["acme"]).await;
     let file = bed.config_file("");
     let (first, second) = pair(&bed, &file).await;
-    // A resync whose merge has to write the row that is locked.
+    // A resync whose merge has to write the locked row.
     bed.server.sql("acme", "UPDATE neon_auth.users_sync SET name = 'Mallory' WHERE id = 'u20000'").await.unwrap();
     let ask = "INSERT INTO users_sync.request (slot, tenant, allow_deletes) VALUES ('users_sync', 'acme', false)";
     frozen_in(ask, &bed, &first, second).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_is_cut_off_is_replaced() {
+async fn a_standby_replaces_a_process_that_lost_its_network() {
     use crate::support::process::config_file;
     use std::net::{Ipv4Addr, SocketAddr};
     use users_sync::throwaway::TcpProxy;
@@ -135,7 +135,7 @@ async fn a_process_that_is_cut_off_is_replaced() {
     let second = Process::start(&second_file);
     bed.becomes("auth", "SELECT count(*) > 1 FROM pg_stat_activity WHERE backend_type = 'walsender'", "t").await;
     let before = epoch(&bed).await;
-    // Nothing gets through any more, and nobody is told.
+    // Nothing passes any more, and neither side is informed.
     through.freeze(true);
     let took = taken_over(&bed, before).await;
     println!("taken over {took:?} after the network was cut");

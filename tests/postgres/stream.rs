@@ -1,10 +1,10 @@
-//! The main way on real servers: snapshot, stream, restart, and whatever a source's transaction can hold.
+//! The main path on real servers: snapshot, stream, restart, and everything a source transaction can contain.
 
 use crate::support::process::Process;
 use crate::support::{Bed, Service};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn users_appear_in_their_tenants_and_follow_every_change() {
+async fn users_reach_their_tenant_and_follow_every_change() {
     let bed = Bed::start(&["acme", "globex"]).await;
     bed.auth(
         "INSERT INTO auth.users (id, org, first_name, email)
@@ -26,7 +26,7 @@ async fn users_appear_in_their_tenants_and_follow_every_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_was_committed_arrives() {
+async fn only_committed_changes_arrive() {
     let bed = Bed::start(&["acme", "globex"]).await;
     let service = Service::start(bed.config());
     bed.state_is("acme", "following").await;
@@ -59,7 +59,7 @@ async fn only_what_was_committed_arrives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_values_arrive_as_they_are() {
+async fn odd_values_arrive_unchanged() {
     let bed = Bed::start(&["acme"]).await;
     bed.auth(r#"ALTER TABLE auth.users ADD COLUMN extra json"#).await;
     let odd = [
@@ -84,7 +84,7 @@ async fn odd_values_arrive_as_they_are() {
         bed.auth(&insert(n + odd.len(), values)).await;
     }
     bed.equal().await;
-    // The server itself can make no jsonb of this one, so there is nothing to compare with.
+    // The server itself cannot convert this value to jsonb, so there is nothing to compare with.
     bed.auth(r#"INSERT INTO auth.users (id, org, extra) VALUES ('zero', 'acme', '{"a": "x\u0000y", "b": "\\u0000"}')"#)
         .await;
     let extra = "SELECT raw_json ->> 'extra' FROM neon_auth.users_sync WHERE id = 'zero'";
@@ -93,11 +93,11 @@ async fn odd_values_arrive_as_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_update_does_not_send_stays() {
+async fn unsent_values_keep_what_the_target_has() {
     let bed = Bed::start(&["acme"]).await;
     let mut config = bed.config();
     let column = |name: &str| users_sync::map::Value::Column(name.to_owned());
-    // One input is out of line and not sent, the other is: the user has to be read as a whole.
+    // One input is an unsent TOAST value and the other one was sent, so the whole user is read.
     config.users.email = Some(users_sync::map::Value::First(vec![column("profile.mail"), column("email")]));
     bed.auth(
         "ALTER TABLE auth.users ALTER profile SET STORAGE EXTERNAL;
@@ -112,7 +112,7 @@ async fn what_an_update_does_not_send_stays() {
     bed.auth("UPDATE auth.users SET first_name = 'Twice', updated_at = now()").await;
     bed.equal().await;
     service.stop().await;
-    // And where every input is sent, the row is patched, also one that the target has lost.
+    // If every input was sent, the row is patched, even one that the target has lost.
     let service = Service::start(bed.config());
     bed.state_is("acme", "following").await;
     bed.equal().await;
@@ -123,7 +123,7 @@ async fn what_an_update_does_not_send_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_version_wins_whoever_writes() {
+async fn the_last_version_wins_among_concurrent_writers() {
     let bed = Bed::start(&["acme", "globex"]).await;
     bed.auth(
         "INSERT INTO auth.users (id, org) SELECT 'u' || n, 'acme' FROM generate_series(1, 10) n;
@@ -168,7 +168,7 @@ async fn a_truncated_table_is_resynced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_back_after_a_truncation_just_as_before_is_there() {
+async fn a_user_reinserted_unchanged_after_a_truncation_is_present() {
     const SOME: &str = "INSERT INTO auth.users (id, org, first_name, created_at, updated_at)
         SELECT 'u' || n, 'acme', 'Ann', '2024-05-01', '2024-06-01' FROM generate_series(1, 3) n";
     let bed = Bed::start(&["acme"]).await;
@@ -219,7 +219,7 @@ async fn an_altered_table_is_followed() {
     log.says("nothing is replicated until this is mended").await;
     let said = log.text();
     assert!(said.contains("users.name") && said.contains("\"last_name\""), "{said}");
-    // The migration is taken back.
+    // The migration is undone.
     bed.auth("ALTER TABLE auth.users ADD COLUMN last_name text").await;
     bed.auth("ALTER TABLE auth.users DROP COLUMN reset_token").await;
     bed.equal().await;

@@ -1,4 +1,4 @@
-//! A target breaks in every way that it can, while the process runs: it says what happened, and mends it.
+//! Every fault of a target while the process runs: the log says what happened, and the process recovers.
 
 use crate::support::process::{Log, Process, command, config_file, said};
 use crate::support::{Bed, GENERATED};
@@ -36,7 +36,7 @@ impl Scene {
         self.bed.auth("UPDATE auth.users SET first_name = first_name || 'a', updated_at = now() WHERE id = 'u1'").await;
     }
 
-    /// After this at the target, the next change finds it out; the log says so, and all is well again.
+    /// Runs this at the target. The next change reveals it, the log contains these words, and the tenant recovers.
     async fn breaks(sql: &str, words: &str) {
         let scene = Scene::start("").await;
         scene.at_target(sql).await;
@@ -58,13 +58,13 @@ impl Scene {
 const REPLACED: &str = "users_sync was truncated, rewritten or replaced in its target";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_table_is_truncated() {
+async fn a_truncated_table_is_resynced() {
     Scene::breaks("TRUNCATE neon_auth.users_sync", REPLACED).await;
 }
 
-/// A new process cannot reach the target at first: what was known of it is still known when it can.
+/// A new process cannot reach the target at first. It still knows the state from before once it can.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_table_is_truncated_while_nobody_could_look() {
+async fn a_table_truncated_while_unreachable_is_resynced() {
     let bed = Bed::start(&["acme"]).await;
     bed.auth(
         "INSERT INTO auth.users (id, org, updated_at) SELECT 'u' || n, 'acme', now() FROM generate_series(1, 20) n",
@@ -92,24 +92,24 @@ async fn the_table_is_truncated_while_nobody_could_look() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_table_is_dropped() {
+async fn a_dropped_table_is_recreated_with_a_resync() {
     Scene::breaks("DROP TABLE neon_auth.users_sync", "users_sync was gone from its target").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_table_is_renamed() {
+async fn a_renamed_table_is_replaced_with_a_resync() {
     Scene::breaks("ALTER TABLE neon_auth.users_sync RENAME TO users_sync_old", "users_sync was gone from its target")
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_table_is_made_anew_in_the_other_shape() {
+async fn a_table_recreated_in_the_other_shape_is_resynced() {
     let sql = format!("DROP SCHEMA neon_auth CASCADE; {GENERATED}");
     Scene::breaks(&sql, REPLACED).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_target_is_restored_to_an_older_point() {
+async fn a_target_restored_to_an_older_point_is_resynced() {
     let scene = Scene::start("").await;
     scene
         .at_target(
@@ -119,7 +119,7 @@ async fn the_target_is_restored_to_an_older_point() {
         .await;
     scene.bed.auth("INSERT INTO auth.users (id, org, created_at, updated_at) SELECT 'n' || n, 'acme', date_trunc('second', now()), now() FROM generate_series(1, 9) n").await;
     scene.bed.equal().await;
-    // It is written down what the target holds; then the target holds less.
+    // The target's position is recorded; then the target is set back.
     scene.bed.becomes("auth", "SELECT position = confirmed OR position_at > now() - interval '1 hour' FROM users_sync.tenant JOIN users_sync.source USING (slot)", "t").await;
     scene.at_target("BEGIN; DELETE FROM neon_auth.users_sync; INSERT INTO neon_auth.users_sync SELECT * FROM backup.users;
                      DELETE FROM users_sync.checkpoint; INSERT INTO users_sync.checkpoint SELECT * FROM backup.checkpoint; COMMIT;
@@ -130,7 +130,7 @@ async fn the_target_is_restored_to_an_older_point() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_target_is_made_read_only_for_a_while() {
+async fn a_read_only_target_is_parked_and_recovers() {
     let scene = Scene::start("").await;
     scene.at_target("ALTER DATABASE acme SET default_transaction_read_only = on;
                      SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'acme' AND pid <> pg_backend_pid()").await;
@@ -142,7 +142,7 @@ async fn the_target_is_made_read_only_for_a_while() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_role_loses_its_privileges_for_a_while() {
+async fn a_role_that_loses_its_privileges_is_parked_and_recovers() {
     let bed = Bed::start(&["acme"]).await;
     bed.auth("INSERT INTO auth.users (id, org, updated_at) VALUES ('u1', 'acme', now())").await;
     bed.server.sql("acme", "CREATE ROLE writer LOGIN; GRANT CREATE ON DATABASE acme TO writer").await.unwrap();
@@ -161,7 +161,7 @@ async fn the_role_loses_its_privileges_for_a_while() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_are_changed_by_hand() {
+async fn rows_changed_by_hand_are_found_by_verify() {
     let scene = Scene::start("").await;
     scene.at_target("UPDATE neon_auth.users_sync SET name = 'Mallory' WHERE id = 'u3'; DELETE FROM neon_auth.users_sync WHERE id = 'u4'").await;
     let path = scene.config.path().to_str().unwrap();
@@ -171,9 +171,9 @@ async fn rows_are_changed_by_hand() {
     scene.ends_well().await;
 }
 
-/// Deleted users go for good after their time, but for those that the application still refers to.
+/// Deleted users are purged after their time, except those that the application still refers to.
 #[tokio::test(flavor = "multi_thread")]
-async fn deletes_become_final_after_their_time() {
+async fn soft_deletes_are_purged_after_their_time() {
     let scene = Scene::start("deletes: {mode: soft, purge_after: 1s}").await;
     scene
         .at_target(
@@ -192,9 +192,9 @@ async fn deletes_become_final_after_their_time() {
     assert!(scene.process.stop().await.success());
 }
 
-/// More of them than are deleted at once, and before them as many that the application keeps.
+/// More users than are purged at once, preceded by as many that the application keeps.
 #[tokio::test(flavor = "multi_thread")]
-async fn many_deletes_become_final_one_round_after_the_other() {
+async fn many_soft_deletes_are_purged_in_rounds() {
     let scene = Scene::start("deletes: {mode: soft, purge_after: 1s}").await;
     scene
         .at_target(
@@ -213,9 +213,9 @@ async fn many_deletes_become_final_one_round_after_the_other() {
     scene.ends_well().await;
 }
 
-/// It can be looked at, and takes nothing.
+/// The target accepts reads but no writes.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_that_is_full_is_away_however_often_it_is_looked_at() {
+async fn a_full_target_counts_as_unavailable_despite_successful_reads() {
     let scene = Scene::start("limits: {park_after: 2s}").await;
     scene
         .at_target(
@@ -233,7 +233,7 @@ async fn a_target_that_is_full_is_away_however_often_it_is_looked_at() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_that_is_not_mapped_any_more_is_forgotten_when_somebody_says_so() {
+async fn forget_deletes_the_users_of_an_unconfigured_tenant() {
     let bed = Bed::start(&["acme", "globex"]).await;
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('a', 'acme'), ('g', 'globex')").await;
     let both = bed.config_file("");

@@ -1,4 +1,4 @@
-//! Tenants come, are refused, and do not hold each other up.
+//! Tenants join, are refused, and do not delay each other.
 
 use crate::support::process::{Process, command, said};
 use crate::support::{Bed, GENERATED, Service};
@@ -29,7 +29,7 @@ async fn both_shapes_are_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_tenant_needs_no_tenant_column_and_deletes_can_be_for_good() {
+async fn a_single_tenant_needs_no_tenant_column_and_deletes_can_be_hard() {
     let bed = Bed::start(&["acme"]).await;
     let mut config = bed.config();
     config.users.tenant = None;
@@ -44,7 +44,7 @@ async fn one_tenant_needs_no_tenant_column_and_deletes_can_be_for_good() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_added_later_joins_and_nobody_notices() {
+async fn a_tenant_added_later_joins_without_disturbing_the_others() {
     let bed = Bed::start(&["acme", "globex"]).await;
     fill(&bed, "acme", 50).await;
     fill(&bed, "globex", 50).await;
@@ -64,12 +64,12 @@ async fn a_tenant_added_later_joins_and_nobody_notices() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_that_cannot_be_reached_holds_up_nobody() {
+async fn an_unreachable_target_delays_no_other_tenant() {
     let bed = Bed::start(&["acme", "globex"]).await;
     fill(&bed, "acme", 50).await;
     fill(&bed, "globex", 50).await;
     let mut config = bed.config();
-    // Nobody listens on the discard port.
+    // The discard port has no listener.
     config.tenants[1].target.port = 9;
     let service = Service::start(config);
     bed.state_is("acme", "following").await;
@@ -82,7 +82,7 @@ async fn a_target_that_cannot_be_reached_holds_up_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_ours_is_never_merged() {
+async fn a_foreign_table_is_never_merged() {
     let bed = Bed::start(&["rows", "other", "fine"]).await;
     for tenant in ["rows", "other", "fine"] {
         fill(&bed, tenant, 10).await;
@@ -113,7 +113,7 @@ async fn what_is_not_ours_is_never_merged() {
     bed.becomes("rows", "SELECT string_agg(id, ' ') FROM neon_auth.users_sync", "theirs").await;
     bed.becomes("other", "SELECT count(*) FROM neon_auth.users_sync", "0").await;
 
-    // Each remedy that the state shows does what it says.
+    // Each remedy shown in the state works.
     for tenant in ["rows", "other"] {
         let sql = format!("SELECT remedy FROM users_sync.tenant WHERE tenant = '{tenant}'");
         let remedy = bed.query("auth", &sql).await[0][0].clone().unwrap();
@@ -144,7 +144,7 @@ async fn a_merge_that_would_delete_too_many_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_table_holds_back_no_log() {
+async fn an_idle_table_holds_back_no_wal() {
     let bed = Bed::start(&["acme"]).await;
     fill(&bed, "acme", 10).await;
     let service = Service::start(bed.config());
@@ -162,7 +162,7 @@ async fn a_restored_or_emptied_target_is_filled_again() {
     fill(&bed, "acme", 10).await;
     let service = Service::start(bed.config());
     bed.equal().await;
-    // As a backup of an earlier moment would have it.
+    // As an older backup would have it.
     let client = bed.server.connect("acme").await.unwrap();
     let old: String = client.query_one("SELECT position::text FROM users_sync.checkpoint", &[]).await.unwrap().get(0);
     bed.auth("UPDATE auth.users SET first_name = 'Later', updated_at = now()").await;
@@ -181,7 +181,7 @@ async fn a_restored_or_emptied_target_is_filled_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_that_was_removed_comes_back() {
+async fn a_removed_tenant_can_be_added_again() {
     let bed = Bed::start(&["acme", "globex"]).await;
     fill(&bed, "acme", 10).await;
     fill(&bed, "globex", 10).await;
@@ -201,7 +201,7 @@ async fn a_tenant_that_was_removed_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_slot_is_made_anew_and_everybody_resynced_or_the_process_stops() {
+async fn a_lost_slot_is_recreated_with_a_resync_or_stops_the_process() {
     let bed = Bed::start(&["acme"]).await;
     fill(&bed, "acme", 10).await;
     let service = Service::start(bed.config());
@@ -222,7 +222,7 @@ async fn a_lost_slot_is_made_anew_and_everybody_resynced_or_the_process_stops() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_with_another_key_gets_other_users() {
+async fn a_tenant_with_a_new_key_gets_other_users() {
     let bed = Bed::start(&["acme", "globex"]).await;
     fill(&bed, "acme", 10).await;
     bed.auth("INSERT INTO auth.users (id, org) SELECT 'g' || n, 'globex' FROM generate_series(1, 10) n").await;
@@ -240,13 +240,13 @@ async fn a_tenant_with_another_key_gets_other_users() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mapped_column_may_be_renamed_with_the_configuration() {
+async fn a_mapped_column_can_be_renamed_together_with_the_configuration() {
     let bed = Bed::start(&["acme"]).await;
     fill(&bed, "acme", 10).await;
     let service = Service::start(bed.config());
     bed.equal().await;
     service.stop().await;
-    // What the slot still has to send is of the old table.
+    // The slot still holds changes of the old table.
     bed.auth("UPDATE auth.users SET email = 'before', updated_at = now()").await;
     bed.auth("ALTER TABLE auth.users RENAME email TO mail").await;
     bed.auth("UPDATE auth.users SET mail = 'after', updated_at = now() WHERE id = 'u1'").await;
@@ -261,7 +261,7 @@ async fn a_mapped_column_may_be_renamed_with_the_configuration() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_publication_made_anew_gets_a_slot_made_anew() {
+async fn a_recreated_publication_gets_a_new_slot() {
     let bed = Bed::start(&["acme"]).await;
     fill(&bed, "acme", 10).await;
     let service = Service::start(bed.config());
@@ -281,9 +281,9 @@ async fn a_publication_made_anew_gets_a_slot_made_anew() {
     service.stop().await;
 }
 
-/// After a kill the slot sends again what the target holds; there may be more of it than a mailbox takes.
+/// After a kill the slot resends what the target holds, possibly more than a mailbox takes.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_larger_than_the_memory_is_got_through() {
+async fn a_replay_larger_than_the_mailbox_is_processed() {
     let bed = Bed::start(&["acme"]).await;
     let mut config = bed.config();
     config.limits.tenant_memory = 1 << 20;
@@ -292,7 +292,7 @@ async fn a_replay_larger_than_the_memory_is_got_through() {
     fill(&bed, "acme", 30_000).await;
     bed.equal().await;
     service.stop().await;
-    // As if nothing had been confirmed: a copy of the slot from before is what it would be.
+    // As if nothing had been confirmed: a copy of the slot from before the changes.
     bed.auth("SELECT pg_copy_logical_replication_slot('users_sync', 'older')").await;
     bed.auth("UPDATE auth.users SET email = 'replayed', updated_at = now()").await;
     let service = Service::start(config.clone());
@@ -308,7 +308,7 @@ async fn a_replay_larger_than_the_memory_is_got_through() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_state_of_an_earlier_version_is_read_and_gets_what_it_lacks() {
+async fn a_state_of_an_earlier_version_is_migrated() {
     let bed = Bed::start(&["acme"]).await;
     let config = bed.config_file("");
     let path = config.path().to_str().unwrap();

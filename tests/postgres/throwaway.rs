@@ -8,7 +8,7 @@ async fn count(server: &PostgresServer) -> i64 {
 }
 
 #[tokio::test]
-async fn a_server_starts_ready_for_logical_replication_with_the_settings_given() {
+async fn a_server_starts_with_logical_replication_and_the_given_settings() {
     let server = PostgresServer::start(Options::new().set("work_mem", "5MB")).await.unwrap();
     let client = server.connect("postgres").await.unwrap();
     for (name, wanted) in [("wal_level", "logical"), ("work_mem", "5MB"), ("max_connections", "300")] {
@@ -18,7 +18,7 @@ async fn a_server_starts_ready_for_logical_replication_with_the_settings_given()
 }
 
 #[tokio::test]
-async fn what_was_committed_outlives_every_way_to_end_the_server() {
+async fn commits_survive_every_way_to_end_the_server() {
     let mut server = PostgresServer::start(Options::new()).await.unwrap();
     let port = server.port();
     server.sql("postgres", "create table t (a int)").await.unwrap();
@@ -46,7 +46,7 @@ async fn nothing_is_left_once_the_server_is_dropped() {
 }
 
 #[tokio::test]
-async fn other_roles_need_their_password_where_that_is_asked_for() {
+async fn other_roles_need_their_password_if_configured() {
     let server = PostgresServer::start(Options::new().auth("scram-sha-256")).await.unwrap();
     server.sql("postgres", "create role r login password 'right'").await.unwrap();
     let connects = async |role: &str| {

@@ -1,5 +1,5 @@
-//! Property test: `raw_json` is what the server's own `to_jsonb` makes of the row, for rows of every built-in type.
-//! Prints its seed; `USERS_SYNC_SEED=<number>` plays a run again.
+//! Property test: `raw_json` equals the server's own `to_jsonb` of the row, for rows of every built-in type.
+//! Prints its seed; `USERS_SYNC_SEED=<number>` repeats a run.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -12,10 +12,10 @@ use users_sync::map::{RowPlan, Rules, TenantRef, Value, parse_timestamp};
 use users_sync::model::{Cell, Column, Oid, Relation, ReplicaIdentity, TableName};
 
 const ROWS: usize = 4000;
-/// The chance that a value is null.
+/// The probability that a value is null.
 const NULLS: u64 = 8;
 
-/// What the walsender's session is set to.
+/// The settings of the walsender's session.
 const SESSION: &str = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres';
     SET extra_float_digits = 3; SET bytea_output = 'hex'";
 
@@ -31,7 +31,7 @@ const TYPES: &str = r#"
     CREATE TYPE lonely AS (one text);
 "#;
 
-/// Column types, and expressions that each make one value; `random()` and friends vary it.
+/// Column types, and expressions that produce one value each; `random()` and the like vary it.
 const COLUMNS: &[(&str, &[&str])] = &[
     ("bool", &["random() < 0.5"]),
     ("int2", &["(random() * 65535 - 32768)::int2"]),
@@ -185,7 +185,7 @@ const COLUMNS: &[(&str, &[&str])] = &[
     ("citext_like", &["any_text()"]),
 ];
 
-/// Functions that the expressions call. `any_text` is rich in what has to be escaped somewhere.
+/// Functions that the expressions call. `any_text` contains many characters that need escaping.
 const FUNCTIONS: &str = r#"
     CREATE DOMAIN citext_like AS varchar;
     CREATE FUNCTION any_text() RETURNS text LANGUAGE sql VOLATILE AS $$
@@ -204,7 +204,7 @@ const FUNCTIONS: &str = r#"
 "#;
 
 #[tokio::test]
-async fn raw_json_is_what_to_jsonb_gives() {
+async fn raw_json_equals_to_jsonb() {
     let server = Server::start();
     let client = server.connect().await;
     let seed = match std::env::var("USERS_SYNC_SEED") {
@@ -223,7 +223,7 @@ async fn raw_json_is_what_to_jsonb_gives() {
     let definitions: Vec<String> = columns.iter().enumerate().map(|(i, (of, _))| format!("c{i} {of}")).collect();
     let table = format!("CREATE TABLE users (id int8 PRIMARY KEY, at timestamptz, {})", definitions.join(", "));
     client.batch_execute(&table).await.unwrap();
-    // The server's own dice follow the seed, too.
+    // The server's random numbers depend on the seed, too.
     client.batch_execute(&format!("SELECT setseed({})", (seed % 1000) as f64 / 1000.0)).await.unwrap();
     insert_rows(&client, &columns, &mut dice).await;
 
@@ -252,7 +252,7 @@ async fn raw_json_is_what_to_jsonb_gives() {
     }
 }
 
-/// The server parses our text as a target would, and says which columns differ.
+/// The server parses our text as a target would, and names the columns that differ.
 async fn compare(client: &Client, ours: &str, oracle: &str, plan: &RowPlan) {
     let query = "SELECT coalesce(o.key, u.key), o.value::text, u.value::text
         FROM jsonb_each($1::text::jsonb) o FULL JOIN jsonb_each($2::text::jsonb) u USING (key)
@@ -267,7 +267,7 @@ async fn compare(client: &Client, ours: &str, oracle: &str, plan: &RowPlan) {
 }
 
 async fn insert_rows(client: &Client, columns: &[(&str, &[&str])], dice: &mut Dice) {
-    /// Rows a statement.
+    /// Rows per statement.
     const BATCH: usize = 50;
     for batch in 0..ROWS / BATCH {
         let rows = (0..BATCH).map(|i| {
@@ -353,7 +353,7 @@ fn unescape(field: &[u8]) -> Option<Vec<u8>> {
     Some(text)
 }
 
-/// SplitMix64: small, and the same everywhere.
+/// SplitMix64: small and identical on every platform.
 struct Dice(u64);
 
 impl Dice {
@@ -366,7 +366,7 @@ impl Dice {
     }
 }
 
-/// A server of this test's own, gone with it.
+/// A server of this test's own, removed on drop.
 struct Server {
     process: Child,
     binaries: PathBuf,
@@ -378,7 +378,7 @@ impl Server {
     fn start() -> Server {
         let binaries = binaries().expect("PostgreSQL's server binaries");
         let directory = tempfile::tempdir().unwrap();
-        // As root the server runs as `postgres`, who then owns the data.
+        // Started as root, the server runs as `postgres`, which then owns the data.
         let root = std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
         let owner = root.then(|| user("postgres"));
         if let Some((uid, gid)) = owner {
@@ -408,7 +408,7 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // The log says when it is ready; from then on it is only drained.
+        // The log says when the server is ready; from then on it is only drained.
         let mut log = BufReader::new(process.stderr.take().unwrap());
         let mut line = String::new();
         while !line.contains("ready to accept connections") {
@@ -430,7 +430,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // SIGINT is PostgreSQL's fast shutdown; a dead postmaster would leave its children to notice.
+        // SIGINT is PostgreSQL's fast shutdown; a killed postmaster would leave its children running.
         let _ = Command::new("kill").args(["-INT", &self.process.id().to_string()]).status();
         let deadline = Instant::now() + Duration::from_secs(10);
         while matches!(self.process.try_wait(), Ok(None)) {

@@ -18,12 +18,12 @@ async fn fill(bed: &Bed, users: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_difference_is_found_named_and_mended_and_nothing_else_is_written() {
+async fn every_difference_is_found_named_and_repaired_and_nothing_else_is_written() {
     for shape in ["", GENERATED] {
         let bed = Bed::start(&["acme", "globex"]).await;
         bed.server.sql("acme", shape).await.unwrap();
         fill(&bed, 300).await;
-        // One that is gone at the source is no difference.
+        // A user deleted at the source is not a difference.
         let service = Service::start(bed.config());
         bed.equal().await;
         bed.auth("DELETE FROM auth.users WHERE id IN ('acme-300', 'globex-300')").await;
@@ -66,9 +66,9 @@ async fn every_difference_is_found_named_and_mended_and_nothing_else_is_written(
     }
 }
 
-/// What holds back the slot is another's: a tenant without changes is compared all the same.
+/// Another tenant holds back the slot; a tenant without changes can still be compared.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_quiet_tenant_is_compared_while_another_is_away() {
+async fn a_quiet_tenant_is_compared_while_another_is_unreachable() {
     let bed = Bed::start(&["acme", "globex"]).await;
     fill(&bed, 20).await;
     let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
@@ -88,7 +88,7 @@ async fn a_quiet_tenant_is_compared_while_another_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn under_load_no_difference_is_invented_and_a_true_one_is_found() {
+async fn under_load_only_real_differences_are_reported() {
     let bed = Arc::new(Bed::start(&["acme"]).await);
     fill(&bed, 2_000).await;
     let service = Service::start(bed.config());
@@ -128,7 +128,7 @@ async fn under_load_no_difference_is_invented_and_a_true_one_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_cannot_be_compared_is_named_and_the_others_are_compared() {
+async fn a_tenant_that_cannot_be_compared_is_named_and_the_others_are_compared() {
     let bed = Bed::start(&["acme", "globex"]).await;
     fill(&bed, 10).await;
     let service = Service::start(bed.config());
@@ -143,7 +143,7 @@ async fn who_cannot_be_compared_is_named_and_the_others_are_compared() {
     let (text, code) = said(&command(&["verify", "-c", path, "glubex"]).await);
     assert!(code == Some(1) && text.contains("no tenant glubex") && text.contains("did you mean globex?"), "{text}");
     service.stop().await;
-    // Without a process, what was not applied is a difference.
+    // Without a process, an unapplied change is a difference.
     bed.auth("UPDATE auth.users SET first_name = 'Zed', updated_at = now() WHERE id = 'acme-1'").await;
     let (text, code) = said(&command(&["verify", "-c", path, "acme"]).await);
     assert!(code == Some(1) && text.contains("different: acme-1\n"), "{text}");

@@ -1,5 +1,5 @@
-//! A store's tables on a throwaway server, users-sync as a process with its preset, and the comparison with what one SQL
-//! statement of the test's own says.
+//! A store's tables on a throwaway server, a users-sync process with its preset, and the comparison with SQL of the
+//! test's own.
 
 use crate::support::{DEADLINE, pause};
 use std::io::Write;
@@ -11,40 +11,40 @@ use tempfile::{NamedTempFile, TempDir};
 use tokio_postgres::SimpleQueryMessage;
 use users_sync::throwaway::{Options, PostgresServer};
 
-/// What stands in every column that must not leave, and in every one that may. Read as hexadecimal digits both could also
-/// stand in a bytea.
+/// Marks in every column that must not leave, and in every column that may. As hexadecimal digits they also fit into a
+/// bytea.
 pub const SECRET: &str = "5ec2e75ec2e7";
 pub const OPEN: &str = "09e209e209e2";
 
-/// A store, its preset, and what happens to its users.
+/// A store, its preset, and the changes to its users.
 pub struct Case {
     pub preset: &'static str,
-    /// What the log has to say at the start.
+    /// What the log has to contain at the start.
     pub says: &'static str,
     /// Where the tables come from.
     pub tables: Tables,
-    /// Keys below `users` beside the preset, as YAML in braces' inside: `table: a.b, tenant: c`.
+    /// Keys below `users` beside the preset, as the inside of a YAML map: `table: a.b, tenant: c`.
     pub users: &'static str,
-    /// Tenants and the keys that the store has for them; one with an empty key is the only one.
+    /// Tenants and their keys in the store. An empty key means that there is one tenant only.
     pub tenants: &'static [(&'static str, &'static str)],
-    /// The columns of the users' tables that hold neither mark: ids, times, flags.
+    /// The columns of the users' tables without a mark: ids, times, flags.
     pub unmarked: &'static [&'static str],
-    /// The tables that are looked through for columns without a mark, with the condition for the marked row.
+    /// The tables that are searched for columns without a mark, with the condition for the marked row.
     pub marked: &'static [(&'static str, &'static str)],
-    /// Users before the first start.
+    /// Users from before the first start.
     pub seed: &'static str,
-    /// Who should be live, or softly deleted by the source, in the tenant with key `$1`: id, document, name, email,
-    /// created_at, updated_at (`*` where nothing says), deleted_at.
+    /// The users that should be live, or soft-deleted by the source, in the tenant with key `$1`: id, document, name,
+    /// email, created_at, updated_at (`*` if derived), deleted_at.
     pub expected: &'static str,
-    /// What happens then, one after the other.
+    /// The changes, one after the other.
     pub steps: &'static [&'static str],
 }
 
-/// Who made the tables.
+/// The origin of the tables.
 pub enum Tables {
-    /// The store's own software, by the script of this name.
+    /// The store's own software, run by the script of this name.
     Own(&'static str),
-    /// We did, after its documentation: the file of this name.
+    /// Written by us after the store's documentation: the file of this name.
     Alike(&'static str),
 }
 
@@ -60,7 +60,7 @@ pub async fn run(case: &Case) {
     }
     bed.look_for_marks().await;
     drop(service);
-    // A new start, and a new snapshot of everything, say the same.
+    // A new start with a new snapshot gives the same result.
     let service = bed.service(&[]);
     bed.equal("a restart").await;
     drop(service);
@@ -112,7 +112,7 @@ impl<'a> Bed<'a> {
         }
     }
 
-    /// `users-sync run`; its log goes to a file.
+    /// `users-sync run` with its log in a file.
     pub fn service(&self, environment: &[(&str, &str)]) -> Service {
         let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_users-sync"));
@@ -120,7 +120,7 @@ impl<'a> Bed<'a> {
         Service(command.stdin(Stdio::null()).stderr(log).spawn().unwrap())
     }
 
-    /// A command of users-sync about this configuration.
+    /// A command of users-sync with this configuration.
     pub fn command(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_users-sync"));
         command.args(arguments).arg("-c").arg(self.config.path()).output().unwrap()
@@ -130,7 +130,7 @@ impl<'a> Bed<'a> {
         self.directory.path().join("log")
     }
 
-    /// Waits until every target holds what the source has.
+    /// Waits until every target equals the source.
     async fn equal(&self, after: &str) {
         for (tenant, key) in self.case.tenants {
             let deadline = Instant::now() + DEADLINE;
@@ -175,7 +175,7 @@ impl<'a> Bed<'a> {
         }
     }
 
-    /// Every column has a mark; what may leave is found in a target, and what must not is found nowhere.
+    /// Every column has a mark. Marks that may leave are in a target; marks that must not are nowhere.
     async fn look_for_marks(&self) {
         let client = self.server.connect("auth").await.unwrap();
         for (table, condition) in self.case.marked {
@@ -214,7 +214,7 @@ impl<'a> Bed<'a> {
     }
 }
 
-/// `users-sync run`, killed when the test is done with it.
+/// A `users-sync run` that is killed on drop.
 pub struct Service(Child);
 
 impl Drop for Service {
@@ -235,7 +235,7 @@ async fn rows(client: &tokio_postgres::Client, sql: &str) -> Vec<Row> {
     rows.collect()
 }
 
-/// Whoever is expected is there as expected, and whoever is live is expected.
+/// Every expected user is present as expected, and every live user is expected.
 fn differences(expected: &[Row], held: &[Row]) -> Vec<String> {
     let find = |rows: &[Row], id: &Option<String>| rows.iter().find(|row| row[0] == *id).cloned();
     let mut found = Vec::new();
@@ -254,15 +254,15 @@ fn differences(expected: &[Row], held: &[Row]) -> Vec<String> {
     found
 }
 
-/// The SQL that makes a store's tables. Its own software makes them once, in a database of its own; the dump of that is
-/// kept below the target directory for as long as the script stays as it is.
+/// The SQL that creates a store's tables. Its own software creates them once, in a separate database. The dump is kept
+/// below the target directory until the script changes.
 async fn tables(tables: &Tables) -> String {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/providers");
     let name = match tables {
         Tables::Alike(name) => return std::fs::read_to_string(here.join(format!("{name}.sql"))).unwrap(),
         Tables::Own(name) => name,
     };
-    // Tests run side by side in one process, and downloads are shared.
+    // Tests of one process run in parallel and share downloads.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock();
     let script = here.join(format!("{name}.sh"));
@@ -276,14 +276,14 @@ async fn tables(tables: &Tables) -> String {
         let url = server.url("store").replace("sslmode=prefer", "sslmode=disable");
         let run = Command::new("bash").arg(&script).env("DATABASE_URL", &url).env("WORK", &work).output().unwrap();
         assert!(run.status.success(), "{name}: {}", String::from_utf8_lossy(&run.stderr));
-        // Beside the server's own programs, where the client's are in no common place.
+        // pg_dump is beside the server's programs if the client's are in no common place.
         let initdb = users_sync::throwaway::Binaries::find().unwrap().program("initdb").canonicalize().unwrap();
         let beside = initdb.with_file_name("pg_dump");
         let program = if beside.exists() { beside } else { "pg_dump".into() };
         let made =
             Command::new(program).args(["--schema-only", "--no-owner", "--no-privileges", &url]).output().unwrap();
         assert!(made.status.success(), "{name}: {}", String::from_utf8_lossy(&made.stderr));
-        // psql's own commands (newer pg_dumps write some), and what would hide the tables from what follows.
+        // Leave out psql's own commands (newer pg_dumps write some) and settings that would hide the tables.
         let lines = String::from_utf8(made.stdout).unwrap();
         let lines: Vec<_> =
             lines.lines().filter(|line| !line.starts_with('\\') && !line.contains("'search_path', ''")).collect();

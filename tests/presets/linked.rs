@@ -1,4 +1,4 @@
-//! Stores whose users live in several tables: a query puts them together.
+//! Presets with a `query`: stores whose users live in several tables.
 
 use crate::bed::{Case, Tables};
 
@@ -102,7 +102,7 @@ pub const STACK_AUTH: Case = Case {
            INSERT INTO "ContactChannel" ("tenancyId", "projectUserId", id, type, "isPrimary", "usedForAuth", "isVerified", value, "updatedAt")
              VALUES (u(1), u(1001), u(1), 'EMAIL', 'TRUE', 'TRUE', true, 'new@x.org', now());
            COMMIT"#,
-        // Another address becomes the primary one: the user's own row does not change.
+        // Another address becomes the primary one; the user's own row does not change.
         r#"BEGIN;
            UPDATE "ContactChannel" SET "isPrimary" = NULL WHERE "projectUserId" = u(4) AND "isPrimary" = 'TRUE';
            UPDATE "ContactChannel" SET "isPrimary" = 'TRUE', "updatedAt" = now() + interval '1 s'
@@ -123,7 +123,7 @@ pub const STACK_AUTH: Case = Case {
         r#"UPDATE "ProjectUser" SET "mirroredProjectId" = 'nobody' WHERE "projectUserId" = u(19)"#,
         r#"UPDATE "ProjectUser" SET "mirroredBranchId" = 'dev' WHERE "projectUserId" = u(22)"#,
         r#"UPDATE "ProjectUser" SET "mirroredBranchId" = 'main' WHERE "projectUserId" = u(22)"#,
-        // The addresses go by cascade, after the user: they must not bring it back.
+        // The addresses are deleted by cascade, after the user. They must not bring the user back.
         r#"DELETE FROM "ProjectUser" WHERE "projectUserId" IN (u(25), u(28), u(1001))"#,
         r#"BEGIN; DELETE FROM "ProjectUser" WHERE "projectUserId" = u(31);
            INSERT INTO "ProjectUser" ("tenancyId", "projectUserId", "mirroredProjectId", "mirroredBranchId", "updatedAt", "signedUpAt", "displayName")
@@ -325,17 +325,17 @@ pub const SUPERTOKENS: Case = Case {
         "UPDATE emailpassword_users SET password_hash = '{SECRET}2'",
         r#"INSERT INTO user_metadata VALUES ('public', 'u3', '{"last_name": "Lee"}')"#,
         r#"UPDATE user_metadata SET user_metadata = '{}' WHERE user_id = 'u3'"#,
-        // Linked: the account with only a telephone gets the other's address, and the other is no user of its own any more.
+        // After linking, the telephone-only account has the other's address, and the other is no user of its own.
         "BEGIN; UPDATE app_id_to_user_id SET primary_or_recipe_user_id = 'new' WHERE user_id IN ('new', 'u6');
            UPDATE all_auth_recipe_users SET primary_or_recipe_user_id = 'new' WHERE user_id IN ('new', 'u6'); COMMIT",
         // The linked account's address is the user's.
         "UPDATE emailpassword_users SET email = 'linked@x.org' WHERE user_id = 'u6'",
-        // In one tenant more, and out of one.
+        // Into one more tenant, and out of one.
         "INSERT INTO all_auth_recipe_users (app_id, tenant_id, user_id, primary_or_recipe_user_id, recipe_id, time_joined, primary_or_recipe_user_time_joined)
            VALUES ('public', 'globex', 'u9', 'u9', 'emailpassword', 10, 10)",
         "DELETE FROM all_auth_recipe_users WHERE user_id = 'u9' AND tenant_id = 'acme'",
         "DELETE FROM app_id_to_user_id WHERE user_id IN ('u12', 'u15')",
-        // The linked account goes, the user stays.
+        // The linked account is deleted; the user stays.
         "DELETE FROM app_id_to_user_id WHERE user_id = 'u6'",
     ],
 };
@@ -386,7 +386,7 @@ pub const FUSIONAUTH: Case = Case {
     ],
 };
 
-/// Members of organizations: a user is in as many tenants as there are memberships.
+/// Members of organizations: a user is in as many tenants as it has memberships.
 pub const BETTER_AUTH_ORGANIZATIONS: Case = Case {
     preset: "better-auth",
     says: "streaming",

@@ -1,6 +1,6 @@
-//! Every preset on its store's tables: snapshot, changes of every kind, restart and resync, and secrets that stay.
+//! Every preset on its store's tables: snapshot, all kinds of changes, restart, resync, and secrets that stay.
 //!
-//! `verified` presets run on tables that the store's own software makes (`tests/providers/*.sh`, fetched by name from a
+//! `verified` presets run on tables that the store's own software creates (`tests/providers/*.sh`, fetched from a
 //! package registry); the others on tables of the same shape (`tests/providers/*.sql`).
 
 #![allow(clippy::unwrap_used)]
@@ -46,7 +46,7 @@ cases! {
 }
 
 #[test]
-fn every_preset_has_a_case_and_says_truly_whether_it_is_verified() {
+fn every_preset_has_a_case_and_the_right_verified_flag() {
     for preset in PRESETS {
         let cases: Vec<_> = CASES.iter().filter(|case| case.preset == preset.name).collect();
         assert!(!cases.is_empty(), "{} has no case", preset.name);

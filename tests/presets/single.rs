@@ -1,4 +1,4 @@
-//! Stores whose users live in one table: the streaming way, which asks the auth database nothing.
+//! Presets without a `query`: stores whose users live in one table, which the stream carries completely.
 
 use crate::bed::{Case, Tables};
 
@@ -79,7 +79,7 @@ pub const SUPABASE: Case = Case {
     ],
 };
 
-/// As the store's own migrations name the columns; snake_case is told by another `Case`.
+/// The column names of the store's own migrations. Another `Case` covers snake_case.
 const BETTER_AUTH_EXPECTED: &str = r#"
     SELECT id, jsonb_build_object('id', id, 'display_name', nullif(name, ''), 'primary_email', nullif(email, ''),
              'signed_up_at_millis', floor(extract(epoch FROM "createdAt") * 1000)::bigint, 'image', image,
@@ -192,7 +192,7 @@ pub const AUTHJS: Case = Case {
     ],
 };
 
-/// The names of the pg adapter, and columns that an application added.
+/// The column names of the pg adapter, and columns that an application added.
 pub const AUTHJS_PG: Case = Case {
     preset: "authjs",
     says: "the tables are of the family pg adapter",
@@ -318,7 +318,7 @@ pub const LOGTO: Case = Case {
         r#"UPDATE users SET profile = '{"givenName": "Bob"}', username = 'bob' WHERE id = 'u3'"#,
         "UPDATE users SET created_at = '2001-01-01' WHERE id = 'u3'",
         "UPDATE users SET password_encrypted = '{SECRET}2', mfa_verifications = '[{\"codes\": \"{SECRET}\"}]' WHERE id = 'u4'",
-        // u3 is acme's.
+        // u3 belongs to acme.
         "UPDATE users SET tenant_id = 'globex' WHERE id = 'u3'",
         "UPDATE users SET tenant_id = 'nobody' WHERE id = 'u6'",
         "DELETE FROM users WHERE id IN ('u9', 'u10')",
@@ -357,7 +357,7 @@ const AUTHENTIK_STEPS: &[&str] = &[
     "INSERT INTO authentik_core_user VALUES (1000, gen_random_uuid(), 'new', '', '', '{SECRET}', '', 'external', '{}', true,
        now(), now(), now(), now())",
     "UPDATE authentik_core_user SET name = 'Changed', email = 'changed@x.org', last_updated = now() WHERE id = 3",
-    // Becomes a user, is one no more.
+    // The row becomes a user, then stops being one.
     "UPDATE authentik_core_user SET type = 'internal' WHERE id = 5",
     "UPDATE authentik_core_user SET type = 'internal_service_account' WHERE id = 6",
     "UPDATE authentik_core_user SET date_joined = '2001-01-01', is_active = false WHERE id = 7",

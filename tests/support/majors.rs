@@ -1,9 +1,9 @@
-//! Servers of a certain PostgreSQL major, whatever the machine has.
+//! Servers of a given PostgreSQL major, whatever the machine has.
 
 use std::process::Command;
 use users_sync::throwaway::{Binaries, Options};
 
-/// Its programs, fetched where that has not been done yet.
+/// The programs of this major, fetched if necessary.
 pub fn binaries(major: u32) -> Binaries {
     let root = env!("CARGO_MANIFEST_DIR");
     let output = Command::new(format!("{root}/.ci/postgres")).arg(major.to_string()).output().unwrap();
@@ -12,7 +12,7 @@ pub fn binaries(major: u32) -> Binaries {
     Binaries::at(dir.trim()).unwrap()
 }
 
-/// The machine's own programs, or those of a later major where a test needs what came with it.
+/// The machine's own programs, or those of a later major if a test needs its features.
 pub fn at_least(major: u32) -> Options {
     let found = Command::new(Binaries::find().unwrap().program("postgres")).arg("--version").output().unwrap();
     let found = String::from_utf8(found.stdout).unwrap();

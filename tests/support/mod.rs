@@ -1,5 +1,5 @@
-//! What the tests of the service share: an auth database and tenants' databases on one throwaway server, the
-//! service in this process, and the comparison of source and targets row by row.
+//! Shared by the service's tests: an auth database and tenants' databases on one throwaway server, the service in this
+//! process, and the row-by-row comparison of source and targets.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -17,10 +17,10 @@ use users_sync::replicator;
 use users_sync::replicator::ServiceError;
 use users_sync::throwaway::{Options, PostgresServer};
 
-/// How long a condition may take to come true: far more than it ever does, so that only a defect meets it.
+/// Time limit for a condition: far above any real duration, so that only a defect reaches it.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The table of the tests' auth database.
+/// The users' table of the tests' auth database.
 pub const USERS: &str = "
     CREATE SCHEMA auth;
     CREATE TABLE auth.users (
@@ -37,7 +37,7 @@ pub const USERS: &str = "
       PRIMARY KEY (id, org)
     )";
 
-/// What each target should hold, computed by the source on its own: `$1` is the tenant.
+/// The expected content of a target, computed by the source itself. `$1` is the tenant.
 pub const EXPECTED: &str = "
     SELECT id, (to_jsonb(u) - 'encrypted_password' || jsonb_build_object('id', id,
              'display_name', nullif(concat_ws(' ', nullif(first_name, ''), nullif(last_name, '')), ''),
@@ -47,12 +47,12 @@ pub const EXPECTED: &str = "
            created_at::text, updated_at::text, deleted_at::text
     FROM auth.users u WHERE org = $1 ORDER BY id COLLATE \"C\"";
 
-/// What a target holds; users that are gone at the source are left out, as they stay with a deletion time.
+/// The content of a target. Users deleted at the source are left out: they stay with a deletion time.
 pub const HELD: &str = "
     SELECT id, raw_json::text, name, email, created_at::text, updated_at::text, deleted_at::text
     FROM neon_auth.users_sync WHERE deleted_at IS NULL OR raw_json ->> 'deleted_at' IS NOT NULL ORDER BY id COLLATE \"C\"";
 
-/// `neon_auth.users_sync` as Neon makes it: what raw_json says is generated from it.
+/// `neon_auth.users_sync` in Neon's shape, with columns generated from raw_json.
 pub const GENERATED: &str = "
     CREATE SCHEMA neon_auth;
     CREATE TABLE neon_auth.users_sync (
@@ -185,7 +185,7 @@ impl Bed {
         }
     }
 
-    /// Waits until every target holds what the source has.
+    /// Waits until every target equals the source.
     #[track_caller]
     pub fn equal(&self) -> impl Future<Output = ()> + '_ {
         let caller = std::panic::Location::caller();
@@ -234,13 +234,13 @@ impl Bed {
         }
     }
 
-    /// Waits until the state has this tenant in this state.
+    /// Waits until the state has the tenant in this state.
     #[track_caller]
     pub fn state_is<'a>(&'a self, tenant: &'a str, state: &'a str) -> impl Future<Output = ()> + 'a {
         self.state_is_within(DEADLINE, tenant, state)
     }
 
-    /// The same, for what takes many steps.
+    /// [`Bed::state_is`] with a longer limit, for what takes many steps.
     #[track_caller]
     pub fn state_is_within<'a>(
         &'a self,
@@ -281,17 +281,17 @@ async fn rows(
     rows.iter().map(|row| std::array::from_fn(|column| row.get(column))).collect()
 }
 
-/// Lets a random time pass before a fault strikes; nothing is waited for.
+/// Lets a random time pass before a fault. Nothing is waited for.
 pub async fn let_pass(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
-/// A breath between two looks at a condition.
+/// The pause between two checks of a condition.
 pub async fn pause() {
     tokio::time::sleep(Duration::from_millis(20)).await;
 }
 
-/// The same where nothing else waits on this thread.
+/// [`pause`] for code without an async runtime.
 pub fn breathe() {
     std::thread::sleep(Duration::from_millis(20));
 }
@@ -309,30 +309,30 @@ impl Service {
         Service { task: tokio::spawn(replicator::run(config, stop.clone())), stop }
     }
 
-    /// Stops it as SIGTERM would, and waits for it.
+    /// Stops it as SIGTERM does, and waits for its end.
     pub async fn stop(self) {
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
     }
 
-    /// Whether it goes on; it ends by itself only for good.
+    /// Whether it is still running. It ends on its own only with a final error.
     pub fn is_running(&self) -> bool {
         !self.task.is_finished()
     }
 
-    /// Ends it as kill -9 would: nothing of it goes on, and nothing is finished.
+    /// Ends it as kill -9 does: nothing is finished.
     pub async fn kill(self) {
         self.task.abort();
         let _ = self.task.await;
     }
 
-    /// Waits until it ends by itself, with its error.
+    /// Waits until it ends on its own. Returns its error.
     pub async fn fails(self) -> ServiceError {
         tokio::time::timeout(DEADLINE, self.task).await.expect("it goes on").unwrap().unwrap_err()
     }
 }
 
-/// Logs to the test's output; `RUST_LOG` says how much.
+/// Logs to the test's output. `RUST_LOG` sets the level.
 pub fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "users_sync=info".into());
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();

@@ -1,4 +1,4 @@
-//! users-sync as a process of its own, to be killed, frozen and measured.
+//! users-sync as a separate process that tests kill, freeze and measure.
 
 use super::{Bed, DEADLINE, pause};
 use rustix::process::{Pid, Signal, kill_process};
@@ -12,7 +12,7 @@ pub struct Process {
     child: Child,
 }
 
-/// The file for a bed's tenants; `source` and `targets` are URLs, so that a proxy can stand in between.
+/// A configuration file for a bed's tenants. `source` and `targets` are URLs, so that a proxy can stand in between.
 pub fn config_file(source: &str, targets: &[(String, String)], more: &str) -> NamedTempFile {
     let mut yaml = format!(
         "source: {{url: '{source}'}}\n\
@@ -35,7 +35,7 @@ impl Bed {
 }
 
 impl Process {
-    /// `users-sync run`; its log goes to the test's output.
+    /// `users-sync run` with its log in the test's output.
     pub fn start(config: &NamedTempFile) -> Process {
         Process::start_at(config.path())
     }
@@ -44,12 +44,12 @@ impl Process {
         Process::start_with(config, Stdio::inherit(), &[], &level())
     }
 
-    /// Its log goes to a file.
+    /// With its log in a file.
     pub fn start_logged(config: &NamedTempFile) -> (Process, Log) {
         Process::start_logged_at(config, &level())
     }
 
-    /// At another level than the tests'.
+    /// With another log level.
     pub fn start_logged_at(config: &NamedTempFile, level: &str) -> (Process, Log) {
         Process::start_logged_with(config, &[], level)
     }
@@ -83,7 +83,7 @@ impl Process {
         self.child.wait().unwrap();
     }
 
-    /// SIGTERM, and the exit code that follows.
+    /// Sends SIGTERM. Returns the exit status.
     pub async fn stop(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         let deadline = Instant::now() + DEADLINE;
@@ -100,7 +100,7 @@ impl Process {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// The most memory that was ever resident, in bytes.
+    /// The peak resident memory in bytes.
     pub fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
@@ -112,7 +112,7 @@ fn level() -> String {
     std::env::var("RUST_LOG").unwrap_or_else(|_| "users_sync=info".to_owned())
 }
 
-/// What a process has logged.
+/// The log of a process.
 pub struct Log {
     file: NamedTempFile,
 }
@@ -122,7 +122,7 @@ impl Log {
         std::fs::read_to_string(self.file.path()).unwrap()
     }
 
-    /// Waits until a line says this.
+    /// Waits until a line contains this.
     #[track_caller]
     pub fn says<'a>(&'a self, words: &'a str) -> impl Future<Output = ()> + 'a {
         let caller = std::panic::Location::caller();
@@ -136,14 +136,14 @@ impl Log {
     }
 }
 
-/// Another command of users-sync, run to its end.
+/// Runs another command of users-sync to its end.
 pub async fn command(arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_users-sync"));
     let running = command.args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
     tokio::time::timeout(DEADLINE, running).await.expect("it goes on").unwrap()
 }
 
-/// What a command printed, and its exit code.
+/// The output of a command, and its exit code.
 pub fn said(output: &Output) -> (String, Option<i32>) {
     let text = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     (text.concat(), output.status.code())

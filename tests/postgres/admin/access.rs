@@ -1,24 +1,24 @@
-//! Who may ask.
+//! Who may use the admin API: bearer token, Host check, listen address.
 
-use super::bed::{TenantView, loopback};
+use super::bed::{AdminBed, loopback};
 use super::http::{ask, get};
 use crate::support::Bed;
 use crate::support::process::{command, said};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_token_only_health_is_for_everybody() {
+async fn with_a_token_only_health_answers_without_it() {
     let bed = Bed::start(&["acme"]).await;
     let mut config = bed.config();
     config.admin = loopback(Some("hunter2"));
-    let shown = TenantView::start(config).await;
+    let shown = AdminBed::start(config).await;
     for path in ["/metrics", "/api/status", "/api/tenants", "/api/tenants/acme/users", "/api/openapi.json"] {
         let answer = get(shown.at, path).await;
         assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer")), "{path}");
         assert!(answer.json()["error"]["remedy"].is_string() && !answer.body.contains("hunter2"), "{}", answer.body);
         for wrong in ["Bearer hunter3", "Bearer hunter2 ", "Basic hunter2", "Bearer"] {
             let status = ask(shown.at, "GET", path, &[("Authorization", wrong)], "").await.status;
-            // Spaces behind a header's value are not part of it.
+            // Trailing spaces are not part of a header's value.
             assert_eq!(status, if wrong.ends_with(' ') { shown_status(path) } else { 401 }, "{path} {wrong:?}");
         }
     }
@@ -30,7 +30,7 @@ async fn with_a_token_only_health_is_for_everybody() {
         assert!(answer.header("set-cookie").is_none() && answer.header("x-content-type-options") == Some("nosniff"));
     }
     assert_eq!(get(shown.at, "/healthz").await.status, 200);
-    // Another token, on the same socket.
+    // Another token, without a new socket.
     shown.configs.send_modify(|config| config.admin.as_mut().unwrap().token = loopback(Some("other")).unwrap().token);
     shown.becomes("/healthz", |answer| answer.status == 200).await;
     let deadline = std::time::Instant::now() + crate::support::DEADLINE;
@@ -42,12 +42,12 @@ async fn with_a_token_only_health_is_for_everybody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn why_a_process_is_not_ready_is_for_whoever_has_the_token() {
+async fn readyz_gives_its_reason_only_with_the_token() {
     let bed = Bed::start(&["acme"]).await;
     let mut config = bed.config();
     config.admin = loopback(Some("hunter2"));
     (config.source.url.port, config.state_url.port) = (1, 1);
-    let shown = TenantView::start(config).await;
+    let shown = AdminBed::start(config).await;
     let bearer = [("Authorization", "Bearer hunter2")];
     let deadline = std::time::Instant::now() + crate::support::DEADLINE;
     let told = loop {
@@ -66,15 +66,15 @@ async fn why_a_process_is_not_ready_is_for_whoever_has_the_token() {
     shown.stop().await;
 }
 
-/// What the path gives to whoever may ask.
+/// The status of an allowed request for this path.
 fn shown_status(path: &str) -> u16 {
     if path.ends_with("/users") { 503 } else { 200 }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_token_no_page_of_somebody_elses_gets_an_answer() {
+async fn without_a_token_a_foreign_host_header_is_refused() {
     let bed = Bed::start(&["acme"]).await;
-    let shown = TenantView::start(bed.config()).await;
+    let shown = AdminBed::start(bed.config()).await;
     for host in ["localhost", "127.0.0.1:9187", "[::1]:80"] {
         assert_eq!(ask(shown.at, "GET", "/api/status", &[("Host", host)], "").await.status, 200, "{host}");
     }
@@ -86,7 +86,7 @@ async fn without_a_token_no_page_of_somebody_elses_gets_an_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_cannot_be_had_is_one_clear_message() {
+async fn an_unusable_listen_address_is_one_clear_message() {
     let bed = Bed::start(&["acme"]).await;
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     let _listener = TcpListener::bind(taken).unwrap();
@@ -99,12 +99,12 @@ async fn an_address_that_cannot_be_had_is_one_clear_message() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_server_goes_where_the_configuration_says() {
+async fn the_server_moves_to_a_new_listen_address() {
     let bed = Bed::start(&["acme"]).await;
-    let shown = TenantView::start(bed.config()).await;
+    let shown = AdminBed::start(bed.config()).await;
     shown.becomes("/readyz", |answer| answer.status == 200).await;
     let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-    // An address that cannot be had changes nothing.
+    // An address in use changes nothing.
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let go_to = |to: SocketAddr| shown.configs.send_modify(|config| config.admin.as_mut().unwrap().listen = to);
     go_to(taken.local_addr().unwrap());
@@ -119,7 +119,7 @@ async fn the_server_goes_where_the_configuration_says() {
     while tokio::net::TcpStream::connect(shown.at).await.is_ok() {
         assert!(std::time::Instant::now() < deadline, "it still listens on {}", shown.at);
     }
-    // And nowhere; the sessions do not notice.
+    // Without `admin` the server stops; the replication session is not affected.
     shown.configs.send_modify(|config| config.admin = None);
     while tokio::net::TcpStream::connect(elsewhere).await.is_ok() {
         assert!(std::time::Instant::now() < deadline, "it still listens on {elsewhere}");

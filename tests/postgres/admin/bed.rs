@@ -1,4 +1,4 @@
-//! A service that is shown over HTTP.
+//! A running service with its admin API.
 
 use super::http::{Answer, get};
 use crate::support::{Bed, DEADLINE, log, pause};
@@ -16,8 +16,8 @@ use users_sync::replicator;
 use users_sync::replicator::ServiceError;
 use users_sync::status::live::ProcessStatus;
 
-/// The service and its server, in this process.
-pub struct TenantView {
+/// The service and its admin server, in this process.
+pub struct AdminBed {
     pub at: SocketAddr,
     pub configs: watch::Sender<Config>,
     pub live: Arc<ProcessStatus>,
@@ -26,13 +26,13 @@ pub struct TenantView {
     server: JoinHandle<()>,
 }
 
-/// Any port of this machine's own.
+/// A free port on loopback.
 pub fn loopback(token: Option<&str>) -> Option<Admin> {
     Some(Admin { listen: (Ipv4Addr::LOCALHOST, 0).into(), token: token.map(|token| Secret(token.to_owned())) })
 }
 
-impl TenantView {
-    pub async fn start(mut config: Config) -> TenantView {
+impl AdminBed {
+    pub async fn start(mut config: Config) -> AdminBed {
         log();
         config.admin = config.admin.or_else(|| loopback(None));
         let (sender, configs) = watch::channel(config);
@@ -41,7 +41,7 @@ impl TenantView {
         let at = server.address().unwrap();
         let server = tokio::spawn(server.run(stop.clone()));
         let service = tokio::spawn(replicator::run_reloading(configs, live.clone(), stop.clone()));
-        TenantView { at, configs: sender, live, stop, service, server }
+        AdminBed { at, configs: sender, live, stop, service, server }
     }
 
     pub async fn stop(self) {
@@ -54,7 +54,7 @@ impl TenantView {
         get(self.at, path).await
     }
 
-    /// The answer's JSON; it has to be a good one.
+    /// The answer's JSON. Panics if the status is not 200.
     #[track_caller]
     pub fn json<'a>(&'a self, path: &'a str) -> impl Future<Output = Value> + 'a {
         let caller = std::panic::Location::caller();
@@ -65,7 +65,7 @@ impl TenantView {
         }
     }
 
-    /// Asks until the answer is as wanted.
+    /// Repeats the request until the answer is as wanted.
     #[track_caller]
     pub fn becomes<'a>(
         &'a self,
@@ -106,7 +106,7 @@ impl TenantView {
     }
 }
 
-/// Users of a tenant with ids that sort as their numbers do.
+/// Inserts users of a tenant with ids that sort like their numbers.
 pub async fn add(bed: &Bed, tenant: &str, users: u32) {
     bed.auth(&format!(
         "INSERT INTO auth.users (id, org, first_name, last_name, email, created_at, updated_at)

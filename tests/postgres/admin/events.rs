@@ -1,11 +1,11 @@
-//! What has changed, as it changes.
+//! Server-sent events report changes as they happen.
 
-use super::bed::{TenantView, add};
+use super::bed::{AdminBed, add};
 use super::http::Events;
 use crate::support::Bed;
 use serde_json::{Value, json};
 
-/// The next event of this name that is as wanted; others may come before.
+/// The next event of this name that is as wanted. Skips others.
 async fn next(events: &mut Events, name: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
     loop {
         let (of, data) = events.next().await;
@@ -16,10 +16,10 @@ async fn next(events: &mut Events, name: &str, is_wanted: impl Fn(&Value) -> boo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listener_hears_of_users_as_they_come_and_of_tenants_as_they_change() {
+async fn events_report_arriving_users_and_changed_tenants() {
     let bed = Bed::start(&["acme", "globex"]).await;
     add(&bed, "acme", 3).await;
-    let shown = TenantView::start(bed.config()).await;
+    let shown = AdminBed::start(bed.config()).await;
     bed.equal().await;
     shown.state_is("acme", "following").await;
     shown.state_is("globex", "following").await;
@@ -29,7 +29,7 @@ async fn a_listener_hears_of_users_as_they_come_and_of_tenants_as_they_change() 
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('g1', 'globex'), ('n1', 'acme'), ('n2', 'acme')").await;
     let arrived = next(&mut events, "users", |_| true).await;
     assert_eq!(arrived, json!({"tenant": "acme", "ids": ["n1", "n2"]}));
-    // A tenant that is parked, and only that one.
+    // Only the parked tenant is reported.
     bed.server.sql("globex", "ALTER TABLE neon_auth.users_sync RENAME raw_json TO profile").await.unwrap();
     bed.auth("UPDATE auth.users SET first_name = 'Bea' WHERE org = 'globex'").await;
     let parked = |data: &Value| data["tenants"].as_array().unwrap().iter().any(|tenant| tenant["state"] == "parked");
@@ -37,10 +37,10 @@ async fn a_listener_hears_of_users_as_they_come_and_of_tenants_as_they_change() 
     assert_eq!(changed["tenants"].as_array().unwrap().len(), 1, "{changed}");
     assert!(changed["tenants"][0]["tenant"] == "globex" && changed["tenants"][0]["remedy"].is_string(), "{changed}");
     next(&mut events, "status", |status| status["tenants"]["parked"] == 1).await;
-    // More than can be named.
+    // More users than one event lists.
     bed.auth("INSERT INTO auth.users (id, org) SELECT 'm' || n, 'acme' FROM generate_series(1, 3000) n").await;
     assert_eq!(next(&mut events, "users", |_| true).await["ids"], json!([]));
     assert_eq!(shown.get("/api/events?users=nobody").await.status, 404);
-    // Whoever listens does not hold up the end.
+    // An open event stream does not delay the shutdown.
     shown.stop().await;
 }

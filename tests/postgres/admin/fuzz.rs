@@ -1,17 +1,17 @@
-//! The server against its own description, as schemathesis makes requests of it.
+//! schemathesis sends requests derived from the OpenAPI description and checks the answers against it.
 
-use super::bed::{TenantView, add, loopback};
+use super::bed::{AdminBed, add, loopback};
 use crate::support::Bed;
 use std::path::Path;
 use std::process::Stdio;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_answer_is_as_the_description_says() {
+async fn every_answer_matches_the_openapi_description() {
     let bed = Bed::start(&["acme", "globex"]).await;
     add(&bed, "acme", 20).await;
     let mut config = bed.config();
     config.admin = loopback(Some("hunter2"));
-    let shown = TenantView::start(config).await;
+    let shown = AdminBed::start(config).await;
     bed.equal().await;
     let work = Path::new(env!("CARGO_TARGET_TMPDIR")).join("schemathesis");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/postgres/admin/schemathesis.sh");

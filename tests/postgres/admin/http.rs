@@ -1,4 +1,4 @@
-//! The least of HTTP/1.1 that asking takes, so that tests can send what no library would.
+//! A minimal HTTP/1.1 client, so that tests can send what no library would.
 
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-/// Far more than any answer takes.
+/// Time limit, far above any real answer.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// An answer, whole.
+/// A complete answer.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -28,7 +28,7 @@ impl Answer {
     }
 }
 
-/// Sends a request's head with these headers, and nothing else.
+/// Sends a request with these headers and no others.
 pub async fn ask(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
     let asked = async {
         let mut stream = open(to, method, path, headers, body).await;
@@ -60,17 +60,17 @@ async fn open(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]
     BufReader::new(stream)
 }
 
-/// GET without anything else.
+/// GET without further headers.
 pub async fn get(to: SocketAddr, path: &str) -> Answer {
     ask(to, "GET", path, &[], "").await
 }
 
-/// POST of JSON.
+/// POST of a JSON body.
 pub async fn post(to: SocketAddr, path: &str, body: &str) -> Answer {
     ask(to, "POST", path, &[("Content-Type", "application/json")], body).await
 }
 
-/// A stream of events that goes on.
+/// An open stream of server-sent events.
 pub struct Events(BufReader<TcpStream>);
 
 impl Events {
@@ -82,14 +82,14 @@ impl Events {
         Events(stream)
     }
 
-    /// The next event: its name and what it says.
+    /// The name and data of the next event.
     pub async fn next(&mut self) -> (String, Value) {
         let read = async {
             let mut name = String::new();
             loop {
                 let mut line = String::new();
                 assert!(self.0.read_line(&mut line).await.unwrap() > 0, "the events have ended");
-                // Whatever frames the chunks is no line of an event's.
+                // Skip the lines that frame chunks.
                 if let Some(of) = line.strip_prefix("event: ") {
                     of.trim().clone_into(&mut name);
                 } else if let Some(data) = line.strip_prefix("data: ") {

@@ -1,12 +1,12 @@
-//! Resyncs and comparisons that are asked for over HTTP.
+//! Resyncs and comparisons requested over HTTP.
 
-use super::bed::{TenantView, add};
+use super::bed::{AdminBed, add};
 use super::http::{Answer, ask, post};
 use crate::support::{Bed, Service};
 use serde_json::{Value, json};
 
-/// Begins a job and waits until it is over.
-async fn over(shown: &TenantView, path: &str, body: &str) -> Value {
+/// Starts a job and waits for its end.
+async fn over(shown: &AdminBed, path: &str, body: &str) -> Value {
     let begun = post(shown.at, path, body).await;
     assert_eq!(begun.status, 202, "{}", begun.body);
     let job = format!("/api/jobs/{}", begun.json()["job"].as_str().unwrap());
@@ -14,10 +14,10 @@ async fn over(shown: &TenantView, path: &str, body: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn differences_are_found_named_and_mended() {
+async fn verify_finds_names_and_repairs_differences() {
     let bed = Bed::start(&["acme", "globex"]).await;
     add(&bed, "acme", 50).await;
-    let shown = TenantView::start(bed.config()).await;
+    let shown = AdminBed::start(bed.config()).await;
     bed.equal().await;
     shown.state_is("globex", "following").await;
     let equal = json!({"missing": 0, "extra": 0, "different": 0, "ids": []});
@@ -54,12 +54,12 @@ async fn differences_are_found_named_and_mended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_done_says_why() {
+async fn a_failed_job_says_why() {
     let bed = Bed::start(&["acme"]).await;
     add(&bed, "acme", 300).await;
-    let shown = TenantView::start(bed.config()).await;
+    let shown = AdminBed::start(bed.config()).await;
     bed.equal().await;
-    // A merge that would delete too many parks the tenant, and says what allows it.
+    // A merge over the delete limit parks the tenant; the remedy names the option that permits it.
     bed.server
         .sql(
             "acme",
@@ -80,12 +80,12 @@ async fn what_cannot_be_done_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_job_for_a_tenant_at_a_time_and_only_json_begins_one() {
+async fn a_tenant_has_one_job_at_a_time_and_only_json_starts_one() {
     let bed = Bed::start(&["acme"]).await;
     add(&bed, "acme", 10).await;
-    let shown = TenantView::start(bed.config()).await;
+    let shown = AdminBed::start(bed.config()).await;
     bed.equal().await;
-    // A lock at the target keeps the first one.
+    // A lock at the target keeps the first job running.
     let blocker = bed.server.connect("acme").await.unwrap();
     blocker.batch_execute("BEGIN; LOCK TABLE neon_auth.users_sync").await.unwrap();
     let first = post(shown.at, "/api/tenants/acme/verify", "{}").await.json();
@@ -128,12 +128,12 @@ async fn one_job_for_a_tenant_at_a_time_and_only_json_begins_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_passes_a_resync_on() {
+async fn a_standby_forwards_a_resync_request() {
     let bed = Bed::start(&["acme"]).await;
     add(&bed, "acme", 10).await;
     let first = Service::start(bed.config());
     bed.equal().await;
-    let shown = TenantView::start(bed.config()).await;
+    let shown = AdminBed::start(bed.config()).await;
     shown.becomes("/readyz", |answer| answer.json()["role"] == "standby").await;
     bed.server.sql("acme", "UPDATE neon_auth.users_sync SET name = 'Mallory' WHERE id = 'acme-0000001'").await.unwrap();
     assert_eq!(over(&shown, "/api/tenants/acme/resync", "{}").await["state"], "done");

@@ -1,6 +1,6 @@
-//! What is counted: the names that boards and alerts rely on, and the values after a known workload.
+//! Metrics: the names that boards and alerts rely on, and the values after a known workload.
 
-use super::bed::{TenantView, add};
+use super::bed::{AdminBed, add};
 use crate::support::Bed;
 #[cfg(feature = "kafka")]
 use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext};
@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use users_sync::throwaway::TcpProxy;
 
-/// Every family there is, with its type. The tee's own gauges are there where there is a tee.
+/// Every metric family with its type. The gauges of the tee exist only with a tee.
 const FAMILIES: [(&str, &str); 27] = [
     ("users_sync_apply_seconds", "histogram"),
     ("users_sync_batch_rows", "histogram"),
@@ -41,7 +41,7 @@ const FAMILIES: [(&str, &str); 27] = [
     ("users_sync_wal_held_bytes", "gauge"),
 ];
 
-/// The samples of an exposition, by their name and labels.
+/// The samples of an exposition by name and labels.
 fn samples(text: &str) -> BTreeMap<String, f64> {
     assert!(text.ends_with("# EOF\n"), "{text}");
     let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -52,7 +52,7 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
     samples.collect()
 }
 
-async fn scrape(shown: &TenantView) -> BTreeMap<String, f64> {
+async fn scrape(shown: &AdminBed) -> BTreeMap<String, f64> {
     let answer = shown.get("/metrics").await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
@@ -60,13 +60,13 @@ async fn scrape(shown: &TenantView) -> BTreeMap<String, f64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_known_workload_has_known_numbers_under_known_names() {
+async fn a_known_workload_yields_known_metric_values() {
     let bed = Bed::start(&["acme", "globex", "initech"]).await;
     add(&bed, "acme", 10).await;
     let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
     let mut config = bed.config();
     config.tenants[2].target.port = proxy.port();
-    let shown = TenantView::start(config).await;
+    let shown = AdminBed::start(config).await;
     bed.equal().await;
     for tenant in ["acme", "globex", "initech"] {
         shown.state_is(tenant, "following").await;
@@ -122,7 +122,7 @@ async fn a_known_workload_has_known_numbers_under_known_names() {
     shown.becomes("/metrics", |answer| answer.body.contains("users_sync_wal_held_bytes{slot=\"users_sync\"} ")).await;
     assert!(scrape(&shown).await.contains_key("users_sync_tenant_lag_bytes{tenant=\"acme\"}"));
 
-    // A target that is away, a row that is refused, and a tenant that goes.
+    // An unreachable target, a refused row, and a removed tenant.
     proxy.refuse(true);
     proxy.cut();
     bed.server.sql("acme", "ALTER TABLE neon_auth.users_sync ADD CHECK (id <> 'bad')").await.unwrap();
@@ -142,7 +142,7 @@ async fn a_known_workload_has_known_numbers_under_known_names() {
 
 #[cfg(feature = "kafka")]
 #[tokio::test(flavor = "multi_thread")]
-async fn the_tee_is_counted_and_shown_too() {
+async fn the_tee_has_metrics_and_a_status() {
     let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).unwrap();
     for topic in ["tee.acme", "tee.positions"] {
         cluster.create_topic(topic, 1, 1).unwrap();
@@ -153,7 +153,7 @@ async fn the_tee_is_counted_and_shown_too() {
         "kafka: {{brokers: '{}', topic: 'tee.{{tenant}}', positions_topic: tee.positions, create_topics: false}}",
         cluster.bootstrap_servers()
     ));
-    let shown = TenantView::start(users_sync::config::load(file.path()).unwrap()).await;
+    let shown = AdminBed::start(users_sync::config::load(file.path()).unwrap()).await;
     let follows = |text: &str| text.contains("users_sync_tee_state{state=\"following\"} 1\n");
     shown.becomes("/metrics", |answer| follows(&answer.body)).await;
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('n1', 'acme'), ('n2', 'acme')").await;
@@ -170,7 +170,7 @@ async fn the_tee_is_counted_and_shown_too() {
         (&tee["state"], &tee["slot"], &tee["last_error"]),
         (&json!("following"), &json!("users_sync_kafka"), &json!(null))
     );
-    // Away: it says so.
+    // With Kafka unreachable, the metrics show it.
     drop(cluster);
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('n3', 'acme')").await;
     shown.becomes("/api/status", |answer| answer.json()["tee"]["last_error"].is_string()).await;
@@ -179,7 +179,7 @@ async fn the_tee_is_counted_and_shown_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn why_tenants_are_parked_is_counted_in_few_words() {
+async fn parked_tenants_are_counted_by_cause() {
     let bed = Bed::start(&["acme", "globex"]).await;
     bed.server
         .sql("acme", "CREATE SCHEMA neon_auth; CREATE TABLE neon_auth.users_sync (id text PRIMARY KEY)")
@@ -187,7 +187,7 @@ async fn why_tenants_are_parked_is_counted_in_few_words() {
         .unwrap();
     let mut config = bed.config();
     config.tenants[1].target.database = "nowhere".into();
-    let shown = TenantView::start(config).await;
+    let shown = AdminBed::start(config).await;
     let both = ["users_sync_parked_tenants{reason=\"altered\"} 1\n", "users_sync_parked_tenants{reason=\"login\"} 1\n"];
     let text = shown.becomes("/metrics", |answer| both.iter().all(|line| answer.body.contains(line))).await.body;
     assert!(text.contains("users_sync_tenants{state=\"parked\"} 2\n") && !text.contains("tenant_lag_bytes{"), "{text}");

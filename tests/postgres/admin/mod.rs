@@ -1,4 +1,4 @@
-//! The process over HTTP, against real servers: who may ask, what is answered, what is counted, and who is woken.
+//! The admin API against real servers: access, answers, metrics and waiting for users.
 
 mod access;
 mod bed;

@@ -1,6 +1,6 @@
-//! How the process and its tenants are.
+//! The status of the process and its tenants over HTTP.
 
-use super::bed::{TenantView, add};
+use super::bed::{AdminBed, add};
 use crate::support::{Bed, Service};
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,10 +9,10 @@ use users_sync::pg::Secret;
 use users_sync::throwaway::TcpProxy;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_shows_itself_and_every_tenant_from_its_first_moment_on() {
+async fn a_process_shows_itself_and_every_tenant_from_its_start() {
     let bed = Bed::start(&["acme", "globex"]).await;
     add(&bed, "acme", 10).await;
-    let shown = TenantView::start(bed.config()).await;
+    let shown = AdminBed::start(bed.config()).await;
     assert_eq!(shown.json("/healthz").await, json!({"status": "alive"}));
     shown.becomes("/readyz", |answer| answer.status == 200).await;
     assert_eq!(shown.json("/readyz").await, json!({"ready": true, "role": "streaming", "reason": null}));
@@ -35,12 +35,12 @@ async fn a_process_shows_itself_and_every_tenant_from_its_first_moment_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tenants_are_found_by_state_and_text_and_come_in_pages() {
+async fn tenants_are_filtered_by_state_and_text_and_paged() {
     let names = ["acme", "ACME_2", "globex", "hundred", "initech"];
     let bed = Bed::start(&names).await;
     let mut config = bed.config();
     config.tenants[3].id = TenantId::new("100%");
-    let shown = TenantView::start(config).await;
+    let shown = AdminBed::start(config).await;
     bed.equal().await;
     for name in ["acme", "ACME_2", "globex", "initech"] {
         shown.state_is(name, "following").await;
@@ -70,16 +70,16 @@ async fn tenants_are_found_by_state_and_text_and_come_in_pages() {
     shown.stop().await;
 }
 
-/// It has never followed: why it does not is shown all the same.
+/// The reason is shown although the tenant has never been up to date.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_that_cannot_join_yet_says_why() {
+async fn a_tenant_that_cannot_take_its_snapshot_shows_why() {
     let bed = Bed::start(&["acme"]).await;
     add(&bed, "acme", 10).await;
     let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
     proxy.refuse(true);
     let mut config = bed.config();
     config.tenants[0].target.port = proxy.port();
-    let shown = TenantView::start(config).await;
+    let shown = AdminBed::start(config).await;
     let is_said = |answer: &super::http::Answer| {
         let tenant = answer.json();
         tenant["state"] == "joining"
@@ -92,17 +92,17 @@ async fn a_tenant_that_cannot_join_yet_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_target_is_shown_with_its_reason_and_holds_up_no_answer() {
+async fn an_unreachable_target_is_shown_with_its_reason_and_delays_no_answer() {
     let bed = Bed::start(&["acme", "globex"]).await;
     add(&bed, "acme", 10).await;
     let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
     let mut config = bed.config();
     config.tenants[0].target.port = proxy.port();
-    // The server asks for none; whoever repeated it would be found out.
+    // The server asks for no password, so any repetition of it would come from us.
     config.tenants[0].target.password = Some(Secret("hunter2".to_owned()));
     config.source.url.password = config.tenants[0].target.password.clone();
     config.limits.park_after = std::time::Duration::from_secs(1);
-    let shown = TenantView::start(config).await;
+    let shown = AdminBed::start(config).await;
     bed.equal().await;
     proxy.freeze(true);
     bed.auth("UPDATE auth.users SET first_name = 'Bea', updated_at = now()").await;
@@ -152,7 +152,7 @@ async fn a_standby_answers_from_the_state_and_takes_over() {
     add(&bed, "acme", 3).await;
     let first = Service::start(bed.config());
     bed.equal().await;
-    let shown = TenantView::start(bed.config()).await;
+    let shown = AdminBed::start(bed.config()).await;
     shown.becomes("/readyz", |answer| answer.status == 200 && answer.json()["role"] == "standby").await;
     let acme = shown.state_is("acme", "following").await;
     assert!(acme["queue_bytes"].is_null(), "{acme}");
@@ -161,7 +161,7 @@ async fn a_standby_answers_from_the_state_and_takes_over() {
     let metrics = shown.get("/metrics").await.body;
     assert!(metrics.contains("users_sync_standby 1\n") && metrics.contains("users_sync_streaming 0\n"), "{metrics}");
     assert!(!metrics.contains("tenant=\"acme\""), "{metrics}");
-    // The users are there to be looked at, and to be waited for, too.
+    // Users can be listed and waited for at a standby, too.
     assert_eq!(shown.json("/api/tenants/acme/users").await["users"].as_array().unwrap().len(), 3);
     let waiting = super::http::get(shown.at, "/api/tenants/acme/users/late?wait=30s");
     let coming = bed.auth("INSERT INTO auth.users (id, org) VALUES ('late', 'acme')");

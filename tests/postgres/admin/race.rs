@@ -1,6 +1,6 @@
-//! The sign-up race: how much later than the source's commit a wait over HTTP returns.
+//! The sign-up race: the delay between the source's commit and the answer of a wait over HTTP.
 
-use super::bed::TenantView;
+use super::bed::AdminBed;
 use super::http::get;
 use crate::support::Bed;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ fn say(what: &str, mut took: Vec<Duration>) -> Duration {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_returns_soon_after_the_sources_commit() {
     let bed = Bed::start(&["acme"]).await;
-    let shown = TenantView::start(bed.config()).await;
+    let shown = AdminBed::start(bed.config()).await;
     bed.equal().await;
     shown.state_is("acme", "following").await;
     let source = bed.server.connect("auth").await.unwrap();
@@ -27,7 +27,7 @@ async fn a_wait_returns_soon_after_the_sources_commit() {
     };
     let path = |id: &str| format!("/api/tenants/acme/users/{id}?wait=30s");
 
-    // As an application does: it signs somebody up, and asks.
+    // As an application does: sign up a user, then ask.
     let mut asked = Vec::new();
     for n in 0..SIGN_UPS {
         let id = format!("a{n}");
@@ -35,13 +35,13 @@ async fn a_wait_returns_soon_after_the_sources_commit() {
         assert_eq!(get(shown.at, &path(&id)).await.status, 200);
         asked.push(committed.elapsed());
     }
-    // And where somebody else has waited before.
+    // The same when the wait began before the commit.
     let mut waited = Vec::new();
     for n in 0..SIGN_UPS {
         let id = format!("w{n}");
         let (at, path) = (shown.at, path(&id));
         let waiting = tokio::spawn(async move { (get(at, &path).await.status, Instant::now()) });
-        // It has asked the target, and waits.
+        // The request has checked the target and is waiting.
         let registered = Instant::now();
         while shown.live.user_watch.waiting() == 0 {
             assert!(registered.elapsed() < crate::support::DEADLINE);
@@ -53,7 +53,7 @@ async fn a_wait_returns_soon_after_the_sources_commit() {
         waited.push(answered.saturating_duration_since(committed));
     }
     let typical = say("asked after the commit", asked).max(say("waited before the commit", waited));
-    // Far more than it takes on a machine that does nothing else.
+    // Far above what an idle machine needs.
     assert!(typical < Duration::from_secs(1), "{typical:?}");
     shown.stop().await;
 }

@@ -1,6 +1,6 @@
-//! The users of a tenant: in pages, searched, looked at, and waited for.
+//! The users of a tenant over HTTP: pages, search, single users and waiting.
 
-use super::bed::{TenantView, add};
+use super::bed::{AdminBed, add};
 use super::http::{Answer, get};
 use crate::support::{Bed, GENERATED, pause};
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ fn ids(page: &Value) -> Vec<String> {
 }
 
 /// All pages of a search.
-async fn all(shown: &TenantView, query: &str) -> Vec<String> {
+async fn all(shown: &AdminBed, query: &str) -> Vec<String> {
     let (mut found, mut cursor) = (Vec::new(), String::new());
     loop {
         let asked = Instant::now();
@@ -39,7 +39,7 @@ async fn every_user_is_on_exactly_one_page() {
         let bed = Bed::start(&["acme"]).await;
         bed.server.sql("acme", shape).await.unwrap();
         add(&bed, "acme", 120).await;
-        let shown = TenantView::start(bed.config()).await;
+        let shown = AdminBed::start(bed.config()).await;
         bed.equal().await;
         let expected: Vec<String> = (1..=120).map(|n| format!("acme-{n:07}")).collect();
         for limit in [1, 7, 60, 119, 120, 121, 200] {
@@ -60,7 +60,7 @@ async fn every_user_is_on_exactly_one_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_search_takes_every_character_for_itself_and_knows_no_case() {
+async fn a_search_is_literal_and_case_insensitive() {
     let bed = Bed::start(&["acme"]).await;
     bed.auth(
         "INSERT INTO auth.users (id, org, first_name, email) VALUES
@@ -70,7 +70,7 @@ async fn a_search_takes_every_character_for_itself_and_knows_no_case() {
          ('gone', 'acme', 'Ann', 'gone@example.org')",
     )
     .await;
-    let shown = TenantView::start(bed.config()).await;
+    let shown = AdminBed::start(bed.config()).await;
     bed.equal().await;
     bed.auth("DELETE FROM auth.users WHERE id = 'gone'").await;
     shown.becomes("/api/tenants/acme/users/gone", |answer| answer.json()["deleted_at"].is_string()).await;
@@ -118,11 +118,11 @@ async fn a_search_takes_every_character_for_itself_and_knows_no_case() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_search_of_a_large_tenant_answers_in_time_and_says_where_to_go_on() {
+async fn a_search_of_a_large_tenant_answers_in_time_with_a_cursor() {
     let bed = Bed::start(&["acme"]).await;
-    let shown = TenantView::start(bed.config()).await;
+    let shown = AdminBed::start(bed.config()).await;
     shown.state_is("acme", "following").await;
-    // Straight into the target: the search is what is tested.
+    // Insert directly into the target: only the search is tested.
     bed.server
         .sql(
             "acme",
@@ -140,9 +140,9 @@ async fn a_search_of_a_large_tenant_answers_in_time_and_says_where_to_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sign_up_is_waited_for_and_what_does_not_come_is_absent() {
+async fn a_wait_ends_with_the_sign_up_or_with_404() {
     let bed = Bed::start(&["acme", "globex"]).await;
-    let shown = TenantView::start(bed.config()).await;
+    let shown = AdminBed::start(bed.config()).await;
     bed.equal().await;
     shown.state_is("acme", "following").await;
     shown.state_is("globex", "following").await;
@@ -152,7 +152,7 @@ async fn a_sign_up_is_waited_for_and_what_does_not_come_is_absent() {
     let waiting = get(shown.at, "/api/tenants/acme/users/u1?wait=30s");
     let coming = async {
         pause().await;
-        // Another tenant's user of the same id is another user.
+        // The same id in another tenant is another user.
         bed.auth("INSERT INTO auth.users (id, org) VALUES ('u1', 'globex')").await;
         bed.auth("INSERT INTO auth.users (id, org, first_name) VALUES ('u1', 'acme', 'Ann')").await;
         Instant::now()
@@ -160,14 +160,14 @@ async fn a_sign_up_is_waited_for_and_what_does_not_come_is_absent() {
     let (answer, committed) = tokio::join!(waiting, coming);
     assert_eq!((answer.status, &answer.json()["name"]), (200, &json!("Ann")));
     assert!(committed.elapsed() < Duration::from_secs(5), "{:?}", committed.elapsed());
-    // Who is there already is not waited for; and who comes with a snapshot comes, too.
+    // A present user is answered at once. A user that arrives with a snapshot ends a wait, too.
     assert_eq!(shown.get("/api/tenants/acme/users/u1?wait=30s").await.status, 200);
     bed.server.sql("acme", "DELETE FROM neon_auth.users_sync WHERE id = 'u1'").await.unwrap();
     let waiting = get(shown.at, "/api/tenants/acme/users/u1?wait=30s");
     let resync = async { super::http::post(shown.at, "/api/tenants/acme/resync", "{}").await };
     let (answer, begun) = tokio::join!(waiting, resync);
     assert_eq!((answer.status, begun.status), (200, 202), "{} {}", answer.body, begun.body);
-    // Who was deleted is shown, and not waited for: a second life is.
+    // A deleted user is shown but does not end a wait. Its new sign-up does.
     bed.auth("DELETE FROM auth.users WHERE id = 'u1'").await;
     let is_deleted = |answer: &Answer| answer.json()["deleted_at"].is_string();
     shown.becomes("/api/tenants/acme/users/u1", is_deleted).await;
@@ -180,9 +180,9 @@ async fn a_sign_up_is_waited_for_and_what_does_not_come_is_absent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_locked_table_keeps_one_connection_however_many_ask() {
+async fn requests_for_a_locked_table_share_one_connection() {
     let bed = Bed::start(&["acme"]).await;
-    let shown = TenantView::start(bed.config()).await;
+    let shown = AdminBed::start(bed.config()).await;
     bed.equal().await;
     shown.state_is("acme", "following").await;
     let migration = bed.server.connect("acme").await.unwrap();
@@ -206,10 +206,10 @@ async fn a_locked_table_keeps_one_connection_however_many_ask() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_who_wait_share_one_connection() {
+async fn a_thousand_waits_share_one_connection() {
     const WAITING: usize = 1_000;
     let bed = Bed::start(&["acme"]).await;
-    let shown = TenantView::start(bed.config()).await;
+    let shown = AdminBed::start(bed.config()).await;
     bed.equal().await;
     shown.state_is("acme", "following").await;
     let waiting: Vec<_> = (0..WAITING)
@@ -218,7 +218,7 @@ async fn a_thousand_who_wait_share_one_connection() {
             tokio::spawn(async move { get(at, &format!("/api/tenants/acme/users/w{n}?wait=30s")).await.status })
         })
         .collect();
-    // One of the service's own, one for all who look, and the one that counts.
+    // One connection of the service, one shared by all waits, and the one that counts.
     let connections =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = 'acme' AND application_name = 'users-sync'";
     bed.becomes("acme", connections, "2").await;

@@ -1,4 +1,4 @@
-//! Logins: every sslmode against every line of pg_hba.conf, and what is refused.
+//! Logins: every sslmode against every line of pg_hba.conf, and refused logins.
 
 use super::{
     Authority, DEADLINE, kind, outcome, outcome_of_replication, outcome_of_sql, parse, tls_server, url, within,
@@ -15,7 +15,7 @@ const MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", 
 const KINDS: [&str; 3] = ["host", "hostssl", "hostnossl"];
 const METHODS: [&str; 4] = ["trust", "scram-sha-256", "md5", "password"];
 
-/// A role for each kind of line and method, named after both, with the password `right`; everybody else is rejected.
+/// A role for each kind of line and method, named after both, with the password `right`. All other roles are rejected.
 fn options() -> Options {
     let mut options = Options::new().auth("reject");
     for kind in KINDS {
@@ -43,7 +43,7 @@ async fn create_roles(server: &PostgresServer) {
     }
 }
 
-/// libpq's rules, but for a password in clear text: that never goes over an open network.
+/// libpq's rules, except that a clear-text password never crosses an open network.
 fn expected(mode: &str, kind: &str, method: &str, server_has_tls: bool) -> &'static str {
     let attempts: &[bool] = match (mode, server_has_tls) {
         ("disable", _) | ("allow" | "prefer", false) => &[false],
@@ -74,13 +74,13 @@ async fn check_matrix(server: &PostgresServer, roots: &str, server_has_tls: bool
 }
 
 #[tokio::test]
-async fn every_sslmode_meets_every_line_of_pg_hba_as_libpq_would() {
+async fn every_sslmode_meets_every_pg_hba_line_as_in_libpq() {
     let authority = Authority::new(&PKCS_ECDSA_P256_SHA256);
     let server = tls_server(options(), authority.sign("127.0.0.1")).await;
     create_roles(&server).await;
     check_matrix(&server, &super::roots(&authority.file()), true).await;
 
-    // What is wrong with a login is told apart, and a wrong password is not tried another way.
+    // Login errors are told apart, and a wrong password is not retried in another mode.
     let port = server.port();
     for method in ["scram-sha-256", "md5", "password"] {
         let role = role("hostssl", method);
@@ -92,7 +92,7 @@ async fn every_sslmode_meets_every_line_of_pg_hba_as_libpq_would() {
     }
     assert_eq!(outcome(&url("nobody:x", "127.0.0.1", port, "sslmode=require")).await, "auth 28000");
 
-    // channel_binding=require takes nothing but SCRAM over TLS.
+    // channel_binding=require accepts only SCRAM over TLS.
     for method in METHODS {
         let login = format!("{}:right", role("host", method));
         let require = |mode: &str| url(&login, "127.0.0.1", port, &format!("channel_binding=require&sslmode={mode}"));
@@ -103,9 +103,9 @@ async fn every_sslmode_meets_every_line_of_pg_hba_as_libpq_would() {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_spoken_to_only_where_the_mode_allows_it() {
+async fn a_server_without_tls_is_used_only_if_sslmode_allows_it() {
     let server = PostgresServer::start(options()).await.unwrap();
-    // A server without TLS may not have hostssl lines that match; the rules stay the same.
+    // A server without TLS cannot have matching hostssl lines; the rules stay the same.
     create_roles(&server).await;
     check_matrix(&server, "", false).await;
 }
@@ -141,7 +141,7 @@ async fn passwords_beyond_ascii_and_unix_sockets_work() {
         .unwrap();
     let login = "host_scram_sha_256:%C3%84%20%C3%9F%C2%A0%E2%82%AC%F0%9F%98%80";
     assert_eq!(outcome(&url(login, "127.0.0.1", server.port(), "sslmode=disable")).await, "plain");
-    // Nobody can read along on a Unix socket: clear text may pass, and there is no TLS whatever the mode.
+    // A Unix socket cannot be intercepted: clear text is allowed, and TLS is not used in any mode.
     let unix = format!(
         "postgresql://unix_password:a%2Fb@/postgres?host={}&port={}&sslmode=require",
         server.socket_dir().display(),
@@ -151,7 +151,7 @@ async fn passwords_beyond_ascii_and_unix_sockets_work() {
 }
 
 #[tokio::test]
-async fn what_does_not_answer_or_is_no_server_is_told_apart() {
+async fn a_silent_host_and_a_foreign_server_are_told_apart() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = silent.local_addr().unwrap().port();
     for mode in ["disable", "require"] {
@@ -186,7 +186,7 @@ async fn a_connection_that_breaks_during_the_login_counts_as_unreachable() {
     assert_eq!(outcome(&url).await, "unreachable");
     proxy.refuse(false);
     for _ in 0..2 {
-        // The reply to the start-up message, which holds the database's name.
+        // The reply to the startup message, which holds the database's name.
         proxy.swallow_reply_to(b"database\0postgres");
         assert_eq!(outcome_of_sql(&url).await, "unreachable");
         proxy.swallow_reply_to(b"database\0postgres");
@@ -194,9 +194,9 @@ async fn a_connection_that_breaks_during_the_login_counts_as_unreachable() {
     }
 }
 
-/// Asked for in clear text, the password stays here: not one byte of it leaves.
+/// Asked for a clear-text password, the client sends no byte of it.
 #[tokio::test]
-async fn a_password_is_never_sent_in_clear_text_over_an_open_connection() {
+async fn a_password_never_crosses_an_open_connection_in_clear_text() {
     for replication in [false, true] {
         let (seen, received) = tokio::sync::oneshot::channel();
         let seen = std::sync::Mutex::new(Some(seen));
@@ -260,14 +260,14 @@ async fn a_closed_client_leaves_no_session_behind() {
     while sessions().await > 0 {
         assert!(tokio::time::Instant::now() < deadline, "sessions are left");
     }
-    // A statement that still runs does not keep it.
+    // A running statement does not keep the session.
     let client = pg::connect(&parse(&server.url("postgres"))).await.unwrap();
     let running = client.query_one("select pg_sleep(600)", &[]);
     assert!(tokio::time::timeout(Duration::from_millis(50), running).await.is_err());
     tokio::time::timeout(Duration::from_secs(5), client.close()).await.expect("the client waits for its statement");
 }
 
-/// Answers every connection as `serve` does; returns the port.
+/// Answers every connection with `serve`. Returns the port.
 async fn fake_server<F, Fut>(serve: F) -> u16
 where
     F: Fn(TcpStream) -> Fut + Send + 'static,

@@ -1,4 +1,4 @@
-//! Both clients, SQL and replication, against real servers: how they log in, and how the stream behaves.
+//! Both clients, SQL and replication, against real servers: login and stream.
 
 mod login;
 mod stream;
@@ -12,7 +12,7 @@ use users_sync::capture::{CaptureError, ReplicationConnection};
 use users_sync::pg::{self, ConnectError, PgUrl};
 use users_sync::throwaway::{Options, PostgresServer};
 
-/// Nothing here takes that long.
+/// Time limit, far above any real wait.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 async fn within<T>(work: impl Future<Output = T>) -> T {
@@ -23,7 +23,7 @@ fn parse(url: &str) -> PgUrl {
     PgUrl::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))
 }
 
-/// What came of a login: `tls`, `plain`, or the kind of error with the server's code.
+/// The outcome of a login: `tls`, `plain`, or the kind of error with the server's code.
 async fn outcome_of_sql(url: &str) -> String {
     let client = match within(pg::connect(&parse(url))).await {
         Ok(client) => client,
@@ -44,7 +44,7 @@ async fn outcome_of_replication(url: &str) -> String {
     encryption(rows == [[Some("t".to_owned())]])
 }
 
-/// The same for both clients: they have one way to the server.
+/// Checks that both clients log in the same way: they share one implementation.
 async fn outcome(url: &str) -> String {
     let sql = outcome_of_sql(url).await;
     assert_eq!(sql, outcome_of_replication(url).await, "SQL and replication differ: {url}");
@@ -67,7 +67,7 @@ fn kind(error: &ConnectError) -> String {
     }
 }
 
-/// A certificate authority, its file, and what it signs.
+/// A certificate authority, its file, and the certificates that it signs.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     dir: TempDir,
@@ -87,7 +87,7 @@ impl Authority {
         self.dir.path().join("ca.pem")
     }
 
-    /// Certificate and key, in PEM, of a server with this name or address.
+    /// PEM certificate and key of a server with this name or address.
     fn sign(&self, name: &str) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new([name.to_owned()]).unwrap();
@@ -95,7 +95,7 @@ impl Authority {
     }
 }
 
-/// A server that speaks TLS with this certificate and key.
+/// A server that uses TLS with this certificate and key.
 async fn tls_server(options: Options, (certificate, key): (String, String)) -> PostgresServer {
     let mut server = PostgresServer::start(options).await.unwrap();
     use_certificate(&mut server, (certificate, key)).await;
@@ -109,7 +109,7 @@ async fn use_certificate(server: &mut PostgresServer, (certificate, key): (Strin
     server.restart().await.unwrap();
 }
 
-/// A URL with parameters of the test's choice.
+/// A URL with these parameters.
 fn url(login: &str, host: &str, port: u16, parameters: &str) -> String {
     format!("postgresql://{login}@{host}:{port}/postgres?{parameters}")
 }

@@ -1,4 +1,4 @@
-//! The stream: changes decoded in order, status updates that move the slot, and every way in which it ends.
+//! The replication stream: decoded changes in order, status updates that move the slot, and every way it can end.
 
 use super::{Authority, DEADLINE, parse, tls_server, within};
 use rcgen::PKCS_ECDSA_P256_SHA256;
@@ -14,7 +14,7 @@ use users_sync::throwaway::{Cut, Direction, Options, PostgresServer, TcpProxy};
 const SLOT: &str = "users_sync";
 const PUBLICATION: &str = "users_sync";
 
-/// A server with `public.users`, its publication, and a slot.
+/// A server with `public.users`, its publication and a slot.
 async fn source(server: &PostgresServer) -> slot::CreatedSlot {
     server.sql("postgres", "create table users (id int primary key, name text)").await.unwrap();
     let client = server.connect("postgres").await.unwrap();
@@ -34,7 +34,7 @@ async fn connect(url: &str) -> ReplicationConnection {
     within(ReplicationConnection::connect(&parse(url))).await.unwrap()
 }
 
-/// The stream, and what its Relation messages said.
+/// The stream, and the relations that it announced.
 struct Stream {
     reader: ReplicationReader,
     writer: ReplicationWriter,
@@ -56,7 +56,7 @@ impl Stream {
         within(self.writer.status(flush, flush, flush, Timestamp(0), reply)).await.unwrap();
     }
 
-    /// One transaction, a line a message, and where it ends.
+    /// One transaction with one line per message, and its end position.
     async fn transaction(&mut self) -> (Vec<String>, Lsn) {
         let mut lines = Vec::new();
         loop {
@@ -153,7 +153,7 @@ async fn changes_arrive_decoded_and_in_order() {
         &["type", with_mood, "truncate 1"],
     ] {
         let (mut lines, _) = stream.transaction().await;
-        // Transactions without a change of ours come as an empty pair on servers before 15.
+        // Before PostgreSQL 15, transactions without our changes arrive as an empty pair.
         while lines.len() == 2 {
             lines = stream.transaction().await.0;
         }
@@ -167,7 +167,7 @@ async fn changes_arrive_decoded_and_in_order() {
 }
 
 #[tokio::test]
-async fn status_updates_are_answered_and_move_the_slot_and_nothing_confirmed_comes_again() {
+async fn status_updates_move_the_slot_and_confirmed_changes_are_not_resent() {
     let server = PostgresServer::start(Options::new()).await.unwrap();
     let created = source(&server).await;
     let client = server.connect("postgres").await.unwrap();
@@ -176,7 +176,7 @@ async fn status_updates_are_answered_and_move_the_slot_and_nothing_confirmed_com
     let (_, first) = stream.transaction().await;
     assert!(first > created.consistent_point);
 
-    // An update that confirms nothing is answered, and moves nothing.
+    // An update that confirms nothing is answered and moves nothing.
     stream.status(Lsn::ZERO, true).await;
     while !matches!(within(stream.reader.next()).await.unwrap(), Frame::Keepalive { wal_end, .. } if wal_end >= first) {
     }
@@ -192,10 +192,10 @@ async fn status_updates_are_answered_and_move_the_slot_and_nothing_confirmed_com
     client.batch_execute("insert into users values (3, 'three')").await.unwrap();
     assert_eq!(stream.transaction().await.0[1], "insert 2 two ");
 
-    // A new connection starts behind what is confirmed, whatever was sent: the second comes again, the first does not.
+    // A new connection starts behind the confirmed position: the second transaction arrives again, the first does not.
     stream.writer.finish().await.unwrap();
     while within(stream.reader.next()).await.unwrap() != Frame::Ended {}
-    // The slot is free as soon as that is there.
+    // Wait until the server has freed the slot.
     let mut stream = Stream::start(&server.url("postgres")).await;
     assert_eq!(stream.transaction().await.0[2], "insert 2 two ");
     assert_eq!(stream.transaction().await.0[1], "insert 3 three ");
@@ -203,7 +203,7 @@ async fn status_updates_are_answered_and_move_the_slot_and_nothing_confirmed_com
 }
 
 #[tokio::test]
-async fn large_values_arrive_whole_over_tls_however_often_the_wait_is_given_up() {
+async fn large_values_arrive_whole_over_tls_despite_cancelled_reads() {
     let authority = Authority::new(&PKCS_ECDSA_P256_SHA256);
     let server = tls_server(Options::new(), authority.sign("127.0.0.1")).await;
     source(&server).await;
@@ -232,7 +232,7 @@ async fn large_values_arrive_whole_over_tls_however_often_the_wait_is_given_up()
 }
 
 #[tokio::test]
-async fn a_slot_has_one_reader_and_one_name() {
+async fn a_slot_has_one_reader_and_a_unique_name() {
     let server = PostgresServer::start(Options::new()).await.unwrap();
     source(&server).await;
     let url = server.url("postgres");
@@ -243,7 +243,7 @@ async fn a_slot_has_one_reader_and_one_name() {
     let mut connection = connect(&url).await;
     let error = slot::drop_slot(&mut connection, SLOT).await.err().unwrap();
     assert_eq!(code(error).as_deref(), Some("55006"));
-    // The connection is good for more after an error.
+    // The connection still works after an error.
     let error = slot::create_slot(&mut connection, SLOT, false).await.err().unwrap();
     assert_eq!(code(error).as_deref(), Some("42710"));
     let system = slot::identify_system(&mut connection).await.unwrap();
@@ -255,7 +255,7 @@ async fn a_slot_has_one_reader_and_one_name() {
     assert!(!row.temporary && !row.invalid && row.active_pid.is_some());
     assert_eq!(row.wal_status.as_deref(), Some("reserved"));
 
-    // A session that just goes away frees it, too; and a temporary slot goes with its session.
+    // A dropped session frees the slot, too; and a temporary slot ends with its session.
     drop(stream);
     let deadline = tokio::time::Instant::now() + DEADLINE;
     while slot::drop_slot(&mut connection, SLOT).await.is_err() {
@@ -274,7 +274,7 @@ async fn a_slot_has_one_reader_and_one_name() {
 }
 
 #[tokio::test]
-async fn a_missing_publication_is_the_servers_error_or_its_warning() {
+async fn a_missing_publication_is_an_error_or_a_warning_of_the_server() {
     let server = PostgresServer::start(Options::new()).await.unwrap();
     source(&server).await;
     server.sql("postgres", "drop publication users_sync; insert into users values (1, 'x')").await.unwrap();
@@ -282,14 +282,14 @@ async fn a_missing_publication_is_the_servers_error_or_its_warning() {
     let error = loop {
         match within(stream.reader.next()).await {
             Ok(Frame::Keepalive { .. }) => {}
-            // Before 15 a transaction begins for us before it is known what of it is sent.
+            // Before 15, a transaction begins on the wire before the server knows what it will send of it.
             Ok(Frame::XLogData { data, .. }) if data.starts_with(b"B") => {}
             Ok(other) => panic!("{other:?}"),
             Err(error) => break error,
         }
     };
-    // From 18 on it warns in its own log and sends nothing, until we are silent for too long: whoever relies on the publication
-    // has to look at it.
+    // From 18 on the server only logs a warning and sends nothing until we time out, so users-sync has to check the
+    // publication itself.
     let version = server.connect("postgres").await.unwrap();
     let version = version.query_one("SELECT current_setting('server_version_num')::int", &[]).await.unwrap();
     let expected = if version.get::<_, i32>(0) >= 180_000 { None } else { Some("42704") };
@@ -297,7 +297,7 @@ async fn a_missing_publication_is_the_servers_error_or_its_warning() {
 }
 
 #[tokio::test]
-async fn every_end_of_the_server_is_noticed_as_what_it_is() {
+async fn every_way_a_server_can_end_is_recognised() {
     let mut server = PostgresServer::start(Options::new()).await.unwrap();
     source(&server).await;
     for how in ["kill", "immediate", "terminate backend"] {
@@ -324,7 +324,7 @@ async fn every_end_of_the_server_is_noticed_as_what_it_is() {
         server.restart().await.unwrap();
     }
 
-    // A fast shutdown waits for us to have everything, then says that the stream is over.
+    // A fast shutdown waits until we have everything, then ends the stream.
     let mut stream = Stream::start(&server.url("postgres")).await;
     server.sql("postgres", "insert into users values (1, 'last')").await.unwrap();
     let reading = async {
@@ -335,7 +335,7 @@ async fn every_end_of_the_server_is_noticed_as_what_it_is() {
                     rows += usize::from(matches!(parse_message(&data), Ok(Message::Insert { .. })))
                 }
                 Frame::Keepalive { wal_end, .. } => {
-                    // It may be gone already, with its goodbye in our buffer.
+                    // The server may have ended already, with its last message in our buffer.
                     let _ = stream.writer.status(wal_end, wal_end, wal_end, Timestamp(0), false).await;
                 }
                 Frame::Ended => return rows,
@@ -348,7 +348,7 @@ async fn every_end_of_the_server_is_noticed_as_what_it_is() {
 }
 
 #[tokio::test]
-async fn a_cut_in_the_middle_of_a_transaction_is_an_error_and_the_next_connection_gets_it_whole() {
+async fn a_cut_inside_a_transaction_is_an_error_and_a_reconnect_receives_it_whole() {
     let server = PostgresServer::start(Options::new()).await.unwrap();
     source(&server).await;
     let proxy = TcpProxy::start(([127, 0, 0, 1], server.port()).into()).await.unwrap();

@@ -1,13 +1,13 @@
-//! Certificates: who is trusted under which name, and channel binding with every kind of signature.
+//! Certificates: which are trusted under which name, and channel binding with every kind of signature.
 
 use super::{Authority, outcome, roots, tls_server, url, use_certificate};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
 use users_sync::throwaway::Options;
 
 #[tokio::test]
-async fn chain_and_name_are_checked_as_far_as_the_mode_says() {
+async fn chain_and_name_are_verified_as_sslmode_requires() {
     let (authority, stranger) = (Authority::new(&PKCS_ECDSA_P256_SHA256), Authority::new(&PKCS_ECDSA_P256_SHA256));
-    // It is good for the name, not for the address.
+    // The certificate is valid for the name, not for the address.
     let server = tls_server(Options::new(), authority.sign("localhost")).await;
     let (ours, theirs) = (roots(&authority.file()), roots(&stranger.file()));
     let missing = "sslrootcert=/nonexistent/ca.pem".to_owned();
@@ -18,11 +18,11 @@ async fn chain_and_name_are_checked_as_far_as_the_mode_says() {
         ("verify-full", &missing, "localhost", "no tls"),
         ("verify-ca", &ours, "127.0.0.1", "tls"),
         ("verify-ca", &theirs, "127.0.0.1", "no tls"),
-        // With a root file, require verifies the chain (as libpq).
+        // With a root file, `require` verifies the chain (as libpq does).
         ("require", &ours, "127.0.0.1", "tls"),
         ("require", &theirs, "127.0.0.1", "no tls"),
         ("require", &String::new(), "127.0.0.1", "tls"),
-        // The Mozilla roots, which have not signed this.
+        // The Mozilla roots have not signed this certificate.
         ("verify-full", &String::new(), "localhost", "no tls"),
         ("verify-ca", &"sslrootcert=webpki".to_owned(), "localhost", "no tls"),
         ("verify-full", &"sslrootcert=system".to_owned(), "localhost", "no tls"),
@@ -34,9 +34,9 @@ async fn chain_and_name_are_checked_as_far_as_the_mode_says() {
     }
 }
 
-/// The certificate of the manual's "Creating Certificates": self-signed, an authority, its own root file.
+/// The self-signed certificate from the manual's "Creating Certificates", which is its own root file.
 #[tokio::test]
-async fn a_self_signed_certificate_is_trusted_where_it_is_the_root_file() {
+async fn a_self_signed_certificate_is_trusted_as_the_root_file() {
     let authority = Authority::new(&PKCS_ECDSA_P256_SHA256);
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();

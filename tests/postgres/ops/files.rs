@@ -1,4 +1,4 @@
-//! The configurations in docker/ are such that the program takes, and the secrets that they name are given to it there.
+//! The program accepts the configurations in docker/, and the deployment files provide every secret that they name.
 
 use super::{read, yaml};
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ fn parsed(name: &str, text: &str) -> Config {
 }
 
 #[test]
-fn compose_gives_the_process_what_its_configuration_names() {
+fn compose_provides_every_variable_of_its_configuration() {
     let text = read("docker/users-sync.yaml");
     let config = parsed("users-sync.yaml", &text);
     assert_eq!((config.tenants.len(), config.kafka.is_some(), config.admin.is_some()), (2, true, true));
@@ -34,7 +34,7 @@ fn compose_gives_the_process_what_its_configuration_names() {
         assert_eq!(given, variables(&text));
         assert_eq!((&service["read_only"], &service["cap_drop"][0]), (&true.into(), &"ALL".into()), "{service}");
     }
-    // What is asked for without a default has a throwaway value for the trial.
+    // A variable without a default has a throwaway value for the trial.
     let trial = read("docker/.env");
     for variable in variables(&read("docker/compose.yaml")) {
         let (name, is_required) = variable.split_once(":?").map_or((variable, false), |(name, _)| (name, true));
@@ -43,7 +43,7 @@ fn compose_gives_the_process_what_its_configuration_names() {
 }
 
 #[test]
-fn the_manifest_gives_the_process_what_its_configuration_names() {
+fn the_manifest_provides_every_variable_of_its_configuration() {
     let manifest = read("docker/kubernetes.yaml");
     let documents: Vec<_> = manifest.split("\n---\n").map(yaml).collect();
     let of = |kind: &str| documents.iter().find(|document| document["kind"] == kind).unwrap();
@@ -63,7 +63,7 @@ fn the_manifest_gives_the_process_what_its_configuration_names() {
 }
 
 #[test]
-fn the_commands_that_are_shown_are_commands() {
+fn documented_commands_exist() {
     use clap::Parser;
     let commands = [
         yaml(&read("docker/compose.yaml"))["services"]["users-sync"]["command"].clone(),

@@ -1,4 +1,4 @@
-//! What the binary says of itself: which commit it is, and whether a process is well.
+//! The binary's own information: its commit, and whether a process is healthy.
 
 use crate::support::process::{Process, command, said};
 use crate::support::{Bed, DEADLINE, pause};
@@ -9,7 +9,7 @@ pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// Waits until the process says of itself that it is ready.
+/// Waits until the process reports that it is ready.
 pub async fn is_ready(port: u16) {
     let url = format!("http://127.0.0.1:{port}/readyz");
     let deadline = Instant::now() + DEADLINE;
@@ -37,7 +37,7 @@ async fn the_version_names_the_commit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_says_by_its_exit_code_whether_a_process_is_well() {
+async fn the_exit_code_of_health_says_whether_a_process_is_healthy() {
     let bed = Bed::start(&["acme"]).await;
     let port = free_port();
     let config = bed.config_file(&format!("admin: {{listen: '127.0.0.1:{port}'}}"));

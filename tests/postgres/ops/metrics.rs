@@ -1,5 +1,5 @@
-//! Alert rules and board ask for what there is: every metric and every label in their queries is in what a process with
-//! tenants and a tee really shows. promtool tests the rules themselves, where it is to be had.
+//! Alert rules and board query only existing metrics and labels of a process with tenants and a tee.
+//! promtool tests the rules themselves if it is available.
 
 use super::health::{free_port, is_ready};
 use super::{read, yaml};
@@ -13,14 +13,14 @@ use std::process::Command;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const PREFIX: &str = "users_sync_";
-/// What Prometheus adds to every series.
+/// Labels that Prometheus adds to every series.
 const ADDED: [&str; 3] = ["job", "instance", "le"];
 
 fn rules() -> Vec<Value> {
     yaml(&read("docker/prometheus/rules.yml"))["groups"][0]["rules"].as_array().unwrap().clone()
 }
 
-/// All queries of the board, those behind its variables included.
+/// All queries of the board, including those of its variables.
 fn queries() -> Vec<String> {
     fn collect(value: &Value, found: &mut Vec<String>) {
         match value {
@@ -42,7 +42,7 @@ fn is_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
-/// The metrics in a query, each with the labels that are asked of it.
+/// The metrics in a query, each with the labels it selects by.
 fn asked(query: &str) -> Vec<(String, Vec<String>)> {
     let places = query.match_indices(PREFIX).filter(|(at, _)| !query[..*at].ends_with(is_name));
     let metrics = places.map(|(at, _)| {
@@ -63,7 +63,7 @@ fn grouped(query: &str) -> Vec<String> {
     groups.flat_map(|group| group.split(',').map(|label| label.trim().to_owned())).collect()
 }
 
-/// Every series that is shown: its name, and its labels.
+/// Every exposed series: its name and labels.
 fn shown(exposition: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut shown: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for line in exposition.lines().filter(|line| !line.starts_with('#')) {
@@ -85,7 +85,7 @@ async fn exposition(port: u16) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rules_and_board_ask_for_what_a_process_shows() {
+async fn rules_and_board_query_existing_metrics() {
     let cluster = MockCluster::<'static, DefaultProducerContext>::new(1).unwrap();
     for topic in ["ops.acme", "ops.positions"] {
         cluster.create_topic(topic, 1, 1).unwrap();
@@ -101,7 +101,7 @@ async fn rules_and_board_ask_for_what_a_process_shows() {
     is_ready(port).await;
     bed.state_is("acme", "following").await;
     bed.becomes("auth", "SELECT state FROM users_sync.tee", "following").await;
-    // The sampler has looked at the source's slots, and something was published.
+    // The sampler has read the source's slots, and something was published.
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('u', 'acme')").await;
     bed.equal().await;
     let deadline = std::time::Instant::now() + crate::support::DEADLINE;
@@ -137,7 +137,7 @@ async fn rules_and_board_ask_for_what_a_process_shows() {
         }
     }
     assert!(faults.is_empty(), "{}\nthere are {shown:#?}", faults.join("\n"));
-    // And the other way round: whatever is shown is on the board, or wakes somebody.
+    // Conversely, every exposed metric is on the board or in an alert.
     let family = |name: &String| {
         let name = name.strip_suffix("_bucket").or(name.strip_suffix("_sum")).or(name.strip_suffix("_count"));
         name.map(|name| format!("{name}_bucket"))
@@ -149,7 +149,7 @@ async fn rules_and_board_ask_for_what_a_process_shows() {
 }
 
 #[test]
-fn every_rule_is_tested_and_says_what_to_read() {
+fn every_rule_has_a_test_and_a_runbook_chapter() {
     let (tests, runbook) = (read("docker/prometheus/rules_test.yml"), read("docs/RUNBOOK.md"));
     for rule in rules() {
         let name = rule["alert"].as_str().unwrap();
@@ -161,7 +161,7 @@ fn every_rule_is_tested_and_says_what_to_read() {
     }
 }
 
-/// Where promtool is; `None` where it cannot be had, which the CI does not let pass.
+/// The path of promtool. `None` if it is unavailable, which the CI does not accept.
 fn promtool() -> Option<String> {
     let output = Command::new(".ci/promtool").current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
     if output.status.success() {
@@ -182,12 +182,12 @@ fn run(promtool: &str, arguments: &[&str]) {
 }
 
 #[test]
-fn promtool_finds_nothing_wrong_with_rules_and_queries() {
+fn promtool_accepts_all_rules_and_queries() {
     let Some(promtool) = promtool() else { return };
     run(&promtool, &["check", "config", "--syntax-only", "prometheus.yml"]);
     run(&promtool, &["check", "rules", "rules.yml"]);
     run(&promtool, &["test", "rules", "rules_test.yml"]);
-    // The board's queries as rules, with a value for Grafana's variables: then promtool parses them, too.
+    // promtool also parses the board's queries, as rules with values for Grafana's variables.
     let queries = queries().into_iter().filter(|query| !query.starts_with("label_values"));
     let rules = queries.enumerate().map(|(n, query)| {
         let query = query.replace("$__rate_interval", "1m").replace("$job", ".*").replace("$tenant", ".*");

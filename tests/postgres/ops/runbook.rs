@@ -1,11 +1,11 @@
-//! The runbook knows every word with which the program asks for a person: what it logs as an error or a warning, and
-//! every finding, reason and remedy. They are taken from the source text, so that a new one fails here.
+//! The runbook covers every text that asks for a person: logged errors and warnings, findings, reasons and remedies.
+//! The texts are extracted from the source, so a new text fails here until the runbook has it.
 
 use super::read;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use std::path::Path;
 
-/// Where the texts are that people are shown: findings, reasons, remedies.
+/// The files with user-facing texts: findings, reasons and remedies.
 const TEXTS: [&str; 10] = [
     "src/apply/assessment.rs",
     "src/check/finding.rs",
@@ -27,7 +27,7 @@ fn tokens(path: &str) -> TokenStream {
     code.parse().unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The string literals in the tokens, but not those of doc comments.
+/// The string literals in the tokens, without doc comments.
 fn literals(tokens: TokenStream) -> Vec<String> {
     tokens
         .into_iter()
@@ -45,7 +45,7 @@ fn is_doc(group: &proc_macro2::Group) -> bool {
     group.delimiter() == Delimiter::Bracket && first.is_some_and(|first| first.to_string() == "doc")
 }
 
-/// What a plain string literal says.
+/// The value of a plain string literal.
 fn text_of(literal: &str) -> Option<String> {
     let inside = literal.strip_prefix('"')?.strip_suffix('"')?;
     let mut text = String::new();
@@ -63,7 +63,7 @@ fn text_of(literal: &str) -> Option<String> {
     Some(text)
 }
 
-/// The texts of `tracing::error!` and `tracing::warn!`: in each the longest literal.
+/// The message of each `tracing::error!` and `tracing::warn!`: its longest literal.
 fn logged(tokens: TokenStream) -> Vec<String> {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let words: Vec<String> = tokens.iter().map(ToString::to_string).collect();
@@ -83,7 +83,7 @@ fn logged(tokens: TokenStream) -> Vec<String> {
     here.into_iter().chain(inside.collect::<Vec<_>>()).collect()
 }
 
-/// Without what changes from time to time, and without how it is set.
+/// The text with placeholders replaced by `…` and without formatting.
 fn plain(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -98,7 +98,7 @@ fn plain(text: &str) -> String {
     words.join(" ").replace('`', "")
 }
 
-/// A text that says something, without what only joins it to others.
+/// A text of three or more words, without the punctuation that joins it to others.
 fn sentence(text: &str) -> Option<String> {
     let sentence = plain(text);
     let sentence = sentence.trim_matches(|c: char| "…;:,".contains(c) || c.is_whitespace());
@@ -120,7 +120,7 @@ fn sources(under: &Path, found: &mut Vec<String>) {
 }
 
 #[test]
-fn every_word_that_asks_for_a_person_is_in_the_runbook() {
+fn every_error_finding_and_remedy_is_in_the_runbook() {
     let runbook = plain(&read("docs/RUNBOOK.md").replace("\\|", "|"));
     let mut files = Vec::new();
     sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
@@ -133,7 +133,7 @@ fn every_word_that_asks_for_a_person_is_in_the_runbook() {
         assert!(!texts.is_empty(), "{path} has no text");
         texts.into_iter().map(move |text| (path.to_owned(), text))
     });
-    // A line of the log has a row of its own, which begins with it.
+    // A log message has a table row that begins with it.
     let lines = lines.into_iter().map(|(path, text)| (path, plain(&text)));
     let lines = lines.filter(|(_, text)| text.chars().any(char::is_alphabetic));
     let lines = lines.map(|(path, text)| (path, format!("| {text} |")));
@@ -146,9 +146,9 @@ fn every_word_that_asks_for_a_person_is_in_the_runbook() {
 }
 
 #[test]
-fn the_words_are_found_in_the_source_text() {
+fn texts_are_extracted_from_source_code() {
     let code = r#"
-        /// A doc comment that does not count.
+        /// A doc comment, which does not count.
         fn f() { if x { tracing::warn!(%a, slot = "s", "it is \
             {what} now"); } tracing::info!("not this"); g("one \"two\" three {}", 'c') }"#;
     let tokens: TokenStream = code.parse().unwrap();

@@ -1,4 +1,4 @@
-//! What `check` prints: one thing is broken at a time, what it says is done, and then it has nothing more to say.
+//! The remedies of `check`: one thing is broken at a time, its remedy is followed, and `check` finds nothing more.
 
 use super::{no_postgres, statements};
 use crate::support::majors::at_least;
@@ -16,7 +16,7 @@ const USERS: &str = "
     GRANT SELECT ON store.users TO reader;
     CREATE PUBLICATION users_sync FOR TABLE store.users";
 
-/// Made anew in a target, with `columns` between the documents and the times.
+/// Recreates the table in a target, with `columns` between the documents and the times.
 fn users_table(columns: &str) -> String {
     format!(
         "DROP SCHEMA IF EXISTS neon_auth CASCADE; CREATE SCHEMA neon_auth;
@@ -25,10 +25,10 @@ fn users_table(columns: &str) -> String {
     )
 }
 
-/// A source and a target as they have to be, with roles that may do what they have to and no more.
+/// A correct source and target, with least-privilege roles.
 struct Scene {
     server: PostgresServer,
-    /// The whole file.
+    /// The content of the configuration file.
     yaml: String,
 }
 
@@ -37,7 +37,7 @@ struct Scene {
 struct Finding {
     message: String,
     remedy: String,
-    /// Whose database it is about.
+    /// The database that it is about.
     database: &'static str,
 }
 
@@ -63,7 +63,7 @@ impl Scene {
         Scene { server, yaml }
     }
 
-    /// With what every server should have: no warning is left.
+    /// Settings that every server should have, so that no warning is left.
     async fn clean() -> Scene {
         let scene = Scene::start(Options::new().set("max_slot_wal_keep_size", "8GB")).await;
         assert!(scene.findings().await.is_empty());
@@ -105,7 +105,7 @@ impl Scene {
         self.server.sql(database, sql).await.unwrap();
     }
 
-    /// Does what is printed.
+    /// Runs the printed remedy.
     async fn follow(&mut self, findings: &[Finding]) {
         for finding in findings {
             let statements = statements(&finding.remedy);
@@ -120,7 +120,7 @@ impl Scene {
         }
     }
 
-    /// Nothing is found any more. A setting that is read again takes effect in a moment.
+    /// Waits until nothing is found. A reloaded setting takes effect after a moment.
     async fn is_clean(&self) {
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -133,7 +133,7 @@ impl Scene {
         }
     }
 
-    /// After this it is found, and gone once what is printed was done.
+    /// Asserts that this break is found, and that its remedy resolves it.
     async fn mends(&mut self, database: &str, sql: &str, message: &str) {
         for sql in sql.split(";;") {
             self.run(database, sql).await;
@@ -148,7 +148,7 @@ impl Scene {
             pause().await;
         };
         self.follow(&findings).await;
-        // What a superuser has made is not yet the role's: that is said in turn.
+        // Objects created by a superuser do not belong to the role yet; that is the next finding.
         let findings = self.findings().await;
         if findings.iter().all(|finding| !finding.message.contains(message)) {
             self.follow(&findings).await;
@@ -156,7 +156,7 @@ impl Scene {
         self.is_clean().await;
     }
 
-    /// The file is changed as it says.
+    /// Changes the file as the remedy says.
     async fn corrects(&mut self, by: impl Fn(&str) -> String, message: &str, remedy: &str) {
         let good = self.yaml.clone();
         self.yaml = by(&good);
@@ -168,7 +168,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_roles_and_the_publication_lack() {
+async fn missing_privileges_have_working_remedies() {
     let mut scene = Scene::clean().await;
     for (sql, message) in [
         ("ALTER ROLE reader NOREPLICATION", "no REPLICATION privilege"),
@@ -194,16 +194,16 @@ async fn what_the_roles_and_the_publication_lack() {
             "may not write the tables of schema users_sync",
         ),
     ] {
-        // The last of them leaves tables behind that are not ours; nobody looks at them here.
+        // The last remedy leaves tables of another owner, which nothing reads here.
         scene.mends("auth", sql, message).await;
     }
     let elsewhere = "SELECT pg_create_logical_replication_slot('users_sync', 'pgoutput')";
     scene.mends("acme", elsewhere, "belongs to database acme, not auth").await;
 }
 
-/// Row filters and column lists there are since PostgreSQL 15.
+/// Row filters and column lists exist since PostgreSQL 15.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_publication_leaves_out() {
+async fn omissions_of_a_publication_have_working_remedies() {
     let mut scene = Scene::clean().await;
     let version = scene.server.connect("auth").await.unwrap();
     let version = version.query_one("SELECT current_setting('server_version_num')::int", &[]).await.unwrap();
@@ -228,7 +228,7 @@ async fn what_a_publication_leaves_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_server_is_not_set_up_for() {
+async fn server_settings_have_working_remedies() {
     let mut scene = Scene::start(Options::new().set("max_wal_senders", "1").set("max_replication_slots", "1")).await;
     scene.mends("auth", "SELECT 1", "max_slot_wal_keep_size is not set").await;
     let less = "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB';;SELECT pg_reload_conf()";
@@ -239,7 +239,7 @@ async fn what_the_server_is_not_set_up_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slot_that_was_lost_where_that_stops_everything() {
+async fn a_lost_slot_with_on_slot_loss_stop_has_a_working_remedy() {
     let mut scene = Scene::start(Options::new().set("max_slot_wal_keep_size", "1MB").set("min_wal_size", "32MB")).await;
     scene.yaml.push_str("on_slot_loss: stop\nlimits: {source_wal: 1kB}\n");
     scene.run("auth", "SELECT pg_create_logical_replication_slot('users_sync', 'pgoutput')").await;
@@ -252,7 +252,7 @@ async fn a_slot_that_was_lost_where_that_stops_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_target_lacks() {
+async fn findings_about_a_target_have_working_remedies() {
     let mut scene = Scene::clean().await;
     let (right, rows) =
         (users_table("name text, email text,"), "INSERT INTO neon_auth.users_sync (id, raw_json) VALUES ('1', '{}')");
@@ -267,12 +267,12 @@ async fn what_a_target_lacks() {
     ] {
         scene.mends("acme", &sql, message).await;
     }
-    // Rows that are not ours are merged once somebody says so, with the SQL as it is printed.
+    // Foreign rows are merged only after the printed SQL was run.
     write_state(&scene.server).await;
     scene.mends("acme", rows, "has rows that users-sync did not write").await;
     let stranger = "UPDATE users_sync.checkpoint SET target_id = gen_random_uuid()";
     scene.mends("acme", stranger, "was written by another installation").await;
-    // A table of another shape is renamed, and makes room.
+    // A table of another shape is renamed out of the way.
     scene
         .run(
             "acme",
@@ -286,7 +286,7 @@ async fn what_a_target_lacks() {
     scene.is_clean().await;
 }
 
-/// As a process leaves it that has begun a history and seen nobody.
+/// The state of a process that has begun a history and has no tenants yet.
 async fn write_state(server: &PostgresServer) {
     use users_sync::model::{Generation, Lsn};
     let url = users_sync::pg::PgUrl::parse(&server.url_for("reader:hunter2", "auth")).unwrap();
@@ -296,7 +296,7 @@ async fn write_state(server: &PostgresServer) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_that_fails() {
+async fn a_failed_login_has_a_working_remedy() {
     let mut scene = Scene::clean().await;
     for (sql, message) in [
         ("ALTER ROLE writer PASSWORD 'other'", "password authentication failed"),
@@ -304,7 +304,7 @@ async fn a_login_that_fails() {
     ] {
         scene.mends("acme", sql, message).await;
     }
-    // Some are not the target's to run.
+    // Some remedies are not for the target itself.
     for (sql, message) in [
         ("DROP DATABASE acme", "database \"acme\" does not exist"),
         ("DROP OWNED BY writer;;DROP ROLE writer", "authentication failed"),
@@ -316,11 +316,11 @@ async fn a_login_that_fails() {
         assert!(findings.iter().any(|finding| finding.message.contains(message)), "{findings:?}");
         findings.iter_mut().for_each(|finding| finding.database = "postgres");
         if findings[0].remedy.starts_with("mend the password") {
-            // The server does not say that there is no such role.
+            // The server does not reveal that the role does not exist.
             scene.run("postgres", "CREATE ROLE writer LOGIN").await;
         }
         scene.follow(&findings).await;
-        // What came with the database or the role is missing, and is said in turn.
+        // What the database or the role brought along is missing now, and is reported next.
         let findings = scene.findings().await;
         scene.follow(&findings).await;
         scene.is_clean().await;
@@ -328,7 +328,7 @@ async fn a_login_that_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_configuration_gets_wrong() {
+async fn configuration_mistakes_have_working_remedies() {
     let mut scene = Scene::clean().await;
     let table = |yaml: &str| yaml.replace("store.users", "store.user");
     scene.corrects(table, "there is no table store.user in database auth", "table: store.users").await;
@@ -361,9 +361,9 @@ async fn what_the_configuration_gets_wrong() {
     scene.is_clean().await;
 }
 
-/// Nothing to run: a message that says who has to let go of what, or where else to go.
+/// No SQL to run: the message says who has to release what, or which other server to use.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_others_have_to_let_go_of() {
+async fn used_up_connections_slots_and_locks_have_working_remedies() {
     let scene = Scene::clean().await;
     let server = &scene.server;
     let says = async |message: &str, remedy: &str| {
@@ -391,7 +391,7 @@ async fn what_others_have_to_let_go_of() {
     drop(holder);
     scene.is_clean().await;
 
-    // Locks: the query shows who waits, and so for whom.
+    // Locks: the query shows the waiting session, and the one it waits for.
     scene.run("acme", &format!("SET ROLE writer; {}", users_table("name text, email text,"))).await;
     for (database, table) in [("auth", "pg_catalog.pg_publication"), ("acme", "neon_auth.users_sync")] {
         let holder = server.connect(database).await.unwrap();
@@ -421,7 +421,7 @@ async fn what_others_have_to_let_go_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_that_is_a_standby_and_a_state_that_is_read_only() {
+async fn a_standby_source_and_a_read_only_state_have_working_remedies() {
     let mut scene = Scene::clean().await;
     let primary = scene.server.port();
     let settings = Options::new()
@@ -443,9 +443,9 @@ async fn a_source_that_is_a_standby_and_a_state_that_is_read_only() {
     scene.is_clean().await;
 }
 
-/// On Amazon RDS the right to replicate is the membership in a role.
+/// On Amazon RDS, membership in a role grants replication.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_of_amazon_rds() {
+async fn replication_on_amazon_rds_has_a_working_remedy() {
     let mut scene = Scene::clean().await;
     let sql = "CREATE ROLE rds_replication; ALTER ROLE reader NOREPLICATION";
     scene.mends("auth", sql, "has no REPLICATION privilege").await;
@@ -454,9 +454,9 @@ async fn a_role_of_amazon_rds() {
     assert!(client.query_one(member, &[]).await.unwrap().get::<_, bool>(0), "it was given another right");
 }
 
-/// A publication of columns that sends whole rows is dropped, and made anew as `setup` prints it.
+/// A publication of columns that sends whole rows is dropped and recreated as `setup` prints it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_publication_of_columns_that_sends_whole_rows() {
+async fn a_publication_that_sends_whole_rows_has_a_working_remedy() {
     let mut scene = Scene::start(at_least(15).set("max_slot_wal_keep_size", "8GB")).await;
     scene.run("auth", "ALTER TABLE store.users ADD secret text").await;
     scene.yaml = scene.yaml.replace("source: {", "source: {publish: columns, ");
@@ -484,7 +484,7 @@ async fn a_publication_of_columns_that_sends_whole_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_answers_is_no_server() {
+async fn a_port_without_postgresql_has_a_working_remedy() {
     let mut scene = Scene::clean().await;
     let (port, answering) = no_postgres().await;
     let port = format!(":{port}/");

@@ -1,9 +1,9 @@
-//! What the program says mends something does mend it: each remedy is done to the letter, its SQL run as it was printed.
+//! Every remedy works: each is followed to the letter, and its SQL is run as printed.
 
 mod check;
 mod parked;
 
-/// Something that answers at this port, and is no PostgreSQL.
+/// A listener on this port that is not PostgreSQL.
 async fn no_postgres() -> (u16, tokio::task::JoinHandle<()>) {
     let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = other.local_addr().unwrap().port();
@@ -16,17 +16,17 @@ async fn no_postgres() -> (u16, tokio::task::JoinHandle<()>) {
     (port, answering)
 }
 
-/// What SQL begins with.
+/// The first words of SQL statements.
 const VERBS: [&str; 6] = ["ALTER ", "GRANT ", "CREATE ", "SELECT ", "INSERT ", "UPDATE "];
 
-/// The statements of a printed remedy, in the order in which they are to be run: without what is said around them, and the
-/// first of several ways. `'...'` stands for a password.
+/// The statements of a printed remedy in order, without the text around them, using the first of several ways.
+/// `'...'` stands for a password.
 pub fn statements(remedy: &str) -> Vec<String> {
     let first = remedy.split(", or: ").next().unwrap();
     let (text, beforehand) = first.split_once("; beforehand: ").unwrap_or((first, ""));
     let ordered = format!("{beforehand};{text}");
     let pieces = ordered.split(';').map(|piece| piece.trim_start());
-    // What stands in parentheses behind a statement is about it.
+    // Parentheses behind a statement hold a remark.
     let pieces = pieces.filter(|piece| !piece.starts_with('('));
     let statements = pieces.filter_map(|piece| {
         let starts = VERBS.iter().filter_map(|verb| piece.find(verb));
@@ -37,7 +37,7 @@ pub fn statements(remedy: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_statements_of_a_remedy_are_found() {
+fn statements_are_extracted_from_a_remedy() {
     let check = |remedy: &str, expected: &[&str]| assert_eq!(statements(remedy), expected, "{remedy}");
     check("GRANT a TO b;", &["GRANT a TO b"]);
     check("ALTER ROLE r REPLICATION; (on Amazon RDS: GRANT x TO r;)", &["ALTER ROLE r REPLICATION"]);

@@ -1,5 +1,5 @@
-//! What a running process says of a parked tenant: its target is broken, the process says what mends it, that is done, and
-//! the tenant follows again. And what the process says before it ends.
+//! The remedies of a running process: a target is broken, the remedy shown for the parked tenant is followed, and the
+//! tenant recovers. Also the remedies printed before the process exits.
 
 use super::{no_postgres, statements};
 use crate::support::majors::at_least;
@@ -30,7 +30,7 @@ impl Scene {
         Scene { bed, process, log, config }
     }
 
-    /// Nobody is connected any more: whoever comes back looks anew.
+    /// Ends all connections, so that the target is opened again.
     async fn at_target(&self, tenant: &str, sql: &str) {
         self.bed.server.sql(tenant, sql).await.unwrap();
         let others = format!(
@@ -45,12 +45,12 @@ impl Scene {
             .await;
     }
 
-    /// The remedy that is written down for the tenant, once it is parked with one that has these words.
+    /// The recorded remedy, once the tenant is parked with one that contains these words.
     async fn remedy(&self, tenant: &str, words: &str) -> String {
         remedy(&self.bed, tenant, words).await
     }
 
-    /// A file that is written is read again.
+    /// Writes the configuration file, which reloads it.
     fn corrects(&self, from: &str, to: &str) {
         let text = std::fs::read_to_string(self.config.path()).unwrap();
         assert!(text.contains(from), "{text}");
@@ -83,9 +83,9 @@ async fn remedy(bed: &Bed, tenant: &str, words: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_that_was_altered_is_altered_back_or_dropped() {
+async fn the_remedies_for_an_altered_target_work() {
     let scene = Scene::start(&TENANTS).await;
-    // With the word of the remedy: what breaks it, what is done.
+    // For each case: the words of the remedy, the break, and the fix.
     let rename = "ALTER TABLE users_sync.checkpoint RENAME COLUMN epoch TO era";
     let drop_both = "DROP TABLE neon_auth.users_sync, users_sync.checkpoint";
     let view = "ALTER TABLE neon_auth.users_sync RENAME TO theirs;
@@ -133,9 +133,9 @@ async fn a_target_that_was_altered_is_altered_back_or_dropped() {
     scene.ends_well().await;
 }
 
-/// Whoever may write to one target upsets nobody else.
+/// A target's owner can disturb only its own tenant.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_checkpoint_that_somebody_has_tampered_with_parks_its_own_tenant() {
+async fn a_forged_checkpoint_parks_its_own_tenant_only() {
     let scene = Scene::start(&["acme", "globex", "own"]).await;
     let future = "UPDATE users_sync.checkpoint SET epoch = 9223372036854775807";
     scene.at_target("acme", future).await;
@@ -156,7 +156,7 @@ async fn a_checkpoint_that_somebody_has_tampered_with_parks_its_own_tenant() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_url_that_leads_nowhere_is_corrected() {
+async fn the_remedies_for_a_wrong_target_url_work() {
     let scene = Scene::start(&["acme", "globex", "own"]).await;
     let (port, answering) = no_postgres().await;
     let url = |database: &str| scene.bed.server.url(database);
@@ -172,7 +172,7 @@ async fn a_url_that_leads_nowhere_is_corrected() {
         (url("own"), url("globex"), "own", "point tenant own at its own database"),
     ] {
         if tenant == "own" {
-            // Two tenants with one target are refused; the other one has gone.
+            // Two tenants may not share a target; the other tenant is removed.
             scene.corrects(&format!("- {{id: globex, target: '{from}'}}", from = url("globex")), "");
         }
         scene.corrects(&from, &to);
@@ -193,7 +193,7 @@ async fn a_url_that_leads_nowhere_is_corrected() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_of_others_are_emptied_and_one_who_left_is_removed_for_good() {
+async fn the_remedies_for_foreign_rows_and_a_removed_tenant_work() {
     let bed = Bed::start(&["rows", "other"]).await;
     for tenant in ["rows", "other"] {
         bed.auth(&format!("INSERT INTO auth.users (id, org) VALUES ('u', '{tenant}')")).await;
@@ -215,13 +215,13 @@ async fn rows_of_others_are_emptied_and_one_who_left_is_removed_for_good() {
     assert_eq!(statements(&said).len(), 1, "{said}");
     bed.server.sql("rows", "TRUNCATE neon_auth.users_sync").await.unwrap();
     remedy(&bed, "other", "or remove tenant somebody from this one for good").await;
-    // As the runbook has it.
+    // As in the runbook.
     bed.server.sql("other", "DROP SCHEMA users_sync CASCADE; TRUNCATE neon_auth.users_sync").await.unwrap();
     bed.equal().await;
     service.stop().await;
 }
 
-/// The process ends by itself, and says this.
+/// The process exits on its own with this message.
 async fn ends_with(config: Config, words: &[&str]) -> String {
     let error = Service::start(config).fails().await.to_string();
     assert!(words.iter().all(|words| error.contains(words)), "{error}\ndoes not say {words:?}");
@@ -229,11 +229,11 @@ async fn ends_with(config: Config, words: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_process_says_before_it_ends_mends_it() {
+async fn the_remedies_printed_before_an_exit_work() {
     let bed = Bed::start(&["acme"]).await;
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('u', 'acme')").await;
 
-    // Somebody else's slot: another name is as good as any.
+    // The slot belongs to another program; the remedy is another name.
     bed.auth("SELECT pg_create_physical_replication_slot('users_sync')").await;
     ends_with(bed.config(), &["slot users_sync is not ours", "choose another name for source.slot"]).await;
     let mut config = bed.config();
@@ -255,7 +255,7 @@ async fn what_a_process_says_before_it_ends_mends_it() {
     bed.equal().await;
     service.stop().await;
 
-    // The slot is lost: with on_slot_loss: stop it says that resync makes a new one.
+    // The slot is lost. With `on_slot_loss: stop` the message says that `resync` creates a new one.
     // Its walsender ends a moment after the process.
     bed.becomes("auth", "SELECT active FROM pg_replication_slots WHERE slot_name = 'users_sync_2'", "f").await;
     bed.auth("SELECT pg_drop_replication_slot('users_sync_2')").await;
@@ -267,10 +267,10 @@ async fn what_a_process_says_before_it_ends_mends_it() {
     service.stop().await;
 }
 
-/// An application listens, and leaves a transaction open: what it has not read fills the queue that all databases share.
+/// An application listens and leaves a transaction open. Its unread notifications fill the queue of the whole server.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_of_notifications_that_is_full_empties_when_the_session_is_ended() {
-    // The least that can be set, since 17: 512 kB.
+async fn ending_the_listening_session_empties_a_full_notification_queue() {
+    // The smallest possible queue, since PostgreSQL 17: 512 kB.
     let bed = Bed::start_with(&["acme"], at_least(17).set("max_notify_queue_pages", "64")).await;
     let users = "INSERT INTO auth.users (id, org) SELECT repeat('u', 1000) || n, 'acme' FROM generate_series(1, 50) n";
     bed.auth(users).await;
@@ -281,7 +281,7 @@ async fn a_queue_of_notifications_that_is_full_empties_when_the_session_is_ended
     listener.batch_execute("LISTEN users_sync").await.unwrap();
     listener.batch_execute("BEGIN; SELECT 1").await.unwrap();
     let said = async {
-        // Each round is 50 kB.
+        // Each round adds 50 kB.
         for n in 0..100 {
             bed.auth(&format!("UPDATE auth.users SET first_name = '{n}', updated_at = now()")).await;
             let name = format!("SELECT count(*) FROM neon_auth.users_sync WHERE name = '{n}'");
