@@ -3,6 +3,7 @@
 //! [`Rules`] say what the configuration wants; [`RowPlan::compile`] holds them against one relation version;
 //! the plan then maps tuples, one by one, to [`Change`](crate::model::Change)s.
 
+mod canonical;
 mod rules;
 mod secret;
 mod sql;
@@ -18,6 +19,7 @@ mod json;
 mod time;
 mod value;
 
+pub(crate) use canonical::{fingerprint, tenant_fingerprint};
 pub use compiler::{CompileError, Problem};
 pub use plan::{CommitInfo, RowPlan, TenantRef, Withheld};
 pub use rules::{Filter, Query, Rules, TimeUnit, Value, Via, Watch};

@@ -4,6 +4,7 @@ use crate::apply::{Session, TargetAssessment, assess_target, look};
 use crate::capture::slot::{identify_system, read_slot};
 use crate::capture::{ReplicationConnection, publication};
 use crate::config::{Config, Tenant};
+use crate::map::tenant_fingerprint;
 use crate::model::{Epoch, Generation, Lsn, TenantId};
 use crate::pg::connect;
 use crate::replicator::error::ServiceError;
@@ -110,7 +111,7 @@ async fn prospect(tenant: &Tenant, known: &Snapshot, generation: Option<Generati
     let recorded = known.tenants.get(&tenant.id).map(recorded_target);
     // A start would have an epoch above all that were.
     let epoch = Epoch(known.source.as_ref().map_or(0, |source| source.epoch.0) + 1);
-    let mapping = format!("{mapping} {}", tenant.key);
+    let mapping = tenant_fingerprint(mapping, &tenant.key);
     let generation = generation.unwrap_or(Generation(i64::MAX));
     let session = Session { generation, epoch, mapping: &mapping, epochs: Some(&known.epochs) };
     let standing = assess_target(&tenant.id, recorded.as_ref(), &observed, &session);

@@ -1,7 +1,7 @@
 //! What the tasks of one session share. Locks are held for a few operations and never across an await.
 
 use crate::config::Config;
-use crate::map::Value;
+use crate::map::{Value, tenant_fingerprint};
 use crate::model::{Epoch, Generation, Lsn, TenantId};
 use crate::progress::Progress;
 use crate::replicator::session::arriving::OnTheirWay;
@@ -129,7 +129,7 @@ impl SessionContext {
 
     /// The same for one tenant: its key decides, too, which rows are its own.
     pub(crate) fn mapping_of(&self, index: usize) -> String {
-        format!("{} {}", self.mapping(), self.lanes.get(index).tenant.key)
+        tenant_fingerprint(&self.mapping(), &self.lanes.get(index).tenant.key)
     }
 
     pub(crate) fn set_mapping(&self, mapping: &str) {

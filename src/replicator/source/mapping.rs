@@ -2,12 +2,11 @@
 
 use crate::capture::publication::Published;
 use crate::config::{Config, Publish};
-use crate::map::{RowPlan, Rules, TouchPlan};
+use crate::map::{self, RowPlan, Rules, TouchPlan};
 use crate::model::{Oid, Relation, ReplicaIdentity, TableName, TypeCatalog};
 use crate::pg::{load_types, quote_table};
 use crate::replicator::error::ServiceError;
 use crate::snapshot::{describe_query, generated_columns, query_item, read_relation};
-use ring::digest;
 use tokio_postgres::Client;
 
 pub(crate) struct Mapped {
@@ -133,14 +132,12 @@ async fn types_of(client: &Client, relation: &Relation) -> Result<TypeCatalog, S
     Ok(load_types(client, &types).await?)
 }
 
-/// Changes whenever a row that did not change would be mapped to something else.
+/// Changes whenever an unchanged row would be mapped to something else.
 pub(crate) fn fingerprint(rules: &Rules, mapped: &Mapped) -> String {
-    // The id, because another table may have been given the same name.
-    let mut text = format!("{rules:?} {}", mapped.relation.oid);
-    for name in mapped.plan.leaving() {
-        let kind = mapped.relation.columns.iter().find(|column| column.name == name).map(|column| column.type_oid);
-        text.push_str(&format!("\n{name:?} {kind:?}"));
-    }
-    let digest = digest::digest(&digest::SHA256, text.as_bytes());
-    digest.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    let Mapped { relation, plan, .. } = mapped;
+    let kind = |name| relation.columns.iter().find(|column| column.name == name).map(|column| column.type_oid);
+    map::fingerprint(rules, relation.oid, plan.leaving().map(|name| (name, kind(name))))
 }
+
+#[cfg(test)]
+mod tests;

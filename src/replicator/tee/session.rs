@@ -3,6 +3,7 @@
 
 use crate::capture::{ReplicationReader, ReplicationWriter};
 use crate::config::{Config, Kafka, Topics};
+use crate::map::tenant_fingerprint;
 use crate::model::{Lsn, TenantId};
 use crate::pg::{PgClient, connect};
 use crate::replicator::reader::Stream;
@@ -142,7 +143,7 @@ fn members(
     let tenants = config.tenants.iter().enumerate();
     let members = tenants.filter_map(|(index, tenant)| {
         let (known, topic) = (positions.tenants.get(&tenant.id), topics.of(index));
-        let mapping = format!("{mapping} {}", tenant.key);
+        let mapping = tenant_fingerprint(mapping, &tenant.key);
         let had_topic = before.contains(topic);
         let is_there = had_topic && known.is_some_and(|known| known.mapping == mapping && known.topic == topic);
         let is_new = known.is_none() && !lost;
