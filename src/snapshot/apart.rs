@@ -1,6 +1,6 @@
 //! A merge whose rows the target refuses: the refused ones are found by halving, and left out.
 
-use super::load::Loaded;
+use super::outcome::Loaded;
 use crate::apply::{Bisection, Refusal, statement};
 use crate::model::{Deletes, UserId};
 use tokio_postgres::types::Type;
