@@ -1,7 +1,7 @@
 //! A snapshot's rows into a target: one transaction with the checkpoint, so that any fault leaves it as it was.
 
-use super::apart;
 use super::copy_text::write_user;
+use super::isolate::isolate_rejected;
 use super::outcome::{LoadError, Loaded};
 use crate::apply::{Identity, NOTIFY_OF_MANY, REJECTED_AT_MOST, Refusal, Target, statement, write_rejected};
 use crate::config::MaxDeletes;
@@ -28,7 +28,7 @@ pub struct Loading<'a> {
     /// How many of them there may be.
     pub max_deletes: MaxDeletes,
     /// Every row can be left out by itself, if the target refuses it. It costs a stage also where the target is empty.
-    pub tells_rows_apart: bool,
+    pub isolates_rejected_rows: bool,
 }
 
 /// Takes the rows of a snapshot until `None` ends them; a channel that closes without it has been broken off.
@@ -50,10 +50,10 @@ pub async fn load(
     // A process that was followed by another one must not wait here for ever, and must not win.
     transaction.query_typed_opt("SELECT FROM users_sync.checkpoint FOR UPDATE", &[]).await?;
     let empty = !transaction.query_typed_one(statement::HAS_ROWS, &[]).await?.get::<_, bool>(0);
-    if loading.tells_rows_apart {
+    if loading.isolates_rejected_rows {
         transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
     }
-    let loaded = if empty && !loading.tells_rows_apart {
+    let loaded = if empty && !loading.isolates_rejected_rows {
         let columns: Vec<&str> = shape.writable().collect();
         let read = copy(&transaction, "neon_auth.users_sync", &columns, rows).await?;
         Loaded { read, inserted: read, ..Loaded::default() }
@@ -112,7 +112,7 @@ async fn merge(
     match merge_at_once(transaction, loading.deletes, shape, absent > 0, missing > 0).await {
         Err(error) if Refusal::of(&error).is_some() => {
             transaction.batch_execute(statement::ROLLBACK_TO_SAVEPOINT).await?;
-            let loaded = apart::merge(transaction, loading.deletes, shape, read).await?;
+            let loaded = isolate_rejected(transaction, loading.deletes, shape, read).await?;
             match loaded.rejected.len() {
                 ..=REJECTED_AT_MOST => Ok(loaded),
                 count => Err(LoadError::TooManyRefused { count }),

@@ -1,12 +1,12 @@
 //! A tenant's users at one exact position: exported, read, loaded. The first start, a new tenant and a resync all
 //! take this way. Reading is at the source (`export`, `catalog`, `rows`), loading at the target (`load`).
 
-mod apart;
 mod catalog;
 mod compare;
 mod copy_text;
 mod export;
 mod families;
+mod isolate;
 mod load;
 mod outcome;
 mod reread;

@@ -7,7 +7,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Transaction};
 
 /// Merges what is staged, `read` rows, in parts. The open savepoint is used.
-pub(super) async fn merge(
+pub(super) async fn isolate_rejected(
     transaction: &Transaction<'_>,
     deletes: Deletes,
     shape: &statement::Shape,
