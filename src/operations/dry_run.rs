@@ -116,10 +116,10 @@ async fn prospect(tenant: &Tenant, known: &Snapshot, generation: Option<Generati
     let session = Session { generation, epoch, mapping: &mapping, epochs: Some(&known.epochs) };
     let standing = assess_target(&tenant.id, recorded.as_ref(), &observed, &session);
     match standing {
-        TargetAssessment::Follow(position) => Prospect::Follow(position),
-        TargetAssessment::Join(reason) => Prospect::Resync(reason.to_owned()),
+        TargetAssessment::Resume(position) => Prospect::Follow(position),
+        TargetAssessment::Snapshot(reason) => Prospect::Resync(reason.to_owned()),
         TargetAssessment::Park(reason) => Prospect::Park(reason.to_string(), reason.remedy(&tenant.id)),
-        TargetAssessment::StepDown(epoch) => Prospect::Unknown(format!("a later process wrote it (epoch {epoch})")),
-        TargetAssessment::Ahead(_) => Prospect::Resync("the source went back to an older point".to_owned()),
+        TargetAssessment::Superseded(epoch) => Prospect::Unknown(format!("a later process wrote it (epoch {epoch})")),
+        TargetAssessment::SourceRewound(_) => Prospect::Resync("the source went back to an older point".to_owned()),
     }
 }
