@@ -106,7 +106,7 @@ async fn together(
         let (tenant, context) = (tenant.clone(), context.clone());
         comparing.spawn(async move {
             let verdict = context.compare(&tenant, position, receiver).await;
-            (tenant.id, verdict.unwrap_or_else(|error| Verdict::Failed(words(&error))))
+            (tenant.id, verdict.unwrap_or_else(|error| Verdict::Failed(message(&error))))
         });
     }
     let keys = members.iter().map(|member| &config.tenants[member.tenant].key);
@@ -220,7 +220,7 @@ impl VerifyContext {
     }
 }
 
-fn words(error: &LoadError) -> String {
+fn message(error: &LoadError) -> String {
     match failure_policy::of_load(error, &TenantId::new("")) {
         FailureAction::Retry(reason) | FailureAction::Park { reason, .. } => reason,
         FailureAction::Refused(refusal) => format!("SQLSTATE {}", refusal.sqlstate),
