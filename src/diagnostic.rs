@@ -9,6 +9,8 @@ pub(crate) struct Diagnostic {
     pub(crate) message: String,
     pub(crate) excerpt: Option<Excerpt>,
     pub(crate) help: Option<String>,
+    /// Further failures of the same kind, each with its own excerpt and fix.
+    pub(crate) others: Vec<Diagnostic>,
 }
 
 /// A place in a file. The text holds no secret.
@@ -26,7 +28,7 @@ macro_rules! diagnostic {
         $crate::diagnostic::Diagnostic { help: Some($help.into()), ..$crate::diagnostic::diagnostic!($($message)+) }
     };
     ($($message:tt)+) => {
-        $crate::diagnostic::Diagnostic { message: format!($($message)+), excerpt: None, help: None }
+        $crate::diagnostic::Diagnostic { message: format!($($message)+), excerpt: None, help: None, others: Vec::new() }
     };
 }
 pub(crate) use diagnostic;
@@ -47,6 +49,9 @@ impl Diagnostic {
         }
         if let Some(help) = &self.help {
             let _ = write!(out, "\n  {}: {}", paint(BOLD, "help"), help.replace('\n', "\n        "));
+        }
+        for other in &self.others {
+            let _ = write!(out, "\n\n{}: {}", paint(BOLD_RED, "error"), other.render(colored));
         }
         out
     }
@@ -114,5 +119,12 @@ mod tests {
         assert!(colored.starts_with("unknown key\n\x1b[1;34m -->\x1b[0m c.yaml:2:3"), "{colored:?}");
         let plain = diagnostic!(help = "one\ntwo", "first\nsecond").render(false);
         assert_eq!(plain, "first\nsecond\n  help: one\n        two");
+    }
+
+    #[test]
+    fn several_failures_are_shown_one_after_the_other() {
+        let others = vec![diagnostic!(help = "why", "second"), diagnostic!("third")];
+        let all = Diagnostic { others, ..diagnostic!("first") }.render(false);
+        assert_eq!(all, "first\n\nerror: second\n  help: why\n\nerror: third");
     }
 }

@@ -75,6 +75,9 @@ enum Command {
         /// That of a preset's file.
         #[arg(long)]
         preset: bool,
+        /// Print the reference of all keys as Markdown instead.
+        #[arg(long, conflicts_with = "preset")]
+        markdown: bool,
     },
     /// Show how far every tenant is.
     ///
@@ -134,9 +137,13 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
             Command::Check(file) => Ok(check::execute(&file.load()?).await),
             Command::Setup(arguments) => setup::execute(&arguments).await,
             Command::Presets(arguments) => presets::execute(&arguments),
-            Command::Schema { preset } => {
-                let schema = if preset { crate::config::preset_schema() } else { crate::config::json_schema() };
-                println!("{schema}");
+            Command::Schema { preset, markdown } => {
+                let text = match (preset, markdown) {
+                    (true, _) => crate::config::preset_schema(),
+                    (_, true) => crate::config::reference(),
+                    _ => crate::config::json_schema(),
+                };
+                println!("{}", text.trim_end());
                 Ok(ExitCode::SUCCESS)
             }
             Command::Status(arguments) => status::execute(&arguments).await,

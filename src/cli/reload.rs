@@ -25,7 +25,7 @@ pub(super) async fn reload(path: PathBuf, mut files: Files, configs: watch::Send
                     continue;
                 }
                 // Somebody may still be writing.
-                files.look_again();
+                files.mark_read();
                 sleep(LOOK_EVERY).await;
                 if files.have_changed() {
                     continue;
@@ -38,7 +38,7 @@ pub(super) async fn reload(path: PathBuf, mut files: Files, configs: watch::Send
                 take(&configs, config).await;
             }
             Err(error) => {
-                files.look_again();
+                files.mark_read();
                 let error = Diagnostic::from(error).render(false);
                 tracing::error!("the new configuration is refused, the one before stays in force: {error}");
             }

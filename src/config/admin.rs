@@ -1,33 +1,43 @@
 //! The section `admin`. Pure.
 
 use super::error::Fault;
-use super::interpolate::Env;
-use super::raw::Node;
-use super::section::{self, Section};
-use super::settings::Admin;
+use super::key_types::{Address, SecretText};
+use super::section::{Reader, section};
+use super::yaml::Node;
 use crate::pg::Secret;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
-const PORT: u16 = 9187;
-const LISTEN: &str = "an address and a port: 127.0.0.1:9187, [::1]:9187, or with a token 0.0.0.0:9187";
+section! {
+    /// The HTTP server.
+    ///
+    /// It serves `/healthz`, `/readyz`, `/metrics`, the API (`/api/openapi.json`) and the console.
+    ///
+    /// ```yaml
+    /// admin: {listen: "0.0.0.0:9187", token: "${ADMIN_TOKEN}"}
+    /// ```
+    pub struct Admin {
+        /// Address and port to listen on. Any other address than loopback requires `admin.token`.
+        pub listen: SocketAddr as Address = "127.0.0.1:9187",
+        /// Token that requests must send as `Authorization: Bearer TOKEN`, usually `${ADMIN_TOKEN}`. ASCII letters, digits and
+        /// punctuation are allowed.
+        pub token: Option<Secret> as Option<SecretText>,
+    }
+}
 
-pub(super) fn admin(node: &Node, from: &Env<'_>) -> Result<Admin, Fault> {
-    let section = Section::of(node, &section::ADMIN, from)?;
-    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
-    let listen = section.parsed("listen", default, |text| text.parse().ok(), LISTEN)?;
-    let token = section.text("token")?;
-    let span = |name| section.node(name).map_or(&node.span, |node| &node.span);
-    match &token {
-        // It travels as a header's value.
-        Some(token) if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
-            let fault = Fault::new(span("token"), "admin.token is empty, or holds what no HTTP header can carry");
-            Err(fault.help("ASCII letters, digits and punctuation, without spaces: openssl rand -hex 32"))
+/// Reports a token that cannot be sent, and a public address without one.
+pub(super) fn check_admin(admin: &Admin, root: &Node, reader: &mut Reader<'_>) {
+    match &admin.token {
+        // It is sent as the value of a header.
+        Some(Secret(token)) if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            let span = root.span_of("admin.token");
+            let fault = Fault::new(span, "admin.token is empty, or contains characters that no HTTP header can carry");
+            reader.push(fault.help("ASCII letters, digits and punctuation, without spaces: openssl rand -hex 32"));
         }
-        None if !listen.ip().is_loopback() => {
-            let fault =
-                Fault::new(span("listen"), "admin.listen can be reached from elsewhere, but there is no admin.token");
-            Err(fault.help("add token: ${ADMIN_TOKEN}, or listen on 127.0.0.1"))
+        None if !admin.listen.ip().is_loopback() => {
+            let span = root.span_of("admin.listen");
+            let fault = Fault::new(span, "admin.listen can be reached from elsewhere, but there is no admin.token");
+            reader.push(fault.help("add token: ${ADMIN_TOKEN}, or listen on 127.0.0.1"));
         }
-        _ => Ok(Admin { listen, token: token.map(Secret) }),
+        _ => {}
     }
 }

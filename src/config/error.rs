@@ -1,14 +1,18 @@
-//! What is wrong with the file: what, where, and what to write instead. Never a value that may be a secret.
+//! The faults of a file: what is wrong, where, and what to write instead. Values that may be secrets are never shown.
 
+use super::yaml::{Kind, Node};
 use crate::diagnostic::{Diagnostic, Excerpt, diagnostic};
+use std::fmt;
 use std::ops::Range;
 
-/// One mistake in the configuration, with its place and its fix.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", .0.message)]
-pub struct ConfigError(Diagnostic);
+/// Longer values are not repeated in a message.
+const MAX_SHOWN_VALUE: usize = 40;
 
-/// A mistake before it is known in which file it is.
+/// Everything that is wrong with a configuration, in the order of the file. There is at least one fault.
+#[derive(Debug)]
+pub struct ConfigError(Vec<Diagnostic>);
+
+/// A fault before its file is known.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Fault {
     pub(super) message: String,
@@ -21,45 +25,76 @@ impl Fault {
         Fault { message: message.into(), help: None, span: span.clone() }
     }
 
+    /// A value that its key does not accept. It is shown as the file has it, without the variables' values.
+    pub(super) fn invalid(node: &Node, path: &str) -> Fault {
+        let shown = match &node.kind {
+            Kind::Scalar(text) if text.len() <= MAX_SHOWN_VALUE && mask_secrets(text) == *text => format!(" {text:?}"),
+            _ => String::new(),
+        };
+        Fault::new(&node.span, format!("invalid value{shown} for {path}"))
+    }
+
     pub(super) fn help(mut self, help: impl Into<String>) -> Fault {
         self.help = Some(help.into());
         self
     }
 
-    pub(super) fn in_file(self, name: &str, text: &str) -> ConfigError {
+    fn in_file(self, name: &str, text: &str) -> Diagnostic {
         let excerpt = Excerpt { file: name.to_owned(), text: mask_secrets(text), span: self.span };
-        ConfigError(Diagnostic { message: self.message, excerpt: Some(excerpt), help: self.help })
+        Diagnostic { excerpt: Some(excerpt), help: self.help, ..diagnostic!("{}", self.message) }
     }
 }
 
 impl ConfigError {
-    /// The file as a whole cannot be read.
+    /// The faults of one file.
+    pub(super) fn in_file(faults: Vec<Fault>, name: &str, text: &str) -> ConfigError {
+        ConfigError(faults.into_iter().map(|fault| fault.in_file(name, text)).collect())
+    }
+
+    /// The file cannot be read.
     pub(super) fn unreadable(name: &str, error: &std::io::Error) -> ConfigError {
-        ConfigError(diagnostic!(
+        ConfigError(vec![diagnostic!(
             help = "name the file with -c; config/minimal.yaml is one to start from",
             "cannot read the configuration {name}: {error}"
-        ))
+        )])
     }
 
-    /// Something about the file that is not at one place of it.
+    /// A fault of the file as a whole.
     pub(super) fn in_whole(name: &str, message: &str) -> ConfigError {
-        ConfigError(diagnostic!("{name}: {message}"))
+        ConfigError(vec![diagnostic!("{name}: {message}")])
     }
 
-    /// What to do about it.
+    /// Adds the faults of another file.
+    pub(super) fn and(mut self, other: ConfigError) -> ConfigError {
+        self.0.extend(other.0);
+        self
+    }
+
+    /// How to fix the first fault.
     pub fn remedy(&self) -> Option<&str> {
-        self.0.help.as_deref()
+        self.0.first()?.help.as_deref()
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let messages: Vec<&str> = self.0.iter().map(|fault| fault.message.as_str()).collect();
+        f.write_str(&messages.join("; "))
     }
 }
 
 impl From<ConfigError> for Diagnostic {
     fn from(error: ConfigError) -> Diagnostic {
-        error.0
+        let mut faults = error.0.into_iter();
+        let first = faults.next().unwrap_or_else(|| diagnostic!("the configuration is invalid"));
+        Diagnostic { others: faults.collect(), ..first }
     }
 }
 
-/// The text with whatever may be a password overwritten, byte for byte, so that places in it stay the same: a password
-/// that is not percent-encoded may hold anything, so the rest of its line goes.
+/// Overwrites what may be a password, byte for byte, so that places in the text stay the same. A password that is not
+/// percent-encoded may contain anything, so the rest of its line is masked.
 fn mask_secrets(text: &str) -> String {
     text.split_inclusive('\n').map(mask_line).collect()
 }

@@ -1,22 +1,19 @@
-//! The files that a configuration is made of: the one that is named, those that it includes, and those whose content it
-//! takes with `${file:...}`.
+//! The files that a configuration is made of: the main file, those that it includes, and those whose content it contains
+//! with `${file:...}`.
 
 use super::error::ConfigError;
 use super::interpolate::Env;
-use super::raw::parse_yaml;
-use super::resolve::{not_yaml, parse};
-use super::settings::Config;
-use super::tenants;
+use super::top::{Config, include, parse};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// What is known of a file without reading it; `None` where it cannot be looked at.
+/// Modification time, length and inode of a file; `None` if it cannot be examined.
 type Stamp = Option<(SystemTime, u64, u64)>;
 
-/// The files behind a configuration, by which a change of them is noticed.
+/// The files of a configuration, to notice changes.
 #[derive(Debug)]
 pub struct Files {
     main: PathBuf,
@@ -26,17 +23,17 @@ pub struct Files {
 }
 
 impl Files {
-    /// Whether one of them was written, came or went since they were read.
+    /// Whether a file was written, added or removed since the files were read.
     pub fn have_changed(&self) -> bool {
-        self.look() != self.stamps
+        self.stamps_now() != self.stamps
     }
 
-    /// The same, from now on.
-    pub fn look_again(&mut self) {
-        self.stamps = self.look();
+    /// Treats the files' present state as read.
+    pub fn mark_read(&mut self) {
+        self.stamps = self.stamps_now();
     }
 
-    fn look(&self) -> Vec<(PathBuf, Stamp)> {
+    fn stamps_now(&self) -> Vec<(PathBuf, Stamp)> {
         let included = self.patterns.iter().flat_map(|pattern| expand(&self.main, pattern).unwrap_or_default());
         let all = std::iter::once(self.main.clone()).chain(included).chain(self.contents.clone());
         all.map(|path| (stamp(&path), path)).map(|(stamp, path)| (path, stamp)).collect()
@@ -48,65 +45,90 @@ fn stamp(path: &Path) -> Stamp {
     Some((found.modified().ok()?, found.len(), found.ino()))
 }
 
-/// The files that a pattern names, relative to the main file, in the order of their names.
+/// The files that match a pattern relative to the main file, sorted by name.
 fn expand(main: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
     let beside = main.parent().unwrap_or(Path::new("")).join(pattern);
     let found = glob::glob(&beside.to_string_lossy()).map_err(|error| error.to_string())?;
-    // A directory that cannot be read does not stand for one without files.
+    // An unreadable directory is an error, not a directory without files.
     let found: Vec<PathBuf> = found.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
-    match found.is_empty() && !pattern.contains(['*', '?', '[']) {
-        true => Err("there is no such file".to_owned()),
-        false => Ok(found),
+    if found.is_empty() && !pattern.contains(['*', '?', '[']) {
+        return Err("there is no such file".to_owned());
     }
+    Ok(found)
 }
 
-/// Reads a configuration file and those that it includes. Files that one names with `${file:...}` are looked for beside it.
+/// Reads a configuration file and the files that it includes. A relative path in `${file:...}` starts at the directory of
+/// the file that contains it.
+///
+/// # Errors
+/// Every fault of the main file, or else every fault of the included files.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
     Ok(load_with_files(path)?.0)
 }
 
-/// The same, with what it takes to notice that it has changed.
+/// Like [`load`], and returns the files to watch for changes.
+///
+/// # Errors
+/// As [`load`].
 pub fn load_with_files(path: &Path) -> Result<(Config, Files), ConfigError> {
-    let (contents, stamps) = (RefCell::new(Vec::new()), RefCell::new(HashMap::new()));
-    // What is written after it was read is another one.
-    let stamped = |path: &Path| {
-        stamps.borrow_mut().insert(path.to_owned(), stamp(path));
-    };
-    let read = |beside: &Path, file: &str| {
-        let path = beside.parent().unwrap_or(Path::new("")).join(file);
-        stamped(&path);
-        let text = std::fs::read_to_string(&path);
-        contents.borrow_mut().push(path);
-        text
-    };
-    stamped(path);
-    let text = text_of(path)?;
+    let seen = Seen::default();
+    let text = seen.read(path).map_err(|error| unreadable(path, &error))?;
     let name = path.display().to_string();
     let variable = |name: &str| std::env::var(name).ok();
-    let mut config = parse(&name, &text, &Env { variable: &variable, file: &|file| read(path, file) })?;
+    let mut config = parse(&name, &text, &Env { variable: &variable, file: &|file| seen.read_content(path, file) })?;
+    let mut errors = Vec::new();
     for pattern in &config.include.clone() {
-        let files = expand(path, pattern)
-            .map_err(|why| ConfigError::in_whole(&name, &format!("include: {pattern} cannot be read: {why}")))?;
+        let files = match expand(path, pattern) {
+            Ok(files) => files,
+            Err(why) => {
+                errors.push(ConfigError::in_whole(&name, &format!("include: {pattern} cannot be read: {why}")));
+                continue;
+            }
+        };
         for file in files {
-            stamped(&file);
-            let (name, text) = (file.display().to_string(), text_of(&file)?);
-            let from = Env { variable: &variable, file: &|named| read(&file, named) };
-            let root = parse_yaml(&text).map_err(not_yaml);
-            let included = root.and_then(|root| tenants::include(&mut config, &root, &from));
-            included.map_err(|fault| fault.in_file(&name, &text))?;
+            let env = Env { variable: &variable, file: &|named| seen.read_content(&file, named) };
+            let text = seen.read(&file).map_err(|error| unreadable(&file, &error));
+            errors.extend(text.and_then(|text| include(&mut config, &file.display().to_string(), &text, &env)).err());
         }
     }
+    if let Some(error) = errors.into_iter().reduce(ConfigError::and) {
+        return Err(error);
+    }
+    let Seen { contents, stamps } = seen;
     let patterns = config.include.clone();
     let mut files = Files { main: path.to_owned(), patterns, contents: contents.into_inner(), stamps: Vec::new() };
-    files.look_again();
-    // One that has come meanwhile was not read.
+    files.mark_read();
+    // A file that was added meanwhile has not been read.
     let stamps = stamps.into_inner();
     files.stamps.iter_mut().for_each(|(path, stamp)| *stamp = stamps.get(path).copied().flatten());
     Ok((config, files))
 }
 
-fn text_of(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|error| ConfigError::unreadable(&path.display().to_string(), &error))
+/// The files that have been read.
+#[derive(Default)]
+struct Seen {
+    contents: RefCell<Vec<PathBuf>>,
+    stamps: RefCell<HashMap<PathBuf, Stamp>>,
+}
+
+impl Seen {
+    /// The stamp is taken first: a write after it counts as a change.
+    fn read(&self, path: &Path) -> std::io::Result<String> {
+        self.stamps.borrow_mut().insert(path.to_owned(), stamp(path));
+        std::fs::read_to_string(path)
+    }
+
+    /// Reads a file for `${file:...}` in the file `beside`.
+    fn read_content(&self, beside: &Path, file: &str) -> std::io::Result<String> {
+        let path = beside.parent().unwrap_or(Path::new("")).join(file);
+        let text = self.read(&path);
+        self.contents.borrow_mut().push(path);
+        text
+    }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> ConfigError {
+    ConfigError::unreadable(&path.display().to_string(), error)
 }
 
 #[cfg(test)]
@@ -122,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn tenants_may_stand_in_files_of_their_own_and_a_change_of_any_is_noticed() {
+    fn tenants_may_be_in_included_files_and_every_change_is_noticed() {
         let directory = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
         std::fs::create_dir(directory.path().join("tenants.d")).unwrap();
@@ -143,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_in_an_included_file_names_that_file() {
+    fn a_fault_in_an_included_file_names_that_file() {
         let directory = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
         std::fs::create_dir(directory.path().join("tenants.d")).unwrap();

@@ -6,6 +6,9 @@
 //! name = word {"." word} | "\"" any "\""; literal = "'" any "'" | number | true | false
 //! ```
 
+use super::error::Fault;
+use super::section::{KeyType, Reader};
+use super::yaml::Node;
 use crate::map::Filter;
 
 /// What is wrong, and what to write.
@@ -17,8 +20,30 @@ const FORMS: &str = "for example: type in ('internal', 'external') and deleted i
 /// Nested deeper, it was not written by a person.
 const DEEPEST: usize = 32;
 
+/// The key `users.where`.
+pub(super) struct Condition;
+
+impl KeyType for Condition {
+    type Value = Filter;
+    type Schema = String;
+
+    fn expected() -> String {
+        "a condition in SQL's syntax".to_owned()
+    }
+
+    fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Filter> {
+        match parse_filter(&reader.text(node, path)?) {
+            Ok(filter) => Some(filter),
+            Err((message, help)) => {
+                reader.push(Fault::new(&node.span, format!("{path}: {message}")).help(help));
+                None
+            }
+        }
+    }
+}
+
 /// Reads a condition.
-pub(super) fn parse_filter(text: &str) -> Result<Filter, Wrong> {
+fn parse_filter(text: &str) -> Result<Filter, Wrong> {
     let mut parser = Parser { tokens: tokens(text)?, at: 0, depth: 0 };
     let filter = parser.condition()?;
     match parser.peek() {

@@ -1,124 +1,178 @@
 //! The section `kafka`. Pure.
 
 use super::error::Fault;
-use super::interpolate::Env;
-use super::raw::{Key, Node};
-use super::section::{self, SLOT, Section, is_slot};
-use super::settings::{Kafka, KafkaFormat, Tenant};
-use crate::config::Topics;
-use crate::map::Rules;
+use super::key_types::{AnyScalar, Choice, Count, Derived, SlotName, Switch, TextType};
+use super::section::{KeyType, Reader, join, report_duplicates, section};
+use super::tenants::Tenant;
+use super::topics::Topics;
+use super::yaml::{Kind, Node};
+use crate::model::TableName;
 use crate::pg::Secret;
+use schemars::JsonSchema;
+use serde::Deserialize;
 use std::collections::BTreeMap;
 
-const DEFAULT_TOPIC: &str = "users_sync.{tenant}";
-const DEFAULT_POSITIONS: &str = "users_sync.positions";
+section! {
+    /// The Kafka output.
+    ///
+    /// It publishes the same changes as messages. It reads a replication slot of its own, so a broker that is down delays no
+    /// target.
+    ///
+    /// ```yaml
+    /// kafka:
+    ///   brokers: kafka-1:9092,kafka-2:9092
+    ///   topic: users_sync.{tenant}
+    ///   properties:
+    ///     security.protocol: sasl_ssl
+    ///     ssl.ca.location: /etc/ssl/kafka-ca.pem
+    ///     sasl.mechanism: SCRAM-SHA-512
+    ///     sasl.username: users-sync
+    ///     sasl.password: ${KAFKA_PASSWORD}
+    /// ```
+    pub struct Kafka {
+        /// Bootstrap servers as `host:port`, separated by commas: `kafka-1:9092,kafka-2:9092`.
+        pub brokers: String,
+        /// Name of the topic of each tenant. `{tenant}` is replaced by the tenant's id and `{table}` by the table of the
+        /// users. Without `{tenant}` all tenants share the topic, and the keys of the messages contain the tenant.
+        pub topic: String = "users_sync.{tenant}",
+        /// Format of the messages. Another format, or another value of `schemas`, requires other topics.
+        pub format: KafkaFormat as Choice<KafkaFormat> = "debezium",
+        /// Adds the schema that Kafka Connect's JsonConverter expects to keys and values. Only with `format: debezium`.
+        pub schemas: bool as Switch = "false",
+        /// Publishes a tombstone after a soft delete, so that compaction removes the user.
+        pub tombstone_on_delete: bool as Switch = "false",
+        /// Writes messages and position in one Kafka transaction. `false` means at least once: a crash repeats messages.
+        pub exactly_once: bool as Switch = "true",
+        /// Publishes the existing users at the first start.
+        pub snapshot: bool as Switch = "true",
+        /// Creates missing topics. With `false` they must exist, with `cleanup.policy=compact`.
+        pub create_topics: bool as Switch = "true",
+        /// Number of partitions of a created topic.
+        pub partitions: i32 as Count = "1",
+        /// Replication factor of a created topic. `default` is the broker's own default.
+        pub replication: i32 as Replication = "default",
+        /// Name of the compacted topic that stores the positions.
+        pub positions_topic: String = "users_sync.positions",
+        /// Name of the replication slot of the Kafka output. It defaults to `source.slot` with `_kafka` appended.
+        pub slot: String as Derived<SlotName>,
+        /// Properties of librdkafka, such as `security.protocol`, `ssl.ca.location`, `sasl.mechanism`, `sasl.username` and
+        /// `sasl.password`. Their values appear in no log. Properties that the guarantees depend on cannot be set.
+        ///
+        /// TLS, client certificates, SASL PLAIN and SCRAM are supported, and OAUTHBEARER without `oidc`. Certificates are
+        /// verified unless `enable.ssl.certificate.verification` is `false`.
+        pub properties: BTreeMap<String, Secret> as Properties = "{}",
+    }
+}
 
-/// What the guarantee rests on is not for a file to change.
-const OURS: [(&str, &str); 9] = [
-    ("bootstrap.servers", "it is kafka.brokers"),
-    ("metadata.broker.list", "it is kafka.brokers"),
-    ("acks", "it is all: less would lose changes"),
-    ("request.required.acks", "it is all: less would lose changes"),
-    ("enable.idempotence", "it is true: without it a retry would write a change twice, or out of order"),
-    ("enable.gapless.guarantee", "order is kept by enable.idempotence"),
-    ("transactional.id", "it is made of kafka.slot, so that one process at a time writes"),
-    ("partitioner", "it is murmur2_random, as Java's producers do it"),
-    ("isolation.level", "it is read_committed"),
+/// `kafka.format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KafkaFormat {
+    /// Debezium's envelope with `op`, `before` and `after`.
+    Debezium,
+    /// The seven columns of the user, and null for a deleted user.
+    Upsert,
+}
+
+/// A replication factor; -1 is the broker's default.
+struct Replication;
+
+impl TextType for Replication {
+    type Value = i32;
+    type Schema = AnyScalar;
+    const EXPECTED: &'static str = "a number from 1, or default";
+
+    fn parse(text: &str) -> Option<i32> {
+        if text == "default" { Some(-1) } else { Count::parse(text) }
+    }
+}
+
+/// Properties that the guarantees depend on, each with the reason.
+const MANAGED: [(&str, &str); 9] = [
+    ("bootstrap.servers", "set kafka.brokers instead"),
+    ("metadata.broker.list", "set kafka.brokers instead"),
+    ("acks", "its value is all: with less, changes could be lost"),
+    ("request.required.acks", "its value is all: with less, changes could be lost"),
+    ("enable.idempotence", "its value is true: otherwise a retry could repeat or reorder changes"),
+    ("enable.gapless.guarantee", "enable.idempotence already keeps the order"),
+    ("transactional.id", "it is derived from kafka.slot, so that only one process writes at a time"),
+    ("partitioner", "its value is murmur2_random, as in Java's producers"),
+    ("isolation.level", "its value is read_committed"),
 ];
 
-pub(super) fn kafka(
-    node: &Node,
+/// Properties of librdkafka.
+pub(super) struct Properties;
+
+impl KeyType for Properties {
+    type Value = BTreeMap<String, Secret>;
+    type Schema = BTreeMap<String, AnyScalar>;
+
+    fn expected() -> String {
+        "a section whose keys are names of librdkafka's properties".to_owned()
+    }
+
+    fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<BTreeMap<String, Secret>> {
+        let Kind::Section(entries) = &node.kind else {
+            reader.push(Fault::new(&node.span, format!("{path} must be a section of keys")).help("{key: value}"));
+            return None;
+        };
+        report_duplicates(entries, path, reader);
+        let mut properties = BTreeMap::new();
+        for (key, node) in entries {
+            let path = join(path, &key.name);
+            let Some(value) = reader.text(node, &path) else { continue };
+            if let Some((_, why)) = MANAGED.iter().find(|(name, _)| *name == key.name) {
+                let message = format!("{path} is managed by users-sync and cannot be overridden");
+                reader.push(Fault::new(&key.span, message).help(*why));
+            } else if key.name == "sasl.oauthbearer.method" && value.eq_ignore_ascii_case("oidc") {
+                let message =
+                    format!("{path}: oidc is not supported, because this librdkafka is built without libcurl");
+                let help = "use SCRAM, PLAIN with an API key, or a client certificate (ssl.certificate.location)";
+                reader.push(Fault::new(&key.span, message).help(help));
+            }
+            properties.insert(key.name.clone(), Secret(value));
+        }
+        Some(properties)
+    }
+}
+
+/// The default of `kafka.slot`. At most 63 bytes, the limit of a name.
+pub(super) fn default_slot(source_slot: &str) -> String {
+    format!("{}_kafka", source_slot.chars().take(57).collect::<String>())
+}
+
+/// Reports what does not fit the other sections.
+pub(super) fn check_kafka(
+    kafka: &Kafka,
     source_slot: &str,
-    users: &Rules,
+    users: &TableName,
     tenants: &[Tenant],
-    from: &Env<'_>,
-) -> Result<Kafka, Fault> {
+    root: &Node,
+    reader: &mut Reader<'_>,
+) {
     if !cfg!(feature = "kafka") {
-        let fault = Fault::new(&node.span, "this build of users-sync has no Kafka");
-        return Err(fault.help("take a build with the cargo feature `kafka` (it is on by default), or leave it out"));
+        let fault = Fault::new(root.span_of("kafka"), "this build of users-sync does not support Kafka");
+        reader
+            .push(fault.help("use a build with the cargo feature `kafka` (a default feature), or remove the section"));
     }
-    let section = Section::of(node, &section::KAFKA, from)?;
-    let brokers = section.required("brokers", "for example brokers: kafka-1:9092,kafka-2:9092")?;
-    let brokers = section::text(brokers, "kafka.brokers", from)?;
-    let text = |name, default: &str| section.parsed(name, default.to_owned(), |text| Some(text.to_owned()), "a text");
-    let topic = text("topic", DEFAULT_TOPIC)?;
-    let positions_topic = text("positions_topic", DEFAULT_POSITIONS)?;
-    let span = |name| section.node(name).map_or(&node.span, |node| &node.span);
-    let format = section.parsed(
-        "format",
-        KafkaFormat::Debezium,
-        |text| match text {
-            "debezium" => Some(KafkaFormat::Debezium),
-            "upsert" => Some(KafkaFormat::Upsert),
-            _ => None,
-        },
-        "debezium or upsert",
-    )?;
-    let schemas = section.switch("schemas", false)?;
-    if schemas && format == KafkaFormat::Upsert {
-        let fault = Fault::new(span("schemas"), "kafka.schemas is for the format debezium");
-        return Err(fault.help("leave it out, or take format: debezium"));
+    if kafka.schemas && kafka.format == KafkaFormat::Upsert {
+        let fault = Fault::new(root.span_of("kafka.schemas"), "kafka.schemas requires format: debezium");
+        reader.push(fault.help("remove it, or set format: debezium"));
     }
-    let ids = tenants.iter().map(|tenant| &tenant.id);
-    let topics = Topics::new(&topic, &users.table, ids);
-    let topics = topics.map_err(|error| {
-        Fault::new(span("topic"), error.to_string())
-            .help("with a fixed name, without {tenant}, all tenants share a topic")
-    })?;
-    if topics.distinct().contains(&&*positions_topic) {
-        let fault = Fault::new(span("positions_topic"), "kafka.positions_topic is also the topic of users");
-        return Err(fault.help("positions need a topic of their own"));
-    }
-    let slot = section.parsed(
-        "slot",
-        format!("{}_kafka", source_slot.chars().take(57).collect::<String>()),
-        |name| is_slot(name).then(|| name.to_owned()),
-        SLOT,
-    )?;
-    if slot == source_slot {
-        let fault = Fault::new(span("slot"), "kafka.slot is source.slot");
-        return Err(fault.help("the tee reads a slot of its own, so that a broker that is down holds back no target"));
-    }
-    Ok(Kafka {
-        brokers,
-        topic,
-        format,
-        schemas,
-        tombstone_on_delete: section.switch("tombstone_on_delete", false)?,
-        exactly_once: section.switch("exactly_once", true)?,
-        snapshot: section.switch("snapshot", true)?,
-        create_topics: section.switch("create_topics", true)?,
-        partitions: section.parsed("partitions", 1, count, "a count from 1")?,
-        replication: section.parsed("replication", -1, replication, "a count from 1, or default")?,
-        positions_topic,
-        slot,
-        properties: properties(section.free("properties")?)?,
-    })
-}
-
-fn count(text: &str) -> Option<i32> {
-    text.parse().ok().filter(|count| *count > 0)
-}
-
-fn replication(text: &str) -> Option<i32> {
-    if text == "default" { Some(-1) } else { count(text) }
-}
-
-fn properties(given: Vec<(&Key, String)>) -> Result<BTreeMap<String, Secret>, Fault> {
-    let mut properties = BTreeMap::new();
-    for (key, value) in given {
-        if let Some((_, why)) = OURS.iter().find(|(name, _)| *name == key.name) {
-            let fault = Fault::new(&key.span, format!("kafka.properties.{} is not for the file to set", key.name));
-            return Err(fault.help(why.to_string()));
+    match Topics::new(&kafka.topic, users, tenants.iter().map(|tenant| &tenant.id)) {
+        Ok(topics) if topics.distinct().contains(&&*kafka.positions_topic) => {
+            let span = root.span_of("kafka.positions_topic");
+            let fault = Fault::new(span, "kafka.positions_topic is also the topic of users");
+            reader.push(fault.help("positions need a topic of their own"));
         }
-        if key.name == "sasl.oauthbearer.method" && value.eq_ignore_ascii_case("oidc") {
-            let what = "kafka.properties.sasl.oauthbearer.method: oidc fetches its token with libcurl, which is not built in here";
-            let fault = Fault::new(&key.span, what.to_owned());
-            return Err(
-                fault.help("use SCRAM, PLAIN with an API key, or a client certificate (ssl.certificate.location)")
-            );
+        Ok(_) => {}
+        Err(error) => {
+            let fault = Fault::new(root.span_of("kafka.topic"), error.to_string());
+            reader.push(fault.help("with a fixed name, without {tenant}, all tenants share a topic"));
         }
-        properties.insert(key.name.clone(), Secret(value));
     }
-    Ok(properties)
+    if kafka.slot == source_slot {
+        let fault = Fault::new(root.span_of("kafka.slot"), "kafka.slot is the same as source.slot");
+        reader.push(fault.help("Kafka needs a slot of its own, so that a broker that is down delays no target"));
+    }
 }

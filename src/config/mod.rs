@@ -1,35 +1,45 @@
 //! The configuration: the YAML file, parsed (`raw`), then resolved and checked ([`Config`]).
 
 mod admin;
+mod deletes;
 mod error;
 mod files;
 mod filter;
 mod interpolate;
 mod kafka;
+mod key_types;
+mod limits;
+mod mapping;
+mod preset_file;
 mod presets;
-mod raw;
-mod resolve;
+mod reference;
 mod schema;
 mod section;
-mod settings;
+mod source;
 mod tenants;
+mod top;
 pub(crate) mod topics;
 mod units;
 mod users;
 mod values;
+mod yaml;
 
+pub use admin::Admin;
 pub use error::ConfigError;
 pub use files::{Files, load, load_with_files};
 pub use interpolate::{Env, InterpolationError, from_environment};
-pub use presets::{About, PRESETS, Preset};
-pub use resolve::parse;
+pub use kafka::{Kafka, KafkaFormat};
+pub use limits::{Limits, MaxDeletes};
+pub use mapping::Family;
+pub use preset_file::About;
+pub use presets::{PRESETS, Preset};
+pub use reference::reference;
 pub use schema::{json_schema, preset_schema};
-pub use settings::{
-    Admin, Config, Kafka, KafkaFormat, Limits, LogFormat, MaxDeletes, OnSlotLoss, Publish, Source, Tenant,
-};
+pub use source::{Publish, Source};
+pub use tenants::Tenant;
+pub use top::{Config, LogFormat, OnSlotLoss, parse};
 pub use topics::{Topics, TopicsError};
 pub(crate) use units::parse_duration;
-pub use users::Family;
 
 #[cfg(test)]
 mod tests;

@@ -1,77 +1,105 @@
 //! The tenants of the file, and of the files that it includes. Pure.
 
 use super::error::Fault;
-use super::interpolate::Env;
-use super::raw::{Kind, Node};
-use super::section::{self, Section, text, url};
-use super::settings::{Config, Tenant};
-use super::units::{DURATION, parse_duration};
-use crate::map::Rules;
+use super::key_types::{Derived, DurationText, TenantKeyText, TenantName, Url};
+use super::section::{KeyType, Nested, Reader, section};
+use super::yaml::{Kind, Node};
 use crate::model::{TenantId, TenantKey};
 use crate::pg::PgUrl;
 use std::time::Duration;
 
-/// Adds the tenants of an included file.
-pub(super) fn include(config: &mut Config, root: &Node, from: &Env<'_>) -> Result<(), Fault> {
-    let file = Section::of(root, &section::INCLUDED, from)?;
-    let node = file.required("tenants", "an included file holds a list of tenants")?;
-    add_tenants(&mut config.tenants, node, &config.users, config.wake_after, from)
+section! {
+    /// One tenant and its target database.
+    ///
+    /// ```yaml
+    /// tenants:
+    ///   - id: acme
+    ///     target: ${ACME_DATABASE_URL}
+    ///   - id: globex
+    ///     key: 7b1d
+    ///     target: postgres://users_sync:${file:/run/secrets/globex}@db.globex.example/app?sslmode=verify-full
+    ///     wake_after: 5m
+    /// ```
+    pub struct Tenant {
+        /// Name of the tenant in logs, commands and metrics. It must be unique.
+        pub id: TenantId as TenantName,
+        /// Value of the tenant column (`users.tenant`) for this tenant. It must be unique and defaults to the `id`.
+        pub key: TenantKey as Derived<TenantKeyText>,
+        /// Connection URL of the tenant's database, in the format of `source.url`. Each tenant needs a database of its own.
+        pub target: PgUrl as Url,
+        /// Overrides the top-level `wake_after` for this tenant.
+        pub wake_after: Option<Duration> as Option<DurationText>,
+    }
 }
 
-/// Adds the tenants of a list to those of other files. Ids, keys and targets stay unique.
-pub(super) fn add_tenants(
-    tenants: &mut Vec<Tenant>,
-    node: &Node,
-    users: &Rules,
-    wake_after: Option<Duration>,
-    from: &Env<'_>,
-) -> Result<(), Fault> {
-    let items = match &node.kind {
-        Kind::List(items) if !items.is_empty() => items,
-        _ => {
-            let fault = Fault::new(&node.span, "tenants has to be a list of at least one tenant");
-            return Err(fault.help("tenants: [{id: acme, target: \"${ACME_DATABASE_URL}\"}]"));
-        }
-    };
-    for item in items {
-        let tenant = tenant(tenants, item, wake_after, from)?;
-        tenants.push(tenant);
-        if users.tenant.is_none() && tenants.len() > 1 {
-            return Err(Fault::new(&item.span, "several tenants, but users.tenant is missing")
-                .help("users.tenant names the column that says to which tenant a user belongs"));
-        }
+section! {
+    /// An included file.
+    pub(super) struct Included {
+        /// Tenants and their target databases.
+        pub(super) tenants: Vec<Tenant> as Tenants,
     }
-    Ok(())
 }
 
-fn tenant(others: &[Tenant], item: &Node, wake_after: Option<Duration>, from: &Env<'_>) -> Result<Tenant, Fault> {
-    let section = Section::of(item, &section::TENANT, from)?;
-    let id_node = section.required("id", "the name by which people know the tenant")?;
-    let id = text(id_node, "tenants.id", from)?;
-    if id.is_empty() {
-        return Err(Fault::new(&id_node.span, "tenants.id is empty"));
+/// A list of tenants with unique ids, keys and targets.
+pub(super) struct Tenants;
+
+impl KeyType for Tenants {
+    type Value = Vec<Tenant>;
+    type Schema = Vec<Tenant>;
+
+    fn expected() -> String {
+        "a list of sections".to_owned()
     }
-    let key = section.text("key")?.unwrap_or_else(|| id.clone());
-    let target_node = section.required("target", "the URL of the tenant's database")?;
-    // Named by its id, so that the message alone says which one.
-    let target = url(target_node, &format!("the target of tenant {id}"), from)?;
-    let wake_after = section.parsed("wake_after", wake_after, |text| parse_duration(text).map(Some), DURATION)?;
-    let tenant = Tenant { id: TenantId::new(&id), key: TenantKey::new(&key), target, wake_after };
+
+    fn nested() -> Option<Nested> {
+        Vec::<Tenant>::nested()
+    }
+
+    fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Vec<Tenant>> {
+        let items = match &node.kind {
+            Kind::List(items) if !items.is_empty() => items,
+            _ => {
+                let fault = Fault::new(&node.span, format!("{path} must be a list of at least one tenant"));
+                reader.push(fault.help("tenants: [{id: acme, target: \"${ACME_DATABASE_URL}\"}]"));
+                return None;
+            }
+        };
+        let mut tenants = Vec::new();
+        for item in items {
+            let Some(mut tenant) = Tenant::read(item, &path_of(item, path), reader) else { continue };
+            if item.get("key").is_none() {
+                tenant.key = TenantKey::new(tenant.id.as_str());
+            }
+            check_unique(&tenants, &tenant, item, reader);
+            tenants.push(tenant);
+        }
+        (tenants.len() == items.len()).then_some(tenants)
+    }
+}
+
+/// `tenants[acme]`: a message names the tenant.
+fn path_of(item: &Node, path: &str) -> String {
+    match item.get("id").map(|id| &id.kind) {
+        Some(Kind::Scalar(id)) => format!("{path}[{id}]"),
+        _ => path.to_owned(),
+    }
+}
+
+/// Reports an id, key or target that another tenant has.
+pub(super) fn check_unique(others: &[Tenant], tenant: &Tenant, item: &Node, reader: &mut Reader<'_>) {
+    let id = &tenant.id;
     for other in others {
-        if other.id == tenant.id {
-            return Err(Fault::new(&id_node.span, format!("two tenants have the id {id}")));
-        }
-        if other.key == tenant.key {
-            let message = format!("tenants {} and {id} have the same key", other.id);
-            return Err(Fault::new(&section.node("key").unwrap_or(id_node).span, message)
-                .help("a user belongs to one tenant: each key may stand once"));
-        }
-        if is_same_database(&other.target, &tenant.target) {
+        if other.id == *id {
+            reader.push(Fault::new(item.span_of("id"), format!("two tenants have the id {id}")));
+        } else if other.key == tenant.key {
+            let span = item.get("key").map_or(item.span_of("id"), |key| &key.span);
+            let fault = Fault::new(span, format!("tenants {} and {id} have the same key", other.id));
+            reader.push(fault.help("a user belongs to one tenant, so each key must be unique"));
+        } else if is_same_database(&other.target, &tenant.target) {
             let message = format!("tenants {} and {id} have the same target, {}", other.id, tenant.target);
-            return Err(Fault::new(&target_node.span, message).help("each tenant needs a database of its own"));
+            reader.push(Fault::new(item.span_of("target"), message).help("each tenant needs a database of its own"));
         }
     }
-    Ok(tenant)
 }
 
 fn is_same_database(a: &PgUrl, b: &PgUrl) -> bool {

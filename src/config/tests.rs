@@ -1,4 +1,4 @@
-//! The file as people get it right and wrong.
+//! Valid and invalid configuration files, and the messages for the invalid ones.
 
 use super::*;
 use crate::diagnostic::Diagnostic;
@@ -60,7 +60,7 @@ fn check_text(text: &str, place: &str, message: &str, remedy: &str) {
 }
 
 #[test]
-fn the_examples_that_we_ship_are_right() {
+fn the_shipped_examples_are_valid() {
     let minimal = good(include_str!("../../config/minimal.yaml"));
     assert_eq!(minimal.users.tenant, None);
     let example = good(include_str!("../../config/example.yaml"));
@@ -88,7 +88,7 @@ fn the_example_shows_the_defaults() {
 }
 
 #[test]
-fn what_is_not_said_has_its_default() {
+fn a_key_that_is_left_out_has_its_default() {
     let config = good(GOOD);
     assert_eq!(config.source.slot, "users_sync");
     assert_eq!(config.source.publication, "users_sync");
@@ -104,7 +104,7 @@ fn what_is_not_said_has_its_default() {
 }
 
 #[test]
-fn what_is_said_wins() {
+fn a_given_value_replaces_the_default() {
     let config = good(&format!(
         "{GOOD}state: {{url: postgres://u@state/s}}\ndeletes: {{mode: hard}}\non_slot_loss: stop\n\
          notify: true\nlog: json\nlimits: {{memory: 1MB, stall: 500ms, max_deletes: 2.5%}}\n"
@@ -124,14 +124,14 @@ fn what_is_said_wins() {
 fn unknown_keys_are_errors_with_the_nearest_known_one() {
     check("  url: ${DB}", "  ulr: x", "2:3", "unknown key source.ulr", "did you mean url?");
     check("  id: id", "  id: id\n  e-mail: e", "6:3", "unknown key users.e-mail", "did you mean email?");
-    check("    target", "    taget", "9:5", "unknown key tenants.taget", "did you mean target?");
+    check("    target", "    taget", "9:5", "unknown key tenants[acme].taget", "did you mean target?");
     check("source:", "slot: x\nsource:", "1:1", "unknown key slot", "slot belongs below source");
-    check("source:", "zzz: x\nsource:", "1:1", "unknown key zzz", "known are source, state, users");
+    check("source:", "zzz: x\nsource:", "1:1", "unknown key zzz", "known keys: source, state, users");
     check("  id: id", "  id: {column: a, unti: s}", "5:19", "unknown key users.id.unti", "unit");
 }
 
 #[test]
-fn whoever_listens_elsewhere_needs_a_token() {
+fn a_public_address_requires_a_token() {
     assert_eq!(good(GOOD).admin, None);
     let admin = |text: &str| good(&format!("{GOOD}admin: {text}\n")).admin.unwrap();
     assert_eq!((admin("{}").listen.to_string(), admin("{}").token), ("127.0.0.1:9187".to_owned(), None));
@@ -142,23 +142,23 @@ fn whoever_listens_elsewhere_needs_a_token() {
         check_text(&format!("{GOOD}admin: {text}\n"), place, message, remedy);
     };
     bad("{listen: '0.0.0.0:9187'}", "10:17", "can be reached from elsewhere", "token: ${ADMIN_TOKEN}");
-    bad("{listen: here}", "10:17", "admin.listen has no such value", "127.0.0.1:9187");
+    bad("{listen: here}", "10:17", "invalid value \"here\" for admin.listen", "127.0.0.1:9187");
     bad("{token: ''}", "10:16", "admin.token is empty", "openssl rand");
     bad("{token: 'hunter2 x'}", "10:16", "no HTTP header can carry", "without spaces");
     bad("{token: hunter2, tokn: x}", "10:25", "unknown key admin.tokn", "did you mean token?");
 }
 
 #[test]
-fn soft_deletes_may_be_purged_and_hard_ones_leave_nothing() {
+fn only_soft_deletes_can_be_purged() {
     let config = good(&format!("{GOOD}deletes: {{mode: soft, purge_after: 30d}}\nwake_after: 5m\n"));
     assert_eq!(config.purge_after, Some(Duration::from_secs(30 * 86_400)));
     assert_eq!(config.tenants[0].wake_after, Some(Duration::from_secs(300)));
     let hard = format!("{GOOD}deletes: {{mode: hard, purge_after: 30d}}\n");
-    check_text(&hard, "10:10", "hard deletes leave nothing to be purged", "leave purge_after out");
+    check_text(&hard, "10:10", "deletes.purge_after requires mode: soft", "remove purge_after");
 }
 
 #[test]
-fn every_preset_is_right_and_says_what_it_is() {
+fn every_preset_is_valid_and_describes_itself() {
     for preset in PRESETS {
         let text = GOOD.replacen("  table: auth.users\n  id: id\n", &format!("  preset: {}\n", preset.name), 1);
         let config = good(&text);
@@ -186,17 +186,29 @@ fn the_files_own_keys_override_a_presets() {
 }
 
 #[test]
-fn queries_and_conditions_say_what_is_wrong() {
+fn faults_of_queries_and_conditions_are_explained() {
     let query = |more: &str| format!("id: id\n  query: SELECT 1\n  {more}");
     let good = good(&GOOD.replacen("id: id", &query("watch: [{table: a.b, key: u}]"), 1)).users.query.unwrap();
     let watched: Vec<_> = good.watch.iter().map(|watch| (watch.table.to_string(), watch.is_users_own)).collect();
     assert_eq!(watched, [("a.b".to_owned(), false), ("auth.users".to_owned(), true)]);
     assert_eq!(good.key, ["id"]);
-    check("id: id", &query("watch: [{table: a.b, key: [u, v]}]"), "7:29", "users.watch.key has 2 columns", "hold id");
-    check("id: id", &query("watch: [{table: b, key: u}]"), "7:19", "users.watch.table has to be schema.name", "");
+    check(
+        "id: id",
+        &query("watch: [{table: a.b, key: [u, v]}]"),
+        "7:29",
+        "users.watch.key has 2 columns",
+        "contain id",
+    );
+    check(
+        "id: id",
+        &query("watch: [{table: b, key: u}]"),
+        "7:19",
+        "invalid value \"b\" for users.watch.table",
+        "schema.name",
+    );
     check("id: id", &query("key: other"), "7:8", "users.id is not among the columns of users.key", "plain column");
-    check("id: id", "id: id\n  query: SELECT 1; DROP", "6:10", "has to be one SELECT", "condition");
-    check("id: id", "id: id\n  watch: []", "6:10", "users.watch without users.query", "leave it out");
+    check("id: id", "id: id\n  query: SELECT 1; DROP", "6:10", "must be one SELECT", "condition");
+    check("id: id", "id: id\n  watch: []", "6:10", "users.watch requires users.query", "remove it");
     check("id: id", "id: id\n  where: a >", "6:10", "users.where: '>' means nothing here", "for example");
     let fan = "id: id\n  fan_out: {table: a.m, id: u, tenant: o}";
     check("id: id", fan, "6:12", "users.fan_out and users.tenant exclude each other", "leave");
@@ -207,54 +219,54 @@ fn queries_and_conditions_say_what_is_wrong() {
 }
 
 #[test]
-fn variables_and_files_that_are_not_there_are_named() {
+fn missing_variables_and_files_are_named() {
     check("${DB}", "${NOPE}", "2:8", "source.url: the environment variable NOPE is not set", "${NAME}");
-    check("acme\n", "a\n    key: x${file:/none}\n", "9:10", "tenants.key: cannot read the file /none", "");
+    check("acme\n", "a\n    key: x${file:/none}\n", "9:10", "tenants[a].key: cannot read the file /none", "");
     check("id: id", "id: ${x", "5:7", "users.id: a '${' has no '}'", "$${");
 }
 
 #[test]
 fn urls_are_never_repeated() {
     check("${DB}", "${BAD}", "2:8", "source.url is not a usable URL: the port", "postgres://user");
-    check("postgres://u@h/acme", "postgres://u:hunter2/x@h/d", "9:13", "the target of tenant acme is not a usable", "");
+    check("postgres://u@h/acme", "postgres://u:hunter2/x@h/d", "9:13", "tenants[acme].target is not a usable", "");
     check("${DB}", "user=u password=hunter2", "2:8", "source.url is not a usable URL", "");
     check("${DB}", "postgres://u:hunter2@h/db\n  x: y", "3:3", "unknown key source.x", "");
     check("${DB}", "\"\"", "2:8", "source.url is empty", "postgres://");
 }
 
 #[test]
-fn sections_and_keys_that_are_missing_are_named() {
+fn missing_sections_and_keys_are_named() {
     check_text("", "1:1", "source is missing", "auth database");
     check("  url: ${DB}", "  slot: s", "2:3", "source.url is missing", "AUTH_DATABASE_URL");
     check("  table: auth.users\n", "", "4:3", "users.table is missing", "schema.name");
     check("  id: id\n", "", "4:3", "users.id is missing", "");
-    check("    target: postgres://u@h/acme\n", "", "8:5", "tenants.target is missing", "");
+    check("    target: postgres://u@h/acme\n", "", "8:5", "tenants[acme].target is missing", "");
     check("  - id: acme\n    target: postgres://u@h/acme\n", "  []\n", "8:3", "at least one tenant", "");
-    check("source:\n  url: ${DB}", "source: here", "1:9", "source has to be a section", "url, slot");
+    check("source:\n  url: ${DB}", "source: here", "1:9", "source must be a section", "url, slot");
 }
 
 #[test]
-fn values_that_cannot_be_are_refused() {
-    check("auth.users", "users", "4:10", "users.table has to be schema.name", "public.users");
+fn invalid_values_are_rejected() {
+    check("auth.users", "users", "4:10", "invalid value \"users\" for users.table", "public.users");
     check("id: id", "id: []", "5:7", "users.id is an empty list", "a value is");
-    check("id: id", "id: {with: x}", "5:7", "users.id is no value", "a value is");
-    check("id: id", "id: {column: a, unit: h}", "5:25", "users.id: no such unit", "s, ms or rfc3339");
-    check("id: id", "id: id\n  exclude: a", "6:12", "users.exclude has to be a list", "[a, b]");
-    check("users:", "  slot: My-Slot\nusers:", "3:9", "source.slot has no such value", "lower-case");
+    check("id: id", "id: {with: x}", "5:7", "users.id is not a value", "a value is");
+    check("id: id", "id: {column: a, unit: h}", "5:25", "invalid value \"h\" for users.id.unit", "s, ms or rfc3339");
+    check("id: id", "id: id\n  exclude: a", "6:12", "users.exclude must be a list", "[a, b]");
+    check("users:", "  slot: My-Slot\nusers:", "3:9", "invalid value \"My-Slot\" for source.slot", "lower-case");
     for (limit, help) in [("memory: 0", "a size"), ("stall: 5", "a duration"), ("max_deletes: 10", "10%")] {
-        let name = limit.split(':').next().unwrap();
+        let (name, value) = limit.split_once(": ").unwrap();
         let place = format!("1:{}", 12 + name.len());
-        let message = format!("limits.{name} has no such value");
+        let message = format!("invalid value {value:?} for limits.{name}");
         check("source:", &format!("limits: {{{limit}}}\nsource:"), &place, &message, help);
     }
-    check("source:", "deletes: maybe\nsource:", "1:10", "deletes has no such value", "soft or hard");
-    check("source:", "log: x\nsource:", "1:6", "log has no such value", "text or json");
-    check("source:", "notify: x\nsource:", "1:9", "notify has no such value", "true or false");
-    check("source:", "on_slot_loss: x\nsource:", "1:15", "on_slot_loss has no such value", "resync or stop");
+    check("source:", "deletes: maybe\nsource:", "1:10", "invalid value \"maybe\" for deletes", "soft or hard");
+    check("source:", "log: x\nsource:", "1:6", "invalid value \"x\" for log", "text or json");
+    check("source:", "notify: x\nsource:", "1:9", "invalid value \"x\" for notify", "true or false");
+    check("source:", "on_slot_loss: x\nsource:", "1:15", "invalid value \"x\" for on_slot_loss", "resync or stop");
 }
 
 #[test]
-fn tenants_are_told_apart() {
+fn tenants_must_be_distinct() {
     let second = |text: &str| format!("{GOOD}  - {text}\n");
     check_text(&second("{id: acme, target: postgres://u@h/b}"), "10:10", "two tenants have the id acme", "");
     check_text(&second("{id: b, key: acme, target: postgres://u@h/b}"), "10:18", "acme and b have the same key", "");
@@ -265,7 +277,82 @@ fn tenants_are_told_apart() {
 }
 
 #[test]
-fn bad_yaml_says_where() {
+fn malformed_yaml_is_reported_at_its_place() {
     check("  table: auth.users", "  table: [auth", "5:5", "this is not YAML", "indentation");
-    check("  id: id\n", "  id: id\n  id: b\n", "6:3", "this is not YAML: duplicate", "");
+    check("  id: id\n", "  id: id\n  id: b\n", "6:3", "duplicate key users.id", "keep one of them");
+}
+
+#[test]
+fn one_report_has_every_fault_with_its_place() {
+    let text = "\
+sorce: x
+source:
+  url: ${NOPE}
+  slot: My-Slot
+users:
+  table: auth.users
+  id: {column: a, unit: h}
+  tenat: org
+  table: auth.people
+tenants:
+  - id: acme
+    target: postgres://u@h/acme
+  - {id: acme, target: postgres://u@h/b}
+  - {id: b, target: postgres://u@h/acme}
+  - {id: c, wake_after: soon}
+limits: {memory: 0, stal: 5s, stall: 5}
+deletes: {mode: hard, purge_after: 30d}
+log: xml
+kafka: {brokers: b, properties: {acks: 1, x: '${NOPE}'}}
+";
+    let shown = render(parse_text(text).unwrap_err());
+    let mut places = Vec::new();
+    for line in shown.lines().filter(|line| line.trim_start().starts_with("-->")) {
+        places.push(line.rsplit("test.yaml:").next().unwrap());
+    }
+    let expected = [
+        ("1:1", "unknown key sorce"),
+        ("3:8", "source.url: the environment variable NOPE is not set"),
+        ("4:9", "invalid value \"My-Slot\" for source.slot"),
+        ("7:25", "invalid value \"h\" for users.id.unit"),
+        ("8:3", "unknown key users.tenat"),
+        ("9:3", "duplicate key users.table"),
+        ("13:10", "two tenants have the id acme"),
+        ("14:21", "tenants acme and b have the same target"),
+        ("15:5", "tenants[c].target is missing"),
+        ("15:25", "invalid value \"soon\" for tenants[c].wake_after"),
+        ("16:18", "invalid value \"0\" for limits.memory"),
+        ("16:21", "unknown key limits.stal"),
+        ("16:38", "invalid value \"5\" for limits.stall"),
+        ("17:10", "deletes.purge_after requires mode: soft"),
+        ("18:6", "invalid value \"xml\" for log"),
+        ("19:34", "kafka.properties.acks is managed by users-sync"),
+        ("19:46", "kafka.properties.x: the environment variable NOPE is not set"),
+    ];
+    assert_eq!(places, expected.map(|(place, _)| place), "{shown}");
+    for (_, message) in expected {
+        assert!(shown.contains(message), "{message}:\n{shown}");
+    }
+}
+
+#[test]
+fn a_misspelt_key_is_not_missing_as_well() {
+    let error = parse_text(&GOOD.replace("  url:", "  ulr:")).unwrap_err();
+    assert_eq!(error.to_string(), "unknown key source.ulr");
+}
+
+#[test]
+fn faults_of_a_presets_families_are_reported_once() {
+    let text = GOOD.replacen("  id: id\n", "  preset: better-auth\n  nmae: nick\n", 1);
+    assert_eq!(parse_text(&text).unwrap_err().to_string(), "unknown key users.nmae");
+}
+
+#[test]
+fn rules_between_sections_are_checked_together() {
+    let text = GOOD.replace("  tenant: org\n", "").replace("  url: ${DB}\n", "  url: ${DB}\n  publish: columns\n");
+    let text = format!("{text}  - {{id: b, target: postgres://u@h/b}}\nadmin: {{listen: '0.0.0.0:80'}}\n");
+    let error = parse_text(&text).unwrap_err().to_string();
+    for message in ["users.allow is missing", "users.tenant is missing", "there is no admin.token"] {
+        assert!(error.contains(message), "{error}");
+    }
 }

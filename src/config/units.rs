@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-pub(super) const DURATION: &str = "a duration: 500ms, 5s, 10m, 2h, 30d";
-
 const SIZES: [(&str, u64); 9] = [
     ("B", 1),
     ("kB", 1 << 10),

@@ -1,217 +1,172 @@
-//! The `users` section: a preset's and the file's own keys together -> [`Rules`], one for each family of tables that the
-//! store may have. Pure.
+//! The keys of the section `users`. Pure.
 
-use super::error::Fault;
-use super::filter::parse_filter;
-use super::interpolate::Env;
-use super::presets;
-use super::raw::{Kind, Node};
-use super::section::{self, Section, is_name, text};
-use super::values::parse_value;
-use crate::map::{Query, Rules, Value, Via, Watch};
+use super::filter::Condition;
+use super::key_types::{Merged, OneOrMore, Table};
+use super::presets::PRESETS;
+use super::section::{KeyType, Reader, section};
+use super::yaml::Node;
+use crate::map::{Filter, Value};
 use crate::model::TableName;
-use crate::pg::{quote_ident, quote_table};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use std::borrow::Cow;
 
-/// Tables of one shape that a store's versions and set-ups may have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Family {
-    /// What people call it; empty where there is only one.
-    pub name: String,
-    /// The columns of the table by which it is recognised.
-    pub has: Vec<String>,
-    /// The mapping for it.
-    pub rules: Rules,
-}
-
-impl Family {
-    /// What it is recognised by.
-    pub fn describe(&self) -> String {
-        match &self.has[..] {
-            [] => self.rules.table.to_string(),
-            has => format!("{} with {}", self.rules.table, has.join(", ")),
-        }
+section! {
+    /// How a row of the auth database becomes a user.
+    ///
+    /// ```yaml
+    /// users:
+    ///   table: auth.users
+    ///   id: id
+    ///   name: [raw_user_meta_data.full_name, {join: [first_name, last_name]}, username]
+    ///   email: email
+    ///   created_at: {column: created_timestamp, unit: ms}
+    ///   tenant: tenant_id
+    ///   where: type in ('internal', 'external') and not is_service = true
+    ///   exclude: [internal_notes]
+    /// ```
+    ///
+    /// A value (`id`, `name`, `email`, the times and `tenant`) is one of these forms:
+    ///
+    /// - `email`: a column. `middle_name?` is null if the table has no such column.
+    /// - `profile.full_name`: a path into a JSON column. A column of exactly that name takes precedence.
+    /// - `[a, b]`: the first value that is not null and not empty.
+    /// - `{join: [a, b], with: " "}`: the values that are not null and not empty, joined. `with` defaults to a space.
+    /// - `{column: a, unit: ms}`: a number that is a time in `s` or `ms` since the Unix epoch, or a text in `rfc3339`. 0 and ''
+    ///   are null.
+    /// - `{column: a, unless: b}`: null in rows in which `b` is not null.
+    /// - `{constant: x}`: the same value for every row.
+    /// - `{schema: true}`: the schema of the row's table, for stores that give each tenant a schema.
+    ///
+    /// The target's `raw_json` contains every column that may leave as `to_jsonb` returns it, and `id`, `display_name`,
+    /// `primary_email` and `signed_up_at_millis` from the mapping. The latter take precedence.
+    pub(super) struct Users {
+        /// Name of a preset: the ready mapping of an auth store. `users-sync presets` lists them. Every other key overrides
+        /// the preset's.
+        pub(super) preset: Option<String> as Option<PresetName>,
+        /// Table of the users as `schema.name`, such as `auth.users`. The name is taken literally: no quotes, and case
+        /// matters. Required unless a preset has it.
+        pub(super) table: TableName as Merged<Table>,
+        /// Id of the user; with `users.query`, a plain column of its result. Required unless a preset has it.
+        pub(super) id: Value as Merged<Value>,
+        /// Display name of the user.
+        pub(super) name: Option<Value>,
+        /// Primary e-mail address of the user.
+        pub(super) email: Option<Value>,
+        /// Time of the sign-up: a column of a time type, or `{column: c, unit: ms}`.
+        pub(super) created_at: Option<Value>,
+        /// Time of the last update, as in `created_at`. By default it is the commit time of the update.
+        pub(super) updated_at: Option<Value>,
+        /// Time of a soft delete at the source, as in `created_at`.
+        pub(super) deleted_at: Option<Value>,
+        /// Tenant of the user: the value is compared with `tenants[].key`. Leave it out if there is exactly one tenant.
+        pub(super) tenant: Option<Value>,
+        /// Condition on the rows that are users, over columns and JSON paths, with SQL's three truth values. It may use `=`,
+        /// `<>`, `in`, `is null`, `and`, `or` and `not`: `type in ('internal', 'external') and deleted is null`.
+        pub(super) r#where: Option<Filter> as Option<Condition>,
+        /// The only columns that may appear in `raw_json`. `name?` is a column that the table may lack. By default all columns
+        /// appear except those whose names look like secrets (password, hash, token and others).
+        pub(super) allow: Option<Vec<String>>,
+        /// Columns, and paths into JSON columns, that never appear in `raw_json`: `[internal_notes, meta.provider_token]`.
+        pub(super) exclude: Vec<String> = "[]",
+        /// One SELECT over any tables that returns one row per user, or per user and tenant. The values above are then columns
+        /// of its result, of which `id`, `key` and `tenant` are also columns of `users.table`.
+        ///
+        /// A change of `users.table` or of a table in `users.watch` causes its users to be read again: users-sync adds
+        /// `WHERE id = ANY(...)` to the query. A user that the query does not return any more is deleted in the target.
+        ///
+        /// ```yaml
+        /// users:
+        ///   table: public.user_entity           # its deletes are the users' deletes
+        ///   id: id
+        ///   tenant: realm_id
+        ///   email: address
+        ///   query: |
+        ///     SELECT u.id, u.realm_id, u.username, e.address
+        ///     FROM public.user_entity u LEFT JOIN public.email e ON e.user_id = u.id AND e.is_primary
+        ///   watch:
+        ///     - {table: public.email, key: user_id}
+        /// ```
+        pub(super) query: Option<String>,
+        /// Columns of the query's result by which users are looked up. `id` must be one of them, and is the default.
+        pub(super) key: Option<Vec<String>> as Option<OneOrMore>,
+        /// The other tables of the query.
+        pub(super) watch: Option<Vec<Watch>>,
+        /// One user in several tenants: the table of the memberships. Excludes `users.query` and `users.tenant`.
+        pub(super) fan_out: Option<FanOut>,
     }
 }
 
-/// The column by which a fanned-out user's row names its tenant.
-const FAN_OUT_TENANT: &str = "users_sync_tenant";
-
-/// Every family of the section's preset, each with the file's own keys over it; one alone without a preset.
-pub(super) fn families(node: &Node, from: &Env<'_>) -> Result<Vec<Family>, Fault> {
-    let section = Section::of(node, &section::USERS, from)?;
-    let Some(preset) = section.node("preset") else {
-        let rules = rules(&section, from)?;
-        return Ok(vec![Family { name: String::new(), has: Vec::new(), rules }]);
-    };
-    let variants = presets::variants(preset, &text(preset, "users.preset", from)?)?;
-    let merge = |variant: presets::Variant| {
-        let merged = presets::merge(&variant.users, node);
-        let rules = rules(&Section::of(&merged, &section::USERS, from)?, from)?;
-        Ok(Family { name: variant.name, has: variant.has, rules })
-    };
-    variants.into_iter().map(merge).collect()
-}
-
-fn rules(users: &Section<'_>, from: &Env<'_>) -> Result<Rules, Fault> {
-    let value = |name| -> Result<Option<Value>, Fault> {
-        users.node(name).map(|node| parse_value(node, &users.path(name), from)).transpose()
-    };
-    let id = parse_value(users.required("id", "the column that identifies a user")?, "users.id", from)?;
-    let filter = match users.node("where") {
-        Some(node) => Some(
-            parse_filter(&text(node, "users.where", from)?)
-                .map_err(|(message, help)| Fault::new(&node.span, format!("users.where: {message}")).help(help))?,
-        ),
-        None => None,
-    };
-    let allow = match users.node("allow") {
-        Some(_) => Some(users.texts("allow")?),
-        None => None,
-    };
-    let mut rules = Rules {
-        table: table(users, from)?,
-        id,
-        name: value("name")?,
-        email: value("email")?,
-        created_at: value("created_at")?,
-        updated_at: value("updated_at")?,
-        deleted_at: value("deleted_at")?,
-        tenant: value("tenant")?,
-        filter,
-        allow,
-        exclude: users.texts("exclude")?,
-        query: None,
-    };
-    match (users.node("query"), users.node("fan_out")) {
-        (Some(query), None) => rules.query = Some(parse_query(users, query, &rules, from)?),
-        (None, Some(node)) => fan_out(node, &mut rules, from)?,
-        (Some(_), Some(node)) => {
-            let fault = Fault::new(&node.span, "users.fan_out and users.query exclude each other");
-            return Err(fault.help("let the query give one row per user and tenant, and leave fan_out out"));
-        }
-        (None, None) => {
-            for name in ["key", "watch"] {
-                if let Some(node) = users.node(name) {
-                    let fault = Fault::new(&node.span, format!("users.{name} without users.query"));
-                    return Err(fault.help("both belong to a query; leave it out"));
-                }
-            }
-        }
-    }
-    Ok(rules)
-}
-
-fn table(section: &Section<'_>, from: &Env<'_>) -> Result<TableName, Fault> {
-    let path = section.path("table");
-    let node = section.required("table", "schema.name, for example auth.users")?;
-    let text = text(node, &path, from)?;
-    match text.split_once('.') {
-        Some((schema, name)) if is_name(schema) && is_name(name) => {
-            Ok(TableName { schema: schema.to_owned(), name: name.to_owned() })
-        }
-        _ => Err(Fault::new(&node.span, format!("{path} has to be schema.name"))
-            .help("for example public.users; taken literally: no quotes, case matters")),
+section! {
+    /// A table whose changes affect users of `users.query`.
+    ///
+    /// The replica identity of a watched table must contain its `key`, and that of `users.table` also the tenant.
+    /// `users-sync check` and `users-sync setup` print the SQL.
+    pub(super) struct Watch {
+        /// Table as `schema.name`.
+        pub(super) table: TableName as Table,
+        /// Columns of the table that contain `users.key`, in the same order.
+        pub(super) key: Vec<String> as OneOrMore,
+        /// Tenant of the user, if a row of the table contains it.
+        pub(super) tenant: Option<Value>,
+        /// Another table that leads from the watched table to `users.key`, if the watched table does not contain it.
+        pub(super) via: Option<Via>,
     }
 }
 
-fn parse_query(users: &Section<'_>, node: &Node, rules: &Rules, from: &Env<'_>) -> Result<Query, Fault> {
-    // Not interpolated piece by piece: a variable in SQL is text like any other.
-    let sql = text(node, "users.query", from)?.trim().to_owned();
-    if sql.is_empty() || sql.contains(';') {
-        let fault = Fault::new(&node.span, "users.query has to be one SELECT, without a semicolon");
-        return Err(fault.help("it gives one row per user; users-sync adds the condition on the key itself"));
+section! {
+    /// A table that leads from the key of a watched table to `users.key`.
+    pub(super) struct Via {
+        /// Table as `schema.name`.
+        pub(super) table: TableName as Table,
+        /// Columns of this table that contain the key of the watched table, in the same order.
+        pub(super) from: Vec<String> as OneOrMore,
+        /// Columns of this table that contain `users.key`, in the same order.
+        pub(super) to: Vec<String> as OneOrMore,
     }
-    let mut key = users.one_or_more("key")?;
-    if key.is_empty() {
-        key.extend(plain(&rules.id));
-    }
-    if !plain(&rules.id).is_some_and(|id| key.contains(&id)) {
-        let node = users.node("key").unwrap_or(node);
-        let fault = Fault::new(&node.span, "users.id is not among the columns of users.key");
-        return Err(fault.help("with a query, users.id is a plain column of its result, and one of the key's columns"));
-    }
-    let items: &[Node] = match users.node("watch") {
-        Some(Node { kind: Kind::List(items), .. }) => items,
-        None => &[],
-        Some(node) => {
-            let fault = Fault::new(&node.span, "users.watch has to be a list");
-            return Err(fault.help("watch: [{table: public.emails, key: user_id}]"));
-        }
-    };
-    let read = |item| parse_watch(item, &rules.table, &key, from);
-    let mut watch = items.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    if !watch.iter().any(|watch| watch.is_users_own) {
-        let (table, tenant) = (rules.table.clone(), rules.tenant.clone());
-        watch.push(Watch { table, key: key.clone(), tenant, is_users_own: true, via: None });
-    }
-    Ok(Query { sql, key, watch })
 }
 
-fn parse_watch(node: &Node, users: &TableName, key: &[String], from: &Env<'_>) -> Result<Watch, Fault> {
-    let watch = Section::of(node, &section::WATCH, from)?;
-    let (table, columns) = (table(&watch, from)?, watch.one_or_more("key")?);
-    let via = watch.node("via").map(|node| parse_via(node, &columns, key, from)).transpose()?;
-    if columns.len() != key.len() && via.is_none() {
-        let message = format!("users.watch.key has {} columns, and users.key has {}", columns.len(), key.len());
-        return Err(Fault::new(&watch.node("key").unwrap_or(node).span, message)
-            .help(format!("name the columns that hold {}, in this order", key.join(", "))));
+section! {
+    /// The table of the memberships.
+    ///
+    /// ```yaml
+    /// users:
+    ///   table: public.user
+    ///   id: id
+    ///   fan_out: {table: public.member, id: userId, tenant: organizationId}
+    /// ```
+    pub(super) struct FanOut {
+        /// Table as `schema.name`, with one row per user and tenant.
+        pub(super) table: TableName as Table,
+        /// Column that contains the id of the user.
+        pub(super) id: String,
+        /// Column that contains the key of the tenant.
+        pub(super) tenant: String,
     }
-    Ok(Watch {
-        is_users_own: table == *users,
-        table,
-        key: columns,
-        tenant: watch.node("tenant").map(|node| parse_value(node, "users.watch.tenant", from)).transpose()?,
-        via,
-    })
 }
 
-fn parse_via(node: &Node, columns: &[String], key: &[String], from: &Env<'_>) -> Result<Via, Fault> {
-    let section = Section::of(node, &section::VIA, from)?;
-    let via = Via { table: table(&section, from)?, from: section.one_or_more("from")?, to: section.one_or_more("to")? };
-    for (name, has, wanted) in [("from", &via.from, columns), ("to", &via.to, key)] {
-        if has.len() != wanted.len() {
-            let message = format!("users.watch.via.{name} has {} columns instead of {}", has.len(), wanted.len());
-            return Err(Fault::new(&section.node(name).unwrap_or(node).span, message)
-                .help(format!("name the columns that hold {}, in this order", wanted.join(", "))));
-        }
+/// Name of a preset. The mapping reports an unknown one.
+struct PresetName;
+
+impl KeyType for PresetName {
+    type Value = String;
+    type Schema = PresetName;
+
+    fn expected() -> String {
+        "the name of a preset".to_owned()
     }
-    Ok(via)
+
+    fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<String> {
+        reader.text(node, path)
+    }
 }
 
-/// A user is in as many tenants as another table says: a query that says so.
-fn fan_out(node: &Node, rules: &mut Rules, from: &Env<'_>) -> Result<(), Fault> {
-    let section = Section::of(node, &section::FAN_OUT, from)?;
-    if rules.tenant.is_some() {
-        let fault = Fault::new(&node.span, "users.fan_out and users.tenant exclude each other");
-        return Err(fault.help("the tenant of a fanned-out user is fan_out.tenant; leave users.tenant out"));
+impl JsonSchema for PresetName {
+    fn schema_name() -> Cow<'static, str> {
+        "Preset".into()
     }
-    let Some(id) = plain(&rules.id) else {
-        return Err(Fault::new(&node.span, "with users.fan_out, users.id has to be a plain column"));
-    };
-    let column = |name, help| section.required(name, help).and_then(|node| text(node, &section.path(name), from));
-    let members = table(&section, from)?;
-    let user = column("id", "the column that holds the user's id")?;
-    let tenant = column("tenant", "the column that holds the tenant's key")?;
-    let sql = format!(
-        "SELECT u.*, m.{tenant}::text AS {FAN_OUT_TENANT} FROM {users} u JOIN {members} m ON m.{user} = u.{id}",
-        tenant = quote_ident(&tenant),
-        users = quote_table(&rules.table),
-        members = quote_table(&members),
-        user = quote_ident(&user),
-        id = quote_ident(&id),
-    );
-    rules.tenant = Some(Value::Column(FAN_OUT_TENANT.to_owned()));
-    rules.exclude.push(FAN_OUT_TENANT.to_owned());
-    let own = Watch { table: rules.table.clone(), key: vec![id.clone()], tenant: None, is_users_own: true, via: None };
-    let tenant = Some(Value::Column(tenant));
-    let members = Watch { table: members, key: vec![user], tenant, is_users_own: false, via: None };
-    rules.query = Some(Query { sql, key: vec![id], watch: vec![own, members] });
-    Ok(())
-}
 
-fn plain(value: &Value) -> Option<String> {
-    match value {
-        Value::Column(name) => Some(name.clone()),
-        _ => None,
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let names: Vec<_> = PRESETS.iter().map(|preset| preset.name).collect();
+        json_schema!({ "type": "string", "enum": names })
     }
 }

@@ -1,108 +1,173 @@
 //! The values of `users`: a column, a list, `{join: [...]}`, `{column: ..., unit: ...}`. Pure.
 
 use super::error::Fault;
-use super::interpolate::Env;
-use super::raw::{Key, Kind, Node};
-use super::section::text;
+use super::key_types::{Choice, Scalar, TextType};
+use super::section::{KeyType, Reader, section};
+use super::yaml::{Kind, Node};
 use crate::map::{TimeUnit, Value};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use std::borrow::Cow;
 
 const FORMS: &str = "a value is a column (column? where the table may lack it), a list of values (the first that is not \
                      empty), {join: [a, b], with: \" \"}, {column: a, unit: ms} for a time, {column: a, unless: b}, \
                      {constant: x} or {schema: true}";
 
-/// Reads one value; `path` names its key.
-pub(super) fn parse_value(node: &Node, path: &str, from: &Env<'_>) -> Result<Value, Fault> {
-    match &node.kind {
-        Kind::Scalar(_) => column(node, path, from).map(|name| optional(name, Value::Column)),
-        Kind::List(items) => list(items, node, path, from).map(Value::First),
-        Kind::Section(entries) => {
-            let named = |name: &str| entries.iter().find(|(key, _)| key.name == name).map(|(_, node)| node);
-            let (kind, allowed): (_, &[&str]) = if let Some(join) = named("join") {
-                (Form::Join(join), &["join", "with"])
-            } else if let (Some(name), Some(set)) = (named("column"), named("unless")) {
-                (Form::Unless(name, set), &["column", "unless"])
-            } else if let Some(name) = named("column") {
-                (Form::Time(name), &["column", "unit"])
-            } else if let Some(value) = named("constant") {
-                (Form::Constant(value), &["constant"])
-            } else if let Some(value) = named("schema") {
-                (Form::Schema(value), &["schema"])
-            } else {
-                return Err(Fault::new(&node.span, format!("{path} is no value")).help(FORMS));
-            };
-            if let Some((Key { name, span }, _)) = entries.iter().find(|(key, _)| !allowed.contains(&&*key.name)) {
-                let help = format!("known here: {}", allowed.join(", "));
-                return Err(Fault::new(span, format!("unknown key {path}.{name}")).help(help));
-            }
-            match kind {
-                Form::Join(parts) => {
-                    let Kind::List(items) = &parts.kind else {
-                        return Err(Fault::new(&parts.span, format!("{path}.join has to be a list")).help(FORMS));
-                    };
-                    let with = match named("with") {
-                        Some(with) => text(with, &format!("{path}.with"), from)?,
-                        None => " ".to_owned(),
-                    };
-                    Ok(Value::Join { parts: list(items, parts, path, from)?, with })
-                }
-                Form::Time(name) => {
-                    let unit = named("unit").ok_or_else(|| {
-                        Fault::new(&node.span, format!("{path}: a unit is missing")).help("unit is s, ms or rfc3339")
-                    })?;
-                    let unit = time_unit(unit, path, from)?;
-                    Ok(optional(column(name, path, from)?, |column| Value::Time { column, unit }))
-                }
-                Form::Unless(name, set) => {
-                    let value = Box::new(parse_value(name, path, from)?);
-                    let set = column(set, path, from)?;
-                    Ok(optional(set, |set| Value::Unless { value, set }))
-                }
-                Form::Constant(value) => text(value, path, from).map(Value::Constant),
-                Form::Schema(value) => match &*text(value, path, from)? {
-                    "true" => Ok(Value::Schema),
-                    _ => Err(Fault::new(&value.span, format!("{path}.schema can only be true")).help(FORMS)),
-                },
-            }
-        }
-        Kind::Null => Err(Fault::new(&node.span, format!("{path} is empty")).help(FORMS)),
+section! {
+    /// Those that are not null and not empty, joined.
+    struct Join {
+        /// The parts, in order.
+        join: Vec<Value> as Parts,
+        /// The text between the parts.
+        with: String = "' '",
     }
 }
 
-enum Form<'a> {
-    Join(&'a Node),
-    Time(&'a Node),
-    Unless(&'a Node, &'a Node),
-    Constant(&'a Node),
-    Schema(&'a Node),
+section! {
+    /// A number or text that is a time. 0 and '' are null.
+    struct Time {
+        /// Column, or path into a JSON column.
+        column: String as Column,
+        /// Unit of a number, or `rfc3339` for a text.
+        unit: TimeUnit as Choice<TimeUnit>,
+    }
 }
 
-/// `name?`: null where the table has no such column.
+section! {
+    /// Null in rows in which another column is not null.
+    struct Unless {
+        /// The value otherwise.
+        column: Value,
+        /// The other column, or path into a JSON column.
+        unless: String as Column,
+    }
+}
+
+section! {
+    /// The same value for every row.
+    struct Constant {
+        /// The value.
+        constant: String as Scalar,
+    }
+}
+
+section! {
+    /// The schema of the row's table, for stores that give each tenant a schema.
+    struct SchemaName {
+        /// Always `true`.
+        schema: bool,
+    }
+}
+
+/// A column, or a path into a JSON column.
+struct Column;
+
+impl TextType for Column {
+    type Value = String;
+    type Schema = String;
+    const EXPECTED: &'static str = "a column, or a path into a JSON column such as profile.name";
+
+    fn parse(text: &str) -> Option<String> {
+        (!text.is_empty()).then(|| text.to_owned())
+    }
+}
+
+/// The values of a list, of which there is at least one.
+struct Parts;
+
+impl KeyType for Parts {
+    type Value = Vec<Value>;
+    type Schema = Vec<Value>;
+
+    fn expected() -> String {
+        "a list of values".to_owned()
+    }
+
+    fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Vec<Value>> {
+        if matches!(&node.kind, Kind::List(items) if items.is_empty()) {
+            reader.push(Fault::new(&node.span, format!("{path} is an empty list")).help(FORMS));
+            return None;
+        }
+        Vec::<Value>::read(node, path, reader)
+    }
+}
+
+impl JsonSchema for Value {
+    fn schema_name() -> Cow<'static, str> {
+        "Value".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let forms = [
+            json_schema!({ "description": "A column, or column.key.key into a JSON column.", "type": "string" }),
+            json_schema!({
+                "description": "The first that is not null and not empty.",
+                "type": "array",
+                "items": generator.subschema_for::<Value>(),
+            }),
+            generator.subschema_for::<Join>(),
+            generator.subschema_for::<Time>(),
+            generator.subschema_for::<Unless>(),
+            generator.subschema_for::<Constant>(),
+            generator.subschema_for::<SchemaName>(),
+        ];
+        json_schema!({
+            "description": "Source of a value. A column's name may end in ?: null if the table lacks the column.",
+            "anyOf": forms,
+        })
+    }
+}
+
+impl KeyType for Value {
+    type Value = Value;
+    type Schema = Value;
+
+    fn expected() -> String {
+        "a [value](#users)".to_owned()
+    }
+
+    fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Value> {
+        match &node.kind {
+            Kind::Scalar(_) => Some(optional(Column::read(node, path, reader)?, Value::Column)),
+            Kind::List(_) => Some(Value::First(Parts::read(node, path, reader)?)),
+            Kind::Section(_) => read_form(node, path, reader),
+            Kind::Null => {
+                reader.push(Fault::new(&node.span, format!("{path} is empty")).help(FORMS));
+                None
+            }
+        }
+    }
+}
+
+/// Reads the form that the keys of a section name.
+fn read_form(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Value> {
+    let has = |name: &str| node.get(name).is_some();
+    if has("join") {
+        let Join { join, with } = Join::read(node, path, reader)?;
+        Some(Value::Join { parts: join, with })
+    } else if has("column") && has("unless") {
+        let Unless { column, unless } = Unless::read(node, path, reader)?;
+        let value = Box::new(column);
+        Some(optional(unless, |set| Value::Unless { value, set }))
+    } else if has("column") {
+        let Time { column, unit } = Time::read(node, path, reader)?;
+        Some(optional(column, |column| Value::Time { column, unit }))
+    } else if has("constant") {
+        Some(Value::Constant(Constant::read(node, path, reader)?.constant))
+    } else if has("schema") {
+        if !SchemaName::read(node, path, reader)?.schema {
+            reader.push(Fault::new(node.span_of("schema"), format!("{path}.schema can only be true")).help(FORMS));
+        }
+        Some(Value::Schema)
+    } else {
+        reader.push(Fault::new(&node.span, format!("{path} is not a value")).help(FORMS));
+        None
+    }
+}
+
+/// `name?`: null if the table has no such column.
 fn optional(name: String, value: impl FnOnce(String) -> Value) -> Value {
     match name.strip_suffix('?') {
         Some(name) => Value::Optional(Box::new(value(name.to_owned()))),
         None => value(name),
-    }
-}
-
-fn column(node: &Node, path: &str, from: &Env<'_>) -> Result<String, Fault> {
-    match text(node, path, from)? {
-        column if column.is_empty() => Err(Fault::new(&node.span, format!("{path} is empty")).help(FORMS)),
-        column => Ok(column),
-    }
-}
-
-fn list(items: &[Node], node: &Node, path: &str, from: &Env<'_>) -> Result<Vec<Value>, Fault> {
-    if items.is_empty() {
-        return Err(Fault::new(&node.span, format!("{path} is an empty list")).help(FORMS));
-    }
-    items.iter().map(|item| parse_value(item, path, from)).collect()
-}
-
-fn time_unit(node: &Node, path: &str, from: &Env<'_>) -> Result<TimeUnit, Fault> {
-    match &*text(node, path, from)? {
-        "s" => Ok(TimeUnit::Seconds),
-        "ms" => Ok(TimeUnit::Millis),
-        "rfc3339" => Ok(TimeUnit::Rfc3339),
-        _ => Err(Fault::new(&node.span, format!("{path}: no such unit")).help("unit is s, ms or rfc3339")),
     }
 }

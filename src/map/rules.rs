@@ -1,6 +1,8 @@
 //! The mapping as the configuration says it, not yet held against a table.
 
 use crate::model::{Relation, TableName};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,11 +41,14 @@ pub enum Value {
 }
 
 /// How a value that is not of a time type says a time. 0 and '' are null.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum TimeUnit {
     /// Seconds since the Unix epoch.
+    #[serde(rename = "s")]
     Seconds,
     /// Milliseconds since the Unix epoch.
+    #[serde(rename = "ms")]
     Millis,
     /// RFC 3339 text.
     Rfc3339,

@@ -1,6 +1,8 @@
 //! What a target is told of one user: the whole row, a part of it, or that it is gone.
 
 use super::{Timestamp, UserId, Xid};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 /// A user as `neon_auth.users_sync` holds it.
 #[derive(Clone, PartialEq, Eq)]
@@ -60,11 +62,12 @@ pub struct Patch {
 }
 
 /// What a delete at the source means in a target (`deletes`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Deletes {
-    /// The row stays, `deleted_at` is set.
+    /// The row stays, and its `deleted_at` is set.
     Soft,
-    /// The row goes.
+    /// The row is deleted.
     Hard,
 }
 

@@ -1,0 +1,55 @@
+//! The sections `source` and `state`. Pure.
+
+use super::key_types::{Choice, Name, SlotName, Url};
+use super::section::section;
+use crate::pg::PgUrl;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+section! {
+    /// The auth database and how it is read.
+    ///
+    /// ```yaml
+    /// source:
+    ///   url: ${AUTH_DATABASE_URL}
+    ///   slot: users_sync
+    /// ```
+    pub struct Source {
+        /// Connection URL of the auth database in libpq's format, usually `${AUTH_DATABASE_URL}`.
+        ///
+        /// `sslmode`, `sslrootcert` (a file, `system` or `webpki`) and `channel_binding` are supported:
+        /// `postgres://user:password@host:5432/database?sslmode=verify-full`.
+        pub url: PgUrl as Url,
+        /// Name of the replication slot. It is created if it does not exist.
+        pub slot: String as SlotName = "users_sync",
+        /// Name of the publication. It is created if it does not exist, before the slot.
+        pub publication: String as Name = "users_sync",
+        /// Which columns the publication contains.
+        pub publish: Publish as Choice<Publish> = "rows",
+    }
+}
+
+section! {
+    /// The database that stores the state of the replication.
+    ///
+    /// ```yaml
+    /// state: {url: "${STATE_DATABASE_URL}"}
+    /// ```
+    pub struct State {
+        /// Connection URL of the state's database, in the format of `source.url`. The state is stored in its schema
+        /// `users_sync`.
+        pub url: PgUrl as Url,
+    }
+}
+
+/// `source.publish`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Publish {
+    /// Whole rows. Columns that must not leave are dropped in the decoder, and migrations of the auth store need no care.
+    Rows,
+    /// Only the columns of `users.allow`, so that hashes and tokens never leave the database. PostgreSQL 15 or later is
+    /// required. It then refuses to drop a published column or to change its type until the table has left the publication.
+    /// `REPLICA IDENTITY FULL` cannot be combined with it.
+    Columns,
+}

@@ -1,0 +1,243 @@
+//! The top level of the file: its keys, and the [`Config`] that they resolve to. Pure.
+
+use super::admin::{Admin, check_admin};
+use super::deletes::{DeletesSection, ModeOrSection};
+use super::error::{ConfigError, Fault};
+use super::interpolate::Env;
+use super::kafka::{Kafka, check_kafka, default_slot};
+use super::key_types::{Choice, DurationText};
+use super::limits::Limits;
+use super::mapping::{Family, Mapping};
+use super::section::{KeyType, Reader, section};
+use super::source::{Publish, Source, State};
+use super::tenants::{Included, Tenant, Tenants, check_unique};
+use super::yaml::{Kind, Malformed, Node, parse_yaml};
+use crate::map::Rules;
+use crate::model::Deletes;
+use crate::pg::PgUrl;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::time::Duration;
+
+section! {
+    /// The configuration of users-sync. Anywhere in a value `${NAME}` is an environment variable and `${file:PATH}` the
+    /// content of a file.
+    pub(super) struct File {
+        /// The auth database and how it is read.
+        source: Source,
+        /// The database that stores the state of the replication. By default it is the source, in its schema `users_sync`.
+        state: Option<State>,
+        /// How a row of the auth database becomes a user. `table` and `id` are required, or `preset`.
+        users: Vec<Family> as Mapping,
+        /// The tenants and their target databases. Required unless `include` is set.
+        tenants: Option<Vec<Tenant>> as Option<Tenants>,
+        /// Patterns of further files with `tenants:`, relative to this file: `[tenants.d/*.yaml]`. The files may be added,
+        /// changed and removed while users-sync runs.
+        include: Vec<String> = "[]",
+        /// How long updates may wait for a target that is asleep (scaled to zero). Sign-ups and deletes wake it at once, and
+        /// its connection is closed as soon as nothing is pending. By default every change wakes it.
+        wake_after: Option<Duration> as Option<DurationText>,
+        /// What a delete at the source does in a target.
+        deletes: DeletesSection as ModeOrSection = "soft",
+        /// Notifies sessions at a target that `LISTEN users_sync`: each payload is the id of a written user. A resync, and a
+        /// transaction that writes more than 10,000 users, send one empty payload instead. Deletes by `purge_after` are not
+        /// notified.
+        ///
+        /// A listener needs a session of its own, and must not stay idle in a transaction. PostgreSQL keeps the notifications
+        /// for it until its queue (8 GB) is full; then no notifying transaction commits, and the tenant is parked until that
+        /// session ends. Notifying transactions of one server commit one after the other.
+        notify: bool = "false",
+        /// Limits of memory, time and retained WAL.
+        limits: Limits = "{}",
+        /// What happens when the replication slot is lost or invalidated.
+        on_slot_loss: OnSlotLoss as Choice<OnSlotLoss> = "resync",
+        /// Format of log lines on stderr. `--log` on the command line overrides it; `--log-level` or `RUST_LOG` sets the level.
+        log: LogFormat as Choice<LogFormat> = "text",
+        /// The Kafka output: the same changes for consumers of Kafka. By default there is none.
+        kafka: Option<Kafka>,
+        /// The HTTP server: health checks, metrics, an API and a console. By default users-sync listens nowhere;
+        /// `admin: {}` enables it.
+        admin: Option<Admin>,
+    }
+}
+
+/// `on_slot_loss`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnSlotLoss {
+    /// Create a new slot and resync every tenant.
+    Resync,
+    /// Exit with an error.
+    Stop,
+}
+
+/// `log`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Readable text.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The configuration of a process, with every default set and every rule between keys checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The auth database.
+    pub source: Source,
+    /// The database of the state: `state.url`, or else the source.
+    pub state_url: PgUrl,
+    /// The mapping of rows to users. Of several families the first, until the source's tables are known.
+    pub users: Rules,
+    /// The mappings for each layout that the store's tables may have, the most likely first.
+    pub families: Vec<Family>,
+    /// The tenants in the order of the files. Ids, keys and targets are unique.
+    pub tenants: Vec<Tenant>,
+    /// Patterns of further files with tenants.
+    pub include: Vec<String>,
+    /// How long updates may wait for a target that is asleep, for tenants of included files.
+    pub wake_after: Option<Duration>,
+    /// What a delete at the source does in a target.
+    pub deletes: Deletes,
+    /// How long after a soft delete the row is deleted.
+    pub purge_after: Option<Duration>,
+    /// Whether a target's listeners are notified of written users.
+    pub notify: bool,
+    /// Limits of memory, time and retained WAL.
+    pub limits: Limits,
+    /// What to do when the slot is lost.
+    pub on_slot_loss: OnSlotLoss,
+    /// Format of log lines unless the command line sets one. It is read at the start only.
+    pub log: LogFormat,
+    /// The Kafka output.
+    pub kafka: Option<Kafka>,
+    /// The HTTP server.
+    pub admin: Option<Admin>,
+}
+
+impl Config {
+    /// Whether rows of a target are deleted, at once or after a time.
+    pub fn deletes_rows(&self) -> bool {
+        self.deletes == Deletes::Hard || self.purge_after.is_some()
+    }
+
+    /// Whether a running session can continue with the other configuration once its tenants have been added and removed.
+    /// `admin` and `log` do not concern a session.
+    pub fn differs_only_in_tenants(&self, other: &Config) -> bool {
+        let without = |config: &Config| Config {
+            tenants: Vec::new(),
+            include: Vec::new(),
+            wake_after: None,
+            admin: None,
+            log: LogFormat::Text,
+            ..config.clone()
+        };
+        without(self) == without(other)
+    }
+}
+
+/// Reads a configuration's text. Errors show `name` as its file.
+pub fn parse(name: &str, text: &str, env: &Env<'_>) -> Result<Config, ConfigError> {
+    let mut reader = Reader::new(env, File::KEYS);
+    let config = read_yaml(text, &mut reader).and_then(|root| read_config(&root, &mut reader));
+    reader.finish(config).map_err(|faults| ConfigError::in_file(faults, name, text))
+}
+
+fn read_yaml(text: &str, reader: &mut Reader<'_>) -> Option<Node> {
+    match parse_yaml(text) {
+        Ok(root) => Some(root),
+        Err(Malformed { message, span }) => {
+            let fault = Fault::new(&span, format!("this is not YAML: {message}"));
+            reader.push(fault.help("check the indentation and the quotes there, and just before"));
+            None
+        }
+    }
+}
+
+/// Reads every section, and then checks the rules between them if all could be read.
+fn read_config(root: &Node, reader: &mut Reader<'_>) -> Option<Config> {
+    let file = File::read(root, "", reader);
+    let includes = match root.get("include") {
+        Some(Node { kind: Kind::List(patterns), .. }) => !patterns.is_empty(),
+        other => other.is_some(),
+    };
+    if matches!(root.kind, Kind::Section(_) | Kind::Null) && root.get("tenants").is_none() && !includes {
+        let fault = Fault::new(&root.span, "tenants is missing");
+        reader.push(fault.help("list at least one tenant with its id and target, or name files with include"));
+    }
+    Some(resolve(file?, root, reader))
+}
+
+fn resolve(file: File, root: &Node, reader: &mut Reader<'_>) -> Config {
+    let users = file.users[0].rules.clone();
+    if file.source.publish == Publish::Columns && users.allow.is_none() && users.query.is_none() {
+        let fault = Fault::new(root.span_of("users"), "source.publish is columns, but users.allow is missing");
+        reader.push(fault.help("list the columns to publish: such a publication cannot follow new columns"));
+    }
+    let kafka = file.kafka.map(|mut kafka| {
+        if kafka.slot.is_empty() {
+            kafka.slot = default_slot(&file.source.slot);
+        }
+        kafka
+    });
+    let mut config = Config {
+        state_url: file.state.map_or_else(|| file.source.url.clone(), |state| state.url),
+        source: file.source,
+        users,
+        families: file.users,
+        tenants: Vec::new(),
+        include: file.include,
+        wake_after: file.wake_after,
+        deletes: file.deletes.mode,
+        purge_after: file.deletes.purge_after,
+        notify: file.notify,
+        limits: file.limits,
+        on_slot_loss: file.on_slot_loss,
+        log: file.log,
+        kafka,
+        admin: file.admin,
+    };
+    add_tenants(&mut config, file.tenants.unwrap_or_default(), root, reader);
+    if let Some(kafka) = &config.kafka {
+        check_kafka(kafka, &config.source.slot, &config.users.table, &config.tenants, root, reader);
+    }
+    if let Some(admin) = &config.admin {
+        check_admin(admin, root, reader);
+    }
+    config
+}
+
+/// Adds the tenants of an included file.
+pub(super) fn include(config: &mut Config, name: &str, text: &str, env: &Env<'_>) -> Result<(), ConfigError> {
+    let mut reader = Reader::new(env, File::KEYS);
+    let included = read_yaml(text, &mut reader).and_then(|root| {
+        let file = Included::read(&root, "", &mut reader)?;
+        if let Some(Node { kind: Kind::List(items), .. }) = root.get("tenants") {
+            for (tenant, item) in file.tenants.iter().zip(items) {
+                check_unique(&config.tenants, tenant, item, &mut reader);
+            }
+        }
+        add_tenants(config, file.tenants, &root, &mut reader);
+        Some(())
+    });
+    reader.finish(included).map_err(|faults| ConfigError::in_file(faults, name, text))
+}
+
+/// Adds the tenants of the file `root` to those of other files.
+fn add_tenants(config: &mut Config, tenants: Vec<Tenant>, root: &Node, reader: &mut Reader<'_>) {
+    let first_too_many = 1_usize.saturating_sub(config.tenants.len());
+    config.tenants.extend(tenants.into_iter().map(|tenant| {
+        let wake_after = tenant.wake_after.or(config.wake_after);
+        Tenant { wake_after, ..tenant }
+    }));
+    if config.users.tenant.is_none() && config.tenants.len() > 1 {
+        let item = match root.get("tenants") {
+            Some(Node { kind: Kind::List(items), .. }) => items.get(first_too_many),
+            _ => None,
+        };
+        let span = item.map_or(&root.span, |item| &item.span);
+        let fault = Fault::new(span, "several tenants, but users.tenant is missing");
+        reader.push(fault.help("users.tenant names the column that contains the tenant of a user"));
+    }
+}
