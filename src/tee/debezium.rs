@@ -2,7 +2,8 @@
 //!
 //! Source: Debezium's manual, "PostgreSQL connector", "Data change events"; Kafka Connect's JsonConverter.
 
-use super::encode::{Event, Op, push_text, push_time};
+use super::event::{Event, Op};
+use super::json::{push_text, push_time};
 use crate::model::{TableName, User, push_string};
 use serde_json::{Value, json};
 use std::fmt::Write;

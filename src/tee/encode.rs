@@ -1,60 +1,12 @@
 //! Encodes a change of a user as a message: key, value and CloudEvents headers. Pure.
 
 use super::batch::{Batch, Message, Text};
-use super::debezium::Debezium;
+use super::debezium::{self, Debezium};
+use super::event::{Event, EventPosition, Op};
 use super::upsert;
 use crate::config::{Kafka, KafkaFormat};
-use crate::model::{Lsn, TableName, Timestamp, User, Xid, push_string};
+use crate::model::{TableName, push_string};
 use std::fmt::Write;
-
-/// The kind of a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Op {
-    /// The user is new to the tenant.
-    Create,
-    /// The tenant already had the user.
-    Update,
-    /// The user is marked deleted; the row stays.
-    SoftDelete,
-    /// The row of the user was deleted.
-    Delete,
-    /// A snapshot read the user.
-    Read,
-}
-
-/// Position and time of a change.
-#[derive(Clone, Copy, Debug)]
-pub struct EventPosition {
-    /// The start of the transaction's commit record. For a snapshot, the snapshot's position.
-    pub position: Lsn,
-    /// The number of the change in its transaction or snapshot, starting at 1.
-    pub ordinal: u64,
-    /// The transaction's id. `None` for a snapshot.
-    pub xid: Option<Xid>,
-    /// Commit time. For a snapshot, the time of the read.
-    pub at: Timestamp,
-    /// Time of publishing, in milliseconds since the Unix epoch.
-    pub now: i64,
-}
-
-/// One change of one user.
-#[derive(Clone, Copy)]
-pub struct Event<'a> {
-    /// The kind of the change.
-    pub op: Op,
-    /// Index of the tenant in the configuration's list.
-    pub tenant: usize,
-    /// The tenant's id.
-    pub tenant_id: &'a str,
-    /// The user's id.
-    pub id: &'a str,
-    /// The user before the change, if the replica identity carries it.
-    pub before: Option<&'a User>,
-    /// The user after the change. `None` for a delete.
-    pub after: Option<&'a User>,
-    /// Position and time.
-    pub place: EventPosition,
-}
 
 /// Encodes messages in the configured format.
 #[derive(Debug)]
@@ -78,7 +30,7 @@ impl Encoder {
     pub fn new(kafka: &Kafka, database: &str, table: &TableName) -> Encoder {
         let names_tenant = !kafka.topic.contains("{tenant}");
         let (key_opens, key_closes) = match kafka.schemas {
-            true => (super::debezium::key_opens(&kafka.slot, names_tenant), "}"),
+            true => (debezium::key_opens(&kafka.slot, names_tenant), "}"),
             false => (String::new(), ""),
         };
         Encoder {
@@ -169,27 +121,5 @@ impl Encoder {
             false => None,
         };
         Some((tenant, text(fields.get("id"))?))
-    }
-}
-
-/// Appends `,"key":"time"`, or `,"key":null`.
-pub(super) fn push_time(key: &str, time: Option<Timestamp>, out: &mut String) {
-    match time {
-        // Writing to a `String` cannot fail.
-        Some(time) => {
-            let _ = write!(out, ",\"{key}\":\"{time}\"");
-        }
-        None => {
-            let _ = write!(out, ",\"{key}\":null");
-        }
-    }
-}
-
-/// Appends `,"key":"text"`, or `,"key":null`.
-pub(super) fn push_text(key: &str, text: Option<&str>, out: &mut String) {
-    let _ = write!(out, ",\"{key}\":");
-    match text {
-        Some(text) => push_string(text, out),
-        None => out.push_str("null"),
     }
 }

@@ -1,7 +1,8 @@
 //! The messages of a change, under the configured mode of deletes. Pure.
 
 use super::batch::Batch;
-use super::encode::{Encoder, Event, EventPosition, Op};
+use super::encode::Encoder;
+use super::event::{Event, EventPosition, Op};
 use crate::model::{Change, Deletes, User, push_string};
 
 /// A complete change of a known tenant.

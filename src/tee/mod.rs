@@ -5,6 +5,8 @@
 mod batch;
 mod debezium;
 mod encode;
+mod event;
+mod json;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 mod messages;
@@ -12,6 +14,7 @@ mod positions;
 mod upsert;
 
 pub use batch::{Batch, Message, Text};
-pub use encode::{Encoder, Event, EventPosition, Op};
+pub use encode::Encoder;
+pub use event::{Event, EventPosition, Op};
 pub use messages::{CompleteChange, messages};
 pub use positions::{PositionRecord, Positions, Resume, Source, Split, StreamPosition, TenantPosition, decide_resume};

@@ -1,6 +1,6 @@
 //! The format `upsert`: the seven columns as a flat object. Pure.
 
-use super::encode::{push_text, push_time};
+use super::json::{push_text, push_time};
 use crate::model::{User, push_string};
 
 /// Writes a user. `raw_json` is a nested document; times are ISO 8601.

@@ -1,0 +1,52 @@
+//! One change of one user, as the formats encode it. Pure.
+
+use crate::model::{Lsn, Timestamp, User, Xid};
+
+/// The kind of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// The user is new to the tenant.
+    Create,
+    /// The tenant already had the user.
+    Update,
+    /// The user is marked deleted; the row stays.
+    SoftDelete,
+    /// The row of the user was deleted.
+    Delete,
+    /// A snapshot read the user.
+    Read,
+}
+
+/// Position and time of a change.
+#[derive(Clone, Copy, Debug)]
+pub struct EventPosition {
+    /// The start of the transaction's commit record. For a snapshot, the snapshot's position.
+    pub position: Lsn,
+    /// The number of the change in its transaction or snapshot, starting at 1.
+    pub ordinal: u64,
+    /// The transaction's id. `None` for a snapshot.
+    pub xid: Option<Xid>,
+    /// Commit time. For a snapshot, the time of the read.
+    pub at: Timestamp,
+    /// Time of publishing, in milliseconds since the Unix epoch.
+    pub now: i64,
+}
+
+/// One change of one user.
+#[derive(Clone, Copy)]
+pub struct Event<'a> {
+    /// The kind of the change.
+    pub op: Op,
+    /// Index of the tenant in the configuration's list.
+    pub tenant: usize,
+    /// The tenant's id.
+    pub tenant_id: &'a str,
+    /// The user's id.
+    pub id: &'a str,
+    /// The user before the change, if the replica identity carries it.
+    pub before: Option<&'a User>,
+    /// The user after the change. `None` for a delete.
+    pub after: Option<&'a User>,
+    /// Position and time.
+    pub place: EventPosition,
+}
