@@ -94,7 +94,7 @@ async fn every_remedy_for_a_kafka_refusal_works() {
         refused(
             "fenced",
             (request, fenced, 20),
-            "where it is another installation, give each a slot of its own",
+            "if it belongs to another installation, give each its own slot",
             ("create_topics: false", "create_topics: false, slot: another_slot"),
         ),
     );
@@ -105,7 +105,7 @@ async fn an_impossible_replication_factor_is_reported_and_corrected() {
     let broker = Broker::shared();
     let bed = TeeBed::start(broker, "toomany", "replication: 3", "").await;
     let (process, log) = Process::start_logged(&bed.file);
-    log.says("set kafka.partitions and kafka.replication to what the cluster takes").await;
+    log.says("set kafka.partitions and kafka.replication to values that the cluster accepts").await;
     corrects(&bed, "replication: 3", "replication: 1");
     bed.tee_is("following").await;
     assert!(process.stop().await.success());
