@@ -84,9 +84,9 @@ impl Mailbox {
         dropped
     }
 
-    /// As [`Queue::is_settled`].
-    pub fn is_settled(&self) -> bool {
-        self.with(|inner| inner.queue.is_settled())
+    /// As [`Queue::is_primed`].
+    pub fn is_primed(&self) -> bool {
+        self.with(|inner| inner.queue.is_primed())
     }
 
     /// As [`Queue::gather`].

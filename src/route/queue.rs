@@ -129,7 +129,7 @@ impl Queue {
     }
 
     /// Whether it gathers and knows what the target holds: nothing that waits here will be dropped any more.
-    pub fn is_settled(&self) -> bool {
+    pub fn is_primed(&self) -> bool {
         self.open && self.held > Lsn::ZERO
     }
 

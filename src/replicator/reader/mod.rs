@@ -126,7 +126,7 @@ impl<S: Sink> Stream<S> {
                     tokio::select! {
                         biased;
                         () = drain.cancelled() => return Ok(()),
-                        settled = self.settle() => settled?,
+                        processed = self.process_pending() => processed?,
                     }
                 }
                 next = self.reader.try_next()?;
@@ -140,7 +140,7 @@ impl<S: Sink> Stream<S> {
                 tokio::select! {
                     biased;
                     () = drain.cancelled() => return Ok(()),
-                    resolved = self.resolve_touched() => resolved?,
+                    resolved = self.resolve_affected() => resolved?,
                 }
             }
             tokio::select! {
@@ -155,7 +155,7 @@ impl<S: Sink> Stream<S> {
         }
     }
 
-    /// Takes one frame; whether there is something to be settled before the next one.
+    /// Takes one frame; whether something is pending that has to be processed before the next one.
     fn take(&mut self, frame: Frame) -> Result<bool, ServiceError> {
         match frame {
             Frame::XLogData { data, .. } => self.message(parse_message(&data)?)?,
@@ -169,8 +169,8 @@ impl<S: Sink> Stream<S> {
             }
             Frame::Ended => return Err(CaptureError::Closed.into()),
         }
-        let to_settle = self.announced.is_some() || !self.out.unsent.is_empty() || self.out.sink.needs_capacity();
-        Ok(to_settle || self.affected.is_full())
+        let is_pending = self.announced.is_some() || !self.out.unsent.is_empty() || self.out.sink.needs_capacity();
+        Ok(is_pending || self.affected.is_full())
     }
 
     fn message(&mut self, message: Message<'_>) -> Result<(), ServiceError> {
@@ -311,7 +311,7 @@ impl<S: Sink> Stream<S> {
     }
 
     /// What takes I/O or time, before the next frame is taken.
-    async fn settle(&mut self) -> Result<(), ServiceError> {
+    async fn process_pending(&mut self) -> Result<(), ServiceError> {
         if let Some(relation) = self.announced.take() {
             self.compile(relation).await?;
         }
@@ -324,7 +324,7 @@ impl<S: Sink> Stream<S> {
         self.out.sink.wait_for_capacity().await
     }
 
-    async fn resolve_touched(&mut self) -> Result<(), ServiceError> {
+    async fn resolve_affected(&mut self) -> Result<(), ServiceError> {
         self.affected.resolve(&mut self.out, &self.context).await?;
         self.out.sink.wait_for_capacity().await
     }

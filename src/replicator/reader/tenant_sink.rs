@@ -64,7 +64,7 @@ impl Dispatch {
     fn add_to(&mut self, transaction: Transaction, index: usize, change: Change, is_create: IsCreate) {
         let mut fingerprints = self.context.fingerprints();
         // Under the lock under which positions are held: what left before this change may be about to be dropped.
-        if !fingerprints.is_news(index, &change) && self.lanes[index].mailbox.is_settled() {
+        if !fingerprints.is_news(index, &change) && self.lanes[index].mailbox.is_primed() {
             return;
         }
         drop(fingerprints);
