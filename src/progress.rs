@@ -9,14 +9,14 @@ use std::collections::BTreeMap;
 pub struct Progress {
     received: Lsn,
     confirmed: Lsn,
-    holds: BTreeMap<TenantId, Hold>,
+    lags: BTreeMap<TenantId, Lag>,
 }
 
-/// A tenant that is behind.
+/// How far one tenant is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Hold {
+struct Lag {
     /// The tenant holds everything up to here; what comes after must stay readable for it.
-    wanted: Lsn,
+    applied: Lsn,
     /// The end of the last transaction that was handed to it.
     dispatched: Lsn,
     /// It joins: it is behind until its snapshot says otherwise, whatever it has acknowledged.
@@ -26,7 +26,7 @@ struct Hold {
 impl Progress {
     /// Starts at the slot's confirmed position.
     pub fn new(confirmed: Lsn) -> Self {
-        Progress { received: confirmed, confirmed, holds: BTreeMap::new() }
+        Progress { received: confirmed, confirmed, lags: BTreeMap::new() }
     }
 
     /// The end of the last whole transaction received, or a later position at which nothing was in between.
@@ -39,9 +39,9 @@ impl Progress {
     pub fn commit<'a>(&mut self, end: Lsn, tenants: impl IntoIterator<Item = &'a TenantId>) {
         let before = self.received;
         for tenant in tenants {
-            let fresh = Hold { wanted: before, dispatched: end, joining: false };
-            let hold = self.holds.entry(tenant.clone()).or_insert(fresh);
-            hold.dispatched = hold.dispatched.max(end);
+            let fresh = Lag { applied: before, dispatched: end, joining: false };
+            let lag = self.lags.entry(tenant.clone()).or_insert(fresh);
+            lag.dispatched = lag.dispatched.max(end);
         }
         self.received = before.max(end);
     }
@@ -54,61 +54,61 @@ impl Progress {
     /// The tenant begins to join: from now on the stream is gathered for it. Gives its wanted position.
     pub fn join(&mut self, tenant: &TenantId) -> Lsn {
         let wanted = self.received;
-        let hold = Hold { wanted, dispatched: wanted, joining: true };
-        self.holds.insert(tenant.clone(), hold);
+        let lag = Lag { applied: wanted, dispatched: wanted, joining: true };
+        self.lags.insert(tenant.clone(), lag);
         wanted
     }
 
     /// The tenant is going to join, for a reason that lies in what is being received: from now on nothing more is
     /// confirmed, whatever it acknowledges, until it joins or is released.
-    pub fn hold(&mut self, tenant: &TenantId) {
-        let here = Hold { wanted: self.received, dispatched: self.received, joining: true };
-        self.holds.entry(tenant.clone()).or_insert(here).joining = true;
+    pub fn retain(&mut self, tenant: &TenantId) {
+        let here = Lag { applied: self.received, dispatched: self.received, joining: true };
+        self.lags.entry(tenant.clone()).or_insert(here).joining = true;
     }
 
     /// The tenant's target durably holds everything up to `position`.
     pub fn acknowledge(&mut self, tenant: &TenantId, position: Lsn) {
-        if let Some(hold) = self.holds.get_mut(tenant) {
-            hold.wanted = hold.wanted.max(position);
-            if !hold.joining && hold.wanted >= hold.dispatched {
-                self.holds.remove(tenant);
+        if let Some(lag) = self.lags.get_mut(tenant) {
+            lag.applied = lag.applied.max(position);
+            if !lag.joining && lag.applied >= lag.dispatched {
+                self.lags.remove(tenant);
             }
         }
     }
 
     /// The tenant's snapshot at `position` is in its target: it follows.
     pub fn joined(&mut self, tenant: &TenantId, position: Lsn) {
-        if let Some(hold) = self.holds.get_mut(tenant) {
-            hold.joining = false;
+        if let Some(lag) = self.lags.get_mut(tenant) {
+            lag.joining = false;
         }
         self.acknowledge(tenant, position);
     }
 
     /// The tenant wants nothing any more: it is parked (and that is written down), or removed.
     pub fn release(&mut self, tenant: &TenantId) {
-        self.holds.remove(tenant);
+        self.lags.remove(tenant);
     }
 
     /// A following tenant's target holds everything up to here.
-    pub fn held_by(&self, tenant: &TenantId) -> Lsn {
-        self.holds.get(tenant).map_or(self.received, |hold| hold.wanted)
+    pub fn applied_by(&self, tenant: &TenantId) -> Lsn {
+        self.lags.get(tenant).map_or(self.received, |lag| lag.applied)
     }
 
     /// The tenants that do not hold everything that was received.
     pub fn behind(&self) -> impl Iterator<Item = &TenantId> {
-        self.holds.keys()
+        self.lags.keys()
     }
 
     /// The following tenants that hold back more than `limit` bytes of the log.
-    pub fn holding_back(&self, limit: u64) -> impl Iterator<Item = &TenantId> {
+    pub fn retaining_over(&self, limit: u64) -> impl Iterator<Item = &TenantId> {
         // A snapshot's position may be ahead of what was received.
-        let behind = move |hold: &Hold| !hold.joining && self.received.0.saturating_sub(hold.wanted.0) > limit;
-        self.holds.iter().filter(move |(_, hold)| behind(hold)).map(|(tenant, _)| tenant)
+        let behind = move |lag: &Lag| !lag.joining && self.received.0.saturating_sub(lag.applied.0) > limit;
+        self.lags.iter().filter(move |(_, lag)| behind(lag)).map(|(tenant, _)| tenant)
     }
 
     /// The position that may be confirmed now. It only moves forward.
     pub fn safe(&self) -> Lsn {
-        self.holds.values().map(|hold| hold.wanted).fold(self.received, Lsn::min).max(self.confirmed)
+        self.lags.values().map(|lag| lag.applied).fold(self.received, Lsn::min).max(self.confirmed)
     }
 
     /// `position` is about to be confirmed to the source.
@@ -187,8 +187,8 @@ mod tests {
         let mut progress = Progress::new(Lsn(10));
         progress.commit(Lsn(20), [&a]);
         progress.idle(Lsn(30));
-        progress.hold(&a);
-        progress.hold(&b);
+        progress.retain(&a);
+        progress.retain(&b);
         progress.acknowledge(&a, Lsn(20));
         progress.idle(Lsn(40));
         assert_eq!(progress.safe(), Lsn(20));
@@ -210,7 +210,7 @@ mod tests {
         progress.join(&b);
         progress.idle(Lsn(110));
         progress.commit(Lsn(120), [&c]);
-        let names = |limit| progress.holding_back(limit).map(TenantId::as_str).collect::<Vec<_>>();
+        let names = |limit| progress.retaining_over(limit).map(TenantId::as_str).collect::<Vec<_>>();
         assert_eq!(names(109), ["a"]);
         assert_eq!(names(110), [""; 0]);
         assert_eq!(names(9), ["a", "c"]);

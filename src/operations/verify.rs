@@ -207,7 +207,7 @@ impl VerifyContext {
                 return Ok(Err(format!("it does not follow, it is {word}{why}")));
             };
             // Also where nothing of what was received was for it.
-            let held = comparison.position().await?.max(source.held_by(&tenant.id)).max(row.position);
+            let held = comparison.position().await?.max(source.applied_by(&tenant.id)).max(row.position);
             // Without a process nothing moves: what is not there yet is a difference.
             if held >= position || !source.is_held() {
                 return Ok(Ok(()));

@@ -78,8 +78,8 @@ impl Mailbox {
 
     /// The target holds everything up to `position`: what is not newer is dropped, now and later. Gives whom it dropped
     /// changes of.
-    pub fn hold(&self, position: Lsn) -> Vec<UserId> {
-        let dropped = self.with(|inner| inner.queue.hold(position));
+    pub fn discard_applied(&self, position: Lsn) -> Vec<UserId> {
+        let dropped = self.with(|inner| inner.queue.discard_applied(position));
         self.drained.notify_one();
         dropped
     }

@@ -88,7 +88,7 @@ pub enum Pushed {
 pub struct Queue {
     open: bool,
     /// Transactions that end at or before this are in the target already: the replay guard.
-    held: Lsn,
+    applied: Lsn,
     batches: VecDeque<Batch>,
     /// Bytes of the batches, and of the one that was taken and not yet given back.
     bytes: usize,
@@ -110,8 +110,8 @@ impl Queue {
 
     /// The target holds everything up to `position`: what is not newer is dropped, now and later. Gives whom it dropped
     /// changes of.
-    pub fn hold(&mut self, position: Lsn) -> Vec<UserId> {
-        self.held = position;
+    pub fn discard_applied(&mut self, position: Lsn) -> Vec<UserId> {
+        self.applied = position;
         let mut dropped = Vec::new();
         for batch in &mut self.batches {
             dropped.extend(batch.entries.extract_if(|_, entry| entry.commit_lsn < position).map(|(id, _)| id));
@@ -130,7 +130,7 @@ impl Queue {
 
     /// Whether it gathers and knows what the target holds: nothing that waits here will be dropped any more.
     pub fn is_primed(&self) -> bool {
-        self.open && self.held > Lsn::ZERO
+        self.open && self.applied > Lsn::ZERO
     }
 
     /// Whether everything that waits becomes one batch.
@@ -171,7 +171,7 @@ impl Queue {
         end: Option<Lsn>,
     ) -> Pushed {
         // A commit record that starts before a position which is itself a commit's end lies wholly before it.
-        if !self.open || commit_lsn < self.held {
+        if !self.open || commit_lsn < self.applied {
             return Pushed::Dropped;
         }
         let gathers = self.gathers;

@@ -90,7 +90,7 @@ impl SourceRow {
     }
 
     /// Up to where a following tenant's target holds everything, at least.
-    pub fn held_by(&self, tenant: &TenantId) -> Lsn {
+    pub fn applied_by(&self, tenant: &TenantId) -> Lsn {
         match self.behind.contains(tenant) {
             true => self.confirmed,
             false => self.confirmed.max(self.received),

@@ -170,7 +170,7 @@ impl ProcessStatus {
         let sample = |lane: &Arc<TenantHandle>| {
             let shown = lane.shown();
             let is_following = shown.state == TenantState::Following;
-            let position = is_following.then(|| progress.held_by(&lane.tenant.id));
+            let position = is_following.then(|| progress.applied_by(&lane.tenant.id));
             let (queue_bytes, queue_users, oldest) = lane.mailbox.waiting();
             TenantSample {
                 tenant: lane.tenant.id.clone(),

@@ -176,7 +176,7 @@ impl SessionContext {
         let limit = self.config.limits.source_wal;
         let (waking, holding) = {
             let progress = self.progress();
-            let past = |limit| progress.holding_back(limit).cloned().collect::<Vec<TenantId>>();
+            let past = |limit| progress.retaining_over(limit).cloned().collect::<Vec<TenantId>>();
             (past(limit / 2), past(limit))
         };
         // A target that sleeps until there is more is woken before it is too late.
@@ -193,7 +193,7 @@ impl SessionContext {
     pub(crate) fn interrupt(&self, index: usize, why: RestartSignal) {
         let lane = self.lanes.get(index);
         let mut progress = self.progress();
-        progress.hold(&lane.tenant.id);
+        progress.retain(&lane.tenant.id);
         lane.mailbox.interrupt(why);
     }
 

@@ -69,7 +69,7 @@ impl SessionTasks {
         for (index, lane) in context.lanes.all().iter().enumerate() {
             let id: &TenantId = &lane.tenant.id;
             if only.is_some_and(|only| !only.contains(id)) {
-                context.progress().hold(id);
+                context.progress().retain(id);
                 continue;
             }
             // Before the first frame is read: whoever follows gathers, and with a new slot whoever joins.

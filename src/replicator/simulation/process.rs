@@ -153,7 +153,7 @@ impl World {
                     lane.pending = batch.end.is_some_and(|end| end > position).then_some(batch);
                 }
                 lane.position = position;
-                lane.queue.hold(position);
+                lane.queue.discard_applied(position);
                 lane.queue.gather(false);
                 lane.phase = Phase::Following;
                 process.progress.acknowledge(&id, position);
@@ -224,7 +224,7 @@ impl World {
             Some(true) if self.put(process, index, true, Some(target_id), position) => {
                 let lane = &mut process.lanes[index];
                 lane.position = position;
-                lane.queue.hold(position);
+                lane.queue.discard_applied(position);
                 lane.queue.gather(false);
                 lane.phase = Phase::Following;
                 process.progress.joined(&tenant(index), position);
@@ -318,7 +318,7 @@ impl World {
         if lane.phase == Phase::Parked {
             return;
         }
-        process.progress.hold(&tenant(index));
+        process.progress.retain(&tenant(index));
         process.lanes[index].queue.close();
         let target_id = process.lanes[index].row.as_ref().and_then(|row| row.target_id.clone());
         if self.put(process, index, false, target_id, Lsn::ZERO) {
@@ -331,7 +331,7 @@ impl World {
 
     /// A resync is asked for.
     pub(crate) fn ask(&mut self, process: &mut Process, index: usize) {
-        process.progress.hold(&tenant(index));
+        process.progress.retain(&tenant(index));
         process.lanes[index].queue.close();
         let target_id = process.lanes[index].row.as_ref().and_then(|row| row.target_id.clone());
         if self.put(process, index, false, target_id, Lsn::ZERO) {

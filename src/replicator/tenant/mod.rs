@@ -259,7 +259,7 @@ impl Worker {
     /// The target holds everything up to here.
     fn hold(&self, position: Lsn) {
         let mut fingerprints = self.context.fingerprints();
-        let dropped = self.lane().mailbox.hold(position);
+        let dropped = self.lane().mailbox.discard_applied(position);
         dropped.iter().for_each(|id| fingerprints.forget(self.index, id));
     }
 

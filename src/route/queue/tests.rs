@@ -75,12 +75,12 @@ fn what_the_target_holds_is_dropped_before_and_after_it_is_known() {
     push(&mut queue, "a", 10, Some(11));
     push(&mut queue, "b", 20, Some(21));
     assert!(!queue.is_primed());
-    assert_eq!(queue.hold(Lsn(11)), [UserId::from("a")]);
+    assert_eq!(queue.discard_applied(Lsn(11)), [UserId::from("a")]);
     assert!(queue.is_primed());
     assert_eq!(taken(&mut queue), Some((vec![row("b", 20)], Some(21))));
     assert_eq!(push(&mut queue, "a", 10, Some(11)), Pushed::Dropped);
     assert_eq!(push(&mut queue, "c", 11, Some(12)), Pushed::Queued);
-    queue.hold(Lsn(12));
+    queue.discard_applied(Lsn(12));
     assert_eq!(taken(&mut queue), None);
 }
 
