@@ -14,7 +14,7 @@ use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::FailureAction;
 use crate::replicator::session::prepare::settled;
 use crate::replicator::snapshotter::partition::{Member, Sorter};
-use crate::replicator::snapshotter::point_read::Rereader;
+use crate::replicator::snapshotter::point_read::{ReadUser, Rereader};
 use crate::replicator::snapshotter::progress_bar::{HowFar, Progress, expected_rows};
 use crate::replicator::source::mapping::compile_current;
 use crate::snapshot::{Comparison, Differences, LoadError, RowStream, source_session};
@@ -166,15 +166,14 @@ impl VerifyContext {
                 let ids = comparison.unsettled(&after, RECHECK_BATCH).await?;
                 let Some(last) = ids.last() else { break };
                 after.clone_from(last);
-                let read = self.rereader.read_ids(&self.config, &ids).await;
-                let (found, read_at) = match read {
+                let read = match self.rereader.read_ids(&self.config, &ids).await {
                     Ok(read) => read,
                     Err(error) => return Ok(Verdict::Failed(error.to_string())),
                 };
-                let is_ours = |key: &Option<String>| key.as_ref().is_none_or(|key| *key == tenant.key.as_str());
-                let ours = found.into_iter().filter(|(key, _)| is_ours(key)).map(|(_, user)| user).collect();
+                let is_ours = |read: &ReadUser| read.tenant.as_ref().is_none_or(|key| *key == tenant.key.as_str());
+                let ours = read.users.into_iter().filter(is_ours).map(|read| read.user).collect();
                 comparison.settle(&ids, ours).await?;
-                position = position.max(read_at);
+                position = position.max(read.position);
             }
             if comparison.unsettled("", 1).await?.is_empty() {
                 break;

@@ -14,7 +14,7 @@ use crate::pg::PgClient;
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::query_changes::{AffectedUsers, Event};
 use crate::replicator::session::context::SessionContext;
-use crate::replicator::snapshotter::point_read::Wanted;
+use crate::replicator::snapshotter::point_read::{ReadRequest, ReadUser};
 use crate::replicator::source::mapping::{Mapped, Watched, compile, compile_current, compile_watched, fingerprint};
 use crate::route::RestartSignal;
 use crate::snapshot::Reading;
@@ -389,16 +389,13 @@ impl<S: Sink> Stream<S> {
     async fn learn_tenants(&mut self) -> Result<(), ServiceError> {
         let unsent = std::mem::take(&mut self.out.unsent);
         let Some(transaction) = self.transaction else { return Ok(()) };
-        let wanted = unsent.iter().map(|change| Wanted {
-            id: change.id().into(),
-            xid: transaction.commit.xid,
-            at: transaction.commit.commit_time,
-        });
-        let wanted: Vec<Wanted> = wanted.collect();
-        let found = self.context.rereader.read(&self.context.config, &wanted).await?;
-        self.context.live.metrics.rereads.inc_by(wanted.len() as u64);
-        for (key, user) in found.users {
-            let tenant = key.map_or(TenantRef::Only, |key| TenantRef::Key(key.into()));
+        let CommitInfo { commit_time, xid } = transaction.commit;
+        let request = |change: &Change| ReadRequest { id: change.id().into(), xid, at: commit_time };
+        let requests: Vec<ReadRequest> = unsent.iter().map(request).collect();
+        let read = self.context.rereader.read(&self.context.config, &requests).await?;
+        self.context.live.metrics.rereads.inc_by(requests.len() as u64);
+        for ReadUser { tenant, user, .. } in read.users {
+            let tenant = tenant.map_or(TenantRef::Only, |key| TenantRef::Key(key.into()));
             self.out.add(transaction, tenant, Change::Upsert(user), IsCreate::No);
         }
         Ok(())

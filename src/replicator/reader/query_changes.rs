@@ -9,7 +9,7 @@ use crate::replicator::error::ServiceError;
 use crate::replicator::reader::Out;
 use crate::replicator::reader::sink::{IsCreate, Sink, Transaction};
 use crate::replicator::session::context::SessionContext;
-use crate::replicator::snapshotter::point_read::Row;
+use crate::replicator::snapshotter::point_read::{FollowedKey, ReadUser};
 use crate::replicator::source::mapping::Watched;
 use std::collections::{HashMap, HashSet};
 
@@ -125,7 +125,7 @@ impl AffectedUsers {
         let mut affected = std::mem::take(self);
         let xids = affected.xids();
         for (via, indirect) in std::mem::take(&mut affected.indirect) {
-            for (from, to) in context.rereader.lead(&via, &xids, &texts(indirect.keys())).await? {
+            for FollowedKey { from, to } in context.rereader.follow_keys(&via, &xids, &texts(indirect.keys())).await? {
                 if let Some(touching) = indirect.get(&from) {
                     affected.users.entry(to).or_insert_with(|| touching.clone()).join(touching);
                 }
@@ -136,7 +136,7 @@ impl AffectedUsers {
             true => Vec::new(),
             false => {
                 context.live.metrics.rereads.inc_by(keys.len() as u64);
-                context.rereader.read_keys(&context.config, &xids, &keys).await?.0
+                context.rereader.read_keys(&context.config, &xids, &keys).await?.users
             }
         };
         affected.attribute(&found, context, &xids).await?;
@@ -170,7 +170,12 @@ impl AffectedUsers {
 
     /// Where a user is gone whose own row did not say from where: from the tenants that other rows still name. Those that went
     /// with it have named theirs. Unless all of the other tables name tenants, it may have been any.
-    async fn attribute(&mut self, found: &[Row], context: &SessionContext, xids: &[Xid]) -> Result<(), ServiceError> {
+    async fn attribute(
+        &mut self,
+        found: &[ReadUser],
+        context: &SessionContext,
+        xids: &[Xid],
+    ) -> Result<(), ServiceError> {
         if self.users.values().all(|touching| touching.all_tenants.is_none()) {
             return Ok(());
         }
@@ -185,7 +190,9 @@ impl AffectedUsers {
             return Ok(());
         }
         for via in &naming {
-            for (key, tenant) in context.rereader.lead(via, xids, &texts(gone.iter())).await? {
+            for FollowedKey { from: key, to: tenant } in
+                context.rereader.follow_keys(via, xids, &texts(gone.iter())).await?
+            {
                 let Some(touching) = self.users.get_mut(&key) else { continue };
                 if let (Some(last), Some(tenant)) = (touching.all_tenants, tenant.into_iter().next()) {
                     touching.tenants.entry(Some(tenant)).or_insert(RoutedChange { last, by_insert: false });
@@ -212,13 +219,13 @@ impl AffectedUsers {
 
     /// What the reading makes of everybody who was touched, and whether that brings them to the tenant. `id_at`: which part of
     /// the key is the user's id; `is_of_one`: a user's own row says whose it is.
-    fn outcome(&self, found: Vec<Row>, id_at: usize, is_of_one: bool) -> Vec<(Transaction, Said, IsCreate)> {
+    fn outcome(&self, found: Vec<ReadUser>, id_at: usize, is_of_one: bool) -> Vec<(Transaction, Said, IsCreate)> {
         let mut has: HashMap<Vec<String>, Vec<Option<String>>> = HashMap::new();
-        for Row { key, tenant, .. } in &found {
+        for ReadUser { key, tenant, .. } in &found {
             has.entry(key.clone()).or_default().push(tenant.clone());
         }
         let mut outcome = Vec::with_capacity(found.len());
-        for Row { key, tenant, mut user } in found {
+        for ReadUser { key, tenant, mut user } in found {
             let Some(touching) = self.users.get(&key) else { continue };
             if user.updated_at_derived && !touching.inserted {
                 user.updated_at = Some(touching.last.commit.commit_time);

@@ -1,4 +1,4 @@
-//! Users that the stream did not carry whole, read from the source and mapped.
+//! Point reads: users that the stream did not carry whole are read from the source and mapped.
 
 use crate::config::Config;
 use crate::map::{TenantRef, Via};
@@ -10,24 +10,39 @@ use crate::snapshot::{By, Reading, Rows, Seen, read_relation, source_session};
 use std::borrow::Cow;
 use tokio::sync::Mutex;
 
-/// A user to be read, once this transaction is visible.
-pub(crate) struct Wanted {
+/// A user to read, once the transaction that changed it is visible.
+pub(crate) struct ReadRequest {
     pub(crate) id: UserId,
     pub(crate) xid: Xid,
+    /// When that transaction was committed.
     pub(crate) at: Timestamp,
 }
 
-/// What was found of them.
-pub(crate) struct Found {
-    /// Each with its tenant's key; `None` where there is exactly one tenant.
-    pub(crate) users: Vec<(Option<String>, User)>,
-    /// What the reading saw: older changes of these users are in it.
+/// The users of one read.
+pub(crate) struct PointReadResult {
+    pub(crate) users: Vec<ReadUser>,
+    /// The transactions that the read saw: their changes of these users are older than what was read.
     pub(crate) seen: Seen,
-    /// All of that was committed before this.
+    /// All that the read saw was committed before this.
     pub(crate) position: Lsn,
 }
 
-/// One connection to the source for all tenants: re-reads are rare.
+/// A user as it was read.
+pub(crate) struct ReadUser {
+    /// The query's key; empty without a query.
+    pub(crate) key: Vec<String>,
+    /// The tenant's key; `None` if there is exactly one tenant.
+    pub(crate) tenant: Option<String>,
+    pub(crate) user: User,
+}
+
+/// A key of another table, and the query's key that its row leads to.
+pub(crate) struct FollowedKey {
+    pub(crate) from: Vec<String>,
+    pub(crate) to: Vec<String>,
+}
+
+/// One connection to the source for all tenants: point reads are rare.
 pub(crate) struct Rereader {
     url: PgUrl,
     client: Mutex<Option<PgClient>>,
@@ -38,89 +53,74 @@ impl Rereader {
         Rereader { url, client: Mutex::new(None) }
     }
 
-    /// The users with these ids.
-    pub(crate) async fn read(&self, config: &Config, wanted: &[Wanted]) -> Result<Found, ServiceError> {
-        let xids: Vec<Xid> = wanted.iter().map(|user| user.xid).collect();
-        let keys: Vec<Vec<&str>> = wanted.iter().map(|user| vec![&*user.id]).collect();
-        let (read, seen, position) = self.read_keys(config, &xids, &keys).await?;
-        let users = read.into_iter().map(|Row { tenant, mut user, .. }| {
-            if user.updated_at_derived {
-                user.updated_at = wanted.iter().find(|wanted| wanted.id == user.id).map(|wanted| wanted.at);
-            }
-            (tenant, user)
-        });
-        Ok(Found { users: users.collect(), seen, position })
-    }
-
-    /// The users with these ids as they are now, each with its tenant's key; all of that was committed before the position.
-    pub(crate) async fn read_ids(
+    /// Reads the requested users. A derived `updated_at` is the commit time of the request.
+    pub(crate) async fn read(
         &self,
         config: &Config,
-        ids: &[String],
-    ) -> Result<(Vec<(Option<String>, User)>, Lsn), ServiceError> {
+        requests: &[ReadRequest],
+    ) -> Result<PointReadResult, ServiceError> {
+        let xids: Vec<Xid> = requests.iter().map(|request| request.xid).collect();
+        let keys: Vec<Vec<&str>> = requests.iter().map(|request| vec![&*request.id]).collect();
+        let mut result = self.read_keys(config, &xids, &keys).await?;
+        for ReadUser { user, .. } in &mut result.users {
+            if user.updated_at_derived {
+                user.updated_at = requests.iter().find(|request| request.id == user.id).map(|request| request.at);
+            }
+        }
+        Ok(result)
+    }
+
+    /// Reads the users with these ids as they are now.
+    pub(crate) async fn read_ids(&self, config: &Config, ids: &[String]) -> Result<PointReadResult, ServiceError> {
         let mut kept = self.client.lock().await;
         let client = self.client(kept.take()).await?;
         let ids: Vec<Vec<&str>> = ids.iter().map(|id| vec![id.as_str()]).collect();
-        let (rows, _, position) = read(&client, config, &[], &ids, Key::Id).await?;
+        let result = read(&client, config, &[], &ids, LookupBy::Id).await?;
         *kept = Some(client);
-        Ok((rows.into_iter().map(|row| (row.tenant, row.user)).collect(), position))
+        Ok(result)
     }
 
-    /// The rows with these keys, once these transactions are visible.
+    /// Reads the users with these keys, once the transactions are visible.
     pub(crate) async fn read_keys(
         &self,
         config: &Config,
         xids: &[Xid],
         keys: &[Vec<&str>],
-    ) -> Result<(Vec<Row>, Seen, Lsn), ServiceError> {
+    ) -> Result<PointReadResult, ServiceError> {
         let mut kept = self.client.lock().await;
         let client = self.client(kept.take()).await?;
-        // After an error the connection may be inside a transaction: it is kept only when all went well.
-        let found = read(&client, config, xids, keys, Key::Mapping).await?;
+        // After an error the connection may be inside a transaction: it is kept only after a success.
+        let result = read(&client, config, xids, keys, LookupBy::MappingKey).await?;
         *kept = Some(client);
-        Ok(found)
+        Ok(result)
     }
 
-    /// Which of the query's keys these keys lead to, once these transactions are visible.
-    pub(crate) async fn lead(
+    /// The query's keys that these keys of another table lead to, once the transactions are visible.
+    pub(crate) async fn follow_keys(
         &self,
         via: &Via,
         xids: &[Xid],
         keys: &[Vec<&str>],
-    ) -> Result<Vec<(Vec<String>, Vec<String>)>, ServiceError> {
+    ) -> Result<Vec<FollowedKey>, ServiceError> {
         let mut kept = self.client.lock().await;
         let client = self.client(kept.take()).await?;
-        let led = lead(&client, via, xids, keys).await?;
+        let followed = follow_keys(&client, via, xids, keys).await?;
         *kept = Some(client);
-        Ok(led)
+        Ok(followed)
     }
 
     async fn client(&self, kept: Option<PgClient>) -> Result<PgClient, ServiceError> {
-        match kept.filter(|client| !client.is_closed()) {
-            Some(client) => Ok(client),
-            None => {
-                let client = connect(&self.url).await?;
-                source_session(&client).await?;
-                Ok(client)
-            }
+        if let Some(client) = kept.filter(|client| !client.is_closed()) {
+            return Ok(client);
         }
+        let client = connect(&self.url).await?;
+        source_session(&client).await?;
+        Ok(client)
     }
 }
 
-/// A user as it was read.
-pub(crate) struct Row {
-    /// The query's key; empty without a query.
-    pub(crate) key: Vec<String>,
-    /// The tenant's key; `None` where there is exactly one tenant.
-    pub(crate) tenant: Option<String>,
-    pub(crate) user: User,
-}
-
-/// What users are looked up by.
-enum Key {
-    /// The mapping's own key.
-    Mapping,
-    /// The id alone.
+enum LookupBy {
+    MappingKey,
     Id,
 }
 
@@ -129,58 +129,64 @@ async fn read(
     config: &Config,
     xids: &[Xid],
     keys: &[Vec<&str>],
-    by: Key,
-) -> Result<(Vec<Row>, Seen, Lsn), ServiceError> {
+    by: LookupBy,
+) -> Result<PointReadResult, ServiceError> {
     let reading = Reading::begin(client, xids).await?;
     let Mapped { relation, plan, from } = compile_current(client, &config.users).await?;
     let position = reading.position();
-    let mut rows = Vec::new();
     let by = match by {
-        Key::Mapping => By::mapping(&config.users, &relation),
-        Key::Id => By::ids(&config.users, &relation),
+        LookupBy::MappingKey => By::mapping(&config.users, &relation),
+        LookupBy::Id => By::ids(&config.users, &relation),
     };
-    let wanted = Rows { from: &from, relation: &relation, decoded: plan.decoded(), by };
+    let rows = Rows { from: &from, relation: &relation, decoded: plan.decoded(), by };
+    let mut users = Vec::new();
     reading
-        .read(&wanted, keys, |cells| {
-            // A row that cannot be mapped is reported where the stream or a snapshot brings it.
+        .read(&rows, keys, |cells| {
+            // A row that cannot be mapped is reported by the stream or the snapshot that brings it.
             let (Ok(Some((tenant, user))), Ok(Some(key))) = (plan.insert(cells), plan.key_of(cells)) else { return };
             let key = key.into_iter().map(Cow::into_owned).collect();
             match tenant {
-                TenantRef::Only => rows.push(Row { key, tenant: None, user }),
-                TenantRef::Key(tenant) => rows.push(Row { key, tenant: Some(tenant.into_owned()), user }),
+                TenantRef::Only => users.push(ReadUser { key, tenant: None, user }),
+                TenantRef::Key(tenant) => users.push(ReadUser { key, tenant: Some(tenant.into_owned()), user }),
                 TenantRef::Nobody | TenantRef::Unsent => {}
             }
         })
         .await?;
-    Ok((rows, reading.end().await?, position))
+    Ok(PointReadResult { users, seen: reading.end().await?, position })
 }
 
-async fn lead(
+async fn follow_keys(
     client: &PgClient,
     via: &Via,
     xids: &[Xid],
     keys: &[Vec<&str>],
-) -> Result<Vec<(Vec<String>, Vec<String>)>, ServiceError> {
+) -> Result<Vec<FollowedKey>, ServiceError> {
     let reading = Reading::begin(client, xids).await?;
     let relation = read_relation(client, &via.table).await?.ok_or_else(|| ServiceError::NoTable(via.table.clone()))?;
-    let places = |names: &[String]| -> Vec<usize> {
+    let positions = |names: &[String]| -> Vec<usize> {
         names.iter().filter_map(|name| relation.columns.iter().position(|column| column.name == *name)).collect()
     };
-    let (from, to) = (places(&via.from), places(&via.to));
+    let (from, to) = (positions(&via.from), positions(&via.to));
     let decoded: Vec<bool> = (0..relation.columns.len()).map(|n| from.contains(&n) || to.contains(&n)).collect();
     let by = By::Columns(via.from.iter().map(String::as_str).collect());
     let rows = Rows { from: &quote_table(&via.table), relation: &relation, decoded: &decoded, by };
-    let mut led = Vec::new();
+    let mut followed = Vec::new();
     reading
         .read(&rows, keys, |cells| {
-            let text = |at: &usize| match cells.get(*at) {
-                Some(Cell::Text(text)) => std::str::from_utf8(text).ok().map(|text| text.trim_end().to_owned()),
-                _ => None,
-            };
-            let key = |places: &[usize]| places.iter().map(text).collect::<Option<Vec<_>>>();
-            led.extend(key(&from).zip(key(&to)));
+            if let (Some(from), Some(to)) = (key_at(cells, &from), key_at(cells, &to)) {
+                followed.push(FollowedKey { from, to });
+            }
         })
         .await?;
     reading.end().await?;
-    Ok(led)
+    Ok(followed)
+}
+
+/// The texts of these columns; `None` if one of them is null.
+fn key_at(cells: &[Cell<'_>], columns: &[usize]) -> Option<Vec<String>> {
+    let text = |column: &usize| match cells.get(*column) {
+        Some(Cell::Text(text)) => std::str::from_utf8(text).ok().map(|text| text.trim_end().to_owned()),
+        _ => None,
+    };
+    columns.iter().map(text).collect()
 }

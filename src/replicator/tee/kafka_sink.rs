@@ -6,7 +6,7 @@ use crate::model::{Change, Deletes, Lsn, Timestamp, User};
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::sink::{IsCreate, Sink, Transaction};
 use crate::replicator::session::context::SessionContext;
-use crate::replicator::snapshotter::point_read::Wanted;
+use crate::replicator::snapshotter::point_read::{ReadRequest, ReadUser};
 use crate::replicator::tee::batcher::KafkaBatcher;
 use crate::route::{Directory, RestartSignal, compose};
 use crate::status::report::IDLE_STEP;
@@ -156,11 +156,11 @@ impl TeeSink {
             return Ok(());
         }
         let pending = std::mem::take(&mut self.pending);
-        let wanted: Vec<Wanted> = pending.iter().filter_map(|pending| wanted(&pending.change)).collect();
-        let found = self.context.rereader.read(&self.context.config, &wanted).await?;
-        self.context.live.metrics.rereads.inc_by(wanted.len() as u64);
+        let requests: Vec<ReadRequest> = pending.iter().filter_map(|pending| read_request(&pending.change)).collect();
+        let found = self.context.rereader.read(&self.context.config, &requests).await?;
+        self.context.live.metrics.rereads.inc_by(requests.len() as u64);
         let found: HashMap<(Option<String>, &str), &User> =
-            found.users.iter().map(|(key, user)| ((key.clone(), &*user.id), user)).collect();
+            found.users.iter().map(|ReadUser { tenant, user, .. }| ((tenant.clone(), &*user.id), user)).collect();
         let has_filter = self.context.config.users.filter.is_some();
         for mut taken in pending {
             let read = || {
@@ -315,10 +315,10 @@ impl Sink for TeeSink {
     }
 }
 
-fn wanted(change: &Change) -> Option<Wanted> {
+fn read_request(change: &Change) -> Option<ReadRequest> {
     match change {
-        Change::Patch(patch) => Some(Wanted { id: patch.id.clone(), xid: patch.xid, at: patch.at }),
-        Change::Reread { id, xid, at } => Some(Wanted { id: id.clone(), xid: *xid, at: *at }),
+        Change::Patch(patch) => Some(ReadRequest { id: patch.id.clone(), xid: patch.xid, at: patch.at }),
+        Change::Reread { id, xid, at } => Some(ReadRequest { id: id.clone(), xid: *xid, at: *at }),
         Change::Upsert(_) | Change::Delete { .. } => None,
     }
 }

@@ -19,7 +19,7 @@ use crate::replicator::session::arriving::OnTheirWay;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
-use crate::replicator::snapshotter::point_read::Found;
+use crate::replicator::snapshotter::point_read::PointReadResult;
 use crate::replicator::tenant::outcome::StopReason;
 use crate::route::Batch;
 use crate::state::{NOT_CONFIGURED, TenantRow, TenantState};
@@ -69,7 +69,7 @@ pub(crate) struct Worker {
     /// The stream has been gathered since the slot was made, so that the slot's own snapshot will do.
     gathered_since_creation: bool,
     /// What the newest re-read of a user saw: older changes of that user are in it.
-    seen: HashMap<UserId, Arc<Found>>,
+    seen: HashMap<UserId, Arc<PointReadResult>>,
     /// When deletes of its target become due for good.
     purge_due: Option<Instant>,
     /// The file of `users_sync` in its target.

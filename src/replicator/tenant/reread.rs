@@ -5,7 +5,7 @@
 //! into the same batch, as far as memory and a second allow.
 
 use crate::model::{Change, Lsn};
-use crate::replicator::snapshotter::point_read::{Found, Wanted};
+use crate::replicator::snapshotter::point_read::{PointReadResult, ReadRequest, ReadUser};
 use crate::replicator::tenant::Worker;
 use crate::replicator::tenant::outcome::StopReason;
 use crate::route::Batch;
@@ -25,7 +25,7 @@ impl Worker {
     /// reading has brought into a batch must not be taken for older than that reading.
     pub(crate) fn drop_what_was_seen(&self, batch: &mut Batch) {
         if !self.seen.is_empty() {
-            let is_seen = |found: &Arc<Found>, xid| found.seen.contains(xid);
+            let is_seen = |found: &Arc<PointReadResult>, xid| found.seen.contains(xid);
             batch.entries.retain(|id, entry| !self.seen.get(id).is_some_and(|found| is_seen(found, entry.xid)));
         }
     }
@@ -48,7 +48,7 @@ impl Worker {
 
     /// Reads the users that have to be read; gives the position of the reading, where there was one.
     async fn read_wanted(&mut self, batch: &mut Batch) -> Result<Option<Lsn>, StopReason> {
-        let wanted: Vec<Wanted> = batch.entries.values().filter_map(|entry| wanted(&entry.change)).collect();
+        let wanted: Vec<ReadRequest> = batch.entries.values().filter_map(|entry| read_request(&entry.change)).collect();
         if wanted.is_empty() {
             return Ok(None);
         }
@@ -61,8 +61,8 @@ impl Worker {
             self.seen.clear();
         }
         let key = self.lane().tenant.key.clone();
-        for (found_key, user) in users {
-            let ours = found_key.is_none_or(|found_key| found_key == key.as_str());
+        for ReadUser { tenant, user, .. } in users {
+            let ours = tenant.is_none_or(|tenant| tenant == key.as_str());
             if let Some(entry) = batch.entries.get_mut(&user.id).filter(|_| ours) {
                 entry.change = Change::Upsert(user);
             }
@@ -111,9 +111,9 @@ impl Worker {
     }
 }
 
-fn wanted(change: &Change) -> Option<Wanted> {
+fn read_request(change: &Change) -> Option<ReadRequest> {
     match change {
-        Change::Reread { id, xid, at } => Some(Wanted { id: id.clone(), xid: *xid, at: *at }),
+        Change::Reread { id, xid, at } => Some(ReadRequest { id: id.clone(), xid: *xid, at: *at }),
         Change::Upsert(_) | Change::Patch(_) | Change::Delete { .. } => None,
     }
 }
