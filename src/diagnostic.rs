@@ -7,7 +7,7 @@ use std::ops::Range;
 #[derive(Clone, Debug)]
 pub(crate) struct Diagnostic {
     pub(crate) message: String,
-    pub(crate) excerpt: Option<Excerpt>,
+    pub(crate) excerpt: Option<Box<Excerpt>>,
     pub(crate) help: Option<String>,
     /// Further failures of the same kind, each with its own excerpt and fix.
     pub(crate) others: Vec<Diagnostic>,
@@ -91,7 +91,7 @@ mod tests {
         let start = text.find(marked).expect("part of the text");
         let span = start..start + marked.len();
         let excerpt = Excerpt { file: "c.yaml".to_owned(), text: text.to_owned(), span };
-        Diagnostic { excerpt: Some(excerpt), ..diagnostic!(help = "did you mean slot?", "unknown {}", "key") }
+        Diagnostic { excerpt: Some(Box::new(excerpt)), ..diagnostic!(help = "did you mean slot?", "unknown {}", "key") }
             .render(colored)
     }
 

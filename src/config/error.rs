@@ -41,7 +41,7 @@ impl Fault {
 
     fn in_file(self, name: &str, text: &str) -> Diagnostic {
         let excerpt = Excerpt { file: name.to_owned(), text: mask_secrets(text), span: self.span };
-        Diagnostic { excerpt: Some(excerpt), help: self.help, ..diagnostic!("{}", self.message) }
+        Diagnostic { excerpt: Some(Box::new(excerpt)), help: self.help, ..diagnostic!("{}", self.message) }
     }
 }
 

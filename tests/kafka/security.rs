@@ -200,7 +200,10 @@ async fn the_remedies_name_every_privilege_that_a_role_needs() {
 async fn properties_that_the_guarantee_depends_on_cannot_be_set() {
     let bed = TeeBed::start_with("127.0.0.1:1", "ours", "properties: {acks: 1}", "").await;
     let (text, code) = said(&command(&["check", "-c", bed.file.path().to_str().unwrap()]).await);
-    assert!(code == Some(1) && text.contains("kafka.properties.acks is not for the file to set"), "{text}");
+    assert!(
+        code == Some(1) && text.contains("kafka.properties.acks is managed by users-sync and cannot be overridden"),
+        "{text}"
+    );
     let oidc = "properties: {sasl.mechanism: OAUTHBEARER, sasl.oauthbearer.method: oidc}";
     let bed = TeeBed::start_with("127.0.0.1:1", "oidc", oidc, "").await;
     let (text, code) = said(&command(&["check", "-c", bed.file.path().to_str().unwrap()]).await);
