@@ -26,7 +26,7 @@ pub struct Publication {
 /// By what a publication that was altered and put back is told from one that nobody has touched: pgoutput leaves out what is
 /// committed in between, and PostgreSQL does not say that it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PublicationVersion {
+pub struct Marks {
     /// Of one that was dropped and made anew it is another one. A slot that is older cannot be read with that.
     pub oid: u32,
     /// Its row in `pg_publication` and those of the tables in `pg_publication_rel`, each with the transaction that wrote it;
@@ -34,12 +34,8 @@ pub struct PublicationVersion {
     pub rows: String,
 }
 
-/// The version of a publication, and of these tables in it; `None` where there is none of that name.
-pub async fn read_version(
-    client: &Client,
-    name: &str,
-    tables: &[&TableName],
-) -> Result<Option<PublicationVersion>, CaptureError> {
+/// The marks of a publication, and of these tables in it; `None` where there is none of that name.
+pub async fn read_marks(client: &Client, name: &str, tables: &[&TableName]) -> Result<Option<Marks>, CaptureError> {
     const QUERY: &str = "
         SELECT p.oid, format('%s:%s', p.oid, p.xmin) || coalesce((
           SELECT string_agg(format(' %s:%s', r.oid, r.xmin), '' ORDER BY r.oid)
@@ -55,11 +51,11 @@ pub async fn read_version(
         [(&name, Type::TEXT), (&schemas, Type::TEXT_ARRAY), (&names, Type::TEXT_ARRAY)];
     let row = client.query_typed_opt(QUERY, &parameters).await?;
     let list = tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    let version = |row: tokio_postgres::Row| {
+    let marks = |row: tokio_postgres::Row| {
         let rows: &str = row.try_get(1)?;
-        Ok(PublicationVersion { oid: row.try_get(0)?, rows: format!("{rows} of {list}") })
+        Ok(Marks { oid: row.try_get(0)?, rows: format!("{rows} of {list}") })
     };
-    row.map(version).transpose()
+    row.map(marks).transpose()
 }
 
 /// Whether somebody has altered the publication between these two looks; of other tables nothing can be told.
@@ -71,10 +67,10 @@ pub fn was_altered(known: &str, now: &str) -> bool {
     }
 }
 
-impl PublicationVersion {
+impl Marks {
     /// Whether these rows, as they were written down, are those of the same publication, altered or not. Nothing was written
     /// down where nobody has looked yet.
-    pub fn was_recreated_since(&self, known: &str) -> bool {
+    pub fn is_made_anew_since(&self, known: &str) -> bool {
         let oid = known.split(':').next().unwrap_or_default();
         !known.is_empty() && oid != self.oid.to_string()
     }

@@ -1,7 +1,7 @@
 //! Source and targets, row by row. The source computes what a target should hold with one statement of its own,
 //! which knows nothing of the mapping.
 
-use super::DemoError;
+use super::error::DemoError;
 use super::stage::{Stage, TENANTS};
 use std::io::Write;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! People sign up, rename themselves and leave; each change is looked for where the application would.
 
-use super::DemoError;
+use super::error::DemoError;
 use super::stage::{Stage, TENANTS};
 use std::fmt;
 use std::io::Write;

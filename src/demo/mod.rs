@@ -2,50 +2,25 @@
 //! leave, on two throwaway servers that are gone afterwards.
 
 mod compare;
+mod error;
 mod life;
 mod stage;
 #[cfg(feature = "kafka")]
 mod tee;
 
-use crate::config::{ConfigError, Kafka};
+pub use error::DemoError;
+
+use crate::config::Kafka;
 use crate::replicator;
-use crate::replicator::error::ServiceError;
-use crate::throwaway::ThrowawayError;
 use life::Latencies;
 use stage::Stage;
-use std::io::{self, Write};
+use std::io::Write;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// A first snapshot of a few hundred users takes a second at most; past this something is wrong.
 const FOLLOWING_WITHIN: Duration = Duration::from_secs(30);
-
-/// Why the demo could not show what it is to show.
-#[derive(Debug, thiserror::Error)]
-pub enum DemoError {
-    /// The servers.
-    #[error(transparent)]
-    Server(#[from] ThrowawayError),
-    /// A statement on one of them.
-    #[error("a query of the demo failed: {}", crate::pg::describe(.0))]
-    Sql(#[from] tokio_postgres::Error),
-    /// The embedded configuration.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// Replication itself.
-    #[error(transparent)]
-    Service(#[from] ServiceError),
-    /// Replication ended, or did not begin.
-    #[error("{0}")]
-    Stalled(&'static str),
-    /// What arrived is not what the source has.
-    #[error("source and targets differ: {0}")]
-    Different(String),
-    /// The terminal.
-    #[error("cannot write to the terminal: {0}")]
-    Output(#[from] io::Error),
-}
 
 /// Shows changes for `length`, or until `stop`; then compares source and targets row by row. With `brokers` the changes go
 /// to Kafka, too.

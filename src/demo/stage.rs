@@ -1,6 +1,6 @@
 //! The servers of the demo, their tables, and the configuration between them.
 
-use super::DemoError;
+use super::error::DemoError;
 use crate::config::{self, Config, Env};
 use crate::throwaway::{Options, PostgresServer};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! What Kafka holds at the end of the demo.
 
-use super::DemoError;
+use super::error::DemoError;
 use super::stage::{Stage, TENANTS};
 use crate::config::Kafka;
 use crate::model::Deletes;

@@ -26,16 +26,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::types::PgLsn;
 
-/// Targets compared in one pass over the source: each holds a connection meanwhile.
-const MAX_CONCURRENT_TARGETS: usize = 64;
-/// Chunks of rows that may wait for one target.
-const CHANNEL_CHUNKS: usize = 8;
-/// Users whose source rows are read again in one query.
-const RECHECK_BATCH: i64 = 1_000;
-/// Passes over the differing users; a user who changed during each of them is reported as unsettled.
-const MAX_RECHECKS: usize = 6;
-/// Interval between reads of a target's checkpoint.
-const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// So many targets are compared in one reading of the source: each holds a connection meanwhile.
+const TOGETHER: usize = 64;
+const CHUNKS_WAITING: usize = 8;
+/// So many users are read again at once.
+const AGAIN_AT_ONCE: i64 = 1_000;
+/// Who was changed at every one of so many looks is given up.
+const ROUNDS: usize = 6;
+/// How often it is looked how far a target is.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How to compare.
 #[derive(Clone, Copy, Debug)]
@@ -65,21 +64,21 @@ pub async fn verify(
     let client = connect(&config.source.url).await?;
     source_session(&client).await?;
     let config = Arc::new(settled(&client, config).await?);
-    let context = Arc::new(VerifyContext {
+    let beside = Arc::new(Beside {
         rereader: Rereader::new(config.source.url.clone()),
         state: Mutex::new(connect(&config.state_url).await?),
         config: config.clone(),
         how,
     });
     let mut verdicts = Vec::with_capacity(tenants.len());
-    for tenants in tenants.chunks(MAX_CONCURRENT_TARGETS) {
-        verdicts.extend(together(&client, &context, tenants, how_far).await?);
+    for tenants in tenants.chunks(TOGETHER) {
+        verdicts.extend(together(&client, &beside, tenants, how_far).await?);
     }
     Ok(verdicts)
 }
 
 /// What the comparisons share.
-struct VerifyContext {
+struct Beside {
     config: Arc<Config>,
     how: Verifying,
     rereader: Rereader,
@@ -88,11 +87,11 @@ struct VerifyContext {
 
 async fn together(
     client: &PgClient,
-    context: &Arc<VerifyContext>,
+    beside: &Arc<Beside>,
     tenants: &[TenantId],
     how_far: &HowFar,
 ) -> Result<Vec<(TenantId, Verdict)>, ServiceError> {
-    let config = &context.config;
+    let config = &beside.config;
     client.batch_execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     // Whatever the snapshot sees was written before this.
     let row = client.query_one("SELECT pg_current_wal_insert_lsn()", &[]).await?;
@@ -101,12 +100,12 @@ async fn together(
     let mut comparing = JoinSet::new();
     let mut members = Vec::new();
     for (at, tenant) in config.tenants.iter().enumerate().filter(|(_, tenant)| tenants.contains(&tenant.id)) {
-        let (rows, receiver) = mpsc::channel(CHANNEL_CHUNKS);
+        let (rows, receiver) = mpsc::channel(CHUNKS_WAITING);
         members.push(Member { tenant: at, rows });
-        let (tenant, context) = (tenant.clone(), context.clone());
+        let (tenant, beside) = (tenant.clone(), beside.clone());
         comparing.spawn(async move {
-            let verdict = context.compare(&tenant, position, receiver).await;
-            (tenant.id, verdict.unwrap_or_else(|error| Verdict::Failed(message(&error))))
+            let verdict = beside.compare(&tenant, position, receiver).await;
+            (tenant.id, verdict.unwrap_or_else(|error| Verdict::Failed(words(&error))))
         });
     }
     let keys = members.iter().map(|member| &config.tenants[member.tenant].key);
@@ -128,11 +127,11 @@ async fn together(
         };
         drop(cells);
         if let Some(place) = full {
-            sorter.send(place, context.how.timeout).await;
+            sorter.send(place, beside.how.timeout).await;
         }
         progress.row();
     }
-    sorter.finish(context.how.timeout).await;
+    sorter.finish(beside.how.timeout).await;
     progress.finish();
     client.batch_execute("COMMIT").await?;
     let mut verdicts: Vec<(TenantId, Verdict)> = comparing.join_all().await;
@@ -140,7 +139,7 @@ async fn together(
     Ok(verdicts)
 }
 
-impl VerifyContext {
+impl Beside {
     async fn compare(
         &self,
         tenant: &Tenant,
@@ -153,7 +152,7 @@ impl VerifyContext {
         };
         let mut comparison = Comparison::begin(&mut client, self.config.deletes).await?;
         comparison.stage(&mut rows).await?;
-        for round in 0..MAX_RECHECKS {
+        for round in 0..ROUNDS {
             if let Err(why) = self.reaches(tenant, &comparison, position).await? {
                 return Ok(Verdict::Failed(why));
             }
@@ -163,7 +162,7 @@ impl VerifyContext {
             }
             let mut after = String::new();
             loop {
-                let ids = comparison.unsettled(&after, RECHECK_BATCH).await?;
+                let ids = comparison.unsettled(&after, AGAIN_AT_ONCE).await?;
                 let Some(last) = ids.last() else { break };
                 after.clone_from(last);
                 let read = match self.rereader.read_ids(&self.config, &ids).await {
@@ -214,12 +213,12 @@ impl VerifyContext {
             if deadline <= Instant::now() {
                 return Ok(Err(format!("its target is at {held}, and did not get to {position} in time")));
             }
-            sleep(POLL_INTERVAL).await;
+            sleep(LOOK_EVERY).await;
         }
     }
 }
 
-fn message(error: &LoadError) -> String {
+fn words(error: &LoadError) -> String {
     match failure_policy::of_load(error, &TenantId::new("")) {
         FailureAction::Retry(reason) | FailureAction::Park { reason, .. } => reason,
         FailureAction::Refused(refusal) => format!("SQLSTATE {}", refusal.sqlstate),

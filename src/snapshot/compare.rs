@@ -1,8 +1,7 @@
 //! A target against the source's rows, as a merge would see them; changes nothing there: all of it happens in temporary
 //! tables of a transaction that is given up.
 
-use super::load::copy;
-use super::outcome::LoadError;
+use super::load::{LoadError, copy};
 use crate::apply::{Shape, read_checkpoint, statement};
 use crate::model::{Deletes, Lsn, User};
 use crate::pg::PgClient;

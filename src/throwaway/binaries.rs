@@ -1,6 +1,6 @@
 //! Finds the server's binaries, and the account to run them as: PostgreSQL refuses root.
 
-use super::ThrowawayError;
+use super::error::ThrowawayError;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

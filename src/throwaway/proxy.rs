@@ -1,7 +1,7 @@
 //! A TCP proxy on loopback that delays, freezes and cuts connections, for tests, the demo and the benchmark.
 //! Knows nothing of what it carries: needles are looked for in the bytes as they are, so they show only without TLS.
 
-use super::ThrowawayError;
+use super::error::ThrowawayError;
 use bytes::{Buf, Bytes, BytesMut};
 use socket2::SockRef;
 use std::io;

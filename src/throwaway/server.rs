@@ -1,6 +1,7 @@
 //! One throwaway server: its directory, its process, and the watchdog that ends it should we be killed.
 
-use super::{Account, Binaries, ThrowawayError};
+use super::binaries::{Account, Binaries};
+use super::error::ThrowawayError;
 use rustix::process::{Pid, Signal, kill_process};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};

@@ -1,6 +1,6 @@
 //! The text of an array (manual: "Array Input and Output Syntax"): `{1,NULL,"a b"}`, `{{1},{2}}`, `[2:3]={1,2}`.
 
-use super::{JsonKind, Malformed};
+use super::malformed::Malformed;
 use std::borrow::Cow;
 
 /// PostgreSQL's own bound (MAXDIM of array.h).
@@ -8,12 +8,12 @@ const MAX_DIMENSIONS: usize = 6;
 
 const MALFORMED: Malformed = Malformed("array");
 
+/// Appends the array as JSON; `append_element` appends each element that is not null.
 pub(super) fn append(
-    element: &JsonKind,
-    delimiter: u8,
     text: &str,
+    delimiter: u8,
     out: &mut String,
-    stripped: &mut u64,
+    mut append_element: impl FnMut(&str, &mut String) -> Result<(), Malformed>,
 ) -> Result<(), Malformed> {
     // Bounds other than 1 are written before the braces; `to_jsonb` does not show them.
     let body = match text.strip_prefix('[') {
@@ -48,13 +48,13 @@ pub(super) fn append(
                 expects_element = true;
             }
             b'"' if expects_element && depth > 0 => {
-                element.append(&reader.quoted()?, out, stripped)?;
+                append_element(&reader.quoted()?, out)?;
                 expects_element = false;
             }
             _ if expects_element && depth > 0 => {
                 match reader.bare(delimiter)? {
                     "NULL" => out.push_str("null"),
-                    item => element.append(item, out, stripped)?,
+                    item => append_element(item, out)?,
                 }
                 expects_element = false;
             }

@@ -1,19 +1,21 @@
 //! The text of a composite value (manual: "Composite Type Input and Output Syntax"): `(1,"a ""b""",)`.
 
-use super::{JsonKind, Malformed};
+use super::malformed::Malformed;
 use std::borrow::Cow;
 
 const MALFORMED: Malformed = Malformed("composite value");
 
-pub(super) fn append(
-    fields: &[(String, JsonKind)],
+/// Appends the value as a JSON object with these keys, each with its colon; `append_field` appends each field that is
+/// not null, by its index.
+pub(super) fn append<'a>(
     text: &str,
+    keys: impl Iterator<Item = &'a str>,
     out: &mut String,
-    stripped: &mut u64,
+    mut append_field: impl FnMut(usize, &str, &mut String) -> Result<(), Malformed>,
 ) -> Result<(), Malformed> {
     let mut rest = text.strip_prefix('(').ok_or(MALFORMED)?;
     out.push('{');
-    for (i, (key, kind)) in fields.iter().enumerate() {
+    for (i, key) in keys.enumerate() {
         if i > 0 {
             rest = rest.strip_prefix(',').ok_or(MALFORMED)?;
             out.push(',');
@@ -21,7 +23,7 @@ pub(super) fn append(
         out.push_str(key);
         let (field, after) = take_field(rest)?;
         match field {
-            Some(field) => kind.append(&field, out, stripped)?,
+            Some(field) => append_field(i, &field, out)?,
             None => out.push_str("null"),
         }
         rest = after;

@@ -6,8 +6,10 @@
 mod array;
 mod composite;
 mod document;
+mod malformed;
 
 pub(super) use document::{clean, find, scalar_text, without};
+pub(super) use malformed::Malformed;
 
 use crate::model::{Oid, TypeCatalog, TypeKind, push_string};
 
@@ -55,10 +57,6 @@ pub(super) enum JsonKind {
     /// `(a,b)`; each field with its key, `"name":`, ready to be appended.
     Composite(Vec<(String, JsonKind)>),
 }
-
-/// A text that is not what PostgreSQL writes for the type. Never holds the value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed(pub &'static str);
 
 /// The type behind any number of domains; the id itself where it is none.
 pub(super) fn base_type(mut oid: Oid, types: &TypeCatalog) -> Oid {
@@ -138,8 +136,13 @@ impl JsonKind {
                 }
                 out.push(']');
             }
-            JsonKind::Array { element, delimiter } => return array::append(element, *delimiter, text, out, stripped),
-            JsonKind::Composite(fields) => return composite::append(fields, text, out, stripped),
+            JsonKind::Array { element, delimiter } => {
+                return array::append(text, *delimiter, out, |item, out| element.append(item, out, stripped));
+            }
+            JsonKind::Composite(fields) => {
+                let keys = fields.iter().map(|(key, _)| key.as_str());
+                return composite::append(text, keys, out, |at, field, out| fields[at].1.append(field, out, stripped));
+            }
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ pub(crate) struct Found<'a> {
     pub(crate) confirmed: Lsn,
     /// The end of the source's log.
     pub(crate) flushed: Lsn,
-    /// The publication's version.
+    /// The publication's marks.
     pub(crate) publication: &'a str,
 }
 
