@@ -3,6 +3,10 @@
 // Clippy recognises only functions marked as tests; every function here is part of one.
 #![allow(clippy::unwrap_used)]
 
+#[path = "tidy/imports.rs"]
+mod imports;
+
+use imports::{Edges, Imports, cycles};
 use std::path::{Path, PathBuf};
 
 /// The stages of the flow: only `replicator` knows more than one of them.
@@ -181,4 +185,18 @@ fn an_import_of_another_stage_is_found_in_every_form() {
     {
         assert!(!reaches(code), "{code}");
     }
+}
+
+/// The imports of the library.
+fn imports() -> Edges {
+    let library = sources("src").into_iter().filter(|source| source.path != Path::new("src/main.rs"));
+    let files = library.map(|source| (source.path.display().to_string(), source.text)).collect();
+    Imports::read("src/lib.rs", &files).edges()
+}
+
+#[test]
+fn no_import_cycle_exists_between_files() {
+    // These are being taken apart.
+    let known = ["src/capture/", "src/replicator/", "src/snapshot/", "src/state/"];
+    check(cycles(&imports()).into_iter().filter(|cycle| !known.iter().any(|known| cycle.starts_with(known))));
 }
