@@ -93,22 +93,24 @@ pub(super) fn connect_finding(subject: Subject, url: &PgUrl, error: &ConnectErro
     let role = quote_ident(&url.user);
     let remedy = match error {
         ConnectError::Unreachable { .. } | ConnectError::Timeout { .. } => {
-            "look whether host and port of the URL are right, the server runs, and a firewall lets this machine in"
+            "check the host and port of the URL, that the server is running, and that no firewall blocks this machine"
                 .into()
         }
-        ConnectError::Tls { .. } => "mend sslmode or sslrootcert in the URL, or the server's certificate".into(),
+        ConnectError::Tls { .. } => {
+            "correct sslmode or sslrootcert in the URL, or replace the server's certificate".into()
+        }
         ConnectError::Auth { sqlstate: Some(code), .. }
             if SqlStateClass::of(code) == SqlStateClass::InvalidPassword =>
         {
-            format!("mend the password in the URL, or set that of the role: ALTER ROLE {role} PASSWORD '...';")
+            format!("correct the password in the URL, or change the role's password: ALTER ROLE {role} PASSWORD '...';")
         }
         ConnectError::Auth { .. } => {
             format!(
-                "look whether the role is there and may log in (CREATE ROLE {role} LOGIN PASSWORD '...';), and pg_hba.conf lets it in"
+                "check that the role exists and can log in (CREATE ROLE {role} LOGIN PASSWORD '...';), and that pg_hba.conf allows it"
             )
         }
         ConnectError::Server { error, .. } => refused_remedy(url, &error.sqlstate),
-        ConnectError::Protocol { .. } => "look whether host and port of the URL are those of PostgreSQL".into(),
+        ConnectError::Protocol { .. } => "check that the host and port of the URL are those of PostgreSQL".into(),
     };
     Finding::error(subject, error.to_string(), remedy)
 }
@@ -116,13 +118,15 @@ pub(super) fn connect_finding(subject: Subject, url: &PgUrl, error: &ConnectErro
 fn refused_remedy(url: &PgUrl, sqlstate: &str) -> String {
     use SqlStateClass::*;
     match SqlStateClass::of(sqlstate) {
-        MissingDatabase => format!("mend the database in the URL, or CREATE DATABASE {};", quote_ident(&url.database)),
+        MissingDatabase => {
+            format!("correct the database in the URL, or run: CREATE DATABASE {};", quote_ident(&url.database))
+        }
         Privilege => {
             format!("GRANT CONNECT ON DATABASE {} TO {};", quote_ident(&url.database), quote_ident(&url.user))
         }
         TooManyConnections => {
-            "give the server more max_connections, or the role or database that is named a higher CONNECTION LIMIT, or \
-             close some"
+            "raise max_connections of the server or the CONNECTION LIMIT of the role or database named above, or \
+             close some connections"
                 .into()
         }
         RowRefused
@@ -141,6 +145,6 @@ fn refused_remedy(url: &PgUrl, sqlstate: &str) -> String {
         | Statement
         | RoutineFailure
         | Other
-        | ApplicationDefined => "wait until the server takes connections, and run `check` again".into(),
+        | ApplicationDefined => "wait until the server accepts connections, then run `check` again".into(),
     }
 }

@@ -13,11 +13,11 @@ pub(super) async fn findings(config: &Config, kafka: &Kafka) -> Vec<Finding> {
     };
     let settings = kafka.clone();
     let reached = tokio::task::spawn_blocking(move || kafka::existing_topics(&settings)).await;
-    let reached = reached.unwrap_or_else(|error| Err(Failure::plain(format!("the look was broken off: {error}"))));
+    let reached = reached.unwrap_or_else(|error| Err(Failure::plain(format!("the lookup was interrupted: {error}"))));
     let there = match reached {
         Ok(there) => there,
         Err(Failure { what, remedy }) => {
-            let remedy = remedy.unwrap_or("look whether the brokers run and can be reached from here");
+            let remedy = remedy.unwrap_or("check that the brokers are running and reachable from this machine");
             return vec![Finding::error(Subject::Kafka, what, remedy)];
         }
     };

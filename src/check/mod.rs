@@ -115,14 +115,13 @@ async fn check_target(tenant: &Tenant, rows_go: bool, state: Option<&crate::stat
 fn unreadable(subject: Subject, error: &tokio_postgres::Error) -> Finding {
     Finding::error(
         subject,
-        format!("it cannot be looked at: {}", pg::describe(error)),
-        "mend that, and run `check` again",
+        format!("the database cannot be inspected: {}", pg::describe(error)),
+        "fix that, then run `check` again",
     )
 }
 
 fn too_slow(subject: Subject) -> Finding {
-    let message = format!("it gave no answer within {} s", LOOKUP_TIMEOUT.as_secs());
-    let remedy =
-        "SELECT pid, query FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0; shows who waits";
+    let message = format!("no answer within {} s", LOOKUP_TIMEOUT.as_secs());
+    let remedy = "SELECT pid, query FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0; lists the sessions that wait for a lock";
     Finding { passes: true, ..Finding::error(subject, message, remedy) }
 }

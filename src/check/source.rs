@@ -39,8 +39,8 @@ pub(super) fn no_family(families: &[Family]) -> Finding {
     let looked: Vec<_> = families.iter().map(Family::describe).collect();
     Finding::error(
         Subject::Source,
-        format!("none of the preset's tables is there: looked for {}", looked.join(", ")),
-        "users.table names the table, where it has another name; taken literally: no quotes, case matters",
+        format!("none of the preset's tables exists: looked for {}", looked.join(", ")),
+        "if the table has another name, set users.table to schema.name, without quotes; case matters",
     )
 }
 
@@ -70,13 +70,13 @@ impl Found<'_> {
         let role = quote_ident(&facts.role);
         if facts.wal_level != "logical" {
             self.error(
-                format!("wal_level is {}, and logical replication needs logical", facts.wal_level),
+                format!("wal_level is {}, but logical replication needs logical", facts.wal_level),
                 "ALTER SYSTEM SET wal_level = 'logical'; then restart the server (managed services: \
                  rds.logical_replication = 1, cloudsql.logical_decoding = on)",
             );
         }
         if facts.is_standby {
-            self.error("the server is a standby, which cannot hold the publication", "point source.url at the primary");
+            self.error("the server is a standby and cannot hold the publication", "point source.url at the primary");
         }
         if self.config.source.publish == Publish::Columns && !facts.has_column_lists {
             self.error(NEEDS_COLUMN_LISTS, WITHOUT_COLUMN_LISTS);
@@ -96,11 +96,11 @@ impl Found<'_> {
             None => {}
             // -1
             Some(Err(_)) => self.warning(
-                "max_slot_wal_keep_size is not set: a slot that nobody reads can fill the server's disk",
+                "max_slot_wal_keep_size is not set: an unread slot can fill the server's disk",
                 remedy,
             ),
             Some(Ok(size)) if size.saturating_mul(MB) <= budget => self.warning(
-                format!("max_slot_wal_keep_size ({size} MB) is not above limits.source_wal: the slot is lost first"),
+                format!("max_slot_wal_keep_size ({size} MB) is not above limits.source_wal: the slot is lost before a tenant is parked"),
                 remedy,
             ),
             Some(Ok(_)) => {}
@@ -118,27 +118,27 @@ impl Found<'_> {
                 format!("there is no table {name} in database {}", facts.database),
                 match nearest {
                     Some(nearest) => format!("users:\n         table: {nearest}    # did you mean this one?"),
-                    None => "users.table names it as schema.name, taken literally: no quotes, case matters".to_owned(),
+                    None => "set users.table to schema.name, without quotes; case matters".to_owned(),
                 },
             );
             return None;
         };
         let Some(relation) = &table.relation else {
             self.error(
-                format!("{name} is no table (relkind {}): only tables are replicated", table.kind),
-                "users.table has to name the table that the users are written to",
+                format!("{name} is not a table (relkind {}): only tables can be replicated", table.kind),
+                "set users.table to the table that users are written to",
             );
             return None;
         };
         if table.persistence != "p" {
             self.error(
-                format!("{name} is an unlogged table, whose changes are not replicated"),
+                format!("{name} is an unlogged table: its changes are not replicated"),
                 format!("ALTER TABLE {} SET LOGGED;", quote_table(name)),
             );
         }
         if !table.schema_usage {
             self.error(
-                format!("role {} may not use schema {}", facts.role, name.schema),
+                format!("role {} cannot use schema {}", facts.role, name.schema),
                 format!("GRANT USAGE ON SCHEMA {} TO {role};", quote_ident(&name.schema)),
             );
         }
@@ -159,7 +159,9 @@ impl Found<'_> {
         if !gap.is_empty() {
             let gap = gap.join(", ");
             self.error(
-                format!("the replica identity of {name} does not carry {gap}: a DELETE would not say whose it is"),
+                format!(
+                    "the replica identity of {name} lacks {gap}: a DELETE could not be attributed to a user and tenant"
+                ),
                 remedy,
             );
         }
@@ -198,7 +200,7 @@ impl Found<'_> {
             None => {}
             Some(Err(error)) => self.error(
                 format!("users.query cannot be run: {error}"),
-                "mend the query, or what it lacks: GRANT SELECT on its tables; try it with psql",
+                "correct the query, or GRANT SELECT on its tables; test it with psql",
             ),
             Some(Ok((relation, types))) => match RowPlan::compile(&self.config.users, relation, types) {
                 Ok(plan) => self.leaving(&plan),
@@ -209,7 +211,7 @@ impl Found<'_> {
 
     fn misfits(&mut self, error: &CompileError) {
         for problem in &error.problems {
-            self.error(format!("{}: users.{problem}", self.name), "mend that key of the configuration");
+            self.error(format!("{}: users.{problem}", self.name), "correct this key in the configuration");
         }
     }
 
@@ -221,14 +223,14 @@ impl Found<'_> {
                 Withheld::Excluded => "excluded",
                 Withheld::LooksSecret => "looks like a secret",
                 Withheld::NotAllowed => "not in allow",
-                Withheld::Replaced => "a mapped value has its name",
+                Withheld::Replaced => "replaced by a mapped value",
             };
             format!("{name} ({why})")
         });
         let withheld: Vec<_> = withheld.collect();
         let none = |list: String| if list.is_empty() { "none".to_owned() } else { list };
-        self.note(format!("columns that leave: {}", none(leaving.join(", "))));
-        self.note(format!("columns that stay: {}", none(withheld.join(", "))));
+        self.note(format!("columns copied to targets: {}", none(leaving.join(", "))));
+        self.note(format!("columns withheld: {}", none(withheld.join(", "))));
     }
 
     fn readable(&mut self, table: &TableFacts, wanted: &[String]) {
@@ -240,7 +242,7 @@ impl Found<'_> {
             let (name, role) = (self.name, quote_ident(&self.facts.role));
             let columns: Vec<_> = wanted.iter().map(|column| quote_ident(column)).collect();
             self.error(
-                format!("role {} may not read {name} ({})", self.facts.role, hidden.join(", ")),
+                format!("role {} cannot read {name} ({})", self.facts.role, hidden.join(", ")),
                 format!("GRANT SELECT ({}) ON {} TO {role};", columns.join(", "), quote_table(name)),
             );
         }
@@ -256,12 +258,14 @@ impl Found<'_> {
         let row = &publication.row;
         if table.kind == "p" && !row.via_root {
             self.error(
-                format!("{users} is partitioned, and publication {name} sends its changes under its partitions' names"),
+                format!(
+                    "{users} is partitioned, and publication {name} publishes its changes under the partitions' names"
+                ),
                 format!("ALTER PUBLICATION {published} SET (publish_via_partition_root = true);"),
             );
         } else if !publication.has_table {
             self.error(
-                format!("publication {name} does not hold {users}"),
+                format!("publication {name} does not include {users}"),
                 format!("ALTER PUBLICATION {published} ADD TABLE {};", quote_table(users)),
             );
         }
@@ -270,7 +274,7 @@ impl Found<'_> {
         let missing: Vec<_> = kinds.iter().filter(|(_, published)| !published).map(|(kind, _)| *kind).collect();
         if !missing.is_empty() {
             self.error(
-                format!("publication {name} leaves out {}", missing.join(", ")),
+                format!("publication {name} does not publish {}", missing.join(", ")),
                 format!("ALTER PUBLICATION {published} SET (publish = 'insert, update, delete, truncate');"),
             );
         }
@@ -284,15 +288,15 @@ impl Found<'_> {
         let name = &self.config.source.publication;
         if table.kind == "p" {
             self.error(
-                format!("{users} is partitioned: its publication has to be made by hand"),
+                format!("{users} is partitioned: its publication must be created manually"),
                 format!("{create} WITH (publish_via_partition_root = true);"),
             );
         } else if table.is_owner && self.facts.may_create {
-            self.note(format!("publication {name} is not there yet; `run` creates it"));
+            self.note(format!("publication {name} does not exist yet; `run` creates it"));
         } else {
             self.error(
                 format!(
-                    "publication {name} is not there, and role {} cannot create it: that takes the table's owner ({}) \
+                    "publication {name} does not exist, and role {} cannot create it: that requires the table's owner ({}) \
                      with CREATE on database {}",
                     self.facts.role, table.owner, self.facts.database
                 ),
@@ -305,17 +309,17 @@ impl Found<'_> {
     fn published_part(&mut self, publication: &PublicationFacts, wanted: Option<&[String]>) {
         let (name, users) = (&self.config.source.publication, self.name);
         let whole = format!(
-            "ALTER PUBLICATION {} SET TABLE {}; (with its other tables)",
+            "ALTER PUBLICATION {} SET TABLE {}; (list its other tables, too)",
             quote_ident(name),
             quote_table(users)
         );
         if publication.row_filter.is_some() {
-            self.error(format!("publication {name} sends only some rows of {users}"), whole.clone());
+            self.error(format!("publication {name} publishes only some rows of {users}"), whole.clone());
         }
         let (Some(columns), Some(wanted)) = (&publication.columns, wanted) else { return };
         let hidden: Vec<_> = wanted.iter().filter(|name| !columns.contains(name)).map(String::as_str).collect();
         if !hidden.is_empty() {
-            self.error(format!("publication {name} leaves out columns of {users}: {}", hidden.join(", ")), whole);
+            self.error(format!("publication {name} omits columns of {users}: {}", hidden.join(", ")), whole);
         }
         self.published_list(columns);
     }
@@ -327,20 +331,20 @@ impl Found<'_> {
         let (publication, users) = (&self.config.source.publication, self.name);
         if columns.len() >= relation.columns.len() {
             self.error(
-                format!("source.publish is columns, but publication {publication} sends whole rows of {users}"),
-                "`users-sync setup` prints the publication with its columns; drop this one first",
+                format!("source.publish is columns, but publication {publication} publishes whole rows of {users}"),
+                "drop the publication, then create it as `users-sync setup` prints it",
             );
         } else if relation.replica_identity == ReplicaIdentity::Full {
             self.error(
                 format!(
                     "{users} has REPLICA IDENTITY FULL and a column list: the store's own UPDATEs and DELETEs fail"
                 ),
-                "use an index as replica identity, or source.publish: rows",
+                "use an index as replica identity, or set source.publish: rows",
             );
         } else {
             self.note(format!(
-                "publication {publication} lists columns of {users}: before a migration drops one of them, or changes its \
-                 type, run ALTER PUBLICATION {} DROP TABLE {}; and after it `users-sync setup` again",
+                "publication {publication} has a column list for {users}: before a migration drops one of these columns or \
+                 changes its type, run ALTER PUBLICATION {} DROP TABLE {}; afterwards run `users-sync setup` again",
                 quote_ident(publication),
                 quote_table(users)
             ));
@@ -351,33 +355,37 @@ impl Found<'_> {
         let facts = self.facts;
         let (name, literal) = (&self.config.source.slot, quote_literal(&self.config.source.slot));
         let drop = format!("SELECT pg_drop_replication_slot({literal});");
-        let other = "or another source.slot in the configuration";
+        let other = "set another source.slot in the configuration";
+        let other_or_drop = format!("{other}, or drop the slot if nothing uses it: {drop}");
         let mut wanted = 1;
         match &facts.slot {
             None => {
                 wanted = 2;
-                self.note(format!("slot {name} is not there yet; `run` creates it, and every tenant takes a snapshot"));
+                self.note(format!(
+                    "slot {name} does not exist yet; `run` creates it and takes a snapshot of every tenant"
+                ));
             }
             Some(slot) if slot.plugin.as_deref() != Some("pgoutput") => {
-                let plugin =
-                    slot.plugin.as_deref().map_or("a physical slot".to_owned(), |plugin| format!("of plugin {plugin}"));
-                self.error(format!("slot {name} is {plugin}, not of pgoutput"), format!("{drop} {other}"));
+                let what = match &slot.plugin {
+                    Some(plugin) => format!("uses the plugin {plugin}"),
+                    None => "is a physical slot".to_owned(),
+                };
+                self.error(format!("slot {name} {what}, but pgoutput is required"), other_or_drop);
             }
-            Some(slot) if slot.database.as_deref() != Some(&facts.database) => self.error(
-                format!(
-                    "slot {name} belongs to database {}, not {}",
-                    slot.database.as_deref().unwrap_or("?"),
-                    facts.database
-                ),
-                format!("{drop} {other}"),
-            ),
+            Some(slot) if slot.database.as_deref() != Some(&facts.database) => {
+                let database = slot.database.as_deref().unwrap_or("?");
+                self.error(
+                    format!("slot {name} belongs to database {database}, not {}", facts.database),
+                    other_or_drop,
+                );
+            }
             Some(slot) if slot.temporary => {
-                self.error(format!("slot {name} is a temporary one of another session"), other)
+                self.error(format!("slot {name} is a temporary slot of another session"), other);
             }
             Some(slot) if slot.invalid => match self.config.on_slot_loss {
                 OnSlotLoss::Resync => self.warning(
-                    format!("slot {name} is lost; `run` makes it anew, and every tenant takes a snapshot"),
-                    "a larger max_slot_wal_keep_size keeps it longer",
+                    format!("slot {name} is lost; `run` recreates it and takes a snapshot of every tenant"),
+                    "raise max_slot_wal_keep_size to keep the slot longer",
                 ),
                 OnSlotLoss::Stop => self.error(format!("slot {name} is lost, and on_slot_loss is stop"), drop),
             },
@@ -400,7 +408,7 @@ impl Found<'_> {
         if free >= wanted {
             return;
         }
-        let message = format!("{setting} is {most}, and {used} are in use: {wanted} free ones are wanted");
+        let message = format!("{setting} is {most} and {used} are in use, but {wanted} must be free");
         let remedy = format!("ALTER SYSTEM SET {setting} = {}; then restart the server", most + wanted - free);
         self.error(message, remedy);
     }

@@ -10,25 +10,25 @@ pub(super) fn findings(facts: &StateFacts) -> Vec<Finding> {
     let error = |message: String, remedy: String| vec![Finding::error(Subject::State, message, remedy)];
     if facts.is_read_only {
         return error(
-            format!("database {} is read-only, and the state has to be written", facts.database),
-            "point the URL at the primary, or set state.url to a database that can be written".to_owned(),
+            format!("database {} is read-only, but the state must be written to it", facts.database),
+            "point the URL at the primary, or set state.url to a writable database".to_owned(),
         );
     }
     match (facts.tables, facts.schema, facts.may_create) {
         (Some(true), ..) => Vec::new(),
         (Some(false), ..) => error(
-            format!("role {} may not write the tables of schema users_sync", facts.role),
+            format!("role {} cannot write the tables of schema users_sync", facts.role),
             format!(
                 "GRANT USAGE ON SCHEMA users_sync TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA users_sync TO {role};"
             ),
         ),
         (None, Some(false), _) => error(
-            format!("role {} may not create tables in schema users_sync", facts.role),
+            format!("role {} cannot create tables in schema users_sync", facts.role),
             format!("GRANT USAGE, CREATE ON SCHEMA users_sync TO {role};"),
         ),
         (None, None, false) => error(
-            format!("role {} may not create the schema users_sync for the state", facts.role),
-            format!("GRANT CREATE ON DATABASE {database} TO {role}; or set state.url to a database where it may"),
+            format!("role {} cannot create the schema users_sync for the state", facts.role),
+            format!("GRANT CREATE ON DATABASE {database} TO {role}; or set state.url to a database where it can"),
         ),
         (None, ..) => Vec::new(),
     }

@@ -18,12 +18,14 @@ pub(super) fn findings(tenant: &Tenant, rows_go: bool, facts: &TargetFacts, stat
     if facts.is_read_only {
         error(
             format!("database {} is read-only for role {}", facts.database, facts.role),
-            format!("point the target at the primary, or ALTER ROLE {role} SET default_transaction_read_only = off;"),
+            format!(
+                "point the target at the primary, or run: ALTER ROLE {role} SET default_transaction_read_only = off;"
+            ),
         );
     }
     if !facts.may_make_temporary {
         error(
-            format!("role {} may not make temporary tables", facts.role),
+            format!("role {} cannot create temporary tables", facts.role),
             format!("GRANT TEMPORARY ON DATABASE {database} TO {role};"),
         );
     }
@@ -43,10 +45,7 @@ pub(super) fn findings(tenant: &Tenant, rows_go: bool, facts: &TargetFacts, stat
     if let Some(Err(shape)) = facts.columns.as_deref().map(Shape::from_columns) {
         error(
             shape.to_string(),
-            format!(
-                "rename that table, and `run` makes its own: {}",
-                statement::CREATE_TABLE.replace('\n', "\n       ")
-            ),
+            format!("rename that table; `run` creates its own: {}", statement::CREATE_TABLE.replace('\n', "\n       ")),
         );
     }
     if let (Some(has_rows), Some(state), true) = (facts.has_rows, state, facts.checkpoint_known) {
@@ -105,10 +104,7 @@ fn judge_rights(
         None => format!("GRANT CREATE ON DATABASE {} TO {role};", quote_ident(&facts.database)),
         Some(_) => format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {role};"),
     };
-    Some((
-        format!("role {} may not create {schema}.{table}", facts.role),
-        format!("{remedy} or run `users-sync setup`"),
-    ))
+    Some((format!("role {} cannot create {schema}.{table}", facts.role), format!("{remedy} or run `users-sync setup`")))
 }
 
 #[cfg(test)]
@@ -176,7 +172,7 @@ mod tests {
         let create = "GRANT CREATE ON DATABASE \"d\" TO \"u\";";
         check(
             TargetFacts { may_create: false, ..fresh() },
-            &[("may not create neon_auth.users_sync", create), ("may not create users_sync.checkpoint", create)],
+            &[("cannot create neon_auth.users_sync", create), ("cannot create users_sync.checkpoint", create)],
         );
         let schema = TableRights { schema: Some((true, false)), ..rights(false) };
         check(TargetFacts { users: schema, ..fresh() }, &[("neon_auth", "GRANT USAGE, CREATE ON SCHEMA neon_auth")]);

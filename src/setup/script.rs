@@ -33,7 +33,7 @@ impl Script {
         let role = crate::pg::quote_ident(&url.user);
         let password = url.password.as_ref().map(|secret| format!(" PASSWORD {}", crate::pg::quote_literal(&secret.0)));
         let why = match password {
-            Some(_) => "with the password of its URL; --apply sets it, by hand \\password does",
+            Some(_) => "--apply sets the password of its URL; by hand, use \\password",
             None => "",
         };
         let sql = format!("CREATE ROLE {role} LOGIN{attributes}");

@@ -13,7 +13,7 @@ const IDENTITY_INDEX: &str = "users_sync_identity";
 pub(crate) fn source_script(config: &Config, facts: &SetupFacts) -> Result<Script, String> {
     let role = quote_ident(&config.source.url.user);
     let mut script = Script {
-        heading: format!("at the source, in database {}, as the tables' owner or a superuser", facts.database),
+        heading: format!("run at the source, in database {}, as the tables' owner or a superuser", facts.database),
         ..Script::default()
     };
     match facts.role {
@@ -44,7 +44,7 @@ pub(crate) fn source_script(config: &Config, facts: &SetupFacts) -> Result<Scrip
             Identity::Enough => {}
             Identity::Index(index) => script.add(
                 format!("ALTER TABLE {table} REPLICA IDENTITY USING INDEX {}", quote_ident(index)),
-                "deletes then say whose users they were",
+                "lets a DELETE be attributed to its user and tenant",
             ),
             Identity::NewIndex(columns) => {
                 add_missing(&mut published, columns);
@@ -54,23 +54,23 @@ pub(crate) fn source_script(config: &Config, facts: &SetupFacts) -> Result<Scrip
                         "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS {IDENTITY_INDEX} ON {table} ({})",
                         columns.join(", ")
                     ),
-                    "does not hold up the store's writes",
+                    "does not block the store's writes",
                 );
                 script.add(
                     format!("ALTER TABLE {table} REPLICA IDENTITY USING INDEX {IDENTITY_INDEX}"),
-                    "deletes then say whose users they were",
+                    "lets a DELETE be attributed to its user and tenant",
                 );
             }
             Identity::Full if config.source.publish == Publish::Columns => {
                 return Err(format!(
-                    "{} needs REPLICA IDENTITY FULL, since a column that says whose row it is can be null; with \
-                     source.publish: columns the store's own UPDATEs and DELETEs would fail then. Use publish: rows",
+                    "{} needs REPLICA IDENTITY FULL, because a column that identifies the user or tenant is nullable. With \
+                     source.publish: columns the store's own UPDATEs and DELETEs would fail: use publish: rows",
                     needs.published.table
                 ));
             }
             Identity::Full => script.add(
                 format!("ALTER TABLE {table} REPLICA IDENTITY FULL"),
-                "no index will do: a column that says whose row it is can be null",
+                "no index fits: a column that identifies the user or tenant is nullable",
             ),
         }
         if !needs.is_published {
@@ -79,7 +79,7 @@ pub(crate) fn source_script(config: &Config, facts: &SetupFacts) -> Result<Scrip
     }
     add_publication(&mut script, config, facts, &missing);
     if config.state_url == config.source.url && !facts.has_state_schema {
-        script.add(format!("CREATE SCHEMA users_sync AUTHORIZATION {role}"), "the state: who follows, and from where");
+        script.add(format!("CREATE SCHEMA users_sync AUTHORIZATION {role}"), "the state: the progress of every tenant");
     }
     Ok(script)
 }
@@ -97,10 +97,10 @@ fn add_publication(script: &mut Script, config: &Config, facts: &SetupFacts, mis
     }
     let create = create_statement(&config.source.publication, missing);
     let why = match config.source.publish {
-        Publish::Rows => "whole rows: the store's migrations stay free, secrets are dropped in users-sync",
+        Publish::Rows => "whole rows: the store can be migrated freely; users-sync drops the secret columns",
         Publish::Columns => {
-            "these columns only; before a migration drops one or changes its type: ALTER PUBLICATION ... DROP TABLE, \
-             and `setup` again after it"
+            "these columns only; before a migration drops one or changes its type, run ALTER PUBLICATION ... DROP \
+             TABLE; afterwards run `setup` again"
         }
     };
     match facts.has_publication {

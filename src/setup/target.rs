@@ -13,14 +13,14 @@ pub(crate) fn target_script(tenant: &Tenant, role_exists: bool, rows_go: bool, a
     let role = quote_ident(&tenant.target.user);
     let mut script = Script {
         heading: format!(
-            "at the target of tenant {}, in database {}, as its owner or a superuser",
+            "run at the target of tenant {}, in database {}, as its owner or a superuser",
             tenant.id, tenant.target.database
         ),
         ..Script::default()
     };
     if !role_exists {
         script.add_role(&tenant.target, "");
-        script.add(format!("GRANT {role} TO CURRENT_USER"), "whoever may become it may make what is to be its own");
+        script.add(format!("GRANT {role} TO CURRENT_USER"), "needed to create objects that the role is to own");
     }
     script.add(
         format!("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {role}", quote_ident(&tenant.target.database)),
@@ -37,7 +37,7 @@ pub(crate) fn target_script(tenant: &Tenant, role_exists: bool, rows_go: bool, a
     };
     script.add(format!("GRANT {rights} ON neon_auth.users_sync TO {role}"), "");
     if !application_roles.is_empty() {
-        script.add(create_wait_for(), "an application that has just signed somebody up waits for the row");
+        script.add(create_wait_for(), "an application can wait for the row of a user who has just signed up");
         script.add(format!("ALTER FUNCTION users_sync.wait_for(text, interval) OWNER TO {role}"), "");
     }
     for application in application_roles {
@@ -47,7 +47,10 @@ pub(crate) fn target_script(tenant: &Tenant, role_exists: bool, rows_go: bool, a
             format!("GRANT SELECT, REFERENCES ON neon_auth.users_sync TO {application}"),
             "user_id TEXT REFERENCES neon_auth.users_sync(id)",
         );
-        script.add(format!("GRANT USAGE ON SCHEMA users_sync TO {application}"), "its tables stay closed");
+        script.add(
+            format!("GRANT USAGE ON SCHEMA users_sync TO {application}"),
+            "to call wait_for; the tables stay inaccessible",
+        );
         script.add(format!("GRANT EXECUTE ON FUNCTION users_sync.wait_for(text, interval) TO {application}"), "");
     }
     script

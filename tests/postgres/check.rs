@@ -96,7 +96,7 @@ async fn check_finds_nothing_in_fresh_databases_and_leaves_nothing() {
     let said = users_sync(&["check"], &yaml(&server, "postgres")).await;
     assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
     assert!(said.out.contains("0 errors, 0 warnings"), "{}", said.out);
-    assert!(said.out.contains("note: source: publication users_sync is not there yet"), "{}", said.out);
+    assert!(said.out.contains("note: source: publication users_sync does not exist yet"), "{}", said.out);
     assert_eq!(traces(&server).await, before);
 }
 
@@ -115,7 +115,7 @@ async fn check_reports_source_problems_with_remedies_and_changes_nothing() {
     has_error(&said, 1, "database \"aut\" does not exist", "CREATE DATABASE \"aut\";");
 
     server.sql("auth", "ALTER TABLE public.users REPLICA IDENTITY DEFAULT").await.unwrap();
-    has_error(&found(good.clone()).await, 1, "does not carry org", "CREATE UNIQUE INDEX users_sync_identity");
+    has_error(&found(good.clone()).await, 1, "lacks org", "CREATE UNIQUE INDEX users_sync_identity");
     server.sql("auth", "ALTER TABLE public.users REPLICA IDENTITY USING INDEX identity").await.unwrap();
 
     server.sql("auth", "CREATE ROLE guest LOGIN PASSWORD 'hunter2'").await.unwrap();
@@ -127,11 +127,11 @@ async fn check_reports_source_problems_with_remedies_and_changes_nothing() {
     has_error(
         &said,
         4,
-        "may not read public.users",
+        "cannot read public.users",
         "GRANT SELECT (\"id\", \"org\", \"name\", \"email\") ON \"public\".\"users\" TO \"guest\";",
     );
     has_error(&said, 4, "cannot create it", "CREATE PUBLICATION \"users_sync\" FOR TABLE \"public\".\"users\";");
-    has_error(&said, 4, "may not create the schema", "GRANT CREATE ON DATABASE \"auth\" TO \"guest\";");
+    has_error(&said, 4, "cannot create the schema", "GRANT CREATE ON DATABASE \"auth\" TO \"guest\";");
     assert_eq!(traces(&server).await, before);
 
     // Following the remedies is sufficient.

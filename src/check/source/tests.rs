@@ -93,7 +93,7 @@ fn right() -> SourceFacts {
 /// The findings but those that always come.
 fn told(facts: &SourceFacts) -> Vec<Finding> {
     let mut found = findings(&config(), facts);
-    found.retain(|finding| !finding.message.starts_with("columns that "));
+    found.retain(|finding| !finding.message.starts_with("columns "));
     found
 }
 
@@ -130,7 +130,7 @@ fn with_slot(change: impl Fn(&mut SlotRow)) -> impl Fn(&mut SourceFacts) {
 fn a_source_that_is_right_has_no_findings() {
     assert_eq!(told(&right()), []);
     let all: Vec<_> = findings(&config(), &right()).into_iter().map(|finding| finding.message).collect();
-    assert_eq!(all, ["columns that leave: id, org, email", "columns that stay: none"]);
+    assert_eq!(all, ["columns copied to targets: id, org, email", "columns withheld: none"]);
 }
 
 #[test]
@@ -156,14 +156,14 @@ fn a_slot_without_a_bound_is_worth_a_warning() {
 fn the_table_has_to_be_there_and_readable() {
     let others = |f: &mut SourceFacts| (f.table, f.others) = (None, vec!["public.orders".into(), "auth.user".into()]);
     check_error(others, "no table auth.users in database auth", "table: auth.user ");
-    check_error(with_table(|t| (t.relation, t.kind) = (None, "v".into())), "is no table", "users.table");
+    check_error(with_table(|t| (t.relation, t.kind) = (None, "v".into())), "is not a table", "users.table");
     check_error(with_table(|t| t.persistence = "u".into()), "unlogged", "SET LOGGED");
-    check_error(with_table(|t| t.schema_usage = false), "may not use schema auth", "GRANT USAGE ON SCHEMA \"auth\"");
+    check_error(with_table(|t| t.schema_usage = false), "cannot use schema auth", "GRANT USAGE ON SCHEMA \"auth\"");
     check_error(with_table(|t| t.row_security = true), "row security", "ALTER ROLE \"sync\" BYPASSRLS");
     let some = |t: &mut TableFacts| (t.may_select, t.readable) = (false, vec!["id".into(), "org".into()]);
     check_error(
         with_table(some),
-        "may not read auth.users (email)",
+        "cannot read auth.users (email)",
         "GRANT SELECT (\"id\", \"org\", \"email\") ON \"auth\".\"users\" TO \"sync\"",
     );
 }
@@ -171,17 +171,21 @@ fn the_table_has_to_be_there_and_readable() {
 #[test]
 fn the_mapping_has_to_fit() {
     let rename = |t: &mut TableFacts| t.relation.as_mut().unwrap().columns[2].name = "mail".into();
-    check_error(with_table(rename), "users.email: there is no column \"email\"; did you mean \"mail\"?", "that key");
+    check_error(with_table(rename), "users.email: there is no column \"email\"; did you mean \"mail\"?", "this key");
     let key_only = |t: &mut TableFacts| t.relation.as_mut().unwrap().columns[1].in_identity = false;
-    check_error(with_table(key_only), "does not carry org", "REPLICA IDENTITY USING INDEX");
+    check_error(with_table(key_only), "lacks org", "REPLICA IDENTITY USING INDEX");
 }
 
 #[test]
 fn the_publication_has_to_show_everything() {
     let set = "ALTER PUBLICATION \"users_sync\"";
-    check_error(with_publication(|p| p.has_table = false), "does not hold auth.users", "ADD TABLE \"auth\".\"users\"");
+    check_error(
+        with_publication(|p| p.has_table = false),
+        "does not include auth.users",
+        "ADD TABLE \"auth\".\"users\"",
+    );
     let no_deletes = |p: &mut PublicationFacts| (p.row.deletes, p.row.truncates) = (false, false);
-    check_error(with_publication(no_deletes), "leaves out delete, truncate", "SET (publish = ");
+    check_error(with_publication(no_deletes), "does not publish delete, truncate", "SET (publish = ");
     check_error(with_publication(|p| p.row_filter = Some("x".into())), "only some rows", set);
     check_error(with_publication(|p| p.columns = Some(vec!["id".into()])), "columns of auth.users: org, email", set);
     check_error(with_table(|t| t.kind = "p".into()), "partitioned", "publish_via_partition_root = true");
@@ -193,15 +197,15 @@ fn what_is_not_there_yet_needs_the_right_to_make_it() {
     check(none.clone(), Severity::Note, "`run` creates it", "");
     let mut guest = none.clone();
     guest.table.as_mut().unwrap().is_owner = false;
-    check(guest, Severity::Error, "takes the table's owner (owner)", "CREATE PUBLICATION \"users_sync\" FOR TABLE");
+    check(guest, Severity::Error, "requires the table's owner (owner)", "CREATE PUBLICATION \"users_sync\" FOR TABLE");
     check(SourceFacts { may_create: false, ..none }, Severity::Error, "with CREATE on database auth", "superuser");
-    check(SourceFacts { slot: None, ..right() }, Severity::Note, "slot users_sync is not there yet", "");
+    check(SourceFacts { slot: None, ..right() }, Severity::Note, "slot users_sync does not exist yet", "");
 }
 
 #[test]
 fn the_slot_has_to_be_ours() {
     let drop = "pg_drop_replication_slot('users_sync')";
-    check_error(with_slot(|s| s.plugin = Some("wal2json".into())), "of plugin wal2json", drop);
+    check_error(with_slot(|s| s.plugin = Some("wal2json".into())), "uses the plugin wal2json", drop);
     check_error(with_slot(|s| s.plugin = None), "a physical slot", drop);
     check_error(with_slot(|s| s.database = Some("other".into())), "belongs to database other", drop);
     check_error(with_slot(|s| s.temporary = true), "temporary", "source.slot");

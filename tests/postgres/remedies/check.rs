@@ -172,26 +172,26 @@ async fn missing_privileges_have_working_remedies() {
     let mut scene = Scene::clean().await;
     for (sql, message) in [
         ("ALTER ROLE reader NOREPLICATION", "no REPLICATION privilege"),
-        ("REVOKE USAGE ON SCHEMA store FROM reader", "may not use schema store"),
-        ("REVOKE SELECT ON store.users FROM reader", "may not read store.users"),
+        ("REVOKE USAGE ON SCHEMA store FROM reader", "cannot use schema store"),
+        ("REVOKE SELECT ON store.users FROM reader", "cannot read store.users"),
         ("ALTER TABLE store.users ENABLE ROW LEVEL SECURITY", "row security would hide rows of store.users"),
         (
             "ALTER TABLE store.users DISABLE ROW LEVEL SECURITY; ALTER TABLE store.users REPLICA IDENTITY NOTHING",
-            "does not carry id, org",
+            "lacks id, org",
         ),
-        ("ALTER PUBLICATION users_sync DROP TABLE store.users", "does not hold store.users"),
+        ("ALTER PUBLICATION users_sync DROP TABLE store.users", "does not include store.users"),
         (
             "ALTER PUBLICATION users_sync DROP TABLE store.users; ALTER TABLE store.users SET UNLOGGED",
             "is an unlogged table",
         ),
-        ("ALTER PUBLICATION users_sync SET (publish = 'insert')", "leaves out update, delete, truncate"),
+        ("ALTER PUBLICATION users_sync SET (publish = 'insert')", "does not publish update, delete, truncate"),
         ("DROP PUBLICATION users_sync", "cannot create it"),
-        ("SELECT pg_create_physical_replication_slot('users_sync')", "is a physical slot, not of pgoutput"),
-        ("REVOKE CREATE ON DATABASE auth FROM reader", "may not create the schema users_sync for the state"),
-        ("CREATE SCHEMA users_sync", "may not create tables in schema users_sync"),
+        ("SELECT pg_create_physical_replication_slot('users_sync')", "is a physical slot, but pgoutput is required"),
+        ("REVOKE CREATE ON DATABASE auth FROM reader", "cannot create the schema users_sync for the state"),
+        ("CREATE SCHEMA users_sync", "cannot create tables in schema users_sync"),
         (
             "CREATE TABLE users_sync.source (slot text); CREATE TABLE users_sync.tenant (slot text)",
-            "may not write the tables of schema users_sync",
+            "cannot write the tables of schema users_sync",
         ),
     ] {
         // The last remedy leaves tables of another owner, which nothing reads here.
@@ -209,8 +209,8 @@ async fn omissions_of_a_publication_have_working_remedies() {
     let version = version.query_one("SELECT current_setting('server_version_num')::int", &[]).await.unwrap();
     if version.get::<_, i32>(0) >= 150_000 {
         let set = "ALTER PUBLICATION users_sync SET TABLE store.users";
-        scene.mends("auth", &format!("{set} WHERE (id > 5)"), "sends only some rows of store.users").await;
-        scene.mends("auth", &format!("{set} (id, org)"), "leaves out columns of store.users: name, email").await;
+        scene.mends("auth", &format!("{set} WHERE (id > 5)"), "publishes only some rows of store.users").await;
+        scene.mends("auth", &format!("{set} (id, org)"), "omits columns of store.users: name, email").await;
     }
     let partitioned = "DROP TABLE store.users;
         CREATE TABLE store.users (id bigint NOT NULL, org text NOT NULL, name text, email text, PRIMARY KEY (id, org))
@@ -224,7 +224,7 @@ async fn omissions_of_a_publication_have_working_remedies() {
             "is partitioned, and publication",
         )
         .await;
-    scene.mends("auth", "DROP PUBLICATION users_sync", "its publication has to be made by hand").await;
+    scene.mends("auth", "DROP PUBLICATION users_sync", "its publication must be created manually").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -258,9 +258,9 @@ async fn findings_about_a_target_have_working_remedies() {
         (users_table("name text, email text,"), "INSERT INTO neon_auth.users_sync (id, raw_json) VALUES ('1', '{}')");
     for (sql, message) in [
         ("ALTER ROLE writer SET default_transaction_read_only = on".to_owned(), "is read-only for role writer"),
-        ("REVOKE TEMPORARY ON DATABASE acme FROM PUBLIC".to_owned(), "may not make temporary tables"),
-        ("REVOKE CREATE ON DATABASE acme FROM writer".to_owned(), "may not create neon_auth.users_sync"),
-        ("CREATE SCHEMA neon_auth".to_owned(), "may not create neon_auth.users_sync"),
+        ("REVOKE TEMPORARY ON DATABASE acme FROM PUBLIC".to_owned(), "cannot create temporary tables"),
+        ("REVOKE CREATE ON DATABASE acme FROM writer".to_owned(), "cannot create neon_auth.users_sync"),
+        ("CREATE SCHEMA neon_auth".to_owned(), "cannot create neon_auth.users_sync"),
         (right.clone(), "lacks USAGE on schema neon_auth for neon_auth.users_sync"),
         (right.clone() + "; GRANT USAGE ON SCHEMA neon_auth TO writer", "lacks SELECT, INSERT, UPDATE"),
         ("ALTER TABLE neon_auth.users_sync ENABLE ROW LEVEL SECURITY".to_owned(), "row security would hide rows"),
@@ -315,7 +315,7 @@ async fn a_failed_login_has_a_working_remedy() {
         let mut findings = scene.findings().await;
         assert!(findings.iter().any(|finding| finding.message.contains(message)), "{findings:?}");
         findings.iter_mut().for_each(|finding| finding.database = "postgres");
-        if findings[0].remedy.starts_with("mend the password") {
+        if findings[0].remedy.starts_with("correct the password") {
             // The server does not reveal that the role does not exist.
             scene.run("postgres", "CREATE ROLE writer LOGIN").await;
         }
@@ -333,18 +333,18 @@ async fn configuration_mistakes_have_working_remedies() {
     let table = |yaml: &str| yaml.replace("store.users", "store.user");
     scene.corrects(table, "there is no table store.user in database auth", "table: store.users").await;
     let name = |yaml: &str| yaml.replace("name: name", "name: nmae");
-    scene.corrects(name, "there is no column \"nmae\"; did you mean \"name\"?", "mend that key").await;
+    scene.corrects(name, "there is no column \"nmae\"; did you mean \"name\"?", "correct this key").await;
     scene.run("auth", "CREATE VIEW store.people AS SELECT * FROM store.users").await;
     let view = |yaml: &str| yaml.replace("store.users", "store.people");
-    scene.corrects(view, "is no table", "users.table has to name the table").await;
+    scene.corrects(view, "is not a table", "set users.table to the table").await;
     let port = format!(":{}/", scene.server.port());
     let nobody = |yaml: &str| yaml.replace(&port, ":1/");
-    scene.corrects(nobody, "cannot reach", "look whether host and port of the URL are right").await;
+    scene.corrects(nobody, "cannot reach", "check the host and port of the URL").await;
     let tls = |yaml: &str| yaml.replace("sslmode=prefer", "sslmode=require");
-    scene.corrects(tls, "TLS", "mend sslmode or sslrootcert in the URL").await;
+    scene.corrects(tls, "TLS", "correct sslmode or sslrootcert in the URL").await;
     let preset =
         |yaml: &str| yaml.replace("table: store.users, id: id, name: name, email: email", "preset: better-auth");
-    scene.corrects(preset, "none of the preset's tables is there", "users.table names the table").await;
+    scene.corrects(preset, "none of the preset's tables exists", "set users.table to schema.name").await;
 
     scene.run("auth", "CREATE TABLE store.emails (user_id bigint NOT NULL PRIMARY KEY, address text)").await;
     scene.run("auth", "ALTER PUBLICATION users_sync ADD TABLE store.emails").await;
@@ -375,19 +375,19 @@ async fn used_up_connections_slots_and_locks_have_working_remedies() {
     scene.run("acme", "ALTER ROLE writer CONNECTION LIMIT 1").await;
     let url = users_sync::pg::PgUrl::parse(&server.url_for("writer:hunter2", "acme")).unwrap();
     let other = users_sync::pg::connect(&url).await.unwrap();
-    says("too many connections for role", "a higher CONNECTION LIMIT, or close some").await;
+    says("too many connections for role", "the CONNECTION LIMIT of the role").await;
     other.close().await;
     scene.is_clean().await;
 
     scene.run("postgres", "ALTER DATABASE acme ALLOW_CONNECTIONS false").await;
-    says("is not currently accepting connections", "wait until the server takes connections").await;
+    says("is not currently accepting connections", "wait until the server accepts connections").await;
     scene.run("postgres", "ALTER DATABASE acme ALLOW_CONNECTIONS true").await;
     scene.is_clean().await;
 
     let slot = "SELECT pg_create_logical_replication_slot('users_sync', 'pgoutput', true)";
     let holder = server.connect("auth").await.unwrap();
     holder.batch_execute(slot).await.unwrap();
-    says("is a temporary one of another session", "another source.slot in the configuration").await;
+    says("is a temporary slot of another session", "another source.slot in the configuration").await;
     drop(holder);
     scene.is_clean().await;
 
@@ -398,7 +398,7 @@ async fn used_up_connections_slots_and_locks_have_working_remedies() {
         holder.batch_execute(&format!("BEGIN; LOCK TABLE {table}")).await.unwrap();
         let checking = async {
             let findings = scene.findings().await;
-            let slow = findings.iter().find(|finding| finding.message.contains("gave no answer within 15 s"));
+            let slow = findings.iter().find(|finding| finding.message.contains("no answer within 15 s"));
             slow.unwrap_or_else(|| panic!("{findings:?}")).remedy.clone()
         };
         let waiting = async {
@@ -437,8 +437,9 @@ async fn a_standby_source_and_a_read_only_state_have_working_remedies() {
     scene.run("elsewhere", "GRANT CREATE ON DATABASE elsewhere TO reader").await;
     scene.run("postgres", "ALTER DATABASE auth SET default_transaction_read_only = on").await;
     let findings = scene.findings().await;
-    let state = findings.iter().find(|finding| finding.message.contains("and the state has to be written")).unwrap();
-    assert!(state.remedy.contains("set state.url to a database that can be written"), "{findings:?}");
+    let state =
+        findings.iter().find(|finding| finding.message.contains("but the state must be written to it")).unwrap();
+    assert!(state.remedy.contains("set state.url to a writable database"), "{findings:?}");
     scene.yaml.push_str(&format!("state: {{url: '{}'}}\n", scene.server.url_for("reader:hunter2", "elsewhere")));
     scene.is_clean().await;
 }
@@ -462,8 +463,8 @@ async fn a_publication_that_sends_whole_rows_has_a_working_remedy() {
     scene.yaml = scene.yaml.replace("source: {", "source: {publish: columns, ");
     scene.yaml = scene.yaml.replace("users: {", "users: {allow: [id], ");
     let findings = scene.findings().await;
-    let whole = findings.iter().find(|finding| finding.message.contains("sends whole rows")).unwrap();
-    assert!(whole.remedy.contains("`users-sync setup` prints the publication with its columns"), "{findings:?}");
+    let whole = findings.iter().find(|finding| finding.message.contains("publishes whole rows")).unwrap();
+    assert!(whole.remedy.contains("create it as `users-sync setup` prints it"), "{findings:?}");
     scene.run("auth", "DROP PUBLICATION users_sync").await;
     let printed = scene.command("setup").await;
     let create = printed.lines().find(|line| line.trim_start().starts_with("CREATE PUBLICATION")).unwrap();
@@ -490,6 +491,6 @@ async fn a_port_without_postgresql_has_a_working_remedy() {
     let port = format!(":{port}/");
     let own = format!(":{}/", scene.server.port());
     let elsewhere = |yaml: &str| yaml.replace(&own, &port).replace("sslmode=prefer", "sslmode=disable");
-    scene.corrects(elsewhere, "127.0.0.1", "look whether host and port of the URL are those of PostgreSQL").await;
+    scene.corrects(elsewhere, "127.0.0.1", "check that the host and port of the URL are those of PostgreSQL").await;
     answering.abort();
 }

@@ -45,11 +45,11 @@ fn statements_are_extracted_from_a_remedy() {
         "run: CREATE INDEX i; ALTER TABLE t; (not null), or: ALTER TABLE t FULL;",
         &["CREATE INDEX i", "ALTER TABLE t"],
     );
-    check("point it elsewhere, or ALTER ROLE r SET x = off;", &["ALTER ROLE r SET x = off"]);
+    check("point it elsewhere, or run: ALTER ROLE r SET x = off;", &["ALTER ROLE r SET x = off"]);
     check(
         "or this: INSERT INTO t; beforehand: CREATE SCHEMA s; CREATE TABLE t",
         &["CREATE SCHEMA s", "CREATE TABLE t", "INSERT INTO t"],
     );
-    check("set that of the role: ALTER ROLE r PASSWORD '...';", &["ALTER ROLE r PASSWORD 'hunter2'"]);
+    check("change the role's password: ALTER ROLE r PASSWORD '...';", &["ALTER ROLE r PASSWORD 'hunter2'"]);
     check("make room", &[]);
 }
