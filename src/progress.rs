@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_received_but_not_applied_is_not_confirmed() {
+    fn received_but_unapplied_changes_are_not_confirmed() {
         let (a, b) = (tenant("a"), tenant("b"));
         let mut progress = Progress::new(Lsn(10));
         progress.commit(Lsn(20), [&a]);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_that_has_to_join_is_held_whatever_it_acknowledges() {
+    fn a_tenant_that_has_to_join_holds_its_position_despite_acknowledgements() {
         let (a, b) = (tenant("a"), tenant("b"));
         let mut progress = Progress::new(Lsn(10));
         progress.commit(Lsn(20), [&a]);
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_back_too_much_is_named_unless_it_joins() {
+    fn a_following_tenant_over_the_limit_is_named_but_a_joining_one_is_not() {
         let (a, b, c) = (tenant("a"), tenant("b"), tenant("c"));
         let mut progress = Progress::new(Lsn(10));
         progress.commit(Lsn(20), [&a]);
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_confirmed_is_remembered_and_never_taken_back() {
+    fn the_confirmed_position_never_goes_back() {
         let a = tenant("a");
         let mut progress = Progress::new(Lsn(10));
         assert_eq!(progress.confirmed(), Lsn(10));
@@ -241,14 +241,14 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "position 0/E is not between the confirmed 0/F and the safe 0/F")]
-    fn going_back_is_a_bug() {
+    fn confirming_backwards_panics() {
         let mut progress = Progress::new(Lsn(15));
         progress.confirm(Lsn(14));
     }
 
     #[test]
     #[should_panic(expected = "position 0/14 is not between the confirmed 0/A and the safe 0/A")]
-    fn confirming_what_a_tenant_lacks_is_a_bug() {
+    fn confirming_beyond_the_safe_position_panics() {
         let mut progress = Progress::new(Lsn(10));
         progress.commit(Lsn(20), [&tenant("a")]);
         progress.confirm(Lsn(20));
@@ -257,7 +257,7 @@ mod tests {
     proptest! {
         /// Against a model that remembers every transaction of every tenant.
         #[test]
-        fn nothing_that_a_tenant_lacks_is_ever_safe(steps in prop::collection::vec((0u8..4, 0usize..3), 1..60)) {
+        fn the_safe_position_never_passes_what_a_tenant_lacks(steps in prop::collection::vec((0u8..4, 0usize..3), 1..60)) {
             let names = ["a", "b", "c"].map(tenant);
             let mut lacking = BTreeSet::new();
             let mut progress = Progress::new(Lsn(1));

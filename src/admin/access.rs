@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_the_whole_token() {
+    fn only_the_exact_token_is_accepted() {
         let shown = |value: &str| check(Some("hunter2"), &[("authorization", value), ("host", "a.example")]);
         assert_eq!([shown("Bearer hunter2"), shown("bearer hunter2")], [200, 200]);
         for value in ["Bearer hunter", "Bearer hunter22", "Bearer ", "Bearer", "Basic hunter2", "hunter2", ""] {
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_token_only_names_of_this_machine_lead_here() {
+    fn without_a_token_only_local_host_names_are_accepted() {
         for host in ["localhost", "LOCALHOST:9187", "127.0.0.1:9187", "127.1.2.3", "[::1]:9187", "[::1]"] {
             assert_eq!(check(None, &[("host", host)]), 200, "{host}");
         }

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_file_of_the_console_is_within_the_program() {
+    fn every_console_file_is_embedded() {
         let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admin/console");
         let mut there: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         let mut held: Vec<_> = ASSETS.iter().map(|asset| asset.name).collect();
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_holds_nothing_that_its_policy_forbids_and_markup_is_made_of_no_data() {
+    fn the_page_obeys_its_content_security_policy_and_builds_no_markup_from_data() {
         for asset in ASSETS {
             let text = std::str::from_utf8(asset.content).unwrap();
             for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "javascript:"] {
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_browser_has_already_is_not_sent_again() {
+    fn an_unchanged_file_is_answered_with_not_modified() {
         let ask = |tag: Option<&HeaderValue>| {
             let known = tag.map(|tag| (header::IF_NONE_MATCH, tag.clone()));
             answer("main.js", &known.into_iter().collect())

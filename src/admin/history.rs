@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_samples_are_kept_of_whoever_is_there() {
+    fn the_last_samples_of_current_tenants_are_kept() {
         let (acme, late) = (TenantId::new("acme"), TenantId::new("late"));
         let mut kept = Kept::default();
         kept.take(1, [(&acme, Some(7), Some(0.5))].into_iter());

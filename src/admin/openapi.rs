@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_path_is_described_under_the_name_that_it_is_served_at() {
+    fn the_description_has_exactly_the_served_paths() {
         let mut served = [Guarded::PATHS, Open::PATHS].concat();
         served.sort_unstable();
         let description = description();

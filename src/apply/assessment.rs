@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_or_a_state_that_went_back_is_noticed_at_the_first_look() {
+    fn a_rewound_source_or_state_is_noticed_at_the_first_look() {
         let first = |checkpoint, epochs: &[(i64, u64)]| {
             let epochs = epochs.iter().map(|(epoch, flushed)| (Epoch(*epoch), Lsn(*flushed))).collect();
             let observed =
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_agrees_with_the_state_goes_on_from_its_checkpoint() {
+    fn a_target_that_matches_the_state_resumes_from_its_checkpoint() {
         check(Some(recorded()), Some(checkpoint()), TargetAssessment::Follow(Lsn(100)));
         let even = RecordedTarget { position: Lsn(100), ..recorded() };
         check(Some(even), Some(checkpoint()), TargetAssessment::Follow(Lsn(100)));
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_is_not_ours_is_never_touched() {
+    fn a_foreign_target_is_parked() {
         let other = Checkpoint { tenant: TenantId::new("globex"), ..checkpoint() };
         check(Some(recorded()), Some(other), TargetAssessment::Park(ParkReason::OtherTenant(TenantId::new("globex"))));
         let another_id = Checkpoint { target_id: TargetId::new("x"), ..checkpoint() };
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_target_and_one_that_was_handed_over_take_a_snapshot() {
+    fn an_empty_or_handed_over_target_takes_a_snapshot() {
         let empty = ObservedTarget { checkpoint: None, created: false, has_rows: false, relation: None };
         check_observed(None, empty, TargetAssessment::Join("its target is new"));
         let handed_over = Checkpoint { target_id: TargetId::new(NIL_TARGET_ID), ..checkpoint() };
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_breaks_the_history_leads_to_a_snapshot() {
+    fn any_break_in_the_history_leads_to_a_snapshot() {
         let join = |reason| TargetAssessment::Join(reason);
         let unfinished = RecordedTarget { following: false, ..recorded() };
         check(Some(unfinished), Some(checkpoint()), join("it was not finished, or parked"));
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_to_park_has_a_remedy_that_can_be_followed_to_the_letter() {
+    fn every_park_reason_has_a_remedy_with_exact_sql() {
         let (tenant, other) = (TenantId::new("o'neil"), TenantId::new("globex"));
         let remedy = |reason: ParkReason| reason.remedy(&tenant);
         let moved = remedy(ParkReason::OtherTenant(other));
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_process_is_not_disturbed() {
+    fn a_target_of_a_later_process_makes_this_one_step_down() {
         check(
             Some(recorded()),
             Some(Checkpoint { epoch: Epoch(6), ..checkpoint() }),

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_costs_nothing_and_everybody_is_told_in_the_statement_itself() {
+    fn notifications_are_part_of_the_statement_and_cost_nothing_if_off() {
         assert_eq!((Notify::Nobody.of(&["updated"]), Notify::Nobody.returning()), (String::new(), ("", "")));
         let each = Notify::OfEach.of(&["updated", "inserted"]);
         assert!(each.contains("(SELECT id FROM updated UNION ALL SELECT id FROM inserted)"), "{each}");

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn every_change_goes_where_it_belongs_and_unresolved_rereads_come_back() {
+    fn changes_are_sorted_by_kind_and_unresolved_rereads_are_returned() {
         let changes = [
             Change::Delete { id: "d".into(), at: Timestamp(7) },
             Change::Upsert(user()),
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_batch_without_any_rows_is_empty() {
+    fn only_a_batch_without_rows_is_empty() {
         assert!(Rows::default().is_empty());
         for change in
             [Change::Upsert(user()), Change::Patch(patch()), Change::Delete { id: "d".into(), at: Timestamp(7) }]
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn keeping_a_value_is_not_setting_it_to_null() {
+    fn keeping_a_value_differs_from_setting_it_to_null() {
         assert_eq!(Set::<Option<i32>>::Keep.split(), (false, None));
         assert_eq!(Set::<Option<i32>>::To(None).split(), (true, None));
         assert_eq!(Set::To(Some(1)).split(), (true, Some(&1)));

@@ -82,7 +82,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn only_what_speaks_of_a_row_is_a_refusal() {
+    fn only_row_errors_are_refusals() {
         for code in ["23505", "23514", "23503", "22P02", "P0001", "44000", "27000"] {
             assert!(is_refusal(code), "{code}");
         }
@@ -93,7 +93,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn exactly_the_refused_are_found_in_order_and_at_the_cost_of_a_search(
+        fn bisection_finds_exactly_the_refused_rows_in_order_and_logarithmic_time(
             items in 1usize..3000,
             picks in prop::collection::btree_set(0usize..3000, 0..12),
         ) {

@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn both_shapes_are_known_and_others_are_named() {
+    fn both_table_shapes_are_recognised_and_others_are_reported() {
         assert!(Shape::from_columns(&columns(&[])).unwrap().is_plain());
         let neon = Shape::from_columns(&columns(&["id", "name", "email", "created_at"])).unwrap();
         assert_eq!(neon.writable().collect::<Vec<_>>(), ["raw_json", "updated_at", "deleted_at"]);
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn every_parameter_is_taken_once_and_in_order() {
+    fn every_parameter_is_used_once_and_in_order() {
         let shape = Shape::from_columns(&columns(&[])).unwrap();
         for (chunk, first) in [(false, 7), (true, 1)] {
             let sql = batch_statement(
@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_can_be_written_is_and_the_key_never_changes() {
+    fn only_writable_columns_are_written_and_the_key_never_changes() {
         let neon = Shape::from_columns(&columns(&["id", "name", "email", "created_at"])).unwrap();
         assert_eq!(neon.list("v."), "v.raw_json, v.updated_at, v.deleted_at");
         assert_eq!(
@@ -501,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn the_absent_are_marked_or_go() {
+    fn absent_users_are_marked_or_deleted() {
         assert!(delete_absent(Deletes::Soft).starts_with("UPDATE neon_auth.users_sync u SET deleted_at = now()"));
         assert!(delete_absent(Deletes::Hard).starts_with("DELETE FROM neon_auth.users_sync u "));
         for deletes in [Deletes::Soft, Deletes::Hard] {

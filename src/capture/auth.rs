@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn channel_binding_is_used_where_both_can_and_never_given_up_when_required() {
+    fn channel_binding_is_used_if_both_sides_can_and_never_dropped_when_required() {
         use ChannelBinding::{Disable, Prefer, Require};
         check(BOTH, true, Prefer, Ok(Scram::Bound(vec![1])));
         check(BOTH, true, Require, Ok(Scram::Bound(vec![1])));

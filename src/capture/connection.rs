@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_become_numbers() {
+    fn server_versions_are_parsed_into_numbers() {
         for (text, number) in [
             ("15.4 (Debian 15.4-1.pgdg120+1)", 150_004),
             ("17beta1", 170_000),

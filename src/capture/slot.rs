@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slot_is_made_in_the_words_of_the_servers_version() {
+    fn slots_are_created_in_the_syntax_of_the_servers_version() {
         let check = |version, temporary, expected: &str| {
             let command = create_command("s", temporary, version);
             assert_eq!(command, format!("CREATE_REPLICATION_SLOT \"s\"{expected}"));
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn names_cannot_leave_their_quotes() {
+    fn names_cannot_break_out_of_their_quotes() {
         assert_eq!(
             start_command("s", Lsn(0x10_0000_00FF), &["users", "o'd\"d\\"]),
             "START_REPLICATION SLOT \"s\" LOGICAL 10/FF (proto_version '1', \

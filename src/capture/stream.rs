@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_come_out_the_same_however_the_bytes_are_cut() {
+    fn frames_do_not_depend_on_how_the_bytes_are_split() {
         let bytes = [
             xlog_data(100, b"first"),
             message(NOTICE_RESPONSE_TAG, b"\0"),
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_server_is_an_error() {
+    fn a_server_error_ends_the_stream_with_that_error() {
         let body = b"SFEHLER\0VERROR\0C42704\0Mpublication \"p\" does not exist\0Hmake it\0\0";
         let mut buffer = BytesMut::from(&message(ERROR_RESPONSE_TAG, body)[..]);
         let error = take_frame(&mut buffer).expect_err("an error");
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_frame_is_refused() {
+    fn a_malformed_frame_is_refused() {
         let check = |bytes: &[u8]| {
             let mut buffer = BytesMut::from(bytes);
             assert!(matches!(take_frame(&mut buffer), Err(CaptureError::Protocol(_))), "{bytes:?}");

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_length_is_believed_only_up_to_the_limit() {
+    fn a_message_length_above_the_limit_is_refused() {
         let header = |length: u32| [&b"d"[..], &length.to_be_bytes()].concat();
         let check = |length, expected: Option<usize>| {
             let seen = message_length(&header(length), 1000).ok().flatten().map(|(_, length)| length);

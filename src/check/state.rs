@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_state_needs_its_tables_or_the_right_to_make_them() {
+    fn the_state_needs_its_tables_or_the_privilege_to_create_them() {
         let check = |tables, schema, may_create, is_read_only, expected: Option<&str>| {
             let (role, database) = ("u".to_owned(), "d".to_owned());
             let found = findings(&StateFacts { role, database, may_create, schema, tables, is_read_only });

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_target_needs_the_right_to_create() {
+    fn a_fresh_target_needs_the_privilege_to_create() {
         check(fresh(), &[]);
         let create = "GRANT CREATE ON DATABASE \"d\" TO \"u\";";
         check(
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_cannot_be_written_says_so() {
+    fn a_read_only_target_is_an_error() {
         check(TargetFacts { is_read_only: true, ..fresh() }, &[("read-only", "default_transaction_read_only = off")]);
         check(TargetFacts { may_make_temporary: false, ..fresh() }, &[("temporary", "GRANT TEMPORARY")]);
         check(TargetFacts { row_security: true, ..fresh() }, &[("row security", "BYPASSRLS")]);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_found_before_run_parks_it() {
+    fn a_foreign_target_is_found_before_run_parks_it() {
         check(TargetFacts { checkpoint_table: rights(true), ..with_users(false) }, &[]);
         check(
             TargetFacts { may_create: true, ..with_users(true) },

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_taken_apart() {
+    fn a_url_is_split_into_its_parts() {
         assert_eq!(parts("http://127.0.0.1:9187/readyz"), Some(("127.0.0.1:9187", "/readyz")));
         assert_eq!(parts("http://[::1]:1"), Some(("[::1]:1", "/")));
         for no in ["https://h/", "http:///x", "h:1/x", "http://h/a b", "http://h/\r\nX: y"] {

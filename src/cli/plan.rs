@@ -34,7 +34,7 @@ mod tests {
     use crate::model::{Lsn, TenantId};
 
     #[test]
-    fn the_table_says_what_and_why() {
+    fn the_table_shows_what_would_happen_and_why() {
         let plan = Plan {
             source: "slot users_sync goes on from 0/10".into(),
             tenants: vec![

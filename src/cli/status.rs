@@ -173,7 +173,7 @@ slot users_sync confirmed 0/100, held by host:1";
     }
 
     #[test]
-    fn json_has_the_same() {
+    fn json_has_the_same_fields_as_the_table() {
         let json = serde_json::to_value(shown()).unwrap();
         assert_eq!(json["source_position"], "0/20140");
         assert_eq!(json["tenants"][0]["lag_bytes"], 131_136);

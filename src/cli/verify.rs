@@ -139,7 +139,7 @@ mod tests {
     use crate::snapshot::Differences;
 
     #[test]
-    fn every_kind_is_counted_and_named() {
+    fn every_kind_of_difference_is_counted_with_examples() {
         let example = |kind: &str, id: &str| (kind.to_owned(), id.to_owned());
         let differences = Differences {
             counts: [2, 1, 0],

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_are_masked_and_nothing_moves() {
+    fn masking_passwords_keeps_all_columns_in_place() {
         for (line, expected) in [
             ("url: ${DB}\n", "url: ${DB}\n"),
             ("url: postgres://u:pw@h/db # a\n", "url: postgres://********* * *\n"),

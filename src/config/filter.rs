@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_are_read_as_sql_reads_them() {
+    fn conditions_are_parsed_as_in_sql() {
         check("type = 'internal'", "type∈internal");
         check("a.b in ('x', 'it''s', 5) AND NOT c IS NULL", "(a.b∈x|it's|5 ∧ ¬c=∅)");
         check("a = 1 or b <> -2 and c != TRUE", "(a∈1 ∨ (¬b∈-2 ∧ ¬c∈true))");
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn syntax_errors_are_reported() {
         for (text, expected) in [
             ("", "it ends where a column is expected"),
             ("a", "after \"a\" one of =, <>, in, is is expected"),
@@ -298,7 +298,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in "[a-z'\"()=<>!, é0-9.-]{0,40}") {
+        fn any_text_is_parsed_or_refused(text in "[a-z'\"()=<>!, é0-9.-]{0,40}") {
             let _ = parse_filter(&text);
         }
     }

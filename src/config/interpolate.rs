@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_and_files_are_put_in_once() {
+    fn variables_and_files_are_substituted_once() {
         check("plain $ {A} $A", Ok("plain $ {A} $A"));
         check("x${A}y${A}", Ok("xaya"));
         check("p:${file:/run/p w}@h", Ok("p:pass@h"));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn missing_variables_and_files_are_named() {
         check("${B}", Err("the environment variable B is not set"));
         check("${file:/none}", Err("cannot read the file /none: entity not found"));
         check("a ${A", Err("a '${' has no '}'"));

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_may_be_deleted_and_a_few_in_any_case() {
+    fn max_deletes_allows_a_percentage_and_a_minimum() {
         for (percent, live, expected) in
             [(10.0, 0, 100), (10.0, 1000, 100), (10.0, 1019, 101), (0.0, 1_000_000, 100), (100.0, 12_345, 12_345)]
         {

@@ -173,7 +173,7 @@ fn every_preset_is_valid_and_describes_itself() {
 }
 
 #[test]
-fn the_files_own_keys_override_a_presets() {
+fn keys_in_the_file_override_the_preset() {
     let text = GOOD.replacen("  id: id\n", "  preset: better-auth\n  name: nick\n", 1);
     let config = good(&text);
     let names: Vec<_> = config.families.iter().map(|family| family.describe()).collect();
@@ -226,7 +226,7 @@ fn missing_variables_and_files_are_named() {
 }
 
 #[test]
-fn urls_are_never_repeated() {
+fn errors_never_repeat_a_url() {
     check("${DB}", "${BAD}", "2:8", "source.url is not a usable URL: the port", "postgres://user");
     check("postgres://u@h/acme", "postgres://u:hunter2/x@h/d", "9:13", "tenants[acme].target is not a usable", "");
     check("${DB}", "user=u password=hunter2", "2:8", "source.url is not a usable URL", "");

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn every_tenant_has_its_topic_or_they_share_one() {
+    fn each_tenant_has_a_topic_or_all_share_one() {
         let each = topics("users_sync.{tenant}", &["b", "a"]).unwrap();
         assert_eq!((each.of(0), each.distinct()), ("users_sync.b", vec!["users_sync.a", "users_sync.b"]));
         let shared = topics("{table}", &["b", "a"]).unwrap();
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kafka_does_not_take_is_refused() {
+    fn invalid_topic_names_are_refused() {
         for (template, tenant) in
             [("a b", "x"), ("{tenant}", "ä"), ("", "x"), ("{tenant}", ".."), (&*"x".repeat(250), "x")]
         {

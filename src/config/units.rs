@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_those_of_postgresql_conf() {
+    fn sizes_use_the_units_of_postgresql_conf() {
         for (text, expected) in [
             ("0", Some(0)),
             ("4096", Some(4096)),
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_name_their_unit() {
+    fn durations_need_a_unit() {
         for (text, seconds) in [("5s", 5.0), ("500ms", 0.5), ("10m", 600.0), ("2 h", 7200.0), ("30d", 2_592_000.0)] {
             assert_eq!(parse_duration(text).map(|d| d.as_secs_f64()), Some(seconds), "{text:?}");
         }
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_lie_between_0_and_100_percent() {
+    fn percentages_lie_between_0_and_100() {
         for (text, percent) in [("10%", 10.0), ("2.5 %", 2.5), ("0%", 0.0), ("100%", 100.0)] {
             assert_eq!(parse_percent(text), Some(percent), "{text:?}");
         }

@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn every_scalar_is_its_text_and_knows_its_place() {
+    fn every_scalar_keeps_its_text_and_its_place() {
         check("a: b\nc: [d, 007, 1e3, no]\n", "{a=b<b>,c=[d<d>,007<007>,1e3<1e3>,no<no>]}");
         check("ä: {b: \"é f\"}  # c\n", "{ä={b=é f<\"é f\">}}");
         check("a:\n  b: 10%\n  c:\nd: ~\n", "{a={b=10%<10%>,c=~},d=~}");
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_yaml_says_where() {
+    fn invalid_yaml_is_reported_with_its_place() {
         let Err(error) = parse_yaml("a: b\nc: [d\ne: f\n") else { panic!("that is no YAML") };
         assert_eq!(error.span.start, 12, "{}", error.message);
     }

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_providers_call_their_secrets_is_recognised() {
+    fn providers_names_for_secrets_are_recognised() {
         for name in [
             "password",
             "encrypted_password",
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn harmless_names_leave() {
+    fn harmless_column_names_are_not_withheld() {
         for name in [
             "",
             "_",

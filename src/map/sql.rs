@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn sql_says_what_the_mapping_says() {
+    fn the_sql_condition_matches_the_mapping() {
         check(column("id"), r#""id"::text"#);
         check(column("a.b"), r#""a.b"::text"#);
         check(column("meta.o'k.n"), r#"("meta"::jsonb #>> ARRAY['o''k', 'n'])"#);
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_compared_as_what_they_are() {
+    fn keys_are_compared_in_their_own_type() {
         let keys = "jsonb_array_elements(current_setting('users_sync.keys')::jsonb) AS key";
         let id = format!(r#""id" = ANY(ARRAY(SELECT DISTINCT (key ->> 0)::uuid FROM {keys}))"#);
         assert_eq!(keys_condition(&[("id", "uuid".into())]), format!("WHERE {id}"));
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_tenant_column_narrows_what_is_read() {
+    fn a_plain_tenant_column_restricts_the_read() {
         let rules = |tenant: Option<Value>| Rules {
             table: relation().table,
             id: column("id"),

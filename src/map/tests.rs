@@ -156,7 +156,7 @@ fn an_inserted_row_becomes_a_user() {
 }
 
 #[test]
-fn null_empty_and_infinite_are_told_apart() {
+fn null_empty_and_infinite_values_are_distinguished() {
     let plan = plan_of(&rules());
     let changed = [
         (1, Cell::Text(b"")),
@@ -177,7 +177,7 @@ fn null_empty_and_infinite_are_told_apart() {
 }
 
 #[test]
-fn a_row_that_cannot_be_mapped_names_its_column_and_not_its_value() {
+fn an_unmappable_row_names_its_column_but_not_its_value() {
     let plan = plan_of(&rules());
     for (changed, expected) in [
         ((0, Cell::Null), "error: the user's id is null or empty (from id)"),
@@ -220,7 +220,7 @@ fn values_come_from_lists_joins_and_paths() {
 }
 
 #[test]
-fn an_excluded_or_secret_input_feeds_its_value_and_stays_out() {
+fn an_excluded_or_secret_input_can_feed_a_value_but_stays_out_of_raw_json() {
     let changed = Rules { email: Some(column("password_hash")), exclude: vec!["meta".to_owned()], ..rules() };
     let plan = plan_of(&changed);
     assert_eq!(plan.decoded(), [true, true, true, true, true, true, true, false, true]);
@@ -238,7 +238,7 @@ fn a_full_update_is_an_upsert_with_the_commit_time() {
 }
 
 #[test]
-fn what_was_not_sent_is_taken_from_a_full_old_row_or_stays() {
+fn unsent_values_come_from_a_full_old_row_or_stay_unchanged() {
     let plan = plan_of(&rules());
     let unsent_meta = row(&[(6, Cell::Unchanged)]);
     let full = format!("acme: upsert 1 Ada a@b.c 1000 777* {JSON}");
@@ -263,7 +263,7 @@ fn what_was_not_sent_is_taken_from_a_full_old_row_or_stays() {
 }
 
 #[test]
-fn id_or_tenant_that_were_not_sent_are_read_again() {
+fn an_unsent_id_or_tenant_leads_to_a_reread() {
     let plan = plan_of(&Rules { tenant: Some(column("meta.name")), ..rules() });
     assert_eq!(updated(&plan, None, &row(&[(6, Cell::Unchanged)])), ["unsent: reread 1 42"]);
     let plan = plan_of(&Rules { id: column("meta.name"), ..rules() });
@@ -273,7 +273,7 @@ fn id_or_tenant_that_were_not_sent_are_read_again() {
 }
 
 #[test]
-fn a_user_that_moves_leaves_first() {
+fn a_user_that_moves_is_deleted_before_it_is_inserted() {
     let plan = plan_of(&rules());
     let key = |id, tenant| {
         let mut old = [Cell::Absent; 9];
@@ -333,7 +333,7 @@ fn a_delete_needs_id_and_tenant_in_the_replica_identity() {
 }
 
 #[test]
-fn a_mapping_that_does_not_fit_is_told_all_its_mistakes_at_once() {
+fn all_mistakes_of_a_mapping_are_reported_at_once() {
     let wrong = Rules {
         id: column("ID"),
         name: Some(Value::First(vec![column("mta.name"), column("email.domain")])),
@@ -389,7 +389,7 @@ fn any_cell() -> impl Strategy<Value = (u8, Vec<u8>)> {
 
 proptest! {
     #[test]
-    fn any_tuple_is_mapped_or_refused_without_a_panic(
+    fn no_tuple_makes_the_mapping_panic(
         new in proptest::collection::vec(any_cell(), 8..=9),
         old in proptest::option::of(proptest::collection::vec(any_cell(), 9)),
         columns in proptest::collection::vec(0usize..9, 4),

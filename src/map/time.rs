@@ -168,7 +168,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_postgresql_writes_is_read() {
+    fn postgresqls_own_output_is_parsed() {
         for (text, micros) in [
             ("2000-01-01 00:00:00+00", 0),
             ("2000-01-01 00:00:00", 0),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_moment_is_refused() {
+    fn an_invalid_time_is_refused() {
         for text in [
             "",
             " BC",
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn epochs_are_counted_exactly_and_zero_is_no_time() {
+    fn epoch_values_are_exact_and_zero_is_null() {
         let unix = |micros: i64| Some(Timestamp::from_unix_micros(micros));
         for (text, unit, expected) in [
             ("", 1000, Some(None)),
@@ -254,7 +254,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_taken_without_a_panic(text in "\\PC*", near in "-?[0-9]{0,20}[-.:+ 0-9BCeE]{0,30}") {
+        fn no_text_makes_the_parser_panic(text in "\\PC*", near in "-?[0-9]{0,20}[-.:+ 0-9BCeE]{0,30}") {
             for text in [&text, &near] {
                 let _ = (parse_timestamp(text), parse_rfc3339(text), parse_epoch(text, 1), parse_epoch(text, 1_000_000));
             }

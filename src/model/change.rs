@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_weighs_what_its_texts_weigh() {
+    fn the_size_of_a_change_is_the_size_of_its_texts() {
         let text = |length: usize| "x".repeat(length);
         let user = User {
             id: text(1).into(),

@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_position_is_refused() {
+    fn an_invalid_position_is_refused() {
         for text in ["", "/", "1/", "/1", "1", "+1/0", "0/100000000", "g/0"] {
             assert!(text.parse::<Lsn>().is_err(), "{text}");
         }

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_is_shown_by_its_two_names() {
+    fn a_table_is_shown_as_schema_and_name() {
         let table = TableName { schema: "auth".to_owned(), name: "Users".to_owned() };
         assert_eq!((table.to_string(), format!("{table:?}")), ("auth.Users".to_owned(), "auth.Users".to_owned()));
     }

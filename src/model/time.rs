@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn milliseconds_are_floored_before_the_epoch_too() {
+    fn milliseconds_before_the_epoch_are_floored() {
         assert_eq!(Timestamp(0).unix_millis_floor(), Some(946_684_800_000));
         assert_eq!(Timestamp(1_999).unix_millis_floor(), Some(946_684_800_001));
         assert_eq!(Timestamp(-1).unix_millis_floor(), Some(946_684_799_999));
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_shown_as_the_calendar_has_it() {
+    fn timestamps_are_shown_in_the_civil_calendar() {
         for (micros, expected) in [
             (0, "2000-01-01T00:00:00.000000Z"),
             (-1, "1999-12-31T23:59:59.999999Z"),
@@ -104,7 +104,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn a_moment_is_shown_as_another_library_shows_it(unix in -377_705_023_201_i64..253_402_207_200, micros in 0..1_000_000_i64) {
+        fn timestamps_are_shown_as_jiff_shows_them(unix in -377_705_023_201_i64..253_402_207_200, micros in 0..1_000_000_i64) {
             let moment = Timestamp::from_unix_micros(unix * 1_000_000 + micros).unwrap();
             let shown = moment.to_string();
             let parsed: jiff::Timestamp = shown.parse().unwrap();

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn rsa_pss_says_its_hash_in_the_parameters() {
+    fn rsa_pss_names_its_hash_in_the_parameters() {
         let hash = |last: u8| {
             let oid = wrap(OBJECT_IDENTIFIER, &[NIST_HASH, &[last]].concat());
             sequence(&[&wrap(PSS_HASH, &sequence(&[&oid]))])
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_has_no_binding() {
+    fn a_truncated_certificate_has_no_channel_binding() {
         let whole = sequence(&[&sequence(&[]), &sequence(&[&wrap(OBJECT_IDENTIFIER, &[RSA, &[11]].concat())])]);
         assert!(tls_server_end_point(&whole).is_some());
         for end in 0..whole.len() {

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_for_clear_text_is_seen_however_it_is_cut() {
+    fn a_clear_text_password_request_is_found_across_reads() {
         const NOTICE: &[u8] = b"N\0\0\0\x0bR\0\0\0\x08\0\0";
         const SASL: &[u8] = b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0";
         const CLEARTEXT: &[u8] = b"R\0\0\0\x08\0\0\0\x03";

@@ -31,7 +31,7 @@ mod tests {
     }
 
     #[test]
-    fn literals_cannot_be_left() {
+    fn literals_cannot_be_broken_out_of() {
         assert_eq!(quote_literal("plain"), "'plain'");
         assert_eq!(quote_literal("it's"), "'it''s'");
         assert_eq!(quote_literal("a\\'b"), "E'a\\\\''b'");

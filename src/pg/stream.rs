@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_mode_has_libpqs_order_of_attempts() {
+    fn every_sslmode_has_libpqs_order_of_attempts() {
         let check = |query: &str, expected| {
             let url = PgUrl::parse(&format!("postgres://u@h/db?{query}")).expect(query);
             assert_eq!(attempts(&url), expected, "{query}");

@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_users_and_databases_are_read_as_libpq_does() {
+    fn hosts_users_and_databases_are_parsed_as_in_libpq() {
         check("postgres://u:p@h:6543/db", Ok("h|6543|u|p|db"));
         check("postgresql://u@h", Ok("h|5432|u|-|u"));
         check("postgres://u:@h/", Ok("h|5432|u|-|u"));
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_remedy() {
+    fn url_errors_have_a_remedy() {
         let value = |parameter, value: &str, takes| UrlError::Value { parameter, value: value.to_owned(), takes };
         check("mysql://u@h/db", Err(UrlError::Scheme));
         check("host=h user=u", Err(UrlError::Scheme));
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn no_error_repeats_a_password_however_it_was_garbled() {
+    fn no_url_error_repeats_a_password() {
         for text in [
             "postgres://u:hunter2/x@h/db",
             "postgres://u:12/hunter2@h/db",

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_the_last_and_begin_anew() {
+    fn waits_double_up_to_the_maximum_and_reset() {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(3));
         let mut steps = || [backoff.step(), backoff.step(), backoff.step()].map(|wait| wait.as_secs());
         assert_eq!(steps(), [1, 2, 3]);

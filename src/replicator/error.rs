@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_a_person_has_to_mend_is_final() {
+    fn only_errors_that_need_a_person_are_final() {
         for code in ["42501", "28P01", "28000", "3D000", "53400"] {
             assert!(is_final_code(Some(code)), "{code}");
         }

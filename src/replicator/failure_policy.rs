@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_passes_is_tried_again_and_what_does_not_has_a_remedy() {
+    fn transient_errors_are_retried_and_others_have_a_remedy() {
         for code in ["08006", "57P01", "57P03", "53300", "40001", "40P01", "55P03", "58030", "XX000"] {
             assert_eq!(remedy(code), None, "{code}");
         }

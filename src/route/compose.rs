@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_row_a_delete_and_a_reread_stand_for_themselves() {
+    fn a_whole_row_a_delete_or_a_reread_replaces_earlier_changes() {
         let delete = |at| Change::Delete { id: "u".into(), at: Timestamp(at) };
         let reread = |xid| Change::Reread { id: "u".into(), xid: Xid(xid), at: Timestamp(xid.into()) };
         let upsert = || Change::Upsert(user("{}", "n"));

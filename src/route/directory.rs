@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_leads_to_its_tenant_and_an_unknown_one_is_new_once() {
+    fn a_key_finds_its_tenant_and_an_unknown_key_is_new_once() {
         let (a, b) = (TenantId::new("a"), TenantId::new("b"));
         let (ka, kb) = (TenantKey::new("1"), TenantKey::new("2"));
         let mut directory = Directory::new([(&a, &ka, 10), (&b, &kb, 20)]);
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_for_unknown_keys_is_bounded_and_counting_goes_on() {
+    fn unknown_keys_take_bounded_memory_and_are_still_counted() {
         let mut directory = Directory::<()>::new([]);
         for key in 0..REMEMBERED_KEYS {
             assert_eq!(directory.find(&key.to_string()), Err(Unmapped::New));

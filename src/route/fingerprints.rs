@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_again_is_no_news() {
+    fn an_identical_change_is_recognised() {
         let mut known = Fingerprints::default();
         let delete = Change::Delete { id: "u".into(), at: Timestamp(1) };
         let reread = Change::Reread { id: "u".into(), xid: Xid(1), at: Timestamp(1) };
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn every_column_counts_and_a_derived_time_does_not() {
+    fn fingerprints_cover_every_column_except_a_derived_time() {
         let at = Some(Timestamp(5));
         let cases = [
             (User { created_at: at, ..user("u", "a") }, true),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn many_users_are_known_at_once_and_too_many_are_news() {
+    fn fingerprints_hold_many_users_and_evict_beyond_their_capacity() {
         let mut known = Fingerprints::default();
         let change = |n: usize| Change::Upsert(user(&n.to_string(), "a"));
         let news =
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_arrive_is_news_again() {
+    fn a_forgotten_user_is_news_again() {
         let mut known = Fingerprints::default();
         known.is_news(0, &upsert("a"));
         known.forget(0, "someone else");
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_teaches_only_what_the_stream_has_not_said() {
+    fn a_snapshot_never_overrides_a_fingerprint_from_the_stream() {
         let mut known = Fingerprints::default();
         known.learn(0, &user("u", "a"));
         assert!(!known.is_news(0, &upsert("a")));

@@ -159,7 +159,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_line_gives_its_values_and_leaves_out_what_was_not_asked_for() {
+    fn a_line_yields_only_the_requested_values() {
         let mut reader = LineReader::default();
         let mut cells = Vec::new();
         assert!(reader.read(b"u1\t\\N\ta\\tb\\\\N\t\n", &[true, false, true, true, true], &mut cells));
@@ -167,12 +167,12 @@ mod tests {
     }
 
     #[test]
-    fn another_number_of_values_is_noticed() {
+    fn a_wrong_number_of_values_is_an_error() {
         assert!(!LineReader::default().read(b"a\tb", &[true], &mut Vec::new()));
     }
 
     #[test]
-    fn moments_are_written_unambiguously() {
+    fn timestamps_are_written_unambiguously() {
         let written = |micros| {
             let mut out = Vec::new();
             time(&mut out, Some(Timestamp(micros)));
@@ -189,7 +189,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(id in any::<String>(), name in any::<Option<String>>()) {
+        fn written_rows_are_read_back_unchanged(id in any::<String>(), name in any::<Option<String>>()) {
             let user = User {
                 id: id.as_str().into(), raw_json: "{}".into(), name: name.clone(), email: None, created_at: None,
                 updated_at: None, deleted_at: None, updated_at_derived: true,

@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_transaction_is_visible_once_it_is_past_and_not_running() {
+    fn a_transaction_is_visible_once_it_has_ended() {
         for (xid, snapshot, visible) in [
             (10, "10:10:", false),
             (9, "10:10:", true),

@@ -160,7 +160,7 @@ mod tests {
     use futures_util::FutureExt;
 
     #[test]
-    fn a_waiter_is_woken_by_its_own_user_and_leaves_nothing_behind() {
+    fn a_waiter_is_woken_by_its_own_user_and_is_removed_afterwards() {
         let user_watch = Arc::new(UserWatch::default());
         let (acme, globex) = (TenantId::new("acme"), TenantId::new("globex"));
         let mut waiters = [user_watch.wait_for(&acme, "u1"), user_watch.wait_for(&acme, "u1")];

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_version_is_taken_by_number_and_only_where_complete() {
+    fn the_newest_complete_installation_is_chosen_by_number() {
         let root = tempfile::tempdir().unwrap();
         for version in ["9", "15", "16"] {
             let bin = root.path().join(version).join("bin");

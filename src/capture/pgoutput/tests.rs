@@ -59,7 +59,7 @@ fn a_relation_names_its_columns_and_the_empty_schema_is_pg_catalog() {
 }
 
 #[test]
-fn rows_are_read_and_excluded_values_never_become_cells() {
+fn excluded_values_never_become_cells() {
     let bytes = dml(b'I', &[b"N".to_vec(), tuple(&[text("u1"), text("secret")])]);
     let Ok(Message::Insert { relation: 7, new }) = parse_message(&bytes) else { panic!("not an insert") };
     let mut cells = Vec::new();
@@ -90,7 +90,7 @@ fn an_update_has_no_old_tuple_or_a_key_or_a_whole_row() {
 }
 
 #[test]
-fn deletes_truncates_and_the_rest_are_known() {
+fn deletes_truncates_and_other_messages_are_decoded() {
     let delete = dml(b'D', &[b"K".to_vec(), tuple(&[text("u1"), b"n".to_vec()])]);
     assert!(matches!(parse_message(&delete), Ok(Message::Delete { relation: 7, old: OldTuple::Key(_) })));
     let truncate = [&b"T"[..], &2u32.to_be_bytes(), &[1], &7u32.to_be_bytes(), &8u32.to_be_bytes()].concat();
@@ -104,7 +104,7 @@ fn deletes_truncates_and_the_rest_are_known() {
 }
 
 #[test]
-fn what_is_not_a_message_is_refused_with_the_place() {
+fn a_malformed_message_is_refused_with_its_offset() {
     let fails = |bytes: &[u8]| parse_message(bytes).map(|_| ()).unwrap_err();
     assert_eq!(fails(b""), DecodeError::Truncated("message tag"));
     assert_eq!(fails(b"?"), DecodeError::UnknownTag { expected: "message tag", found: b'?' });
@@ -145,7 +145,7 @@ fn good_messages() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_good_message_is_refused_wherever_it_is_cut() {
+fn a_truncated_message_is_refused_at_every_length() {
     for bytes in good_messages() {
         read_everything(&bytes).unwrap();
         for end in 0..bytes.len() {

@@ -127,14 +127,14 @@ fn with_slot(change: impl Fn(&mut SlotRow)) -> impl Fn(&mut SourceFacts) {
 }
 
 #[test]
-fn a_source_that_is_right_has_no_findings() {
+fn a_correct_source_has_no_findings() {
     assert_eq!(told(&right()), []);
     let all: Vec<_> = findings(&config(), &right()).into_iter().map(|finding| finding.message).collect();
     assert_eq!(all, ["columns copied to targets: id, org, email", "columns withheld: none"]);
 }
 
 #[test]
-fn the_server_has_to_be_able_to_decode() {
+fn a_server_without_logical_decoding_is_an_error() {
     check_error(|f| f.wal_level = "replica".into(), "wal_level is replica", "SET wal_level = 'logical'");
     check_error(|f| f.is_standby = true, "standby", "primary");
     check_error(|f| f.may_replicate = false, "no REPLICATION", "ALTER ROLE \"sync\" REPLICATION;");
@@ -145,7 +145,7 @@ fn the_server_has_to_be_able_to_decode() {
 }
 
 #[test]
-fn a_slot_without_a_bound_is_worth_a_warning() {
+fn an_unbounded_slot_is_a_warning() {
     let keep = |mb| SourceFacts { keep_size_mb: mb, ..right() };
     check(keep(Some(-1)), Severity::Warning, "is not set", "max_slot_wal_keep_size = '4096MB'");
     check(keep(Some(1024)), Severity::Warning, "not above limits.source_wal", "4096MB");
@@ -153,7 +153,7 @@ fn a_slot_without_a_bound_is_worth_a_warning() {
 }
 
 #[test]
-fn the_table_has_to_be_there_and_readable() {
+fn a_missing_or_unreadable_table_is_an_error() {
     let others = |f: &mut SourceFacts| (f.table, f.others) = (None, vec!["public.orders".into(), "auth.user".into()]);
     check_error(others, "no table auth.users in database auth", "table: auth.user ");
     check_error(with_table(|t| (t.relation, t.kind) = (None, "v".into())), "is not a table", "users.table");
@@ -169,7 +169,7 @@ fn the_table_has_to_be_there_and_readable() {
 }
 
 #[test]
-fn the_mapping_has_to_fit() {
+fn a_mapping_that_does_not_fit_is_an_error() {
     let rename = |t: &mut TableFacts| t.relation.as_mut().unwrap().columns[2].name = "mail".into();
     check_error(with_table(rename), "users.email: there is no column \"email\"; did you mean \"mail\"?", "this key");
     let key_only = |t: &mut TableFacts| t.relation.as_mut().unwrap().columns[1].in_identity = false;
@@ -177,7 +177,7 @@ fn the_mapping_has_to_fit() {
 }
 
 #[test]
-fn the_publication_has_to_show_everything() {
+fn an_incomplete_publication_is_an_error() {
     let set = "ALTER PUBLICATION \"users_sync\"";
     check_error(
         with_publication(|p| p.has_table = false),
@@ -192,7 +192,7 @@ fn the_publication_has_to_show_everything() {
 }
 
 #[test]
-fn what_is_not_there_yet_needs_the_right_to_make_it() {
+fn missing_objects_need_the_privilege_to_create_them() {
     let none = SourceFacts { publication: None, ..right() };
     check(none.clone(), Severity::Note, "`run` creates it", "");
     let mut guest = none.clone();
@@ -203,7 +203,7 @@ fn what_is_not_there_yet_needs_the_right_to_make_it() {
 }
 
 #[test]
-fn the_slot_has_to_be_ours() {
+fn a_foreign_slot_is_an_error() {
     let drop = "pg_drop_replication_slot('users_sync')";
     check_error(with_slot(|s| s.plugin = Some("wal2json".into())), "uses the plugin wal2json", drop);
     check_error(with_slot(|s| s.plugin = None), "a physical slot", drop);

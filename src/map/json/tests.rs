@@ -119,7 +119,7 @@ fn malformed_text_is_an_error() {
 }
 
 #[test]
-fn what_jsonb_refuses_is_taken_out_and_counted() {
+fn text_that_jsonb_refuses_is_stripped_and_counted() {
     for (text, expected, count) in [
         (r#""a\u0000b""#, r#""ab""#, 1),
         (r#""\\u0000""#, r#""\\u0000""#, 0),
@@ -140,7 +140,7 @@ fn what_jsonb_refuses_is_taken_out_and_counted() {
 }
 
 #[test]
-fn paths_lead_to_scalars() {
+fn paths_find_scalars() {
     let document = r#" { "a": {"b\u0041": "x\ty", "n": 1.50, "t": true, "z": null, "o": {}}, "a.b": 3, "a ": 1, "d": 1, "d": "2" } "#;
     let find_text = |path: &str| {
         let path: Vec<String> = path.split('/').filter(|key| !key.is_empty()).map(str::to_owned).collect();
@@ -169,7 +169,7 @@ fn paths_lead_to_scalars() {
 
 proptest! {
     #[test]
-    fn any_text_is_taken_without_a_panic(text in "\\PC*", near in r#"[\[{(]?[\\"{}(),;:= ua0-9\[\]NULüé+-]{0,40}[)}]?"#) {
+    fn no_text_makes_the_parser_panic(text in "\\PC*", near in r#"[\[{(]?[\\"{}(),;:= ua0-9\[\]NULüé+-]{0,40}[)}]?"#) {
         let types = types();
         for oid in [16, 20, 22, 25, 30, 114, 1114, 1184, 3802, 1007, 1009, 1020, 199, 9000, 9001, 9002, 9005, 9006, 9007] {
             let kind = JsonKind::compile(oid, &types);
@@ -184,7 +184,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_not_json_itself_always_becomes_json(text in r#"[\[{(]?[\\"{}(),;:= ua0-9\[\]NULü+-]{0,30}[)}]?"#) {
+    fn every_type_that_is_not_json_becomes_valid_json(text in r#"[\[{(]?[\\"{}(),;:= ua0-9\[\]NULü+-]{0,30}[)}]?"#) {
         for oid in [16, 20, 22, 25, 1114, 1184, 1007, 1009, 1185, 9000, 9001, 9005] {
             if let Ok(json) = json(oid, &text) {
                 prop_assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok(), "{}", json);

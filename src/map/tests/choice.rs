@@ -7,7 +7,7 @@ fn is(name: &str, values: &[&str]) -> Filter {
 }
 
 #[test]
-fn only_rows_that_the_condition_admits_are_users() {
+fn only_rows_that_match_the_condition_are_users() {
     let ada = is("meta.name", &["Ada", "Bob"]);
     let null = Filter::IsNull("meta.nick".to_owned());
     let not = |filter: &Filter| Filter::Not(Box::new(filter.clone()));
@@ -37,7 +37,7 @@ fn only_rows_that_the_condition_admits_are_users() {
 }
 
 #[test]
-fn whoever_is_a_user_no_more_leaves() {
+fn a_row_that_stops_matching_is_deleted() {
     let plan = plan_of(&Rules { filter: Some(is("email", &["a@b.c"])), name: None, ..rules() });
     let changed = row(&[(2, Cell::Text(b"x"))]);
     assert_eq!(updated(&plan, None, &changed), ["acme: delete 1 777"]);
@@ -63,7 +63,7 @@ fn whoever_is_a_user_no_more_leaves() {
 }
 
 #[test]
-fn what_is_allowed_leaves_and_paths_are_taken_out() {
+fn only_allowed_columns_leave_and_excluded_paths_are_removed() {
     let allow = ["meta", "password_hash", "none?"].map(str::to_owned).to_vec();
     let exclude = ["meta.name", "meta.none", "gone?", "gone.x?"].map(str::to_owned).to_vec();
     let plan = plan_of(&Rules { allow: Some(allow), exclude, ..rules() });
@@ -97,7 +97,7 @@ fn constants_schemas_and_missing_columns_make_values() {
 }
 
 #[test]
-fn a_watched_row_says_whom_it_touches() {
+fn a_watched_row_yields_the_affected_key_and_tenant() {
     let watch = |key: &[&str], tenant: Option<Value>| Watch {
         table: relation(&[]).table,
         key: key.iter().map(|name| (*name).to_owned()).collect(),

@@ -38,7 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn tenants_come_go_and_move() {
+    fn tenants_are_added_removed_and_moved() {
         let old = tenants(&[("a", "1"), ("b", "2"), ("c", "3")]);
         let new = tenants(&[("c", "4"), ("a", "1"), ("d", "2")]);
         let diff = TenantDiff::between(&old, &new);

@@ -197,7 +197,7 @@ impl World {
 }
 
 #[test]
-fn nothing_is_lost_or_turned_back_whatever_breaks_in_whatever_order() {
+fn no_fault_order_loses_a_change_or_turns_a_user_back() {
     let replayed = std::env::var("USERS_SYNC_SEED").ok().and_then(|seed| seed.parse().ok());
     let first = replayed.unwrap_or_else(|| fastrand::u64(..1 << 40));
     let schedules = if replayed.is_some() { 1 } else { SCHEDULES };

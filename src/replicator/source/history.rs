@@ -78,13 +78,13 @@ mod tests {
     };
 
     #[test]
-    fn a_slot_at_or_behind_what_was_confirmed_goes_on() {
+    fn a_slot_at_or_behind_the_confirmed_position_continues() {
         assert_eq!(decide_history(&state(), &FOUND), History::Same(Generation(3)));
         assert_eq!(decide_history(&state(), &Found { confirmed: Lsn(90), ..FOUND }), History::Same(Generation(3)));
     }
 
     #[test]
-    fn whatever_breaks_the_history_begins_a_generation() {
+    fn any_break_in_the_history_begins_a_new_generation() {
         let check = |state: SourceRow, found: Found<'_>, word: &str| match decide_history(&state, &found) {
             History::New(generation, reason) => {
                 assert_eq!(generation.0, state.generation.0 + 1);

@@ -28,7 +28,7 @@ fn push(mailbox: &Mailbox, id: &str, commit: u64, end: Option<u64>) -> Pushed {
 }
 
 #[test]
-fn a_closed_mailbox_drops_and_an_interrupted_one_says_why() {
+fn a_closed_mailbox_drops_changes_and_an_interrupted_one_returns_the_reason() {
     let mailbox = Mailbox::new(1000, Arc::new(Memory::new(10_000)));
     assert_eq!(push(&mailbox, "a", 10, Some(11)), Pushed::Dropped);
     mailbox.open();
@@ -41,7 +41,7 @@ fn a_closed_mailbox_drops_and_an_interrupted_one_says_why() {
 }
 
 #[test]
-fn mailboxes_share_the_common_memory_and_give_it_back() {
+fn mailboxes_share_the_common_memory_and_release_it() {
     let memory = Arc::new(Memory::new(1500));
     let [a, b] = [(); 2].map(|()| Mailbox::new(10_000, memory.clone()));
     for mailbox in [&a, &b] {
@@ -69,7 +69,7 @@ fn mailboxes_share_the_common_memory_and_give_it_back() {
 
 /// A day of logins that change what a sleeping target holds, on a clock of our own.
 #[tokio::test(start_paused = true)]
-async fn mere_updates_let_a_target_sleep_and_a_sign_up_wakes_it_at_once() {
+async fn updates_let_a_target_sleep_and_a_sign_up_wakes_it_at_once() {
     const MINUTE: Duration = Duration::from_secs(60);
     let mailbox = Arc::new(Mailbox::new(1 << 20, Arc::new(Memory::new(1 << 20))));
     mailbox.open();

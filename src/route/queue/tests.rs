@@ -58,7 +58,7 @@ fn transactions_gather_into_one_batch_with_the_last_version_of_each_user() {
 }
 
 #[test]
-fn chunks_never_join_a_finished_transaction_but_the_last_one_takes_in_what_follows() {
+fn chunks_never_join_a_finished_transaction_but_the_last_chunk_takes_later_ones() {
     let mut queue = open();
     push(&mut queue, "a", 10, Some(11));
     push(&mut queue, "b", 20, None);
@@ -70,7 +70,7 @@ fn chunks_never_join_a_finished_transaction_but_the_last_one_takes_in_what_follo
 }
 
 #[test]
-fn what_the_target_holds_is_dropped_before_and_after_it_is_known() {
+fn changes_that_the_target_holds_are_dropped() {
     let mut queue = open();
     push(&mut queue, "a", 10, Some(11));
     push(&mut queue, "b", 20, Some(21));
@@ -101,7 +101,7 @@ fn bytes_count_until_the_batch_is_finished() {
 }
 
 #[test]
-fn a_batch_is_bounded_in_users() {
+fn a_batch_has_a_maximum_number_of_users() {
     let mut queue = open();
     for n in 0..BATCH_USERS as u64 + 1 {
         push(&mut queue, &n.to_string(), 10 + n, Some(11 + n));
@@ -111,7 +111,7 @@ fn a_batch_is_bounded_in_users() {
 }
 
 #[test]
-fn while_nothing_is_on_its_way_all_of_it_becomes_one_batch_of_last_versions() {
+fn without_a_batch_in_flight_everything_becomes_one_batch_of_last_versions() {
     let mut queue = open();
     for n in 0..2 * BATCH_USERS as u64 {
         push(&mut queue, &n.to_string(), 10 + n, Some(11 + n));
