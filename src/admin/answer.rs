@@ -3,7 +3,8 @@
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{self, FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -80,14 +81,31 @@ from_rejection!(PathRejection);
 from_rejection!(QueryRejection);
 
 /// The query's parameters.
-#[derive(FromRequestParts)]
-#[from_request(via(axum::extract::Query), rejection(Problem))]
 pub(super) struct Query<T>(pub(super) T);
 
 /// The path's parameters.
-#[derive(FromRequestParts)]
-#[from_request(via(axum::extract::Path), rejection(Problem))]
 pub(super) struct Path<T>(pub(super) T);
+
+/// axum's extractor of the same name, with [`Problem`] as its rejection.
+macro_rules! from_request_parts {
+    ($extractor:ident) => {
+        impl<T, S> FromRequestParts<S> for $extractor<T>
+        where
+            S: Sync,
+            extract::$extractor<T>: FromRequestParts<S, Rejection: Into<Problem>>,
+        {
+            type Rejection = Problem;
+
+            async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+                let extracted = extract::$extractor::<T>::from_request_parts(parts, state).await;
+                extracted.map(|extract::$extractor(value)| $extractor(value)).map_err(Into::into)
+            }
+        }
+    };
+}
+
+from_request_parts!(Query);
+from_request_parts!(Path);
 
 /// A body that is a JSON object, of a request that says that it is JSON: no form of another site's can send one.
 pub(super) struct Body<T>(pub(super) T);

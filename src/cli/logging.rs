@@ -4,8 +4,10 @@ use crate::config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use clap::ValueEnum;
 use std::io::IsTerminal;
+use tracing::level_filters::LevelFilter;
 use tracing::subscriber::set_global_default;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum LogFormat {
@@ -39,18 +41,18 @@ impl Logging {
 
 fn log_to_stderr(format: LogFormat, level: &str) -> Result<(), Diagnostic> {
     let ours_alone = level.parse::<tracing::Level>().map(|level| format!("warn,users_sync={level}"));
-    let filter = EnvFilter::try_new(ours_alone.as_deref().unwrap_or(level)).map_err(|error| {
+    let filter: Targets = ours_alone.as_deref().unwrap_or(level).parse().map_err(|error| {
         diagnostic!(help = "for example: --log-level info,users_sync::capture=debug", "--log-level: {error}")
     })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(std::io::stderr);
     // Not by `init`, which takes what libraries write with `log` as well: tokio-postgres hands on parameters and notices
     // there, that is, rows' values. Only the first caller in a process can set it, and that one has set what we want.
     let _ = match format {
         LogFormat::Text => {
             let builder = builder.with_target(false).with_ansi(std::io::stderr().is_terminal());
-            set_global_default(builder.finish())
+            set_global_default(builder.finish().with(filter))
         }
-        LogFormat::Json => set_global_default(builder.json().flatten_event(true).finish()),
+        LogFormat::Json => set_global_default(builder.json().flatten_event(true).finish().with(filter)),
     };
     Ok(())
 }

@@ -4,8 +4,7 @@ use crate::map::{Rules, is_tenant_a_text};
 use crate::pg::PgClient;
 use crate::replicator::source::mapping::Mapped;
 use crate::snapshot::{RowStream, SourceReadError};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write, stderr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -13,6 +12,12 @@ use tokio::time::Instant;
 
 /// Where there is no terminal, the progress is logged this often.
 const LOG_EVERY: Duration = Duration::from_secs(5);
+/// A bar that moves more often only costs time.
+const DRAW_INTERVAL: Duration = Duration::from_millis(100);
+/// ANSI: back to the first column, then erase the line.
+const CLEAR_LINE: &str = "\r\x1b[2K";
+/// In characters; the line fits a terminal of 80 columns.
+const BAR_WIDTH: u64 = 32;
 
 /// How far a reading is, for others to look at: thousandths.
 #[derive(Clone, Debug)]
@@ -61,42 +66,74 @@ pub(crate) async fn expected_rows(
 }
 
 pub(crate) struct Progress {
-    bar: ProgressBar,
     expected: u64,
     shown: HowFar,
     rows: u64,
-    logged: Instant,
+    is_terminal: bool,
+    started: Instant,
+    reported: Instant,
 }
 
 impl Progress {
     /// `expected` rows, as the planner has it; 0 where it does not know.
     pub(crate) fn new(expected: u64, shown: HowFar) -> Progress {
-        let target = match std::io::stderr().is_terminal() {
-            true => ProgressDrawTarget::stderr(),
-            false => ProgressDrawTarget::hidden(),
-        };
-        let bar = ProgressBar::with_draw_target((expected > 0).then_some(expected), target);
-        if let Ok(style) = ProgressStyle::with_template("snapshot {bar:40} {human_pos} users, {per_sec}, {elapsed}") {
-            bar.set_style(style);
-        }
         shown.is_at(0, expected);
-        Progress { bar, expected, shown, rows: 0, logged: Instant::now() }
+        let now = Instant::now();
+        Progress { expected, shown, rows: 0, is_terminal: stderr().is_terminal(), started: now, reported: now }
     }
 
     pub(crate) fn row(&mut self) {
         self.rows += 1;
         if self.rows.is_multiple_of(1024) {
-            self.bar.set_position(self.rows);
             self.shown.is_at(self.rows, self.expected);
-            if self.bar.is_hidden() && self.logged.elapsed() >= LOG_EVERY {
-                self.logged = Instant::now();
-                tracing::info!(rows = self.rows, "snapshot goes on");
+            let interval = if self.is_terminal { DRAW_INTERVAL } else { LOG_EVERY };
+            if self.reported.elapsed() >= interval {
+                self.reported = Instant::now();
+                self.report();
             }
         }
     }
 
+    fn report(&self) {
+        if self.is_terminal {
+            // A terminal that cannot be written to does not stop a snapshot.
+            let _ = write!(stderr(), "{CLEAR_LINE}{}", bar(self.rows, self.expected, self.started.elapsed()));
+        } else {
+            tracing::info!(rows = self.rows, "snapshot goes on");
+        }
+    }
+
     pub(crate) fn finish(self) {
-        self.bar.finish_and_clear();
+        if self.is_terminal {
+            let _ = write!(stderr(), "{CLEAR_LINE}");
+        }
         tracing::info!(rows = self.rows, "snapshot was read");
+    }
+}
+
+/// The terminal's line. Without an expected number of rows there is no bar.
+fn bar(rows: u64, expected: u64, elapsed: Duration) -> String {
+    let rate = rows as f64 / elapsed.as_secs_f64().max(0.001);
+    let counts = format!("{rows} users, {rate:.0}/s, {}s", elapsed.as_secs());
+    match (rows * BAR_WIDTH).checked_div(expected) {
+        Some(filled) => {
+            let filled = "#".repeat(filled.min(BAR_WIDTH) as usize);
+            format!("snapshot [{filled:.<width$}] {counts}", width = BAR_WIDTH as usize)
+        }
+        None => format!("snapshot {counts}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_shows_the_share_and_stays_full_past_the_expected_number() {
+        let after = Duration::from_secs(2);
+        let half = format!("snapshot [{}{}] 500 users, 250/s, 2s", "#".repeat(16), ".".repeat(16));
+        assert_eq!(bar(500, 1000, after), half);
+        assert!(bar(1500, 1000, after).starts_with(&format!("snapshot [{}] 1500 users", "#".repeat(32))));
+        assert_eq!(bar(500, 0, after), "snapshot 500 users, 250/s, 2s");
     }
 }
