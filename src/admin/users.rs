@@ -3,8 +3,7 @@
 use super::answer::{Path, Problem, Query};
 use super::app::App;
 use crate::config::{Tenant, parse_duration};
-use crate::model::Timestamp;
-use crate::pg::PgClient;
+use crate::pg::{PgClient, PgTimestamp};
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -12,7 +11,7 @@ use serde_json::value::RawValue;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_postgres::Row;
-use tokio_postgres::types::{FromSql, Type};
+use tokio_postgres::types::Type;
 
 /// A search answers after this time with what it has found so far.
 const BUDGET: Duration = Duration::from_millis(250);
@@ -70,30 +69,18 @@ pub(super) struct Profile {
 impl User {
     /// Of a row, from this column on.
     fn of(row: &Row, from: usize) -> Result<User, tokio_postgres::Error> {
-        let moment = |column: usize| {
-            let moment: Option<Moment> = row.try_get(from + column)?;
-            Ok::<_, tokio_postgres::Error>(moment.map(|Moment(moment)| moment.to_string()))
+        let timestamp = |column: usize| {
+            let at: Option<PgTimestamp> = row.try_get(from + column)?;
+            Ok::<_, tokio_postgres::Error>(at.map(|PgTimestamp(at)| at.to_string()))
         };
         Ok(User {
             id: row.try_get(from)?,
             name: row.try_get(from + 1)?,
             email: row.try_get(from + 2)?,
-            created_at: moment(3)?,
-            updated_at: moment(4)?,
-            deleted_at: moment(5)?,
+            created_at: timestamp(3)?,
+            updated_at: timestamp(4)?,
+            deleted_at: timestamp(5)?,
         })
-    }
-}
-
-struct Moment(Timestamp);
-
-impl<'a> FromSql<'a> for Moment {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(Moment(Timestamp(i64::from_be_bytes(raw.try_into()?))))
-    }
-
-    fn accepts(of: &Type) -> bool {
-        *of == Type::TIMESTAMPTZ
     }
 }
 

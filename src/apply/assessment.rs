@@ -50,16 +50,16 @@ pub struct Session<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetAssessment {
     /// Its target holds everything up to here: go on from there.
-    Follow(Lsn),
+    Resume(Lsn),
     /// It has to take a snapshot, for this reason.
-    Join(&'static str),
+    Snapshot(&'static str),
     /// A person has to look first.
     Park(ParkReason),
     /// A later process writes to this target: this one has to stop. Or the state went back to an older point.
-    StepDown(Epoch),
+    Superseded(Epoch),
     /// The target holds what the source's log did not reach, or was written by a process that the state does not know:
     /// the source went back to an older point.
-    Ahead(Epoch),
+    SourceRewound(Epoch),
 }
 
 /// Why a target is not touched.
@@ -113,7 +113,7 @@ pub fn assess_target(
     let Session { generation, epoch, mapping, epochs } = *session;
     let Some(checkpoint) = &observed.checkpoint else {
         return match observed.has_rows {
-            false => TargetAssessment::Join("its target is new"),
+            false => TargetAssessment::Snapshot("its target is new"),
             true => TargetAssessment::Park(ParkReason::ForeignRows),
         };
     };
@@ -121,17 +121,17 @@ pub fn assess_target(
         return TargetAssessment::Park(ParkReason::OtherTenant(checkpoint.tenant.clone()));
     }
     if checkpoint.target_id.as_str() == NIL_TARGET_ID {
-        return TargetAssessment::Join("its target was handed over");
+        return TargetAssessment::Snapshot("its target was handed over");
     }
     let Some(recorded) = recorded.filter(|recorded| recorded.target_id.as_ref() == Some(&checkpoint.target_id)) else {
         return TargetAssessment::Park(ParkReason::OtherTarget);
     };
     // At its first look a process has written nowhere yet.
     if checkpoint.epoch > epoch || checkpoint.epoch == epoch && epochs.is_some() {
-        return TargetAssessment::StepDown(checkpoint.epoch);
+        return TargetAssessment::Superseded(checkpoint.epoch);
     }
     if checkpoint.generation == generation && epochs.is_some_and(|epochs| !fits(checkpoint, epochs)) {
-        return TargetAssessment::Ahead(checkpoint.epoch);
+        return TargetAssessment::SourceRewound(checkpoint.epoch);
     }
     let joins = [
         (observed.created, "users_sync was gone from its target"),
@@ -145,8 +145,8 @@ pub fn assess_target(
         (!recorded.following, "it was not finished, or parked"),
     ];
     match joins.into_iter().find(|(applies, _)| *applies) {
-        Some((_, reason)) => TargetAssessment::Join(reason),
-        None => TargetAssessment::Follow(checkpoint.position),
+        Some((_, reason)) => TargetAssessment::Snapshot(reason),
+        None => TargetAssessment::Resume(checkpoint.position),
     }
 }
 
@@ -212,27 +212,27 @@ mod tests {
             assess_target(&TenantId::new("acme"), Some(&recorded()), &observed, &session)
         };
         let older = Checkpoint { epoch: Epoch(4), ..checkpoint() };
-        assert_eq!(first(older.clone(), &[(4, 50), (5, 100)]), TargetAssessment::Follow(Lsn(100)));
-        assert_eq!(first(older.clone(), &[(5, 100)]), TargetAssessment::Follow(Lsn(100)));
+        assert_eq!(first(older.clone(), &[(4, 50), (5, 100)]), TargetAssessment::Resume(Lsn(100)));
+        assert_eq!(first(older.clone(), &[(5, 100)]), TargetAssessment::Resume(Lsn(100)));
         // The log did not go as far, when its writer was followed by another one.
-        assert_eq!(first(older.clone(), &[(4, 50), (5, 99)]), TargetAssessment::Ahead(Epoch(4)));
-        assert_eq!(first(older.clone(), &[(3, 10), (5, 200)]), TargetAssessment::Ahead(Epoch(4)));
+        assert_eq!(first(older.clone(), &[(4, 50), (5, 99)]), TargetAssessment::SourceRewound(Epoch(4)));
+        assert_eq!(first(older.clone(), &[(3, 10), (5, 200)]), TargetAssessment::SourceRewound(Epoch(4)));
         // Nobody can have written with the epoch that was given just now.
-        assert_eq!(first(checkpoint(), &[(5, 100)]), TargetAssessment::StepDown(Epoch(5)));
+        assert_eq!(first(checkpoint(), &[(5, 100)]), TargetAssessment::Superseded(Epoch(5)));
         let another_history = Checkpoint { generation: Generation(1), ..older };
         assert_eq!(
             first(another_history, &[(4, 50), (5, 99)]),
-            TargetAssessment::Join("the source's history is another one")
+            TargetAssessment::Snapshot("the source's history is another one")
         );
     }
 
     #[test]
     fn a_target_that_matches_the_state_resumes_from_its_checkpoint() {
-        check(Some(recorded()), Some(checkpoint()), TargetAssessment::Follow(Lsn(100)));
+        check(Some(recorded()), Some(checkpoint()), TargetAssessment::Resume(Lsn(100)));
         let even = RecordedTarget { position: Lsn(100), ..recorded() };
-        check(Some(even), Some(checkpoint()), TargetAssessment::Follow(Lsn(100)));
+        check(Some(even), Some(checkpoint()), TargetAssessment::Resume(Lsn(100)));
         let older_process = Checkpoint { epoch: Epoch(4), ..checkpoint() };
-        check(Some(recorded()), Some(older_process), TargetAssessment::Follow(Lsn(100)));
+        check(Some(recorded()), Some(older_process), TargetAssessment::Resume(Lsn(100)));
     }
 
     #[test]
@@ -251,14 +251,14 @@ mod tests {
     #[test]
     fn an_empty_or_handed_over_target_takes_a_snapshot() {
         let empty = ObservedTarget { checkpoint: None, created: false, has_rows: false, relation: None };
-        check_observed(None, empty, TargetAssessment::Join("its target is new"));
+        check_observed(None, empty, TargetAssessment::Snapshot("its target is new"));
         let handed_over = Checkpoint { target_id: TargetId::new(NIL_TARGET_ID), ..checkpoint() };
-        check(None, Some(handed_over), TargetAssessment::Join("its target was handed over"));
+        check(None, Some(handed_over), TargetAssessment::Snapshot("its target was handed over"));
     }
 
     #[test]
     fn any_break_in_the_history_leads_to_a_snapshot() {
-        let join = |reason| TargetAssessment::Join(reason);
+        let join = |reason| TargetAssessment::Snapshot(reason);
         let unfinished = RecordedTarget { following: false, ..recorded() };
         check(Some(unfinished), Some(checkpoint()), join("it was not finished, or parked"));
         let gone = ObservedTarget { checkpoint: Some(checkpoint()), created: true, has_rows: false, relation: None };
@@ -273,7 +273,7 @@ mod tests {
         check_observed(Some(recorded()), truncated.clone(), join(REPLACED));
         // A state that does not know it yet believes the target.
         let not_known = RecordedTarget { relation: None, ..recorded() };
-        check_observed(Some(not_known), truncated, TargetAssessment::Follow(Lsn(100)));
+        check_observed(Some(not_known), truncated, TargetAssessment::Resume(Lsn(100)));
         let restored = Checkpoint { position: Lsn(89), ..checkpoint() };
         check(Some(recorded()), Some(restored), join("its target was restored to an older point"));
     }
@@ -295,7 +295,7 @@ mod tests {
         check(
             Some(recorded()),
             Some(Checkpoint { epoch: Epoch(6), ..checkpoint() }),
-            TargetAssessment::StepDown(Epoch(6)),
+            TargetAssessment::Superseded(Epoch(6)),
         );
     }
 }

@@ -13,7 +13,6 @@ mod refusal;
 mod rejected;
 pub mod statement;
 mod target;
-mod values;
 mod wait;
 
 pub use assessment::{ObservedTarget, ParkReason, REPLACED, RecordedTarget, Session, TargetAssessment, assess_target};

@@ -5,10 +5,9 @@ use super::checkpoint::Checkpoint;
 use super::notify::{FREE_QUEUE, NOTIFY_AT_MOST, Notify};
 use super::plan::{Move, Rows};
 use super::statement::{self, Parts, Shape, ShapeError};
-use super::values::{Moment, Position};
 use super::wait;
 use crate::model::{Deletes, Epoch, Generation, Lsn, Oid, TargetId, TenantId};
-use crate::pg::{PgClient, create_schema, describe};
+use crate::pg::{PgClient, PgTimestamp, create_schema, describe};
 use std::collections::HashMap;
 use tokio_postgres::Client;
 use tokio_postgres::types::{PgLsn, ToSql, Type};
@@ -110,7 +109,7 @@ impl Target {
     /// Rows and checkpoint in one statement, which is one transaction and one round trip.
     pub async fn apply(&mut self, who: &Identity, moving: Move, rows: &Rows<'_>) -> Result<Applied, TargetError> {
         let target_id = who.target_id.as_str();
-        let (from, to) = (Position(moving.from), Position(moving.to));
+        let (from, to) = (PgLsn::from(moving.from.0), PgLsn::from(moving.to.0));
         let guard: [(&(dyn ToSql + Sync), Type); 6] = [
             (&who.tenant.as_str(), Type::TEXT),
             (&target_id, Type::TEXT),
@@ -140,7 +139,7 @@ impl Target {
                     (&target_id, Type::TEXT),
                     (&who.generation.0, Type::INT8),
                     (&who.epoch.0, Type::INT8),
-                    (&Position(from), Type::PG_LSN),
+                    (&PgLsn::from(from.0), Type::PG_LSN),
                 ],
             )
             .await?;
@@ -232,7 +231,7 @@ impl Target {
         let upserts = Columns::of_users(rows);
         let patches = Columns::of_patches(rows);
         let delete_ids: Vec<&str> = rows.deletes.iter().map(|(id, _)| *id).collect();
-        let delete_times: Vec<Moment> = rows.deletes.iter().map(|(_, at)| Moment(*at)).collect();
+        let delete_times: Vec<PgTimestamp> = rows.deletes.iter().map(|(_, at)| PgTimestamp(*at)).collect();
         let mut parameters = guard.to_vec();
         if parts.upserts {
             parameters.extend(upserts.parameters());
@@ -276,11 +275,11 @@ struct Columns<'a> {
     set_email: Vec<bool>,
     email: Vec<Option<&'a str>>,
     set_created_at: Vec<bool>,
-    created_at: Vec<Option<Moment>>,
+    created_at: Vec<Option<PgTimestamp>>,
     set_updated_at: Vec<bool>,
-    updated_at: Vec<Option<Moment>>,
+    updated_at: Vec<Option<PgTimestamp>>,
     set_deleted_at: Vec<bool>,
-    deleted_at: Vec<Option<Moment>>,
+    deleted_at: Vec<Option<PgTimestamp>>,
     derived: Vec<bool>,
 }
 
@@ -292,9 +291,9 @@ impl<'a> Columns<'a> {
             columns.raw_json.push(&user.raw_json);
             columns.name.push(user.name.as_deref());
             columns.email.push(user.email.as_deref());
-            columns.created_at.push(user.created_at.map(Moment));
-            columns.updated_at.push(user.updated_at.map(Moment));
-            columns.deleted_at.push(user.deleted_at.map(Moment));
+            columns.created_at.push(user.created_at.map(PgTimestamp));
+            columns.updated_at.push(user.updated_at.map(PgTimestamp));
+            columns.deleted_at.push(user.deleted_at.map(PgTimestamp));
             columns.derived.push(user.updated_at_derived);
         }
         columns
@@ -313,13 +312,13 @@ impl<'a> Columns<'a> {
             columns.email.push(email.map(String::as_str));
             let (set, at) = patch.created_at.split();
             columns.set_created_at.push(set);
-            columns.created_at.push(at.copied().map(Moment));
+            columns.created_at.push(at.copied().map(PgTimestamp));
             let (set, at) = patch.updated_at.split();
             columns.set_updated_at.push(set);
-            columns.updated_at.push(at.copied().map(Moment));
+            columns.updated_at.push(at.copied().map(PgTimestamp));
             let (set, at) = patch.deleted_at.split();
             columns.set_deleted_at.push(set);
-            columns.deleted_at.push(at.copied().map(Moment));
+            columns.deleted_at.push(at.copied().map(PgTimestamp));
             columns.derived.push(patch.updated_at_derived);
         }
         columns

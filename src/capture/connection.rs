@@ -3,10 +3,11 @@
 //! tokio-postgres has no replication mode; framing and messages come from postgres-protocol. A command that is given
 //! up half-way leaves the connection in the middle of an answer: drop it then.
 
+use super::CaptureError;
 use super::auth::authenticate;
+use super::commands::start_command;
 use super::stream::{ReplicationReader, ReplicationWriter};
 use super::wire::{Reply, Wire};
-use super::{CaptureError, slot};
 use crate::model::Lsn;
 use crate::pg::{ConnectError, PgUrl, Stream, connect_with};
 use fallible_iterator::FallibleIterator;
@@ -73,7 +74,7 @@ impl ReplicationConnection {
         from: Lsn,
         publications: &[&str],
     ) -> Result<(ReplicationReader, ReplicationWriter), CaptureError> {
-        let command = slot::start_command(slot, from, publications);
+        let command = start_command(slot, from, publications);
         self.wire.send(|out| frontend::query(&command, out)).await?;
         loop {
             match self.wire.receive().await? {

@@ -5,6 +5,7 @@
 //! The slot and the publication are looked after in [`slot`] and [`publication`].
 
 mod auth;
+mod commands;
 mod connection;
 mod error;
 mod log;

@@ -26,7 +26,7 @@ pub struct Publication {
 /// By what a publication that was altered and put back is told from one that nobody has touched: pgoutput leaves out what is
 /// committed in between, and PostgreSQL does not say that it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Marks {
+pub struct PublicationVersion {
     /// Of one that was dropped and made anew it is another one. A slot that is older cannot be read with that.
     pub oid: u32,
     /// Its row in `pg_publication` and those of the tables in `pg_publication_rel`, each with the transaction that wrote it;
@@ -34,8 +34,12 @@ pub struct Marks {
     pub rows: String,
 }
 
-/// The marks of a publication, and of these tables in it; `None` where there is none of that name.
-pub async fn read_marks(client: &Client, name: &str, tables: &[&TableName]) -> Result<Option<Marks>, CaptureError> {
+/// The version of a publication, and of these tables in it; `None` where there is none of that name.
+pub async fn read_version(
+    client: &Client,
+    name: &str,
+    tables: &[&TableName],
+) -> Result<Option<PublicationVersion>, CaptureError> {
     const QUERY: &str = "
         SELECT p.oid, format('%s:%s', p.oid, p.xmin) || coalesce((
           SELECT string_agg(format(' %s:%s', r.oid, r.xmin), '' ORDER BY r.oid)
@@ -51,11 +55,11 @@ pub async fn read_marks(client: &Client, name: &str, tables: &[&TableName]) -> R
         [(&name, Type::TEXT), (&schemas, Type::TEXT_ARRAY), (&names, Type::TEXT_ARRAY)];
     let row = client.query_typed_opt(QUERY, &parameters).await?;
     let list = tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    let marks = |row: tokio_postgres::Row| {
+    let version = |row: tokio_postgres::Row| {
         let rows: &str = row.try_get(1)?;
-        Ok(Marks { oid: row.try_get(0)?, rows: format!("{rows} of {list}") })
+        Ok(PublicationVersion { oid: row.try_get(0)?, rows: format!("{rows} of {list}") })
     };
-    row.map(marks).transpose()
+    row.map(version).transpose()
 }
 
 /// Whether somebody has altered the publication between these two looks; of other tables nothing can be told.
@@ -67,10 +71,10 @@ pub fn was_altered(known: &str, now: &str) -> bool {
     }
 }
 
-impl Marks {
+impl PublicationVersion {
     /// Whether these rows, as they were written down, are those of the same publication, altered or not. Nothing was written
     /// down where nobody has looked yet.
-    pub fn is_made_anew_since(&self, known: &str) -> bool {
+    pub fn was_recreated_since(&self, known: &str) -> bool {
         let oid = known.split(':').next().unwrap_or_default();
         !known.is_empty() && oid != self.oid.to_string()
     }

@@ -54,13 +54,13 @@ pub async fn plan(config: &Config) -> Result<Plan, ServiceError> {
     let state = connect(&config.state_url).await?;
     let known = StateStore::read(&state, &config.source.slot).await?;
     let mapping = fingerprint(&config.users, &compile_current(&client, &config.users).await?);
-    let marks = publication::read_marks(&client, &config.source.publication, &config.users.tables()).await?;
+    let version = publication::read_version(&client, &config.source.publication, &config.users.tables()).await?;
     let slot = read_slot(&client, &config.source.slot).await?;
     let mut connection = ReplicationConnection::connect(&config.source.url).await?;
     let system = identify_system(&mut connection).await?;
     let known_here = known.source.as_ref().filter(|source| source.is_of(&system.system_identifier));
     let seen = known_here.map_or("", |source| &source.publication);
-    let published = marks.as_ref().is_some_and(|marks| !marks.is_made_anew_since(seen));
+    let published = version.as_ref().is_some_and(|version| !version.was_recreated_since(seen));
     let usable = slot.filter(|slot| !slot.invalid && published);
     let found = Found {
         system_identifier: &system.system_identifier,
@@ -68,7 +68,7 @@ pub async fn plan(config: &Config) -> Result<Plan, ServiceError> {
         slot_created: usable.is_none(),
         confirmed: usable.as_ref().and_then(|slot| slot.confirmed_flush).unwrap_or(Lsn::ZERO),
         flushed: system.flushed,
-        publication: marks.as_ref().map(|marks| &*marks.rows).unwrap_or_default(),
+        publication: version.as_ref().map(|version| &*version.rows).unwrap_or_default(),
     };
     let history = known.source.as_ref().map(|source| decide_history(source, &found));
     let (generation, source) = match history {
@@ -116,10 +116,10 @@ async fn prospect(tenant: &Tenant, known: &Snapshot, generation: Option<Generati
     let session = Session { generation, epoch, mapping: &mapping, epochs: Some(&known.epochs) };
     let standing = assess_target(&tenant.id, recorded.as_ref(), &observed, &session);
     match standing {
-        TargetAssessment::Follow(position) => Prospect::Follow(position),
-        TargetAssessment::Join(reason) => Prospect::Resync(reason.to_owned()),
+        TargetAssessment::Resume(position) => Prospect::Follow(position),
+        TargetAssessment::Snapshot(reason) => Prospect::Resync(reason.to_owned()),
         TargetAssessment::Park(reason) => Prospect::Park(reason.to_string(), reason.remedy(&tenant.id)),
-        TargetAssessment::StepDown(epoch) => Prospect::Unknown(format!("a later process wrote it (epoch {epoch})")),
-        TargetAssessment::Ahead(_) => Prospect::Resync("the source went back to an older point".to_owned()),
+        TargetAssessment::Superseded(epoch) => Prospect::Unknown(format!("a later process wrote it (epoch {epoch})")),
+        TargetAssessment::SourceRewound(_) => Prospect::Resync("the source went back to an older point".to_owned()),
     }
 }

@@ -26,15 +26,16 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::types::PgLsn;
 
-/// So many targets are compared in one reading of the source: each holds a connection meanwhile.
-const TOGETHER: usize = 64;
-const CHUNKS_WAITING: usize = 8;
-/// So many users are read again at once.
-const AGAIN_AT_ONCE: i64 = 1_000;
-/// Who was changed at every one of so many looks is given up.
-const ROUNDS: usize = 6;
-/// How often it is looked how far a target is.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Targets compared in one pass over the source: each holds a connection meanwhile.
+const MAX_CONCURRENT_TARGETS: usize = 64;
+/// Chunks of rows that may wait for one target.
+const CHANNEL_CHUNKS: usize = 8;
+/// Users whose source rows are read again in one query.
+const RECHECK_BATCH: i64 = 1_000;
+/// Passes over the differing users; a user who changed during each of them is reported as unsettled.
+const MAX_RECHECKS: usize = 6;
+/// Interval between reads of a target's checkpoint.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How to compare.
 #[derive(Clone, Copy, Debug)]
@@ -64,21 +65,21 @@ pub async fn verify(
     let client = connect(&config.source.url).await?;
     source_session(&client).await?;
     let config = Arc::new(settled(&client, config).await?);
-    let beside = Arc::new(Beside {
+    let context = Arc::new(VerifyContext {
         rereader: Rereader::new(config.source.url.clone()),
         state: Mutex::new(connect(&config.state_url).await?),
         config: config.clone(),
         how,
     });
     let mut verdicts = Vec::with_capacity(tenants.len());
-    for tenants in tenants.chunks(TOGETHER) {
-        verdicts.extend(together(&client, &beside, tenants, how_far).await?);
+    for tenants in tenants.chunks(MAX_CONCURRENT_TARGETS) {
+        verdicts.extend(together(&client, &context, tenants, how_far).await?);
     }
     Ok(verdicts)
 }
 
 /// What the comparisons share.
-struct Beside {
+struct VerifyContext {
     config: Arc<Config>,
     how: Verifying,
     rereader: Rereader,
@@ -87,11 +88,11 @@ struct Beside {
 
 async fn together(
     client: &PgClient,
-    beside: &Arc<Beside>,
+    context: &Arc<VerifyContext>,
     tenants: &[TenantId],
     how_far: &HowFar,
 ) -> Result<Vec<(TenantId, Verdict)>, ServiceError> {
-    let config = &beside.config;
+    let config = &context.config;
     client.batch_execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     // Whatever the snapshot sees was written before this.
     let row = client.query_one("SELECT pg_current_wal_insert_lsn()", &[]).await?;
@@ -100,12 +101,12 @@ async fn together(
     let mut comparing = JoinSet::new();
     let mut members = Vec::new();
     for (at, tenant) in config.tenants.iter().enumerate().filter(|(_, tenant)| tenants.contains(&tenant.id)) {
-        let (rows, receiver) = mpsc::channel(CHUNKS_WAITING);
+        let (rows, receiver) = mpsc::channel(CHANNEL_CHUNKS);
         members.push(Member { tenant: at, rows });
-        let (tenant, beside) = (tenant.clone(), beside.clone());
+        let (tenant, context) = (tenant.clone(), context.clone());
         comparing.spawn(async move {
-            let verdict = beside.compare(&tenant, position, receiver).await;
-            (tenant.id, verdict.unwrap_or_else(|error| Verdict::Failed(words(&error))))
+            let verdict = context.compare(&tenant, position, receiver).await;
+            (tenant.id, verdict.unwrap_or_else(|error| Verdict::Failed(message(&error))))
         });
     }
     let keys = members.iter().map(|member| &config.tenants[member.tenant].key);
@@ -127,11 +128,11 @@ async fn together(
         };
         drop(cells);
         if let Some(place) = full {
-            sorter.send(place, beside.how.timeout).await;
+            sorter.send(place, context.how.timeout).await;
         }
         progress.row();
     }
-    sorter.finish(beside.how.timeout).await;
+    sorter.finish(context.how.timeout).await;
     progress.finish();
     client.batch_execute("COMMIT").await?;
     let mut verdicts: Vec<(TenantId, Verdict)> = comparing.join_all().await;
@@ -139,7 +140,7 @@ async fn together(
     Ok(verdicts)
 }
 
-impl Beside {
+impl VerifyContext {
     async fn compare(
         &self,
         tenant: &Tenant,
@@ -152,7 +153,7 @@ impl Beside {
         };
         let mut comparison = Comparison::begin(&mut client, self.config.deletes).await?;
         comparison.stage(&mut rows).await?;
-        for round in 0..ROUNDS {
+        for round in 0..MAX_RECHECKS {
             if let Err(why) = self.reaches(tenant, &comparison, position).await? {
                 return Ok(Verdict::Failed(why));
             }
@@ -162,7 +163,7 @@ impl Beside {
             }
             let mut after = String::new();
             loop {
-                let ids = comparison.unsettled(&after, AGAIN_AT_ONCE).await?;
+                let ids = comparison.unsettled(&after, RECHECK_BATCH).await?;
                 let Some(last) = ids.last() else { break };
                 after.clone_from(last);
                 let read = match self.rereader.read_ids(&self.config, &ids).await {
@@ -213,12 +214,12 @@ impl Beside {
             if deadline <= Instant::now() {
                 return Ok(Err(format!("its target is at {held}, and did not get to {position} in time")));
             }
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }
 
-fn words(error: &LoadError) -> String {
+fn message(error: &LoadError) -> String {
     match failure_policy::of_load(error, &TenantId::new("")) {
         FailureAction::Retry(reason) | FailureAction::Park { reason, .. } => reason,
         FailureAction::Refused(refusal) => format!("SQLSTATE {}", refusal.sqlstate),

@@ -12,16 +12,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
 /// The stream under a SQL connection.
-pub(crate) struct Guarded {
+pub(crate) struct CleartextGuard {
     stream: Stream,
     watch: Option<Watch>,
 }
 
-impl Guarded {
+impl CleartextGuard {
     /// Watches the streams that others can read along.
     pub(crate) fn new(stream: Stream) -> Self {
         let watch = (!stream.is_private()).then(Watch::default);
-        Guarded { stream, watch }
+        CleartextGuard { stream, watch }
     }
 }
 
@@ -98,7 +98,7 @@ impl Watch {
     }
 }
 
-impl AsyncRead for Guarded {
+impl AsyncRead for CleartextGuard {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
@@ -118,7 +118,7 @@ impl AsyncRead for Guarded {
     }
 }
 
-impl AsyncWrite for Guarded {
+impl AsyncWrite for CleartextGuard {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
@@ -132,7 +132,7 @@ impl AsyncWrite for Guarded {
     }
 }
 
-impl TlsStream for Guarded {
+impl TlsStream for CleartextGuard {
     fn channel_binding(&self) -> ChannelBinding {
         self.stream.channel_binding().map_or_else(ChannelBinding::none, ChannelBinding::tls_server_end_point)
     }

@@ -4,7 +4,7 @@
 //! time limit are ours (`stream`), the same for SQL and for replication. Logins in clear text are refused where the
 //! connection has no TLS (`cleartext`). `cancel_token()` has no address to connect to: drop the client instead.
 
-use super::cleartext::{CleartextRefused, Guarded, NotPostgres};
+use super::cleartext::{CleartextGuard, CleartextRefused, NotPostgres};
 use super::stream::{Stream, connect_with};
 use super::{ChannelBinding, ConnectError, PgUrl, ServerError, describe, quote_ident};
 use std::convert::Infallible;
@@ -69,8 +69,10 @@ pub async fn connect(url: &PgUrl) -> Result<PgClient, ConnectError> {
 }
 
 async fn start(url: &PgUrl, stream: Stream) -> Result<PgClient, ConnectError> {
-    let (client, connection) =
-        config(url).connect_raw(Guarded::new(stream), AlreadyConnected).await.map_err(|error| classify(url, error))?;
+    let (client, connection) = config(url)
+        .connect_raw(CleartextGuard::new(stream), AlreadyConnected)
+        .await
+        .map_err(|error| classify(url, error))?;
     let (end, ended) = oneshot::channel();
     let at = url.to_string();
     let task = tokio::spawn(async move {
@@ -114,12 +116,12 @@ fn config(url: &PgUrl) -> Config {
 /// "Connects" a stream that is as private as the URL wants it already.
 struct AlreadyConnected;
 
-impl TlsConnect<Guarded> for AlreadyConnected {
-    type Stream = Guarded;
+impl TlsConnect<CleartextGuard> for AlreadyConnected {
+    type Stream = CleartextGuard;
     type Error = Infallible;
-    type Future = Ready<Result<Guarded, Infallible>>;
+    type Future = Ready<Result<CleartextGuard, Infallible>>;
 
-    fn connect(self, stream: Guarded) -> Self::Future {
+    fn connect(self, stream: CleartextGuard) -> Self::Future {
         ready(Ok(stream))
     }
 }

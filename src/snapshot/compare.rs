@@ -1,7 +1,8 @@
 //! A target against the source's rows, as a merge would see them; changes nothing there: all of it happens in temporary
 //! tables of a transaction that is given up.
 
-use super::load::{LoadError, copy};
+use super::load::copy;
+use super::outcome::LoadError;
 use crate::apply::{Shape, read_checkpoint, statement};
 use crate::model::{Deletes, Lsn, User};
 use crate::pg::PgClient;

@@ -1,12 +1,11 @@
 //! A snapshot's rows into a target: one transaction with the checkpoint, so that any fault leaves it as it was.
 
-use super::apart;
 use super::copy_text::write_user;
-use crate::apply::{
-    Identity, NOTIFY_OF_MANY, REJECTED_AT_MOST, Refusal, Target, TargetError, statement, write_rejected,
-};
+use super::isolate::isolate_rejected;
+use super::outcome::{LoadError, Loaded};
+use crate::apply::{Identity, NOTIFY_OF_MANY, REJECTED_AT_MOST, Refusal, Target, statement, write_rejected};
 use crate::config::MaxDeletes;
-use crate::model::{Deletes, Lsn, User, UserId};
+use crate::model::{Deletes, Lsn, User};
 use bytes::Bytes;
 use futures_util::{SinkExt, pin_mut};
 use tokio::sync::mpsc;
@@ -29,66 +28,7 @@ pub struct Loading<'a> {
     /// How many of them there may be.
     pub max_deletes: MaxDeletes,
     /// Every row can be left out by itself, if the target refuses it. It costs a stage also where the target is empty.
-    pub tells_rows_apart: bool,
-}
-
-/// What a snapshot changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Loaded {
-    /// Users in the snapshot.
-    pub read: u64,
-    /// Users that were missing in the target.
-    pub inserted: u64,
-    /// Users that differed.
-    pub updated: u64,
-    /// Users that the snapshot does not have.
-    pub deleted: u64,
-    /// Users that the target refuses; they are in `users_sync.rejected`.
-    pub rejected: Vec<(UserId, Refusal)>,
-}
-
-/// Why a snapshot was not taken over. The target is as it was.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The target refused, or the connection was lost.
-    #[error(transparent)]
-    Target(#[from] TargetError),
-    /// The rows ended before the snapshot did.
-    #[error("the snapshot was broken off")]
-    BrokenOff,
-    /// More users would be deleted than `limits.max_deletes` admits.
-    #[error("the merge would delete {absent} of {live} users, more than limits.max_deletes admits ({allowed})")]
-    TooManyDeletes {
-        /// How many the snapshot does not have.
-        absent: u64,
-        /// How many live users there are.
-        live: u64,
-        /// How many may go.
-        allowed: u64,
-    },
-    /// The target refuses more users than may be left out.
-    #[error("the target refuses {count} users, more than are left out ({REJECTED_AT_MOST})")]
-    TooManyRefused {
-        /// How many.
-        count: usize,
-    },
-    /// The staging table lost rows on the way.
-    #[error("{sent} users were sent to the target, but it counts {counted}")]
-    Count {
-        /// By us.
-        sent: u64,
-        /// By the target.
-        counted: u64,
-    },
-    /// A later process has written the checkpoint.
-    #[error("the target's checkpoint was taken over by another process")]
-    Fenced,
-}
-
-impl From<tokio_postgres::Error> for LoadError {
-    fn from(error: tokio_postgres::Error) -> Self {
-        LoadError::Target(TargetError::Sql(error))
-    }
+    pub isolates_rejected_rows: bool,
 }
 
 /// Takes the rows of a snapshot until `None` ends them; a channel that closes without it has been broken off.
@@ -110,10 +50,10 @@ pub async fn load(
     // A process that was followed by another one must not wait here for ever, and must not win.
     transaction.query_typed_opt("SELECT FROM users_sync.checkpoint FOR UPDATE", &[]).await?;
     let empty = !transaction.query_typed_one(statement::HAS_ROWS, &[]).await?.get::<_, bool>(0);
-    if loading.tells_rows_apart {
+    if loading.isolates_rejected_rows {
         transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
     }
-    let loaded = if empty && !loading.tells_rows_apart {
+    let loaded = if empty && !loading.isolates_rejected_rows {
         let columns: Vec<&str> = shape.writable().collect();
         let read = copy(&transaction, "neon_auth.users_sync", &columns, rows).await?;
         Loaded { read, inserted: read, ..Loaded::default() }
@@ -172,7 +112,7 @@ async fn merge(
     match merge_at_once(transaction, loading.deletes, shape, absent > 0, missing > 0).await {
         Err(error) if Refusal::of(&error).is_some() => {
             transaction.batch_execute(statement::ROLLBACK_TO_SAVEPOINT).await?;
-            let loaded = apart::merge(transaction, loading.deletes, shape, read).await?;
+            let loaded = isolate_rejected(transaction, loading.deletes, shape, read).await?;
             match loaded.rejected.len() {
                 ..=REJECTED_AT_MOST => Ok(loaded),
                 count => Err(LoadError::TooManyRefused { count }),

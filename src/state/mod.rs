@@ -73,7 +73,7 @@ pub struct SourceRow {
     pub received: Lsn,
     /// The tenants that do not hold all of that.
     pub behind: Vec<TenantId>,
-    /// The publication's marks, as the newest process has found them; empty where none has looked.
+    /// The publication as the newest process found it (`PublicationVersion::rows`); empty before the first look.
     pub publication: String,
     /// The newest process.
     pub epoch: Epoch,

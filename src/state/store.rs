@@ -126,10 +126,10 @@ impl StateStore {
         self.fenced_unless(written == 1)
     }
 
-    /// The publication's marks, as they are now: whatever was missed by another one has been taken care of.
-    pub async fn saw_publication(&self, marks: &str) -> Result<(), StateError> {
+    /// Records the publication's current version: everything that an altered one left out has been handled.
+    pub async fn saw_publication(&self, version: &str) -> Result<(), StateError> {
         let sql = "UPDATE users_sync.source SET publication = $3 WHERE slot = $1 AND epoch = $2";
-        let written = self.client.execute(sql, &[&self.slot, &self.epoch.0, &marks]).await?;
+        let written = self.client.execute(sql, &[&self.slot, &self.epoch.0, &version]).await?;
         self.fenced_unless(written == 1)
     }
 

@@ -25,7 +25,7 @@ pub(crate) struct SessionContext {
     pub(crate) config: Config,
     pub(crate) state: StateStore,
     pub(crate) generation: Generation,
-    /// The publication's marks when the session began.
+    /// The publication's version when the session began.
     pub(crate) publication: String,
     /// As [`crate::state::Snapshot::epochs`].
     pub(crate) epochs: BTreeMap<Epoch, Lsn>,
@@ -61,7 +61,7 @@ pub(crate) struct SessionStart {
     pub(crate) generation: Generation,
     /// Everything before this was confirmed.
     pub(crate) confirmed: Lsn,
-    /// The publication's marks.
+    /// The publication's version.
     pub(crate) publication: String,
     /// As [`crate::state::Snapshot::epochs`].
     pub(crate) epochs: BTreeMap<Epoch, Lsn>,

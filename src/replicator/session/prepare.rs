@@ -51,15 +51,15 @@ pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Resul
     let state = StateStore::acquire(state, &config.source.slot, &holder, system.flushed).await?;
     let mut known = state.load().await?;
     let name = &config.source.publication;
-    let marks = publication::read_marks(&client, name, &config.users.tables()).await?.map(|marks| marks.rows);
-    let marks = marks.ok_or(ServiceError::Republished)?;
+    let version = publication::read_version(&client, name, &config.users.tables()).await?.map(|version| version.rows);
+    let version = version.ok_or(ServiceError::Republished)?;
     let found = Found {
         system_identifier: &system.system_identifier,
         timeline: system.timeline,
         slot_created: created.is_some(),
         confirmed: from,
         flushed: system.flushed,
-        publication: &marks,
+        publication: &version,
     };
     let generation = match known.source.as_ref().map(|source| decide_history(source, &found)) {
         Some(History::Same(generation)) => generation,
@@ -71,7 +71,7 @@ pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Resul
         // `acquire` wrote the row: another process has dropped it since.
         None => return Err(CaptureError::Closed.into()),
     };
-    state.saw_publication(&marks).await?;
+    state.saw_publication(&version).await?;
     let ids: Vec<&str> = config.tenants.iter().map(|tenant| tenant.id.as_str()).collect();
     state.park_others(&ids).await?;
 
@@ -86,7 +86,7 @@ pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Resul
     let mapping = fingerprint(&config.users, &compile_current(&client, &config.users).await?);
     let lanes = lanes.collect();
     let epochs = std::mem::take(&mut known.epochs);
-    let beginning = SessionStart { generation, confirmed: from, publication: marks, epochs, holder };
+    let beginning = SessionStart { generation, confirmed: from, publication: version, epochs, holder };
     let context = SessionContext::new(config.clone(), state, beginning, lanes, memory.clone(), &mapping, live.clone());
     context.renewed(leased);
     tracing::info!(slot = config.source.slot, position = %from, %generation, epoch = %context.epoch, "streaming");

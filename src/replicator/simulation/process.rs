@@ -135,7 +135,7 @@ impl World {
         };
         let lane = &process.lanes[index];
         let mut standing = decide(self, lane, (!lane.has_opened).then_some(&process.epochs));
-        if matches!(standing, TargetAssessment::Follow(_) | TargetAssessment::Join(_)) {
+        if matches!(standing, TargetAssessment::Resume(_) | TargetAssessment::Snapshot(_)) {
             // The fence.
             self.end_merges(index);
             if let Some(checkpoint) = &mut self.targets[index].checkpoint {
@@ -143,9 +143,10 @@ impl World {
             }
             standing = decide(self, lane, None);
         }
-        process.lanes[index].has_opened |= matches!(standing, TargetAssessment::Follow(_) | TargetAssessment::Join(_));
+        process.lanes[index].has_opened |=
+            matches!(standing, TargetAssessment::Resume(_) | TargetAssessment::Snapshot(_));
         match standing {
-            TargetAssessment::Follow(position) => {
+            TargetAssessment::Resume(position) => {
                 let lane = &mut process.lanes[index];
                 if let Some(mut batch) = lane.pending.take() {
                     batch.entries.retain(|_, entry| entry.commit_lsn >= position);
@@ -158,7 +159,7 @@ impl World {
                 process.progress.acknowledge(&id, position);
                 process.held.insert(index, position);
             }
-            TargetAssessment::Join(_) => {
+            TargetAssessment::Snapshot(_) => {
                 let known = process.lanes[index].row.as_ref().and_then(|row| row.target_id.clone());
                 let found = self.targets[index].checkpoint.as_ref().map(|checkpoint| checkpoint.target_id.clone());
                 let target_id = known.filter(|known| found.as_ref().is_none_or(|found| found == known));
@@ -178,11 +179,11 @@ impl World {
                     (checkpoint.target_id, checkpoint.epoch) = (TargetId::new(NIL_TARGET_ID), Epoch(0));
                 }
             }
-            TargetAssessment::StepDown(seen) if self.source.state.epoch == process.epoch => {
+            TargetAssessment::Superseded(seen) if self.source.state.epoch == process.epoch => {
                 self.break_history(process, seen)
             }
-            TargetAssessment::StepDown(_) => process.epoch = Epoch(-1),
-            TargetAssessment::Ahead(seen) => self.break_history(process, seen),
+            TargetAssessment::Superseded(_) => process.epoch = Epoch(-1),
+            TargetAssessment::SourceRewound(seen) => self.break_history(process, seen),
         }
     }
 

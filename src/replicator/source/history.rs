@@ -15,7 +15,7 @@ pub(crate) struct Found<'a> {
     pub(crate) confirmed: Lsn,
     /// The end of the source's log.
     pub(crate) flushed: Lsn,
-    /// The publication's marks.
+    /// The publication's version.
     pub(crate) publication: &'a str,
 }
 

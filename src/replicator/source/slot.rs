@@ -80,10 +80,10 @@ async fn is_older_than_its_publication(
 ) -> Result<bool, ServiceError> {
     // On another server nothing can be told from them, and everything begins anew there.
     let system = slot::identify_system(connection).await?.system_identifier;
-    let marks = publication::read_marks(client, &config.source.publication, &config.users.tables()).await?;
+    let version = publication::read_version(client, &config.source.publication, &config.users.tables()).await?;
     let known = StateStore::read(state, &config.source.slot).await?;
     let known = known.source.filter(|known| known.is_of(&system));
-    Ok(marks.zip(known).is_some_and(|(marks, known)| marks.is_made_anew_since(&known.publication)))
+    Ok(version.zip(known).is_some_and(|(version, known)| version.was_recreated_since(&known.publication)))
 }
 
 fn lost(config: &Config, why: &'static str) -> Result<(), ServiceError> {

@@ -1,7 +1,7 @@
 //! Looks now and then whether the table is still published, and has been all the time: DROP COLUMN ... CASCADE on a listed
 //! column, or somebody's ALTER PUBLICATION, takes it out without a word, and the stream just falls silent.
 
-use crate::capture::publication::{read_marks, table_in_publication};
+use crate::capture::publication::{read_version, table_in_publication};
 use crate::pg::connect;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
@@ -45,8 +45,8 @@ pub(crate) async fn membership(context: &SessionContext) -> Result<(), ServiceEr
             }
         }
         // It may have been out of it for a moment.
-        match read_marks(&client, &source.publication, &tables).await {
-            Ok(Some(marks)) if marks.rows != context.publication => return Err(ServiceError::Republished),
+        match read_version(&client, &source.publication, &tables).await {
+            Ok(Some(version)) if version.rows != context.publication => return Err(ServiceError::Republished),
             _ => {}
         }
     }

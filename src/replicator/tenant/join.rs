@@ -34,7 +34,7 @@ impl Worker {
         }
         let asked = self.lane.asked();
         self.attempted = asked.as_ref().map(|request| request.id);
-        let tells_rows_apart = self.tells_rows_apart;
+        let isolates_rejected_rows = self.isolates_rejected_rows;
         let (reply, answer) = oneshot::channel();
         let request = JoinRequest { tenant: self.index, since_creation, reply };
         let lane = self.lane.clone();
@@ -54,7 +54,7 @@ impl Worker {
                 mapping: &mapping,
                 position,
                 deletes: context.config.deletes,
-                tells_rows_apart,
+                isolates_rejected_rows,
                 max_deletes: match asked.as_ref().is_some_and(|request| request.allow_deletes) {
                     true => MaxDeletes::ALL,
                     false => context.config.limits.max_deletes,
@@ -67,8 +67,8 @@ impl Worker {
         };
         let (position, loaded) = tokio::select! {
             done = work => match done {
-                Err(StopReason::Refused(refusal)) if !self.tells_rows_apart => {
-                    self.tells_rows_apart = true;
+                Err(StopReason::Refused(refusal)) if !self.isolates_rejected_rows => {
+                    self.isolates_rejected_rows = true;
                     return Err(StopReason::Retry(format!("its target refuses a row (SQLSTATE {})", refusal.sqlstate)));
                 }
                 done => done?,
@@ -76,7 +76,7 @@ impl Worker {
             why = lane.mailbox.interrupted() => return Err(why.into()),
             () = context.drain.cancelled() => return Err(StopReason::Drained),
         };
-        self.tells_rows_apart = false;
+        self.isolates_rejected_rows = false;
         self.say_who_is_refused(&loaded.rejected);
         {
             // The snapshot's pass has taken them for known.

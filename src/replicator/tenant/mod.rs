@@ -77,7 +77,7 @@ pub(crate) struct Worker {
     /// The users that its target refuses.
     rejected: HashSet<UserId>,
     /// The last snapshot was refused where rows could not be told apart.
-    tells_rows_apart: bool,
+    isolates_rejected_rows: bool,
     /// The newest request that this attempt takes into account.
     attempted: Option<i64>,
     /// The connection was given up because nothing waited.
@@ -110,7 +110,7 @@ impl Worker {
             purge_due: None,
             relation: None,
             rejected: HashSet::new(),
-            tells_rows_apart: false,
+            isolates_rejected_rows: false,
             attempted: None,
             idle: false,
             retry: Backoff::new(RETRY_FIRST, RETRY_LAST),

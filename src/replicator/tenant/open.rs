@@ -72,23 +72,23 @@ impl Worker {
         }
         let mut assessment = decide(&observed, is_first.then_some(&context.epochs));
         let is_fenced = observed.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.epoch == context.epoch);
-        if !is_fenced && matches!(assessment, TargetAssessment::Follow(_) | TargetAssessment::Join(_)) {
+        if !is_fenced && matches!(assessment, TargetAssessment::Resume(_) | TargetAssessment::Snapshot(_)) {
             target.fence(self.id(), context.epoch).await?;
             // An older process may have committed until just now.
             observed.checkpoint = target.checkpoint().await?;
             assessment = decide(&observed, None);
         }
         self.relation = target.relation();
-        if matches!(assessment, TargetAssessment::Follow(_) | TargetAssessment::Join(_)) {
+        if matches!(assessment, TargetAssessment::Resume(_) | TargetAssessment::Snapshot(_)) {
             context.looked_at(self.id());
         }
-        if let TargetAssessment::StepDown(epoch) | TargetAssessment::Ahead(epoch) = assessment
+        if let TargetAssessment::Superseded(epoch) | TargetAssessment::SourceRewound(epoch) = assessment
             && epoch > latest_epoch()
         {
             assessment = TargetAssessment::Park(ParkReason::Future);
         }
         match assessment {
-            TargetAssessment::Follow(position) => {
+            TargetAssessment::Resume(position) => {
                 self.rejected = target.read_rejected().await?.into_iter().collect();
                 let target_id = recorded.and_then(|recorded| recorded.target_id);
                 let identity =
@@ -99,7 +99,7 @@ impl Worker {
                 context.acknowledge(self.id(), position);
                 Ok((target, identity))
             }
-            TargetAssessment::Join(reason) => {
+            TargetAssessment::Snapshot(reason) => {
                 let reason = self.has_to_join.unwrap_or(reason);
                 let identity = self.identity(self.own_target_id(&observed));
                 self.join(&mut target, &identity, reason).await?;
@@ -110,12 +110,12 @@ impl Worker {
                 remedy: reason.remedy(self.id()),
                 reason: reason.to_string(),
             }),
-            TargetAssessment::StepDown(epoch) if context.state.is_newest().await.map_err(ServiceError::from)? => {
+            TargetAssessment::Superseded(epoch) if context.state.is_newest().await.map_err(ServiceError::from)? => {
                 let what = "the target was written by a process that the state does not know";
                 Err(self.gone_back(what, epoch).await)
             }
-            TargetAssessment::StepDown(epoch) => Err(StopReason::Session(ServiceError::Superseded(epoch))),
-            TargetAssessment::Ahead(epoch) => {
+            TargetAssessment::Superseded(epoch) => Err(StopReason::Session(ServiceError::Superseded(epoch))),
+            TargetAssessment::SourceRewound(epoch) => {
                 Err(self.gone_back("the target holds what the source's log has lost", epoch).await)
             }
         }

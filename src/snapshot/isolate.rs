@@ -1,13 +1,13 @@
 //! A merge whose rows the target refuses: the refused ones are found by halving, and left out.
 
-use super::load::Loaded;
+use super::outcome::Loaded;
 use crate::apply::{Bisection, Refusal, statement};
 use crate::model::{Deletes, UserId};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Transaction};
 
 /// Merges what is staged, `read` rows, in parts. The open savepoint is used.
-pub(super) async fn merge(
+pub(super) async fn isolate_rejected(
     transaction: &Transaction<'_>,
     deletes: Deletes,
     shape: &statement::Shape,
