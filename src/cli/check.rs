@@ -23,7 +23,7 @@ fn show(findings: &[Finding], tenants: usize) -> String {
     }
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
-    let verdict = if errors == 0 { "`run` can start" } else { "mend the errors before `run`" };
+    let verdict = if errors == 0 { "`run` can start" } else { "fix the errors before `run`" };
     let s = |n| if n == 1 { "" } else { "s" };
     let _ = write!(
         out,

@@ -10,7 +10,7 @@ pub(super) const FAILED: u8 = 1;
 
 #[derive(Args, Debug)]
 pub(super) struct ConfigFile {
-    /// The configuration, a YAML file.
+    /// Configuration file (YAML).
     #[arg(short, long, value_name = "FILE")]
     pub(super) config: PathBuf,
 }

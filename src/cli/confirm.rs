@@ -8,13 +8,13 @@ pub(super) fn confirm(question: &str) -> Result<bool, Diagnostic> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
         return Err(diagnostic!(
-            help = "say --yes to do it without being asked",
-            "nothing was done: there is no terminal to ask on"
+            help = "pass --yes to skip the confirmation",
+            "nothing was done: there is no terminal to confirm on"
         ));
     }
     print!("{question} Type yes: ");
     let mut answer = String::new();
     let read = std::io::stdout().flush().and_then(|()| stdin.lock().read_line(&mut answer));
-    read.map_err(|error| diagnostic!("cannot ask: {error}"))?;
+    read.map_err(|error| diagnostic!("cannot read the answer: {error}"))?;
     Ok(answer.trim() == "yes")
 }

@@ -8,16 +8,16 @@ use std::time::Duration;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// How long people come and go before source and targets are compared.
+    /// Seconds of simulated sign-ups and changes before source and targets are compared.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
-    /// Publish the changes to Kafka, too: host:port, separated by commas.
+    /// Also publish the changes to Kafka: host:port, comma-separated.
     #[arg(long, value_name = "BROKERS")]
     kafka: Option<String>,
 }
 
 pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
-    let stop = signals().map_err(|error| diagnostic!("cannot listen to signals: {error}"))?;
+    let stop = signals().map_err(|error| diagnostic!("cannot handle signals: {error}"))?;
     let length = Duration::from_secs(arguments.seconds);
     let shown = crate::demo::run(length, arguments.kafka.as_deref(), stop, &mut std::io::stdout()).await;
     shown.map_err(|error| diagnostic!("{error}"))?;

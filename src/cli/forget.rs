@@ -15,13 +15,13 @@ use std::process::ExitCode;
 pub(super) struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
-    /// The tenant, which the configuration must not have any more.
+    /// Tenant to forget. It must have been removed from the configuration.
     #[arg(value_name = "TENANT")]
     tenant: String,
-    /// The URL of its database, as the configuration had it; a password belongs into the environment: ${NAME}.
+    /// URL of its database, as it was in the configuration. Take the password from the environment: ${NAME}.
     #[arg(long, value_name = "URL")]
     target: Option<String>,
-    /// Do not ask.
+    /// Skip the confirmation.
     #[arg(long)]
     yes: bool,
 }
@@ -29,15 +29,17 @@ pub(super) struct Arguments {
 pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
     let config = arguments.file.load()?;
     let tenant = TenantId::new(&arguments.tenant);
-    let state = pg::connect(&config.state_url).await.map_err(|error| diagnostic!("the state: {error}"))?;
-    let known =
-        StateStore::read(&state, &config.source.slot).await.map_err(|error| diagnostic!("the state: {error}"))?;
+    let state =
+        pg::connect(&config.state_url).await.map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
+    let known = StateStore::read(&state, &config.source.slot)
+        .await
+        .map_err(|error| diagnostic!("cannot read the state: {error}"))?;
     let row = known_row(&config, &known, &tenant)?;
     let target = match &arguments.target {
         Some(text) => parse_target(text)?,
         None => {
             return Err(diagnostic!(
-                help = "say --target URL: the configuration, which has its password, does not have the tenant any more",
+                help = "pass --target URL: the tenant's URL and password are no longer in the configuration",
                 "the target of tenant {tenant} was {}",
                 row.target
             ));
@@ -46,15 +48,15 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
     if target.to_string() != row.target {
         return Err(diagnostic!("the target of tenant {tenant} is {}, not {target}", row.target));
     }
-    let client = pg::connect(&target).await.map_err(|error| diagnostic!("the target: {error}"))?;
+    let client = pg::connect(&target).await.map_err(|error| diagnostic!("cannot connect to the target: {error}"))?;
     let checkpoint = read_checkpoint(&client).await.map_err(|error| failed(&error))?;
     if checkpoint.is_none_or(|found| found.tenant != tenant || Some(&found.target_id) != row.target_id.as_ref()) {
         return Err(diagnostic!(
-            help = "look at users_sync.checkpoint there",
+            help = "see users_sync.checkpoint in that database",
             "{target} is not (or no longer) the target of tenant {tenant}: nothing was deleted"
         ));
     }
-    println!("This deletes every row of neon_auth.users_sync in {target}, and what is remembered of tenant {tenant}.");
+    println!("This deletes every row of neon_auth.users_sync in {target} and the recorded state of tenant {tenant}.");
     if !arguments.yes && !confirm("Delete them?")? {
         println!("nothing was deleted");
         return Ok(ExitCode::from(FAILED));
@@ -62,7 +64,7 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
     let deleted = wipe(client).await.map_err(|error| failed(&error))?;
     StateStore::forget_tenant(&state, &config.source.slot, &tenant)
         .await
-        .map_err(|error| diagnostic!("the users are deleted, but the state cannot be written: {error}"))?;
+        .map_err(|error| diagnostic!("the users were deleted, but the state cannot be updated: {error}"))?;
     println!("{deleted} users deleted; tenant {tenant} is forgotten");
     Ok(ExitCode::SUCCESS)
 }
@@ -71,18 +73,18 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
 fn known_row<'a>(config: &Config, known: &'a Snapshot, tenant: &TenantId) -> Result<&'a TenantRow, Diagnostic> {
     if config.tenants.iter().any(|known| known.id == *tenant) {
         return Err(diagnostic!(
-            help = "take it out first; a running process notices that by itself",
-            "the configuration still has tenant {tenant}"
+            help = "remove it first; a running process notices the change automatically",
+            "tenant {tenant} is still in the configuration"
         ));
     }
     let Some(row) = known.tenants.get(tenant) else {
-        return Err(diagnostic!("nothing is known of a tenant {tenant}"));
+        return Err(diagnostic!("unknown tenant {tenant}: the state has no record of it"));
     };
     let is_held = known.source.as_ref().is_some_and(|source| source.is_held());
     match is_held && row.state != TenantState::Parked {
         true => Err(diagnostic!(
-            help = "it reads its files again when they change; look at its log for what it refuses",
-            "a running process still has tenant {tenant} ({})",
+            help = "it reloads its files when they change; if it rejected the change, its log says why",
+            "a running process still replicates tenant {tenant} ({})",
             row.state.as_str()
         )),
         false => Ok(row),
@@ -105,7 +107,7 @@ async fn wipe(mut client: PgClient) -> Result<u64, tokio_postgres::Error> {
 
 fn failed(error: &tokio_postgres::Error) -> Diagnostic {
     diagnostic!(
-        help = "rows of the application that refer to users go first, or lose their reference",
+        help = "first delete the application's rows that reference users, or clear their references",
         "nothing was deleted: {}",
         describe(error)
     )

@@ -16,7 +16,7 @@ const LONGEST_ANSWER: u64 = 64 << 10;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// What to ask. /readyz: it streams, or is a standby that can take over. /healthz: the process lives.
+    /// Endpoint to query. /readyz: it streams, or is a standby that can take over. /healthz: it is alive.
     #[arg(long, default_value = "http://127.0.0.1:9187/readyz", value_name = "URL")]
     url: String,
 }
@@ -25,8 +25,8 @@ pub(super) struct Arguments {
 pub(super) fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
     let url = &arguments.url;
     let (authority, path) = parts(url)
-        .ok_or_else(|| diagnostic!(help = "for example http://127.0.0.1:9187/readyz", "{url:?} is no http URL"))?;
-    let answer = get(authority, path).map_err(|error| diagnostic!("{url} does not answer: {error}"))?;
+        .ok_or_else(|| diagnostic!(help = "for example http://127.0.0.1:9187/readyz", "{url:?} is not an http URL"))?;
+    let answer = get(authority, path).map_err(|error| diagnostic!("no answer from {url}: {error}"))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     println!("{}", body.trim_end());
     let status = head.split_ascii_whitespace().nth(1);

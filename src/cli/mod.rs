@@ -33,13 +33,13 @@ use std::process::ExitCode;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// How log lines look; they go to stderr. Default: text, and for `run` what its configuration says.
+    /// Format of the log on stderr. Default: text; for `run`, the `log` of its configuration.
     #[arg(long, global = true, value_enum, value_name = "FORMAT")]
     log: Option<LogFormat>,
-    /// What is logged: error, warn, info, debug, trace, or a list such as info,users_sync::capture=debug.
+    /// Log filter: error, warn, info, debug, trace, or a list such as info,users_sync::capture=debug.
     ///
-    /// A level alone is that of users-sync itself; of its libraries only warnings are shown then. What a library may say of
-    /// rows is shown at no level. Default: info.
+    /// A single level applies to users-sync; its libraries then log only warnings. Library messages that could hold row
+    /// values are never logged. Default: info.
     #[arg(long, global = true, env = "RUST_LOG", value_name = "FILTER")]
     log_level: Option<String>,
 }
@@ -48,64 +48,64 @@ pub struct Cli {
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("USERS_SYNC_COMMIT"), ")");
 
 const AFTER_HELP: &str = "\
-To begin: copy config/minimal.yaml, fill in the URLs, run `check` until it has no more errors, then `run`.
+Getting started: copy config/minimal.yaml, fill in the URLs, run `check` until it reports no errors, then `run`.
 
-Exit codes: 0 all is well, 1 a failure or a finding that has to be mended, 2 a command line that cannot be.";
+Exit codes: 0 success, 1 failure or a finding that needs a fix, 2 invalid usage.";
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Copy the users that are there, then follow every change until stopped.
+    /// Copy the existing users, then replicate every change until stopped.
     ///
-    /// Stops within 10 s on SIGTERM or SIGINT and loses nothing: the next start goes on where this one was. A second
-    /// signal ends it at once.
+    /// On SIGTERM or SIGINT it stops within 10 s and loses nothing: the next start continues from the same position. A
+    /// second signal ends it immediately.
     ///
-    /// On SIGHUP, and when one of its files is written, the configuration is read again: tenants come and go while the
-    /// others follow; one that cannot be used is refused, and the one before stays in force.
+    /// On SIGHUP, and when one of its files changes, it reloads the configuration: tenants are added and removed while the
+    /// others keep streaming. An invalid configuration is rejected, and the current one stays in force.
     Run(run::Arguments),
-    /// Say whether everything is as `run` needs it, with the SQL that mends what is not. Changes nothing.
+    /// Check that `run` has everything it needs, and print the SQL that fixes what is missing. Changes nothing.
     Check(ConfigFile),
-    /// Print the least-privilege SQL for the source and the targets, and run it with --apply.
+    /// Print the least-privilege SQL for the source and the targets; run it with --apply.
     ///
-    /// Roles, grants on single columns, replica identities, the publication; schema, table and grants in each target.
+    /// It covers roles, column grants, replica identities and the publication, and schema, table and grants in each target.
     Setup(setup::Arguments),
-    /// List the presets of auth stores, or print one.
+    /// List the presets for auth stores, or print one.
     Presets(presets::Arguments),
     /// Print the JSON Schema of the configuration, for editors.
     Schema {
-        /// That of a preset's file.
+        /// Print the schema of a preset file instead.
         #[arg(long)]
         preset: bool,
         /// Print the reference of all keys as Markdown instead.
         #[arg(long, conflicts_with = "preset")]
         markdown: bool,
     },
-    /// Show how far every tenant is.
+    /// Show the state, position and lag of every tenant.
     ///
-    /// Reads what a running `run` writes down, so it works from any machine that reaches the state's database.
+    /// Reads the state that `run` records, so it works from any machine that can reach the state's database.
     Status(status::Arguments),
-    /// Snapshot tenants anew, while everybody else follows.
+    /// Take a new snapshot of tenants while the others keep streaming.
     ///
-    /// Asks the running process, and does it itself where none runs. What differs is written, and nothing else.
+    /// The running process does it; if none is running, this command does. Only rows that differ are written.
     Resync(resync::Arguments),
-    /// Compare source and targets at one position, beside the running process; mend what differs with --repair.
+    /// Compare source and targets at one position while `run` continues; fix differences with --repair.
     ///
-    /// Exit code 0: every target holds what the source has. Changes nothing without --repair.
+    /// Exit code 0: every target equals the source. Changes nothing without --repair.
     Verify(verify::Arguments),
-    /// Delete the users of a tenant that the configuration does not have any more, for good.
+    /// Permanently delete the users of a tenant that was removed from the configuration.
     Forget(forget::Arguments),
     /// Drop the slot, the publication and the state. Targets keep their users.
     ///
-    /// Stop `run` first. Shows what goes, and asks.
+    /// Stop `run` first. Lists what will be dropped, and asks for confirmation.
     Teardown(teardown::Arguments),
-    /// Ask a running process whether it is ready; the exit code says so. For health checks.
+    /// Report through the exit code whether a running process is ready. For health checks.
     ///
-    /// It takes `admin.listen` in the configuration, and no token.
+    /// Needs `admin.listen` in the configuration, and no token.
     Health(health::Arguments),
-    /// See it work: two throwaway PostgreSQL servers on this machine, two tenants, people coming and going.
+    /// Run a demonstration: two throwaway PostgreSQL servers on this machine, two tenants, users that sign up and leave.
     Demo(demo::Arguments),
 }
 
-/// Runs the command, and says on stderr what went wrong.
+/// Runs the command. Prints an error to stderr.
 pub fn main(cli: Cli) -> ExitCode {
     match execute(cli) {
         Ok(code) => code,

@@ -16,10 +16,10 @@ fn table(plan: &Plan) -> String {
     let heads = ["TENANT", "WOULD", "WHY"].map(str::to_owned);
     let rows = plan.tenants.iter().map(|(tenant, prospect)| {
         let (would, why) = match prospect {
-            Prospect::Follow(position) => ("follow", format!("its target holds everything up to {position}")),
+            Prospect::Follow(position) => ("follow", format!("caught up to {position}")),
             Prospect::Resync(reason) => ("resync", reason.clone()),
             Prospect::Park(reason, remedy) => ("park", format!("{reason} -> {remedy}")),
-            Prospect::Unknown(reason) => ("be tried again", reason.clone()),
+            Prospect::Unknown(reason) => ("retry", reason.clone()),
         };
         [tenant.to_string(), would.to_owned(), why]
     });
@@ -44,7 +44,7 @@ mod tests {
         };
         let expected = "\
 TENANT  WOULD   WHY
-acme    follow  its target holds everything up to 0/10
+acme    follow  caught up to 0/10
 new     resync  its target is new
 slot users_sync goes on from 0/10; 1 of 2 tenants would be resynced";
         assert_eq!(table(&plan), expected);

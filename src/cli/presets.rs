@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// Print this one's file.
+    /// Preset to print. Default: list all of them.
     name: Option<String>,
 }
 
@@ -16,9 +16,10 @@ pub(super) fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
         println!("{}", list());
         return Ok(ExitCode::SUCCESS);
     };
-    let preset = PRESETS.iter().find(|preset| preset.name == name).ok_or_else(|| {
-        diagnostic!(help = "`users-sync presets` lists those that there are", "there is no preset {name}")
-    })?;
+    let preset = PRESETS
+        .iter()
+        .find(|preset| preset.name == name)
+        .ok_or_else(|| diagnostic!(help = "`users-sync presets` lists them", "unknown preset {name}"))?;
     print!("{}", preset.yaml);
     Ok(ExitCode::SUCCESS)
 }
@@ -33,6 +34,6 @@ fn list() -> String {
         };
         out.push_str(&format!("{:12} {about}\n{:12} verified: {verified}\n", preset.name, ""));
     }
-    out.push_str("\nIn the configuration: `users: {preset: NAME}`; every key beside it overrides the preset's.");
+    out.push_str("\nUse one with `users: {preset: NAME}`; every other key overrides the preset's.");
     out
 }

@@ -40,7 +40,7 @@ pub(super) async fn reload(path: PathBuf, mut files: Files, configs: watch::Send
             Err(error) => {
                 files.mark_read();
                 let error = Diagnostic::from(error).render(false);
-                tracing::error!("the new configuration is refused, the one before stays in force: {error}");
+                tracing::error!("new configuration rejected, the current one stays in force: {error}");
             }
         }
     }
@@ -68,15 +68,15 @@ async fn take(configs: &watch::Sender<Config>, config: Config) {
         (*current == config, current.differs_only_in_tenants(&config))
     };
     if is_same {
-        tracing::info!("the configuration was read again: it is the same");
+        tracing::info!("configuration reloaded: unchanged");
         return;
     }
     let errors = if only_tenants { Vec::new() } else { find_faults(&config).await };
     let errors = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     if !errors.is_empty() {
-        tracing::error!("the new configuration is refused, the one before stays in force: {errors}");
+        tracing::error!("new configuration rejected, the current one stays in force: {errors}");
         return;
     }
-    tracing::info!(tenants = config.tenants.len(), "the configuration was read again");
+    tracing::info!(tenants = config.tenants.len(), "configuration reloaded");
     configs.send_replace(config);
 }

@@ -22,16 +22,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 pub(super) struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
-    /// Which tenants.
+    /// Tenants to resync.
     #[arg(required_unless_present_any = ["all", "kafka"], conflicts_with = "all", value_name = "TENANT")]
     tenants: Vec<String>,
-    /// Every tenant of the configuration.
+    /// Resync every tenant in the configuration.
     #[arg(long)]
     all: bool,
-    /// However many users that marks as deleted: limits.max_deletes does not apply.
+    /// Ignore limits.max_deletes, however many users this marks as deleted.
     #[arg(long)]
     allow_deletes: bool,
-    /// Every tenant in Kafka, not in the targets: r events for the users that are there, d for those that are gone.
+    /// Resync Kafka instead of the targets: r events for existing users, d events for deleted ones.
     #[arg(long, conflicts_with_all = ["all", "tenants", "allow_deletes"])]
     kafka: bool,
 }
@@ -52,36 +52,40 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
         return tee(&config).await;
     }
     let tenants = chosen(&config, &arguments.tenants)?;
-    let stop = signals().map_err(|error| diagnostic!("cannot listen to signals: {error}"))?;
+    let stop = signals().map_err(|error| diagnostic!("cannot handle signals: {error}"))?;
     resync(&config, &tenants, arguments.allow_deletes, stop).await
 }
 
 /// Asks the running process, and waits until Kafka has every tenant again.
 async fn tee(config: &Config) -> Result<ExitCode, Diagnostic> {
     if config.kafka.is_none() {
-        return Err(diagnostic!(help = "leave --kafka out, or add the section", "the configuration has no `kafka`"));
+        return Err(diagnostic!(
+            help = "omit --kafka, or add a `kafka` section",
+            "the configuration has no `kafka` section"
+        ));
     }
-    let client = pg::connect(&config.state_url).await.map_err(|error| diagnostic!("the state: {error}"))?;
+    let client =
+        pg::connect(&config.state_url).await.map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
     let failed = |error: StateError| diagnostic!("cannot write the state: {error}");
     if !StateStore::request_tee(&client, &config.source.slot).await.map_err(failed)? {
         return Err(diagnostic!(
-            help = "the first `run` with it publishes every user by itself",
-            "no `run` has begun with this tee yet"
+            help = "the first `run` publishes every user automatically",
+            "`run` has not started with this Kafka output yet"
         ));
     }
     loop {
         let known = read(&client, config).await?;
         if !known.source.is_some_and(|source| source.is_held()) {
-            println!("no process runs: the next one does it at its start");
+            println!("no process is running: the next one resyncs Kafka when it starts");
             return Ok(ExitCode::SUCCESS);
         }
         match known.tee {
             Some(tee) if !tee.requested => {
-                println!("Kafka has every tenant's users again");
+                println!("resynced: Kafka has the users of every tenant");
                 return Ok(ExitCode::SUCCESS);
             }
             Some(tee) if tee.reason.is_some() => {
-                println!("it is done once Kafka takes messages: {}", tee.reason.unwrap_or_default());
+                println!("requested, and done once Kafka accepts messages: {}", tee.reason.unwrap_or_default());
                 return Ok(ExitCode::from(FAILED));
             }
             _ => sleep(LOOK_EVERY).await,
@@ -96,12 +100,13 @@ pub(super) async fn resync(
     allow_deletes: bool,
     stop: CancellationToken,
 ) -> Result<ExitCode, Diagnostic> {
-    let client = pg::connect(&config.state_url).await.map_err(|error| diagnostic!("the state: {error}"))?;
+    let client =
+        pg::connect(&config.state_url).await.map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
     let outcome = match read(&client, config).await?.source {
         None => {
             return Err(diagnostic!(
-                help = "the first `run` takes a snapshot of every tenant by itself",
-                "no `run` has begun with slot {} in {} yet",
+                help = "the first `run` takes a snapshot of every tenant automatically",
+                "`run` has not started with slot {} in {} yet",
                 config.source.slot,
                 config.state_url
             ));
@@ -124,11 +129,11 @@ pub(super) async fn resync(
     match outcome {
         Outcome::Over => {}
         Outcome::Interrupted => {
-            println!("the running process goes on with it");
+            println!("the running process continues the resync");
             return Ok(ExitCode::from(FAILED));
         }
         Outcome::Abandoned => {
-            println!("no process runs: doing it here");
+            println!("no process is running: resyncing here");
             let done = resync::resync(config.clone(), tenants, allow_deletes, stop).await;
             done.map_err(|error| diagnostic!("{error}"))?;
         }
@@ -158,7 +163,7 @@ async fn read(client: &PgClient, config: &Config) -> Result<Snapshot, Diagnostic
 }
 
 fn unreadable(error: StateError) -> Diagnostic {
-    diagnostic!("the state: {error}")
+    diagnostic!("cannot read the state: {error}")
 }
 
 /// Says what became of each; a tenant that does not follow makes it a failure.
@@ -167,9 +172,9 @@ fn report(state: &Snapshot, tenants: &[TenantId]) -> ExitCode {
     for tenant in tenants {
         let row = state.tenants.get(tenant);
         match row.filter(|row| row.state == TenantState::Following) {
-            Some(row) => println!("{tenant}: resynced, holds everything up to {}", row.position),
+            Some(row) => println!("{tenant}: resynced, caught up to {}", row.position),
             None => {
-                let reason = row.and_then(|row| row.reason.as_deref()).unwrap_or("it was not seen by the process");
+                let reason = row.and_then(|row| row.reason.as_deref()).unwrap_or("the process has not recorded it");
                 println!("{tenant}: {} ({reason})", row.map_or("unknown", |row| row.state.as_str()));
                 if let Some(remedy) = row.and_then(|row| row.remedy.as_deref()) {
                     println!("{tenant} -> {remedy}");

@@ -39,7 +39,7 @@ async fn has_run_before(config: &Config) -> bool {
 pub(super) struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
-    /// Say what a start would resync, and why; do nothing.
+    /// Show what a start would resync, and why, without starting.
     #[arg(long)]
     plan: bool,
 }
@@ -53,7 +53,7 @@ pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> Result<
         return plan::execute(&config).await;
     }
     raise_open_files();
-    let stop = signals().map_err(|error| diagnostic!("cannot listen to signals: {error}"))?;
+    let stop = signals().map_err(|error| diagnostic!("cannot handle signals: {error}"))?;
     let (sender, configs) = watch::channel(config.clone());
     let (live, shown) = (Arc::<ProcessStatus>::default(), CancellationToken::new());
     let server = Server::bind(configs.clone(), live.clone()).await.map_err(|error| diagnostic!("{error}"))?;

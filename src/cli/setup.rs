@@ -16,25 +16,25 @@ const CAREFULLY: &str = "SET lock_timeout = '5s'";
 pub(super) struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
-    /// Run the SQL, where an administrator's URL is given. Everything is safe to run again.
+    /// Run the SQL wherever an administrator's URL is given. Every statement is safe to repeat.
     #[arg(long)]
     apply: bool,
-    /// The source, as the tables' owner or a superuser; default: source.url, which is enough to look.
+    /// URL of the source, as the tables' owner or a superuser. Default: source.url, which is enough to print.
     #[arg(long, value_name = "URL", env = "USERS_SYNC_SOURCE_ADMIN", hide_env_values = true)]
     source_admin: Option<String>,
-    /// A target, as its owner or a superuser. For each tenant whose target is to be set up with --apply.
+    /// URL of a target, as its owner or a superuser. Repeat it for every tenant to set up with --apply.
     #[arg(long, value_name = "TENANT=URL", value_parser = tenant_url)]
     target_admin: Vec<(String, String)>,
-    /// A role of the application, which may read users and refer to them.
+    /// Application role that is to read and reference users. Repeatable.
     #[arg(long, value_name = "ROLE")]
     application_role: Vec<String>,
-    /// Only this tenant's target; default: all of them.
+    /// Set up only this tenant's target. Default: all targets.
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
 }
 
 fn tenant_url(text: &str) -> Result<(String, String), String> {
-    let (tenant, url) = text.split_once('=').ok_or("it has to be TENANT=URL")?;
+    let (tenant, url) = text.split_once('=').ok_or("expected TENANT=URL")?;
     Ok((tenant.to_owned(), url.to_owned()))
 }
 
@@ -43,12 +43,12 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
     let known = |name: &str| config.tenants.iter().any(|tenant| tenant.id.as_str() == name);
     let named = arguments.target_admin.iter().map(|(name, _)| name).chain(&arguments.tenant);
     if let Some(unknown) = named.into_iter().find(|name| !known(name)) {
-        return Err(diagnostic!(help = "its id is what the configuration says", "there is no tenant {unknown}"));
+        return Err(diagnostic!(help = "use an id from `tenants` in the configuration", "unknown tenant {unknown}"));
     }
     if arguments.apply && arguments.source_admin.is_none() && arguments.target_admin.is_empty() {
         return Err(diagnostic!(
             help = "--source-admin postgres://owner@host/auth --target-admin acme=postgres://owner@host/acme",
-            "--apply needs to know as whom"
+            "--apply needs the URL of an administrator"
         ));
     }
     source(arguments, &config).await?;
@@ -66,11 +66,14 @@ async fn source(arguments: &Arguments, config: &Config) -> Result<(), Diagnostic
         None => config.source.url.clone(),
     };
     let mut client = pg::connect(&url).await.map_err(|error| {
-        diagnostic!(help = "before the role of source.url is there, name another one: --source-admin URL", "{error}")
+        diagnostic!(
+            help = "until the role in source.url exists, connect as an administrator: --source-admin URL",
+            "{error}"
+        )
     })?;
     let config = settled(&client, config).await.map_err(|error| diagnostic!("{error}"))?;
     let facts =
-        gather(&mut client, &config).await.map_err(|error| diagnostic!("cannot look at the source: {error}"))?;
+        gather(&mut client, &config).await.map_err(|error| diagnostic!("cannot inspect the source: {error}"))?;
     let script = source_script(&config, &facts).map_err(|what| diagnostic!("{what}"))?;
     println!("{script}");
     match (&arguments.source_admin, arguments.apply) {
@@ -85,7 +88,11 @@ async fn target(arguments: &Arguments, config: &Config, tenant: &Tenant) -> Resu
         None => None,
         Some((_, url)) => {
             let url = parse(url, "--target-admin")?;
-            Some(pg::connect(&url).await.map_err(|error| diagnostic!("the target of tenant {}: {error}", tenant.id))?)
+            Some(
+                pg::connect(&url)
+                    .await
+                    .map_err(|error| diagnostic!("cannot connect to the target of tenant {}: {error}", tenant.id))?,
+            )
         }
     };
     let role_exists = match &client {
@@ -115,7 +122,7 @@ async fn apply(client: &PgClient, script: &Script) -> Result<(), Diagnostic> {
 
 fn failed(sql: &str, error: &tokio_postgres::Error) -> Diagnostic {
     diagnostic!(
-        help = "mend that and run `setup` again: what was done is skipped or done again",
+        help = "fix that, then run `setup` again: every statement is safe to repeat",
         "{sql}\n{}",
         describe(error)
     )
@@ -123,5 +130,5 @@ fn failed(sql: &str, error: &tokio_postgres::Error) -> Diagnostic {
 
 fn parse(url: &str, option: &str) -> Result<PgUrl, Diagnostic> {
     // Not the URL itself: it may hold a password.
-    PgUrl::parse(url).map_err(|error| diagnostic!("{option} is not a usable URL: {error}"))
+    PgUrl::parse(url).map_err(|error| diagnostic!("invalid {option}: {error}"))
 }

@@ -19,10 +19,10 @@ pub(super) fn signals() -> std::io::Result<CancellationToken> {
                 _ = interrupt.recv() => SignalKind::interrupt().as_raw_value(),
             };
             if stop.is_cancelled() {
-                tracing::warn!("second signal: ending at once");
+                tracing::warn!("second signal: exiting immediately");
                 std::process::exit(ENDED_BY + number);
             }
-            tracing::info!("stopping; a second signal ends the process at once");
+            tracing::info!("stopping; a second signal exits immediately");
             stop.cancel();
         }
     });

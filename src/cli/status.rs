@@ -15,7 +15,7 @@ use std::process::ExitCode;
 pub(super) struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
-    /// One JSON document instead of a table.
+    /// Print one JSON document instead of a table.
     #[arg(long)]
     json: bool,
 }
@@ -28,9 +28,8 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
     client.close().await;
     if state.source.is_none() {
         return Err(diagnostic!(
-            help =
-                "start it with `users-sync run`; if it runs, look whether state.url and source.slot are those it has",
-            "no state for slot {} in {}: no `run` has begun there yet",
+            help = "start `users-sync run`; if it is running, check that it uses the same state.url and source.slot",
+            "no state for slot {} in {}: `run` has not started there yet",
             config.source.slot,
             config.state_url
         ));
@@ -38,7 +37,7 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
     // The state is worth showing also while the source is away.
     let slots: Vec<&str> = state.tee.iter().map(|tee| &*tee.slot).collect();
     let log = log(&config, &slots).await.unwrap_or_else(|error| {
-        eprintln!("the source cannot be asked how far its log is, so there is no lag in bytes: {error}");
+        eprintln!("cannot read the source's log position, so lag in bytes is unknown: {error}");
         SourceLog::default()
     });
     let report = Report::of_state(&config, &state, &log);
@@ -73,19 +72,21 @@ fn table(report: &Report) -> String {
     let mut lines = vec![columns(&rows)];
     let remedies = report.tenants.iter().filter_map(|tenant| Some((&tenant.tenant, tenant.remedy.as_ref()?)));
     lines.extend(remedies.map(|(tenant, remedy)| format!("{tenant} -> {remedy}")));
-    let refused = report.tenants.iter().filter(|tenant| tenant.rejected > 0);
-    lines.extend(refused.map(|TenantReport { tenant, rejected, .. }| {
-        format!("{tenant}: its target refuses {rejected} users, see users_sync.rejected there")
+    let rejecting = report.tenants.iter().filter(|tenant| tenant.rejected > 0);
+    lines.extend(rejecting.map(|TenantReport { tenant, rejected, .. }| {
+        let users = if *rejected == 1 { "user" } else { "users" };
+        format!("{tenant}: target rejected {rejected} {users}, see users_sync.rejected there")
     }));
     if let Some(TeeReport { slot, state, since_seconds, wal_held_bytes, last_error, remedy }) = &report.tee {
-        let held = wal_held_bytes.map_or_else(|| "no slot".to_owned(), |bytes| format!("holds back {bytes} bytes"));
-        lines.push(format!("tee {slot} {state} for {}, {held}", span(*since_seconds)));
-        lines.extend(last_error.iter().map(|error| format!("tee: {error}")));
-        lines.extend(remedy.iter().map(|remedy| format!("tee -> {remedy}")));
+        let held =
+            wal_held_bytes.map_or_else(|| "does not exist".to_owned(), |bytes| format!("retains {bytes} bytes of WAL"));
+        lines.push(format!("Kafka output {state} for {}, slot {slot} {held}", span(*since_seconds)));
+        lines.extend(last_error.iter().map(|error| format!("Kafka output: {error}")));
+        lines.extend(remedy.iter().map(|remedy| format!("Kafka output -> {remedy}")));
     }
     let holder = match report.is_held {
         true => format!("held by {}", report.holder),
-        false => format!("held by nobody, last by {}", report.holder),
+        false => format!("not held, last held by {}", report.holder),
     };
     lines.push(format!("slot {} confirmed {}, {holder}", report.slot, report.confirmed));
     lines.join("\n")
@@ -118,7 +119,7 @@ mod tests {
         let row = |state, reason: Option<&str>, position| TenantRow {
             state,
             reason: reason.map(str::to_owned),
-            remedy: reason.map(|_| "mend it".to_owned()),
+            remedy: reason.map(|_| "make it writable".to_owned()),
             target: "h:5432/1".into(),
             target_id: None,
             generation: Generation(1),
@@ -148,8 +149,8 @@ mod tests {
             slot: "users_sync_kafka".into(),
             state: TenantState::Parked,
             since_seconds: 60.0,
-            reason: Some("Kafka is away".into()),
-            remedy: Some("bring it back".into()),
+            reason: Some("cannot reach 127.0.0.1:9092".into()),
+            remedy: Some("restart the broker".into()),
             requested: false,
         };
         let state = Snapshot { source: Some(source), tenants: tenants.into(), tee: Some(tee), ..Snapshot::default() };
@@ -164,10 +165,10 @@ TENANT  STATE      SINCE  POSITION  LAG BYTES  LAG   LAST ERROR
 acme    following  60m    0/100     131136     0.4s  -
 globex  parked     60m    -         -          -     it is read-only
 new     unknown    -      -         -          -     -
-globex -> mend it
-tee users_sync_kafka parked for 60s, holds back 4096 bytes
-tee: Kafka is away
-tee -> bring it back
+globex -> make it writable
+Kafka output parked for 60s, slot users_sync_kafka retains 4096 bytes of WAL
+Kafka output: cannot reach 127.0.0.1:9092
+Kafka output -> restart the broker
 slot users_sync confirmed 0/100, held by host:1";
         assert_eq!(table(&shown()), expected);
     }

@@ -18,7 +18,7 @@ use tokio_postgres::types::Type;
 pub(super) struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
-    /// Do not ask.
+    /// Skip the confirmation.
     #[arg(long)]
     yes: bool,
 }
@@ -34,15 +34,17 @@ struct TargetAssessment {
 
 pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
     let config = arguments.file.load()?;
-    let source = pg::connect(&config.source.url).await.map_err(|error| diagnostic!("the source: {error}"))?;
-    let state = pg::connect(&config.state_url).await.map_err(|error| diagnostic!("the state: {error}"))?;
+    let source =
+        pg::connect(&config.source.url).await.map_err(|error| diagnostic!("cannot connect to the source: {error}"))?;
+    let state =
+        pg::connect(&config.state_url).await.map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
     let standing = look(&config, &source, &state).await?;
     let list = list(&config, &standing);
     if list.is_empty() {
-        println!("nothing to take down: slot, publication and state are not there");
+        println!("nothing to drop: slot, publication and state do not exist");
         return Ok(ExitCode::SUCCESS);
     }
-    println!("This drops\n{list}Targets keep their users; a later `run` begins anew with a snapshot of every tenant.");
+    println!("This drops\n{list}Targets keep their users; a later `run` starts over with a snapshot of every tenant.");
     if !arguments.yes && !confirm("Drop them?")? {
         println!("nothing was dropped");
         return Ok(ExitCode::SUCCESS);
@@ -54,7 +56,7 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
 
 async fn look(config: &Config, source: &Client, state: &Client) -> Result<TargetAssessment, Diagnostic> {
     let name = &config.source.slot;
-    let failed = |what: &'static str| move |error: CaptureError| diagnostic!("cannot look at {what}: {error}");
+    let failed = |what: &'static str| move |error: CaptureError| diagnostic!("cannot read {what}: {error}");
     let known = StateStore::read(state, name).await.map_err(|error| diagnostic!("cannot read the state: {error}"))?;
     let mut slots = vec![name.clone()];
     slots.extend(known.tee.map(|tee| tee.slot));
@@ -64,7 +66,7 @@ async fn look(config: &Config, source: &Client, state: &Client) -> Result<Target
         let Some(slot) = read_slot(source, &name).await.map_err(failed("the slot"))? else { continue };
         if let Some(pid) = slot.active_pid {
             return Err(diagnostic!(
-                help = "stop every `run` of this configuration first; a connection that is long dead is ended by \
+                help = "stop every `run` with this configuration first; to end a dead connection: \
                         SELECT pg_terminate_backend(pid)",
                 "slot {name} is in use by process {pid} of the server"
             ));
@@ -102,7 +104,7 @@ async fn drop_all(
     state: &PgClient,
 ) -> Result<(), Diagnostic> {
     let failed = |what: &str, error: &dyn std::fmt::Display| {
-        diagnostic!(help = "what was dropped before stays so; run `teardown` again", "cannot drop {what}: {error}")
+        diagnostic!(help = "run `teardown` again to drop the rest", "cannot drop {what}: {error}")
     };
     for slot in &standing.slots {
         // A slot that has gone in the meantime is no error.

@@ -18,19 +18,19 @@ use std::time::Duration;
 pub(super) struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
-    /// Which tenants; all of them where none is named.
+    /// Tenants to compare. Default: all of them.
     #[arg(value_name = "TENANT")]
     tenants: Vec<String>,
-    /// So many ids of each kind are shown.
+    /// Number of example ids to print per category.
     #[arg(long, default_value_t = 10, value_name = "N")]
     ids: usize,
-    /// How long a target may take to get to where the source was read, in seconds.
+    /// Seconds to wait for a target to catch up with the compared position.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     timeout: u64,
-    /// Mend what differs: the tenants are resynced, which writes just that.
+    /// Fix differences by resyncing the tenants that differ.
     #[arg(long)]
     repair: bool,
-    /// One JSON document instead of text.
+    /// Print one JSON document instead of text.
     #[arg(long, conflicts_with = "repair")]
     json: bool,
 }
@@ -92,7 +92,7 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
             reports.iter().filter(|report| report.differs()).map(|report| TenantId::new(&report.tenant)).collect();
         if !differing.is_empty() {
             println!("repairing {} tenants", differing.len());
-            let stop = signals().map_err(|error| diagnostic!("cannot listen to signals: {error}"))?;
+            let stop = signals().map_err(|error| diagnostic!("cannot handle signals: {error}"))?;
             resync(&config, &differing, false, stop).await?;
             let after = compare(&config, &differing, arguments).await?;
             after.iter().for_each(|report| print!("{}", text(report)));

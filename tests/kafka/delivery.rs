@@ -192,8 +192,9 @@ async fn past_its_budget_the_tee_is_parked_and_comes_back_with_what_changed_mean
         .await;
     let path = bed.file.path().to_str().unwrap();
     let (text, code) = said(&command(&["status", "-c", path]).await);
-    let told =
-        text.contains("tee users_sync_kafka parked") && text.contains("no slot") && text.contains("limits.kafka_wal");
+    let told = text.contains("Kafka output parked")
+        && text.contains("users_sync_kafka does not exist")
+        && text.contains("limits.kafka_wal");
     assert!(told && code == Some(1), "{text}");
     // The targets are not affected.
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('late', 'acme')").await;

@@ -225,7 +225,7 @@ async fn teardown_asks_first_and_leaves_nothing() {
     assert_eq!(traces(&server).await, before);
     let said = users_sync(&["teardown", "--yes"], &yaml).await;
     assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
-    assert!(said.out.contains("nothing to take down"), "{}", said.out);
+    assert!(said.out.contains("nothing to drop"), "{}", said.out);
 }
 
 /// Writes a following and a parked tenant into the state, as a running process does.

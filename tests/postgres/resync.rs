@@ -33,7 +33,7 @@ async fn a_running_process_resyncs_the_requested_tenant_and_writes_only_differen
     let file = bed.config_file("");
     let path = file.path().to_str().unwrap();
     let (text, code) = said(&command(&["resync", "-c", path, "acme"]).await);
-    assert!(code == Some(0) && text.contains("acme: resynced, holds everything up to"), "{text}");
+    assert!(code == Some(0) && text.contains("acme: resynced, caught up to"), "{text}");
     bed.equal().await;
     assert_eq!((bed.query("acme", VERSIONS).await, bed.query("globex", VERSIONS).await), before);
     assert_eq!(bed.query("auth", "SELECT count(*) FROM users_sync.request").await[0][0].as_deref(), Some("0"));
@@ -49,7 +49,7 @@ async fn without_a_running_process_resync_runs_itself_and_the_others_lose_nothin
     let file = bed.config_file("");
     let path = file.path().to_str().unwrap();
     let (text, code) = said(&command(&["resync", "-c", path, "acme"]).await);
-    assert!(code == Some(1) && text.contains("no `run` has begun"), "{text}");
+    assert!(code == Some(1) && text.contains("`run` has not started"), "{text}");
     let service = Service::start(bed.config());
     bed.equal().await;
     service.stop().await;
@@ -57,7 +57,7 @@ async fn without_a_running_process_resync_runs_itself_and_the_others_lose_nothin
     // Changes of both tenants that are not applied yet.
     bed.auth("UPDATE auth.users SET first_name = 'Bea', updated_at = now() WHERE id LIKE '%-1%'").await;
     let (text, code) = said(&command(&["resync", "-c", path, "acme"]).await);
-    assert!(code == Some(0) && text.contains("no process runs: doing it here"), "{text}");
+    assert!(code == Some(0) && text.contains("no process is running: resyncing here"), "{text}");
     assert_eq!(bed.expected("acme").await, bed.held("acme").await);
     assert_ne!(bed.expected("globex").await, bed.held("globex").await);
     // Nothing is applied twice, and the other tenant continues from its position.

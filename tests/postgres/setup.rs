@@ -212,9 +212,9 @@ async fn setup_refuses_what_would_break_the_stores_own_writes() {
 async fn invalid_arguments_are_told_apart() {
     let store = Store::start(STREAMED, "rows").await;
     let (ok, said) = store.command(&["setup", "--apply"]);
-    assert!(!ok && said.contains("as whom"), "{said}");
+    assert!(!ok && said.contains("URL of an administrator"), "{said}");
     let (ok, said) = store.command(&["setup", "--tenant", "nobody"]);
-    assert!(!ok && said.contains("there is no tenant nobody"), "{said}");
+    assert!(!ok && said.contains("unknown tenant nobody"), "{said}");
     let (ok, said) = store.command(&["setup"]);
     assert!(!ok && said.contains("--source-admin"), "{said}");
     let wrong = store.bed.server.url_for("nobody:hunter2", "auth");

@@ -243,14 +243,14 @@ async fn forget_deletes_the_users_of_an_unconfigured_tenant() {
     let url = bed.server.url("globex");
     let path = both.path().to_str().unwrap();
     let (text, code) = said(&command(&["forget", "-c", path, "globex", "--target", &url, "--yes"]).await);
-    assert!(code == Some(1) && text.contains("the configuration still has tenant globex"), "{text}");
+    assert!(code == Some(1) && text.contains("tenant globex is still in the configuration"), "{text}");
     let one = config_file(&bed.server.url("auth"), &[("acme".into(), bed.server.url("acme"))], "");
     let path = one.path().to_str().unwrap();
     for (arguments, words) in [
-        (vec!["nobody"], "nothing is known of a tenant nobody"),
-        (vec!["globex"], "say --target URL"),
+        (vec!["nobody"], "unknown tenant nobody"),
+        (vec!["globex"], "pass --target URL"),
         (vec!["globex", "--target", &bed.server.url("acme")], "the target of tenant globex is "),
-        (vec!["globex", "--target", &url], "there is no terminal to ask on"),
+        (vec!["globex", "--target", &url], "no terminal to confirm on"),
     ] {
         let (text, code) = said(&command(&[&["forget", "-c", path][..], &arguments].concat()).await);
         assert!(code == Some(1) && text.contains(words), "{text}");

@@ -116,7 +116,7 @@ async fn the_remedies_for_an_altered_target_work() {
     scene.bed.server.sql("postgres", "CREATE ROLE writer LOGIN SUPERUSER").await.unwrap();
     let url = scene.bed.server.url("login");
     scene.corrects(&url, &scene.bed.server.url_for("writer", "login"));
-    scene.log.says("the configuration was read again").await;
+    scene.log.says("configuration reloaded").await;
     scene.bed.state_is("login", "following").await;
     scene.bed.server.sql("postgres", "ALTER ROLE writer NOLOGIN").await.unwrap();
     for (tenant, _, broken, _) in cases {
