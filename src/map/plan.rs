@@ -77,8 +77,8 @@ pub enum TenantRef<'a> {
     Only,
     /// What the tenant column holds.
     Key(Cow<'a, str>),
-    /// The tenant column is null or empty: no tenant's user.
-    Nobody,
+    /// The tenant column is null or empty.
+    NoTenant,
     /// The tenant depends on a value that was not sent. Comes with [`Change::Reread`] only: who reads the row
     /// learns the tenant, too.
     Unsent,
@@ -415,7 +415,7 @@ impl RowPlan {
         let Some(tenant) = &self.tenant else { return Ok(TenantRef::Only) };
         Ok(match tenant.read(row)? {
             Known::Value(Some(key)) => TenantRef::Key(key),
-            Known::Value(None) => TenantRef::Nobody,
+            Known::Value(None) => TenantRef::NoTenant,
             Known::Unsent | Known::Mixed => TenantRef::Unsent,
         })
     }

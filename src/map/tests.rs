@@ -96,7 +96,7 @@ fn show(tenant: TenantRef<'_>, change: &Change) -> String {
     let tenant = match tenant {
         TenantRef::Only => "only".to_owned(),
         TenantRef::Key(key) => key.into_owned(),
-        TenantRef::Nobody => "nobody".to_owned(),
+        TenantRef::NoTenant => "nobody".to_owned(),
         TenantRef::Unsent => "unsent".to_owned(),
     };
     let said = match change {

@@ -96,7 +96,7 @@ impl TouchPlan {
             None => TenantRef::Unsent,
             Some(tenant) => match tenant.read(row)? {
                 Known::Value(Some(tenant)) => TenantRef::Key(tenant),
-                Known::Value(None) => TenantRef::Nobody,
+                Known::Value(None) => TenantRef::NoTenant,
                 Known::Unsent | Known::Mixed => return Err(self.gap()),
             },
         };

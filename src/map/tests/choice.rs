@@ -119,7 +119,7 @@ fn a_watched_row_yields_the_affected_key_and_tenant() {
         touch.map(|touch| touch.map(|touch| format!("{} {:?}", touch.key.join("/"), touch.tenant)))
     };
     assert_eq!(touched(&plan, &ROW), Ok(Some("acme/1 Key(\"a@b.c\")".to_owned())));
-    assert_eq!(touched(&plan, &row(&[(2, Cell::Text(b""))])), Ok(Some("acme/1 Nobody".to_owned())));
+    assert_eq!(touched(&plan, &row(&[(2, Cell::Text(b""))])), Ok(Some("acme/1 NoTenant".to_owned())));
     assert_eq!(touched(&plan, &row(&[(0, Cell::Null)])), Ok(None), "a row that belongs to nobody");
     assert!(touched(&plan, &row(&[(0, Cell::Absent)])).unwrap_err().starts_with("the replica identity lacks email"));
     assert!(touched(&plan, &ROW[..3]).unwrap_err().contains("3 columns"));

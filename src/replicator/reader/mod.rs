@@ -71,7 +71,7 @@ impl<S: Sink> Out<S> {
     /// Takes a change.
     pub(crate) fn add(&mut self, transaction: Transaction, tenant: TenantRef<'_>, change: Change, is_create: IsCreate) {
         match tenant {
-            TenantRef::Nobody => {}
+            TenantRef::NoTenant => {}
             TenantRef::Unsent => self.unsent.push(change),
             TenantRef::Only => self.sink.add(transaction, None, change, is_create),
             TenantRef::Key(key) => self.sink.add(transaction, Some(&key), change, is_create),

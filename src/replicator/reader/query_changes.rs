@@ -92,7 +92,7 @@ impl AffectedUsers {
         let tenant = match tenant {
             TenantRef::Only => None,
             TenantRef::Key(tenant) => Some(tenant.into_owned()),
-            TenantRef::Nobody => return Ok(()),
+            TenantRef::NoTenant => return Ok(()),
             TenantRef::Unsent => {
                 if watched.is_users_own && event == Event::Delete {
                     touching.all_tenants = Some(transaction);

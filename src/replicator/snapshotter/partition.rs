@@ -56,7 +56,7 @@ impl Sorter {
         let place = match tenant {
             TenantRef::Only => self.directory.only(),
             TenantRef::Key(key) => self.directory.find(key).ok(),
-            TenantRef::Nobody | TenantRef::Unsent => None,
+            TenantRef::NoTenant | TenantRef::Unsent => None,
         }?;
         self.member(place).map(|_| place)
     }

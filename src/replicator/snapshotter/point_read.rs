@@ -148,7 +148,7 @@ async fn read(
             match tenant {
                 TenantRef::Only => users.push(ReadUser { key, tenant: None, user }),
                 TenantRef::Key(tenant) => users.push(ReadUser { key, tenant: Some(tenant.into_owned()), user }),
-                TenantRef::Nobody | TenantRef::Unsent => {}
+                TenantRef::NoTenant | TenantRef::Unsent => {}
             }
         })
         .await?;

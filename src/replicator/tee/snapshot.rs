@@ -131,7 +131,7 @@ impl Pass<'_> {
                 let index = match tenant {
                     TenantRef::Only => directory.only(),
                     TenantRef::Key(key) => directory.find(&key).ok(),
-                    TenantRef::Nobody | TenantRef::Unsent => None,
+                    TenantRef::NoTenant | TenantRef::Unsent => None,
                 };
                 let Some(index) = index.filter(|index| reading.contains(index)) else { continue };
                 if let Some(held) = held.get_mut(&index) {
