@@ -4,7 +4,7 @@ use super::finding::{Finding, Subject};
 use super::source_facts::{PublicationFacts, SourceFacts, TableFacts};
 use crate::capture::publication::{NEEDS_COLUMN_LISTS, WITHOUT_COLUMN_LISTS};
 use crate::config::{Config, Family, OnSlotLoss, Publish};
-use crate::map::{CompileError, RowPlan, TouchPlan, Withheld};
+use crate::map::{CompileError, RowPlan, TouchPlan, WithheldReason};
 use crate::model::{Relation, ReplicaIdentity, TableName, TypeCatalog};
 use crate::pg::{quote_ident, quote_literal, quote_table};
 
@@ -217,13 +217,13 @@ impl Found<'_> {
 
     /// Which columns leave, and why the others do not.
     fn leaving(&mut self, plan: &RowPlan) {
-        let leaving: Vec<_> = plan.leaving().collect();
-        let withheld = plan.withheld().map(|(name, why)| {
+        let leaving: Vec<_> = plan.exposed_columns().collect();
+        let withheld = plan.withheld_columns().map(|(name, why)| {
             let why = match why {
-                Withheld::Excluded => "excluded",
-                Withheld::LooksSecret => "looks like a secret",
-                Withheld::NotAllowed => "not in allow",
-                Withheld::Replaced => "replaced by a mapped value",
+                WithheldReason::Excluded => "excluded",
+                WithheldReason::LooksSecret => "looks like a secret",
+                WithheldReason::NotAllowed => "not in allow",
+                WithheldReason::Replaced => "replaced by a mapped value",
             };
             format!("{name} ({why})")
         });

@@ -9,13 +9,13 @@ use crate::model::{Oid, TableName, TenantKey};
 use ring::digest;
 
 /// Changes whenever an unchanged row would be mapped to something else. `table` is the table's oid, because another
-/// table may have got the same name; `leaving` lists the columns that leave, with their types' oids.
+/// table may have got the same name; `exposed` lists the columns that leave, with their types' oids.
 pub(crate) fn fingerprint<'a>(
     rules: &Rules,
     table: Oid,
-    leaving: impl IntoIterator<Item = (&'a str, Option<Oid>)>,
+    exposed: impl IntoIterator<Item = (&'a str, Option<Oid>)>,
 ) -> String {
-    let digest = digest::digest(&digest::SHA256, text(rules, table, leaving).as_bytes());
+    let digest = digest::digest(&digest::SHA256, text(rules, table, exposed).as_bytes());
     digest.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -24,12 +24,12 @@ pub(crate) fn tenant_fingerprint(mapping: &str, key: &TenantKey) -> String {
     [mapping, key.as_str()].join(" ")
 }
 
-fn text<'a>(rules: &Rules, table: Oid, leaving: impl IntoIterator<Item = (&'a str, Option<Oid>)>) -> String {
+fn text<'a>(rules: &Rules, table: Oid, exposed: impl IntoIterator<Item = (&'a str, Option<Oid>)>) -> String {
     let mut out = String::new();
     rules.write(&mut out);
     out.push(' ');
     table.write(&mut out);
-    for (name, kind) in leaving {
+    for (name, kind) in exposed {
         out.push('\n');
         name.write(&mut out);
         out.push(' ');

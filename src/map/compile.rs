@@ -3,7 +3,7 @@
 use super::compiler::{CompileError, Compiler, identity_gap, remedy};
 use super::filter::Condition;
 use super::json::{JsonKind, key};
-use super::plan::{Out, RowPlan, Withheld};
+use super::plan::{RawColumn, RowPlan, WithheldReason};
 use super::rules::optional;
 use super::value::{Input, Text};
 use super::{Rules, Value, looks_secret};
@@ -41,7 +41,7 @@ impl RowPlan {
         let inputs = identity.into_iter().chain(texts).chain(moments).chain(conditions).chain(&keys);
         let inputs: Vec<usize> = inputs.map(|input| input.column).collect();
 
-        let (mut out, mut leaving, mut withheld) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut out, mut exposed, mut withheld) = (Vec::new(), Vec::new(), Vec::new());
         let mut decoded = vec![false; relation.columns.len()];
         for (column, described) in relation.columns.iter().enumerate() {
             let name = &described.name;
@@ -50,14 +50,14 @@ impl RowPlan {
             if reason.is_none() {
                 let kind = JsonKind::compile(described.type_oid, types);
                 let without = selection.paths_in(name);
-                out.push(Out { column, name: name.clone(), key: key(name), kind, without });
+                out.push(RawColumn { column, name: name.clone(), key: key(name), kind, without });
             }
             decoded[column] = is_input || reason.is_none();
             match reason {
                 // Such as `id` read from `id`: it does leave, as the mapped value.
-                Some(Withheld::Replaced) if is_input => leaving.push(name.clone()),
+                Some(WithheldReason::Replaced) if is_input => exposed.push(name.clone()),
                 Some(reason) => withheld.push((name.clone(), reason)),
-                None => leaving.push(name.clone()),
+                None => exposed.push(name.clone()),
             }
         }
         let columns = relation.columns.iter().map(|column| column.name.clone()).collect();
@@ -72,7 +72,7 @@ impl RowPlan {
             filter,
             key: keys,
             out,
-            leaving,
+            exposed,
             withheld,
             columns,
             decoded,
@@ -117,16 +117,16 @@ impl<'a> Selection<'a> {
     }
 
     /// Why a column stays out of `raw_json`. A list of what may leave is somebody's decision: names decide no more.
-    fn withholds(&self, name: &str) -> Option<Withheld> {
+    fn withholds(&self, name: &str) -> Option<WithheldReason> {
         if self.exclude.contains(&name) {
-            return Some(Withheld::Excluded);
+            return Some(WithheldReason::Excluded);
         }
         if MAPPED_KEYS.contains(&name) {
-            return Some(Withheld::Replaced);
+            return Some(WithheldReason::Replaced);
         }
         match &self.allow {
-            Some(allow) => (!allow.contains(&name)).then_some(Withheld::NotAllowed),
-            None => looks_secret(name).then_some(Withheld::LooksSecret),
+            Some(allow) => (!allow.contains(&name)).then_some(WithheldReason::NotAllowed),
+            None => looks_secret(name).then_some(WithheldReason::LooksSecret),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Names held against a relation: what each is there, and every mistake at once, with what to change.
 
 use super::json::{base_type, oid};
-use super::value::{Form, Input, Moments, Text, TimeForm};
+use super::value::{Form, Input, Text, TimeForm, TimeSources};
 use super::{TimeUnit, Value};
 use crate::model::{Oid, Relation, ReplicaIdentity, TableName, TypeCatalog};
 use crate::pg::{quote_ident, quote_table};
@@ -181,10 +181,10 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    pub(super) fn times(&mut self, key: &'static str, value: &Value) -> Moments {
+    pub(super) fn times(&mut self, key: &'static str, value: &Value) -> TimeSources {
         let mut sources = Vec::new();
         self.add_times(key, value, &mut sources);
-        Moments(sources)
+        TimeSources(sources)
     }
 
     fn add_times(&mut self, key: &'static str, value: &Value, sources: &mut Vec<(Input, TimeForm)>) {

@@ -3,7 +3,7 @@
 use super::compiler::Compiler;
 use super::rules::Filter;
 use super::unmappable::Unmappable;
-use super::value::{Input, Row};
+use super::value::{Input, RowImage};
 
 /// A [`Filter`] over the cells of a row.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Condition {
         }
     }
 
-    pub fn holds(&self, row: Row<'_>) -> Result<Truth, Unmappable> {
+    pub fn holds(&self, row: RowImage<'_>) -> Result<Truth, Unmappable> {
         let of = |holds| if holds { Truth::True } else { Truth::False };
         Ok(match self {
             Condition::In(input, values) => match input.raw(row)? {
@@ -69,7 +69,7 @@ impl Condition {
     }
 
     /// One part that is `decisive` decides; else one that was not sent, then a null one; `otherwise` all agree.
-    fn fold(parts: &[Condition], row: Row<'_>, decisive: Truth, otherwise: Truth) -> Result<Truth, Unmappable> {
+    fn fold(parts: &[Condition], row: RowImage<'_>, decisive: Truth, otherwise: Truth) -> Result<Truth, Unmappable> {
         let mut folded = otherwise;
         for part in parts {
             let truth = part.holds(row)?;

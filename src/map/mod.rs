@@ -21,7 +21,7 @@ mod value;
 
 pub(crate) use canonical::{fingerprint, tenant_fingerprint};
 pub use compiler::{CompileError, Problem};
-pub use plan::{CommitInfo, RowPlan, TenantRef, Withheld};
+pub use plan::{CommitInfo, RowPlan, TenantRef, WithheldReason};
 pub use rules::{Filter, Query, Rules, TimeUnit, Value, Via, Watch};
 pub use secret::looks_secret;
 pub use sql::{KEYS_SETTING, ids_condition, is_tenant_a_text, key_columns, keys_condition, tenants_condition};

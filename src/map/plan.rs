@@ -3,7 +3,7 @@
 use super::filter::{Condition, Truth};
 use super::json::{JsonKind, Malformed, without};
 use super::unmappable::Unmappable;
-use super::value::{Input, Known, Moments, Row, Sent, Text};
+use super::value::{Input, Known, RowImage, Sent, Text, TimeSources};
 use crate::model::{Cell, Change, Patch, Set, Timestamp, User, Xid, push_string};
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,18 +15,18 @@ pub struct RowPlan {
     pub(super) tenant: Option<Text>,
     pub(super) name: Option<Text>,
     pub(super) email: Option<Text>,
-    pub(super) created_at: Option<Moments>,
-    pub(super) updated_at: Option<Moments>,
-    pub(super) deleted_at: Option<Moments>,
+    pub(super) created_at: Option<TimeSources>,
+    pub(super) updated_at: Option<TimeSources>,
+    pub(super) deleted_at: Option<TimeSources>,
     /// Which rows are users.
     pub(super) filter: Option<Condition>,
     /// What a query's rows are looked up by.
     pub(super) key: Vec<Input>,
     /// What goes into `raw_json` beside the mapped keys, in the relation's order.
-    pub(super) out: Vec<Out>,
+    pub(super) out: Vec<RawColumn>,
     /// What leaves under its own name.
-    pub(super) leaving: Vec<String>,
-    pub(super) withheld: Vec<(String, Withheld)>,
+    pub(super) exposed: Vec<String>,
+    pub(super) withheld: Vec<(String, WithheldReason)>,
     /// Every column's name, for errors.
     pub(super) columns: Vec<String>,
     pub(super) decoded: Vec<bool>,
@@ -38,7 +38,7 @@ pub struct RowPlan {
 
 /// A column of `raw_json`.
 #[derive(Debug)]
-pub(super) struct Out {
+pub(super) struct RawColumn {
     pub column: usize,
     pub name: String,
     /// `"name":`
@@ -50,7 +50,7 @@ pub(super) struct Out {
 
 /// Why a column is not in `raw_json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Withheld {
+pub enum WithheldReason {
     /// `users.exclude` names it.
     Excluded,
     /// Its name says that it may hold a secret.
@@ -85,7 +85,7 @@ pub enum TenantRef<'a> {
 }
 
 /// What a change is made of: mapped values as far as they are known.
-struct Mapped<'a> {
+struct MappedValues<'a> {
     name: Set<Option<Cow<'a, str>>>,
     email: Set<Option<Cow<'a, str>>>,
     created_at: Set<Option<Timestamp>>,
@@ -101,12 +101,12 @@ impl RowPlan {
     }
 
     /// The columns that leave under their own names.
-    pub fn leaving(&self) -> impl Iterator<Item = &str> {
-        self.leaving.iter().map(String::as_str)
+    pub fn exposed_columns(&self) -> impl Iterator<Item = &str> {
+        self.exposed.iter().map(String::as_str)
     }
 
     /// The columns that are not in `raw_json`, and why.
-    pub fn withheld(&self) -> impl Iterator<Item = (&str, Withheld)> {
+    pub fn withheld_columns(&self) -> impl Iterator<Item = (&str, WithheldReason)> {
         self.withheld.iter().map(|(name, reason)| (name.as_str(), *reason))
     }
 
@@ -130,7 +130,7 @@ impl RowPlan {
     /// Maps an inserted row, or one read by a snapshot or a re-read: `None` where the row is no user.
     pub fn insert<'a>(&self, row: &'a [Cell<'a>]) -> Result<Option<(TenantRef<'a>, User)>, Unmappable> {
         self.check_width(row)?;
-        let row = Row { new: row, old: None };
+        let row = RowImage { new: row, old: None };
         let (unsent, size) = self.measure(row);
         if let Some(column) = unsent {
             return Err(self.unsent(column));
@@ -154,12 +154,12 @@ impl RowPlan {
     ) -> Result<(), Unmappable> {
         self.check_width(new)?;
         old.map_or(Ok(()), |old| self.check_width(old))?;
-        let row = Row { new, old };
+        let row = RowImage { new, old };
         let (unsent, size) = self.measure(row);
         let is_user = self.is_user(row)?;
         if matches!(is_user, Truth::False | Truth::Null) {
             // Whoever is a user no more leaves; whoever never was is not worth a word.
-            return match old.map(|old| self.is_user(Row { new: old, old: None })).transpose()? {
+            return match old.map(|old| self.is_user(RowImage { new: old, old: None })).transpose()? {
                 Some(Truth::False | Truth::Null) => Ok(()),
                 Some(Truth::True) => old.map_or(Ok(()), |old| self.delete(old, at, emit)),
                 Some(Truth::Unsent) | None => {
@@ -179,7 +179,7 @@ impl RowPlan {
         };
         let tenant = self.tenant(row)?;
         let moved = match old {
-            Some(old) => self.leave_old(Row { new: old, old: None }, id.as_deref().ok(), &tenant, at, emit),
+            Some(old) => self.leave_old(RowImage { new: old, old: None }, id.as_deref().ok(), &tenant, at, emit),
             None => Ok(false),
         };
         let id = id?;
@@ -202,7 +202,7 @@ impl RowPlan {
         emit: &mut impl FnMut(TenantRef<'a>, Change),
     ) -> Result<(), Unmappable> {
         self.check_width(old)?;
-        let row = Row { new: old, old: None };
+        let row = RowImage { new: old, old: None };
         if matches!(self.is_user(row)?, Truth::False | Truth::Null) {
             return Ok(());
         }
@@ -219,7 +219,7 @@ impl RowPlan {
     /// Emits the delete of a user that is no longer where the old tuple says; whether it is so.
     fn leave_old<'a>(
         &self,
-        old: Row<'a>,
+        old: RowImage<'a>,
         id: Option<&str>,
         tenant: &TenantRef<'a>,
         at: CommitInfo,
@@ -248,7 +248,7 @@ impl RowPlan {
         Ok(true)
     }
 
-    fn user(&self, id: &str, row: Row<'_>, size: usize, at: Option<CommitInfo>) -> Result<User, Unmappable> {
+    fn user(&self, id: &str, row: RowImage<'_>, size: usize, at: Option<CommitInfo>) -> Result<User, Unmappable> {
         let Some(mapped) = self.mapped(row, at)? else {
             return Err(self.gap());
         };
@@ -271,7 +271,7 @@ impl RowPlan {
         })
     }
 
-    fn patch(&self, id: &str, row: Row<'_>, size: usize, at: CommitInfo) -> Result<Change, Unmappable> {
+    fn patch(&self, id: &str, row: RowImage<'_>, size: usize, at: CommitInfo) -> Result<Change, Unmappable> {
         let Some(mapped) = self.mapped(row, Some(at))? else {
             return Ok(Change::Reread { id: Box::from(id), xid: at.xid, at: at.commit_time });
         };
@@ -295,12 +295,12 @@ impl RowPlan {
     }
 
     /// The mapped values; `None` where one depends on what was sent and on what was not. `at`: for an update.
-    fn mapped<'a>(&self, row: Row<'a>, at: Option<CommitInfo>) -> Result<Option<Mapped<'a>>, Unmappable> {
+    fn mapped<'a>(&self, row: RowImage<'a>, at: Option<CommitInfo>) -> Result<Option<MappedValues<'a>>, Unmappable> {
         let text = |value: &Option<Text>| match value {
             Some(value) => Ok(value.read(row)?.set()),
             None => Ok(Some(Set::To(None))),
         };
-        let time = |value: &Option<Moments>| match value {
+        let time = |value: &Option<TimeSources>| match value {
             Some(value) => Ok(value.read(row)?.set()),
             None => Ok(Some(Set::To(None))),
         };
@@ -312,11 +312,17 @@ impl RowPlan {
             Some(said) => (said, false),
             None => return Ok(None),
         };
-        Ok(Some(Mapped { name, email, created_at, updated_at, deleted_at, updated_at_derived }))
+        Ok(Some(MappedValues { name, email, created_at, updated_at, deleted_at, updated_at_derived }))
     }
 
     /// The mapped keys and the columns, each as far as it is known.
-    fn raw_json(&self, id: &str, mapped: &Mapped<'_>, row: Row<'_>, size: usize) -> Result<String, Unmappable> {
+    fn raw_json(
+        &self,
+        id: &str,
+        mapped: &MappedValues<'_>,
+        row: RowImage<'_>,
+        size: usize,
+    ) -> Result<String, Unmappable> {
         let length = |set: &Set<Option<Cow<'_, str>>>| match set {
             Set::To(Some(text)) => text.len(),
             Set::To(None) | Set::Keep => 0,
@@ -373,7 +379,7 @@ impl RowPlan {
     }
 
     /// The first column that should have been sent and was not, and about how long `raw_json` will be.
-    fn measure(&self, row: Row<'_>) -> (Option<usize>, usize) {
+    fn measure(&self, row: RowImage<'_>) -> (Option<usize>, usize) {
         /// Keys and number of the four mapped values, and the braces.
         const MAPPED: usize = 96;
         /// The comma and quotes, and what a time grows by.
@@ -390,7 +396,7 @@ impl RowPlan {
         (unsent, size + self.out.iter().map(|out| out.key.len() + COLUMN).sum::<usize>())
     }
 
-    fn new_id<'a>(&self, row: Row<'a>) -> Result<Cow<'a, str>, Unmappable> {
+    fn new_id<'a>(&self, row: RowImage<'a>) -> Result<Cow<'a, str>, Unmappable> {
         match self.id.read(row)? {
             Known::Value(id) => id.ok_or_else(|| self.no_id()),
             Known::Unsent | Known::Mixed => {
@@ -403,15 +409,15 @@ impl RowPlan {
 
     /// The query's key, as text; `None` where a part of it is null.
     pub fn key_of<'a>(&self, row: &'a [Cell<'a>]) -> Result<Option<Vec<Cow<'a, str>>>, Unmappable> {
-        let row = Row { new: row, old: None };
+        let row = RowImage { new: row, old: None };
         self.key.iter().map(|input| Ok(input.raw(row)?.flatten())).collect()
     }
 
-    fn is_user(&self, row: Row<'_>) -> Result<Truth, Unmappable> {
+    fn is_user(&self, row: RowImage<'_>) -> Result<Truth, Unmappable> {
         self.filter.as_ref().map_or(Ok(Truth::True), |filter| filter.holds(row))
     }
 
-    fn tenant<'a>(&self, row: Row<'a>) -> Result<TenantRef<'a>, Unmappable> {
+    fn tenant<'a>(&self, row: RowImage<'a>) -> Result<TenantRef<'a>, Unmappable> {
         let Some(tenant) = &self.tenant else { return Ok(TenantRef::Only) };
         Ok(match tenant.read(row)? {
             Known::Value(Some(key)) => TenantRef::Key(key),

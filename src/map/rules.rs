@@ -177,7 +177,7 @@ impl Value {
 
 impl Rules {
     /// The columns that are asked for only where they are, and are not there.
-    pub fn lacking(&self, relation: &Relation) -> Vec<&str> {
+    pub fn missing_columns(&self, relation: &Relation) -> Vec<&str> {
         let values = [&self.name, &self.email, &self.created_at, &self.updated_at, &self.deleted_at, &self.tenant];
         let mut names = Vec::new();
         values.into_iter().flatten().for_each(|value| value.optional_columns(false, &mut names));

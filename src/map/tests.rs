@@ -146,12 +146,12 @@ fn an_inserted_row_becomes_a_user() {
     assert_eq!(inserted(&plan, &ROW), format!("acme: upsert 1 Ada a@b.c 1000 -* {JSON}"));
     assert_eq!(plan.decoded(), [true, true, true, false, true, true, true, false, true]);
     assert_eq!(
-        plan.leaving().collect::<Vec<_>>(),
+        plan.exposed_columns().collect::<Vec<_>>(),
         ["id", "tenant", "email", "created", "updated", "meta", "meta.nick"]
     );
     assert_eq!(
-        plan.withheld().collect::<Vec<_>>(),
-        [("password_hash", Withheld::LooksSecret), ("display_name", Withheld::Replaced)]
+        plan.withheld_columns().collect::<Vec<_>>(),
+        [("password_hash", WithheldReason::LooksSecret), ("display_name", WithheldReason::Replaced)]
     );
 }
 

@@ -1,4 +1,4 @@
-//! Moments from PostgreSQL's text output (ISO DateStyle), from epoch numbers and from RFC 3339.
+//! TimeSources from PostgreSQL's text output (ISO DateStyle), from epoch numbers and from RFC 3339.
 //! No date library on the main way: a row has several times, and each is a fixed form of digits.
 
 use crate::model::Timestamp;

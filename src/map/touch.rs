@@ -4,7 +4,7 @@ use super::compiler::{CompileError, Compiler, identity_gap, remedy};
 use super::plan::TenantRef;
 use super::rules::{Rules, Value, Via, Watch};
 use super::unmappable::Unmappable;
-use super::value::{Input, Known, Row, Text};
+use super::value::{Input, Known, RowImage, Text};
 use crate::model::{Cell, Relation, TypeCatalog};
 use std::borrow::Cow;
 
@@ -81,7 +81,7 @@ impl TouchPlan {
         if row.len() != self.decoded.len() {
             return Err(Unmappable::Width { expected: self.decoded.len(), got: row.len() });
         }
-        let row = Row { new: row, old: None };
+        let row = RowImage { new: row, old: None };
         let mut key = Vec::with_capacity(self.key.len());
         for input in &self.key {
             match input.raw(row)? {

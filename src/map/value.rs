@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 /// A tuple, with the old one behind it for what was not sent again.
 #[derive(Clone, Copy)]
-pub(super) struct Row<'a> {
+pub(super) struct RowImage<'a> {
     pub new: &'a [Cell<'a>],
     pub old: Option<&'a [Cell<'a>]>,
 }
@@ -21,7 +21,7 @@ pub(super) enum Sent<'a> {
     Unsent,
 }
 
-impl<'a> Row<'a> {
+impl<'a> RowImage<'a> {
     pub fn get(&self, column: usize) -> Sent<'a> {
         match self.new.get(column) {
             Some(Cell::Text(text)) => Sent::Text(text),
@@ -82,7 +82,7 @@ pub(super) enum Text {
 
 /// A moment: the first of its sources that says one.
 #[derive(Clone, Debug)]
-pub(super) struct Moments(pub Vec<(Input, TimeForm)>);
+pub(super) struct TimeSources(pub Vec<(Input, TimeForm)>);
 
 /// How the text of a time is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,12 +108,12 @@ impl<T> Known<T> {
 
 impl Input {
     /// The text; null and '' are `None`. The outer `None`: it was not sent.
-    fn read<'a>(&self, row: Row<'a>) -> Result<Option<Option<Cow<'a, str>>>, Unmappable> {
+    fn read<'a>(&self, row: RowImage<'a>) -> Result<Option<Option<Cow<'a, str>>>, Unmappable> {
         Ok(self.raw(row)?.map(|text| text.filter(|text| !text.is_empty())))
     }
 
     /// The same, where '' is a text like any other.
-    pub fn raw<'a>(&self, row: Row<'a>) -> Result<Option<Option<Cow<'a, str>>>, Unmappable> {
+    pub fn raw<'a>(&self, row: RowImage<'a>) -> Result<Option<Option<Cow<'a, str>>>, Unmappable> {
         let bytes = match row.get(self.column) {
             Sent::Text(bytes) => bytes,
             Sent::Null => return Ok(Some(None)),
@@ -156,7 +156,7 @@ impl Text {
         }
     }
 
-    pub fn read<'a>(&self, row: Row<'a>) -> Result<Known<Option<Cow<'a, str>>>, Unmappable> {
+    pub fn read<'a>(&self, row: RowImage<'a>) -> Result<Known<Option<Cow<'a, str>>>, Unmappable> {
         Ok(match self.value(row)? {
             Some(value) => Known::Value(value),
             None if self.any_sent(row) => Known::Mixed,
@@ -165,7 +165,7 @@ impl Text {
     }
 
     /// The outer `None`: it depends on what was not sent.
-    fn value<'a>(&self, row: Row<'a>) -> Result<Option<Option<Cow<'a, str>>>, Unmappable> {
+    fn value<'a>(&self, row: RowImage<'a>) -> Result<Option<Option<Cow<'a, str>>>, Unmappable> {
         match self {
             Text::One(input) => input.read(row),
             Text::First(parts) => {
@@ -203,7 +203,7 @@ impl Text {
         }
     }
 
-    fn any_sent(&self, row: Row<'_>) -> bool {
+    fn any_sent(&self, row: RowImage<'_>) -> bool {
         match self {
             Text::One(input) => row.get(input.column) != Sent::Unsent,
             Text::First(parts) | Text::Join { parts, .. } => parts.iter().any(|part| part.any_sent(row)),
@@ -213,8 +213,8 @@ impl Text {
     }
 }
 
-impl Moments {
-    pub fn read(&self, row: Row<'_>) -> Result<Known<Option<Timestamp>>, Unmappable> {
+impl TimeSources {
+    pub fn read(&self, row: RowImage<'_>) -> Result<Known<Option<Timestamp>>, Unmappable> {
         for (input, form) in &self.0 {
             let Some(text) = input.read(row)? else {
                 let any_sent = self.0.iter().any(|(input, _)| row.get(input.column) != Sent::Unsent);

@@ -171,7 +171,7 @@ fn rules_stand_before_the_table_and_what_leaves() {
         query: Some(Query { sql: "SELECT 1".to_owned(), key: texts(&["id"]), watch: Vec::new() }),
         ..rules()
     };
-    let leaving = [("id", Some(2950)), ("say \"é\"", Some(25)), ("gone", None)];
+    let exposed = [("id", Some(2950)), ("say \"é\"", Some(25)), ("gone", None)];
     let expected = [
         r#"Rules { table: auth.users, id: Column("id"), name: Some(Column("n")), email: Some(Column("e")), "#,
         r#"created_at: Some(Column("c")), updated_at: Some(Column("u")), deleted_at: Some(Column("d")), "#,
@@ -181,8 +181,8 @@ fn rules_stand_before_the_table_and_what_leaves() {
         "\n\"say \\\"é\\\"\" Some(25)",
         "\n\"gone\" None",
     ];
-    assert_eq!(text(&everything, 16_384, leaving), expected.concat());
-    assert_eq!(fingerprint(&everything, 16_384, leaving), "3e638906643be277868c11e573f3629f");
+    assert_eq!(text(&everything, 16_384, exposed), expected.concat());
+    assert_eq!(fingerprint(&everything, 16_384, exposed), "3e638906643be277868c11e573f3629f");
     assert_eq!(
         text(&rules(), 1, []),
         "Rules { table: auth.users, id: Column(\"id\"), name: None, email: None, created_at: None, updated_at: None, \

@@ -70,9 +70,9 @@ fn only_allowed_columns_leave_and_excluded_paths_are_removed() {
     let said = inserted(&plan, &row(&[(3, Cell::Text(b"hash"))]));
     let kept = r#""signed_up_at_millis":946684800001,"password_hash":"hash","meta":{"n":5}}"#;
     assert!(said.ends_with(kept), "{said}");
-    assert_eq!(plan.leaving().collect::<Vec<_>>(), ["id", "password_hash", "meta"]);
+    assert_eq!(plan.exposed_columns().collect::<Vec<_>>(), ["id", "password_hash", "meta"]);
     let withheld: Vec<_> =
-        plan.withheld().filter(|(_, why)| *why == Withheld::NotAllowed).map(|(name, _)| name).collect();
+        plan.withheld_columns().filter(|(_, why)| *why == WithheldReason::NotAllowed).map(|(name, _)| name).collect();
     assert_eq!(withheld, ["tenant", "email", "created", "updated", "meta.nick"]);
 }
 

@@ -15,7 +15,9 @@ use crate::replicator::error::ServiceError;
 use crate::replicator::reader::query_changes::{AffectedUsers, Event};
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::snapshotter::point_read::{ReadRequest, ReadUser};
-use crate::replicator::source::mapping::{Mapped, Watched, compile, compile_current, compile_watched, fingerprint};
+use crate::replicator::source::mapping::{
+    MappedRelation, WatchedTable, compile, compile_current, compile_watched, fingerprint,
+};
 use crate::route::RestartSignal;
 use crate::snapshot::Reading;
 use sink::{IsCreate, Sink, Transaction};
@@ -60,9 +62,9 @@ pub(crate) struct Out<S> {
 /// What the changes of a table are to us.
 enum Source {
     /// Users.
-    Users(Box<Mapped>),
+    Users(Box<MappedRelation>),
     /// They touch users that are read by the query.
-    Watched(Relation, Vec<Watched>),
+    Watched(Relation, Vec<WatchedTable>),
     /// Published, but not mapped.
     Passed,
 }

@@ -10,7 +10,7 @@ use crate::replicator::reader::Out;
 use crate::replicator::reader::sink::{IsCreate, Sink, Transaction};
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::snapshotter::point_read::{FollowedKey, ReadUser};
-use crate::replicator::source::mapping::Watched;
+use crate::replicator::source::mapping::WatchedTable;
 use std::collections::{HashMap, HashSet};
 
 /// So many users are read at once: all of them are in memory then, profiles of hundreds of kilobytes among them.
@@ -72,7 +72,7 @@ impl AffectedUsers {
     /// Takes a row of a watched table.
     pub(crate) fn touch(
         &mut self,
-        watched: &Watched,
+        watched: &WatchedTable,
         row: &[Cell<'_>],
         event: Event,
         transaction: Transaction,

@@ -110,7 +110,7 @@ pub async fn settled(client: &PgClient, config: &Config) -> Result<Config, Servi
 /// A mapping for several versions of a store says what it found of this one.
 async fn say_what_is_lacking(client: &PgClient, config: &Config) -> Result<(), ServiceError> {
     let mapped = compile_current(client, &config.users).await?;
-    let lacking = config.users.lacking(&mapped.relation);
+    let lacking = config.users.missing_columns(&mapped.relation);
     if !lacking.is_empty() {
         tracing::info!(table = %config.users.table, lacking = lacking.join(", "), "these columns are not there, and null");
     }

@@ -5,7 +5,7 @@ use crate::map::{TenantRef, Via};
 use crate::model::{Cell, Lsn, Timestamp, User, UserId, Xid};
 use crate::pg::{PgClient, PgUrl, connect, quote_table};
 use crate::replicator::error::ServiceError;
-use crate::replicator::source::mapping::{Mapped, compile_current};
+use crate::replicator::source::mapping::{MappedRelation, compile_current};
 use crate::snapshot::{By, Reading, Rows, Seen, read_relation, source_session};
 use std::borrow::Cow;
 use tokio::sync::Mutex;
@@ -132,7 +132,7 @@ async fn read(
     by: LookupBy,
 ) -> Result<PointReadResult, ServiceError> {
     let reading = Reading::begin(client, xids).await?;
-    let Mapped { relation, plan, from } = compile_current(client, &config.users).await?;
+    let MappedRelation { relation, plan, from } = compile_current(client, &config.users).await?;
     let position = reading.position();
     let by = match by {
         LookupBy::MappingKey => By::mapping(&config.users, &relation),

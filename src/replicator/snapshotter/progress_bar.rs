@@ -2,7 +2,7 @@
 
 use crate::map::{Rules, is_tenant_a_text};
 use crate::pg::PgClient;
-use crate::replicator::source::mapping::Mapped;
+use crate::replicator::source::mapping::MappedRelation;
 use crate::snapshot::{RowStream, SourceReadError};
 use std::io::{IsTerminal, Write, stderr};
 use std::sync::Arc;
@@ -56,7 +56,7 @@ impl HowFar {
 pub(crate) async fn expected_rows(
     client: &PgClient,
     rules: &Rules,
-    mapped: &Mapped,
+    mapped: &MappedRelation,
     condition: &str,
 ) -> Result<u64, SourceReadError> {
     match condition.is_empty() || is_tenant_a_text(rules, &mapped.relation) {

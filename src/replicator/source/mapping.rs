@@ -9,7 +9,7 @@ use crate::replicator::error::ServiceError;
 use crate::snapshot::{describe_query, generated_columns, query_item, read_relation};
 use tokio_postgres::Client;
 
-pub(crate) struct Mapped {
+pub(crate) struct MappedRelation {
     pub(crate) relation: Relation,
     pub(crate) plan: RowPlan,
     /// Where rows of this shape are read from, as an item of SQL's FROM.
@@ -19,7 +19,11 @@ pub(crate) struct Mapped {
 /// Holds the mapping against a relation version; its types are looked up in the catalog. A version need not have what
 /// is excluded: another one may, and a column list leaves it out. Generated columns, which a publication may send since
 /// PostgreSQL 18, stay out as they do where it does not.
-pub(crate) async fn compile(client: &Client, rules: &Rules, relation: Relation) -> Result<Mapped, ServiceError> {
+pub(crate) async fn compile(
+    client: &Client,
+    rules: &Rules,
+    relation: Relation,
+) -> Result<MappedRelation, ServiceError> {
     let generated = generated_columns(client, relation.oid).await?;
     let exclude =
         rules.exclude.iter().map(|name| name.trim_end_matches('?')).chain(generated.iter().map(String::as_str));
@@ -27,19 +31,19 @@ pub(crate) async fn compile(client: &Client, rules: &Rules, relation: Relation) 
     compile_strictly(client, &Rules { exclude, ..rules.clone() }, relation).await
 }
 
-async fn compile_strictly(client: &Client, rules: &Rules, relation: Relation) -> Result<Mapped, ServiceError> {
+async fn compile_strictly(client: &Client, rules: &Rules, relation: Relation) -> Result<MappedRelation, ServiceError> {
     let types = types_of(client, &relation).await?;
     let plan = RowPlan::compile(rules, &relation, &types)?;
     let from = quote_table(&relation.table);
-    Ok(Mapped { relation, plan, from })
+    Ok(MappedRelation { relation, plan, from })
 }
 
 /// The same for the table as it is now, or for what the query gives now.
-pub(crate) async fn compile_current(client: &Client, rules: &Rules) -> Result<Mapped, ServiceError> {
+pub(crate) async fn compile_current(client: &Client, rules: &Rules) -> Result<MappedRelation, ServiceError> {
     let relation = current(client, &rules.table).await?;
     let Some(query) = &rules.query else { return compile_strictly(client, rules, relation).await };
     let relation = describe_query(client, &query.sql, &relation).await.map_err(ServiceError::Query)?;
-    Ok(Mapped { from: query_item(&query.sql), ..compile_strictly(client, rules, relation).await? })
+    Ok(MappedRelation { from: query_item(&query.sql), ..compile_strictly(client, rules, relation).await? })
 }
 
 /// Holds what is watched of a table against a relation version of it.
@@ -47,18 +51,18 @@ pub(crate) async fn compile_watched(
     client: &Client,
     rules: &Rules,
     relation: &Relation,
-) -> Result<Vec<Watched>, ServiceError> {
+) -> Result<Vec<WatchedTable>, ServiceError> {
     let types = types_of(client, relation).await?;
     let watches = rules.query.iter().flat_map(|query| &query.watch).filter(|watch| watch.table == relation.table);
     let compiled = watches.map(|watch| {
         let plan = TouchPlan::compile(rules, watch, relation, &types)?;
-        Ok(Watched { plan, is_users_own: watch.is_users_own })
+        Ok(WatchedTable { plan, is_users_own: watch.is_users_own })
     });
     compiled.collect()
 }
 
 /// A table whose changes touch users.
-pub(crate) struct Watched {
+pub(crate) struct WatchedTable {
     pub(crate) plan: TouchPlan,
     /// The table that says whether a user is there at all.
     pub(crate) is_users_own: bool,
@@ -74,7 +78,7 @@ pub(crate) async fn identity_gaps(client: &Client, rules: &Rules) -> Result<(), 
     check(&rules.table, plan.identity_gap(), plan.identity_remedy())?;
     if rules.query.is_some() {
         for table in rules.tables() {
-            for Watched { plan, .. } in compile_watched(client, rules, &current(client, table).await?).await? {
+            for WatchedTable { plan, .. } in compile_watched(client, rules, &current(client, table).await?).await? {
                 check(table, plan.identity_gap(), plan.identity_remedy())?;
             }
         }
@@ -133,10 +137,10 @@ async fn types_of(client: &Client, relation: &Relation) -> Result<TypeCatalog, S
 }
 
 /// Changes whenever an unchanged row would be mapped to something else.
-pub(crate) fn fingerprint(rules: &Rules, mapped: &Mapped) -> String {
-    let Mapped { relation, plan, .. } = mapped;
+pub(crate) fn fingerprint(rules: &Rules, mapped: &MappedRelation) -> String {
+    let MappedRelation { relation, plan, .. } = mapped;
     let kind = |name| relation.columns.iter().find(|column| column.name == name).map(|column| column.type_oid);
-    map::fingerprint(rules, relation.oid, plan.leaving().map(|name| (name, kind(name))))
+    map::fingerprint(rules, relation.oid, plan.exposed_columns().map(|name| (name, kind(name))))
 }
 
 #[cfg(test)]

@@ -18,9 +18,9 @@ fn config(users: &str) -> Config {
 
 /// Names and fingerprints of the preset's families, on a table with the oid 16384 from which two columns leave.
 fn preset_fingerprints(preset: &str) -> Vec<(String, String)> {
-    let leaving = [("id", Some(2950)), ("gone", None)];
+    let exposed = [("id", Some(2950)), ("gone", None)];
     let families = config(&format!("preset: {preset}")).families;
-    families.into_iter().map(|family| (family.name, map::fingerprint(&family.rules, 16_384, leaving))).collect()
+    families.into_iter().map(|family| (family.name, map::fingerprint(&family.rules, 16_384, exposed))).collect()
 }
 
 macro_rules! presets {
@@ -78,8 +78,8 @@ fn the_fingerprint_names_the_columns_that_leave_with_their_types() {
         columns: columns.into(),
     };
     let plan = RowPlan::compile(&rules, &relation, &TypeCatalog::new()).unwrap();
-    let mapped = Mapped { relation, plan, from: String::new() };
-    let leaving = [("id", Some(2950)), ("email", Some(25))];
-    assert_eq!(fingerprint(&rules, &mapped), map::fingerprint(&rules, 16_384, leaving));
+    let mapped = MappedRelation { relation, plan, from: String::new() };
+    let exposed = [("id", Some(2950)), ("email", Some(25))];
+    assert_eq!(fingerprint(&rules, &mapped), map::fingerprint(&rules, 16_384, exposed));
     assert_eq!(fingerprint(&rules, &mapped), "2fe7f634dd20b01ff1bedef90dcfb5c5");
 }
