@@ -1,4 +1,4 @@
-//! `where`: a condition in SQL's words, parsed. Pure.
+//! `users.where`: the parser of conditions in SQL's syntax. Pure.
 //!
 //! ```text
 //! condition = and {"or" and}; and = not {"and" not}; not = ["not"] test | ["not"] "(" condition ")"
@@ -11,14 +11,11 @@ use super::section::{KeyType, Reader};
 use super::yaml::Node;
 use crate::map::Filter;
 
-/// What is wrong, and what to write.
-type Wrong = (String, &'static str);
+const SYNTAX: &str = "for example: type in ('internal', 'external') and deleted is null and not is_service = true; \
+                      a text is in single quotes, and a name with special characters in double quotes";
 
-const FORMS: &str = "for example: type in ('internal', 'external') and deleted is null and not is_service = true; \
-                     a name with odd characters stands in double quotes, a text in single ones";
-
-/// Nested deeper, it was not written by a person.
-const DEEPEST: usize = 32;
+/// Limits the parser's recursion.
+const MAX_DEPTH: usize = 32;
 
 /// The key `users.where`.
 pub(super) struct Condition;
@@ -34,31 +31,31 @@ impl KeyType for Condition {
     fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Filter> {
         match parse_filter(&reader.text(node, path)?) {
             Ok(filter) => Some(filter),
-            Err((message, help)) => {
-                reader.push(Fault::new(&node.span, format!("{path}: {message}")).help(help));
+            Err(message) => {
+                reader.push(Fault::new(&node.span, format!("{path}: {message}")).help(SYNTAX));
                 None
             }
         }
     }
 }
 
-/// Reads a condition.
-fn parse_filter(text: &str) -> Result<Filter, Wrong> {
+/// Parses a condition. The error says what was expected.
+fn parse_filter(text: &str) -> Result<Filter, String> {
     let mut parser = Parser { tokens: tokens(text)?, at: 0, depth: 0 };
     let filter = parser.condition()?;
     match parser.peek() {
         None => Ok(filter),
-        Some(token) => Err(wrong(format!("{} is one too many", token.show()))),
+        Some(token) => Err(format!("unexpected {}", token.show())),
     }
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum Token {
-    /// A bare word or number, as it is written.
+    /// A word or number without quotes.
     Word(String),
-    /// In double quotes.
+    /// A name in double quotes.
     Quoted(String),
-    /// In single quotes.
+    /// A text in single quotes.
     Text(String),
     Sign(&'static str),
 }
@@ -68,18 +65,14 @@ impl Token {
         match self {
             Token::Word(word) => format!("{word:?}"),
             Token::Quoted(name) => format!("the name {name:?}"),
-            // It may be a value that is nobody's business.
+            // The text may be personal data.
             Token::Text(_) => "a text".to_owned(),
             Token::Sign(sign) => format!("{sign:?}"),
         }
     }
 }
 
-fn wrong(message: impl Into<String>) -> Wrong {
-    (message.into(), FORMS)
-}
-
-fn tokens(text: &str) -> Result<Vec<Token>, Wrong> {
+fn tokens(text: &str) -> Result<Vec<Token>, String> {
     let mut tokens = Vec::new();
     let mut rest = text.trim_start();
     while let Some(first) = rest.chars().next() {
@@ -94,7 +87,7 @@ fn tokens(text: &str) -> Result<Vec<Token>, Wrong> {
             }
             _ => {
                 let sign = ["<>", "!=", "=", "(", ")", ","].into_iter().find(|sign| rest.starts_with(sign));
-                let sign = sign.ok_or_else(|| wrong(format!("{first:?} means nothing here")))?;
+                let sign = sign.ok_or_else(|| format!("unexpected character {first:?}"))?;
                 (Token::Sign(sign), &rest[sign.len()..])
             }
         };
@@ -108,8 +101,8 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '_' | '.' | '$')
 }
 
-/// What stands in quotes, a doubled one standing for itself, and what follows.
-fn quoted(text: &str, quote: char) -> Result<(String, &str), Wrong> {
+/// The text in quotes, in which a doubled quote is one, and the rest after it.
+fn quoted(text: &str, quote: char) -> Result<(String, &str), String> {
     let mut inside = String::new();
     let mut chars = text.char_indices().skip(1).peekable();
     while let Some((at, c)) = chars.next() {
@@ -121,7 +114,7 @@ fn quoted(text: &str, quote: char) -> Result<(String, &str), Wrong> {
             return Ok((inside, &text[at + 1..]));
         }
     }
-    Err(wrong(format!("a {quote} is not closed")))
+    Err(format!("a {quote} is not closed"))
 }
 
 struct Parser {
@@ -131,20 +124,20 @@ struct Parser {
 }
 
 impl Parser {
-    fn condition(&mut self) -> Result<Filter, Wrong> {
+    fn condition(&mut self) -> Result<Filter, String> {
         self.list("or", Self::all, Filter::Or)
     }
 
-    fn all(&mut self) -> Result<Filter, Wrong> {
+    fn all(&mut self) -> Result<Filter, String> {
         self.list("and", Self::negated, Filter::And)
     }
 
     fn list(
         &mut self,
         word: &str,
-        part: fn(&mut Self) -> Result<Filter, Wrong>,
+        part: fn(&mut Self) -> Result<Filter, String>,
         all: fn(Vec<Filter>) -> Filter,
-    ) -> Result<Filter, Wrong> {
+    ) -> Result<Filter, String> {
         let first = part(self)?;
         let mut parts = vec![first];
         while self.takes_word(word) {
@@ -153,10 +146,10 @@ impl Parser {
         Ok(if parts.len() == 1 { parts.remove(0) } else { all(parts) })
     }
 
-    fn negated(&mut self) -> Result<Filter, Wrong> {
+    fn negated(&mut self) -> Result<Filter, String> {
         self.depth += 1;
-        if self.depth > DEEPEST {
-            return Err(wrong("it is nested too deep"));
+        if self.depth > MAX_DEPTH {
+            return Err("the condition is nested too deeply".to_owned());
         }
         let filter = if self.takes_word("not") {
             Filter::Not(Box::new(self.negated()?))
@@ -171,11 +164,11 @@ impl Parser {
         Ok(filter)
     }
 
-    fn test(&mut self) -> Result<Filter, Wrong> {
+    fn test(&mut self) -> Result<Filter, String> {
         let name = match self.next() {
             Some(Token::Word(name) | Token::Quoted(name)) => name,
-            Some(other) => return Err(wrong(format!("a column is expected, not {}", other.show()))),
-            None => return Err(wrong("it ends where a column is expected")),
+            Some(other) => return Err(format!("expected a column, found {}", other.show())),
+            None => return Err("expected a column, found the end".to_owned()),
         };
         if self.takes_sign("=") {
             return Ok(Filter::In(name, vec![self.literal()?]));
@@ -185,10 +178,10 @@ impl Parser {
         }
         if self.takes_word("is") {
             let negated = self.takes_word("not");
-            return match self.takes_word("null") {
-                true => Ok(negate(negated, Filter::IsNull(name))),
-                false => Err(wrong("after `is` only `null` and `not null` can stand")),
-            };
+            if !self.takes_word("null") {
+                return Err("expected null or not null after is".to_owned());
+            }
+            return Ok(negate(negated, Filter::IsNull(name)));
         }
         let negated = self.takes_word("not");
         if self.takes_word("in") {
@@ -200,16 +193,16 @@ impl Parser {
             self.sign(")")?;
             return Ok(negate(negated, Filter::In(name, values)));
         }
-        Err(wrong(format!("after {name:?} one of =, <>, in, is is expected")))
+        Err(format!("expected =, <>, in or is after {name:?}"))
     }
 
-    fn literal(&mut self) -> Result<String, Wrong> {
+    fn literal(&mut self) -> Result<String, String> {
         match self.next() {
             Some(Token::Text(text)) => Ok(text),
             Some(Token::Word(word)) if matches!(&*word.to_lowercase(), "true" | "false") => Ok(word.to_lowercase()),
             Some(Token::Word(word)) if word.parse::<f64>().is_ok() => Ok(word),
-            Some(other) => Err(wrong(format!("a value is expected, not {}", other.show()))),
-            None => Err(wrong("it ends where a value is expected")),
+            Some(other) => Err(format!("expected a value, found {}", other.show())),
+            None => Err("expected a value, found the end".to_owned()),
         }
     }
 
@@ -235,11 +228,8 @@ impl Parser {
         takes
     }
 
-    fn sign(&mut self, wanted: &str) -> Result<(), Wrong> {
-        match self.takes_sign(wanted) {
-            true => Ok(()),
-            false => Err(wrong(format!("{wanted:?} is missing"))),
-        }
+    fn sign(&mut self, wanted: &str) -> Result<(), String> {
+        if self.takes_sign(wanted) { Ok(()) } else { Err(format!("expected {wanted:?}")) }
     }
 }
 
@@ -281,17 +271,17 @@ mod tests {
     #[test]
     fn syntax_errors_are_reported() {
         for (text, expected) in [
-            ("", "it ends where a column is expected"),
-            ("a", "after \"a\" one of =, <>, in, is is expected"),
-            ("a = ", "it ends where a value is expected"),
-            ("a = b", "a value is expected, not \"b\""),
+            ("", "expected a column, found the end"),
+            ("a", "expected =, <>, in or is after \"a\""),
+            ("a = ", "expected a value, found the end"),
+            ("a = b", "expected a value, found \"b\""),
             ("a = 'x", "a ' is not closed"),
-            ("a = 'x' b", "\"b\" is one too many"),
-            ("(a = 1", "\")\" is missing"),
-            ("a is 5", "after `is` only `null` and `not null` can stand"),
-            ("a > 5", "'>' means nothing here"),
+            ("a = 'x' b", "unexpected \"b\""),
+            ("(a = 1", "expected \")\""),
+            ("a is 5", "expected null or not null after is"),
+            ("a > 5", "unexpected character '>'"),
         ] {
-            assert_eq!(parse_filter(text).map_err(|(message, _)| message), Err(expected.to_owned()), "{text}");
+            assert_eq!(parse_filter(text), Err(expected.to_owned()), "{text}");
         }
         assert!(parse_filter(&"(".repeat(1000)).is_err());
     }

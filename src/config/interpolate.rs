@@ -1,46 +1,46 @@
-//! `${NAME}` and `${file:PATH}` inside a text. Pure: the surroundings come in as two functions.
+//! `${NAME}` and `${file:PATH}` inside a text. Pure: variables and files are two functions.
 
 use std::io;
 
-/// Where the values come from.
+/// The environment that values come from.
 pub struct Env<'a> {
-    /// An environment variable.
+    /// Returns an environment variable.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
-    /// A file's content.
+    /// Returns the content of a file.
     pub file: &'a dyn Fn(&str) -> io::Result<String>,
 }
 
-/// Why a text cannot be completed. Names variables and files, never what they hold.
+/// Why a text cannot be interpolated. It names variables and files, never their values.
 #[derive(Debug, thiserror::Error)]
 pub enum InterpolationError {
-    /// The variable is not set, or is no text.
+    /// The variable is not set, or is not valid UTF-8.
     #[error("the environment variable {0} is not set")]
     Variable(String),
     /// The file cannot be read.
     #[error("cannot read the file {path}: {error}")]
     File {
-        /// As it is written.
+        /// The path in the text.
         path: String,
-        /// The system's reason.
+        /// The reason.
         error: io::Error,
     },
     /// `${` without `}`.
     #[error("a '${{' has no '}}'")]
     Open,
-    /// Something else than a name between the braces.
+    /// The text between the braces is not a name.
     #[error("'${{{0}}}' is neither ${{NAME}} nor ${{file:PATH}}")]
     Name(String),
 }
 
-/// A text with the environment's variables put in, as in the file.
+/// Replaces the variables and files in a text from outside the configuration.
 pub fn from_environment(text: &str) -> Result<String, InterpolationError> {
-    let from = Env { variable: &|name| std::env::var(name).ok(), file: &|file| std::fs::read_to_string(file) };
-    interpolate(text, &from)
+    let env = Env { variable: &|name| std::env::var(name).ok(), file: &|file| std::fs::read_to_string(file) };
+    interpolate(text, &env)
 }
 
-/// Replaces `${NAME}` by the variable, `${file:PATH}` by the file without its last line break, `$${` by `${`.
-/// What was put in is not looked at again.
-pub(super) fn interpolate(text: &str, from: &Env<'_>) -> Result<String, InterpolationError> {
+/// Replaces `${NAME}` by the variable, `${file:PATH}` by the file without its last line break, and `$${` by `${`. Inserted text
+/// is not expanded again.
+pub(super) fn interpolate(text: &str, env: &Env<'_>) -> Result<String, InterpolationError> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("${") {
@@ -53,17 +53,17 @@ pub(super) fn interpolate(text: &str, from: &Env<'_>) -> Result<String, Interpol
         }
         out.push_str(before);
         let (inside, after) = opened.split_once('}').ok_or(InterpolationError::Open)?;
-        out.push_str(&value(inside, from)?);
+        out.push_str(&value(inside, env)?);
         rest = after;
     }
     out.push_str(rest);
     Ok(out)
 }
 
-fn value(inside: &str, from: &Env<'_>) -> Result<String, InterpolationError> {
+fn value(inside: &str, env: &Env<'_>) -> Result<String, InterpolationError> {
     if let Some(path) = inside.strip_prefix("file:") {
         let mut content =
-            (from.file)(path).map_err(|error| InterpolationError::File { path: path.to_owned(), error })?;
+            (env.file)(path).map_err(|error| InterpolationError::File { path: path.to_owned(), error })?;
         if content.ends_with('\n') {
             content.pop();
             if content.ends_with('\r') {
@@ -77,10 +77,10 @@ fn value(inside: &str, from: &Env<'_>) -> Result<String, InterpolationError> {
             && !name.starts_with(|c: char| c.is_ascii_digit())
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
     };
-    match is_name(inside) {
-        true => (from.variable)(inside).ok_or_else(|| InterpolationError::Variable(inside.to_owned())),
-        false => Err(InterpolationError::Name(inside.to_owned())),
+    if !is_name(inside) {
+        return Err(InterpolationError::Name(inside.to_owned()));
     }
+    (env.variable)(inside).ok_or_else(|| InterpolationError::Variable(inside.to_owned()))
 }
 
 #[cfg(test)]

@@ -151,7 +151,7 @@ pub(super) fn check_kafka(
     reader: &mut Reader<'_>,
 ) {
     if !cfg!(feature = "kafka") {
-        let fault = Fault::new(root.span_of("kafka"), "this build of users-sync does not support Kafka");
+        let fault = Fault::new(root.span_of("kafka"), "this users-sync is built without Kafka");
         reader
             .push(fault.help("use a build with the cargo feature `kafka` (a default feature), or remove the section"));
     }
@@ -162,8 +162,8 @@ pub(super) fn check_kafka(
     match Topics::new(&kafka.topic, users, tenants.iter().map(|tenant| &tenant.id)) {
         Ok(topics) if topics.distinct().contains(&&*kafka.positions_topic) => {
             let span = root.span_of("kafka.positions_topic");
-            let fault = Fault::new(span, "kafka.positions_topic is also the topic of users");
-            reader.push(fault.help("positions need a topic of their own"));
+            let fault = Fault::new(span, "kafka.positions_topic is also a topic for users");
+            reader.push(fault.help("choose a topic that only contains positions"));
         }
         Ok(_) => {}
         Err(error) => {

@@ -1,7 +1,7 @@
-//! The types of keys: how their values are written, which text is accepted, and their JSON Schema. Pure.
+//! The types of keys: which text they accept, and their JSON Schema. Pure.
 
 use super::error::Fault;
-use super::section::{KeyType, Nested, Reader, Word};
+use super::section::{AllowedValue, KeyType, Nested, Reader};
 use super::units::{parse_duration, parse_percent, parse_size};
 use super::yaml::{Kind, Node};
 use crate::model::{TableName, TenantId, TenantKey};
@@ -16,7 +16,7 @@ use std::time::Duration;
 /// The longest name of a PostgreSQL object, in bytes (NAMEDATALEN - 1).
 const MAX_NAME_LEN: usize = 63;
 
-/// A key type that is written as one scalar, and accepts a text or does not.
+/// A key type whose values are single texts.
 pub(super) trait TextType {
     type Value;
     type Schema: JsonSchema;
@@ -69,10 +69,10 @@ text_types! {
         |text| Size::parse(text)?.try_into().ok();
     DurationText(String) -> Duration: "a duration such as 500ms, 5s, 10m, 2h or 30d", parse_duration;
     Percent(String) -> f64: "a percentage such as 10%", parse_percent;
-    /// `true` or `false`, also from a variable.
+    /// A boolean that may also be a variable.
     Switch(AnyScalar) -> bool: "true or false", |text| text.parse().ok();
     Count(AnyScalar) -> i32: "a number from 1", |text| text.parse().ok().filter(|count| *count > 0);
-    /// A text that YAML may take for a number or a truth value.
+    /// A text that YAML may read as a number or a boolean.
     Scalar(AnyScalar) -> String: "a text", |text| Some(text.to_owned());
     TenantName(AnyScalar) -> TenantId: "a text that is not empty",
         |text| (!text.is_empty()).then(|| TenantId::new(text));
@@ -106,7 +106,7 @@ impl TextType for bool {
     }
 }
 
-/// The schema of a scalar that needs no quotes.
+/// The schema of a text that YAML may read as a number or a boolean.
 pub(super) struct AnyScalar;
 
 impl JsonSchema for AnyScalar {
@@ -119,7 +119,7 @@ impl JsonSchema for AnyScalar {
     }
 }
 
-/// One of the words of an enum, as serde names them. Every variant needs a doc comment.
+/// An enum, whose values have serde's names. Every variant needs a doc comment.
 pub(super) struct Choice<E>(PhantomData<E>);
 
 impl<E: DeserializeOwned + JsonSchema> KeyType for Choice<E> {
@@ -127,19 +127,19 @@ impl<E: DeserializeOwned + JsonSchema> KeyType for Choice<E> {
     type Schema = E;
 
     fn expected() -> String {
-        let words: Vec<String> = Self::choices().into_iter().map(|choice| choice.word).collect();
-        match words.split_last() {
+        let values: Vec<String> = Self::allowed_values().into_iter().map(|allowed| allowed.value).collect();
+        match values.split_last() {
             Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
-            _ => words.concat(),
+            _ => values.concat(),
         }
     }
 
-    /// The schema lists the words with documentation as `oneOf`.
-    fn choices() -> Vec<Word> {
+    /// The schema lists documented values as `oneOf`.
+    fn allowed_values() -> Vec<AllowedValue> {
         let schema = E::json_schema(&mut SchemaGenerator::default()).to_value();
         let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
         let words = schema["oneOf"].as_array().into_iter().flatten();
-        words.map(|word| Word { word: text(&word["const"]), doc: text(&word["description"]) }).collect()
+        words.map(|word| AllowedValue { value: text(&word["const"]), doc: text(&word["description"]) }).collect()
     }
 
     fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<E> {
@@ -170,8 +170,8 @@ impl<K: KeyType> KeyType for Option<K> {
         K::nested()
     }
 
-    fn choices() -> Vec<Word> {
-        K::choices()
+    fn allowed_values() -> Vec<AllowedValue> {
+        K::allowed_values()
     }
 
     fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Option<K::Value>> {

@@ -47,7 +47,7 @@ impl MaxDeletes {
     /// No limit, for a resync whose deletes have been confirmed.
     pub const ALL: MaxDeletes = MaxDeletes { percent: 100.0 };
 
-    /// Number of users that a resync may always delete.
+    /// A resync may always delete this many users.
     pub const FLOOR: u64 = 100;
 
     /// The most deletes that a merge into a target of `live` users may make.

@@ -1,5 +1,5 @@
-//! The section `users` -> [`Rules`]: a preset's and the file's own keys together, for each family of tables that the store
-//! may have. Pure.
+//! The section `users` -> [`Rules`], for each layout that the store's tables may have. Keys of the file override those of the
+//! preset. Pure.
 
 use super::error::Fault;
 use super::preset_file::{merge, variants};
@@ -10,19 +10,19 @@ use crate::map::{Query, Rules, Value, Via, Watch};
 use crate::model::TableName;
 use crate::pg::{quote_ident, quote_table};
 
-/// Tables of one shape that a store's versions and set-ups may have.
+/// One layout of a store's tables. Layouts differ between versions and set-ups of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Family {
-    /// What people call it; empty where there is only one.
+    /// Name of the layout; empty if there is only one.
     pub name: String,
-    /// The columns of the table by which it is recognised.
+    /// Columns of the table by which the layout is recognised.
     pub has: Vec<String>,
     /// The mapping for it.
     pub rules: Rules,
 }
 
 impl Family {
-    /// What it is recognised by.
+    /// The table and columns by which the layout is recognised.
     pub fn describe(&self) -> String {
         match &self.has[..] {
             [] => self.rules.table.to_string(),
@@ -31,10 +31,10 @@ impl Family {
     }
 }
 
-/// The column by which a fanned-out user's row names its tenant.
+/// Column of the query behind `users.fan_out` that contains the tenant.
 const FAN_OUT_TENANT: &str = "users_sync_tenant";
 
-/// The section `users`: every family of its preset, each with the file's own keys over it. One alone without a preset.
+/// The section `users`, read as the families of its preset. Without a preset there is one family.
 pub(super) struct Mapping;
 
 impl KeyType for Mapping {
@@ -126,7 +126,7 @@ fn build_query(
     }
     if !plain(&rules.id).is_some_and(|id| key.contains(&id)) {
         let span = node.get("key").map_or(node.span_of("query"), |key| &key.span);
-        let fault = Fault::new(span, "users.id is not among the columns of users.key");
+        let fault = Fault::new(span, "users.id is not one of the columns in users.key");
         return Err(fault.help("with a query, users.id is a plain column of its result, and one of the key's columns"));
     }
     let items: &[Node] = match node.get("watch") {
@@ -165,7 +165,7 @@ fn build_watch(section: users::Watch, item: &Node, users: &TableName, key: &[Str
     })
 }
 
-/// Columns that contain other columns are as many as those.
+/// Reports a list of columns that is not as long as the list that it corresponds to.
 fn check_columns(item: &Node, name: &str, columns: &[String], of: &[String]) -> Result<(), Fault> {
     if columns.len() == of.len() {
         return Ok(());

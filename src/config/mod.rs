@@ -1,4 +1,8 @@
-//! The configuration: the YAML file, parsed (`raw`), then resolved and checked ([`Config`]).
+//! The configuration: YAML files -> [`Config`].
+//!
+//! `files` reads them, `yaml` parses one into a tree with places, and the sections that are declared with `section!` (`top`,
+//! `source`, `users`, `tenants`, ...) are read from the tree. `top` resolves them and checks the rules between them.
+//! To add a key, declare it in the file of its section. A key at the top level is also a field of `Config`.
 
 mod admin;
 mod deletes;

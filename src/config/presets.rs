@@ -1,11 +1,11 @@
-//! The presets: YAML files that are part of the program. Pure.
+//! The presets: YAML files that are compiled into the program. Pure.
 
-/// A store's mapping, ready to be used by its name.
+/// The ready mapping of an auth store.
 #[derive(Clone, Copy, Debug)]
 pub struct Preset {
-    /// What `users.preset` says.
+    /// The value of `users.preset`.
     pub name: &'static str,
-    /// The file.
+    /// The content of its file.
     pub yaml: &'static str,
 }
 

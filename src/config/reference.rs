@@ -57,12 +57,12 @@ fn write_key(out: &mut String, path: &str, key: &Key) {
     let _ = write!(out, "\n{level} `{path}{}`\n\n", key.name);
     let _ = writeln!(out, "{}\n", kind(key));
     write_doc(out, key.doc);
-    let choices = (key.choices)();
-    if !choices.is_empty() {
+    let values = (key.allowed_values)();
+    if !values.is_empty() {
         out.push('\n');
     }
-    for choice in choices {
-        let _ = writeln!(out, "- `{}`: {}", choice.word, choice.doc.replace('\n', " "));
+    for allowed in values {
+        let _ = writeln!(out, "- `{}`: {}", allowed.value, allowed.doc.replace('\n', " "));
     }
     let Some(nested) = (key.nested)() else { return };
     // The first paragraph is for the struct's own documentation.

@@ -20,15 +20,15 @@ pub(super) struct Key {
     pub(super) default: Option<&'static str>,
     pub(super) is_optional: bool,
     pub(super) expected: fn() -> String,
-    pub(super) choices: fn() -> Vec<Word>,
+    pub(super) allowed_values: fn() -> Vec<AllowedValue>,
     pub(super) schema: fn(&mut SchemaGenerator) -> Schema,
     pub(super) nullable_schema: fn(&mut SchemaGenerator) -> Schema,
     pub(super) nested: fn() -> Option<Nested>,
 }
 
-/// A word that a key accepts, with its documentation.
-pub(super) struct Word {
-    pub(super) word: String,
+/// One of the values that a key accepts, with its documentation.
+pub(super) struct AllowedValue {
+    pub(super) value: String,
     pub(super) doc: String,
 }
 
@@ -40,7 +40,7 @@ pub(super) struct Nested {
     pub(super) is_list: bool,
 }
 
-/// How the value of a key is written and read.
+/// The type of a key: how its value is written, read and documented.
 pub(super) trait KeyType {
     type Value;
     /// The type whose JSON Schema the value has.
@@ -56,8 +56,8 @@ pub(super) trait KeyType {
     fn nested() -> Option<Nested> {
         None
     }
-    /// The words of an enum.
-    fn choices() -> Vec<Word> {
+    /// The values of an enum.
+    fn allowed_values() -> Vec<AllowedValue> {
         Vec::new()
     }
     /// Reads the value. `None` means that the reader has at least one more fault.
@@ -100,8 +100,8 @@ macro_rules! section {
                         Option<$crate::config::section::key_type!($type $(, $key_type)?)>>,
                     nested: <$crate::config::section::key_type!($type $(, $key_type)?)
                         as $crate::config::section::KeyType>::nested,
-                    choices: <$crate::config::section::key_type!($type $(, $key_type)?)
-                        as $crate::config::section::KeyType>::choices,
+                    allowed_values: <$crate::config::section::key_type!($type $(, $key_type)?)
+                        as $crate::config::section::KeyType>::allowed_values,
                 },
             )*];
         }
@@ -182,7 +182,7 @@ pub(super) const fn first(list: &[&'static str]) -> Option<&'static str> {
     }
 }
 
-/// The lines of a doc comment as text in which a paragraph is one line. Code blocks stay as they are.
+/// The lines of a doc comment as text in which a paragraph is one line. Code blocks keep their lines.
 pub(super) fn prose(doc: &[&str]) -> String {
     let mut lines: Vec<String> = Vec::new();
     let mut in_code = false;
@@ -242,7 +242,7 @@ pub(super) fn object_schema(keys: &[Key], about: &[&str], generator: &mut Schema
     schema
 }
 
-/// What reading a file takes, and the faults that it has found.
+/// The state of reading a file: where variables come from, and the faults so far.
 pub(super) struct Reader<'a> {
     env: &'a Env<'a>,
     /// The keys at the top, for the advice on a key in the wrong section.
@@ -255,14 +255,14 @@ impl<'a> Reader<'a> {
         Reader { env, top, faults: Vec::new() }
     }
 
-    /// Keeps a fault. A repeated one is dropped: the families of a preset share the file's own keys.
+    /// Adds a fault. A repeated one is dropped, because the families of a preset share the file's own keys.
     pub(super) fn push(&mut self, fault: Fault) {
         if !self.faults.contains(&fault) {
             self.faults.push(fault);
         }
     }
 
-    /// What was read, unless there are faults. They come in the order of their places.
+    /// Returns what was read, or the faults in the order of their places.
     pub(super) fn finish<T>(mut self, read: Option<T>) -> Result<T, Vec<Fault>> {
         self.faults.sort_by_key(|fault| fault.span.start);
         match read {
@@ -298,13 +298,13 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The entries of a section, none of them unknown or repeated unless that has been reported.
+/// The entries of a section. Unknown and repeated ones have been reported.
 pub(super) struct Entries<'a> {
     keys: &'static [Key],
     path: &'a str,
     entries: &'a [(YamlKey, Node)],
     span: &'a Range<usize>,
-    /// Keys that an unknown one was probably meant to be.
+    /// Keys that resemble an unknown one, and so are not reported as missing.
     misspelt: Vec<&'static str>,
 }
 
@@ -392,7 +392,7 @@ fn nearest(unknown: &str, keys: &[Key]) -> Option<&'static str> {
     scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
 }
 
-/// What to do with a key that resembles none of its section.
+/// Advice on a key that resembles none of its section.
 fn advice(unknown: &str, path: &str, keys: &[Key], top: &'static [Key]) -> String {
     if top.iter().any(|key| key.name == unknown) {
         return if path.is_empty() {

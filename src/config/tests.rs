@@ -182,7 +182,7 @@ fn keys_in_the_file_override_the_preset() {
     assert_eq!(config.families[1].rules.created_at, Some(Value::Column("created_at".to_owned())));
     check("  table: auth.users", "  preset: supabse", "4:11", "there is no preset supabse", "did you mean supabase?");
     check("  table: auth.users", "  preset: qqq", "4:11", "there is no preset qqq", "users-sync presets");
-    check("  table: auth.users", "  preset: keycloak\n  key: x", "5:8", "users.id is not among", "key's columns");
+    check("  table: auth.users", "  preset: keycloak\n  key: x", "5:8", "users.id is not one of", "key's columns");
 }
 
 #[test]
@@ -206,10 +206,10 @@ fn faults_of_queries_and_conditions_are_explained() {
         "invalid value \"b\" for users.watch.table",
         "schema.name",
     );
-    check("id: id", &query("key: other"), "7:8", "users.id is not among the columns of users.key", "plain column");
+    check("id: id", &query("key: other"), "7:8", "users.id is not one of the columns in users.key", "plain column");
     check("id: id", "id: id\n  query: SELECT 1; DROP", "6:10", "must be one SELECT", "condition");
     check("id: id", "id: id\n  watch: []", "6:10", "users.watch requires users.query", "remove it");
-    check("id: id", "id: id\n  where: a >", "6:10", "users.where: '>' means nothing here", "for example");
+    check("id: id", "id: id\n  where: a >", "6:10", "users.where: unexpected character '>'", "for example");
     let fan = "id: id\n  fan_out: {table: a.m, id: u, tenant: o}";
     check("id: id", fan, "6:12", "users.fan_out and users.tenant exclude each other", "leave");
     let fanned = self::good(&GOOD.replacen("id: id\n  tenant: org", fan, 1)).users;

@@ -20,8 +20,8 @@ use serde::Deserialize;
 use std::time::Duration;
 
 section! {
-    /// The configuration of users-sync. Anywhere in a value `${NAME}` is an environment variable and `${file:PATH}` the
-    /// content of a file.
+    /// The configuration file. Anywhere in a value `${NAME}` is an environment variable and `${file:PATH}` the content of a
+    /// file.
     pub(super) struct File {
         /// The auth database and how it is read.
         source: Source,

@@ -1,44 +1,47 @@
-//! Which topic a tenant's users go to. Pure.
+//! The topic of each tenant. Pure.
 
 use crate::model::{TableName, TenantId};
 use std::collections::HashMap;
 
-/// Kafka's own bound on a topic's name.
-const LONGEST: usize = 249;
+/// The longest name of a topic in Kafka.
+const MAX_TOPIC_LEN: usize = 249;
 
-/// The topics of all tenants, by their places.
+/// The topics of all tenants, by the tenant's index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topics {
     names: Vec<String>,
 }
 
-/// A template that does not make topics.
+/// Why a template does not produce topics.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopicsError {
-    /// Letters, digits, dots, underscores and dashes are all that Kafka takes.
+    /// The name contains more than letters, digits, dots, underscores and dashes, or is too long.
     #[error(
-        "kafka.topic makes {topic:?} for tenant {tenant}, which Kafka does not take as a name: only letters, digits, '.', '_' and '-', at most 249"
+        "kafka.topic makes {topic:?} for tenant {tenant}, which is not a valid topic: expected letters, digits, '.', '_' and '-', at most 249"
     )]
     Name {
-        /// The topic.
+        /// The invalid topic.
         topic: String,
-        /// Whose it would be.
+        /// The tenant of the topic.
         tenant: TenantId,
     },
-    /// Kafka's metrics do not tell a dot from an underscore, so that it takes only one of the two.
+    /// Kafka's metrics do not distinguish a dot from an underscore, so a broker rejects the second of two such topics.
     #[error(
-        "kafka.topic makes {one:?} and {other:?}, which Kafka does not tell apart; choose other tenant ids, or one shared topic"
+        "kafka.topic makes {one:?} and {other:?}, which Kafka cannot distinguish; choose other tenant ids, or one shared topic"
     )]
     Alike {
-        /// A topic.
+        /// One topic.
         one: String,
-        /// Another one.
+        /// The other topic.
         other: String,
     },
 }
 
 impl Topics {
-    /// Puts tenants and table into a template with `{tenant}` and `{table}`; without `{tenant}` they share a topic.
+    /// Replaces `{tenant}` and `{table}` in the template. Without `{tenant}` the tenants share a topic.
+    ///
+    /// # Errors
+    /// A topic is not valid, or collides with another one in Kafka.
     pub fn new<'a>(
         template: &str,
         table: &TableName,
@@ -60,12 +63,12 @@ impl Topics {
         Ok(Topics { names })
     }
 
-    /// The topic of the tenant in this place.
+    /// The topic of the tenant with this index.
     pub fn of(&self, tenant: usize) -> &str {
         &self.names[tenant]
     }
 
-    /// Each topic once.
+    /// The topics without repetitions, sorted.
     pub fn distinct(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.names.iter().map(String::as_str).collect();
         names.sort_unstable();
@@ -74,10 +77,10 @@ impl Topics {
     }
 }
 
-/// Whether Kafka takes it as a name.
+/// Whether Kafka accepts it as a topic.
 fn is_topic(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    (1..=LONGEST).contains(&name.len()) && name != "." && name != ".." && name.chars().all(allowed)
+    (1..=MAX_TOPIC_LEN).contains(&name.len()) && name != "." && name != ".." && name.chars().all(allowed)
 }
 
 #[cfg(test)]

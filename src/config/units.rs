@@ -1,4 +1,4 @@
-//! Sizes, durations and shares as people write them. Pure.
+//! Parsers of sizes, durations and percentages. Pure.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub(super) fn parse_size(text: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
-/// `500ms`, `5s`, `10m`, `2h`, `30d`: the unit has to be there.
+/// `500ms`, `5s`, `10m`, `2h`, `30d`. The unit is required.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     let factor = TIMES.iter().find(|(name, _)| *name == unit)?.1;

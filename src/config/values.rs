@@ -8,7 +8,7 @@ use crate::map::{TimeUnit, Value};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use std::borrow::Cow;
 
-const FORMS: &str = "a value is a column (column? where the table may lack it), a list of values (the first that is not \
+const FORMS: &str = "a value is a column (column? if the table may lack it), a list of values (the first that is not \
                      empty), {join: [a, b], with: \" \"}, {column: a, unit: ms} for a time, {column: a, unless: b}, \
                      {constant: x} or {schema: true}";
 

@@ -1,6 +1,6 @@
 //! YAML as a tree of scalars, lists and sections, each with its place in the text. Pure.
 //!
-//! Scalars stay as they are written: `id: 007` is the text `007`, whatever YAML thinks it is.
+//! Scalars keep their text: `id: 007` is `007`, although YAML reads a number.
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Location, Spanned};
@@ -14,7 +14,6 @@ pub(super) struct Node {
     pub(super) span: Range<usize>,
 }
 
-/// What a node is.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Kind {
     Null,
@@ -64,13 +63,13 @@ impl Node {
     }
 }
 
-/// The text is no YAML, and where that shows.
+/// The text is not YAML.
 pub(super) struct Malformed {
     pub(super) message: String,
     pub(super) span: Range<usize>,
 }
 
-/// Reads a whole text. An empty one is an empty section.
+/// Parses a text. An empty one is null.
 pub(super) fn parse_yaml(text: &str) -> Result<Node, Malformed> {
     // Repeated keys are reported together with the other faults of their section.
     let duplicate_keys = serde_saphyr::DuplicateKeyPolicy::PassThrough;
@@ -80,7 +79,7 @@ pub(super) fn parse_yaml(text: &str) -> Result<Node, Malformed> {
         Err(error) => {
             let span = error.location().map_or(0..0, |at| span(at, text));
             let message = error.without_snippet().to_string();
-            // The place is shown on its own.
+            // The place is shown separately.
             let message = message.split(" at line ").next().unwrap_or_default().to_owned();
             Err(Malformed { message, span })
         }
@@ -112,7 +111,7 @@ fn span(at: Location, text: &str) -> Range<usize> {
     from..to
 }
 
-/// Errors of the scanner come with line and column only, both from 1, the column in characters.
+/// Errors of the scanner have only a line and a column, both from 1. The column counts characters.
 fn place(at: Location, text: &str) -> Range<usize> {
     let line = usize::try_from(at.line()).unwrap_or(1).saturating_sub(1);
     let column = usize::try_from(at.column()).unwrap_or(1).saturating_sub(1);
@@ -126,7 +125,7 @@ fn place(at: Location, text: &str) -> Range<usize> {
 enum Raw {
     Null,
     Text(String),
-    /// A number or a truth value: the text has it as it was written.
+    /// A number or a boolean. Its text is taken from the file.
     AsWritten,
     List(Vec<Spanned<Raw>>),
     Section(Vec<(Spanned<String>, Spanned<Raw>)>),
