@@ -1,5 +1,5 @@
-//! Which commit this is built from, for `users-sync --version` and the metrics: what USERS_SYNC_COMMIT says, else what git
-//! says, else `unknown` (a tarball has no git).
+//! Sets USERS_SYNC_COMMIT, the commit shown by `users-sync --version` and the metrics: from the environment, else from git,
+//! else `unknown` (a tarball has no git).
 
 use std::path::Path;
 use std::process::Command;
@@ -7,17 +7,17 @@ use std::process::Command;
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=USERS_SYNC_COMMIT");
-    let said = std::env::var("USERS_SYNC_COMMIT").ok().filter(|commit| !commit.is_empty());
-    let commit = said.or_else(from_git).unwrap_or_else(|| "unknown".to_owned());
+    let given = std::env::var("USERS_SYNC_COMMIT").ok().filter(|commit| !commit.is_empty());
+    let commit = given.or_else(from_git).unwrap_or_else(|| "unknown".to_owned());
     println!("cargo:rustc-env=USERS_SYNC_COMMIT={commit}");
 }
 
 fn from_git() -> Option<String> {
-    // Unpacked inside of another repository, that one's commit says nothing.
+    // A tarball unpacked inside another repository must not report that repository's commit.
     if !git(&["rev-parse", "--show-prefix"])?.is_empty() {
         return None;
     }
-    // It grows with every commit and checkout. A file that is not there would mean to look at every build.
+    // The log grows with every commit and checkout. Cargo would rerun this script at every build for a missing file.
     let log = git(&["rev-parse", "--git-path", "logs/HEAD"])?;
     if Path::new(&log).exists() {
         println!("cargo:rerun-if-changed={log}");

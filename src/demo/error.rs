@@ -8,10 +8,10 @@ use std::io;
 /// Why the demo failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    /// The servers.
+    /// A throwaway server.
     #[error(transparent)]
     Server(#[from] ThrowawayError),
-    /// A statement on one of them.
+    /// A statement on a throwaway server.
     #[error("a query of the demo failed: {}", crate::pg::describe(.0))]
     Sql(#[from] tokio_postgres::Error),
     /// The embedded configuration.
@@ -20,13 +20,13 @@ pub enum DemoError {
     /// Replication itself.
     #[error(transparent)]
     Service(#[from] ServiceError),
-    /// Replication ended, or did not begin.
+    /// Replication stopped, or did not start in time.
     #[error("{0}")]
     Stalled(&'static str),
-    /// What arrived is not what the source has.
+    /// The targets' rows differ from the source's.
     #[error("source and targets differ: {0}")]
     Different(String),
-    /// The terminal.
+    /// Writing to the terminal.
     #[error("cannot write to the terminal: {0}")]
     Output(#[from] io::Error),
 }

@@ -1,4 +1,4 @@
-//! People sign up, rename themselves and leave; each change is looked for where the application would.
+//! Users sign up, rename themselves and leave. Each change is measured until a query of its target sees it.
 
 use super::error::DemoError;
 use super::stage::{Stage, TENANTS};
@@ -8,17 +8,18 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_postgres::Client;
 
-/// Slow enough to read along.
-const PACE: Duration = Duration::from_millis(200);
-/// Between two looks at the target.
-const LOOK_EVERY: Duration = Duration::from_micros(200);
-const VISIBLE_WITHIN: Duration = Duration::from_secs(10);
+/// Interval between changes, slow enough to read the output.
+const CHANGE_INTERVAL: Duration = Duration::from_millis(200);
+/// Short compared with the latencies that are measured.
+const POLL_INTERVAL: Duration = Duration::from_micros(200);
+/// Time limit for one change.
+const VISIBLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const FIRST_NAMES: [&str; 10] =
     ["Ada", "Grace", "Edsger", "Barbara", "Donald", "Frances", "Alan", "Radia", "Niklaus", "Hedy"];
 const LAST_NAMES: [&str; 7] = ["Lovelace", "Hopper", "Dijkstra", "Liskov", "Knuth", "Allen", "Turing"];
 
-/// From the source's commit to the moment at which the target's answer shows it.
+/// Times from a commit at the source until a query of the target returns the change.
 #[derive(Default)]
 pub(super) struct Latencies(Vec<Duration>);
 
@@ -35,7 +36,7 @@ impl fmt::Display for Latencies {
                 Millis(p50),
                 Millis(p99)
             ),
-            _ => f.write_str("no change was made"),
+            _ => f.write_str("no changes were made"),
         }
     }
 }
@@ -48,7 +49,13 @@ impl fmt::Display for Millis {
     }
 }
 
-/// One change after the other, until it is time.
+/// A user that the demo has created.
+struct Person {
+    id: String,
+    name: String,
+}
+
+/// Makes one change after the other until `until`.
 pub(super) async fn live(
     stage: &Stage,
     until: Instant,
@@ -57,18 +64,17 @@ pub(super) async fn live(
 ) -> Result<(), DemoError> {
     let auth = stage.auth().await?;
     let targets = [stage.tenant(TENANTS[0]).await?, stage.tenant(TENANTS[1]).await?];
-    let mut people: [Vec<(String, String)>; 2] = Default::default();
+    let mut people: [Vec<Person>; 2] = Default::default();
     let mut turn = 0;
     while Instant::now() < until {
-        let next = Instant::now() + PACE;
-        let place = turn % 2;
-        let (tenant, target) = (TENANTS[place], &targets[place]);
-        let here = &mut people[place];
+        let next = Instant::now() + CHANGE_INTERVAL;
+        let index = turn % 2;
+        let (tenant, target, people) = (TENANTS[index], &targets[index], &mut people[index]);
         // Two of five sign up, two rename themselves, one leaves.
-        let (change, who, latency) = match turn % 5 {
-            1 | 3 if !here.is_empty() => {
-                let whose = turn % here.len();
-                let (id, name) = &mut here[whose];
+        let (change, user, latency) = match turn % 5 {
+            1 | 3 if !people.is_empty() => {
+                let chosen = turn % people.len();
+                let Person { id, name } = &mut people[chosen];
                 *name = format!("{} {}", FIRST_NAMES[turn % 10], LAST_NAMES[(turn / 2) % 7]);
                 let sql = "UPDATE auth.users SET first_name = $2, last_name = NULL, updated_at = clock_timestamp() \
                            WHERE id::text = $1";
@@ -76,8 +82,8 @@ pub(super) async fn live(
                 let seen = "SELECT FROM neon_auth.users_sync WHERE id = $1 AND name = $2";
                 ("renamed", name.clone(), visible(target, seen, &[id, name]).await?)
             }
-            4 if !here.is_empty() => {
-                let (id, name) = here.remove(0);
+            4 if !people.is_empty() => {
+                let Person { id, name } = people.remove(0);
                 auth.execute("DELETE FROM auth.users WHERE id::text = $1", &[&id]).await?;
                 let seen = "SELECT FROM neon_auth.users_sync WHERE id = $1 AND deleted_at IS NOT NULL";
                 ("left", name, visible(target, seen, &[&id]).await?)
@@ -89,13 +95,13 @@ pub(super) async fn live(
                 let username = format!("{}{turn}", first.to_lowercase());
                 let id: String = auth.query_one(sql, &[&tenant, &username, &first, &last]).await?.get(0);
                 let latency = visible(target, "SELECT FROM neon_auth.users_sync WHERE id = $1", &[&id]).await?;
-                // The application's own row refers to the user from now on.
+                // A row of the application's own table references the new user.
                 target.execute("INSERT INTO todos (task, user_id) VALUES ('say hello', $1)", &[&id]).await?;
-                here.push((id, format!("{first} {last}")));
+                people.push(Person { id, name: format!("{first} {last}") });
                 ("signed up", format!("{first} {last} (and has a todo)"), latency)
             }
         };
-        writeln!(out, "{:>9}  {tenant:<8} {change:<9} {who}", Millis(latency))?;
+        writeln!(out, "{:>9}  {tenant:<8} {change:<9} {user}", Millis(latency))?;
         latencies.0.push(latency);
         turn += 1;
         sleep_until(next).await;
@@ -103,16 +109,16 @@ pub(super) async fn live(
     Ok(())
 }
 
-/// How long after the commit (now) a query of the target finds a row.
+/// The time from now, right after the commit, until the query returns a row.
 async fn visible(target: &Client, sql: &str, parameters: &[&String]) -> Result<Duration, DemoError> {
     let committed = Instant::now();
     let parameters: Vec<_> =
         parameters.iter().map(|value| *value as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
     while target.query_opt(sql, &parameters).await?.is_none() {
-        if committed.elapsed() > VISIBLE_WITHIN {
-            return Err(DemoError::Stalled("a change did not arrive within 10 s"));
+        if committed.elapsed() > VISIBLE_TIMEOUT {
+            return Err(DemoError::Stalled("a change did not reach its target within 10 s"));
         }
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
     Ok(committed.elapsed())
 }

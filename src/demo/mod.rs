@@ -1,5 +1,5 @@
-//! The main job before one's eyes: an auth database, two tenants, and people who sign up, rename themselves and
-//! leave, on two throwaway servers that are gone afterwards.
+//! Shows replication on two throwaway servers, which are removed at the end: users of two tenants sign up, rename
+//! themselves and leave.
 
 mod compare;
 mod error;
@@ -19,11 +19,11 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// A first snapshot of a few hundred users takes a second at most; past this something is wrong.
-const FOLLOWING_WITHIN: Duration = Duration::from_secs(30);
+/// Time limit for the first snapshots, which take less than a second.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Shows changes for `length`, or until `stop`; then compares source and targets row by row. With `brokers` the changes go
-/// to Kafka, too.
+/// Makes changes for `length`, or until `stop`, then compares source and targets row by row. With `brokers` the changes are
+/// also published to Kafka.
 pub async fn run(
     length: Duration,
     brokers: Option<&str>,
@@ -46,7 +46,7 @@ pub async fn run(
     let shown = tokio::select! {
         shown = show(&stage, length, kafka.as_ref(), &stop, out) => shown,
         ended = &mut replication => match ended {
-            Ok(result) => result.map_err(DemoError::from).and(Err(DemoError::Stalled("replication ended by itself"))),
+            Ok(result) => result.map_err(DemoError::from).and(Err(DemoError::Stalled("replication stopped unexpectedly"))),
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         },
     };
@@ -64,17 +64,17 @@ async fn show(
     stop: &CancellationToken,
     out: &mut impl Write,
 ) -> Result<(), DemoError> {
-    let following = timeout(FOLLOWING_WITHIN, stage.wait_until_all_follow()).await;
-    following.map_err(|_| DemoError::Stalled("no snapshot was taken within 30 s"))??;
+    let following = timeout(SNAPSHOT_TIMEOUT, stage.wait_until_all_follow()).await;
+    following.map_err(|_| DemoError::Stalled("the first snapshots did not finish within 30 s"))??;
     stage.create_todos().await?;
-    writeln!(out, "Both tenants have the {} users who were there before, and follow.\n", stage::USERS_AT_FIRST)?;
+    writeln!(out, "Snapshots of the {} existing users are done; both tenants are up to date.\n", stage::INITIAL_USERS)?;
     writeln!(out, "{:>9}  {:<8} {:<9} user", "visible", "tenant", "change")?;
     let mut latencies = Latencies::default();
     let until = Instant::now() + length;
-    let lived = life::live(stage, until, &mut latencies, out);
+    let changes = life::live(stage, until, &mut latencies, out);
     tokio::select! {
-        lived = lived => lived?,
-        () = stop.cancelled() => writeln!(out, "stopped before its time")?,
+        done = changes => done?,
+        () = stop.cancelled() => writeln!(out, "stopped early")?,
     }
     writeln!(out, "\n{latencies}")?;
     let compared = compare::until_equal(stage, out).await?;

@@ -1,4 +1,4 @@
-//! The servers of the demo, their tables, and the configuration between them.
+//! The demo's two servers, their tables and the configuration.
 
 use super::error::DemoError;
 use crate::config::{self, Config, Env};
@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 pub(super) const TENANTS: [&str; 2] = ["acme", "globex"];
-pub(super) const USERS_AT_FIRST: u32 = 200;
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+pub(super) const INITIAL_USERS: u32 = 200;
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 const AUTH: &str = "
     CREATE SCHEMA auth;
@@ -47,7 +47,7 @@ impl Stage {
         let first = format!(
             "INSERT INTO auth.users (organization, username, first_name, email)
              SELECT (ARRAY['acme', 'globex'])[1 + n % 2], 'user' || n, 'Early ' || n, 'user' || n || '@example.com'
-             FROM generate_series(1, {USERS_AT_FIRST}) n"
+             FROM generate_series(1, {INITIAL_USERS}) n"
         );
         source.sql("auth", &first).await?;
         for tenant in TENANTS {
@@ -64,7 +64,7 @@ impl Stage {
         self.targets.url(tenant)
     }
 
-    /// With `brokers` there is a tee.
+    /// With `brokers` the configuration has a `kafka` section.
     pub(super) fn config(&self, brokers: Option<&str>) -> Result<Config, DemoError> {
         let variable = |name: &str| match name {
             "SOURCE" => Some(self.source_url()),
@@ -99,11 +99,11 @@ impl Stage {
                     return Ok(());
                 }
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// The application's own table, which refers to the users directly.
+    /// A table of the application with a foreign key to `users_sync`.
     pub(super) async fn create_todos(&self) -> Result<(), DemoError> {
         for tenant in TENANTS {
             self.targets.sql(tenant, TODOS).await?;

@@ -1,4 +1,4 @@
-//! Finds the server's binaries, and the account to run them as: PostgreSQL refuses root.
+//! Finds the server programs, and the account to run them as, because PostgreSQL refuses to run as root.
 
 use super::error::ThrowawayError;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ pub struct Binaries {
 }
 
 impl Binaries {
-    /// USERS_SYNC_PG_BIN, then PATH, then the newest of `/usr/lib/postgresql/*/bin`.
+    /// Searches USERS_SYNC_PG_BIN, then PATH, then `/usr/lib/postgresql/*/bin` for the newest version.
     pub fn find() -> Result<Binaries, ThrowawayError> {
         if let Some(dir) = std::env::var_os("USERS_SYNC_PG_BIN").map(PathBuf::from) {
             return Binaries::at(dir);
@@ -24,7 +24,7 @@ impl Binaries {
             .ok_or(ThrowawayError::NoBinaries)
     }
 
-    /// Those of a directory that is known.
+    /// Uses this directory. Fails if it lacks one of the two programs.
     pub fn at(dir: impl Into<PathBuf>) -> Result<Binaries, ThrowawayError> {
         let dir = dir.into();
         if holds_server(&dir) { Ok(Binaries { dir }) } else { Err(ThrowawayError::NotBinaries(dir)) }
@@ -62,7 +62,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// Whom to run the server as: nobody else unless we are root, then `postgres`, or else `nobody`.
+    /// The account for the server if this process runs as root: `postgres`, or `nobody` if there is none.
     pub fn for_server() -> Result<Option<Account>, ThrowawayError> {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
@@ -70,7 +70,7 @@ impl Account {
         ["postgres", "nobody"].into_iter().find_map(Account::named).map(Some).ok_or(ThrowawayError::NoAccount)
     }
 
-    /// `id` knows accounts from every source that the system has, not only /etc/passwd.
+    /// Asks `id`, which knows every source of accounts, not only /etc/passwd.
     fn named(name: &str) -> Option<Account> {
         let number = |flag: &str| {
             let output = Command::new("id").args([flag, name]).output().ok()?;

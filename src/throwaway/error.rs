@@ -6,37 +6,37 @@ use std::time::Duration;
 /// Why a throwaway server failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ThrowawayError {
-    /// No `initdb` and `postgres` anywhere.
+    /// `initdb` and `postgres` were not found.
     #[error(
-        "no PostgreSQL server binaries found (looked in $USERS_SYNC_PG_BIN, PATH and /usr/lib/postgresql/*/bin); \
+        "no PostgreSQL server binaries found (searched $USERS_SYNC_PG_BIN, PATH and /usr/lib/postgresql/*/bin); \
          install them with `apt-get install postgresql`, or set USERS_SYNC_PG_BIN to the directory that holds \
          initdb and postgres"
     )]
     NoBinaries,
-    /// A directory that was named, by USERS_SYNC_PG_BIN, say, has none.
-    #[error("{0:?} holds no initdb and postgres (USERS_SYNC_PG_BIN)")]
+    /// A directory from the caller or USERS_SYNC_PG_BIN lacks `initdb` or `postgres`.
+    #[error("{0:?} does not contain initdb and postgres (USERS_SYNC_PG_BIN)")]
     NotBinaries(PathBuf),
-    /// PostgreSQL refuses to run as root, and there is no one else to run it as.
+    /// PostgreSQL refuses to run as root, and no other account was found.
     #[error("PostgreSQL does not run as root, and this machine has neither a user `postgres` nor `nobody`")]
     NoAccount,
-    /// An operation of the system failed.
-    #[error("cannot {what}")]
+    /// A system call or program failed.
+    #[error("cannot {what}: {source}")]
     Io {
         /// The operation, as a verb phrase.
         what: String,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
     /// `initdb` failed.
     #[error("initdb failed:\n{0}")]
     Initdb(String),
-    /// The server ended, or never accepted connections.
+    /// The server exited, or did not accept connections.
     #[error("the throwaway server on port {port} {how}; the end of its log:\n{log}")]
     Server {
         /// Its port.
         port: u16,
-        /// What it did.
+        /// What happened, as a verb phrase.
         how: String,
         /// The tail of its log.
         log: String,
@@ -46,15 +46,15 @@ pub enum ThrowawayError {
     WillNotStop {
         /// Its port.
         port: u16,
-        /// The time that it had.
+        /// The time limit.
         within: Duration,
     },
     /// A connection or statement failed.
-    #[error("cannot {what}")]
+    #[error("cannot {what}: {}", crate::pg::describe(source))]
     Sql {
         /// The operation, as a verb phrase.
         what: String,
-        /// What the server or the driver said.
+        /// The server's or the driver's error.
         #[source]
         source: tokio_postgres::Error,
     },

@@ -1,4 +1,4 @@
-//! One throwaway server: its directory, its process, and the watchdog that ends it should we be killed.
+//! A throwaway server: its directory, its process, and a watchdog that stops it if this process is killed.
 
 use super::binaries::{Account, Binaries};
 use super::error::ThrowawayError;
@@ -12,23 +12,23 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
-/// A start includes recovery after a crash of a loaded server; nothing that works takes this long.
-const START_WITHIN: Duration = Duration::from_secs(60);
-/// The server itself gives its backends five seconds before it kills them (SIGKILL_CHILDREN_AFTER_SECS).
-const STOP_WITHIN: Duration = Duration::from_secs(20);
-/// How long a poll waits between two looks.
-const POLL: Duration = Duration::from_millis(5);
-/// Another process can take a free port between our look and the server's bind; so often we look again.
+/// Includes crash recovery of a server under load.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// The server kills its remaining backends after five seconds (SIGKILL_CHILDREN_AFTER_SECS).
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// A start takes tens of milliseconds, so tests wait little longer than that.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// Another process can bind the free port before the server does. Each attempt chooses a new port.
 const PORT_ATTEMPTS: usize = 5;
 
-/// Kept on a pipe from us, whose end it sees however we die; then it ends the server and its directory.
-/// `$1` is the data directory, `$2` the directory that goes.
+/// Reads from a pipe, which closes however this process ends. Then it stops the server of the data directory `$1` and removes
+/// the directory `$2`.
 const WATCHDOG: &str = r#"read -r _; pid=$(head -n 1 "$1/postmaster.pid" 2>/dev/null)
 if [ -n "$pid" ]; then kill -QUIT "$pid" 2>/dev/null
   i=0; while kill -0 "$pid" 2>/dev/null && [ $i -lt 100 ]; do sleep 0.1; i=$((i+1)); done; fi
 rm -rf "$2""#;
 
-/// How a throwaway server differs from the default: logical replication on, trust for everybody on loopback.
+/// Settings of a throwaway server. By default logical replication is on, and every role is trusted on loopback.
 #[derive(Clone, Debug)]
 pub struct Options {
     settings: Vec<(String, String)>,
@@ -50,35 +50,35 @@ impl Options {
         Options::default()
     }
 
-    /// A setting for `postgresql.conf`; a later one wins over an earlier one and over the defaults.
+    /// Adds a setting to `postgresql.conf`. It overrides earlier ones and the defaults.
     #[must_use]
     pub fn set(mut self, name: &str, value: &str) -> Options {
         self.settings.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// A fixed port instead of a free one.
+    /// Uses this port instead of a free one.
     #[must_use]
     pub fn port(mut self, port: u16) -> Options {
         self.port = Some(port);
         self
     }
 
-    /// Other programs than those that are found.
+    /// Uses these programs instead of searching for them.
     #[must_use]
     pub fn binaries(mut self, binaries: Binaries) -> Options {
         self.binaries = Some(binaries);
         self
     }
 
-    /// How roles other than `postgres` prove who they are (`scram-sha-256`, `md5`, `password`, ...).
+    /// Sets the authentication method (`scram-sha-256`, `md5`, `password`, ...) of all roles except `postgres`.
     #[must_use]
     pub fn auth(mut self, method: &str) -> Options {
         self.auth = method.to_owned();
         self
     }
 
-    /// A line for the top of `pg_hba.conf`.
+    /// Adds a line at the top of `pg_hba.conf`.
     #[must_use]
     pub fn hba(mut self, line: &str) -> Options {
         self.hba.push(line.to_owned());
@@ -114,7 +114,7 @@ impl Options {
     }
 }
 
-/// A running server that goes, with its directory, when it is dropped, and also when this process is killed.
+/// A running server. It is stopped, and its directory removed, when it is dropped or this process is killed.
 #[derive(Debug)]
 pub struct PostgresServer {
     binaries: Binaries,
@@ -122,12 +122,12 @@ pub struct PostgresServer {
     port: u16,
     postmaster: Option<Child>,
     watchdog: Option<Child>,
-    // Last, so that it is removed once the processes are gone.
+    // Fields are dropped in order: the processes end before their directory is removed.
     dir: TempDir,
 }
 
 impl PostgresServer {
-    /// Makes a cluster, starts it, and returns once it accepts connections.
+    /// Creates a cluster, starts it, and returns when it accepts connections.
     pub async fn start(options: Options) -> Result<PostgresServer, ThrowawayError> {
         let mut server = PostgresServer::prepare(&options)?;
         server.initdb().await?;
@@ -135,8 +135,8 @@ impl PostgresServer {
         Ok(server)
     }
 
-    /// Starts a standby on a copy of this server's data. It stops for that, since the copy is whole then without more
-    /// ado. `options` hold `primary_conninfo`.
+    /// Starts a standby on a copy of this server's data; `options` must set `primary_conninfo`. This server restarts, because
+    /// a copy of a stopped server is consistent.
     pub async fn standby(&mut self, options: Options) -> Result<PostgresServer, ThrowawayError> {
         let mut server = PostgresServer::prepare(&options)?;
         self.stop().await?;
@@ -145,7 +145,7 @@ impl PostgresServer {
         let copied = tokio::process::Command::from(command).status().await;
         copied.map_err(ThrowawayError::io("copy the primary's data"))?;
         server.write_file("standby.signal", b"")?;
-        // First the primary: who finds nobody there tries again only after a minute.
+        // The primary starts first: a standby that cannot connect retries only after a minute.
         self.restart().await?;
         server.begin(&options).await?;
         Ok(server)
@@ -157,7 +157,7 @@ impl PostgresServer {
         let dir = tempfile::Builder::new()
             .prefix("users-sync-pg-")
             .tempdir()
-            .map_err(ThrowawayError::io("make a temporary directory"))?;
+            .map_err(ThrowawayError::io("create a temporary directory"))?;
         give(dir.path(), account)?;
         let mut server = PostgresServer { binaries, account, port: 0, postmaster: None, watchdog: None, dir };
         server.watchdog = Some(server.spawn_watchdog()?);
@@ -184,12 +184,12 @@ impl PostgresServer {
         self.port
     }
 
-    /// A URL of the superuser for a database.
+    /// A connection URL of the superuser.
     pub fn url(&self, database: &str) -> String {
         self.url_for("postgres", database)
     }
 
-    /// A URL of another role for a database; `role` may be `name:password`.
+    /// A connection URL of another role; `role` may be `name:password`.
     pub fn url_for(&self, role: &str, database: &str) -> String {
         format!("postgresql://{role}@127.0.0.1:{}/{database}?sslmode=prefer", self.port)
     }
@@ -209,7 +209,7 @@ impl PostgresServer {
         self.postmaster.as_ref().map(Child::id)
     }
 
-    /// Writes a file into the data directory as the server's own (a certificate, say); returns its path.
+    /// Writes a file that the server owns, such as a certificate, to the data directory. Returns its path.
     pub fn write_file(&self, name: &str, content: &[u8]) -> Result<PathBuf, ThrowawayError> {
         let path = self.data_dir().join(name);
         let what = || format!("write {}", path.display());
@@ -223,12 +223,12 @@ impl PostgresServer {
     pub async fn connect(&self, database: &str) -> Result<tokio_postgres::Client, ThrowawayError> {
         let error = |source| ThrowawayError::Sql { what: format!("connect to database {database:?}"), source };
         let (client, connection) = tokio_postgres::connect(&self.url(database), NoTls).await.map_err(error)?;
-        // It ends with the client; what goes wrong on it the client's next call reports.
+        // The task ends with the client, whose next call reports an error of the connection.
         tokio::spawn(connection);
         Ok(client)
     }
 
-    /// Runs statements as the superuser, on a connection of their own.
+    /// Runs statements as the superuser on a new connection.
     pub async fn sql(&self, database: &str, text: &str) -> Result<(), ThrowawayError> {
         let client = self.connect(database).await?;
         let first: String = text.trim().chars().take(80).collect();
@@ -238,45 +238,45 @@ impl PostgresServer {
             .map_err(|source| ThrowawayError::Sql { what: format!("run {first:?}"), source })
     }
 
-    /// Makes a database.
+    /// Creates a database.
     pub async fn create_database(&self, name: &str) -> Result<(), ThrowawayError> {
         self.sql("postgres", &format!("CREATE DATABASE {}", crate::pg::quote_ident(name))).await
     }
 
-    /// Fast shutdown: transactions are rolled back, connections closed, everything is written out.
+    /// Fast shutdown: open transactions are rolled back, and a checkpoint is written.
     pub async fn stop(&mut self) -> Result<(), ThrowawayError> {
         self.end(Signal::INT).await
     }
 
-    /// Immediate shutdown: as a crash, but no process stays behind.
+    /// Immediate shutdown: like a crash, but no process is left running.
     pub async fn stop_immediate(&mut self) -> Result<(), ThrowawayError> {
         self.end(Signal::QUIT).await
     }
 
-    /// kill -9 of the postmaster; its children follow as soon as they notice.
+    /// SIGKILL of the postmaster. Its children exit when they notice.
     pub async fn kill(&mut self) -> Result<(), ThrowawayError> {
         self.end(Signal::KILL).await
     }
 
-    /// Starts it again on the same port and data, after a fast stop if it still runs.
+    /// Starts the server again with the same port and data, after a fast shutdown if it is running.
     pub async fn restart(&mut self) -> Result<(), ThrowawayError> {
         self.stop().await?;
-        let deadline = Instant::now() + START_WITHIN;
+        let deadline = Instant::now() + START_TIMEOUT;
         loop {
             match self.launch().await {
-                // After kill -9 the old children may hold the shared memory, and the port, for a moment.
+                // After SIGKILL the old children may hold the shared memory and the port for a moment.
                 Err(ThrowawayError::Server { log, .. })
                     if Instant::now() < deadline
                         && (log.contains("shared memory block") || log.contains("could not bind")) =>
                 {
-                    tokio::time::sleep(POLL).await;
+                    tokio::time::sleep(POLL_INTERVAL).await;
                 }
                 other => return other,
             }
         }
     }
 
-    /// The last lines of the server's log.
+    /// The last 20 lines of the server's log.
     pub fn log_tail(&self) -> String {
         let log = std::fs::read(self.log_path()).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
@@ -288,11 +288,11 @@ impl PostgresServer {
         self.dir.path().join("server.log")
     }
 
-    /// A command that runs as the server's account, in a process group of its own: ctrl-C is for us alone.
+    /// A command that runs as the server's account, in its own process group so that Ctrl-C does not reach it.
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.current_dir(self.dir.path()).process_group(0);
-        // The caller's libpq settings are not this server's.
+        // The caller's libpq settings must not apply to this server.
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("PG")) {
                 command.env_remove(name);
@@ -320,29 +320,29 @@ impl PostgresServer {
         if output.status.success() {
             return Ok(());
         }
-        let said = [output.stdout, output.stderr].concat();
-        Err(ThrowawayError::Initdb(String::from_utf8_lossy(&said).trim_end().to_owned()))
+        let output = [output.stdout, output.stderr].concat();
+        Err(ThrowawayError::Initdb(String::from_utf8_lossy(&output).trim_end().to_owned()))
     }
 
     async fn launch(&mut self) -> Result<(), ThrowawayError> {
-        let log = std::fs::File::create(self.log_path()).map_err(ThrowawayError::io("make the server's log"))?;
+        let log = std::fs::File::create(self.log_path()).map_err(ThrowawayError::io("create the server's log"))?;
         let errors = log.try_clone().map_err(ThrowawayError::io("share the server's log"))?;
         let mut command = self.command(&self.binaries.program("postgres"));
         command.arg("-D").arg(self.data_dir()).stdin(Stdio::null()).stdout(log).stderr(errors);
         self.postmaster = Some(command.spawn().map_err(ThrowawayError::io("start postgres"))?);
-        let deadline = Instant::now() + START_WITHIN;
+        let deadline = Instant::now() + START_TIMEOUT;
         loop {
             if let Some(status) = self.try_wait()? {
                 self.postmaster = None;
-                return Err(self.failed(format!("ended at once ({status})")));
+                return Err(self.failed(format!("exited during its start ({status})")));
             }
-            // A backend of an earlier postmaster cannot answer: only the one that owns the port accepts.
+            // Only the new postmaster owns the port, so an earlier one's backends cannot accept this connection.
             match self.connect("postgres").await {
                 Ok(_) => return Ok(()),
-                Err(_) if Instant::now() < deadline => tokio::time::sleep(POLL).await,
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(POLL_INTERVAL).await,
                 Err(error) => {
                     self.end(Signal::QUIT).await?;
-                    return Err(self.failed(format!("accepted no connection ({error})")));
+                    return Err(self.failed(format!("did not accept a connection ({error})")));
                 }
             }
         }
@@ -360,12 +360,12 @@ impl PostgresServer {
     async fn end(&mut self, signal: Signal) -> Result<(), ThrowawayError> {
         let Some(postmaster) = &self.postmaster else { return Ok(()) };
         send(postmaster, signal);
-        let deadline = Instant::now() + STOP_WITHIN;
+        let deadline = Instant::now() + STOP_TIMEOUT;
         while self.try_wait()?.is_none() {
             if Instant::now() > deadline {
-                return Err(ThrowawayError::WillNotStop { port: self.port, within: STOP_WITHIN });
+                return Err(ThrowawayError::WillNotStop { port: self.port, within: STOP_TIMEOUT });
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         self.postmaster = None;
         Ok(())
@@ -376,9 +376,9 @@ impl Drop for PostgresServer {
     fn drop(&mut self) {
         if let Some(mut postmaster) = self.postmaster.take() {
             send(&postmaster, Signal::QUIT);
-            let deadline = Instant::now() + STOP_WITHIN;
+            let deadline = Instant::now() + STOP_TIMEOUT;
             while matches!(postmaster.try_wait(), Ok(None)) && Instant::now() < deadline {
-                std::thread::sleep(POLL);
+                std::thread::sleep(POLL_INTERVAL);
             }
             let _ = postmaster.kill();
             let _ = postmaster.wait();
@@ -390,7 +390,7 @@ impl Drop for PostgresServer {
     }
 }
 
-/// Not reaped yet, so the id cannot be another process's. A process that is gone already is what we want.
+/// The child is not reaped yet, so its id cannot belong to another process. A child that has exited is no error.
 fn send(child: &Child, signal: Signal) {
     if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, signal);
