@@ -1,4 +1,4 @@
-//! How many rows a second one core maps: ten columns, as of an auth provider's users table.
+//! Rows per second that one core maps. The table has ten columns, as an auth provider's users table does.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use users_sync::model::{Cell, Column, Relation, ReplicaIdentity, TableName, Time
 const COLUMNS: [(&str, u32, &str); 10] = [
     ("id", 2950, "6f1ed002-ab5a-4f0e-9d5e-0d6f2f8c1a11"),
     ("tenant_id", 25, "acme"),
-    ("email", 1043, "someone.with.a.name@example.com"),
+    ("email", 1043, "ada.lovelace@example.com"),
     ("encrypted_password", 1043, "$2a$10$abcdefghijklmnopqrstuvwxyz"),
     ("is_active", 16, "t"),
     ("logins", 20, "1234"),
@@ -66,7 +66,7 @@ fn main() {
     }
 }
 
-/// Runs for about a second and prints the rate.
+/// Calls `once` for about a second and prints the rate.
 fn rate(what: &str, mut once: impl FnMut()) {
     const BATCH: u32 = 1000;
     let (start, mut rows) = (Instant::now(), 0u32);

@@ -1,4 +1,4 @@
-//! Two servers, and both ways between them.
+//! Two servers, with PostgreSQL's subscription and users-sync between them.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,11 +18,11 @@ impl Bed {
         Bed::for_connections("200").await
     }
 
-    pub async fn for_connections(most: &str) -> Bed {
-        // Durable, as a production server is; more room before a checkpoint, so that none falls into one side's time.
+    pub async fn for_connections(max_connections: &str) -> Bed {
+        // Durable like a production server. A large max_wal_size keeps checkpoints out of the measured times.
         let options = || {
-            let roomy = Options::new().set("max_wal_size", "8GB").set("shared_buffers", "512MB");
-            roomy.set("autovacuum", "off").set("max_connections", most)
+            let large = Options::new().set("max_wal_size", "8GB").set("shared_buffers", "512MB");
+            large.set("autovacuum", "off").set("max_connections", max_connections)
         };
         Bed {
             source: PostgresServer::start(options()).await.unwrap(),
@@ -30,7 +30,7 @@ impl Bed {
         }
     }
 
-    /// A database at the source with `users` people, and one at the target for each way.
+    /// Creates a database with `users` rows at the source, and one for each of the two at the target.
     pub async fn database(&self, name: &str, users: u32) {
         self.source.create_database(name).await.unwrap();
         self.source.sql(name, USERS).await.unwrap();
@@ -41,7 +41,7 @@ impl Bed {
         self.target.create_database(&format!("{name}_ours")).await.unwrap();
     }
 
-    /// Changes these users, each in a transaction of its own. They need not be durable one by one.
+    /// Changes each of these users in its own transaction, without waiting for each commit to be durable.
     pub async fn renames(&self, name: &str, from: u32, to: u32) {
         let asynchronous = format!("ALTER DATABASE {name} SET synchronous_commit = off");
         self.source.sql("postgres", &asynchronous).await.unwrap();
@@ -57,7 +57,7 @@ impl Bed {
         self.source.sql("postgres", &format!("ALTER DATABASE {name} RESET synchronous_commit")).await.unwrap();
     }
 
-    /// PostgreSQL's own subscription, with the users copied, then switched off.
+    /// Creates PostgreSQL's subscription, waits for its initial copy, then disables it.
     pub async fn subscribe(&self, name: &str) {
         self.source.sql(name, "CREATE PUBLICATION native FOR TABLE users").await.unwrap();
         let target = format!("{name}_native");
@@ -81,22 +81,22 @@ impl Bed {
         }
     }
 
-    /// Waits until a query gives true; looks now and then, so that looking costs nothing. Gives how long it took.
+    /// Waits until a query returns true; returns the time. The interval is long enough for the query's cost not to matter.
     pub async fn wait(&self, server: &PostgresServer, database: &str, sql: &str) -> Duration {
-        let begun = Instant::now();
+        let started = Instant::now();
         let client = server.connect(database).await.unwrap();
         let statement = client.prepare(sql).await.unwrap();
         loop {
             let row = client.query_opt(&statement, &[]).await.unwrap();
             if row.is_some_and(|row| row.get::<_, Option<bool>>(0) == Some(true)) {
-                return begun.elapsed();
+                return started.elapsed();
             }
-            assert!(begun.elapsed() < Duration::from_secs(300), "still not true: {sql}");
+            assert!(started.elapsed() < Duration::from_secs(300), "still not true: {sql}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// users-sync as a process of its own, for these databases at the target and the port they are reached at.
+    /// Starts users-sync for tenants with these ids and target URLs.
     pub fn ours(&self, name: &str, tenants: &[(String, String)], tenant_column: bool) -> Process {
         Process::start(&self.configuration(name, tenants, tenant_column))
     }
@@ -119,7 +119,7 @@ impl Bed {
         vec![("only".to_owned(), self.target.url(&format!("{name}_ours")))]
     }
 
-    /// Waits until every tenant follows.
+    /// Waits until every tenant is up to date.
     pub async fn following(&self, name: &str, tenants: usize) {
         self.wait(&self.source, name, "SELECT to_regclass('users_sync.tenant') IS NOT NULL").await;
         let sql = format!("SELECT count(*) = {tenants} FROM users_sync.tenant WHERE state = 'following'");
@@ -136,14 +136,13 @@ pub fn people(from: u32, to: u32) -> String {
     )
 }
 
-/// A running users-sync; stopped as SIGTERM stops it.
+/// A running users-sync. It is killed when dropped; `stop` sends SIGTERM.
 pub struct Process {
     child: Child,
     file: NamedTempFile,
 }
 
 impl Process {
-    /// With this configuration.
     pub fn start(configuration: &str) -> Process {
         let file = NamedTempFile::new().unwrap();
         std::fs::write(file.path(), configuration).unwrap();
@@ -157,7 +156,7 @@ impl Process {
         Process { child, file }
     }
 
-    /// Its configuration.
+    /// Its configuration file.
     pub fn file(&self) -> &std::path::Path {
         self.file.path()
     }
@@ -168,7 +167,7 @@ impl Process {
         assert!(self.child.wait().unwrap().success());
     }
 
-    /// Resident memory in MB: now, and at most so far.
+    /// Resident memory in MB: current and peak.
     pub fn resident(&self) -> (f64, f64) {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let value = |name: &str| {

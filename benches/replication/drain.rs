@@ -1,4 +1,4 @@
-//! How fast what waits in the slot gets into the target.
+//! The rate at which changes that wait in a slot reach the target.
 
 use super::Table;
 use super::bed::Bed;
@@ -7,7 +7,7 @@ use users_sync::throwaway::PostgresServer;
 const TRANSACTIONS: u32 = 200_000;
 const ROWS: u32 = 1_000_000;
 
-/// Changes wait in both slots; each way drains them on its own, from its start to the last user.
+/// The same changes wait in both slots. Each slot is drained on its own, timed from the start to the last user.
 pub async fn single_row_transactions(bed: &Bed, table: &mut Table) {
     bed.database("drain", TRANSACTIONS).await;
     bed.subscribe("drain").await;
@@ -33,7 +33,7 @@ pub async fn one_large_transaction(bed: &Bed, table: &mut Table) {
     table.add("one transaction of 1,000,000 updates drained", "rows/s", rate(ours), Some(rate(native)), ">= 1");
 }
 
-/// Seconds of both ways.
+/// Seconds that PostgreSQL and users-sync take.
 async fn drain(bed: &Bed, name: &str, done: &str) -> (f64, f64) {
     checkpoint(&bed.source).await;
     checkpoint(&bed.target).await;
@@ -42,18 +42,18 @@ async fn drain(bed: &Bed, name: &str, done: &str) -> (f64, f64) {
     let native = bed.wait(&bed.target, &format!("{name}_native"), &sql).await;
     bed.native(name, false).await;
     checkpoint(&bed.target).await;
-    let begun = std::time::Instant::now();
+    let started = std::time::Instant::now();
     let process = bed.ours(name, &bed.one_tenant(name), false);
     let sql = format!("SELECT true FROM neon_auth.users_sync WHERE {done}");
     bed.wait(&bed.target, &format!("{name}_ours"), &sql).await;
-    let ours = begun.elapsed();
+    let ours = started.elapsed();
     let (_, peak) = process.resident();
     println!("  peak resident memory {peak:.0} MB");
     process.stop();
     (native.as_secs_f64(), ours.as_secs_f64())
 }
 
-/// Everything dirty is written before the clock runs.
+/// Writes all dirty pages, so that no measured time includes it.
 async fn checkpoint(server: &PostgresServer) {
     server.sql("postgres", "CHECKPOINT").await.unwrap();
 }

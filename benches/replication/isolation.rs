@@ -1,4 +1,4 @@
-//! What thirty targets that are down, slow or frozen cost the other seventy.
+//! Latency of seventy tenants while the targets of thirty others are down, slow or frozen.
 
 use super::Table;
 use super::bed::Bed;
@@ -10,7 +10,7 @@ use users_sync::throwaway::TcpProxy;
 const TENANTS: usize = 100;
 const DOWN: usize = 30;
 const COMMITS: usize = 1_500;
-const EVERY: Duration = Duration::from_millis(10);
+const COMMIT_INTERVAL: Duration = Duration::from_millis(10);
 
 pub async fn with_others_down(bed: &Bed, table: &mut Table) {
     bed.database("apart", 1).await;
@@ -30,7 +30,7 @@ pub async fn with_others_down(bed: &Bed, table: &mut Table) {
     for n in DOWN..TENANTS {
         readers.push(bed.target.connect(&format!("apart_{n}")).await.unwrap());
     }
-    // Once for the connections and plans.
+    // Warm-up: opens connections and prepares plans.
     measure(bed, &readers, "warm").await;
     let calm = measure(bed, &readers, "calm").await;
     proxy.set_delay(Duration::from_millis(50));
@@ -46,12 +46,12 @@ pub async fn with_others_down(bed: &Bed, table: &mut Table) {
     bed.following("apart", TENANTS).await;
     process.stop();
     let goal = "<= 2 times";
-    table.add("p99 of 70 tenants, 30 others behind 100 ms of round trip", "ms", slow, Some(calm), goal);
-    table.add("p99 of 70 tenants, 30 others that do not answer", "ms", frozen, Some(calm), goal);
-    table.add("p99 of 70 tenants, 30 others that cannot be reached", "ms", refused, Some(calm), goal);
+    table.add("p99 of 70 tenants, 30 others with 100 ms round trip", "ms", slow, Some(calm), goal);
+    table.add("p99 of 70 tenants, 30 others not responding", "ms", frozen, Some(calm), goal);
+    table.add("p99 of 70 tenants, 30 others unreachable", "ms", refused, Some(calm), goal);
 }
 
-/// p99 in milliseconds of the tenants that are up; the others get as many changes.
+/// p99 in milliseconds of the tenants that are up. The others get as many changes.
 async fn measure(bed: &Bed, readers: &[Client], tag: &str) -> f64 {
     let writer = bed.source.connect("apart").await.unwrap();
     let insert = "INSERT INTO users (id, name, email, created_at) SELECT $1 || t, t, 'new@example.com', now() \
@@ -59,7 +59,7 @@ async fn measure(bed: &Bed, readers: &[Client], tag: &str) -> f64 {
     let insert = writer.prepare(insert).await.unwrap();
     let mut latencies = Vec::new();
     for n in 0..COMMITS {
-        let next = Instant::now() + EVERY;
+        let next = Instant::now() + COMMIT_INTERVAL;
         let up = n % readers.len();
         let (id, tenants) = (format!("{tag}-{n}-"), [format!("t{}", DOWN + up), format!("t{}", n % DOWN)]);
         writer.execute(&insert, &[&id, &&tenants[..]]).await.unwrap();
@@ -67,7 +67,7 @@ async fn measure(bed: &Bed, readers: &[Client], tag: &str) -> f64 {
         let wanted = format!("{id}{}", tenants[0]);
         let seen = "SELECT 1 FROM neon_auth.users_sync WHERE id = $1";
         while readers[up].query_opt(seen, &[&wanted]).await.unwrap().is_none() {
-            assert!(committed.elapsed() < Duration::from_secs(30), "{wanted} never came");
+            assert!(committed.elapsed() < Duration::from_secs(30), "{wanted} did not arrive");
         }
         latencies.push(committed.elapsed().as_secs_f64() * 1000.0);
         tokio::time::sleep_until(next.into()).await;

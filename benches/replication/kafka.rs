@@ -1,7 +1,7 @@
-//! How fast what waits in the tee's slot gets into Kafka, and how soon a commit is consumed.
+//! The rate at which changes that wait in the tee's slot reach Kafka, and the time from a commit to its consumer.
 //!
-//! The reference: librdkafka alone, with the same settings, produces the same keys, values and headers, while a
-//! walsender sends the same transactions to a client that throws everything away.
+//! The reference is librdkafka alone, which produces the same keys, values and headers with the same settings, while a
+//! walsender sends the same transactions to a client that discards them.
 
 use super::Table;
 use super::bed::{Bed, Process};
@@ -19,43 +19,45 @@ use users_sync::model::Lsn;
 use users_sync::pg::PgUrl;
 
 const TRANSACTIONS: u32 = 200_000;
-/// As many bytes go into one transaction of Kafka's as users-sync puts there.
-const TOGETHER: usize = 8 << 20;
+/// Bytes in one Kafka transaction, as in users-sync.
+const TRANSACTION_BYTES: usize = 8 << 20;
 const COMMITS: u32 = 1_000;
-/// And before them as many that are not counted: a broker that was just started compiles its code.
-const WARM: u32 = 1_000;
-const EVERY: Duration = Duration::from_millis(10);
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Commits before the measured ones: a new broker first compiles its code.
+const WARM_UP_COMMITS: u32 = 1_000;
+const COMMIT_INTERVAL: Duration = Duration::from_millis(10);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A way to publish: its name in the table and in topics, and the keys of the configuration.
-struct Way {
-    what: &'static str,
+/// A configuration of the tee that is measured.
+struct Variant {
+    /// In the printed table.
+    title: &'static str,
+    /// Of database, slot and topic.
     name: &'static str,
     keys: &'static str,
     transactional: bool,
 }
 
-const WAYS: [Way; 4] = [
-    Way {
-        what: "200,000 transactions to Kafka, debezium",
+const VARIANTS: [Variant; 4] = [
+    Variant {
+        title: "200,000 transactions to Kafka, debezium",
         name: "tee_debezium",
         keys: "format: debezium",
         transactional: true,
     },
-    Way {
-        what: "200,000 transactions to Kafka, upsert",
+    Variant {
+        title: "200,000 transactions to Kafka, upsert",
         name: "tee_upsert",
         keys: "format: upsert",
         transactional: true,
     },
-    Way {
-        what: "200,000 transactions to Kafka, debezium, at least once",
+    Variant {
+        title: "200,000 transactions to Kafka, debezium, at least once",
         name: "tee_debezium_once",
         keys: "format: debezium, exactly_once: false",
         transactional: false,
     },
-    Way {
-        what: "200,000 transactions to Kafka, upsert, at least once",
+    Variant {
+        title: "200,000 transactions to Kafka, upsert, at least once",
         name: "tee_upsert_once",
         keys: "format: upsert, exactly_once: false",
         transactional: false,
@@ -64,12 +66,12 @@ const WAYS: [Way; 4] = [
 
 pub async fn drained(bed: &Bed, table: &mut Table) {
     let broker = Broker::start(&Settings::default());
-    for way in &WAYS {
-        let (ours, bytes) = ours(bed, &broker, way).await;
-        let theirs = theirs(bed, &broker, way).await;
-        println!("  {}: {:.0} MB", way.name, bytes as f64 / 1e6);
+    for variant in &VARIANTS {
+        let (ours, bytes) = ours(bed, &broker, variant).await;
+        let reference = reference(bed, &broker, variant).await;
+        println!("  {}: {:.0} MB", variant.name, bytes as f64 / 1e6);
         let rate = |seconds: f64| f64::from(TRANSACTIONS) / seconds;
-        table.add(way.what, "1/s", rate(ours), Some(rate(theirs)), ">= 0.8");
+        table.add(variant.title, "1/s", rate(ours), Some(rate(reference)), ">= 0.8");
     }
 }
 
@@ -81,11 +83,11 @@ fn configuration(bed: &Bed, name: &str, brokers: &str, keys: &str) -> String {
     )
 }
 
-/// Seconds from the first look at the slot until Kafka has acknowledged everything that waits in it; and how many bytes.
-async fn ours(bed: &Bed, broker: &Broker, way: &Way) -> (f64, usize) {
-    let name = way.name;
+/// Seconds from the start of the slot until Kafka has acknowledged everything that waits in it, and the number of bytes.
+async fn ours(bed: &Bed, broker: &Broker, variant: &Variant) -> (f64, usize) {
+    let name = variant.name;
     bed.database(name, TRANSACTIONS).await;
-    let real = configuration(bed, name, &broker.address(), way.keys);
+    let real = configuration(bed, name, &broker.address(), variant.keys);
     let process = Process::start(&real);
     bed.following(name, 1).await;
     bed.wait(&bed.source, name, "SELECT state = 'following' FROM users_sync.tee").await;
@@ -95,35 +97,35 @@ async fn ours(bed: &Bed, broker: &Broker, way: &Way) -> (f64, usize) {
     bed.renames(name, 2, TRANSACTIONS).await;
     bed.source.sql(name, "CREATE TABLE last AS SELECT pg_current_wal_insert_lsn() AS lsn").await.unwrap();
     bed.source.sql(name, "UPDATE users SET name = 'Changed' WHERE id = 'user-1'").await.unwrap();
-    // Once without Kafka: the target has everything, and only the tee has something left to do.
-    let process = Process::start(&configuration(bed, name, "127.0.0.1:1", way.keys));
+    // Without Kafka first: the target catches up, and only the tee has work left.
+    let process = Process::start(&configuration(bed, name, "127.0.0.1:1", variant.keys));
     let changed = "SELECT true FROM neon_auth.users_sync WHERE id = 'user-1' AND name = 'Changed'";
     bed.wait(&bed.target, &format!("{name}_ours"), changed).await;
     process.stop();
 
     let process = Process::start(&real);
     bed.wait(&bed.source, name, &format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{name}'")).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     let done = "SELECT confirmed_flush_lsn > lsn FROM pg_replication_slots, last WHERE slot_name = ";
     bed.wait(&bed.source, name, &format!("{done}'{name}'")).await;
-    let seconds = begun.elapsed().as_secs_f64();
+    let seconds = started.elapsed().as_secs_f64();
     process.stop();
     let bytes = read(broker, name).iter().map(|record| record.key.len() + record.value.len()).sum();
     (seconds, bytes)
 }
 
-async fn theirs(bed: &Bed, broker: &Broker, way: &Way) -> f64 {
-    let records = read(broker, way.name);
+async fn reference(bed: &Bed, broker: &Broker, variant: &Variant) -> f64 {
+    let records = read(broker, variant.name);
     assert_eq!(records.len(), TRANSACTIONS as usize);
-    let url = PgUrl::parse(&bed.source.url(way.name)).unwrap();
+    let url = PgUrl::parse(&bed.source.url(variant.name)).unwrap();
     let connection = ReplicationConnection::connect(&url).await.unwrap();
-    let (slot, publication) = (format!("{}_discarded", way.name), format!("ours_{}", way.name));
-    let topic = format!("{}.again", way.name);
-    let (brokers, transactional) = (broker.address(), way.transactional);
+    let (slot, publication) = (format!("{}_discarded", variant.name), format!("ours_{}", variant.name));
+    let topic = format!("{}.again", variant.name);
+    let (brokers, transactional) = (broker.address(), variant.transactional);
     let create = ["--bootstrap-server", &brokers, "--create", "--topic", &topic, "--config", "cleanup.policy=compact"];
     broker.tool("org.apache.kafka.tools.TopicCommand", &create).await;
     let producer = producer(&brokers, transactional, &topic);
-    let begun = Instant::now();
+    let started = Instant::now();
     let (mut reader, _writer) = connection.start_replication(&slot, Lsn::ZERO, &[&*publication]).await.unwrap();
     let discarding = tokio::spawn(async move {
         let mut commits = 0;
@@ -136,7 +138,7 @@ async fn theirs(bed: &Bed, broker: &Broker, way: &Way) -> f64 {
     let producing = tokio::task::spawn_blocking(move || produce(&producer, &records, &topic, transactional));
     producing.await.unwrap();
     discarding.await.unwrap();
-    begun.elapsed().as_secs_f64()
+    started.elapsed().as_secs_f64()
 }
 
 fn producer(
@@ -153,12 +155,12 @@ fn producer(
     }
     let producer: ThreadedProducer<_> = config.create().unwrap();
     if transactional {
-        producer.init_transactions(PATIENCE).unwrap();
+        producer.init_transactions(TIMEOUT).unwrap();
     }
     producer
 }
 
-/// Sends all, in transactions as large as users-sync's.
+/// Sends all records, in transactions as large as those of users-sync.
 fn produce(
     producer: &ThreadedProducer<rdkafka::producer::DefaultProducerContext>,
     records: &[Record],
@@ -180,21 +182,20 @@ fn produce(
             sent = back;
         }
         open += record.key.len() + record.value.len();
-        if transactional && open > TOGETHER {
-            settle(producer);
-            producer.commit_transaction(PATIENCE).unwrap();
+        if transactional && open > TRANSACTION_BYTES {
+            flush(producer);
+            producer.commit_transaction(TIMEOUT).unwrap();
             open = 0;
         }
     }
-    settle(producer);
-    match transactional && open > 0 {
-        true => producer.commit_transaction(PATIENCE).unwrap(),
-        false => producer.flush(PATIENCE).unwrap(),
+    flush(producer);
+    if transactional && open > 0 {
+        producer.commit_transaction(TIMEOUT).unwrap();
     }
 }
 
-/// The crate's own flush looks every 100 ms only: the reference is not to wait for that either.
-fn settle(producer: &ThreadedProducer<rdkafka::producer::DefaultProducerContext>) {
+/// Waits for all acknowledgements. rdkafka's own flush polls every 100 ms, which would slow the reference.
+fn flush(producer: &ThreadedProducer<rdkafka::producer::DefaultProducerContext>) {
     while producer.in_flight_count() > 0 {
         std::thread::sleep(Duration::from_micros(200));
     }
@@ -206,7 +207,7 @@ struct Record {
     headers: Vec<(String, Vec<u8>)>,
 }
 
-/// A consumer of committed messages, from the beginning of the topic's one partition.
+/// A consumer of committed messages from the start of the topic, which has one partition.
 fn consumer(broker: &Broker, topic: &str) -> BaseConsumer {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", broker.address()).set("group.id", "bench").set("enable.auto.commit", "false");
@@ -223,7 +224,7 @@ fn read(broker: &Broker, topic: &str) -> Vec<Record> {
     let consumer = consumer(broker, topic);
     let mut records = Vec::new();
     loop {
-        match consumer.poll(PATIENCE).unwrap_or_else(|| panic!("{topic} says nothing")) {
+        match consumer.poll(TIMEOUT).unwrap_or_else(|| panic!("no message from {topic}")) {
             Ok(message) => {
                 let bytes = |part: Option<&[u8]>| part.unwrap_or_default().to_vec();
                 let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
@@ -236,7 +237,7 @@ fn read(broker: &Broker, topic: &str) -> Vec<Record> {
     }
 }
 
-/// From the source's commit to a consumer of committed messages.
+/// Time from a commit at the source until a consumer of committed messages has it.
 pub async fn commit_to_consumed(bed: &Bed, table: &mut Table) {
     let broker = Broker::start(&Settings::default());
     let name = "tee_latency";
@@ -247,9 +248,9 @@ pub async fn commit_to_consumed(bed: &Bed, table: &mut Table) {
     let consumer = consumer(&broker, name);
     let (seen, arrived) = mpsc::channel();
     let consuming = std::thread::spawn(move || {
-        for _ in 0..WARM + COMMITS {
+        for _ in 0..WARM_UP_COMMITS + COMMITS {
             let key = loop {
-                match consumer.poll(PATIENCE).expect("the topic says nothing") {
+                match consumer.poll(TIMEOUT).expect("no message from the topic") {
                     Ok(message) => break message.key().unwrap_or_default().to_vec(),
                     Err(KafkaError::PartitionEOF(_)) => {}
                     Err(error) => panic!("{error}"),
@@ -262,8 +263,8 @@ pub async fn commit_to_consumed(bed: &Bed, table: &mut Table) {
     let insert = "INSERT INTO users (id, name, email, created_at) VALUES ($1, 'New', 'new@example.com', now())";
     let insert = writer.prepare(insert).await.unwrap();
     let mut committed = Vec::new();
-    for n in 0..WARM + COMMITS {
-        let next = Instant::now() + EVERY;
+    for n in 0..WARM_UP_COMMITS + COMMITS {
+        let next = Instant::now() + COMMIT_INTERVAL;
         writer.execute(&insert, &[&format!("new-{n}")]).await.unwrap();
         committed.push(Instant::now());
         tokio::time::sleep_until(next.into()).await;
@@ -273,7 +274,7 @@ pub async fn commit_to_consumed(bed: &Bed, table: &mut Table) {
         .iter()
         .zip(0..)
         .zip(arrived.iter())
-        .skip(WARM as usize)
+        .skip(WARM_UP_COMMITS as usize)
         .map(|((committed, n), (seen, key))| {
             assert!(key.ends_with(format!("\"new-{n}\"}}").as_bytes()), "out of order");
             seen.saturating_duration_since(*committed).as_secs_f64() * 1000.0

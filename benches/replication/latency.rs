@@ -1,4 +1,4 @@
-//! From the source's commit to the moment at which a query of the target sees the user.
+//! Time from a commit at the source until a query of the target sees the user.
 
 use super::Table;
 use super::bed::Bed;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use users_sync::throwaway::{PostgresServer, TcpProxy};
 
 const COMMITS: u32 = 1000;
-const EVERY: Duration = Duration::from_millis(10);
+const COMMIT_INTERVAL: Duration = Duration::from_millis(10);
 
 pub async fn commit_to_visible(bed: &Bed, table: &mut Table) {
     bed.database("latency", 1000).await;
@@ -26,7 +26,7 @@ pub async fn commit_to_visible(bed: &Bed, table: &mut Table) {
     table.add(p99, "ms", ours.1, Some(native.1), "<= 10 ms");
 }
 
-/// The target behind 20 ms of round trip; it is asked from near by.
+/// The target is 20 ms of round trip away from users-sync, but not from the reader.
 async fn distant(bed: &Bed, table: &mut Table) {
     let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.target.port()))).await.unwrap();
     proxy.set_delay(Duration::from_millis(10));
@@ -36,10 +36,10 @@ async fn distant(bed: &Bed, table: &mut Table) {
     bed.following("latency", 1).await;
     let (p50, _) = measure(bed, &bed.target, "latency_ours", "neon_auth.users_sync", "distant").await;
     process.stop();
-    table.add("latency p50 with 20 ms of round trip to the target", "ms", p50, None, "<= 30 ms");
+    table.add("latency p50 with 20 ms round trip to the target", "ms", p50, None, "<= 30 ms");
 }
 
-/// p50 and p99 in milliseconds. A reader asks for the one user that comes next, over and over.
+/// p50 and p99 in milliseconds. A reader queries for the next user until it is there.
 async fn measure(bed: &Bed, server: &PostgresServer, database: &str, table: &str, tag: &str) -> (f64, f64) {
     let writer = bed.source.connect("latency").await.unwrap();
     let reader = server.connect(database).await.unwrap();
@@ -48,12 +48,12 @@ async fn measure(bed: &Bed, server: &PostgresServer, database: &str, table: &str
     let insert = writer.prepare(insert).await.unwrap();
     let mut latencies = Vec::new();
     for n in 0..COMMITS {
-        let next = Instant::now() + EVERY;
+        let next = Instant::now() + COMMIT_INTERVAL;
         let id = format!("{tag}-{n}");
         writer.execute(&insert, &[&id]).await.unwrap();
         let committed = Instant::now();
         while reader.query_opt(&seen, &[&id]).await.unwrap().is_none() {
-            assert!(committed.elapsed() < Duration::from_secs(30), "{id} never came");
+            assert!(committed.elapsed() < Duration::from_secs(30), "{id} did not arrive");
         }
         latencies.push(committed.elapsed().as_secs_f64() * 1000.0);
         tokio::time::sleep_until(next.into()).await;

@@ -1,10 +1,10 @@
-//! users-sync beside PostgreSQL's own logical replication: the same changes, the same servers, the same durability
-//! settings, in the same run. Prints medians and ratios; `make bench` runs it.
+//! Compares users-sync with PostgreSQL's own logical replication in one run: same changes, servers and durability settings.
+//! Prints medians and ratios; `make bench` runs it.
 //!
-//! `cargo bench --bench replication -- drain large snapshot latency memory isolation scale kafka kafka-latency` runs some of it; `USERS_SYNC_RUNS=1`
-//! makes it shorter.
+//! `cargo bench --bench replication -- NAME...` runs only some of drain, large, snapshot, latency, memory, isolation, scale,
+//! kafka and kafka-latency. `USERS_SYNC_RUNS=1` runs each once instead of three times.
 
-// Every function here is a measurement's; what fails ends it.
+// A failure ends the measurement.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../../tests/support/mod.rs"]
@@ -32,37 +32,37 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut table = Table::default();
-        let asked = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
+        let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
         for run in 1..=runs {
             println!("run {run} of {runs}");
             let bed = Bed::start().await;
-            if asked("drain") {
+            if is_wanted("drain") {
                 drain::single_row_transactions(&bed, &mut table).await;
             }
-            if asked("large") {
+            if is_wanted("large") {
                 drain::one_large_transaction(&bed, &mut table).await;
             }
-            if asked("snapshot") {
+            if is_wanted("snapshot") {
                 snapshot::first_copy(&bed, &mut table).await;
             }
-            if asked("latency") {
+            if is_wanted("latency") {
                 latency::commit_to_visible(&bed, &mut table).await;
             }
-            if asked("memory") {
+            if is_wanted("memory") {
                 memory::many_tenants(&bed, &mut table).await;
             }
-            if asked("isolation") {
+            if is_wanted("isolation") {
                 isolation::with_others_down(&bed, &mut table).await;
             }
-            if asked("scale") {
+            if is_wanted("scale") {
                 scale::a_thousand_tenants(&mut table).await;
             }
             #[cfg(feature = "kafka")]
-            if asked("kafka") {
+            if is_wanted("kafka") {
                 kafka::drained(&bed, &mut table).await;
             }
             #[cfg(feature = "kafka")]
-            if asked("kafka-latency") {
+            if is_wanted("kafka-latency") {
                 kafka::commit_to_consumed(&bed, &mut table).await;
             }
         }
@@ -70,7 +70,7 @@ fn main() {
     });
 }
 
-/// What was measured: each run adds a value to a line.
+/// The results. Each run adds one value to a line.
 #[derive(Default)]
 struct Table {
     lines: Vec<Line>,

@@ -1,4 +1,4 @@
-//! What a process holds with a hundred tenants.
+//! Resident memory with a hundred tenants.
 
 use super::Table;
 use super::bed::Bed;

@@ -1,14 +1,14 @@
-//! A thousand tenants: the start, one more of them, and what they cost when nothing happens.
+//! A thousand tenants: start time, time to add one, and memory while idle.
 
 use super::Table;
 use super::bed::{Bed, Process};
 use std::time::{Duration, Instant};
 
 const TENANTS: usize = 1_000;
-/// Of each tenant, at the start; `USERS_SYNC_USERS` says another number.
+/// Initial users of each tenant. `USERS_SYNC_USERS` overrides it.
 const USERS: usize = 10;
-/// The allocator gives back what was not used for ten seconds.
-const SETTLES: Duration = Duration::from_secs(15);
+/// The allocator returns memory that was unused for ten seconds.
+const DECAY: Duration = Duration::from_secs(15);
 
 pub async fn a_thousand_tenants(table: &mut Table) {
     let bed = Bed::for_connections("1200").await;
@@ -33,40 +33,40 @@ pub async fn a_thousand_tenants(table: &mut Table) {
     one.stop();
 
     let before = rows_read(&bed).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     let process = bed.ours("scale", &tenants[..TENANTS], true);
     bed.following("scale", TENANTS).await;
-    println!("  of {each} users each:");
-    table.add("1,000 tenants: start to all following", "s", begun.elapsed().as_secs_f64(), None, "<= 60 s");
+    println!("  with {each} users per tenant:");
+    table.add("1,000 tenants: start to all up to date", "s", started.elapsed().as_secs_f64(), None, "<= 60 s");
     let times = (rows_read(&bed).await - before) / (each * (TENANTS + 1)) as f64;
-    table.add("1,000 tenants that join together: rows read, of the table's", "times", times, None, "<= 2");
+    table.add("1,000 tenants that join together: rows read per row of the table", "times", times, None, "<= 2");
 
-    let begun = Instant::now();
+    let started = Instant::now();
     std::fs::write(process.file(), bed.configuration("scale", &tenants, true)).unwrap();
     bed.following("scale", TENANTS + 1).await;
-    table.add("one tenant more, file written to following", "s", begun.elapsed().as_secs_f64(), None, "<= 2 s");
+    table.add("one more tenant: file written to up to date", "s", started.elapsed().as_secs_f64(), None, "<= 2 s");
 
-    // No connection is held to a target to which nothing is written.
+    // Idle targets have no connection.
     let now = idle(&bed, &process).await;
     process.stop();
     let kilobytes = (now - alone) * 1024.0 / TENANTS as f64;
-    table.add("memory of an idle tenant, of 1,000", "kB", kilobytes, None, "<= 20 kB");
+    table.add("memory of an idle tenant among 1,000", "kB", kilobytes, None, "<= 20 kB");
 }
 
-/// Rows that were read from the users' table, which has no index on the tenant.
+/// Rows read by sequential scans of the users table, which has no index on the tenant.
 async fn rows_read(bed: &Bed) -> f64 {
     let client = bed.source.connect("scale").await.unwrap();
     let sql = "SELECT seq_tup_read::float8 FROM pg_stat_user_tables WHERE relname = 'users'";
     client.query_one(sql, &[]).await.unwrap().get(0)
 }
 
-/// What is resident once no connection is left and no more memory is given back.
+/// Resident memory after the last connection is closed and the allocator has returned what it can.
 async fn idle(bed: &Bed, process: &Process) -> f64 {
     let none = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'users-sync'";
     bed.wait(&bed.target, "postgres", none).await;
     let (mut resident, _) = process.resident();
     loop {
-        tokio::time::sleep(SETTLES).await;
+        tokio::time::sleep(DECAY).await;
         let (now, _) = process.resident();
         if now > resident * 0.99 {
             return now;
