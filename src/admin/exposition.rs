@@ -4,7 +4,7 @@
 use super::answer::Problem;
 use super::app::App;
 use super::overview::{COMMIT, VERSION};
-use crate::replicator::failure_policy::ParkCause;
+use crate::model::ParkCause;
 use crate::state::TenantState;
 use crate::status::live::{ProcessStatus, Role, TenantSample};
 use axum::extract::State;
@@ -109,10 +109,10 @@ fn encode_tenants(out: &mut Out<'_, '_>, tenants: &[TenantSample]) -> fmt::Resul
             series.value(&[("state", state.as_str())], count as u64)
         })
     })?;
-    out.gauges("parked_tenants", "How many tenants are parked for which reason", |series| {
-        ParkCause::ALL.into_iter().try_for_each(|cause| {
+    out.gauges("parked_tenants", "Parked tenants by the code of the reason", |series| {
+        ParkCause::ALL.iter().copied().try_for_each(|cause| {
             let count = tenants.iter().filter(|tenant| tenant.cause == Some(cause)).count();
-            series.value(&[("reason", cause.as_str())], count as u64)
+            series.value(&[("reason", cause.code())], count as u64)
         })
     })?;
     out.gauges("tenant_state", "1 for the state that the tenant is in", |series| {

@@ -1,7 +1,7 @@
 //! What is to become of a tenant, seen from its checkpoint and from what the state remembers of it. Pure.
 
 use super::checkpoint::{Checkpoint, NIL_TARGET_ID};
-use crate::model::{Epoch, Generation, Lsn, Oid, TargetId, TenantId};
+use crate::model::{Epoch, Generation, Lsn, Oid, ResyncReason, TargetId, TenantId};
 use std::collections::BTreeMap;
 
 /// What the state remembers of a tenant.
@@ -52,7 +52,7 @@ pub enum TargetAssessment {
     /// Its target holds everything up to here: go on from there.
     Resume(Lsn),
     /// It has to take a snapshot, for this reason.
-    Snapshot(&'static str),
+    Snapshot(ResyncReason),
     /// A person has to look first.
     Park(ParkReason),
     /// A later process writes to this target: this one has to stop. Or the state went back to an older point.
@@ -100,9 +100,6 @@ impl ParkReason {
     }
 }
 
-/// Somebody has emptied the table, rewritten it, or put another one in its place.
-pub const REPLACED: &str = "users_sync was truncated, rewritten or replaced in its target";
-
 /// Decides from what is written down on both sides.
 pub fn assess_target(
     tenant: &TenantId,
@@ -113,7 +110,7 @@ pub fn assess_target(
     let Session { generation, epoch, mapping, epochs } = *session;
     let Some(checkpoint) = &observed.checkpoint else {
         return match observed.has_rows {
-            false => TargetAssessment::Snapshot("its target is new"),
+            false => TargetAssessment::Snapshot(ResyncReason::NewTarget),
             true => TargetAssessment::Park(ParkReason::ForeignRows),
         };
     };
@@ -121,7 +118,7 @@ pub fn assess_target(
         return TargetAssessment::Park(ParkReason::OtherTenant(checkpoint.tenant.clone()));
     }
     if checkpoint.target_id.as_str() == NIL_TARGET_ID {
-        return TargetAssessment::Snapshot("its target was handed over");
+        return TargetAssessment::Snapshot(ResyncReason::HandedOver);
     }
     let Some(recorded) = recorded.filter(|recorded| recorded.target_id.as_ref() == Some(&checkpoint.target_id)) else {
         return TargetAssessment::Park(ParkReason::OtherTarget);
@@ -134,15 +131,15 @@ pub fn assess_target(
         return TargetAssessment::SourceRewound(checkpoint.epoch);
     }
     let joins = [
-        (observed.created, "users_sync was gone from its target"),
+        (observed.created, ResyncReason::TableMissing),
+        (recorded.generation != generation || checkpoint.generation != generation, ResyncReason::NewGeneration),
+        (checkpoint.mapping != mapping, ResyncReason::MappingChanged),
+        (checkpoint.position < recorded.position, ResyncReason::TargetRestored),
         (
-            recorded.generation != generation || checkpoint.generation != generation,
-            "the source's history is another one",
+            recorded.relation.is_some_and(|file| observed.relation.is_some_and(|found| found != file)),
+            ResyncReason::TableReplaced,
         ),
-        (checkpoint.mapping != mapping, "the mapping has changed"),
-        (checkpoint.position < recorded.position, "its target was restored to an older point"),
-        (recorded.relation.is_some_and(|file| observed.relation.is_some_and(|found| found != file)), REPLACED),
-        (!recorded.following, "it was not finished, or parked"),
+        (!recorded.following, ResyncReason::Unfinished),
     ];
     match joins.into_iter().find(|(applies, _)| *applies) {
         Some((_, reason)) => TargetAssessment::Snapshot(reason),
@@ -222,7 +219,7 @@ mod tests {
         let another_history = Checkpoint { generation: Generation(1), ..older };
         assert_eq!(
             first(another_history, &[(4, 50), (5, 99)]),
-            TargetAssessment::Snapshot("the source's history is another one")
+            TargetAssessment::Snapshot(ResyncReason::NewGeneration)
         );
     }
 
@@ -251,31 +248,31 @@ mod tests {
     #[test]
     fn an_empty_or_handed_over_target_takes_a_snapshot() {
         let empty = ObservedTarget { checkpoint: None, created: false, has_rows: false, relation: None };
-        check_observed(None, empty, TargetAssessment::Snapshot("its target is new"));
+        check_observed(None, empty, TargetAssessment::Snapshot(ResyncReason::NewTarget));
         let handed_over = Checkpoint { target_id: TargetId::new(NIL_TARGET_ID), ..checkpoint() };
-        check(None, Some(handed_over), TargetAssessment::Snapshot("its target was handed over"));
+        check(None, Some(handed_over), TargetAssessment::Snapshot(ResyncReason::HandedOver));
     }
 
     #[test]
     fn any_break_in_the_history_leads_to_a_snapshot() {
         let join = |reason| TargetAssessment::Snapshot(reason);
         let unfinished = RecordedTarget { following: false, ..recorded() };
-        check(Some(unfinished), Some(checkpoint()), join("it was not finished, or parked"));
+        check(Some(unfinished), Some(checkpoint()), join(ResyncReason::Unfinished));
         let gone = ObservedTarget { checkpoint: Some(checkpoint()), created: true, has_rows: false, relation: None };
-        check_observed(Some(recorded()), gone, join("users_sync was gone from its target"));
-        let history = join("the source's history is another one");
+        check_observed(Some(recorded()), gone, join(ResyncReason::TableMissing));
+        let history = join(ResyncReason::NewGeneration);
         check(Some(recorded()), Some(Checkpoint { generation: Generation(1), ..checkpoint() }), history.clone());
         check(Some(RecordedTarget { generation: Generation(1), ..recorded() }), Some(checkpoint()), history);
         let mapping = Checkpoint { mapping: "older".into(), ..checkpoint() };
-        check(Some(recorded()), Some(mapping), join("the mapping has changed"));
+        check(Some(recorded()), Some(mapping), join(ResyncReason::MappingChanged));
         let truncated =
             ObservedTarget { checkpoint: Some(checkpoint()), created: false, has_rows: true, relation: Some(8) };
-        check_observed(Some(recorded()), truncated.clone(), join(REPLACED));
+        check_observed(Some(recorded()), truncated.clone(), join(ResyncReason::TableReplaced));
         // A state that does not know it yet believes the target.
         let not_known = RecordedTarget { relation: None, ..recorded() };
         check_observed(Some(not_known), truncated, TargetAssessment::Resume(Lsn(100)));
         let restored = Checkpoint { position: Lsn(89), ..checkpoint() };
-        check(Some(recorded()), Some(restored), join("its target was restored to an older point"));
+        check(Some(recorded()), Some(restored), join(ResyncReason::TargetRestored));
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub mod statement;
 mod target;
 mod wait;
 
-pub use assessment::{ObservedTarget, ParkReason, REPLACED, RecordedTarget, Session, TargetAssessment, assess_target};
+pub use assessment::{ObservedTarget, ParkReason, RecordedTarget, Session, TargetAssessment, assess_target};
 pub use checkpoint::{Checkpoint, NIL_TARGET_ID};
 pub use look::look;
 pub use notify::NOTIFY_OF_MANY;

@@ -107,7 +107,7 @@ fn span(seconds: f64) -> String {
 mod tests {
     use super::*;
     use crate::config::{Env, parse};
-    use crate::model::{Epoch, Generation, Lsn, TenantId};
+    use crate::model::{Epoch, Generation, Lsn, ParkCause, Reason, TenantId};
     use crate::state::{Snapshot, SourceRow, TeeRow, TenantRow, TenantState};
 
     fn shown() -> Report {
@@ -118,6 +118,7 @@ mod tests {
         let config = parse("c.yaml", text, &none).unwrap();
         let row = |state, reason: Option<&str>, position| TenantRow {
             state,
+            reason_code: reason.map(|_| Reason::Park(ParkCause::Rights)),
             reason: reason.map(str::to_owned),
             remedy: reason.map(|_| "make it writable".to_owned()),
             target: "h:5432/1".into(),
@@ -179,6 +180,8 @@ slot users_sync confirmed 0/100, held by host:1";
         assert_eq!(json["source_position"], "0/20140");
         assert_eq!(json["tenants"][0]["lag_bytes"], 131_136);
         assert_eq!(json["tenants"][1]["last_error"], "it is read-only");
+        assert_eq!(json["tenants"][1]["reason_code"], "rights");
+        assert_eq!(json["tenants"][0]["reason_code"], serde_json::Value::Null);
         assert_eq!(json["tenants"][2]["position"], serde_json::Value::Null);
     }
 }

@@ -4,6 +4,7 @@
 mod change;
 mod ids;
 mod lsn;
+mod reason;
 mod relation;
 mod text;
 mod time;
@@ -11,6 +12,7 @@ mod time;
 pub use change::{Change, Deletes, Patch, Set, User};
 pub use ids::{Epoch, Generation, Oid, TargetId, TenantId, TenantKey, UserId, Xid};
 pub use lsn::{Lsn, ParseLsnError};
+pub use reason::{HistoryBreak, ParkCause, Reason, RestartSignal, ResyncReason, RetryCause, SlotLoss};
 pub use relation::{Cell, Column, Relation, ReplicaIdentity, TableName, TypeCatalog, TypeKind};
 pub use text::push_string;
 pub use time::Timestamp;

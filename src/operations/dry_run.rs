@@ -96,7 +96,7 @@ pub async fn plan(config: &Config) -> Result<Plan, ServiceError> {
 
 async fn prospect(tenant: &Tenant, known: &Snapshot, generation: Option<Generation>, mapping: &str) -> Prospect {
     let faulty = |fault: FailureAction| match fault {
-        FailureAction::Retry(reason) => Prospect::Unknown(reason),
+        FailureAction::Retry { reason, .. } => Prospect::Unknown(reason),
         FailureAction::Park { reason, remedy, .. } => Prospect::Park(reason, remedy),
         FailureAction::Refused(refusal) => Prospect::Unknown(format!("SQLSTATE {}", refusal.sqlstate)),
     };
@@ -117,7 +117,7 @@ async fn prospect(tenant: &Tenant, known: &Snapshot, generation: Option<Generati
     let standing = assess_target(&tenant.id, recorded.as_ref(), &observed, &session);
     match standing {
         TargetAssessment::Resume(position) => Prospect::Follow(position),
-        TargetAssessment::Snapshot(reason) => Prospect::Resync(reason.to_owned()),
+        TargetAssessment::Snapshot(reason) => Prospect::Resync(reason.to_string()),
         TargetAssessment::Park(reason) => Prospect::Park(reason.to_string(), reason.remedy(&tenant.id)),
         TargetAssessment::Superseded(epoch) => Prospect::Unknown(format!("a later process wrote it (epoch {epoch})")),
         TargetAssessment::SourceRewound(_) => Prospect::Resync("the source went back to an older point".to_owned()),

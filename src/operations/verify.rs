@@ -221,7 +221,7 @@ impl VerifyContext {
 
 fn message(error: &LoadError) -> String {
     match failure_policy::of_load(error, &TenantId::new("")) {
-        FailureAction::Retry(reason) | FailureAction::Park { reason, .. } => reason,
+        FailureAction::Retry { reason, .. } | FailureAction::Park { reason, .. } => reason,
         FailureAction::Refused(refusal) => format!("SQLSTATE {}", refusal.sqlstate),
     }
 }

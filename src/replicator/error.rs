@@ -3,9 +3,8 @@
 use crate::capture::pgoutput::DecodeError;
 use crate::capture::{CaptureError, publication};
 use crate::map::CompileError;
-use crate::model::{Epoch, TableName};
+use crate::model::{Epoch, HistoryBreak, ResyncReason, SlotLoss, TableName};
 use crate::pg::{ConnectError, SqlStateClass, describe};
-use crate::replicator::source::history::REPUBLISHED;
 use crate::snapshot::SourceReadError;
 use crate::state::StateError;
 
@@ -38,7 +37,7 @@ pub enum ServiceError {
     InRecovery,
     /// Source or state went back to an older point; a new history has been begun.
     #[error("{0}")]
-    WentBack(&'static str),
+    WentBack(HistoryBreak),
     /// The source sends what we do not understand.
     #[error("the source sent a message that pgoutput version 1 does not have: {0}")]
     Decode(#[from] DecodeError),
@@ -76,7 +75,7 @@ pub enum ServiceError {
         table: TableName,
     },
     /// The publication is not the one that the session began with; a new history begins.
-    #[error("{REPUBLISHED}")]
+    #[error("{}", HistoryBreak::Republished)]
     Republished,
     /// Somebody else's slot.
     #[error("slot {slot} is not ours: {why}; choose another name for source.slot")]
@@ -92,11 +91,11 @@ pub enum ServiceError {
         /// Its name.
         slot: String,
         /// How it was lost.
-        why: &'static str,
+        why: SlotLoss,
     },
     /// The tee cannot go on from here: every tenant takes a snapshot.
     #[error("the tee starts over: {0}")]
-    StartOver(&'static str),
+    StartOver(ResyncReason),
     /// The thread that publishes to Kafka has ended; it has said why.
     #[error("publishing to Kafka has ended")]
     NotPublishing,
@@ -205,7 +204,7 @@ mod tests {
             assert!(!is_final_code(code), "{code:?}");
         }
         assert!(!ServiceError::Superseded(Epoch(3)).is_final());
-        let lost = ServiceError::SlotLost { slot: "s".into(), why: "is gone" };
+        let lost = ServiceError::SlotLost { slot: "s".into(), why: SlotLoss::Gone };
         assert!(lost.is_final() && !lost.is_mended_without_us());
         let no_table = ServiceError::NoTable(TableName { schema: "auth".into(), name: "users".into() });
         assert!(no_table.is_final() && no_table.is_mended_without_us());

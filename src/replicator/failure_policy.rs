@@ -1,73 +1,16 @@
 //! The failure policy of targets: what is tried again, and what waits for a person. Pure.
 
 use crate::apply::{Refusal, TargetError};
-use crate::model::TenantId;
+use crate::model::{ParkCause, RetryCause, TenantId};
 use crate::pg::{ConnectError, SqlStateClass, describe};
 use crate::snapshot::LoadError;
 use tokio_postgres::types::{WasNull, WrongType};
-
-/// In a word why a tenant is parked: few enough to count by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ParkCause {
-    /// TLS, login, no such database, no PostgreSQL at all.
-    Login,
-    /// The role lacks a right, or the database is read-only.
-    Rights,
-    /// Our tables are not as they were left.
-    Altered,
-    /// Its target does not take rows.
-    Refuses,
-    /// A merge would have deleted more than it may.
-    Deletes,
-    /// The target is somebody else's.
-    Foreign,
-    /// Too much waited for it.
-    Memory,
-    /// It held back too much of the source's log.
-    Log,
-    /// Its target was away for too long.
-    Away,
-    /// None of these, or it is not known any more.
-    Other,
-}
-
-impl ParkCause {
-    /// All of them.
-    pub const ALL: [ParkCause; 10] = [
-        ParkCause::Login,
-        ParkCause::Rights,
-        ParkCause::Altered,
-        ParkCause::Refuses,
-        ParkCause::Deletes,
-        ParkCause::Foreign,
-        ParkCause::Memory,
-        ParkCause::Log,
-        ParkCause::Away,
-        ParkCause::Other,
-    ];
-
-    /// The word.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ParkCause::Login => "login",
-            ParkCause::Rights => "rights",
-            ParkCause::Altered => "altered",
-            ParkCause::Refuses => "refuses",
-            ParkCause::Deletes => "deletes",
-            ParkCause::Foreign => "foreign",
-            ParkCause::Memory => "memory",
-            ParkCause::Log => "log",
-            ParkCause::Away => "away",
-            ParkCause::Other => "other",
-        }
-    }
-}
 
 /// What is to be done about a target's fault.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FailureAction {
     /// It passes by itself: try again, and let the changes gather.
-    Retry(String),
+    Retry { cause: RetryCause, reason: String },
     /// Somebody has to mend it: park the tenant, and look again now and then.
     Park {
         /// The same in a word.
@@ -82,6 +25,10 @@ pub(crate) enum FailureAction {
 }
 
 impl FailureAction {
+    fn retry(cause: RetryCause, reason: impl Into<String>) -> FailureAction {
+        FailureAction::Retry { cause, reason: reason.into() }
+    }
+
     fn park(cause: ParkCause, reason: impl Into<String>, remedy: impl Into<String>) -> FailureAction {
         FailureAction::Park { cause, reason: reason.into(), remedy: remedy.into() }
     }
@@ -130,7 +77,9 @@ fn remedy(sqlstate: &str) -> Option<(ParkCause, &'static str)> {
 pub(crate) fn of_connect(error: &ConnectError) -> FailureAction {
     let reason = error.to_string();
     match error {
-        ConnectError::Unreachable { .. } | ConnectError::Timeout { .. } => FailureAction::Retry(reason),
+        ConnectError::Unreachable { .. } | ConnectError::Timeout { .. } => {
+            FailureAction::retry(RetryCause::Unreachable, reason)
+        }
         ConnectError::Tls { .. } => {
             FailureAction::park(ParkCause::Login, reason, "correct sslmode or sslrootcert of the target's URL")
         }
@@ -139,7 +88,7 @@ pub(crate) fn of_connect(error: &ConnectError) -> FailureAction {
         }
         ConnectError::Auth { .. } => FailureAction::park(ParkCause::Login, reason, LOGIN),
         ConnectError::Server { error, .. } => match remedy(&error.sqlstate) {
-            None => FailureAction::Retry(reason),
+            None => FailureAction::retry(RetryCause::Unreachable, reason),
             Some((cause, remedy)) => FailureAction::park(cause, reason, remedy),
         },
     }
@@ -155,7 +104,7 @@ pub(crate) fn of_sql(error: &tokio_postgres::Error) -> FailureAction {
     }
     match error.code().map(|code| remedy(code.code())) {
         // No answer from the server: the connection is gone.
-        None | Some(None) => FailureAction::Retry(reason),
+        None | Some(None) => FailureAction::retry(RetryCause::TargetError, reason),
         Some(Some((cause, remedy))) => FailureAction::park(cause, reason, remedy),
     }
 }
@@ -174,7 +123,9 @@ pub(crate) fn of_target(error: &TargetError) -> FailureAction {
 pub(crate) fn of_load(error: &LoadError, tenant: &TenantId) -> FailureAction {
     match error {
         LoadError::Target(error) => of_target(error),
-        LoadError::BrokenOff | LoadError::Fenced | LoadError::Count { .. } => FailureAction::Retry(error.to_string()),
+        LoadError::BrokenOff | LoadError::Fenced | LoadError::Count { .. } => {
+            FailureAction::retry(RetryCause::SnapshotFailed, error.to_string())
+        }
         LoadError::TooManyRefused { .. } => FailureAction::park(ParkCause::Refuses, error.to_string(), REFUSES),
         LoadError::TooManyDeletes { .. } => FailureAction::park(
             ParkCause::Deletes,

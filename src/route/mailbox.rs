@@ -4,7 +4,7 @@
 
 use super::memory::Memory;
 use super::queue::{Batch, Pushed, Queue};
-use crate::model::{Change, Lsn, Timestamp, UserId, Xid};
+use crate::model::{Change, Lsn, RestartSignal, Timestamp, UserId, Xid};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -30,23 +30,6 @@ struct Inner {
     since: Option<Instant>,
     /// Something is among it that a sleeping target is woken for at once.
     wakes: bool,
-}
-
-/// Why a tenant has to start over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RestartSignal {
-    /// It held up the others, or outgrew its budget.
-    OverBudget,
-    /// It held back more of the source's log than it may.
-    HoldsLog,
-    /// The source's table was truncated.
-    Truncated,
-    /// The source's table was altered in what leaves it: rows that do not change look different now.
-    Altered,
-    /// A delete or a move could not be attributed to a user.
-    Unattributed,
-    /// Somebody has asked for a resync.
-    Requested,
 }
 
 impl Mailbox {

@@ -13,7 +13,7 @@ pub use request::Request;
 pub use store::{Reached, StateStore};
 pub use tee::TeeRow;
 
-use crate::model::{Epoch, Generation, Lsn, Oid, TargetId, TenantId};
+use crate::model::{Epoch, Generation, Lsn, Oid, Reason, TargetId, TenantId};
 use crate::pg::{SqlStateClass, describe};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,9 +21,6 @@ use std::time::Duration;
 /// A process that has not renewed its lease for this long has lost it: it writes nothing more, and a standby ends its
 /// connections and takes over.
 pub const LEASE: Duration = Duration::from_secs(10);
-
-/// Why a tenant is parked that was taken out of the configuration.
-pub const NOT_CONFIGURED: &str = "the configuration does not have it any more";
 
 /// What the state could not do.
 #[derive(Debug, thiserror::Error)]
@@ -139,7 +136,9 @@ impl TenantState {
 pub struct TenantRow {
     /// Parked, joining or following.
     pub state: TenantState,
-    /// Why it is parked.
+    /// Why it is parked, joins, or is tried again: the code; `None` also where a newer version wrote it.
+    pub reason_code: Option<Reason>,
+    /// The same for people.
     pub reason: Option<String>,
     /// What mends that.
     pub remedy: Option<String>,

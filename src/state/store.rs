@@ -2,11 +2,11 @@
 
 use super::request::Request;
 use super::tables::{ADD_COLUMNS, CREATE, exists, has_all_columns, read_rows};
-use super::{LEASE, NOT_CONFIGURED, Snapshot, StateError, TenantRow};
-use crate::model::{Epoch, Generation, Lsn, TargetId, TenantId};
+use super::{LEASE, Snapshot, StateError, TenantRow};
+use crate::model::{Epoch, Generation, Lsn, ParkCause, Reason, TargetId, TenantId};
 use crate::pg::{PgClient, create_schema};
 use tokio_postgres::Client;
-use tokio_postgres::types::PgLsn;
+use tokio_postgres::types::{PgLsn, ToSql};
 
 /// How far a running process is.
 #[derive(Clone, Debug)]
@@ -140,15 +140,15 @@ impl StateStore {
             .client
             .execute(
                 "INSERT INTO users_sync.tenant AS t (slot, tenant, state, since, reason, remedy, target, target_id, \
-                   generation, position, position_at, rejected, relation) \
-                 SELECT slot, $3, $4, now(), $5, $6, $7, $8::text::uuid, $9, $10, now(), $11, $12 FROM users_sync.source \
+                   generation, position, position_at, rejected, relation, reason_code) \
+                 SELECT slot, $3, $4, now(), $5, $6, $7, $8::text::uuid, $9, $10, now(), $11, $12, $13 FROM users_sync.source \
                  WHERE slot = $1 AND epoch = $2 FOR SHARE \
                  ON CONFLICT (slot, tenant) DO UPDATE SET state = excluded.state, \
                    since = CASE WHEN t.state = excluded.state THEN t.since ELSE now() END, \
                    reason = excluded.reason, remedy = excluded.remedy, target = excluded.target, \
                    target_id = excluded.target_id, generation = excluded.generation, \
                    position = excluded.position, position_at = now(), rejected = excluded.rejected, \
-                   relation = excluded.relation",
+                   relation = excluded.relation, reason_code = excluded.reason_code",
                 &[
                     &self.slot,
                     &self.epoch.0,
@@ -162,6 +162,7 @@ impl StateStore {
                     &PgLsn::from(row.position.0),
                     &i64::try_from(row.rejected).unwrap_or(i64::MAX),
                     &row.relation,
+                    &row.reason_code.map(Reason::code),
                 ],
             )
             .await?;
@@ -196,10 +197,12 @@ impl StateStore {
     /// resynced into the target that it had.
     pub async fn park_others(&self, tenants: &[&str]) -> Result<u64, StateError> {
         let sql = "UPDATE users_sync.tenant t SET state = 'parked', since = now(), remedy = NULL, \
-                     reason = $4 \
+                     reason = $4, reason_code = $5 \
                    FROM users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 AND t.slot = s.slot \
                    AND t.tenant <> ALL($3) AND t.state <> 'parked'";
-        Ok(self.client.execute(sql, &[&self.slot, &self.epoch.0, &tenants, &NOT_CONFIGURED]).await?)
+        let cause = ParkCause::NotConfigured;
+        let parameters: [&(dyn ToSql + Sync); 5] = [&self.slot, &self.epoch.0, &tenants, &cause.text(), &cause.code()];
+        Ok(self.client.execute(sql, &parameters).await?)
     }
 
     /// Writes what the targets hold and the position that is about to be confirmed, and renews the lease. Gives what is

@@ -1,7 +1,7 @@
 //! The tables of the state, and how their rows are read.
 
 use super::{Snapshot, SourceRow, StateError, TenantRow, TenantState};
-use crate::model::{Epoch, Generation, Lsn, TargetId, TenantId};
+use crate::model::{Epoch, Generation, Lsn, Reason, TargetId, TenantId};
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
 
@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS users_sync.tenant (
   state text NOT NULL CHECK (state IN ('joining', 'following', 'parked')),
   since timestamptz NOT NULL,
   reason text,
+  reason_code text,
   remedy text,
   target text NOT NULL,
   target_id uuid,
@@ -59,17 +60,21 @@ CREATE TABLE IF NOT EXISTS users_sync.tee (
   requested boolean NOT NULL DEFAULT false
 )";
 
-/// For a state that was made before these were remembered.
+/// Upgrades the tables of an earlier version. Version 0.1 had no codes: behaviour depended on one of its sentences, which
+/// therefore stays here as that version wrote it.
 pub(super) const ADD_COLUMNS: &str = "\
 ALTER TABLE users_sync.source
   ADD COLUMN IF NOT EXISTS publication text NOT NULL DEFAULT '',
   ADD COLUMN IF NOT EXISTS received pg_lsn NOT NULL DEFAULT '0/0',
-  ADD COLUMN IF NOT EXISTS behind text[] NOT NULL DEFAULT '{}'";
+  ADD COLUMN IF NOT EXISTS behind text[] NOT NULL DEFAULT '{}';
+ALTER TABLE users_sync.tenant ADD COLUMN IF NOT EXISTS reason_code text;
+UPDATE users_sync.tenant SET reason_code = 'not_configured'
+  WHERE reason_code IS NULL AND state = 'parked' AND reason = 'the configuration does not have it any more'";
 
-/// Whether they are.
+/// Whether the tables have every column of this version.
 pub(super) async fn has_all_columns(client: &Client) -> Result<bool, StateError> {
-    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = 'users_sync.source'::regclass \
-               AND attname = 'behind' AND NOT attisdropped)";
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = 'users_sync.tenant'::regclass \
+               AND attname = 'reason_code' AND NOT attisdropped)";
     Ok(client.query_one(sql, &[]).await?.get(0))
 }
 
@@ -97,8 +102,8 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
     });
     let sql = "SELECT tenant, state, reason, remedy, target, target_id::text, generation, position, \
                  extract(epoch FROM now() - since)::float8, extract(epoch FROM now() - position_at)::float8, \
-                 rejected, relation \
-               FROM users_sync.tenant WHERE slot = $1";
+                 rejected, relation, to_jsonb(t) ->> 'reason_code' \
+               FROM users_sync.tenant t WHERE slot = $1";
     let tenants = client.query(sql, &[&slot]).await?.iter().map(tenant_row).collect();
     let rows = client.query("SELECT epoch, flushed FROM users_sync.epoch WHERE slot = $1", &[&slot]).await?;
     let epochs = rows.iter().map(|row| (Epoch(row.get(0)), lsn(row, 1))).collect();
@@ -109,6 +114,7 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
 fn tenant_row(row: &Row) -> (TenantId, TenantRow) {
     let found = TenantRow {
         state: TenantState::parse(row.get(1)),
+        reason_code: row.get::<_, Option<&str>>(12).and_then(Reason::parse),
         reason: row.get(2),
         remedy: row.get(3),
         target: row.get(4),

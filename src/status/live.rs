@@ -3,8 +3,7 @@
 
 use crate::capture::SourceLog;
 use crate::clock::{age, before, now, seconds_since};
-use crate::model::{Lsn, TenantId};
-use crate::replicator::failure_policy::ParkCause;
+use crate::model::{Lsn, ParkCause, Reason, TenantId};
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::tenants::TenantHandle;
 use crate::state::TenantState;
@@ -175,7 +174,7 @@ impl ProcessStatus {
             TenantSample {
                 tenant: lane.tenant.id.clone(),
                 state: shown.state,
-                cause: (shown.state == TenantState::Parked).then_some(shown.cause),
+                cause: shown.park_cause(),
                 lag_bytes: position.zip(end).map(|(position, end)| end.bytes_since(position)),
                 lag_seconds: is_following.then(|| oldest.map_or(0.0, |oldest| seconds_since(oldest, at)).max(behind)),
                 queue_bytes,
@@ -274,6 +273,7 @@ impl TenantSample {
             queue_users: Some(self.queue_users as u64),
             rejected: shown.rejected,
             last_error: shown.reason,
+            reason_code: shown.reason_code.map(Reason::code),
             remedy: shown.remedy,
             target: self.lane.tenant.target.to_string(),
         }

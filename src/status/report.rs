@@ -2,7 +2,7 @@
 
 use crate::capture::SourceLog;
 use crate::config::{Config, Tenant};
-use crate::model::Lsn;
+use crate::model::{Lsn, Reason};
 use crate::state::{Snapshot, TeeRow, TenantState};
 use serde::Serialize;
 
@@ -75,6 +75,8 @@ pub struct TenantReport {
     pub rejected: u64,
     /// What is wrong, or why it joins.
     pub last_error: Option<String>,
+    /// The stable code of `last_error`, such as `login` or `mapping_changed`.
+    pub reason_code: Option<&'static str>,
     /// What mends it.
     pub remedy: Option<String>,
     /// Host, port and database.
@@ -109,6 +111,7 @@ impl TenantReport {
             queue_users: None,
             rejected: 0,
             last_error: None,
+            reason_code: None,
             remedy: None,
             target: tenant.target.to_string(),
         }
@@ -135,6 +138,7 @@ impl Report {
                 lag_seconds: position.map(|_| if lags { row.position_age_seconds } else { 0.0 }),
                 rejected: row.rejected,
                 last_error: row.reason.clone(),
+                reason_code: row.reason_code.map(Reason::code),
                 remedy: row.remedy.clone(),
                 ..TenantReport::unknown(tenant)
             }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
-use users_sync::model::{Generation, Lsn, TenantId};
+use users_sync::model::{Generation, Lsn, ParkCause, Reason, TenantId};
 use users_sync::pg::{self, PgUrl};
 use users_sync::state::{StateStore, TenantRow, TenantState};
 use users_sync::throwaway::{Options, PostgresServer};
@@ -235,6 +235,7 @@ async fn write_state(server: &PostgresServer) {
     store.begin_generation(Generation(1), "1", 1, Lsn(0x100_0000)).await.unwrap();
     let row = |state, reason: Option<&str>| TenantRow {
         state,
+        reason_code: reason.map(|_| Reason::Park(ParkCause::Other)),
         reason: reason.map(str::to_owned),
         remedy: reason.map(|_| "make room".to_owned()),
         target: "h:5432/d".to_owned(),

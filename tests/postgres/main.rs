@@ -36,4 +36,5 @@ mod target_losses;
 mod tenants;
 mod throwaway;
 mod to_jsonb;
+mod upgrade;
 mod verify;

@@ -1,7 +1,7 @@
 //! Backpressure: what becomes of a tenant for which more waits than may.
 
+use crate::model::RestartSignal;
 use crate::replicator::session::context::SessionContext;
-use crate::route::RestartSignal;
 use crate::state::TenantState;
 use std::collections::HashMap;
 use std::time::Duration;

@@ -9,7 +9,7 @@ pub(crate) mod tenant_sink;
 use crate::capture::pgoutput::{Message, OldTuple, Tuple, parse_message};
 use crate::capture::{CaptureError, Frame, ReplicationReader};
 use crate::map::{CommitInfo, TenantRef, Unmappable};
-use crate::model::{Change, Oid, Relation};
+use crate::model::{Change, Oid, Relation, RestartSignal};
 use crate::pg::PgClient;
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::query_changes::{AffectedUsers, Event};
@@ -18,7 +18,6 @@ use crate::replicator::snapshotter::point_read::{ReadRequest, ReadUser};
 use crate::replicator::source::mapping::{
     MappedRelation, WatchedTable, compile, compile_current, compile_watched, fingerprint,
 };
-use crate::route::RestartSignal;
 use crate::snapshot::Reading;
 use sink::{IsCreate, Sink, Transaction};
 use std::collections::HashMap;

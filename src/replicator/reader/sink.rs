@@ -1,9 +1,8 @@
 //! Where the changes of a stream go: into the tenants' mailboxes, or out to Kafka.
 
 use crate::map::CommitInfo;
-use crate::model::{Change, Lsn, User};
+use crate::model::{Change, Lsn, RestartSignal, User};
 use crate::replicator::error::ServiceError;
-use crate::route::RestartSignal;
 use std::sync::Arc;
 
 /// The transaction that is being received.

@@ -1,13 +1,13 @@
 //! The changes of one source transaction, sorted by tenant and pushed into their mailboxes.
 
 use crate::map::CommitInfo;
-use crate::model::{Change, Lsn, TenantId, User};
+use crate::model::{Change, Lsn, RestartSignal, TenantId, User};
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::backpressure::{Stalls, wait_for_room};
 use crate::replicator::reader::sink::{IsCreate, Sink, Transaction};
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::tenants::TenantHandle;
-use crate::route::{Directory, Pushed, RestartSignal, Unmapped};
+use crate::route::{Directory, Pushed, Unmapped};
 use std::sync::Arc;
 
 /// A transaction's changes for one tenant are handed on in chunks of this size.

@@ -2,12 +2,12 @@
 
 use crate::config::Config;
 use crate::map::{Value, tenant_fingerprint};
-use crate::model::{Epoch, Generation, Lsn, TenantId};
+use crate::model::{Epoch, Generation, Lsn, RestartSignal, TenantId};
 use crate::progress::Progress;
 use crate::replicator::session::arriving::OnTheirWay;
 use crate::replicator::session::tenants::{TenantHandle, TenantRegistry};
 use crate::replicator::snapshotter::point_read::Rereader;
-use crate::route::{Fingerprints, Memory, RestartSignal};
+use crate::route::{Fingerprints, Memory};
 use crate::state::{LEASE, Request, StateStore, TenantState};
 use crate::status::live::ProcessStatus;
 #[cfg(feature = "kafka")]

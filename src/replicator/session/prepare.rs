@@ -64,7 +64,7 @@ pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Resul
     let generation = match known.source.as_ref().map(|source| decide_history(source, &found)) {
         Some(History::Same(generation)) => generation,
         Some(History::New(generation, reason)) => {
-            tracing::info!(%generation, reason, "a new generation begins: every tenant takes a snapshot");
+            tracing::info!(%generation, %reason, "a new generation begins: every tenant takes a snapshot");
             state.begin_generation(generation, found.system_identifier, found.timeline, from).await?;
             generation
         }

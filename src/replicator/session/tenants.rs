@@ -3,7 +3,7 @@
 
 use crate::clock::before;
 use crate::config::Tenant;
-use crate::replicator::failure_policy::ParkCause;
+use crate::model::{ParkCause, Reason};
 use crate::replicator::snapshotter::progress_bar::HowFar;
 use crate::route::{Mailbox, Memory};
 use crate::state::{Request, TenantRow, TenantState};
@@ -48,9 +48,8 @@ pub(crate) struct TenantView {
     pub(crate) since: SystemTime,
     pub(crate) reason: Option<String>,
     pub(crate) remedy: Option<String>,
+    pub(crate) reason_code: Option<Reason>,
     pub(crate) rejected: u64,
-    /// Of a tenant that is parked.
-    pub(crate) cause: ParkCause,
 }
 
 impl TenantView {
@@ -60,8 +59,18 @@ impl TenantView {
             since: before(row.since_seconds),
             reason: row.reason.clone(),
             remedy: row.remedy.clone(),
+            reason_code: row.reason_code,
             rejected: row.rejected,
-            cause: ParkCause::Other,
+        }
+    }
+
+    /// Why it is parked, where it is.
+    pub(crate) fn park_cause(&self) -> Option<ParkCause> {
+        match (self.state, self.reason_code) {
+            (TenantState::Parked, Some(Reason::Park(cause))) => Some(cause),
+            // Parked by a version that wrote no code, or one that this version does not know.
+            (TenantState::Parked, _) => Some(ParkCause::Other),
+            (TenantState::Joining | TenantState::Following, _) => None,
         }
     }
 }
@@ -80,8 +89,8 @@ impl TenantHandle {
             since: SystemTime::now(),
             reason: None,
             remedy: None,
+            reason_code: None,
             rejected: 0,
-            cause: ParkCause::Other,
         };
         TenantHandle {
             counts,
@@ -140,11 +149,6 @@ impl TenantHandle {
     pub(crate) fn joined_by(&self) -> Option<f64> {
         let reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         if self.state() == TenantState::Joining { reading.share() } else { None }
-    }
-
-    /// Why it is parked, in a word.
-    pub(crate) fn is_parked_for(&self, cause: ParkCause) {
-        self.lock_shown().cause = cause;
     }
 
     /// Whatever it was before, it has to join.
@@ -236,5 +240,38 @@ impl TenantRegistry {
     fn lock(&self) -> MutexGuard<'_, Arc<Vec<Arc<TenantHandle>>>> {
         // A push of one element: nothing can be left half done.
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Generation, Lsn, ResyncReason};
+
+    #[test]
+    fn a_parked_tenant_keeps_its_cause_over_a_restart() {
+        let check = |state, reason_code, expected| {
+            let row = TenantRow {
+                state,
+                reason_code,
+                reason: None,
+                remedy: None,
+                target: String::new(),
+                target_id: None,
+                generation: Generation(1),
+                position: Lsn::ZERO,
+                since_seconds: 0.0,
+                position_age_seconds: 0.0,
+                relation: None,
+                rejected: 0,
+            };
+            assert_eq!(TenantView::of(&row).park_cause(), expected, "{reason_code:?}");
+        };
+        for cause in ParkCause::ALL {
+            check(TenantState::Parked, Some(Reason::Park(*cause)), Some(*cause));
+        }
+        // Of an earlier version, or of a newer one.
+        check(TenantState::Parked, None, Some(ParkCause::Other));
+        check(TenantState::Joining, Some(Reason::Resync(ResyncReason::NewTarget)), None);
     }
 }

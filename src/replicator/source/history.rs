@@ -1,7 +1,7 @@
 //! Whether positions still mean what they meant: one unbroken history, or a new generation. Pure.
 
 use crate::capture::publication::was_altered;
-use crate::model::{Generation, Lsn};
+use crate::model::{Generation, HistoryBreak, Lsn};
 use crate::state::SourceRow;
 
 /// The source and its slot, as they are found at the start.
@@ -22,25 +22,21 @@ pub(crate) struct Found<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum History {
     Same(Generation),
-    New(Generation, &'static str),
+    New(Generation, HistoryBreak),
 }
-
-/// Somebody has altered the publication, or taken a table out, whatever it is like now.
-pub(crate) const REPUBLISHED: &str =
-    "somebody has altered its publication: what was changed meanwhile may not have been sent";
 
 pub(crate) fn decide_history(state: &SourceRow, found: &Found<'_>) -> History {
     let breaks = [
-        (state.generation == Generation(0), "nothing was ever replicated from it"),
-        (found.slot_created, "the slot is new"),
-        (state.system_identifier.is_empty(), "what happened before it is not whole (the log says why)"),
-        (was_altered(&state.publication, found.publication), REPUBLISHED),
-        (state.system_identifier != found.system_identifier, "the source is another server"),
+        (state.generation == Generation(0), HistoryBreak::NothingReplicated),
+        (found.slot_created, HistoryBreak::NewSlot),
+        (state.system_identifier.is_empty(), HistoryBreak::MarkedBroken),
+        (was_altered(&state.publication, found.publication), HistoryBreak::Republished),
+        (state.system_identifier != found.system_identifier, HistoryBreak::OtherServer),
         // Also where the slot was carried over and every checkpoint lies before the promotion: a user who was read from the
         // old primary is ahead of the checkpoint, and what was read may be among what the promotion has lost.
-        (state.timeline != found.timeline, "the source was promoted: its timeline is another one"),
-        (found.confirmed > state.confirmed, "somebody else has moved the slot on"),
-        (state.confirmed > found.flushed, "the source was restored to an older point"),
+        (state.timeline != found.timeline, HistoryBreak::Promoted),
+        (found.confirmed > state.confirmed, HistoryBreak::SlotMoved),
+        (state.confirmed > found.flushed, HistoryBreak::SourceRestored),
     ];
     match breaks.into_iter().find(|(applies, _)| *applies) {
         None => History::Same(state.generation),
@@ -85,21 +81,21 @@ mod tests {
 
     #[test]
     fn any_break_in_the_history_begins_a_new_generation() {
-        let check = |state: SourceRow, found: Found<'_>, word: &str| match decide_history(&state, &found) {
+        let check = |state: SourceRow, found: Found<'_>, expected: HistoryBreak| match decide_history(&state, &found) {
             History::New(generation, reason) => {
                 assert_eq!(generation.0, state.generation.0 + 1);
-                assert!(reason.contains(word), "{reason}");
+                assert_eq!(reason, expected);
             }
             same => panic!("{same:?}"),
         };
-        check(SourceRow { generation: Generation(0), ..state() }, FOUND, "nothing");
-        check(state(), Found { slot_created: true, ..FOUND }, "slot is new");
-        check(state(), Found { system_identifier: "8", ..FOUND }, "another server");
-        check(state(), Found { timeline: 2, ..FOUND }, "promoted");
-        check(state(), Found { confirmed: Lsn(101), ..FOUND }, "moved the slot");
-        check(state(), Found { confirmed: Lsn(50), flushed: Lsn(99), ..FOUND }, "restored");
-        check(SourceRow { system_identifier: String::new(), ..state() }, FOUND, "not whole");
-        check(SourceRow { publication: "1:2 3:5 of auth.users".into(), ..state() }, FOUND, "altered its publication");
+        check(SourceRow { generation: Generation(0), ..state() }, FOUND, HistoryBreak::NothingReplicated);
+        check(state(), Found { slot_created: true, ..FOUND }, HistoryBreak::NewSlot);
+        check(state(), Found { system_identifier: "8", ..FOUND }, HistoryBreak::OtherServer);
+        check(state(), Found { timeline: 2, ..FOUND }, HistoryBreak::Promoted);
+        check(state(), Found { confirmed: Lsn(101), ..FOUND }, HistoryBreak::SlotMoved);
+        check(state(), Found { confirmed: Lsn(50), flushed: Lsn(99), ..FOUND }, HistoryBreak::SourceRestored);
+        check(SourceRow { system_identifier: String::new(), ..state() }, FOUND, HistoryBreak::MarkedBroken);
+        check(SourceRow { publication: "1:2 3:5 of auth.users".into(), ..state() }, FOUND, HistoryBreak::Republished);
         for same in ["", FOUND.publication, "1:2 3:4 5:6 of auth.users auth.emails"] {
             let known = SourceRow { publication: same.into(), ..state() };
             assert_eq!(decide_history(&known, &FOUND), History::Same(Generation(3)), "{same}");

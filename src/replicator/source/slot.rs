@@ -3,7 +3,7 @@
 use crate::capture::slot::{self, CreatedSlot};
 use crate::capture::{ReplicationConnection, publication};
 use crate::config::{Config, OnSlotLoss};
-use crate::model::Lsn;
+use crate::model::{Lsn, SlotLoss};
 use crate::pg::{PgClient, connect};
 use crate::replicator::error::ServiceError;
 use crate::snapshot::{Export, hold_export};
@@ -29,7 +29,7 @@ pub(crate) async fn take_slot(
     let why = loop {
         let Some(row) = slot::read_slot(client, name).await? else {
             let known = StateStore::read(state, name).await?;
-            break known.source.is_some_and(|source| source.generation.0 > 0).then_some("is gone");
+            break known.source.is_some_and(|source| source.generation.0 > 0).then_some(SlotLoss::Gone);
         };
         let foreign = |why: String| ServiceError::ForeignSlot { slot: name.clone(), why };
         if row.plugin.as_deref() != Some(slot::PLUGIN) {
@@ -42,8 +42,7 @@ pub(crate) async fn take_slot(
             || row.active_pid.is_none() && is_older_than_its_publication(config, client, state, connection).await?;
         match (row.active_pid, row.confirmed_flush) {
             (None, _) if row.invalid || unpublished => {
-                let why =
-                    if row.invalid { "was invalidated: its log is gone" } else { "is older than its publication" };
+                let why = if row.invalid { SlotLoss::Invalidated } else { SlotLoss::OlderThanPublication };
                 lost(config, why)?;
                 slot::drop_slot(connection, name).await?;
                 break Some(why);
@@ -62,7 +61,7 @@ pub(crate) async fn take_slot(
     live.starts(None);
     if let Some(why) = why {
         lost(config, why)?;
-        tracing::warn!(slot = name, reason = why, "a new slot is made, every tenant is resynced");
+        tracing::warn!(slot = name, reason = %why, "a new slot is made, every tenant is resynced");
     }
     tracing::info!(slot = name, "making the slot; this waits for the transactions that are running now");
     let CreatedSlot { consistent_point, snapshot_name } = slot::create_slot(connection, name, false).await?;
@@ -86,7 +85,7 @@ async fn is_older_than_its_publication(
     Ok(version.zip(known).is_some_and(|(version, known)| version.was_recreated_since(&known.publication)))
 }
 
-fn lost(config: &Config, why: &'static str) -> Result<(), ServiceError> {
+fn lost(config: &Config, why: SlotLoss) -> Result<(), ServiceError> {
     match config.on_slot_loss {
         OnSlotLoss::Resync => Ok(()),
         OnSlotLoss::Stop => Err(ServiceError::SlotLost { slot: config.source.slot.clone(), why }),

@@ -2,13 +2,13 @@
 
 use crate::clock::now;
 use crate::config::Config;
-use crate::model::{Change, Deletes, Lsn, Timestamp, User};
+use crate::model::{Change, Deletes, Lsn, RestartSignal, ResyncReason, Timestamp, User};
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::sink::{IsCreate, Sink, Transaction};
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::snapshotter::point_read::{ReadRequest, ReadUser};
 use crate::replicator::tee::batcher::KafkaBatcher;
-use crate::route::{Directory, RestartSignal, compose};
+use crate::route::{Directory, compose};
 use crate::status::report::IDLE_STEP;
 use crate::tee::kafka::CommitKind;
 use crate::tee::{CompleteChange, EventPosition, Split, StreamPosition, messages};
@@ -63,7 +63,7 @@ pub(crate) struct TeeSink {
     whole: Lsn,
     /// The position up to which batches were sent.
     sent: Lsn,
-    start_over: Option<&'static str>,
+    start_over: Option<ResyncReason>,
 }
 
 impl TeeSink {
@@ -304,13 +304,13 @@ impl Sink for TeeSink {
     }
 
     fn altered(&mut self, _: &str) {
-        self.start_over = Some("the mapped table was altered");
+        self.start_over = Some(ResyncReason::SourceAltered);
     }
 
     fn interrupt(&mut self, why: RestartSignal) {
         self.start_over = Some(match why {
-            RestartSignal::Truncated => "the table was truncated at the source",
-            _ => "a delete could not be attributed to a tenant",
+            RestartSignal::Truncated => ResyncReason::SourceTruncated,
+            _ => ResyncReason::UnattributedDelete,
         });
     }
 }

@@ -11,6 +11,7 @@ mod snapshot;
 mod watchdog;
 
 use crate::config::{Config, Kafka};
+use crate::model::ResyncReason;
 use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::config_changes::replaced;
@@ -34,7 +35,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 struct Tee {
     context: Arc<SessionContext>,
     /// The reason why every tenant has to take a snapshot, if there is one.
-    start_over: Option<&'static str>,
+    start_over: Option<ResyncReason>,
     retry: Backoff,
     /// The reason that was logged last, so that a repeated failure is logged once.
     logged: Option<String>,
@@ -84,7 +85,7 @@ pub(crate) async fn run(
                 return Err(StateError::Fenced { slot, epoch }.into());
             }
             TeeExit::Broken(TeeError::Service(ServiceError::StartOver(why))) => {
-                tracing::warn!(reason = why, "Kafka output starts over with a snapshot of every tenant");
+                tracing::warn!(reason = %why, "Kafka output starts over with a snapshot of every tenant");
                 tee.start_over = Some(why);
             }
             TeeExit::Broken(error) => tee.broken(kafka, &error).await?,

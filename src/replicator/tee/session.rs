@@ -4,7 +4,7 @@
 use crate::capture::{ReplicationReader, ReplicationWriter};
 use crate::config::{Config, Kafka, Topics};
 use crate::map::tenant_fingerprint;
-use crate::model::{Lsn, TenantId};
+use crate::model::{Lsn, ResyncReason, TenantId};
 use crate::pg::{PgClient, connect};
 use crate::replicator::reader::Stream;
 use crate::replicator::session::context::SessionContext;
@@ -36,7 +36,7 @@ pub(crate) async fn session(
     context: &Arc<SessionContext>,
     config: &Config,
     kafka: &Kafka,
-    start_over: &mut Option<&'static str>,
+    start_over: &mut Option<ResyncReason>,
 ) -> Result<(), TeeError> {
     let rules = &context.config.users;
     let topics = Arc::new(Topics::new(&kafka.topic, &rules.table, config.tenants.iter().map(|tenant| &tenant.id))?);

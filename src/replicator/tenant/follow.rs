@@ -1,8 +1,8 @@
 //! Batch after batch into an open target.
 
-use crate::apply::{Applied, Identity, Move, REPLACED, Rows, Target, TargetError, plan_rows};
+use crate::apply::{Applied, Identity, Move, Rows, Target, TargetError, plan_rows};
 use crate::clock::now;
-use crate::model::{Change, Lsn};
+use crate::model::{Change, Lsn, ResyncReason, RetryCause};
 use crate::replicator::error::ServiceError;
 use crate::replicator::tenant::Worker;
 use crate::replicator::tenant::outcome::StopReason;
@@ -28,7 +28,7 @@ impl Worker {
                 return stop;
             }
             if target.is_replaced() {
-                return StopReason::Rejoin(REPLACED);
+                return StopReason::Rejoin(ResyncReason::TableReplaced);
             }
             if self.failing_since.is_some()
                 && let Err(error) = self.works().await
@@ -185,7 +185,7 @@ impl Worker {
         }
         match timeout(self.context.config.limits.park_after, work).await {
             Ok(answer) => Ok(answer?),
-            Err(_) => Err(StopReason::Retry("its target does not answer".to_owned())),
+            Err(_) => Err(RetryCause::NoAnswer.into()),
         }
     }
 }
@@ -208,13 +208,13 @@ fn rows(batch: &Batch) -> Rows<'_> {
 }
 
 pub(crate) fn checkpoint_changed() -> StopReason {
-    StopReason::Retry("its checkpoint is not where it was left".to_owned())
+    RetryCause::CheckpointMoved.into()
 }
 
 /// What was applied before is gone with the transaction, and not in memory any more: only a snapshot brings it back.
 fn too_large_to_repeat(stop: StopReason) -> StopReason {
     match stop {
-        StopReason::Retry(_) => StopReason::Rejoin("its connection broke inside a transaction too large to keep"),
+        StopReason::Retry { .. } => StopReason::Rejoin(ResyncReason::TransactionLost),
         other => other,
     }
 }

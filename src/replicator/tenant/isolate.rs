@@ -1,9 +1,8 @@
 //! A batch with rows that the target refuses: the others are applied, and the refused ones written down there.
 
 use crate::apply::{Applied, Bisection, Identity, Move, REJECTED_AT_MOST, Refusal, Target, plan_rows};
-use crate::model::{Change, Lsn, UserId};
+use crate::model::{Change, Lsn, ParkCause, UserId};
 use crate::replicator::failure_policy;
-use crate::replicator::failure_policy::ParkCause;
 use crate::replicator::tenant::Worker;
 use crate::replicator::tenant::follow::{checkpoint_changed, read_instead_of_patching};
 use crate::replicator::tenant::outcome::StopReason;

@@ -2,7 +2,7 @@
 
 use crate::apply::{Identity, Target};
 use crate::config::MaxDeletes;
-use crate::model::Lsn;
+use crate::model::{Lsn, ResyncReason, RetryCause};
 use crate::replicator::failure_policy;
 use crate::replicator::snapshotter::coordinator::{JoinRequest, Joining};
 use crate::replicator::tenant::Worker;
@@ -17,11 +17,11 @@ impl Worker {
         &mut self,
         target: &mut Target,
         who: &Identity,
-        reason: &'static str,
+        reason: ResyncReason,
     ) -> Result<(), StopReason> {
         let context = self.context.clone();
-        tracing::info!(tenant = %self.id(), reason, "joins");
-        self.put(TenantState::Joining, Some(reason.to_owned()), None, Some(who.target_id.clone()), Lsn::ZERO).await?;
+        tracing::info!(tenant = %self.id(), %reason, reason_code = reason.code(), "joins");
+        self.put(TenantState::Joining, Some(reason.into()), Some(who.target_id.clone()), Lsn::ZERO).await?;
         let since_creation = std::mem::take(&mut self.gathered_since_creation);
         if !since_creation {
             self.forget_what_waits();
@@ -40,7 +40,10 @@ impl Worker {
         let lane = self.lane.clone();
         let on_its_way = self.on_its_way.take();
         let work = async {
-            let broken = |why: &str| StopReason::Retry(format!("its snapshot could not be taken: {why}"));
+            let broken = |why: &str| StopReason::Retry {
+                cause: RetryCause::SnapshotFailed,
+                reason: format!("its snapshot could not be taken: {why}"),
+            };
             self.joins.send(request).await.map_err(|_| broken("the session ends"))?;
             drop(on_its_way);
             let Joining { position, mut rows } = match answer.await {
@@ -69,7 +72,10 @@ impl Worker {
             done = work => match done {
                 Err(StopReason::Refused(refusal)) if !self.isolates_rejected_rows => {
                     self.isolates_rejected_rows = true;
-                    return Err(StopReason::Retry(format!("its target refuses a row (SQLSTATE {})", refusal.sqlstate)));
+                    return Err(StopReason::Retry {
+                        cause: RetryCause::RowRefused,
+                        reason: format!("its target refuses a row (SQLSTATE {})", refusal.sqlstate),
+                    });
                 }
                 done => done?,
             },
@@ -84,7 +90,7 @@ impl Worker {
             loaded.rejected.iter().for_each(|(id, _)| fingerprints.forget(self.index, id));
         }
         self.rejected = loaded.rejected.into_iter().map(|(id, _)| id).collect();
-        self.put(TenantState::Following, None, None, Some(who.target_id.clone()), position).await?;
+        self.put(TenantState::Following, None, Some(who.target_id.clone()), position).await?;
         self.has_to_join = None;
         self.position = position;
         self.hold(position);

@@ -10,19 +10,19 @@ mod purge;
 mod reread;
 
 use crate::apply::RecordedTarget;
-use crate::model::{Lsn, Oid, TenantId, UserId};
+use crate::model::{Lsn, Oid, ParkCause, ResyncReason, TenantId, UserId};
 use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
-use crate::replicator::failure_policy::ParkCause;
 use crate::replicator::session::arriving::OnTheirWay;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
 use crate::replicator::snapshotter::point_read::PointReadResult;
 use crate::replicator::tenant::outcome::StopReason;
+use crate::replicator::tenant::persist::Why;
 use crate::route::Batch;
-use crate::state::{NOT_CONFIGURED, TenantRow, TenantState};
+use crate::state::{TenantRow, TenantState};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +63,7 @@ pub(crate) struct Worker {
     /// The last statement of a chunked transaction was sent up to here, and no answer came: the checkpoint tells.
     unanswered: Option<Lsn>,
     /// Why it has to join, where that is known better than from state and checkpoint.
-    has_to_join: Option<&'static str>,
+    has_to_join: Option<ResyncReason>,
     /// Until it is known whether it has to join, and then until it has asked for its snapshot.
     on_its_way: Option<OnTheirWay>,
     /// The stream has been gathered since the slot was made, so that the slot's own snapshot will do.
@@ -145,8 +145,9 @@ impl Worker {
 
     async fn retire(mut self) -> Result<(), ServiceError> {
         let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
-        self.put(TenantState::Parked, Some(NOT_CONFIGURED.to_owned()), None, target_id, Lsn::ZERO).await?;
-        tracing::info!(tenant = %self.id(), reason = NOT_CONFIGURED, "parked");
+        let cause = ParkCause::NotConfigured;
+        self.put(TenantState::Parked, Some(cause.into()), target_id, Lsn::ZERO).await?;
+        tracing::info!(tenant = %self.id(), reason = %cause, reason_code = cause.code(), "parked");
         self.lane.mailbox.close();
         self.context.release(self.id());
         Ok(())
@@ -159,19 +160,21 @@ impl Worker {
                 StopReason::Drained => return Ok(()),
                 StopReason::Session(error) => return Err(error),
                 StopReason::Idle => self.idle = true,
-                StopReason::Retry(_) if self.context.drain.is_cancelled() => return Ok(()),
+                StopReason::Retry { .. } if self.context.drain.is_cancelled() => return Ok(()),
                 StopReason::Rejoin(reason) => self.has_to_join(reason).await?,
-                StopReason::Retry(reason) => match self.failing_for() {
+                StopReason::Retry { cause, reason } => match self.failing_for() {
                     long if long > self.context.config.limits.park_after => {
                         let remedy = "it comes back by itself once its target does";
                         self.park(ParkCause::Away, &reason, remedy, &mut parked).await?;
                     }
                     _ => {
                         let wait = self.retry.step();
-                        tracing::warn!(tenant = %self.id(), reason, ?wait, "its target is tried again");
+                        tracing::warn!(
+                            tenant = %self.id(), reason, reason_code = cause.code(), ?wait, "its target is tried again"
+                        );
                         self.lane.counts.reconnects();
                         self.lane.set_away(true);
-                        self.note(Some(reason)).await?;
+                        self.note(Some(Why::of(cause, reason))).await?;
                         self.wait(wait).await;
                     }
                 },

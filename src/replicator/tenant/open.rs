@@ -4,11 +4,10 @@ use crate::apply::{
     Identity, ObservedTarget, ParkReason, RecordedTarget, Session, Target, TargetAssessment, assess_target,
 };
 use crate::clock::now;
-use crate::model::{Epoch, Lsn, TargetId};
+use crate::model::{Epoch, HistoryBreak, Lsn, ParkCause, ResyncReason, RetryCause, TargetId};
 use crate::pg::connect;
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
-use crate::replicator::failure_policy::ParkCause;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::{Worker, recorded_target};
@@ -50,7 +49,7 @@ impl Worker {
             let client = connected.map_err(|error| StopReason::from(failure_policy::of_connect(&error)))?;
             let opened =
                 timeout(OPEN_WITHIN, Target::open(client, context.config.deletes, context.config.notify)).await;
-            Ok::<_, StopReason>(opened.map_err(|_| StopReason::Retry("somebody locks its tables".to_owned()))??)
+            Ok::<_, StopReason>(opened.map_err(|_| StopReason::from(RetryCause::TablesLocked))??)
         };
         let (mut target, mut observed) = tokio::select! {
             opened = opening => opened?,
@@ -91,8 +90,7 @@ impl Worker {
             TargetAssessment::Resume(position) => {
                 self.rejected = target.read_rejected().await?.into_iter().collect();
                 let target_id = recorded.and_then(|recorded| recorded.target_id);
-                let identity =
-                    self.identity(target_id.ok_or(StopReason::Rejoin("the state has no id for its target"))?);
+                let identity = self.identity(target_id.ok_or(StopReason::Rejoin(ResyncReason::NoTargetId))?);
                 self.settle_pending(position)?;
                 self.position = position;
                 self.hold(position);
@@ -111,18 +109,15 @@ impl Worker {
                 reason: reason.to_string(),
             }),
             TargetAssessment::Superseded(epoch) if context.state.is_newest().await.map_err(ServiceError::from)? => {
-                let what = "the target was written by a process that the state does not know";
-                Err(self.gone_back(what, epoch).await)
+                Err(self.gone_back(HistoryBreak::UnknownWriter, epoch).await)
             }
             TargetAssessment::Superseded(epoch) => Err(StopReason::Session(ServiceError::Superseded(epoch))),
-            TargetAssessment::SourceRewound(epoch) => {
-                Err(self.gone_back("the target holds what the source's log has lost", epoch).await)
-            }
+            TargetAssessment::SourceRewound(epoch) => Err(self.gone_back(HistoryBreak::LogLost, epoch).await),
         }
     }
 
     /// Source or state were restored to an older point: positions do not mean any more what they meant.
-    async fn gone_back(&self, what: &'static str, epoch: Epoch) -> StopReason {
+    async fn gone_back(&self, what: HistoryBreak, epoch: Epoch) -> StopReason {
         let tenant = self.id();
         tracing::error!(%tenant, "{what}: the source went back to an older point, and everybody is resynced");
         match self.context.state.break_own_history(epoch).await {
@@ -151,7 +146,7 @@ impl Worker {
     fn settle_pending(&mut self, position: Lsn) -> Result<(), StopReason> {
         match self.unanswered.take() {
             Some(end) if position < end => {
-                return Err(StopReason::Rejoin("its connection broke inside a transaction too large to keep"));
+                return Err(StopReason::Rejoin(ResyncReason::TransactionLost));
             }
             _ => {}
         }

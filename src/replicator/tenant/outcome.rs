@@ -1,10 +1,10 @@
 //! Why a tenant's task interrupts its work, and what it does then.
 
 use crate::apply::{Refusal, TargetError};
+use crate::model::{ParkCause, Reason, RestartSignal, ResyncReason, RetryCause};
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
-use crate::replicator::failure_policy::{FailureAction, ParkCause};
-use crate::route::RestartSignal;
+use crate::replicator::failure_policy::FailureAction;
 
 /// Why a stretch of work ended.
 #[derive(Debug)]
@@ -14,9 +14,12 @@ pub(crate) enum StopReason {
     /// Nothing waits: the connection was given up, and is made again once there is something.
     Idle,
     /// It passes by itself.
-    Retry(String),
+    Retry {
+        cause: RetryCause,
+        reason: String,
+    },
     /// Its target cannot go on from where it is.
-    Rejoin(&'static str),
+    Rejoin(ResyncReason),
     Park {
         cause: ParkCause,
         reason: String,
@@ -31,7 +34,7 @@ pub(crate) enum StopReason {
 impl From<FailureAction> for StopReason {
     fn from(fault: FailureAction) -> StopReason {
         match fault {
-            FailureAction::Retry(reason) => StopReason::Retry(reason),
+            FailureAction::Retry { cause, reason } => StopReason::Retry { cause, reason },
             FailureAction::Park { cause, reason, remedy } => StopReason::Park { cause, reason, remedy },
             FailureAction::Refused(refusal) => StopReason::Refused(refusal),
         }
@@ -50,24 +53,30 @@ impl From<TargetError> for StopReason {
     }
 }
 
+impl From<RetryCause> for StopReason {
+    fn from(cause: RetryCause) -> StopReason {
+        StopReason::Retry { cause, reason: cause.to_string() }
+    }
+}
+
 impl From<RestartSignal> for StopReason {
-    fn from(why: RestartSignal) -> StopReason {
-        match why {
-            RestartSignal::OverBudget => StopReason::Park {
-                cause: ParkCause::Memory,
-                reason: "what waits for it outgrew limits.tenant_memory, or limits.memory".to_owned(),
-                remedy: "it comes back by itself once its target takes rows; if it happens often, raise those limits"
-                    .to_owned(),
-            },
-            RestartSignal::HoldsLog => StopReason::Park {
-                cause: ParkCause::Log,
-                reason: "it held back more of the source's log than limits.source_wal".to_owned(),
-                remedy: "it comes back by itself once its target takes rows".to_owned(),
-            },
-            RestartSignal::Truncated => StopReason::Rejoin("the table was truncated at the source"),
-            RestartSignal::Altered => StopReason::Rejoin("the table was altered at the source"),
-            RestartSignal::Unattributed => StopReason::Rejoin("a delete at the source could not be attributed"),
-            RestartSignal::Requested => StopReason::Rejoin("a resync was asked for"),
+    fn from(signal: RestartSignal) -> StopReason {
+        match signal.reason() {
+            Reason::Park(cause) => {
+                StopReason::Park { cause, reason: cause.to_string(), remedy: remedy(cause).to_owned() }
+            }
+            Reason::Resync(reason) => StopReason::Rejoin(reason),
+            Reason::Retry(cause) => cause.into(),
         }
+    }
+}
+
+/// The remedy for a tenant that the reading side has parked.
+fn remedy(cause: ParkCause) -> &'static str {
+    match cause {
+        ParkCause::Memory => {
+            "it comes back by itself once its target takes rows; if it happens often, raise those limits"
+        }
+        _ => "it comes back by itself once its target takes rows",
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::apply::{Applied, Bisection, Identity, Move, Refusal, Target};
 use crate::clock::now;
-use crate::model::UserId;
+use crate::model::{RetryCause, UserId};
 use crate::replicator::tenant::Worker;
 use crate::replicator::tenant::outcome::StopReason;
 use std::time::Duration;
@@ -50,7 +50,7 @@ impl Worker {
     ) -> Result<usize, StopReason> {
         let stays = Move { from: self.position, to: self.position };
         if self.answer(target.begin_chunks(who, self.position)).await? == Applied::Refused {
-            return Err(StopReason::Retry("its checkpoint is not where it was left".to_owned()));
+            return Err(RetryCause::CheckpointMoved.into());
         }
         let mut refused: Vec<(UserId, Refusal)> = Vec::new();
         let mut bisection = Bisection::new(ids.len());

@@ -4,7 +4,7 @@
 //! after a crash older changes would turn the user back for a moment. So the changes up to the reading's position go
 //! into the same batch, as far as memory and a second allow.
 
-use crate::model::{Change, Lsn};
+use crate::model::{Change, Lsn, RetryCause};
 use crate::replicator::snapshotter::point_read::{PointReadResult, ReadRequest, ReadUser};
 use crate::replicator::tenant::Worker;
 use crate::replicator::tenant::outcome::StopReason;
@@ -53,7 +53,8 @@ impl Worker {
             return Ok(None);
         }
         let found = self.context.rereader.read(&self.context.config, &wanted).await;
-        let mut found = found.map_err(|error| StopReason::Retry(error.to_string()))?;
+        let mut found = found
+            .map_err(|error| StopReason::Retry { cause: RetryCause::SourceReadFailed, reason: error.to_string() })?;
         self.context.live.metrics.rereads.inc_by(wanted.len() as u64);
         let users = std::mem::take(&mut found.users);
         let found = Arc::new(found);

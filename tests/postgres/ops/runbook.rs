@@ -6,7 +6,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use std::path::Path;
 
 /// The files with user-facing texts: findings, reasons and remedies.
-const TEXTS: [&str; 10] = [
+const TEXTS: [&str; 11] = [
     "src/apply/assessment.rs",
     "src/check/finding.rs",
     "src/check/kafka.rs",
@@ -14,6 +14,7 @@ const TEXTS: [&str; 10] = [
     "src/check/source.rs",
     "src/check/state.rs",
     "src/check/target.rs",
+    "src/model/reason.rs",
     "src/replicator/error.rs",
     "src/replicator/failure_policy.rs",
     "src/replicator/tenant/outcome.rs",

@@ -1,0 +1,267 @@
+//! The reasons behind a tenant's state and a new history, each with a stable code and its text.
+//!
+//! Behaviour, the state's tables, metrics and the API depend on the codes. The texts are for people and may be reworded;
+//! a code never changes and is never used again for something else.
+
+use std::fmt;
+
+/// Declares an enum together with the code and the text of each variant.
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $code:literal, $text:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name {
+            $(#[doc = $text] $variant,)*
+        }
+
+        impl $name {
+            /// Every variant, in the order of the table.
+            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
+
+            /// The stable code: snake_case, unique among all reasons.
+            pub fn code(self) -> &'static str {
+                match self { $($name::$variant => $code,)* }
+            }
+
+            /// The sentence for people.
+            pub fn text(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+
+            /// The variant of a code; `None` for a code of a newer version.
+            pub fn parse(code: &str) -> Option<$name> {
+                match code {
+                    $($code => Some($name::$variant),)*
+                    _ => None,
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.text())
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why a tenant takes a snapshot.
+    ResyncReason {
+        NewTarget = "new_target", "its target is new";
+        HandedOver = "handed_over", "its target was handed over";
+        TableMissing = "table_missing", "users_sync was gone from its target";
+        TableReplaced = "table_replaced", "users_sync was truncated, rewritten or replaced in its target";
+        NewGeneration = "new_generation", "the source's history is another one";
+        MappingChanged = "mapping_changed", "the mapping has changed";
+        TargetRestored = "target_restored", "its target was restored to an older point";
+        Unfinished = "unfinished", "it was not finished, or parked";
+        SourceTruncated = "source_truncated", "the table was truncated at the source";
+        SourceAltered = "source_altered", "the table was altered at the source";
+        UnattributedDelete = "unattributed_delete", "a delete at the source could not be attributed";
+        Requested = "resync_requested", "a resync was asked for";
+        NoTargetId = "no_target_id", "the state has no id for its target";
+        TransactionLost = "transaction_lost", "its connection broke inside a transaction too large to keep";
+    }
+}
+
+reasons! {
+    /// Why a tenant is parked. The codes are also the values of the label `reason` of `users_sync_parked_tenants`.
+    ParkCause {
+        Login = "login", "its target refuses the connection: TLS, login, or no such database";
+        Rights = "rights", "the role lacks a right in its target, or the database is read-only";
+        Altered = "altered", "the tables of users-sync in its target were altered";
+        Refuses = "refuses", "its target refuses too many rows";
+        Deletes = "deletes", "the snapshot would delete more users than limits.max_deletes";
+        Foreign = "foreign", "its target belongs to another tenant or installation";
+        Memory = "memory", "what waits for it outgrew limits.tenant_memory, or limits.memory";
+        Log = "log", "it held back more of the source's log than limits.source_wal";
+        Away = "away", "its target was away for longer than limits.park_after";
+        NotConfigured = "not_configured", "the configuration does not have it any more";
+        Other = "other", "its target reports an error that none of these codes covers";
+    }
+}
+
+reasons! {
+    /// Why a tenant's work is tried again after a pause.
+    RetryCause {
+        Unreachable = "target_unreachable", "its target cannot be reached";
+        NoAnswer = "target_no_answer", "its target does not answer";
+        TablesLocked = "target_locked", "somebody locks its tables";
+        TargetError = "target_error", "its target reports an error that passes";
+        CheckpointMoved = "checkpoint_moved", "its checkpoint is not where it was left";
+        RowRefused = "row_refused", "its target refuses a row of the snapshot";
+        SnapshotFailed = "snapshot_failed", "its snapshot could not be taken";
+        SourceReadFailed = "source_read_failed", "its users could not be read from the source";
+    }
+}
+
+reasons! {
+    /// Why positions of the source do not mean any more what they meant, so that a new generation begins.
+    HistoryBreak {
+        NothingReplicated = "nothing_replicated", "nothing was ever replicated from it";
+        NewSlot = "new_slot", "the slot is new";
+        MarkedBroken = "marked_broken", "what happened before it is not whole (the log says why)";
+        Republished = "republished",
+            "somebody has altered its publication: what was changed meanwhile may not have been sent";
+        OtherServer = "other_server", "the source is another server";
+        Promoted = "promoted", "the source was promoted: its timeline is another one";
+        SlotMoved = "slot_moved", "somebody else has moved the slot on";
+        SourceRestored = "source_restored", "the source was restored to an older point";
+        UnknownWriter = "unknown_writer", "the target was written by a process that the state does not know";
+        LogLost = "log_lost", "the target holds what the source's log has lost";
+    }
+}
+
+reasons! {
+    /// How the replication slot was lost.
+    SlotLoss {
+        Gone = "slot_gone", "is gone";
+        Invalidated = "slot_invalidated", "was invalidated: its log is gone";
+        OlderThanPublication = "slot_older_than_publication", "is older than its publication";
+    }
+}
+
+/// What the state holds as `reason_code` of a tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// It takes a snapshot.
+    Resync(ResyncReason),
+    /// It is parked.
+    Park(ParkCause),
+    /// It is tried again.
+    Retry(RetryCause),
+}
+
+impl Reason {
+    /// The stable code.
+    pub fn code(self) -> &'static str {
+        match self {
+            Reason::Resync(reason) => reason.code(),
+            Reason::Park(cause) => cause.code(),
+            Reason::Retry(cause) => cause.code(),
+        }
+    }
+
+    /// The reason of a code; `None` for a code of a newer version.
+    pub fn parse(code: &str) -> Option<Reason> {
+        let resync = || ResyncReason::parse(code).map(Reason::Resync);
+        let park = || ParkCause::parse(code).map(Reason::Park);
+        let retry = || RetryCause::parse(code).map(Reason::Retry);
+        resync().or_else(park).or_else(retry)
+    }
+}
+
+/// Why the reading side interrupts a tenant: its work starts over, or it is parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestartSignal {
+    /// It held up the other tenants, or outgrew its budget.
+    OverBudget,
+    /// It held back more of the source's log than it may.
+    HoldsLog,
+    /// The source's table was truncated.
+    Truncated,
+    /// The source's table was altered so that rows look different although they did not change.
+    Altered,
+    /// A delete or a move could not be attributed to a user.
+    Unattributed,
+    /// A resync was requested.
+    Requested,
+}
+
+impl RestartSignal {
+    /// What the tenant's state says after this signal.
+    pub fn reason(self) -> Reason {
+        match self {
+            RestartSignal::OverBudget => Reason::Park(ParkCause::Memory),
+            RestartSignal::HoldsLog => Reason::Park(ParkCause::Log),
+            RestartSignal::Truncated => Reason::Resync(ResyncReason::SourceTruncated),
+            RestartSignal::Altered => Reason::Resync(ResyncReason::SourceAltered),
+            RestartSignal::Unattributed => Reason::Resync(ResyncReason::UnattributedDelete),
+            RestartSignal::Requested => Reason::Resync(ResyncReason::Requested),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// Code and text of every reason.
+    fn table() -> Vec<(&'static str, &'static str)> {
+        let resync = ResyncReason::ALL.iter().map(|reason| (reason.code(), reason.text()));
+        let park = ParkCause::ALL.iter().map(|cause| (cause.code(), cause.text()));
+        let retry = RetryCause::ALL.iter().map(|cause| (cause.code(), cause.text()));
+        let history = HistoryBreak::ALL.iter().map(|reason| (reason.code(), reason.text()));
+        let slot = SlotLoss::ALL.iter().map(|loss| (loss.code(), loss.text()));
+        resync.chain(park).chain(retry).chain(history).chain(slot).collect()
+    }
+
+    #[test]
+    fn codes_are_unique_and_in_snake_case_and_every_reason_has_a_text() {
+        let table = table();
+        let codes: BTreeSet<&str> = table.iter().map(|(code, _)| *code).collect();
+        assert_eq!(codes.len(), table.len());
+        for (code, text) in table {
+            assert!(code.starts_with(|c: char| c.is_ascii_lowercase()), "{code}");
+            assert!(code.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !code.contains("__"), "{code}");
+            assert!(!text.is_empty(), "{code}");
+        }
+    }
+
+    /// The state of an installation and the rules of its alerts hold these codes.
+    #[test]
+    fn stored_codes_do_not_change() {
+        let codes = |codes: Vec<&'static str>| codes.join(" ");
+        assert_eq!(
+            codes(ResyncReason::ALL.iter().map(|reason| reason.code()).collect()),
+            "new_target handed_over table_missing table_replaced new_generation mapping_changed target_restored \
+             unfinished source_truncated source_altered unattributed_delete resync_requested no_target_id \
+             transaction_lost"
+        );
+        assert_eq!(
+            codes(ParkCause::ALL.iter().map(|cause| cause.code()).collect()),
+            "login rights altered refuses deletes foreign memory log away not_configured other"
+        );
+        assert_eq!(
+            codes(RetryCause::ALL.iter().map(|cause| cause.code()).collect()),
+            "target_unreachable target_no_answer target_locked target_error checkpoint_moved row_refused \
+             snapshot_failed source_read_failed"
+        );
+    }
+
+    #[test]
+    fn a_stored_code_leads_back_to_its_reason_and_an_unknown_one_to_none() {
+        let resync = ResyncReason::ALL.iter().copied().map(Reason::Resync);
+        let park = ParkCause::ALL.iter().copied().map(Reason::Park);
+        let retry = RetryCause::ALL.iter().copied().map(Reason::Retry);
+        for reason in resync.chain(park).chain(retry) {
+            assert_eq!(Reason::parse(reason.code()), Some(reason));
+        }
+        for loss in SlotLoss::ALL {
+            assert_eq!(SlotLoss::parse(loss.code()), Some(*loss));
+        }
+        for reason in HistoryBreak::ALL {
+            assert_eq!(HistoryBreak::parse(reason.code()), Some(*reason));
+        }
+        for unknown in ["", "a_code_of_a_newer_version", "Login", "the configuration does not have it any more"] {
+            assert_eq!(Reason::parse(unknown), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn every_signal_parks_or_resyncs() {
+        let signals = [
+            (RestartSignal::OverBudget, "memory"),
+            (RestartSignal::HoldsLog, "log"),
+            (RestartSignal::Truncated, "source_truncated"),
+            (RestartSignal::Altered, "source_altered"),
+            (RestartSignal::Unattributed, "unattributed_delete"),
+            (RestartSignal::Requested, "resync_requested"),
+        ];
+        for (signal, code) in signals {
+            assert_eq!(signal.reason().code(), code);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! A state that the previous version wrote is taken over: its tables gain the new columns, and its rows their codes.
+
+use crate::support::{Bed, Service};
+use tokio_postgres::types::PgLsn;
+use users_sync::model::{Lsn, ParkCause, Reason, TenantId};
+use users_sync::pg;
+use users_sync::state::{StateStore, TenantState};
+
+/// `users_sync.tenant` as version 0.1 made it, with the rows that are there now.
+const PREVIOUS_TABLE: &str = "
+    ALTER TABLE users_sync.tenant RENAME TO tenant_now;
+    CREATE TABLE users_sync.tenant (
+      slot text NOT NULL REFERENCES users_sync.source ON DELETE CASCADE,
+      tenant text NOT NULL,
+      state text NOT NULL CHECK (state IN ('joining', 'following', 'parked')),
+      since timestamptz NOT NULL,
+      reason text,
+      remedy text,
+      target text NOT NULL,
+      target_id uuid,
+      generation bigint NOT NULL,
+      position pg_lsn NOT NULL,
+      position_at timestamptz NOT NULL,
+      rejected bigint NOT NULL DEFAULT 0,
+      relation oid,
+      PRIMARY KEY (slot, tenant)
+    );
+    INSERT INTO users_sync.tenant SELECT slot, tenant, state, since, reason, remedy, target, target_id, generation,
+      position, position_at, rejected, relation FROM users_sync.tenant_now;
+    DROP TABLE users_sync.tenant_now";
+
+/// A tenant that version 0.1 no longer found in its configuration, and one that it had parked for another reason.
+const PREVIOUS_ROWS: &str = "
+    UPDATE users_sync.tenant SET state = 'parked', since = now(), remedy = NULL,
+      reason = 'the configuration does not have it any more' WHERE tenant = 'acme';
+    UPDATE users_sync.tenant SET state = 'parked', since = now(), position = '0/0',
+      reason = 'permission denied', remedy = 'grant it' WHERE tenant = 'initech'";
+
+const ROWS: &str =
+    "SELECT string_agg(concat_ws(' ', tenant, state, reason_code), ', ' ORDER BY tenant) FROM users_sync.tenant";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_of_the_previous_version_gains_its_codes_and_keeps_the_rest() {
+    let bed = Bed::start(&["acme", "globex", "initech"]).await;
+    bed.auth("INSERT INTO auth.users (id, org) SELECT 'u' || n, org FROM generate_series(1, 20) n, unnest('{acme,globex,initech}'::text[]) org").await;
+    let service = Service::start(bed.config());
+    for tenant in ["acme", "globex", "initech"] {
+        bed.state_is(tenant, "following").await;
+    }
+    service.stop().await;
+    bed.auth(PREVIOUS_TABLE).await;
+    bed.auth(PREVIOUS_ROWS).await;
+    bed.auth("UPDATE auth.users SET first_name = 'Meanwhile', updated_at = now()").await;
+    let following = "SELECT since::text FROM users_sync.tenant WHERE tenant = 'globex'";
+    let since = bed.query("auth", following).await;
+
+    // `status` reads tables that nobody has upgraded yet.
+    let id = TenantId::new;
+    let client = pg::connect(&bed.url("auth")).await.unwrap();
+    let before = StateStore::read(&client, "users_sync").await.unwrap();
+    assert!(before.tenants.values().all(|row| row.reason_code.is_none()));
+    let flushed: PgLsn = client.query_one("SELECT pg_current_wal_flush_lsn()", &[]).await.unwrap().get(0);
+    let store = StateStore::acquire(client, "users_sync", "test", Lsn(flushed.into())).await.unwrap();
+    let upgraded = store.load().await.unwrap().tenants;
+    assert_eq!(upgraded[&id("acme")].reason_code, Some(Reason::Park(ParkCause::NotConfigured)));
+    for (tenant, state) in [("globex", TenantState::Following), ("initech", TenantState::Parked)] {
+        let (row, known) = (&upgraded[&id(tenant)], &before.tenants[&id(tenant)]);
+        assert_eq!((row.state, row.reason_code), (state, None), "{tenant}");
+        assert_eq!(
+            (&row.reason, &row.remedy, row.position, &row.target_id),
+            (&known.reason, &known.remedy, known.position, &known.target_id),
+            "{tenant}"
+        );
+    }
+    store.release().await.unwrap();
+    drop(store);
+
+    // The tenant that comes back joins, also while its target is away; the other one stays parked until it is not.
+    let mut config = bed.config();
+    for tenant in [0, 2] {
+        config.tenants[tenant].target.port = 1;
+    }
+    let service = Service::start(config);
+    bed.becomes("auth", ROWS, "acme joining target_unreachable, globex following, initech parked").await;
+    bed.becomes("auth", "SELECT reason FROM users_sync.tenant WHERE tenant = 'initech'", "permission denied").await;
+    service.stop().await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    bed.becomes("auth", ROWS, "acme following, globex following, initech following").await;
+    assert_eq!(bed.query("auth", following).await, since, "it has followed all the while");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_of_a_newer_version_is_read_without_harm() {
+    let bed = Bed::start(&["acme"]).await;
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('u', 'acme')").await;
+    let service = Service::start(bed.config());
+    bed.state_is("acme", "following").await;
+    service.stop().await;
+    bed.auth("UPDATE users_sync.tenant SET state = 'parked', reason = 'new', reason_code = 'known_to_a_newer_version'")
+        .await;
+    let client = pg::connect(&bed.url("auth")).await.unwrap();
+    let known = StateStore::read(&client, "users_sync").await.unwrap();
+    let row = &known.tenants[&TenantId::new("acme")];
+    assert_eq!((row.state, row.reason.as_deref(), row.reason_code), (TenantState::Parked, Some("new"), None));
+    let service = Service::start(bed.config());
+    bed.becomes("auth", ROWS, "acme following").await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_state_is_stored_with_its_code() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    bed.server.sql("postgres", "DROP DATABASE globex").await.unwrap();
+    let service = Service::start(bed.config());
+    bed.state_is("acme", "following").await;
+    bed.becomes("auth", "SELECT reason_code FROM users_sync.tenant WHERE tenant = 'globex'", "login").await;
+    service.stop().await;
+    let mut config = bed.config();
+    config.tenants.remove(0);
+    let service = Service::start(config);
+    bed.becomes("auth", ROWS, "acme parked not_configured, globex parked login").await;
+    service.stop().await;
+}
