@@ -4,6 +4,7 @@
 
 mod support;
 
+use crate::support::proxy::TcpProxy;
 use axum::Router;
 use axum::extract::{Path as At, State};
 use axum::http::StatusCode;
@@ -18,7 +19,7 @@ use support::process::{Process, config_file};
 use support::{Bed, DEADLINE};
 use tempfile::NamedTempFile;
 use tokio::process::Command;
-use users_sync::throwaway::{PostgresServer, TcpProxy};
+use users_sync::throwaway::PostgresServer;
 
 /// Time limit for one file of browser tests. Includes Chromium's start and waits on a slow machine.
 const TESTS_WITHIN: Duration = Duration::from_secs(900);

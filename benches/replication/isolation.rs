@@ -2,10 +2,10 @@
 
 use super::Table;
 use super::bed::Bed;
+use crate::support::proxy::TcpProxy;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
-use users_sync::throwaway::TcpProxy;
 
 const TENANTS: usize = 100;
 const DOWN: usize = 30;

@@ -2,9 +2,10 @@
 
 use super::Table;
 use super::bed::Bed;
+use crate::support::proxy::TcpProxy;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
-use users_sync::throwaway::{PostgresServer, TcpProxy};
+use users_sync::throwaway::PostgresServer;
 
 const COMMITS: u32 = 1000;
 const COMMIT_INTERVAL: Duration = Duration::from_millis(10);

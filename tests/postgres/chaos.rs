@@ -3,6 +3,7 @@
 //! `USERS_SYNC_SEED=<number>` repeats the same choices.
 
 use crate::support::process::{Process, command, config_file, said};
+use crate::support::proxy::TcpProxy;
 use crate::support::{Bed, let_pass};
 use fastrand::Rng;
 use rustix::process::Signal;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
-use users_sync::throwaway::{Options, TcpProxy};
+use users_sync::throwaway::Options;
 
 const TENANTS: usize = 20;
 const USERS: u32 = 60;

@@ -1,11 +1,11 @@
 //! Connections cut at the worst moment, and processes that resume too late.
 
 use crate::support::process::{Process, config_file};
+use crate::support::proxy::{Direction, TcpProxy};
 use crate::support::{Bed, DEADLINE, Service, pause};
 use rustix::process::Signal;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
-use users_sync::throwaway::{Direction, TcpProxy};
 
 /// The history of what was visible: number of users, and checkpoints.
 const HISTORY: &str = "

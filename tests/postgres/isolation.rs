@@ -2,10 +2,11 @@
 
 use crate::support::majors::at_least;
 use crate::support::process::Process;
+use crate::support::proxy::TcpProxy;
 use crate::support::{Bed, Service, let_pass};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
-use users_sync::throwaway::{Options, TcpProxy};
+use users_sync::throwaway::Options;
 
 const REASON: &str = "SELECT coalesce(reason, '') FROM users_sync.tenant WHERE tenant = 'acme'";
 

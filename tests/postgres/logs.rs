@@ -2,12 +2,13 @@
 //! `USERS_SYNC_CHAOS=<seconds>` extends the faults beyond 15 s.
 
 use crate::support::process::{Log, Process, command, config_file, said};
+use crate::support::proxy::TcpProxy;
 use crate::support::{Bed, let_pass};
 use serde_json::Value;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
-use users_sync::throwaway::{Options, TcpProxy};
+use users_sync::throwaway::Options;
 
 /// Part of every value and every password, and of nothing else.
 const MARK: &str = "Zq7Mark";

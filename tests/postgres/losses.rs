@@ -310,8 +310,8 @@ async fn a_source_that_refuses_logins_for_a_while_is_retried() {
 /// While the process runs, `limits.source_wal` bounds what the slot holds back, whatever the targets do.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_process_holds_back_no_more_than_it_may() {
+    use crate::support::proxy::TcpProxy;
     use std::net::{Ipv4Addr, SocketAddr};
-    use users_sync::throwaway::TcpProxy;
     let bed = Bed::start(&["acme", "globex"]).await;
     let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
     let through = bed.server.url("acme").replace(&format!(":{}/", bed.server.port()), &format!(":{}/", proxy.port()));

@@ -2,11 +2,12 @@
 
 use crate::support::majors::binaries;
 use crate::support::process::{Log, Process, command, config_file, said};
+use crate::support::proxy::TcpProxy;
 use crate::support::{Bed, DEADLINE, Service, pause};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;
 use users_sync::config::Publish;
-use users_sync::throwaway::{Options, PostgresServer, TcpProxy};
+use users_sync::throwaway::{Options, PostgresServer};
 
 async fn bed(major: u32, tenants: &[&str], options: Options) -> Bed {
     Bed::start_with(tenants, options.binaries(binaries(major))).await

@@ -1,10 +1,10 @@
 //! The fault proxy delays, freezes and cuts exactly as the other tests rely on.
 
+use crate::support::proxy::{Cut, Direction, TcpProxy};
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use users_sync::throwaway::{Cut, Direction, TcpProxy};
 
 /// Time limit, far above any real wait.
 const DEADLINE: Duration = Duration::from_secs(20);

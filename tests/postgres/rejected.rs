@@ -1,10 +1,11 @@
 //! Rows that a target refuses are left out one by one, recorded, and retried; all other rows arrive.
 
+use crate::support::proxy::{Cut, Direction, TcpProxy};
 use crate::support::{Bed, DEADLINE, GENERATED, Service};
 use std::net::{Ipv4Addr, SocketAddr};
 use users_sync::config::Config;
 use users_sync::model::Deletes;
-use users_sync::throwaway::{Direction, Options, TcpProxy};
+use users_sync::throwaway::Options;
 
 const REJECTED: &str =
     "SELECT coalesce(string_agg(id || ' ' || sqlstate, ', ' ORDER BY id), '') FROM users_sync.rejected";
@@ -204,7 +205,7 @@ async fn a_kill_while_refused_rows_are_isolated_loses_nothing() {
     let service = Service::start(config.clone());
     bed.equal().await;
     add(&bed, CHECK).await;
-    proxy.cut_when(Direction::ToServer, b"ROLLBACK TO SAVEPOINT", users_sync::throwaway::Cut::Before);
+    proxy.cut_when(Direction::ToServer, b"ROLLBACK TO SAVEPOINT", Cut::Before);
     bed.auth("UPDATE auth.users SET updated_at = now(), first_name = CASE id WHEN 'u700' THEN 'Eve' ELSE 'Bea' END")
         .await;
     proxy.wait_cut().await;

@@ -120,8 +120,8 @@ async fn a_process_frozen_in_a_merge_writes_nothing_when_it_wakes_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_replaces_a_process_that_lost_its_network() {
     use crate::support::process::config_file;
+    use crate::support::proxy::TcpProxy;
     use std::net::{Ipv4Addr, SocketAddr};
-    use users_sync::throwaway::TcpProxy;
     let bed = Bed::start(&["acme"]).await;
     let through = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
     let mut source = bed.url("auth");

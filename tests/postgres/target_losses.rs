@@ -1,10 +1,10 @@
 //! Every fault of a target while the process runs: the log says what happened, and the process recovers.
 
 use crate::support::process::{Log, Process, command, config_file, said};
+use crate::support::proxy::TcpProxy;
 use crate::support::{Bed, GENERATED};
 use std::net::{Ipv4Addr, SocketAddr};
 use tempfile::NamedTempFile;
-use users_sync::throwaway::TcpProxy;
 
 struct Scene {
     bed: Bed,

@@ -1,11 +1,11 @@
 //! Source and targets are compared beside the running process: every difference is found, none is invented.
 
 use crate::support::process::{command, said};
+use crate::support::proxy::TcpProxy;
 use crate::support::{Bed, GENERATED, Service};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use users_sync::throwaway::TcpProxy;
 
 async fn fill(bed: &Bed, users: u32) {
     for tenant in &bed.tenants {

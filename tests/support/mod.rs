@@ -5,6 +5,7 @@
 
 pub mod majors;
 pub mod process;
+pub mod proxy;
 
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;

@@ -2,13 +2,13 @@
 
 use super::bed::{AdminBed, add};
 use crate::support::Bed;
+use crate::support::proxy::TcpProxy;
 #[cfg(feature = "kafka")]
 use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext};
 #[cfg(feature = "kafka")]
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
-use users_sync::throwaway::TcpProxy;
 
 /// Every metric family with its type. The gauges of the tee exist only with a tee.
 const FAMILIES: [(&str, &str); 27] = [

@@ -1,12 +1,12 @@
 //! The status of the process and its tenants over HTTP.
 
 use super::bed::{AdminBed, add};
+use crate::support::proxy::TcpProxy;
 use crate::support::{Bed, Service};
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
 use users_sync::model::TenantId;
 use users_sync::pg::Secret;
-use users_sync::throwaway::TcpProxy;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_shows_itself_and_every_tenant_from_its_start() {

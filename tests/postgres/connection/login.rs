@@ -3,13 +3,14 @@
 use super::{
     Authority, DEADLINE, kind, outcome, outcome_of_replication, outcome_of_sql, parse, tls_server, url, within,
 };
+use crate::support::proxy::TcpProxy;
 use rcgen::PKCS_ECDSA_P256_SHA256;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use users_sync::capture::{CaptureError, ReplicationConnection};
 use users_sync::pg::{self, ConnectError};
-use users_sync::throwaway::{Options, PostgresServer, TcpProxy};
+use users_sync::throwaway::{Options, PostgresServer};
 
 const MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
 const KINDS: [&str; 3] = ["host", "hostssl", "hostnossl"];

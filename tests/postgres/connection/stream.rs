@@ -1,6 +1,7 @@
 //! The replication stream: decoded changes in order, status updates that move the slot, and every way it can end.
 
 use super::{Authority, DEADLINE, parse, tls_server, within};
+use crate::support::proxy::{Cut, Direction, TcpProxy};
 use rcgen::PKCS_ECDSA_P256_SHA256;
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -9,7 +10,7 @@ use users_sync::capture::pgoutput::{Message, OldTuple, Tuple, parse_message};
 use users_sync::capture::{CaptureError, Frame, ReplicationConnection, ReplicationReader, ReplicationWriter};
 use users_sync::capture::{publication, slot};
 use users_sync::model::{Cell, Lsn, Relation, TableName, Timestamp};
-use users_sync::throwaway::{Cut, Direction, Options, PostgresServer, TcpProxy};
+use users_sync::throwaway::{Options, PostgresServer};
 
 const SLOT: &str = "users_sync";
 const PUBLICATION: &str = "users_sync";

@@ -1,7 +1,6 @@
-//! A TCP proxy on loopback that delays, freezes and cuts connections, for tests, the demo and the benchmark.
-//! Knows nothing of what it carries: needles are looked for in the bytes as they are, so they show only without TLS.
+//! A TCP proxy on loopback that delays, freezes and cuts connections, for the tests and the benchmark.
+//! It searches the bytes that it carries for needles, so they are found only in connections without TLS.
 
-use super::error::ThrowawayError;
 use bytes::{Buf, Bytes, BytesMut};
 use socket2::SockRef;
 use std::io;
@@ -15,17 +14,17 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-/// As much as one read takes.
-const READ: usize = 64 << 10;
-/// Chunks on their way in one direction: enough that a delay does not limit the bandwidth, and not without end.
-const ON_THE_WAY: usize = 4096;
+/// Bytes that one read takes at most.
+const READ_SIZE: usize = 64 << 10;
+/// Chunks in flight in one direction: bounded, but enough that a delay does not limit the bandwidth.
+const CHUNKS_IN_FLIGHT: usize = 4096;
 
-/// Which way bytes go.
+/// The direction in which bytes flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// From who connected to the proxy.
+    /// From the client that connected to the proxy.
     ToServer,
-    /// From where the proxy connected to.
+    /// From the server that the proxy connected to.
     ToClient,
 }
 
@@ -38,16 +37,16 @@ pub enum Cut {
     After,
 }
 
-/// A proxy; it ends, and its connections with it, when it is dropped.
+/// A proxy. Dropping it resets its connections.
 #[derive(Debug)]
 pub struct TcpProxy {
     port: u16,
-    context: Arc<SessionContext>,
+    switches: Arc<Switches>,
     listening: AbortHandle,
 }
 
 #[derive(Debug)]
-struct SessionContext {
+struct Switches {
     upstream: watch::Sender<SocketAddr>,
     delay: watch::Sender<Duration>,
     frozen: watch::Sender<bool>,
@@ -57,13 +56,13 @@ struct SessionContext {
     armed: watch::Sender<Option<Armed>>,
 }
 
-/// A trigger that has not done its work yet.
+/// A trigger that has not fired.
 #[derive(Clone, Debug)]
 struct Armed {
-    /// Tells it from the one before: what a connection has seen counts from the arming on.
+    /// Differs from the trigger before: a connection counts what it has seen from the arming on.
     id: Arc<()>,
     trigger: Trigger,
-    /// One connection has met it and is being cut.
+    /// A connection has met it and is being cut.
     met: bool,
 }
 
@@ -75,12 +74,11 @@ enum Trigger {
 }
 
 impl TcpProxy {
-    /// Listens on a free port of 127.0.0.1 and connects whoever comes to `upstream`.
-    pub async fn start(upstream: SocketAddr) -> Result<TcpProxy, ThrowawayError> {
-        let listener =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(ThrowawayError::io("listen for the proxy"))?;
-        let port = listener.local_addr().map_err(ThrowawayError::io("ask for the proxy's port"))?.port();
-        let context = Arc::new(SessionContext {
+    /// Listens on a free port of 127.0.0.1 and connects every client to `upstream`.
+    pub async fn start(upstream: SocketAddr) -> io::Result<TcpProxy> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let port = listener.local_addr()?.port();
+        let switches = Arc::new(Switches {
             upstream: watch::Sender::new(upstream),
             delay: watch::Sender::new(Duration::ZERO),
             frozen: watch::Sender::new(false),
@@ -89,8 +87,8 @@ impl TcpProxy {
             open: watch::Sender::new(0),
             armed: watch::Sender::new(None),
         });
-        let listening = tokio::spawn(listen(listener, Arc::clone(&context))).abort_handle();
-        Ok(TcpProxy { port, context, listening })
+        let listening = tokio::spawn(listen(listener, Arc::clone(&switches))).abort_handle();
+        Ok(TcpProxy { port, switches, listening })
     }
 
     /// The port on 127.0.0.1.
@@ -98,71 +96,71 @@ impl TcpProxy {
         self.port
     }
 
-    /// New connections go there, and open ones are reset: what a name or an address does at a fail-over.
+    /// Connects new clients to `upstream` and resets open connections, as a name or an address does at a fail-over.
     pub fn lead_to(&self, upstream: SocketAddr) {
-        self.context.upstream.send_replace(upstream);
+        self.switches.upstream.send_replace(upstream);
         self.cut();
     }
 
-    /// Every byte read from now on arrives so much later, in both directions: a round trip takes twice that.
+    /// Delays every byte read from now on, in both directions: a round trip takes twice as long.
     /// Connecting itself is not delayed. The clock ticks in milliseconds and rounds up.
     pub fn set_delay(&self, one_way: Duration) {
-        self.context.delay.send_replace(one_way);
+        self.switches.delay.send_replace(one_way);
     }
 
-    /// Resets every open connection; new ones are welcome.
+    /// Resets every open connection and accepts new ones.
     pub fn cut(&self) {
-        self.context.cuts.send_replace(());
+        self.switches.cuts.send_replace(());
     }
 
-    /// Resets new connections at once, and those that are open; `false` lets new ones in again.
+    /// Resets open connections, and new ones at once; `false` accepts new ones again.
     pub fn refuse(&self, refuse: bool) {
-        self.context.refusing.send_replace(refuse);
+        self.switches.refusing.send_replace(refuse);
         if refuse {
             self.cut();
         }
     }
 
-    /// Holds everything back, a close too, while the connections stay open; `false` lets it flow again.
+    /// Holds back all bytes, and closes, while the connections stay open; `false` lets them flow again.
     pub fn freeze(&self, freeze: bool) {
-        self.context.frozen.send_replace(freeze);
+        self.switches.frozen.send_replace(freeze);
     }
 
-    /// Once: resets the connection on which `needle` comes by, also when it comes in pieces. With [`Cut::Before`] the
-    /// pieces before the last one have arrived. Replaces a trigger that has not fired.
+    /// Resets, once, the connection that carries `needle`, also in pieces. With [`Cut::Before`] the pieces before the
+    /// last one have arrived. Replaces a trigger that has not fired.
     pub fn cut_when(&self, direction: Direction, needle: &[u8], cut: Cut) {
         self.arm(Trigger::Needle(direction, needle.into(), cut));
     }
 
-    /// Once: lets the client's bytes with `needle` arrive, then resets the connection in place of the next bytes that
-    /// the server sends: done, but nobody knows. Meant for clients that wait for one answer before the next question.
+    /// Lets, once, the client's bytes with `needle` arrive, then resets the connection in place of the server's next
+    /// bytes: a lost reply. For clients that wait for each reply before the next request.
     pub fn swallow_reply_to(&self, needle: &[u8]) {
         self.arm(Trigger::SwallowReplyTo(needle.into()));
     }
 
-    /// Once: resets the first connection that has carried `count` bytes from now on; exactly those arrive.
+    /// Resets, once, the first connection that has carried `count` bytes from now on; exactly those arrive.
     pub fn cut_after_bytes(&self, direction: Direction, count: u64) {
         self.arm(Trigger::Bytes(direction, count));
     }
 
-    /// Waits until the trigger has fired and its connection is gone; at once when none is armed.
+    /// Waits until the trigger has fired and its connection has ended. Returns at once when none is armed.
     pub async fn wait_cut(&self) {
-        // It cannot fail: we hold the sender.
-        let _ = self.context.armed.subscribe().wait_for(Option::is_none).await;
+        // Cannot fail: the proxy holds the sender.
+        let _ = self.switches.armed.subscribe().wait_for(Option::is_none).await;
     }
 
-    /// How many connections are open.
+    /// The number of open connections.
     pub fn connections(&self) -> usize {
-        *self.context.open.borrow()
+        *self.switches.open.borrow()
     }
 
-    /// Waits until so many connections are open.
+    /// Waits until `count` connections are open.
     pub async fn wait_connections(&self, count: usize) {
-        let _ = self.context.open.subscribe().wait_for(|open| *open == count).await;
+        let _ = self.switches.open.subscribe().wait_for(|open| *open == count).await;
     }
 
     fn arm(&self, trigger: Trigger) {
-        self.context.armed.send_replace(Some(Armed { id: Arc::new(()), trigger, met: false }));
+        self.switches.armed.send_replace(Some(Armed { id: Arc::new(()), trigger, met: false }));
     }
 }
 
@@ -172,52 +170,52 @@ impl Drop for TcpProxy {
     }
 }
 
-async fn listen(listener: TcpListener, context: Arc<SessionContext>) {
+async fn listen(listener: TcpListener, switches: Arc<Switches>) {
     // Dropped with this task, and the connections with it.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Some(_) = connections.join_next() => {}
-            // A client that is gone before it is accepted is no reason to stop.
+            // A client may close before it is accepted.
             accepted = listener.accept() => if let Ok((client, _)) = accepted {
-                let cuts = context.cuts.subscribe();
+                let cuts = switches.cuts.subscribe();
                 let client = Abrupt(Some(client));
-                if !*context.refusing.borrow() {
-                    context.open.send_modify(|open| *open += 1);
-                    connections.spawn(serve(client, cuts, Arc::clone(&context)));
+                if !*switches.refusing.borrow() {
+                    switches.open.send_modify(|open| *open += 1);
+                    connections.spawn(serve(client, cuts, Arc::clone(&switches)));
                 }
             },
         }
     }
 }
 
-/// One connection, from its first byte to its end.
-async fn serve(client: Abrupt, mut cuts: watch::Receiver<()>, context: Arc<SessionContext>) {
+/// Serves one connection until it ends.
+async fn serve(client: Abrupt, mut cuts: watch::Receiver<()>, switches: Arc<Switches>) {
     let met = OnceLock::new();
     tokio::select! {
-        () = carry(client, &context, &met) => {}
+        () = carry(client, &switches, &met) => {}
         _ = cuts.changed() => {}
     }
-    context.open.send_modify(|open| *open -= 1);
+    switches.open.send_modify(|open| *open -= 1);
     if let Some(id) = met.get() {
-        context.armed.send_if_modified(|armed| armed.take_if(|armed| Arc::ptr_eq(&armed.id, id)).is_some());
+        switches.armed.send_if_modified(|armed| armed.take_if(|armed| Arc::ptr_eq(&armed.id, id)).is_some());
     }
 }
 
 /// Carries bytes until both ends have closed, one breaks, or a trigger is `met`.
-async fn carry(mut client: Abrupt, context: &SessionContext, met: &OnceLock<Arc<()>>) {
-    let upstream = *context.upstream.borrow();
+async fn carry(mut client: Abrupt, switches: &Switches, met: &OnceLock<Arc<()>>) {
+    let upstream = *switches.upstream.borrow();
     let Ok(server) = TcpStream::connect(upstream).await else { return };
     let mut server = Abrupt(Some(server));
     let over = {
         let (Some(client), Some(server)) = (&mut client.0, &mut server.0) else { return };
         for socket in [&*client, &*server] {
-            // For speed only.
+            // Only for speed.
             let _ = socket.set_nodelay(true);
         }
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
-        let flow = |direction| Flow { direction, context, met, seen: Seen::default() };
+        let flow = |direction| Flow { direction, switches, met, seen: Seen::default() };
         tokio::try_join!(
             flow(Direction::ToServer).pump(from_client, to_server),
             flow(Direction::ToClient).pump(from_server, to_client),
@@ -238,15 +236,15 @@ struct Abrupt(Option<TcpStream>);
 impl Drop for Abrupt {
     fn drop(&mut self) {
         if let Some(socket) = &self.0 {
-            // Without it the end is a close, which is no error of anybody's either.
+            // On failure the socket is closed instead of reset.
             let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }
     }
 }
 
-/// The connection has come to an end that is not a close by both sides.
+/// The connection has ended other than by a close of both sides.
 struct Over {
-    /// To whom everything that was written has to arrive all the same.
+    /// The direction in which everything written still has to arrive.
     deliver: Option<Direction>,
 }
 
@@ -259,43 +257,43 @@ impl From<io::Error> for Over {
 /// One direction of one connection.
 struct Flow<'a> {
     direction: Direction,
-    context: &'a SessionContext,
+    switches: &'a Switches,
     /// The trigger that this connection has met.
     met: &'a OnceLock<Arc<()>>,
     seen: Seen,
 }
 
-/// What came by since a trigger was armed.
+/// What a flow has carried since a trigger was armed.
 #[derive(Default)]
 struct Seen {
     armed: Option<Arc<()>>,
     count: u64,
-    /// The end of it, shorter than the needle.
+    /// The last bytes, fewer than the needle has.
     tail: Vec<u8>,
 }
 
-/// How much of a chunk goes on, and whether the connection ends behind it.
+/// How much of a chunk is forwarded, and whether the connection ends after it.
 struct Verdict {
     forward: usize,
     ends: bool,
 }
 
 impl Flow<'_> {
-    /// Ends well when the sending side has closed.
+    /// Carries bytes until the sending side closes.
     async fn pump(mut self, from: ReadHalf<'_>, to: WriteHalf<'_>) -> Result<(), Over> {
-        let (queue, queued) = mpsc::channel(ON_THE_WAY);
-        let read = read(from, queue, self.direction, self.context, self.met);
+        let (queue, queued) = mpsc::channel(CHUNKS_IN_FLIGHT);
+        let read = read(from, queue, self.direction, self.switches, self.met);
         tokio::try_join!(read, self.write(queued, to)).map(drop)
     }
 
-    /// Hands on what is due.
+    /// Writes each chunk when it is due.
     async fn write(&mut self, mut queued: mpsc::Receiver<(Instant, Bytes)>, mut to: WriteHalf<'_>) -> Result<(), Over> {
-        let mut frozen = self.context.frozen.subscribe();
+        let mut frozen = self.switches.frozen.subscribe();
         while let Some((due, mut chunk)) = queued.recv().await {
             if due > Instant::now() {
                 tokio::time::sleep_until(due).await;
             }
-            // It cannot fail: the sender outlives every connection. So below.
+            // Cannot fail, here and below: the sender outlives every connection.
             let _ = frozen.wait_for(|frozen| !frozen).await;
             let verdict = self.inspect(&chunk);
             chunk.truncate(verdict.forward);
@@ -311,10 +309,10 @@ impl Flow<'_> {
         Ok(to.shutdown().await?)
     }
 
-    /// Looks for what the trigger waits for.
+    /// Decides what happens to a chunk under the armed trigger.
     fn inspect(&mut self, chunk: &[u8]) -> Verdict {
         let all = Verdict { forward: chunk.len(), ends: false };
-        let Some(armed) = self.context.armed.borrow().clone().filter(|armed| !armed.met) else { return all };
+        let Some(armed) = self.switches.armed.borrow().clone().filter(|armed| !armed.met) else { return all };
         if self.seen.armed.as_ref().is_none_or(|seen| !Arc::ptr_eq(seen, &armed.id)) {
             self.seen = Seen { armed: Some(Arc::clone(&armed.id)), ..Seen::default() };
         }
@@ -327,7 +325,7 @@ impl Flow<'_> {
             Trigger::SwallowReplyTo(needle)
                 if self.direction == Direction::ToServer && self.seen.completes(needle, chunk) =>
             {
-                // From here on it is up to the other direction.
+                // The other direction does the rest.
                 self.claim(&armed);
                 all
             }
@@ -343,9 +341,9 @@ impl Flow<'_> {
         }
     }
 
-    /// Whether the trigger is ours, and not another connection's that was faster.
+    /// Claims the trigger; `false` if another connection was faster.
     fn claim(&self, wanted: &Armed) -> bool {
-        self.context.armed.send_if_modified(|armed| match armed {
+        self.switches.armed.send_if_modified(|armed| match armed {
             Some(armed) if Arc::ptr_eq(&armed.id, &wanted.id) && !armed.met => {
                 armed.met = true;
                 self.met.set(Arc::clone(&armed.id)).is_ok()
@@ -356,7 +354,7 @@ impl Flow<'_> {
 }
 
 impl Seen {
-    /// Whether the needle is whole with this chunk.
+    /// Whether this chunk completes the needle.
     fn completes(&mut self, needle: &[u8], chunk: &[u8]) -> bool {
         self.tail.extend_from_slice(chunk);
         if needle.is_empty() || self.tail.windows(needle.len()).any(|window| window == needle) {
@@ -368,25 +366,25 @@ impl Seen {
     }
 }
 
-/// Takes in what comes, and stamps it with the time at which it is due.
+/// Reads chunks and stamps each with the time at which it is due.
 async fn read(
     mut from: ReadHalf<'_>,
     queue: mpsc::Sender<(Instant, Bytes)>,
     direction: Direction,
-    context: &SessionContext,
+    switches: &Switches,
     met: &OnceLock<Arc<()>>,
 ) -> Result<(), Over> {
     let mut buffer = BytesMut::new();
     loop {
-        buffer.reserve(READ);
+        buffer.reserve(READ_SIZE);
         let count = from.read_buf(&mut buffer).await?;
         if direction == Direction::ToClient && met.get().is_some() {
-            // The answer that nobody is to hear.
+            // The reply that is swallowed.
             return Err(Over { deliver: None });
         }
-        let due = Instant::now() + *context.delay.borrow();
+        let due = Instant::now() + *switches.delay.borrow();
         if count == 0 {
-            // The close is due in its turn, too.
+            // The close is delayed like the bytes.
             let _ = queue.send((due, Bytes::new())).await;
             return Ok(());
         }
