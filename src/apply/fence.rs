@@ -14,7 +14,7 @@ LOCK TABLE users_sync.checkpoint IN EXCLUSIVE MODE";
 
 /// Transactions of our own role that hold the checkpoint: an older process in the middle of a batch or a merge. Its
 /// kernel may answer for it while it is frozen, so nothing but this ends them.
-const END_OLDER: &str = "\
+const TERMINATE_OLDER: &str = "\
 SELECT count(pg_terminate_backend(l.pid)) FROM pg_catalog.pg_locks l \
 JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
 WHERE l.relation = 'users_sync.checkpoint'::regclass AND l.granted AND l.pid <> pg_backend_pid() \
@@ -22,18 +22,18 @@ WHERE l.relation = 'users_sync.checkpoint'::regclass AND l.granted AND l.pid <> 
   AND a.usename = current_user AND l.mode IN ('RowShareLock', 'RowExclusiveLock', 'ExclusiveLock')";
 
 /// So often at most an older process may be in the way.
-const ROUNDS: usize = 5;
+const MAX_ATTEMPTS: usize = 5;
 
 impl Target {
     /// From now on no process with a lower epoch commits anything here. One that is in the middle of a transaction loses
     /// it.
     pub async fn fence(&mut self, tenant: &TenantId, epoch: Epoch) -> Result<(), TargetError> {
-        for _ in 1..ROUNDS {
+        for _ in 1..MAX_ATTEMPTS {
             match self.raise_epoch(epoch).await {
                 Err(TargetError::Sql(error))
                     if SqlStateClass::of_error(&error) == Some(SqlStateClass::LockNotAvailable) =>
                 {
-                    let ended: i64 = self.client_mut().query_typed_one(END_OLDER, &[]).await?.get(0);
+                    let ended: i64 = self.client_mut().query_typed_one(TERMINATE_OLDER, &[]).await?.get(0);
                     tracing::warn!(%tenant, ended, "an older process was in the middle of a transaction: it was ended");
                 }
                 raised => return raised,

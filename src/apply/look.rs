@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 
 /// What [`super::Target::open`] would find.
 pub async fn look(client: &Client) -> Result<ObservedTarget, TargetError> {
-    let row = client.query_typed_one(statement::INSPECT, &[]).await?;
+    let row = client.query_typed_one(statement::FIND_TABLES, &[]).await?;
     let (has_checkpoint, has_users): (bool, bool) = (row.get(0), row.get(1));
     let checkpoint = if has_checkpoint { read_checkpoint(client).await? } else { None };
     let (has_rows, relation) = match has_users {

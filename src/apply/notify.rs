@@ -2,32 +2,32 @@
 
 /// A transaction that writes more users than this does not name them: the server keeps what it is told in memory, and in a
 /// queue that all databases share, until the slowest listener has read it.
-pub const NOTIFY_AT_MOST: usize = 10_000;
+pub const MAX_NOTIFIED_USERS: usize = 10_000;
 
 /// Tells listeners that many were written, or that who they are is not known.
-pub const NOTIFY_OF_MANY: &str = "SELECT pg_notify('users_sync', '')";
+pub const NOTIFY_WITHOUT_ID: &str = "SELECT pg_notify('users_sync', '')";
 
 /// Lets go of what every listener has read. A server does so as notifications are added, and so never again once the queue is
 /// full (`asyncQueueAdvanceTail`, which this function calls, too).
-pub(super) const FREE_QUEUE: &str = "SELECT pg_notification_queue_usage()";
+pub(super) const ADVANCE_QUEUE: &str = "SELECT pg_notification_queue_usage()";
 
 /// Who is told of what a statement writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Notify {
     /// Nobody: the statement has no part for it.
-    Nobody,
+    Off,
     /// Listeners, of each user that was really written.
-    OfEach,
+    EachUser,
     /// Listeners, of there being any.
-    OfMany,
+    WithoutId,
 }
 
 impl Notify {
     /// What the parts of the statement return: those that change a row of `u`, and those that make one.
     pub(super) fn returning(self) -> (&'static str, &'static str) {
         match self {
-            Notify::Nobody => ("", ""),
-            Notify::OfEach | Notify::OfMany => (" RETURNING u.id", " RETURNING id"),
+            Notify::Off => ("", ""),
+            Notify::EachUser | Notify::WithoutId => (" RETURNING u.id", " RETURNING id"),
         }
     }
 
@@ -35,15 +35,15 @@ impl Notify {
     /// (manual: NOTIFY).
     pub(super) fn of(self, written: &[&str]) -> String {
         match self {
-            Notify::Nobody => String::new(),
-            Notify::OfEach => {
+            Notify::Off => String::new(),
+            Notify::EachUser => {
                 let ids = written.iter().map(|part| format!("SELECT id FROM {part}")).collect::<Vec<_>>();
                 format!(
                     ", (SELECT count(pg_notify('users_sync', id)) FROM ({}) AS written WHERE octet_length(id) < 8000)",
                     ids.join(" UNION ALL ")
                 )
             }
-            Notify::OfMany => {
+            Notify::WithoutId => {
                 let any = written.iter().map(|part| format!("EXISTS (SELECT FROM {part})")).collect::<Vec<_>>();
                 format!(", (SELECT count(pg_notify('users_sync', '')) WHERE {})", any.join(" OR "))
             }
@@ -57,10 +57,10 @@ mod tests {
 
     #[test]
     fn notifications_are_part_of_the_statement_and_cost_nothing_if_off() {
-        assert_eq!((Notify::Nobody.of(&["updated"]), Notify::Nobody.returning()), (String::new(), ("", "")));
-        let each = Notify::OfEach.of(&["updated", "inserted"]);
+        assert_eq!((Notify::Off.of(&["updated"]), Notify::Off.returning()), (String::new(), ("", "")));
+        let each = Notify::EachUser.of(&["updated", "inserted"]);
         assert!(each.contains("(SELECT id FROM updated UNION ALL SELECT id FROM inserted)"), "{each}");
-        let many = Notify::OfMany.of(&["deleted", "patched"]);
+        let many = Notify::WithoutId.of(&["deleted", "patched"]);
         assert!(many.ends_with("WHERE EXISTS (SELECT FROM deleted) OR EXISTS (SELECT FROM patched))"), "{many}");
     }
 }

@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 /// A tenant with more refused users than this is parked: that is not about rows any more.
-pub const REJECTED_AT_MOST: usize = 10_000;
+pub const MAX_REJECTED: usize = 10_000;
 
 impl Target {
     /// The users that were refused so far.
@@ -49,7 +49,7 @@ pub async fn write_rejected(
     accepted: &[&str],
 ) -> Result<(), tokio_postgres::Error> {
     if !accepted.is_empty() {
-        client.execute_typed(statement::ACCEPT, &[(&accepted, Type::TEXT_ARRAY)]).await?;
+        client.execute_typed(statement::DELETE_ACCEPTED, &[(&accepted, Type::TEXT_ARRAY)]).await?;
     }
     if !refused.is_empty() {
         let ids: Vec<&str> = refused.iter().map(|(id, _)| &**id).collect();
@@ -57,7 +57,7 @@ pub async fn write_rejected(
         let codes: Vec<&str> = refused.iter().map(|(_, refusal)| &*refusal.sqlstate).collect();
         let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
             [(&ids, Type::TEXT_ARRAY), (&reasons, Type::TEXT_ARRAY), (&codes, Type::TEXT_ARRAY)];
-        client.execute_typed(statement::REJECT, &parameters).await?;
+        client.execute_typed(statement::INSERT_REJECTED, &parameters).await?;
     }
     Ok(())
 }

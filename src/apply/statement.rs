@@ -130,13 +130,13 @@ CREATE TABLE IF NOT EXISTS users_sync.rejected (
 )";
 
 /// Writes down who is refused: `$1` to `$3` are ids, reasons, codes.
-pub const REJECT: &str = "\
+pub const INSERT_REJECTED: &str = "\
 INSERT INTO users_sync.rejected AS r (id, reason, sqlstate, since, tried_at) \
 SELECT unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), now(), now() \
 ON CONFLICT (id) DO UPDATE SET reason = excluded.reason, sqlstate = excluded.sqlstate, tried_at = now()";
 
 /// Takes out who is not refused any more.
-pub const ACCEPT: &str = "DELETE FROM users_sync.rejected WHERE id = ANY($1)";
+pub const DELETE_ACCEPTED: &str = "DELETE FROM users_sync.rejected WHERE id = ANY($1)";
 
 /// Where a part of a transaction begins that may be taken back.
 pub const SAVEPOINT: &str = "SAVEPOINT users_sync";
@@ -163,7 +163,7 @@ pub const CREATE_INDEX: &str =
     "CREATE INDEX IF NOT EXISTS users_sync_deleted_at_idx ON neon_auth.users_sync (deleted_at)";
 
 /// What stands in a target: checkpoint table, users table, its columns, whether it has rows.
-pub const INSPECT: &str = "\
+pub const FIND_TABLES: &str = "\
 SELECT to_regclass('users_sync.checkpoint') IS NOT NULL,
        to_regclass('neon_auth.users_sync') IS NOT NULL,
        to_regclass('users_sync.rejected') IS NOT NULL";
@@ -321,7 +321,8 @@ pub fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> String 
 }
 
 /// The columns of a stage that a COPY names.
-pub const STAGED: [&str; 8] = ["id", "raw_json", "name", "email", "created_at", "updated_at", "deleted_at", "derived"];
+pub const STAGE_COLUMNS: [&str; 8] =
+    ["id", "raw_json", "name", "email", "created_at", "updated_at", "deleted_at", "derived"];
 
 /// The temporary table that a merge is staged in.
 pub const CREATE_STAGE: &str = "\
@@ -447,7 +448,7 @@ mod tests {
     fn every_part_that_writes_refers_to_the_guard() {
         let shape = Shape::from_columns(&columns(&[])).unwrap();
         for chunk in [false, true] {
-            let parts = Parts { upserts: true, patches: true, deletes: true, chunk, notify: Notify::Nobody };
+            let parts = Parts { upserts: true, patches: true, deletes: true, chunk, notify: Notify::Off };
             for deletes in [Deletes::Soft, Deletes::Hard] {
                 let sql = batch_statement(&shape, deletes, parts);
                 for part in ["updated AS", "inserted AS", "patched AS", "deleted AS"] {
@@ -467,7 +468,7 @@ mod tests {
             let sql = batch_statement(
                 &shape,
                 Deletes::Soft,
-                Parts { upserts: true, patches: true, deletes: true, chunk, notify: Notify::Nobody },
+                Parts { upserts: true, patches: true, deletes: true, chunk, notify: Notify::Off },
             );
             let arrays: Vec<_> = sql.split('$').skip(1).filter_map(|rest| rest.split_once("::")).collect();
             let numbers: Vec<u32> = arrays.iter().filter_map(|(number, _)| number.parse().ok()).collect();
@@ -512,7 +513,7 @@ mod tests {
     #[test]
     fn a_batch_without_rows_only_moves_the_checkpoint() {
         let shape = Shape::from_columns(&columns(&[])).unwrap();
-        let parts = Parts { upserts: false, patches: false, deletes: false, chunk: false, notify: Notify::Nobody };
+        let parts = Parts { upserts: false, patches: false, deletes: false, chunk: false, notify: Notify::Off };
         let sql = batch_statement(&shape, Deletes::Soft, parts);
         assert!(!sql.contains("neon_auth.users_sync u") && sql.contains("position = $6"));
     }

@@ -2,7 +2,7 @@
 
 use super::assessment::ObservedTarget;
 use super::checkpoint::Checkpoint;
-use super::notify::{FREE_QUEUE, NOTIFY_AT_MOST, Notify};
+use super::notify::{ADVANCE_QUEUE, MAX_NOTIFIED_USERS, Notify};
 use super::plan::{Move, Rows};
 use super::statement::{self, Parts, Shape, ShapeError};
 use super::wait;
@@ -72,7 +72,7 @@ impl Target {
         deletes: Deletes,
         notifies: bool,
     ) -> Result<(Target, ObservedTarget), TargetError> {
-        let row = client.query_typed_one(statement::INSPECT, &[]).await?;
+        let row = client.query_typed_one(statement::FIND_TABLES, &[]).await?;
         let (has_checkpoint, has_users, has_rejected): (bool, bool, bool) = (row.get(0), row.get(1), row.get(2));
         if !has_checkpoint {
             create_schema(&client, "users_sync").await?;
@@ -87,7 +87,7 @@ impl Target {
         }
         let no_wait_for = wait::provide(&client).await?;
         if notifies {
-            client.query_typed_one(FREE_QUEUE, &[]).await?;
+            client.query_typed_one(ADVANCE_QUEUE, &[]).await?;
         }
         let columns: Vec<_> = client.query_typed(statement::COLUMNS_OF_USERS, &[]).await?;
         let columns: Vec<_> = columns.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
@@ -221,9 +221,9 @@ impl Target {
             deletes: !rows.deletes.is_empty(),
             chunk,
             notify: match self.told {
-                _ if !self.notifies || rows.is_empty() => Notify::Nobody,
-                ..=NOTIFY_AT_MOST => Notify::OfEach,
-                _ => Notify::OfMany,
+                _ if !self.notifies || rows.is_empty() => Notify::Off,
+                ..=MAX_NOTIFIED_USERS => Notify::EachUser,
+                _ => Notify::WithoutId,
             },
         };
         let (shape, deletes) = (&self.shape, self.deletes);

@@ -7,7 +7,7 @@ use tokio_postgres::types::Type;
 /// The function's body. Each statement of a volatile function sees what is committed by then, under READ COMMITTED; under
 /// the other levels a row that comes later stays unseen, so that waiting is refused. Without a time, or with a negative
 /// one, it looks once.
-const BODY: &str = "
+const FUNCTION_BODY: &str = "
 DECLARE
   ends constant timestamptz := clock_timestamp() + timeout;
   pause double precision := 0.002;
@@ -32,8 +32,8 @@ BEGIN
 END
 ";
 
-/// Whether the function is there as it is here: `$1` is [`BODY`].
-const IS_THERE: &str = "\
+/// Whether the function is there as it is here: `$1` is [`FUNCTION_BODY`].
+const FUNCTION_EXISTS: &str = "\
 SELECT EXISTS (SELECT FROM pg_catalog.pg_proc \
 WHERE oid = to_regprocedure('users_sync.wait_for(text,interval)') AND prosrc = $1)";
 
@@ -44,14 +44,14 @@ pub const DROP_WAIT_FOR: &str = "DROP FUNCTION IF EXISTS users_sync.wait_for(tex
 pub fn create_wait_for() -> String {
     format!(
         "CREATE OR REPLACE FUNCTION users_sync.wait_for(user_id text, timeout interval DEFAULT '5s') RETURNS boolean \
-         LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $wait_for${BODY}$wait_for$"
+         LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $wait_for${FUNCTION_BODY}$wait_for$"
     )
 }
 
 /// Sees to it that the function is there, with a look at the catalog where it is. Gives why it cannot be made: users are
 /// written without it.
 pub(super) async fn provide(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
-    let is_there = || client.query_typed_one(IS_THERE, &[(&BODY, Type::TEXT)]);
+    let is_there = || client.query_typed_one(FUNCTION_EXISTS, &[(&FUNCTION_BODY, Type::TEXT)]);
     if is_there().await?.get(0) {
         return Ok(None);
     }

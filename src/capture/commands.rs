@@ -6,15 +6,15 @@ use crate::pg::quote_ident;
 /// The output plugin, part of every server since PostgreSQL 10.
 pub const PLUGIN: &str = "pgoutput";
 /// From here on CREATE_REPLICATION_SLOT takes its options in parentheses.
-const OPTIONS_IN_PARENTHESES: u32 = 150_000;
+const PARENTHESIZED_OPTIONS_VERSION: u32 = 150_000;
 /// From here on a slot can be carried over to standbys.
-const FAILOVER_SLOTS: u32 = 170_000;
+const FAILOVER_SLOTS_VERSION: u32 = 170_000;
 
 pub(super) fn create_command(name: &str, temporary: bool, server_version: u32) -> String {
     let kind = if temporary { " TEMPORARY" } else { "" };
     let options = match server_version {
-        ..OPTIONS_IN_PARENTHESES => "EXPORT_SNAPSHOT",
-        FAILOVER_SLOTS.. if !temporary => "(SNAPSHOT 'export', FAILOVER true)",
+        ..PARENTHESIZED_OPTIONS_VERSION => "EXPORT_SNAPSHOT",
+        FAILOVER_SLOTS_VERSION.. if !temporary => "(SNAPSHOT 'export', FAILOVER true)",
         _ => "(SNAPSHOT 'export')",
     };
     format!("CREATE_REPLICATION_SLOT {}{kind} LOGICAL {PLUGIN} {options}", quote_ident(name))

@@ -16,7 +16,7 @@ use postgres_protocol::message::frontend;
 
 /// The walsender's session settings: values have to look the same whatever the database's defaults are, and no
 /// time-out may end a stream that is idle for good reasons.
-const SETTINGS: &str = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=3 \
+const SESSION_SETTINGS: &str = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=3 \
      -c bytea_output=hex -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0";
 
 /// A session in walsender mode on one database.
@@ -91,7 +91,8 @@ impl ReplicationConnection {
 async fn log_in(url: &PgUrl, stream: Stream) -> Result<ReplicationConnection, CaptureError> {
     let mut wire = Wire::new(stream);
     // Ours come last and win over the URL's.
-    let options = url.options.as_ref().map_or_else(|| SETTINGS.to_owned(), |own| format!("{own} {SETTINGS}"));
+    let options =
+        url.options.as_ref().map_or_else(|| SESSION_SETTINGS.to_owned(), |own| format!("{own} {SESSION_SETTINGS}"));
     let parameters = [
         ("user", &*url.user),
         ("database", &*url.database),

@@ -2,7 +2,7 @@
 //! updates out. Made for many small frames: large reads, and each frame is a slice of what was read, not a copy.
 
 use super::CaptureError;
-use super::wire::{HEADER, LONGEST, message_length};
+use super::wire::{HEADER_LENGTH, MAX_MESSAGE_LENGTH, message_length};
 use crate::model::{Lsn, Timestamp};
 use crate::pg::{ServerError, Stream};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -14,9 +14,9 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
 /// As much as one read takes: some hundred small changes, and little beside a tenant's budget.
-const READ: usize = 128 << 10;
+const READ_SIZE: usize = 128 << 10;
 /// Below this much room a read is not worth its system call: get a new buffer first.
-const LEAST_ROOM: usize = 16 << 10;
+const MIN_READ_SPACE: usize = 16 << 10;
 
 /// XLogData and primary keepalive, the first byte of CopyData.
 const XLOG_DATA: u8 = b'w';
@@ -88,10 +88,10 @@ impl ReplicationReader {
 
     /// Room for the rest of a large frame, or for many small ones.
     fn make_room(&mut self) -> Result<(), CaptureError> {
-        let length = message_length(&self.buffer, LONGEST)?.map_or(HEADER, |(_, length)| length);
+        let length = message_length(&self.buffer, MAX_MESSAGE_LENGTH)?.map_or(HEADER_LENGTH, |(_, length)| length);
         let missing = length.saturating_sub(self.buffer.len());
-        if self.buffer.capacity() - self.buffer.len() < missing.max(LEAST_ROOM) {
-            self.buffer.reserve(missing.max(READ));
+        if self.buffer.capacity() - self.buffer.len() < missing.max(MIN_READ_SPACE) {
+            self.buffer.reserve(missing.max(READ_SIZE));
         }
         Ok(())
     }
@@ -100,14 +100,14 @@ impl ReplicationReader {
 /// Splits the next frame off, skipping what is not one. Pure.
 fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, CaptureError> {
     loop {
-        let Some((tag, length)) = message_length(buffer, LONGEST)? else { return Ok(None) };
+        let Some((tag, length)) = message_length(buffer, MAX_MESSAGE_LENGTH)? else { return Ok(None) };
         if buffer.len() < length {
             return Ok(None);
         }
         match tag {
             COPY_DATA_TAG => {
                 let mut frame = buffer.split_to(length).freeze();
-                frame.advance(HEADER);
+                frame.advance(HEADER_LENGTH);
                 return parse_copy_data(frame).map(Some);
             }
             ERROR_RESPONSE_TAG => {

@@ -8,11 +8,11 @@ use postgres_protocol::message::backend::{Header, Message};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Tag, and a length that counts itself.
-pub(super) const HEADER: usize = 5;
+pub(super) const HEADER_LENGTH: usize = 5;
 /// No row, and so no message, is longer than 1 GB (MaxAllocSize); with slack for what goes round it.
-pub(super) const LONGEST: usize = (1 << 30) + (1 << 20);
+pub(super) const MAX_MESSAGE_LENGTH: usize = (1 << 30) + (1 << 20);
 /// Before the login is done nothing is long; whoever answers is not known yet (libpq is as strict).
-const LONGEST_BEFORE_LOGIN: usize = 64 << 10;
+const MAX_LOGIN_MESSAGE_LENGTH: usize = 64 << 10;
 /// The one tag that `Message::parse` refuses (manual: "CopyBothResponse").
 const COPY_BOTH_RESPONSE: u8 = b'W';
 
@@ -42,11 +42,11 @@ pub(super) struct Wire {
 
 impl Wire {
     pub(super) fn new(stream: Stream) -> Self {
-        Wire { stream, incoming: BytesMut::new(), longest: LONGEST_BEFORE_LOGIN }
+        Wire { stream, incoming: BytesMut::new(), longest: MAX_LOGIN_MESSAGE_LENGTH }
     }
 
     pub(super) fn logged_in(&mut self) {
-        self.longest = LONGEST;
+        self.longest = MAX_MESSAGE_LENGTH;
     }
 
     /// Sends what `write` puts into the buffer.
@@ -68,7 +68,7 @@ impl Wire {
             match known {
                 Some((tag, length)) if self.incoming.len() >= length => break (tag, length),
                 Some((_, length)) => self.incoming.reserve(length - self.incoming.len()),
-                None => self.incoming.reserve(HEADER),
+                None => self.incoming.reserve(HEADER_LENGTH),
             }
             if self.stream.read_buf(&mut self.incoming).await? == 0 {
                 return Err(CaptureError::Closed);

@@ -40,14 +40,14 @@ const AUTHENTICATION: u8 = b'R';
 const AUTHENTICATION_OK: u32 = 0;
 const AUTHENTICATION_CLEARTEXT: u32 = 3;
 /// Before the login is done nothing is long (libpq is as strict).
-const LONGEST: usize = 64 << 10;
+const MAX_LOGIN_MESSAGE: usize = 64 << 10;
 /// Tag, length, and the first word of the body.
-const HEAD: usize = 9;
+const HEADER_LENGTH: usize = 9;
 
 /// Follows the messages through whatever pieces they come in.
 #[derive(Default)]
 struct Watch {
-    head: [u8; HEAD],
+    head: [u8; HEADER_LENGTH],
     filled: usize,
     /// Bytes of the current message behind its head.
     skip: usize,
@@ -78,13 +78,13 @@ impl Watch {
             }
             let [tag, a, b, c, d, word @ ..] = self.head;
             let length = u32::from_be_bytes([a, b, c, d]) as usize;
-            if !(4..=LONGEST).contains(&length) {
+            if !(4..=MAX_LOGIN_MESSAGE).contains(&length) {
                 return Verdict::NotPostgres(length);
             }
             if tag != AUTHENTICATION {
                 self.filled = 0;
                 self.skip = length.saturating_sub(4);
-            } else if self.filled == HEAD {
+            } else if self.filled == HEADER_LENGTH {
                 self.filled = 0;
                 self.skip = length.saturating_sub(8);
                 match u32::from_be_bytes(word) {

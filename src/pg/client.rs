@@ -18,7 +18,7 @@ use tokio_postgres::config::{self, SslNegotiation};
 use tokio_postgres::tls::TlsConnect;
 
 /// How long a connection that is given up may take to say goodbye.
-const GOODBYE: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A SQL connection and the task that drives it. Dropping it ends both: at once when it is idle, within a second when
 /// a statement still runs.
@@ -79,7 +79,7 @@ async fn start(url: &PgUrl, stream: Stream) -> Result<PgClient, ConnectError> {
         let mut connection = Box::pin(connection);
         let result = tokio::select! {
             result = &mut connection => Ok(result),
-            _ = ended => tokio::time::timeout(GOODBYE, &mut connection).await,
+            _ = ended => tokio::time::timeout(CLOSE_TIMEOUT, &mut connection).await,
         };
         match result {
             Ok(Ok(())) => {}

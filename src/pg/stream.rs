@@ -21,12 +21,12 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// A peer that vanished without a word is noticed after 10 + 3 * 5 seconds.
-const KEEPALIVE: TcpKeepalive =
+const TCP_KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5)).with_retries(3);
 
 /// Keepalive does not look while something is on its way: the same limit for that.
 #[cfg(target_os = "linux")]
-const UNACKNOWLEDGED: Duration = Duration::from_secs(25);
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// A connection before anything was said on it.
 pub(crate) enum Stream {
@@ -154,9 +154,9 @@ async fn dial(url: &PgUrl, deadline: Option<Instant>) -> io::Result<TcpStream> {
         match timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(socket)) => {
                 socket.set_nodelay(true)?;
-                SockRef::from(&socket).set_tcp_keepalive(&KEEPALIVE)?;
+                SockRef::from(&socket).set_tcp_keepalive(&TCP_KEEPALIVE)?;
                 #[cfg(target_os = "linux")]
-                SockRef::from(&socket).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+                SockRef::from(&socket).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
                 return Ok(socket);
             }
             Ok(Err(error)) => last = error,

@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 /// Types by id. True arrays are those that subscript as arrays: `point` has elements, too, but is none. Before
 /// PostgreSQL 14 there is no `typsubscript`, and variable length tells them apart; through `to_jsonb` a column that
 /// does not exist is null. `typtype` and the others have to be text, as "char" has no representation in UTF-8.
-const TYPES: &str = "
+const READ_TYPES: &str = "
     SELECT t.oid, t.typtype::text, t.typbasetype, t.typelem, e.typdelim::text,
            t.typelem <> 0 AND coalesce(to_jsonb(t) ->> 'typsubscript' = 'array_subscript_handler', t.typlen = -1),
            array(SELECT a.attname::text FROM pg_catalog.pg_attribute a
@@ -27,7 +27,7 @@ pub async fn load_types(client: &Client, wanted: &[Oid]) -> Result<TypeCatalog, 
     let mut missing: BTreeSet<Oid> = wanted.iter().copied().collect();
     while !missing.is_empty() {
         let asked: Vec<Oid> = std::mem::take(&mut missing).into_iter().collect();
-        for row in client.query(TYPES, &[&asked]).await? {
+        for row in client.query(READ_TYPES, &[&asked]).await? {
             let oid: Oid = row.try_get(0)?;
             let kind = match row.try_get(1)? {
                 "d" => TypeKind::Domain(row.try_get(2)?),

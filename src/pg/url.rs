@@ -132,7 +132,7 @@ pub enum UrlError {
     #[error("behind the '?' stand parameters of the form name=value, joined by '&' (write a '?' in a password as %3F)")]
     Query,
     /// A parameter that is not known here.
-    #[error("the parameter {name:?} is not known; remove it (known are {known})", known = KNOWN.join(", "))]
+    #[error("the parameter {name:?} is not known; remove it (known are {known})", known = KNOWN_PARAMETERS.join(", "))]
     UnknownParameter {
         /// Its name.
         name: String,
@@ -153,7 +153,7 @@ pub enum UrlError {
 }
 
 /// The parameters that a URL may carry.
-const KNOWN: [&str; 12] = [
+const KNOWN_PARAMETERS: [&str; 12] = [
     "host",
     "port",
     "user",
@@ -222,7 +222,7 @@ impl PgUrl {
         for parameter in query.unwrap_or("").split('&').filter(|part| !part.is_empty()) {
             let (name, value) = parameter.split_once('=').ok_or(UrlError::Query)?;
             // Without a login in front, an '@' here says that a raw '?' cut a password in two: do not repeat it.
-            if login.is_none() && parameter.contains('@') && !KNOWN.contains(&name) {
+            if login.is_none() && parameter.contains('@') && !KNOWN_PARAMETERS.contains(&name) {
                 return Err(UrlError::Query);
             }
             parse_parameter(&decode(name, "name of a parameter")?, value, &mut draft)?;
@@ -268,7 +268,7 @@ fn parse_port(text: &str) -> Result<Option<u16>, UrlError> {
 }
 
 fn parse_parameter(name: &str, value: &str, draft: &mut Draft) -> Result<(), UrlError> {
-    let Some(known) = KNOWN.into_iter().find(|known| *known == name) else {
+    let Some(known) = KNOWN_PARAMETERS.into_iter().find(|known| *known == name) else {
         return Err(UrlError::UnknownParameter { name: name.to_owned() });
     };
     let value = decode(value, known)?;

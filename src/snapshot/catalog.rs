@@ -6,13 +6,13 @@ use tokio_postgres::{Client, Error};
 
 /// The same text forms as on the walsender, no time-outs that would end a long read, and row security as an error
 /// instead of an empty answer.
-const SESSION: &str = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; \
+const SESSION_SETTINGS: &str = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; \
     SET extra_float_digits = 3; SET bytea_output = 'hex'; SET row_security = off; SET statement_timeout = 0; \
     SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0";
 
 /// Prepares a connection for reading the source.
 pub async fn source_session(client: &Client) -> Result<(), Error> {
-    client.batch_execute(SESSION).await
+    client.batch_execute(SESSION_SETTINGS).await
 }
 
 /// The table's published columns (all but generated ones), in the order in which pgoutput sends them; `None` where

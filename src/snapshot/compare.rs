@@ -11,7 +11,7 @@ use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
 
 const STAGE: &str = "pg_temp.users_sync_stage";
-const AGAIN: &str = "pg_temp.users_sync_again";
+const RECHECK_STAGE: &str = "pg_temp.users_sync_again";
 
 /// In which way a user differs.
 pub const KINDS: [&str; 3] = ["missing", "different", "extra"];
@@ -56,7 +56,7 @@ impl<'a> Comparison<'a> {
 
     /// Takes the source's rows, until `None`.
     pub async fn stage(&mut self, rows: &mut mpsc::Receiver<Option<Vec<User>>>) -> Result<(), LoadError> {
-        self.rows = copy(&self.transaction, STAGE, &statement::STAGED, rows).await?;
+        self.rows = copy(&self.transaction, STAGE, &statement::STAGE_COLUMNS, rows).await?;
         Ok(self.transaction.batch_execute("ANALYZE pg_temp.users_sync_stage").await?)
     }
 
@@ -123,20 +123,22 @@ impl<'a> Comparison<'a> {
         // There is room for both.
         let _ = sender.try_send(Some(now));
         let _ = sender.try_send(None);
-        copy(&self.transaction, AGAIN, &statement::STAGED, &mut rows).await?;
+        copy(&self.transaction, RECHECK_STAGE, &statement::STAGE_COLUMNS, &mut rows).await?;
         let same = "(a.raw_json, a.name, a.email, a.created_at, a.deleted_at) IS NOT DISTINCT FROM \
                     (v.raw_json, v.name, v.email, v.created_at, v.deleted_at) \
                     AND (a.derived OR a.updated_at IS NOT DISTINCT FROM v.updated_at)";
         let settle = format!(
             "UPDATE pg_temp.users_sync_differing d SET settled = true FROM unnest($1::text[]) AS i(id) \
-               LEFT JOIN {STAGE} v ON v.id = i.id LEFT JOIN {AGAIN} a ON a.id = i.id \
+               LEFT JOIN {STAGE} v ON v.id = i.id LEFT JOIN {RECHECK_STAGE} a ON a.id = i.id \
              WHERE d.id = i.id AND (v.id IS NULL AND a.id IS NULL OR v.id IS NOT NULL AND a.id IS NOT NULL AND {same})"
         );
         self.transaction.execute_typed(&settle, &[(&ids, Type::TEXT_ARRAY)]).await?;
-        let columns = statement::STAGED.join(", ");
+        let columns = statement::STAGE_COLUMNS.join(", ");
         let drop_old = format!("DELETE FROM {STAGE} WHERE id = ANY($1)");
         self.transaction.execute_typed(&drop_old, &[(&ids, Type::TEXT_ARRAY)]).await?;
-        let take_new = format!("INSERT INTO {STAGE} ({columns}) SELECT {columns} FROM {AGAIN}; DELETE FROM {AGAIN}");
+        let take_new = format!(
+            "INSERT INTO {STAGE} ({columns}) SELECT {columns} FROM {RECHECK_STAGE}; DELETE FROM {RECHECK_STAGE}"
+        );
         Ok(self.transaction.batch_execute(&take_new).await?)
     }
 

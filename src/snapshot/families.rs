@@ -8,7 +8,7 @@ use crate::pg::{quote_ident, quote_literal};
 use tokio_postgres::{Client, Error};
 
 /// In a table's name: the highest number of the tables so named. Stores that make a table anew with each version.
-const NUMBER: &str = "{N}";
+const NUMBER_PLACEHOLDER: &str = "{N}";
 /// As a schema: every schema with such a table. Stores that give each tenant a schema.
 const ANY_SCHEMA: &str = "*";
 /// The column by which a row of one of several schemas names its own.
@@ -42,7 +42,7 @@ pub async fn settle(client: &Client, families: &[Family]) -> Result<Option<Settl
 /// The placeholders of one mapping.
 async fn fill_in(client: &Client, rules: &Rules) -> Result<(Rules, String), Error> {
     let TableName { schema, name } = &rules.table;
-    if let Some((before, after)) = name.split_once(NUMBER) {
+    if let Some((before, after)) = name.split_once(NUMBER_PLACEHOLDER) {
         let sql = "SELECT max((regexp_match(c.relname, '^' || $2 || '([0-9]+)' || $3 || '$'))[1]::int)::text \
                    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
                    WHERE n.nspname = $1 AND c.relkind IN ('r', 'p')";
@@ -51,7 +51,7 @@ async fn fill_in(client: &Client, rules: &Rules) -> Result<(Rules, String), Erro
         let Some(highest) = highest else { return Ok((rules.clone(), String::new())) };
         return Ok((
             numbered(rules, &highest),
-            format!("the newest table is {schema}.{}", name.replace(NUMBER, &highest)),
+            format!("the newest table is {schema}.{}", name.replace(NUMBER_PLACEHOLDER, &highest)),
         ));
     }
     if schema == ANY_SCHEMA {
@@ -67,11 +67,13 @@ async fn fill_in(client: &Client, rules: &Rules) -> Result<(Rules, String), Erro
 }
 
 fn numbered(rules: &Rules, number: &str) -> Rules {
-    let table =
-        |table: &TableName| TableName { schema: table.schema.clone(), name: table.name.replace(NUMBER, number) };
+    let table = |table: &TableName| TableName {
+        schema: table.schema.clone(),
+        name: table.name.replace(NUMBER_PLACEHOLDER, number),
+    };
     let watch = |watch: &Watch| Watch { table: table(&watch.table), ..watch.clone() };
     let query = rules.query.as_ref().map(|query| Query {
-        sql: query.sql.replace(NUMBER, number),
+        sql: query.sql.replace(NUMBER_PLACEHOLDER, number),
         key: query.key.clone(),
         watch: query.watch.iter().map(watch).collect(),
     });

@@ -3,7 +3,7 @@
 use super::copy_text::write_user;
 use super::isolate::isolate_rejected;
 use super::outcome::{LoadError, Loaded};
-use crate::apply::{Identity, NOTIFY_OF_MANY, REJECTED_AT_MOST, Refusal, Target, statement, write_rejected};
+use crate::apply::{Identity, MAX_REJECTED, NOTIFY_WITHOUT_ID, Refusal, Target, statement, write_rejected};
 use crate::config::MaxDeletes;
 use crate::model::{Deletes, Lsn, User};
 use bytes::Bytes;
@@ -59,7 +59,7 @@ pub async fn load(
         Loaded { read, inserted: read, ..Loaded::default() }
     } else {
         transaction.batch_execute(statement::CREATE_STAGE).await?;
-        let read = copy(&transaction, "pg_temp.users_sync_stage", &statement::STAGED, rows).await?;
+        let read = copy(&transaction, "pg_temp.users_sync_stage", &statement::STAGE_COLUMNS, rows).await?;
         transaction.batch_execute("ANALYZE pg_temp.users_sync_stage").await?;
         let counted: i64 =
             transaction.query_typed_one("SELECT count(*) FROM pg_temp.users_sync_stage", &[]).await?.get(0);
@@ -89,7 +89,7 @@ pub async fn load(
         return Err(LoadError::Fenced);
     }
     if notifies && loaded.inserted + loaded.updated + loaded.deleted > 0 {
-        transaction.batch_execute(NOTIFY_OF_MANY).await?;
+        transaction.batch_execute(NOTIFY_WITHOUT_ID).await?;
     }
     transaction.commit().await?;
     Ok(loaded)
@@ -114,7 +114,7 @@ async fn merge(
             transaction.batch_execute(statement::ROLLBACK_TO_SAVEPOINT).await?;
             let loaded = isolate_rejected(transaction, loading.deletes, shape, read).await?;
             match loaded.rejected.len() {
-                ..=REJECTED_AT_MOST => Ok(loaded),
+                ..=MAX_REJECTED => Ok(loaded),
                 count => Err(LoadError::TooManyRefused { count }),
             }
         }

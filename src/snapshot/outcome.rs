@@ -1,6 +1,6 @@
 //! What loading a snapshot into a target came to: what changed, or why nothing did.
 
-use crate::apply::{REJECTED_AT_MOST, Refusal, TargetError};
+use crate::apply::{MAX_REJECTED, Refusal, TargetError};
 use crate::model::UserId;
 
 /// What a snapshot changed.
@@ -38,7 +38,7 @@ pub enum LoadError {
         allowed: u64,
     },
     /// The target refuses more users than may be left out.
-    #[error("the target refuses {count} users, more than are left out ({REJECTED_AT_MOST})")]
+    #[error("the target refuses {count} users, more than are left out ({MAX_REJECTED})")]
     TooManyRefused {
         /// How many.
         count: usize,

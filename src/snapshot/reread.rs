@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;
 
 /// How long to wait before looking again whether a transaction is visible.
-const NEXT_LOOK: Duration = Duration::from_millis(10);
+const VISIBILITY_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A transaction of the source in which every one of some earlier transactions is visible.
 pub struct Reading<'a> {
@@ -49,7 +49,7 @@ impl<'a> Reading<'a> {
                 return Ok(Reading { client, seen, position: Lsn(u64::from(row.get::<_, PgLsn>(1))) });
             }
             client.batch_execute("ROLLBACK").await?;
-            tokio::time::sleep(NEXT_LOOK).await;
+            tokio::time::sleep(VISIBILITY_POLL_INTERVAL).await;
         }
     }
 

@@ -1,6 +1,6 @@
 //! A batch with rows that the target refuses: the others are applied, and the refused ones written down there.
 
-use crate::apply::{Applied, Bisection, Identity, Move, REJECTED_AT_MOST, Refusal, Target, plan_rows};
+use crate::apply::{Applied, Bisection, Identity, Move, MAX_REJECTED, Refusal, Target, plan_rows};
 use crate::model::{Change, Lsn, ParkCause, UserId};
 use crate::replicator::failure_policy;
 use crate::replicator::tenant::Worker;
@@ -79,10 +79,10 @@ impl Worker {
             self.rejected.insert(id);
         }
         match self.rejected.len() {
-            ..=REJECTED_AT_MOST => Ok(()),
+            ..=MAX_REJECTED => Ok(()),
             count => Err(StopReason::Park {
                 cause: ParkCause::Refuses,
-                reason: format!("its target refuses {count} users, more than are left out ({REJECTED_AT_MOST})"),
+                reason: format!("its target refuses {count} users, more than are left out ({MAX_REJECTED})"),
                 remedy: failure_policy::REFUSES.to_owned(),
             }),
         }
