@@ -342,7 +342,7 @@ impl RowPlan {
         if let Set::To(created_at) = mapped.created_at {
             json.push_str(",\"signed_up_at_millis\":");
             match created_at.and_then(Timestamp::unix_millis_floor) {
-                Some(millis) => push_integer(millis, &mut json),
+                Some(millis) => json.push_str(itoa::Buffer::new().format(millis)),
                 None => json.push_str("null"),
             }
         }
@@ -444,23 +444,4 @@ impl RowPlan {
     fn gap(&self) -> Unmappable {
         Unmappable::Identity { columns: self.identity_gap.join(", "), remedy: self.remedy.clone() }
     }
-}
-
-/// Digits without a formatter: one is written for every row.
-fn push_integer(value: i64, out: &mut String) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    let mut rest = value.unsigned_abs();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    if value < 0 {
-        out.push('-');
-    }
-    out.extend(digits[at..].iter().map(|&digit| char::from(digit)));
 }

@@ -15,4 +15,5 @@ pub use lsn::{Lsn, ParseLsnError};
 pub use reason::{HistoryBreak, ParkCause, Reason, RestartSignal, ResyncReason, RetryCause, SlotLoss};
 pub use relation::{Cell, Column, Relation, ReplicaIdentity, TableName, TypeCatalog, TypeKind};
 pub use text::push_string;
+pub(crate) use time::CivilTime;
 pub use time::Timestamp;

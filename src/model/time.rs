@@ -1,5 +1,7 @@
 //! A moment, as PostgreSQL keeps it.
 
+use jiff::SignedDuration;
+use jiff::civil::date;
 use std::fmt;
 
 /// Microseconds since 2000-01-01 00:00:00 UTC, PostgreSQL's own `timestamptz` (8-byte integer form).
@@ -42,31 +44,48 @@ impl fmt::Display for Timestamp {
             Timestamp::NEG_INFINITY => return f.write_str("-infinity"),
             Timestamp(_) => {}
         }
-        let (day, micros) = (self.0.div_euclid(DAY), self.0.rem_euclid(DAY));
-        let (year, month, day) = civil(day);
+        let CivilTime { year, month, day, hour, minute, second, micros } = self.civil();
         match year {
             0..=9999 => write!(f, "{year:04}")?,
             _ => write!(f, "{year:+07}")?,
         }
-        let seconds = micros / 1_000_000;
-        let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-        write!(f, "-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", micros % 1_000_000)
+        write!(f, "-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
     }
 }
 
-/// Microseconds of a day.
-const DAY: i64 = 86_400_000_000;
+/// A timestamp in UTC, in the proleptic Gregorian calendar.
+pub(crate) struct CivilTime {
+    /// Astronomical: 0 is 1 BC.
+    pub(crate) year: i64,
+    pub(crate) month: i8,
+    pub(crate) day: i8,
+    pub(crate) hour: i8,
+    pub(crate) minute: i8,
+    pub(crate) second: i8,
+    /// Microseconds of the second.
+    pub(crate) micros: i32,
+}
 
-/// Year, month and day of the proleptic Gregorian calendar, from days since 2000-01-01.
-fn civil(day: i64) -> (i64, i64, i64) {
-    // Counted from the first of March of a year that is a multiple of 400: the leap day is the last of its year.
-    let since = day - 60 + 146_097;
-    let (era, day) = (since.div_euclid(146_097), since.rem_euclid(146_097));
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let (year, day) = (year + 1600 + era * 400, day - (153 * month + 2) / 5 + 1);
-    if month < 10 { (year, month + 3, day) } else { (year + 1, month - 9, day) }
+/// The calendar repeats every 400 years.
+const ERA_YEARS: i64 = 400;
+const ERA_MICROS: i64 = 146_097 * 86_400_000_000;
+
+impl Timestamp {
+    /// The calendar's view of a finite timestamp. PostgreSQL's years reach 294276, jiff's 9999: jiff reads the place
+    /// within an era of 400 years, and the era is added to its year.
+    pub(crate) fn civil(self) -> CivilTime {
+        let (era, micros) = (self.0.div_euclid(ERA_MICROS), self.0.rem_euclid(ERA_MICROS));
+        let time = date(2000, 1, 1).at(0, 0, 0, 0).saturating_add(SignedDuration::from_micros(micros));
+        CivilTime {
+            year: i64::from(time.year()) + era * ERA_YEARS,
+            month: time.month(),
+            day: time.day(),
+            hour: time.hour(),
+            minute: time.minute(),
+            second: time.second(),
+            micros: time.subsec_nanosecond() / 1000,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -90,11 +109,19 @@ mod tests {
 
     #[test]
     fn timestamps_are_shown_in_the_civil_calendar() {
+        const DAY: i64 = 86_400_000_000;
         for (micros, expected) in [
             (0, "2000-01-01T00:00:00.000000Z"),
             (-1, "1999-12-31T23:59:59.999999Z"),
             (59 * DAY, "2000-02-29T00:00:00.000000Z"),
             (60 * DAY + 3_723_000_004, "2000-03-01T01:02:03.000004Z"),
+            (ERA_MICROS - 1, "2399-12-31T23:59:59.999999Z"),
+            (ERA_MICROS, "2400-01-01T00:00:00.000000Z"),
+            // The bounds of PostgreSQL's range: timestamp.h, MIN_TIMESTAMP and END_TIMESTAMP.
+            (-211_813_488_000_000_000, "-004713-11-24T00:00:00.000000Z"),
+            (9_223_371_331_199_999_999, "+294276-12-31T23:59:59.999999Z"),
+            (-730_120 * DAY, "0000-12-31T00:00:00.000000Z"),
+            (-730_486 * DAY, "-000001-12-31T00:00:00.000000Z"),
             (i64::MAX, "infinity"),
             (i64::MIN, "-infinity"),
         ] {
@@ -105,10 +132,27 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn timestamps_are_shown_as_jiff_shows_them(unix in -377_705_023_201_i64..253_402_207_200, micros in 0..1_000_000_i64) {
-            let moment = Timestamp::from_unix_micros(unix * 1_000_000 + micros).unwrap();
-            let shown = moment.to_string();
+            let timestamp = Timestamp::from_unix_micros(unix * 1_000_000 + micros).unwrap();
+            let shown = timestamp.to_string();
             let parsed: jiff::Timestamp = shown.parse().unwrap();
             proptest::prop_assert_eq!(parsed.as_microsecond(), unix * 1_000_000 + micros, "{}", shown);
+        }
+
+        #[test]
+        fn every_finite_timestamp_has_a_date_that_leads_back_to_it(micros in proptest::num::i64::ANY) {
+            let civil = Timestamp(micros).civil();
+            // Days before a year: the usual sum of leap years (astronomical years, 2000-01-01 is day 0).
+            let before = |year: i64| {
+                let year = year - 1;
+                year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400)
+            };
+            let leap = before(civil.year + 1) - before(civil.year) == 366;
+            let months = [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+            let of_year: i64 = months[..civil.month as usize - 1].iter().sum::<i64>() + i64::from(civil.day) - 1;
+            let seconds = (i64::from(civil.hour) * 60 + i64::from(civil.minute)) * 60 + i64::from(civil.second);
+            let days = i128::from(before(civil.year) - before(2000) + of_year);
+            let back = days * 86_400_000_000 + i128::from(seconds) * 1_000_000 + i128::from(civil.micros);
+            proptest::prop_assert_eq!(back, i128::from(micros));
         }
     }
 }

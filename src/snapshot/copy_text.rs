@@ -1,6 +1,7 @@
 //! COPY's text format, both ways. Pure. Manual: COPY, "Text Format".
 
-use crate::model::{Cell, Timestamp, User};
+use crate::model::{Cell, CivilTime, Timestamp, User};
+use std::io::Write;
 use std::ops::Range;
 
 /// Reads one line into values: the `n`th value that was sent goes where `decoded` is true for the `n`th time.
@@ -120,37 +121,13 @@ fn time(out: &mut Vec<u8>, value: Option<Timestamp>) {
         None => out.extend_from_slice(br"\N"),
         Some(Timestamp::INFINITY) => out.extend_from_slice(b"infinity"),
         Some(Timestamp::NEG_INFINITY) => out.extend_from_slice(b"-infinity"),
-        Some(Timestamp(micros)) => {
-            let (days, of_day) = (micros.div_euclid(DAY), micros.rem_euclid(DAY));
-            let (year, month, day) = civil_from_days(days + 10_957);
-            let (era_year, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
-            let seconds = of_day / 1_000_000;
-            let text = format!(
-                "{era_year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}.{:06}+00{era}",
-                seconds / 3600,
-                seconds / 60 % 60,
-                seconds % 60,
-                of_day % 1_000_000
-            );
-            out.extend_from_slice(text.as_bytes());
+        Some(timestamp) => {
+            let CivilTime { year, month, day, hour, minute, second, micros } = timestamp.civil();
+            let (year, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
+            // Writing into a Vec cannot fail.
+            let _ = write!(out, "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{micros:06}+00{era}");
         }
     }
-}
-
-/// Microseconds of a day.
-const DAY: i64 = 86_400_000_000;
-
-/// Year, month and day of a day counted from 1970-01-01, in the proleptic Gregorian calendar: counted in eras of
-/// 400 years that begin with March, so that the leap day is the last of its year.
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]
@@ -173,6 +150,7 @@ mod tests {
 
     #[test]
     fn timestamps_are_written_unambiguously() {
+        const DAY: i64 = 86_400_000_000;
         let written = |micros| {
             let mut out = Vec::new();
             time(&mut out, Some(Timestamp(micros)));
@@ -183,6 +161,8 @@ mod tests {
         assert_eq!(written(60 * DAY + 3_661_000_001), "2000-03-01 01:01:01.000001+00");
         assert_eq!(written(-730_119 * DAY), "0001-01-01 00:00:00.000000+00");
         assert_eq!(written(-730_120 * DAY), "0001-12-31 00:00:00.000000+00 BC");
+        assert_eq!(written(-211_813_488_000_000_000), "4714-11-24 00:00:00.000000+00 BC");
+        assert_eq!(written(9_223_371_331_199_999_999), "294276-12-31 23:59:59.999999+00");
         assert_eq!(written(i64::MAX), "infinity");
         assert_eq!(written(i64::MIN), "-infinity");
     }
