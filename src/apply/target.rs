@@ -203,11 +203,6 @@ impl Target {
         &mut self.client
     }
 
-    /// Whether the connection has ended.
-    pub fn is_closed(&self) -> bool {
-        self.client.is_closed()
-    }
-
     async fn execute(
         &mut self,
         guard: &[(&(dyn ToSql + Sync), Type)],

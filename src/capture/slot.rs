@@ -42,10 +42,6 @@ pub struct SlotRow {
     pub active_pid: Option<i32>,
     /// Up to here everything is confirmed; `None` while the slot is being made.
     pub confirmed_flush: Option<Lsn>,
-    /// From here on it holds the log back; `None` once it is lost.
-    pub restart_lsn: Option<Lsn>,
-    /// `reserved`, `extended`, `unreserved` or `lost`.
-    pub wal_status: Option<String>,
     /// It cannot be used any more: its log is gone, or a standby invalidated it.
     pub invalid: bool,
 }
@@ -87,26 +83,22 @@ pub async fn read_slot(client: &tokio_postgres::Client, name: &str) -> Result<Op
     // conflicting and invalidation_reason came with 16 and 17: through jsonb their absence is no error.
     const QUERY: &str = "
         SELECT s.plugin::text, s.database::text, s.temporary, s.active_pid, s.confirmed_flush_lsn::text,
-               s.restart_lsn::text, s.wal_status,
                coalesce(s.wal_status = 'lost', false)
                    OR coalesce((to_jsonb(s) ->> 'conflicting')::boolean, false)
                    OR to_jsonb(s) ->> 'invalidation_reason' IS NOT NULL
         FROM pg_catalog.pg_replication_slots AS s
         WHERE s.slot_name = $1::text::name";
     let Some(row) = client.query_typed_opt(QUERY, &[(&name, Type::TEXT)]).await? else { return Ok(None) };
-    let lsn = |index: usize| -> Result<Option<Lsn>, CaptureError> {
-        let text: Option<&str> = row.try_get(index)?;
-        text.map(str::parse).transpose().map_err(|error| CaptureError::Protocol(format!("{error}")))
-    };
+    let confirmed_flush: Option<&str> = row.try_get(4)?;
+    let confirmed_flush = confirmed_flush.map(str::parse).transpose();
+    let confirmed_flush = confirmed_flush.map_err(|error| CaptureError::Protocol(format!("{error}")))?;
     Ok(Some(SlotRow {
         plugin: row.try_get(0)?,
         database: row.try_get(1)?,
         temporary: row.try_get(2)?,
         active_pid: row.try_get(3)?,
-        confirmed_flush: lsn(4)?,
-        restart_lsn: lsn(5)?,
-        wal_status: row.try_get(6)?,
-        invalid: row.try_get(7)?,
+        confirmed_flush,
+        invalid: row.try_get(5)?,
     }))
 }
 

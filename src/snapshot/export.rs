@@ -9,7 +9,7 @@ pub struct Export {
     /// Every transaction whose commit ends at or before this is in the snapshot, and no other.
     pub position: Lsn,
     name: String,
-    holder: PgClient,
+    _holder: PgClient,
 }
 
 /// Imports the snapshot `name` (of a slot's creation) and exports it again, so that the slot's own session is free
@@ -17,18 +17,13 @@ pub struct Export {
 pub async fn hold_export(client: PgClient, name: &str, position: Lsn) -> Result<Export, Error> {
     import(&client, name).await?;
     let name = client.query_one("SELECT pg_export_snapshot()", &[]).await?.get(0);
-    Ok(Export { position, name, holder: client })
+    Ok(Export { position, name, _holder: client })
 }
 
 impl Export {
     /// Begins a transaction under the snapshot on a fresh connection.
     pub async fn import(&self, client: &Client) -> Result<(), Error> {
         import(client, &self.name).await
-    }
-
-    /// Whether the session that keeps the snapshot is still there.
-    pub fn is_alive(&self) -> bool {
-        !self.holder.is_closed()
     }
 }
 

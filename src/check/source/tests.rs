@@ -63,8 +63,6 @@ fn slot() -> SlotRow {
         temporary: false,
         active_pid: None,
         confirmed_flush: None,
-        restart_lsn: None,
-        wal_status: Some("reserved".into()),
         invalid: false,
     }
 }

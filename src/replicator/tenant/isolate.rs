@@ -1,6 +1,6 @@
 //! A batch with rows that the target refuses: the others are applied, and the refused ones written down there.
 
-use crate::apply::{Applied, Bisection, Identity, Move, MAX_REJECTED, Refusal, Target, plan_rows};
+use crate::apply::{Applied, Bisection, Identity, MAX_REJECTED, Move, Refusal, Target, plan_rows};
 use crate::model::{Change, Lsn, ParkCause, UserId};
 use crate::replicator::failure_policy;
 use crate::replicator::tenant::Worker;
