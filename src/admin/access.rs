@@ -47,11 +47,11 @@ impl Access {
                 let shown = sha256(value.get(7..).unwrap_or_default());
                 match is_bearer & bool::from(shown.ct_eq(&expected)) {
                     true => Ok(()),
-                    false => Err(Problem::new(StatusCode::UNAUTHORIZED, "the token is missing, or another one")
-                        .remedy("send Authorization: Bearer TOKEN, with the token of admin.token")),
+                    false => Err(Problem::new(StatusCode::UNAUTHORIZED, "missing or invalid token")
+                        .remedy("send the header Authorization: Bearer TOKEN, with the value of admin.token")),
                 }
             }
-            Rule::Nobody => Err(Problem::unavailable("the process is only starting")),
+            Rule::Nobody => Err(Problem::unavailable("the process is still starting")),
             Rule::Loopback => {
                 let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
                 let host = host.and_then(|host| host.parse::<Authority>().ok());
@@ -59,7 +59,7 @@ impl Access {
                 match host.is_some_and(is_loopback) {
                     true => Ok(()),
                     false => Err(Problem::bad("the Host header does not name this machine")
-                        .remedy("ask http://127.0.0.1 or http://localhost, or set admin.token")),
+                        .remedy("use http://127.0.0.1 or http://localhost, or set admin.token")),
                 }
             }
         }

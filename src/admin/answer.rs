@@ -1,5 +1,5 @@
-//! What is answered where there is nothing else to answer: always JSON, with what is wrong and what mends it. No SQL, no
-//! secret, no value of a row.
+//! Error responses: JSON `{error: {what, remedy}}`, without SQL, secrets or row values. Also the extractors of parameters
+//! and bodies, which reject in the same form.
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-/// An answer that says what is wrong.
+/// An error response.
 #[derive(Debug, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(super) struct Problem {
@@ -20,13 +20,13 @@ pub(super) struct Problem {
     status: StatusCode,
 }
 
-/// What is wrong, and what mends it.
+/// The error and its fix.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(super) struct What {
-    /// What is wrong.
+    /// What failed.
     pub(super) what: String,
-    /// What mends it.
+    /// How to fix it.
     pub(super) remedy: Option<String>,
 }
 

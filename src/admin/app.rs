@@ -100,7 +100,7 @@ impl Inner {
     pub(super) fn tenant(&self, name: &str) -> Result<Tenant, Problem> {
         let config = self.configs.borrow();
         let found = config.tenants.iter().find(|tenant| tenant.id.as_str() == name);
-        found.cloned().ok_or_else(|| Problem::absent("the configuration has no such tenant"))
+        found.cloned().ok_or_else(|| Problem::absent("no such tenant in the configuration"))
     }
 
     /// Whether it is what it should be: it replicates, or is able to take over.

@@ -54,7 +54,7 @@ pub(super) fn console() -> Router<App> {
 /// A browser keeps what it has, and asks whether it is still that: after an update nothing of the old page is left.
 fn answer(name: &str, asked: &HeaderMap) -> Response {
     let Some(asset) = ASSETS.iter().find(|asset| asset.name == name) else {
-        return Problem::absent("there is nothing at this path").into_response();
+        return Problem::absent("no such path").into_response();
     };
     let tag = asset.tag();
     let headers = [

@@ -25,17 +25,19 @@ const GATHER: Duration = Duration::from_millis(100);
 /// More of them are not named.
 const NAMED: usize = 1_000;
 
-/// Of what to tell.
+/// Which events to send.
 #[derive(Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
-    /// A tenant whose users are told of as they are written.
+    /// Also report the users of this tenant as they are written.
     users: Option<String>,
 }
 
-/// Events `status` (as `/api/status`), `tenants` (`{"tenants": [those that changed]}`), once a second at most, and `users`
-/// (`{"tenant", "ids"}`; no ids where there were too many to name them).
+/// Stream of changes.
+///
+/// Event types: `status` (as `/api/status`) and `tenants` (`{"tenants": [those that changed]}`), each at most once a
+/// second, and `users` (`{"tenant", "ids"}`; `ids` is empty if too many changed to list them).
 #[cfg_attr(
     feature = "openapi",
     utoipa::path(
@@ -44,10 +46,10 @@ pub(super) struct Wanted {
         tag = "process",
         params(Wanted),
         responses(
-            (status = 200, description = "The events, until the client goes.", body = String, content_type = "text/event-stream"),
-            (status = 400, description = "A parameter cannot be.", body = Problem),
-            (status = 404, description = "There is no such tenant.", body = Problem),
-            (status = 503, description = "Too many listen.", body = Problem),
+            (status = 200, description = "Server-sent events until the client disconnects.", body = String, content_type = "text/event-stream"),
+            (status = 400, description = "Invalid parameter.", body = Problem),
+            (status = 404, description = "Unknown tenant.", body = Problem),
+            (status = 503, description = "Too many listeners.", body = Problem),
         )
     )
 )]
@@ -57,7 +59,7 @@ pub(super) async fn events(
     Query(wanted): Query<Wanted>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let Ok(place) = app.listeners.clone().try_acquire_owned() else {
-        return Err(Problem::unavailable("too many listen already").remedy("close another console"));
+        return Err(Problem::unavailable("too many event listeners").remedy("close another console"));
     };
     let tenant = wanted.users.map(|name| app.tenant(&name)).transpose()?;
     let users = tenant.map(|tenant| app.live.user_watch.listen(&tenant.id));

@@ -21,20 +21,20 @@ use std::sync::Arc;
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const STATES: [TenantState; 3] = [TenantState::Following, TenantState::Joining, TenantState::Parked];
 
-/// What Prometheus scrapes.
+/// Metrics for Prometheus.
 #[cfg_attr(
     feature = "openapi",
     utoipa::path(
         get,
         path = "/metrics",
         tag = "process",
-        responses((status = 200, description = "OpenMetrics.", body = String, content_type = "application/openmetrics-text"))
+        responses((status = 200, description = "Metrics in OpenMetrics text format.", body = String, content_type = "application/openmetrics-text"))
     )
 )]
 pub(super) async fn metrics(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry(&app.live))
-        .map_err(|_| Problem::unavailable("the metrics cannot be written out"))?;
+        .map_err(|_| Problem::unavailable("cannot encode the metrics"))?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
 }
 
@@ -42,36 +42,36 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<impl IntoResponse,
 fn registry(live: &Arc<ProcessStatus>) -> Registry {
     let counted = &live.metrics;
     let mut registry = Registry::with_prefix("users_sync");
-    registry.register("build", "What runs", Info::new([("version", VERSION), ("commit", COMMIT)]));
+    registry.register(
+        "build",
+        "Version and commit of the running build",
+        Info::new([("version", VERSION), ("commit", COMMIT)]),
+    );
     registry.register(
         "source_reconnects",
-        "Sessions on the source that ended and began again",
+        "Replication sessions on the source that ended and were restarted",
         counted.source_reconnects.clone(),
     );
-    registry.register(
-        "unmappable_rows",
-        "Rows of the source that could not be mapped",
-        counted.unmappable_rows.clone(),
-    );
+    registry.register("unmappable_rows", "Source rows that could not be mapped", counted.unmappable_rows.clone());
     registry.register(
         "rereads",
-        "Users read from the source because the stream did not carry them whole",
+        "Users read again from the source because the stream carried only a part of them",
         counted.rereads.clone(),
     );
-    registry.register("tee_messages", "Messages that Kafka has acknowledged", counted.tee_messages.clone());
-    registry.register("tee_transactions", "Batches that Kafka has committed", counted.tee_transactions.clone());
+    registry.register("tee_messages", "Messages acknowledged by Kafka", counted.tee_messages.clone());
+    registry.register("tee_transactions", "Batches committed to Kafka", counted.tee_transactions.clone());
     registry.register(
         "tee_reconnects",
-        "Sessions of the tee that ended and began again",
+        "Sessions of the Kafka output that ended and were restarted",
         counted.tee_reconnects.clone(),
     );
-    registry.register("batch_rows", "Users of an applied batch", counted.batch_rows.clone());
+    registry.register("batch_rows", "Users per applied batch", counted.batch_rows.clone());
     registry.register(
         "commit_to_visible_seconds",
-        "From the commit of the oldest source transaction in a batch to its target's commit",
+        "Time from the commit of the oldest source transaction in a batch to the commit in the target",
         counted.commit_to_visible.clone(),
     );
-    registry.register("apply_seconds", "How long a target took for a batch", counted.apply.clone());
+    registry.register("apply_seconds", "Time that a target took to apply a batch", counted.apply.clone());
     registry.register_collector(Box::new(Now(live.clone())));
     registry
 }
@@ -90,26 +90,30 @@ impl Collector for Now {
         let live = &self.0;
         let role = live.role().0;
         let mut out = Out(&mut encoder);
-        out.gauge("streaming", "1 where this process replicates", u64::from(role == Role::Streaming))?;
-        out.gauge("standby", "1 where this process waits to take over", u64::from(role == Role::Standby))?;
-        out.gauges("wal_held_bytes", "How much of the source's log a slot holds back", |series| {
+        out.gauge("streaming", "1 if this process is replicating", u64::from(role == Role::Streaming))?;
+        out.gauge("standby", "1 if this process is waiting to take over", u64::from(role == Role::Standby))?;
+        out.gauges("wal_held_bytes", "Source WAL retained by a slot", |series| {
             live.source_log().held_back.iter().try_for_each(|(slot, bytes)| series.value(&[("slot", &**slot)], *bytes))
         })?;
         let Some(tenants) = live.tenants() else { return Ok(()) };
-        out.gauge("memory_queued_bytes", "What waits for all targets", live.memory_queued() as u64)?;
+        out.gauge(
+            "memory_queued_bytes",
+            "Memory used by the changes queued for all targets",
+            live.memory_queued() as u64,
+        )?;
         encode_tenants(&mut out, &tenants)?;
         encode_tee(&mut out, live)
     }
 }
 
 fn encode_tenants(out: &mut Out<'_, '_>, tenants: &[TenantSample]) -> fmt::Result {
-    out.gauges("tenants", "How many tenants are in which state", |series| {
+    out.gauges("tenants", "Tenants by state", |series| {
         STATES.into_iter().try_for_each(|state| {
             let count = tenants.iter().filter(|tenant| tenant.state == state).count();
             series.value(&[("state", state.as_str())], count as u64)
         })
     })?;
-    out.gauges("parked_tenants", "Parked tenants by the code of the reason", |series| {
+    out.gauges("parked_tenants", "Parked tenants by reason code", |series| {
         ParkCause::ALL.iter().copied().try_for_each(|cause| {
             let count = tenants.iter().filter(|tenant| tenant.cause == Some(cause)).count();
             series.value(&[("reason", cause.code())], count as u64)
@@ -131,17 +135,19 @@ fn encode_tenants(out: &mut Out<'_, '_>, tenants: &[TenantSample]) -> fmt::Resul
             })
         })
     };
-    each("tenant_lag_bytes", "How much of the source's log a following target lacks", &|tenant| {
+    each("tenant_lag_bytes", "Source WAL not yet applied to a following target", &|tenant| {
         tenant.lag_bytes.map(|bytes| bytes as f64)
     })?;
-    each("tenant_lag_seconds", "How long a following target has lacked something", &|tenant| tenant.lag_seconds)?;
-    each("tenant_queue_bytes", "What waits for the target, in memory", &|tenant| Some(tenant.queue_bytes as f64))?;
-    each("tenant_rejected_rows", "Users that the target refuses", &|tenant| Some(tenant.rejected as f64))?;
+    each("tenant_lag_seconds", "Time since a following target was last up to date", &|tenant| tenant.lag_seconds)?;
+    each("tenant_queue_bytes", "Memory used by the changes queued for the target", &|tenant| {
+        Some(tenant.queue_bytes as f64)
+    })?;
+    each("tenant_rejected_rows", "Users rejected by the target", &|tenant| Some(tenant.rejected as f64))?;
     let counters = [
-        ("tenant_rows_applied", "Users written to the target, other than by snapshots"),
-        ("tenant_transactions_applied", "Transactions of the source that reached the target, other than by snapshots"),
-        ("resyncs", "Snapshots that the tenant took, the first included"),
-        ("target_reconnects", "Attempts to reach the target once more"),
+        ("tenant_rows_applied", "Users written to the target, excluding snapshots"),
+        ("tenant_transactions_applied", "Source transactions applied to the target, excluding snapshots"),
+        ("resyncs", "Snapshots taken of the tenant, including the first"),
+        ("target_reconnects", "Reconnection attempts to the target"),
     ];
     for (place, (name, help)) in counters.into_iter().enumerate() {
         out.counters(name, help, |series| {
@@ -155,13 +161,13 @@ fn encode_tenants(out: &mut Out<'_, '_>, tenants: &[TenantSample]) -> fmt::Resul
 
 fn encode_tee(out: &mut Out<'_, '_>, live: &ProcessStatus) -> fmt::Result {
     let Some(tee) = live.tee() else { return Ok(()) };
-    out.gauges("tee_state", "1 for the state that the tee is in", |series| {
+    out.gauges("tee_state", "1 for the state that the Kafka output is in", |series| {
         STATES
             .into_iter()
             .try_for_each(|state| series.value(&[("state", state.as_str())], u64::from(tee.state == state.as_str())))
     })?;
     match live.tee_lag() {
-        Some(bytes) => out.gauge("tee_lag_bytes", "How much of the source's log is not in Kafka", bytes),
+        Some(bytes) => out.gauge("tee_lag_bytes", "Source WAL not yet published to Kafka", bytes),
         None => Ok(()),
     }
 }

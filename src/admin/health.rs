@@ -1,4 +1,4 @@
-//! Whether the process lives, and whether it is ready; for whoever starts and restarts it.
+//! Liveness and readiness, for health checks.
 
 use super::app::App;
 use axum::Json;
@@ -6,34 +6,34 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use serde::Serialize;
 
-/// It lives.
+/// The process is alive.
 #[derive(Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(super) struct Alive {
     status: &'static str,
 }
 
-/// Whether it is ready.
+/// Readiness of the process.
 #[derive(Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(super) struct Readiness {
     ready: bool,
-    /// `streaming`, `standby` (another process has the slot, this one can take over) or `starting`.
+    /// `streaming`, `standby` (another process uses the slot; this one can take over) or `starting`.
     role: &'static str,
-    /// Why it is not ready; only for whoever shows the token, where there is one.
+    /// Why it is not ready. Null without the token, if one is configured.
     reason: Option<String>,
 }
 
-/// The process lives.
+/// Liveness check.
 #[cfg_attr(
     feature = "openapi",
-    utoipa::path(get, path = "/healthz", tag = "process", security(()), responses((status = 200, description = "It does.", body = Alive)))
+    utoipa::path(get, path = "/healthz", tag = "process", security(()), responses((status = 200, description = "The process is alive.", body = Alive)))
 )]
 pub(super) async fn healthz() -> Json<Alive> {
     Json(Alive { status: "alive" })
 }
 
-/// It replicates, or is able to take over from the process that does.
+/// Readiness check: the process is streaming, or is a standby that can take over.
 #[cfg_attr(
     feature = "openapi",
     utoipa::path(
@@ -42,14 +42,14 @@ pub(super) async fn healthz() -> Json<Alive> {
         tag = "process",
         security(()),
         responses(
-            (status = 200, description = "It is ready.", body = Readiness),
-            (status = 503, description = "It is not, and why.", body = Readiness),
+            (status = 200, description = "Ready.", body = Readiness),
+            (status = 503, description = "Not ready, with the reason.", body = Readiness),
         )
     )
 )]
 pub(super) async fn readyz(State(app): State<App>, uri: Uri, headers: HeaderMap) -> (StatusCode, Json<Readiness>) {
     let (ready, role, reason) = app.readiness();
-    // It names servers and roles.
+    // The reason names servers and roles.
     let reason = reason.filter(|_| app.access.check(&uri, &headers).is_ok());
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, role: role.as_str(), reason }))

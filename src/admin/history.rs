@@ -12,15 +12,15 @@ pub(super) const EVERY: Duration = Duration::from_secs(5);
 /// So many are kept: five minutes.
 const KEPT: usize = 60;
 
-/// A moment of a tenant's.
+/// A tenant's lag at one moment.
 #[derive(Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = LagSample))]
 pub(super) struct Moment {
     /// Milliseconds since the Unix epoch.
     at: u64,
-    /// As the tenant's own.
+    /// Source WAL not yet applied to the target.
     lag_bytes: Option<u64>,
-    /// As the tenant's own.
+    /// Time since the target was last up to date.
     lag_seconds: Option<f32>,
 }
 

@@ -24,44 +24,44 @@ const IDS: usize = 100;
 /// How long a target may take to get to where the source was read.
 const CATCH_UP: Duration = Duration::from_secs(60);
 
-/// A job that has begun.
+/// A started job.
 #[derive(Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(super) struct Begun {
-    /// Its name, for `/api/jobs/{job}`.
+    /// Id of the job, for `/api/jobs/{job}`.
     job: String,
 }
 
-/// How to resync.
+/// Options of a resync.
 #[derive(Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Resync {
-    /// However many users that marks as deleted: `limits.max_deletes` does not apply.
+    /// Ignore `limits.max_deletes`, however many users the resync marks as deleted.
     #[serde(default)]
     allow_deletes: bool,
 }
 
-/// How to compare.
+/// Options of a verification.
 #[derive(Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Compare {
-    /// Mend what differs: the tenant is resynced, which writes just that.
+    /// Fix differences by resyncing the tenant. Only the rows that differ are written.
     #[serde(default)]
     repair: bool,
 }
 
-/// Takes a snapshot of the tenant anew, while everybody else follows. What differs is written, and nothing else.
+/// Take a new snapshot of the tenant while the others keep streaming. Only rows that differ are written.
 #[cfg_attr(
     feature = "openapi",
     utoipa::path(
         post,
         path = "/api/tenants/{tenant}/resync",
         tag = "jobs",
-        params(("tenant" = String, Path, description = "Its name.")),
+        params(("tenant" = String, Path, description = "Id of the tenant.")),
         request_body = Resync,
-        responses((status = 202, description = "It has begun.", body = Begun), NotBegun)
+        responses((status = 202, description = "The job has started.", body = Begun), NotBegun)
     )
 )]
 pub(super) async fn resync(
@@ -75,16 +75,16 @@ pub(super) async fn resync(
     })
 }
 
-/// Compares the tenant's target with the source, beside everything else.
+/// Compare the tenant's target with the source while replication continues.
 #[cfg_attr(
     feature = "openapi",
     utoipa::path(
         post,
         path = "/api/tenants/{tenant}/verify",
         tag = "jobs",
-        params(("tenant" = String, Path, description = "Its name.")),
+        params(("tenant" = String, Path, description = "Id of the tenant.")),
         request_body = Compare,
-        responses((status = 202, description = "It has begun.", body = Begun), NotBegun)
+        responses((status = 202, description = "The job has started.", body = Begun), NotBegun)
     )
 )]
 pub(super) async fn verify_(
@@ -104,18 +104,18 @@ pub(super) async fn verify_(
     })
 }
 
-/// A job.
+/// Status of a job.
 #[cfg_attr(
     feature = "openapi",
     utoipa::path(
         get,
         path = "/api/jobs/{job}",
         tag = "jobs",
-        params(("job" = String, Path, description = "Its name.")),
+        params(("job" = String, Path, description = "Id of the job.")),
         responses(
-            (status = 200, description = "How it is.", body = Job),
-            (status = 400, description = "The path cannot be.", body = Problem),
-            (status = 404, description = "There is no such job, or not any more.", body = Problem),
+            (status = 200, description = "The job.", body = Job),
+            (status = 400, description = "Invalid path.", body = Problem),
+            (status = 404, description = "Unknown or expired job.", body = Problem),
         )
     )
 )]
@@ -124,20 +124,20 @@ pub(super) async fn job(
     State(live): State<Arc<ProcessStatus>>,
     Path(job): Path<String>,
 ) -> Result<Json<Job>, Problem> {
-    let found = jobs.get(&job).ok_or_else(|| Problem::absent("there is no such job, or not any more"))?;
+    let found = jobs.get(&job).ok_or_else(|| Problem::absent("unknown or expired job"))?;
     Ok(Json(found.with_progress(&live)))
 }
 
-/// Which jobs.
+/// Filter of the list.
 #[derive(Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Which {
-    /// Only those of this tenant.
+    /// Only jobs of this tenant.
     tenant: Option<String>,
 }
 
-/// The jobs that are remembered, the newest first: all that run, and the last hundred that are over.
+/// Jobs, newest first: all that are running, and the last hundred that have ended.
 #[cfg_attr(
     feature = "openapi",
     utoipa::path(
@@ -147,7 +147,7 @@ pub(super) struct Which {
         params(Which),
         responses(
             (status = 200, description = "The jobs.", body = Vec<Job>),
-            (status = 400, description = "A parameter cannot be.", body = Problem),
+            (status = 400, description = "Invalid parameter.", body = Problem),
         )
     )
 )]
@@ -176,7 +176,7 @@ where
     tokio::spawn(async move {
         // A job that panics is over, too.
         let done = tokio::spawn(work).await;
-        app.jobs.end(&name, done.unwrap_or_else(|_| Err(failed("it was broken off by a defect, see the log"))));
+        app.jobs.end(&name, done.unwrap_or_else(|_| Err(failed("internal error, see the log"))));
     });
     Ok((StatusCode::ACCEPTED, Json(Begun { job })))
 }
@@ -191,7 +191,7 @@ async fn ask(config: &Config, tenant: &Tenant, allow_deletes: bool) -> Result<()
     let client = connect(&config.state_url).await.map_err(failed)?;
     let before = StateStore::read(&client, slot).await.map_err(failed)?;
     let nobody = || What {
-        what: "no process replicates".to_owned(),
+        what: "no process is replicating".to_owned(),
         remedy: Some("start one with `users-sync run`".to_owned()),
     };
     if !before.source.is_some_and(|source| source.is_held()) {
@@ -204,10 +204,10 @@ async fn ask(config: &Config, tenant: &Tenant, allow_deletes: bool) -> Result<()
     match after.tenants.get(id) {
         Some(row) if row.state == TenantState::Following => Ok(()),
         Some(row) => {
-            let what = row.reason.clone().unwrap_or_else(|| format!("it is {}", row.state.as_str()));
+            let what = row.reason.clone().unwrap_or_else(|| format!("the tenant is {}", row.state.as_str()));
             Err(What { what, remedy: row.remedy.clone() })
         }
-        None => Err(failed("it was not seen by the process that replicates")),
+        None => Err(failed("the replicating process has not recorded the tenant")),
     }
 }
 
@@ -220,6 +220,6 @@ async fn compare(config: &Config, tenant: &Tenant, how_far: &HowFar) -> Result<F
             Ok(Found { missing, extra, different, ids: differences.examples.into_iter().map(|(_, id)| id).collect() })
         }
         Some((_, Verdict::Failed(why))) => Err(failed(why)),
-        None => Err(failed("the configuration does not have it any more")),
+        None => Err(failed("the tenant was removed from the configuration")),
     }
 }

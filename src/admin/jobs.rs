@@ -19,22 +19,22 @@ const TOGETHER: usize = 8;
 #[derive(Clone, Default)]
 pub(super) struct Jobs(Arc<Mutex<VecDeque<Job>>>);
 
-/// What was asked for, and what became of it.
+/// A resync or verification, and its outcome.
 #[derive(Clone, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(super) struct Job {
-    /// Its name.
+    /// Id of the job.
     job: String,
     kind: Kind,
     /// The tenant's name.
     tenant: String,
     state: JobState,
-    /// How much of the source has been read for it, from 0 to 1, where this process reads it.
+    /// Share of the source read for it, from 0 to 1. Null if another process reads it.
     #[cfg_attr(feature = "openapi", schema(minimum = 0, maximum = 1))]
     progress: Option<f64>,
     #[serde(skip)]
     how_far: HowFar,
-    /// What a comparison found; of a repair what is left.
+    /// The differences that a verification found; after a repair, those that remain.
     result: Option<Found>,
     /// Why it failed.
     error: Option<What>,
@@ -57,17 +57,17 @@ enum JobState {
     Failed,
 }
 
-/// How a target differs from the source.
+/// Differences between source and target.
 #[derive(Clone, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(super) struct Found {
-    /// Users that the target lacks.
+    /// Users missing in the target.
     pub(super) missing: u64,
-    /// Users that the source does not have.
+    /// Users that only the target has.
     pub(super) extra: u64,
-    /// Users that are not the same.
+    /// Users with different values.
     pub(super) different: u64,
-    /// Some of all of these.
+    /// Ids of some of these users.
     pub(super) ids: Vec<String>,
 }
 
@@ -94,11 +94,11 @@ impl Jobs {
             other = other.or((job.tenant == tenant).then(|| job.job.clone()));
         }
         if let Some(other) = other {
-            let problem = Problem::new(StatusCode::CONFLICT, "a job runs for this tenant already");
+            let problem = Problem::new(StatusCode::CONFLICT, "a job is already running for this tenant");
             return Err(problem.remedy(format!("wait for /api/jobs/{other}")));
         }
         if count >= TOGETHER {
-            return Err(Problem::unavailable("too many jobs run already").remedy("wait until one of them is over"));
+            return Err(Problem::unavailable("too many jobs are running").remedy("wait until one of them ends"));
         }
         if jobs.len() >= KEPT + TOGETHER {
             let oldest = jobs.iter().position(|job| job.state != JobState::Running);

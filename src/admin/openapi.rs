@@ -20,7 +20,7 @@ fn description() -> OpenApi {
     description.info = Info::builder()
         .title("users-sync")
         .version(VERSION)
-        .description(Some("How a running users-sync is, its tenants and their users, and what may be asked of it."))
+        .description(Some("Status of a running users-sync, its tenants and their users; resync and verification jobs."))
         .build();
     description.security = Some(vec![SecurityRequirement::new("token", Vec::<String>::new())]);
     let components = description.components.get_or_insert_default();
@@ -33,7 +33,7 @@ fn description() -> OpenApi {
 fn add_refusals(path: &mut PathItem) {
     for operation in [&mut path.get, &mut path.post].into_iter().flatten() {
         let responses = &mut operation.responses.responses;
-        responses.entry("401".to_owned()).or_insert_with(|| problem("The token is missing, or another one."));
+        responses.entry("401".to_owned()).or_insert_with(|| problem("Missing or invalid token."));
         responses.entry("400".to_owned()).or_insert_with(|| problem("The Host header does not name this machine."));
     }
 }

@@ -1,4 +1,4 @@
-//! The process and its tenants.
+//! Status of the process and its tenants.
 
 use super::answer::{Path, Problem, Query};
 use super::app::App;
@@ -8,7 +8,7 @@ use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 
-/// The process and the slot.
+/// Status of the process and the slot.
 #[derive(Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(super) struct Status {
@@ -17,23 +17,23 @@ pub(super) struct Status {
     /// `streaming`, `standby` or `starting`.
     role: &'static str,
     slot: String,
-    /// Counts unbroken histories of positions.
+    /// Number of the current replication history: a new one starts when positions can no longer be continued.
     generation: i64,
-    /// Which process wrote the state last.
+    /// The process that last wrote the state.
     holder: String,
-    /// Whether that still runs, as far as its lease tells.
+    /// Whether the lease of that process is still valid.
     is_held: bool,
-    /// Everything up to here is in every target.
+    /// Position up to which every target has all changes.
     confirmed: String,
-    /// The end of the source's log.
+    /// End of the source's WAL.
     source_position: Option<String>,
-    /// How much of it the slot holds back.
+    /// Bytes of WAL that the slot retains.
     wal_held_bytes: Option<u64>,
     tenants: Counts,
     tee: Option<TeeReport>,
 }
 
-/// How many tenants are in which state.
+/// Number of tenants by state.
 #[derive(Default, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = TenantCounts))]
 pub(super) struct Counts {
@@ -79,29 +79,29 @@ impl Status {
     }
 }
 
-/// How the process is.
+/// Process status.
 #[cfg_attr(
     feature = "openapi",
-    utoipa::path(get, path = "/api/status", tag = "process", responses((status = 200, description = "This is how.", body = Status)))
+    utoipa::path(get, path = "/api/status", tag = "process", responses((status = 200, description = "The status.", body = Status)))
 )]
 pub(super) async fn status(State(app): State<App>) -> Json<Status> {
     Json(Status::of(&app))
 }
 
-/// Which tenants.
+/// Filter and page of the list.
 #[derive(Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Which {
-    /// So many at most.
+    /// Maximum number of tenants.
     #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 1000, default = 100))]
     #[serde(default = "hundred")]
     limit: usize,
-    /// `next` of the page before.
+    /// `next` of the previous page.
     cursor: Option<String>,
-    /// Only those in this state.
+    /// Only tenants in this state.
     state: Option<State_>,
-    /// Only those whose name or target holds this text, whatever its case.
+    /// Only tenants whose id or target contains this text, ignoring case.
     q: Option<String>,
 }
 
@@ -109,7 +109,7 @@ fn hundred() -> usize {
     100
 }
 
-/// The states of a tenant.
+/// State of a tenant.
 #[derive(Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = TenantState))]
 #[serde(rename_all = "lowercase")]
@@ -131,18 +131,18 @@ impl State_ {
     }
 }
 
-/// A page of tenants, in the order of their names.
+/// A page of tenants, ordered by id.
 #[derive(Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Tenants))]
 pub(super) struct Page {
     tenants: Vec<TenantReport>,
-    /// The cursor of the next page, where there is one.
+    /// Cursor of the next page; null on the last page.
     next: Option<String>,
-    /// How many there are on all pages.
+    /// Number of tenants on all pages.
     total: usize,
 }
 
-/// The tenants, page by page.
+/// List of tenants, in pages.
 #[cfg_attr(
     feature = "openapi",
     utoipa::path(
@@ -151,14 +151,14 @@ pub(super) struct Page {
         tag = "tenants",
         params(Which),
         responses(
-            (status = 200, description = "A page of them.", body = Page),
-            (status = 400, description = "A parameter cannot be.", body = Problem),
+            (status = 200, description = "A page of tenants.", body = Page),
+            (status = 400, description = "Invalid parameter.", body = Problem),
         )
     )
 )]
 pub(super) async fn tenants(State(app): State<App>, Query(which): Query<Which>) -> Result<Json<Page>, Problem> {
     if !(1..=1000).contains(&which.limit) {
-        return Err(Problem::bad("limit is a number from 1 to 1000"));
+        return Err(Problem::bad("limit must be a number from 1 to 1000"));
     }
     let report = app.report();
     let text = which.q.unwrap_or_default().to_lowercase();
@@ -176,28 +176,28 @@ pub(super) async fn tenants(State(app): State<App>, Query(which): Query<Which>) 
     Ok(Json(Page { tenants, next, total }))
 }
 
-/// A tenant and its last minutes.
+/// A tenant and its recent lag.
 #[derive(Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = TenantDetail))]
 pub(super) struct Detail {
     #[serde(flatten)]
     tenant: TenantReport,
-    /// One sample every 5 s, the last 60.
+    /// The last 60 samples, one every 5 s.
     history: Vec<Moment>,
 }
 
-/// A tenant, and how it was in the last minutes.
+/// Status of a tenant and its recent lag.
 #[cfg_attr(
     feature = "openapi",
     utoipa::path(
         get,
         path = "/api/tenants/{tenant}",
         tag = "tenants",
-        params(("tenant" = String, Path, description = "Its name.")),
+        params(("tenant" = String, Path, description = "Id of the tenant.")),
         responses(
             (status = 200, description = "The tenant.", body = Detail),
-            (status = 400, description = "The path cannot be.", body = Problem),
-            (status = 404, description = "There is no such tenant.", body = Problem),
+            (status = 400, description = "Invalid path.", body = Problem),
+            (status = 404, description = "Unknown tenant.", body = Problem),
         )
     )
 )]

@@ -10,13 +10,13 @@ pub(super) struct NotBegun;
 impl IntoResponses for NotBegun {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         let refusals = [
-            ("400", "The path or the body cannot be."),
-            ("404", "There is no such tenant."),
-            ("409", "Another job runs for it."),
-            ("413", "The body is too long."),
-            ("415", "The body is not said to be JSON."),
-            ("422", "The body is another one."),
-            ("503", "Too many jobs run."),
+            ("400", "Invalid path or body."),
+            ("404", "Unknown tenant."),
+            ("409", "Another job is running for this tenant."),
+            ("413", "The body is too large."),
+            ("415", "The content type is not application/json."),
+            ("422", "The body does not match the schema."),
+            ("503", "Too many jobs are running."),
         ];
         refusals.map(|(status, description)| (status.to_owned(), problem(description))).into()
     }

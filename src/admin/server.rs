@@ -62,7 +62,7 @@ impl Server {
         self.serving.as_ref().map(|serving| serving.at)
     }
 
-    /// Serves until `stop`, and follows the configuration. Where another address cannot be had, it stays where it was.
+    /// Serves until `stop`, and follows the configuration. Where another address cannot be had, cannot bind the new admin.listen, keeping the old address.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -94,11 +94,13 @@ impl Server {
         let (listener, admin) = match (listen(admin.listen).await, before) {
             (Ok(listener), _) => (listener, admin),
             (Err(error), before) => {
-                tracing::error!(%error, "it stays where it was");
+                tracing::error!(%error, "cannot bind the new admin.listen, keeping the old address");
                 let Some((at, before)) = before else { return };
                 match listen(at).await {
                     Ok(listener) => (listener, before),
-                    Err(error) => return tracing::error!(%error, "the process is not shown any more"),
+                    Err(error) => {
+                        return tracing::error!(%error, "admin API stopped: cannot bind its old address either");
+                    }
                 }
             }
         };
@@ -128,7 +130,7 @@ struct Serving {
 impl Serving {
     fn start(app: &App, listener: TcpListener, admin: Admin) -> Serving {
         let at = listener.local_addr().unwrap_or(admin.listen);
-        tracing::info!(listen = %at, "the process is shown over HTTP");
+        tracing::info!(listen = %at, "admin API listening");
         app.access.change(&admin);
         let stop = CancellationToken::new();
         let router = router(app.clone()).layer(Extension(stop.clone()));
@@ -158,9 +160,9 @@ fn router(app: App) -> Router {
         .layer(middleware::from_fn_with_state(app.access.clone(), guard))
         .merge(paths::open())
         .merge(console())
-        .fallback(async || Problem::absent("there is nothing at this path"))
+        .fallback(async || Problem::absent("no such path"))
         .method_not_allowed_fallback(async || {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method")
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed for this path")
         })
         .layer(middleware::map_response(harden))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))

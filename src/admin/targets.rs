@@ -51,10 +51,10 @@ impl Targets {
                 use SqlStateClass::{MissingSchema, MissingTable};
                 let missing = matches!(SqlStateClass::of_error(&error), Some(MissingSchema | MissingTable));
                 match missing {
-                    true => Problem::unavailable("the target has no users yet").remedy("wait until the tenant follows"),
-                    false => {
-                        Problem::unavailable(format!("the target does not answer as it should: {}", describe(&error)))
+                    true => {
+                        Problem::unavailable("the target has no users yet").remedy("wait until the tenant is following")
                     }
+                    false => Problem::unavailable(format!("the target returned an error: {}", describe(&error))),
                 }
             })
         };
@@ -62,8 +62,9 @@ impl Targets {
             Ok(answer) => answer,
             // The connection stays: where the statement waits for a lock, one given up would leave a backend waiting there,
             // and whoever comes next one more. One that nobody answers on any more is closed by its keepalive.
-            Err(_) => Err(Problem::unavailable("the target does not answer")
-                .remedy("try again; a target that sleeps takes a while, and a lock on neon_auth.users_sync until it is given up")),
+            Err(_) => Err(Problem::unavailable("the target does not answer").remedy(
+                "try again; a suspended target takes a while to start, and a lock on neon_auth.users_sync blocks reads",
+            )),
         }
     }
 

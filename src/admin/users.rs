@@ -43,7 +43,7 @@ ORDER BY s.id";
 const ONE: &str = "SELECT id, name, email, created_at, updated_at, deleted_at, raw_json::text \
                    FROM neon_auth.users_sync WHERE id = $1";
 
-/// A user.
+/// A user, as the target has it.
 #[derive(Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(super) struct User {
@@ -52,11 +52,11 @@ pub(super) struct User {
     email: Option<String>,
     created_at: Option<String>,
     updated_at: Option<String>,
-    /// When the user was deleted.
+    /// Time of the deletion; null if the user exists.
     deleted_at: Option<String>,
 }
 
-/// A user with the whole profile.
+/// A user with the full profile.
 #[derive(Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(super) struct Profile {
@@ -84,22 +84,22 @@ impl User {
     }
 }
 
-/// Which users.
+/// Filter and page of the list.
 #[derive(Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Which {
-    /// Only those whose id, name or e-mail holds this text, whatever its case. No character means anything but itself.
+    /// Only users whose id, name or e-mail contains this text, ignoring case. There are no wildcards.
     #[cfg_attr(feature = "openapi", param(pattern = "^[^\\u0000]*$"))]
     search: Option<String>,
-    /// `next` of the page before.
+    /// `next` of the previous page.
     #[cfg_attr(feature = "openapi", param(pattern = "^[^\\u0000]*$"))]
     cursor: Option<String>,
-    /// So many at most.
+    /// Maximum number of users.
     #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 200, default = 50))]
     #[serde(default = "fifty")]
     limit: usize,
-    /// Only those that are deleted, or only those that are not. Left out: both.
+    /// Only deleted users, or only users that are not deleted. Default: both.
     deleted: Option<bool>,
 }
 
@@ -107,30 +107,30 @@ fn fifty() -> usize {
     50
 }
 
-/// A page of users, in the order of their ids.
+/// A page of users, ordered by id.
 #[derive(Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Users))]
 pub(super) struct Page {
     users: Vec<User>,
-    /// The cursor of the next page, where there is one.
+    /// Cursor of the next page; null on the last page.
     next: Option<String>,
-    /// False where the time was up before the page was full: what is missing may be on the next pages.
+    /// False if the search ran out of time before the page was full. Continue with `next`.
     searched_all: bool,
 }
 
-/// The tenant's users, page by page, as its target holds them.
+/// List of a tenant's users as its target has them, in pages.
 #[cfg_attr(
     feature = "openapi",
     utoipa::path(
         get,
         path = "/api/tenants/{tenant}/users",
         tag = "users",
-        params(("tenant" = String, Path, description = "The tenant's name."), Which),
+        params(("tenant" = String, Path, description = "Id of the tenant."), Which),
         responses(
-            (status = 200, description = "A page of them.", body = Page),
-            (status = 400, description = "A parameter cannot be.", body = Problem),
-            (status = 404, description = "There is no such tenant.", body = Problem),
-            (status = 503, description = "The target does not answer, or has no users yet.", body = Problem),
+            (status = 200, description = "A page of users.", body = Page),
+            (status = 400, description = "Invalid parameter.", body = Problem),
+            (status = 404, description = "Unknown tenant.", body = Problem),
+            (status = 503, description = "The target does not answer or has no users yet.", body = Problem),
         )
     )
 )]
@@ -140,7 +140,7 @@ pub(super) async fn users(
     Query(which): Query<Which>,
 ) -> Result<Json<Page>, Problem> {
     if !(1..=200).contains(&which.limit) {
-        return Err(Problem::bad("limit is a number from 1 to 200"));
+        return Err(Problem::bad("limit must be a number from 1 to 200"));
     }
     [&which.search, &which.cursor].into_iter().flatten().try_for_each(|text| storable(text))?;
     let tenant = app.tenant(&tenant)?;
@@ -151,7 +151,7 @@ pub(super) async fn users(
 /// PostgreSQL keeps no such text.
 fn storable(text: &str) -> Result<(), Problem> {
     match text.contains('\0') {
-        true => Err(Problem::bad("a text holds the character zero")),
+        true => Err(Problem::bad("text must not contain the character U+0000")),
         false => Ok(()),
     }
 }
@@ -207,17 +207,17 @@ async fn search(client: &PgClient, which: &Which) -> Result<Page, tokio_postgres
     }
 }
 
-/// How to ask for one.
+/// Options of the request.
 #[derive(Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Asking {
-    /// Answers once the user is there and not deleted, after this time at the latest: `5s`, at most `30s`.
+    /// Wait until the user exists and is not deleted, at most for this time: `5s`, up to `30s`.
     #[cfg_attr(feature = "openapi", param(pattern = "^([0-9]|[12][0-9]|30)s$"))]
     wait: Option<String>,
 }
 
-/// A user with the whole profile, now, or, with `wait`, once it is there and not deleted.
+/// A user with the full profile. With `wait`, the response is sent once the user exists and is not deleted.
 #[cfg_attr(
     feature = "openapi",
     utoipa::path(
@@ -225,15 +225,15 @@ pub(super) struct Asking {
         path = "/api/tenants/{tenant}/users/{id}",
         tag = "users",
         params(
-            ("tenant" = String, Path, description = "The tenant's name."),
-            ("id" = String, Path, description = "The user's id."),
+            ("tenant" = String, Path, description = "Id of the tenant."),
+            ("id" = String, Path, description = "Id of the user."),
             Asking,
         ),
         responses(
             (status = 200, description = "The user.", body = Profile),
-            (status = 400, description = "A parameter cannot be.", body = Problem),
-            (status = 404, description = "There is no such tenant, or no such user by then.", body = Problem),
-            (status = 503, description = "The target does not answer, or too many wait.", body = Problem),
+            (status = 400, description = "Invalid parameter.", body = Problem),
+            (status = 404, description = "Unknown tenant, or no such user within the time.", body = Problem),
+            (status = 503, description = "The target does not answer, or too many requests are waiting.", body = Problem),
         )
     )
 )]
@@ -247,7 +247,7 @@ pub(super) async fn user(
     let tenant = app.tenant(&tenant)?;
     let found = match wait {
         None => look(&app, &tenant, &id).await?,
-        Some(None) => return Err(Problem::bad("wait is a duration of at most 30s, such as 5s or 500ms")),
+        Some(None) => return Err(Problem::bad("wait must be a duration of at most 30s, such as 5s or 500ms")),
         Some(Some(wait)) => wait_for(&app, &tenant, &id, wait).await?,
     };
     found.map(Json).ok_or_else(|| Problem::absent("the target has no such user"))
@@ -259,7 +259,8 @@ async fn look(app: &App, tenant: &Tenant, id: &str) -> Result<Option<Profile>, P
         row.map(|row| Ok((User::of(&row, 0)?, row.try_get::<_, String>(6)?))).transpose()
     });
     let Some((user, raw_json)) = found.await? else { return Ok(None) };
-    let raw_json = RawValue::from_string(raw_json).map_err(|_| Problem::unavailable("the profile is not JSON"))?;
+    let raw_json =
+        RawValue::from_string(raw_json).map_err(|_| Problem::unavailable("the profile is not valid JSON"))?;
     Ok(Some(Profile { user, raw_json }))
 }
 
@@ -267,7 +268,7 @@ async fn look(app: &App, tenant: &Tenant, id: &str) -> Result<Option<Profile>, P
 async fn wait_for(app: &App, tenant: &Tenant, id: &str, wait: Duration) -> Result<Option<Profile>, Problem> {
     let deadline = Instant::now() + wait;
     let Ok(_place) = app.waiters.try_acquire() else {
-        return Err(Problem::unavailable("too many wait already").remedy("try again in a moment"));
+        return Err(Problem::unavailable("too many waiting requests").remedy("try again in a moment"));
     };
     let mut waiter = app.live.user_watch.wait_for(&tenant.id, id);
     let mut is_over = false;
