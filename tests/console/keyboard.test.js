@@ -1,10 +1,10 @@
-// The keyboard alone: every place can be reached, is seen where it is, and Escape leads back.
+// Keyboard only: every control is reachable with a visible focus, and Escape goes back.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { shows, until, visit } from "./lib.js";
 
-/** What has the focus, in a few words. */
+/** A short description of the focused element. */
 const focused = (page) =>
   page.evaluate(
     () =>
@@ -19,7 +19,7 @@ async function isSeen(page) {
   assert.match(outline, /solid 2px/, await focused(page));
 }
 
-test("tab goes through everything in the order of the page, and what has the focus is seen", () =>
+test("tab visits every control in page order with a visible focus", () =>
   visit("#/", async (page) => {
     await shows(page, "tbody a.row", "acme");
     const passed = [];
@@ -32,7 +32,7 @@ test("tab goes through everything in the order of the page, and what has the foc
     const wanted = [
       /^Skip/,
       /^users-sync/,
-      /^Keys/,
+      /^Shortcuts/,
       /^All/,
       /^Need attention/,
       /^Following/,
@@ -51,7 +51,7 @@ test("tab goes through everything in the order of the page, and what has the foc
     assert.equal(at, wanted.length, `${wanted[at]} was not reached: ${passed.join(" | ")}`);
   }));
 
-test("the first tab leads past everything to the content", () =>
+test("the first tab stop skips to the content", () =>
   visit("#/", async (page) => {
     await shows(page, "tbody a.row", "acme");
     await page.keyboard.press("Tab");
@@ -59,7 +59,7 @@ test("the first tab leads past everything to the content", () =>
     assert.equal(await page.evaluate(() => document.activeElement.id), "view");
   }));
 
-test("from the search to a user's profile and back, without a mouse", () =>
+test("from the search to a user's profile and back by keyboard", () =>
   visit("#/", async (page) => {
     await shows(page, "tbody a.row", "hooli");
     await page.keyboard.press("/");
@@ -88,7 +88,7 @@ test("from the search to a user's profile and back, without a mouse", () =>
     await focusBecomes(page, /^acme$/);
   }));
 
-test("rows by the keys, to the first and the last", () =>
+test("arrow keys, Home and End move through the rows", () =>
   visit("#/", async (page) => {
     await shows(page, "tbody a.row", "hooli");
     const names = await page.locator("tbody a.row").allTextContents();
@@ -109,7 +109,7 @@ test("rows by the keys, to the first and the last", () =>
     await focusBecomes(page, new RegExp(`^${names[0]}$`));
   }));
 
-test("a dialog keeps the focus, Escape closes it, and the focus is where it was", () =>
+test("a dialog keeps the focus, and Escape closes it and restores the focus", () =>
   visit("#/tenants/acme", async (page) => {
     await shows(page, ".chart", "now");
     for (const name of ["Verify", "Resync"]) {
@@ -129,12 +129,12 @@ test("a dialog keeps the focus, Escape closes it, and the focus is where it was"
       await focusBecomes(page, new RegExp(`^${name}`));
     }
     await page.keyboard.press("?");
-    await shows(page, "dialog[open]", "Keys");
+    await shows(page, "dialog[open]", "Shortcuts");
     await page.keyboard.press("Escape");
     assert.equal(page.url().endsWith("#/tenants/acme"), true);
   }));
 
-test("Escape in the search empties it, and then leaves it", () =>
+test("Escape clears the search, then leaves it", () =>
   visit("#/?q=acme", async (page) => {
     await shows(page, "tbody a.row", "acme");
     await page.keyboard.press("/");

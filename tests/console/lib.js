@@ -1,5 +1,5 @@
-// What the browser tests share: a headless Chromium, pages that must not complain, and the channel to the Rust test
-// that has the servers in its hands.
+// Shared by the browser tests: a headless Chromium, pages that must not log errors, and the channel to the Rust test
+// that controls the servers.
 
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
@@ -8,11 +8,11 @@ import { delimiter, join } from "node:path";
 import { after, before } from "node:test";
 import { chromium } from "playwright-core";
 
-/** Where the console is. */
+/** URL of the console. */
 export const CONSOLE = process.env.CONSOLE_URL;
 const CONTROL = process.env.CONTROL_URL;
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-/** How long something may take that must come: far more than it does. */
+/** Deadline in milliseconds for an expected change, far longer than it takes. */
 export const DEADLINE = 60_000;
 
 function executable() {
@@ -23,7 +23,7 @@ function executable() {
   return found;
 }
 
-// Nothing but the console is talked to.
+// Disable everything that makes requests other than to the console.
 const QUIET = [
   "--no-sandbox",
   "--disable-gpu",
@@ -47,7 +47,7 @@ export const SCREENS = {
   "phone in the dark": { colorScheme: "dark", viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true },
 };
 
-/** Opens a page of its own for `visit(page)`; what the page complains of fails the test, but for `allowed`. */
+/** Runs `visitor(page)` on a fresh page. Errors and warnings of the page fail the test, except those that match `allowed`. */
 export async function visit(hash, visitor, { screen = SCREENS.light, allowed = null } = {}) {
   const context = await browser.newContext({ ...screen, reducedMotion: "reduce" });
   context.setDefaultTimeout(DEADLINE);
@@ -59,7 +59,7 @@ export async function visit(hash, visitor, { screen = SCREENS.light, allowed = n
       complaints.push(message.text());
   });
   page.on("request", (request) => {
-    if (!request.url().startsWith(CONSOLE)) complaints.push(`something is loaded from elsewhere: ${request.url()}`);
+    if (!request.url().startsWith(CONSOLE)) complaints.push(`request to another origin: ${request.url()}`);
   });
   try {
     await page.goto(`${CONSOLE}/${hash}`);
@@ -70,25 +70,25 @@ export async function visit(hash, visitor, { screen = SCREENS.light, allowed = n
   }
 }
 
-/** Asks the Rust test for something: SQL in a database, or that a target be out of reach. */
+/** Asks the Rust test to run SQL in a database, or to make a target unreachable. */
 export async function control(path, body = "") {
   const response = await fetch(`${CONTROL}/${path}`, { method: "POST", body });
   assert(response.ok, `${path}: ${await response.text()}`);
 }
 
-/** Waits until the page shows what is wanted. */
+/** Waits until an element that matches `selector` contains `text`. */
 export const shows = (page, selector, text) => page.locator(selector).filter({ hasText: text }).first().waitFor();
 
-/** Waits until `look()` gives something true. */
+/** Waits until `look()` returns a true value. */
 export async function until(what, look) {
   for (const deadline = Date.now() + DEADLINE; ;) {
     if (await look()) return;
-    assert(Date.now() < deadline, `it never came true: ${what}`);
+    assert(Date.now() < deadline, `timed out: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }
 
-/** Nothing that axe-core knows of is wrong with the page as it stands, and it fits its screen. */
+/** Asserts that axe-core finds no violation on the page and that the page fits its screen. */
 export async function isSound(page, name) {
   await page.evaluate(AXE);
   const found = await page.evaluate(async () => {

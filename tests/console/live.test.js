@@ -1,5 +1,5 @@
-// What happens at the source and the targets shows on pages that are open, without a reload.
-// acme has 130 users, u1 to u130; globex has three, and a target that can be put out of reach.
+// Open pages show changes at the source and the targets without a reload.
+// acme has 130 users, u1 to u130; globex has three, and a target that can be made unreachable.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -14,7 +14,7 @@ const says = (page, name) => tenant(page, name).locator(".what").textContent();
 const colour = async (locator) =>
   (await locator.evaluate((element) => getComputedStyle(element).color)).match(/\d+/g).map(Number);
 
-test("who signs up at the source appears on the open page, changes there, and leaves", () =>
+test("a user who signs up, changes and is deleted at the source does so on the open page", () =>
   visit("#/tenants/acme/users", async (page) => {
     await shows(page, "tbody a.row", "Ann 1");
     await page.evaluate(() => (window.stayed = true));
@@ -35,7 +35,7 @@ test("who signs up at the source appears on the open page, changes there, and le
     assert.equal(await page.evaluate(() => window.stayed), true);
   }));
 
-test("who signed up while nobody looked is there when somebody looks again", () =>
+test("users who signed up while the page was hidden appear when it is visible again", () =>
   visit("#/tenants/acme/users", async (page) => {
     await shows(page, "tbody a.row", "Ann 1");
     await shows(page, "#connection", "live");
@@ -57,7 +57,7 @@ test("who signed up while nobody looked is there when somebody looks again", () 
     await page.locator("tr.gone").filter({ hasText: "Wendy" }).waitFor();
   }));
 
-test("a user of another tenant, or that is not looked for, does not appear", () =>
+test("users of another tenant, or that do not match the search, do not appear", () =>
   visit("#/tenants/acme/users?search=ann 12", async (page) => {
     await shows(page, "tbody a.row", "Ann 120");
     const before = await page.locator("tbody tr").count();
@@ -71,7 +71,7 @@ test("a user of another tenant, or that is not looked for, does not appear", () 
     await control("sql/auth", "DELETE FROM auth.users WHERE id IN ('y1', 'y2', 'y3')");
   }));
 
-test("pages lead forward and back, and every user is on one of them", () =>
+test("paging forward and back shows every user", () =>
   visit("#/tenants/acme/users?deleted=false", async (page) => {
     const seen = new Set();
     const next = page.getByRole("button", { name: "Next" });
@@ -92,7 +92,7 @@ test("pages lead forward and back, and every user is on one of them", () =>
     await shows(page, ".pager", "Page 2");
   }));
 
-test("what a profile holds is shown as text, and its numbers as they are", async () => {
+test("a profile is shown as text, with its numbers unchanged", async () => {
   await control(
     "sql/auth",
     `INSERT INTO auth.users (id, org, first_name, email, profile) VALUES ('a/b?c#d', 'acme', '<img src=x onerror=alert(1)>',
@@ -114,9 +114,9 @@ test("what a profile holds is shown as text, and its numbers as they are", async
   await control("sql/auth", "DELETE FROM auth.users WHERE id = 'a/b?c#d'");
 });
 
-test("a target dies: its tenant turns red with the reason; it heals: green again", () =>
+test("a tenant turns red with the reason while its target is down, and green again afterwards", () =>
   visit("#/", async (page) => {
-    await until("globex follows", async () => (await mood(page, "globex")) === "following");
+    await until("globex is following", async () => (await mood(page, "globex")) === "following");
     const [red, green] = await colour(tenant(page, "globex").locator("span.state"));
     assert(green > red, "following is green");
     await control("away/globex");
@@ -128,20 +128,20 @@ test("a target dies: its tenant turns red with the reason; it heals: green again
     assert.match(await mark.textContent(), /parked/);
     const [more, less] = await colour(mark);
     assert(more > less, "parked is red");
-    await until("the title says so", async () => (await page.title()).startsWith("(1 parked)"));
-    assert.equal(await page.locator("tbody a.row").first().textContent(), "globex", "what is wrong stands first");
+    await until("the title shows it", async () => (await page.title()).startsWith("(1 parked)"));
+    assert.equal(await page.locator("tbody a.row").first().textContent(), "globex", "tenants with errors come first");
     assert.match(await page.locator("#announcements").textContent(), /globex is parked/);
     await control("back/globex");
-    await until("globex follows again", async () => (await mood(page, "globex")) === "following");
+    await until("globex is following again", async () => (await mood(page, "globex")) === "following");
     assert.equal(await tenant(page, "globex").locator(".trouble").count(), 0);
-    await until("the title is calm", async () => (await page.title()).startsWith("Tenants"));
+    await until("the title is normal again", async () => (await page.title()).startsWith("Tenants"));
   }));
 
-test("a verification asks first, shows what differs, and repairs it", () =>
+test("a verification asks for confirmation, lists the differences, and repairs them", () =>
   visit("#/tenants/acme", async (page) => {
     const verify = async (repair) => {
       await page.getByRole("button", { name: "Verify" }).click();
-      if (repair) await page.getByLabel("Repair what differs").check();
+      if (repair) await page.getByLabel("Repair differences").check();
       await page.locator("#question-yes").click();
       await page.locator(".job .finished, .job .fault").first().waitFor();
       return page.locator(".job").textContent();
@@ -152,12 +152,12 @@ test("a verification asks first, shows what differs, and repairs it", () =>
     assert.match(await verify(false), /equal/);
     await control(
       "sql/acme",
-      `UPDATE neon_auth.users_sync SET raw_json = raw_json || '{"display_name": "Nobody"}', name = 'Nobody' WHERE id = 'u7'`,
+      `UPDATE neon_auth.users_sync SET raw_json = raw_json || '{"display_name": "Changed"}', name = 'Changed' WHERE id = 'u7'`,
     );
     await page.getByRole("button", { name: "Dismiss" }).click();
     assert.match(await verify(false), /1 user differs/);
     await page.locator(".ids a", { hasText: "u7" }).click();
-    await shows(page, ".profile pre", '"display_name": "Nobody"');
+    await shows(page, ".profile pre", '"display_name": "Changed"');
     await page.goBack();
     await page.getByRole("button", { name: "Dismiss" }).click();
     assert.match(await verify(true), /equal/);
@@ -165,7 +165,7 @@ test("a verification asks first, shows what differs, and repairs it", () =>
     await shows(page, ".profile pre", '"display_name": "Ann 7"');
   }));
 
-test("a resync asks first, and ends with the tenant following", () =>
+test("a resync asks for confirmation, and ends with the tenant following", () =>
   visit("#/tenants/acme", async (page) => {
     await control("sql/acme", "DELETE FROM neon_auth.users_sync WHERE id = 'u9'");
     await page.getByRole("button", { name: "Resync" }).click();
@@ -177,7 +177,7 @@ test("a resync asks first, and ends with the tenant following", () =>
     await shows(page, ".profile pre", '"display_name": "Ann 9"');
   }));
 
-test("a job that runs is shown again after the page was loaded anew", () =>
+test("a running job is shown again after a reload", () =>
   visit("#/tenants/acme", async (page) => {
     const held = control("sql/acme", "BEGIN; LOCK TABLE neon_auth.users_sync; SELECT pg_sleep(600)").catch(() => {});
     const holds = "WHERE query LIKE 'BEGIN; LOCK%' AND wait_event = 'PgSleep'";
@@ -197,14 +197,14 @@ test("a job that runs is shown again after the page was loaded anew", () =>
     await shows(page, ".finished", "Verification is done");
   }));
 
-test("when the process is gone the open page says so, and goes on once there is another", () =>
+test("the open page reports that the process is down, and continues once it is back", () =>
   visit(
     "#/tenants/acme",
     async (page) => {
       await shows(page, "#connection", "live");
       await control("stop");
       await shows(page, "#connection", "not connected");
-      await shows(page, "#lost", "look whether the process runs");
+      await shows(page, "#lost", "check that the process is running");
       await isSound(page, "not connected");
       await control("start");
       await shows(page, "#connection", "live");

@@ -1,5 +1,5 @@
-// Every view, in light, in the dark and on a phone: axe-core finds nothing, and nothing sticks out of the screen.
-// acme has users, hooli has none, and globex's target is away.
+// Every view, light, dark and on a phone: axe-core finds no violation, and the page fits the screen.
+// acme has users, hooli has none, and globex's target is unreachable.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -8,17 +8,17 @@ import { SCREENS, control, isSound, shows, visit } from "./lib.js";
 const VIEWS = {
   "all tenants": ["#/", (page) => shows(page, "tbody a.row", "acme")],
   "tenants that need attention": ["#/?state=attention", (page) => shows(page, ".trouble .what", /./)],
-  "no tenant found": ["#/?q=nobody", (page) => shows(page, ".empty", "No tenant is like that")],
+  "no tenant found": ["#/?q=absent", (page) => shows(page, ".empty", "No matching tenants")],
   "a tenant": ["#/tenants/acme", (page) => shows(page, ".chart .said", "now")],
-  "a tenant in trouble": ["#/tenants/globex", (page) => shows(page, ".fault", "What mends it")],
-  "no such tenant": ["#/tenants/nobody", (page) => shows(page, ".empty", "no such tenant")],
+  "a tenant in trouble": ["#/tenants/globex", (page) => shows(page, ".fault", "How to fix")],
+  "no such tenant": ["#/tenants/absent", (page) => shows(page, ".empty", "No such tenant")],
   users: ["#/tenants/acme/users", (page) => shows(page, "tbody a.row", /./)],
   "a profile": ["#/tenants/acme/users/u1", (page) => shows(page, "pre", "primary_email")],
-  "users of no such tenant": ["#/tenants/nobody/users", (page) => shows(page, "[role=alert] .what", "no such tenant")],
-  "no such user": ["#/tenants/acme/users/nobody", (page) => shows(page, ".profile", "no such user")],
+  "users of no such tenant": ["#/tenants/absent/users", (page) => shows(page, "[role=alert] .what", "no such tenant")],
+  "no such user": ["#/tenants/acme/users/absent", (page) => shows(page, ".profile", "no such user")],
   "no users": ["#/tenants/hooli/users", (page) => shows(page, ".empty", "No users yet")],
-  "users of a target that is away": ["#/tenants/globex/users", (page) => shows(page, "[role=alert] .what", /./)],
-  "no such page": ["#/nowhere", (page) => shows(page, ".empty", "no such page")],
+  "users of an unreachable target": ["#/tenants/globex/users", (page) => shows(page, "[role=alert] .what", /./)],
+  "No such page": ["#/nowhere", (page) => shows(page, ".empty", "No such page")],
   "a question": [
     "#/tenants/acme",
     async (page) => {
@@ -26,16 +26,16 @@ const VIEWS = {
       await shows(page, "dialog[open]", "Allow mass deletes");
     },
   ],
-  "the keys": [
+  "the shortcuts": [
     "#/",
     async (page) => {
-      await page.getByRole("button", { name: "Keys" }).click();
+      await page.getByRole("button", { name: "Shortcuts" }).click();
       await shows(page, "dialog[open]", "next and previous row");
     },
   ],
 };
 
-/** To another view, once the one before is gone. */
+/** Goes to another view, after the previous one has closed. */
 const goes = (page, hash) =>
   page.evaluate((hash) => {
     const gone = new Promise((resolve) => addEventListener("hashchange", resolve, { once: true }));
@@ -43,7 +43,7 @@ const goes = (page, hash) =>
     return gone.then(() => null);
   }, hash);
 
-test("globex is away for all of this", async () => {
+test("globex is unreachable during these tests", async () => {
   await control("away/globex");
   await control("sql/auth", "UPDATE auth.users SET last_name = 'Away', updated_at = now() WHERE org = 'globex'");
   await visit("#/tenants/globex", (page) => shows(page, ".head .state", "parked"));
@@ -65,7 +65,7 @@ for (const [mode, screen] of Object.entries(SCREENS)) {
     ));
 }
 
-test("dark is dark, and light is light", async () => {
+test("dark mode is dark, and light mode is light", async () => {
   const ground = async (screen) => {
     let colour;
     await visit(
@@ -79,4 +79,4 @@ test("dark is dark, and light is light", async () => {
   assert((await ground(SCREENS.light)) > 650);
 });
 
-test("and back again", () => control("back/globex"));
+test("globex is reachable again", () => control("back/globex"));

@@ -1,4 +1,4 @@
-// Where the API asks for a token, the page asks for it, and keeps it in this tab alone.
+// If the API requires a token, the page prompts for it and keeps it in this tab only.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -12,7 +12,7 @@ const give = async (page, token) => {
   await page.keyboard.press("Enter");
 };
 
-test("it asks once, says when the token is wrong, and shows the tenants with the right one", () =>
+test("the page prompts once, rejects a wrong token, and shows the tenants with the right one", () =>
   visit(
     "#/",
     async (page) => {
@@ -21,7 +21,7 @@ test("it asks once, says when the token is wrong, and shows the tenants with the
       await isSound(page, "the token");
       assert.equal(await page.locator("tbody a.row").count(), 0);
       await give(page, "wrong");
-      await shows(page, "dialog[open] [role=alert]", "That is not the token");
+      await shows(page, "dialog[open] [role=alert]", "Invalid token");
       await isSound(page, "a wrong token");
       await give(page, TOKEN);
       await shows(page, "tbody a.row", "acme");
@@ -44,13 +44,13 @@ test("it asks once, says when the token is wrong, and shows the tenants with the
     { allowed },
   ));
 
-test("whoever gives none is told, and may give it later", () =>
+test("a cancelled prompt shows an error, and the token can be entered later", () =>
   visit(
     "#/tenants/acme/users",
     async (page) => {
       await page.locator("dialog[open]").waitFor();
       await page.keyboard.press("Escape");
-      const again = page.getByRole("button", { name: "Enter the token" }).first();
+      const again = page.getByRole("button", { name: "Enter token" }).first();
       await again.waitFor();
       await isSound(page, "no token");
       await again.click();

@@ -1,9 +1,9 @@
-// The one way to the server: JSON over fetch, the token, and events as they stream in.
-// The token is in sessionStorage: no other tab has it, and it is gone with this one.
+// The HTTP client: JSON requests, the token and the event stream.
+// The token is in sessionStorage: other tabs cannot read it, and closing this tab removes it.
 
 const TOKEN = "users-sync.token";
 
-/** What went wrong, in the server's words where it has some. */
+/** An error with the server's message if it sent one. */
 export class ApiError extends Error {
   constructor(status, what, remedy = null) {
     super(what);
@@ -16,12 +16,12 @@ let ask = async () => null;
 let asking = null;
 const watchers = new Set();
 
-/** How a person is asked for the token: `ask(wasWrong)` gives it, or null. */
+/** Sets the prompt for the token: `ask(wasWrong)` resolves to the token, or to null. */
 export function askWith(prompt) {
   ask = prompt;
 }
 
-/** Called whenever there is a token, or none any more. */
+/** Calls `watcher(hasToken)` now and whenever the token is set or removed. */
 export function onToken(watcher) {
   watchers.add(watcher);
   watcher(hasToken());
@@ -34,7 +34,7 @@ export function forgetToken() {
   for (const watcher of watchers) watcher(false);
 }
 
-/** Asks once, however many requests were refused with the token `sent`; true where there is another one now. */
+/** Prompts once for all requests that were rejected with the token `sent`. True if a different token is set now. */
 async function unlock(sent) {
   if (sessionStorage.getItem(TOKEN) !== sent) return true;
   asking ??= ask(sent !== null).finally(() => {
@@ -60,42 +60,42 @@ async function send(path, { method = "GET", body, signal, accept = "application/
       response = await fetch(path, options);
     } catch (error) {
       if (signal?.aborted) throw error;
-      throw new ApiError(0, "users-sync does not answer", "look whether the process runs, and what its log says");
+      throw new ApiError(0, "users-sync does not respond", "check that the process is running, and read its log");
     }
     if (response.status !== 401) return response;
     if (!(await unlock(token)))
-      throw new ApiError(401, "the token is needed", "it stands in the configuration: admin.token");
+      throw new ApiError(401, "a token is required", "use the value of admin.token in the configuration");
   }
 }
 
 async function failure(response) {
   const answer = await response.json().catch(() => null);
-  const what = answer?.error?.what ?? `the server answers with status ${response.status}`;
+  const what = answer?.error?.what ?? `the server responded with status ${response.status}`;
   return new ApiError(response.status, what, answer?.error?.remedy ?? null);
 }
 
-/** Numbers stay as the server wrote them, where JavaScript's would be another number (ids of 19 digits). */
+/** Keeps the server's digits of numbers that JavaScript would round (ids of 19 digits). */
 function exact(_key, value, context) {
   if (typeof value !== "number" || context?.source === undefined || !JSON.rawJSON) return value;
   return String(value) === context.source ? value : JSON.rawJSON(context.source);
 }
 
-/** An answer's JSON; `verbatim` keeps numbers that do not fit. */
+/** JSON of the response; `verbatim` keeps numbers that JavaScript would round. */
 export async function request(path, options = {}) {
   const response = await send(path, options);
   if (!response.ok) throw await failure(response);
   return options.verbatim ? JSON.parse(await response.text(), exact) : response.json();
 }
 
-/** `api/tenants/a%2Fb/users`: every part encoded, and the query's names without a value left out. */
+/** `api/tenants/a%2Fb/users`: encodes every part and omits query parameters without a value. */
 export function path(parts, query = {}) {
   const pairs = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== "");
   const search = new URLSearchParams(pairs).toString();
   return `api/${parts.map(encodeURIComponent).join("/")}${search ? `?${search}` : ""}`;
 }
 
-/** Reads events until the server or `signal` ends them: `opened()` once it answers, `heard()` for every sign of life, and
- * `event(name, data)`. */
+/** Reads events until the server or `signal` ends the stream. Calls `opened()` once, `heard()` for every chunk (also
+ * keep-alives), and `event(name, data)`. */
 export async function events(where, { signal, opened, heard, event }) {
   const response = await send(where, { signal, accept: "text/event-stream" });
   if (!response.ok) throw await failure(response);

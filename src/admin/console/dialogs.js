@@ -1,10 +1,10 @@
-// The three dialogs of the page: the token, a question before something is done, and the keys.
+// The page's dialogs: the token, the confirmation of an action, and the list of shortcuts.
 
 import { h } from "./dom.js";
 
 const find = (id) => document.getElementById(id);
 
-/** Opens a dialog and waits for it: true when its form was sent. The focus goes back to where it was. */
+/** Opens a dialog and resolves when it closes: true if its form was submitted. Restores the focus. */
 function answered(dialog, focused) {
   return new Promise((resolve) => {
     const before = document.activeElement;
@@ -36,11 +36,11 @@ function answered(dialog, focused) {
   });
 }
 
-/** Asks for the token; null when nobody gives one. */
+/** Prompts for the token; null if the dialog is cancelled. */
 export async function askToken(wasWrong) {
   const input = find("token-input");
   input.value = "";
-  find("token-error").textContent = wasWrong ? "That is not the token." : "";
+  find("token-error").textContent = wasWrong ? "Invalid token." : "";
   input.setAttribute("aria-invalid", String(wasWrong));
   const given = await answered(find("token"), input);
   const token = input.value.trim();
@@ -48,7 +48,7 @@ export async function askToken(wasWrong) {
   return given && token ? token : null;
 }
 
-/** Asks before something is done: null for no, else `{chosen}` of the checkbox. */
+/** Asks for confirmation: null if cancelled, else `{chosen}`, the state of the checkbox. */
 export async function askFirst({ title, text, choice, hint, yes }) {
   find("question-title").textContent = title;
   find("question-text").replaceChildren(

@@ -1,4 +1,4 @@
-// Elements from data. Text only ever becomes text: there is no way here to make markup of a string.
+// Creates and updates elements. Strings are always inserted as text, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -12,24 +12,24 @@ function fill(element, attributes, children) {
   return element;
 }
 
-/** An element: `h("a", {href: "#/"}, "text", other)`. */
+/** Creates an element: `h("a", {href: "#/"}, "text", other)`. */
 export const h = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
 
-/** An element of an SVG. */
+/** Creates an SVG element. */
 export const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
-/** Sets a text where it differs, so that nothing is laid out anew, or read out again, without need. */
+/** Sets the text only if it differs: avoids a new layout and a repeated screen reader announcement. */
 export function text(element, value) {
   if (element.textContent !== value) element.textContent = value;
 }
 
-/** Sets an attribute where it differs; `null` and `false` take it away. */
+/** Sets an attribute only if it differs; `null` and `false` remove it. */
 export function attribute(element, name, value) {
   if (value === null || value === false) element.removeAttribute(name);
   else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
 }
 
-/** Makes `wanted` the children of `parent`, moves only what has to move, and keeps the focus where it is. */
+/** Makes `wanted` the children of `parent` with as few moves as possible. Keeps the focus. */
 export function arrange(parent, wanted) {
   const focused = parent.contains(document.activeElement) ? document.activeElement : null;
   const keep = new Set(wanted);
@@ -42,12 +42,12 @@ export function arrange(parent, wanted) {
   if (focused?.isConnected && document.activeElement !== focused) focused.focus({ preventScroll: true });
 }
 
-/** Says something to those who listen instead of looking. */
+/** Announces a message to screen readers. */
 export function announce(words) {
   document.getElementById("announcements").textContent = words;
 }
 
-/** Calls `action` once things have been quiet for a while. */
+/** Delays `action` until no call has been made for this time. */
 export function debounced(milliseconds, action) {
   let timer;
   return (...values) => {

@@ -1,4 +1,4 @@
-// How numbers, times and sizes are written. Knows no element.
+// Formats numbers, times and sizes. Does not touch the DOM.
 
 const UNITS = ["B", "kB", "MB", "GB", "TB", "PB"];
 const NONE = "–";
@@ -9,7 +9,7 @@ export const none = NONE;
 /** `12,345`. */
 export const number = (value) => (value === null || value === undefined ? NONE : NUMBER.format(value));
 
-/** `512 B`, `1.4 kB`, `16 MB`: in steps of 1024, as the limits of the configuration. */
+/** `512 B`, `1.4 kB`, `16 MB`, in powers of 1024 like the configuration's limits. */
 export function bytes(value) {
   if (value === null || value === undefined) return NONE;
   let [size, unit] = [value, 0];
@@ -17,7 +17,7 @@ export function bytes(value) {
   return `${unit > 0 && size < 10 ? size.toFixed(1) : Math.round(size)} ${UNITS[unit]}`;
 }
 
-/** `0.4 s`, `12 s`, `3 min`, `5 h`, `2 d`: one unit is enough at a glance. */
+/** `0.4 s`, `12 s`, `3 min`, `5 h`, `2 d`. */
 export function span(seconds) {
   if (seconds === null || seconds === undefined) return NONE;
   const s = Math.max(0, seconds);
@@ -28,13 +28,13 @@ export function span(seconds) {
   return `${Math.round(s / 86400)} d`;
 }
 
-/** As `span`, without tenths: how long something has been so. */
+/** Like `span`, without tenths: the age of a state. */
 export const age = (seconds) =>
   seconds !== null && seconds < 10 ? `${Math.floor(Math.max(0, seconds))} s` : span(seconds);
 
 const two = (value) => String(value).padStart(2, "0");
 
-/** `2026-11-26 08:58`, here; what is no date for JavaScript (infinity, a year BC) stays as the database gives it. */
+/** `2026-11-26 08:58` in local time. Values that are no JavaScript date (infinity, a year BC) stay unchanged. */
 export function time(value, withSeconds = false) {
   if (value === null || value === undefined) return NONE;
   const date = new Date(value);

@@ -1,4 +1,4 @@
-// Resync and verify: the question, the start, the progress, and what came of it. A job outlives the view that began it.
+// Resync and verify jobs: confirmation, start, progress and outcome. A job outlives the view that started it.
 
 import { path, request } from "./api.js";
 import { announce, h } from "./dom.js";
@@ -6,33 +6,33 @@ import { askFirst } from "./dialogs.js";
 import { count, number } from "./format.js";
 import { fault } from "./parts.js";
 
-/** Between two looks at a job. */
-const LOOK = 500;
-/** So many ids are shown at first. */
-const SHOWN = 20;
+/** Milliseconds between two polls of a job. */
+const POLL_INTERVAL = 500;
+/** Number of ids that are listed before "more". */
+const INITIAL_IDS = 20;
 
 const QUESTIONS = {
   resync: (tenant) => ({
     title: "Resync the tenant?",
     text: [
-      "Every user of ",
+      "This reads every user of ",
       { strong: tenant },
-      " is read from the source under one snapshot and merged into its target. Meanwhile it is joining; changes gather and nothing is lost.",
+      " from the source in one snapshot and merges them into its target. Meanwhile the tenant is joining; its changes are queued and nothing is lost.",
     ],
     choice: "Allow mass deletes",
-    hint: "Only if these users are really gone: lets this merge mark more users deleted than limits.max_deletes.",
+    hint: "Only if these users were really deleted: lets this merge mark more users as deleted than limits.max_deletes allows.",
     yes: "Resync",
     option: "allow_deletes",
   }),
   verify: (tenant) => ({
     title: "Verify the tenant?",
     text: [
-      "Source and target of ",
+      "This compares source and target of ",
       { strong: tenant },
-      " are compared user by user, at one position. This reads the whole table once and connects to the target.",
+      " user by user at one position. It reads the whole table once and connects to the target.",
     ],
-    choice: "Repair what differs",
-    hint: "Where something does, the tenant is resynced, which writes just that, and compared again.",
+    choice: "Repair differences",
+    hint: "If anything differs, the tenant is resynced, which writes only the differences, and compared again.",
     yes: "Verify",
     option: "repair",
   }),
@@ -46,11 +46,11 @@ const watchers = new Set();
 
 const tell = (tenant) => watchers.forEach((watcher) => watcher(tenant));
 
-/** Asks, begins, and follows a job to its end. */
+/** Asks for confirmation, starts a job and follows it to its end. */
 export async function begin(kind, tenant) {
   const { option, ...question } = QUESTIONS[kind](tenant);
   const answer = await askFirst(question);
-  // While the question was open another one may have been found.
+  // Another job may have been adopted while the dialog was open.
   if (answer === null || jobs.get(tenant)?.state === "running") return;
   const set = (job) => {
     jobs.set(tenant, { tenant, kind, progress: null, result: null, error: null, chosen: answer.chosen, ...job });
@@ -63,7 +63,7 @@ export async function begin(kind, tenant) {
   });
 }
 
-/** A job that runs for the tenant though this page has not begun it: before it was loaded anew, or elsewhere. */
+/** Follows a running job that this page did not start: before a reload, or another client. */
 export async function adopt(tenant) {
   if (jobs.get(tenant)?.state === "running") return;
   const [last] = await request(path(["jobs"], { tenant }));
@@ -83,7 +83,7 @@ async function follow(kind, tenant, set, start) {
       const now = await request(path(["jobs", job]));
       set(now);
       if (now.state !== "running") break;
-      await new Promise((resolve) => setTimeout(resolve, LOOK));
+      await new Promise((resolve) => setTimeout(resolve, POLL_INTERVAL));
     }
   } catch (error) {
     set({ state: "failed", kind, tenant, error: { what: error.message, remedy: error.remedy } });
@@ -92,7 +92,7 @@ async function follow(kind, tenant, set, start) {
   announce(`${NOUNS[kind]} of ${tenant} ${state === "done" ? "is done" : "failed"}`);
 }
 
-/** A tenant's last job, kept up to date until `close()`; `busy(true)` while it runs. */
+/** Card of the tenant's last job, updated until `close()`. Calls `busy(true)` while the job runs. */
 export function jobCard(tenant, busy) {
   const element = h("div", { class: "job" });
   const draw = (changed) => {
@@ -126,7 +126,7 @@ function card(job) {
     "Dismiss",
   );
   if (job.state === "failed") {
-    const { what, remedy } = job.error ?? { what: "it failed" };
+    const { what, remedy } = job.error ?? { what: "unknown error" };
     return [fault({ what: `${noun} failed: ${what}`, remedy, more: dismiss })];
   }
   return [h("div", { class: "finished" }, ...outcome(job, noun), dismiss)];
@@ -147,13 +147,13 @@ function outcome({ tenant, result, chosen }, noun) {
   const items = ids.map((id) =>
     h("li", null, h("a", { href: `#/tenants/${encodeURIComponent(tenant)}/users/${encodeURIComponent(id)}` }, id)),
   );
-  const list = h("ul", { class: "ids", "aria-label": "Users that differ" }, ...items.slice(0, SHOWN));
+  const list = h("ul", { class: "ids", "aria-label": "Users that differ" }, ...items.slice(0, INITIAL_IDS));
   const more =
-    items.length > SHOWN
-      ? h("button", { type: "button", class: "quiet small" }, `${number(items.length - SHOWN)} more`)
+    items.length > INITIAL_IDS
+      ? h("button", { type: "button", class: "quiet small" }, `${number(items.length - INITIAL_IDS)} more`)
       : null;
   more?.addEventListener("click", () => {
-    list.append(...items.slice(SHOWN));
+    list.append(...items.slice(INITIAL_IDS));
     more.remove();
   });
   const words = count(

@@ -1,41 +1,41 @@
-// What is known of the service, kept up to date by the event stream: status, tenants, and the last minutes of their lag.
-// Views subscribe; nothing here knows an element.
+// The client's copy of the service's status: process, tenants and their recent lag, kept up to date by the event stream.
+// Views subscribe to changes. Does not touch the DOM.
 
 import { ApiError, events, path, request } from "./api.js";
 
-/** So many tenants are asked for at once. */
+/** Tenants per request. */
 const PAGE = 500;
-/** What a plot shows: sixty samples, five seconds apart, as the server keeps them. */
+/** A plot shows sixty samples, five seconds apart, like the server's history. */
 export const SAMPLE = 5_000;
 export const SAMPLES = 60;
-/** How long to wait before connecting again; each time twice as long. */
-const RETRY = [1_000, 15_000];
-/** A stream that says nothing for so long, not even that it lives, is taken for dead. */
-const SILENCE = 40_000;
-/** How many histories are fetched at a time. */
-const LANES = 4;
+/** Minimum and maximum delay before reconnecting; it doubles each time. */
+const RETRY_DELAY = [1_000, 15_000];
+/** A stream without events or keep-alives for this long is considered dead. */
+const SILENCE_TIMEOUT = 40_000;
+/** Histories that are fetched concurrently. */
+const CONCURRENT_HISTORIES = 4;
 
 export const live = {
   status: null,
-  /** By name. A tenant also has `since`: when its state began, by this machine's clock. */
+  /** By id. Each tenant also has `since`: when its state began, by this machine's clock. */
   tenants: new Map(),
-  /** Whether every tenant has been read once. */
+  /** True once every tenant has been read. */
   complete: false,
   /** `connecting`, `live` or `lost`. */
   connection: "connecting",
-  /** Why nothing could be read. */
+  /** Why the connection was lost. */
   error: null,
 };
 
 const subscribers = new Set();
 const histories = new Map();
-/** Names that the stream spoke of while the list was being read: what it said is newer. */
+/** Tenants that the stream reported while the list was being read: the stream's data is newer. */
 let fresher = null;
 let refreshing = null;
 
 /**
- * `subscriber({status, tenants, connection, users})` with what changed; `tenants` is a set of names, the `ids` of users are null
- * after a time in which nothing was heard. Returns the way out.
+ * Calls `subscriber({status, tenants, connection, users})` with what changed. `tenants` is a set of ids; `users.ids` is null
+ * after a gap in the stream. Returns the unsubscribe function.
  */
 export function subscribe(subscriber) {
   subscribers.add(subscriber);
@@ -64,14 +64,14 @@ function sample(samples, { lag_bytes, lag_seconds }) {
   const at = Date.now();
   const last = samples.at(-1);
   if (last && at - last.at < SAMPLE) {
-    // The worst of these five seconds.
+    // Keep the maximum of these five seconds.
     last.lag_bytes = Math.max(last.lag_bytes ?? 0, lag_bytes ?? 0);
     last.lag_seconds = lag_seconds === null ? null : Math.max(last.lag_seconds ?? 0, lag_seconds);
   } else samples.push({ at, lag_bytes, lag_seconds });
   if (samples.length > SAMPLES + 1) samples.shift();
 }
 
-/** Reads everything anew; together with whoever asks at the same time. */
+/** Reads everything again. Concurrent calls share one read. */
 export function refresh() {
   refreshing ??= read().finally(() => {
     refreshing = null;
@@ -107,7 +107,7 @@ async function read() {
   await status;
 }
 
-/** A tenant's last minutes, or null while they are not here; `wanted` asks for them. */
+/** The tenant's lag history, or null until it has been read; `wanted` requests it. */
 export function history(name, wanted = false) {
   const samples = histories.get(name);
   if (Array.isArray(samples)) return samples;
@@ -123,7 +123,7 @@ const queue = [];
 let running = 0;
 
 function drain() {
-  while (running < LANES && queue.length) {
+  while (running < CONCURRENT_HISTORIES && queue.length) {
     const name = queue.pop();
     running += 1;
     request(path(["tenants", name]))
@@ -144,12 +144,12 @@ function withoutHistory({ history: _, ...tenant }) {
   return tenant;
 }
 
-/** Whose users' changes are wanted as well; null for nobody's. */
+/** The tenant whose user changes are streamed as well, or null. */
 let watched = null;
 let serial = 0;
 let current = null;
 let wasOpen = false;
-let delay = RETRY[0];
+let delay = RETRY_DELAY[0];
 let timer = null;
 
 export function watchUsers(name) {
@@ -158,7 +158,7 @@ export function watchUsers(name) {
   if (current) connect();
 }
 
-/** The new stream is there before the old one goes, so that nothing is missed when another view is opened. */
+/** Opens a new stream before closing the old one, so that no event is missed when the view changes. */
 async function connect() {
   const mine = ++serial;
   const aborter = new AbortController();
@@ -167,7 +167,7 @@ async function connect() {
   let watchdog;
   const heard = () => {
     clearTimeout(watchdog);
-    watchdog = setTimeout(() => aborter.abort(), SILENCE);
+    watchdog = setTimeout(() => aborter.abort(), SILENCE_TIMEOUT);
   };
   const before = current;
   current = aborter;
@@ -178,10 +178,10 @@ async function connect() {
       signal: aborter.signal,
       opened() {
         before?.abort();
-        delay = RETRY[0];
+        delay = RETRY_DELAY[0];
         connection("live");
         if (hadGap) refresh().catch((problem) => connection("lost", problem));
-        // Nobody knows which users came meanwhile.
+        // Users that changed during the gap are unknown.
         if (hadGap && wasOpen) tell({ users: { tenant: watched, ids: null } });
         wasOpen = true;
       },
@@ -191,7 +191,7 @@ async function connect() {
       },
     });
   } catch (problem) {
-    error = problem instanceof ApiError ? problem : new ApiError(0, "the connection to users-sync is lost");
+    error = problem instanceof ApiError ? problem : new ApiError(0, "lost the connection to users-sync");
   }
   clearTimeout(watchdog);
   before?.abort();
@@ -199,15 +199,15 @@ async function connect() {
   current = null;
   if (document.hidden) return;
   if (error?.status === 404 && watched !== null) {
-    // Whose users are wanted is in no configuration; the rest goes on.
+    // The watched tenant is not configured: continue without its users.
     watched = null;
     return connect();
   }
   connection("lost", error);
-  // Without a token there is nothing to try: a person asks again.
+  // Retrying without a token is pointless: wait until it is entered.
   if (error?.status === 401) return;
   timer = setTimeout(connect, delay);
-  delay = Math.min(delay * 2, RETRY[1]);
+  delay = Math.min(delay * 2, RETRY_DELAY[1]);
 }
 
 function receive(name, data) {
@@ -221,19 +221,19 @@ function receive(name, data) {
     live.status = data;
     tell({ status: true });
     const total = Object.values(data.tenants).reduce((sum, count) => sum + count, 0);
-    // Somebody has changed the configuration.
+    // The configuration has changed.
     if (live.complete && total !== live.tenants.size) refresh().catch(() => {});
   } else if (name === "users") tell({ users: data });
 }
 
-/** Tries at once instead of waiting any longer. */
+/** Reconnects immediately. */
 export function retry() {
-  delay = RETRY[0];
+  delay = RETRY_DELAY[0];
   connection("connecting");
   connect();
 }
 
-/** Connects, and keeps connected while the page is looked at: a browser has only six connections to a server. */
+/** Connects, and stays connected while the page is visible: a browser allows only six connections to a server. */
 export function start() {
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) {

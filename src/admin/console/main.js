@@ -1,5 +1,5 @@
-// The page: which view stands where, the keys, and whether the connection lives. The address after # says all of it, so
-// that back, forward and a copied address work.
+// The page: routing, keyboard shortcuts and the connection badge. The address after # holds the whole view state, so that
+// back, forward and copied addresses work.
 
 import { forgetToken, askWith, onToken } from "./api.js";
 import { askToken, isOpen, showKeys } from "./dialogs.js";
@@ -14,7 +14,7 @@ import { usersView } from "./users.js";
 const view = document.getElementById("view");
 let shown = null;
 
-/** `#/tenants/acme/users/7?search=ann` as its parts and its query. */
+/** Parses `#/tenants/acme/users/7?search=ann` into path parts and query. */
 function address() {
   const [before, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const parts = before
@@ -30,7 +30,7 @@ function address() {
   return { parts, query: new URLSearchParams(query) };
 }
 
-/** The view of an address: its key, and how it is made. Views of one key are told of a new address, and stay. */
+/** Key and constructor of an address's view. A view stays open while its key does; it receives the new address. */
 function route({ parts }) {
   const [first, tenant, second] = parts;
   if (first === undefined) return ["tenants", () => tenantsView()];
@@ -45,7 +45,7 @@ function route({ parts }) {
         "div",
         null,
         h("h1", { class: "unseen" }, "Not found"),
-        empty("There is no such page", h("a", { href: "#/" }, "All tenants")),
+        empty("No such page", h("a", { href: "#/" }, "All tenants")),
       ),
       title: "Not found",
     }),
@@ -58,7 +58,7 @@ function show() {
   if (shown?.key !== key) {
     const isFirst = shown === null;
     shown?.view.close?.();
-    // Before the view: what it reads, the stream is already watching.
+    // Watch before the view reads, so that no change between the two is missed.
     watchUsers(key.startsWith("users ") ? now.parts[1] : null);
     document.body.dataset.view = key.split(" ")[0];
     const before = shown?.key;
@@ -83,14 +83,14 @@ function connected() {
   text(badge, { connecting: "connecting", live: "live", lost: "not connected" }[live.connection]);
   const banner = document.getElementById("lost");
   if (live.connection !== "lost") return banner?.remove();
-  const error = live.error ?? { message: "users-sync does not answer", remedy: null };
+  const error = live.error ?? { message: "users-sync does not respond", remedy: null };
   const box = h("div", { id: "lost" }, failed(error, retry));
   if (banner) {
     if (banner.textContent !== box.textContent) banner.replaceWith(box);
   } else view.before(box);
 }
 
-/** Rows that the keys walk through, in the order of the page. */
+/** The visible rows that the arrow keys move through. */
 const rows = () => [...view.querySelectorAll("a.row")].filter((row) => row.offsetParent !== null);
 
 function walk(step) {
@@ -141,7 +141,7 @@ onToken((there) => {
 });
 forget.addEventListener("click", () => {
   forgetToken();
-  announce("The token is forgotten");
+  announce("Token removed");
   location.reload();
 });
 document.getElementById("keys").addEventListener("click", showKeys);

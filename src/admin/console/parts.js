@@ -1,12 +1,12 @@
-// Small things that every view shows alike: a state, a fault with its remedy, an empty list.
+// Components that all views share: states, errors with their fix, empty lists, search and filters.
 
 import { h, svg, text } from "./dom.js";
 
-/** A tenant that a person should look at. Where one joins, `last_error` says why: that is no fault. */
+/** True if the tenant needs attention. While it is joining, `last_error` only says why: that is not an error. */
 export const isTroubled = ({ state, last_error, rejected }) =>
   state === "parked" || (state === "following" && last_error !== null) || rejected > 0;
 
-/** How bad it is: `parked`, `troubled`, or the state itself. Shape and colour follow it. */
+/** `troubled` if a tenant that is not parked needs attention, else its state. Selects shape and colour. */
 export const mood = (tenant) => (tenant.state !== "parked" && isTroubled(tenant) ? "troubled" : tenant.state);
 
 const SHAPES = {
@@ -17,7 +17,7 @@ const SHAPES = {
   unknown: () => svg("circle", { cx: 6, cy: 6, r: 3.5, class: "ring" }),
 };
 
-/** A state by shape, colour and word; `update(tenant)` changes it. */
+/** The state as shape, colour and word; `update(tenant)` changes it. */
 export function stateMark() {
   const element = h("span", { class: "state" });
   let shown = null;
@@ -28,7 +28,7 @@ export function stateMark() {
     update(tenant) {
       const now = mood(tenant);
       text(word, tenant.state);
-      text(more, now === "troubled" ? ", with a fault" : "");
+      text(more, now === "troubled" ? ", with an error" : "");
       if (now === shown) return;
       shown = now;
       element.dataset.mood = now;
@@ -37,7 +37,7 @@ export function stateMark() {
   };
 }
 
-/** The shape alone. */
+/** Only the shape. */
 export const shape = (name) =>
   svg(
     "svg",
@@ -45,7 +45,7 @@ export const shape = (name) =>
     SHAPES[name]?.() ?? SHAPES.unknown(),
   );
 
-/** What is wrong, and what mends it. */
+/** An error and how to fix it. */
 export function fault({ what, remedy, mood: how = "parked", more = null }) {
   return h(
     "div",
@@ -59,7 +59,7 @@ export function fault({ what, remedy, mood: how = "parked", more = null }) {
         ? h(
             "p",
             { class: "remedy" },
-            h("span", { class: "faint" }, "What mends it: "),
+            h("span", { class: "faint" }, "How to fix: "),
             h("span", null, remedy),
             copyButton(remedy),
           )
@@ -69,14 +69,14 @@ export function fault({ what, remedy, mood: how = "parked", more = null }) {
   );
 }
 
-/** An error of the API, with a way to try again. */
+/** An API error with a button to retry. */
 export function failed(error, again) {
-  const label = error.status === 401 ? "Enter the token" : "Try again";
+  const label = error.status === 401 ? "Enter token" : "Try again";
   const button = again ? h("button", { type: "button", onclick: again }, label) : null;
   return h("div", { role: "alert" }, fault({ what: error.message, remedy: error.remedy, more: button }));
 }
 
-/** Copies a text where the browser lets a page do that. */
+/** A button that copies a text; null if the browser has no clipboard access. */
 export function copyButton(value, label = "Copy") {
   if (!navigator.clipboard) return null;
   const button = h("button", { type: "button", class: "quiet small" }, label);
@@ -90,11 +90,11 @@ export function copyButton(value, label = "Copy") {
   return button;
 }
 
-/** Words where a list would be. */
+/** Placeholder of an empty list. */
 export const empty = (title, ...more) =>
   h("div", { class: "empty" }, h("p", { class: "title" }, title), ...more.map((line) => h("p", null, line)));
 
-/** Grey bars in place of rows; they show only when waiting takes long enough to be seen. */
+/** Grey bars in place of rows, shown only after a short delay. */
 export const loading = (words) =>
   h(
     "div",
@@ -103,7 +103,7 @@ export const loading = (words) =>
     ...Array.from({ length: 8 }, () => h("span", { class: "bar", "aria-hidden": "true" })),
   );
 
-/** A search field; `/` finds it by its class. */
+/** A search field; the `/` shortcut finds it by its class. */
 export function searchField(label, value, input) {
   const field = h("input", {
     type: "search",
@@ -119,7 +119,7 @@ export function searchField(label, value, input) {
   return h("div", { class: "searching" }, field, h("kbd", { "aria-hidden": "true" }, "/"));
 }
 
-/** Buttons of which exactly one is pressed; `update(values)` sets the numbers. */
+/** A group of buttons with exactly one pressed; `update(values)` sets their counts. */
 export function choices(label, options, chosen, choose) {
   const buttons = new Map();
   const element = h("div", { class: "choices", role: "group", "aria-label": label });

@@ -1,11 +1,11 @@
-// The last minutes of a lag, as an inline SVG: small beside a tenant, larger on its page.
+// Recent lag as inline SVG: a sparkline in a row, a chart on the tenant's page.
 
 import { SAMPLE, SAMPLES } from "./live.js";
 import { attribute, h, svg, text } from "./dom.js";
 
 const SPAN = SAMPLE * SAMPLES;
 
-/** Lines of a plot, `width` by `height`: a gap where nothing is known, and the area below. */
+/** Line and area of a plot of `width` by `height`, with gaps where the value is unknown. */
 function lines(samples, key, { width, height, top, now }) {
   const x = (at) => (width * (1 - (now - at) / SPAN)).toFixed(1);
   const y = (value) => (height - 1 - (height - 2) * Math.min(1, value / top)).toFixed(1);
@@ -24,12 +24,12 @@ function lines(samples, key, { width, height, top, now }) {
     if (sample[key] === null) end();
     else {
       const last = run.at(-1);
-      // Nothing is said while nothing changes.
+      // No sample is sent while nothing changes: hold the last value.
       if (last && sample.at - last.at > 2 * SAMPLE) run.push({ at: sample.at - SAMPLE, value: last.value });
       run.push({ at: sample.at, value: sample[key] });
     }
   }
-  // The last word holds until now.
+  // The last value holds until now.
   if (run.length && run.at(-1).at < now) run.push({ at: now, value: run.at(-1).value });
   end();
   return { line, area };
@@ -37,14 +37,14 @@ function lines(samples, key, { width, height, top, now }) {
 
 const most = (samples, key) => samples.reduce((peak, sample) => Math.max(peak, sample[key] ?? 0), 0);
 
-/** A round number not below `value`: 1, 2 or 5 times a power of ten (of 1024, and then of two, for sizes). */
+/** Rounds up to 1, 2 or 5 times a power of ten; sizes to a power of two, at least 1024. */
 function ceiling(value, isBytes) {
   if (isBytes) return 2 ** Math.ceil(Math.log2(Math.max(value, 1024)));
   const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
   return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value);
 }
 
-/** A plot without words, for a row; `update(samples)` draws it. The number beside it says what there is to say. */
+/** A plot without labels for a table row; `update(samples)` draws it. The number beside it is its text alternative. */
 export function sparkline() {
   const [width, height] = [88, 20];
   const area = svg("path", { class: "area" });
@@ -71,7 +71,7 @@ export function sparkline() {
   };
 }
 
-/** A plot with a scale, and with what stands under the pointer. */
+/** A plot with a scale; it shows the value under the pointer. */
 export function chart({ key, title, format, isBytes }) {
   const [width, height] = [600, 120];
   const area = svg("path", { class: "area" });
@@ -101,7 +101,7 @@ export function chart({ key, title, format, isBytes }) {
   const now = () => {
     const last = drawn.at(-1);
     return last
-      ? `${last[key] === null ? "not known" : format(last[key])} now, ${format(most(drawn, key))} at most`
+      ? `${last[key] === null ? "unknown" : format(last[key])} now, at most ${format(most(drawn, key))}`
       : "";
   };
   image.addEventListener("pointermove", (event) => {
@@ -113,7 +113,7 @@ export function chart({ key, title, format, isBytes }) {
     attribute(cursor, "x2", (part * width).toFixed(1));
     attribute(cursor, "visibility", "visible");
     const ago = `${Math.round((Date.now() - at) / 1000)} s ago`;
-    text(said, !sample || sample[key] === null ? `nothing known ${ago}` : `${format(sample[key])} ${ago}`);
+    text(said, !sample || sample[key] === null ? `unknown ${ago}` : `${format(sample[key])} ${ago}`);
   });
   image.addEventListener("pointerleave", () => {
     attribute(cursor, "visibility", "hidden");
@@ -128,7 +128,7 @@ export function chart({ key, title, format, isBytes }) {
       attribute(line, "d", path.line);
       attribute(area, "d", path.area);
       text(top, format(scale));
-      attribute(image, "aria-label", `${title}, the last five minutes: ${now() || "nothing known yet"}`);
+      attribute(image, "aria-label", `${title}, last five minutes: ${now() || "no data yet"}`);
       if (cursor.getAttribute("visibility") === "hidden") text(said, now());
     },
   };

@@ -1,18 +1,18 @@
-// The panel beside the users: one of them, with the raw profile as it stands in the target.
+// The panel beside the user list: one user with the raw profile that the target holds.
 
 import { path, request } from "./api.js";
 import { h, text } from "./dom.js";
 import { time } from "./format.js";
 import { copyButton, empty, failed, loading } from "./parts.js";
 
-/** A longer profile is shown without colours. */
-const COLOURED = 200_000;
+/** Longer profiles are shown without colours, which would take too long. */
+const MAX_COLOURED = 200_000;
 
 const TOKENS = /("(?:\\.|[^"\\])*")(\s*:)?|\b(?:true|false|null)\b|-?\d[\d.eE+-]*/g;
 
-/** JSON with its kinds of values apart; every piece is text. */
+/** JSON as text nodes, with a span per token for colours. */
 function coloured(json) {
-  if (json.length > COLOURED) return [json];
+  if (json.length > MAX_COLOURED) return [json];
   const pieces = [];
   let end = 0;
   for (const match of json.matchAll(TOKENS)) {
@@ -25,7 +25,7 @@ function coloured(json) {
   return [...pieces, json.slice(end)];
 }
 
-/** `show(id)` opens it, `show(null)` closes it; `changed(ids)` reads the user again if it is one of these, or nobody knows. */
+/** `show(id)` opens the panel, `show(null)` closes it. `changed(ids)` reloads if the user is among them or `ids` is empty. */
 export function profilePanel(tenant, leave) {
   const heading = h("h2", { tabindex: "-1" });
   const closer = h(
@@ -60,7 +60,7 @@ export function profilePanel(tenant, leave) {
     } catch (error) {
       if (mine.signal.aborted) return;
       body.replaceChildren(
-        error.status === 404 ? empty("There is no such user in this target") : failed(error, () => read(false)),
+        error.status === 404 ? empty("This target has no such user") : failed(error, () => read(false)),
       );
     }
   }

@@ -1,4 +1,4 @@
-// The strip above every view: the source, the slot, what of its log is held back, who works, and the tee.
+// The strip above every view: role, source, slot, retained WAL and Kafka output.
 
 import { attribute, h, text } from "./dom.js";
 import { age, bytes, none } from "./format.js";
@@ -6,12 +6,12 @@ import { live, subscribe } from "./live.js";
 import { fault } from "./parts.js";
 
 const ROLES = {
-  streaming: "it reads the slot",
-  standby: "another process works; this one waits",
-  starting: "it is getting the slot",
+  streaming: "reads the slot",
+  standby: "another process is replicating; this one is ready to take over",
+  starting: "acquiring the slot",
 };
 
-/** A term with its value and a line of small print. */
+/** A term with its value and a line of details. */
 function cell(term) {
   const value = h("span", { class: "value" });
   const small = h("span", { class: "faint" });
@@ -25,14 +25,14 @@ function cell(term) {
   };
 }
 
-/** Fills the strip, and keeps it so. */
+/** Fills the strip and keeps it up to date. */
 export function summary(strip) {
   const cells = {
     role: cell("Role"),
     source: cell("Source"),
     slot: cell("Slot"),
-    held: cell("WAL held back"),
-    tee: cell("Tee"),
+    held: cell("WAL retained"),
+    tee: cell("Kafka output"),
   };
   const faults = h("div", { class: "faults" });
   strip.append(h("dl", null, ...Object.values(cells).map(({ element }) => element)), faults);
@@ -43,30 +43,30 @@ export function summary(strip) {
     if (!status) return;
     cells.role.set(
       status.role,
-      status.is_held ? `held by ${status.holder}` : `held by nobody, last by ${status.holder || "nobody"}`,
+      status.is_held ? `held by ${status.holder}` : `not held, last held by ${status.holder || "no process"}`,
       status.role === "streaming" ? "following" : "joining",
     );
     attribute(cells.role.element, "title", ROLES[status.role] ?? null);
     cells.source.set(
-      status.source_position ?? "away",
-      status.source_position ? "end of its log" : "it cannot be asked",
+      status.source_position ?? "unreachable",
+      status.source_position ? "end of WAL" : "position unknown",
       status.source_position ? "" : "parked",
     );
     cells.slot.set(status.slot, `confirmed ${status.confirmed}, generation ${status.generation}`);
-    cells.held.set(bytes(status.wal_held_bytes), status.wal_held_bytes === null ? "not known" : "by the slot");
+    cells.held.set(bytes(status.wal_held_bytes), status.wal_held_bytes === null ? "unknown" : "by the slot");
     const { tee } = status;
     cells.tee.element.classList.toggle("off", !tee);
-    if (!tee) cells.tee.set("off", "no kafka in the configuration");
+    if (!tee) cells.tee.set("off", "not configured");
     else
       cells.tee.set(
         tee.state,
-        `for ${age(tee.since_seconds)}, holds back ${bytes(tee.wal_held_bytes)}`,
+        `for ${age(tee.since_seconds)}, retains ${bytes(tee.wal_held_bytes)} of WAL`,
         tee.last_error ? "parked" : tee.state,
       );
     const trouble = tee?.last_error ? JSON.stringify([tee.last_error, tee.remedy]) : null;
     if (trouble !== shown) {
       shown = trouble;
-      faults.replaceChildren(...(trouble ? [fault({ what: `The tee: ${tee.last_error}`, remedy: tee.remedy })] : []));
+      faults.replaceChildren(...(trouble ? [fault({ what: `Kafka output: ${tee.last_error}`, remedy: tee.remedy })] : []));
     }
     text(document.getElementById("version"), `${status.version} ${(status.commit ?? "").slice(0, 9)}`.trim());
   };

@@ -1,4 +1,4 @@
-// One tenant, without its users: nothing here connects to its target.
+// The page of one tenant, without its users. It does not connect to the target.
 
 import { path, request } from "./api.js";
 import { attribute, h, text } from "./dom.js";
@@ -8,7 +8,7 @@ import { SAMPLE, history, live, subscribe } from "./live.js";
 import { copyButton, empty, failed, fault, loading, mood, stateMark } from "./parts.js";
 import { chart } from "./plot.js";
 
-/** The head of a tenant's pages: its name, state and tabs. */
+/** Heading of a tenant's pages: id, state and tabs. */
 export function tenantHead(name, tab, actions = []) {
   const page = `#/tenants/${encodeURIComponent(name)}`;
   const state = stateMark();
@@ -20,7 +20,7 @@ export function tenantHead(name, tab, actions = []) {
     { class: "head" },
     h(
       "nav",
-      { class: "crumbs", "aria-label": "Up" },
+      { class: "crumbs", "aria-label": "Breadcrumb" },
       h("a", { href: "#/" }, h("span", { "aria-hidden": "true" }, "← "), "All tenants"),
     ),
     h(
@@ -32,7 +32,7 @@ export function tenantHead(name, tab, actions = []) {
       h("span", { class: "grow" }),
       h("div", { class: "actions" }, ...actions),
     ),
-    h("nav", { class: "tabs", "aria-label": "Of this tenant" }, link("Overview", page), link("Users", `${page}/users`)),
+    h("nav", { class: "tabs", "aria-label": "Tenant pages" }, link("Overview", page), link("Users", `${page}/users`)),
   );
   return {
     element,
@@ -58,8 +58,8 @@ export function tenantView(name) {
   const job = jobCard(name, (busy) => buttons.forEach((button) => attribute(button, "disabled", busy ? "" : null)));
   const troubles = h("div", { class: "faults" });
   const charts = [
-    chart({ key: "lag_seconds", title: "Lag in time", format: span }),
-    chart({ key: "lag_bytes", title: "Lag in the source's log", format: bytes, isBytes: true }),
+    chart({ key: "lag_seconds", title: "Lag (time)", format: span }),
+    chart({ key: "lag_bytes", title: "Lag (WAL)", format: bytes, isBytes: true }),
   ];
   const facts = Object.fromEntries(
     ["Target", "Position", "Behind", "Lag", "Queue", "Rejected users"].map((term) => [term, h("dd")]),
@@ -71,7 +71,7 @@ export function tenantView(name) {
     h("section", { class: "charts", "aria-label": "Lag" }, ...charts.map(({ element }) => element)),
     h(
       "section",
-      { "aria-label": "Facts" },
+      { "aria-label": "Details" },
       h(
         "dl",
         { class: "facts wide" },
@@ -124,19 +124,19 @@ export function tenantView(name) {
         h("code", null, sql),
         copyButton(sql),
       );
-      list.push(fault({ what: `its target refuses ${count(tenant.rejected, "user")}`, mood: "troubled", more }));
+      list.push(fault({ what: `the target rejected ${count(tenant.rejected, "user")}`, mood: "troubled", more }));
     }
     return list;
   }
 
-  // What is asked for can be seen; that it cannot be asked just now is told by the view itself.
+  // A failure here needs no message: the view itself reports that the API is unreachable.
   adopt(name).catch(() => {});
-  // A name in the address may be anybody's.
+  // The address may name an unknown tenant.
   request(path(["tenants", name])).then(draw, (error) => {
     if (!there)
       body.replaceChildren(
         error.status === 404
-          ? empty("There is no such tenant", h("a", { href: "#/" }, "All tenants"))
+          ? empty("No such tenant", h("a", { href: "#/" }, "All tenants"))
           : failed(error, () => location.reload()),
       );
   });

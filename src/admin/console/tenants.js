@@ -1,4 +1,4 @@
-// All tenants: how each stands, what is wrong and what mends it. Rows are made as one scrolls.
+// The list of all tenants with state, errors and fixes. Rows are created while scrolling.
 
 import { announce, arrange, attribute, debounced, h, text } from "./dom.js";
 import { age, bytes, count, none, number, span } from "./format.js";
@@ -6,10 +6,10 @@ import { SAMPLE, history, live, subscribe } from "./live.js";
 import { choices, empty, isTroubled, loading, mood, searchField, stateMark } from "./parts.js";
 import { sparkline } from "./plot.js";
 
-/** Rows that are made at a time. */
+/** Rows that are added per step. */
 const STEP = 60;
-/** Words are looked for once nobody has typed for so long. */
-const TYPING = 120;
+/** Milliseconds without typing before a search starts. */
+const TYPING_DELAY = 120;
 
 const RANK = { parked: 0, troubled: 1, joining: 2, unknown: 3, following: 4 };
 const byName = new Intl.Collator("en", { numeric: true }).compare;
@@ -39,11 +39,11 @@ const COLUMNS = [
   { name: "go", title: "Users" },
 ];
 
-/** What the style sheet leaves out on narrower screens: a cell that spans more columns than there are would make new ones. */
+/** Columns that the style sheet hides on narrow screens. A colspan beyond the visible columns would create new ones. */
 const NARROW = ["(max-width: 1100px)", "(max-width: 1100px)", "(max-width: 900px)"].map((query) => matchMedia(query));
 const columns = () => COLUMNS.length - NARROW.filter(({ matches }) => matches).length;
 
-/** Where the keyboard stood when a tenant was opened. */
+/** The tenant whose row had the focus when it was opened. */
 let opened = null;
 
 export function tenantsView() {
@@ -59,9 +59,9 @@ export function tenantsView() {
   const place = h("div", { class: "place" }, loading("Loading tenants"));
   const filters = choices("Filter by state", FILTERS, filter, (name) => go({ state: name }));
   const search = searchField(
-    "Search tenants, targets and faults",
+    "Search tenants, targets and errors",
     "",
-    debounced(TYPING, (typed) => go({ q: typed })),
+    debounced(TYPING_DELAY, (typed) => go({ q: typed })),
   );
   const found = h("span", { class: "found faint" });
   const element = h(
@@ -80,7 +80,7 @@ export function tenantsView() {
     return cell;
   }
 
-  /** The address says what is shown; typing does not fill the history of the tab. */
+  /** Writes the view state to the address. Replaces the history entry, so that typing does not add entries. */
   function go(change) {
     const wanted = { state: filter, q: words, sort: order === "state" ? "" : order, ...change };
     if (change.sort === "state") wanted.sort = "";
@@ -109,7 +109,7 @@ export function tenantsView() {
     { rootMargin: "100px" },
   );
 
-  /** Which rows, and in which order. */
+  /** Filters and sorts the rows. */
   function select() {
     const all = [...live.tenants.values()];
     const text = words.toLowerCase();
@@ -152,21 +152,21 @@ export function tenantsView() {
   }
 
   function nothing() {
-    if (!live.complete) return live.connection === "lost" ? empty("Nothing is known yet") : loading("Loading tenants");
+    if (!live.complete) return live.connection === "lost" ? empty("No data yet") : loading("Loading tenants");
     if (live.tenants.size === 0)
       return empty(
         "No tenants yet",
-        "They stand in the configuration, under tenants; a change is taken while it runs.",
+        "Add them under tenants in the configuration. Changes apply without a restart.",
       );
     if (filter === "attention" && !words)
-      return empty("All is well", "No tenant is parked, has a fault, or refuses users.");
+      return empty("All tenants are healthy", "No tenant is parked, has an error or rejects users.");
     return empty(
-      "No tenant is like that",
+      "No matching tenants",
       h("button", { type: "button", onclick: () => go({ state: "", q: "" }) }, "Show all"),
     );
   }
 
-  // Whatever moves rows about waits for a pause; numbers change in their place.
+  // Reordering rows is debounced; numbers are updated in place.
   const settle = debounced(50, select);
   const moods = new Map();
   const leave = subscribe((change) => {
@@ -220,7 +220,7 @@ export function tenantsView() {
   };
 }
 
-/** A tenant's row, and a second one below it where something is wrong. */
+/** A tenant's row, with a second row below it for an error. */
 function tenantRow(name) {
   const page = `#/tenants/${encodeURIComponent(name)}`;
   const state = stateMark();
@@ -274,24 +274,24 @@ function tenantRow(name) {
         cells.queue,
         "title",
         tenant.queue_users
-          ? `${count(tenant.queue_users, "user")}, ${bytes(tenant.queue_bytes)} wait for the target`
+          ? `${count(tenant.queue_users, "user")}, ${bytes(tenant.queue_bytes)} queued for the target`
           : null,
       );
       text(cells.refused, tenant.rejected ? number(tenant.rejected) : none);
       attribute(whole, "colspan", columns());
       trouble.classList.toggle("calm", !isTroubled(tenant));
       const wrong =
-        tenant.last_error ?? (tenant.rejected ? `its target refuses ${count(tenant.rejected, "user")}` : null);
+        tenant.last_error ?? (tenant.rejected ? `the target rejected ${count(tenant.rejected, "user")}` : null);
       text(what, wrong ?? "");
       text(
         remedy,
-        tenant.remedy ?? (tenant.rejected && !tenant.last_error ? "users_sync.rejected in the target says why" : ""),
+        tenant.remedy ?? (tenant.rejected && !tenant.last_error ? "see users_sync.rejected in the target" : ""),
       );
       if (wrong && !trouble.isConnected) element.append(trouble);
       else if (!wrong) trouble.remove();
       row.draw(false);
     },
-    /** What moves with the time: the plot and the age. */
+    /** Updates what changes with time: the plot and the age. */
     draw(wanted) {
       const tenant = live.tenants.get(name);
       if (!tenant) return;

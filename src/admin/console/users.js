@@ -1,4 +1,4 @@
-// The users of one tenant, as they stand in its target: searched, paged, and live. Opening this connects to the target.
+// The users of one tenant as its target has them, with search, pages and live updates. Connects to the target.
 
 import { path, request } from "./api.js";
 import { announce, arrange, attribute, debounced, h, text } from "./dom.js";
@@ -8,15 +8,16 @@ import { choices, empty, failed, fault, loading, mood, searchField } from "./par
 import { profilePanel } from "./profile.js";
 import { tenantHead } from "./tenant.js";
 
-/** Users of a page. */
+/** Users per page. */
 const PAGE = 50;
-const TYPING = 200;
-/** So many that changed just now are kept on top, and so many are read of one event. */
+/** Milliseconds without typing before a search starts. */
+const TYPING_DELAY = 200;
+/** Maximum number of recently changed users kept on top, and read per event. */
 const RECENT = 20;
 
 const WHICH = [
   { name: "", title: "All" },
-  { name: "false", title: "Live" },
+  { name: "false", title: "Active" },
   { name: "true", title: "Deleted" },
 ];
 const COLUMNS = ["Name", "E-mail", "Id", "Created", "Updated", "Deleted"];
@@ -25,19 +26,19 @@ export function usersView(tenant) {
   const base = `#/tenants/${encodeURIComponent(tenant)}/users`;
   const head = tenantHead(tenant, "Users");
   const rows = new Map();
-  /** The page's users, in the server's order, and those that changed while it is open. */
+  /** The page's users in the server's order, and users that changed while the page is open. */
   let [page, recent] = [[], []];
-  /** Where each page up to this one begins, and where the next one does. */
+  /** Start cursors of the pages up to this one, and of the next page. */
   let [starts, next] = [[null], null];
   let [search, deleted] = [null, null];
   let [loaded, problem, stopped, isOld] = [false, null, false, false];
   let reading = null;
 
-  const which = choices("Deleted or not", WHICH, "", (name) => go({ deleted: name }));
+  const which = choices("Filter by deletion", WHICH, "", (name) => go({ deleted: name }));
   const field = searchField(
     "Search names, e-mails and ids",
     "",
-    debounced(TYPING, (typed) => go({ search: typed })),
+    debounced(TYPING_DELAY, (typed) => go({ search: typed })),
   );
   const progress = h("span", { class: "found faint", role: "status" });
   const stop = h(
@@ -64,12 +65,12 @@ export function usersView(tenant) {
     "p",
     { class: "note", role: "status" },
     "More users have changed than are shown here. ",
-    h("button", { type: "button", class: "quiet small", onclick: () => read() }, "Read the page anew"),
+    h("button", { type: "button", class: "quiet small", onclick: () => read() }, "Reload"),
   );
   const standby = h(
     "p",
     { class: "note" },
-    "This process is not the one that works: who comes or changes does not show here by itself.",
+    "This process is a standby: new and changed users do not appear automatically.",
   );
   const waiting = loading("Loading users");
   const place = h("div", { class: "place" }, waiting);
@@ -105,7 +106,7 @@ export function usersView(tenant) {
     read().then(() => element.scrollIntoView({ block: "start" }));
   }
 
-  /** Reads the page that begins at the last of `starts`; a search goes on until the page is full or all was looked at. */
+  /** Reads the page at the last of `starts`. A search continues until the page is full or every user was examined. */
   async function read() {
     reading?.abort();
     const mine = new AbortController();
@@ -164,13 +165,13 @@ export function usersView(tenant) {
   }
 
   function nothing() {
-    if (stopped) return empty("The search was stopped");
+    if (stopped) return empty("Search stopped");
     if (search || deleted)
       return empty(
-        "No user is like that",
+        "No matching users",
         h("button", { type: "button", onclick: () => go({ search: "", deleted: "" }) }, "Show all"),
       );
-    return empty("No users yet", "Whoever signs up at the source appears here, while this page is open.");
+    return empty("No users yet", "New users appear here automatically while this page is open.");
   }
 
   const matches = (user) => {
@@ -179,7 +180,7 @@ export function usersView(tenant) {
     return found && (!deleted || String(user.deleted_at !== null) === deleted);
   };
 
-  /** After a time in which nothing was heard: the page that is shown is read once more, a search only when a person asks. */
+  /** After a gap in the stream: reads the shown page again. A search is only marked as outdated. */
   async function catchUp() {
     panel.changed([]);
     const [cursor, mine] = [starts.at(-1), reading];
@@ -196,7 +197,7 @@ export function usersView(tenant) {
     draw();
   }
 
-  /** Users that were written just now: in their place where they are shown, else on top. */
+  /** Updates changed users in place if they are shown, else puts them on top. */
   async function changed(ids) {
     panel.changed(ids);
     if (!ids.length) return outdated();
@@ -262,7 +263,7 @@ export function usersView(tenant) {
     };
   }
 
-  /** Which row's profile is open. */
+  /** Marks the row whose profile is open. */
   function mark() {
     for (const [id, { element, link }] of rows) {
       element.classList.toggle("open", id === panel.user);
@@ -294,7 +295,7 @@ export function usersView(tenant) {
 
   const leave = subscribe((change) => {
     if (change.tenants?.has(tenant)) troubles();
-    // A page is not read twice at a time; what is being read now holds the change already.
+    // A page that is being read already contains the change.
     if (change.users?.tenant === tenant && !problem) change.users.ids ? changed(change.users.ids) : catchUp();
     if (change.status) hint();
   });
