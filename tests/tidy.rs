@@ -5,6 +5,8 @@
 
 #[path = "tidy/imports.rs"]
 mod imports;
+#[path = "tidy/language.rs"]
+mod language;
 
 use imports::{Edges, Imports, cycles};
 use std::path::{Path, PathBuf};
@@ -140,7 +142,7 @@ fn the_model_imports_no_other_module() {
 fn pure_files_do_no_io_and_read_no_clock() {
     let sources = sources("src");
     for pure in PURE {
-        assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(pure).exists(), "{pure} is gone: mend the list");
+        assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(pure).exists(), "{pure} does not exist: correct the list");
     }
     let pure = sources.iter().filter(|source| PURE.iter().any(|pure| source.path.starts_with(pure)));
     check(pure.flat_map(|source| {
@@ -199,4 +201,9 @@ fn no_import_cycle_exists_between_files() {
     // These are being taken apart.
     let known = ["src/replicator/", "src/state/"];
     check(cycles(&imports()).into_iter().filter(|cycle| !known.iter().any(|known| cycle.starts_with(known))));
+}
+
+#[test]
+fn no_text_or_name_uses_a_listed_word() {
+    check(language::findings(Path::new(env!("CARGO_MANIFEST_DIR"))));
 }

@@ -1,4 +1,4 @@
--- The auth database of the trial: what a provider keeps, in one table, with people of two tenants.
+-- The auth database of the trial: a provider's table with users of two tenants.
 CREATE SCHEMA auth;
 CREATE TABLE auth.users (
   id uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -8,7 +8,7 @@ CREATE TABLE auth.users (
   encrypted_password text NOT NULL DEFAULT md5(random()::text),
   created_at timestamptz NOT NULL DEFAULT now(),
   updated_at timestamptz,
-  -- A DELETE carries only the replica identity, and has to say whose user it was.
+  -- A DELETE carries only the replica identity, which therefore has to include the tenant.
   PRIMARY KEY (id, organization)
 );
 INSERT INTO auth.users (organization, full_name, email)

@@ -1,4 +1,4 @@
--- One second in the life of the trial: somebody signs up, somebody else changes their name, and now and then one leaves.
+-- One second of the trial: a sign-up, a changed name, and now and then a deleted account.
 INSERT INTO auth.users (organization, full_name, email)
 SELECT (ARRAY['acme', 'globex'])[1 + floor(random() * 2)::int], 'Newcomer ' || n, 'newcomer' || n || '@example.com'
 FROM (SELECT floor(random() * 1000000)::int AS n) AS drawn;

@@ -1,4 +1,4 @@
-//! Any bytes are a message or an error, and every row of a message can be read: `make fuzz`.
+//! Any bytes decode to a message or an error, and every row of a message can be read: `make fuzz`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -17,7 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// As rows of one to three columns: mostly one of them fits, and the others have to be refused.
+/// Reads rows of one to three columns. Mostly one of the three fits, and the others must be refused.
 fn read(tuple: &Tuple<'_>) {
     for columns in 1..=3 {
         let _ = tuple.read_into(&vec![true; columns], &mut Vec::new());

@@ -194,7 +194,7 @@ pub fn libraries(name: &str, version: &str) -> String {
         let fetched = maven.output().expect("Maven fetches Java's libraries: `make setup` installs it");
         assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stdout));
         if std::fs::rename(&half, &directory).is_err() {
-            assert!(directory.is_dir(), "nobody fetched it");
+            assert!(directory.is_dir(), "{name} was not fetched");
             let _ = std::fs::remove_dir_all(&half);
         }
     }

@@ -62,7 +62,7 @@ async fn an_oversized_message_is_reported_once_and_published_once_the_limit_allo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unreachable_broker_is_reported_once() {
-    let bed = TeeBed::start_with("127.0.0.1:1", "nobody", "", "").await;
+    let bed = TeeBed::start_with("127.0.0.1:1", "unlisted", "", "").await;
     let (process, log) = Process::start_logged(&bed.file);
     log.says("reaching Kafka at 127.0.0.1:1 failed").await;
     bed.bed.equal().await;

@@ -140,7 +140,7 @@ async fn memberships_are_published_in_the_topics_of_their_own_tenants() {
     bed.auth(
         "ALTER TABLE auth.users ADD UNIQUE (id);
          CREATE TABLE auth.members (user_id text REFERENCES auth.users (id) ON DELETE CASCADE, org text, PRIMARY KEY (user_id, org));
-         INSERT INTO auth.users (id, org, first_name) SELECT id, 'none', id FROM unnest('{ann,bob,cy,nobody}'::text[]) AS id;
+         INSERT INTO auth.users (id, org, first_name) SELECT id, 'none', id FROM unnest('{ann,bob,cy,unlisted}'::text[]) AS id;
          INSERT INTO auth.members VALUES ('ann', 'acme'), ('bob', 'acme'), ('bob', 'globex'), ('cy', 'globex')",
     )
     .await;
@@ -163,7 +163,7 @@ async fn memberships_are_published_in_the_topics_of_their_own_tenants() {
         "INSERT INTO auth.members VALUES ('ann', 'globex')",
         "DELETE FROM auth.users WHERE id = 'bob'",
         "DELETE FROM auth.users WHERE id = 'cy'",
-        "DELETE FROM auth.users WHERE id = 'nobody'",
+        "DELETE FROM auth.users WHERE id = 'unlisted'",
         "BEGIN; INSERT INTO auth.users (id, org) VALUES ('dan', 'none'); INSERT INTO auth.members VALUES ('dan', 'acme'); COMMIT",
         "DELETE FROM auth.members WHERE user_id = 'ann' AND org = 'acme'",
         // Only the remaining membership says which tenant had this user.
@@ -175,7 +175,7 @@ async fn memberships_are_published_in_the_topics_of_their_own_tenants() {
         until_published(&format!("step{n}")).await;
     }
     let [acme, globex] = ["acme", "globex"].map(|tenant| read(broker, &bed.topic(tenant)));
-    let says = |messages: &[Message]| ["ann", "bob", "cy", "dan", "nobody"].map(|id| ops(&of(messages, id)));
+    let says = |messages: &[Message]| ["ann", "bob", "cy", "dan", "unlisted"].map(|id| ops(&of(messages, id)));
     assert_eq!(says(&acme), ["ruudt", "rdt", "", "cdt", ""]);
     assert_eq!(says(&globex), ["cu", "rdt", "rdt", "", ""]);
     once(&acme);

@@ -23,7 +23,7 @@ async fn topics_are_compacted_despite_auto_creation_and_a_deleted_one_is_refille
     assert_eq!(described.matches("cleanup.policy=compact").count(), 2, "{described}");
     delete(&broker, "deleted.acme").await;
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('bob', 'acme')").await;
-    until("the topic has everybody", async || {
+    until("the topic has every user", async || {
         let there = bed.expected("acme").await;
         let held = tokio::task::block_in_place(|| read(&broker, "deleted.acme"));
         crate::bed::rebuild(&held) == there

@@ -198,7 +198,7 @@ impl World {
     }
 }
 
-/// Writes until it is told to stop.
+/// Writes until `stop` is set.
 async fn work(bed: Arc<Bed>, seed: u64, stop: Arc<AtomicBool>) -> u32 {
     let mut rng = Rng::with_seed(seed);
     let mut client = bed.server.connect("auth").await.unwrap();

@@ -74,7 +74,8 @@ async fn state(bed: &Bed) -> Vec<Vec<Option<String>>> {
 async fn only_the_owner_writes_and_only_from_the_targets_position() {
     let bed = bed().await;
     let mut target = open(&bed).await;
-    let changes = [user("there", "New"), user("fresh", "New"), Change::Delete { id: "there".into(), at: Timestamp(1) }];
+    let changes =
+        [user("there", "Later"), user("fresh", "Later"), Change::Delete { id: "there".into(), at: Timestamp(1) }];
     let before = state(&bed).await;
     let here = Move { from: Lsn(100), to: Lsn(200) };
     let strangers = [
@@ -94,7 +95,7 @@ async fn only_the_owner_writes_and_only_from_the_targets_position() {
     }
     let later = Identity { epoch: Epoch(6), ..owner() };
     assert_eq!(target.apply(&later, here, &plan_rows(&changes[..2]).0).await.unwrap(), Applied::Yes);
-    let expected = vec![vec![Some("0/C8".into()), Some("6".into()), Some("freshNew,thereNew".into())]];
+    let expected = vec![vec![Some("0/C8".into()), Some("6".into()), Some("freshLater,thereLater".into())]];
     assert_eq!(state(&bed).await, expected);
     // Repeated as after a lost reply: already applied.
     assert_eq!(target.apply(&later, here, &plan_rows(&changes[..2]).0).await.unwrap(), Applied::Refused);
@@ -106,7 +107,7 @@ async fn a_patch_without_a_live_row_rejects_its_whole_batch() {
     let bed = bed().await;
     let mut target = open(&bed).await;
     let before = state(&bed).await;
-    let changes = [user("fresh", "New"), patch("there", "New"), patch("missing", "New")];
+    let changes = [user("fresh", "Later"), patch("there", "Later"), patch("missing", "Later")];
     let moving = Move { from: Lsn(100), to: Lsn(200) };
     assert_eq!(target.apply(&owner(), moving, &plan_rows(&changes).0).await.unwrap(), Applied::Refused);
     assert_eq!(state(&bed).await, before);
@@ -123,7 +124,7 @@ async fn chunks_become_visible_together_with_their_checkpoint_or_not_at_all() {
     for commit in [false, true] {
         assert_eq!(target.begin_chunks(&owner(), Lsn(100)).await.unwrap(), Applied::Yes);
         for id in ["a", "b"] {
-            assert_eq!(target.apply_chunk(&plan_rows(&[user(id, "New")]).0).await.unwrap(), Applied::Yes);
+            assert_eq!(target.apply_chunk(&plan_rows(&[user(id, "Later")]).0).await.unwrap(), Applied::Yes);
             assert_eq!(target.apply_chunk(&Rows::default()).await.unwrap(), Applied::Yes);
         }
         assert_eq!(state(&bed).await, before);
@@ -135,6 +136,6 @@ async fn chunks_become_visible_together_with_their_checkpoint_or_not_at_all() {
             }
         }
     }
-    let expected = vec![vec![Some("0/C8".into()), Some("5".into()), Some("aNew,bNew,thereOld".into())]];
+    let expected = vec![vec![Some("0/C8".into()), Some("5".into()), Some("aLater,bLater,thereOld".into())]];
     assert_eq!(state(&bed).await, expected);
 }

@@ -171,7 +171,7 @@ fn events_are_facts(text: &str) {
         ),
         ("a new slot is made, every tenant is resynced", &["slot", "reason"]),
     ] {
-        assert!(!of(message).is_empty(), "nobody says {message:?}");
+        assert!(!of(message).is_empty(), "no line says {message:?}");
         for event in of(message) {
             assert!(fields.iter().all(|field| !event[field].is_null()), "{fields:?} of {event}");
         }

@@ -59,7 +59,7 @@ async fn cost_nothing(query: Option<Query>, updates: usize) {
     assert_eq!(before.0, after.0, "no transaction wrote");
     // The server itself logs its running transactions now and then.
     assert!(after.1 - before.1 < 1024, "{} bytes of log", after.1 - before.1);
-    assert_eq!(connections(&target).await, 0, "nobody woke it");
+    assert_eq!(connections(&target).await, 0, "the target was woken");
 
     bed.auth("UPDATE auth.users SET email = 'woken@x.org', last_active = now() WHERE id = 'u7'").await;
     let deadline = Instant::now() + DEADLINE;

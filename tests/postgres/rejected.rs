@@ -166,13 +166,14 @@ async fn a_huge_transaction_is_applied_without_its_refused_rows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_refuses_every_row_is_parked_and_recovers() {
     let (bed, service) = following(12_000, |_| {}).await;
-    add(&bed, "ALTER TABLE neon_auth.users_sync ADD CONSTRAINT nobody CHECK (raw_json ->> 'first_name' = 'Ann')").await;
+    add(&bed, "ALTER TABLE neon_auth.users_sync ADD CONSTRAINT only_ann CHECK (raw_json ->> 'first_name' = 'Ann')")
+        .await;
     bed.auth("UPDATE auth.users SET first_name = 'Bea', updated_at = now()").await;
     // Ten thousand refused rows are each isolated.
     bed.state_is_within(5 * DEADLINE, "acme", "parked").await;
     let reason = bed.query("auth", "SELECT reason FROM users_sync.tenant").await[0][0].clone().unwrap();
     assert!(reason.contains("more than are left out (10000)"), "{reason}");
-    add(&bed, "ALTER TABLE neon_auth.users_sync DROP CONSTRAINT nobody").await;
+    add(&bed, "ALTER TABLE neon_auth.users_sync DROP CONSTRAINT only_ann").await;
     bed.equal().await;
     service.stop().await;
 }

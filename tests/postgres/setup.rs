@@ -213,11 +213,11 @@ async fn invalid_arguments_are_told_apart() {
     let store = Store::start(STREAMED, "rows").await;
     let (ok, said) = store.command(&["setup", "--apply"]);
     assert!(!ok && said.contains("URL of an administrator"), "{said}");
-    let (ok, said) = store.command(&["setup", "--tenant", "nobody"]);
-    assert!(!ok && said.contains("unknown tenant nobody"), "{said}");
+    let (ok, said) = store.command(&["setup", "--tenant", "unlisted"]);
+    assert!(!ok && said.contains("unknown tenant unlisted"), "{said}");
     let (ok, said) = store.command(&["setup"]);
     assert!(!ok && said.contains("--source-admin"), "{said}");
-    let wrong = store.bed.server.url_for("nobody:hunter2", "auth");
+    let wrong = store.bed.server.url_for("unlisted:hunter2", "auth");
     let (ok, said) = store.command(&["setup", "--source-admin", &wrong]);
     assert!(!ok && !said.contains("hunter2"), "{said}");
 }

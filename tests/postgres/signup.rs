@@ -58,12 +58,12 @@ async fn wait_for_returns_false_after_its_timeout() {
     let (bed, service) = following(false).await;
     let client = bed.server.connect("acme").await.unwrap();
     let begun = Instant::now();
-    assert!(!waits(&client, "nobody", "200ms").await.unwrap());
+    assert!(!waits(&client, "unlisted", "200ms").await.unwrap());
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(200) && took < Duration::from_secs(20), "{took:?}");
     // A null or negative timeout checks once; the default is five seconds.
-    let looks = "SELECT users_sync.wait_for('nobody', NULL), users_sync.wait_for('nobody', '-1 day'),
-                        users_sync.wait_for('nobody', '0'), users_sync.wait_for(NULL),
+    let looks = "SELECT users_sync.wait_for('unlisted', NULL), users_sync.wait_for('unlisted', '-1 day'),
+                        users_sync.wait_for('unlisted', '0'), users_sync.wait_for(NULL),
                         users_sync.wait_for('ann', NULL), users_sync.wait_for('ann', '-1 day'),
                         pg_get_function_arguments('users_sync.wait_for(text, interval)'::regprocedure)";
     let answers = &bed.query("acme", looks).await[0];

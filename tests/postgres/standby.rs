@@ -41,7 +41,7 @@ async fn pair(bed: &Bed, file: &tempfile::NamedTempFile) -> (Process, Process) {
 async fn taken_over(bed: &Bed, before: i64) -> Duration {
     let begun = Instant::now();
     while epoch(bed).await == before {
-        assert!(begun.elapsed() < DEADLINE, "nobody took over");
+        assert!(begun.elapsed() < DEADLINE, "no process took over");
         pause().await;
     }
     begun.elapsed()

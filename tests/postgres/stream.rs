@@ -8,7 +8,7 @@ async fn users_reach_their_tenant_and_follow_every_change() {
     let bed = Bed::start(&["acme", "globex"]).await;
     bed.auth(
         "INSERT INTO auth.users (id, org, first_name, email)
-         SELECT 'u' || n, (ARRAY['acme', 'globex', 'nobody'])[1 + n % 3], 'Ann', n || '@x.org' FROM generate_series(1, 3000) n",
+         SELECT 'u' || n, (ARRAY['acme', 'globex', 'unlisted'])[1 + n % 3], 'Ann', n || '@x.org' FROM generate_series(1, 3000) n",
     )
     .await;
     let service = Service::start(bed.config());

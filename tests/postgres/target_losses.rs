@@ -247,7 +247,7 @@ async fn forget_deletes_the_users_of_an_unconfigured_tenant() {
     let one = config_file(&bed.server.url("auth"), &[("acme".into(), bed.server.url("acme"))], "");
     let path = one.path().to_str().unwrap();
     for (arguments, words) in [
-        (vec!["nobody"], "unknown tenant nobody"),
+        (vec!["unlisted"], "unknown tenant unlisted"),
         (vec!["globex"], "pass --target URL"),
         (vec!["globex", "--target", &bed.server.url("acme")], "the target of tenant globex is "),
         (vec!["globex", "--target", &url], "no terminal to confirm on"),

@@ -102,7 +102,7 @@ async fn a_foreign_table_is_never_merged() {
             "CREATE SCHEMA users_sync; CREATE TABLE users_sync.checkpoint (only_row boolean PRIMARY KEY DEFAULT true,
              tenant text NOT NULL, target_id uuid NOT NULL, generation bigint NOT NULL, position pg_lsn NOT NULL,
              epoch bigint NOT NULL, mapping text NOT NULL);
-             INSERT INTO users_sync.checkpoint VALUES (true, 'somebody', gen_random_uuid(), 1, '0/1', 1, '')",
+             INSERT INTO users_sync.checkpoint VALUES (true, 'another', gen_random_uuid(), 1, '0/1', 1, '')",
         )
         .await
         .unwrap();

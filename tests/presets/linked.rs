@@ -57,7 +57,7 @@ pub const STACK_AUTH: Case = Case {
         VALUES (u(1), u(1), 'acme', 'main', now(), '2024-01-01 00:00:00.123', '{OPEN}', '{"x": "{SECRET}"}', '{"x": "{OPEN}"}',
           '{"x": "{OPEN}"}', '{OPEN}', '\x{SECRET}', '{OPEN}', '{OPEN}', '{SECRET}', '{SECRET}', '{SECRET}', '{SECRET}', '{SECRET}');
         INSERT INTO "ProjectUser" ("tenancyId", "projectUserId", "mirroredProjectId", "mirroredBranchId", "updatedAt", "signedUpAt", "displayName")
-        SELECT u(n % 3), u(n), (ARRAY['globex', 'acme', 'nobody'])[1 + n % 3], CASE WHEN n % 50 = 0 THEN 'dev' ELSE 'main' END,
+        SELECT u(n % 3), u(n), (ARRAY['globex', 'acme', 'unlisted'])[1 + n % 3], CASE WHEN n % 50 = 0 THEN 'dev' ELSE 'main' END,
                now(), now(), 'Name ' || n FROM generate_series(2, 400) n;
         INSERT INTO "ContactChannel" ("tenancyId", "projectUserId", id, type, "isPrimary", "usedForAuth", "isVerified", value, "updatedAt")
         SELECT "tenancyId", "projectUserId", gen_random_uuid(), 'EMAIL', 'TRUE', 'TRUE', true, '{OPEN}@x.org', now()
@@ -120,7 +120,7 @@ pub const STACK_AUTH: Case = Case {
         r#"DELETE FROM "ContactChannel" WHERE "projectUserId" = u(13)"#,
         // From one project into another, out of all, to another branch and back.
         r#"UPDATE "ProjectUser" SET "mirroredProjectId" = 'globex' WHERE "projectUserId" = u(16)"#,
-        r#"UPDATE "ProjectUser" SET "mirroredProjectId" = 'nobody' WHERE "projectUserId" = u(19)"#,
+        r#"UPDATE "ProjectUser" SET "mirroredProjectId" = 'unlisted' WHERE "projectUserId" = u(19)"#,
         r#"UPDATE "ProjectUser" SET "mirroredBranchId" = 'dev' WHERE "projectUserId" = u(22)"#,
         r#"UPDATE "ProjectUser" SET "mirroredBranchId" = 'main' WHERE "projectUserId" = u(22)"#,
         // The addresses are deleted by cascade, after the user. They must not bring the user back.
@@ -149,7 +149,7 @@ pub const KEYCLOAK: Case = Case {
           federation_link, created_timestamp)
         VALUES ('ann', 'acme', '{OPEN}', '{OPEN}@x.org', '{SECRET}', true, true, '{OPEN}', '{OPEN}', '{OPEN}', 1704067200123);
         INSERT INTO user_entity (id, realm_id, username, email_constraint, email_verified, enabled, created_timestamp)
-        SELECT 'u' || n, (ARRAY['acme', 'globex', 'nobody'])[1 + n % 3], 'nick' || n, 'c' || n, false, true, n FROM generate_series(1, 400) n;
+        SELECT 'u' || n, (ARRAY['acme', 'globex', 'unlisted'])[1 + n % 3], 'nick' || n, 'c' || n, false, true, n FROM generate_series(1, 400) n;
         INSERT INTO user_entity (id, realm_id, username, email_constraint, service_account_client_link)
         VALUES ('machine', 'acme', 'machine', 'm', 'client');
         INSERT INTO user_attribute (id, user_id, name, value) VALUES ('1', 'ann', 'locale', '{OPEN}'), ('2', 'ann', 'ssn', '{SECRET}'),
@@ -255,7 +255,7 @@ pub const ZITADEL: Case = Case {
         INSERT INTO projections.users14 VALUES ('ann', 'i', 'acme', '{OPEN}', 1, 1, 1, now(), now());
         INSERT INTO projections.users14_humans VALUES ('ann', 'i', '{OPEN}', '{OPEN}', '{OPEN}', '{OPEN}', '{OPEN}', '{OPEN}', '{OPEN}@x.org', true, '{OPEN}');
         INSERT INTO projections.users14
-        SELECT 'u' || n, 'i', (ARRAY['acme', 'globex', 'nobody'])[1 + n % 3], 'nick' || n, 1, 1 + (n % 10 = 0)::int, n, now(), now()
+        SELECT 'u' || n, 'i', (ARRAY['acme', 'globex', 'unlisted'])[1 + n % 3], 'nick' || n, 1, 1 + (n % 10 = 0)::int, n, now(), now()
         FROM generate_series(1, 400) n;
         INSERT INTO projections.users14_humans (user_id, instance_id, first_name, last_name, email)
         SELECT id, instance_id, 'First', id, id || '@x.org' FROM projections.users14 WHERE type = 1 AND id <> 'ann';
@@ -296,7 +296,7 @@ pub const SUPERTOKENS: Case = Case {
         INSERT INTO app_id_to_user_id (app_id, user_id, recipe_id, primary_or_recipe_user_id)
         SELECT 'public', 'u' || n, 'emailpassword', 'u' || n FROM generate_series(1, 300) n;
         INSERT INTO all_auth_recipe_users (app_id, tenant_id, user_id, primary_or_recipe_user_id, recipe_id, time_joined, primary_or_recipe_user_time_joined)
-        SELECT 'public', (ARRAY['acme', 'globex', 'nobody'])[1 + n % 3], 'u' || n, 'u' || n, 'emailpassword', 1000 + n, n FROM generate_series(1, 300) n;
+        SELECT 'public', (ARRAY['acme', 'globex', 'unlisted'])[1 + n % 3], 'u' || n, 'u' || n, 'emailpassword', 1000 + n, n FROM generate_series(1, 300) n;
         INSERT INTO all_auth_recipe_users (app_id, tenant_id, user_id, primary_or_recipe_user_id, recipe_id, time_joined, primary_or_recipe_user_time_joined)
         VALUES ('public', 'acme', 'u1', 'u1', 'emailpassword', 500, 0);
         INSERT INTO emailpassword_users (app_id, user_id, email, password_hash, time_joined)

@@ -293,13 +293,13 @@ pub const LOGTO: Case = Case {
     marked: &[("users", "id = 'u1'")],
     seed: r#"
         ALTER TABLE users REPLICA IDENTITY USING INDEX users__id;
-        INSERT INTO tenants (id) VALUES ('acme'), ('globex'), ('nobody');
+        INSERT INTO tenants (id) VALUES ('acme'), ('globex'), ('unlisted');
         INSERT INTO users (tenant_id, id, username, primary_email, primary_phone, password_encrypted, name, avatar, profile,
           identities, custom_data, logto_config, mfa_verifications)
         VALUES ('acme', 'u1', '{OPEN}', '{OPEN}@x.org', '{OPEN}', '{SECRET}', '{OPEN}', '{OPEN}', '{"nickname": "{OPEN}"}',
           '{"github": {"details": {"raw": "{SECRET}"}}}', '{"x": "{OPEN}"}', '{"x": "{SECRET}"}', '[{"key": "{SECRET}"}]');
         INSERT INTO users (tenant_id, id, username, profile)
-        SELECT (ARRAY['acme', 'globex', 'nobody'])[1 + n % 3], 'u' || n, 'nick' || n,
+        SELECT (ARRAY['acme', 'globex', 'unlisted'])[1 + n % 3], 'u' || n, 'nick' || n,
                CASE n % 2 WHEN 0 THEN '{}'::jsonb ELSE '{"givenName": "Ann", "familyName": "Lee"}' END
         FROM generate_series(2, 500) n"#,
     expected: r#"
@@ -320,7 +320,7 @@ pub const LOGTO: Case = Case {
         "UPDATE users SET password_encrypted = '{SECRET}2', mfa_verifications = '[{\"codes\": \"{SECRET}\"}]' WHERE id = 'u4'",
         // u3 belongs to acme.
         "UPDATE users SET tenant_id = 'globex' WHERE id = 'u3'",
-        "UPDATE users SET tenant_id = 'nobody' WHERE id = 'u6'",
+        "UPDATE users SET tenant_id = 'unlisted' WHERE id = 'u6'",
         "DELETE FROM users WHERE id IN ('u9', 'u10')",
     ],
 };
@@ -427,7 +427,7 @@ pub const CASDOOR: Case = Case {
           last_signin_ip = '{SECRET}', recovery_codes = '{SECRET}', invitation_code = '{SECRET}', face_ids = '{SECRET}',
           ip_whitelist = '{SECRET}', "webauthnCredentials" = '\x{SECRET}';
         INSERT INTO "user" (owner, name, display_name, email, created_time, updated_time, deleted_time)
-        SELECT (ARRAY['acme', 'globex', 'nobody'])[1 + n % 3], 'u' || n, '', n || '@x.org', '2024-01-01T00:00:00Z', '', ''
+        SELECT (ARRAY['acme', 'globex', 'unlisted'])[1 + n % 3], 'u' || n, '', n || '@x.org', '2024-01-01T00:00:00Z', '', ''
         FROM generate_series(1, 500) n"#,
     expected: r#"
         SELECT owner || '/' || name, (SELECT jsonb_object_agg(key, value) FROM jsonb_each(to_jsonb(u)) WHERE key IN (

@@ -129,7 +129,7 @@ impl Log {
         async move {
             let deadline = Instant::now() + DEADLINE;
             while !self.text().contains(words) {
-                assert!(Instant::now() < deadline, "{caller}: nobody says {words:?} in\n{}", self.text());
+                assert!(Instant::now() < deadline, "{caller}: no line contains {words:?} in\n{}", self.text());
                 pause().await;
             }
         }

@@ -113,7 +113,7 @@ async fn the_server_moves_to_a_new_listen_address() {
     go_to(elsewhere);
     let deadline = std::time::Instant::now() + crate::support::DEADLINE;
     while tokio::net::TcpStream::connect(elsewhere).await.is_err() {
-        assert!(std::time::Instant::now() < deadline, "nobody listens on {elsewhere}");
+        assert!(std::time::Instant::now() < deadline, "nothing listens on {elsewhere}");
     }
     assert_eq!(get(elsewhere, "/readyz").await.json()["role"], "streaming");
     while tokio::net::TcpStream::connect(shown.at).await.is_ok() {

@@ -40,7 +40,7 @@ async fn events_report_arriving_users_and_changed_tenants() {
     // More users than one event lists.
     bed.auth("INSERT INTO auth.users (id, org) SELECT 'm' || n, 'acme' FROM generate_series(1, 3000) n").await;
     assert_eq!(next(&mut events, "users", |_| true).await["ids"], json!([]));
-    assert_eq!(shown.get("/api/events?users=nobody").await.status, 404);
+    assert_eq!(shown.get("/api/events?users=unlisted").await.status, 404);
     // An open event stream does not delay the shutdown.
     shown.stop().await;
 }

@@ -40,8 +40,8 @@ async fn verify_finds_names_and_repairs_differences() {
         (&found["result"]["missing"], &found["result"]["different"], &found["result"]["extra"]),
         (&json!(1), &json!(1), &json!(1))
     );
-    let mended = over(&shown, "/api/tenants/acme/verify", r#"{"repair": true}"#).await;
-    assert_eq!((&mended["state"], &mended["result"]), (&json!("done"), &equal), "{mended}");
+    let repaired = over(&shown, "/api/tenants/acme/verify", r#"{"repair": true}"#).await;
+    assert_eq!((&repaired["state"], &repaired["result"]), (&json!("done"), &equal), "{repaired}");
     bed.server.sql("acme", "DELETE FROM neon_auth.users_sync WHERE id = 'acme-0000001'").await.unwrap();
     let resynced = over(&shown, "/api/tenants/acme/resync", r#"{"allow_deletes": true}"#).await;
     assert_eq!(
@@ -120,8 +120,8 @@ async fn a_tenant_has_one_job_at_a_time_and_only_json_starts_one() {
     let wrong = ask(shown.at, "GET", path, &[], "").await;
     assert_eq!((wrong.status, wrong.header("allow")), (405, Some("POST")), "{}", wrong.body);
     assert!(wrong.json()["error"]["what"].is_string());
-    assert_eq!(post(shown.at, "/api/tenants/nobody/resync", "{}").await.status, 404);
-    assert_eq!(post(shown.at, "/api/tenants/nobody/verify", "{}").await.status, 404);
+    assert_eq!(post(shown.at, "/api/tenants/unlisted/resync", "{}").await.status, 404);
+    assert_eq!(post(shown.at, "/api/tenants/unlisted/verify", "{}").await.status, 404);
     assert_eq!(shown.get("/api/jobs/none").await.status, 404);
     assert_eq!(bed.query("auth", "SELECT count(*) FROM users_sync.request").await[0][0].as_deref(), Some("0"));
     shown.stop().await;

@@ -64,7 +64,7 @@ async fn tenants_are_filtered_by_state_and_text_and_paged() {
         assert_eq!(answer.status, 400, "{bad}: {}", answer.body);
         assert!(answer.json()["error"]["what"].is_string(), "{}", answer.body);
     }
-    let answer = shown.get("/api/tenants/nobody").await;
+    let answer = shown.get("/api/tenants/unlisted").await;
     assert_eq!((answer.status, &answer.json()["error"]["remedy"]), (404, &json!(null)));
     assert_eq!(shown.get("/nowhere").await.status, 404);
     shown.stop().await;
@@ -80,12 +80,12 @@ async fn a_tenant_that_cannot_take_its_snapshot_shows_why() {
     let mut config = bed.config();
     config.tenants[0].target.port = proxy.port();
     let shown = AdminBed::start(config).await;
-    let is_said = |answer: &super::http::Answer| {
+    let is_reported = |answer: &super::http::Answer| {
         let tenant = answer.json();
         tenant["state"] == "joining"
             && tenant["last_error"].as_str().is_some_and(|error| error.contains("cannot reach"))
     };
-    shown.becomes("/api/tenants/acme", is_said).await;
+    shown.becomes("/api/tenants/acme", is_reported).await;
     proxy.refuse(false);
     assert_eq!(shown.state_is("acme", "following").await["last_error"], json!(null));
     shown.stop().await;

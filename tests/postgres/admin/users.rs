@@ -111,7 +111,7 @@ async fn a_search_is_literal_and_case_insensitive() {
         assert_eq!(answer.status, 400, "{bad}: {}", answer.body);
         assert!(answer.json()["error"]["what"].is_string(), "{}", answer.body);
     }
-    for absent in ["/api/tenants/nobody/users", "/api/tenants/nobody/users/x", "/api/tenants/acme/users/absent"] {
+    for absent in ["/api/tenants/unlisted/users", "/api/tenants/unlisted/users/x", "/api/tenants/acme/users/absent"] {
         assert_eq!(shown.get(absent).await.status, 404, "{absent}");
     }
     shown.stop().await;
@@ -147,7 +147,7 @@ async fn a_wait_ends_with_the_sign_up_or_with_404() {
     shown.state_is("acme", "following").await;
     shown.state_is("globex", "following").await;
     let begun = Instant::now();
-    assert_eq!(shown.get("/api/tenants/acme/users/nobody?wait=1s").await.status, 404);
+    assert_eq!(shown.get("/api/tenants/acme/users/unlisted?wait=1s").await.status, 404);
     assert!((1.0..10.0).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
     let waiting = get(shown.at, "/api/tenants/acme/users/u1?wait=30s");
     let coming = async {

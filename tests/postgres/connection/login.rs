@@ -91,7 +91,7 @@ async fn every_sslmode_meets_every_pg_hba_line_as_in_libpq() {
             assert_eq!(outcome(&url(&role, "127.0.0.1", port, &parameters)).await, "auth", "no password");
         }
     }
-    assert_eq!(outcome(&url("nobody:x", "127.0.0.1", port, "sslmode=require")).await, "auth 28000");
+    assert_eq!(outcome(&url("unlisted:x", "127.0.0.1", port, "sslmode=require")).await, "auth 28000");
 
     // channel_binding=require accepts only SCRAM over TLS.
     for method in METHODS {
@@ -235,7 +235,7 @@ async fn a_password_never_crosses_an_open_connection_in_clear_text() {
 async fn no_error_shows_the_password() {
     let server = PostgresServer::start(options()).await.unwrap();
     create_roles(&server).await;
-    for login in ["host_scram_sha_256:hunter2", "host_md5:hunter2", "host_password:hunter2", "nobody:hunter2"] {
+    for login in ["host_scram_sha_256:hunter2", "host_md5:hunter2", "host_password:hunter2", "unlisted:hunter2"] {
         let url = parse(&url(login, "127.0.0.1", server.port(), ""));
         let error: ConnectError = pg::connect(&url).await.err().unwrap();
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{login}");

@@ -133,7 +133,7 @@ async fn changes_arrive_decoded_and_in_order() {
     let mut stream = Stream::start(&server.url("postgres")).await;
     for sql in [
         "insert into users values (1, 'Ann'), (2, null), (3, '')",
-        "begin; insert into users values (9, 'nobody'); rollback",
+        "begin; insert into users values (9, 'unlisted'); rollback",
         "begin; update users set name = 'Bé' where id = 2; savepoint s; delete from users; rollback to s;
          update users set id = 4 where id = 3; delete from users where id = 1; commit",
         "select pg_logical_emit_message(true, 'users_sync', 'hello')",

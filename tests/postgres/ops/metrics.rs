@@ -145,7 +145,7 @@ async fn rules_and_board_query_existing_metrics() {
     let unused: Vec<_> = shown.keys().filter(|name| name.starts_with(PREFIX) && !used.contains(*name)).collect();
     let unused: Vec<_> =
         unused.into_iter().filter(|name| family(name).is_none_or(|name| !used.contains(&name))).collect();
-    assert!(unused.is_empty(), "nobody looks at {unused:?}");
+    assert!(unused.is_empty(), "unused: {unused:?}");
 }
 
 #[test]

@@ -134,7 +134,7 @@ impl Scene {
     }
 
     /// Asserts that this break is found, and that its remedy resolves it.
-    async fn mends(&mut self, database: &str, sql: &str, message: &str) {
+    async fn resolves(&mut self, database: &str, sql: &str, message: &str) {
         for sql in sql.split(";;") {
             self.run(database, sql).await;
         }
@@ -195,10 +195,10 @@ async fn missing_privileges_have_working_remedies() {
         ),
     ] {
         // The last remedy leaves tables of another owner, which nothing reads here.
-        scene.mends("auth", sql, message).await;
+        scene.resolves("auth", sql, message).await;
     }
     let elsewhere = "SELECT pg_create_logical_replication_slot('users_sync', 'pgoutput')";
-    scene.mends("acme", elsewhere, "belongs to database acme, not auth").await;
+    scene.resolves("acme", elsewhere, "belongs to database acme, not auth").await;
 }
 
 /// Row filters and column lists exist since PostgreSQL 15.
@@ -209,8 +209,8 @@ async fn omissions_of_a_publication_have_working_remedies() {
     let version = version.query_one("SELECT current_setting('server_version_num')::int", &[]).await.unwrap();
     if version.get::<_, i32>(0) >= 150_000 {
         let set = "ALTER PUBLICATION users_sync SET TABLE store.users";
-        scene.mends("auth", &format!("{set} WHERE (id > 5)"), "publishes only some rows of store.users").await;
-        scene.mends("auth", &format!("{set} (id, org)"), "omits columns of store.users: name, email").await;
+        scene.resolves("auth", &format!("{set} WHERE (id > 5)"), "publishes only some rows of store.users").await;
+        scene.resolves("auth", &format!("{set} (id, org)"), "omits columns of store.users: name, email").await;
     }
     let partitioned = "DROP TABLE store.users;
         CREATE TABLE store.users (id bigint NOT NULL, org text NOT NULL, name text, email text, PRIMARY KEY (id, org))
@@ -218,24 +218,24 @@ async fn omissions_of_a_publication_have_working_remedies() {
         CREATE TABLE store.users_0 PARTITION OF store.users FOR VALUES WITH (MODULUS 1, REMAINDER 0);
         GRANT SELECT ON store.users TO reader";
     scene
-        .mends(
+        .resolves(
             "auth",
             &format!("{partitioned}; ALTER PUBLICATION users_sync ADD TABLE store.users"),
             "is partitioned, and publication",
         )
         .await;
-    scene.mends("auth", "DROP PUBLICATION users_sync", "its publication must be created manually").await;
+    scene.resolves("auth", "DROP PUBLICATION users_sync", "its publication must be created manually").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn server_settings_have_working_remedies() {
     let mut scene = Scene::start(Options::new().set("max_wal_senders", "1").set("max_replication_slots", "1")).await;
-    scene.mends("auth", "SELECT 1", "max_slot_wal_keep_size is not set").await;
+    scene.resolves("auth", "SELECT 1", "max_slot_wal_keep_size is not set").await;
     let less = "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB';;SELECT pg_reload_conf()";
-    scene.mends("auth", less, "is not above limits.source_wal").await;
+    scene.resolves("auth", less, "is not above limits.source_wal").await;
     scene.run("auth", "ALTER SYSTEM SET wal_level = replica").await;
     scene.server.restart().await.unwrap();
-    scene.mends("auth", "SELECT 1", "wal_level is replica").await;
+    scene.resolves("auth", "SELECT 1", "wal_level is replica").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -248,7 +248,7 @@ async fn a_lost_slot_with_on_slot_loss_stop_has_a_working_remedy() {
         scene.run("auth", "SELECT pg_switch_wal()").await;
         scene.run("auth", "CHECKPOINT").await;
     }
-    scene.mends("auth", "SELECT 1", "is lost, and on_slot_loss is stop").await;
+    scene.resolves("auth", "SELECT 1", "is lost, and on_slot_loss is stop").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -265,13 +265,13 @@ async fn findings_about_a_target_have_working_remedies() {
         (right.clone() + "; GRANT USAGE ON SCHEMA neon_auth TO writer", "lacks SELECT, INSERT, UPDATE"),
         ("ALTER TABLE neon_auth.users_sync ENABLE ROW LEVEL SECURITY".to_owned(), "row security would hide rows"),
     ] {
-        scene.mends("acme", &sql, message).await;
+        scene.resolves("acme", &sql, message).await;
     }
     // Foreign rows are merged only after the printed SQL was run.
     write_state(&scene.server).await;
-    scene.mends("acme", rows, "has rows that users-sync did not write").await;
+    scene.resolves("acme", rows, "has rows that users-sync did not write").await;
     let stranger = "UPDATE users_sync.checkpoint SET target_id = gen_random_uuid()";
-    scene.mends("acme", stranger, "was written by another installation").await;
+    scene.resolves("acme", stranger, "was written by another installation").await;
     // A table of another shape is renamed out of the way.
     scene
         .run(
@@ -302,7 +302,7 @@ async fn a_failed_login_has_a_working_remedy() {
         ("ALTER ROLE writer PASSWORD 'other'", "password authentication failed"),
         ("REVOKE CONNECT ON DATABASE acme FROM PUBLIC", "permission denied for database"),
     ] {
-        scene.mends("acme", sql, message).await;
+        scene.resolves("acme", sql, message).await;
     }
     // Some remedies are not for the target itself.
     for (sql, message) in [
@@ -338,8 +338,8 @@ async fn configuration_mistakes_have_working_remedies() {
     let view = |yaml: &str| yaml.replace("store.users", "store.people");
     scene.corrects(view, "is not a table", "set users.table to the table").await;
     let port = format!(":{}/", scene.server.port());
-    let nobody = |yaml: &str| yaml.replace(&port, ":1/");
-    scene.corrects(nobody, "cannot reach", "check the host and port of the URL").await;
+    let unreachable = |yaml: &str| yaml.replace(&port, ":1/");
+    scene.corrects(unreachable, "cannot reach", "check the host and port of the URL").await;
     let tls = |yaml: &str| yaml.replace("sslmode=prefer", "sslmode=require");
     scene.corrects(tls, "TLS", "correct sslmode or sslrootcert in the URL").await;
     let preset =
@@ -406,7 +406,7 @@ async fn used_up_connections_slots_and_locks_have_working_remedies() {
             let looking = server.connect("postgres").await.unwrap();
             let deadline = Instant::now() + DEADLINE;
             while looking.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
-                assert!(Instant::now() < deadline, "nobody waits");
+                assert!(Instant::now() < deadline, "no session waits");
                 pause().await;
             }
             looking
@@ -449,7 +449,7 @@ async fn a_standby_source_and_a_read_only_state_have_working_remedies() {
 async fn replication_on_amazon_rds_has_a_working_remedy() {
     let mut scene = Scene::clean().await;
     let sql = "CREATE ROLE rds_replication; ALTER ROLE reader NOREPLICATION";
-    scene.mends("auth", sql, "has no REPLICATION privilege").await;
+    scene.resolves("auth", sql, "has no REPLICATION privilege").await;
     let member = "SELECT pg_has_role('reader', 'rds_replication', 'MEMBER') AND NOT (SELECT rolreplication FROM pg_roles WHERE rolname = 'reader')";
     let client = scene.server.connect("auth").await.unwrap();
     assert!(client.query_one(member, &[]).await.unwrap().get::<_, bool>(0), "it was given another right");

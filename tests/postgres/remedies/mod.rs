@@ -16,7 +16,7 @@ async fn no_postgres() -> (u16, tokio::task::JoinHandle<()>) {
     (port, answering)
 }
 
-/// The first words of SQL statements.
+/// The keywords that SQL statements start with.
 const VERBS: [&str; 6] = ["ALTER ", "GRANT ", "CREATE ", "SELECT ", "INSERT ", "UPDATE "];
 
 /// The statements of a printed remedy in order, without the text around them, using the first of several ways.

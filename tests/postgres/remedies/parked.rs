@@ -85,7 +85,7 @@ async fn remedy(bed: &Bed, tenant: &str, words: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_remedies_for_an_altered_target_work() {
     let scene = Scene::start(&TENANTS).await;
-    // For each case: the words of the remedy, the break, and the fix.
+    // For each case: a part of the remedy, the break, and the fix.
     let rename = "ALTER TABLE users_sync.checkpoint RENAME COLUMN epoch TO era";
     let drop_both = "DROP TABLE neon_auth.users_sync, users_sync.checkpoint";
     let view = "ALTER TABLE neon_auth.users_sync RENAME TO theirs;
@@ -127,8 +127,8 @@ async fn the_remedies_for_an_altered_target_work() {
         scene.remedy(tenant, words).await;
     }
     scene.bed.server.sql("postgres", "ALTER ROLE writer LOGIN").await.unwrap();
-    for (tenant, _, _, mended) in cases {
-        scene.at_target(tenant, mended).await;
+    for (tenant, _, _, fixed) in cases {
+        scene.at_target(tenant, fixed).await;
     }
     scene.ends_well().await;
 }
@@ -207,14 +207,14 @@ async fn the_remedies_for_foreign_rows_and_a_removed_tenant_work() {
         "CREATE SCHEMA users_sync; CREATE TABLE users_sync.checkpoint (only_row boolean PRIMARY KEY DEFAULT true,
         tenant text NOT NULL, target_id uuid NOT NULL, generation bigint NOT NULL, position pg_lsn NOT NULL,
         epoch bigint NOT NULL, mapping text NOT NULL);
-        INSERT INTO users_sync.checkpoint VALUES (true, 'somebody', gen_random_uuid(), 1, '0/1', 1, '')";
+        INSERT INTO users_sync.checkpoint VALUES (true, 'another', gen_random_uuid(), 1, '0/1', 1, '')";
     bed.server.sql("other", &format!("{rows}; {checkpoint}")).await.unwrap();
     let service = Service::start(bed.config());
     bed.state_is("rows", "parked").await;
     let said = remedy(&bed, "rows", "empty the table").await;
     assert_eq!(statements(&said).len(), 1, "{said}");
     bed.server.sql("rows", "TRUNCATE neon_auth.users_sync").await.unwrap();
-    remedy(&bed, "other", "or remove tenant somebody from this one for good").await;
+    remedy(&bed, "other", "or remove tenant another from this one for good").await;
     // As in the runbook.
     bed.server.sql("other", "DROP SCHEMA users_sync CASCADE; TRUNCATE neon_auth.users_sync").await.unwrap();
     bed.equal().await;
