@@ -4,7 +4,7 @@ use super::finding::{Finding, Subject};
 use super::source_facts::{PublicationFacts, SourceFacts, TableFacts};
 use crate::capture::publication::{NEEDS_COLUMN_LISTS, WITHOUT_COLUMN_LISTS};
 use crate::config::{Config, Family, OnSlotLoss, Publish};
-use crate::map::{CompileError, RowPlan, TouchPlan, WithheldReason};
+use crate::map::{CompileError, RowPlan, WatchPlan, WithheldReason};
 use crate::model::{Relation, ReplicaIdentity, TableName, TypeCatalog};
 use crate::pg::{quote_ident, quote_literal, quote_table};
 
@@ -186,7 +186,7 @@ impl Found<'_> {
         };
         let (mut wanted, mut gap, mut remedy) = (Vec::new(), Vec::new(), String::new());
         for watch in query.watch.iter().filter(|watch| watch.table == *self.name) {
-            let plan = TouchPlan::compile(rules, watch, relation, types)?;
+            let plan = WatchPlan::compile(rules, watch, relation, types)?;
             wanted.extend(named(plan.decoded()));
             gap.extend(plan.identity_gap().to_vec());
             remedy = plan.identity_remedy().to_owned();

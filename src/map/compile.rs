@@ -1,47 +1,49 @@
-//! Rules held against a relation: what each value reads, what leaves, what the decoder has to produce.
+//! Rules -> `RowPlan`: what each value reads, which columns are exposed, which ones the decoder has to produce. Pure.
 
-use super::compiler::{CompileError, Compiler, identity_gap, remedy};
+use super::compile_error::CompileError;
 use super::filter::Condition;
+use super::identity::IdentityGap;
 use super::json::{JsonKind, key};
-use super::plan::{RawColumn, RowPlan, WithheldReason};
+use super::plan::{RowPlan, WithheldReason};
+use super::raw_json::{RawColumn, RawJson};
+use super::resolver::Resolver;
 use super::rules::optional;
 use super::value::{Input, Text};
 use super::{Rules, Value, looks_secret};
 use crate::model::{Relation, TypeCatalog};
-use std::sync::atomic::AtomicU64;
 
-/// The keys that `raw_json` always carries: Neon's generated columns read them.
+/// The keys that `raw_json` always has: Neon's generated columns read them.
 const MAPPED_KEYS: [&str; 4] = ["id", "display_name", "primary_email", "signed_up_at_millis"];
 
 impl RowPlan {
-    /// Holds the rules against one relation version. The error names every mistake at once.
+    /// Compiles the rules for one relation version. The error lists every problem at once.
     pub fn compile(rules: &Rules, relation: &Relation, types: &TypeCatalog) -> Result<RowPlan, CompileError> {
-        let mut compiler = Compiler::new(relation, types);
-        let id = compiler.text("id", &rules.id);
-        let mut text = |key, value: &Option<Value>| value.as_ref().map(|value| compiler.text(key, value));
-        let (tenant, name, email) =
-            (text("tenant", &rules.tenant), text("name", &rules.name), text("email", &rules.email));
-        let mut times = |key, value: &Option<Value>| value.as_ref().map(|value| compiler.times(key, value));
+        let mut resolver = Resolver::new(relation, types);
+        let id = resolver.text("id", &rules.id);
+        let mut text = |key, value: &Option<Value>| value.as_ref().map(|value| resolver.text(key, value));
+        let tenant = text("tenant", &rules.tenant);
+        let name = text("name", &rules.name);
+        let email = text("email", &rules.email);
+        let mut times = |key, value: &Option<Value>| value.as_ref().map(|value| resolver.times(key, value));
         let created_at = times("created_at", &rules.created_at);
         let updated_at = times("updated_at", &rules.updated_at);
         let deleted_at = times("deleted_at", &rules.deleted_at);
-        let filter = rules.filter.as_ref().map(|filter| Condition::compile(filter, &mut compiler));
+        let filter = rules.filter.as_ref().map(|filter| Condition::compile(filter, &mut resolver));
         let keys = rules.query.iter().flat_map(|query| &query.key);
-        let keys: Vec<Input> = keys.filter_map(|column| compiler.input("key", column)).collect();
-        let selection = Selection::of(rules, &mut compiler);
-        compiler.finish()?;
+        let keys: Vec<Input> = keys.filter_map(|column| resolver.input("key", column)).collect();
+        let selection = Selection::of(rules, &mut resolver);
+        resolver.finish()?;
 
         let identity: Vec<&Input> = id.inputs().into_iter().chain(tenant.iter().flat_map(Text::inputs)).collect();
-        let identity_gap = identity_gap(&identity, relation);
-        let remedy = remedy(&identity, relation);
+        let identity_gap = IdentityGap::of(&identity, relation);
         let texts = [&name, &email].into_iter().flatten().flat_map(Text::inputs);
-        let moments = [&created_at, &updated_at, &deleted_at].into_iter().flatten();
-        let moments = moments.flat_map(|moments| moments.0.iter().map(|(input, _)| input));
+        let times = [&created_at, &updated_at, &deleted_at].into_iter().flatten();
+        let times = times.flat_map(|sources| sources.0.iter().map(|(input, _)| input));
         let conditions = filter.iter().flat_map(Condition::inputs);
-        let inputs = identity.into_iter().chain(texts).chain(moments).chain(conditions).chain(&keys);
+        let inputs = identity.into_iter().chain(texts).chain(times).chain(conditions).chain(&keys);
         let inputs: Vec<usize> = inputs.map(|input| input.column).collect();
 
-        let (mut out, mut exposed, mut withheld) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut raw, mut exposed, mut withheld) = (Vec::new(), Vec::new(), Vec::new());
         let mut decoded = vec![false; relation.columns.len()];
         for (column, described) in relation.columns.iter().enumerate() {
             let name = &described.name;
@@ -50,17 +52,16 @@ impl RowPlan {
             if reason.is_none() {
                 let kind = JsonKind::compile(described.type_oid, types);
                 let without = selection.paths_in(name);
-                out.push(RawColumn { column, name: name.clone(), key: key(name), kind, without });
+                raw.push(RawColumn { column, name: name.clone(), key: key(name), kind, without });
             }
             decoded[column] = is_input || reason.is_none();
             match reason {
-                // Such as `id` read from `id`: it does leave, as the mapped value.
+                // For example `id` read from `id`: it is exposed, as the mapped value.
                 Some(WithheldReason::Replaced) if is_input => exposed.push(name.clone()),
                 Some(reason) => withheld.push((name.clone(), reason)),
                 None => exposed.push(name.clone()),
             }
         }
-        let columns = relation.columns.iter().map(|column| column.name.clone()).collect();
         Ok(RowPlan {
             id,
             tenant,
@@ -71,52 +72,56 @@ impl RowPlan {
             deleted_at,
             filter,
             key: keys,
-            out,
+            raw_json: RawJson::new(raw),
             exposed,
             withheld,
-            columns,
+            columns: relation.columns.iter().map(|column| column.name.clone()).collect(),
             decoded,
             identity_gap,
-            remedy,
-            stripped: AtomicU64::new(0),
         })
     }
 }
 
-/// Which columns go into `raw_json`, and which parts of them do not.
+/// Which columns go into `raw_json`, and which paths are cut out of them.
 struct Selection<'a> {
     allow: Option<Vec<&'a str>>,
     exclude: Vec<&'a str>,
-    /// Column and path.
-    paths: Vec<(String, Vec<String>)>,
+    cuts: Vec<Cut>,
+}
+
+struct Cut {
+    column: String,
+    path: Vec<String>,
 }
 
 impl<'a> Selection<'a> {
-    fn of(rules: &'a Rules, compiler: &mut Compiler<'_>) -> Selection<'a> {
-        let mut there = |key, written: &'a String| {
+    fn of(rules: &'a Rules, resolver: &mut Resolver<'_>) -> Selection<'a> {
+        let mut existing = |written: &'a String| {
             let (name, is_optional) = optional(written);
-            let there = compiler.position(name).is_some();
-            if !there && !is_optional {
-                compiler.no_column(key, name);
+            if resolver.position(name).is_some() {
+                return Some(name);
             }
-            there.then_some(name)
+            if !is_optional {
+                resolver.no_column("allow", name);
+            }
+            None
         };
-        let allow = rules.allow.as_ref().map(|names| names.iter().filter_map(|name| there("allow", name)).collect());
-        let (mut exclude, mut paths) = (Vec::new(), Vec::new());
+        let allow = rules.allow.as_ref().map(|names| names.iter().filter_map(&mut existing).collect());
+        let (mut exclude, mut cuts) = (Vec::new(), Vec::new());
         for written in &rules.exclude {
             let (name, is_optional) = optional(written);
-            if compiler.position(name).is_some() {
+            if resolver.position(name).is_some() {
                 exclude.push(name);
-            } else if let Some((column, path)) = compiler.json_path(name) {
-                paths.push((column.to_owned(), path));
+            } else if let Some((column, path)) = resolver.json_path(name) {
+                cuts.push(Cut { column: column.to_owned(), path });
             } else if !is_optional {
-                compiler.no_column("exclude", name);
+                resolver.no_column("exclude", name);
             }
         }
-        Selection { allow, exclude, paths }
+        Selection { allow, exclude, cuts }
     }
 
-    /// Why a column stays out of `raw_json`. A list of what may leave is somebody's decision: names decide no more.
+    /// Why a column stays out of `raw_json`. With `allow`, the check of names that look like secrets does not apply.
     fn withholds(&self, name: &str) -> Option<WithheldReason> {
         if self.exclude.contains(&name) {
             return Some(WithheldReason::Excluded);
@@ -125,12 +130,14 @@ impl<'a> Selection<'a> {
             return Some(WithheldReason::Replaced);
         }
         match &self.allow {
-            Some(allow) => (!allow.contains(&name)).then_some(WithheldReason::NotAllowed),
-            None => looks_secret(name).then_some(WithheldReason::LooksSecret),
+            Some(allow) if allow.contains(&name) => None,
+            Some(_) => Some(WithheldReason::NotAllowed),
+            None if looks_secret(name) => Some(WithheldReason::LooksSecret),
+            None => None,
         }
     }
 
     fn paths_in(&self, name: &str) -> Vec<Vec<String>> {
-        self.paths.iter().filter(|(column, _)| *column == name).map(|(_, path)| path.clone()).collect()
+        self.cuts.iter().filter(|cut| cut.column == name).map(|cut| cut.path.clone()).collect()
     }
 }

@@ -1,6 +1,6 @@
-//! `where`, held against a relation: which rows are users. Three truth values, as in SQL, and one more for what was not sent.
+//! A compiled `where`: which rows are users. SQL's three truth values, and a fourth for values that were not sent. Pure.
 
-use super::compiler::Compiler;
+use super::resolver::Resolver;
 use super::rules::Filter;
 use super::unmappable::Unmappable;
 use super::value::{Input, RowImage};
@@ -15,29 +15,28 @@ pub(super) enum Condition {
     Not(Box<Condition>),
 }
 
-/// Whether a condition holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Truth {
     True,
     False,
-    /// Something that it compares is null.
+    /// A compared value is null.
     Null,
-    /// It depends on a value that the tuple does not carry.
+    /// It depends on a value that was not sent.
     Unsent,
 }
 
 impl Condition {
-    /// What is not there is reported to the compiler, and never holds.
-    pub fn compile(filter: &Filter, compiler: &mut Compiler<'_>) -> Condition {
-        let mut input = |name: &str| compiler.input("where", name);
+    /// A column that does not exist is reported to the resolver, and its condition is false.
+    pub fn compile(filter: &Filter, resolver: &mut Resolver<'_>) -> Condition {
+        let mut input = |name: &str| resolver.input("where", name);
         match filter {
             Filter::In(name, values) => {
                 input(name).map_or(Condition::Or(Vec::new()), |input| Condition::In(input, values.clone()))
             }
             Filter::IsNull(name) => input(name).map_or(Condition::Or(Vec::new()), Condition::IsNull),
-            Filter::And(parts) => Condition::And(parts.iter().map(|part| Self::compile(part, compiler)).collect()),
-            Filter::Or(parts) => Condition::Or(parts.iter().map(|part| Self::compile(part, compiler)).collect()),
-            Filter::Not(part) => Condition::Not(Box::new(Self::compile(part, compiler))),
+            Filter::And(parts) => Condition::And(parts.iter().map(|part| Self::compile(part, resolver)).collect()),
+            Filter::Or(parts) => Condition::Or(parts.iter().map(|part| Self::compile(part, resolver)).collect()),
+            Filter::Not(part) => Condition::Not(Box::new(Self::compile(part, resolver))),
         }
     }
 
@@ -68,7 +67,7 @@ impl Condition {
         })
     }
 
-    /// One part that is `decisive` decides; else one that was not sent, then a null one; `otherwise` all agree.
+    /// `decisive` if any part is; else unsent before null; else `otherwise`.
     fn fold(parts: &[Condition], row: RowImage<'_>, decisive: Truth, otherwise: Truth) -> Result<Truth, Unmappable> {
         let mut folded = otherwise;
         for part in parts {

@@ -1,7 +1,7 @@
-//! The second stage: a source row becomes a user of some tenant. Pure: no I/O, no clock, no tokio.
+//! The second stage: a source row becomes a user of one tenant. Pure: no I/O, no clock, no tokio.
 //!
-//! [`Rules`] say what the configuration wants; [`RowPlan::compile`] holds them against one relation version;
-//! the plan then maps tuples, one by one, to [`Change`](crate::model::Change)s.
+//! [`Rules`] are the configured mapping. [`RowPlan::compile`] resolves them for one relation version, and the plan
+//! maps its tuples to [`Change`](crate::model::Change)s. A `WatchPlan` does the same for a table that a query reads.
 
 mod canonical;
 mod rules;
@@ -9,25 +9,31 @@ mod secret;
 mod sql;
 
 mod compile;
-mod compiler;
+mod compile_error;
+mod identity;
+mod resolver;
+
 mod filter;
 mod plan;
-mod touch;
+mod raw_json;
 mod unmappable;
+mod watch_plan;
 
 mod json;
 mod time;
 mod value;
 
 pub(crate) use canonical::{fingerprint, tenant_fingerprint};
-pub use compiler::{CompileError, Problem};
-pub use plan::{CommitInfo, RowPlan, TenantRef, WithheldReason};
+pub(crate) use compile_error::CompileError;
+pub(crate) use plan::WithheldReason;
+pub use plan::{CommitInfo, RowPlan, TenantRef};
 pub use rules::{Filter, Query, Rules, TimeUnit, Value, Via, Watch};
-pub use secret::looks_secret;
-pub use sql::{KEYS_SETTING, ids_condition, is_tenant_a_text, key_columns, keys_condition, tenants_condition};
-pub use time::{parse_epoch, parse_rfc3339, parse_timestamp};
-pub use touch::{Touch, TouchPlan};
-pub use unmappable::Unmappable;
+pub(crate) use secret::looks_secret;
+pub(crate) use sql::{KEYS_SETTING, ids_condition, is_tenant_a_text, key_columns, keys_condition, tenants_condition};
+pub use time::parse_timestamp;
+pub(crate) use time::{parse_epoch, parse_rfc3339};
+pub(crate) use unmappable::Unmappable;
+pub(crate) use watch_plan::{AffectedKey, WatchPlan};
 
 #[cfg(test)]
 mod tests;

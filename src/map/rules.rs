@@ -1,46 +1,46 @@
-//! The mapping as the configuration says it, not yet held against a table.
+//! The mapping as configured, not yet compiled for a table. Pure.
 
 use crate::model::{Relation, TableName};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// Where a value comes from.
+/// The source of a mapped value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
-    /// A column, or `column.key.key`: a path into a json column. A column of exactly that name wins.
+    /// A column, or `column.key.key`: a path into a json column. A column of exactly that name takes precedence.
     Column(String),
-    /// The first that is not null and not empty.
+    /// The first that is neither null nor empty.
     First(Vec<Value>),
-    /// Those that are not null and not empty, joined.
+    /// All that are neither null nor empty, joined.
     Join {
-        /// The parts, in order.
+        /// In this order.
         parts: Vec<Value>,
-        /// What stands between them.
+        /// The separator.
         with: String,
     },
-    /// A number or text that is a time, in the unit given.
+    /// A number or text that is a time.
     Time {
         /// The column or path.
         column: String,
-        /// How to read it.
+        /// The form of the column.
         unit: TimeUnit,
     },
-    /// The value where the table has its column, and null where it has not: tables of several versions.
+    /// The value if the table has its columns, else null: for stores whose versions differ.
     Optional(Box<Value>),
-    /// Null in rows in which a column is set, such as the time of a soft delete that garbles an address.
+    /// Null in rows where a column is set, for example by a soft delete that garbles an address.
     Unless {
-        /// What it is otherwise.
+        /// The value in other rows.
         value: Box<Value>,
-        /// The column or path that must not say anything.
+        /// The column or path that has to be null or empty.
         set: String,
     },
-    /// The same for every row.
+    /// The same text for every row.
     Constant(String),
-    /// The schema of the row's table: stores that give each tenant a schema.
+    /// The schema of the row's table: for stores with one schema per tenant.
     Schema,
 }
 
-/// How a value that is not of a time type says a time. 0 and '' are null.
+/// How a column that is not of a time type holds a time. 0 and '' are null.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TimeUnit {
@@ -57,7 +57,7 @@ pub enum TimeUnit {
 /// The `users:` section, resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// The table that holds the users.
+    /// The table of the users.
     pub table: TableName,
     /// The user's id.
     pub id: Value,
@@ -65,54 +65,54 @@ pub struct Rules {
     pub name: Option<Value>,
     /// Primary e-mail.
     pub email: Option<Value>,
-    /// When the user signed up.
+    /// The time of the sign-up.
     pub created_at: Option<Value>,
     /// Last update.
     pub updated_at: Option<Value>,
-    /// A soft delete at the source.
+    /// The time of a soft delete at the source.
     pub deleted_at: Option<Value>,
-    /// The tenant; absent where there is exactly one.
+    /// The tenant's key; absent if there is exactly one tenant.
     pub tenant: Option<Value>,
-    /// Which rows are users; absent where all are.
+    /// Which rows are users; absent if all are.
     pub filter: Option<Filter>,
-    /// The columns that may appear in `raw_json`; absent: all but those that look like secrets. A name may end in `?`:
-    /// tables of other versions lack it.
+    /// The columns that may appear in `raw_json`; absent: all but those that look like secrets. A name that ends in `?`
+    /// is optional.
     pub allow: Option<Vec<String>>,
     /// Columns, and paths into json columns, that never appear in `raw_json`. A name may end in `?`.
     pub exclude: Vec<String>,
-    /// Users that live in several tables; absent: the table's rows are the users.
+    /// For users that are stored in several tables; absent: the table's rows are the users.
     pub query: Option<Query>,
 }
 
-/// A user that a SELECT puts together; the rules' values are then columns of its result.
+/// A SELECT that returns the users. The rules' values are columns of its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
     /// One row per user, or per user and tenant.
     pub sql: String,
-    /// The columns of the result by which users are looked up; `id` is one of them.
+    /// The result's columns by which users are looked up; the id is one of them.
     pub key: Vec<String>,
-    /// Whose changes touch whom; the users' own table is among them.
+    /// The tables whose changes affect users; the users' own table is one of them.
     pub watch: Vec<Watch>,
 }
 
-/// A table whose changes touch users.
+/// A table whose changes affect users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watch {
-    /// Which.
+    /// The watched table.
     pub table: TableName,
-    /// Its columns that hold the query's key, in the same order.
+    /// Its columns with the query's key, in the same order.
     pub key: Vec<String>,
-    /// Whose user it is, where the row tells.
+    /// The tenant's key, if the row has it.
     pub tenant: Option<Value>,
-    /// A user is there as long as a row of this table is.
+    /// A user exists as long as a row of this table does.
     pub is_users_own: bool,
-    /// Where the columns hold another key than the query's: what leads to that.
+    /// The table that leads to the query's key, if `key` is a different one.
     pub via: Option<Via>,
 }
 
 impl Watch {
-    /// What leads from the query's key to the tenants whose users they are, where the rows of the table say so in a column.
-    pub fn leads_to_tenants(&self) -> Option<Via> {
+    /// How a query's key leads to its tenants through this table; `None` if the tenant is not one of its columns.
+    pub(crate) fn leads_to_tenants(&self) -> Option<Via> {
         let (Some(Value::Column(tenant)), None) = (&self.tenant, &self.via) else { return None };
         Some(Via { table: self.table.clone(), from: self.key.clone(), to: vec![tenant.clone()] })
     }
@@ -121,32 +121,32 @@ impl Watch {
 /// A table that leads from one key to another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Via {
-    /// Which.
+    /// The table between the two keys.
     pub table: TableName,
-    /// Its columns that hold the key that is known.
+    /// Its columns with the known key.
     pub from: Vec<String>,
-    /// Its columns that hold the one that is looked for: the query's.
+    /// Its columns with the key to find: the query's.
     pub to: Vec<String>,
 }
 
-/// `where`: a condition over the text forms of columns and json paths, with SQL's three truth values.
+/// `where`: a condition on the texts of columns and json paths, with SQL's three truth values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Filter {
-    /// The value is one of these.
+    /// The column or path has one of these values.
     In(String, Vec<String>),
-    /// The value is null.
+    /// The column or path is null.
     IsNull(String),
-    /// All hold.
+    /// True if all parts are.
     And(Vec<Filter>),
-    /// One holds.
+    /// True if one part is.
     Or(Vec<Filter>),
-    /// It does not hold.
+    /// The opposite.
     Not(Box<Filter>),
 }
 
 impl Rules {
-    /// Every table whose changes are wanted; the users' own is the first.
-    pub fn tables(&self) -> Vec<&TableName> {
+    /// Every table whose changes have to be published; the users' own table is the first.
+    pub(crate) fn tables(&self) -> Vec<&TableName> {
         let mut tables = vec![&self.table];
         for watch in self.query.iter().flat_map(|query| &query.watch) {
             if !tables.contains(&&watch.table) {
@@ -158,17 +158,21 @@ impl Rules {
 }
 
 impl Value {
-    /// The columns that it asks for only where they are.
+    /// Adds the optional columns that the value reads.
     fn optional_columns<'a>(&'a self, optional: bool, found: &mut Vec<&'a str>) {
         match self {
             Value::Optional(value) => value.optional_columns(true, found),
             Value::Column(name) | Value::Time { column: name, .. } if optional => found.push(name),
             Value::First(parts) | Value::Join { parts, .. } => {
-                parts.iter().for_each(|part| part.optional_columns(optional, found));
+                for part in parts {
+                    part.optional_columns(optional, found);
+                }
             }
             Value::Unless { value, set } => {
                 value.optional_columns(optional, found);
-                found.extend(optional.then_some(set.as_str()));
+                if optional {
+                    found.push(set);
+                }
             }
             Value::Column(_) | Value::Time { .. } | Value::Constant(_) | Value::Schema => {}
         }
@@ -176,11 +180,13 @@ impl Value {
 }
 
 impl Rules {
-    /// The columns that are asked for only where they are, and are not there.
-    pub fn missing_columns(&self, relation: &Relation) -> Vec<&str> {
+    /// The optional columns that the relation does not have.
+    pub(crate) fn missing_columns(&self, relation: &Relation) -> Vec<&str> {
         let values = [&self.name, &self.email, &self.created_at, &self.updated_at, &self.deleted_at, &self.tenant];
         let mut names = Vec::new();
-        values.into_iter().flatten().for_each(|value| value.optional_columns(false, &mut names));
+        for value in values.into_iter().flatten() {
+            value.optional_columns(false, &mut names);
+        }
         let lists = self.allow.iter().flatten().chain(&self.exclude);
         names.extend(lists.filter_map(|name| name.strip_suffix('?')));
         names.sort_unstable();
@@ -190,7 +196,10 @@ impl Rules {
     }
 }
 
-/// A name, and whether the table may lack it: `name?`.
+/// A name without its `?`, and whether it had one: the column is optional.
 pub(super) fn optional(name: &str) -> (&str, bool) {
-    name.strip_suffix('?').map_or((name, false), |name| (name, true))
+    match name.strip_suffix('?') {
+        Some(name) => (name, true),
+        None => (name, false),
+    }
 }

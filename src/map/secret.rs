@@ -1,8 +1,8 @@
-//! Which columns look like a secret by their names. Errs on the side of leaving a column out: who needs it
-//! can say so, a hash that has left cannot be called back.
+//! Which columns look like secrets by their names. When in doubt a column is withheld: the configuration can allow it,
+//! and a hash that has left cannot be taken back. Pure.
 
-/// Found anywhere in one word of the name.
-const IN_A_WORD: &[&str] = &[
+/// Parts of a word of the name.
+const WORD_PARTS: &[&str] = &[
     "passw",
     "pwd",
     "digest",
@@ -18,27 +18,27 @@ const IN_A_WORD: &[&str] = &[
     "nonce",
 ];
 
-/// Found across words: `api_key`, `apiKey` and `APIKEY` are the same. `passw` is here for `pass_word`.
-const ACROSS_WORDS: &[&str] = &["passw", "backupcode", "apikey", "privatekey"];
+/// Parts of the name without separators: `api_key`, `apiKey` and `APIKEY` are equal. `passw` is for `pass_word`.
+const NAME_PARTS: &[&str] = &["passw", "backupcode", "apikey", "privatekey"];
 
-/// Whether a column of this name is kept out of `raw_json` unless the configuration says otherwise.
+/// Whether a column of this name is withheld from `raw_json` by default.
 ///
 /// `otp` has to begin or end a word (`totp`, `otpcode`, but not `footprint`), `pin` has to be the last word
 /// (`user_pin`, but not `pinned_at` or `spin`).
-pub fn looks_secret(column: &str) -> bool {
+pub(crate) fn looks_secret(column: &str) -> bool {
     let joined: String = column.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
-    if ACROSS_WORDS.iter().any(|needle| joined.contains(needle)) {
+    if NAME_PARTS.iter().any(|needle| joined.contains(needle)) {
         return true;
     }
     let words = words(column);
     words.last().is_some_and(|last| last == "pin")
         || words.iter().any(|word| {
-            word.starts_with("otp") || word.ends_with("otp") || IN_A_WORD.iter().any(|needle| word.contains(needle))
+            word.starts_with("otp") || word.ends_with("otp") || WORD_PARTS.iter().any(|needle| word.contains(needle))
         })
 }
 
-/// The words of a name in lower case: parted by what is no letter or digit, and where camelCase has its humps.
-/// In `OTPCode` the last capital of a run begins the next word.
+/// The words of a name in lower case: separated by other characters than letters and digits, and by camelCase. In
+/// `OTPCode` the last capital of a run begins the next word.
 fn words(name: &str) -> Vec<String> {
     let chars: Vec<char> = name.chars().collect();
     let mut words = vec![String::new()];

@@ -1,20 +1,20 @@
-//! A mapped text as the source's own SQL says it: for reading single users, or one tenant's, from the table.
+//! SQL conditions that select single users, or the users of some tenants, from the source. Pure.
 
 use super::json::oid;
 use super::{Rules, Value};
 use crate::model::{Relation, TenantKey};
 use crate::pg::{quote_ident, quote_literal};
 
-/// The columns that rows are looked up by, where they are plain columns: an index may serve them.
-pub fn key_columns<'a>(rules: &'a Rules, relation: &Relation) -> Option<Vec<&'a str>> {
+/// The columns by which rows are looked up; `None` if the id is not a plain column, which no index serves.
+pub(crate) fn key_columns<'a>(rules: &'a Rules, relation: &Relation) -> Option<Vec<&'a str>> {
     match &rules.query {
         Some(query) => Some(query.key.iter().map(String::as_str).collect()),
         None => plain_column(&rules.id, relation).map(|column| vec![column]),
     }
 }
 
-/// Admits the rows of these tenants, and perhaps more: the mapping decides. Empty where all rows have to be read.
-pub fn tenants_condition<'a>(
+/// Selects the rows of these tenants, and possibly more: the mapping decides. Empty if every row has to be read.
+pub(crate) fn tenants_condition<'a>(
     rules: &Rules,
     relation: &Relation,
     keys: impl IntoIterator<Item = &'a TenantKey>,
@@ -26,24 +26,23 @@ pub fn tenants_condition<'a>(
     format!("WHERE {}::text IN ({})", quote_ident(column), keys.join(", "))
 }
 
-/// Whether [`tenants_condition`] compares the tenant column as what it is, so that the planner's statistics serve.
-pub fn is_tenant_a_text(rules: &Rules, relation: &Relation) -> bool {
+/// Whether [`tenants_condition`] compares the tenant column in its own type, so that the planner's statistics apply.
+pub(crate) fn is_tenant_a_text(rules: &Rules, relation: &Relation) -> bool {
     let column = rules.tenant.as_ref().and_then(|tenant| plain_column(tenant, relation));
     let column = column.and_then(|name| relation.columns.iter().find(|column| column.name == name));
     column.is_some_and(|column| matches!(column.type_oid, oid::TEXT | oid::VARCHAR))
 }
 
-/// The setting of a transaction that carries keys to where parameters cannot: COPY takes none. A JSON array with an
-/// array of texts for each key.
-pub const KEYS_SETTING: &str = "users_sync.keys";
+/// The setting that passes keys to a COPY, which takes no parameters: a JSON array with one array of texts per key.
+pub(crate) const KEYS_SETTING: &str = "users_sync.keys";
 
-/// Admits the rows with one of the keys in [`KEYS_SETTING`]. `columns`: name and SQL type of each; compared as what they
-/// are, so that an index serves them.
-pub fn keys_condition(columns: &[(&str, String)]) -> String {
+/// Selects the rows with one of the keys in [`KEYS_SETTING`]. `columns` are names and SQL types; values are compared in
+/// these types, so that an index serves them.
+pub(crate) fn keys_condition(columns: &[(&str, String)]) -> String {
     let one_of = |(n, (name, kind)): (usize, &(&str, String))| {
         format!("{} = ANY(ARRAY(SELECT DISTINCT (key ->> {n})::{kind} FROM {}))", quote_ident(name), keys())
     };
-    // Each column for itself: this reaches into subqueries and groups, where a list of pairs does not.
+    // Conditions on single columns are pushed into subqueries and groups; one on a list of columns is not.
     let mut conditions: Vec<_> = columns.iter().enumerate().map(one_of).collect();
     if columns.len() > 1 {
         let names: Vec<_> = columns.iter().map(|(name, _)| quote_ident(name)).collect();
@@ -54,8 +53,8 @@ pub fn keys_condition(columns: &[(&str, String)]) -> String {
     format!("WHERE {}", conditions.join(" AND "))
 }
 
-/// The same for an id that is no plain column.
-pub fn ids_condition(rules: &Rules, relation: &Relation) -> String {
+/// As [`keys_condition`], for an id that is not a plain column.
+pub(crate) fn ids_condition(rules: &Rules, relation: &Relation) -> String {
     format!("WHERE {} = ANY(ARRAY(SELECT key ->> 0 FROM {}))", expression(&rules.id, relation), keys())
 }
 

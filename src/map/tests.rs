@@ -1,4 +1,4 @@
-//! The plan as a whole: what it says of a mapping that does not fit, and what it makes of tuples.
+//! Compiling rules, with their problems, and mapping tuples.
 
 mod choice;
 
@@ -23,7 +23,7 @@ const COLUMNS: [(&str, u32); 9] = [
     ("meta.nick", oid::TEXT),
 ];
 
-/// The row that the cases below vary: as `COLUMNS`.
+/// The row that the cases below vary, in the order of `COLUMNS`.
 const ROW: [Cell<'static>; 9] = [
     Cell::Text(b"1"),
     Cell::Text(b"acme"),
@@ -81,7 +81,7 @@ fn row(changed: &[(usize, Cell<'static>)]) -> Vec<Cell<'static>> {
     row
 }
 
-/// What a change says, in one line.
+/// A change in one line.
 fn show(tenant: TenantRef<'_>, change: &Change) -> String {
     fn set<T>(set: &Set<Option<T>>, show: impl Fn(&T) -> String) -> String {
         match set {
@@ -96,10 +96,10 @@ fn show(tenant: TenantRef<'_>, change: &Change) -> String {
     let tenant = match tenant {
         TenantRef::Only => "only".to_owned(),
         TenantRef::Key(key) => key.into_owned(),
-        TenantRef::NoTenant => "nobody".to_owned(),
+        TenantRef::NoTenant => "no tenant".to_owned(),
         TenantRef::Unsent => "unsent".to_owned(),
     };
-    let said = match change {
+    let shown = match change {
         Change::Upsert(User { id, raw_json, name, email, created_at, updated_at, updated_at_derived, .. }) => format!(
             "upsert {id} {} {} {} {}{} {raw_json}",
             option(name, String::clone),
@@ -119,21 +119,21 @@ fn show(tenant: TenantRef<'_>, change: &Change) -> String {
         Change::Delete { id, at } => format!("delete {id} {}", at.0),
         Change::Reread { id, xid, .. } => format!("reread {id} {}", xid.0),
     };
-    format!("{tenant}: {said}")
+    format!("{tenant}: {shown}")
 }
 
 fn updated(plan: &RowPlan, old: Option<&[Cell<'_>]>, new: &[Cell<'_>]) -> Vec<String> {
-    let mut said = Vec::new();
-    if let Err(error) = plan.update(old, new, AT, &mut |tenant, change| said.push(show(tenant, &change))) {
-        said.push(format!("error: {error}"));
+    let mut shown = Vec::new();
+    if let Err(error) = plan.update(old, new, AT, &mut |tenant, change| shown.push(show(tenant, &change))) {
+        shown.push(format!("error: {error}"));
     }
-    said
+    shown
 }
 
 fn inserted(plan: &RowPlan, row: &[Cell<'_>]) -> String {
     match plan.insert(row) {
         Ok(Some((tenant, user))) => show(tenant, &Change::Upsert(user)),
-        Ok(None) => "nobody".to_owned(),
+        Ok(None) => "no user".to_owned(),
         Err(error) => format!("error: {error}"),
     }
 }
@@ -169,7 +169,7 @@ fn null_empty_and_infinite_values_are_distinguished() {
     assert_eq!(
         inserted(&plan, &row(&changed)),
         format!(
-            "nobody: upsert 1 nick\" - {} 2000 {}",
+            "no tenant: upsert 1 nick\" - {} 2000 {}",
             i64::MAX,
             r#"{"id":"1","display_name":"nick\"","primary_email":null,"signed_up_at_millis":null,"tenant":"","email":"","created":"infinity","updated":946684800002,"meta":null,"meta.nick":"nick\""}"#
         )
@@ -195,7 +195,7 @@ fn an_unmappable_row_names_its_column_but_not_its_value() {
     ] {
         assert_eq!(inserted(&plan, &row(&[changed])), expected);
     }
-    assert_eq!(inserted(&plan, &ROW[..3]), "error: the tuple has 3 columns where its relation has 9");
+    assert_eq!(inserted(&plan, &ROW[..3]), "error: the tuple has 3 columns, but its relation has 9");
     assert!(inserted(&plan, &row(&[(6, Cell::Unchanged)])).contains("\"meta\": the value was not sent"));
 }
 
@@ -214,8 +214,8 @@ fn values_come_from_lists_joins_and_paths() {
         (Value::First(vec![]), "-"),
     ] {
         let plan = plan_of(&Rules { name: Some(name.clone()), ..rules() });
-        let said = inserted(&plan, &ROW);
-        assert!(said.starts_with(&format!("acme: upsert 1 {expected} a@b.c")), "{name:?}: {said}");
+        let shown = inserted(&plan, &ROW);
+        assert!(shown.starts_with(&format!("acme: upsert 1 {expected} a@b.c")), "{name:?}: {shown}");
     }
 }
 
@@ -224,17 +224,17 @@ fn an_excluded_or_secret_input_can_feed_a_value_but_stays_out_of_raw_json() {
     let changed = Rules { email: Some(column("password_hash")), exclude: vec!["meta".to_owned()], ..rules() };
     let plan = plan_of(&changed);
     assert_eq!(plan.decoded(), [true, true, true, true, true, true, true, false, true]);
-    let said = inserted(&plan, &row(&[(3, Cell::Text(b"hash"))]));
-    assert!(said.contains(r#""primary_email":"hash""#) && said.contains(r#""display_name":"Ada""#), "{said}");
-    assert!(!said.contains("\"meta\":") && !said.contains("password_hash"), "{said}");
+    let shown = inserted(&plan, &row(&[(3, Cell::Text(b"hash"))]));
+    assert!(shown.contains(r#""primary_email":"hash""#) && shown.contains(r#""display_name":"Ada""#), "{shown}");
+    assert!(!shown.contains("\"meta\":") && !shown.contains("password_hash"), "{shown}");
 }
 
 #[test]
 fn a_full_update_is_an_upsert_with_the_commit_time() {
     let plan = plan_of(&rules());
     assert_eq!(updated(&plan, None, &ROW), [format!("acme: upsert 1 Ada a@b.c 1000 777* {JSON}")]);
-    let said = updated(&plan, None, &row(&[(5, Cell::Text(b"946684800002"))]));
-    assert!(said[0].starts_with("acme: upsert 1 Ada a@b.c 1000 2000 {"), "{said:?}");
+    let shown = updated(&plan, None, &row(&[(5, Cell::Text(b"946684800002"))]));
+    assert!(shown[0].starts_with("acme: upsert 1 Ada a@b.c 1000 2000 {"), "{shown:?}");
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn unsent_values_come_from_a_full_old_row_or_stay_unchanged() {
         )]
     );
 
-    // All before the first non-empty one were sent.
+    // Every value before the first non-empty one was sent.
     let plan = plan_of(&Rules { name: Some(Value::First(vec![column("email"), column("meta.name")])), ..rules() });
     assert!(updated(&plan, None, &unsent_meta)[0].starts_with("acme: patch 1 a@b.c a@b.c"));
     assert_eq!(updated(&plan, None, &row(&[(6, Cell::Unchanged), (2, Cell::Null)])), ["acme: reread 1 42"]);
@@ -267,9 +267,9 @@ fn an_unsent_id_or_tenant_leads_to_a_reread() {
     let plan = plan_of(&Rules { tenant: Some(column("meta.name")), ..rules() });
     assert_eq!(updated(&plan, None, &row(&[(6, Cell::Unchanged)])), ["unsent: reread 1 42"]);
     let plan = plan_of(&Rules { id: column("meta.name"), ..rules() });
-    let said = updated(&plan, None, &row(&[(6, Cell::Unchanged)]));
-    assert!(said[0].starts_with("error: column \"meta\": the value was not sent"), "{said:?}");
-    assert!(said[0].ends_with("run: ALTER TABLE \"auth\".\"users\" REPLICA IDENTITY FULL;"), "{said:?}");
+    let shown = updated(&plan, None, &row(&[(6, Cell::Unchanged)]));
+    assert!(shown[0].starts_with("error: column \"meta\": the value was not sent"), "{shown:?}");
+    assert!(shown[0].ends_with("run: ALTER TABLE \"auth\".\"users\" REPLICA IDENTITY FULL;"), "{shown:?}");
 }
 
 #[test]
@@ -287,7 +287,7 @@ fn a_user_that_moves_is_deleted_before_it_is_inserted() {
         (key(two, acme), Some("acme: delete 2 777")),
         (key(one, other), Some("other: delete 1 777")),
         (key(two, other), Some("other: delete 2 777")),
-        (key(one, Cell::Null), Some("nobody: delete 1 777")),
+        (key(one, Cell::Null), Some("no tenant: delete 1 777")),
         (key(Cell::Null, acme), None),
         (key(Cell::Absent, acme), None),
         (key(one, Cell::Absent), None),
@@ -298,21 +298,21 @@ fn a_user_that_moves_is_deleted_before_it_is_inserted() {
     }
     let unsent = row(&[(6, Cell::Unchanged)]);
     assert_eq!(updated(&plan, Some(&key(two, acme)), &unsent), ["acme: delete 2 777", "acme: reread 1 42"]);
-    // The old tenant is not known: the new row goes on, the old one is reported.
-    let said = updated(&plan, Some(&key(two, Cell::Absent)), &ROW);
-    assert_eq!(said[0], upsert);
-    assert!(said[1].starts_with("error: the replica identity lacks"), "{said:?}");
-    // A row that lost its id has left all the same.
-    let said = updated(&plan, Some(&ROW), &row(&[(0, Cell::Null)]));
-    assert_eq!(said, ["acme: delete 1 777", "error: the user's id is null or empty (from id)"]);
+    // The old tenant is unknown: the new row is passed on, the old one is reported.
+    let shown = updated(&plan, Some(&key(two, Cell::Absent)), &ROW);
+    assert_eq!(shown[0], upsert);
+    assert!(shown[1].starts_with("error: the replica identity lacks"), "{shown:?}");
+    // A row that lost its id is still deleted under the old one.
+    let shown = updated(&plan, Some(&ROW), &row(&[(0, Cell::Null)]));
+    assert_eq!(shown, ["acme: delete 1 777", "error: the user's id is null or empty (from id)"]);
 }
 
 #[test]
 fn a_delete_needs_id_and_tenant_in_the_replica_identity() {
     let deleted = |plan: &RowPlan, old: &[Cell<'_>]| {
-        let mut said = Vec::new();
-        let mapped = plan.delete(old, AT, &mut |tenant, change| said.push(show(tenant, &change)));
-        mapped.map(|()| said).map_err(|error| error.to_string())
+        let mut shown = Vec::new();
+        let mapped = plan.delete(old, AT, &mut |tenant, change| shown.push(show(tenant, &change)));
+        mapped.map(|()| shown).map_err(|error| error.to_string())
     };
     let plan = plan_of(&rules());
     assert!(plan.identity_gap().is_empty());
@@ -350,13 +350,13 @@ fn all_mistakes_of_a_mapping_are_reported_at_once() {
         error.to_string(),
         r#"the mapping does not fit auth.users:
   users.id: there is no column "ID"; did you mean "id"?
-  users.tenant: a unit makes a time, but this is a text; name the column without a unit
+  users.tenant: a unit makes a time, but this value is a text; name the column without a unit
   users.name: there is no column "mta.name"; did you mean "meta"?
   users.name: "email.domain" is a path into "email", which is not of type json or jsonb; name a column, or a path into a json column
-  users.email: there is no column "zzz"; name a column that the table has, or leave the key out
-  users.created_at: column "updated" is a number; say its unit: `created_at: {column: updated, unit: ms}` (or `s`)
+  users.email: there is no column "zzz"; name a column of the table, or remove the key
+  users.created_at: column "updated" is a number; add its unit: `created_at: {column: updated, unit: ms}` (or `s`)
   users.updated_at: column "created" is already a time, which has no such unit; write `updated_at: created`
-  users.deleted_at: joined texts make no time; name one column, or several of which the first counts
+  users.deleted_at: a time cannot be joined from texts; name one column, or a list whose first time is used
   users.exclude: there is no column "passwordhash"; did you mean "password_hash"?"#
     );
 }
@@ -368,14 +368,14 @@ fn domains_count_as_their_base_and_stripped_escapes_are_counted() {
     relation.columns[6].type_oid = 9000;
     relation.columns[4].type_oid = 9001;
     let plan = RowPlan::compile(&rules(), &relation, &types).unwrap();
-    let said =
+    let shown =
         inserted(&plan, &row(&[(6, Cell::Text(br#"{"name":"A\u0000da"}"#)), (4, Cell::Text(b"2000-01-01 00:00:00"))]));
-    assert!(said.starts_with("acme: upsert 1 Ada a@b.c 0 -*"), "{said}");
-    assert!(said.contains(r#""meta":{"name":"Ada"}"#), "{said}");
-    assert_eq!(plan.stripped_escapes(), 1);
+    assert!(shown.starts_with("acme: upsert 1 Ada a@b.c 0 -*"), "{shown}");
+    assert!(shown.contains(r#""meta":{"name":"Ada"}"#), "{shown}");
+    assert_eq!(plan.take_stripped_escapes(), 1);
 }
 
-/// A cell of any kind, its text near to something that some type would take.
+/// A cell of any kind, whose text is close to valid input of some type.
 fn any_cell() -> impl Strategy<Value = (u8, Vec<u8>)> {
     let text = prop_oneof![
         Just(b"2024-01-01 00:00:00+00".to_vec()),

@@ -1,5 +1,5 @@
-//! TimeSources from PostgreSQL's text output (ISO DateStyle), from epoch numbers and from RFC 3339.
-//! No date library on the main way: a row has several times, and each is a fixed form of digits.
+//! Times from PostgreSQL's text output (ISO DateStyle), from epoch numbers and from RFC 3339. Pure.
+//! PostgreSQL's form is parsed by hand: a row has several times, and the years exceed the range of jiff.
 
 use crate::model::Timestamp;
 
@@ -9,8 +9,8 @@ const UNIX_TO_POSTGRES_SECONDS: i64 = 946_684_800;
 const MIN_TIMESTAMP: i64 = -211_813_488_000_000_000;
 const END_TIMESTAMP: i64 = 9_223_371_331_200_000_000;
 
-/// Reads the output of `timestamptz`, `timestamp` (taken as UTC) or `date` (its midnight in UTC).
-/// `None` where the text is none of these or lies outside PostgreSQL's range of `timestamptz`.
+/// Parses the output of `timestamptz`, `timestamp` (taken as UTC) or `date` (its midnight in UTC).
+/// `None` if the text is none of these, or outside PostgreSQL's range of `timestamptz`.
 pub fn parse_timestamp(text: &str) -> Option<Timestamp> {
     match text {
         "infinity" => return Some(Timestamp::INFINITY),
@@ -37,17 +37,17 @@ pub fn parse_timestamp(text: &str) -> Option<Timestamp> {
     (rest.is_empty() && in_range(micros)).then_some(Timestamp(micros))
 }
 
-/// Reads RFC 3339 text, offset required. Anything finer than a microsecond is cut off.
-pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
+/// Parses RFC 3339 text with an offset. Digits after the microsecond are cut off.
+pub(crate) fn parse_rfc3339(text: &str) -> Option<Timestamp> {
     let commit: jiff::Timestamp = text.trim().parse().ok()?;
     let micros = i64::try_from(commit.as_nanosecond().div_euclid(1000)).ok()?;
     let timestamp = Timestamp::from_unix_micros(micros)?;
     in_range(timestamp.0).then_some(timestamp)
 }
 
-/// Reads a count of units since the Unix epoch, an integer or a decimal, each `unit_micros` microseconds long.
-/// The outer `None` says that the text is no such number or out of range; the inner, that it is 0 or empty: no time.
-pub fn parse_epoch(text: &str, unit_micros: i64) -> Option<Option<Timestamp>> {
+/// Parses a number of units since the Unix epoch, an integer or a decimal; a unit has `unit_micros` microseconds.
+/// The outer `None` means an invalid number or one out of range; the inner one means 0 or empty: no time.
+pub(crate) fn parse_epoch(text: &str, unit_micros: i64) -> Option<Option<Timestamp>> {
     let text = text.trim();
     if text.is_empty() {
         return Some(None);
@@ -84,11 +84,11 @@ fn exact_epoch(text: &str, unit_micros: i64) -> Option<i64> {
     Some(if negative { -micros - i64::from(lost) } else { micros })
 }
 
-/// Numbers with an exponent, as float8 and JSON may write them.
+/// Numbers with an exponent, which float8 and JSON may write.
 fn float_epoch(text: &str, unit_micros: i64) -> Option<i64> {
-    let exponent = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'-' | b'+' | b'.' | b'e' | b'E'));
-    let micros = (text.parse::<f64>().ok().filter(|_| exponent)? * unit_micros as f64).floor();
-    // Both bounds are exact as f64, and what lies between them fits.
+    let is_decimal = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'-' | b'+' | b'.' | b'e' | b'E'));
+    let micros = (text.parse::<f64>().ok().filter(|_| is_decimal)? * unit_micros as f64).floor();
+    // Both bounds are exact as f64, so every number between them fits.
     (micros.abs() < i64::MAX as f64).then_some(micros as i64)
 }
 

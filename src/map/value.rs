@@ -1,4 +1,4 @@
-//! A mapped value, compiled against a relation: which cells it reads and how a row's text becomes the value.
+//! A compiled value: which cells it reads, and how their texts become the value. Pure.
 
 use super::json::{clean, find, scalar_text};
 use super::unmappable::Unmappable;
@@ -6,14 +6,14 @@ use super::{parse_epoch, parse_rfc3339, parse_timestamp};
 use crate::model::{Cell, Set, Timestamp};
 use std::borrow::Cow;
 
-/// A tuple, with the old one behind it for what was not sent again.
+/// A new tuple, and the old one for values that were not sent again.
 #[derive(Clone, Copy)]
 pub(super) struct RowImage<'a> {
     pub new: &'a [Cell<'a>],
     pub old: Option<&'a [Cell<'a>]>,
 }
 
-/// What a tuple says of one column.
+/// One column of a tuple.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sent<'a> {
     Text(&'a [u8]),
@@ -36,41 +36,41 @@ impl<'a> RowImage<'a> {
     }
 }
 
-/// A column as values read it.
+/// A column that a value reads.
 #[derive(Clone, Debug)]
 pub(super) struct Input {
-    /// Its place in the relation.
+    /// The index in the relation.
     pub column: usize,
-    /// Its name, for errors.
+    /// For errors.
     pub name: String,
-    /// How its text is read.
     pub form: Form,
 }
 
 /// How the text of an input column is read.
 #[derive(Clone, Debug)]
 pub(super) enum Form {
-    /// As it is.
     Plain,
-    /// `char(n)`: without the padding, as its cast to text.
+    /// `char(n)`: without the padding, like its cast to text.
     Padded,
     /// `true` and `false`, as in JSON.
     Bool,
-    /// What a path leads to in a document; `cleaned` for json, which holds more than jsonb takes.
-    Json { path: Vec<String>, cleaned: bool },
+    /// The value at a path in a document; `cleaned` for json, which accepts more than jsonb does.
+    Json {
+        path: Vec<String>,
+        cleaned: bool,
+    },
 }
 
-/// What a value is, as far as the tuple tells.
+/// A value, as far as the tuple determines it.
 pub(super) enum Known<T> {
-    /// All that it depends on was sent.
+    /// Every column that it depends on was sent.
     Value(T),
-    /// Nothing that it depends on was sent: it is what it was.
+    /// No column that it depends on was sent: the value is unchanged.
     Unsent,
-    /// It depends on what was sent and on what was not.
+    /// Some columns were sent, and others were not.
     Mixed,
 }
 
-/// A text value.
 #[derive(Clone, Debug)]
 pub(super) enum Text {
     One(Input),
@@ -80,23 +80,34 @@ pub(super) enum Text {
     Constant(String),
 }
 
-/// A moment: the first of its sources that says one.
+/// A time: the first of these that is not null.
 #[derive(Clone, Debug)]
 pub(super) struct TimeSources(pub Vec<(Input, TimeForm)>);
+
+/// The mapped values of one row, each as far as it is known.
+pub(super) struct MappedValues<'a> {
+    pub name: Set<Option<Cow<'a, str>>>,
+    pub email: Set<Option<Cow<'a, str>>>,
+    pub created_at: Set<Option<Timestamp>>,
+    pub updated_at: Set<Option<Timestamp>>,
+    pub deleted_at: Set<Option<Timestamp>>,
+    /// As in [`User`](crate::model::User).
+    pub updated_at_derived: bool,
+}
 
 /// How the text of a time is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TimeForm {
-    /// As PostgreSQL writes timestamptz, timestamp and date.
+    /// The output of timestamptz, timestamp and date.
     Native,
-    /// A number of units, each so many microseconds long.
+    /// A number of units since the Unix epoch; the length of one in microseconds.
     Epoch(i64),
-    /// Text with an offset.
+    /// Text, with an offset.
     Rfc3339,
 }
 
 impl<T> Known<T> {
-    /// As a patch takes it; `None` where the row has to be read again.
+    /// For a patch; `None` if the row has to be read again.
     pub fn set(self) -> Option<Set<T>> {
         match self {
             Known::Value(value) => Some(Set::To(value)),
@@ -107,12 +118,12 @@ impl<T> Known<T> {
 }
 
 impl Input {
-    /// The text; null and '' are `None`. The outer `None`: it was not sent.
+    /// The text, where null and '' are `None`. The outer `None` means that it was not sent.
     fn read<'a>(&self, row: RowImage<'a>) -> Result<Option<Option<Cow<'a, str>>>, Unmappable> {
         Ok(self.raw(row)?.map(|text| text.filter(|text| !text.is_empty())))
     }
 
-    /// The same, where '' is a text like any other.
+    /// As `read`, but '' is a text.
     pub fn raw<'a>(&self, row: RowImage<'a>) -> Result<Option<Option<Cow<'a, str>>>, Unmappable> {
         let bytes = match row.get(self.column) {
             Sent::Text(bytes) => bytes,
@@ -124,7 +135,7 @@ impl Input {
             Form::Plain => Some(Cow::Borrowed(text)),
             Form::Padded => Some(Cow::Borrowed(text.trim_end_matches(' '))),
             Form::Bool => Some(Cow::Borrowed(if text == "t" { "true" } else { "false" })),
-            // What is taken out is counted where the column goes into `raw_json`.
+            // Stripped escapes are counted when the column goes into `raw_json`.
             Form::Json { path, cleaned: true } => self.at_path(clean(text, &mut 0), path)?,
             Form::Json { path, cleaned: false } => self.at_path(Cow::Borrowed(text), path)?,
         };
@@ -164,7 +175,7 @@ impl Text {
         })
     }
 
-    /// The outer `None`: it depends on what was not sent.
+    /// The outer `None` means that it depends on a column that was not sent.
     fn value<'a>(&self, row: RowImage<'a>) -> Result<Option<Option<Cow<'a, str>>>, Unmappable> {
         match self {
             Text::One(input) => input.read(row),

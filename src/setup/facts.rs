@@ -2,7 +2,7 @@
 
 use crate::capture::publication::{Published, read_publication, table_in_publication};
 use crate::config::{Config, Publish};
-use crate::map::{RowPlan, TouchPlan};
+use crate::map::{RowPlan, WatchPlan};
 use crate::model::{Relation, ReplicaIdentity, TableName};
 use crate::pg::{PgClient, load_types};
 use crate::replicator::error::ServiceError;
@@ -174,10 +174,10 @@ async fn wanted(
         }
         Some(query) => {
             for watch in query.watch.iter().filter(|watch| watch.table == relation.table) {
-                let plan = TouchPlan::compile(rules, watch, relation, &types)?;
+                let plan = WatchPlan::compile(rules, watch, relation, &types)?;
                 read.extend(named(plan.decoded()));
                 gap.extend(plan.identity_gap().to_vec());
-                identity.extend(TouchPlan::compile(rules, watch, &bare, &types)?.identity_gap().to_vec());
+                identity.extend(WatchPlan::compile(rules, watch, &bare, &types)?.identity_gap().to_vec());
             }
             read.sort();
             read.dedup();

@@ -3,7 +3,7 @@
 use super::malformed::Malformed;
 use std::borrow::Cow;
 
-/// PostgreSQL's own bound (MAXDIM of array.h).
+/// PostgreSQL's limit (MAXDIM of array.h).
 const MAX_DIMENSIONS: usize = 6;
 
 const MALFORMED: Malformed = Malformed("array");
@@ -15,14 +15,14 @@ pub(super) fn append(
     out: &mut String,
     mut append_element: impl FnMut(&str, &mut String) -> Result<(), Malformed>,
 ) -> Result<(), Malformed> {
-    // Bounds other than 1 are written before the braces; `to_jsonb` does not show them.
+    // Lower bounds other than 1 stand before the braces; `to_jsonb` drops them.
     let body = match text.strip_prefix('[') {
         Some(_) => text.split_once('=').ok_or(MALFORMED)?.1,
         None => text,
     };
     let mut reader = Reader { text: body, at: 0 };
     let mut depth = 0;
-    // Whether an element or `{` may follow, or else a delimiter or `}`.
+    // Whether an element or `{` may follow; otherwise a delimiter or `}`.
     let mut expects_element = true;
     loop {
         match reader.peek()? {
@@ -78,7 +78,7 @@ impl<'a> Reader<'a> {
         let rest = &self.text[self.at..];
         let ends = |b: u8| b == delimiter || matches!(b, b'{' | b'}' | b'"' | b'\\');
         let length = rest.bytes().position(ends).filter(|&length| length > 0).ok_or(MALFORMED)?;
-        // A delimiter is ASCII in every type that exists; `get` covers a catalog that says otherwise.
+        // A delimiter is ASCII in every known type; `get` guards against any other catalog.
         let item = rest.get(..length).ok_or(MALFORMED)?;
         self.at += length;
         Ok(item)
@@ -99,7 +99,7 @@ impl<'a> Reader<'a> {
                 }
                 b'\\' => {
                     item += &rest[done..i];
-                    // The escaped character itself is taken with what follows, whatever it is.
+                    // The escaped character is copied with the text after it.
                     done = i + 1;
                     bytes.next();
                 }

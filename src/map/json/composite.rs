@@ -32,8 +32,8 @@ pub(super) fn append<'a>(
     if rest == ")" { Ok(()) } else { Err(MALFORMED) }
 }
 
-/// One field and what comes after it. Nothing at all is null; quotes around nothing are an empty text.
-/// As record_in, quotes may begin and end anywhere, and are doubled or escaped to stand for themselves.
+/// One field and the rest of the text. An empty field is null; a quoted empty field is an empty text.
+/// As in record_in, quotes may begin and end anywhere, and are doubled or escaped as literals.
 fn take_field(text: &str) -> Result<(Option<Cow<'_, str>>, &str), Malformed> {
     let mut field = Cow::Borrowed("");
     let mut quoted = false;
@@ -55,7 +55,7 @@ fn take_field(text: &str) -> Result<(Option<Cow<'_, str>>, &str), Malformed> {
                 done = i + 1;
                 let doubled = quoted && bytes.peek().is_some_and(|(_, next)| *next == b'"');
                 if doubled {
-                    // The second quote is taken with what follows.
+                    // The second quote is copied with the text after it.
                     bytes.next();
                 } else {
                     quoted = !quoted;

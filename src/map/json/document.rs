@@ -1,4 +1,4 @@
-//! Values of json and jsonb columns: what jsonb would refuse taken out, and paths into them.
+//! Values of json and jsonb columns: removal of escapes that jsonb rejects, and paths into documents. Pure.
 
 use crate::model::push_string;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
-/// Takes out what the json type holds but jsonb refuses: the escape for code point zero, and halves of surrogate pairs.
-/// An escape is one only where its backslash is not itself escaped. Borrows where there is nothing to do.
+/// Removes escapes that json accepts but jsonb rejects: code point zero, and halves of surrogate pairs. A backslash that
+/// is itself escaped begins no escape. Borrows if there is nothing to remove.
 pub(in crate::map) fn clean<'a>(text: &'a str, stripped: &mut u64) -> Cow<'a, str> {
     if !text.contains("\\u") {
         return Cow::Borrowed(text);
@@ -21,7 +21,7 @@ pub(in crate::map) fn clean<'a>(text: &'a str, stripped: &mut u64) -> Cow<'a, st
             continue;
         }
         let length = match code_unit(bytes, at) {
-            // Any other escape: the backslash and one character, of which a backslash must not be seen again.
+            // Any other escape: skip the backslash and one character, which may be a backslash.
             None => 2,
             Some(0xD800..=0xDBFF) if matches!(code_unit(bytes, at + 6), Some(0xDC00..=0xDFFF)) => 12,
             Some(0 | 0xD800..=0xDFFF) => {
@@ -47,8 +47,8 @@ fn code_unit(bytes: &[u8], at: usize) -> Option<u32> {
     digits.iter().try_fold(0, |unit, &digit| Some(unit * 16 + char::from(digit).to_digit(16)?))
 }
 
-/// The value that a path of keys leads to; `None` where a key is not there or what is there has no keys.
-/// Of a key that occurs twice the last counts, as in jsonb.
+/// The value at a path of keys; `None` if a key does not exist or its value is not an object. Of a duplicate key the
+/// last value counts, as in jsonb.
 pub(in crate::map) fn find<'a>(document: &'a str, path: &[String]) -> Result<Option<&'a str>, serde_json::Error> {
     let mut value = document.trim_ascii();
     for key in path {
@@ -64,7 +64,7 @@ pub(in crate::map) fn find<'a>(document: &'a str, path: &[String]) -> Result<Opt
     Ok(Some(value))
 }
 
-/// The text of a scalar: a string without its quotes and escapes, a number or boolean as it is written.
+/// The text of a scalar: a string without quotes and escapes, a number or boolean as written.
 /// `None` for null, objects and arrays.
 pub(in crate::map) fn scalar_text(value: &str) -> Result<Option<Cow<'_, str>>, serde_json::Error> {
     let value = value.trim_ascii();
@@ -78,7 +78,7 @@ pub(in crate::map) fn scalar_text(value: &str) -> Result<Option<Cow<'_, str>>, s
     }
 }
 
-/// Appends the document without what stands at any of the paths. A path goes into the elements of arrays, too.
+/// Appends the document without the values at the paths. A path also applies to the elements of arrays.
 pub(in crate::map) fn without(
     document: &str,
     paths: &[Vec<String>],
@@ -126,7 +126,7 @@ fn cut(value: &str, paths: &[&[String]], out: &mut String) -> Result<(), serde_j
     Ok(())
 }
 
-/// Visits an object and keeps every key with its value as it is written.
+/// Visits an object and keeps every key with its value as written.
 struct Entries;
 
 impl<'de> Visitor<'de> for Entries {
@@ -168,7 +168,7 @@ impl<'de> Visitor<'de> for LastOf<'_> {
     }
 }
 
-/// Compares a key without keeping it.
+/// Compares a key without allocating it.
 struct IsKey<'k>(&'k str);
 
 impl<'de> DeserializeSeed<'de> for IsKey<'_> {

@@ -1,5 +1,5 @@
-//! The error of every parser here.
+//! The error of all parsers of text output.
 
-/// A text that is not what PostgreSQL writes for the type. Never holds the value.
+/// The text is not valid output of the type. Never contains the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed(pub(crate) &'static str);

@@ -1,7 +1,7 @@
-//! PostgreSQL's text output of a value, as the JSON that `to_jsonb` makes of it.
+//! A value's text output, converted to the JSON that `to_jsonb` makes of it. Pure.
 //!
-//! The session has to write UTC, ISO dates, `extra_float_digits` 3 and hex bytea. What to do with a column is decided
-//! once, in [`JsonKind::compile`]; [`JsonKind::append`] then writes straight into one string.
+//! The session's output must use UTC, ISO dates, `extra_float_digits` 3 and hex bytea. [`JsonKind::compile`] decides once
+//! per column; [`JsonKind::append`] then writes into one string.
 
 mod array;
 mod composite;
@@ -13,7 +13,7 @@ pub(super) use malformed::Malformed;
 
 use crate::model::{Oid, TypeCatalog, TypeKind, push_string};
 
-/// Type ids of `pg_type.dat` for which `to_jsonb` does more than quote.
+/// Type oids of `pg_type.dat` for which `to_jsonb` does more than quote.
 pub(super) mod oid {
     pub const BOOL: u32 = 16;
     pub const INT8: u32 = 20;
@@ -35,20 +35,20 @@ pub(super) mod oid {
     pub const JSONB: u32 = 3802;
 }
 
-/// How the text of one type becomes JSON. Domains are gone: their base type stands for them.
+/// How the text of one type becomes JSON. A domain is replaced by its base type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum JsonKind {
     /// `t` and `f`.
     Bool,
     /// A bare number; NaN and the infinities are quoted.
     Number,
-    /// Embedded once what jsonb refuses is taken out.
+    /// Embedded, without the escapes that jsonb rejects.
     Json,
-    /// Embedded as it is.
+    /// Embedded unchanged.
     Jsonb,
-    /// `2024-01-01 00:00:00` with a `T`; with a time zone its minutes too.
+    /// `2024-01-01 00:00:00` with a `T`; a time zone also gets its minutes.
     Timestamp,
-    /// Everything else: a string.
+    /// Any other type: a string.
     Text,
     /// `int2vector` (numbers) and `oidvector` (strings): arrays to `to_jsonb`, but written as `1 2`.
     Vector(Box<JsonKind>),
@@ -58,9 +58,9 @@ pub(super) enum JsonKind {
     Composite(Vec<(String, JsonKind)>),
 }
 
-/// The type behind any number of domains; the id itself where it is none.
+/// The type below any number of domains; `oid` itself if it is not a domain.
 pub(super) fn base_type(mut oid: Oid, types: &TypeCatalog) -> Oid {
-    // A server's domains end; the bound is for a catalog that came from anywhere else.
+    // A server has no cycle of domains. The bound protects against any other catalog.
     for _ in 0..types.len() {
         match types.get(&oid) {
             Some(TypeKind::Domain(base)) => oid = *base,
@@ -71,14 +71,14 @@ pub(super) fn base_type(mut oid: Oid, types: &TypeCatalog) -> Oid {
 }
 
 impl JsonKind {
-    /// Looks through domains, arrays and composites down to the scalars.
+    /// Resolves domains, arrays and composites down to their scalars.
     pub(super) fn compile(oid: Oid, types: &TypeCatalog) -> JsonKind {
         Self::compile_below(oid, types, &mut Vec::new())
     }
 
     fn compile_below(oid: Oid, types: &TypeCatalog, above: &mut Vec<Oid>) -> JsonKind {
         let oid = base_type(oid, types);
-        // PostgreSQL allows no type within itself.
+        // PostgreSQL does not allow a type to contain itself.
         if above.contains(&oid) {
             return JsonKind::Text;
         }
@@ -110,8 +110,8 @@ impl JsonKind {
         }
     }
 
-    /// Appends `text` as JSON; `stripped` counts the escapes that jsonb refuses and that were taken out.
-    /// After an error `out` holds a part of the value.
+    /// Appends `text` as JSON and adds the number of removed escapes to `stripped`.
+    /// After an error, `out` has a part of the value.
     pub(super) fn append(&self, text: &str, out: &mut String, stripped: &mut u64) -> Result<(), Malformed> {
         match self {
             JsonKind::Text => push_string(text, out),
@@ -122,7 +122,7 @@ impl JsonKind {
                 _ => return Err(Malformed("boolean")),
             }),
             JsonKind::Timestamp => push_timestamp(text, out),
-            // The types vouch that these are JSON; emptiness is looked at because it would break the object around.
+            // The types guarantee JSON. An empty text is checked because it would break the enclosing object.
             JsonKind::Json | JsonKind::Jsonb if text.is_empty() => return Err(Malformed("JSON document")),
             JsonKind::Jsonb => out.push_str(text),
             JsonKind::Json => out.push_str(&clean(text, stripped)),
@@ -197,8 +197,8 @@ fn is_number(text: &[u8]) -> bool {
     rest.is_empty()
 }
 
-/// From ISO to XSD dates, as JsonEncodeDateTime (utils/adt/json.c): `T` for the blank, an offset with its minutes.
-/// ` BC` comes after the time in both. The infinities have no blank and stay.
+/// From ISO to XSD dates, like JsonEncodeDateTime (utils/adt/json.c): `T` for the blank, an offset with minutes.
+/// ` BC` follows the time in both. The infinities have no blank and stay unchanged.
 fn push_timestamp(text: &str, out: &mut String) {
     let Some((date, rest)) = text.split_once(' ') else {
         return push_string(text, out);
@@ -209,7 +209,7 @@ fn push_timestamp(text: &str, out: &mut String) {
     };
     let hours_only = time.len().checked_sub(3).is_some_and(|at| matches!(time.as_bytes()[at], b'+' | b'-'));
     if [date, time, era].iter().any(|part| part.bytes().any(|b| b < b' ' || b == b'"' || b == b'\\')) {
-        // No server writes this; as a string it can at least not break out of the object.
+        // No server writes this. As a string it cannot break the enclosing object.
         return push_string(text, out);
     }
     out.push('"');

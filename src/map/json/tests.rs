@@ -1,9 +1,9 @@
-//! Table tests of the JSON forms; `tests/postgres/to_jsonb.rs` holds them against a server.
+//! Table tests of the JSON forms; `tests/postgres/to_jsonb.rs` compares them with a server.
 
 use super::*;
 use proptest::prelude::*;
 
-/// A catalog with arrays, a composite, a domain, and a cycle that no server would have.
+/// A catalog with arrays, a composite, a domain, and a cycle that no server has.
 fn types() -> TypeCatalog {
     let array = |element, delimiter| TypeKind::Array { element, delimiter };
     let field = |name: &str, oid| (name.to_owned(), oid);

@@ -1,4 +1,4 @@
-//! Which rows are users, which columns leave, and whom a watched row touches.
+//! Which rows are users, which columns are exposed, and which users a watched row affects.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn only_rows_that_match_the_condition_are_users() {
     let ada = is("meta.name", &["Ada", "Bob"]);
     let null = Filter::IsNull("meta.nick".to_owned());
     let not = |filter: &Filter| Filter::Not(Box::new(filter.clone()));
-    // A comparison with null is neither true nor false, and its opposite neither.
+    // A comparison with null is null, and so is its opposite.
     let unknown = is("meta.nick", &["x"]);
     for (filter, is_user) in [
         (ada.clone(), true),
@@ -30,10 +30,10 @@ fn only_rows_that_match_the_condition_are_users() {
         let plan = plan_of(&Rules { filter: Some(filter.clone()), ..rules() });
         let mut row = ROW;
         row[7] = Cell::Null;
-        assert_eq!(inserted(&plan, &row) != "nobody", is_user, "{filter:?}");
+        assert_eq!(inserted(&plan, &row) != "no user", is_user, "{filter:?}");
     }
     let plan = plan_of(&Rules { filter: Some(is("email", &[""])), ..rules() });
-    assert_ne!(inserted(&plan, &row(&[(2, Cell::Text(b""))])), "nobody", "'' is a text like any other");
+    assert_ne!(inserted(&plan, &row(&[(2, Cell::Text(b""))])), "no user", "'' is a text");
 }
 
 #[test]
@@ -42,22 +42,22 @@ fn a_row_that_stops_matching_is_deleted() {
     let changed = row(&[(2, Cell::Text(b"x"))]);
     assert_eq!(updated(&plan, None, &changed), ["acme: delete 1 777"]);
     assert_eq!(updated(&plan, Some(&ROW), &changed), ["acme: delete 1 777"]);
-    // Never was one.
+    // It never matched.
     assert_eq!(updated(&plan, Some(&changed), &changed), [""; 0]);
     assert!(updated(&plan, Some(&changed), &ROW)[0].starts_with("acme: upsert 1 "));
     let deleted = |old: &[Cell<'_>]| {
-        let mut said = Vec::new();
-        plan.delete(old, AT, &mut |tenant, change| said.push(show(tenant, &change))).unwrap();
-        said
+        let mut shown = Vec::new();
+        plan.delete(old, AT, &mut |tenant, change| shown.push(show(tenant, &change))).unwrap();
+        shown
     };
     assert_eq!(deleted(&ROW), ["acme: delete 1 777"]);
     assert_eq!(deleted(&changed), [""; 0]);
-    assert_eq!(deleted(&row(&[(2, Cell::Absent)])), ["acme: delete 1 777"], "who knows");
-    // Whose it was is not known.
+    assert_eq!(deleted(&row(&[(2, Cell::Absent)])), ["acme: delete 1 777"], "it may have matched");
+    // The tenant is unknown.
     let unknown = Rules { filter: Some(is("email", &["a@b.c"])), tenant: Some(column("meta.n")), ..rules() };
-    let said = updated(&plan_of(&unknown), None, &row(&[(2, Cell::Null), (6, Cell::Unchanged)]));
-    assert!(said[0].starts_with("error: the replica identity lacks"), "{said:?}");
-    // What decides was not sent.
+    let shown = updated(&plan_of(&unknown), None, &row(&[(2, Cell::Null), (6, Cell::Unchanged)]));
+    assert!(shown[0].starts_with("error: the replica identity lacks"), "{shown:?}");
+    // The value that decides was not sent.
     let plan = plan_of(&Rules { filter: Some(is("meta.n", &["5"])), name: None, ..rules() });
     assert_eq!(updated(&plan, None, &row(&[(6, Cell::Unchanged)])), ["acme: reread 1 42"]);
 }
@@ -67,9 +67,9 @@ fn only_allowed_columns_leave_and_excluded_paths_are_removed() {
     let allow = ["meta", "password_hash", "none?"].map(str::to_owned).to_vec();
     let exclude = ["meta.name", "meta.none", "gone?", "gone.x?"].map(str::to_owned).to_vec();
     let plan = plan_of(&Rules { allow: Some(allow), exclude, ..rules() });
-    let said = inserted(&plan, &row(&[(3, Cell::Text(b"hash"))]));
+    let shown = inserted(&plan, &row(&[(3, Cell::Text(b"hash"))]));
     let kept = r#""signed_up_at_millis":946684800001,"password_hash":"hash","meta":{"n":5}}"#;
-    assert!(said.ends_with(kept), "{said}");
+    assert!(shown.ends_with(kept), "{shown}");
     assert_eq!(plan.exposed_columns().collect::<Vec<_>>(), ["id", "password_hash", "meta"]);
     let withheld: Vec<_> =
         plan.withheld_columns().filter(|(_, why)| *why == WithheldReason::NotAllowed).map(|(name, _)| name).collect();
@@ -91,8 +91,8 @@ fn constants_schemas_and_missing_columns_make_values() {
         (Value::Optional(Box::new(unless("nope"))), "-"),
     ] {
         let plan = plan_of(&Rules { name: Some(name.clone()), ..rules() });
-        let said = inserted(&plan, &ROW);
-        assert!(said.starts_with(&format!("acme: upsert 1 {expected} a@b.c")), "{name:?}: {said}");
+        let shown = inserted(&plan, &ROW);
+        assert!(shown.starts_with(&format!("acme: upsert 1 {expected} a@b.c")), "{name:?}: {shown}");
     }
 }
 
@@ -106,7 +106,7 @@ fn a_watched_row_yields_the_affected_key_and_tenant() {
         via: None,
     };
     let compile = |rules: &Rules, watch: &Watch, identity: &[&str]| {
-        TouchPlan::compile(rules, watch, &relation(identity), &TypeCatalog::new())
+        WatchPlan::compile(rules, watch, &relation(identity), &TypeCatalog::new())
     };
     let plan = compile(&rules(), &watch(&["tenant", "id"], Some(column("email"))), &["id", "tenant"]).unwrap();
     assert_eq!(plan.decoded(), [true, true, true, false, false, false, false, false, false]);
@@ -114,20 +114,20 @@ fn a_watched_row_yields_the_affected_key_and_tenant() {
         (plan.identity_gap(), plan.identity_remedy().contains("(\"tenant\", \"id\", \"email\")")),
         (&["email".to_owned()][..], true)
     );
-    let touched = |plan: &TouchPlan, cells: &[Cell<'static>]| {
-        let touch = plan.touches(cells).map_err(|error| error.to_string());
-        touch.map(|touch| touch.map(|touch| format!("{} {:?}", touch.key.join("/"), touch.tenant)))
+    let affected = |plan: &WatchPlan, cells: &[Cell<'static>]| {
+        let affected = plan.affected_key(cells).map_err(|error| error.to_string());
+        affected.map(|affected| affected.map(|AffectedKey { key, tenant }| format!("{} {tenant:?}", key.join("/"))))
     };
-    assert_eq!(touched(&plan, &ROW), Ok(Some("acme/1 Key(\"a@b.c\")".to_owned())));
-    assert_eq!(touched(&plan, &row(&[(2, Cell::Text(b""))])), Ok(Some("acme/1 NoTenant".to_owned())));
-    assert_eq!(touched(&plan, &row(&[(0, Cell::Null)])), Ok(None), "a row that belongs to nobody");
-    assert!(touched(&plan, &row(&[(0, Cell::Absent)])).unwrap_err().starts_with("the replica identity lacks email"));
-    assert!(touched(&plan, &ROW[..3]).unwrap_err().contains("3 columns"));
+    assert_eq!(affected(&plan, &ROW), Ok(Some("acme/1 Key(\"a@b.c\")".to_owned())));
+    assert_eq!(affected(&plan, &row(&[(2, Cell::Text(b""))])), Ok(Some("acme/1 NoTenant".to_owned())));
+    assert_eq!(affected(&plan, &row(&[(0, Cell::Null)])), Ok(None), "no user has a null key");
+    assert!(affected(&plan, &row(&[(0, Cell::Absent)])).unwrap_err().starts_with("the replica identity lacks email"));
+    assert!(affected(&plan, &ROW[..3]).unwrap_err().contains("3 columns"));
     let plan = compile(&rules(), &watch(&["id"], None), &["id"]).unwrap();
-    assert_eq!(touched(&plan, &ROW), Ok(Some("1 Unsent".to_owned())));
+    assert_eq!(affected(&plan, &ROW), Ok(Some("1 Unsent".to_owned())));
     assert!(plan.identity_gap().is_empty());
     let plan = compile(&Rules { tenant: None, ..rules() }, &watch(&["id"], None), &["id"]).unwrap();
-    assert_eq!(touched(&plan, &ROW), Ok(Some("1 Only".to_owned())));
+    assert_eq!(affected(&plan, &ROW), Ok(Some("1 Only".to_owned())));
     let error = compile(&rules(), &watch(&["idd"], None), &[]).unwrap_err().to_string();
     assert!(error.contains("users.watch: there is no column \"idd\"; did you mean \"id\"?"), "{error}");
 }

@@ -3,7 +3,7 @@
 //!
 //! A reading is ahead of the stream, and only of it: nothing older ever follows, since all that comes is read, too.
 
-use crate::map::{TenantRef, Touch, Unmappable, Via, Watch};
+use crate::map::{AffectedKey, TenantRef, Unmappable, Via, Watch};
 use crate::model::{Cell, Change, Lsn, Xid};
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::Out;
@@ -77,7 +77,7 @@ impl AffectedUsers {
         event: Event,
         transaction: Transaction,
     ) -> Result<(), Unmappable> {
-        let Some(Touch { key, tenant }) = watched.plan.touches(row)? else { return Ok(()) };
+        let Some(AffectedKey { key, tenant }) = watched.plan.affected_key(row)? else { return Ok(()) };
         let key = key.into_iter().map(|part| part.into_owned()).collect();
         let inserted = watched.is_users_own && event == Event::Insert;
         let fresh =

@@ -2,7 +2,7 @@
 
 use crate::capture::publication::Published;
 use crate::config::{Config, Publish};
-use crate::map::{self, RowPlan, Rules, TouchPlan};
+use crate::map::{self, RowPlan, Rules, WatchPlan};
 use crate::model::{Oid, Relation, ReplicaIdentity, TableName, TypeCatalog};
 use crate::pg::{load_types, quote_table};
 use crate::replicator::error::ServiceError;
@@ -55,7 +55,7 @@ pub(crate) async fn compile_watched(
     let types = types_of(client, relation).await?;
     let watches = rules.query.iter().flat_map(|query| &query.watch).filter(|watch| watch.table == relation.table);
     let compiled = watches.map(|watch| {
-        let plan = TouchPlan::compile(rules, watch, relation, &types)?;
+        let plan = WatchPlan::compile(rules, watch, relation, &types)?;
         Ok(WatchedTable { plan, is_users_own: watch.is_users_own })
     });
     compiled.collect()
@@ -63,7 +63,7 @@ pub(crate) async fn compile_watched(
 
 /// A table whose changes touch users.
 pub(crate) struct WatchedTable {
-    pub(crate) plan: TouchPlan,
+    pub(crate) plan: WatchPlan,
     /// The table that says whether a user is there at all.
     pub(crate) is_users_own: bool,
 }
