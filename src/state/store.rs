@@ -1,28 +1,22 @@
-//! The state as one process writes it.
+//! Writes the state of one slot, as one process.
 
-use super::request::Request;
-use super::tables::{ADD_COLUMNS, CREATE, exists, has_all_columns, read_rows};
-use super::{LEASE, Snapshot, StateError, TenantRow};
+use super::error::StateError;
+use super::read::{exists, is_current, read_rows, request};
+use super::rows::{Reached, Request, Snapshot, TenantRow};
+use super::schema::{CREATE, UPGRADE};
 use crate::model::{Epoch, Generation, Lsn, ParkCause, Reason, TargetId, TenantId};
 use crate::pg::{PgClient, create_schema};
+use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::types::{PgLsn, ToSql};
 
-/// How far a running process is.
-#[derive(Clone, Debug)]
-pub struct Reached {
-    /// What may be confirmed to the source.
-    pub confirmed: Lsn,
-    /// What was received.
-    pub received: Lsn,
-    /// The tenants that do not hold all of that.
-    pub behind: Vec<TenantId>,
-}
-
-/// So many epochs are remembered: a target that was written longer ago is believed.
+/// A process that has not renewed its lease for this long has lost it. It stops writing, and a standby ends its connections
+/// and takes over.
+pub const LEASE: Duration = Duration::from_secs(10);
+/// Number of epochs that are remembered. The checkpoint of an older epoch is believed without a check.
 const EPOCHS_KEPT: i64 = 1_000;
 
-/// The state of one slot, as one process writes it.
+/// The state of one slot, written by one process.
 pub struct StateStore {
     pub(super) client: PgClient,
     pub(super) slot: String,
@@ -30,18 +24,21 @@ pub struct StateStore {
 }
 
 impl StateStore {
-    /// Creates what is missing and becomes the newest process of this slot: raises the epoch. To be called once
-    /// the slot is ours; whatever the state says is read after it. A new slot's row starts at generation 0. `flushed` is how
-    /// far the source's log goes.
+    /// Creates or upgrades the tables, and raises the epoch: this process becomes the newest of the slot. Call it once the slot
+    /// is acquired, and read the state afterwards. The row of a new slot starts at generation 0. `flushed` is the end of the
+    /// source's log.
     ///
-    /// Epochs are taken from the clock, so that none is given twice even where the state goes back to an older point.
+    /// Epochs are taken from the clock, so that none is used twice even if the state is restored to an older point.
+    ///
+    /// # Errors
+    /// [`StateError::Outdated`] if the role may not upgrade the tables.
     pub async fn acquire(client: PgClient, slot: &str, holder: &str, flushed: Lsn) -> Result<StateStore, StateError> {
         if !exists(&client).await? {
             create_schema(&client, "users_sync").await?;
             client.batch_execute(CREATE).await?;
         }
-        if !has_all_columns(&client).await? {
-            client.batch_execute(ADD_COLUMNS).await.map_err(StateError::of_upgrade)?;
+        if !is_current(&client).await? {
+            client.batch_execute(UPGRADE).await.map_err(StateError::of_upgrade)?;
         }
         let row = client
             .query_one(
@@ -62,26 +59,22 @@ impl StateStore {
         Ok(StateStore { client, slot: slot.to_owned(), epoch: Epoch(row.get(0)) })
     }
 
-    /// This process's epoch.
+    /// The epoch of this process.
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// What is written down.
+    /// Reads all rows of the slot.
     pub async fn load(&self) -> Result<Snapshot, StateError> {
         read_rows(&self.client, &self.slot).await
     }
 
-    /// Reads the state without taking part: for `status`. Empty where there is none.
+    /// Reads all rows of a slot without becoming its newest process, for commands such as `status`. Empty without tables.
     pub async fn read(client: &Client, slot: &str) -> Result<Snapshot, StateError> {
-        match exists(client).await? {
-            true => read_rows(client, slot).await,
-            false => Ok(Snapshot::default()),
-        }
+        if exists(client).await? { read_rows(client, slot).await } else { Ok(Snapshot::default()) }
     }
 
-    /// Drops everything that is written down of one slot; with the last one the tables and, where it is empty, the
-    /// schema go. For `teardown`.
+    /// Deletes the rows of a slot, for `teardown`. Drops the tables with the last slot, and the schema if it is empty then.
     pub async fn forget(client: &Client, slot: &str) -> Result<(), StateError> {
         if !exists(client).await? {
             return Ok(());
@@ -99,14 +92,14 @@ impl StateStore {
         Ok(())
     }
 
-    /// Drops what is written down of a tenant. For `forget`.
+    /// Deletes the row of a tenant, for `forget`.
     pub async fn forget_tenant(client: &Client, slot: &str, tenant: &TenantId) -> Result<(), StateError> {
         let sql = "DELETE FROM users_sync.tenant WHERE slot = $1 AND tenant = $2";
         client.execute(sql, &[&slot, &tenant.as_str()]).await?;
         Ok(())
     }
 
-    /// A new history begins at `position`: the slot was made anew, or the source is another one.
+    /// Begins a new generation at `position`, because the slot or the source is not the one of the last generation.
     pub async fn begin_generation(
         &self,
         generation: Generation,
@@ -133,7 +126,7 @@ impl StateStore {
         self.fenced_unless(written == 1)
     }
 
-    /// Writes a tenant's state, before anything is done that depends on it.
+    /// Writes the row of a tenant. Write it before anything that depends on it.
     pub async fn put_tenant(&self, tenant: &TenantId, row: &TenantRow) -> Result<(), StateError> {
         let target_id = row.target_id.as_ref().map(TargetId::as_str);
         let written = self
@@ -169,8 +162,7 @@ impl StateStore {
         self.fenced_unless(written == 1)
     }
 
-    /// What comes next is another history: the next session begins a generation. Asks for no epoch, as it can only
-    /// cost a resync.
+    /// Marks the history as broken: the next session begins a new generation. Needs no epoch, as its worst effect is a resync.
     pub async fn break_history(client: &Client, slot: &str) -> Result<(), StateError> {
         if exists(client).await? {
             client.execute("UPDATE users_sync.source SET system_identifier = '' WHERE slot = $1", &[&slot]).await?;
@@ -178,8 +170,7 @@ impl StateStore {
         Ok(())
     }
 
-    /// The same, where a target has been written by a process with this epoch that the state does not know: later ones
-    /// have higher epochs.
+    /// Marks the history as broken, and raises the epoch above `seen`, which a process unknown to the state has used.
     pub async fn break_own_history(&self, seen: Epoch) -> Result<(), StateError> {
         let sql = "UPDATE users_sync.source SET system_identifier = '', epoch = greatest(epoch, $3) + 1 \
                    WHERE slot = $1 AND epoch = $2";
@@ -187,14 +178,14 @@ impl StateStore {
         self.fenced_unless(written == 1)
     }
 
-    /// Whether no later process has followed this one.
+    /// Whether no later process has raised the epoch.
     pub async fn is_newest(&self) -> Result<bool, StateError> {
         let sql = "SELECT FROM users_sync.source WHERE slot = $1 AND epoch = $2";
         Ok(self.client.query_opt(sql, &[&self.slot, &self.epoch.0]).await?.is_some())
     }
 
-    /// Parks the tenants that the configuration no longer has. They are not forgotten: one that comes back is
-    /// resynced into the target that it had.
+    /// Parks the tenants that are not in the configuration. Their rows stay: a tenant that is added again is resynced into
+    /// the same target.
     pub async fn park_others(&self, tenants: &[&str]) -> Result<u64, StateError> {
         let sql = "UPDATE users_sync.tenant t SET state = 'parked', since = now(), remedy = NULL, \
                      reason = $4, reason_code = $5 \
@@ -205,8 +196,8 @@ impl StateStore {
         Ok(self.client.execute(sql, &parameters).await?)
     }
 
-    /// Writes what the targets hold and the position that is about to be confirmed, and renews the lease. Gives what is
-    /// asked of this process.
+    /// Writes the positions of the targets and the position that is about to be confirmed, and renews the lease. Returns the
+    /// open requests.
     pub async fn record(&self, reached: &Reached, positions: &[(TenantId, Lsn)]) -> Result<Vec<Request>, StateError> {
         let Reached { confirmed, received, behind } = reached;
         let behind: Vec<&str> = behind.iter().map(TenantId::as_str).collect();
@@ -237,10 +228,10 @@ impl StateStore {
             )
             .await?;
         self.fenced_unless(!rows.is_empty())?;
-        Ok(rows.iter().filter_map(Request::of_row).collect())
+        Ok(rows.iter().filter_map(request).collect())
     }
 
-    /// The tenant has done what was asked of it, up to this request.
+    /// Deletes the requests of a tenant up to this one.
     pub async fn finish_requests(&self, tenant: &TenantId, up_to: i64) -> Result<(), StateError> {
         let sql = "DELETE FROM users_sync.request r USING users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 \
                      AND r.slot = s.slot AND r.tenant = $3 AND r.id <= $4";
@@ -248,7 +239,7 @@ impl StateStore {
         Ok(())
     }
 
-    /// Nothing more will be written: whoever waits need not wait until the lease has lapsed.
+    /// Ends the lease, so that a standby need not wait for it.
     pub async fn release(&self) -> Result<(), StateError> {
         let sql = "UPDATE users_sync.source SET lease_until = now() WHERE slot = $1 AND epoch = $2";
         self.client.execute(sql, &[&self.slot, &self.epoch.0]).await?;
@@ -256,9 +247,6 @@ impl StateStore {
     }
 
     pub(super) fn fenced_unless(&self, written: bool) -> Result<(), StateError> {
-        match written {
-            true => Ok(()),
-            false => Err(StateError::Fenced { slot: self.slot.clone(), epoch: self.epoch }),
-        }
+        if written { Ok(()) } else { Err(StateError::Fenced { slot: self.slot.clone(), epoch: self.epoch }) }
     }
 }

@@ -1,0 +1,35 @@
+//! Requests to the process that holds the slot.
+
+use super::error::StateError;
+use super::read::request;
+use super::rows::Request;
+use super::store::StateStore;
+use tokio_postgres::Client;
+
+impl StateStore {
+    /// Requests a resync of these tenants from the process that holds the slot, and returns the ids of the requests. A request
+    /// stays until it is done, also over a restart.
+    pub async fn request_resync(
+        client: &Client,
+        slot: &str,
+        tenants: &[&str],
+        allow_deletes: bool,
+    ) -> Result<Vec<i64>, StateError> {
+        let sql = "INSERT INTO users_sync.request (slot, tenant, allow_deletes) \
+                   SELECT $1, tenant, $3 FROM unnest($2::text[]) AS tenant RETURNING id";
+        let rows = client.query(sql, &[&slot, &tenants, &allow_deletes]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// The given requests that are not done yet.
+    pub async fn open_requests(client: &Client, ids: &[i64]) -> Result<Vec<Request>, StateError> {
+        let sql = "SELECT id, tenant, allow_deletes FROM users_sync.request WHERE id = ANY($1) ORDER BY id";
+        Ok(client.query(sql, &[&ids]).await?.iter().filter_map(request).collect())
+    }
+
+    /// Withdraws requests.
+    pub async fn withdraw_requests(client: &Client, ids: &[i64]) -> Result<(), StateError> {
+        client.execute("DELETE FROM users_sync.request WHERE id = ANY($1)", &[&ids]).await?;
+        Ok(())
+    }
+}

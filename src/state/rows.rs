@@ -1,0 +1,159 @@
+//! The rows of the state's tables.
+
+use crate::model::{Epoch, Generation, Lsn, Oid, Reason, TargetId, TenantId};
+use std::collections::BTreeMap;
+
+/// The row of the source and its slot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceRow {
+    /// The current generation.
+    pub generation: Generation,
+    /// System identifier of the server on which the slot was created; empty once the history was marked as broken.
+    pub system_identifier: String,
+    /// Timeline of that server when the generation began.
+    pub timeline: i32,
+    /// The position that was confirmed last.
+    pub confirmed: Lsn,
+    /// The position up to which the source's log was received.
+    pub received: Lsn,
+    /// The tenants that lack changes before `received`.
+    pub behind: Vec<TenantId>,
+    /// The publication as the newest process found it (`PublicationVersion::rows`); empty before it was first read.
+    pub publication: String,
+    /// Epoch of the newest process.
+    pub epoch: Epoch,
+    /// Description of that process.
+    pub holder: String,
+    /// Seconds until the lease of that process ends; negative once it has lapsed.
+    pub lease_seconds: f64,
+}
+
+impl SourceRow {
+    /// Whether the row may describe the server with this identifier. A broken history fits every server.
+    pub fn is_of(&self, system_identifier: &str) -> bool {
+        self.system_identifier.is_empty() || self.system_identifier == system_identifier
+    }
+
+    /// The position up to which the target of a following tenant holds everything, at least.
+    pub fn applied_by(&self, tenant: &TenantId) -> Lsn {
+        if self.behind.contains(tenant) { self.confirmed } else { self.confirmed.max(self.received) }
+    }
+
+    /// Whether the lease of a process is still valid.
+    pub fn is_held(&self) -> bool {
+        self.lease_seconds > 0.0
+    }
+}
+
+/// The state of a tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TenantState {
+    /// The tenant takes a snapshot, or waits for one.
+    Joining,
+    /// The target follows the stream.
+    Following,
+    /// Replication to the target is suspended until the target recovers or an operator acts.
+    Parked,
+}
+
+impl TenantState {
+    /// The name in the state's tables and in every output.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TenantState::Joining => "joining",
+            TenantState::Following => "following",
+            TenantState::Parked => "parked",
+        }
+    }
+
+    pub(super) fn parse(text: &str) -> TenantState {
+        match text {
+            "joining" => TenantState::Joining,
+            "following" => TenantState::Following,
+            // A check constraint of the table allows no fourth name.
+            _ => TenantState::Parked,
+        }
+    }
+}
+
+/// The row of a tenant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TenantRow {
+    /// Parked, joining or following.
+    pub state: TenantState,
+    /// Code of the reason why the tenant is parked, joins or is retried. `None` without a reason, and for a code of a
+    /// newer version.
+    pub reason_code: Option<Reason>,
+    /// Text of that reason.
+    pub reason: Option<String>,
+    /// How to fix it.
+    pub remedy: Option<String>,
+    /// Host, port and database of the target.
+    pub target: String,
+    /// The target's id, once it has one.
+    pub target_id: Option<TargetId>,
+    /// The generation of `position`.
+    pub generation: Generation,
+    /// The position that the target held when the slot was confirmed last.
+    pub position: Lsn,
+    /// Seconds since the tenant entered its state.
+    pub since_seconds: f64,
+    /// Seconds since the position was written.
+    pub position_age_seconds: f64,
+    /// `pg_relation_filenode` of `users_sync` in the target when this row was written.
+    pub relation: Option<Oid>,
+    /// Number of users in the target's `users_sync.rejected`.
+    pub rejected: u64,
+}
+
+/// The row of the Kafka output. Its position is stored in Kafka, next to the published messages.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TeeRow {
+    /// Its replication slot.
+    pub slot: String,
+    /// Joining while it takes a snapshot.
+    pub state: TenantState,
+    /// Seconds since it entered that state.
+    pub since_seconds: f64,
+    /// Why it waits or is parked.
+    pub reason: Option<String>,
+    /// How to fix it.
+    pub remedy: Option<String>,
+    /// Whether a snapshot of every tenant was requested.
+    pub requested: bool,
+}
+
+/// A request to resync a tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Grows from request to request.
+    pub id: i64,
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Whether the resync may delete any number of users: `limits.max_deletes` does not apply.
+    pub allow_deletes: bool,
+}
+
+/// The progress of a running process.
+#[derive(Clone, Debug)]
+pub struct Reached {
+    /// The position that is safe to confirm to the source.
+    pub confirmed: Lsn,
+    /// The position up to which the log was received.
+    pub received: Lsn,
+    /// The tenants that lack changes before `received`.
+    pub behind: Vec<TenantId>,
+}
+
+/// All rows of one slot.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The source; `None` if no process has held the slot yet.
+    pub source: Option<SourceRow>,
+    /// The tenants.
+    pub tenants: BTreeMap<TenantId, TenantRow>,
+    /// The epochs of the slot's processes, with the end of the source's log when each of them began.
+    pub epochs: BTreeMap<Epoch, Lsn>,
+    /// The Kafka output, if there is or was one.
+    pub tee: Option<TeeRow>,
+}

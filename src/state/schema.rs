@@ -1,0 +1,73 @@
+//! The state's tables, and how those of an earlier version are upgraded.
+
+/// Creates the tables.
+pub(super) const CREATE: &str = "\
+CREATE TABLE IF NOT EXISTS users_sync.source (
+  slot text PRIMARY KEY,
+  generation bigint NOT NULL,
+  system_identifier text NOT NULL,
+  timeline integer NOT NULL,
+  confirmed pg_lsn NOT NULL,
+  received pg_lsn NOT NULL DEFAULT '0/0',
+  behind text[] NOT NULL DEFAULT '{}',
+  publication text NOT NULL DEFAULT '',
+  epoch bigint NOT NULL,
+  holder text NOT NULL,
+  held_since timestamptz NOT NULL,
+  lease_until timestamptz NOT NULL
+);
+CREATE TABLE IF NOT EXISTS users_sync.tenant (
+  slot text NOT NULL REFERENCES users_sync.source ON DELETE CASCADE,
+  tenant text NOT NULL,
+  state text NOT NULL CHECK (state IN ('joining', 'following', 'parked')),
+  since timestamptz NOT NULL,
+  reason text,
+  reason_code text,
+  remedy text,
+  target text NOT NULL,
+  target_id uuid,
+  generation bigint NOT NULL,
+  position pg_lsn NOT NULL,
+  position_at timestamptz NOT NULL,
+  rejected bigint NOT NULL DEFAULT 0,
+  relation oid,
+  PRIMARY KEY (slot, tenant)
+);
+CREATE TABLE IF NOT EXISTS users_sync.epoch (
+  slot text NOT NULL REFERENCES users_sync.source ON DELETE CASCADE,
+  epoch bigint NOT NULL,
+  flushed pg_lsn NOT NULL,
+  PRIMARY KEY (slot, epoch)
+);
+CREATE TABLE IF NOT EXISTS users_sync.request (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  slot text NOT NULL REFERENCES users_sync.source ON DELETE CASCADE,
+  tenant text NOT NULL,
+  allow_deletes boolean NOT NULL,
+  requested_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE IF NOT EXISTS users_sync.tee (
+  slot text PRIMARY KEY REFERENCES users_sync.source ON DELETE CASCADE,
+  tee_slot text NOT NULL,
+  state text NOT NULL CHECK (state IN ('joining', 'following', 'parked')),
+  since timestamptz NOT NULL,
+  reason text,
+  remedy text,
+  requested boolean NOT NULL DEFAULT false
+)";
+
+/// Upgrades the tables of an earlier version. Version 0.1 compared the text of a reason, so this text must stay as that
+/// version wrote it.
+pub(super) const UPGRADE: &str = "\
+ALTER TABLE users_sync.source
+  ADD COLUMN IF NOT EXISTS publication text NOT NULL DEFAULT '',
+  ADD COLUMN IF NOT EXISTS received pg_lsn NOT NULL DEFAULT '0/0',
+  ADD COLUMN IF NOT EXISTS behind text[] NOT NULL DEFAULT '{}';
+ALTER TABLE users_sync.tenant ADD COLUMN IF NOT EXISTS reason_code text;
+UPDATE users_sync.tenant SET reason_code = 'not_configured'
+  WHERE reason_code IS NULL AND state = 'parked' AND reason = 'the configuration does not have it any more'";
+
+/// Whether the tables have the newest columns. An earlier version may lack any of them.
+pub(super) const IS_CURRENT: &str = "\
+SELECT count(*) = 2 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
+  AND (attrelid, attname) IN (('users_sync.source'::regclass, 'behind'), ('users_sync.tenant'::regclass, 'reason_code'))";
