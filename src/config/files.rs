@@ -15,7 +15,7 @@ type Stamp = Option<(SystemTime, u64, u64)>;
 
 /// The files of a configuration, to notice changes.
 #[derive(Debug)]
-pub struct Files {
+pub(crate) struct Files {
     main: PathBuf,
     patterns: Vec<String>,
     contents: Vec<PathBuf>,
@@ -24,12 +24,12 @@ pub struct Files {
 
 impl Files {
     /// Whether a file was written, added or removed since the files were read.
-    pub fn have_changed(&self) -> bool {
+    pub(crate) fn have_changed(&self) -> bool {
         self.stamps_now() != self.stamps
     }
 
     /// Treats the files' present state as read.
-    pub fn mark_read(&mut self) {
+    pub(crate) fn mark_read(&mut self) {
         self.stamps = self.stamps_now();
     }
 
@@ -70,7 +70,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_with_files(path: &Path) -> Result<(Config, Files), ConfigError> {
+pub(crate) fn load_with_files(path: &Path) -> Result<(Config, Files), ConfigError> {
     let seen = Seen::default();
     let text = seen.read(path).map_err(|error| unreadable(path, &error))?;
     let name = path.display().to_string();

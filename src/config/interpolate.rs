@@ -12,7 +12,7 @@ pub struct Env<'a> {
 
 /// Why a text cannot be interpolated. It names variables and files, never their values.
 #[derive(Debug, thiserror::Error)]
-pub enum InterpolationError {
+pub(crate) enum InterpolationError {
     /// The variable is not set, or is not valid UTF-8.
     #[error("the environment variable {0} is not set")]
     Variable(String),
@@ -33,7 +33,7 @@ pub enum InterpolationError {
 }
 
 /// Replaces the variables and files in a text from outside the configuration.
-pub fn from_environment(text: &str) -> Result<String, InterpolationError> {
+pub(crate) fn from_environment(text: &str) -> Result<String, InterpolationError> {
     let env = Env { variable: &|name| std::env::var(name).ok(), file: &|file| std::fs::read_to_string(file) };
     interpolate(text, &env)
 }

@@ -31,7 +31,7 @@ users-sync is configured by one YAML file, which every command reads with `-c FI
 const EMPTY_SECTION: &str = "{}";
 
 /// The reference of all keys, as Markdown.
-pub fn reference() -> String {
+pub(crate) fn reference() -> String {
     let mut out = INTRODUCTION.to_owned();
     out.push_str("## Top level\n\n| key | default | meaning |\n| --- | --- | --- |\n");
     for key in File::KEYS {

@@ -5,12 +5,12 @@ use super::top::File;
 use schemars::{JsonSchema, SchemaGenerator};
 
 /// The schema of the configuration.
-pub fn json_schema() -> String {
+pub(crate) fn json_schema() -> String {
     schema::<File>("users-sync")
 }
 
 /// The schema of a preset.
-pub fn preset_schema() -> String {
+pub(crate) fn preset_schema() -> String {
     schema::<PresetFile>("users-sync preset")
 }
 

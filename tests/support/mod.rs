@@ -10,9 +10,9 @@ pub mod proxy;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use users_sync::config::{Config, Limits, LogFormat, MaxDeletes, OnSlotLoss, Publish, Source, Tenant};
+use users_sync::config::{Config, Env, Source, Tenant, parse};
 use users_sync::map::{Rules, Value};
-use users_sync::model::{Deletes, TableName, TenantId, TenantKey};
+use users_sync::model::{TableName, TenantId, TenantKey};
 use users_sync::pg::PgUrl;
 use users_sync::replicator;
 use users_sync::replicator::ServiceError;
@@ -88,17 +88,12 @@ pub fn rules() -> Rules {
     }
 }
 
-pub fn limits() -> Limits {
-    Limits {
-        source_wal: 1 << 30,
-        memory: 256 << 20,
-        tenant_memory: 16 << 20,
-        park_after: Duration::from_secs(600),
-        stall: Duration::from_secs(5),
-        max_deletes: MaxDeletes { percent: 10.0 },
-        snapshot_age: Duration::from_secs(3600),
-        kafka_wal: 1 << 30,
-    }
+/// A configuration with the default of every key.
+pub fn default_config() -> Config {
+    let text = "source: {url: postgres://u@h/auth}\nusers: {table: auth.users, id: id}\n\
+                tenants: [{id: acme, target: postgres://u@h/acme}]\n";
+    let env = Env { variable: &|_| None, file: &|_| Err(std::io::ErrorKind::NotFound.into()) };
+    parse("defaults", text, &env).unwrap()
 }
 
 /// One server with the auth database and one database per tenant.
@@ -127,31 +122,19 @@ impl Bed {
     }
 
     pub fn tenant(&self, name: &str) -> Tenant {
-        Tenant { id: TenantId::new(name), key: TenantKey::new(name), target: self.url(name), wake_after: None }
+        let default = default_config().tenants.remove(0);
+        Tenant { id: TenantId::new(name), key: TenantKey::new(name), target: self.url(name), ..default }
     }
 
     pub fn config(&self) -> Config {
+        let default = default_config();
         Config {
-            source: Source {
-                url: self.url("auth"),
-                slot: "users_sync".into(),
-                publication: "users_sync".into(),
-                publish: Publish::Rows,
-            },
+            source: Source { url: self.url("auth"), ..default.source },
             state_url: self.url("auth"),
             users: rules(),
             families: Vec::new(),
             tenants: self.tenants.iter().map(|tenant| self.tenant(tenant)).collect(),
-            include: Vec::new(),
-            wake_after: None,
-            deletes: Deletes::Soft,
-            purge_after: None,
-            notify: false,
-            limits: limits(),
-            on_slot_loss: OnSlotLoss::Resync,
-            log: LogFormat::Text,
-            kafka: None,
-            admin: None,
+            ..default
         }
     }
 
