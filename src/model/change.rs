@@ -1,4 +1,4 @@
-//! What a target is told of one user: the whole row, a part of it, or that it is gone.
+//! A change of one user as a target receives it: the whole row, some of its columns, or its deletion.
 
 use super::{Timestamp, UserId, Xid};
 use schemars::JsonSchema;
@@ -21,26 +21,26 @@ pub struct User {
     pub updated_at: Option<Timestamp>,
     /// When the source marked the user deleted.
     pub deleted_at: Option<Timestamp>,
-    /// `updated_at` was not said by the row but derived (null at an insert, the commit time at an update):
-    /// a target that differs in nothing else keeps its own.
+    /// Whether `updated_at` was derived (null for an insert, the commit time for an update) instead of
+    /// mapped. A row that differs in nothing else is not written.
     pub updated_at_derived: bool,
 }
 
-/// Whether a patch sets a value or leaves the target's.
+/// Whether a patch sets a value.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Set<T> {
-    /// None of the value's inputs was sent: it stays as it is in the target.
+    /// No input of the value was sent: the target's value stays.
     Keep,
     /// The new value.
     To(T),
 }
 
-/// An update of which some out-of-line values were not sent because they did not change.
+/// An update whose unchanged out-of-line (TOAST) values were not sent.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Patch {
-    /// Whom it is about.
+    /// The user's id.
     pub id: UserId,
-    /// A JSON object's text with the known keys only, merged over the target's.
+    /// A JSON object's text with the columns that were sent; merged over the target's document.
     pub raw_json: String,
     /// Display name.
     pub name: Set<Option<String>>,
@@ -54,10 +54,10 @@ pub struct Patch {
     pub deleted_at: Set<Option<Timestamp>>,
     /// As in [`User`].
     pub updated_at_derived: bool,
-    /// The transaction that changed it: where the target has no live row to patch, the row is read from the
-    /// source once this is visible there.
+    /// The transaction that made the change. If the target has no live row to patch, the row is read from the
+    /// source once this transaction is visible there.
     pub xid: Xid,
-    /// When that was committed.
+    /// Commit time of that transaction.
     pub at: Timestamp,
 }
 
@@ -74,30 +74,30 @@ pub enum Deletes {
 /// One tenant's view of one change.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Change {
-    /// The user is as given, whatever it was.
+    /// The user's whole row.
     Upsert(User),
-    /// The live row takes the given parts.
+    /// Columns of a live row.
     Patch(Patch),
-    /// The user is gone from this tenant: deleted, or moved away.
+    /// The user left this tenant: deleted, or moved to another one.
     Delete {
-        /// Whom it is about.
+        /// The user's id.
         id: UserId,
-        /// The commit time of the deleting transaction.
+        /// Commit time of the transaction that deleted it.
         at: Timestamp,
     },
-    /// The stream did not carry enough: read the row from the source, once `xid` is visible there.
+    /// The stream did not carry the whole row: read it from the source once `xid` is visible there.
     Reread {
-        /// Whom it is about.
+        /// The user's id.
         id: UserId,
-        /// The transaction that changed it.
+        /// The transaction that made the change.
         xid: Xid,
-        /// When that was committed: a derived `updated_at` takes it.
+        /// Commit time of that transaction; becomes a derived `updated_at`.
         at: Timestamp,
     },
 }
 
 impl Change {
-    /// Whether the user is gone by it, also where the row stays.
+    /// Whether the user is deleted by this change, also where the row stays with its `deleted_at`.
     pub fn deletes(&self) -> bool {
         match self {
             Change::Delete { .. } => true,
@@ -107,7 +107,7 @@ impl Change {
         }
     }
 
-    /// Whom the change is about.
+    /// The id of the user that changed.
     pub fn id(&self) -> &str {
         match self {
             Change::Upsert(user) => &user.id,
@@ -116,7 +116,7 @@ impl Change {
         }
     }
 
-    /// The memory that the change holds on the heap, in bytes: what the budgets count.
+    /// Bytes that the change holds on the heap. The memory budgets count these.
     pub fn heap_bytes(&self) -> usize {
         let text = |value: &Option<String>| value.as_ref().map_or(0, String::len);
         let set = |value: &Set<Option<String>>| match value {

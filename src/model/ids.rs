@@ -1,4 +1,4 @@
-//! One type for each kind of id, so that no two of them can be mixed up.
+//! One type for each kind of id, so that the compiler keeps them apart.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ macro_rules! text_id {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Takes the text as it is.
+            /// Creates an id from its text.
             pub fn new(text: &str) -> Self {
                 $name(Arc::from(text))
             }
 
-            /// The text as it was given.
+            /// The id's text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -46,22 +46,23 @@ text_id! {
     TenantId
 }
 text_id! {
-    /// What the tenant column holds for a tenant: the `key` of the configuration, or its `id`.
+    /// The value of the tenant column that stands for a tenant: the `key` of the configuration, or its `id`.
     TenantKey
 }
 text_id! {
-    /// The random id of a target, written into its checkpoint when it is first used (a UUID in text).
+    /// The random id of a target (a UUID in text), written into its checkpoint at the first start.
     TargetId
 }
 
 /// A user's unique id within its tenant. Personal data: never logged.
 pub type UserId = Box<str>;
 
-/// Counts unbroken histories of positions: it grows when the slot, the system or the timeline is another one.
+/// Number of a history in which positions are comparable. It grows when the slot, the system identifier or
+/// the timeline changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(pub i64);
 
-/// Counts the processes that have held the slot: a fencing token, larger for the later one.
+/// Number of the process that holds the slot: a fencing token that grows with each process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub i64);
 
@@ -69,7 +70,7 @@ pub struct Epoch(pub i64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Xid(pub u32);
 
-/// PostgreSQL's object id.
+/// An object id of PostgreSQL.
 pub type Oid = u32;
 
 impl fmt::Display for Generation {

@@ -3,15 +3,16 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A byte position in the write-ahead log (manual: "pg_lsn Type"). Comparable only within one generation.
+/// A byte position in the write-ahead log (manual: "pg_lsn Type"). Positions are comparable within one
+/// generation only.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Lsn(pub u64);
 
 impl Lsn {
-    /// The invalid position, `0/0`: before everything.
+    /// The invalid position `0/0`, before all others.
     pub const ZERO: Lsn = Lsn(0);
 
-    /// How many bytes of log lie between `earlier` and this position; 0 when `earlier` is not earlier.
+    /// Bytes of log from `earlier` to this position; 0 if `earlier` is not earlier.
     pub fn bytes_since(self, earlier: Lsn) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
@@ -29,7 +30,7 @@ impl fmt::Debug for Lsn {
     }
 }
 
-/// The text is not a position of the form `16/B374D848`.
+/// The error of a text that has not the form `16/B374D848`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a log position of the form 16/B374D848")]
 pub struct ParseLsnError(String);

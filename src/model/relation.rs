@@ -1,15 +1,15 @@
-//! A source table as one relation version describes it, and one value of a row of it.
+//! A version of a source table, and one value of a row of it.
 
 use super::Oid;
 use std::collections::HashMap;
 use std::fmt;
 
-/// A table's schema and name, taken literally: no folding, no quotes.
+/// A table's schema and name, taken literally: not folded to lower case, without quotes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableName {
-    /// The schema (namespace).
+    /// The schema's name.
     pub schema: String,
-    /// The table's own name.
+    /// The table's name.
     pub name: String,
 }
 
@@ -25,12 +25,12 @@ impl fmt::Debug for TableName {
     }
 }
 
-/// Which old values a DELETE and a key-changing UPDATE carry (`pg_class.relreplident`).
+/// Which old values a DELETE, or an UPDATE that changes the key, carries (`pg_class.relreplident`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplicaIdentity {
     /// `d`: the primary key's columns.
     Default,
-    /// `n`: nothing.
+    /// `n`: no column.
     Nothing,
     /// `f`: every column.
     Full,
@@ -38,14 +38,14 @@ pub enum ReplicaIdentity {
     Index,
 }
 
-/// A column of a relation, in the order in which its values are sent.
+/// A column of a relation. Relations list their columns in the order in which values are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
-    /// The column's name, as it is in the catalog.
+    /// The name in the catalog.
     pub name: String,
-    /// `pg_attribute.atttypid`: for a domain the domain's own id.
+    /// `pg_attribute.atttypid`; for a column of a domain the domain's own id.
     pub type_oid: Oid,
-    /// Whether the column is part of the replica identity.
+    /// Whether the replica identity includes the column.
     pub in_identity: bool,
 }
 
@@ -56,31 +56,31 @@ pub struct Relation {
     pub oid: Oid,
     /// Schema and name.
     pub table: TableName,
-    /// What old tuples carry.
+    /// The replica identity at the time of this version.
     pub replica_identity: ReplicaIdentity,
     /// The published columns.
     pub columns: Vec<Column>,
 }
 
-/// A value as the source sent it. Borrows from the received bytes.
+/// A value as the source sent it, borrowed from the received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cell<'a> {
     /// SQL NULL.
     Null,
-    /// Not sent, because it did not change and is stored out of line (TupleData `u`).
+    /// Not sent: the value did not change and is stored out of line (TupleData `u`).
     Unchanged,
-    /// The value's text form, in the session settings of the walsender. Not yet checked to be UTF-8.
+    /// The value's text form under the walsender's session settings. Not yet validated as UTF-8.
     Text(&'a [u8]),
-    /// Dropped by the decoder: the mapping does not let this column out.
+    /// Discarded by the decoder: the mapping does not read the column.
     Excluded,
-    /// Not part of this tuple: an old tuple outside the replica identity.
+    /// Not part of an old tuple that carries the replica identity only.
     Absent,
 }
 
-/// How a type's text form becomes JSON, as `to_jsonb` does it.
+/// How a type's text form becomes JSON, following `to_jsonb`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TypeKind {
-    /// A base, enum or range type; `to_jsonb` decides by the type's own id.
+    /// A base, enum or range type: `to_jsonb` decides by the type's id.
     Scalar(Oid),
     /// A true array (`typsubscript = array_subscript_handler`) and its elements' type.
     Array {
@@ -89,13 +89,13 @@ pub enum TypeKind {
         /// `typdelim` of the element type: a comma for all built-in types but `box`.
         delimiter: u8,
     },
-    /// A composite type: its fields' names and types, dropped ones left out.
+    /// A composite type: names and types of its fields, without dropped ones.
     Composite(Vec<(String, Oid)>),
-    /// A domain, standing for its base type.
+    /// A domain; holds the id of its base type.
     Domain(Oid),
 }
 
-/// What is known of the types that a table uses. Types that are not in it are built-in scalars.
+/// The types that a table uses, by id. A type that is missing here is a built-in scalar.
 pub type TypeCatalog = HashMap<Oid, TypeKind>;
 
 #[cfg(test)]

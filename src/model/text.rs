@@ -1,6 +1,7 @@
-//! Text as JSON.
+//! Writes text as JSON.
 
-/// A JSON string: quotes, backslashes and control characters escaped, all else as it is.
+/// Appends a JSON string: quotes, backslashes and control characters are escaped, other characters are
+/// copied.
 pub fn push_string(text: &str, out: &mut String) {
     out.push('"');
     let mut done = 0;
@@ -8,7 +9,7 @@ pub fn push_string(text: &str, out: &mut String) {
         if byte >= 0x20 && byte != b'"' && byte != b'\\' {
             continue;
         }
-        // What is escaped is ASCII, so both ends of the slice are character boundaries.
+        // Escaped bytes are ASCII, so both ends of the slice are character boundaries.
         out.push_str(&text[done..i]);
         done = i + 1;
         match byte {

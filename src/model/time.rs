@@ -1,14 +1,14 @@
-//! A moment, as PostgreSQL keeps it.
+//! A timestamp as PostgreSQL stores it.
 
 use jiff::SignedDuration;
 use jiff::civil::date;
 use std::fmt;
 
-/// Microseconds since 2000-01-01 00:00:00 UTC, PostgreSQL's own `timestamptz` (8-byte integer form).
+/// Microseconds since 2000-01-01 00:00:00 UTC: the 8-byte integer form of `timestamptz`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
-/// Seconds between the Unix epoch and PostgreSQL's.
+/// Seconds from the Unix epoch to PostgreSQL's.
 const POSTGRES_EPOCH_SECONDS: i64 = 946_684_800;
 
 impl Timestamp {
@@ -17,12 +17,12 @@ impl Timestamp {
     /// `-infinity` (DT_NOBEGIN).
     pub const NEG_INFINITY: Timestamp = Timestamp(i64::MIN);
 
-    /// From microseconds since the Unix epoch; `None` where that does not fit.
+    /// Converts microseconds since the Unix epoch; `None` on overflow.
     pub fn from_unix_micros(micros: i64) -> Option<Timestamp> {
         micros.checked_sub(POSTGRES_EPOCH_SECONDS * 1_000_000).map(Timestamp)
     }
 
-    /// Microseconds since the Unix epoch; `None` for the infinities, and where that does not fit.
+    /// Microseconds since the Unix epoch; `None` for the infinities and on overflow.
     pub fn unix_micros(self) -> Option<i64> {
         let finite = self != Timestamp::INFINITY && self != Timestamp::NEG_INFINITY;
         self.0.checked_add(POSTGRES_EPOCH_SECONDS * 1_000_000).filter(|_| finite)
@@ -35,8 +35,8 @@ impl Timestamp {
     }
 }
 
-/// ISO 8601 in UTC with microseconds, `2024-05-01T12:00:00.000001Z`; a year past four digits has a sign, an infinity is
-/// its word.
+/// ISO 8601 in UTC with microseconds, `2024-05-01T12:00:00.000001Z`. A year beyond four digits has a sign; an
+/// infinity is written as PostgreSQL writes it.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -66,13 +66,13 @@ pub(crate) struct CivilTime {
     pub(crate) micros: i32,
 }
 
-/// The calendar repeats every 400 years.
+/// The Gregorian calendar repeats every 400 years.
 const ERA_YEARS: i64 = 400;
 const ERA_MICROS: i64 = 146_097 * 86_400_000_000;
 
 impl Timestamp {
-    /// The calendar's view of a finite timestamp. PostgreSQL's years reach 294276, jiff's 9999: jiff reads the place
-    /// within an era of 400 years, and the era is added to its year.
+    /// Date and time of day of a finite timestamp. PostgreSQL's years reach 294276 and jiff's 9999, so jiff
+    /// computes within an era of 400 years and the era's years are added.
     pub(crate) fn civil(self) -> CivilTime {
         let (era, micros) = (self.0.div_euclid(ERA_MICROS), self.0.rem_euclid(ERA_MICROS));
         let time = date(2000, 1, 1).at(0, 0, 0, 0).saturating_add(SignedDuration::from_micros(micros));
@@ -141,7 +141,7 @@ mod tests {
         #[test]
         fn every_finite_timestamp_has_a_date_that_leads_back_to_it(micros in proptest::num::i64::ANY) {
             let civil = Timestamp(micros).civil();
-            // Days before a year: the usual sum of leap years (astronomical years, 2000-01-01 is day 0).
+            // Days before a year, by the usual sum of leap years.
             let before = |year: i64| {
                 let year = year - 1;
                 year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400)

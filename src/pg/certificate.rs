@@ -1,25 +1,26 @@
-//! The `tls-server-end-point` channel binding of a server certificate (RFC 5929, section 4.1): its hash, by the hash
-//! function of its own signature. Pure; reads no more of the DER than that takes.
+//! The `tls-server-end-point` channel binding (RFC 5929, section 4.1): a hash of the server's certificate, by
+//! the
+//! hash function of the certificate's own signature. Pure; parses only the parts of the DER that this needs.
 
 use ring::digest::{self, Algorithm};
 
 const SEQUENCE: u8 = 0x30;
 const OBJECT_IDENTIFIER: u8 = 0x06;
-/// `[0] EXPLICIT`, the hash function of RSASSA-PSS-params (RFC 4055).
+/// `[0] EXPLICIT`: the hash function in RSASSA-PSS-params (RFC 4055).
 const PSS_HASH: u8 = 0xA0;
 
-/// 1.2.840.113549.1.1, the RSA signatures (PKCS #1); one more byte says which.
+/// 1.2.840.113549.1.1: RSA signatures (PKCS #1). One more byte selects the signature.
 const RSA: &[u8] = &[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01];
-/// 1.2.840.10045.4.3, ECDSA with a hash of the SHA-2 family.
+/// 1.2.840.10045.4.3: ECDSA with a SHA-2 hash.
 const ECDSA_SHA2: &[u8] = &[0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x04, 0x03];
-/// 1.2.840.10045.4.1, ECDSA with SHA-1.
+/// 1.2.840.10045.4.1: ECDSA with SHA-1.
 const ECDSA_SHA1: &[u8] = &[0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x04, 0x01];
-/// 2.16.840.1.101.3.4.2, the hash functions themselves.
+/// 2.16.840.1.101.3.4.2: the hash functions themselves.
 const NIST_HASH: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02];
-/// 1.3.14.3.2.26, SHA-1 itself.
+/// 1.3.14.3.2.26: SHA-1 itself.
 const SHA1: &[u8] = &[0x2B, 0x0E, 0x03, 0x02, 0x1A];
 
-/// The binding data, or `None` where the signature has no hash function of its own (Ed25519) or one that we lack.
+/// The binding data; `None` if the signature has no hash function of its own (Ed25519) or an unsupported one.
 pub(crate) fn tls_server_end_point(certificate: &[u8]) -> Option<Vec<u8>> {
     let algorithm = signature_hash(certificate)?;
     Some(digest::digest(algorithm, certificate).as_ref().to_vec())
@@ -32,7 +33,7 @@ fn signature_hash(certificate: &[u8]) -> Option<&'static Algorithm> {
     let (algorithm, _) = element(after_tbs, SEQUENCE)?;
     let (oid, parameters) = element(algorithm, OBJECT_IDENTIFIER)?;
     match (oid.split_last()?, oid) {
-        // MD5 (4) and SHA-1 (5) count as SHA-256.
+        // RFC 5929 replaces MD5 (4) and SHA-1 (5) by SHA-256.
         ((4 | 5 | 11, RSA), _) => Some(&digest::SHA256),
         ((12, RSA), _) => Some(&digest::SHA384),
         ((13, RSA), _) => Some(&digest::SHA512),
@@ -46,7 +47,7 @@ fn signature_hash(certificate: &[u8]) -> Option<&'static Algorithm> {
 
 fn pss_hash(parameters: &[u8]) -> Option<&'static Algorithm> {
     let (inside, _) = element(parameters, SEQUENCE)?;
-    // Absent means SHA-1, which counts as SHA-256.
+    // Absent parameters mean SHA-1, which RFC 5929 replaces by SHA-256.
     let Some((tagged, _)) = element(inside, PSS_HASH) else { return Some(&digest::SHA256) };
     let (algorithm, _) = element(tagged, SEQUENCE)?;
     let (oid, _) = element(algorithm, OBJECT_IDENTIFIER)?;
@@ -58,7 +59,8 @@ fn pss_hash(parameters: &[u8]) -> Option<&'static Algorithm> {
     }
 }
 
-/// The content of the element that `der` begins with, if it has this tag, and what follows it.
+/// Splits `der` after its first element. Returns that element's content and the rest; `None` if the tag
+/// differs.
 fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (&found, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;
@@ -94,7 +96,8 @@ mod tests {
         der
     }
 
-    /// A certificate in outline, with this signature algorithm; the hash's length says which one was taken.
+    /// Builds the outline of a certificate with this signature algorithm. The hash's length tells which
+    /// function was used.
     fn check(oid: &[&[u8]], parameters: &[u8], expected: Option<usize>) {
         let algorithm = sequence(&[&wrap(OBJECT_IDENTIFIER, &oid.concat()), parameters]);
         let certificate = sequence(&[&sequence(&[&[0x02; 300]]), &algorithm, &[0x03, 0x01, 0x00]]);
@@ -111,7 +114,7 @@ mod tests {
         check(&[ECDSA_SHA2, &[2]], &[], Some(32));
         check(&[ECDSA_SHA2, &[3]], &[], Some(48));
         check(&[ECDSA_SHA2, &[4]], &[], Some(64));
-        // Ed25519 has none.
+        // Ed25519 signatures have no separate hash function.
         check(&[&[0x2B, 0x65, 0x70]], &[], None);
     }
 

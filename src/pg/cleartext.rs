@@ -1,8 +1,11 @@
-//! Keeps a password from being sent in clear text over an open network.
+//! Keeps a password from being sent in clear text over a network that others can read.
 //!
-//! tokio-postgres sends it as soon as a server asks (AuthenticationCleartextPassword), which anybody on the way can do
-//! in the server's name. This wraps its stream and, until the login is done, looks at every message that comes in.
-//! It also notices what is no PostgreSQL server at all, for whose gigabyte of a message tokio-postgres would wait.
+//! tokio-postgres sends the password whenever the server asks for it (AuthenticationCleartextPassword), and
+//! an
+//! attacker can ask in the server's name. This wraps its stream and inspects every message until the login is
+//! done.
+//! It also rejects peers that are not PostgreSQL, which could make tokio-postgres wait for a message of a
+//! gigabyte.
 
 use super::stream::Stream;
 use std::io;
@@ -11,45 +14,45 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
-/// The stream under a SQL connection.
+/// A stream that fails when the server asks for a password in clear text.
 pub(crate) struct CleartextGuard {
     stream: Stream,
     watch: Option<Watch>,
 }
 
 impl CleartextGuard {
-    /// Watches the streams that others can read along.
+    /// Inspects only streams that others can read.
     pub(crate) fn new(stream: Stream) -> Self {
         let watch = (!stream.is_private()).then(Watch::default);
         CleartextGuard { stream, watch }
     }
 }
 
-/// What was found: the text that the error shows.
+/// The text is shown as the reason of the failed login.
 #[derive(Debug, thiserror::Error)]
 #[error("the server asks for the password in clear text and the connection has no TLS; set sslmode=require or better")]
 pub(crate) struct CleartextRefused;
 
-/// What answers is something else: a web server, say.
+/// The peer is not PostgreSQL, but for example a web server.
 #[derive(Debug, thiserror::Error)]
 #[error("a message of {0} bytes during the login")]
 pub(crate) struct NotPostgres(usize);
 
-/// Authentication messages (manual: "Message Formats"): `R`, length, then what is asked for.
+/// Authentication messages (manual: "Message Formats"): `R`, length, kind.
 const AUTHENTICATION: u8 = b'R';
 const AUTHENTICATION_OK: u32 = 0;
 const AUTHENTICATION_CLEARTEXT: u32 = 3;
-/// Before the login is done nothing is long (libpq is as strict).
+/// Messages are short before the login is done. libpq has a similar limit.
 const MAX_LOGIN_MESSAGE: usize = 64 << 10;
-/// Tag, length, and the first word of the body.
+/// Tag, length, and the first four bytes of the body.
 const HEADER_LENGTH: usize = 9;
 
-/// Follows the messages through whatever pieces they come in.
+/// Parses message headers from pieces of any size.
 #[derive(Default)]
 struct Watch {
     head: [u8; HEADER_LENGTH],
     filled: usize,
-    /// Bytes of the current message behind its head.
+    /// Bytes of the current message after its header.
     skip: usize,
 }
 
@@ -142,7 +145,7 @@ impl TlsStream for CleartextGuard {
 mod tests {
     use super::*;
 
-    /// The verdict on these bytes must not depend on how they are cut.
+    /// The verdict must not depend on where the bytes are split.
     fn check(bytes: &[u8], expected: Verdict) {
         for size in 1..=bytes.len() {
             let mut watch = Watch::default();

@@ -1,8 +1,10 @@
-//! A connection for ordinary SQL: tokio-postgres over our own way to the server.
+//! A connection for ordinary SQL: tokio-postgres over our own transport.
 //!
-//! tokio-postgres gets a stream that is ready: TLS with all of libpq's modes and fall-backs, channel binding, and the
-//! time limit are ours (`stream`), the same for SQL and for replication. Logins in clear text are refused where the
-//! connection has no TLS (`cleartext`). `cancel_token()` has no address to connect to: drop the client instead.
+//! `stream` connects, for SQL and for replication alike: TLS with libpq's modes and fallbacks, channel
+//! binding and the
+//! time limit. `cleartext` rejects clear-text logins without TLS. `cancel_token()` does not work, because it
+//! has no
+//! address to connect to: drop the client instead.
 
 use super::cleartext::{CleartextGuard, CleartextRefused, NotPostgres};
 use super::stream::{Stream, connect_with};
@@ -17,25 +19,25 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{self, SslNegotiation};
 use tokio_postgres::tls::TlsConnect;
 
-/// How long a connection that is given up may take to say goodbye.
+/// Time limit for an orderly end of a dropped connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A SQL connection and the task that drives it. Dropping it ends both: at once when it is idle, within a second when
-/// a statement still runs.
+/// A SQL connection and the task that drives it. Dropping it ends both: immediately if it is idle, within a
+/// second if a statement is running.
 #[derive(Debug)]
 pub struct PgClient {
-    // The order matters: the task learns of the end after the client is gone.
+    // The fields are dropped in this order: the task learns about the end after the client.
     client: tokio_postgres::Client,
     _end: oneshot::Sender<Infallible>,
     task: JoinHandle<()>,
 }
 
 impl PgClient {
-    /// Ends the connection and waits until it is gone, a second at most.
+    /// Closes the connection and waits until it is closed, at most one second.
     pub async fn close(self) {
         let PgClient { client, _end: end, task } = self;
         drop((client, end));
-        // It can fail only by a panic of that task, which has been reported as such.
+        // This fails only if the task panicked, which has been reported.
         let _ = task.await;
     }
 }
@@ -54,7 +56,8 @@ impl DerefMut for PgClient {
     }
 }
 
-/// Makes a schema where it is missing. IF NOT EXISTS alone would ask for CREATE on the database in any case.
+/// Creates a schema that does not exist. CREATE SCHEMA IF NOT EXISTS alone needs CREATE on the database in
+/// any case.
 pub async fn create_schema(client: &tokio_postgres::Client, name: &str) -> Result<(), tokio_postgres::Error> {
     let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)";
     match client.query_typed_one(there, &[(&name, tokio_postgres::types::Type::TEXT)]).await?.get(0) {
@@ -64,6 +67,10 @@ pub async fn create_schema(client: &tokio_postgres::Client, name: &str) -> Resul
 }
 
 /// Connects and logs in, within the URL's `connect_timeout`.
+///
+/// # Errors
+/// [`ConnectError`] tells an unreachable server, TLS, the login, another refusal and a foreign protocol
+/// apart.
 pub async fn connect(url: &PgUrl) -> Result<PgClient, ConnectError> {
     connect_with(url, |stream| Box::pin(start(url, stream))).await
 }
@@ -84,7 +91,7 @@ async fn start(url: &PgUrl, stream: Stream) -> Result<PgClient, ConnectError> {
         match result {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%at, error = describe(&error), "connection ended"),
-            Err(_) => tracing::debug!(%at, "connection given up in the middle of a statement"),
+            Err(_) => tracing::debug!(%at, "connection dropped while a statement was running"),
         }
     });
     Ok(PgClient { client, _end: end, task })
@@ -101,7 +108,7 @@ fn config(url: &PgUrl) -> Config {
             ChannelBinding::Prefer => config::ChannelBinding::Prefer,
             ChannelBinding::Require => config::ChannelBinding::Require,
         })
-        // Together these hand the stream over without a word said on it.
+        // Together these make tokio-postgres use the stream without a TLS negotiation of its own.
         .ssl_mode(config::SslMode::Require)
         .ssl_negotiation(SslNegotiation::Direct);
     if let Some(password) = &url.password {
@@ -113,7 +120,7 @@ fn config(url: &PgUrl) -> Config {
     config
 }
 
-/// "Connects" a stream that is as private as the URL wants it already.
+/// Passes on a stream that is already connected and encrypted as the URL asks.
 struct AlreadyConnected;
 
 impl TlsConnect<CleartextGuard> for AlreadyConnected {
@@ -126,7 +133,7 @@ impl TlsConnect<CleartextGuard> for AlreadyConnected {
     }
 }
 
-/// tokio-postgres keeps its kinds to itself: look at the cause, then at the words of its own `Display`.
+/// Classifies by the cause, then by the text: tokio-postgres does not export the kinds of its errors.
 fn classify(url: &PgUrl, error: tokio_postgres::Error) -> ConnectError {
     if let Some(refusal) = error.as_db_error() {
         return ConnectError::refused(url, ServerError::from(refusal));

@@ -1,4 +1,4 @@
-//! What can go wrong on the way to a server, in kinds that a policy can match on.
+//! Connection errors, in kinds that a policy can match on, and what may be shown of a server's error.
 //!
 //! Every text names host, port and database; none holds a password.
 
@@ -12,22 +12,22 @@ use std::time::Duration;
 /// An ErrorResponse (manual: "Error and Notice Message Fields").
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct ServerError {
-    /// `ERROR`, `FATAL` or `PANIC`, not translated.
+    /// `ERROR`, `FATAL` or `PANIC`, not translated (field `V`).
     pub severity: String,
-    /// The five characters of "PostgreSQL Error Codes".
+    /// The SQLSTATE; usually five characters, but any text can arrive.
     pub sqlstate: String,
-    /// The primary message.
+    /// The primary message. May hold personal data: show the error, not this field.
     pub message: String,
-    /// More about it.
+    /// The detail. May repeat a row's values and is never shown.
     pub detail: Option<String>,
-    /// What to do about it.
+    /// The hint: a suggestion of what to do.
     pub hint: Option<String>,
-    /// The server's function that reported it.
+    /// The server's C function that reported the error (field `R`).
     pub routine: Option<String>,
 }
 
 impl ServerError {
-    /// Takes what is there: a server that cannot even report well is still reporting an error.
+    /// Missing fields stay empty: an incomplete report is still an error.
     pub(crate) fn parse(mut fields: ErrorFields<'_>) -> ServerError {
         use fallible_iterator::FallibleIterator;
         let mut error = ServerError::default();
@@ -57,7 +57,7 @@ impl ServerError {
         Disclosure::of(&self.sqlstate, self.routine.as_deref())
     }
 
-    /// The error of a session that has not begun: no row is involved yet, only what the URL holds.
+    /// The text of an error at session start: no row is involved yet, so a rejected value comes from the URL.
     fn startup_text(&self) -> String {
         let disclosure = match self.disclosure() {
             Disclosure::Message | Disclosure::Place => Disclosure::Message,
@@ -89,7 +89,7 @@ impl fmt::Display for ServerError {
 
 impl std::error::Error for ServerError {}
 
-/// An error without what may hold personal data: never its detail, and no message that may repeat a row's values.
+/// Describes an error without personal data: never its detail, and no message that may repeat a row's values.
 pub fn describe(error: &tokio_postgres::Error) -> String {
     use std::error::Error as _;
     let Some(refusal) = error.as_db_error() else {
@@ -114,18 +114,18 @@ impl From<&tokio_postgres::error::DbError> for ServerError {
     }
 }
 
-/// Why there is no connection.
+/// Why connecting failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The name does not resolve, nothing answers, or the connection broke before it was ready.
+    /// The name does not resolve, nothing answers, or the connection broke during the login.
     #[error("cannot reach {at}: {source}")]
     Unreachable {
         /// Host, port and database.
         at: String,
-        /// The system's reason.
+        /// The system's error.
         source: io::Error,
     },
-    /// The attempt as a whole took longer than `connect_timeout`.
+    /// The whole attempt took longer than `connect_timeout`.
     #[error("cannot reach {at}: no session within {after:?} (connect_timeout)")]
     Timeout {
         /// Host, port and database.
@@ -138,33 +138,34 @@ pub enum ConnectError {
     Tls {
         /// Host, port and database.
         at: String,
-        /// What is wrong, with the remedy where there is one.
+        /// The reason, with the remedy if there is one.
         reason: String,
     },
-    /// The login was refused, or cannot be made without giving a secret away.
+    /// The login was refused, or would send a secret in clear text.
     #[error("login to {at} failed: {reason}")]
     Auth {
         /// Host, port and database.
         at: String,
-        /// The server's code (28P01, 28000), where it was the server that refused.
+        /// The server's code (28P01 or 28000); `None` if the login was not attempted.
         sqlstate: Option<String>,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
-    /// The server refused the session for another reason: still starting up, too many connections, no such database.
+    /// The server refused the session for another reason: it is starting up, has too many connections, or
+    /// lacks the database.
     #[error("{at} refused the session: {}", error.startup_text())]
     Server {
         /// Host, port and database.
         at: String,
-        /// Its own words; match on the sqlstate.
+        /// The server's error; match on its SQLSTATE.
         error: Box<ServerError>,
     },
-    /// The answer is not PostgreSQL's protocol.
+    /// The peer does not speak PostgreSQL's protocol.
     #[error("{at} does not speak PostgreSQL's protocol: {reason}")]
     Protocol {
         /// Host, port and database.
         at: String,
-        /// What came instead.
+        /// What was received instead.
         reason: String,
     },
 }
@@ -186,7 +187,7 @@ impl ConnectError {
         ConnectError::Protocol { at: url.to_string(), reason: reason.to_string() }
     }
 
-    /// The server refused: because of the login, or for another reason.
+    /// Sorts a refusal at session start into login errors and others.
     pub(crate) fn refused(url: &PgUrl, error: ServerError) -> Self {
         use SqlStateClass::{InvalidPassword, Login};
         let at = url.to_string();
@@ -197,8 +198,8 @@ impl ConnectError {
         }
     }
 
-    /// Whether pg_hba.conf has no line for this kind of connection (`hostssl`, `hostnossl`). Only then is the other
-    /// kind worth an attempt.
+    /// Whether pg_hba.conf has no line for this kind of connection (`hostssl`, `hostnossl`). Only then is the
+    /// other kind worth an attempt.
     pub(crate) fn is_not_let_in(&self) -> bool {
         let ConnectError::Auth { sqlstate: Some(code), .. } = self else { return false };
         SqlStateClass::of(code) == SqlStateClass::Login

@@ -1,4 +1,5 @@
-//! What both ends share about PostgreSQL: connection URLs, TLS, the way to a server, a client for SQL, identifiers.
+//! Access to PostgreSQL, shared by source and targets: connection URLs, TLS, connecting, SQL client, errors,
+//! quoting.
 
 mod certificate;
 mod cleartext;

@@ -1,19 +1,20 @@
-//! Identifiers and literals in SQL text, for the few places where a parameter cannot stand.
+//! Quotes identifiers and literals for SQL text that cannot take parameters.
 
 use crate::model::TableName;
 
-/// A quoted identifier: `weird"name` becomes `"weird""name"` (manual: "Identifiers and Key Words").
+/// Quotes an identifier: `weird"name` becomes `"weird""name"` (manual: "Identifiers and Key Words").
 pub fn quote_ident(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// A table's schema and name, both quoted.
+/// Quotes a table's schema and name.
 pub fn quote_table(table: &TableName) -> String {
     format!("{}.{}", quote_ident(&table.schema), quote_ident(&table.name))
 }
 
-/// A quoted string constant, safe whatever `standard_conforming_strings` says (manual: "String Constants
-/// with C-Style Escapes"). For replication commands and utility statements, which take no parameters.
+/// Quotes a string constant so that it is safe for any `standard_conforming_strings` (manual: "String
+/// Constants with C-Style Escapes"). For replication commands and utility statements, which take no
+/// parameters.
 pub fn quote_literal(text: &str) -> String {
     let doubled = text.replace('\'', "''");
     if doubled.contains('\\') { format!("E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }

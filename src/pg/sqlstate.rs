@@ -10,7 +10,8 @@ use SqlStateClass::*;
 pub(crate) enum SqlStateClass {
     /// The server refused the row: a data exception, a violated constraint, a view's check option, or a trigger's RAISE.
     RowRefused,
-    /// Passes without anyone's help: a lost connection, a deadlock, a cancelled statement, a restart, an I/O error.
+    /// Another attempt may succeed: a lost connection, a deadlock, a canceled statement, a restart, an I/O
+    /// error.
     Transient,
     /// `lock_not_available`: NOWAIT or `lock_timeout`.
     LockNotAvailable,
@@ -18,19 +19,20 @@ pub(crate) enum SqlStateClass {
     InsufficientResources,
     /// `too_many_connections`: of the server, the database or the role.
     TooManyConnections,
-    /// `configuration_limit_exceeded`: the limit has to be raised, for example `max_replication_slots`.
+    /// `configuration_limit_exceeded`: an administrator has to raise a limit, for example
+    /// `max_replication_slots`.
     ConfigurationLimit,
     /// `program_limit_exceeded`: an index row that is too large, or a full NOTIFY queue.
     ProgramLimit,
     /// Another built-in limit: nesting depth, number of columns or arguments.
     ComplexityLimit,
-    /// `read_only_sql_transaction`: a standby, or a database that is set so.
+    /// `read_only_sql_transaction`: a standby, or a database set to read-only.
     ReadOnly,
     /// `insufficient_privilege`.
     Privilege,
     /// `invalid_password`.
     InvalidPassword,
-    /// pg_hba.conf has no matching line, or the role is missing or may not log in.
+    /// pg_hba.conf has no matching line, or the role does not exist or may not log in.
     Login,
     /// The database does not exist.
     MissingDatabase,
@@ -40,13 +42,13 @@ pub(crate) enum SqlStateClass {
     MissingTable,
     /// `undefined_column`.
     MissingColumn,
-    /// Another fault of the statement: its syntax, names or types.
+    /// Another fault of the statement: syntax, names or types.
     Statement,
     /// A function in SQL, C, Perl or Python failed. Its message is the function's own.
     RoutineFailure,
-    /// A class that PostgreSQL has and that needs no treatment of its own.
+    /// A class of PostgreSQL without a treatment of its own.
     Other,
-    /// Not a class of PostgreSQL: raised by a user-defined function.
+    /// Not a class of PostgreSQL: a user-defined function raised it.
     ApplicationDefined,
 }
 
@@ -62,8 +64,8 @@ pub(crate) enum Disclosure {
 }
 
 impl SqlStateClass {
-    /// Classifies a code. Codes that need a treatment of their own come first, then the class decides (the first two
-    /// characters), also for codes that PostgreSQL does not list.
+    /// Classifies a code: codes with a treatment of their own first, then the class (the first two
+    /// characters). The class also decides for codes that PostgreSQL does not list.
     pub(crate) fn of(code: &str) -> SqlStateClass {
         match code {
             "25006" => ReadOnly,
@@ -79,15 +81,15 @@ impl SqlStateClass {
         }
     }
 
-    /// Classifies the server's answer; `None` where there was none, as after a lost connection.
+    /// Classifies the server's error; `None` if the server sent none, for example after a lost connection.
     pub(crate) fn of_error(error: &tokio_postgres::Error) -> Option<SqlStateClass> {
         error.code().map(|code| SqlStateClass::of(code.code()))
     }
 }
 
 impl Disclosure {
-    /// Decides by the code and by the server's function that reported the error (field `R`), where it is known: RAISE can
-    /// use any code.
+    /// Decides by the code and by the server's function that reported the error (field `R`), if known: RAISE
+    /// can use any code.
     pub(crate) fn of(code: &str, routine: Option<&str>) -> Disclosure {
         if !is_listed(code) || routine.is_some_and(|routine| USER_CODE_ROUTINES.contains(&routine)) {
             return Disclosure::Code;
@@ -117,13 +119,13 @@ impl Disclosure {
     }
 }
 
-/// RAISE without a code, and ASSERT.
+/// The class of RAISE without a code, and of ASSERT.
 const PLPGSQL_CLASS: &str = "P0";
 
-/// The functions of pl_exec.c, plperl.c and plpy_*.c that report what user-defined code raised.
+/// The functions of pl_exec.c, plperl.c and plpy_*.c that report errors raised by user-defined code.
 const USER_CODE_ROUTINES: [&str; 4] = ["exec_stmt_raise", "do_util_elog", "PLy_elog_impl", "PLy_output"];
 
-/// Whether the code is in PostgreSQL's own list. Another one comes from a user-defined function.
+/// Whether PostgreSQL lists the code. Other codes come from user-defined functions.
 fn is_listed(code: &str) -> bool {
     let Some((_, codes)) = find_class(code) else { return false };
     codes.split(' ').any(|listed| code.get(2..) == Some(listed))
@@ -203,7 +205,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The whole mapping: a class alone, or a code that differs from its class.
+    /// The whole mapping: classes, and codes that differ from their class.
     const EXPECTED: [(SqlStateClass, &str); 19] = [
         (RowRefused, "22 23 27 44 P0"),
         (Transient, "08 40 57 58 XX"),
@@ -226,7 +228,7 @@ mod tests {
         (Other, "00 01 02 03 09 0A 0B 0F 0L 0P 0Z 10 20 21 24 25 26 2B 2D 34 3B 55 72 F0 HV"),
     ];
 
-    /// Codes that PostgreSQL does not have, or that are no codes at all.
+    /// Codes that PostgreSQL does not list, and texts that are no codes.
     const HOSTILE: [&str; 24] = [
         "",
         "2",

@@ -1,8 +1,10 @@
-//! The way to a server: TCP or Unix socket, TLS as the URL wants it with libpq's fall-backs, one limit for all of it.
+//! Connects to a server: TCP or Unix socket, TLS with libpq's modes and fallbacks, one time limit for
+//! everything.
 //!
-//! Knows nothing of what is said on the connection; both clients (SQL and replication) start theirs from here.
-//! CVE-2021-23222 (plain text smuggled in before TLS) has no place here: the answer to SSLRequest is read as one
-//! byte from the bare socket, so whatever a third party puts behind it is taken for the handshake, and fails it.
+//! Does not know what is sent on the connection; the SQL and the replication client both start here.
+//! CVE-2021-23222 (plain text injected before TLS) does not apply: the answer to SSLRequest is read as a
+//! single byte
+//! from the bare socket, so injected bytes become part of the handshake and make it fail.
 
 use super::{ConnectError, PgUrl, SslMode, certificate, tls};
 use rustls::ClientConfig;
@@ -20,15 +22,15 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// A peer that vanished without a word is noticed after 10 + 3 * 5 seconds.
+/// A peer that disappears is detected after 10 + 3 * 5 seconds.
 const TCP_KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5)).with_retries(3);
 
-/// Keepalive does not look while something is on its way: the same limit for that.
+/// Keepalive probes are not sent while data is unacknowledged: the same limit for that case.
 #[cfg(target_os = "linux")]
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// A connection before anything was said on it.
+/// A connection on which nothing has been sent yet.
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
@@ -36,7 +38,7 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// Whether a password may be sent as it is: nobody between here and the server can read it.
+    /// Whether a password may be sent in clear text: no third party can read the connection.
     pub(crate) fn is_private(&self) -> bool {
         !matches!(self, Stream::Tcp(_))
     }
@@ -45,7 +47,7 @@ impl Stream {
         matches!(self, Stream::Tls(_))
     }
 
-    /// `tls-server-end-point` of the server's certificate, where there is one.
+    /// `tls-server-end-point` of the server's certificate; `None` without TLS.
     pub(crate) fn channel_binding(&self) -> Option<Vec<u8>> {
         let Stream::Tls(stream) = self else { return None };
         let (_, session) = stream.get_ref();
@@ -53,10 +55,10 @@ impl Stream {
     }
 }
 
-/// Connects, lets `start` log in, and tries the other kind of connection where `allow` and `prefer` say so:
-/// `prefer` goes on without TLS when the handshake fails, both change sides when pg_hba.conf has no line for the
-/// kind at hand. (libpq does that after any refusal; a wrong password is not sent twice here.)
-/// The URL's time limit is over all of it.
+/// Connects and lets `start` log in. With `prefer`, a failed handshake falls back to plain text; with `allow`
+/// and `prefer`, a missing line in pg_hba.conf leads to an attempt with the other kind of connection.
+/// libpq does the latter after any refusal; here a wrong password is not sent twice. The URL's time limit
+/// covers everything.
 pub(crate) async fn connect_with<T, F, Fut>(url: &PgUrl, start: F) -> Result<T, ConnectError>
 where
     F: Fn(Stream) -> Fut,
@@ -85,7 +87,7 @@ where
         match second {
             Some(encryption) if was_tls == (encryption == Encryption::Never) => {
                 let Ok(stream) = open(url, encryption, config, deadline).await else { return Err(refused) };
-                // What the first attempt was told is the better explanation when neither is let in.
+                // If neither kind is let in, the first refusal is the better explanation.
                 start(stream).await.map_err(|error| if error.is_not_let_in() { refused } else { error })
             }
             _ => Err(refused),
@@ -103,7 +105,7 @@ enum Encryption {
     Always,
 }
 
-/// The first attempt, and the second one where there is one. A Unix socket has no TLS, whatever the mode (as libpq).
+/// The first attempt, and the second one if there is one. A Unix socket never uses TLS (as in libpq).
 fn attempts(url: &PgUrl) -> (Encryption, Option<Encryption>) {
     match url.ssl_mode {
         _ if url.host.starts_with('/') => (Encryption::Never, None),
@@ -132,7 +134,7 @@ async fn open(
     if !ask_for_tls(url, &mut socket).await? {
         return match encryption {
             Encryption::IfOffered => Ok(Stream::Tcp(socket)),
-            _ => Err(ConnectError::tls(url, "the server does not support it (switch on ssl there, or set sslmode)")),
+            _ => Err(ConnectError::tls(url, "the server does not support it (enable ssl there, or change sslmode)")),
         };
     }
     let name = ServerName::try_from(url.host.clone())
@@ -142,11 +144,11 @@ async fn open(
     Ok(Stream::Tls(Box::new(stream)))
 }
 
-/// The first address that answers. Every address gets its share of the time, so that one that swallows packets
-/// (a host with broken IPv6) does not take it all.
+/// Connects to the first address that answers. Every address gets an equal share of the time, so that one
+/// that drops packets (broken IPv6) does not use up all of it.
 async fn dial(url: &PgUrl, deadline: Option<Instant>) -> io::Result<TcpStream> {
     let addresses: Vec<_> = lookup_host((&*url.host, url.port)).await?.collect();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     for (tried, address) in addresses.iter().enumerate() {
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let shares = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
@@ -166,7 +168,8 @@ async fn dial(url: &PgUrl, deadline: Option<Instant>) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// SSLRequest (manual: "SSL Session Encryption"): whether the server is ready for the handshake.
+/// Sends SSLRequest (manual: "SSL Session Encryption"). Returns whether the server is ready for the
+/// handshake.
 async fn ask_for_tls(url: &PgUrl, socket: &mut TcpStream) -> Result<bool, ConnectError> {
     let unreachable = |error| ConnectError::unreachable(url, error);
     let mut request = bytes::BytesMut::new();
@@ -175,9 +178,9 @@ async fn ask_for_tls(url: &PgUrl, socket: &mut TcpStream) -> Result<bool, Connec
     match socket.read_u8().await.map_err(unreachable)? {
         b'S' => Ok(true),
         b'N' => Ok(false),
-        // Its text is not shown: anybody on the way could have written it (CVE-2024-10977).
+        // The text is not shown: a third party may have written it (CVE-2024-10977).
         b'E' => Err(unreachable(io::Error::other("the server answered the request for TLS with an error"))),
-        _ => Err(ConnectError::protocol(url, "an unknown answer to the request for TLS")),
+        _ => Err(ConnectError::protocol(url, "unexpected answer to the request for TLS")),
     }
 }
 
@@ -189,7 +192,7 @@ fn handshake_failed(url: &PgUrl, error: io::Error) -> ConnectError {
     match reason {
         rustls::Error::InvalidCertificate(Certificate::UnknownIssuer) => ConnectError::tls(
             url,
-            "the server's certificate is not from a trusted authority (name the authority's file with sslrootcert)",
+            "the server's certificate is not from a trusted authority (set sslrootcert to the authority's file)",
         ),
         other => ConnectError::tls(url, other),
     }

@@ -1,11 +1,12 @@
-//! Our timestamps as PostgreSQL's binary values.
+//! Timestamps as PostgreSQL's binary values.
 
 use crate::model::Timestamp;
 use bytes::{BufMut, BytesMut};
 use std::error::Error;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
-/// A `timestamptz` (timestamptz_send: microseconds since 2000-01-01, infinities at the ends of the range).
+/// A `timestamptz` (timestamptz_send): microseconds since 2000-01-01, with the infinities at the ends of the
+/// range.
 #[derive(Debug)]
 pub(crate) struct PgTimestamp(pub(crate) Timestamp);
 

@@ -1,16 +1,17 @@
-//! What a URL's `sslmode` and `sslrootcert` mean, as a rustls configuration.
+//! The meaning of a URL's `sslmode` and `sslrootcert`, as a rustls configuration.
 //!
 //! | mode | encrypted | verified |
 //! | --- | --- | --- |
 //! | disable | no | |
-//! | allow, prefer | where the server can | nothing |
+//! | allow, prefer | if the server can | nothing |
 //! | require | yes | nothing; with `sslrootcert` as verify-ca |
 //! | verify-ca | yes | the chain |
-//! | verify-full | yes | the chain and the host's name |
+//! | verify-full | yes | the chain and the host name |
 //!
-//! `verify-*` without `sslrootcert` trusts the Mozilla roots (`webpki`), where libpq would look for a file in the home
-//! directory. Names are looked for in subjectAltName only, as everywhere today. Client certificates are not supported.
-//! The handshake's signature is checked in every mode: without that, channel binding would prove nothing.
+//! Without `sslrootcert`, `verify-*` trusts the Mozilla roots (`webpki`); libpq looks for a file in the home
+//! directory.
+//! Host names match subjectAltName only. Client certificates are not supported.
+//! Every mode verifies the handshake's signature: without it, channel binding would prove nothing.
 
 use super::{PgUrl, SslMode, SslRoots};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -23,23 +24,23 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootC
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Why no TLS configuration can be made of a URL.
+/// Why a URL gives no TLS configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The root file cannot be opened, or is not PEM.
     #[error("cannot read the root certificates in {path:?} (sslrootcert): {reason}")]
     RootFile {
-        /// The file.
+        /// The path in `sslrootcert`.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// rustls or the platform's certificate store refuses.
+    /// rustls or the platform's certificate store failed.
     #[error("cannot set up TLS: {0}")]
     Setup(#[from] Error),
 }
 
-/// The configuration for a URL; `None` for `sslmode=disable`. Reads the root file, or the platform's store.
+/// The TLS configuration of a URL; `None` for `sslmode=disable`. Reads the root file or the platform's store.
 pub fn client_config(url: &PgUrl) -> Result<Option<ClientConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let trust = match (url.ssl_mode, &url.ssl_roots) {
@@ -67,7 +68,7 @@ fn build(provider: Arc<CryptoProvider>, verifier: Arc<dyn ServerCertVerifier>) -
 #[derive(Debug)]
 struct Roots {
     store: RootCertStore,
-    /// The file's certificates as they are, for the server whose own certificate is among them.
+    /// The file's certificates, for a server whose own certificate is among them.
     pinned: Vec<CertificateDer<'static>>,
 }
 
@@ -76,7 +77,7 @@ impl Roots {
         let mut store = RootCertStore::empty();
         let mut pinned = Vec::new();
         match roots {
-            // A URL takes `system` with verify-full only, which does not come here.
+            // A URL accepts `system` only with verify-full, which is handled separately.
             SslRoots::Default | SslRoots::Webpki | SslRoots::System => {
                 store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
             }
@@ -84,7 +85,7 @@ impl Roots {
                 pinned = read_pem(path)?;
                 let (added, _) = store.add_parsable_certificates(pinned.iter().cloned());
                 if added == 0 {
-                    let reason = "it holds no certificate that can be trusted".to_owned();
+                    let reason = "it contains no usable root certificate".to_owned();
                     return Err(TlsError::RootFile { path: path.clone(), reason });
                 }
             }
@@ -123,8 +124,9 @@ impl Verifier {
         let parsed = ParsedCertificate::try_from(certificate)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         match verify_server_cert_signed_by_trust_anchor(&parsed, &roots.store, intermediates, now, algorithms) {
-            // The manual's self-signed server certificate is an authority too, which webpki does not take for a
-            // server. libpq does where the root file holds that very certificate. Its dates were checked before.
+            // The self-signed server certificate of the manual's example is also an authority, which webpki
+            // rejects for a server. As in libpq, it is accepted if the root file holds it; its dates have
+            // been checked.
             Err(error) if is_authority(&error) && roots.pinned.contains(certificate) => Ok(()),
             verdict => verdict,
         }

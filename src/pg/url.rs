@@ -1,14 +1,15 @@
-//! A libpq connection URL, parsed and checked (manual: "Connection URIs"). Pure.
+//! Parses and checks a libpq connection URL (manual: "Connection URIs"). Pure.
 //!
-//! Stricter than libpq where that helps people: one host only, nothing taken from the environment, and no error
-//! ever repeats what may be part of a password.
+//! Stricter than libpq where that prevents mistakes: one host only, nothing from the environment. No error
+//! repeats
+//! anything that may be part of a password.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A text that never shows in a log or an error.
+/// A text that is never shown in a log or an error.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
 
@@ -23,26 +24,26 @@ impl fmt::Debug for Secret {
 pub enum SslMode {
     /// Plain text only.
     Disable,
-    /// Plain text, TLS where the server insists.
+    /// Plain text; TLS if the server insists.
     Allow,
-    /// TLS where the server can, without verification.
+    /// TLS if the server supports it, without verification.
     Prefer,
-    /// TLS; the certificate is verified only where a root file is given.
+    /// TLS; the certificate is verified only if a root file is given.
     Require,
     /// TLS with a certificate of a trusted authority.
     VerifyCa,
-    /// TLS with a certificate of a trusted authority for this host.
+    /// TLS with a certificate of a trusted authority for this host name.
     VerifyFull,
 }
 
-/// Which authorities are trusted (`sslrootcert`).
+/// The trusted authorities (`sslrootcert`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SslRoots {
-    /// Not said.
+    /// Not set.
     Default,
-    /// `sslrootcert=webpki`: the Mozilla roots built in.
+    /// `sslrootcert=webpki`: the built-in Mozilla roots.
     Webpki,
-    /// `sslrootcert=system`: the platform's.
+    /// `sslrootcert=system`: the platform's roots.
     System,
     /// A PEM file.
     File(PathBuf),
@@ -53,36 +54,36 @@ pub enum SslRoots {
 pub enum ChannelBinding {
     /// Never.
     Disable,
-    /// Where the server offers it.
+    /// If the server offers it.
     Prefer,
-    /// Always, or fail.
+    /// Required; the login fails without it.
     Require,
 }
 
 /// A database and how to reach it. `Display` shows host, port and database, never user or password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PgUrl {
-    /// Host name, address, or (when it starts with `/`) the directory of the Unix socket.
+    /// Host name or address; a directory of Unix sockets if it starts with `/`.
     pub host: String,
-    /// TCP port, 5432 unless said.
+    /// TCP port; 5432 by default.
     pub port: u16,
     /// Role.
     pub user: String,
-    /// Password, where one is given.
+    /// Password, if one is given.
     pub password: Option<Secret>,
-    /// Database name; the role's unless said.
+    /// Database name; by default that of the role.
     pub database: String,
-    /// TLS mode; `prefer` unless said, as libpq.
+    /// TLS mode; `prefer` by default, as in libpq.
     pub ssl_mode: SslMode,
     /// Trusted authorities.
     pub ssl_roots: SslRoots,
     /// Channel binding.
     pub channel_binding: ChannelBinding,
-    /// How long one attempt to connect may take; 10 s unless said.
+    /// Time limit of one attempt to connect; 10 s by default.
     pub connect_timeout: Duration,
-    /// `application_name`; `users-sync` unless said.
+    /// `application_name`; `users-sync` by default.
     pub application_name: String,
-    /// `options`: command-line options for the server, such as Neon's `endpoint=...`.
+    /// `options`: command-line options for the server, for example Neon's `endpoint=...`.
     pub options: Option<String>,
 }
 
@@ -92,35 +93,36 @@ impl fmt::Display for PgUrl {
     }
 }
 
-/// Why a text is not a usable connection URL. Names the parameter and the remedy, never a secret or the URL.
+/// Why a text is not a usable connection URL. Names the parameter and the remedy; never repeats a secret or
+/// the URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     /// Another scheme, or none.
-    #[error("it has to start with postgres:// or postgresql:// (key=value connection strings are not taken)")]
+    #[error("it must start with postgres:// or postgresql:// (key=value connection strings are not supported)")]
     Scheme,
-    /// A byte that no URL holds, mostly a line break from a file.
-    #[error("it holds a line break or another control character; remove it, or write it as %0A and so on")]
+    /// A byte that no URL has, usually a line break from a file.
+    #[error("it contains a line break or another control character; remove it, or write it as %0A and so on")]
     ControlCharacter,
     /// `%` that is not followed by two hexadecimal digits, `%00`, or bytes that are not UTF-8.
-    #[error("the {0} is not percent-encoded well: write a literal '%' as %25, and text as UTF-8")]
+    #[error("the {0} is not valid percent-encoding: write a literal '%' as %25, and encode text as UTF-8")]
     Encoding(&'static str),
-    /// What stands where the port should, and why that happens.
+    /// What stands in the port's place, and the usual cause.
     #[error(
         "the port is not a number from 1 to 65535 (characters such as / ? # @ : % in a password have to be \
          percent-encoded: / is %2F, @ is %40)"
     )]
     Port,
-    /// An address in brackets that is not closed or not an IPv6 address.
+    /// The brackets are not closed, or do not hold an IPv6 address.
     #[error("the host in brackets is not an IPv6 address, as in [::1]:5432")]
     Ipv6,
-    /// A database name with a raw `/` or `@`.
+    /// A database name with an unescaped `/` or `@`.
     #[error(
-        "the database name holds a '/' or '@'; if it is meant, write %2F or %40; if it belongs to the password, \
+        "the database name contains a '/' or '@'; if it is intended, write %2F or %40; if it belongs to the password, \
          percent-encode it there"
     )]
     Database,
     /// More than one host or port.
-    #[error("several hosts or ports are given; name one (a virtual address or the primary)")]
+    #[error("several hosts or ports are given; name only one (a virtual address or the primary)")]
     SeveralHosts,
     /// No host.
     #[error("the host is missing: postgres://user@HOST/database, or ?host=/directory for a Unix socket")]
@@ -129,26 +131,26 @@ pub enum UrlError {
     #[error("the user is missing: postgres://USER@host/database")]
     MissingUser,
     /// A part of the query without `=`.
-    #[error("behind the '?' stand parameters of the form name=value, joined by '&' (write a '?' in a password as %3F)")]
+    #[error("after '?', parameters have the form name=value and are joined by '&' (write a '?' in a password as %3F)")]
     Query,
-    /// A parameter that is not known here.
-    #[error("the parameter {name:?} is not known; remove it (known are {known})", known = KNOWN_PARAMETERS.join(", "))]
+    /// An unknown parameter.
+    #[error("unknown parameter {name:?}; remove it (known parameters: {known})", known = KNOWN_PARAMETERS.join(", "))]
     UnknownParameter {
         /// Its name.
         name: String,
     },
-    /// A known parameter with a value that is not.
-    #[error("{parameter} cannot be {value:?}; it takes {takes}")]
+    /// A known parameter with an invalid value.
+    #[error("invalid value {value:?} for {parameter}: expected {takes}")]
     Value {
         /// The parameter's name.
         parameter: &'static str,
-        /// What was given.
+        /// The given value.
         value: String,
-        /// What is possible.
+        /// The possible values.
         takes: &'static str,
     },
-    /// `sslrootcert=system` together with a mode that would not check the name.
-    #[error("sslrootcert=system needs sslmode=verify-full (anybody can get a certificate for some other name)")]
+    /// `sslrootcert=system` with a mode that does not check the host name.
+    #[error("sslrootcert=system needs sslmode=verify-full (anyone can get a certificate for another name)")]
     WeakSystemRoots,
 }
 
@@ -172,7 +174,7 @@ const DEFAULT_PORT: u16 = 5432;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_APPLICATION_NAME: &str = "users-sync";
 
-/// What has been said so far; defaults and rules between the parts come at the end.
+/// The parts read so far. Defaults and rules between parts are applied at the end.
 #[derive(Default)]
 struct Draft {
     host: Option<String>,
@@ -189,11 +191,11 @@ struct Draft {
 }
 
 impl PgUrl {
-    /// Reads `postgres://user:password@host:port/database?parameter=value&...`.
+    /// Parses `postgres://user:password@host:port/database?parameter=value&...`.
     ///
-    /// As libpq, parameters win over the parts before them, `sslmode` is `prefer` unless said, and
-    /// `sslrootcert=system` means `verify-full`. Unlike libpq, `connect_timeout` covers the whole attempt
-    /// and is 10 s unless said (0 still means for ever).
+    /// As in libpq, parameters override the parts before them, `sslmode` defaults to `prefer`, and
+    /// `sslrootcert=system` implies `verify-full`. Unlike in libpq, `connect_timeout` covers the whole
+    /// attempt and defaults to 10 s (0 means no limit).
     pub fn parse(text: &str) -> Result<PgUrl, UrlError> {
         if text.chars().any(char::is_control) {
             return Err(UrlError::ControlCharacter);
@@ -202,7 +204,7 @@ impl PgUrl {
             text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://")).ok_or(UrlError::Scheme)?;
         let (front, query) = rest.split_once('?').map_or((rest, None), |(front, query)| (front, Some(query)));
         let (authority, database) = front.split_once('/').unwrap_or((front, ""));
-        // The last '@' ends the user and password: a password with a raw '@' is read as it was meant.
+        // The last '@' ends user and password, so that a password with a raw '@' is read as intended.
         let (login, place) = match authority.rsplit_once('@') {
             Some((login, place)) => (Some(login), place),
             None => (None, authority),
@@ -221,7 +223,7 @@ impl PgUrl {
         draft.database = not_empty(decode(database, "database")?);
         for parameter in query.unwrap_or("").split('&').filter(|part| !part.is_empty()) {
             let (name, value) = parameter.split_once('=').ok_or(UrlError::Query)?;
-            // Without a login in front, an '@' here says that a raw '?' cut a password in two: do not repeat it.
+            // Without a login before it, an '@' here means that a raw '?' split a password: do not repeat it.
             if login.is_none() && parameter.contains('@') && !KNOWN_PARAMETERS.contains(&name) {
                 return Err(UrlError::Query);
             }
@@ -294,9 +296,9 @@ fn parse_parameter(name: &str, value: &str, draft: &mut Draft) -> Result<(), Url
                 _ => return Err(wrong("disable, allow, prefer, require, verify-ca or verify-full")),
             });
         }
-        // JDBC's way to say it, which libpq takes too.
+        // The JDBC driver's spelling, which libpq also accepts.
         "ssl" if value == "true" => draft.ssl_mode = Some(SslMode::Require),
-        "ssl" => return Err(wrong("true; say the rest with sslmode")),
+        "ssl" => return Err(wrong("true; use sslmode for anything else")),
         "sslrootcert" => {
             draft.ssl_roots = match &*value {
                 "" => None,
@@ -314,7 +316,7 @@ fn parse_parameter(name: &str, value: &str, draft: &mut Draft) -> Result<(), Url
             });
         }
         "connect_timeout" => {
-            let seconds: u64 = value.parse().map_err(|_| wrong("a number of seconds, 0 for ever"))?;
+            let seconds: u64 = value.parse().map_err(|_| wrong("a number of seconds, 0 for no limit"))?;
             draft.connect_timeout = Some(if seconds == 0 { Duration::MAX } else { Duration::from_secs(seconds) });
         }
         _ => return Err(UrlError::UnknownParameter { name: name.to_owned() }),
@@ -352,7 +354,7 @@ fn not_empty(text: Cow<'_, str>) -> Option<String> {
     (!text.is_empty()).then(|| text.into_owned())
 }
 
-/// Undoes percent-encoding; strict, so that a literal `%` in a password is noticed and not sent as something else.
+/// Undoes percent-encoding. Strict, so that a literal `%` in a password is reported instead of changing it.
 fn decode<'a>(text: &'a str, part: &'static str) -> Result<Cow<'a, str>, UrlError> {
     for (at, _) in text.match_indices('%') {
         let digits = text.as_bytes().get(at + 1..at + 3).unwrap_or_default();
@@ -367,7 +369,7 @@ fn decode<'a>(text: &'a str, part: &'static str) -> Result<Cow<'a, str>, UrlErro
 mod tests {
     use super::*;
 
-    /// Parses, and gives the shape that the tests compare: the parts that were said, in libpq's words.
+    /// Parses, and returns the given parts in libpq's terms for comparison.
     fn check(text: &str, expected: Result<&str, UrlError>) {
         let seen = PgUrl::parse(text).map(|url| {
             let password = url.password.as_ref().map_or("-", |secret| secret.0.as_str());
@@ -418,7 +420,7 @@ mod tests {
         );
         check(
             "postgres://u@h/db?connect_timeout=10s",
-            Err(value("connect_timeout", "10s", "a number of seconds, 0 for ever")),
+            Err(value("connect_timeout", "10s", "a number of seconds, 0 for no limit")),
         );
         check(
             "postgres://u@h/db?channel_binding=yes",
@@ -473,7 +475,7 @@ mod tests {
 
     #[test]
     fn a_url_is_shown_without_user_and_password() {
-        let url = PgUrl::parse("postgres://somebody:hunter2@h/db").expect("parses");
+        let url = PgUrl::parse("postgres://alice:hunter2@h/db").expect("parses");
         assert_eq!(url.to_string(), "h:5432/db");
         assert!(!format!("{url:?}").contains("hunter2"));
     }
