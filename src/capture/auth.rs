@@ -1,5 +1,6 @@
-//! The login of a replication connection: SCRAM-SHA-256 with and without channel binding, md5, clear text over TLS
-//! (manual: "Start-up", "SASL Authentication"). Knows nothing of what comes after AuthenticationOk.
+//! The login of a replication connection: SCRAM-SHA-256 with and without channel binding, md5, and clear text
+//! over TLS
+//! (manual: "Start-up", "SASL Authentication"). Does not handle messages after AuthenticationOk.
 
 use super::CaptureError;
 use super::wire::{Reply, Wire};
@@ -10,7 +11,7 @@ use postgres_protocol::authentication::sasl::{self, SCRAM_SHA_256, SCRAM_SHA_256
 use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
 use postgres_protocol::message::frontend;
 
-/// Answers what the server asks for until it is content.
+/// Answers the server's authentication requests until AuthenticationOk.
 pub(super) async fn authenticate(wire: &mut Wire, url: &PgUrl) -> Result<(), CaptureError> {
     let refuse = |reason: &str| CaptureError::from(ConnectError::auth(url, reason));
     let password = || {
@@ -41,7 +42,7 @@ pub(super) async fn authenticate(wire: &mut Wire, url: &PgUrl) -> Result<(), Cap
     }
     match expect(wire).await? {
         Message::AuthenticationOk => Ok(()),
-        _ => Err(CaptureError::protocol("no AuthenticationOk behind the password")),
+        _ => Err(CaptureError::protocol("no AuthenticationOk after the password")),
     }
 }
 
@@ -69,24 +70,26 @@ async fn scram(
     };
     exchange.update(challenge.data()).map_err(|error| refuse(&error))?;
     wire.send(|out| frontend::sasl_response(exchange.message(), out)).await?;
-    // AuthenticationOk must not come first: the server has to prove that it knows the password, too.
+    // AuthenticationOk must not come before AuthenticationSASLFinal: the server has to prove that it knows
+    // the password.
     let Message::AuthenticationSaslFinal(proof) = expect(wire).await? else {
         return Err(CaptureError::protocol("no AuthenticationSASLFinal"));
     };
     exchange.finish(proof.data()).map_err(|error| refuse(&error))?;
     match expect(wire).await? {
         Message::AuthenticationOk => Ok(()),
-        _ => Err(CaptureError::protocol("no AuthenticationOk behind AuthenticationSASLFinal")),
+        _ => Err(CaptureError::protocol("no AuthenticationOk after AuthenticationSASLFinal")),
     }
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Scram {
-    /// SCRAM-SHA-256-PLUS with this hash of the server's certificate.
+    /// SCRAM-SHA-256-PLUS, with this hash of the server's certificate.
     Bound(Vec<u8>),
-    /// We could bind and the server did not offer it; it is told so, and notices if somebody took its offer away.
+    /// We support binding and the server did not offer it. The server is told so, and detects a removed
+    /// offer.
     BindingNotOffered,
-    /// We cannot bind, or are not to.
+    /// Binding is not possible, or is disabled.
     Unbound,
 }
 
@@ -111,7 +114,7 @@ fn plan_scram(offered: &[&str], binding: Option<Vec<u8>>, wanted: ChannelBinding
     Ok(plan)
 }
 
-/// The next message that is not a notice.
+/// Receives the next message that is not a notice.
 async fn expect(wire: &mut Wire) -> Result<Message, CaptureError> {
     loop {
         match wire.receive().await? {
@@ -129,7 +132,7 @@ mod tests {
     const BOTH: &[&str] = &[SCRAM_SHA_256_PLUS, SCRAM_SHA_256];
     const PLAIN: &[&str] = &[SCRAM_SHA_256];
 
-    /// `bindable`: TLS with a certificate that has a hash. `Err(())` where the plan has to be an error.
+    /// `bindable`: TLS with a certificate that has a hash. `Err(())` if the plan must be an error.
     fn check(offered: &[&str], bindable: bool, wanted: ChannelBinding, expected: Result<Scram, ()>) {
         let seen = plan_scram(offered, bindable.then(|| vec![1]), wanted).map_err(|_| ());
         assert_eq!(seen, expected, "{offered:?} {bindable} {wanted:?}");

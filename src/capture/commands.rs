@@ -3,11 +3,11 @@
 use crate::model::Lsn;
 use crate::pg::quote_ident;
 
-/// The output plugin, part of every server since PostgreSQL 10.
+/// The output plugin, built in since PostgreSQL 10.
 pub const PLUGIN: &str = "pgoutput";
-/// From here on CREATE_REPLICATION_SLOT takes its options in parentheses.
+/// First version whose CREATE_REPLICATION_SLOT takes its options in parentheses.
 const PARENTHESIZED_OPTIONS_VERSION: u32 = 150_000;
-/// From here on a slot can be carried over to standbys.
+/// First version that can synchronize slots to standbys.
 const FAILOVER_SLOTS_VERSION: u32 = 170_000;
 
 pub(super) fn create_command(name: &str, temporary: bool, server_version: u32) -> String {
@@ -22,7 +22,7 @@ pub(super) fn create_command(name: &str, temporary: bool, server_version: u32) -
 
 pub(super) fn start_command(slot: &str, from: Lsn, publications: &[&str]) -> String {
     let names = publications.iter().map(|name| quote_ident(name)).collect::<Vec<_>>().join(",");
-    // The walsender's own grammar has no E'' strings: a backslash means itself, only the quote is doubled.
+    // The walsender's grammar has no E'' strings: a backslash stands for itself, and only quotes are doubled.
     let names = names.replace('\'', "''");
     let slot = quote_ident(slot);
     format!(

@@ -1,7 +1,9 @@
-//! A replication connection (manual: "Streaming Replication Protocol"): logs in and runs replication commands.
+//! A replication connection (manual: "Streaming Replication Protocol"): logs in and runs replication
+//! commands.
 //!
-//! tokio-postgres has no replication mode; framing and messages come from postgres-protocol. A command that is given
-//! up half-way leaves the connection in the middle of an answer: drop it then.
+//! tokio-postgres has no replication mode; framing and messages come from postgres-protocol. A command whose
+//! future is
+//! dropped leaves the connection in the middle of an answer: drop the connection too.
 
 use super::CaptureError;
 use super::auth::authenticate;
@@ -14,8 +16,8 @@ use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::{DataRowBody, Message};
 use postgres_protocol::message::frontend;
 
-/// The walsender's session settings: values have to look the same whatever the database's defaults are, and no
-/// time-out may end a stream that is idle for good reasons.
+/// The walsender's session settings. Values must have the same text form under any database defaults, and no
+/// timeout may end an idle stream.
 const SESSION_SETTINGS: &str = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=3 \
      -c bytea_output=hex -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0";
 
@@ -35,19 +37,20 @@ impl ReplicationConnection {
         Ok(connection.await?)
     }
 
-    /// The server process at the other end, as `pg_stat_activity` shows it.
+    /// The process id of the walsender, as in `pg_stat_activity`.
     pub fn backend_pid(&self) -> i32 {
         self.backend_pid
     }
 
-    /// The server's version as `server_version_num` has it: 150004 for 15.4.
+    /// The server's version in the form of `server_version_num`: 150004 for 15.4.
     pub fn server_version(&self) -> u32 {
         self.server_version
     }
 
-    /// Runs one replication command (or SQL statement) and gives its rows in text form, lossy where it is not UTF-8.
+    /// Runs a replication command or SQL statement, and returns its rows in text form; invalid UTF-8 is
+    /// replaced.
     ///
-    /// Has no time limit: making a slot waits for running transactions. Not cancel-safe.
+    /// Has no time limit: creating a slot waits for running transactions. Not cancel-safe.
     pub async fn simple_query(&mut self, command: &str) -> Result<Vec<Vec<Option<String>>>, CaptureError> {
         self.wire.send(|out| frontend::query(command, out)).await?;
         let mut rows = Vec::new();
@@ -56,18 +59,18 @@ impl ReplicationConnection {
             match self.wire.receive().await {
                 Ok(Reply::Message(Message::DataRow(row))) => rows.push(parse_row(&row)?),
                 Ok(Reply::Message(Message::ReadyForQuery(_))) => return failure.map_or(Ok(rows), Err),
-                // ReadyForQuery follows, unless the error was the end of the session.
+                // ReadyForQuery follows, unless the error ended the session.
                 Err(error @ CaptureError::Server(_)) => failure = failure.or(Some(error)),
                 Err(error) => return Err(failure.unwrap_or(error)),
-                Ok(Reply::CopyBoth) => return Err(CaptureError::protocol("a command answered with CopyBothResponse")),
+                Ok(Reply::CopyBoth) => return Err(CaptureError::protocol("CopyBothResponse to an ordinary command")),
                 Ok(Reply::Message(_)) => {}
             }
         }
     }
 
-    /// Starts streaming from the slot, at `from` or, if that is further, where the slot was confirmed to.
+    /// Starts streaming from the slot, at `from` or at the slot's confirmed position, whichever is later.
     ///
-    /// The server moves on silently in the second case; compare with the slot first.
+    /// The server skips to the confirmed position without notice: compare `from` with the slot first.
     pub async fn start_replication(
         mut self,
         slot: &str,
@@ -90,7 +93,7 @@ impl ReplicationConnection {
 
 async fn log_in(url: &PgUrl, stream: Stream) -> Result<ReplicationConnection, CaptureError> {
     let mut wire = Wire::new(stream);
-    // Ours come last and win over the URL's.
+    // The server uses the last value of a setting, so these override the URL's.
     let options =
         url.options.as_ref().map_or_else(|| SESSION_SETTINGS.to_owned(), |own| format!("{own} {SESSION_SETTINGS}"));
     let parameters = [
@@ -115,14 +118,14 @@ async fn log_in(url: &PgUrl, stream: Stream) -> Result<ReplicationConnection, Ca
             }
             Reply::Message(Message::NoticeResponse(_)) => {}
             Reply::Message(Message::ReadyForQuery(_)) => break,
-            _ => return Err(CaptureError::protocol("an unknown message behind AuthenticationOk")),
+            _ => return Err(CaptureError::protocol("unexpected message after AuthenticationOk")),
         }
     }
     connection.wire.logged_in();
     Ok(connection)
 }
 
-/// During the login everything that goes wrong is a matter of connecting.
+/// Every error during the login is a connection error.
 fn as_connect_error(url: &PgUrl, error: CaptureError) -> ConnectError {
     match error {
         CaptureError::Connect(error) => error,
@@ -142,7 +145,7 @@ fn parse_row(row: &DataRowBody) -> Result<Vec<Option<String>>, CaptureError> {
         .map_err(|error: std::io::Error| CaptureError::Protocol(error.to_string()))
 }
 
-/// `15.4 (Debian ...)`, `17beta1`, `18devel`: major and minor number. 0 where it is none of these.
+/// Parses `15.4 (Debian ...)`, `17beta1` or `18devel` into major and minor number; 0 for any other text.
 fn parse_version(text: &str) -> u32 {
     let number = |text: &str| {
         let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

@@ -1,33 +1,33 @@
-//! What can go wrong while capturing, in kinds that a policy can match on.
+//! Errors of the capture stage, in kinds that a policy can match on.
 
 use crate::pg::{ConnectError, ServerError};
 use std::io;
 
-/// Why capturing stopped, or did not begin.
+/// Why capturing stopped or could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
-    /// No session: unreachable, too slow, TLS, login, or refused by the server.
+    /// No session: unreachable, too slow, TLS, login, or another refusal by the server.
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The connection broke.
     #[error("the connection to the source broke: {0}")]
     Io(#[from] io::Error),
-    /// The server closed the connection without a word: a restart, a fail-over, or a proxy in between.
+    /// The server closed the connection without an error: a restart, a failover, or a proxy in between.
     #[error("the source closed the connection")]
     Closed,
-    /// The server reports an error; match on its sqlstate.
+    /// The server reported an error; match on its SQLSTATE.
     #[error("the source reports {0}")]
     Server(Box<ServerError>),
-    /// The server's bytes are not what the protocol says: a bug, here or there.
+    /// The server's bytes violate the protocol: a bug on either side.
     #[error("unexpected answer from the source: {0}")]
     Protocol(String),
-    /// An ordinary query on the source failed below SQL.
+    /// A query on the source failed without an error from the server.
     #[error("a query on the source failed: {}", crate::pg::describe(.0))]
     Query(#[source] tokio_postgres::Error),
 }
 
 impl CaptureError {
-    /// The server's error code, where it was the server that refused.
+    /// The server's error code, if the server refused.
     pub fn sqlstate(&self) -> Option<&str> {
         match self {
             CaptureError::Server(error) => Some(&error.sqlstate),

@@ -1,20 +1,20 @@
-//! How far the source's log goes, and how much of it slots hold back.
+//! The end of the source's log, and how much of the log slots retain.
 
 use super::CaptureError;
 use crate::model::Lsn;
 use std::collections::BTreeMap;
 use tokio_postgres::types::{PgLsn, Type};
 
-/// What the source says of its log, as far as it was asked.
+/// State of the source's log.
 #[derive(Clone, Debug, Default)]
 pub struct SourceLog {
     /// Its end.
     pub end: Option<Lsn>,
-    /// How much of it lies behind the confirmed position of a slot, in bytes; slots that are not there are left out.
+    /// Bytes of log after the confirmed position, by slot. Slots that do not exist are left out.
     pub held_back: BTreeMap<String, u64>,
 }
 
-/// Asks for both in one statement.
+/// Reads both in one statement.
 pub async fn read_log(client: &tokio_postgres::Client, slots: &[&str]) -> Result<SourceLog, CaptureError> {
     let sql = "SELECT l.flushed, s.slot_name::text, \
                  greatest(pg_wal_lsn_diff(l.flushed, s.confirmed_flush_lsn), 0)::int8 \

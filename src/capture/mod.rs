@@ -1,8 +1,10 @@
-//! The first stage: the source's changes, as its replication slot sends them.
+//! The first stage: receives the source's changes from its replication slot.
 //!
-//! [`ReplicationConnection`] logs in and runs replication commands; [`ReplicationConnection::start_replication`] turns
-//! it into a [`ReplicationReader`] and a [`ReplicationWriter`]. What the reader hands on, [`pgoutput`] decodes.
-//! The slot and the publication are looked after in [`slot`] and [`publication`].
+//! [`ReplicationConnection`] logs in and runs replication commands;
+//! [`ReplicationConnection::start_replication`] splits
+//! it into a [`ReplicationReader`] and a [`ReplicationWriter`]. [`pgoutput`] decodes what the reader
+//! receives.
+//! [`slot`] and [`publication`] read and create the slot and the publication.
 
 mod auth;
 mod commands;

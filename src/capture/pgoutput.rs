@@ -1,77 +1,77 @@
-//! pgoutput version 1: bytes of one XLogData message, parsed into a typed one that borrows from them.
-//! Pure, and total: any input gives a message or a [`DecodeError`], never a panic.
-//! Source of every layout: manual, "Logical Replication Message Formats".
+//! Parses pgoutput version 1: one XLogData message into a typed message that borrows from its bytes.
+//! Pure and total: any input gives a message or a [`DecodeError`], never a panic.
+//! Source of the layouts: manual, "Logical Replication Message Formats".
 
 use crate::model::{Cell, Column, Lsn, Oid, Relation, ReplicaIdentity, TableName, Timestamp, Xid};
 
 /// A message of the stream.
 #[derive(Debug)]
 pub enum Message<'a> {
-    /// `B`: a committed transaction begins.
+    /// `B`: start of a committed transaction.
     Begin {
-        /// Where its commit record starts.
+        /// Start of its commit record.
         commit_lsn: Lsn,
-        /// When it committed, by the source's clock.
+        /// Commit time by the source's clock.
         commit_time: Timestamp,
-        /// Its id.
+        /// The transaction's id.
         xid: Xid,
     },
-    /// `C`: it is complete.
+    /// `C`: end of the transaction.
     Commit {
-        /// Where its commit record starts.
+        /// Start of its commit record.
         commit_lsn: Lsn,
-        /// Where its commit record ends: the position to confirm.
+        /// End of its commit record: the position to confirm.
         end_lsn: Lsn,
     },
-    /// `O`: the transaction came to the source by replication. Nothing here depends on it.
+    /// `O`: the transaction was replicated to the source from elsewhere. Not used.
     Origin,
-    /// `R`: how the tuples of a table that follow are laid out.
+    /// `R`: the layout of the following tuples of a table.
     Relation(Relation),
-    /// `Y`: the name of a type that is not built in. Nothing here depends on it: types are read from the catalog.
+    /// `Y`: the name of a type that is not built in. Not used: types are read from the catalog.
     Type,
-    /// `I`.
+    /// `I`: an inserted row.
     Insert {
         /// The table's id.
         relation: Oid,
         /// The new row.
         new: Tuple<'a>,
     },
-    /// `U`.
+    /// `U`: an updated row.
     Update {
         /// The table's id.
         relation: Oid,
-        /// The old row or its key, where the replica identity gives one.
+        /// The old row or its key, if the replica identity includes one.
         old: Option<OldTuple<'a>>,
         /// The new row.
         new: Tuple<'a>,
     },
-    /// `D`.
+    /// `D`: a deleted row.
     Delete {
         /// The table's id.
         relation: Oid,
         /// The old row or its key.
         old: OldTuple<'a>,
     },
-    /// `T`.
+    /// `T`: truncated tables.
     Truncate {
         /// The tables' ids.
         relations: Vec<Oid>,
     },
-    /// `M`: a message written with `pg_logical_emit_message`. Nobody asks for its content.
+    /// `M`: a message written with `pg_logical_emit_message`. The content is not used.
     Logical,
 }
 
-/// A row as sent: checked to be well-formed, its values not yet looked at.
+/// A row as sent: well-formed, with values that are not decoded yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Tuple<'a> {
     columns: usize,
     bytes: &'a [u8],
 }
 
-/// What an UPDATE or DELETE tells of the row before it.
+/// What an UPDATE or DELETE carries of the old row.
 #[derive(Clone, Copy, Debug)]
 pub enum OldTuple<'a> {
-    /// `K`: the columns of the replica identity; the others were sent as nulls that mean nothing.
+    /// `K`: the replica identity's columns; the others are sent as nulls without meaning.
     Key(Tuple<'a>),
     /// `O`: the whole row (REPLICA IDENTITY FULL).
     Full(Tuple<'a>),
@@ -80,29 +80,29 @@ pub enum OldTuple<'a> {
 /// The bytes are not a pgoutput message of version 1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// The message ends too early.
+    /// The message is too short.
     #[error("the message ends inside its {0}")]
     Truncated(&'static str),
-    /// A tag that version 1 does not have here.
-    #[error("byte {found:#04x} stands where the {expected} should")]
+    /// A tag that version 1 does not have in this place.
+    #[error("expected {expected}, found byte {found:#04x}")]
     UnknownTag {
-        /// What was looked for.
+        /// The expected tag.
         expected: &'static str,
-        /// What was there.
+        /// The received byte.
         found: u8,
     },
     /// A name is not UTF-8.
     #[error("the {0} is not UTF-8")]
     NotUtf8(&'static str),
-    /// Bytes are left behind the message.
-    #[error("{0} bytes are left behind the message")]
+    /// Bytes remain after the message.
+    #[error("{0} bytes remain after the message")]
     TrailingBytes(usize),
-    /// A tuple has another number of columns than its relation.
-    #[error("a tuple has {found} columns where its relation has {expected}")]
+    /// A tuple's number of columns differs from its relation's.
+    #[error("a tuple has {found} columns but its relation has {expected}")]
     ColumnCount {
-        /// As the relation says.
+        /// Columns of the relation.
         expected: usize,
-        /// As the tuple says.
+        /// Columns of the tuple.
         found: usize,
     },
 }
@@ -160,7 +160,7 @@ pub fn parse_message(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
         b'T' => {
             let count = input.u32("Truncate count")?;
             input.u8("Truncate options")?;
-            // Collected as far as the bytes go: the count is not to be trusted with an allocation.
+            // Collected one by one: an untrusted count must not decide an allocation.
             let relations = (0..count).map(|_| input.u32("Truncate relation")).collect::<Result<_, _>>()?;
             Message::Truncate { relations }
         }
@@ -214,8 +214,8 @@ fn parse_relation(input: &mut Input<'_>) -> Result<Relation, DecodeError> {
 }
 
 impl<'a> Tuple<'a> {
-    /// Puts the row's values into `cells`, in the relation's order. Where `decoded` is false the value is
-    /// passed over before it exists as one: [`Cell::Excluded`].
+    /// Reads the row's values into `cells`, in the relation's order. A column that is not `decoded` is
+    /// skipped without being read and gives [`Cell::Excluded`].
     pub fn read_into(&self, decoded: &[bool], cells: &mut Vec<Cell<'a>>) -> Result<(), DecodeError> {
         cells.clear();
         if self.columns != decoded.len() {
@@ -231,7 +231,7 @@ impl<'a> Tuple<'a> {
 }
 
 impl<'a> OldTuple<'a> {
-    /// As [`Tuple::read_into`]; values that a key does not carry are [`Cell::Absent`].
+    /// Like [`Tuple::read_into`]; columns outside the key are [`Cell::Absent`].
     pub fn read_into(
         &self,
         decoded: &[bool],
@@ -253,7 +253,7 @@ impl<'a> OldTuple<'a> {
     }
 }
 
-/// What is left of a message.
+/// The rest of a message.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -328,7 +328,7 @@ impl<'a> Input<'a> {
                 let length = self.u32("value length")?;
                 self.take(length as usize, "value").map(Cell::Text)
             }
-            // `b`, a binary value, is sent only to those who ask for it.
+            // `b`, a binary value, is sent only if START_REPLICATION asks for it.
             found => Err(DecodeError::UnknownTag { expected: "value tag", found }),
         }
     }

@@ -1,4 +1,4 @@
-//! The publication: what of the source the slot may see. It has to be there before the slot.
+//! The publication decides what the slot sends. It must exist before the slot is created.
 
 use super::CaptureError;
 use crate::model::TableName;
@@ -19,22 +19,22 @@ pub struct Publication {
     pub deletes: bool,
     /// Whether TRUNCATEs are published.
     pub truncates: bool,
-    /// Whether a partitioned table's changes come under its root's name.
+    /// Whether a partition's changes carry the root's name.
     pub via_root: bool,
 }
 
-/// By what a publication that was altered and put back is told from one that nobody has touched: pgoutput leaves out what is
-/// committed in between, and PostgreSQL does not say that it has.
+/// Identifies a publication's version, to detect one that was altered and restored. pgoutput leaves out what
+/// is committed in between without a notice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicationVersion {
-    /// Of one that was dropped and made anew it is another one. A slot that is older cannot be read with that.
+    /// Changes if the publication is dropped and created again. An older slot cannot use the new one.
     pub oid: u32,
-    /// Its row in `pg_publication` and those of the tables in `pg_publication_rel`, each with the transaction that wrote it;
-    /// and which tables these are.
+    /// The rows in `pg_publication` and `pg_publication_rel`, each with the transaction that wrote it, and the names of
+    /// the tables.
     pub rows: String,
 }
 
-/// The version of a publication, and of these tables in it; `None` where there is none of that name.
+/// Reads the version of a publication and of these tables in it; `None` if it does not exist.
 pub async fn read_version(
     client: &Client,
     name: &str,
@@ -62,25 +62,25 @@ pub async fn read_version(
     row.map(version).transpose()
 }
 
-/// Whether somebody has altered the publication between these two looks; of other tables nothing can be told.
+/// Whether the publication was altered between two versions. Versions of different tables cannot be compared.
 pub fn was_altered(known: &str, now: &str) -> bool {
     match (known.split_once(" of "), now.split_once(" of ")) {
         (Some((rows, tables)), Some((rows_now, tables_now))) => tables == tables_now && rows != rows_now,
-        // Nobody has looked before.
+        // There is no earlier version.
         _ => false,
     }
 }
 
 impl PublicationVersion {
-    /// Whether these rows, as they were written down, are those of the same publication, altered or not. Nothing was written
-    /// down where nobody has looked yet.
+    /// Whether `known`, the `rows` of an earlier version, belongs to another publication of the same name. An
+    /// empty text means that there is no earlier version.
     pub fn was_recreated_since(&self, known: &str) -> bool {
         let oid = known.split(':').next().unwrap_or_default();
         !known.is_empty() && oid != self.oid.to_string()
     }
 }
 
-/// What the server says of a publication; `None` where there is none of that name.
+/// Reads a publication's settings; `None` if it does not exist.
 pub async fn read_publication(client: &Client, name: &str) -> Result<Option<Publication>, CaptureError> {
     const QUERY: &str = "
         SELECT puballtables, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot
@@ -96,37 +96,37 @@ pub async fn read_publication(client: &Client, name: &str) -> Result<Option<Publ
     }))
 }
 
-/// A table as it is to be published.
+/// A table to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
-    /// Which.
+    /// The table.
     pub table: TableName,
-    /// These columns alone; empty for whole rows.
+    /// The published columns; empty for all.
     pub columns: Vec<String>,
 }
 
-/// Where this says no, a list of columns would not even be understood.
+/// The problem where a column list would be a syntax error.
 pub const NEEDS_COLUMN_LISTS: &str = "source.publish: columns needs PostgreSQL 15 or later at the source";
-/// What mends that.
+/// Its remedy.
 pub const WITHOUT_COLUMN_LISTS: &str = "use source.publish: rows";
 
-/// Whether a publication may list columns (since PostgreSQL 15).
+/// Whether the server supports column lists (since PostgreSQL 15).
 pub async fn has_column_lists(client: &Client) -> Result<bool, CaptureError> {
     let sql = "SELECT current_setting('server_version_num')::int >= 150000";
     Ok(client.query_typed_one(sql, &[]).await?.try_get(0)?)
 }
 
-/// Makes a publication of these tables. Needs CREATE on the database and the tables' ownership.
+/// Creates a publication of these tables. Needs CREATE on the database and ownership of the tables.
 pub async fn create_publication(client: &Client, name: &str, tables: &[Published]) -> Result<(), CaptureError> {
     Ok(client.batch_execute(&create_statement(name, tables)).await?)
 }
 
-/// Drops a publication, where there is one of that name.
+/// Drops a publication if it exists.
 pub async fn drop_publication(client: &Client, name: &str) -> Result<(), CaptureError> {
     Ok(client.batch_execute(&format!("DROP PUBLICATION IF EXISTS {}", quote_ident(name))).await?)
 }
 
-/// Whether the table is published, by name, by schema, or with all others.
+/// Whether the table is published: by name, by schema, or with all tables.
 pub async fn table_in_publication(client: &Client, name: &str, table: &TableName) -> Result<bool, CaptureError> {
     const QUERY: &str = "
         SELECT EXISTS (
@@ -137,7 +137,7 @@ pub async fn table_in_publication(client: &Client, name: &str, table: &TableName
     Ok(client.query_typed_one(QUERY, &parameters).await?.try_get(0)?)
 }
 
-/// Puts a table back that somebody has taken out. Needs the ownership of both.
+/// Adds a table that was removed from the publication. Needs ownership of both.
 pub async fn add_table(client: &Client, name: &str, table: &Published) -> Result<(), CaptureError> {
     let statement = format!("ALTER PUBLICATION {} ADD TABLE {}", quote_ident(name), listed(table));
     Ok(client.batch_execute(&statement).await?)
@@ -148,10 +148,11 @@ pub fn add_statement(name: &str, table: &TableName) -> String {
     format!("ALTER PUBLICATION {} ADD TABLE {}", quote_ident(name), quote_table(table))
 }
 
-/// The SQL that makes a publication of these tables.
+/// The SQL that creates a publication of these tables.
 pub fn create_statement(name: &str, tables: &[Published]) -> String {
     let tables: Vec<_> = tables.iter().map(listed).collect();
-    // A partitioned table's changes come under its own name. ONLY would leave out what is below a partitioned or inherited table.
+    // The root's name covers a partitioned table's changes. ONLY would leave out partitions and inheritance
+    // children.
     format!(
         "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)",
         quote_ident(name),
@@ -159,7 +160,7 @@ pub fn create_statement(name: &str, tables: &[Published]) -> String {
     )
 }
 
-/// A table as FOR TABLE and ADD TABLE name it.
+/// A table in the syntax of FOR TABLE and ADD TABLE.
 fn listed(published: &Published) -> String {
     let columns: Vec<_> = published.columns.iter().map(|column| quote_ident(column)).collect();
     let list = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };

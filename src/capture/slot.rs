@@ -1,4 +1,4 @@
-//! The replication slot: made, looked at, dropped; and who the server is.
+//! Creates, reads and drops the replication slot, and identifies the server.
 
 pub use super::commands::PLUGIN;
 use super::commands::create_command;
@@ -7,58 +7,59 @@ use crate::model::Lsn;
 use crate::pg::quote_ident;
 use tokio_postgres::types::Type;
 
-/// Answer to IDENTIFY_SYSTEM.
+/// The answer to IDENTIFY_SYSTEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SystemIdentity {
-    /// Identifies the cluster, and its physical copies.
+    /// Identifies the cluster together with its physical copies.
     pub system_identifier: String,
     /// Grows with every promotion.
     pub timeline: i32,
-    /// The end of the log that is flushed.
+    /// End of the flushed log.
     pub flushed: Lsn,
-    /// The database that the connection is on.
+    /// The connection's database.
     pub database: Option<String>,
 }
 
-/// A new slot.
+/// The answer to CREATE_REPLICATION_SLOT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreatedSlot {
-    /// From here on it sends what is committed.
+    /// The slot sends every transaction that commits after this position.
     pub consistent_point: Lsn,
-    /// The snapshot that shows everything before. It lives until the connection's next command or its end.
+    /// The exported snapshot of everything before that position. It ends with the connection's next command.
     pub snapshot_name: String,
 }
 
 /// A row of `pg_replication_slots`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotRow {
-    /// `pgoutput`, or somebody else's; `None` for a physical slot.
+    /// Output plugin; `None` for a physical slot.
     pub plugin: Option<String>,
-    /// The database that it decodes; `None` for a physical slot.
+    /// The decoded database; `None` for a physical slot.
     pub database: Option<String>,
-    /// Whether it ends with the session that made it.
+    /// Whether the slot ends with the session that created it.
     pub temporary: bool,
     /// The server process that uses it.
     pub active_pid: Option<i32>,
-    /// Up to here everything is confirmed; `None` while the slot is being made.
+    /// The confirmed position; `None` while the slot is being created.
     pub confirmed_flush: Option<Lsn>,
-    /// It cannot be used any more: its log is gone, or a standby invalidated it.
+    /// The slot is unusable: its log was removed, or a standby invalidated it.
     pub invalid: bool,
 }
 
-/// Who the server is and how far its log goes.
+/// Reads the server's identity and the end of its log.
 pub async fn identify_system(connection: &mut ReplicationConnection) -> Result<SystemIdentity, CaptureError> {
     let rows = connection.simple_query("IDENTIFY_SYSTEM").await?;
     let mut row = only_row(rows, "IDENTIFY_SYSTEM")?;
     let (Some(system_identifier), Some(timeline), Some(flushed)) = (row.text(0), row.parsed(1), row.parsed(2)) else {
-        return Err(CaptureError::protocol("IDENTIFY_SYSTEM gave no system, timeline and position"));
+        return Err(CaptureError::protocol("IDENTIFY_SYSTEM returned no system, timeline and position"));
     };
     Ok(SystemIdentity { system_identifier, timeline, flushed, database: row.text(3) })
 }
 
-/// Makes a slot and exports its snapshot. Waits until every transaction that runs now has ended, in all databases.
+/// Creates a slot and exports its snapshot. Waits until all running transactions of every database have
+/// ended.
 ///
-/// A permanent slot is marked for fail-over where the server knows that (17 and later).
+/// A permanent slot is marked for failover if the server supports it (17 and later).
 pub async fn create_slot(
     connection: &mut ReplicationConnection,
     name: &str,
@@ -68,19 +69,19 @@ pub async fn create_slot(
     let rows = connection.simple_query(&command).await?;
     let mut row = only_row(rows, "CREATE_REPLICATION_SLOT")?;
     let (Some(consistent_point), Some(snapshot_name)) = (row.parsed(1), row.text(2)) else {
-        return Err(CaptureError::protocol("CREATE_REPLICATION_SLOT gave no position and snapshot"));
+        return Err(CaptureError::protocol("CREATE_REPLICATION_SLOT returned no position and snapshot"));
     };
     Ok(CreatedSlot { consistent_point, snapshot_name })
 }
 
-/// Drops a slot; an error (55006) while somebody uses it.
+/// Drops a slot. Fails with 55006 while a process uses it.
 pub async fn drop_slot(connection: &mut ReplicationConnection, name: &str) -> Result<(), CaptureError> {
     connection.simple_query(&format!("DROP_REPLICATION_SLOT {}", quote_ident(name))).await.map(drop)
 }
 
-/// What the server says of a slot; `None` where there is none of that name.
+/// Reads a slot; `None` if it does not exist.
 pub async fn read_slot(client: &tokio_postgres::Client, name: &str) -> Result<Option<SlotRow>, CaptureError> {
-    // conflicting and invalidation_reason came with 16 and 17: through jsonb their absence is no error.
+    // Read through jsonb because conflicting and invalidation_reason do not exist before 16 and 17.
     const QUERY: &str = "
         SELECT s.plugin::text, s.database::text, s.temporary, s.active_pid, s.confirmed_flush_lsn::text,
                coalesce(s.wal_status = 'lost', false)
@@ -117,6 +118,6 @@ impl Row {
 fn only_row(rows: Vec<Vec<Option<String>>>, command: &str) -> Result<Row, CaptureError> {
     match <[_; 1]>::try_from(rows) {
         Ok([row]) => Ok(Row(row)),
-        Err(rows) => Err(CaptureError::Protocol(format!("{command} gave {} rows", rows.len()))),
+        Err(rows) => Err(CaptureError::Protocol(format!("{command} returned {} rows", rows.len()))),
     }
 }

@@ -1,5 +1,7 @@
-//! The stream of changes once START_REPLICATION runs (manual: "Streaming Replication Protocol"): frames in, status
-//! updates out. Made for many small frames: large reads, and each frame is a slice of what was read, not a copy.
+//! The stream of changes after START_REPLICATION (manual: "Streaming Replication Protocol"): receives frames
+//! and sends
+//! status updates. Designed for many small frames: reads are large, and a frame is a slice of a read, not a
+//! copy.
 
 use super::CaptureError;
 use super::wire::{HEADER_LENGTH, MAX_MESSAGE_LENGTH, message_length};
@@ -13,49 +15,51 @@ use postgres_protocol::message::backend::{
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
-/// As much as one read takes: some hundred small changes, and little beside a tenant's budget.
+/// Size of one read: some hundred small changes, and little compared with a tenant's budget.
 const READ_SIZE: usize = 128 << 10;
-/// Below this much room a read is not worth its system call: get a new buffer first.
+/// With less free space than this, a new buffer is allocated before the next read.
 const MIN_READ_SPACE: usize = 16 << 10;
 
-/// XLogData and primary keepalive, the first byte of CopyData.
+/// First byte of CopyData: XLogData and primary keepalive.
 const XLOG_DATA: u8 = b'w';
 const KEEPALIVE: u8 = b'k';
-/// Standby status update.
+/// First byte of a standby status update.
 const STATUS_UPDATE: u8 = b'r';
 /// Kind, start, end, clock.
 const XLOG_DATA_HEAD: usize = 25;
-/// Kind, end, clock, whether a reply is wanted.
+/// Kind, end, clock, reply requested.
 const KEEPALIVE_LENGTH: usize = 18;
 
-/// One thing that the server says.
+/// A frame of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// A pgoutput message.
     XLogData {
-        /// Where it stands in the log; zero for messages that stand nowhere, such as Relation.
+        /// Position in the log; zero for messages without one, such as Relation.
         wal_start: Lsn,
-        /// How far the server has read the log.
+        /// How far the server has read its log.
         wal_end: Lsn,
         /// When it was sent, by the server's clock.
         sent_at: Timestamp,
-        /// The message. It keeps the whole read it came with (128 kB or more) alive: do not store it, copy from it.
+        /// The message. It keeps the whole read of 128 kB or more in memory: copy from it instead of storing
+        /// it.
         data: Bytes,
     },
-    /// Nothing new, the server is there.
+    /// A sign of life without data.
     Keepalive {
-        /// How far the server has read the log.
+        /// How far the server has read its log.
         wal_end: Lsn,
         /// When it was sent, by the server's clock.
         sent_at: Timestamp,
-        /// The server wants a status update at once, or it will give up on us.
+        /// The server wants an immediate status update, or it will close the connection.
         reply_requested: bool,
     },
-    /// The stream is over and the slot is free: the answer to [`ReplicationWriter::finish`], or the server shuts down.
+    /// The stream has ended and the slot is free: after [`ReplicationWriter::finish`], or because the server
+    /// shuts down.
     Ended,
 }
 
-/// The incoming half of the stream.
+/// The receiving half of the stream.
 pub struct ReplicationReader {
     stream: ReadHalf<Stream>,
     buffer: BytesMut,
@@ -66,9 +70,9 @@ impl ReplicationReader {
         ReplicationReader { stream, buffer }
     }
 
-    /// The next frame. Has no time limit: the server sends keepalives when it is asked to by a status update.
+    /// Receives the next frame. Has no time limit: request a keepalive with a status update.
     ///
-    /// Cancel-safe: what was received stays in the buffer, and the next call goes on from there.
+    /// Cancel-safe: received bytes stay in the buffer for the next call.
     pub async fn next(&mut self) -> Result<Frame, CaptureError> {
         loop {
             if let Some(frame) = self.try_next()? {
@@ -81,12 +85,12 @@ impl ReplicationReader {
         }
     }
 
-    /// A frame that was received as a whole already; `None` when the next one has to be waited for.
+    /// Returns a frame that is completely received; `None` if the next one has to be waited for.
     pub fn try_next(&mut self) -> Result<Option<Frame>, CaptureError> {
         take_frame(&mut self.buffer)
     }
 
-    /// Room for the rest of a large frame, or for many small ones.
+    /// Reserves space for the rest of a large frame, or for many small ones.
     fn make_room(&mut self) -> Result<(), CaptureError> {
         let length = message_length(&self.buffer, MAX_MESSAGE_LENGTH)?.map_or(HEADER_LENGTH, |(_, length)| length);
         let missing = length.saturating_sub(self.buffer.len());
@@ -97,7 +101,7 @@ impl ReplicationReader {
     }
 }
 
-/// Splits the next frame off, skipping what is not one. Pure.
+/// Splits off the next frame, skipping other messages. Pure.
 fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, CaptureError> {
     loop {
         let Some((tag, length)) = message_length(buffer, MAX_MESSAGE_LENGTH)? else { return Ok(None) };
@@ -115,17 +119,22 @@ fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, CaptureError> {
                     Ok(Some(Message::ErrorResponse(body))) => {
                         CaptureError::Server(Box::new(ServerError::parse(body.fields())))
                     }
-                    _ => CaptureError::protocol("an error that cannot be read"),
+                    _ => CaptureError::protocol("an error that cannot be parsed"),
                 });
             }
-            // CopyDone answers ours; the slot is free only with CommandComplete. A server that shuts down sends
-            // CommandComplete alone.
+            // CopyDone answers ours; the slot is free only after CommandComplete. A server that shuts down
+            // sends CommandComplete alone.
             COMMAND_COMPLETE_TAG => {
                 buffer.advance(length);
                 return Ok(Some(Frame::Ended));
             }
             COPY_DONE_TAG | NOTICE_RESPONSE_TAG | PARAMETER_STATUS_TAG | READY_FOR_QUERY_TAG => buffer.advance(length),
-            other => return Err(CaptureError::Protocol(format!("a message {:?} in the stream", char::from(other)))),
+            other => {
+                return Err(CaptureError::Protocol(format!(
+                    "unexpected message {:?} in the stream",
+                    char::from(other)
+                )));
+            }
         }
     }
 }
@@ -146,16 +155,18 @@ fn parse_copy_data(mut data: Bytes) -> Result<Frame, CaptureError> {
             let sent_at = Timestamp(data.get_i64());
             Ok(Frame::Keepalive { wal_end, sent_at, reply_requested: data.get_u8() != 0 })
         }
-        other => {
-            Err(CaptureError::Protocol(format!("CopyData of kind {:?} and {} bytes", char::from(other), data.len())))
-        }
+        other => Err(CaptureError::Protocol(format!(
+            "unexpected CopyData of kind {:?} and {} bytes",
+            char::from(other),
+            data.len()
+        ))),
     }
 }
 
-/// The outgoing half of the stream.
+/// The sending half of the stream.
 pub struct ReplicationWriter {
     stream: WriteHalf<Stream>,
-    /// What is not sent yet, so that a call that was given up leaves no half message behind.
+    /// Bytes not sent yet, so that a dropped call does not leave half a message behind.
     outgoing: BytesMut,
 }
 
@@ -164,9 +175,9 @@ impl ReplicationWriter {
         ReplicationWriter { stream, outgoing: BytesMut::new() }
     }
 
-    /// Standby status update: how far we have written, flushed and applied. The slot moves to `flush`.
+    /// Sends a standby status update: the positions written, flushed and applied. The slot moves to `flush`.
     ///
-    /// Cancel-safe: a message begun is finished by the next call.
+    /// Cancel-safe: the next call finishes a message that was begun.
     pub async fn status(
         &mut self,
         write: Lsn,
@@ -179,13 +190,14 @@ impl ReplicationWriter {
         self.drain().await
     }
 
-    /// Ends the stream (CopyDone). The reader gets what is under way, then [`Frame::Ended`]: the slot is free then.
+    /// Ends the stream (CopyDone). The reader receives what is under way, then [`Frame::Ended`].
     pub async fn finish(&mut self) -> Result<(), CaptureError> {
         frontend::copy_done(&mut self.outgoing);
         self.drain().await
     }
 
-    /// Closes the connection with a goodbye, so that the server's log stays clean. The stream may still be running.
+    /// Closes the connection with Terminate, so that the server logs no error. The stream may still be
+    /// running.
     pub async fn terminate(mut self) -> Result<(), CaptureError> {
         frontend::terminate(&mut self.outgoing);
         self.drain().await?;
@@ -203,7 +215,7 @@ impl ReplicationWriter {
 }
 
 fn put_status(out: &mut BytesMut, positions: [Lsn; 3], now: Timestamp, reply_requested: bool) {
-    /// Kind, three positions, clock, whether a reply is wanted.
+    /// Kind, three positions, clock, reply requested.
     const LENGTH: u32 = 1 + 3 * 8 + 8 + 1;
     out.put_u8(COPY_DATA_TAG);
     out.put_u32(4 + LENGTH);

@@ -1,5 +1,5 @@
-//! PostgreSQL's message framing over a connection, one message at a time: for the login and for commands.
-//! The stream of changes has a faster way of its own (`stream`), which takes over this buffer.
+//! PostgreSQL's message framing, one message at a time: for the login and for commands.
+//! The stream of changes has a faster implementation (`stream`), which takes over this buffer.
 
 use super::CaptureError;
 use crate::pg::{ServerError, Stream};
@@ -7,13 +7,13 @@ use bytes::BytesMut;
 use postgres_protocol::message::backend::{Header, Message};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Tag, and a length that counts itself.
+/// Tag, and a length that includes itself.
 pub(super) const HEADER_LENGTH: usize = 5;
-/// No row, and so no message, is longer than 1 GB (MaxAllocSize); with slack for what goes round it.
+/// No row exceeds 1 GB (MaxAllocSize), so no message does; with some slack for its framing.
 pub(super) const MAX_MESSAGE_LENGTH: usize = (1 << 30) + (1 << 20);
-/// Before the login is done nothing is long; whoever answers is not known yet (libpq is as strict).
+/// Messages are short before the login, and the peer is not authenticated. libpq has a similar limit.
 const MAX_LOGIN_MESSAGE_LENGTH: usize = 64 << 10;
-/// The one tag that `Message::parse` refuses (manual: "CopyBothResponse").
+/// The only tag that `Message::parse` rejects (manual: "CopyBothResponse").
 const COPY_BOTH_RESPONSE: u8 = b'W';
 
 /// A message from the server.
@@ -22,13 +22,13 @@ pub(super) enum Reply {
     CopyBoth,
 }
 
-/// The whole length of the message that the buffer begins with, once its header is there.
+/// Tag and total length of the message at the start of the buffer; `None` until its header is complete.
 pub(super) fn message_length(buffer: &[u8], longest: usize) -> Result<Option<(u8, usize)>, CaptureError> {
     let header = Header::parse(buffer).map_err(|error| CaptureError::protocol(error.to_string()))?;
     let Some(header) = header else { return Ok(None) };
     let length = usize::try_from(header.len()).unwrap_or(usize::MAX).saturating_add(1);
     if length > longest {
-        let what = format!("a message {:?} of {length} bytes, where {longest} is the most", char::from(header.tag()));
+        let what = format!("message {:?} has {length} bytes, more than {longest}", char::from(header.tag()));
         return Err(CaptureError::Protocol(what));
     }
     Ok(Some((header.tag(), length)))
@@ -49,7 +49,7 @@ impl Wire {
         self.longest = MAX_MESSAGE_LENGTH;
     }
 
-    /// Sends what `write` puts into the buffer.
+    /// Sends the bytes that `write` puts into the buffer.
     pub(super) async fn send(
         &mut self,
         write: impl FnOnce(&mut BytesMut) -> std::io::Result<()>,
@@ -61,7 +61,8 @@ impl Wire {
         Ok(())
     }
 
-    /// The next message. Notices and parameter changes come through; an ErrorResponse comes as an error.
+    /// Receives the next message. Notices and parameter changes are returned; an ErrorResponse becomes an
+    /// error.
     pub(super) async fn receive(&mut self) -> Result<Reply, CaptureError> {
         let (tag, length) = loop {
             let known = message_length(&self.incoming, self.longest)?;
@@ -75,7 +76,7 @@ impl Wire {
             }
         };
         if tag == COPY_BOTH_RESPONSE {
-            // Its body, the columns' formats, says nothing to a walsender's client.
+            // The body lists the columns' formats, which a walsender's client does not need.
             let _ = self.incoming.split_to(length);
             return Ok(Reply::CopyBoth);
         }
@@ -84,7 +85,7 @@ impl Wire {
                 Err(CaptureError::Server(Box::new(ServerError::parse(body.fields()))))
             }
             Ok(Some(message)) => Ok(Reply::Message(message)),
-            Ok(None) => Err(CaptureError::protocol("half a message")),
+            Ok(None) => Err(CaptureError::protocol("an incomplete message")),
             Err(error) => Err(CaptureError::protocol(error.to_string())),
         }
     }

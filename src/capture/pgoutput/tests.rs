@@ -1,4 +1,4 @@
-//! Every message by hand from the manual's layouts, and arbitrary bytes.
+//! Messages written by hand after the manual's layouts, and arbitrary bytes.
 
 use super::*;
 use proptest::prelude::*;
@@ -122,7 +122,7 @@ fn a_malformed_message_is_refused_with_its_offset() {
     assert_eq!(fails(&not_utf8), DecodeError::NotUtf8("Origin name"));
 }
 
-/// One of each kind.
+/// One message of each kind.
 fn good_messages() -> Vec<Vec<u8>> {
     let row = || [b"N".to_vec(), tuple(&[text("u2"), b"u".to_vec()])].concat();
     let old = |kind: &[u8]| [kind, &tuple(&[text("u1"), b"n".to_vec()])].concat();
