@@ -125,8 +125,7 @@ impl KeyType for Properties {
                 let message = format!("{path} is managed by users-sync and cannot be overridden");
                 reader.push(Fault::new(&key.span, message).help(*why));
             } else if key.name == "sasl.oauthbearer.method" && value.eq_ignore_ascii_case("oidc") {
-                let message =
-                    format!("{path}: oidc is not supported, because this librdkafka is built without libcurl");
+                let message = format!("{path}: oidc fetches its token with libcurl, which is not built in");
                 let help = "use SCRAM, PLAIN with an API key, or a client certificate (ssl.certificate.location)";
                 reader.push(Fault::new(&key.span, message).help(help));
             }
