@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 #[derive(Debug, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(super) struct Problem {
-    error: What,
+    error: ErrorBody,
     #[serde(skip)]
     status: StatusCode,
 }
@@ -23,7 +23,7 @@ pub(super) struct Problem {
 /// The error and its fix.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub(super) struct What {
+pub(super) struct ErrorBody {
     /// What failed.
     pub(super) what: String,
     /// How to fix it.
@@ -32,7 +32,7 @@ pub(super) struct What {
 
 impl Problem {
     pub(super) fn new(status: StatusCode, what: impl Into<String>) -> Problem {
-        Problem { status, error: What { what: what.into(), remedy: None } }
+        Problem { status, error: ErrorBody { what: what.into(), remedy: None } }
     }
 
     pub(super) fn remedy(mut self, remedy: impl Into<String>) -> Problem {

@@ -29,7 +29,7 @@ const NAMED: usize = 1_000;
 #[derive(Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
-pub(super) struct Wanted {
+pub(super) struct EventParams {
     /// Also report the users of this tenant as they are written.
     users: Option<String>,
 }
@@ -44,7 +44,7 @@ pub(super) struct Wanted {
         get,
         path = "/api/events",
         tag = "process",
-        params(Wanted),
+        params(EventParams),
         responses(
             (status = 200, description = "Server-sent events until the client disconnects.", body = String, content_type = "text/event-stream"),
             (status = 400, description = "Invalid parameter.", body = Problem),
@@ -56,16 +56,16 @@ pub(super) struct Wanted {
 pub(super) async fn events(
     State(app): State<App>,
     Extension(stop): Extension<CancellationToken>,
-    Query(wanted): Query<Wanted>,
+    Query(params): Query<EventParams>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let Ok(place) = app.listeners.clone().try_acquire_owned() else {
         return Err(Problem::unavailable("too many event listeners").remedy("close another console"));
     };
-    let tenant = wanted.users.map(|name| app.tenant(&name)).transpose()?;
+    let tenant = params.users.map(|name| app.tenant(&name)).transpose()?;
     let users = tenant.map(|tenant| app.live.user_watch.listen(&tenant.id));
     let mut timer = interval(EVERY);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let told = Telling {
+    let events = EventStream {
         timer,
         users,
         arrived: None,
@@ -76,15 +76,15 @@ pub(super) async fn events(
         stop,
         _place: place,
     };
-    let stream = futures_util::stream::unfold(told, async |mut telling| {
-        let event = telling.next().await?;
-        Some((Ok(event), telling))
+    let stream = futures_util::stream::unfold(events, async |mut events| {
+        let event = events.next().await?;
+        Some((Ok(event), events))
     });
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
 }
 
 /// What one listener has been told.
-struct Telling {
+struct EventStream {
     app: App,
     timer: Interval,
     users: Option<Listener>,
@@ -132,7 +132,7 @@ struct Arrived<'a> {
     ids: BTreeSet<UserId>,
 }
 
-impl Telling {
+impl EventStream {
     async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.ready.pop_front() {

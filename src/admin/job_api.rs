@@ -1,6 +1,6 @@
 //! Starts, runs and reports the jobs of the HTTP API.
 
-use super::answer::{Body, Path, Problem, Query, What};
+use super::answer::{Body, ErrorBody, Path, Problem, Query};
 use super::app::App;
 use super::jobs::{Found, Job, Jobs, Kind};
 #[cfg(feature = "openapi")]
@@ -132,7 +132,7 @@ pub(super) async fn job(
 #[derive(Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
-pub(super) struct Which {
+pub(super) struct JobListParams {
     /// Only jobs of this tenant.
     tenant: Option<String>,
 }
@@ -144,7 +144,7 @@ pub(super) struct Which {
         get,
         path = "/api/jobs",
         tag = "jobs",
-        params(Which),
+        params(JobListParams),
         responses(
             (status = 200, description = "The jobs.", body = Vec<Job>),
             (status = 400, description = "Invalid parameter.", body = Problem),
@@ -154,9 +154,9 @@ pub(super) struct Which {
 pub(super) async fn jobs(
     State(jobs): State<Jobs>,
     State(live): State<Arc<ProcessStatus>>,
-    Query(which): Query<Which>,
+    Query(params): Query<JobListParams>,
 ) -> Json<Vec<Job>> {
-    let found = jobs.list(which.tenant.as_deref());
+    let found = jobs.list(params.tenant.as_deref());
     Json(found.into_iter().map(|job| job.with_progress(&live)).collect())
 }
 
@@ -167,7 +167,7 @@ fn start<F>(
     work: impl FnOnce(Config, Tenant, HowFar) -> F,
 ) -> Result<(StatusCode, Json<Begun>), Problem>
 where
-    F: Future<Output = Result<Option<Found>, What>> + Send + 'static,
+    F: Future<Output = Result<Option<Found>, ErrorBody>> + Send + 'static,
 {
     let how_far = HowFar::default();
     let job = app.jobs.begin(kind, tenant.id.as_str(), &how_far)?;
@@ -181,16 +181,16 @@ where
     Ok((StatusCode::ACCEPTED, Json(Begun { job })))
 }
 
-fn failed(what: impl ToString) -> What {
-    What { what: what.to_string(), remedy: None }
+fn failed(what: impl ToString) -> ErrorBody {
+    ErrorBody { what: what.to_string(), remedy: None }
 }
 
 /// Asks whoever replicates, in this process or another one.
-async fn ask(config: &Config, tenant: &Tenant, allow_deletes: bool) -> Result<(), What> {
+async fn ask(config: &Config, tenant: &Tenant, allow_deletes: bool) -> Result<(), ErrorBody> {
     let (slot, id) = (&config.source.slot, &tenant.id);
     let client = connect(&config.state_url).await.map_err(failed)?;
     let before = StateStore::read(&client, slot).await.map_err(failed)?;
-    let nobody = || What {
+    let nobody = || ErrorBody {
         what: "no process is replicating".to_owned(),
         remedy: Some("start one with `users-sync run`".to_owned()),
     };
@@ -205,13 +205,13 @@ async fn ask(config: &Config, tenant: &Tenant, allow_deletes: bool) -> Result<()
         Some(row) if row.state == TenantState::Following => Ok(()),
         Some(row) => {
             let what = row.reason.clone().unwrap_or_else(|| format!("the tenant is {}", row.state.as_str()));
-            Err(What { what, remedy: row.remedy.clone() })
+            Err(ErrorBody { what, remedy: row.remedy.clone() })
         }
         None => Err(failed("the replicating process has not recorded the tenant")),
     }
 }
 
-async fn compare(config: &Config, tenant: &Tenant, how_far: &HowFar) -> Result<Found, What> {
+async fn compare(config: &Config, tenant: &Tenant, how_far: &HowFar) -> Result<Found, ErrorBody> {
     let how = Verifying { examples: IDS, timeout: CATCH_UP };
     let verdicts = Box::pin(verify(config, std::slice::from_ref(&tenant.id), how, how_far)).await.map_err(failed)?;
     match verdicts.into_iter().next() {

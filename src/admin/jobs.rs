@@ -1,7 +1,7 @@
 //! The jobs that were asked for over HTTP: resyncs and comparisons, at most one per tenant at a time. Finished jobs are kept
 //! in memory until newer ones replace them; a restart forgets them.
 
-use super::answer::{Problem, What};
+use super::answer::{ErrorBody, Problem};
 use crate::model::TenantId;
 use crate::replicator::snapshotter::progress_bar::HowFar;
 use crate::status::live::ProcessStatus;
@@ -37,7 +37,7 @@ pub(super) struct Job {
     /// The differences that a verification found; after a repair, those that remain.
     result: Option<Found>,
     /// Why it failed.
-    error: Option<What>,
+    error: Option<ErrorBody>,
 }
 
 #[derive(Clone, Copy, Serialize)]
@@ -118,7 +118,7 @@ impl Jobs {
         Ok(job)
     }
 
-    pub(super) fn end(&self, job: &str, outcome: Result<Option<Found>, What>) {
+    pub(super) fn end(&self, job: &str, outcome: Result<Option<Found>, ErrorBody>) {
         let mut jobs = self.lock();
         let Some(job) = jobs.iter_mut().find(|known| known.job == job) else { return };
         match outcome {

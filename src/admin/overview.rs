@@ -92,7 +92,7 @@ pub(super) async fn status(State(app): State<App>) -> Json<Status> {
 #[derive(Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
-pub(super) struct Which {
+pub(super) struct TenantListParams {
     /// Maximum number of tenants.
     #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 1000, default = 100))]
     #[serde(default = "hundred")]
@@ -149,30 +149,33 @@ pub(super) struct Page {
         get,
         path = "/api/tenants",
         tag = "tenants",
-        params(Which),
+        params(TenantListParams),
         responses(
             (status = 200, description = "A page of tenants.", body = Page),
             (status = 400, description = "Invalid parameter.", body = Problem),
         )
     )
 )]
-pub(super) async fn tenants(State(app): State<App>, Query(which): Query<Which>) -> Result<Json<Page>, Problem> {
-    if !(1..=1000).contains(&which.limit) {
+pub(super) async fn tenants(
+    State(app): State<App>,
+    Query(params): Query<TenantListParams>,
+) -> Result<Json<Page>, Problem> {
+    if !(1..=1000).contains(&params.limit) {
         return Err(Problem::bad("limit must be a number from 1 to 1000"));
     }
     let report = app.report();
-    let text = which.q.unwrap_or_default().to_lowercase();
+    let text = params.q.unwrap_or_default().to_lowercase();
     let holds = |field: &str| field.to_lowercase().contains(&text);
-    let state = which.state.as_ref().map(State_::word);
+    let state = params.state.as_ref().map(State_::word);
     let mut found: Vec<&TenantReport> = report.tenants.iter().collect();
     found.retain(|tenant| {
         state.is_none_or(|state| tenant.state == state) && (holds(&tenant.tenant) || holds(&tenant.target))
     });
     found.sort_unstable_by(|a, b| a.tenant.cmp(&b.tenant));
     let total = found.len();
-    found.retain(|tenant| which.cursor.as_ref().is_none_or(|cursor| tenant.tenant > *cursor));
-    let next = found.get(which.limit).map(|_| found[which.limit - 1].tenant.clone());
-    let tenants = found.into_iter().take(which.limit).cloned().collect();
+    found.retain(|tenant| params.cursor.as_ref().is_none_or(|cursor| tenant.tenant > *cursor));
+    let next = found.get(params.limit).map(|_| found[params.limit - 1].tenant.clone());
+    let tenants = found.into_iter().take(params.limit).cloned().collect();
     Ok(Json(Page { tenants, next, total }))
 }
 

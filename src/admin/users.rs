@@ -88,7 +88,7 @@ impl User {
 #[derive(Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
-pub(super) struct Which {
+pub(super) struct UserListParams {
     /// Only users whose id, name or e-mail contains this text, ignoring case. There are no wildcards.
     #[cfg_attr(feature = "openapi", param(pattern = "^[^\\u0000]*$"))]
     search: Option<String>,
@@ -125,7 +125,7 @@ pub(super) struct Page {
         get,
         path = "/api/tenants/{tenant}/users",
         tag = "users",
-        params(("tenant" = String, Path, description = "Id of the tenant."), Which),
+        params(("tenant" = String, Path, description = "Id of the tenant."), UserListParams),
         responses(
             (status = 200, description = "A page of users.", body = Page),
             (status = 400, description = "Invalid parameter.", body = Problem),
@@ -137,14 +137,14 @@ pub(super) struct Page {
 pub(super) async fn users(
     State(app): State<App>,
     Path(tenant): Path<String>,
-    Query(which): Query<Which>,
+    Query(params): Query<UserListParams>,
 ) -> Result<Json<Page>, Problem> {
-    if !(1..=200).contains(&which.limit) {
+    if !(1..=200).contains(&params.limit) {
         return Err(Problem::bad("limit must be a number from 1 to 200"));
     }
-    [&which.search, &which.cursor].into_iter().flatten().try_for_each(|text| storable(text))?;
+    [&params.search, &params.cursor].into_iter().flatten().try_for_each(|text| storable(text))?;
     let tenant = app.tenant(&tenant)?;
-    let page = app.targets.ask(&tenant, async |client| search(client, &which).await).await?;
+    let page = app.targets.ask(&tenant, async |client| search(client, &params).await).await?;
     Ok(Json(page))
 }
 
@@ -157,13 +157,13 @@ fn storable(text: &str) -> Result<(), Problem> {
 }
 
 /// Slice by slice, until the page is full or the time is up.
-async fn search(client: &PgClient, which: &Which) -> Result<Page, tokio_postgres::Error> {
+async fn search(client: &PgClient, params: &UserListParams) -> Result<Page, tokio_postgres::Error> {
     let deadline = Instant::now() + BUDGET;
-    let search = which.search.as_deref().filter(|search| !search.is_empty());
-    let mut cursor = which.cursor.clone();
+    let search = params.search.as_deref().filter(|search| !search.is_empty());
+    let mut cursor = params.cursor.clone();
     let mut users: Vec<User> = Vec::new();
-    let whole_page = i64::try_from(which.limit).unwrap_or(i64::MAX).saturating_add(1);
-    let mut slice = match (search, which.deleted) {
+    let whole_page = i64::try_from(params.limit).unwrap_or(i64::MAX).saturating_add(1);
+    let mut slice = match (search, params.deleted) {
         (None, None) => whole_page,
         _ => FIRST_SLICE,
     };
@@ -176,7 +176,7 @@ async fn search(client: &PgClient, which: &Which) -> Result<Page, tokio_postgres
                 &[
                     (&cursor, Type::TEXT),
                     (&slice, Type::INT8),
-                    (&which.deleted, Type::BOOL),
+                    (&params.deleted, Type::BOOL),
                     (&search, Type::TEXT),
                     (&wanted, Type::INT8),
                 ],
@@ -190,8 +190,8 @@ async fn search(client: &PgClient, which: &Which) -> Result<Page, tokio_postgres
                 users.push(User::of(row, 2)?);
             }
         }
-        if users.len() > which.limit {
-            users.truncate(which.limit);
+        if users.len() > params.limit {
+            users.truncate(params.limit);
             let next = users.last().map(|user| user.id.clone());
             return Ok(Page { users, next, searched_all: true });
         }
@@ -291,7 +291,7 @@ async fn wait_for(app: &App, tenant: &Tenant, id: &str, wait: Duration) -> Resul
     }
 }
 
-/// A moment after which to look again, where it is another process that writes.
+/// A moment after params to look again, where it is another process that writes.
 async fn elsewhere(app: &App) {
     loop {
         sleep(LOOK_EVERY).await;
