@@ -1,4 +1,4 @@
-//! What has changed, as it changes (server-sent events).
+//! Server-sent events: changes of the process, of its tenants and of one tenant's users.
 
 use super::answer::{Problem, Query};
 use super::app::App;
@@ -18,12 +18,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// Tenants and process are compared with what they were so often.
-const EVERY: Duration = Duration::from_secs(1);
-/// Users that arrive within this time are told of together.
-const GATHER: Duration = Duration::from_millis(100);
-/// More of them are not named.
-const NAMED: usize = 1_000;
+/// Interval at which process and tenants are compared with what the client has.
+const COMPARE_INTERVAL: Duration = Duration::from_secs(1);
+/// Time for which changed users are collected into one event.
+const USERS_WINDOW: Duration = Duration::from_millis(100);
+/// Maximum number of ids in an event; a larger one names none.
+const MAX_IDS: usize = 1_000;
 
 /// Which events to send.
 #[derive(Deserialize)]
@@ -58,23 +58,23 @@ pub(super) async fn events(
     Extension(stop): Extension<CancellationToken>,
     Query(params): Query<EventParams>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
-    let Ok(place) = app.listeners.clone().try_acquire_owned() else {
+    let Ok(permit) = app.listeners.clone().try_acquire_owned() else {
         return Err(Problem::unavailable("too many event listeners").remedy("close another console"));
     };
     let tenant = params.users.map(|name| app.tenant(&name)).transpose()?;
     let users = tenant.map(|tenant| app.live.user_watch.listen(&tenant.id));
-    let mut timer = interval(EVERY);
+    let mut timer = interval(COMPARE_INTERVAL);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let events = EventStream {
         timer,
         users,
-        arrived: None,
+        pending: None,
         status: String::new(),
-        tenants: app.report().tenants.iter().map(|tenant| (tenant.tenant.clone(), Look::at(tenant))).collect(),
+        tenants: app.report().tenants.iter().map(|tenant| (tenant.tenant.clone(), TenantDigest::of(tenant))).collect(),
         ready: VecDeque::new(),
         app,
         stop,
-        _place: place,
+        _permit: permit,
     };
     let stream = futures_util::stream::unfold(events, async |mut events| {
         let event = events.next().await?;
@@ -83,38 +83,48 @@ pub(super) async fn events(
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
 }
 
-/// What one listener has been told.
+/// The events of one client, and what it has already.
 struct EventStream {
     app: App,
     timer: Interval,
     users: Option<Listener>,
-    /// Users that have arrived, and when that is told; none of them where they are too many.
-    arrived: Option<(BTreeSet<UserId>, bool, Instant)>,
+    pending: Option<PendingUsers>,
     status: String,
-    tenants: HashMap<String, Look>,
+    tenants: HashMap<String, TenantDigest>,
     ready: VecDeque<Event>,
     stop: CancellationToken,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-/// What of a tenant is worth an event: positions move all the time, and mean nothing as long as nobody lags.
+/// Changed users that the client has not received yet.
+struct PendingUsers {
+    ids: BTreeSet<UserId>,
+    /// More than [`MAX_IDS`] changed: the ids are not complete.
+    are_too_many: bool,
+    due: Instant,
+}
+
+/// The parts of a tenant's report whose change is an event. Positions move all the time: a lag below [`IDLE_STEP`] counts
+/// as none.
 #[derive(PartialEq)]
-struct Look {
+struct TenantDigest {
     state: &'static str,
-    lag: Option<u64>,
-    tenths: Option<u64>,
-    queue: (Option<u64>, Option<u64>),
+    lag_bytes: Option<u64>,
+    lag_tenths: Option<u64>,
+    queue_bytes: Option<u64>,
+    queue_users: Option<u64>,
     rejected: u64,
     error: Option<String>,
 }
 
-impl Look {
-    fn at(tenant: &TenantReport) -> Look {
-        Look {
+impl TenantDigest {
+    fn of(tenant: &TenantReport) -> TenantDigest {
+        TenantDigest {
             state: tenant.state,
-            lag: tenant.lag_bytes.filter(|bytes| *bytes >= IDLE_STEP),
-            tenths: tenant.lag_seconds.map(|seconds| (seconds * 10.0) as u64),
-            queue: (tenant.queue_bytes, tenant.queue_users),
+            lag_bytes: tenant.lag_bytes.filter(|bytes| *bytes >= IDLE_STEP),
+            lag_tenths: tenant.lag_seconds.map(|seconds| (seconds * 10.0) as u64),
+            queue_bytes: tenant.queue_bytes,
+            queue_users: tenant.queue_users,
             rejected: tenant.rejected,
             error: tenant.last_error.clone(),
         }
@@ -122,12 +132,12 @@ impl Look {
 }
 
 #[derive(Serialize)]
-struct Changed<'a> {
+struct TenantsEvent<'a> {
     tenants: Vec<&'a TenantReport>,
 }
 
 #[derive(Serialize)]
-struct Arrived<'a> {
+struct UsersEvent<'a> {
     tenant: &'a str,
     ids: BTreeSet<UserId>,
 }
@@ -138,14 +148,14 @@ impl EventStream {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
-            let due = self.arrived.as_ref().map(|(.., due)| *due);
-            let user_watch = async {
+            let due = self.pending.as_ref().map(|pending| pending.due);
+            let changed_users = async {
                 match &mut self.users {
                     Some(users) => users.user_watch().await,
                     None => std::future::pending().await,
                 }
             };
-            let is_due = async {
+            let window_end = async {
                 match due {
                     Some(due) => sleep_until(due).await,
                     None => std::future::pending().await,
@@ -154,15 +164,11 @@ impl EventStream {
             tokio::select! {
                 () = self.stop.cancelled() => return None,
                 _ = self.timer.tick() => self.compare(),
-                users = user_watch => {
-                    let new = || (BTreeSet::new(), false, Instant::now() + GATHER);
-                    let (ids, are_many, _) = self.arrived.get_or_insert_with(new);
-                    *are_many |= users.is_empty() || ids.len() + users.len() > NAMED;
-                    if !*are_many {
-                        ids.extend(users.iter().cloned());
-                    }
+                users = changed_users => {
+                    let pending = self.pending.get_or_insert_with(PendingUsers::new);
+                    pending.add(&users);
                 }
-                () = is_due => self.tell_users(),
+                () = window_end => self.send_users(),
             }
         }
     }
@@ -174,25 +180,39 @@ impl EventStream {
             self.status = status;
         }
         let report = self.app.report();
-        let mut looks = HashMap::with_capacity(report.tenants.len());
+        let mut digests = HashMap::with_capacity(report.tenants.len());
         let mut changed = Vec::new();
         for tenant in &report.tenants {
-            let look = Look::at(tenant);
-            if self.tenants.get(&tenant.tenant) != Some(&look) {
+            let digest = TenantDigest::of(tenant);
+            if self.tenants.get(&tenant.tenant) != Some(&digest) {
                 changed.push(tenant);
             }
-            looks.insert(tenant.tenant.clone(), look);
+            digests.insert(tenant.tenant.clone(), digest);
         }
-        self.tenants = looks;
+        self.tenants = digests;
         if !changed.is_empty() {
-            self.ready.extend(Event::default().event("tenants").json_data(Changed { tenants: changed }).ok());
+            self.ready.extend(Event::default().event("tenants").json_data(TenantsEvent { tenants: changed }).ok());
         }
     }
 
-    fn tell_users(&mut self) {
-        let (Some((ids, are_many, _)), Some(users)) = (self.arrived.take(), &self.users) else { return };
-        let ids = if are_many { BTreeSet::new() } else { ids };
-        let arrived = Arrived { tenant: users.tenant().as_str(), ids };
-        self.ready.extend(Event::default().event("users").json_data(arrived).ok());
+    fn send_users(&mut self) {
+        let (Some(pending), Some(users)) = (self.pending.take(), &self.users) else { return };
+        let ids = if pending.are_too_many { BTreeSet::new() } else { pending.ids };
+        let changed = UsersEvent { tenant: users.tenant().as_str(), ids };
+        self.ready.extend(Event::default().event("users").json_data(changed).ok());
+    }
+}
+
+impl PendingUsers {
+    fn new() -> PendingUsers {
+        PendingUsers { ids: BTreeSet::new(), are_too_many: false, due: Instant::now() + USERS_WINDOW }
+    }
+
+    /// No ids mean that too many users changed to list them.
+    fn add(&mut self, ids: &[UserId]) {
+        self.are_too_many |= ids.is_empty() || self.ids.len() + ids.len() > MAX_IDS;
+        if !self.are_too_many {
+            self.ids.extend(ids.iter().cloned());
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! `/metrics`: what is counted, and how the tenants are at this moment, in OpenMetrics' text. Everything about tenants comes
-//! from the process that replicates: a standby would count them twice.
+//! `/metrics`: counters and the current state of the tenants, as OpenMetrics text. Only the process that replicates reports
+//! tenants: with a standby's report they would count twice.
 
 use super::answer::Problem;
 use super::app::App;
@@ -7,6 +7,7 @@ use super::overview::{COMMIT, VERSION};
 use crate::model::ParkCause;
 use crate::state::TenantState;
 use crate::status::live::{ProcessStatus, Role, TenantSample};
+use crate::status::metrics::TenantTotals;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
@@ -38,7 +39,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<impl IntoResponse,
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
 }
 
-/// Made for each scrape: a few pointers.
+/// Built for each scrape. It only holds pointers to the counters.
 fn registry(live: &Arc<ProcessStatus>) -> Registry {
     let counted = &live.metrics;
     let mut registry = Registry::with_prefix("users_sync");
@@ -72,24 +73,24 @@ fn registry(live: &Arc<ProcessStatus>) -> Registry {
         counted.commit_to_visible.clone(),
     );
     registry.register("apply_seconds", "Time that a target took to apply a batch", counted.apply.clone());
-    registry.register_collector(Box::new(Now(live.clone())));
+    registry.register_collector(Box::new(StatusCollector(live.clone())));
     registry
 }
 
-/// How everything is at the moment.
-struct Now(Arc<ProcessStatus>);
+/// Gauges of the current status. They are computed at each scrape and not stored.
+struct StatusCollector(Arc<ProcessStatus>);
 
-impl fmt::Debug for Now {
+impl fmt::Debug for StatusCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Now")
+        f.write_str("StatusCollector")
     }
 }
 
-impl Collector for Now {
+impl Collector for StatusCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let live = &self.0;
         let role = live.role().0;
-        let mut out = Out(&mut encoder);
+        let mut out = MetricWriter(&mut encoder);
         out.gauge("streaming", "1 if this process is replicating", u64::from(role == Role::Streaming))?;
         out.gauge("standby", "1 if this process is waiting to take over", u64::from(role == Role::Standby))?;
         out.gauges("wal_held_bytes", "Source WAL retained by a slot", |series| {
@@ -106,7 +107,7 @@ impl Collector for Now {
     }
 }
 
-fn encode_tenants(out: &mut Out<'_, '_>, tenants: &[TenantSample]) -> fmt::Result {
+fn encode_tenants(out: &mut MetricWriter<'_, '_>, tenants: &[TenantSample]) -> fmt::Result {
     out.gauges("tenants", "Tenants by state", |series| {
         STATES.into_iter().try_for_each(|state| {
             let count = tenants.iter().filter(|tenant| tenant.state == state).count();
@@ -143,23 +144,46 @@ fn encode_tenants(out: &mut Out<'_, '_>, tenants: &[TenantSample]) -> fmt::Resul
         Some(tenant.queue_bytes as f64)
     })?;
     each("tenant_rejected_rows", "Users rejected by the target", &|tenant| Some(tenant.rejected as f64))?;
-    let counters = [
-        ("tenant_rows_applied", "Users written to the target, excluding snapshots"),
-        ("tenant_transactions_applied", "Source transactions applied to the target, excluding snapshots"),
-        ("resyncs", "Snapshots taken of the tenant, including the first"),
-        ("target_reconnects", "Reconnection attempts to the target"),
-    ];
-    for (place, (name, help)) in counters.into_iter().enumerate() {
-        out.counters(name, help, |series| {
-            tenants
-                .iter()
-                .try_for_each(|tenant| series.count(&[("tenant", tenant.tenant.as_str())], tenant.counts.read()[place]))
+    for counter in &TENANT_COUNTERS {
+        out.counters(counter.name, counter.help, |series| {
+            tenants.iter().try_for_each(|tenant| {
+                series.count(&[("tenant", tenant.tenant.as_str())], (counter.value)(&tenant.counts.read()))
+            })
         })?;
     }
     Ok(())
 }
 
-fn encode_tee(out: &mut Out<'_, '_>, live: &ProcessStatus) -> fmt::Result {
+struct TenantCounter {
+    name: &'static str,
+    help: &'static str,
+    value: fn(&TenantTotals) -> u64,
+}
+
+const TENANT_COUNTERS: [TenantCounter; 4] = [
+    TenantCounter {
+        name: "tenant_rows_applied",
+        help: "Users written to the target, excluding snapshots",
+        value: |totals| totals.rows,
+    },
+    TenantCounter {
+        name: "tenant_transactions_applied",
+        help: "Source transactions applied to the target, excluding snapshots",
+        value: |totals| totals.transactions,
+    },
+    TenantCounter {
+        name: "resyncs",
+        help: "Snapshots taken of the tenant, including the first",
+        value: |totals| totals.resyncs,
+    },
+    TenantCounter {
+        name: "target_reconnects",
+        help: "Reconnection attempts to the target",
+        value: |totals| totals.reconnects,
+    },
+];
+
+fn encode_tee(out: &mut MetricWriter<'_, '_>, live: &ProcessStatus) -> fmt::Result {
     let Some(tee) = live.tee() else { return Ok(()) };
     out.gauges("tee_state", "1 for the state that the Kafka output is in", |series| {
         STATES
@@ -172,30 +196,41 @@ fn encode_tee(out: &mut Out<'_, '_>, live: &ProcessStatus) -> fmt::Result {
     }
 }
 
-/// prometheus-client's way of writing values that nobody keeps, in few words.
-struct Out<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+/// Writes values that are not stored in prometheus-client's own types.
+struct MetricWriter<'a, 'b>(&'a mut DescriptorEncoder<'b>);
 
-struct Series<'a>(MetricEncoder<'a>);
+/// Writes the series of one metric.
+struct SeriesWriter<'a>(MetricEncoder<'a>);
 
-impl Out<'_, '_> {
+impl MetricWriter<'_, '_> {
     fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
     }
 
-    fn gauges(&mut self, name: &str, help: &str, write: impl FnOnce(&mut Series<'_>) -> fmt::Result) -> fmt::Result {
-        write(&mut Series(self.0.encode_descriptor(name, help, None, MetricType::Gauge)?))
+    fn gauges(
+        &mut self,
+        name: &str,
+        help: &str,
+        write: impl FnOnce(&mut SeriesWriter<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        write(&mut SeriesWriter(self.0.encode_descriptor(name, help, None, MetricType::Gauge)?))
     }
 
-    fn counters(&mut self, name: &str, help: &str, write: impl FnOnce(&mut Series<'_>) -> fmt::Result) -> fmt::Result {
-        write(&mut Series(self.0.encode_descriptor(name, help, None, MetricType::Counter)?))
+    fn counters(
+        &mut self,
+        name: &str,
+        help: &str,
+        write: impl FnOnce(&mut SeriesWriter<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        write(&mut SeriesWriter(self.0.encode_descriptor(name, help, None, MetricType::Counter)?))
     }
 }
 
-impl Series<'_> {
-    fn value(&mut self, labels: &[(&str, &str)], value: impl Into<Number>) -> fmt::Result {
+impl SeriesWriter<'_> {
+    fn value(&mut self, labels: &[(&str, &str)], value: impl Into<GaugeValue>) -> fmt::Result {
         match value.into() {
-            Number::Whole(value) => self.0.encode_family(&labels)?.encode_gauge(&value),
-            Number::Real(value) => self.0.encode_family(&labels)?.encode_gauge(&value),
+            GaugeValue::Whole(value) => self.0.encode_family(&labels)?.encode_gauge(&value),
+            GaugeValue::Real(value) => self.0.encode_family(&labels)?.encode_gauge(&value),
         }
     }
 
@@ -204,19 +239,19 @@ impl Series<'_> {
     }
 }
 
-enum Number {
+enum GaugeValue {
     Whole(u64),
     Real(f64),
 }
 
-impl From<u64> for Number {
-    fn from(value: u64) -> Number {
-        Number::Whole(value)
+impl From<u64> for GaugeValue {
+    fn from(value: u64) -> GaugeValue {
+        GaugeValue::Whole(value)
     }
 }
 
-impl From<f64> for Number {
-    fn from(value: f64) -> Number {
-        Number::Real(value)
+impl From<f64> for GaugeValue {
+    fn from(value: f64) -> GaugeValue {
+        GaugeValue::Real(value)
     }
 }

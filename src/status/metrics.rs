@@ -42,6 +42,15 @@ pub struct TenantCounts {
     reconnects: AtomicU64,
 }
 
+/// A tenant's counts at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TenantTotals {
+    pub(crate) rows: u64,
+    pub(crate) transactions: u64,
+    pub(crate) resyncs: u64,
+    pub(crate) reconnects: u64,
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         // Half a millisecond to a minute, as a deadline of people's; a batch holds a few thousand rows at most.
@@ -114,8 +123,12 @@ impl TenantCounts {
         self.reconnects.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Rows, transactions, resyncs, reconnects.
-    pub fn read(&self) -> [u64; 4] {
-        [&self.rows, &self.transactions, &self.resyncs, &self.reconnects].map(|count| count.load(Ordering::Relaxed))
+    pub(crate) fn read(&self) -> TenantTotals {
+        TenantTotals {
+            rows: self.rows.load(Ordering::Relaxed),
+            transactions: self.transactions.load(Ordering::Relaxed),
+            resyncs: self.resyncs.load(Ordering::Relaxed),
+            reconnects: self.reconnects.load(Ordering::Relaxed),
+        }
     }
 }
