@@ -1,4 +1,4 @@
-//! Who may ask: whoever knows the token, where there is one; and no web page of somebody else's.
+//! Authentication: a bearer token, or, without one, loopback and a Host check (defence against DNS rebinding).
 
 use super::answer::Problem;
 use crate::config::Admin;
@@ -17,23 +17,22 @@ pub(super) struct Access(Arc<RwLock<Rule>>);
 
 #[derive(Clone, Copy, Debug)]
 enum Rule {
-    /// The SHA-256 of the token: as long as that of any other, so that a comparison tells nothing.
+    /// The SHA-256 of the token. Digests have equal length, so that a comparison does not reveal the token's length.
     Token([u8; 32]),
-    /// Nobody may, as it is not known yet who may.
-    Nobody,
-    /// Nothing, as nobody but this machine's own users can connect. A page in a browser could, under a name that its
-    /// owner makes lead here: so the name has to be ours.
+    /// No request is allowed before a configuration is applied.
+    Closed,
+    /// No token: only local users can connect. A web page could reach this address under a host name of its own, so the
+    /// Host header must name this machine.
     Loopback,
 }
 
 impl Default for Access {
     fn default() -> Self {
-        Access(Arc::new(RwLock::new(Rule::Nobody)))
+        Access(Arc::new(RwLock::new(Rule::Closed)))
     }
 }
 
 impl Access {
-    /// From now on this is what counts.
     pub(super) fn change(&self, admin: &Admin) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Rule::of(admin);
     }
@@ -44,23 +43,23 @@ impl Access {
             Rule::Token(expected) => {
                 let value = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
                 let is_bearer = value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "));
-                let shown = sha256(value.get(7..).unwrap_or_default());
-                match is_bearer & bool::from(shown.ct_eq(&expected)) {
-                    true => Ok(()),
-                    false => Err(Problem::new(StatusCode::UNAUTHORIZED, "missing or invalid token")
-                        .remedy("send the header Authorization: Bearer TOKEN, with the value of admin.token")),
+                let presented = sha256(value.get(7..).unwrap_or_default());
+                if is_bearer & bool::from(presented.ct_eq(&expected)) {
+                    return Ok(());
                 }
+                Err(Problem::new(StatusCode::UNAUTHORIZED, "missing or invalid token")
+                    .remedy("send the header Authorization: Bearer TOKEN, with the value of admin.token"))
             }
-            Rule::Nobody => Err(Problem::unavailable("the process is still starting")),
+            Rule::Closed => Err(Problem::unavailable("the process is still starting")),
             Rule::Loopback => {
                 let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
                 let host = host.and_then(|host| host.parse::<Authority>().ok());
                 let host = host.as_ref().or(uri.authority()).map(Authority::host);
-                match host.is_some_and(is_loopback) {
-                    true => Ok(()),
-                    false => Err(Problem::bad("the Host header does not name this machine")
-                        .remedy("use http://127.0.0.1 or http://localhost, or set admin.token")),
+                if host.is_some_and(is_loopback) {
+                    return Ok(());
                 }
+                Err(Problem::bad("the Host header does not name this machine")
+                    .remedy("use http://127.0.0.1 or http://localhost, or set admin.token"))
             }
         }
     }
@@ -83,7 +82,7 @@ fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// In front of everything that is not for everybody.
+/// Middleware in front of every path except the health checks and the console's files.
 pub(super) async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
     match access.check(request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
@@ -111,10 +110,10 @@ mod tests {
 
     #[test]
     fn only_the_exact_token_is_accepted() {
-        let shown = |value: &str| check(Some("hunter2"), &[("authorization", value), ("host", "a.example")]);
-        assert_eq!([shown("Bearer hunter2"), shown("bearer hunter2")], [200, 200]);
+        let send = |value: &str| check(Some("hunter2"), &[("authorization", value), ("host", "a.example")]);
+        assert_eq!([send("Bearer hunter2"), send("bearer hunter2")], [200, 200]);
         for value in ["Bearer hunter", "Bearer hunter22", "Bearer ", "Bearer", "Basic hunter2", "hunter2", ""] {
-            assert_eq!(shown(value), 401, "{value}");
+            assert_eq!(send(value), 401, "{value}");
         }
         assert_eq!(check(Some("hunter2"), &[("host", "localhost")]), 401);
     }

@@ -48,7 +48,7 @@ impl Problem {
         Problem::new(StatusCode::NOT_FOUND, what)
     }
 
-    /// It may work later.
+    /// For failures that can pass: the client may retry.
     pub(super) fn unavailable(what: impl Into<String>) -> Problem {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
     }
@@ -65,7 +65,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// axum's own words are for programmers of Rust; the first line of them says what a person needs.
+/// Rejections of axum's extractors keep its message and status.
 macro_rules! from_rejection {
     ($rejection:ty) => {
         impl From<$rejection> for Problem {
@@ -80,10 +80,10 @@ from_rejection!(JsonRejection);
 from_rejection!(PathRejection);
 from_rejection!(QueryRejection);
 
-/// The query's parameters.
+/// Query parameters.
 pub(super) struct Query<T>(pub(super) T);
 
-/// The path's parameters.
+/// Path parameters.
 pub(super) struct Path<T>(pub(super) T);
 
 /// axum's extractor of the same name, with [`Problem`] as its rejection.
@@ -107,14 +107,14 @@ macro_rules! from_request_parts {
 from_request_parts!(Query);
 from_request_parts!(Path);
 
-/// A body that is a JSON object, of a request that says that it is JSON: no form of another site's can send one.
+/// A JSON object as body. The content type must be JSON, which no HTML form of another site can send.
 pub(super) struct Body<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        // serde would take a list for a struct, too.
+        // A struct would also deserialize from an array.
         let Json(object) = Json::<Map<String, Value>>::from_request(request, state).await?;
         let body = serde_json::from_value(Value::Object(object));
         body.map(Body).map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))

@@ -1,4 +1,4 @@
-//! What the handlers share.
+//! The state that the handlers share.
 
 use super::access::Access;
 use super::answer::Problem;
@@ -13,10 +13,10 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Semaphore, watch};
 
-/// So many may wait for a user at the same time: each is a request that is held open.
-const WAITERS: usize = 4_096;
-/// So many may listen to events: each compares all tenants once a second.
-const LISTENERS: usize = 64;
+/// Maximum number of requests that wait for a user. Each holds a connection open.
+const MAX_WAITERS: usize = 4_096;
+/// Maximum number of event streams. Each compares all tenants once a second.
+const MAX_LISTENERS: usize = 64;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -28,13 +28,13 @@ pub(super) struct Inner {
     pub(super) access: Access,
     pub(super) history: History,
     pub(super) targets: Targets,
-    /// Places for those who wait for a user.
+    /// Permits for requests that wait for a user.
     pub(super) waiters: Semaphore,
-    /// Places for those who listen to events.
+    /// Permits for event streams.
     pub(super) listeners: Arc<Semaphore>,
     pub(super) jobs: Jobs,
-    /// What the state says, while this process does not replicate.
-    state: Mutex<Option<Arc<Report>>>,
+    /// The report from the state database, while this process does not replicate.
+    state_report: Mutex<Option<Arc<Report>>>,
 }
 
 impl Deref for App {
@@ -43,6 +43,13 @@ impl Deref for App {
     fn deref(&self) -> &Inner {
         &self.0
     }
+}
+
+/// Readiness of the process; without it, the reason.
+pub(super) struct Readiness {
+    pub(super) is_ready: bool,
+    pub(super) role: Role,
+    pub(super) reason: Option<String>,
 }
 
 impl FromRef<App> for Access {
@@ -71,41 +78,41 @@ impl App {
             access: Access::default(),
             history: History::default(),
             targets: Targets::default(),
-            waiters: Semaphore::new(WAITERS),
-            listeners: Arc::new(Semaphore::new(LISTENERS)),
+            waiters: Semaphore::new(MAX_WAITERS),
+            listeners: Arc::new(Semaphore::new(MAX_LISTENERS)),
             jobs: Jobs::default(),
-            state: Mutex::default(),
+            state_report: Mutex::default(),
         }))
     }
 }
 
 impl Inner {
-    /// How everything is: from memory where this process replicates, else as the state had it a moment ago.
+    /// From memory if this process replicates, else the last report read from the state database.
     pub(super) fn report(&self) -> Arc<Report> {
         if let Some(report) = self.live.report() {
             return Arc::new(report);
         }
-        let read = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let read = self.state_report.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let last = read.or_else(|| self.live.last_report());
         last.unwrap_or_else(|| {
             Arc::new(Report::of_state(&self.configs.borrow(), &Default::default(), &Default::default()))
         })
     }
 
-    pub(super) fn state_says(&self, report: Option<Report>) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = report.map(Arc::new);
+    pub(super) fn set_state_report(&self, report: Option<Report>) {
+        *self.state_report.lock().unwrap_or_else(PoisonError::into_inner) = report.map(Arc::new);
     }
 
-    /// The tenant of the configuration.
     pub(super) fn tenant(&self, name: &str) -> Result<Tenant, Problem> {
         let config = self.configs.borrow();
         let found = config.tenants.iter().find(|tenant| tenant.id.as_str() == name);
         found.cloned().ok_or_else(|| Problem::absent("no such tenant in the configuration"))
     }
 
-    /// Whether it is what it should be: it replicates, or is able to take over.
-    pub(super) fn readiness(&self) -> (bool, Role, Option<String>) {
+    /// Ready means that the process streams, or is a standby that can take over.
+    pub(super) fn readiness(&self) -> Readiness {
         let (role, reason) = self.live.role();
-        (matches!(role, Role::Streaming | Role::Standby) && reason.is_none(), role, reason)
+        let is_ready = matches!(role, Role::Streaming | Role::Standby) && reason.is_none();
+        Readiness { is_ready, role, reason }
     }
 }

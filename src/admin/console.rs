@@ -1,5 +1,5 @@
-//! The console: a page and what it is made of, all within the program. They hold nothing, so everybody may have them; what
-//! they show they ask the API for, with the token.
+//! The console: a web page whose files are compiled in. The files are served without authentication because they hold no
+//! data; the page requests data from the API with the token.
 
 use super::answer::{Path, Problem};
 use super::app::App;
@@ -9,8 +9,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use ring::digest::{SHA256, digest};
 
-/// Nothing runs, or is asked, but what is our own; nobody can put the page into another one.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+/// Allows only scripts, styles and requests of this origin, and forbids framing.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 struct Asset {
@@ -44,35 +44,35 @@ assets! {
     "users.js",
 }
 
-/// The page at `/`, the rest below `/assets`.
+/// The page at `/`, its files below `/assets`.
 pub(super) fn console() -> Router<App> {
     Router::new()
-        .route("/", get(async |headers: HeaderMap| answer("index.html", &headers)))
-        .route("/assets/{name}", get(async |Path(name): Path<String>, headers: HeaderMap| answer(&name, &headers)))
+        .route("/", get(async |headers: HeaderMap| respond("index.html", &headers)))
+        .route("/assets/{name}", get(async |Path(name): Path<String>, headers: HeaderMap| respond(&name, &headers)))
 }
 
-/// A browser keeps what it has, and asks whether it is still that: after an update nothing of the old page is left.
-fn answer(name: &str, asked: &HeaderMap) -> Response {
+/// Browsers revalidate cached files by their ETag, so that an update replaces the whole page.
+fn respond(name: &str, request: &HeaderMap) -> Response {
     let Some(asset) = ASSETS.iter().find(|asset| asset.name == name) else {
         return Problem::absent("no such path").into_response();
     };
     let tag = asset.tag();
     let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static(asset.kind())),
-        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+        (header::CONTENT_TYPE, HeaderValue::from_static(asset.content_type())),
+        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY)),
         (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
     ];
-    let is_known = asked.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
+    let is_cached = request.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
     let tag = [(header::ETAG, tag)];
-    match is_known {
-        true => (StatusCode::NOT_MODIFIED, headers, tag).into_response(),
-        false => (headers, tag, asset.content).into_response(),
+    if is_cached {
+        return (StatusCode::NOT_MODIFIED, headers, tag).into_response();
     }
+    (headers, tag, asset.content).into_response()
 }
 
 impl Asset {
-    fn kind(&self) -> &'static str {
+    fn content_type(&self) -> &'static str {
         match self.name.rsplit('.').next() {
             Some("html") => "text/html; charset=utf-8",
             Some("css") => "text/css; charset=utf-8",
@@ -81,7 +81,7 @@ impl Asset {
         }
     }
 
-    /// Another content has another tag.
+    /// The ETag, a digest of the content.
     fn tag(&self) -> String {
         let sum = digest(&SHA256, self.content);
         let digits: String = sum.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
@@ -96,11 +96,11 @@ mod tests {
     #[test]
     fn every_console_file_is_embedded() {
         let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admin/console");
-        let mut there: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        let mut held: Vec<_> = ASSETS.iter().map(|asset| asset.name).collect();
-        there.sort();
-        held.sort_unstable();
-        assert_eq!(there, held);
+        let mut files: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let mut assets: Vec<_> = ASSETS.iter().map(|asset| asset.name).collect();
+        files.sort();
+        assets.sort_unstable();
+        assert_eq!(files, assets);
     }
 
     #[test]
@@ -122,13 +122,13 @@ mod tests {
     fn an_unchanged_file_is_answered_with_not_modified() {
         let ask = |tag: Option<&HeaderValue>| {
             let known = tag.map(|tag| (header::IF_NONE_MATCH, tag.clone()));
-            answer("main.js", &known.into_iter().collect())
+            respond("main.js", &known.into_iter().collect())
         };
         let first = ask(None);
         assert_eq!(first.status(), StatusCode::OK);
         assert_eq!(first.headers()[header::CONTENT_TYPE], "text/javascript; charset=utf-8");
         assert_eq!(ask(first.headers().get(header::ETAG)).status(), StatusCode::NOT_MODIFIED);
         assert_eq!(ask(Some(&HeaderValue::from_static("\"another\""))).status(), StatusCode::OK);
-        assert_eq!(answer("nothing.js", &HeaderMap::new()).status(), StatusCode::NOT_FOUND);
+        assert_eq!(respond("nothing.js", &HeaderMap::new()).status(), StatusCode::NOT_FOUND);
     }
 }

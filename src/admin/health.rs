@@ -1,6 +1,6 @@
 //! Liveness and readiness, for health checks.
 
-use super::app::App;
+use super::app::{App, Readiness};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
@@ -15,8 +15,8 @@ pub(super) struct Alive {
 
 /// Readiness of the process.
 #[derive(Serialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub(super) struct Readiness {
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Readiness))]
+pub(super) struct ReadinessBody {
     ready: bool,
     /// `streaming`, `standby` (another process uses the slot; this one can take over) or `starting`.
     role: &'static str,
@@ -42,15 +42,15 @@ pub(super) async fn healthz() -> Json<Alive> {
         tag = "process",
         security(()),
         responses(
-            (status = 200, description = "Ready.", body = Readiness),
-            (status = 503, description = "Not ready, with the reason.", body = Readiness),
+            (status = 200, description = "Ready.", body = ReadinessBody),
+            (status = 503, description = "Not ready, with the reason.", body = ReadinessBody),
         )
     )
 )]
-pub(super) async fn readyz(State(app): State<App>, uri: Uri, headers: HeaderMap) -> (StatusCode, Json<Readiness>) {
-    let (ready, role, reason) = app.readiness();
+pub(super) async fn readyz(State(app): State<App>, uri: Uri, headers: HeaderMap) -> (StatusCode, Json<ReadinessBody>) {
+    let Readiness { is_ready, role, reason } = app.readiness();
     // The reason names servers and roles.
     let reason = reason.filter(|_| app.access.check(&uri, &headers).is_ok());
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Readiness { ready, role: role.as_str(), reason }))
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(ReadinessBody { ready: is_ready, role: role.as_str(), reason }))
 }

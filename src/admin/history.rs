@@ -1,4 +1,4 @@
-//! The last minutes of every tenant's lag, in memory: a few hundred bytes for each.
+//! Recent lag of every tenant, in memory: 480 bytes per tenant.
 
 use crate::model::TenantId;
 use crate::status::live::TenantSample;
@@ -7,15 +7,15 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A sample is kept so often.
-pub(super) const EVERY: Duration = Duration::from_secs(5);
-/// So many are kept: five minutes.
-const KEPT: usize = 60;
+/// Interval between samples.
+pub(super) const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
+/// Number of samples per tenant: five minutes.
+const CAPACITY: usize = 60;
 
 /// A tenant's lag at one moment.
 #[derive(Debug, PartialEq, Serialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = LagSample))]
-pub(super) struct Moment {
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub(super) struct LagSample {
     /// Milliseconds since the Unix epoch.
     at: u64,
     /// Source WAL not yet applied to the target.
@@ -25,22 +25,25 @@ pub(super) struct Moment {
 }
 
 #[derive(Default)]
-pub(super) struct History(Mutex<Kept>);
+pub(super) struct History(Mutex<Samples>);
 
 #[derive(Default)]
-struct Kept {
-    /// Counts the samples that were ever taken, and when the kept ones were.
+struct Samples {
+    /// Number of samples taken so far.
     taken: usize,
+    /// Times of the retained samples, in ms since the Unix epoch.
     at: VecDeque<u64>,
     tenants: HashMap<TenantId, Ring>,
 }
 
-/// A tenant's samples by their number modulo [`KEPT`]; not a number where there is none.
+/// A tenant's samples, indexed by their number modulo [`CAPACITY`]. NaN stands for an unknown value.
 struct Ring {
+    /// Number of the tenant's first sample.
     since: usize,
+    /// Number of its latest sample.
     last: usize,
-    bytes: Box<[f32; KEPT]>,
-    seconds: Box<[f32; KEPT]>,
+    bytes: Box<[f32; CAPACITY]>,
+    seconds: Box<[f32; CAPACITY]>,
 }
 
 impl History {
@@ -50,22 +53,22 @@ impl History {
             .take(at as u64, samples.iter().map(|sample| (&sample.tenant, sample.lag_bytes, sample.lag_seconds)));
     }
 
-    pub(super) fn of(&self, tenant: &TenantId) -> Vec<Moment> {
+    pub(super) fn of(&self, tenant: &TenantId) -> Vec<LagSample> {
         self.lock().of(tenant)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        // Nothing panics inside that could leave it half changed.
+    fn lock(&self) -> MutexGuard<'_, Samples> {
+        // No panic while the lock is held can leave the data half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Kept {
+impl Samples {
     fn take<'a>(&mut self, at: u64, samples: impl Iterator<Item = (&'a TenantId, Option<u64>, Option<f64>)>) {
-        let (number, place) = (self.taken, self.taken % KEPT);
+        let (number, place) = (self.taken, self.taken % CAPACITY);
         self.taken += 1;
         self.at.push_back(at);
-        if self.at.len() > KEPT {
+        if self.at.len() > CAPACITY {
             self.at.pop_front();
         }
         for ring in self.tenants.values_mut() {
@@ -75,32 +78,32 @@ impl Kept {
             let new = || Ring {
                 since: number,
                 last: number,
-                bytes: Box::new([f32::NAN; KEPT]),
-                seconds: Box::new([f32::NAN; KEPT]),
+                bytes: Box::new([f32::NAN; CAPACITY]),
+                seconds: Box::new([f32::NAN; CAPACITY]),
             };
             let ring = self.tenants.entry(tenant.clone()).or_insert_with(new);
             ring.bytes[place] = bytes.map_or(f32::NAN, |bytes| bytes as f32);
             ring.seconds[place] = seconds.map_or(f32::NAN, |seconds| seconds as f32);
             ring.last = number;
         }
-        // Who has not been sampled for so long has gone.
-        self.tenants.retain(|_, ring| ring.last + KEPT > number);
+        // A tenant without a sample in the whole window was removed.
+        self.tenants.retain(|_, ring| ring.last + CAPACITY > number);
     }
 
-    fn of(&self, tenant: &TenantId) -> Vec<Moment> {
+    fn of(&self, tenant: &TenantId) -> Vec<LagSample> {
         let Some(ring) = self.tenants.get(tenant) else { return Vec::new() };
         let first = self.taken - self.at.len();
         let numbered = (first..).zip(&self.at).filter(|(number, _)| *number >= ring.since);
-        let moment = |(number, at): (usize, &u64)| {
-            let (bytes, seconds) = (ring.bytes[number % KEPT], ring.seconds[number % KEPT]);
-            let is_there = |value: &f32| !value.is_nan();
-            Moment {
+        let sample = |(number, at): (usize, &u64)| {
+            let (bytes, seconds) = (ring.bytes[number % CAPACITY], ring.seconds[number % CAPACITY]);
+            let is_known = |value: &f32| !value.is_nan();
+            LagSample {
                 at: *at,
-                lag_bytes: Some(bytes).filter(is_there).map(|bytes| bytes as u64),
-                lag_seconds: Some(seconds).filter(is_there),
+                lag_bytes: Some(bytes).filter(is_known).map(|bytes| bytes as u64),
+                lag_seconds: Some(seconds).filter(is_known),
             }
         };
-        numbered.map(moment).collect()
+        numbered.map(sample).collect()
     }
 }
 
@@ -108,33 +111,33 @@ impl Kept {
 mod tests {
     use super::*;
 
-    fn moment(at: u64, lag_bytes: Option<u64>, lag_seconds: Option<f32>) -> Moment {
-        Moment { at, lag_bytes, lag_seconds }
+    fn sample(at: u64, lag_bytes: Option<u64>, lag_seconds: Option<f32>) -> LagSample {
+        LagSample { at, lag_bytes, lag_seconds }
     }
 
     #[test]
     fn the_last_samples_of_current_tenants_are_kept() {
         let (acme, late) = (TenantId::new("acme"), TenantId::new("late"));
-        let mut kept = Kept::default();
-        kept.take(1, [(&acme, Some(7), Some(0.5))].into_iter());
-        kept.take(2, [(&acme, None, None), (&late, Some(0), Some(0.0))].into_iter());
-        assert_eq!(kept.of(&acme), [moment(1, Some(7), Some(0.5)), moment(2, None, None)]);
-        assert_eq!(kept.of(&late), [moment(2, Some(0), Some(0.0))]);
-        assert_eq!(kept.of(&TenantId::new("nobody")), []);
-        for at in 3..=KEPT as u64 {
-            kept.take(at, [(&acme, Some(at), Some(0.0))].into_iter());
+        let mut samples = Samples::default();
+        samples.take(1, [(&acme, Some(7), Some(0.5))].into_iter());
+        samples.take(2, [(&acme, None, None), (&late, Some(0), Some(0.0))].into_iter());
+        assert_eq!(samples.of(&acme), [sample(1, Some(7), Some(0.5)), sample(2, None, None)]);
+        assert_eq!(samples.of(&late), [sample(2, Some(0), Some(0.0))]);
+        assert_eq!(samples.of(&TenantId::new("absent")), []);
+        for at in 3..=CAPACITY as u64 {
+            samples.take(at, [(&acme, Some(at), Some(0.0))].into_iter());
         }
-        assert_eq!((kept.of(&acme).len(), kept.of(&late).len()), (KEPT, KEPT - 1));
-        assert_eq!(kept.of(&late)[1], moment(3, None, None));
+        assert_eq!((samples.of(&acme).len(), samples.of(&late).len()), (CAPACITY, CAPACITY - 1));
+        assert_eq!(samples.of(&late)[1], sample(3, None, None));
         for at in 61..=64 {
-            kept.take(at, [(&acme, Some(at), Some(0.0))].into_iter());
+            samples.take(at, [(&acme, Some(at), Some(0.0))].into_iter());
         }
-        let moments = kept.of(&acme);
+        let history = samples.of(&acme);
         assert_eq!(
-            (moments.len(), &moments[0], &moments[KEPT - 1]),
-            (KEPT, &moment(5, Some(5), Some(0.0)), &moment(64, Some(64), Some(0.0)))
+            (history.len(), &history[0], &history[CAPACITY - 1]),
+            (CAPACITY, &sample(5, Some(5), Some(0.0)), &sample(64, Some(64), Some(0.0)))
         );
-        assert_eq!(kept.of(&late), []);
-        assert_eq!(kept.tenants.len(), 1);
+        assert_eq!(samples.of(&late), []);
+        assert_eq!(samples.tenants.len(), 1);
     }
 }

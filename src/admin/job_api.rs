@@ -2,9 +2,9 @@
 
 use super::answer::{Body, ErrorBody, Path, Problem, Query};
 use super::app::App;
-use super::jobs::{Found, Job, Jobs, Kind};
+use super::jobs::{Job, JobKind, JobResult, Jobs};
 #[cfg(feature = "openapi")]
-use super::refusals::NotBegun;
+use super::refusals::JobRefusals;
 use crate::config::{Config, Tenant};
 use crate::operations::resync_request::{Asked, ask_for_resync};
 use crate::operations::verify::{Verdict, Verifying, verify};
@@ -19,15 +19,15 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// So many ids are named of those that differ.
-const IDS: usize = 100;
-/// How long a target may take to get to where the source was read.
-const CATCH_UP: Duration = Duration::from_secs(60);
+/// Maximum number of ids in a result.
+const MAX_IDS: usize = 100;
+/// Time that a target has to catch up with the compared position.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A started job.
 #[derive(Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub(super) struct Begun {
+pub(super) struct JobStarted {
     /// Id of the job, for `/api/jobs/{job}`.
     job: String,
 }
@@ -36,7 +36,7 @@ pub(super) struct Begun {
 #[derive(Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
-pub(super) struct Resync {
+pub(super) struct ResyncRequest {
     /// Ignore `limits.max_deletes`, however many users the resync marks as deleted.
     #[serde(default)]
     allow_deletes: bool,
@@ -46,7 +46,7 @@ pub(super) struct Resync {
 #[derive(Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
-pub(super) struct Compare {
+pub(super) struct VerifyRequest {
     /// Fix differences by resyncing the tenant. Only the rows that differ are written.
     #[serde(default)]
     repair: bool,
@@ -60,18 +60,18 @@ pub(super) struct Compare {
         path = "/api/tenants/{tenant}/resync",
         tag = "jobs",
         params(("tenant" = String, Path, description = "Id of the tenant.")),
-        request_body = Resync,
-        responses((status = 202, description = "The job has started.", body = Begun), NotBegun)
+        request_body = ResyncRequest,
+        responses((status = 202, description = "The job has started.", body = JobStarted), JobRefusals)
     )
 )]
 pub(super) async fn resync(
     State(app): State<App>,
     Path(tenant): Path<String>,
-    Body(how): Body<Resync>,
-) -> Result<(StatusCode, Json<Begun>), Problem> {
+    Body(options): Body<ResyncRequest>,
+) -> Result<(StatusCode, Json<JobStarted>), Problem> {
     let tenant = app.tenant(&tenant)?;
-    start(&app, Kind::Resync, tenant, move |config, tenant, _| async move {
-        ask(&config, &tenant, how.allow_deletes).await.map(|()| None)
+    start(&app, JobKind::Resync, tenant, move |config, tenant, _| async move {
+        request_resync(&config, &tenant, options.allow_deletes).await.map(|()| None)
     })
 }
 
@@ -83,23 +83,23 @@ pub(super) async fn resync(
         path = "/api/tenants/{tenant}/verify",
         tag = "jobs",
         params(("tenant" = String, Path, description = "Id of the tenant.")),
-        request_body = Compare,
-        responses((status = 202, description = "The job has started.", body = Begun), NotBegun)
+        request_body = VerifyRequest,
+        responses((status = 202, description = "The job has started.", body = JobStarted), JobRefusals)
     )
 )]
-pub(super) async fn verify_(
+pub(super) async fn verify_tenant(
     State(app): State<App>,
     Path(tenant): Path<String>,
-    Body(how): Body<Compare>,
-) -> Result<(StatusCode, Json<Begun>), Problem> {
+    Body(options): Body<VerifyRequest>,
+) -> Result<(StatusCode, Json<JobStarted>), Problem> {
     let tenant = app.tenant(&tenant)?;
-    start(&app, Kind::Verify, tenant, move |config, tenant, how_far| async move {
+    start(&app, JobKind::Verify, tenant, move |config, tenant, how_far| async move {
         let found = compare(&config, &tenant, &how_far).await?;
-        if !how.repair || found.missing + found.extra + found.different == 0 {
+        if !options.repair || found.missing + found.extra + found.different == 0 {
             return Ok(Some(found));
         }
         how_far.reset();
-        ask(&config, &tenant, false).await?;
+        request_resync(&config, &tenant, false).await?;
         compare(&config, &tenant, &how_far).await.map(Some)
     })
 }
@@ -162,43 +162,43 @@ pub(super) async fn jobs(
 
 fn start<F>(
     app: &App,
-    kind: Kind,
+    kind: JobKind,
     tenant: Tenant,
     work: impl FnOnce(Config, Tenant, HowFar) -> F,
-) -> Result<(StatusCode, Json<Begun>), Problem>
+) -> Result<(StatusCode, Json<JobStarted>), Problem>
 where
-    F: Future<Output = Result<Option<Found>, ErrorBody>> + Send + 'static,
+    F: Future<Output = Result<Option<JobResult>, ErrorBody>> + Send + 'static,
 {
     let how_far = HowFar::default();
-    let job = app.jobs.begin(kind, tenant.id.as_str(), &how_far)?;
+    let job = app.jobs.start(kind, tenant.id.as_str(), &how_far)?;
     let config = app.configs.borrow().clone();
     let (app, name, work) = (app.clone(), job.clone(), work(config, tenant, how_far));
     tokio::spawn(async move {
-        // A job that panics is over, too.
+        // The inner task turns a panic of the job into its failure.
         let done = tokio::spawn(work).await;
-        app.jobs.end(&name, done.unwrap_or_else(|_| Err(failed("internal error, see the log"))));
+        app.jobs.finish(&name, done.unwrap_or_else(|_| Err(failed("internal error, see the log"))));
     });
-    Ok((StatusCode::ACCEPTED, Json(Begun { job })))
+    Ok((StatusCode::ACCEPTED, Json(JobStarted { job })))
 }
 
 fn failed(what: impl ToString) -> ErrorBody {
     ErrorBody { what: what.to_string(), remedy: None }
 }
 
-/// Asks whoever replicates, in this process or another one.
-async fn ask(config: &Config, tenant: &Tenant, allow_deletes: bool) -> Result<(), ErrorBody> {
+/// Requests a resync from the process that replicates, which may be another one, and waits for its end.
+async fn request_resync(config: &Config, tenant: &Tenant, allow_deletes: bool) -> Result<(), ErrorBody> {
     let (slot, id) = (&config.source.slot, &tenant.id);
     let client = connect(&config.state_url).await.map_err(failed)?;
     let before = StateStore::read(&client, slot).await.map_err(failed)?;
-    let nobody = || ErrorBody {
+    let not_replicating = || ErrorBody {
         what: "no process is replicating".to_owned(),
         remedy: Some("start one with `users-sync run`".to_owned()),
     };
     if !before.source.is_some_and(|source| source.is_held()) {
-        return Err(nobody());
+        return Err(not_replicating());
     }
     if ask_for_resync(&client, slot, &[id.as_str()], allow_deletes).await.map_err(failed)? == Asked::Abandoned {
-        return Err(nobody());
+        return Err(not_replicating());
     }
     let after = StateStore::read(&client, slot).await.map_err(failed)?;
     match after.tenants.get(id) {
@@ -211,13 +211,18 @@ async fn ask(config: &Config, tenant: &Tenant, allow_deletes: bool) -> Result<()
     }
 }
 
-async fn compare(config: &Config, tenant: &Tenant, how_far: &HowFar) -> Result<Found, ErrorBody> {
-    let how = Verifying { examples: IDS, timeout: CATCH_UP };
+async fn compare(config: &Config, tenant: &Tenant, how_far: &HowFar) -> Result<JobResult, ErrorBody> {
+    let how = Verifying { examples: MAX_IDS, timeout: CATCH_UP_TIMEOUT };
     let verdicts = Box::pin(verify(config, std::slice::from_ref(&tenant.id), how, how_far)).await.map_err(failed)?;
     match verdicts.into_iter().next() {
         Some((_, Verdict::Compared(_, differences))) => {
             let [missing, different, extra] = differences.counts;
-            Ok(Found { missing, extra, different, ids: differences.examples.into_iter().map(|(_, id)| id).collect() })
+            Ok(JobResult {
+                missing,
+                extra,
+                different,
+                ids: differences.examples.into_iter().map(|(_, id)| id).collect(),
+            })
         }
         Some((_, Verdict::Failed(why))) => Err(failed(why)),
         None => Err(failed("the tenant was removed from the configuration")),

@@ -10,10 +10,10 @@ use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// So many are kept that are over.
-const KEPT: usize = 100;
-/// So many run at the same time: a comparison holds a snapshot of the source.
-const TOGETHER: usize = 8;
+/// Number of ended jobs that are kept.
+const MAX_ENDED: usize = 100;
+/// Maximum number of running jobs: each verification holds a snapshot of the source.
+const MAX_RUNNING: usize = 8;
 
 /// The jobs, oldest first. Clones share the list.
 #[derive(Clone, Default)]
@@ -25,8 +25,7 @@ pub(super) struct Jobs(Arc<Mutex<VecDeque<Job>>>);
 pub(super) struct Job {
     /// Id of the job.
     job: String,
-    kind: Kind,
-    /// The tenant's name.
+    kind: JobKind,
     tenant: String,
     state: JobState,
     /// Share of the source read for it, from 0 to 1. Null if another process reads it.
@@ -35,7 +34,7 @@ pub(super) struct Job {
     #[serde(skip)]
     how_far: HowFar,
     /// The differences that a verification found; after a repair, those that remain.
-    result: Option<Found>,
+    result: Option<JobResult>,
     /// Why it failed.
     error: Option<ErrorBody>,
 }
@@ -43,7 +42,7 @@ pub(super) struct Job {
 #[derive(Clone, Copy, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Kind {
+pub(super) enum JobKind {
     Resync,
     Verify,
 }
@@ -60,7 +59,7 @@ enum JobState {
 /// Differences between source and target.
 #[derive(Clone, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub(super) struct Found {
+pub(super) struct JobResult {
     /// Users missing in the target.
     pub(super) missing: u64,
     /// Users that only the target has.
@@ -72,11 +71,11 @@ pub(super) struct Found {
 }
 
 impl Job {
-    /// How far it is. A resync has that of its tenant's snapshot, a comparison that of its own reading.
+    /// With the current progress: of the tenant's snapshot for a resync, of its own read for a verification.
     pub(super) fn with_progress(self, live: &ProcessStatus) -> Job {
         let progress = match (self.state, self.kind) {
-            (JobState::Running, Kind::Resync) => live.joined_by(&TenantId::new(&self.tenant)),
-            (JobState::Running, Kind::Verify) => self.how_far.share(),
+            (JobState::Running, JobKind::Resync) => live.joined_by(&TenantId::new(&self.tenant)),
+            (JobState::Running, JobKind::Verify) => self.how_far.share(),
             _ => self.progress,
         };
         Job { progress, ..self }
@@ -84,8 +83,11 @@ impl Job {
 }
 
 impl Jobs {
-    /// Adds one that runs, unless another one does for the tenant.
-    pub(super) fn begin(&self, kind: Kind, tenant: &str, how_far: &HowFar) -> Result<String, Problem> {
+    /// Adds a running job and returns its id.
+    ///
+    /// # Errors
+    /// Another job is running for the tenant, or too many jobs are running.
+    pub(super) fn start(&self, kind: JobKind, tenant: &str, how_far: &HowFar) -> Result<String, Problem> {
         let mut jobs = self.lock();
         let running = jobs.iter().filter(|job| job.state == JobState::Running);
         let (mut count, mut other) = (0, None);
@@ -97,10 +99,10 @@ impl Jobs {
             let problem = Problem::new(StatusCode::CONFLICT, "a job is already running for this tenant");
             return Err(problem.remedy(format!("wait for /api/jobs/{other}")));
         }
-        if count >= TOGETHER {
+        if count >= MAX_RUNNING {
             return Err(Problem::unavailable("too many jobs are running").remedy("wait until one of them ends"));
         }
-        if jobs.len() >= KEPT + TOGETHER {
+        if jobs.len() >= MAX_ENDED + MAX_RUNNING {
             let oldest = jobs.iter().position(|job| job.state != JobState::Running);
             oldest.and_then(|oldest| jobs.remove(oldest));
         }
@@ -118,7 +120,7 @@ impl Jobs {
         Ok(job)
     }
 
-    pub(super) fn end(&self, job: &str, outcome: Result<Option<Found>, ErrorBody>) {
+    pub(super) fn finish(&self, job: &str, outcome: Result<Option<JobResult>, ErrorBody>) {
         let mut jobs = self.lock();
         let Some(job) = jobs.iter_mut().find(|known| known.job == job) else { return };
         match outcome {
@@ -138,7 +140,7 @@ impl Jobs {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Job>> {
-        // Nothing panics inside that could leave it half changed.
+        // No panic while the lock is held can leave the list half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

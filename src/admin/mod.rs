@@ -1,7 +1,7 @@
-//! The process over HTTP: whether it lives, what it counts, how its tenants are, and what may be asked of it.
+//! The admin API and console: health, metrics, status of the tenants, their users, and jobs.
 //!
-//! Started once per process, beside the sessions: a standby is shown, too. Everything is answered from memory, or from what
-//! the state said a moment ago; only `users` looks into a target.
+//! It runs once per process beside the replication sessions, also on a standby. Responses come from memory or from the last
+//! read of the state database; only `users` connects to a target.
 
 mod access;
 mod answer;

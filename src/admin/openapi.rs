@@ -1,7 +1,7 @@
 //! The description of the HTTP API (OpenAPI 3.1), served as `/api/openapi.json`.
 
 use super::overview::VERSION;
-use super::paths::{Guarded, Open};
+use super::paths::{ProtectedApi, PublicApi};
 use super::refusals::problem;
 use axum::Json;
 use utoipa::OpenApi as _;
@@ -14,9 +14,9 @@ pub(super) async fn openapi() -> Json<OpenApi> {
 }
 
 fn description() -> OpenApi {
-    let mut description = Guarded::openapi();
+    let mut description = ProtectedApi::openapi();
     description.paths.paths.values_mut().for_each(add_refusals);
-    description.merge(Open::openapi());
+    description.merge(PublicApi::openapi());
     description.info = Info::builder()
         .title("users-sync")
         .version(VERSION)
@@ -29,7 +29,7 @@ fn description() -> OpenApi {
     description
 }
 
-/// The responses of the guard in front of a path.
+/// Adds the responses of the authentication.
 fn add_refusals(path: &mut PathItem) {
     for operation in [&mut path.get, &mut path.post].into_iter().flatten() {
         let responses = &mut operation.responses.responses;
@@ -38,8 +38,8 @@ fn add_refusals(path: &mut PathItem) {
     }
 }
 
-/// A response has all of its properties: an absent value is null. A request's body, which allows no unknown property, may
-/// leave some out.
+/// Marks all properties of responses as required: absent values are null. Request bodies, which allow no unknown property,
+/// may omit some.
 fn require_all(schema: &mut RefOr<Schema>) {
     match schema {
         RefOr::T(Schema::Object(object)) => {
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn the_description_has_exactly_the_served_paths() {
-        let mut served = [Guarded::PATHS, Open::PATHS].concat();
+        let mut served = [ProtectedApi::PATHS, PublicApi::PATHS].concat();
         served.sort_unstable();
         let description = description();
         let described: Vec<&str> = description.paths.paths.keys().map(String::as_str).collect();

@@ -2,7 +2,7 @@
 
 use super::answer::{Path, Problem, Query};
 use super::app::App;
-use super::history::Moment;
+use super::history::LagSample;
 use crate::status::report::{TeeReport, TenantReport};
 use axum::Json;
 use axum::extract::State;
@@ -29,21 +29,21 @@ pub(super) struct Status {
     source_position: Option<String>,
     /// Bytes of WAL that the slot retains.
     wal_held_bytes: Option<u64>,
-    tenants: Counts,
+    tenants: TenantCounts,
     tee: Option<TeeReport>,
 }
 
 /// Number of tenants by state.
 #[derive(Default, Serialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = TenantCounts))]
-pub(super) struct Counts {
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub(super) struct TenantCounts {
     following: usize,
     joining: usize,
     parked: usize,
     unknown: usize,
 }
 
-/// Of which build this is.
+/// Version and commit of the build.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub(super) const COMMIT: &str = match option_env!("USERS_SYNC_COMMIT") {
     Some(commit) => commit,
@@ -53,7 +53,7 @@ pub(super) const COMMIT: &str = match option_env!("USERS_SYNC_COMMIT") {
 impl Status {
     pub(super) fn of(app: &App) -> Status {
         let report = app.report();
-        let mut tenants = Counts::default();
+        let mut tenants = TenantCounts::default();
         for tenant in &report.tenants {
             *match tenant.state {
                 "following" => &mut tenants.following,
@@ -95,17 +95,17 @@ pub(super) async fn status(State(app): State<App>) -> Json<Status> {
 pub(super) struct TenantListParams {
     /// Maximum number of tenants.
     #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 1000, default = 100))]
-    #[serde(default = "hundred")]
+    #[serde(default = "default_limit")]
     limit: usize,
     /// `next` of the previous page.
     cursor: Option<String>,
     /// Only tenants in this state.
-    state: Option<State_>,
+    state: Option<StateFilter>,
     /// Only tenants whose id or target contains this text, ignoring case.
     q: Option<String>,
 }
 
-fn hundred() -> usize {
+fn default_limit() -> usize {
     100
 }
 
@@ -113,20 +113,20 @@ fn hundred() -> usize {
 #[derive(Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = TenantState))]
 #[serde(rename_all = "lowercase")]
-pub(super) enum State_ {
+pub(super) enum StateFilter {
     Following,
     Joining,
     Parked,
     Unknown,
 }
 
-impl State_ {
-    fn word(&self) -> &'static str {
+impl StateFilter {
+    fn as_str(&self) -> &'static str {
         match self {
-            State_::Following => "following",
-            State_::Joining => "joining",
-            State_::Parked => "parked",
-            State_::Unknown => "unknown",
+            StateFilter::Following => "following",
+            StateFilter::Joining => "joining",
+            StateFilter::Parked => "parked",
+            StateFilter::Unknown => "unknown",
         }
     }
 }
@@ -134,7 +134,7 @@ impl State_ {
 /// A page of tenants, ordered by id.
 #[derive(Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Tenants))]
-pub(super) struct Page {
+pub(super) struct TenantPage {
     tenants: Vec<TenantReport>,
     /// Cursor of the next page; null on the last page.
     next: Option<String>,
@@ -151,7 +151,7 @@ pub(super) struct Page {
         tag = "tenants",
         params(TenantListParams),
         responses(
-            (status = 200, description = "A page of tenants.", body = Page),
+            (status = 200, description = "A page of tenants.", body = TenantPage),
             (status = 400, description = "Invalid parameter.", body = Problem),
         )
     )
@@ -159,14 +159,14 @@ pub(super) struct Page {
 pub(super) async fn tenants(
     State(app): State<App>,
     Query(params): Query<TenantListParams>,
-) -> Result<Json<Page>, Problem> {
+) -> Result<Json<TenantPage>, Problem> {
     if !(1..=1000).contains(&params.limit) {
         return Err(Problem::bad("limit must be a number from 1 to 1000"));
     }
     let report = app.report();
     let text = params.q.unwrap_or_default().to_lowercase();
     let holds = |field: &str| field.to_lowercase().contains(&text);
-    let state = params.state.as_ref().map(State_::word);
+    let state = params.state.as_ref().map(StateFilter::as_str);
     let mut found: Vec<&TenantReport> = report.tenants.iter().collect();
     found.retain(|tenant| {
         state.is_none_or(|state| tenant.state == state) && (holds(&tenant.tenant) || holds(&tenant.target))
@@ -176,17 +176,17 @@ pub(super) async fn tenants(
     found.retain(|tenant| params.cursor.as_ref().is_none_or(|cursor| tenant.tenant > *cursor));
     let next = found.get(params.limit).map(|_| found[params.limit - 1].tenant.clone());
     let tenants = found.into_iter().take(params.limit).cloned().collect();
-    Ok(Json(Page { tenants, next, total }))
+    Ok(Json(TenantPage { tenants, next, total }))
 }
 
 /// A tenant and its recent lag.
 #[derive(Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = TenantDetail))]
-pub(super) struct Detail {
+pub(super) struct TenantDetail {
     #[serde(flatten)]
     tenant: TenantReport,
     /// The last 60 samples, one every 5 s.
-    history: Vec<Moment>,
+    history: Vec<LagSample>,
 }
 
 /// Status of a tenant and its recent lag.
@@ -198,17 +198,17 @@ pub(super) struct Detail {
         tag = "tenants",
         params(("tenant" = String, Path, description = "Id of the tenant.")),
         responses(
-            (status = 200, description = "The tenant.", body = Detail),
+            (status = 200, description = "The tenant.", body = TenantDetail),
             (status = 400, description = "Invalid path.", body = Problem),
             (status = 404, description = "Unknown tenant.", body = Problem),
         )
     )
 )]
-pub(super) async fn tenant(State(app): State<App>, Path(name): Path<String>) -> Result<Json<Detail>, Problem> {
+pub(super) async fn tenant(State(app): State<App>, Path(name): Path<String>) -> Result<Json<TenantDetail>, Problem> {
     let tenant = app.tenant(&name)?;
     let report = app.report();
     let found = report.tenants.iter().find(|found| found.tenant == name);
-    // It has been added just now.
+    // The tenant was just added and no report has it yet.
     let found = found.cloned().unwrap_or_else(|| TenantReport::unknown(&tenant));
-    Ok(Json(Detail { tenant: found, history: app.history.of(&tenant.id) }))
+    Ok(Json(TenantDetail { tenant: found, history: app.history.of(&tenant.id) }))
 }

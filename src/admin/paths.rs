@@ -1,11 +1,11 @@
-//! Which path leads to which handler. The description (OpenAPI) is made from the same list.
+//! The paths and their handlers. The API description (OpenAPI) is built from the same list.
 
 use super::app::App;
 use super::{events, exposition, health, job_api, overview, users};
 use axum::Router;
 use axum::routing::{get, post};
 
-/// A router, and the description of its paths.
+/// Defines a router and the API description of its paths.
 macro_rules! paths {
     ($router:ident, $description:ident: $($method:ident $path:literal $module:ident::$handler:ident,)+) => {
         pub(super) fn $router() -> Router<App> {
@@ -24,7 +24,7 @@ macro_rules! paths {
     };
 }
 
-paths! { guarded, Guarded:
+paths! { protected, ProtectedApi:
     get "/metrics" exposition::metrics,
     get "/api/status" overview::status,
     get "/api/tenants" overview::tenants,
@@ -32,14 +32,14 @@ paths! { guarded, Guarded:
     get "/api/tenants/{tenant}/users" users::users,
     get "/api/tenants/{tenant}/users/{id}" users::user,
     post "/api/tenants/{tenant}/resync" job_api::resync,
-    post "/api/tenants/{tenant}/verify" job_api::verify_,
+    post "/api/tenants/{tenant}/verify" job_api::verify_tenant,
     get "/api/jobs" job_api::jobs,
     get "/api/jobs/{job}" job_api::job,
     get "/api/events" events::events,
 }
 
-// A health check has no token.
-paths! { open, Open:
+// Health checks have no token.
+paths! { public, PublicApi:
     get "/healthz" health::healthz,
     get "/readyz" health::readyz,
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use utoipa::IntoResponses;
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
 
-/// The response of a job that cannot start.
-pub(super) struct NotBegun;
+/// Responses to a job that cannot start.
+pub(super) struct JobRefusals;
 
-impl IntoResponses for NotBegun {
+impl IntoResponses for JobRefusals {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         let refusals = [
             ("400", "Invalid path or body."),

@@ -1,5 +1,5 @@
-//! What is looked at once a second: how far the source's log is, and, while this process does not replicate, what the state
-//! says. Whoever asks over HTTP is answered from that, and waits for no database.
+//! Samples once a second: the source's WAL position, the lag history and, while this process does not replicate, the state
+//! database. HTTP requests are served from these samples and wait for no database.
 
 use super::app::App;
 use super::history;
@@ -12,16 +12,16 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-const EVERY: Duration = Duration::from_secs(1);
-/// A database that takes longer is taken to be away.
-const PATIENCE: Duration = Duration::from_secs(5);
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+/// A database that takes longer counts as unreachable.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Looks until `stop`.
+/// Samples until `stop`.
 pub(super) async fn run(app: App, stop: CancellationToken) {
-    let mut timer = interval(EVERY);
+    let mut timer = interval(SAMPLE_INTERVAL);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut source, mut state) = (Connection::default(), Connection::default());
-    let mut kept = Instant::now();
+    let mut last_history_sample = Instant::now();
     loop {
         tokio::select! {
             _ = timer.tick() => {}
@@ -29,19 +29,19 @@ pub(super) async fn run(app: App, stop: CancellationToken) {
         }
         let config = app.configs.borrow().clone();
         app.live.metrics.retain(|id| config.tenants.iter().any(|tenant| tenant.id == *id));
-        app.targets.tidy_up();
-        let looked = timeout(PATIENCE, look(&app, &config, &mut source, &mut state)).await;
-        if looked.is_err() {
+        app.targets.close_idle();
+        let sampled = timeout(TIMEOUT, sample(&app, &config, &mut source, &mut state)).await;
+        if sampled.is_err() {
             (source, state) = Default::default();
         }
-        if kept.elapsed() >= history::EVERY {
-            kept = Instant::now();
+        if last_history_sample.elapsed() >= history::SAMPLE_INTERVAL {
+            last_history_sample = Instant::now();
             app.history.take(&app.live.tenants().unwrap_or_default());
         }
     }
 }
 
-async fn look(app: &App, config: &Config, source: &mut Connection, state: &mut Connection) {
+async fn sample(app: &App, config: &Config, source: &mut Connection, state: &mut Connection) {
     let tee = config.kafka.as_ref().map(|kafka| &*kafka.slot);
     let slots: Vec<&str> = std::iter::once(&*config.source.slot).chain(tee).collect();
     let log = match source.to(&config.source.url).await {
@@ -51,23 +51,23 @@ async fn look(app: &App, config: &Config, source: &mut Connection, state: &mut C
     app.live.saw(log.unwrap_or_default());
     if app.live.is_streaming() {
         *state = Connection::default();
-        app.state_says(None);
+        app.set_state_report(None);
         return;
     }
     let Some(client) = state.to(&config.state_url).await else { return };
     if let Ok(known) = StateStore::read(client, &config.source.slot).await {
-        app.state_says(Some(Report::of_state(config, &known, &app.live.source_log())));
+        app.set_state_report(Some(Report::of_state(config, &known, &app.live.source_log())));
     }
 }
 
-/// One that is kept.
+/// A connection that is kept open between samples.
 #[derive(Default)]
 struct Connection(Option<(PgUrl, PgClient)>);
 
 impl Connection {
     async fn to(&mut self, url: &PgUrl) -> Option<&PgClient> {
         if !self.0.as_ref().is_some_and(|(to, client)| to == url && !client.is_closed()) {
-            // Whoever replicates says what is wrong with the source.
+            // The replication session reports errors of the source.
             let client = connect(url).await.ok()?;
             self.0 = Some((url.clone(), client));
         }

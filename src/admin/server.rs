@@ -1,4 +1,4 @@
-//! Listening, where the configuration says so.
+//! The HTTP server: binds `admin.listen`, and follows changes of the configuration.
 
 use super::access::guard;
 use super::answer::Problem;
@@ -24,13 +24,13 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// No body that is taken is longer.
-const LARGEST_BODY: usize = 16 << 10;
+/// Maximum size of a request body in bytes.
+const MAX_BODY_BYTES: usize = 16 << 10;
 
-/// Whoever is being answered when a socket is given up has so long.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// Time that open requests have to finish when a socket is closed.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
-/// It cannot listen.
+/// The listen address cannot be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("admin.listen: cannot listen on {at}: {source}")]
 pub struct ServerError {
@@ -38,7 +38,7 @@ pub struct ServerError {
     source: std::io::Error,
 }
 
-/// The process over HTTP, from [`Server::bind`] on.
+/// The admin server.
 pub struct Server {
     app: App,
     configs: watch::Receiver<Config>,
@@ -46,7 +46,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens where the configuration says so, if it does.
+    /// Binds `admin.listen` and starts to serve, if it is configured.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
     pub async fn bind(configs: watch::Receiver<Config>, live: Arc<ProcessStatus>) -> Result<Server, ServerError> {
         let app = App::new(live, configs.clone());
         let admin = configs.borrow().admin.clone();
@@ -57,18 +60,18 @@ impl Server {
         Ok(Server { app, configs, serving })
     }
 
-    /// Where it listens.
+    /// The bound address; `None` if `admin` is not configured.
     pub fn address(&self) -> Option<SocketAddr> {
         self.serving.as_ref().map(|serving| serving.at)
     }
 
-    /// Serves until `stop`, and follows the configuration. Where another address cannot be had, cannot bind the new admin.listen, keeping the old address.
+    /// Serves until `stop`, and follows the configuration. If a new address cannot be bound, it keeps the old one.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 changed = self.configs.changed() => if changed.is_err() {
-                    // Nobody can change it any more.
+                    // The sender is gone: the configuration cannot change any more.
                     stop.cancelled().await;
                     break;
                 }
@@ -79,18 +82,18 @@ impl Server {
                     self.app.access.change(&admin);
                     serving.admin = admin;
                 }
-                (_, admin) => self.go_to(admin).await,
+                (_, admin) => self.rebind(admin).await,
             }
         }
-        self.leave().await;
+        self.close().await;
     }
 
-    /// The old socket is given up before anything is admitted by the new rule; where both have the same port, before the
-    /// new one is bound.
-    async fn go_to(&mut self, admin: Option<Admin>) {
-        let Some(admin) = admin else { return drop(self.leave().await) };
-        let is_taken = self.serving.as_ref().is_some_and(|serving| serving.at.port() == admin.listen.port());
-        let before = if is_taken { self.leave().await } else { None };
+    /// Closes the old socket before the new access rule applies. If both use the same port, closes it before binding the
+    /// new one.
+    async fn rebind(&mut self, admin: Option<Admin>) {
+        let Some(admin) = admin else { return drop(self.close().await) };
+        let same_port = self.serving.as_ref().is_some_and(|serving| serving.at.port() == admin.listen.port());
+        let before = if same_port { self.close().await } else { None };
         let (listener, admin) = match (listen(admin.listen).await, before) {
             (Ok(listener), _) => (listener, admin),
             (Err(error), before) => {
@@ -104,12 +107,12 @@ impl Server {
                 }
             }
         };
-        self.leave().await;
+        self.close().await;
         self.serving = Some(Serving::start(&self.app, listener, admin));
     }
 
-    /// Gives where and how it was.
-    async fn leave(&mut self) -> Option<(SocketAddr, Admin)> {
+    /// Returns the address and settings of the closed socket.
+    async fn close(&mut self) -> Option<(SocketAddr, Admin)> {
         let serving = self.serving.take()?;
         Some(serving.end().await)
     }
@@ -119,7 +122,7 @@ async fn listen(at: SocketAddr) -> Result<TcpListener, ServerError> {
     TcpListener::bind(at).await.map_err(|source| ServerError { at, source })
 }
 
-/// A socket that is served, and who looks for those who ask.
+/// A served socket and its sampler.
 struct Serving {
     admin: Admin,
     at: SocketAddr,
@@ -137,35 +140,35 @@ impl Serving {
         let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            // It ends when it is told to, and in no other way.
+            // It ends only by the shutdown signal.
             let _ = served.await;
         });
         tasks.spawn(sampler::run(app.clone(), stop.clone()));
         Serving { admin, at, stop, tasks }
     }
 
-    /// No new connection is taken; whoever is being answered is given a moment.
+    /// Stops accepting connections and gives open requests a moment to finish.
     async fn end(mut self) -> (SocketAddr, Admin) {
         self.stop.cancel();
         let ended = async { while self.tasks.join_next().await.is_some() {} };
-        // Whoever takes longer is cut off: dropping the tasks ends them.
-        let _ = timeout(GOODBYE, ended).await;
+        // Dropping the tasks aborts requests that take longer.
+        let _ = timeout(SHUTDOWN_GRACE, ended).await;
         (self.at, self.admin)
     }
 }
 
 fn router(app: App) -> Router {
-    paths::guarded()
+    paths::protected()
         .route("/api/openapi.json", get(openapi))
         .layer(middleware::from_fn_with_state(app.access.clone(), guard))
-        .merge(paths::open())
+        .merge(paths::public())
         .merge(console())
         .fallback(async || Problem::absent("no such path"))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed for this path")
         })
         .layer(middleware::map_response(harden))
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(app)
 }
 
@@ -174,7 +177,7 @@ async fn openapi() -> Problem {
     Problem::absent("this build has no API description").remedy("build it with the Cargo feature openapi")
 }
 
-/// An answer is of this moment, and what it says it is.
+/// Responses are not cached unless they say so, and their content type is not guessed.
 async fn harden(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

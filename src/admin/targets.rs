@@ -1,5 +1,5 @@
-//! Connections to targets, for whoever looks at a tenant's users: one for each tenant however many look, given up when
-//! nobody has looked for a while. Statements share it, each in a transaction of its own, so that any pooler will do.
+//! Connections to targets for requests about users: one per tenant, shared by all requests and closed when idle. Each
+//! statement is a transaction of its own, so that any pooler works.
 
 use super::answer::Problem;
 use crate::config::Tenant;
@@ -10,43 +10,45 @@ use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-/// A connection that nobody has used for so long is given up: its target may fall asleep.
-const IDLE: Duration = Duration::from_secs(30);
-/// A target that takes longer is not waited for: it sleeps, or somebody locks its tables.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// An idle connection is closed after this time, so that a serverless target can suspend.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time limit of a request: a slower target is suspended, or its tables are locked.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A target that could not be reached is not tried again before.
-const AGAIN: Duration = Duration::from_secs(1);
+/// Minimum time between two connection attempts to an unreachable target.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
-pub(super) struct Targets(Lock<HashMap<TenantId, Arc<Registration>>>);
+pub(super) struct Targets(Lock<HashMap<TenantId, Arc<TargetConnection>>>);
 
-struct Registration {
+struct TargetConnection {
     target: PgUrl,
-    client: tokio::sync::Mutex<Kept>,
+    client: tokio::sync::Mutex<CachedClient>,
     used: Lock<Instant>,
 }
 
-/// What is known of the connection.
-enum Kept {
+enum CachedClient {
     None,
     Open(Arc<PgClient>),
-    /// It could not be made: whoever comes just now is told the same.
+    /// The last attempt failed. Requests within [`RETRY_DELAY`] get the same error.
     Failed(Instant, String),
 }
 
 impl Targets {
-    /// Asks the tenant's target. A connection that fails is not used again.
+    /// Runs a query on the tenant's target. Replaces a closed connection.
+    ///
+    /// # Errors
+    /// The target is unreachable, does not respond in time, or returns an error.
     pub(super) async fn ask<T>(
         &self,
         tenant: &Tenant,
-        question: impl AsyncFnOnce(&PgClient) -> Result<T, tokio_postgres::Error>,
+        query: impl AsyncFnOnce(&PgClient) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, Problem> {
-        let place = self.place(tenant);
-        let asked = async {
-            let client = place.client().await?;
-            let answer = question(&client).await;
-            *lock(&place.used) = Instant::now();
+        let connection = self.connection(tenant);
+        let request = async {
+            let client = connection.client().await?;
+            let answer = query(&client).await;
+            *lock(&connection.used) = Instant::now();
             answer.map_err(|error| {
                 use SqlStateClass::{MissingSchema, MissingTable};
                 let missing = matches!(SqlStateClass::of_error(&error), Some(MissingSchema | MissingTable));
@@ -58,52 +60,55 @@ impl Targets {
                 }
             })
         };
-        match timeout(PATIENCE, asked).await {
+        match timeout(REQUEST_TIMEOUT, request).await {
             Ok(answer) => answer,
-            // The connection stays: where the statement waits for a lock, one given up would leave a backend waiting there,
-            // and whoever comes next one more. One that nobody answers on any more is closed by its keepalive.
+            // Keep the connection: if the statement waits for a lock, every reconnection would leave another waiting backend.
+            // TCP keepalives close a dead connection.
             Err(_) => Err(Problem::unavailable("the target does not answer").remedy(
                 "try again; a suspended target takes a while to start, and a lock on neon_auth.users_sync blocks reads",
             )),
         }
     }
 
-    fn place(&self, tenant: &Tenant) -> Arc<Registration> {
-        let mut places = lock(&self.0);
-        let place = places.get(&tenant.id).filter(|place| place.target == tenant.target).cloned();
-        place.unwrap_or_else(|| {
+    fn connection(&self, tenant: &Tenant) -> Arc<TargetConnection> {
+        let mut connections = lock(&self.0);
+        let connection = connections.get(&tenant.id).filter(|connection| connection.target == tenant.target).cloned();
+        connection.unwrap_or_else(|| {
             let target = tenant.target.clone();
-            let place = Arc::new(Registration {
+            let connection = Arc::new(TargetConnection {
                 target,
-                client: tokio::sync::Mutex::new(Kept::None),
+                client: tokio::sync::Mutex::new(CachedClient::None),
                 used: Lock::new(Instant::now()),
             });
-            places.insert(tenant.id.clone(), place.clone());
-            place
+            connections.insert(tenant.id.clone(), connection.clone());
+            connection
         })
     }
 
-    /// Gives up what nobody uses.
-    pub(super) fn tidy_up(&self) {
-        lock(&self.0).retain(|_, place| Arc::strong_count(place) > 1 || lock(&place.used).elapsed() < IDLE);
+    pub(super) fn close_idle(&self) {
+        lock(&self.0).retain(|_, connection| {
+            Arc::strong_count(connection) > 1 || lock(&connection.used).elapsed() < IDLE_TIMEOUT
+        });
     }
 }
 
-impl Registration {
+impl TargetConnection {
     async fn client(&self) -> Result<Arc<PgClient>, Problem> {
-        let mut kept = self.client.lock().await;
-        match &*kept {
-            Kept::Open(client) if !client.is_closed() => return Ok(client.clone()),
-            Kept::Failed(at, why) if at.elapsed() < AGAIN => return Err(Problem::unavailable(why.clone())),
-            Kept::Open(_) | Kept::Failed(..) | Kept::None => {}
+        let mut cached = self.client.lock().await;
+        match &*cached {
+            CachedClient::Open(client) if !client.is_closed() => return Ok(client.clone()),
+            CachedClient::Failed(at, why) if at.elapsed() < RETRY_DELAY => {
+                return Err(Problem::unavailable(why.clone()));
+            }
+            CachedClient::Open(_) | CachedClient::Failed(..) | CachedClient::None => {}
         }
         match connect(&self.target).await.map(Arc::new) {
             Ok(client) => {
-                *kept = Kept::Open(client.clone());
+                *cached = CachedClient::Open(client.clone());
                 Ok(client)
             }
             Err(error) => {
-                *kept = Kept::Failed(Instant::now(), error.to_string());
+                *cached = CachedClient::Failed(Instant::now(), error.to_string());
                 Err(Problem::unavailable(error.to_string()))
             }
         }
@@ -111,6 +116,6 @@ impl Registration {
 }
 
 fn lock<T>(mutex: &Lock<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while one of these locks is held that could leave its value half changed.
+    // No panic while one of these locks is held can leave its value half changed.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! The users of a tenant, as its target holds them. Nothing else here connects to a target.
+//! The users of a tenant as its target has them. This is the only part of the admin API that connects to a target.
 
 use super::answer::{Path, Problem, Query};
 use super::app::App;
@@ -13,21 +13,21 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-/// A search answers after this time with what it has found so far.
-const BUDGET: Duration = Duration::from_millis(250);
-/// So many rows are looked at in the first statement of a search.
+/// A search returns what it has found after this time.
+const SEARCH_BUDGET: Duration = Duration::from_millis(250);
+/// Number of rows that the first statement of a search examines.
 const FIRST_SLICE: i64 = 1_000;
-/// And so many at most: a few tens of milliseconds' worth.
-const LARGEST_SLICE: i64 = 64_000;
-/// A statement that was faster is followed by a larger one.
-const FAST: Duration = Duration::from_millis(20);
-/// Nobody waits longer for a user.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// So often a waiter looks by itself, where another process writes to the target.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Maximum number of rows per statement: a few tens of milliseconds.
+const MAX_SLICE: i64 = 64_000;
+/// A statement faster than this is followed by a larger one.
+const FAST_SLICE: Duration = Duration::from_millis(20);
+/// Maximum of the `wait` parameter.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+/// Poll interval of a waiting request while another process writes to the target.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A slice of the table in the order of ids, and those in it that are wanted.
-const SLICE: &str = "\
+/// Selects a slice of the table ordered by id, and the matching users in it.
+const SEARCH_SLICE: &str = "\
 WITH slice AS MATERIALIZED (
   SELECT id, name, email, created_at, updated_at, deleted_at FROM neon_auth.users_sync
   WHERE $1::text IS NULL OR id > $1 ORDER BY id LIMIT $2)
@@ -40,7 +40,7 @@ LEFT JOIN (
   ORDER BY id LIMIT $5) s ON true
 ORDER BY s.id";
 
-const ONE: &str = "SELECT id, name, email, created_at, updated_at, deleted_at, raw_json::text \
+const USER_BY_ID: &str = "SELECT id, name, email, created_at, updated_at, deleted_at, raw_json::text \
                    FROM neon_auth.users_sync WHERE id = $1";
 
 /// A user, as the target has it.
@@ -67,7 +67,7 @@ pub(super) struct Profile {
 }
 
 impl User {
-    /// Of a row, from this column on.
+    /// Reads the columns of a row from index `from` on.
     fn of(row: &Row, from: usize) -> Result<User, tokio_postgres::Error> {
         let timestamp = |column: usize| {
             let at: Option<PgTimestamp> = row.try_get(from + column)?;
@@ -97,20 +97,20 @@ pub(super) struct UserListParams {
     cursor: Option<String>,
     /// Maximum number of users.
     #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 200, default = 50))]
-    #[serde(default = "fifty")]
+    #[serde(default = "default_limit")]
     limit: usize,
     /// Only deleted users, or only users that are not deleted. Default: both.
     deleted: Option<bool>,
 }
 
-fn fifty() -> usize {
+fn default_limit() -> usize {
     50
 }
 
 /// A page of users, ordered by id.
 #[derive(Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Users))]
-pub(super) struct Page {
+pub(super) struct UserPage {
     users: Vec<User>,
     /// Cursor of the next page; null on the last page.
     next: Option<String>,
@@ -127,7 +127,7 @@ pub(super) struct Page {
         tag = "users",
         params(("tenant" = String, Path, description = "Id of the tenant."), UserListParams),
         responses(
-            (status = 200, description = "A page of users.", body = Page),
+            (status = 200, description = "A page of users.", body = UserPage),
             (status = 400, description = "Invalid parameter.", body = Problem),
             (status = 404, description = "Unknown tenant.", body = Problem),
             (status = 503, description = "The target does not answer or has no users yet.", body = Problem),
@@ -138,27 +138,27 @@ pub(super) async fn users(
     State(app): State<App>,
     Path(tenant): Path<String>,
     Query(params): Query<UserListParams>,
-) -> Result<Json<Page>, Problem> {
+) -> Result<Json<UserPage>, Problem> {
     if !(1..=200).contains(&params.limit) {
         return Err(Problem::bad("limit must be a number from 1 to 200"));
     }
-    [&params.search, &params.cursor].into_iter().flatten().try_for_each(|text| storable(text))?;
+    [&params.search, &params.cursor].into_iter().flatten().try_for_each(|text| check_text(text))?;
     let tenant = app.tenant(&tenant)?;
     let page = app.targets.ask(&tenant, async |client| search(client, &params).await).await?;
     Ok(Json(page))
 }
 
-/// PostgreSQL keeps no such text.
-fn storable(text: &str) -> Result<(), Problem> {
-    match text.contains('\0') {
-        true => Err(Problem::bad("text must not contain the character U+0000")),
-        false => Ok(()),
+/// PostgreSQL text cannot contain U+0000.
+fn check_text(text: &str) -> Result<(), Problem> {
+    if text.contains('\0') {
+        return Err(Problem::bad("text must not contain the character U+0000"));
     }
+    Ok(())
 }
 
-/// Slice by slice, until the page is full or the time is up.
-async fn search(client: &PgClient, params: &UserListParams) -> Result<Page, tokio_postgres::Error> {
-    let deadline = Instant::now() + BUDGET;
+/// Reads slice by slice until the page is full or the time budget is used up.
+async fn search(client: &PgClient, params: &UserListParams) -> Result<UserPage, tokio_postgres::Error> {
+    let deadline = Instant::now() + SEARCH_BUDGET;
     let search = params.search.as_deref().filter(|search| !search.is_empty());
     let mut cursor = params.cursor.clone();
     let mut users: Vec<User> = Vec::new();
@@ -172,7 +172,7 @@ async fn search(client: &PgClient, params: &UserListParams) -> Result<Page, toki
         let wanted = whole_page - i64::try_from(users.len()).unwrap_or(0);
         let rows = client
             .query_typed(
-                SLICE,
+                SEARCH_SLICE,
                 &[
                     (&cursor, Type::TEXT),
                     (&slice, Type::INT8),
@@ -193,16 +193,16 @@ async fn search(client: &PgClient, params: &UserListParams) -> Result<Page, toki
         if users.len() > params.limit {
             users.truncate(params.limit);
             let next = users.last().map(|user| user.id.clone());
-            return Ok(Page { users, next, searched_all: true });
+            return Ok(UserPage { users, next, searched_all: true });
         }
         if seen < slice {
-            return Ok(Page { users, next: None, searched_all: true });
+            return Ok(UserPage { users, next: None, searched_all: true });
         }
         if Instant::now() >= deadline {
-            return Ok(Page { users, next: cursor, searched_all: false });
+            return Ok(UserPage { users, next: cursor, searched_all: false });
         }
-        if begun.elapsed() < FAST {
-            slice = (slice * 4).min(LARGEST_SLICE);
+        if begun.elapsed() < FAST_SLICE {
+            slice = (slice * 4).min(MAX_SLICE);
         }
     }
 }
@@ -211,7 +211,7 @@ async fn search(client: &PgClient, params: &UserListParams) -> Result<Page, toki
 #[derive(Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
-pub(super) struct Asking {
+pub(super) struct UserParams {
     /// Wait until the user exists and is not deleted, at most for this time: `5s`, up to `30s`.
     #[cfg_attr(feature = "openapi", param(pattern = "^([0-9]|[12][0-9]|30)s$"))]
     wait: Option<String>,
@@ -227,7 +227,7 @@ pub(super) struct Asking {
         params(
             ("tenant" = String, Path, description = "Id of the tenant."),
             ("id" = String, Path, description = "Id of the user."),
-            Asking,
+            UserParams,
         ),
         responses(
             (status = 200, description = "The user.", body = Profile),
@@ -240,22 +240,22 @@ pub(super) struct Asking {
 pub(super) async fn user(
     State(app): State<App>,
     Path((tenant, id)): Path<(String, String)>,
-    Query(asking): Query<Asking>,
+    Query(params): Query<UserParams>,
 ) -> Result<Json<Profile>, Problem> {
-    let wait = asking.wait.map(|text| parse_duration(&text).filter(|wait| *wait <= LONGEST_WAIT));
-    storable(&id)?;
+    let wait = params.wait.map(|text| parse_duration(&text).filter(|wait| *wait <= MAX_WAIT));
+    check_text(&id)?;
     let tenant = app.tenant(&tenant)?;
     let found = match wait {
-        None => look(&app, &tenant, &id).await?,
+        None => read_user(&app, &tenant, &id).await?,
         Some(None) => return Err(Problem::bad("wait must be a duration of at most 30s, such as 5s or 500ms")),
-        Some(Some(wait)) => wait_for(&app, &tenant, &id, wait).await?,
+        Some(Some(wait)) => wait_for_user(&app, &tenant, &id, wait).await?,
     };
     found.map(Json).ok_or_else(|| Problem::absent("the target has no such user"))
 }
 
-async fn look(app: &App, tenant: &Tenant, id: &str) -> Result<Option<Profile>, Problem> {
+async fn read_user(app: &App, tenant: &Tenant, id: &str) -> Result<Option<Profile>, Problem> {
     let found = app.targets.ask(tenant, async |client| {
-        let row = client.query_typed_opt(ONE, &[(&id, Type::TEXT)]).await?;
+        let row = client.query_typed_opt(USER_BY_ID, &[(&id, Type::TEXT)]).await?;
         row.map(|row| Ok((User::of(&row, 0)?, row.try_get::<_, String>(6)?))).transpose()
     });
     let Some((user, raw_json)) = found.await? else { return Ok(None) };
@@ -264,17 +264,17 @@ async fn look(app: &App, tenant: &Tenant, id: &str) -> Result<Option<Profile>, P
     Ok(Some(Profile { user, raw_json }))
 }
 
-/// Registered before the first look, a waiter misses nothing.
-async fn wait_for(app: &App, tenant: &Tenant, id: &str, wait: Duration) -> Result<Option<Profile>, Problem> {
+/// Registers before the first read, so that no change is missed.
+async fn wait_for_user(app: &App, tenant: &Tenant, id: &str, wait: Duration) -> Result<Option<Profile>, Problem> {
     let deadline = Instant::now() + wait;
-    let Ok(_place) = app.waiters.try_acquire() else {
+    let Ok(_permit) = app.waiters.try_acquire() else {
         return Err(Problem::unavailable("too many waiting requests").remedy("try again in a moment"));
     };
     let mut waiter = app.live.user_watch.wait_for(&tenant.id, id);
     let mut is_over = false;
     loop {
-        // Who was deleted is not there, and may sign up again.
-        if let Some(found) = look(app, tenant, id).await?.filter(|found| found.user.deleted_at.is_none()) {
+        // A deleted user counts as missing: it may sign up again.
+        if let Some(found) = read_user(app, tenant, id).await?.filter(|found| found.user.deleted_at.is_none()) {
             return Ok(Some(found));
         }
         if is_over {
@@ -283,18 +283,18 @@ async fn wait_for(app: &App, tenant: &Tenant, id: &str, wait: Duration) -> Resul
         let woken = async {
             tokio::select! {
                 () = waiter.arrival() => {}
-                () = elsewhere(app) => {}
+                () = poll_if_standby(app) => {}
             }
         };
-        // A last look at the end: a process that takes over does not know what the one before it has written.
+        // Read once more after the timeout: a process that takes over does not know what its predecessor wrote.
         is_over = timeout_at(deadline, woken).await.is_err();
     }
 }
 
-/// A moment after params to look again, where it is another process that writes.
-async fn elsewhere(app: &App) {
+/// Returns after an interval in which this process was not the one that writes. Until then, commits wake the waiter.
+async fn poll_if_standby(app: &App) {
     loop {
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
         if !app.live.is_streaming() {
             return;
         }
