@@ -10,6 +10,7 @@ use crate::operations::resync_request::{Asked, ask_for_resync};
 use crate::operations::verify::{Verdict, Verifying, verify};
 use crate::pg::connect;
 use crate::replicator::snapshotter::progress_bar::HowFar;
+use crate::snapshot::Differences;
 use crate::state::{StateStore, TenantState};
 use crate::status::live::ProcessStatus;
 use axum::Json;
@@ -216,13 +217,8 @@ async fn compare(config: &Config, tenant: &Tenant, how_far: &HowFar) -> Result<J
     let verdicts = Box::pin(verify(config, std::slice::from_ref(&tenant.id), how, how_far)).await.map_err(failed)?;
     match verdicts.into_iter().next() {
         Some((_, Verdict::Compared(_, differences))) => {
-            let [missing, different, extra] = differences.counts;
-            Ok(JobResult {
-                missing,
-                extra,
-                different,
-                ids: differences.examples.into_iter().map(|(_, id)| id).collect(),
-            })
+            let Differences { missing, different, extra, examples, .. } = differences;
+            Ok(JobResult { missing, extra, different, ids: examples.into_iter().map(|(_, id)| id).collect() })
         }
         Some((_, Verdict::Failed(why))) => Err(failed(why)),
         None => Err(failed("the tenant was removed from the configuration")),

@@ -1,92 +1,94 @@
-//! What is to become of a tenant, seen from its checkpoint and from what the state remembers of it. Pure.
+//! Assesses a target: compares its checkpoint with the state's record and decides what happens to the tenant.
+//! Pure.
 
 use super::checkpoint::{Checkpoint, NIL_TARGET_ID};
 use crate::model::{Epoch, Generation, Lsn, Oid, ResyncReason, TargetId, TenantId};
 use std::collections::BTreeMap;
 
-/// What the state remembers of a tenant.
+/// The state's record of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedTarget {
-    /// It was following when this was written; otherwise joining or parked.
+    /// Whether the tenant was following when this was recorded; otherwise it was joining or parked.
     pub following: bool,
-    /// Its target's id, once one was given.
+    /// The target's id, once it has one.
     pub target_id: Option<TargetId>,
-    /// The position that its target held when the slot was confirmed last.
+    /// The target's position when the slot was last confirmed.
     pub position: Lsn,
-    /// The history that position belongs to.
+    /// The history of that position.
     pub generation: Generation,
-    /// The file of `users_sync` in its target, as it was written last.
+    /// The file of `users_sync` in the target at the last write.
     pub relation: Option<Oid>,
 }
 
-/// What was found in the target.
+/// What the target itself shows.
 #[derive(Clone, Debug)]
 pub struct ObservedTarget {
-    /// Its checkpoint, where there is one.
+    /// Its checkpoint, if it has one.
     pub checkpoint: Option<Checkpoint>,
-    /// `users_sync` was not there and has just been created.
+    /// `users_sync` did not exist and has just been created.
     pub created: bool,
-    /// `users_sync` holds rows.
+    /// `users_sync` has rows.
     pub has_rows: bool,
-    /// Its file (pg_relation_filenode): TRUNCATE, VACUUM FULL and whoever makes the table anew give it another one.
+    /// The table's file (pg_relation_filenode). TRUNCATE, VACUUM FULL and creating the table again change it.
     pub relation: Option<Oid>,
 }
 
-/// What the process that asks goes by.
+/// The session that assesses.
 #[derive(Clone, Copy, Debug)]
 pub struct Session<'a> {
     /// The current history.
     pub generation: Generation,
-    /// This process.
+    /// The epoch of this process.
     pub epoch: Epoch,
-    /// Fingerprint of the mapping.
+    /// Fingerprint of the current mapping.
     pub mapping: &'a str,
-    /// The epochs that the state knows, and how far the source's log went when each of them began; only for the first
-    /// look in a session.
+    /// The epochs that the state knows, each with the end of the source's log at its start. Only for the
+    /// first assessment in a session.
     pub epochs: Option<&'a BTreeMap<Epoch, Lsn>>,
 }
 
-/// What is to be done with a tenant.
+/// What is done with a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetAssessment {
-    /// Its target holds everything up to here: go on from there.
+    /// Stream on from this position: the target has everything before it.
     Resume(Lsn),
-    /// It has to take a snapshot, for this reason.
+    /// Load a snapshot, for this reason.
     Snapshot(ResyncReason),
-    /// A person has to look first.
+    /// Leave the target alone until an operator has fixed the cause.
     Park(ParkReason),
-    /// A later process writes to this target: this one has to stop. Or the state went back to an older point.
+    /// A later process writes to this target, or the state was restored to an older point: this process must
+    /// stop.
     Superseded(Epoch),
-    /// The target holds what the source's log did not reach, or was written by a process that the state does not know:
-    /// the source went back to an older point.
+    /// The source was restored to an older point: the target has more than the source's log, or its writer is
+    /// unknown to the state.
     SourceRewound(Epoch),
 }
 
-/// Why a target is not touched.
+/// Why a target is left alone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParkReason {
-    /// The target belongs to another tenant.
+    /// The checkpoint belongs to another tenant.
     #[error("the target's checkpoint belongs to tenant {0}")]
     OtherTenant(TenantId),
-    /// The target has another id than the state remembers.
-    #[error("the target was written by another installation: its id is not the one that the state knows")]
+    /// The target's id is not the recorded one.
+    #[error("the target was written by another installation: its id differs from the recorded one")]
     OtherTarget,
-    /// The checkpoint's epoch lies in the future.
-    #[error("the target's checkpoint says that a process wrote it which has not begun yet")]
-    Future,
-    /// There are rows without a checkpoint.
+    /// The checkpoint's epoch is later than any running process can have.
+    #[error("checkpoint epoch {0} is in the future (clock skew or manual edit)")]
+    FutureEpoch(Epoch),
+    /// The table has rows, but there is no checkpoint.
     #[error("neon_auth.users_sync has rows that users-sync did not write")]
     ForeignRows,
 }
 
 impl ParkReason {
-    /// What a person can do about it.
+    /// How to fix the cause.
     pub fn remedy(&self, tenant: &TenantId) -> String {
         match self {
             ParkReason::OtherTenant(other) => {
-                format!("point tenant {tenant} at its own database, or remove tenant {other} from this one for good")
+                format!("point tenant {tenant} at its own database, or remove tenant {other} from this one permanently")
             }
-            ParkReason::OtherTarget | ParkReason::Future => format!(
+            ParkReason::OtherTarget | ParkReason::FutureEpoch(_) => format!(
                 "if its rows may be merged with tenant {tenant}'s users, run in the target: \
                  UPDATE users_sync.checkpoint SET target_id = '{NIL_TARGET_ID}', epoch = 0"
             ),
@@ -100,7 +102,7 @@ impl ParkReason {
     }
 }
 
-/// Decides from what is written down on both sides.
+/// Assesses a target from what the state recorded and what the target shows.
 pub fn assess_target(
     tenant: &TenantId,
     recorded: Option<&RecordedTarget>,
@@ -109,9 +111,10 @@ pub fn assess_target(
 ) -> TargetAssessment {
     let Session { generation, epoch, mapping, epochs } = *session;
     let Some(checkpoint) = &observed.checkpoint else {
-        return match observed.has_rows {
-            false => TargetAssessment::Snapshot(ResyncReason::NewTarget),
-            true => TargetAssessment::Park(ParkReason::ForeignRows),
+        return if observed.has_rows {
+            TargetAssessment::Park(ParkReason::ForeignRows)
+        } else {
+            TargetAssessment::Snapshot(ResyncReason::NewTarget)
         };
     };
     if checkpoint.tenant != *tenant {
@@ -123,7 +126,7 @@ pub fn assess_target(
     let Some(recorded) = recorded.filter(|recorded| recorded.target_id.as_ref() == Some(&checkpoint.target_id)) else {
         return TargetAssessment::Park(ParkReason::OtherTarget);
     };
-    // At its first look a process has written nowhere yet.
+    // Before its first assessment a process has written nothing.
     if checkpoint.epoch > epoch || checkpoint.epoch == epoch && epochs.is_some() {
         return TargetAssessment::Superseded(checkpoint.epoch);
     }
@@ -147,8 +150,8 @@ pub fn assess_target(
     }
 }
 
-/// Whether the checkpoint can have been written in the past that the state remembers. A process writes nothing any more
-/// that was committed after the next one has begun.
+/// Whether the checkpoint fits the recorded past. A process cannot write a position beyond the end of the log
+/// at the next process's start.
 fn fits(checkpoint: &Checkpoint, epochs: &BTreeMap<Epoch, Lsn>) -> bool {
     let is_remembered = epochs.first_key_value().is_none_or(|(oldest, _)| checkpoint.epoch < *oldest)
         || epochs.contains_key(&checkpoint.epoch);
@@ -211,10 +214,10 @@ mod tests {
         let older = Checkpoint { epoch: Epoch(4), ..checkpoint() };
         assert_eq!(first(older.clone(), &[(4, 50), (5, 100)]), TargetAssessment::Resume(Lsn(100)));
         assert_eq!(first(older.clone(), &[(5, 100)]), TargetAssessment::Resume(Lsn(100)));
-        // The log did not go as far, when its writer was followed by another one.
+        // The log was shorter when the next process replaced the writer.
         assert_eq!(first(older.clone(), &[(4, 50), (5, 99)]), TargetAssessment::SourceRewound(Epoch(4)));
         assert_eq!(first(older.clone(), &[(3, 10), (5, 200)]), TargetAssessment::SourceRewound(Epoch(4)));
-        // Nobody can have written with the epoch that was given just now.
+        // No process can have written with an epoch that was only just assigned.
         assert_eq!(first(checkpoint(), &[(5, 100)]), TargetAssessment::Superseded(Epoch(5)));
         let another_history = Checkpoint { generation: Generation(1), ..older };
         assert_eq!(
@@ -268,7 +271,7 @@ mod tests {
         let truncated =
             ObservedTarget { checkpoint: Some(checkpoint()), created: false, has_rows: true, relation: Some(8) };
         check_observed(Some(recorded()), truncated.clone(), join(ResyncReason::TableReplaced));
-        // A state that does not know it yet believes the target.
+        // A state without a record of the file accepts the target's.
         let not_known = RecordedTarget { relation: None, ..recorded() };
         check_observed(Some(not_known), truncated, TargetAssessment::Resume(Lsn(100)));
         let restored = Checkpoint { position: Lsn(89), ..checkpoint() };

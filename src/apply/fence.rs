@@ -1,19 +1,19 @@
-//! Keeps an older process from writing to a target that a newer one has taken over.
+//! Keeps an older process from writing to a target after a newer one has taken over.
 
 use super::target::{Target, TargetError};
 use crate::model::{Epoch, TenantId};
 use crate::pg::SqlStateClass;
 use tokio_postgres::types::Type;
 
-/// Whoever writes holds the checkpoint's table in a mode that this one conflicts with (manual: "Explicit Locking"), from
-/// its first statement to its commit. A fresh target has no row that could be locked instead.
+/// Every writer locks the checkpoint's table in a conflicting mode until its commit (manual: "Explicit
+/// Locking"). A fresh target has no row that could be locked instead.
 const RAISE_EPOCH: &str = "\
 BEGIN; \
 SET LOCAL lock_timeout = '1s'; \
 LOCK TABLE users_sync.checkpoint IN EXCLUSIVE MODE";
 
-/// Transactions of our own role that hold the checkpoint: an older process in the middle of a batch or a merge. Its
-/// kernel may answer for it while it is frozen, so nothing but this ends them.
+/// Ends transactions of our own role that lock the checkpoint: an older process in the middle of a batch or
+/// merge. If that process is frozen, its kernel keeps the connection open, and only this ends it.
 const TERMINATE_OLDER: &str = "\
 SELECT count(pg_terminate_backend(l.pid)) FROM pg_catalog.pg_locks l \
 JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
@@ -21,12 +21,12 @@ WHERE l.relation = 'users_sync.checkpoint'::regclass AND l.granted AND l.pid <> 
   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
   AND a.usename = current_user AND l.mode IN ('RowShareLock', 'RowExclusiveLock', 'ExclusiveLock')";
 
-/// So often at most an older process may be in the way.
+/// Attempts before giving up on fencing.
 const MAX_ATTEMPTS: usize = 5;
 
 impl Target {
-    /// From now on no process with a lower epoch commits anything here. One that is in the middle of a transaction loses
-    /// it.
+    /// Raises the epoch: processes with a lower epoch cannot commit here any more, and their open
+    /// transactions are ended.
     pub async fn fence(&mut self, tenant: &TenantId, epoch: Epoch) -> Result<(), TargetError> {
         for _ in 1..MAX_ATTEMPTS {
             match self.raise_epoch(epoch).await {
@@ -34,7 +34,7 @@ impl Target {
                     if SqlStateClass::of_error(&error) == Some(SqlStateClass::LockNotAvailable) =>
                 {
                     let ended: i64 = self.client_mut().query_typed_one(TERMINATE_OLDER, &[]).await?.get(0);
-                    tracing::warn!(%tenant, ended, "an older process was in the middle of a transaction: it was ended");
+                    tracing::warn!(%tenant, ended, "terminated open transactions of an older process");
                 }
                 raised => return raised,
             }
@@ -45,7 +45,7 @@ impl Target {
     async fn raise_epoch(&mut self, epoch: Epoch) -> Result<(), TargetError> {
         let raised = self.try_raise_epoch(epoch).await;
         if raised.is_err() {
-            // What is left of the transaction; a connection that is gone has none.
+            // Ends what is left of the transaction. A lost connection has none.
             let _ = self.client_mut().batch_execute("ROLLBACK").await;
         }
         raised

@@ -1,12 +1,12 @@
-//! The fourth stage: one tenant's batches into its target, rows and checkpoint together or not at all.
+//! The fourth stage: writes one tenant's batches into its target, rows and checkpoint in one transaction.
 //!
 //! `assessment` and `plan` decide (pure); `target` talks to the database.
 
 mod assessment;
 mod checkpoint;
 mod fence;
-mod look;
 mod notify;
+mod observe;
 mod plan;
 mod purge;
 mod refusal;
@@ -17,8 +17,8 @@ mod wait;
 
 pub use assessment::{ObservedTarget, ParkReason, RecordedTarget, Session, TargetAssessment, assess_target};
 pub use checkpoint::{Checkpoint, NIL_TARGET_ID};
-pub use look::look;
 pub use notify::NOTIFY_WITHOUT_ID;
+pub use observe::observe;
 pub use plan::{Move, Rows, plan_rows};
 pub use refusal::{Bisection, Refusal};
 pub use rejected::{MAX_REJECTED, write_rejected};

@@ -1,29 +1,29 @@
-//! `notify: true`: sessions at a target that LISTEN users_sync learn who was written, with the transaction that wrote it. Pure.
+//! `notify: true`: a transaction notifies sessions that LISTEN users_sync of the users that it wrote. Pure.
 
-/// A transaction that writes more users than this does not name them: the server keeps what it is told in memory, and in a
-/// queue that all databases share, until the slowest listener has read it.
+/// A transaction that writes more users notifies without ids. The server keeps notifications in memory, and
+/// in a queue shared by all databases, until the slowest listener has read them.
 pub const MAX_NOTIFIED_USERS: usize = 10_000;
 
-/// Tells listeners that many were written, or that who they are is not known.
+/// Notifies listeners that users were written, without their ids.
 pub const NOTIFY_WITHOUT_ID: &str = "SELECT pg_notify('users_sync', '')";
 
-/// Lets go of what every listener has read. A server does so as notifications are added, and so never again once the queue is
-/// full (`asyncQueueAdvanceTail`, which this function calls, too).
+/// Removes notifications that every listener has read (`asyncQueueAdvanceTail`). Otherwise the server does
+/// this only when notifications are added, which a full queue prevents.
 pub(super) const ADVANCE_QUEUE: &str = "SELECT pg_notification_queue_usage()";
 
-/// Who is told of what a statement writes.
+/// What a statement sends to listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Notify {
-    /// Nobody: the statement has no part for it.
+    /// Nothing; the statement has no part for it.
     Off,
-    /// Listeners, of each user that was really written.
+    /// The id of each user that was written.
     EachUser,
-    /// Listeners, of there being any.
+    /// One notification without an id if any user was written.
     WithoutId,
 }
 
 impl Notify {
-    /// What the parts of the statement return: those that change a row of `u`, and those that make one.
+    /// The RETURNING clauses of the statement's parts that update a row of `u` and that insert one.
     pub(super) fn returning(self) -> (&'static str, &'static str) {
         match self {
             Notify::Off => ("", ""),
@@ -31,8 +31,8 @@ impl Notify {
         }
     }
 
-    /// A column of the statement's answer, from the names of those parts. A payload has to be shorter than 8000 bytes
-    /// (manual: NOTIFY).
+    /// The output column that notifies of the rows returned by these parts. A payload must be shorter than
+    /// 8000 bytes (manual: NOTIFY).
     pub(super) fn of(self, written: &[&str]) -> String {
         match self {
             Notify::Off => String::new(),

@@ -1,28 +1,28 @@
-//! A batch, sorted into the arrays that one statement takes. Pure.
+//! Sorts a batch into the arrays that one statement takes. Pure.
 
 use crate::model::{Change, Lsn, Patch, Set, Timestamp, User};
 
-/// From which position to which the checkpoint moves.
+/// The checkpoint's change of position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Move {
-    /// Where the target is, as far as we know.
+    /// The target's position, as far as we know.
     pub from: Lsn,
-    /// Where it will be.
+    /// Its new position.
     pub to: Lsn,
 }
 
-/// The rows of a statement, column by column.
+/// The rows of a statement, by kind.
 #[derive(Default)]
 pub struct Rows<'a> {
     /// Whole rows.
     pub upserts: Vec<&'a User>,
-    /// Parts of live rows.
+    /// Columns of live rows.
     pub patches: Vec<&'a Patch>,
-    /// Who is gone, and since when.
+    /// Ids of deleted users, with the time of deletion.
     pub deletes: Vec<(&'a str, Timestamp)>,
 }
 
-/// Sorts changes by what is done with them. Rereads must have been resolved; those that are left are given back.
+/// Sorts changes by kind. Rereads must have been resolved; unresolved ones are returned by id.
 pub fn plan_rows<'a>(changes: impl IntoIterator<Item = &'a Change>) -> (Rows<'a>, Vec<&'a str>) {
     let mut rows = Rows::default();
     let mut unresolved = Vec::new();
@@ -38,19 +38,19 @@ pub fn plan_rows<'a>(changes: impl IntoIterator<Item = &'a Change>) -> (Rows<'a>
 }
 
 impl Rows<'_> {
-    /// Whether there is nothing to do but to move the checkpoint.
+    /// Whether only the checkpoint moves.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many rows there are.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.upserts.len() + self.patches.len() + self.deletes.len()
     }
 }
 
 impl<T> Set<Option<T>> {
-    /// Whether the value is set, and to what: two columns of a statement.
+    /// Whether the value is set, and its value: two columns of a statement.
     pub(super) fn split(&self) -> (bool, Option<&T>) {
         match self {
             Set::Keep => (false, None),

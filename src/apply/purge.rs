@@ -1,11 +1,12 @@
-//! Rows that go for good.
+//! Removes users permanently that were marked as deleted long ago.
 
 use super::target::{Target, TargetError};
 use std::time::Duration;
 use tokio_postgres::types::Type;
 
 impl Target {
-    /// Users that have been deleted for so long, at most `limit`; those that the target would not let go come last.
+    /// Ids of users that have been deleted for longer than `after`, at most `limit`; users whose row the
+    /// target refused to remove come last.
     pub async fn expired(&mut self, after: Duration, limit: usize) -> Result<Vec<String>, TargetError> {
         let sql = "SELECT id FROM neon_auth.users_sync u WHERE deleted_at < now() - $1 * interval '1 second' \
                    ORDER BY EXISTS (SELECT FROM users_sync.rejected r WHERE r.id = u.id), deleted_at LIMIT $2";
@@ -16,7 +17,7 @@ impl Target {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// How long until the next user has been deleted for so long; `None` where nobody is deleted.
+    /// Time until the next user has been deleted for that long; `None` if there is none.
     pub async fn next_expiry(&mut self, after: Duration) -> Result<Option<Duration>, TargetError> {
         let sql = "SELECT greatest(extract(epoch FROM min(deleted_at) - now())::float8 + $1, 0) \
                    FROM neon_auth.users_sync WHERE deleted_at >= now() - $1 * interval '1 second'";
@@ -24,7 +25,7 @@ impl Target {
         Ok(row.get::<_, Option<f64>>(0).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()))
     }
 
-    /// Deletes rows in the open transaction.
+    /// Deletes rows, in the open transaction.
     pub async fn delete_rows(&mut self, ids: &[String]) -> Result<(), TargetError> {
         let sql = "DELETE FROM neon_auth.users_sync WHERE id = ANY($1)";
         self.client_mut().execute_typed(sql, &[(&ids, Type::TEXT_ARRAY)]).await?;

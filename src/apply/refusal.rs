@@ -1,17 +1,17 @@
-//! Rows that a target refuses: told from other faults, and found among the rows that it takes. Pure.
+//! Rows that a target refuses: recognises the error, and finds the rows in a batch. Pure.
 
 use crate::pg::{Disclosure, SqlStateClass};
 use std::ops::Range;
 use tokio_postgres::error::DbError;
 
-/// Why a target does not take a row.
+/// Why a target refuses a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The error's code.
+    /// The error's SQLSTATE.
     pub sqlstate: String,
-    /// The server's words, for the target's own table: they may repeat the row's values.
-    pub words: String,
-    /// The constraint that was violated; `None` also where user-defined code may have set it.
+    /// The server's message, for the target's own table only: it may repeat the row's values.
+    pub message: String,
+    /// The violated constraint; `None` also if user-defined code may have set it.
     pub constraint: Option<String>,
 }
 
@@ -30,7 +30,7 @@ impl From<&DbError> for Refusal {
             Disclosure::Message | Disclosure::Place => error.constraint().map(str::to_owned),
             Disclosure::Code => None,
         };
-        Refusal { sqlstate: code.to_owned(), words: error.message().to_owned(), constraint }
+        Refusal { sqlstate: code.to_owned(), message: error.message().to_owned(), constraint }
     }
 }
 
@@ -38,26 +38,28 @@ fn is_refusal(sqlstate: &str) -> bool {
     SqlStateClass::of(sqlstate) == SqlStateClass::RowRefused
 }
 
-/// Finds the refused ones of a row of items by halving: take [`Bisection::next_part`], try it, and say when it was refused.
+/// Finds the refused items of a batch by bisection: try each [`Bisection::next_part`], and report it with
+/// [`Bisection::refused`] if it was refused.
 #[derive(Debug)]
 pub struct Bisection {
     to_try: Vec<Range<usize>>,
 }
 
 impl Bisection {
-    /// Of so many items, which were refused when they were tried together.
+    /// Starts with a batch of this many items that was refused as a whole.
     pub fn new(items: usize) -> Bisection {
         let mut bisection = Bisection { to_try: Vec::new() };
         bisection.halve(0..items);
         bisection
     }
 
-    /// The items to be tried next, from left to right.
+    /// The next part to try, from left to right.
     pub fn next_part(&mut self) -> Option<Range<usize>> {
         self.to_try.pop()
     }
 
-    /// These were refused; gives the culprit where it is known by that.
+    /// Reports a refused part. Returns the refused item if the part has only one; otherwise its halves are
+    /// tried.
     pub fn refused(&mut self, range: Range<usize>) -> Option<usize> {
         match range.len() {
             1 => Some(range.start),

@@ -1,4 +1,4 @@
-//! `users_sync.rejected`: the users that a target does not take, each with the reason.
+//! `users_sync.rejected`: the users that a target refuses, each with the reason.
 
 use super::refusal::Refusal;
 use super::statement;
@@ -7,32 +7,33 @@ use crate::model::UserId;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-/// A tenant with more refused users than this is parked: that is not about rows any more.
+/// A tenant with more refused users than this is parked: the cause is not in single rows.
 pub const MAX_REJECTED: usize = 10_000;
 
 impl Target {
-    /// The users that were refused so far.
+    /// The ids in `users_sync.rejected`.
     pub async fn read_rejected(&mut self) -> Result<Vec<UserId>, TargetError> {
         let rows = self.client_mut().query_typed("SELECT id FROM users_sync.rejected", &[]).await?;
         Ok(rows.iter().map(|row| row.get::<_, &str>(0).into()).collect())
     }
 
-    /// Deferred constraints speak at once in the open transaction: at its end nobody could tell which row they mean.
-    pub async fn check_at_once(&mut self) -> Result<(), TargetError> {
+    /// Makes deferred constraints fail in the statement that violates them. At the commit it would be unknown
+    /// which row is at fault.
+    pub async fn check_constraints_immediately(&mut self) -> Result<(), TargetError> {
         Ok(self.client_mut().batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?)
     }
 
-    /// From here on the open transaction can be taken back.
+    /// Sets the savepoint that [`Target::roll_back_to_savepoint`] returns to.
     pub async fn set_savepoint(&mut self) -> Result<(), TargetError> {
         Ok(self.client_mut().batch_execute(statement::SAVEPOINT).await?)
     }
 
-    /// Takes it back to there.
+    /// Rolls back to the savepoint, which stays.
     pub async fn roll_back_to_savepoint(&mut self) -> Result<(), TargetError> {
         Ok(self.client_mut().batch_execute(statement::ROLLBACK_TO_SAVEPOINT).await?)
     }
 
-    /// In the open transaction: writes down who was refused, and who is not any more.
+    /// Adds refused users to `users_sync.rejected` and removes accepted ones, in the open transaction.
     pub async fn write_rejected(
         &mut self,
         refused: &[(UserId, Refusal)],
@@ -42,7 +43,7 @@ impl Target {
     }
 }
 
-/// The same on a connection.
+/// Like [`Target::write_rejected`], on any connection.
 pub async fn write_rejected(
     client: &Client,
     refused: &[(UserId, Refusal)],
@@ -64,7 +65,7 @@ pub async fn write_rejected(
 
 fn reason(refusal: &Refusal) -> String {
     match &refusal.constraint {
-        Some(constraint) => format!("{} (constraint {constraint})", refusal.words),
-        None => refusal.words.clone(),
+        Some(constraint) => format!("{} (constraint {constraint})", refusal.message),
+        None => refusal.message.clone(),
     }
 }

@@ -1,43 +1,45 @@
-//! The SQL of a target, as text: pure, and the same for a shape and the parts that a batch has.
+//! The SQL for a target, as text. Pure; the text depends only on the table's shape and on the parts of a
+//! batch.
 //!
-//! Every part that writes rows refers to `guard`; one that did not would write even where the guard fails.
-//! A plain UPDATE takes no lock that an application's foreign-key check waits for; ON CONFLICT would.
+//! Every part that writes rows refers to `guard`: otherwise it would write although the guard fails. A plain
+//! UPDATE
+//! takes no lock that an application's foreign key check waits for; ON CONFLICT would.
 
 use super::notify::Notify;
 use crate::model::Deletes;
 
-/// The columns whose values a row of `users_sync` carries, in the order of the arrays.
+/// The columns of `users_sync` in the order of the arrays.
 const COLUMNS: [&str; 7] = ["id", "raw_json", "name", "email", "created_at", "updated_at", "deleted_at"];
 
-/// Which columns of `neon_auth.users_sync` can be written: a generated one follows `raw_json` by itself.
+/// The writable columns of `neon_auth.users_sync`. Generated columns are computed from `raw_json`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
     writable: [bool; 7],
 }
 
-/// `neon_auth.users_sync` is not a table that can be written to.
+/// Why `neon_auth.users_sync` cannot be written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShapeError {
-    /// A column is not there.
+    /// A column is missing.
     #[error("neon_auth.users_sync has no column {0}")]
     Missing(&'static str),
-    /// A column that only we can write is generated.
+    /// A column that users-sync has to write is generated.
     #[error("column {0} of neon_auth.users_sync is generated, but users-sync has to write it")]
     Generated(&'static str),
-    /// A column has another type.
+    /// A column has the wrong type.
     #[error("column {column} of neon_auth.users_sync has the type {found} instead of {expected}")]
     Type {
-        /// Which.
+        /// The column.
         column: &'static str,
-        /// What it should be.
+        /// The required type.
         expected: &'static str,
-        /// What it is.
+        /// The actual type.
         found: String,
     },
 }
 
 impl Shape {
-    /// From the catalog: name, `format_type`, and whether `attgenerated` is set, per column.
+    /// Checks the columns, given from the catalog as name, `format_type`, and whether `attgenerated` is set.
     pub fn from_columns(found: &[(String, String, bool)]) -> Result<Shape, ShapeError> {
         let types = ["text", "jsonb", "text", "text", TIMESTAMPTZ, TIMESTAMPTZ, TIMESTAMPTZ];
         let mut writable = [true; 7];
@@ -55,28 +57,28 @@ impl Shape {
         Ok(Shape { writable })
     }
 
-    /// The columns that a COPY or INSERT names.
+    /// The columns that COPY and INSERT list.
     pub fn writable(&self) -> impl Iterator<Item = &'static str> + '_ {
         COLUMNS.into_iter().zip(self.writable).filter_map(|(column, writable)| writable.then_some(column))
     }
 
-    /// Whether every column is written by us: the plain shape.
+    /// Whether no column is generated.
     pub fn is_plain(&self) -> bool {
         self.writable == [true; 7]
     }
 
-    /// `prefix.column, ...` of the writable ones.
+    /// `prefix.column, ...` of the writable columns.
     fn list(&self, prefix: &str) -> String {
         self.writable().map(|column| format!("{prefix}{column}")).collect::<Vec<_>>().join(", ")
     }
 
-    /// `column = source.column, ...` of the writable ones but the key.
+    /// `column = source.column, ...` of the writable columns except the key.
     fn assignments(&self, source: &str) -> String {
         let assign = |column| format!("{column} = {source}.{column}");
         self.writable().filter(|column| *column != "id").map(assign).collect::<Vec<_>>().join(", ")
     }
 
-    /// Whether the row `u` differs from `source` in what it holds. A derived time alone is no difference.
+    /// Whether the row `u` differs from `source`. A derived time alone is no difference.
     pub fn differs(&self, source: &str) -> String {
         let compared = |prefix: &str| {
             let columns = self.writable().filter(|column| !matches!(*column, "id" | "updated_at"));
@@ -89,8 +91,8 @@ impl Shape {
         )
     }
 
-    /// UPDATE and INSERT that make `users_sync` hold the rows of `source`, a relation with the seven columns and
-    /// `derived`, as CTEs that refer to `guard`; and what each of the two returns.
+    /// CTEs that update and insert the rows of `source`, a relation with the seven columns and `derived`.
+    /// They refer to `guard`, and return what the last parameter says.
     fn upsert(&self, source: &str, [updated, inserted]: [&str; 2]) -> String {
         format!(
             "updated AS (UPDATE neon_auth.users_sync u SET {assignments} FROM {source} v, guard \
@@ -107,7 +109,7 @@ impl Shape {
 
 const TIMESTAMPTZ: &str = "timestamp with time zone";
 
-/// What a target needs before anything else, in schema `users_sync`. Only run where it is missing.
+/// The checkpoint's table. Executed only if it is missing.
 pub const CREATE_CHECKPOINT: &str = "\
 CREATE TABLE IF NOT EXISTS users_sync.checkpoint (
   only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
@@ -119,7 +121,7 @@ CREATE TABLE IF NOT EXISTS users_sync.checkpoint (
   mapping text NOT NULL
 )";
 
-/// The users that a target refuses, in schema `users_sync`.
+/// The table of refused users.
 pub const CREATE_REJECTED: &str = "\
 CREATE TABLE IF NOT EXISTS users_sync.rejected (
   id text PRIMARY KEY,
@@ -129,24 +131,24 @@ CREATE TABLE IF NOT EXISTS users_sync.rejected (
   tried_at timestamptz NOT NULL
 )";
 
-/// Writes down who is refused: `$1` to `$3` are ids, reasons, codes.
+/// Records refused users; `$1` to `$3` are ids, reasons and codes.
 pub const INSERT_REJECTED: &str = "\
 INSERT INTO users_sync.rejected AS r (id, reason, sqlstate, since, tried_at) \
 SELECT unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), now(), now() \
 ON CONFLICT (id) DO UPDATE SET reason = excluded.reason, sqlstate = excluded.sqlstate, tried_at = now()";
 
-/// Takes out who is not refused any more.
+/// Removes users that are not refused any more.
 pub const DELETE_ACCEPTED: &str = "DELETE FROM users_sync.rejected WHERE id = ANY($1)";
 
-/// Where a part of a transaction begins that may be taken back.
+/// Starts a part of a transaction that can be rolled back.
 pub const SAVEPOINT: &str = "SAVEPOINT users_sync";
-/// Takes it back; the savepoint stays.
+/// Rolls back to the savepoint, which stays.
 pub const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO SAVEPOINT users_sync";
 
-/// Takes away the tables that are ours in a target, but the users.
+/// Drops our own tables in a target, but not the users.
 pub const DROP_OWN_TABLES: &str = "DROP TABLE IF EXISTS users_sync.checkpoint, users_sync.rejected";
 
-/// The table that applications see, in schema `neon_auth`.
+/// The table that applications read, in schema `neon_auth`.
 pub const CREATE_TABLE: &str = "\
 CREATE TABLE IF NOT EXISTS neon_auth.users_sync (
   id text PRIMARY KEY,
@@ -158,21 +160,21 @@ CREATE TABLE IF NOT EXISTS neon_auth.users_sync (
   updated_at timestamptz
 )";
 
-/// Its index.
+/// An index for applications.
 pub const CREATE_INDEX: &str =
     "CREATE INDEX IF NOT EXISTS users_sync_deleted_at_idx ON neon_auth.users_sync (deleted_at)";
 
-/// What stands in a target: checkpoint table, users table, its columns, whether it has rows.
+/// Which of the tables a target has.
 pub const FIND_TABLES: &str = "\
 SELECT to_regclass('users_sync.checkpoint') IS NOT NULL,
        to_regclass('neon_auth.users_sync') IS NOT NULL,
        to_regclass('users_sync.rejected') IS NOT NULL";
 
-/// Whether there is any user, and in which file they are.
+/// Whether the table has rows, and its file.
 pub const HAS_ROWS: &str =
     "SELECT EXISTS (SELECT FROM neon_auth.users_sync), pg_relation_filenode('neon_auth.users_sync')";
 
-/// The columns of `users_sync`: name, type, generated.
+/// Name and type of each column of `users_sync`, and whether it is generated.
 pub const COLUMNS_OF_USERS: &str = "\
 SELECT attname::text, format_type(atttypid, atttypmod), attgenerated <> ''
 FROM pg_catalog.pg_attribute
@@ -182,18 +184,19 @@ WHERE attrelid = 'neon_auth.users_sync'::regclass AND attnum > 0 AND NOT attisdr
 pub const READ_CHECKPOINT: &str = "\
 SELECT tenant, target_id::text, generation, position, epoch, mapping FROM users_sync.checkpoint";
 
-/// Moves the checkpoint, or locks it; `$1` to `$6`: tenant, target id, generation, epoch, from, to.
+/// The condition under which the checkpoint may move. `$1` to `$6`: tenant, target id, generation, epoch,
+/// from, to.
 const GUARD_WHERE: &str =
     "tenant = $1 AND target_id = $2::text::uuid AND generation = $3 AND position = $5 AND epoch <= $4";
 
-/// The first statement of a chunked transaction: holds the checkpoint's row until its end.
+/// The first statement of a chunked transaction: locks the checkpoint's row until the commit.
 pub const LOCK_CHECKPOINT: &str = "\
 SELECT 1 FROM users_sync.checkpoint \
 WHERE tenant = $1 AND target_id = $2::text::uuid AND generation = $3 AND position = $5 AND epoch <= $4 \
 FOR UPDATE";
 
-/// Writes the first checkpoint of a target, or the one after a merge; a merge that was overtaken by a later one does not.
-/// `$1` to `$6`: tenant, target id, generation, epoch, position, mapping.
+/// Writes the first checkpoint of a target, or the one after a merge. Writes nothing if a later merge was
+/// faster. `$1` to `$6`: tenant, target id, generation, epoch, position, mapping.
 pub const REPLACE_CHECKPOINT: &str = "\
 INSERT INTO users_sync.checkpoint AS c (tenant, target_id, generation, epoch, position, mapping) \
 VALUES ($1, $2::text::uuid, $3, $4, $5, $6) \
@@ -202,22 +205,23 @@ ON CONFLICT (only_row) DO UPDATE SET tenant = excluded.tenant, target_id = exclu
 WHERE c.epoch <= excluded.epoch AND c.tenant = excluded.tenant \
   AND (c.generation <> excluded.generation OR c.target_id <> excluded.target_id OR c.position <= excluded.position)";
 
-/// Which parts a batch has: the statement holds only those.
+/// The parts of a batch. The statement has no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Parts {
     /// Whole rows.
     pub upserts: bool,
-    /// Parts of live rows.
+    /// Columns of live rows.
     pub patches: bool,
-    /// Deletes.
+    /// Deleted users.
     pub deletes: bool,
-    /// Inside an open transaction, whose first statement was the guard: rows only, the checkpoint stays.
+    /// Part of an open transaction whose first statement was the guard: writes rows and leaves the
+    /// checkpoint.
     pub chunk: bool,
-    /// Who is told of what was written.
+    /// What is sent to listeners.
     pub notify: Notify,
 }
 
-/// The arrays of whole rows, in the order of the parameters.
+/// The arrays of whole rows, in the order of their parameters.
 const USER_ARRAYS: [(&str, &str); 8] = [
     ("id", "text"),
     ("raw_json", "jsonb"),
@@ -229,7 +233,7 @@ const USER_ARRAYS: [(&str, &str); 8] = [
     ("derived", "bool"),
 ];
 
-/// The arrays of patches: beside each value whether it is set.
+/// The arrays of patches: each value with a flag that says whether it is set.
 const PATCH_ARRAYS: [(&str, &str); 13] = [
     ("id", "text"),
     ("raw_json", "jsonb"),
@@ -246,12 +250,12 @@ const PATCH_ARRAYS: [(&str, &str); 13] = [
     ("derived", "bool"),
 ];
 
-/// The statement for a batch: guard, rows, and a count of the guard's rows. The arrays follow the guard's
-/// parameters in the order upserts (8), patches (13), deletes (2). Arrays of documents are sent as text.
+/// The statement of a batch: guard, rows, and a count of the guard's rows. After the guard's parameters come
+/// the arrays of upserts (8), patches (13) and deletes (2). Documents are sent as arrays of text.
 pub fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> String {
     let mut next = if parts.chunk { 1 } else { 7 };
-    // In the select list the arrays are walked in step and a document is parsed when its row is made; FROM unnest()
-    // would copy every row once more, and an array of jsonb all documents (some 4 of 15 microseconds a row).
+    // unnest() in the select list parses a document when its row is built. In FROM it would copy every row,
+    // and an array of jsonb every document (some 4 of 15 microseconds a row).
     let mut arrays = |columns: &[(&str, &str)]| {
         let walked = columns.iter().map(|(name, kind)| {
             next += 1;
@@ -320,19 +324,19 @@ pub fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> String 
     )
 }
 
-/// The columns of a stage that a COPY names.
+/// The columns of the stage that COPY lists.
 pub const STAGE_COLUMNS: [&str; 8] =
     ["id", "raw_json", "name", "email", "created_at", "updated_at", "deleted_at", "derived"];
 
-/// The temporary table that a merge is staged in.
+/// The temporary table that stages a merge.
 pub const CREATE_STAGE: &str = "\
 CREATE TEMPORARY TABLE users_sync_stage (
   ordinal bigint GENERATED ALWAYS AS IDENTITY, id text PRIMARY KEY, raw_json jsonb NOT NULL, name text, email text,
   created_at timestamptz, updated_at timestamptz, deleted_at timestamptz, derived boolean NOT NULL
 ) ON COMMIT DROP";
 
-/// The statements of a merge, after the stage was filled: update what differs, insert what is missing.
-/// A derived time of a row that differs otherwise becomes the time of the merge. `part` narrows them down.
+/// The UPDATE and the INSERT of a merge from the filled stage. A changed row with a derived time gets the
+/// time of the merge. `part` restricts both to a part of the stage.
 pub fn merge_statements(shape: &Shape, part: &str) -> [String; 2] {
     let assign = |column: &'static str| match column {
         "updated_at" => "updated_at = CASE WHEN v.derived THEN now() ELSE v.updated_at END".to_owned(),
@@ -354,14 +358,14 @@ pub fn merge_statements(shape: &Shape, part: &str) -> [String; 2] {
     ]
 }
 
-/// Narrows a merge down to the rows of the stage from `$1` on and before `$2`, as they came, counted from 0.
+/// Restricts a merge to a part of the stage: rows `$1` (inclusive) to `$2` (exclusive), counted from 0.
 pub const PART_OF_STAGE: &str = " AND v.ordinal > $1 AND v.ordinal <= $2";
-/// For [`PART_OF_STAGE`].
+/// The index for [`PART_OF_STAGE`].
 pub const INDEX_STAGE: &str = "CREATE INDEX ON pg_temp.users_sync_stage (ordinal)";
-/// The users of a part of the stage.
+/// The ids of a part of the stage.
 pub const IDS_OF_STAGE: &str = "SELECT id FROM pg_temp.users_sync_stage v WHERE v.ordinal > $1 AND v.ordinal <= $2";
 
-/// Whom the stage lacks, as a stage of its own: deletes are narrowed down, too.
+/// Creates a stage of the users that the merge's stage lacks, so that deletes can be done in parts too.
 pub fn create_absent(deletes: Deletes) -> String {
     let live = match deletes {
         Deletes::Soft => " AND u.deleted_at IS NULL",
@@ -374,7 +378,7 @@ pub fn create_absent(deletes: Deletes) -> String {
     )
 }
 
-/// Deletes a part of those.
+/// Deletes a part of the users in that stage.
 pub fn delete_part_of_absent(deletes: Deletes) -> &'static str {
     match deletes {
         Deletes::Soft => {
@@ -388,18 +392,18 @@ pub fn delete_part_of_absent(deletes: Deletes) -> &'static str {
     }
 }
 
-/// The users of a part of those.
+/// The ids of a part of that stage.
 pub const IDS_OF_ABSENT: &str = "SELECT id FROM pg_temp.users_sync_absent v WHERE v.ordinal > $1 AND v.ordinal <= $2";
 
-/// How many live users a target has, how many of them the stage lacks (what a merge would delete), how many of all the
-/// stage lacks, and how many of the stage the target lacks.
+/// Counts the target's live users, live users missing in the stage (which a merge would delete), all users
+/// missing in the stage, and staged users missing in the target.
 pub const COUNT_ABSENT: &str = "\
 SELECT count(u.id) FILTER (WHERE u.deleted_at IS NULL), \
   count(u.id) FILTER (WHERE v.id IS NULL AND u.deleted_at IS NULL), \
   count(u.id) FILTER (WHERE v.id IS NULL), count(v.id) FILTER (WHERE u.id IS NULL) \
 FROM neon_auth.users_sync u FULL JOIN pg_temp.users_sync_stage v ON v.id = u.id";
 
-/// Deletes whom the stage lacks.
+/// Deletes all users that the stage lacks.
 pub fn delete_absent(deletes: Deletes) -> &'static str {
     match deletes {
         Deletes::Soft => {

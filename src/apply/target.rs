@@ -1,4 +1,4 @@
-//! A tenant's database: one connection, and what is said over it.
+//! The connection to a tenant's target, and the transactions on it.
 
 use super::assessment::ObservedTarget;
 use super::checkpoint::Checkpoint;
@@ -12,61 +12,62 @@ use std::collections::HashMap;
 use tokio_postgres::Client;
 use tokio_postgres::types::{PgLsn, ToSql, Type};
 
-/// A transaction that is open while its chunks arrive ends when its process is frozen for this long: the kernel of
-/// a frozen process keeps answering, and its locks would stay for ever.
+/// Time limit for a chunked transaction whose process is frozen. The process's kernel keeps the connection
+/// open, so its locks would stay.
 const OPEN_TRANSACTION_TIMEOUT: &str = "60s";
 
-/// What went wrong at a target.
+/// Why an operation on a target failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// The database refused, or the connection was lost.
     #[error("{}", describe(.0))]
     Sql(#[from] tokio_postgres::Error),
-    /// The table there is not the one we know.
+    /// `neon_auth.users_sync` has an unexpected shape.
     #[error(transparent)]
     Shape(#[from] ShapeError),
 }
 
-/// What became of a batch.
+/// The outcome of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// Rows and checkpoint are committed (in a chunk: the rows are written).
+    /// Rows and checkpoint are committed; for a chunk, the rows are written.
     Yes,
-    /// The guard found another checkpoint than expected, or a row to be patched is not there. Nothing was written.
+    /// The checkpoint is not the expected one, or a row to patch is missing. Nothing was written.
     Refused,
 }
 
-/// Who writes: the parts of a checkpoint that do not change from batch to batch.
+/// The parts of a checkpoint that stay the same from batch to batch.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Whose target it is.
+    /// The target's tenant.
     pub tenant: TenantId,
     /// The target's id.
     pub target_id: TargetId,
     /// The current history.
     pub generation: Generation,
-    /// This process.
+    /// The epoch of this process.
     pub epoch: Epoch,
 }
 
-/// An open connection to a target whose tables are as they should be.
+/// An open connection to a target whose tables have been checked.
 pub struct Target {
     client: PgClient,
     shape: Shape,
     deletes: Deletes,
-    /// Whether listeners are told who was written, and of how many the open transaction tells them so far.
+    /// Whether listeners are notified.
     notifies: bool,
-    told: usize,
-    /// Why applications cannot wait for users here.
+    /// Users written by the open transaction.
+    notified: usize,
+    /// Why `users_sync.wait_for` could not be created.
     no_wait_for: Option<String>,
-    /// The file of the table.
+    /// The table's file.
     relation: Option<Oid>,
     is_replaced: bool,
     statements: HashMap<Parts, String>,
 }
 
 impl Target {
-    /// Looks at a target, and creates what is missing there.
+    /// Opens a target and creates what is missing there.
     pub async fn open(
         client: PgClient,
         deletes: Deletes,
@@ -95,8 +96,9 @@ impl Target {
         let row = client.query_typed_one(statement::HAS_ROWS, &[]).await?;
         let relation = row.get::<_, Option<u32>>(1);
         let statements = HashMap::new();
-        let (told, is_replaced) = (0, false);
-        let target = Target { client, shape, deletes, notifies, told, no_wait_for, relation, is_replaced, statements };
+        let (notified, is_replaced) = (0, false);
+        let target =
+            Target { client, shape, deletes, notifies, notified, no_wait_for, relation, is_replaced, statements };
         let checkpoint = target.checkpoint().await?;
         Ok((target, ObservedTarget { checkpoint, created: !has_users, has_rows: row.get(0), relation }))
     }
@@ -106,7 +108,7 @@ impl Target {
         Ok(read_checkpoint(&self.client).await?)
     }
 
-    /// Rows and checkpoint in one statement, which is one transaction and one round trip.
+    /// Writes rows and checkpoint in one statement: one transaction and one round trip.
     pub async fn apply(&mut self, who: &Identity, moving: Move, rows: &Rows<'_>) -> Result<Applied, TargetError> {
         let target_id = who.target_id.as_str();
         let (from, to) = (PgLsn::from(moving.from.0), PgLsn::from(moving.to.0));
@@ -121,7 +123,8 @@ impl Target {
         self.execute(&guard, rows, false).await
     }
 
-    /// Opens the transaction of a change set too large for one statement: its first statement is the guard.
+    /// Opens a transaction for changes that are too large for one statement. Its first statement is the
+    /// guard.
     pub async fn begin_chunks(&mut self, who: &Identity, from: Lsn) -> Result<Applied, TargetError> {
         self.client
             .batch_execute(&format!(
@@ -147,20 +150,20 @@ impl Target {
             self.client.batch_execute("ROLLBACK").await?;
             return Ok(Applied::Refused);
         }
-        self.told = 0;
+        self.notified = 0;
         Ok(Applied::Yes)
     }
 
-    /// Writes the rows of a chunk into the open transaction.
+    /// Writes the rows of a chunk in the open transaction.
     pub async fn apply_chunk(&mut self, rows: &Rows<'_>) -> Result<Applied, TargetError> {
-        match rows.is_empty() {
-            true => Ok(Applied::Yes),
-            false => self.execute(&[], rows, true).await,
+        if rows.is_empty() {
+            return Ok(Applied::Yes);
         }
+        self.execute(&[], rows, true).await
     }
 
-    /// Moves the checkpoint and commits the open transaction. A connection lost here leaves it open whether it
-    /// was committed: the checkpoint tells.
+    /// Moves the checkpoint and commits the open transaction. If the connection is lost here, only the
+    /// checkpoint shows whether it was committed.
     pub async fn commit_chunks(&mut self, who: &Identity, moving: Move) -> Result<Applied, TargetError> {
         let moved = self.apply(who, moving, &Rows::default()).await?;
         let end = if moved == Applied::Yes { "COMMIT" } else { "ROLLBACK" };
@@ -168,37 +171,37 @@ impl Target {
         Ok(moved)
     }
 
-    /// Gives up the open transaction.
+    /// Rolls back the open transaction.
     pub async fn rollback(&mut self) -> Result<(), TargetError> {
         Ok(self.client.batch_execute("ROLLBACK").await?)
     }
 
-    /// The file of `users_sync`, as it was found when the target was opened.
+    /// The file of `users_sync` when the target was opened.
     pub fn relation(&self) -> Option<Oid> {
         self.relation
     }
 
-    /// Whether what was written last went into another file: somebody has emptied or replaced the table since.
+    /// Whether the last write went into another file: the table was emptied or replaced in the meantime.
     pub fn is_replaced(&self) -> bool {
         self.is_replaced
     }
 
-    /// Why `users_sync.wait_for` is not there, where it could not be made.
+    /// Why `users_sync.wait_for` could not be created; `None` if it exists.
     pub fn no_wait_for(&self) -> Option<&str> {
         self.no_wait_for.as_deref()
     }
 
-    /// Whether listeners are told who was written.
+    /// Whether listeners are notified.
     pub fn notifies(&self) -> bool {
         self.notifies
     }
 
-    /// How `users_sync` is shaped here.
+    /// The shape of `users_sync` in this target.
     pub fn shape(&self) -> &Shape {
         &self.shape
     }
 
-    /// The connection, for a snapshot's own transaction.
+    /// The connection, for the transaction of a snapshot.
     pub fn client_mut(&mut self) -> &mut PgClient {
         &mut self.client
     }
@@ -209,13 +212,13 @@ impl Target {
         rows: &Rows<'_>,
         chunk: bool,
     ) -> Result<Applied, TargetError> {
-        self.told = rows.len() + if chunk { self.told } else { 0 };
+        self.notified = rows.len() + if chunk { self.notified } else { 0 };
         let parts = Parts {
             upserts: !rows.upserts.is_empty(),
             patches: !rows.patches.is_empty(),
             deletes: !rows.deletes.is_empty(),
             chunk,
-            notify: match self.told {
+            notify: match self.notified {
                 _ if !self.notifies || rows.is_empty() => Notify::Off,
                 ..=MAX_NOTIFIED_USERS => Notify::EachUser,
                 _ => Notify::WithoutId,
@@ -246,10 +249,10 @@ impl Target {
     }
 }
 
-/// Reads the checkpoint of a target whose checkpoint table is there.
+/// Reads the checkpoint of a target that has the checkpoint's table.
 pub async fn read_checkpoint(client: &Client) -> Result<Option<Checkpoint>, tokio_postgres::Error> {
     let Some(row) = client.query_typed_opt(statement::READ_CHECKPOINT, &[]).await? else { return Ok(None) };
-    // Somebody may have altered the table.
+    // The table may have been altered, so its types are not certain.
     Ok(Some(Checkpoint {
         tenant: TenantId::new(row.try_get(0)?),
         target_id: TargetId::new(row.try_get(1)?),
@@ -260,7 +263,7 @@ pub async fn read_checkpoint(client: &Client) -> Result<Option<Checkpoint>, toki
     }))
 }
 
-/// Rows as arrays, one per column. The `set_` columns are empty for whole rows.
+/// Rows as one array per column. The `set_` columns are empty for whole rows.
 #[derive(Default)]
 struct Columns<'a> {
     id: Vec<&'a str>,

@@ -1,12 +1,13 @@
-//! `users_sync.wait_for` in every target: an application that has just signed somebody up waits there for the row.
+//! `users_sync.wait_for`, a function in every target: applications call it after a sign-up to wait for the
+//! user's row.
 
 use crate::pg::describe;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-/// The function's body. Each statement of a volatile function sees what is committed by then, under READ COMMITTED; under
-/// the other levels a row that comes later stays unseen, so that waiting is refused. Without a time, or with a negative
-/// one, it looks once.
+/// The function's body. Under READ COMMITTED each statement of a volatile function sees new commits; the
+/// other levels never show them, so waiting is an error there. Without a timeout, or with a negative one, it
+/// checks once.
 const FUNCTION_BODY: &str = "
 DECLARE
   ends constant timestamptz := clock_timestamp() + timeout;
@@ -32,15 +33,15 @@ BEGIN
 END
 ";
 
-/// Whether the function is there as it is here: `$1` is [`FUNCTION_BODY`].
+/// Whether the function exists with this body: `$1` is [`FUNCTION_BODY`].
 const FUNCTION_EXISTS: &str = "\
 SELECT EXISTS (SELECT FROM pg_catalog.pg_proc \
 WHERE oid = to_regprocedure('users_sync.wait_for(text,interval)') AND prosrc = $1)";
 
-/// Takes it away.
+/// Drops the function.
 pub const DROP_WAIT_FOR: &str = "DROP FUNCTION IF EXISTS users_sync.wait_for(text, interval)";
 
-/// Makes the function, in schema `users_sync`, or makes it what it is here. Its callers need no more than to read users.
+/// Creates or replaces the function in schema `users_sync`. Its callers need only the right to read users.
 pub fn create_wait_for() -> String {
     format!(
         "CREATE OR REPLACE FUNCTION users_sync.wait_for(user_id text, timeout interval DEFAULT '5s') RETURNS boolean \
@@ -48,8 +49,8 @@ pub fn create_wait_for() -> String {
     )
 }
 
-/// Sees to it that the function is there, with a look at the catalog where it is. Gives why it cannot be made: users are
-/// written without it.
+/// Ensures that the function exists; costs one catalog query if it does. Returns why it cannot be created:
+/// users are written without it.
 pub(super) async fn provide(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
     let is_there = || client.query_typed_one(FUNCTION_EXISTS, &[(&FUNCTION_BODY, Type::TEXT)]);
     if is_there().await?.get(0) {
@@ -57,7 +58,7 @@ pub(super) async fn provide(client: &Client) -> Result<Option<String>, tokio_pos
     }
     match client.batch_execute(&create_wait_for()).await {
         Ok(()) => Ok(None),
-        // Another process may have been quicker.
+        // Another process may have created it in the meantime.
         Err(error) if error.as_db_error().is_some() && !is_there().await?.get::<_, bool>(0) => {
             Ok(Some(describe(&error)))
         }

@@ -55,7 +55,7 @@ pub(crate) async fn check_source(config: &Config) -> Result<Vec<Finding>, Captur
     let client = pg::connect(&config.source.url).await?;
     let config = &match &config.families[..] {
         [] => config.clone(),
-        families => match snapshot::settle(&client, families).await? {
+        families => match snapshot::resolve_family(&client, families).await? {
             Some(settled) => Config { users: settled.rules, ..config.clone() },
             None => return Ok(vec![source::no_family(families)]),
         },

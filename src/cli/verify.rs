@@ -8,7 +8,7 @@ use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::TenantId;
 use crate::operations::verify::{Verdict, Verifying, verify};
 use crate::replicator::snapshotter::progress_bar::HowFar;
-use crate::snapshot::KINDS;
+use crate::snapshot::DIFFERENCE_KINDS;
 use clap::Args;
 use serde::Serialize;
 use std::process::ExitCode;
@@ -56,14 +56,13 @@ impl Report {
             Verdict::Compared(users, differences) => (users, differences, None),
             Verdict::Failed(why) => (0, Default::default(), Some(why)),
         };
-        let [missing, different, extra] = differences.counts;
         Report {
             tenant: tenant.to_string(),
             users,
-            missing,
-            different,
-            extra,
-            still_changing: differences.unsettled,
+            missing: differences.missing,
+            different: differences.different,
+            extra: differences.extra,
+            still_changing: differences.still_changing,
             examples: differences.examples,
             failed,
         }
@@ -124,7 +123,7 @@ fn text(report: &Report) -> String {
     }
     let mut lines =
         format!("{tenant}: {missing} missing, {different} different, {extra} extra of {users} users{changing}\n");
-    for kind in KINDS {
+    for kind in DIFFERENCE_KINDS {
         let ids: Vec<&str> = report.examples.iter().filter(|(of, _)| of == kind).map(|(_, id)| id.as_str()).collect();
         if !ids.is_empty() {
             lines.push_str(&format!("  {kind}: {}\n", ids.join(", ")));
@@ -142,9 +141,11 @@ mod tests {
     fn every_kind_of_difference_is_counted_with_examples() {
         let example = |kind: &str, id: &str| (kind.to_owned(), id.to_owned());
         let differences = Differences {
-            counts: [2, 1, 0],
+            missing: 2,
+            different: 1,
+            extra: 0,
             examples: vec![example("different", "u7"), example("missing", "u1"), example("missing", "u2")],
-            unsettled: 3,
+            still_changing: 3,
         };
         let report = Report::of((TenantId::new("acme"), Verdict::Compared(40, differences)));
         assert!(!report.is_well());

@@ -1,6 +1,6 @@
 //! What a start would find and do, without doing it.
 
-use crate::apply::{Session, TargetAssessment, assess_target, look};
+use crate::apply::{Session, TargetAssessment, assess_target, observe};
 use crate::capture::slot::{identify_system, read_slot};
 use crate::capture::{ReplicationConnection, publication};
 use crate::config::{Config, Tenant};
@@ -104,7 +104,7 @@ async fn prospect(tenant: &Tenant, known: &Snapshot, generation: Option<Generati
         Ok(client) => client,
         Err(error) => return faulty(failure_policy::of_connect(&error)),
     };
-    let observed = match look(&client).await {
+    let observed = match observe(&client).await {
         Ok(observed) => observed,
         Err(error) => return faulty(failure_policy::of_target(&error)),
     };

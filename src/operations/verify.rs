@@ -32,7 +32,7 @@ const MAX_CONCURRENT_TARGETS: usize = 64;
 const CHANNEL_CHUNKS: usize = 8;
 /// Users whose source rows are read again in one query.
 const RECHECK_BATCH: i64 = 1_000;
-/// Passes over the differing users; a user who changed during each of them is reported as unsettled.
+/// Passes over the differing users; a user who changed during each of them is reported as still changing.
 const MAX_RECHECKS: usize = 6;
 /// Interval between reads of a target's checkpoint.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -157,13 +157,14 @@ impl VerifyContext {
             if let Err(why) = self.reaches(tenant, &comparison, position).await? {
                 return Ok(Verdict::Failed(why));
             }
-            match round {
-                0 => comparison.find().await?,
-                _ => comparison.look_again().await?,
+            if round == 0 {
+                comparison.find_differences().await?;
+            } else {
+                comparison.recheck().await?;
             }
             let mut after = String::new();
             loop {
-                let ids = comparison.unsettled(&after, RECHECK_BATCH).await?;
+                let ids = comparison.unconfirmed(&after, RECHECK_BATCH).await?;
                 let Some(last) = ids.last() else { break };
                 after.clone_from(last);
                 let read = match self.rereader.read_ids(&self.config, &ids).await {
@@ -172,10 +173,10 @@ impl VerifyContext {
                 };
                 let is_ours = |read: &ReadUser| read.tenant.as_ref().is_none_or(|key| *key == tenant.key.as_str());
                 let ours = read.users.into_iter().filter(is_ours).map(|read| read.user).collect();
-                comparison.settle(&ids, ours).await?;
+                comparison.confirm(&ids, ours).await?;
                 position = position.max(read.position);
             }
-            if comparison.unsettled("", 1).await?.is_empty() {
+            if comparison.unconfirmed("", 1).await?.is_empty() {
                 break;
             }
         }

@@ -59,11 +59,11 @@ impl DerefMut for PgClient {
 /// Creates a schema that does not exist. CREATE SCHEMA IF NOT EXISTS alone needs CREATE on the database in
 /// any case.
 pub async fn create_schema(client: &tokio_postgres::Client, name: &str) -> Result<(), tokio_postgres::Error> {
-    let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)";
-    match client.query_typed_one(there, &[(&name, tokio_postgres::types::Type::TEXT)]).await?.get(0) {
-        true => Ok(()),
-        false => client.batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS {}", quote_ident(name))).await,
+    let exists = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)";
+    if client.query_typed_one(exists, &[(&name, tokio_postgres::types::Type::TEXT)]).await?.get(0) {
+        return Ok(());
     }
+    client.batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS {}", quote_ident(name))).await
 }
 
 /// Connects and logs in, within the URL's `connect_timeout`.
@@ -138,16 +138,16 @@ fn classify(url: &PgUrl, error: tokio_postgres::Error) -> ConnectError {
     if let Some(refusal) = error.as_db_error() {
         return ConnectError::refused(url, ServerError::from(refusal));
     }
-    let words = error.to_string();
-    let is_login = words == "authentication error" || words == "invalid configuration";
+    let text = error.to_string();
+    let is_login = text == "authentication error" || text == "invalid configuration";
     let reason = describe(&error);
     match error.into_source().map(|cause| cause.downcast::<std::io::Error>()) {
         Some(Ok(io)) if io.get_ref().is_some_and(|inner| inner.is::<CleartextRefused>()) => ConnectError::auth(url, io),
         Some(Ok(io)) if io.get_ref().is_some_and(|inner| inner.is::<NotPostgres>()) => ConnectError::protocol(url, io),
         _ if is_login => ConnectError::auth(url, reason),
-        Some(Ok(io)) if !words.contains("parsing") => ConnectError::unreachable(url, *io),
-        None if words == "connection closed" => {
-            ConnectError::unreachable(url, std::io::Error::new(std::io::ErrorKind::UnexpectedEof, words))
+        Some(Ok(io)) if !text.contains("parsing") => ConnectError::unreachable(url, *io),
+        None if text == "connection closed" => {
+            ConnectError::unreachable(url, std::io::Error::new(std::io::ErrorKind::UnexpectedEof, text))
         }
         _ => ConnectError::protocol(url, reason),
     }

@@ -1,11 +1,11 @@
-//! The source's table as the catalog describes it, and the session settings under which its values are read.
+//! Describes the source's table from the catalog, and sets up sessions that read the source.
 
 use crate::model::{Column, Oid, Relation, ReplicaIdentity, TableName};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
-/// The same text forms as on the walsender, no time-outs that would end a long read, and row security as an error
-/// instead of an empty answer.
+/// Text forms as on the walsender, no timeouts that would end a long read, and an error instead of an empty
+/// result where row security applies.
 const SESSION_SETTINGS: &str = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; \
     SET extra_float_digits = 3; SET bytea_output = 'hex'; SET row_security = off; SET statement_timeout = 0; \
     SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0";
@@ -15,8 +15,8 @@ pub async fn source_session(client: &Client) -> Result<(), Error> {
     client.batch_execute(SESSION_SETTINGS).await
 }
 
-/// The table's published columns (all but generated ones), in the order in which pgoutput sends them; `None` where
-/// there is no such table.
+/// The table's published columns (all except generated ones), in the order of pgoutput; `None` if there is no
+/// such table.
 pub async fn read_relation(client: &Client, table: &TableName) -> Result<Option<Relation>, Error> {
     let found = client
         .query_opt(
@@ -50,7 +50,7 @@ pub async fn read_relation(client: &Client, table: &TableName) -> Result<Option<
     Ok(Some(Relation { oid, table: table.clone(), replica_identity, columns }))
 }
 
-/// A table's generated columns.
+/// Names of a table's generated columns.
 pub async fn generated_columns(client: &Client, table: Oid) -> Result<Vec<String>, Error> {
     let sql = "SELECT attname::text FROM pg_catalog.pg_attribute \
                WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attgenerated <> ''";
@@ -58,7 +58,7 @@ pub async fn generated_columns(client: &Client, table: Oid) -> Result<Vec<String
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 
-/// What a query gives, as if it were a version of `table`: its columns, each row whole.
+/// Describes a query's result as a version of `table` whose rows are always whole.
 pub async fn describe_query(client: &Client, sql: &str, table: &Relation) -> Result<Relation, Error> {
     let statement = client.prepare(&format!("SELECT * FROM {}", query_item(sql))).await?;
     let columns = statement.columns().iter().map(|column| Column {
@@ -74,7 +74,7 @@ pub async fn describe_query(client: &Client, sql: &str, table: &Relation) -> Res
     })
 }
 
-/// A query as an item of FROM. On lines of its own, so that a comment at its end ends there.
+/// A query as an item of FROM, on lines of its own: a comment at its end must not continue.
 pub fn query_item(sql: &str) -> String {
     format!("(\n{sql}\n) AS users_sync_query")
 }

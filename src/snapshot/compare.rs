@@ -1,5 +1,6 @@
-//! A target against the source's rows, as a merge would see them; changes nothing there: all of it happens in temporary
-//! tables of a transaction that is given up.
+//! Compares a target with the source's rows, with the conditions of a merge. Changes nothing in the target:
+//! it uses
+//! temporary tables in a transaction that is rolled back.
 
 use super::load::copy;
 use super::outcome::LoadError;
@@ -13,10 +14,10 @@ use tokio_postgres::types::Type;
 const STAGE: &str = "pg_temp.users_sync_stage";
 const RECHECK_STAGE: &str = "pg_temp.users_sync_again";
 
-/// In which way a user differs.
-pub const KINDS: [&str; 3] = ["missing", "different", "extra"];
+/// The ways in which a user can differ.
+pub const DIFFERENCE_KINDS: [&str; 3] = ["missing", "different", "extra"];
 
-/// An open comparison.
+/// A running comparison.
 pub struct Comparison<'a> {
     transaction: Transaction<'a>,
     shape: Shape,
@@ -24,19 +25,23 @@ pub struct Comparison<'a> {
     rows: u64,
 }
 
-/// What differs.
+/// The result of a comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Differences {
-    /// In the order of [`KINDS`].
-    pub counts: [u64; 3],
-    /// Some of them: kind and id.
+    /// Users that only the source has.
+    pub missing: u64,
+    /// Users whose rows differ.
+    pub different: u64,
+    /// Users that only the target has.
+    pub extra: u64,
+    /// Some of them, as kind and id.
     pub examples: Vec<(String, String)>,
-    /// Users that were changed whenever they were looked at.
-    pub unsettled: u64,
+    /// Users that changed during every recheck.
+    pub still_changing: u64,
 }
 
 impl<'a> Comparison<'a> {
-    /// Begins it. Needs the right to make temporary tables, as a resync does.
+    /// Starts a comparison. Needs the right to create temporary tables, as a resync does.
     pub async fn begin(client: &'a mut PgClient, deletes: Deletes) -> Result<Comparison<'a>, LoadError> {
         let transaction = client.transaction().await?;
         transaction.batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL synchronous_commit = off").await?;
@@ -48,31 +53,31 @@ impl<'a> Comparison<'a> {
             .batch_execute(
                 "CREATE TEMPORARY TABLE users_sync_again (LIKE pg_temp.users_sync_stage INCLUDING ALL) ON COMMIT DROP; \
                  CREATE TEMPORARY TABLE users_sync_differing \
-                   (id text PRIMARY KEY, kind text, settled boolean NOT NULL DEFAULT false) ON COMMIT DROP",
+                   (id text PRIMARY KEY, kind text, confirmed boolean NOT NULL DEFAULT false) ON COMMIT DROP",
             )
             .await?;
         Ok(Comparison { transaction, shape, deletes, rows: 0 })
     }
 
-    /// Takes the source's rows, until `None`.
+    /// Stages the source's rows, until `None`.
     pub async fn stage(&mut self, rows: &mut mpsc::Receiver<Option<Vec<User>>>) -> Result<(), LoadError> {
         self.rows = copy(&self.transaction, STAGE, &statement::STAGE_COLUMNS, rows).await?;
         Ok(self.transaction.batch_execute("ANALYZE pg_temp.users_sync_stage").await?)
     }
 
-    /// How many rows the source had.
+    /// Number of rows at the source.
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// What the target holds by now.
+    /// The target's current position.
     pub async fn position(&self) -> Result<Lsn, LoadError> {
         let checkpoint = read_checkpoint(self.transaction.client()).await?;
         Ok(checkpoint.map_or(Lsn::ZERO, |checkpoint| checkpoint.position))
     }
 
-    /// Finds what differs now.
-    pub async fn find(&self) -> Result<(), LoadError> {
+    /// Finds the users that differ now.
+    pub async fn find_differences(&self) -> Result<(), LoadError> {
         let sql = format!(
             "INSERT INTO pg_temp.users_sync_differing (id, kind) SELECT id, kind FROM \
                (SELECT coalesce(v.id, u.id) AS id, {} AS kind FROM {STAGE} v FULL JOIN neon_auth.users_sync u ON u.id = v.id) d \
@@ -83,12 +88,12 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    /// Looks again at those that are not settled: who does not differ any more is taken off.
-    pub async fn look_again(&self) -> Result<(), LoadError> {
+    /// Compares the unconfirmed users again, and drops those that do not differ any more.
+    pub async fn recheck(&self) -> Result<(), LoadError> {
         let again = format!(
             "UPDATE pg_temp.users_sync_differing d SET kind = {} FROM pg_temp.users_sync_differing o \
                LEFT JOIN {STAGE} v ON v.id = o.id LEFT JOIN neon_auth.users_sync u ON u.id = o.id \
-             WHERE d.id = o.id AND NOT d.settled",
+             WHERE d.id = o.id AND NOT d.confirmed",
             self.kind()
         );
         self.transaction.execute_typed(&again, &[]).await?;
@@ -96,7 +101,7 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    /// In which way the row `u` differs from `v`, or null.
+    /// SQL for the way in which the row `u` differs from `v`, or null.
     fn kind(&self) -> String {
         let there = match self.deletes {
             Deletes::Soft => "u.id IS NOT NULL AND u.deleted_at IS NULL",
@@ -109,30 +114,30 @@ impl<'a> Comparison<'a> {
         )
     }
 
-    /// The next of those that are not settled, by id.
-    pub async fn unsettled(&self, after: &str, limit: i64) -> Result<Vec<String>, LoadError> {
-        let sql = "SELECT id FROM pg_temp.users_sync_differing WHERE NOT settled AND id > $1 ORDER BY id LIMIT $2";
+    /// The next unconfirmed users, by id.
+    pub async fn unconfirmed(&self, after: &str, limit: i64) -> Result<Vec<String>, LoadError> {
+        let sql = "SELECT id FROM pg_temp.users_sync_differing WHERE NOT confirmed AND id > $1 ORDER BY id LIMIT $2";
         let rows = self.transaction.query_typed(sql, &[(&after, Type::TEXT), (&limit, Type::INT8)]).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// The source's rows of these users as they are after the look: who is as before differs indeed, the others are looked
-    /// at again with what they are now.
-    pub async fn settle(&self, ids: &[String], now: Vec<User>) -> Result<(), LoadError> {
+    /// Takes the source's rows of these users, read after the target was compared. A user whose row has not
+    /// changed differs; the others are compared again with their new row.
+    pub async fn confirm(&self, ids: &[String], now: Vec<User>) -> Result<(), LoadError> {
         let (sender, mut rows) = mpsc::channel(2);
-        // There is room for both.
+        // The channel has room for both.
         let _ = sender.try_send(Some(now));
         let _ = sender.try_send(None);
         copy(&self.transaction, RECHECK_STAGE, &statement::STAGE_COLUMNS, &mut rows).await?;
         let same = "(a.raw_json, a.name, a.email, a.created_at, a.deleted_at) IS NOT DISTINCT FROM \
                     (v.raw_json, v.name, v.email, v.created_at, v.deleted_at) \
                     AND (a.derived OR a.updated_at IS NOT DISTINCT FROM v.updated_at)";
-        let settle = format!(
-            "UPDATE pg_temp.users_sync_differing d SET settled = true FROM unnest($1::text[]) AS i(id) \
+        let confirm = format!(
+            "UPDATE pg_temp.users_sync_differing d SET confirmed = true FROM unnest($1::text[]) AS i(id) \
                LEFT JOIN {STAGE} v ON v.id = i.id LEFT JOIN {RECHECK_STAGE} a ON a.id = i.id \
              WHERE d.id = i.id AND (v.id IS NULL AND a.id IS NULL OR v.id IS NOT NULL AND a.id IS NOT NULL AND {same})"
         );
-        self.transaction.execute_typed(&settle, &[(&ids, Type::TEXT_ARRAY)]).await?;
+        self.transaction.execute_typed(&confirm, &[(&ids, Type::TEXT_ARRAY)]).await?;
         let columns = statement::STAGE_COLUMNS.join(", ");
         let drop_old = format!("DELETE FROM {STAGE} WHERE id = ANY($1)");
         self.transaction.execute_typed(&drop_old, &[(&ids, Type::TEXT_ARRAY)]).await?;
@@ -142,19 +147,22 @@ impl<'a> Comparison<'a> {
         Ok(self.transaction.batch_execute(&take_new).await?)
     }
 
-    /// What is certain, with at most so many examples of each kind.
+    /// Ends the comparison. Returns at most `examples` ids of each kind.
     pub async fn outcome(self, examples: i64) -> Result<Differences, LoadError> {
         let mut differences = Differences::default();
-        let count = "SELECT kind, settled, count(*) FROM pg_temp.users_sync_differing GROUP BY kind, settled";
+        let count = "SELECT kind, confirmed, count(*) FROM pg_temp.users_sync_differing GROUP BY kind, confirmed";
         for row in self.transaction.query_typed(count, &[]).await? {
-            let (kind, settled, count): (&str, bool, i64) = (row.get(0), row.get(1), row.get(2));
-            match KINDS.iter().position(|known| *known == kind).filter(|_| settled) {
-                Some(at) => differences.counts[at] += count.unsigned_abs(),
-                None => differences.unsettled += count.unsigned_abs(),
-            }
+            let (kind, confirmed, count): (&str, bool, i64) = (row.get(0), row.get(1), row.get(2));
+            let place = match kind {
+                "missing" if confirmed => &mut differences.missing,
+                "different" if confirmed => &mut differences.different,
+                "extra" if confirmed => &mut differences.extra,
+                _ => &mut differences.still_changing,
+            };
+            *place += count.unsigned_abs();
         }
         let some = "SELECT kind, id FROM (SELECT kind, id, row_number() OVER (PARTITION BY kind ORDER BY id) AS n \
-                    FROM pg_temp.users_sync_differing WHERE settled) d WHERE n <= $1 ORDER BY kind, id";
+                    FROM pg_temp.users_sync_differing WHERE confirmed) d WHERE n <= $1 ORDER BY kind, id";
         let rows = self.transaction.query_typed(some, &[(&examples, Type::INT8)]).await?;
         differences.examples = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         self.transaction.rollback().await?;

@@ -1,10 +1,10 @@
-//! COPY's text format, both ways. Pure. Manual: COPY, "Text Format".
+//! Reads and writes COPY's text format (manual: COPY, "Text Format"). Pure.
 
 use crate::model::{Cell, CivilTime, Timestamp, User};
 use std::io::Write;
 use std::ops::Range;
 
-/// Reads one line into values: the `n`th value that was sent goes where `decoded` is true for the `n`th time.
+/// Splits one line into values. The line has values for the decoded columns only.
 #[derive(Default)]
 pub struct LineReader {
     unescaped: Vec<u8>,
@@ -13,15 +13,15 @@ pub struct LineReader {
 
 enum Field {
     Null,
-    /// As it stands in the line.
+    /// A range of the line.
     Plain(Range<usize>),
-    /// In `unescaped`.
+    /// A range of `unescaped`.
     Escaped(Range<usize>),
 }
 
 impl LineReader {
-    /// Puts the values of `line` (its newline may be there or not) into `cells`, one per column of `decoded`.
-    /// `false` when the number of values is not the number of columns that were asked for.
+    /// Reads the values of `line`, with or without its newline, into `cells`: one per column of `decoded`.
+    /// `false` if the number of values is wrong.
     pub fn read<'a>(&'a mut self, line: &'a [u8], decoded: &[bool], cells: &mut Vec<Cell<'a>>) -> bool {
         self.split(line.strip_suffix(b"\n").unwrap_or(line));
         if self.fields.len() != decoded.iter().filter(|wanted| **wanted).count() {
@@ -77,7 +77,7 @@ fn unescape(field: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a user as a line for a COPY into the named columns.
+/// Appends a user as a line of a COPY into these columns.
 pub fn write_user<'a>(out: &mut Vec<u8>, columns: impl Iterator<Item = &'a str>, user: &User) {
     let mut first = true;
     for column in columns {
@@ -115,7 +115,7 @@ fn escape(out: &mut Vec<u8>, value: Option<&str>) {
     out.extend_from_slice(rest);
 }
 
-/// A moment in a form that `timestamptz_in` reads whatever the session's settings are.
+/// Writes a timestamp in a form that `timestamptz_in` accepts under any session settings.
 fn time(out: &mut Vec<u8>, value: Option<Timestamp>) {
     match value {
         None => out.extend_from_slice(br"\N"),

@@ -1,19 +1,19 @@
-//! A snapshot at an exact position, kept alive by a session of its own.
+//! An exported snapshot at an exact position, held by a session of its own.
 
 use crate::model::Lsn;
 use crate::pg::PgClient;
 use tokio_postgres::{Client, Error};
 
-/// A snapshot that other sessions can import for as long as this value lives.
+/// An exported snapshot. Other sessions can import it while this value lives.
 pub struct Export {
-    /// Every transaction whose commit ends at or before this is in the snapshot, and no other.
+    /// The snapshot contains exactly the transactions whose commit ends at or before this position.
     pub position: Lsn,
     name: String,
     _holder: PgClient,
 }
 
-/// Imports the snapshot `name` (of a slot's creation) and exports it again, so that the slot's own session is free
-/// to go on. `client` is a fresh connection to the source.
+/// Imports the snapshot `name` from a slot's creation and exports it again, which frees the slot's session.
+/// `client` is a new connection to the source.
 pub async fn hold_export(client: PgClient, name: &str, position: Lsn) -> Result<Export, Error> {
     import(&client, name).await?;
     let name = client.query_one("SELECT pg_export_snapshot()", &[]).await?.get(0);
@@ -21,7 +21,7 @@ pub async fn hold_export(client: PgClient, name: &str, position: Lsn) -> Result<
 }
 
 impl Export {
-    /// Begins a transaction under the snapshot on a fresh connection.
+    /// Begins a transaction with this snapshot on a new connection.
     pub async fn import(&self, client: &Client) -> Result<(), Error> {
         import(client, &self.name).await
     }

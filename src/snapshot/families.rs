@@ -1,4 +1,5 @@
-//! Which of a store's shapes its database has: the placeholders of a mapping are filled in, and the family is chosen.
+//! Detects which of a preset's table layouts (families) the source has, and fills in the mapping's
+//! placeholders.
 
 use super::catalog::read_relation;
 use crate::config::Family;
@@ -7,24 +8,24 @@ use crate::model::TableName;
 use crate::pg::{quote_ident, quote_literal};
 use tokio_postgres::{Client, Error};
 
-/// In a table's name: the highest number of the tables so named. Stores that make a table anew with each version.
+/// In a table's name: the highest number among such tables, for stores that create a table per version.
 const NUMBER_PLACEHOLDER: &str = "{N}";
-/// As a schema: every schema with such a table. Stores that give each tenant a schema.
+/// As a schema: every schema that has the table, for stores with a schema per tenant.
 const ANY_SCHEMA: &str = "*";
-/// The column by which a row of one of several schemas names its own.
+/// In rows read from several schemas: the column with the schema's name.
 const SCHEMA_COLUMN: &str = "users_sync_schema";
 
-/// What was found.
+/// A mapping that fits the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settled {
-    /// The mapping, every name in it a real one.
+pub struct ResolvedFamily {
+    /// The mapping without placeholders.
     pub rules: Rules,
-    /// What was decided, for the log; empty where there was nothing to decide.
+    /// What was detected, for the log; empty if there was nothing to detect.
     pub found: String,
 }
 
-/// Chooses the first family whose table is there with its columns; `None` where none is.
-pub async fn settle(client: &Client, families: &[Family]) -> Result<Option<Settled>, Error> {
+/// Chooses the first family whose table has the required columns; `None` if there is none.
+pub async fn resolve_family(client: &Client, families: &[Family]) -> Result<Option<ResolvedFamily>, Error> {
     for family in families {
         let (rules, mut found) = fill_in(client, &family.rules).await?;
         if families.len() > 1 {
@@ -32,14 +33,14 @@ pub async fn settle(client: &Client, families: &[Family]) -> Result<Option<Settl
             if !family.has.iter().all(|name| relation.columns.iter().any(|column| column.name == *name)) {
                 continue;
             }
-            found = [&*found, &format!("the tables are of the family {}", family.name)].join(" ").trim().to_owned();
+            found = [&*found, &format!("detected table layout: {}", family.name)].join(" ").trim().to_owned();
         }
-        return Ok(Some(Settled { rules, found }));
+        return Ok(Some(ResolvedFamily { rules, found }));
     }
     Ok(None)
 }
 
-/// The placeholders of one mapping.
+/// Fills in the placeholders of one mapping.
 async fn fill_in(client: &Client, rules: &Rules) -> Result<(Rules, String), Error> {
     let TableName { schema, name } = &rules.table;
     if let Some((before, after)) = name.split_once(NUMBER_PLACEHOLDER) {
@@ -80,7 +81,7 @@ fn numbered(rules: &Rules, number: &str) -> Rules {
     Rules { table: table(&rules.table), query, ..rules.clone() }
 }
 
-/// One schema alone is an ordinary table. Several are read as one: a query over all, in which each row names its schema.
+/// Maps one schema as an ordinary table, and several as one query whose rows name their schema.
 fn in_schemas(rules: &Rules, schemas: &[String]) -> Rules {
     let table = |schema: &String| TableName { schema: schema.clone(), name: rules.table.name.clone() };
     let (first, Value::Column(id)) = (schemas.first(), &rules.id) else { return rules.clone() };

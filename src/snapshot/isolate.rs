@@ -1,4 +1,4 @@
-//! A merge whose rows the target refuses: the refused ones are found by halving, and left out.
+//! Merges a stage from which the target refuses rows: bisection finds them, and they are left out.
 
 use super::outcome::Loaded;
 use crate::apply::{Bisection, Refusal, statement};
@@ -6,7 +6,7 @@ use crate::model::{Deletes, UserId};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Transaction};
 
-/// Merges what is staged, `read` rows, in parts. The open savepoint is used.
+/// Merges the stage of `read` rows in parts, inside the open savepoint.
 pub(super) async fn isolate_rejected(
     transaction: &Transaction<'_>,
     deletes: Deletes,
@@ -28,12 +28,12 @@ pub(super) async fn isolate_rejected(
 
 #[derive(Default)]
 struct Parts {
-    /// By each of the statements.
+    /// Rows written by each statement.
     written: [u64; 2],
     refused: Vec<(UserId, Refusal)>,
 }
 
-/// Runs the statements over the ordinals of a stage, in ever smaller parts where they are refused.
+/// Runs the statements over the stage's ordinals, halving parts that are refused.
 async fn in_parts(transaction: &Transaction<'_>, items: usize, statements: &[&str], ids: &str) -> Result<Parts, Error> {
     let mut parts = Parts::default();
     let mut bisection = Bisection::new(items);

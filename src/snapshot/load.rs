@@ -1,4 +1,5 @@
-//! A snapshot's rows into a target: one transaction with the checkpoint, so that any fault leaves it as it was.
+//! Loads a snapshot into a target: rows and checkpoint in one transaction, so that any failure leaves the
+//! target unchanged.
 
 use super::copy_text::write_user;
 use super::isolate::isolate_rejected;
@@ -12,27 +13,28 @@ use tokio::sync::mpsc;
 use tokio_postgres::Transaction;
 use tokio_postgres::types::{PgLsn, Type};
 
-/// What one message of a COPY holds: large enough that its header costs nothing.
+/// Size of a COPY message: large enough that its header does not matter.
 const COPY_BYTES: usize = 128 << 10;
 
-/// What is loaded, and as what.
+/// The parameters of a load.
 pub struct Loading<'a> {
-    /// Who writes.
+    /// The writer, for the checkpoint.
     pub who: &'a Identity,
-    /// Fingerprint of the mapping that the rows were made with.
+    /// Fingerprint of the mapping that produced the rows.
     pub mapping: &'a str,
     /// The snapshot's position.
     pub position: Lsn,
     /// What is done with users that the snapshot does not have.
     pub deletes: Deletes,
-    /// How many of them there may be.
+    /// The limit for deleting such users.
     pub max_deletes: MaxDeletes,
-    /// Every row can be left out by itself, if the target refuses it. It costs a stage also where the target is empty.
+    /// Whether rows that the target refuses are left out one by one. This needs a stage even if the target is
+    /// empty.
     pub isolates_rejected_rows: bool,
 }
 
-/// Takes the rows of a snapshot until `None` ends them; a channel that closes without it has been broken off.
-/// An empty table is copied into directly, another one is merged with what is staged beside it.
+/// Loads the rows of a snapshot. `None` ends them; a channel that closes without it was interrupted. An empty
+/// table is copied into directly; otherwise the rows are staged and merged.
 pub async fn load(
     target: &mut Target,
     loading: &Loading<'_>,
@@ -42,12 +44,12 @@ pub async fn load(
     let transaction = target.client_mut().transaction().await?;
     transaction
         .batch_execute(
-            // Somebody may hold a lock there for ever, and meanwhile the source's log is held for us.
+            // A lock may be held forever in the target, and meanwhile the source retains its log for us.
             "SET LOCAL synchronous_commit = on; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '60s'; \
              SET LOCAL idle_in_transaction_session_timeout = '60s'",
         )
         .await?;
-    // A process that was followed by another one must not wait here for ever, and must not win.
+    // A superseded process must neither wait here forever nor win.
     transaction.query_typed_opt("SELECT FROM users_sync.checkpoint FOR UPDATE", &[]).await?;
     let empty = !transaction.query_typed_one(statement::HAS_ROWS, &[]).await?.get::<_, bool>(0);
     if loading.isolates_rejected_rows {
@@ -68,7 +70,7 @@ pub async fn load(
         }
         merge(&transaction, loading, &shape, read).await?
     };
-    // Whoever was refused before has been tried again by this.
+    // The load has tried all refused users again.
     transaction.execute_typed("DELETE FROM users_sync.rejected", &[]).await?;
     write_rejected(transaction.client(), &loaded.rejected, &[]).await?;
     let who = loading.who;
@@ -131,14 +133,14 @@ async fn merge_at_once(
 ) -> Result<Loaded, tokio_postgres::Error> {
     let [update, insert] = statement::merge_statements(shape, "");
     let updated = transaction.execute_typed(&update, &[]).await?;
-    // Each is a join of two wide tables: not made where it is known to find nothing.
+    // Each is a join of two wide tables, so it is skipped if it cannot find anything.
     let inserted = if any_missing { transaction.execute_typed(&insert, &[]).await? } else { 0 };
     let delete = statement::delete_absent(deletes);
     let deleted = if any_absent { transaction.execute_typed(delete, &[]).await? } else { 0 };
     Ok(Loaded { inserted, updated, deleted, ..Loaded::default() })
 }
 
-/// Copies until the rows end; gives their number as the target counts it.
+/// Copies rows until `None`. Returns their number as counted by the target.
 pub(super) async fn copy(
     transaction: &Transaction<'_>,
     table: &str,
@@ -150,7 +152,7 @@ pub(super) async fn copy(
     let mut sent = 0;
     let mut buffer = Vec::with_capacity(COPY_BYTES + 4096);
     loop {
-        // Dropping the sink without finishing it makes the COPY fail at the target.
+        // Dropping an unfinished sink makes the target's COPY fail.
         let users = rows.recv().await.ok_or(LoadError::BrokenOff)?;
         let Some(users) = users else { break };
         sent += users.len() as u64;
@@ -164,8 +166,5 @@ pub(super) async fn copy(
     }
     sink.send(Bytes::from(buffer)).await?;
     let counted = sink.finish().await?;
-    match counted == sent {
-        true => Ok(counted),
-        false => Err(LoadError::Count { sent, counted }),
-    }
+    if counted == sent { Ok(counted) } else { Err(LoadError::Count { sent, counted }) }
 }

@@ -1,5 +1,5 @@
-//! A tenant's users at one exact position: exported, read, loaded. The first start, a new tenant and a resync all
-//! take this way. Reading is at the source (`export`, `catalog`, `rows`), loading at the target (`load`).
+//! A tenant's users at one exact position, for a first start, a new tenant and a resync.
+//! `export`, `catalog` and `rows` read the source; `load` writes the target.
 
 mod catalog;
 mod compare;
@@ -13,10 +13,10 @@ mod reread;
 mod rows;
 
 pub use catalog::{describe_query, generated_columns, query_item, read_relation, source_session};
-pub use compare::{Comparison, Differences, KINDS};
+pub use compare::{Comparison, DIFFERENCE_KINDS, Differences};
 pub use export::{Export, hold_export};
-pub use families::{Settled, settle};
+pub use families::{ResolvedFamily, resolve_family};
 pub use load::{Loading, load};
 pub use outcome::{LoadError, Loaded};
-pub use reread::{By, Reading, Rows, Seen};
+pub use reread::{FindBy, Reading, RowQuery, SeenXids};
 pub use rows::{RowStream, SourceReadError};

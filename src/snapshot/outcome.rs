@@ -1,58 +1,58 @@
-//! What loading a snapshot into a target came to: what changed, or why nothing did.
+//! The outcome of loading a snapshot into a target.
 
 use crate::apply::{MAX_REJECTED, Refusal, TargetError};
 use crate::model::UserId;
 
-/// What a snapshot changed.
+/// What a load changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
     /// Users in the snapshot.
     pub read: u64,
     /// Users that were missing in the target.
     pub inserted: u64,
-    /// Users that differed.
+    /// Users whose row differed.
     pub updated: u64,
     /// Users that the snapshot does not have.
     pub deleted: u64,
-    /// Users that the target refuses; they are in `users_sync.rejected`.
+    /// Users that the target refused; `users_sync.rejected` lists them.
     pub rejected: Vec<(UserId, Refusal)>,
 }
 
-/// Why a snapshot was not taken over. The target is as it was.
+/// Why a snapshot was not loaded. The target is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The target refused, or the connection was lost.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// The rows ended before the snapshot did.
-    #[error("the snapshot was broken off")]
+    /// The channel closed before the last row.
+    #[error("the snapshot was interrupted")]
     BrokenOff,
-    /// More users would be deleted than `limits.max_deletes` admits.
-    #[error("the merge would delete {absent} of {live} users, more than limits.max_deletes admits ({allowed})")]
+    /// More users would be deleted than `limits.max_deletes` allows.
+    #[error("the merge would delete {absent} of {live} users, more than limits.max_deletes allows ({allowed})")]
     TooManyDeletes {
-        /// How many the snapshot does not have.
+        /// Live users that the snapshot does not have.
         absent: u64,
-        /// How many live users there are.
+        /// All live users.
         live: u64,
-        /// How many may go.
+        /// The limit.
         allowed: u64,
     },
-    /// The target refuses more users than may be left out.
-    #[error("the target refuses {count} users, more than are left out ({MAX_REJECTED})")]
+    /// The target refused more users than may be left out.
+    #[error("the target refuses {count} users, more than the limit of {MAX_REJECTED}")]
     TooManyRefused {
-        /// How many.
+        /// Number of refused users.
         count: usize,
     },
-    /// The staging table lost rows on the way.
-    #[error("{sent} users were sent to the target, but it counts {counted}")]
+    /// The target counts other rows than were sent.
+    #[error("{sent} users were sent to the target, but {counted} arrived")]
     Count {
-        /// By us.
+        /// Rows that were sent.
         sent: u64,
-        /// By the target.
+        /// Rows that arrived.
         counted: u64,
     },
     /// A later process has written the checkpoint.
-    #[error("the target's checkpoint was taken over by another process")]
+    #[error("another process has taken over the target's checkpoint")]
     Fenced,
 }
 

@@ -1,4 +1,4 @@
-//! The source's rows as a stream, in the text forms that pgoutput would send.
+//! Streams the source's rows, in the text forms of pgoutput.
 
 use super::copy_text::LineReader;
 use crate::model::{Cell, Relation};
@@ -8,18 +8,18 @@ use futures_util::StreamExt;
 use std::pin::Pin;
 use tokio_postgres::{Client, CopyOutStream, Error, SimpleQueryMessage};
 
-/// What went wrong while the source was read.
+/// Why reading the source failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceReadError {
     /// The source refused, or the connection was lost.
     #[error("{}", describe(.0))]
     Sql(#[from] Error),
-    /// A line of COPY has another number of values than columns were asked for.
-    #[error("the source sent a row with another number of columns than was asked for")]
+    /// A line of COPY has an unexpected number of values.
+    #[error("the source sent a row with an unexpected number of columns")]
     Columns,
 }
 
-/// The rows of a COPY.
+/// The rows of a running COPY.
 pub struct RowStream {
     stream: Pin<Box<CopyOutStream>>,
     decoded: Vec<bool>,
@@ -28,8 +28,8 @@ pub struct RowStream {
 }
 
 impl RowStream {
-    /// Begins to read the columns of `relation` that `decoded` names, out of `from` (SQL: the table, or a query), of the
-    /// rows that `condition` admits (SQL, or empty for all). The columns that are not decoded do not leave the database.
+    /// Starts to read the decoded columns of `relation` from `from` (SQL: the table or a query), restricted
+    /// by `condition` (SQL; empty for all rows). Other columns do not leave the database.
     pub async fn open(
         client: &Client,
         from: &str,
@@ -54,7 +54,7 @@ impl RowStream {
         })
     }
 
-    /// How many rows the planner expects of the same reading (EXPLAIN's `Plan Rows`): near the truth where the table has been
+    /// The planner's estimate of the number of rows (EXPLAIN's `Plan Rows`), accurate if the table has been
     /// analyzed.
     pub async fn expected(client: &Client, from: &str, condition: &str) -> Result<u64, SourceReadError> {
         let plan = client.simple_query(&format!("EXPLAIN (FORMAT JSON) SELECT FROM {from} {condition}")).await?;
@@ -67,7 +67,7 @@ impl RowStream {
         Ok(plan[0]["Plan"]["Plan Rows"].as_u64().unwrap_or(0))
     }
 
-    /// Waits for the next row; `false` at the end. Its values are given by [`RowStream::cells`].
+    /// Waits for the next row, whose values [`RowStream::cells`] returns. `false` at the end.
     pub async fn advance(&mut self) -> Result<bool, SourceReadError> {
         match self.stream.next().await {
             None => Ok(false),
@@ -78,11 +78,8 @@ impl RowStream {
         }
     }
 
-    /// The values of the row that [`RowStream::advance`] has reached.
+    /// The values of the current row.
     pub fn cells<'a>(&'a mut self, cells: &mut Vec<Cell<'a>>) -> Result<(), SourceReadError> {
-        match self.reader.read(&self.line, &self.decoded, cells) {
-            true => Ok(()),
-            false => Err(SourceReadError::Columns),
-        }
+        if self.reader.read(&self.line, &self.decoded, cells) { Ok(()) } else { Err(SourceReadError::Columns) }
     }
 }

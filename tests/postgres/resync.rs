@@ -85,7 +85,7 @@ async fn a_mass_delete_needs_permission() {
     let service = Service::start(bed.config());
     bed.state_is("acme", "parked").await;
     let (text, code) = said(&command(&["resync", "-c", path, "acme"]).await);
-    assert!(code == Some(1) && text.contains("more than limits.max_deletes admits"), "{text}");
+    assert!(code == Some(1) && text.contains("more than limits.max_deletes allows"), "{text}");
     assert!(text.contains("users-sync resync -c FILE acme --allow-deletes"), "{text}");
     let held = bed.query("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE deleted_at IS NULL").await;
     assert_eq!(held[0][0].as_deref(), Some("500"));

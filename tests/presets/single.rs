@@ -92,7 +92,7 @@ const BETTER_AUTH_EXPECTED: &str = r#"
 
 pub const BETTER_AUTH: Case = Case {
     preset: "better-auth",
-    says: "the tables are of the family camelCase",
+    says: "detected table layout: camelCase",
     tables: Tables::Own("better-auth"),
     users: "",
     tenants: &[("app", "")],
@@ -131,7 +131,7 @@ pub const BETTER_AUTH: Case = Case {
 
 pub const BETTER_AUTH_SNAKE: Case = Case {
     preset: "better-auth",
-    says: "the tables are of the family snake_case",
+    says: "detected table layout: snake_case",
     tables: Tables::Own("better-auth-snake"),
     users: "",
     tenants: &[("app", "")],
@@ -168,7 +168,7 @@ pub const BETTER_AUTH_SNAKE: Case = Case {
 
 pub const AUTHJS: Case = Case {
     preset: "authjs",
-    says: "the tables are of the family Drizzle adapter",
+    says: "detected table layout: Drizzle adapter",
     tables: Tables::Own("authjs"),
     users: "",
     tenants: &[("app", "")],
@@ -195,7 +195,7 @@ pub const AUTHJS: Case = Case {
 /// The column names of the pg adapter, and columns that an application added.
 pub const AUTHJS_PG: Case = Case {
     preset: "authjs",
-    says: "the tables are of the family pg adapter",
+    says: "detected table layout: pg adapter",
     tables: Tables::Alike("authjs-pg"),
     users: "",
     tenants: &[("app", "")],

@@ -12,7 +12,7 @@ use crate::replicator::source::mapping::{compile_current, fingerprint, identity_
 use crate::replicator::source::publication::publish;
 use crate::replicator::source::slot::take_slot;
 use crate::route::Memory;
-use crate::snapshot::{Export, Settled, settle, source_session};
+use crate::snapshot::{Export, ResolvedFamily, resolve_family, source_session};
 use crate::state::{Snapshot, StateStore};
 use crate::status::live::ProcessStatus;
 use std::sync::Arc;
@@ -98,7 +98,7 @@ pub async fn settled(client: &PgClient, config: &Config) -> Result<Config, Servi
     if config.families.is_empty() {
         return Ok(config.clone());
     }
-    let Some(Settled { rules, found }) = settle(client, &config.families).await? else {
+    let Some(ResolvedFamily { rules, found }) = resolve_family(client, &config.families).await? else {
         return Err(ServiceError::NoFamily(config.families.iter().map(Family::describe).collect()));
     };
     if !found.is_empty() {

@@ -6,7 +6,7 @@ use crate::model::{Cell, Lsn, Timestamp, User, UserId, Xid};
 use crate::pg::{PgClient, PgUrl, connect, quote_table};
 use crate::replicator::error::ServiceError;
 use crate::replicator::source::mapping::{MappedRelation, compile_current};
-use crate::snapshot::{By, Reading, Rows, Seen, read_relation, source_session};
+use crate::snapshot::{FindBy, Reading, RowQuery, SeenXids, read_relation, source_session};
 use std::borrow::Cow;
 use tokio::sync::Mutex;
 
@@ -22,7 +22,7 @@ pub(crate) struct ReadRequest {
 pub(crate) struct PointReadResult {
     pub(crate) users: Vec<ReadUser>,
     /// The transactions that the read saw: their changes of these users are older than what was read.
-    pub(crate) seen: Seen,
+    pub(crate) seen: SeenXids,
     /// All that the read saw was committed before this.
     pub(crate) position: Lsn,
 }
@@ -135,10 +135,10 @@ async fn read(
     let MappedRelation { relation, plan, from } = compile_current(client, &config.users).await?;
     let position = reading.position();
     let by = match by {
-        LookupBy::MappingKey => By::mapping(&config.users, &relation),
-        LookupBy::Id => By::ids(&config.users, &relation),
+        LookupBy::MappingKey => FindBy::mapping(&config.users, &relation),
+        LookupBy::Id => FindBy::ids(&config.users, &relation),
     };
-    let rows = Rows { from: &from, relation: &relation, decoded: plan.decoded(), by };
+    let rows = RowQuery { from: &from, relation: &relation, decoded: plan.decoded(), by };
     let mut users = Vec::new();
     reading
         .read(&rows, keys, |cells| {
@@ -168,8 +168,8 @@ async fn follow_keys(
     };
     let (from, to) = (positions(&via.from), positions(&via.to));
     let decoded: Vec<bool> = (0..relation.columns.len()).map(|n| from.contains(&n) || to.contains(&n)).collect();
-    let by = By::Columns(via.from.iter().map(String::as_str).collect());
-    let rows = Rows { from: &quote_table(&via.table), relation: &relation, decoded: &decoded, by };
+    let by = FindBy::Columns(via.from.iter().map(String::as_str).collect());
+    let rows = RowQuery { from: &quote_table(&via.table), relation: &relation, decoded: &decoded, by };
     let mut followed = Vec::new();
     reading
         .read(&rows, keys, |cells| {

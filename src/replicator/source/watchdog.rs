@@ -6,7 +6,7 @@ use crate::pg::connect;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::source::publication::put_back;
-use crate::snapshot::settle;
+use crate::snapshot::resolve_family;
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -24,7 +24,7 @@ pub(crate) async fn membership(context: &SessionContext) -> Result<(), ServiceEr
         }
         // A source that is away is the stream's to notice.
         let Ok(client) = connect(&source.url).await else { continue };
-        if !said && let Ok(Some(now)) = settle(&client, &context.config.families).await {
+        if !said && let Ok(Some(now)) = resolve_family(&client, &context.config.families).await {
             said = now.rules != context.config.users;
             if said {
                 let tables = now.rules.tables();

@@ -41,7 +41,7 @@ impl Worker {
         if read_instead_of_patching(batch) > 0 {
             self.resolve(batch).await?;
         }
-        self.answer(target.check_at_once()).await?;
+        self.answer(target.check_constraints_immediately()).await?;
         let changes: Vec<&Change> = batch.entries.values().map(|entry| &entry.change).collect();
         let mut refused: Vec<(UserId, Refusal)> = Vec::new();
         let mut bisection = Bisection::new(changes.len());
@@ -82,7 +82,7 @@ impl Worker {
             ..=MAX_REJECTED => Ok(()),
             count => Err(StopReason::Park {
                 cause: ParkCause::Refuses,
-                reason: format!("its target refuses {count} users, more than are left out ({MAX_REJECTED})"),
+                reason: format!("its target refuses {count} users, more than the limit of {MAX_REJECTED}"),
                 remedy: failure_policy::REFUSES.to_owned(),
             }),
         }

@@ -84,7 +84,7 @@ impl Worker {
         if let TargetAssessment::Superseded(epoch) | TargetAssessment::SourceRewound(epoch) = assessment
             && epoch > latest_epoch()
         {
-            assessment = TargetAssessment::Park(ParkReason::Future);
+            assessment = TargetAssessment::Park(ParkReason::FutureEpoch(epoch));
         }
         match assessment {
             TargetAssessment::Resume(position) => {

@@ -214,7 +214,7 @@ async fn the_remedies_for_foreign_rows_and_a_removed_tenant_work() {
     let said = remedy(&bed, "rows", "empty the table").await;
     assert_eq!(statements(&said).len(), 1, "{said}");
     bed.server.sql("rows", "TRUNCATE neon_auth.users_sync").await.unwrap();
-    remedy(&bed, "other", "or remove tenant another from this one for good").await;
+    remedy(&bed, "other", "or remove tenant another from this one permanently").await;
     // As in the runbook.
     bed.server.sql("other", "DROP SCHEMA users_sync CASCADE; TRUNCATE neon_auth.users_sync").await.unwrap();
     bed.equal().await;
