@@ -54,7 +54,7 @@ async fn a_state_of_the_previous_version_gains_its_codes_and_keeps_the_rest() {
     let following = "SELECT since::text FROM users_sync.tenant WHERE tenant = 'globex'";
     let since = bed.query("auth", following).await;
 
-    // `status` reads tables that unlisted has upgraded yet.
+    // `status` reads tables that have not been upgraded yet.
     let id = TenantId::new;
     let client = pg::connect(&bed.url("auth")).await.unwrap();
     let before = StateStore::read(&client, "users_sync").await.unwrap();
