@@ -7,6 +7,8 @@
 mod imports;
 #[path = "tidy/language.rs"]
 mod language;
+#[path = "tidy/links.rs"]
+mod links;
 
 use imports::{Edges, Imports, cycles};
 use std::path::{Path, PathBuf};
@@ -206,4 +208,24 @@ fn no_import_cycle_exists_between_files() {
 #[test]
 fn no_text_or_name_uses_a_listed_word() {
     check(language::findings(Path::new(env!("CARGO_MANIFEST_DIR"))));
+}
+
+#[test]
+fn documentation_names_only_what_exists() {
+    check(links::findings(Path::new(env!("CARGO_MANIFEST_DIR"))));
+}
+
+#[test]
+fn every_test_module_is_described() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let described = std::fs::read_to_string(root.join("tests/README.md")).unwrap();
+    // Parts of the other modules, and modules that only declare others.
+    let parts = ["bed.rs", "broker.rs", "consumer.rs", "http.rs", "imports.rs", "language.rs", "links.rs", "main.rs"];
+    let modules = sources("tests").into_iter().map(|source| source.path);
+    let modules = modules.filter(|path| !parts.iter().any(|part| path.ends_with(part)));
+    let modules = modules.filter(|path| !path.ends_with("mod.rs") || path.starts_with("tests/support"));
+    check(modules.filter_map(|path| {
+        let path = path.strip_prefix("tests").unwrap().display().to_string();
+        (!described.contains(&format!("]({path})"))).then(|| format!("tests/README.md does not describe {path}"))
+    }));
 }
