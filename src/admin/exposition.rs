@@ -55,6 +55,11 @@ fn registry(live: &Arc<ProcessStatus>) -> Registry {
     );
     registry.register("unmappable_rows", "Source rows that could not be mapped", counted.unmappable_rows.clone());
     registry.register(
+        "stripped_escapes",
+        "Escapes removed from json values because jsonb rejects them, counted at each read",
+        counted.stripped_escapes.clone(),
+    );
+    registry.register(
         "rereads",
         "Users read again from the source because the stream carried only a part of them",
         counted.rereads.clone(),

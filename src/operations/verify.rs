@@ -66,7 +66,7 @@ pub async fn verify(
     source_session(&client).await?;
     let config = Arc::new(settled(&client, config).await?);
     let context = Arc::new(VerifyContext {
-        rereader: Rereader::new(config.source.url.clone()),
+        rereader: Rereader::new(config.source.url.clone(), Default::default()),
         state: Mutex::new(connect(&config.state_url).await?),
         config: config.clone(),
         how,

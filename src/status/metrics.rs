@@ -16,6 +16,8 @@ pub struct Metrics {
     pub source_reconnects: Counter,
     /// Rows that could not be mapped.
     pub unmappable_rows: Counter,
+    /// Escapes removed from json values because jsonb rejects them.
+    pub stripped_escapes: Counter,
     /// Users that were read from the source because the stream did not carry them whole.
     pub rereads: Counter,
     /// Messages that Kafka has acknowledged.
@@ -59,6 +61,7 @@ impl Default for Metrics {
         Metrics {
             source_reconnects: Counter::default(),
             unmappable_rows: Counter::default(),
+            stripped_escapes: Counter::default(),
             rereads: Counter::default(),
             tee_messages: Counter::default(),
             tee_transactions: Counter::default(),

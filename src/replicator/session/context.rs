@@ -81,7 +81,7 @@ impl SessionContext {
     ) -> SessionContext {
         let SessionStart { generation, confirmed, publication, epochs, holder } = from;
         SessionContext {
-            rereader: Rereader::new(config.source.url.clone()),
+            rereader: Rereader::new(config.source.url.clone(), live.metrics.stripped_escapes.clone()),
             epoch: state.epoch(),
             config,
             state,

@@ -7,6 +7,7 @@ use crate::pg::{PgClient, PgUrl, connect, quote_table};
 use crate::replicator::error::ServiceError;
 use crate::replicator::source::mapping::{MappedRelation, compile_current};
 use crate::snapshot::{FindBy, Reading, RowQuery, SeenXids, read_relation, source_session};
+use prometheus_client::metrics::counter::Counter;
 use std::borrow::Cow;
 use tokio::sync::Mutex;
 
@@ -46,11 +47,13 @@ pub(crate) struct FollowedKey {
 pub(crate) struct Rereader {
     url: PgUrl,
     client: Mutex<Option<PgClient>>,
+    /// Counts the escapes removed from json values.
+    stripped_escapes: Counter,
 }
 
 impl Rereader {
-    pub(crate) fn new(url: PgUrl) -> Self {
-        Rereader { url, client: Mutex::new(None) }
+    pub(crate) fn new(url: PgUrl, stripped_escapes: Counter) -> Self {
+        Rereader { url, client: Mutex::new(None), stripped_escapes }
     }
 
     /// Reads the requested users. A derived `updated_at` is the commit time of the request.
@@ -75,7 +78,7 @@ impl Rereader {
         let mut kept = self.client.lock().await;
         let client = self.client(kept.take()).await?;
         let ids: Vec<Vec<&str>> = ids.iter().map(|id| vec![id.as_str()]).collect();
-        let result = read(&client, config, &[], &ids, LookupBy::Id).await?;
+        let result = self.read_with(&client, config, &[], &ids, LookupBy::Id).await?;
         *kept = Some(client);
         Ok(result)
     }
@@ -90,7 +93,7 @@ impl Rereader {
         let mut kept = self.client.lock().await;
         let client = self.client(kept.take()).await?;
         // After an error the connection may be inside a transaction: it is kept only after a success.
-        let result = read(&client, config, xids, keys, LookupBy::MappingKey).await?;
+        let result = self.read_with(&client, config, xids, keys, LookupBy::MappingKey).await?;
         *kept = Some(client);
         Ok(result)
     }
@@ -109,6 +112,41 @@ impl Rereader {
         Ok(followed)
     }
 
+    async fn read_with(
+        &self,
+        client: &PgClient,
+        config: &Config,
+        xids: &[Xid],
+        keys: &[Vec<&str>],
+        by: LookupBy,
+    ) -> Result<PointReadResult, ServiceError> {
+        let reading = Reading::begin(client, xids).await?;
+        let MappedRelation { relation, plan, from } = compile_current(client, &config.users).await?;
+        let position = reading.position();
+        let by = match by {
+            LookupBy::MappingKey => FindBy::mapping(&config.users, &relation),
+            LookupBy::Id => FindBy::ids(&config.users, &relation),
+        };
+        let rows = RowQuery { from: &from, relation: &relation, decoded: plan.decoded(), by };
+        let mut users = Vec::new();
+        reading
+            .read(&rows, keys, |cells| {
+                // A row that cannot be mapped is reported by the stream or the snapshot that brings it.
+                let (Ok(Some((tenant, user))), Ok(Some(key))) = (plan.insert(cells), plan.key_of(cells)) else {
+                    return;
+                };
+                let key = key.into_iter().map(Cow::into_owned).collect();
+                match tenant {
+                    TenantRef::Only => users.push(ReadUser { key, tenant: None, user }),
+                    TenantRef::Key(tenant) => users.push(ReadUser { key, tenant: Some(tenant.into_owned()), user }),
+                    TenantRef::NoTenant | TenantRef::Unsent => {}
+                }
+            })
+            .await?;
+        self.stripped_escapes.inc_by(plan.take_stripped_escapes());
+        Ok(PointReadResult { users, seen: reading.end().await?, position })
+    }
+
     async fn client(&self, kept: Option<PgClient>) -> Result<PgClient, ServiceError> {
         if let Some(client) = kept.filter(|client| !client.is_closed()) {
             return Ok(client);
@@ -122,37 +160,6 @@ impl Rereader {
 enum LookupBy {
     MappingKey,
     Id,
-}
-
-async fn read(
-    client: &PgClient,
-    config: &Config,
-    xids: &[Xid],
-    keys: &[Vec<&str>],
-    by: LookupBy,
-) -> Result<PointReadResult, ServiceError> {
-    let reading = Reading::begin(client, xids).await?;
-    let MappedRelation { relation, plan, from } = compile_current(client, &config.users).await?;
-    let position = reading.position();
-    let by = match by {
-        LookupBy::MappingKey => FindBy::mapping(&config.users, &relation),
-        LookupBy::Id => FindBy::ids(&config.users, &relation),
-    };
-    let rows = RowQuery { from: &from, relation: &relation, decoded: plan.decoded(), by };
-    let mut users = Vec::new();
-    reading
-        .read(&rows, keys, |cells| {
-            // A row that cannot be mapped is reported by the stream or the snapshot that brings it.
-            let (Ok(Some((tenant, user))), Ok(Some(key))) = (plan.insert(cells), plan.key_of(cells)) else { return };
-            let key = key.into_iter().map(Cow::into_owned).collect();
-            match tenant {
-                TenantRef::Only => users.push(ReadUser { key, tenant: None, user }),
-                TenantRef::Key(tenant) => users.push(ReadUser { key, tenant: Some(tenant.into_owned()), user }),
-                TenantRef::NoTenant | TenantRef::Unsent => {}
-            }
-        })
-        .await?;
-    Ok(PointReadResult { users, seen: reading.end().await?, position })
 }
 
 async fn follow_keys(

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// Every metric family with its type. The gauges of the tee exist only with a tee.
-const FAMILIES: [(&str, &str); 27] = [
+const FAMILIES: [(&str, &str); 28] = [
     ("users_sync_apply_seconds", "histogram"),
     ("users_sync_batch_rows", "histogram"),
     ("users_sync_build", "info"),
@@ -23,6 +23,7 @@ const FAMILIES: [(&str, &str); 27] = [
     ("users_sync_source_reconnects", "counter"),
     ("users_sync_standby", "gauge"),
     ("users_sync_streaming", "gauge"),
+    ("users_sync_stripped_escapes", "counter"),
     ("users_sync_target_reconnects", "counter"),
     ("users_sync_tee_lag_bytes", "gauge"),
     ("users_sync_tee_messages", "counter"),
