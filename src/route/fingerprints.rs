@@ -45,7 +45,7 @@ impl Default for Fingerprints {
 
 impl Fingerprints {
     /// Whether the change of this tenant's user says something that the one before did not. From now on it is known.
-    pub fn is_news(&mut self, tenant: usize, change: &Change) -> bool {
+    pub fn is_new(&mut self, tenant: usize, change: &Change) -> bool {
         let content = match change {
             Change::Upsert(user) => self.content(user),
             Change::Delete { .. } => DELETED,
@@ -53,10 +53,10 @@ impl Fingerprints {
         };
         let (user, bucket) = self.bucket(tenant, change.id());
         let found = bucket.iter().position(|slot| slot.user == user);
-        let is_news = content == UNKNOWN || found.is_none_or(|at| bucket[at].content != content);
+        let is_new = content == UNKNOWN || found.is_none_or(|at| bucket[at].content != content);
         bucket[..=found.unwrap_or(WAYS - 1)].rotate_right(1);
         bucket[0] = Slot { user, content };
-        is_news
+        is_new
     }
 
     /// What left last did not arrive. A query reads users ahead of the stream: that the target has the change does not say
@@ -69,7 +69,7 @@ impl Fingerprints {
     }
 
     /// The tenant takes a snapshot: that, and what comes after it, decides what its target has.
-    pub fn begin_anew(&mut self, tenant: usize) {
+    pub fn reset_tenant(&mut self, tenant: usize) {
         if self.begun.len() <= tenant {
             self.begun.resize(tenant + 1, 0);
         }
@@ -129,7 +129,7 @@ mod tests {
         let mut known = Fingerprints::default();
         let delete = Change::Delete { id: "u".into(), at: Timestamp(1) };
         let reread = Change::Reread { id: "u".into(), xid: Xid(1), at: Timestamp(1) };
-        for (change, is_news) in [
+        for (change, is_new) in [
             (upsert("a"), true),
             (upsert("a"), false),
             (upsert("b"), true),
@@ -142,9 +142,9 @@ mod tests {
             (upsert("a"), true),
             (upsert("a"), false),
         ] {
-            assert_eq!(known.is_news(1, &change), is_news);
+            assert_eq!(known.is_new(1, &change), is_new);
         }
-        assert!(known.is_news(2, &upsert("a")), "another tenant's user");
+        assert!(known.is_new(2, &upsert("a")), "another tenant's user");
     }
 
     #[test]
@@ -155,51 +155,50 @@ mod tests {
             (User { deleted_at: at, ..user("u", "a") }, true),
             (User { updated_at: at, ..user("u", "a") }, true),
         ];
-        for (changed, is_news) in cases {
+        for (changed, is_new) in cases {
             let mut known = Fingerprints::default();
-            known.is_news(0, &upsert("a"));
-            assert_eq!(known.is_news(0, &Change::Upsert(changed)), is_news);
+            known.is_new(0, &upsert("a"));
+            assert_eq!(known.is_new(0, &Change::Upsert(changed)), is_new);
         }
         let derived = |at| Change::Upsert(User { updated_at: at, updated_at_derived: true, ..user("u", "a") });
         let mut known = Fingerprints::default();
-        assert!(known.is_news(0, &derived(None)));
-        assert!(!known.is_news(0, &derived(at)));
+        assert!(known.is_new(0, &derived(None)));
+        assert!(!known.is_new(0, &derived(at)));
     }
 
     #[test]
     fn fingerprints_hold_many_users_and_evict_beyond_their_capacity() {
         let mut known = Fingerprints::default();
         let change = |n: usize| Change::Upsert(user(&n.to_string(), "a"));
-        let news =
-            |known: &mut Fingerprints, users: usize| (0..users).filter(|n| known.is_news(0, &change(*n))).count();
+        let news = |known: &mut Fingerprints, users: usize| (0..users).filter(|n| known.is_new(0, &change(*n))).count();
         assert_eq!(news(&mut known, 20_000), 20_000);
         assert_eq!(news(&mut known, 20_000), 0);
         news(&mut known, 4 * WAYS * BUCKETS);
         assert!(news(&mut known, 20_000) > 19_000, "they made room");
         // Where places were given up, a snapshot is not believed: it may be older than what was there.
         known.learn(0, &user("u", "a"));
-        assert!(known.is_news(0, &upsert("a")));
+        assert!(known.is_new(0, &upsert("a")));
     }
 
     #[test]
     fn a_forgotten_user_is_news_again() {
         let mut known = Fingerprints::default();
-        known.is_news(0, &upsert("a"));
+        known.is_new(0, &upsert("a"));
         known.forget(0, "someone else");
-        assert!(!known.is_news(0, &upsert("a")));
+        assert!(!known.is_new(0, &upsert("a")));
         known.forget(0, "u");
         known.learn(0, &user("u", "a"));
-        assert!(known.is_news(0, &upsert("a")));
-        assert!(!known.is_news(0, &upsert("a")));
+        assert!(known.is_new(0, &upsert("a")));
+        assert!(!known.is_new(0, &upsert("a")));
     }
 
     #[test]
     fn a_snapshot_never_overrides_a_fingerprint_from_the_stream() {
         let mut known = Fingerprints::default();
         known.learn(0, &user("u", "a"));
-        assert!(!known.is_news(0, &upsert("a")));
-        assert!(known.is_news(0, &upsert("b")));
+        assert!(!known.is_new(0, &upsert("a")));
+        assert!(known.is_new(0, &upsert("b")));
         known.learn(0, &user("u", "a"));
-        assert!(known.is_news(0, &upsert("a")), "the stream was ahead");
+        assert!(known.is_new(0, &upsert("a")), "the stream was ahead");
     }
 }

@@ -1,7 +1,8 @@
-//! Reads a slot: frames are decoded, mapped and handed to a sink, one task for all tenants. Reading stops for a while
-//! where the sink has no room; status updates do not (`confirm`).
+//! Reads a slot: one task decodes the frames, maps the changes and passes them to a sink. Reading stops while the sink has
+//! no capacity; status updates to the source continue in a task of their own (`session/positions.rs`).
 
 mod backpressure;
+mod output;
 mod query_changes;
 pub(crate) mod sink;
 pub(crate) mod tenant_sink;
@@ -12,13 +13,14 @@ use crate::map::{CommitInfo, TenantRef, Unmappable};
 use crate::model::{Change, Oid, Relation, RestartSignal};
 use crate::pg::PgClient;
 use crate::replicator::error::ServiceError;
-use crate::replicator::reader::query_changes::{AffectedUsers, Event};
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::snapshotter::point_read::{ReadRequest, ReadUser};
 use crate::replicator::source::mapping::{
     MappedRelation, WatchedTable, compile, compile_current, compile_watched, fingerprint,
 };
 use crate::snapshot::Reading;
+use output::ChangeOutput;
+use query_changes::{AffectedUsers, RowEvent};
 use sink::{IsCreate, Sink, Transaction};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,58 +28,39 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// So many frames in one read say that the source has more to send than we are waiting for.
-const BUSY: usize = 32;
-/// Then it is left alone for a moment: it sends every message on its own, and each one that meets a sleeping reader
-/// costs both sides a wake-up.
-const GATHER: Duration = Duration::from_millis(1);
-
-/// The source answers every status update, once a second; a source that says nothing for so long is gone.
-const SILENCE: Duration = Duration::from_secs(60);
+/// This many frames in one read mean that the source sends faster than the reader waits for it.
+const BUSY_FRAMES: usize = 32;
+/// Pause after a busy read. The source sends each message separately, and waking a sleeping reader for each costs both
+/// sides.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
+/// The source answers every status update, once a second. After this time without a frame the connection is dead.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) struct Stream<S> {
     context: Arc<SessionContext>,
-    /// Stop reading.
+    /// Cancelled to stop reading.
     drain: CancellationToken,
     reader: ReplicationReader,
-    /// For the catalog: what types are.
+    /// For the catalog.
     client: PgClient,
-    /// By id. A relation version lives as long as a session.
-    relations: HashMap<Oid, Source>,
+    /// By oid. A relation version lives as long as a session.
+    relations: HashMap<Oid, RelationRole>,
     transaction: Option<Transaction>,
     /// Users that the query mapping has to read.
     affected: AffectedUsers,
-    out: Out<S>,
-    /// A relation version that was announced and not yet compiled.
+    output: ChangeOutput<S>,
+    /// A relation version that was received and is not yet compiled.
     announced: Option<Relation>,
 }
 
-/// Where changes go, and those that do not say whose they are.
-pub(crate) struct Out<S> {
-    pub(crate) sink: S,
-    unsent: Vec<Change>,
-}
-
-/// What the changes of a table are to us.
-enum Source {
-    /// Users.
+/// How a relation takes part in replication.
+enum RelationRole {
+    /// Its rows are users.
     Users(Box<MappedRelation>),
-    /// They touch users that are read by the query.
+    /// Its rows affect users that the query reads.
     Watched(Relation, Vec<WatchedTable>),
-    /// Published, but not mapped.
-    Passed,
-}
-
-impl<S: Sink> Out<S> {
-    /// Takes a change.
-    pub(crate) fn add(&mut self, transaction: Transaction, tenant: TenantRef<'_>, change: Change, is_create: IsCreate) {
-        match tenant {
-            TenantRef::NoTenant => {}
-            TenantRef::Unsent => self.unsent.push(change),
-            TenantRef::Only => self.sink.add(transaction, None, change, is_create),
-            TenantRef::Key(key) => self.sink.add(transaction, Some(&key), change, is_create),
-        }
-    }
+    /// It is published, but not mapped.
+    Ignored,
 }
 
 impl<S: Sink> Stream<S> {
@@ -89,7 +72,7 @@ impl<S: Sink> Stream<S> {
         client: PgClient,
     ) -> Stream<S> {
         Stream {
-            out: Out { sink, unsent: Vec::new() },
+            output: ChangeOutput::new(sink),
             drain,
             context,
             reader,
@@ -101,29 +84,32 @@ impl<S: Sink> Stream<S> {
         }
     }
 
-    /// Reads until it is told to drain, or the source ends the stream.
+    /// Reads until `drain` is cancelled.
+    ///
+    /// # Errors
+    /// If the source ends the stream or sends nothing for too long, and if a read, a catalog query or the sink fails.
     pub(crate) async fn run(mut self) -> Result<(), ServiceError> {
         let drain = self.drain.clone();
-        let mut in_pieces = false;
+        let mut is_partial = false;
         loop {
-            let patience = if in_pieces { GATHER } else { SILENCE };
+            let max_wait = if is_partial { BUSY_PAUSE } else { SILENCE_TIMEOUT };
             let mut next = tokio::select! {
                 biased;
                 () = drain.cancelled() => return Ok(()),
-                () = self.out.sink.ready() => {
-                    self.out.sink.on_ready().await?;
+                () = self.output.sink.ready() => {
+                    self.output.sink.on_ready().await?;
                     continue;
                 }
-                frame = timeout(patience, self.reader.next()) => match frame {
+                frame = timeout(max_wait, self.reader.next()) => match frame {
                     Ok(frame) => Some(frame?),
-                    Err(_) if in_pieces => None,
+                    Err(_) if is_partial => None,
                     Err(_) => return Err(CaptureError::Closed.into()),
                 },
             };
             let mut frames = 0;
             while let Some(frame) = next {
                 frames += 1;
-                if self.take(frame)? {
+                if self.take_frame(frame)? {
                     tokio::select! {
                         biased;
                         () = drain.cancelled() => return Ok(()),
@@ -132,9 +118,9 @@ impl<S: Sink> Stream<S> {
                 }
                 next = self.reader.try_next()?;
             }
-            // The rest of a transaction is on its way: users are read with all that it does to them, not for each piece of it.
-            in_pieces = frames > 0 && self.transaction.is_some() && !self.affected.is_empty();
-            if in_pieces {
+            // The rest of the transaction follows. Its users are read once, not for each part of it.
+            is_partial = frames > 0 && self.transaction.is_some() && !self.affected.is_empty();
+            if is_partial {
                 continue;
             }
             if !self.affected.is_empty() {
@@ -144,113 +130,57 @@ impl<S: Sink> Stream<S> {
                     resolved = self.resolve_affected() => resolved?,
                 }
             }
+            self.count_stripped_escapes();
             tokio::select! {
                 biased;
                 () = drain.cancelled() => return Ok(()),
-                rested = self.out.sink.flush_if_due() => rested?,
+                flushed = self.output.sink.flush_if_due() => flushed?,
             }
-            match frames >= BUSY {
-                true => sleep(GATHER).await,
-                false => self.out.sink.on_caught_up(),
+            if frames >= BUSY_FRAMES {
+                sleep(BUSY_PAUSE).await;
+            } else {
+                self.output.sink.on_caught_up();
             }
         }
     }
 
-    /// Takes one frame; whether something is pending that has to be processed before the next one.
-    fn take(&mut self, frame: Frame) -> Result<bool, ServiceError> {
+    /// Takes one frame. Returns whether [`Stream::process_pending`] has to run before the next one.
+    fn take_frame(&mut self, frame: Frame) -> Result<bool, ServiceError> {
         match frame {
-            Frame::XLogData { data, .. } => self.message(parse_message(&data)?)?,
+            Frame::XLogData { data, .. } => self.take_message(parse_message(&data)?)?,
             Frame::Keepalive { wal_end, reply_requested, .. } => {
                 if self.transaction.is_none() && self.affected.is_empty() {
-                    self.out.sink.idle(wal_end);
+                    self.output.sink.idle(wal_end);
                 }
                 if reply_requested {
-                    self.out.sink.reply_requested();
+                    self.output.sink.reply_requested();
                 }
             }
             Frame::Ended => return Err(CaptureError::Closed.into()),
         }
-        let is_pending = self.announced.is_some() || !self.out.unsent.is_empty() || self.out.sink.needs_capacity();
+        let is_pending =
+            self.announced.is_some() || !self.output.unsent.is_empty() || self.output.sink.needs_capacity();
         Ok(is_pending || self.affected.is_full())
     }
 
-    fn message(&mut self, message: Message<'_>) -> Result<(), ServiceError> {
+    fn take_message(&mut self, message: Message<'_>) -> Result<(), ServiceError> {
         match message {
             Message::Begin { commit_lsn, commit_time, xid } => {
                 self.transaction = Some(Transaction { commit_lsn, commit: CommitInfo { commit_time, xid } });
             }
             Message::Commit { end_lsn, .. } => {
                 if let Some(transaction) = self.transaction.take() {
-                    self.affected.commit(&mut self.out.sink, transaction, end_lsn);
+                    self.affected.commit(&mut self.output.sink, transaction, end_lsn);
                 }
             }
-            Message::Insert { relation, new } => match self.relations.get(&relation) {
-                Some(Source::Users(mapped)) => {
-                    let mut cells = Vec::new();
-                    new.read_into(mapped.plan.decoded(), &mut cells)?;
-                    if S::WANTS_ROWS {
-                        self.out.sink.begin_row(None);
-                    }
-                    let inserted = mapped.plan.insert(&cells).map(|user| {
-                        if let (Some((tenant, user)), Some(transaction)) = (user, self.transaction) {
-                            self.out.add(transaction, tenant, Change::Upsert(user), IsCreate::Yes);
-                        }
-                    });
-                    self.mapped(inserted);
-                }
-                Some(Source::Watched(..)) => self.touch(relation, None, Some(new), Event::Insert)?,
-                Some(Source::Passed) | None => {}
-            },
-            Message::Update { relation, old, new } => match self.relations.get(&relation) {
-                Some(Source::Users(mapped)) => {
-                    let (mut old_cells, mut new_cells) = (Vec::new(), Vec::new());
-                    if let Some(old) = old {
-                        old.read_into(mapped.plan.decoded(), &mapped.relation.columns, &mut old_cells)?;
-                    }
-                    new.read_into(mapped.plan.decoded(), &mut new_cells)?;
-                    let old_cells = old.map(|_| &old_cells[..]);
-                    let Some(transaction) = self.transaction else { return Ok(()) };
-                    let out = &mut self.out;
-                    // What follows a delete within one update is the user's coming to another tenant.
-                    let mut is_create = false;
-                    if S::WANTS_ROWS {
-                        let before = old_cells.map(|old| mapped.plan.insert(old));
-                        // And so is what was no user before.
-                        is_create = matches!(before, Some(Ok(None)));
-                        let before = before.and_then(|before| before.ok().flatten());
-                        out.sink.begin_row(before.map(|(_, user)| user));
-                    }
-                    let mut emit = |tenant: TenantRef<'_>, change: Change| {
-                        is_create |= matches!(change, Change::Delete { .. });
-                        out.add(transaction, tenant, change, IsCreate::known(is_create));
-                    };
-                    let updated = mapped.plan.update(old_cells, &new_cells, transaction.commit, &mut emit);
-                    self.mapped(updated);
-                }
-                Some(Source::Watched(..)) => self.touch(relation, old, Some(new), Event::Update)?,
-                Some(Source::Passed) | None => {}
-            },
-            Message::Delete { relation, old } => match self.relations.get(&relation) {
-                Some(Source::Users(mapped)) => {
-                    let mut cells = Vec::new();
-                    old.read_into(mapped.plan.decoded(), &mapped.relation.columns, &mut cells)?;
-                    let Some(transaction) = self.transaction else { return Ok(()) };
-                    let out = &mut self.out;
-                    if S::WANTS_ROWS {
-                        out.sink.begin_row(mapped.plan.insert(&cells).ok().flatten().map(|(_, user)| user));
-                    }
-                    let mut emit = |tenant: TenantRef<'_>, change| out.add(transaction, tenant, change, IsCreate::No);
-                    let deleted = mapped.plan.delete(&cells, transaction.commit, &mut emit);
-                    self.mapped(deleted);
-                }
-                Some(Source::Watched(..)) => self.touch(relation, Some(old), None, Event::Delete)?,
-                Some(Source::Passed) | None => {}
-            },
+            Message::Insert { relation, new } => self.take_insert(relation, new)?,
+            Message::Update { relation, old, new } => self.take_update(relation, old, new)?,
+            Message::Delete { relation, old } => self.take_delete(relation, old)?,
             Message::Truncate { relations } => {
-                let is_ours = |source: &Source| !matches!(source, Source::Passed);
-                if relations.iter().filter_map(|relation| self.relations.get(relation)).any(is_ours) {
-                    tracing::warn!("the table was truncated at the source: every tenant is resynced");
-                    self.out.sink.interrupt(RestartSignal::Truncated);
+                let is_used = |role: &RelationRole| !matches!(role, RelationRole::Ignored);
+                if relations.iter().filter_map(|relation| self.relations.get(relation)).any(is_used) {
+                    tracing::warn!("table truncated at the source: resyncing every tenant");
+                    self.output.sink.interrupt(RestartSignal::Truncated);
                 }
             }
             Message::Relation(relation) => self.announced = Some(relation),
@@ -259,15 +189,86 @@ impl<S: Sink> Stream<S> {
         Ok(())
     }
 
-    /// Takes a change of a watched table: whom the old row touched, and whom the new one does.
-    fn touch(
+    fn take_insert(&mut self, relation: Oid, new: Tuple<'_>) -> Result<(), ServiceError> {
+        let mapped = match self.relations.get(&relation) {
+            Some(RelationRole::Users(mapped)) => mapped,
+            Some(RelationRole::Watched(..)) => return self.take_watched(relation, None, Some(new), RowEvent::Insert),
+            Some(RelationRole::Ignored) | None => return Ok(()),
+        };
+        let mut cells = Vec::new();
+        new.read_into(mapped.plan.decoded(), &mut cells)?;
+        if S::WANTS_ROWS {
+            self.output.sink.begin_row(None);
+        }
+        let inserted = mapped.plan.insert(&cells).map(|user| {
+            if let (Some((tenant, user)), Some(transaction)) = (user, self.transaction) {
+                self.output.add(transaction, tenant, Change::Upsert(user), IsCreate::Yes);
+            }
+        });
+        self.report_unmappable(inserted);
+        Ok(())
+    }
+
+    fn take_update(&mut self, relation: Oid, old: Option<OldTuple<'_>>, new: Tuple<'_>) -> Result<(), ServiceError> {
+        let mapped = match self.relations.get(&relation) {
+            Some(RelationRole::Users(mapped)) => mapped,
+            Some(RelationRole::Watched(..)) => return self.take_watched(relation, old, Some(new), RowEvent::Update),
+            Some(RelationRole::Ignored) | None => return Ok(()),
+        };
+        let (mut old_cells, mut new_cells) = (Vec::new(), Vec::new());
+        if let Some(old) = old {
+            old.read_into(mapped.plan.decoded(), &mapped.relation.columns, &mut old_cells)?;
+        }
+        new.read_into(mapped.plan.decoded(), &mut new_cells)?;
+        let old_cells = old.map(|_| &old_cells[..]);
+        let Some(transaction) = self.transaction else { return Ok(()) };
+        let output = &mut self.output;
+        let mut is_create = false;
+        if S::WANTS_ROWS {
+            let before = old_cells.map(|old| mapped.plan.insert(old));
+            // The old row was not a user.
+            is_create = matches!(before, Some(Ok(None)));
+            let before = before.and_then(|before| before.ok().flatten());
+            output.sink.begin_row(before.map(|(_, user)| user));
+        }
+        let mut emit = |tenant: TenantRef<'_>, change: Change| {
+            // A delete followed by an upsert in one update is a move to another tenant.
+            is_create |= matches!(change, Change::Delete { .. });
+            output.add(transaction, tenant, change, IsCreate::known(is_create));
+        };
+        let updated = mapped.plan.update(old_cells, &new_cells, transaction.commit, &mut emit);
+        self.report_unmappable(updated);
+        Ok(())
+    }
+
+    fn take_delete(&mut self, relation: Oid, old: OldTuple<'_>) -> Result<(), ServiceError> {
+        let mapped = match self.relations.get(&relation) {
+            Some(RelationRole::Users(mapped)) => mapped,
+            Some(RelationRole::Watched(..)) => return self.take_watched(relation, Some(old), None, RowEvent::Delete),
+            Some(RelationRole::Ignored) | None => return Ok(()),
+        };
+        let mut cells = Vec::new();
+        old.read_into(mapped.plan.decoded(), &mapped.relation.columns, &mut cells)?;
+        let Some(transaction) = self.transaction else { return Ok(()) };
+        let output = &mut self.output;
+        if S::WANTS_ROWS {
+            output.sink.begin_row(mapped.plan.insert(&cells).ok().flatten().map(|(_, user)| user));
+        }
+        let mut emit = |tenant: TenantRef<'_>, change| output.add(transaction, tenant, change, IsCreate::No);
+        let deleted = mapped.plan.delete(&cells, transaction.commit, &mut emit);
+        self.report_unmappable(deleted);
+        Ok(())
+    }
+
+    /// Takes a change of a watched table. Both the old and the new row may affect users.
+    fn take_watched(
         &mut self,
         relation: Oid,
         old: Option<OldTuple<'_>>,
         new: Option<Tuple<'_>>,
-        event: Event,
+        event: RowEvent,
     ) -> Result<(), ServiceError> {
-        let (Some(Source::Watched(relation, watched)), Some(transaction)) =
+        let (Some(RelationRole::Watched(relation, watched)), Some(transaction)) =
             (self.relations.get(&relation), self.transaction)
         else {
             return Ok(());
@@ -277,20 +278,20 @@ impl<S: Sink> Stream<S> {
             let mut cells = Vec::new();
             if let Some(old) = old {
                 old.read_into(watched.plan.decoded(), &relation.columns, &mut cells)?;
-                affected = affected.and(self.affected.touch(watched, &cells, event, transaction));
+                affected = affected.and(self.affected.add_row(watched, &cells, event, transaction));
             }
             if let Some(new) = new {
                 cells.clear();
                 new.read_into(watched.plan.decoded(), &mut cells)?;
-                affected = affected.and(self.affected.touch(watched, &cells, event, transaction));
+                affected = affected.and(self.affected.add_row(watched, &cells, event, transaction));
             }
         }
-        self.mapped(affected);
+        self.report_unmappable(affected);
         Ok(())
     }
 
-    /// Says what could not be mapped. A change that cannot be attributed costs everybody a resync.
-    fn mapped(&mut self, result: Result<(), Unmappable>) {
+    /// Logs and counts a row that cannot be mapped. A change that no user can be found for resyncs every tenant.
+    fn report_unmappable(&mut self, result: Result<(), Unmappable>) {
         let position = self.transaction.map(|transaction| transaction.commit_lsn);
         match result {
             Ok(()) => {}
@@ -298,97 +299,98 @@ impl<S: Sink> Stream<S> {
                 tracing::error!(
                     columns,
                     remedy,
-                    "a delete could not be attributed, the replica identity lacks columns: every tenant is resynced"
+                    "cannot attribute a delete, the replica identity lacks columns: resyncing every tenant"
                 );
-                self.out.sink.interrupt(RestartSignal::Unattributed);
+                self.output.sink.interrupt(RestartSignal::Unattributed);
             }
             Err(unmappable) => {
                 if let Some(so_far) = self.context.count_unmappable() {
                     let position = position.map(tracing::field::display);
-                    tracing::error!(so_far, reason = %unmappable, position, "a row is left out");
+                    tracing::error!(so_far, reason = %unmappable, position, "row skipped, it cannot be mapped");
                 }
             }
         }
     }
 
-    /// What takes I/O or time, before the next frame is taken.
+    /// Processes what takes I/O or time before the next frame is taken.
     async fn process_pending(&mut self) -> Result<(), ServiceError> {
         if let Some(relation) = self.announced.take() {
             self.compile(relation).await?;
         }
-        if !self.out.unsent.is_empty() {
-            self.learn_tenants().await?;
+        if !self.output.unsent.is_empty() {
+            self.read_unsent().await?;
         }
         if self.affected.is_full() {
-            self.affected.resolve(&mut self.out, &self.context).await?;
+            self.affected.resolve(&mut self.output, &self.context).await?;
         }
-        self.out.sink.wait_for_capacity().await
+        self.output.sink.wait_for_capacity().await
     }
 
     async fn resolve_affected(&mut self) -> Result<(), ServiceError> {
-        self.affected.resolve(&mut self.out, &self.context).await?;
-        self.out.sink.wait_for_capacity().await
+        self.affected.resolve(&mut self.output, &self.context).await?;
+        self.output.sink.wait_for_capacity().await
     }
 
+    /// Compiles the mapping for a new relation version.
     async fn compile(&mut self, relation: Relation) -> Result<(), ServiceError> {
         let context = self.context.clone();
         let rules = &context.config.users;
         let oid = relation.oid;
         if !rules.tables().contains(&&relation.table) {
-            self.relations.insert(oid, Source::Passed);
+            self.relations.insert(oid, RelationRole::Ignored);
             return Ok(());
         }
         if let Some(transaction) = self.transaction {
-            // A transaction can be streamed before it is visible: the catalog would be the one before it.
+            // A transaction may be streamed before it is visible: the catalog would still be the one before it.
             Reading::begin(&self.client, &[transaction.commit.xid]).await?.end().await?;
         }
         if rules.query.is_some() {
-            // What was gathered was gathered under the version before.
-            self.affected.resolve(&mut self.out, &context).await?;
+            // The waiting changes belong to the previous version.
+            self.affected.resolve(&mut self.output, &context).await?;
             let watched = compile_watched(&self.client, rules, &relation).await?;
-            watched
-                .iter()
-                .for_each(|watched| complain(&watched.plan.identity_gap().join(", "), watched.plan.identity_remedy()));
-            self.relations.insert(oid, Source::Watched(relation, watched));
-            return self.look_for_alteration(None).await;
+            for WatchedTable { plan, .. } in &watched {
+                warn_identity_gap(plan.identity_gap(), plan.identity_remedy());
+            }
+            self.relations.insert(oid, RelationRole::Watched(relation, watched));
+            return self.check_for_alteration(None).await;
         }
         let mapped = match compile(&self.client, rules, relation).await {
             Ok(mapped) => mapped,
             Err(ServiceError::Mapping(error)) => {
-                // What the slot still has to send may be older than the configuration. What the table is now decides.
-                let now = fingerprint(rules, &compile_current(&self.client, rules).await?);
-                tracing::warn!(%error, "an older version of the table is passed over: every tenant is resynced");
-                self.out.sink.altered(&now);
-                self.relations.insert(oid, Source::Passed);
+                // The slot may send versions that are older than the configuration. The current table decides.
+                let current = fingerprint(rules, &compile_current(&self.client, rules).await?);
+                tracing::warn!(%error, "skipping changes of an older table version: resyncing every tenant");
+                self.output.sink.altered(&current);
+                self.relations.insert(oid, RelationRole::Ignored);
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
-        self.look_for_alteration(Some(fingerprint(rules, &mapped))).await?;
-        complain(&mapped.plan.identity_gap().join(", "), mapped.plan.identity_remedy());
-        self.relations.insert(oid, Source::Users(Box::new(mapped)));
+        self.check_for_alteration(Some(fingerprint(rules, &mapped))).await?;
+        warn_identity_gap(mapped.plan.identity_gap(), mapped.plan.identity_remedy());
+        self.relations.insert(oid, RelationRole::Users(Box::new(mapped)));
         Ok(())
     }
 
-    /// Whether rows are made in another way than so far. `announced` may be that of an older version that the slot still
-    /// has to send: what the table is now decides.
-    async fn look_for_alteration(&mut self, announced: Option<String>) -> Result<(), ServiceError> {
+    /// Restarts the tenants if the mapping has a new fingerprint. `announced` may be that of an older version that the
+    /// slot still has to send, so the current table decides.
+    async fn check_for_alteration(&mut self, announced: Option<String>) -> Result<(), ServiceError> {
         let rules = &self.context.config.users;
-        let mapping = self.out.sink.mapping();
+        let mapping = self.output.sink.mapping();
         if announced.is_some_and(|announced| announced == *mapping) {
             return Ok(());
         }
-        let now = fingerprint(rules, &compile_current(&self.client, rules).await?);
-        if now != *mapping {
-            tracing::warn!(table = %rules.table, "the table was altered: every tenant is resynced");
-            self.out.sink.altered(&now);
+        let current = fingerprint(rules, &compile_current(&self.client, rules).await?);
+        if current != *mapping {
+            tracing::warn!(table = %rules.table, "table altered at the source: resyncing every tenant");
+            self.output.sink.altered(&current);
         }
         Ok(())
     }
 
-    /// Changes that do not say whose they are: the rows are read, and take the changes' place.
-    async fn learn_tenants(&mut self) -> Result<(), ServiceError> {
-        let unsent = std::mem::take(&mut self.out.unsent);
+    /// Reads the rows of changes whose tenant is unknown. The rows replace the changes.
+    async fn read_unsent(&mut self) -> Result<(), ServiceError> {
+        let unsent = std::mem::take(&mut self.output.unsent);
         let Some(transaction) = self.transaction else { return Ok(()) };
         let CommitInfo { commit_time, xid } = transaction.commit;
         let request = |change: &Change| ReadRequest { id: change.id().into(), xid, at: commit_time };
@@ -397,15 +399,24 @@ impl<S: Sink> Stream<S> {
         self.context.live.metrics.rereads.inc_by(requests.len() as u64);
         for ReadUser { tenant, user, .. } in read.users {
             let tenant = tenant.map_or(TenantRef::Only, |key| TenantRef::Key(key.into()));
-            self.out.add(transaction, tenant, Change::Upsert(user), IsCreate::No);
+            self.output.add(transaction, tenant, Change::Upsert(user), IsCreate::No);
         }
         Ok(())
     }
+
+    fn count_stripped_escapes(&self) {
+        for role in self.relations.values() {
+            if let RelationRole::Users(mapped) = role {
+                self.context.live.metrics.stripped_escapes.inc_by(mapped.plan.take_stripped_escapes());
+            }
+        }
+    }
 }
 
-/// Says once per relation version what its replica identity lacks.
-fn complain(columns: &str, remedy: &str) {
+/// Logged once per relation version.
+fn warn_identity_gap(columns: &[String], remedy: &str) {
     if !columns.is_empty() {
-        tracing::error!(columns, remedy, "the replica identity lacks columns: a delete will cost a resync");
+        let columns = columns.join(", ");
+        tracing::error!(columns, remedy, "replica identity lacks columns: a delete will cause a resync");
     }
 }

@@ -1,4 +1,4 @@
-//! The changes of one source transaction, sorted by tenant and pushed into their mailboxes.
+//! Sorts the changes of each source transaction by tenant and pushes them into the tenants' mailboxes.
 
 use crate::map::CommitInfo;
 use crate::model::{Change, Lsn, RestartSignal, TenantId, User};
@@ -10,115 +10,122 @@ use crate::replicator::session::tenants::TenantHandle;
 use crate::route::{Directory, Pushed, Unmapped};
 use std::sync::Arc;
 
-/// A transaction's changes for one tenant are handed on in chunks of this size.
+/// Size of a chunk: a transaction's changes for one tenant are pushed in chunks, which bounds the memory outside the
+/// mailboxes.
 const CHUNK_BYTES: usize = 512 << 10;
 
-pub(crate) struct Dispatch {
+pub(crate) struct TenantSink {
     context: Arc<SessionContext>,
-    /// The lanes that are known here.
-    lanes: Arc<Vec<Arc<TenantHandle>>>,
+    /// The session's tenants as of the last refresh, by index.
+    tenants: Arc<Vec<Arc<TenantHandle>>>,
     directory: Directory<usize>,
-    parts: Vec<Part>,
+    /// By tenant index.
+    chunks: Vec<Chunk>,
     /// The tenants with changes in this transaction.
     affected: Vec<usize>,
-    /// Tenants that went over their budget.
-    crowded: Vec<usize>,
+    /// The tenants that went over their budget.
+    over_budget: Vec<usize>,
     stalls: Stalls,
 }
 
-/// A tenant's share of the transaction, as far as it was not handed on.
+/// A tenant's changes of the transaction that are not pushed yet.
 #[derive(Default)]
-struct Part {
+struct Chunk {
     changes: Vec<Change>,
     bytes: usize,
-    affected: bool,
-    /// Something among them wakes a sleeping target.
+    /// The tenant has changes in this transaction, pushed or not.
+    is_affected: bool,
+    /// One of the changes wakes a sleeping target.
     wakes: bool,
 }
 
-impl Dispatch {
-    pub(crate) fn new(context: Arc<SessionContext>) -> Dispatch {
-        let mut dispatch = Dispatch {
+impl TenantSink {
+    pub(crate) fn new(context: Arc<SessionContext>) -> TenantSink {
+        let mut sink = TenantSink {
             context,
-            lanes: Arc::default(),
+            tenants: Arc::default(),
             directory: Directory::new([]),
-            parts: Vec::new(),
+            chunks: Vec::new(),
             affected: Vec::new(),
-            crowded: Vec::new(),
+            over_budget: Vec::new(),
             stalls: Stalls::default(),
         };
-        dispatch.adopt();
-        dispatch
+        sink.refresh_tenants();
+        sink
     }
 
-    /// Learns which lanes were added or retired. A lane that is added in the middle of a transaction misses the
-    /// beginning of it; its snapshot is taken later and has that transaction whole.
-    fn adopt(&mut self) {
-        self.lanes = self.context.lanes.all();
-        let lanes = self.lanes.iter().enumerate().filter(|(_, lane)| !lane.retired.is_cancelled());
-        self.directory = Directory::new(lanes.map(|(index, lane)| (&lane.tenant.id, &lane.tenant.key, index)));
-        self.parts.resize_with(self.lanes.len(), Part::default);
-        self.lanes.iter().for_each(|lane| lane.adopted.cancel());
+    /// Takes over added and removed tenants. A tenant added in the middle of a transaction misses the beginning of it;
+    /// its snapshot is taken later and has the whole transaction.
+    fn refresh_tenants(&mut self) {
+        self.tenants = self.context.lanes.all();
+        let current = self.tenants.iter().enumerate().filter(|(_, handle)| !handle.retired.is_cancelled());
+        self.directory = Directory::new(current.map(|(index, handle)| (&handle.tenant.id, &handle.tenant.key, index)));
+        self.chunks.resize_with(self.tenants.len(), Chunk::default);
+        for handle in self.tenants.iter() {
+            handle.adopted.cancel();
+        }
     }
 
     fn add_to(&mut self, transaction: Transaction, index: usize, change: Change, is_create: IsCreate) {
         let mut fingerprints = self.context.fingerprints();
-        // Under the lock under which positions are held: what left before this change may be about to be dropped.
-        if !fingerprints.is_news(index, &change) && self.lanes[index].mailbox.is_primed() {
+        // Checked under the lock under which changes are discarded: the one that made this a repetition may be discarded.
+        if !fingerprints.is_new(index, &change) && self.tenants[index].mailbox.is_primed() {
             return;
         }
         drop(fingerprints);
-        let part = &mut self.parts[index];
-        if !part.affected {
-            part.affected = true;
+        let chunk = &mut self.chunks[index];
+        if !chunk.is_affected {
+            chunk.is_affected = true;
             self.affected.push(index);
         }
-        part.wakes |= is_create != IsCreate::No || change.deletes();
-        part.bytes += change.heap_bytes();
-        part.changes.push(change);
-        if part.bytes >= CHUNK_BYTES {
+        chunk.wakes |= is_create != IsCreate::No || change.deletes();
+        chunk.bytes += change.heap_bytes();
+        chunk.changes.push(change);
+        if chunk.bytes >= CHUNK_BYTES {
             self.push(index, transaction, None);
         }
     }
 
-    /// The tenant with this key; nobody's users are counted, and said once per key.
+    /// The tenant with this key. An unknown key is counted, and logged once.
     fn find(&mut self, key: &str) -> Option<usize> {
-        self.directory
-            .find(key)
-            .map_err(|unmapped| {
+        match self.directory.find(key) {
+            Ok(index) => Some(index),
+            Err(unmapped) => {
                 if unmapped == Unmapped::New {
                     let so_far = self.directory.unmapped_changes();
-                    // Not the key: it is a row's value, and of a wrong column it may be anything.
-                    tracing::info!(so_far, "users of a tenant that the configuration does not have are left out");
+                    // Without the key: it is a row's value, and with a wrong tenant column it could be anything.
+                    tracing::info!(so_far, "skipping users of a tenant that is not configured");
                 }
-            })
-            .ok()
+                None
+            }
+        }
     }
 
     fn push(&mut self, index: usize, transaction: Transaction, end: Option<Lsn>) -> Pushed {
-        let (part, mailbox) = (&mut self.parts[index], &self.lanes[index].mailbox);
-        part.bytes = 0;
-        let wakes = std::mem::take(&mut part.wakes);
+        let (chunk, mailbox) = (&mut self.chunks[index], &self.tenants[index].mailbox);
+        chunk.bytes = 0;
+        let wakes = std::mem::take(&mut chunk.wakes);
         let Transaction { commit_lsn, commit: CommitInfo { commit_time, xid } } = transaction;
-        let pushed = mailbox.push(&mut part.changes, commit_lsn, xid, commit_time, end, wakes);
+        let pushed = mailbox.push(&mut chunk.changes, commit_lsn, xid, commit_time, end, wakes);
         if pushed == Pushed::Dropped {
-            // The target has them, or will have them by a snapshot: perhaps as they were, and not as they left here.
+            // The target has these changes, or its snapshot will. Its rows may differ from the changes dropped here.
             let mut fingerprints = self.context.fingerprints();
-            part.changes.drain(..).for_each(|change| fingerprints.forget(index, change.id()));
+            for change in chunk.changes.drain(..) {
+                fingerprints.forget(index, change.id());
+            }
         }
         if mailbox.over_budget() || self.context.memory.is_over() {
-            self.crowded.push(index);
+            self.over_budget.push(index);
         }
         pushed
     }
 }
 
-impl Sink for Dispatch {
+impl Sink for TenantSink {
     const WANTS_ROWS: bool = false;
 
     fn begin_row(&mut self, _: Option<User>) {}
 
-    /// A tenant's full chunk is handed on.
     fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, is_create: IsCreate) {
         let index = match tenant {
             None => self.directory.only(),
@@ -129,23 +136,23 @@ impl Sink for Dispatch {
         }
     }
 
-    fn add_everywhere(&mut self, transaction: Transaction, change: &Change) {
-        for index in 0..self.parts.len() {
+    fn add_to_all(&mut self, transaction: Transaction, change: &Change) {
+        for index in 0..self.chunks.len() {
             self.add_to(transaction, index, change.clone(), IsCreate::No);
         }
     }
 
-    /// Whatever is left is handed on, and the progress knows who was given something.
+    /// Pushes the last chunks and records which tenants got changes.
     fn commit(&mut self, transaction: Transaction, end: Lsn) {
         let context = self.context.clone();
-        // Held over the pushes, so that no tenant acknowledges a transaction that the progress does not know yet.
+        // Locked during the pushes: no tenant may acknowledge a transaction that the progress does not know yet.
         let mut progress = context.progress();
         let affected = std::mem::take(&mut self.affected);
-        let lanes = self.lanes.clone();
+        let tenants = self.tenants.clone();
         let queued: Vec<&TenantId> = affected
             .iter()
             .filter(|index| self.push(**index, transaction, Some(end)) == Pushed::Queued)
-            .map(|index| &lanes[*index].tenant.id)
+            .map(|index| &tenants[*index].tenant.id)
             .collect();
         progress.commit(end, queued.iter().copied());
         if queued.is_empty() {
@@ -153,8 +160,9 @@ impl Sink for Dispatch {
         }
         drop(progress);
         for index in &affected {
-            self.parts[*index].affected = false;
+            self.chunks[*index].is_affected = false;
         }
+        // Keeps the allocation.
         self.affected = affected;
         self.affected.clear();
     }
@@ -168,11 +176,11 @@ impl Sink for Dispatch {
     }
 
     fn needs_capacity(&self) -> bool {
-        !self.crowded.is_empty()
+        !self.over_budget.is_empty()
     }
 
     async fn wait_for_capacity(&mut self) -> Result<(), ServiceError> {
-        for index in std::mem::take(&mut self.crowded) {
+        for index in std::mem::take(&mut self.over_budget) {
             wait_for_room(&self.context, index, &mut self.stalls).await;
         }
         Ok(())
@@ -191,7 +199,7 @@ impl Sink for Dispatch {
     }
 
     async fn on_ready(&mut self) -> Result<(), ServiceError> {
-        self.adopt();
+        self.refresh_tenants();
         Ok(())
     }
 
@@ -204,7 +212,7 @@ impl Sink for Dispatch {
         self.context.interrupt_all(RestartSignal::Altered);
     }
 
-    fn interrupt(&mut self, why: RestartSignal) {
-        self.context.interrupt_all(why);
+    fn interrupt(&mut self, signal: RestartSignal) {
+        self.context.interrupt_all(signal);
     }
 }

@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::model::TenantId;
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::Stream;
-use crate::replicator::reader::tenant_sink::Dispatch;
+use crate::replicator::reader::tenant_sink::TenantSink;
 use crate::replicator::session::config_changes::replaced;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::positions;
@@ -83,7 +83,7 @@ impl SessionTasks {
             let worker = Worker::new(context.clone(), index, joins.clone(), known.tenants.remove(id), gathers);
             running.tenants.spawn(worker.run());
         }
-        let dispatch = Dispatch::new(context.clone());
+        let dispatch = TenantSink::new(context.clone());
         running.source.spawn(Stream::new(context.clone(), dispatch, context.drain.clone(), reader, client).run());
         running.source.spawn(coordinator::serve(context.clone(), requests, created));
         let watched = context.clone();

@@ -238,7 +238,7 @@ impl Sink for TeeSink {
         }
     }
 
-    fn add_everywhere(&mut self, transaction: Transaction, change: &Change) {
+    fn add_to_all(&mut self, transaction: Transaction, change: &Change) {
         for tenant in 0..self.ids.len() {
             // Each tenant gets a message with its own ordinal.
             let Some(ordinal) = self.next_ordinal(transaction) else { return };

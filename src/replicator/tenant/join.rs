@@ -27,7 +27,7 @@ impl Worker {
             self.forget_what_waits();
             // Under one lock: a change is either dropped, and in the snapshot, or news.
             let mut fingerprints = context.fingerprints();
-            fingerprints.begin_anew(self.index);
+            fingerprints.reset_tenant(self.index);
             self.lane().mailbox.open();
             drop(fingerprints);
             context.progress().join(self.id());
