@@ -9,7 +9,7 @@ use crate::config::{Config, Tenant};
 use crate::operations::resync_request::{Asked, ask_for_resync};
 use crate::operations::verify::{Verdict, Verifying, verify};
 use crate::pg::connect;
-use crate::replicator::snapshotter::progress_bar::HowFar;
+use crate::replicator::snapshotter::progress_bar::ProgressHandle;
 use crate::snapshot::Differences;
 use crate::state::{StateStore, TenantState};
 use crate::status::live::ProcessStatus;
@@ -165,12 +165,12 @@ fn start<F>(
     app: &App,
     kind: JobKind,
     tenant: Tenant,
-    work: impl FnOnce(Config, Tenant, HowFar) -> F,
+    work: impl FnOnce(Config, Tenant, ProgressHandle) -> F,
 ) -> Result<(StatusCode, Json<JobStarted>), Problem>
 where
     F: Future<Output = Result<Option<JobResult>, ErrorBody>> + Send + 'static,
 {
-    let how_far = HowFar::default();
+    let how_far = ProgressHandle::default();
     let job = app.jobs.start(kind, tenant.id.as_str(), &how_far)?;
     let config = app.configs.borrow().clone();
     let (app, name, work) = (app.clone(), job.clone(), work(config, tenant, how_far));
@@ -212,7 +212,7 @@ async fn request_resync(config: &Config, tenant: &Tenant, allow_deletes: bool) -
     }
 }
 
-async fn compare(config: &Config, tenant: &Tenant, how_far: &HowFar) -> Result<JobResult, ErrorBody> {
+async fn compare(config: &Config, tenant: &Tenant, how_far: &ProgressHandle) -> Result<JobResult, ErrorBody> {
     let how = Verifying { examples: MAX_IDS, timeout: CATCH_UP_TIMEOUT };
     let verdicts = Box::pin(verify(config, std::slice::from_ref(&tenant.id), how, how_far)).await.map_err(failed)?;
     match verdicts.into_iter().next() {

@@ -3,7 +3,7 @@
 
 use super::answer::{ErrorBody, Problem};
 use crate::model::TenantId;
-use crate::replicator::snapshotter::progress_bar::HowFar;
+use crate::replicator::snapshotter::progress_bar::ProgressHandle;
 use crate::status::live::ProcessStatus;
 use axum::http::StatusCode;
 use serde::Serialize;
@@ -32,7 +32,7 @@ pub(super) struct Job {
     #[cfg_attr(feature = "openapi", schema(minimum = 0, maximum = 1))]
     progress: Option<f64>,
     #[serde(skip)]
-    how_far: HowFar,
+    how_far: ProgressHandle,
     /// The differences that a verification found; after a repair, those that remain.
     result: Option<JobResult>,
     /// Why it failed.
@@ -87,7 +87,7 @@ impl Jobs {
     ///
     /// # Errors
     /// Another job is running for the tenant, or too many jobs are running.
-    pub(super) fn start(&self, kind: JobKind, tenant: &str, how_far: &HowFar) -> Result<String, Problem> {
+    pub(super) fn start(&self, kind: JobKind, tenant: &str, how_far: &ProgressHandle) -> Result<String, Problem> {
         let mut jobs = self.lock();
         let running = jobs.iter().filter(|job| job.state == JobState::Running);
         let (mut count, mut other) = (0, None);

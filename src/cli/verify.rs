@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::TenantId;
 use crate::operations::verify::{Verdict, Verifying, verify};
-use crate::replicator::snapshotter::progress_bar::HowFar;
+use crate::replicator::snapshotter::progress_bar::ProgressHandle;
 use crate::snapshot::DIFFERENCE_KINDS;
 use clap::Args;
 use serde::Serialize;
@@ -105,7 +105,8 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
 
 async fn compare(config: &Config, tenants: &[TenantId], arguments: &Arguments) -> Result<Vec<Report>, Diagnostic> {
     let how = Verifying { examples: arguments.ids, timeout: Duration::from_secs(arguments.timeout) };
-    let verdicts = verify(config, tenants, how, &HowFar::default()).await.map_err(|error| diagnostic!("{error}"))?;
+    let verdicts =
+        verify(config, tenants, how, &ProgressHandle::default()).await.map_err(|error| diagnostic!("{error}"))?;
     Ok(verdicts.into_iter().map(Report::of).collect())
 }
 

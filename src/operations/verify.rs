@@ -13,9 +13,9 @@ use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::FailureAction;
 use crate::replicator::session::prepare::settled;
-use crate::replicator::snapshotter::partition::{Member, Sorter};
+use crate::replicator::snapshotter::partition::{Partitioner, ScanMember};
 use crate::replicator::snapshotter::point_read::{ReadUser, Rereader};
-use crate::replicator::snapshotter::progress_bar::{HowFar, Progress, expected_rows};
+use crate::replicator::snapshotter::progress_bar::{ProgressHandle, ScanProgress, expected_rows};
 use crate::replicator::source::mapping::compile_current;
 use crate::snapshot::{Comparison, Differences, LoadError, RowStream, source_session};
 use crate::state::{Snapshot, StateStore, TenantState};
@@ -60,7 +60,7 @@ pub async fn verify(
     config: &Config,
     tenants: &[TenantId],
     how: Verifying,
-    how_far: &HowFar,
+    how_far: &ProgressHandle,
 ) -> Result<Vec<(TenantId, Verdict)>, ServiceError> {
     let client = connect(&config.source.url).await?;
     source_session(&client).await?;
@@ -90,7 +90,7 @@ async fn together(
     client: &PgClient,
     context: &Arc<VerifyContext>,
     tenants: &[TenantId],
-    how_far: &HowFar,
+    how_far: &ProgressHandle,
 ) -> Result<Vec<(TenantId, Verdict)>, ServiceError> {
     let config = &context.config;
     client.batch_execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
@@ -102,7 +102,7 @@ async fn together(
     let mut members = Vec::new();
     for (at, tenant) in config.tenants.iter().enumerate().filter(|(_, tenant)| tenants.contains(&tenant.id)) {
         let (rows, receiver) = mpsc::channel(CHANNEL_CHUNKS);
-        members.push(Member { tenant: at, rows });
+        members.push(ScanMember { tenant: at, rows });
         let (tenant, context) = (tenant.clone(), context.clone());
         comparing.spawn(async move {
             let verdict = context.compare(&tenant, position, receiver).await;
@@ -112,10 +112,10 @@ async fn together(
     let keys = members.iter().map(|member| &config.tenants[member.tenant].key);
     let condition = tenants_condition(&config.users, &mapped.relation, keys);
     let all: Vec<Option<&Tenant>> = config.tenants.iter().map(Some).collect();
-    let mut sorter = Sorter::new(&all, members);
+    let mut sorter = Partitioner::new(&all, members);
     let gone = config.purge_after.and_then(clock::ago);
     let expected = expected_rows(client, &config.users, &mapped, &condition).await?;
-    let mut progress = Progress::new(expected, how_far.clone());
+    let mut progress = ScanProgress::new(expected, how_far.clone());
     let mut rows = RowStream::open(client, &mapped.from, &mapped.relation, mapped.plan.decoded(), &condition).await?;
     while rows.advance().await? {
         let mut cells = Vec::with_capacity(mapped.relation.columns.len());
@@ -123,14 +123,14 @@ async fn together(
         // A row that cannot be mapped is in no target.
         let full = match mapped.plan.insert(&cells) {
             Ok(Some((_, user))) if user.deleted_at.is_some_and(|at| Some(at) < gone) => None,
-            Ok(Some((tenant, user))) => sorter.find(&tenant).and_then(|place| sorter.add(place, user)),
+            Ok(Some((tenant, user))) => sorter.find(&tenant).filter(|place| sorter.add(*place, user)),
             Ok(None) | Err(_) => None,
         };
         drop(cells);
         if let Some(place) = full {
             sorter.send(place, context.how.timeout).await;
         }
-        progress.row();
+        progress.add_row();
     }
     sorter.finish(context.how.timeout).await;
     progress.finish();

@@ -156,7 +156,7 @@ async fn a_tenant_that_cannot_join_does_not_disturb_the_others() {
     bed.state_is("acme", "following").await;
     bed.auth("SELECT pg_create_physical_replication_slot('somebodys')").await;
     std::fs::copy(both.path(), first.path()).unwrap();
-    log.says("no snapshot can be taken until this is mended, the tenants try again").await;
+    log.says("cannot take a snapshot until this is fixed; its tenants will retry").await;
     let why = "SELECT reason LIKE '%all replication slots are in use%' FROM users_sync.tenant WHERE tenant = 'globex'";
     bed.becomes("auth", why, "t").await;
     bed.auth("UPDATE auth.users SET first_name = 'Bea', updated_at = now()").await;

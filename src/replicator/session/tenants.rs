@@ -4,7 +4,7 @@
 use crate::clock::before;
 use crate::config::Tenant;
 use crate::model::{ParkCause, Reason};
-use crate::replicator::snapshotter::progress_bar::HowFar;
+use crate::replicator::snapshotter::progress_bar::ProgressHandle;
 use crate::route::{Mailbox, Memory};
 use crate::state::{Request, TenantRow, TenantState};
 use crate::status::metrics::TenantCounts;
@@ -30,7 +30,7 @@ pub(crate) struct TenantHandle {
     pub(crate) counts: Arc<TenantCounts>,
     shown: Mutex<TenantView>,
     /// Of the reading that it takes part in, or took part in last.
-    reading: Mutex<HowFar>,
+    reading: Mutex<ProgressHandle>,
     asked: Mutex<Asked>,
 }
 
@@ -129,7 +129,7 @@ impl TenantHandle {
     pub(crate) fn show(&self, row: &TenantRow) {
         if row.state == TenantState::Joining {
             // What it took part in before is not what it waits for.
-            self.is_read(&HowFar::default());
+            self.is_read(&ProgressHandle::default());
         }
         let mut shown = self.lock_shown();
         let since = shown.since;
@@ -141,7 +141,7 @@ impl TenantHandle {
     }
 
     /// It takes part in a reading of the source.
-    pub(crate) fn is_read(&self, how_far: &HowFar) {
+    pub(crate) fn is_read(&self, how_far: &ProgressHandle) {
         *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = how_far.clone();
     }
 

@@ -1,11 +1,11 @@
-//! Tenants that want a snapshot are gathered, so that those who come together share one pass over the table.
+//! Gathers the tenants that need a snapshot, so that tenants that come together share one scan of the table.
 
 use crate::capture::{ReplicationConnection, slot};
 use crate::model::{Lsn, User};
 use crate::pg::{PgUrl, connect};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
-use crate::replicator::snapshotter::partition::Member;
+use crate::replicator::snapshotter::partition::ScanMember;
 use crate::replicator::snapshotter::scan;
 use crate::snapshot::{Export, hold_export};
 use std::sync::Arc;
@@ -13,43 +13,45 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// A pass begins once nobody has come for this long, and at the latest so long after the first has come.
-const ALL_HERE: Patience = Patience { quiet: Duration::from_millis(200), latest: Duration::from_secs(2) };
-/// While tenants are on their way: their targets are looked at for the first time, or again after they lost their place.
-/// Longer than the second that a target needs which is asleep: one that does not answer holds the others up by no more.
-const SOME_ON_THEIR_WAY: Patience = Patience { quiet: Duration::from_secs(1), latest: Duration::from_secs(30) };
-/// A snapshot that nobody asks for is given up: as long as it is held the source cannot clean up after its updates.
-const UNUSED: Duration = Duration::from_secs(60);
+/// If no other tenant is expected: a resync of many tenants brings their requests almost together.
+const GATHER_REQUESTED: GatherWindow =
+    GatherWindow { quiet: Duration::from_millis(200), total: Duration::from_secs(2) };
+/// While targets are being opened. Longer than the second in which a sleeping target wakes up; a target that does not
+/// answer delays the others by no more.
+const GATHER_ARRIVING: GatherWindow = GatherWindow { quiet: Duration::from_secs(1), total: Duration::from_secs(30) };
+/// How long the snapshot of a new slot is kept without a request: until then the source cannot vacuum its updates.
+const UNUSED_EXPORT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Chunks of users that may wait for one target: reading goes on while it writes.
-const CHUNKS_WAITING: usize = 8;
+const CHANNEL_CHUNKS: usize = 8;
 
-/// How long a pass waits for others to take part.
-struct Patience {
-    /// After the last one has come.
+/// How long a scan waits for further requests.
+struct GatherWindow {
+    /// After the last request.
     quiet: Duration,
-    /// After the first one has come.
-    latest: Duration,
+    /// After the first request.
+    total: Duration,
 }
 
-/// A tenant asks for its users.
+/// A tenant's request for a snapshot.
 pub(crate) struct JoinRequest {
-    /// Which, by its place among the session's tenants.
+    /// The tenant's index in the session.
     pub(crate) tenant: usize,
-    /// It has gathered the stream since the slot was made: the slot's own snapshot will do.
+    /// The tenant has gathered the stream since the slot was created, so the slot's own snapshot will do.
     pub(crate) since_creation: bool,
-    pub(crate) reply: oneshot::Sender<Result<Joining, String>>,
+    pub(crate) reply: oneshot::Sender<Result<SnapshotShare, String>>,
 }
 
-/// The tenant's share of a pass.
-pub(crate) struct Joining {
+/// The tenant's share of a snapshot.
+pub(crate) struct SnapshotShare {
     /// The snapshot's position.
     pub(crate) position: Lsn,
-    /// Its users in chunks, and `None` behind the last one.
+    /// Its users in chunks, and `None` after the last one.
     pub(crate) rows: mpsc::Receiver<Option<Vec<User>>>,
 }
 
-/// Serves requests until nobody can make one any more. A request whose pass fails tells its tenant to try again: whoever
-/// follows is not disturbed by what keeps others from joining. `created` is the snapshot of a slot that was made for this session.
+/// Serves requests until every sender is dropped. `created` is the snapshot of a slot that this session created.
+///
+/// A failed scan makes its tenants retry. It is not an error of the session: tenants that follow the stream go on.
 pub(crate) async fn serve(
     context: Arc<SessionContext>,
     mut requests: mpsc::Receiver<JoinRequest>,
@@ -58,7 +60,7 @@ pub(crate) async fn serve(
     loop {
         let first = match &created {
             None => requests.recv().await,
-            Some(_) => match timeout(UNUSED, requests.recv()).await {
+            Some(_) => match timeout(UNUSED_EXPORT_TIMEOUT, requests.recv()).await {
                 Ok(first) => first,
                 Err(_) => {
                     created = None;
@@ -67,28 +69,27 @@ pub(crate) async fn serve(
             },
         };
         let Some(first) = first else { return Ok(()) };
-        let mut together = gather(&context, first, &mut requests).await;
+        let mut gathered = gather(&context, first, &mut requests).await;
         if let Some(export) = created.take() {
-            let (served, later): (Vec<_>, Vec<_>) = together.into_iter().partition(|request| request.since_creation);
-            run_pass(&context, &export, served).await;
-            together = later;
+            let (served, later): (Vec<_>, Vec<_>) = gathered.into_iter().partition(|request| request.since_creation);
+            run_scan(&context, &export, served).await;
+            gathered = later;
         }
-        // Whoever relied on the slot's snapshot and comes after it was used begins to gather anew.
-        together.retain(|request| !request.since_creation);
-        if together.is_empty() {
+        // The slot's snapshot has been used: tenants that rely on it start over, because their request is dropped.
+        gathered.retain(|request| !request.since_creation);
+        if gathered.is_empty() {
             continue;
         }
         match make_export(&context.config.source.url).await {
-            Ok(export) => run_pass(&context, &export, together).await,
+            Ok(export) => run_scan(&context, &export, gathered).await,
             Err(error) => {
-                match error.is_final() {
-                    true => {
-                        tracing::error!(%error, "no snapshot can be taken until this is mended, the tenants try again")
-                    }
-                    false => tracing::warn!(%error, "no snapshot could be taken, the tenants try again"),
+                if error.is_final() {
+                    tracing::error!(%error, "cannot take a snapshot until this is fixed; its tenants will retry");
+                } else {
+                    tracing::warn!(%error, "taking a snapshot failed; its tenants will retry");
                 }
-                for request in together {
-                    // One that is gone need not know.
+                for request in gathered {
+                    // The tenant may have ended.
                     let _ = request.reply.send(Err(error.to_string()));
                 }
             }
@@ -96,43 +97,42 @@ pub(crate) async fn serve(
     }
 }
 
-/// The first one and those who come soon after it. A thousand targets are not looked at in a moment, and yet the table is to be
-/// read once.
+/// Waits for requests that follow the first one. A thousand targets take a while to open, but the table is scanned once.
 async fn gather(
     context: &SessionContext,
     first: JoinRequest,
     requests: &mut mpsc::Receiver<JoinRequest>,
 ) -> Vec<JoinRequest> {
-    let mut together = vec![first];
+    let mut gathered = vec![first];
     let first_came = Instant::now();
     let mut last_came = first_came;
     loop {
-        // What gathers for those who are here would stop the stream, and then park them.
-        let lanes = context.lanes.all();
-        let is_crowded = |request: &JoinRequest| lanes[request.tenant].mailbox.over_budget();
-        if context.memory.is_over() || together.iter().any(is_crowded) {
-            return together;
+        // Changes that wait for these tenants would stop the stream, and then park them.
+        let tenants = context.lanes.all();
+        let is_over_budget = |request: &JoinRequest| tenants[request.tenant].mailbox.over_budget();
+        if context.memory.is_over() || gathered.iter().any(is_over_budget) {
+            return gathered;
         }
-        let patience = if context.on_their_way.is_anybody() { SOME_ON_THEIR_WAY } else { ALL_HERE };
-        let until = (last_came + patience.quiet).min(first_came + patience.latest);
-        // Whoever was on the way may follow, or fail, and never come: that is looked at now and then.
-        match timeout_at(until.min(Instant::now() + ALL_HERE.quiet), requests.recv()).await {
+        let window = if context.on_their_way.is_anybody() { GATHER_ARRIVING } else { GATHER_REQUESTED };
+        let until = (last_came + window.quiet).min(first_came + window.total);
+        // A tenant that arrives may need no snapshot, or fail: checked again after each short wait.
+        match timeout_at(until.min(Instant::now() + GATHER_REQUESTED.quiet), requests.recv()).await {
             Ok(Some(next)) => {
-                together.push(next);
+                gathered.push(next);
                 last_came = Instant::now();
             }
             Err(_) if Instant::now() < until => {}
-            Ok(None) | Err(_) => return together,
+            Ok(None) | Err(_) => return gathered,
         }
     }
 }
 
-async fn run_pass(context: &SessionContext, export: &Export, requests: Vec<JoinRequest>) {
+async fn run_scan(context: &SessionContext, export: &Export, requests: Vec<JoinRequest>) {
     let mut members = Vec::with_capacity(requests.len());
     for request in requests {
-        let (rows, receiver) = mpsc::channel(CHUNKS_WAITING);
-        if request.reply.send(Ok(Joining { position: export.position, rows: receiver })).is_ok() {
-            members.push(Member { tenant: request.tenant, rows });
+        let (rows, receiver) = mpsc::channel(CHANNEL_CHUNKS);
+        if request.reply.send(Ok(SnapshotShare { position: export.position, rows: receiver })).is_ok() {
+            members.push(ScanMember { tenant: request.tenant, rows });
         }
     }
     if members.is_empty() {
@@ -141,17 +141,17 @@ async fn run_pass(context: &SessionContext, export: &Export, requests: Vec<JoinR
     match scan::run(context, export, members).await {
         Ok(()) => {}
         Err(error) if error.is_final() => {
-            tracing::error!(%error, "the source cannot be read until this is mended, the tenants try again");
+            tracing::error!(%error, "cannot read the source until this is fixed; its tenants will retry");
         }
-        Err(error) => tracing::warn!(%error, "the snapshot was broken off, its tenants try again"),
+        Err(error) => tracing::warn!(%error, "snapshot failed; its tenants will retry"),
     }
 }
 
-/// A temporary slot makes a snapshot at an exact position; it goes as soon as the snapshot is held elsewhere.
+/// Exports a snapshot at an exact position, made by a temporary slot. The slot is dropped once the snapshot is held.
 pub(crate) async fn make_export(source: &PgUrl) -> Result<Export, ServiceError> {
     let mut connection = ReplicationConnection::connect(source).await?;
     let name = format!("users_sync_join_{}", connection.backend_pid());
-    tracing::debug!(slot = name, "taking a snapshot; it waits for the transactions that are running now");
+    tracing::debug!(slot = name, "creating a temporary slot (waits for open transactions)");
     let created = slot::create_slot(&mut connection, &name, true).await?;
     let holder = connect(source).await?;
     Ok(hold_export(holder, &created.snapshot_name, created.consistent_point).await?)

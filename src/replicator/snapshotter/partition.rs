@@ -1,4 +1,4 @@
-//! Users of one reading of the source, sorted to those who take part in it.
+//! Partitions the users of one scan among the tenants that take part in it.
 
 use crate::config::Tenant;
 use crate::map::TenantRef;
@@ -10,104 +10,110 @@ use tokio::time::{Instant, timeout};
 
 /// Users are handed on in chunks of this size.
 const CHUNK_BYTES: usize = 128 << 10;
-/// So many times `limits.stall` in all may the reading stand still for one member,
-const STALLS: u32 = 12;
-/// where that is more than this part of the time: one that just has many users takes them about as fast as they are read.
-const MOST: f64 = 0.8;
+/// Total time that a scan may wait for one member, in multiples of `limits.stall`.
+const STALL_BUDGET: u32 = 12;
+/// A member stalls the scan if it waits for the member for more than this share of its time. One that only has many users
+/// takes them about as fast as they are read.
+const STALL_RATIO: f64 = 0.8;
 
-/// Who takes part: a tenant, and where its users go, in chunks, and `None` behind the last one.
-pub(crate) struct Member {
-    /// By its place among all tenants.
+/// A tenant that takes part in a scan.
+pub(crate) struct ScanMember {
+    /// The tenant's index among all tenants of the session.
     pub(crate) tenant: usize,
+    /// Takes the users in chunks, and `None` after the last one.
     pub(crate) rows: mpsc::Sender<Option<Vec<User>>>,
 }
 
-/// Users on their way to the members of a pass.
-pub(crate) struct Sorter {
-    members: Vec<Option<Receiving>>,
-    directory: Directory<usize>,
+/// The index of a member, as opposed to that of a tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MemberIdx(usize);
+
+/// Users on their way to the members of a scan.
+pub(crate) struct Partitioner {
+    /// A member that dropped out is `None`.
+    members: Vec<Option<MemberBuffer>>,
+    directory: Directory<Option<MemberIdx>>,
     begun: Instant,
 }
 
-struct Receiving {
-    member: Member,
+struct MemberBuffer {
+    member: ScanMember,
     chunk: Vec<User>,
     bytes: usize,
-    /// So long the reading has stood still for it.
+    /// How long the scan has waited for the member.
     waited: Duration,
 }
 
-impl Sorter {
-    /// `tenants` are all that there are, so that one alone is known to be the only one; those that do not take part lead
-    /// nowhere. A member names one by its place among them.
-    pub(crate) fn new(tenants: &[Option<&Tenant>], members: Vec<Member>) -> Sorter {
-        let mut places = vec![members.len(); tenants.len()];
-        for (place, member) in members.iter().enumerate() {
-            places[member.tenant] = place;
+impl Partitioner {
+    /// `tenants` are all tenants by index, members or not: a mapping without a tenant column needs exactly one.
+    pub(crate) fn new(tenants: &[Option<&Tenant>], members: Vec<ScanMember>) -> Partitioner {
+        let mut by_tenant = vec![None; tenants.len()];
+        for (index, member) in members.iter().enumerate() {
+            by_tenant[member.tenant] = Some(MemberIdx(index));
         }
-        let known = places.into_iter().zip(tenants).filter_map(|(place, tenant)| Some((place, (*tenant)?)));
-        let directory = Directory::new(known.map(|(place, tenant)| (&tenant.id, &tenant.key, place)));
-        let receiving = |member| Some(Receiving { member, chunk: Vec::new(), bytes: 0, waited: Duration::ZERO });
-        Sorter { members: members.into_iter().map(receiving).collect(), directory, begun: Instant::now() }
+        let known = tenants.iter().zip(by_tenant).filter_map(|(tenant, member)| Some(((*tenant)?, member)));
+        let directory = Directory::new(known.map(|(tenant, member)| (&tenant.id, &tenant.key, member)));
+        let buffer = |member| Some(MemberBuffer { member, chunk: Vec::new(), bytes: 0, waited: Duration::ZERO });
+        Partitioner { members: members.into_iter().map(buffer).collect(), directory, begun: Instant::now() }
     }
 
-    /// Whose user this is: a place among the members.
-    pub(crate) fn find(&mut self, tenant: &TenantRef<'_>) -> Option<usize> {
-        let place = match tenant {
+    /// The member whose user this is.
+    pub(crate) fn find(&mut self, tenant: &TenantRef<'_>) -> Option<MemberIdx> {
+        let member = match tenant {
             TenantRef::Only => self.directory.only(),
             TenantRef::Key(key) => self.directory.find(key).ok(),
             TenantRef::NoTenant | TenantRef::Unsent => None,
-        }?;
-        self.member(place).map(|_| place)
+        };
+        let member = member.flatten()?;
+        self.member(member).map(|_| member)
     }
 
-    /// The tenant of a member.
-    pub(crate) fn tenant(&self, place: usize) -> Option<usize> {
-        self.member(place).map(|receiving| receiving.member.tenant)
+    /// The index of a member's tenant.
+    pub(crate) fn tenant(&self, member: MemberIdx) -> Option<usize> {
+        self.member(member).map(|buffer| buffer.member.tenant)
     }
 
-    /// One that is still there. Who has left begins anew, and what is read here says nothing of its users any more.
-    fn member(&self, place: usize) -> Option<&Receiving> {
-        self.members.get(place)?.as_ref().filter(|receiving| !receiving.member.rows.is_closed())
+    /// A member that still takes users. One that has left starts over, and this scan no longer tells what it has.
+    fn member(&self, member: MemberIdx) -> Option<&MemberBuffer> {
+        self.members.get(member.0)?.as_ref().filter(|buffer| !buffer.member.rows.is_closed())
     }
 
-    /// Takes a user; gives the member where its chunk is full by it.
-    pub(crate) fn add(&mut self, place: usize, user: User) -> Option<usize> {
-        let receiving = self.members.get_mut(place)?.as_mut()?;
-        receiving.bytes += user.raw_json.len() + size_of::<User>();
-        receiving.chunk.push(user);
-        (receiving.bytes >= CHUNK_BYTES).then_some(place)
+    /// Buffers a user. Returns whether the member's chunk is full and has to be sent.
+    pub(crate) fn add(&mut self, member: MemberIdx, user: User) -> bool {
+        let Some(buffer) = self.members.get_mut(member.0).and_then(Option::as_mut) else { return false };
+        buffer.bytes += user.raw_json.len() + size_of::<User>();
+        buffer.chunk.push(user);
+        buffer.bytes >= CHUNK_BYTES
     }
 
-    /// Hands a member its chunk. One that is gone, or takes nothing for `stall`, drops out, and so does one for whose sake the
-    /// reading hardly moves: the others go on.
-    pub(crate) async fn send(&mut self, index: usize, stall: Duration) {
+    /// Sends a member its chunk. The member drops out if it has left, takes nothing for `stall`, or stalls the others.
+    pub(crate) async fn send(&mut self, member: MemberIdx, stall: Duration) {
         let is_alone = self.members.iter().flatten().nth(1).is_none();
-        let Some(receiving) = self.members.get_mut(index).and_then(Option::as_mut) else { return };
-        receiving.bytes = 0;
-        let chunk = Some(std::mem::take(&mut receiving.chunk));
+        let Some(buffer) = self.members.get_mut(member.0).and_then(Option::as_mut) else { return };
+        buffer.bytes = 0;
+        let chunk = Some(std::mem::take(&mut buffer.chunk));
         let begun = Instant::now();
-        let is_taken = matches!(timeout(stall, receiving.member.rows.send(chunk)).await, Ok(Ok(())));
-        receiving.waited += begun.elapsed();
-        let is_slow = receiving.waited > stall * STALLS && receiving.waited > self.begun.elapsed().mul_f64(MOST);
+        let is_taken = matches!(timeout(stall, buffer.member.rows.send(chunk)).await, Ok(Ok(())));
+        buffer.waited += begun.elapsed();
+        let is_slow = buffer.waited > stall * STALL_BUDGET && buffer.waited > self.begun.elapsed().mul_f64(STALL_RATIO);
         if !is_taken || is_slow && !is_alone {
-            self.members[index] = None;
+            self.members[member.0] = None;
         }
     }
 
-    /// Whether all have dropped out.
+    /// Whether every member has dropped out.
     pub(crate) fn is_empty(&self) -> bool {
         self.members.iter().all(Option::is_none)
     }
 
-    /// Hands out what is left, and says that it was all.
+    /// Sends the last chunks, and then the end.
     pub(crate) async fn finish(mut self, stall: Duration) {
         for index in 0..self.members.len() {
-            self.send(index, stall).await;
+            self.send(MemberIdx(index), stall).await;
         }
-        for receiving in self.members.into_iter().flatten() {
-            // One that does not take it has dropped out, and knows it.
-            let _ = timeout(stall, receiving.member.rows.send(None)).await;
+        for buffer in self.members.into_iter().flatten() {
+            // A member that does not take it has dropped out and starts over.
+            let _ = timeout(stall, buffer.member.rows.send(None)).await;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How far a reading of the source is: a bar on a terminal, log lines elsewhere.
+//! The progress of a scan: a bar on a terminal, log lines elsewhere, and a handle that the status reads.
 
 use crate::map::{Rules, is_tenant_a_text};
 use crate::pg::PgClient;
@@ -10,83 +10,83 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Where there is no terminal, the progress is logged this often.
-const LOG_EVERY: Duration = Duration::from_secs(5);
-/// A bar that moves more often only costs time.
+/// Without a terminal, the interval of log lines.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
+/// The shortest interval at which the bar is drawn.
 const DRAW_INTERVAL: Duration = Duration::from_millis(100);
 /// ANSI: back to the first column, then erase the line.
 const CLEAR_LINE: &str = "\r\x1b[2K";
 /// In characters; the line fits a terminal of 80 columns.
 const BAR_WIDTH: u64 = 32;
 
-/// How far a reading is, for others to look at: thousandths.
+/// The share of a scan that has been read, in thousandths. Shared with the status.
 #[derive(Clone, Debug)]
-pub struct HowFar(Arc<AtomicU32>);
+pub struct ProgressHandle(Arc<AtomicU32>);
 
-/// Nothing is read yet, or nobody knows how much there is.
+/// No scan has begun, or the number of rows is unknown.
 const UNKNOWN: u32 = u32::MAX;
 
-impl Default for HowFar {
-    fn default() -> HowFar {
-        HowFar(Arc::new(AtomicU32::new(UNKNOWN)))
+impl Default for ProgressHandle {
+    fn default() -> ProgressHandle {
+        ProgressHandle(Arc::new(AtomicU32::new(UNKNOWN)))
     }
 }
 
-impl HowFar {
-    /// Of all rows, from 0 to 1, where that can be told beforehand: a reading that has more of them than it was thought to have
-    /// stays just below 1.
+impl ProgressHandle {
+    /// The share of the expected rows, from 0 to 1; `None` if the number is unknown. Stays below 1 if there are more rows
+    /// than expected.
     pub fn share(&self) -> Option<f64> {
         let thousandths = self.0.load(Ordering::Relaxed);
         (thousandths != UNKNOWN).then(|| f64::from(thousandths) / 1000.0)
     }
 
-    /// The next reading has not begun yet.
+    /// The next scan has not begun yet.
     pub fn reset(&self) {
         self.0.store(UNKNOWN, Ordering::Relaxed);
     }
 
-    fn is_at(&self, rows: u64, expected: u64) {
+    fn set(&self, rows: u64, expected: u64) {
         let thousandths = (rows * 1000).checked_div(expected);
         self.0.store(thousandths.map_or(UNKNOWN, |thousandths| thousandths.min(999) as u32), Ordering::Relaxed);
     }
 }
 
-/// How many rows a reading of these tenants will have, as the planner has it; 0 where it only guesses: of values that are
-/// compared in another form than the column's own it knows nothing.
+/// The planner's estimate of the rows to scan. 0 if it can only guess: it has no statistics for values that are not
+/// compared in the column's own type.
 pub(crate) async fn expected_rows(
     client: &PgClient,
     rules: &Rules,
     mapped: &MappedRelation,
     condition: &str,
 ) -> Result<u64, SourceReadError> {
-    match condition.is_empty() || is_tenant_a_text(rules, &mapped.relation) {
-        true => RowStream::expected(client, &mapped.from, condition).await,
-        false => Ok(0),
+    if condition.is_empty() || is_tenant_a_text(rules, &mapped.relation) {
+        return RowStream::expected(client, &mapped.from, condition).await;
     }
+    Ok(0)
 }
 
-pub(crate) struct Progress {
+pub(crate) struct ScanProgress {
     expected: u64,
-    shown: HowFar,
+    handle: ProgressHandle,
     rows: u64,
     is_terminal: bool,
     started: Instant,
     reported: Instant,
 }
 
-impl Progress {
-    /// `expected` rows, as the planner has it; 0 where it does not know.
-    pub(crate) fn new(expected: u64, shown: HowFar) -> Progress {
-        shown.is_at(0, expected);
+impl ScanProgress {
+    /// `expected` is 0 if the number of rows is unknown.
+    pub(crate) fn new(expected: u64, handle: ProgressHandle) -> ScanProgress {
+        handle.set(0, expected);
         let now = Instant::now();
-        Progress { expected, shown, rows: 0, is_terminal: stderr().is_terminal(), started: now, reported: now }
+        ScanProgress { expected, handle, rows: 0, is_terminal: stderr().is_terminal(), started: now, reported: now }
     }
 
-    pub(crate) fn row(&mut self) {
+    pub(crate) fn add_row(&mut self) {
         self.rows += 1;
         if self.rows.is_multiple_of(1024) {
-            self.shown.is_at(self.rows, self.expected);
-            let interval = if self.is_terminal { DRAW_INTERVAL } else { LOG_EVERY };
+            self.handle.set(self.rows, self.expected);
+            let interval = if self.is_terminal { DRAW_INTERVAL } else { LOG_INTERVAL };
             if self.reported.elapsed() >= interval {
                 self.reported = Instant::now();
                 self.report();
@@ -99,7 +99,7 @@ impl Progress {
             // A terminal that cannot be written to does not stop a snapshot.
             let _ = write!(stderr(), "{CLEAR_LINE}{}", bar(self.rows, self.expected, self.started.elapsed()));
         } else {
-            tracing::info!(rows = self.rows, "snapshot goes on");
+            tracing::info!(rows = self.rows, "reading snapshot");
         }
     }
 
@@ -107,7 +107,7 @@ impl Progress {
         if self.is_terminal {
             let _ = write!(stderr(), "{CLEAR_LINE}");
         }
-        tracing::info!(rows = self.rows, "snapshot was read");
+        tracing::info!(rows = self.rows, "snapshot read");
     }
 }
 

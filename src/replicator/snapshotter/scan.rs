@@ -1,69 +1,88 @@
-//! One pass over the source's table under a snapshot, its users sorted to the tenants that take part.
+//! One scan of the source's table under a snapshot. Its users are partitioned among the members.
 
 use crate::clock;
 use crate::map::tenants_condition;
+use crate::model::Timestamp;
 use crate::pg::connect;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
-use crate::replicator::snapshotter::partition::{Member, Sorter};
-use crate::replicator::snapshotter::progress_bar::{HowFar, Progress, expected_rows};
-use crate::replicator::source::mapping::compile_current;
+use crate::replicator::snapshotter::partition::{MemberIdx, Partitioner, ScanMember};
+use crate::replicator::snapshotter::progress_bar::{ProgressHandle, ScanProgress, expected_rows};
+use crate::replicator::source::mapping::{MappedRelation, compile_current};
 use crate::snapshot::{Export, RowStream};
 use tokio::time::Instant;
 
-/// Reads the table once; ends when every member has all its users, or has dropped out.
-pub(crate) async fn run(context: &SessionContext, export: &Export, members: Vec<Member>) -> Result<(), ServiceError> {
+/// Scans the table once, until every member has all its users or has dropped out.
+pub(crate) async fn run(
+    context: &SessionContext,
+    export: &Export,
+    members: Vec<ScanMember>,
+) -> Result<(), ServiceError> {
     let client = connect(&context.config.source.url).await?;
     export.import(&client).await?;
     let mapped = compile_current(&client, &context.config.users).await?;
-    let lanes = context.lanes.all();
-    let keys = members.iter().map(|member| &lanes[member.tenant].tenant.key);
+    let tenants = context.lanes.all();
+    let keys = members.iter().map(|member| &tenants[member.tenant].tenant.key);
     let condition = tenants_condition(&context.config.users, &mapped.relation, keys);
-    let how_far = HowFar::default();
+    let handle = ProgressHandle::default();
     for member in &members {
-        lanes[member.tenant].is_read(&how_far);
+        tenants[member.tenant].is_read(&handle);
     }
-    let mut progress =
-        Progress::new(expected_rows(&client, &context.config.users, &mapped, &condition).await?, how_far);
-    tracing::info!(tenants = members.len(), position = %export.position, "snapshot begins");
+    let expected = expected_rows(&client, &context.config.users, &mapped, &condition).await?;
+    let mut progress = ScanProgress::new(expected, handle);
+    tracing::info!(tenants = members.len(), position = %export.position, "snapshot started");
 
-    let tenants: Vec<_> = lanes.iter().map(|lane| (!lane.retired.is_cancelled()).then_some(&lane.tenant)).collect();
-    let mut sorter = Sorter::new(&tenants, members);
+    let current: Vec<_> =
+        tenants.iter().map(|handle| (!handle.retired.is_cancelled()).then_some(&handle.tenant)).collect();
+    let mut partitioner = Partitioner::new(&current, members);
     let begun = Instant::now();
-    let gone = context.config.purge_after.and_then(clock::ago);
+    let purged_before = context.config.purge_after.and_then(clock::ago);
     let mut rows = RowStream::open(&client, &mapped.from, &mapped.relation, mapped.plan.decoded(), &condition).await?;
     while rows.advance().await? {
-        let full = {
-            let mut cells = Vec::with_capacity(mapped.relation.columns.len());
-            rows.cells(&mut cells)?;
-            match mapped.plan.insert(&cells) {
-                Ok(Some((_, user))) if user.deleted_at.is_some_and(|at| Some(at) < gone) => None,
-                Ok(Some((tenant, user))) => sorter.find(&tenant).and_then(|place| {
-                    context.fingerprints().learn(sorter.tenant(place)?, &user);
-                    sorter.add(place, user)
-                }),
-                Ok(None) => None,
-                Err(unmappable) => {
-                    if let Some(so_far) = context.count_unmappable() {
-                        tracing::error!(so_far, reason = %unmappable, "a row is left out of the snapshot");
-                    }
-                    None
-                }
-            }
-        };
-        if let Some(index) = full {
-            sorter.send(index, context.config.limits.stall).await;
-            if sorter.is_empty() {
+        if let Some(member) = add_row(context, &mapped, &mut rows, &mut partitioner, purged_before)? {
+            context.live.metrics.stripped_escapes.inc_by(mapped.plan.take_stripped_escapes());
+            partitioner.send(member, context.config.limits.stall).await;
+            if partitioner.is_empty() {
                 return Ok(());
             }
             if begun.elapsed() > context.config.limits.snapshot_age {
-                tracing::warn!("the snapshot is older than limits.snapshot_age: who has not got all of it tries again");
+                tracing::warn!("snapshot exceeded limits.snapshot_age; unfinished tenants will retry");
                 return Ok(());
             }
         }
-        progress.row();
+        progress.add_row();
     }
-    sorter.finish(context.config.limits.stall).await;
+    context.live.metrics.stripped_escapes.inc_by(mapped.plan.take_stripped_escapes());
+    partitioner.finish(context.config.limits.stall).await;
     progress.finish();
     Ok(())
+}
+
+/// Maps the current row and adds its user. Returns the member whose chunk is full.
+fn add_row(
+    context: &SessionContext,
+    mapped: &MappedRelation,
+    rows: &mut RowStream,
+    partitioner: &mut Partitioner,
+    purged_before: Option<Timestamp>,
+) -> Result<Option<MemberIdx>, ServiceError> {
+    let mut cells = Vec::with_capacity(mapped.relation.columns.len());
+    rows.cells(&mut cells)?;
+    let (tenant, user) = match mapped.plan.insert(&cells) {
+        Ok(Some(mapped)) => mapped,
+        Ok(None) => return Ok(None),
+        Err(unmappable) => {
+            if let Some(so_far) = context.count_unmappable() {
+                tracing::error!(so_far, reason = %unmappable, "row skipped in the snapshot, it cannot be mapped");
+            }
+            return Ok(None);
+        }
+    };
+    if user.deleted_at.is_some_and(|at| Some(at) < purged_before) {
+        return Ok(None);
+    }
+    let Some(member) = partitioner.find(&tenant) else { return Ok(None) };
+    let Some(index) = partitioner.tenant(member) else { return Ok(None) };
+    context.fingerprints().learn(index, &user);
+    Ok(partitioner.add(member, user).then_some(member))
 }

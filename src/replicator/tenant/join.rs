@@ -4,7 +4,7 @@ use crate::apply::{Identity, Target};
 use crate::config::MaxDeletes;
 use crate::model::{Lsn, ResyncReason, RetryCause};
 use crate::replicator::failure_policy;
-use crate::replicator::snapshotter::coordinator::{JoinRequest, Joining};
+use crate::replicator::snapshotter::coordinator::{JoinRequest, SnapshotShare};
 use crate::replicator::tenant::Worker;
 use crate::replicator::tenant::outcome::StopReason;
 use crate::snapshot::{Loading, load};
@@ -46,7 +46,7 @@ impl Worker {
             };
             self.joins.send(request).await.map_err(|_| broken("the session ends"))?;
             drop(on_its_way);
-            let Joining { position, mut rows } = match answer.await {
+            let SnapshotShare { position, mut rows } = match answer.await {
                 Ok(answer) => answer.map_err(|why| broken(&why))?,
                 // Whoever relied on the slot's own snapshot comes too late for it.
                 Err(_) => return Err(broken("it was given up")),
