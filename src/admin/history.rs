@@ -1,11 +1,12 @@
 //! Recent lag of every tenant, in memory: 480 bytes per tenant.
 
+use crate::clock;
 use crate::model::TenantId;
 use crate::status::live::TenantSample;
 use serde::Serialize;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Interval between samples.
 pub(super) const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
@@ -48,9 +49,8 @@ struct Ring {
 
 impl History {
     pub(super) fn take(&self, samples: &[TenantSample]) {
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        self.lock()
-            .take(at as u64, samples.iter().map(|sample| (&sample.tenant, sample.lag_bytes, sample.lag_seconds)));
+        let at = clock::now().unix_micros().map_or(0, |micros| micros.max(0) as u64 / 1_000);
+        self.lock().take(at, samples.iter().map(|sample| (&sample.tenant, sample.lag_bytes, sample.lag_seconds)));
     }
 
     pub(super) fn of(&self, tenant: &TenantId) -> Vec<LagSample> {

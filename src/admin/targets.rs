@@ -52,12 +52,11 @@ impl Targets {
             answer.map_err(|error| {
                 use SqlStateClass::{MissingSchema, MissingTable};
                 let missing = matches!(SqlStateClass::of_error(&error), Some(MissingSchema | MissingTable));
-                match missing {
-                    true => {
-                        Problem::unavailable("the target has no users yet").remedy("wait until the tenant is following")
-                    }
-                    false => Problem::unavailable(format!("the target returned an error: {}", describe(&error))),
+                if missing {
+                    return Problem::unavailable("the target has no users yet")
+                        .remedy("wait until the tenant is following");
                 }
+                Problem::unavailable(format!("the target returned an error: {}", describe(&error)))
             })
         };
         match timeout(REQUEST_TIMEOUT, request).await {

@@ -1,4 +1,4 @@
-//! `check`: every finding with its remedy; the worst decide the exit code.
+//! `check`: prints every finding with its remedy. An error decides the exit code.
 
 use super::common::FAILED;
 use crate::check::{Finding, Severity, check};
@@ -9,14 +9,14 @@ use std::process::ExitCode;
 pub(super) async fn execute(config: &Config) -> ExitCode {
     let mut findings = check(config).await;
     findings.sort_by_key(|finding| finding.severity);
-    println!("{}", show(&findings, config.tenants.len()));
-    match findings.iter().any(|finding| finding.severity == Severity::Error) {
-        true => ExitCode::from(FAILED),
-        false => ExitCode::SUCCESS,
+    println!("{}", summary(&findings, config.tenants.len()));
+    if findings.iter().any(|finding| finding.severity == Severity::Error) {
+        return ExitCode::from(FAILED);
     }
+    ExitCode::SUCCESS
 }
 
-fn show(findings: &[Finding], tenants: usize) -> String {
+fn summary(findings: &[Finding], tenants: usize) -> String {
     let mut out = String::new();
     for finding in findings {
         let _ = writeln!(out, "{finding}");
@@ -24,13 +24,13 @@ fn show(findings: &[Finding], tenants: usize) -> String {
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     let verdict = if errors == 0 { "`run` can start" } else { "fix the errors before `run`" };
-    let s = |n| if n == 1 { "" } else { "s" };
+    let plural = |n| if n == 1 { "" } else { "s" };
     let _ = write!(
         out,
         "checked the source and {tenants} target{}: {errors} error{}, {warnings} warning{}; {verdict}",
-        s(tenants),
-        s(errors),
-        s(warnings)
+        plural(tenants),
+        plural(errors),
+        plural(warnings)
     );
     out
 }

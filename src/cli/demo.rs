@@ -1,4 +1,4 @@
-//! `demo`: the main job on throwaway servers.
+//! `demo`: replication between throwaway servers.
 
 use super::signals::signals;
 use crate::diagnostic::{Diagnostic, diagnostic};

@@ -1,4 +1,4 @@
-//! `forget`: takes a tenant's users out of its target for good, once the configuration does not have it any more.
+//! `forget`: permanently deletes a removed tenant's users from its target, and its recorded state.
 
 use super::common::{ConfigFile, FAILED};
 use super::confirm::confirm;
@@ -34,7 +34,7 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
     let known = StateStore::read(&state, &config.source.slot)
         .await
         .map_err(|error| diagnostic!("cannot read the state: {error}"))?;
-    let row = known_row(&config, &known, &tenant)?;
+    let row = unused_row(&config, &known, &tenant)?;
     let target = match &arguments.target {
         Some(text) => parse_target(text)?,
         None => {
@@ -69,8 +69,8 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the state remembers of the tenant; an error where it is still in use.
-fn known_row<'a>(config: &Config, known: &'a Snapshot, tenant: &TenantId) -> Result<&'a TenantRow, Diagnostic> {
+/// The tenant's row in the state. An error if the tenant is still in use.
+fn unused_row<'a>(config: &Config, known: &'a Snapshot, tenant: &TenantId) -> Result<&'a TenantRow, Diagnostic> {
     if config.tenants.iter().any(|known| known.id == *tenant) {
         return Err(diagnostic!(
             help = "remove it first; a running process notices the change automatically",
@@ -81,14 +81,14 @@ fn known_row<'a>(config: &Config, known: &'a Snapshot, tenant: &TenantId) -> Res
         return Err(diagnostic!("unknown tenant {tenant}: the state has no record of it"));
     };
     let is_held = known.source.as_ref().is_some_and(|source| source.is_held());
-    match is_held && row.state != TenantState::Parked {
-        true => Err(diagnostic!(
+    if is_held && row.state != TenantState::Parked {
+        return Err(diagnostic!(
             help = "it reloads its files when they change; if it rejected the change, its log says why",
             "a running process still replicates tenant {tenant} ({})",
             row.state.as_str()
-        )),
-        false => Ok(row),
+        ));
     }
+    Ok(row)
 }
 
 fn parse_target(text: &str) -> Result<PgUrl, Diagnostic> {
@@ -96,7 +96,7 @@ fn parse_target(text: &str) -> Result<PgUrl, Diagnostic> {
     PgUrl::parse(&text).map_err(|error| diagnostic!("--target: {error}"))
 }
 
-/// All of it or, where the application still refers to a user, nothing.
+/// Deletes all users and our tables in one transaction. Fails if the application still references a user.
 async fn wipe(mut client: PgClient) -> Result<u64, tokio_postgres::Error> {
     let transaction = client.transaction().await?;
     let deleted = transaction.execute_typed("DELETE FROM neon_auth.users_sync", &[]).await?;

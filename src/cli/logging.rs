@@ -26,14 +26,14 @@ impl From<config::LogFormat> for LogFormat {
     }
 }
 
-/// What the command line says of the log.
+/// Log options of the command line.
 pub(super) struct Logging {
     pub(super) format: Option<LogFormat>,
     pub(super) level: String,
 }
 
 impl Logging {
-    /// From here on events go to stderr.
+    /// Starts logging to stderr. `configured` is the format if the command line gives none.
     pub(super) fn begin(&self, configured: LogFormat) -> Result<(), Diagnostic> {
         log_to_stderr(self.format.unwrap_or(configured), &self.level)
     }
@@ -45,8 +45,8 @@ fn log_to_stderr(format: LogFormat, level: &str) -> Result<(), Diagnostic> {
         diagnostic!(help = "for example: --log-level info,users_sync::capture=debug", "--log-level: {error}")
     })?;
     let builder = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(std::io::stderr);
-    // Not by `init`, which takes what libraries write with `log` as well: tokio-postgres hands on parameters and notices
-    // there, that is, rows' values. Only the first caller in a process can set it, and that one has set what we want.
+    // `init` would also forward messages that libraries write with the `log` crate: tokio-postgres logs parameters and
+    // notices there, which hold row values. Setting it again in the same process fails and is harmless.
     let _ = match format {
         LogFormat::Text => {
             let builder = builder.with_target(false).with_ansi(std::io::stderr().is_terminal());

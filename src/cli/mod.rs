@@ -1,4 +1,4 @@
-//! The command line: one file per command. What goes wrong ends up here as a [`Diagnostic`].
+//! The command line: one file per command. Errors arrive here as a [`Diagnostic`].
 
 mod check;
 mod common;
@@ -44,7 +44,7 @@ pub struct Cli {
     log_level: Option<String>,
 }
 
-/// With the commit that it was built from.
+/// The version, with the commit of the build.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("USERS_SYNC_COMMIT"), ")");
 
 const AFTER_HELP: &str = "\
@@ -119,7 +119,7 @@ pub fn main(cli: Cli) -> ExitCode {
 }
 
 fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
-    // These talk for themselves.
+    // These print their own progress.
     let level = match cli.command {
         Command::Demo(_) => "error",
         Command::Verify(_) | Command::Resync(_) => "warn",
@@ -155,7 +155,7 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
             Command::Demo(arguments) => demo::execute(&arguments).await,
         }
     });
-    // A name that is being looked up must not keep the process.
+    // A pending DNS lookup must not delay the exit.
     runtime.shutdown_background();
     done
 }

@@ -1,4 +1,4 @@
-//! `run --plan`: what a start would do, as a table.
+//! `run --plan`: prints what a start would do with each tenant.
 
 use super::table::columns;
 use crate::config::Config;

@@ -1,4 +1,4 @@
-//! `presets`: what there is, or one of them to read and to copy.
+//! `presets`: lists the presets, or prints one to copy.
 
 use crate::config::{About, PRESETS};
 use crate::diagnostic::{Diagnostic, diagnostic};

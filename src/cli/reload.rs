@@ -1,4 +1,4 @@
-//! Another configuration for a running process: on SIGHUP, and when one of its files is written.
+//! Reloads the configuration of a running process on SIGHUP and when one of its files changes.
 
 use crate::check::{Finding, Severity, check_source, source_finding};
 use crate::config::{Config, Files, load_with_files};
@@ -10,23 +10,25 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-/// How often the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Interval at which the files are checked for changes.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Hands on every new configuration that can be used, for as long as somebody takes it. One that cannot be used is
-/// refused with what is wrong with it, and the one before stays in force.
+/// Sends every valid new configuration until the receiver is gone. An invalid one is logged and rejected.
+///
+/// # Errors
+/// The SIGHUP handler cannot be installed.
 pub(super) async fn reload(path: PathBuf, mut files: Files, configs: watch::Sender<Config>) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     while !configs.is_closed() {
         tokio::select! {
             _ = hangup.recv() => {}
-            () = sleep(LOOK_EVERY) => {
+            () = sleep(POLL_INTERVAL) => {
                 if !files.have_changed() {
                     continue;
                 }
-                // Somebody may still be writing.
+                // The file may still be being written: wait until it has not changed for one interval.
                 files.mark_read();
-                sleep(LOOK_EVERY).await;
+                sleep(POLL_INTERVAL).await;
                 if files.have_changed() {
                     continue;
                 }
@@ -35,7 +37,7 @@ pub(super) async fn reload(path: PathBuf, mut files: Files, configs: watch::Send
         match load_with_files(&path) {
             Ok((config, found)) => {
                 files = found;
-                take(&configs, config).await;
+                apply(&configs, config).await;
             }
             Err(error) => {
                 files.mark_read();
@@ -47,13 +49,13 @@ pub(super) async fn reload(path: PathBuf, mut files: Files, configs: watch::Send
     Ok(())
 }
 
-/// What a person has to mend at the source before this configuration can be used. One that cannot be reached now, or that
-/// somebody holds a lock at, is waited for.
+/// The errors at the source that must be fixed before this configuration can be used. Errors that can pass, such as an
+/// unreachable server or a lock, are left out: `run` waits for them.
 pub(super) async fn find_faults(config: &Config) -> Vec<Finding> {
     match check_source(config).await {
         Ok(findings) => {
-            let lasts = |finding: &Finding| finding.severity == Severity::Error && !finding.passes;
-            findings.into_iter().filter(lasts).collect()
+            let is_permanent = |finding: &Finding| finding.severity == Severity::Error && !finding.passes;
+            findings.into_iter().filter(is_permanent).collect()
         }
         Err(error) => {
             let finding = source_finding(config, &error);
@@ -62,12 +64,12 @@ pub(super) async fn find_faults(config: &Config) -> Vec<Finding> {
     }
 }
 
-async fn take(configs: &watch::Sender<Config>, config: Config) {
-    let (is_same, only_tenants) = {
+async fn apply(configs: &watch::Sender<Config>, config: Config) {
+    let (is_unchanged, only_tenants) = {
         let current = configs.borrow();
         (*current == config, current.differs_only_in_tenants(&config))
     };
-    if is_same {
+    if is_unchanged {
         tracing::info!("configuration reloaded: unchanged");
         return;
     }

@@ -1,4 +1,4 @@
-//! `resync`: asks the running process to snapshot tenants anew, and does it itself where none runs.
+//! `resync`: requests new snapshots from the running process, or takes them itself if none is running.
 
 use super::common::{ConfigFile, FAILED};
 use super::signals::signals;
@@ -15,8 +15,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// How often the running process is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// Interval at which the state is polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(300);
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -36,28 +36,28 @@ pub(super) struct Arguments {
     kafka: bool,
 }
 
-/// What became of the tenants.
-enum Outcome {
-    /// All were asked for or done; the state says what became of each.
-    Over,
-    /// The process that was asked is gone.
+/// Outcome of a request to the running process.
+enum RequestOutcome {
+    /// Every tenant was handled. The state has the outcome of each.
+    Handled,
+    /// No process is running, or it ended before it was done.
     Abandoned,
-    /// It goes on without us.
+    /// This command was interrupted. The running process continues.
     Interrupted,
 }
 
 pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
     let config = arguments.file.load()?;
     if arguments.kafka {
-        return tee(&config).await;
+        return resync_kafka(&config).await;
     }
-    let tenants = chosen(&config, &arguments.tenants)?;
+    let tenants = select_tenants(&config, &arguments.tenants)?;
     let stop = signals().map_err(|error| diagnostic!("cannot handle signals: {error}"))?;
     resync(&config, &tenants, arguments.allow_deletes, stop).await
 }
 
-/// Asks the running process, and waits until Kafka has every tenant again.
-async fn tee(config: &Config) -> Result<ExitCode, Diagnostic> {
+/// Requests a resync of Kafka from the running process, and waits until it is done.
+async fn resync_kafka(config: &Config) -> Result<ExitCode, Diagnostic> {
     if config.kafka.is_none() {
         return Err(diagnostic!(
             help = "omit --kafka, or add a `kafka` section",
@@ -88,12 +88,12 @@ async fn tee(config: &Config) -> Result<ExitCode, Diagnostic> {
                 println!("requested, and done once Kafka accepts messages: {}", tee.reason.unwrap_or_default());
                 return Ok(ExitCode::from(FAILED));
             }
-            _ => sleep(LOOK_EVERY).await,
+            _ => sleep(POLL_INTERVAL).await,
         }
     }
 }
 
-/// Asks, or does it; then says what became of each.
+/// Requests the resync or does it here, then prints the outcome of every tenant.
 pub(super) async fn resync(
     config: &Config,
     tenants: &[TenantId],
@@ -117,22 +117,22 @@ pub(super) async fn resync(
             tokio::select! {
                 asked = resync_request::ask_for_resync(&client, &config.source.slot, &names, allow_deletes) => {
                     match asked.map_err(unreadable)? {
-                        Asked::Over => Outcome::Over,
-                        Asked::Abandoned => Outcome::Abandoned,
+                        Asked::Over => RequestOutcome::Handled,
+                        Asked::Abandoned => RequestOutcome::Abandoned,
                     }
                 }
-                () = stop.cancelled() => Outcome::Interrupted,
+                () = stop.cancelled() => RequestOutcome::Interrupted,
             }
         }
-        Some(_) => Outcome::Abandoned,
+        Some(_) => RequestOutcome::Abandoned,
     };
     match outcome {
-        Outcome::Over => {}
-        Outcome::Interrupted => {
+        RequestOutcome::Handled => {}
+        RequestOutcome::Interrupted => {
             println!("the running process continues the resync");
             return Ok(ExitCode::from(FAILED));
         }
-        Outcome::Abandoned => {
+        RequestOutcome::Abandoned => {
             println!("no process is running: resyncing here");
             let done = resync::resync(config.clone(), tenants, allow_deletes, stop).await;
             done.map_err(|error| diagnostic!("{error}"))?;
@@ -141,16 +141,19 @@ pub(super) async fn resync(
     Ok(report(&read(&client, config).await?, tenants))
 }
 
-/// The tenants that are meant, all of them where none is named.
-pub(super) fn chosen(config: &Config, names: &[String]) -> Result<Vec<TenantId>, Diagnostic> {
+/// The named tenants, or all tenants if no name is given.
+///
+/// # Errors
+/// The configuration has no tenant of a name.
+pub(super) fn select_tenants(config: &Config, names: &[String]) -> Result<Vec<TenantId>, Diagnostic> {
     let known: Vec<&TenantId> = config.tenants.iter().map(|tenant| &tenant.id).collect();
     if names.is_empty() {
         return Ok(known.into_iter().cloned().collect());
     }
     let find = |name: &String| {
         known.iter().find(|id| id.as_str() == name).map(|id| (*id).clone()).ok_or_else(|| {
-            let likeness = |id: &TenantId| strsim::jaro_winkler(id.as_str(), name);
-            let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+            let similarity = |id: &TenantId| strsim::jaro_winkler(id.as_str(), name);
+            let nearest = known.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
             let help = nearest.map_or_else(String::new, |id| format!("did you mean {id}?"));
             diagnostic!(help = help, "the configuration has no tenant {name}")
         })
@@ -166,7 +169,7 @@ fn unreadable(error: StateError) -> Diagnostic {
     diagnostic!("cannot read the state: {error}")
 }
 
-/// Says what became of each; a tenant that does not follow makes it a failure.
+/// Prints the outcome of every tenant. The exit code is a failure unless all of them are following.
 fn report(state: &Snapshot, tenants: &[TenantId]) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for tenant in tenants {

@@ -1,4 +1,4 @@
-//! `run`: the service, until a signal comes.
+//! `run`: replicates until a signal.
 
 use super::common::{ConfigFile, FAILED};
 use super::logging::Logging;
@@ -20,15 +20,15 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// A connection for each tenant that joins, and one for each that waits for a user, are more files than the 1,024 that many
-/// systems begin with; what a process may have at most is left to whoever runs it.
+/// Raises the soft limit of open files to the hard limit. The default of 1,024 on many systems is too low for one connection
+/// per joining tenant and per waiting request.
 fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
-    // A sandbox may forbid it: then it is as it was.
+    // A sandbox may forbid it: the old limit stays.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-/// Whether anything was ever replicated with this slot.
+/// Whether a process has ever replicated with this slot.
 async fn has_run_before(config: &Config) -> bool {
     let Ok(state) = connect(&config.state_url).await else { return false };
     let known = StateStore::read(&state, &config.source.slot).await;
@@ -44,7 +44,7 @@ pub(super) struct Arguments {
     plan: bool,
 }
 
-/// A source that is not ready is said to be so before anything is made there; one that is only away is waited for.
+/// Errors at the source end the command before it creates anything there. An unreachable source is waited for.
 pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> Result<ExitCode, Diagnostic> {
     let file = &arguments.file.config;
     let (config, files) = load_with_files(file)?;
@@ -55,12 +55,12 @@ pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> Result<
     raise_open_files();
     let stop = signals().map_err(|error| diagnostic!("cannot handle signals: {error}"))?;
     let (sender, configs) = watch::channel(config.clone());
-    let (live, shown) = (Arc::<ProcessStatus>::default(), CancellationToken::new());
+    let (live, admin_stop) = (Arc::<ProcessStatus>::default(), CancellationToken::new());
     let server = Server::bind(configs.clone(), live.clone()).await.map_err(|error| diagnostic!("{error}"))?;
-    tokio::spawn(server.run(shown.clone()));
+    tokio::spawn(server.run(admin_stop.clone()));
     let mut findings = find_faults(&config).await;
     if !findings.is_empty() && has_run_before(&config).await {
-        // It worked: the service mends what it can, and says what it cannot.
+        // It worked before: keep running, as the service retries and an operator can fix the source meanwhile.
         findings.iter().for_each(|finding| tracing::error!("{finding}"));
         findings.clear();
     }
@@ -71,7 +71,7 @@ pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> Result<
     let reloading = tokio::spawn(reload(file.clone(), files, sender));
     let done = replicator::run_reloading(configs, live, stop).await;
     reloading.abort();
-    shown.cancel();
+    admin_stop.cancel();
     done.map_err(|error| diagnostic!("{error}"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! `setup`: the least-privilege SQL for the source and the targets, printed, and run where an administrator's URL is given.
+//! `setup`: prints the least-privilege SQL for the source and the targets, and runs it if an administrator's URL is given.
 
 use super::common::ConfigFile;
 use crate::config::{Config, Tenant};
@@ -9,8 +9,8 @@ use crate::setup::{Script, gather, source_script, target_script};
 use clap::Args;
 use std::process::ExitCode;
 
-/// The store's writes come first: a lock that is not to be had soon is not waited for.
-const CAREFULLY: &str = "SET lock_timeout = '5s'";
+/// Statements give up on a lock after this time, so that they do not block the store's writes.
+const SET_LOCK_TIMEOUT: &str = "SET lock_timeout = '5s'";
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -110,9 +110,10 @@ async fn target(arguments: &Arguments, config: &Config, tenant: &Tenant) -> Resu
     }
 }
 
-/// One after the other: an index is built without a transaction, and everything before a failure may stay.
+/// Runs the statements without a transaction: an index cannot be built concurrently inside one. Statements before a
+/// failure stay applied.
 async fn apply(client: &PgClient, script: &Script) -> Result<(), Diagnostic> {
-    client.batch_execute(CAREFULLY).await.map_err(|error| failed(CAREFULLY, &error))?;
+    client.batch_execute(SET_LOCK_TIMEOUT).await.map_err(|error| failed(SET_LOCK_TIMEOUT, &error))?;
     for statement in &script.statements {
         client.batch_execute(&statement.to_run()).await.map_err(|error| failed(&statement.sql, &error))?;
     }
@@ -129,6 +130,6 @@ fn failed(sql: &str, error: &tokio_postgres::Error) -> Diagnostic {
 }
 
 fn parse(url: &str, option: &str) -> Result<PgUrl, Diagnostic> {
-    // Not the URL itself: it may hold a password.
+    // The URL itself is not printed: it may hold a password.
     PgUrl::parse(url).map_err(|error| diagnostic!("invalid {option}: {error}"))
 }

@@ -1,13 +1,16 @@
-//! SIGTERM and SIGINT: the first asks to stop, the second ends the process.
+//! SIGTERM and SIGINT: the first signal requests a shutdown, the second ends the process.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// What a shell reports for a process that a signal ended: 128 and the signal's number.
-const ENDED_BY: i32 = 128;
+/// Base of the exit code after a signal: shells report 128 plus the signal's number.
+const SIGNAL_EXIT_BASE: i32 = 128;
 
-/// A token that is cancelled by the first SIGTERM or SIGINT. The second one ends the process at once, which is safe at
-/// any moment: whatever is not committed is done again by the next start.
+/// Returns a token that the first SIGTERM or SIGINT cancels. A second signal ends the process immediately, which is always
+/// safe: the next start repeats uncommitted work.
+///
+/// # Errors
+/// The signal handlers cannot be installed.
 pub(super) fn signals() -> std::io::Result<CancellationToken> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let token = CancellationToken::new();
@@ -20,7 +23,7 @@ pub(super) fn signals() -> std::io::Result<CancellationToken> {
             };
             if stop.is_cancelled() {
                 tracing::warn!("second signal: exiting immediately");
-                std::process::exit(ENDED_BY + number);
+                std::process::exit(SIGNAL_EXIT_BASE + number);
             }
             tracing::info!("stopping; a second signal exits immediately");
             stop.cancel();

@@ -1,4 +1,4 @@
-//! `status`: what a running process wrote down, held against the source's log. Changes nothing.
+//! `status`: prints the state that a process recorded, with the lag behind the source's WAL. Changes nothing.
 
 use super::common::{ConfigFile, FAILED};
 use super::table::columns;
@@ -34,16 +34,17 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
             config.state_url
         ));
     }
-    // The state is worth showing also while the source is away.
+    // The state is shown also while the source is unreachable.
     let slots: Vec<&str> = state.tee.iter().map(|tee| &*tee.slot).collect();
     let log = log(&config, &slots).await.unwrap_or_else(|error| {
         eprintln!("cannot read the source's log position, so lag in bytes is unknown: {error}");
         SourceLog::default()
     });
     let report = Report::of_state(&config, &state, &log);
-    match arguments.json {
-        true => println!("{}", serde_json::to_string_pretty(&report).map_err(|error| diagnostic!("{error}"))?),
-        false => println!("{}", table(&report)),
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&report).map_err(|error| diagnostic!("{error}"))?);
+    } else {
+        println!("{}", table(&report));
     }
     let all_well = report.tenants.iter().all(|tenant| matches!(tenant.state, "following" | "joining"))
         && report.tee.as_ref().is_none_or(|tee| tee.last_error.is_none());
@@ -84,15 +85,12 @@ fn table(report: &Report) -> String {
         lines.extend(last_error.iter().map(|error| format!("Kafka output: {error}")));
         lines.extend(remedy.iter().map(|remedy| format!("Kafka output -> {remedy}")));
     }
-    let holder = match report.is_held {
-        true => format!("held by {}", report.holder),
-        false => format!("not held, last held by {}", report.holder),
-    };
-    lines.push(format!("slot {} confirmed {}, {holder}", report.slot, report.confirmed));
+    let is_held = if report.is_held { "held" } else { "not held, last held" };
+    lines.push(format!("slot {} confirmed {}, {is_held} by {}", report.slot, report.confirmed, report.holder));
     lines.join("\n")
 }
 
-/// `0.4s`, `12s`, `3m`, `5h`, `2d`: one unit is enough at a glance.
+/// `0.4s`, `12s`, `3m`, `5h`, `2d`.
 fn span(seconds: f64) -> String {
     match seconds.max(0.0) {
         s if s < 10.0 => format!("{s:.1}s"),

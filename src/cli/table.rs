@@ -1,6 +1,6 @@
-//! Columns of text for people.
+//! Text tables.
 
-/// Rows in columns as wide as their widest cell, the first row being the heads.
+/// Formats rows in columns that are as wide as their widest cell.
 pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);

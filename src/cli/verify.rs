@@ -1,7 +1,7 @@
-//! `verify`: whether every target holds what the source has.
+//! `verify`: compares every target with the source.
 
 use super::common::{ConfigFile, FAILED};
-use super::resync::{chosen, resync};
+use super::resync::{resync, select_tenants};
 use super::signals::signals;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
@@ -42,11 +42,11 @@ struct Report {
     missing: u64,
     different: u64,
     extra: u64,
-    /// Users that were changed whenever they were looked at: no difference is known of them.
+    /// Users that changed during every comparison, so that no difference is certain.
     still_changing: u64,
-    /// Kind and id.
+    /// Category and id.
     examples: Vec<(String, String)>,
-    /// Why it could not be compared.
+    /// Why the comparison failed.
     failed: Option<String>,
 }
 
@@ -72,14 +72,14 @@ impl Report {
         self.missing + self.different + self.extra > 0
     }
 
-    fn is_well(&self) -> bool {
+    fn is_equal(&self) -> bool {
         self.failed.is_none() && !self.differs()
     }
 }
 
 pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
     let config = arguments.file.load()?;
-    let tenants = chosen(&config, &arguments.tenants)?;
+    let tenants = select_tenants(&config, &arguments.tenants)?;
     let mut reports = compare(&config, &tenants, arguments).await?;
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&reports).map_err(|error| diagnostic!("{error}"))?);
@@ -99,8 +99,8 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
             reports.extend(after);
         }
     }
-    let all_well = reports.iter().all(Report::is_well);
-    Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    let all_equal = reports.iter().all(Report::is_equal);
+    Ok(if all_equal { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
 async fn compare(config: &Config, tenants: &[TenantId], arguments: &Arguments) -> Result<Vec<Report>, Diagnostic> {
@@ -149,14 +149,14 @@ mod tests {
             still_changing: 3,
         };
         let report = Report::of((TenantId::new("acme"), Verdict::Compared(40, differences)));
-        assert!(!report.is_well());
+        assert!(!report.is_equal());
         assert_eq!(
             text(&report),
             "acme: 2 missing, 1 different, 0 extra of 40 users, 3 still changing\n  missing: u1, u2\n  different: u7\n"
         );
         let equal = Report::of((TenantId::new("acme"), Verdict::Compared(40, Differences::default())));
-        assert!(equal.is_well() && text(&equal) == "acme: equal, 40 users\n");
-        let failed = Report::of((TenantId::new("acme"), Verdict::Failed("it is gone".into())));
-        assert!(!failed.is_well() && text(&failed) == "acme: not compared: it is gone\n");
+        assert!(equal.is_equal() && text(&equal) == "acme: equal, 40 users\n");
+        let failed = Report::of((TenantId::new("acme"), Verdict::Failed("target unreachable".into())));
+        assert!(!failed.is_equal() && text(&failed) == "acme: not compared: target unreachable\n");
     }
 }
