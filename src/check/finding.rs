@@ -1,46 +1,37 @@
-//! What was found: about whom, how bad, and what mends it. Pure.
+//! Findings: subject, severity, message and remedy. Pure.
 
 use crate::model::TenantId;
 use crate::pg::{ConnectError, PgUrl, SqlStateClass, quote_ident};
 use std::fmt;
 
-/// How bad a finding is; the worst comes first.
+/// Ordered from the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Severity {
     /// `run` stops, or parks the tenant.
     Error,
-    /// It works, but not for ever or not in every case.
+    /// `run` works, but may fail later or in some cases.
     Warning,
-    /// Good to know.
+    /// Information that needs no action.
     Note,
 }
 
-/// What a finding is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
-    /// The auth database.
     Source,
-    /// The database that holds the state.
     State,
-    /// A tenant's target.
     Tenant(TenantId),
-    /// The brokers of the tee.
     Kafka,
 }
 
-/// One thing that `check` has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Finding {
-    /// How bad it is.
     pub(crate) severity: Severity,
-    /// What it is about.
     pub(crate) subject: Subject,
-    /// What was found.
     pub(crate) message: String,
-    /// The SQL or YAML that mends it; empty where nothing has to be.
+    /// SQL, YAML or an instruction. Empty if no action is needed.
     pub(crate) remedy: String,
-    /// It was in the way of looking, and may be gone in a moment: `run` does not end over it.
-    pub(crate) passes: bool,
+    /// It can pass without a fix, like a lock: `run` waits instead of ending.
+    pub(crate) can_pass: bool,
 }
 
 impl fmt::Display for Severity {
@@ -76,7 +67,7 @@ impl fmt::Display for Finding {
 
 impl Finding {
     pub(super) fn error(subject: Subject, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
-        Finding { severity: Severity::Error, subject, message: message.into(), remedy: remedy.into(), passes: false }
+        Finding { severity: Severity::Error, subject, message: message.into(), remedy: remedy.into(), can_pass: false }
     }
 
     pub(super) fn warning(subject: Subject, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
@@ -88,7 +79,7 @@ impl Finding {
     }
 }
 
-/// There is no connection: why, and what to try.
+/// The finding for a failed connection.
 pub(super) fn connect_finding(subject: Subject, url: &PgUrl, error: &ConnectError) -> Finding {
     let role = quote_ident(&url.user);
     let remedy = match error {

@@ -1,4 +1,4 @@
-//! Whether the tee's brokers answer, and have the topics where those are not to be created.
+//! Checks that Kafka's brokers respond, and that the topics exist unless they are created automatically.
 
 use super::finding::{Finding, Subject};
 use crate::config::Topics;
@@ -12,23 +12,22 @@ pub(super) async fn findings(config: &Config, kafka: &Kafka) -> Vec<Finding> {
         Err(error) => return vec![Finding::error(Subject::Kafka, error.to_string(), "correct kafka.topic")],
     };
     let settings = kafka.clone();
-    let reached = tokio::task::spawn_blocking(move || kafka::existing_topics(&settings)).await;
-    let reached = reached.unwrap_or_else(|error| Err(Failure::plain(format!("the lookup was interrupted: {error}"))));
-    let there = match reached {
-        Ok(there) => there,
+    let topics_found = tokio::task::spawn_blocking(move || kafka::existing_topics(&settings)).await;
+    let topics_found =
+        topics_found.unwrap_or_else(|error| Err(Failure::plain(format!("the lookup was interrupted: {error}"))));
+    let existing = match topics_found {
+        Ok(existing) => existing,
         Err(Failure { what, remedy }) => {
             let remedy = remedy.unwrap_or("check that the brokers are running and reachable from this machine");
             return vec![Finding::error(Subject::Kafka, what, remedy)];
         }
     };
-    let mut wanted = topics.distinct();
-    wanted.push(&kafka.positions_topic);
-    let missing: Vec<&str> = wanted.into_iter().filter(|topic| !there.contains(*topic)).collect();
-    match (missing.is_empty(), kafka.create_topics) {
-        (true, _) | (false, true) => Vec::new(),
-        (false, false) => {
-            let remedy = "create it (cleanup.policy=compact), or set kafka.create_topics: true";
-            vec![Finding::error(Subject::Kafka, format!("there is no topic {}", missing.join(", ")), remedy)]
-        }
+    let mut needed = topics.distinct();
+    needed.push(&kafka.positions_topic);
+    let missing: Vec<&str> = needed.into_iter().filter(|topic| !existing.contains(*topic)).collect();
+    if missing.is_empty() || kafka.create_topics {
+        return Vec::new();
     }
+    let remedy = "create it (cleanup.policy=compact), or set kafka.create_topics: true";
+    vec![Finding::error(Subject::Kafka, format!("there is no topic {}", missing.join(", ")), remedy)]
 }

@@ -1,5 +1,5 @@
-//! Whether everything is as `run` needs it: facts are gathered (`*_facts`, I/O), then judged (`source`, `state`,
-//! `target`: pure). Changes nothing anywhere. Every finding comes with what mends it, and all of them come at once.
+//! Checks that `run` has everything it needs. Facts are gathered (`*_facts`, I/O), then assessed (`source`, `state`,
+//! `target`: pure). It changes nothing, and reports all findings at once, each with its remedy.
 
 mod deadline;
 mod finding;
@@ -22,26 +22,26 @@ use deadline::{LOOKUP_TIMEOUT, within};
 use finding::connect_finding;
 use futures_util::StreamExt;
 
-/// So many targets are looked at together: enough for a thousand within seconds, few enough for any machine.
-const TARGETS_AT_ONCE: usize = 64;
+/// Number of targets that are checked concurrently: a thousand take seconds, and any machine can open as many connections.
+const CONCURRENT_TARGETS: usize = 64;
 
-/// Everything: the source, the state, and every target. No finding of severity [`Severity::Error`]: `run` will work.
+/// Checks the source, the state, every target and Kafka. `run` can start if no finding is a [`Severity::Error`].
 pub(crate) async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = match check_source(config).await {
         Ok(findings) => findings,
         Err(error) => {
             let mut findings = vec![source_finding(config, &error)];
-            // A state in the same database is out of reach for the same reason.
+            // A state in the same database is unreachable for the same reason.
             if config.state_url != config.source.url {
                 findings.extend(check_state(config).await);
             }
             findings
         }
     };
-    let state = state_facts::remembered(config).await;
+    let state = state_facts::read_state(config).await;
     let targets = futures_util::stream::iter(&config.tenants)
         .map(|tenant| check_target(tenant, config.deletes_rows(), state.as_ref()))
-        .buffered(TARGETS_AT_ONCE);
+        .buffered(CONCURRENT_TARGETS);
     findings.extend(targets.concat().await);
     #[cfg(feature = "kafka")]
     if let Some(settings) = &config.kafka {
@@ -50,7 +50,10 @@ pub(crate) async fn check(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// The source and the state: what has to be right before `run` does anything. The error is that of the connection.
+/// Checks the source and the state, which `run` needs before it does anything.
+///
+/// # Errors
+/// The source is unreachable, or the connection broke.
 pub(crate) async fn check_source(config: &Config) -> Result<Vec<Finding>, CaptureError> {
     let client = pg::connect(&config.source.url).await?;
     let config = &match &config.families[..] {
@@ -79,7 +82,7 @@ pub(crate) async fn check_source(config: &Config) -> Result<Vec<Finding>, Captur
     Ok(findings)
 }
 
-/// What to say where the source cannot be looked at.
+/// The finding for a source that cannot be inspected.
 pub(crate) fn source_finding(config: &Config, error: &CaptureError) -> Finding {
     match error {
         CaptureError::Connect(error) => connect_finding(Subject::Source, &config.source.url, error),
@@ -99,14 +102,14 @@ async fn check_state(config: &Config) -> Vec<Finding> {
     }
 }
 
-async fn check_target(tenant: &Tenant, rows_go: bool, state: Option<&crate::state::Snapshot>) -> Vec<Finding> {
+async fn check_target(tenant: &Tenant, deletes_rows: bool, state: Option<&crate::state::Snapshot>) -> Vec<Finding> {
     let subject = || Subject::Tenant(tenant.id.clone());
     let client = match pg::connect(&tenant.target).await {
         Ok(client) => client,
         Err(error) => return vec![connect_finding(subject(), &tenant.target, &error)],
     };
     match within(target_facts::gather(&client)).await {
-        Some(Ok(facts)) => target::findings(tenant, rows_go, &facts, state),
+        Some(Ok(facts)) => target::findings(tenant, deletes_rows, &facts, state),
         Some(Err(error)) => vec![unreadable(subject(), &error)],
         None => vec![too_slow(subject())],
     }
@@ -123,5 +126,5 @@ fn unreadable(subject: Subject, error: &tokio_postgres::Error) -> Finding {
 fn too_slow(subject: Subject) -> Finding {
     let message = format!("no answer within {} s", LOOKUP_TIMEOUT.as_secs());
     let remedy = "SELECT pid, query FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0; lists the sessions that wait for a lock";
-    Finding { passes: true, ..Finding::error(subject, message, remedy) }
+    Finding { can_pass: true, ..Finding::error(subject, message, remedy) }
 }

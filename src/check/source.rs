@@ -1,40 +1,41 @@
-//! The source's facts, judged. Pure.
+//! Assesses the source's facts. Pure.
 
 use super::finding::{Finding, Subject};
-use super::source_facts::{PublicationFacts, SourceFacts, TableFacts};
+use super::source_facts::{PublicationFacts, SourceFacts, TableFacts, Usage};
 use crate::capture::publication::{NEEDS_COLUMN_LISTS, WITHOUT_COLUMN_LISTS};
 use crate::config::{Config, Family, OnSlotLoss, Publish};
 use crate::map::{CompileError, RowPlan, WatchPlan, WithheldReason};
 use crate::model::{Relation, ReplicaIdentity, TableName, TypeCatalog};
 use crate::pg::{quote_ident, quote_literal, quote_table};
 
-/// `max_slot_wal_keep_size` is counted in these.
+/// Unit of `max_slot_wal_keep_size`.
 const MB: u64 = 1 << 20;
-/// The setting is the last resort: our own budget has to act well before it.
-const KEEP_TIMES_BUDGET: u64 = 4;
+/// Recommended ratio of `max_slot_wal_keep_size` to `limits.source_wal`: tenants must be parked well before the server
+/// invalidates the slot.
+const KEEP_SIZE_RATIO: u64 = 4;
 
-/// Everything that is wrong with the source, or will be.
+/// All findings about the source and the table of the users.
 pub(super) fn findings(config: &Config, facts: &SourceFacts) -> Vec<Finding> {
-    let mut found = Found { config, name: &config.users.table, facts, findings: Vec::new() };
-    found.server();
-    let wanted = found.table();
-    found.query();
-    found.publication(wanted.as_deref());
-    found.slot();
-    found.findings
+    let mut check = SourceCheck { config, name: &config.users.table, facts, findings: Vec::new() };
+    check.server();
+    let columns = check.table();
+    check.query();
+    check.publication(columns.as_deref());
+    check.slot();
+    check.findings
 }
 
-/// The same for a table that is watched beside the users' own.
+/// Findings about another watched table.
 pub(super) fn findings_of_watched(config: &Config, name: &TableName, facts: &SourceFacts) -> Vec<Finding> {
-    let mut found = Found { config, name, facts, findings: Vec::new() };
-    let wanted = found.table();
+    let mut check = SourceCheck { config, name, facts, findings: Vec::new() };
+    let columns = check.table();
     if facts.publication.is_some() {
-        found.publication(wanted.as_deref());
+        check.publication(columns.as_deref());
     }
-    found.findings
+    check.findings
 }
 
-/// A preset's tables are not there.
+/// The finding for a source without any of the preset's tables.
 pub(super) fn no_family(families: &[Family]) -> Finding {
     let looked: Vec<_> = families.iter().map(Family::describe).collect();
     Finding::error(
@@ -44,15 +45,15 @@ pub(super) fn no_family(families: &[Family]) -> Finding {
     )
 }
 
-struct Found<'a> {
+struct SourceCheck<'a> {
     config: &'a Config,
-    /// The table that is judged.
+    /// The assessed table.
     name: &'a TableName,
     facts: &'a SourceFacts,
     findings: Vec<Finding>,
 }
 
-impl Found<'_> {
+impl SourceCheck<'_> {
     fn error(&mut self, message: impl Into<String>, remedy: impl Into<String>) {
         self.findings.push(Finding::error(Subject::Source, message, remedy));
     }
@@ -82,19 +83,20 @@ impl Found<'_> {
             self.error(NEEDS_COLUMN_LISTS, WITHOUT_COLUMN_LISTS);
         }
         if !facts.may_replicate {
-            let remedy = match facts.has_rds_role {
-                true => format!("GRANT rds_replication TO {role};"),
-                false => format!("ALTER ROLE {role} REPLICATION; (on Amazon RDS: GRANT rds_replication TO {role};)"),
+            let remedy = if facts.has_rds_role {
+                format!("GRANT rds_replication TO {role};")
+            } else {
+                format!("ALTER ROLE {role} REPLICATION; (on Amazon RDS: GRANT rds_replication TO {role};)")
             };
             self.error(format!("role {} has no REPLICATION privilege", facts.role), remedy);
         }
         let budget = self.config.limits.source_wal;
-        let advised = budget.saturating_mul(KEEP_TIMES_BUDGET).div_ceil(MB);
+        let advised = budget.saturating_mul(KEEP_SIZE_RATIO).div_ceil(MB);
         let remedy = format!("ALTER SYSTEM SET max_slot_wal_keep_size = '{advised}MB'; SELECT pg_reload_conf();");
         match facts.keep_size_mb.map(u64::try_from) {
-            // Before PostgreSQL 13 there is no such bound.
+            // PostgreSQL before 13 has no such setting.
             None => {}
-            // -1
+            // -1 stands for no limit.
             Some(Err(_)) => self.warning(
                 "max_slot_wal_keep_size is not set: an unread slot can fill the server's disk",
                 remedy,
@@ -107,7 +109,7 @@ impl Found<'_> {
         }
     }
 
-    /// Judges the table; the columns that are wanted of it, where the mapping fits.
+    /// Assesses the table. Returns the columns that are read from it, unless the mapping does not fit.
     fn table(&mut self) -> Option<Vec<String>> {
         let facts = self.facts;
         let name = self.name;
@@ -168,7 +170,7 @@ impl Found<'_> {
         Some(wanted)
     }
 
-    /// The columns that are wanted of the table, and those that its replica identity lacks, with what mends it.
+    /// The columns that are read from the table, and those that its replica identity lacks, with the remedy.
     fn plan(
         &mut self,
         relation: &Relation,
@@ -181,7 +183,7 @@ impl Found<'_> {
         };
         let Some(query) = &rules.query else {
             let plan = RowPlan::compile(rules, relation, types)?;
-            self.leaving(&plan);
+            self.note_columns(&plan);
             return Ok((named(plan.decoded()), plan.identity_gap().to_vec(), plan.identity_remedy().to_owned()));
         };
         let (mut wanted, mut gap, mut remedy) = (Vec::new(), Vec::new(), String::new());
@@ -194,7 +196,7 @@ impl Found<'_> {
         Ok((wanted, gap, remedy))
     }
 
-    /// Judges what the query gives.
+    /// Assesses the result columns of `users.query`.
     fn query(&mut self) {
         match &self.facts.query {
             None => {}
@@ -203,7 +205,7 @@ impl Found<'_> {
                 "correct the query, or GRANT SELECT on its tables; test it with psql",
             ),
             Some(Ok((relation, types))) => match RowPlan::compile(&self.config.users, relation, types) {
-                Ok(plan) => self.leaving(&plan),
+                Ok(plan) => self.note_columns(&plan),
                 Err(error) => self.misfits(&error),
             },
         }
@@ -215,8 +217,8 @@ impl Found<'_> {
         }
     }
 
-    /// Which columns leave, and why the others do not.
-    fn leaving(&mut self, plan: &RowPlan) {
+    /// Notes which columns targets receive, and why the others are withheld.
+    fn note_columns(&mut self, plan: &RowPlan) {
         let leaving: Vec<_> = plan.exposed_columns().collect();
         let withheld = plan.withheld_columns().map(|(name, why)| {
             let why = match why {
@@ -305,7 +307,7 @@ impl Found<'_> {
         }
     }
 
-    /// A column list or a row filter: what they take away is missing here.
+    /// Assesses the column list and the row filter.
     fn published_part(&mut self, publication: &PublicationFacts, wanted: Option<&[String]>) {
         let (name, users) = (&self.config.source.publication, self.name);
         let whole = format!(
@@ -324,7 +326,7 @@ impl Found<'_> {
         self.published_list(columns);
     }
 
-    /// `publish: columns`: what more is sent than has to be, and what the list means for the store's migrations.
+    /// `publish: columns`: checks that a column list exists, and notes what it means for the store's migrations.
     fn published_list(&mut self, columns: &[String]) {
         let relation = self.facts.table.as_ref().and_then(|table| table.relation.as_ref());
         let (Publish::Columns, Some(relation)) = (self.config.source.publish, relation) else { return };
@@ -357,10 +359,10 @@ impl Found<'_> {
         let drop = format!("SELECT pg_drop_replication_slot({literal});");
         let other = "set another source.slot in the configuration";
         let other_or_drop = format!("{other}, or drop the slot if nothing uses it: {drop}");
-        let mut wanted = 1;
+        let mut needed_slots = 1;
         match &facts.slot {
             None => {
-                wanted = 2;
+                needed_slots = 2;
                 self.note(format!(
                     "slot {name} does not exist yet; `run` creates it and takes a snapshot of every tenant"
                 ));
@@ -396,28 +398,29 @@ impl Found<'_> {
             }
         }
         let in_use = i64::from(facts.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()));
-        // Where it has its slot already, one too many is asked for: that is what it takes to make it anew.
+        // An existing slot needs a second free one to be recreated after a loss.
         let tee = i64::from(self.config.kafka.is_some());
-        self.room("max_replication_slots", facts.slots, wanted + tee);
-        self.room("max_wal_senders", facts.senders, 2 - in_use + tee);
+        self.free_capacity("max_replication_slots", facts.slots, needed_slots + tee);
+        self.free_capacity("max_wal_senders", facts.senders, 2 - in_use + tee);
     }
 
-    /// One place for the stream, one more whenever tenants take a snapshot.
-    fn room(&mut self, setting: &'static str, (used, most): (i64, i64), wanted: i64) {
-        let free = (most - used).max(0);
-        if free >= wanted {
+    /// One is needed for the stream, and one more while tenants take a snapshot.
+    fn free_capacity(&mut self, setting: &'static str, usage: Usage, needed: i64) {
+        let Usage { used, max } = usage;
+        let free = (max - used).max(0);
+        if free >= needed {
             return;
         }
-        let message = format!("{setting} is {most} and {used} are in use, but {wanted} must be free");
-        let remedy = format!("ALTER SYSTEM SET {setting} = {}; then restart the server", most + wanted - free);
+        let message = format!("{setting} is {max} and {used} are in use, but {needed} must be free");
+        let remedy = format!("ALTER SYSTEM SET {setting} = {}; then restart the server", max + needed - free);
         self.error(message, remedy);
     }
 }
 
-/// The most similar table: its own name counts as much as the whole.
+/// The table with the most similar name, with or without its schema.
 fn nearest<'a>(table: &TableName, others: &'a [String]) -> Option<&'a str> {
-    /// Below this, names have little to do with each other.
-    const SIMILAR: f64 = 0.8;
+    /// Jaro-Winkler similarity below which names are unrelated.
+    const MIN_SIMILARITY: f64 = 0.8;
     let wanted = table.to_string().to_lowercase();
     let score = |other: &str| {
         let other = other.to_lowercase();
@@ -425,7 +428,7 @@ fn nearest<'a>(table: &TableName, others: &'a [String]) -> Option<&'a str> {
         strsim::jaro_winkler(&wanted, &other).max(strsim::jaro_winkler(&table.name.to_lowercase(), name))
     };
     let scored = others.iter().map(|other| (score(other), other.as_str()));
-    scored.filter(|(score, _)| *score >= SIMILAR).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, other)| other)
+    scored.filter(|(score, _)| *score >= MIN_SIMILARITY).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, other)| other)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What the source says of itself: reads of its catalogs, nothing else.
+//! Reads the facts about the source from its catalogs.
 
 use crate::capture::CaptureError;
 use crate::capture::publication::{Publication, has_column_lists, read_publication, table_in_publication};
@@ -10,59 +10,63 @@ use crate::snapshot::{describe_query, query_item, read_relation};
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-/// The source as `check` sees it.
 #[derive(Clone, Debug)]
 pub(super) struct SourceFacts {
-    /// The role that we are there.
     pub(super) role: String,
     pub(super) database: String,
     pub(super) wal_level: String,
     pub(super) is_standby: bool,
     pub(super) may_replicate: bool,
-    /// Amazon's way to give REPLICATION: membership of `rds_replication`.
+    /// On Amazon RDS, membership in `rds_replication` replaces the REPLICATION attribute.
     pub(super) has_rds_role: bool,
     pub(super) may_create: bool,
-    pub(super) slots: (i64, i64),
-    pub(super) senders: (i64, i64),
+    pub(super) slots: Usage,
+    pub(super) senders: Usage,
     /// `max_slot_wal_keep_size` in MB; `None` before PostgreSQL 13.
     pub(super) keep_size_mb: Option<i64>,
-    /// A publication may list columns.
+    /// Publications can have column lists (PostgreSQL 15).
     pub(super) has_column_lists: bool,
     pub(super) table: Option<TableFacts>,
-    /// Names of other tables, where the mapped one is not there.
+    /// Names of other tables, if the mapped one does not exist.
     pub(super) others: Vec<String>,
     pub(super) publication: Option<PublicationFacts>,
     pub(super) slot: Option<SlotRow>,
-    /// What the query gives, or why it cannot be run.
+    /// Result columns of `users.query`, or why it cannot be run.
     pub(super) query: Option<Result<(Relation, TypeCatalog), String>>,
 }
 
-/// The mapped table.
+/// Use of a limited resource of the server.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Usage {
+    pub(super) used: i64,
+    pub(super) max: i64,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct TableFacts {
     /// `pg_class.relkind`: `r` and `p` are tables.
     pub(super) kind: String,
-    /// `pg_class.relpersistence`: only `p` is in the log.
+    /// `pg_class.relpersistence`: only `p` is written to WAL.
     pub(super) persistence: String,
     pub(super) owner: String,
     pub(super) is_owner: bool,
     pub(super) schema_usage: bool,
     pub(super) row_security: bool,
     pub(super) may_select: bool,
-    /// Columns that are ours to read one by one.
+    /// Columns with a SELECT privilege of their own.
     pub(super) readable: Vec<String>,
     pub(super) relation: Option<Relation>,
     pub(super) types: TypeCatalog,
 }
 
-/// The publication, and what it shows of the table.
+/// The publication, and what it publishes of the table.
 #[derive(Clone, Debug)]
 pub(super) struct PublicationFacts {
     pub(super) row: Publication,
     pub(super) has_table: bool,
-    /// Since PostgreSQL 15: the columns that it sends.
+    /// Published columns; `None` before PostgreSQL 15.
     pub(super) columns: Option<Vec<String>>,
-    /// Since PostgreSQL 15: which rows it sends.
+    /// Condition of published rows; `None` before PostgreSQL 15 or without a filter.
     pub(super) row_filter: Option<String>,
 }
 
@@ -92,7 +96,7 @@ const OTHERS: &str = "
     WHERE c.relkind IN ('r', 'p') AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
     LIMIT 10000";
 
-/// attnames and rowfilter came with 15: through jsonb their absence is no error.
+/// `attnames` and `rowfilter` exist since PostgreSQL 15. Through jsonb, their absence is not an error.
 const PUBLISHED: &str = "
     SELECT CASE WHEN jsonb_typeof(to_jsonb(t) -> 'attnames') = 'array'
                 THEN array(SELECT jsonb_array_elements_text(to_jsonb(t) -> 'attnames')) END,
@@ -100,7 +104,7 @@ const PUBLISHED: &str = "
     FROM pg_catalog.pg_publication_tables t
     WHERE t.pubname = $1::text::name AND t.schemaname = $2::text::name AND t.tablename = $3::text::name";
 
-/// Looks at everything that the configuration names in the source.
+/// Reads the facts about everything that the configuration names.
 pub(super) async fn gather(client: &Client, config: &Config) -> Result<SourceFacts, CaptureError> {
     let row = client.query_typed_one(SERVER, &[]).await?;
     let table = table_facts(client, &config.users.table).await?;
@@ -116,8 +120,8 @@ pub(super) async fn gather(client: &Client, config: &Config) -> Result<SourceFac
         may_replicate: row.get(4),
         has_rds_role: row.get(5),
         may_create: row.get(6),
-        slots: (row.get(7), row.get(8)),
-        senders: (row.get(9), row.get(10)),
+        slots: Usage { used: row.get(7), max: row.get(8) },
+        senders: Usage { used: row.get(9), max: row.get(10) },
         keep_size_mb: row.get(11),
         has_column_lists: has_column_lists(client).await?,
         table,
@@ -128,7 +132,7 @@ pub(super) async fn gather(client: &Client, config: &Config) -> Result<SourceFac
     })
 }
 
-/// The same for a table that is watched beside the users' own.
+/// Facts about another watched table.
 pub(super) async fn gather_watched(
     client: &Client,
     config: &Config,
@@ -153,7 +157,7 @@ async fn query_facts(
         replica_identity: crate::model::ReplicaIdentity::Full,
         columns: Vec::new(),
     };
-    // EXPLAIN looks at privileges, too, and runs nothing.
+    // EXPLAIN checks the privileges and runs nothing.
     let explain = format!("EXPLAIN SELECT * FROM {}", query_item(&query.sql));
     let described = match client.batch_execute(&explain).await {
         Ok(()) => describe_query(client, &query.sql, &nameless).await,

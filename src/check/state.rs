@@ -1,10 +1,10 @@
-//! The facts of the state's database, judged. Pure.
+//! Assesses the facts of the state's database. Pure.
 
 use super::finding::{Finding, Subject};
 use super::state_facts::StateFacts;
 use crate::pg::quote_ident;
 
-/// Everything that keeps `run` from writing its state.
+/// All findings that prevent `run` from writing its state.
 pub(super) fn findings(facts: &StateFacts) -> Vec<Finding> {
     let (role, database) = (quote_ident(&facts.role), quote_ident(&facts.database));
     let error = |message: String, remedy: String| vec![Finding::error(Subject::State, message, remedy)];

@@ -1,19 +1,18 @@
-//! What the state's database says: reads only.
+//! Reads the facts about the state's database.
 
 use super::deadline::within;
 use crate::config::Config;
 use crate::state::{Snapshot, StateStore};
 use tokio_postgres::{Client, Error};
 
-/// The state's database as `check` sees it.
 #[derive(Clone, Debug)]
 pub(super) struct StateFacts {
     pub(super) role: String,
     pub(super) database: String,
     pub(super) may_create: bool,
-    /// Whether the schema is there, and tables can be made in it.
+    /// Whether tables can be created in the schema; `None` if it does not exist.
     pub(super) schema: Option<bool>,
-    /// Whether the tables are there, and can be written.
+    /// Whether the tables are writable; `None` if they do not exist.
     pub(super) tables: Option<bool>,
     pub(super) is_read_only: bool,
 }
@@ -41,8 +40,8 @@ pub(super) async fn gather(client: &Client) -> Result<StateFacts, Error> {
     })
 }
 
-/// What the state remembers of the tenants; `None` where it cannot be read, which has a finding of its own.
-pub(super) async fn remembered(config: &Config) -> Option<Snapshot> {
+/// The recorded state; `None` if it cannot be read, which another finding reports.
+pub(super) async fn read_state(config: &Config) -> Option<Snapshot> {
     let client = crate::pg::connect(&config.state_url).await.ok()?;
     within(StateStore::read(&client, &config.source.slot)).await?.ok()
 }

@@ -1,4 +1,4 @@
-//! A target's facts, judged. Pure.
+//! Assesses a target's facts. Pure.
 
 use super::finding::{Finding, Subject};
 use super::target_facts::{TableRights, TargetFacts};
@@ -8,8 +8,13 @@ use crate::model::{Epoch, Generation};
 use crate::pg::quote_ident;
 use crate::state::{Snapshot, TenantState};
 
-/// Everything for which `run` would park the tenant.
-pub(super) fn findings(tenant: &Tenant, rows_go: bool, facts: &TargetFacts, state: Option<&Snapshot>) -> Vec<Finding> {
+/// All findings for which `run` would park the tenant.
+pub(super) fn findings(
+    tenant: &Tenant,
+    deletes_rows: bool,
+    facts: &TargetFacts,
+    state: Option<&Snapshot>,
+) -> Vec<Finding> {
     let (role, database) = (quote_ident(&facts.role), quote_ident(&facts.database));
     let mut findings = Vec::new();
     let mut error = |message: String, remedy: String| {
@@ -31,7 +36,7 @@ pub(super) fn findings(tenant: &Tenant, rows_go: bool, facts: &TargetFacts, stat
     }
     let tables = [("neon_auth", "users_sync", &facts.users), ("users_sync", "checkpoint", &facts.checkpoint_table)];
     for (schema, table, rights) in tables {
-        let deletes = table == "users_sync" && rows_go;
+        let deletes = table == "users_sync" && deletes_rows;
         if let Some((message, remedy)) = judge_rights(schema, table, rights, deletes, facts) {
             error(message, remedy);
         }
@@ -58,7 +63,7 @@ pub(super) fn findings(tenant: &Tenant, rows_go: bool, facts: &TargetFacts, stat
             generation: row.generation,
             relation: None,
         });
-        // Whether it would follow or join is not asked here, only whether it would be parked.
+        // Only a verdict to park matters here, not whether the tenant would resume or take a snapshot.
         let asking = Session { generation: Generation(0), epoch: Epoch(i64::MAX), mapping: "", epochs: None };
         if let TargetAssessment::Park(reason) = assess_target(&tenant.id, recorded.as_ref(), &observed, &asking) {
             let create = if facts.checkpoint_table.exists { "" } else { statement::CREATE_CHECKPOINT };
@@ -84,7 +89,7 @@ fn judge_rights(
     facts: &TargetFacts,
 ) -> Option<(String, String)> {
     let role = quote_ident(&facts.role);
-    let usage = rights.schema.is_none_or(|(usage, _)| usage);
+    let usage = rights.schema.is_none_or(|schema| schema.usage);
     let missing: Vec<_> = rights.missing.iter().filter(|right| deletes || *right != "DELETE").cloned().collect();
     if rights.exists && (!usage || !missing.is_empty()) {
         let what = if usage { missing.join(", ") } else { format!("USAGE on schema {schema}") };
@@ -96,7 +101,7 @@ fn judge_rights(
             ),
         ));
     }
-    let may_create = rights.schema.map_or(facts.may_create, |(usage, create)| usage && create);
+    let may_create = rights.schema.map_or(facts.may_create, |schema| schema.usage && schema.create);
     if rights.exists || may_create {
         return None;
     }
@@ -109,6 +114,7 @@ fn judge_rights(
 
 #[cfg(test)]
 mod tests {
+    use super::super::target_facts::SchemaRights;
     use super::*;
     use crate::apply::Checkpoint;
     use crate::model::{Lsn, TargetId, TenantId, TenantKey};
@@ -117,7 +123,11 @@ mod tests {
     const ID: &str = "6a1c4f6e-0000-4000-8000-000000000001";
 
     fn rights(exists: bool) -> TableRights {
-        TableRights { schema: exists.then_some((true, true)), exists, missing: Vec::new() }
+        TableRights {
+            schema: exists.then_some(SchemaRights { usage: true, create: true }),
+            exists,
+            missing: Vec::new(),
+        }
     }
 
     fn fresh() -> TargetFacts {
@@ -137,7 +147,6 @@ mod tests {
         }
     }
 
-    /// `users_sync` is there, with rows or without.
     fn with_users(has_rows: bool) -> TargetFacts {
         TargetFacts { users: rights(true), has_rows: Some(has_rows), may_create: false, ..fresh() }
     }
@@ -174,7 +183,7 @@ mod tests {
             TargetFacts { may_create: false, ..fresh() },
             &[("cannot create neon_auth.users_sync", create), ("cannot create users_sync.checkpoint", create)],
         );
-        let schema = TableRights { schema: Some((true, false)), ..rights(false) };
+        let schema = TableRights { schema: Some(SchemaRights { usage: true, create: false }), ..rights(false) };
         check(TargetFacts { users: schema, ..fresh() }, &[("neon_auth", "GRANT USAGE, CREATE ON SCHEMA neon_auth")]);
     }
 
@@ -185,7 +194,7 @@ mod tests {
         check(TargetFacts { row_security: true, ..fresh() }, &[("row security", "BYPASSRLS")]);
         let denied = TableRights { missing: vec!["UPDATE".into(), "DELETE".into()], ..rights(true) };
         check(TargetFacts { users: denied, ..fresh() }, &[("lacks UPDATE, DELETE", "GRANT SELECT, INSERT")]);
-        let hidden = TableRights { schema: Some((false, false)), ..rights(true) };
+        let hidden = TableRights { schema: Some(SchemaRights { usage: false, create: false }), ..rights(true) };
         let soft = TableRights { missing: vec!["DELETE".into()], ..rights(true) };
         assert_eq!(judge_rights("neon_auth", "users_sync", &soft, false, &fresh()), None);
         check(TargetFacts { users: hidden, ..fresh() }, &[("lacks USAGE on schema neon_auth", "GRANT USAGE")]);

@@ -54,7 +54,7 @@ pub(super) async fn reload(path: PathBuf, mut files: Files, configs: watch::Send
 pub(super) async fn find_faults(config: &Config) -> Vec<Finding> {
     match check_source(config).await {
         Ok(findings) => {
-            let is_permanent = |finding: &Finding| finding.severity == Severity::Error && !finding.passes;
+            let is_permanent = |finding: &Finding| finding.severity == Severity::Error && !finding.can_pass;
             findings.into_iter().filter(is_permanent).collect()
         }
         Err(error) => {

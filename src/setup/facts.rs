@@ -1,4 +1,4 @@
-//! What the source has already, for a script that adds only what is missing: reads of its catalogs.
+//! Reads from the source's catalogs what exists already, so that the script adds only what is missing.
 
 use crate::capture::publication::{Published, read_publication, table_in_publication};
 use crate::config::{Config, Publish};
@@ -10,26 +10,26 @@ use crate::replicator::source::publication::require_column_lists;
 use crate::snapshot::{query_item, read_relation};
 use std::collections::BTreeMap;
 
-/// The source as `setup` sees it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SetupFacts {
     pub(super) database: String,
-    /// The role of source.url, where there is one of that name: whether it may replicate, and whether it sees all rows.
+    /// The role of `source.url`; `None` if it does not exist.
     pub(super) role: Option<Role>,
     pub(super) has_publication: bool,
     pub(super) has_state_schema: bool,
     pub(super) tables: Vec<TableNeeds>,
-    /// What the mapping reads, by table: its columns.
+    /// The columns that the mapping reads, by table.
     pub(super) reads: BTreeMap<TableName, Vec<String>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Role {
     pub(super) replicates: bool,
-    pub(super) bypasses: bool,
+    /// BYPASSRLS or superuser.
+    pub(super) bypasses_rls: bool,
 }
 
-/// A table that is published.
+/// A table to publish.
 #[derive(Clone, Debug)]
 pub(super) struct TableNeeds {
     pub(super) published: Published,
@@ -38,16 +38,16 @@ pub(super) struct TableNeeds {
     pub(super) identity: Identity,
 }
 
-/// How old rows come to say whose they were.
+/// What the replica identity of a table needs so that a DELETE can be attributed to its user and tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Identity {
-    /// They do.
-    Enough,
-    /// This index has all that is needed.
+    /// Nothing.
+    Sufficient,
+    /// An existing index covers the columns.
     Index(String),
-    /// An index over these columns can be made: none of them can be null.
+    /// An index on these columns can be created: none of them is nullable.
     NewIndex(Vec<String>),
-    /// Only whole rows will do.
+    /// Only REPLICA IDENTITY FULL covers the columns.
     Full,
 }
 
@@ -72,7 +72,7 @@ const COLUMNS: &str = "
                                    WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attnotnull)
     FROM pg_catalog.pg_class c WHERE c.oid = $1";
 
-/// What a view depends on (`pg_depend` of its rule) is what its query reads.
+/// The columns that a query reads: those that a view of it depends on (`pg_depend` of its rule).
 const READS: &str = "
     SELECT n.nspname::text, c.relname::text, array_agg(a.attname::text ORDER BY a.attnum)
     FROM pg_catalog.pg_rewrite r
@@ -84,11 +84,14 @@ const READS: &str = "
     WHERE r.ev_class = 'pg_temp.users_sync_setup'::regclass AND c.oid <> r.ev_class
     GROUP BY 1, 2";
 
-/// Looks at the source, as a role that may read its catalogs. `config.users` is settled.
+/// Reads the facts about the source. `config.users` must be resolved.
+///
+/// # Errors
+/// A table is missing, the mapping does not fit, or the connection broke.
 pub(crate) async fn gather(client: &mut PgClient, config: &Config) -> Result<SetupFacts, ServiceError> {
     require_column_lists(client, config.source.publish).await?;
     let row = client.query_one(SERVER, &[&config.source.url.user]).await?;
-    let role = row.get::<_, bool>(1).then(|| Role { replicates: row.get(2), bypasses: row.get(3) });
+    let role = row.get::<_, bool>(1).then(|| Role { replicates: row.get(2), bypasses_rls: row.get(3) });
     let publication = &config.source.publication;
     let mut facts = SetupFacts {
         database: row.get(0),
@@ -101,14 +104,14 @@ pub(crate) async fn gather(client: &mut PgClient, config: &Config) -> Result<Set
         let relation = read_relation(client, table).await?.ok_or_else(|| ServiceError::NoTable(table.clone()))?;
         let row = client.query_one(COLUMNS, &[&relation.oid]).await?;
         let (row_security, not_null): (bool, Vec<String>) = (row.get(0), row.get(1));
-        let (wanted, gap) = wanted(client, config, &relation).await?;
-        let identity = identity(client, &relation, &wanted, &gap, &not_null).await?;
-        let mut columns = wanted.read.clone();
+        let needed = needed_columns(client, config, &relation).await?;
+        let identity = identity(client, &relation, &needed, &not_null).await?;
+        let mut columns = needed.read.clone();
         let in_identity = |name: &String| match &identity {
-            Identity::Enough => relation.columns.iter().any(|column| column.name == *name && column.in_identity),
+            Identity::Sufficient => relation.columns.iter().any(|column| column.name == *name && column.in_identity),
             Identity::Index(_) | Identity::NewIndex(_) | Identity::Full => false,
         };
-        let others = relation.columns.iter().map(|column| &column.name).filter(|name| !wanted.read.contains(name));
+        let others = relation.columns.iter().map(|column| &column.name).filter(|name| !needed.read.contains(name));
         columns.extend(others.filter(|name| in_identity(name)).cloned());
         facts.reads.insert(table.clone(), columns.clone());
         facts.tables.push(TableNeeds {
@@ -143,22 +146,24 @@ pub(crate) async fn gather(client: &mut PgClient, config: &Config) -> Result<Set
     Ok(facts)
 }
 
-/// Columns of a table that are read from its changes.
-struct Wanted {
+/// The columns of a table that its changes must carry.
+struct NeededColumns {
     read: Vec<String>,
-    /// Those that say whose row it is.
+    /// Those that identify the user and the tenant.
     identity: Vec<String>,
+    /// Those of `identity` that the replica identity lacks.
+    gap: Vec<String>,
 }
 
-async fn wanted(
+async fn needed_columns(
     client: &PgClient,
     config: &Config,
     relation: &Relation,
-) -> Result<(Wanted, Vec<String>), ServiceError> {
+) -> Result<NeededColumns, ServiceError> {
     let rules = &config.users;
     let oids: Vec<_> = relation.columns.iter().map(|column| column.type_oid).collect();
     let types = load_types(client, &oids).await?;
-    // With an identity of nothing at all, the gap is all that is wanted in it.
+    // With REPLICA IDENTITY NOTHING, the gap is every column that the identity needs.
     let bare = Relation { replica_identity: ReplicaIdentity::Nothing, ..relation.clone() };
     let named = |decoded: &[bool]| -> Vec<String> {
         let wanted = relation.columns.iter().zip(decoded).filter(|(_, decoded)| **decoded);
@@ -183,40 +188,38 @@ async fn wanted(
             read.dedup();
         }
     }
-    Ok((Wanted { read, identity }, gap))
+    Ok(NeededColumns { read, identity, gap })
 }
 
 async fn identity(
     client: &PgClient,
     relation: &Relation,
-    wanted: &Wanted,
-    gap: &[String],
+    needed: &NeededColumns,
     not_null: &[String],
 ) -> Result<Identity, ServiceError> {
-    if gap.is_empty() {
-        return Ok(Identity::Enough);
+    if needed.gap.is_empty() {
+        return Ok(Identity::Sufficient);
     }
     for row in client.query(INDEXES, &[&relation.oid]).await? {
         let (name, columns): (String, Vec<String>) = (row.get(0), row.get(1));
-        if wanted.identity.iter().all(|column| columns.contains(column)) {
+        if needed.identity.iter().all(|column| columns.contains(column)) {
             return Ok(Identity::Index(name));
         }
     }
-    // Unique only together with the primary key, which may have more columns than are wanted.
+    // The index needs the primary key's columns to be unique, also those that are not needed otherwise.
     let keys = relation.columns.iter().filter(|column| column.in_identity).map(|column| column.name.clone());
     let mut columns: Vec<String> = keys.collect();
     columns.extend(
-        wanted
+        needed
             .identity
             .iter()
             .filter(|name| !relation.columns.iter().any(|c| c.name == **name && c.in_identity))
             .cloned(),
     );
     let json = |name: &String| relation.columns.iter().any(|c| c.name == *name && matches!(c.type_oid, 114 | 3802));
-    match columns.iter().all(|name| not_null.contains(name) && !json(name))
-        && relation.replica_identity == ReplicaIdentity::Default
-    {
-        true => Ok(Identity::NewIndex(columns)),
-        false => Ok(Identity::Full),
+    let is_indexable = columns.iter().all(|name| not_null.contains(name) && !json(name));
+    if is_indexable && relation.replica_identity == ReplicaIdentity::Default {
+        return Ok(Identity::NewIndex(columns));
     }
+    Ok(Identity::Full)
 }

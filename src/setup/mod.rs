@@ -1,5 +1,5 @@
-//! The least privileges under which everything works, as SQL: for the source (`source`, from what `facts` saw there) and
-//! for a target (`target`). Whoever runs it is the tables' owner or a superuser; the service never needs to be.
+//! The least privileges that users-sync needs, as SQL for the source (`source`, from `facts` about it) and for a target
+//! (`target`). The SQL is run by the tables' owner or a superuser; the service never needs to be either.
 
 mod facts;
 mod script;

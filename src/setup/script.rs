@@ -1,25 +1,23 @@
-//! A script of statements, to be printed or run.
+//! A script of statements to print or run.
 
 use crate::pg::PgUrl;
 use std::fmt;
 
-/// Statements, each safe to run again.
+/// Statements, each safe to repeat.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Script {
-    /// Where it is to be run, and as whom.
+    /// The database and role to run it with.
     pub(crate) heading: String,
-    /// In order.
     pub(crate) statements: Vec<Statement>,
 }
 
-/// One statement, and why it is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Statement {
-    /// SQL without its semicolon, as people may read it.
+    /// SQL without semicolon and secrets.
     pub(crate) sql: String,
-    /// For whom reads it; may be empty.
+    /// Printed as a comment. May be empty.
     pub(crate) why: String,
-    /// What has to follow it in `sql` when it is run and must not be shown: a password.
+    /// Appended to `sql` when it is run, and never printed: a password.
     pub(crate) secret: Option<String>,
 }
 
@@ -28,7 +26,7 @@ impl Script {
         self.statements.push(Statement { sql: sql.into(), why: why.into(), secret: None });
     }
 
-    /// A role that may log in, with the password that its URL has.
+    /// Adds a login role with the password of its URL.
     pub(super) fn add_role(&mut self, url: &PgUrl, attributes: &str) {
         let role = crate::pg::quote_ident(&url.user);
         let password = url.password.as_ref().map(|secret| format!(" PASSWORD {}", crate::pg::quote_literal(&secret.0)));
@@ -42,7 +40,7 @@ impl Script {
 }
 
 impl Statement {
-    /// As it is run. Not for people.
+    /// The SQL to run. Must not be printed: it may hold a password.
     pub(crate) fn to_run(&self) -> String {
         format!("{}{}", self.sql, self.secret.as_deref().unwrap_or_default())
     }
@@ -52,9 +50,10 @@ impl fmt::Display for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "-- {}", self.heading)?;
         for Statement { sql, why, .. } in &self.statements {
-            match why.is_empty() {
-                true => writeln!(f, "{sql};")?,
-                false => writeln!(f, "{sql};  -- {why}")?,
+            if why.is_empty() {
+                writeln!(f, "{sql};")?;
+            } else {
+                writeln!(f, "{sql};  -- {why}")?;
             }
         }
         Ok(())

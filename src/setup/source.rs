@@ -1,4 +1,4 @@
-//! The source's script. Pure.
+//! The script for the source. Pure.
 
 use super::facts::{Identity, Role, SetupFacts};
 use super::script::Script;
@@ -6,10 +6,13 @@ use crate::capture::publication::{Published, create_statement};
 use crate::config::{Config, Publish};
 use crate::pg::{quote_ident, quote_table};
 
-/// The index that carries what the primary key does not.
+/// Name of the index that serves as replica identity if the primary key lacks columns.
 const IDENTITY_INDEX: &str = "users_sync_identity";
 
-/// Everything that the source lacks. An error says what cannot be had together.
+/// The statements for everything that the source lacks.
+///
+/// # Errors
+/// The configuration asks for a column list where REPLICA IDENTITY FULL is needed.
 pub(crate) fn source_script(config: &Config, facts: &SetupFacts) -> Result<Script, String> {
     let role = quote_ident(&config.source.url.user);
     let mut script = Script {
@@ -23,7 +26,7 @@ pub(crate) fn source_script(config: &Config, facts: &SetupFacts) -> Result<Scrip
         Some(_) => {}
     }
     let hides_rows = facts.tables.iter().any(|table| table.row_security);
-    if hides_rows && !facts.role.is_some_and(|role| role.bypasses) {
+    if hides_rows && !facts.role.is_some_and(|role| role.bypasses_rls) {
         script.add(format!("ALTER ROLE {role} BYPASSRLS"), "row security would hide the users from the snapshot");
     }
     script.add(format!("GRANT CONNECT ON DATABASE {} TO {role}", quote_ident(&facts.database)), "");
@@ -41,13 +44,13 @@ pub(crate) fn source_script(config: &Config, facts: &SetupFacts) -> Result<Scrip
         let table = quote_table(&needs.published.table);
         let mut published = needs.published.clone();
         match &needs.identity {
-            Identity::Enough => {}
+            Identity::Sufficient => {}
             Identity::Index(index) => script.add(
                 format!("ALTER TABLE {table} REPLICA IDENTITY USING INDEX {}", quote_ident(index)),
                 "lets a DELETE be attributed to its user and tenant",
             ),
             Identity::NewIndex(columns) => {
-                add_missing(&mut published, columns);
+                add_missing_columns(&mut published, columns);
                 let columns: Vec<_> = columns.iter().map(|column| quote_ident(column)).collect();
                 script.add(
                     format!(
@@ -84,7 +87,7 @@ pub(crate) fn source_script(config: &Config, facts: &SetupFacts) -> Result<Scrip
     Ok(script)
 }
 
-fn add_missing(published: &mut Published, columns: &[String]) {
+fn add_missing_columns(published: &mut Published, columns: &[String]) {
     if !published.columns.is_empty() {
         let missing: Vec<_> = columns.iter().filter(|column| !published.columns.contains(column)).cloned().collect();
         published.columns.extend(missing);
@@ -103,13 +106,10 @@ fn add_publication(script: &mut Script, config: &Config, facts: &SetupFacts, mis
              TABLE; afterwards run `setup` again"
         }
     };
-    match facts.has_publication {
-        false => script.add(create, why),
-        true => {
-            let tables = create.split_once(" FOR TABLE ").map_or("", |(_, tables)| tables);
-            let tables = tables.split(" WITH (").next().unwrap_or_default();
-            script
-                .add(format!("ALTER PUBLICATION {} ADD TABLE {tables}", quote_ident(&config.source.publication)), why);
-        }
+    if !facts.has_publication {
+        return script.add(create, why);
     }
+    let tables = create.split_once(" FOR TABLE ").map_or("", |(_, tables)| tables);
+    let tables = tables.split(" WITH (").next().unwrap_or_default();
+    script.add(format!("ALTER PUBLICATION {} ADD TABLE {tables}", quote_ident(&config.source.publication)), why);
 }

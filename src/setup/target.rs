@@ -1,4 +1,4 @@
-//! A target's script: the same for all. Pure.
+//! The script for a target. Pure.
 
 use super::script::Script;
 use crate::apply::create_wait_for;
@@ -6,10 +6,15 @@ use crate::apply::statement::{CREATE_INDEX, CREATE_TABLE};
 use crate::config::Tenant;
 use crate::pg::quote_ident;
 
-/// What a tenant's target needs, and what the roles of its application need to refer to users.
+/// The statements for a tenant's target, and for the application roles that reference its users.
 ///
-/// `rows_go`: rows are deleted, at once or after a time.
-pub(crate) fn target_script(tenant: &Tenant, role_exists: bool, rows_go: bool, application_roles: &[String]) -> Script {
+/// `deletes_rows`: users-sync deletes rows there, immediately or after a retention time.
+pub(crate) fn target_script(
+    tenant: &Tenant,
+    role_exists: bool,
+    deletes_rows: bool,
+    application_roles: &[String],
+) -> Script {
     let role = quote_ident(&tenant.target.user);
     let mut script = Script {
         heading: format!(
@@ -31,10 +36,7 @@ pub(crate) fn target_script(tenant: &Tenant, role_exists: bool, rows_go: bool, a
     script.add(CREATE_TABLE, "");
     script.add(CREATE_INDEX, "");
     script.add(format!("GRANT USAGE ON SCHEMA neon_auth TO {role}"), "");
-    let rights = match rows_go {
-        false => "SELECT, INSERT, UPDATE",
-        true => "SELECT, INSERT, UPDATE, DELETE",
-    };
+    let rights = if deletes_rows { "SELECT, INSERT, UPDATE, DELETE" } else { "SELECT, INSERT, UPDATE" };
     script.add(format!("GRANT {rights} ON neon_auth.users_sync TO {role}"), "");
     if !application_roles.is_empty() {
         script.add(create_wait_for(), "an application can wait for the row of a user who has just signed up");

@@ -76,8 +76,8 @@ fn right() -> SourceFacts {
         may_replicate: true,
         has_rds_role: false,
         may_create: true,
-        slots: (1, 10),
-        senders: (0, 10),
+        slots: Usage { used: 1, max: 10 },
+        senders: Usage { used: 0, max: 10 },
         keep_size_mb: Some(4096),
         has_column_lists: true,
         table: Some(table()),
@@ -138,8 +138,8 @@ fn a_server_without_logical_decoding_is_an_error() {
     check_error(|f| f.may_replicate = false, "no REPLICATION", "ALTER ROLE \"sync\" REPLICATION;");
     let rds = |f: &mut SourceFacts| (f.may_replicate, f.has_rds_role) = (false, true);
     check_error(rds, "no REPLICATION", "GRANT rds_replication TO \"sync\";");
-    check_error(|f| f.slots = (10, 10), "max_replication_slots is 10", "max_replication_slots = 11");
-    check_error(|f| f.senders = (9, 10), "max_wal_senders is 10", "max_wal_senders = 11");
+    check_error(|f| f.slots.used = 10, "max_replication_slots is 10", "max_replication_slots = 11");
+    check_error(|f| f.senders.used = 9, "max_wal_senders is 10", "max_wal_senders = 11");
 }
 
 #[test]
@@ -212,6 +212,6 @@ fn a_foreign_slot_is_an_error() {
     check(lost, Severity::Warning, "is lost", "max_slot_wal_keep_size");
     let mut active = right();
     with_slot(|s| s.active_pid = Some(77))(&mut active);
-    active.senders = (9, 10);
+    active.senders.used = 9;
     check(active, Severity::Note, "in use by process 77", "");
 }
