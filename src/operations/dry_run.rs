@@ -11,7 +11,7 @@ use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::FailureAction;
 use crate::replicator::session::prepare::settled;
-use crate::replicator::source::history::{Found, History, decide_history};
+use crate::replicator::source::history::{History, HistoryFacts, decide_history};
 use crate::replicator::source::mapping::{compile_current, fingerprint};
 use crate::replicator::tenant::recorded_target;
 use crate::snapshot::source_session;
@@ -62,7 +62,7 @@ pub async fn plan(config: &Config) -> Result<Plan, ServiceError> {
     let seen = known_here.map_or("", |source| &source.publication);
     let published = version.as_ref().is_some_and(|version| !version.was_recreated_since(seen));
     let usable = slot.filter(|slot| !slot.invalid && published);
-    let found = Found {
+    let found = HistoryFacts {
         system_identifier: &system.system_identifier,
         timeline: system.timeline,
         slot_created: usable.is_none(),

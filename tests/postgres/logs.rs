@@ -169,7 +169,7 @@ fn events_are_facts(text: &str) {
             "its target refuses users: they are left out, see users_sync.rejected there",
             &["tenant", "count", "sqlstate"],
         ),
-        ("a new slot is made, every tenant is resynced", &["slot", "reason"]),
+        ("creating a new slot: resyncing every tenant", &["slot", "reason"]),
     ] {
         assert!(!of(message).is_empty(), "no line says {message:?}");
         for event in of(message) {

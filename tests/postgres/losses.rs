@@ -100,7 +100,7 @@ async fn a_dropped_slot_is_recreated_with_a_resync() {
     let scene = Scene::start(Options::new(), "").await;
     drop_slot(&scene.source, "").await;
     scene.equal().await;
-    scene.log.says("a new slot is made, every tenant is resynced").await;
+    scene.log.says("creating a new slot: resyncing every tenant").await;
     scene.ends_well().await;
 }
 
@@ -134,7 +134,7 @@ async fn a_table_removed_from_the_publication_is_put_back_with_a_resync() {
     let scene = Scene::start(Options::new(), "").await;
     scene.source.auth("ALTER PUBLICATION users_sync DROP TABLE auth.users").await;
     scene.change("Unseen").await;
-    scene.log.says("somebody has taken the table out of the publication: it was put back").await;
+    scene.log.says("table was removed from the publication: added it again").await;
     scene.equal().await;
     scene.ends_well().await;
 }

@@ -193,7 +193,11 @@ async fn carried_over(major: u32) {
     equal(&world.primary, &world.targets, "acme").await;
     let log = world.log.text();
     assert!(log.contains("its timeline is another one"), "{log}");
-    assert_eq!(log.matches("making the slot").count(), 1, "the slot that was carried over is used\n{log}");
+    assert_eq!(
+        log.matches("creating the replication slot").count(),
+        1,
+        "the slot that was carried over is used\n{log}"
+    );
     // Rows that the target holds already are not written again.
     let written = format!("SELECT count(*) FROM neon_auth.users_sync WHERE xmin::text::bigint > {last}");
     assert_eq!(world.targets.query("acme", &written).await[0][0].as_deref(), Some("1"), "{log}");

@@ -7,10 +7,10 @@ use crate::pg::{PgClient, connect};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::{SessionContext, SessionStart};
 use crate::replicator::session::tenants::TenantHandle;
-use crate::replicator::source::history::{Found, History, decide_history};
-use crate::replicator::source::mapping::{compile_current, fingerprint, identity_gaps};
+use crate::replicator::source::history::{History, HistoryFacts, decide_history};
+use crate::replicator::source::mapping::{check_identities, compile_current, fingerprint};
 use crate::replicator::source::publication::publish;
-use crate::replicator::source::slot::take_slot;
+use crate::replicator::source::slot::{EnsuredSlot, ensure_slot};
 use crate::route::Memory;
 use crate::snapshot::{Export, ResolvedFamily, resolve_family, source_session};
 use crate::state::{Snapshot, StateStore};
@@ -36,12 +36,13 @@ pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Resul
         return Err(ServiceError::InRecovery);
     }
     let config = &settled(&client, config).await?;
-    identity_gaps(&client, &config.users).await?;
+    check_identities(&client, &config.users).await?;
     say_what_is_lacking(&client, config).await?;
     let state = connect(&config.state_url).await?;
     let unpublished = publish(&client, &state, config).await?;
     let mut connection = ReplicationConnection::connect(&config.source.url).await?;
-    let (from, created) = take_slot(config, &client, &state, &mut connection, unpublished, live).await?;
+    let EnsuredSlot { position: from, export: created } =
+        ensure_slot(config, &client, &state, &mut connection, unpublished, live).await?;
     let system = identify_system(&mut connection).await?;
     let names = [&*config.source.publication];
     let (reader, writer) = connection.start_replication(&config.source.slot, from, &names).await?;
@@ -53,7 +54,7 @@ pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Resul
     let name = &config.source.publication;
     let version = publication::read_version(&client, name, &config.users.tables()).await?.map(|version| version.rows);
     let version = version.ok_or(ServiceError::Republished)?;
-    let found = Found {
+    let found = HistoryFacts {
         system_identifier: &system.system_identifier,
         timeline: system.timeline,
         slot_created: created.is_some(),

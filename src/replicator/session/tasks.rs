@@ -87,7 +87,7 @@ impl SessionTasks {
         running.source.spawn(Stream::new(context.clone(), dispatch, context.drain.clone(), reader, client).run());
         running.source.spawn(coordinator::serve(context.clone(), requests, created));
         let watched = context.clone();
-        running.source.spawn(async move { watching::membership(&watched).await });
+        running.source.spawn(async move { watching::watch_publication(&watched).await });
         let (recording, reporting) = (running.stop_recording.clone(), running.stop_reporting.clone());
         let record = context.clone();
         running.confirming.spawn(async move { positions::record(&record, recording).await });

@@ -4,7 +4,7 @@ use crate::apply::{NIL_TARGET_ID, ObservedTarget, RecordedTarget, Session, Targe
 use crate::model::{Change, Epoch, Lsn, TargetId, Timestamp, Xid};
 use crate::progress::Progress;
 use crate::replicator::simulation::world::*;
-use crate::replicator::source::history::{Found, History, decide_history};
+use crate::replicator::source::history::{History, HistoryFacts, decide_history};
 use std::collections::BTreeMap;
 
 impl World {
@@ -20,7 +20,7 @@ impl World {
         self.clock += 1;
         source.state.epoch = Epoch(self.clock.max(source.state.epoch.0 + 1));
         source.epochs.insert(source.state.epoch, source.end);
-        let found = Found {
+        let found = HistoryFacts {
             system_identifier: "1",
             timeline: 1,
             slot_created: created,

@@ -1,21 +1,21 @@
-//! Whether positions still mean what they meant: one unbroken history, or a new generation. Pure.
+//! Decides whether the source's positions continue the known history, or a new generation begins. Pure.
 
 use crate::capture::publication::was_altered;
 use crate::model::{Generation, HistoryBreak, Lsn};
 use crate::state::SourceRow;
 
-/// The source and its slot, as they are found at the start.
+/// What a session finds at its start.
 #[derive(Clone, Debug)]
-pub(crate) struct Found<'a> {
+pub(crate) struct HistoryFacts<'a> {
     pub(crate) system_identifier: &'a str,
     pub(crate) timeline: i32,
-    /// The slot was made just now.
+    /// This session created the slot.
     pub(crate) slot_created: bool,
-    /// Where the slot begins to send.
+    /// The position after which the slot sends.
     pub(crate) confirmed: Lsn,
     /// The end of the source's log.
     pub(crate) flushed: Lsn,
-    /// The publication's version.
+    /// The rows of the publication's version.
     pub(crate) publication: &'a str,
 }
 
@@ -25,18 +25,19 @@ pub(crate) enum History {
     New(Generation, HistoryBreak),
 }
 
-pub(crate) fn decide_history(state: &SourceRow, found: &Found<'_>) -> History {
+/// The first break that applies begins a new generation.
+pub(crate) fn decide_history(state: &SourceRow, facts: &HistoryFacts<'_>) -> History {
     let breaks = [
         (state.generation == Generation(0), HistoryBreak::NothingReplicated),
-        (found.slot_created, HistoryBreak::NewSlot),
+        (facts.slot_created, HistoryBreak::NewSlot),
         (state.system_identifier.is_empty(), HistoryBreak::MarkedBroken),
-        (was_altered(&state.publication, found.publication), HistoryBreak::Republished),
-        (state.system_identifier != found.system_identifier, HistoryBreak::OtherServer),
-        // Also where the slot was carried over and every checkpoint lies before the promotion: a user who was read from the
-        // old primary is ahead of the checkpoint, and what was read may be among what the promotion has lost.
-        (state.timeline != found.timeline, HistoryBreak::Promoted),
-        (found.confirmed > state.confirmed, HistoryBreak::SlotMoved),
-        (state.confirmed > found.flushed, HistoryBreak::SourceRestored),
+        (was_altered(&state.publication, facts.publication), HistoryBreak::Republished),
+        (state.system_identifier != facts.system_identifier, HistoryBreak::OtherServer),
+        // Even with a failover slot: users read from the old primary are ahead of their checkpoint, and the promotion may
+        // have lost these changes.
+        (state.timeline != facts.timeline, HistoryBreak::Promoted),
+        (facts.confirmed > state.confirmed, HistoryBreak::SlotMoved),
+        (state.confirmed > facts.flushed, HistoryBreak::SourceRestored),
     ];
     match breaks.into_iter().find(|(applies, _)| *applies) {
         None => History::Same(state.generation),
@@ -64,7 +65,7 @@ mod tests {
         }
     }
 
-    const FOUND: Found<'_> = Found {
+    const FACTS: HistoryFacts<'_> = HistoryFacts {
         system_identifier: "7",
         timeline: 1,
         slot_created: false,
@@ -75,30 +76,34 @@ mod tests {
 
     #[test]
     fn a_slot_at_or_behind_the_confirmed_position_continues() {
-        assert_eq!(decide_history(&state(), &FOUND), History::Same(Generation(3)));
-        assert_eq!(decide_history(&state(), &Found { confirmed: Lsn(90), ..FOUND }), History::Same(Generation(3)));
+        assert_eq!(decide_history(&state(), &FACTS), History::Same(Generation(3)));
+        assert_eq!(
+            decide_history(&state(), &HistoryFacts { confirmed: Lsn(90), ..FACTS }),
+            History::Same(Generation(3))
+        );
     }
 
     #[test]
     fn any_break_in_the_history_begins_a_new_generation() {
-        let check = |state: SourceRow, found: Found<'_>, expected: HistoryBreak| match decide_history(&state, &found) {
-            History::New(generation, reason) => {
-                assert_eq!(generation.0, state.generation.0 + 1);
-                assert_eq!(reason, expected);
-            }
-            same => panic!("{same:?}"),
-        };
-        check(SourceRow { generation: Generation(0), ..state() }, FOUND, HistoryBreak::NothingReplicated);
-        check(state(), Found { slot_created: true, ..FOUND }, HistoryBreak::NewSlot);
-        check(state(), Found { system_identifier: "8", ..FOUND }, HistoryBreak::OtherServer);
-        check(state(), Found { timeline: 2, ..FOUND }, HistoryBreak::Promoted);
-        check(state(), Found { confirmed: Lsn(101), ..FOUND }, HistoryBreak::SlotMoved);
-        check(state(), Found { confirmed: Lsn(50), flushed: Lsn(99), ..FOUND }, HistoryBreak::SourceRestored);
-        check(SourceRow { system_identifier: String::new(), ..state() }, FOUND, HistoryBreak::MarkedBroken);
-        check(SourceRow { publication: "1:2 3:5 of auth.users".into(), ..state() }, FOUND, HistoryBreak::Republished);
-        for same in ["", FOUND.publication, "1:2 3:4 5:6 of auth.users auth.emails"] {
+        let check =
+            |state: SourceRow, facts: HistoryFacts<'_>, expected: HistoryBreak| match decide_history(&state, &facts) {
+                History::New(generation, reason) => {
+                    assert_eq!(generation.0, state.generation.0 + 1);
+                    assert_eq!(reason, expected);
+                }
+                same => panic!("{same:?}"),
+            };
+        check(SourceRow { generation: Generation(0), ..state() }, FACTS, HistoryBreak::NothingReplicated);
+        check(state(), HistoryFacts { slot_created: true, ..FACTS }, HistoryBreak::NewSlot);
+        check(state(), HistoryFacts { system_identifier: "8", ..FACTS }, HistoryBreak::OtherServer);
+        check(state(), HistoryFacts { timeline: 2, ..FACTS }, HistoryBreak::Promoted);
+        check(state(), HistoryFacts { confirmed: Lsn(101), ..FACTS }, HistoryBreak::SlotMoved);
+        check(state(), HistoryFacts { confirmed: Lsn(50), flushed: Lsn(99), ..FACTS }, HistoryBreak::SourceRestored);
+        check(SourceRow { system_identifier: String::new(), ..state() }, FACTS, HistoryBreak::MarkedBroken);
+        check(SourceRow { publication: "1:2 3:5 of auth.users".into(), ..state() }, FACTS, HistoryBreak::Republished);
+        for same in ["", FACTS.publication, "1:2 3:4 5:6 of auth.users auth.emails"] {
             let known = SourceRow { publication: same.into(), ..state() };
-            assert_eq!(decide_history(&known, &FOUND), History::Same(Generation(3)), "{same}");
+            assert_eq!(decide_history(&known, &FACTS), History::Same(Generation(3)), "{same}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A relation version with its mapping, and the fingerprint by which a target knows how its rows were made.
+//! Compiles the mapping for a relation version, and takes the fingerprint that tells a target how its rows were made.
 
 use crate::capture::publication::Published;
 use crate::config::{Config, Publish};
@@ -12,13 +12,12 @@ use tokio_postgres::Client;
 pub(crate) struct MappedRelation {
     pub(crate) relation: Relation,
     pub(crate) plan: RowPlan,
-    /// Where rows of this shape are read from, as an item of SQL's FROM.
+    /// An item of FROM that returns rows of this shape.
     pub(crate) from: String,
 }
 
-/// Holds the mapping against a relation version; its types are looked up in the catalog. A version need not have what
-/// is excluded: another one may, and a column list leaves it out. Generated columns, which a publication may send since
-/// PostgreSQL 18, stay out as they do where it does not.
+/// Compiles the mapping for a received relation version. Excluded columns may be missing, because another version or a
+/// column list may lack them. Generated columns, which PostgreSQL 18 can publish, are always excluded.
 pub(crate) async fn compile(
     client: &Client,
     rules: &Rules,
@@ -38,7 +37,7 @@ async fn compile_strictly(client: &Client, rules: &Rules, relation: Relation) ->
     Ok(MappedRelation { relation, plan, from })
 }
 
-/// The same for the table as it is now, or for what the query gives now.
+/// Compiles the mapping for the current table, or for the current result of the query.
 pub(crate) async fn compile_current(client: &Client, rules: &Rules) -> Result<MappedRelation, ServiceError> {
     let relation = current(client, &rules.table).await?;
     let Some(query) = &rules.query else { return compile_strictly(client, rules, relation).await };
@@ -46,7 +45,7 @@ pub(crate) async fn compile_current(client: &Client, rules: &Rules) -> Result<Ma
     Ok(MappedRelation { from: query_item(&query.sql), ..compile_strictly(client, rules, relation).await? })
 }
 
-/// Holds what is watched of a table against a relation version of it.
+/// Compiles the watches of a table for one of its relation versions.
 pub(crate) async fn compile_watched(
     client: &Client,
     rules: &Rules,
@@ -61,15 +60,15 @@ pub(crate) async fn compile_watched(
     compiled.collect()
 }
 
-/// A table whose changes touch users.
+/// A table whose changes affect users.
 pub(crate) struct WatchedTable {
     pub(crate) plan: WatchPlan,
-    /// The table that says whether a user is there at all.
+    /// A user exists as long as a row of this table does.
     pub(crate) is_users_own: bool,
 }
 
-/// What the replica identities of all tables lack, with the SQL that mends it.
-pub(crate) async fn identity_gaps(client: &Client, rules: &Rules) -> Result<(), ServiceError> {
+/// An error if the replica identity of a table lacks columns, with the SQL that adds them.
+pub(crate) async fn check_identities(client: &Client, rules: &Rules) -> Result<(), ServiceError> {
     let check = |table: &TableName, gap: &[String], remedy: &str| match gap {
         [] => Ok(()),
         gap => Err(ServiceError::Identity { table: table.clone(), columns: gap.join(", "), remedy: remedy.to_owned() }),
@@ -86,21 +85,21 @@ pub(crate) async fn identity_gaps(client: &Client, rules: &Rules) -> Result<(), 
     Ok(())
 }
 
-/// The tables as they are to be published: whole, or only what is wanted of them and what identifies their rows.
-pub(crate) async fn published(client: &Client, config: &Config) -> Result<Vec<Published>, ServiceError> {
+/// The tables to publish: whole, or with the columns that the mapping and the replica identity need.
+pub(crate) async fn tables_to_publish(client: &Client, config: &Config) -> Result<Vec<Published>, ServiceError> {
     let rules = &config.users;
     let mut tables = Vec::new();
     for table in rules.tables() {
         let columns = match config.source.publish {
             Publish::Rows => Vec::new(),
-            Publish::Columns => wanted(client, rules, current(client, table).await?).await?,
+            Publish::Columns => needed_columns(client, rules, current(client, table).await?).await?,
         };
         tables.push(Published { table: table.clone(), columns });
     }
     Ok(tables)
 }
 
-async fn wanted(client: &Client, rules: &Rules, relation: Relation) -> Result<Vec<String>, ServiceError> {
+async fn needed_columns(client: &Client, rules: &Rules, relation: Relation) -> Result<Vec<String>, ServiceError> {
     if relation.replica_identity == ReplicaIdentity::Full {
         return Err(ServiceError::Unready {
             what: format!(
@@ -110,11 +109,17 @@ async fn wanted(client: &Client, rules: &Rules, relation: Relation) -> Result<Ve
             remedy: "use an index as replica identity, or source.publish: rows".to_owned(),
         });
     }
-    let mut wanted: Vec<bool> = relation.columns.iter().map(|column| column.in_identity).collect();
-    let mut add = |decoded: &[bool]| wanted.iter_mut().zip(decoded).for_each(|(wanted, decoded)| *wanted |= decoded);
+    let mut needed: Vec<bool> = relation.columns.iter().map(|column| column.in_identity).collect();
+    let mut add = |decoded: &[bool]| {
+        for (needed, decoded) in needed.iter_mut().zip(decoded) {
+            *needed |= decoded;
+        }
+    };
     let relation = match rules.query {
         Some(_) => {
-            compile_watched(client, rules, &relation).await?.iter().for_each(|watched| add(watched.plan.decoded()));
+            for watched in compile_watched(client, rules, &relation).await? {
+                add(watched.plan.decoded());
+            }
             relation
         }
         None => {
@@ -123,8 +128,8 @@ async fn wanted(client: &Client, rules: &Rules, relation: Relation) -> Result<Ve
             mapped.relation
         }
     };
-    let wanted = relation.columns.into_iter().zip(wanted).filter(|(_, wanted)| *wanted);
-    Ok(wanted.map(|(column, _)| column.name).collect())
+    let needed = relation.columns.into_iter().zip(needed).filter(|(_, needed)| *needed);
+    Ok(needed.map(|(column, _)| column.name).collect())
 }
 
 async fn current(client: &Client, table: &TableName) -> Result<Relation, ServiceError> {

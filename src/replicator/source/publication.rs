@@ -1,29 +1,29 @@
-//! The publication: made where it is missing, and kept whole.
+//! Creates the publication if it is missing, and adds tables that were removed from it.
 
 use crate::capture::publication;
 use crate::config::{Config, Publish};
 use crate::model::{Generation, TableName};
 use crate::pg::PgClient;
 use crate::replicator::error::ServiceError;
-use crate::replicator::source::mapping::published;
+use crate::replicator::source::mapping::tables_to_publish;
 use crate::state::StateStore;
 
-/// The publication comes before the slot: a slot knows only what was published when the change was made.
-/// Whether it had to be made.
+/// Ensures that every table is published, and returns whether the publication was created. Called before the slot is
+/// created: the slot sends only what was published at the time of the change.
 pub(crate) async fn publish(client: &PgClient, state: &PgClient, config: &Config) -> Result<bool, ServiceError> {
     require_column_lists(client, config.source.publish).await?;
     let (name, tables) = (&config.source.publication, config.users.tables());
     let missing = publication::read_publication(client, name).await?.is_none();
     if missing {
-        publication::create_publication(client, name, &published(client, config).await?).await?;
-        tracing::info!(publication = name, ?tables, "created");
+        publication::create_publication(client, name, &tables_to_publish(client, config).await?).await?;
+        tracing::info!(publication = name, ?tables, "publication created");
     }
     for table in tables {
         if !publication::table_in_publication(client, name, table).await? {
             let known = StateStore::read(state, &config.source.slot).await?;
-            // At the first start nobody has taken it out: it was never in.
+            // Before the first session the table was never in it.
             let was_in = known.source.is_some_and(|source| source.generation > Generation(0));
-            if !was_in || !put_back(client, state, config, table).await? {
+            if !was_in || !add_again(client, state, config, table).await? {
                 return Err(ServiceError::NotPublished { publication: name.clone(), table: table.clone() });
             }
         }
@@ -31,7 +31,7 @@ pub(crate) async fn publish(client: &PgClient, state: &PgClient, config: &Config
     Ok(missing)
 }
 
-/// An error where `source.publish` asks for what the server does not have yet.
+/// An error if `source.publish` needs column lists and the server's version has none.
 pub(crate) async fn require_column_lists(client: &PgClient, publish: Publish) -> Result<(), ServiceError> {
     if publish == Publish::Rows || publication::has_column_lists(client).await? {
         return Ok(());
@@ -40,9 +40,9 @@ pub(crate) async fn require_column_lists(client: &PgClient, publish: Publish) ->
     Err(ServiceError::Unready { what: what.to_owned(), remedy: remedy.to_owned() })
 }
 
-/// Puts a table back that somebody has taken out, where that is ours to do; whether it is in again. What was changed until
-/// then was never sent, and that is written down first: a new history begins.
-pub(crate) async fn put_back(
+/// Adds a removed table to the publication again, and returns whether that was permitted. The break is recorded first:
+/// what changed in between was never sent, so a new generation begins.
+pub(crate) async fn add_again(
     client: &PgClient,
     state: &PgClient,
     config: &Config,
@@ -50,7 +50,7 @@ pub(crate) async fn put_back(
 ) -> Result<bool, ServiceError> {
     StateStore::break_history(state, &config.source.slot).await?;
     let added = async {
-        let all = published(client, config).await?;
+        let all = tables_to_publish(client, config).await?;
         for published in all.iter().filter(|published| published.table == *table) {
             publication::add_table(client, &config.source.publication, published).await?;
         }
@@ -58,11 +58,11 @@ pub(crate) async fn put_back(
     };
     match added.await {
         Ok(()) => {
-            tracing::warn!(%table, "somebody has taken the table out of the publication: it was put back");
+            tracing::warn!(%table, "table was removed from the publication: added it again");
             Ok(true)
         }
         Err(error) => {
-            tracing::error!(%table, %error, "somebody has taken the table out of the publication: put it back");
+            tracing::error!(%table, %error, "table was removed from the publication: cannot add it again");
             Ok(false)
         }
     }

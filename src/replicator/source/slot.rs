@@ -1,4 +1,4 @@
-//! The slot: found free, made, or waited for as a standby.
+//! The replication slot: used if it is free, created if it is missing, waited for as a standby if it is in use.
 
 use crate::capture::slot::{self, CreatedSlot};
 use crate::capture::{ReplicationConnection, publication};
@@ -12,21 +12,32 @@ use crate::status::live::ProcessStatus;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How often a standby looks whether the slot is free.
-const STANDBY_EVERY: Duration = Duration::from_millis(500);
+/// How often a standby checks whether the slot is free.
+const STANDBY_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Finds the slot free, or makes it; gives the position that it sends from, and the snapshot of a new one.
-pub(crate) async fn take_slot(
+/// The slot, ready to be read.
+pub(crate) struct EnsuredSlot {
+    /// The position after which the slot sends.
+    pub(crate) position: Lsn,
+    /// The snapshot of a new slot.
+    pub(crate) export: Option<Export>,
+}
+
+/// Waits until the slot is free, or creates it if it does not exist or cannot be used.
+///
+/// # Errors
+/// If the slot belongs to another program or database, and with `on_slot_loss: stop` if it was lost.
+pub(crate) async fn ensure_slot(
     config: &Config,
     client: &PgClient,
     state: &PgClient,
     connection: &mut ReplicationConnection,
     unpublished: bool,
     live: &ProcessStatus,
-) -> Result<(Lsn, Option<Export>), ServiceError> {
+) -> Result<EnsuredSlot, ServiceError> {
     let name = &config.source.slot;
     let mut standby = Standby::default();
-    let why = loop {
+    let loss = loop {
         let Some(row) = slot::read_slot(client, name).await? else {
             let known = StateStore::read(state, name).await?;
             break known.source.is_some_and(|source| source.generation.0 > 0).then_some(SlotLoss::Gone);
@@ -39,17 +50,17 @@ pub(crate) async fn take_slot(
             return Err(foreign(format!("it belongs to database {}", row.database.unwrap_or_default())));
         }
         let unpublished = unpublished
-            || row.active_pid.is_none() && is_older_than_its_publication(config, client, state, connection).await?;
+            || row.active_pid.is_none() && is_older_than_publication(config, client, state, connection).await?;
         match (row.active_pid, row.confirmed_flush) {
             (None, _) if row.invalid || unpublished => {
-                let why = if row.invalid { SlotLoss::Invalidated } else { SlotLoss::OlderThanPublication };
-                lost(config, why)?;
+                let loss = if row.invalid { SlotLoss::Invalidated } else { SlotLoss::OlderThanPublication };
+                check_loss(config, loss)?;
                 slot::drop_slot(connection, name).await?;
-                break Some(why);
+                break Some(loss);
             }
-            (None, Some(confirmed)) => return Ok((confirmed, None)),
+            (None, Some(position)) => return Ok(EnsuredSlot { position, export: None }),
             (pid, confirmed) => {
-                // One that is being made has no position yet, and may wait for long.
+                // A slot that is being created has no position yet. Its creation may take long.
                 let holder = pid.filter(|_| confirmed.is_some());
                 if holder.is_some() {
                     live.waits_as_standby();
@@ -59,25 +70,25 @@ pub(crate) async fn take_slot(
         }
     };
     live.starts(None);
-    if let Some(why) = why {
-        lost(config, why)?;
-        tracing::warn!(slot = name, reason = %why, "a new slot is made, every tenant is resynced");
+    if let Some(loss) = loss {
+        check_loss(config, loss)?;
+        tracing::warn!(slot = name, reason = %loss, "creating a new slot: resyncing every tenant");
     }
-    tracing::info!(slot = name, "making the slot; this waits for the transactions that are running now");
+    tracing::info!(slot = name, "creating the replication slot (waits for open transactions)");
     let CreatedSlot { consistent_point, snapshot_name } = slot::create_slot(connection, name, false).await?;
     let export = hold_export(connect(&config.source.url).await?, &snapshot_name, consistent_point).await?;
-    Ok((consistent_point, Some(export)))
+    Ok(EnsuredSlot { position: consistent_point, export: Some(export) })
 }
 
-/// Whether the publication was dropped and made anew: what the slot still has to send was written before, and the server
-/// looks for the publication of that time (ERROR 42704).
-async fn is_older_than_its_publication(
+/// Whether the publication was dropped and created again. The slot has to send changes from before, and for these the
+/// server looks up the publication of that time (ERROR 42704).
+async fn is_older_than_publication(
     config: &Config,
     client: &PgClient,
     state: &PgClient,
     connection: &mut ReplicationConnection,
 ) -> Result<bool, ServiceError> {
-    // On another server nothing can be told from them, and everything begins anew there.
+    // Versions of another server cannot be compared. A new generation begins there anyway.
     let system = slot::identify_system(connection).await?.system_identifier;
     let version = publication::read_version(client, &config.source.publication, &config.users.tables()).await?;
     let known = StateStore::read(state, &config.source.slot).await?;
@@ -85,7 +96,8 @@ async fn is_older_than_its_publication(
     Ok(version.zip(known).is_some_and(|(version, known)| version.was_recreated_since(&known.publication)))
 }
 
-fn lost(config: &Config, why: SlotLoss) -> Result<(), ServiceError> {
+/// An error if the configuration says to stop on this loss.
+fn check_loss(config: &Config, why: SlotLoss) -> Result<(), ServiceError> {
     match config.on_slot_loss {
         OnSlotLoss::Resync => Ok(()),
         OnSlotLoss::Stop => Err(ServiceError::SlotLost { slot: config.source.slot.clone(), why }),
@@ -95,14 +107,14 @@ fn lost(config: &Config, why: SlotLoss) -> Result<(), ServiceError> {
 /// A process that waits for the slot.
 #[derive(Default)]
 struct Standby {
-    /// The server process that uses the slot, and since when it has been seen to.
+    /// The server process that uses the slot, and when it was first seen.
     holder: Option<(i32, Instant)>,
-    said: bool,
+    is_logged: bool,
 }
 
 impl Standby {
-    /// Waits a little. A holder whose lease has lapsed is frozen or cut off: the server would keep its connection for a
-    /// minute or for ever, so it is ended.
+    /// Waits for one interval. A holder whose lease has expired is frozen or cut off: its server process is terminated,
+    /// because the server may keep it for minutes.
     async fn wait(
         &mut self,
         client: &PgClient,
@@ -110,31 +122,26 @@ impl Standby {
         slot: &str,
         holder: Option<i32>,
     ) -> Result<(), ServiceError> {
-        if !self.said {
-            tracing::info!(slot, pid = holder, "the slot is in use: waiting as a standby");
-            self.said = true;
+        if !self.is_logged {
+            tracing::info!(slot, pid = holder, "slot in use, waiting as a standby");
+            self.is_logged = true;
         }
         match (holder, self.holder) {
             (Some(pid), Some((known, since))) if pid == known => {
-                // A process that has just begun has the slot before it has the lease.
-                if since.elapsed() > LEASE && self.has_lapsed(state, slot).await? {
+                // A process that has just started holds the slot before it holds the lease.
+                if since.elapsed() > LEASE && self.has_expired(state, slot).await? {
                     let ended: bool = client.query_one("SELECT pg_terminate_backend($1)", &[&pid]).await?.get(0);
-                    tracing::warn!(
-                        slot,
-                        pid,
-                        ended,
-                        "the lease of the process that holds the slot has lapsed: taking over"
-                    );
+                    tracing::warn!(slot, pid, ended, "lease of the active process expired, taking over");
                     self.holder = None;
                 }
             }
             (holder, _) => self.holder = holder.map(|pid| (pid, Instant::now())),
         }
-        sleep(STANDBY_EVERY).await;
+        sleep(STANDBY_POLL_INTERVAL).await;
         Ok(())
     }
 
-    async fn has_lapsed(&self, state: &PgClient, slot: &str) -> Result<bool, ServiceError> {
+    async fn has_expired(&self, state: &PgClient, slot: &str) -> Result<bool, ServiceError> {
         let known = StateStore::read(state, slot).await?;
         Ok(known.source.is_some_and(|source| !source.is_held()))
     }
