@@ -2,112 +2,11 @@
 //! batch.
 //!
 //! Every part that writes rows refers to `guard`: otherwise it would write although the guard fails. A plain
-//! UPDATE
-//! takes no lock that an application's foreign key check waits for; ON CONFLICT would.
+//! UPDATE takes no lock that an application's foreign key check waits for; ON CONFLICT would.
 
 use super::notify::Notify;
+use super::shape::{COLUMNS, Shape};
 use crate::model::Deletes;
-
-/// The columns of `users_sync` in the order of the arrays.
-const COLUMNS: [&str; 7] = ["id", "raw_json", "name", "email", "created_at", "updated_at", "deleted_at"];
-
-/// The writable columns of `neon_auth.users_sync`. Generated columns are computed from `raw_json`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shape {
-    writable: [bool; 7],
-}
-
-/// Why `neon_auth.users_sync` cannot be written.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ShapeError {
-    /// A column is missing.
-    #[error("neon_auth.users_sync has no column {0}")]
-    Missing(&'static str),
-    /// A column that users-sync has to write is generated.
-    #[error("column {0} of neon_auth.users_sync is generated, but users-sync has to write it")]
-    Generated(&'static str),
-    /// A column has the wrong type.
-    #[error("column {column} of neon_auth.users_sync has the type {found} instead of {expected}")]
-    Type {
-        /// The column.
-        column: &'static str,
-        /// The required type.
-        expected: &'static str,
-        /// The actual type.
-        found: String,
-    },
-}
-
-impl Shape {
-    /// Checks the columns, given from the catalog as name, `format_type`, and whether `attgenerated` is set.
-    pub fn from_columns(found: &[(String, String, bool)]) -> Result<Shape, ShapeError> {
-        let types = ["text", "jsonb", "text", "text", TIMESTAMPTZ, TIMESTAMPTZ, TIMESTAMPTZ];
-        let mut writable = [true; 7];
-        for ((column, expected), writable) in COLUMNS.into_iter().zip(types).zip(&mut writable) {
-            let (_, kind, generated) =
-                found.iter().find(|(name, ..)| name == column).ok_or(ShapeError::Missing(column))?;
-            if kind != expected {
-                return Err(ShapeError::Type { column, expected, found: kind.clone() });
-            }
-            if *generated && matches!(column, "raw_json" | "updated_at" | "deleted_at") {
-                return Err(ShapeError::Generated(column));
-            }
-            *writable = !generated;
-        }
-        Ok(Shape { writable })
-    }
-
-    /// The columns that COPY and INSERT list.
-    pub fn writable(&self) -> impl Iterator<Item = &'static str> + '_ {
-        COLUMNS.into_iter().zip(self.writable).filter_map(|(column, writable)| writable.then_some(column))
-    }
-
-    /// Whether no column is generated.
-    pub fn is_plain(&self) -> bool {
-        self.writable == [true; 7]
-    }
-
-    /// `prefix.column, ...` of the writable columns.
-    fn list(&self, prefix: &str) -> String {
-        self.writable().map(|column| format!("{prefix}{column}")).collect::<Vec<_>>().join(", ")
-    }
-
-    /// `column = source.column, ...` of the writable columns except the key.
-    fn assignments(&self, source: &str) -> String {
-        let assign = |column| format!("{column} = {source}.{column}");
-        self.writable().filter(|column| *column != "id").map(assign).collect::<Vec<_>>().join(", ")
-    }
-
-    /// Whether the row `u` differs from `source`. A derived time alone is no difference.
-    pub fn differs(&self, source: &str) -> String {
-        let compared = |prefix: &str| {
-            let columns = self.writable().filter(|column| !matches!(*column, "id" | "updated_at"));
-            columns.map(|column| format!("{prefix}.{column}")).collect::<Vec<_>>().join(", ")
-        };
-        format!(
-            "(({}) IS DISTINCT FROM ({}) OR NOT {source}.derived AND u.updated_at IS DISTINCT FROM {source}.updated_at)",
-            compared("u"),
-            compared(source)
-        )
-    }
-
-    /// CTEs that update and insert the rows of `source`, a relation with the seven columns and `derived`.
-    /// They refer to `guard`, and return what the last parameter says.
-    fn upsert(&self, source: &str, [updated, inserted]: [&str; 2]) -> String {
-        format!(
-            "updated AS (UPDATE neon_auth.users_sync u SET {assignments} FROM {source} v, guard \
-               WHERE u.id = v.id AND {differs}{updated}), \
-             inserted AS (INSERT INTO neon_auth.users_sync ({columns}) SELECT {values} FROM {source} v, guard \
-               WHERE NOT EXISTS (SELECT FROM neon_auth.users_sync u WHERE u.id = v.id){inserted})",
-            assignments = self.assignments("v"),
-            differs = self.differs("v"),
-            columns = self.list(""),
-            values = self.list("v."),
-        )
-    }
-}
-
-const TIMESTAMPTZ: &str = "timestamp with time zone";
 
 /// The checkpoint's table. Executed only if it is missing.
 pub const CREATE_CHECKPOINT: &str = "\
@@ -195,8 +94,8 @@ SELECT 1 FROM users_sync.checkpoint \
 WHERE tenant = $1 AND target_id = $2::text::uuid AND generation = $3 AND position = $5 AND epoch <= $4 \
 FOR UPDATE";
 
-/// Writes the first checkpoint of a target, or the one after a merge. Writes nothing if a later merge was
-/// faster. `$1` to `$6`: tenant, target id, generation, epoch, position, mapping.
+/// Writes the first checkpoint of a target or the one after a merge, unless a later merge was faster. `$1` to
+/// `$6`: tenant, target id, generation, epoch, position, mapping.
 pub const REPLACE_CHECKPOINT: &str = "\
 INSERT INTO users_sync.checkpoint AS c (tenant, target_id, generation, epoch, position, mapping) \
 VALUES ($1, $2::text::uuid, $3, $4, $5, $6) \
@@ -251,7 +150,7 @@ const PATCH_ARRAYS: [(&str, &str); 13] = [
 ];
 
 /// The statement of a batch: guard, rows, and a count of the guard's rows. After the guard's parameters come
-/// the arrays of upserts (8), patches (13) and deletes (2). Documents are sent as arrays of text.
+/// the arrays of upserts (8), patches (13) and deletes (2), with documents as text.
 pub fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> String {
     let mut next = if parts.chunk { 1 } else { 7 };
     // unnest() in the select list parses a document when its row is built. In FROM it would copy every row,
@@ -335,8 +234,8 @@ CREATE TEMPORARY TABLE users_sync_stage (
   created_at timestamptz, updated_at timestamptz, deleted_at timestamptz, derived boolean NOT NULL
 ) ON COMMIT DROP";
 
-/// The UPDATE and the INSERT of a merge from the filled stage. A changed row with a derived time gets the
-/// time of the merge. `part` restricts both to a part of the stage.
+/// The UPDATE and the INSERT of a merge from the filled stage, restricted by `part`. A changed row with a
+/// derived time gets the time of the merge.
 pub fn merge_statements(shape: &Shape, part: &str) -> [String; 2] {
     let assign = |column: &'static str| match column {
         "updated_at" => "updated_at = CASE WHEN v.derived THEN now() ELSE v.updated_at END".to_owned(),
@@ -420,33 +319,7 @@ pub fn delete_absent(deletes: Deletes) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn columns(generated: &[&str]) -> Vec<(String, String, bool)> {
-        COLUMNS
-            .iter()
-            .map(|column| {
-                let kind = match *column {
-                    "raw_json" => "jsonb",
-                    "id" | "name" | "email" => "text",
-                    _ => TIMESTAMPTZ,
-                };
-                (column.to_string(), kind.to_owned(), generated.contains(column))
-            })
-            .collect()
-    }
-
-    #[test]
-    fn both_table_shapes_are_recognised_and_others_are_reported() {
-        assert!(Shape::from_columns(&columns(&[])).unwrap().is_plain());
-        let neon = Shape::from_columns(&columns(&["id", "name", "email", "created_at"])).unwrap();
-        assert_eq!(neon.writable().collect::<Vec<_>>(), ["raw_json", "updated_at", "deleted_at"]);
-        assert!(!neon.is_plain());
-        assert_eq!(Shape::from_columns(&columns(&["deleted_at"])), Err(ShapeError::Generated("deleted_at")));
-        assert_eq!(Shape::from_columns(&columns(&[])[1..]), Err(ShapeError::Missing("id")));
-        let mut uuid = columns(&[]);
-        uuid[0].1 = "uuid".into();
-        assert!(matches!(Shape::from_columns(&uuid), Err(ShapeError::Type { column: "id", .. })));
-    }
+    use crate::apply::shape::tests::columns;
 
     #[test]
     fn every_part_that_writes_refers_to_the_guard() {

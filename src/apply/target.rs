@@ -4,7 +4,8 @@ use super::assessment::ObservedTarget;
 use super::checkpoint::Checkpoint;
 use super::notify::{ADVANCE_QUEUE, MAX_NOTIFIED_USERS, Notify};
 use super::plan::{Move, Rows};
-use super::statement::{self, Parts, Shape, ShapeError};
+use super::shape::{Shape, ShapeError, TableColumn};
+use super::statement::{self, Parts};
 use super::wait;
 use crate::model::{Deletes, Epoch, Generation, Lsn, Oid, TargetId, TenantId};
 use crate::pg::{PgClient, PgTimestamp, create_schema, describe};
@@ -91,7 +92,7 @@ impl Target {
             client.query_typed_one(ADVANCE_QUEUE, &[]).await?;
         }
         let columns: Vec<_> = client.query_typed(statement::COLUMNS_OF_USERS, &[]).await?;
-        let columns: Vec<_> = columns.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+        let columns: Vec<_> = columns.iter().map(TableColumn::read).collect();
         let shape = Shape::from_columns(&columns)?;
         let row = client.query_typed_one(statement::HAS_ROWS, &[]).await?;
         let relation = row.get::<_, Option<u32>>(1);

@@ -6,8 +6,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 /// The function's body. Under READ COMMITTED each statement of a volatile function sees new commits; the
-/// other levels never show them, so waiting is an error there. Without a timeout, or with a negative one, it
-/// checks once.
+/// other levels never show them, so waiting is an error there.
 const FUNCTION_BODY: &str = "
 DECLARE
   ends constant timestamptz := clock_timestamp() + timeout;

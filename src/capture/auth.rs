@@ -1,6 +1,5 @@
 //! The login of a replication connection: SCRAM-SHA-256 with and without channel binding, md5, and clear text
-//! over TLS
-//! (manual: "Start-up", "SASL Authentication"). Does not handle messages after AuthenticationOk.
+//! over TLS (manual: "Start-up", "SASL Authentication"). Does not handle messages after AuthenticationOk.
 
 use super::CaptureError;
 use super::wire::{Reply, Wire};

@@ -2,8 +2,7 @@
 //! commands.
 //!
 //! tokio-postgres has no replication mode; framing and messages come from postgres-protocol. A command whose
-//! future is
-//! dropped leaves the connection in the middle of an answer: drop the connection too.
+//! future is dropped leaves the connection in the middle of an answer: drop the connection too.
 
 use super::CaptureError;
 use super::auth::authenticate;
@@ -50,7 +49,7 @@ impl ReplicationConnection {
     /// Runs a replication command or SQL statement, and returns its rows in text form; invalid UTF-8 is
     /// replaced.
     ///
-    /// Has no time limit: creating a slot waits for running transactions. Not cancel-safe.
+    /// Not cancel-safe, and without a time limit: creating a slot waits for running transactions.
     pub async fn simple_query(&mut self, command: &str) -> Result<Vec<Vec<Option<String>>>, CaptureError> {
         self.wire.send(|out| frontend::query(command, out)).await?;
         let mut rows = Vec::new();

@@ -1,10 +1,8 @@
 //! The first stage: receives the source's changes from its replication slot.
 //!
-//! [`ReplicationConnection`] logs in and runs replication commands;
-//! [`ReplicationConnection::start_replication`] splits
-//! it into a [`ReplicationReader`] and a [`ReplicationWriter`]. [`pgoutput`] decodes what the reader
-//! receives.
-//! [`slot`] and [`publication`] read and create the slot and the publication.
+//! [`ReplicationConnection`] runs commands; START_REPLICATION splits it into a [`ReplicationReader`] and a
+//! [`ReplicationWriter`]. [`pgoutput`] decodes what is read; [`slot`] and [`publication`] read and create the
+//! two.
 
 mod auth;
 mod commands;

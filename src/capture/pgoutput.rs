@@ -1,6 +1,6 @@
-//! Parses pgoutput version 1: one XLogData message into a typed message that borrows from its bytes.
-//! Pure and total: any input gives a message or a [`DecodeError`], never a panic.
-//! Source of the layouts: manual, "Logical Replication Message Formats".
+//! Parses pgoutput version 1: one XLogData message into a typed message that borrows from its bytes. Pure and
+//! total: any input gives a message or a [`DecodeError`], never a panic. Source of the layouts: manual,
+//! "Logical Replication Message Formats".
 
 use crate::model::{Cell, Column, Lsn, Oid, Relation, ReplicaIdentity, TableName, Timestamp, Xid};
 

@@ -29,8 +29,8 @@ pub struct Publication {
 pub struct PublicationVersion {
     /// Changes if the publication is dropped and created again. An older slot cannot use the new one.
     pub oid: u32,
-    /// The rows in `pg_publication` and `pg_publication_rel`, each with the transaction that wrote it, and the names of
-    /// the tables.
+    /// The rows in `pg_publication` and `pg_publication_rel`, each with the transaction that wrote it, and
+    /// the names of the tables.
     pub rows: String,
 }
 

@@ -56,10 +56,8 @@ pub async fn identify_system(connection: &mut ReplicationConnection) -> Result<S
     Ok(SystemIdentity { system_identifier, timeline, flushed, database: row.text(3) })
 }
 
-/// Creates a slot and exports its snapshot. Waits until all running transactions of every database have
-/// ended.
-///
-/// A permanent slot is marked for failover if the server supports it (17 and later).
+/// Creates a slot and exports its snapshot, after all running transactions of every database have ended. A
+/// permanent slot is marked for failover if the server supports it (17 and later).
 pub async fn create_slot(
     connection: &mut ReplicationConnection,
     name: &str,

@@ -1,7 +1,6 @@
 //! The stream of changes after START_REPLICATION (manual: "Streaming Replication Protocol"): receives frames
-//! and sends
-//! status updates. Designed for many small frames: reads are large, and a frame is a slice of a read, not a
-//! copy.
+//! and sends status updates. Designed for many small frames: reads are large, and a frame is a slice of a
+//! read, not a copy.
 
 use super::CaptureError;
 use super::wire::{HEADER_LENGTH, MAX_MESSAGE_LENGTH, message_length};
@@ -70,7 +69,7 @@ impl ReplicationReader {
         ReplicationReader { stream, buffer }
     }
 
-    /// Receives the next frame. Has no time limit: request a keepalive with a status update.
+    /// Receives the next frame, without a time limit: request a keepalive with a status update.
     ///
     /// Cancel-safe: received bytes stay in the buffer for the next call.
     pub async fn next(&mut self) -> Result<Frame, CaptureError> {
@@ -175,7 +174,8 @@ impl ReplicationWriter {
         ReplicationWriter { stream, outgoing: BytesMut::new() }
     }
 
-    /// Sends a standby status update: the positions written, flushed and applied. The slot moves to `flush`.
+    /// Sends a standby status update with the positions written, flushed and applied; the slot moves to
+    /// `flush`.
     ///
     /// Cancel-safe: the next call finishes a message that was begun.
     pub async fn status(

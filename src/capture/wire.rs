@@ -1,5 +1,5 @@
-//! PostgreSQL's message framing, one message at a time: for the login and for commands.
-//! The stream of changes has a faster implementation (`stream`), which takes over this buffer.
+//! PostgreSQL's message framing, one message at a time: for the login and for commands. The stream of changes
+//! has a faster implementation (`stream`), which takes over this buffer.
 
 use super::CaptureError;
 use crate::pg::{ServerError, Stream};

@@ -117,6 +117,7 @@ mod tests {
     use super::super::target_facts::SchemaRights;
     use super::*;
     use crate::apply::Checkpoint;
+    use crate::apply::TableColumn;
     use crate::model::{Lsn, TargetId, TenantId, TenantKey};
     use crate::pg::PgUrl;
 
@@ -198,7 +199,8 @@ mod tests {
         let soft = TableRights { missing: vec!["DELETE".into()], ..rights(true) };
         assert_eq!(judge_rights("neon_auth", "users_sync", &soft, false, &fresh()), None);
         check(TargetFacts { users: hidden, ..fresh() }, &[("lacks USAGE on schema neon_auth", "GRANT USAGE")]);
-        let columns = Some(vec![("id".to_owned(), "uuid".to_owned(), false)]);
+        let id = TableColumn { name: "id".to_owned(), type_name: "uuid".to_owned(), is_generated: false };
+        let columns = Some(vec![id]);
         check(TargetFacts { columns, ..fresh() }, &[("column id", "CREATE TABLE")]);
     }
 

@@ -1,6 +1,6 @@
 //! Reads the facts about a target.
 
-use crate::apply::{Checkpoint, read_checkpoint, statement};
+use crate::apply::{Checkpoint, TableColumn, read_checkpoint, statement};
 use tokio_postgres::{Client, Error};
 
 #[derive(Clone, Debug)]
@@ -13,8 +13,8 @@ pub(super) struct TargetFacts {
     pub(super) may_make_temporary: bool,
     pub(super) users: TableRights,
     pub(super) checkpoint_table: TableRights,
-    /// Name, type and whether it is generated, for each column of `users_sync`; `None` if the table is not usable.
-    pub(super) columns: Option<Vec<(String, String, bool)>>,
+    /// The columns of `users_sync`; `None` if the table is not usable.
+    pub(super) columns: Option<Vec<TableColumn>>,
     /// Row security applies to our role.
     pub(super) row_security: bool,
     /// Whether `users_sync` has rows; `None` if it cannot be read.
@@ -65,7 +65,7 @@ pub(super) async fn gather(client: &Client) -> Result<TargetFacts, Error> {
     let mut columns = None;
     if usable(&users) {
         let rows = client.query_typed(statement::COLUMNS_OF_USERS, &[]).await?;
-        columns = Some(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect());
+        columns = Some(rows.iter().map(TableColumn::read).collect());
     }
     let mut has_rows = None;
     if readable(&users) {

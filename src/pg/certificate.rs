@@ -1,6 +1,6 @@
 //! The `tls-server-end-point` channel binding (RFC 5929, section 4.1): a hash of the server's certificate, by
-//! the
-//! hash function of the certificate's own signature. Pure; parses only the parts of the DER that this needs.
+//! the hash function of the certificate's own signature. Pure; parses only the parts of the DER that this
+//! needs.
 
 use ring::digest::{self, Algorithm};
 

@@ -1,11 +1,8 @@
 //! Keeps a password from being sent in clear text over a network that others can read.
 //!
-//! tokio-postgres sends the password whenever the server asks for it (AuthenticationCleartextPassword), and
-//! an
-//! attacker can ask in the server's name. This wraps its stream and inspects every message until the login is
-//! done.
-//! It also rejects peers that are not PostgreSQL, which could make tokio-postgres wait for a message of a
-//! gigabyte.
+//! tokio-postgres sends the password whenever the server asks for it (AuthenticationCleartextPassword), as an
+//! attacker can do. This inspects every message of its stream until the login is done, and rejects peers that
+//! are not PostgreSQL: tokio-postgres would wait for a message of up to a gigabyte.
 
 use super::stream::Stream;
 use std::io;

@@ -1,10 +1,8 @@
 //! A connection for ordinary SQL: tokio-postgres over our own transport.
 //!
 //! `stream` connects, for SQL and for replication alike: TLS with libpq's modes and fallbacks, channel
-//! binding and the
-//! time limit. `cleartext` rejects clear-text logins without TLS. `cancel_token()` does not work, because it
-//! has no
-//! address to connect to: drop the client instead.
+//! binding and the time limit. `cleartext` rejects clear-text logins without TLS. `cancel_token()` does not
+//! work, because it has no address to connect to: drop the client instead.
 
 use super::cleartext::{CleartextGuard, CleartextRefused, NotPostgres};
 use super::stream::{Stream, connect_with};

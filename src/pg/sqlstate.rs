@@ -1,4 +1,5 @@
-//! The one classifier of SQLSTATE codes: what a code means for us, and how much of its error may be shown. Pure.
+//! The one classifier of SQLSTATE codes: what a code means for us, and how much of its error may be shown.
+//! Pure.
 //!
 //! Source: manual, appendix A "PostgreSQL Error Codes" (src/backend/utils/errcodes.txt), PostgreSQL 14 to 19.
 //! Total: a code is any text that a server sends, of any length.
@@ -8,7 +9,8 @@ use SqlStateClass::*;
 /// What an SQLSTATE means for the replicator. Every consumer matches on all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SqlStateClass {
-    /// The server refused the row: a data exception, a violated constraint, a view's check option, or a trigger's RAISE.
+    /// The server refused the row: a data exception, a violated constraint, a view's check option, or a
+    /// trigger's RAISE.
     RowRefused,
     /// Another attempt may succeed: a lost connection, a deadlock, a canceled statement, a restart, an I/O
     /// error.

@@ -1,10 +1,9 @@
 //! Connects to a server: TCP or Unix socket, TLS with libpq's modes and fallbacks, one time limit for
 //! everything.
 //!
-//! Does not know what is sent on the connection; the SQL and the replication client both start here.
-//! CVE-2021-23222 (plain text injected before TLS) does not apply: the answer to SSLRequest is read as a
-//! single byte
-//! from the bare socket, so injected bytes become part of the handshake and make it fail.
+//! The SQL and the replication client both start here. CVE-2021-23222 (plain text injected before TLS) does
+//! not apply: the answer to SSLRequest is read as a single byte from the bare socket, so injected bytes make
+//! the handshake fail.
 
 use super::{ConnectError, PgUrl, SslMode, certificate, tls};
 use rustls::ClientConfig;
@@ -55,10 +54,9 @@ impl Stream {
     }
 }
 
-/// Connects and lets `start` log in. With `prefer`, a failed handshake falls back to plain text; with `allow`
-/// and `prefer`, a missing line in pg_hba.conf leads to an attempt with the other kind of connection.
-/// libpq does the latter after any refusal; here a wrong password is not sent twice. The URL's time limit
-/// covers everything.
+/// Connects, lets `start` log in, and makes a second attempt as `allow` and `prefer` say: after a failed
+/// handshake (`prefer`), or if pg_hba.conf has no line for the connection. Unlike libpq it sends a wrong
+/// password only once; the URL's time limit covers both attempts.
 pub(crate) async fn connect_with<T, F, Fut>(url: &PgUrl, start: F) -> Result<T, ConnectError>
 where
     F: Fn(Stream) -> Fut,

@@ -9,9 +9,8 @@
 //! | verify-full | yes | the chain and the host name |
 //!
 //! Without `sslrootcert`, `verify-*` trusts the Mozilla roots (`webpki`); libpq looks for a file in the home
-//! directory.
-//! Host names match subjectAltName only. Client certificates are not supported.
-//! Every mode verifies the handshake's signature: without it, channel binding would prove nothing.
+//! directory. Host names match subjectAltName only. Client certificates are not supported. Every mode
+//! verifies the handshake's signature: without it, channel binding would prove nothing.
 
 use super::{PgUrl, SslMode, SslRoots};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -45,7 +44,7 @@ pub fn client_config(url: &PgUrl) -> Result<Option<ClientConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let trust = match (url.ssl_mode, &url.ssl_roots) {
         (SslMode::Disable, _) => return Ok(None),
-        (SslMode::Allow | SslMode::Prefer, _) | (SslMode::Require, SslRoots::Default) => Trust::Anybody,
+        (SslMode::Allow | SslMode::Prefer, _) | (SslMode::Require, SslRoots::Default) => Trust::Any,
         (SslMode::Require | SslMode::VerifyCa, roots) => Trust::Chain(Roots::load(roots)?),
         (SslMode::VerifyFull, SslRoots::System) => {
             let verifier = Arc::new(rustls_platform_verifier::Verifier::new(provider.clone())?);
@@ -102,7 +101,7 @@ fn read_pem(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 
 #[derive(Debug)]
 enum Trust {
-    Anybody,
+    Any,
     Chain(Roots),
     ChainAndName(Roots),
 }
@@ -147,7 +146,7 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         match &self.trust {
-            Trust::Anybody => {}
+            Trust::Any => {}
             Trust::Chain(roots) => self.verify_chain(roots, end_entity, intermediates, now)?,
             Trust::ChainAndName(roots) => {
                 self.verify_chain(roots, end_entity, intermediates, now)?;

@@ -4,9 +4,9 @@ use crate::model::{Oid, TypeCatalog, TypeKind};
 use std::collections::BTreeSet;
 use tokio_postgres::Client;
 
-/// Types by id. True arrays use array subscripting; `point` has elements but is no array. Before PostgreSQL
-/// 14 `typsubscript` is missing (null through `to_jsonb`) and variable length decides.
-/// `typtype` and similar columns are cast to text because `"char"` has no UTF-8 representation.
+/// Types by id; a true array has array subscripting (`point` has elements but is no array). PostgreSQL before
+/// 14 lacks `typsubscript`, which is null through `to_jsonb`; `"char"` columns are cast to text because they
+/// have no UTF-8 representation.
 const READ_TYPES: &str = "
     SELECT t.oid, t.typtype::text, t.typbasetype, t.typelem, e.typdelim::text,
            t.typelem <> 0 AND coalesce(to_jsonb(t) ->> 'typsubscript' = 'array_subscript_handler', t.typlen = -1),
@@ -19,9 +19,9 @@ const READ_TYPES: &str = "
     FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem
     WHERE t.oid = ANY($1)";
 
-/// Reads the types in `wanted` and those that they are made of. Types that the server does not know are left
-/// out and count as scalars. A type with a cast to json (`hstore`) is a scalar too and becomes a string,
-/// where `to_jsonb` would use the cast.
+/// Reads the types in `wanted` and those that they are made of; types unknown to the server are left out and
+/// count as scalars. A type with a cast to json (`hstore`) becomes a string too, where `to_jsonb` would use
+/// the cast.
 pub async fn load_types(client: &Client, wanted: &[Oid]) -> Result<TypeCatalog, tokio_postgres::Error> {
     let mut types = TypeCatalog::new();
     let mut missing: BTreeSet<Oid> = wanted.iter().copied().collect();

@@ -1,8 +1,7 @@
 //! Parses and checks a libpq connection URL (manual: "Connection URIs"). Pure.
 //!
 //! Stricter than libpq where that prevents mistakes: one host only, nothing from the environment. No error
-//! repeats
-//! anything that may be part of a password.
+//! repeats anything that may be part of a password.
 
 use std::borrow::Cow;
 use std::fmt;

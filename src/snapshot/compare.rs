@@ -1,10 +1,9 @@
 //! Compares a target with the source's rows, with the conditions of a merge. Changes nothing in the target:
-//! it uses
-//! temporary tables in a transaction that is rolled back.
+//! it uses temporary tables in a transaction that is rolled back.
 
 use super::load::copy;
 use super::outcome::LoadError;
-use crate::apply::{Shape, read_checkpoint, statement};
+use crate::apply::{Shape, TableColumn, read_checkpoint, statement};
 use crate::model::{Deletes, Lsn, User};
 use crate::pg::PgClient;
 use tokio::sync::mpsc;
@@ -46,7 +45,7 @@ impl<'a> Comparison<'a> {
         let transaction = client.transaction().await?;
         transaction.batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL synchronous_commit = off").await?;
         let columns = transaction.query_typed(statement::COLUMNS_OF_USERS, &[]).await?;
-        let columns: Vec<_> = columns.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+        let columns: Vec<_> = columns.iter().map(TableColumn::read).collect();
         let shape = Shape::from_columns(&columns).map_err(|error| LoadError::Target(error.into()))?;
         transaction.batch_execute(statement::CREATE_STAGE).await?;
         transaction

@@ -4,7 +4,7 @@
 use super::copy_text::write_user;
 use super::isolate::isolate_rejected;
 use super::outcome::{LoadError, Loaded};
-use crate::apply::{Identity, MAX_REJECTED, NOTIFY_WITHOUT_ID, Refusal, Target, statement, write_rejected};
+use crate::apply::{Identity, MAX_REJECTED, NOTIFY_WITHOUT_ID, Refusal, Shape, Target, statement, write_rejected};
 use crate::config::MaxDeletes;
 use crate::model::{Deletes, Lsn, User};
 use bytes::Bytes;
@@ -33,7 +33,7 @@ pub struct Loading<'a> {
     pub isolates_rejected_rows: bool,
 }
 
-/// Loads the rows of a snapshot. `None` ends them; a channel that closes without it was interrupted. An empty
+/// Loads the rows of a snapshot until `None`; a channel that closes without it was interrupted. An empty
 /// table is copied into directly; otherwise the rows are staged and merged.
 pub async fn load(
     target: &mut Target,
@@ -100,7 +100,7 @@ pub async fn load(
 async fn merge(
     transaction: &Transaction<'_>,
     loading: &Loading<'_>,
-    shape: &statement::Shape,
+    shape: &Shape,
     read: u64,
 ) -> Result<Loaded, LoadError> {
     let row = transaction.query_typed_one(statement::COUNT_ABSENT, &[]).await?;
@@ -127,7 +127,7 @@ async fn merge(
 async fn merge_at_once(
     transaction: &Transaction<'_>,
     deletes: Deletes,
-    shape: &statement::Shape,
+    shape: &Shape,
     any_absent: bool,
     any_missing: bool,
 ) -> Result<Loaded, tokio_postgres::Error> {

@@ -1,5 +1,5 @@
-//! A tenant's users at one exact position, for a first start, a new tenant and a resync.
-//! `export`, `catalog` and `rows` read the source; `load` writes the target.
+//! A tenant's users at one exact position, for a first start, a new tenant and a resync. `export`, `catalog`
+//! and `rows` read the source; `load` writes the target.
 
 mod catalog;
 mod compare;

@@ -2,8 +2,7 @@
 //! there.
 //!
 //! A transaction can be streamed before readers see it (with a synchronous standby it waits in between), so
-//! an early
-//! read would return the old row.
+//! an early read would return the old row.
 
 use super::rows::{RowStream, SourceReadError};
 use crate::map::{KEYS_SETTING, Rules, ids_condition, key_columns, keys_condition};

@@ -1,0 +1,148 @@
+//! The shape of `neon_auth.users_sync` in a target, and the parts of statements that depend on it.
+
+/// The columns of `users_sync` in the order of the arrays.
+pub(super) const COLUMNS: [&str; 7] = ["id", "raw_json", "name", "email", "created_at", "updated_at", "deleted_at"];
+
+/// The writable columns of `neon_auth.users_sync`. Generated columns are computed from `raw_json`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    writable: [bool; 7],
+}
+
+/// Why `neon_auth.users_sync` cannot be written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ShapeError {
+    /// A column is missing.
+    #[error("neon_auth.users_sync has no column {0}")]
+    Missing(&'static str),
+    /// A column that users-sync has to write is generated.
+    #[error("column {0} of neon_auth.users_sync is generated, but users-sync has to write it")]
+    Generated(&'static str),
+    /// A column has the wrong type.
+    #[error("column {column} of neon_auth.users_sync has the type {found} instead of {expected}")]
+    Type {
+        /// The column.
+        column: &'static str,
+        /// The required type.
+        expected: &'static str,
+        /// The actual type.
+        found: String,
+    },
+}
+
+/// A row of `COLUMNS_OF_USERS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TableColumn {
+    pub(crate) name: String,
+    /// As `format_type` writes it.
+    pub(crate) type_name: String,
+    pub(crate) is_generated: bool,
+}
+
+impl TableColumn {
+    pub(crate) fn read(row: &tokio_postgres::Row) -> TableColumn {
+        TableColumn { name: row.get(0), type_name: row.get(1), is_generated: row.get(2) }
+    }
+}
+
+impl Shape {
+    /// Checks the columns that the catalog lists.
+    pub fn from_columns(found: &[TableColumn]) -> Result<Shape, ShapeError> {
+        let types = ["text", "jsonb", "text", "text", TIMESTAMPTZ, TIMESTAMPTZ, TIMESTAMPTZ];
+        let mut writable = [true; 7];
+        for ((column, expected), writable) in COLUMNS.into_iter().zip(types).zip(&mut writable) {
+            let found = found.iter().find(|found| found.name == column).ok_or(ShapeError::Missing(column))?;
+            if found.type_name != expected {
+                return Err(ShapeError::Type { column, expected, found: found.type_name.clone() });
+            }
+            if found.is_generated && matches!(column, "raw_json" | "updated_at" | "deleted_at") {
+                return Err(ShapeError::Generated(column));
+            }
+            *writable = !found.is_generated;
+        }
+        Ok(Shape { writable })
+    }
+
+    /// The columns that COPY and INSERT list.
+    pub fn writable(&self) -> impl Iterator<Item = &'static str> + '_ {
+        COLUMNS.into_iter().zip(self.writable).filter_map(|(column, writable)| writable.then_some(column))
+    }
+
+    /// Whether no column is generated.
+    pub fn is_plain(&self) -> bool {
+        self.writable == [true; 7]
+    }
+
+    /// `prefix.column, ...` of the writable columns.
+    pub(super) fn list(&self, prefix: &str) -> String {
+        self.writable().map(|column| format!("{prefix}{column}")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// `column = source.column, ...` of the writable columns except the key.
+    pub(super) fn assignments(&self, source: &str) -> String {
+        let assign = |column| format!("{column} = {source}.{column}");
+        self.writable().filter(|column| *column != "id").map(assign).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether the row `u` differs from `source`. A derived time alone is no difference.
+    pub fn differs(&self, source: &str) -> String {
+        let compared = |prefix: &str| {
+            let columns = self.writable().filter(|column| !matches!(*column, "id" | "updated_at"));
+            columns.map(|column| format!("{prefix}.{column}")).collect::<Vec<_>>().join(", ")
+        };
+        format!(
+            "(({}) IS DISTINCT FROM ({}) OR NOT {source}.derived AND u.updated_at IS DISTINCT FROM {source}.updated_at)",
+            compared("u"),
+            compared(source)
+        )
+    }
+
+    /// CTEs that update and insert the rows of `source`, a relation with the seven columns and `derived`.
+    /// They refer to `guard`, and return what the last parameter says.
+    pub(super) fn upsert(&self, source: &str, [updated, inserted]: [&str; 2]) -> String {
+        format!(
+            "updated AS (UPDATE neon_auth.users_sync u SET {assignments} FROM {source} v, guard \
+               WHERE u.id = v.id AND {differs}{updated}), \
+             inserted AS (INSERT INTO neon_auth.users_sync ({columns}) SELECT {values} FROM {source} v, guard \
+               WHERE NOT EXISTS (SELECT FROM neon_auth.users_sync u WHERE u.id = v.id){inserted})",
+            assignments = self.assignments("v"),
+            differs = self.differs("v"),
+            columns = self.list(""),
+            values = self.list("v."),
+        )
+    }
+}
+
+pub(super) const TIMESTAMPTZ: &str = "timestamp with time zone";
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(crate) fn columns(generated: &[&str]) -> Vec<TableColumn> {
+        let type_name = |column: &str| match column {
+            "raw_json" => "jsonb",
+            "id" | "name" | "email" => "text",
+            _ => TIMESTAMPTZ,
+        };
+        let column = |name: &str| TableColumn {
+            name: name.to_owned(),
+            type_name: type_name(name).to_owned(),
+            is_generated: generated.contains(&name),
+        };
+        COLUMNS.into_iter().map(column).collect()
+    }
+
+    #[test]
+    fn both_table_shapes_are_recognised_and_others_are_reported() {
+        assert!(Shape::from_columns(&columns(&[])).unwrap().is_plain());
+        let neon = Shape::from_columns(&columns(&["id", "name", "email", "created_at"])).unwrap();
+        assert_eq!(neon.writable().collect::<Vec<_>>(), ["raw_json", "updated_at", "deleted_at"]);
+        assert!(!neon.is_plain());
+        assert_eq!(Shape::from_columns(&columns(&["deleted_at"])), Err(ShapeError::Generated("deleted_at")));
+        assert_eq!(Shape::from_columns(&columns(&[])[1..]), Err(ShapeError::Missing("id")));
+        let mut uuid = columns(&[]);
+        uuid[0].type_name = "uuid".into();
+        assert!(matches!(Shape::from_columns(&uuid), Err(ShapeError::Type { column: "id", .. })));
+    }
+}
