@@ -15,7 +15,7 @@ pub mod route;
 
 pub mod tee;
 
-pub mod snapshot;
+mod snapshot;
 
 mod clock;
 pub mod progress;

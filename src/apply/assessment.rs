@@ -7,17 +7,17 @@ use std::collections::BTreeMap;
 
 /// The state's record of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordedTarget {
+pub(crate) struct RecordedTarget {
     /// Whether the tenant was following when this was recorded; otherwise it was joining or parked.
-    pub following: bool,
+    pub(crate) following: bool,
     /// The target's id, once it has one.
-    pub target_id: Option<TargetId>,
+    pub(crate) target_id: Option<TargetId>,
     /// The target's position when the slot was last confirmed.
-    pub position: Lsn,
+    pub(crate) position: Lsn,
     /// The history of that position.
-    pub generation: Generation,
+    pub(crate) generation: Generation,
     /// The file of `users_sync` in the target at the last write.
-    pub relation: Option<Oid>,
+    pub(crate) relation: Option<Oid>,
 }
 
 /// What the target itself shows.
@@ -35,21 +35,21 @@ pub struct ObservedTarget {
 
 /// The session that assesses.
 #[derive(Clone, Copy, Debug)]
-pub struct Session<'a> {
+pub(crate) struct Session<'a> {
     /// The current history.
-    pub generation: Generation,
+    pub(crate) generation: Generation,
     /// The epoch of this process.
-    pub epoch: Epoch,
+    pub(crate) epoch: Epoch,
     /// Fingerprint of the current mapping.
-    pub mapping: &'a str,
+    pub(crate) mapping: &'a str,
     /// The epochs that the state knows, each with the end of the source's log at its start. Only for the
     /// first assessment in a session.
-    pub epochs: Option<&'a BTreeMap<Epoch, Lsn>>,
+    pub(crate) epochs: Option<&'a BTreeMap<Epoch, Lsn>>,
 }
 
 /// What is done with a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TargetAssessment {
+pub(crate) enum TargetAssessment {
     /// Stream on from this position: the target has everything before it.
     Resume(Lsn),
     /// Load a snapshot, for this reason.
@@ -66,7 +66,7 @@ pub enum TargetAssessment {
 
 /// Why a target is left alone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ParkReason {
+pub(crate) enum ParkReason {
     /// The checkpoint belongs to another tenant.
     #[error("the target's checkpoint belongs to tenant {0}")]
     OtherTenant(TenantId),
@@ -83,7 +83,7 @@ pub enum ParkReason {
 
 impl ParkReason {
     /// How to fix the cause.
-    pub fn remedy(&self, tenant: &TenantId) -> String {
+    pub(crate) fn remedy(&self, tenant: &TenantId) -> String {
         match self {
             ParkReason::OtherTenant(other) => {
                 format!("point tenant {tenant} at its own database, or remove tenant {other} from this one permanently")
@@ -103,7 +103,7 @@ impl ParkReason {
 }
 
 /// Assesses a target from what the state recorded and what the target shows.
-pub fn assess_target(
+pub(crate) fn assess_target(
     tenant: &TenantId,
     recorded: Option<&RecordedTarget>,
     observed: &ObservedTarget,

@@ -20,4 +20,4 @@ pub struct Checkpoint {
 }
 
 /// An operator writes this id into a checkpoint to allow that the existing rows are taken over and merged.
-pub const NIL_TARGET_ID: &str = "00000000-0000-0000-0000-000000000000";
+pub(crate) const NIL_TARGET_ID: &str = "00000000-0000-0000-0000-000000000000";

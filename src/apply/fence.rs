@@ -27,7 +27,7 @@ const MAX_ATTEMPTS: usize = 5;
 impl Target {
     /// Raises the epoch: processes with a lower epoch cannot commit here any more, and their open
     /// transactions are ended.
-    pub async fn fence(&mut self, tenant: &TenantId, epoch: Epoch) -> Result<(), TargetError> {
+    pub(crate) async fn fence(&mut self, tenant: &TenantId, epoch: Epoch) -> Result<(), TargetError> {
         for _ in 1..MAX_ATTEMPTS {
             match self.raise_epoch(epoch).await {
                 Err(TargetError::Sql(error))

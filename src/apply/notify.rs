@@ -2,10 +2,10 @@
 
 /// A transaction that writes more users notifies without ids. The server keeps notifications in memory, and
 /// in a queue shared by all databases, until the slowest listener has read them.
-pub const MAX_NOTIFIED_USERS: usize = 10_000;
+pub(crate) const MAX_NOTIFIED_USERS: usize = 10_000;
 
 /// Notifies listeners that users were written, without their ids.
-pub const NOTIFY_WITHOUT_ID: &str = "SELECT pg_notify('users_sync', '')";
+pub(crate) const NOTIFY_WITHOUT_ID: &str = "SELECT pg_notify('users_sync', '')";
 
 /// Removes notifications that every listener has read (`asyncQueueAdvanceTail`). Otherwise the server does
 /// this only when notifications are added, which a full queue prevents.
@@ -13,7 +13,7 @@ pub(super) const ADVANCE_QUEUE: &str = "SELECT pg_notification_queue_usage()";
 
 /// What a statement sends to listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Notify {
+pub(crate) enum Notify {
     /// Nothing; the statement has no part for it.
     Off,
     /// The id of each user that was written.

@@ -6,7 +6,7 @@ use super::target::{TargetError, read_checkpoint};
 use tokio_postgres::Client;
 
 /// What [`super::Target::open`] would find.
-pub async fn observe(client: &Client) -> Result<ObservedTarget, TargetError> {
+pub(crate) async fn observe(client: &Client) -> Result<ObservedTarget, TargetError> {
     let row = client.query_typed_one(statement::FIND_TABLES, &[]).await?;
     let (has_checkpoint, has_users): (bool, bool) = (row.get(0), row.get(1));
     let checkpoint = if has_checkpoint { read_checkpoint(client).await? } else { None };

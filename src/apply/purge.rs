@@ -7,7 +7,7 @@ use tokio_postgres::types::Type;
 impl Target {
     /// Ids of users that have been deleted for longer than `after`, at most `limit`; users whose row the
     /// target refused to remove come last.
-    pub async fn expired(&mut self, after: Duration, limit: usize) -> Result<Vec<String>, TargetError> {
+    pub(crate) async fn expired(&mut self, after: Duration, limit: usize) -> Result<Vec<String>, TargetError> {
         let sql = "SELECT id FROM neon_auth.users_sync u WHERE deleted_at < now() - $1 * interval '1 second' \
                    ORDER BY EXISTS (SELECT FROM users_sync.rejected r WHERE r.id = u.id), deleted_at LIMIT $2";
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -18,7 +18,7 @@ impl Target {
     }
 
     /// Time until the next user has been deleted for that long; `None` if there is none.
-    pub async fn next_expiry(&mut self, after: Duration) -> Result<Option<Duration>, TargetError> {
+    pub(crate) async fn next_expiry(&mut self, after: Duration) -> Result<Option<Duration>, TargetError> {
         let sql = "SELECT greatest(extract(epoch FROM min(deleted_at) - now())::float8 + $1, 0) \
                    FROM neon_auth.users_sync WHERE deleted_at >= now() - $1 * interval '1 second'";
         let row = self.client_mut().query_typed_one(sql, &[(&after.as_secs_f64(), Type::FLOAT8)]).await?;
@@ -26,7 +26,7 @@ impl Target {
     }
 
     /// Deletes rows, in the open transaction.
-    pub async fn delete_rows(&mut self, ids: &[String]) -> Result<(), TargetError> {
+    pub(crate) async fn delete_rows(&mut self, ids: &[String]) -> Result<(), TargetError> {
         let sql = "DELETE FROM neon_auth.users_sync WHERE id = ANY($1)";
         self.client_mut().execute_typed(sql, &[(&ids, Type::TEXT_ARRAY)]).await?;
         Ok(())

@@ -6,18 +6,18 @@ use tokio_postgres::error::DbError;
 
 /// Why a target refuses a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     /// The error's SQLSTATE.
-    pub sqlstate: String,
+    pub(crate) sqlstate: String,
     /// The server's message, for the target's own table only: it may repeat the row's values.
-    pub message: String,
+    pub(crate) message: String,
     /// The violated constraint; `None` also if user-defined code may have set it.
-    pub constraint: Option<String>,
+    pub(crate) constraint: Option<String>,
 }
 
 impl Refusal {
     /// The refusal in an error of [`SqlStateClass::RowRefused`]; `None` for any other error.
-    pub fn of(error: &tokio_postgres::Error) -> Option<Refusal> {
+    pub(crate) fn of(error: &tokio_postgres::Error) -> Option<Refusal> {
         let error = error.as_db_error()?;
         is_refusal(error.code().code()).then(|| Refusal::from(error))
     }
@@ -41,26 +41,26 @@ fn is_refusal(sqlstate: &str) -> bool {
 /// Finds the refused items of a batch by bisection: try each [`Bisection::next_part`], and report it with
 /// [`Bisection::refused`] if it was refused.
 #[derive(Debug)]
-pub struct Bisection {
+pub(crate) struct Bisection {
     to_try: Vec<Range<usize>>,
 }
 
 impl Bisection {
     /// Starts with a batch of this many items that was refused as a whole.
-    pub fn new(items: usize) -> Bisection {
+    pub(crate) fn new(items: usize) -> Bisection {
         let mut bisection = Bisection { to_try: Vec::new() };
         bisection.halve(0..items);
         bisection
     }
 
     /// The next part to try, from left to right.
-    pub fn next_part(&mut self) -> Option<Range<usize>> {
+    pub(crate) fn next_part(&mut self) -> Option<Range<usize>> {
         self.to_try.pop()
     }
 
     /// Reports a refused part. Returns the refused item if the part has only one; otherwise its halves are
     /// tried.
-    pub fn refused(&mut self, range: Range<usize>) -> Option<usize> {
+    pub(crate) fn refused(&mut self, range: Range<usize>) -> Option<usize> {
         match range.len() {
             1 => Some(range.start),
             _ => {

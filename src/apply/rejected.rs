@@ -8,33 +8,33 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 /// A tenant with more refused users than this is parked: the cause is not in single rows.
-pub const MAX_REJECTED: usize = 10_000;
+pub(crate) const MAX_REJECTED: usize = 10_000;
 
 impl Target {
     /// The ids in `users_sync.rejected`.
-    pub async fn read_rejected(&mut self) -> Result<Vec<UserId>, TargetError> {
+    pub(crate) async fn read_rejected(&mut self) -> Result<Vec<UserId>, TargetError> {
         let rows = self.client_mut().query_typed("SELECT id FROM users_sync.rejected", &[]).await?;
         Ok(rows.iter().map(|row| row.get::<_, &str>(0).into()).collect())
     }
 
     /// Makes deferred constraints fail in the statement that violates them. At the commit it would be unknown
     /// which row is at fault.
-    pub async fn check_constraints_immediately(&mut self) -> Result<(), TargetError> {
+    pub(crate) async fn check_constraints_immediately(&mut self) -> Result<(), TargetError> {
         Ok(self.client_mut().batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?)
     }
 
     /// Sets the savepoint that [`Target::roll_back_to_savepoint`] returns to.
-    pub async fn set_savepoint(&mut self) -> Result<(), TargetError> {
+    pub(crate) async fn set_savepoint(&mut self) -> Result<(), TargetError> {
         Ok(self.client_mut().batch_execute(statement::SAVEPOINT).await?)
     }
 
     /// Rolls back to the savepoint, which stays.
-    pub async fn roll_back_to_savepoint(&mut self) -> Result<(), TargetError> {
+    pub(crate) async fn roll_back_to_savepoint(&mut self) -> Result<(), TargetError> {
         Ok(self.client_mut().batch_execute(statement::ROLLBACK_TO_SAVEPOINT).await?)
     }
 
     /// Adds refused users to `users_sync.rejected` and removes accepted ones, in the open transaction.
-    pub async fn write_rejected(
+    pub(crate) async fn write_rejected(
         &mut self,
         refused: &[(UserId, Refusal)],
         accepted: &[&str],
@@ -44,7 +44,7 @@ impl Target {
 }
 
 /// Like [`Target::write_rejected`], on any connection.
-pub async fn write_rejected(
+pub(crate) async fn write_rejected(
     client: &Client,
     refused: &[(UserId, Refusal)],
     accepted: &[&str],

@@ -5,7 +5,7 @@ pub(super) const COLUMNS: [&str; 7] = ["id", "raw_json", "name", "email", "creat
 
 /// The writable columns of `neon_auth.users_sync`. Generated columns are computed from `raw_json`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shape {
+pub(crate) struct Shape {
     writable: [bool; 7],
 }
 
@@ -47,7 +47,7 @@ impl TableColumn {
 
 impl Shape {
     /// Checks the columns that the catalog lists.
-    pub fn from_columns(found: &[TableColumn]) -> Result<Shape, ShapeError> {
+    pub(crate) fn from_columns(found: &[TableColumn]) -> Result<Shape, ShapeError> {
         let types = ["text", "jsonb", "text", "text", TIMESTAMPTZ, TIMESTAMPTZ, TIMESTAMPTZ];
         let mut writable = [true; 7];
         for ((column, expected), writable) in COLUMNS.into_iter().zip(types).zip(&mut writable) {
@@ -64,13 +64,8 @@ impl Shape {
     }
 
     /// The columns that COPY and INSERT list.
-    pub fn writable(&self) -> impl Iterator<Item = &'static str> + '_ {
+    pub(crate) fn writable(&self) -> impl Iterator<Item = &'static str> + '_ {
         COLUMNS.into_iter().zip(self.writable).filter_map(|(column, writable)| writable.then_some(column))
-    }
-
-    /// Whether no column is generated.
-    pub fn is_plain(&self) -> bool {
-        self.writable == [true; 7]
     }
 
     /// `prefix.column, ...` of the writable columns.
@@ -85,7 +80,7 @@ impl Shape {
     }
 
     /// Whether the row `u` differs from `source`. A derived time alone is no difference.
-    pub fn differs(&self, source: &str) -> String {
+    pub(crate) fn differs(&self, source: &str) -> String {
         let compared = |prefix: &str| {
             let columns = self.writable().filter(|column| !matches!(*column, "id" | "updated_at"));
             columns.map(|column| format!("{prefix}.{column}")).collect::<Vec<_>>().join(", ")
@@ -135,10 +130,10 @@ pub(super) mod tests {
 
     #[test]
     fn both_table_shapes_are_recognised_and_others_are_reported() {
-        assert!(Shape::from_columns(&columns(&[])).unwrap().is_plain());
+        let plain = Shape::from_columns(&columns(&[])).unwrap();
+        assert!(plain.writable().eq(COLUMNS));
         let neon = Shape::from_columns(&columns(&["id", "name", "email", "created_at"])).unwrap();
         assert_eq!(neon.writable().collect::<Vec<_>>(), ["raw_json", "updated_at", "deleted_at"]);
-        assert!(!neon.is_plain());
         assert_eq!(Shape::from_columns(&columns(&["deleted_at"])), Err(ShapeError::Generated("deleted_at")));
         assert_eq!(Shape::from_columns(&columns(&[])[1..]), Err(ShapeError::Missing("id")));
         let mut uuid = columns(&[]);

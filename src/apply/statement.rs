@@ -9,7 +9,7 @@ use super::shape::{COLUMNS, Shape};
 use crate::model::Deletes;
 
 /// The checkpoint's table. Executed only if it is missing.
-pub const CREATE_CHECKPOINT: &str = "\
+pub(crate) const CREATE_CHECKPOINT: &str = "\
 CREATE TABLE IF NOT EXISTS users_sync.checkpoint (
   only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
   tenant text NOT NULL,
@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS users_sync.checkpoint (
 )";
 
 /// The table of refused users.
-pub const CREATE_REJECTED: &str = "\
+pub(crate) const CREATE_REJECTED: &str = "\
 CREATE TABLE IF NOT EXISTS users_sync.rejected (
   id text PRIMARY KEY,
   reason text NOT NULL,
@@ -31,24 +31,24 @@ CREATE TABLE IF NOT EXISTS users_sync.rejected (
 )";
 
 /// Records refused users; `$1` to `$3` are ids, reasons and codes.
-pub const INSERT_REJECTED: &str = "\
+pub(crate) const INSERT_REJECTED: &str = "\
 INSERT INTO users_sync.rejected AS r (id, reason, sqlstate, since, tried_at) \
 SELECT unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), now(), now() \
 ON CONFLICT (id) DO UPDATE SET reason = excluded.reason, sqlstate = excluded.sqlstate, tried_at = now()";
 
 /// Removes users that are not refused any more.
-pub const DELETE_ACCEPTED: &str = "DELETE FROM users_sync.rejected WHERE id = ANY($1)";
+pub(crate) const DELETE_ACCEPTED: &str = "DELETE FROM users_sync.rejected WHERE id = ANY($1)";
 
 /// Starts a part of a transaction that can be rolled back.
-pub const SAVEPOINT: &str = "SAVEPOINT users_sync";
+pub(crate) const SAVEPOINT: &str = "SAVEPOINT users_sync";
 /// Rolls back to the savepoint, which stays.
-pub const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO SAVEPOINT users_sync";
+pub(crate) const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO SAVEPOINT users_sync";
 
 /// Drops our own tables in a target, but not the users.
-pub const DROP_OWN_TABLES: &str = "DROP TABLE IF EXISTS users_sync.checkpoint, users_sync.rejected";
+pub(crate) const DROP_OWN_TABLES: &str = "DROP TABLE IF EXISTS users_sync.checkpoint, users_sync.rejected";
 
 /// The table that applications read, in schema `neon_auth`.
-pub const CREATE_TABLE: &str = "\
+pub(crate) const CREATE_TABLE: &str = "\
 CREATE TABLE IF NOT EXISTS neon_auth.users_sync (
   id text PRIMARY KEY,
   raw_json jsonb NOT NULL,
@@ -60,27 +60,27 @@ CREATE TABLE IF NOT EXISTS neon_auth.users_sync (
 )";
 
 /// An index for applications.
-pub const CREATE_INDEX: &str =
+pub(crate) const CREATE_INDEX: &str =
     "CREATE INDEX IF NOT EXISTS users_sync_deleted_at_idx ON neon_auth.users_sync (deleted_at)";
 
 /// Which of the tables a target has.
-pub const FIND_TABLES: &str = "\
+pub(crate) const FIND_TABLES: &str = "\
 SELECT to_regclass('users_sync.checkpoint') IS NOT NULL,
        to_regclass('neon_auth.users_sync') IS NOT NULL,
        to_regclass('users_sync.rejected') IS NOT NULL";
 
 /// Whether the table has rows, and its file.
-pub const HAS_ROWS: &str =
+pub(crate) const HAS_ROWS: &str =
     "SELECT EXISTS (SELECT FROM neon_auth.users_sync), pg_relation_filenode('neon_auth.users_sync')";
 
 /// Name and type of each column of `users_sync`, and whether it is generated.
-pub const COLUMNS_OF_USERS: &str = "\
+pub(crate) const COLUMNS_OF_USERS: &str = "\
 SELECT attname::text, format_type(atttypid, atttypmod), attgenerated <> ''
 FROM pg_catalog.pg_attribute
 WHERE attrelid = 'neon_auth.users_sync'::regclass AND attnum > 0 AND NOT attisdropped";
 
 /// The checkpoint.
-pub const READ_CHECKPOINT: &str = "\
+pub(crate) const READ_CHECKPOINT: &str = "\
 SELECT tenant, target_id::text, generation, position, epoch, mapping FROM users_sync.checkpoint";
 
 /// The condition under which the checkpoint may move. `$1` to `$6`: tenant, target id, generation, epoch,
@@ -89,14 +89,14 @@ const GUARD_WHERE: &str =
     "tenant = $1 AND target_id = $2::text::uuid AND generation = $3 AND position = $5 AND epoch <= $4";
 
 /// The first statement of a chunked transaction: locks the checkpoint's row until the commit.
-pub const LOCK_CHECKPOINT: &str = "\
+pub(crate) const LOCK_CHECKPOINT: &str = "\
 SELECT 1 FROM users_sync.checkpoint \
 WHERE tenant = $1 AND target_id = $2::text::uuid AND generation = $3 AND position = $5 AND epoch <= $4 \
 FOR UPDATE";
 
 /// Writes the first checkpoint of a target or the one after a merge, unless a later merge was faster. `$1` to
 /// `$6`: tenant, target id, generation, epoch, position, mapping.
-pub const REPLACE_CHECKPOINT: &str = "\
+pub(crate) const REPLACE_CHECKPOINT: &str = "\
 INSERT INTO users_sync.checkpoint AS c (tenant, target_id, generation, epoch, position, mapping) \
 VALUES ($1, $2::text::uuid, $3, $4, $5, $6) \
 ON CONFLICT (only_row) DO UPDATE SET tenant = excluded.tenant, target_id = excluded.target_id, \
@@ -106,18 +106,18 @@ WHERE c.epoch <= excluded.epoch AND c.tenant = excluded.tenant \
 
 /// The parts of a batch. The statement has no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Parts {
+pub(crate) struct Parts {
     /// Whole rows.
-    pub upserts: bool,
+    pub(crate) upserts: bool,
     /// Columns of live rows.
-    pub patches: bool,
+    pub(crate) patches: bool,
     /// Deleted users.
-    pub deletes: bool,
+    pub(crate) deletes: bool,
     /// Part of an open transaction whose first statement was the guard: writes rows and leaves the
     /// checkpoint.
-    pub chunk: bool,
+    pub(crate) chunk: bool,
     /// What is sent to listeners.
-    pub notify: Notify,
+    pub(crate) notify: Notify,
 }
 
 /// The arrays of whole rows, in the order of their parameters.
@@ -151,7 +151,7 @@ const PATCH_ARRAYS: [(&str, &str); 13] = [
 
 /// The statement of a batch: guard, rows, and a count of the guard's rows. After the guard's parameters come
 /// the arrays of upserts (8), patches (13) and deletes (2), with documents as text.
-pub fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> String {
+pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> String {
     let mut next = if parts.chunk { 1 } else { 7 };
     // unnest() in the select list parses a document when its row is built. In FROM it would copy every row,
     // and an array of jsonb every document (some 4 of 15 microseconds a row).
@@ -224,11 +224,11 @@ pub fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> String 
 }
 
 /// The columns of the stage that COPY lists.
-pub const STAGE_COLUMNS: [&str; 8] =
+pub(crate) const STAGE_COLUMNS: [&str; 8] =
     ["id", "raw_json", "name", "email", "created_at", "updated_at", "deleted_at", "derived"];
 
 /// The temporary table that stages a merge.
-pub const CREATE_STAGE: &str = "\
+pub(crate) const CREATE_STAGE: &str = "\
 CREATE TEMPORARY TABLE users_sync_stage (
   ordinal bigint GENERATED ALWAYS AS IDENTITY, id text PRIMARY KEY, raw_json jsonb NOT NULL, name text, email text,
   created_at timestamptz, updated_at timestamptz, deleted_at timestamptz, derived boolean NOT NULL
@@ -236,7 +236,7 @@ CREATE TEMPORARY TABLE users_sync_stage (
 
 /// The UPDATE and the INSERT of a merge from the filled stage, restricted by `part`. A changed row with a
 /// derived time gets the time of the merge.
-pub fn merge_statements(shape: &Shape, part: &str) -> [String; 2] {
+pub(crate) fn merge_statements(shape: &Shape, part: &str) -> [String; 2] {
     let assign = |column: &'static str| match column {
         "updated_at" => "updated_at = CASE WHEN v.derived THEN now() ELSE v.updated_at END".to_owned(),
         column => format!("{column} = v.{column}"),
@@ -258,14 +258,15 @@ pub fn merge_statements(shape: &Shape, part: &str) -> [String; 2] {
 }
 
 /// Restricts a merge to a part of the stage: rows `$1` (inclusive) to `$2` (exclusive), counted from 0.
-pub const PART_OF_STAGE: &str = " AND v.ordinal > $1 AND v.ordinal <= $2";
+pub(crate) const PART_OF_STAGE: &str = " AND v.ordinal > $1 AND v.ordinal <= $2";
 /// The index for [`PART_OF_STAGE`].
-pub const INDEX_STAGE: &str = "CREATE INDEX ON pg_temp.users_sync_stage (ordinal)";
+pub(crate) const INDEX_STAGE: &str = "CREATE INDEX ON pg_temp.users_sync_stage (ordinal)";
 /// The ids of a part of the stage.
-pub const IDS_OF_STAGE: &str = "SELECT id FROM pg_temp.users_sync_stage v WHERE v.ordinal > $1 AND v.ordinal <= $2";
+pub(crate) const IDS_OF_STAGE: &str =
+    "SELECT id FROM pg_temp.users_sync_stage v WHERE v.ordinal > $1 AND v.ordinal <= $2";
 
 /// Creates a stage of the users that the merge's stage lacks, so that deletes can be done in parts too.
-pub fn create_absent(deletes: Deletes) -> String {
+pub(crate) fn create_absent(deletes: Deletes) -> String {
     let live = match deletes {
         Deletes::Soft => " AND u.deleted_at IS NULL",
         Deletes::Hard => "",
@@ -278,7 +279,7 @@ pub fn create_absent(deletes: Deletes) -> String {
 }
 
 /// Deletes a part of the users in that stage.
-pub fn delete_part_of_absent(deletes: Deletes) -> &'static str {
+pub(crate) fn delete_part_of_absent(deletes: Deletes) -> &'static str {
     match deletes {
         Deletes::Soft => {
             "UPDATE neon_auth.users_sync u SET deleted_at = now() FROM pg_temp.users_sync_absent v \
@@ -292,18 +293,19 @@ pub fn delete_part_of_absent(deletes: Deletes) -> &'static str {
 }
 
 /// The ids of a part of that stage.
-pub const IDS_OF_ABSENT: &str = "SELECT id FROM pg_temp.users_sync_absent v WHERE v.ordinal > $1 AND v.ordinal <= $2";
+pub(crate) const IDS_OF_ABSENT: &str =
+    "SELECT id FROM pg_temp.users_sync_absent v WHERE v.ordinal > $1 AND v.ordinal <= $2";
 
 /// Counts the target's live users, live users missing in the stage (which a merge would delete), all users
 /// missing in the stage, and staged users missing in the target.
-pub const COUNT_ABSENT: &str = "\
+pub(crate) const COUNT_ABSENT: &str = "\
 SELECT count(u.id) FILTER (WHERE u.deleted_at IS NULL), \
   count(u.id) FILTER (WHERE v.id IS NULL AND u.deleted_at IS NULL), \
   count(u.id) FILTER (WHERE v.id IS NULL), count(v.id) FILTER (WHERE u.id IS NULL) \
 FROM neon_auth.users_sync u FULL JOIN pg_temp.users_sync_stage v ON v.id = u.id";
 
 /// Deletes all users that the stage lacks.
-pub fn delete_absent(deletes: Deletes) -> &'static str {
+pub(crate) fn delete_absent(deletes: Deletes) -> &'static str {
     match deletes {
         Deletes::Soft => {
             "UPDATE neon_auth.users_sync u SET deleted_at = now() WHERE u.deleted_at IS NULL \

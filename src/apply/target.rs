@@ -178,32 +178,32 @@ impl Target {
     }
 
     /// The file of `users_sync` when the target was opened.
-    pub fn relation(&self) -> Option<Oid> {
+    pub(crate) fn relation(&self) -> Option<Oid> {
         self.relation
     }
 
     /// Whether the last write went into another file: the table was emptied or replaced in the meantime.
-    pub fn is_replaced(&self) -> bool {
+    pub(crate) fn is_replaced(&self) -> bool {
         self.is_replaced
     }
 
     /// Why `users_sync.wait_for` could not be created; `None` if it exists.
-    pub fn no_wait_for(&self) -> Option<&str> {
+    pub(crate) fn no_wait_for(&self) -> Option<&str> {
         self.no_wait_for.as_deref()
     }
 
     /// Whether listeners are notified.
-    pub fn notifies(&self) -> bool {
+    pub(crate) fn notifies(&self) -> bool {
         self.notifies
     }
 
     /// The shape of `users_sync` in this target.
-    pub fn shape(&self) -> &Shape {
+    pub(crate) fn shape(&self) -> &Shape {
         &self.shape
     }
 
     /// The connection, for the transaction of a snapshot.
-    pub fn client_mut(&mut self) -> &mut PgClient {
+    pub(crate) fn client_mut(&mut self) -> &mut PgClient {
         &mut self.client
     }
 
@@ -251,7 +251,7 @@ impl Target {
 }
 
 /// Reads the checkpoint of a target that has the checkpoint's table.
-pub async fn read_checkpoint(client: &Client) -> Result<Option<Checkpoint>, tokio_postgres::Error> {
+pub(crate) async fn read_checkpoint(client: &Client) -> Result<Option<Checkpoint>, tokio_postgres::Error> {
     let Some(row) = client.query_typed_opt(statement::READ_CHECKPOINT, &[]).await? else { return Ok(None) };
     // The table may have been altered, so its types are not certain.
     Ok(Some(Checkpoint {

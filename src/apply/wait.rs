@@ -38,10 +38,10 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_proc \
 WHERE oid = to_regprocedure('users_sync.wait_for(text,interval)') AND prosrc = $1)";
 
 /// Drops the function.
-pub const DROP_WAIT_FOR: &str = "DROP FUNCTION IF EXISTS users_sync.wait_for(text, interval)";
+pub(crate) const DROP_WAIT_FOR: &str = "DROP FUNCTION IF EXISTS users_sync.wait_for(text, interval)";
 
 /// Creates or replaces the function in schema `users_sync`. Its callers need only the right to read users.
-pub fn create_wait_for() -> String {
+pub(crate) fn create_wait_for() -> String {
     format!(
         "CREATE OR REPLACE FUNCTION users_sync.wait_for(user_id text, timeout interval DEFAULT '5s') RETURNS boolean \
          LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $wait_for${FUNCTION_BODY}$wait_for$"

@@ -11,13 +11,13 @@ const SESSION_SETTINGS: &str = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET
     SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0";
 
 /// Prepares a connection for reading the source.
-pub async fn source_session(client: &Client) -> Result<(), Error> {
+pub(crate) async fn source_session(client: &Client) -> Result<(), Error> {
     client.batch_execute(SESSION_SETTINGS).await
 }
 
 /// The table's published columns (all except generated ones), in the order of pgoutput; `None` if there is no
 /// such table.
-pub async fn read_relation(client: &Client, table: &TableName) -> Result<Option<Relation>, Error> {
+pub(crate) async fn read_relation(client: &Client, table: &TableName) -> Result<Option<Relation>, Error> {
     let found = client
         .query_opt(
             "SELECT c.oid, c.relreplident::text FROM pg_catalog.pg_class c \
@@ -51,7 +51,7 @@ pub async fn read_relation(client: &Client, table: &TableName) -> Result<Option<
 }
 
 /// Names of a table's generated columns.
-pub async fn generated_columns(client: &Client, table: Oid) -> Result<Vec<String>, Error> {
+pub(crate) async fn generated_columns(client: &Client, table: Oid) -> Result<Vec<String>, Error> {
     let sql = "SELECT attname::text FROM pg_catalog.pg_attribute \
                WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attgenerated <> ''";
     let rows = client.query_typed(sql, &[(&table, Type::OID)]).await?;
@@ -59,7 +59,7 @@ pub async fn generated_columns(client: &Client, table: Oid) -> Result<Vec<String
 }
 
 /// Describes a query's result as a version of `table` whose rows are always whole.
-pub async fn describe_query(client: &Client, sql: &str, table: &Relation) -> Result<Relation, Error> {
+pub(crate) async fn describe_query(client: &Client, sql: &str, table: &Relation) -> Result<Relation, Error> {
     let statement = client.prepare(&format!("SELECT * FROM {}", query_item(sql))).await?;
     let columns = statement.columns().iter().map(|column| Column {
         name: column.name().to_owned(),
@@ -75,6 +75,6 @@ pub async fn describe_query(client: &Client, sql: &str, table: &Relation) -> Res
 }
 
 /// A query as an item of FROM, on lines of its own: a comment at its end must not continue.
-pub fn query_item(sql: &str) -> String {
+pub(crate) fn query_item(sql: &str) -> String {
     format!("(\n{sql}\n) AS users_sync_query")
 }

@@ -14,10 +14,10 @@ const STAGE: &str = "pg_temp.users_sync_stage";
 const RECHECK_STAGE: &str = "pg_temp.users_sync_again";
 
 /// The ways in which a user can differ.
-pub const DIFFERENCE_KINDS: [&str; 3] = ["missing", "different", "extra"];
+pub(crate) const DIFFERENCE_KINDS: [&str; 3] = ["missing", "different", "extra"];
 
 /// A running comparison.
-pub struct Comparison<'a> {
+pub(crate) struct Comparison<'a> {
     transaction: Transaction<'a>,
     shape: Shape,
     deletes: Deletes,
@@ -41,7 +41,7 @@ pub struct Differences {
 
 impl<'a> Comparison<'a> {
     /// Starts a comparison. Needs the right to create temporary tables, as a resync does.
-    pub async fn begin(client: &'a mut PgClient, deletes: Deletes) -> Result<Comparison<'a>, LoadError> {
+    pub(crate) async fn begin(client: &'a mut PgClient, deletes: Deletes) -> Result<Comparison<'a>, LoadError> {
         let transaction = client.transaction().await?;
         transaction.batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL synchronous_commit = off").await?;
         let columns = transaction.query_typed(statement::COLUMNS_OF_USERS, &[]).await?;
@@ -59,24 +59,24 @@ impl<'a> Comparison<'a> {
     }
 
     /// Stages the source's rows, until `None`.
-    pub async fn stage(&mut self, rows: &mut mpsc::Receiver<Option<Vec<User>>>) -> Result<(), LoadError> {
+    pub(crate) async fn stage(&mut self, rows: &mut mpsc::Receiver<Option<Vec<User>>>) -> Result<(), LoadError> {
         self.rows = copy(&self.transaction, STAGE, &statement::STAGE_COLUMNS, rows).await?;
         Ok(self.transaction.batch_execute("ANALYZE pg_temp.users_sync_stage").await?)
     }
 
     /// Number of rows at the source.
-    pub fn rows(&self) -> u64 {
+    pub(crate) fn rows(&self) -> u64 {
         self.rows
     }
 
     /// The target's current position.
-    pub async fn position(&self) -> Result<Lsn, LoadError> {
+    pub(crate) async fn position(&self) -> Result<Lsn, LoadError> {
         let checkpoint = read_checkpoint(self.transaction.client()).await?;
         Ok(checkpoint.map_or(Lsn::ZERO, |checkpoint| checkpoint.position))
     }
 
     /// Finds the users that differ now.
-    pub async fn find_differences(&self) -> Result<(), LoadError> {
+    pub(crate) async fn find_differences(&self) -> Result<(), LoadError> {
         let sql = format!(
             "INSERT INTO pg_temp.users_sync_differing (id, kind) SELECT id, kind FROM \
                (SELECT coalesce(v.id, u.id) AS id, {} AS kind FROM {STAGE} v FULL JOIN neon_auth.users_sync u ON u.id = v.id) d \
@@ -88,7 +88,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// Compares the unconfirmed users again, and drops those that do not differ any more.
-    pub async fn recheck(&self) -> Result<(), LoadError> {
+    pub(crate) async fn recheck(&self) -> Result<(), LoadError> {
         let again = format!(
             "UPDATE pg_temp.users_sync_differing d SET kind = {} FROM pg_temp.users_sync_differing o \
                LEFT JOIN {STAGE} v ON v.id = o.id LEFT JOIN neon_auth.users_sync u ON u.id = o.id \
@@ -114,7 +114,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// The next unconfirmed users, by id.
-    pub async fn unconfirmed(&self, after: &str, limit: i64) -> Result<Vec<String>, LoadError> {
+    pub(crate) async fn unconfirmed(&self, after: &str, limit: i64) -> Result<Vec<String>, LoadError> {
         let sql = "SELECT id FROM pg_temp.users_sync_differing WHERE NOT confirmed AND id > $1 ORDER BY id LIMIT $2";
         let rows = self.transaction.query_typed(sql, &[(&after, Type::TEXT), (&limit, Type::INT8)]).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
@@ -122,7 +122,7 @@ impl<'a> Comparison<'a> {
 
     /// Takes the source's rows of these users, read after the target was compared. A user whose row has not
     /// changed differs; the others are compared again with their new row.
-    pub async fn confirm(&self, ids: &[String], now: Vec<User>) -> Result<(), LoadError> {
+    pub(crate) async fn confirm(&self, ids: &[String], now: Vec<User>) -> Result<(), LoadError> {
         let (sender, mut rows) = mpsc::channel(2);
         // The channel has room for both.
         let _ = sender.try_send(Some(now));
@@ -147,7 +147,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// Ends the comparison. Returns at most `examples` ids of each kind.
-    pub async fn outcome(self, examples: i64) -> Result<Differences, LoadError> {
+    pub(crate) async fn outcome(self, examples: i64) -> Result<Differences, LoadError> {
         let mut differences = Differences::default();
         let count = "SELECT kind, confirmed, count(*) FROM pg_temp.users_sync_differing GROUP BY kind, confirmed";
         for row in self.transaction.query_typed(count, &[]).await? {

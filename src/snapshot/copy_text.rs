@@ -6,7 +6,7 @@ use std::ops::Range;
 
 /// Splits one line into values. The line has values for the decoded columns only.
 #[derive(Default)]
-pub struct LineReader {
+pub(crate) struct LineReader {
     unescaped: Vec<u8>,
     fields: Vec<Field>,
 }
@@ -22,7 +22,7 @@ enum Field {
 impl LineReader {
     /// Reads the values of `line`, with or without its newline, into `cells`: one per column of `decoded`.
     /// `false` if the number of values is wrong.
-    pub fn read<'a>(&'a mut self, line: &'a [u8], decoded: &[bool], cells: &mut Vec<Cell<'a>>) -> bool {
+    pub(crate) fn read<'a>(&'a mut self, line: &'a [u8], decoded: &[bool], cells: &mut Vec<Cell<'a>>) -> bool {
         self.split(line.strip_suffix(b"\n").unwrap_or(line));
         if self.fields.len() != decoded.iter().filter(|wanted| **wanted).count() {
             return false;
@@ -78,7 +78,7 @@ fn unescape(field: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Appends a user as a line of a COPY into these columns.
-pub fn write_user<'a>(out: &mut Vec<u8>, columns: impl Iterator<Item = &'a str>, user: &User) {
+pub(crate) fn write_user<'a>(out: &mut Vec<u8>, columns: impl Iterator<Item = &'a str>, user: &User) {
     let mut first = true;
     for column in columns {
         if !std::mem::take(&mut first) {

@@ -5,16 +5,16 @@ use crate::pg::PgClient;
 use tokio_postgres::{Client, Error};
 
 /// An exported snapshot. Other sessions can import it while this value lives.
-pub struct Export {
+pub(crate) struct Export {
     /// The snapshot contains exactly the transactions whose commit ends at or before this position.
-    pub position: Lsn,
+    pub(crate) position: Lsn,
     name: String,
     _holder: PgClient,
 }
 
 /// Imports the snapshot `name` from a slot's creation and exports it again, which frees the slot's session.
 /// `client` is a new connection to the source.
-pub async fn hold_export(client: PgClient, name: &str, position: Lsn) -> Result<Export, Error> {
+pub(crate) async fn hold_export(client: PgClient, name: &str, position: Lsn) -> Result<Export, Error> {
     import(&client, name).await?;
     let name = client.query_one("SELECT pg_export_snapshot()", &[]).await?.get(0);
     Ok(Export { position, name, _holder: client })
@@ -22,7 +22,7 @@ pub async fn hold_export(client: PgClient, name: &str, position: Lsn) -> Result<
 
 impl Export {
     /// Begins a transaction with this snapshot on a new connection.
-    pub async fn import(&self, client: &Client) -> Result<(), Error> {
+    pub(crate) async fn import(&self, client: &Client) -> Result<(), Error> {
         import(client, &self.name).await
     }
 }

@@ -17,15 +17,15 @@ const SCHEMA_COLUMN: &str = "users_sync_schema";
 
 /// A mapping that fits the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResolvedFamily {
+pub(crate) struct ResolvedFamily {
     /// The mapping without placeholders.
-    pub rules: Rules,
+    pub(crate) rules: Rules,
     /// What was detected, for the log; empty if there was nothing to detect.
-    pub found: String,
+    pub(crate) found: String,
 }
 
 /// Chooses the first family whose table has the required columns; `None` if there is none.
-pub async fn resolve_family(client: &Client, families: &[Family]) -> Result<Option<ResolvedFamily>, Error> {
+pub(crate) async fn resolve_family(client: &Client, families: &[Family]) -> Result<Option<ResolvedFamily>, Error> {
     for family in families {
         let (rules, mut found) = fill_in(client, &family.rules).await?;
         if families.len() > 1 {

@@ -17,25 +17,25 @@ use tokio_postgres::types::{PgLsn, Type};
 const COPY_BYTES: usize = 128 << 10;
 
 /// The parameters of a load.
-pub struct Loading<'a> {
+pub(crate) struct Loading<'a> {
     /// The writer, for the checkpoint.
-    pub who: &'a Identity,
+    pub(crate) who: &'a Identity,
     /// Fingerprint of the mapping that produced the rows.
-    pub mapping: &'a str,
+    pub(crate) mapping: &'a str,
     /// The snapshot's position.
-    pub position: Lsn,
+    pub(crate) position: Lsn,
     /// What is done with users that the snapshot does not have.
-    pub deletes: Deletes,
+    pub(crate) deletes: Deletes,
     /// The limit for deleting such users.
-    pub max_deletes: MaxDeletes,
+    pub(crate) max_deletes: MaxDeletes,
     /// Whether rows that the target refuses are left out one by one. This needs a stage even if the target is
     /// empty.
-    pub isolates_rejected_rows: bool,
+    pub(crate) isolates_rejected_rows: bool,
 }
 
 /// Loads the rows of a snapshot until `None`; a channel that closes without it was interrupted. An empty
 /// table is copied into directly; otherwise the rows are staged and merged.
-pub async fn load(
+pub(crate) async fn load(
     target: &mut Target,
     loading: &Loading<'_>,
     rows: &mut mpsc::Receiver<Option<Vec<User>>>,

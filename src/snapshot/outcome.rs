@@ -5,22 +5,22 @@ use crate::model::UserId;
 
 /// What a load changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     /// Users in the snapshot.
-    pub read: u64,
+    pub(crate) read: u64,
     /// Users that were missing in the target.
-    pub inserted: u64,
+    pub(crate) inserted: u64,
     /// Users whose row differed.
-    pub updated: u64,
+    pub(crate) updated: u64,
     /// Users that the snapshot does not have.
-    pub deleted: u64,
+    pub(crate) deleted: u64,
     /// Users that the target refused; `users_sync.rejected` lists them.
-    pub rejected: Vec<(UserId, Refusal)>,
+    pub(crate) rejected: Vec<(UserId, Refusal)>,
 }
 
 /// Why a snapshot was not loaded. The target is unchanged.
 #[derive(Debug, thiserror::Error)]
-pub enum LoadError {
+pub(crate) enum LoadError {
     /// The target refused, or the connection was lost.
     #[error(transparent)]
     Target(#[from] TargetError),

@@ -15,7 +15,7 @@ use tokio_postgres::types::PgLsn;
 const VISIBILITY_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A transaction on the source that sees all of some earlier transactions.
-pub struct Reading<'a> {
+pub(crate) struct Reading<'a> {
     client: &'a Client,
     seen: SeenXids,
     position: Lsn,
@@ -23,12 +23,12 @@ pub struct Reading<'a> {
 
 /// The transactions that a reading saw (manual: "pg_snapshot", `xmin:xmax:xip,...`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SeenXids(String);
+pub(crate) struct SeenXids(String);
 
 impl SeenXids {
     /// Whether it saw a committed transaction. The id has no epoch; the one nearest to the snapshot is
     /// assumed.
-    pub fn contains(&self, xid: Xid) -> bool {
+    pub(crate) fn contains(&self, xid: Xid) -> bool {
         let mut parts = self.0.splitn(3, ':').skip(1);
         let xmax: u64 = parts.next().and_then(|xmax| xmax.parse().ok()).unwrap_or(0);
         // The distance on the circle of 32-bit ids; negative if the transaction is in the snapshot's past.
@@ -40,7 +40,7 @@ impl SeenXids {
 
 impl<'a> Reading<'a> {
     /// Begins a transaction that sees all of `xids`, waiting for them if necessary.
-    pub async fn begin(client: &'a Client, xids: &[Xid]) -> Result<Reading<'a>, SourceReadError> {
+    pub(crate) async fn begin(client: &'a Client, xids: &[Xid]) -> Result<Reading<'a>, SourceReadError> {
         loop {
             client.batch_execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
             let sql = "SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()";
@@ -55,12 +55,12 @@ impl<'a> Reading<'a> {
     }
 
     /// Every transaction that it sees committed before this position.
-    pub fn position(&self) -> Lsn {
+    pub(crate) fn position(&self) -> Lsn {
         self.position
     }
 
     /// Passes the rows with these keys to `each`. A missing row was deleted or moved.
-    pub async fn read(
+    pub(crate) async fn read(
         &self,
         rows: &RowQuery<'_>,
         keys: &[Vec<&str>],
@@ -93,26 +93,26 @@ impl<'a> Reading<'a> {
     }
 
     /// Ends the transaction. Returns what it saw.
-    pub async fn end(self) -> Result<SeenXids, SourceReadError> {
+    pub(crate) async fn end(self) -> Result<SeenXids, SourceReadError> {
         self.client.batch_execute("ROLLBACK").await?;
         Ok(self.seen)
     }
 }
 
 /// The rows to read, and how to find them.
-pub struct RowQuery<'a> {
+pub(crate) struct RowQuery<'a> {
     /// An item of FROM: the table or a query.
-    pub from: &'a str,
+    pub(crate) from: &'a str,
     /// Its columns.
-    pub relation: &'a Relation,
+    pub(crate) relation: &'a Relation,
     /// Whether each column is read.
-    pub decoded: &'a [bool],
+    pub(crate) decoded: &'a [bool],
     /// How rows are found.
-    pub by: FindBy<'a>,
+    pub(crate) by: FindBy<'a>,
 }
 
 /// How rows are found.
-pub enum FindBy<'a> {
+pub(crate) enum FindBy<'a> {
     /// FindBy the values of these columns, which an index may cover.
     Columns(Vec<&'a str>),
     /// FindBy an SQL condition over the keys in [`KEYS_SETTING`].
@@ -121,7 +121,7 @@ pub enum FindBy<'a> {
 
 impl<'a> FindBy<'a> {
     /// FindBy the user's id alone, even if the mapping's key has more columns.
-    pub fn ids(rules: &'a Rules, relation: &Relation) -> FindBy<'a> {
+    pub(crate) fn ids(rules: &'a Rules, relation: &Relation) -> FindBy<'a> {
         match FindBy::mapping(rules, relation) {
             FindBy::Columns(columns) if columns.len() > 1 => FindBy::Condition(ids_condition(rules, relation)),
             by => by,
@@ -129,7 +129,7 @@ impl<'a> FindBy<'a> {
     }
 
     /// FindBy the mapping's key.
-    pub fn mapping(rules: &'a Rules, relation: &Relation) -> FindBy<'a> {
+    pub(crate) fn mapping(rules: &'a Rules, relation: &Relation) -> FindBy<'a> {
         key_columns(rules, relation).map_or_else(|| FindBy::Condition(ids_condition(rules, relation)), FindBy::Columns)
     }
 }

@@ -20,7 +20,7 @@ pub enum SourceReadError {
 }
 
 /// The rows of a running COPY.
-pub struct RowStream {
+pub(crate) struct RowStream {
     stream: Pin<Box<CopyOutStream>>,
     decoded: Vec<bool>,
     line: Bytes,
@@ -30,7 +30,7 @@ pub struct RowStream {
 impl RowStream {
     /// Starts to read the decoded columns of `relation` from `from` (SQL: the table or a query), restricted
     /// by `condition` (SQL; empty for all rows). Other columns do not leave the database.
-    pub async fn open(
+    pub(crate) async fn open(
         client: &Client,
         from: &str,
         relation: &Relation,
@@ -56,7 +56,7 @@ impl RowStream {
 
     /// The planner's estimate of the number of rows (EXPLAIN's `Plan Rows`), accurate if the table has been
     /// analyzed.
-    pub async fn expected(client: &Client, from: &str, condition: &str) -> Result<u64, SourceReadError> {
+    pub(crate) async fn expected(client: &Client, from: &str, condition: &str) -> Result<u64, SourceReadError> {
         let plan = client.simple_query(&format!("EXPLAIN (FORMAT JSON) SELECT FROM {from} {condition}")).await?;
         let rows = plan.iter().filter_map(|message| match message {
             SimpleQueryMessage::Row(row) => row.get(0),
@@ -68,7 +68,7 @@ impl RowStream {
     }
 
     /// Waits for the next row, whose values [`RowStream::cells`] returns. `false` at the end.
-    pub async fn advance(&mut self) -> Result<bool, SourceReadError> {
+    pub(crate) async fn advance(&mut self) -> Result<bool, SourceReadError> {
         match self.stream.next().await {
             None => Ok(false),
             Some(line) => {
@@ -79,7 +79,7 @@ impl RowStream {
     }
 
     /// The values of the current row.
-    pub fn cells<'a>(&'a mut self, cells: &mut Vec<Cell<'a>>) -> Result<(), SourceReadError> {
+    pub(crate) fn cells<'a>(&'a mut self, cells: &mut Vec<Cell<'a>>) -> Result<(), SourceReadError> {
         if self.reader.read(&self.line, &self.decoded, cells) { Ok(()) } else { Err(SourceReadError::Columns) }
     }
 }
