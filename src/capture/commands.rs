@@ -4,7 +4,7 @@ use crate::model::Lsn;
 use crate::pg::quote_ident;
 
 /// The output plugin, built in since PostgreSQL 10.
-pub const PLUGIN: &str = "pgoutput";
+pub(crate) const PLUGIN: &str = "pgoutput";
 /// First version whose CREATE_REPLICATION_SLOT takes its options in parentheses.
 const PARENTHESIZED_OPTIONS_VERSION: u32 = 150_000;
 /// First version that can synchronize slots to standbys.

@@ -15,7 +15,7 @@ pub struct SourceLog {
 }
 
 /// Reads both in one statement.
-pub async fn read_log(client: &tokio_postgres::Client, slots: &[&str]) -> Result<SourceLog, CaptureError> {
+pub(crate) async fn read_log(client: &tokio_postgres::Client, slots: &[&str]) -> Result<SourceLog, CaptureError> {
     let sql = "SELECT l.flushed, s.slot_name::text, \
                  greatest(pg_wal_lsn_diff(l.flushed, s.confirmed_flush_lsn), 0)::int8 \
                FROM (SELECT pg_current_wal_flush_lsn() AS flushed) l \

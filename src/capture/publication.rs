@@ -26,16 +26,16 @@ pub struct Publication {
 /// Identifies a publication's version, to detect one that was altered and restored. pgoutput leaves out what
 /// is committed in between without a notice.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PublicationVersion {
+pub(crate) struct PublicationVersion {
     /// Changes if the publication is dropped and created again. An older slot cannot use the new one.
-    pub oid: u32,
+    pub(crate) oid: u32,
     /// The rows in `pg_publication` and `pg_publication_rel`, each with the transaction that wrote it, and
     /// the names of the tables.
-    pub rows: String,
+    pub(crate) rows: String,
 }
 
 /// Reads the version of a publication and of these tables in it; `None` if it does not exist.
-pub async fn read_version(
+pub(crate) async fn read_version(
     client: &Client,
     name: &str,
     tables: &[&TableName],
@@ -63,7 +63,7 @@ pub async fn read_version(
 }
 
 /// Whether the publication was altered between two versions. Versions of different tables cannot be compared.
-pub fn was_altered(known: &str, now: &str) -> bool {
+pub(crate) fn was_altered(known: &str, now: &str) -> bool {
     match (known.split_once(" of "), now.split_once(" of ")) {
         (Some((rows, tables)), Some((rows_now, tables_now))) => tables == tables_now && rows != rows_now,
         // There is no earlier version.
@@ -74,7 +74,7 @@ pub fn was_altered(known: &str, now: &str) -> bool {
 impl PublicationVersion {
     /// Whether `known`, the `rows` of an earlier version, belongs to another publication of the same name. An
     /// empty text means that there is no earlier version.
-    pub fn was_recreated_since(&self, known: &str) -> bool {
+    pub(crate) fn was_recreated_since(&self, known: &str) -> bool {
         let oid = known.split(':').next().unwrap_or_default();
         !known.is_empty() && oid != self.oid.to_string()
     }
@@ -106,12 +106,12 @@ pub struct Published {
 }
 
 /// The problem where a column list would be a syntax error.
-pub const NEEDS_COLUMN_LISTS: &str = "source.publish: columns needs PostgreSQL 15 or later at the source";
+pub(crate) const NEEDS_COLUMN_LISTS: &str = "source.publish: columns needs PostgreSQL 15 or later at the source";
 /// Its remedy.
-pub const WITHOUT_COLUMN_LISTS: &str = "use source.publish: rows";
+pub(crate) const WITHOUT_COLUMN_LISTS: &str = "use source.publish: rows";
 
 /// Whether the server supports column lists (since PostgreSQL 15).
-pub async fn has_column_lists(client: &Client) -> Result<bool, CaptureError> {
+pub(crate) async fn has_column_lists(client: &Client) -> Result<bool, CaptureError> {
     let sql = "SELECT current_setting('server_version_num')::int >= 150000";
     Ok(client.query_typed_one(sql, &[]).await?.try_get(0)?)
 }
@@ -122,7 +122,7 @@ pub async fn create_publication(client: &Client, name: &str, tables: &[Published
 }
 
 /// Drops a publication if it exists.
-pub async fn drop_publication(client: &Client, name: &str) -> Result<(), CaptureError> {
+pub(crate) async fn drop_publication(client: &Client, name: &str) -> Result<(), CaptureError> {
     Ok(client.batch_execute(&format!("DROP PUBLICATION IF EXISTS {}", quote_ident(name))).await?)
 }
 
@@ -138,18 +138,18 @@ pub async fn table_in_publication(client: &Client, name: &str, table: &TableName
 }
 
 /// Adds a table that was removed from the publication. Needs ownership of both.
-pub async fn add_table(client: &Client, name: &str, table: &Published) -> Result<(), CaptureError> {
+pub(crate) async fn add_table(client: &Client, name: &str, table: &Published) -> Result<(), CaptureError> {
     let statement = format!("ALTER PUBLICATION {} ADD TABLE {}", quote_ident(name), listed(table));
     Ok(client.batch_execute(&statement).await?)
 }
 
 /// The SQL that adds a table to a publication.
-pub fn add_statement(name: &str, table: &TableName) -> String {
+pub(crate) fn add_statement(name: &str, table: &TableName) -> String {
     format!("ALTER PUBLICATION {} ADD TABLE {}", quote_ident(name), quote_table(table))
 }
 
 /// The SQL that creates a publication of these tables.
-pub fn create_statement(name: &str, tables: &[Published]) -> String {
+pub(crate) fn create_statement(name: &str, tables: &[Published]) -> String {
     let tables: Vec<_> = tables.iter().map(listed).collect();
     // The root's name covers a partitioned table's changes. ONLY would leave out partitions and inheritance
     // children.

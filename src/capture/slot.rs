@@ -1,6 +1,6 @@
 //! Creates, reads and drops the replication slot, and identifies the server.
 
-pub use super::commands::PLUGIN;
+pub(crate) use super::commands::PLUGIN;
 use super::commands::create_command;
 use super::{CaptureError, ReplicationConnection};
 use crate::model::Lsn;

@@ -56,7 +56,7 @@ impl DerefMut for PgClient {
 
 /// Creates a schema that does not exist. CREATE SCHEMA IF NOT EXISTS alone needs CREATE on the database in
 /// any case.
-pub async fn create_schema(client: &tokio_postgres::Client, name: &str) -> Result<(), tokio_postgres::Error> {
+pub(crate) async fn create_schema(client: &tokio_postgres::Client, name: &str) -> Result<(), tokio_postgres::Error> {
     let exists = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)";
     if client.query_typed_one(exists, &[(&name, tokio_postgres::types::Type::TEXT)]).await?.get(0) {
         return Ok(());

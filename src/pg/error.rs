@@ -90,7 +90,7 @@ impl fmt::Display for ServerError {
 impl std::error::Error for ServerError {}
 
 /// Describes an error without personal data: never its detail, and no message that may repeat a row's values.
-pub fn describe(error: &tokio_postgres::Error) -> String {
+pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
     use std::error::Error as _;
     let Some(refusal) = error.as_db_error() else {
         return error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));

@@ -13,12 +13,13 @@ mod tls;
 mod types;
 mod url;
 
-pub use client::{PgClient, connect, create_schema};
-pub use error::{ConnectError, ServerError, describe};
-pub use sql::{quote_ident, quote_literal, quote_table};
+pub(crate) use client::create_schema;
+pub use client::{PgClient, connect};
+pub(crate) use error::describe;
+pub use error::{ConnectError, ServerError};
+pub(crate) use sql::{quote_ident, quote_literal, quote_table};
 pub(crate) use sqlstate::{Disclosure, SqlStateClass};
 pub(crate) use stream::{Stream, connect_with};
 pub(crate) use timestamp::PgTimestamp;
-pub use tls::{TlsError, client_config};
 pub use types::load_types;
 pub use url::{ChannelBinding, PgUrl, Secret, SslMode, SslRoots, UrlError};

@@ -3,19 +3,19 @@
 use crate::model::TableName;
 
 /// Quotes an identifier: `weird"name` becomes `"weird""name"` (manual: "Identifiers and Key Words").
-pub fn quote_ident(name: &str) -> String {
+pub(crate) fn quote_ident(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Quotes a table's schema and name.
-pub fn quote_table(table: &TableName) -> String {
+pub(crate) fn quote_table(table: &TableName) -> String {
     format!("{}.{}", quote_ident(&table.schema), quote_ident(&table.name))
 }
 
 /// Quotes a string constant so that it is safe for any `standard_conforming_strings` (manual: "String
 /// Constants with C-Style Escapes"). For replication commands and utility statements, which take no
 /// parameters.
-pub fn quote_literal(text: &str) -> String {
+pub(crate) fn quote_literal(text: &str) -> String {
     let doubled = text.replace('\'', "''");
     if doubled.contains('\\') { format!("E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
 }

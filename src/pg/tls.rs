@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 /// Why a URL gives no TLS configuration.
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
+pub(crate) enum TlsError {
     /// The root file cannot be opened, or is not PEM.
     #[error("cannot read the root certificates in {path:?} (sslrootcert): {reason}")]
     RootFile {
@@ -40,7 +40,7 @@ pub enum TlsError {
 }
 
 /// The TLS configuration of a URL; `None` for `sslmode=disable`. Reads the root file or the platform's store.
-pub fn client_config(url: &PgUrl) -> Result<Option<ClientConfig>, TlsError> {
+pub(crate) fn client_config(url: &PgUrl) -> Result<Option<ClientConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let trust = match (url.ssl_mode, &url.ssl_roots) {
         (SslMode::Disable, _) => return Ok(None),
