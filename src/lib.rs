@@ -21,10 +21,11 @@ mod clock;
 pub mod progress;
 pub mod state;
 pub mod status;
+mod sync;
 
 pub mod replicator;
 
-pub mod operations;
+pub(crate) mod operations;
 
 pub mod admin;
 

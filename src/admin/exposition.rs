@@ -105,7 +105,7 @@ impl Collector for StatusCollector {
         out.gauge(
             "memory_queued_bytes",
             "Memory used by the changes queued for all targets",
-            live.memory_queued() as u64,
+            live.queued_bytes() as u64,
         )?;
         encode_tenants(&mut out, &tenants)?;
         encode_tee(&mut out, live)

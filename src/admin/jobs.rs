@@ -3,8 +3,8 @@
 
 use super::answer::{ErrorBody, Problem};
 use crate::model::TenantId;
-use crate::replicator::snapshotter::progress_bar::ProgressHandle;
 use crate::status::live::ProcessStatus;
+use crate::status::progress_handle::ProgressHandle;
 use axum::http::StatusCode;
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -74,7 +74,7 @@ impl Job {
     /// With the current progress: of the tenant's snapshot for a resync, of its own read for a verification.
     pub(super) fn with_progress(self, live: &ProcessStatus) -> Job {
         let progress = match (self.state, self.kind) {
-            (JobState::Running, JobKind::Resync) => live.joined_by(&TenantId::new(&self.tenant)),
+            (JobState::Running, JobKind::Resync) => live.snapshot_share(&TenantId::new(&self.tenant)),
             (JobState::Running, JobKind::Verify) => self.how_far.share(),
             _ => self.progress,
         };

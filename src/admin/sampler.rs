@@ -48,7 +48,7 @@ async fn sample(app: &App, config: &Config, source: &mut Connection, state: &mut
         Some(client) => read_log(client, &slots).await.ok(),
         None => None,
     };
-    app.live.saw(log.unwrap_or_default());
+    app.live.set_source_log(log.unwrap_or_default());
     if app.live.is_streaming() {
         *state = Connection::default();
         app.set_state_report(None);

@@ -4,7 +4,7 @@ use super::common::ConfigFile;
 use crate::config::{Config, Tenant};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::pg::{self, PgClient, PgUrl, describe};
-use crate::replicator::session::prepare::settled;
+use crate::replicator::source::mapping::resolve_layout;
 use crate::setup::{Script, gather, source_script, target_script};
 use clap::Args;
 use std::process::ExitCode;
@@ -71,7 +71,7 @@ async fn source(arguments: &Arguments, config: &Config) -> Result<(), Diagnostic
             "{error}"
         )
     })?;
-    let config = settled(&client, config).await.map_err(|error| diagnostic!("{error}"))?;
+    let config = resolve_layout(&client, config).await.map_err(|error| diagnostic!("{error}"))?;
     let facts =
         gather(&mut client, &config).await.map_err(|error| diagnostic!("cannot inspect the source: {error}"))?;
     let script = source_script(&config, &facts).map_err(|what| diagnostic!("{what}"))?;

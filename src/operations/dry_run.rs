@@ -10,8 +10,8 @@ use crate::pg::connect;
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::FailureAction;
-use crate::replicator::session::prepare::settled;
 use crate::replicator::source::history::{History, HistoryFacts, decide_history};
+use crate::replicator::source::mapping::resolve_layout;
 use crate::replicator::source::mapping::{compile_current, fingerprint};
 use crate::replicator::tenant::recorded_target;
 use crate::snapshot::source_session;
@@ -50,7 +50,7 @@ pub struct Plan {
 pub async fn plan(config: &Config) -> Result<Plan, ServiceError> {
     let client = connect(&config.source.url).await?;
     source_session(&client).await?;
-    let config = &settled(&client, config).await?;
+    let config = &resolve_layout(&client, config).await?;
     let state = connect(&config.state_url).await?;
     let known = StateStore::read(&state, &config.source.slot).await?;
     let mapping = fingerprint(&config.users, &compile_current(&client, &config.users).await?);

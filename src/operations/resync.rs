@@ -3,9 +3,9 @@
 use crate::config::Config;
 use crate::model::TenantId;
 use crate::replicator::error::ServiceError;
-use crate::replicator::session::prepare::prepare;
-use crate::replicator::session::tasks::SessionTasks;
+use crate::replicator::prepare::prepare;
 use crate::replicator::session::tenants::TenantHandle;
+use crate::replicator::tasks::SessionTasks;
 use crate::state::{Request, TenantState};
 use std::sync::Arc;
 use std::time::Duration;

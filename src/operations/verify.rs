@@ -12,13 +12,14 @@ use crate::pg::{PgClient, connect};
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::FailureAction;
-use crate::replicator::session::prepare::settled;
 use crate::replicator::snapshotter::partition::{Partitioner, ScanMember};
-use crate::replicator::snapshotter::point_read::{ReadUser, Rereader};
-use crate::replicator::snapshotter::progress_bar::{ProgressHandle, ScanProgress, expected_rows};
+use crate::replicator::snapshotter::progress_bar::{ScanProgress, expected_rows};
 use crate::replicator::source::mapping::compile_current;
+use crate::replicator::source::mapping::resolve_layout;
+use crate::replicator::source::point_read::{ReadUser, Rereader};
 use crate::snapshot::{Comparison, Differences, LoadError, RowStream, source_session};
 use crate::state::{Snapshot, StateStore, TenantState};
+use crate::status::progress_handle::ProgressHandle;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
@@ -64,7 +65,7 @@ pub async fn verify(
 ) -> Result<Vec<(TenantId, Verdict)>, ServiceError> {
     let client = connect(&config.source.url).await?;
     source_session(&client).await?;
-    let config = Arc::new(settled(&client, config).await?);
+    let config = Arc::new(resolve_layout(&client, config).await?);
     let context = Arc::new(VerifyContext {
         rereader: Rereader::new(config.source.url.clone(), Default::default()),
         state: Mutex::new(connect(&config.state_url).await?),

@@ -3,9 +3,9 @@
 use crate::config::Config;
 use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
+use crate::replicator::prepare::prepare;
 use crate::replicator::session::config_changes::replaced;
-use crate::replicator::session::prepare::prepare;
-use crate::replicator::session::tasks::{SessionExit, SessionTasks};
+use crate::replicator::tasks::{SessionExit, SessionTasks};
 use crate::status::live::ProcessStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,7 @@ pub async fn run_reloading(
         let error = match session(config, &mut configs, &live, &stop, &mut has_streamed).await {
             Ok(SessionExit::Stopped) => return Ok(()),
             Ok(SessionExit::Reconfigured) => {
-                live.starts(None);
+                live.set_starting(None);
                 continue;
             }
             // It worked until just now: whoever broke it may mend it, and need not think of us then.
@@ -55,7 +55,7 @@ pub async fn run_reloading(
         }
         let wait = reconnect.step();
         live.metrics.source_reconnects.inc();
-        live.starts(Some(error.to_string()));
+        live.set_starting(Some(error.to_string()));
         tracing::warn!(%error, ?wait, "the session on the source ended and begins again");
         tokio::select! {
             () = sleep(wait) => {}
@@ -78,7 +78,7 @@ async fn session(
         () = stop.cancelled() => return Ok(SessionExit::Stopped),
     };
     *has_streamed = true;
-    let _shown = live.streams(&prepared.context);
+    let _streaming = live.set_streaming(prepared.context.clone());
     #[cfg_attr(not(feature = "kafka"), allow(unused_mut))]
     let mut running = SessionTasks::start(prepared, None);
     #[cfg(feature = "kafka")]

@@ -1,32 +1,33 @@
-//! What a running process shows of itself, from memory: to metrics, to status, and to whoever waits for a user. One for
-//! each process; sessions come and go beneath it. Asks nobody, and never a target.
+//! The status of a running process, read from memory for metrics, the status report and the API. There is one in each
+//! process, and it outlives sessions. Nothing here queries a database.
 
 use crate::capture::SourceLog;
 use crate::clock::{age, before, now, seconds_since};
+use crate::config::Tenant;
 use crate::model::{Lsn, ParkCause, Reason, TenantId};
-use crate::replicator::session::context::SessionContext;
-use crate::replicator::session::tenants::TenantHandle;
 use crate::state::TenantState;
 use crate::status::metrics::{Metrics, TenantCounts};
 use crate::status::report::{IDLE_STEP, Report, TeeReport, TenantReport};
 use crate::status::user_watch::UserWatch;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use crate::status::view::{SessionIdentity, SessionView, TenantReading, TenantView};
+use crate::sync::lock;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 use tokio::time::Instant;
 
-/// What a process is for.
+/// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// It is on its way to the source, or back to it.
+    /// It connects to the source, for the first time or again.
     Starting,
-    /// Another process has the slot; this one takes over when that goes.
+    /// Another process holds the slot. This one takes over once the slot is free.
     Standby,
-    /// It has the slot.
+    /// It holds the slot.
     Streaming,
 }
 
 impl Role {
-    /// The word in every output.
+    /// The name in status, API and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Role::Starting => "starting",
@@ -36,264 +37,249 @@ impl Role {
     }
 }
 
-/// One for each process.
+/// The status of a process.
 #[derive(Default)]
 pub struct ProcessStatus {
-    /// What it counts.
-    pub metrics: Metrics,
-    /// Who waits for users.
+    pub(crate) metrics: Metrics,
+    /// The requests that wait for users to reach a target.
     pub user_watch: Arc<UserWatch>,
-    now: Mutex<Now>,
-    source: Mutex<Seen>,
-    tee: Mutex<Tee>,
+    current: Mutex<Current>,
+    source: Mutex<SourceObservation>,
+    tee: Mutex<TeeStatus>,
 }
 
-struct Now {
+struct Current {
     role: Role,
-    /// Why it is not what it should be.
+    /// Why the process does not stream.
     reason: Option<String>,
-    session: Weak<SessionContext>,
-    /// As the last session was when it ended.
-    last: Option<Arc<Report>>,
+    session: Option<Arc<dyn SessionView>>,
+    /// The report of the last session at its end.
+    last_report: Option<Arc<Report>>,
 }
 
-impl Default for Now {
+impl Default for Current {
     fn default() -> Self {
-        Now { role: Role::Starting, reason: None, session: Weak::new(), last: None }
+        Current { role: Role::Starting, reason: None, session: None, last_report: None }
     }
 }
 
-/// What was last seen of the source's log.
+/// The source's log as it was read last.
 #[derive(Default)]
-struct Seen {
+struct SourceObservation {
     log: SourceLog,
-    /// An end of the log that was not received when it was seen, and when that was.
+    /// An end of the log that had not been received when it was read, and the time of that reading.
     behind: Option<(Lsn, Instant)>,
 }
 
 #[derive(Default)]
-struct Tee {
-    shown: Option<(TeeReport, SystemTime)>,
-    /// What is in Kafka.
+struct TeeStatus {
+    /// The report, and since when the tee is in its state.
+    report: Option<(TeeReport, SystemTime)>,
+    /// Up to here the stream is in Kafka.
     published: Lsn,
 }
 
-/// A tenant's numbers, for a scrape.
-pub struct TenantSample {
-    /// Whose.
-    pub tenant: TenantId,
-    /// Following, joining or parked.
-    pub state: TenantState,
-    /// Why it is parked.
-    pub cause: Option<ParkCause>,
+/// The numbers of a tenant at one moment.
+pub(crate) struct TenantSample {
+    pub(crate) tenant: TenantId,
+    pub(crate) state: TenantState,
+    /// Why the tenant is parked.
+    pub(crate) cause: Option<ParkCause>,
     /// As [`TenantReport::lag_bytes`].
-    pub lag_bytes: Option<u64>,
+    pub(crate) lag_bytes: Option<u64>,
     /// As [`TenantReport::lag_seconds`].
-    pub lag_seconds: Option<f64>,
-    /// What waits for its target.
-    pub queue_bytes: usize,
-    /// The users among that.
-    pub queue_users: usize,
-    /// Users that its target refuses.
-    pub rejected: u64,
-    /// What is counted of it.
-    pub counts: Arc<TenantCounts>,
+    pub(crate) lag_seconds: Option<f64>,
+    pub(crate) queue_bytes: usize,
+    pub(crate) queue_users: usize,
+    pub(crate) rejected: u64,
+    pub(crate) counts: Arc<TenantCounts>,
     position: Option<Lsn>,
-    lane: Arc<TenantHandle>,
+    view: TenantView,
+    configured: Arc<Tenant>,
 }
 
 impl ProcessStatus {
-    /// What the process does, and why it is not what it should be.
+    /// The role of the process, and why it does not stream or may have lost the slot.
     pub fn role(&self) -> (Role, Option<String>) {
-        let now = lock(&self.now);
-        let lapsed = now.session.upgrade().is_some_and(|context| context.lease_has_lapsed());
-        let reason = if lapsed { Some("its lease was not renewed in time".to_owned()) } else { now.reason.clone() };
-        (now.role, reason)
-    }
-
-    /// Whether it has the slot.
-    pub fn is_streaming(&self) -> bool {
-        lock(&self.now).role == Role::Streaming
-    }
-
-    pub(crate) fn waits_as_standby(&self) {
-        let mut now = lock(&self.now);
-        (now.role, now.reason) = (Role::Standby, None);
-    }
-
-    /// It is on its way to the source again.
-    pub(crate) fn starts(&self, reason: Option<String>) {
-        let mut now = lock(&self.now);
-        (now.role, now.reason) = (Role::Starting, reason);
-    }
-
-    /// A session has begun; it is shown as long as the guard lives.
-    pub(crate) fn streams(self: &Arc<Self>, context: &Arc<SessionContext>) -> Streaming {
-        let mut now = lock(&self.now);
-        *now = Now { role: Role::Streaming, session: Arc::downgrade(context), reason: None, last: None };
-        lock(&self.source).behind = None;
-        Streaming { live: self.clone() }
-    }
-
-    /// The source's log as it was seen just now.
-    pub fn saw(&self, log: SourceLog) {
-        let received = self.session().map(|context| context.progress().received());
-        let mut seen = lock(&self.source);
-        let is_received = |end: Lsn| received.is_none_or(|received| end.bytes_since(received) < IDLE_STEP);
-        seen.behind.take_if(|(end, _)| is_received(*end));
-        if let Some(end) = log.end.filter(|end| !is_received(*end)) {
-            seen.behind.get_or_insert((end, Instant::now()));
+        let current = lock(&self.current);
+        if current.session.as_ref().is_some_and(|session| session.lease_has_lapsed()) {
+            return (current.role, Some("its lease was not renewed in time".to_owned()));
         }
-        seen.log = log;
+        (current.role, current.reason.clone())
     }
 
-    /// The same, as it was seen last.
-    pub fn source_log(&self) -> SourceLog {
+    /// Whether the process holds the slot.
+    pub fn is_streaming(&self) -> bool {
+        lock(&self.current).role == Role::Streaming
+    }
+
+    pub(crate) fn set_standby(&self) {
+        let mut current = lock(&self.current);
+        (current.role, current.reason) = (Role::Standby, None);
+    }
+
+    /// The process connects to the source. `reason`: why the last session ended.
+    pub(crate) fn set_starting(&self, reason: Option<String>) {
+        let mut current = lock(&self.current);
+        (current.role, current.reason) = (Role::Starting, reason);
+    }
+
+    /// A session has begun. The status reads it until the guard is dropped.
+    pub(crate) fn set_streaming(self: &Arc<Self>, session: Arc<dyn SessionView>) -> StreamingGuard {
+        let mut current = lock(&self.current);
+        *current = Current { role: Role::Streaming, session: Some(session), reason: None, last_report: None };
+        lock(&self.source).behind = None;
+        StreamingGuard { status: self.clone() }
+    }
+
+    /// Stores the source's log as it was read just now.
+    pub(crate) fn set_source_log(&self, log: SourceLog) {
+        let received = self.session().map(|session| session.received());
+        let mut source = lock(&self.source);
+        let is_received = |end: Lsn| received.is_none_or(|received| end.bytes_since(received) < IDLE_STEP);
+        source.behind.take_if(|(end, _)| is_received(*end));
+        if let Some(end) = log.end.filter(|end| !is_received(*end)) {
+            source.behind.get_or_insert((end, Instant::now()));
+        }
+        source.log = log;
+    }
+
+    /// The source's log as it was read last.
+    pub(crate) fn source_log(&self) -> SourceLog {
         lock(&self.source).log.clone()
     }
 
     /// Bytes that wait for all targets.
-    pub fn memory_queued(&self) -> usize {
-        self.session().map_or(0, |context| context.memory.waiting())
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.session().map_or(0, |session| session.queued_bytes())
     }
 
-    /// The tenants of the session, in the configuration's order; `None` while there is none.
-    pub fn tenants(&self) -> Option<Vec<TenantSample>> {
-        let context = self.session()?;
-        let end = self.end_of_log(&context);
+    /// The tenants of the session, in the configuration's order; `None` without a session.
+    pub(crate) fn tenants(&self) -> Option<Vec<TenantSample>> {
+        let session = self.session()?;
+        let end = self.end_of_log(&*session);
         let behind = lock(&self.source).behind.map_or(0.0, |(_, since)| since.elapsed().as_secs_f64());
-        let lanes = context.lanes.all();
-        let lanes = lanes.iter().filter(|lane| !lane.retired.is_cancelled());
-        let progress = context.progress();
         let at = now();
-        let sample = |lane: &Arc<TenantHandle>| {
-            let shown = lane.shown();
-            let is_following = shown.state == TenantState::Following;
-            let position = is_following.then(|| progress.applied_by(&lane.tenant.id));
-            let (queue_bytes, queue_users, oldest) = lane.mailbox.waiting();
+        let sample = |reading: TenantReading| {
+            let TenantReading { tenant, view, applied, queue_bytes, queue_users, oldest_queued, counts } = reading;
+            let is_following = view.state == TenantState::Following;
+            let position = is_following.then_some(applied);
+            let oldest_age = oldest_queued.map_or(0.0, |oldest| seconds_since(oldest, at));
             TenantSample {
-                tenant: lane.tenant.id.clone(),
-                state: shown.state,
-                cause: shown.park_cause(),
+                tenant: tenant.id.clone(),
+                state: view.state,
+                cause: view.park_cause(),
                 lag_bytes: position.zip(end).map(|(position, end)| end.bytes_since(position)),
-                lag_seconds: is_following.then(|| oldest.map_or(0.0, |oldest| seconds_since(oldest, at)).max(behind)),
+                lag_seconds: is_following.then(|| oldest_age.max(behind)),
                 queue_bytes,
                 queue_users,
-                rejected: shown.rejected,
-                counts: lane.counts.clone(),
+                rejected: view.rejected,
+                counts,
                 position,
-                lane: lane.clone(),
+                view,
+                configured: tenant,
             }
         };
-        Some(lanes.map(sample).collect())
+        Some(session.tenants().into_iter().map(sample).collect())
     }
 
-    /// How much of the tenant's snapshot has been read, from 0 to 1, while it joins in this process.
-    pub fn joined_by(&self, tenant: &TenantId) -> Option<f64> {
-        let context = self.session()?;
-        context.lanes.get(context.index_of(tenant)?).joined_by()
+    /// The share of the tenant's snapshot that has been read, from 0 to 1; `None` while it does not join here.
+    pub(crate) fn snapshot_share(&self, tenant: &TenantId) -> Option<f64> {
+        self.session()?.snapshot_share(tenant)
     }
 
-    /// All tenants and the process itself, in words.
+    /// The report of the process and its tenants; `None` without a session.
     pub fn report(&self) -> Option<Report> {
-        let context = self.session()?;
+        let session = self.session()?;
         let tenants = self.tenants()?;
-        // Not inside the expression below, which would hold the lock to its end.
-        let confirmed = context.progress().confirmed();
+        let SessionIdentity { slot, generation, holder } = session.identity();
         Some(Report {
-            slot: context.config.source.slot.clone(),
-            generation: context.generation.0,
-            holder: context.holder.clone(),
-            is_held: !context.lease_has_lapsed(),
-            confirmed: confirmed.to_string(),
-            source_position: self.end_of_log(&context).map(|end| end.to_string()),
-            tenants: tenants.iter().map(TenantSample::report).collect(),
+            slot,
+            generation,
+            holder,
+            is_held: !session.lease_has_lapsed(),
+            confirmed: session.confirmed().to_string(),
+            source_position: self.end_of_log(&*session).map(|end| end.to_string()),
+            tenants: tenants.into_iter().map(TenantSample::into_report).collect(),
             tee: self.tee(),
         })
     }
 
-    /// As it was when the last session ended.
-    pub fn last_report(&self) -> Option<Arc<Report>> {
-        lock(&self.now).last.clone()
+    /// The report at the end of the last session, until another one begins.
+    pub(crate) fn last_report(&self) -> Option<Arc<Report>> {
+        lock(&self.current).last_report.clone()
     }
 
-    /// The tee, as far as this process runs it.
-    pub fn tee(&self) -> Option<TeeReport> {
-        let (shown, since) = lock(&self.tee).shown.clone()?;
-        let wal_held_bytes = lock(&self.source).log.held_back.get(&shown.slot).copied();
-        Some(TeeReport { since_seconds: age(since), wal_held_bytes, ..shown })
+    /// The tee; `None` if this process runs none.
+    pub(crate) fn tee(&self) -> Option<TeeReport> {
+        let (report, since) = lock(&self.tee).report.clone()?;
+        let wal_held_bytes = lock(&self.source).log.held_back.get(&report.slot).copied();
+        Some(TeeReport { since_seconds: age(since), wal_held_bytes, ..report })
     }
 
-    /// How much of the source's log lies behind what is in Kafka.
-    pub fn tee_lag(&self) -> Option<u64> {
+    /// Bytes of the source's log after the position that is in Kafka.
+    pub(crate) fn tee_lag(&self) -> Option<u64> {
         let published = lock(&self.tee).published;
         let end = lock(&self.source).log.end?;
         (published > Lsn::ZERO).then(|| end.bytes_since(published))
     }
 
     #[cfg_attr(not(feature = "kafka"), allow(dead_code))]
-    pub(crate) fn tee_is(&self, shown: Option<TeeReport>) {
+    pub(crate) fn set_tee(&self, report: Option<TeeReport>) {
         let mut tee = lock(&self.tee);
-        let since = match (&shown, &tee.shown) {
+        let since = match (&report, &tee.report) {
             (Some(new), Some((old, since))) if new.state == old.state => *since,
             (Some(new), _) => before(new.since_seconds),
             (None, _) => SystemTime::now(),
         };
-        tee.shown = shown.map(|shown| (shown, since));
+        tee.report = report.map(|report| (report, since));
     }
 
     #[cfg_attr(not(feature = "kafka"), allow(dead_code))]
-    pub(crate) fn tee_published(&self, position: Lsn) {
+    pub(crate) fn set_tee_published(&self, position: Lsn) {
         lock(&self.tee).published = position;
     }
 
-    /// As it was seen last, unless more has been received since.
-    fn end_of_log(&self, context: &SessionContext) -> Option<Lsn> {
-        let received = context.progress().received();
+    /// The end of the log as it was read last, or what has been received since.
+    fn end_of_log(&self, session: &dyn SessionView) -> Option<Lsn> {
+        let received = session.received();
         lock(&self.source).log.end.map(|end| end.max(received))
     }
 
-    fn session(&self) -> Option<Arc<SessionContext>> {
-        lock(&self.now).session.upgrade()
+    fn session(&self) -> Option<Arc<dyn SessionView>> {
+        lock(&self.current).session.clone()
     }
 }
 
 impl TenantSample {
-    /// In words.
-    pub fn report(&self) -> TenantReport {
-        let shown = self.lane.shown();
+    pub(crate) fn into_report(self) -> TenantReport {
         TenantReport {
             tenant: self.tenant.to_string(),
-            state: shown.state.as_str(),
-            since_seconds: Some(age(shown.since)),
+            state: self.state.as_str(),
+            since_seconds: Some(age(self.view.since)),
             position: self.position.map(|position| position.to_string()),
             lag_bytes: self.lag_bytes,
             lag_seconds: self.lag_seconds,
             queue_bytes: Some(self.queue_bytes as u64),
             queue_users: Some(self.queue_users as u64),
-            rejected: shown.rejected,
-            last_error: shown.reason,
-            reason_code: shown.reason_code.map(Reason::code),
-            remedy: shown.remedy,
-            target: self.lane.tenant.target.to_string(),
+            rejected: self.rejected,
+            last_error: self.view.reason,
+            reason_code: self.view.reason_code.map(Reason::code),
+            remedy: self.view.remedy,
+            target: self.configured.target.to_string(),
         }
     }
 }
 
-/// As long as this lives, its session is the process's.
-pub(crate) struct Streaming {
-    live: Arc<ProcessStatus>,
+/// The status reads the session until this is dropped.
+pub(crate) struct StreamingGuard {
+    status: Arc<ProcessStatus>,
 }
 
-impl Drop for Streaming {
+impl Drop for StreamingGuard {
     fn drop(&mut self) {
-        let last = self.live.report().map(Arc::new);
-        *lock(&self.live.now) = Now { last, ..Now::default() };
-        *lock(&self.live.tee) = Tee::default();
+        let last_report = self.status.report().map(Arc::new);
+        *lock(&self.status.current) = Current { last_report, ..Current::default() };
+        *lock(&self.status.tee) = TeeStatus::default();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while one of these locks is held that could leave its value half changed.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

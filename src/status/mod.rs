@@ -2,5 +2,7 @@
 
 pub mod live;
 pub mod metrics;
+pub(crate) mod progress_handle;
 pub mod report;
 pub mod user_watch;
+pub(crate) mod view;

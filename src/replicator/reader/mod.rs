@@ -14,10 +14,10 @@ use crate::model::{Change, Oid, Relation, RestartSignal};
 use crate::pg::PgClient;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
-use crate::replicator::snapshotter::point_read::{ReadRequest, ReadUser};
 use crate::replicator::source::mapping::{
     MappedRelation, WatchedTable, compile, compile_current, compile_watched, fingerprint,
 };
+use crate::replicator::source::point_read::{ReadRequest, ReadUser};
 use crate::snapshot::Reading;
 use output::ChangeOutput;
 use query_changes::{AffectedUsers, RowEvent};

@@ -9,8 +9,8 @@ use crate::replicator::error::ServiceError;
 use crate::replicator::reader::output::ChangeOutput;
 use crate::replicator::reader::sink::{IsCreate, Sink, Transaction};
 use crate::replicator::session::context::SessionContext;
-use crate::replicator::snapshotter::point_read::{FollowedKey, ReadUser};
 use crate::replicator::source::mapping::WatchedTable;
+use crate::replicator::source::point_read::{FollowedKey, ReadUser};
 use std::collections::{HashMap, HashSet};
 
 /// Users per read. All of them are in memory at once, and a profile may have hundreds of kilobytes.

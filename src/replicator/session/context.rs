@@ -6,7 +6,7 @@ use crate::model::{Epoch, Generation, Lsn, RestartSignal, TenantId};
 use crate::progress::Progress;
 use crate::replicator::session::arriving::OnTheirWay;
 use crate::replicator::session::tenants::{TenantHandle, TenantRegistry};
-use crate::replicator::snapshotter::point_read::Rereader;
+use crate::replicator::source::point_read::Rereader;
 use crate::route::{Fingerprints, Memory};
 use crate::state::{LEASE, Request, StateStore, TenantState};
 use crate::status::live::ProcessStatus;
@@ -257,7 +257,7 @@ impl SessionContext {
         remedy: Option<&str>,
     ) -> Result<(), StateError> {
         self.state.put_tee(slot, state, reason, remedy).await?;
-        self.live.tee_is(Some(TeeReport {
+        self.live.set_tee(Some(TeeReport {
             slot: slot.to_owned(),
             state: state.as_str(),
             since_seconds: 0.0,

@@ -1,13 +1,12 @@
 //! The tenants of a session, each in its lane. Lanes are added and retired while the session runs; a lane's index is
 //! its own for as long as the session lasts.
 
-use crate::clock::before;
 use crate::config::Tenant;
-use crate::model::{ParkCause, Reason};
-use crate::replicator::snapshotter::progress_bar::ProgressHandle;
 use crate::route::{Mailbox, Memory};
 use crate::state::{Request, TenantRow, TenantState};
 use crate::status::metrics::TenantCounts;
+use crate::status::progress_handle::ProgressHandle;
+use crate::status::view::TenantView;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -16,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 /// A tenant's place in the session.
 pub(crate) struct TenantHandle {
-    pub(crate) tenant: Tenant,
+    pub(crate) tenant: Arc<Tenant>,
     pub(crate) mailbox: Mailbox,
     /// The stream knows the lane: what it reads from now on is gathered here.
     pub(crate) adopted: CancellationToken,
@@ -41,40 +40,6 @@ struct Asked {
     answered: i64,
 }
 
-/// How the tenant is, as it was written down last.
-#[derive(Clone)]
-pub(crate) struct TenantView {
-    pub(crate) state: TenantState,
-    pub(crate) since: SystemTime,
-    pub(crate) reason: Option<String>,
-    pub(crate) remedy: Option<String>,
-    pub(crate) reason_code: Option<Reason>,
-    pub(crate) rejected: u64,
-}
-
-impl TenantView {
-    fn of(row: &TenantRow) -> TenantView {
-        TenantView {
-            state: row.state,
-            since: before(row.since_seconds),
-            reason: row.reason.clone(),
-            remedy: row.remedy.clone(),
-            reason_code: row.reason_code,
-            rejected: row.rejected,
-        }
-    }
-
-    /// Why it is parked, where it is.
-    pub(crate) fn park_cause(&self) -> Option<ParkCause> {
-        match (self.state, self.reason_code) {
-            (TenantState::Parked, Some(Reason::Park(cause))) => Some(cause),
-            // Parked by a version that wrote no code, or one that this version does not know.
-            (TenantState::Parked, _) => Some(ParkCause::Other),
-            (TenantState::Joining | TenantState::Following, _) => None,
-        }
-    }
-}
-
 impl TenantHandle {
     /// `known`: what the state says of the tenant, where that is of this history. It joins otherwise.
     pub(crate) fn new(
@@ -94,7 +59,7 @@ impl TenantHandle {
         };
         TenantHandle {
             counts,
-            tenant,
+            tenant: Arc::new(tenant),
             mailbox: Mailbox::new(budget, memory),
             is_away: AtomicBool::new(false),
             adopted: CancellationToken::new(),
@@ -240,38 +205,5 @@ impl TenantRegistry {
     fn lock(&self) -> MutexGuard<'_, Arc<Vec<Arc<TenantHandle>>>> {
         // A push of one element: nothing can be left half done.
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{Generation, Lsn, ResyncReason};
-
-    #[test]
-    fn a_parked_tenant_keeps_its_cause_over_a_restart() {
-        let check = |state, reason_code, expected| {
-            let row = TenantRow {
-                state,
-                reason_code,
-                reason: None,
-                remedy: None,
-                target: String::new(),
-                target_id: None,
-                generation: Generation(1),
-                position: Lsn::ZERO,
-                since_seconds: 0.0,
-                position_age_seconds: 0.0,
-                relation: None,
-                rejected: 0,
-            };
-            assert_eq!(TenantView::of(&row).park_cause(), expected, "{reason_code:?}");
-        };
-        for cause in ParkCause::ALL {
-            check(TenantState::Parked, Some(Reason::Park(*cause)), Some(*cause));
-        }
-        // Of an earlier version, or of a newer one.
-        check(TenantState::Parked, None, Some(ParkCause::Other));
-        check(TenantState::Joining, Some(Reason::Resync(ResyncReason::NewTarget)), None);
     }
 }

@@ -2,6 +2,5 @@
 
 pub(crate) mod coordinator;
 pub(crate) mod partition;
-pub(crate) mod point_read;
 pub(crate) mod progress_bar;
 mod scan;

@@ -1,12 +1,11 @@
-//! The progress of a scan: a bar on a terminal, log lines elsewhere, and a handle that the status reads.
+//! The progress of a scan: a bar on a terminal, log lines elsewhere.
 
 use crate::map::{Rules, is_tenant_a_text};
 use crate::pg::PgClient;
 use crate::replicator::source::mapping::MappedRelation;
 use crate::snapshot::{RowStream, SourceReadError};
+use crate::status::progress_handle::ProgressHandle;
 use std::io::{IsTerminal, Write, stderr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -18,38 +17,6 @@ const DRAW_INTERVAL: Duration = Duration::from_millis(100);
 const CLEAR_LINE: &str = "\r\x1b[2K";
 /// In characters; the line fits a terminal of 80 columns.
 const BAR_WIDTH: u64 = 32;
-
-/// The share of a scan that has been read, in thousandths. Shared with the status.
-#[derive(Clone, Debug)]
-pub struct ProgressHandle(Arc<AtomicU32>);
-
-/// No scan has begun, or the number of rows is unknown.
-const UNKNOWN: u32 = u32::MAX;
-
-impl Default for ProgressHandle {
-    fn default() -> ProgressHandle {
-        ProgressHandle(Arc::new(AtomicU32::new(UNKNOWN)))
-    }
-}
-
-impl ProgressHandle {
-    /// The share of the expected rows, from 0 to 1; `None` if the number is unknown. Stays below 1 if there are more rows
-    /// than expected.
-    pub fn share(&self) -> Option<f64> {
-        let thousandths = self.0.load(Ordering::Relaxed);
-        (thousandths != UNKNOWN).then(|| f64::from(thousandths) / 1000.0)
-    }
-
-    /// The next scan has not begun yet.
-    pub fn reset(&self) {
-        self.0.store(UNKNOWN, Ordering::Relaxed);
-    }
-
-    fn set(&self, rows: u64, expected: u64) {
-        let thousandths = (rows * 1000).checked_div(expected);
-        self.0.store(thousandths.map_or(UNKNOWN, |thousandths| thousandths.min(999) as u32), Ordering::Relaxed);
-    }
-}
 
 /// The planner's estimate of the rows to scan. 0 if it can only guess: it has no statistics for values that are not
 /// compared in the column's own type.

@@ -7,9 +7,10 @@ use crate::pg::connect;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::snapshotter::partition::{MemberIdx, Partitioner, ScanMember};
-use crate::replicator::snapshotter::progress_bar::{ProgressHandle, ScanProgress, expected_rows};
+use crate::replicator::snapshotter::progress_bar::{ScanProgress, expected_rows};
 use crate::replicator::source::mapping::{MappedRelation, compile_current};
 use crate::snapshot::{Export, RowStream};
+use crate::status::progress_handle::ProgressHandle;
 use tokio::time::Instant;
 
 /// Scans the table once, until every member has all its users or has dropped out.
@@ -33,7 +34,7 @@ pub(crate) async fn run(
     tracing::info!(tenants = members.len(), position = %export.position, "snapshot started");
 
     let current: Vec<_> =
-        tenants.iter().map(|handle| (!handle.retired.is_cancelled()).then_some(&handle.tenant)).collect();
+        tenants.iter().map(|handle| (!handle.retired.is_cancelled()).then_some(&*handle.tenant)).collect();
     let mut partitioner = Partitioner::new(&current, members);
     let begun = Instant::now();
     let purged_before = context.config.purge_after.and_then(clock::ago);

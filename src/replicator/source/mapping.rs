@@ -1,12 +1,12 @@
 //! Compiles the mapping for a relation version, and takes the fingerprint that tells a target how its rows were made.
 
 use crate::capture::publication::Published;
-use crate::config::{Config, Publish};
+use crate::config::{Config, Family, Publish};
 use crate::map::{self, RowPlan, Rules, WatchPlan};
 use crate::model::{Oid, Relation, ReplicaIdentity, TableName, TypeCatalog};
 use crate::pg::{load_types, quote_table};
 use crate::replicator::error::ServiceError;
-use crate::snapshot::{describe_query, generated_columns, query_item, read_relation};
+use crate::snapshot::{ResolvedFamily, describe_query, generated_columns, query_item, read_relation, resolve_family};
 use tokio_postgres::Client;
 
 pub(crate) struct MappedRelation {
@@ -14,6 +14,20 @@ pub(crate) struct MappedRelation {
     pub(crate) plan: RowPlan,
     /// An item of FROM that returns rows of this shape.
     pub(crate) from: String,
+}
+
+/// The configuration with the mapping that fits the tables of the source: the first family whose table exists.
+pub(crate) async fn resolve_layout(client: &Client, config: &Config) -> Result<Config, ServiceError> {
+    if config.families.is_empty() {
+        return Ok(config.clone());
+    }
+    let Some(ResolvedFamily { rules, found }) = resolve_family(client, &config.families).await? else {
+        return Err(ServiceError::NoFamily(config.families.iter().map(Family::describe).collect()));
+    };
+    if !found.is_empty() {
+        tracing::info!("{found}");
+    }
+    Ok(Config { users: rules, ..config.clone() })
 }
 
 /// Compiles the mapping for a received relation version. Excluded columns may be missing, because another version or a

@@ -63,13 +63,13 @@ pub(crate) async fn ensure_slot(
                 // A slot that is being created has no position yet. Its creation may take long.
                 let holder = pid.filter(|_| confirmed.is_some());
                 if holder.is_some() {
-                    live.waits_as_standby();
+                    live.set_standby();
                 }
                 standby.wait(client, state, name, holder).await?;
             }
         }
     };
-    live.starts(None);
+    live.set_starting(None);
     if let Some(loss) = loss {
         check_loss(config, loss)?;
         tracing::warn!(slot = name, reason = %loss, "creating a new slot: resyncing every tenant");

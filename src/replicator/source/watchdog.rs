@@ -2,13 +2,14 @@
 //! listed column and ALTER PUBLICATION remove a table silently, and the stream has no more changes of it.
 
 use crate::capture::publication::{read_version, table_in_publication};
+use crate::config::Config;
 use crate::pg::connect;
 use crate::replicator::error::ServiceError;
-use crate::replicator::session::context::SessionContext;
 use crate::replicator::source::publication::add_again;
 use crate::snapshot::resolve_family;
 use std::time::Duration;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 /// Each check opens a connection to the source.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
@@ -18,18 +19,22 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// # Errors
 /// If a table was removed. The break is recorded first: what changed in between was never sent, so a new generation
 /// begins even if the table is added again by hand.
-pub(crate) async fn watch_publication(context: &SessionContext) -> Result<(), ServiceError> {
-    let (source, tables) = (&context.config.source, context.config.users.tables());
+pub(crate) async fn watch_publication(
+    config: &Config,
+    publication: &str,
+    stop: CancellationToken,
+) -> Result<(), ServiceError> {
+    let (source, tables) = (&config.source, config.users.tables());
     let mut has_other_tables = false;
     loop {
         tokio::select! {
             () = sleep(CHECK_INTERVAL) => {}
-            () = context.drain.cancelled() => return Ok(()),
+            () = stop.cancelled() => return Ok(()),
         }
         // The stream reports a source that cannot be reached.
         let Ok(client) = connect(&source.url).await else { continue };
-        if !has_other_tables && let Ok(Some(current)) = resolve_family(&client, &context.config.families).await {
-            has_other_tables = current.rules != context.config.users;
+        if !has_other_tables && let Ok(Some(current)) = resolve_family(&client, &config.families).await {
+            has_other_tables = current.rules != config.users;
             if has_other_tables {
                 let tables = current.rules.tables();
                 tracing::error!(
@@ -42,15 +47,15 @@ pub(crate) async fn watch_publication(context: &SessionContext) -> Result<(), Se
         }
         for table in &tables {
             if matches!(table_in_publication(&client, &source.publication, table).await, Ok(false)) {
-                let state = connect(&context.config.state_url).await?;
+                let state = connect(&config.state_url).await?;
                 let (publication, table) = (source.publication.clone(), (*table).clone());
-                add_again(&client, &state, &context.config, &table).await?;
+                add_again(&client, &state, config, &table).await?;
                 return Err(ServiceError::NotPublished { publication, table });
             }
         }
         // A table may have been removed and added again between two checks.
         match read_version(&client, &source.publication, &tables).await {
-            Ok(Some(version)) if version.rows != context.publication => return Err(ServiceError::Republished),
+            Ok(Some(version)) if version.rows != publication => return Err(ServiceError::Republished),
             _ => {}
         }
     }

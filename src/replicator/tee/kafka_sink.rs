@@ -6,7 +6,7 @@ use crate::model::{Change, Deletes, Lsn, RestartSignal, ResyncReason, Timestamp,
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::sink::{IsCreate, Sink, Transaction};
 use crate::replicator::session::context::SessionContext;
-use crate::replicator::snapshotter::point_read::{ReadRequest, ReadUser};
+use crate::replicator::source::point_read::{ReadRequest, ReadUser};
 use crate::replicator::tee::batcher::KafkaBatcher;
 use crate::route::{Directory, compose};
 use crate::status::report::IDLE_STEP;

@@ -106,7 +106,7 @@ async fn drop_former_slot(context: &SessionContext, kafka: Option<&Kafka>) -> Re
                 "dropped the slot of a former Kafka output: the configuration no longer has it"
             );
             context.state.forget_tee().await?;
-            context.live.tee_is(None);
+            context.live.set_tee(None);
             Ok(())
         }
         Err(error) => {
@@ -120,7 +120,7 @@ impl Tee {
     /// Publishes the recorded state of the Kafka output to the status API.
     async fn show_recorded(&self) -> Result<(), ServiceError> {
         let known = self.context.state.tee().await?;
-        self.context.live.tee_is(known.as_ref().map(TeeReport::of_state));
+        self.context.live.set_tee(known.as_ref().map(TeeReport::of_state));
         Ok(())
     }
 

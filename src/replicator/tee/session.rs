@@ -167,7 +167,7 @@ async fn follow(
     let stream = Stream::new(context.clone(), sink, context.drain.clone(), reader, client);
     let positions = || {
         let (received, published) = progress.positions();
-        context.live.tee_published(published);
+        context.live.set_tee_published(published);
         (received, published)
     };
     let reporting = report(positions, &news, writer, CancellationToken::new());

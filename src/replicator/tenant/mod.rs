@@ -18,7 +18,7 @@ use crate::replicator::session::arriving::OnTheirWay;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
-use crate::replicator::snapshotter::point_read::PointReadResult;
+use crate::replicator::source::point_read::PointReadResult;
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::persist::Why;
 use crate::route::Batch;

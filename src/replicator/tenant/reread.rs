@@ -5,7 +5,7 @@
 //! into the same batch, as far as memory and a second allow.
 
 use crate::model::{Change, Lsn, RetryCause};
-use crate::replicator::snapshotter::point_read::{PointReadResult, ReadRequest, ReadUser};
+use crate::replicator::source::point_read::{PointReadResult, ReadRequest, ReadUser};
 use crate::replicator::tenant::Worker;
 use crate::replicator::tenant::outcome::StopReason;
 use crate::route::Batch;

@@ -2,17 +2,17 @@
 
 use crate::capture::slot::identify_system;
 use crate::capture::{CaptureError, ReplicationConnection, ReplicationReader, ReplicationWriter, publication};
-use crate::config::{Config, Family};
+use crate::config::Config;
 use crate::pg::{PgClient, connect};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::{SessionContext, SessionStart};
 use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::source::history::{History, HistoryFacts, decide_history};
-use crate::replicator::source::mapping::{check_identities, compile_current, fingerprint};
+use crate::replicator::source::mapping::{check_identities, compile_current, fingerprint, resolve_layout};
 use crate::replicator::source::publication::publish;
 use crate::replicator::source::slot::{EnsuredSlot, ensure_slot};
 use crate::route::Memory;
-use crate::snapshot::{Export, ResolvedFamily, resolve_family, source_session};
+use crate::snapshot::{Export, source_session};
 use crate::state::{Snapshot, StateStore};
 use crate::status::live::ProcessStatus;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Resul
     if client.query_typed_one("SELECT pg_is_in_recovery()", &[]).await?.get(0) {
         return Err(ServiceError::InRecovery);
     }
-    let config = &settled(&client, config).await?;
+    let config = &resolve_layout(&client, config).await?;
     check_identities(&client, &config.users).await?;
     say_what_is_lacking(&client, config).await?;
     let state = connect(&config.state_url).await?;
@@ -92,20 +92,6 @@ pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Resul
     context.renewed(leased);
     tracing::info!(slot = config.source.slot, position = %from, %generation, epoch = %context.epoch, "streaming");
     Ok(PreparedSession { context: Arc::new(context), known, client, reader, writer, created })
-}
-
-/// The configuration with the mapping that fits the store's tables as they are.
-pub async fn settled(client: &PgClient, config: &Config) -> Result<Config, ServiceError> {
-    if config.families.is_empty() {
-        return Ok(config.clone());
-    }
-    let Some(ResolvedFamily { rules, found }) = resolve_family(client, &config.families).await? else {
-        return Err(ServiceError::NoFamily(config.families.iter().map(Family::describe).collect()));
-    };
-    if !found.is_empty() {
-        tracing::info!("{found}");
-    }
-    Ok(Config { users: rules, ..config.clone() })
 }
 
 /// A mapping for several versions of a store says what it found of this one.

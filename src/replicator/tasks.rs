@@ -3,17 +3,17 @@
 use crate::config::Config;
 use crate::model::TenantId;
 use crate::replicator::error::ServiceError;
+use crate::replicator::prepare::PreparedSession;
 use crate::replicator::reader::Stream;
 use crate::replicator::reader::tenant_sink::TenantSink;
 use crate::replicator::session::config_changes::replaced;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::positions;
-use crate::replicator::session::prepare::PreparedSession;
 use crate::replicator::session::tenant_diff::TenantDiff;
 use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::snapshotter::coordinator;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
-use crate::replicator::source::watchdog as watching;
+use crate::replicator::source::watchdog::watch_publication;
 use crate::replicator::tenant::Worker;
 use crate::state::TenantState;
 use std::sync::Arc;
@@ -87,7 +87,9 @@ impl SessionTasks {
         running.source.spawn(Stream::new(context.clone(), dispatch, context.drain.clone(), reader, client).run());
         running.source.spawn(coordinator::serve(context.clone(), requests, created));
         let watched = context.clone();
-        running.source.spawn(async move { watching::watch_publication(&watched).await });
+        running.source.spawn(async move {
+            watch_publication(&watched.config, &watched.publication, watched.drain.clone()).await
+        });
         let (recording, reporting) = (running.stop_recording.clone(), running.stop_reporting.clone());
         let record = context.clone();
         running.confirming.spawn(async move { positions::record(&record, recording).await });

@@ -1,0 +1,55 @@
+//! The session as the status reads it.
+
+use crate::model::{Lsn, TenantId};
+use crate::replicator::session::context::SessionContext;
+use crate::status::view::{SessionIdentity, SessionView, TenantReading};
+
+impl SessionView for SessionContext {
+    fn identity(&self) -> SessionIdentity {
+        SessionIdentity {
+            slot: self.config.source.slot.clone(),
+            generation: self.generation.0,
+            holder: self.holder.clone(),
+        }
+    }
+
+    fn lease_has_lapsed(&self) -> bool {
+        SessionContext::lease_has_lapsed(self)
+    }
+
+    fn received(&self) -> Lsn {
+        self.progress().received()
+    }
+
+    fn confirmed(&self) -> Lsn {
+        self.progress().confirmed()
+    }
+
+    fn queued_bytes(&self) -> usize {
+        self.memory.waiting()
+    }
+
+    fn tenants(&self) -> Vec<TenantReading> {
+        let handles = self.lanes.all();
+        let progress = self.progress();
+        let active = handles.iter().filter(|handle| !handle.retired.is_cancelled());
+        active
+            .map(|handle| {
+                let (queue_bytes, queue_users, oldest_queued) = handle.mailbox.waiting();
+                TenantReading {
+                    tenant: handle.tenant.clone(),
+                    view: handle.shown(),
+                    applied: progress.applied_by(&handle.tenant.id),
+                    queue_bytes,
+                    queue_users,
+                    oldest_queued,
+                    counts: handle.counts.clone(),
+                }
+            })
+            .collect()
+    }
+
+    fn snapshot_share(&self, tenant: &TenantId) -> Option<f64> {
+        self.lanes.get(self.index_of(tenant)?).joined_by()
+    }
+}

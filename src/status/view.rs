@@ -1,0 +1,120 @@
+//! What the status reads of a session. The session implements [`SessionView`], so that the status knows no session.
+
+use crate::clock::before;
+use crate::config::Tenant;
+use crate::model::{Lsn, ParkCause, Reason, TenantId, Timestamp};
+use crate::state::{TenantRow, TenantState};
+use crate::status::metrics::TenantCounts;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// A running session, as the status reads it.
+pub(crate) trait SessionView: Send + Sync {
+    fn identity(&self) -> SessionIdentity;
+
+    /// Whether another process may have taken over.
+    fn lease_has_lapsed(&self) -> bool;
+
+    /// Up to here the source's log was received.
+    fn received(&self) -> Lsn;
+
+    /// Up to here every target has everything.
+    fn confirmed(&self) -> Lsn;
+
+    /// Bytes that wait for all targets.
+    fn queued_bytes(&self) -> usize;
+
+    /// The tenants of the session, in the configuration's order.
+    fn tenants(&self) -> Vec<TenantReading>;
+
+    /// The share of the tenant's snapshot that has been read, from 0 to 1; `None` while it does not join.
+    fn snapshot_share(&self, tenant: &TenantId) -> Option<f64>;
+}
+
+/// What does not change while a session runs.
+pub(crate) struct SessionIdentity {
+    pub(crate) slot: String,
+    pub(crate) generation: i64,
+    pub(crate) holder: String,
+}
+
+/// A tenant at one moment.
+pub(crate) struct TenantReading {
+    pub(crate) tenant: Arc<Tenant>,
+    pub(crate) view: TenantView,
+    /// Up to here its target has everything. Meaningful only for a tenant that follows.
+    pub(crate) applied: Lsn,
+    pub(crate) queue_bytes: usize,
+    pub(crate) queue_users: usize,
+    /// The commit time of the oldest transaction in its queue.
+    pub(crate) oldest_queued: Option<Timestamp>,
+    pub(crate) counts: Arc<TenantCounts>,
+}
+
+/// The state of a tenant as it was recorded last.
+#[derive(Clone)]
+pub(crate) struct TenantView {
+    pub(crate) state: TenantState,
+    pub(crate) since: SystemTime,
+    pub(crate) reason: Option<String>,
+    pub(crate) remedy: Option<String>,
+    pub(crate) reason_code: Option<Reason>,
+    pub(crate) rejected: u64,
+}
+
+impl TenantView {
+    /// The view of a row of the state.
+    pub(crate) fn of(row: &TenantRow) -> TenantView {
+        TenantView {
+            state: row.state,
+            since: before(row.since_seconds),
+            reason: row.reason.clone(),
+            remedy: row.remedy.clone(),
+            reason_code: row.reason_code,
+            rejected: row.rejected,
+        }
+    }
+
+    /// Why the tenant is parked; `None` if it is not.
+    pub(crate) fn park_cause(&self) -> Option<ParkCause> {
+        match (self.state, self.reason_code) {
+            (TenantState::Parked, Some(Reason::Park(cause))) => Some(cause),
+            // Parked by an older version, which wrote no code, or by a newer one with a code of its own.
+            (TenantState::Parked, _) => Some(ParkCause::Other),
+            (TenantState::Joining | TenantState::Following, _) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Generation, Lsn, ResyncReason};
+
+    #[test]
+    fn a_parked_tenant_keeps_its_cause_over_a_restart() {
+        let check = |state, reason_code, expected| {
+            let row = TenantRow {
+                state,
+                reason_code,
+                reason: None,
+                remedy: None,
+                target: String::new(),
+                target_id: None,
+                generation: Generation(1),
+                position: Lsn::ZERO,
+                since_seconds: 0.0,
+                position_age_seconds: 0.0,
+                relation: None,
+                rejected: 0,
+            };
+            assert_eq!(TenantView::of(&row).park_cause(), expected, "{reason_code:?}");
+        };
+        for cause in ParkCause::ALL {
+            check(TenantState::Parked, Some(Reason::Park(*cause)), Some(*cause));
+        }
+        // Written by an older or a newer version.
+        check(TenantState::Parked, None, Some(ParkCause::Other));
+        check(TenantState::Joining, Some(Reason::Resync(ResyncReason::NewTarget)), None);
+    }
+}
