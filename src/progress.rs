@@ -1,10 +1,10 @@
-//! Which position of the source is safe to confirm: pure bookkeeping over positions, one entry per tenant that
-//! still wants something. A position may be confirmed once no following or joining tenant lacks anything before it.
+//! Decides which position of the source is safe to confirm: one that no following or joining tenant still needs changes
+//! from before. Pure: one entry per tenant that is behind.
 
 use crate::model::{Lsn, TenantId};
 use std::collections::BTreeMap;
 
-/// What has been received, and what each tenant still wants of it.
+/// The received position, and how far each tenant is behind it.
 #[derive(Clone, Debug)]
 pub struct Progress {
     received: Lsn,
@@ -15,11 +15,11 @@ pub struct Progress {
 /// How far one tenant is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Lag {
-    /// The tenant holds everything up to here; what comes after must stay readable for it.
+    /// The target has everything up to here; the source has to retain later changes for it.
     applied: Lsn,
-    /// The end of the last transaction that was handed to it.
+    /// The end of the last transaction that was dispatched to it.
     dispatched: Lsn,
-    /// It joins: it is behind until its snapshot says otherwise, whatever it has acknowledged.
+    /// The tenant is behind until its snapshot is in, whatever it acknowledges.
     joining: bool,
 }
 
@@ -29,13 +29,13 @@ impl Progress {
         Progress { received: confirmed, confirmed, lags: BTreeMap::new() }
     }
 
-    /// The end of the last whole transaction received, or a later position at which nothing was in between.
+    /// The end of the last complete transaction, or a later position without changes in between.
     pub fn received(&self) -> Lsn {
         self.received
     }
 
-    /// A transaction that ends at `end` is complete, and `tenants` were handed changes of it.
-    /// A position that does not grow is a replay's and changes nothing but what the tenants want.
+    /// A transaction that ends at `end` is complete, and `tenants` have changes of it. In a replay `end` does not grow;
+    /// then only the tenants' entries change.
     pub fn commit<'a>(&mut self, end: Lsn, tenants: impl IntoIterator<Item = &'a TenantId>) {
         let before = self.received;
         for tenant in tenants {
@@ -46,12 +46,12 @@ impl Progress {
         self.received = before.max(end);
     }
 
-    /// The source says that it has sent everything before `wal_end`. Only to be called between transactions.
+    /// The source has sent everything before `wal_end`. To be called between transactions only.
     pub fn idle(&mut self, wal_end: Lsn) {
         self.received = self.received.max(wal_end);
     }
 
-    /// The tenant begins to join: from now on the stream is gathered for it. Gives its wanted position.
+    /// The tenant begins to join: from now on the stream is gathered for it. Returns the position to retain.
     pub fn join(&mut self, tenant: &TenantId) -> Lsn {
         let wanted = self.received;
         let lag = Lag { applied: wanted, dispatched: wanted, joining: true };
@@ -59,14 +59,14 @@ impl Progress {
         wanted
     }
 
-    /// The tenant is going to join, for a reason that lies in what is being received: from now on nothing more is
-    /// confirmed, whatever it acknowledges, until it joins or is released.
+    /// The tenant has to start over because of the stream. Nothing more is confirmed, whatever it acknowledges, until it
+    /// joins or is released.
     pub fn retain(&mut self, tenant: &TenantId) {
         let here = Lag { applied: self.received, dispatched: self.received, joining: true };
         self.lags.entry(tenant.clone()).or_insert(here).joining = true;
     }
 
-    /// The tenant's target durably holds everything up to `position`.
+    /// The tenant's target has durably stored everything up to `position`.
     pub fn acknowledge(&mut self, tenant: &TenantId, position: Lsn) {
         if let Some(lag) = self.lags.get_mut(tenant) {
             lag.applied = lag.applied.max(position);
@@ -76,7 +76,7 @@ impl Progress {
         }
     }
 
-    /// The tenant's snapshot at `position` is in its target: it follows.
+    /// The tenant's snapshot at `position` is in its target: from now on it follows.
     pub fn joined(&mut self, tenant: &TenantId, position: Lsn) {
         if let Some(lag) = self.lags.get_mut(tenant) {
             lag.joining = false;
@@ -84,29 +84,29 @@ impl Progress {
         self.acknowledge(tenant, position);
     }
 
-    /// The tenant wants nothing any more: it is parked (and that is written down), or removed.
+    /// The tenant needs no more changes: it was removed, or is recorded as parked.
     pub fn release(&mut self, tenant: &TenantId) {
         self.lags.remove(tenant);
     }
 
-    /// A following tenant's target holds everything up to here.
+    /// The position up to which a following tenant's target has everything.
     pub fn applied_by(&self, tenant: &TenantId) -> Lsn {
         self.lags.get(tenant).map_or(self.received, |lag| lag.applied)
     }
 
-    /// The tenants that do not hold everything that was received.
+    /// The tenants that have not applied everything received.
     pub fn behind(&self) -> impl Iterator<Item = &TenantId> {
         self.lags.keys()
     }
 
-    /// The following tenants that hold back more than `limit` bytes of the log.
+    /// The following tenants that retain more than `limit` bytes of the log.
     pub fn retaining_over(&self, limit: u64) -> impl Iterator<Item = &TenantId> {
         // A snapshot's position may be ahead of what was received.
         let behind = move |lag: &Lag| !lag.joining && self.received.0.saturating_sub(lag.applied.0) > limit;
         self.lags.iter().filter(move |(_, lag)| behind(lag)).map(|(tenant, _)| tenant)
     }
 
-    /// The position that may be confirmed now. It only moves forward.
+    /// The position that may be confirmed now. It never decreases.
     pub fn safe(&self) -> Lsn {
         self.lags.values().map(|lag| lag.applied).fold(self.received, Lsn::min).max(self.confirmed)
     }
@@ -114,7 +114,7 @@ impl Progress {
     /// `position` is about to be confirmed to the source.
     ///
     /// # Panics
-    /// If it lies behind what was confirmed, or beyond what is safe: either would lose changes.
+    /// If it is before the confirmed position or after the safe one: either would lose changes.
     pub fn confirm(&mut self, position: Lsn) {
         assert!(
             position >= self.confirmed && position <= self.safe(),
@@ -125,7 +125,7 @@ impl Progress {
         self.confirmed = position;
     }
 
-    /// The position confirmed last.
+    /// The last confirmed position.
     pub fn confirmed(&self) -> Lsn {
         self.confirmed
     }
@@ -255,7 +255,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a model that remembers every transaction of every tenant.
+        /// Compared with a model that remembers every transaction of every tenant.
         #[test]
         fn the_safe_position_never_passes_what_a_tenant_lacks(steps in prop::collection::vec((0u8..4, 0usize..3), 1..60)) {
             let names = ["a", "b", "c"].map(tenant);

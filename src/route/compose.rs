@@ -1,18 +1,18 @@
-//! Two changes of one user become one with the same outcome. Pure.
+//! Combines two changes of one user into one with the same outcome. Pure.
 
 use crate::model::{Change, Patch, Set, User};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// `earlier`, then `later`, as one change.
+/// One change with the effect of `earlier` followed by `later`.
 pub fn compose(earlier: Change, later: Change) -> Change {
     match (earlier, later) {
         (Change::Upsert(user), Change::Patch(patch)) => Change::Upsert(patch_user(user, patch)),
         (Change::Patch(first), Change::Patch(second)) => Change::Patch(patch_patch(first, second)),
-        // The row is going to be read as a whole, at the later of the two.
+        // The whole row will be read, at the later of the two.
         (Change::Reread { id, .. }, Change::Patch(patch)) => Change::Reread { id, xid: patch.xid, at: patch.at },
-        // It was gone already; the first time counts.
+        // The user was deleted before; the first time counts.
         (earlier @ Change::Delete { .. }, Change::Delete { .. }) => earlier,
         (_, later @ (Change::Upsert(_) | Change::Patch(_) | Change::Delete { .. } | Change::Reread { .. })) => later,
     }
@@ -47,7 +47,7 @@ fn patch_patch(first: Patch, second: Patch) -> Patch {
 }
 
 impl<T> Set<T> {
-    /// The value that stands after this over `old`.
+    /// The value after this is applied to `old`.
     fn over(self, old: T) -> T {
         match self {
             Set::Keep => old,
@@ -64,11 +64,10 @@ impl<T> Set<T> {
     }
 }
 
-/// `base || patch`, as jsonb has it: the patch's keys win, whole values only.
+/// `base || patch` as in jsonb: the patch's keys replace whole values.
 ///
 /// # Panics
-/// If one of them is not a JSON object. Both were written by the mapping, from values that the source holds as
-/// valid JSON, so that would be a defect of ours.
+/// If one of them is not a JSON object. The mapping wrote both from valid JSON, so that would be a bug.
 fn merge_objects(base: &str, patch: &str) -> String {
     let mut merged = keys(base);
     merged.extend(keys(patch));

@@ -1,9 +1,9 @@
-//! Which tenant a user belongs to: the tenant column's value, looked up. Pure.
+//! Finds the tenant of a user by the value of the tenant column. Pure.
 
 use crate::model::{TenantId, TenantKey};
 use std::collections::{HashMap, HashSet};
 
-/// How many unmapped keys are remembered, so that each is logged once: a bound on memory, not on correctness.
+/// Unmapped keys that are remembered, so that each is logged once. Bounds memory only; all changes are counted.
 const REMEMBERED_KEYS: usize = 10_000;
 
 /// The tenants by their keys.
@@ -15,17 +15,17 @@ pub struct Directory<T> {
     unmapped_changes: u64,
 }
 
-/// A key that no tenant has.
+/// No tenant has the key.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Unmapped {
-    /// Met for the first time: worth a line in the log.
+    /// Seen for the first time, so it should be logged.
     New,
-    /// Met before, or too many to tell.
+    /// Seen before, or too many keys to remember.
     Known,
 }
 
 impl<T: Copy> Directory<T> {
-    /// A directory of these tenants; with one alone, a row needs no key.
+    /// With a single tenant, a row needs no key.
     pub fn new<'a>(tenants: impl IntoIterator<Item = (&'a TenantId, &'a TenantKey, T)>) -> Self {
         let mut all: Vec<T> = Vec::new();
         let mut by_key = HashMap::new();
@@ -37,12 +37,12 @@ impl<T: Copy> Directory<T> {
         Directory { by_key, only, unmapped: HashSet::new(), unmapped_changes: 0 }
     }
 
-    /// The one tenant of a mapping without a tenant column.
+    /// The only tenant, for a mapping without a tenant column.
     pub fn only(&self) -> Option<T> {
         self.only
     }
 
-    /// The tenant with this key; where there is none, the change is counted.
+    /// The tenant with this key; without one, the change is counted.
     pub fn find(&mut self, key: &str) -> Result<T, Unmapped> {
         if let Some(tenant) = self.by_key.get(key) {
             return Ok(*tenant);
@@ -55,7 +55,7 @@ impl<T: Copy> Directory<T> {
         }
     }
 
-    /// How many changes belonged to nobody.
+    /// The number of changes without a tenant.
     pub fn unmapped_changes(&self) -> u64 {
         self.unmapped_changes
     }

@@ -1,29 +1,29 @@
-//! What left last for each user, in a few bytes: a change that says the same again is no news. Pure.
+//! Hashes of the last change sent for each user, to skip changes that repeat it. Pure.
 //!
-//! Bounded: a table in which a newer user takes an older one's place. What it does not know is news.
+//! A bounded table in which a newer user replaces an older one. A user that is not in it counts as changed.
 
 use crate::model::{Change, User};
 use foldhash::quality::RandomState;
 use std::hash::BuildHasher;
 
-/// Places for users that fall together: the one that was met longest ago makes room.
+/// Slots per bucket. The least recently used one is replaced.
 const WAYS: usize = 8;
-/// Together a quarter of a million users, 16 bytes each; pages that nobody touches take no memory.
+/// With 8 slots each: a quarter of a million users of 16 bytes. Untouched pages take no memory.
 const BUCKETS: usize = 1 << 15;
 
-/// A change came by of which it is not known what it makes of the user.
+/// The content after the last change is unknown.
 const UNKNOWN: u64 = 1;
 const DELETED: u64 = 2;
-/// What users are like begins here.
-const FIRST: u64 = 3;
+/// The smallest hash of a user.
+const MIN_HASH: u64 = 3;
 
-/// Per user and tenant, a hash of what left last.
+/// A hash of the last change per user and tenant.
 pub struct Fingerprints {
-    /// In each bucket the one met last comes first, and free places last.
+    /// In each bucket the most recently used slot comes first, and free slots last.
     buckets: Vec<[Slot; WAYS]>,
     hasher: RandomState,
-    /// How often each tenant has begun anew; what was known of its users before is not found any more.
-    begun: Vec<u32>,
+    /// How often each tenant was reset. It is part of the hash, so entries from before a reset are not found.
+    resets: Vec<u32>,
 }
 
 /// All zero: free.
@@ -38,13 +38,13 @@ impl Default for Fingerprints {
         Fingerprints {
             buckets: vec![[Slot::default(); WAYS]; BUCKETS],
             hasher: RandomState::default(),
-            begun: Vec::new(),
+            resets: Vec::new(),
         }
     }
 }
 
 impl Fingerprints {
-    /// Whether the change of this tenant's user says something that the one before did not. From now on it is known.
+    /// Whether the change differs from the last one of this tenant's user. Remembers it.
     pub fn is_new(&mut self, tenant: usize, change: &Change) -> bool {
         let content = match change {
             Change::Upsert(user) => self.content(user),
@@ -59,8 +59,8 @@ impl Fingerprints {
         is_new
     }
 
-    /// What left last did not arrive. A query reads users ahead of the stream: that the target has the change does not say
-    /// that it has what was read.
+    /// The last change did not arrive. A query reads users ahead of the stream, so a target that has the change may lack
+    /// what was read.
     pub fn forget(&mut self, tenant: usize, id: &str) {
         let (user, bucket) = self.bucket(tenant, id);
         if let Some(slot) = bucket.iter_mut().find(|slot| slot.user == user) {
@@ -68,16 +68,15 @@ impl Fingerprints {
         }
     }
 
-    /// The tenant takes a snapshot: that, and what comes after it, decides what its target has.
+    /// The tenant takes a snapshot: its target has the snapshot and the changes after it.
     pub fn reset_tenant(&mut self, tenant: usize) {
-        if self.begun.len() <= tenant {
-            self.begun.resize(tenant + 1, 0);
+        if self.resets.len() <= tenant {
+            self.resets.resize(tenant + 1, 0);
         }
-        self.begun[tenant] += 1;
+        self.resets[tenant] += 1;
     }
 
-    /// What a snapshot says of a user. Only where nothing is known and nothing was forgotten: the stream may be ahead of the
-    /// snapshot.
+    /// Remembers a user of a snapshot, unless the user or a replaced slot is known: the stream may be ahead of the snapshot.
     pub fn learn(&mut self, tenant: usize, user: &User) {
         let content = self.content(user);
         let (user, bucket) = self.bucket(tenant, &user.id);
@@ -90,15 +89,15 @@ impl Fingerprints {
     }
 
     fn bucket(&mut self, tenant: usize, id: &str) -> (u64, &mut [Slot; WAYS]) {
-        let hash = self.hasher.hash_one((tenant, self.begun.get(tenant).copied().unwrap_or_default(), id));
+        let hash = self.hasher.hash_one((tenant, self.resets.get(tenant).copied().unwrap_or_default(), id));
         (hash, &mut self.buckets[hash as usize % BUCKETS])
     }
 
-    /// A derived time is no difference.
+    /// A derived time is ignored.
     fn content(&self, user: &User) -> u64 {
         let updated_at = (!user.updated_at_derived).then_some(user.updated_at);
-        // Name, e-mail and sign-up are in the document; that one has milliseconds only.
-        self.hasher.hash_one((&user.raw_json, user.created_at, updated_at, user.deleted_at)).max(FIRST)
+        // Name and e-mail are in the document. The sign-up time is, too, but only in milliseconds.
+        self.hasher.hash_one((&user.raw_json, user.created_at, updated_at, user.deleted_at)).max(MIN_HASH)
     }
 }
 
@@ -174,8 +173,8 @@ mod tests {
         assert_eq!(news(&mut known, 20_000), 20_000);
         assert_eq!(news(&mut known, 20_000), 0);
         news(&mut known, 4 * WAYS * BUCKETS);
-        assert!(news(&mut known, 20_000) > 19_000, "they made room");
-        // Where places were given up, a snapshot is not believed: it may be older than what was there.
+        assert!(news(&mut known, 20_000) > 19_000, "they were replaced");
+        // After replacements a snapshot is not trusted: it may be older than the replaced entry.
         known.learn(0, &user("u", "a"));
         assert!(known.is_new(0, &upsert("a")));
     }
@@ -184,7 +183,7 @@ mod tests {
     fn a_forgotten_user_is_news_again() {
         let mut known = Fingerprints::default();
         known.is_new(0, &upsert("a"));
-        known.forget(0, "someone else");
+        known.forget(0, "another user");
         assert!(!known.is_new(0, &upsert("a")));
         known.forget(0, "u");
         known.learn(0, &user("u", "a"));

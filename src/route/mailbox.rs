@@ -1,6 +1,6 @@
-//! A tenant's mailbox: the capture side pushes what the tenant's task takes, within a budget of bytes.
+//! A tenant's mailbox: the reader pushes changes and the tenant's task takes them, within a budget of bytes.
 //!
-//! The lock is held for a few map operations and never across an await.
+//! The lock is held for a few map operations, never across an await.
 
 use super::memory::Memory;
 use super::queue::{Batch, Pushed, Queue};
@@ -10,30 +10,30 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// The queue between the one capture task and one tenant's task.
+/// The queue between the reader and one tenant's task.
 pub struct Mailbox {
     inner: Mutex<Inner>,
     memory: Arc<Memory>,
     filled: Notify,
     drained: Notify,
     interrupting: Notify,
-    /// Past this many bytes the mailbox is over its budget.
+    /// In bytes.
     budget: usize,
 }
 
 #[derive(Default)]
 struct Inner {
     queue: Queue,
-    /// Why the capture side wants the tenant to start over.
+    /// Why the tenant has to start over.
     interrupt: Option<RestartSignal>,
-    /// Since when something has waited.
+    /// When the oldest waiting change was pushed.
     since: Option<Instant>,
-    /// Something is among it that a sleeping target is woken for at once.
+    /// A waiting change wakes a sleeping target at once.
     wakes: bool,
 }
 
 impl Mailbox {
-    /// A closed mailbox: what is pushed is dropped until [`Mailbox::open`]. All that share `memory` count against it.
+    /// A closed mailbox: pushed changes are dropped until [`Mailbox::open`]. Its bytes count against `memory`.
     pub fn new(budget: usize, memory: Arc<Memory>) -> Self {
         Mailbox {
             inner: Mutex::default(),
@@ -45,7 +45,7 @@ impl Mailbox {
         }
     }
 
-    /// Begins to gather.
+    /// Begins to take changes.
     pub fn open(&self) {
         self.with(|inner| {
             *inner = Inner::default();
@@ -53,14 +53,13 @@ impl Mailbox {
         });
     }
 
-    /// Drops everything and gathers no more.
+    /// Drops everything, and from now on every pushed change.
     pub fn close(&self) {
         self.with(|inner| *inner = Inner::default());
         self.drained.notify_one();
     }
 
-    /// The target holds everything up to `position`: what is not newer is dropped, now and later. Gives whom it dropped
-    /// changes of.
+    /// As [`Queue::discard_applied`].
     pub fn discard_applied(&self, position: Lsn) -> Vec<UserId> {
         let dropped = self.with(|inner| inner.queue.discard_applied(position));
         self.drained.notify_one();
@@ -77,7 +76,7 @@ impl Mailbox {
         self.with(|inner| inner.queue.gather(gathers));
     }
 
-    /// As [`Queue::push`]. `wakes`: a sleeping target is woken for it at once.
+    /// As [`Queue::push`]. `wakes` means that a sleeping target is woken at once.
     pub fn push(
         &self,
         changes: &mut Vec<Change>,
@@ -99,7 +98,7 @@ impl Mailbox {
         pushed
     }
 
-    /// Asks the tenant's task to start over for this reason; what waits is dropped, nothing more is gathered.
+    /// Makes the tenant's task start over. Drops everything, and from now on every pushed change.
     pub fn interrupt(&self, why: RestartSignal) {
         self.with(|inner| *inner = Inner { interrupt: Some(why), ..Inner::default() });
         self.filled.notify_one();
@@ -107,18 +106,18 @@ impl Mailbox {
         self.drained.notify_one();
     }
 
-    /// Whether the tenant has to start over, and has not begun to.
+    /// Whether the tenant has to start over and has not done so yet.
     pub fn is_interrupted(&self) -> bool {
         self.lock().interrupt.is_some()
     }
 
-    /// What waits is worth waking a sleeping target for.
+    /// Wakes a sleeping target for the waiting changes.
     pub fn wake(&self) {
         self.lock().wakes = true;
         self.filled.notify_one();
     }
 
-    /// Waits until the capture side wants the tenant to start over. For one waiter.
+    /// Waits until the tenant has to start over. For one waiter.
     pub async fn interrupted(&self) -> RestartSignal {
         loop {
             if let Some(why) = self.lock().interrupt {
@@ -128,8 +127,8 @@ impl Mailbox {
         }
     }
 
-    /// Waits until there is something for which a sleeping target is woken: what cannot wait, what has waited for
-    /// `wake_after`, more than the budget, or an interrupt.
+    /// Waits until a sleeping target has to be woken: for an urgent change, one that has waited for `wake_after`, more bytes
+    /// than the budget, or an interrupt.
     pub async fn worth_waking(&self, wake_after: Duration) {
         loop {
             let until = {
@@ -157,7 +156,7 @@ impl Mailbox {
         }
     }
 
-    /// The next batch, where one waits. Its bytes count until [`Mailbox::finish`].
+    /// Takes the next batch, if there is one. Its bytes count until [`Mailbox::finish`].
     pub fn try_next(&self) -> Option<Result<Batch, RestartSignal>> {
         self.with(|inner| match inner.interrupt {
             Some(why) => Some(Err(why)),
@@ -165,18 +164,18 @@ impl Mailbox {
         })
     }
 
-    /// As [`Mailbox::try_next`], but leaves a transaction whose end has not come yet.
+    /// As [`Mailbox::try_next`], but leaves a transaction that is not complete.
     pub fn try_next_whole(&self) -> Option<Batch> {
         self.with(|inner| inner.take(Queue::take_whole))
     }
 
-    /// A batch of this size has left the memory.
+    /// The taken batch, of this size, was released.
     pub fn finish(&self, bytes: usize) {
         self.with(|inner| inner.queue.finish(bytes));
         self.drained.notify_one();
     }
 
-    /// Bytes that wait or are on their way.
+    /// Bytes that wait or are being applied.
     pub fn bytes(&self) -> usize {
         self.lock().queue.bytes()
     }
@@ -187,17 +186,17 @@ impl Mailbox {
         (inner.queue.bytes(), inner.queue.users(), inner.queue.oldest())
     }
 
-    /// Whether the capture side has to wait before it pushes more.
+    /// Whether the reader has to wait before it pushes more.
     pub fn over_budget(&self) -> bool {
         self.bytes() > self.budget
     }
 
-    /// Waits until something has left the mailbox. To be used in a loop around [`Mailbox::over_budget`].
+    /// Waits until bytes were released. To be used in a loop around [`Mailbox::over_budget`].
     pub async fn drained(&self) {
         self.drained.notified().await;
     }
 
-    /// Changes it, and keeps the common count.
+    /// Changes the mailbox, and updates the common memory.
     fn with<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
         let mut inner = self.lock();
         let before = inner.queue.bytes();
@@ -207,7 +206,7 @@ impl Mailbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing panics while the lock is held that could leave the maps half changed.
+        // No code under the lock can panic with the maps half changed.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

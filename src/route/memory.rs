@@ -1,8 +1,8 @@
-//! What waits for all targets together, in bytes, against the common budget.
+//! The bytes that wait for all targets together, and the common budget.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The waiting bytes of all mailboxes that share it.
+/// The waiting bytes of all mailboxes that share this budget.
 #[derive(Debug)]
 pub struct Memory {
     waiting: AtomicUsize,
@@ -10,22 +10,22 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Nothing waits, and so much may.
+    /// `budget` is in bytes.
     pub fn new(budget: usize) -> Memory {
         Memory { waiting: AtomicUsize::new(0), budget }
     }
 
-    /// Whether more waits than may.
+    /// Whether the budget is exceeded.
     pub fn is_over(&self) -> bool {
         self.waiting() > self.budget
     }
 
-    /// Bytes that wait or are on their way.
+    /// Bytes that wait or are being applied.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// A mailbox that held `before` bytes holds `after`.
+    /// The size of a mailbox changed.
     pub(super) fn change(&self, before: usize, after: usize) {
         if after >= before {
             self.waiting.fetch_add(after - before, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! The third stage: whose change it is, and the bounded queue in which it waits for its target.
+//! The third stage: finds the tenant of a change, and queues it for the tenant's target within a memory budget.
 
 mod compose;
 mod directory;

@@ -1,24 +1,24 @@
-//! What waits for one target, the last version per user. Pure.
+//! The changes that wait for one target, with the last version of each user. Pure.
 //!
-//! Whole transactions come in, or the chunks of one that is too large; batches go out. While one batch is on its way the
-//! next transactions gather into another: batches form by themselves. While nothing can be on its way (the tenant joins,
-//! or its target is away or asleep) all of them become one.
+//! Whole transactions are pushed, or chunks of a large one, and batches are taken. While a batch is being applied, the next
+//! transactions form another one. While none can be applied (the tenant joins, or its target is away or asleep) all of them
+//! form one batch.
 
 use super::compose::compose;
 use crate::model::{Change, Lsn, Timestamp, UserId, Xid};
 use std::collections::{HashMap, VecDeque};
 
-/// A batch is closed to further transactions at this size: one statement's worth of work for a target. The rows of a
-/// statement fit into `work_mem` (4 MB by default), past which the target would write them to a file first.
+/// At this size a batch takes no more transactions. One statement's rows have to fit into `work_mem` (4 MB by default),
+/// or the target writes them to a file first.
 pub const BATCH_BYTES: usize = 2 << 20;
 /// As [`BATCH_BYTES`], in users.
 pub const BATCH_USERS: usize = 2_048;
-/// What a waiting change costs beside its own text: the map's slot and the change's fixed part.
+/// Bytes of a waiting change besides its text: the map's slot and the change's fixed part.
 const ENTRY_OVERHEAD: usize = 256;
 
-/// A user's waiting change and where it came from.
+/// A user's waiting change, with its last transaction.
 pub struct Entry {
-    /// What is to be done.
+    /// The change to apply.
     pub change: Change,
     /// The commit position of the last transaction in it.
     pub commit_lsn: Lsn,
@@ -26,23 +26,23 @@ pub struct Entry {
     pub xid: Xid,
 }
 
-/// Changes that go to the target together.
+/// Changes that are applied together.
 #[derive(Default)]
 pub struct Batch {
     /// By user.
     pub entries: HashMap<UserId, Entry, foldhash::fast::RandomState>,
-    /// Where the last transaction in it ends; `None` while that transaction has more chunks to come.
+    /// The end of its last transaction; `None` if more chunks of that transaction follow.
     pub end: Option<Lsn>,
-    /// What it counts against the budget.
+    /// Bytes counted against the budget.
     pub bytes: usize,
-    /// So many transactions of the source end in it.
+    /// The number of source transactions that end in it.
     pub transactions: u64,
-    /// When the oldest of them was committed.
+    /// The commit time of its oldest transaction.
     pub oldest: Option<Timestamp>,
 }
 
 impl Batch {
-    /// Adds a change after those that are there.
+    /// Adds a change after the existing ones.
     pub fn add(&mut self, entry: Entry) {
         let id: UserId = entry.change.id().into();
         let added = ENTRY_OVERHEAD + id.len() + entry.change.heap_bytes();
@@ -60,7 +60,7 @@ impl Batch {
         }
     }
 
-    /// Adds what comes after it.
+    /// Appends a later batch.
     pub fn append(&mut self, later: Batch) {
         for entry in later.entries.into_values() {
             self.add(entry);
@@ -74,12 +74,12 @@ impl Batch {
     }
 }
 
-/// What became of pushed changes.
+/// What happened to pushed changes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Pushed {
-    /// They wait for the target; the tenant's position is held back by them.
+    /// They wait for the target, and hold back the tenant's position.
     Queued,
-    /// The tenant is not gathering (it is parked, or not yet open), or holds them already.
+    /// The queue is closed (the tenant is parked or not yet open), or the target has them.
     Dropped,
 }
 
@@ -87,29 +87,29 @@ pub enum Pushed {
 #[derive(Default)]
 pub struct Queue {
     open: bool,
-    /// Transactions that end at or before this are in the target already: the replay guard.
+    /// The target has all transactions that end at or before this. Guards against replays.
     applied: Lsn,
     batches: VecDeque<Batch>,
-    /// Bytes of the batches, and of the one that was taken and not yet given back.
+    /// Bytes of the waiting batches and of the one that was taken and not yet finished.
     bytes: usize,
-    /// Its users, and when its oldest transaction was committed.
+    /// Users and oldest commit time of the taken batch.
     taken: Option<(usize, Option<Timestamp>)>,
     gathers: bool,
 }
 
 impl Queue {
-    /// Drops everything, and begins to gather.
+    /// Drops everything and begins to take changes.
     pub fn open(&mut self) {
         *self = Queue { open: true, gathers: true, ..Queue::default() };
     }
 
-    /// Drops everything, and gathers no more: what is pushed from now on is dropped.
+    /// Drops everything, and from now on every pushed change.
     pub fn close(&mut self) {
         *self = Queue::default();
     }
 
-    /// The target holds everything up to `position`: what is not newer is dropped, now and later. Gives whom it dropped
-    /// changes of.
+    /// The target has applied everything up to `position`: drops changes that are not newer, now and later. Returns the
+    /// users of the dropped changes.
     pub fn discard_applied(&mut self, position: Lsn) -> Vec<UserId> {
         self.applied = position;
         let mut dropped = Vec::new();
@@ -128,12 +128,12 @@ impl Queue {
         dropped
     }
 
-    /// Whether it gathers and knows what the target holds: nothing that waits here will be dropped any more.
+    /// Whether it is open and knows what the target has applied: no waiting change will be dropped any more.
     pub fn is_primed(&self) -> bool {
         self.open && self.applied > Lsn::ZERO
     }
 
-    /// Whether everything that waits becomes one batch.
+    /// Sets whether all waiting transactions form one batch.
     pub fn gather(&mut self, gathers: bool) {
         if gathers && !self.gathers {
             self.fold();
@@ -141,7 +141,7 @@ impl Queue {
         self.gathers = gathers;
     }
 
-    /// Whole transactions that wait one behind the other become one batch.
+    /// Merges consecutive whole transactions into one batch.
     fn fold(&mut self) {
         let before = self.waiting_bytes();
         let mut folded: VecDeque<Batch> = VecDeque::with_capacity(1);
@@ -159,9 +159,8 @@ impl Queue {
         self.batches.iter().map(|batch| batch.bytes).sum()
     }
 
-    /// Takes the changes of one transaction, or a chunk of them; they stay in `changes` where they are dropped. `end` is
-    /// the transaction's end where this is its last part, `at` when it was committed. A transaction whose earlier chunks were dropped is never gathered
-    /// from the middle, because a snapshot that was taken later has it whole.
+    /// Takes the changes of one transaction, or a chunk of them. Dropped changes stay in `changes`. `end` is set for the
+    /// last chunk, `at` is the commit time. If earlier chunks were dropped, a later snapshot has the whole transaction.
     pub fn push(
         &mut self,
         changes: &mut Vec<Change>,
@@ -170,7 +169,7 @@ impl Queue {
         at: Timestamp,
         end: Option<Lsn>,
     ) -> Pushed {
-        // A commit record that starts before a position which is itself a commit's end lies wholly before it.
+        // A commit record that starts before the end of another commit also ends before it, or there.
         if !self.open || commit_lsn < self.applied {
             return Pushed::Dropped;
         }
@@ -189,13 +188,13 @@ impl Queue {
         Pushed::Queued
     }
 
-    /// The next batch, where one waits. Its bytes count until [`Queue::finish`].
+    /// Takes the next batch, if there is one. Its bytes count until [`Queue::finish`].
     pub fn take(&mut self) -> Option<Batch> {
         let batch = self.batches.pop_front();
         self.note_taken(batch)
     }
 
-    /// As [`Queue::take`], but leaves a transaction whose end has not come yet.
+    /// As [`Queue::take`], but leaves a transaction that is not complete.
     pub fn take_whole(&mut self) -> Option<Batch> {
         let batch = self.batches.pop_front_if(|batch| batch.end.is_some());
         self.note_taken(batch)
@@ -209,24 +208,24 @@ impl Queue {
         batch
     }
 
-    /// A batch of this size has left the memory.
+    /// The taken batch, of this size, was released.
     pub fn finish(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
         self.taken = None;
     }
 
-    /// Bytes that wait or are on their way.
+    /// Bytes that wait or are being applied.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Users that wait or are on their way; one that is in several batches counts in each.
+    /// Users that wait or are being applied. A user in several batches counts in each.
     pub fn users(&self) -> usize {
         let waiting: usize = self.batches.iter().map(|batch| batch.entries.len()).sum();
         waiting + self.taken.map_or(0, |(users, _)| users)
     }
 
-    /// When the oldest transaction was committed that waits or is on its way.
+    /// The commit time of the oldest transaction that waits or is being applied.
     pub fn oldest(&self) -> Option<Timestamp> {
         match self.taken {
             Some((_, oldest)) => oldest,

@@ -28,7 +28,7 @@ impl Stalls {
     }
 
     /// Adds a wait. Returns whether the tenant has caused waits longer than `stall` and for most of the time: a tenant
-    /// that only gets many changes takes them about as fast as they are read.
+    /// that only gets many changes takes them about as fast as the stream brings them.
     fn add(&mut self, index: usize, begun: Instant, stall: Duration) -> bool {
         let since = *self.since.get_or_insert(begun);
         let waited = self.waited.entry(index).or_default();

@@ -13,7 +13,7 @@ const CHUNK_BYTES: usize = 128 << 10;
 /// Total time that a scan may wait for one member, in multiples of `limits.stall`.
 const STALL_BUDGET: u32 = 12;
 /// A member stalls the scan if it waits for the member for more than this share of its time. One that only has many users
-/// takes them about as fast as they are read.
+/// takes them about as fast as the scan reads them.
 const STALL_RATIO: f64 = 0.8;
 
 /// A tenant that takes part in a scan.

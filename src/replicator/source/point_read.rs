@@ -73,7 +73,7 @@ impl Rereader {
         Ok(result)
     }
 
-    /// Reads the users with these ids as they are now.
+    /// Reads the current rows of the users with these ids.
     pub(crate) async fn read_ids(&self, config: &Config, ids: &[String]) -> Result<PointReadResult, ServiceError> {
         let mut kept = self.client.lock().await;
         let client = self.client(kept.take()).await?;

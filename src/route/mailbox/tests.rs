@@ -1,4 +1,4 @@
-//! The mailbox as the two tasks beside it see it.
+//! The mailbox between its two tasks.
 
 use super::*;
 use crate::model::{Timestamp, User};

@@ -1,4 +1,4 @@
-//! The queue as the two sides of it see it.
+//! The queue as its two sides use it.
 
 use super::*;
 use crate::model::{Timestamp, User};
