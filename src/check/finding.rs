@@ -20,6 +20,7 @@ pub(crate) enum Subject {
     Source,
     State,
     Tenant(TenantId),
+    #[cfg(feature = "kafka")]
     Kafka,
 }
 
@@ -50,6 +51,7 @@ impl fmt::Display for Subject {
             Subject::Source => f.write_str("source"),
             Subject::State => f.write_str("state"),
             Subject::Tenant(tenant) => write!(f, "tenant {tenant}"),
+            #[cfg(feature = "kafka")]
             Subject::Kafka => f.write_str("kafka"),
         }
     }
