@@ -85,7 +85,7 @@ async fn scram(
 enum Scram {
     /// SCRAM-SHA-256-PLUS, with this hash of the server's certificate.
     Bound(Vec<u8>),
-    /// We support binding and the server did not offer it. The server is told so, and detects a removed
+    /// We support binding and the server did not offer it. The message says so, and the server detects a removed
     /// offer.
     BindingNotOffered,
     /// Binding is not possible, or is disabled.

@@ -1,5 +1,5 @@
-//! What a process counts, over all of its sessions. Whoever does something counts it here; how it is written out is
-//! `admin`'s.
+//! The counters of a process, over all of its sessions. The code that does something counts it here; `admin` writes the
+//! numbers out.
 
 use crate::model::TenantId;
 use prometheus_client::metrics::counter::Counter;

@@ -46,7 +46,7 @@ pub struct TeeReport {
     pub wal_held_bytes: Option<u64>,
     /// What is wrong.
     pub last_error: Option<String>,
-    /// What mends it.
+    /// How to fix it.
     pub remedy: Option<String>,
 }
 
@@ -77,7 +77,7 @@ pub struct TenantReport {
     pub last_error: Option<String>,
     /// The stable code of `last_error`, such as `login` or `mapping_changed`.
     pub reason_code: Option<&'static str>,
-    /// What mends it.
+    /// How to fix it.
     pub remedy: Option<String>,
     /// Host, port and database.
     pub target: String,

@@ -1,4 +1,4 @@
-//! Who waits for users to arrive in a target, and who wants to hear of all that do. Costs nothing while nobody does.
+//! Notifies waiters and listeners of users that arrive in a target. Costs nothing without any.
 
 use crate::model::{TenantId, UserId};
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ struct Interested {
 }
 
 impl UserWatch {
-    /// Registers a waiter. Whoever looks into the target after this and does not find the user is woken when it comes.
+    /// Registers a waiter. A caller that then does not find the user in the target is woken when the user arrives.
     pub fn wait_for(self: &Arc<Self>, tenant: &TenantId, user: &str) -> Waiter {
         self.interested.fetch_add(1, Ordering::SeqCst);
         let mut tenants = self.lock();
@@ -64,12 +64,12 @@ impl UserWatch {
                 .for_each(|waiting| waiting.send_modify(|()| {}));
         }
         if let Some(listeners) = &interested.listeners {
-            // Nobody hears it where the last listener is just going.
+            // It fails if the last listener has just been dropped.
             let _ = listeners.send(users.cloned().collect());
         }
     }
 
-    /// So many of the tenant's users were written just now that nobody has kept whom: everybody looks.
+    /// Too many of the tenant's users were written to track ids: wakes every waiter.
     pub(crate) fn notify_all(&self, tenant: &TenantId) {
         let tenants = self.lock();
         let Some(interested) = tenants.get(tenant) else { return };
@@ -124,7 +124,7 @@ impl Listener {
     }
 }
 
-/// Where somebody is registered, for as long as that is so.
+/// The registration of a waiter or listener, removed on drop.
 #[derive(Debug)]
 struct Registration {
     user_watch: Arc<UserWatch>,

@@ -21,44 +21,26 @@ const CHECKED: [&str; 14] = [
     "build.rs",
 ];
 /// Paths below these are still being reworded.
-const UNFINISHED: [&str; 28] = [
-    ".ci",
-    "README.md",
-    "config/example.yaml",
+const UNFINISHED: [&str; 8] = [
     "docs/RUNBOOK.md",
-    "src/admin",
-    "src/apply",
-    "src/capture",
-    "src/check",
-    "src/cli",
-    "src/config",
-    "src/demo",
-    "src/map",
-    "src/model",
+    "src/model/reason.rs",
     "src/operations",
-    "src/pg",
     "src/replicator",
-    "src/route",
-    "src/setup",
-    "src/snapshot",
-    "src/state",
-    "src/status",
-    "src/throwaway",
     // Their expectations are the program's texts.
-    "tests/console/sound.test.js",
-    "tests/postgres/isolation.rs",
     "tests/postgres/losses.rs",
     "tests/postgres/majors.rs",
     "tests/postgres/remedies/parked.rs",
     "tests/postgres/stream.rs",
 ];
+/// `nobody` is the name of an account of the operating system there.
+const ACCOUNT_NAMES: &str = "src/throwaway";
 /// This list itself.
 const THIS_FILE: &str = "tests/tidy/language.rs";
 const EXTENSIONS: [&str; 14] =
     ["rs", "md", "yaml", "yml", "json", "js", "html", "css", "sql", "sh", "toml", "service", "java", "xml"];
 
 /// A word or phrase, and what to write instead.
-const WORDS: [(&str, &str); 27] = [
+const WORDS: [(&str, &str); 26] = [
     ("whoever", "name the subject: the tenant, the process, the caller"),
     ("whomever", "name the object"),
     ("somebody", "another session, a person, an operator"),
@@ -80,7 +62,6 @@ const WORDS: [(&str, &str); 27] = [
     ("is another one", "changed, differs"),
     ("gone for good", "deleted permanently"),
     ("looks at it again", "checks it again"),
-    ("as they are", "unchanged"),
     ("by itself", "automatically, on its own"),
     ("is told", "receives, learns"),
     ("is said", "is reported"),
@@ -101,9 +82,8 @@ pub fn findings(root: &Path) -> Vec<String> {
             continue;
         }
         let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{path}: {error}"));
-        let uses = uses(&text);
-        findings
-            .extend(uses.into_iter().map(|(line, word, instead)| format!("{path}:{line}: {word:?}; write {instead}")));
+        let uses = uses(&text).into_iter().filter(|(_, word, _)| *word != "nobody" || !path.starts_with(ACCOUNT_NAMES));
+        findings.extend(uses.map(|(line, word, instead)| format!("{path}:{line}: {word:?}; write {instead}")));
     }
     findings
 }
