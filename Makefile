@@ -40,6 +40,8 @@ test-matrix: setup ## Run the tests that need servers against each PostgreSQL ve
 
 bench: setup ## Compare with PostgreSQL's own logical replication on this machine.
 	cargo bench --locked
+	@.ci/setup stores
+	VIEW_LIMIT_MS=500 cargo test --release --locked --test console -- --nocapture every_view_shows
 
 check: setup ## Check the format, clippy and rustdoc; warnings are errors.
 	cargo fmt --check

@@ -201,7 +201,11 @@ async fn past_its_budget_the_tee_is_parked_and_comes_back_with_what_changed_mean
     bed.bed.equal().await;
     broker.restart();
     let messages = bed.equal("acme").await;
-    assert_eq!(["u7", "u8", "late"].map(|id| ops(&of(&messages, id))), ["rdt", "rr", "r"]);
+    // The first two changes can reach Kafka in a commit that was under way when the broker stopped. The snapshot follows in any
+    // case: it announces what is missing, and publishes the others again.
+    let [gone, changed, late] = ["u7", "u8", "late"].map(|id| ops(&of(&messages, id)));
+    assert!(["rdt", "ru"].contains(&&*gone) && ["rr", "rur"].contains(&&*changed), "{gone} {changed}");
+    assert_eq!(late, "r");
     once(&messages);
     bed.tee_is("following").await;
     bed.auth("UPDATE auth.users SET email = 'z@y', updated_at = now() WHERE id = 'u8'").await;

