@@ -1,7 +1,7 @@
 //! users-sync: an auth database's users, in every tenant's `neon_auth.users_sync`.
 //!
 //! The flow is `capture -> map -> route -> apply`, with one bounded queue and one task per tenant.
-//! The modules below stand in reading order; no stage imports another, only `service` knows them all.
+//! The modules below stand in reading order; no stage imports another, only `replicator` knows them all.
 
 pub mod config;
 mod diagnostic;

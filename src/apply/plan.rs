@@ -1,4 +1,4 @@
-//! Sorts a batch into the arrays that one statement takes. Pure.
+//! Sorts a batch by kind: upserts, patches and deletes. Pure.
 
 use crate::model::{Change, Lsn, Patch, Set, Timestamp, User};
 

@@ -24,8 +24,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), ServiceE
     run_reloading(configs, Arc::default(), stop).await
 }
 
-/// As [`run`], with a configuration that may be replaced while it runs: tenants start_added and go, anything else begins a new
-/// session. `live` shows how it goes.
+/// As [`run`], with a configuration that may be replaced while it runs: tenants are added and removed, any other
+/// change starts a new session. `live` shows how it goes.
 pub async fn run_reloading(
     mut configs: watch::Receiver<Config>,
     live: Arc<ProcessStatus>,

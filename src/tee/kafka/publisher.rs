@@ -30,7 +30,8 @@ const COMMIT_MARKERS_WAIT: Duration = Duration::from_millis(3);
 /// Interval at which acknowledgements are polled. The crate's own flush polls every 100 ms.
 const FLUSH_POLL_INTERVAL: Duration = Duration::from_micros(200);
 
-/// PositionRecord by the running publisher. Messages in flight of an older publisher would otherwise arrive behind those of a newer one.
+/// Held by the running publisher. Messages in flight of an older publisher would otherwise arrive behind those of a newer
+/// one.
 static ACTIVE_PUBLISHER: Mutex<()> = Mutex::const_new(());
 
 /// Waits until the last publisher has ended.
