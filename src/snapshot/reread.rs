@@ -113,14 +113,14 @@ pub(crate) struct RowQuery<'a> {
 
 /// How rows are found.
 pub(crate) enum FindBy<'a> {
-    /// FindBy the values of these columns, which an index may cover.
+    /// By the values of these columns, which an index may cover.
     Columns(Vec<&'a str>),
-    /// FindBy an SQL condition over the keys in [`KEYS_SETTING`].
+    /// By an SQL condition over the keys in [`KEYS_SETTING`].
     Condition(String),
 }
 
 impl<'a> FindBy<'a> {
-    /// FindBy the user's id alone, even if the mapping's key has more columns.
+    /// By the user's id alone, even if the mapping's key has more columns.
     pub(crate) fn ids(rules: &'a Rules, relation: &Relation) -> FindBy<'a> {
         match FindBy::mapping(rules, relation) {
             FindBy::Columns(columns) if columns.len() > 1 => FindBy::Condition(ids_condition(rules, relation)),
@@ -128,7 +128,7 @@ impl<'a> FindBy<'a> {
         }
     }
 
-    /// FindBy the mapping's key.
+    /// By the mapping's key.
     pub(crate) fn mapping(rules: &'a Rules, relation: &Relation) -> FindBy<'a> {
         key_columns(rules, relation).map_or_else(|| FindBy::Condition(ids_condition(rules, relation)), FindBy::Columns)
     }
