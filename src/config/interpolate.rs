@@ -1,4 +1,4 @@
-//! `${NAME}` and `${file:PATH}` inside a text. Pure: variables and files are two functions.
+//! `${NAME}` and `${file:PATH}` inside a text. Variables and files are read through two functions, which tests replace.
 
 use std::io;
 

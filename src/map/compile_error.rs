@@ -1,4 +1,4 @@
-//! The error of a mapping that does not fit its table: every problem at once, each with what to change.
+//! The error of a mapping that does not fit its table: every problem at once, each with what to change. Pure.
 
 use crate::model::TableName;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! Resolves the names that rules use to the columns of a relation, and collects every problem with them.
+//! Resolves the names that rules use to the columns of a relation, and collects every problem with them. Pure.
 
 use super::compile_error::{CompileError, Problem};
 use super::json::{base_type, oid};

@@ -1,4 +1,4 @@
-//! Why a row cannot become a user. The messages name columns, never values.
+//! Why a row cannot become a user. The messages name columns, never values. Pure.
 
 /// The row is set aside with this as its reason, and the following rows are mapped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

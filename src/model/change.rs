@@ -1,4 +1,4 @@
-//! A change of one user as a target receives it: the whole row, some of its columns, or its deletion.
+//! A change of one user as a target receives it: the whole row, some of its columns, or its deletion. Pure.
 
 use super::{Timestamp, UserId, Xid};
 use schemars::JsonSchema;

@@ -1,4 +1,4 @@
-//! One type for each kind of id, so that the compiler keeps them apart.
+//! One type for each kind of id, so that the compiler keeps them apart. Pure.
 
 use std::fmt;
 use std::sync::Arc;

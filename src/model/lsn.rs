@@ -1,4 +1,4 @@
-//! A position in the source's write-ahead log, as PostgreSQL counts and writes it.
+//! A position in the source's write-ahead log, as PostgreSQL counts and writes it. Pure.
 
 use std::fmt;
 use std::str::FromStr;

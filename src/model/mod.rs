@@ -1,5 +1,5 @@
 //! The types that every stage shares: positions, ids, times, relations, users, changes and reasons. Plain
-//! data and its invariants. Imports no other module of this crate, does no I/O and reads no clock.
+//! data and its invariants. Imports no other module of this crate. Pure.
 
 mod change;
 mod ids;

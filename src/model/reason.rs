@@ -1,7 +1,7 @@
 //! The reasons behind a tenant's state and a new history, each with a stable code and its text.
 //!
 //! Behaviour, the state's tables, metrics and the API depend on the codes. The texts are for people and may be reworded;
-//! a code never changes and is never used again for something else.
+//! a code never changes and is never used again for something else. Pure.
 
 use std::fmt;
 

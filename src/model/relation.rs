@@ -1,4 +1,4 @@
-//! A version of a source table, and one value of a row of it.
+//! A version of a source table, and one value of a row of it. Pure.
 
 use super::Oid;
 use std::collections::HashMap;

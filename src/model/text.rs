@@ -1,4 +1,4 @@
-//! Writes text as JSON.
+//! Writes text as JSON. Pure.
 
 /// Appends a JSON string: quotes, backslashes and control characters are escaped, other characters are
 /// copied.

@@ -1,4 +1,4 @@
-//! A timestamp as PostgreSQL stores it.
+//! A timestamp as PostgreSQL stores it. Pure.
 
 use jiff::SignedDuration;
 use jiff::civil::date;

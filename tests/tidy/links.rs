@@ -1,5 +1,5 @@
-//! The documentation points at things that exist: relative links, headings, paths in backquotes, and the functions and
-//! tests that a table of docs/ARCHITECTURE.md names beside a link to their file.
+//! The documentation points at things that exist: relative links, headings, paths in backquotes, types and constants in
+//! backquotes, and the functions and tests that a table of docs/ARCHITECTURE.md names beside a link to their file.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,13 +10,31 @@ const PAGES: [&str; 6] =
 /// What a path in backquotes starts with.
 const ROOTS: [&str; 9] = ["src/", "tests/", "docs/", "config/", "docker/", "benches/", "fuzz/", ".ci/", ".cargo/"];
 
+/// Where a type or constant in backquotes has to stand.
+const CODE: [&str; 3] = ["src", "tests", ".ci"];
+
 /// Everything that a page names and that does not exist, as `page:line: ...`.
 pub fn findings(root: &Path) -> Vec<String> {
     let mut pages = Vec::new();
     PAGES.iter().for_each(|page| collect(&root.join(page), &mut pages));
     assert!(pages.len() > 15, "{pages:?}");
     pages.sort();
-    pages.iter().flat_map(|page| page_findings(root, page)).collect()
+    let known = words_of_code(root);
+    pages.iter().flat_map(|page| page_findings(root, page, &known)).collect()
+}
+
+/// Every identifier in the code, its comments included.
+fn words_of_code(root: &Path) -> BTreeSet<String> {
+    let mut paths: Vec<PathBuf> = CODE.iter().map(|part| root.join(part)).collect();
+    let mut words = BTreeSet::new();
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            paths.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if let Ok(text) = std::fs::read_to_string(&path) {
+            words.extend(text.split(|c: char| !c.is_alphanumeric() && c != '_').map(str::to_owned));
+        }
+    }
+    words
 }
 
 fn collect(path: &Path, pages: &mut Vec<PathBuf>) {
@@ -29,7 +47,7 @@ fn collect(path: &Path, pages: &mut Vec<PathBuf>) {
     }
 }
 
-fn page_findings(root: &Path, page: &Path) -> Vec<String> {
+fn page_findings(root: &Path, page: &Path, known: &BTreeSet<String>) -> Vec<String> {
     let text = std::fs::read_to_string(page).unwrap();
     let name = page.strip_prefix(root).unwrap().display().to_string();
     let mut findings = Vec::new();
@@ -56,6 +74,12 @@ fn page_findings(root: &Path, page: &Path) -> Vec<String> {
             if is_path && !path.contains("NAME") && !root.join(path).exists() {
                 report(format!("no file {path}"));
             }
+        }
+        if name.starts_with("docs/") {
+            let names = quoted.iter().filter(|text| !text.contains(' ')).flat_map(|text| text.split("::"));
+            let names = names.map(|part| part.trim_end_matches("()"));
+            let unknown = names.filter(|part| is_type_or_constant(part) && !known.contains(*part));
+            unknown.for_each(|part| report(format!("no {part} in the code")));
         }
         if name == "docs/ARCHITECTURE.md" && line.starts_with('|') && files.len() == 1 {
             let code = std::fs::read_to_string(&files[0]).unwrap();
@@ -96,6 +120,16 @@ fn headings(page: &Path) -> BTreeSet<String> {
 fn is_function_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+/// `CamelCase` of two words or more, or `SCREAMING_CASE`.
+fn is_type_or_constant(name: &str) -> bool {
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let humps =
+        name.chars().zip(name.chars().skip(1)).filter(|(a, b)| a.is_ascii_lowercase() && b.is_ascii_uppercase());
+    let camel = !name.contains('_') && humps.count() > 0;
+    let screaming = name.contains('_') && !name.contains(|c: char| c.is_ascii_lowercase());
+    plain && name.starts_with(|c: char| c.is_ascii_uppercase()) && (camel || screaming)
 }
 
 fn defines(code: &str, name: &str) -> bool {

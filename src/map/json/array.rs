@@ -1,4 +1,4 @@
-//! The text of an array (manual: "Array Input and Output Syntax"): `{1,NULL,"a b"}`, `{{1},{2}}`, `[2:3]={1,2}`.
+//! The text of an array (manual: "Array Input and Output Syntax"): `{1,NULL,"a b"}`, `{{1},{2}}`, `[2:3]={1,2}`. Pure.
 
 use super::malformed::Malformed;
 use std::borrow::Cow;

@@ -1,4 +1,4 @@
-//! The text of a composite value (manual: "Composite Type Input and Output Syntax"): `(1,"a ""b""",)`.
+//! The text of a composite value (manual: "Composite Type Input and Output Syntax"): `(1,"a ""b""",)`. Pure.
 
 use super::malformed::Malformed;
 use std::borrow::Cow;
