@@ -58,7 +58,7 @@ impl History {
     }
 
     fn lock(&self) -> MutexGuard<'_, Samples> {
-        // No panic while the lock is held can leave the data half changed.
+        // Code under the lock does not panic between related changes.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

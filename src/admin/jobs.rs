@@ -140,7 +140,7 @@ impl Jobs {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Job>> {
-        // No panic while the lock is held can leave the list half changed.
+        // Code under the lock does not panic between related changes.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -115,6 +115,6 @@ impl TargetConnection {
 }
 
 fn lock<T>(mutex: &Lock<T>) -> MutexGuard<'_, T> {
-    // No panic while one of these locks is held can leave its value half changed.
+    // Code under these locks does not panic between related changes.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

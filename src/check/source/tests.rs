@@ -1,4 +1,4 @@
-//! A source that is right, and one thing wrong with it at a time.
+//! A valid source, with one fault at a time.
 
 use super::*;
 use crate::capture::publication::Publication;
@@ -67,7 +67,7 @@ fn slot() -> SlotRow {
     }
 }
 
-fn right() -> SourceFacts {
+fn valid() -> SourceFacts {
     SourceFacts {
         role: "sync".into(),
         database: "auth".into(),
@@ -88,26 +88,26 @@ fn right() -> SourceFacts {
     }
 }
 
-/// The findings but those that always come.
-fn told(facts: &SourceFacts) -> Vec<Finding> {
+/// The findings without the notes about columns, which are always present.
+fn reported(facts: &SourceFacts) -> Vec<Finding> {
     let mut found = findings(&config(), facts);
     found.retain(|finding| !finding.message.starts_with("columns "));
     found
 }
 
-/// One finding of the severity given, and no other.
+/// Asserts that there is exactly one finding.
 #[track_caller]
 fn check(facts: SourceFacts, severity: Severity, message: &str, remedy: &str) {
-    let found = told(&facts);
+    let found = reported(&facts);
     let [finding] = &found[..] else { panic!("not one finding: {found:#?}") };
     assert_eq!(finding.severity, severity, "{finding}");
-    assert!(finding.message.contains(message), "{finding}\ndoes not say\n{message}");
-    assert!(finding.remedy.contains(remedy), "{finding}\ndoes not say\n{remedy}");
+    assert!(finding.message.contains(message), "{finding}\ndoes not contain\n{message}");
+    assert!(finding.remedy.contains(remedy), "{finding}\ndoes not contain\n{remedy}");
 }
 
 #[track_caller]
 fn check_error(change: impl Fn(&mut SourceFacts), message: &str, remedy: &str) {
-    let mut facts = right();
+    let mut facts = valid();
     change(&mut facts);
     check(facts, Severity::Error, message, remedy);
 }
@@ -126,8 +126,8 @@ fn with_slot(change: impl Fn(&mut SlotRow)) -> impl Fn(&mut SourceFacts) {
 
 #[test]
 fn a_correct_source_has_no_findings() {
-    assert_eq!(told(&right()), []);
-    let all: Vec<_> = findings(&config(), &right()).into_iter().map(|finding| finding.message).collect();
+    assert_eq!(reported(&valid()), []);
+    let all: Vec<_> = findings(&config(), &valid()).into_iter().map(|finding| finding.message).collect();
     assert_eq!(all, ["columns copied to targets: id, org, email", "columns withheld: none"]);
 }
 
@@ -144,10 +144,10 @@ fn a_server_without_logical_decoding_is_an_error() {
 
 #[test]
 fn an_unbounded_slot_is_a_warning() {
-    let keep = |mb| SourceFacts { keep_size_mb: mb, ..right() };
+    let keep = |mb| SourceFacts { keep_size_mb: mb, ..valid() };
     check(keep(Some(-1)), Severity::Warning, "is not set", "max_slot_wal_keep_size = '4096MB'");
     check(keep(Some(1024)), Severity::Warning, "not above limits.source_wal", "4096MB");
-    assert_eq!(told(&keep(None)), []);
+    assert_eq!(reported(&keep(None)), []);
 }
 
 #[test]
@@ -191,13 +191,13 @@ fn an_incomplete_publication_is_an_error() {
 
 #[test]
 fn missing_objects_need_the_privilege_to_create_them() {
-    let none = SourceFacts { publication: None, ..right() };
+    let none = SourceFacts { publication: None, ..valid() };
     check(none.clone(), Severity::Note, "`run` creates it", "");
     let mut guest = none.clone();
     guest.table.as_mut().unwrap().is_owner = false;
     check(guest, Severity::Error, "requires the table's owner (owner)", "CREATE PUBLICATION \"users_sync\" FOR TABLE");
     check(SourceFacts { may_create: false, ..none }, Severity::Error, "with CREATE on database auth", "superuser");
-    check(SourceFacts { slot: None, ..right() }, Severity::Note, "slot users_sync does not exist yet", "");
+    check(SourceFacts { slot: None, ..valid() }, Severity::Note, "slot users_sync does not exist yet", "");
 }
 
 #[test]
@@ -207,10 +207,10 @@ fn a_foreign_slot_is_an_error() {
     check_error(with_slot(|s| s.plugin = None), "a physical slot", drop);
     check_error(with_slot(|s| s.database = Some("other".into())), "belongs to database other", drop);
     check_error(with_slot(|s| s.temporary = true), "temporary", "source.slot");
-    let mut lost = right();
+    let mut lost = valid();
     with_slot(|s| s.invalid = true)(&mut lost);
     check(lost, Severity::Warning, "is lost", "max_slot_wal_keep_size");
-    let mut active = right();
+    let mut active = valid();
     with_slot(|s| s.active_pid = Some(77))(&mut active);
     active.senders.used = 9;
     check(active, Severity::Note, "in use by process 77", "");

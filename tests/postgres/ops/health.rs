@@ -43,7 +43,7 @@ async fn the_exit_code_of_health_says_whether_a_process_is_healthy() {
     let config = bed.config_file(&format!("admin: {{listen: '127.0.0.1:{port}'}}"));
     let alive = format!("http://127.0.0.1:{port}/healthz");
     let (text, code) = said(&command(&["health", "--url", &alive]).await);
-    assert!(code == Some(1) && text.contains("does not answer"), "{text}");
+    assert!(code == Some(1) && text.contains("no answer from"), "{text}");
     let process = Process::start(&config);
     is_ready(port).await;
     let (text, code) = said(&command(&["health", "--url", &alive]).await);
