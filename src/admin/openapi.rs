@@ -5,7 +5,7 @@ use super::paths::{ProtectedApi, PublicApi};
 use super::refusals::problem;
 use axum::Json;
 use utoipa::OpenApi as _;
-use utoipa::openapi::schema::{AdditionalProperties, Schema};
+use utoipa::openapi::schema::{AdditionalProperties, Object, Schema};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{Info, OpenApi, PathItem, RefOr, SecurityRequirement};
 
@@ -38,14 +38,17 @@ fn add_refusals(path: &mut PathItem) {
     }
 }
 
+/// Whether the object allows no unknown property.
+fn is_closed(object: &Object) -> bool {
+    matches!(object.additional_properties.as_deref(), Some(AdditionalProperties::FreeForm(false)))
+}
+
 /// Marks all properties of responses as required: absent values are null. Request bodies, which allow no unknown property,
 /// may omit some.
 fn require_all(schema: &mut RefOr<Schema>) {
     match schema {
-        RefOr::T(Schema::Object(object)) => {
-            if !matches!(object.additional_properties.as_deref(), Some(AdditionalProperties::FreeForm(false))) {
-                object.required = object.properties.keys().cloned().collect();
-            }
+        RefOr::T(Schema::Object(object)) if !is_closed(object) => {
+            object.required = object.properties.keys().cloned().collect();
         }
         RefOr::T(Schema::AllOf(all)) => all.items.iter_mut().for_each(require_all),
         _ => {}

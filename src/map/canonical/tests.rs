@@ -107,11 +107,11 @@ fn conditions_have_their_texts() {
 #[test]
 fn queries_have_their_texts() {
     let via = Via { table: table("links"), from: texts(&["user_id"]), to: texts(&["org", "id"]) };
-    let watch = |via| Watch {
+    let watch = |via: Option<Via>| Watch {
         table: table("emails"),
         key: texts(&["user_id"]),
         tenant: Some(column("org")),
-        is_users_own: via == None::<Via>,
+        is_users_own: via.is_none(),
         via,
     };
     for (watch, expected, digest) in [
