@@ -4,9 +4,10 @@ use crate::config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use clap::ValueEnum;
 use std::io::IsTerminal;
+use tracing::Metadata;
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::set_global_default;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -41,9 +42,13 @@ impl Logging {
 
 fn log_to_stderr(format: LogFormat, level: &str) -> Result<(), Diagnostic> {
     let ours_alone = level.parse::<tracing::Level>().map(|level| format!("warn,users_sync={level}"));
-    let filter: Targets = ours_alone.as_deref().unwrap_or(level).parse().map_err(|error| {
+    let targets: Targets = ours_alone.as_deref().unwrap_or(level).parse().map_err(|error| {
         diagnostic!(help = "for example: --log-level info,users_sync::capture=debug", "--log-level: {error}")
     })?;
+    // Our spans name the session and the tenant of a line: they are there whatever the level of the line.
+    let is_own_span = |metadata: &Metadata<'_>| metadata.is_span() && metadata.target().starts_with("users_sync");
+    let filter =
+        filter_fn(move |metadata| targets.would_enable(metadata.target(), metadata.level()) || is_own_span(metadata));
     let builder = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(std::io::stderr);
     // `init` would also forward messages that libraries write with the `log` crate: tokio-postgres logs parameters and
     // notices there, which hold row values. Setting it again in the same process fails and is harmless.

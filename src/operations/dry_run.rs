@@ -18,6 +18,7 @@ use crate::state::{Snapshot, StateStore};
 use futures_util::StreamExt;
 use std::time::Duration;
 use tokio::time::timeout;
+use tracing::{Instrument, info_span};
 
 /// So many targets are looked at together.
 const TARGETS_AT_ONCE: usize = 64;
@@ -83,7 +84,9 @@ pub async fn plan(config: &Config) -> Result<Plan, ServiceError> {
     };
     let prospects = futures_util::stream::iter(&config.tenants)
         .map(|tenant| async {
-            let prospect = match timeout(LOOK_WITHIN, prospect(tenant, &known, generation, &mapping)).await {
+            let span = info_span!("tenant", id = %tenant.id);
+            let prospect = prospect(tenant, &known, generation, &mapping).instrument(span);
+            let prospect = match timeout(LOOK_WITHIN, prospect).await {
                 Ok(prospect) => prospect,
                 Err(_) => Prospect::Unknown("its target does not answer".to_owned()),
             };

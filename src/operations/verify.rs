@@ -26,6 +26,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::types::PgLsn;
+use tracing::{Instrument, info_span};
 
 /// Targets compared in one pass over the source: each holds a connection meanwhile.
 const MAX_CONCURRENT_TARGETS: usize = 64;
@@ -105,10 +106,12 @@ async fn together(
         let (rows, receiver) = mpsc::channel(CHANNEL_CHUNKS);
         members.push(ScanMember { tenant: at, rows });
         let (tenant, context) = (tenant.clone(), context.clone());
-        comparing.spawn(async move {
+        let span = info_span!("tenant", id = %tenant.id);
+        let compare = async move {
             let verdict = context.compare(&tenant, position, receiver).await;
             (tenant.id, verdict.unwrap_or_else(|error| Verdict::Failed(message(&error))))
-        });
+        };
+        comparing.spawn(compare.instrument(span));
     }
     let keys = members.iter().map(|member| &config.tenants[member.tenant].key);
     let condition = tenants_condition(&config.users, &mapped.relation, keys);

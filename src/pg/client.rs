@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Config;
 use tokio_postgres::config::{self, SslNegotiation};
 use tokio_postgres::tls::TlsConnect;
+use tracing::Instrument;
 
 /// Time limit for an orderly end of a dropped connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -80,7 +81,7 @@ async fn start(url: &PgUrl, stream: Stream) -> Result<PgClient, ConnectError> {
         .map_err(|error| classify(url, error))?;
     let (end, ended) = oneshot::channel();
     let at = url.to_string();
-    let task = tokio::spawn(async move {
+    let run = async move {
         let mut connection = Box::pin(connection);
         let result = tokio::select! {
             result = &mut connection => Ok(result),
@@ -91,7 +92,9 @@ async fn start(url: &PgUrl, stream: Stream) -> Result<PgClient, ConnectError> {
             Ok(Err(error)) => tracing::debug!(%at, error = describe(&error), "connection ended"),
             Err(_) => tracing::debug!(%at, "connection dropped while a statement was running"),
         }
-    });
+    };
+    // The lines of a target's connection name its tenant.
+    let task = tokio::spawn(run.in_current_span());
     Ok(PgClient { client, _end: end, task })
 }
 

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span, info_span};
 
 /// Why a session ended well.
 pub(crate) enum SessionExit {
@@ -42,6 +43,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// The tasks of a session.
 pub(crate) struct SessionTasks {
     context: Arc<SessionContext>,
+    /// The parent of every task's span.
+    span: Span,
     /// Reading, and serving snapshots: what they end with ends the session.
     source: JoinSet<Result<(), ServiceError>>,
     tenants: JoinSet<Result<(), ServiceError>>,
@@ -57,8 +60,10 @@ impl SessionTasks {
     pub(crate) fn start(prepared: PreparedSession, only: Option<&[TenantId]>) -> SessionTasks {
         let PreparedSession { context, mut known, client, reader, writer, created } = prepared;
         let (joins, requests) = mpsc::channel(JOINS_WAITING);
+        let span = info_span!("session", epoch = %context.epoch, generation = %context.generation);
         let mut running = SessionTasks {
             context: context.clone(),
+            span: span.clone(),
             source: JoinSet::new(),
             tenants: JoinSet::new(),
             joins: joins.clone(),
@@ -81,25 +86,28 @@ impl SessionTasks {
                 lane.mailbox.open();
             }
             let worker = Worker::new(context.clone(), index, joins.clone(), known.tenants.remove(id), gathers);
-            running.tenants.spawn(worker.run());
+            running.tenants.spawn(worker.run().instrument(info_span!(parent: &span, "tenant", %id)));
         }
         let dispatch = TenantSink::new(context.clone());
-        running.source.spawn(Stream::new(context.clone(), dispatch, context.drain.clone(), reader, client).run());
-        running.source.spawn(coordinator::serve(context.clone(), requests, created));
+        let stream = Stream::new(context.clone(), dispatch, context.drain.clone(), reader, client);
+        running.source.spawn(stream.run().instrument(span.clone()));
+        running.source.spawn(coordinator::serve(context.clone(), requests, created).instrument(span.clone()));
         let watched = context.clone();
-        running.source.spawn(async move {
-            watch_publication(&watched.config, &watched.publication, watched.drain.clone()).await
-        });
+        let watchdog =
+            async move { watch_publication(&watched.config, &watched.publication, watched.drain.clone()).await };
+        running.source.spawn(watchdog.instrument(span.clone()));
         let (recording, reporting) = (running.stop_recording.clone(), running.stop_reporting.clone());
         let record = context.clone();
-        running.confirming.spawn(async move { positions::record(&record, recording).await });
-        running.confirming.spawn(async move {
+        let recorder = async move { positions::record(&record, recording).await };
+        running.confirming.spawn(recorder.instrument(span.clone()));
+        let reporter = async move {
             let positions = || {
                 let progress = context.progress();
                 (progress.received(), progress.confirmed())
             };
             positions::report(positions, &context.report, writer, reporting).await
-        });
+        };
+        running.confirming.spawn(reporter.instrument(span));
         running
     }
 
@@ -107,11 +115,22 @@ impl SessionTasks {
     #[cfg(feature = "kafka")]
     pub(crate) fn tee(&mut self, configs: watch::Receiver<Config>) {
         // Among those whose end is waited for.
-        self.tenants.spawn(crate::replicator::tee::run(self.context.clone(), configs));
+        let tee = crate::replicator::tee::run(self.context.clone(), configs);
+        self.tenants.spawn(tee.instrument(info_span!(parent: &self.span, "tee")));
     }
 
     /// Until something breaks, or is over: then what waits is applied and confirmed.
     pub(crate) async fn run(
+        self,
+        config: Config,
+        configs: &mut watch::Receiver<Config>,
+        stop: &CancellationToken,
+    ) -> Result<SessionExit, ServiceError> {
+        let span = self.span.clone();
+        self.supervise(config, configs, stop).instrument(span).await
+    }
+
+    async fn supervise(
         mut self,
         mut config: Config,
         configs: &mut watch::Receiver<Config>,
@@ -159,7 +178,8 @@ impl SessionTasks {
             })
             .collect();
         if !coming.is_empty() {
-            self.tenants.spawn(start_added(context, going, coming, self.joins.clone()));
+            let start = start_added(context, going, coming, self.joins.clone());
+            self.tenants.spawn(start.instrument(self.span.clone()));
         }
     }
 
@@ -222,7 +242,8 @@ async fn start_added(
     let mut workers = JoinSet::new();
     for index in coming {
         let id = context.lanes.get(index).tenant.id.clone();
-        workers.spawn(Worker::new(context.clone(), index, joins.clone(), known.tenants.remove(&id), false).run());
+        let worker = Worker::new(context.clone(), index, joins.clone(), known.tenants.remove(&id), false);
+        workers.spawn(worker.run().instrument(info_span!("tenant", %id)));
     }
     while let Some(done) = workers.join_next().await {
         finished(done)?;

@@ -155,27 +155,39 @@ async fn faults_log_no_row_value_and_no_secret() {
     println!("{round} rounds, {} lines", text.lines().count());
 }
 
+/// The spans of a line about a tenant, each with its fields.
+const TENANT: &[(&str, &str)] = &[("session", "epoch"), ("session", "generation"), ("tenant", "id")];
+
+/// The field of the span that the line was logged in.
+fn in_span<'a>(event: &'a Value, span: &str, field: &str) -> &'a Value {
+    let spans = event["spans"].as_array().map_or(&[][..], Vec::as_slice);
+    spans.iter().find(|found| found["name"] == span).map_or(&Value::Null, |found| &found[field])
+}
+
 /// Every line is one object. Lines about a tenant name it, and lines that need a person have a remedy.
 fn events_are_facts(text: &str) {
     let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     let of = |message: &str| -> Vec<&Value> { events.iter().filter(|event| event["message"] == message).collect() };
-    for (message, fields) in [
-        ("streaming", &["slot", "position", "generation", "epoch"][..]),
-        ("joins", &["tenant", "reason"]),
-        ("follows", &["tenant", "position", "users"]),
-        ("parked", &["tenant", "reason", "remedy"]),
-        ("its target is tried again", &["tenant", "reason"]),
-        (
-            "its target refuses users: they are left out, see users_sync.rejected there",
-            &["tenant", "count", "sqlstate"],
-        ),
-        ("creating a new slot: resyncing every tenant", &["slot", "reason"]),
+    for (message, spans, fields) in [
+        ("streaming", &[][..], &["slot", "position", "generation", "epoch"][..]),
+        ("joins", TENANT, &["reason"]),
+        ("follows", TENANT, &["position", "users"]),
+        ("parked", TENANT, &["reason", "remedy"]),
+        ("its target is tried again", TENANT, &["reason"]),
+        ("its target refuses users: they are left out, see users_sync.rejected there", TENANT, &["count", "sqlstate"]),
+        ("creating a new slot: resyncing every tenant", &[], &["slot", "reason"]),
     ] {
         assert!(!of(message).is_empty(), "no line says {message:?}");
         for event in of(message) {
             assert!(fields.iter().all(|field| !event[field].is_null()), "{fields:?} of {event}");
+            for (span, field) in spans {
+                assert!(!in_span(event, span, field).is_null(), "{field} of span {span} in {event}");
+            }
         }
     }
+    // A line of a connection names its tenant, too.
+    let ended = of("connection ended");
+    assert!(ended.iter().any(|event| in_span(event, "tenant", "id") == "t0"), "{ended:?}");
     assert!(events.iter().all(|event| event["timestamp"].is_string() && event["level"].is_string()));
     assert!(events.iter().any(|event| event["level"] == "TRACE" || event["level"] == "DEBUG"), "no more than usual");
 }
