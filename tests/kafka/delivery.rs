@@ -212,7 +212,7 @@ async fn past_its_budget_the_tee_is_parked_and_comes_back_with_what_changed_mean
     bed.equal("acme").await;
     let (text, code) = said(&command(&["status", "-c", path]).await);
     assert!(
-        code == Some(0) && text.contains("tee users_sync_kafka following") && text.contains("holds back"),
+        code == Some(0) && text.contains("Kafka output following") && text.contains("users_sync_kafka retains"),
         "{text}"
     );
     assert!(process.stop().await.success());
