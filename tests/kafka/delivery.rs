@@ -228,7 +228,7 @@ async fn a_resync_republishes_all_users_and_deletes_the_missing_ones() {
     bed.tee_is("following").await;
     let path = bed.file.path().to_str().unwrap();
     let (text, code) = said(&command(&["resync", "-c", path, "--kafka"]).await);
-    assert!(code == Some(0) && text.contains("again"), "{text}");
+    assert!(code == Some(0) && text.contains("resynced"), "{text}");
     assert_eq!(ops(&arrive(broker, "resync.acme", 6).iter().collect::<Vec<_>>()), "rrrrrr");
     // The stream cannot express a TRUNCATE; a snapshot does.
     bed.auth("TRUNCATE auth.users").await;
