@@ -1,4 +1,4 @@
-//! The command line: one file per command. Errors arrive here as a [`Diagnostic`].
+//! The command line: one file per command. Errors arrive here as a `Diagnostic`.
 
 mod check;
 mod common;

@@ -12,7 +12,7 @@ use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::FailureAction;
 use crate::replicator::source::history::{History, HistoryFacts, decide_history};
 use crate::replicator::source::mapping::{compile_current, fingerprint, resolve_layout};
-use crate::replicator::tenant::recorded_target;
+use crate::replicator::tenant::target::recorded_target;
 use crate::snapshot::source_session;
 use crate::state::{Snapshot, StateStore};
 use futures_util::StreamExt;

@@ -15,6 +15,7 @@ use crate::replicator::snapshotter::coordinator;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
 use crate::replicator::source::watchdog::watch_publication;
 use crate::replicator::tenant::Worker;
+use crate::replicator::tenant::target::Postgres;
 use crate::state::TenantState;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,8 +86,8 @@ impl SessionTasks {
             if gathers || lane.state() == TenantState::Following {
                 lane.mailbox.open();
             }
-            let worker = Worker::new(context.clone(), index, joins.clone(), known.tenants.remove(id), gathers);
-            running.tenants.spawn(worker.run().instrument(info_span!(parent: &span, "tenant", %id)));
+            let worker = Worker::new(context.clone(), Postgres, index, joins.clone(), known.tenants.remove(id));
+            running.tenants.spawn(worker.run(gathers).instrument(info_span!(parent: &span, "tenant", %id)));
         }
         let dispatch = TenantSink::new(context.clone());
         let stream = Stream::new(context.clone(), dispatch, context.drain.clone(), reader, client);
@@ -242,8 +243,8 @@ async fn start_added(
     let mut workers = JoinSet::new();
     for index in coming {
         let id = context.lanes.get(index).tenant.id.clone();
-        let worker = Worker::new(context.clone(), index, joins.clone(), known.tenants.remove(&id), false);
-        workers.spawn(worker.run().instrument(info_span!("tenant", %id)));
+        let worker = Worker::new(context.clone(), Postgres, index, joins.clone(), known.tenants.remove(&id));
+        workers.spawn(worker.run(false).instrument(info_span!("tenant", %id)));
     }
     while let Some(done) = workers.join_next().await {
         finished(done)?;

@@ -32,6 +32,17 @@ struct Inner {
     wakes: bool,
 }
 
+/// What waits in a mailbox or is on its way to the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The bytes that count against the budget.
+    pub bytes: usize,
+    /// The number of users.
+    pub users: usize,
+    /// Commit time of the oldest transaction.
+    pub oldest: Option<Timestamp>,
+}
+
 impl Mailbox {
     /// A closed mailbox: pushed changes are dropped until [`Mailbox::open`]. Its bytes count against `memory`.
     pub fn new(budget: usize, memory: Arc<Memory>) -> Self {
@@ -180,10 +191,10 @@ impl Mailbox {
         self.lock().queue.bytes()
     }
 
-    /// Bytes and users that wait or are on their way, and when the oldest transaction among that was committed.
-    pub fn waiting(&self) -> (usize, usize, Option<Timestamp>) {
+    /// What waits or is on its way to the target.
+    pub fn waiting(&self) -> Waiting {
         let inner = self.lock();
-        (inner.queue.bytes(), inner.queue.users(), inner.queue.oldest())
+        Waiting { bytes: inner.queue.bytes(), users: inner.queue.users(), oldest: inner.queue.oldest() }
     }
 
     /// Whether the reader has to wait before it pushes more.

@@ -10,6 +10,6 @@ mod queue;
 pub use compose::compose;
 pub use directory::{Directory, Unmapped};
 pub use fingerprints::Fingerprints;
-pub use mailbox::Mailbox;
+pub use mailbox::{Mailbox, Waiting};
 pub use memory::Memory;
 pub use queue::{BATCH_BYTES, Batch, Entry, Pushed, Queue};

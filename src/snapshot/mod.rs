@@ -17,6 +17,6 @@ pub(crate) use compare::{Comparison, DIFFERENCE_KINDS, Differences};
 pub(crate) use export::{Export, hold_export};
 pub(crate) use families::{ResolvedFamily, resolve_family};
 pub(crate) use load::{Loading, load};
-pub(crate) use outcome::LoadError;
+pub(crate) use outcome::{LoadError, Loaded};
 pub(crate) use reread::{FindBy, Reading, RowQuery, SeenXids};
 pub(crate) use rows::{RowStream, SourceReadError};

@@ -4,6 +4,7 @@
 //! Every write is conditional on the epoch, so a process that was replaced cannot write. Readers such as `status` use
 //! [`StateStore::read`], which changes nothing.
 
+mod access;
 mod error;
 mod read;
 mod requests;
@@ -12,6 +13,7 @@ mod schema;
 mod store;
 mod tee;
 
+pub(crate) use access::StateAccess;
 pub use error::StateError;
 pub use rows::{Reached, Request, Snapshot, SourceRow, TeeRow, TenantRow, TenantState};
 pub use store::{LEASE, StateStore};

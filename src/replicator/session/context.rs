@@ -8,7 +8,7 @@ use crate::replicator::session::arriving::OnTheirWay;
 use crate::replicator::session::tenants::{TenantHandle, TenantRegistry};
 use crate::replicator::source::point_read::Rereader;
 use crate::route::{Fingerprints, Memory};
-use crate::state::{LEASE, Request, StateStore, TenantState};
+use crate::state::{LEASE, Request, StateAccess, StateStore, TenantState};
 use crate::status::live::ProcessStatus;
 #[cfg(feature = "kafka")]
 use crate::{state::StateError, status::report::TeeReport};
@@ -21,9 +21,9 @@ use tokio_util::sync::CancellationToken;
 /// How many targets are looked at together at the start: a bound on the burst, not on who follows.
 const OPENING_TOGETHER: usize = 64;
 
-pub(crate) struct SessionContext {
+pub(crate) struct SessionContext<S = StateStore> {
     pub(crate) config: Config,
-    pub(crate) state: StateStore,
+    pub(crate) state: S,
     pub(crate) generation: Generation,
     /// The publication's version when the session began.
     pub(crate) publication: String,
@@ -69,16 +69,16 @@ pub(crate) struct SessionStart {
     pub(crate) holder: String,
 }
 
-impl SessionContext {
+impl<S: StateAccess> SessionContext<S> {
     pub(crate) fn new(
         config: Config,
-        state: StateStore,
+        state: S,
         from: SessionStart,
         lanes: Vec<TenantHandle>,
         memory: Arc<Memory>,
         mapping: &str,
         live: Arc<ProcessStatus>,
-    ) -> SessionContext {
+    ) -> SessionContext<S> {
         let SessionStart { generation, confirmed, publication, epochs, holder } = from;
         SessionContext {
             rereader: Rereader::new(config.source.url.clone(), live.metrics.stripped_escapes.clone()),
@@ -247,8 +247,15 @@ impl SessionContext {
         lock(&self.lease).elapsed() > LEASE
     }
 
+    fn note_held(&self, tenant: &TenantId, position: Lsn) {
+        lock(&self.held).insert(tenant.clone(), position);
+        self.advanced.notify_one();
+    }
+}
+
+#[cfg(feature = "kafka")]
+impl SessionContext {
     /// Writes the tee's state down, before anything is done that depends on it, and shows it.
-    #[cfg(feature = "kafka")]
     pub(crate) async fn put_tee(
         &self,
         slot: &str,
@@ -266,11 +273,6 @@ impl SessionContext {
             remedy: remedy.map(str::to_owned),
         }));
         Ok(())
-    }
-
-    fn note_held(&self, tenant: &TenantId, position: Lsn) {
-        lock(&self.held).insert(tenant.clone(), position);
-        self.advanced.notify_one();
     }
 }
 

@@ -6,7 +6,7 @@ use crate::clock::now;
 use crate::model::Lsn;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
-use crate::state::{LEASE, Reached};
+use crate::state::{LEASE, Reached, StateAccess};
 use crate::status::report::IDLE_STEP;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -77,7 +77,7 @@ pub(crate) async fn record(context: &SessionContext, stop: CancellationToken) ->
 }
 
 /// The state first, then the source: what is confirmed can be told apart from what somebody else moved on.
-async fn write_down(context: &SessionContext) -> Result<(), ServiceError> {
+pub(crate) async fn write_down<S: StateAccess>(context: &SessionContext<S>) -> Result<(), ServiceError> {
     let begun = Instant::now();
     let reached = {
         let progress = context.progress();

@@ -35,14 +35,14 @@ impl SessionView for SessionContext {
         let active = handles.iter().filter(|handle| !handle.retired.is_cancelled());
         active
             .map(|handle| {
-                let (queue_bytes, queue_users, oldest_queued) = handle.mailbox.waiting();
+                let waiting = handle.mailbox.waiting();
                 TenantReading {
                     tenant: handle.tenant.clone(),
                     view: handle.shown(),
                     applied: progress.applied_by(&handle.tenant.id),
-                    queue_bytes,
-                    queue_users,
-                    oldest_queued,
+                    queue_bytes: waiting.bytes,
+                    queue_users: waiting.users,
+                    oldest_queued: waiting.oldest,
                     counts: handle.counts.clone(),
                 }
             })

@@ -1,232 +1,371 @@
-//! What the simulation's world is made of, and what a target does with a write.
+//! What outlives a process in the simulation: the source with its slot and state, the targets, and the statements that are on
+//! their way to a target.
 
-use crate::apply::{Checkpoint, RecordedTarget};
-use crate::model::{Change, Epoch, Generation, Lsn, TargetId, TenantId, Timestamp, User};
-use crate::progress::Progress;
-use crate::route::{Batch, Queue};
-use crate::state::SourceRow;
+use crate::apply::Checkpoint;
+use crate::model::{Change, Epoch, Generation, Lsn, TenantId, Timestamp, User};
+use crate::state::{Request, SourceRow, TenantRow};
 use fastrand::Rng;
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::oneshot;
 
-/// How many tenants there are.
+/// The number of tenants.
 pub(crate) const TENANTS: usize = 3;
-/// The targets' mapping never changes here.
-pub(crate) const MAPPING: &str = "m";
 
-/// A user's version, by which everybody can be told apart; `None` once it is gone.
+/// A version of a user, unique among all; `None` once the user is deleted.
 pub(crate) type Version = Option<u64>;
+
+/// A user's change in a transaction.
+#[derive(Clone, Copy)]
+pub(crate) struct Write {
+    pub(crate) tenant: usize,
+    pub(crate) user: usize,
+    pub(crate) version: Version,
+}
 
 #[derive(Clone)]
 pub(crate) struct Transaction {
     pub(crate) commit: Lsn,
     pub(crate) end: Lsn,
-    pub(crate) changes: Vec<(usize, usize, Version)>,
+    pub(crate) writes: Vec<Write>,
 }
 
+/// A target.
 #[derive(Clone, Default)]
 pub(crate) struct Table {
     pub(crate) rows: BTreeMap<usize, Version>,
     pub(crate) checkpoint: Option<Checkpoint>,
-    /// Which of the source's pasts it was written from.
-    pub(crate) branch: u32,
+    /// The branch of the source's history from which it was written.
+    branch: u32,
 }
 
-#[derive(Clone)]
-pub(crate) struct Row {
-    pub(crate) following: bool,
-    pub(crate) target_id: Option<TargetId>,
-    pub(crate) generation: Generation,
-    pub(crate) position: Lsn,
-}
-
-/// What is durable at the source: its log with the slot, and the state.
+/// What is durable at the source: the log with the slot, and the state.
 #[derive(Clone)]
 pub(crate) struct Source {
     pub(crate) log: Vec<Transaction>,
     pub(crate) end: Lsn,
     pub(crate) next_version: u64,
     pub(crate) slot: Option<Lsn>,
+    /// Another program created or moved the slot, so its position says nothing about this one.
+    pub(crate) slot_is_foreign: bool,
     pub(crate) state: SourceRow,
     pub(crate) epochs: BTreeMap<Epoch, Lsn>,
-    pub(crate) rows: Vec<Option<Row>>,
+    pub(crate) rows: BTreeMap<TenantId, TenantRow>,
+    pub(crate) requests: Vec<Request>,
+    pub(crate) next_request: i64,
+}
+
+/// A statement or transaction on its way to a target.
+pub(crate) struct InFlight {
+    pub(crate) target: usize,
+    pub(crate) rows: Vec<(usize, Version)>,
+    pub(crate) who: Checkpoint,
+    /// The position that the checkpoint has to have; `None` for a merge, which replaces all rows.
+    pub(crate) from: Option<Lsn>,
+    /// It locks the checkpoint from its first statement on: a merge, or a chunked transaction.
+    pub(crate) locks: bool,
+    /// Tells the sender whether the guard admitted it. The sender of a late statement is gone.
+    pub(crate) reply: Option<oneshot::Sender<bool>>,
+}
+
+/// A chunked transaction that has begun and locks a target's checkpoint.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) struct Lock {
+    pub(crate) target: usize,
+    pub(crate) connection: u64,
 }
 
 pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) source: Source,
-    /// Older points that may be gone back to.
+    /// An older point to which the source may be restored.
     pub(crate) source_before: Option<Source>,
     pub(crate) clock: i64,
-    /// How often the source went back.
+    /// The number of times that the source was restored.
     pub(crate) branch: u32,
     pub(crate) targets: Vec<Table>,
     pub(crate) targets_before: Vec<Option<Table>>,
     pub(crate) is_up: [bool; TENANTS],
-    pub(crate) processes: Vec<Process>,
-    /// Statements of processes that are gone or frozen, still on their way to a target.
-    pub(crate) late: Vec<(usize, Write)>,
+    /// Grows when a target goes down or is restored, which ends its connections.
+    pub(crate) incarnations: [u64; TENANTS],
+    pub(crate) next_connection: u64,
+    pub(crate) locks: Vec<Lock>,
+    pub(crate) in_flight: Vec<InFlight>,
+    pub(crate) coverage: Coverage,
 }
 
-/// What is sent to a target: rows, and where the checkpoint goes from where.
+/// How often what the simulation is for has happened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Coverage {
+    pub(crate) merges: u64,
+    pub(crate) batches: u64,
+    pub(crate) chunked: u64,
+    /// Statements that were executed without an answer to their sender.
+    pub(crate) unanswered: u64,
+    /// Statements that the guard refused.
+    pub(crate) refused: u64,
+    /// Targets that were opened.
+    pub(crate) opened: u64,
+    /// Tenants that were parked.
+    pub(crate) parked: u64,
+    /// Sessions that ended in an error.
+    pub(crate) failed_sessions: u64,
+}
+
+impl Coverage {
+    pub(crate) fn add(&mut self, more: Coverage) {
+        self.merges += more.merges;
+        self.batches += more.batches;
+        self.chunked += more.chunked;
+        self.unanswered += more.unanswered;
+        self.refused += more.refused;
+        self.opened += more.opened;
+        self.parked += more.parked;
+        self.failed_sessions += more.failed_sessions;
+    }
+
+    /// The count of what has happened least.
+    pub(crate) fn smallest(self) -> u64 {
+        let Coverage { merges, batches, chunked, unanswered, refused, opened, parked, failed_sessions } = self;
+        let counts = [merges, batches, chunked, unanswered, refused, opened, parked, failed_sessions];
+        counts.into_iter().min().unwrap_or(0)
+    }
+}
+
+/// The world, as the tasks of all processes share it.
 #[derive(Clone)]
-pub(crate) struct Write {
-    pub(crate) rows: Vec<(usize, Version)>,
-    pub(crate) who: Checkpoint,
-    /// `None` for a merge, which replaces everything.
-    pub(crate) from: Option<Lsn>,
+pub(crate) struct Shared(Arc<Mutex<World>>);
+
+impl Shared {
+    pub(crate) fn new(seed: u64) -> Shared {
+        Shared(Arc::new(Mutex::new(World::new(seed))))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap()
+    }
+
+    /// Lets other tasks run in between, or not.
+    pub(crate) async fn pause(&self) {
+        let turns = self.lock().rng.u8(..2);
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
-pub(crate) struct Process {
-    pub(crate) epoch: Epoch,
-    pub(crate) generation: Generation,
-    pub(crate) epochs: BTreeMap<Epoch, Lsn>,
-    pub(crate) read: usize,
-    pub(crate) progress: Progress,
-    pub(crate) held: BTreeMap<usize, Lsn>,
-    pub(crate) lanes: Vec<TenantHandle>,
-    pub(crate) frozen: bool,
+impl World {
+    fn new(seed: u64) -> World {
+        let state = SourceRow {
+            generation: Generation(0),
+            system_identifier: String::new(),
+            timeline: 1,
+            confirmed: Lsn(0),
+            received: Lsn(0),
+            behind: Vec::new(),
+            publication: String::new(),
+            epoch: Epoch(0),
+            holder: String::new(),
+            lease_seconds: 0.0,
+        };
+        let source = Source {
+            log: Vec::new(),
+            end: Lsn(100),
+            next_version: 1,
+            slot: None,
+            slot_is_foreign: false,
+            state,
+            epochs: BTreeMap::new(),
+            rows: BTreeMap::new(),
+            requests: Vec::new(),
+            next_request: 0,
+        };
+        World {
+            rng: Rng::with_seed(seed),
+            source,
+            source_before: None,
+            clock: 0,
+            branch: 0,
+            targets: vec![Table::default(); TENANTS],
+            targets_before: vec![None; TENANTS],
+            is_up: [true; TENANTS],
+            incarnations: [0; TENANTS],
+            next_connection: 0,
+            locks: Vec::new(),
+            in_flight: Vec::new(),
+            coverage: Coverage::default(),
+        }
+    }
+
+    /// A statement reaches its target, late, or never; and its answer gets back, or not.
+    pub(crate) fn deliver(&mut self) {
+        if self.in_flight.is_empty() {
+            return;
+        }
+        let index = self.rng.usize(..self.in_flight.len());
+        let is_late = self.in_flight[index].reply.is_none();
+        match self.rng.u8(..20) {
+            // The connection is lost; the statement may still be executed.
+            0 if !is_late => self.in_flight[index].reply = None,
+            1 => drop(self.in_flight.swap_remove(index)),
+            outcome => {
+                let mut statement = self.in_flight.swap_remove(index);
+                statement.reply = statement.reply.take().filter(|_| outcome != 2);
+                if !statement.locks {
+                    self.end_transactions(statement.target);
+                }
+                self.execute(statement);
+            }
+        }
+    }
+
+    fn execute(&mut self, mut statement: InFlight) {
+        let is_admitted = take(&mut self.targets[statement.target], &statement, self.branch);
+        let is_answered = statement.reply.take().is_some_and(|reply| reply.send(is_admitted).is_ok());
+        let Coverage { merges, batches, chunked, unanswered, refused, .. } = &mut self.coverage;
+        let count = match (is_admitted, statement.from, statement.locks) {
+            (false, _, _) => refused,
+            (true, None, _) => merges,
+            (true, Some(_), true) => chunked,
+            (true, Some(_), false) => batches,
+        };
+        *count += 1;
+        *unanswered += u64::from(is_admitted && !is_answered);
+    }
+
+    /// Whoever wants the lock of a checkpoint waits until the transaction that has it commits, or ends it.
+    pub(crate) fn end_transactions(&mut self, target: usize) {
+        self.locks.retain(|lock| lock.target != target);
+        let locks = |statement: &InFlight| statement.target == target && statement.locks;
+        let (locking, others) = std::mem::take(&mut self.in_flight).into_iter().partition(locks);
+        self.in_flight = others;
+        for statement in locking {
+            if self.rng.bool() {
+                self.execute(statement);
+            }
+        }
+    }
+
+    /// The target takes no connections for a while, and those that it has end. Its statements may still be executed.
+    pub(crate) fn take_down(&mut self, target: usize) {
+        self.is_up[target] = false;
+        self.incarnations[target] += 1;
+        self.locks.retain(|lock| lock.target != target);
+        for statement in self.in_flight.iter_mut().filter(|statement| statement.target == target) {
+            statement.reply = None;
+        }
+    }
+
+    /// The target goes back to an older point. Its connections end.
+    pub(crate) fn restore_target(&mut self, target: usize) {
+        let Some(before) = self.targets_before[target].take() else { return };
+        self.targets[target] = before;
+        self.incarnations[target] += 1;
+        self.locks.retain(|lock| lock.target != target);
+        self.in_flight.retain(|statement| statement.target != target);
+    }
+
+    pub(crate) fn commit(&mut self, users: usize) {
+        let writes = (0..self.rng.usize(1..4)).map(|_| {
+            let version = (self.rng.u8(..5) > 0).then(|| {
+                self.source.next_version += 1;
+                self.source.next_version
+            });
+            Write { tenant: self.rng.usize(..TENANTS), user: self.rng.usize(..users), version }
+        });
+        let writes = writes.collect();
+        let (commit, end) = (Lsn(self.source.end.0 + 10), Lsn(self.source.end.0 + 20));
+        self.source.log.push(Transaction { commit, end, writes });
+        self.source.end = end;
+    }
 }
 
-#[derive(Default)]
-pub(crate) struct TenantHandle {
-    pub(crate) queue: Queue,
-    pub(crate) phase: Phase,
-    pub(crate) row: Option<Row>,
-    pub(crate) position: Lsn,
-    pub(crate) pending: Option<Batch>,
-    pub(crate) has_opened: bool,
-}
-
-#[derive(Default, PartialEq)]
-pub(crate) enum Phase {
-    #[default]
-    Closed,
-    /// It gathers, and its snapshot comes next.
-    Joining,
-    Following,
-    Parked,
+impl Source {
+    /// The rows of a tenant's users, as a snapshot shows them now.
+    pub(crate) fn table(&self, tenant: usize) -> BTreeMap<usize, Version> {
+        let mut rows = BTreeMap::new();
+        for write in self.log.iter().flat_map(|transaction| &transaction.writes).filter(|write| write.tenant == tenant)
+        {
+            rows.insert(write.user, write.version);
+        }
+        rows.retain(|_, version| version.is_some());
+        rows
+    }
 }
 
 pub(crate) fn tenant(index: usize) -> TenantId {
     TenantId::new(&index.to_string())
 }
 
-pub(crate) fn change(user: usize, version: Version) -> Change {
-    let id = user.to_string().into();
-    match version {
-        None => Change::Delete { id, at: Timestamp(0) },
-        Some(version) => Change::Upsert(User {
-            id,
-            raw_json: String::new(),
-            name: None,
-            email: None,
-            created_at: None,
-            updated_at: Some(Timestamp(version as i64)),
-            deleted_at: None,
-            updated_at_derived: false,
-        }),
+pub(crate) fn user(user: usize, version: u64) -> User {
+    User {
+        id: user.to_string().into(),
+        raw_json: String::new(),
+        name: None,
+        email: None,
+        created_at: None,
+        updated_at: Some(Timestamp(version as i64)),
+        deleted_at: None,
+        updated_at_derived: false,
     }
 }
 
-pub(crate) fn said(change: &Change) -> (usize, Version) {
-    match change {
-        Change::Upsert(user) => (user.id.parse().unwrap(), user.updated_at.map(|at| at.0 as u64)),
-        Change::Delete { id, .. } => (id.parse().unwrap(), None),
-        Change::Patch(_) | Change::Reread { .. } => unreachable!("nobody makes these here"),
+pub(crate) fn change(write: &Write) -> Change {
+    match write.version {
+        None => Change::Delete { id: write.user.to_string().into(), at: Timestamp(0) },
+        Some(version) => Change::Upsert(user(write.user, version)),
     }
 }
 
-impl Source {
-    /// The table of a tenant as a snapshot now would show it.
-    pub(crate) fn table(&self, tenant: usize) -> BTreeMap<usize, Version> {
-        let mut rows = BTreeMap::new();
-        for (_, user, version) in self.log.iter().flat_map(|t| &t.changes).filter(|(of, ..)| *of == tenant) {
-            rows.insert(*user, *version);
-        }
-        rows.retain(|_, version| version.is_some());
-        rows
-    }
-
-    pub(crate) fn tenant_position(&self, tenant: usize) -> Option<RecordedTarget> {
-        self.rows[tenant].as_ref().map(recorded_target)
-    }
+/// The reverse of [`user`].
+pub(crate) fn version_of(user: &User) -> (usize, Version) {
+    (user.id.parse().unwrap(), user.updated_at.map(|at| at.0 as u64))
 }
 
-pub(crate) fn recorded_target(row: &Row) -> RecordedTarget {
-    RecordedTarget {
-        following: row.following,
-        target_id: row.target_id.clone(),
-        position: row.position,
-        generation: row.generation,
-        relation: None,
-    }
-}
-
-pub(crate) fn checkpoint(
-    epoch: Epoch,
-    generation: Generation,
-    index: usize,
-    target_id: TargetId,
-    position: Lsn,
-) -> Checkpoint {
-    Checkpoint { tenant: tenant(index), target_id, generation, position, epoch, mapping: MAPPING.into() }
-}
-
-pub(crate) fn write_of(
-    epoch: Epoch,
-    generation: Generation,
-    index: usize,
-    lane: &TenantHandle,
-    batch: &Batch,
-) -> Write {
-    let target_id = lane.row.as_ref().and_then(|row| row.target_id.clone()).unwrap_or(TargetId::new(""));
-    let to = batch.end.unwrap_or(lane.position);
-    Write {
-        rows: batch.entries.values().map(|entry| said(&entry.change)).collect(),
-        who: checkpoint(epoch, generation, index, target_id, to),
-        from: Some(lane.position),
-    }
-}
-
-/// The guard, as the statements of a target have it; within a history no user goes back in time by it.
-pub(crate) fn take(target: &mut Table, write: &Write, branch: u32) -> bool {
-    let admits = match (&target.checkpoint, write.from) {
-        (Some(found), Some(from)) => {
-            found.tenant == write.who.tenant
-                && found.target_id == write.who.target_id
-                && found.generation == write.who.generation
-                && found.position == from
-                && found.epoch <= write.who.epoch
-        }
-        (None, Some(_)) => false,
-        (Some(found), None) => {
-            found.tenant == write.who.tenant
-                && found.epoch <= write.who.epoch
-                && (found.generation != write.who.generation
-                    || found.target_id != write.who.target_id
-                    || found.position <= write.who.position)
-        }
-        (None, None) => true,
-    };
-    if !admits {
+/// The guard of the statements of a target, and what they write. Within one branch of history no user may go back in time.
+fn take(target: &mut Table, statement: &InFlight, branch: u32) -> bool {
+    let InFlight { rows, who, from, .. } = statement;
+    if !is_admitted(target.checkpoint.as_ref(), who, *from) {
         return false;
     }
-    let same_history = std::mem::replace(&mut target.branch, branch) == branch;
-    if write.from.is_none() {
-        let absent: Vec<usize> = target.rows.keys().copied().collect();
-        for user in absent {
-            if !write.rows.iter().any(|(written, _)| *written == user) {
-                target.rows.insert(user, None);
+    let same_branch = std::mem::replace(&mut target.branch, branch) == branch;
+    if from.is_none() {
+        for (user, version) in &mut target.rows {
+            if !rows.iter().any(|(written, _)| written == user) {
+                *version = None;
             }
         }
     }
-    for (user, version) in &write.rows {
+    for (user, version) in rows {
         let before = target.rows.insert(*user, *version).flatten();
-        if let (Some(before), Some(after), true) = (before, *version, same_history) {
-            let is_replay = write.from.is_some() && before == after;
+        if let (Some(before), Some(after), true) = (before, *version, same_branch) {
+            let is_replay = from.is_some() && before == after;
             assert!(before <= after && !is_replay, "user {user} went from version {before} to {after}");
         }
     }
-    target.checkpoint = Some(write.who.clone());
+    let mapping = target.checkpoint.take().filter(|_| from.is_some()).map(|found| found.mapping);
+    target.checkpoint = Some(Checkpoint { mapping: mapping.unwrap_or_else(|| who.mapping.clone()), ..who.clone() });
     true
+}
+
+/// The guard of a statement that expects the checkpoint at `from`, or of a merge.
+pub(crate) fn is_admitted(found: Option<&Checkpoint>, who: &Checkpoint, from: Option<Lsn>) -> bool {
+    match (found, from) {
+        (Some(found), Some(from)) => {
+            found.tenant == who.tenant
+                && found.target_id == who.target_id
+                && found.generation == who.generation
+                && found.position == from
+                && found.epoch <= who.epoch
+        }
+        (None, Some(_)) => false,
+        (Some(found), None) => {
+            found.tenant == who.tenant
+                && found.epoch <= who.epoch
+                && (found.generation != who.generation
+                    || found.target_id != who.target_id
+                    || found.position <= who.position)
+        }
+        (None, None) => true,
+    }
 }

@@ -1,197 +1,229 @@
-//! Batch after batch into an open target.
+//! Applies batch after batch to an open target.
 
-use crate::apply::{Applied, Identity, Move, Rows, Target, TargetError, plan_rows};
+use crate::apply::{Applied, Move, Rows, plan_rows};
 use crate::clock::now;
 use crate::model::{Change, Lsn, ResyncReason, RetryCause};
 use crate::replicator::error::ServiceError;
-use crate::replicator::tenant::Worker;
 use crate::replicator::tenant::outcome::StopReason;
+use crate::replicator::tenant::phase::ApplyState;
+use crate::replicator::tenant::target::{Connection, Connector, TargetAccess};
+use crate::replicator::tenant::worker::Worker;
 use crate::route::Batch;
+use crate::state::StateAccess;
 use crate::status::metrics::Visible;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-impl Worker {
-    /// Applies what comes, until something ends it.
-    pub(crate) async fn follow(&mut self, target: &mut Target, who: &Identity) -> StopReason {
-        let context = self.context.clone();
-        let lane = context.lanes.get(self.index());
+impl<S: StateAccess, C: Connector> Worker<S, C> {
+    /// Applies what waits, until something stops it.
+    pub(super) async fn follow(
+        &mut self,
+        connection: &mut Connection<C::Target>,
+        apply: &mut ApplyState,
+    ) -> StopReason {
+        let handle = self.handle.clone();
         loop {
-            if let Err(stop) = self.purge(target, who).await {
+            if let Err(stop) = self.purge(connection, apply).await {
                 return stop;
             }
             let stop = tokio::select! {
-                step = self.step(target, who) => step.err(),
-                why = lane.mailbox.interrupted() => Some(why.into()),
+                biased;
+                signal = handle.mailbox.interrupted() => Some(signal.into()),
+                step = self.step(connection, apply) => step.err(),
             };
             if let Some(stop) = stop {
                 return stop;
             }
-            if target.is_replaced() {
+            if connection.target.is_replaced() {
                 return StopReason::Rejoin(ResyncReason::TableReplaced);
             }
             if self.failing_since.is_some()
-                && let Err(error) = self.works().await
+                && let Err(error) = self.note_recovery(apply.position).await
             {
                 return error.into();
             }
-            if let Err(error) = self.note_rejected().await {
+            if let Err(error) = self.note_rejected(apply.position).await {
                 return error.into();
             }
         }
     }
 
-    async fn step(&mut self, target: &mut Target, who: &Identity) -> Result<(), StopReason> {
-        let mut batch = match self.pending.take() {
+    async fn step(&mut self, connection: &mut Connection<C::Target>, apply: &mut ApplyState) -> Result<(), StopReason> {
+        let mut batch = match apply.pending.take() {
             Some(batch) => batch,
-            None => self.next_batch(Some(self.idle_time())).await?,
+            None => self.next_batch(apply, Some(self.idle_time())).await?,
         };
         if batch.end.is_none() {
-            return self.write_chunks(target, who, batch).await;
+            return self.write_chunks(connection, apply, batch).await;
         }
-        let begun = Instant::now();
-        match self.write(target, who, &mut batch).await {
+        let started = Instant::now();
+        match self.write(connection, apply, &mut batch).await {
             Ok(end) => {
-                self.lane().mailbox.finish(batch.bytes);
-                self.reached(end);
-                self.count(batch.entries.len(), &batch, begun);
+                self.handle.mailbox.finish(batch.bytes);
+                self.acknowledge(apply, end);
+                self.count(batch.entries.len(), &batch, started);
                 self.context.live.user_watch.arrived(self.id(), batch.entries.keys());
                 Ok(())
             }
             Err(stop) => {
-                self.pending = Some(batch);
+                apply.pending = Some(batch);
                 Err(stop)
             }
         }
     }
 
-    /// A batch as one statement; gives its end, which may have moved on.
-    async fn write(&mut self, target: &mut Target, who: &Identity, batch: &mut Batch) -> Result<Lsn, StopReason> {
-        self.resolve(batch).await?;
+    /// Writes a batch as one statement. Returns its end, which point reads may have moved on.
+    async fn write(
+        &mut self,
+        connection: &mut Connection<C::Target>,
+        apply: &mut ApplyState,
+        batch: &mut Batch,
+    ) -> Result<Lsn, StopReason> {
+        self.resolve(apply, batch).await?;
         if self.has_rejected(batch) {
-            return self.write_apart(target, who, batch).await;
+            return self.write_isolated(connection, apply, batch).await;
         }
         loop {
-            let to = batch.end.unwrap_or(self.position);
-            let moving = Move { from: self.position, to };
-            match self.answer(target.apply(who, moving, &rows(batch))).await {
-                Ok(Applied::Yes) => return Ok(to),
-                Ok(Applied::Refused) => self.mend(target, who, batch).await?,
-                Err(StopReason::Refused(_)) => return self.write_apart(target, who, batch).await,
+            let moving = Move { from: apply.position, to: batch.end.unwrap_or(apply.position) };
+            let Connection { target, who } = &mut *connection;
+            match self.await_answer(target.apply(who, moving, &rows(batch))).await {
+                Ok(Applied::Yes) => return Ok(moving.to),
+                Ok(Applied::Refused) => self.recover_refused_batch(connection, apply, batch).await?,
+                Err(StopReason::Refused(_)) => return self.write_isolated(connection, apply, batch).await,
                 Err(stop) => return Err(stop),
             }
         }
     }
 
-    /// The batches of a transaction that is too large for one statement, in one transaction of the target.
-    async fn write_chunks(&mut self, target: &mut Target, who: &Identity, first: Batch) -> Result<(), StopReason> {
-        let from = self.position;
+    /// Writes the batches of a transaction that is too large for one statement, in one transaction of the target.
+    async fn write_chunks(
+        &mut self,
+        connection: &mut Connection<C::Target>,
+        apply: &mut ApplyState,
+        first: Batch,
+    ) -> Result<(), StopReason> {
+        let from = apply.position;
         let started = Instant::now();
-        let begun = self.answer(target.begin_chunks(who, from)).await;
+        let begun = self.await_answer(connection.target.begin_chunks(&connection.who, from)).await;
         if !matches!(begun, Ok(Applied::Yes)) {
-            self.pending = Some(first);
-            return Err(begun.err().unwrap_or_else(checkpoint_changed));
+            apply.pending = Some(first);
+            return Err(begun.err().unwrap_or_else(checkpoint_moved));
         }
         let mut batch = first;
-        if let Err(stop) = self.write_chunk(target, who, &mut batch).await {
-            self.pending = Some(batch);
+        if let Err(stop) = self.write_chunk(connection, apply, &mut batch).await {
+            apply.pending = Some(batch);
             return Err(stop);
         }
         let (mut rows, oldest) = (0, batch.oldest);
         // From here on earlier chunks are no longer in memory.
         while batch.end.is_none() {
-            self.lane().mailbox.finish(batch.bytes);
+            self.handle.mailbox.finish(batch.bytes);
             rows += batch.entries.len();
-            batch = self.next_batch(None).await?;
-            self.write_chunk(target, who, &mut batch).await.map_err(too_large_to_repeat)?;
+            batch = self.next_batch(apply, None).await?;
+            self.write_chunk(connection, apply, &mut batch).await.map_err(transaction_lost)?;
         }
-        self.lane().mailbox.finish(batch.bytes);
+        self.handle.mailbox.finish(batch.bytes);
         let Some(end) = batch.end else { return Ok(()) };
-        self.unanswered = Some(end);
-        let moved = self.answer(target.commit_chunks(who, Move { from, to: end })).await?;
-        self.unanswered = None;
+        apply.unanswered = Some(end);
+        let Connection { target, who } = &mut *connection;
+        let moved = self.await_answer(target.commit_chunks(who, Move { from, to: end })).await?;
+        apply.unanswered = None;
         match moved {
             Applied::Yes => {
-                self.reached(end);
+                self.acknowledge(apply, end);
                 batch.oldest = oldest;
                 self.count(rows + batch.entries.len(), &batch, started);
                 self.context.live.user_watch.notify_all(self.id());
                 Ok(())
             }
-            Applied::Refused => Err(too_large_to_repeat(checkpoint_changed())),
+            Applied::Refused => Err(transaction_lost(checkpoint_moved())),
         }
     }
 
-    async fn write_chunk(&mut self, target: &mut Target, who: &Identity, batch: &mut Batch) -> Result<(), StopReason> {
-        self.resolve(batch).await?;
+    async fn write_chunk(
+        &mut self,
+        connection: &mut Connection<C::Target>,
+        apply: &mut ApplyState,
+        batch: &mut Batch,
+    ) -> Result<(), StopReason> {
+        self.resolve(apply, batch).await?;
         if self.has_rejected(batch) {
-            return self.write_rows_apart(target, batch).await;
+            return self.isolate_rejected(&mut connection.target, apply, batch).await;
         }
-        self.answer(target.set_savepoint()).await?;
+        self.await_answer(connection.target.set_savepoint()).await?;
         loop {
-            match self.answer(target.apply_chunk(&rows(batch))).await {
+            match self.await_answer(connection.target.apply_chunk(&rows(batch))).await {
                 Ok(Applied::Yes) => return Ok(()),
-                Ok(Applied::Refused) => self.mend(target, who, batch).await?,
+                Ok(Applied::Refused) => self.recover_refused_batch(connection, apply, batch).await?,
                 Err(StopReason::Refused(_)) => {
-                    self.answer(target.roll_back_to_savepoint()).await?;
-                    return self.write_rows_apart(target, batch).await;
+                    self.await_answer(connection.target.roll_back_to_savepoint()).await?;
+                    return self.isolate_rejected(&mut connection.target, apply, batch).await;
                 }
                 Err(stop) => return Err(stop),
             }
         }
     }
 
-    /// After a refusal: where the checkpoint is as expected, rows to be patched were missing, and their users are
-    /// read as a whole. Otherwise the target has to be looked at anew.
-    async fn mend(&mut self, target: &mut Target, who: &Identity, batch: &mut Batch) -> Result<(), StopReason> {
-        let checkpoint = self.answer(target.checkpoint()).await?;
+    /// Prepares a refused batch for another attempt. If the checkpoint is as expected, rows to patch were missing: their users
+    /// are read as a whole. Otherwise the target has to be assessed again.
+    async fn recover_refused_batch(
+        &mut self,
+        connection: &mut Connection<C::Target>,
+        apply: &mut ApplyState,
+        batch: &mut Batch,
+    ) -> Result<(), StopReason> {
+        let Connection { target, who } = connection;
+        let checkpoint = self.await_answer(target.checkpoint()).await?;
         let as_expected = checkpoint.is_some_and(|checkpoint| {
             checkpoint.tenant == who.tenant
                 && checkpoint.target_id == who.target_id
                 && checkpoint.generation == who.generation
                 && checkpoint.epoch <= who.epoch
-                && checkpoint.position == self.position
+                && checkpoint.position == apply.position
         });
-        match as_expected && read_instead_of_patching(batch) > 0 {
-            true => self.resolve(batch).await,
-            false => Err(checkpoint_changed()),
+        if as_expected && replace_patches(batch) > 0 {
+            self.resolve(apply, batch).await
+        } else {
+            Err(checkpoint_moved())
         }
     }
 
-    /// Counts a batch that is visible in the target now.
-    fn count(&self, rows: usize, batch: &Batch, begun: Instant) {
+    /// Counts a batch that is visible in the target.
+    fn count(&self, rows: usize, batch: &Batch, started: Instant) {
         let micros = batch.oldest.map_or(0, |oldest| now().0.saturating_sub(oldest.0));
         let visible = Visible {
             rows,
             transactions: batch.transactions,
-            took: begun.elapsed(),
-            // By two clocks: never less than nothing.
+            took: started.elapsed(),
+            // The difference of two clocks may be negative.
             age: Duration::from_micros(u64::try_from(micros).unwrap_or(0)),
         };
-        self.context.live.metrics.applied(&self.lane().counts, visible);
+        self.context.live.metrics.applied(&self.handle.counts, visible);
     }
 
-    fn reached(&mut self, end: Lsn) {
-        self.position = end;
-        tracing::trace!(tenant = %self.id(), position = %end, "its target holds more");
-        self.forget_readings_before(end);
+    fn acknowledge(&self, apply: &mut ApplyState, end: Lsn) {
+        apply.reached(end);
+        tracing::trace!(position = %end, "its target holds more");
         self.context.acknowledge(self.id(), end);
     }
 
-    /// A target that does not answer for as long as one may be away is taken to be away.
-    pub(crate) async fn answer<T>(&self, work: impl Future<Output = Result<T, TargetError>>) -> Result<T, StopReason> {
+    /// Waits for an answer of the target, as long as a target may be away.
+    pub(super) async fn await_answer<T>(
+        &self,
+        work: impl Future<Output = Result<T, StopReason>>,
+    ) -> Result<T, StopReason> {
         if self.context.lease_has_lapsed() {
             return Err(ServiceError::LeaseLapsed.into());
         }
         match timeout(self.context.config.limits.park_after, work).await {
-            Ok(answer) => Ok(answer?),
+            Ok(answer) => answer,
             Err(_) => Err(RetryCause::NoAnswer.into()),
         }
     }
 }
 
-/// Patches become readings of the whole row; gives how many there were.
-pub(crate) fn read_instead_of_patching(batch: &mut Batch) -> usize {
+/// Turns patches into point reads of the whole row. Returns their number.
+pub(super) fn replace_patches(batch: &mut Batch) -> usize {
     let mut patches = 0;
     for entry in batch.entries.values_mut() {
         if let Change::Patch(patch) = &entry.change {
@@ -203,16 +235,16 @@ pub(crate) fn read_instead_of_patching(batch: &mut Batch) -> usize {
 }
 
 fn rows(batch: &Batch) -> Rows<'_> {
-    // Rereads have been resolved: none is left.
+    // Point reads have been resolved: none is left.
     plan_rows(batch.entries.values().map(|entry| &entry.change)).0
 }
 
-pub(crate) fn checkpoint_changed() -> StopReason {
+pub(super) fn checkpoint_moved() -> StopReason {
     RetryCause::CheckpointMoved.into()
 }
 
-/// What was applied before is gone with the transaction, and not in memory any more: only a snapshot brings it back.
-fn too_large_to_repeat(stop: StopReason) -> StopReason {
+/// Earlier chunks are lost with the target's transaction and no longer in memory, so only a snapshot restores them.
+fn transaction_lost(stop: StopReason) -> StopReason {
     match stop {
         StopReason::Retry { .. } => StopReason::Rejoin(ResyncReason::TransactionLost),
         other => other,

@@ -1,4 +1,4 @@
-//! Why a tenant's task interrupts its work, and what it does then.
+//! Why the work of a phase stops.
 
 use crate::apply::{Refusal, TargetError};
 use crate::model::{ParkCause, Reason, RestartSignal, ResyncReason, RetryCause};
@@ -6,34 +6,28 @@ use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::FailureAction;
 
-/// Why a stretch of work ended.
+/// Why the work of a phase stopped.
 #[derive(Debug)]
 pub(crate) enum StopReason {
-    /// The session drains, and everything that waited is applied or will be sent again.
+    /// The session drains, and what waited is applied or will be sent again.
     Drained,
-    /// Nothing waits: the connection was given up, and is made again once there is something.
+    /// Nothing waits, so the connection was closed.
     Idle,
-    /// It passes by itself.
-    Retry {
-        cause: RetryCause,
-        reason: String,
-    },
-    /// Its target cannot go on from where it is.
+    /// A failure that passes without a person.
+    Retry { cause: RetryCause, reason: String },
+    /// The target needs a snapshot.
     Rejoin(ResyncReason),
-    Park {
-        cause: ParkCause,
-        reason: String,
-        remedy: String,
-    },
-    /// Its target does not take a row.
+    /// A failure that needs a person, or a limit that was exceeded.
+    Park { cause: ParkCause, reason: String, remedy: String },
+    /// The target refused a row.
     Refused(Refusal),
-    /// This process has to end its session.
+    /// The session has to end.
     Session(ServiceError),
 }
 
 impl From<FailureAction> for StopReason {
-    fn from(fault: FailureAction) -> StopReason {
-        match fault {
+    fn from(action: FailureAction) -> StopReason {
+        match action {
             FailureAction::Retry { cause, reason } => StopReason::Retry { cause, reason },
             FailureAction::Park { cause, reason, remedy } => StopReason::Park { cause, reason, remedy },
             FailureAction::Refused(refusal) => StopReason::Refused(refusal),

@@ -1,144 +1,156 @@
-//! What a tenant's task writes down, always before anything depends on it.
+//! What a worker writes to the state, always before anything that depends on it.
 
 use crate::model::{Lsn, ParkCause, Reason, ResyncReason, RetryCause, TargetId};
-use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
-use crate::replicator::tenant::Worker;
-use crate::state::{TenantRow, TenantState};
+use crate::replicator::tenant::phase::Phase;
+use crate::replicator::tenant::target::Connector;
+use crate::replicator::tenant::worker::Worker;
+use crate::state::{StateAccess, TenantRow, TenantState};
 
-/// Why a tenant is in its state, as the state holds it.
-pub(crate) struct Why {
+/// Why a tenant is in its state, as the state stores it.
+pub(super) struct Why {
     code: Reason,
-    reason: String,
+    text: String,
     remedy: Option<String>,
 }
 
 impl Why {
-    /// A reason whose text has details of this case.
-    pub(crate) fn of(cause: RetryCause, reason: String) -> Why {
-        Why { code: Reason::Retry(cause), reason, remedy: None }
+    /// A failure, described by a text of its own.
+    pub(super) fn of(cause: RetryCause, text: String) -> Why {
+        Why { code: Reason::Retry(cause), text, remedy: None }
+    }
+
+    pub(super) fn code(&self) -> &'static str {
+        self.code.code()
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
     }
 }
 
 impl From<ResyncReason> for Why {
     fn from(reason: ResyncReason) -> Why {
-        Why { code: Reason::Resync(reason), reason: reason.to_string(), remedy: None }
+        Why { code: Reason::Resync(reason), text: reason.to_string(), remedy: None }
     }
 }
 
 impl From<ParkCause> for Why {
     fn from(cause: ParkCause) -> Why {
-        Why { code: Reason::Park(cause), reason: cause.to_string(), remedy: None }
+        Why { code: Reason::Park(cause), text: cause.to_string(), remedy: None }
     }
 }
 
-impl Worker {
-    /// Written down before anything depends on it; the next `open` then leads to a snapshot.
-    pub(crate) async fn has_to_join(&mut self, reason: ResyncReason) -> Result<(), ServiceError> {
-        let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
-        self.forget_what_waits();
-        self.gathered_since_creation = false;
-        self.has_to_join = Some(reason);
-        self.on_its_way = Some(self.context.on_their_way.clone());
-        self.put(TenantState::Joining, Some(reason.into()), target_id, Lsn::ZERO).await?;
-        // Closed until the snapshot is asked for; the interrupt that may have led here is done with. Until then it wants nothing
-        // of the log, however long its target is away.
-        self.lane().mailbox.close();
+impl<S: StateAccess, C: Connector> Worker<S, C> {
+    /// Restarts the tenant: its next connection leads to a snapshot.
+    pub(super) async fn require_snapshot(
+        &mut self,
+        phase: &mut Phase,
+        reason: ResyncReason,
+    ) -> Result<(), ServiceError> {
+        phase.restart(reason, self.context.on_their_way.clone());
+        self.put(TenantState::Joining, Some(reason.into()), self.target_id(), Lsn::ZERO).await?;
+        // Closing also clears the signal. Until the snapshot is requested the tenant holds back no log, however long its target
+        // is away.
+        self.handle.mailbox.close();
         self.context.release(self.id());
         Ok(())
     }
 
-    /// First the state, then the slot may move on; and after a while it is looked at again.
-    pub(crate) async fn park(
+    /// Parks the tenant, then waits before the next attempt. The state is written before the log is released.
+    pub(super) async fn park(
         &mut self,
+        phase: &mut Phase,
         cause: ParkCause,
         reason: &str,
         remedy: &str,
-        parked: &mut Backoff,
     ) -> Result<(), ServiceError> {
-        let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
-        let wait = parked.step();
-        tracing::warn!(tenant = %self.id(), reason, reason_code = cause.code(), remedy, ?wait, "parked");
-        let why = Why { code: Reason::Park(cause), reason: reason.to_owned(), remedy: Some(remedy.to_owned()) };
-        self.put(TenantState::Parked, Some(why), target_id, Lsn::ZERO).await?;
-        // Left open, it would admit deletes some day when nobody thinks of it any more.
-        self.answer_request().await?;
-        self.forget_what_waits();
-        self.gathered_since_creation = false;
-        self.worked();
-        self.lane().mailbox.close();
+        let wait = self.parked_retry.step();
+        tracing::warn!(reason, reason_code = cause.code(), remedy, ?wait, "parked");
+        let why = Why { code: Reason::Park(cause), text: reason.to_owned(), remedy: Some(remedy.to_owned()) };
+        self.put(TenantState::Parked, Some(why), self.target_id(), Lsn::ZERO).await?;
+        // A stale request would permit mass deletes at the next resync.
+        self.finish_request().await?;
+        phase.park();
+        self.mark_healthy();
+        self.handle.mailbox.close();
         self.context.release(self.id());
-        // What came too late for this attempt is not kept waiting.
-        if self.lane.asked().is_none() {
+        // A request that came too late for this attempt is served at once.
+        if self.handle.asked().is_none() {
             self.wait(wait).await;
         }
         Ok(())
     }
 
-    /// What was asked for is done, or the tenant is parked over it: whoever asked need not wait any more.
-    pub(crate) async fn answer_request(&mut self) -> Result<(), ServiceError> {
+    /// The request of this attempt is done, or the tenant was parked by it.
+    pub(super) async fn finish_request(&mut self) -> Result<(), ServiceError> {
         if let Some(request) = self.attempted.take() {
             self.context.state.finish_requests(self.id(), request).await?;
-            self.lane.answered(request);
+            self.handle.answered(request);
         }
         Ok(())
     }
 
-    /// Writes down how many users are refused, where that has changed: `status` asks no target.
-    pub(crate) async fn note_rejected(&mut self) -> Result<(), ServiceError> {
-        let changed = |row: &&TenantRow| row.rejected != self.rejected.len() as u64;
-        let Some(row) = self.row.as_ref().filter(changed) else { return Ok(()) };
-        let (target_id, position) = (row.target_id.clone(), row.position.max(self.position));
+    /// Records the number of rejected users if it has changed, as `status` does not ask the target.
+    pub(super) async fn note_rejected(&mut self, position: Lsn) -> Result<(), ServiceError> {
+        let has_changed = |row: &&TenantRow| row.rejected != self.rejected.len() as u64;
+        let Some(row) = self.row.as_ref().filter(has_changed) else { return Ok(()) };
+        let (target_id, position) = (row.target_id.clone(), row.position.max(position));
         self.put(TenantState::Following, None, target_id, position).await
     }
 
-    /// Writes down what is wrong with the target of a tenant that is not parked, once, and when it is over.
-    pub(crate) async fn note(&mut self, why: Option<Why>) -> Result<(), ServiceError> {
-        let ours = self.row.as_ref().filter(|row| row.generation == self.context.generation);
-        match ours {
-            Some(row) if row.state == TenantState::Following => {
-                if row.reason.is_some() == why.is_some() {
+    /// Records what is wrong with the target of a tenant that is not parked. While it follows, only the first failure.
+    pub(super) async fn note_trouble(&mut self, why: Why, position: Lsn) -> Result<(), ServiceError> {
+        let row = self.row.as_ref().filter(|row| row.generation == self.context.generation);
+        match row.map(|row| row.state) {
+            Some(TenantState::Following) => self.note_reason(Some(why), position).await,
+            // A tenant that was added again is not parked any more.
+            Some(TenantState::Parked) if row.is_some_and(|row| !is_not_configured(row)) => Ok(()),
+            // The text of the failure replaces the reason for joining, until the snapshot is requested.
+            Some(TenantState::Parked | TenantState::Joining) | None => {
+                if row.and_then(|row| row.reason.as_ref()) == Some(&why.text) {
                     return Ok(());
                 }
-                // Everything else stays: what the target has been seen to hold decides at the next look whether it is still that.
-                let position = row.position.max(self.position);
-                let (reason_code, reason) = why.map(|why| (why.code, why.reason)).unzip();
-                let row = TenantRow { reason_code, reason, position, ..row.clone() };
-                self.write_down(row).await
-            }
-            // It was not configured for a while, and is again.
-            Some(row)
-                if row.state == TenantState::Parked
-                    && row.reason_code != Some(Reason::Park(ParkCause::NotConfigured)) =>
-            {
-                Ok(())
-            }
-            // Why it joins is in its place until something goes wrong, and again once it asks for its snapshot.
-            joining => {
-                let Some(why) = why else { return Ok(()) };
-                if joining.and_then(|row| row.reason.as_ref()) == Some(&why.reason) {
-                    return Ok(());
-                }
-                let target_id = self.row.as_ref().and_then(|row| row.target_id.clone());
-                self.put(TenantState::Joining, Some(why), target_id, Lsn::ZERO).await
+                self.put(TenantState::Joining, Some(why), self.target_id(), Lsn::ZERO).await
             }
         }
     }
 
-    pub(crate) async fn put(
+    /// The target works again: resets the backoff, and clears the failure of a tenant that follows.
+    pub(super) async fn note_recovery(&mut self, position: Lsn) -> Result<(), ServiceError> {
+        self.mark_healthy();
+        let follows =
+            |row: &&TenantRow| row.generation == self.context.generation && row.state == TenantState::Following;
+        match self.row.as_ref().filter(follows) {
+            Some(_) => self.note_reason(None, position).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Sets or clears the reason in the row of a tenant that follows. The rest stays: the next assessment compares the target
+    /// with it.
+    async fn note_reason(&mut self, why: Option<Why>, position: Lsn) -> Result<(), ServiceError> {
+        let Some(row) = self.row.as_ref().filter(|row| row.reason.is_some() != why.is_some()) else { return Ok(()) };
+        let position = row.position.max(position);
+        let (reason_code, reason) = why.map(|why| (why.code, why.text)).unzip();
+        let row = TenantRow { reason_code, reason, position, ..row.clone() };
+        self.write_row(row).await
+    }
+
+    pub(super) async fn put(
         &mut self,
         state: TenantState,
         why: Option<Why>,
         target_id: Option<TargetId>,
         position: Lsn,
     ) -> Result<(), ServiceError> {
-        let (reason_code, reason) = why.as_ref().map(|why| (why.code, why.reason.clone())).unzip();
+        let (reason_code, reason) = why.as_ref().map(|why| (why.code, why.text.clone())).unzip();
         let row = TenantRow {
             state,
             reason_code,
             reason,
             remedy: why.and_then(|why| why.remedy),
-            target: self.lane().tenant.target.to_string(),
+            target: self.handle.tenant.target.to_string(),
             target_id,
             generation: self.context.generation,
             position,
@@ -147,13 +159,23 @@ impl Worker {
             rejected: self.rejected.len() as u64,
             relation: self.relation,
         };
-        self.write_down(row).await
+        self.write_row(row).await
     }
 
-    async fn write_down(&mut self, row: TenantRow) -> Result<(), ServiceError> {
+    async fn write_row(&mut self, row: TenantRow) -> Result<(), ServiceError> {
         self.context.state.put_tenant(self.id(), &row).await?;
-        self.lane().show(&row);
+        self.handle.show(&row);
         self.row = Some(row);
         Ok(())
     }
+
+    /// The target's id in the state.
+    pub(super) fn target_id(&self) -> Option<TargetId> {
+        self.row.as_ref().and_then(|row| row.target_id.clone())
+    }
+}
+
+/// Whether a row says that its tenant was not in the configuration.
+fn is_not_configured(row: &TenantRow) -> bool {
+    row.reason_code == Some(Reason::Park(ParkCause::NotConfigured))
 }

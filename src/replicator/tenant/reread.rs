@@ -1,107 +1,98 @@
-//! Changes that the stream did not carry whole: the users are read from the source, and the stream catches up.
+//! Changes that the stream did not carry whole: their users are read from the source.
 //!
-//! A reading is ahead of the stream. Were it written alone, a target would hold what its checkpoint does not know, and
-//! after a crash older changes would turn the user back for a moment. So the changes up to the reading's position go
-//! into the same batch, as far as memory and a second allow.
+//! A point read is ahead of the stream. Written alone, it would give the target what its checkpoint does not cover, and after
+//! a crash older changes would turn the user back for a moment. So the changes up to the position of the read join the same
+//! batch, within the limits of memory and [`CATCH_UP_TIMEOUT`].
 
 use crate::model::{Change, Lsn, RetryCause};
-use crate::replicator::source::point_read::{PointReadResult, ReadRequest, ReadUser};
-use crate::replicator::tenant::Worker;
+use crate::replicator::source::point_read::{ReadRequest, ReadUser};
 use crate::replicator::tenant::outcome::StopReason;
+use crate::replicator::tenant::phase::ApplyState;
+use crate::replicator::tenant::target::Connector;
+use crate::replicator::tenant::worker::Worker;
 use crate::route::Batch;
+use crate::state::StateAccess;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// Past this many re-read users the memory of them is given up.
-const SEEN_AT_MOST: usize = 10_000;
-/// What the stream brings meanwhile may have to be read, too; so often at most.
-const ROUNDS: usize = 4;
-const CATCH_UP: Duration = Duration::from_secs(1);
-const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// Point reads are forgotten past this many users, to bound their memory.
+const MAX_SEEN_USERS: usize = 10_000;
+/// Changes that join the batch may need a point read, too. Later rounds do not extend the batch any more.
+const MAX_ROUNDS: usize = 4;
+/// Maximum time that a batch waits for the stream to reach a point read.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(1);
+/// Interval at which the received position is compared with that of the read.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-impl Worker {
-    /// Drops changes that a newer reading of the user has seen. For batches that come from the mailbox: what a
-    /// reading has brought into a batch must not be taken for older than that reading.
-    pub(crate) fn drop_what_was_seen(&self, batch: &mut Batch) {
-        if !self.seen.is_empty() {
-            let is_seen = |found: &Arc<PointReadResult>, xid| found.seen.contains(xid);
-            batch.entries.retain(|id, entry| !self.seen.get(id).is_some_and(|found| is_seen(found, entry.xid)));
-        }
-    }
-
-    /// The stream is past these readings: none of what they saw is still to come.
-    pub(crate) fn forget_readings_before(&mut self, position: Lsn) {
-        self.seen.retain(|_, found| found.position > position);
-    }
-
-    /// Replaces what has to be read from the source by what was read.
-    pub(crate) async fn resolve(&mut self, batch: &mut Batch) -> Result<(), StopReason> {
-        for _ in 0..ROUNDS {
-            let Some(position) = self.read_wanted(batch).await? else { return Ok(()) };
+impl<S: StateAccess, C: Connector> Worker<S, C> {
+    /// Replaces point reads in the batch by the users as they were read.
+    pub(super) async fn resolve(&self, apply: &mut ApplyState, batch: &mut Batch) -> Result<(), StopReason> {
+        for _ in 0..MAX_ROUNDS {
+            let Some(position) = self.read_users(apply, batch).await? else { return Ok(()) };
             if batch.end.is_some() {
-                self.catch_up(batch, position).await;
+                self.catch_up(apply, batch, position).await;
             }
         }
-        self.read_wanted(batch).await.map(drop)
+        self.read_users(apply, batch).await.map(drop)
     }
 
-    /// Reads the users that have to be read; gives the position of the reading, where there was one.
-    async fn read_wanted(&mut self, batch: &mut Batch) -> Result<Option<Lsn>, StopReason> {
-        let wanted: Vec<ReadRequest> = batch.entries.values().filter_map(|entry| read_request(&entry.change)).collect();
-        if wanted.is_empty() {
+    /// Reads the users of the batch that need it. Returns the position of the read, if there was one.
+    async fn read_users(&self, apply: &mut ApplyState, batch: &mut Batch) -> Result<Option<Lsn>, StopReason> {
+        let requests: Vec<ReadRequest> =
+            batch.entries.values().filter_map(|entry| read_request(&entry.change)).collect();
+        if requests.is_empty() {
             return Ok(None);
         }
-        let found = self.context.rereader.read(&self.context.config, &wanted).await;
-        let mut found = found
-            .map_err(|error| StopReason::Retry { cause: RetryCause::SourceReadFailed, reason: error.to_string() })?;
-        self.context.live.metrics.rereads.inc_by(wanted.len() as u64);
-        let users = std::mem::take(&mut found.users);
-        let found = Arc::new(found);
-        if self.seen.len() + wanted.len() > SEEN_AT_MOST {
-            self.seen.clear();
+        let read = self.context.rereader.read(&self.context.config, &requests).await;
+        let mut read =
+            read.map_err(|error| StopReason::Retry { cause: RetryCause::SourceReadFailed, reason: error.to_string() })?;
+        self.context.live.metrics.rereads.inc_by(requests.len() as u64);
+        let users = std::mem::take(&mut read.users);
+        let read = Arc::new(read);
+        if apply.seen.len() + requests.len() > MAX_SEEN_USERS {
+            apply.seen.clear();
         }
-        let key = self.lane().tenant.key.clone();
+        let key = self.handle.tenant.key.as_str();
         for ReadUser { tenant, user, .. } in users {
-            let ours = tenant.is_none_or(|tenant| tenant == key.as_str());
-            if let Some(entry) = batch.entries.get_mut(&user.id).filter(|_| ours) {
+            let is_ours = tenant.is_none_or(|tenant| tenant == key);
+            if let Some(entry) = batch.entries.get_mut(&user.id).filter(|_| is_ours) {
                 entry.change = Change::Upsert(user);
             }
         }
-        for user in wanted {
-            let Some(entry) = batch.entries.get(&user.id) else { continue };
-            if matches!(entry.change, Change::Reread { .. }) {
-                self.seen.remove(&user.id);
-                if self.context.config.users.filter.is_some() {
-                    // It may be there and no user any more; nothing else will say so.
-                    let gone = Change::Delete { id: user.id.clone(), at: user.at };
-                    batch.entries.entry(user.id).and_modify(|entry| entry.change = gone);
-                } else {
-                    // Not there any more, or another tenant's: the change that says so is still to come.
-                    batch.entries.remove(&user.id);
-                }
+        for request in requests {
+            let Some(entry) = batch.entries.get_mut(&request.id) else { continue };
+            if !matches!(entry.change, Change::Reread { .. }) {
+                apply.seen.insert(request.id, read.clone());
+                continue;
+            }
+            apply.seen.remove(&request.id);
+            if self.context.config.users.filter.is_some() {
+                // The row may exist without matching the filter, and then no later change deletes the user.
+                entry.change = Change::Delete { id: request.id, at: request.at };
             } else {
-                self.seen.insert(user.id, found.clone());
+                // The row was deleted, or moved to another tenant: a later change does the same here.
+                batch.entries.remove(&request.id);
             }
         }
-        Ok(Some(found.position))
+        Ok(Some(read.position))
     }
 
-    /// Takes what the stream brings up to `position` into the batch.
-    async fn catch_up(&self, batch: &mut Batch, position: Lsn) {
-        let (context, mailbox) = (&self.context, &self.lane().mailbox);
-        let deadline = Instant::now() + CATCH_UP;
-        // The answer tells how far the source has sent, also where there is nothing for us.
+    /// Adds what the stream brings up to `position` to the batch.
+    async fn catch_up(&self, apply: &ApplyState, batch: &mut Batch, position: Lsn) {
+        let (context, mailbox) = (&self.context, &self.handle.mailbox);
+        let deadline = Instant::now() + CATCH_UP_TIMEOUT;
+        // The source answers with its position, even if it has nothing to send.
         context.report.notify_one();
         while context.progress().received() < position
             && !mailbox.over_budget()
             && Instant::now() < deadline
             && !context.drain.is_cancelled()
         {
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
         while let Some(mut next) = mailbox.try_next_whole() {
-            self.drop_what_was_seen(&mut next);
+            apply.drop_seen(&mut next);
             let bytes = batch.bytes + next.bytes;
             for entry in next.entries.into_values() {
                 batch.add(entry);

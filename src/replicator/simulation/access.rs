@@ -1,0 +1,309 @@
+//! The state and the targets of the simulation, as a session's workers reach them.
+
+use crate::apply::{Applied, Checkpoint, Identity, Move, ObservedTarget, Refusal, Rows};
+use crate::config::Config;
+use crate::model::{Epoch, Lsn, Oid, RetryCause, TenantId, User, UserId};
+use crate::pg::PgUrl;
+use crate::replicator::simulation::world::{InFlight, Lock, Shared, Version, World, is_admitted, version_of};
+use crate::replicator::tenant::outcome::StopReason;
+use crate::replicator::tenant::target::{Connector, TargetAccess};
+use crate::snapshot::{Loaded, Loading};
+use crate::state::{Reached, Request, StateAccess, StateError, TenantRow, TenantState};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// The state, as one process writes it.
+pub(crate) struct SimulatedState {
+    pub(crate) world: Shared,
+    pub(crate) epoch: Epoch,
+}
+
+impl SimulatedState {
+    /// Writes if no later process has raised the epoch, as one statement.
+    async fn write<T>(&self, write: impl FnOnce(&mut World) -> T) -> Result<T, StateError> {
+        self.world.pause().await;
+        let written = {
+            let mut world = self.world.lock();
+            if world.source.state.epoch == self.epoch {
+                Ok(write(&mut world))
+            } else {
+                Err(StateError::Fenced { slot: String::new(), epoch: self.epoch })
+            }
+        };
+        self.world.pause().await;
+        written
+    }
+}
+
+impl StateAccess for SimulatedState {
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    async fn put_tenant(&self, tenant: &TenantId, row: &TenantRow) -> Result<(), StateError> {
+        self.write(|world| {
+            world.coverage.parked += u64::from(row.state == TenantState::Parked);
+            world.source.rows.insert(tenant.clone(), row.clone());
+        })
+        .await
+    }
+
+    async fn finish_requests(&self, tenant: &TenantId, up_to: i64) -> Result<(), StateError> {
+        let is_open = |request: &Request| request.tenant != *tenant || request.id > up_to;
+        self.write(|world| world.source.requests.retain(is_open)).await
+    }
+
+    async fn record(&self, reached: &Reached, positions: &[(TenantId, Lsn)]) -> Result<Vec<Request>, StateError> {
+        self.write(|world| {
+            let state = &mut world.source.state;
+            state.confirmed = state.confirmed.max(reached.confirmed);
+            state.received = reached.received;
+            state.behind.clone_from(&reached.behind);
+            for (tenant, position) in positions {
+                if let Some(row) = world.source.rows.get_mut(tenant) {
+                    row.position = row.position.max(*position);
+                }
+            }
+            world.source.requests.clone()
+        })
+        .await
+    }
+
+    async fn is_newest(&self) -> Result<bool, StateError> {
+        self.world.pause().await;
+        Ok(self.world.lock().source.state.epoch == self.epoch)
+    }
+
+    async fn break_own_history(&self, seen: Epoch) -> Result<(), StateError> {
+        self.write(|world| {
+            let state = &mut world.source.state;
+            state.system_identifier.clear();
+            state.epoch = Epoch(state.epoch.0.max(seen.0) + 1);
+        })
+        .await
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct SimulatedConnector(pub(crate) Shared);
+
+/// A connection to a target. It ends with the target's incarnation, and a transaction ends with it.
+pub(crate) struct SimulatedTarget {
+    world: Shared,
+    index: usize,
+    incarnation: u64,
+    connection: u64,
+    /// The rows of the open transaction.
+    chunks: Vec<(usize, Version)>,
+}
+
+impl Connector for SimulatedConnector {
+    type Client = SimulatedTarget;
+    type Target = SimulatedTarget;
+
+    async fn connect(&self, url: &PgUrl) -> Result<SimulatedTarget, StopReason> {
+        self.0.pause().await;
+        let index: usize = url.database.parse().unwrap();
+        let mut world = self.0.lock();
+        if !world.is_up[index] {
+            return Err(RetryCause::Unreachable.into());
+        }
+        world.next_connection += 1;
+        let (incarnation, connection) = (world.incarnations[index], world.next_connection);
+        Ok(SimulatedTarget { world: self.0.clone(), index, incarnation, connection, chunks: Vec::new() })
+    }
+
+    async fn open(&self, target: SimulatedTarget, _: &Config) -> Result<(SimulatedTarget, ObservedTarget), StopReason> {
+        let observed = target
+            .ask(|world, index| {
+                world.coverage.opened += 1;
+                let table = &world.targets[index];
+                let (checkpoint, has_rows) = (table.checkpoint.clone(), !table.rows.is_empty());
+                ObservedTarget { checkpoint, created: false, has_rows, relation: None }
+            })
+            .await?;
+        Ok((target, observed))
+    }
+}
+
+impl SimulatedTarget {
+    /// A statement whose effect and answer cannot be told apart by a lost connection.
+    async fn ask<T>(&self, statement: impl FnOnce(&mut World, usize) -> T) -> Result<T, StopReason> {
+        self.world.pause().await;
+        let answer = {
+            let mut world = self.world.lock();
+            self.is_connected(&world)?;
+            statement(&mut world, self.index)
+        };
+        self.world.pause().await;
+        Ok(answer)
+    }
+
+    fn is_connected(&self, world: &World) -> Result<(), StopReason> {
+        let is_connected = world.is_up[self.index] && world.incarnations[self.index] == self.incarnation;
+        if is_connected { Ok(()) } else { Err(RetryCause::TargetError.into()) }
+    }
+
+    fn lock(&self) -> Lock {
+        Lock { target: self.index, connection: self.connection }
+    }
+
+    /// Sends a statement, and waits for its answer.
+    async fn send(&self, rows: Vec<(usize, Version)>, who: Checkpoint, from: Option<Lsn>) -> Result<bool, StopReason> {
+        self.world.pause().await;
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut world = self.world.lock();
+            self.is_connected(&world)?;
+            let had_lock = world.locks.contains(&self.lock());
+            world.end_transactions(self.index);
+            let locks = from.is_none() || had_lock;
+            world.in_flight.push(InFlight { target: self.index, rows, who, from, locks, reply: Some(reply) });
+        }
+        answer.await.map_err(|_| RetryCause::TargetError.into())
+    }
+}
+
+impl Drop for SimulatedTarget {
+    fn drop(&mut self) {
+        let lock = self.lock();
+        self.world.lock().locks.retain(|other| *other != lock);
+    }
+}
+
+impl TargetAccess for SimulatedTarget {
+    fn relation(&self) -> Option<Oid> {
+        None
+    }
+
+    fn is_replaced(&self) -> bool {
+        false
+    }
+
+    fn no_wait_for(&self) -> Option<&str> {
+        None
+    }
+
+    async fn checkpoint(&self) -> Result<Option<Checkpoint>, StopReason> {
+        self.ask(|world, index| world.targets[index].checkpoint.clone()).await
+    }
+
+    async fn fence(&mut self, _: &TenantId, epoch: Epoch) -> Result<(), StopReason> {
+        self.ask(|world, index| {
+            world.end_transactions(index);
+            if let Some(checkpoint) = &mut world.targets[index].checkpoint {
+                checkpoint.epoch = checkpoint.epoch.max(epoch);
+            }
+        })
+        .await
+    }
+
+    async fn load(
+        &mut self,
+        loading: &Loading<'_>,
+        rows: &mut mpsc::Receiver<Option<Vec<User>>>,
+    ) -> Result<Loaded, StopReason> {
+        let mut users = Vec::new();
+        loop {
+            match rows.recv().await {
+                Some(Some(chunk)) => users.extend(chunk.iter().map(version_of)),
+                Some(None) => break,
+                None => return Err(RetryCause::SnapshotFailed.into()),
+            }
+        }
+        let who = Checkpoint { mapping: loading.mapping.to_owned(), ..checkpoint(loading.who, loading.position) };
+        let read = users.len() as u64;
+        if self.send(users, who, None).await? {
+            Ok(Loaded { read, ..Loaded::default() })
+        } else {
+            Err(RetryCause::CheckpointMoved.into())
+        }
+    }
+
+    async fn apply(&mut self, who: &Identity, moving: Move, rows: &Rows<'_>) -> Result<Applied, StopReason> {
+        let is_admitted = self.send(versions(rows), checkpoint(who, moving.to), Some(moving.from)).await?;
+        Ok(if is_admitted { Applied::Yes } else { Applied::Refused })
+    }
+
+    async fn begin_chunks(&mut self, who: &Identity, from: Lsn) -> Result<Applied, StopReason> {
+        self.chunks.clear();
+        let (who, lock) = (checkpoint(who, from), self.lock());
+        self.ask(|world, index| {
+            world.end_transactions(index);
+            let found = world.targets[index].checkpoint.as_ref();
+            if !is_admitted(found, &who, Some(from)) {
+                return Applied::Refused;
+            }
+            world.locks.push(lock);
+            Applied::Yes
+        })
+        .await
+    }
+
+    async fn apply_chunk(&mut self, rows: &Rows<'_>) -> Result<Applied, StopReason> {
+        let lock = self.lock();
+        if !self.ask(|world, _| world.locks.contains(&lock)).await? {
+            return Err(RetryCause::TargetError.into());
+        }
+        self.chunks.extend(versions(rows));
+        Ok(Applied::Yes)
+    }
+
+    async fn commit_chunks(&mut self, who: &Identity, moving: Move) -> Result<Applied, StopReason> {
+        let lock = self.lock();
+        if !self.ask(|world, _| world.locks.contains(&lock)).await? {
+            return Err(RetryCause::TargetError.into());
+        }
+        // The last version of a user counts.
+        let mut rows: Vec<(usize, Version)> = Vec::new();
+        for (user, version) in std::mem::take(&mut self.chunks) {
+            rows.retain(|(other, _)| *other != user);
+            rows.push((user, version));
+        }
+        let is_admitted = self.send(rows, checkpoint(who, moving.to), Some(moving.from)).await?;
+        Ok(if is_admitted { Applied::Yes } else { Applied::Refused })
+    }
+
+    async fn set_savepoint(&mut self) -> Result<(), StopReason> {
+        self.ask(|_, _| ()).await
+    }
+
+    async fn roll_back_to_savepoint(&mut self) -> Result<(), StopReason> {
+        unreachable!("no row is refused here")
+    }
+
+    async fn check_constraints_immediately(&mut self) -> Result<(), StopReason> {
+        unreachable!("no row is refused here")
+    }
+
+    async fn read_rejected(&mut self) -> Result<Vec<UserId>, StopReason> {
+        self.ask(|_, _| Vec::new()).await
+    }
+
+    async fn write_rejected(&mut self, _: &[(UserId, Refusal)], _: &[&str]) -> Result<(), StopReason> {
+        unreachable!("no row is refused here")
+    }
+
+    async fn expired(&mut self, _: Duration, _: usize) -> Result<Vec<String>, StopReason> {
+        unreachable!("nothing is purged here")
+    }
+
+    async fn next_expiry(&mut self, _: Duration) -> Result<Option<Duration>, StopReason> {
+        unreachable!("nothing is purged here")
+    }
+
+    async fn delete_rows(&mut self, _: &[String]) -> Result<(), StopReason> {
+        unreachable!("nothing is purged here")
+    }
+}
+
+fn checkpoint(who: &Identity, position: Lsn) -> Checkpoint {
+    let Identity { tenant, target_id, generation, epoch } = who.clone();
+    Checkpoint { tenant, target_id, generation, position, epoch, mapping: String::new() }
+}
+
+fn versions(rows: &Rows<'_>) -> Vec<(usize, Version)> {
+    let upserts = rows.upserts.iter().map(|user| version_of(user));
+    let deletes = rows.deletes.iter().map(|(id, _)| (id.parse().unwrap(), None));
+    upserts.chain(deletes).collect()
+}

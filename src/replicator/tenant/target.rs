@@ -1,0 +1,211 @@
+//! A target as a worker uses it. The simulation implements these traits with a target in memory.
+
+use crate::apply::{
+    Applied, Checkpoint, Identity, Move, ObservedTarget, RecordedTarget, Refusal, Rows, Target, TargetError,
+};
+use crate::config::Config;
+use crate::model::{Epoch, Lsn, Oid, TenantId, User, UserId};
+use crate::pg::{PgClient, PgUrl, connect};
+use crate::replicator::failure_policy;
+use crate::replicator::tenant::outcome::StopReason;
+use crate::snapshot::{Loaded, Loading, load};
+use crate::state::{TenantRow, TenantState};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// An open target with the identity under which this process writes to it.
+pub(crate) struct Connection<T> {
+    pub(crate) target: T,
+    pub(crate) who: Identity,
+}
+
+/// Connects to targets.
+pub(crate) trait Connector: Send + Sync {
+    /// A session that has not looked at the target yet.
+    type Client: Send;
+    type Target: TargetAccess;
+
+    fn connect(&self, url: &PgUrl) -> impl Future<Output = Result<Self::Client, StopReason>> + Send;
+    /// Creates what is missing in the target, and reads what is there.
+    fn open(
+        &self,
+        client: Self::Client,
+        config: &Config,
+    ) -> impl Future<Output = Result<(Self::Target, ObservedTarget), StopReason>> + Send;
+}
+
+/// An open target. Errors are classified by the failure policy.
+pub(crate) trait TargetAccess: Send + Sync {
+    /// As [`Target::relation`].
+    fn relation(&self) -> Option<Oid>;
+    /// As [`Target::is_replaced`].
+    fn is_replaced(&self) -> bool;
+    /// As [`Target::no_wait_for`].
+    fn no_wait_for(&self) -> Option<&str>;
+
+    /// As [`Target::checkpoint`].
+    fn checkpoint(&self) -> impl Future<Output = Result<Option<Checkpoint>, StopReason>> + Send;
+    /// As [`Target::fence`].
+    fn fence(&mut self, tenant: &TenantId, epoch: Epoch) -> impl Future<Output = Result<(), StopReason>> + Send;
+    /// As [`load`].
+    fn load(
+        &mut self,
+        loading: &Loading<'_>,
+        rows: &mut mpsc::Receiver<Option<Vec<User>>>,
+    ) -> impl Future<Output = Result<Loaded, StopReason>> + Send;
+    /// As [`Target::apply`].
+    fn apply(
+        &mut self,
+        who: &Identity,
+        moving: Move,
+        rows: &Rows<'_>,
+    ) -> impl Future<Output = Result<Applied, StopReason>> + Send;
+
+    /// As [`Target::begin_chunks`].
+    fn begin_chunks(&mut self, who: &Identity, from: Lsn) -> impl Future<Output = Result<Applied, StopReason>> + Send;
+    /// As [`Target::apply_chunk`].
+    fn apply_chunk(&mut self, rows: &Rows<'_>) -> impl Future<Output = Result<Applied, StopReason>> + Send;
+    /// As [`Target::commit_chunks`].
+    fn commit_chunks(
+        &mut self,
+        who: &Identity,
+        moving: Move,
+    ) -> impl Future<Output = Result<Applied, StopReason>> + Send;
+
+    /// As [`Target::set_savepoint`].
+    fn set_savepoint(&mut self) -> impl Future<Output = Result<(), StopReason>> + Send;
+    /// As [`Target::roll_back_to_savepoint`].
+    fn roll_back_to_savepoint(&mut self) -> impl Future<Output = Result<(), StopReason>> + Send;
+    /// As [`Target::check_constraints_immediately`].
+    fn check_constraints_immediately(&mut self) -> impl Future<Output = Result<(), StopReason>> + Send;
+    /// As [`Target::read_rejected`].
+    fn read_rejected(&mut self) -> impl Future<Output = Result<Vec<UserId>, StopReason>> + Send;
+    /// As [`Target::write_rejected`].
+    fn write_rejected(
+        &mut self,
+        refused: &[(UserId, Refusal)],
+        accepted: &[&str],
+    ) -> impl Future<Output = Result<(), StopReason>> + Send;
+
+    /// As [`Target::expired`].
+    fn expired(
+        &mut self,
+        after: Duration,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<String>, StopReason>> + Send;
+    /// As [`Target::next_expiry`].
+    fn next_expiry(&mut self, after: Duration) -> impl Future<Output = Result<Option<Duration>, StopReason>> + Send;
+    /// As [`Target::delete_rows`].
+    fn delete_rows(&mut self, ids: &[String]) -> impl Future<Output = Result<(), StopReason>> + Send;
+}
+
+/// Connects to targets in PostgreSQL.
+#[derive(Clone, Copy)]
+pub(crate) struct Postgres;
+
+impl Connector for Postgres {
+    type Client = PgClient;
+    type Target = Target;
+
+    async fn connect(&self, url: &PgUrl) -> Result<PgClient, StopReason> {
+        connect(url).await.map_err(|error| failure_policy::of_connect(&error).into())
+    }
+
+    async fn open(&self, client: PgClient, config: &Config) -> Result<(Target, ObservedTarget), StopReason> {
+        Ok(Target::open(client, config.deletes, config.notify).await?)
+    }
+}
+
+impl TargetAccess for Target {
+    fn relation(&self) -> Option<Oid> {
+        self.relation()
+    }
+
+    fn is_replaced(&self) -> bool {
+        self.is_replaced()
+    }
+
+    fn no_wait_for(&self) -> Option<&str> {
+        self.no_wait_for()
+    }
+
+    async fn checkpoint(&self) -> Result<Option<Checkpoint>, StopReason> {
+        classify(self.checkpoint()).await
+    }
+
+    async fn fence(&mut self, tenant: &TenantId, epoch: Epoch) -> Result<(), StopReason> {
+        classify(self.fence(tenant, epoch)).await
+    }
+
+    async fn load(
+        &mut self,
+        loading: &Loading<'_>,
+        rows: &mut mpsc::Receiver<Option<Vec<User>>>,
+    ) -> Result<Loaded, StopReason> {
+        let loaded = load(self, loading, rows).await;
+        loaded.map_err(|error| failure_policy::of_load(&error, &loading.who.tenant).into())
+    }
+
+    async fn apply(&mut self, who: &Identity, moving: Move, rows: &Rows<'_>) -> Result<Applied, StopReason> {
+        classify(self.apply(who, moving, rows)).await
+    }
+
+    async fn begin_chunks(&mut self, who: &Identity, from: Lsn) -> Result<Applied, StopReason> {
+        classify(self.begin_chunks(who, from)).await
+    }
+
+    async fn apply_chunk(&mut self, rows: &Rows<'_>) -> Result<Applied, StopReason> {
+        classify(self.apply_chunk(rows)).await
+    }
+
+    async fn commit_chunks(&mut self, who: &Identity, moving: Move) -> Result<Applied, StopReason> {
+        classify(self.commit_chunks(who, moving)).await
+    }
+
+    async fn set_savepoint(&mut self) -> Result<(), StopReason> {
+        classify(self.set_savepoint()).await
+    }
+
+    async fn roll_back_to_savepoint(&mut self) -> Result<(), StopReason> {
+        classify(self.roll_back_to_savepoint()).await
+    }
+
+    async fn check_constraints_immediately(&mut self) -> Result<(), StopReason> {
+        classify(self.check_constraints_immediately()).await
+    }
+
+    async fn read_rejected(&mut self) -> Result<Vec<UserId>, StopReason> {
+        classify(self.read_rejected()).await
+    }
+
+    async fn write_rejected(&mut self, refused: &[(UserId, Refusal)], accepted: &[&str]) -> Result<(), StopReason> {
+        classify(self.write_rejected(refused, accepted)).await
+    }
+
+    async fn expired(&mut self, after: Duration, limit: usize) -> Result<Vec<String>, StopReason> {
+        classify(self.expired(after, limit)).await
+    }
+
+    async fn next_expiry(&mut self, after: Duration) -> Result<Option<Duration>, StopReason> {
+        classify(self.next_expiry(after)).await
+    }
+
+    async fn delete_rows(&mut self, ids: &[String]) -> Result<(), StopReason> {
+        classify(self.delete_rows(ids)).await
+    }
+}
+
+async fn classify<T>(work: impl Future<Output = Result<T, TargetError>>) -> Result<T, StopReason> {
+    Ok(work.await?)
+}
+
+/// The part of a tenant's row that an assessment of its target needs.
+pub(crate) fn recorded_target(row: &TenantRow) -> RecordedTarget {
+    RecordedTarget {
+        following: row.state == TenantState::Following,
+        target_id: row.target_id.clone(),
+        position: row.position,
+        generation: row.generation,
+        relation: row.relation,
+    }
+}

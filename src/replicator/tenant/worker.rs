@@ -1,0 +1,271 @@
+//! The loop over the phases of a tenant: runs one, and decides what follows when it stops.
+
+use crate::model::{Lsn, Oid};
+use crate::model::{ParkCause, TenantId, UserId};
+use crate::replicator::backoff::Backoff;
+use crate::replicator::error::ServiceError;
+use crate::replicator::failure_policy;
+use crate::replicator::session::context::SessionContext;
+use crate::replicator::session::tenants::TenantHandle;
+use crate::replicator::snapshotter::coordinator::JoinRequest;
+use crate::replicator::tenant::outcome::StopReason;
+use crate::replicator::tenant::persist::Why;
+use crate::replicator::tenant::phase::{ApplyState, Phase};
+use crate::replicator::tenant::target::{Connector, Postgres};
+use crate::route::Batch;
+use crate::state::{StateAccess, StateStore, TenantRow, TenantState};
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// The first retry of a parked tenant. Later ones wait longer, as most causes need a person.
+const PARKED_RETRY_MIN: Duration = Duration::from_secs(1);
+const PARKED_RETRY_MAX: Duration = Duration::from_secs(300);
+/// A connection without writes for this long is closed, so that the target can sleep.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const PARKED_AWAY_REMEDY: &str = "it comes back by itself once its target does";
+
+/// The task of one tenant.
+pub(crate) struct Worker<S = StateStore, C = Postgres> {
+    pub(super) context: Arc<SessionContext<S>>,
+    pub(super) connector: C,
+    /// Index of the tenant in the session's registry.
+    pub(super) index: usize,
+    pub(super) handle: Arc<TenantHandle>,
+    pub(super) joins: mpsc::Sender<JoinRequest>,
+    /// The tenant's row in the state, as written last.
+    pub(super) row: Option<TenantRow>,
+    /// `pg_relation_filenode` of `users_sync` in the target.
+    pub(super) relation: Option<Oid>,
+    /// The users in the target's `users_sync.rejected`.
+    pub(super) rejected: HashSet<UserId>,
+    /// The last snapshot was refused as a whole; the next one isolates the rejected rows.
+    pub(super) isolates_rejected_rows: bool,
+    /// When the next soft-deleted users are due for their removal.
+    pub(super) purge_due: Option<Instant>,
+    /// The newest resync request that the current attempt takes into account.
+    pub(super) attempted: Option<i64>,
+    pub(super) retry: Backoff,
+    pub(super) parked_retry: Backoff,
+    pub(super) failing_since: Option<Instant>,
+}
+
+impl<S: StateAccess, C: Connector> Worker<S, C> {
+    /// `row`: the tenant's row in the state.
+    pub(crate) fn new(
+        context: Arc<SessionContext<S>>,
+        connector: C,
+        index: usize,
+        joins: mpsc::Sender<JoinRequest>,
+        row: Option<TenantRow>,
+    ) -> Worker<S, C> {
+        Worker {
+            handle: context.lanes.get(index),
+            context,
+            connector,
+            index,
+            joins,
+            row,
+            relation: None,
+            rejected: HashSet::new(),
+            isolates_rejected_rows: false,
+            purge_due: None,
+            attempted: None,
+            retry: Backoff::new(RETRY_MIN, RETRY_MAX),
+            parked_retry: Backoff::new(PARKED_RETRY_MIN, PARKED_RETRY_MAX),
+            failing_since: None,
+        }
+    }
+
+    pub(super) fn id(&self) -> &TenantId {
+        &self.handle.tenant.id
+    }
+
+    /// Runs until the session drains or the tenant is removed. A removal may come at any point, as a crash may.
+    /// `since_creation`: the mailbox has gathered since the slot was created.
+    ///
+    /// # Errors
+    /// The session has to end.
+    pub(crate) async fn run(mut self, since_creation: bool) -> Result<(), ServiceError> {
+        let handle = self.handle.clone();
+        let _ended = handle.ended.clone().drop_guard();
+        let arrival = Some(self.context.on_their_way.clone());
+        let phase = Phase::Starting { arrival, since_creation };
+        tokio::select! {
+            biased;
+            result = self.run_phases(phase) => result,
+            () = handle.retired.cancelled() => self.retire().await,
+        }
+    }
+
+    async fn run_phases(&mut self, mut phase: Phase) -> Result<(), ServiceError> {
+        loop {
+            let stop = self.run_phase(&mut phase).await;
+            if self.after(stop, &mut phase).await?.is_break() {
+                return Ok(());
+            }
+            if self.context.drain.is_cancelled() && self.handle.state() != TenantState::Following {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Works in a phase and those that follow it, until something stops that.
+    async fn run_phase(&mut self, phase: &mut Phase) -> StopReason {
+        if let Phase::Idle(apply) = phase {
+            if let Err(stop) = self.wait_idle(apply).await {
+                return stop;
+            }
+            phase.wake();
+        }
+        // Boxed: keeps the future of an idle worker small (15 kB per tenant).
+        Box::pin(self.open_and_follow(phase)).await
+    }
+
+    async fn open_and_follow(&mut self, phase: &mut Phase) -> StopReason {
+        let (mut connection, apply) = match self.open(phase).await {
+            Ok(opened) => opened,
+            Err(stop) => {
+                phase.take_arrival();
+                return stop;
+            }
+        };
+        self.parked_retry.reset();
+        self.handle.set_away(false);
+        // A full target can be opened, too: it has recovered once the pending batch is written.
+        if apply.pending.is_none()
+            && let Err(error) = self.note_recovery(apply.position).await
+        {
+            return error.into();
+        }
+        self.follow(&mut connection, apply).await
+    }
+
+    /// Decides what follows when a phase has stopped. Breaks when the worker is done.
+    async fn after(&mut self, stop: StopReason, phase: &mut Phase) -> Result<ControlFlow<()>, ServiceError> {
+        match stop {
+            StopReason::Drained => return Ok(ControlFlow::Break(())),
+            StopReason::Session(error) => return Err(error),
+            StopReason::Idle => phase.idle(),
+            StopReason::Rejoin(reason) => self.require_snapshot(phase, reason).await?,
+            StopReason::Retry { .. } if self.context.drain.is_cancelled() => return Ok(ControlFlow::Break(())),
+            StopReason::Retry { cause, reason } => {
+                if self.failing_for() > self.context.config.limits.park_after {
+                    self.park(phase, ParkCause::Away, &reason, PARKED_AWAY_REMEDY).await?;
+                } else {
+                    self.retry(Why::of(cause, reason), phase.position()).await?;
+                }
+            }
+            StopReason::Park { cause, reason, remedy } => self.park(phase, cause, &reason, &remedy).await?,
+            StopReason::Refused(refusal) => {
+                // Rows that can be isolated are. This was not a row of ours.
+                let reason = format!("its target refuses what is written to it (SQLSTATE {})", refusal.sqlstate);
+                self.park(phase, ParkCause::Refuses, &reason, failure_policy::REFUSES).await?;
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    async fn retry(&mut self, why: Why, position: Lsn) -> Result<(), ServiceError> {
+        let wait = self.retry.step();
+        let (reason, reason_code) = (why.text(), why.code());
+        tracing::warn!(reason, reason_code, ?wait, "its target is tried again");
+        self.handle.counts.reconnects();
+        self.handle.set_away(true);
+        self.note_trouble(why, position).await?;
+        self.wait(wait).await;
+        Ok(())
+    }
+
+    async fn retire(mut self) -> Result<(), ServiceError> {
+        let target_id = self.target_id();
+        let cause = ParkCause::NotConfigured;
+        self.put(TenantState::Parked, Some(cause.into()), target_id, Lsn::ZERO).await?;
+        tracing::info!(reason = %cause, reason_code = cause.code(), "parked");
+        self.handle.mailbox.close();
+        self.context.release(self.id());
+        Ok(())
+    }
+
+    /// Waits without a connection until there is something to write.
+    async fn wait_idle(&mut self, apply: &mut ApplyState) -> Result<(), StopReason> {
+        if let Some(wake_after) = self.handle.tenant.wake_after {
+            self.handle.mailbox.gather(true);
+            tokio::select! {
+                biased;
+                () = self.handle.mailbox.worth_waking(wake_after) => {}
+                () = self.context.drain.cancelled() => {}
+            }
+        }
+        let due = self.purge_due;
+        let purge_is_due = async {
+            match due {
+                Some(due) => sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            next = self.next_batch(apply, None) => apply.pending = Some(next?),
+            () = purge_is_due => {}
+        }
+        Ok(())
+    }
+
+    /// How long a connection is kept while nothing waits. A target with `wake_after` loses it at once, as the next login of
+    /// a user would come before any idle time ends.
+    pub(super) fn idle_time(&self) -> Duration {
+        if self.handle.tenant.wake_after.is_some() {
+            return Duration::ZERO;
+        }
+        self.purge_due.map_or(IDLE_TIMEOUT, |due| IDLE_TIMEOUT.min(due.saturating_duration_since(Instant::now())))
+    }
+
+    /// Waits for the next batch, at most for `idle`.
+    pub(super) async fn next_batch(&self, apply: &ApplyState, idle: Option<Duration>) -> Result<Batch, StopReason> {
+        let mailbox = &self.handle.mailbox;
+        let next = match mailbox.try_next() {
+            Some(next) => next,
+            None => tokio::select! {
+                biased;
+                next = timeout(idle.unwrap_or(Duration::MAX), mailbox.next()) => next.map_err(|_| StopReason::Idle)?,
+                () = self.context.drain.cancelled() => mailbox.try_next().ok_or(StopReason::Drained)?,
+            },
+        };
+        let mut batch = next?;
+        apply.drop_seen(&mut batch);
+        Ok(batch)
+    }
+
+    /// The target holds everything up to `position`: drops what waits of it.
+    pub(super) fn discard_applied(&self, position: Lsn) {
+        let mut fingerprints = self.context.fingerprints();
+        let dropped = self.handle.mailbox.discard_applied(position);
+        dropped.iter().for_each(|id| fingerprints.forget(self.index, id));
+    }
+
+    /// The target works: the next failure is a first one.
+    pub(super) fn mark_healthy(&mut self) {
+        self.failing_since = None;
+        self.retry.reset();
+    }
+
+    fn failing_for(&mut self) -> Duration {
+        self.failing_since.get_or_insert_with(Instant::now).elapsed()
+    }
+
+    /// Waits before the next attempt, unless a signal or the end of the session is there first.
+    pub(super) async fn wait(&self, time: Duration) {
+        tokio::select! {
+            biased;
+            _ = self.handle.mailbox.interrupted() => {}
+            () = self.context.drain.cancelled() => {}
+            () = sleep(time) => {}
+        }
+    }
+}
