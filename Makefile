@@ -32,7 +32,7 @@ demo: ## Show replication between two throwaway servers (SECONDS=20).
 
 test: setup ## Run all tests, including those against real servers and the auth stores' own tables.
 	@.ci/setup stores
-	cargo test --locked
+	cargo test --release --locked
 
 test-matrix: setup ## Run the tests that need servers against each PostgreSQL version (MAJORS="14 18").
 	@.ci/setup stores
@@ -45,8 +45,8 @@ bench: setup ## Compare with PostgreSQL's own logical replication on this machin
 
 check: setup ## Check the format, clippy and rustdoc; warnings are errors.
 	cargo fmt --check
-	cargo clippy --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+	cargo clippy --release --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --locked
 
 lint: check
 
