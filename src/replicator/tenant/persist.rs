@@ -1,45 +1,12 @@
 //! What a worker writes to the state, always before anything that depends on it.
 
-use crate::model::{Lsn, ParkCause, Reason, ResyncReason, RetryCause, TargetId};
+use crate::model::{Lsn, ParkCause, Reason, ResyncReason, TargetId};
 use crate::replicator::error::ServiceError;
 use crate::replicator::tenant::phase::Phase;
+use crate::replicator::tenant::recorded_reason::RecordedReason;
 use crate::replicator::tenant::target::Connector;
 use crate::replicator::tenant::worker::Worker;
 use crate::state::{StateAccess, TenantRow, TenantState};
-
-/// Why a tenant is in its state, as the state stores it.
-pub(super) struct Why {
-    code: Reason,
-    text: String,
-    remedy: Option<String>,
-}
-
-impl Why {
-    /// A failure, described by a text of its own.
-    pub(super) fn of(cause: RetryCause, text: String) -> Why {
-        Why { code: Reason::Retry(cause), text, remedy: None }
-    }
-
-    pub(super) fn code(&self) -> &'static str {
-        self.code.code()
-    }
-
-    pub(super) fn text(&self) -> &str {
-        &self.text
-    }
-}
-
-impl From<ResyncReason> for Why {
-    fn from(reason: ResyncReason) -> Why {
-        Why { code: Reason::Resync(reason), text: reason.to_string(), remedy: None }
-    }
-}
-
-impl From<ParkCause> for Why {
-    fn from(cause: ParkCause) -> Why {
-        Why { code: Reason::Park(cause), text: cause.to_string(), remedy: None }
-    }
-}
 
 impl<S: StateAccess, C: Connector> Worker<S, C> {
     /// Restarts the tenant: its next connection leads to a snapshot.
@@ -67,7 +34,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     ) -> Result<(), ServiceError> {
         let wait = self.parked_retry.step();
         tracing::warn!(reason, reason_code = cause.code(), remedy, ?wait, "parked");
-        let why = Why { code: Reason::Park(cause), text: reason.to_owned(), remedy: Some(remedy.to_owned()) };
+        let why = RecordedReason::of_park(cause, reason, remedy);
         self.put(TenantState::Parked, Some(why), self.target_id(), Lsn::ZERO).await?;
         // A stale request would permit mass deletes at the next resync.
         self.finish_request().await?;
@@ -100,7 +67,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     }
 
     /// Records what is wrong with the target of a tenant that is not parked. While it follows, only the first failure.
-    pub(super) async fn note_trouble(&mut self, why: Why, position: Lsn) -> Result<(), ServiceError> {
+    pub(super) async fn note_trouble(&mut self, why: RecordedReason, position: Lsn) -> Result<(), ServiceError> {
         let row = self.row.as_ref().filter(|row| row.generation == self.context.generation);
         match row.map(|row| row.state) {
             Some(TenantState::Following) => self.note_reason(Some(why), position).await,
@@ -129,7 +96,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
 
     /// Sets or clears the reason in the row of a tenant that follows. The rest stays: the next assessment compares the target
     /// with it.
-    async fn note_reason(&mut self, why: Option<Why>, position: Lsn) -> Result<(), ServiceError> {
+    async fn note_reason(&mut self, why: Option<RecordedReason>, position: Lsn) -> Result<(), ServiceError> {
         let Some(row) = self.row.as_ref().filter(|row| row.reason.is_some() != why.is_some()) else { return Ok(()) };
         let position = row.position.max(position);
         let (reason_code, reason) = why.map(|why| (why.code, why.text)).unzip();
@@ -140,7 +107,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     pub(super) async fn put(
         &mut self,
         state: TenantState,
-        why: Option<Why>,
+        why: Option<RecordedReason>,
         target_id: Option<TargetId>,
         position: Lsn,
     ) -> Result<(), ServiceError> {

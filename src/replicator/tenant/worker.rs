@@ -9,8 +9,8 @@ use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
 use crate::replicator::tenant::outcome::StopReason;
-use crate::replicator::tenant::persist::Why;
 use crate::replicator::tenant::phase::{ApplyState, Phase};
+use crate::replicator::tenant::recorded_reason::RecordedReason;
 use crate::replicator::tenant::target::{Connector, Postgres};
 use crate::route::Batch;
 use crate::state::{StateAccess, StateStore, TenantRow, TenantState};
@@ -158,7 +158,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 if self.failing_for() > self.context.config.limits.park_after {
                     self.park(phase, ParkCause::Away, &reason, PARKED_AWAY_REMEDY).await?;
                 } else {
-                    self.retry(Why::of(cause, reason), phase.position()).await?;
+                    self.retry(RecordedReason::of(cause, reason), phase.position()).await?;
                 }
             }
             StopReason::Park { cause, reason, remedy } => self.park(phase, cause, &reason, &remedy).await?,
@@ -171,9 +171,9 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         Ok(ControlFlow::Continue(()))
     }
 
-    async fn retry(&mut self, why: Why, position: Lsn) -> Result<(), ServiceError> {
+    async fn retry(&mut self, why: RecordedReason, position: Lsn) -> Result<(), ServiceError> {
         let wait = self.retry.step();
-        let (reason, reason_code) = (why.text(), why.code());
+        let (reason, reason_code) = (&*why.text, why.code.code());
         tracing::warn!(reason, reason_code, ?wait, "its target is tried again");
         self.handle.counts.reconnects();
         self.handle.set_away(true);
