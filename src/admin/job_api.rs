@@ -6,7 +6,7 @@ use super::jobs::{Job, JobKind, JobResult, Jobs};
 #[cfg(feature = "openapi")]
 use super::refusals::JobRefusals;
 use crate::config::{Config, Tenant};
-use crate::operations::resync_request::{Asked, ask_for_resync};
+use crate::operations::resync_request::{self, ResyncOutcome};
 use crate::operations::verify::{Verdict, Verifying, verify};
 use crate::pg::connect;
 use crate::snapshot::Differences;
@@ -198,7 +198,8 @@ async fn request_resync(config: &Config, tenant: &Tenant, allow_deletes: bool) -
     if !before.source.is_some_and(|source| source.is_held()) {
         return Err(not_replicating());
     }
-    if ask_for_resync(&client, slot, &[id.as_str()], allow_deletes).await.map_err(failed)? == Asked::Abandoned {
+    let outcome = resync_request::request_resync(&client, slot, &[id.as_str()], allow_deletes).await.map_err(failed)?;
+    if outcome == ResyncOutcome::Abandoned {
         return Err(not_replicating());
     }
     let after = StateStore::read(&client, slot).await.map_err(failed)?;

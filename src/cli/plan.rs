@@ -3,7 +3,7 @@
 use super::table::columns;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
-use crate::operations::dry_run::{Plan, Prospect, plan};
+use crate::operations::dry_run::{Plan, TenantForecast, plan};
 use std::process::ExitCode;
 
 pub(super) async fn execute(config: &Config) -> Result<ExitCode, Diagnostic> {
@@ -14,17 +14,17 @@ pub(super) async fn execute(config: &Config) -> Result<ExitCode, Diagnostic> {
 
 fn table(plan: &Plan) -> String {
     let heads = ["TENANT", "WOULD", "WHY"].map(str::to_owned);
-    let rows = plan.tenants.iter().map(|(tenant, prospect)| {
-        let (would, why) = match prospect {
-            Prospect::Follow(position) => ("follow", format!("caught up to {position}")),
-            Prospect::Resync(reason) => ("resync", reason.clone()),
-            Prospect::Park(reason, remedy) => ("park", format!("{reason} -> {remedy}")),
-            Prospect::Unknown(reason) => ("retry", reason.clone()),
+    let rows = plan.tenants.iter().map(|(tenant, forecast)| {
+        let (would, why) = match forecast {
+            TenantForecast::Follow(position) => ("follow", format!("caught up to {position}")),
+            TenantForecast::Resync(reason) => ("resync", reason.clone()),
+            TenantForecast::Park { reason, remedy } => ("park", format!("{reason} -> {remedy}")),
+            TenantForecast::Unknown(reason) => ("retry", reason.clone()),
         };
         [tenant.to_string(), would.to_owned(), why]
     });
     let rows: Vec<[String; 3]> = std::iter::once(heads).chain(rows).collect();
-    let resyncs = plan.tenants.iter().filter(|(_, prospect)| matches!(prospect, Prospect::Resync(_))).count();
+    let resyncs = plan.tenants.iter().filter(|(_, forecast)| matches!(forecast, TenantForecast::Resync(_))).count();
     format!("{}\n{}; {resyncs} of {} tenants would be resynced", columns(&rows), plan.source, plan.tenants.len())
 }
 
@@ -36,17 +36,17 @@ mod tests {
     #[test]
     fn the_table_shows_what_would_happen_and_why() {
         let plan = Plan {
-            source: "slot users_sync goes on from 0/10".into(),
+            source: "slot users_sync continues from 0/10".into(),
             tenants: vec![
-                (TenantId::new("acme"), Prospect::Follow(Lsn(16))),
-                (TenantId::new("new"), Prospect::Resync("its target is new".into())),
+                (TenantId::new("acme"), TenantForecast::Follow(Lsn(16))),
+                (TenantId::new("new"), TenantForecast::Resync("its target is new".into())),
             ],
         };
         let expected = "\
 TENANT  WOULD   WHY
 acme    follow  caught up to 0/10
 new     resync  its target is new
-slot users_sync goes on from 0/10; 1 of 2 tenants would be resynced";
+slot users_sync continues from 0/10; 1 of 2 tenants would be resynced";
         assert_eq!(table(&plan), expected);
     }
 }

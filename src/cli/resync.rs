@@ -5,7 +5,7 @@ use super::signals::signals;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::TenantId;
-use crate::operations::resync_request::Asked;
+use crate::operations::resync_request::ResyncOutcome;
 use crate::operations::{resync, resync_request};
 use crate::pg::{self, PgClient};
 use crate::state::{Snapshot, StateError, StateStore, TenantState};
@@ -115,10 +115,10 @@ pub(super) async fn resync(
             println!("asking {} ...", source.holder);
             let names: Vec<&str> = tenants.iter().map(TenantId::as_str).collect();
             tokio::select! {
-                asked = resync_request::ask_for_resync(&client, &config.source.slot, &names, allow_deletes) => {
+                asked = resync_request::request_resync(&client, &config.source.slot, &names, allow_deletes) => {
                     match asked.map_err(unreadable)? {
-                        Asked::Over => RequestOutcome::Handled,
-                        Asked::Abandoned => RequestOutcome::Abandoned,
+                        ResyncOutcome::Finished => RequestOutcome::Handled,
+                        ResyncOutcome::Abandoned => RequestOutcome::Abandoned,
                     }
                 }
                 () = stop.cancelled() => RequestOutcome::Interrupted,

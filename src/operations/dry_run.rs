@@ -1,4 +1,4 @@
-//! What a start would find and do, without doing it.
+//! Predicts what a start would do, without changing anything.
 
 use crate::apply::{Session, TargetAssessment, assess_target, observe};
 use crate::capture::slot::{identify_system, read_slot};
@@ -20,33 +20,34 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::{Instrument, info_span};
 
-/// So many targets are looked at together.
-const TARGETS_AT_ONCE: usize = 64;
-const LOOK_WITHIN: Duration = Duration::from_secs(15);
+/// Targets that are assessed at the same time.
+const MAX_CONCURRENT_TARGETS: usize = 64;
+/// Time limit for assessing one target.
+const TARGET_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What would become of a tenant.
+/// What a start would do with a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Prospect {
-    /// It goes on from here.
+pub enum TenantForecast {
+    /// The tenant continues from this position.
     Follow(Lsn),
-    /// It takes a snapshot, for this reason.
+    /// The tenant takes a snapshot, for this reason.
     Resync(String),
-    /// It waits for a person: why, and what mends it.
-    Park(String, String),
-    /// Its target cannot be asked now.
+    /// The tenant is parked.
+    Park { reason: String, remedy: String },
+    /// The target cannot be assessed now, for this reason.
     Unknown(String),
 }
 
 /// What a start would do.
 #[derive(Debug)]
 pub struct Plan {
-    /// The slot and its history, in a sentence.
+    /// The slot and its history, as a sentence.
     pub source: String,
     /// Every tenant, in the order of the configuration.
-    pub tenants: Vec<(TenantId, Prospect)>,
+    pub tenants: Vec<(TenantId, TenantForecast)>,
 }
 
-/// Looks at source, state and every target.
+/// Reads source, state and every target.
 pub async fn plan(config: &Config) -> Result<Plan, ServiceError> {
     let client = connect(&config.source.url).await?;
     source_session(&client).await?;
@@ -77,51 +78,56 @@ pub async fn plan(config: &Config) -> Result<Plan, ServiceError> {
                 Some(pid) => format!(", in use by process {pid} of the server: a start would wait as a standby"),
                 None => String::new(),
             };
-            (Some(generation), format!("slot {} goes on from {}{holder}", config.source.slot, found.confirmed))
+            (Some(generation), format!("slot {} continues from {}{holder}", config.source.slot, found.confirmed))
         }
         Some(History::New(_, reason)) => (None, format!("a new generation would begin: {reason}")),
         None => (None, "nothing was ever replicated with this slot".to_owned()),
     };
-    let prospects = futures_util::stream::iter(&config.tenants)
+    let forecasts = futures_util::stream::iter(&config.tenants)
         .map(|tenant| async {
             let span = info_span!("tenant", id = %tenant.id);
-            let prospect = prospect(tenant, &known, generation, &mapping).instrument(span);
-            let prospect = match timeout(LOOK_WITHIN, prospect).await {
-                Ok(prospect) => prospect,
-                Err(_) => Prospect::Unknown("its target does not answer".to_owned()),
+            let forecast = forecast(tenant, &known, generation, &mapping).instrument(span);
+            let forecast = match timeout(TARGET_TIMEOUT, forecast).await {
+                Ok(forecast) => forecast,
+                Err(_) => TenantForecast::Unknown("its target does not answer".to_owned()),
             };
-            (tenant.id.clone(), prospect)
+            (tenant.id.clone(), forecast)
         })
-        .buffered(TARGETS_AT_ONCE);
-    Ok(Plan { source, tenants: prospects.collect().await })
+        .buffered(MAX_CONCURRENT_TARGETS);
+    Ok(Plan { source, tenants: forecasts.collect().await })
 }
 
-async fn prospect(tenant: &Tenant, known: &Snapshot, generation: Option<Generation>, mapping: &str) -> Prospect {
-    let faulty = |fault: FailureAction| match fault {
-        FailureAction::Retry { reason, .. } => Prospect::Unknown(reason),
-        FailureAction::Park { reason, remedy, .. } => Prospect::Park(reason, remedy),
-        FailureAction::Refused(refusal) => Prospect::Unknown(format!("SQLSTATE {}", refusal.sqlstate)),
+async fn forecast(tenant: &Tenant, known: &Snapshot, generation: Option<Generation>, mapping: &str) -> TenantForecast {
+    let of_failure = |action: FailureAction| match action {
+        FailureAction::Retry { reason, .. } => TenantForecast::Unknown(reason),
+        FailureAction::Park { reason, remedy, .. } => TenantForecast::Park { reason, remedy },
+        FailureAction::Refused(refusal) => TenantForecast::Unknown(format!("SQLSTATE {}", refusal.sqlstate)),
     };
     let client = match connect(&tenant.target).await {
         Ok(client) => client,
-        Err(error) => return faulty(failure_policy::of_connect(&error)),
+        Err(error) => return of_failure(failure_policy::of_connect(&error)),
     };
     let observed = match observe(&client).await {
         Ok(observed) => observed,
-        Err(error) => return faulty(failure_policy::of_target(&error)),
+        Err(error) => return of_failure(failure_policy::of_target(&error)),
     };
     let recorded = known.tenants.get(&tenant.id).map(recorded_target);
-    // A start would have an epoch above all that were.
+    // A start would have a higher epoch than every process before.
     let epoch = Epoch(known.source.as_ref().map_or(0, |source| source.epoch.0) + 1);
     let mapping = tenant_fingerprint(mapping, &tenant.key);
     let generation = generation.unwrap_or(Generation(i64::MAX));
     let session = Session { generation, epoch, mapping: &mapping, epochs: Some(&known.epochs) };
-    let standing = assess_target(&tenant.id, recorded.as_ref(), &observed, &session);
-    match standing {
-        TargetAssessment::Resume(position) => Prospect::Follow(position),
-        TargetAssessment::Snapshot(reason) => Prospect::Resync(reason.to_string()),
-        TargetAssessment::Park(reason) => Prospect::Park(reason.to_string(), reason.remedy(&tenant.id)),
-        TargetAssessment::Superseded(epoch) => Prospect::Unknown(format!("a later process wrote it (epoch {epoch})")),
-        TargetAssessment::SourceRewound(_) => Prospect::Resync("the source went back to an older point".to_owned()),
+    match assess_target(&tenant.id, recorded.as_ref(), &observed, &session) {
+        TargetAssessment::Resume(position) => TenantForecast::Follow(position),
+        TargetAssessment::Snapshot(reason) => TenantForecast::Resync(reason.to_string()),
+        TargetAssessment::Park(reason) => {
+            TenantForecast::Park { reason: reason.to_string(), remedy: reason.remedy(&tenant.id) }
+        }
+        TargetAssessment::Superseded(epoch) => {
+            TenantForecast::Unknown(format!("a later process wrote it (epoch {epoch})"))
+        }
+        TargetAssessment::SourceRewound(_) => {
+            TenantForecast::Resync("the source went back to an older point".to_owned())
+        }
     }
 }

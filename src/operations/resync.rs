@@ -1,4 +1,4 @@
-//! A resync of some tenants while no process follows: a session in which nobody else takes part.
+//! Resyncs tenants while no process runs, in a session in which only these take part.
 
 use crate::config::Config;
 use crate::model::TenantId;
@@ -13,10 +13,10 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// How often it is looked whether everybody is done.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often the tenants are checked for completion.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Resyncs these tenants; ends once each of them follows, or is parked. The state says which.
+/// Resyncs these tenants. Returns once each of them follows or is parked; the state says which.
 pub async fn resync(
     config: Config,
     tenants: &[TenantId],
@@ -29,22 +29,22 @@ pub async fn resync(
         () = stop.cancelled() => return Ok(()),
     };
     let context = prepared.context.clone();
-    let lanes: Vec<Arc<TenantHandle>> =
-        context.lanes.all().iter().filter(|lane| tenants.contains(&lane.tenant.id)).cloned().collect();
-    for lane in &lanes {
-        // Below every request that is written down.
-        let request = Request { id: 0, tenant: lane.tenant.id.clone(), allow_deletes };
-        // It is one of this session's tenants: it is found.
-        let _ = context.ask(request);
-        // Whatever it was before: parked then means that it could not be done.
-        lane.restart();
+    let handles: Vec<Arc<TenantHandle>> =
+        context.lanes.all().iter().filter(|handle| tenants.contains(&handle.tenant.id)).cloned().collect();
+    for handle in &handles {
+        // Lower than the id of every recorded request.
+        let request = Request { id: 0, tenant: handle.tenant.id.clone(), allow_deletes };
+        // Cannot fail: the tenant is one of the session's.
+        let _ = context.request_resync(request);
+        // From here on, a parked tenant is one whose resync failed.
+        handle.restart();
     }
     let running = SessionTasks::start(prepared, Some(tenants));
     let (_keep, mut configs) = watch::channel(config.clone());
     let is_over = CancellationToken::new();
     let watching = async {
-        while !lanes.iter().all(|lane| is_done(lane)) {
-            sleep(LOOK_EVERY).await;
+        while !handles.iter().all(|handle| is_done(handle)) {
+            sleep(POLL_INTERVAL).await;
         }
         is_over.cancel();
         std::future::pending::<()>().await
@@ -56,9 +56,9 @@ pub async fn resync(
     }
 }
 
-fn is_done(lane: &TenantHandle) -> bool {
-    match lane.state() {
-        TenantState::Following => lane.asked().is_none(),
+fn is_done(handle: &TenantHandle) -> bool {
+    match handle.state() {
+        TenantState::Following => handle.asked().is_none(),
         TenantState::Parked => true,
         TenantState::Joining => false,
     }

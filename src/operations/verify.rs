@@ -1,8 +1,7 @@
-//! Source and targets compared at one position, beside a running process and without one. Changes nothing.
+//! Compares source and targets at one position, with or without a running process. Changes nothing.
 //!
-//! The source's rows are read once, under one snapshot, and compared where the target is, once it holds what the snapshot
-//! has. The target may hold more by then: whoever differs is read again, and is different indeed if the source has the
-//! same as before.
+//! The source is read once, under one snapshot. Each target is compared once it has reached that position. It may be ahead
+//! by then, so users that differ are read again: a difference is confirmed if the source still has the same row.
 
 use crate::clock;
 use crate::config::{Config, Tenant};
@@ -39,30 +38,30 @@ const MAX_RECHECKS: usize = 6;
 /// Interval between reads of a target's checkpoint.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How to compare.
+/// Options of a comparison.
 #[derive(Clone, Copy, Debug)]
 pub struct Verifying {
-    /// So many ids of each kind are given.
+    /// The number of example ids per kind of difference.
     pub examples: usize,
-    /// How long a target may take to get to the position.
+    /// How long a target may take to reach the position.
     pub timeout: Duration,
 }
 
-/// What became of a tenant's comparison.
+/// The outcome of a tenant's comparison.
 #[derive(Debug)]
 pub enum Verdict {
-    /// It was compared: so many users, and what differs.
+    /// The number of compared users, and the differences.
     Compared(u64, Differences),
-    /// It could not be compared, and why.
+    /// Why the tenant could not be compared.
     Failed(String),
 }
 
-/// Compares these tenants; `how_far` shows how much of the source has been read.
+/// Compares these tenants. `progress` receives the share of the source that has been read.
 pub async fn verify(
     config: &Config,
     tenants: &[TenantId],
     how: Verifying,
-    how_far: &ProgressHandle,
+    progress: &ProgressHandle,
 ) -> Result<Vec<(TenantId, Verdict)>, ServiceError> {
     let client = connect(&config.source.url).await?;
     source_session(&client).await?;
@@ -75,12 +74,11 @@ pub async fn verify(
     });
     let mut verdicts = Vec::with_capacity(tenants.len());
     for tenants in tenants.chunks(MAX_CONCURRENT_TARGETS) {
-        verdicts.extend(together(&client, &context, tenants, how_far).await?);
+        verdicts.extend(compare_all(&client, &context, tenants, progress).await?);
     }
     Ok(verdicts)
 }
 
-/// What the comparisons share.
 struct VerifyContext {
     config: Arc<Config>,
     how: Verifying,
@@ -88,23 +86,24 @@ struct VerifyContext {
     state: Mutex<PgClient>,
 }
 
-async fn together(
+/// Compares up to [`MAX_CONCURRENT_TARGETS`] tenants in one pass over the source.
+async fn compare_all(
     client: &PgClient,
     context: &Arc<VerifyContext>,
     tenants: &[TenantId],
-    how_far: &ProgressHandle,
+    progress: &ProgressHandle,
 ) -> Result<Vec<(TenantId, Verdict)>, ServiceError> {
     let config = &context.config;
     client.batch_execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    // Whatever the snapshot sees was written before this.
+    // The snapshot is older than this position.
     let row = client.query_one("SELECT pg_current_wal_insert_lsn()", &[]).await?;
     let position = Lsn(u64::from(row.get::<_, PgLsn>(0)));
     let mapped = compile_current(client, &config.users).await?;
     let mut comparing = JoinSet::new();
     let mut members = Vec::new();
-    for (at, tenant) in config.tenants.iter().enumerate().filter(|(_, tenant)| tenants.contains(&tenant.id)) {
+    for (index, tenant) in config.tenants.iter().enumerate().filter(|(_, tenant)| tenants.contains(&tenant.id)) {
         let (rows, receiver) = mpsc::channel(CHANNEL_CHUNKS);
-        members.push(ScanMember { tenant: at, rows });
+        members.push(ScanMember { tenant: index, rows });
         let (tenant, context) = (tenant.clone(), context.clone());
         let span = info_span!("tenant", id = %tenant.id);
         let compare = async move {
@@ -116,28 +115,28 @@ async fn together(
     let keys = members.iter().map(|member| &config.tenants[member.tenant].key);
     let condition = tenants_condition(&config.users, &mapped.relation, keys);
     let all: Vec<Option<&Tenant>> = config.tenants.iter().map(Some).collect();
-    let mut sorter = Partitioner::new(&all, members);
-    let gone = config.purge_after.and_then(clock::ago);
+    let mut partitioner = Partitioner::new(&all, members);
+    let purged_before = config.purge_after.and_then(clock::ago);
     let expected = expected_rows(client, &config.users, &mapped, &condition).await?;
-    let mut progress = ScanProgress::new(expected, how_far.clone());
+    let mut scanned = ScanProgress::new(expected, progress.clone());
     let mut rows = RowStream::open(client, &mapped.from, &mapped.relation, mapped.plan.decoded(), &condition).await?;
     while rows.advance().await? {
         let mut cells = Vec::with_capacity(mapped.relation.columns.len());
         rows.cells(&mut cells)?;
         // A row that cannot be mapped is in no target.
         let full = match mapped.plan.insert(&cells) {
-            Ok(Some((_, user))) if user.deleted_at.is_some_and(|at| Some(at) < gone) => None,
-            Ok(Some((tenant, user))) => sorter.find(&tenant).filter(|place| sorter.add(*place, user)),
+            Ok(Some((_, user))) if user.deleted_at.is_some_and(|at| Some(at) < purged_before) => None,
+            Ok(Some((tenant, user))) => partitioner.find(&tenant).filter(|member| partitioner.add(*member, user)),
             Ok(None) | Err(_) => None,
         };
         drop(cells);
-        if let Some(place) = full {
-            sorter.send(place, context.how.timeout).await;
+        if let Some(member) = full {
+            partitioner.send(member, context.how.timeout).await;
         }
-        progress.add_row();
+        scanned.add_row();
     }
-    sorter.finish(context.how.timeout).await;
-    progress.finish();
+    partitioner.finish(context.how.timeout).await;
+    scanned.finish();
     client.batch_execute("COMMIT").await?;
     let mut verdicts: Vec<(TenantId, Verdict)> = comparing.join_all().await;
     verdicts.sort_by(|a, b| a.0.cmp(&b.0));
@@ -158,7 +157,7 @@ impl VerifyContext {
         let mut comparison = Comparison::begin(&mut client, self.config.deletes).await?;
         comparison.stage(&mut rows).await?;
         for round in 0..MAX_RECHECKS {
-            if let Err(why) = self.reaches(tenant, &comparison, position).await? {
+            if let Err(why) = self.wait_until_reached(tenant, &comparison, position).await? {
                 return Ok(Verdict::Failed(why));
             }
             if round == 0 {
@@ -189,8 +188,8 @@ impl VerifyContext {
         Ok(Verdict::Compared(rows, comparison.outcome(examples).await?))
     }
 
-    /// Waits until the target holds everything up to the position.
-    async fn reaches(
+    /// Waits until the target has everything up to the position. The inner error says why it does not.
+    async fn wait_until_reached(
         &self,
         tenant: &Tenant,
         comparison: &Comparison<'_>,
@@ -205,19 +204,20 @@ impl VerifyContext {
             };
             let row = state.tenants.get(&tenant.id).filter(|row| row.state == TenantState::Following);
             let (Some(row), Some(source)) = (row, &state.source) else {
-                let found = state.tenants.get(&tenant.id);
-                let word = found.map_or("unknown", |row| row.state.as_str());
-                let why = found.and_then(|row| row.reason.clone()).map_or(String::new(), |why| format!(": {why}"));
-                return Ok(Err(format!("it does not follow, it is {word}{why}")));
+                let Some(row) = state.tenants.get(&tenant.id) else {
+                    return Ok(Err("the tenant has never been started".to_owned()));
+                };
+                let reason = row.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+                return Ok(Err(format!("the tenant is {}{reason}", row.state.as_str())));
             };
-            // Also where nothing of what was received was for it.
-            let held = comparison.position().await?.max(source.applied_by(&tenant.id)).max(row.position);
-            // Without a process nothing moves: what is not there yet is a difference.
-            if held >= position || !source.is_held() {
+            // A target that needed nothing of the received WAL has reached its end, too.
+            let applied = comparison.position().await?.max(source.applied_by(&tenant.id)).max(row.position);
+            // Without a process no target moves: missing rows are differences.
+            if applied >= position || !source.is_held() {
                 return Ok(Ok(()));
             }
             if deadline <= Instant::now() {
-                return Ok(Err(format!("its target is at {held}, and did not get to {position} in time")));
+                return Ok(Err(format!("the target is at {applied} and did not reach {position} in time")));
             }
             sleep(POLL_INTERVAL).await;
         }

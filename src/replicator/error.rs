@@ -1,4 +1,4 @@
-//! Why a session ended, and whether the next one may do better.
+//! Why a session on the source ended, and whether the next one may succeed.
 
 use crate::capture::pgoutput::DecodeError;
 use crate::capture::{CaptureError, publication};
@@ -8,64 +8,64 @@ use crate::pg::{ConnectError, SqlStateClass, describe};
 use crate::snapshot::SourceReadError;
 use crate::state::StateError;
 
-/// What ends a session on the source, or the service.
+/// An error that ends a session on the source, or the process.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// Reading the slot.
+    /// Reading the slot failed.
     #[error(transparent)]
     Capture(#[from] CaptureError),
-    /// Reaching the source or the state.
+    /// Connecting to the source or the state failed.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// Asking the source.
+    /// A query on the source failed.
     #[error("a query on the source failed: {}", describe(.0))]
     Source(#[from] tokio_postgres::Error),
-    /// Reading rows of the source.
+    /// Reading rows of the source failed.
     #[error(transparent)]
     Read(#[from] SourceReadError),
-    /// The state, or another process that has taken over.
+    /// The state could not be read or written, or another process has taken over.
     #[error("the state: {0}")]
     State(#[from] StateError),
     /// The lease was not renewed in time: another process may hold the slot by now.
-    #[error("the lease has lapsed: another process may have taken over")]
+    #[error("the lease has expired: another process may have taken over")]
     LeaseLapsed,
     /// A target was written by a later process than this one.
     #[error("a target was written by a later process (epoch {0})")]
     Superseded(Epoch),
-    /// The source takes no writes yet, or is not meant to.
+    /// The source is a standby.
     #[error("the source is a standby that has not been promoted; if it stays one, point source.url at the primary")]
     InRecovery,
-    /// Source or state went back to an older point; a new history has been begun.
+    /// Source or state went back to an older point. A new generation has begun.
     #[error("{0}")]
     WentBack(HistoryBreak),
-    /// The source sends what we do not understand.
+    /// The source sent a message that cannot be decoded.
     #[error("the source sent a message that pgoutput version 1 does not have: {0}")]
     Decode(#[from] DecodeError),
     /// The mapping does not fit the table.
     #[error("{0}")]
     Mapping(#[from] CompileError),
-    /// The mapping's query.
+    /// The mapping's query failed.
     #[error("users.query cannot be run on the source: {}; try it there with psql", describe(.0))]
     Query(tokio_postgres::Error),
-    /// None of the preset's families of tables is there.
-    #[error("none of the preset's tables is there: looked for {}; correct users.table", .0.join(", or "))]
+    /// None of the preset's table layouts exists.
+    #[error("none of the preset's tables exists: looked for {}; correct users.table", .0.join(", or "))]
     NoFamily(Vec<String>),
-    /// There is no such table.
-    #[error("table {0} is not there; correct users.table, or create it")]
+    /// A table does not exist.
+    #[error("table {0} does not exist; correct users.table, or create it")]
     NoTable(TableName),
-    /// Old rows do not say whose users they were.
+    /// The replica identity lacks columns, so old rows do not name their tenant.
     #[error("the replica identity of {table} lacks {columns}, so deleted and moved users could not be found; {remedy}")]
     Identity {
         /// The mapped table.
         table: TableName,
-        /// What is missing.
+        /// The missing columns.
         columns: String,
-        /// The SQL that mends it.
+        /// The SQL that fixes it.
         remedy: String,
     },
     /// The table is not published.
     #[error(
-        "publication {publication} does not hold table {table}; run at the source: {}",
+        "publication {publication} does not contain table {table}; run at the source: {}",
         publication::add_statement(publication, table)
     )]
     NotPublished {
@@ -74,45 +74,45 @@ pub enum ServiceError {
         /// The mapped table.
         table: TableName,
     },
-    /// The publication is not the one that the session began with; a new history begins.
+    /// The publication was altered since the session began. The next session begins a new generation.
     #[error("{}", HistoryBreak::Republished)]
     Republished,
-    /// Somebody else's slot.
-    #[error("slot {slot} is not ours: {why}; choose another name for source.slot")]
+    /// The slot has another plugin or database.
+    #[error("slot {slot} was not created by users-sync: {why}; choose another name for source.slot")]
     ForeignSlot {
         /// Its name.
         slot: String,
-        /// What is different.
+        /// The difference.
         why: String,
     },
-    /// The slot was lost, and the configuration says to stop then.
-    #[error("slot {slot} {why}; with on_slot_loss: resync a new one is made and every tenant is resynced")]
+    /// The slot was lost, and `on_slot_loss` is `stop`.
+    #[error("slot {slot} {why}; with on_slot_loss: resync, users-sync creates a new slot and resyncs every tenant")]
     SlotLost {
         /// Its name.
         slot: String,
         /// How it was lost.
         why: SlotLoss,
     },
-    /// The tee cannot go on from here: every tenant takes a snapshot.
-    #[error("the tee starts over: {0}")]
+    /// The Kafka output cannot continue: every tenant takes a snapshot.
+    #[error("Kafka output starts over: {0}")]
     StartOver(ResyncReason),
-    /// The thread that publishes to Kafka has ended; it has said why.
+    /// The thread that publishes to Kafka has ended. It reports the reason itself.
     #[error("publishing to Kafka has ended")]
     NotPublishing,
-    /// Something at the source has to be mended first.
+    /// The source has to be fixed first.
     #[error("{what}; {remedy}")]
     Unready {
-        /// What is wrong.
+        /// The fault.
         what: String,
-        /// The SQL that mends it.
+        /// The SQL that fixes it.
         remedy: String,
     },
 }
 
 impl ServiceError {
-    /// Whether it is mended at the source or the state alone (a login, a privilege, a table that is being restored), after
-    /// which everything goes on as before. Not what we were told to stop for, and nothing that we do not understand.
-    pub fn is_mended_without_us(&self) -> bool {
+    /// Whether a person can fix it at the source or the state alone, so that no restart is needed: a login, a privilege, a
+    /// table that is being restored. False for errors that are configured to stop the process, and for unknown protocols.
+    pub(crate) fn is_fixed_without_restart(&self) -> bool {
         let stops = matches!(
             self,
             ServiceError::SlotLost { .. }
@@ -124,8 +124,8 @@ impl ServiceError {
         self.is_final() && !stops
     }
 
-    /// Whether trying again is of no use before a person has mended something.
-    pub fn is_final(&self) -> bool {
+    /// Whether a retry can succeed only after a person has fixed something.
+    pub(crate) fn is_final(&self) -> bool {
         match self {
             ServiceError::Capture(error) => {
                 is_final_code(error.sqlstate()) || matches!(error, CaptureError::Protocol(_))
@@ -205,9 +205,9 @@ mod tests {
         }
         assert!(!ServiceError::Superseded(Epoch(3)).is_final());
         let lost = ServiceError::SlotLost { slot: "s".into(), why: SlotLoss::Gone };
-        assert!(lost.is_final() && !lost.is_mended_without_us());
+        assert!(lost.is_final() && !lost.is_fixed_without_restart());
         let no_table = ServiceError::NoTable(TableName { schema: "auth".into(), name: "users".into() });
-        assert!(no_table.is_final() && no_table.is_mended_without_us());
-        assert!(!ServiceError::InRecovery.is_mended_without_us());
+        assert!(no_table.is_final() && no_table.is_fixed_without_restart());
+        assert!(!ServiceError::InRecovery.is_fixed_without_restart());
     }
 }

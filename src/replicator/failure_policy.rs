@@ -1,4 +1,4 @@
-//! The failure policy of targets: what is tried again, and what waits for a person. Pure.
+//! The failure policy of targets: which errors are retried, and which park the tenant until a person acts. Pure.
 
 use crate::apply::{Refusal, TargetError};
 use crate::model::{ParkCause, RetryCause, TenantId};
@@ -6,21 +6,19 @@ use crate::pg::{ConnectError, SqlStateClass, describe};
 use crate::snapshot::LoadError;
 use tokio_postgres::types::{WasNull, WrongType};
 
-/// What is to be done about a target's fault.
+/// The reaction to a target's error.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FailureAction {
-    /// It passes by itself: try again, and let the changes gather.
+    /// Retry. The tenant's changes wait meanwhile.
     Retry { cause: RetryCause, reason: String },
-    /// Somebody has to mend it: park the tenant, and look again now and then.
+    /// Park the tenant. A parked tenant is retried with long pauses.
     Park {
-        /// The same in a word.
         cause: ParkCause,
-        /// What is wrong.
         reason: String,
-        /// What mends it.
+        /// How to fix it.
         remedy: String,
     },
-    /// It does not take a row: that one is left out.
+    /// The target refused a row: skip that row.
     Refused(Refusal),
 }
 
@@ -34,15 +32,15 @@ impl FailureAction {
     }
 }
 
-/// What mends a login.
+/// How to fix a login.
 const LOGIN: &str = "correct the role or password in the target's URL, or pg_hba.conf at the target";
 
-/// What mends tables that are not what they were.
+/// How to fix tables that were changed.
 const ALTERED: &str = "the tables were renamed or altered: rename them back, or drop them";
 
-/// What mends a refusal.
+/// How to fix refused rows.
 pub(crate) const REFUSES: &str = "a constraint or trigger that was added to neon_auth.users_sync refuses users: remove it \
-    (users_sync.rejected there says which)";
+    (users_sync.rejected in the target lists the users)";
 
 /// Why a target's error parks its tenant, and what fixes it; `None` where another attempt may succeed.
 fn remedy(sqlstate: &str) -> Option<(ParkCause, &'static str)> {
@@ -51,11 +49,11 @@ fn remedy(sqlstate: &str) -> Option<(ParkCause, &'static str)> {
         Transient | LockNotAvailable | InsufficientResources | TooManyConnections | ConfigurationLimit => return None,
         ReadOnly => (
             ParkCause::Rights,
-            "the database is read-only (a standby, or set so): point the target at the primary, or lift it",
+            "the database is read-only (a standby, or configured so): point the target at the primary, or make it writable",
         ),
         Privilege => (
             ParkCause::Rights,
-            "give the role its rights: GRANT CREATE ON DATABASE ... for the first start, and USAGE on the schemas \
+            "grant the role its privileges: GRANT CREATE ON DATABASE ... for the first start, and USAGE on the schemas \
              users_sync and neon_auth with SELECT, INSERT, UPDATE, DELETE on their tables",
         ),
         InvalidPassword | Login => (ParkCause::Login, LOGIN),
@@ -69,7 +67,7 @@ fn remedy(sqlstate: &str) -> Option<(ParkCause, &'static str)> {
         ),
         ComplexityLimit | Statement | RoutineFailure | Other | ApplicationDefined => (
             ParkCause::Other,
-            "mend what the target says, or drop neon_auth.users_sync and users_sync.checkpoint there",
+            "fix what the target reports, or drop neon_auth.users_sync and users_sync.checkpoint there",
         ),
     })
 }
@@ -103,7 +101,7 @@ pub(crate) fn of_sql(error: &tokio_postgres::Error) -> FailureAction {
         return FailureAction::park(ParkCause::Altered, reason, ALTERED);
     }
     match error.code().map(|code| remedy(code.code())) {
-        // No answer from the server: the connection is gone.
+        // No code: the connection broke.
         None | Some(None) => FailureAction::retry(RetryCause::TargetError, reason),
         Some(Some((cause, remedy))) => FailureAction::park(cause, reason, remedy),
     }
@@ -156,7 +154,7 @@ mod tests {
             ("42P01", "renamed"),
             ("23514", "constraint"),
             ("22P02", "constraint"),
-            ("0A000", "mend"),
+            ("0A000", "fix"),
         ] {
             assert!(remedy(code).is_some_and(|(_, remedy)| remedy.contains(word)), "{code}");
         }

@@ -1,4 +1,4 @@
-//! Prepares a session: the slot first, then the epoch, then what the state and the checkpoints say.
+//! Prepares a session: first the slot, then the epoch, then the recorded state of source and tenants.
 
 use crate::capture::slot::identify_system;
 use crate::capture::{CaptureError, ReplicationConnection, ReplicationReader, ReplicationWriter, publication};
@@ -18,7 +18,7 @@ use crate::status::live::ProcessStatus;
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// A session that has everything but its tasks.
+/// A session without its tasks.
 pub(crate) struct PreparedSession {
     pub(crate) context: Arc<SessionContext>,
     pub(crate) known: Snapshot,
@@ -31,13 +31,13 @@ pub(crate) struct PreparedSession {
 pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Result<PreparedSession, ServiceError> {
     let client = connect(&config.source.url).await?;
     source_session(&client).await?;
-    // In the middle of a fail-over, say: a slot that is made there now would not be the one that is carried over.
+    // During a failover, for example. A slot created here now would not be the one that is carried over.
     if client.query_typed_one("SELECT pg_is_in_recovery()", &[]).await?.get(0) {
         return Err(ServiceError::InRecovery);
     }
     let config = &resolve_layout(&client, config).await?;
     check_identities(&client, &config.users).await?;
-    say_what_is_lacking(&client, config).await?;
+    log_missing_columns(&client, config).await?;
     let state = connect(&config.state_url).await?;
     let unpublished = publish(&client, &state, config).await?;
     let mut connection = ReplicationConnection::connect(&config.source.url).await?;
@@ -65,11 +65,11 @@ pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Resul
     let generation = match known.source.as_ref().map(|source| decide_history(source, &found)) {
         Some(History::Same(generation)) => generation,
         Some(History::New(generation, reason)) => {
-            tracing::info!(%generation, %reason, "a new generation begins: every tenant takes a snapshot");
+            tracing::info!(%generation, %reason, "starting over: full snapshot of every tenant");
             state.begin_generation(generation, found.system_identifier, found.timeline, from).await?;
             generation
         }
-        // `acquire` wrote the row: another process has dropped it since.
+        // `acquire` wrote the row, so another process has dropped it since.
         None => return Err(CaptureError::Closed.into()),
     };
     state.saw_publication(&version).await?;
@@ -78,12 +78,12 @@ pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Resul
 
     let memory = Arc::new(Memory::new(config.limits.memory));
     let lanes = config.tenants.iter().map(|tenant| {
-        // Nobody follows out of another history.
+        // Rows of an older generation are stale: treat those tenants as joining.
         let row = known.tenants.get(&tenant.id).filter(|row| row.generation == generation);
         let counts = live.metrics.tenant(&tenant.id);
         TenantHandle::new(tenant.clone(), config.limits.tenant_memory, memory.clone(), counts, row)
     });
-    // Looked at again: a standby may have waited for days.
+    // Compiled again: a standby may have waited for days.
     let mapping = fingerprint(&config.users, &compile_current(&client, &config.users).await?);
     let lanes = lanes.collect();
     let epochs = std::mem::take(&mut known.epochs);
@@ -94,17 +94,17 @@ pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Resul
     Ok(PreparedSession { context: Arc::new(context), known, client, reader, writer, created })
 }
 
-/// A mapping for several versions of a store says what it found of this one.
-async fn say_what_is_lacking(client: &PgClient, config: &Config) -> Result<(), ServiceError> {
+/// Logs the optional columns of the mapping that this version of the store lacks.
+async fn log_missing_columns(client: &PgClient, config: &Config) -> Result<(), ServiceError> {
     let mapped = compile_current(client, &config.users).await?;
     let lacking = config.users.missing_columns(&mapped.relation);
     if !lacking.is_empty() {
-        tracing::info!(table = %config.users.table, lacking = lacking.join(", "), "these columns are not there, and null");
+        tracing::info!(table = %config.users.table, lacking = lacking.join(", "), "optional columns missing from the table; mapped to null");
     }
     Ok(())
 }
 
-/// For people who look into the state.
+/// For people who read the state.
 fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

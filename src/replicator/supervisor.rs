@@ -13,25 +13,28 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-const RECONNECT_FIRST: Duration = Duration::from_millis(200);
-const RECONNECT_LAST: Duration = Duration::from_secs(30);
-/// A session that lasted this long was a good one: its end is a first failure.
-const GOOD: Duration = Duration::from_secs(60);
+const RECONNECT_MIN: Duration = Duration::from_millis(200);
+const RECONNECT_MAX: Duration = Duration::from_secs(30);
+/// A session at least this old resets the backoff.
+const STABLE_AFTER: Duration = Duration::from_secs(60);
 
-/// Replicates until `stop`, over as many sessions as it takes. An error is one that a person has to mend.
+/// Replicates until `stop` is cancelled.
+///
+/// # Errors
+/// An error at the start that a person has to fix, and later one that a fix at the source cannot resolve.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), ServiceError> {
     let (_keep, configs) = watch::channel(config);
     run_reloading(configs, Arc::default(), stop).await
 }
 
-/// As [`run`], with a configuration that may be replaced while it runs: tenants are added and removed, any other
-/// change starts a new session. `live` shows how it goes.
+/// As [`run`], with a configuration that can change: added and removed tenants start and stop, any other change restarts
+/// the session. `live` shows the status of the process.
 pub async fn run_reloading(
     mut configs: watch::Receiver<Config>,
     live: Arc<ProcessStatus>,
     stop: CancellationToken,
 ) -> Result<(), ServiceError> {
-    let mut reconnect = Backoff::new(RECONNECT_FIRST, RECONNECT_LAST);
+    let mut reconnect = Backoff::new(RECONNECT_MIN, RECONNECT_MAX);
     let mut has_streamed = false;
     loop {
         let begun = Instant::now();
@@ -42,21 +45,21 @@ pub async fn run_reloading(
                 live.set_starting(None);
                 continue;
             }
-            // It worked until just now: whoever broke it may mend it, and need not think of us then.
-            Err(error) if has_streamed && error.is_mended_without_us() => {
-                tracing::error!(%error, "nothing is replicated until this is mended");
+            // The session had been healthy. Keep retrying: an operator will fix the source without restarting us.
+            Err(error) if has_streamed && error.is_fixed_without_restart() => {
+                tracing::error!(%error, "replication has stopped until this is fixed");
                 error
             }
             Err(error) if error.is_final() => return Err(error),
             Err(error) => error,
         };
-        if begun.elapsed() > GOOD {
+        if begun.elapsed() > STABLE_AFTER {
             reconnect.reset();
         }
         let wait = reconnect.step();
         live.metrics.source_reconnects.inc();
         live.set_starting(Some(error.to_string()));
-        tracing::warn!(%error, ?wait, "the session on the source ended and begins again");
+        tracing::warn!(%error, ?wait, "session on the source ended, reconnecting");
         tokio::select! {
             () = sleep(wait) => {}
             () = replaced(&mut configs) => {}

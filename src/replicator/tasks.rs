@@ -1,4 +1,4 @@
-//! The tasks of a session: started, watched, rearranged when tenants come and go, and drained.
+//! The tasks of a session: starts them, watches them, applies changes of the tenant list, and drains them.
 
 use crate::config::Config;
 use crate::model::TenantId;
@@ -25,42 +25,41 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span};
 
-/// Why a session ended well.
+/// Why a session ended without an error.
 pub(crate) enum SessionExit {
-    /// It was told to stop.
+    /// The process stops.
     Stopped,
-    /// The configuration is another one, in more than its tenants.
+    /// The configuration changed in more than its tenants.
     Reconfigured,
 }
 
-/// Tenants that ask for a snapshot at once; the others wait to ask.
-const JOINS_WAITING: usize = 1024;
-/// What waits is applied within this time when the process is told to stop.
-const DRAIN: Duration = Duration::from_secs(7);
-
-/// And positions are written down and confirmed within this time.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Capacity of the channel of snapshot requests. Further tenants wait until it has room.
+const JOIN_CHANNEL_CAPACITY: usize = 1024;
+/// Time limit for applying queued changes during shutdown.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(7);
+/// Time limit for recording and confirming positions during shutdown.
+const FINAL_CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The tasks of a session.
 pub(crate) struct SessionTasks {
     context: Arc<SessionContext>,
     /// The parent of every task's span.
     span: Span,
-    /// Reading, and serving snapshots: what they end with ends the session.
+    /// Reader, snapshotter and watchdog. An error of any of these ends the session, as in the other sets.
     source: JoinSet<Result<(), ServiceError>>,
     tenants: JoinSet<Result<(), ServiceError>>,
     joins: mpsc::Sender<JoinRequest>,
-    /// Writing down and confirming, which outlive the others by one last word.
+    /// Recorder and reporter. They end last, after a final confirmation.
     confirming: JoinSet<Result<(), ServiceError>>,
     stop_recording: CancellationToken,
     stop_reporting: CancellationToken,
 }
 
 impl SessionTasks {
-    /// With `only`, nobody else takes part: what the others still want of the stream stays unconfirmed.
+    /// Starts the tasks. With `only`, the other tenants do not take part, and keep their positions unconfirmed.
     pub(crate) fn start(prepared: PreparedSession, only: Option<&[TenantId]>) -> SessionTasks {
         let PreparedSession { context, mut known, client, reader, writer, created } = prepared;
-        let (joins, requests) = mpsc::channel(JOINS_WAITING);
+        let (joins, requests) = mpsc::channel(JOIN_CHANNEL_CAPACITY);
         let span = info_span!("session", epoch = %context.epoch, generation = %context.generation);
         let mut running = SessionTasks {
             context: context.clone(),
@@ -78,7 +77,7 @@ impl SessionTasks {
                 context.progress().retain(id);
                 continue;
             }
-            // Before the first frame is read: whoever follows gathers, and with a new slot whoever joins.
+            // Mailboxes of following tenants open before the first frame is read, and with a new slot those of all tenants.
             let gathers = created.is_some();
             if gathers {
                 context.progress().join(id);
@@ -112,15 +111,15 @@ impl SessionTasks {
         running
     }
 
-    /// Starts the tee beside the tenants.
+    /// Starts the Kafka output.
     #[cfg(feature = "kafka")]
     pub(crate) fn tee(&mut self, configs: watch::Receiver<Config>) {
-        // Among those whose end is waited for.
+        // Part of this set so that draining waits for it.
         let tee = crate::replicator::tee::run(self.context.clone(), configs);
         self.tenants.spawn(tee.instrument(info_span!(parent: &self.span, "tee")));
     }
 
-    /// Until something breaks, or is over: then what waits is applied and confirmed.
+    /// Runs until the session fails, stops or is reconfigured. The last two drain it.
     pub(crate) async fn run(
         self,
         config: Config,
@@ -147,7 +146,7 @@ impl SessionTasks {
             }
             let new = configs.borrow_and_update().clone();
             if !config.differs_only_in_tenants(&new) {
-                tracing::info!("the configuration is another one: a new session begins");
+                tracing::info!("configuration changed beyond tenants; restarting session");
                 break SessionExit::Reconfigured;
             }
             self.apply_tenant_diff(TenantDiff::between(&config.tenants, &new.tenants));
@@ -157,37 +156,38 @@ impl SessionTasks {
         Ok(end)
     }
 
-    /// Tenants go and come. One that is re-targeted comes once its task is done with the old target.
+    /// Stops the workers of removed tenants and starts those of added ones. A retargeted tenant is both: its new worker
+    /// starts once the old one has ended.
     fn apply_tenant_diff(&mut self, diff: TenantDiff) {
         let context = self.context.clone();
-        let mut going = Vec::new();
+        let mut removed = Vec::new();
         for tenant in &diff.removed {
-            tracing::info!(%tenant, "goes: the configuration does not have it any more, or elsewhere");
+            tracing::info!(%tenant, "tenant removed or retargeted; stopping its worker");
             if let Some(index) = context.index_of(tenant) {
-                going.push(context.lanes.get(index).ended.clone());
+                removed.push(context.lanes.get(index).ended.clone());
                 context.lanes.retire(index);
             }
         }
         let budget = context.config.limits.tenant_memory;
-        let coming: Vec<usize> = diff
+        let added: Vec<usize> = diff
             .added
             .into_iter()
             .map(|tenant| {
-                tracing::info!(tenant = %tenant.id, "comes");
+                tracing::info!(tenant = %tenant.id, "tenant added");
                 let counts = context.live.metrics.tenant(&tenant.id);
                 context.lanes.add(TenantHandle::new(tenant, budget, context.memory.clone(), counts, None))
             })
             .collect();
-        if !coming.is_empty() {
-            let start = start_added(context, going, coming, self.joins.clone());
+        if !added.is_empty() {
+            let start = start_added(context, removed, added, self.joins.clone());
             self.tenants.spawn(start.instrument(self.span.clone()));
         }
     }
 
     async fn drain(mut self) -> Result<(), ServiceError> {
-        tracing::info!("stopping: what waits is applied first");
+        tracing::info!("stopping, applying queued changes first");
         self.context.drain.cancel();
-        let drained = timeout(DRAIN, async {
+        let drained = timeout(DRAIN_TIMEOUT, async {
             while let Some(done) = self.tenants.join_next().await {
                 finished(done)?;
             }
@@ -196,12 +196,12 @@ impl SessionTasks {
         match drained.await {
             Ok(drained) => drained?,
             Err(_) => {
-                tracing::warn!("some targets did not answer in time; what they lack is sent again at the next start")
+                tracing::warn!("some targets did not respond in time; the next start sends their missing changes again")
             }
         }
         self.stop_recording.cancel();
-        let last_words = timeout(LAST_WORDS, async {
-            // The recorder ends first: nobody else adds to what is confirmed.
+        let final_confirm = timeout(FINAL_CONFIRM_TIMEOUT, async {
+            // The recorder ends first: only it advances what the reporter confirms.
             if let Some(done) = self.confirming.join_next().await {
                 finished(done)?;
             }
@@ -211,27 +211,27 @@ impl SessionTasks {
             }
             Ok::<(), ServiceError>(())
         });
-        match last_words.await {
-            Ok(said) => said?,
-            Err(_) => tracing::warn!("the source does not answer: what was applied last is not confirmed"),
+        match final_confirm.await {
+            Ok(confirmed) => confirmed?,
+            Err(_) => tracing::warn!("source does not respond; the last applied changes stay unconfirmed"),
         }
         tracing::info!(position = %self.context.progress().confirmed(), "stopped");
         Ok(())
     }
 }
 
-/// Runs the tasks of new lanes, once those that went are done and the stream knows the new ones.
+/// Runs the workers of added tenants, once the removed workers have ended and the reader gathers for the added ones.
 async fn start_added(
     context: Arc<SessionContext>,
-    going: Vec<CancellationToken>,
-    coming: Vec<usize>,
+    removed: Vec<CancellationToken>,
+    added: Vec<usize>,
     joins: mpsc::Sender<JoinRequest>,
 ) -> Result<(), ServiceError> {
     let ready = async {
-        for gone in going {
+        for gone in removed {
             gone.cancelled().await;
         }
-        for index in &coming {
+        for index in &added {
             context.lanes.get(*index).adopted.cancelled().await;
         }
     };
@@ -241,7 +241,7 @@ async fn start_added(
     }
     let mut known = context.state.load().await?;
     let mut workers = JoinSet::new();
-    for index in coming {
+    for index in added {
         let id = context.lanes.get(index).tenant.id.clone();
         let worker = Worker::new(context.clone(), Postgres, index, joins.clone(), known.tenants.remove(&id));
         workers.spawn(worker.run(false).instrument(info_span!("tenant", %id)));
@@ -252,7 +252,7 @@ async fn start_added(
     Ok(())
 }
 
-/// Waits for a task to fail; tasks that end well are of no interest.
+/// Waits for a task to fail. Tasks that end without an error are ignored.
 async fn first_error(tasks: &mut JoinSet<Result<(), ServiceError>>) -> ServiceError {
     while let Some(done) = tasks.join_next().await {
         if let Err(error) = finished(done) {
@@ -262,12 +262,12 @@ async fn first_error(tasks: &mut JoinSet<Result<(), ServiceError>>) -> ServiceEr
     std::future::pending().await
 }
 
-/// A task's result; its panic is passed on.
+/// The result of a task. Resumes its panic.
 fn finished(done: Result<Result<(), ServiceError>, tokio::task::JoinError>) -> Result<(), ServiceError> {
     match done {
         Ok(result) => result,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // Nothing aborts these tasks but the end of their session.
+        // Tasks are aborted only with their session.
         Err(_) => Ok(()),
     }
 }

@@ -231,7 +231,7 @@ async fn a_source_restored_without_its_state_leads_to_a_resync() {
     scene.equal().await;
     scene.while_the_source_is_down(|data| put_back(&copied, data)).await;
     scene.equal().await;
-    scene.log.says("a new generation begins").await;
+    scene.log.says("starting over: full snapshot of every tenant").await;
     scene.ends_well().await;
 }
 
@@ -284,7 +284,7 @@ async fn a_replaced_source_server_resyncs_every_tenant() {
     scene.source = Bed::start_with(&[], Options::new().port(port)).await;
     scene.source.auth("INSERT INTO auth.users (id, org) SELECT 'n' || n, 'acme' FROM generate_series(1, 30) n").await;
     scene.equal().await;
-    scene.log.says("a new generation begins").await;
+    scene.log.says("starting over: full snapshot of every tenant").await;
     scene.ends_well().await;
 }
 
@@ -299,7 +299,7 @@ async fn a_source_that_refuses_logins_for_a_while_is_retried() {
             std::fs::write(data.join("pg_hba.conf"), format!("host auth all all reject\n{rules}")).unwrap();
         })
         .await;
-    scene.log.says("nothing is replicated until this is mended").await;
+    scene.log.says("replication has stopped until this is fixed").await;
     scene.while_the_source_is_down(|data| std::fs::write(data.join("pg_hba.conf"), &rules).unwrap()).await;
     scene.ends_well().await;
 }

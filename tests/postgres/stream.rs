@@ -216,7 +216,7 @@ async fn an_altered_table_is_followed() {
     }
     bed.auth("ALTER TABLE auth.users DROP COLUMN last_name; INSERT INTO auth.users (id, org) VALUES ('x', 'acme')")
         .await;
-    log.says("nothing is replicated until this is mended").await;
+    log.says("replication has stopped until this is fixed").await;
     let said = log.text();
     assert!(said.contains("users.name") && said.contains("\"last_name\""), "{said}");
     // The migration is undone.

@@ -1,14 +1,14 @@
-//! Tenants that may soon ask for a snapshot.
+//! Counts the tenants that may soon request a snapshot, so that they share one scan.
 
 use std::sync::Arc;
 
-/// Tenants that may soon ask for a snapshot: each holds a clone until it has asked, or knows that it need not.
+/// Each tenant that may request a snapshot holds a clone until it has requested one, or knows that it needs none.
 #[derive(Clone, Default)]
 pub(crate) struct OnTheirWay(Arc<()>);
 
 impl OnTheirWay {
-    pub(crate) fn is_anybody(&self) -> bool {
-        // One is the session's own.
+    pub(crate) fn is_any(&self) -> bool {
+        // One clone is the session's own.
         Arc::strong_count(&self.0) > 1
     }
 }

@@ -1,12 +1,12 @@
-//! A configuration that is replaced while the process runs.
+//! Changes of the configuration while the process runs.
 
 use crate::config::Config;
 use tokio::sync::watch;
 
-/// Waits until there is another configuration.
+/// Waits until the configuration is replaced.
 pub(crate) async fn replaced(configs: &mut watch::Receiver<Config>) {
     if configs.changed().await.is_err() {
-        // Nobody can replace it any more.
+        // The sender is dropped: the configuration cannot change.
         std::future::pending().await
     }
 }

@@ -1,4 +1,4 @@
-//! What the tasks of one session share. Locks are held for a few operations and never across an await.
+//! What the tasks of one session share. No lock is held across an await.
 
 use crate::config::Config;
 use crate::map::{Value, tenant_fingerprint};
@@ -10,62 +10,62 @@ use crate::replicator::source::point_read::Rereader;
 use crate::route::{Fingerprints, Memory};
 use crate::state::{LEASE, Request, StateAccess, StateStore, TenantState};
 use crate::status::live::ProcessStatus;
+use crate::sync::lock;
 #[cfg(feature = "kafka")]
 use crate::{state::StateError, status::report::TeeReport};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How many targets are looked at together at the start: a bound on the burst, not on who follows.
-const OPENING_TOGETHER: usize = 64;
+/// Targets that are opened at the same time. Bounds the burst at the start, not the number of open targets.
+const MAX_CONCURRENT_OPENS: usize = 64;
 
 pub(crate) struct SessionContext<S = StateStore> {
     pub(crate) config: Config,
     pub(crate) state: S,
     pub(crate) generation: Generation,
-    /// The publication's version when the session began.
+    /// The publication's version at the start of the session.
     pub(crate) publication: String,
     /// As [`crate::state::Snapshot::epochs`].
     pub(crate) epochs: BTreeMap<Epoch, Lsn>,
     pub(crate) epoch: Epoch,
     pub(crate) lanes: TenantRegistry,
-    /// What waits in all of their mailboxes.
+    /// The memory of all mailboxes.
     pub(crate) memory: Arc<Memory>,
     pub(crate) rereader: Rereader,
     pub(crate) opening: Semaphore,
     pub(crate) on_their_way: OnTheirWay,
-    /// A position may have become safe to confirm.
+    /// Notified when a position may have become safe to confirm.
     pub(crate) advanced: Notify,
-    /// The source wants to hear from us, or a position was confirmed.
+    /// Notified when the source requests a status update, or a position was confirmed.
     pub(crate) report: Notify,
-    /// Stop reading, apply what waits, then end.
+    /// Cancelled to stop reading, apply queued changes and end.
     pub(crate) drain: CancellationToken,
-    /// What the process shows of itself.
     pub(crate) live: Arc<ProcessStatus>,
-    /// Who we are, for people.
+    /// Names this process in the state, for people.
     pub(crate) holder: String,
     progress: Mutex<Progress>,
     held: Mutex<HashMap<TenantId, Lsn>>,
-    /// Whose target was looked at in this session.
+    /// Tenants whose target was opened in this session.
     looked_at: Mutex<HashSet<TenantId>>,
-    /// When the lease was renewed last.
+    /// The start of the last renewal of the lease.
     lease: Mutex<Instant>,
     mapping: Mutex<Arc<str>>,
     fingerprints: Mutex<Fingerprints>,
 }
 
-/// Where a session begins.
+/// The starting point of a session.
 pub(crate) struct SessionStart {
     pub(crate) generation: Generation,
-    /// Everything before this was confirmed.
+    /// Everything before this position was confirmed.
     pub(crate) confirmed: Lsn,
     /// The publication's version.
     pub(crate) publication: String,
     /// As [`crate::state::Snapshot::epochs`].
     pub(crate) epochs: BTreeMap<Epoch, Lsn>,
-    /// Who begins it, for people.
+    /// As [`SessionContext::holder`].
     pub(crate) holder: String,
 }
 
@@ -92,7 +92,7 @@ impl<S: StateAccess> SessionContext<S> {
             memory,
             looked_at: Mutex::default(),
             lease: Mutex::new(Instant::now()),
-            opening: Semaphore::new(OPENING_TOGETHER),
+            opening: Semaphore::new(MAX_CONCURRENT_OPENS),
             on_their_way: OnTheirWay::default(),
             advanced: Notify::new(),
             report: Notify::new(),
@@ -110,24 +110,24 @@ impl<S: StateAccess> SessionContext<S> {
         lock(&self.progress)
     }
 
-    /// Which part of the query's key is the user's id.
+    /// The index of the user's id in the query's key.
     pub(crate) fn id_in_key(&self) -> usize {
         let users = &self.config.users;
         let is_id = |column: &String| users.id == Value::Column(column.clone());
         users.query.iter().find_map(|query| query.key.iter().position(is_id)).unwrap_or(0)
     }
 
-    /// What is known of users as they left last.
+    /// Fingerprints of the users as they were applied last.
     pub(crate) fn fingerprints(&self) -> MutexGuard<'_, Fingerprints> {
         lock(&self.fingerprints)
     }
 
-    /// Fingerprint of the mapping that rows are made with now.
+    /// The fingerprint of the current mapping.
     pub(crate) fn mapping(&self) -> Arc<str> {
         lock(&self.mapping).clone()
     }
 
-    /// The same for one tenant: its key decides, too, which rows are its own.
+    /// The fingerprint for one tenant. It includes the key, which selects the rows of the tenant.
     pub(crate) fn mapping_of(&self, index: usize) -> String {
         tenant_fingerprint(&self.mapping(), &self.lanes.get(index).tenant.key)
     }
@@ -136,18 +136,18 @@ impl<S: StateAccess> SessionContext<S> {
         *lock(&self.mapping) = Arc::from(mapping);
     }
 
-    /// The tenant's target durably holds everything up to `position`.
+    /// The tenant's target has committed everything up to `position`.
     pub(crate) fn acknowledge(&self, tenant: &TenantId, position: Lsn) {
         self.progress().acknowledge(tenant, position);
         self.note_held(tenant, position);
     }
 
-    /// The tenant's snapshot at `position` is in.
+    /// The tenant's target has committed the snapshot at `position`.
     pub(crate) fn joined(&self, index: usize, position: Lsn) {
         let lane = self.lanes.get(index);
         let mut progress = self.progress();
         match lane.mailbox.is_interrupted() {
-            // It has to join once more: what it has dropped since is not confirmed until that is written down.
+            // The tenant has to join again: the changes that it has dropped stay unconfirmed until that is recorded.
             true => progress.acknowledge(&lane.tenant.id, position),
             false => progress.joined(&lane.tenant.id, position),
         }
@@ -155,14 +155,14 @@ impl<S: StateAccess> SessionContext<S> {
         self.note_held(&lane.tenant.id, position);
     }
 
-    /// The tenant wants nothing any more; to be called once that is written down.
+    /// The tenant needs no more changes. Call after that is recorded.
     pub(crate) fn release(&self, tenant: &TenantId) {
         self.progress().release(tenant);
         lock(&self.held).remove(tenant);
         self.advanced.notify_one();
     }
 
-    /// The positions that targets have reached since they were taken last, to be written down.
+    /// Takes the positions that targets have reached since the last call, to record them.
     pub(crate) fn take_held(&self) -> Vec<(TenantId, Lsn)> {
         std::mem::take(&mut *lock(&self.held)).into_iter().collect()
     }
@@ -171,7 +171,7 @@ impl<S: StateAccess> SessionContext<S> {
         !lock(&self.held).is_empty()
     }
 
-    /// Tenants past `limits.source_wal` have to let go of the log.
+    /// Restarts the tenants that hold back more WAL than `limits.source_wal`.
     pub(crate) fn interrupt_who_holds_log(&self) {
         let limit = self.config.limits.source_wal;
         let (waking, holding) = {
@@ -179,7 +179,7 @@ impl<S: StateAccess> SessionContext<S> {
             let past = |limit| progress.retaining_over(limit).cloned().collect::<Vec<TenantId>>();
             (past(limit / 2), past(limit))
         };
-        // A target that sleeps until there is more is woken before it is too late.
+        // Idle tenants acknowledge early enough to avoid a restart.
         waking.iter().filter_map(|tenant| self.index_of(tenant)).for_each(|index| self.lanes.get(index).mailbox.wake());
         for tenant in holding {
             if let Some(index) = self.index_of(&tenant) {
@@ -188,8 +188,8 @@ impl<S: StateAccess> SessionContext<S> {
         }
     }
 
-    /// The tenant has to start over, and drops what waits. Its position is held until that is written down: what it
-    /// drops must not be confirmed.
+    /// Restarts the tenant, which drops its queued changes. Its position is held until the restart is recorded, so that
+    /// dropped changes are not confirmed.
     pub(crate) fn interrupt(&self, index: usize, why: RestartSignal) {
         let lane = self.lanes.get(index);
         let mut progress = self.progress();
@@ -197,7 +197,7 @@ impl<S: StateAccess> SessionContext<S> {
         lane.mailbox.interrupt(why);
     }
 
-    /// Every tenant that gathers has to start over, because of something at this place of the stream.
+    /// Restarts every tenant that is not parked, because of an event at this position of the stream.
     pub(crate) fn interrupt_all(&self, why: RestartSignal) {
         for (index, lane) in self.lanes.all().iter().enumerate() {
             if lane.state() != TenantState::Parked && !lane.retired.is_cancelled() {
@@ -206,20 +206,20 @@ impl<S: StateAccess> SessionContext<S> {
         }
     }
 
-    /// Counts a row that could not be mapped; whether it is time to say so (the first, and then ever more seldom).
+    /// Counts a row that could not be mapped. Returns the count if it is to be logged: at powers of two.
     pub(crate) fn count_unmappable(&self) -> Option<u64> {
         let count = self.live.metrics.unmappable_rows.inc() + 1;
         count.is_power_of_two().then_some(count)
     }
 
-    /// Where the tenant has its place now.
+    /// The index of the tenant; `None` if it is not configured.
     pub(crate) fn index_of(&self, tenant: &TenantId) -> Option<usize> {
         let is_it = |lane: &Arc<TenantHandle>| lane.tenant.id == *tenant && !lane.retired.is_cancelled();
         self.lanes.all().iter().position(is_it)
     }
 
-    /// A resync is asked for: its tenant starts over, if that is news.
-    pub(crate) fn ask(&self, request: Request) -> Result<(), Request> {
+    /// Restarts the tenant for a resync, unless the request is known already. Returns a request for an unknown tenant.
+    pub(crate) fn request_resync(&self, request: Request) -> Result<(), Request> {
         let Some(index) = self.index_of(&request.tenant) else { return Err(request) };
         if self.lanes.get(index).ask(request) {
             self.interrupt(index, RestartSignal::Requested);
@@ -227,7 +227,7 @@ impl<S: StateAccess> SessionContext<S> {
         Ok(())
     }
 
-    /// Whether this process may have written to the tenant's target before: not at its first look in a session.
+    /// Whether the target was opened in this session, so that this process may have written to it.
     pub(crate) fn has_looked_at(&self, tenant: &TenantId) -> bool {
         lock(&self.looked_at).contains(tenant)
     }
@@ -236,13 +236,13 @@ impl<S: StateAccess> SessionContext<S> {
         lock(&self.looked_at).insert(tenant.clone());
     }
 
-    /// The lease was renewed by something that began at `begun`.
+    /// The lease was renewed by a statement that began at `begun`.
     pub(crate) fn renewed(&self, begun: Instant) {
         *lock(&self.lease) = begun;
     }
 
-    /// Whether another process may have taken over: nothing may be written any more. A process that was frozen finds
-    /// out here when it wakes up; the targets' guards hold where it finds out too late.
+    /// Whether another process may have taken over, so that nothing may be written. A process that was frozen notices it
+    /// here; if it is too late, the guards in the targets refuse its writes.
     pub(crate) fn lease_has_lapsed(&self) -> bool {
         lock(&self.lease).elapsed() > LEASE
     }
@@ -255,7 +255,7 @@ impl<S: StateAccess> SessionContext<S> {
 
 #[cfg(feature = "kafka")]
 impl SessionContext {
-    /// Writes the tee's state down, before anything is done that depends on it, and shows it.
+    /// Records and publishes the state of the Kafka output, before anything depends on it.
     pub(crate) async fn put_tee(
         &self,
         slot: &str,
@@ -274,9 +274,4 @@ impl SessionContext {
         }));
         Ok(())
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while one of these locks is held that could leave its value half changed.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,5 @@
-//! What is safe is written to the state, then confirmed to the source; and the source hears from us, whatever else
-//! is going on.
+//! Records the safe position in the state, then confirms it to the source. Sends status updates in a task of their own,
+//! so that they continue while other tasks wait.
 
 use crate::capture::ReplicationWriter;
 use crate::clock::now;
@@ -13,21 +13,21 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// The source hears from us at least this often: a tenth of what `wal_sender_timeout` is at its smallest sensible.
-const STATUS_EVERY: Duration = Duration::from_secs(1);
-/// While targets move, their positions are written down this often.
-const RECORD_EVERY: Duration = Duration::from_millis(500);
-/// The lease is renewed at least this often: a few times before it would lapse.
-const RENEW_EVERY: Duration = Duration::from_secs(2);
+/// Longest pause between status updates: a tenth of the smallest sensible `wal_sender_timeout`.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// Shortest pause between two records of the positions.
+const RECORD_INTERVAL: Duration = Duration::from_millis(500);
+/// The lease is renewed at least this often: several times before it expires.
+const RENEW_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Sends status updates until `stop`, then says goodbye. `positions`: what was received and what is confirmed.
+/// Sends status updates until `stop`, then terminates the stream. `positions` gives the received and the confirmed position.
 pub(crate) async fn report(
     positions: impl Fn() -> (Lsn, Lsn) + Send,
     news: &Notify,
     mut writer: ReplicationWriter,
     stop: CancellationToken,
 ) -> Result<(), ServiceError> {
-    let mut timer = interval(STATUS_EVERY);
+    let mut timer = interval(STATUS_INTERVAL);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let stopping = tokio::select! {
@@ -43,9 +43,9 @@ pub(crate) async fn report(
     }
 }
 
-/// Writes positions down and confirms them, until `stop`; then once more.
+/// Records and confirms positions until `stop`, then once more.
 pub(crate) async fn record(context: &SessionContext, stop: CancellationToken) -> Result<(), ServiceError> {
-    let mut timer = interval(STATUS_EVERY);
+    let mut timer = interval(STATUS_INTERVAL);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut recorded = Instant::now();
     loop {
@@ -53,7 +53,7 @@ pub(crate) async fn record(context: &SessionContext, stop: CancellationToken) ->
             _ = timer.tick() => {}
             () = context.advanced.notified() => {
                 tokio::select! {
-                    () = sleep_until(recorded + RECORD_EVERY) => {}
+                    () = sleep_until(recorded + RECORD_INTERVAL) => {}
                     () = stop.cancelled() => {}
                 }
             }
@@ -66,7 +66,7 @@ pub(crate) async fn record(context: &SessionContext, stop: CancellationToken) ->
             (progress.safe(), progress.confirmed())
         };
         let worth_it = context.any_held() || safe.0 - confirmed.0 >= IDLE_STEP;
-        if worth_it || recorded.elapsed() >= RENEW_EVERY || stopping && safe > confirmed {
+        if worth_it || recorded.elapsed() >= RENEW_INTERVAL || stopping && safe > confirmed {
             write_down(context).await?;
             recorded = Instant::now();
         }
@@ -76,7 +76,7 @@ pub(crate) async fn record(context: &SessionContext, stop: CancellationToken) ->
     }
 }
 
-/// The state first, then the source: what is confirmed can be told apart from what somebody else moved on.
+/// Records in the state before the source is told: a slot that is ahead of the state was moved by another client.
 pub(crate) async fn write_down<S: StateAccess>(context: &SessionContext<S>) -> Result<(), ServiceError> {
     let begun = Instant::now();
     let reached = {
@@ -84,14 +84,14 @@ pub(crate) async fn write_down<S: StateAccess>(context: &SessionContext<S>) -> R
         let behind = progress.behind().cloned().collect();
         Reached { confirmed: progress.safe(), received: progress.received(), behind }
     };
-    let asked = timeout(LEASE, context.state.record(&reached, &context.take_held())).await;
-    let asked = asked.map_err(|_| ServiceError::LeaseLapsed)??;
+    let requests = timeout(LEASE, context.state.record(&reached, &context.take_held())).await;
+    let requests = requests.map_err(|_| ServiceError::LeaseLapsed)??;
     context.renewed(begun);
     context.progress().confirm(reached.confirmed);
     context.report.notify_one();
-    for request in asked {
-        if let Err(request) = context.ask(request) {
-            tracing::warn!(tenant = %request.tenant, "a resync was asked for, but the configuration has no such tenant");
+    for request in requests {
+        if let Err(request) = context.request_resync(request) {
+            tracing::warn!(tenant = %request.tenant, "resync requested for a tenant that is not in the configuration");
             context.state.finish_requests(&request.tenant, request.id).await?;
         }
     }

@@ -1,9 +1,9 @@
-//! Which tenants come and go with another configuration. Pure.
+//! The difference between the tenant lists of two configurations. Pure.
 
 use crate::config::Tenant;
 use crate::model::TenantId;
 
-/// The way from one list of tenants to another. A tenant with another key or target goes and comes.
+/// Removed and added tenants. A tenant with another key or target is both.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct TenantDiff {
     pub(crate) removed: Vec<TenantId>,

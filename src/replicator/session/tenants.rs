@@ -1,5 +1,5 @@
-//! The tenants of a session, each in its lane. Lanes are added and retired while the session runs; a lane's index is
-//! its own for as long as the session lasts.
+//! The tenants of a session. Handles are added and retired while the session runs. The index of a handle is not reused
+//! within the session.
 
 use crate::config::Tenant;
 use crate::route::{Mailbox, Memory};
@@ -7,41 +7,40 @@ use crate::state::{Request, TenantRow, TenantState};
 use crate::status::metrics::TenantCounts;
 use crate::status::progress_handle::ProgressHandle;
 use crate::status::view::TenantView;
+use crate::sync::lock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// A tenant's place in the session.
+/// What the tasks of a session share about one tenant.
 pub(crate) struct TenantHandle {
     pub(crate) tenant: Arc<Tenant>,
     pub(crate) mailbox: Mailbox,
-    /// The stream knows the lane: what it reads from now on is gathered here.
+    /// Cancelled once the reader knows the tenant, and pushes its changes into the mailbox.
     pub(crate) adopted: CancellationToken,
-    /// The configuration does not have the tenant any more.
+    /// Cancelled once the tenant is removed from the configuration.
     pub(crate) retired: CancellationToken,
-    /// The task of the lane has ended.
+    /// Cancelled once the worker has ended.
     pub(crate) ended: CancellationToken,
-    /// Its target is being tried again: it takes no rows now.
+    /// The target is unavailable and is being retried.
     is_away: AtomicBool,
-    /// What is counted of the tenant.
     pub(crate) counts: Arc<TenantCounts>,
     shown: Mutex<TenantView>,
-    /// Of the reading that it takes part in, or took part in last.
+    /// Progress of the scan that the tenant takes part in.
     reading: Mutex<ProgressHandle>,
     asked: Mutex<Asked>,
 }
 
-/// What is asked of the tenant, and up to which request that is done: what was read of the state a moment ago may still have
-/// that one.
+/// The open resync request of the tenant. Ids up to `answered` are done: a read of the state may still return them.
 struct Asked {
     open: Option<Request>,
     answered: i64,
 }
 
 impl TenantHandle {
-    /// `known`: what the state says of the tenant, where that is of this history. It joins otherwise.
+    /// `known`: the tenant's row in the state, if it is of this generation. Without one the tenant joins.
     pub(crate) fn new(
         tenant: Tenant,
         budget: usize,
@@ -75,7 +74,7 @@ impl TenantHandle {
         self.is_away.load(Ordering::Relaxed)
     }
 
-    /// Nothing is on its way to a target that is away: what waits for it is kept as the last version per user.
+    /// While the target is unavailable, the mailbox keeps only the last version of each user.
     pub(crate) fn set_away(&self, is_away: bool) {
         self.is_away.store(is_away, Ordering::Relaxed);
         self.mailbox.gather(is_away);
@@ -85,15 +84,14 @@ impl TenantHandle {
         self.lock_shown().state
     }
 
-    /// How it is.
     pub(crate) fn shown(&self) -> TenantView {
         self.lock_shown().clone()
     }
 
-    /// How it is from now on.
+    /// Publishes the tenant's new state to the status.
     pub(crate) fn show(&self, row: &TenantRow) {
         if row.state == TenantState::Joining {
-            // What it took part in before is not what it waits for.
+            // The progress of an earlier scan is not that of the next one.
             self.is_read(&ProgressHandle::default());
         }
         let mut shown = self.lock_shown();
@@ -105,27 +103,27 @@ impl TenantHandle {
         }
     }
 
-    /// It takes part in a reading of the source.
+    /// The tenant takes part in a scan with this progress.
     pub(crate) fn is_read(&self, how_far: &ProgressHandle) {
-        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = how_far.clone();
+        *lock(&self.reading) = how_far.clone();
     }
 
-    /// How much of its snapshot has been read, from 0 to 1, while it joins.
+    /// The share of the snapshot that has been read, from 0 to 1; `None` unless the tenant joins.
     pub(crate) fn joined_by(&self) -> Option<f64> {
-        let reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let reading = lock(&self.reading);
         if self.state() == TenantState::Joining { reading.share() } else { None }
     }
 
-    /// Whatever it was before, it has to join.
+    /// Shows the tenant as joining, whatever it did before.
     pub(crate) fn restart(&self) {
         self.lock_shown().state = TenantState::Joining;
     }
 
     fn lock_shown(&self) -> MutexGuard<'_, TenantView> {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shown)
     }
 
-    /// A resync is asked for; whether that is news. Two requests become one that allows what either does.
+    /// Adds a resync request; `false` if it is known already. Merged requests allow deletes if one of them does.
     pub(crate) fn ask(&self, request: Request) -> bool {
         let mut asked = self.lock_asked();
         if request.id <= asked.answered {
@@ -144,12 +142,12 @@ impl TenantHandle {
         }
     }
 
-    /// What is asked of it.
+    /// The open resync request.
     pub(crate) fn asked(&self) -> Option<Request> {
         self.lock_asked().open.clone()
     }
 
-    /// Requests up to this one are done.
+    /// Marks the requests up to this id as done.
     pub(crate) fn answered(&self, up_to: i64) {
         let mut asked = self.lock_asked();
         asked.answered = asked.answered.max(up_to);
@@ -157,23 +155,26 @@ impl TenantHandle {
     }
 
     fn lock_asked(&self) -> MutexGuard<'_, Asked> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.asked)
     }
 }
 
-/// All lanes by their index, also the retired ones.
+/// All handles by their index, also the retired ones.
 pub(crate) struct TenantRegistry {
     all: Mutex<Arc<Vec<Arc<TenantHandle>>>>,
-    /// A lane was added or retired.
+    /// Notified when a handle is added or retired.
     pub(crate) changed: Notify,
 }
 
 impl TenantRegistry {
-    pub(crate) fn new(lanes: Vec<TenantHandle>) -> TenantRegistry {
-        TenantRegistry { all: Mutex::new(Arc::new(lanes.into_iter().map(Arc::new).collect())), changed: Notify::new() }
+    pub(crate) fn new(handles: Vec<TenantHandle>) -> TenantRegistry {
+        TenantRegistry {
+            all: Mutex::new(Arc::new(handles.into_iter().map(Arc::new).collect())),
+            changed: Notify::new(),
+        }
     }
 
-    /// As they are now. Two readings are the same value exactly while nothing was added or retired.
+    /// The current list. The same `Arc` is returned until a handle is added or retired.
     pub(crate) fn all(&self) -> Arc<Vec<Arc<TenantHandle>>> {
         self.lock().clone()
     }
@@ -182,28 +183,27 @@ impl TenantRegistry {
         self.lock()[index].clone()
     }
 
-    /// Gives the new lane's index.
-    pub(crate) fn add(&self, lane: TenantHandle) -> usize {
+    /// Adds a handle and returns its index.
+    pub(crate) fn add(&self, handle: TenantHandle) -> usize {
         let mut all = self.lock();
         let index = all.len();
-        Arc::make_mut(&mut all).push(Arc::new(lane));
+        Arc::make_mut(&mut all).push(Arc::new(handle));
         drop(all);
         self.changed.notify_one();
         index
     }
 
-    /// From now on nothing is gathered for it, and its task ends.
+    /// Retires a handle: its worker ends, and the reader no longer pushes changes for it.
     pub(crate) fn retire(&self, index: usize) {
         let mut all = self.lock();
         all[index].retired.cancel();
-        // Another value, so that the stream looks again.
+        // A new `Arc`, so that the reader notices the change.
         *all = Arc::new(all.to_vec());
         drop(all);
         self.changed.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, Arc<Vec<Arc<TenantHandle>>>> {
-        // A push of one element: nothing can be left half done.
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.all)
     }
 }

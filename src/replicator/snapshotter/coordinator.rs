@@ -113,7 +113,7 @@ async fn gather(
         if context.memory.is_over() || gathered.iter().any(is_over_budget) {
             return gathered;
         }
-        let window = if context.on_their_way.is_anybody() { GATHER_ARRIVING } else { GATHER_REQUESTED };
+        let window = if context.on_their_way.is_any() { GATHER_ARRIVING } else { GATHER_REQUESTED };
         let until = (last_came + window.quiet).min(first_came + window.total);
         // A tenant that arrives may need no snapshot, or fail: checked again after each short wait.
         match timeout_at(until.min(Instant::now() + GATHER_REQUESTED.quiet), requests.recv()).await {

@@ -101,7 +101,7 @@ async fn the_remedies_for_an_altered_target_work() {
         ),
         (
             "view",
-            "mend what the target says, or drop neon_auth.users_sync and users_sync.checkpoint there",
+            "fix what the target reports, or drop neon_auth.users_sync and users_sync.checkpoint there",
             view,
             "DROP VIEW neon_auth.users_sync; DROP TABLE users_sync.checkpoint",
         ),
@@ -235,7 +235,8 @@ async fn the_remedies_printed_before_an_exit_work() {
 
     // The slot belongs to another program; the remedy is another name.
     bed.auth("SELECT pg_create_physical_replication_slot('users_sync')").await;
-    ends_with(bed.config(), &["slot users_sync is not ours", "choose another name for source.slot"]).await;
+    ends_with(bed.config(), &["slot users_sync was not created by users-sync", "choose another name for source.slot"])
+        .await;
     let mut config = bed.config();
     config.source.slot = "users_sync_2".into();
     bed.auth("SELECT pg_drop_replication_slot('users_sync')").await;
@@ -260,7 +261,7 @@ async fn the_remedies_printed_before_an_exit_work() {
     bed.becomes("auth", "SELECT active FROM pg_replication_slots WHERE slot_name = 'users_sync_2'", "f").await;
     bed.auth("SELECT pg_drop_replication_slot('users_sync_2')").await;
     config.on_slot_loss = users_sync::config::OnSlotLoss::Stop;
-    ends_with(config.clone(), &["with on_slot_loss: resync a new one is made"]).await;
+    ends_with(config.clone(), &["with on_slot_loss: resync, users-sync creates a new slot"]).await;
     config.on_slot_loss = users_sync::config::OnSlotLoss::Resync;
     let service = Service::start(config);
     bed.equal().await;
