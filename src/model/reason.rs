@@ -50,16 +50,16 @@ reasons! {
     ResyncReason {
         NewTarget = "new_target", "its target is new";
         HandedOver = "handed_over", "its target was handed over";
-        TableMissing = "table_missing", "users_sync was gone from its target";
+        TableMissing = "table_missing", "users_sync is missing in its target";
         TableReplaced = "table_replaced", "users_sync was truncated, rewritten or replaced in its target";
-        NewGeneration = "new_generation", "the source's history is another one";
+        NewGeneration = "new_generation", "the source's history changed";
         MappingChanged = "mapping_changed", "the mapping has changed";
         TargetRestored = "target_restored", "its target was restored to an older point";
-        Unfinished = "unfinished", "it was not finished, or parked";
+        Unfinished = "unfinished", "its last snapshot was not finished, or it was parked";
         SourceTruncated = "source_truncated", "the table was truncated at the source";
         SourceAltered = "source_altered", "the table was altered at the source";
-        UnattributedDelete = "unattributed_delete", "a delete at the source could not be attributed";
-        Requested = "resync_requested", "a resync was asked for";
+        UnattributedDelete = "unattributed_delete", "a delete at the source could not be attributed to a tenant";
+        Requested = "resync_requested", "a resync was requested";
         NoTargetId = "no_target_id", "the state has no id for its target";
         TransactionLost = "transaction_lost", "its connection broke inside a transaction too large to keep";
     }
@@ -69,15 +69,15 @@ reasons! {
     /// Why a tenant is parked. The codes are also the values of the label `reason` of `users_sync_parked_tenants`.
     ParkCause {
         Login = "login", "its target refuses the connection: TLS, login, or no such database";
-        Rights = "rights", "the role lacks a right in its target, or the database is read-only";
+        Rights = "rights", "the role lacks a privilege in its target, or the database is read-only";
         Altered = "altered", "the tables of users-sync in its target were altered";
         Refuses = "refuses", "its target refuses too many rows";
         Deletes = "deletes", "the snapshot would delete more users than limits.max_deletes";
         Foreign = "foreign", "its target belongs to another tenant or installation";
-        Memory = "memory", "what waits for it outgrew limits.tenant_memory, or limits.memory";
-        Log = "log", "it held back more of the source's log than limits.source_wal";
-        Away = "away", "its target was away for longer than limits.park_after";
-        NotConfigured = "not_configured", "the configuration does not have it any more";
+        Memory = "memory", "its queued changes exceed limits.tenant_memory or limits.memory";
+        Log = "log", "it retained more of the source's WAL than limits.source_wal";
+        Away = "away", "its target was unavailable for longer than limits.park_after";
+        NotConfigured = "not_configured", "it was removed from the configuration";
         Other = "other", "its target reports an error that none of these codes covers";
     }
 }
@@ -87,9 +87,9 @@ reasons! {
     RetryCause {
         Unreachable = "target_unreachable", "its target cannot be reached";
         NoAnswer = "target_no_answer", "its target does not answer";
-        TablesLocked = "target_locked", "somebody locks its tables";
-        TargetError = "target_error", "its target reports an error that passes";
-        CheckpointMoved = "checkpoint_moved", "its checkpoint is not where it was left";
+        TablesLocked = "target_locked", "another session locks its tables";
+        TargetError = "target_error", "its target reports a transient error";
+        CheckpointMoved = "checkpoint_moved", "its checkpoint is not at the expected position";
         RowRefused = "row_refused", "its target refuses a row of the snapshot";
         SnapshotFailed = "snapshot_failed", "its snapshot could not be taken";
         SourceReadFailed = "source_read_failed", "its users could not be read from the source";
@@ -101,23 +101,23 @@ reasons! {
     HistoryBreak {
         NothingReplicated = "nothing_replicated", "nothing was ever replicated from it";
         NewSlot = "new_slot", "the slot is new";
-        MarkedBroken = "marked_broken", "what happened before it is not whole (the log says why)";
+        MarkedBroken = "marked_broken", "its earlier history is incomplete (see the log)";
         Republished = "republished",
-            "somebody has altered its publication: what was changed meanwhile may not have been sent";
-        OtherServer = "other_server", "the source is another server";
-        Promoted = "promoted", "the source was promoted: its timeline is another one";
-        SlotMoved = "slot_moved", "somebody else has moved the slot on";
+            "its publication was altered: changes made in the meantime may not have been sent";
+        OtherServer = "other_server", "the source is a different server";
+        Promoted = "promoted", "the source was promoted: its timeline changed";
+        SlotMoved = "slot_moved", "another client moved the slot forward";
         SourceRestored = "source_restored", "the source was restored to an older point";
         UnknownWriter = "unknown_writer", "the target was written by a process that the state does not know";
-        LogLost = "log_lost", "the target holds what the source's log has lost";
+        LogLost = "log_lost", "the target holds changes that the source's WAL lost";
     }
 }
 
 reasons! {
     /// How the replication slot was lost.
     SlotLoss {
-        Gone = "slot_gone", "is gone";
-        Invalidated = "slot_invalidated", "was invalidated: its log is gone";
+        Gone = "slot_gone", "no longer exists";
+        Invalidated = "slot_invalidated", "was invalidated: the WAL it needs was removed";
         OlderThanPublication = "slot_older_than_publication", "is older than its publication";
     }
 }
@@ -245,7 +245,7 @@ mod tests {
         for reason in HistoryBreak::ALL {
             assert_eq!(HistoryBreak::parse(reason.code()), Some(*reason));
         }
-        for unknown in ["", "a_code_of_a_newer_version", "Login", "the configuration does not have it any more"] {
+        for unknown in ["", "a_code_of_a_newer_version", "Login", "it was removed from the configuration"] {
             assert_eq!(Reason::parse(unknown), None, "{unknown}");
         }
     }

@@ -77,7 +77,7 @@ pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Resul
     state.park_others(&ids).await?;
 
     let memory = Arc::new(Memory::new(config.limits.memory));
-    let lanes = config.tenants.iter().map(|tenant| {
+    let handles = config.tenants.iter().map(|tenant| {
         // Rows of an older generation are stale: treat those tenants as joining.
         let row = known.tenants.get(&tenant.id).filter(|row| row.generation == generation);
         let counts = live.metrics.tenant(&tenant.id);
@@ -85,10 +85,11 @@ pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Resul
     });
     // Compiled again: a standby may have waited for days.
     let mapping = fingerprint(&config.users, &compile_current(&client, &config.users).await?);
-    let lanes = lanes.collect();
+    let handles = handles.collect();
     let epochs = std::mem::take(&mut known.epochs);
     let beginning = SessionStart { generation, confirmed: from, publication: version, epochs, holder };
-    let context = SessionContext::new(config.clone(), state, beginning, lanes, memory.clone(), &mapping, live.clone());
+    let context =
+        SessionContext::new(config.clone(), state, beginning, handles, memory.clone(), &mapping, live.clone());
     context.renewed(leased);
     tracing::info!(slot = config.source.slot, position = %from, %generation, epoch = %context.epoch, "streaming");
     Ok(PreparedSession { context: Arc::new(context), known, client, reader, writer, created })

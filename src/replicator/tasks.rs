@@ -71,8 +71,8 @@ impl SessionTasks {
             stop_recording: CancellationToken::new(),
             stop_reporting: CancellationToken::new(),
         };
-        for (index, lane) in context.lanes.all().iter().enumerate() {
-            let id: &TenantId = &lane.tenant.id;
+        for (index, handle) in context.tenants.all().iter().enumerate() {
+            let id: &TenantId = &handle.tenant.id;
             if only.is_some_and(|only| !only.contains(id)) {
                 context.progress().retain(id);
                 continue;
@@ -82,8 +82,8 @@ impl SessionTasks {
             if gathers {
                 context.progress().join(id);
             }
-            if gathers || lane.state() == TenantState::Following {
-                lane.mailbox.open();
+            if gathers || handle.state() == TenantState::Following {
+                handle.mailbox.open();
             }
             let worker = Worker::new(context.clone(), Postgres, index, joins.clone(), known.tenants.remove(id));
             running.tenants.spawn(worker.run(gathers).instrument(info_span!(parent: &span, "tenant", %id)));
@@ -164,8 +164,8 @@ impl SessionTasks {
         for tenant in &diff.removed {
             tracing::info!(%tenant, "tenant removed or retargeted; stopping its worker");
             if let Some(index) = context.index_of(tenant) {
-                removed.push(context.lanes.get(index).ended.clone());
-                context.lanes.retire(index);
+                removed.push(context.tenants.get(index).ended.clone());
+                context.tenants.retire(index);
             }
         }
         let budget = context.config.limits.tenant_memory;
@@ -175,7 +175,7 @@ impl SessionTasks {
             .map(|tenant| {
                 tracing::info!(tenant = %tenant.id, "tenant added");
                 let counts = context.live.metrics.tenant(&tenant.id);
-                context.lanes.add(TenantHandle::new(tenant, budget, context.memory.clone(), counts, None))
+                context.tenants.add(TenantHandle::new(tenant, budget, context.memory.clone(), counts, None))
             })
             .collect();
         if !added.is_empty() {
@@ -232,7 +232,7 @@ async fn start_added(
             gone.cancelled().await;
         }
         for index in &added {
-            context.lanes.get(*index).adopted.cancelled().await;
+            context.tenants.get(*index).adopted.cancelled().await;
         }
     };
     tokio::select! {
@@ -242,7 +242,7 @@ async fn start_added(
     let mut known = context.state.load().await?;
     let mut workers = JoinSet::new();
     for index in added {
-        let id = context.lanes.get(index).tenant.id.clone();
+        let id = context.tenants.get(index).tenant.id.clone();
         let worker = Worker::new(context.clone(), Postgres, index, joins.clone(), known.tenants.remove(&id));
         workers.spawn(worker.run(false).instrument(info_span!("tenant", %id)));
     }

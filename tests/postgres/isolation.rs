@@ -45,7 +45,7 @@ async fn an_unreachable_tenant_is_parked_at_its_budget_while_the_others_follow()
     bed.auth("UPDATE auth.users SET first_name = 'Cleo', updated_at = now()").await;
     bed.becomes("globex", "SELECT count(*) FROM neon_auth.users_sync WHERE name = 'Cleo'", "2000").await;
     bed.state_is("acme", "parked").await;
-    bed.becomes("auth", REASON, "what waits for it outgrew limits.tenant_memory, or limits.memory").await;
+    bed.becomes("auth", REASON, "its queued changes exceed limits.tenant_memory or limits.memory").await;
     proxy.refuse(false);
     bed.equal().await;
     service.stop().await;

@@ -173,8 +173,8 @@ fn events_are_facts(text: &str) {
         ("joins", TENANT, &["reason"]),
         ("follows", TENANT, &["position", "users"]),
         ("parked", TENANT, &["reason", "remedy"]),
-        ("its target is tried again", TENANT, &["reason"]),
-        ("its target refuses users: they are left out, see users_sync.rejected there", TENANT, &["count", "sqlstate"]),
+        ("retrying target", TENANT, &["reason"]),
+        ("the target rejects users: they are skipped, see users_sync.rejected there", TENANT, &["count", "sqlstate"]),
         ("creating a new slot: resyncing every tenant", &[], &["slot", "reason"]),
     ] {
         assert!(!of(message).is_empty(), "no line says {message:?}");

@@ -124,7 +124,7 @@ async fn a_slot_recreated_by_another_session_leads_to_a_resync() {
         .await
         .unwrap();
     client.batch_execute("CALL auth.swap()").await.unwrap();
-    scene.log.says("somebody else has moved the slot on").await;
+    scene.log.says("another client moved the slot forward").await;
     scene.equal().await;
     scene.ends_well().await;
 }
@@ -177,7 +177,7 @@ async fn is_unpublished_for_a_moment([before, after]: [&str; 2], words: &str) {
 async fn an_altered_and_restored_publication_resyncs_every_tenant() {
     let statements =
         ["ALTER PUBLICATION users_sync DROP TABLE auth.users", "ALTER PUBLICATION users_sync ADD TABLE auth.users"];
-    let words = "somebody has altered its publication: what was changed meanwhile may not have been sent";
+    let words = "its publication was altered: changes made in the meantime may not have been sent";
     is_unpublished_for_a_moment(statements, words).await;
 }
 
@@ -256,7 +256,7 @@ async fn a_promotion_without_the_last_transactions_leads_to_a_resync() {
     scene.change("Lost").await;
     scene.equal().await;
     promote(&mut scene, &copied, false).await;
-    scene.log.says("its timeline is another one").await;
+    scene.log.says("its timeline changed").await;
     scene.ends_well().await;
 }
 
@@ -324,7 +324,7 @@ async fn a_running_process_holds_back_no_more_than_it_may() {
     let held_back = "SELECT pg_current_wal_lsn() - confirmed_flush_lsn < 4 << 20 FROM pg_replication_slots";
     bed.becomes("auth", held_back, "t").await;
     bed.state_is("acme", "parked").await;
-    assert!(log.text().contains("it held back more of the source's log than limits.source_wal"), "{}", log.text());
+    assert!(log.text().contains("it retained more of the source's WAL than limits.source_wal"), "{}", log.text());
     proxy.freeze(false);
     proxy.cut();
     bed.equal().await;
@@ -349,6 +349,6 @@ async fn a_slot_invalidated_while_unread_is_recreated_with_a_resync() {
     let (process, log) = Process::start_logged(&scene._config);
     (scene.process, scene.log) = (Some(process), log);
     scene.equal().await;
-    scene.log.says("was invalidated: its log is gone").await;
+    scene.log.says("was invalidated: the WAL it needs was removed").await;
     scene.ends_well().await;
 }

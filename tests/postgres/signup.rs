@@ -193,7 +193,7 @@ async fn users_arrive_although_wait_for_cannot_be_created() {
     let (process, log) = Process::start_logged(&config);
     bed.auth("UPDATE auth.users SET first_name = 'Ann', updated_at = now()").await;
     bed.equal().await;
-    log.says("users_sync.wait_for could not be made in its target").await;
+    log.says("could not create users_sync.wait_for in the target").await;
     assert!(log.text().contains("GRANT CREATE ON SCHEMA users_sync"), "{}", log.text());
     bed.server.sql("acme", "GRANT CREATE ON SCHEMA users_sync TO writer").await.unwrap();
     assert!(process.stop().await.success());

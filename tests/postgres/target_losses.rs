@@ -93,12 +93,12 @@ async fn a_table_truncated_while_unreachable_is_resynced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_table_is_recreated_with_a_resync() {
-    Scene::breaks("DROP TABLE neon_auth.users_sync", "users_sync was gone from its target").await;
+    Scene::breaks("DROP TABLE neon_auth.users_sync", "users_sync is missing in its target").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renamed_table_is_replaced_with_a_resync() {
-    Scene::breaks("ALTER TABLE neon_auth.users_sync RENAME TO users_sync_old", "users_sync was gone from its target")
+    Scene::breaks("ALTER TABLE neon_auth.users_sync RENAME TO users_sync_old", "users_sync is missing in its target")
         .await;
 }
 
@@ -167,7 +167,7 @@ async fn rows_changed_by_hand_are_found_by_verify() {
     let path = scene.config.path().to_str().unwrap();
     let (text, code) = said(&command(&["verify", "-c", path, "--repair"]).await);
     assert!(code == Some(0) && text.contains("missing: u4") && text.contains("different: u3"), "{text}");
-    scene.log.says("a resync was asked for").await;
+    scene.log.says("a resync was requested").await;
     scene.ends_well().await;
 }
 
@@ -185,7 +185,7 @@ async fn soft_deletes_are_purged_after_their_time() {
     let left = "SELECT coalesce(string_agg(id, ','), '') FROM neon_auth.users_sync WHERE id IN ('u2', 'u3')";
     scene.bed.becomes("acme", left, "u3").await;
     scene.bed.becomes("acme", "SELECT id || ' ' || sqlstate FROM users_sync.rejected", "u3 23503").await;
-    scene.log.says("deleted for good").await;
+    scene.log.says("deleted permanently").await;
     scene.change().await;
     let (text, code) = said(&command(&["verify", "-c", scene.config.path().to_str().unwrap()]).await);
     assert_eq!((&*text, code), ("acme: equal, 18 users\n", Some(0)));
@@ -209,7 +209,7 @@ async fn many_soft_deletes_are_purged_in_rounds() {
     scene.bed.auth("DELETE FROM auth.users WHERE id = 'u2'").await;
     let left = "SELECT count(*) FROM neon_auth.users_sync WHERE deleted_at IS NOT NULL";
     scene.bed.becomes("acme", left, "10").await;
-    assert!(scene.log.text().matches("deleted for good").count() >= 3, "{}", scene.log.text());
+    assert!(scene.log.text().matches("deleted permanently").count() >= 3, "{}", scene.log.text());
     scene.ends_well().await;
 }
 
@@ -226,7 +226,7 @@ async fn a_full_target_counts_as_unavailable_despite_successful_reads() {
         .await;
     scene.change().await;
     scene.bed.state_is("acme", "parked").await;
-    let tried = scene.log.text().matches("its target is tried again").count();
+    let tried = scene.log.text().matches("retrying target").count();
     assert!((2..=8).contains(&tried), "tried {tried} times: {}", scene.log.text());
     scene.at_target("DROP TRIGGER is_full ON neon_auth.users_sync").await;
     scene.ends_well().await;

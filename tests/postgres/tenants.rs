@@ -213,7 +213,7 @@ async fn a_lost_slot_is_recreated_with_a_resync_or_stops_the_process() {
     let mut config = bed.config();
     config.on_slot_loss = OnSlotLoss::Stop;
     let error = Service::start(config).fails().await.to_string();
-    assert!(error.contains("slot users_sync is gone") && error.contains("on_slot_loss: resync"), "{error}");
+    assert!(error.contains("slot users_sync no longer exists") && error.contains("on_slot_loss: resync"), "{error}");
     bed.becomes("auth", "SELECT count(*) FROM pg_replication_slots", "0").await;
     let service = Service::start(bed.config());
     bed.equal().await;

@@ -44,7 +44,7 @@ pub(crate) async fn wait_for_room(context: &SessionContext, index: usize, stalls
     while let Some(index) = over_budget(context, index) {
         let begun = Instant::now();
         wait_until_drained(context, index, deadline).await;
-        let tenant = context.lanes.get(index);
+        let tenant = context.tenants.get(index);
         let is_following = tenant.state() == TenantState::Following && !tenant.mailbox.is_interrupted();
         if stalls.add(index, begun, stall) && is_following && delays_others(context, index) {
             context.interrupt(index, RestartSignal::OverBudget);
@@ -54,14 +54,14 @@ pub(crate) async fn wait_for_room(context: &SessionContext, index: usize, stalls
 
 /// Whether another tenant follows the stream.
 fn delays_others(context: &SessionContext, index: usize) -> bool {
-    let tenants = context.lanes.all();
+    let tenants = context.tenants.all();
     let mut others = tenants.iter().enumerate().filter(|(other, _)| *other != index);
     others.any(|(_, tenant)| tenant.state() == TenantState::Following)
 }
 
 /// The tenant that has to shrink: the given one, or the largest if all together are over budget.
 fn over_budget(context: &SessionContext, index: usize) -> Option<usize> {
-    let tenants = context.lanes.all();
+    let tenants = context.tenants.all();
     if tenants[index].mailbox.over_budget() {
         return Some(index);
     }
@@ -74,7 +74,7 @@ fn over_budget(context: &SessionContext, index: usize) -> Option<usize> {
 /// Waits while the target takes rows, until the deadline if that delays other tenants. A target that is away takes none,
 /// so nothing waits for it.
 async fn wait_until_drained(context: &SessionContext, index: usize, deadline: Instant) {
-    let tenants = context.lanes.all();
+    let tenants = context.tenants.all();
     let tenant = &tenants[index];
     if !delays_others(context, index) {
         // The tenant's own task parks it if its target is away for too long.

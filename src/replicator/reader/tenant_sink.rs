@@ -57,7 +57,7 @@ impl TenantSink {
     /// Takes over added and removed tenants. A tenant added in the middle of a transaction misses the beginning of it;
     /// its snapshot is taken later and has the whole transaction.
     fn refresh_tenants(&mut self) {
-        self.tenants = self.context.lanes.all();
+        self.tenants = self.context.tenants.all();
         let current = self.tenants.iter().enumerate().filter(|(_, handle)| !handle.retired.is_cancelled());
         self.directory = Directory::new(current.map(|(index, handle)| (&handle.tenant.id, &handle.tenant.key, index)));
         self.chunks.resize_with(self.tenants.len(), Chunk::default);
@@ -195,7 +195,7 @@ impl Sink for TenantSink {
     }
 
     async fn ready(&self) {
-        self.context.lanes.changed.notified().await;
+        self.context.tenants.changed.notified().await;
     }
 
     async fn on_ready(&mut self) -> Result<(), ServiceError> {

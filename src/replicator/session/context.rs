@@ -31,7 +31,7 @@ pub(crate) struct SessionContext<S = StateStore> {
     /// As [`crate::state::Snapshot::epochs`].
     pub(crate) epochs: BTreeMap<Epoch, Lsn>,
     pub(crate) epoch: Epoch,
-    pub(crate) lanes: TenantRegistry,
+    pub(crate) tenants: TenantRegistry,
     /// The memory of all mailboxes.
     pub(crate) memory: Arc<Memory>,
     pub(crate) rereader: Rereader,
@@ -74,7 +74,7 @@ impl<S: StateAccess> SessionContext<S> {
         config: Config,
         state: S,
         from: SessionStart,
-        lanes: Vec<TenantHandle>,
+        handles: Vec<TenantHandle>,
         memory: Arc<Memory>,
         mapping: &str,
         live: Arc<ProcessStatus>,
@@ -88,7 +88,7 @@ impl<S: StateAccess> SessionContext<S> {
             generation,
             publication,
             epochs,
-            lanes: TenantRegistry::new(lanes),
+            tenants: TenantRegistry::new(handles),
             memory,
             looked_at: Mutex::default(),
             lease: Mutex::new(Instant::now()),
@@ -129,7 +129,7 @@ impl<S: StateAccess> SessionContext<S> {
 
     /// The fingerprint for one tenant. It includes the key, which selects the rows of the tenant.
     pub(crate) fn mapping_of(&self, index: usize) -> String {
-        tenant_fingerprint(&self.mapping(), &self.lanes.get(index).tenant.key)
+        tenant_fingerprint(&self.mapping(), &self.tenants.get(index).tenant.key)
     }
 
     pub(crate) fn set_mapping(&self, mapping: &str) {
@@ -144,15 +144,15 @@ impl<S: StateAccess> SessionContext<S> {
 
     /// The tenant's target has committed the snapshot at `position`.
     pub(crate) fn joined(&self, index: usize, position: Lsn) {
-        let lane = self.lanes.get(index);
+        let handle = self.tenants.get(index);
         let mut progress = self.progress();
-        match lane.mailbox.is_interrupted() {
+        match handle.mailbox.is_interrupted() {
             // The tenant has to join again: the changes that it has dropped stay unconfirmed until that is recorded.
-            true => progress.acknowledge(&lane.tenant.id, position),
-            false => progress.joined(&lane.tenant.id, position),
+            true => progress.acknowledge(&handle.tenant.id, position),
+            false => progress.joined(&handle.tenant.id, position),
         }
         drop(progress);
-        self.note_held(&lane.tenant.id, position);
+        self.note_held(&handle.tenant.id, position);
     }
 
     /// The tenant needs no more changes. Call after that is recorded.
@@ -180,7 +180,10 @@ impl<S: StateAccess> SessionContext<S> {
             (past(limit / 2), past(limit))
         };
         // Idle tenants acknowledge early enough to avoid a restart.
-        waking.iter().filter_map(|tenant| self.index_of(tenant)).for_each(|index| self.lanes.get(index).mailbox.wake());
+        waking
+            .iter()
+            .filter_map(|tenant| self.index_of(tenant))
+            .for_each(|index| self.tenants.get(index).mailbox.wake());
         for tenant in holding {
             if let Some(index) = self.index_of(&tenant) {
                 self.interrupt(index, RestartSignal::HoldsLog);
@@ -191,16 +194,16 @@ impl<S: StateAccess> SessionContext<S> {
     /// Restarts the tenant, which drops its queued changes. Its position is held until the restart is recorded, so that
     /// dropped changes are not confirmed.
     pub(crate) fn interrupt(&self, index: usize, why: RestartSignal) {
-        let lane = self.lanes.get(index);
+        let handle = self.tenants.get(index);
         let mut progress = self.progress();
-        progress.retain(&lane.tenant.id);
-        lane.mailbox.interrupt(why);
+        progress.retain(&handle.tenant.id);
+        handle.mailbox.interrupt(why);
     }
 
     /// Restarts every tenant that is not parked, because of an event at this position of the stream.
     pub(crate) fn interrupt_all(&self, why: RestartSignal) {
-        for (index, lane) in self.lanes.all().iter().enumerate() {
-            if lane.state() != TenantState::Parked && !lane.retired.is_cancelled() {
+        for (index, handle) in self.tenants.all().iter().enumerate() {
+            if handle.state() != TenantState::Parked && !handle.retired.is_cancelled() {
                 self.interrupt(index, why);
             }
         }
@@ -214,14 +217,14 @@ impl<S: StateAccess> SessionContext<S> {
 
     /// The index of the tenant; `None` if it is not configured.
     pub(crate) fn index_of(&self, tenant: &TenantId) -> Option<usize> {
-        let is_it = |lane: &Arc<TenantHandle>| lane.tenant.id == *tenant && !lane.retired.is_cancelled();
-        self.lanes.all().iter().position(is_it)
+        let is_it = |handle: &Arc<TenantHandle>| handle.tenant.id == *tenant && !handle.retired.is_cancelled();
+        self.tenants.all().iter().position(is_it)
     }
 
     /// Restarts the tenant for a resync, unless the request is known already. Returns a request for an unknown tenant.
     pub(crate) fn request_resync(&self, request: Request) -> Result<(), Request> {
         let Some(index) = self.index_of(&request.tenant) else { return Err(request) };
-        if self.lanes.get(index).ask(request) {
+        if self.tenants.get(index).ask(request) {
             self.interrupt(index, RestartSignal::Requested);
         }
         Ok(())

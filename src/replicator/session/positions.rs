@@ -76,7 +76,7 @@ pub(crate) async fn record(context: &SessionContext, stop: CancellationToken) ->
     }
 }
 
-/// Records in the state before the source is told: a slot that is ahead of the state was moved by another client.
+/// Records in the state before the source learns of it: a slot that is ahead of the state was moved by another client.
 pub(crate) async fn write_down<S: StateAccess>(context: &SessionContext<S>) -> Result<(), ServiceError> {
     let begun = Instant::now();
     let reached = {

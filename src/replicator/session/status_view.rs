@@ -30,7 +30,7 @@ impl SessionView for SessionContext {
     }
 
     fn tenants(&self) -> Vec<TenantReading> {
-        let handles = self.lanes.all();
+        let handles = self.tenants.all();
         let progress = self.progress();
         let active = handles.iter().filter(|handle| !handle.retired.is_cancelled());
         active
@@ -50,6 +50,6 @@ impl SessionView for SessionContext {
     }
 
     fn snapshot_share(&self, tenant: &TenantId) -> Option<f64> {
-        self.lanes.get(self.index_of(tenant)?).joined_by()
+        self.tenants.get(self.index_of(tenant)?).joined_by()
     }
 }

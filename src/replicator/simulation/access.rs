@@ -4,7 +4,7 @@ use crate::apply::{Applied, Checkpoint, Identity, Move, ObservedTarget, Refusal,
 use crate::config::Config;
 use crate::model::{Epoch, Lsn, Oid, RetryCause, TenantId, User, UserId};
 use crate::pg::PgUrl;
-use crate::replicator::simulation::world::{InFlight, Lock, Shared, Version, World, is_admitted, version_of};
+use crate::replicator::simulation::world::{InFlight, Lock, Shared, Version, World, is_admitted, read_version};
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::target::{Connector, TargetAccess};
 use crate::snapshot::{Loaded, Loading};
@@ -206,7 +206,7 @@ impl TargetAccess for SimulatedTarget {
         let mut users = Vec::new();
         loop {
             match rows.recv().await {
-                Some(Some(chunk)) => users.extend(chunk.iter().map(version_of)),
+                Some(Some(chunk)) => users.extend(chunk.iter().map(read_version)),
                 Some(None) => break,
                 None => return Err(RetryCause::SnapshotFailed.into()),
             }
@@ -303,7 +303,7 @@ fn checkpoint(who: &Identity, position: Lsn) -> Checkpoint {
 }
 
 fn versions(rows: &Rows<'_>) -> Vec<(usize, Version)> {
-    let upserts = rows.upserts.iter().map(|user| version_of(user));
+    let upserts = rows.upserts.iter().map(|user| read_version(user));
     let deletes = rows.deletes.iter().map(|(id, _)| (id.parse().unwrap(), None));
     upserts.chain(deletes).collect()
 }

@@ -102,7 +102,7 @@ impl Process {
         let context = Arc::new(context);
         let (sender, joins) = mpsc::channel(TENANTS);
         let workers = (0..TENANTS).map(|index| {
-            let handle = context.lanes.get(index);
+            let handle = context.tenants.get(index);
             if created.is_some() {
                 context.progress().join(&handle.tenant.id);
             }
@@ -139,7 +139,7 @@ impl Process {
         let is_part = rest.len() > 1 && self.world.lock().rng.u8(..4) == 0;
         let part = if is_part { &rest[..1] } else { rest };
         let mut queued = Vec::new();
-        for (index, handle) in self.context.lanes.all().iter().enumerate() {
+        for (index, handle) in self.context.tenants.all().iter().enumerate() {
             let of_tenant = part.iter().filter(|write| write.tenant == index);
             let mut changes: Vec<_> = of_tenant.map(change).collect();
             self.affected[index] |= !changes.is_empty();
@@ -227,7 +227,7 @@ impl Process {
 
     /// The reading side restarts a tenant.
     pub(crate) fn interrupt(&mut self, index: usize, signal: RestartSignal) {
-        if self.context.lanes.get(index).state() != TenantState::Parked {
+        if self.context.tenants.get(index).state() != TenantState::Parked {
             self.context.interrupt(index, signal);
         }
     }

@@ -233,7 +233,7 @@ impl World {
         *unanswered += u64::from(is_admitted && !is_answered);
     }
 
-    /// Whoever wants the lock of a checkpoint waits until the transaction that has it commits, or ends it.
+    /// Commits or rolls back the transactions that hold the lock of the target's checkpoint, so that the next one can lock it.
     pub(crate) fn end_transactions(&mut self, target: usize) {
         self.locks.retain(|lock| lock.target != target);
         let locks = |statement: &InFlight| statement.target == target && statement.locks;
@@ -318,7 +318,7 @@ pub(crate) fn change(write: &Write) -> Change {
 }
 
 /// The reverse of [`user`].
-pub(crate) fn version_of(user: &User) -> (usize, Version) {
+pub(crate) fn read_version(user: &User) -> (usize, Version) {
     (user.id.parse().unwrap(), user.updated_at.map(|at| at.0 as u64))
 }
 

@@ -108,7 +108,7 @@ async fn gather(
     let mut last_came = first_came;
     loop {
         // Changes that wait for these tenants would stop the stream, and then park them.
-        let tenants = context.lanes.all();
+        let tenants = context.tenants.all();
         let is_over_budget = |request: &JoinRequest| tenants[request.tenant].mailbox.over_budget();
         if context.memory.is_over() || gathered.iter().any(is_over_budget) {
             return gathered;

@@ -22,7 +22,7 @@ pub(crate) async fn run(
     let client = connect(&context.config.source.url).await?;
     export.import(&client).await?;
     let mapped = compile_current(&client, &context.config.users).await?;
-    let tenants = context.lanes.all();
+    let tenants = context.tenants.all();
     let keys = members.iter().map(|member| &tenants[member.tenant].tenant.key);
     let condition = tenants_condition(&context.config.users, &mapped.relation, keys);
     let handle = ProgressHandle::default();

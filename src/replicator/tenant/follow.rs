@@ -203,7 +203,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
 
     fn acknowledge(&self, apply: &mut ApplyState, end: Lsn) {
         apply.reached(end);
-        tracing::trace!(position = %end, "its target holds more");
+        tracing::trace!(position = %end, "position applied");
         self.context.acknowledge(self.id(), end);
     }
 

@@ -105,7 +105,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 count = refused.len(),
                 sqlstate,
                 constraint,
-                "its target refuses users: they are left out, see users_sync.rejected there"
+                "the target rejects users: they are skipped, see users_sync.rejected there"
             );
         }
     }

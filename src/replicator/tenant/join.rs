@@ -23,7 +23,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         reason: ResyncReason,
     ) -> Result<&'p mut ApplyState, StopReason> {
         let context = self.context.clone();
-        tracing::info!(%reason, reason_code = reason.code(), "joins");
+        tracing::info!(%reason, reason_code = reason.code(), "snapshot requested");
         let target_id = connection.who.target_id.clone();
         self.put(TenantState::Joining, Some(reason.into()), Some(target_id.clone()), Lsn::ZERO).await?;
         let since_creation = phase.join();
@@ -98,7 +98,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         context.live.user_watch.notify_all(self.id());
         tracing::info!(
             %position, users = loaded.read, inserted = loaded.inserted,
-            updated = loaded.updated, deleted = loaded.deleted, "follows"
+            updated = loaded.updated, deleted = loaded.deleted, "up to date, streaming"
         );
         self.finish_request().await?;
         Ok(apply)

@@ -56,7 +56,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         let is_first = !context.has_looked_at(self.id());
         if let Some(reason) = target.no_wait_for().filter(|_| is_first) {
             let remedy = "GRANT CREATE ON SCHEMA users_sync to its role there, or `users-sync setup`";
-            tracing::warn!(reason, remedy, "users_sync.wait_for could not be made in its target");
+            tracing::warn!(reason, remedy, "could not create users_sync.wait_for in the target");
         }
         let mut assessment = assess(&observed, is_first.then_some(&context.epochs));
         let is_fenced = observed.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.epoch == context.epoch);
@@ -127,7 +127,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     /// The source or the state was restored to an older point, so positions have lost their meaning.
     async fn break_history(&self, what: HistoryBreak, epoch: Epoch) -> StopReason {
         let tenant = self.id();
-        tracing::error!(%tenant, "{what}: the source went back to an older point, and everybody is resynced");
+        tracing::error!(%tenant, "{what}: the source went back to an older point, so every tenant is resynced");
         match self.context.state.break_own_history(epoch).await {
             Ok(()) => StopReason::Session(ServiceError::WentBack(what)),
             Err(error) => StopReason::Session(error.into()),

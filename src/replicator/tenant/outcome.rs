@@ -69,8 +69,17 @@ impl From<RestartSignal> for StopReason {
 fn remedy(cause: ParkCause) -> &'static str {
     match cause {
         ParkCause::Memory => {
-            "it comes back by itself once its target takes rows; if it happens often, raise those limits"
+            "it recovers on its own once the target accepts rows; if this happens often, raise limits.tenant_memory or limits.memory"
         }
-        _ => "it comes back by itself once its target takes rows",
+        ParkCause::Login
+        | ParkCause::Rights
+        | ParkCause::Altered
+        | ParkCause::Refuses
+        | ParkCause::Deletes
+        | ParkCause::Foreign
+        | ParkCause::Log
+        | ParkCause::Away
+        | ParkCause::NotConfigured
+        | ParkCause::Other => "it recovers on its own once the target accepts rows",
     }
 }

@@ -75,7 +75,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         self.await_answer(target.write_rejected(&refused, &[])).await?;
         self.await_answer(target.commit_chunks(who, unmoved)).await?;
         let removed = ids.len() - refused.len();
-        tracing::info!(count = removed, "deleted for good");
+        tracing::info!(count = removed, "deleted permanently");
         self.log_rejected(&refused);
         self.rejected.extend(refused.into_iter().map(|(id, _)| id));
         Ok(removed)

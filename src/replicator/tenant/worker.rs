@@ -28,7 +28,7 @@ const PARKED_RETRY_MIN: Duration = Duration::from_secs(1);
 const PARKED_RETRY_MAX: Duration = Duration::from_secs(300);
 /// A connection without writes for this long is closed, so that the target can sleep.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-const PARKED_AWAY_REMEDY: &str = "it comes back by itself once its target does";
+const PARKED_AWAY_REMEDY: &str = "it recovers on its own once the target is reachable";
 
 /// The task of one tenant.
 pub(crate) struct Worker<S = StateStore, C = Postgres> {
@@ -65,7 +65,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         row: Option<TenantRow>,
     ) -> Worker<S, C> {
         Worker {
-            handle: context.lanes.get(index),
+            handle: context.tenants.get(index),
             context,
             connector,
             index,
@@ -174,7 +174,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     async fn retry(&mut self, why: RecordedReason, position: Lsn) -> Result<(), ServiceError> {
         let wait = self.retry.step();
         let (reason, reason_code) = (&*why.text, why.code.code());
-        tracing::warn!(reason, reason_code, ?wait, "its target is tried again");
+        tracing::warn!(reason, reason_code, ?wait, "retrying target");
         self.handle.counts.reconnects();
         self.handle.set_away(true);
         self.note_trouble(why, position).await?;

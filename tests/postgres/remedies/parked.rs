@@ -151,7 +151,7 @@ async fn a_forged_checkpoint_parks_its_own_tenant_only() {
     }
     scene.at_target("globex", "DROP TABLE users_sync.checkpoint, neon_auth.users_sync").await;
     let log = scene.log.text();
-    assert!(!log.contains("everybody is resynced") && log.matches("streaming slot").count() == 1, "{log}");
+    assert!(!log.contains("every tenant is resynced") && log.matches("streaming slot").count() == 1, "{log}");
     scene.ends_well().await;
 }
 
