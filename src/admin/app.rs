@@ -8,9 +8,10 @@ use super::targets::Targets;
 use crate::config::{Config, Tenant};
 use crate::status::live::{ProcessStatus, Role};
 use crate::status::report::Report;
+use crate::sync::lock;
 use axum::extract::FromRef;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use tokio::sync::{Semaphore, watch};
 
 /// Maximum number of requests that wait for a user. Each holds a connection open.
@@ -92,7 +93,7 @@ impl Inner {
         if let Some(report) = self.live.report() {
             return Arc::new(report);
         }
-        let read = self.state_report.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let read = lock(&self.state_report).clone();
         let last = read.or_else(|| self.live.last_report());
         last.unwrap_or_else(|| {
             Arc::new(Report::of_state(&self.configs.borrow(), &Default::default(), &Default::default()))
@@ -100,7 +101,7 @@ impl Inner {
     }
 
     pub(super) fn set_state_report(&self, report: Option<Report>) {
-        *self.state_report.lock().unwrap_or_else(PoisonError::into_inner) = report.map(Arc::new);
+        *lock(&self.state_report) = report.map(Arc::new);
     }
 
     pub(super) fn tenant(&self, name: &str) -> Result<Tenant, Problem> {

@@ -3,9 +3,10 @@
 use crate::clock;
 use crate::model::TenantId;
 use crate::status::live::TenantSample;
+use crate::sync::lock;
 use serde::Serialize;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 /// Interval between samples.
@@ -59,7 +60,7 @@ impl History {
 
     fn lock(&self) -> MutexGuard<'_, Samples> {
         // Code under the lock does not panic between related changes.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -5,10 +5,11 @@ use super::answer::{ErrorBody, Problem};
 use crate::model::TenantId;
 use crate::status::live::ProcessStatus;
 use crate::status::progress_handle::ProgressHandle;
+use crate::sync::lock;
 use axum::http::StatusCode;
 use serde::Serialize;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Number of ended jobs that are kept.
 const MAX_ENDED: usize = 100;
@@ -141,6 +142,6 @@ impl Jobs {
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Job>> {
         // Code under the lock does not panic between related changes.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }

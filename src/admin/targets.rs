@@ -5,8 +5,9 @@ use super::answer::Problem;
 use crate::config::Tenant;
 use crate::model::TenantId;
 use crate::pg::{PgClient, PgUrl, SqlStateClass, connect, describe};
+use crate::sync::lock;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex as Lock};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
@@ -112,9 +113,4 @@ impl TargetConnection {
             }
         }
     }
-}
-
-fn lock<T>(mutex: &Lock<T>) -> MutexGuard<'_, T> {
-    // Code under these locks does not panic between related changes.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,7 +5,8 @@
 use super::memory::Memory;
 use super::queue::{Batch, Pushed, Queue};
 use crate::model::{Change, Lsn, RestartSignal, Timestamp, UserId, Xid};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::sync::lock;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
@@ -218,7 +219,7 @@ impl Mailbox {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // No code under the lock can panic with the maps half changed.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
 

@@ -2,11 +2,12 @@
 //! numbers out.
 
 use crate::model::TenantId;
+use crate::sync::lock;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// One for each process.
@@ -87,7 +88,7 @@ impl Metrics {
 
     fn tenants(&self) -> MutexGuard<'_, HashMap<TenantId, Arc<TenantCounts>>> {
         // Nothing panics inside that could leave the map half changed.
-        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tenants)
     }
 }
 

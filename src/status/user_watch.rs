@@ -1,9 +1,10 @@
 //! Notifies waiters and listeners of users that arrive in a target. Costs nothing without any.
 
 use crate::model::{TenantId, UserId};
+use crate::sync::lock;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{broadcast, watch};
 
 /// Batches that a listener may be behind; it then hears that it has missed some.
@@ -81,7 +82,7 @@ impl UserWatch {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, Interested>> {
         // Nothing panics inside that could leave a map half changed.
-        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tenants)
     }
 }
 

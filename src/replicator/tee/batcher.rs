@@ -3,10 +3,11 @@
 use crate::config::Topics;
 use crate::model::Lsn;
 use crate::replicator::error::ServiceError;
+use crate::sync::lock;
 use crate::tee::kafka::{CommitKind, Done, Job};
 use crate::tee::{Batch, Encoder};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -127,6 +128,6 @@ impl PublishProgress {
     }
 
     fn lock(&self) -> MutexGuard<'_, ProgressState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }

@@ -2,13 +2,14 @@
 
 use super::failure::Failure;
 use crate::config::Kafka;
+use crate::sync::lock;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{Producer as _, ProducerContext, ThreadedProducer};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Publishes messages. librdkafka polls it in a thread of its own.
@@ -48,7 +49,7 @@ impl ClientErrors {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Last> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.last)
     }
 }
 
