@@ -23,7 +23,7 @@ async fn with_create_topics_off_a_missing_topic_is_reported() {
         broker.tool("org.apache.kafka.tools.TopicCommand", &settings).await;
     }
     bed.tee_is("following").await;
-    assert!(log.text().contains("the topic is not compacted"), "{}", log.text());
+    log.says("the topic is not compacted").await;
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('u', 'acme')").await;
     bed.equal("acme").await;
     assert!(process.stop().await.success());

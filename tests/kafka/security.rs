@@ -114,7 +114,7 @@ impl Guarded {
         let bed = self.bed(name, authority, more).await;
         let (process, log) = Process::start_logged(&bed.file);
         log.says(remedy).await;
-        assert!(log.text().contains(words), "{}", log.text());
+        log.says(words).await;
         bed.bed.equal().await;
         let path = bed.file.path().to_str().unwrap();
         let (text, code) = said(&command(&["status", "-c", path]).await);

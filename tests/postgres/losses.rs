@@ -324,7 +324,7 @@ async fn a_running_process_holds_back_no_more_than_it_may() {
     let held_back = "SELECT pg_current_wal_lsn() - confirmed_flush_lsn < 4 << 20 FROM pg_replication_slots";
     bed.becomes("auth", held_back, "t").await;
     bed.state_is("acme", "parked").await;
-    assert!(log.text().contains("it retained more of the source's WAL than limits.source_wal"), "{}", log.text());
+    log.says("it retained more of the source's WAL than limits.source_wal").await;
     proxy.freeze(false);
     proxy.cut();
     bed.equal().await;

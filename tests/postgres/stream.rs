@@ -217,8 +217,9 @@ async fn an_altered_table_is_followed() {
     bed.auth("ALTER TABLE auth.users DROP COLUMN last_name; INSERT INTO auth.users (id, org) VALUES ('x', 'acme')")
         .await;
     log.says("replication has stopped until this is fixed").await;
-    let said = log.text();
-    assert!(said.contains("users.name") && said.contains("\"last_name\""), "{said}");
+    for name in ["users.name", "\"last_name\""] {
+        log.says(name).await;
+    }
     // The migration is undone.
     bed.auth("ALTER TABLE auth.users ADD COLUMN last_name text").await;
     bed.auth("ALTER TABLE auth.users DROP COLUMN reset_token").await;

@@ -125,11 +125,18 @@ impl Log {
     /// Waits until a line contains this.
     #[track_caller]
     pub fn says<'a>(&'a self, words: &'a str) -> impl Future<Output = ()> + 'a {
+        self.says_times(words, 1)
+    }
+
+    /// Waits until the log contains this at least `count` times. The process logs what it did after others can see it:
+    /// a test that has seen the effect may still be ahead of the line.
+    #[track_caller]
+    pub fn says_times<'a>(&'a self, words: &'a str, count: usize) -> impl Future<Output = ()> + 'a {
         let caller = std::panic::Location::caller();
         async move {
             let deadline = Instant::now() + DEADLINE;
-            while !self.text().contains(words) {
-                assert!(Instant::now() < deadline, "{caller}: no line contains {words:?} in\n{}", self.text());
+            while self.text().matches(words).count() < count {
+                assert!(Instant::now() < deadline, "{caller}: no {count} lines contain {words:?} in\n{}", self.text());
                 pause().await;
             }
         }
