@@ -1,15 +1,15 @@
 //! The topic of each tenant. Pure.
 
-use crate::model::{TableName, TenantId};
+use crate::model::{ByConfigured, ConfiguredIdx, TableName, TenantId};
 use std::collections::HashMap;
 
 /// The longest name of a topic in Kafka.
 const MAX_TOPIC_LEN: usize = 249;
 
-/// The topics of all tenants, by the tenant's index.
+/// The topics of all tenants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topics {
-    names: Vec<String>,
+    names: ByConfigured<String>,
 }
 
 /// Why a template does not produce topics.
@@ -48,7 +48,7 @@ impl Topics {
         tenants: impl IntoIterator<Item = &'a TenantId>,
     ) -> Result<Topics, TopicsError> {
         let template = template.replace("{table}", &table.to_string());
-        let mut names = Vec::new();
+        let mut names = ByConfigured::default();
         let mut folded: HashMap<String, String> = HashMap::new();
         for tenant in tenants {
             let topic = template.replace("{tenant}", tenant.as_str());
@@ -57,20 +57,20 @@ impl Topics {
             }
             match folded.insert(topic.replace('.', "_"), topic.clone()) {
                 Some(other) if other != topic => return Err(TopicsError::Alike { one: other, other: topic }),
-                _ => names.push(topic),
+                _ => drop(names.push(topic)),
             }
         }
         Ok(Topics { names })
     }
 
-    /// The topic of the tenant with this index.
-    pub fn of(&self, tenant: usize) -> &str {
+    /// The topic of the tenant.
+    pub fn of(&self, tenant: ConfiguredIdx) -> &str {
         &self.names[tenant]
     }
 
     /// The topics without repetitions, sorted.
     pub fn distinct(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        let mut names: Vec<&str> = self.names.values().map(String::as_str).collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -95,10 +95,12 @@ mod tests {
 
     #[test]
     fn each_tenant_has_a_topic_or_all_share_one() {
+        let tenants: Vec<ConfiguredIdx> = ["b", "a"].into_iter().collect::<ByConfigured<&str>>().indexes().collect();
+        let (first, second) = (tenants[0], tenants[1]);
         let each = topics("users_sync.{tenant}", &["b", "a"]).unwrap();
-        assert_eq!((each.of(0), each.distinct()), ("users_sync.b", vec!["users_sync.a", "users_sync.b"]));
+        assert_eq!((each.of(first), each.distinct()), ("users_sync.b", vec!["users_sync.a", "users_sync.b"]));
         let shared = topics("{table}", &["b", "a"]).unwrap();
-        assert_eq!((shared.of(1), shared.distinct()), ("auth.users", vec!["auth.users"]));
+        assert_eq!((shared.of(second), shared.distinct()), ("auth.users", vec!["auth.users"]));
     }
 
     #[test]

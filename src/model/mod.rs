@@ -6,6 +6,7 @@ mod ids;
 mod lsn;
 mod reason;
 mod relation;
+mod tenant_list;
 mod text;
 mod time;
 
@@ -14,6 +15,7 @@ pub use ids::{Epoch, Generation, Oid, TargetId, TenantId, TenantKey, UserId, Xid
 pub use lsn::{Lsn, ParseLsnError};
 pub use reason::{HistoryBreak, ParkCause, Reason, RestartSignal, ResyncReason, RetryCause, SlotLoss};
 pub use relation::{Cell, Column, Relation, ReplicaIdentity, TableName, TypeCatalog, TypeKind};
+pub use tenant_list::{ByConfigured, ByTenant, ConfiguredIdx, TenantIdx};
 pub use text::push_string;
 pub(crate) use time::CivilTime;
 pub use time::Timestamp;

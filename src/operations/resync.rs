@@ -30,7 +30,7 @@ pub async fn resync(
     };
     let context = prepared.context.clone();
     let handles: Vec<Arc<TenantHandle>> =
-        context.tenants.all().iter().filter(|handle| tenants.contains(&handle.tenant.id)).cloned().collect();
+        context.tenants.all().values().filter(|handle| tenants.contains(&handle.tenant.id)).cloned().collect();
     for handle in &handles {
         // Lower than the id of every recorded request.
         let request = Request { id: 0, tenant: handle.tenant.id.clone(), allow_deletes };

@@ -6,7 +6,7 @@
 use crate::clock;
 use crate::config::{Config, Tenant};
 use crate::map::tenants_condition;
-use crate::model::{Lsn, TenantId, User};
+use crate::model::{ByConfigured, Lsn, TenantId, User};
 use crate::pg::{PgClient, connect};
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
@@ -101,7 +101,8 @@ async fn compare_all(
     let mapped = compile_current(client, &config.users).await?;
     let mut comparing = JoinSet::new();
     let mut members = Vec::new();
-    for (index, tenant) in config.tenants.iter().enumerate().filter(|(_, tenant)| tenants.contains(&tenant.id)) {
+    let configured: ByConfigured<&Tenant> = config.tenants.iter().collect();
+    for (index, &tenant) in configured.iter().filter(|(_, tenant)| tenants.contains(&tenant.id)) {
         let (rows, receiver) = mpsc::channel(CHANNEL_CHUNKS);
         members.push(ScanMember { tenant: index, rows });
         let (tenant, context) = (tenant.clone(), context.clone());
@@ -112,10 +113,9 @@ async fn compare_all(
         };
         comparing.spawn(compare.instrument(span));
     }
-    let keys = members.iter().map(|member| &config.tenants[member.tenant].key);
+    let keys = members.iter().map(|member| &configured[member.tenant].key);
     let condition = tenants_condition(&config.users, &mapped.relation, keys);
-    let all: Vec<Option<&Tenant>> = config.tenants.iter().map(Some).collect();
-    let mut partitioner = Partitioner::new(&all, members);
+    let mut partitioner = Partitioner::new(configured.iter().map(|(index, tenant)| (index, *tenant)), members);
     let purged_before = config.purge_after.and_then(clock::ago);
     let expected = expected_rows(client, &config.users, &mapped, &condition).await?;
     let mut scanned = ScanProgress::new(expected, progress.clone());

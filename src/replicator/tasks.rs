@@ -1,7 +1,7 @@
 //! The tasks of a session: starts them, watches them, applies changes of the tenant list, and drains them.
 
 use crate::config::Config;
-use crate::model::TenantId;
+use crate::model::{TenantId, TenantIdx};
 use crate::replicator::error::ServiceError;
 use crate::replicator::prepare::PreparedSession;
 use crate::replicator::reader::Stream;
@@ -71,7 +71,7 @@ impl SessionTasks {
             stop_recording: CancellationToken::new(),
             stop_reporting: CancellationToken::new(),
         };
-        for (index, handle) in context.tenants.all().iter().enumerate() {
+        for (index, handle) in context.tenants.all().iter() {
             let id: &TenantId = &handle.tenant.id;
             if only.is_some_and(|only| !only.contains(id)) {
                 context.progress().retain(id);
@@ -169,7 +169,7 @@ impl SessionTasks {
             }
         }
         let budget = context.config.limits.tenant_memory;
-        let added: Vec<usize> = diff
+        let added: Vec<TenantIdx> = diff
             .added
             .into_iter()
             .map(|tenant| {
@@ -224,7 +224,7 @@ impl SessionTasks {
 async fn start_added(
     context: Arc<SessionContext>,
     removed: Vec<CancellationToken>,
-    added: Vec<usize>,
+    added: Vec<TenantIdx>,
     joins: mpsc::Sender<JoinRequest>,
 ) -> Result<(), ServiceError> {
     let ready = async {

@@ -2,7 +2,7 @@
 //!
 //! A bounded table in which a newer user replaces an older one. A user that is not in it counts as changed.
 
-use crate::model::{Change, User};
+use crate::model::{ByTenant, Change, TenantIdx, User};
 use foldhash::quality::RandomState;
 use std::hash::BuildHasher;
 
@@ -23,7 +23,7 @@ pub struct Fingerprints {
     buckets: Vec<[Slot; WAYS]>,
     hasher: RandomState,
     /// How often each tenant was reset. It is part of the hash, so entries from before a reset are not found.
-    resets: Vec<u32>,
+    resets: ByTenant<u32>,
 }
 
 /// All zero: free.
@@ -38,14 +38,14 @@ impl Default for Fingerprints {
         Fingerprints {
             buckets: vec![[Slot::default(); WAYS]; BUCKETS],
             hasher: RandomState::default(),
-            resets: Vec::new(),
+            resets: ByTenant::default(),
         }
     }
 }
 
 impl Fingerprints {
     /// Whether the change differs from the last one of this tenant's user. Remembers it.
-    pub fn is_new(&mut self, tenant: usize, change: &Change) -> bool {
+    pub fn is_new(&mut self, tenant: TenantIdx, change: &Change) -> bool {
         let content = match change {
             Change::Upsert(user) => self.content(user),
             Change::Delete { .. } => DELETED,
@@ -61,7 +61,7 @@ impl Fingerprints {
 
     /// The last change did not arrive. A query reads users ahead of the stream, so a target that has the change may lack
     /// what was read.
-    pub fn forget(&mut self, tenant: usize, id: &str) {
+    pub fn forget(&mut self, tenant: TenantIdx, id: &str) {
         let (user, bucket) = self.bucket(tenant, id);
         if let Some(slot) = bucket.iter_mut().find(|slot| slot.user == user) {
             slot.content = UNKNOWN;
@@ -69,15 +69,12 @@ impl Fingerprints {
     }
 
     /// The tenant takes a snapshot: its target has the snapshot and the changes after it.
-    pub fn reset_tenant(&mut self, tenant: usize) {
-        if self.resets.len() <= tenant {
-            self.resets.resize(tenant + 1, 0);
-        }
-        self.resets[tenant] += 1;
+    pub fn reset_tenant(&mut self, tenant: TenantIdx) {
+        *self.resets.entry(tenant) += 1;
     }
 
     /// Remembers a user of a snapshot, unless the user or a replaced slot is known: the stream may be ahead of the snapshot.
-    pub fn learn(&mut self, tenant: usize, user: &User) {
+    pub fn learn(&mut self, tenant: TenantIdx, user: &User) {
         let content = self.content(user);
         let (user, bucket) = self.bucket(tenant, &user.id);
         if bucket.iter().any(|slot| slot.user == user) {
@@ -88,7 +85,7 @@ impl Fingerprints {
         }
     }
 
-    fn bucket(&mut self, tenant: usize, id: &str) -> (u64, &mut [Slot; WAYS]) {
+    fn bucket(&mut self, tenant: TenantIdx, id: &str) -> (u64, &mut [Slot; WAYS]) {
         let hash = self.hasher.hash_one((tenant, self.resets.get(tenant).copied().unwrap_or_default(), id));
         (hash, &mut self.buckets[hash as usize % BUCKETS])
     }
@@ -119,6 +116,11 @@ mod tests {
         }
     }
 
+    fn tenant(number: usize) -> TenantIdx {
+        let tenants: ByTenant<()> = std::iter::repeat_n((), 3).collect();
+        tenants.indexes().nth(number).unwrap()
+    }
+
     fn upsert(json: &str) -> Change {
         Change::Upsert(user("u", json))
     }
@@ -141,9 +143,9 @@ mod tests {
             (upsert("a"), true),
             (upsert("a"), false),
         ] {
-            assert_eq!(known.is_new(1, &change), is_new);
+            assert_eq!(known.is_new(tenant(1), &change), is_new);
         }
-        assert!(known.is_new(2, &upsert("a")), "another tenant's user");
+        assert!(known.is_new(tenant(2), &upsert("a")), "another tenant's user");
     }
 
     #[test]
@@ -156,48 +158,50 @@ mod tests {
         ];
         for (changed, is_new) in cases {
             let mut known = Fingerprints::default();
-            known.is_new(0, &upsert("a"));
-            assert_eq!(known.is_new(0, &Change::Upsert(changed)), is_new);
+            known.is_new(tenant(0), &upsert("a"));
+            assert_eq!(known.is_new(tenant(0), &Change::Upsert(changed)), is_new);
         }
         let derived = |at| Change::Upsert(User { updated_at: at, updated_at_derived: true, ..user("u", "a") });
         let mut known = Fingerprints::default();
-        assert!(known.is_new(0, &derived(None)));
-        assert!(!known.is_new(0, &derived(at)));
+        assert!(known.is_new(tenant(0), &derived(None)));
+        assert!(!known.is_new(tenant(0), &derived(at)));
     }
 
     #[test]
     fn fingerprints_hold_many_users_and_evict_beyond_their_capacity() {
         let mut known = Fingerprints::default();
         let change = |n: usize| Change::Upsert(user(&n.to_string(), "a"));
-        let news = |known: &mut Fingerprints, users: usize| (0..users).filter(|n| known.is_new(0, &change(*n))).count();
+        let news = |known: &mut Fingerprints, users: usize| {
+            (0..users).filter(|n| known.is_new(tenant(0), &change(*n))).count()
+        };
         assert_eq!(news(&mut known, 20_000), 20_000);
         assert_eq!(news(&mut known, 20_000), 0);
         news(&mut known, 4 * WAYS * BUCKETS);
         assert!(news(&mut known, 20_000) > 19_000, "they were replaced");
         // After replacements a snapshot is not trusted: it may be older than the replaced entry.
-        known.learn(0, &user("u", "a"));
-        assert!(known.is_new(0, &upsert("a")));
+        known.learn(tenant(0), &user("u", "a"));
+        assert!(known.is_new(tenant(0), &upsert("a")));
     }
 
     #[test]
     fn a_forgotten_user_is_news_again() {
         let mut known = Fingerprints::default();
-        known.is_new(0, &upsert("a"));
-        known.forget(0, "another user");
-        assert!(!known.is_new(0, &upsert("a")));
-        known.forget(0, "u");
-        known.learn(0, &user("u", "a"));
-        assert!(known.is_new(0, &upsert("a")));
-        assert!(!known.is_new(0, &upsert("a")));
+        known.is_new(tenant(0), &upsert("a"));
+        known.forget(tenant(0), "another user");
+        assert!(!known.is_new(tenant(0), &upsert("a")));
+        known.forget(tenant(0), "u");
+        known.learn(tenant(0), &user("u", "a"));
+        assert!(known.is_new(tenant(0), &upsert("a")));
+        assert!(!known.is_new(tenant(0), &upsert("a")));
     }
 
     #[test]
     fn a_snapshot_never_overrides_a_fingerprint_from_the_stream() {
         let mut known = Fingerprints::default();
-        known.learn(0, &user("u", "a"));
-        assert!(!known.is_new(0, &upsert("a")));
-        assert!(known.is_new(0, &upsert("b")));
-        known.learn(0, &user("u", "a"));
-        assert!(known.is_new(0, &upsert("a")), "the stream was ahead");
+        known.learn(tenant(0), &user("u", "a"));
+        assert!(!known.is_new(tenant(0), &upsert("a")));
+        assert!(known.is_new(tenant(0), &upsert("b")));
+        known.learn(tenant(0), &user("u", "a"));
+        assert!(known.is_new(tenant(0), &upsert("a")), "the stream was ahead");
     }
 }

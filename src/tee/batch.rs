@@ -1,5 +1,6 @@
 //! A batch of messages for Kafka, with one buffer for all of their texts. Pure.
 
+use crate::model::ConfiguredIdx;
 use std::ops::Range;
 
 /// A byte range of a batch's buffer.
@@ -17,8 +18,8 @@ pub struct Batch {
 /// The parts of a message that differ between messages.
 #[derive(Debug, Clone)]
 pub struct Message {
-    /// Index of the tenant in the configuration's list.
-    pub tenant: usize,
+    /// The tenant.
+    pub tenant: ConfiguredIdx,
     /// The record's key. Never empty.
     pub key: Text,
     /// The record's value. `None` for a tombstone.

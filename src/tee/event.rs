@@ -1,6 +1,6 @@
 //! One change of one user, as the formats encode it. Pure.
 
-use crate::model::{Lsn, Timestamp, User, Xid};
+use crate::model::{ConfiguredIdx, Lsn, Timestamp, User, Xid};
 
 /// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +37,8 @@ pub struct EventPosition {
 pub struct Event<'a> {
     /// The kind of the change.
     pub op: Op,
-    /// Index of the tenant in the configuration's list.
-    pub tenant: usize,
+    /// The tenant.
+    pub tenant: ConfiguredIdx,
     /// The tenant's id.
     pub tenant_id: &'a str,
     /// The user's id.

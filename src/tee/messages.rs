@@ -3,12 +3,12 @@
 use super::batch::Batch;
 use super::encode::Encoder;
 use super::event::{Event, EventPosition, Op};
-use crate::model::{Change, Deletes, User, push_string};
+use crate::model::{Change, ConfiguredIdx, Deletes, User, push_string};
 
 /// A complete change of a known tenant.
 pub struct CompleteChange<'a> {
-    /// Index of the tenant in the configuration's list.
-    pub tenant: usize,
+    /// The tenant.
+    pub tenant: ConfiguredIdx,
     /// The tenant's id.
     pub tenant_id: &'a str,
     /// The change. Patches and re-reads are completed earlier.

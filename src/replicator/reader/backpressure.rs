@@ -1,6 +1,6 @@
 //! Backpressure: when reading waits for a tenant over its memory budget, and when the tenant is interrupted instead.
 
-use crate::model::RestartSignal;
+use crate::model::{RestartSignal, TenantIdx};
 use crate::replicator::session::context::SessionContext;
 use crate::state::TenantState;
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ const LONE_TENANT_WAIT: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(crate) struct Stalls {
     since: Option<Instant>,
-    waited: HashMap<usize, Duration>,
+    waited: HashMap<TenantIdx, Duration>,
 }
 
 impl Stalls {
@@ -29,7 +29,7 @@ impl Stalls {
 
     /// Adds a wait. Returns whether the tenant has caused waits longer than `stall` and for most of the time: a tenant
     /// that only gets many changes takes them about as fast as the stream brings them.
-    fn add(&mut self, index: usize, begun: Instant, stall: Duration) -> bool {
+    fn add(&mut self, index: TenantIdx, begun: Instant, stall: Duration) -> bool {
         let since = *self.since.get_or_insert(begun);
         let waited = self.waited.entry(index).or_default();
         *waited += begun.elapsed();
@@ -38,7 +38,7 @@ impl Stalls {
 }
 
 /// Waits while the tenant is over its budget, or all tenants together are over theirs.
-pub(crate) async fn wait_for_room(context: &SessionContext, index: usize, stalls: &mut Stalls) {
+pub(crate) async fn wait_for_room(context: &SessionContext, index: TenantIdx, stalls: &mut Stalls) {
     let stall = context.config.limits.stall;
     let deadline = Instant::now() + stall;
     while let Some(index) = over_budget(context, index) {
@@ -53,27 +53,27 @@ pub(crate) async fn wait_for_room(context: &SessionContext, index: usize, stalls
 }
 
 /// Whether another tenant follows the stream.
-fn delays_others(context: &SessionContext, index: usize) -> bool {
+fn delays_others(context: &SessionContext, index: TenantIdx) -> bool {
     let tenants = context.tenants.all();
-    let mut others = tenants.iter().enumerate().filter(|(other, _)| *other != index);
+    let mut others = tenants.iter().filter(|(other, _)| *other != index);
     others.any(|(_, tenant)| tenant.state() == TenantState::Following)
 }
 
 /// The tenant that has to shrink: the given one, or the largest if all together are over budget.
-fn over_budget(context: &SessionContext, index: usize) -> Option<usize> {
+fn over_budget(context: &SessionContext, index: TenantIdx) -> Option<TenantIdx> {
     let tenants = context.tenants.all();
     if tenants[index].mailbox.over_budget() {
         return Some(index);
     }
     if context.memory.is_over() {
-        return (0..tenants.len()).max_by_key(|index| tenants[*index].mailbox.bytes());
+        return tenants.indexes().max_by_key(|index| tenants[*index].mailbox.bytes());
     }
     None
 }
 
 /// Waits while the target takes rows, until the deadline if that delays other tenants. A target that is away takes none,
 /// so nothing waits for it.
-async fn wait_until_drained(context: &SessionContext, index: usize, deadline: Instant) {
+async fn wait_until_drained(context: &SessionContext, index: TenantIdx, deadline: Instant) {
     let tenants = context.tenants.all();
     let tenant = &tenants[index];
     if !delays_others(context, index) {

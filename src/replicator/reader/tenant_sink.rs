@@ -1,7 +1,7 @@
 //! Sorts the changes of each source transaction by tenant and pushes them into the tenants' mailboxes.
 
 use crate::map::CommitInfo;
-use crate::model::{Change, Lsn, RestartSignal, TenantId, User};
+use crate::model::{ByTenant, Change, Lsn, RestartSignal, TenantId, TenantIdx, User};
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::backpressure::{Stalls, wait_for_room};
 use crate::replicator::reader::sink::{IsCreate, Sink, Transaction};
@@ -16,15 +16,14 @@ const CHUNK_BYTES: usize = 512 << 10;
 
 pub(crate) struct TenantSink {
     context: Arc<SessionContext>,
-    /// The session's tenants as of the last refresh, by index.
-    tenants: Arc<Vec<Arc<TenantHandle>>>,
-    directory: Directory<usize>,
-    /// By tenant index.
-    chunks: Vec<Chunk>,
+    /// The session's tenants as of the last refresh.
+    tenants: Arc<ByTenant<Arc<TenantHandle>>>,
+    directory: Directory<TenantIdx>,
+    chunks: ByTenant<Chunk>,
     /// The tenants with changes in this transaction.
-    affected: Vec<usize>,
+    affected: Vec<TenantIdx>,
     /// The tenants that went over their budget.
-    over_budget: Vec<usize>,
+    over_budget: Vec<TenantIdx>,
     stalls: Stalls,
 }
 
@@ -45,7 +44,7 @@ impl TenantSink {
             context,
             tenants: Arc::default(),
             directory: Directory::new([]),
-            chunks: Vec::new(),
+            chunks: ByTenant::default(),
             affected: Vec::new(),
             over_budget: Vec::new(),
             stalls: Stalls::default(),
@@ -58,15 +57,15 @@ impl TenantSink {
     /// its snapshot is taken later and has the whole transaction.
     fn refresh_tenants(&mut self) {
         self.tenants = self.context.tenants.all();
-        let current = self.tenants.iter().enumerate().filter(|(_, handle)| !handle.retired.is_cancelled());
+        let current = self.tenants.iter().filter(|(_, handle)| !handle.retired.is_cancelled());
         self.directory = Directory::new(current.map(|(index, handle)| (&handle.tenant.id, &handle.tenant.key, index)));
-        self.chunks.resize_with(self.tenants.len(), Chunk::default);
-        for handle in self.tenants.iter() {
+        for (index, handle) in self.tenants.iter() {
+            self.chunks.entry(index);
             handle.adopted.cancel();
         }
     }
 
-    fn add_to(&mut self, transaction: Transaction, index: usize, change: Change, is_create: IsCreate) {
+    fn add_to(&mut self, transaction: Transaction, index: TenantIdx, change: Change, is_create: IsCreate) {
         let mut fingerprints = self.context.fingerprints();
         // Checked under the lock under which changes are discarded: the one that made this a repetition may be discarded.
         if !fingerprints.is_new(index, &change) && self.tenants[index].mailbox.is_primed() {
@@ -87,7 +86,7 @@ impl TenantSink {
     }
 
     /// The tenant with this key. An unknown key is counted, and logged once.
-    fn find(&mut self, key: &str) -> Option<usize> {
+    fn find(&mut self, key: &str) -> Option<TenantIdx> {
         match self.directory.find(key) {
             Ok(index) => Some(index),
             Err(unmapped) => {
@@ -101,7 +100,7 @@ impl TenantSink {
         }
     }
 
-    fn push(&mut self, index: usize, transaction: Transaction, end: Option<Lsn>) -> Pushed {
+    fn push(&mut self, index: TenantIdx, transaction: Transaction, end: Option<Lsn>) -> Pushed {
         let (chunk, mailbox) = (&mut self.chunks[index], &self.tenants[index].mailbox);
         chunk.bytes = 0;
         let wakes = std::mem::take(&mut chunk.wakes);
@@ -137,7 +136,7 @@ impl Sink for TenantSink {
     }
 
     fn add_to_all(&mut self, transaction: Transaction, change: &Change) {
-        for index in 0..self.chunks.len() {
+        for index in self.chunks.indexes() {
             self.add_to(transaction, index, change.clone(), IsCreate::No);
         }
     }

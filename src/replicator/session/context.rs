@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::map::{Value, tenant_fingerprint};
-use crate::model::{Epoch, Generation, Lsn, RestartSignal, TenantId};
+use crate::model::{Epoch, Generation, Lsn, RestartSignal, TenantId, TenantIdx};
 use crate::progress::Progress;
 use crate::replicator::session::arriving::OnTheirWay;
 use crate::replicator::session::tenants::{TenantHandle, TenantRegistry};
@@ -128,7 +128,7 @@ impl<S: StateAccess> SessionContext<S> {
     }
 
     /// The fingerprint for one tenant. It includes the key, which selects the rows of the tenant.
-    pub(crate) fn mapping_of(&self, index: usize) -> String {
+    pub(crate) fn mapping_of(&self, index: TenantIdx) -> String {
         tenant_fingerprint(&self.mapping(), &self.tenants.get(index).tenant.key)
     }
 
@@ -143,7 +143,7 @@ impl<S: StateAccess> SessionContext<S> {
     }
 
     /// The tenant's target has committed the snapshot at `position`.
-    pub(crate) fn joined(&self, index: usize, position: Lsn) {
+    pub(crate) fn joined(&self, index: TenantIdx, position: Lsn) {
         let handle = self.tenants.get(index);
         let mut progress = self.progress();
         match handle.mailbox.is_interrupted() {
@@ -193,7 +193,7 @@ impl<S: StateAccess> SessionContext<S> {
 
     /// Restarts the tenant, which drops its queued changes. Its position is held until the restart is recorded, so that
     /// dropped changes are not confirmed.
-    pub(crate) fn interrupt(&self, index: usize, why: RestartSignal) {
+    pub(crate) fn interrupt(&self, index: TenantIdx, why: RestartSignal) {
         let handle = self.tenants.get(index);
         let mut progress = self.progress();
         progress.retain(&handle.tenant.id);
@@ -202,7 +202,7 @@ impl<S: StateAccess> SessionContext<S> {
 
     /// Restarts every tenant that is not parked, because of an event at this position of the stream.
     pub(crate) fn interrupt_all(&self, why: RestartSignal) {
-        for (index, handle) in self.tenants.all().iter().enumerate() {
+        for (index, handle) in self.tenants.all().iter() {
             if handle.state() != TenantState::Parked && !handle.retired.is_cancelled() {
                 self.interrupt(index, why);
             }
@@ -216,9 +216,9 @@ impl<S: StateAccess> SessionContext<S> {
     }
 
     /// The index of the tenant; `None` if it is not configured.
-    pub(crate) fn index_of(&self, tenant: &TenantId) -> Option<usize> {
-        let is_it = |handle: &Arc<TenantHandle>| handle.tenant.id == *tenant && !handle.retired.is_cancelled();
-        self.tenants.all().iter().position(is_it)
+    pub(crate) fn index_of(&self, tenant: &TenantId) -> Option<TenantIdx> {
+        let is_it = |handle: &TenantHandle| handle.tenant.id == *tenant && !handle.retired.is_cancelled();
+        self.tenants.all().iter().find(|(_, handle)| is_it(handle)).map(|(index, _)| index)
     }
 
     /// Restarts the tenant for a resync, unless the request is known already. Returns a request for an unknown tenant.

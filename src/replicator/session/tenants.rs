@@ -2,6 +2,7 @@
 //! within the session.
 
 use crate::config::Tenant;
+use crate::model::{ByTenant, TenantIdx};
 use crate::route::{Mailbox, Memory};
 use crate::state::{Request, TenantRow, TenantState};
 use crate::status::metrics::TenantCounts;
@@ -161,7 +162,7 @@ impl TenantHandle {
 
 /// All handles by their index, also the retired ones.
 pub(crate) struct TenantRegistry {
-    all: Mutex<Arc<Vec<Arc<TenantHandle>>>>,
+    all: Mutex<Arc<ByTenant<Arc<TenantHandle>>>>,
     /// Notified when a handle is added or retired.
     pub(crate) changed: Notify,
 }
@@ -175,35 +176,34 @@ impl TenantRegistry {
     }
 
     /// The current list. The same `Arc` is returned until a handle is added or retired.
-    pub(crate) fn all(&self) -> Arc<Vec<Arc<TenantHandle>>> {
+    pub(crate) fn all(&self) -> Arc<ByTenant<Arc<TenantHandle>>> {
         self.lock().clone()
     }
 
-    pub(crate) fn get(&self, index: usize) -> Arc<TenantHandle> {
+    pub(crate) fn get(&self, index: TenantIdx) -> Arc<TenantHandle> {
         self.lock()[index].clone()
     }
 
     /// Adds a handle and returns its index.
-    pub(crate) fn add(&self, handle: TenantHandle) -> usize {
+    pub(crate) fn add(&self, handle: TenantHandle) -> TenantIdx {
         let mut all = self.lock();
-        let index = all.len();
-        Arc::make_mut(&mut all).push(Arc::new(handle));
+        let index = Arc::make_mut(&mut all).push(Arc::new(handle));
         drop(all);
         self.changed.notify_one();
         index
     }
 
     /// Retires a handle: its worker ends, and the reader no longer pushes changes for it.
-    pub(crate) fn retire(&self, index: usize) {
+    pub(crate) fn retire(&self, index: TenantIdx) {
         let mut all = self.lock();
         all[index].retired.cancel();
         // A new `Arc`, so that the reader notices the change.
-        *all = Arc::new(all.to_vec());
+        *all = Arc::new((**all).clone());
         drop(all);
         self.changed.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Arc<Vec<Arc<TenantHandle>>>> {
+    fn lock(&self) -> MutexGuard<'_, Arc<ByTenant<Arc<TenantHandle>>>> {
         lock(&self.all)
     }
 }

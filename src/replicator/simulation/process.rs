@@ -2,7 +2,7 @@
 //! them. Each call lets one part of it run for a moment.
 
 use crate::config::{Config, Env, parse};
-use crate::model::{Epoch, Lsn, RestartSignal, Timestamp, User, Xid};
+use crate::model::{ByTenant, Epoch, Lsn, RestartSignal, Timestamp, User, Xid};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::{SessionContext, SessionStart};
 use crate::replicator::session::positions::write_down;
@@ -47,7 +47,7 @@ pub(crate) struct Process {
 /// The tables of all tenants at a position of the source.
 struct Snapshot {
     position: Lsn,
-    users: Vec<Vec<User>>,
+    users: ByTenant<Vec<User>>,
 }
 
 impl Process {
@@ -101,8 +101,8 @@ impl Process {
         let context = SessionContext::new(config, state, start, handles, memory, "", live);
         let context = Arc::new(context);
         let (sender, joins) = mpsc::channel(TENANTS);
-        let workers = (0..TENANTS).map(|index| {
-            let handle = context.tenants.get(index);
+        let workers = context.tenants.all();
+        let workers = workers.iter().map(|(index, handle)| {
             if created.is_some() {
                 context.progress().join(&handle.tenant.id);
             }
@@ -139,7 +139,7 @@ impl Process {
         let is_part = rest.len() > 1 && self.world.lock().rng.u8(..4) == 0;
         let part = if is_part { &rest[..1] } else { rest };
         let mut queued = Vec::new();
-        for (index, handle) in self.context.tenants.all().iter().enumerate() {
+        for (index, handle) in self.context.tenants.all().values().enumerate() {
             let of_tenant = part.iter().filter(|write| write.tenant == index);
             let mut changes: Vec<_> = of_tenant.map(change).collect();
             self.affected[index] |= !changes.is_empty();
@@ -227,7 +227,9 @@ impl Process {
 
     /// The reading side restarts a tenant.
     pub(crate) fn interrupt(&mut self, index: usize, signal: RestartSignal) {
-        if self.context.tenants.get(index).state() != TenantState::Parked {
+        let tenants = self.context.tenants.all();
+        let (index, handle) = tenants.iter().nth(index).unwrap();
+        if handle.state() != TenantState::Parked {
             self.context.interrupt(index, signal);
         }
     }

@@ -1,7 +1,7 @@
 //! Gathers the tenants that need a snapshot, so that tenants that come together share one scan of the table.
 
 use crate::capture::{ReplicationConnection, slot};
-use crate::model::{Lsn, User};
+use crate::model::{Lsn, TenantIdx, User};
 use crate::pg::{PgUrl, connect};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
@@ -34,8 +34,7 @@ struct GatherWindow {
 
 /// A tenant's request for a snapshot.
 pub(crate) struct JoinRequest {
-    /// The tenant's index in the session.
-    pub(crate) tenant: usize,
+    pub(crate) tenant: TenantIdx,
     /// The tenant has gathered the stream since the slot was created, so the slot's own snapshot will do.
     pub(crate) since_creation: bool,
     pub(crate) reply: oneshot::Sender<Result<SnapshotShare, String>>,

@@ -4,6 +4,8 @@ use crate::config::Tenant;
 use crate::map::TenantRef;
 use crate::model::User;
 use crate::route::Directory;
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -16,10 +18,9 @@ const STALL_BUDGET: u32 = 12;
 /// takes them about as fast as the scan reads them.
 const STALL_RATIO: f64 = 0.8;
 
-/// A tenant that takes part in a scan.
-pub(crate) struct ScanMember {
-    /// The tenant's index among all tenants of the session.
-    pub(crate) tenant: usize,
+/// A tenant that takes part in a scan. `T` is its index in the session or in the configuration.
+pub(crate) struct ScanMember<T> {
+    pub(crate) tenant: T,
     /// Takes the users in chunks, and `None` after the last one.
     pub(crate) rows: mpsc::Sender<Option<Vec<User>>>,
 }
@@ -29,30 +30,31 @@ pub(crate) struct ScanMember {
 pub(crate) struct MemberIdx(usize);
 
 /// Users on their way to the members of a scan.
-pub(crate) struct Partitioner {
+pub(crate) struct Partitioner<T> {
     /// A member that dropped out is `None`.
-    members: Vec<Option<MemberBuffer>>,
+    members: Vec<Option<MemberBuffer<T>>>,
     directory: Directory<Option<MemberIdx>>,
     begun: Instant,
 }
 
-struct MemberBuffer {
-    member: ScanMember,
+struct MemberBuffer<T> {
+    member: ScanMember<T>,
     chunk: Vec<User>,
     bytes: usize,
     /// How long the scan has waited for the member.
     waited: Duration,
 }
 
-impl Partitioner {
-    /// `tenants` are all tenants by index, members or not: a mapping without a tenant column needs exactly one.
-    pub(crate) fn new(tenants: &[Option<&Tenant>], members: Vec<ScanMember>) -> Partitioner {
-        let mut by_tenant = vec![None; tenants.len()];
-        for (index, member) in members.iter().enumerate() {
-            by_tenant[member.tenant] = Some(MemberIdx(index));
-        }
-        let known = tenants.iter().zip(by_tenant).filter_map(|(tenant, member)| Some(((*tenant)?, member)));
-        let directory = Directory::new(known.map(|(tenant, member)| (&tenant.id, &tenant.key, member)));
+impl<T: Copy + Eq + Hash> Partitioner<T> {
+    /// `tenants` are all current tenants, members or not: a mapping without a tenant column needs exactly one.
+    pub(crate) fn new<'a>(
+        tenants: impl Iterator<Item = (T, &'a Tenant)>,
+        members: Vec<ScanMember<T>>,
+    ) -> Partitioner<T> {
+        let by_tenant: HashMap<T, MemberIdx> =
+            members.iter().enumerate().map(|(index, member)| (member.tenant, MemberIdx(index))).collect();
+        let directory =
+            Directory::new(tenants.map(|(index, tenant)| (&tenant.id, &tenant.key, by_tenant.get(&index).copied())));
         let buffer = |member| Some(MemberBuffer { member, chunk: Vec::new(), bytes: 0, waited: Duration::ZERO });
         Partitioner { members: members.into_iter().map(buffer).collect(), directory, begun: Instant::now() }
     }
@@ -68,13 +70,13 @@ impl Partitioner {
         self.member(member).map(|_| member)
     }
 
-    /// The index of a member's tenant.
-    pub(crate) fn tenant(&self, member: MemberIdx) -> Option<usize> {
+    /// A member's tenant.
+    pub(crate) fn tenant(&self, member: MemberIdx) -> Option<T> {
         self.member(member).map(|buffer| buffer.member.tenant)
     }
 
     /// A member that still takes users. One that has left starts over, and this scan no longer tells what it has.
-    fn member(&self, member: MemberIdx) -> Option<&MemberBuffer> {
+    fn member(&self, member: MemberIdx) -> Option<&MemberBuffer<T>> {
         self.members.get(member.0)?.as_ref().filter(|buffer| !buffer.member.rows.is_closed())
     }
 

@@ -2,7 +2,7 @@
 
 use crate::clock;
 use crate::map::tenants_condition;
-use crate::model::Timestamp;
+use crate::model::{TenantIdx, Timestamp};
 use crate::pg::connect;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 pub(crate) async fn run(
     context: &SessionContext,
     export: &Export,
-    members: Vec<ScanMember>,
+    members: Vec<ScanMember<TenantIdx>>,
 ) -> Result<(), ServiceError> {
     let client = connect(&context.config.source.url).await?;
     export.import(&client).await?;
@@ -33,9 +33,8 @@ pub(crate) async fn run(
     let mut progress = ScanProgress::new(expected, handle);
     tracing::info!(tenants = members.len(), position = %export.position, "snapshot started");
 
-    let current: Vec<_> =
-        tenants.iter().map(|handle| (!handle.retired.is_cancelled()).then_some(&*handle.tenant)).collect();
-    let mut partitioner = Partitioner::new(&current, members);
+    let current = tenants.iter().filter(|(_, handle)| !handle.retired.is_cancelled());
+    let mut partitioner = Partitioner::new(current.map(|(index, handle)| (index, &*handle.tenant)), members);
     let begun = Instant::now();
     let purged_before = context.config.purge_after.and_then(clock::ago);
     let mut rows = RowStream::open(&client, &mapped.from, &mapped.relation, mapped.plan.decoded(), &condition).await?;
@@ -64,7 +63,7 @@ fn add_row(
     context: &SessionContext,
     mapped: &MappedRelation,
     rows: &mut RowStream,
-    partitioner: &mut Partitioner,
+    partitioner: &mut Partitioner<TenantIdx>,
     purged_before: Option<Timestamp>,
 ) -> Result<Option<MemberIdx>, ServiceError> {
     let mut cells = Vec::with_capacity(mapped.relation.columns.len());

@@ -1,8 +1,8 @@
 //! Completes and encodes the changes of the stream, transaction by transaction.
 
 use crate::clock::now;
-use crate::config::Config;
-use crate::model::{Change, Deletes, Lsn, RestartSignal, ResyncReason, Timestamp, User};
+use crate::config::{Config, Tenant};
+use crate::model::{ByConfigured, Change, ConfiguredIdx, Deletes, Lsn, RestartSignal, ResyncReason, Timestamp, User};
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::sink::{IsCreate, Sink, Transaction};
 use crate::replicator::session::context::SessionContext;
@@ -24,13 +24,33 @@ pub(crate) struct Start {
     /// The published position.
     pub(crate) position: StreamPosition,
     /// The position of each tenant's snapshot. Older changes are part of the snapshot.
-    pub(crate) tenants: Vec<Lsn>,
+    pub(crate) tenants: ByConfigured<Lsn>,
+}
+
+/// The texts by which messages and point reads name a tenant.
+struct TeeTenant {
+    id: String,
+    key: String,
+}
+
+impl TeeTenant {
+    fn of(tenant: &Tenant) -> TeeTenant {
+        TeeTenant { id: tenant.id.to_string(), key: tenant.key.as_str().to_owned() }
+    }
+}
+
+/// The transaction that is being received.
+struct Current {
+    /// The start of its commit record.
+    commit: Lsn,
+    /// The number of its changes so far.
+    changes: u64,
 }
 
 /// A change of a tenant, with its transaction and ordinal.
 struct PendingChange {
     transaction: Transaction,
-    tenant: usize,
+    tenant: ConfiguredIdx,
     change: Change,
     is_new: bool,
     before: Option<User>,
@@ -43,9 +63,8 @@ pub(crate) struct TeeSink {
     slot: String,
     deletes: Deletes,
     tombstones: bool,
-    keys: Vec<String>,
-    ids: Vec<String>,
-    directory: Directory<usize>,
+    tenants: ByConfigured<TeeTenant>,
+    directory: Directory<ConfiguredIdx>,
     start: Start,
     /// A partly published transaction that is published again from its beginning, because the results of a query mapping have no stable
     /// order. Its ordinals continue, so that no ordinal is used twice.
@@ -55,8 +74,7 @@ pub(crate) struct TeeSink {
     before: Option<User>,
     /// Rows received of the current transaction, published or not. The same at every replay.
     rows: u64,
-    /// The current transaction: the start of its commit record, and the number of its changes.
-    current: Option<(Lsn, u64)>,
+    current: Option<Current>,
     /// Changes from the first incomplete one on.
     pending: Vec<PendingChange>,
     /// Every transaction up to this position has been received and encoded.
@@ -76,15 +94,14 @@ impl TeeSink {
         news: Arc<Notify>,
     ) -> TeeSink {
         let renumbered = config.users.query.as_ref().and_then(|_| start.position.split.take());
-        let tenants = config.tenants.iter().enumerate();
+        let tenants: ByConfigured<&Tenant> = config.tenants.iter().collect();
         let kafka = config.kafka.as_ref();
         TeeSink {
             slot: kafka.map(|kafka| kafka.slot.clone()).unwrap_or_default(),
             deletes: config.deletes,
             tombstones: kafka.is_some_and(|kafka| kafka.tombstone_on_delete),
-            keys: config.tenants.iter().map(|tenant| tenant.key.as_str().to_owned()).collect(),
-            ids: config.tenants.iter().map(|tenant| tenant.id.to_string()).collect(),
-            directory: Directory::new(tenants.map(|(index, tenant)| (&tenant.id, &tenant.key, index))),
+            tenants: tenants.values().map(|tenant| TeeTenant::of(tenant)).collect(),
+            directory: Directory::new(tenants.iter().map(|(index, tenant)| (&tenant.id, &tenant.key, index))),
             mapping: Arc::from(mapping),
             before: None,
             rows: 0,
@@ -101,7 +118,7 @@ impl TeeSink {
         }
     }
 
-    fn take(&mut self, transaction: Transaction, tenant: usize, change: Change, is_new: bool, ordinal: u64) {
+    fn take(&mut self, transaction: Transaction, tenant: ConfiguredIdx, change: Change, is_new: bool, ordinal: u64) {
         let commit = transaction.commit_lsn;
         let split = self.start.position.split.as_ref();
         let is_published = split.is_some_and(|split| split.commit == commit && self.rows <= split.rows);
@@ -111,9 +128,10 @@ impl TeeSink {
         let before = self.before.clone();
         let taken = PendingChange { transaction, tenant, change, is_new, before, ordinal };
         let is_whole = matches!(taken.change, Change::Upsert(_) | Change::Delete { .. });
-        match self.pending.is_empty() && is_whole {
-            true => self.encode(&taken),
-            false => self.pending.push(taken),
+        if self.pending.is_empty() && is_whole {
+            self.encode(&taken);
+        } else {
+            self.pending.push(taken);
         }
     }
 
@@ -128,7 +146,7 @@ impl TeeSink {
         };
         let complete = CompleteChange {
             tenant: taken.tenant,
-            tenant_id: &self.ids[taken.tenant],
+            tenant_id: &self.tenants[taken.tenant].id,
             change: &taken.change,
             is_new: taken.is_new,
             before: taken.before.as_ref(),
@@ -145,9 +163,9 @@ impl TeeSink {
             return None;
         }
         let numbered = self.renumbered.as_ref().filter(|split| split.commit == commit).map_or(0, |split| split.changes);
-        let (_, count) = self.current.get_or_insert((commit, numbered));
-        *count += 1;
-        Some(*count)
+        let current = self.current.get_or_insert(Current { commit, changes: numbered });
+        current.changes += 1;
+        Some(current.changes)
     }
 
     /// Completes pending changes by point reads. A missing row is skipped: the change that removed it follows.
@@ -164,7 +182,7 @@ impl TeeSink {
         let has_filter = self.context.config.users.filter.is_some();
         for mut taken in pending {
             let read = || {
-                let key = self.keys[taken.tenant].clone();
+                let key = self.tenants[taken.tenant].key.clone();
                 let id = taken.change.id();
                 found.get(&(Some(key), id)).or_else(|| found.get(&(None, id))).map(|user| (*user).clone())
             };
@@ -196,7 +214,7 @@ impl TeeSink {
 
     async fn send_batch(&mut self) -> Result<(), ServiceError> {
         let position = StreamPosition { position: self.whole, split: None, ..self.start.position.clone() };
-        match self.current {
+        match &self.current {
             None => {
                 // A partly published transaction may still follow.
                 let split = self.start.position.split.as_ref().or(self.renumbered.as_ref());
@@ -205,8 +223,8 @@ impl TeeSink {
                 self.sent = self.whole;
                 self.batcher.send(CommitKind::Transaction(vec![record]), Some(self.whole)).await
             }
-            Some((commit, changes)) => {
-                let split = Some(Split { commit, rows: self.rows, changes });
+            Some(Current { commit, changes }) => {
+                let split = Some(Split { commit: *commit, rows: self.rows, changes: *changes });
                 let record = StreamPosition { split, ..position }.record(&self.slot);
                 self.batcher.send(CommitKind::Partial(record), None).await
             }
@@ -239,7 +257,7 @@ impl Sink for TeeSink {
     }
 
     fn add_to_all(&mut self, transaction: Transaction, change: &Change) {
-        for tenant in 0..self.ids.len() {
+        for tenant in self.tenants.indexes() {
             // Each tenant gets a message with its own ordinal.
             let Some(ordinal) = self.next_ordinal(transaction) else { return };
             self.take(transaction, tenant, change.clone(), false, ordinal);
@@ -280,19 +298,19 @@ impl Sink for TeeSink {
     async fn flush_if_due(&mut self) -> Result<(), ServiceError> {
         self.check_start_over()?;
         self.complete().await?;
-        match self.is_due() && self.batcher.has_room() {
-            true => self.send_batch().await,
-            false => Ok(()),
+        if self.is_due() && self.batcher.has_room() {
+            self.send_batch().await?;
         }
+        Ok(())
     }
 
     /// Ends when the publisher has room for a batch that is due.
     async fn ready(&self) {
-        match self.is_due() {
-            // If the publisher has ended, its failure ends the session.
-            true => drop(self.batcher.jobs.reserve().await),
-            false => std::future::pending().await,
+        if !self.is_due() {
+            std::future::pending::<()>().await;
         }
+        // If the publisher has ended, its failure ends the session.
+        let _ = self.batcher.jobs.reserve().await;
     }
 
     async fn on_ready(&mut self) -> Result<(), ServiceError> {

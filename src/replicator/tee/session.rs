@@ -2,9 +2,9 @@
 //! that need one, then publish the stream.
 
 use crate::capture::{ReplicationReader, ReplicationWriter};
-use crate::config::{Config, Kafka, Topics};
+use crate::config::{Config, Kafka, Tenant, Topics};
 use crate::map::tenant_fingerprint;
-use crate::model::{Lsn, ResyncReason, TenantId};
+use crate::model::{ByConfigured, Lsn, ResyncReason, TenantId};
 use crate::pg::{PgClient, connect};
 use crate::replicator::reader::Stream;
 use crate::replicator::session::context::SessionContext;
@@ -61,9 +61,10 @@ pub(crate) async fn session(
 
     let work = async {
         let known = |id: &TenantId| positions.tenants.get(id);
-        let mut start: Vec<Lsn> =
-            config.tenants.iter().map(|tenant| known(&tenant.id).map_or(Lsn::ZERO, |known| known.position)).collect();
-        let members = members(config, &batcher.topics, &positions, &before, &mapping, all, taken.lost);
+        let tenants: ByConfigured<&Tenant> = config.tenants.iter().collect();
+        let mut start: ByConfigured<Lsn> =
+            tenants.values().map(|tenant| known(&tenant.id).map_or(Lsn::ZERO, |known| known.position)).collect();
+        let members = members(&tenants, &batcher.topics, &positions, &before, &mapping, all, taken.lost);
         let is_there = |id: &&TenantId| config.tenants.iter().any(|tenant| tenant.id == **id);
         let removed: Vec<TenantId> = positions.tenants.keys().filter(|id| !is_there(id)).cloned().collect();
         if !members.is_empty() || !removed.is_empty() {
@@ -78,7 +79,7 @@ pub(crate) async fn session(
                 taken.from.split = None;
             }
             tracing::info!(tenants = members.len(), position = %export.position, "Kafka output: publishing a snapshot");
-            let pass = Pass { context, config, kafka, from: &taken.from, removed: &removed };
+            let pass = Pass { context, config, tenants: &tenants, kafka, from: &taken.from, removed: &removed };
             pass.run(&export, &members, &mut batcher).await?;
             members.iter().for_each(|member| start[member.index] = export.position);
         }
@@ -132,7 +133,7 @@ async fn open(kafka: &Kafka, topics: &Topics) -> Result<Opened, TeeError> {
 /// The tenants that need a snapshot: their users are not in their topic, or were produced by another mapping. `lost`: the topics'
 /// positions are unknown, so a topic may hold users of any tenant.
 fn members(
-    config: &Config,
+    tenants: &ByConfigured<&Tenant>,
     topics: &Topics,
     positions: &Positions,
     before: &HashSet<String>,
@@ -140,8 +141,7 @@ fn members(
     all: bool,
     lost: bool,
 ) -> Vec<Member> {
-    let tenants = config.tenants.iter().enumerate();
-    let members = tenants.filter_map(|(index, tenant)| {
+    let members = tenants.iter().filter_map(|(index, tenant)| {
         let (known, topic) = (positions.tenants.get(&tenant.id), topics.of(index));
         let mapping = tenant_fingerprint(mapping, &tenant.key);
         let had_topic = before.contains(topic);

@@ -1,9 +1,9 @@
 //! Publishes the source's users as `r` events, and deletes for users that a topic holds but the source does not.
 
 use crate::clock::now;
-use crate::config::{Config, Kafka};
+use crate::config::{Config, Kafka, Tenant};
 use crate::map::TenantRef;
-use crate::model::{TenantId, User};
+use crate::model::{ByConfigured, ConfiguredIdx, TenantId, User};
 use crate::pg::connect;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::source::mapping::compile_current;
@@ -18,13 +18,12 @@ use crate::tee::{Event, EventPosition, Op, PositionRecord, StreamPosition, Tenan
 use std::collections::{BTreeMap, HashMap, HashSet};
 use tokio::time::Instant;
 
-/// Ids of users, by the index of their tenant.
-type Ids = HashMap<usize, HashSet<Box<str>>>;
+/// Ids of users, by tenant.
+type Ids = HashMap<ConfiguredIdx, HashSet<Box<str>>>;
 
 /// A tenant that takes part in the snapshot.
 pub(crate) struct Member {
-    /// Index of the tenant in the configuration's list.
-    pub(crate) index: usize,
+    pub(crate) index: ConfiguredIdx,
     /// Fingerprint of the tenant's mapping.
     pub(crate) mapping: String,
     /// Nothing was ever published for it.
@@ -33,10 +32,17 @@ pub(crate) struct Member {
     pub(crate) had_topic: bool,
 }
 
+/// A tenant whose users a topic holds.
+struct TopicTenant {
+    index: ConfiguredIdx,
+    id: TenantId,
+}
+
 /// One scan of the table.
 pub(crate) struct Pass<'a> {
     pub(crate) context: &'a SessionContext,
     pub(crate) config: &'a Config,
+    pub(crate) tenants: &'a ByConfigured<&'a Tenant>,
     pub(crate) kafka: &'a Kafka,
     /// The position at which the stream resumes.
     pub(crate) from: &'a StreamPosition,
@@ -52,7 +58,7 @@ impl Pass<'_> {
         members: &[Member],
         batcher: &mut KafkaBatcher,
     ) -> Result<(), TeeError> {
-        let reading: HashSet<usize> =
+        let reading: HashSet<ConfiguredIdx> =
             members.iter().filter(|member| self.kafka.snapshot || !member.is_new).map(|member| member.index).collect();
         if !reading.is_empty() {
             let known = members.iter().filter(|member| member.had_topic && reading.contains(&member.index));
@@ -68,7 +74,7 @@ impl Pass<'_> {
         for member in members {
             let (position, topic) = (export.position, batcher.topics.of(member.index).to_owned());
             let known = TenantPosition { position, topic, mapping: member.mapping.clone() };
-            records.push(TenantPosition::record(slot, &self.config.tenants[member.index].id, Some(&known)));
+            records.push(TenantPosition::record(slot, &self.tenants[member.index].id, Some(&known)));
         }
         records.push(self.from.record(slot));
         batcher.send(CommitKind::Transaction(records), None).await?;
@@ -76,11 +82,11 @@ impl Pass<'_> {
     }
 
     /// The users that the topics hold, by tenant. All their ids stay in memory until the scan has ended.
-    async fn held(&self, tenants: Vec<usize>, batcher: &KafkaBatcher) -> Result<Ids, TeeError> {
-        let mut topics: BTreeMap<String, Vec<(usize, TenantId)>> = BTreeMap::new();
+    async fn held(&self, tenants: Vec<ConfiguredIdx>, batcher: &KafkaBatcher) -> Result<Ids, TeeError> {
+        let mut topics: BTreeMap<String, Vec<TopicTenant>> = BTreeMap::new();
         for index in tenants {
             let theirs = topics.entry(batcher.topics.of(index).to_owned()).or_default();
-            theirs.push((index, self.config.tenants[index].id.clone()));
+            theirs.push(TopicTenant { index, id: self.tenants[index].id.clone() });
         }
         if topics.is_empty() {
             return Ok(Ids::new());
@@ -92,13 +98,14 @@ impl Pass<'_> {
             for (topic, theirs) in &topics {
                 reader.users(topic, deletes, |key, is_there| {
                     let Some((tenant, id)) = encoder.read_key(key) else { return };
-                    let is_its = |(_, its): &&(usize, TenantId)| tenant.as_ref().is_none_or(|id| id == its.as_str());
-                    let Some((index, _)) = theirs.iter().find(is_its) else { return };
+                    let is_its = |its: &&TopicTenant| tenant.as_ref().is_none_or(|id| id == its.id.as_str());
+                    let Some(TopicTenant { index, .. }) = theirs.iter().find(is_its) else { return };
                     let ids = held.entry(*index).or_default();
-                    match is_there {
-                        true => ids.insert(id.into()),
-                        false => ids.remove(&*id),
-                    };
+                    if is_there {
+                        ids.insert(id.into());
+                    } else {
+                        ids.remove(&*id);
+                    }
                 })?;
             }
             Ok(held)
@@ -111,7 +118,7 @@ impl Pass<'_> {
         &self,
         export: &Export,
         begun: Instant,
-        reading: &HashSet<usize>,
+        reading: &HashSet<ConfiguredIdx>,
         held: &mut Ids,
         ordinal: &mut u64,
         batcher: &mut KafkaBatcher,
@@ -119,8 +126,7 @@ impl Pass<'_> {
         let client = connect(&self.context.config.source.url).await?;
         export.import(&client).await?;
         let mapped = compile_current(&client, &self.context.config.users).await?;
-        let tenants = self.config.tenants.iter().enumerate();
-        let mut directory = Directory::new(tenants.map(|(index, tenant)| (&tenant.id, &tenant.key, index)));
+        let mut directory = Directory::new(self.tenants.iter().map(|(index, tenant)| (&tenant.id, &tenant.key, index)));
         let mut rows = RowStream::open(&client, &mapped.from, &mapped.relation, mapped.plan.decoded(), "").await?;
         while rows.advance().await? {
             {
@@ -172,7 +178,7 @@ impl Pass<'_> {
         &self,
         export: &Export,
         op: Op,
-        tenant: usize,
+        tenant: ConfiguredIdx,
         id: &str,
         after: Option<&User>,
         with_tombstone: bool,
@@ -182,7 +188,7 @@ impl Pass<'_> {
         *ordinal += 1;
         let at = now();
         let place = EventPosition { position: export.position, ordinal: *ordinal, xid: None, at, now: millis(at) };
-        let tenant_id = self.config.tenants[tenant].id.as_str();
+        let tenant_id = self.tenants[tenant].id.as_str();
         let event = Event { op, tenant, tenant_id, id, before: None, after, place };
         let KafkaBatcher { encoder, batch, .. } = batcher;
         encoder.put(&event, batch);
@@ -192,9 +198,9 @@ impl Pass<'_> {
     }
 
     async fn send_if_full(&self, batcher: &mut KafkaBatcher) -> Result<(), TeeError> {
-        match batcher.is_full() {
-            true => Ok(batcher.send(CommitKind::Transaction(Vec::new()), None).await?),
-            false => Ok(()),
+        if batcher.is_full() {
+            batcher.send(CommitKind::Transaction(Vec::new()), None).await?;
         }
+        Ok(())
     }
 }

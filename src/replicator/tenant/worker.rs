@@ -1,7 +1,7 @@
 //! The loop over the phases of a tenant: runs one, and decides what follows when it stops.
 
 use crate::model::{Lsn, Oid};
-use crate::model::{ParkCause, TenantId, UserId};
+use crate::model::{ParkCause, TenantId, TenantIdx, UserId};
 use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
@@ -34,8 +34,7 @@ const PARKED_AWAY_REMEDY: &str = "it recovers on its own once the target is reac
 pub(crate) struct Worker<S = StateStore, C = Postgres> {
     pub(super) context: Arc<SessionContext<S>>,
     pub(super) connector: C,
-    /// Index of the tenant in the session's registry.
-    pub(super) index: usize,
+    pub(super) index: TenantIdx,
     pub(super) handle: Arc<TenantHandle>,
     pub(super) joins: mpsc::Sender<JoinRequest>,
     /// The tenant's row in the state, as written last.
@@ -60,7 +59,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     pub(crate) fn new(
         context: Arc<SessionContext<S>>,
         connector: C,
-        index: usize,
+        index: TenantIdx,
         joins: mpsc::Sender<JoinRequest>,
         row: Option<TenantRow>,
     ) -> Worker<S, C> {

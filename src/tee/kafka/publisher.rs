@@ -4,6 +4,7 @@
 use super::client::{Producer, transaction_timeout};
 use super::failure::Failure;
 use crate::config::{Kafka, Topics};
+use crate::model::ByConfigured;
 use crate::tee::{Batch, PositionRecord};
 use prometheus_client::metrics::counter::Counter;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -85,7 +86,7 @@ impl Publisher {
         producer: Producer,
         kafka: &Kafka,
         source: &str,
-        tenants: Vec<String>,
+        tenants: ByConfigured<String>,
         counts: Counts,
     ) -> std::io::Result<Publisher> {
         let (jobs, mut queue) = mpsc::channel::<Job>(1);
@@ -147,7 +148,8 @@ struct Work {
     positions_topic: String,
     transactional: bool,
     source: String,
-    tenants: Vec<String>,
+    /// The tenants' ids.
+    tenants: ByConfigured<String>,
     /// The longest time that a transaction may stay open.
     patience: Duration,
     open: Option<Open>,
