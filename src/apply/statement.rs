@@ -207,12 +207,12 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
         });
         written.push("deleted");
     }
-    with.push(match (parts.chunk, parts.patches) {
-        (true, false) => "guard AS (SELECT 1)".to_owned(),
-        (true, true) => "guard AS (SELECT 1 WHERE (SELECT count(*) FROM p) = (SELECT count(*) FROM w))".to_owned(),
-        (false, _) => format!(
-            "guard AS (UPDATE users_sync.checkpoint SET position = $6, epoch = $4 WHERE {guard_where} RETURNING 1)"
-        ),
+    with.push(if !parts.chunk {
+        format!("guard AS (UPDATE users_sync.checkpoint SET position = $6, epoch = $4 WHERE {guard_where} RETURNING 1)")
+    } else if parts.patches {
+        "guard AS (SELECT 1 WHERE (SELECT count(*) FROM p) = (SELECT count(*) FROM w))".to_owned()
+    } else {
+        "guard AS (SELECT 1)".to_owned()
     });
     with.extend(tail);
     format!(

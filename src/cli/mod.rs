@@ -138,10 +138,12 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
             Command::Setup(arguments) => setup::execute(&arguments).await,
             Command::Presets(arguments) => presets::execute(&arguments),
             Command::Schema { preset, markdown } => {
-                let text = match (preset, markdown) {
-                    (true, _) => crate::config::preset_schema(),
-                    (_, true) => crate::config::reference(),
-                    _ => crate::config::json_schema(),
+                let text = if preset {
+                    crate::config::preset_schema()
+                } else if markdown {
+                    crate::config::reference()
+                } else {
+                    crate::config::json_schema()
                 };
                 println!("{}", text.trim_end());
                 Ok(ExitCode::SUCCESS)

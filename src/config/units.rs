@@ -22,22 +22,25 @@ pub(super) fn parse_size(text: &str) -> Option<u64> {
     if unit.is_empty() {
         return Some(number);
     }
-    let factor = SIZES.iter().find(|(name, _)| *name == unit)?.1;
-    number.checked_mul(factor)
+    let (_, factor) = SIZES.iter().find(|(name, _)| *name == unit)?;
+    number.checked_mul(*factor)
 }
 
 /// `500ms`, `5s`, `10m`, `2h`, `30d`. The unit is required.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
-    let factor = TIMES.iter().find(|(name, _)| *name == unit)?.1;
-    number.checked_mul(factor).map(Duration::from_millis)
+    let (_, factor) = TIMES.iter().find(|(name, _)| *name == unit)?;
+    number.checked_mul(*factor).map(Duration::from_millis)
 }
 
 /// `10%`, `2.5 %`: from 0 to 100.
 pub(super) fn parse_percent(text: &str) -> Option<f64> {
     let number = text.trim().strip_suffix('%')?.trim_end();
-    let plain = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    plain.then(|| number.parse().ok()).flatten().filter(|percent| (0.0..=100.0).contains(percent))
+    // `f64` also accepts a sign, an exponent and `inf`.
+    if !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return None;
+    }
+    number.parse().ok().filter(|percent| (0.0..=100.0).contains(percent))
 }
 
 fn split(text: &str) -> Option<(u64, &str)> {

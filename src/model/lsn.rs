@@ -40,8 +40,8 @@ impl FromStr for Lsn {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parse = |half: &str| {
-            let digits = !half.is_empty() && half.bytes().all(|b| b.is_ascii_hexdigit());
-            digits.then(|| u32::from_str_radix(half, 16).ok()).flatten()
+            // `from_str_radix` accepts a sign.
+            if half.bytes().all(|b| b.is_ascii_hexdigit()) { u32::from_str_radix(half, 16).ok() } else { None }
         };
         text.split_once('/')
             .and_then(|(high, low)| Some((parse(high)?, parse(low)?)))

@@ -29,11 +29,16 @@ impl LineReader {
         }
         let mut fields = self.fields.iter();
         cells.clear();
-        cells.extend(decoded.iter().map(|wanted| match wanted.then(|| fields.next()).flatten() {
-            None => Cell::Excluded,
-            Some(Field::Null) => Cell::Null,
-            Some(Field::Plain(range)) => Cell::Text(&line[range.clone()]),
-            Some(Field::Escaped(range)) => Cell::Text(&self.unescaped[range.clone()]),
+        cells.extend(decoded.iter().map(|wanted| {
+            if !wanted {
+                return Cell::Excluded;
+            }
+            match fields.next() {
+                None => Cell::Excluded,
+                Some(Field::Null) => Cell::Null,
+                Some(Field::Plain(range)) => Cell::Text(&line[range.clone()]),
+                Some(Field::Escaped(range)) => Cell::Text(&self.unescaped[range.clone()]),
+            }
         }));
         true
     }

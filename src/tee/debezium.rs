@@ -27,9 +27,10 @@ impl Debezium {
         for (key, name) in [("db", database), ("schema", &*table.schema), ("table", &*table.name)] {
             push_text(key, Some(name), &mut columns);
         }
-        let (opens, closes) = match schemas {
-            true => (format!("{{\"schema\":{},\"payload\":", value_schema(slot)), "}"),
-            false => (String::new(), ""),
+        let (opens, closes) = if schemas {
+            (format!("{{\"schema\":{},\"payload\":", value_schema(slot)), "}")
+        } else {
+            (String::new(), "")
         };
         Debezium { opens, closes, names, table: columns }
     }

@@ -29,10 +29,8 @@ impl Encoder {
     /// An encoder for `kafka`'s format, with the names of the source database and the mapped table.
     pub fn new(kafka: &Kafka, database: &str, table: &TableName) -> Encoder {
         let names_tenant = !kafka.topic.contains("{tenant}");
-        let (key_opens, key_closes) = match kafka.schemas {
-            true => (debezium::key_opens(&kafka.slot, names_tenant), "}"),
-            false => (String::new(), ""),
-        };
+        let (key_opens, key_closes) =
+            if kafka.schemas { (debezium::key_opens(&kafka.slot, names_tenant), "}") } else { (String::new(), "") };
         Encoder {
             slot: kafka.slot.clone(),
             source: format!("/{database}/{table}"),
@@ -98,13 +96,12 @@ impl Encoder {
     /// `{"id": ...}`. In a topic that tenants share, also `tenant_id`.
     fn key(&self, tenant: &str, id: &str, out: &mut String) {
         out.push_str(&self.key_opens);
-        match self.names_tenant {
-            true => {
-                out.push_str("{\"tenant_id\":");
-                push_string(tenant, out);
-                out.push_str(",\"id\":");
-            }
-            false => out.push_str("{\"id\":"),
+        if self.names_tenant {
+            out.push_str("{\"tenant_id\":");
+            push_string(tenant, out);
+            out.push_str(",\"id\":");
+        } else {
+            out.push_str("{\"id\":");
         }
         push_string(id, out);
         out.push('}');
@@ -116,10 +113,7 @@ impl Encoder {
         let mut key: serde_json::Value = serde_json::from_slice(key).ok()?;
         let fields = if self.key_opens.is_empty() { &mut key } else { key.get_mut("payload")? };
         let text = |value: Option<&serde_json::Value>| value?.as_str().map(str::to_owned);
-        let tenant = match self.names_tenant {
-            true => Some(text(fields.get("tenant_id"))?),
-            false => None,
-        };
+        let tenant = if self.names_tenant { Some(text(fields.get("tenant_id"))?) } else { None };
         Some((tenant, text(fields.get("id"))?))
     }
 }

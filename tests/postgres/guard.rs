@@ -128,12 +128,11 @@ async fn chunks_become_visible_together_with_their_checkpoint_or_not_at_all() {
             assert_eq!(target.apply_chunk(&Rows::default()).await.unwrap(), Applied::Yes);
         }
         assert_eq!(state(&bed).await, before);
-        match commit {
-            false => target.rollback().await.unwrap(),
-            true => {
-                let moving = Move { from: Lsn(100), to: Lsn(200) };
-                assert_eq!(target.commit_chunks(&owner(), moving).await.unwrap(), Applied::Yes);
-            }
+        if commit {
+            let moving = Move { from: Lsn(100), to: Lsn(200) };
+            assert_eq!(target.commit_chunks(&owner(), moving).await.unwrap(), Applied::Yes);
+        } else {
+            target.rollback().await.unwrap();
         }
     }
     let expected = vec![vec![Some("0/C8".into()), Some("5".into()), Some("aLater,bLater,thereOld".into())]];

@@ -168,10 +168,7 @@ async fn fifty_kills_lose_nothing_and_turn_nothing_back() {
             Moment::Streaming => {
                 observer.wait_for(Moment::Streaming).await;
                 crate::support::let_pass(Duration::from_millis(random.u64(0..300))).await;
-                match observer.sees(Moment::CommitInFlight).await {
-                    true => Moment::CommitInFlight,
-                    false => Moment::Streaming,
-                }
+                if observer.sees(Moment::CommitInFlight).await { Moment::CommitInFlight } else { Moment::Streaming }
             }
             Moment::CommitInFlight => {
                 observer.wait_for(Moment::Streaming).await;

@@ -218,12 +218,13 @@ fn sql_text(text: &str) -> String {
 /// Id and tenant, from columns that every old row carries.
 fn ids(rng: &mut Rng, query: bool) -> (Mapped, Mapped) {
     let column = |name: &str| Value::Column(name.to_owned());
-    let id = match rng.bool() || query {
-        true => Mapped(column("id"), "id::text".into()),
-        false => Mapped(
+    let id = if rng.bool() || query {
+        Mapped(column("id"), "id::text".into())
+    } else {
+        Mapped(
             Value::Join { parts: vec![column("org"), column("id"), column("code")], with: "/".into() },
             "org || '/' || id || '/' || code".into(),
-        ),
+        )
     };
     (id, Mapped(column("org"), "org".into()))
 }

@@ -163,16 +163,11 @@ impl<'a> Bed<'a> {
     async fn held(&self, tenant: &str) -> Vec<Row> {
         let client = self.server.connect(tenant).await.unwrap();
         let there = client.query_one("SELECT to_regclass('neon_auth.users_sync') IS NOT NULL", &[]).await.unwrap();
-        match there.get(0) {
-            true => {
-                rows(
-                    &client,
-                    "SELECT id, raw_json, name, email, created_at, updated_at, deleted_at FROM neon_auth.users_sync",
-                )
-                .await
-            }
-            false => Vec::new(),
+        if !there.get::<_, bool>(0) {
+            return Vec::new();
         }
+        rows(&client, "SELECT id, raw_json, name, email, created_at, updated_at, deleted_at FROM neon_auth.users_sync")
+            .await
     }
 
     /// Every column has a mark. Marks that may leave are in a target; marks that must not are nowhere.

@@ -17,8 +17,5 @@ pub fn at_least(major: u32) -> Options {
     let found = Command::new(Binaries::find().unwrap().program("postgres")).arg("--version").output().unwrap();
     let found = String::from_utf8(found.stdout).unwrap();
     let number = found.split_whitespace().nth(2).and_then(|version| version.split('.').next()?.parse::<u32>().ok());
-    match number.unwrap() >= major {
-        true => Options::new(),
-        false => Options::new().binaries(binaries(major)),
-    }
+    if number.unwrap() >= major { Options::new() } else { Options::new().binaries(binaries(major)) }
 }

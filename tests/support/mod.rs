@@ -163,10 +163,7 @@ impl Bed {
     pub async fn held(&self, tenant: &str) -> Vec<Row> {
         let client = self.server.connect(tenant).await.unwrap();
         let there = client.query_one("SELECT to_regclass('neon_auth.users_sync') IS NOT NULL", &[]).await.unwrap();
-        match there.get(0) {
-            true => rows(&client, HELD, &[]).await,
-            false => Vec::new(),
-        }
+        if there.get(0) { rows(&client, HELD, &[]).await } else { Vec::new() }
     }
 
     /// Waits until every target equals the source.

@@ -146,10 +146,11 @@ impl<S: StateAccess> SessionContext<S> {
     pub(crate) fn joined(&self, index: TenantIdx, position: Lsn) {
         let handle = self.tenants.get(index);
         let mut progress = self.progress();
-        match handle.mailbox.is_interrupted() {
+        if handle.mailbox.is_interrupted() {
             // The tenant has to join again: the changes that it has dropped stay unconfirmed until that is recorded.
-            true => progress.acknowledge(&handle.tenant.id, position),
-            false => progress.joined(&handle.tenant.id, position),
+            progress.acknowledge(&handle.tenant.id, position);
+        } else {
+            progress.joined(&handle.tenant.id, position);
         }
         drop(progress);
         self.note_held(&handle.tenant.id, position);

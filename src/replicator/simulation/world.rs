@@ -223,11 +223,14 @@ impl World {
         let is_admitted = take(&mut self.targets[statement.target], &statement, self.branch);
         let is_answered = statement.reply.take().is_some_and(|reply| reply.send(is_admitted).is_ok());
         let Coverage { merges, batches, chunked, unanswered, refused, .. } = &mut self.coverage;
-        let count = match (is_admitted, statement.from, statement.locks) {
-            (false, _, _) => refused,
-            (true, None, _) => merges,
-            (true, Some(_), true) => chunked,
-            (true, Some(_), false) => batches,
+        let count = if !is_admitted {
+            refused
+        } else if statement.from.is_none() {
+            merges
+        } else if statement.locks {
+            chunked
+        } else {
+            batches
         };
         *count += 1;
         *unanswered += u64::from(is_admitted && !is_answered);

@@ -217,12 +217,13 @@ async fn a_password_never_crosses_an_open_connection_in_clear_text() {
         })
         .await;
         let url = url("u:hunter2", "127.0.0.1", port, "sslmode=disable");
-        let error = match replication {
-            true => match ReplicationConnection::connect(&parse(&url)).await.err().unwrap() {
+        let error = if replication {
+            match ReplicationConnection::connect(&parse(&url)).await.err().unwrap() {
                 CaptureError::Connect(error) => error,
                 other => panic!("{other}"),
-            },
-            false => pg::connect(&parse(&url)).await.err().unwrap(),
+            }
+        } else {
+            pg::connect(&parse(&url)).await.err().unwrap()
         };
         assert_eq!(kind(&error), "auth");
         assert!(error.to_string().contains("sslmode=require"), "{error}");

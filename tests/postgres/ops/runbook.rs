@@ -52,13 +52,14 @@ fn text_of(literal: &str) -> Option<String> {
     let mut text = String::new();
     let mut rest = inside.chars().peekable();
     while let Some(c) = rest.next() {
-        match (c, c == '\\') {
-            (_, false) => text.push(c),
-            _ => match rest.next()? {
-                'n' => text.push('\n'),
-                '\n' => while rest.next_if(|c| c.is_whitespace()).is_some() {},
-                c => text.push(c),
-            },
+        if c != '\\' {
+            text.push(c);
+            continue;
+        }
+        match rest.next()? {
+            'n' => text.push('\n'),
+            '\n' => while rest.next_if(|c| c.is_whitespace()).is_some() {},
+            c => text.push(c),
         }
     }
     Some(text)
@@ -110,12 +111,10 @@ fn sentence(text: &str) -> Option<String> {
 fn sources(under: &Path, found: &mut Vec<String>) {
     for entry in std::fs::read_dir(under).unwrap() {
         let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => sources(&path, found),
-            false if path.extension().is_some_and(|extension| extension == "rs") => {
-                found.push(path.to_str().unwrap().to_owned());
-            }
-            false => {}
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path.to_str().unwrap().to_owned());
         }
     }
 }

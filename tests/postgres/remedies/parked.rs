@@ -177,14 +177,11 @@ async fn the_remedies_for_a_wrong_target_url_work() {
         }
         scene.corrects(&from, &to);
         scene.remedy(tenant, words).await;
-        match words.starts_with("create the database") {
-            true => {
-                scene.bed.server.create_database("nowhere").await.unwrap();
-                scene.bed.state_is(tenant, "following").await;
-                scene.corrects(&to, &from);
-            }
-            false => scene.corrects(&to, &from),
+        if words.starts_with("create the database") {
+            scene.bed.server.create_database("nowhere").await.unwrap();
+            scene.bed.state_is(tenant, "following").await;
         }
+        scene.corrects(&to, &from);
         scene.bed.state_is(tenant, "following").await;
     }
     answering.abort();
