@@ -19,4 +19,4 @@ pub use connection::ReplicationConnection;
 pub use error::CaptureError;
 pub use log::SourceLog;
 pub(crate) use log::read_log;
-pub use stream::{Frame, ReplicationReader, ReplicationWriter};
+pub use stream::{Frame, ReplicationReader, ReplicationWriter, StatusUpdate};

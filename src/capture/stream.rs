@@ -3,7 +3,7 @@
 //! read, not a copy.
 
 use super::CaptureError;
-use super::wire::{HEADER_LENGTH, MAX_MESSAGE_LENGTH, message_length};
+use super::wire::{HEADER_LENGTH, MAX_MESSAGE_LENGTH, MessageHeader, read_header};
 use crate::model::{Lsn, Timestamp};
 use crate::pg::{ServerError, Stream};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -91,7 +91,7 @@ impl ReplicationReader {
 
     /// Reserves space for the rest of a large frame, or for many small ones.
     fn make_room(&mut self) -> Result<(), CaptureError> {
-        let length = message_length(&self.buffer, MAX_MESSAGE_LENGTH)?.map_or(HEADER_LENGTH, |(_, length)| length);
+        let length = read_header(&self.buffer, MAX_MESSAGE_LENGTH)?.map_or(HEADER_LENGTH, |header| header.length);
         let missing = length.saturating_sub(self.buffer.len());
         if self.buffer.capacity() - self.buffer.len() < missing.max(MIN_READ_SPACE) {
             self.buffer.reserve(missing.max(READ_SIZE));
@@ -103,7 +103,7 @@ impl ReplicationReader {
 /// Splits off the next frame, skipping other messages. Pure.
 fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, CaptureError> {
     loop {
-        let Some((tag, length)) = message_length(buffer, MAX_MESSAGE_LENGTH)? else { return Ok(None) };
+        let Some(MessageHeader { tag, length }) = read_header(buffer, MAX_MESSAGE_LENGTH)? else { return Ok(None) };
         if buffer.len() < length {
             return Ok(None);
         }
@@ -162,6 +162,17 @@ fn parse_copy_data(mut data: Bytes) -> Result<Frame, CaptureError> {
     }
 }
 
+/// The positions of a standby status update (manual: Streaming Replication Protocol, "Standby status update").
+#[derive(Clone, Copy, Debug)]
+pub struct StatusUpdate {
+    /// Everything before this position was received.
+    pub written: Lsn,
+    /// Everything before this position is durable: the slot moves to it.
+    pub flushed: Lsn,
+    /// Everything before this position was applied.
+    pub applied: Lsn,
+}
+
 /// The sending half of the stream.
 pub struct ReplicationWriter {
     stream: WriteHalf<Stream>,
@@ -174,19 +185,16 @@ impl ReplicationWriter {
         ReplicationWriter { stream, outgoing: BytesMut::new() }
     }
 
-    /// Sends a standby status update with the positions written, flushed and applied; the slot moves to
-    /// `flush`.
+    /// Sends a standby status update.
     ///
     /// Cancel-safe: the next call finishes a message that was begun.
     pub async fn status(
         &mut self,
-        write: Lsn,
-        flush: Lsn,
-        apply: Lsn,
+        update: StatusUpdate,
         now: Timestamp,
         reply_requested: bool,
     ) -> Result<(), CaptureError> {
-        put_status(&mut self.outgoing, [write, flush, apply], now, reply_requested);
+        put_status(&mut self.outgoing, update, now, reply_requested);
         self.drain().await
     }
 
@@ -214,13 +222,13 @@ impl ReplicationWriter {
     }
 }
 
-fn put_status(out: &mut BytesMut, positions: [Lsn; 3], now: Timestamp, reply_requested: bool) {
+fn put_status(out: &mut BytesMut, update: StatusUpdate, now: Timestamp, reply_requested: bool) {
     /// Kind, three positions, clock, reply requested.
     const LENGTH: u32 = 1 + 3 * 8 + 8 + 1;
     out.put_u8(COPY_DATA_TAG);
     out.put_u32(4 + LENGTH);
     out.put_u8(STATUS_UPDATE);
-    for position in positions {
+    for position in [update.written, update.flushed, update.applied] {
         out.put_u64(position.0);
     }
     out.put_i64(now.0);
@@ -320,7 +328,8 @@ mod tests {
     #[test]
     fn a_status_update_has_the_manuals_layout() {
         let mut out = BytesMut::new();
-        put_status(&mut out, [Lsn(3), Lsn(2), Lsn(1)], Timestamp(4), true);
+        let update = StatusUpdate { written: Lsn(3), flushed: Lsn(2), applied: Lsn(1) };
+        put_status(&mut out, update, Timestamp(4), true);
         let numbers = [3u64, 2, 1, 4].map(u64::to_be_bytes).concat();
         assert_eq!(&out[..], message(b'd', &[b"r", &numbers[..], &[1]].concat()));
     }

@@ -22,8 +22,14 @@ pub(super) enum Reply {
     CopyBoth,
 }
 
-/// Tag and total length of the message at the start of the buffer; `None` until its header is complete.
-pub(super) fn message_length(buffer: &[u8], longest: usize) -> Result<Option<(u8, usize)>, CaptureError> {
+pub(super) struct MessageHeader {
+    pub(super) tag: u8,
+    /// Bytes of the whole message, with its header.
+    pub(super) length: usize,
+}
+
+/// The header of the message at the start of the buffer; `None` until it is complete.
+pub(super) fn read_header(buffer: &[u8], longest: usize) -> Result<Option<MessageHeader>, CaptureError> {
     let header = Header::parse(buffer).map_err(|error| CaptureError::protocol(error.to_string()))?;
     let Some(header) = header else { return Ok(None) };
     let length = usize::try_from(header.len()).unwrap_or(usize::MAX).saturating_add(1);
@@ -31,7 +37,7 @@ pub(super) fn message_length(buffer: &[u8], longest: usize) -> Result<Option<(u8
         let what = format!("message {:?} has {length} bytes, more than {longest}", char::from(header.tag()));
         return Err(CaptureError::Protocol(what));
     }
-    Ok(Some((header.tag(), length)))
+    Ok(Some(MessageHeader { tag: header.tag(), length }))
 }
 
 pub(super) struct Wire {
@@ -64,11 +70,11 @@ impl Wire {
     /// Receives the next message. Notices and parameter changes are returned; an ErrorResponse becomes an
     /// error.
     pub(super) async fn receive(&mut self) -> Result<Reply, CaptureError> {
-        let (tag, length) = loop {
-            let known = message_length(&self.incoming, self.longest)?;
+        let MessageHeader { tag, length } = loop {
+            let known = read_header(&self.incoming, self.longest)?;
             match known {
-                Some((tag, length)) if self.incoming.len() >= length => break (tag, length),
-                Some((_, length)) => self.incoming.reserve(length - self.incoming.len()),
+                Some(header) if self.incoming.len() >= header.length => break header,
+                Some(header) => self.incoming.reserve(header.length - self.incoming.len()),
                 None => self.incoming.reserve(HEADER_LENGTH),
             }
             if self.stream.read_buf(&mut self.incoming).await? == 0 {
@@ -99,7 +105,7 @@ mod tests {
     fn a_message_length_above_the_limit_is_refused() {
         let header = |length: u32| [&b"d"[..], &length.to_be_bytes()].concat();
         let check = |length, expected: Option<usize>| {
-            let seen = message_length(&header(length), 1000).ok().flatten().map(|(_, length)| length);
+            let seen = read_header(&header(length), 1000).ok().flatten().map(|header| header.length);
             assert_eq!(seen, expected, "{length}");
         };
         check(4, Some(5));
@@ -107,6 +113,6 @@ mod tests {
         check(1000, None);
         check(3, None);
         check(u32::MAX, None);
-        assert!(matches!(message_length(b"d\0\0", 1000), Ok(None)));
+        assert!(matches!(read_header(b"d\0\0", 1000), Ok(None)));
     }
 }

@@ -8,7 +8,7 @@ use crate::replicator::reader::Stream;
 use crate::replicator::reader::tenant_sink::TenantSink;
 use crate::replicator::session::config_changes::replaced;
 use crate::replicator::session::context::SessionContext;
-use crate::replicator::session::positions;
+use crate::replicator::session::positions::{self, ReportedPositions};
 use crate::replicator::session::tenant_diff::TenantDiff;
 use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::snapshotter::coordinator;
@@ -103,7 +103,7 @@ impl SessionTasks {
         let reporter = async move {
             let positions = || {
                 let progress = context.progress();
-                (progress.received(), progress.confirmed())
+                ReportedPositions { received: progress.received(), confirmed: progress.confirmed() }
             };
             positions::report(positions, &context.report, writer, reporting).await
         };

@@ -1,7 +1,7 @@
 //! Records the safe position in the state, then confirms it to the source. Sends status updates in a task of their own,
 //! so that they continue while other tasks wait.
 
-use crate::capture::ReplicationWriter;
+use crate::capture::{ReplicationWriter, StatusUpdate};
 use crate::clock::now;
 use crate::model::Lsn;
 use crate::replicator::error::ServiceError;
@@ -20,9 +20,17 @@ const RECORD_INTERVAL: Duration = Duration::from_millis(500);
 /// The lease is renewed at least this often: several times before it expires.
 const RENEW_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Sends status updates until `stop`, then terminates the stream. `positions` gives the received and the confirmed position.
+/// The positions of a status update.
+#[derive(Clone, Copy)]
+pub(crate) struct ReportedPositions {
+    pub(crate) received: Lsn,
+    /// The slot moves to this position.
+    pub(crate) confirmed: Lsn,
+}
+
+/// Sends status updates until `stop`, then terminates the stream.
 pub(crate) async fn report(
-    positions: impl Fn() -> (Lsn, Lsn) + Send,
+    positions: impl Fn() -> ReportedPositions + Send,
     news: &Notify,
     mut writer: ReplicationWriter,
     stop: CancellationToken,
@@ -35,8 +43,9 @@ pub(crate) async fn report(
             () = news.notified() => false,
             () = stop.cancelled() => true,
         };
-        let (received, confirmed) = positions();
-        writer.status(received, confirmed, confirmed, now(), true).await?;
+        let ReportedPositions { received, confirmed } = positions();
+        let update = StatusUpdate { written: received, flushed: confirmed, applied: confirmed };
+        writer.status(update, now(), true).await?;
         if stopping {
             return Ok(writer.terminate().await?);
         }

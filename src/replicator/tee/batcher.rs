@@ -3,6 +3,7 @@
 use crate::config::Topics;
 use crate::model::Lsn;
 use crate::replicator::error::ServiceError;
+use crate::replicator::session::positions::ReportedPositions;
 use crate::sync::lock;
 use crate::tee::kafka::{CommitKind, Done, Job};
 use crate::tee::{Batch, Encoder};
@@ -49,13 +50,21 @@ pub(crate) struct PublishProgress {
     state: Mutex<ProgressState>,
 }
 
+/// A job on its way to Kafka.
+struct InFlight {
+    /// The number of acknowledged jobs once this one is.
+    job: Done,
+    /// The position that it reaches.
+    position: Lsn,
+}
+
 struct ProgressState {
     received: Lsn,
     published: Lsn,
     /// Number of jobs sent to the publisher.
     jobs: Done,
-    /// Unacknowledged jobs that reach a position, with that position.
-    in_flight: VecDeque<(Done, Lsn)>,
+    /// Unacknowledged jobs that reach a position.
+    in_flight: VecDeque<InFlight>,
     /// The time at which a job was sent while none was in flight.
     busy_since: Instant,
     /// Time of the last acknowledgement.
@@ -83,7 +92,7 @@ impl PublishProgress {
         }
         state.jobs += 1;
         let job = state.jobs;
-        state.in_flight.extend(reaches.map(|position| (job, position)));
+        state.in_flight.extend(reaches.map(|position| InFlight { job, position }));
     }
 
     pub(crate) fn received(&self, position: Lsn) {
@@ -92,13 +101,13 @@ impl PublishProgress {
     }
 
     /// The received and the published position.
-    pub(crate) fn positions(&self) -> (Lsn, Lsn) {
+    pub(crate) fn positions(&self) -> ReportedPositions {
         let done = *self.done.borrow();
         let mut state = self.lock();
-        while let Some((_, position)) = state.in_flight.pop_front_if(|(job, _)| *job <= done) {
+        while let Some(InFlight { position, .. }) = state.in_flight.pop_front_if(|sent| sent.job <= done) {
             state.published = state.published.max(position);
         }
-        (state.received.max(state.published), state.published)
+        ReportedPositions { received: state.received.max(state.published), confirmed: state.published }
     }
 
     /// Records an acknowledgement.

@@ -166,9 +166,9 @@ async fn follow(
     let sink = TeeSink::new(context.clone(), config, batcher, start, mapping, news.clone());
     let stream = Stream::new(context.clone(), sink, context.drain.clone(), reader, client);
     let positions = || {
-        let (received, published) = progress.positions();
-        context.live.set_tee_published(published);
-        (received, published)
+        let positions = progress.positions();
+        context.live.set_tee_published(positions.confirmed);
+        positions
     };
     let reporting = report(positions, &news, writer, CancellationToken::new());
     let watching = watch_acknowledgements(context, &progress, &news);

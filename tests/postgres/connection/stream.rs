@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::time::Duration;
 use users_sync::capture::pgoutput::{Message, OldTuple, Tuple, parse_message};
-use users_sync::capture::{CaptureError, Frame, ReplicationConnection, ReplicationReader, ReplicationWriter};
+use users_sync::capture::{
+    CaptureError, Frame, ReplicationConnection, ReplicationReader, ReplicationWriter, StatusUpdate,
+};
 use users_sync::capture::{publication, slot};
 use users_sync::model::{Cell, Lsn, Relation, TableName, Timestamp};
 use users_sync::throwaway::{Options, PostgresServer};
@@ -54,7 +56,7 @@ impl Stream {
     }
 
     async fn status(&mut self, flush: Lsn, reply: bool) {
-        within(self.writer.status(flush, flush, flush, Timestamp(0), reply)).await.unwrap();
+        within(self.writer.status(all_at(flush), Timestamp(0), reply)).await.unwrap();
     }
 
     /// One transaction with one line per message, and its end position.
@@ -109,6 +111,10 @@ impl Stream {
 }
 
 /// Long values are shown by their length.
+fn all_at(position: Lsn) -> StatusUpdate {
+    StatusUpdate { written: position, flushed: position, applied: position }
+}
+
 fn show(cells: &[Cell<'_>]) -> String {
     let mut line = String::new();
     for cell in cells {
@@ -338,7 +344,7 @@ async fn every_way_a_server_can_end_is_recognised() {
                 }
                 Frame::Keepalive { wal_end, .. } => {
                     // The server may have ended already, with its last message in our buffer.
-                    let _ = stream.writer.status(wal_end, wal_end, wal_end, Timestamp(0), false).await;
+                    let _ = stream.writer.status(all_at(wal_end), Timestamp(0), false).await;
                 }
                 Frame::Ended => return rows,
             }
