@@ -24,7 +24,7 @@ pub(crate) use checkpoint::NIL_TARGET_ID;
 pub(crate) use notify::NOTIFY_WITHOUT_ID;
 pub(crate) use observe::observe;
 pub use plan::{Move, Rows, plan_rows};
-pub(crate) use refusal::{Bisection, Refusal};
+pub(crate) use refusal::{Bisection, Refusal, RefusedUser};
 pub(crate) use rejected::{MAX_REJECTED, write_rejected};
 pub use shape::ShapeError;
 pub(crate) use shape::{Shape, TableColumn};

@@ -22,12 +22,20 @@ pub(crate) enum Notify {
     WithoutId,
 }
 
+/// The RETURNING clauses of a statement's parts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Returning {
+    /// Of a part that updates or deletes a row of `u`.
+    pub(super) update: &'static str,
+    /// Of a part that inserts a row.
+    pub(super) insert: &'static str,
+}
+
 impl Notify {
-    /// The RETURNING clauses of the statement's parts that update a row of `u` and that insert one.
-    pub(super) fn returning(self) -> (&'static str, &'static str) {
+    pub(super) fn returning(self) -> Returning {
         match self {
-            Notify::Off => ("", ""),
-            Notify::EachUser | Notify::WithoutId => (" RETURNING u.id", " RETURNING id"),
+            Notify::Off => Returning::default(),
+            Notify::EachUser | Notify::WithoutId => Returning { update: " RETURNING u.id", insert: " RETURNING id" },
         }
     }
 
@@ -57,7 +65,7 @@ mod tests {
 
     #[test]
     fn notifications_are_part_of_the_statement_and_cost_nothing_if_off() {
-        assert_eq!((Notify::Off.of(&["updated"]), Notify::Off.returning()), (String::new(), ("", "")));
+        assert_eq!((Notify::Off.of(&["updated"]), Notify::Off.returning()), (String::new(), Returning::default()));
         let each = Notify::EachUser.of(&["updated", "inserted"]);
         assert!(each.contains("(SELECT id FROM updated UNION ALL SELECT id FROM inserted)"), "{each}");
         let many = Notify::WithoutId.of(&["deleted", "patched"]);

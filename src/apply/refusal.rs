@@ -1,5 +1,6 @@
 //! Rows that a target refuses: recognises the error, and finds the rows in a batch. Pure.
 
+use crate::model::UserId;
 use crate::pg::{Disclosure, SqlStateClass};
 use std::ops::Range;
 use tokio_postgres::error::DbError;
@@ -13,6 +14,13 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
     /// The violated constraint; `None` also if user-defined code may have set it.
     pub(crate) constraint: Option<String>,
+}
+
+/// A user whose row a target refuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RefusedUser {
+    pub(crate) id: UserId,
+    pub(crate) refusal: Refusal,
 }
 
 impl Refusal {

@@ -1,6 +1,6 @@
 //! `users_sync.rejected`: the users that a target refuses, each with the reason.
 
-use super::refusal::Refusal;
+use super::refusal::{Refusal, RefusedUser};
 use super::statement;
 use super::target::{Target, TargetError};
 use crate::model::UserId;
@@ -36,7 +36,7 @@ impl Target {
     /// Adds refused users to `users_sync.rejected` and removes accepted ones, in the open transaction.
     pub(crate) async fn write_rejected(
         &mut self,
-        refused: &[(UserId, Refusal)],
+        refused: &[RefusedUser],
         accepted: &[&str],
     ) -> Result<(), TargetError> {
         Ok(write_rejected(self.client_mut(), refused, accepted).await?)
@@ -46,16 +46,16 @@ impl Target {
 /// Like [`Target::write_rejected`], on any connection.
 pub(crate) async fn write_rejected(
     client: &Client,
-    refused: &[(UserId, Refusal)],
+    refused: &[RefusedUser],
     accepted: &[&str],
 ) -> Result<(), tokio_postgres::Error> {
     if !accepted.is_empty() {
         client.execute_typed(statement::DELETE_ACCEPTED, &[(&accepted, Type::TEXT_ARRAY)]).await?;
     }
     if !refused.is_empty() {
-        let ids: Vec<&str> = refused.iter().map(|(id, _)| &**id).collect();
-        let reasons: Vec<String> = refused.iter().map(|(_, refusal)| reason(refusal)).collect();
-        let codes: Vec<&str> = refused.iter().map(|(_, refusal)| &*refusal.sqlstate).collect();
+        let ids: Vec<&str> = refused.iter().map(|user| &*user.id).collect();
+        let reasons: Vec<String> = refused.iter().map(|user| reason(&user.refusal)).collect();
+        let codes: Vec<&str> = refused.iter().map(|user| &*user.refusal.sqlstate).collect();
         let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
             [(&ids, Type::TEXT_ARRAY), (&reasons, Type::TEXT_ARRAY), (&codes, Type::TEXT_ARRAY)];
         client.execute_typed(statement::INSERT_REJECTED, &parameters).await?;

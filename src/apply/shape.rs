@@ -1,5 +1,7 @@
 //! The shape of `neon_auth.users_sync` in a target, and the parts of statements that depend on it.
 
+use super::notify::Returning;
+
 /// The columns of `users_sync` in the order of the arrays.
 pub(super) const COLUMNS: [&str; 7] = ["id", "raw_json", "name", "email", "created_at", "updated_at", "deleted_at"];
 
@@ -93,17 +95,19 @@ impl Shape {
     }
 
     /// CTEs that update and insert the rows of `source`, a relation with the seven columns and `derived`.
-    /// They refer to `guard`, and return what the last parameter says.
-    pub(super) fn upsert(&self, source: &str, [updated, inserted]: [&str; 2]) -> String {
+    /// They refer to `guard`.
+    pub(super) fn upsert(&self, source: &str, returning: &Returning) -> String {
         format!(
             "updated AS (UPDATE neon_auth.users_sync u SET {assignments} FROM {source} v, guard \
-               WHERE u.id = v.id AND {differs}{updated}), \
+               WHERE u.id = v.id AND {differs}{update}), \
              inserted AS (INSERT INTO neon_auth.users_sync ({columns}) SELECT {values} FROM {source} v, guard \
-               WHERE NOT EXISTS (SELECT FROM neon_auth.users_sync u WHERE u.id = v.id){inserted})",
+               WHERE NOT EXISTS (SELECT FROM neon_auth.users_sync u WHERE u.id = v.id){insert})",
             assignments = self.assignments("v"),
             differs = self.differs("v"),
             columns = self.list(""),
             values = self.list("v."),
+            update = returning.update,
+            insert = returning.insert,
         )
     }
 }

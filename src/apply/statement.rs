@@ -167,11 +167,12 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
     };
     let mut with: Vec<String> = Vec::new();
     let mut tail: Vec<String> = Vec::new();
-    let (of_u, of_new) = parts.notify.returning();
+    let returning = parts.notify.returning();
+    let of_u = returning.update;
     let mut written: Vec<&str> = Vec::new();
     if parts.upserts {
         with.push(format!("v AS MATERIALIZED (SELECT {})", arrays(&USER_ARRAYS)));
-        tail.push(shape.upsert("v", [of_u, of_new]));
+        tail.push(shape.upsert("v", &returning));
         written.extend(["updated", "inserted"]);
     }
     let mut guard_where = GUARD_WHERE.to_owned();
@@ -234,27 +235,32 @@ CREATE TEMPORARY TABLE users_sync_stage (
   created_at timestamptz, updated_at timestamptz, deleted_at timestamptz, derived boolean NOT NULL
 ) ON COMMIT DROP";
 
-/// The UPDATE and the INSERT of a merge from the filled stage, restricted by `part`. A changed row with a
-/// derived time gets the time of the merge.
-pub(crate) fn merge_statements(shape: &Shape, part: &str) -> [String; 2] {
+/// The statements of a merge that write rows.
+pub(crate) struct Merge {
+    pub(crate) update: String,
+    pub(crate) insert: String,
+}
+
+/// Merges the filled stage, restricted by `part`. A changed row with a derived time gets the time of the merge.
+pub(crate) fn merge_statements(shape: &Shape, part: &str) -> Merge {
     let assign = |column: &'static str| match column {
         "updated_at" => "updated_at = CASE WHEN v.derived THEN now() ELSE v.updated_at END".to_owned(),
         column => format!("{column} = v.{column}"),
     };
     let assignments = shape.writable().filter(|column| *column != "id").map(assign).collect::<Vec<_>>().join(", ");
-    [
-        format!(
+    Merge {
+        update: format!(
             "UPDATE neon_auth.users_sync u SET {assignments} FROM pg_temp.users_sync_stage v \
              WHERE u.id = v.id AND {}{part}",
             shape.differs("v")
         ),
-        format!(
+        insert: format!(
             "INSERT INTO neon_auth.users_sync ({}) SELECT {} FROM pg_temp.users_sync_stage v \
              WHERE NOT EXISTS (SELECT FROM neon_auth.users_sync u WHERE u.id = v.id){part}",
             shape.list(""),
             shape.list("v.")
         ),
-    ]
+    }
 }
 
 /// Restricts a merge to a part of the stage: rows `$1` (inclusive) to `$2` (exclusive), counted from 0.
@@ -372,12 +378,10 @@ mod tests {
         );
         let plain = Shape::from_columns(&columns(&[])).unwrap();
         assert_eq!(plain.list(""), "id, raw_json, name, email, created_at, updated_at, deleted_at");
-        for sql in
-            [plain.assignments("v"), merge_statements(&plain, "")[0].clone(), merge_statements(&neon, "")[0].clone()]
-        {
+        for sql in [plain.assignments("v"), merge_statements(&plain, "").update, merge_statements(&neon, "").update] {
             assert!(!sql.contains("SET id =") && !sql.starts_with("id =") && sql.contains("raw_json = v.raw_json"));
         }
-        assert!(merge_statements(&plain, "")[0].contains("SET raw_json = v.raw_json, name = v.name,"));
+        assert!(merge_statements(&plain, "").update.contains("SET raw_json = v.raw_json, name = v.name,"));
     }
 
     #[test]

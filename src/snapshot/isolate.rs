@@ -1,8 +1,9 @@
 //! Merges a stage from which the target refuses rows: bisection finds them, and they are left out.
 
 use super::outcome::Loaded;
-use crate::apply::{Bisection, Refusal, Shape, statement};
-use crate::model::{Deletes, UserId};
+use crate::apply::statement::Merge;
+use crate::apply::{Bisection, Refusal, RefusedUser, Shape, statement};
+use crate::model::Deletes;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Transaction};
 
@@ -15,32 +16,38 @@ pub(super) async fn isolate_rejected(
 ) -> Result<Loaded, Error> {
     transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
     transaction.batch_execute(statement::INDEX_STAGE).await?;
-    let [update, insert] = statement::merge_statements(shape, statement::PART_OF_STAGE);
-    let merged = in_parts(transaction, read as usize, [&update, &insert], statement::IDS_OF_STAGE).await?;
+    let Merge { update, insert } = statement::merge_statements(shape, statement::PART_OF_STAGE);
+    let (mut update, mut insert) = (Counted::new(&update), Counted::new(&insert));
+    let mut rejected =
+        in_parts(transaction, read as usize, &mut [&mut update, &mut insert], statement::IDS_OF_STAGE).await?;
     transaction.batch_execute(&statement::create_absent(deletes)).await?;
     let absent: i64 = transaction.query_typed_one("SELECT count(*) FROM pg_temp.users_sync_absent", &[]).await?.get(0);
-    let delete = statement::delete_part_of_absent(deletes);
-    let deleted = in_parts(transaction, absent as usize, [delete], statement::IDS_OF_ABSENT).await?;
-    let rejected = merged.refused.into_iter().chain(deleted.refused).collect();
-    let [updated, inserted] = merged.written;
-    let [deleted] = deleted.written;
-    Ok(Loaded { read, inserted, updated, deleted, rejected })
+    let mut delete = Counted::new(statement::delete_part_of_absent(deletes));
+    rejected.extend(in_parts(transaction, absent as usize, &mut [&mut delete], statement::IDS_OF_ABSENT).await?);
+    Ok(Loaded { read, inserted: insert.written, updated: update.written, deleted: delete.written, rejected })
 }
 
-struct Parts<const STATEMENTS: usize> {
-    /// Rows written by each statement.
-    written: [u64; STATEMENTS],
-    refused: Vec<(UserId, Refusal)>,
+/// A statement that is run in parts.
+struct Counted<'a> {
+    sql: &'a str,
+    /// Rows written by the accepted parts.
+    written: u64,
 }
 
-/// Runs the statements over the stage's ordinals, halving parts that are refused.
-async fn in_parts<const STATEMENTS: usize>(
+impl<'a> Counted<'a> {
+    fn new(sql: &'a str) -> Counted<'a> {
+        Counted { sql, written: 0 }
+    }
+}
+
+/// Runs the statements over the stage's ordinals, halving parts that are refused. Returns the refused users.
+async fn in_parts(
     transaction: &Transaction<'_>,
     items: usize,
-    statements: [&str; STATEMENTS],
+    statements: &mut [&mut Counted<'_>],
     ids: &str,
-) -> Result<Parts<STATEMENTS>, Error> {
-    let mut parts = Parts { written: [0; STATEMENTS], refused: Vec::new() };
+) -> Result<Vec<RefusedUser>, Error> {
+    let mut rejected = Vec::new();
     let mut bisection = Bisection::new(items);
     while let Some(range) = bisection.next_part() {
         transaction.batch_execute(statement::SAVEPOINT).await?;
@@ -48,23 +55,27 @@ async fn in_parts<const STATEMENTS: usize>(
         let bounds: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
             [(&bounds[0], Type::INT8), (&bounds[1], Type::INT8)];
         let tried = async {
-            let mut written = [0; STATEMENTS];
-            for (statement, written) in statements.iter().zip(&mut written) {
-                *written = transaction.execute_typed(statement, &bounds).await?;
+            let mut written = Vec::with_capacity(statements.len());
+            for statement in statements.iter() {
+                written.push(transaction.execute_typed(statement.sql, &bounds).await?);
             }
             Ok::<_, Error>(written)
         };
         match tried.await {
-            Ok(written) => parts.written = std::array::from_fn(|at| parts.written[at] + written[at]),
+            Ok(written) => {
+                for (statement, written) in statements.iter_mut().zip(written) {
+                    statement.written += written;
+                }
+            }
             Err(error) => {
                 let refusal = Refusal::of(&error).ok_or(error)?;
                 transaction.batch_execute(statement::ROLLBACK_TO_SAVEPOINT).await?;
                 if bisection.refused(range).is_some() {
                     let id: String = transaction.query_typed_one(ids, &bounds).await?.get(0);
-                    parts.refused.push((id.into(), refusal));
+                    rejected.push(RefusedUser { id: id.into(), refusal });
                 }
             }
         }
     }
-    Ok(parts)
+    Ok(rejected)
 }

@@ -4,6 +4,7 @@
 use super::copy_text::write_user;
 use super::isolate::isolate_rejected;
 use super::outcome::{LoadError, Loaded};
+use crate::apply::statement::Merge;
 use crate::apply::{Identity, MAX_REJECTED, NOTIFY_WITHOUT_ID, Refusal, Shape, Target, statement, write_rejected};
 use crate::config::MaxDeletes;
 use crate::model::{Deletes, Lsn, User};
@@ -131,7 +132,7 @@ async fn merge_at_once(
     any_absent: bool,
     any_missing: bool,
 ) -> Result<Loaded, tokio_postgres::Error> {
-    let [update, insert] = statement::merge_statements(shape, "");
+    let Merge { update, insert } = statement::merge_statements(shape, "");
     let updated = transaction.execute_typed(&update, &[]).await?;
     // Each is a join of two wide tables, so it is skipped if it cannot find anything.
     let inserted = if any_missing { transaction.execute_typed(&insert, &[]).await? } else { 0 };

@@ -1,7 +1,6 @@
 //! The outcome of loading a snapshot into a target.
 
-use crate::apply::{MAX_REJECTED, Refusal, TargetError};
-use crate::model::UserId;
+use crate::apply::{MAX_REJECTED, RefusedUser, TargetError};
 
 /// What a load changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,7 +14,7 @@ pub(crate) struct Loaded {
     /// Users that the snapshot does not have.
     pub(crate) deleted: u64,
     /// Users that the target refused; `users_sync.rejected` lists them.
-    pub(crate) rejected: Vec<(UserId, Refusal)>,
+    pub(crate) rejected: Vec<RefusedUser>,
 }
 
 /// Why a snapshot was not loaded. The target is unchanged.

@@ -1,6 +1,6 @@
 //! The state and the targets of the simulation, as a session's workers reach them.
 
-use crate::apply::{Applied, Checkpoint, Identity, Move, ObservedTarget, Refusal, Rows};
+use crate::apply::{Applied, Checkpoint, Identity, Move, ObservedTarget, RefusedUser, Rows};
 use crate::config::Config;
 use crate::model::{Epoch, Lsn, Oid, RetryCause, TenantId, User, UserId};
 use crate::pg::PgUrl;
@@ -280,7 +280,7 @@ impl TargetAccess for SimulatedTarget {
         self.ask(|_, _| Vec::new()).await
     }
 
-    async fn write_rejected(&mut self, _: &[(UserId, Refusal)], _: &[&str]) -> Result<(), StopReason> {
+    async fn write_rejected(&mut self, _: &[RefusedUser], _: &[&str]) -> Result<(), StopReason> {
         unreachable!("no row is refused here")
     }
 

@@ -1,7 +1,7 @@
 //! Batches with rows that the target refuses: the other rows are applied, and the refused ones recorded in the target.
 
-use crate::apply::{Applied, Bisection, MAX_REJECTED, Move, Refusal, plan_rows};
-use crate::model::{Change, Lsn, ParkCause, UserId};
+use crate::apply::{Applied, Bisection, MAX_REJECTED, Move, Refusal, RefusedUser, plan_rows};
+use crate::model::{Change, Lsn, ParkCause};
 use crate::replicator::failure_policy;
 use crate::replicator::tenant::follow::{checkpoint_moved, replace_patches};
 use crate::replicator::tenant::outcome::StopReason;
@@ -52,7 +52,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         }
         self.await_answer(target.check_constraints_immediately()).await?;
         let changes: Vec<&Change> = batch.entries.values().map(|entry| &entry.change).collect();
-        let mut refused: Vec<(UserId, Refusal)> = Vec::new();
+        let mut refused: Vec<RefusedUser> = Vec::new();
         let mut bisection = Bisection::new(changes.len());
         while let Some(range) = bisection.next_part() {
             self.await_answer(target.set_savepoint()).await?;
@@ -63,13 +63,13 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 Err(StopReason::Refused(refusal)) => {
                     self.await_answer(target.roll_back_to_savepoint()).await?;
                     if let Some(at) = bisection.refused(range) {
-                        refused.push((changes[at].id().into(), refusal));
+                        refused.push(RefusedUser { id: changes[at].id().into(), refusal });
                     }
                 }
                 Err(stop) => return Err(stop),
             }
         }
-        let is_refused: HashSet<&str> = refused.iter().map(|(id, _)| &**id).collect();
+        let is_refused: HashSet<&str> = refused.iter().map(|user| &*user.id).collect();
         let known = changes.iter().map(|change| change.id()).filter(|id| self.rejected.contains(*id));
         let accepted: Vec<&str> = known.filter(|id| !is_refused.contains(id)).collect();
         self.await_answer(target.write_rejected(&refused, &accepted)).await?;
@@ -79,10 +79,10 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         self.remember_rejected(refused)
     }
 
-    fn remember_rejected(&mut self, refused: Vec<(UserId, Refusal)>) -> Result<(), StopReason> {
+    fn remember_rejected(&mut self, refused: Vec<RefusedUser>) -> Result<(), StopReason> {
         self.log_rejected(&refused);
         let mut fingerprints = self.context.fingerprints();
-        for (id, _) in refused {
+        for RefusedUser { id, .. } in refused {
             // The next change is written even if it makes the same row.
             fingerprints.forget(self.index, &id);
             self.rejected.insert(id);
@@ -98,9 +98,9 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     }
 
     /// Logs rejected users once for all of them, without their values.
-    pub(super) fn log_rejected(&self, refused: &[(UserId, Refusal)]) {
-        if let Some((_, first)) = refused.first() {
-            let Refusal { sqlstate, constraint, .. } = first;
+    pub(super) fn log_rejected(&self, refused: &[RefusedUser]) {
+        if let Some(first) = refused.first() {
+            let Refusal { sqlstate, constraint, .. } = &first.refusal;
             tracing::error!(
                 count = refused.len(),
                 sqlstate,

@@ -87,9 +87,9 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         {
             // The scan has learned them as written.
             let mut fingerprints = context.fingerprints();
-            loaded.rejected.iter().for_each(|(id, _)| fingerprints.forget(self.index, id));
+            loaded.rejected.iter().for_each(|user| fingerprints.forget(self.index, &user.id));
         }
-        self.rejected = loaded.rejected.into_iter().map(|(id, _)| id).collect();
+        self.rejected = loaded.rejected.into_iter().map(|user| user.id).collect();
         self.put(TenantState::Following, None, Some(target_id), position).await?;
         let apply = phase.joined(position);
         self.discard_applied(position);

@@ -1,8 +1,8 @@
 //! Removes soft-deleted users from the target after `deletes.purge_after`.
 
-use crate::apply::{Applied, Bisection, Move, Refusal};
+use crate::apply::{Applied, Bisection, Move, RefusedUser};
 use crate::clock::now;
-use crate::model::{RetryCause, UserId};
+use crate::model::RetryCause;
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::ApplyState;
 use crate::replicator::tenant::target::{Connection, Connector, TargetAccess};
@@ -59,7 +59,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         if self.await_answer(target.begin_chunks(who, apply.position)).await? == Applied::Refused {
             return Err(RetryCause::CheckpointMoved.into());
         }
-        let mut refused: Vec<(UserId, Refusal)> = Vec::new();
+        let mut refused: Vec<RefusedUser> = Vec::new();
         let mut bisection = Bisection::new(ids.len());
         while let Some(range) = bisection.next_part() {
             self.await_answer(target.set_savepoint()).await?;
@@ -67,7 +67,9 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 Ok(()) => {}
                 Err(StopReason::Refused(refusal)) => {
                     self.await_answer(target.roll_back_to_savepoint()).await?;
-                    refused.extend(bisection.refused(range).map(|at| (ids[at].as_str().into(), refusal)));
+                    refused.extend(
+                        bisection.refused(range).map(|at| RefusedUser { id: ids[at].as_str().into(), refusal }),
+                    );
                 }
                 Err(stop) => return Err(stop),
             }
@@ -77,7 +79,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         let removed = ids.len() - refused.len();
         tracing::info!(count = removed, "deleted permanently");
         self.log_rejected(&refused);
-        self.rejected.extend(refused.into_iter().map(|(id, _)| id));
+        self.rejected.extend(refused.into_iter().map(|user| user.id));
         Ok(removed)
     }
 }

@@ -1,7 +1,7 @@
 //! A target as a worker uses it. The simulation implements these traits with a target in memory.
 
 use crate::apply::{
-    Applied, Checkpoint, Identity, Move, ObservedTarget, RecordedTarget, Refusal, Rows, Target, TargetError,
+    Applied, Checkpoint, Identity, Move, ObservedTarget, RecordedTarget, RefusedUser, Rows, Target, TargetError,
 };
 use crate::config::Config;
 use crate::model::{Epoch, Lsn, Oid, TenantId, User, UserId};
@@ -83,7 +83,7 @@ pub(crate) trait TargetAccess: Send + Sync {
     /// As [`Target::write_rejected`].
     fn write_rejected(
         &mut self,
-        refused: &[(UserId, Refusal)],
+        refused: &[RefusedUser],
         accepted: &[&str],
     ) -> impl Future<Output = Result<(), StopReason>> + Send;
 
@@ -178,7 +178,7 @@ impl TargetAccess for Target {
         classify(self.read_rejected()).await
     }
 
-    async fn write_rejected(&mut self, refused: &[(UserId, Refusal)], accepted: &[&str]) -> Result<(), StopReason> {
+    async fn write_rejected(&mut self, refused: &[RefusedUser], accepted: &[&str]) -> Result<(), StopReason> {
         classify(self.write_rejected(refused, accepted)).await
     }
 
