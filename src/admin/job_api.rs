@@ -219,7 +219,7 @@ async fn compare(config: &Config, tenant: &Tenant, how_far: &ProgressHandle) -> 
     match verdicts.into_iter().next() {
         Some((_, Verdict::Compared(_, differences))) => {
             let Differences { missing, different, extra, examples, .. } = differences;
-            Ok(JobResult { missing, extra, different, ids: examples.into_iter().map(|(_, id)| id).collect() })
+            Ok(JobResult { missing, extra, different, ids: examples.into_iter().map(|user| user.id).collect() })
         }
         Some((_, Verdict::Failed(why))) => Err(failed(why)),
         None => Err(failed("the tenant was removed from the configuration")),

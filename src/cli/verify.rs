@@ -44,8 +44,8 @@ struct Report {
     extra: u64,
     /// Users that changed during every comparison, so that no difference is certain.
     still_changing: u64,
-    /// Category and id.
-    examples: Vec<(String, String)>,
+    /// Kind and id.
+    examples: Vec<[String; 2]>,
     /// Why the comparison failed.
     failed: Option<String>,
 }
@@ -63,7 +63,7 @@ impl Report {
             different: differences.different,
             extra: differences.extra,
             still_changing: differences.still_changing,
-            examples: differences.examples,
+            examples: differences.examples.into_iter().map(|user| [user.kind, user.id]).collect(),
             failed,
         }
     }
@@ -125,7 +125,7 @@ fn text(report: &Report) -> String {
     let mut lines =
         format!("{tenant}: {missing} missing, {different} different, {extra} extra of {users} users{changing}\n");
     for kind in DIFFERENCE_KINDS {
-        let ids: Vec<&str> = report.examples.iter().filter(|(of, _)| of == kind).map(|(_, id)| id.as_str()).collect();
+        let ids: Vec<&str> = report.examples.iter().filter(|[of, _]| of == kind).map(|[_, id]| id.as_str()).collect();
         if !ids.is_empty() {
             lines.push_str(&format!("  {kind}: {}\n", ids.join(", ")));
         }
@@ -136,11 +136,11 @@ fn text(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::Differences;
+    use crate::snapshot::{Differences, DifferingUser};
 
     #[test]
     fn every_kind_of_difference_is_counted_with_examples() {
-        let example = |kind: &str, id: &str| (kind.to_owned(), id.to_owned());
+        let example = |kind: &str, id: &str| DifferingUser { kind: kind.to_owned(), id: id.to_owned() };
         let differences = Differences {
             missing: 2,
             different: 1,

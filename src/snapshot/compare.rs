@@ -24,6 +24,15 @@ pub(crate) struct Comparison<'a> {
     rows: u64,
 }
 
+/// A user that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DifferingUser {
+    /// `missing`, `different` or `extra`.
+    pub kind: String,
+    /// The user's id.
+    pub id: String,
+}
+
 /// The result of a comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Differences {
@@ -33,8 +42,8 @@ pub struct Differences {
     pub different: u64,
     /// Users that only the target has.
     pub extra: u64,
-    /// Some of them, as kind and id.
-    pub examples: Vec<(String, String)>,
+    /// Some of them.
+    pub examples: Vec<DifferingUser>,
     /// Users that changed during every recheck.
     pub still_changing: u64,
 }
@@ -163,7 +172,7 @@ impl<'a> Comparison<'a> {
         let some = "SELECT kind, id FROM (SELECT kind, id, row_number() OVER (PARTITION BY kind ORDER BY id) AS n \
                     FROM pg_temp.users_sync_differing WHERE confirmed) d WHERE n <= $1 ORDER BY kind, id";
         let rows = self.transaction.query_typed(some, &[(&examples, Type::INT8)]).await?;
-        differences.examples = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        differences.examples = rows.iter().map(|row| DifferingUser { kind: row.get(0), id: row.get(1) }).collect();
         self.transaction.rollback().await?;
         Ok(differences)
     }

@@ -13,6 +13,8 @@ mod reread;
 mod rows;
 
 pub(crate) use catalog::{describe_query, generated_columns, query_item, read_relation, source_session};
+#[cfg(test)]
+pub(crate) use compare::DifferingUser;
 pub(crate) use compare::{Comparison, DIFFERENCE_KINDS, Differences};
 pub(crate) use export::{Export, hold_export};
 pub(crate) use families::{ResolvedFamily, resolve_family};
