@@ -6,7 +6,7 @@ use super::history::History;
 use super::jobs::Jobs;
 use super::targets::Targets;
 use crate::config::{Config, Tenant};
-use crate::status::live::{ProcessStatus, Role};
+use crate::status::live::{ProcessStatus, Role, RoleReport};
 use crate::status::report::Report;
 use crate::sync::lock;
 use axum::extract::FromRef;
@@ -112,7 +112,7 @@ impl Inner {
 
     /// Ready means that the process streams, or is a standby that can take over.
     pub(super) fn readiness(&self) -> Readiness {
-        let (role, reason) = self.live.role();
+        let RoleReport { role, reason } = self.live.role();
         let is_ready = matches!(role, Role::Streaming | Role::Standby) && reason.is_none();
         Readiness { is_ready, role, reason }
     }

@@ -94,7 +94,7 @@ impl fmt::Debug for StatusCollector {
 impl Collector for StatusCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let live = &self.0;
-        let role = live.role().0;
+        let role = live.role().role;
         let mut out = MetricWriter(&mut encoder);
         out.gauge("streaming", "1 if this process is replicating", u64::from(role == Role::Streaming))?;
         out.gauge("standby", "1 if this process is waiting to take over", u64::from(role == Role::Standby))?;

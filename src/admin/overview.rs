@@ -65,7 +65,7 @@ impl Status {
         Status {
             version: VERSION,
             commit: COMMIT,
-            role: app.live.role().0.as_str(),
+            role: app.live.role().role.as_str(),
             slot: report.slot.clone(),
             generation: report.generation,
             holder: report.holder.clone(),

@@ -45,6 +45,16 @@ pub(super) fn no_family(families: &[Family]) -> Finding {
     )
 }
 
+/// The columns that are read from a table.
+#[derive(Default)]
+struct ReadColumns {
+    wanted: Vec<String>,
+    /// Those that the replica identity lacks.
+    gap: Vec<String>,
+    /// How to add them to it.
+    remedy: String,
+}
+
 struct SourceCheck<'a> {
     config: &'a Config,
     /// The assessed table.
@@ -150,7 +160,7 @@ impl SourceCheck<'_> {
                 format!("ALTER ROLE {role} BYPASSRLS; (a policy that shows all rows is not enough: rows are read with row_security = off)"),
             );
         }
-        let (wanted, gap, remedy) = match self.plan(relation, &table.types) {
+        let ReadColumns { wanted, gap, remedy } = match self.plan(relation, &table.types) {
             Ok(planned) => planned,
             Err(error) => {
                 self.misfits(&error);
@@ -170,12 +180,7 @@ impl SourceCheck<'_> {
         Some(wanted)
     }
 
-    /// The columns that are read from the table, and those that its replica identity lacks, with the remedy.
-    fn plan(
-        &mut self,
-        relation: &Relation,
-        types: &TypeCatalog,
-    ) -> Result<(Vec<String>, Vec<String>, String), CompileError> {
+    fn plan(&mut self, relation: &Relation, types: &TypeCatalog) -> Result<ReadColumns, CompileError> {
         let rules = &self.config.users;
         let named = |decoded: &[bool]| -> Vec<String> {
             let wanted = relation.columns.iter().zip(decoded).filter(|(_, decoded)| **decoded);
@@ -184,16 +189,20 @@ impl SourceCheck<'_> {
         let Some(query) = &rules.query else {
             let plan = RowPlan::compile(rules, relation, types)?;
             self.note_columns(&plan);
-            return Ok((named(plan.decoded()), plan.identity_gap().to_vec(), plan.identity_remedy().to_owned()));
+            return Ok(ReadColumns {
+                wanted: named(plan.decoded()),
+                gap: plan.identity_gap().to_vec(),
+                remedy: plan.identity_remedy().to_owned(),
+            });
         };
-        let (mut wanted, mut gap, mut remedy) = (Vec::new(), Vec::new(), String::new());
+        let mut columns = ReadColumns::default();
         for watch in query.watch.iter().filter(|watch| watch.table == *self.name) {
             let plan = WatchPlan::compile(rules, watch, relation, types)?;
-            wanted.extend(named(plan.decoded()));
-            gap.extend(plan.identity_gap().to_vec());
-            remedy = plan.identity_remedy().to_owned();
+            columns.wanted.extend(named(plan.decoded()));
+            columns.gap.extend(plan.identity_gap().to_vec());
+            columns.remedy = plan.identity_remedy().to_owned();
         }
-        Ok((wanted, gap, remedy))
+        Ok(columns)
     }
 
     /// Assesses the result columns of `users.query`.

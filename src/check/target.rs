@@ -37,7 +37,7 @@ pub(super) fn findings(
     let tables = [("neon_auth", "users_sync", &facts.users), ("users_sync", "checkpoint", &facts.checkpoint_table)];
     for (schema, table, rights) in tables {
         let deletes = table == "users_sync" && deletes_rows;
-        if let Some((message, remedy)) = judge_rights(schema, table, rights, deletes, facts) {
+        if let Some(MissingRights { message, remedy }) = judge_rights(schema, table, rights, deletes, facts) {
             error(message, remedy);
         }
     }
@@ -81,25 +81,32 @@ pub(super) fn findings(
     findings
 }
 
+/// What the role lacks for a table.
+#[derive(Debug, PartialEq)]
+struct MissingRights {
+    message: String,
+    remedy: String,
+}
+
 fn judge_rights(
     schema: &str,
     table: &str,
     rights: &TableRights,
     deletes: bool,
     facts: &TargetFacts,
-) -> Option<(String, String)> {
+) -> Option<MissingRights> {
     let role = quote_ident(&facts.role);
     let usage = rights.schema.is_none_or(|schema| schema.usage);
     let missing: Vec<_> = rights.missing.iter().filter(|right| deletes || *right != "DELETE").cloned().collect();
     if rights.exists && (!usage || !missing.is_empty()) {
         let what = if usage { missing.join(", ") } else { format!("USAGE on schema {schema}") };
         let delete = if deletes { ", DELETE" } else { "" };
-        return Some((
-            format!("role {} lacks {what} for {schema}.{table}", facts.role),
-            format!(
+        return Some(MissingRights {
+            message: format!("role {} lacks {what} for {schema}.{table}", facts.role),
+            remedy: format!(
                 "GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT SELECT, INSERT, UPDATE{delete} ON {schema}.{table} TO {role};"
             ),
-        ));
+        });
     }
     let may_create = rights.schema.map_or(facts.may_create, |schema| schema.usage && schema.create);
     if rights.exists || may_create {
@@ -109,7 +116,10 @@ fn judge_rights(
         None => format!("GRANT CREATE ON DATABASE {} TO {role};", quote_ident(&facts.database)),
         Some(_) => format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {role};"),
     };
-    Some((format!("role {} cannot create {schema}.{table}", facts.role), format!("{remedy} or run `users-sync setup`")))
+    Some(MissingRights {
+        message: format!("role {} cannot create {schema}.{table}", facts.role),
+        remedy: format!("{remedy} or run `users-sync setup`"),
+    })
 }
 
 #[cfg(test)]

@@ -58,8 +58,8 @@ const RIGHTS: &str = "
 
 pub(super) async fn gather(client: &Client) -> Result<TargetFacts, Error> {
     let row = client.query_typed_one(SERVER, &[]).await?;
-    let (users, row_security) = rights(client, "neon_auth", "users_sync").await?;
-    let (checkpoint_table, _) = rights(client, "users_sync", "checkpoint").await?;
+    let RightsRow { rights: users, row_security } = read_rights(client, "neon_auth", "users_sync").await?;
+    let RightsRow { rights: checkpoint_table, .. } = read_rights(client, "users_sync", "checkpoint").await?;
     let usable = |table: &TableRights| table.exists && table.schema.is_some_and(|schema| schema.usage);
     let readable = |table: &TableRights| usable(table) && !table.missing.iter().any(|right| right == "SELECT");
     let mut columns = None;
@@ -89,10 +89,19 @@ pub(super) async fn gather(client: &Client) -> Result<TargetFacts, Error> {
     })
 }
 
-async fn rights(client: &Client, schema: &str, table: &str) -> Result<(TableRights, bool), Error> {
+/// A row of `RIGHTS`.
+#[derive(Default)]
+struct RightsRow {
+    rights: TableRights,
+    /// Row security hides rows of the table from the role.
+    row_security: bool,
+}
+
+async fn read_rights(client: &Client, schema: &str, table: &str) -> Result<RightsRow, Error> {
     use tokio_postgres::types::Type;
     let names = [(&schema as _, Type::NAME), (&table as _, Type::NAME)];
     let Some(row) = client.query_typed_opt(RIGHTS, &names).await? else { return Ok(Default::default()) };
     let schema = Some(SchemaRights { usage: row.try_get(0)?, create: row.try_get(1)? });
-    Ok((TableRights { schema, exists: row.try_get(2)?, missing: row.try_get(3)? }, row.try_get(4)?))
+    let rights = TableRights { schema, exists: row.try_get(2)?, missing: row.try_get(3)? };
+    Ok(RightsRow { rights, row_security: row.try_get(4)? })
 }

@@ -35,9 +35,9 @@ pub(super) async fn reload(path: PathBuf, mut files: Files, configs: watch::Send
             }
         }
         match load_with_files(&path) {
-            Ok((config, found)) => {
-                files = found;
-                apply(&configs, config).await;
+            Ok(loaded) => {
+                files = loaded.files;
+                apply(&configs, loaded.config).await;
             }
             Err(error) => {
                 files.mark_read();

@@ -6,7 +6,7 @@ use super::plan;
 use super::reload::{find_faults, reload};
 use super::signals::signals;
 use crate::admin::Server;
-use crate::config::{Config, load_with_files};
+use crate::config::{Config, LoadedConfig, load_with_files};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::Generation;
 use crate::pg::connect;
@@ -47,7 +47,7 @@ pub(super) struct Arguments {
 /// Errors at the source end the command before it creates anything there. An unreachable source is waited for.
 pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> Result<ExitCode, Diagnostic> {
     let file = &arguments.file.config;
-    let (config, files) = load_with_files(file)?;
+    let LoadedConfig { config, files } = load_with_files(file)?;
     logging.begin(config.log.into())?;
     if arguments.plan {
         return plan::execute(&config).await;

@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     source_admin: Option<String>,
     /// URL of a target, as its owner or a superuser. Repeat it for every tenant to set up with --apply.
     #[arg(long, value_name = "TENANT=URL", value_parser = tenant_url)]
-    target_admin: Vec<(String, String)>,
+    target_admin: Vec<TargetAdmin>,
     /// Application role that is to read and reference users. Repeatable.
     #[arg(long, value_name = "ROLE")]
     application_role: Vec<String>,
@@ -33,15 +33,22 @@ pub(super) struct Arguments {
     tenant: Option<String>,
 }
 
-fn tenant_url(text: &str) -> Result<(String, String), String> {
+/// An administrator's access to a target.
+#[derive(Clone, Debug)]
+struct TargetAdmin {
+    tenant: String,
+    url: String,
+}
+
+fn tenant_url(text: &str) -> Result<TargetAdmin, String> {
     let (tenant, url) = text.split_once('=').ok_or("expected TENANT=URL")?;
-    Ok((tenant.to_owned(), url.to_owned()))
+    Ok(TargetAdmin { tenant: tenant.to_owned(), url: url.to_owned() })
 }
 
 pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
     let config = arguments.file.load()?;
     let known = |name: &str| config.tenants.iter().any(|tenant| tenant.id.as_str() == name);
-    let named = arguments.target_admin.iter().map(|(name, _)| name).chain(&arguments.tenant);
+    let named = arguments.target_admin.iter().map(|admin| &admin.tenant).chain(&arguments.tenant);
     if let Some(unknown) = named.into_iter().find(|name| !known(name)) {
         return Err(diagnostic!(help = "use an id from `tenants` in the configuration", "unknown tenant {unknown}"));
     }
@@ -83,10 +90,10 @@ async fn source(arguments: &Arguments, config: &Config) -> Result<(), Diagnostic
 }
 
 async fn target(arguments: &Arguments, config: &Config, tenant: &Tenant) -> Result<(), Diagnostic> {
-    let admin = arguments.target_admin.iter().find(|(name, _)| name == tenant.id.as_str());
+    let admin = arguments.target_admin.iter().find(|admin| admin.tenant == tenant.id.as_str());
     let client = match admin {
         None => None,
-        Some((_, url)) => {
+        Some(TargetAdmin { url, .. }) => {
             let url = parse(url, "--target-admin")?;
             Some(
                 pg::connect(&url)

@@ -10,8 +10,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Modification time, length and inode of a file; `None` if it cannot be examined.
-type Stamp = Option<(SystemTime, u64, u64)>;
+/// What changes when a file is written or replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileVersion {
+    modified: SystemTime,
+    /// In bytes.
+    length: u64,
+    inode: u64,
+}
+
+/// `None` if the file cannot be examined.
+type Stamp = Option<FileVersion>;
 
 /// The files of a configuration, to notice changes.
 #[derive(Debug)]
@@ -42,7 +51,7 @@ impl Files {
 
 fn stamp(path: &Path) -> Stamp {
     let found = std::fs::metadata(path).ok()?;
-    Some((found.modified().ok()?, found.len(), found.ino()))
+    Some(FileVersion { modified: found.modified().ok()?, length: found.len(), inode: found.ino() })
 }
 
 /// The files that match a pattern relative to the main file, sorted by name.
@@ -57,20 +66,27 @@ fn expand(main: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
     Ok(found)
 }
 
+/// A configuration and its files.
+#[derive(Debug)]
+pub(crate) struct LoadedConfig {
+    pub(crate) config: Config,
+    pub(crate) files: Files,
+}
+
 /// Reads a configuration file and the files that it includes. A relative path in `${file:...}` starts at the directory of
 /// the file that contains it.
 ///
 /// # Errors
 /// Every fault of the main file, or else every fault of the included files.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    Ok(load_with_files(path)?.0)
+    Ok(load_with_files(path)?.config)
 }
 
 /// Like [`load`], and returns the files to watch for changes.
 ///
 /// # Errors
 /// As [`load`].
-pub(crate) fn load_with_files(path: &Path) -> Result<(Config, Files), ConfigError> {
+pub(crate) fn load_with_files(path: &Path) -> Result<LoadedConfig, ConfigError> {
     let seen = Seen::default();
     let text = seen.read(path).map_err(|error| unreadable(path, &error))?;
     let name = path.display().to_string();
@@ -101,7 +117,7 @@ pub(crate) fn load_with_files(path: &Path) -> Result<(Config, Files), ConfigErro
     // A file that was added meanwhile has not been read.
     let stamps = stamps.into_inner();
     files.stamps.iter_mut().for_each(|(path, stamp)| *stamp = stamps.get(path).copied().flatten());
-    Ok((config, files))
+    Ok(LoadedConfig { config, files })
 }
 
 /// The files that have been read.
@@ -150,14 +166,14 @@ mod tests {
         std::fs::create_dir(directory.path().join("tenants.d")).unwrap();
         let main = directory.path().join("users-sync.yaml");
         write("users-sync.yaml", MAIN);
-        let (config, files) = load_with_files(&main).unwrap();
+        let LoadedConfig { config, files } = load_with_files(&main).unwrap();
         assert!(config.tenants.is_empty() && !files.have_changed());
 
         write("tenants.d/b.yaml", "tenants: [{id: b, target: '${file:../b.url}'}]\n");
         write("b.url", "postgres://u@h/b");
         write("tenants.d/a.yaml", "tenants: [{id: a, target: 'postgres://u@h/a'}]\n");
         assert!(files.have_changed());
-        let (config, files) = load_with_files(&main).unwrap();
+        let LoadedConfig { config, files } = load_with_files(&main).unwrap();
         assert_eq!(tenants(&config), ["a", "b"]);
         assert!(!files.have_changed());
         write("b.url", "postgres://u@h/elsewhere");

@@ -31,7 +31,7 @@ mod yaml;
 pub use admin::Admin;
 pub use error::ConfigError;
 pub use files::load;
-pub(crate) use files::{Files, load_with_files};
+pub(crate) use files::{Files, LoadedConfig, load_with_files};
 pub use interpolate::Env;
 pub(crate) use interpolate::from_environment;
 pub use kafka::{Kafka, KafkaFormat};

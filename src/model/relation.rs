@@ -89,10 +89,19 @@ pub enum TypeKind {
         /// `typdelim` of the element type: a comma for all built-in types but `box`.
         delimiter: u8,
     },
-    /// A composite type: names and types of its fields, without dropped ones.
-    Composite(Vec<(String, Oid)>),
+    /// A composite type: its fields, without dropped ones.
+    Composite(Vec<CompositeField>),
     /// A domain; holds the id of its base type.
     Domain(Oid),
+}
+
+/// A field of a composite type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompositeField {
+    /// `attname`.
+    pub name: String,
+    /// `atttypid`.
+    pub type_oid: Oid,
 }
 
 /// The types that a table uses, by id. A type that is missing here is a built-in scalar.

@@ -1,6 +1,6 @@
 //! Reads the types that a table uses from the catalog, with one query per level of nesting.
 
-use crate::model::{Oid, TypeCatalog, TypeKind};
+use crate::model::{CompositeField, Oid, TypeCatalog, TypeKind};
 use std::collections::BTreeSet;
 use tokio_postgres::Client;
 
@@ -33,7 +33,8 @@ pub async fn load_types(client: &Client, wanted: &[Oid]) -> Result<TypeCatalog, 
                 "d" => TypeKind::Domain(row.try_get(2)?),
                 "c" => {
                     let (names, oids): (Vec<String>, Vec<Oid>) = (row.try_get(6)?, row.try_get(7)?);
-                    TypeKind::Composite(names.into_iter().zip(oids).collect())
+                    let fields = names.into_iter().zip(oids);
+                    TypeKind::Composite(fields.map(|(name, type_oid)| CompositeField { name, type_oid }).collect())
                 }
                 _ if row.try_get(5)? => {
                     let delimiter: Option<&str> = row.try_get(4)?;
@@ -46,7 +47,7 @@ pub async fn load_types(client: &Client, wanted: &[Oid]) -> Result<TypeCatalog, 
                 TypeKind::Domain(inner) | TypeKind::Array { element: inner, .. } => {
                     missing.insert(*inner);
                 }
-                TypeKind::Composite(fields) => missing.extend(fields.iter().map(|(_, oid)| *oid)),
+                TypeKind::Composite(fields) => missing.extend(fields.iter().map(|field| field.type_oid)),
                 TypeKind::Scalar(_) => {}
             }
             types.insert(oid, kind);

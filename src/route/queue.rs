@@ -83,6 +83,13 @@ pub enum Pushed {
     Dropped,
 }
 
+/// The batches that were taken and not yet finished.
+struct Taken {
+    users: usize,
+    /// The commit time of the oldest transaction.
+    oldest: Option<Timestamp>,
+}
+
 /// The batches that wait for one target.
 #[derive(Default)]
 pub struct Queue {
@@ -92,8 +99,7 @@ pub struct Queue {
     batches: VecDeque<Batch>,
     /// Bytes of the waiting batches and of the one that was taken and not yet finished.
     bytes: usize,
-    /// Users and oldest commit time of the taken batch.
-    taken: Option<(usize, Option<Timestamp>)>,
+    taken: Option<Taken>,
     gathers: bool,
 }
 
@@ -202,8 +208,8 @@ impl Queue {
 
     fn note_taken(&mut self, batch: Option<Batch>) -> Option<Batch> {
         if let Some(batch) = &batch {
-            let (users, oldest) = self.taken.unwrap_or((0, batch.oldest));
-            self.taken = Some((users + batch.entries.len(), oldest));
+            let taken = self.taken.get_or_insert(Taken { users: 0, oldest: batch.oldest });
+            taken.users += batch.entries.len();
         }
         batch
     }
@@ -222,13 +228,13 @@ impl Queue {
     /// Users that wait or are being applied. A user in several batches counts in each.
     pub fn users(&self) -> usize {
         let waiting: usize = self.batches.iter().map(|batch| batch.entries.len()).sum();
-        waiting + self.taken.map_or(0, |(users, _)| users)
+        waiting + self.taken.as_ref().map_or(0, |taken| taken.users)
     }
 
     /// The commit time of the oldest transaction that waits or is being applied.
     pub fn oldest(&self) -> Option<Timestamp> {
-        match self.taken {
-            Some((_, oldest)) => oldest,
+        match &self.taken {
+            Some(taken) => taken.oldest,
             None => self.batches.front().and_then(|batch| batch.oldest),
         }
     }

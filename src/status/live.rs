@@ -63,12 +63,26 @@ impl Default for Current {
     }
 }
 
+/// What the process does.
+#[derive(Clone, Debug)]
+pub struct RoleReport {
+    /// The role of the process.
+    pub role: Role,
+    /// Why it does not stream or may have lost the slot.
+    pub reason: Option<String>,
+}
+
 /// The source's log as it was read last.
 #[derive(Default)]
 struct SourceObservation {
     log: SourceLog,
-    /// An end of the log that had not been received when it was read, and the time of that reading.
-    behind: Option<(Lsn, Instant)>,
+    behind: Option<UnreceivedEnd>,
+}
+
+/// An end of the log that had not been received when it was read.
+struct UnreceivedEnd {
+    end: Lsn,
+    read_at: Instant,
 }
 
 #[derive(Default)]
@@ -99,13 +113,14 @@ pub(crate) struct TenantSample {
 }
 
 impl ProcessStatus {
-    /// The role of the process, and why it does not stream or may have lost the slot.
-    pub fn role(&self) -> (Role, Option<String>) {
+    /// The current role.
+    pub fn role(&self) -> RoleReport {
         let current = lock(&self.current);
         if current.session.as_ref().is_some_and(|session| session.lease_has_lapsed()) {
-            return (current.role, Some("its lease was not renewed in time".to_owned()));
+            let reason = Some("its lease was not renewed in time".to_owned());
+            return RoleReport { role: current.role, reason };
         }
-        (current.role, current.reason.clone())
+        RoleReport { role: current.role, reason: current.reason.clone() }
     }
 
     /// Whether the process holds the slot.
@@ -137,9 +152,9 @@ impl ProcessStatus {
         let received = self.session().map(|session| session.received());
         let mut source = lock(&self.source);
         let is_received = |end: Lsn| received.is_none_or(|received| end.bytes_since(received) < IDLE_STEP);
-        source.behind.take_if(|(end, _)| is_received(*end));
+        source.behind.take_if(|behind| is_received(behind.end));
         if let Some(end) = log.end.filter(|end| !is_received(*end)) {
-            source.behind.get_or_insert((end, Instant::now()));
+            source.behind.get_or_insert(UnreceivedEnd { end, read_at: Instant::now() });
         }
         source.log = log;
     }
@@ -158,7 +173,7 @@ impl ProcessStatus {
     pub(crate) fn tenants(&self) -> Option<Vec<TenantSample>> {
         let session = self.session()?;
         let end = self.end_of_log(&*session);
-        let behind = lock(&self.source).behind.map_or(0.0, |(_, since)| since.elapsed().as_secs_f64());
+        let behind = lock(&self.source).behind.as_ref().map_or(0.0, |behind| behind.read_at.elapsed().as_secs_f64());
         let at = now();
         let sample = |reading: TenantReading| {
             let TenantReading { tenant, view, applied, queue_bytes, queue_users, oldest_queued, counts } = reading;

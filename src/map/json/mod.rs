@@ -11,7 +11,7 @@ mod malformed;
 pub(super) use document::{clean, find, scalar_text, without};
 pub(super) use malformed::Malformed;
 
-use crate::model::{Oid, TypeCatalog, TypeKind, push_string};
+use crate::model::{CompositeField, Oid, TypeCatalog, TypeKind, push_string};
 
 /// Type oids of `pg_type.dat` for which `to_jsonb` does more than quote.
 pub(super) mod oid {
@@ -54,8 +54,16 @@ pub(super) enum JsonKind {
     Vector(Box<JsonKind>),
     /// `{a,b}`.
     Array { element: Box<JsonKind>, delimiter: u8 },
-    /// `(a,b)`; each field with its key, `"name":`, ready to be appended.
-    Composite(Vec<(String, JsonKind)>),
+    /// `(a,b)`.
+    Composite(Vec<JsonField>),
+}
+
+/// A field of a composite type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct JsonField {
+    /// `"name":`, ready to be appended.
+    key: String,
+    kind: JsonKind,
 }
 
 /// The type below any number of domains; `oid` itself if it is not a domain.
@@ -91,7 +99,8 @@ impl JsonKind {
                 JsonKind::Array { element: Box::new(below(*element)), delimiter: *delimiter }
             }
             Some(TypeKind::Composite(fields)) => {
-                JsonKind::Composite(fields.iter().map(|(name, oid)| (key(name), below(*oid))).collect())
+                let field = |field: &CompositeField| JsonField { key: key(&field.name), kind: below(field.type_oid) };
+                JsonKind::Composite(fields.iter().map(field).collect())
             }
             Some(TypeKind::Scalar(_) | TypeKind::Domain(_)) | None => Self::scalar(oid),
         };
@@ -140,8 +149,10 @@ impl JsonKind {
                 return array::append(text, *delimiter, out, |item, out| element.append(item, out, stripped));
             }
             JsonKind::Composite(fields) => {
-                let keys = fields.iter().map(|(key, _)| key.as_str());
-                return composite::append(text, keys, out, |at, field, out| fields[at].1.append(field, out, stripped));
+                let keys = fields.iter().map(|field| field.key.as_str());
+                return composite::append(text, keys, out, |at, field, out| {
+                    fields[at].kind.append(field, out, stripped)
+                });
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 /// A catalog with arrays, a composite, a domain, and a cycle that no server has.
 fn types() -> TypeCatalog {
     let array = |element, delimiter| TypeKind::Array { element, delimiter };
-    let field = |name: &str, oid| (name.to_owned(), oid);
+    let field = |name: &str, type_oid| CompositeField { name: name.to_owned(), type_oid };
     TypeCatalog::from([
         (1007, array(oid::INT4, b',')),
         (1009, array(oid::TEXT, b',')),

@@ -104,11 +104,17 @@ fn check_loss(config: &Config, why: SlotLoss) -> Result<(), ServiceError> {
     }
 }
 
+/// The server process that uses the slot.
+struct SlotHolder {
+    pid: i32,
+    /// When it was first seen.
+    since: Instant,
+}
+
 /// A process that waits for the slot.
 #[derive(Default)]
 struct Standby {
-    /// The server process that uses the slot, and when it was first seen.
-    holder: Option<(i32, Instant)>,
+    holder: Option<SlotHolder>,
     is_logged: bool,
 }
 
@@ -126,16 +132,16 @@ impl Standby {
             tracing::info!(slot, pid = holder, "slot in use, waiting as a standby");
             self.is_logged = true;
         }
-        match (holder, self.holder) {
-            (Some(pid), Some((known, since))) if pid == known => {
+        match (holder, &self.holder) {
+            (Some(pid), Some(known)) if pid == known.pid => {
                 // A process that has just started holds the slot before it holds the lease.
-                if since.elapsed() > LEASE && self.has_expired(state, slot).await? {
+                if known.since.elapsed() > LEASE && self.has_expired(state, slot).await? {
                     let ended: bool = client.query_one("SELECT pg_terminate_backend($1)", &[&pid]).await?.get(0);
                     tracing::warn!(slot, pid, ended, "lease of the active process expired, taking over");
                     self.holder = None;
                 }
             }
-            (holder, _) => self.holder = holder.map(|pid| (pid, Instant::now())),
+            (holder, _) => self.holder = holder.map(|pid| SlotHolder { pid, since: Instant::now() }),
         }
         sleep(STANDBY_POLL_INTERVAL).await;
         Ok(())
