@@ -6,7 +6,7 @@ use crate::replicator::error::ServiceError;
 use crate::replicator::prepare::prepare;
 use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::tasks::SessionTasks;
-use crate::state::{Request, TenantState};
+use crate::state::{Request, RequestId, TenantState};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -33,7 +33,7 @@ pub async fn resync(
         context.tenants.all().values().filter(|handle| tenants.contains(&handle.tenant.id)).cloned().collect();
     for handle in &handles {
         // Lower than the id of every recorded request.
-        let request = Request { id: 0, tenant: handle.tenant.id.clone(), allow_deletes };
+        let request = Request { id: RequestId(0), tenant: handle.tenant.id.clone(), allow_deletes };
         // Cannot fail: the tenant is one of the session's.
         let _ = context.request_resync(request);
         // From here on, a parked tenant is one whose resync failed.

@@ -1,7 +1,7 @@
 //! The part of the state that a session's workers write.
 
 use super::error::StateError;
-use super::rows::{Reached, Request, TenantRow};
+use super::rows::{Reached, Request, RequestId, TenantRow};
 use super::store::StateStore;
 use crate::model::{Epoch, Lsn, TenantId};
 
@@ -12,7 +12,11 @@ pub(crate) trait StateAccess: Send + Sync {
     /// As [`StateStore::put_tenant`].
     fn put_tenant(&self, tenant: &TenantId, row: &TenantRow) -> impl Future<Output = Result<(), StateError>> + Send;
     /// As [`StateStore::finish_requests`].
-    fn finish_requests(&self, tenant: &TenantId, up_to: i64) -> impl Future<Output = Result<(), StateError>> + Send;
+    fn finish_requests(
+        &self,
+        tenant: &TenantId,
+        up_to: RequestId,
+    ) -> impl Future<Output = Result<(), StateError>> + Send;
     /// As [`StateStore::record`].
     fn record(
         &self,
@@ -34,7 +38,7 @@ impl StateAccess for StateStore {
         self.put_tenant(tenant, row).await
     }
 
-    async fn finish_requests(&self, tenant: &TenantId, up_to: i64) -> Result<(), StateError> {
+    async fn finish_requests(&self, tenant: &TenantId, up_to: RequestId) -> Result<(), StateError> {
         self.finish_requests(tenant, up_to).await
     }
 

@@ -15,5 +15,5 @@ mod tee;
 
 pub(crate) use access::StateAccess;
 pub use error::StateError;
-pub use rows::{Reached, Request, Snapshot, SourceRow, TeeRow, TenantRow, TenantState};
+pub use rows::{Reached, Request, RequestId, Snapshot, SourceRow, TeeRow, TenantRow, TenantState};
 pub use store::{LEASE, StateStore};

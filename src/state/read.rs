@@ -1,7 +1,7 @@
 //! Reads the state's tables.
 
 use super::error::StateError;
-use super::rows::{Request, Snapshot, SourceRow, TeeRow, TenantRow, TenantState};
+use super::rows::{Request, RequestId, Snapshot, SourceRow, TeeRow, TenantRow, TenantState};
 use super::schema;
 use crate::model::{Epoch, Generation, Lsn, Reason, TargetId, TenantId};
 use tokio_postgres::types::PgLsn;
@@ -80,7 +80,7 @@ pub(super) async fn read_tee(client: &Client, slot: &str) -> Result<Option<TeeRo
 
 /// A row of `id, tenant, allow_deletes`; `None` for an outer join without a match.
 pub(super) fn request(row: &Row) -> Option<Request> {
-    let id = row.get::<_, Option<i64>>(0)?;
+    let id = RequestId(row.get::<_, Option<i64>>(0)?);
     Some(Request { id, tenant: TenantId::new(row.get(1)), allow_deletes: row.get(2) })
 }
 

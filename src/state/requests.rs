@@ -2,7 +2,7 @@
 
 use super::error::StateError;
 use super::read::request;
-use super::rows::Request;
+use super::rows::{Request, RequestId};
 use super::store::StateStore;
 use tokio_postgres::Client;
 
@@ -14,22 +14,26 @@ impl StateStore {
         slot: &str,
         tenants: &[&str],
         allow_deletes: bool,
-    ) -> Result<Vec<i64>, StateError> {
+    ) -> Result<Vec<RequestId>, StateError> {
         let sql = "INSERT INTO users_sync.request (slot, tenant, allow_deletes) \
                    SELECT $1, tenant, $3 FROM unnest($2::text[]) AS tenant RETURNING id";
         let rows = client.query(sql, &[&slot, &tenants, &allow_deletes]).await?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
+        Ok(rows.iter().map(|row| RequestId(row.get(0))).collect())
     }
 
     /// The given requests that are not done yet.
-    pub async fn open_requests(client: &Client, ids: &[i64]) -> Result<Vec<Request>, StateError> {
+    pub async fn open_requests(client: &Client, ids: &[RequestId]) -> Result<Vec<Request>, StateError> {
         let sql = "SELECT id, tenant, allow_deletes FROM users_sync.request WHERE id = ANY($1) ORDER BY id";
-        Ok(client.query(sql, &[&ids]).await?.iter().filter_map(request).collect())
+        Ok(client.query(sql, &[&numbers(ids)]).await?.iter().filter_map(request).collect())
     }
 
     /// Withdraws requests.
-    pub async fn withdraw_requests(client: &Client, ids: &[i64]) -> Result<(), StateError> {
-        client.execute("DELETE FROM users_sync.request WHERE id = ANY($1)", &[&ids]).await?;
+    pub async fn withdraw_requests(client: &Client, ids: &[RequestId]) -> Result<(), StateError> {
+        client.execute("DELETE FROM users_sync.request WHERE id = ANY($1)", &[&numbers(ids)]).await?;
         Ok(())
     }
+}
+
+fn numbers(ids: &[RequestId]) -> Vec<i64> {
+    ids.iter().map(|id| id.0).collect()
 }

@@ -123,11 +123,15 @@ pub struct TeeRow {
     pub requested: bool,
 }
 
+/// Number of a resync request. It grows from request to request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RequestId(pub i64);
+
 /// A request to resync a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Grows from request to request.
-    pub id: i64,
+    /// Its number.
+    pub id: RequestId,
     /// The tenant.
     pub tenant: TenantId,
     /// Whether the resync may delete any number of users: `limits.max_deletes` does not apply.

@@ -2,7 +2,7 @@
 
 use super::error::StateError;
 use super::read::{exists, is_current, read_rows, request};
-use super::rows::{Reached, Request, Snapshot, TenantRow};
+use super::rows::{Reached, Request, RequestId, Snapshot, TenantRow};
 use super::schema::{CREATE, UPGRADE};
 use crate::model::{Epoch, Generation, Lsn, ParkCause, Reason, TargetId, TenantId};
 use crate::pg::{PgClient, create_schema};
@@ -232,10 +232,10 @@ impl StateStore {
     }
 
     /// Deletes the requests of a tenant up to this one.
-    pub async fn finish_requests(&self, tenant: &TenantId, up_to: i64) -> Result<(), StateError> {
+    pub async fn finish_requests(&self, tenant: &TenantId, up_to: RequestId) -> Result<(), StateError> {
         let sql = "DELETE FROM users_sync.request r USING users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 \
                      AND r.slot = s.slot AND r.tenant = $3 AND r.id <= $4";
-        self.client.execute(sql, &[&self.slot, &self.epoch.0, &tenant.as_str(), &up_to]).await?;
+        self.client.execute(sql, &[&self.slot, &self.epoch.0, &tenant.as_str(), &up_to.0]).await?;
         Ok(())
     }
 

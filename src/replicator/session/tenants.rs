@@ -4,7 +4,7 @@
 use crate::config::Tenant;
 use crate::model::{ByTenant, TenantIdx};
 use crate::route::{Mailbox, Memory};
-use crate::state::{Request, TenantRow, TenantState};
+use crate::state::{Request, RequestId, TenantRow, TenantState};
 use crate::status::metrics::TenantCounts;
 use crate::status::progress_handle::ProgressHandle;
 use crate::status::view::TenantView;
@@ -37,7 +37,7 @@ pub(crate) struct TenantHandle {
 /// The open resync request of the tenant. Ids up to `answered` are done: a read of the state may still return them.
 struct Asked {
     open: Option<Request>,
-    answered: i64,
+    answered: Option<RequestId>,
 }
 
 impl TenantHandle {
@@ -67,7 +67,7 @@ impl TenantHandle {
             ended: CancellationToken::new(),
             reading: Mutex::default(),
             shown: Mutex::new(known.map_or(joining, TenantView::of)),
-            asked: Mutex::new(Asked { open: None, answered: i64::MIN }),
+            asked: Mutex::new(Asked { open: None, answered: None }),
         }
     }
 
@@ -127,7 +127,7 @@ impl TenantHandle {
     /// Adds a resync request; `false` if it is known already. Merged requests allow deletes if one of them does.
     pub(crate) fn ask(&self, request: Request) -> bool {
         let mut asked = self.lock_asked();
-        if request.id <= asked.answered {
+        if Some(request.id) <= asked.answered {
             return false;
         }
         match &mut asked.open {
@@ -149,9 +149,9 @@ impl TenantHandle {
     }
 
     /// Marks the requests up to this id as done.
-    pub(crate) fn answered(&self, up_to: i64) {
+    pub(crate) fn answered(&self, up_to: RequestId) {
         let mut asked = self.lock_asked();
-        asked.answered = asked.answered.max(up_to);
+        asked.answered = asked.answered.max(Some(up_to));
         asked.open.take_if(|request| request.id <= up_to);
     }
 

@@ -8,7 +8,7 @@ use crate::replicator::simulation::world::{InFlight, Lock, Shared, Version, Worl
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::target::{Connector, TargetAccess};
 use crate::snapshot::{Loaded, Loading};
-use crate::state::{Reached, Request, StateAccess, StateError, TenantRow, TenantState};
+use crate::state::{Reached, Request, RequestId, StateAccess, StateError, TenantRow, TenantState};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -48,7 +48,7 @@ impl StateAccess for SimulatedState {
         .await
     }
 
-    async fn finish_requests(&self, tenant: &TenantId, up_to: i64) -> Result<(), StateError> {
+    async fn finish_requests(&self, tenant: &TenantId, up_to: RequestId) -> Result<(), StateError> {
         let is_open = |request: &Request| request.tenant != *tenant || request.id > up_to;
         self.write(|world| world.source.requests.retain(is_open)).await
     }

@@ -9,7 +9,7 @@ mod world;
 use crate::apply::NIL_TARGET_ID;
 use crate::model::{Epoch, ParkCause, Reason, RestartSignal, TargetId};
 use crate::replicator::error::ServiceError;
-use crate::state::{Request, TenantState};
+use crate::state::{Request, RequestId, TenantState};
 use process::Process;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -158,7 +158,7 @@ impl Simulation {
         let mut world = self.world.lock();
         let source = &mut world.source;
         source.next_request += 1;
-        let request = Request { id: source.next_request, tenant: tenant(which), allow_deletes: false };
+        let request = Request { id: RequestId(source.next_request), tenant: tenant(which), allow_deletes: false };
         source.requests.push(request);
     }
 

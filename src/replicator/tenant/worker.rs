@@ -13,7 +13,7 @@ use crate::replicator::tenant::phase::{ApplyState, Phase};
 use crate::replicator::tenant::recorded_reason::RecordedReason;
 use crate::replicator::tenant::target::{Connector, Postgres};
 use crate::route::Batch;
-use crate::state::{StateAccess, StateStore, TenantRow, TenantState};
+use crate::state::{RequestId, StateAccess, StateStore, TenantRow, TenantState};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ pub(crate) struct Worker<S = StateStore, C = Postgres> {
     /// When the next soft-deleted users are due for their removal.
     pub(super) purge_due: Option<Instant>,
     /// The newest resync request that the current attempt takes into account.
-    pub(super) attempted: Option<i64>,
+    pub(super) attempted: Option<RequestId>,
     pub(super) retry: Backoff,
     pub(super) parked_retry: Backoff,
     pub(super) failing_since: Option<Instant>,
