@@ -1,7 +1,7 @@
 //! The publication decides what the slot sends. It must exist before the slot is created.
 
 use super::CaptureError;
-use crate::model::TableName;
+use crate::model::{Oid, TableName};
 use crate::pg::{quote_ident, quote_table};
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
@@ -28,7 +28,7 @@ pub struct Publication {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PublicationVersion {
     /// Changes if the publication is dropped and created again. An older slot cannot use the new one.
-    pub(crate) oid: u32,
+    pub(crate) oid: Oid,
     /// The rows in `pg_publication` and `pg_publication_rel`, each with the transaction that wrote it, and
     /// the names of the tables.
     pub(crate) rows: String,

@@ -10,7 +10,7 @@ use super::resolver::Resolver;
 use super::rules::optional;
 use super::value::{Input, Text};
 use super::{Rules, Value, looks_secret};
-use crate::model::{Relation, TypeCatalog};
+use crate::model::{ColumnIdx, Relation, TypeCatalog};
 
 /// The keys that `raw_json` always has: Neon's generated columns read them.
 const MAPPED_KEYS: [&str; 4] = ["id", "display_name", "primary_email", "signed_up_at_millis"];
@@ -41,11 +41,11 @@ impl RowPlan {
         let times = times.flat_map(|sources| sources.0.iter().map(|(input, _)| input));
         let conditions = filter.iter().flat_map(Condition::inputs);
         let inputs = identity.into_iter().chain(texts).chain(times).chain(conditions).chain(&keys);
-        let inputs: Vec<usize> = inputs.map(|input| input.column).collect();
+        let inputs: Vec<ColumnIdx> = inputs.map(|input| input.column).collect();
 
         let (mut raw, mut exposed, mut withheld) = (Vec::new(), Vec::new(), Vec::new());
-        let mut decoded = vec![false; relation.columns.len()];
-        for (column, described) in relation.columns.iter().enumerate() {
+        let (mut decoded, mut decoded_columns) = (Vec::with_capacity(relation.columns.len()), Vec::new());
+        for (column, described) in relation.indexed_columns() {
             let name = &described.name;
             let is_input = inputs.contains(&column);
             let reason = selection.withholds(name);
@@ -54,7 +54,11 @@ impl RowPlan {
                 let without = selection.paths_in(name);
                 raw.push(RawColumn { column, name: name.clone(), key: key(name), kind, without });
             }
-            decoded[column] = is_input || reason.is_none();
+            let is_decoded = is_input || reason.is_none();
+            decoded.push(is_decoded);
+            if is_decoded {
+                decoded_columns.push(column);
+            }
             match reason {
                 // For example `id` read from `id`: it is exposed, as the mapped value.
                 Some(WithheldReason::Replaced) if is_input => exposed.push(name.clone()),
@@ -77,6 +81,7 @@ impl RowPlan {
             withheld,
             columns: relation.columns.iter().map(|column| column.name.clone()).collect(),
             decoded,
+            decoded_columns,
             identity_gap,
         })
     }

@@ -19,7 +19,7 @@ impl IdentityGap {
             ReplicaIdentity::Full => true,
             ReplicaIdentity::Nothing => false,
             ReplicaIdentity::Default | ReplicaIdentity::Index => {
-                relation.columns.get(input.column).is_some_and(|column| column.in_identity)
+                input.column.of(&relation.columns).is_some_and(|column| column.in_identity)
             }
         };
         let mut columns: Vec<String> = Vec::new();

@@ -27,6 +27,7 @@ pub(crate) use canonical::{fingerprint, tenant_fingerprint};
 pub(crate) use compile_error::CompileError;
 pub(crate) use plan::WithheldReason;
 pub use plan::{CommitInfo, RowPlan, TenantRef};
+pub(crate) use rules::KeyColumn;
 pub use rules::{Filter, Query, Rules, TimeUnit, Value, Via, Watch};
 pub(crate) use secret::looks_secret;
 pub(crate) use sql::{KEYS_SETTING, ids_condition, is_tenant_a_text, key_columns, keys_condition, tenants_condition};

@@ -6,7 +6,7 @@ use super::identity::IdentityGap;
 use super::raw_json::RawJson;
 use super::unmappable::Unmappable;
 use super::value::{Input, Known, MappedValues, RowImage, Sent, Text, TimeSources};
-use crate::model::{Cell, Change, Patch, Set, Timestamp, User, Xid};
+use crate::model::{Cell, Change, ColumnIdx, Patch, Set, Timestamp, User, Xid};
 use std::borrow::Cow;
 
 /// [`Rules`](super::Rules), compiled for one relation version.
@@ -30,6 +30,8 @@ pub struct RowPlan {
     /// The name of every column, for errors.
     pub(super) columns: Vec<String>,
     pub(super) decoded: Vec<bool>,
+    /// The columns that `decoded` marks.
+    pub(super) decoded_columns: Vec<ColumnIdx>,
     /// What old tuples lack of id and tenant.
     pub(super) identity_gap: IdentityGap,
 }
@@ -71,7 +73,7 @@ pub enum TenantRef<'a> {
 
 /// The first column whose value was not sent, and about how long `raw_json` will be.
 struct Measured {
-    unsent: Option<usize>,
+    unsent: Option<ColumnIdx>,
     size: usize,
 }
 
@@ -115,7 +117,7 @@ impl RowPlan {
         let row = RowImage { new: row, old: None };
         let Measured { unsent, size } = self.measure(row);
         if let Some(column) = unsent {
-            return Err(self.unsent(column));
+            return Err(self.unsent(Some(column)));
         }
         if self.is_user(row)? != Truth::True {
             return Ok(None);
@@ -322,11 +324,11 @@ impl RowPlan {
     fn measure(&self, row: RowImage<'_>) -> Measured {
         let mut unsent = None;
         let mut size = self.raw_json.base_size();
-        for (column, _) in self.decoded.iter().enumerate().filter(|(_, decoded)| **decoded) {
-            match row.get(column) {
+        for column in &self.decoded_columns {
+            match row.get(*column) {
                 Sent::Text(text) => size += text.len(),
                 Sent::Null => size += 2,
-                Sent::Unsent => unsent = unsent.or(Some(column)),
+                Sent::Unsent => unsent = unsent.or(Some(*column)),
             }
         }
         Measured { unsent, size }
@@ -338,7 +340,7 @@ impl RowPlan {
             Known::Unsent | Known::Mixed => {
                 let inputs = self.id.inputs();
                 let unsent = inputs.iter().find(|input| row.get(input.column) == Sent::Unsent);
-                Err(self.unsent(unsent.map_or(0, |input| input.column)))
+                Err(self.unsent(unsent.map(|input| input.column)))
             }
         }
     }
@@ -375,8 +377,8 @@ impl RowPlan {
         Unmappable::NoId { columns: columns.join(", ") }
     }
 
-    fn unsent(&self, column: usize) -> Unmappable {
-        let name = self.columns.get(column).cloned().unwrap_or_default();
+    fn unsent(&self, column: Option<ColumnIdx>) -> Unmappable {
+        let name = column.and_then(|column| column.of(&self.columns)).cloned().unwrap_or_default();
         Unmappable::Unsent { column: name, remedy: self.identity_gap.remedy.clone() }
     }
 }

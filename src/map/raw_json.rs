@@ -3,13 +3,13 @@
 use super::json::{JsonKind, Malformed, without};
 use super::unmappable::Unmappable;
 use super::value::{MappedValues, RowImage, Sent};
-use crate::model::{Set, Timestamp, push_string};
+use crate::model::{ColumnIdx, Set, Timestamp, push_string};
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 #[derive(Debug)]
 pub(super) struct RawColumn {
-    pub column: usize,
+    pub column: ColumnIdx,
     pub name: String,
     /// `"name":`
     pub key: String,

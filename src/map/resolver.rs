@@ -4,7 +4,7 @@ use super::compile_error::{CompileError, Problem};
 use super::json::{base_type, oid};
 use super::value::{Form, Input, Text, TimeForm, TimeSources};
 use super::{TimeUnit, Value};
-use crate::model::{Oid, Relation, TypeCatalog};
+use crate::model::{ColumnIdx, Oid, Relation, TypeCatalog};
 
 /// Resolves names one by one. A name without a column becomes a problem and an empty value, so that all are reported.
 pub(super) struct Resolver<'a> {
@@ -123,7 +123,7 @@ impl<'a> Resolver<'a> {
             self.no_column(key, written);
             return None;
         };
-        let name = self.relation.columns.get(column).map(|column| column.name.clone()).unwrap_or_default();
+        let name = column.of(&self.relation.columns).map(|column| column.name.clone()).unwrap_or_default();
         let form = match self.base_type(column) {
             oid::JSON => Form::Json { path, cleaned: true },
             oid::JSONB => Form::Json { path, cleaned: false },
@@ -139,7 +139,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// The column with the longest name that is a prefix of `written`, and the path after it.
-    fn split(&self, written: &str) -> Option<(usize, Vec<String>)> {
+    fn split(&self, written: &str) -> Option<(ColumnIdx, Vec<String>)> {
         if let Some(column) = self.position(written) {
             return Some((column, Vec::new()));
         }
@@ -157,7 +157,7 @@ impl<'a> Resolver<'a> {
         if path.is_empty() || !matches!(self.base_type(column), oid::JSON | oid::JSONB) {
             return None;
         }
-        Some((&self.relation.columns.get(column)?.name, path))
+        Some((&column.of(&self.relation.columns)?.name, path))
     }
 
     /// Whether a column of the value is missing, or its path leads into a column that is not json.
@@ -172,12 +172,12 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    pub(super) fn position(&self, name: &str) -> Option<usize> {
-        self.relation.columns.iter().position(|column| column.name == name)
+    pub(super) fn position(&self, name: &str) -> Option<ColumnIdx> {
+        self.relation.position(name)
     }
 
-    fn base_type(&self, column: usize) -> Oid {
-        self.relation.columns.get(column).map_or(0, |column| base_type(column.type_oid, self.types))
+    fn base_type(&self, column: ColumnIdx) -> Oid {
+        column.of(&self.relation.columns).map_or(0, |column| base_type(column.type_oid, self.types))
     }
 
     pub(super) fn no_column(&mut self, key: &'static str, written: &str) {

@@ -155,6 +155,22 @@ impl Rules {
         }
         tables
     }
+
+    /// The column of the query's key with the user's id.
+    pub(crate) fn id_in_key(&self) -> KeyColumn {
+        let is_id = |column: &String| self.id == Value::Column(column.clone());
+        KeyColumn(self.query.iter().find_map(|query| query.key.iter().position(is_id)).unwrap_or(0))
+    }
+}
+
+/// Index of a column in the query's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyColumn(usize);
+
+impl KeyColumn {
+    pub(crate) fn of(self, key: &[String]) -> Option<&String> {
+        key.get(self.0)
+    }
 }
 
 impl Value {

@@ -3,7 +3,7 @@
 use super::json::{clean, find, scalar_text};
 use super::unmappable::Unmappable;
 use super::{parse_epoch, parse_rfc3339, parse_timestamp};
-use crate::model::{Cell, Set, Timestamp};
+use crate::model::{Cell, ColumnIdx, Set, Timestamp};
 use std::borrow::Cow;
 
 /// A new tuple, and the old one for values that were not sent again.
@@ -22,11 +22,11 @@ pub(super) enum Sent<'a> {
 }
 
 impl<'a> RowImage<'a> {
-    pub fn get(&self, column: usize) -> Sent<'a> {
-        match self.new.get(column) {
+    pub fn get(&self, column: ColumnIdx) -> Sent<'a> {
+        match column.of(self.new) {
             Some(Cell::Text(text)) => Sent::Text(text),
             Some(Cell::Null) => Sent::Null,
-            Some(Cell::Unchanged) => match self.old.and_then(|old| old.get(column)) {
+            Some(Cell::Unchanged) => match self.old.and_then(|old| column.of(old)) {
                 Some(Cell::Text(text)) => Sent::Text(text),
                 Some(Cell::Null) => Sent::Null,
                 Some(Cell::Unchanged | Cell::Excluded | Cell::Absent) | None => Sent::Unsent,
@@ -39,8 +39,7 @@ impl<'a> RowImage<'a> {
 /// A column that a value reads.
 #[derive(Clone, Debug)]
 pub(super) struct Input {
-    /// The index in the relation.
-    pub column: usize,
+    pub column: ColumnIdx,
     /// For errors.
     pub name: String,
     pub form: Form,

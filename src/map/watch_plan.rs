@@ -42,10 +42,8 @@ impl WatchPlan {
         let tenant = watch.tenant.as_ref().map(|tenant: &Value| resolver.text("watch", tenant));
         resolver.finish()?;
         let inputs: Vec<&Input> = key.iter().chain(tenant.iter().flat_map(Text::inputs)).collect();
-        let mut decoded = vec![false; relation.columns.len()];
-        for input in &inputs {
-            decoded[input.column] = true;
-        }
+        let is_input = |column| inputs.iter().any(|input| input.column == column);
+        let decoded = relation.indexed_columns().map(|(column, _)| is_input(column)).collect();
         Ok(WatchPlan {
             identity_gap: IdentityGap::of(&inputs, relation),
             has_only_tenant: rules.tenant.is_none(),

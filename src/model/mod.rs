@@ -14,7 +14,9 @@ pub use change::{Change, Deletes, Patch, Set, User};
 pub use ids::{Epoch, Generation, Oid, TargetId, TenantId, TenantKey, UserId, Xid};
 pub use lsn::{Lsn, ParseLsnError};
 pub use reason::{HistoryBreak, ParkCause, Reason, RestartSignal, ResyncReason, RetryCause, SlotLoss};
-pub use relation::{Cell, Column, CompositeField, Relation, ReplicaIdentity, TableName, TypeCatalog, TypeKind};
+pub use relation::{
+    Cell, Column, ColumnIdx, CompositeField, Relation, ReplicaIdentity, TableName, TypeCatalog, TypeKind,
+};
 pub use tenant_list::{ByConfigured, ByTenant, ConfiguredIdx, TenantIdx};
 pub use text::push_string;
 pub(crate) use time::CivilTime;

@@ -49,6 +49,17 @@ pub struct Column {
     pub in_identity: bool,
 }
 
+/// Index of a column in a relation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ColumnIdx(usize);
+
+impl ColumnIdx {
+    /// The column's entry in a list that has one per column, such as a row. `None` if the list is shorter.
+    pub fn of<T>(self, list: &[T]) -> Option<&T> {
+        list.get(self.0)
+    }
+}
+
 /// One version of a table: from pgoutput's Relation message, or from the catalog for a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relation {
@@ -60,6 +71,18 @@ pub struct Relation {
     pub replica_identity: ReplicaIdentity,
     /// The published columns.
     pub columns: Vec<Column>,
+}
+
+impl Relation {
+    /// The column with exactly this name.
+    pub fn position(&self, name: &str) -> Option<ColumnIdx> {
+        self.columns.iter().position(|column| column.name == name).map(ColumnIdx)
+    }
+
+    /// All columns with their indexes, in order.
+    pub fn indexed_columns(&self) -> impl Iterator<Item = (ColumnIdx, &Column)> {
+        self.columns.iter().enumerate().map(|(index, column)| (ColumnIdx(index), column))
+    }
 }
 
 /// A value as the source sent it, borrowed from the received bytes.

@@ -27,7 +27,7 @@ pub(crate) async fn read_relation(client: &Client, table: &TableName) -> Result<
         )
         .await?;
     let Some(found) = found else { return Ok(None) };
-    let oid: u32 = found.get(0);
+    let oid: Oid = found.get(0);
     let replica_identity = match found.get(1) {
         "d" => ReplicaIdentity::Default,
         "f" => ReplicaIdentity::Full,

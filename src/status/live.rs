@@ -210,7 +210,7 @@ impl ProcessStatus {
         let SessionIdentity { slot, generation, holder } = session.identity();
         Some(Report {
             slot,
-            generation,
+            generation: generation.0,
             holder,
             is_held: !session.lease_has_lapsed(),
             confirmed: session.confirmed().to_string(),

@@ -2,7 +2,7 @@
 
 use crate::clock::before;
 use crate::config::Tenant;
-use crate::model::{Lsn, ParkCause, Reason, TenantId, Timestamp};
+use crate::model::{Generation, Lsn, ParkCause, Reason, TenantId, Timestamp};
 use crate::state::{TenantRow, TenantState};
 use crate::status::metrics::TenantCounts;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub(crate) trait SessionView: Send + Sync {
 /// What does not change while a session runs.
 pub(crate) struct SessionIdentity {
     pub(crate) slot: String,
-    pub(crate) generation: i64,
+    pub(crate) generation: Generation,
     pub(crate) holder: String,
 }
 
@@ -89,7 +89,7 @@ impl TenantView {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Generation, Lsn, ResyncReason};
+    use crate::model::ResyncReason;
 
     #[test]
     fn a_parked_tenant_keeps_its_cause_over_a_restart() {

@@ -3,7 +3,7 @@
 //!
 //! A read is ahead of the stream. Nothing older can follow it, because every later change is read, too.
 
-use crate::map::{AffectedKey, TenantRef, Unmappable, Via, Watch};
+use crate::map::{AffectedKey, KeyColumn, TenantRef, Unmappable, Via, Watch};
 use crate::model::{Cell, Change, Lsn, Xid};
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::output::ChangeOutput;
@@ -164,7 +164,7 @@ impl AffectedUsers {
         let mut own = watched.filter(|watch| watch.is_users_own);
         let has_one_tenant = context.config.users.tenant.is_none() || own.all(|watch| watch.tenant.is_some());
         let mut changes: HashMap<Lsn, Vec<ResolvedChange>> = HashMap::new();
-        for change in affected.changes(found, context.id_in_key(), has_one_tenant) {
+        for change in affected.changes(found, context.config.users.id_in_key(), has_one_tenant) {
             changes.entry(change.transaction.commit_lsn).or_default().push(change);
         }
         let mut pass_on = |sink: &mut S, transaction: Transaction| {
@@ -238,9 +238,9 @@ impl AffectedUsers {
         xids
     }
 
-    /// The changes of all affected users, given the users found. `id_at` is the index of the user's id in the key;
+    /// The changes of all affected users, given the users found. `id_at` is the user's id in the key;
     /// `has_one_tenant` means that a user's own row names its tenant.
-    fn changes(&self, found: Vec<ReadUser>, id_at: usize, has_one_tenant: bool) -> Vec<ResolvedChange> {
+    fn changes(&self, found: Vec<ReadUser>, id_at: KeyColumn, has_one_tenant: bool) -> Vec<ResolvedChange> {
         let mut tenants: HashMap<Vec<String>, Vec<Option<String>>> = HashMap::new();
         for ReadUser { key, tenant, .. } in &found {
             tenants.entry(key.clone()).or_default().push(tenant.clone());
@@ -260,7 +260,7 @@ impl AffectedUsers {
         }
         for (key, pending) in &self.users {
             let current = tenants.remove(&key[..]).unwrap_or_default();
-            let Some(id) = key.get(id_at) else { continue };
+            let Some(id) = id_at.of(key) else { continue };
             let delete = |transaction: &Transaction| Change::Delete {
                 id: id.as_str().into(),
                 at: transaction.commit.commit_time,

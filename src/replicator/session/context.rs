@@ -1,7 +1,7 @@
 //! What the tasks of one session share. No lock is held across an await.
 
 use crate::config::Config;
-use crate::map::{Value, tenant_fingerprint};
+use crate::map::tenant_fingerprint;
 use crate::model::{Epoch, Generation, Lsn, RestartSignal, TenantId, TenantIdx};
 use crate::progress::Progress;
 use crate::replicator::session::arriving::OnTheirWay;
@@ -108,13 +108,6 @@ impl<S: StateAccess> SessionContext<S> {
 
     pub(crate) fn progress(&self) -> MutexGuard<'_, Progress> {
         lock(&self.progress)
-    }
-
-    /// The index of the user's id in the query's key.
-    pub(crate) fn id_in_key(&self) -> usize {
-        let users = &self.config.users;
-        let is_id = |column: &String| users.id == Value::Column(column.clone());
-        users.query.iter().find_map(|query| query.key.iter().position(is_id)).unwrap_or(0)
     }
 
     /// Fingerprints of the users as they were applied last.

@@ -8,7 +8,7 @@ impl SessionView for SessionContext {
     fn identity(&self) -> SessionIdentity {
         SessionIdentity {
             slot: self.config.source.slot.clone(),
-            generation: self.generation.0,
+            generation: self.generation,
             holder: self.holder.clone(),
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::map::{TenantRef, Via};
-use crate::model::{Cell, Lsn, Timestamp, User, UserId, Xid};
+use crate::model::{Cell, ColumnIdx, Lsn, Timestamp, User, UserId, Xid};
 use crate::pg::{PgClient, PgUrl, connect, quote_table};
 use crate::replicator::error::ServiceError;
 use crate::replicator::source::mapping::{MappedRelation, compile_current};
@@ -170,11 +170,11 @@ async fn follow_keys(
 ) -> Result<Vec<FollowedKey>, ServiceError> {
     let reading = Reading::begin(client, xids).await?;
     let relation = read_relation(client, &via.table).await?.ok_or_else(|| ServiceError::NoTable(via.table.clone()))?;
-    let positions = |names: &[String]| -> Vec<usize> {
-        names.iter().filter_map(|name| relation.columns.iter().position(|column| column.name == *name)).collect()
-    };
+    let positions =
+        |names: &[String]| -> Vec<ColumnIdx> { names.iter().filter_map(|name| relation.position(name)).collect() };
     let (from, to) = (positions(&via.from), positions(&via.to));
-    let decoded: Vec<bool> = (0..relation.columns.len()).map(|n| from.contains(&n) || to.contains(&n)).collect();
+    let is_read = |column| from.contains(&column) || to.contains(&column);
+    let decoded: Vec<bool> = relation.indexed_columns().map(|(column, _)| is_read(column)).collect();
     let by = FindBy::Columns(via.from.iter().map(String::as_str).collect());
     let rows = RowQuery { from: &quote_table(&via.table), relation: &relation, decoded: &decoded, by };
     let mut followed = Vec::new();
@@ -190,8 +190,8 @@ async fn follow_keys(
 }
 
 /// The texts of these columns; `None` if one of them is null.
-fn key_at(cells: &[Cell<'_>], columns: &[usize]) -> Option<Vec<String>> {
-    let text = |column: &usize| match cells.get(*column) {
+fn key_at(cells: &[Cell<'_>], columns: &[ColumnIdx]) -> Option<Vec<String>> {
+    let text = |column: &ColumnIdx| match column.of(cells) {
         Some(Cell::Text(text)) => std::str::from_utf8(text).ok().map(|text| text.trim_end().to_owned()),
         _ => None,
     };
