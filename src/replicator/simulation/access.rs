@@ -2,9 +2,11 @@
 
 use crate::apply::{Applied, Checkpoint, Identity, Move, ObservedTarget, RefusedUser, Rows};
 use crate::config::Config;
-use crate::model::{Epoch, Lsn, Oid, RetryCause, TenantId, User, UserId};
+use crate::model::{Epoch, Lsn, Oid, RetryCause, TenantId, TenantIdx, User, UserId};
 use crate::pg::PgUrl;
-use crate::replicator::simulation::world::{InFlight, Lock, Shared, Version, World, is_admitted, read_version};
+use crate::replicator::simulation::world::{
+    InFlight, Lock, Shared, TENANT_IDS, UserVersion, World, is_admitted, read_version,
+};
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::target::{Connector, TargetAccess};
 use crate::snapshot::{Loaded, Loading};
@@ -90,11 +92,11 @@ pub(crate) struct SimulatedConnector(pub(crate) Shared);
 /// A connection to a target. It ends with the target's incarnation, and a transaction ends with it.
 pub(crate) struct SimulatedTarget {
     world: Shared,
-    index: usize,
+    index: TenantIdx,
     incarnation: u64,
     connection: u64,
     /// The rows of the open transaction.
-    chunks: Vec<(usize, Version)>,
+    chunks: Vec<UserVersion>,
 }
 
 impl Connector for SimulatedConnector {
@@ -103,7 +105,7 @@ impl Connector for SimulatedConnector {
 
     async fn connect(&self, url: &PgUrl) -> Result<SimulatedTarget, StopReason> {
         self.0.pause().await;
-        let index: usize = url.database.parse().unwrap();
+        let (index, _) = TENANT_IDS.iter().find(|(_, id)| id.as_str() == url.database).unwrap();
         let mut world = self.0.lock();
         if !world.is_up[index] {
             return Err(RetryCause::Unreachable.into());
@@ -128,7 +130,7 @@ impl Connector for SimulatedConnector {
 
 impl SimulatedTarget {
     /// A statement whose effect and answer cannot be told apart by a lost connection.
-    async fn ask<T>(&self, statement: impl FnOnce(&mut World, usize) -> T) -> Result<T, StopReason> {
+    async fn ask<T>(&self, statement: impl FnOnce(&mut World, TenantIdx) -> T) -> Result<T, StopReason> {
         self.world.pause().await;
         let answer = {
             let mut world = self.world.lock();
@@ -149,7 +151,7 @@ impl SimulatedTarget {
     }
 
     /// Sends a statement, and waits for its answer.
-    async fn send(&self, rows: Vec<(usize, Version)>, who: Checkpoint, from: Option<Lsn>) -> Result<bool, StopReason> {
+    async fn send(&self, rows: Vec<UserVersion>, who: Checkpoint, from: Option<Lsn>) -> Result<bool, StopReason> {
         self.world.pause().await;
         let (reply, answer) = oneshot::channel();
         {
@@ -255,10 +257,10 @@ impl TargetAccess for SimulatedTarget {
             return Err(RetryCause::TargetError.into());
         }
         // The last version of a user counts.
-        let mut rows: Vec<(usize, Version)> = Vec::new();
-        for (user, version) in std::mem::take(&mut self.chunks) {
-            rows.retain(|(other, _)| *other != user);
-            rows.push((user, version));
+        let mut rows: Vec<UserVersion> = Vec::new();
+        for written in std::mem::take(&mut self.chunks) {
+            rows.retain(|other| other.user != written.user);
+            rows.push(written);
         }
         let is_admitted = self.send(rows, checkpoint(who, moving.to), Some(moving.from)).await?;
         Ok(if is_admitted { Applied::Yes } else { Applied::Refused })
@@ -302,8 +304,8 @@ fn checkpoint(who: &Identity, position: Lsn) -> Checkpoint {
     Checkpoint { tenant, target_id, generation, position, epoch, mapping: String::new() }
 }
 
-fn versions(rows: &Rows<'_>) -> Vec<(usize, Version)> {
+fn versions(rows: &Rows<'_>) -> Vec<UserVersion> {
     let upserts = rows.upserts.iter().map(|user| read_version(user));
-    let deletes = rows.deletes.iter().map(|(id, _)| (id.parse().unwrap(), None));
+    let deletes = rows.deletes.iter().map(|(id, _)| UserVersion { user: id.parse().unwrap(), version: None });
     upserts.chain(deletes).collect()
 }

@@ -7,13 +7,13 @@ mod process;
 mod world;
 
 use crate::apply::NIL_TARGET_ID;
-use crate::model::{Epoch, ParkCause, Reason, RestartSignal, TargetId};
+use crate::model::{Epoch, ParkCause, Reason, RestartSignal, TargetId, TenantIdx};
 use crate::replicator::error::ServiceError;
 use crate::state::{Request, RequestId, TenantState};
 use process::Process;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
-use world::{Coverage, Shared, TENANTS, tenant};
+use world::{Coverage, Shared, TENANT_IDS, TENANTS, each, pick};
 
 const USERS: usize = 4;
 const STEPS: usize = 300;
@@ -40,11 +40,11 @@ impl Simulation {
     }
 
     async fn step(&mut self) {
-        let which = self.world.lock().rng.usize(..TENANTS);
+        let which = pick(&mut self.world.lock().rng);
         match self.roll(100) {
             0..13 => self.world.lock().commit(USERS),
             13..30 => self.run(Process::read),
-            30..60 => (0..TENANTS).for_each(|index| self.try_run(|process| process.work(index))),
+            30..60 => TENANT_IDS.indexes().for_each(|index| self.try_run(|process| process.work(index))),
             60..76 => (0..TENANTS).for_each(|_| self.world.lock().deliver()),
             76..82 => self.run(Process::serve_joins),
             82..88 => self.try_run(Process::record),
@@ -62,7 +62,7 @@ impl Simulation {
     }
 
     /// Something breaks.
-    fn fail(&mut self, which: usize) {
+    fn fail(&mut self, which: TenantIdx) {
         match self.roll(16) {
             0..2 => self.start(),
             2 => self.current = None,
@@ -87,7 +87,7 @@ impl Simulation {
     }
 
     /// What broke before may work again.
-    fn recover(&mut self, which: usize) {
+    fn recover(&mut self, which: TenantIdx) {
         if self.roll(8) > 0 {
             return;
         }
@@ -132,7 +132,7 @@ impl Simulation {
         self.current = Some(Process::start(&self.world));
     }
 
-    fn run_former(&mut self, which: usize) {
+    fn run_former(&mut self, which: TenantIdx) {
         let Some(mut process) = self.former.pop() else { return };
         let result = match self.roll(8) {
             0 => return,
@@ -148,17 +148,18 @@ impl Simulation {
         }
     }
 
-    fn interrupt(&mut self, which: usize) {
+    fn interrupt(&mut self, which: TenantIdx) {
         let signals = [RestartSignal::OverBudget, RestartSignal::Truncated];
         let signal = signals[usize::from(self.roll(2))];
         self.run(|process| process.interrupt(which, signal));
     }
 
-    fn request_resync(&mut self, which: usize) {
+    fn request_resync(&mut self, which: TenantIdx) {
         let mut world = self.world.lock();
         let source = &mut world.source;
         source.next_request += 1;
-        let request = Request { id: RequestId(source.next_request), tenant: tenant(which), allow_deletes: false };
+        let request =
+            Request { id: RequestId(source.next_request), tenant: TENANT_IDS[which].clone(), allow_deletes: false };
         source.requests.push(request);
     }
 
@@ -190,8 +191,8 @@ impl Simulation {
     /// once the state has gone back to before it knew the target.
     fn hand_over(&self) {
         let mut world = self.world.lock();
-        for index in 0..TENANTS {
-            let Some(row) = world.source.rows.get_mut(&tenant(index)) else { continue };
+        for (index, tenant) in TENANT_IDS.iter() {
+            let Some(row) = world.source.rows.get_mut(tenant) else { continue };
             if (row.state, row.reason_code) != (TenantState::Parked, Some(Reason::Park(ParkCause::Foreign))) {
                 continue;
             }
@@ -213,8 +214,8 @@ impl Simulation {
             slot <= source.state.confirmed || source.slot_is_foreign,
             "step {step}: {slot} was confirmed to the source before the state had it"
         );
-        for index in 0..TENANTS {
-            let Some(row) = source.rows.get(&tenant(index)) else { continue };
+        for (index, tenant) in TENANT_IDS.iter() {
+            let Some(row) = source.rows.get(tenant) else { continue };
             let target = &world.targets[index];
             let Some(checkpoint) = &target.checkpoint else { continue };
             // It follows, as every process will find: then all that was confirmed is there.
@@ -230,9 +231,9 @@ impl Simulation {
                     && transaction.end > checkpoint.position
                     && transaction.writes.iter().any(|write| write.tenant == index)
             });
-            if let (true, Some(lacking)) = (follows, lacking) {
+            if follows && let Some(lacking) = lacking {
                 panic!(
-                    "step {step}: confirmed {slot}, but tenant {index} follows from {} and lacks {}",
+                    "step {step}: confirmed {slot}, but tenant {tenant} follows from {} and lacks {}",
                     checkpoint.position, lacking.end
                 );
             }
@@ -244,7 +245,7 @@ impl Simulation {
         self.former.clear();
         {
             let mut world = self.world.lock();
-            world.is_up = [true; TENANTS];
+            world.is_up = each(true);
             world.in_flight.clear();
         }
         self.start();
@@ -256,7 +257,7 @@ impl Simulation {
             self.run(Process::read);
             self.run(Process::serve_joins);
             self.try_run(Process::record);
-            for index in 0..TENANTS {
+            for index in TENANT_IDS.indexes() {
                 self.try_run(|process| process.work(index));
                 self.world.lock().deliver();
             }
@@ -273,15 +274,15 @@ impl Simulation {
     /// What is not as it should be at the end.
     fn lacking(&self) -> Option<String> {
         let world = self.world.lock();
-        for index in 0..TENANTS {
+        for (index, tenant) in TENANT_IDS.iter() {
             let mut held = world.targets[index].rows.clone();
             held.retain(|_, version| version.is_some());
             if held != world.source.table(index) {
-                return Some(format!("tenant {index} is not equal at the end"));
+                return Some(format!("tenant {tenant} is not equal at the end"));
             }
-            let row = world.source.rows.get(&tenant(index));
+            let row = world.source.rows.get(tenant);
             if row.is_none_or(|row| row.state != TenantState::Following) {
-                return Some(format!("tenant {index} does not follow at the end: {row:?}"));
+                return Some(format!("tenant {tenant} does not follow at the end: {row:?}"));
             }
         }
         let (slot, end) = (world.source.slot, world.source.end);

@@ -2,13 +2,13 @@
 //! them. Each call lets one part of it run for a moment.
 
 use crate::config::{Config, Env, parse};
-use crate::model::{ByTenant, Epoch, Lsn, RestartSignal, Timestamp, User, Xid};
+use crate::model::{ByTenant, Epoch, Lsn, RestartSignal, TenantIdx, Timestamp, User, Xid};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::{SessionContext, SessionStart};
 use crate::replicator::session::positions::write_down;
 use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::simulation::access::{SimulatedConnector, SimulatedState};
-use crate::replicator::simulation::world::{Shared, TENANTS, Transaction, World, change, tenant, user};
+use crate::replicator::simulation::world::{Shared, TENANT_IDS, TENANTS, Transaction, World, change, each, user};
 use crate::replicator::snapshotter::coordinator::{JoinRequest, SnapshotShare};
 use crate::replicator::source::history::{History, HistoryFacts, decide_history};
 use crate::replicator::tenant::Worker;
@@ -29,7 +29,7 @@ type Task = BoxFuture<'static, Result<(), ServiceError>>;
 pub(crate) struct Process {
     world: Shared,
     context: Arc<Context>,
-    workers: Vec<Option<Task>>,
+    workers: ByTenant<Option<Task>>,
     /// A write of the positions to the state that has begun.
     recording: Option<Task>,
     joins: mpsc::Receiver<JoinRequest>,
@@ -40,7 +40,7 @@ pub(crate) struct Process {
     /// The number of its writes that were read already.
     read_writes: usize,
     /// The tenants with changes among those.
-    affected: [bool; TENANTS],
+    affected: ByTenant<bool>,
     pub(crate) is_frozen: bool,
 }
 
@@ -123,7 +123,7 @@ impl Process {
             created,
             next,
             read_writes: 0,
-            affected: [false; TENANTS],
+            affected: each(false),
             is_frozen: false,
         }
     }
@@ -139,7 +139,7 @@ impl Process {
         let is_part = rest.len() > 1 && self.world.lock().rng.u8(..4) == 0;
         let part = if is_part { &rest[..1] } else { rest };
         let mut queued = Vec::new();
-        for (index, handle) in self.context.tenants.all().values().enumerate() {
+        for (index, handle) in self.context.tenants.all().iter() {
             let of_tenant = part.iter().filter(|write| write.tenant == index);
             let mut changes: Vec<_> = of_tenant.map(change).collect();
             self.affected[index] |= !changes.is_empty();
@@ -148,13 +148,13 @@ impl Process {
             }
             let (xid, end) = (Xid(end.0 as u32), (!is_part).then_some(end));
             if handle.mailbox.push(&mut changes, commit, xid, Timestamp(0), end, false) == Pushed::Queued {
-                queued.push(tenant(index));
+                queued.push(handle.tenant.id.clone());
             }
         }
         if is_part {
             self.read_writes += part.len();
         } else {
-            (self.next, self.read_writes, self.affected) = (self.next + 1, 0, [false; TENANTS]);
+            (self.next, self.read_writes, self.affected) = (self.next + 1, 0, each(false));
             self.context.progress().commit(end, &queued);
         }
     }
@@ -163,7 +163,7 @@ impl Process {
     ///
     /// # Errors
     /// The session ends.
-    pub(crate) fn work(&mut self, index: usize) -> Result<(), ServiceError> {
+    pub(crate) fn work(&mut self, index: TenantIdx) -> Result<(), ServiceError> {
         let turns = self.world.lock().rng.u8(..8);
         for _ in 0..turns {
             let Some(worker) = &mut self.workers[index] else { return Ok(()) };
@@ -226,10 +226,8 @@ impl Process {
     }
 
     /// The reading side restarts a tenant.
-    pub(crate) fn interrupt(&mut self, index: usize, signal: RestartSignal) {
-        let tenants = self.context.tenants.all();
-        let (index, handle) = tenants.iter().nth(index).unwrap();
-        if handle.state() != TenantState::Parked {
+    pub(crate) fn interrupt(&mut self, index: TenantIdx, signal: RestartSignal) {
+        if self.context.tenants.get(index).state() != TenantState::Parked {
             self.context.interrupt(index, signal);
         }
     }
@@ -240,30 +238,30 @@ impl Process {
     }
 
     pub(crate) fn is_drained(&self) -> bool {
-        self.workers.iter().all(Option::is_none)
+        self.workers.values().all(Option::is_none)
     }
 }
 
 impl Snapshot {
     fn take(world: &World) -> Snapshot {
-        let users = |index: usize| {
+        let users = |index: TenantIdx| {
             let table = world.source.table(index);
             table.into_iter().filter_map(|(id, version)| Some(user(id, version?))).collect()
         };
-        Snapshot { position: world.source.end, users: (0..TENANTS).map(users).collect() }
+        Snapshot { position: world.source.end, users: TENANT_IDS.indexes().map(users).collect() }
     }
 }
 
 /// Shared by all processes, as only its counters are written.
 static STATUS: LazyLock<Arc<ProcessStatus>> = LazyLock::new(Arc::default);
 
-/// Tenants whose targets are named by their index.
+/// Tenants whose targets have the tenants' names.
 static CONFIG: LazyLock<Config> = LazyLock::new(|| {
     let none = Env { variable: &|_| None, file: &|_| Err(std::io::Error::from(std::io::ErrorKind::NotFound)) };
     let mut text =
         "source: {url: 'postgres://u@h/auth'}\nusers: {table: a.b, id: id, tenant: t}\ntenants:\n".to_owned();
-    for index in 0..TENANTS {
-        text.push_str(&format!("- {{id: '{index}', target: 'postgres://u@h/{index}'}}\n"));
+    for id in TENANT_IDS.values() {
+        text.push_str(&format!("- {{id: '{id}', target: 'postgres://u@h/{id}'}}\n"));
     }
     parse("c.yaml", &text, &none).unwrap()
 });

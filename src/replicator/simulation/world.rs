@@ -2,11 +2,11 @@
 //! their way to a target.
 
 use crate::apply::Checkpoint;
-use crate::model::{Change, Epoch, Generation, Lsn, TenantId, Timestamp, User};
+use crate::model::{ByTenant, Change, Epoch, Generation, Lsn, TenantId, TenantIdx, Timestamp, User};
 use crate::state::{Request, SourceRow, TenantRow};
 use fastrand::Rng;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 /// The number of tenants.
@@ -15,10 +15,17 @@ pub(crate) const TENANTS: usize = 3;
 /// A version of a user, unique among all; `None` once the user is deleted.
 pub(crate) type Version = Option<u64>;
 
+/// A user of a target, as a statement writes it.
+#[derive(Clone, Copy)]
+pub(crate) struct UserVersion {
+    pub(crate) user: usize,
+    pub(crate) version: Version,
+}
+
 /// A user's change in a transaction.
 #[derive(Clone, Copy)]
 pub(crate) struct Write {
-    pub(crate) tenant: usize,
+    pub(crate) tenant: TenantIdx,
     pub(crate) user: usize,
     pub(crate) version: Version,
 }
@@ -57,8 +64,8 @@ pub(crate) struct Source {
 
 /// A statement or transaction on its way to a target.
 pub(crate) struct InFlight {
-    pub(crate) target: usize,
-    pub(crate) rows: Vec<(usize, Version)>,
+    pub(crate) target: TenantIdx,
+    pub(crate) rows: Vec<UserVersion>,
     pub(crate) who: Checkpoint,
     /// The position that the checkpoint has to have; `None` for a merge, which replaces all rows.
     pub(crate) from: Option<Lsn>,
@@ -71,7 +78,7 @@ pub(crate) struct InFlight {
 /// A chunked transaction that has begun and locks a target's checkpoint.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) struct Lock {
-    pub(crate) target: usize,
+    pub(crate) target: TenantIdx,
     pub(crate) connection: u64,
 }
 
@@ -83,11 +90,11 @@ pub(crate) struct World {
     pub(crate) clock: i64,
     /// The number of times that the source was restored.
     pub(crate) branch: u32,
-    pub(crate) targets: Vec<Table>,
-    pub(crate) targets_before: Vec<Option<Table>>,
-    pub(crate) is_up: [bool; TENANTS],
+    pub(crate) targets: ByTenant<Table>,
+    pub(crate) targets_before: ByTenant<Option<Table>>,
+    pub(crate) is_up: ByTenant<bool>,
     /// Grows when a target goes down or is restored, which ends its connections.
-    pub(crate) incarnations: [u64; TENANTS],
+    pub(crate) incarnations: ByTenant<u64>,
     pub(crate) next_connection: u64,
     pub(crate) locks: Vec<Lock>,
     pub(crate) in_flight: Vec<InFlight>,
@@ -186,10 +193,10 @@ impl World {
             source_before: None,
             clock: 0,
             branch: 0,
-            targets: vec![Table::default(); TENANTS],
-            targets_before: vec![None; TENANTS],
-            is_up: [true; TENANTS],
-            incarnations: [0; TENANTS],
+            targets: each(Table::default()),
+            targets_before: each(None),
+            is_up: each(true),
+            incarnations: each(0),
             next_connection: 0,
             locks: Vec::new(),
             in_flight: Vec::new(),
@@ -237,7 +244,7 @@ impl World {
     }
 
     /// Commits or rolls back the transactions that hold the lock of the target's checkpoint, so that the next one can lock it.
-    pub(crate) fn end_transactions(&mut self, target: usize) {
+    pub(crate) fn end_transactions(&mut self, target: TenantIdx) {
         self.locks.retain(|lock| lock.target != target);
         let locks = |statement: &InFlight| statement.target == target && statement.locks;
         let (locking, others) = std::mem::take(&mut self.in_flight).into_iter().partition(locks);
@@ -250,7 +257,7 @@ impl World {
     }
 
     /// The target takes no connections for a while, and those that it has end. Its statements may still be executed.
-    pub(crate) fn take_down(&mut self, target: usize) {
+    pub(crate) fn take_down(&mut self, target: TenantIdx) {
         self.is_up[target] = false;
         self.incarnations[target] += 1;
         self.locks.retain(|lock| lock.target != target);
@@ -260,7 +267,7 @@ impl World {
     }
 
     /// The target goes back to an older point. Its connections end.
-    pub(crate) fn restore_target(&mut self, target: usize) {
+    pub(crate) fn restore_target(&mut self, target: TenantIdx) {
         let Some(before) = self.targets_before[target].take() else { return };
         self.targets[target] = before;
         self.incarnations[target] += 1;
@@ -274,7 +281,7 @@ impl World {
                 self.source.next_version += 1;
                 self.source.next_version
             });
-            Write { tenant: self.rng.usize(..TENANTS), user: self.rng.usize(..users), version }
+            Write { tenant: pick(&mut self.rng), user: self.rng.usize(..users), version }
         });
         let writes = writes.collect();
         let (commit, end) = (Lsn(self.source.end.0 + 10), Lsn(self.source.end.0 + 20));
@@ -285,7 +292,7 @@ impl World {
 
 impl Source {
     /// The rows of a tenant's users, as a snapshot shows them now.
-    pub(crate) fn table(&self, tenant: usize) -> BTreeMap<usize, Version> {
+    pub(crate) fn table(&self, tenant: TenantIdx) -> BTreeMap<usize, Version> {
         let mut rows = BTreeMap::new();
         for write in self.log.iter().flat_map(|transaction| &transaction.writes).filter(|write| write.tenant == tenant)
         {
@@ -296,8 +303,18 @@ impl Source {
     }
 }
 
-pub(crate) fn tenant(index: usize) -> TenantId {
-    TenantId::new(&index.to_string())
+/// The tenants, each named by its number.
+pub(crate) static TENANT_IDS: LazyLock<ByTenant<TenantId>> =
+    LazyLock::new(|| (0..TENANTS).map(|number| TenantId::new(&number.to_string())).collect());
+
+/// This value for each tenant.
+pub(crate) fn each<T: Clone>(value: T) -> ByTenant<T> {
+    std::iter::repeat_n(value, TENANTS).collect()
+}
+
+/// A random tenant.
+pub(crate) fn pick(rng: &mut Rng) -> TenantIdx {
+    TENANT_IDS.indexes().nth(rng.usize(..TENANTS)).unwrap()
 }
 
 pub(crate) fn user(user: usize, version: u64) -> User {
@@ -321,8 +338,8 @@ pub(crate) fn change(write: &Write) -> Change {
 }
 
 /// The reverse of [`user`].
-pub(crate) fn read_version(user: &User) -> (usize, Version) {
-    (user.id.parse().unwrap(), user.updated_at.map(|at| at.0 as u64))
+pub(crate) fn read_version(user: &User) -> UserVersion {
+    UserVersion { user: user.id.parse().unwrap(), version: user.updated_at.map(|at| at.0 as u64) }
 }
 
 /// The guard of the statements of a target, and what they write. Within one branch of history no user may go back in time.
@@ -334,14 +351,14 @@ fn take(target: &mut Table, statement: &InFlight, branch: u32) -> bool {
     let same_branch = std::mem::replace(&mut target.branch, branch) == branch;
     if from.is_none() {
         for (user, version) in &mut target.rows {
-            if !rows.iter().any(|(written, _)| written == user) {
+            if !rows.iter().any(|written| written.user == *user) {
                 *version = None;
             }
         }
     }
-    for (user, version) in rows {
+    for UserVersion { user, version } in rows {
         let before = target.rows.insert(*user, *version).flatten();
-        if let (Some(before), Some(after), true) = (before, *version, same_branch) {
+        if same_branch && let (Some(before), Some(after)) = (before, *version) {
             let is_replay = from.is_some() && before == after;
             assert!(before <= after && !is_replay, "user {user} went from version {before} to {after}");
         }
