@@ -53,7 +53,9 @@ pub(super) fn findings(
             format!("rename that table; `run` creates its own: {}", statement::CREATE_TABLE.replace('\n', "\n       ")),
         );
     }
-    if let (Some(has_rows), Some(state), true) = (facts.has_rows, state, facts.checkpoint_known) {
+    if facts.checkpoint_known
+        && let (Some(has_rows), Some(state)) = (facts.has_rows, state)
+    {
         let observed =
             ObservedTarget { checkpoint: facts.checkpoint.clone(), created: false, has_rows, relation: None };
         let recorded = state.tenants.get(&tenant.id).map(|row| RecordedTarget {

@@ -83,10 +83,10 @@ async fn source(arguments: &Arguments, config: &Config) -> Result<(), Diagnostic
         gather(&mut client, &config).await.map_err(|error| diagnostic!("cannot inspect the source: {error}"))?;
     let script = source_script(&config, &facts).map_err(|what| diagnostic!("{what}"))?;
     println!("{script}");
-    match (&arguments.source_admin, arguments.apply) {
-        (Some(_), true) => apply(&client, &script).await,
-        _ => Ok(()),
+    if arguments.apply && arguments.source_admin.is_some() {
+        apply(&client, &script).await?;
     }
+    Ok(())
 }
 
 async fn target(arguments: &Arguments, config: &Config, tenant: &Tenant) -> Result<(), Diagnostic> {

@@ -265,7 +265,9 @@ impl AffectedUsers {
                 id: id.as_str().into(),
                 at: transaction.commit.commit_time,
             };
-            if let (Some(transaction), true) = (pending.all_tenants, current.is_empty()) {
+            if let Some(transaction) = pending.all_tenants
+                && current.is_empty()
+            {
                 let change = RoutedChange::ToAll(delete(&transaction));
                 changes.push(ResolvedChange { transaction, change, is_create: IsCreate::No });
                 continue;
