@@ -13,7 +13,7 @@ mod time;
 pub use change::{Change, Deletes, Patch, Set, User};
 pub use ids::{Epoch, Generation, Oid, TargetId, TenantId, TenantKey, UserId, Xid};
 pub use lsn::{Lsn, ParseLsnError};
-pub use reason::{HistoryBreak, ParkCause, Reason, RestartSignal, ResyncReason, RetryCause, SlotLoss};
+pub use reason::{HistoryBreak, ParkCause, Reason, RestartSignal, ResyncReason, RetryCause, SlotLoss, TeeRestart};
 pub use relation::{
     Cell, Column, ColumnIdx, CompositeField, Relation, ReplicaIdentity, TableName, TypeCatalog, TypeKind,
 };

@@ -122,6 +122,20 @@ reasons! {
     }
 }
 
+reasons! {
+    /// Why the Kafka output cannot resume, so that its slot is created again and every tenant takes a snapshot.
+    TeeRestart {
+        NoPosition = "tee_no_position", "the positions topic has no position of this slot";
+        OtherServer = "tee_other_server", "the source is a different server";
+        Promoted = "tee_promoted", "the source was promoted: its timeline changed";
+        NewGeneration = "tee_new_generation", "a new generation has started: everything is resynced";
+        SlotAhead = "tee_slot_ahead", "its slot is ahead of its topics";
+        SourceRestored = "tee_source_restored", "the source was restored to an older point";
+        SlotDropped = "tee_slot_dropped", "its slot was dropped";
+        SlotInvalidated = "tee_slot_invalidated", "its slot was invalidated: the WAL it needs was removed";
+    }
+}
+
 /// What the state holds as `reason_code` of a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
@@ -195,7 +209,8 @@ mod tests {
         let retry = RetryCause::ALL.iter().map(|cause| (cause.code(), cause.text()));
         let history = HistoryBreak::ALL.iter().map(|reason| (reason.code(), reason.text()));
         let slot = SlotLoss::ALL.iter().map(|loss| (loss.code(), loss.text()));
-        resync.chain(park).chain(retry).chain(history).chain(slot).collect()
+        let tee = TeeRestart::ALL.iter().map(|reason| (reason.code(), reason.text()));
+        resync.chain(park).chain(retry).chain(history).chain(slot).chain(tee).collect()
     }
 
     #[test]
@@ -241,6 +256,9 @@ mod tests {
         }
         for loss in SlotLoss::ALL {
             assert_eq!(SlotLoss::parse(loss.code()), Some(*loss));
+        }
+        for reason in TeeRestart::ALL {
+            assert_eq!(TeeRestart::parse(reason.code()), Some(*reason));
         }
         for reason in HistoryBreak::ALL {
             assert_eq!(HistoryBreak::parse(reason.code()), Some(*reason));

@@ -2,7 +2,7 @@
 //!
 //! A record is written in the same Kafka transaction as the messages before it, so the two cannot disagree.
 
-use crate::model::{Generation, Lsn, TenantId};
+use crate::model::{Generation, Lsn, TeeRestart, TenantId};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
@@ -115,7 +115,7 @@ pub enum Resume {
     /// It resumes from the topics' position.
     From(StreamPosition),
     /// It cannot resume: a new slot is created, and every tenant takes a snapshot.
-    Restart(&'static str),
+    Restart(TeeRestart),
 }
 
 /// The source and the slot as observed.
@@ -135,13 +135,13 @@ pub struct Source<'a> {
 
 /// Compares the topics' position with the source and its slot.
 pub fn decide_resume(known: Option<&StreamPosition>, source: &Source<'_>) -> Resume {
-    let Some(known) = known else { return Resume::Restart("the positions topic has no position of this slot") };
+    let Some(known) = known else { return Resume::Restart(TeeRestart::NoPosition) };
     let breaks = [
-        (known.system != source.system, "the source is a different server"),
-        (known.timeline != source.timeline, "the source was promoted: its timeline changed"),
-        (known.generation != source.generation.0, "a new generation has started: everything is resynced"),
-        (source.confirmed > known.position, "its slot is ahead of its topics"),
-        (known.position > source.flushed, "the source was restored to an older point"),
+        (known.system != source.system, TeeRestart::OtherServer),
+        (known.timeline != source.timeline, TeeRestart::Promoted),
+        (known.generation != source.generation.0, TeeRestart::NewGeneration),
+        (source.confirmed > known.position, TeeRestart::SlotAhead),
+        (known.position > source.flushed, TeeRestart::SourceRestored),
     ];
     match breaks.into_iter().find(|(applies, _)| *applies) {
         Some((_, why)) => Resume::Restart(why),
@@ -198,18 +198,17 @@ mod tests {
     #[test]
     fn a_slot_resumes_if_topics_and_history_agree() {
         let found = Source { system: "7", timeline: 1, generation: Generation(2), confirmed: Lsn(5), flushed: Lsn(20) };
-        let check = |known: Option<StreamPosition>, found: Source<'_>| match decide_resume(known.as_ref(), &found) {
-            Resume::From(from) => from.position.to_string(),
-            Resume::Restart(why) => why.to_owned(),
+        let check = |known: Option<StreamPosition>, found: Source<'_>, expected: Resume| {
+            assert_eq!(decide_resume(known.as_ref(), &found), expected);
         };
-        let ten = || Some(stream(10));
-        assert_eq!(check(ten(), Source { confirmed: Lsn(10), flushed: Lsn(10), ..found }), "0/A");
-        assert_eq!(check(ten(), found), "0/A");
-        assert!(check(None, found).contains("no position"));
-        assert!(check(ten(), Source { system: "8", ..found }).contains("different server"));
-        assert!(check(ten(), Source { timeline: 2, ..found }).contains("promoted"));
-        assert!(check(ten(), Source { generation: Generation(3), ..found }).contains("generation"));
-        assert!(check(ten(), Source { confirmed: Lsn(11), ..found }).contains("ahead"));
-        assert!(check(ten(), Source { flushed: Lsn(9), ..found }).contains("restored"));
+        let (ten, restart) = (|| Some(stream(10)), Resume::Restart);
+        check(ten(), Source { confirmed: Lsn(10), flushed: Lsn(10), ..found }, Resume::From(stream(10)));
+        check(ten(), found, Resume::From(stream(10)));
+        check(None, found, restart(TeeRestart::NoPosition));
+        check(ten(), Source { system: "8", ..found }, restart(TeeRestart::OtherServer));
+        check(ten(), Source { timeline: 2, ..found }, restart(TeeRestart::Promoted));
+        check(ten(), Source { generation: Generation(3), ..found }, restart(TeeRestart::NewGeneration));
+        check(ten(), Source { confirmed: Lsn(11), ..found }, restart(TeeRestart::SlotAhead));
+        check(ten(), Source { flushed: Lsn(9), ..found }, restart(TeeRestart::SourceRestored));
     }
 }

@@ -3,6 +3,7 @@
 use crate::capture::slot::{self, CreatedSlot, SlotRow};
 use crate::capture::{ReplicationConnection, ReplicationReader, ReplicationWriter};
 use crate::config::Kafka;
+use crate::model::TeeRestart;
 use crate::pg::{PgClient, connect};
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::tee::error::TeeError;
@@ -90,19 +91,20 @@ pub(crate) async fn take_slot(
         flushed: system.flushed,
     };
     let why = match free_slot(client, context, &kafka.slot).await? {
-        None => known.map(|_| "its slot was dropped"),
+        None => known.map(|_| TeeRestart::SlotDropped),
         Some(SlotRow { invalid: false, confirmed_flush: Some(confirmed), .. }) => {
             match decide_resume(known, &found(confirmed)) {
                 Resume::From(from) => return Ok(AcquiredSlot { connection, from, created: None, lost: false }),
                 Resume::Restart(why) => Some(why),
             }
         }
-        Some(_) => Some("its slot was invalidated: the WAL it needs was removed"),
+        Some(_) => Some(TeeRestart::SlotInvalidated),
     };
     if let Some(why) = why {
         tracing::warn!(
             slot = kafka.slot,
-            reason = why,
+            reason = why.text(),
+            reason_code = why.code(),
             "Kafka output: creating a new slot and publishing a snapshot of every tenant"
         );
         drop_slot(context, &kafka.slot).await?;
