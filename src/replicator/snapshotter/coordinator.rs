@@ -1,13 +1,14 @@
 //! Gathers the tenants that need a snapshot, so that tenants that come together share one scan of the table.
 
-use crate::capture::{ReplicationConnection, slot};
+use crate::capture::ReplicationConnection;
 use crate::model::{Lsn, TenantIdx, User};
-use crate::pg::{PgUrl, connect};
+use crate::pg::PgUrl;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::snapshotter::partition::ScanMember;
 use crate::replicator::snapshotter::scan;
-use crate::snapshot::{Export, hold_export};
+use crate::replicator::source::own_slot::create_own_slot;
+use crate::snapshot::Export;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -151,7 +152,5 @@ pub(crate) async fn make_export(source: &PgUrl) -> Result<Export, ServiceError> 
     let mut connection = ReplicationConnection::connect(source).await?;
     let name = format!("users_sync_join_{}", connection.backend_pid());
     tracing::debug!(slot = name, "creating a temporary slot (waits for open transactions)");
-    let created = slot::create_slot(&mut connection, &name, true).await?;
-    let holder = connect(source).await?;
-    Ok(hold_export(holder, &created.snapshot_name, created.consistent_point).await?)
+    create_own_slot(&mut connection, source, &name, true).await
 }

@@ -1,12 +1,13 @@
 //! The replication slot: used if it is free, created if it is missing, waited for as a standby if it is in use.
 
-use crate::capture::slot::{self, CreatedSlot};
+use crate::capture::slot;
 use crate::capture::{ReplicationConnection, publication};
 use crate::config::{Config, OnSlotLoss};
 use crate::model::{Lsn, SlotLoss};
-use crate::pg::{PgClient, connect};
+use crate::pg::PgClient;
 use crate::replicator::error::ServiceError;
-use crate::snapshot::{Export, hold_export};
+use crate::replicator::source::own_slot::{create_own_slot, read_own_slot};
+use crate::snapshot::Export;
 use crate::state::{LEASE, StateStore};
 use crate::status::live::ProcessStatus;
 use std::time::Duration;
@@ -36,19 +37,14 @@ pub(crate) async fn ensure_slot(
     live: &ProcessStatus,
 ) -> Result<EnsuredSlot, ServiceError> {
     let name = &config.source.slot;
+    let source = &config.source.url;
+    let foreign = |why: String| ServiceError::ForeignSlot { slot: name.clone(), why };
     let mut standby = Standby::default();
     let loss = loop {
-        let Some(row) = slot::read_slot(client, name).await? else {
+        let Some(row) = read_own_slot(client, source, name, foreign).await? else {
             let known = StateStore::read(state, name).await?;
             break known.source.is_some_and(|source| source.generation.0 > 0).then_some(SlotLoss::Gone);
         };
-        let foreign = |why: String| ServiceError::ForeignSlot { slot: name.clone(), why };
-        if row.plugin.as_deref() != Some(slot::PLUGIN) {
-            return Err(foreign(format!("its plugin is {}", row.plugin.as_deref().unwrap_or("none (it is physical)"))));
-        }
-        if row.database.as_deref() != Some(&*config.source.url.database) {
-            return Err(foreign(format!("it belongs to database {}", row.database.unwrap_or_default())));
-        }
         let unpublished = unpublished
             || row.active_pid.is_none() && is_older_than_publication(config, client, state, connection).await?;
         match (row.active_pid, row.confirmed_flush) {
@@ -75,9 +71,8 @@ pub(crate) async fn ensure_slot(
         tracing::warn!(slot = name, reason = %loss, "creating a new slot: resyncing every tenant");
     }
     tracing::info!(slot = name, "creating the replication slot (waits for open transactions)");
-    let CreatedSlot { consistent_point, snapshot_name } = slot::create_slot(connection, name, false).await?;
-    let export = hold_export(connect(&config.source.url).await?, &snapshot_name, consistent_point).await?;
-    Ok(EnsuredSlot { position: consistent_point, export: Some(export) })
+    let export = create_own_slot(connection, source, name, false).await?;
+    Ok(EnsuredSlot { position: export.position, export: Some(export) })
 }
 
 /// Whether the publication was dropped and created again. The slot has to send changes from before, and for these the

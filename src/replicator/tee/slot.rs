@@ -1,13 +1,14 @@
 //! The slot of the Kafka output: acquired, created again, or dropped.
 
-use crate::capture::slot::{self, CreatedSlot, SlotRow};
+use crate::capture::slot::{self, SlotRow};
 use crate::capture::{ReplicationConnection, ReplicationReader, ReplicationWriter};
 use crate::config::Kafka;
 use crate::model::TeeRestart;
 use crate::pg::{PgClient, connect};
 use crate::replicator::session::context::SessionContext;
+use crate::replicator::source::own_slot::{create_own_slot, read_own_slot};
 use crate::replicator::tee::error::TeeError;
-use crate::snapshot::{Export, hold_export};
+use crate::snapshot::Export;
 use crate::tee::{Resume, Source, StreamPosition, decide_resume};
 use std::time::Duration;
 use tokio::time::sleep;
@@ -18,14 +19,11 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Frees the slot for use. `None` if it does not exist. This process holds the lease, so a connection that uses the slot belongs to a
 /// process that lost the lease, or is a dead connection of this process.
 async fn free_slot(client: &PgClient, context: &SessionContext, name: &str) -> Result<Option<SlotRow>, TeeError> {
+    let source = &context.config.source.url;
+    let foreign = |_| TeeError::ForeignSlot(name.to_owned());
     let mut is_logged = false;
     loop {
-        let Some(row) = slot::read_slot(client, name).await? else { return Ok(None) };
-        let ours = row.plugin.as_deref() == Some(slot::PLUGIN)
-            && row.database.as_deref() == Some(&*context.config.source.url.database);
-        if !ours {
-            return Err(TeeError::ForeignSlot(name.to_owned()));
-        }
+        let Some(row) = read_own_slot(client, source, name, foreign).await? else { return Ok(None) };
         let Some(pid) = row.active_pid else { return Ok(Some(row)) };
         if !is_logged {
             tracing::info!(
@@ -49,18 +47,6 @@ pub(crate) async fn drop_slot(context: &SessionContext, name: &str) -> Result<()
         client.execute(sql, &[&name]).await?;
     }
     Ok(())
-}
-
-/// Creates the slot and holds its exported snapshot.
-async fn create_slot(
-    connection: &mut ReplicationConnection,
-    context: &SessionContext,
-    kafka: &Kafka,
-) -> Result<Export, TeeError> {
-    tracing::info!(slot = kafka.slot, "creating the slot of the Kafka output (waits for open transactions)");
-    let CreatedSlot { consistent_point, snapshot_name } = slot::create_slot(connection, &kafka.slot, false).await?;
-    let holder = connect(&context.config.source.url).await?;
-    Ok(hold_export(holder, &snapshot_name, consistent_point).await?)
 }
 
 /// The slot, acquired and idle.
@@ -109,7 +95,8 @@ pub(crate) async fn take_slot(
         );
         drop_slot(context, &kafka.slot).await?;
     }
-    let export = create_slot(&mut connection, context, kafka).await?;
+    tracing::info!(slot = kafka.slot, "creating the slot of the Kafka output (waits for open transactions)");
+    let export = create_own_slot(&mut connection, &context.config.source.url, &kafka.slot, false).await?;
     let from = StreamPosition {
         position: export.position,
         system: system.system_identifier,
