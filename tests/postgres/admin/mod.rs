@@ -3,6 +3,7 @@
 mod access;
 mod bed;
 mod events;
+#[cfg(feature = "openapi")]
 mod fuzz;
 mod http;
 mod jobs;

@@ -4,6 +4,8 @@
 mod files;
 mod health;
 mod metrics;
+#[cfg(feature = "kafka")]
+mod queries;
 mod runbook;
 
 use std::path::Path;
