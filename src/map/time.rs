@@ -1,10 +1,9 @@
 //! Times from PostgreSQL's text output (ISO DateStyle), from epoch numbers and from RFC 3339. Pure.
-//! PostgreSQL's form is parsed by hand: a row has several times, and the years exceed the range of jiff.
+//! PostgreSQL's form is parsed by hand: a row has several times, and the years exceed the range of jiff. The calendar
+//! itself is [`Timestamp::midnight`].
 
 use crate::model::Timestamp;
 
-/// Seconds from the Unix epoch to 2000-01-01, PostgreSQL's epoch.
-const UNIX_TO_POSTGRES_SECONDS: i64 = 946_684_800;
 /// PostgreSQL's range (timestamp.h: MIN_TIMESTAMP, END_TIMESTAMP): 4714-11-24 BC up to, not including, 294277-01-01.
 const MIN_TIMESTAMP: i64 = -211_813_488_000_000_000;
 const END_TIMESTAMP: i64 = 9_223_371_331_200_000_000;
@@ -27,10 +26,10 @@ pub fn parse_timestamp(text: &str) -> Option<Timestamp> {
     let day = after(&mut rest, b'-')?;
     // Year 0 is 1 BC in the proleptic Gregorian calendar; PostgreSQL never writes a year 0.
     let year = if before_christ { 1 - year } else { year };
-    if (!before_christ && year == 0) || !(1..=12).contains(&month) || !(1..=days_in_month(year, month)).contains(&day) {
+    if !before_christ && year == 0 {
         return None;
     }
-    let mut micros = days_from_postgres_epoch(year, month, day).checked_mul(86_400_000_000)?;
+    let mut micros = Timestamp::midnight(year, month, day)?;
     if !rest.is_empty() {
         micros = micros.checked_add(time_of_day(&mut rest)?)?.checked_sub(offset(&mut rest)? * 1_000_000)?;
     }
@@ -142,26 +141,6 @@ fn offset(rest: &mut &[u8]) -> Option<i64> {
     Some(sign * ((hours * 60 + minutes) * 60 + seconds))
 }
 
-fn days_in_month(year: i64, month: i64) -> i64 {
-    match month {
-        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
-/// Days from 2000-01-01 in the proleptic Gregorian calendar (H. Hinnant, "chrono-compatible low-level date
-/// algorithms", days_from_civil).
-fn days_from_postgres_epoch(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468 - UNIX_TO_POSTGRES_SECONDS / 86_400
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,6 +237,16 @@ mod tests {
             for text in [&text, &near] {
                 let _ = (parse_timestamp(text), parse_rfc3339(text), parse_epoch(text, 1), parse_epoch(text, 1_000_000));
             }
+        }
+
+        #[test]
+        fn every_timestamp_is_read_back_from_its_text(micros in MIN_TIMESTAMP..END_TIMESTAMP) {
+            let civil = Timestamp(micros).civil();
+            let (year, era) = if civil.year > 0 { (civil.year, "") } else { (1 - civil.year, " BC") };
+            let (month, day, hour, minute, second) = (civil.month, civil.day, civil.hour, civil.minute, civil.second);
+            let fraction = civil.micros;
+            let text = format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{fraction:06}+00{era}");
+            prop_assert_eq!(parse_timestamp(&text), Some(Timestamp(micros)), "{}", text);
         }
 
         #[test]

@@ -1,7 +1,7 @@
 //! A timestamp as PostgreSQL stores it. Pure.
 
 use jiff::SignedDuration;
-use jiff::civil::date;
+use jiff::civil::{Date, date};
 use std::fmt;
 
 /// Microseconds since 2000-01-01 00:00:00 UTC: the 8-byte integer form of `timestamptz`.
@@ -66,16 +66,28 @@ pub(crate) struct CivilTime {
     pub(crate) micros: i32,
 }
 
-/// The Gregorian calendar repeats every 400 years.
+/// The Gregorian calendar repeats every 400 years. Eras are counted from PostgreSQL's epoch.
 const ERA_YEARS: i64 = 400;
+const ERA_START: i64 = 2000;
+const ERA_FIRST_DAY: Date = date(2000, 1, 1);
 const ERA_MICROS: i64 = 146_097 * 86_400_000_000;
 
 impl Timestamp {
-    /// Date and time of day of a finite timestamp. PostgreSQL's years reach 294276 and jiff's 9999, so jiff
-    /// computes within an era of 400 years and the era's years are added.
+    /// Midnight of a date, in microseconds. `year` is astronomical. `None` if there is no such date, or on overflow.
+    ///
+    /// As in [`Timestamp::civil`], jiff computes within an era of 400 years: PostgreSQL's years reach 294276, jiff's 9999.
+    pub(crate) fn midnight(year: i64, month: i64, day: i64) -> Option<i64> {
+        let years = year - ERA_START;
+        let in_era = i16::try_from(ERA_START + years.rem_euclid(ERA_YEARS)).ok()?;
+        let date = Date::new(in_era, i8::try_from(month).ok()?, i8::try_from(day).ok()?).ok()?;
+        let micros = i64::try_from(date.duration_since(ERA_FIRST_DAY).as_micros()).ok()?;
+        years.div_euclid(ERA_YEARS).checked_mul(ERA_MICROS)?.checked_add(micros)
+    }
+
+    /// Date and time of day of a finite timestamp.
     pub(crate) fn civil(self) -> CivilTime {
         let (era, micros) = (self.0.div_euclid(ERA_MICROS), self.0.rem_euclid(ERA_MICROS));
-        let time = date(2000, 1, 1).at(0, 0, 0, 0).saturating_add(SignedDuration::from_micros(micros));
+        let time = ERA_FIRST_DAY.at(0, 0, 0, 0).saturating_add(SignedDuration::from_micros(micros));
         CivilTime {
             year: i64::from(time.year()) + era * ERA_YEARS,
             month: time.month(),
@@ -153,6 +165,9 @@ mod tests {
             let days = i128::from(before(civil.year) - before(2000) + of_year);
             let back = days * 86_400_000_000 + i128::from(seconds) * 1_000_000 + i128::from(civil.micros);
             proptest::prop_assert_eq!(back, i128::from(micros));
+            let midnight = i128::from(micros.div_euclid(86_400_000_000)) * 86_400_000_000;
+            let found = Timestamp::midnight(civil.year, civil.month.into(), civil.day.into());
+            proptest::prop_assert_eq!(found, i64::try_from(midnight).ok());
         }
     }
 }
