@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::map::tenant_fingerprint;
 use crate::model::{Epoch, Generation, Lsn, RestartSignal, TenantId, TenantIdx};
 use crate::progress::Progress;
-use crate::replicator::session::arriving::OnTheirWay;
+use crate::replicator::session::expected_joins::ExpectedJoins;
 use crate::replicator::session::tenants::{TenantHandle, TenantRegistry};
 use crate::replicator::source::point_read::Rereader;
 use crate::route::{Fingerprints, Memory};
@@ -36,7 +36,7 @@ pub(crate) struct SessionContext<S = StateStore> {
     pub(crate) memory: Arc<Memory>,
     pub(crate) rereader: Rereader,
     pub(crate) opening: Semaphore,
-    pub(crate) on_their_way: OnTheirWay,
+    pub(crate) expected_joins: ExpectedJoins,
     /// Notified when a position may have become safe to confirm.
     pub(crate) advanced: Notify,
     /// Notified when the source requests a status update, or a position was confirmed.
@@ -93,7 +93,7 @@ impl<S: StateAccess> SessionContext<S> {
             looked_at: Mutex::default(),
             lease: Mutex::new(Instant::now()),
             opening: Semaphore::new(MAX_CONCURRENT_OPENS),
-            on_their_way: OnTheirWay::default(),
+            expected_joins: ExpectedJoins::default(),
             advanced: Notify::new(),
             report: Notify::new(),
             drain: CancellationToken::new(),

@@ -1,8 +1,8 @@
 //! What the tasks of a session share: its context, the tenants' handles, and the positions that are safe to confirm.
 
-pub(crate) mod arriving;
 pub(crate) mod config_changes;
 pub(crate) mod context;
+pub(crate) mod expected_joins;
 pub(crate) mod positions;
 pub(crate) mod status_view;
 pub(crate) mod tenant_diff;

@@ -19,7 +19,7 @@ const GATHER_REQUESTED: GatherWindow =
     GatherWindow { quiet: Duration::from_millis(200), total: Duration::from_secs(2) };
 /// While targets are being opened. Longer than the second in which a sleeping target wakes up; a target that does not
 /// answer delays the others by no more.
-const GATHER_ARRIVING: GatherWindow = GatherWindow { quiet: Duration::from_secs(1), total: Duration::from_secs(30) };
+const GATHER_EXPECTED: GatherWindow = GatherWindow { quiet: Duration::from_secs(1), total: Duration::from_secs(30) };
 /// How long the snapshot of a new slot is kept without a request: until then the source cannot vacuum its updates.
 const UNUSED_EXPORT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Chunks of users that may wait for one target: reading goes on while it writes.
@@ -113,9 +113,9 @@ async fn gather(
         if context.memory.is_over() || gathered.iter().any(is_over_budget) {
             return gathered;
         }
-        let window = if context.on_their_way.is_any() { GATHER_ARRIVING } else { GATHER_REQUESTED };
+        let window = if context.expected_joins.is_any() { GATHER_EXPECTED } else { GATHER_REQUESTED };
         let until = (last_came + window.quiet).min(first_came + window.total);
-        // A tenant that arrives may need no snapshot, or fail: checked again after each short wait.
+        // An expected tenant may need no snapshot, or fail: checked again after each short wait.
         match timeout_at(until.min(Instant::now() + GATHER_REQUESTED.quiet), requests.recv()).await {
             Ok(Some(next)) => {
                 gathered.push(next);

@@ -41,7 +41,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         let (reply, answer) = oneshot::channel();
         let request = JoinRequest { tenant: self.index, since_creation, reply };
         let handle = self.handle.clone();
-        let arrival = phase.take_arrival();
+        let expected_join = phase.take_expected_join();
         let Connection { target, who } = connection;
         let work = async {
             let failed = |why: &str| StopReason::Retry {
@@ -49,7 +49,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 reason: format!("its snapshot could not be taken: {why}"),
             };
             self.joins.send(request).await.map_err(|_| failed("the session ends"))?;
-            drop(arrival);
+            drop(expected_join);
             let SnapshotShare { position, mut rows } = match answer.await {
                 Ok(answer) => answer.map_err(|why| failed(&why))?,
                 // The slot's own snapshot was released before this request.

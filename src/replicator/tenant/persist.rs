@@ -15,7 +15,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         phase: &mut Phase,
         reason: ResyncReason,
     ) -> Result<(), ServiceError> {
-        phase.restart(reason, self.context.on_their_way.clone());
+        phase.restart(reason, self.context.expected_joins.clone());
         self.put(TenantState::Joining, Some(reason.into()), self.target_id(), Lsn::ZERO).await?;
         // Closing also clears the signal. Until the snapshot is requested the tenant holds back no log, however long its target
         // is away.

@@ -10,7 +10,7 @@
 //! Every phase may lead to `Parked`. `Parked` leads to `Following` or `Joining`, as the target's checkpoint says.
 
 use crate::model::{Lsn, ResyncReason, UserId};
-use crate::replicator::session::arriving::OnTheirWay;
+use crate::replicator::session::expected_joins::ExpectedJoins;
 use crate::replicator::source::point_read::PointReadResult;
 use crate::route::Batch;
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ pub(crate) enum Phase {
     /// `Following` if the target's checkpoint continues the stream, `Joining` if it does not.
     Starting {
         /// Makes the first snapshot wait for this tenant; gone after the first attempt to connect.
-        arrival: Option<OnTheirWay>,
+        expected_join: Option<ExpectedJoins>,
         /// The mailbox has gathered since the slot was created, so the slot's own snapshot can be used.
         since_creation: bool,
     },
@@ -37,7 +37,7 @@ pub(crate) enum Phase {
         /// The reason, if it is known better than from state and checkpoint.
         reason: Option<ResyncReason>,
         /// Makes the next snapshot wait for this tenant; gone after the first attempt to connect.
-        arrival: Option<OnTheirWay>,
+        expected_join: Option<ExpectedJoins>,
     },
 
     /// The target follows the stream, and the state says `following`.
@@ -139,9 +139,9 @@ impl Phase {
     }
 
     /// Takes the guard that makes a snapshot wait for this tenant.
-    pub(crate) fn take_arrival(&mut self) -> Option<OnTheirWay> {
+    pub(crate) fn take_expected_join(&mut self) -> Option<ExpectedJoins> {
         match self {
-            Phase::Starting { arrival, .. } | Phase::Joining { arrival, .. } => arrival.take(),
+            Phase::Starting { expected_join, .. } | Phase::Joining { expected_join, .. } => expected_join.take(),
             Phase::Following(_) | Phase::Idle(_) | Phase::Parked { .. } => None,
         }
     }
@@ -176,8 +176,8 @@ impl Phase {
     /// A snapshot begins. Returns whether it can be the one of the slot's creation.
     pub(crate) fn join(&mut self) -> bool {
         let since_creation = matches!(self, Phase::Starting { since_creation: true, .. });
-        let (reason, arrival) = (self.reason(), self.take_arrival());
-        *self = Phase::Joining { reason, arrival };
+        let (reason, expected_join) = (self.reason(), self.take_expected_join());
+        *self = Phase::Joining { reason, expected_join };
         since_creation
     }
 
@@ -187,8 +187,8 @@ impl Phase {
     }
 
     /// The target needs a snapshot, whatever it holds.
-    pub(crate) fn restart(&mut self, reason: ResyncReason, arrival: OnTheirWay) {
-        *self = Phase::Joining { reason: Some(reason), arrival: Some(arrival) };
+    pub(crate) fn restart(&mut self, reason: ResyncReason, expected_join: ExpectedJoins) {
+        *self = Phase::Joining { reason: Some(reason), expected_join: Some(expected_join) };
     }
 
     /// The tenant is parked.
@@ -264,11 +264,11 @@ mod tests {
 
     #[test]
     fn only_a_first_snapshot_can_be_the_one_of_the_slots_creation() {
-        let mut phase = Phase::Starting { arrival: Some(OnTheirWay::default()), since_creation: true };
+        let mut phase = Phase::Starting { expected_join: Some(ExpectedJoins::default()), since_creation: true };
         assert!(phase.join());
-        assert!(matches!(phase, Phase::Joining { reason: None, arrival: Some(_) }));
+        assert!(matches!(phase, Phase::Joining { reason: None, expected_join: Some(_) }));
         assert!(!phase.join(), "the mailbox was opened again since");
-        let mut phase = Phase::Starting { arrival: None, since_creation: true };
+        let mut phase = Phase::Starting { expected_join: None, since_creation: true };
         phase.park();
         assert!(!phase.join());
     }
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn what_waited_is_dropped_by_a_restart_and_the_reason_outlasts_being_parked() {
         let mut phase = following(10, batch(&[12], Some(20)));
-        phase.restart(ResyncReason::SourceTruncated, OnTheirWay::default());
+        phase.restart(ResyncReason::SourceTruncated, ExpectedJoins::default());
         assert_eq!((phase.position(), phase.reason()), (Lsn::ZERO, Some(ResyncReason::SourceTruncated)));
         phase.park();
         assert_eq!(phase.reason(), Some(ResyncReason::SourceTruncated));

@@ -93,8 +93,8 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     pub(crate) async fn run(mut self, since_creation: bool) -> Result<(), ServiceError> {
         let handle = self.handle.clone();
         let _ended = handle.ended.clone().drop_guard();
-        let arrival = Some(self.context.on_their_way.clone());
-        let phase = Phase::Starting { arrival, since_creation };
+        let expected_join = Some(self.context.expected_joins.clone());
+        let phase = Phase::Starting { expected_join, since_creation };
         tokio::select! {
             biased;
             result = self.run_phases(phase) => result,
@@ -130,7 +130,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         let (mut connection, apply) = match self.open(phase).await {
             Ok(opened) => opened,
             Err(stop) => {
-                phase.take_arrival();
+                phase.take_expected_join();
                 return stop;
             }
         };

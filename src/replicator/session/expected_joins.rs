@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 /// Each tenant that may request a snapshot holds a clone until it has requested one, or knows that it needs none.
 #[derive(Clone, Default)]
-pub(crate) struct OnTheirWay(Arc<()>);
+pub(crate) struct ExpectedJoins(Arc<()>);
 
-impl OnTheirWay {
+impl ExpectedJoins {
     pub(crate) fn is_any(&self) -> bool {
         // One clone is the session's own.
         Arc::strong_count(&self.0) > 1
