@@ -40,7 +40,7 @@ impl Targets {
     ///
     /// # Errors
     /// The target is unreachable, does not respond in time, or returns an error.
-    pub(super) async fn ask<T>(
+    pub(super) async fn query<T>(
         &self,
         tenant: &Tenant,
         query: impl AsyncFnOnce(&PgClient) -> Result<T, tokio_postgres::Error>,

@@ -144,7 +144,7 @@ pub(super) async fn users(
     }
     [&params.search, &params.cursor].into_iter().flatten().try_for_each(|text| check_text(text))?;
     let tenant = app.tenant(&tenant)?;
-    let page = app.targets.ask(&tenant, async |client| search(client, &params).await).await?;
+    let page = app.targets.query(&tenant, async |client| search(client, &params).await).await?;
     Ok(Json(page))
 }
 
@@ -254,7 +254,7 @@ pub(super) async fn user(
 }
 
 async fn read_user(app: &App, tenant: &Tenant, id: &str) -> Result<Option<Profile>, Problem> {
-    let found = app.targets.ask(tenant, async |client| {
+    let found = app.targets.query(tenant, async |client| {
         let row = client.query_typed_opt(USER_BY_ID, &[(&id, Type::TEXT)]).await?;
         row.map(|row| Ok((User::of(&row, 0)?, row.try_get::<_, String>(6)?))).transpose()
     });

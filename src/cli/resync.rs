@@ -115,8 +115,8 @@ pub(super) async fn resync(
             println!("asking {} ...", source.holder);
             let names: Vec<&str> = tenants.iter().map(TenantId::as_str).collect();
             tokio::select! {
-                asked = resync_request::request_resync(&client, &config.source.slot, &names, allow_deletes) => {
-                    match asked.map_err(unreadable)? {
+                outcome = resync_request::request_resync(&client, &config.source.slot, &names, allow_deletes) => {
+                    match outcome.map_err(unreadable)? {
                         ResyncOutcome::Finished => RequestOutcome::Handled,
                         ResyncOutcome::Abandoned => RequestOutcome::Abandoned,
                     }

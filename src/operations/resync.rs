@@ -58,7 +58,7 @@ pub async fn resync(
 
 fn is_done(handle: &TenantHandle) -> bool {
     match handle.state() {
-        TenantState::Following => handle.asked().is_none(),
+        TenantState::Following => handle.open_resync_request().is_none(),
         TenantState::Parked => true,
         TenantState::Joining => false,
     }

@@ -26,8 +26,8 @@ pub async fn load_types(client: &Client, wanted: &[Oid]) -> Result<TypeCatalog, 
     let mut types = TypeCatalog::new();
     let mut missing: BTreeSet<Oid> = wanted.iter().copied().collect();
     while !missing.is_empty() {
-        let asked: Vec<Oid> = std::mem::take(&mut missing).into_iter().collect();
-        for row in client.query(READ_TYPES, &[&asked]).await? {
+        let requested: Vec<Oid> = std::mem::take(&mut missing).into_iter().collect();
+        for row in client.query(READ_TYPES, &[&requested]).await? {
             let oid: Oid = row.try_get(0)?;
             let kind = match row.try_get(1)? {
                 "d" => TypeKind::Domain(row.try_get(2)?),
@@ -52,7 +52,7 @@ pub async fn load_types(client: &Client, wanted: &[Oid]) -> Result<TypeCatalog, 
             }
             types.insert(oid, kind);
         }
-        missing.retain(|oid| !types.contains_key(oid) && asked.binary_search(oid).is_err());
+        missing.retain(|oid| !types.contains_key(oid) && requested.binary_search(oid).is_err());
     }
     Ok(types)
 }

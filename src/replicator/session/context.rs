@@ -218,7 +218,7 @@ impl<S: StateAccess> SessionContext<S> {
     /// Restarts the tenant for a resync, unless the request is known already. Returns a request for an unknown tenant.
     pub(crate) fn request_resync(&self, request: Request) -> Result<(), Request> {
         let Some(index) = self.index_of(&request.tenant) else { return Err(request) };
-        if self.tenants.get(index).ask(request) {
+        if self.tenants.get(index).add_resync_request(request) {
             self.interrupt(index, RestartSignal::Requested);
         }
         Ok(())

@@ -31,13 +31,13 @@ pub(crate) struct TenantHandle {
     shown: Mutex<TenantView>,
     /// Progress of the scan that the tenant takes part in.
     reading: Mutex<ProgressHandle>,
-    asked: Mutex<Asked>,
+    resync_requests: Mutex<ResyncRequests>,
 }
 
-/// The open resync request of the tenant. Ids up to `answered` are done: a read of the state may still return them.
-struct Asked {
+/// The open resync request of the tenant. Ids up to `done_up_to` are done: a read of the state may still return them.
+struct ResyncRequests {
     open: Option<Request>,
-    answered: Option<RequestId>,
+    done_up_to: Option<RequestId>,
 }
 
 impl TenantHandle {
@@ -67,7 +67,7 @@ impl TenantHandle {
             ended: CancellationToken::new(),
             reading: Mutex::default(),
             shown: Mutex::new(known.map_or(joining, TenantView::of)),
-            asked: Mutex::new(Asked { open: None, answered: None }),
+            resync_requests: Mutex::new(ResyncRequests { open: None, done_up_to: None }),
         }
     }
 
@@ -125,38 +125,38 @@ impl TenantHandle {
     }
 
     /// Adds a resync request; `false` if it is known already. Merged requests allow deletes if one of them does.
-    pub(crate) fn ask(&self, request: Request) -> bool {
-        let mut asked = self.lock_asked();
-        if Some(request.id) <= asked.answered {
+    pub(crate) fn add_resync_request(&self, request: Request) -> bool {
+        let mut requests = self.lock_resync_requests();
+        if Some(request.id) <= requests.done_up_to {
             return false;
         }
-        match &mut asked.open {
+        match &mut requests.open {
             Some(known) if known.id >= request.id => false,
             Some(known) => {
                 *known = Request { allow_deletes: known.allow_deletes || request.allow_deletes, ..request };
                 true
             }
             None => {
-                asked.open = Some(request);
+                requests.open = Some(request);
                 true
             }
         }
     }
 
     /// The open resync request.
-    pub(crate) fn asked(&self) -> Option<Request> {
-        self.lock_asked().open.clone()
+    pub(crate) fn open_resync_request(&self) -> Option<Request> {
+        self.lock_resync_requests().open.clone()
     }
 
     /// Marks the requests up to this id as done.
-    pub(crate) fn answered(&self, up_to: RequestId) {
-        let mut asked = self.lock_asked();
-        asked.answered = asked.answered.max(Some(up_to));
-        asked.open.take_if(|request| request.id <= up_to);
+    pub(crate) fn finish_resync_requests(&self, up_to: RequestId) {
+        let mut requests = self.lock_resync_requests();
+        requests.done_up_to = requests.done_up_to.max(Some(up_to));
+        requests.open.take_if(|request| request.id <= up_to);
     }
 
-    fn lock_asked(&self) -> MutexGuard<'_, Asked> {
-        lock(&self.asked)
+    fn lock_resync_requests(&self) -> MutexGuard<'_, ResyncRequests> {
+        lock(&self.resync_requests)
     }
 }
 

@@ -117,7 +117,7 @@ impl Connector for SimulatedConnector {
 
     async fn open(&self, target: SimulatedTarget, _: &Config) -> Result<(SimulatedTarget, ObservedTarget), StopReason> {
         let observed = target
-            .ask(|world, index| {
+            .execute(|world, index| {
                 world.coverage.opened += 1;
                 let table = &world.targets[index];
                 let (checkpoint, has_rows) = (table.checkpoint.clone(), !table.rows.is_empty());
@@ -130,7 +130,7 @@ impl Connector for SimulatedConnector {
 
 impl SimulatedTarget {
     /// A statement whose effect and answer cannot be told apart by a lost connection.
-    async fn ask<T>(&self, statement: impl FnOnce(&mut World, TenantIdx) -> T) -> Result<T, StopReason> {
+    async fn execute<T>(&self, statement: impl FnOnce(&mut World, TenantIdx) -> T) -> Result<T, StopReason> {
         self.world.pause().await;
         let answer = {
             let mut world = self.world.lock();
@@ -187,11 +187,11 @@ impl TargetAccess for SimulatedTarget {
     }
 
     async fn checkpoint(&self) -> Result<Option<Checkpoint>, StopReason> {
-        self.ask(|world, index| world.targets[index].checkpoint.clone()).await
+        self.execute(|world, index| world.targets[index].checkpoint.clone()).await
     }
 
     async fn fence(&mut self, _: &TenantId, epoch: Epoch) -> Result<(), StopReason> {
-        self.ask(|world, index| {
+        self.execute(|world, index| {
             world.end_transactions(index);
             if let Some(checkpoint) = &mut world.targets[index].checkpoint {
                 checkpoint.epoch = checkpoint.epoch.max(epoch);
@@ -230,7 +230,7 @@ impl TargetAccess for SimulatedTarget {
     async fn begin_chunks(&mut self, who: &Identity, from: Lsn) -> Result<Applied, StopReason> {
         self.chunks.clear();
         let (who, lock) = (checkpoint(who, from), self.lock());
-        self.ask(|world, index| {
+        self.execute(|world, index| {
             world.end_transactions(index);
             let found = world.targets[index].checkpoint.as_ref();
             if !is_admitted(found, &who, Some(from)) {
@@ -244,7 +244,7 @@ impl TargetAccess for SimulatedTarget {
 
     async fn apply_chunk(&mut self, rows: &Rows<'_>) -> Result<Applied, StopReason> {
         let lock = self.lock();
-        if !self.ask(|world, _| world.locks.contains(&lock)).await? {
+        if !self.execute(|world, _| world.locks.contains(&lock)).await? {
             return Err(RetryCause::TargetError.into());
         }
         self.chunks.extend(versions(rows));
@@ -253,7 +253,7 @@ impl TargetAccess for SimulatedTarget {
 
     async fn commit_chunks(&mut self, who: &Identity, moving: Move) -> Result<Applied, StopReason> {
         let lock = self.lock();
-        if !self.ask(|world, _| world.locks.contains(&lock)).await? {
+        if !self.execute(|world, _| world.locks.contains(&lock)).await? {
             return Err(RetryCause::TargetError.into());
         }
         // The last version of a user counts.
@@ -267,7 +267,7 @@ impl TargetAccess for SimulatedTarget {
     }
 
     async fn set_savepoint(&mut self) -> Result<(), StopReason> {
-        self.ask(|_, _| ()).await
+        self.execute(|_, _| ()).await
     }
 
     async fn roll_back_to_savepoint(&mut self) -> Result<(), StopReason> {
@@ -279,7 +279,7 @@ impl TargetAccess for SimulatedTarget {
     }
 
     async fn read_rejected(&mut self) -> Result<Vec<UserId>, StopReason> {
-        self.ask(|_, _| Vec::new()).await
+        self.execute(|_, _| Vec::new()).await
     }
 
     async fn write_rejected(&mut self, _: &[RefusedUser], _: &[&str]) -> Result<(), StopReason> {

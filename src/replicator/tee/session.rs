@@ -47,8 +47,8 @@ pub(crate) async fn session(
     source_session(&client).await?;
     let mapping = fingerprint(rules, &compile_current(&client, rules).await?);
     let mut taken = take_slot(&client, context, kafka, positions.stream.as_ref()).await?;
-    let asked = context.state.tee().await?.is_some_and(|row| row.requested);
-    let all = start_over.is_some() || asked || taken.created.is_some();
+    let is_requested = context.state.tee().await?.is_some_and(|row| row.requested);
+    let all = start_over.is_some() || is_requested || taken.created.is_some();
 
     let metrics = &context.live.metrics;
     let counts = Counts { messages: metrics.tee_messages.clone(), transactions: metrics.tee_transactions.clone() };
@@ -84,7 +84,7 @@ pub(crate) async fn session(
             members.iter().for_each(|member| start[member.index] = export.position);
         }
         *start_over = None;
-        if asked {
+        if is_requested {
             context.state.finish_tee_request().await?;
         }
         context.put_tee(&kafka.slot, TenantState::Following, None, None).await?;

@@ -35,8 +35,8 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             drop(fingerprints);
             context.progress().join(self.id());
         }
-        let asked = self.handle.asked();
-        self.attempted = asked.as_ref().map(|request| request.id);
+        let resync_request = self.handle.open_resync_request();
+        self.attempted_request = resync_request.as_ref().map(|request| request.id);
         let isolates_rejected_rows = self.isolates_rejected_rows;
         let (reply, answer) = oneshot::channel();
         let request = JoinRequest { tenant: self.index, since_creation, reply };
@@ -56,7 +56,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 Err(_) => return Err(failed("it was given up")),
             };
             let mapping = context.mapping_of(self.index);
-            let any_deletes = asked.as_ref().is_some_and(|request| request.allow_deletes);
+            let any_deletes = resync_request.as_ref().is_some_and(|request| request.allow_deletes);
             let loading = Loading {
                 who,
                 mapping: &mapping,

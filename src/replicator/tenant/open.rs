@@ -36,7 +36,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         phase: &'p mut Phase,
     ) -> Result<(Connection<C::Target>, &'p mut ApplyState), StopReason> {
         let context = self.context.clone();
-        self.attempted = self.handle.asked().map(|request| request.id);
+        self.attempted_request = self.handle.open_resync_request().map(|request| request.id);
         let handle = self.handle.clone();
         let (mut target, mut observed) = tokio::select! {
             biased;

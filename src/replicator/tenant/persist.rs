@@ -43,7 +43,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         self.handle.mailbox.close();
         self.context.release(self.id());
         // A request that came too late for this attempt is served at once.
-        if self.handle.asked().is_none() {
+        if self.handle.open_resync_request().is_none() {
             self.wait(wait).await;
         }
         Ok(())
@@ -51,9 +51,9 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
 
     /// The request of this attempt is done, or the tenant was parked by it.
     pub(super) async fn finish_request(&mut self) -> Result<(), ServiceError> {
-        if let Some(request) = self.attempted.take() {
+        if let Some(request) = self.attempted_request.take() {
             self.context.state.finish_requests(self.id(), request).await?;
-            self.handle.answered(request);
+            self.handle.finish_resync_requests(request);
         }
         Ok(())
     }

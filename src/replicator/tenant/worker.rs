@@ -48,7 +48,7 @@ pub(crate) struct Worker<S = StateStore, C = Postgres> {
     /// When the next soft-deleted users are due for their removal.
     pub(super) purge_due: Option<Instant>,
     /// The newest resync request that the current attempt takes into account.
-    pub(super) attempted: Option<RequestId>,
+    pub(super) attempted_request: Option<RequestId>,
     pub(super) retry: Backoff,
     pub(super) parked_retry: Backoff,
     pub(super) failing_since: Option<Instant>,
@@ -74,7 +74,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             rejected: HashSet::new(),
             isolates_rejected_rows: false,
             purge_due: None,
-            attempted: None,
+            attempted_request: None,
             retry: Backoff::new(RETRY_MIN, RETRY_MAX),
             parked_retry: Backoff::new(PARKED_RETRY_MIN, PARKED_RETRY_MAX),
             failing_since: None,

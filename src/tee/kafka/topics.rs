@@ -58,9 +58,9 @@ pub async fn ensure_topics(kafka: &Kafka, producer: &Producer, topics: &[&str]) 
     }
     let known: Vec<&str> = topics.iter().copied().chain([positions]).filter(|topic| there.contains(*topic)).collect();
     for some in known.chunks(TOPICS_PER_REQUEST) {
-        let asked: Vec<ResourceSpecifier<'_>> = some.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+        let resources: Vec<ResourceSpecifier<'_>> = some.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         // A role without DescribeConfigs can still publish.
-        let Ok(described) = admin.describe_configs(&asked, &options).await else { continue };
+        let Ok(described) = admin.describe_configs(&resources, &options).await else { continue };
         for (topic, config) in some.iter().zip(described) {
             let policy = config.ok().and_then(|config| config.get("cleanup.policy")?.value.clone());
             if policy.as_ref().is_some_and(|policy| !policy.contains("compact")) {
