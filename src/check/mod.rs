@@ -59,7 +59,7 @@ pub(crate) async fn check_source(config: &Config) -> Result<Vec<Finding>, Captur
     let config = &match &config.families[..] {
         [] => config.clone(),
         families => match snapshot::resolve_family(&client, families).await? {
-            Some(settled) => Config { users: settled.rules, ..config.clone() },
+            Some(family) => Config { users: family.rules, ..config.clone() },
             None => return Ok(vec![source::no_family(families)]),
         },
     };

@@ -241,7 +241,7 @@ impl Simulation {
     }
 
     /// Everything works, and every tenant gets the time that it needs.
-    async fn settle(&mut self) {
+    async fn run_to_quiescence(&mut self) {
         self.former.clear();
         {
             let mut world = self.world.lock();
@@ -297,7 +297,7 @@ async fn play(seed: u64) -> Coverage {
         simulation.step().await;
         simulation.check(step);
     }
-    simulation.settle().await;
+    simulation.run_to_quiescence().await;
     let world = simulation.world.lock();
     world.coverage
 }
