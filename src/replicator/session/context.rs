@@ -47,7 +47,8 @@ pub(crate) struct SessionContext<S = StateStore> {
     /// Names this process in the state, for people.
     pub(crate) holder: String,
     progress: Mutex<Progress>,
-    held: Mutex<HashMap<TenantId, Lsn>>,
+    /// Positions that targets have reached, not yet recorded in the state.
+    unrecorded: Mutex<HashMap<TenantId, Lsn>>,
     /// Tenants whose target was opened in this session.
     looked_at: Mutex<HashSet<TenantId>>,
     /// The start of the last renewal of the lease.
@@ -100,7 +101,7 @@ impl<S: StateAccess> SessionContext<S> {
             live,
             holder,
             progress: Mutex::new(Progress::new(confirmed)),
-            held: Mutex::default(),
+            unrecorded: Mutex::default(),
             mapping: Mutex::new(Arc::from(mapping)),
             fingerprints: Mutex::default(),
         }
@@ -132,7 +133,7 @@ impl<S: StateAccess> SessionContext<S> {
     /// The tenant's target has committed everything up to `position`.
     pub(crate) fn acknowledge(&self, tenant: &TenantId, position: Lsn) {
         self.progress().acknowledge(tenant, position);
-        self.note_held(tenant, position);
+        self.note_applied(tenant, position);
     }
 
     /// The tenant's target has committed the snapshot at `position`.
@@ -146,23 +147,23 @@ impl<S: StateAccess> SessionContext<S> {
             progress.joined(&handle.tenant.id, position);
         }
         drop(progress);
-        self.note_held(&handle.tenant.id, position);
+        self.note_applied(&handle.tenant.id, position);
     }
 
     /// The tenant needs no more changes. Call after that is recorded.
     pub(crate) fn release(&self, tenant: &TenantId) {
         self.progress().release(tenant);
-        lock(&self.held).remove(tenant);
+        lock(&self.unrecorded).remove(tenant);
         self.advanced.notify_one();
     }
 
     /// Takes the positions that targets have reached since the last call, to record them.
-    pub(crate) fn take_held(&self) -> Vec<(TenantId, Lsn)> {
-        std::mem::take(&mut *lock(&self.held)).into_iter().collect()
+    pub(crate) fn take_unrecorded(&self) -> Vec<(TenantId, Lsn)> {
+        std::mem::take(&mut *lock(&self.unrecorded)).into_iter().collect()
     }
 
-    pub(crate) fn any_held(&self) -> bool {
-        !lock(&self.held).is_empty()
+    pub(crate) fn has_unrecorded(&self) -> bool {
+        !lock(&self.unrecorded).is_empty()
     }
 
     /// Restarts the tenants that hold back more WAL than `limits.source_wal`.
@@ -244,8 +245,8 @@ impl<S: StateAccess> SessionContext<S> {
         lock(&self.lease).elapsed() > LEASE
     }
 
-    fn note_held(&self, tenant: &TenantId, position: Lsn) {
-        lock(&self.held).insert(tenant.clone(), position);
+    fn note_applied(&self, tenant: &TenantId, position: Lsn) {
+        lock(&self.unrecorded).insert(tenant.clone(), position);
         self.advanced.notify_one();
     }
 }

@@ -74,9 +74,9 @@ pub(crate) async fn record(context: &SessionContext, stop: CancellationToken) ->
             let progress = context.progress();
             (progress.safe(), progress.confirmed())
         };
-        let worth_it = context.any_held() || safe.0 - confirmed.0 >= IDLE_STEP;
-        if worth_it || recorded.elapsed() >= RENEW_INTERVAL || stopping && safe > confirmed {
-            write_down(context).await?;
+        let is_due = context.has_unrecorded() || safe.0 - confirmed.0 >= IDLE_STEP;
+        if is_due || recorded.elapsed() >= RENEW_INTERVAL || stopping && safe > confirmed {
+            record_once(context).await?;
             recorded = Instant::now();
         }
         if stopping {
@@ -86,14 +86,14 @@ pub(crate) async fn record(context: &SessionContext, stop: CancellationToken) ->
 }
 
 /// Records in the state before the source learns of it: a slot that is ahead of the state was moved by another client.
-pub(crate) async fn write_down<S: StateAccess>(context: &SessionContext<S>) -> Result<(), ServiceError> {
+pub(crate) async fn record_once<S: StateAccess>(context: &SessionContext<S>) -> Result<(), ServiceError> {
     let begun = Instant::now();
     let reached = {
         let progress = context.progress();
         let behind = progress.behind().cloned().collect();
         Reached { confirmed: progress.safe(), received: progress.received(), behind }
     };
-    let requests = timeout(LEASE, context.state.record(&reached, &context.take_held())).await;
+    let requests = timeout(LEASE, context.state.record(&reached, &context.take_unrecorded())).await;
     let requests = requests.map_err(|_| ServiceError::LeaseLapsed)??;
     context.renewed(begun);
     context.progress().confirm(reached.confirmed);

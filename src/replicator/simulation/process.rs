@@ -5,7 +5,7 @@ use crate::config::{Config, Env, parse};
 use crate::model::{ByTenant, Epoch, Lsn, RestartSignal, TenantIdx, Timestamp, User, Xid};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::{SessionContext, SessionStart};
-use crate::replicator::session::positions::write_down;
+use crate::replicator::session::positions::record_once;
 use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::simulation::access::{SimulatedConnector, SimulatedState};
 use crate::replicator::simulation::world::{Shared, TENANT_IDS, TENANTS, Transaction, World, change, each, user};
@@ -205,7 +205,7 @@ impl Process {
     /// The session ends.
     pub(crate) fn record(&mut self) -> Result<(), ServiceError> {
         let context = self.context.clone();
-        let recording = self.recording.get_or_insert_with(|| async move { write_down(&context).await }.boxed());
+        let recording = self.recording.get_or_insert_with(|| async move { record_once(&context).await }.boxed());
         let turns = self.world.lock().rng.u8(1..4);
         for _ in 0..turns {
             if let Some(result) = recording.now_or_never() {
