@@ -50,7 +50,7 @@ pub(crate) struct SessionContext<S = StateStore> {
     /// Positions that targets have reached, not yet recorded in the state.
     unrecorded: Mutex<HashMap<TenantId, Lsn>>,
     /// Tenants whose target was opened in this session.
-    looked_at: Mutex<HashSet<TenantId>>,
+    opened: Mutex<HashSet<TenantId>>,
     /// The start of the last renewal of the lease.
     lease: Mutex<Instant>,
     mapping: Mutex<Arc<str>>,
@@ -91,7 +91,7 @@ impl<S: StateAccess> SessionContext<S> {
             epochs,
             tenants: TenantRegistry::new(handles),
             memory,
-            looked_at: Mutex::default(),
+            opened: Mutex::default(),
             lease: Mutex::new(Instant::now()),
             opening: Semaphore::new(MAX_CONCURRENT_OPENS),
             expected_joins: ExpectedJoins::default(),
@@ -226,12 +226,12 @@ impl<S: StateAccess> SessionContext<S> {
     }
 
     /// Whether the target was opened in this session, so that this process may have written to it.
-    pub(crate) fn has_looked_at(&self, tenant: &TenantId) -> bool {
-        lock(&self.looked_at).contains(tenant)
+    pub(crate) fn was_opened(&self, tenant: &TenantId) -> bool {
+        lock(&self.opened).contains(tenant)
     }
 
-    pub(crate) fn looked_at(&self, tenant: &TenantId) {
-        lock(&self.looked_at).insert(tenant.clone());
+    pub(crate) fn mark_opened(&self, tenant: &TenantId) {
+        lock(&self.opened).insert(tenant.clone());
     }
 
     /// The lease was renewed by a statement that began at `begun`.

@@ -53,7 +53,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             let session = Session { generation, epoch, mapping: &mapping, epochs };
             assess_target(&handle.tenant.id, recorded.as_ref(), observed, &session)
         };
-        let is_first = !context.has_looked_at(self.id());
+        let is_first = !context.was_opened(self.id());
         if let Some(reason) = target.no_wait_for().filter(|_| is_first) {
             let remedy = "GRANT CREATE ON SCHEMA users_sync to its role there, or `users-sync setup`";
             tracing::warn!(reason, remedy, "could not create users_sync.wait_for in the target");
@@ -68,7 +68,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         }
         self.relation = target.relation();
         if is_usable(&assessment) {
-            context.looked_at(self.id());
+            context.mark_opened(self.id());
         }
         if let TargetAssessment::Superseded(epoch) | TargetAssessment::SourceRewound(epoch) = assessment
             && epoch > latest_epoch()
@@ -113,7 +113,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         let context = &self.context;
         let mut connecting = pin!(self.connector.connect(&self.handle.tenant.target));
         // Only first connections come in bursts.
-        let permit = if context.has_looked_at(self.id()) { None } else { context.opening.acquire().await.ok() };
+        let permit = if context.was_opened(self.id()) { None } else { context.opening.acquire().await.ok() };
         let connected = timeout(CONNECT_TURN, &mut connecting).await;
         drop(permit);
         let client = match connected {
