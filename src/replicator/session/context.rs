@@ -167,7 +167,7 @@ impl<S: StateAccess> SessionContext<S> {
     }
 
     /// Restarts the tenants that hold back more WAL than `limits.source_wal`.
-    pub(crate) fn interrupt_who_holds_log(&self) {
+    pub(crate) fn interrupt_log_holders(&self) {
         let limit = self.config.limits.source_wal;
         let (waking, holding) = {
             let progress = self.progress();

@@ -69,7 +69,7 @@ pub(crate) async fn record(context: &SessionContext, stop: CancellationToken) ->
             () = stop.cancelled() => {}
         }
         let stopping = stop.is_cancelled();
-        context.interrupt_who_holds_log();
+        context.interrupt_log_holders();
         let (safe, confirmed) = {
             let progress = context.progress();
             (progress.safe(), progress.confirmed())
