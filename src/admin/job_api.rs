@@ -94,14 +94,14 @@ pub(super) async fn verify_tenant(
     Body(options): Body<VerifyRequest>,
 ) -> Result<(StatusCode, Json<JobStarted>), Problem> {
     let tenant = app.tenant(&tenant)?;
-    start(&app, JobKind::Verify, tenant, move |config, tenant, how_far| async move {
-        let found = compare(&config, &tenant, &how_far).await?;
+    start(&app, JobKind::Verify, tenant, move |config, tenant, progress| async move {
+        let found = compare(&config, &tenant, &progress).await?;
         if !options.repair || found.missing + found.extra + found.different == 0 {
             return Ok(Some(found));
         }
-        how_far.reset();
+        progress.reset();
         request_resync(&config, &tenant, false).await?;
-        compare(&config, &tenant, &how_far).await.map(Some)
+        compare(&config, &tenant, &progress).await.map(Some)
     })
 }
 
@@ -170,10 +170,10 @@ fn start<F>(
 where
     F: Future<Output = Result<Option<JobResult>, ErrorBody>> + Send + 'static,
 {
-    let how_far = ProgressHandle::default();
-    let job = app.jobs.start(kind, tenant.id.as_str(), &how_far)?;
+    let progress = ProgressHandle::default();
+    let job = app.jobs.start(kind, tenant.id.as_str(), &progress)?;
     let config = app.configs.borrow().clone();
-    let (app, name, work) = (app.clone(), job.clone(), work(config, tenant, how_far));
+    let (app, name, work) = (app.clone(), job.clone(), work(config, tenant, progress));
     tokio::spawn(async move {
         // The inner task turns a panic of the job into its failure.
         let done = tokio::spawn(work).await;
@@ -213,9 +213,9 @@ async fn request_resync(config: &Config, tenant: &Tenant, allow_deletes: bool) -
     }
 }
 
-async fn compare(config: &Config, tenant: &Tenant, how_far: &ProgressHandle) -> Result<JobResult, ErrorBody> {
+async fn compare(config: &Config, tenant: &Tenant, progress: &ProgressHandle) -> Result<JobResult, ErrorBody> {
     let how = Verifying { examples: MAX_IDS, timeout: CATCH_UP_TIMEOUT };
-    let verdicts = Box::pin(verify(config, std::slice::from_ref(&tenant.id), how, how_far)).await.map_err(failed)?;
+    let verdicts = Box::pin(verify(config, std::slice::from_ref(&tenant.id), how, progress)).await.map_err(failed)?;
     match verdicts.into_iter().next() {
         Some((_, Verdict::Compared(_, differences))) => {
             let Differences { missing, different, extra, examples, .. } = differences;

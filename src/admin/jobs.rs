@@ -33,7 +33,7 @@ pub(super) struct Job {
     #[cfg_attr(feature = "openapi", schema(minimum = 0, maximum = 1))]
     progress: Option<f64>,
     #[serde(skip)]
-    how_far: ProgressHandle,
+    scan_progress: ProgressHandle,
     /// The differences that a verification found; after a repair, those that remain.
     result: Option<JobResult>,
     /// Why it failed.
@@ -76,7 +76,7 @@ impl Job {
     pub(super) fn with_progress(self, live: &ProcessStatus) -> Job {
         let progress = match (self.state, self.kind) {
             (JobState::Running, JobKind::Resync) => live.snapshot_share(&TenantId::new(&self.tenant)),
-            (JobState::Running, JobKind::Verify) => self.how_far.share(),
+            (JobState::Running, JobKind::Verify) => self.scan_progress.share(),
             _ => self.progress,
         };
         Job { progress, ..self }
@@ -88,7 +88,7 @@ impl Jobs {
     ///
     /// # Errors
     /// Another job is running for the tenant, or too many jobs are running.
-    pub(super) fn start(&self, kind: JobKind, tenant: &str, how_far: &ProgressHandle) -> Result<String, Problem> {
+    pub(super) fn start(&self, kind: JobKind, tenant: &str, progress: &ProgressHandle) -> Result<String, Problem> {
         let mut jobs = self.lock();
         let running = jobs.iter().filter(|job| job.state == JobState::Running);
         let (mut count, mut other) = (0, None);
@@ -114,7 +114,7 @@ impl Jobs {
             tenant: tenant.to_owned(),
             state: JobState::Running,
             progress: None,
-            how_far: how_far.clone(),
+            scan_progress: progress.clone(),
             result: None,
             error: None,
         });

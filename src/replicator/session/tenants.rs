@@ -105,8 +105,8 @@ impl TenantHandle {
     }
 
     /// The tenant takes part in a scan with this progress.
-    pub(crate) fn is_read(&self, how_far: &ProgressHandle) {
-        *lock(&self.reading) = how_far.clone();
+    pub(crate) fn is_read(&self, progress: &ProgressHandle) {
+        *lock(&self.reading) = progress.clone();
     }
 
     /// The share of the snapshot that has been read, from 0 to 1; `None` unless the tenant joins.
