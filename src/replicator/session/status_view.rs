@@ -38,7 +38,7 @@ impl SessionView for SessionContext {
                 let waiting = handle.mailbox.waiting();
                 TenantReading {
                     tenant: handle.tenant.clone(),
-                    view: handle.shown(),
+                    view: handle.view(),
                     applied: progress.applied_by(&handle.tenant.id),
                     queue_bytes: waiting.bytes,
                     queue_users: waiting.users,
@@ -50,6 +50,6 @@ impl SessionView for SessionContext {
     }
 
     fn snapshot_share(&self, tenant: &TenantId) -> Option<f64> {
-        self.tenants.get(self.index_of(tenant)?).joined_by()
+        self.tenants.get(self.index_of(tenant)?).snapshot_share()
     }
 }

@@ -28,9 +28,9 @@ pub(crate) struct TenantHandle {
     /// The target is unavailable and is being retried.
     is_away: AtomicBool,
     pub(crate) counts: Arc<TenantCounts>,
-    shown: Mutex<TenantView>,
+    view: Mutex<TenantView>,
     /// Progress of the scan that the tenant takes part in.
-    reading: Mutex<ProgressHandle>,
+    scan_progress: Mutex<ProgressHandle>,
     resync_requests: Mutex<ResyncRequests>,
 }
 
@@ -65,8 +65,8 @@ impl TenantHandle {
             adopted: CancellationToken::new(),
             retired: CancellationToken::new(),
             ended: CancellationToken::new(),
-            reading: Mutex::default(),
-            shown: Mutex::new(known.map_or(joining, TenantView::of)),
+            scan_progress: Mutex::default(),
+            view: Mutex::new(known.map_or(joining, TenantView::of)),
             resync_requests: Mutex::new(ResyncRequests { open: None, done_up_to: None }),
         }
     }
@@ -82,46 +82,46 @@ impl TenantHandle {
     }
 
     pub(crate) fn state(&self) -> TenantState {
-        self.lock_shown().state
+        self.lock_view().state
     }
 
-    pub(crate) fn shown(&self) -> TenantView {
-        self.lock_shown().clone()
+    pub(crate) fn view(&self) -> TenantView {
+        self.lock_view().clone()
     }
 
     /// Publishes the tenant's new state to the status.
-    pub(crate) fn show(&self, row: &TenantRow) {
+    pub(crate) fn set_view(&self, row: &TenantRow) {
         if row.state == TenantState::Joining {
             // The progress of an earlier scan is not that of the next one.
-            self.is_read(&ProgressHandle::default());
+            self.set_scan_progress(&ProgressHandle::default());
         }
-        let mut shown = self.lock_shown();
-        let since = shown.since;
-        let goes_on = shown.state == row.state;
-        *shown = TenantView::of(row);
-        if goes_on {
-            shown.since = since;
+        let mut view = self.lock_view();
+        let since = view.since;
+        let is_same_state = view.state == row.state;
+        *view = TenantView::of(row);
+        if is_same_state {
+            view.since = since;
         }
     }
 
     /// The tenant takes part in a scan with this progress.
-    pub(crate) fn is_read(&self, progress: &ProgressHandle) {
-        *lock(&self.reading) = progress.clone();
+    pub(crate) fn set_scan_progress(&self, progress: &ProgressHandle) {
+        *lock(&self.scan_progress) = progress.clone();
     }
 
     /// The share of the snapshot that has been read, from 0 to 1; `None` unless the tenant joins.
-    pub(crate) fn joined_by(&self) -> Option<f64> {
-        let reading = lock(&self.reading);
-        if self.state() == TenantState::Joining { reading.share() } else { None }
+    pub(crate) fn snapshot_share(&self) -> Option<f64> {
+        let progress = lock(&self.scan_progress);
+        if self.state() == TenantState::Joining { progress.share() } else { None }
     }
 
     /// Shows the tenant as joining, whatever it did before.
     pub(crate) fn restart(&self) {
-        self.lock_shown().state = TenantState::Joining;
+        self.lock_view().state = TenantState::Joining;
     }
 
-    fn lock_shown(&self) -> MutexGuard<'_, TenantView> {
-        lock(&self.shown)
+    fn lock_view(&self) -> MutexGuard<'_, TenantView> {
+        lock(&self.view)
     }
 
     /// Adds a resync request; `false` if it is known already. Merged requests allow deletes if one of them does.

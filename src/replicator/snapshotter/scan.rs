@@ -27,7 +27,7 @@ pub(crate) async fn run(
     let condition = tenants_condition(&context.config.users, &mapped.relation, keys);
     let handle = ProgressHandle::default();
     for member in &members {
-        tenants[member.tenant].is_read(&handle);
+        tenants[member.tenant].set_scan_progress(&handle);
     }
     let expected = expected_rows(&client, &context.config.users, &mapped, &condition).await?;
     let mut progress = ScanProgress::new(expected, handle);

@@ -131,7 +131,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
 
     async fn write_row(&mut self, row: TenantRow) -> Result<(), ServiceError> {
         self.context.state.put_tenant(self.id(), &row).await?;
-        self.handle.show(&row);
+        self.handle.set_view(&row);
         self.row = Some(row);
         Ok(())
     }
