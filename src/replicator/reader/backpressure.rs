@@ -81,7 +81,7 @@ async fn wait_until_drained(context: &SessionContext, index: TenantIdx, deadline
         let _ = timeout(LONE_TENANT_WAIT, tenant.mailbox.drained()).await;
         return;
     }
-    let is_late = tenant.is_away() || timeout_at(deadline, tenant.mailbox.drained()).await.is_err();
+    let is_late = tenant.is_unavailable() || timeout_at(deadline, tenant.mailbox.drained()).await.is_err();
     if is_late && over_budget(context, index) == Some(index) {
         context.interrupt(index, RestartSignal::OverBudget);
     }

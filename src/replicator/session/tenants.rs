@@ -26,7 +26,7 @@ pub(crate) struct TenantHandle {
     /// Cancelled once the worker has ended.
     pub(crate) ended: CancellationToken,
     /// The target is unavailable and is being retried.
-    is_away: AtomicBool,
+    is_unavailable: AtomicBool,
     pub(crate) counts: Arc<TenantCounts>,
     view: Mutex<TenantView>,
     /// Progress of the scan that the tenant takes part in.
@@ -61,7 +61,7 @@ impl TenantHandle {
             counts,
             tenant: Arc::new(tenant),
             mailbox: Mailbox::new(budget, memory),
-            is_away: AtomicBool::new(false),
+            is_unavailable: AtomicBool::new(false),
             adopted: CancellationToken::new(),
             retired: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -71,14 +71,14 @@ impl TenantHandle {
         }
     }
 
-    pub(crate) fn is_away(&self) -> bool {
-        self.is_away.load(Ordering::Relaxed)
+    pub(crate) fn is_unavailable(&self) -> bool {
+        self.is_unavailable.load(Ordering::Relaxed)
     }
 
     /// While the target is unavailable, the mailbox keeps only the last version of each user.
-    pub(crate) fn set_away(&self, is_away: bool) {
-        self.is_away.store(is_away, Ordering::Relaxed);
-        self.mailbox.gather(is_away);
+    pub(crate) fn set_unavailable(&self, is_unavailable: bool) {
+        self.is_unavailable.store(is_unavailable, Ordering::Relaxed);
+        self.mailbox.gather(is_unavailable);
     }
 
     pub(crate) fn state(&self) -> TenantState {

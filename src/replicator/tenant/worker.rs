@@ -135,7 +135,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             }
         };
         self.parked_retry.reset();
-        self.handle.set_away(false);
+        self.handle.set_unavailable(false);
         // A full target can be opened, too: it has recovered once the pending batch is written.
         if apply.pending.is_none()
             && let Err(error) = self.note_recovery(apply.position).await
@@ -175,7 +175,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         let (reason, reason_code) = (&*why.text, why.code.code());
         tracing::warn!(reason, reason_code, ?wait, "retrying target");
         self.handle.counts.reconnects();
-        self.handle.set_away(true);
+        self.handle.set_unavailable(true);
         self.note_trouble(why, position).await?;
         self.wait(wait).await;
         Ok(())
