@@ -141,7 +141,7 @@ impl Mailbox {
 
     /// Waits until a sleeping target has to be woken: for an urgent change, one that has waited for `wake_after`, more bytes
     /// than the budget, or an interrupt.
-    pub async fn worth_waking(&self, wake_after: Duration) {
+    pub async fn wait_until_wake_due(&self, wake_after: Duration) {
         loop {
             let until = {
                 let inner = self.lock();

@@ -197,7 +197,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             self.handle.mailbox.gather(true);
             tokio::select! {
                 biased;
-                () = self.handle.mailbox.worth_waking(wake_after) => {}
+                () = self.handle.mailbox.wait_until_wake_due(wake_after) => {}
                 () = self.context.drain.cancelled() => {}
             }
         }

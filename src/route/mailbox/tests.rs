@@ -84,7 +84,7 @@ async fn updates_let_a_target_sleep_and_a_sign_up_wakes_it_at_once() {
         }
     });
     let mut wakes = 0;
-    while tokio::time::timeout_at(day, mailbox.worth_waking(5 * MINUTE)).await.is_ok() {
+    while tokio::time::timeout_at(day, mailbox.wait_until_wake_due(5 * MINUTE)).await.is_ok() {
         wakes += 1;
         while let Some(batch) = mailbox.try_next() {
             mailbox.finish(batch.unwrap().bytes);
@@ -97,6 +97,6 @@ async fn updates_let_a_target_sleep_and_a_sign_up_wakes_it_at_once() {
     let before = Instant::now();
     let sign_up = &mut vec![upsert("new", 1)];
     mailbox.push(sign_up, Lsn(1 << 42), Xid(1), Timestamp(0), Some(Lsn(1 << 43)), true);
-    mailbox.worth_waking(5 * MINUTE).await;
+    mailbox.wait_until_wake_due(5 * MINUTE).await;
     assert_eq!(before, Instant::now());
 }
