@@ -151,7 +151,7 @@ impl EventStream {
             let due = self.pending.as_ref().map(|pending| pending.due);
             let changed_users = async {
                 match &mut self.users {
-                    Some(users) => users.user_watch().await,
+                    Some(users) => users.next_users().await,
                     None => std::future::pending().await,
                 }
             };

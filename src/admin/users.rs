@@ -282,7 +282,7 @@ async fn wait_for_user(app: &App, tenant: &Tenant, id: &str, wait: Duration) -> 
         }
         let woken = async {
             tokio::select! {
-                () = waiter.arrival() => {}
+                () = waiter.arrived() => {}
                 () = poll_if_standby(app) => {}
             }
         };

@@ -8,18 +8,18 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{broadcast, watch};
 
 /// Batches that a listener may be behind; it then hears that it has missed some.
-const BEHIND: usize = 64;
+const LISTENER_CAPACITY: usize = 64;
 
 /// Of all tenants.
 #[derive(Debug, Default)]
 pub struct UserWatch {
     /// Waiters and listeners: looked at for every batch.
-    interested: AtomicUsize,
-    tenants: Mutex<HashMap<TenantId, Interested>>,
+    watchers: AtomicUsize,
+    tenants: Mutex<HashMap<TenantId, TenantWatchers>>,
 }
 
 #[derive(Debug, Default)]
-struct Interested {
+struct TenantWatchers {
     users: HashMap<UserId, watch::Sender<()>>,
     listeners: Option<broadcast::Sender<Arc<[UserId]>>>,
 }
@@ -27,44 +27,41 @@ struct Interested {
 impl UserWatch {
     /// Registers a waiter. A caller that then does not find the user in the target is woken when the user arrives.
     pub fn wait_for(self: &Arc<Self>, tenant: &TenantId, user: &str) -> Waiter {
-        self.interested.fetch_add(1, Ordering::SeqCst);
+        self.watchers.fetch_add(1, Ordering::SeqCst);
         let mut tenants = self.lock();
         let users = &mut tenants.entry(tenant.clone()).or_default().users;
         let news = users.entry(user.into()).or_insert_with(|| watch::channel(()).0).subscribe();
         Waiter {
             news,
-            place: Registration { user_watch: self.clone(), tenant: tenant.clone(), user: Some(user.into()) },
+            registration: Registration { user_watch: self.clone(), tenant: tenant.clone(), user: Some(user.into()) },
         }
     }
 
     /// Registers a listener.
     pub fn listen(self: &Arc<Self>, tenant: &TenantId) -> Listener {
-        self.interested.fetch_add(1, Ordering::SeqCst);
+        self.watchers.fetch_add(1, Ordering::SeqCst);
         let mut tenants = self.lock();
         let listeners = &mut tenants.entry(tenant.clone()).or_default().listeners;
-        let news = listeners.get_or_insert_with(|| broadcast::channel(BEHIND).0).subscribe();
-        Listener { news, place: Registration { user_watch: self.clone(), tenant: tenant.clone(), user: None } }
+        let news = listeners.get_or_insert_with(|| broadcast::channel(LISTENER_CAPACITY).0).subscribe();
+        Listener { news, registration: Registration { user_watch: self.clone(), tenant: tenant.clone(), user: None } }
     }
 
     /// How many wait or listen.
-    pub fn waiting(&self) -> usize {
-        self.interested.load(Ordering::SeqCst)
+    pub fn watchers(&self) -> usize {
+        self.watchers.load(Ordering::SeqCst)
     }
 
     /// These users of the tenant were written just now.
-    pub(crate) fn arrived<'a>(&self, tenant: &TenantId, users: impl Iterator<Item = &'a UserId> + Clone) {
-        if self.waiting() == 0 {
+    pub(crate) fn notify<'a>(&self, tenant: &TenantId, users: impl Iterator<Item = &'a UserId> + Clone) {
+        if self.watchers() == 0 {
             return;
         }
         let tenants = self.lock();
-        let Some(interested) = tenants.get(tenant) else { return };
-        if !interested.users.is_empty() {
-            users
-                .clone()
-                .filter_map(|user| interested.users.get(user))
-                .for_each(|waiting| waiting.send_modify(|()| {}));
+        let Some(watchers) = tenants.get(tenant) else { return };
+        if !watchers.users.is_empty() {
+            users.clone().filter_map(|user| watchers.users.get(user)).for_each(|waiter| waiter.send_modify(|()| {}));
         }
-        if let Some(listeners) = &interested.listeners {
+        if let Some(listeners) = &watchers.listeners {
             // It fails if the last listener has just been dropped.
             let _ = listeners.send(users.cloned().collect());
         }
@@ -73,14 +70,14 @@ impl UserWatch {
     /// Too many of the tenant's users were written to track ids: wakes every waiter.
     pub(crate) fn notify_all(&self, tenant: &TenantId) {
         let tenants = self.lock();
-        let Some(interested) = tenants.get(tenant) else { return };
-        interested.users.values().for_each(|waiting| waiting.send_modify(|()| {}));
-        if let Some(listeners) = &interested.listeners {
+        let Some(watchers) = tenants.get(tenant) else { return };
+        watchers.users.values().for_each(|waiter| waiter.send_modify(|()| {}));
+        if let Some(listeners) = &watchers.listeners {
             let _ = listeners.send(Arc::from([]));
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, Interested>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, TenantWatchers>> {
         // Nothing panics inside that could leave a map half changed.
         lock(&self.tenants)
     }
@@ -90,19 +87,19 @@ impl UserWatch {
 #[derive(Debug)]
 pub struct Waiter {
     news: watch::Receiver<()>,
-    place: Registration,
+    registration: Registration,
 }
 
 impl Waiter {
     /// Until the user was written again.
-    pub async fn arrival(&mut self) {
-        // The sender is there as long as the place is.
+    pub async fn arrived(&mut self) {
+        // The sender is there as long as the registration is.
         let _ = self.news.changed().await;
     }
 
     /// Whose user it is.
     pub fn tenant(&self) -> &TenantId {
-        &self.place.tenant
+        &self.registration.tenant
     }
 }
 
@@ -110,18 +107,18 @@ impl Waiter {
 #[derive(Debug)]
 pub struct Listener {
     news: broadcast::Receiver<Arc<[UserId]>>,
-    place: Registration,
+    registration: Registration,
 }
 
 impl Listener {
     /// The users that were written next; none where there were too many to name them.
-    pub async fn user_watch(&mut self) -> Arc<[UserId]> {
+    pub async fn next_users(&mut self) -> Arc<[UserId]> {
         self.news.recv().await.unwrap_or_else(|_| Arc::from([]))
     }
 
     /// Whose users they are.
     pub fn tenant(&self) -> &TenantId {
-        &self.place.tenant
+        &self.registration.tenant
     }
 }
 
@@ -137,21 +134,21 @@ impl Drop for Registration {
     fn drop(&mut self) {
         // The receiver has gone before: the fields of its owner are dropped in their order.
         let mut tenants = self.user_watch.lock();
-        if let Some(interested) = tenants.get_mut(&self.tenant) {
+        if let Some(watchers) = tenants.get_mut(&self.tenant) {
             match &self.user {
-                Some(user) if interested.users.get(user).is_some_and(|waiting| waiting.receiver_count() == 0) => {
-                    interested.users.remove(user);
+                Some(user) if watchers.users.get(user).is_some_and(|waiter| waiter.receiver_count() == 0) => {
+                    watchers.users.remove(user);
                 }
                 Some(_) => {}
                 None => {
-                    interested.listeners.take_if(|listeners| listeners.receiver_count() == 0);
+                    watchers.listeners.take_if(|listeners| listeners.receiver_count() == 0);
                 }
             }
-            if interested.users.is_empty() && interested.listeners.is_none() {
+            if watchers.users.is_empty() && watchers.listeners.is_none() {
                 tenants.remove(&self.tenant);
             }
         }
-        self.user_watch.interested.fetch_sub(1, Ordering::SeqCst);
+        self.user_watch.watchers.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -168,18 +165,18 @@ mod tests {
         let mut other = user_watch.wait_for(&globex, "u1");
         let mut listener = user_watch.listen(&acme);
         let (u1, u2): (UserId, UserId) = ("u1".into(), "u2".into());
-        user_watch.arrived(&acme, [&u2].into_iter());
-        assert!(waiters[0].arrival().now_or_never().is_none());
-        user_watch.arrived(&acme, [&u1].into_iter());
-        assert!(waiters.iter_mut().all(|waiter| waiter.arrival().now_or_never().is_some()));
-        assert!(other.arrival().now_or_never().is_none());
-        assert_eq!(*listener.user_watch().now_or_never().unwrap(), [u2]);
-        assert_eq!(*listener.user_watch().now_or_never().unwrap(), [u1]);
+        user_watch.notify(&acme, [&u2].into_iter());
+        assert!(waiters[0].arrived().now_or_never().is_none());
+        user_watch.notify(&acme, [&u1].into_iter());
+        assert!(waiters.iter_mut().all(|waiter| waiter.arrived().now_or_never().is_some()));
+        assert!(other.arrived().now_or_never().is_none());
+        assert_eq!(*listener.next_users().now_or_never().unwrap(), [u2]);
+        assert_eq!(*listener.next_users().now_or_never().unwrap(), [u1]);
         user_watch.notify_all(&acme);
-        assert!(waiters[0].arrival().now_or_never().is_some());
-        assert!(listener.user_watch().now_or_never().unwrap().is_empty());
+        assert!(waiters[0].arrived().now_or_never().is_some());
+        assert!(listener.next_users().now_or_never().unwrap().is_empty());
         drop((waiters, other, listener));
         assert!(user_watch.lock().is_empty());
-        assert_eq!(user_watch.waiting(), 0);
+        assert_eq!(user_watch.watchers(), 0);
     }
 }

@@ -62,7 +62,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 self.handle.mailbox.finish(batch.bytes);
                 self.acknowledge(apply, end);
                 self.count(batch.entries.len(), &batch, started);
-                self.context.live.user_watch.arrived(self.id(), batch.entries.keys());
+                self.context.live.user_watch.notify(self.id(), batch.entries.keys());
                 Ok(())
             }
             Err(stop) => {
