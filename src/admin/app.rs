@@ -6,7 +6,7 @@ use super::history::History;
 use super::jobs::Jobs;
 use super::targets::Targets;
 use crate::config::{Config, Tenant};
-use crate::status::live::{ProcessStatus, Role, RoleReport};
+use crate::status::process::{ProcessStatus, Role, RoleReport};
 use crate::status::report::Report;
 use crate::sync::lock;
 use axum::extract::FromRef;
@@ -24,7 +24,7 @@ const MAX_LISTENERS: usize = 64;
 pub(super) struct App(Arc<Inner>);
 
 pub(super) struct Inner {
-    pub(super) live: Arc<ProcessStatus>,
+    pub(super) status: Arc<ProcessStatus>,
     pub(super) configs: watch::Receiver<Config>,
     pub(super) access: Access,
     pub(super) history: History,
@@ -67,14 +67,14 @@ impl FromRef<App> for Jobs {
 
 impl FromRef<App> for Arc<ProcessStatus> {
     fn from_ref(app: &App) -> Arc<ProcessStatus> {
-        app.live.clone()
+        app.status.clone()
     }
 }
 
 impl App {
-    pub(super) fn new(live: Arc<ProcessStatus>, configs: watch::Receiver<Config>) -> App {
+    pub(super) fn new(status: Arc<ProcessStatus>, configs: watch::Receiver<Config>) -> App {
         App(Arc::new(Inner {
-            live,
+            status,
             configs,
             access: Access::default(),
             history: History::default(),
@@ -90,11 +90,11 @@ impl App {
 impl Inner {
     /// From memory if this process replicates, else the last report read from the state database.
     pub(super) fn report(&self) -> Arc<Report> {
-        if let Some(report) = self.live.report() {
+        if let Some(report) = self.status.report() {
             return Arc::new(report);
         }
         let read = lock(&self.state_report).clone();
-        let last = read.or_else(|| self.live.last_report());
+        let last = read.or_else(|| self.status.last_report());
         last.unwrap_or_else(|| {
             Arc::new(Report::of_state(&self.configs.borrow(), &Default::default(), &Default::default()))
         })
@@ -112,7 +112,7 @@ impl Inner {
 
     /// Ready means that the process streams, or is a standby that can take over.
     pub(super) fn readiness(&self) -> Readiness {
-        let RoleReport { role, reason } = self.live.role();
+        let RoleReport { role, reason } = self.status.role();
         let is_ready = matches!(role, Role::Streaming | Role::Standby) && reason.is_none();
         Readiness { is_ready, role, reason }
     }

@@ -62,7 +62,7 @@ pub(super) async fn events(
         return Err(Problem::unavailable("too many event listeners").remedy("close another console"));
     };
     let tenant = params.users.map(|name| app.tenant(&name)).transpose()?;
-    let users = tenant.map(|tenant| app.live.user_watch.listen(&tenant.id));
+    let users = tenant.map(|tenant| app.status.user_watch.listen(&tenant.id));
     let mut timer = interval(COMPARE_INTERVAL);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let events = EventStream {

@@ -6,8 +6,8 @@ use super::app::App;
 use super::overview::{COMMIT, VERSION};
 use crate::model::ParkCause;
 use crate::state::TenantState;
-use crate::status::live::{ProcessStatus, Role, TenantSample};
 use crate::status::metrics::TenantTotals;
+use crate::status::process::{ProcessStatus, Role, TenantSample};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
@@ -34,14 +34,14 @@ const STATES: [TenantState; 3] = [TenantState::Following, TenantState::Joining, 
 )]
 pub(super) async fn metrics(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
     let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry(&app.live))
+    prometheus_client::encoding::text::encode(&mut text, &registry(&app.status))
         .map_err(|_| Problem::unavailable("cannot encode the metrics"))?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
 }
 
 /// Built for each scrape. It only holds pointers to the counters.
-fn registry(live: &Arc<ProcessStatus>) -> Registry {
-    let counted = &live.metrics;
+fn registry(status: &Arc<ProcessStatus>) -> Registry {
+    let counted = &status.metrics;
     let mut registry = Registry::with_prefix("users_sync");
     registry.register(
         "build",
@@ -78,7 +78,7 @@ fn registry(live: &Arc<ProcessStatus>) -> Registry {
         counted.commit_to_visible.clone(),
     );
     registry.register("apply_seconds", "Time that a target took to apply a batch", counted.apply.clone());
-    registry.register_collector(Box::new(StatusCollector(live.clone())));
+    registry.register_collector(Box::new(StatusCollector(status.clone())));
     registry
 }
 
@@ -93,22 +93,26 @@ impl fmt::Debug for StatusCollector {
 
 impl Collector for StatusCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let live = &self.0;
-        let role = live.role().role;
+        let status = &self.0;
+        let role = status.role().role;
         let mut out = MetricWriter(&mut encoder);
         out.gauge("streaming", "1 if this process is replicating", u64::from(role == Role::Streaming))?;
         out.gauge("standby", "1 if this process is waiting to take over", u64::from(role == Role::Standby))?;
         out.gauges("wal_held_bytes", "Source WAL retained by a slot", |series| {
-            live.source_log().held_back.iter().try_for_each(|(slot, bytes)| series.value(&[("slot", &**slot)], *bytes))
+            status
+                .source_log()
+                .held_back
+                .iter()
+                .try_for_each(|(slot, bytes)| series.value(&[("slot", &**slot)], *bytes))
         })?;
-        let Some(tenants) = live.tenants() else { return Ok(()) };
+        let Some(tenants) = status.tenants() else { return Ok(()) };
         out.gauge(
             "memory_queued_bytes",
             "Memory used by the changes queued for all targets",
-            live.queued_bytes() as u64,
+            status.queued_bytes() as u64,
         )?;
         encode_tenants(&mut out, &tenants)?;
-        encode_tee(&mut out, live)
+        encode_tee(&mut out, status)
     }
 }
 
@@ -188,14 +192,14 @@ const TENANT_COUNTERS: [TenantCounter; 4] = [
     },
 ];
 
-fn encode_tee(out: &mut MetricWriter<'_, '_>, live: &ProcessStatus) -> fmt::Result {
-    let Some(tee) = live.tee() else { return Ok(()) };
+fn encode_tee(out: &mut MetricWriter<'_, '_>, status: &ProcessStatus) -> fmt::Result {
+    let Some(tee) = status.tee() else { return Ok(()) };
     out.gauges("tee_state", "1 for the state that the Kafka output is in", |series| {
         STATES
             .into_iter()
             .try_for_each(|state| series.value(&[("state", state.as_str())], u64::from(tee.state == state.as_str())))
     })?;
-    match live.tee_lag() {
+    match status.tee_lag() {
         Some(bytes) => out.gauge("tee_lag_bytes", "Source WAL not yet published to Kafka", bytes),
         None => Ok(()),
     }

@@ -2,7 +2,7 @@
 
 use crate::clock;
 use crate::model::TenantId;
-use crate::status::live::TenantSample;
+use crate::status::process::TenantSample;
 use crate::sync::lock;
 use serde::Serialize;
 use std::collections::{HashMap, VecDeque};

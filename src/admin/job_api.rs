@@ -11,7 +11,7 @@ use crate::operations::verify::{Verdict, Verifying, verify};
 use crate::pg::connect;
 use crate::snapshot::Differences;
 use crate::state::{StateStore, TenantState};
-use crate::status::live::ProcessStatus;
+use crate::status::process::ProcessStatus;
 use crate::status::progress_handle::ProgressHandle;
 use axum::Json;
 use axum::extract::State;
@@ -122,11 +122,11 @@ pub(super) async fn verify_tenant(
 )]
 pub(super) async fn job(
     State(jobs): State<Jobs>,
-    State(live): State<Arc<ProcessStatus>>,
+    State(status): State<Arc<ProcessStatus>>,
     Path(job): Path<String>,
 ) -> Result<Json<Job>, Problem> {
     let found = jobs.get(&job).ok_or_else(|| Problem::absent("unknown or expired job"))?;
-    Ok(Json(found.with_progress(&live)))
+    Ok(Json(found.with_progress(&status)))
 }
 
 /// Filter of the list.
@@ -154,11 +154,11 @@ pub(super) struct JobListParams {
 )]
 pub(super) async fn jobs(
     State(jobs): State<Jobs>,
-    State(live): State<Arc<ProcessStatus>>,
+    State(status): State<Arc<ProcessStatus>>,
     Query(params): Query<JobListParams>,
 ) -> Json<Vec<Job>> {
     let found = jobs.list(params.tenant.as_deref());
-    Json(found.into_iter().map(|job| job.with_progress(&live)).collect())
+    Json(found.into_iter().map(|job| job.with_progress(&status)).collect())
 }
 
 fn start<F>(

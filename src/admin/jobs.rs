@@ -3,7 +3,7 @@
 
 use super::answer::{ErrorBody, Problem};
 use crate::model::TenantId;
-use crate::status::live::ProcessStatus;
+use crate::status::process::ProcessStatus;
 use crate::status::progress_handle::ProgressHandle;
 use crate::sync::lock;
 use axum::http::StatusCode;
@@ -73,9 +73,9 @@ pub(super) struct JobResult {
 
 impl Job {
     /// With the current progress: of the tenant's snapshot for a resync, of its own read for a verification.
-    pub(super) fn with_progress(self, live: &ProcessStatus) -> Job {
+    pub(super) fn with_progress(self, status: &ProcessStatus) -> Job {
         let progress = match (self.state, self.kind) {
-            (JobState::Running, JobKind::Resync) => live.snapshot_share(&TenantId::new(&self.tenant)),
+            (JobState::Running, JobKind::Resync) => status.snapshot_share(&TenantId::new(&self.tenant)),
             (JobState::Running, JobKind::Verify) => self.scan_progress.share(),
             _ => self.progress,
         };

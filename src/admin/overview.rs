@@ -65,14 +65,14 @@ impl Status {
         Status {
             version: VERSION,
             commit: COMMIT,
-            role: app.live.role().role.as_str(),
+            role: app.status.role().role.as_str(),
             slot: report.slot.clone(),
             generation: report.generation,
             holder: report.holder.clone(),
             is_held: report.is_held,
             confirmed: report.confirmed.clone(),
             source_position: report.source_position.clone(),
-            wal_held_bytes: app.live.source_log().held_back.get(&report.slot).copied(),
+            wal_held_bytes: app.status.source_log().held_back.get(&report.slot).copied(),
             tenants,
             tee: report.tee.clone(),
         }

@@ -28,7 +28,7 @@ pub(super) async fn run(app: App, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         let config = app.configs.borrow().clone();
-        app.live.metrics.retain(|id| config.tenants.iter().any(|tenant| tenant.id == *id));
+        app.status.metrics.retain(|id| config.tenants.iter().any(|tenant| tenant.id == *id));
         app.targets.close_idle();
         let sampled = timeout(TIMEOUT, sample(&app, &config, &mut source, &mut state)).await;
         if sampled.is_err() {
@@ -36,7 +36,7 @@ pub(super) async fn run(app: App, stop: CancellationToken) {
         }
         if last_history_sample.elapsed() >= history::SAMPLE_INTERVAL {
             last_history_sample = Instant::now();
-            app.history.take(&app.live.tenants().unwrap_or_default());
+            app.history.take(&app.status.tenants().unwrap_or_default());
         }
     }
 }
@@ -48,15 +48,15 @@ async fn sample(app: &App, config: &Config, source: &mut Connection, state: &mut
         Some(client) => read_log(client, &slots).await.ok(),
         None => None,
     };
-    app.live.set_source_log(log.unwrap_or_default());
-    if app.live.is_streaming() {
+    app.status.set_source_log(log.unwrap_or_default());
+    if app.status.is_streaming() {
         *state = Connection::default();
         app.set_state_report(None);
         return;
     }
     let Some(client) = state.to(&config.state_url).await else { return };
     if let Ok(known) = StateStore::read(client, &config.source.slot).await {
-        app.set_state_report(Some(Report::of_state(config, &known, &app.live.source_log())));
+        app.set_state_report(Some(Report::of_state(config, &known, &app.status.source_log())));
     }
 }
 

@@ -8,7 +8,7 @@ use super::console::console;
 use super::openapi::openapi;
 use super::{paths, sampler};
 use crate::config::{Admin, Config};
-use crate::status::live::ProcessStatus;
+use crate::status::process::ProcessStatus;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware;
@@ -50,8 +50,8 @@ impl Server {
     ///
     /// # Errors
     /// The address cannot be bound.
-    pub async fn bind(configs: watch::Receiver<Config>, live: Arc<ProcessStatus>) -> Result<Server, ServerError> {
-        let app = App::new(live, configs.clone());
+    pub async fn bind(configs: watch::Receiver<Config>, status: Arc<ProcessStatus>) -> Result<Server, ServerError> {
+        let app = App::new(status, configs.clone());
         let admin = configs.borrow().admin.clone();
         let serving = match admin {
             Some(admin) => Some(Serving::start(&app, listen(admin.listen).await?, admin)),

@@ -270,7 +270,7 @@ async fn wait_for_user(app: &App, tenant: &Tenant, id: &str, wait: Duration) -> 
     let Ok(_permit) = app.waiters.try_acquire() else {
         return Err(Problem::unavailable("too many waiting requests").remedy("try again in a moment"));
     };
-    let mut waiter = app.live.user_watch.wait_for(&tenant.id, id);
+    let mut waiter = app.status.user_watch.wait_for(&tenant.id, id);
     let mut is_over = false;
     loop {
         // A deleted user counts as missing: it may sign up again.
@@ -295,7 +295,7 @@ async fn wait_for_user(app: &App, tenant: &Tenant, id: &str, wait: Duration) -> 
 async fn poll_if_standby(app: &App) {
     loop {
         sleep(POLL_INTERVAL).await;
-        if !app.live.is_streaming() {
+        if !app.status.is_streaming() {
             return;
         }
     }

@@ -12,7 +12,7 @@ use crate::model::Generation;
 use crate::pg::connect;
 use crate::replicator;
 use crate::state::StateStore;
-use crate::status::live::ProcessStatus;
+use crate::status::process::ProcessStatus;
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::process::ExitCode;
@@ -55,8 +55,8 @@ pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> Result<
     raise_open_files();
     let stop = signals().map_err(|error| diagnostic!("cannot handle signals: {error}"))?;
     let (sender, configs) = watch::channel(config.clone());
-    let (live, admin_stop) = (Arc::<ProcessStatus>::default(), CancellationToken::new());
-    let server = Server::bind(configs.clone(), live.clone()).await.map_err(|error| diagnostic!("{error}"))?;
+    let (status, admin_stop) = (Arc::<ProcessStatus>::default(), CancellationToken::new());
+    let server = Server::bind(configs.clone(), status.clone()).await.map_err(|error| diagnostic!("{error}"))?;
     tokio::spawn(server.run(admin_stop.clone()));
     let mut findings = find_faults(&config).await;
     if !findings.is_empty() && has_run_before(&config).await {
@@ -69,7 +69,7 @@ pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> Result<
         return Ok(ExitCode::from(FAILED));
     }
     let reloading = tokio::spawn(reload(file.clone(), files, sender));
-    let done = replicator::run_reloading(configs, live, stop).await;
+    let done = replicator::run_reloading(configs, status, stop).await;
     reloading.abort();
     admin_stop.cancel();
     done.map_err(|error| diagnostic!("{error}"))?;

@@ -23,9 +23,9 @@ pub async fn resync(
     allow_deletes: bool,
     stop: CancellationToken,
 ) -> Result<(), ServiceError> {
-    let live = Arc::default();
+    let status = Arc::default();
     let prepared = tokio::select! {
-        prepared = prepare(&config, &live) => prepared?,
+        prepared = prepare(&config, &status) => prepared?,
         () = stop.cancelled() => return Ok(()),
     };
     let context = prepared.context.clone();

@@ -14,7 +14,7 @@ use crate::replicator::source::slot::{EnsuredSlot, ensure_slot};
 use crate::route::Memory;
 use crate::snapshot::{Export, source_session};
 use crate::state::{Snapshot, StateStore};
-use crate::status::live::ProcessStatus;
+use crate::status::process::ProcessStatus;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -28,7 +28,7 @@ pub(crate) struct PreparedSession {
     pub(crate) created: Option<Export>,
 }
 
-pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Result<PreparedSession, ServiceError> {
+pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Result<PreparedSession, ServiceError> {
     let client = connect(&config.source.url).await?;
     source_session(&client).await?;
     // During a failover, for example. A slot created here now would not be the one that is carried over.
@@ -42,7 +42,7 @@ pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Resul
     let unpublished = publish(&client, &state, config).await?;
     let mut connection = ReplicationConnection::connect(&config.source.url).await?;
     let EnsuredSlot { position: from, export: created } =
-        ensure_slot(config, &client, &state, &mut connection, unpublished, live).await?;
+        ensure_slot(config, &client, &state, &mut connection, unpublished, status).await?;
     let system = identify_system(&mut connection).await?;
     let names = [&*config.source.publication];
     let (reader, writer) = connection.start_replication(&config.source.slot, from, &names).await?;
@@ -80,7 +80,7 @@ pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Resul
     let handles = config.tenants.iter().map(|tenant| {
         // Rows of an older generation are stale: treat those tenants as joining.
         let row = known.tenants.get(&tenant.id).filter(|row| row.generation == generation);
-        let counts = live.metrics.tenant(&tenant.id);
+        let counts = status.metrics.tenant(&tenant.id);
         TenantHandle::new(tenant.clone(), config.limits.tenant_memory, memory.clone(), counts, row)
     });
     // Compiled again: a standby may have waited for days.
@@ -89,7 +89,7 @@ pub(crate) async fn prepare(config: &Config, live: &Arc<ProcessStatus>) -> Resul
     let epochs = std::mem::take(&mut known.epochs);
     let beginning = SessionStart { generation, confirmed: from, publication: version, epochs, holder };
     let context =
-        SessionContext::new(config.clone(), state, beginning, handles, memory.clone(), &mapping, live.clone());
+        SessionContext::new(config.clone(), state, beginning, handles, memory.clone(), &mapping, status.clone());
     context.renewed(leased);
     tracing::info!(slot = config.source.slot, position = %from, %generation, epoch = %context.epoch, "streaming");
     Ok(PreparedSession { context: Arc::new(context), known, client, reader, writer, created })

@@ -6,7 +6,7 @@ use crate::replicator::error::ServiceError;
 use crate::replicator::prepare::prepare;
 use crate::replicator::session::config_changes::replaced;
 use crate::replicator::tasks::{SessionExit, SessionTasks};
-use crate::status::live::ProcessStatus;
+use crate::status::process::ProcessStatus;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -28,10 +28,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), ServiceE
 }
 
 /// As [`run`], with a configuration that can change: added and removed tenants start and stop, any other change restarts
-/// the session. `live` shows the status of the process.
+/// the session. `status` shows the status of the process.
 pub async fn run_reloading(
     mut configs: watch::Receiver<Config>,
-    live: Arc<ProcessStatus>,
+    status: Arc<ProcessStatus>,
     stop: CancellationToken,
 ) -> Result<(), ServiceError> {
     let mut reconnect = Backoff::new(RECONNECT_MIN, RECONNECT_MAX);
@@ -39,10 +39,10 @@ pub async fn run_reloading(
     loop {
         let begun = Instant::now();
         let config = configs.borrow_and_update().clone();
-        let error = match session(config, &mut configs, &live, &stop, &mut has_streamed).await {
+        let error = match session(config, &mut configs, &status, &stop, &mut has_streamed).await {
             Ok(SessionExit::Stopped) => return Ok(()),
             Ok(SessionExit::Reconfigured) => {
-                live.set_starting(None);
+                status.set_starting(None);
                 continue;
             }
             // The session had been healthy. Keep retrying: an operator will fix the source without restarting us.
@@ -57,8 +57,8 @@ pub async fn run_reloading(
             reconnect.reset();
         }
         let wait = reconnect.step();
-        live.metrics.source_reconnects.inc();
-        live.set_starting(Some(error.to_string()));
+        status.metrics.source_reconnects.inc();
+        status.set_starting(Some(error.to_string()));
         tracing::warn!(%error, ?wait, "session on the source ended, reconnecting");
         tokio::select! {
             () = sleep(wait) => {}
@@ -71,17 +71,17 @@ pub async fn run_reloading(
 async fn session(
     config: Config,
     configs: &mut watch::Receiver<Config>,
-    live: &Arc<ProcessStatus>,
+    status: &Arc<ProcessStatus>,
     stop: &CancellationToken,
     has_streamed: &mut bool,
 ) -> Result<SessionExit, ServiceError> {
     let prepared = tokio::select! {
-        prepared = prepare(&config, live) => prepared?,
+        prepared = prepare(&config, status) => prepared?,
         () = replaced(configs) => return Ok(SessionExit::Reconfigured),
         () = stop.cancelled() => return Ok(SessionExit::Stopped),
     };
     *has_streamed = true;
-    let _streaming = live.set_streaming(prepared.context.clone());
+    let _streaming = status.set_streaming(prepared.context.clone());
     #[cfg_attr(not(feature = "kafka"), allow(unused_mut))]
     let mut running = SessionTasks::start(prepared, None);
     #[cfg(feature = "kafka")]

@@ -174,7 +174,7 @@ impl SessionTasks {
             .into_iter()
             .map(|tenant| {
                 tracing::info!(tenant = %tenant.id, "tenant added");
-                let counts = context.live.metrics.tenant(&tenant.id);
+                let counts = context.status.metrics.tenant(&tenant.id);
                 context.tenants.add(TenantHandle::new(tenant, budget, context.memory.clone(), counts, None))
             })
             .collect();

@@ -1,7 +1,7 @@
 //! What a process shows of itself: the report of `status`, metrics, and the users that have just reached their targets.
 
-pub mod live;
 pub mod metrics;
+pub mod process;
 pub(crate) mod progress_handle;
 pub mod report;
 pub mod user_watch;

@@ -396,7 +396,7 @@ impl<S: Sink> Stream<S> {
         let request = |change: &Change| ReadRequest { id: change.id().into(), xid, at: commit_time };
         let requests: Vec<ReadRequest> = unsent.iter().map(request).collect();
         let read = self.context.rereader.read(&self.context.config, &requests).await?;
-        self.context.live.metrics.rereads.inc_by(requests.len() as u64);
+        self.context.status.metrics.rereads.inc_by(requests.len() as u64);
         for ReadUser { tenant, user, .. } in read.users {
             let tenant = tenant.map_or(TenantRef::Only, |key| TenantRef::Key(key.into()));
             self.output.add(transaction, tenant, Change::Upsert(user), IsCreate::No);
@@ -407,7 +407,7 @@ impl<S: Sink> Stream<S> {
     fn count_stripped_escapes(&self) {
         for role in self.relations.values() {
             if let RelationRole::Users(mapped) = role {
-                self.context.live.metrics.stripped_escapes.inc_by(mapped.plan.take_stripped_escapes());
+                self.context.status.metrics.stripped_escapes.inc_by(mapped.plan.take_stripped_escapes());
             }
         }
     }

@@ -156,7 +156,7 @@ impl AffectedUsers {
         let mut found = Vec::new();
         if !affected.users.is_empty() {
             let keys = texts(affected.users.keys());
-            context.live.metrics.rereads.inc_by(keys.len() as u64);
+            context.status.metrics.rereads.inc_by(keys.len() as u64);
             found = context.rereader.read_keys(&context.config, &xids, &keys).await?.users;
         }
         affected.attribute_deletes(&found, context, &xids).await?;

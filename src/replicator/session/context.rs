@@ -9,7 +9,7 @@ use crate::replicator::session::tenants::{TenantHandle, TenantRegistry};
 use crate::replicator::source::point_read::Rereader;
 use crate::route::{Fingerprints, Memory};
 use crate::state::{LEASE, Request, StateAccess, StateStore, TenantState};
-use crate::status::live::ProcessStatus;
+use crate::status::process::ProcessStatus;
 use crate::sync::lock;
 #[cfg(feature = "kafka")]
 use crate::{state::StateError, status::report::TeeReport};
@@ -43,7 +43,7 @@ pub(crate) struct SessionContext<S = StateStore> {
     pub(crate) report: Notify,
     /// Cancelled to stop reading, apply queued changes and end.
     pub(crate) drain: CancellationToken,
-    pub(crate) live: Arc<ProcessStatus>,
+    pub(crate) status: Arc<ProcessStatus>,
     /// Names this process in the state, for people.
     pub(crate) holder: String,
     progress: Mutex<Progress>,
@@ -78,11 +78,11 @@ impl<S: StateAccess> SessionContext<S> {
         handles: Vec<TenantHandle>,
         memory: Arc<Memory>,
         mapping: &str,
-        live: Arc<ProcessStatus>,
+        status: Arc<ProcessStatus>,
     ) -> SessionContext<S> {
         let SessionStart { generation, confirmed, publication, epochs, holder } = from;
         SessionContext {
-            rereader: Rereader::new(config.source.url.clone(), live.metrics.stripped_escapes.clone()),
+            rereader: Rereader::new(config.source.url.clone(), status.metrics.stripped_escapes.clone()),
             epoch: state.epoch(),
             config,
             state,
@@ -98,7 +98,7 @@ impl<S: StateAccess> SessionContext<S> {
             advanced: Notify::new(),
             report: Notify::new(),
             drain: CancellationToken::new(),
-            live,
+            status,
             holder,
             progress: Mutex::new(Progress::new(confirmed)),
             unrecorded: Mutex::default(),
@@ -206,7 +206,7 @@ impl<S: StateAccess> SessionContext<S> {
 
     /// Counts a row that could not be mapped. Returns the count if it is to be logged: at powers of two.
     pub(crate) fn count_unmappable(&self) -> Option<u64> {
-        let count = self.live.metrics.unmappable_rows.inc() + 1;
+        let count = self.status.metrics.unmappable_rows.inc() + 1;
         count.is_power_of_two().then_some(count)
     }
 
@@ -262,7 +262,7 @@ impl SessionContext {
         remedy: Option<&str>,
     ) -> Result<(), StateError> {
         self.state.put_tee(slot, state, reason, remedy).await?;
-        self.live.set_tee(Some(TeeReport {
+        self.status.set_tee(Some(TeeReport {
             slot: slot.to_owned(),
             state: state.as_str(),
             since_seconds: 0.0,

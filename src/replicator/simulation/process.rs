@@ -14,7 +14,7 @@ use crate::replicator::source::history::{History, HistoryFacts, decide_history};
 use crate::replicator::tenant::Worker;
 use crate::route::{Memory, Pushed};
 use crate::state::TenantState;
-use crate::status::live::ProcessStatus;
+use crate::status::process::ProcessStatus;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::sync::{Arc, LazyLock};
@@ -91,14 +91,14 @@ impl Process {
         let created = created.then(|| Snapshot::take(&world));
         drop(world);
 
-        let (config, memory, live) = (CONFIG.clone(), Arc::new(Memory::new(usize::MAX)), STATUS.clone());
+        let (config, memory, status) = (CONFIG.clone(), Arc::new(Memory::new(usize::MAX)), STATUS.clone());
         let handles = config.tenants.iter().map(|tenant| {
             let row = rows.get(&tenant.id).filter(|row| row.generation == generation);
             TenantHandle::new(tenant.clone(), usize::MAX, memory.clone(), Arc::default(), row)
         });
         let handles = handles.collect();
         let state = SimulatedState { world: shared.clone(), epoch };
-        let context = SessionContext::new(config, state, start, handles, memory, "", live);
+        let context = SessionContext::new(config, state, start, handles, memory, "", status);
         let context = Arc::new(context);
         let (sender, joins) = mpsc::channel(TENANTS);
         let workers = context.tenants.all();

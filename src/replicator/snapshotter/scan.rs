@@ -40,7 +40,7 @@ pub(crate) async fn run(
     let mut rows = RowStream::open(&client, &mapped.from, &mapped.relation, mapped.plan.decoded(), &condition).await?;
     while rows.advance().await? {
         if let Some(member) = add_row(context, &mapped, &mut rows, &mut partitioner, purged_before)? {
-            context.live.metrics.stripped_escapes.inc_by(mapped.plan.take_stripped_escapes());
+            context.status.metrics.stripped_escapes.inc_by(mapped.plan.take_stripped_escapes());
             partitioner.send(member, context.config.limits.stall).await;
             if partitioner.is_empty() {
                 return Ok(());
@@ -52,7 +52,7 @@ pub(crate) async fn run(
         }
         progress.add_row();
     }
-    context.live.metrics.stripped_escapes.inc_by(mapped.plan.take_stripped_escapes());
+    context.status.metrics.stripped_escapes.inc_by(mapped.plan.take_stripped_escapes());
     partitioner.finish(context.config.limits.stall).await;
     progress.finish();
     Ok(())

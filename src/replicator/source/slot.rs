@@ -9,7 +9,7 @@ use crate::replicator::error::ServiceError;
 use crate::replicator::source::own_slot::{create_own_slot, read_own_slot};
 use crate::snapshot::Export;
 use crate::state::{LEASE, StateStore};
-use crate::status::live::ProcessStatus;
+use crate::status::process::ProcessStatus;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -34,7 +34,7 @@ pub(crate) async fn ensure_slot(
     state: &PgClient,
     connection: &mut ReplicationConnection,
     unpublished: bool,
-    live: &ProcessStatus,
+    status: &ProcessStatus,
 ) -> Result<EnsuredSlot, ServiceError> {
     let name = &config.source.slot;
     let source = &config.source.url;
@@ -59,13 +59,13 @@ pub(crate) async fn ensure_slot(
                 // A slot that is being created has no position yet. Its creation may take long.
                 let holder = pid.filter(|_| confirmed.is_some());
                 if holder.is_some() {
-                    live.set_standby();
+                    status.set_standby();
                 }
                 standby.wait(client, state, name, holder).await?;
             }
         }
     };
-    live.set_starting(None);
+    status.set_starting(None);
     if let Some(loss) = loss {
         check_loss(config, loss)?;
         tracing::warn!(slot = name, reason = %loss, "creating a new slot: resyncing every tenant");

@@ -176,7 +176,7 @@ impl TeeSink {
         let pending = std::mem::take(&mut self.pending);
         let requests: Vec<ReadRequest> = pending.iter().filter_map(|pending| read_request(&pending.change)).collect();
         let found = self.context.rereader.read(&self.context.config, &requests).await?;
-        self.context.live.metrics.rereads.inc_by(requests.len() as u64);
+        self.context.status.metrics.rereads.inc_by(requests.len() as u64);
         let found: HashMap<(Option<String>, &str), &User> =
             found.users.iter().map(|ReadUser { tenant, user, .. }| ((tenant.clone(), &*user.id), user)).collect();
         let has_filter = self.context.config.users.filter.is_some();

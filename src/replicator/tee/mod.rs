@@ -106,7 +106,7 @@ async fn drop_former_slot(context: &SessionContext, kafka: Option<&Kafka>) -> Re
                 "dropped the slot of a former Kafka output: the configuration no longer has it"
             );
             context.state.forget_tee().await?;
-            context.live.set_tee(None);
+            context.status.set_tee(None);
             Ok(())
         }
         Err(error) => {
@@ -120,7 +120,7 @@ impl Tee {
     /// Publishes the recorded state of the Kafka output to the status API.
     async fn show_recorded(&self) -> Result<(), ServiceError> {
         let known = self.context.state.tee().await?;
-        self.context.live.set_tee(known.as_ref().map(TeeReport::of_state));
+        self.context.status.set_tee(known.as_ref().map(TeeReport::of_state));
         Ok(())
     }
 
@@ -131,7 +131,7 @@ impl Tee {
 
     /// Records and logs the failure, and waits before the next attempt.
     async fn broken(&mut self, kafka: &Kafka, error: &TeeError) -> Result<(), ServiceError> {
-        self.context.live.metrics.tee_reconnects.inc();
+        self.context.status.metrics.tee_reconnects.inc();
         let (reason, remedy) = error.parts();
         let wal = watchdog::held_back(&self.context, kafka).await;
         let state = match self.context.state.tee().await? {

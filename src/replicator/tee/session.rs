@@ -50,7 +50,7 @@ pub(crate) async fn session(
     let is_requested = context.state.tee().await?.is_some_and(|row| row.requested);
     let all = start_over.is_some() || is_requested || taken.created.is_some();
 
-    let metrics = &context.live.metrics;
+    let metrics = &context.status.metrics;
     let counts = Counts { messages: metrics.tee_messages.clone(), transactions: metrics.tee_transactions.clone() };
     let names = config.tenants.iter().map(|tenant| tenant.id.to_string()).collect();
     let publisher = Publisher::start(producer, kafka, encoder.source(), names, counts);
@@ -167,7 +167,7 @@ async fn follow(
     let stream = Stream::new(context.clone(), sink, context.drain.clone(), reader, client);
     let positions = || {
         let positions = progress.positions();
-        context.live.set_tee_published(positions.confirmed);
+        context.status.set_tee_published(positions.confirmed);
         positions
     };
     let reporting = report(positions, &news, writer, CancellationToken::new());

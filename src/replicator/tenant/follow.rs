@@ -62,7 +62,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 self.handle.mailbox.finish(batch.bytes);
                 self.acknowledge(apply, end);
                 self.count(batch.entries.len(), &batch, started);
-                self.context.live.user_watch.notify(self.id(), batch.entries.keys());
+                self.context.status.user_watch.notify(self.id(), batch.entries.keys());
                 Ok(())
             }
             Err(stop) => {
@@ -133,7 +133,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 self.acknowledge(apply, end);
                 batch.oldest = oldest;
                 self.count(rows + batch.entries.len(), &batch, started);
-                self.context.live.user_watch.notify_all(self.id());
+                self.context.status.user_watch.notify_all(self.id());
                 Ok(())
             }
             Applied::Refused => Err(transaction_lost(checkpoint_moved())),
@@ -198,7 +198,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             // The difference of two clocks may be negative.
             age: Duration::from_micros(u64::try_from(micros).unwrap_or(0)),
         };
-        self.context.live.metrics.applied(&self.handle.counts, visible);
+        self.context.status.metrics.applied(&self.handle.counts, visible);
     }
 
     fn acknowledge(&self, apply: &mut ApplyState, end: Lsn) {

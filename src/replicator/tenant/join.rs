@@ -95,7 +95,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         self.discard_applied(position);
         context.joined(self.index, position);
         self.handle.counts.resynced();
-        context.live.user_watch.notify_all(self.id());
+        context.status.user_watch.notify_all(self.id());
         tracing::info!(
             %position, users = loaded.read, inserted = loaded.inserted,
             updated = loaded.updated, deleted = loaded.deleted, "up to date, streaming"

@@ -83,7 +83,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 let (apply, finished) = phase.resume(position).map_err(StopReason::Rejoin)?;
                 if let Some(finished) = finished {
                     self.handle.mailbox.finish(finished.bytes);
-                    context.live.user_watch.notify_all(self.id());
+                    context.status.user_watch.notify_all(self.id());
                 }
                 self.discard_applied(position);
                 context.acknowledge(self.id(), position);

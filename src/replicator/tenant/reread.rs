@@ -47,7 +47,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         let read = self.context.rereader.read(&self.context.config, &requests).await;
         let mut read =
             read.map_err(|error| StopReason::Retry { cause: RetryCause::SourceReadFailed, reason: error.to_string() })?;
-        self.context.live.metrics.rereads.inc_by(requests.len() as u64);
+        self.context.status.metrics.rereads.inc_by(requests.len() as u64);
         let users = std::mem::take(&mut read.users);
         let read = Arc::new(read);
         if apply.seen.len() + requests.len() > MAX_SEEN_USERS {

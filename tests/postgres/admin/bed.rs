@@ -14,13 +14,13 @@ use users_sync::config::{Admin, Config};
 use users_sync::pg::Secret;
 use users_sync::replicator;
 use users_sync::replicator::ServiceError;
-use users_sync::status::live::ProcessStatus;
+use users_sync::status::process::ProcessStatus;
 
 /// The service and its admin server, in this process.
 pub struct AdminBed {
     pub at: SocketAddr,
     pub configs: watch::Sender<Config>,
-    pub live: Arc<ProcessStatus>,
+    pub status: Arc<ProcessStatus>,
     stop: CancellationToken,
     service: JoinHandle<Result<(), ServiceError>>,
     server: JoinHandle<()>,
@@ -36,12 +36,12 @@ impl AdminBed {
         log();
         config.admin = config.admin.or_else(|| loopback(None));
         let (sender, configs) = watch::channel(config);
-        let (live, stop) = (Arc::<ProcessStatus>::default(), CancellationToken::new());
-        let server = Server::bind(configs.clone(), live.clone()).await.unwrap();
+        let (status, stop) = (Arc::<ProcessStatus>::default(), CancellationToken::new());
+        let server = Server::bind(configs.clone(), status.clone()).await.unwrap();
         let at = server.address().unwrap();
         let server = tokio::spawn(server.run(stop.clone()));
-        let service = tokio::spawn(replicator::run_reloading(configs, live.clone(), stop.clone()));
-        AdminBed { at, configs: sender, live, stop, service, server }
+        let service = tokio::spawn(replicator::run_reloading(configs, status.clone(), stop.clone()));
+        AdminBed { at, configs: sender, status, stop, service, server }
     }
 
     pub async fn stop(self) {

@@ -43,7 +43,7 @@ async fn a_wait_that_starts_before_or_after_the_commit_ends_with_the_user() {
         let waiting = tokio::spawn(async move { (get(at, &path).await.status, Instant::now()) });
         // The request has checked the target and is waiting.
         let registered = Instant::now();
-        while shown.live.user_watch.watchers() == 0 {
+        while shown.status.user_watch.watchers() == 0 {
             assert!(registered.elapsed() < crate::support::DEADLINE);
             tokio::task::yield_now().await;
         }
