@@ -1,15 +1,12 @@
-//! Property test: `raw_json` equals the server's own `to_jsonb` of the row, for rows of every built-in type.
+//! Property test: `raw_json` equals the server's own `to_jsonb` of the row, for rows of the types in `COLUMNS`.
 //! Prints its seed; `USERS_SYNC_SEED=<number>` repeats a run.
 
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant, SystemTime};
-use tokio_postgres::{Client, Config, NoTls};
+use futures_util::TryStreamExt;
+use std::time::SystemTime;
+use tokio_postgres::Client;
 use users_sync::map::{RowPlan, Rules, TenantRef, Value, parse_timestamp};
 use users_sync::model::{Cell, Column, Oid, Relation, ReplicaIdentity, TableName};
+use users_sync::throwaway::{Options, PostgresServer};
 
 const ROWS: usize = 4000;
 /// The probability that a value is null.
@@ -172,6 +169,10 @@ const COLUMNS: &[(&str, &[&str])] = &[
     ("box", &["'(1,1),(0,0)'"]),
     ("box[]", &["'{(1,1),(0,0);(3,3),(2,2)}'", "'{}'"]),
     ("polygon", &["'((0,0),(1,1))'"]),
+    ("line", &["'{1,-1,0.5}'"]),
+    ("lseg", &["'[(0,0),(1,1e-5)]'"]),
+    ("path", &["'[(0,0),(1,1),(2,0)]'", "'((0,0),(1,1))'"]),
+    ("circle", &["'<(1,2),3>'"]),
     ("tsvector", &["to_tsvector('simple', md5(random()::text) || ' it''s a \\ b')"]),
     ("tsquery", &["'a & ''b c'''"]),
     ("oid", &["'1234'"]),
@@ -180,6 +181,8 @@ const COLUMNS: &[(&str, &[&str])] = &[
     ("int2vector", &["'1 2 -3'", "''"]),
     ("oidvector", &["'1 2'", "''"]),
     ("pg_lsn", &["'16/B374D848'"]),
+    ("tid", &["'(7,1)'"]),
+    ("pg_snapshot", &["'10:20:10,14,15'"]),
     ("xid8", &["'18446744073709551615'"]),
     ("jsonpath", &["'$.\"a b\"'"]),
     ("citext_like", &["any_text()"]),
@@ -205,8 +208,8 @@ const FUNCTIONS: &str = r#"
 
 #[tokio::test]
 async fn raw_json_equals_to_jsonb() {
-    let server = Server::start();
-    let client = server.connect().await;
+    let server = PostgresServer::start(Options::new().set("fsync", "off")).await.unwrap();
+    let client = server.connect("postgres").await.unwrap();
     let seed = match std::env::var("USERS_SYNC_SEED") {
         Ok(seed) => seed.parse().unwrap(),
         Err(_) => SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos().into(),
@@ -238,7 +241,7 @@ async fn raw_json_equals_to_jsonb() {
     .await;
     let micros =
         texts(&client, "SELECT CASE WHEN isfinite(at) THEN (extract(epoch FROM at) * 1000000)::numeric(30)::text END FROM users ORDER BY id").await;
-    let rows = copy_out(&server);
+    let rows = copy_out(&client).await;
     assert_eq!((rows.len(), oracle.len()), (ROWS, ROWS));
     for ((row, oracle), micros) in rows.iter().zip(&oracle).zip(&micros) {
         let cells: Vec<Cell<'_>> = row.iter().map(|text| text.as_deref().map_or(Cell::Null, Cell::Text)).collect();
@@ -320,14 +323,11 @@ async fn texts(client: &Client, query: &str) -> Vec<String> {
 }
 
 /// COPY text uses the types' output functions, as pgoutput does. Undoes COPY's own escapes.
-fn copy_out(server: &Server) -> Vec<Vec<Option<Vec<u8>>>> {
-    let mut command = Command::new(server.binaries.join("psql"));
-    let url = format!("postgres://postgres@127.0.0.1:{}/postgres", server.port);
-    let copy = "COPY (SELECT * FROM users ORDER BY id) TO STDOUT";
-    let output = command.args(["-XqAt", "-v", "ON_ERROR_STOP=1", &url, "-c", SESSION, "-c", copy]).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let lines = output.stdout.split(|&b| b == b'\n').filter(|line| !line.is_empty());
-    lines.map(|line| line.split(|&b| b == b'\t').map(unescape).collect()).collect()
+async fn copy_out(client: &Client) -> Vec<Vec<Option<Vec<u8>>>> {
+    let stream = client.copy_out("COPY (SELECT * FROM users ORDER BY id) TO STDOUT").await.unwrap();
+    let lines: Vec<_> = stream.try_collect().await.unwrap();
+    let fields = |line: &[u8]| line.strip_suffix(b"\n").unwrap().split(|&b| b == b'\t').map(unescape).collect();
+    lines.iter().map(|line| fields(line)).collect()
 }
 
 fn unescape(field: &[u8]) -> Option<Vec<u8>> {
@@ -364,97 +364,4 @@ impl Dice {
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         (z ^ (z >> 31)) % bound
     }
-}
-
-/// A server of this test's own, removed on drop.
-struct Server {
-    process: Child,
-    binaries: PathBuf,
-    port: u16,
-    _directory: tempfile::TempDir,
-}
-
-impl Server {
-    fn start() -> Server {
-        let binaries = binaries().expect("PostgreSQL's server binaries");
-        let directory = tempfile::tempdir().unwrap();
-        // Started as root, the server runs as `postgres`, which then owns the data.
-        let root = std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
-        let owner = root.then(|| user("postgres"));
-        if let Some((uid, gid)) = owner {
-            chown(directory.path(), Some(uid), Some(gid)).unwrap();
-        }
-        std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o700)).unwrap();
-        let run = |program: &str| {
-            let mut command = Command::new(binaries.join(program));
-            command.current_dir(directory.path());
-            if let Some((uid, gid)) = owner {
-                command.uid(uid).gid(gid);
-            }
-            command
-        };
-        let data = directory.path().join("data");
-        let made = run("initdb")
-            .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N", "-D"])
-            .arg(&data)
-            .output();
-        let made = made.unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut process = run("postgres")
-            .args(["-c", "fsync=off", "-c", "unix_socket_directories=", "-c", "listen_addresses=127.0.0.1"])
-            .args(["-p", &port.to_string(), "-D"])
-            .arg(&data)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // The log says when the server is ready; from then on it is only drained.
-        let mut log = BufReader::new(process.stderr.take().unwrap());
-        let mut line = String::new();
-        while !line.contains("ready to accept connections") {
-            line.clear();
-            assert!(log.read_line(&mut line).unwrap() > 0, "the server did not start");
-        }
-        std::thread::spawn(move || log.read_to_end(&mut Vec::new()));
-        Server { process, binaries, port, _directory: directory }
-    }
-
-    async fn connect(&self) -> Client {
-        let mut config = Config::new();
-        config.host("127.0.0.1").port(self.port).user("postgres").dbname("postgres");
-        let (client, connection) = config.connect(NoTls).await.unwrap();
-        tokio::spawn(connection);
-        client
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // SIGINT is PostgreSQL's fast shutdown; a killed postmaster would leave its children running.
-        let _ = Command::new("kill").args(["-INT", &self.process.id().to_string()]).status();
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while matches!(self.process.try_wait(), Ok(None)) {
-            if Instant::now() > deadline {
-                let _ = self.process.kill();
-            }
-            std::thread::yield_now();
-        }
-    }
-}
-
-fn binaries() -> Option<PathBuf> {
-    let complete = |dir: &Path| ["initdb", "postgres", "psql"].iter().all(|program| dir.join(program).exists());
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let mut installed: Vec<PathBuf> = installed.map(|version| version.path().join("bin")).collect();
-    installed.sort();
-    installed.reverse();
-    installed.into_iter().chain(std::env::split_paths(&path)).find(|dir| complete(dir))
-}
-
-fn user(name: &str) -> (u32, u32) {
-    let file = std::fs::read_to_string("/etc/passwd").unwrap();
-    let fields = file.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields[0] == name);
-    let fields = fields.expect("a user to run the server as");
-    (fields[2].parse().unwrap(), fields[3].parse().unwrap())
 }
