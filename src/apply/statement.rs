@@ -83,16 +83,15 @@ WHERE attrelid = 'neon_auth.users_sync'::regclass AND attnum > 0 AND NOT attisdr
 pub(crate) const READ_CHECKPOINT: &str = "\
 SELECT tenant, target_id::text, generation, position, epoch, mapping FROM users_sync.checkpoint";
 
-/// The condition under which the checkpoint may move. `$1` to `$6`: tenant, target id, generation, epoch,
-/// from, to.
+/// The condition under which the checkpoint may move, as `Identity::may_write`. `$1` to `$6`: tenant, target id,
+/// generation, epoch, from, to.
 const GUARD_WHERE: &str =
     "tenant = $1 AND target_id = $2::text::uuid AND generation = $3 AND position = $5 AND epoch <= $4";
 
 /// The first statement of a chunked transaction: locks the checkpoint's row until the commit.
-pub(crate) const LOCK_CHECKPOINT: &str = "\
-SELECT 1 FROM users_sync.checkpoint \
-WHERE tenant = $1 AND target_id = $2::text::uuid AND generation = $3 AND position = $5 AND epoch <= $4 \
-FOR UPDATE";
+pub(crate) fn lock_checkpoint() -> String {
+    format!("SELECT 1 FROM users_sync.checkpoint WHERE {GUARD_WHERE} FOR UPDATE")
+}
 
 /// Writes the first checkpoint of a target or the one after a merge, unless a later merge was faster. `$1` to
 /// `$6`: tenant, target id, generation, epoch, position, mapping.

@@ -50,6 +50,17 @@ pub struct Identity {
     pub epoch: Epoch,
 }
 
+impl Identity {
+    /// The condition of the guard (`GUARD_WHERE`): whether a batch from `position` may be written.
+    pub(crate) fn may_write(&self, checkpoint: &Checkpoint, position: Lsn) -> bool {
+        checkpoint.tenant == self.tenant
+            && checkpoint.target_id == self.target_id
+            && checkpoint.generation == self.generation
+            && checkpoint.epoch <= self.epoch
+            && checkpoint.position == position
+    }
+}
+
 /// An open connection to a target whose tables have been checked.
 pub struct Target {
     client: PgClient,
@@ -137,7 +148,7 @@ impl Target {
         let locked = self
             .client
             .query_typed(
-                statement::LOCK_CHECKPOINT,
+                &statement::lock_checkpoint(),
                 &[
                     (&who.tenant.as_str(), Type::TEXT),
                     (&target_id, Type::TEXT),

@@ -1,7 +1,7 @@
 //! What outlives a process in the simulation: the source with its slot and state, the targets, and the statements that are on
 //! their way to a target.
 
-use crate::apply::Checkpoint;
+use crate::apply::{Checkpoint, Identity};
 use crate::model::{ByTenant, Change, Epoch, Generation, Lsn, TenantId, TenantIdx, Timestamp, User};
 use crate::state::{Request, SourceRow, TenantRow};
 use fastrand::Rng;
@@ -372,11 +372,8 @@ fn take(target: &mut Table, statement: &InFlight, branch: u32) -> bool {
 pub(crate) fn is_admitted(found: Option<&Checkpoint>, who: &Checkpoint, from: Option<Lsn>) -> bool {
     match (found, from) {
         (Some(found), Some(from)) => {
-            found.tenant == who.tenant
-                && found.target_id == who.target_id
-                && found.generation == who.generation
-                && found.position == from
-                && found.epoch <= who.epoch
+            let Checkpoint { tenant, target_id, generation, epoch, .. } = who.clone();
+            Identity { tenant, target_id, generation, epoch }.may_write(found, from)
         }
         (None, Some(_)) => false,
         (Some(found), None) => {

@@ -174,13 +174,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     ) -> Result<(), StopReason> {
         let Connection { target, who } = connection;
         let checkpoint = self.await_answer(target.checkpoint()).await?;
-        let as_expected = checkpoint.is_some_and(|checkpoint| {
-            checkpoint.tenant == who.tenant
-                && checkpoint.target_id == who.target_id
-                && checkpoint.generation == who.generation
-                && checkpoint.epoch <= who.epoch
-                && checkpoint.position == apply.position
-        });
+        let as_expected = checkpoint.is_some_and(|checkpoint| who.may_write(&checkpoint, apply.position));
         if as_expected && replace_patches(batch) > 0 {
             self.resolve(apply, batch).await
         } else {
