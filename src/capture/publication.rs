@@ -108,7 +108,7 @@ pub struct Published {
 /// The problem where a column list would be a syntax error.
 pub(crate) const NEEDS_COLUMN_LISTS: &str = "source.publish: columns needs PostgreSQL 15 or later at the source";
 /// Its remedy.
-pub(crate) const WITHOUT_COLUMN_LISTS: &str = "use source.publish: rows";
+pub(crate) const COLUMN_LISTS_REMEDY: &str = "use source.publish: rows";
 
 /// Whether the server supports column lists (since PostgreSQL 15).
 pub(crate) async fn has_column_lists(client: &Client) -> Result<bool, CaptureError> {

@@ -2,7 +2,7 @@
 
 use super::finding::{Finding, Subject};
 use super::source_facts::{PublicationFacts, SourceFacts, TableFacts, Usage};
-use crate::capture::publication::{NEEDS_COLUMN_LISTS, WITHOUT_COLUMN_LISTS};
+use crate::capture::publication::{COLUMN_LISTS_REMEDY, NEEDS_COLUMN_LISTS};
 use crate::config::{Config, Family, OnSlotLoss, Publish};
 use crate::map::{CompileError, RowPlan, WatchPlan, WithheldReason};
 use crate::model::{Relation, ReplicaIdentity, TableName, TypeCatalog};
@@ -90,7 +90,7 @@ impl SourceCheck<'_> {
             self.error("the server is a standby and cannot hold the publication", "point source.url at the primary");
         }
         if self.config.source.publish == Publish::Columns && !facts.has_column_lists {
-            self.error(NEEDS_COLUMN_LISTS, WITHOUT_COLUMN_LISTS);
+            self.error(NEEDS_COLUMN_LISTS, COLUMN_LISTS_REMEDY);
         }
         if !facts.may_replicate {
             let remedy = if facts.has_rds_role {

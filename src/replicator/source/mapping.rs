@@ -120,7 +120,7 @@ async fn needed_columns(client: &Client, rules: &Rules, relation: Relation) -> R
                 "{} has REPLICA IDENTITY FULL: with a column list the store's own UPDATEs and DELETEs would fail",
                 relation.table
             ),
-            remedy: "use an index as replica identity, or source.publish: rows".to_owned(),
+            remedy: "use an index as replica identity, or set source.publish: rows".to_owned(),
         });
     }
     let mut needed: Vec<bool> = relation.columns.iter().map(|column| column.in_identity).collect();

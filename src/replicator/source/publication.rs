@@ -36,7 +36,7 @@ pub(crate) async fn require_column_lists(client: &PgClient, publish: Publish) ->
     if publish == Publish::Rows || publication::has_column_lists(client).await? {
         return Ok(());
     }
-    let (what, remedy) = (publication::NEEDS_COLUMN_LISTS, publication::WITHOUT_COLUMN_LISTS);
+    let (what, remedy) = (publication::NEEDS_COLUMN_LISTS, publication::COLUMN_LISTS_REMEDY);
     Err(ServiceError::Unready { what: what.to_owned(), remedy: remedy.to_owned() })
 }
 

@@ -7,7 +7,8 @@ use crate::tee::kafka::Failure;
 use std::time::Duration;
 
 /// Remedy for a snapshot that exceeds `limits.snapshot_age`.
-const SLOW_KAFKA: &str = "find out why Kafka accepts messages so slowly (quotas, disks), or raise limits.snapshot_age";
+const SLOW_KAFKA_REMEDY: &str =
+    "find out why Kafka accepts messages so slowly (quotas, disks), or raise limits.snapshot_age";
 
 /// An error that ends a session of the Kafka output.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +60,7 @@ impl TeeError {
     pub(crate) fn parts(&self) -> (String, Option<&'static str>) {
         match self {
             TeeError::Kafka(failure) => (failure.what.clone(), failure.remedy),
-            TeeError::SnapshotAge(_) => (self.to_string(), Some(SLOW_KAFKA)),
+            TeeError::SnapshotAge(_) => (self.to_string(), Some(SLOW_KAFKA_REMEDY)),
             error => (error.to_string(), None),
         }
     }

@@ -5,8 +5,8 @@ use super::read;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use std::path::Path;
 
-/// The files with user-facing texts: findings, reasons and remedies.
-const TEXTS: [&str; 11] = [
+/// The files whose every text is a finding, a reason or a remedy. Remedies are found in other files too.
+const TEXTS: [&str; 12] = [
     "src/apply/assessment.rs",
     "src/check/finding.rs",
     "src/check/kafka.rs",
@@ -17,6 +17,7 @@ const TEXTS: [&str; 11] = [
     "src/model/reason.rs",
     "src/replicator/error.rs",
     "src/replicator/failure_policy.rs",
+    "src/replicator/tee/error.rs",
     "src/replicator/tenant/outcome.rs",
 ];
 const KAFKA: &str = "src/tee/kafka/failure.rs";
@@ -85,6 +86,37 @@ fn logged(tokens: TokenStream) -> Vec<String> {
     here.into_iter().chain(inside.collect::<Vec<_>>()).collect()
 }
 
+/// The remedies: literals of a function `remedy`, of a constant `..._REMEDY`, and of what is assigned to `remedy`.
+fn remedies(tokens: TokenStream) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut tokens = tokens.into_iter().peekable();
+    let mut is_function = false;
+    while let Some(token) = tokens.next() {
+        let word = token.to_string();
+        let next = tokens.peek().map(ToString::to_string);
+        let is_value = matches!(next.as_deref(), Some(":" | "=")) && (word == "remedy" || word.ends_with("_REMEDY"));
+        if is_value || is_function && word == "remedy" {
+            let ends = |token: &TokenTree| match token {
+                TokenTree::Group(group) => is_function && group.delimiter() == Delimiter::Brace,
+                token => !is_function && [",", ";"].contains(&&*token.to_string()),
+            };
+            let mut value = TokenStream::new();
+            for token in tokens.by_ref() {
+                let is_end = ends(&token);
+                value.extend([token]);
+                if is_end {
+                    break;
+                }
+            }
+            found.extend(literals(value));
+        } else if let TokenTree::Group(group) = token {
+            found.extend(remedies(group.stream()));
+        }
+        is_function = word == "fn";
+    }
+    found
+}
+
 /// The text with placeholders replaced by `…` and without formatting.
 fn plain(text: &str) -> String {
     let mut out = String::new();
@@ -108,6 +140,7 @@ fn sentence(text: &str) -> Option<String> {
     (words >= 3).then(|| sentence.to_owned())
 }
 
+/// The source files below a directory, without files of tests.
 fn sources(under: &Path, found: &mut Vec<String>) {
     for entry in std::fs::read_dir(under).unwrap() {
         let path = entry.unwrap().path();
@@ -122,8 +155,11 @@ fn sources(under: &Path, found: &mut Vec<String>) {
 #[test]
 fn every_error_finding_and_remedy_is_in_the_runbook() {
     let runbook = plain(&read("docs/RUNBOOK.md").replace("\\|", "|"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
-    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    sources(&root.join("src"), &mut files);
+    let name = |path: &String| Path::new(path).strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+    let files: Vec<String> = files.iter().map(name).collect();
     let lines = files.iter().flat_map(|path| logged(tokens(path)).into_iter().map(move |text| (path.clone(), text)));
     let lines: Vec<_> = lines.collect();
     assert!(lines.len() > 30, "{lines:?}");
@@ -133,12 +169,17 @@ fn every_error_finding_and_remedy_is_in_the_runbook() {
         assert!(!texts.is_empty(), "{path} has no text");
         texts.into_iter().map(move |text| (path.to_owned(), text))
     });
+    // An answer of the HTTP API has its remedy beside it, for the program that sent the request.
+    let with_remedies = files.iter().filter(|path| !path.starts_with("src/admin/"));
+    let fixes = with_remedies.flat_map(|path| remedies(tokens(path)).into_iter().map(move |text| (path.clone(), text)));
+    let fixes: Vec<_> = fixes.collect();
+    assert!(fixes.len() > 30, "{fixes:?}");
     // A log message has a table row that begins with it.
     let lines = lines.into_iter().map(|(path, text)| (path, plain(&text)));
     let lines = lines.filter(|(_, text)| text.chars().any(char::is_alphabetic));
     let lines = lines.map(|(path, text)| (path, format!("| {text} |")));
     let missing: Vec<_> = lines
-        .chain(texts.filter_map(|(path, text)| Some((path, sentence(&text)?))))
+        .chain(texts.chain(fixes).filter_map(|(path, text)| Some((path, sentence(&text)?))))
         .filter(|(_, text)| !runbook.contains(text.as_str()))
         .map(|(path, text)| format!("{path}: {text}"))
         .collect();
@@ -156,4 +197,15 @@ fn texts_are_extracted_from_source_code() {
     assert_eq!(plain("it is {what} now"), "it is … now");
     let all = literals(tokens);
     assert_eq!(all.iter().filter_map(|text| sentence(text)).collect::<Vec<_>>(), ["it is … now", "one \"two\" three"]);
+}
+
+#[test]
+fn remedies_are_found_wherever_they_are_written() {
+    let code = r#"
+        const SLOW_REMEDY: &str = "a constant is one"; const OTHER: &str = "another constant is none";
+        fn f() { let remedy = "so is a variable"; g(S { what: "no remedy at all", remedy: h("a field, too"), x: "none" }) }
+        fn remedy(x: u8) -> &'static str { match x { 1 => "what a function returns", _ => "in every case" } }"#;
+    let expected =
+        ["a constant is one", "so is a variable", "a field, too", "what a function returns", "in every case"];
+    assert_eq!(remedies(code.parse().unwrap()), expected);
 }
