@@ -167,15 +167,20 @@ impl Process {
         assert!(self.child.wait().unwrap().success());
     }
 
-    /// Resident memory in MB: current and peak.
-    pub fn resident(&self) -> (f64, f64) {
+    pub fn resident(&self) -> Resident {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let value = |name: &str| {
             let line = status.lines().find(|line| line.starts_with(name)).unwrap();
             line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
         };
-        (value("VmRSS:"), value("VmHWM:"))
+        Resident { now: value("VmRSS:"), peak: value("VmHWM:") }
     }
+}
+
+/// Resident memory in MB.
+pub struct Resident {
+    pub now: f64,
+    pub peak: f64,
 }
 
 impl Drop for Process {

@@ -15,7 +15,8 @@ pub async fn single_row_transactions(bed: &Bed, table: &mut Table) {
     bed.following("drain", 1).await;
     ours.stop();
     bed.renames("drain", 1, TRANSACTIONS).await;
-    let (native, ours) = drain(bed, "drain", &format!("id = 'user-{TRANSACTIONS}' AND name = 'Changed'")).await;
+    let Drained { native, ours } =
+        drain(bed, "drain", &format!("id = 'user-{TRANSACTIONS}' AND name = 'Changed'")).await;
     let rate = |seconds: f64| f64::from(TRANSACTIONS) / seconds;
     table.add("200,000 single-row transactions drained", "1/s", rate(ours), Some(rate(native)), ">= 1.2, goal 1.5");
 }
@@ -28,13 +29,18 @@ pub async fn one_large_transaction(bed: &Bed, table: &mut Table) {
     ours.stop();
     bed.source.sql("large", "UPDATE users SET name = 'Changed', updated_at = now()").await.unwrap();
     let changed = format!("id = 'user-{ROWS}' AND name = 'Changed'");
-    let (native, ours) = drain(bed, "large", &changed).await;
+    let Drained { native, ours } = drain(bed, "large", &changed).await;
     let rate = |seconds: f64| f64::from(ROWS) / seconds;
     table.add("one transaction of 1,000,000 updates drained", "rows/s", rate(ours), Some(rate(native)), ">= 1");
 }
 
-/// Seconds that PostgreSQL and users-sync take.
-async fn drain(bed: &Bed, name: &str, done: &str) -> (f64, f64) {
+/// Seconds that a drain takes.
+struct Drained {
+    native: f64,
+    ours: f64,
+}
+
+async fn drain(bed: &Bed, name: &str, done: &str) -> Drained {
     checkpoint(&bed.source).await;
     checkpoint(&bed.target).await;
     bed.native(name, true).await;
@@ -47,10 +53,10 @@ async fn drain(bed: &Bed, name: &str, done: &str) -> (f64, f64) {
     let sql = format!("SELECT true FROM neon_auth.users_sync WHERE {done}");
     bed.wait(&bed.target, &format!("{name}_ours"), &sql).await;
     let ours = started.elapsed();
-    let (_, peak) = process.resident();
+    let peak = process.resident().peak;
     println!("  peak resident memory {peak:.0} MB");
     process.stop();
-    (native.as_secs_f64(), ours.as_secs_f64())
+    Drained { native: native.as_secs_f64(), ours: ours.as_secs_f64() }
 }
 
 /// Writes all dirty pages, so that no measured time includes it.

@@ -23,8 +23,8 @@ pub async fn commit_to_visible(bed: &Bed, table: &mut Table) {
     distant(bed, table).await;
     let p50 = "latency p50 at 100 commits/s, synchronous_commit on";
     let p99 = "latency p99 at 100 commits/s, synchronous_commit on";
-    table.add(p50, "ms", ours.0, Some(native.0), "<= 1 ms");
-    table.add(p99, "ms", ours.1, Some(native.1), "<= 10 ms");
+    table.add(p50, "ms", ours.p50, Some(native.p50), "<= 1 ms");
+    table.add(p99, "ms", ours.p99, Some(native.p99), "<= 10 ms");
 }
 
 /// The target is 20 ms of round trip away from users-sync, but not from the reader.
@@ -35,13 +35,19 @@ async fn distant(bed: &Bed, table: &mut Table) {
     let url = near.replace(&bed.target.port().to_string(), &proxy.port().to_string());
     let process = bed.ours("latency", &[("only".to_owned(), url)], false);
     bed.following("latency", 1).await;
-    let (p50, _) = measure(bed, &bed.target, "latency_ours", "neon_auth.users_sync", "distant").await;
+    let Latency { p50, .. } = measure(bed, &bed.target, "latency_ours", "neon_auth.users_sync", "distant").await;
     process.stop();
     table.add("latency p50 with 20 ms round trip to the target", "ms", p50, None, "<= 30 ms");
 }
 
-/// p50 and p99 in milliseconds. A reader queries for the next user until it is there.
-async fn measure(bed: &Bed, server: &PostgresServer, database: &str, table: &str, tag: &str) -> (f64, f64) {
+/// Percentiles in milliseconds.
+struct Latency {
+    p50: f64,
+    p99: f64,
+}
+
+/// A reader queries for the next user until it is there.
+async fn measure(bed: &Bed, server: &PostgresServer, database: &str, table: &str, tag: &str) -> Latency {
     let writer = bed.source.connect("latency").await.unwrap();
     let reader = server.connect(database).await.unwrap();
     let seen = reader.prepare(&format!("SELECT 1 FROM {table} WHERE id = $1")).await.unwrap();
@@ -60,5 +66,5 @@ async fn measure(bed: &Bed, server: &PostgresServer, database: &str, table: &str
         tokio::time::sleep_until(next.into()).await;
     }
     latencies.sort_by(f64::total_cmp);
-    (latencies[latencies.len() / 2], latencies[latencies.len() * 99 / 100])
+    Latency { p50: latencies[latencies.len() / 2], p99: latencies[latencies.len() * 99 / 100] }
 }

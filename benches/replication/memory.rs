@@ -16,7 +16,7 @@ pub async fn many_tenants(bed: &Bed, table: &mut Table) {
     bed.source.sql("many", "ALTER TABLE users REPLICA IDENTITY FULL").await.unwrap();
     let process = bed.ours("many", &tenants, true);
     bed.following("many", tenants.len()).await;
-    let (now, _) = process.resident();
+    let now = process.resident().now;
     process.stop();
     table.add("resident memory with 100 tenants following", "MB", now, None, "<= 50 MB");
 }

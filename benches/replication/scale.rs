@@ -64,10 +64,10 @@ async fn rows_read(bed: &Bed) -> f64 {
 async fn idle(bed: &Bed, process: &Process) -> f64 {
     let none = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'users-sync'";
     bed.wait(&bed.target, "postgres", none).await;
-    let (mut resident, _) = process.resident();
+    let mut resident = process.resident().now;
     loop {
         tokio::time::sleep(DECAY).await;
-        let (now, _) = process.resident();
+        let now = process.resident().now;
         if now > resident * 0.99 {
             return now;
         }

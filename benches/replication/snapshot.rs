@@ -14,7 +14,7 @@ pub async fn first_copy(bed: &Bed, table: &mut Table) {
     let process = bed.ours("first", &bed.one_tenant("first"), false);
     bed.following("first", 1).await;
     let ours = started.elapsed().as_secs_f64();
-    let (_, peak) = process.resident();
+    let peak = process.resident().peak;
     println!("  peak resident memory {peak:.0} MB");
     let started = Instant::now();
     run(&process, &["resync", "--all"]).await;

@@ -70,8 +70,8 @@ pub fn findings(root: &Path) -> Vec<String> {
             continue;
         }
         let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{path}: {error}"));
-        let uses = uses(&text).into_iter().filter(|(_, word, _)| *word != "nobody" || !path.starts_with(ACCOUNT_NAMES));
-        findings.extend(uses.map(|(line, word, instead)| format!("{path}:{line}: {word:?}; write {instead}")));
+        let uses = uses(&text).into_iter().filter(|found| found.word != "nobody" || !path.starts_with(ACCOUNT_NAMES));
+        findings.extend(uses.map(|Use { line, word, instead }| format!("{path}:{line}: {word:?}; write {instead}")));
     }
     findings
 }
@@ -92,8 +92,16 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// The listed words in a text, each with the number of the line that it starts in.
-fn uses(text: &str) -> Vec<(usize, &'static str, &'static str)> {
+/// A listed word in a text.
+struct Use {
+    /// The number of the line that it starts in.
+    line: usize,
+    word: &'static str,
+    instead: &'static str,
+}
+
+/// The listed words in a text.
+fn uses(text: &str) -> Vec<Use> {
     let lines: Vec<Vec<String>> = text.lines().map(words_of).collect();
     let mut uses = Vec::new();
     for (number, line) in lines.iter().enumerate() {
@@ -102,7 +110,7 @@ fn uses(text: &str) -> Vec<(usize, &'static str, &'static str)> {
             for (phrase, instead) in WORDS {
                 let mut here = line[start..].iter().chain(next);
                 if phrase.split(' ').all(|word| here.next().is_some_and(|found| found == word)) {
-                    uses.push((number + 1, phrase, instead));
+                    uses.push(Use { line: number + 1, word: phrase, instead });
                 }
             }
         }
@@ -119,7 +127,7 @@ fn words_of(line: &str) -> Vec<String> {
 
 #[test]
 fn listed_words_are_found_as_whole_words_without_case() {
-    let found = |text: &str| uses(text).into_iter().map(|(line, word, _)| (line, word)).collect::<Vec<_>>();
+    let found = |text: &str| uses(text).into_iter().map(|found| (found.line, found.word)).collect::<Vec<_>>();
     assert_eq!(found("fn a() {}\n// Nobody's\nTenantRef::Nobody"), [(2, "nobody"), (3, "nobody")]);
     assert_eq!(found("fn is_mended_here()"), [(1, "mended")]);
     assert_eq!(found("//! read so\n//! many times"), [(1, "so many")]);

@@ -87,22 +87,28 @@ impl Authority {
         self.dir.path().join("ca.pem")
     }
 
-    /// PEM certificate and key of a server with this name or address.
-    fn sign(&self, name: &str) -> (String, String) {
+    /// Signs a server's name or address.
+    fn sign(&self, name: &str) -> Signed {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new([name.to_owned()]).unwrap();
-        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+        Signed { certificate: params.signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
     }
 }
 
+/// A certificate and its key in PEM.
+struct Signed {
+    certificate: String,
+    key: String,
+}
+
 /// A server that uses TLS with this certificate and key.
-async fn tls_server(options: Options, (certificate, key): (String, String)) -> PostgresServer {
+async fn tls_server(options: Options, signed: Signed) -> PostgresServer {
     let mut server = PostgresServer::start(options).await.unwrap();
-    use_certificate(&mut server, (certificate, key)).await;
+    use_certificate(&mut server, signed).await;
     server
 }
 
-async fn use_certificate(server: &mut PostgresServer, (certificate, key): (String, String)) {
+async fn use_certificate(server: &mut PostgresServer, Signed { certificate, key }: Signed) {
     server.write_file("server.crt", certificate.as_bytes()).unwrap();
     server.write_file("server.key", key.as_bytes()).unwrap();
     server.sql("postgres", "alter system set ssl = on").await.unwrap();

@@ -1,6 +1,6 @@
 //! Certificates: which are trusted under which name, and channel binding with every kind of signature.
 
-use super::{Authority, outcome, roots, tls_server, url, use_certificate};
+use super::{Authority, Signed, outcome, roots, tls_server, url, use_certificate};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
 use users_sync::throwaway::Options;
 
@@ -44,7 +44,7 @@ async fn a_self_signed_certificate_is_trusted_as_the_root_file() {
     let certificate = params.self_signed(&key).unwrap().pem();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), &certificate).unwrap();
-    let server = tls_server(Options::new(), (certificate, key.serialize_pem())).await;
+    let server = tls_server(Options::new(), Signed { certificate, key: key.serialize_pem() }).await;
     for (mode, file, host, expected) in [
         ("verify-ca", file.path(), "127.0.0.1", "tls"),
         ("verify-full", file.path(), "localhost", "tls"),
