@@ -23,7 +23,7 @@ pub use checkpoint::Checkpoint;
 pub(crate) use checkpoint::NIL_TARGET_ID;
 pub(crate) use notify::NOTIFY_WITHOUT_ID;
 pub(crate) use observe::observe;
-pub use plan::{Move, Rows, plan_rows};
+pub use plan::{Move, PlannedRows, Rows, plan_rows};
 pub(crate) use refusal::{Bisection, Refusal, RefusedUser};
 pub(crate) use rejected::{MAX_REJECTED, write_rejected};
 pub use shape::ShapeError;

@@ -22,8 +22,16 @@ pub struct Rows<'a> {
     pub deletes: Vec<(&'a str, Timestamp)>,
 }
 
-/// Sorts changes by kind. Rereads must have been resolved; unresolved ones are returned by id.
-pub fn plan_rows<'a>(changes: impl IntoIterator<Item = &'a Change>) -> (Rows<'a>, Vec<&'a str>) {
+/// Changes sorted by kind.
+pub struct PlannedRows<'a> {
+    /// The rows to write.
+    pub rows: Rows<'a>,
+    /// The ids of rereads, which should have been resolved.
+    pub unresolved: Vec<&'a str>,
+}
+
+/// Sorts changes by kind.
+pub fn plan_rows<'a>(changes: impl IntoIterator<Item = &'a Change>) -> PlannedRows<'a> {
     let mut rows = Rows::default();
     let mut unresolved = Vec::new();
     for change in changes {
@@ -34,7 +42,7 @@ pub fn plan_rows<'a>(changes: impl IntoIterator<Item = &'a Change>) -> (Rows<'a>
             Change::Reread { id, .. } => unresolved.push(&**id),
         }
     }
-    (rows, unresolved)
+    PlannedRows { rows, unresolved }
 }
 
 impl Rows<'_> {
@@ -100,7 +108,7 @@ mod tests {
             Change::Reread { id: "r".into(), xid: Xid(1), at: Timestamp(1) },
             Change::Patch(patch()),
         ];
-        let (rows, unresolved) = plan_rows(&changes);
+        let PlannedRows { rows, unresolved } = plan_rows(&changes);
         assert!(rows.upserts == [&user()] && rows.patches == [&patch()]);
         assert_eq!((rows.deletes, unresolved), (vec![("d", Timestamp(7))], vec!["r"]));
     }
@@ -111,7 +119,7 @@ mod tests {
         for change in
             [Change::Upsert(user()), Change::Patch(patch()), Change::Delete { id: "d".into(), at: Timestamp(7) }]
         {
-            assert!(!plan_rows([&change]).0.is_empty());
+            assert!(!plan_rows([&change]).rows.is_empty());
         }
     }
 

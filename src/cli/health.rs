@@ -24,7 +24,7 @@ pub(super) struct Arguments {
 /// Prints the response. Exit code 0 if its status is 200.
 pub(super) fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
     let url = &arguments.url;
-    let (authority, path) = split_url(url)
+    let HttpUrl { authority, path } = split_url(url)
         .ok_or_else(|| diagnostic!(help = "for example http://127.0.0.1:9187/readyz", "{url:?} is not an http URL"))?;
     let answer = get(authority, path).map_err(|error| diagnostic!("no answer from {url}: {error}"))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
@@ -33,11 +33,17 @@ pub(super) fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
     Ok(if status == Some("200") { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
-/// Splits a URL into `host:port` and path.
-fn split_url(url: &str) -> Option<(&str, &str)> {
+#[derive(Debug, PartialEq)]
+struct HttpUrl<'a> {
+    /// `host:port`.
+    authority: &'a str,
+    path: &'a str,
+}
+
+fn split_url(url: &str) -> Option<HttpUrl<'_>> {
     let rest = url.strip_prefix("http://")?;
     let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
-    (!authority.is_empty() && !url.contains(char::is_whitespace)).then_some((authority, path))
+    (!authority.is_empty() && !url.contains(char::is_whitespace)).then_some(HttpUrl { authority, path })
 }
 
 /// With HTTP/1.0 the server closes the connection after the response.
@@ -67,8 +73,9 @@ mod tests {
 
     #[test]
     fn a_url_is_split_into_its_parts() {
-        assert_eq!(split_url("http://127.0.0.1:9187/readyz"), Some(("127.0.0.1:9187", "/readyz")));
-        assert_eq!(split_url("http://[::1]:1"), Some(("[::1]:1", "/")));
+        let readyz = HttpUrl { authority: "127.0.0.1:9187", path: "/readyz" };
+        assert_eq!(split_url("http://127.0.0.1:9187/readyz"), Some(readyz));
+        assert_eq!(split_url("http://[::1]:1"), Some(HttpUrl { authority: "[::1]:1", path: "/" }));
         for no in ["https://h/", "http:///x", "h:1/x", "http://h/a b", "http://h/\r\nX: y"] {
             assert_eq!(split_url(no), None, "{no}");
         }

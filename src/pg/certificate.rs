@@ -28,10 +28,10 @@ pub(crate) fn tls_server_end_point(certificate: &[u8]) -> Option<Vec<u8>> {
 
 /// Certificate ::= SEQUENCE { tbsCertificate SEQUENCE, signatureAlgorithm SEQUENCE { OID, parameters }, ... }
 fn signature_hash(certificate: &[u8]) -> Option<&'static Algorithm> {
-    let (inside, _) = element(certificate, SEQUENCE)?;
-    let (_, after_tbs) = element(inside, SEQUENCE)?;
-    let (algorithm, _) = element(after_tbs, SEQUENCE)?;
-    let (oid, parameters) = element(algorithm, OBJECT_IDENTIFIER)?;
+    let inside = element(certificate, SEQUENCE)?.content;
+    let after_tbs = element(inside, SEQUENCE)?.rest;
+    let algorithm = element(after_tbs, SEQUENCE)?.content;
+    let Element { content: oid, rest: parameters } = element(algorithm, OBJECT_IDENTIFIER)?;
     match (oid.split_last()?, oid) {
         // RFC 5929 replaces MD5 (4) and SHA-1 (5) by SHA-256.
         ((4 | 5 | 11, RSA), _) => Some(&digest::SHA256),
@@ -46,11 +46,11 @@ fn signature_hash(certificate: &[u8]) -> Option<&'static Algorithm> {
 }
 
 fn pss_hash(parameters: &[u8]) -> Option<&'static Algorithm> {
-    let (inside, _) = element(parameters, SEQUENCE)?;
+    let inside = element(parameters, SEQUENCE)?.content;
     // Absent parameters mean SHA-1, which RFC 5929 replaces by SHA-256.
-    let Some((tagged, _)) = element(inside, PSS_HASH) else { return Some(&digest::SHA256) };
-    let (algorithm, _) = element(tagged, SEQUENCE)?;
-    let (oid, _) = element(algorithm, OBJECT_IDENTIFIER)?;
+    let Some(tagged) = element(inside, PSS_HASH) else { return Some(&digest::SHA256) };
+    let algorithm = element(tagged.content, SEQUENCE)?.content;
+    let oid = element(algorithm, OBJECT_IDENTIFIER)?.content;
     match (oid.split_last()?, oid) {
         ((1, NIST_HASH), _) | (_, SHA1) => Some(&digest::SHA256),
         ((2, NIST_HASH), _) => Some(&digest::SHA384),
@@ -59,9 +59,15 @@ fn pss_hash(parameters: &[u8]) -> Option<&'static Algorithm> {
     }
 }
 
-/// Splits `der` after its first element. Returns that element's content and the rest; `None` if the tag
-/// differs.
-fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+/// The first element of a DER text.
+struct Element<'a> {
+    content: &'a [u8],
+    /// What follows the element.
+    rest: &'a [u8],
+}
+
+/// Splits `der` after its first element. `None` if the tag differs.
+fn element(der: &[u8], tag: u8) -> Option<Element<'_>> {
     let (&found, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;
     if found != tag {
@@ -75,7 +81,8 @@ fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
         }
         _ => return None,
     };
-    rest.split_at_checked(length)
+    let (content, rest) = rest.split_at_checked(length)?;
+    Some(Element { content, rest })
 }
 
 #[cfg(test)]

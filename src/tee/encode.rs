@@ -25,6 +25,15 @@ enum Format {
     Upsert,
 }
 
+/// The key of a message.
+#[derive(Debug)]
+pub struct MessageKey {
+    /// The tenant's id. `None` if each tenant has its own topic.
+    pub tenant: Option<String>,
+    /// The user's id.
+    pub user: String,
+}
+
 impl Encoder {
     /// An encoder for `kafka`'s format, with the names of the source database and the mapped table.
     pub fn new(kafka: &Kafka, database: &str, table: &TableName) -> Encoder {
@@ -108,12 +117,12 @@ impl Encoder {
         out.push_str(self.key_closes);
     }
 
-    /// Parses a key that this encoder wrote: tenant id (`None` if each tenant has its own topic) and user id.
-    pub fn read_key(&self, key: &[u8]) -> Option<(Option<String>, String)> {
+    /// Parses a key that this encoder wrote.
+    pub fn read_key(&self, key: &[u8]) -> Option<MessageKey> {
         let mut key: serde_json::Value = serde_json::from_slice(key).ok()?;
         let fields = if self.key_opens.is_empty() { &mut key } else { key.get_mut("payload")? };
         let text = |value: Option<&serde_json::Value>| value?.as_str().map(str::to_owned);
         let tenant = if self.names_tenant { Some(text(fields.get("tenant_id"))?) } else { None };
-        Some((tenant, text(fields.get("id"))?))
+        Some(MessageKey { tenant, user: text(fields.get("id"))? })
     }
 }

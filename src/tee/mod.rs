@@ -14,7 +14,7 @@ mod positions;
 mod upsert;
 
 pub use batch::{Batch, Message, Text};
-pub use encode::Encoder;
+pub use encode::{Encoder, MessageKey};
 pub use event::{Event, EventPosition, Op};
 pub use messages::{CompleteChange, messages};
 pub use positions::{PositionRecord, Positions, Resume, Source, Split, StreamPosition, TenantPosition, decide_resume};

@@ -88,17 +88,17 @@ async fn only_the_owner_writes_and_only_from_the_targets_position() {
         (owner(), Move { from: Lsn(101), ..here }),
     ];
     for (who, moving) in &strangers {
-        let applied = target.apply(who, *moving, &plan_rows(&changes).0).await.unwrap();
+        let applied = target.apply(who, *moving, &plan_rows(&changes).rows).await.unwrap();
         assert_eq!(applied, Applied::Refused, "{who:?} {moving:?}");
         assert_eq!(target.begin_chunks(who, moving.from).await.unwrap(), Applied::Refused, "{who:?} {moving:?}");
         assert_eq!(state(&bed).await, before, "{who:?} {moving:?}");
     }
     let later = Identity { epoch: Epoch(6), ..owner() };
-    assert_eq!(target.apply(&later, here, &plan_rows(&changes[..2]).0).await.unwrap(), Applied::Yes);
+    assert_eq!(target.apply(&later, here, &plan_rows(&changes[..2]).rows).await.unwrap(), Applied::Yes);
     let expected = vec![vec![Some("0/C8".into()), Some("6".into()), Some("freshLater,thereLater".into())]];
     assert_eq!(state(&bed).await, expected);
     // Repeated as after a lost reply: already applied.
-    assert_eq!(target.apply(&later, here, &plan_rows(&changes[..2]).0).await.unwrap(), Applied::Refused);
+    assert_eq!(target.apply(&later, here, &plan_rows(&changes[..2]).rows).await.unwrap(), Applied::Refused);
     assert_eq!(state(&bed).await, expected);
 }
 
@@ -109,10 +109,10 @@ async fn a_patch_without_a_live_row_rejects_its_whole_batch() {
     let before = state(&bed).await;
     let changes = [user("fresh", "Later"), patch("there", "Later"), patch("missing", "Later")];
     let moving = Move { from: Lsn(100), to: Lsn(200) };
-    assert_eq!(target.apply(&owner(), moving, &plan_rows(&changes).0).await.unwrap(), Applied::Refused);
+    assert_eq!(target.apply(&owner(), moving, &plan_rows(&changes).rows).await.unwrap(), Applied::Refused);
     assert_eq!(state(&bed).await, before);
     bed.server.sql("acme", "UPDATE neon_auth.users_sync SET deleted_at = now()").await.unwrap();
-    assert_eq!(target.apply(&owner(), moving, &plan_rows(&changes[..2]).0).await.unwrap(), Applied::Refused);
+    assert_eq!(target.apply(&owner(), moving, &plan_rows(&changes[..2]).rows).await.unwrap(), Applied::Refused);
     assert_eq!(state(&bed).await, before);
 }
 
@@ -124,7 +124,7 @@ async fn chunks_become_visible_together_with_their_checkpoint_or_not_at_all() {
     for commit in [false, true] {
         assert_eq!(target.begin_chunks(&owner(), Lsn(100)).await.unwrap(), Applied::Yes);
         for id in ["a", "b"] {
-            assert_eq!(target.apply_chunk(&plan_rows(&[user(id, "Later")]).0).await.unwrap(), Applied::Yes);
+            assert_eq!(target.apply_chunk(&plan_rows(&[user(id, "Later")]).rows).await.unwrap(), Applied::Yes);
             assert_eq!(target.apply_chunk(&Rows::default()).await.unwrap(), Applied::Yes);
         }
         assert_eq!(state(&bed).await, before);

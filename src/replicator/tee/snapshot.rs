@@ -14,7 +14,7 @@ use crate::replicator::tee::kafka_sink::millis;
 use crate::route::Directory;
 use crate::snapshot::{Export, RowStream};
 use crate::tee::kafka::{CommitKind, Reader};
-use crate::tee::{Event, EventPosition, Op, PositionRecord, StreamPosition, TenantPosition};
+use crate::tee::{Event, EventPosition, MessageKey, Op, PositionRecord, StreamPosition, TenantPosition};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use tokio::time::Instant;
 
@@ -97,14 +97,14 @@ impl Pass<'_> {
             let mut held = Ids::new();
             for (topic, theirs) in &topics {
                 reader.users(topic, deletes, |key, is_there| {
-                    let Some((tenant, id)) = encoder.read_key(key) else { return };
+                    let Some(MessageKey { tenant, user }) = encoder.read_key(key) else { return };
                     let is_its = |its: &&TopicTenant| tenant.as_ref().is_none_or(|id| id == its.id.as_str());
                     let Some(TopicTenant { index, .. }) = theirs.iter().find(is_its) else { return };
                     let ids = held.entry(*index).or_default();
                     if is_there {
-                        ids.insert(id.into());
+                        ids.insert(user.into());
                     } else {
-                        ids.remove(&*id);
+                        ids.remove(&*user);
                     }
                 })?;
             }

@@ -230,7 +230,7 @@ pub(super) fn replace_patches(batch: &mut Batch) -> usize {
 
 fn rows(batch: &Batch) -> Rows<'_> {
     // Point reads have been resolved: none is left.
-    plan_rows(batch.entries.values().map(|entry| &entry.change)).0
+    plan_rows(batch.entries.values().map(|entry| &entry.change)).rows
 }
 
 pub(super) fn checkpoint_moved() -> StopReason {

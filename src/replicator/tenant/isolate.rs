@@ -57,7 +57,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         while let Some(range) = bisection.next_part() {
             self.await_answer(target.set_savepoint()).await?;
             let part = changes[range.clone()].iter().copied();
-            match self.await_answer(target.apply_chunk(&plan_rows(part).0)).await {
+            match self.await_answer(target.apply_chunk(&plan_rows(part).rows)).await {
                 Ok(Applied::Yes) => {}
                 Ok(Applied::Refused) => return Err(checkpoint_moved()),
                 Err(StopReason::Refused(refusal)) => {
