@@ -86,12 +86,17 @@ impl StateAccess for SimulatedState {
     }
 }
 
-#[derive(Clone)]
-pub(crate) struct SimulatedConnector(pub(crate) Shared);
+/// Connects a process to its targets.
+pub(crate) struct SimulatedConnector {
+    pub(crate) world: Shared,
+    /// The branch of the source's history from which the process reads.
+    pub(crate) branch: u32,
+}
 
 /// A connection to a target. It ends with the target's incarnation, and a transaction ends with it.
 pub(crate) struct SimulatedTarget {
     world: Shared,
+    branch: u32,
     index: TenantIdx,
     incarnation: u64,
     connection: u64,
@@ -104,15 +109,16 @@ impl Connector for SimulatedConnector {
     type Target = SimulatedTarget;
 
     async fn connect(&self, url: &PgUrl) -> Result<SimulatedTarget, StopReason> {
-        self.0.pause().await;
+        self.world.pause().await;
         let (index, _) = TENANT_IDS.iter().find(|(_, id)| id.as_str() == url.database).unwrap();
-        let mut world = self.0.lock();
+        let mut world = self.world.lock();
         if !world.is_up[index] {
             return Err(RetryCause::Unreachable.into());
         }
         world.next_connection += 1;
         let (incarnation, connection) = (world.incarnations[index], world.next_connection);
-        Ok(SimulatedTarget { world: self.0.clone(), index, incarnation, connection, chunks: Vec::new() })
+        let (world, branch) = (self.world.clone(), self.branch);
+        Ok(SimulatedTarget { world, branch, index, incarnation, connection, chunks: Vec::new() })
     }
 
     async fn open(&self, target: SimulatedTarget, _: &Config) -> Result<(SimulatedTarget, ObservedTarget), StopReason> {
@@ -160,7 +166,8 @@ impl SimulatedTarget {
             let had_lock = world.locks.contains(&self.lock());
             world.end_transactions(self.index);
             let locks = from.is_none() || had_lock;
-            world.in_flight.push(InFlight { target: self.index, rows, who, from, locks, reply: Some(reply) });
+            let (target, branch, reply) = (self.index, self.branch, Some(reply));
+            world.in_flight.push(InFlight { target, branch, rows, who, from, locks, reply });
         }
         answer.await.map_err(|_| RetryCause::TargetError.into())
     }
@@ -279,7 +286,11 @@ impl TargetAccess for SimulatedTarget {
     }
 
     async fn read_rejected(&mut self) -> Result<Vec<UserId>, StopReason> {
-        self.execute(|_, _| Vec::new()).await
+        self.execute(|world, index| {
+            world.resumed[index] = world.source.state.epoch;
+            Vec::new()
+        })
+        .await
     }
 
     async fn write_rejected(&mut self, _: &[RefusedUser], _: &[&str]) -> Result<(), StopReason> {

@@ -74,11 +74,9 @@ impl Simulation {
             4..6 => self.world.lock().take_down(which),
             6..8 => self.interrupt(which),
             8 => self.request_resync(which),
-            9..12 => self.world.lock().restore_target(which),
-            12 => {
-                let mut world = self.world.lock();
-                world.source_before = Some(world.source.clone());
-            }
+            9..11 => self.world.lock().restore_target(which),
+            11 => self.lose_newest(),
+            12 => self.world.lock().back_up_source(),
             13 if self.roll(2) == 0 => self.restore_source(),
             14 if self.roll(2) == 0 => self.lose_slot(),
             15 => self.run(Process::drain),
@@ -163,10 +161,11 @@ impl Simulation {
         source.requests.push(request);
     }
 
-    /// The source goes back with its slot and its state. What runs loses its connections.
+    /// The source goes back with its slot and its state. What runs loses its connections to them, and may still write to
+    /// targets what it has read.
     fn restore_source(&mut self) {
         let Some(before) = self.world.lock().source_before.take() else { return };
-        (self.current, self.former) = (None, Vec::new());
+        self.former.extend(self.current.take());
         {
             let mut world = self.world.lock();
             world.branch += 1;
@@ -176,7 +175,17 @@ impl Simulation {
         }
         // A process looks at the log before it has grown past what it had been; at the targets, when they are up.
         self.start();
-        self.world.lock().in_flight.clear();
+    }
+
+    /// The source loses its newest transactions while they are on their way to the targets.
+    fn lose_newest(&mut self) {
+        self.world.lock().back_up_source();
+        self.world.lock().commit(USERS);
+        for _ in 0..3 {
+            self.run(Process::read);
+            TENANT_IDS.indexes().for_each(|index| self.try_run(|process| process.work(index)));
+        }
+        self.restore_source();
     }
 
     /// The slot is dropped, or another program creates or moves it.

@@ -28,6 +28,8 @@ type Task = BoxFuture<'static, Result<(), ServiceError>>;
 
 pub(crate) struct Process {
     world: Shared,
+    /// The branch of the source's history from which it reads.
+    branch: u32,
     context: Arc<Context>,
     workers: ByTenant<Option<Task>>,
     /// A write of the positions to the state that has begun.
@@ -89,6 +91,7 @@ impl Process {
         let (rows, next) =
             (source.rows.clone(), source.log.iter().position(|t| t.end > from).unwrap_or(source.log.len()));
         let created = created.then(|| Snapshot::take(&world));
+        let branch = world.branch;
         drop(world);
 
         let (config, memory, status) = (CONFIG.clone(), Arc::new(Memory::new(usize::MAX)), STATUS.clone());
@@ -109,13 +112,15 @@ impl Process {
             if created.is_some() || handle.state() == TenantState::Following {
                 handle.mailbox.open();
             }
-            let (connector, row) = (SimulatedConnector(shared.clone()), rows.get(&handle.tenant.id).cloned());
+            let connector = SimulatedConnector { world: shared.clone(), branch };
+            let row = rows.get(&handle.tenant.id).cloned();
             let worker = Worker::new(context.clone(), connector, index, sender.clone(), row);
             Some(worker.run(created.is_some()).boxed())
         });
         let workers = workers.collect();
         Process {
             world: shared.clone(),
+            branch,
             context,
             workers,
             recording: None,
@@ -148,6 +153,9 @@ impl Process {
             }
             let (xid, end) = (Xid(end.0 as u32), (!is_part).then_some(end));
             if handle.mailbox.push(&mut changes, commit, xid, Timestamp(0), end, false) == Pushed::Queued {
+                let is_behind = self.context.progress().behind().any(|tenant| *tenant == handle.tenant.id);
+                let gathers = handle.state() == TenantState::Joining;
+                assert!(is_behind || !gathers, "tenant {} gathers changes that may be confirmed", handle.tenant.id);
                 queued.push(handle.tenant.id.clone());
             }
         }
@@ -178,7 +186,8 @@ impl Process {
     /// Takes a snapshot for the tenants that have requested one, or tells them that it failed.
     pub(crate) fn serve_joins(&mut self) {
         let requests: Vec<JoinRequest> = std::iter::from_fn(|| self.joins.try_recv().ok()).collect();
-        if requests.is_empty() {
+        // A source that was restored has ended this process's connections.
+        if requests.is_empty() || self.branch != self.world.lock().branch {
             return;
         }
         let created = self.created.take();

@@ -4,6 +4,7 @@
 use crate::apply::{Checkpoint, Identity};
 use crate::model::{ByTenant, Change, Epoch, Generation, Lsn, TenantId, TenantIdx, Timestamp, User};
 use crate::state::{Request, SourceRow, TenantRow};
+use crate::sync::lock;
 use fastrand::Rng;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
@@ -42,7 +43,7 @@ pub(crate) struct Transaction {
 pub(crate) struct Table {
     pub(crate) rows: BTreeMap<usize, Version>,
     pub(crate) checkpoint: Option<Checkpoint>,
-    /// The branch of the source's history from which it was written.
+    /// The branch of the source's history from which it was written last.
     branch: u32,
 }
 
@@ -65,6 +66,8 @@ pub(crate) struct Source {
 /// A statement or transaction on its way to a target.
 pub(crate) struct InFlight {
     pub(crate) target: TenantIdx,
+    /// The branch of the source's history from which its sender reads.
+    pub(crate) branch: u32,
     pub(crate) rows: Vec<UserVersion>,
     pub(crate) who: Checkpoint,
     /// The position that the checkpoint has to have; `None` for a merge, which replaces all rows.
@@ -96,6 +99,8 @@ pub(crate) struct World {
     /// Grows when a target goes down or is restored, which ends its connections.
     pub(crate) incarnations: ByTenant<u64>,
     pub(crate) next_connection: u64,
+    /// The last process that fenced the target and continued from its checkpoint.
+    pub(crate) resumed: ByTenant<Epoch>,
     pub(crate) locks: Vec<Lock>,
     pub(crate) in_flight: Vec<InFlight>,
     pub(crate) coverage: Coverage,
@@ -111,6 +116,8 @@ pub(crate) struct Coverage {
     pub(crate) unanswered: u64,
     /// Statements that the guard refused.
     pub(crate) refused: u64,
+    /// Statements of a process whose source went back.
+    pub(crate) outdated: u64,
     /// Targets that were opened.
     pub(crate) opened: u64,
     /// Tenants that were parked.
@@ -126,6 +133,7 @@ impl Coverage {
         self.chunked += more.chunked;
         self.unanswered += more.unanswered;
         self.refused += more.refused;
+        self.outdated += more.outdated;
         self.opened += more.opened;
         self.parked += more.parked;
         self.failed_sessions += more.failed_sessions;
@@ -133,8 +141,9 @@ impl Coverage {
 
     /// The count of what has happened least.
     pub(crate) fn smallest(self) -> u64 {
-        let Coverage { merges, batches, chunked, unanswered, refused, opened, parked, failed_sessions } = self;
-        let counts = [merges, batches, chunked, unanswered, refused, opened, parked, failed_sessions];
+        let Coverage { merges, batches, chunked, unanswered, refused, outdated, opened, parked, failed_sessions } =
+            self;
+        let counts = [merges, batches, chunked, unanswered, refused, outdated, opened, parked, failed_sessions];
         counts.into_iter().min().unwrap_or(0)
     }
 }
@@ -149,7 +158,7 @@ impl Shared {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, World> {
-        self.0.lock().unwrap()
+        lock(&self.0)
     }
 
     /// Lets other tasks run in between, or not.
@@ -198,6 +207,7 @@ impl World {
             is_up: each(true),
             incarnations: each(0),
             next_connection: 0,
+            resumed: each(Epoch(0)),
             locks: Vec::new(),
             in_flight: Vec::new(),
             coverage: Coverage::default(),
@@ -210,6 +220,9 @@ impl World {
             return;
         }
         let index = self.rng.usize(..self.in_flight.len());
+        if !self.may_arrive(&self.in_flight[index]) {
+            return;
+        }
         let is_late = self.in_flight[index].reply.is_none();
         match self.rng.u8(..20) {
             // The connection is lost; the statement may still be executed.
@@ -227,9 +240,12 @@ impl World {
     }
 
     fn execute(&mut self, mut statement: InFlight) {
-        let is_admitted = take(&mut self.targets[statement.target], &statement, self.branch);
+        let is_admitted = take(&mut self.targets[statement.target], &statement);
+        if is_admitted && statement.branch == self.branch {
+            self.check_rows(statement.target);
+        }
         let is_answered = statement.reply.take().is_some_and(|reply| reply.send(is_admitted).is_ok());
-        let Coverage { merges, batches, chunked, unanswered, refused, .. } = &mut self.coverage;
+        let Coverage { merges, batches, chunked, unanswered, refused, outdated, .. } = &mut self.coverage;
         let count = if !is_admitted {
             refused
         } else if statement.from.is_none() {
@@ -241,6 +257,16 @@ impl World {
         };
         *count += 1;
         *unanswered += u64::from(is_admitted && !is_answered);
+        *outdated += u64::from(statement.branch != self.branch);
+    }
+
+    /// A target that was written to holds exactly what the source held at the target's position.
+    fn check_rows(&self, target: TenantIdx) {
+        let Table { rows, checkpoint, .. } = &self.targets[target];
+        let Some(Checkpoint { position, .. }) = checkpoint else { return };
+        let mut held = rows.clone();
+        held.retain(|_, version| version.is_some());
+        assert_eq!(held, self.source.table_at(target, *position), "tenant {target:?} at {position}");
     }
 
     /// Commits or rolls back the transactions that hold the lock of the target's checkpoint, so that the next one can lock it.
@@ -250,10 +276,16 @@ impl World {
         let (locking, others) = std::mem::take(&mut self.in_flight).into_iter().partition(locks);
         self.in_flight = others;
         for statement in locking {
-            if self.rng.bool() {
+            if self.may_arrive(&statement) && self.rng.bool() {
                 self.execute(statement);
             }
         }
+    }
+
+    /// A statement with lost transactions arrives only after the newest process has continued. If it commits between that
+    /// process's first look and its fence, the fence overwrites the epoch that would tell.
+    fn may_arrive(&self, statement: &InFlight) -> bool {
+        statement.branch == self.branch || self.resumed[statement.target] == self.source.state.epoch
     }
 
     /// The target takes no connections for a while, and those that it has end. Its statements may still be executed.
@@ -275,6 +307,10 @@ impl World {
         self.in_flight.retain(|statement| statement.target != target);
     }
 
+    pub(crate) fn back_up_source(&mut self) {
+        self.source_before = Some(self.source.clone());
+    }
+
     pub(crate) fn commit(&mut self, users: usize) {
         let writes = (0..self.rng.usize(1..4)).map(|_| {
             let version = (self.rng.u8(..5) > 0).then(|| {
@@ -293,9 +329,14 @@ impl World {
 impl Source {
     /// The rows of a tenant's users, as a snapshot shows them now.
     pub(crate) fn table(&self, tenant: TenantIdx) -> BTreeMap<usize, Version> {
+        self.table_at(tenant, self.end)
+    }
+
+    /// The rows of a tenant's users after the transactions that end at or before `position`.
+    fn table_at(&self, tenant: TenantIdx, position: Lsn) -> BTreeMap<usize, Version> {
         let mut rows = BTreeMap::new();
-        for write in self.log.iter().flat_map(|transaction| &transaction.writes).filter(|write| write.tenant == tenant)
-        {
+        let transactions = self.log.iter().take_while(|transaction| transaction.end <= position);
+        for write in transactions.flat_map(|transaction| &transaction.writes).filter(|write| write.tenant == tenant) {
             rows.insert(write.user, write.version);
         }
         rows.retain(|_, version| version.is_some());
@@ -343,12 +384,12 @@ pub(crate) fn read_version(user: &User) -> UserVersion {
 }
 
 /// The guard of the statements of a target, and what they write. Within one branch of history no user may go back in time.
-fn take(target: &mut Table, statement: &InFlight, branch: u32) -> bool {
-    let InFlight { rows, who, from, .. } = statement;
+fn take(target: &mut Table, statement: &InFlight) -> bool {
+    let InFlight { branch, rows, who, from, .. } = statement;
     if !is_admitted(target.checkpoint.as_ref(), who, *from) {
         return false;
     }
-    let same_branch = std::mem::replace(&mut target.branch, branch) == branch;
+    let same_branch = std::mem::replace(&mut target.branch, *branch) == *branch;
     if from.is_none() {
         for (user, version) in &mut target.rows {
             if !rows.iter().any(|written| written.user == *user) {
