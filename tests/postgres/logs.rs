@@ -170,8 +170,8 @@ fn events_are_facts(text: &str) {
     let of = |message: &str| -> Vec<&Value> { events.iter().filter(|event| event["message"] == message).collect() };
     for (message, spans, fields) in [
         ("streaming", &[][..], &["slot", "position", "generation", "epoch"][..]),
-        ("joins", TENANT, &["reason"]),
-        ("follows", TENANT, &["position", "users"]),
+        ("snapshot requested", TENANT, &["reason"]),
+        ("up to date, streaming", TENANT, &["position", "users"]),
         ("parked", TENANT, &["reason", "remedy"]),
         ("retrying target", TENANT, &["reason"]),
         ("the target rejects users: they are skipped, see users_sync.rejected there", TENANT, &["count", "sqlstate"]),

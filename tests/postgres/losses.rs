@@ -243,7 +243,7 @@ async fn a_promotion_without_the_slot_leads_to_a_resync() {
     scene.while_the_source_is_down(|data| copy(data, copied.path())).await;
     scene.equal().await;
     promote(&mut scene, &copied, true).await;
-    scene.log.says("is gone").await;
+    scene.log.says("no longer exists").await;
     scene.ends_well().await;
 }
 

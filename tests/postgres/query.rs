@@ -111,7 +111,7 @@ async fn an_invalid_query_is_reported_and_changes_nothing() {
     assert!(said.contains("auth.emails lacks user_id") && said.contains("REPLICA IDENTITY"), "{said}");
     bed.auth("ALTER TABLE auth.emails RENAME TO mails").await;
     let wrong = Service::start(config(&bed, "SELECT *, '' AS address FROM auth.users")).fails().await;
-    assert!(wrong.to_string().contains("table auth.emails is not there"), "{wrong}");
+    assert!(wrong.to_string().contains("table auth.emails does not exist"), "{wrong}");
     for catalog in ["pg_publication", "pg_replication_slots"] {
         assert_eq!(bed.query("auth", &format!("SELECT FROM {catalog}")).await.len(), 0, "{catalog}");
     }

@@ -246,7 +246,7 @@ async fn the_remedies_printed_before_an_exit_work() {
 
     bed.auth("CREATE PUBLICATION other FOR TABLE auth.users").await;
     bed.auth("ALTER TABLE auth.users RENAME TO people").await;
-    ends_with(config.clone(), &["table auth.users is not there", "correct users.table, or create it"]).await;
+    ends_with(config.clone(), &["table auth.users does not exist", "correct users.table, or create it"]).await;
     bed.auth("ALTER TABLE auth.people RENAME TO users").await;
 
     let service = Service::start(config.clone());
