@@ -150,8 +150,8 @@ pub(crate) fn assess_target(
     }
 }
 
-/// Whether the checkpoint fits the recorded past. A process cannot write a position beyond the end of the log
-/// at the next process's start.
+/// Whether the checkpoint fits the recorded past. No process can have written a position beyond the end of the
+/// WAL that its successor found at its start.
 fn fits(checkpoint: &Checkpoint, epochs: &BTreeMap<Epoch, Lsn>) -> bool {
     let is_remembered = epochs.first_key_value().is_none_or(|(oldest, _)| checkpoint.epoch < *oldest)
         || epochs.contains_key(&checkpoint.epoch);

@@ -175,7 +175,7 @@ impl Queue {
         at: Timestamp,
         end: Option<Lsn>,
     ) -> Pushed {
-        // A commit record that starts before the end of another commit also ends before it, or there.
+        // Commit records do not overlap: one that starts before `applied`, the end of a commit, also ends there or before.
         if !self.open || commit_lsn < self.applied {
             return Pushed::Dropped;
         }

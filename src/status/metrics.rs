@@ -56,7 +56,7 @@ pub(crate) struct TenantTotals {
 
 impl Default for Metrics {
     fn default() -> Self {
-        // Half a millisecond to a minute, as a deadline of people's; a batch holds a few thousand rows at most.
+        // From half a millisecond to a minute. A batch has at most a few thousand rows.
         let seconds =
             || [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
         Metrics {

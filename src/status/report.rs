@@ -6,8 +6,8 @@ use crate::model::{Lsn, Reason};
 use crate::state::{Snapshot, TeeRow, TenantState};
 use serde::Serialize;
 
-/// Where nothing concerns us, so much of the source's log is let go at once: our own writing makes log, too. What is behind
-/// by less is not behind.
+/// While the source's WAL has no changes of ours, positions are recorded in steps of this many bytes, because recording
+/// writes WAL itself. A smaller lag counts as none.
 pub const IDLE_STEP: u64 = 64 << 10;
 
 /// The process and the slot.
@@ -69,7 +69,7 @@ pub struct TenantReport {
     pub lag_seconds: Option<f64>,
     /// What waits for its target, in memory; known only to the process that replicates.
     pub queue_bytes: Option<u64>,
-    /// The users among that.
+    /// Number of users in the queue.
     pub queue_users: Option<u64>,
     /// Users that its target refuses.
     pub rejected: u64,

@@ -13,7 +13,7 @@ pub(super) use malformed::Malformed;
 
 use crate::model::{CompositeField, Oid, TypeCatalog, TypeKind, push_string};
 
-/// Type oids of `pg_type.dat` for which `to_jsonb` does more than quote.
+/// Type oids of `pg_type.dat`, for which `to_jsonb` does more than quote or which the mapping reads itself.
 pub(super) mod oid {
     pub const BOOL: u32 = 16;
     pub const INT8: u32 = 20;

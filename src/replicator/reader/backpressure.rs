@@ -27,8 +27,8 @@ impl Stalls {
         self.waited.clear();
     }
 
-    /// Adds a wait. Returns whether the tenant has caused waits longer than `stall` and for most of the time: a tenant
-    /// that only gets many changes takes them about as fast as the stream brings them.
+    /// Adds a wait. Returns whether the tenant has caused waits longer than `stall` and for most of the time. A healthy
+    /// tenant with many changes takes them about as fast as the stream brings them, so its waits are a small share.
     fn add(&mut self, index: TenantIdx, begun: Instant, stall: Duration) -> bool {
         let since = *self.since.get_or_insert(begun);
         let waited = self.waited.entry(index).or_default();

@@ -44,8 +44,8 @@ struct CompletedTransaction {
 #[derive(Clone)]
 struct PendingUser {
     last: Transaction,
-    /// The tenants that changed rows named. One that no longer has the user loses it with the transaction that named it:
-    /// after a replay from there, no row would name the tenant again.
+    /// The tenants named in changed rows. A tenant that has lost the user gets the delete in the last transaction that
+    /// named it, because a replay from a later position would not name it any more.
     tenants: HashMap<Option<String>, TenantMention>,
     /// Set if any tenant may have had the user until then.
     all_tenants: Option<Transaction>,

@@ -67,7 +67,7 @@ impl TenantSink {
 
     fn add_to(&mut self, transaction: Transaction, index: TenantIdx, change: Change, is_create: IsCreate) {
         let mut fingerprints = self.context.fingerprints();
-        // Checked under the lock under which changes are discarded: the one that made this a repetition may be discarded.
+        // The lock is that of `discard_applied`: the earlier change that this one repeats must not be dropped meanwhile.
         if !fingerprints.is_new(index, &change) && self.tenants[index].mailbox.is_primed() {
             return;
         }

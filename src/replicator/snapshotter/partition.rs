@@ -75,7 +75,8 @@ impl<T: Copy + Eq + Hash> Partitioner<T> {
         self.member(member).map(|buffer| buffer.member.tenant)
     }
 
-    /// A member that still takes users. One that has left starts over, and this scan no longer tells what it has.
+    /// The member, unless it has left the scan. A member that has left takes another snapshot, so this scan says nothing
+    /// about its rows.
     fn member(&self, member: MemberIdx) -> Option<&MemberBuffer<T>> {
         self.members.get(member.0)?.as_ref().filter(|buffer| !buffer.member.rows.is_closed())
     }

@@ -17,7 +17,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     ) -> Result<(), ServiceError> {
         phase.restart(reason, self.context.expected_joins.clone());
         self.put(TenantState::Joining, Some(reason.into()), self.target_id(), Lsn::ZERO).await?;
-        // Closing also clears the signal. Until the snapshot is requested the tenant holds back no log, however long its target
+        // Closing also clears the signal. Until it requests the snapshot, the tenant retains no WAL, however long its target
         // is away.
         self.handle.mailbox.close();
         self.context.release(self.id());

@@ -112,8 +112,8 @@ impl ApplyState {
         self.seen.retain(|_, read| read.position > end);
     }
 
-    /// Drops changes that a newer point read of the user has seen. For batches that come from the mailbox: what a point read
-    /// has brought into a batch is not older than that read.
+    /// Drops changes that a newer point read of the user has seen. Only for batches fresh from the mailbox: a change that a
+    /// point read put into a batch is not older than that read.
     pub(crate) fn drop_seen(&self, batch: &mut Batch) {
         if !self.seen.is_empty() {
             batch.entries.retain(|id, entry| !self.seen.get(id).is_some_and(|read| read.seen.contains(entry.xid)));
