@@ -17,7 +17,7 @@
 //! - [`map`]: a row to a user and a tenant
 //! - [`route`]: a change to its tenant's mailbox, within a memory budget
 //! - [`apply`]: a batch and its checkpoint to a target, in one statement
-//! - `tee`: instead of the last two, a change to Kafka messages (feature `kafka` for the client)
+//! - `tee`: instead of the last two, a change to Kafka messages (feature `kafka`)
 //! - `snapshot`: whole tenants, read from the source and merged into a target
 //!
 //! Around the flow:
@@ -40,21 +40,22 @@ pub mod pg;
 pub mod apply;
 pub mod capture;
 pub mod map;
-pub mod route;
+mod route;
 
-pub mod tee;
+#[cfg(feature = "kafka")]
+mod tee;
 
 mod snapshot;
 
 mod clock;
-pub mod progress;
+mod progress;
 pub mod state;
 pub mod status;
 mod sync;
 
 pub mod replicator;
 
-pub(crate) mod operations;
+mod operations;
 
 pub mod admin;
 
@@ -62,6 +63,6 @@ mod check;
 mod setup;
 
 pub mod cli;
-pub mod demo;
+mod demo;
 
 pub mod throwaway;

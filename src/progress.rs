@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 /// The received position, and how far each tenant is behind it.
 #[derive(Clone, Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     received: Lsn,
     confirmed: Lsn,
     lags: BTreeMap<TenantId, Lag>,
@@ -25,18 +25,18 @@ struct Lag {
 
 impl Progress {
     /// Starts at the slot's confirmed position.
-    pub fn new(confirmed: Lsn) -> Self {
+    pub(crate) fn new(confirmed: Lsn) -> Self {
         Progress { received: confirmed, confirmed, lags: BTreeMap::new() }
     }
 
     /// The end of the last complete transaction, or a later position without changes in between.
-    pub fn received(&self) -> Lsn {
+    pub(crate) fn received(&self) -> Lsn {
         self.received
     }
 
     /// A transaction that ends at `end` is complete, and `tenants` have changes of it. In a replay `end` does not grow;
     /// then only the tenants' entries change.
-    pub fn commit<'a>(&mut self, end: Lsn, tenants: impl IntoIterator<Item = &'a TenantId>) {
+    pub(crate) fn commit<'a>(&mut self, end: Lsn, tenants: impl IntoIterator<Item = &'a TenantId>) {
         let before = self.received;
         for tenant in tenants {
             let fresh = Lag { applied: before, dispatched: end, joining: false };
@@ -47,12 +47,12 @@ impl Progress {
     }
 
     /// The source has sent everything before `wal_end`. To be called between transactions only.
-    pub fn idle(&mut self, wal_end: Lsn) {
+    pub(crate) fn idle(&mut self, wal_end: Lsn) {
         self.received = self.received.max(wal_end);
     }
 
     /// The tenant begins to join: from now on the stream is gathered for it. Returns the position to retain.
-    pub fn join(&mut self, tenant: &TenantId) -> Lsn {
+    pub(crate) fn join(&mut self, tenant: &TenantId) -> Lsn {
         let wanted = self.received;
         let lag = Lag { applied: wanted, dispatched: wanted, joining: true };
         self.lags.insert(tenant.clone(), lag);
@@ -61,13 +61,13 @@ impl Progress {
 
     /// The tenant has to start over because of the stream. Nothing more is confirmed, whatever it acknowledges, until it
     /// joins or is released.
-    pub fn retain(&mut self, tenant: &TenantId) {
+    pub(crate) fn retain(&mut self, tenant: &TenantId) {
         let here = Lag { applied: self.received, dispatched: self.received, joining: true };
         self.lags.entry(tenant.clone()).or_insert(here).joining = true;
     }
 
     /// The tenant's target has durably stored everything up to `position`.
-    pub fn acknowledge(&mut self, tenant: &TenantId, position: Lsn) {
+    pub(crate) fn acknowledge(&mut self, tenant: &TenantId, position: Lsn) {
         if let Some(lag) = self.lags.get_mut(tenant) {
             lag.applied = lag.applied.max(position);
             if !lag.joining && lag.applied >= lag.dispatched {
@@ -77,7 +77,7 @@ impl Progress {
     }
 
     /// The tenant's snapshot at `position` is in its target: from now on it follows.
-    pub fn joined(&mut self, tenant: &TenantId, position: Lsn) {
+    pub(crate) fn joined(&mut self, tenant: &TenantId, position: Lsn) {
         if let Some(lag) = self.lags.get_mut(tenant) {
             lag.joining = false;
         }
@@ -85,29 +85,29 @@ impl Progress {
     }
 
     /// The tenant needs no more changes: it was removed, or is recorded as parked.
-    pub fn release(&mut self, tenant: &TenantId) {
+    pub(crate) fn release(&mut self, tenant: &TenantId) {
         self.lags.remove(tenant);
     }
 
     /// The position up to which a following tenant's target has everything.
-    pub fn applied_by(&self, tenant: &TenantId) -> Lsn {
+    pub(crate) fn applied_by(&self, tenant: &TenantId) -> Lsn {
         self.lags.get(tenant).map_or(self.received, |lag| lag.applied)
     }
 
     /// The tenants that have not applied everything received.
-    pub fn behind(&self) -> impl Iterator<Item = &TenantId> {
+    pub(crate) fn behind(&self) -> impl Iterator<Item = &TenantId> {
         self.lags.keys()
     }
 
     /// The following tenants that retain more than `limit` bytes of the log.
-    pub fn retaining_over(&self, limit: u64) -> impl Iterator<Item = &TenantId> {
+    pub(crate) fn retaining_over(&self, limit: u64) -> impl Iterator<Item = &TenantId> {
         // A snapshot's position may be ahead of what was received.
         let behind = move |lag: &Lag| !lag.joining && self.received.0.saturating_sub(lag.applied.0) > limit;
         self.lags.iter().filter(move |(_, lag)| behind(lag)).map(|(tenant, _)| tenant)
     }
 
     /// The position that may be confirmed now. It never decreases.
-    pub fn safe(&self) -> Lsn {
+    pub(crate) fn safe(&self) -> Lsn {
         self.lags.values().map(|lag| lag.applied).fold(self.received, Lsn::min).max(self.confirmed)
     }
 
@@ -115,7 +115,7 @@ impl Progress {
     ///
     /// # Panics
     /// If it is before the confirmed position or after the safe one: either would lose changes.
-    pub fn confirm(&mut self, position: Lsn) {
+    pub(crate) fn confirm(&mut self, position: Lsn) {
         assert!(
             position >= self.confirmed && position <= self.safe(),
             "position {position} is not between the confirmed {} and the safe {}",
@@ -126,7 +126,7 @@ impl Progress {
     }
 
     /// The last confirmed position.
-    pub fn confirmed(&self) -> Lsn {
+    pub(crate) fn confirmed(&self) -> Lsn {
         self.confirmed
     }
 }

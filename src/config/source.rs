@@ -35,7 +35,7 @@ section! {
     /// ```yaml
     /// state: {url: "${STATE_DATABASE_URL}"}
     /// ```
-    pub struct State {
+    pub(super) struct State {
         /// Connection URL of the state's database, in the format of `source.url`. The state is stored in its schema
         /// `users_sync`.
         pub url: PgUrl as Url,

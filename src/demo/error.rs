@@ -7,7 +7,7 @@ use std::io;
 
 /// Why the demo failed.
 #[derive(Debug, thiserror::Error)]
-pub enum DemoError {
+pub(crate) enum DemoError {
     /// A throwaway server.
     #[error(transparent)]
     Server(#[from] ThrowawayError),

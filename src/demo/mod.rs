@@ -8,7 +8,7 @@ mod stage;
 #[cfg(feature = "kafka")]
 mod tee;
 
-pub use error::DemoError;
+pub(crate) use error::DemoError;
 
 use crate::config::Kafka;
 use crate::replicator;
@@ -24,7 +24,7 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Makes changes for `length`, or until `stop`, then compares source and targets row by row. With `brokers` the changes are
 /// also published to Kafka.
-pub async fn run(
+pub(crate) async fn run(
     length: Duration,
     brokers: Option<&str>,
     stop: CancellationToken,

@@ -27,7 +27,7 @@ pub(super) enum Truth {
 
 impl Condition {
     /// A column that does not exist is reported to the resolver, and its condition is false.
-    pub fn compile(filter: &Filter, resolver: &mut Resolver<'_>) -> Condition {
+    pub(super) fn compile(filter: &Filter, resolver: &mut Resolver<'_>) -> Condition {
         let mut input = |name: &str| resolver.input("where", name);
         match filter {
             Filter::In(name, values) => {
@@ -40,7 +40,7 @@ impl Condition {
         }
     }
 
-    pub fn inputs(&self) -> Vec<&Input> {
+    pub(super) fn inputs(&self) -> Vec<&Input> {
         match self {
             Condition::In(input, _) | Condition::IsNull(input) => vec![input],
             Condition::And(parts) | Condition::Or(parts) => parts.iter().flat_map(Condition::inputs).collect(),
@@ -48,7 +48,7 @@ impl Condition {
         }
     }
 
-    pub fn holds(&self, row: RowImage<'_>) -> Result<Truth, Unmappable> {
+    pub(super) fn holds(&self, row: RowImage<'_>) -> Result<Truth, Unmappable> {
         let of = |holds| if holds { Truth::True } else { Truth::False };
         Ok(match self {
             Condition::In(input, values) => match input.raw(row)? {

@@ -14,7 +14,7 @@ pub(super) struct IdentityGap {
 }
 
 impl IdentityGap {
-    pub fn of(inputs: &[&Input], relation: &Relation) -> IdentityGap {
+    pub(super) fn of(inputs: &[&Input], relation: &Relation) -> IdentityGap {
         let is_carried = |input: &Input| match relation.replica_identity {
             ReplicaIdentity::Full => true,
             ReplicaIdentity::Nothing => false,
@@ -31,7 +31,7 @@ impl IdentityGap {
         IdentityGap { columns, remedy: remedy(inputs, relation) }
     }
 
-    pub fn error(&self) -> Unmappable {
+    pub(super) fn error(&self) -> Unmappable {
         Unmappable::Identity { columns: self.columns.join(", "), remedy: self.remedy.clone() }
     }
 }

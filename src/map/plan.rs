@@ -38,7 +38,7 @@ pub struct RowPlan {
 
 /// Why a column is not in `raw_json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WithheldReason {
+pub(crate) enum WithheldReason {
     /// `users.exclude` lists it.
     Excluded,
     LooksSecret,

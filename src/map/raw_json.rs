@@ -26,16 +26,16 @@ pub(super) struct RawJson {
 }
 
 impl RawJson {
-    pub fn new(columns: Vec<RawColumn>) -> RawJson {
+    pub(super) fn new(columns: Vec<RawColumn>) -> RawJson {
         RawJson { columns, stripped: AtomicU64::new(0) }
     }
 
-    pub fn take_stripped_escapes(&self) -> u64 {
+    pub(super) fn take_stripped_escapes(&self) -> u64 {
         self.stripped.swap(0, Ordering::Relaxed)
     }
 
     /// About how long a document is without its values.
-    pub fn base_size(&self) -> usize {
+    pub(super) fn base_size(&self) -> usize {
         /// The braces, and keys and number of the four mapped values.
         const MAPPED_SIZE: usize = 96;
         /// A column's comma and quotes, and the growth of a time.
@@ -44,7 +44,7 @@ impl RawJson {
     }
 
     /// `size` is the expected length in bytes.
-    pub fn build(
+    pub(super) fn build(
         &self,
         id: &str,
         mapped: &MappedValues<'_>,

@@ -22,7 +22,7 @@ pub(super) enum Sent<'a> {
 }
 
 impl<'a> RowImage<'a> {
-    pub fn get(&self, column: ColumnIdx) -> Sent<'a> {
+    pub(super) fn get(&self, column: ColumnIdx) -> Sent<'a> {
         match column.of(self.new) {
             Some(Cell::Text(text)) => Sent::Text(text),
             Some(Cell::Null) => Sent::Null,
@@ -107,7 +107,7 @@ pub(super) enum TimeForm {
 
 impl<T> Known<T> {
     /// For a patch; `None` if the row has to be read again.
-    pub fn set(self) -> Option<Set<T>> {
+    pub(super) fn set(self) -> Option<Set<T>> {
         match self {
             Known::Value(value) => Some(Set::To(value)),
             Known::Unsent => Some(Set::Keep),
@@ -123,7 +123,7 @@ impl Input {
     }
 
     /// As `read`, but '' is a text.
-    pub fn raw<'a>(&self, row: RowImage<'a>) -> Result<Option<Option<Cow<'a, str>>>, Unmappable> {
+    pub(super) fn raw<'a>(&self, row: RowImage<'a>) -> Result<Option<Option<Cow<'a, str>>>, Unmappable> {
         let bytes = match row.get(self.column) {
             Sent::Text(bytes) => bytes,
             Sent::Null => return Ok(Some(None)),
@@ -157,7 +157,7 @@ impl Input {
 }
 
 impl Text {
-    pub fn inputs(&self) -> Vec<&Input> {
+    pub(super) fn inputs(&self) -> Vec<&Input> {
         match self {
             Text::One(input) => vec![input],
             Text::First(parts) | Text::Join { parts, .. } => parts.iter().flat_map(Text::inputs).collect(),
@@ -166,7 +166,7 @@ impl Text {
         }
     }
 
-    pub fn read<'a>(&self, row: RowImage<'a>) -> Result<Known<Option<Cow<'a, str>>>, Unmappable> {
+    pub(super) fn read<'a>(&self, row: RowImage<'a>) -> Result<Known<Option<Cow<'a, str>>>, Unmappable> {
         Ok(match self.value(row)? {
             Some(value) => Known::Value(value),
             None if self.any_sent(row) => Known::Mixed,
@@ -224,7 +224,7 @@ impl Text {
 }
 
 impl TimeSources {
-    pub fn read(&self, row: RowImage<'_>) -> Result<Known<Option<Timestamp>>, Unmappable> {
+    pub(super) fn read(&self, row: RowImage<'_>) -> Result<Known<Option<Timestamp>>, Unmappable> {
         for (input, form) in &self.0 {
             let Some(text) = input.read(row)? else {
                 let any_sent = self.0.iter().any(|(input, _)| row.get(input.column) != Sent::Unsent);

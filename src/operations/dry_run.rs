@@ -27,7 +27,7 @@ const TARGET_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What a start would do with a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TenantForecast {
+pub(crate) enum TenantForecast {
     /// The tenant continues from this position.
     Follow(Lsn),
     /// The tenant takes a snapshot, for this reason.
@@ -40,7 +40,7 @@ pub enum TenantForecast {
 
 /// What a start would do.
 #[derive(Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The slot and its history, as a sentence.
     pub source: String,
     /// Every tenant, in the order of the configuration.
@@ -48,7 +48,7 @@ pub struct Plan {
 }
 
 /// Reads source, state and every target.
-pub async fn plan(config: &Config) -> Result<Plan, ServiceError> {
+pub(crate) async fn plan(config: &Config) -> Result<Plan, ServiceError> {
     let client = connect(&config.source.url).await?;
     source_session(&client).await?;
     let config = &resolve_layout(&client, config).await?;

@@ -1,6 +1,6 @@
 //! One-shot work that commands and the admin API share.
 
-pub mod dry_run;
-pub mod resync;
-pub mod resync_request;
-pub mod verify;
+pub(crate) mod dry_run;
+pub(crate) mod resync;
+pub(crate) mod resync_request;
+pub(crate) mod verify;

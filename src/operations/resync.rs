@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Resyncs these tenants. Returns once each of them follows or is parked; the state says which.
-pub async fn resync(
+pub(crate) async fn resync(
     config: Config,
     tenants: &[TenantId],
     allow_deletes: bool,

@@ -10,7 +10,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(300);
 
 /// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResyncOutcome {
+pub(crate) enum ResyncOutcome {
     /// Each tenant was resynced, or parked instead. The state says which.
     Finished,
     /// The process has ended. The requests are withdrawn.
@@ -19,7 +19,7 @@ pub enum ResyncOutcome {
 
 /// Requests a resync of these tenants and waits until the process has removed each request, which it does once the tenant
 /// follows or is parked. A caller that stops waiting leaves the requests in place.
-pub async fn request_resync(
+pub(crate) async fn request_resync(
     client: &Client,
     slot: &str,
     tenants: &[&str],

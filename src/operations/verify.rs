@@ -40,7 +40,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Options of a comparison.
 #[derive(Clone, Copy, Debug)]
-pub struct Verifying {
+pub(crate) struct Verifying {
     /// The number of example ids per kind of difference.
     pub examples: usize,
     /// How long a target may take to reach the position.
@@ -49,7 +49,7 @@ pub struct Verifying {
 
 /// The outcome of a tenant's comparison.
 #[derive(Debug)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// The number of compared users, and the differences.
     Compared(u64, Differences),
     /// Why the tenant could not be compared.
@@ -57,7 +57,7 @@ pub enum Verdict {
 }
 
 /// Compares these tenants. `progress` receives the share of the source that has been read.
-pub async fn verify(
+pub(crate) async fn verify(
     config: &Config,
     tenants: &[TenantId],
     how: Verifying,

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// One change with the effect of `earlier` followed by `later`.
-pub fn compose(earlier: Change, later: Change) -> Change {
+pub(crate) fn compose(earlier: Change, later: Change) -> Change {
     match (earlier, later) {
         (Change::Upsert(user), Change::Patch(patch)) => Change::Upsert(patch_user(user, patch)),
         (Change::Patch(first), Change::Patch(second)) => Change::Patch(patch_patch(first, second)),

@@ -8,7 +8,7 @@ const REMEMBERED_KEYS: usize = 10_000;
 
 /// The tenants by their keys.
 #[derive(Debug)]
-pub struct Directory<T> {
+pub(crate) struct Directory<T> {
     by_key: HashMap<TenantKey, T>,
     only: Option<T>,
     unmapped: HashSet<Box<str>>,
@@ -17,7 +17,7 @@ pub struct Directory<T> {
 
 /// No tenant has the key.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Unmapped {
+pub(crate) enum Unmapped {
     /// Seen for the first time, so it should be logged.
     New,
     /// Seen before, or too many keys to remember.
@@ -26,7 +26,7 @@ pub enum Unmapped {
 
 impl<T: Copy> Directory<T> {
     /// With a single tenant, a row needs no key.
-    pub fn new<'a>(tenants: impl IntoIterator<Item = (&'a TenantId, &'a TenantKey, T)>) -> Self {
+    pub(crate) fn new<'a>(tenants: impl IntoIterator<Item = (&'a TenantId, &'a TenantKey, T)>) -> Self {
         let mut all: Vec<T> = Vec::new();
         let mut by_key = HashMap::new();
         for (_, key, tenant) in tenants {
@@ -38,12 +38,12 @@ impl<T: Copy> Directory<T> {
     }
 
     /// The only tenant, for a mapping without a tenant column.
-    pub fn only(&self) -> Option<T> {
+    pub(crate) fn only(&self) -> Option<T> {
         self.only
     }
 
     /// The tenant with this key; without one, the change is counted.
-    pub fn find(&mut self, key: &str) -> Result<T, Unmapped> {
+    pub(crate) fn find(&mut self, key: &str) -> Result<T, Unmapped> {
         if let Some(tenant) = self.by_key.get(key) {
             return Ok(*tenant);
         }
@@ -56,7 +56,7 @@ impl<T: Copy> Directory<T> {
     }
 
     /// The number of changes without a tenant.
-    pub fn unmapped_changes(&self) -> u64 {
+    pub(crate) fn unmapped_changes(&self) -> u64 {
         self.unmapped_changes
     }
 }

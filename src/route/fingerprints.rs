@@ -18,7 +18,7 @@ const DELETED: u64 = 2;
 const MIN_HASH: u64 = 3;
 
 /// A hash of the last change per user and tenant.
-pub struct Fingerprints {
+pub(crate) struct Fingerprints {
     /// In each bucket the most recently used slot comes first, and free slots last.
     buckets: Vec<[Slot; WAYS]>,
     hasher: RandomState,
@@ -45,7 +45,7 @@ impl Default for Fingerprints {
 
 impl Fingerprints {
     /// Whether the change differs from the last one of this tenant's user. Remembers it.
-    pub fn is_new(&mut self, tenant: TenantIdx, change: &Change) -> bool {
+    pub(crate) fn is_new(&mut self, tenant: TenantIdx, change: &Change) -> bool {
         let content = match change {
             Change::Upsert(user) => self.content(user),
             Change::Delete { .. } => DELETED,
@@ -61,7 +61,7 @@ impl Fingerprints {
 
     /// The last change did not arrive. A query reads users ahead of the stream, so a target that has the change may lack
     /// what was read.
-    pub fn forget(&mut self, tenant: TenantIdx, id: &str) {
+    pub(crate) fn forget(&mut self, tenant: TenantIdx, id: &str) {
         let (user, bucket) = self.bucket(tenant, id);
         if let Some(slot) = bucket.iter_mut().find(|slot| slot.user == user) {
             slot.content = UNKNOWN;
@@ -69,12 +69,12 @@ impl Fingerprints {
     }
 
     /// The tenant takes a snapshot: its target has the snapshot and the changes after it.
-    pub fn reset_tenant(&mut self, tenant: TenantIdx) {
+    pub(crate) fn reset_tenant(&mut self, tenant: TenantIdx) {
         *self.resets.entry(tenant) += 1;
     }
 
     /// Remembers a user of a snapshot, unless the user or a replaced slot is known: the stream may be ahead of the snapshot.
-    pub fn learn(&mut self, tenant: TenantIdx, user: &User) {
+    pub(crate) fn learn(&mut self, tenant: TenantIdx, user: &User) {
         let content = self.content(user);
         let (user, bucket) = self.bucket(tenant, &user.id);
         if bucket.iter().any(|slot| slot.user == user) {

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 /// The queue between the reader and one tenant's task.
-pub struct Mailbox {
+pub(crate) struct Mailbox {
     inner: Mutex<Inner>,
     memory: Arc<Memory>,
     filled: Notify,
@@ -35,7 +35,7 @@ struct Inner {
 
 /// What waits in a mailbox or is on its way to the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     /// The bytes that count against the budget.
     pub bytes: usize,
     /// The number of users.
@@ -46,7 +46,7 @@ pub struct Waiting {
 
 impl Mailbox {
     /// A closed mailbox: pushed changes are dropped until [`Mailbox::open`]. Its bytes count against `memory`.
-    pub fn new(budget: usize, memory: Arc<Memory>) -> Self {
+    pub(crate) fn new(budget: usize, memory: Arc<Memory>) -> Self {
         Mailbox {
             inner: Mutex::default(),
             memory,
@@ -58,7 +58,7 @@ impl Mailbox {
     }
 
     /// Begins to take changes.
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         self.with(|inner| {
             *inner = Inner::default();
             inner.queue.open();
@@ -66,30 +66,30 @@ impl Mailbox {
     }
 
     /// Drops everything, and from now on every pushed change.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.with(|inner| *inner = Inner::default());
         self.drained.notify_one();
     }
 
     /// As [`Queue::discard_applied`].
-    pub fn discard_applied(&self, position: Lsn) -> Vec<UserId> {
+    pub(crate) fn discard_applied(&self, position: Lsn) -> Vec<UserId> {
         let dropped = self.with(|inner| inner.queue.discard_applied(position));
         self.drained.notify_one();
         dropped
     }
 
     /// As [`Queue::is_primed`].
-    pub fn is_primed(&self) -> bool {
+    pub(crate) fn is_primed(&self) -> bool {
         self.with(|inner| inner.queue.is_primed())
     }
 
     /// As [`Queue::gather`].
-    pub fn gather(&self, gathers: bool) {
+    pub(crate) fn gather(&self, gathers: bool) {
         self.with(|inner| inner.queue.gather(gathers));
     }
 
     /// As [`Queue::push`]. `wakes` means that a sleeping target is woken at once.
-    pub fn push(
+    pub(crate) fn push(
         &self,
         changes: &mut Vec<Change>,
         commit_lsn: Lsn,
@@ -111,7 +111,7 @@ impl Mailbox {
     }
 
     /// Makes the tenant's task start over. Drops everything, and from now on every pushed change.
-    pub fn interrupt(&self, why: RestartSignal) {
+    pub(crate) fn interrupt(&self, why: RestartSignal) {
         self.with(|inner| *inner = Inner { interrupt: Some(why), ..Inner::default() });
         self.filled.notify_one();
         self.interrupting.notify_one();
@@ -119,18 +119,18 @@ impl Mailbox {
     }
 
     /// Whether the tenant has to start over and has not done so yet.
-    pub fn is_interrupted(&self) -> bool {
+    pub(crate) fn is_interrupted(&self) -> bool {
         self.lock().interrupt.is_some()
     }
 
     /// Wakes a sleeping target for the waiting changes.
-    pub fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.lock().wakes = true;
         self.filled.notify_one();
     }
 
     /// Waits until the tenant has to start over. For one waiter.
-    pub async fn interrupted(&self) -> RestartSignal {
+    pub(crate) async fn interrupted(&self) -> RestartSignal {
         loop {
             if let Some(why) = self.lock().interrupt {
                 return why;
@@ -141,7 +141,7 @@ impl Mailbox {
 
     /// Waits until a sleeping target has to be woken: for an urgent change, one that has waited for `wake_after`, more bytes
     /// than the budget, or an interrupt.
-    pub async fn wait_until_wake_due(&self, wake_after: Duration) {
+    pub(crate) async fn wait_until_wake_due(&self, wake_after: Duration) {
         loop {
             let until = {
                 let inner = self.lock();
@@ -159,7 +159,7 @@ impl Mailbox {
     }
 
     /// Waits for the next batch. Cancel-safe: nothing is taken unless it is returned.
-    pub async fn next(&self) -> Result<Batch, RestartSignal> {
+    pub(crate) async fn next(&self) -> Result<Batch, RestartSignal> {
         loop {
             if let Some(next) = self.try_next() {
                 return next;
@@ -169,7 +169,7 @@ impl Mailbox {
     }
 
     /// Takes the next batch, if there is one. Its bytes count until [`Mailbox::finish`].
-    pub fn try_next(&self) -> Option<Result<Batch, RestartSignal>> {
+    pub(crate) fn try_next(&self) -> Option<Result<Batch, RestartSignal>> {
         self.with(|inner| match inner.interrupt {
             Some(why) => Some(Err(why)),
             None => inner.take(Queue::take).map(Ok),
@@ -177,34 +177,34 @@ impl Mailbox {
     }
 
     /// As [`Mailbox::try_next`], but leaves a transaction that is not complete.
-    pub fn try_next_whole(&self) -> Option<Batch> {
+    pub(crate) fn try_next_whole(&self) -> Option<Batch> {
         self.with(|inner| inner.take(Queue::take_whole))
     }
 
     /// The taken batch, of this size, was released.
-    pub fn finish(&self, bytes: usize) {
+    pub(crate) fn finish(&self, bytes: usize) {
         self.with(|inner| inner.queue.finish(bytes));
         self.drained.notify_one();
     }
 
     /// Bytes that wait or are being applied.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.lock().queue.bytes()
     }
 
     /// What waits or is on its way to the target.
-    pub fn waiting(&self) -> Waiting {
+    pub(crate) fn waiting(&self) -> Waiting {
         let inner = self.lock();
         Waiting { bytes: inner.queue.bytes(), users: inner.queue.users(), oldest: inner.queue.oldest() }
     }
 
     /// Whether the reader has to wait before it pushes more.
-    pub fn over_budget(&self) -> bool {
+    pub(crate) fn over_budget(&self) -> bool {
         self.bytes() > self.budget
     }
 
     /// Waits until bytes were released. To be used in a loop around [`Mailbox::over_budget`].
-    pub async fn drained(&self) {
+    pub(crate) async fn drained(&self) {
         self.drained.notified().await;
     }
 

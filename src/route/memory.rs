@@ -4,24 +4,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The waiting bytes of all mailboxes that share this budget.
 #[derive(Debug)]
-pub struct Memory {
+pub(crate) struct Memory {
     waiting: AtomicUsize,
     budget: usize,
 }
 
 impl Memory {
     /// `budget` is in bytes.
-    pub fn new(budget: usize) -> Memory {
+    pub(crate) fn new(budget: usize) -> Memory {
         Memory { waiting: AtomicUsize::new(0), budget }
     }
 
     /// Whether the budget is exceeded.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.waiting() > self.budget
     }
 
     /// Bytes that wait or are being applied.
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 

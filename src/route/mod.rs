@@ -7,9 +7,13 @@ mod mailbox;
 mod memory;
 mod queue;
 
-pub use compose::compose;
-pub use directory::{Directory, Unmapped};
-pub use fingerprints::Fingerprints;
-pub use mailbox::{Mailbox, Waiting};
-pub use memory::Memory;
-pub use queue::{BATCH_BYTES, Batch, Entry, Pushed, Queue};
+#[cfg(feature = "kafka")]
+pub(crate) use compose::compose;
+pub(crate) use directory::{Directory, Unmapped};
+pub(crate) use fingerprints::Fingerprints;
+pub(crate) use mailbox::Mailbox;
+pub(crate) use memory::Memory;
+pub(crate) use queue::{Batch, Pushed};
+
+#[cfg(test)]
+pub(crate) use queue::Entry;

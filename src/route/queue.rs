@@ -10,14 +10,14 @@ use std::collections::{HashMap, VecDeque};
 
 /// At this size a batch takes no more transactions. One statement's rows have to fit into `work_mem` (4 MB by default),
 /// or the target writes them to a file first.
-pub const BATCH_BYTES: usize = 2 << 20;
+pub(crate) const BATCH_BYTES: usize = 2 << 20;
 /// As [`BATCH_BYTES`], in users.
-pub const BATCH_USERS: usize = 2_048;
+pub(super) const BATCH_USERS: usize = 2_048;
 /// Bytes of a waiting change besides its text: the map's slot and the change's fixed part.
 const ENTRY_OVERHEAD: usize = 256;
 
 /// A user's waiting change, with its last transaction.
-pub struct Entry {
+pub(crate) struct Entry {
     /// The change to apply.
     pub change: Change,
     /// The commit position of the last transaction in it.
@@ -28,7 +28,7 @@ pub struct Entry {
 
 /// Changes that are applied together.
 #[derive(Default)]
-pub struct Batch {
+pub(crate) struct Batch {
     /// By user.
     pub entries: HashMap<UserId, Entry, foldhash::fast::RandomState>,
     /// The end of its last transaction; `None` if more chunks of that transaction follow.
@@ -43,7 +43,7 @@ pub struct Batch {
 
 impl Batch {
     /// Adds a change after the existing ones.
-    pub fn add(&mut self, entry: Entry) {
+    pub(crate) fn add(&mut self, entry: Entry) {
         let id: UserId = entry.change.id().into();
         let added = ENTRY_OVERHEAD + id.len() + entry.change.heap_bytes();
         match self.entries.remove(&id) {
@@ -61,7 +61,7 @@ impl Batch {
     }
 
     /// Appends a later batch.
-    pub fn append(&mut self, later: Batch) {
+    pub(crate) fn append(&mut self, later: Batch) {
         for entry in later.entries.into_values() {
             self.add(entry);
         }
@@ -76,7 +76,7 @@ impl Batch {
 
 /// What happened to pushed changes.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Pushed {
+pub(crate) enum Pushed {
     /// They wait for the target, and hold back the tenant's position.
     Queued,
     /// The queue is closed (the tenant is parked or not yet open), or the target has them.
@@ -92,7 +92,7 @@ struct Taken {
 
 /// The batches that wait for one target.
 #[derive(Default)]
-pub struct Queue {
+pub(crate) struct Queue {
     open: bool,
     /// The target has all transactions that end at or before this. Guards against replays.
     applied: Lsn,
@@ -105,18 +105,13 @@ pub struct Queue {
 
 impl Queue {
     /// Drops everything and begins to take changes.
-    pub fn open(&mut self) {
+    pub(crate) fn open(&mut self) {
         *self = Queue { open: true, gathers: true, ..Queue::default() };
-    }
-
-    /// Drops everything, and from now on every pushed change.
-    pub fn close(&mut self) {
-        *self = Queue::default();
     }
 
     /// The target has applied everything up to `position`: drops changes that are not newer, now and later. Returns the
     /// users of the dropped changes.
-    pub fn discard_applied(&mut self, position: Lsn) -> Vec<UserId> {
+    pub(crate) fn discard_applied(&mut self, position: Lsn) -> Vec<UserId> {
         self.applied = position;
         let mut dropped = Vec::new();
         for batch in &mut self.batches {
@@ -135,12 +130,12 @@ impl Queue {
     }
 
     /// Whether it is open and knows what the target has applied: no waiting change will be dropped any more.
-    pub fn is_primed(&self) -> bool {
+    pub(crate) fn is_primed(&self) -> bool {
         self.open && self.applied > Lsn::ZERO
     }
 
     /// Sets whether all waiting transactions form one batch.
-    pub fn gather(&mut self, gathers: bool) {
+    pub(crate) fn gather(&mut self, gathers: bool) {
         if gathers && !self.gathers {
             self.fold();
         }
@@ -167,7 +162,7 @@ impl Queue {
 
     /// Takes the changes of one transaction, or a chunk of them. Dropped changes stay in `changes`. `end` is set for the
     /// last chunk, `at` is the commit time. If earlier chunks were dropped, a later snapshot has the whole transaction.
-    pub fn push(
+    pub(crate) fn push(
         &mut self,
         changes: &mut Vec<Change>,
         commit_lsn: Lsn,
@@ -195,13 +190,13 @@ impl Queue {
     }
 
     /// Takes the next batch, if there is one. Its bytes count until [`Queue::finish`].
-    pub fn take(&mut self) -> Option<Batch> {
+    pub(crate) fn take(&mut self) -> Option<Batch> {
         let batch = self.batches.pop_front();
         self.note_taken(batch)
     }
 
     /// As [`Queue::take`], but leaves a transaction that is not complete.
-    pub fn take_whole(&mut self) -> Option<Batch> {
+    pub(crate) fn take_whole(&mut self) -> Option<Batch> {
         let batch = self.batches.pop_front_if(|batch| batch.end.is_some());
         self.note_taken(batch)
     }
@@ -215,24 +210,24 @@ impl Queue {
     }
 
     /// The taken batch, of this size, was released.
-    pub fn finish(&mut self, bytes: usize) {
+    pub(crate) fn finish(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
         self.taken = None;
     }
 
     /// Bytes that wait or are being applied.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Users that wait or are being applied. A user in several batches counts in each.
-    pub fn users(&self) -> usize {
+    pub(crate) fn users(&self) -> usize {
         let waiting: usize = self.batches.iter().map(|batch| batch.entries.len()).sum();
         waiting + self.taken.as_ref().map_or(0, |taken| taken.users)
     }
 
     /// The commit time of the oldest transaction that waits or is being applied.
-    pub fn oldest(&self) -> Option<Timestamp> {
+    pub(crate) fn oldest(&self) -> Option<Timestamp> {
         match &self.taken {
             Some(taken) => taken.oldest,
             None => self.batches.front().and_then(|batch| batch.oldest),
@@ -240,7 +235,7 @@ impl Queue {
     }
 
     /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.batches.is_empty()
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct Comparison<'a> {
 
 /// A user that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DifferingUser {
+pub(crate) struct DifferingUser {
     /// `missing`, `different` or `extra`.
     pub kind: String,
     /// The user's id.
@@ -35,7 +35,7 @@ pub struct DifferingUser {
 
 /// The result of a comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Differences {
+pub(crate) struct Differences {
     /// Users that only the source has.
     pub missing: u64,
     /// Users whose rows differ.

@@ -14,6 +14,8 @@ mod store;
 mod tee;
 
 pub(crate) use access::StateAccess;
-pub use error::StateError;
-pub use rows::{Reached, Request, RequestId, Snapshot, SourceRow, TeeRow, TenantRow, TenantState};
-pub use store::{LEASE, StateStore};
+pub(crate) use error::StateError;
+pub(crate) use rows::{Reached, Request, RequestId, Snapshot, SourceRow, TeeRow};
+pub use rows::{TenantRow, TenantState};
+pub(crate) use store::LEASE;
+pub use store::StateStore;

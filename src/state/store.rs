@@ -12,7 +12,7 @@ use tokio_postgres::types::{PgLsn, ToSql};
 
 /// A process that has not renewed its lease for this long has lost it. It stops writing, and a standby ends its connections
 /// and takes over.
-pub const LEASE: Duration = Duration::from_secs(10);
+pub(crate) const LEASE: Duration = Duration::from_secs(10);
 /// Number of epochs that are remembered. The checkpoint of an older epoch is believed without a check.
 const EPOCHS_KEPT: i64 = 1_000;
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// One for each process.
 #[derive(Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     /// Sessions on the source that ended by themselves.
     pub source_reconnects: Counter,
     /// Rows that could not be mapped.
@@ -38,7 +38,7 @@ pub struct Metrics {
 
 /// What is counted of one tenant.
 #[derive(Debug, Default)]
-pub struct TenantCounts {
+pub(crate) struct TenantCounts {
     rows: AtomicU64,
     transactions: AtomicU64,
     resyncs: AtomicU64,
@@ -77,12 +77,12 @@ impl Default for Metrics {
 
 impl Metrics {
     /// What is counted of a tenant, from now on if it is new.
-    pub fn tenant(&self, tenant: &TenantId) -> Arc<TenantCounts> {
+    pub(crate) fn tenant(&self, tenant: &TenantId) -> Arc<TenantCounts> {
         self.tenants().entry(tenant.clone()).or_default().clone()
     }
 
     /// Forgets the tenants that are no more.
-    pub fn retain(&self, is_there: impl Fn(&TenantId) -> bool) {
+    pub(crate) fn retain(&self, is_there: impl Fn(&TenantId) -> bool) {
         self.tenants().retain(|tenant, _| is_there(tenant));
     }
 
@@ -94,7 +94,7 @@ impl Metrics {
 
 /// A batch that has become visible in its target.
 #[derive(Clone, Copy, Debug)]
-pub struct Visible {
+pub(crate) struct Visible {
     /// Users in it.
     pub rows: usize,
     /// Transactions of the source in it.
@@ -107,7 +107,7 @@ pub struct Visible {
 
 impl Metrics {
     /// A batch was applied.
-    pub fn applied(&self, tenant: &TenantCounts, batch: Visible) {
+    pub(crate) fn applied(&self, tenant: &TenantCounts, batch: Visible) {
         tenant.rows.fetch_add(batch.rows as u64, Ordering::Relaxed);
         tenant.transactions.fetch_add(batch.transactions, Ordering::Relaxed);
         self.batch_rows.observe(batch.rows as f64);
@@ -118,12 +118,12 @@ impl Metrics {
 
 impl TenantCounts {
     /// It has taken a snapshot.
-    pub fn resynced(&self) {
+    pub(crate) fn resynced(&self) {
         self.resyncs.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Its target has to be connected to once more.
-    pub fn reconnects(&self) {
+    pub(crate) fn reconnects(&self) {
         self.reconnects.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -1,8 +1,8 @@
 //! What a process shows of itself: the report of `status`, metrics, and the users that have just reached their targets.
 
-pub mod metrics;
+pub(crate) mod metrics;
 pub mod process;
 pub(crate) mod progress_handle;
-pub mod report;
-pub mod user_watch;
+pub(crate) mod report;
+pub(crate) mod user_watch;
 pub(crate) mod view;

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 /// While the source's WAL has no changes of ours, positions are recorded in steps of this many bytes, because recording
 /// writes WAL itself. A smaller lag counts as none.
-pub const IDLE_STEP: u64 = 64 << 10;
+pub(crate) const IDLE_STEP: u64 = 64 << 10;
 
 /// The process and the slot.
 #[derive(Clone, Debug, Serialize)]

@@ -4,11 +4,11 @@ use crate::model::ConfiguredIdx;
 use std::ops::Range;
 
 /// A byte range of a batch's buffer.
-pub type Text = Range<usize>;
+pub(crate) type Text = Range<usize>;
 
 /// Messages of one or more transactions, in order.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub(crate) struct Batch {
     /// The buffer that the messages' ranges refer to.
     pub text: String,
     /// The messages, in publishing order.
@@ -17,7 +17,7 @@ pub struct Batch {
 
 /// The parts of a message that differ between messages.
 #[derive(Debug, Clone)]
-pub struct Message {
+pub(crate) struct Message {
     /// The tenant.
     pub tenant: ConfiguredIdx,
     /// The record's key. Never empty.
@@ -36,7 +36,7 @@ pub struct Message {
 
 impl Batch {
     /// The text of a range.
-    pub fn part(&self, part: &Text) -> &str {
+    pub(crate) fn part(&self, part: &Text) -> &str {
         &self.text[part.clone()]
     }
 
@@ -47,18 +47,13 @@ impl Batch {
         from..self.text.len()
     }
 
-    /// Forgets what was put last: everything behind this many messages.
-    pub fn truncate(&mut self, messages: usize) {
-        self.messages.truncate(messages);
-    }
-
     /// Size of the buffer in bytes.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.text.len()
     }
 
     /// Whether the batch has no messages.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
 }

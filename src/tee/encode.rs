@@ -1,6 +1,6 @@
 //! Encodes a change of a user as a message: key, value and CloudEvents headers. Pure.
 
-use super::batch::{Batch, Message, Text};
+use super::batch::{Batch, Message};
 use super::debezium::{self, Debezium};
 use super::event::{Event, EventPosition, Op};
 use super::upsert;
@@ -10,7 +10,7 @@ use std::fmt::Write;
 
 /// Encodes messages in the configured format.
 #[derive(Debug)]
-pub struct Encoder {
+pub(crate) struct Encoder {
     slot: String,
     source: String,
     key_opens: String,
@@ -27,16 +27,16 @@ enum Format {
 
 /// The key of a message.
 #[derive(Debug)]
-pub struct MessageKey {
+pub(crate) struct MessageKey {
     /// The tenant's id. `None` if each tenant has its own topic.
-    pub tenant: Option<String>,
+    pub(crate) tenant: Option<String>,
     /// The user's id.
-    pub user: String,
+    pub(crate) user: String,
 }
 
 impl Encoder {
     /// An encoder for `kafka`'s format, with the names of the source database and the mapped table.
-    pub fn new(kafka: &Kafka, database: &str, table: &TableName) -> Encoder {
+    pub(crate) fn new(kafka: &Kafka, database: &str, table: &TableName) -> Encoder {
         let names_tenant = !kafka.topic.contains("{tenant}");
         let (key_opens, key_closes) =
             if kafka.schemas { (debezium::key_opens(&kafka.slot, names_tenant), "}") } else { (String::new(), "") };
@@ -56,12 +56,12 @@ impl Encoder {
     }
 
     /// CloudEvents header `ce_source`: the database and the table.
-    pub fn source(&self) -> &str {
+    pub(crate) fn source(&self) -> &str {
         &self.source
     }
 
     /// Appends the message of a change.
-    pub fn put(&self, event: &Event<'_>, batch: &mut Batch) {
+    pub(crate) fn put(&self, event: &Event<'_>, batch: &mut Batch) {
         let value = match (&self.format, event.op) {
             (Format::Upsert, Op::Delete) => None,
             (Format::Upsert, _) => event.after.map(|user| batch.put(|out| upsert::write(user, out))),
@@ -77,12 +77,12 @@ impl Encoder {
     }
 
     /// Appends a tombstone. Compaction then removes the earlier messages of the key.
-    pub fn put_tombstone(&self, event: &Event<'_>, batch: &mut Batch) {
+    pub(crate) fn put_tombstone(&self, event: &Event<'_>, batch: &mut Batch) {
         self.finish(event, None, "users_sync.user.tombstone", "t", batch);
     }
 
     /// Whether the format encodes a delete as a tombstone.
-    pub fn deletes_by_tombstone(&self) -> bool {
+    pub(crate) fn deletes_by_tombstone(&self) -> bool {
         matches!(self.format, Format::Upsert)
     }
 
@@ -118,7 +118,7 @@ impl Encoder {
     }
 
     /// Parses a key that this encoder wrote.
-    pub fn read_key(&self, key: &[u8]) -> Option<MessageKey> {
+    pub(crate) fn read_key(&self, key: &[u8]) -> Option<MessageKey> {
         let mut key: serde_json::Value = serde_json::from_slice(key).ok()?;
         let fields = if self.key_opens.is_empty() { &mut key } else { key.get_mut("payload")? };
         let text = |value: Option<&serde_json::Value>| value?.as_str().map(str::to_owned);

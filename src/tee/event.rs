@@ -4,7 +4,7 @@ use crate::model::{ConfiguredIdx, Lsn, Timestamp, User, Xid};
 
 /// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Op {
+pub(crate) enum Op {
     /// The user is new to the tenant.
     Create,
     /// The tenant already had the user.
@@ -19,7 +19,7 @@ pub enum Op {
 
 /// Position and time of a change.
 #[derive(Clone, Copy, Debug)]
-pub struct EventPosition {
+pub(crate) struct EventPosition {
     /// The start of the transaction's commit record. For a snapshot, the snapshot's position.
     pub position: Lsn,
     /// The number of the change in its transaction or snapshot, starting at 1.
@@ -34,7 +34,7 @@ pub struct EventPosition {
 
 /// One change of one user.
 #[derive(Clone, Copy)]
-pub struct Event<'a> {
+pub(crate) struct Event<'a> {
     /// The kind of the change.
     pub op: Op,
     /// The tenant.

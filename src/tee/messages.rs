@@ -6,7 +6,7 @@ use super::event::{Event, EventPosition, Op};
 use crate::model::{Change, ConfiguredIdx, Deletes, User, push_string};
 
 /// A complete change of a known tenant.
-pub struct CompleteChange<'a> {
+pub(crate) struct CompleteChange<'a> {
     /// The tenant.
     pub tenant: ConfiguredIdx,
     /// The tenant's id.
@@ -22,7 +22,7 @@ pub struct CompleteChange<'a> {
 }
 
 /// Appends the messages of a change. `tombstones`: a tombstone follows soft deletes, too.
-pub fn messages(
+pub(crate) fn messages(
     complete: &CompleteChange<'_>,
     deletes: Deletes,
     tombstones: bool,

@@ -7,14 +7,15 @@ mod debezium;
 mod encode;
 mod event;
 mod json;
-#[cfg(feature = "kafka")]
-pub mod kafka;
+pub(crate) mod kafka;
 mod messages;
 mod positions;
 mod upsert;
 
-pub use batch::{Batch, Message, Text};
-pub use encode::{Encoder, MessageKey};
-pub use event::{Event, EventPosition, Op};
-pub use messages::{CompleteChange, messages};
-pub use positions::{PositionRecord, Positions, Resume, Source, Split, StreamPosition, TenantPosition, decide_resume};
+pub(crate) use batch::{Batch, Message};
+pub(crate) use encode::{Encoder, MessageKey};
+pub(crate) use event::{Event, EventPosition, Op};
+pub(crate) use messages::{CompleteChange, messages};
+pub(crate) use positions::{
+    PositionRecord, Positions, Resume, Source, Split, StreamPosition, TenantPosition, decide_resume,
+};

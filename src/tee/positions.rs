@@ -16,7 +16,7 @@ struct Key {
 
 /// The position up to which the stream is published.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StreamPosition {
+pub(crate) struct StreamPosition {
     /// Every transaction that ends at or before this position is published.
     #[serde(with = "text")]
     pub position: Lsn,
@@ -33,7 +33,7 @@ pub struct StreamPosition {
 
 /// A source transaction that was published in several Kafka transactions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Split {
+pub(crate) struct Split {
     /// The start of its commit record.
     #[serde(with = "text")]
     pub commit: Lsn,
@@ -46,7 +46,7 @@ pub struct Split {
 
 /// A tenant whose snapshot is in its topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TenantPosition {
+pub(crate) struct TenantPosition {
     /// The snapshot's position.
     #[serde(with = "text")]
     pub position: Lsn,
@@ -58,7 +58,7 @@ pub struct TenantPosition {
 
 /// The content of the positions topic for one slot.
 #[derive(Debug, Default)]
-pub struct Positions {
+pub(crate) struct Positions {
     /// The stream's position. `None` if nothing was published.
     pub stream: Option<StreamPosition>,
     /// The tenants whose snapshot is published.
@@ -67,7 +67,7 @@ pub struct Positions {
 
 /// A record of the positions topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PositionRecord {
+pub(crate) struct PositionRecord {
     /// The record's key.
     pub key: String,
     /// The record's value. `None` removes the key.
@@ -76,7 +76,7 @@ pub struct PositionRecord {
 
 impl Positions {
     /// Applies a record, in topic order. Records of other slots, and records that users-sync did not write, are ignored.
-    pub fn take(&mut self, slot: &str, key: &[u8], value: Option<&[u8]>) {
+    pub(crate) fn take(&mut self, slot: &str, key: &[u8], value: Option<&[u8]>) {
         let Ok(key) = serde_json::from_slice::<Key>(key) else { return };
         if key.slot != slot {
             return;
@@ -96,14 +96,14 @@ impl Positions {
 
 impl StreamPosition {
     /// The record for this position.
-    pub fn record(&self, slot: &str) -> PositionRecord {
+    pub(crate) fn record(&self, slot: &str) -> PositionRecord {
         PositionRecord { key: json(&Key { slot: slot.to_owned(), tenant: None }), value: Some(json(self)) }
     }
 }
 
 impl TenantPosition {
     /// The record for a tenant's position. Without a position, the record that removes it.
-    pub fn record(slot: &str, tenant: &TenantId, position: Option<&TenantPosition>) -> PositionRecord {
+    pub(crate) fn record(slot: &str, tenant: &TenantId, position: Option<&TenantPosition>) -> PositionRecord {
         let key = Key { slot: slot.to_owned(), tenant: Some(tenant.to_string()) };
         PositionRecord { key: json(&key), value: position.map(json) }
     }
@@ -111,7 +111,7 @@ impl TenantPosition {
 
 /// Whether the slot can resume.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Resume {
+pub(crate) enum Resume {
     /// It resumes from the topics' position.
     From(StreamPosition),
     /// It cannot resume: a new slot is created, and every tenant takes a snapshot.
@@ -120,7 +120,7 @@ pub enum Resume {
 
 /// The source and the slot as observed.
 #[derive(Clone, Copy, Debug)]
-pub struct Source<'a> {
+pub(crate) struct Source<'a> {
     /// System identifier of the server.
     pub system: &'a str,
     /// Timeline of that server.
@@ -134,7 +134,7 @@ pub struct Source<'a> {
 }
 
 /// Compares the topics' position with the source and its slot.
-pub fn decide_resume(known: Option<&StreamPosition>, source: &Source<'_>) -> Resume {
+pub(crate) fn decide_resume(known: Option<&StreamPosition>, source: &Source<'_>) -> Resume {
     let Some(known) = known else { return Resume::Restart(TeeRestart::NoPosition) };
     let breaks = [
         (known.system != source.system, TeeRestart::OtherServer),

@@ -15,24 +15,24 @@ use crate::model::{CompositeField, Oid, TypeCatalog, TypeKind, push_string};
 
 /// Type oids of `pg_type.dat`, for which `to_jsonb` does more than quote or which the mapping reads itself.
 pub(super) mod oid {
-    pub const BOOL: u32 = 16;
-    pub const INT8: u32 = 20;
-    pub const INT2: u32 = 21;
-    pub const INT2VECTOR: u32 = 22;
-    pub const INT4: u32 = 23;
-    pub const TEXT: u32 = 25;
-    pub const OIDVECTOR: u32 = 30;
-    pub const JSON: u32 = 114;
-    pub const FLOAT4: u32 = 700;
-    pub const FLOAT8: u32 = 701;
-    pub const BPCHAR: u32 = 1042;
-    pub const VARCHAR: u32 = 1043;
-    pub const NAME: u32 = 19;
-    pub const DATE: u32 = 1082;
-    pub const TIMESTAMP: u32 = 1114;
-    pub const TIMESTAMPTZ: u32 = 1184;
-    pub const NUMERIC: u32 = 1700;
-    pub const JSONB: u32 = 3802;
+    pub(crate) const BOOL: u32 = 16;
+    pub(crate) const INT8: u32 = 20;
+    pub(crate) const INT2: u32 = 21;
+    pub(crate) const INT2VECTOR: u32 = 22;
+    pub(crate) const INT4: u32 = 23;
+    pub(crate) const TEXT: u32 = 25;
+    pub(crate) const OIDVECTOR: u32 = 30;
+    pub(crate) const JSON: u32 = 114;
+    pub(crate) const FLOAT4: u32 = 700;
+    pub(crate) const FLOAT8: u32 = 701;
+    pub(crate) const BPCHAR: u32 = 1042;
+    pub(crate) const VARCHAR: u32 = 1043;
+    pub(crate) const NAME: u32 = 19;
+    pub(crate) const DATE: u32 = 1082;
+    pub(crate) const TIMESTAMP: u32 = 1114;
+    pub(crate) const TIMESTAMPTZ: u32 = 1184;
+    pub(crate) const NUMERIC: u32 = 1700;
+    pub(crate) const JSONB: u32 = 3802;
 }
 
 /// How the text of one type becomes JSON. A domain is replaced by its base type.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Publishes messages. librdkafka polls it in a thread of its own.
-pub type Producer = ThreadedProducer<ClientErrors>;
+pub(crate) type Producer = ThreadedProducer<ClientErrors>;
 
 /// Time limit for an answer of the brokers.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,7 +23,7 @@ const FENCE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The errors that a client reports other than as a call's result.
 #[derive(Clone, Default)]
-pub struct ClientErrors {
+pub(crate) struct ClientErrors {
     last: Arc<Mutex<Last>>,
 }
 
@@ -128,7 +128,7 @@ fn number(kafka: &Kafka, name: &str) -> Option<u64> {
 }
 
 /// Creates a producer and connects to the brokers. Blocks.
-pub fn connect(kafka: &Kafka) -> Result<Producer, Failure> {
+pub(crate) fn connect(kafka: &Kafka) -> Result<Producer, Failure> {
     let mut config = client_config(kafka);
     config.set("acks", "all").set("enable.idempotence", "true").set("partitioner", "murmur2_random");
     config.set("delivery.report.only.error", "true");
@@ -162,7 +162,7 @@ pub fn connect(kafka: &Kafka) -> Result<Producer, Failure> {
 }
 
 /// Aborts a transaction that an older process of the same slot left open, and fences that process. Blocks.
-pub fn fence(producer: &Producer) -> Result<(), Failure> {
+pub(crate) fn fence(producer: &Producer) -> Result<(), Failure> {
     let done = producer.init_transactions(FENCE_TIMEOUT);
     done.map_err(|error| producer.context().failure("beginning transactions", &error))
 }

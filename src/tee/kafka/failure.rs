@@ -5,7 +5,7 @@ use std::fmt;
 
 /// A failed operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// The operation and the reason.
     pub what: String,
     /// How to fix it. `None` if it recovers on its own.
@@ -30,7 +30,7 @@ impl Failure {
     }
 
     /// A failure without a remedy.
-    pub fn plain(what: String) -> Failure {
+    pub(crate) fn plain(what: String) -> Failure {
         Failure { what, remedy: None }
     }
 }

@@ -6,8 +6,8 @@ mod publisher;
 mod topic_reader;
 mod topics;
 
-pub use client::{Producer, connect, fence};
-pub use failure::Failure;
-pub use publisher::{CommitKind, Counts, Done, Job, Publisher, ended};
-pub use topic_reader::{Reader, marks_deleted};
-pub use topics::{ensure_topics, existing_topics};
+pub(crate) use client::{Producer, connect, fence};
+pub(crate) use failure::Failure;
+pub(crate) use publisher::{CommitKind, Counts, Done, Job, Publisher, ended};
+pub(crate) use topic_reader::Reader;
+pub(crate) use topics::{ensure_topics, existing_topics};

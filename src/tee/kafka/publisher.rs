@@ -36,12 +36,12 @@ const FLUSH_POLL_INTERVAL: Duration = Duration::from_micros(200);
 static ACTIVE_PUBLISHER: Mutex<()> = Mutex::const_new(());
 
 /// Waits until the last publisher has ended.
-pub async fn ended() {
+pub(crate) async fn ended() {
     drop(ACTIVE_PUBLISHER.lock().await);
 }
 
 /// A batch, its topics, and how it is committed.
-pub struct Job {
+pub(crate) struct Job {
     /// The messages.
     pub batch: Batch,
     /// The tenants' topics.
@@ -51,7 +51,7 @@ pub struct Job {
 }
 
 /// What ends a batch.
-pub enum CommitKind {
+pub(crate) enum CommitKind {
     /// The batch completes source transactions: it is committed together with these position records.
     Transaction(Vec<PositionRecord>),
     /// More of the same source transaction follows. The messages stay invisible until it is complete. A Kafka transaction that is open for
@@ -60,7 +60,7 @@ pub enum CommitKind {
 }
 
 /// Counters of the publisher.
-pub struct Counts {
+pub(crate) struct Counts {
     /// Messages that the brokers acknowledged.
     pub messages: Counter,
     /// Batches that completed source transactions.
@@ -68,10 +68,10 @@ pub struct Counts {
 }
 
 /// Number of jobs that the brokers acknowledged.
-pub type Done = u64;
+pub(crate) type Done = u64;
 
 /// Handle of the publisher thread.
-pub struct Publisher {
+pub(crate) struct Publisher {
     /// Takes the next job while the one before is in flight.
     pub jobs: mpsc::Sender<Job>,
     /// Number of acknowledged jobs.
@@ -82,7 +82,7 @@ pub struct Publisher {
 
 impl Publisher {
     /// Starts the thread. It ends after the last job once all senders are dropped.
-    pub fn start(
+    pub(crate) fn start(
         producer: Producer,
         kafka: &Kafka,
         source: &str,

@@ -21,7 +21,7 @@ const OPEN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(90);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Reads topics from beginning to end, committed transactions only. Blocks.
-pub struct Reader {
+pub(crate) struct Reader {
     consumer: BaseConsumer<ClientErrors>,
     /// A consumer that also reads uncommitted records.
     uncommitted: BaseConsumer<ClientErrors>,
@@ -30,7 +30,7 @@ pub struct Reader {
 
 impl Reader {
     /// Creates the consumers.
-    pub fn new(kafka: &Kafka) -> Result<Reader, Failure> {
+    pub(crate) fn new(kafka: &Kafka) -> Result<Reader, Failure> {
         let mut config = client_config(kafka);
         config.set("group.id", format!("{}.{}", kafka.positions_topic, kafka.slot));
         config.set("isolation.level", "read_committed").set("enable.auto.commit", "false");
@@ -46,7 +46,7 @@ impl Reader {
     }
 
     /// Reads the positions topic for the slot.
-    pub fn positions(&self, kafka: &Kafka) -> Result<Positions, Failure> {
+    pub(crate) fn positions(&self, kafka: &Kafka) -> Result<Positions, Failure> {
         let mut positions = Positions::default();
         self.read(&kafka.positions_topic, |message| {
             if let Some(key) = message.key() {
@@ -58,7 +58,12 @@ impl Reader {
 
     /// Calls `each` for every record of a topic, in order, with its key and whether the record leaves the user present. With soft deletes, a
     /// user that is marked deleted is not present.
-    pub fn users(&self, topic: &str, deletes: Deletes, mut each: impl FnMut(&[u8], bool)) -> Result<(), Failure> {
+    pub(crate) fn users(
+        &self,
+        topic: &str,
+        deletes: Deletes,
+        mut each: impl FnMut(&[u8], bool),
+    ) -> Result<(), Failure> {
         self.read(topic, |message| {
             if let Some(key) = message.key() {
                 each(key, message.payload().is_some() && !(deletes == Deletes::Soft && marks_deleted(message)));
@@ -133,7 +138,7 @@ impl Reader {
 }
 
 /// Whether the message marks its user as deleted.
-pub fn marks_deleted(message: &impl Message) -> bool {
+pub(crate) fn marks_deleted(message: &impl Message) -> bool {
     let Some(headers) = message.headers() else { return false };
     headers.iter().any(|header| header.key == "ce_type" && header.value == Some(b"users_sync.user.deleted"))
 }

@@ -16,7 +16,11 @@ const TOPICS_PER_REQUEST: usize = 200;
 ///
 /// # Errors
 /// A topic is missing and `kafka.create_topics` is off, or the brokers refuse.
-pub async fn ensure_topics(kafka: &Kafka, producer: &Producer, topics: &[&str]) -> Result<HashSet<String>, Failure> {
+pub(crate) async fn ensure_topics(
+    kafka: &Kafka,
+    producer: &Producer,
+    topics: &[&str],
+) -> Result<HashSet<String>, Failure> {
     let looking = producer.clone();
     let there = tokio::task::spawn_blocking(move || existing(&looking)).await;
     let there = there.map_err(|error| Failure::plain(format!("listing the topics was interrupted: {error}")))??;
@@ -76,7 +80,7 @@ pub async fn ensure_topics(kafka: &Kafka, producer: &Producer, topics: &[&str]) 
 }
 
 /// Lists the topics of the cluster. Blocks.
-pub fn existing_topics(kafka: &Kafka) -> Result<HashSet<String>, Failure> {
+pub(crate) fn existing_topics(kafka: &Kafka) -> Result<HashSet<String>, Failure> {
     // Without transactions, so that listing fences no other producer.
     existing(&super::client::connect(&Kafka { exactly_once: false, ..kafka.clone() })?)
 }
