@@ -24,4 +24,4 @@ mod server;
 mod targets;
 mod users;
 
-pub use server::{Server, ServerError};
+pub use server::Server;

@@ -16,9 +16,9 @@ pub(crate) mod statement;
 mod target;
 mod wait;
 
-pub use assessment::ObservedTarget;
+pub(crate) use assessment::ObservedTarget;
 pub(crate) use assessment::{ParkReason, RecordedTarget, Session, TargetAssessment, assess_target};
-pub use checkpoint::Checkpoint;
+pub(crate) use checkpoint::Checkpoint;
 #[cfg(test)]
 pub(crate) use checkpoint::NIL_TARGET_ID;
 pub(crate) use notify::NOTIFY_WITHOUT_ID;
@@ -26,8 +26,8 @@ pub(crate) use observe::observe;
 pub use plan::{Move, PlannedRows, Rows, plan_rows};
 pub(crate) use refusal::{Bisection, Refusal, RefusedUser};
 pub(crate) use rejected::{MAX_REJECTED, write_rejected};
-pub use shape::ShapeError;
 pub(crate) use shape::{Shape, TableColumn};
+pub(crate) use target::TargetError;
 pub(crate) use target::read_checkpoint;
-pub use target::{Applied, Identity, Target, TargetError};
+pub use target::{Applied, Identity, Target};
 pub(crate) use wait::{DROP_WAIT_FOR, create_wait_for};

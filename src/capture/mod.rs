@@ -17,6 +17,6 @@ mod wire;
 
 pub use connection::ReplicationConnection;
 pub use error::CaptureError;
-pub use log::SourceLog;
+pub(crate) use log::SourceLog;
 pub(crate) use log::read_log;
 pub use stream::{Frame, ReplicationReader, ReplicationWriter, StatusUpdate};

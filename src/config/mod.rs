@@ -29,22 +29,27 @@ mod values;
 mod yaml;
 
 pub use admin::Admin;
-pub use error::ConfigError;
+pub(crate) use error::ConfigError;
 pub use files::load;
 pub(crate) use files::{Files, LoadedConfig, load_with_files};
 pub use interpolate::Env;
 pub(crate) use interpolate::from_environment;
-pub use kafka::{Kafka, KafkaFormat};
-pub use limits::{Limits, MaxDeletes};
-pub use mapping::Family;
-pub use preset_file::About;
-pub use presets::{PRESETS, Preset};
+pub use kafka::Kafka;
+#[cfg(feature = "kafka")]
+pub(crate) use kafka::KafkaFormat;
+pub(crate) use limits::MaxDeletes;
+pub(crate) use mapping::Family;
+pub(crate) use preset_file::About;
+pub use presets::PRESETS;
 pub(crate) use reference::reference;
 pub(crate) use schema::{json_schema, preset_schema};
 pub use source::{Publish, Source};
 pub use tenants::Tenant;
-pub use top::{Config, LogFormat, OnSlotLoss, parse};
-pub use topics::{Topics, TopicsError};
+pub(crate) use top::LogFormat;
+pub use top::{Config, OnSlotLoss, parse};
+pub use topics::Topics;
+#[cfg(feature = "kafka")]
+pub(crate) use topics::TopicsError;
 pub(crate) use units::parse_duration;
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ text_id! {
 }
 
 /// A user's unique id within its tenant. Personal data: never logged.
-pub type UserId = Box<str>;
+pub(crate) type UserId = Box<str>;
 
 /// Number of a history in which positions are comparable. It grows when the slot, the system identifier or
 /// the timeline changes.

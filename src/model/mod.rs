@@ -11,13 +11,13 @@ mod text;
 mod time;
 
 pub use change::{Change, Deletes, Patch, Set, User};
-pub use ids::{Epoch, Generation, Oid, TargetId, TenantId, TenantKey, UserId, Xid};
-pub use lsn::{Lsn, ParseLsnError};
+pub(crate) use ids::UserId;
+pub use ids::{Epoch, Generation, Oid, TargetId, TenantId, TenantKey, Xid};
+pub use lsn::Lsn;
 pub use reason::{HistoryBreak, ParkCause, Reason, RestartSignal, ResyncReason, RetryCause, SlotLoss, TeeRestart};
-pub use relation::{
-    Cell, Column, ColumnIdx, CompositeField, Relation, ReplicaIdentity, TableName, TypeCatalog, TypeKind,
-};
+pub use relation::{Cell, Column, Relation, ReplicaIdentity, TableName, TypeCatalog};
+pub(crate) use relation::{ColumnIdx, CompositeField, TypeKind};
 pub use tenant_list::{ByConfigured, ByTenant, ConfiguredIdx, TenantIdx};
-pub use text::push_string;
+pub(crate) use text::push_string;
 pub(crate) use time::CivilTime;
 pub use time::Timestamp;

@@ -2,7 +2,7 @@
 
 /// Appends a JSON string: quotes, backslashes and control characters are escaped, other characters are
 /// copied.
-pub fn push_string(text: &str, out: &mut String) {
+pub(crate) fn push_string(text: &str, out: &mut String) {
     out.push('"');
     let mut done = 0;
     for (i, byte) in text.bytes().enumerate() {

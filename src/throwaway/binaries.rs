@@ -54,7 +54,7 @@ fn newest(root: &Path) -> Option<PathBuf> {
 
 /// A Unix account that is not root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Account {
+pub(crate) struct Account {
     /// User id.
     pub uid: u32,
     /// Group id.
@@ -63,7 +63,7 @@ pub struct Account {
 
 impl Account {
     /// The account for the server if this process runs as root: `postgres`, or `nobody` if there is none.
-    pub fn for_server() -> Result<Option<Account>, ThrowawayError> {
+    pub(crate) fn for_server() -> Result<Option<Account>, ThrowawayError> {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
         }

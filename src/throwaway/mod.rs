@@ -5,6 +5,6 @@ mod binaries;
 mod error;
 mod server;
 
-pub use binaries::{Account, Binaries};
+pub use binaries::Binaries;
 pub use error::ThrowawayError;
 pub use server::{Options, PostgresServer};
