@@ -15,7 +15,7 @@
 //! Along the flow:
 //! - [`capture`]: a replication slot's stream to decoded rows
 //! - [`map`]: a row to a user and a tenant
-//! - [`route`]: a change to its tenant's mailbox, within a memory budget
+//! - `route`: a change to its tenant's mailbox, within a memory budget
 //! - [`apply`]: a batch and its checkpoint to a target, in one statement
 //! - `tee`: instead of the last two, a change to Kafka messages (feature `kafka`)
 //! - `snapshot`: whole tenants, read from the source and merged into a target

@@ -23,7 +23,6 @@ pub enum ShapeError {
     /// A column has the wrong type.
     #[error("column {column} of neon_auth.users_sync has the type {found} instead of {expected}")]
     Type {
-        /// The column.
         column: &'static str,
         /// The required type.
         expected: &'static str,

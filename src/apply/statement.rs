@@ -79,7 +79,6 @@ SELECT attname::text, format_type(atttypid, atttypmod), attgenerated <> ''
 FROM pg_catalog.pg_attribute
 WHERE attrelid = 'neon_auth.users_sync'::regclass AND attnum > 0 AND NOT attisdropped";
 
-/// The checkpoint.
 pub(crate) const READ_CHECKPOINT: &str = "\
 SELECT tenant, target_id::text, generation, position, epoch, mapping FROM users_sync.checkpoint";
 

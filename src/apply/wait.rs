@@ -37,7 +37,6 @@ const FUNCTION_EXISTS: &str = "\
 SELECT EXISTS (SELECT FROM pg_catalog.pg_proc \
 WHERE oid = to_regprocedure('users_sync.wait_for(text,interval)') AND prosrc = $1)";
 
-/// Drops the function.
 pub(crate) const DROP_WAIT_FOR: &str = "DROP FUNCTION IF EXISTS users_sync.wait_for(text, interval)";
 
 /// Creates or replaces the function in schema `users_sync`. Its callers need only the right to read users.

@@ -32,8 +32,10 @@ pub(crate) enum TenantForecast {
     Follow(Lsn),
     /// The tenant takes a snapshot, for this reason.
     Resync(String),
-    /// The tenant is parked.
-    Park { reason: String, remedy: String },
+    Park {
+        reason: String,
+        remedy: String,
+    },
     /// The target cannot be assessed now, for this reason.
     Unknown(String),
 }

@@ -40,7 +40,6 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(7);
 /// Time limit for recording and confirming positions during shutdown.
 const FINAL_CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The tasks of a session.
 pub(crate) struct SessionTasks {
     context: Arc<SessionContext>,
     /// The parent of every task's span.

@@ -60,7 +60,6 @@ impl Batch {
         }
     }
 
-    /// Appends a later batch.
     pub(crate) fn append(&mut self, later: Batch) {
         for entry in later.entries.into_values() {
             self.add(entry);

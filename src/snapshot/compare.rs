@@ -24,7 +24,6 @@ pub(crate) struct Comparison<'a> {
     rows: u64,
 }
 
-/// A user that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DifferingUser {
     /// `missing`, `different` or `extra`.

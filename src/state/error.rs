@@ -19,7 +19,6 @@ pub enum StateError {
     /// A later process has raised the epoch.
     #[error("another process holds slot {slot} now; the epoch of this process was {epoch}")]
     Fenced {
-        /// The slot.
         slot: String,
         /// The epoch of this process, which is no longer the newest.
         epoch: Epoch,

@@ -31,7 +31,7 @@ impl StateStore {
     /// Epochs are taken from the clock, so that none is used twice even if the state is restored to an older point.
     ///
     /// # Errors
-    /// [`StateError::Outdated`] if the role may not upgrade the tables.
+    /// `StateError::Outdated` if the role may not upgrade the tables.
     pub async fn acquire(client: PgClient, slot: &str, holder: &str, flushed: Lsn) -> Result<StateStore, StateError> {
         if !exists(&client).await? {
             create_schema(&client, "users_sync").await?;

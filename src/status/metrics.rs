@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-/// One for each process.
+/// The counters and histograms of a process.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    /// Sessions on the source that ended by themselves.
+    /// Sessions on the source that ended with an error.
     pub source_reconnects: Counter,
     /// Rows that could not be mapped.
     pub unmappable_rows: Counter,
@@ -23,20 +23,20 @@ pub(crate) struct Metrics {
     pub rereads: Counter,
     /// Messages that Kafka has acknowledged.
     pub tee_messages: Counter,
-    /// Transactions of Kafka that were committed.
+    /// Committed Kafka transactions.
     pub tee_transactions: Counter,
-    /// Sessions of the tee that ended by themselves.
+    /// Sessions of the tee that ended with an error.
     pub tee_reconnects: Counter,
-    /// Rows of a batch that was applied.
+    /// Rows per applied batch.
     pub batch_rows: Histogram,
-    /// From the commit of the oldest transaction in a batch until its target has committed that.
+    /// Seconds from the commit of a batch's oldest transaction at the source until the target has committed the batch.
     pub commit_to_visible: Histogram,
-    /// How long a target takes for a batch.
+    /// Seconds that a target takes for a batch.
     pub apply: Histogram,
     tenants: Mutex<HashMap<TenantId, Arc<TenantCounts>>>,
 }
 
-/// What is counted of one tenant.
+/// The counters of one tenant.
 #[derive(Debug, Default)]
 pub(crate) struct TenantCounts {
     rows: AtomicU64,
@@ -76,12 +76,12 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// What is counted of a tenant, from now on if it is new.
+    /// The counters of a tenant. Created if the tenant is new.
     pub(crate) fn tenant(&self, tenant: &TenantId) -> Arc<TenantCounts> {
         self.tenants().entry(tenant.clone()).or_default().clone()
     }
 
-    /// Forgets the tenants that are no more.
+    /// Removes the counters of tenants that are no longer configured.
     pub(crate) fn retain(&self, is_there: impl Fn(&TenantId) -> bool) {
         self.tenants().retain(|tenant, _| is_there(tenant));
     }
@@ -99,14 +99,13 @@ pub(crate) struct Visible {
     pub rows: usize,
     /// Transactions of the source in it.
     pub transactions: u64,
-    /// How long the target took.
+    /// Time that the target took.
     pub took: Duration,
-    /// How long ago the oldest of its transactions was committed at the source, by the two clocks.
+    /// Time since the oldest of its transactions was committed at the source. Compares the clocks of two machines.
     pub age: Duration,
 }
 
 impl Metrics {
-    /// A batch was applied.
     pub(crate) fn applied(&self, tenant: &TenantCounts, batch: Visible) {
         tenant.rows.fetch_add(batch.rows as u64, Ordering::Relaxed);
         tenant.transactions.fetch_add(batch.transactions, Ordering::Relaxed);
@@ -117,12 +116,12 @@ impl Metrics {
 }
 
 impl TenantCounts {
-    /// It has taken a snapshot.
+    /// Counts a completed snapshot.
     pub(crate) fn resynced(&self) {
         self.resyncs.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Its target has to be connected to once more.
+    /// Counts a retry of the target.
     pub(crate) fn reconnects(&self) {
         self.reconnects.fetch_add(1, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! What a process shows of itself: the report of `status`, metrics, and the users that have just reached their targets.
+//! What a process shows of itself: the report of `status`, metrics, and notifications of users that were just written.
 
 pub(crate) mod metrics;
 pub mod process;

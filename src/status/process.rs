@@ -15,14 +15,14 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 use tokio::time::Instant;
 
-/// What a process does.
+/// The role of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// It connects to the source, for the first time or again.
+    /// Connecting to the source, for the first time or again.
     Starting,
-    /// Another process holds the slot. This one takes over once the slot is free.
+    /// Waiting: another process holds the slot. This one takes over once the slot is free.
     Standby,
-    /// It holds the slot.
+    /// Holding the slot and replicating.
     Streaming,
 }
 
@@ -41,7 +41,7 @@ impl Role {
 #[derive(Default)]
 pub struct ProcessStatus {
     pub(crate) metrics: Metrics,
-    /// The requests that wait for users to reach a target.
+    /// Requests that wait for a user to be written to a target.
     pub user_watch: Arc<UserWatch>,
     current: Mutex<Current>,
     source: Mutex<SourceObservation>,
@@ -89,7 +89,7 @@ struct UnreceivedEnd {
 struct TeeStatus {
     /// The report, and since when the tee is in its state.
     report: Option<(TeeReport, SystemTime)>,
-    /// Up to here the stream is in Kafka.
+    /// The stream up to this position is in Kafka.
     published: Lsn,
 }
 

@@ -1,4 +1,4 @@
-//! The progress of a scan of the source, shared between the scan and those who show it.
+//! The progress of a scan of the source, shared between the scan and its readers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,7 +24,7 @@ impl ProgressHandle {
         (thousandths != UNKNOWN).then(|| f64::from(thousandths) / 1000.0)
     }
 
-    /// Sets the progress back, before another scan begins.
+    /// Resets the progress before another scan begins.
     pub(crate) fn reset(&self) {
         self.0.store(UNKNOWN, Ordering::Relaxed);
     }

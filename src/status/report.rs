@@ -1,4 +1,4 @@
-//! How a process and its tenants are, as people and programs see it: what `status` prints and the API answers. Pure.
+//! The report on a process and its tenants: what `status` prints and the API returns. Pure.
 
 use crate::capture::SourceLog;
 use crate::config::{Config, Tenant};
@@ -15,24 +15,24 @@ pub(crate) const IDLE_STEP: u64 = 64 << 10;
 pub struct Report {
     /// The replication slot.
     pub slot: String,
-    /// Counts unbroken histories of positions.
+    /// The number of the current history of positions. A break in the history begins a new one.
     pub generation: i64,
-    /// Which process wrote last.
+    /// The process that renewed the lease last.
     pub holder: String,
-    /// Whether it still runs, as far as its lease tells.
+    /// Whether its lease is still valid.
     pub is_held: bool,
-    /// Everything up to here is in every target.
+    /// Every target has all changes up to this position.
     pub confirmed: String,
     /// The end of the source's log.
     pub source_position: Option<String>,
     /// Every tenant of the configuration.
     pub tenants: Vec<TenantReport>,
-    /// The Kafka side, where there is one.
+    /// The Kafka output, if it is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tee: Option<TeeReport>,
 }
 
-/// The Kafka side.
+/// The Kafka output.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TeeReport {
@@ -40,9 +40,9 @@ pub struct TeeReport {
     pub slot: String,
     /// `parked`, `joining` (it takes a snapshot, or waits for Kafka) or `following`.
     pub state: &'static str,
-    /// How long it has been in that state.
+    /// Seconds since it entered this state.
     pub since_seconds: f64,
-    /// How much of the source's log its slot holds back.
+    /// Bytes of the source's WAL that its slot retains.
     pub wal_held_bytes: Option<u64>,
     /// What is wrong.
     pub last_error: Option<String>,
@@ -56,24 +56,24 @@ pub struct TeeReport {
 pub struct TenantReport {
     /// Its name.
     pub tenant: String,
-    /// `parked`, `joining`, `following`, or `unknown` where `run` has not seen the tenant yet.
+    /// `parked`, `joining`, `following`, or `unknown` if `run` has never started the tenant.
     #[cfg_attr(feature = "openapi", schema(pattern = "^(parked|joining|following|unknown)$"))]
     pub state: &'static str,
-    /// How long it has been in that state.
+    /// Seconds since it entered this state.
     pub since_seconds: Option<f64>,
-    /// Its target holds everything up to here.
+    /// Its target has all changes up to this position.
     pub position: Option<String>,
-    /// How much of the source's log lies behind the position, other tables' changes included.
+    /// Bytes of the source's WAL after this position, including changes of other tables.
     pub lag_bytes: Option<u64>,
-    /// How long its target has lacked something; 0 where it lacks nothing.
+    /// Seconds for which its target has lacked a change; 0 if it lacks none.
     pub lag_seconds: Option<f64>,
-    /// What waits for its target, in memory; known only to the process that replicates.
+    /// Bytes in memory that wait for its target. Known only to the process that replicates.
     pub queue_bytes: Option<u64>,
     /// Number of users in the queue.
     pub queue_users: Option<u64>,
-    /// Users that its target refuses.
+    /// Number of users that its target rejects.
     pub rejected: u64,
-    /// What is wrong, or why it joins.
+    /// The last error, or the reason for joining.
     pub last_error: Option<String>,
     /// The stable code of `last_error`, such as `login` or `mapping_changed`.
     pub reason_code: Option<&'static str>,
@@ -84,7 +84,7 @@ pub struct TenantReport {
 }
 
 impl TeeReport {
-    /// From what a process has written down.
+    /// The report from the state that a process has recorded.
     pub fn of_state(tee: &TeeRow) -> TeeReport {
         TeeReport {
             slot: tee.slot.clone(),
@@ -98,7 +98,7 @@ impl TeeReport {
 }
 
 impl TenantReport {
-    /// A tenant that `run` has not seen yet.
+    /// A tenant that `run` has never started.
     pub fn unknown(tenant: &Tenant) -> TenantReport {
         TenantReport {
             tenant: tenant.id.to_string(),
@@ -119,13 +119,13 @@ impl TenantReport {
 }
 
 impl Report {
-    /// From what a process has written down; every tenant of the file, in its order.
+    /// The report from the recorded state: every configured tenant, in the order of the configuration.
     pub fn of_state(config: &Config, state: &Snapshot, log: &SourceLog) -> Report {
         let source = state.source.as_ref();
         let tenants = config.tenants.iter().map(|tenant| {
             let Some(row) = state.tenants.get(&tenant.id) else { return TenantReport::unknown(tenant) };
-            // A target that follows holds everything up to what was confirmed: if its own position is older, there was
-            // nothing for it in between.
+            // A following target has everything up to the confirmed position. If its own position is older, it had no changes
+            // in between.
             let confirmed = source.map_or(Lsn::ZERO, |source| source.confirmed);
             let position = (row.state == TenantState::Following).then(|| row.position.max(confirmed));
             let lag_bytes = position.zip(log.end).map(|(position, end)| end.bytes_since(position));

@@ -1,4 +1,4 @@
-//! Notifies waiters and listeners of users that arrive in a target. Costs nothing without any.
+//! Notifies waiters and listeners of users that were written to a target. Free of cost while there are none.
 
 use crate::model::{TenantId, UserId};
 use crate::sync::lock;
@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{broadcast, watch};
 
-/// Batches that a listener may be behind; it then hears that it has missed some.
+/// Notifications that a listener may be behind. One that is further behind is woken without ids.
 const LISTENER_CAPACITY: usize = 64;
 
-/// Of all tenants.
+/// The waiters and listeners of all tenants.
 #[derive(Debug, Default)]
 pub struct UserWatch {
-    /// Waiters and listeners: looked at for every batch.
+    /// Number of waiters and listeners. Read for every batch, so that the lock is taken only if there are any.
     watchers: AtomicUsize,
     tenants: Mutex<HashMap<TenantId, TenantWatchers>>,
 }
@@ -46,12 +46,12 @@ impl UserWatch {
         Listener { news, registration: Registration { user_watch: self.clone(), tenant: tenant.clone(), user: None } }
     }
 
-    /// How many wait or listen.
+    /// Number of waiters and listeners.
     pub fn watchers(&self) -> usize {
         self.watchers.load(Ordering::SeqCst)
     }
 
-    /// These users of the tenant were written just now.
+    /// Wakes the waiters of these users of the tenant, which were just written, and its listeners.
     pub(crate) fn notify<'a>(&self, tenant: &TenantId, users: impl Iterator<Item = &'a UserId> + Clone) {
         if self.watchers() == 0 {
             return;
@@ -62,7 +62,7 @@ impl UserWatch {
             users.clone().filter_map(|user| watchers.users.get(user)).for_each(|waiter| waiter.send_modify(|()| {}));
         }
         if let Some(listeners) = &watchers.listeners {
-            // It fails if the last listener has just been dropped.
+            // Fails if the last listener has just been dropped.
             let _ = listeners.send(users.cloned().collect());
         }
     }
@@ -91,19 +91,19 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    /// Until the user was written again.
+    /// Waits until the user is written.
     pub async fn arrived(&mut self) {
-        // The sender is there as long as the registration is.
+        // Cannot fail: the sender lives as long as the registration.
         let _ = self.news.changed().await;
     }
 
-    /// Whose user it is.
+    /// The user's tenant.
     pub fn tenant(&self) -> &TenantId {
         &self.registration.tenant
     }
 }
 
-/// Hears of every user of a tenant.
+/// Is notified of every user of a tenant.
 #[derive(Debug)]
 pub struct Listener {
     news: broadcast::Receiver<Arc<[UserId]>>,
@@ -111,12 +111,12 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// The users that were written next; none where there were too many to name them.
+    /// Waits for the next write and returns its users; none if there were too many to track.
     pub async fn next_users(&mut self) -> Arc<[UserId]> {
         self.news.recv().await.unwrap_or_else(|_| Arc::from([]))
     }
 
-    /// Whose users they are.
+    /// The users' tenant.
     pub fn tenant(&self) -> &TenantId {
         &self.registration.tenant
     }
@@ -132,7 +132,7 @@ struct Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        // The receiver has gone before: the fields of its owner are dropped in their order.
+        // The receiver is dropped already: fields are dropped in the order of their declaration.
         let mut tenants = self.user_watch.lock();
         if let Some(watchers) = tenants.get_mut(&self.tenant) {
             match &self.user {

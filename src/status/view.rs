@@ -1,4 +1,5 @@
-//! What the status reads of a session. The session implements [`SessionView`], so that the status knows no session.
+//! The interface through which the status reads a session. The session implements [`SessionView`], so that `status` does
+//! not import it.
 
 use crate::clock::before;
 use crate::config::Tenant;
@@ -15,13 +16,13 @@ pub(crate) trait SessionView: Send + Sync {
     /// Whether another process may have taken over.
     fn lease_has_lapsed(&self) -> bool;
 
-    /// Up to here the source's log was received.
+    /// The source's log was received up to this position.
     fn received(&self) -> Lsn;
 
-    /// Up to here every target has everything.
+    /// Every target has all changes up to this position.
     fn confirmed(&self) -> Lsn;
 
-    /// Bytes that wait for all targets.
+    /// Bytes that wait for all targets together.
     fn queued_bytes(&self) -> usize;
 
     /// The tenants of the session, in the configuration's order.
@@ -42,7 +43,7 @@ pub(crate) struct SessionIdentity {
 pub(crate) struct TenantReading {
     pub(crate) tenant: Arc<Tenant>,
     pub(crate) view: TenantView,
-    /// Up to here its target has everything. Meaningful only for a tenant that follows.
+    /// Its target has all changes up to this position. Meaningful only for a tenant that follows.
     pub(crate) applied: Lsn,
     pub(crate) queue_bytes: usize,
     pub(crate) queue_users: usize,

@@ -95,7 +95,6 @@ impl Positions {
 }
 
 impl StreamPosition {
-    /// The record for this position.
     pub(crate) fn record(&self, slot: &str) -> PositionRecord {
         PositionRecord { key: json(&Key { slot: slot.to_owned(), tenant: None }), value: Some(json(self)) }
     }

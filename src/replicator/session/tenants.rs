@@ -143,7 +143,6 @@ impl TenantHandle {
         }
     }
 
-    /// The open resync request.
     pub(crate) fn open_resync_request(&self) -> Option<Request> {
         self.lock_resync_requests().open.clone()
     }

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
-/// The number of tenants.
 pub(crate) const TENANTS: usize = 3;
 
 /// A version of a user, unique among all; `None` once the user is deleted.

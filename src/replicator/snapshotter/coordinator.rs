@@ -43,7 +43,6 @@ pub(crate) struct JoinRequest {
 
 /// The tenant's share of a snapshot.
 pub(crate) struct SnapshotShare {
-    /// The snapshot's position.
     pub(crate) position: Lsn,
     /// Its users in chunks, and `None` after the last one.
     pub(crate) rows: mpsc::Receiver<Option<Vec<User>>>,
