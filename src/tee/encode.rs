@@ -1,6 +1,6 @@
 //! Encodes a change of a user as a message: key, value and CloudEvents headers. Pure.
 
-use super::batch::{Batch, Message};
+use super::batch::{Batch, Message, Text};
 use super::debezium::{self, Debezium};
 use super::event::{Event, EventPosition, Op};
 use super::upsert;
