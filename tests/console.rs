@@ -1,6 +1,6 @@
 //! The console in headless Chromium against a running users-sync and real servers. Node runs `tests/console/*.test.js`.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod support;
 

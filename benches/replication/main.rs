@@ -5,7 +5,7 @@
 //! kafka and kafka-latency. `USERS_SYNC_RUNS=1` runs each once instead of three times.
 
 // A failure ends the measurement.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 #[path = "../../tests/support/mod.rs"]
 mod support;

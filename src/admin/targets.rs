@@ -4,7 +4,7 @@
 use super::answer::Problem;
 use crate::config::Tenant;
 use crate::model::TenantId;
-use crate::pg::{PgClient, PgUrl, SqlStateClass, connect, describe};
+use crate::pg::{PgUrl, SqlStateClass, TargetClient, connect_target};
 use crate::sync::lock;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as Lock};
@@ -30,7 +30,7 @@ struct TargetConnection {
 
 enum CachedClient {
     None,
-    Open(Arc<PgClient>),
+    Open(Arc<TargetClient>),
     /// The last attempt failed. Requests within [`RETRY_DELAY`] get the same error.
     Failed(Instant, String),
 }
@@ -43,7 +43,7 @@ impl Targets {
     pub(super) async fn query<T>(
         &self,
         tenant: &Tenant,
-        query: impl AsyncFnOnce(&PgClient) -> Result<T, tokio_postgres::Error>,
+        query: impl AsyncFnOnce(&TargetClient) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, Problem> {
         let connection = self.connection(tenant);
         let request = async {
@@ -57,7 +57,7 @@ impl Targets {
                     return Problem::unavailable("the target has no users yet")
                         .remedy("wait until the tenant is following");
                 }
-                Problem::unavailable(format!("the target returned an error: {}", describe(&error)))
+                Problem::unavailable(format!("the target returned an error: {}", client.describe(&error)))
             })
         };
         match timeout(REQUEST_TIMEOUT, request).await {
@@ -93,7 +93,7 @@ impl Targets {
 }
 
 impl TargetConnection {
-    async fn client(&self) -> Result<Arc<PgClient>, Problem> {
+    async fn client(&self) -> Result<Arc<TargetClient>, Problem> {
         let mut cached = self.client.lock().await;
         match &*cached {
             CachedClient::Open(client) if !client.is_closed() => return Ok(client.clone()),
@@ -102,7 +102,7 @@ impl TargetConnection {
             }
             CachedClient::Open(_) | CachedClient::Failed(..) | CachedClient::None => {}
         }
-        match connect(&self.target).await.map(Arc::new) {
+        match connect_target(&self.target).await.map(Arc::new) {
             Ok(client) => {
                 *cached = CachedClient::Open(client.clone());
                 Ok(client)

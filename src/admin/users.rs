@@ -3,7 +3,7 @@
 use super::answer::{Path, Problem, Query};
 use super::app::App;
 use crate::config::{Tenant, parse_duration};
-use crate::pg::{PgClient, PgTimestamp};
+use crate::pg::{PgTimestamp, Statements, TargetClient};
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -26,11 +26,15 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 /// Poll interval of a waiting request while another process writes to the target.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
+/// The longest profile that is returned, in bytes. Requests are answered at the same time, so this bounds their memory.
+const MAX_PROFILE: i32 = 1 << 20;
+
 /// Selects a slice of the table ordered by id, and the matching users in it.
 const SEARCH_SLICE: &str = "\
 WITH slice AS MATERIALIZED (
-  SELECT id, name, email, created_at, updated_at, deleted_at FROM neon_auth.users_sync
-  WHERE $1::text IS NULL OR id > $1 ORDER BY id LIMIT $2)
+  SELECT id::text, left(name::text, 1000) AS name, left(email::text, 1000) AS email, created_at::timestamptz,
+    updated_at::timestamptz, deleted_at::timestamptz
+  FROM neon_auth.users_sync WHERE $1::text IS NULL OR id > $1 ORDER BY id LIMIT $2)
 SELECT w.seen, w.last, s.* FROM (SELECT count(*) AS seen, max(id) AS last FROM slice) w
 LEFT JOIN (
   SELECT * FROM slice
@@ -40,7 +44,8 @@ LEFT JOIN (
   ORDER BY id LIMIT $5) s ON true
 ORDER BY s.id";
 
-const USER_BY_ID: &str = "SELECT id, name, email, created_at, updated_at, deleted_at, raw_json::text \
+const USER_BY_ID: &str = "SELECT id::text, name::text, email::text, created_at::timestamptz, updated_at::timestamptz, \
+                   deleted_at::timestamptz, CASE WHEN octet_length(raw_json::text) <= $2 THEN raw_json::text END \
                    FROM neon_auth.users_sync WHERE id = $1";
 
 /// A user, as the target has it.
@@ -157,7 +162,7 @@ fn check_text(text: &str) -> Result<(), Problem> {
 }
 
 /// Reads slice by slice until the page is full or the time budget is used up.
-async fn search(client: &PgClient, params: &UserListParams) -> Result<UserPage, tokio_postgres::Error> {
+async fn search(client: &TargetClient, params: &UserListParams) -> Result<UserPage, tokio_postgres::Error> {
     let deadline = Instant::now() + SEARCH_BUDGET;
     let search = params.search.as_deref().filter(|search| !search.is_empty());
     let mut cursor = params.cursor.clone();
@@ -255,10 +260,14 @@ pub(super) async fn user(
 
 async fn read_user(app: &App, tenant: &Tenant, id: &str) -> Result<Option<Profile>, Problem> {
     let found = app.targets.query(tenant, async |client| {
-        let row = client.query_typed_opt(USER_BY_ID, &[(&id, Type::TEXT)]).await?;
-        row.map(|row| Ok((User::of(&row, 0)?, row.try_get::<_, String>(6)?))).transpose()
+        let row = client.query_typed_opt(USER_BY_ID, &[(&id, Type::TEXT), (&MAX_PROFILE, Type::INT4)]).await?;
+        row.map(|row| Ok((User::of(&row, 0)?, row.try_get::<_, Option<String>>(6)?))).transpose()
     });
     let Some((user, raw_json)) = found.await? else { return Ok(None) };
+    let raw_json = raw_json.ok_or_else(|| {
+        Problem::unavailable(format!("the profile has more than {MAX_PROFILE} bytes"))
+            .remedy("read raw_json in neon_auth.users_sync of the target")
+    })?;
     let raw_json =
         RawValue::from_string(raw_json).map_err(|_| Problem::unavailable("the profile is not valid JSON"))?;
     Ok(Some(Profile { user, raw_json }))

@@ -2,13 +2,12 @@
 
 use super::target::{Target, TargetError};
 use crate::model::{Epoch, TenantId};
-use crate::pg::SqlStateClass;
+use crate::pg::{SqlStateClass, Statements};
 use tokio_postgres::types::Type;
 
 /// Every writer locks the checkpoint's table in a conflicting mode until its commit (manual: "Explicit
 /// Locking"). A fresh target has no row that could be locked instead.
 const RAISE_EPOCH: &str = "\
-BEGIN; \
 SET LOCAL lock_timeout = '1s'; \
 LOCK TABLE users_sync.checkpoint IN EXCLUSIVE MODE";
 
@@ -33,7 +32,7 @@ impl Target {
                 Err(TargetError::Sql(error))
                     if SqlStateClass::of_error(&error) == Some(SqlStateClass::LockNotAvailable) =>
                 {
-                    let ended: i64 = self.client_mut().query_typed_one(TERMINATE_OLDER, &[]).await?.get(0);
+                    let ended: i64 = self.client_mut().query_typed_one(TERMINATE_OLDER, &[]).await?.try_get(0)?;
                     tracing::warn!(%tenant, ended, "terminated open transactions of an older process");
                 }
                 raised => return raised,
@@ -46,16 +45,16 @@ impl Target {
         let raised = self.try_raise_epoch(epoch).await;
         if raised.is_err() {
             // Ends what is left of the transaction. A lost connection has none.
-            let _ = self.client_mut().batch_execute("ROLLBACK").await;
+            let _ = self.client_mut().rollback().await;
         }
         raised
     }
 
     async fn try_raise_epoch(&mut self, epoch: Epoch) -> Result<(), TargetError> {
         let client = self.client_mut();
-        client.batch_execute(RAISE_EPOCH).await?;
+        client.begin(RAISE_EPOCH).await?;
         let raise = "UPDATE users_sync.checkpoint SET epoch = $1 WHERE epoch < $1";
         client.execute_typed(raise, &[(&epoch.0, Type::INT8)]).await?;
-        Ok(client.batch_execute("COMMIT").await?)
+        Ok(client.commit().await?)
     }
 }

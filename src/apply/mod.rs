@@ -27,7 +27,6 @@ pub use plan::{Move, PlannedRows, Rows, plan_rows};
 pub(crate) use refusal::{Bisection, Refusal, RefusedUser};
 pub(crate) use rejected::{MAX_REJECTED, write_rejected};
 pub(crate) use shape::{Shape, TableColumn};
-pub(crate) use target::TargetError;
-pub(crate) use target::read_checkpoint;
 pub use target::{Applied, Identity, Target};
+pub(crate) use target::{TargetError, read_checkpoint, read_shape};
 pub(crate) use wait::{DROP_WAIT_FOR, create_wait_for};

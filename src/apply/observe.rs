@@ -3,17 +3,17 @@
 use super::assessment::ObservedTarget;
 use super::statement;
 use super::target::{TargetError, read_checkpoint};
-use tokio_postgres::Client;
+use crate::pg::Statements;
 
 /// What [`super::Target::open`] would find.
-pub(crate) async fn observe(client: &Client) -> Result<ObservedTarget, TargetError> {
+pub(crate) async fn observe(client: &impl Statements) -> Result<ObservedTarget, TargetError> {
     let row = client.query_typed_one(statement::FIND_TABLES, &[]).await?;
-    let (has_checkpoint, has_users): (bool, bool) = (row.get(0), row.get(1));
+    let (has_checkpoint, has_users): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
     let checkpoint = if has_checkpoint { read_checkpoint(client).await? } else { None };
     let (mut has_rows, mut relation) = (false, None);
     if has_users {
         let row = client.query_typed_one(statement::HAS_ROWS, &[]).await?;
-        (has_rows, relation) = (row.get(0), row.get::<_, Option<u32>>(1));
+        (has_rows, relation) = (row.try_get(0)?, row.try_get(1)?);
     }
     Ok(ObservedTarget { checkpoint, created: !has_users, has_rows, relation })
 }

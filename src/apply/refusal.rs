@@ -1,6 +1,7 @@
 //! Rows that a target refuses: recognises the error, and finds the rows in a batch. Pure.
 
 use crate::model::UserId;
+use crate::model::clip;
 use crate::pg::{Disclosure, SqlStateClass};
 use std::ops::Range;
 use tokio_postgres::error::DbError;
@@ -10,7 +11,7 @@ use tokio_postgres::error::DbError;
 pub(crate) struct Refusal {
     /// The error's SQLSTATE.
     pub(crate) sqlstate: String,
-    /// The server's message, for the target's own table only: it may repeat the row's values.
+    /// The server's message, cut to 1000 bytes. For the target's own table only: it may repeat the row's values.
     pub(crate) message: String,
     /// The violated constraint; `None` also if user-defined code may have set it.
     pub(crate) constraint: Option<String>,
@@ -35,10 +36,10 @@ impl From<&DbError> for Refusal {
     fn from(error: &DbError) -> Refusal {
         let code = error.code().code();
         let constraint = match Disclosure::of(code, error.routine()) {
-            Disclosure::Message | Disclosure::Place => error.constraint().map(str::to_owned),
+            Disclosure::Message | Disclosure::Place => error.constraint().map(|name| clip(name).into_owned()),
             Disclosure::Code => None,
         };
-        Refusal { sqlstate: code.to_owned(), message: error.message().to_owned(), constraint }
+        Refusal { sqlstate: clip(code).into_owned(), message: clip(error.message()).into_owned(), constraint }
     }
 }
 

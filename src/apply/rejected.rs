@@ -4,17 +4,20 @@ use super::refusal::{Refusal, RefusedUser};
 use super::statement;
 use super::target::{Target, TargetError};
 use crate::model::UserId;
-use tokio_postgres::Client;
+use crate::pg::Statements;
 use tokio_postgres::types::Type;
 
 /// A tenant with more refused users than this is parked: the cause is not in single rows.
 pub(crate) const MAX_REJECTED: usize = 10_000;
 
 impl Target {
-    /// The ids in `users_sync.rejected`.
+    /// The ids in `users_sync.rejected`, at most [`MAX_REJECTED`]. An id of more than 1000 characters is cut, so
+    /// the record of that user stays when its row is accepted.
     pub(crate) async fn read_rejected(&mut self) -> Result<Vec<UserId>, TargetError> {
-        let rows = self.client_mut().query_typed("SELECT id FROM users_sync.rejected", &[]).await?;
-        Ok(rows.iter().map(|row| row.get::<_, &str>(0).into()).collect())
+        let sql = "SELECT left(id::text, 1000) FROM users_sync.rejected LIMIT $1";
+        let limit = i64::try_from(MAX_REJECTED).unwrap_or(i64::MAX);
+        let rows = self.client_mut().query_typed(sql, &[(&limit, Type::INT8)]).await?;
+        Ok(rows.iter().map(|row| row.try_get::<_, &str>(0).map(Into::into)).collect::<Result<_, _>>()?)
     }
 
     /// Makes deferred constraints fail in the statement that violates them. At the commit it would be unknown
@@ -45,7 +48,7 @@ impl Target {
 
 /// Like [`Target::write_rejected`], on any connection.
 pub(crate) async fn write_rejected(
-    client: &Client,
+    client: &impl Statements,
     refused: &[RefusedUser],
     accepted: &[&str],
 ) -> Result<(), tokio_postgres::Error> {

@@ -41,8 +41,8 @@ pub(crate) struct TableColumn {
 }
 
 impl TableColumn {
-    pub(crate) fn read(row: &tokio_postgres::Row) -> TableColumn {
-        TableColumn { name: row.get(0), type_name: row.get(1), is_generated: row.get(2) }
+    pub(crate) fn read(row: &tokio_postgres::Row) -> Result<TableColumn, tokio_postgres::Error> {
+        Ok(TableColumn { name: row.try_get(0)?, type_name: row.try_get(1)?, is_generated: row.try_get(2)? })
     }
 }
 

@@ -75,12 +75,15 @@ pub(crate) const HAS_ROWS: &str =
 
 /// Name and type of each column of `users_sync`, and whether it is generated.
 pub(crate) const COLUMNS_OF_USERS: &str = "\
-SELECT attname::text, format_type(atttypid, atttypmod), attgenerated <> ''
+SELECT attname::text, left(format_type(atttypid, atttypmod), 200), attgenerated <> ''
 FROM pg_catalog.pg_attribute
 WHERE attrelid = 'neon_auth.users_sync'::regclass AND attnum > 0 AND NOT attisdropped";
 
+/// The checkpoint. The owner of the database may have changed the table: the casts keep its types out of the
+/// answer, and the limits its amount.
 pub(crate) const READ_CHECKPOINT: &str = "\
-SELECT tenant, target_id::text, generation, position, epoch, mapping FROM users_sync.checkpoint";
+SELECT left(tenant::text, 1000), left(target_id::text, 100), generation::int8, position::pg_lsn, epoch::int8, \
+  left(mapping::text, 1000) FROM users_sync.checkpoint LIMIT 2";
 
 /// The condition under which the checkpoint may move, as `Identity::may_write`. `$1` to `$6`: tenant, target id,
 /// generation, epoch, from, to.

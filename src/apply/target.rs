@@ -8,9 +8,9 @@ use super::shape::{Shape, ShapeError, TableColumn};
 use super::statement::{self, Parts};
 use super::wait;
 use crate::model::{Deletes, Epoch, Generation, Lsn, Oid, TargetId, TenantId};
-use crate::pg::{PgClient, PgTimestamp, create_schema, describe};
+use crate::pg::{GuardError, PgTimestamp, Statements, TargetClient, create_schema, describe};
 use std::collections::HashMap;
-use tokio_postgres::Client;
+use std::sync::{Arc, OnceLock};
 use tokio_postgres::types::{PgLsn, ToSql, Type};
 
 /// Time limit for a chunked transaction whose process is frozen. The process's kernel keeps the connection
@@ -63,7 +63,7 @@ impl Identity {
 
 /// An open connection to a target whose tables have been checked.
 pub struct Target {
-    client: PgClient,
+    client: TargetClient,
     shape: Shape,
     deletes: Deletes,
     /// Whether listeners are notified.
@@ -81,12 +81,13 @@ pub struct Target {
 impl Target {
     /// Opens a target and creates what is missing there.
     pub async fn open(
-        client: PgClient,
+        client: TargetClient,
         deletes: Deletes,
         notifies: bool,
     ) -> Result<(Target, ObservedTarget), TargetError> {
         let row = client.query_typed_one(statement::FIND_TABLES, &[]).await?;
-        let (has_checkpoint, has_users, has_rejected): (bool, bool, bool) = (row.get(0), row.get(1), row.get(2));
+        let (has_checkpoint, has_users, has_rejected): (bool, bool, bool) =
+            (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         if !has_checkpoint {
             create_schema(&client, "users_sync").await?;
             client.batch_execute(statement::CREATE_CHECKPOINT).await?;
@@ -102,17 +103,15 @@ impl Target {
         if notifies {
             client.query_typed_one(ADVANCE_QUEUE, &[]).await?;
         }
-        let columns: Vec<_> = client.query_typed(statement::COLUMNS_OF_USERS, &[]).await?;
-        let columns: Vec<_> = columns.iter().map(TableColumn::read).collect();
-        let shape = Shape::from_columns(&columns)?;
+        let shape = read_shape(&client).await?;
         let row = client.query_typed_one(statement::HAS_ROWS, &[]).await?;
-        let relation = row.get::<_, Option<u32>>(1);
+        let (has_rows, relation) = (row.try_get(0)?, row.try_get(1)?);
         let statements = HashMap::new();
         let (notified, is_replaced) = (0, false);
         let target =
             Target { client, shape, deletes, notifies, notified, no_wait_for, relation, is_replaced, statements };
         let checkpoint = target.checkpoint().await?;
-        Ok((target, ObservedTarget { checkpoint, created: !has_users, has_rows: row.get(0), relation }))
+        Ok((target, ObservedTarget { checkpoint, created: !has_users, has_rows, relation }))
     }
 
     /// Reads the checkpoint.
@@ -139,8 +138,8 @@ impl Target {
     /// guard.
     pub async fn begin_chunks(&mut self, who: &Identity, from: Lsn) -> Result<Applied, TargetError> {
         self.client
-            .batch_execute(&format!(
-                "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '{OPEN_TRANSACTION_TIMEOUT}'; \
+            .begin(&format!(
+                "SET LOCAL idle_in_transaction_session_timeout = '{OPEN_TRANSACTION_TIMEOUT}'; \
                  SET LOCAL synchronous_commit = on"
             ))
             .await?;
@@ -159,7 +158,7 @@ impl Target {
             )
             .await?;
         if locked.is_empty() {
-            self.client.batch_execute("ROLLBACK").await?;
+            self.client.rollback().await?;
             return Ok(Applied::Refused);
         }
         self.notified = 0;
@@ -178,14 +177,16 @@ impl Target {
     /// checkpoint shows whether it was committed.
     pub async fn commit_chunks(&mut self, who: &Identity, moving: Move) -> Result<Applied, TargetError> {
         let moved = self.apply(who, moving, &Rows::default()).await?;
-        let end = if moved == Applied::Yes { "COMMIT" } else { "ROLLBACK" };
-        self.client.batch_execute(end).await?;
+        match moved {
+            Applied::Yes => self.client.commit().await?,
+            Applied::Refused => self.client.rollback().await?,
+        }
         Ok(moved)
     }
 
     /// Rolls back the open transaction.
     pub async fn rollback(&mut self) -> Result<(), TargetError> {
-        Ok(self.client.batch_execute("ROLLBACK").await?)
+        Ok(self.client.rollback().await?)
     }
 
     /// The file of `users_sync` when the target was opened.
@@ -208,13 +209,18 @@ impl Target {
         self.notifies
     }
 
+    /// What the server sent that ended the connection, once it has.
+    pub(crate) fn refused(&self) -> Arc<OnceLock<GuardError>> {
+        self.client.refused()
+    }
+
     /// The shape of `users_sync` in this target.
     pub(crate) fn shape(&self) -> &Shape {
         &self.shape
     }
 
     /// The connection, for the transaction of a snapshot.
-    pub(crate) fn client_mut(&mut self) -> &mut PgClient {
+    pub(crate) fn client_mut(&mut self) -> &mut TargetClient {
         &mut self.client
     }
 
@@ -254,15 +260,24 @@ impl Target {
             parameters.push((&delete_times, Type::TIMESTAMPTZ_ARRAY));
         }
         let answer = self.client.query_typed(sql, &parameters).await?;
-        let guarded = answer.first().map_or(0, |row| row.get::<_, i64>(0));
-        let relation = answer.first().and_then(|row| row.get::<_, Option<u32>>(1));
+        let (guarded, relation): (i64, Option<Oid>) = match answer.first() {
+            Some(row) => (row.try_get(0)?, row.try_get(1)?),
+            None => (0, None),
+        };
         self.is_replaced |= relation != self.relation;
         Ok(if guarded == 1 { Applied::Yes } else { Applied::Refused })
     }
 }
 
+/// Reads the columns of `users_sync` and checks them.
+pub(crate) async fn read_shape(client: &impl Statements) -> Result<Shape, TargetError> {
+    let rows = client.query_typed(statement::COLUMNS_OF_USERS, &[]).await?;
+    let columns = rows.iter().map(TableColumn::read).collect::<Result<Vec<_>, _>>()?;
+    Ok(Shape::from_columns(&columns)?)
+}
+
 /// Reads the checkpoint of a target that has the checkpoint's table.
-pub(crate) async fn read_checkpoint(client: &Client) -> Result<Option<Checkpoint>, tokio_postgres::Error> {
+pub(crate) async fn read_checkpoint(client: &impl Statements) -> Result<Option<Checkpoint>, tokio_postgres::Error> {
     let Some(row) = client.query_typed_opt(statement::READ_CHECKPOINT, &[]).await? else { return Ok(None) };
     // The table may have been altered, so its types are not certain.
     Ok(Some(Checkpoint {

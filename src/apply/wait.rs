@@ -1,8 +1,7 @@
 //! `users_sync.wait_for`, a function in every target: applications call it after a sign-up to wait for the
 //! user's row.
 
-use crate::pg::describe;
-use tokio_postgres::Client;
+use crate::pg::{Statements, describe};
 use tokio_postgres::types::Type;
 
 /// The function's body. Under READ COMMITTED each statement of a volatile function sees new commits; the
@@ -49,15 +48,15 @@ pub(crate) fn create_wait_for() -> String {
 
 /// Ensures that the function exists; costs one catalog query if it does. Returns why it cannot be created:
 /// users are written without it.
-pub(super) async fn provide(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
+pub(super) async fn provide(client: &impl Statements) -> Result<Option<String>, tokio_postgres::Error> {
     let is_there = || client.query_typed_one(FUNCTION_EXISTS, &[(&FUNCTION_BODY, Type::TEXT)]);
-    if is_there().await?.get(0) {
+    if is_there().await?.try_get(0)? {
         return Ok(None);
     }
     match client.batch_execute(&create_wait_for()).await {
         Ok(()) => Ok(None),
         // Another process may have created it in the meantime.
-        Err(error) if error.as_db_error().is_some() && !is_there().await?.get::<_, bool>(0) => {
+        Err(error) if error.as_db_error().is_some() && !is_there().await?.try_get::<_, bool>(0)? => {
             Ok(Some(describe(&error)))
         }
         Err(error) if error.as_db_error().is_some() => Ok(None),

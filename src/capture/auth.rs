@@ -1,9 +1,9 @@
 //! The login of a replication connection: SCRAM-SHA-256 with and without channel binding, md5, and clear text
-//! over TLS (manual: "Start-up", "SASL Authentication"). Does not handle messages after AuthenticationOk.
+//! on a private connection (manual: "Start-up", "SASL Authentication"). Does not handle messages after AuthenticationOk.
 
 use super::CaptureError;
 use super::wire::{Reply, Wire};
-use crate::pg::{ChannelBinding, ConnectError, PgUrl};
+use crate::pg::{CLEARTEXT, ChannelBinding, ConnectError, PgUrl};
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{self, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
@@ -27,15 +27,12 @@ pub(super) async fn authenticate(wire: &mut Wire, url: &PgUrl) -> Result<(), Cap
             let answer = md5_hash(url.user.as_bytes(), password()?, body.salt());
             wire.send(|out| frontend::password_message(answer.as_bytes(), out)).await?;
         }
-        Message::AuthenticationCleartextPassword if wire.stream.is_private() => {
+        Message::AuthenticationCleartextPassword if wire.stream.is_private(url) => {
             let answer = password()?;
             wire.send(|out| frontend::password_message(answer, out)).await?;
         }
         Message::AuthenticationCleartextPassword => {
-            return Err(refuse(
-                "the server asks for the password in clear text and the connection has no TLS; set sslmode=require or \
-                 better",
-            ));
+            return Err(refuse(CLEARTEXT));
         }
         _ => return Err(refuse("the server asks for a kind of login that is not supported (GSSAPI, SSPI or another)")),
     }

@@ -2,7 +2,7 @@
 //! has a faster implementation (`stream`), which takes over this buffer.
 
 use super::CaptureError;
-use crate::pg::{ServerError, Stream};
+use crate::pg::{MAX_LOGIN_MESSAGE, ServerError, Stream};
 use bytes::BytesMut;
 use postgres_protocol::message::backend::{Header, Message};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,8 +11,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 pub(super) const HEADER_LENGTH: usize = 5;
 /// No row exceeds 1 GB (MaxAllocSize), so no message does; with some slack for its framing.
 pub(super) const MAX_MESSAGE_LENGTH: usize = (1 << 30) + (1 << 20);
-/// Messages are short before the login, and the peer is not authenticated. libpq has a similar limit.
-const MAX_LOGIN_MESSAGE_LENGTH: usize = 64 << 10;
 /// The only tag that `Message::parse` rejects (manual: "CopyBothResponse").
 const COPY_BOTH_RESPONSE: u8 = b'W';
 
@@ -48,7 +46,7 @@ pub(super) struct Wire {
 
 impl Wire {
     pub(super) fn new(stream: Stream) -> Self {
-        Wire { stream, incoming: BytesMut::new(), longest: MAX_LOGIN_MESSAGE_LENGTH }
+        Wire { stream, incoming: BytesMut::new(), longest: MAX_LOGIN_MESSAGE }
     }
 
     pub(super) fn logged_in(&mut self) {

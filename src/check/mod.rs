@@ -104,7 +104,7 @@ async fn check_state(config: &Config) -> Vec<Finding> {
 
 async fn check_target(tenant: &Tenant, deletes_rows: bool, state: Option<&crate::state::Snapshot>) -> Vec<Finding> {
     let subject = || Subject::Tenant(tenant.id.clone());
-    let client = match pg::connect(&tenant.target).await {
+    let client = match pg::connect_target(&tenant.target).await {
         Ok(client) => client,
         Err(error) => return vec![connect_finding(subject(), &tenant.target, &error)],
     };

@@ -110,19 +110,19 @@ pub(super) async fn gather(client: &Client, config: &Config) -> Result<SourceFac
     let table = table_facts(client, &config.users.table).await?;
     let others = match table {
         Some(_) => Vec::new(),
-        None => client.query_typed(OTHERS, &[]).await?.iter().map(|row| row.get(0)).collect(),
+        None => client.query_typed(OTHERS, &[]).await?.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?,
     };
     Ok(SourceFacts {
-        role: row.get(0),
-        database: row.get(1),
-        wal_level: row.get(2),
-        is_standby: row.get(3),
-        may_replicate: row.get(4),
-        has_rds_role: row.get(5),
-        may_create: row.get(6),
-        slots: Usage { used: row.get(7), max: row.get(8) },
-        senders: Usage { used: row.get(9), max: row.get(10) },
-        keep_size_mb: row.get(11),
+        role: row.try_get(0)?,
+        database: row.try_get(1)?,
+        wal_level: row.try_get(2)?,
+        is_standby: row.try_get(3)?,
+        may_replicate: row.try_get(4)?,
+        has_rds_role: row.try_get(5)?,
+        may_create: row.try_get(6)?,
+        slots: Usage { used: row.try_get(7)?, max: row.try_get(8)? },
+        senders: Usage { used: row.try_get(9)?, max: row.try_get(10)? },
+        keep_size_mb: row.try_get(11)?,
         has_column_lists: has_column_lists(client).await?,
         table,
         others,
@@ -184,14 +184,14 @@ async fn table_facts(client: &Client, table: &TableName) -> Result<Option<TableF
         None => TypeCatalog::new(),
     };
     Ok(Some(TableFacts {
-        kind: row.get(0),
-        persistence: row.get(1),
-        owner: row.get(2),
-        is_owner: row.get(3),
-        schema_usage: row.get(4),
-        row_security: row.get(5),
-        may_select: row.get(6),
-        readable: row.get(7),
+        kind: row.try_get(0)?,
+        persistence: row.try_get(1)?,
+        owner: row.try_get(2)?,
+        is_owner: row.try_get(3)?,
+        schema_usage: row.try_get(4)?,
+        row_security: row.try_get(5)?,
+        may_select: row.try_get(6)?,
+        readable: row.try_get(7)?,
         relation,
         types,
     }))
@@ -209,7 +209,7 @@ async fn publication_facts(
     Ok(Some(PublicationFacts {
         row,
         has_table,
-        columns: shown.as_ref().and_then(|row| row.get(0)),
-        row_filter: shown.as_ref().and_then(|row| row.get(1)),
+        columns: shown.as_ref().map(|row| row.try_get(0)).transpose()?.flatten(),
+        row_filter: shown.as_ref().map(|row| row.try_get(1)).transpose()?.flatten(),
     }))
 }

@@ -1,7 +1,8 @@
 //! Reads the facts about a target.
 
 use crate::apply::{Checkpoint, TableColumn, read_checkpoint, statement};
-use tokio_postgres::{Client, Error};
+use crate::pg::Statements;
+use tokio_postgres::Error;
 
 #[derive(Clone, Debug)]
 pub(super) struct TargetFacts {
@@ -56,7 +57,7 @@ const RIGHTS: &str = "
     LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = $2
     WHERE n.nspname = $1";
 
-pub(super) async fn gather(client: &Client) -> Result<TargetFacts, Error> {
+pub(super) async fn gather(client: &impl Statements) -> Result<TargetFacts, Error> {
     let row = client.query_typed_one(SERVER, &[]).await?;
     let RightsRow { rights: users, row_security } = read_rights(client, "neon_auth", "users_sync").await?;
     let RightsRow { rights: checkpoint_table, .. } = read_rights(client, "users_sync", "checkpoint").await?;
@@ -65,7 +66,7 @@ pub(super) async fn gather(client: &Client) -> Result<TargetFacts, Error> {
     let mut columns = None;
     if usable(&users) {
         let rows = client.query_typed(statement::COLUMNS_OF_USERS, &[]).await?;
-        columns = Some(rows.iter().map(TableColumn::read).collect());
+        columns = Some(rows.iter().map(TableColumn::read).collect::<Result<_, _>>()?);
     }
     let mut has_rows = None;
     if readable(&users) {
@@ -97,7 +98,7 @@ struct RightsRow {
     row_security: bool,
 }
 
-async fn read_rights(client: &Client, schema: &str, table: &str) -> Result<RightsRow, Error> {
+async fn read_rights(client: &impl Statements, schema: &str, table: &str) -> Result<RightsRow, Error> {
     use tokio_postgres::types::Type;
     let names = [(&schema as _, Type::NAME), (&table as _, Type::NAME)];
     let Some(row) = client.query_typed_opt(RIGHTS, &names).await? else { return Ok(Default::default()) };

@@ -6,7 +6,7 @@ use crate::apply::{DROP_WAIT_FOR, read_checkpoint, statement};
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::TenantId;
-use crate::pg::{self, PgClient, PgUrl, describe};
+use crate::pg::{self, PgUrl, TargetClient, describe};
 use crate::state::{Snapshot, StateStore, TenantRow, TenantState};
 use clap::Args;
 use std::process::ExitCode;
@@ -48,7 +48,8 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
     if target.to_string() != row.target {
         return Err(diagnostic!("the target of tenant {tenant} is {}, not {target}", row.target));
     }
-    let client = pg::connect(&target).await.map_err(|error| diagnostic!("cannot connect to the target: {error}"))?;
+    let client =
+        pg::connect_target(&target).await.map_err(|error| diagnostic!("cannot connect to the target: {error}"))?;
     let checkpoint = read_checkpoint(&client).await.map_err(|error| failed(&error))?;
     if checkpoint.is_none_or(|found| found.tenant != tenant || Some(&found.target_id) != row.target_id.as_ref()) {
         return Err(diagnostic!(
@@ -97,7 +98,7 @@ fn parse_target(text: &str) -> Result<PgUrl, Diagnostic> {
 }
 
 /// Deletes all users and our tables in one transaction. Fails if the application still references a user.
-async fn wipe(mut client: PgClient) -> Result<u64, tokio_postgres::Error> {
+async fn wipe(mut client: TargetClient) -> Result<u64, tokio_postgres::Error> {
     let transaction = client.transaction().await?;
     let deleted = transaction.execute_typed("DELETE FROM neon_auth.users_sync", &[]).await?;
     transaction.batch_execute(&format!("{}; {DROP_WAIT_FOR}", statement::DROP_OWN_TABLES)).await?;

@@ -3,11 +3,12 @@
 use super::common::ConfigFile;
 use crate::config::{Config, Tenant};
 use crate::diagnostic::{Diagnostic, diagnostic};
-use crate::pg::{self, PgClient, PgUrl, describe};
+use crate::pg::{self, PgUrl, Statements, describe};
 use crate::replicator::source::mapping::resolve_layout;
 use crate::setup::{Script, gather, source_script, target_script};
 use clap::Args;
 use std::process::ExitCode;
+use tokio_postgres::types::Type;
 
 /// Statements give up on a lock after this time, so that they do not block the store's writes.
 const SET_LOCK_TIMEOUT: &str = "SET lock_timeout = '5s'";
@@ -84,7 +85,7 @@ async fn source(arguments: &Arguments, config: &Config) -> Result<(), Diagnostic
     let script = source_script(&config, &facts).map_err(|what| diagnostic!("{what}"))?;
     println!("{script}");
     if arguments.apply && arguments.source_admin.is_some() {
-        apply(&client, &script).await?;
+        apply(&*client, &script).await?;
     }
     Ok(())
 }
@@ -96,7 +97,7 @@ async fn target(arguments: &Arguments, config: &Config, tenant: &Tenant) -> Resu
         Some(TargetAdmin { url, .. }) => {
             let url = parse(url, "--target-admin")?;
             Some(
-                pg::connect(&url)
+                pg::connect_target(&url)
                     .await
                     .map_err(|error| diagnostic!("cannot connect to the target of tenant {}: {error}", tenant.id))?,
             )
@@ -106,7 +107,8 @@ async fn target(arguments: &Arguments, config: &Config, tenant: &Tenant) -> Resu
         None => false,
         Some(client) => {
             let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)";
-            client.query_one(sql, &[&tenant.target.user]).await.map_err(|error| failed(sql, &error))?.get(0)
+            let exists = async { client.query_typed_one(sql, &[(&tenant.target.user, Type::TEXT)]).await?.try_get(0) };
+            exists.await.map_err(|error| failed(sql, &error))?
         }
     };
     let script = target_script(tenant, role_exists, config.deletes_rows(), &arguments.application_role);
@@ -119,7 +121,7 @@ async fn target(arguments: &Arguments, config: &Config, tenant: &Tenant) -> Resu
 
 /// Runs the statements without a transaction: an index cannot be built concurrently inside one. Statements before a
 /// failure stay applied.
-async fn apply(client: &PgClient, script: &Script) -> Result<(), Diagnostic> {
+async fn apply(client: &impl Statements, script: &Script) -> Result<(), Diagnostic> {
     client.batch_execute(SET_LOCK_TIMEOUT).await.map_err(|error| failed(SET_LOCK_TIMEOUT, &error))?;
     for statement in &script.statements {
         client.batch_execute(&statement.to_run()).await.map_err(|error| failed(&statement.sql, &error))?;

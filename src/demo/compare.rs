@@ -52,8 +52,8 @@ pub(super) async fn until_equal(stage: &Stage, out: &mut impl Write) -> Result<u
             sleep(POLL_INTERVAL).await;
         };
         let deleted = "SELECT count(*) FROM neon_auth.users_sync WHERE deleted_at IS NOT NULL";
-        let deleted: i64 = target.query_one(deleted, &[]).await?.get(0);
-        let todos: i64 = target.query_one("SELECT count(*) FROM todos", &[]).await?.get(0);
+        let deleted: i64 = target.query_one(deleted, &[]).await?.try_get(0)?;
+        let todos: i64 = target.query_one("SELECT count(*) FROM todos", &[]).await?.try_get(0)?;
         writeln!(out, "{tenant}: {} users, {deleted} deleted, {todos} todos", actual.len())?;
         compared += actual.len();
     }
@@ -62,5 +62,13 @@ pub(super) async fn until_equal(stage: &Stage, out: &mut impl Write) -> Result<u
 
 async fn rows(client: &Client, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<UserRow>, DemoError> {
     let rows = client.query(sql, parameters).await?;
-    Ok(rows.iter().map(|row| std::array::from_fn(|column| row.get(column))).collect())
+    let mut compared: Vec<UserRow> = Vec::with_capacity(rows.len());
+    for row in rows {
+        let mut values = UserRow::default();
+        for (column, value) in values.iter_mut().enumerate() {
+            *value = row.try_get(column)?;
+        }
+        compared.push(values);
+    }
+    Ok(compared)
 }

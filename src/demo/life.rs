@@ -93,7 +93,7 @@ pub(super) async fn live(
                 let sql = "INSERT INTO auth.users (organization, username, first_name, last_name, email) \
                            VALUES ($1, $2, $3, $4, $2 || '@example.com') RETURNING id::text";
                 let username = format!("{}{turn}", first.to_lowercase());
-                let id: String = auth.query_one(sql, &[&tenant, &username, &first, &last]).await?.get(0);
+                let id: String = auth.query_one(sql, &[&tenant, &username, &first, &last]).await?.try_get(0)?;
                 let latency = visible(target, "SELECT FROM neon_auth.users_sync WHERE id = $1", &[&id]).await?;
                 // A row of the application's own table references the new user.
                 target.execute("INSERT INTO todos (task, user_id) VALUES ('say hello', $1)", &[&id]).await?;

@@ -93,9 +93,9 @@ impl Stage {
         let client = self.auth().await?;
         loop {
             let there = "SELECT to_regclass('users_sync.tenant') IS NOT NULL";
-            if client.query_one(there, &[]).await?.get(0) {
+            if client.query_one(there, &[]).await?.try_get(0)? {
                 let following = "SELECT count(*) FROM users_sync.tenant WHERE state = 'following'";
-                if client.query_one(following, &[]).await?.get::<_, i64>(0) == TENANTS.len() as i64 {
+                if client.query_one(following, &[]).await?.try_get::<_, i64>(0)? == TENANTS.len() as i64 {
                     return Ok(());
                 }
             }

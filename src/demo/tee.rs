@@ -18,7 +18,7 @@ pub(super) async fn until_equal(stage: &Stage, kafka: &Kafka) -> Result<i64, Dem
     let deadline = Instant::now() + TIMEOUT;
     loop {
         let client = stage.auth().await?;
-        let users: i64 = client.query_one("SELECT count(*) FROM auth.users", &[]).await?.get(0);
+        let users: i64 = client.query_one("SELECT count(*) FROM auth.users", &[]).await?.try_get(0)?;
         let difference = match count_users(kafka).await {
             Ok(count) if count == users => return Ok(users),
             Ok(count) => format!("Kafka has {count} users, the source has {users}"),

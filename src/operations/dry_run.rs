@@ -6,7 +6,7 @@ use crate::capture::{ReplicationConnection, publication};
 use crate::config::{Config, Tenant};
 use crate::map::tenant_fingerprint;
 use crate::model::{Epoch, Generation, Lsn, TenantId};
-use crate::pg::connect;
+use crate::pg::{connect, connect_target};
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::FailureAction;
@@ -105,7 +105,7 @@ async fn forecast(tenant: &Tenant, known: &Snapshot, generation: Option<Generati
         FailureAction::Park { reason, remedy, .. } => TenantForecast::Park { reason, remedy },
         FailureAction::Refused(refusal) => TenantForecast::Unknown(format!("SQLSTATE {}", refusal.sqlstate)),
     };
-    let client = match connect(&tenant.target).await {
+    let client = match connect_target(&tenant.target).await {
         Ok(client) => client,
         Err(error) => return of_failure(failure_policy::of_connect(&error)),
     };

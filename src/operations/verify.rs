@@ -7,7 +7,7 @@ use crate::clock;
 use crate::config::{Config, Tenant};
 use crate::map::tenants_condition;
 use crate::model::{ByConfigured, Lsn, TenantId, User};
-use crate::pg::{PgClient, connect};
+use crate::pg::{PgClient, connect, connect_target};
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::FailureAction;
@@ -97,7 +97,7 @@ async fn compare_all(
     client.batch_execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     // The snapshot is older than this position.
     let row = client.query_one("SELECT pg_current_wal_insert_lsn()", &[]).await?;
-    let position = Lsn(u64::from(row.get::<_, PgLsn>(0)));
+    let position = Lsn(u64::from(row.try_get::<_, PgLsn>(0)?));
     let mapped = compile_current(client, &config.users).await?;
     let mut comparing = JoinSet::new();
     let mut members = Vec::new();
@@ -150,7 +150,7 @@ impl VerifyContext {
         mut position: Lsn,
         mut rows: mpsc::Receiver<Option<Vec<User>>>,
     ) -> Result<Verdict, LoadError> {
-        let mut client = match connect(&tenant.target).await {
+        let mut client = match connect_target(&tenant.target).await {
             Ok(client) => client,
             Err(error) => return Ok(Verdict::Failed(error.to_string())),
         };

@@ -1,21 +1,22 @@
 //! A connection for ordinary SQL: tokio-postgres over our own transport.
 //!
 //! `stream` connects, for SQL and for replication alike: TLS with libpq's modes and fallbacks, channel
-//! binding and the time limit. `cleartext` rejects clear-text logins without TLS. `cancel_token()` does not
-//! work, because it has no address to connect to: drop the client instead.
+//! binding and the time limit. `guard` inspects what the server sends. `cancel_token()` does not work, because
+//! it has no address to connect to: drop the client instead.
 
-use super::cleartext::{CleartextGuard, CleartextRefused, NotPostgres};
+use super::guard::{Guard, GuardError, Trust};
 use super::stream::{Stream, connect_with};
-use super::{ChannelBinding, ConnectError, PgUrl, ServerError, describe, quote_ident};
+use super::{ChannelBinding, ConnectError, PgUrl, ServerError, describe};
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio_postgres::Config;
 use tokio_postgres::config::{self, SslNegotiation};
 use tokio_postgres::tls::TlsConnect;
+use tokio_postgres::{Config, SimpleQueryMessage};
 use tracing::Instrument;
 
 /// Time limit for an orderly end of a dropped connection.
@@ -29,15 +30,21 @@ pub struct PgClient {
     client: tokio_postgres::Client,
     _end: oneshot::Sender<Infallible>,
     task: JoinHandle<()>,
+    refused: Arc<OnceLock<GuardError>>,
 }
 
 impl PgClient {
     /// Closes the connection and waits until it is closed, at most one second.
     pub async fn close(self) {
-        let PgClient { client, _end: end, task } = self;
+        let PgClient { client, _end: end, task, .. } = self;
         drop((client, end));
         // This fails only if the task panicked, which has been reported.
         let _ = task.await;
+    }
+
+    /// Set before the statements fail, if the guard ends the connection. Their own error is "connection closed".
+    pub(super) fn refused(&self) -> Arc<OnceLock<GuardError>> {
+        self.refused.clone()
     }
 }
 
@@ -55,32 +62,86 @@ impl DerefMut for PgClient {
     }
 }
 
-/// Creates a schema that does not exist. CREATE SCHEMA IF NOT EXISTS alone needs CREATE on the database in
-/// any case.
-pub(crate) async fn create_schema(client: &tokio_postgres::Client, name: &str) -> Result<(), tokio_postgres::Error> {
-    let exists = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)";
-    if client.query_typed_one(exists, &[(&name, tokio_postgres::types::Type::TEXT)]).await?.get(0) {
-        return Ok(());
-    }
-    client.batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS {}", quote_ident(name))).await
-}
+/// The schemas that names without a schema are looked up in. Temporary objects come last: they cannot take
+/// the place of built-in ones.
+const SEARCH_PATH: &str = "pg_catalog, pg_temp";
+/// The same for a session whose server does not take startup options.
+const SET_SEARCH_PATH: &str = "SET search_path = pg_catalog, pg_temp";
+/// As a startup option, which overrides the settings of the database and of the role.
+const PATH_OPTION: &str = "-c search_path=pg_catalog,pg_temp";
+/// For a target, also without the notices of its triggers.
+const TARGET_OPTIONS: &str = "-c search_path=pg_catalog,pg_temp -c client_min_messages=error";
+/// SQLSTATE with which PgBouncer refuses startup options (`protocol_violation`).
+const OPTIONS_REFUSED: &str = "08P01";
 
-/// Connects and logs in, within the URL's `connect_timeout`.
+/// Connects to a database of the operator (source or state) and logs in, within the URL's `connect_timeout`.
+/// `search_path` is `pg_catalog`, unless the URL's `options` set another one.
 ///
 /// # Errors
 /// [`ConnectError`] tells an unreachable server, TLS, the login, another refusal and a foreign protocol
 /// apart.
 pub async fn connect(url: &PgUrl) -> Result<PgClient, ConnectError> {
-    connect_with(url, |stream| Box::pin(start(url, stream))).await
+    if url.options.as_ref().is_some_and(|options| options.contains("search_path")) {
+        let start = |stream| start(url, stream, Trust::Operator, url.options.clone());
+        return connect_with(url, |stream| Box::pin(start(stream))).await;
+    }
+    let session = connect_with_path(url, Trust::Operator).await?;
+    if !session.has_path {
+        session.client.batch_execute(SET_SEARCH_PATH).await.map_err(|error| classify(url, error))?;
+    }
+    Ok(session.client)
 }
 
-async fn start(url: &PgUrl, stream: Stream) -> Result<PgClient, ConnectError> {
-    let (client, connection) = config(url)
-        .connect_raw(CleartextGuard::new(stream), AlreadyConnected)
+/// A new session.
+pub(super) struct Session {
+    pub(super) client: PgClient,
+    /// Whether the startup option set `search_path`. A pooler may have refused or ignored it.
+    pub(super) has_path: bool,
+}
+
+/// Connects with `search_path` as a startup option, or without it where a pooler refuses it.
+pub(super) async fn connect_with_path(url: &PgUrl, trust: Trust) -> Result<Session, ConnectError> {
+    let ours = match trust {
+        Trust::Operator => PATH_OPTION,
+        Trust::Tenant => TARGET_OPTIONS,
+    };
+    let options = url.options.as_ref().map_or_else(|| ours.to_owned(), |own| format!("{own} {ours}"));
+    let connected = connect_with(url, |stream| {
+        let options = options.clone();
+        Box::pin(async move {
+            let client = start(url, stream, trust, Some(options)).await?;
+            let has_path = shows_path(&client).await.map_err(|error| classify(url, error))?;
+            Ok(Session { client, has_path })
+        })
+    });
+    match connected.await {
+        Err(ConnectError::Server { error, .. }) if error.sqlstate == OPTIONS_REFUSED => {
+            let start = |stream| start(url, stream, trust, url.options.clone());
+            let client = connect_with(url, |stream| Box::pin(start(stream))).await?;
+            Ok(Session { client, has_path: false })
+        }
+        other => other,
+    }
+}
+
+/// SHOW is a utility statement: no function or operator of the database's owner can take its place.
+async fn shows_path(client: &PgClient) -> Result<bool, tokio_postgres::Error> {
+    let shown = client.simple_query("SHOW search_path").await?;
+    Ok(shown.iter().any(|message| match message {
+        SimpleQueryMessage::Row(row) => row.try_get(0).ok().flatten() == Some(SEARCH_PATH),
+        _ => false,
+    }))
+}
+
+async fn start(url: &PgUrl, stream: Stream, trust: Trust, options: Option<String>) -> Result<PgClient, ConnectError> {
+    let (client, connection) = config(url, options.as_deref())
+        .connect_raw(Guard::new(stream, url, trust), AlreadyConnected)
         .await
         .map_err(|error| classify(url, error))?;
     let (end, ended) = oneshot::channel();
     let at = url.to_string();
+    let refused = Arc::new(OnceLock::new());
+    let reported = refused.clone();
     let run = async move {
         let mut connection = Box::pin(connection);
         let result = tokio::select! {
@@ -89,16 +150,24 @@ async fn start(url: &PgUrl, stream: Stream) -> Result<PgClient, ConnectError> {
         };
         match result {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%at, error = describe(&error), "connection ended"),
+            Ok(Err(error)) => {
+                if let Some(error) = GuardError::of(&error) {
+                    // Nothing else sets it.
+                    let _ = reported.set(error);
+                }
+                tracing::debug!(%at, error = describe(&error), "connection ended");
+            }
             Err(_) => tracing::debug!(%at, "connection dropped while a statement was running"),
         }
+        // Only now do waiting statements learn that the connection has ended.
+        drop(connection);
     };
     // The lines of a target's connection name its tenant.
     let task = tokio::spawn(run.in_current_span());
-    Ok(PgClient { client, _end: end, task })
+    Ok(PgClient { client, _end: end, task, refused })
 }
 
-fn config(url: &PgUrl) -> Config {
+fn config(url: &PgUrl, options: Option<&str>) -> Config {
     let mut config = Config::new();
     config
         .user(&url.user)
@@ -115,7 +184,7 @@ fn config(url: &PgUrl) -> Config {
     if let Some(password) = &url.password {
         config.password(&password.0);
     }
-    if let Some(options) = &url.options {
+    if let Some(options) = options {
         config.options(options);
     }
     config
@@ -124,30 +193,31 @@ fn config(url: &PgUrl) -> Config {
 /// Passes on a stream that is already connected and encrypted as the URL asks.
 struct AlreadyConnected;
 
-impl TlsConnect<CleartextGuard> for AlreadyConnected {
-    type Stream = CleartextGuard;
+impl TlsConnect<Guard> for AlreadyConnected {
+    type Stream = Guard;
     type Error = Infallible;
-    type Future = Ready<Result<CleartextGuard, Infallible>>;
+    type Future = Ready<Result<Guard, Infallible>>;
 
-    fn connect(self, stream: CleartextGuard) -> Self::Future {
+    fn connect(self, stream: Guard) -> Self::Future {
         ready(Ok(stream))
     }
 }
 
 /// Classifies by the cause, then by the text: tokio-postgres does not export the kinds of its errors.
-fn classify(url: &PgUrl, error: tokio_postgres::Error) -> ConnectError {
+pub(super) fn classify(url: &PgUrl, error: tokio_postgres::Error) -> ConnectError {
     if let Some(refusal) = error.as_db_error() {
         return ConnectError::refused(url, ServerError::from(refusal));
     }
     let text = error.to_string();
     let is_login = text == "authentication error" || text == "invalid configuration";
     let reason = describe(&error);
-    match error.into_source().map(|cause| cause.downcast::<std::io::Error>()) {
-        Some(Ok(io)) if io.get_ref().is_some_and(|inner| inner.is::<CleartextRefused>()) => ConnectError::auth(url, io),
-        Some(Ok(io)) if io.get_ref().is_some_and(|inner| inner.is::<NotPostgres>()) => ConnectError::protocol(url, io),
+    let guard = GuardError::of(&error);
+    match (guard, error.into_source().map(|cause| cause.downcast::<std::io::Error>())) {
+        (Some(GuardError::Cleartext), _) => ConnectError::auth(url, GuardError::Cleartext),
+        (Some(refused), _) => ConnectError::protocol(url, refused),
         _ if is_login => ConnectError::auth(url, reason),
-        Some(Ok(io)) if !text.contains("parsing") => ConnectError::unreachable(url, *io),
-        None if text == "connection closed" => {
+        (None, Some(Ok(io))) if !text.contains("parsing") => ConnectError::unreachable(url, *io),
+        (None, None) if text == "connection closed" => {
             ConnectError::unreachable(url, std::io::Error::new(std::io::ErrorKind::UnexpectedEof, text))
         }
         _ => ConnectError::protocol(url, reason),

@@ -4,12 +4,13 @@
 
 use super::PgUrl;
 use super::sqlstate::{Disclosure, SqlStateClass};
+use crate::model::clip;
 use postgres_protocol::message::backend::ErrorFields;
 use std::fmt;
 use std::io;
 use std::time::Duration;
 
-/// An ErrorResponse (manual: "Error and Notice Message Fields").
+/// An ErrorResponse (manual: "Error and Notice Message Fields"). Each field is cut to 1000 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct ServerError {
     /// `ERROR`, `FATAL` or `PANIC`, not translated (field `V`).
@@ -33,7 +34,7 @@ impl ServerError {
         let mut error = ServerError::default();
         let mut localized = String::new();
         while let Ok(Some(field)) = fields.next() {
-            let value = String::from_utf8_lossy(field.value_bytes()).into_owned();
+            let value = clip(&String::from_utf8_lossy(field.value_bytes())).into_owned();
             match field.type_() {
                 b'V' => error.severity = value,
                 b'S' => localized = value,
@@ -96,20 +97,22 @@ pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
         return error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
     };
     let place = [("table", refusal.table()), ("column", refusal.column()), ("constraint", refusal.constraint())];
-    let place: String = place.iter().filter_map(|(kind, name)| name.map(|name| format!(", {kind} {name}"))).collect();
+    let place = place.iter().filter_map(|(kind, name)| name.map(|name| format!(", {kind} {}", clip(name))));
+    let place: String = place.collect();
     let error = ServerError { hint: None, ..refusal.into() };
     error.text(error.disclosure(), &place)
 }
 
 impl From<&tokio_postgres::error::DbError> for ServerError {
     fn from(error: &tokio_postgres::error::DbError) -> Self {
+        let kept = |text: &str| clip(text).into_owned();
         ServerError {
-            severity: error.severity().to_owned(),
-            sqlstate: error.code().code().to_owned(),
-            message: error.message().to_owned(),
-            detail: error.detail().map(str::to_owned),
-            hint: error.hint().map(str::to_owned),
-            routine: error.routine().map(str::to_owned),
+            severity: kept(error.severity()),
+            sqlstate: kept(error.code().code()),
+            message: kept(error.message()),
+            detail: error.detail().map(kept),
+            hint: error.hint().map(kept),
+            routine: error.routine().map(kept),
         }
     }
 }

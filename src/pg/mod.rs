@@ -2,12 +2,14 @@
 //! quoting.
 
 mod certificate;
-mod cleartext;
 mod client;
 mod error;
+mod guard;
 mod sql;
 mod sqlstate;
+mod statements;
 mod stream;
+mod target_client;
 mod timestamp;
 mod tls;
 mod types;
@@ -15,13 +17,15 @@ mod url;
 
 pub(crate) use client::PgClient;
 pub use client::connect;
-pub(crate) use client::create_schema;
 pub use error::ConnectError;
 pub(crate) use error::ServerError;
 pub(crate) use error::describe;
+pub(crate) use guard::{CLEARTEXT, GuardError, MAX_LOGIN_MESSAGE};
 pub(crate) use sql::{quote_ident, quote_literal, quote_table};
 pub(crate) use sqlstate::{Disclosure, SqlStateClass};
+pub(crate) use statements::{Statements, create_schema};
 pub(crate) use stream::{Stream, connect_with};
+pub use target_client::{TargetClient, connect_target};
 pub(crate) use timestamp::PgTimestamp;
 pub use types::load_types;
 pub(crate) use url::{ChannelBinding, SslMode, SslRoots};

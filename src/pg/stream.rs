@@ -10,6 +10,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,6 +30,16 @@ const TCP_KEEPALIVE: TcpKeepalive =
 #[cfg(target_os = "linux")]
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(25);
 
+/// Whether the peer's address is 127.0.0.1 or ::1. Others of 127.0.0.0/8 may be forwarded to another machine.
+fn is_localhost(socket: &TcpStream) -> bool {
+    let address = socket.peer_addr().map(|peer| peer.ip().to_canonical());
+    address.is_ok_and(|address| address == Ipv4Addr::LOCALHOST || address == Ipv6Addr::LOCALHOST)
+}
+
+/// For `sslmode=prefer`, which continues in plain text as libpq does.
+const PREFER_REMEDY: &str =
+    "set sslmode=verify-full, or sslmode=disable if the network between is trusted to read and change everything";
+
 /// A connection on which nothing has been sent yet.
 pub(crate) enum Stream {
     Tcp(TcpStream),
@@ -37,9 +48,14 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// Whether a password may be sent in clear text: no third party can read the connection.
-    pub(crate) fn is_private(&self) -> bool {
-        !matches!(self, Stream::Tcp(_))
+    /// Whether a password may be sent in clear text: it stays on this machine, or the other end of the TLS
+    /// connection is verified. An unverified certificate may be that of a man in the middle.
+    pub(crate) fn is_private(&self, url: &PgUrl) -> bool {
+        match self {
+            Stream::Unix(_) => true,
+            Stream::Tcp(socket) => is_localhost(socket),
+            Stream::Tls(stream) => url.verifies_server() || is_localhost(stream.get_ref().0),
+        }
     }
 
     pub(crate) fn is_tls(&self) -> bool {
@@ -72,7 +88,8 @@ where
         };
         let stream = match open(url, first, config.clone(), deadline).await {
             Ok(stream) => stream,
-            Err(ConnectError::Tls { .. }) if second == Some(Encryption::Never) => {
+            Err(error @ ConnectError::Tls { .. }) if second == Some(Encryption::Never) => {
+                tracing::warn!(%error, remedy = PREFER_REMEDY, "connecting without TLS after a failed handshake");
                 return start(open(url, Encryption::Never, None, deadline).await?).await;
             }
             Err(error) => return Err(error),
@@ -131,7 +148,13 @@ async fn open(
     let Some(config) = config.filter(|_| encryption != Encryption::Never) else { return Ok(Stream::Tcp(socket)) };
     if !ask_for_tls(url, &mut socket).await? {
         return match encryption {
-            Encryption::IfOffered => Ok(Stream::Tcp(socket)),
+            Encryption::IfOffered => {
+                if !is_localhost(&socket) {
+                    let at = url.to_string();
+                    tracing::warn!(at, remedy = PREFER_REMEDY, "connecting without TLS: the server does not offer it");
+                }
+                Ok(Stream::Tcp(socket))
+            }
             _ => Err(ConnectError::tls(url, "the server does not support it (enable ssl there, or change sslmode)")),
         };
     }

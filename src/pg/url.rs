@@ -232,6 +232,19 @@ impl PgUrl {
     }
 }
 
+impl PgUrl {
+    /// Whether a connection proves that the server is the intended one. A public authority proves it only
+    /// together with the host name, because it issues certificates to any host.
+    pub(crate) fn verifies_server(&self) -> bool {
+        let has_own_authority = matches!(self.ssl_roots, SslRoots::File(_));
+        match self.ssl_mode {
+            SslMode::VerifyFull => true,
+            SslMode::Require | SslMode::VerifyCa => has_own_authority,
+            SslMode::Disable | SslMode::Allow | SslMode::Prefer => false,
+        }
+    }
+}
+
 /// `host`, `host:port`, `[v6]:port`, or nothing.
 fn parse_place(place: &str, draft: &mut Draft) -> Result<(), UrlError> {
     if place.contains(',') {

@@ -2,7 +2,7 @@
 
 use crate::apply::{Refusal, TargetError};
 use crate::model::{ParkCause, RetryCause, TenantId};
-use crate::pg::{ConnectError, SqlStateClass, describe};
+use crate::pg::{ConnectError, GuardError, SqlStateClass, describe};
 use crate::snapshot::LoadError;
 use tokio_postgres::types::{WasNull, WrongType};
 
@@ -105,6 +105,15 @@ pub(crate) fn of_sql(error: &tokio_postgres::Error) -> FailureAction {
         None | Some(None) => FailureAction::retry(RetryCause::TargetError, reason),
         Some(Some((cause, remedy))) => FailureAction::park(cause, reason, remedy),
     }
+}
+
+pub(crate) fn of_guard(error: GuardError) -> FailureAction {
+    FailureAction::park(
+        ParkCause::Other,
+        error.to_string(),
+        "correct the target's URL; in the database, make neon_auth.users_sync, users_sync.checkpoint and \
+         users_sync.rejected plain tables without triggers that raise long errors",
+    )
 }
 
 pub(crate) fn of_target(error: &TargetError) -> FailureAction {

@@ -32,7 +32,7 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
     let client = connect(&config.source.url).await?;
     source_session(&client).await?;
     // During a failover, for example. A slot created here now would not be the one that is carried over.
-    if client.query_typed_one("SELECT pg_is_in_recovery()", &[]).await?.get(0) {
+    if client.query_typed_one("SELECT pg_is_in_recovery()", &[]).await?.try_get(0)? {
         return Err(ServiceError::InRecovery);
     }
     let config = &resolve_layout(&client, config).await?;

@@ -91,19 +91,20 @@ const READS: &str = "
 pub(crate) async fn gather(client: &mut PgClient, config: &Config) -> Result<SetupFacts, ServiceError> {
     require_column_lists(client, config.source.publish).await?;
     let row = client.query_one(SERVER, &[&config.source.url.user]).await?;
-    let role = row.get::<_, bool>(1).then(|| Role { replicates: row.get(2), bypasses_rls: row.get(3) });
+    let has_role: bool = row.try_get(1)?;
+    let role = if has_role { Some(Role { replicates: row.try_get(2)?, bypasses_rls: row.try_get(3)? }) } else { None };
     let publication = &config.source.publication;
     let mut facts = SetupFacts {
-        database: row.get(0),
+        database: row.try_get(0)?,
         role,
         has_publication: read_publication(client, publication).await?.is_some(),
-        has_state_schema: row.get(4),
+        has_state_schema: row.try_get(4)?,
         ..SetupFacts::default()
     };
     for table in config.users.tables() {
         let relation = read_relation(client, table).await?.ok_or_else(|| ServiceError::NoTable(table.clone()))?;
         let row = client.query_one(COLUMNS, &[&relation.oid]).await?;
-        let (row_security, not_null): (bool, Vec<String>) = (row.get(0), row.get(1));
+        let (row_security, not_null): (bool, Vec<String>) = (row.try_get(0)?, row.try_get(1)?);
         let needed = needed_columns(client, config, &relation).await?;
         let identity = identity(client, &relation, &needed, &not_null).await?;
         let mut columns = needed.read.clone();
@@ -135,9 +136,9 @@ pub(crate) async fn gather(client: &mut PgClient, config: &Config) -> Result<Set
         let view = format!("CREATE TEMPORARY VIEW users_sync_setup AS SELECT * FROM {}", query_item(&query.sql));
         transaction.batch_execute(&view).await.map_err(ServiceError::Query)?;
         for row in transaction.query(READS, &[]).await? {
-            let table = TableName { schema: row.get(0), name: row.get(1) };
+            let table = TableName { schema: row.try_get(0)?, name: row.try_get(1)? };
             let columns = facts.reads.entry(table).or_default();
-            columns.extend(row.get::<_, Vec<String>>(2));
+            columns.extend(row.try_get::<_, Vec<String>>(2)?);
             columns.sort();
             columns.dedup();
         }
@@ -201,7 +202,7 @@ async fn identity(
         return Ok(Identity::Sufficient);
     }
     for row in client.query(INDEXES, &[&relation.oid]).await? {
-        let (name, columns): (String, Vec<String>) = (row.get(0), row.get(1));
+        let (name, columns): (String, Vec<String>) = (row.try_get(0)?, row.try_get(1)?);
         if needed.identity.iter().all(|column| columns.contains(column)) {
             return Ok(Identity::Index(name));
         }

@@ -2,7 +2,7 @@
 
 use crate::model::{Column, Oid, Relation, ReplicaIdentity, TableName};
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Error};
+use tokio_postgres::{Client, Error, Row};
 
 /// Text forms as on the walsender, no timeouts that would end a long read, and an error instead of an empty
 /// result where row security applies.
@@ -27,8 +27,8 @@ pub(crate) async fn read_relation(client: &Client, table: &TableName) -> Result<
         )
         .await?;
     let Some(found) = found else { return Ok(None) };
-    let oid: Oid = found.get(0);
-    let replica_identity = match found.get(1) {
+    let oid: Oid = found.try_get(0)?;
+    let replica_identity = match found.try_get(1)? {
         "d" => ReplicaIdentity::Default,
         "f" => ReplicaIdentity::Full,
         "i" => ReplicaIdentity::Index,
@@ -42,11 +42,12 @@ pub(crate) async fn read_relation(client: &Client, table: &TableName) -> Result<
                AND CASE $2 WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END \
              WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' \
              ORDER BY a.attnum",
-            &[&oid, &found.get::<_, &str>(1)],
+            &[&oid, &found.try_get::<_, &str>(1)?],
         )
         .await?;
-    let columns =
-        columns.iter().map(|row| Column { name: row.get(0), type_oid: row.get(1), in_identity: row.get(2) }).collect();
+    let column =
+        |row: &Row| Ok(Column { name: row.try_get(0)?, type_oid: row.try_get(1)?, in_identity: row.try_get(2)? });
+    let columns = columns.iter().map(column).collect::<Result<_, tokio_postgres::Error>>()?;
     Ok(Some(Relation { oid, table: table.clone(), replica_identity, columns }))
 }
 

@@ -3,12 +3,12 @@
 
 use super::load::copy;
 use super::outcome::LoadError;
-use crate::apply::{Shape, TableColumn, read_checkpoint, statement};
+use crate::apply::{Shape, read_checkpoint, read_shape, statement};
 use crate::model::{Deletes, Lsn, User};
-use crate::pg::PgClient;
+use crate::pg::TargetClient;
 use tokio::sync::mpsc;
-use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Row, Transaction};
 
 const STAGE: &str = "pg_temp.users_sync_stage";
 const RECHECK_STAGE: &str = "pg_temp.users_sync_again";
@@ -49,12 +49,10 @@ pub(crate) struct Differences {
 
 impl<'a> Comparison<'a> {
     /// Starts a comparison. Needs the right to create temporary tables, as a resync does.
-    pub(crate) async fn begin(client: &'a mut PgClient, deletes: Deletes) -> Result<Comparison<'a>, LoadError> {
+    pub(crate) async fn begin(client: &'a mut TargetClient, deletes: Deletes) -> Result<Comparison<'a>, LoadError> {
         let transaction = client.transaction().await?;
         transaction.batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL synchronous_commit = off").await?;
-        let columns = transaction.query_typed(statement::COLUMNS_OF_USERS, &[]).await?;
-        let columns: Vec<_> = columns.iter().map(TableColumn::read).collect();
-        let shape = Shape::from_columns(&columns).map_err(|error| LoadError::Target(error.into()))?;
+        let shape = read_shape(&transaction).await.map_err(LoadError::Target)?;
         transaction.batch_execute(statement::CREATE_STAGE).await?;
         transaction
             .batch_execute(
@@ -79,7 +77,7 @@ impl<'a> Comparison<'a> {
 
     /// The target's current position.
     pub(crate) async fn position(&self) -> Result<Lsn, LoadError> {
-        let checkpoint = read_checkpoint(self.transaction.client()).await?;
+        let checkpoint = read_checkpoint(&self.transaction).await?;
         Ok(checkpoint.map_or(Lsn::ZERO, |checkpoint| checkpoint.position))
     }
 
@@ -125,7 +123,7 @@ impl<'a> Comparison<'a> {
     pub(crate) async fn unconfirmed(&self, after: &str, limit: i64) -> Result<Vec<String>, LoadError> {
         let sql = "SELECT id FROM pg_temp.users_sync_differing WHERE NOT confirmed AND id > $1 ORDER BY id LIMIT $2";
         let rows = self.transaction.query_typed(sql, &[(&after, Type::TEXT), (&limit, Type::INT8)]).await?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
+        Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
     }
 
     /// Takes the source's rows of these users, read after the target was compared. A user whose row has not
@@ -159,7 +157,7 @@ impl<'a> Comparison<'a> {
         let mut differences = Differences::default();
         let count = "SELECT kind, confirmed, count(*) FROM pg_temp.users_sync_differing GROUP BY kind, confirmed";
         for row in self.transaction.query_typed(count, &[]).await? {
-            let (kind, confirmed, count): (&str, bool, i64) = (row.get(0), row.get(1), row.get(2));
+            let (kind, confirmed, count): (&str, bool, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
             let place = match kind {
                 "missing" if confirmed => &mut differences.missing,
                 "different" if confirmed => &mut differences.different,
@@ -171,7 +169,8 @@ impl<'a> Comparison<'a> {
         let some = "SELECT kind, id FROM (SELECT kind, id, row_number() OVER (PARTITION BY kind ORDER BY id) AS n \
                     FROM pg_temp.users_sync_differing WHERE confirmed) d WHERE n <= $1 ORDER BY kind, id";
         let rows = self.transaction.query_typed(some, &[(&examples, Type::INT8)]).await?;
-        differences.examples = rows.iter().map(|row| DifferingUser { kind: row.get(0), id: row.get(1) }).collect();
+        let user = |row: &Row| Ok(DifferingUser { kind: row.try_get(0)?, id: row.try_get(1)? });
+        differences.examples = rows.iter().map(user).collect::<Result<_, tokio_postgres::Error>>()?;
         self.transaction.rollback().await?;
         Ok(differences)
     }

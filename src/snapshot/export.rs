@@ -16,7 +16,7 @@ pub(crate) struct Export {
 /// `client` is a new connection to the source.
 pub(crate) async fn hold_export(client: PgClient, name: &str, position: Lsn) -> Result<Export, Error> {
     import(&client, name).await?;
-    let name = client.query_one("SELECT pg_export_snapshot()", &[]).await?.get(0);
+    let name = client.query_one("SELECT pg_export_snapshot()", &[]).await?.try_get(0)?;
     Ok(Export { position, name, _holder: client })
 }
 

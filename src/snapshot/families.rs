@@ -48,7 +48,7 @@ async fn fill_in(client: &Client, rules: &Rules) -> Result<(Rules, String), Erro
                    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
                    WHERE n.nspname = $1 AND c.relkind IN ('r', 'p')";
         let [before, after] = [before, after].map(escape_regex);
-        let highest: Option<String> = client.query_one(sql, &[schema, &before, &after]).await?.get(0);
+        let highest: Option<String> = client.query_one(sql, &[schema, &before, &after]).await?.try_get(0)?;
         let Some(highest) = highest else { return Ok((rules.clone(), String::new())) };
         return Ok((
             numbered(rules, &highest),
@@ -59,7 +59,8 @@ async fn fill_in(client: &Client, rules: &Rules) -> Result<(Rules, String), Erro
         let sql = "SELECT n.nspname::text \
                    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
                    WHERE c.relname = $1 AND c.relkind IN ('r', 'p') ORDER BY 1";
-        let schemas: Vec<String> = client.query(sql, &[name]).await?.iter().map(|row| row.get(0)).collect();
+        let rows = client.query(sql, &[name]).await?;
+        let schemas: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
         let found =
             format!("{name} is in {}", if schemas.is_empty() { "no schema".into() } else { schemas.join(", ") });
         return Ok((in_schemas(rules, &schemas), found));

@@ -21,7 +21,8 @@ pub(super) async fn isolate_rejected(
     let mut rejected =
         in_parts(transaction, read as usize, &mut [&mut update, &mut insert], statement::IDS_OF_STAGE).await?;
     transaction.batch_execute(&statement::create_absent(deletes)).await?;
-    let absent: i64 = transaction.query_typed_one("SELECT count(*) FROM pg_temp.users_sync_absent", &[]).await?.get(0);
+    let absent: i64 =
+        transaction.query_typed_one("SELECT count(*) FROM pg_temp.users_sync_absent", &[]).await?.try_get(0)?;
     let mut delete = Counted::new(statement::delete_part_of_absent(deletes));
     rejected.extend(in_parts(transaction, absent as usize, &mut [&mut delete], statement::IDS_OF_ABSENT).await?);
     Ok(Loaded { read, inserted: insert.written, updated: update.written, deleted: delete.written, rejected })
@@ -71,7 +72,7 @@ async fn in_parts(
                 let refusal = Refusal::of(&error).ok_or(error)?;
                 transaction.batch_execute(statement::ROLLBACK_TO_SAVEPOINT).await?;
                 if bisection.refused(range).is_some() {
-                    let id: String = transaction.query_typed_one(ids, &bounds).await?.get(0);
+                    let id: String = transaction.query_typed_one(ids, &bounds).await?.try_get(0)?;
                     rejected.push(RefusedUser { id: id.into(), refusal });
                 }
             }

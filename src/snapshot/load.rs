@@ -52,7 +52,7 @@ pub(crate) async fn load(
         .await?;
     // A superseded process must neither wait here forever nor win.
     transaction.query_typed_opt("SELECT FROM users_sync.checkpoint FOR UPDATE", &[]).await?;
-    let empty = !transaction.query_typed_one(statement::HAS_ROWS, &[]).await?.get::<_, bool>(0);
+    let empty = !transaction.query_typed_one(statement::HAS_ROWS, &[]).await?.try_get::<_, bool>(0)?;
     if loading.isolates_rejected_rows {
         transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
     }
@@ -65,7 +65,7 @@ pub(crate) async fn load(
         let read = copy(&transaction, "pg_temp.users_sync_stage", &statement::STAGE_COLUMNS, rows).await?;
         transaction.batch_execute("ANALYZE pg_temp.users_sync_stage").await?;
         let counted: i64 =
-            transaction.query_typed_one("SELECT count(*) FROM pg_temp.users_sync_stage", &[]).await?.get(0);
+            transaction.query_typed_one("SELECT count(*) FROM pg_temp.users_sync_stage", &[]).await?.try_get(0)?;
         if counted.unsigned_abs() != read {
             return Err(LoadError::Count { sent: read, counted: counted.unsigned_abs() });
         }
@@ -73,7 +73,7 @@ pub(crate) async fn load(
     };
     // The load has tried all refused users again.
     transaction.execute_typed("DELETE FROM users_sync.rejected", &[]).await?;
-    write_rejected(transaction.client(), &loaded.rejected, &[]).await?;
+    write_rejected(&transaction, &loaded.rejected, &[]).await?;
     let who = loading.who;
     let written = transaction
         .execute_typed(
@@ -105,13 +105,13 @@ async fn merge(
     read: u64,
 ) -> Result<Loaded, LoadError> {
     let row = transaction.query_typed_one(statement::COUNT_ABSENT, &[]).await?;
-    let (live, absent) = (row.get::<_, i64>(0).unsigned_abs(), row.get::<_, i64>(1).unsigned_abs());
+    let (live, absent) = (row.try_get::<_, i64>(0)?.unsigned_abs(), row.try_get::<_, i64>(1)?.unsigned_abs());
     let allowed = loading.max_deletes.allowed(live);
     if absent > allowed {
         return Err(LoadError::TooManyDeletes { absent, live, allowed });
     }
     transaction.batch_execute(statement::SAVEPOINT).await?;
-    let (absent, missing): (i64, i64) = (row.get(2), row.get(3));
+    let (absent, missing): (i64, i64) = (row.try_get(2)?, row.try_get(3)?);
     match merge_at_once(transaction, loading.deletes, shape, absent > 0, missing > 0).await {
         Err(error) if Refusal::of(&error).is_some() => {
             transaction.batch_execute(statement::ROLLBACK_TO_SAVEPOINT).await?;

@@ -45,9 +45,9 @@ impl<'a> Reading<'a> {
             client.batch_execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
             let sql = "SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()";
             let row = client.query_one(sql, &[]).await?;
-            let seen = SeenXids(row.get(0));
+            let seen = SeenXids(row.try_get(0)?);
             if xids.iter().all(|xid| seen.contains(*xid)) {
-                return Ok(Reading { client, seen, position: Lsn(u64::from(row.get::<_, PgLsn>(1))) });
+                return Ok(Reading { client, seen, position: Lsn(u64::from(row.try_get::<_, PgLsn>(1)?)) });
             }
             client.batch_execute("ROLLBACK").await?;
             tokio::time::sleep(VISIBILITY_POLL_INTERVAL).await;
@@ -77,7 +77,7 @@ impl<'a> Reading<'a> {
                     let oid = column.map(|column| column.type_oid);
                     // Without a type modifier: with one, char(36) would be cut to char(1).
                     let row = self.client.query_one("SELECT format_type($1, -1)", &[&oid]).await?;
-                    columns.push((*name, row.get(0)));
+                    columns.push((*name, row.try_get(0)?));
                 }
                 keys_condition(&columns)
             }

@@ -59,7 +59,7 @@ impl RowStream {
     pub(crate) async fn expected(client: &Client, from: &str, condition: &str) -> Result<u64, SourceReadError> {
         let plan = client.simple_query(&format!("EXPLAIN (FORMAT JSON) SELECT FROM {from} {condition}")).await?;
         let rows = plan.iter().filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0),
+            SimpleQueryMessage::Row(row) => row.try_get(0).ok().flatten(),
             _ => None,
         });
         let plan: String = rows.collect();

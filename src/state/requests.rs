@@ -18,13 +18,14 @@ impl StateStore {
         let sql = "INSERT INTO users_sync.request (slot, tenant, allow_deletes) \
                    SELECT $1, tenant, $3 FROM unnest($2::text[]) AS tenant RETURNING id";
         let rows = client.query(sql, &[&slot, &tenants, &allow_deletes]).await?;
-        Ok(rows.iter().map(|row| RequestId(row.get(0))).collect())
+        Ok(rows.iter().map(|row| row.try_get(0).map(RequestId)).collect::<Result<_, _>>()?)
     }
 
     /// The given requests that are not done yet.
     pub async fn open_requests(client: &Client, ids: &[RequestId]) -> Result<Vec<Request>, StateError> {
         let sql = "SELECT id, tenant, allow_deletes FROM users_sync.request WHERE id = ANY($1) ORDER BY id";
-        Ok(client.query(sql, &[&numbers(ids)]).await?.iter().filter_map(request).collect())
+        let rows = client.query(sql, &[&numbers(ids)]).await?;
+        Ok(rows.iter().filter_map(|row| request(row).transpose()).collect::<Result<_, _>>()?)
     }
 
     /// Withdraws requests.

@@ -34,7 +34,7 @@ impl StateStore {
     /// `StateError::Outdated` if the role may not upgrade the tables.
     pub async fn acquire(client: PgClient, slot: &str, holder: &str, flushed: Lsn) -> Result<StateStore, StateError> {
         if !exists(&client).await? {
-            create_schema(&client, "users_sync").await?;
+            create_schema(&*client, "users_sync").await?;
             client.batch_execute(CREATE).await?;
         }
         if !is_current(&client).await? {
@@ -56,7 +56,7 @@ impl StateStore {
         let prune = "DELETE FROM users_sync.epoch WHERE slot = $1 AND epoch < (SELECT min(epoch) FROM \
                        (SELECT epoch FROM users_sync.epoch WHERE slot = $1 ORDER BY epoch DESC LIMIT $2) kept)";
         client.execute(prune, &[&slot, &EPOCHS_KEPT]).await?;
-        Ok(StateStore { client, slot: slot.to_owned(), epoch: Epoch(row.get(0)) })
+        Ok(StateStore { client, slot: slot.to_owned(), epoch: Epoch(row.try_get(0)?) })
     }
 
     /// The epoch of this process.
@@ -228,7 +228,7 @@ impl StateStore {
             )
             .await?;
         self.fenced_unless(!rows.is_empty())?;
-        Ok(rows.iter().filter_map(request).collect())
+        Ok(rows.iter().filter_map(|row| request(row).transpose()).collect::<Result<_, _>>()?)
     }
 
     /// Deletes the requests of a tenant up to this one.

@@ -1,6 +1,6 @@
 //! Tests of the tee against a real broker.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 #![cfg(feature = "kafka")]
 
 #[path = "../support/mod.rs"]

@@ -5,7 +5,7 @@ use users_sync::apply::{Applied, Identity, Move, Rows, Target, plan_rows};
 use users_sync::model::{
     Change, Deletes, Epoch, Generation, Lsn, Patch, Set, TargetId, TenantId, Timestamp, User, Xid,
 };
-use users_sync::pg::connect;
+use users_sync::pg::connect_target;
 
 const TARGET: &str = "6a1c4f6e-0000-4000-8000-000000000001";
 
@@ -47,7 +47,7 @@ fn patch(id: &str, name: &str) -> Change {
 }
 
 async fn open(bed: &Bed) -> Target {
-    Target::open(connect(&bed.url("acme")).await.unwrap(), Deletes::Soft, false).await.unwrap().0
+    Target::open(connect_target(&bed.url("acme")).await.unwrap(), Deletes::Soft, false).await.unwrap().0
 }
 
 /// A target at position 100 with one user.

@@ -2,7 +2,7 @@
 //! the build time. `cargo test --test postgres losses::` runs one module.
 
 // Clippy recognises only functions marked as tests; every function here is part of one.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -3,7 +3,7 @@
 //! `verified` presets run on tables that the store's own software creates (`tests/providers/*.sh`, fetched from a
 //! package registry); the others on tables of the same shape (`tests/providers/*.sql`).
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod bed;
 mod linked;

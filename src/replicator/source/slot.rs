@@ -131,7 +131,7 @@ impl Standby {
             (Some(pid), Some(known)) if pid == known.pid => {
                 // A process that has just started holds the slot before it holds the lease.
                 if known.since.elapsed() > LEASE && self.has_expired(state, slot).await? {
-                    let ended: bool = client.query_one("SELECT pg_terminate_backend($1)", &[&pid]).await?.get(0);
+                    let ended: bool = client.query_one("SELECT pg_terminate_backend($1)", &[&pid]).await?.try_get(0)?;
                     tracing::warn!(slot, pid, ended, "lease of the active process expired, taking over");
                     self.holder = None;
                 }

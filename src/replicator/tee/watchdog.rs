@@ -42,5 +42,5 @@ async fn read_held_back(context: &SessionContext, kafka: &Kafka, client: &mut Op
     let sql = "SELECT greatest(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), confirmed_flush_lsn), 0)::int8 \
                FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text::name";
     let row = client.as_ref()?.query_opt(sql, &[&kafka.slot]).await.ok()??;
-    row.get::<_, Option<i64>>(0).map(i64::unsigned_abs)
+    row.try_get::<_, Option<i64>>(0).ok()?.map(i64::unsigned_abs)
 }

@@ -5,11 +5,12 @@ use crate::apply::{
 };
 use crate::config::Config;
 use crate::model::{Epoch, Lsn, Oid, TenantId, User, UserId};
-use crate::pg::{PgClient, PgUrl, connect};
+use crate::pg::{GuardError, PgUrl, TargetClient, connect_target};
 use crate::replicator::failure_policy;
 use crate::replicator::tenant::outcome::StopReason;
 use crate::snapshot::{Loaded, Loading, load};
 use crate::state::{TenantRow, TenantState};
+use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -104,15 +105,17 @@ pub(crate) trait TargetAccess: Send + Sync {
 pub(crate) struct Postgres;
 
 impl Connector for Postgres {
-    type Client = PgClient;
+    type Client = TargetClient;
     type Target = Target;
 
-    async fn connect(&self, url: &PgUrl) -> Result<PgClient, StopReason> {
-        connect(url).await.map_err(|error| failure_policy::of_connect(&error).into())
+    async fn connect(&self, url: &PgUrl) -> Result<TargetClient, StopReason> {
+        connect_target(url).await.map_err(|error| failure_policy::of_connect(&error).into())
     }
 
-    async fn open(&self, client: PgClient, config: &Config) -> Result<(Target, ObservedTarget), StopReason> {
-        Ok(Target::open(client, config.deletes, config.notify).await?)
+    async fn open(&self, client: TargetClient, config: &Config) -> Result<(Target, ObservedTarget), StopReason> {
+        let refused = client.refused();
+        let opened = Target::open(client, config.deletes, config.notify).await;
+        opened.map_err(|error| classify(&refused, error))
     }
 }
 
@@ -130,11 +133,13 @@ impl TargetAccess for Target {
     }
 
     async fn checkpoint(&self) -> Result<Option<Checkpoint>, StopReason> {
-        classify(self.checkpoint()).await
+        let done = self.checkpoint().await;
+        self.classify(done)
     }
 
     async fn fence(&mut self, tenant: &TenantId, epoch: Epoch) -> Result<(), StopReason> {
-        classify(self.fence(tenant, epoch)).await
+        let done = self.fence(tenant, epoch).await;
+        self.classify(done)
     }
 
     async fn load(
@@ -143,60 +148,82 @@ impl TargetAccess for Target {
         rows: &mut mpsc::Receiver<Option<Vec<User>>>,
     ) -> Result<Loaded, StopReason> {
         let loaded = load(self, loading, rows).await;
-        loaded.map_err(|error| failure_policy::of_load(&error, &loading.who.tenant).into())
+        loaded.map_err(|error| match self.refused().get() {
+            Some(refused) => failure_policy::of_guard(*refused).into(),
+            None => failure_policy::of_load(&error, &loading.who.tenant).into(),
+        })
     }
 
     async fn apply(&mut self, who: &Identity, moving: Move, rows: &Rows<'_>) -> Result<Applied, StopReason> {
-        classify(self.apply(who, moving, rows)).await
+        let done = self.apply(who, moving, rows).await;
+        self.classify(done)
     }
 
     async fn begin_chunks(&mut self, who: &Identity, from: Lsn) -> Result<Applied, StopReason> {
-        classify(self.begin_chunks(who, from)).await
+        let done = self.begin_chunks(who, from).await;
+        self.classify(done)
     }
 
     async fn apply_chunk(&mut self, rows: &Rows<'_>) -> Result<Applied, StopReason> {
-        classify(self.apply_chunk(rows)).await
+        let done = self.apply_chunk(rows).await;
+        self.classify(done)
     }
 
     async fn commit_chunks(&mut self, who: &Identity, moving: Move) -> Result<Applied, StopReason> {
-        classify(self.commit_chunks(who, moving)).await
+        let done = self.commit_chunks(who, moving).await;
+        self.classify(done)
     }
 
     async fn set_savepoint(&mut self) -> Result<(), StopReason> {
-        classify(self.set_savepoint()).await
+        let done = self.set_savepoint().await;
+        self.classify(done)
     }
 
     async fn roll_back_to_savepoint(&mut self) -> Result<(), StopReason> {
-        classify(self.roll_back_to_savepoint()).await
+        let done = self.roll_back_to_savepoint().await;
+        self.classify(done)
     }
 
     async fn check_constraints_immediately(&mut self) -> Result<(), StopReason> {
-        classify(self.check_constraints_immediately()).await
+        let done = self.check_constraints_immediately().await;
+        self.classify(done)
     }
 
     async fn read_rejected(&mut self) -> Result<Vec<UserId>, StopReason> {
-        classify(self.read_rejected()).await
+        let done = self.read_rejected().await;
+        self.classify(done)
     }
 
     async fn write_rejected(&mut self, refused: &[RefusedUser], accepted: &[&str]) -> Result<(), StopReason> {
-        classify(self.write_rejected(refused, accepted)).await
+        let done = self.write_rejected(refused, accepted).await;
+        self.classify(done)
     }
 
     async fn expired(&mut self, after: Duration, limit: usize) -> Result<Vec<String>, StopReason> {
-        classify(self.expired(after, limit)).await
+        let done = self.expired(after, limit).await;
+        self.classify(done)
     }
 
     async fn next_expiry(&mut self, after: Duration) -> Result<Option<Duration>, StopReason> {
-        classify(self.next_expiry(after)).await
+        let done = self.next_expiry(after).await;
+        self.classify(done)
     }
 
     async fn delete_rows(&mut self, ids: &[String]) -> Result<(), StopReason> {
-        classify(self.delete_rows(ids)).await
+        let done = self.delete_rows(ids).await;
+        self.classify(done)
     }
 }
 
-async fn classify<T>(work: impl Future<Output = Result<T, TargetError>>) -> Result<T, StopReason> {
-    Ok(work.await?)
+impl Target {
+    fn classify<T>(&self, done: Result<T, TargetError>) -> Result<T, StopReason> {
+        done.map_err(|error| classify(&self.refused(), error))
+    }
+}
+
+/// Classifies an error. What the guard refused explains the lost connection that a statement reports.
+fn classify(refused: &OnceLock<GuardError>, error: TargetError) -> StopReason {
+    refused.get().map_or_else(|| error.into(), |refused| failure_policy::of_guard(*refused).into())
 }
 
 /// The part of a tenant's row that an assessment of its target needs.

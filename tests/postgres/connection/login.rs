@@ -44,8 +44,8 @@ async fn create_roles(server: &PostgresServer) {
     }
 }
 
-/// libpq's rules, except that a clear-text password never crosses an open network.
-fn expected(mode: &str, kind: &str, method: &str, server_has_tls: bool) -> &'static str {
+/// libpq's rules. The server is at 127.0.0.1, which counts as private.
+fn expected(mode: &str, kind: &str, server_has_tls: bool) -> &'static str {
     let attempts: &[bool] = match (mode, server_has_tls) {
         ("disable", _) | ("allow" | "prefer", false) => &[false],
         ("allow", true) => &[false, true],
@@ -57,7 +57,6 @@ fn expected(mode: &str, kind: &str, method: &str, server_has_tls: bool) -> &'sta
     match attempts.iter().find(let_in) {
         None => "auth 28000",
         Some(true) => "tls",
-        Some(false) if method == "password" => "auth",
         Some(false) => "plain",
     }
 }
@@ -68,7 +67,7 @@ async fn check_matrix(server: &PostgresServer, roots: &str, server_has_tls: bool
             for method in METHODS {
                 let login = format!("{}:right", role(kind, method));
                 let url = url(&login, "127.0.0.1", server.port(), &format!("sslmode={mode}&{roots}"));
-                assert_eq!(outcome(&url).await, expected(mode, kind, method, server_has_tls), "{url}");
+                assert_eq!(outcome(&url).await, expected(mode, kind, server_has_tls), "{url}");
             }
         }
     }
@@ -100,6 +99,27 @@ async fn every_sslmode_meets_every_pg_hba_line_as_in_libpq() {
         let expected = if method == "scram-sha-256" { "tls" } else { "auth" };
         assert_eq!(outcome(&require("require")).await, expected, "{method}");
         assert_eq!(outcome(&require("disable")).await, "auth", "{method}");
+    }
+}
+
+/// 127.0.0.2 stands for a host on the network.
+#[tokio::test]
+async fn a_clear_text_password_is_sent_over_the_network_only_to_a_verified_server() {
+    let authority = Authority::new(&PKCS_ECDSA_P256_SHA256);
+    let options = options().set("listen_addresses", "127.0.0.1,127.0.0.2");
+    let server = tls_server(options, authority.sign("127.0.0.2")).await;
+    create_roles(&server).await;
+    let roots = super::roots(&authority.file());
+    let outcome_with = async |role: &str, parameters: &str| {
+        outcome(&url(&format!("{role}:right"), "127.0.0.2", server.port(), parameters)).await
+    };
+    for mode in ["disable", "allow", "prefer", "require"] {
+        assert_eq!(outcome_with("host_password", &format!("sslmode={mode}")).await, "auth", "{mode}");
+        let scram = outcome_with("host_scram_sha_256", &format!("sslmode={mode}")).await;
+        assert!(scram == "tls" || scram == "plain", "{mode}: {scram}");
+    }
+    for mode in ["require", "verify-ca", "verify-full"] {
+        assert_eq!(outcome_with("host_password", &format!("sslmode={mode}&{roots}")).await, "tls", "{mode}");
     }
 }
 
@@ -166,7 +186,7 @@ async fn a_silent_host_and_a_foreign_server_are_told_apart() {
     assert_eq!(outcome(&url("u", "no-such-host.invalid", port, "")).await, "unreachable");
 
     for mode in ["disable", "prefer", "require"] {
-        let port = fake_server(|mut client| async move {
+        let port = fake_server("127.0.0.1", |mut client| async move {
             let mut start = [0; 8];
             client.read_exact(&mut start).await.unwrap();
             client.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
@@ -201,7 +221,7 @@ async fn a_password_never_crosses_an_open_connection_in_clear_text() {
     for replication in [false, true] {
         let (seen, received) = tokio::sync::oneshot::channel();
         let seen = std::sync::Mutex::new(Some(seen));
-        let port = fake_server(move |mut client| {
+        let port = fake_server("127.0.0.2", move |mut client| {
             let seen = seen.lock().unwrap().take().expect("one connection");
             async move {
                 let mut received = vec![0; 4];
@@ -216,7 +236,7 @@ async fn a_password_never_crosses_an_open_connection_in_clear_text() {
             }
         })
         .await;
-        let url = url("u:hunter2", "127.0.0.1", port, "sslmode=disable");
+        let url = url("u:hunter2", "127.0.0.2", port, "sslmode=disable");
         let error = if replication {
             match ReplicationConnection::connect(&parse(&url)).await.err().unwrap() {
                 CaptureError::Connect(error) => error,
@@ -226,7 +246,7 @@ async fn a_password_never_crosses_an_open_connection_in_clear_text() {
             pg::connect(&parse(&url)).await.err().unwrap()
         };
         assert_eq!(kind(&error), "auth");
-        assert!(error.to_string().contains("sslmode=require"), "{error}");
+        assert!(error.to_string().contains("sslmode=verify-full"), "{error}");
         let received = within(received).await.unwrap();
         assert!(!received.windows(7).any(|window| window == b"hunter2"));
     }
@@ -270,12 +290,12 @@ async fn a_closed_client_leaves_no_session_behind() {
 }
 
 /// Answers every connection with `serve`. Returns the port.
-async fn fake_server<F, Fut>(serve: F) -> u16
+async fn fake_server<F, Fut>(host: &str, serve: F) -> u16
 where
     F: Fn(TcpStream) -> Fut + Send + 'static,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind((host, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {

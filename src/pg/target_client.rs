@@ -1,0 +1,128 @@
+//! A SQL connection to a database that belongs to a tenant.
+//!
+//! The owner of a database may set `search_path` for every role that connects to it, and put operators of his
+//! own before those of PostgreSQL: our statements would run them with the rights of our role. A startup option
+//! overrides that setting. Where a pooler refuses or ignores the option, every statement runs in a transaction
+//! that sets the path first. The messages are sent together, so this costs no round trip.
+
+use super::client::{PgClient, Session, connect_with_path};
+use super::guard::{GuardError, Trust};
+use super::statements::{Parameters, Statements};
+use super::{ConnectError, PgUrl, describe};
+use futures_util::future::join3;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use tokio_postgres::{Error, Row, Transaction};
+
+const BEGIN: &str = "BEGIN";
+const BEGIN_WITH_PATH: &str =
+    "BEGIN; SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL client_min_messages = error";
+const SET_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL client_min_messages = error";
+
+/// A connection to a target. What the server may send is bounded.
+#[derive(Debug)]
+pub struct TargetClient {
+    client: PgClient,
+    /// The connection leads to a pooler that does not pass on startup options.
+    is_pooled: bool,
+    in_transaction: AtomicBool,
+}
+
+/// Connects to a target and logs in, within the URL's `connect_timeout`.
+///
+/// # Errors
+/// As [`connect`](super::connect).
+pub async fn connect_target(url: &PgUrl) -> Result<TargetClient, ConnectError> {
+    let Session { client, has_path } = connect_with_path(url, Trust::Tenant).await?;
+    Ok(TargetClient { client, is_pooled: !has_path, in_transaction: AtomicBool::new(false) })
+}
+
+impl TargetClient {
+    /// Begins a transaction. `settings` follow BEGIN: statements such as `SET LOCAL ...`.
+    pub(crate) async fn begin(&self, settings: &str) -> Result<(), Error> {
+        let begin = if self.is_pooled { BEGIN_WITH_PATH } else { BEGIN };
+        self.in_transaction.store(true, Ordering::Relaxed);
+        self.client.batch_execute(&format!("{begin}; {settings}")).await
+    }
+
+    /// Commits the open transaction.
+    pub(crate) async fn commit(&self) -> Result<(), Error> {
+        self.end("COMMIT").await
+    }
+
+    /// Rolls back the open transaction.
+    pub(crate) async fn rollback(&self) -> Result<(), Error> {
+        self.end("ROLLBACK").await
+    }
+
+    async fn end(&self, end: &str) -> Result<(), Error> {
+        let ended = self.client.batch_execute(end).await;
+        self.in_transaction.store(false, Ordering::Relaxed);
+        ended
+    }
+
+    /// Begins a transaction that is rolled back when it is dropped.
+    pub(crate) async fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
+        let transaction = self.client.transaction().await?;
+        if self.is_pooled {
+            transaction.batch_execute(SET_PATH).await?;
+        }
+        Ok(transaction)
+    }
+
+    /// What the server sent that ended the connection, once it has.
+    pub(crate) fn refused(&self) -> Arc<OnceLock<GuardError>> {
+        self.client.refused()
+    }
+
+    /// Describes the error of a statement, as [`describe`] does.
+    pub(crate) fn describe(&self, error: &Error) -> String {
+        self.client.refused().get().map_or_else(|| describe(error), GuardError::to_string)
+    }
+
+    /// Whether the connection has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Closes the connection and waits until it is closed, at most one second.
+    pub async fn close(self) {
+        self.client.close().await;
+    }
+
+    /// Runs a statement with our `search_path`.
+    async fn with_path<T>(&self, work: impl Future<Output = Result<T, Error>> + Send) -> Result<T, Error> {
+        if !self.is_pooled || self.in_transaction.load(Ordering::Relaxed) {
+            return work.await;
+        }
+        // The first poll of each sends its messages, in this order.
+        let begin = self.client.batch_execute(BEGIN_WITH_PATH);
+        let (begun, done, ended) = join3(begin, work, self.client.batch_execute("COMMIT")).await;
+        begun?;
+        let done = done?;
+        ended?;
+        Ok(done)
+    }
+}
+
+impl Statements for TargetClient {
+    async fn query_typed(&self, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Error> {
+        self.with_path(self.client.query_typed(sql, parameters)).await
+    }
+
+    async fn query_typed_one(&self, sql: &str, parameters: Parameters<'_>) -> Result<Row, Error> {
+        self.with_path(self.client.query_typed_one(sql, parameters)).await
+    }
+
+    async fn query_typed_opt(&self, sql: &str, parameters: Parameters<'_>) -> Result<Option<Row>, Error> {
+        self.with_path(self.client.query_typed_opt(sql, parameters)).await
+    }
+
+    async fn execute_typed(&self, sql: &str, parameters: Parameters<'_>) -> Result<u64, Error> {
+        self.with_path(self.client.execute_typed(sql, parameters)).await
+    }
+
+    async fn batch_execute(&self, sql: &str) -> Result<(), Error> {
+        self.with_path(self.client.batch_execute(sql)).await
+    }
+}
