@@ -53,6 +53,11 @@ fn registry(status: &Arc<ProcessStatus>) -> Registry {
         "Replication sessions on the source that ended and were restarted",
         counted.source_reconnects.clone(),
     );
+    registry.register(
+        "internal_errors",
+        "Panics that parked a tenant or interrupted the Kafka output; each is a bug",
+        counted.internal_errors.clone(),
+    );
     registry.register("unmappable_rows", "Source rows that could not be mapped", counted.unmappable_rows.clone());
     registry.register(
         "stripped_escapes",

@@ -3,6 +3,7 @@
 use crate::config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use clap::ValueEnum;
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
 use tracing::Metadata;
 use tracing::level_filters::LevelFilter;
@@ -59,5 +60,17 @@ fn log_to_stderr(format: LogFormat, level: &str) -> Result<(), Diagnostic> {
         }
         LogFormat::Json => set_global_default(builder.json().flatten_event(true).finish().with(filter)),
     };
+    log_panics();
     Ok(())
+}
+
+/// Logs where a panic happened. A formatted message is withheld: it may hold a row's value.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let location = panic.location().map(ToString::to_string).unwrap_or_default();
+        let message = panic.payload().downcast_ref::<&str>().copied().unwrap_or("(withheld)");
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+        tracing::error!(location, message, backtrace, "internal error");
+    }));
 }

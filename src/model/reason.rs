@@ -78,6 +78,7 @@ reasons! {
         Log = "log", "it retained more of the source's WAL than limits.source_wal";
         Away = "away", "its target was unavailable for longer than limits.park_after";
         NotConfigured = "not_configured", "it was removed from the configuration";
+        Internal = "internal_error", "internal error, see the log";
         Other = "other", "its target reports an error that none of these codes covers";
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Metrics {
     pub source_reconnects: Counter,
     /// Rows that could not be mapped.
     pub unmappable_rows: Counter,
+    /// Panics of a tenant's task or of the Kafka output.
+    pub internal_errors: Counter,
     /// Escapes removed from json values because jsonb rejects them.
     pub stripped_escapes: Counter,
     /// Users that were read from the source because the stream did not carry them whole.
@@ -62,6 +64,7 @@ impl Default for Metrics {
         Metrics {
             source_reconnects: Counter::default(),
             unmappable_rows: Counter::default(),
+            internal_errors: Counter::default(),
             stripped_escapes: Counter::default(),
             rereads: Counter::default(),
             tee_messages: Counter::default(),

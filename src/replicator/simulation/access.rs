@@ -115,6 +115,12 @@ impl Connector for SimulatedConnector {
         if !world.is_up[index] {
             return Err(RetryCause::Unreachable.into());
         }
+        if world.rng.u8(..) == 0 {
+            world.coverage.panics += 1;
+            drop(world);
+            // Without the hook, which would print a backtrace each time.
+            std::panic::resume_unwind(Box::new("a bug in the worker"));
+        }
         world.next_connection += 1;
         let (incarnation, connection) = (world.incarnations[index], world.next_connection);
         let (world, branch) = (self.world.clone(), self.branch);

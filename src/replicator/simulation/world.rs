@@ -123,6 +123,8 @@ pub(crate) struct Coverage {
     pub(crate) parked: u64,
     /// Sessions that ended in an error.
     pub(crate) failed_sessions: u64,
+    /// Panics of a tenant's worker.
+    pub(crate) panics: u64,
 }
 
 impl Coverage {
@@ -133,6 +135,7 @@ impl Coverage {
         self.unanswered += more.unanswered;
         self.refused += more.refused;
         self.outdated += more.outdated;
+        self.panics += more.panics;
         self.opened += more.opened;
         self.parked += more.parked;
         self.failed_sessions += more.failed_sessions;
@@ -140,9 +143,19 @@ impl Coverage {
 
     /// The count of what has happened least.
     pub(crate) fn smallest(self) -> u64 {
-        let Coverage { merges, batches, chunked, unanswered, refused, outdated, opened, parked, failed_sessions } =
-            self;
-        let counts = [merges, batches, chunked, unanswered, refused, outdated, opened, parked, failed_sessions];
+        let Coverage {
+            merges,
+            batches,
+            chunked,
+            unanswered,
+            refused,
+            outdated,
+            opened,
+            parked,
+            failed_sessions,
+            panics,
+        } = self;
+        let counts = [merges, batches, chunked, unanswered, refused, outdated, opened, parked, failed_sessions, panics];
         counts.into_iter().min().unwrap_or(0)
     }
 }

@@ -7,6 +7,8 @@ use crate::tee::kafka::Failure;
 use std::time::Duration;
 
 /// Remedy for a snapshot that exceeds `limits.snapshot_age`.
+const INTERNAL_ERROR_REMEDY: &str =
+    "report the log line \"internal error\" with its location; the Kafka output is tried again with growing pauses";
 const SLOW_KAFKA_REMEDY: &str =
     "find out why Kafka accepts messages so slowly (quotas, disks), or raise limits.snapshot_age";
 
@@ -21,6 +23,9 @@ pub(crate) enum TeeError {
     Topics(#[from] TopicsError),
     #[error("the snapshot is older than limits.snapshot_age ({0:?}), and the source cannot vacuum behind it")]
     SnapshotAge(Duration),
+    /// The Kafka output panicked.
+    #[error("internal error, see the log")]
+    Internal,
     #[error("slot {0} belongs to another database or plugin; choose another name for kafka.slot")]
     ForeignSlot(String),
 }
@@ -60,6 +65,7 @@ impl TeeError {
     pub(crate) fn parts(&self) -> (String, Option<&'static str>) {
         match self {
             TeeError::Kafka(failure) => (failure.what.clone(), failure.remedy),
+            TeeError::Internal => (self.to_string(), Some(INTERNAL_ERROR_REMEDY)),
             TeeError::SnapshotAge(_) => (self.to_string(), Some(SLOW_KAFKA_REMEDY)),
             error => (error.to_string(), None),
         }

@@ -19,6 +19,7 @@ use crate::replicator::session::context::SessionContext;
 use crate::replicator::tee::error::{TeeError, TeeExit};
 use crate::state::{StateError, TenantState};
 use crate::status::report::TeeReport;
+use crate::sync::{Panicked, catch_panic};
 use crate::tee::kafka;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,9 +61,13 @@ pub(crate) async fn run(
         let left = {
             let session = session::session(&context, &config, kafka, &mut tee.start_over);
             tokio::select! {
-                left = session => match left {
-                    Ok(()) => TeeExit::Drained,
-                    Err(error) => TeeExit::Broken(error),
+                left = catch_panic(session) => match left {
+                    Ok(Ok(())) => TeeExit::Drained,
+                    Ok(Err(error)) => TeeExit::Broken(error),
+                    Err(Panicked) => {
+                        context.status.metrics.internal_errors.inc();
+                        TeeExit::Broken(TeeError::Internal)
+                    }
                 },
                 left = watchdog::slot(&context, kafka) => left,
                 () = replaced(&mut configs) => TeeExit::Replaced,

@@ -80,6 +80,7 @@ fn remedy(cause: ParkCause) -> &'static str {
         | ParkCause::Log
         | ParkCause::Away
         | ParkCause::NotConfigured
+        | ParkCause::Internal
         | ParkCause::Other => "it recovers on its own once the target accepts rows",
     }
 }

@@ -14,6 +14,7 @@ use crate::replicator::tenant::recorded_reason::RecordedReason;
 use crate::replicator::tenant::target::{Connector, Postgres};
 use crate::route::Batch;
 use crate::state::{RequestId, StateAccess, StateStore, TenantRow, TenantState};
+use crate::sync::{Panicked, catch_panic};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ const PARKED_RETRY_MIN: Duration = Duration::from_secs(1);
 const PARKED_RETRY_MAX: Duration = Duration::from_secs(300);
 /// A connection without writes for this long is closed, so that the target can sleep.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const INTERNAL_ERROR_REMEDY: &str =
+    "report the log line \"internal error\" with its location; the tenant is tried again with growing pauses";
 const PARKED_AWAY_REMEDY: &str = "it recovers on its own once the target is reachable";
 
 /// The task of one tenant.
@@ -104,13 +107,23 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
 
     async fn run_phases(&mut self, mut phase: Phase) -> Result<(), ServiceError> {
         loop {
-            let stop = self.run_phase(&mut phase).await;
+            let stop = catch_panic(self.run_phase(&mut phase)).await.unwrap_or_else(|Panicked| self.internal_error());
             if self.after(stop, &mut phase).await?.is_break() {
                 return Ok(());
             }
             if self.context.drain.is_cancelled() && self.handle.state() != TenantState::Following {
                 return Ok(());
             }
+        }
+    }
+
+    /// A panic is a bug, and concerns this tenant only. Parking it drops what the panic may have left unfinished.
+    fn internal_error(&self) -> StopReason {
+        self.context.status.metrics.internal_errors.inc();
+        StopReason::Park {
+            cause: ParkCause::Internal,
+            reason: ParkCause::Internal.to_string(),
+            remedy: INTERNAL_ERROR_REMEDY.to_owned(),
         }
     }
 
