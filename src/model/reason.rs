@@ -238,7 +238,8 @@ mod tests {
         );
         assert_eq!(
             codes(ParkCause::ALL.iter().map(|cause| cause.code()).collect()),
-            "login rights altered refuses deletes foreign memory log away not_configured other"
+            "login rights altered refuses deletes foreign memory log away not_configured \
+             internal_error other"
         );
         assert_eq!(
             codes(RetryCause::ALL.iter().map(|cause| cause.code()).collect()),

@@ -80,8 +80,9 @@ impl Timestamp {
         let years = year - ERA_START;
         let in_era = i16::try_from(ERA_START + years.rem_euclid(ERA_YEARS)).ok()?;
         let date = Date::new(in_era, i8::try_from(month).ok()?, i8::try_from(day).ok()?).ok()?;
-        let micros = i64::try_from(date.duration_since(ERA_FIRST_DAY).as_micros()).ok()?;
-        years.div_euclid(ERA_YEARS).checked_mul(ERA_MICROS)?.checked_add(micros)
+        let micros = date.duration_since(ERA_FIRST_DAY).as_micros();
+        // The first day of the lowest era is beyond 64 bits, later ones are not.
+        i64::try_from(i128::from(years.div_euclid(ERA_YEARS)) * i128::from(ERA_MICROS) + micros).ok()
     }
 
     /// Date and time of day of a finite timestamp.

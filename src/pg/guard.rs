@@ -363,11 +363,12 @@ mod tests {
             check_all(Trust::Tenant, &announce(tag, limit), Ok(()));
             check_all(Trust::Operator, &announce(tag, limit + 1), Ok(()));
         }
-        let rows = message(tag::DATA_ROW, &[0; 1019]).repeat(4096);
+        // The rows and ReadyForQuery stay within the limit.
+        let rows = message(tag::DATA_ROW, &[0; 1019]).repeat(4095);
         let answer = [OK, READY, &rows, READY].concat();
         check_all(Trust::Tenant, &answer, Ok(()));
         check_all(Trust::Tenant, &[&answer[..], &rows, READY].concat(), Ok(()));
-        let one_more = [OK, READY, &rows, &message(tag::DATA_ROW, &[0; 1019])].concat();
+        let one_more = [OK, READY, &rows, &message(tag::DATA_ROW, &[0; 1019]).repeat(2)].concat();
         check_all(Trust::Tenant, &one_more, too_much("an answer", MAX_ANSWER + 1024, MAX_ANSWER));
         check_all(Trust::Operator, &one_more, Ok(()));
     }
