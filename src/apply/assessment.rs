@@ -42,9 +42,10 @@ pub(crate) struct Session<'a> {
     pub(crate) epoch: Epoch,
     /// Fingerprint of the current mapping.
     pub(crate) mapping: &'a str,
-    /// The epochs that the state knows, each with the end of the source's log at its start. Only for the
-    /// first assessment in a session.
-    pub(crate) epochs: Option<&'a BTreeMap<Epoch, Lsn>>,
+    /// The epochs that the state knows, each with the end of the source's log at its start.
+    pub(crate) epochs: &'a BTreeMap<Epoch, Lsn>,
+    /// Whether this process may have written its epoch to the target: a commit whose answer was lost counts.
+    pub(crate) may_have_fenced: bool,
 }
 
 /// What is done with a target.
@@ -109,7 +110,7 @@ pub(crate) fn assess_target(
     observed: &ObservedTarget,
     session: &Session<'_>,
 ) -> TargetAssessment {
-    let Session { generation, epoch, mapping, epochs } = *session;
+    let Session { generation, epoch, mapping, epochs, may_have_fenced } = *session;
     let Some(checkpoint) = &observed.checkpoint else {
         return if observed.has_rows {
             TargetAssessment::Park(ParkReason::ForeignRows)
@@ -126,11 +127,10 @@ pub(crate) fn assess_target(
     let Some(recorded) = recorded.filter(|recorded| recorded.target_id.as_ref() == Some(&checkpoint.target_id)) else {
         return TargetAssessment::Park(ParkReason::OtherTarget);
     };
-    // Before its first assessment a process has written nothing.
-    if checkpoint.epoch > epoch || checkpoint.epoch == epoch && epochs.is_some() {
+    if checkpoint.epoch > epoch || checkpoint.epoch == epoch && !may_have_fenced {
         return TargetAssessment::Superseded(checkpoint.epoch);
     }
-    if checkpoint.generation == generation && epochs.is_some_and(|epochs| !fits(checkpoint, epochs)) {
+    if checkpoint.generation == generation && !fits(checkpoint, epochs) {
         return TargetAssessment::SourceRewound(checkpoint.epoch);
     }
     let joins = [
@@ -198,7 +198,14 @@ mod tests {
     #[track_caller]
     fn check_observed(recorded: Option<RecordedTarget>, observed: ObservedTarget, expected: TargetAssessment) {
         let tenant = TenantId::new("acme");
-        let session = Session { generation: Generation(2), epoch: Epoch(5), mapping: "m", epochs: None };
+        let epochs = BTreeMap::from([(Epoch(5), Lsn(200))]);
+        let session = Session {
+            generation: Generation(2),
+            epoch: Epoch(5),
+            mapping: "m",
+            epochs: &epochs,
+            may_have_fenced: true,
+        };
         assert_eq!(assess_target(&tenant, recorded.as_ref(), &observed, &session), expected);
     }
 
@@ -208,7 +215,13 @@ mod tests {
             let epochs = epochs.iter().map(|(epoch, flushed)| (Epoch(*epoch), Lsn(*flushed))).collect();
             let observed =
                 ObservedTarget { checkpoint: Some(checkpoint), created: false, has_rows: true, relation: Some(7) };
-            let session = Session { generation: Generation(2), epoch: Epoch(5), mapping: "m", epochs: Some(&epochs) };
+            let session = Session {
+                generation: Generation(2),
+                epoch: Epoch(5),
+                mapping: "m",
+                epochs: &epochs,
+                may_have_fenced: false,
+            };
             assess_target(&TenantId::new("acme"), Some(&recorded()), &observed, &session)
         };
         let older = Checkpoint { epoch: Epoch(4), ..checkpoint() };

@@ -1,6 +1,7 @@
 //! Keeps an older process from writing to a target after a newer one has taken over.
 
-use super::target::{Target, TargetError};
+use super::checkpoint::Checkpoint;
+use super::target::{Target, TargetError, read_checkpoint};
 use crate::model::{Epoch, TenantId};
 use crate::pg::{SqlStateClass, Statements};
 use tokio_postgres::types::Type;
@@ -25,10 +26,16 @@ const MAX_ATTEMPTS: usize = 5;
 
 impl Target {
     /// Raises the epoch: processes with a lower epoch cannot commit here any more, and their open
-    /// transactions are ended.
-    pub(crate) async fn fence(&mut self, tenant: &TenantId, epoch: Epoch) -> Result<(), TargetError> {
+    /// transactions are ended. Returns the checkpoint that was there before, as an older process may have
+    /// committed since it was last read. Nothing is written unless that checkpoint `is_usable`.
+    pub(crate) async fn fence(
+        &mut self,
+        tenant: &TenantId,
+        epoch: Epoch,
+        is_usable: &(dyn Fn(Option<&Checkpoint>) -> bool + Sync),
+    ) -> Result<Option<Checkpoint>, TargetError> {
         for _ in 1..MAX_ATTEMPTS {
-            match self.raise_epoch(epoch).await {
+            match self.raise_epoch(epoch, is_usable).await {
                 Err(TargetError::Sql(error))
                     if SqlStateClass::of_error(&error) == Some(SqlStateClass::LockNotAvailable) =>
                 {
@@ -38,11 +45,15 @@ impl Target {
                 raised => return raised,
             }
         }
-        self.raise_epoch(epoch).await
+        self.raise_epoch(epoch, is_usable).await
     }
 
-    async fn raise_epoch(&mut self, epoch: Epoch) -> Result<(), TargetError> {
-        let raised = self.try_raise_epoch(epoch).await;
+    async fn raise_epoch(
+        &mut self,
+        epoch: Epoch,
+        is_usable: &(dyn Fn(Option<&Checkpoint>) -> bool + Sync),
+    ) -> Result<Option<Checkpoint>, TargetError> {
+        let raised = self.try_raise_epoch(epoch, is_usable).await;
         if raised.is_err() {
             // Ends what is left of the transaction. A lost connection has none.
             let _ = self.client_mut().rollback().await;
@@ -50,11 +61,19 @@ impl Target {
         raised
     }
 
-    async fn try_raise_epoch(&mut self, epoch: Epoch) -> Result<(), TargetError> {
+    async fn try_raise_epoch(
+        &mut self,
+        epoch: Epoch,
+        is_usable: &(dyn Fn(Option<&Checkpoint>) -> bool + Sync),
+    ) -> Result<Option<Checkpoint>, TargetError> {
         let client = self.client_mut();
         client.begin(RAISE_EPOCH).await?;
-        let raise = "UPDATE users_sync.checkpoint SET epoch = $1 WHERE epoch < $1";
-        client.execute_typed(raise, &[(&epoch.0, Type::INT8)]).await?;
-        Ok(client.commit().await?)
+        let found = read_checkpoint(&*client).await?;
+        if is_usable(found.as_ref()) {
+            let raise = "UPDATE users_sync.checkpoint SET epoch = $1 WHERE epoch < $1";
+            client.execute_typed(raise, &[(&epoch.0, Type::INT8)]).await?;
+        }
+        client.commit().await?;
+        Ok(found)
     }
 }

@@ -7,6 +7,7 @@ use crate::config::Tenant;
 use crate::model::{Epoch, Generation};
 use crate::pg::quote_ident;
 use crate::state::{Snapshot, TenantState};
+use std::collections::BTreeMap;
 
 /// All findings for which `run` would park the tenant.
 pub(super) fn findings(
@@ -66,7 +67,13 @@ pub(super) fn findings(
             relation: None,
         });
         // Only a verdict to park matters here, not whether the tenant would resume or take a snapshot.
-        let asking = Session { generation: Generation(0), epoch: Epoch(i64::MAX), mapping: "", epochs: None };
+        let asking = Session {
+            generation: Generation(0),
+            epoch: Epoch(i64::MAX),
+            mapping: "",
+            epochs: &BTreeMap::new(),
+            may_have_fenced: true,
+        };
         if let TargetAssessment::Park(reason) = assess_target(&tenant.id, recorded.as_ref(), &observed, &asking) {
             let create = if facts.checkpoint_table.exists { "" } else { statement::CREATE_CHECKPOINT };
             let remedy = reason.remedy(&tenant.id);

@@ -118,7 +118,8 @@ async fn forecast(tenant: &Tenant, known: &Snapshot, generation: Option<Generati
     let epoch = Epoch(known.source.as_ref().map_or(0, |source| source.epoch.0) + 1);
     let mapping = tenant_fingerprint(mapping, &tenant.key);
     let generation = generation.unwrap_or(Generation(i64::MAX));
-    let session = Session { generation, epoch, mapping: &mapping, epochs: Some(&known.epochs) };
+    let epochs = &known.epochs;
+    let session = Session { generation, epoch, mapping: &mapping, epochs, may_have_fenced: false };
     match assess_target(&tenant.id, recorded.as_ref(), &observed, &session) {
         TargetAssessment::Resume(position) => TenantForecast::Follow(position),
         TargetAssessment::Snapshot(reason) => TenantForecast::Resync(reason.to_string()),

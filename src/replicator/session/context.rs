@@ -51,6 +51,8 @@ pub(crate) struct SessionContext<S = StateStore> {
     unrecorded: Mutex<HashMap<TenantId, Lsn>>,
     /// Tenants whose target was opened in this session.
     opened: Mutex<HashSet<TenantId>>,
+    /// Tenants whose target this process has begun to fence.
+    fenced: Mutex<HashSet<TenantId>>,
     /// The start of the last renewal of the lease.
     lease: Mutex<Instant>,
     mapping: Mutex<Arc<str>>,
@@ -92,6 +94,7 @@ impl<S: StateAccess> SessionContext<S> {
             tenants: TenantRegistry::new(handles),
             memory,
             opened: Mutex::default(),
+            fenced: Mutex::default(),
             lease: Mutex::new(Instant::now()),
             opening: Semaphore::new(MAX_CONCURRENT_OPENS),
             expected_joins: ExpectedJoins::default(),
@@ -225,7 +228,17 @@ impl<S: StateAccess> SessionContext<S> {
         Ok(())
     }
 
-    /// Whether the target was opened in this session, so that this process may have written to it.
+    /// Whether this process may have written its epoch to the target.
+    pub(crate) fn may_have_fenced(&self, tenant: &TenantId) -> bool {
+        lock(&self.fenced).contains(tenant)
+    }
+
+    /// Call before the target is fenced: the answer may be lost after the commit.
+    pub(crate) fn mark_fencing(&self, tenant: &TenantId) {
+        lock(&self.fenced).insert(tenant.clone());
+    }
+
+    /// Whether the target was opened in this session.
     pub(crate) fn was_opened(&self, tenant: &TenantId) -> bool {
         lock(&self.opened).contains(tenant)
     }

@@ -78,6 +78,7 @@ impl StateAccess for SimulatedState {
 
     async fn break_own_history(&self, seen: Epoch) -> Result<(), StateError> {
         self.write(|world| {
+            assert!(world.branch > 0, "the source never went back, but its history is given up");
             let state = &mut world.source.state;
             state.system_identifier.clear();
             state.epoch = Epoch(state.epoch.0.max(seen.0) + 1);
@@ -203,14 +204,24 @@ impl TargetAccess for SimulatedTarget {
         self.execute(|world, index| world.targets[index].checkpoint.clone()).await
     }
 
-    async fn fence(&mut self, _: &TenantId, epoch: Epoch) -> Result<(), StopReason> {
-        self.execute(|world, index| {
+    async fn fence(
+        &mut self,
+        _: &TenantId,
+        epoch: Epoch,
+        is_usable: &(dyn Fn(Option<&Checkpoint>) -> bool + Sync),
+    ) -> Result<Option<Checkpoint>, StopReason> {
+        let answer = self.execute(|world, index| {
             world.end_transactions(index);
-            if let Some(checkpoint) = &mut world.targets[index].checkpoint {
+            let found = world.targets[index].checkpoint.clone();
+            if is_usable(found.as_ref())
+                && let Some(checkpoint) = &mut world.targets[index].checkpoint
+            {
                 checkpoint.epoch = checkpoint.epoch.max(epoch);
             }
-        })
-        .await
+            // The connection may break after the commit.
+            (world.rng.u8(..8) > 0).then_some(found)
+        });
+        answer.await?.ok_or_else(|| RetryCause::TargetError.into())
     }
 
     async fn load(
@@ -292,11 +303,7 @@ impl TargetAccess for SimulatedTarget {
     }
 
     async fn read_rejected(&mut self) -> Result<Vec<UserId>, StopReason> {
-        self.execute(|world, index| {
-            world.resumed[index] = world.source.state.epoch;
-            Vec::new()
-        })
-        .await
+        self.execute(|_, _| Vec::new()).await
     }
 
     async fn write_rejected(&mut self, _: &[RefusedUser], _: &[&str]) -> Result<(), StopReason> {

@@ -98,8 +98,6 @@ pub(crate) struct World {
     /// Grows when a target goes down or is restored, which ends its connections.
     pub(crate) incarnations: ByTenant<u64>,
     pub(crate) next_connection: u64,
-    /// The last process that fenced the target and continued from its checkpoint.
-    pub(crate) resumed: ByTenant<Epoch>,
     pub(crate) locks: Vec<Lock>,
     pub(crate) in_flight: Vec<InFlight>,
     pub(crate) coverage: Coverage,
@@ -219,7 +217,6 @@ impl World {
             is_up: each(true),
             incarnations: each(0),
             next_connection: 0,
-            resumed: each(Epoch(0)),
             locks: Vec::new(),
             in_flight: Vec::new(),
             coverage: Coverage::default(),
@@ -232,9 +229,6 @@ impl World {
             return;
         }
         let index = self.rng.usize(..self.in_flight.len());
-        if !self.may_arrive(&self.in_flight[index]) {
-            return;
-        }
         let is_late = self.in_flight[index].reply.is_none();
         match self.rng.u8(..20) {
             // The connection is lost; the statement may still be executed.
@@ -288,16 +282,10 @@ impl World {
         let (locking, others) = std::mem::take(&mut self.in_flight).into_iter().partition(locks);
         self.in_flight = others;
         for statement in locking {
-            if self.may_arrive(&statement) && self.rng.bool() {
+            if self.rng.bool() {
                 self.execute(statement);
             }
         }
-    }
-
-    /// A statement with lost transactions arrives only after the newest process has continued. If it commits between that
-    /// process's first look and its fence, the fence overwrites the epoch that would tell.
-    fn may_arrive(&self, statement: &InFlight) -> bool {
-        statement.branch == self.branch || self.resumed[statement.target] == self.source.state.epoch
     }
 
     /// The target takes no connections for a while, and those that it has end. Its statements may still be executed.

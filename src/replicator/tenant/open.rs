@@ -1,6 +1,8 @@
 //! Opens a target: connects, fences older processes, assesses the checkpoint, and joins if the target needs a snapshot.
 
-use crate::apply::{Identity, ObservedTarget, ParkReason, RecordedTarget, Session, TargetAssessment, assess_target};
+use crate::apply::{
+    Checkpoint, Identity, ObservedTarget, ParkReason, RecordedTarget, Session, TargetAssessment, assess_target,
+};
 use crate::clock::now;
 use crate::model::{Epoch, HistoryBreak, ParkCause, ResyncReason, RetryCause, TargetId};
 use crate::replicator::error::ServiceError;
@@ -48,9 +50,9 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         let recorded =
             recorded.map(|recorded| RecordedTarget { position: recorded.position.max(position), ..recorded });
         let mapping = context.mapping_of(self.index);
-        let assess = |observed: &ObservedTarget, epochs| {
-            let SessionContext { generation, epoch, .. } = *context;
-            let session = Session { generation, epoch, mapping: &mapping, epochs };
+        let assess = |observed: &ObservedTarget, may_have_fenced| {
+            let SessionContext { generation, epoch, ref epochs, .. } = *context;
+            let session = Session { generation, epoch, mapping: &mapping, epochs, may_have_fenced };
             assess_target(&handle.tenant.id, recorded.as_ref(), observed, &session)
         };
         let is_first = !context.was_opened(self.id());
@@ -58,13 +60,17 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             let remedy = "GRANT CREATE ON SCHEMA users_sync to its role there, or `users-sync setup`";
             tracing::warn!(reason, remedy, "could not create users_sync.wait_for in the target");
         }
-        let mut assessment = assess(&observed, is_first.then_some(&context.epochs));
+        let may_have_fenced = context.may_have_fenced(self.id());
+        let mut assessment = assess(&observed, may_have_fenced);
         let is_fenced = observed.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.epoch == context.epoch);
         if !is_fenced && is_usable(&assessment) {
-            target.fence(self.id(), context.epoch).await?;
-            // An older process may have committed before the fence.
-            observed.checkpoint = target.checkpoint().await?;
-            assessment = assess(&observed, None);
+            // An older process may have committed since the target was observed.
+            let seen = |checkpoint: Option<&Checkpoint>| ObservedTarget { checkpoint: checkpoint.cloned(), ..observed };
+            context.mark_fencing(self.id());
+            let accepts = |found: Option<&Checkpoint>| is_usable(&assess(&seen(found), may_have_fenced));
+            let found = target.fence(self.id(), context.epoch, &accepts).await?;
+            observed = seen(found.as_ref());
+            assessment = assess(&observed, may_have_fenced);
         }
         self.relation = target.relation();
         if is_usable(&assessment) {

@@ -47,7 +47,12 @@ pub(crate) trait TargetAccess: Send + Sync {
     /// As [`Target::checkpoint`].
     fn checkpoint(&self) -> impl Future<Output = Result<Option<Checkpoint>, StopReason>> + Send;
     /// As [`Target::fence`].
-    fn fence(&mut self, tenant: &TenantId, epoch: Epoch) -> impl Future<Output = Result<(), StopReason>> + Send;
+    fn fence(
+        &mut self,
+        tenant: &TenantId,
+        epoch: Epoch,
+        is_usable: &(dyn Fn(Option<&Checkpoint>) -> bool + Sync),
+    ) -> impl Future<Output = Result<Option<Checkpoint>, StopReason>> + Send;
     /// As [`load`].
     fn load(
         &mut self,
@@ -137,8 +142,13 @@ impl TargetAccess for Target {
         self.classify(done)
     }
 
-    async fn fence(&mut self, tenant: &TenantId, epoch: Epoch) -> Result<(), StopReason> {
-        let done = self.fence(tenant, epoch).await;
+    async fn fence(
+        &mut self,
+        tenant: &TenantId,
+        epoch: Epoch,
+        is_usable: &(dyn Fn(Option<&Checkpoint>) -> bool + Sync),
+    ) -> Result<Option<Checkpoint>, StopReason> {
+        let done = self.fence(tenant, epoch, is_usable).await;
         self.classify(done)
     }
 
