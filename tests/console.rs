@@ -23,7 +23,7 @@ use users_sync::throwaway::PostgresServer;
 
 /// Time limit for one file of browser tests. Includes Chromium's start and waits on a slow machine.
 const TESTS_WITHIN: Duration = Duration::from_secs(900);
-const TOKEN: &str = "open-sesame";
+const TOKEN: &str = "open-sesame-open-sesame";
 /// The users of the largest tenant.
 const USERS: u32 = 1_000_000;
 const TENANTS: usize = 1_000;

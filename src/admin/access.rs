@@ -1,9 +1,11 @@
-//! Authentication: a bearer token, or, without one, loopback and a Host check (defence against DNS rebinding).
+//! Authentication: a bearer token, or, without one, loopback and a Host check (defence against DNS rebinding). Requests
+//! that a browser sends for a page of another site are refused in both cases.
 
 use super::answer::Problem;
+use super::connections::Connection;
 use crate::config::Admin;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, Uri, header, uri::Authority};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header, uri::Authority};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ring::digest::{SHA256, digest};
@@ -84,10 +86,40 @@ fn is_loopback(host: &str) -> bool {
 
 /// Middleware in front of every path except the health checks and the console's files.
 pub(super) async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
-    match access.check(request.uri(), request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+    if let Err(problem) = access.check(request.uri(), request.headers()) {
+        return problem.into_response();
     }
+    let connection = request.extensions().get::<Connection>();
+    if connection.is_some_and(|connection| !connection.authorize()) {
+        let problem =
+            Problem::unavailable("too many connections").remedy("close other clients, or try again in a moment");
+        return ([(header::CONNECTION, "close")], problem).into_response();
+    }
+    next.run(request).await
+}
+
+/// Middleware in front of every path.
+pub(super) async fn refuse_other_sites(request: Request, next: Next) -> Response {
+    if is_from_other_site(request.headers()) && !opens_console(request.method(), request.uri(), request.headers()) {
+        let problem = Problem::new(StatusCode::FORBIDDEN, "the request comes from a page of another site");
+        return problem.remedy("open the console at / and use it from there").into_response();
+    }
+    next.run(request).await
+}
+
+/// Browsers send `Sec-Fetch-Site` (W3C, "Fetch Metadata Request Headers"); other clients do not. `none` is an address that
+/// the user entered. `same-site` includes other ports of this host, so it is another site here.
+fn is_from_other_site(headers: &HeaderMap) -> bool {
+    let sites = headers.get_all("sec-fetch-site");
+    sites.iter().any(|site| site != "same-origin" && site != "none")
+}
+
+/// A link on another site may open the console: the page holds no data.
+fn opens_console(method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
+    let is_page = method == Method::GET && uri.path() == "/";
+    let is_navigation = headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
+    // A frame has another destination.
+    is_page && is_navigation && headers.get("sec-fetch-dest").is_none_or(|destination| destination == "document")
 }
 
 #[cfg(test)]
@@ -135,5 +167,36 @@ mod tests {
             assert_eq!(check(None, &[("host", host)]), 400, "{host}");
         }
         assert_eq!(check(None, &[]), 400);
+    }
+
+    fn is_refused(method: Method, path: &'static str, headers: &[(&'static str, &'static str)]) -> bool {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (header::HeaderName::from_static(name), header::HeaderValue::from_static(value)));
+        let headers = headers.collect();
+        is_from_other_site(&headers) && !opens_console(&method, &Uri::from_static(path), &headers)
+    }
+
+    #[test]
+    fn requests_of_other_sites_are_refused() {
+        let site = |value| ("sec-fetch-site", value);
+        for allowed in [&[][..], &[site("same-origin")], &[site("none")]] {
+            assert!(!is_refused(Method::GET, "/api/status", allowed), "{allowed:?}");
+        }
+        for method in [Method::GET, Method::HEAD, Method::POST, Method::OPTIONS] {
+            for refused in ["cross-site", "same-site", "another", ""] {
+                assert!(is_refused(method.clone(), "/api/status", &[site(refused)]), "{method} {refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_link_may_open_the_console_and_nothing_else() {
+        let site = ("sec-fetch-site", "cross-site");
+        let link = [site, ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+        assert!(!is_refused(Method::GET, "/", &link) && !is_refused(Method::GET, "/?tenant=acme", &link));
+        assert!(is_refused(Method::POST, "/", &link) && is_refused(Method::GET, "/metrics", &link));
+        let frame = [site, ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")];
+        assert!(is_refused(Method::GET, "/", &frame) && is_refused(Method::GET, "/", &[site]));
     }
 }

@@ -1,6 +1,7 @@
 //! Error responses: JSON `{error: {what, remedy}}`, without SQL, secrets or row values. Also the extractors of parameters
 //! and bodies, which reject in the same form.
 
+use super::limits::Limits;
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{self, FromRequest, FromRequestParts, Request};
@@ -10,6 +11,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// An error response.
 #[derive(Debug, Serialize)]
@@ -114,8 +117,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let limit = request.extensions().get::<Limits>().map_or(Duration::MAX, |limits| limits.body_time);
         // A struct would also deserialize from an array.
-        let Json(object) = Json::<Map<String, Value>>::from_request(request, state).await?;
+        let read = timeout(limit, Json::<Map<String, Value>>::from_request(request, state)).await;
+        let Json(object) = read.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body is too slow"))??;
         let body = serde_json::from_value(Value::Object(object));
         body.map(Body).map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))
     }

@@ -14,8 +14,6 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Semaphore, watch};
 
-/// Maximum number of requests that wait for a user. Each holds a connection open.
-const MAX_WAITERS: usize = 4_096;
 /// Maximum number of event streams. Each compares all tenants once a second.
 const MAX_LISTENERS: usize = 64;
 
@@ -29,7 +27,7 @@ pub(super) struct Inner {
     pub(super) access: Access,
     pub(super) history: History,
     pub(super) targets: Targets,
-    /// Permits for requests that wait for a user.
+    /// Permits for requests that wait for a user. Each holds a connection open.
     pub(super) waiters: Semaphore,
     /// Permits for event streams.
     pub(super) listeners: Arc<Semaphore>,
@@ -72,14 +70,14 @@ impl FromRef<App> for Arc<ProcessStatus> {
 }
 
 impl App {
-    pub(super) fn new(status: Arc<ProcessStatus>, configs: watch::Receiver<Config>) -> App {
+    pub(super) fn new(status: Arc<ProcessStatus>, configs: watch::Receiver<Config>, waiters: usize) -> App {
         App(Arc::new(Inner {
             status,
             configs,
             access: Access::default(),
             history: History::default(),
             targets: Targets::default(),
-            waiters: Semaphore::new(MAX_WAITERS),
+            waiters: Semaphore::new(waiters),
             listeners: Arc::new(Semaphore::new(MAX_LISTENERS)),
             jobs: Jobs::default(),
             state_report: Mutex::default(),

@@ -6,6 +6,7 @@
 mod access;
 mod answer;
 mod app;
+mod connections;
 mod console;
 mod events;
 mod exposition;
@@ -13,6 +14,7 @@ mod health;
 mod history;
 mod job_api;
 mod jobs;
+mod limits;
 #[cfg(feature = "openapi")]
 mod openapi;
 mod overview;
@@ -23,5 +25,6 @@ mod sampler;
 mod server;
 mod targets;
 mod users;
+mod write_timeout;
 
 pub use server::Server;

@@ -17,6 +17,7 @@ fn description() -> OpenApi {
     let mut description = ProtectedApi::openapi();
     description.paths.paths.values_mut().for_each(add_refusals);
     description.merge(PublicApi::openapi());
+    description.paths.paths.values_mut().for_each(add_other_sites);
     description.info = Info::builder()
         .title("users-sync")
         .version(VERSION)
@@ -35,6 +36,15 @@ fn add_refusals(path: &mut PathItem) {
         let responses = &mut operation.responses.responses;
         responses.entry("401".to_owned()).or_insert_with(|| problem("Missing or invalid token."));
         responses.entry("400".to_owned()).or_insert_with(|| problem("The Host header does not name this machine."));
+        responses.entry("503".to_owned()).or_insert_with(|| problem("Too many connections."));
+    }
+}
+
+/// Adds the response to a request from a page of another site.
+fn add_other_sites(path: &mut PathItem) {
+    for operation in [&mut path.get, &mut path.post].into_iter().flatten() {
+        let responses = &mut operation.responses.responses;
+        responses.entry("403".to_owned()).or_insert_with(|| problem("The request comes from a page of another site."));
     }
 }
 

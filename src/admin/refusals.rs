@@ -12,6 +12,7 @@ impl IntoResponses for JobRefusals {
         let refusals = [
             ("400", "Invalid path or body."),
             ("404", "Unknown tenant."),
+            ("408", "The body is too slow."),
             ("409", "Another job is running for this tenant."),
             ("413", "The body is too large."),
             ("415", "The content type is not application/json."),

@@ -1,9 +1,11 @@
 //! The HTTP server: binds `admin.listen`, and follows changes of the configuration.
 
-use super::access::guard;
+use super::access::{guard, refuse_other_sites};
 use super::answer::Problem;
 use super::app::App;
+use super::connections;
 use super::console::console;
+use super::limits::Limits;
 #[cfg(feature = "openapi")]
 use super::openapi::openapi;
 use super::{paths, sampler};
@@ -42,6 +44,7 @@ pub struct ServerError {
 pub struct Server {
     app: App,
     configs: watch::Receiver<Config>,
+    limits: Limits,
     serving: Option<Serving>,
 }
 
@@ -51,13 +54,21 @@ impl Server {
     /// # Errors
     /// The address cannot be bound.
     pub async fn bind(configs: watch::Receiver<Config>, status: Arc<ProcessStatus>) -> Result<Server, ServerError> {
-        let app = App::new(status, configs.clone());
+        Server::bind_with(configs, status, Limits::of_process()).await
+    }
+
+    async fn bind_with(
+        configs: watch::Receiver<Config>,
+        status: Arc<ProcessStatus>,
+        limits: Limits,
+    ) -> Result<Server, ServerError> {
+        let app = App::new(status, configs.clone(), limits.waiters());
         let admin = configs.borrow().admin.clone();
         let serving = match admin {
-            Some(admin) => Some(Serving::start(&app, listen(admin.listen).await?, admin)),
+            Some(admin) => Some(Serving::start(&app, listen(admin.listen).await?, admin, limits)),
             None => None,
         };
-        Ok(Server { app, configs, serving })
+        Ok(Server { app, configs, limits, serving })
     }
 
     /// The bound address; `None` if `admin` is not configured.
@@ -108,7 +119,7 @@ impl Server {
             }
         };
         self.close().await;
-        self.serving = Some(Serving::start(&self.app, listener, admin));
+        self.serving = Some(Serving::start(&self.app, listener, admin, self.limits));
     }
 
     /// Returns the address and settings of the closed socket.
@@ -131,18 +142,14 @@ struct Serving {
 }
 
 impl Serving {
-    fn start(app: &App, listener: TcpListener, admin: Admin) -> Serving {
+    fn start(app: &App, listener: TcpListener, admin: Admin, limits: Limits) -> Serving {
         let at = listener.local_addr().unwrap_or(admin.listen);
         tracing::info!(listen = %at, "admin API listening");
         app.access.change(&admin);
         let stop = CancellationToken::new();
         let router = router(app.clone()).layer(Extension(stop.clone()));
-        let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
         let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            // It ends only by the shutdown signal.
-            let _ = served.await;
-        });
+        tasks.spawn(connections::serve(listener, router, limits, stop.clone()));
         tasks.spawn(sampler::run(app.clone(), stop.clone()));
         Serving { admin, at, stop, tasks }
     }
@@ -167,6 +174,7 @@ fn router(app: App) -> Router {
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed for this path")
         })
+        .layer(middleware::from_fn(refuse_other_sites))
         .layer(middleware::map_response(harden))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(app)
@@ -184,3 +192,6 @@ async fn harden(mut response: Response) -> Response {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
+
+#[cfg(test)]
+mod tests;

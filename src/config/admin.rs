@@ -18,13 +18,16 @@ section! {
     pub struct Admin {
         /// Address and port to listen on. Any other address than loopback requires `admin.token`.
         pub listen: SocketAddr as Address = "127.0.0.1:9187",
-        /// Token that requests must send as `Authorization: Bearer TOKEN`, usually `${ADMIN_TOKEN}`. ASCII letters, digits and
-        /// punctuation are allowed.
+        /// Token that requests must send as `Authorization: Bearer TOKEN`, usually `${ADMIN_TOKEN}`: at least 16 ASCII letters,
+        /// digits and punctuation characters.
         pub token: Option<Secret> as Option<SecretText>,
     }
 }
 
-/// Reports a token that cannot be sent, and a public address without one.
+/// A shorter token can be guessed.
+const MIN_TOKEN_CHARACTERS: usize = 16;
+
+/// Reports a token that cannot be sent or is too short, and a public address without one.
 pub(super) fn check_admin(admin: &Admin, root: &Node, reader: &mut Reader<'_>) {
     match &admin.token {
         // It is sent as the value of a header.
@@ -32,6 +35,11 @@ pub(super) fn check_admin(admin: &Admin, root: &Node, reader: &mut Reader<'_>) {
             let span = root.span_of("admin.token");
             let fault = Fault::new(span, "admin.token is empty, or contains characters that no HTTP header can carry");
             reader.push(fault.help("ASCII letters, digits and punctuation, without spaces: openssl rand -hex 32"));
+        }
+        Some(Secret(token)) if token.len() < MIN_TOKEN_CHARACTERS => {
+            let message = format!("admin.token has fewer than {MIN_TOKEN_CHARACTERS} characters");
+            let fault = Fault::new(root.span_of("admin.token"), message);
+            reader.push(fault.help("generate one: openssl rand -hex 32"));
         }
         None if !admin.listen.ip().is_loopback() => {
             let span = root.span_of("admin.listen");

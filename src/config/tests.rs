@@ -136,8 +136,9 @@ fn a_public_address_requires_a_token() {
     let admin = |text: &str| good(&format!("{GOOD}admin: {text}\n")).admin.unwrap();
     assert_eq!((admin("{}").listen.to_string(), admin("{}").token), ("127.0.0.1:9187".to_owned(), None));
     assert_eq!(admin("{listen: '[::1]:80'}").listen.port(), 80);
-    let open = admin("{listen: '0.0.0.0:9187', token: hunter2}");
-    assert_eq!((open.token.as_ref().unwrap().0.as_str(), format!("{open:?}").contains("hunter2")), ("hunter2", false));
+    let open = admin("{listen: '0.0.0.0:9187', token: hunter2-hunter2x}");
+    let token = open.token.as_ref().unwrap().0.as_str();
+    assert_eq!((token, format!("{open:?}").contains("hunter2")), ("hunter2-hunter2x", false));
     let bad = |text: &str, place: &str, message: &str, remedy: &str| {
         check_text(&format!("{GOOD}admin: {text}\n"), place, message, remedy);
     };
@@ -145,7 +146,11 @@ fn a_public_address_requires_a_token() {
     bad("{listen: here}", "10:17", "invalid value \"here\" for admin.listen", "127.0.0.1:9187");
     bad("{token: ''}", "10:16", "admin.token is empty", "openssl rand");
     bad("{token: 'hunter2 x'}", "10:16", "no HTTP header can carry", "without spaces");
-    bad("{token: hunter2, tokn: x}", "10:25", "unknown key admin.tokn", "did you mean token?");
+    let short = "admin.token has fewer than 16 characters";
+    bad("{token: hunter2-hunter2}", "10:16", short, "openssl rand -hex 32");
+    // The length counts after variables and files are put in.
+    bad("{token: '${file:/run/secrets/globex}'}", "10:16", short, "openssl rand");
+    bad("{token: hunter2-hunter2x, tokn: x}", "10:34", "unknown key admin.tokn", "did you mean token?");
 }
 
 #[test]

@@ -10,13 +10,17 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 async fn with_a_token_only_health_answers_without_it() {
     let bed = Bed::start(&["acme"]).await;
     let mut config = bed.config();
-    config.admin = loopback(Some("hunter2"));
+    config.admin = loopback(Some("hunter2-hunter2x"));
     let shown = AdminBed::start(config).await;
     for path in ["/metrics", "/api/status", "/api/tenants", "/api/tenants/acme/users", "/api/openapi.json"] {
         let answer = get(shown.at, path).await;
         assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer")), "{path}");
-        assert!(answer.json()["error"]["remedy"].is_string() && !answer.body.contains("hunter2"), "{}", answer.body);
-        for wrong in ["Bearer hunter3", "Bearer hunter2 ", "Basic hunter2", "Bearer"] {
+        assert!(
+            answer.json()["error"]["remedy"].is_string() && !answer.body.contains("hunter2-hunter2x"),
+            "{}",
+            answer.body
+        );
+        for wrong in ["Bearer hunter2-hunter2y", "Bearer hunter2-hunter2x ", "Basic hunter2-hunter2x", "Bearer"] {
             let status = ask(shown.at, "GET", path, &[("Authorization", wrong)], "").await.status;
             // Trailing spaces are not part of a header's value.
             assert_eq!(status, if wrong.ends_with(' ') { shown_status(path) } else { 401 }, "{path} {wrong:?}");
@@ -25,19 +29,26 @@ async fn with_a_token_only_health_answers_without_it() {
     let all = ["/metrics", "/api/status", "/api/tenants", "/api/openapi.json"];
     for path in all {
         let answer =
-            ask(shown.at, "GET", path, &[("Authorization", "Bearer hunter2"), ("Host", "a.example")], "").await;
+            ask(shown.at, "GET", path, &[("Authorization", "Bearer hunter2-hunter2x"), ("Host", "a.example")], "")
+                .await;
         assert_eq!(answer.status, shown_status(path), "{path}: {}", answer.body);
         assert!(answer.header("set-cookie").is_none() && answer.header("x-content-type-options") == Some("nosniff"));
     }
     assert_eq!(get(shown.at, "/healthz").await.status, 200);
     // Another token, without a new socket.
-    shown.configs.send_modify(|config| config.admin.as_mut().unwrap().token = loopback(Some("other")).unwrap().token);
+    shown.configs.send_modify(|config| {
+        config.admin.as_mut().unwrap().token = loopback(Some("other-other-other")).unwrap().token
+    });
     shown.becomes("/healthz", |answer| answer.status == 200).await;
     let deadline = std::time::Instant::now() + crate::support::DEADLINE;
-    while ask(shown.at, "GET", "/api/status", &[("Authorization", "Bearer other")], "").await.status != 200 {
+    while ask(shown.at, "GET", "/api/status", &[("Authorization", "Bearer other-other-other")], "").await.status != 200
+    {
         assert!(std::time::Instant::now() < deadline, "the new token is not taken");
     }
-    assert_eq!(ask(shown.at, "GET", "/api/status", &[("Authorization", "Bearer hunter2")], "").await.status, 401);
+    assert_eq!(
+        ask(shown.at, "GET", "/api/status", &[("Authorization", "Bearer hunter2-hunter2x")], "").await.status,
+        401
+    );
     shown.stop().await;
 }
 
@@ -45,10 +56,10 @@ async fn with_a_token_only_health_answers_without_it() {
 async fn readyz_gives_its_reason_only_with_the_token() {
     let bed = Bed::start(&["acme"]).await;
     let mut config = bed.config();
-    config.admin = loopback(Some("hunter2"));
+    config.admin = loopback(Some("hunter2-hunter2x"));
     (config.source.url.port, config.state_url.port) = (1, 1);
     let shown = AdminBed::start(config).await;
-    let bearer = [("Authorization", "Bearer hunter2")];
+    let bearer = [("Authorization", "Bearer hunter2-hunter2x")];
     let deadline = std::time::Instant::now() + crate::support::DEADLINE;
     let told = loop {
         let answer = ask(shown.at, "GET", "/readyz", &bearer, "").await;

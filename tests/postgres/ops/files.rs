@@ -15,7 +15,7 @@ fn parsed(name: &str, text: &str) -> Config {
     let variable = |name: &str| match name {
         "KAFKA_BROKERS" => Some("kafka:9092".to_owned()),
         name if name.ends_with("_URL") => Some(format!("postgres://u:p@{}/d", name.to_ascii_lowercase())),
-        _ => Some("token".to_owned()),
+        _ => Some("0123456789abcdef".to_owned()),
     };
     let file = |_: &str| Err(std::io::Error::from(std::io::ErrorKind::NotFound));
     parse(name, text, &Env { variable: &variable, file: &file }).unwrap_or_else(|error| panic!("{error:?}"))
@@ -54,6 +54,11 @@ fn the_manifest_provides_every_variable_of_its_configuration() {
     let pod = &of("Deployment")["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
     assert_eq!(of("Deployment")["spec"]["replicas"], 2);
+    let policy = &of("NetworkPolicy")["spec"];
+    assert_eq!(policy["podSelector"], of("Deployment")["spec"]["selector"]);
+    assert_eq!(policy["policyTypes"], serde_json::json!(["Ingress", "Egress"]));
+    assert_eq!(policy["ingress"][0]["ports"][0]["port"], container["ports"][0]["name"]);
+    assert_eq!(policy["ingress"].as_array().map(Vec::len), Some(1));
     // The restricted pod security standard.
     assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
     assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
