@@ -99,10 +99,11 @@ impl Progress {
         self.lags.keys()
     }
 
-    /// The following tenants that retain more than `limit` bytes of the log.
+    /// The tenants that retain more than `limit` bytes of the log. A joining tenant retains it from the position at
+    /// which it began to gather.
     pub(crate) fn retaining_over(&self, limit: u64) -> impl Iterator<Item = &TenantId> {
         // A snapshot's position may be ahead of what was received.
-        let behind = move |lag: &Lag| !lag.joining && self.received.0.saturating_sub(lag.applied.0) > limit;
+        let behind = move |lag: &Lag| self.received.0.saturating_sub(lag.applied.0) > limit;
         self.lags.iter().filter(move |(_, lag)| behind(lag)).map(|(tenant, _)| tenant)
     }
 
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_following_tenant_over_the_limit_is_named_but_a_joining_one_is_not() {
+    fn every_tenant_over_the_limit_is_named() {
         let (a, b, c) = (tenant("a"), tenant("b"), tenant("c"));
         let mut progress = Progress::new(Lsn(10));
         progress.commit(Lsn(20), [&a]);
@@ -211,9 +212,9 @@ mod tests {
         progress.idle(Lsn(110));
         progress.commit(Lsn(120), [&c]);
         let names = |limit| progress.retaining_over(limit).map(TenantId::as_str).collect::<Vec<_>>();
-        assert_eq!(names(109), ["a"]);
+        assert_eq!(names(109), ["a", "b"]);
         assert_eq!(names(110), [""; 0]);
-        assert_eq!(names(9), ["a", "c"]);
+        assert_eq!(names(9), ["a", "b", "c"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::answer::{Body, ErrorBody, Path, Problem, Query};
 use super::app::App;
-use super::jobs::{Job, JobKind, JobResult, Jobs};
+use super::jobs::{Job, JobKind, JobResult, Jobs, StartedJob};
 #[cfg(feature = "openapi")]
 use super::refusals::JobRefusals;
 use crate::config::{Config, Tenant};
@@ -13,12 +13,14 @@ use crate::snapshot::Differences;
 use crate::state::{StateStore, TenantState};
 use crate::status::process::ProcessStatus;
 use crate::status::progress_handle::ProgressHandle;
+use crate::sync::{Panicked, catch_panic};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::timeout;
 
 /// Maximum number of ids in a result.
 const MAX_IDS: usize = 100;
@@ -129,6 +131,28 @@ pub(super) async fn job(
     Ok(Json(found.with_progress(&status)))
 }
 
+/// Cancel a running job: it ends as failed. A resync that the replicating process has begun continues.
+#[cfg_attr(
+    feature = "openapi",
+    utoipa::path(
+        post,
+        path = "/api/jobs/{job}/cancel",
+        tag = "jobs",
+        params(("job" = String, Path, description = "Id of the job.")),
+        responses(
+            (status = 202, description = "The job is being cancelled."),
+            (status = 400, description = "Invalid path.", body = Problem),
+            (status = 404, description = "Unknown job, or it has ended.", body = Problem),
+        )
+    )
+)]
+pub(super) async fn cancel(State(jobs): State<Jobs>, Path(job): Path<String>) -> Result<StatusCode, Problem> {
+    if jobs.cancel(&job) {
+        return Ok(StatusCode::ACCEPTED);
+    }
+    Err(Problem::absent("no such job is running"))
+}
+
 /// Filter of the list.
 #[derive(Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
@@ -171,15 +195,23 @@ where
     F: Future<Output = Result<Option<JobResult>, ErrorBody>> + Send + 'static,
 {
     let progress = ProgressHandle::default();
-    let job = app.jobs.start(kind, tenant.id.as_str(), &progress)?;
+    let StartedJob { id, cancelled } = app.jobs.start(kind, tenant.id.as_str(), &progress)?;
     let config = app.configs.borrow().clone();
-    let (app, name, work) = (app.clone(), job.clone(), work(config, tenant, progress));
+    // A repair is two comparisons and a resync, each of which may read the whole source.
+    let limit = config.limits.snapshot_age.saturating_mul(3);
+    let (app, job, work) = (app.clone(), id.clone(), work(config, tenant, progress));
     tokio::spawn(async move {
-        // The inner task turns a panic of the job into its failure.
-        let done = tokio::spawn(work).await;
-        app.jobs.finish(&name, done.unwrap_or_else(|_| Err(failed("internal error, see the log"))));
+        let outcome = tokio::select! {
+            done = timeout(limit, catch_panic(work)) => match done {
+                Ok(Ok(outcome)) => outcome,
+                Ok(Err(Panicked)) => Err(failed("internal error, see the log")),
+                Err(_) => Err(failed("it took longer than three times limits.snapshot_age")),
+            },
+            () = cancelled.cancelled() => Err(failed("cancelled")),
+        };
+        app.jobs.finish(&job, outcome);
     });
-    Ok((StatusCode::ACCEPTED, Json(JobStarted { job })))
+    Ok((StatusCode::ACCEPTED, Json(JobStarted { job: id })))
 }
 
 fn failed(what: impl ToString) -> ErrorBody {

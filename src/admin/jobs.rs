@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
+use tokio_util::sync::CancellationToken;
 
 /// Number of ended jobs that are kept.
 const MAX_ENDED: usize = 100;
@@ -34,6 +35,8 @@ pub(super) struct Job {
     progress: Option<f64>,
     #[serde(skip)]
     scan_progress: ProgressHandle,
+    #[serde(skip)]
+    cancelled: CancellationToken,
     /// The differences that a verification found; after a repair, those that remain.
     result: Option<JobResult>,
     /// Why it failed.
@@ -83,12 +86,19 @@ impl Job {
     }
 }
 
+/// A job that runs.
+pub(super) struct StartedJob {
+    pub(super) id: String,
+    /// Cancelled on request.
+    pub(super) cancelled: CancellationToken,
+}
+
 impl Jobs {
     /// Adds a running job and returns its id.
     ///
     /// # Errors
     /// Another job is running for the tenant, or too many jobs are running.
-    pub(super) fn start(&self, kind: JobKind, tenant: &str, progress: &ProgressHandle) -> Result<String, Problem> {
+    pub(super) fn start(&self, kind: JobKind, tenant: &str, progress: &ProgressHandle) -> Result<StartedJob, Problem> {
         let mut jobs = self.lock();
         let running = jobs.iter().filter(|job| job.state == JobState::Running);
         let (mut count, mut other) = (0, None);
@@ -98,27 +108,37 @@ impl Jobs {
         }
         if let Some(other) = other {
             let problem = Problem::new(StatusCode::CONFLICT, "a job is already running for this tenant");
-            return Err(problem.remedy(format!("wait for /api/jobs/{other}")));
+            return Err(problem.remedy(format!("wait for /api/jobs/{other}, or cancel it")));
         }
         if count >= MAX_RUNNING {
-            return Err(Problem::unavailable("too many jobs are running").remedy("wait until one of them ends"));
+            return Err(
+                Problem::unavailable("too many jobs are running").remedy("wait until one of them ends, or cancel one")
+            );
         }
         if jobs.len() >= MAX_ENDED + MAX_RUNNING {
             let oldest = jobs.iter().position(|job| job.state != JobState::Running);
             oldest.and_then(|oldest| jobs.remove(oldest));
         }
-        let job = uuid::Uuid::new_v4().to_string();
+        let (id, cancelled) = (uuid::Uuid::new_v4().to_string(), CancellationToken::new());
         jobs.push_back(Job {
-            job: job.clone(),
+            job: id.clone(),
             kind,
             tenant: tenant.to_owned(),
             state: JobState::Running,
             progress: None,
             scan_progress: progress.clone(),
+            cancelled: cancelled.clone(),
             result: None,
             error: None,
         });
-        Ok(job)
+        Ok(StartedJob { id, cancelled })
+    }
+
+    /// Cancels a job that is running; `false` if it is unknown, expired or has ended.
+    pub(super) fn cancel(&self, job: &str) -> bool {
+        let jobs = self.lock();
+        let running = jobs.iter().find(|known| known.job == job && known.state == JobState::Running);
+        running.inspect(|job| job.cancelled.cancel()).is_some()
     }
 
     pub(super) fn finish(&self, job: &str, outcome: Result<Option<JobResult>, ErrorBody>) {

@@ -35,6 +35,7 @@ paths! { protected, ProtectedApi:
     post "/api/tenants/{tenant}/verify" job_api::verify_tenant,
     get "/api/jobs" job_api::jobs,
     get "/api/jobs/{job}" job_api::job,
+    post "/api/jobs/{job}/cancel" job_api::cancel,
     get "/api/events" events::events,
 }
 

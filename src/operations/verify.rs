@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::types::PgLsn;
 use tracing::{Instrument, info_span};
 
@@ -108,7 +108,12 @@ async fn compare_all(
         let (tenant, context) = (tenant.clone(), context.clone());
         let span = info_span!("tenant", id = %tenant.id);
         let compare = async move {
-            let verdict = context.compare(&tenant, position, receiver).await;
+            let limit = context.config.limits.snapshot_age;
+            let verdict = timeout(limit, context.compare(&tenant, position, receiver)).await;
+            let verdict = verdict.unwrap_or_else(|_| {
+                let why = "the comparison took longer than limits.snapshot_age: the target does not answer, or is slow";
+                Ok(Verdict::Failed(why.to_owned()))
+            });
             (tenant.id, verdict.unwrap_or_else(|error| Verdict::Failed(message(&error))))
         };
         comparing.spawn(compare.instrument(span));

@@ -51,7 +51,11 @@ impl<'a> Comparison<'a> {
     /// Starts a comparison. Needs the right to create temporary tables, as a resync does.
     pub(crate) async fn begin(client: &'a mut TargetClient, deletes: Deletes) -> Result<Comparison<'a>, LoadError> {
         let transaction = client.transaction().await?;
-        transaction.batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL synchronous_commit = off").await?;
+        transaction
+            .batch_execute(
+                "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '30s'; SET LOCAL synchronous_commit = off",
+            )
+            .await?;
         let shape = read_shape(&transaction).await.map_err(LoadError::Target)?;
         transaction.batch_execute(statement::CREATE_STAGE).await?;
         transaction

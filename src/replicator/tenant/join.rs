@@ -10,6 +10,7 @@ use crate::replicator::tenant::worker::Worker;
 use crate::snapshot::Loading;
 use crate::state::{StateAccess, TenantState};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 impl<S: StateAccess, C: Connector> Worker<S, C> {
     /// Requests the tenant's users and merges them. The mailbox gathers the stream meanwhile.
@@ -65,7 +66,9 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 isolates_rejected_rows,
                 max_deletes: if any_deletes { MaxDeletes::ALL } else { context.config.limits.max_deletes },
             };
-            Ok((position, target.load(&loading, &mut rows).await?))
+            let limit = context.config.limits.snapshot_age;
+            let loaded = timeout(limit, target.load(&loading, &mut rows)).await;
+            Ok((position, loaded.map_err(|_| failed("it took longer than limits.snapshot_age"))??))
         };
         let (position, loaded) = tokio::select! {
             biased;

@@ -4,7 +4,7 @@ use crate::apply::{
     Applied, Checkpoint, Identity, Move, ObservedTarget, RecordedTarget, RefusedUser, Rows, Target, TargetError,
 };
 use crate::config::Config;
-use crate::model::{Epoch, Lsn, Oid, TenantId, User, UserId};
+use crate::model::{Epoch, Lsn, Oid, RetryCause, TenantId, User, UserId};
 use crate::pg::{GuardError, PgUrl, TargetClient, connect_target};
 use crate::replicator::failure_policy;
 use crate::replicator::tenant::outcome::StopReason;
@@ -13,6 +13,7 @@ use crate::state::{TenantRow, TenantState};
 use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 /// An open target with the identity under which this process writes to it.
 pub(crate) struct Connection<T> {
@@ -34,6 +35,9 @@ pub(crate) trait Connector: Send + Sync {
         config: &Config,
     ) -> impl Future<Output = Result<(Self::Target, ObservedTarget), StopReason>> + Send;
 }
+
+/// Time limit for reading the checkpoint and the rejected users, and for fencing, which waits for locks up to five times.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An open target. Errors are classified by the failure policy.
 pub(crate) trait TargetAccess: Send + Sync {
@@ -138,7 +142,7 @@ impl TargetAccess for Target {
     }
 
     async fn checkpoint(&self) -> Result<Option<Checkpoint>, StopReason> {
-        let done = self.checkpoint().await;
+        let done = timeout(ANSWER_TIMEOUT, self.checkpoint()).await.map_err(|_| RetryCause::NoAnswer)?;
         self.classify(done)
     }
 
@@ -148,7 +152,8 @@ impl TargetAccess for Target {
         epoch: Epoch,
         is_usable: &(dyn Fn(Option<&Checkpoint>) -> bool + Sync),
     ) -> Result<Option<Checkpoint>, StopReason> {
-        let done = self.fence(tenant, epoch, is_usable).await;
+        let fenced = timeout(ANSWER_TIMEOUT, self.fence(tenant, epoch, is_usable)).await;
+        let done = fenced.map_err(|_| RetryCause::NoAnswer)?;
         self.classify(done)
     }
 
@@ -200,7 +205,7 @@ impl TargetAccess for Target {
     }
 
     async fn read_rejected(&mut self) -> Result<Vec<UserId>, StopReason> {
-        let done = self.read_rejected().await;
+        let done = timeout(ANSWER_TIMEOUT, self.read_rejected()).await.map_err(|_| RetryCause::NoAnswer)?;
         self.classify(done)
     }
 

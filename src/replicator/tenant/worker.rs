@@ -140,7 +140,14 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     }
 
     async fn open_and_follow(&mut self, phase: &mut Phase) -> StopReason {
-        let (mut connection, apply) = match self.open(phase).await {
+        // A target that never answers while it is opened or fenced retains WAL, too.
+        let handle = self.handle.clone();
+        let opened = tokio::select! {
+            biased;
+            signal = handle.mailbox.interrupted() => Err(signal.into()),
+            opened = self.open(phase) => opened,
+        };
+        let (mut connection, apply) = match opened {
             Ok(opened) => opened,
             Err(stop) => {
                 phase.take_expected_join();
