@@ -1,8 +1,8 @@
 //! A connection for ordinary SQL: tokio-postgres over our own transport.
 //!
 //! `stream` connects, for SQL and for replication alike: TLS with libpq's modes and fallbacks, channel
-//! binding and the time limit. `guard` inspects what the server sends. `cancel_token()` does not work, because
-//! it has no address to connect to: drop the client instead.
+//! binding and the time limit. `guard` inspects what the server sends. `cancel_token()` has no address to connect
+//! to: drop the client instead, which cancels its statement.
 
 use super::guard::{Guard, GuardError, Trust};
 use super::stream::{Stream, connect_with};
@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{self, SslNegotiation};
 use tokio_postgres::tls::TlsConnect;
-use tokio_postgres::{Config, SimpleQueryMessage};
+use tokio_postgres::{CancelToken, Config, SimpleQueryMessage};
 use tracing::Instrument;
 
 /// Time limit for an orderly end of a dropped connection.
@@ -139,7 +139,7 @@ async fn start(url: &PgUrl, stream: Stream, trust: Trust, options: Option<String
         .await
         .map_err(|error| classify(url, error))?;
     let (end, ended) = oneshot::channel();
-    let at = url.to_string();
+    let (at, url, token) = (url.to_string(), url.clone(), client.cancel_token());
     let refused = Arc::new(OnceLock::new());
     let reported = refused.clone();
     let run = async move {
@@ -157,7 +157,15 @@ async fn start(url: &PgUrl, stream: Stream, trust: Trust, options: Option<String
                 }
                 tracing::debug!(%at, error = describe(&error), "connection ended");
             }
-            Err(_) => tracing::debug!(%at, "connection dropped while a statement was running"),
+            Err(_) => {
+                tracing::debug!(%at, "connection dropped while a statement was running");
+                drop(connection);
+                // A backend notices a lost client only when it sends something: until then it keeps its locks.
+                if let Err(error) = cancel(&url, token).await {
+                    tracing::debug!(%at, %error, "could not cancel the statement");
+                }
+                return;
+            }
         }
         // Only now do waiting statements learn that the connection has ended.
         drop(connection);
@@ -165,6 +173,17 @@ async fn start(url: &PgUrl, stream: Stream, trust: Trust, options: Option<String
     // The lines of a target's connection name its tenant.
     let task = tokio::spawn(run.in_current_span());
     Ok(PgClient { client, _end: end, task, refused })
+}
+
+/// Cancels the statement that runs on a connection (manual: "Canceling Requests in Progress").
+async fn cancel(url: &PgUrl, token: CancelToken) -> Result<(), ConnectError> {
+    let cancelled = |stream| {
+        let token = token.clone();
+        let request =
+            async move { token.cancel_query_raw(Guard::new(stream, url, Trust::Tenant), AlreadyConnected).await };
+        Box::pin(async move { request.await.map_err(|error| classify(url, error)) })
+    };
+    connect_with(url, cancelled).await
 }
 
 fn config(url: &PgUrl, options: Option<&str>) -> Config {

@@ -36,5 +36,6 @@ mod target_losses;
 mod tenants;
 mod throwaway;
 mod to_jsonb;
+mod untrusted;
 mod upgrade;
 mod verify;

@@ -39,7 +39,7 @@ fn count(address: &str) -> String {
 const HISTORY: &str = "
     CREATE TABLE seen (n bigserial, users bigint);
     CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-      INSERT INTO seen (users) SELECT count(*) FROM neon_auth.users_sync WHERE email = 'all@x.org'; RETURN NULL; END $$;
+      INSERT INTO public.seen (users) SELECT count(*) FROM neon_auth.users_sync WHERE email = 'all@x.org'; RETURN NULL; END $$;
     CREATE TRIGGER seen AFTER UPDATE ON users_sync.checkpoint FOR EACH ROW EXECUTE FUNCTION see()";
 
 #[tokio::test(flavor = "multi_thread")]
