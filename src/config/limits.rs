@@ -18,7 +18,8 @@ section! {
         pub source_wal: u64 as Size = "1GB",
         /// Memory for the pending changes of all tenants together.
         pub memory: usize as MemorySize = "256MB",
-        /// Memory for the pending changes of one tenant.
+        /// Memory for the pending changes of one tenant. A row of the source with more bytes than this is set aside and logged,
+        /// before it is copied.
         pub tenant_memory: usize as MemorySize = "16MB",
         /// How long a target may be unreachable before its tenant is parked.
         pub park_after: Duration as DurationText = "10m",

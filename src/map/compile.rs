@@ -83,6 +83,7 @@ impl RowPlan {
             decoded,
             decoded_columns,
             identity_gap,
+            max_row: usize::MAX,
         })
     }
 }

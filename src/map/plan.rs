@@ -34,6 +34,8 @@ pub struct RowPlan {
     pub(super) decoded_columns: Vec<ColumnIdx>,
     /// What old tuples lack of id and tenant.
     pub(super) identity_gap: IdentityGap,
+    /// Larger rows are set aside. In bytes of the values that are read.
+    pub(super) max_row: usize,
 }
 
 /// Why a column is not in `raw_json`.
@@ -83,6 +85,11 @@ impl RowPlan {
         &self.decoded
     }
 
+    /// Sets aside rows whose values have more bytes than this. Without it, rows have no limit.
+    pub(crate) fn limit_rows(&mut self, bytes: usize) {
+        self.max_row = bytes;
+    }
+
     /// The columns that leave under their own names.
     pub fn exposed_columns(&self) -> impl Iterator<Item = &str> {
         self.exposed.iter().map(String::as_str)
@@ -122,6 +129,7 @@ impl RowPlan {
         if self.is_user(row)? != Truth::True {
             return Ok(None);
         }
+        self.check_size(size)?;
         let id = self.new_id(row)?;
         let tenant = self.tenant(row)?;
         Ok(Some((tenant, self.user(&id, row, size, None)?)))
@@ -250,6 +258,7 @@ impl RowPlan {
     }
 
     fn user(&self, id: &str, row: RowImage<'_>, size: usize, commit: Option<CommitInfo>) -> Result<User, Unmappable> {
+        self.check_size(size)?;
         let Some(mapped) = self.mapped(row, commit)? else {
             return Err(self.identity_gap.error());
         };
@@ -273,6 +282,7 @@ impl RowPlan {
     }
 
     fn patch(&self, id: &str, row: RowImage<'_>, size: usize, commit: CommitInfo) -> Result<Change, Unmappable> {
+        self.check_size(size)?;
         let Some(mapped) = self.mapped(row, Some(commit))? else {
             return Ok(Change::Reread { id: Box::from(id), xid: commit.xid, at: commit.commit_time });
         };
@@ -370,6 +380,11 @@ impl RowPlan {
     fn check_width(&self, row: &[Cell<'_>]) -> Result<(), Unmappable> {
         let expected = self.decoded.len();
         if row.len() == expected { Ok(()) } else { Err(Unmappable::Width { expected, got: row.len() }) }
+    }
+
+    fn check_size(&self, bytes: usize) -> Result<(), Unmappable> {
+        let limit = self.max_row;
+        if bytes <= limit { Ok(()) } else { Err(Unmappable::TooLarge { bytes, limit }) }
     }
 
     fn no_id(&self) -> Unmappable {

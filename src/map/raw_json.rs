@@ -105,8 +105,7 @@ impl RawColumn {
         if self.without.is_empty() {
             return self.kind.append(text, json, stripped).map_err(malformed);
         }
-        let mut whole = String::with_capacity(text.len());
-        self.kind.append(text, &mut whole, stripped).map_err(malformed)?;
+        let whole = self.kind.document(text, stripped).map_err(malformed)?;
         without(&whole, &self.without, json).map_err(|_| malformed(Malformed("JSON document")))
     }
 }

@@ -177,6 +177,24 @@ fn null_empty_and_infinite_values_are_distinguished() {
 }
 
 #[test]
+fn a_row_larger_than_a_tenants_memory_is_set_aside_before_it_is_copied() {
+    let mut plan = plan_of(&rules());
+    plan.limit_rows(1_000);
+    let big: &'static [u8] = Box::leak(vec![b'x'; 1_000].into_boxed_slice());
+    let large = row(&[(2, Cell::Text(big))]);
+    let expected = "more than limits.tenant_memory (1000); raise it, or list a column in users.exclude";
+    assert!(inserted(&plan, &large).contains(expected), "{}", inserted(&plan, &large));
+    assert!(updated(&plan, None, &large).concat().contains(expected));
+    assert!(inserted(&plan, &ROW).starts_with("acme: upsert 1"));
+    // It has left its old place all the same.
+    let moved = updated(&plan, Some(&ROW), &row(&[(0, Cell::Text(b"2")), (2, Cell::Text(big))]));
+    assert!(moved[0].starts_with("acme: delete 1") && moved[1].contains(expected), "{moved:?}");
+    // A column that is not read does not count.
+    let unread = row(&[(3, Cell::Text(big))]);
+    assert!(inserted(&plan, &unread).starts_with("acme: upsert 1"));
+}
+
+#[test]
 fn an_unmappable_row_names_its_column_but_not_its_value() {
     let plan = plan_of(&rules());
     for (changed, expected) in [

@@ -16,6 +16,11 @@ pub enum Unmappable {
     /// The old tuple does not tell which user of which tenant it was.
     #[error("the replica identity lacks {columns}, so a deleted or moved user cannot be found; {remedy}")]
     Identity { columns: String, remedy: String },
+    /// Its values alone exceed the memory of a tenant. Known before any of them is copied.
+    #[error(
+        "the row has {bytes} bytes, more than limits.tenant_memory ({limit}); raise it, or list a column in users.exclude"
+    )]
+    TooLarge { bytes: usize, limit: usize },
     /// The tuple does not belong to this relation version.
     #[error("the tuple has {got} columns, but its relation has {expected}")]
     Width { expected: usize, got: usize },

@@ -98,7 +98,7 @@ async fn compare_all(
     // The snapshot is older than this position.
     let row = client.query_one("SELECT pg_current_wal_insert_lsn()", &[]).await?;
     let position = Lsn(u64::from(row.try_get::<_, PgLsn>(0)?));
-    let mapped = compile_current(client, &config.users).await?;
+    let mapped = compile_current(client, &config.users).await?.within(config.limits.tenant_memory);
     let mut comparing = JoinSet::new();
     let mut members = Vec::new();
     let configured: ByConfigured<&Tenant> = config.tenants.iter().collect();

@@ -12,6 +12,7 @@ pub(super) use document::{clean, find, scalar_text, without};
 pub(super) use malformed::Malformed;
 
 use crate::model::{CompositeField, Oid, TypeCatalog, TypeKind, push_string};
+use std::borrow::Cow;
 
 /// Type oids of `pg_type.dat`, for which `to_jsonb` does more than quote or which the mapping reads itself.
 pub(super) mod oid {
@@ -35,6 +36,12 @@ pub(super) mod oid {
     pub(crate) const JSONB: u32 = 3802;
 }
 
+/// Types nested more deeply are not converted: each level takes stack.
+const MAX_TYPE_DEPTH: usize = 128;
+
+/// Parts of a column's type. Types that use one another several times multiply at each level.
+const MAX_TYPE_PARTS: usize = 10_000;
+
 /// How the text of one type becomes JSON. A domain is replaced by its base type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum JsonKind {
@@ -56,7 +63,12 @@ pub(super) enum JsonKind {
     Array { element: Box<JsonKind>, delimiter: u8 },
     /// `(a,b)`.
     Composite(Vec<JsonField>),
+    /// A type past [`MAX_TYPE_DEPTH`] or [`MAX_TYPE_PARTS`]. A row with such a value is set aside.
+    TooComplex,
 }
+
+const TOO_COMPLEX: Malformed =
+    Malformed("JSON value: its type has more than 128 levels or 10000 parts; list the column in users.exclude");
 
 /// A field of a composite type.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,17 +93,21 @@ pub(super) fn base_type(mut oid: Oid, types: &TypeCatalog) -> Oid {
 impl JsonKind {
     /// Resolves domains, arrays and composites down to their scalars.
     pub(super) fn compile(oid: Oid, types: &TypeCatalog) -> JsonKind {
-        Self::compile_below(oid, types, &mut Vec::new())
+        Self::compile_below(oid, types, &mut Vec::new(), &mut 0)
     }
 
-    fn compile_below(oid: Oid, types: &TypeCatalog, above: &mut Vec<Oid>) -> JsonKind {
+    fn compile_below(oid: Oid, types: &TypeCatalog, above: &mut Vec<Oid>, parts: &mut usize) -> JsonKind {
         let oid = base_type(oid, types);
         // PostgreSQL does not allow a type to contain itself.
         if above.contains(&oid) {
             return JsonKind::Text;
         }
+        *parts += 1;
+        if above.len() >= MAX_TYPE_DEPTH || *parts > MAX_TYPE_PARTS {
+            return JsonKind::TooComplex;
+        }
         above.push(oid);
-        let mut below = |oid| Self::compile_below(oid, types, above);
+        let mut below = |oid| Self::compile_below(oid, types, above, parts);
         let kind = match types.get(&oid) {
             _ if oid == oid::INT2VECTOR => JsonKind::Vector(Box::new(JsonKind::Number)),
             _ if oid == oid::OIDVECTOR => JsonKind::Vector(Box::new(JsonKind::Text)),
@@ -119,6 +135,19 @@ impl JsonKind {
         }
     }
 
+    /// `text` as JSON, borrowed where it needs no change.
+    pub(super) fn document<'a>(&self, text: &'a str, stripped: &mut u64) -> Result<Cow<'a, str>, Malformed> {
+        match self {
+            JsonKind::Json if !text.is_empty() => Ok(clean(text, stripped)),
+            JsonKind::Jsonb if !text.is_empty() => Ok(Cow::Borrowed(text)),
+            kind => {
+                let mut document = String::with_capacity(text.len());
+                kind.append(text, &mut document, stripped)?;
+                Ok(Cow::Owned(document))
+            }
+        }
+    }
+
     /// Appends `text` as JSON and adds the number of removed escapes to `stripped`.
     /// After an error, `out` has a part of the value.
     pub(super) fn append(&self, text: &str, out: &mut String, stripped: &mut u64) -> Result<(), Malformed> {
@@ -131,6 +160,7 @@ impl JsonKind {
                 _ => return Err(Malformed("boolean")),
             }),
             JsonKind::Timestamp => push_timestamp(text, out),
+            JsonKind::TooComplex => return Err(TOO_COMPLEX),
             // The types guarantee JSON. An empty text is checked because it would break the enclosing object.
             JsonKind::Json | JsonKind::Jsonb if text.is_empty() => return Err(Malformed("JSON document")),
             JsonKind::Jsonb => out.push_str(text),

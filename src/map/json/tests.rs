@@ -97,6 +97,51 @@ fn composites_become_objects() {
     }
 }
 
+/// A composite of a composite, and so on, this deep; each of `width` fields.
+fn nested(depth: u32, width: usize) -> TypeCatalog {
+    let fields = |below| (0..width).map(|i| CompositeField { name: format!("f{i}"), type_oid: below }).collect();
+    (0..depth).map(|level| (50_000 + level, TypeKind::Composite(fields(50_001 + level)))).collect()
+}
+
+#[test]
+fn a_type_nested_too_deeply_or_too_widely_sets_its_rows_aside() {
+    let compiled = |types: &TypeCatalog, text: &str| {
+        JsonKind::compile(50_000, types).append(text, &mut String::new(), &mut 0).map_err(|Malformed(why)| why)
+    };
+    assert_eq!(compiled(&nested(4, 1), "(1)"), Err("composite value"));
+    assert_eq!(compiled(&nested(4, 2), "(,)"), Ok(()));
+    // Quotes double at each level of text, so that only a server's own types, never a value, are this deep.
+    for (depth, width) in [(100_000, 1), (40, 2), (3, 100)] {
+        let types = nested(depth, width);
+        let kind = JsonKind::compile(50_000, &types);
+        let mut found = &kind;
+        let mut levels = 0;
+        while let JsonKind::Composite(fields) = found {
+            found = &fields.last().unwrap().kind;
+            levels += 1;
+        }
+        assert!(levels <= MAX_TYPE_DEPTH);
+        assert_eq!(found, &JsonKind::TooComplex, "{depth} {width}");
+        let why = found.append("1", &mut String::new(), &mut 0).unwrap_err().0;
+        assert!(why.contains("128 levels") && why.contains("users.exclude"), "{why}");
+    }
+}
+
+#[test]
+fn deeply_nested_text_of_arrays_and_composites_is_malformed_and_takes_no_stack() {
+    const DEEP: usize = 100_000;
+    for (open, close) in [("{", "}"), ("(", ")"), ("(\"{", "}\")"), ("{\"(", ")\"}"), ("\"", "\""), ("[", "]")] {
+        let text = open.repeat(DEEP) + "1" + &close.repeat(DEEP);
+        for oid in [1007, 1009, 1020, 9000, 9001, 9005] {
+            assert!(json(oid, &text).is_err(), "{open} {oid}");
+        }
+    }
+    let text = "[".repeat(DEEP) + &"]".repeat(DEEP);
+    for oid in [oid::JSON, oid::JSONB] {
+        assert_eq!(json(oid, &text).as_deref(), Ok(&*text));
+    }
+}
+
 #[test]
 fn malformed_text_is_an_error() {
     for (oid, texts) in [

@@ -355,7 +355,7 @@ impl<S: Sink> Stream<S> {
             return self.check_for_alteration(None).await;
         }
         let mapped = match compile(&self.client, rules, relation).await {
-            Ok(mapped) => mapped,
+            Ok(mapped) => mapped.within(context.config.limits.tenant_memory),
             Err(ServiceError::Mapping(error)) => {
                 // The slot may send versions that are older than the configuration. The current table decides.
                 let current = fingerprint(rules, &compile_current(&self.client, rules).await?);

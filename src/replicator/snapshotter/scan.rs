@@ -21,7 +21,7 @@ pub(crate) async fn run(
 ) -> Result<(), ServiceError> {
     let client = connect(&context.config.source.url).await?;
     export.import(&client).await?;
-    let mapped = compile_current(&client, &context.config.users).await?;
+    let mapped = compile_current(&client, &context.config.users).await?.within(context.config.limits.tenant_memory);
     let tenants = context.tenants.all();
     let keys = members.iter().map(|member| &tenants[member.tenant].tenant.key);
     let condition = tenants_condition(&context.config.users, &mapped.relation, keys);

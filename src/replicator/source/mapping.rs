@@ -16,6 +16,14 @@ pub(crate) struct MappedRelation {
     pub(crate) from: String,
 }
 
+impl MappedRelation {
+    /// Sets aside rows that exceed `limits.tenant_memory` (bytes) before they are copied.
+    pub(crate) fn within(mut self, tenant_memory: usize) -> MappedRelation {
+        self.plan.limit_rows(tenant_memory);
+        self
+    }
+}
+
 /// The configuration with the mapping that fits the tables of the source: the first family whose table exists.
 pub(crate) async fn resolve_layout(client: &Client, config: &Config) -> Result<Config, ServiceError> {
     if config.families.is_empty() {

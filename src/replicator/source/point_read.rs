@@ -121,7 +121,8 @@ impl Rereader {
         by: LookupBy,
     ) -> Result<PointReadResult, ServiceError> {
         let reading = Reading::begin(client, xids).await?;
-        let MappedRelation { relation, plan, from } = compile_current(client, &config.users).await?;
+        let MappedRelation { relation, plan, from } =
+            compile_current(client, &config.users).await?.within(config.limits.tenant_memory);
         let position = reading.position();
         let by = match by {
             LookupBy::MappingKey => FindBy::mapping(&config.users, &relation),

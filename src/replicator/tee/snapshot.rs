@@ -125,7 +125,8 @@ impl Pass<'_> {
     ) -> Result<(), TeeError> {
         let client = connect(&self.context.config.source.url).await?;
         export.import(&client).await?;
-        let mapped = compile_current(&client, &self.context.config.users).await?;
+        let config = &self.context.config;
+        let mapped = compile_current(&client, &config.users).await?.within(config.limits.tenant_memory);
         let mut directory = Directory::new(self.tenants.iter().map(|(index, tenant)| (&tenant.id, &tenant.key, index)));
         let mut rows = RowStream::open(&client, &mapped.from, &mapped.relation, mapped.plan.decoded(), "").await?;
         while rows.advance().await? {
