@@ -64,7 +64,8 @@ section! {
         /// `<>`, `in`, `is null`, `and`, `or` and `not`: `type in ('internal', 'external') and deleted is null`.
         pub(super) r#where: Option<Filter> as Option<Condition>,
         /// The only columns that may appear in `raw_json`. `name?` is a column that the table may lack. By default all columns
-        /// appear except those whose names look like secrets (password, hash, token and others).
+        /// appear except those whose names look like secrets (password, hash, token, `..._key`, `..._code` and others; `check` lists
+        /// them).
         pub(super) allow: Option<Vec<String>>,
         /// Columns, and paths into JSON columns, that never appear in `raw_json`: `[internal_notes, meta.provider_token]`.
         pub(super) exclude: Vec<String> = "[]",
