@@ -1,5 +1,6 @@
 //! How a failed command explains itself: the message, the place in the file with the lines around it, and the fix.
 
+use crate::model::{printable, printable_line};
 use std::fmt::Write as _;
 use std::ops::Range;
 
@@ -38,26 +39,42 @@ const BOLD_BLUE: &str = "\x1b[1;34m";
 const BOLD: &str = "\x1b[1m";
 
 impl Diagnostic {
-    /// The message with its excerpt and fix, in rustc's form.
+    /// The message with its excerpt and fix, in rustc's form. Only its own colours reach the terminal.
     pub(crate) fn render(&self, colored: bool) -> String {
         let paint = |style: &str, text: &str| {
             if colored { format!("{style}{text}\x1b[0m") } else { text.to_owned() }
         };
-        let mut out = self.message.clone();
+        let mut out = printable(&self.message).into_owned();
         if let Some(excerpt) = &self.excerpt {
             excerpt.render(&mut out, &paint);
         }
         if let Some(help) = &self.help {
-            let _ = write!(out, "\n  {}: {}", paint(BOLD, "help"), help.replace('\n', "\n        "));
+            let _ = write!(out, "\n  {}: {}", paint(BOLD, "help"), printable(help).replace('\n', "\n        "));
         }
         for other in &self.others {
             let _ = write!(out, "\n\n{}: {}", paint(BOLD_RED, "error"), other.render(colored));
         }
         out
     }
+
+    /// The messages with their places and fixes on one line, without any line of a file: for a log.
+    pub(crate) fn summary(&self) -> String {
+        let place = self.excerpt.as_ref().map(|excerpt| format!("{}: ", excerpt.place())).unwrap_or_default();
+        let help = self.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+        let first = format!("{place}{}{help}", self.message);
+        std::iter::once(first).chain(self.others.iter().map(Diagnostic::summary)).collect::<Vec<_>>().join("; ")
+    }
 }
 
 impl Excerpt {
+    /// `file:line:column`.
+    fn place(&self) -> String {
+        let before = &self.text[..self.text.floor_char_boundary(self.span.start)];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let (line, column) = (before.matches('\n').count(), before[line_start..].chars().count());
+        format!("{}:{}:{}", printable_line(&self.file), line + 1, column + 1)
+    }
+
     fn render(&self, out: &mut String, paint: &impl Fn(&str, &str) -> String) {
         let start = self.text.floor_char_boundary(self.span.start);
         let before = &self.text[..start];
@@ -69,9 +86,14 @@ impl Excerpt {
         let width = last.to_string().len();
         let gutter = |label: &str| paint(BOLD_BLUE, &format!("{label:>width$} |"));
         let arrow = paint(BOLD_BLUE, &format!("{:>width$}-->", ""));
-        let _ = write!(out, "\n{arrow} {}:{}:{}\n{}", self.file, number + 1, column + 1, gutter(""));
+        let _ = write!(out, "\n{arrow} {}\n{}", self.place(), gutter(""));
         for (index, line) in self.text.lines().enumerate().take(last).skip(number.saturating_sub(1)) {
-            let _ = write!(out, "\n{} {line}", gutter(&(index + 1).to_string()));
+            // One sign for each character, so that the mark stays below its text.
+            let shown = line.replace(
+                |c: char| c != '\t' && printable_line(c.encode_utf8(&mut [0; 4])).len() > c.len_utf8(),
+                "\u{fffd}",
+            );
+            let _ = write!(out, "\n{} {shown}", gutter(&(index + 1).to_string()));
             if index == number {
                 // Tabs stay, so that the mark is below its text whatever the terminal's tab stops are.
                 let space: String = line.chars().take(column).map(|c| if c == '\t' { c } else { ' ' }).collect();
@@ -119,6 +141,23 @@ mod tests {
         assert!(colored.starts_with("unknown key\n\x1b[1;34m -->\x1b[0m c.yaml:2:3"), "{colored:?}");
         let plain = diagnostic!(help = "one\ntwo", "first\nsecond").render(false);
         assert_eq!(plain, "first\nsecond\n  help: one\n        two");
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped() {
+        let error = diagnostic!(help = "run \u{1b}]0;x\u{7}", "cannot open \u{202e}gpj.exe\u{9b}2J\n line two");
+        let expected = "cannot open \\u202egpj.exe\\u009b2J\n line two\n  help: run \\u001b]0;x\\u0007";
+        assert_eq!(error.render(false), expected);
+        let shown = rendered("a\u{1b}[2Jb: c\n", "b", false);
+        assert!(shown.contains("1 | a\u{fffd}[2Jb: c\n  |      ^\n"), "{shown}");
+    }
+
+    #[test]
+    fn a_summary_names_places_and_fixes_but_shows_no_line_of_the_file() {
+        let excerpt = Excerpt { file: "c.yaml".to_owned(), text: TEXT.to_owned(), span: 11..14 };
+        let first = Diagnostic { excerpt: Some(Box::new(excerpt)), ..diagnostic!(help = "use url", "unknown key") };
+        let all = Diagnostic { others: vec![diagnostic!("second")], ..first };
+        assert_eq!(all.summary(), "c.yaml:2:4: unknown key (use url); second");
     }
 
     #[test]

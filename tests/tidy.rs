@@ -112,6 +112,22 @@ fn no_source_file_is_too_long() {
 }
 
 #[test]
+fn only_one_file_of_the_commands_prints() {
+    let printing = sources("src").into_iter().filter(|source| {
+        // The demonstration shows its own throwaway servers, and the simulation runs in tests.
+        let elsewhere = ["src/demo", "src/cli/demo.rs", "src/replicator/simulation"];
+        let is_exempt =
+            elsewhere.iter().any(|path| source.path.starts_with(path)) || source.path.ends_with("output.rs");
+        let code = source.text.split("#[cfg(test)]").next().unwrap_or_default();
+        let mut code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        !is_exempt && code.any(|line| ["print!(", "println!("].iter().any(|print| line.contains(print)))
+    });
+    check(printing.map(|source| {
+        format!("{} prints: use cli/output.rs, which escapes what a terminal would obey", source.path.display())
+    }));
+}
+
+#[test]
 fn stages_do_not_import_each_other() {
     let sources = sources("src");
     check(sources.iter().flat_map(|source| {

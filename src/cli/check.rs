@@ -1,6 +1,7 @@
 //! `check`: prints every finding with its remedy. An error decides the exit code.
 
 use super::common::FAILED;
+use super::output;
 use crate::check::{Finding, Severity, check};
 use crate::config::Config;
 use std::fmt::Write as _;
@@ -9,7 +10,7 @@ use std::process::ExitCode;
 pub(super) async fn execute(config: &Config) -> ExitCode {
     let mut findings = check(config).await;
     findings.sort_by_key(|finding| finding.severity);
-    println!("{}", summary(&findings, config.tenants.len()));
+    output::line(summary(&findings, config.tenants.len()));
     if findings.iter().any(|finding| finding.severity == Severity::Error) {
         return ExitCode::from(FAILED);
     }

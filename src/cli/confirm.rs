@@ -1,5 +1,6 @@
 //! The question on the terminal before something is deleted.
 
+use super::output;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use std::io::{BufRead, IsTerminal, Write};
 
@@ -12,7 +13,7 @@ pub(super) fn confirm(question: &str) -> Result<bool, Diagnostic> {
             "nothing was done: there is no terminal to confirm on"
         ));
     }
-    print!("{question} Type yes: ");
+    output::part(format_args!("{question} Type yes: "));
     let mut answer = String::new();
     let read = std::io::stdout().flush().and_then(|()| stdin.lock().read_line(&mut answer));
     read.map_err(|error| diagnostic!("cannot read the answer: {error}"))?;

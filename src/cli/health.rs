@@ -2,6 +2,7 @@
 //! no curl.
 
 use super::common::FAILED;
+use super::output;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use clap::Args;
 use std::io::{Read, Write};
@@ -28,7 +29,7 @@ pub(super) fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
         .ok_or_else(|| diagnostic!(help = "for example http://127.0.0.1:9187/readyz", "{url:?} is not an http URL"))?;
     let answer = get(authority, path).map_err(|error| diagnostic!("no answer from {url}: {error}"))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    println!("{}", body.trim_end());
+    output::line(body.trim_end());
     let status = head.split_ascii_whitespace().nth(1);
     Ok(if status == Some("200") { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }

@@ -7,6 +7,7 @@ mod demo;
 mod forget;
 mod health;
 mod logging;
+mod output;
 mod plan;
 mod presets;
 mod reload;
@@ -23,7 +24,6 @@ use crate::diagnostic::{Diagnostic, diagnostic};
 use clap::{Parser, Subcommand};
 use common::{ConfigFile, FAILED};
 use logging::{LogFormat, Logging};
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 /// Streams an auth database's users into every tenant's neon_auth.users_sync.
@@ -110,9 +110,7 @@ pub fn main(cli: Cli) -> ExitCode {
     match execute(cli) {
         Ok(code) => code,
         Err(diagnostic) => {
-            let colored = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            let label = if colored { "\x1b[1;31merror\x1b[0m" } else { "error" };
-            eprintln!("{label}: {}", diagnostic.render(colored));
+            output::error(&diagnostic);
             ExitCode::from(FAILED)
         }
     }
@@ -145,7 +143,7 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
                 } else {
                     crate::config::json_schema()
                 };
-                println!("{}", text.trim_end());
+                output::line(text.trim_end());
                 Ok(ExitCode::SUCCESS)
             }
             Command::Status(arguments) => status::execute(&arguments).await,

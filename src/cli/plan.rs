@@ -1,5 +1,6 @@
 //! `run --plan`: prints what a start would do with each tenant.
 
+use super::output;
 use super::table::columns;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
@@ -8,7 +9,7 @@ use std::process::ExitCode;
 
 pub(super) async fn execute(config: &Config) -> Result<ExitCode, Diagnostic> {
     let plan = plan(config).await.map_err(|error| diagnostic!("{error}"))?;
-    println!("{}", table(&plan));
+    output::line(table(&plan));
     Ok(ExitCode::SUCCESS)
 }
 

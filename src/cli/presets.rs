@@ -1,5 +1,6 @@
 //! `presets`: lists the presets, or prints one to copy.
 
+use super::output;
 use crate::config::{About, PRESETS};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use clap::Args;
@@ -13,14 +14,14 @@ pub(super) struct Arguments {
 
 pub(super) fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
     let Some(name) = &arguments.name else {
-        println!("{}", list());
+        output::line(list());
         return Ok(ExitCode::SUCCESS);
     };
     let preset = PRESETS
         .iter()
         .find(|preset| preset.name == name)
         .ok_or_else(|| diagnostic!(help = "`users-sync presets` lists them", "unknown preset {name}"))?;
-    print!("{}", preset.yaml);
+    output::part(preset.yaml);
     Ok(ExitCode::SUCCESS)
 }
 

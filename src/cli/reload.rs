@@ -41,7 +41,8 @@ pub(super) async fn reload(path: PathBuf, mut files: Files, configs: watch::Send
             }
             Err(error) => {
                 files.mark_read();
-                let error = Diagnostic::from(error).render(false);
+                // No line of the file: a log is read by more people than the file is.
+                let error = Diagnostic::from(error).summary();
                 tracing::error!("new configuration rejected, the current one stays in force: {error}");
             }
         }

@@ -1,6 +1,7 @@
 //! `resync`: requests new snapshots from the running process, or takes them itself if none is running.
 
 use super::common::{ConfigFile, FAILED};
+use super::output;
 use super::signals::signals;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
@@ -76,16 +77,19 @@ async fn resync_kafka(config: &Config) -> Result<ExitCode, Diagnostic> {
     loop {
         let known = read(&client, config).await?;
         if !known.source.is_some_and(|source| source.is_held()) {
-            println!("no process is running: the next one resyncs Kafka when it starts");
+            output::line("no process is running: the next one resyncs Kafka when it starts");
             return Ok(ExitCode::SUCCESS);
         }
         match known.tee {
             Some(tee) if !tee.requested => {
-                println!("resynced: Kafka has the users of every tenant");
+                output::line("resynced: Kafka has the users of every tenant");
                 return Ok(ExitCode::SUCCESS);
             }
             Some(tee) if tee.reason.is_some() => {
-                println!("requested, and done once Kafka accepts messages: {}", tee.reason.unwrap_or_default());
+                output::line(format_args!(
+                    "requested, and done once Kafka accepts messages: {}",
+                    tee.reason.unwrap_or_default()
+                ));
                 return Ok(ExitCode::from(FAILED));
             }
             _ => sleep(POLL_INTERVAL).await,
@@ -112,7 +116,7 @@ pub(super) async fn resync(
             ));
         }
         Some(source) if source.is_held() => {
-            println!("asking {} ...", source.holder);
+            output::line(format_args!("asking {} ...", source.holder));
             let names: Vec<&str> = tenants.iter().map(TenantId::as_str).collect();
             tokio::select! {
                 outcome = resync_request::request_resync(&client, &config.source.slot, &names, allow_deletes) => {
@@ -129,11 +133,11 @@ pub(super) async fn resync(
     match outcome {
         RequestOutcome::Handled => {}
         RequestOutcome::Interrupted => {
-            println!("the running process continues the resync");
+            output::line("the running process continues the resync");
             return Ok(ExitCode::from(FAILED));
         }
         RequestOutcome::Abandoned => {
-            println!("no process is running: resyncing here");
+            output::line("no process is running: resyncing here");
             let done = resync::resync(config.clone(), tenants, allow_deletes, stop).await;
             done.map_err(|error| diagnostic!("{error}"))?;
         }
@@ -175,12 +179,12 @@ fn report(state: &Snapshot, tenants: &[TenantId]) -> ExitCode {
     for tenant in tenants {
         let row = state.tenants.get(tenant);
         match row.filter(|row| row.state == TenantState::Following) {
-            Some(row) => println!("{tenant}: resynced, caught up to {}", row.position),
+            Some(row) => output::line(format_args!("{tenant}: resynced, caught up to {}", row.position)),
             None => {
                 let reason = row.and_then(|row| row.reason.as_deref()).unwrap_or("the process has not recorded it");
-                println!("{tenant}: {} ({reason})", row.map_or("unknown", |row| row.state.as_str()));
+                output::line(format_args!("{tenant}: {} ({reason})", row.map_or("unknown", |row| row.state.as_str())));
                 if let Some(remedy) = row.and_then(|row| row.remedy.as_deref()) {
-                    println!("{tenant} -> {remedy}");
+                    output::line(format_args!("{tenant} -> {remedy}"));
                 }
                 code = ExitCode::from(FAILED);
             }

@@ -2,6 +2,7 @@
 
 use super::common::{ConfigFile, FAILED};
 use super::logging::Logging;
+use super::output;
 use super::plan;
 use super::reload::{find_faults, reload};
 use super::signals::signals;
@@ -65,7 +66,7 @@ pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> Result<
         findings.clear();
     }
     if !findings.is_empty() {
-        findings.iter().for_each(|finding| eprintln!("{finding}"));
+        findings.iter().for_each(|finding| output::notice(&finding));
         return Ok(ExitCode::from(FAILED));
     }
     let reloading = tokio::spawn(reload(file.clone(), files, sender));

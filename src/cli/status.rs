@@ -1,6 +1,7 @@
 //! `status`: prints the state that a process recorded, with the lag behind the source's WAL. Changes nothing.
 
 use super::common::{ConfigFile, FAILED};
+use super::output;
 use super::table::columns;
 use crate::capture::{CaptureError, SourceLog, read_log};
 use crate::config::Config;
@@ -37,14 +38,14 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
     // The state is shown also while the source is unreachable.
     let slots: Vec<&str> = state.tee.iter().map(|tee| &*tee.slot).collect();
     let log = log(&config, &slots).await.unwrap_or_else(|error| {
-        eprintln!("cannot read the source's log position, so lag in bytes is unknown: {error}");
+        output::notice(format_args!("cannot read the source's log position, so lag in bytes is unknown: {error}"));
         SourceLog::default()
     });
     let report = Report::of_state(&config, &state, &log);
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&report).map_err(|error| diagnostic!("{error}"))?);
+        output::line(serde_json::to_string_pretty(&report).map_err(|error| diagnostic!("{error}"))?);
     } else {
-        println!("{}", table(&report));
+        output::line(table(&report));
     }
     let all_well = report.tenants.iter().all(|tenant| matches!(tenant.state, "following" | "joining"))
         && report.tee.as_ref().is_none_or(|tee| tee.last_error.is_none());

@@ -2,6 +2,7 @@
 
 use super::common::ConfigFile;
 use super::confirm::confirm;
+use super::output;
 use crate::capture::CaptureError;
 use crate::capture::publication::{drop_publication, read_publication};
 use crate::capture::slot::read_slot;
@@ -40,16 +41,18 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
     let droppable = find_droppable(&config, &source, &state).await?;
     let list = list(&config, &droppable);
     if list.is_empty() {
-        println!("nothing to drop: slot, publication and state do not exist");
+        output::line("nothing to drop: slot, publication and state do not exist");
         return Ok(ExitCode::SUCCESS);
     }
-    println!("This drops\n{list}Targets keep their users; a later `run` starts over with a snapshot of every tenant.");
+    output::line(format_args!(
+        "This drops\n{list}Targets keep their users; a later `run` starts over with a snapshot of every tenant."
+    ));
     if !arguments.yes && !confirm("Drop them?")? {
-        println!("nothing was dropped");
+        output::line("nothing was dropped");
         return Ok(ExitCode::SUCCESS);
     }
     drop_all(&config, &droppable, &source, &state).await?;
-    println!("done");
+    output::line("done");
     Ok(ExitCode::SUCCESS)
 }
 

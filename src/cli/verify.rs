@@ -1,6 +1,7 @@
 //! `verify`: compares every target with the source.
 
 use super::common::{ConfigFile, FAILED};
+use super::output;
 use super::resync::{resync, select_tenants};
 use super::signals::signals;
 use crate::config::Config;
@@ -82,19 +83,19 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
     let tenants = select_tenants(&config, &arguments.tenants)?;
     let mut reports = compare(&config, &tenants, arguments).await?;
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&reports).map_err(|error| diagnostic!("{error}"))?);
+        output::line(serde_json::to_string_pretty(&reports).map_err(|error| diagnostic!("{error}"))?);
     } else {
-        reports.iter().for_each(|report| print!("{}", text(report)));
+        reports.iter().for_each(|report| output::part(text(report)));
     }
     if arguments.repair {
         let differing: Vec<TenantId> =
             reports.iter().filter(|report| report.differs()).map(|report| TenantId::new(&report.tenant)).collect();
         if !differing.is_empty() {
-            println!("repairing {} tenants", differing.len());
+            output::line(format_args!("repairing {} tenants", differing.len()));
             let stop = signals().map_err(|error| diagnostic!("cannot handle signals: {error}"))?;
             resync(&config, &differing, false, stop).await?;
             let after = compare(&config, &differing, arguments).await?;
-            after.iter().for_each(|report| print!("{}", text(report)));
+            after.iter().for_each(|report| output::part(text(report)));
             reports.retain(|report| !report.differs());
             reports.extend(after);
         }

@@ -1,4 +1,4 @@
-//! `${NAME}` and `${file:PATH}` inside a text. Variables and files are read through two functions, which tests replace.
+//! `${NAME}` (or `${env:NAME}`) and `${file:PATH}` inside a text. Variables and files are read through two functions, which tests replace.
 
 use std::io;
 
@@ -36,6 +36,11 @@ pub(crate) enum InterpolationError {
 pub(crate) fn from_environment(text: &str) -> Result<String, InterpolationError> {
     let env = Env { variable: &|name| std::env::var(name).ok(), file: &|file| std::fs::read_to_string(file) };
     interpolate(text, &env)
+}
+
+/// The text without what variables and files would put in: what the text itself reveals.
+pub(crate) fn without_variables(text: &str) -> Result<String, InterpolationError> {
+    interpolate(text, &Env { variable: &|_| Some(String::new()), file: &|_| Ok(String::new()) })
 }
 
 /// Replaces `${NAME}` by the variable, `${file:PATH}` by the file without its last line break, and `$${` by `${`. Inserted text
@@ -77,10 +82,11 @@ fn value(inside: &str, env: &Env<'_>) -> Result<String, InterpolationError> {
             && !name.starts_with(|c: char| c.is_ascii_digit())
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
     };
-    if !is_name(inside) {
+    let name = inside.strip_prefix("env:").unwrap_or(inside);
+    if !is_name(name) {
         return Err(InterpolationError::Name(inside.to_owned()));
     }
-    (env.variable)(inside).ok_or_else(|| InterpolationError::Variable(inside.to_owned()))
+    (env.variable)(name).ok_or_else(|| InterpolationError::Variable(name.to_owned()))
 }
 
 #[cfg(test)]
@@ -108,6 +114,7 @@ mod tests {
     fn variables_and_files_are_substituted_once() {
         check("plain $ {A} $A", Ok("plain $ {A} $A"));
         check("x${A}y${A}", Ok("xaya"));
+        check("${env:A}", Ok("a"));
         check("p:${file:/run/p w}@h", Ok("p:pass@h"));
         check("${file:/two}", Ok("b\r\n"));
         check("${NESTED}", Ok("${A}"));
@@ -117,10 +124,11 @@ mod tests {
 
     #[test]
     fn missing_variables_and_files_are_named() {
+        check("${env:B}", Err("the environment variable B is not set"));
         check("${B}", Err("the environment variable B is not set"));
         check("${file:/none}", Err("cannot read the file /none: entity not found"));
         check("a ${A", Err("a '${' has no '}'"));
-        for inside in ["", "a b", "1A", "A:-x"] {
+        for inside in ["", "a b", "1A", "A:-x", "env:", "env:env:A"] {
             let expected = format!("'${{{inside}}}' is neither ${{NAME}} nor ${{file:PATH}}");
             check(&format!("${{{inside}}}"), Err(&expected));
         }

@@ -14,6 +14,7 @@ mod kafka;
 mod key_types;
 mod limits;
 mod mapping;
+mod mask;
 mod preset_file;
 mod presets;
 mod reference;
@@ -33,7 +34,7 @@ pub(crate) use error::ConfigError;
 pub use files::load;
 pub(crate) use files::{Files, LoadedConfig, load_with_files};
 pub use interpolate::Env;
-pub(crate) use interpolate::from_environment;
+pub(crate) use interpolate::{from_environment, without_variables};
 pub use kafka::Kafka;
 #[cfg(feature = "kafka")]
 pub(crate) use kafka::KafkaFormat;

@@ -18,6 +18,6 @@ pub use reason::{HistoryBreak, ParkCause, Reason, RestartSignal, ResyncReason, R
 pub use relation::{Cell, Column, Relation, ReplicaIdentity, TableName, TypeCatalog};
 pub(crate) use relation::{ColumnIdx, CompositeField, TypeKind};
 pub use tenant_list::{ByConfigured, ByTenant, ConfiguredIdx, TenantIdx};
-pub(crate) use text::{clip, push_string};
+pub(crate) use text::{clip, printable, printable_line, push_string};
 pub(crate) use time::CivilTime;
 pub use time::Timestamp;

@@ -15,6 +15,40 @@ pub(crate) fn clip(text: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{}{ELLIPSIS}", &text[..end]))
 }
 
+/// Text that others wrote, for a terminal or a log: control and bidirectional characters become `\u001b` and so on, the
+/// escapes of JSON. Line breaks and tabs stay.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    escape(text, |c| is_deceptive(c) && !matches!(c, '\n' | '\t'))
+}
+
+/// As [`printable`], on one line.
+pub(crate) fn printable_line(text: &str) -> Cow<'_, str> {
+    escape(text, is_deceptive)
+}
+
+/// Characters that a terminal obeys instead of showing them, or that change the order or the end of a line: C0, DEL and
+/// C1, the marks, embeddings and isolates of the bidirectional algorithm, and Unicode's line breaks.
+fn is_deceptive(c: char) -> bool {
+    let reorders = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || reorders || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+fn escape(text: &str, escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&escaped) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '\n' if escaped(c) => out.push_str("\\n"),
+            '\t' if escaped(c) => out.push_str("\\t"),
+            c if escaped(c) => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    Cow::Owned(out)
+}
+
 /// Appends a JSON string: quotes, backslashes and control characters are escaped, other characters are
 /// copied.
 pub(crate) fn push_string(text: &str, out: &mut String) {
@@ -48,6 +82,23 @@ pub(crate) fn push_string(text: &str, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn control_and_bidirectional_characters_are_escaped() {
+        let mut others = vec!['\u{7f}', '\u{61c}', '\u{200e}', '\u{200f}', '\u{2028}', '\u{2029}'];
+        others.extend(('\0'..'\t').chain('\u{b}'..' ').chain('\u{80}'..='\u{9f}'));
+        others.extend(('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}'));
+        for c in others {
+            let expected = format!("a\\u{:04x}b", u32::from(c));
+            assert_eq!(printable(&format!("a{c}b")), expected);
+            assert_eq!(printable_line(&format!("a{c}b")), expected);
+            // Inside of a JSON string, the text stays the same.
+            let json = format!("\"{expected}\"");
+            assert_eq!(serde_json::from_str::<String>(&json).unwrap(), format!("a{c}b"));
+        }
+        assert_eq!(printable("é 漢字 🦀\n\t\\"), "é 漢字 🦀\n\t\\");
+        assert_eq!(printable_line("a\nb\tc"), "a\\nb\\tc");
+    }
 
     #[test]
     fn long_text_is_cut_at_a_character_boundary() {
