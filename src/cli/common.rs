@@ -1,7 +1,10 @@
-//! What several commands share: the argument that names the configuration, and the exit code of a failure.
+//! What several commands share: the argument that names the configuration, URLs of administrators, and the exit code of a
+//! failure.
 
-use crate::config::{Config, load};
-use crate::diagnostic::Diagnostic;
+use super::output;
+use crate::config::{Config, from_environment, load, without_variables};
+use crate::diagnostic::{Diagnostic, diagnostic};
+use crate::pg::PgUrl;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -18,5 +21,47 @@ pub(super) struct ConfigFile {
 impl ConfigFile {
     pub(super) fn load(&self) -> Result<Config, Diagnostic> {
         Ok(load(&self.config)?)
+    }
+}
+
+/// Reads the URL of an option, with its variables and files. Warns if the command line itself holds the password: every
+/// user of the machine can read that, and the shell records it. `variable` is where the option may come from instead.
+pub(super) fn admin_url(text: &str, option: &str, variable: Option<&str>) -> Result<PgUrl, Diagnostic> {
+    // The URL itself is not printed: it may hold a password.
+    let expanded = from_environment(text).map_err(|error| {
+        let help = "${NAME} is an environment variable, ${file:PATH} a file; a literal ${ is written $${";
+        diagnostic!(help = help, "{option}: {error}")
+    })?;
+    let url = PgUrl::parse(&expanded).map_err(|error| diagnostic!("invalid {option}: {error}"))?;
+    let is_argument = variable.is_none_or(|name| std::env::var(name).ok().as_deref() != Some(text));
+    if is_argument && holds_password(text) {
+        output::notice(format_args!(
+            "warning: the command line holds the password of {option}, where other users and the shell's history can read \
+             it; take it from the environment or a file: {option} '...:${{NAME}}@...' or '...:${{file:PATH}}@...'"
+        ));
+    }
+    Ok(url)
+}
+
+/// Whether a URL has a password of which some part is not from a variable or a file.
+fn holds_password(text: &str) -> bool {
+    without_variables(text).ok().and_then(|text| PgUrl::parse(&text).ok()).is_some_and(|url| url.password.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_from_a_variable_or_a_file_is_not_on_the_command_line() {
+        for text in ["postgres://u:hunter2@h/db", "postgres://h/db?user=u&password=hunter2", "postgres://u:a${B}@h/db"]
+        {
+            assert!(holds_password(text), "{text}");
+        }
+        for text in
+            ["postgres://u@h/db", "postgres://u:${PW}@h/db", "${URL}", "postgres://u:${file:/p}@h/${DB}", "x ${"]
+        {
+            assert!(!holds_password(text), "{text}");
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! `forget`: permanently deletes a removed tenant's users from its target, and its recorded state.
 
-use super::common::{ConfigFile, FAILED};
+use super::common::{ConfigFile, FAILED, admin_url};
 use super::confirm::confirm;
+use super::output;
 use crate::apply::{DROP_WAIT_FOR, read_checkpoint, statement};
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::TenantId;
-use crate::pg::{self, PgUrl, TargetClient, describe};
+use crate::pg::{self, TargetClient, describe};
 use crate::state::{Snapshot, StateStore, TenantRow, TenantState};
 use clap::Args;
 use std::process::ExitCode;
@@ -36,7 +37,7 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
         .map_err(|error| diagnostic!("cannot read the state: {error}"))?;
     let row = unused_row(&config, &known, &tenant)?;
     let target = match &arguments.target {
-        Some(text) => parse_target(text)?,
+        Some(text) => admin_url(text, "--target", None)?,
         None => {
             return Err(diagnostic!(
                 help = "pass --target URL: the tenant's URL and password are no longer in the configuration",
@@ -57,16 +58,18 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
             "{target} is not (or no longer) the target of tenant {tenant}: nothing was deleted"
         ));
     }
-    println!("This deletes every row of neon_auth.users_sync in {target} and the recorded state of tenant {tenant}.");
+    output::line(format_args!(
+        "This deletes every row of neon_auth.users_sync in {target} and the recorded state of tenant {tenant}."
+    ));
     if !arguments.yes && !confirm("Delete them?")? {
-        println!("nothing was deleted");
+        output::line("nothing was deleted");
         return Ok(ExitCode::from(FAILED));
     }
     let deleted = wipe(client).await.map_err(|error| failed(&error))?;
     StateStore::forget_tenant(&state, &config.source.slot, &tenant)
         .await
         .map_err(|error| diagnostic!("the users were deleted, but the state cannot be updated: {error}"))?;
-    println!("{deleted} users deleted; tenant {tenant} is forgotten");
+    output::line(format_args!("{deleted} users deleted; tenant {tenant} is forgotten"));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -90,11 +93,6 @@ fn unused_row<'a>(config: &Config, known: &'a Snapshot, tenant: &TenantId) -> Re
         ));
     }
     Ok(row)
-}
-
-fn parse_target(text: &str) -> Result<PgUrl, Diagnostic> {
-    let text = crate::config::from_environment(text).map_err(|error| diagnostic!("--target: {error}"))?;
-    PgUrl::parse(&text).map_err(|error| diagnostic!("--target: {error}"))
 }
 
 /// Deletes all users and our tables in one transaction. Fails if the application still references a user.

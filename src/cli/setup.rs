@@ -1,19 +1,24 @@
 //! `setup`: prints the least-privilege SQL for the source and the targets, and runs it if an administrator's URL is given.
 
-use super::common::ConfigFile;
+use super::common::{ConfigFile, admin_url};
+use super::output;
 use crate::config::{Config, Tenant};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::pg::{self, PgUrl, Statements, describe};
 use crate::replicator::source::mapping::resolve_layout;
-use crate::setup::{Script, gather, source_script, target_script};
+use crate::setup::{PasswordForm, Script, gather, source_script, target_script};
 use clap::Args;
+use std::fmt;
 use std::process::ExitCode;
 use tokio_postgres::types::Type;
 
 /// Statements give up on a lock after this time, so that they do not block the store's writes.
 const SET_LOCK_TIMEOUT: &str = "SET lock_timeout = '5s'";
 
-#[derive(Args, Debug)]
+/// The variable for `--source-admin`.
+const SOURCE_ADMIN: &str = "USERS_SYNC_SOURCE_ADMIN";
+
+#[derive(Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
@@ -21,9 +26,13 @@ pub(super) struct Arguments {
     #[arg(long)]
     apply: bool,
     /// URL of the source, as the tables' owner or a superuser. Default: source.url, which is enough to print.
-    #[arg(long, value_name = "URL", env = "USERS_SYNC_SOURCE_ADMIN", hide_env_values = true)]
+    ///
+    /// Take the password from the environment or a file: ${NAME} or ${file:PATH}.
+    #[arg(long, value_name = "URL", env = SOURCE_ADMIN, hide_env_values = true)]
     source_admin: Option<String>,
     /// URL of a target, as its owner or a superuser. Repeat it for every tenant to set up with --apply.
+    ///
+    /// Take the password from the environment or a file: ${NAME} or ${file:PATH}.
     #[arg(long, value_name = "TENANT=URL", value_parser = tenant_url)]
     target_admin: Vec<TargetAdmin>,
     /// Application role that is to read and reference users. Repeatable.
@@ -34,8 +43,15 @@ pub(super) struct Arguments {
     tenant: Option<String>,
 }
 
+impl fmt::Debug for Arguments {
+    /// Without the URLs, which may hold passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arguments").field("apply", &self.apply).field("tenant", &self.tenant).finish_non_exhaustive()
+    }
+}
+
 /// An administrator's access to a target.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct TargetAdmin {
     tenant: String,
     url: String,
@@ -70,7 +86,7 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
 
 async fn source(arguments: &Arguments, config: &Config) -> Result<(), Diagnostic> {
     let url = match &arguments.source_admin {
-        Some(url) => parse(url, "--source-admin")?,
+        Some(url) => admin_url(url, "--source-admin", Some(SOURCE_ADMIN))?,
         None => config.source.url.clone(),
     };
     let mut client = pg::connect(&url).await.map_err(|error| {
@@ -83,25 +99,23 @@ async fn source(arguments: &Arguments, config: &Config) -> Result<(), Diagnostic
     let facts =
         gather(&mut client, &config).await.map_err(|error| diagnostic!("cannot inspect the source: {error}"))?;
     let script = source_script(&config, &facts).map_err(|what| diagnostic!("{what}"))?;
-    println!("{script}");
+    output::line(&script);
     if arguments.apply && arguments.source_admin.is_some() {
-        apply(&*client, &script).await?;
+        apply(&*client, &url, &script).await?;
     }
     Ok(())
 }
 
 async fn target(arguments: &Arguments, config: &Config, tenant: &Tenant) -> Result<(), Diagnostic> {
     let admin = arguments.target_admin.iter().find(|admin| admin.tenant == tenant.id.as_str());
-    let client = match admin {
+    let url = admin.map(|admin| admin_url(&admin.url, "--target-admin", None)).transpose()?;
+    let client = match &url {
         None => None,
-        Some(TargetAdmin { url, .. }) => {
-            let url = parse(url, "--target-admin")?;
-            Some(
-                pg::connect_target(&url)
-                    .await
-                    .map_err(|error| diagnostic!("cannot connect to the target of tenant {}: {error}", tenant.id))?,
-            )
-        }
+        Some(url) => Some(
+            pg::connect_target(url)
+                .await
+                .map_err(|error| diagnostic!("cannot connect to the target of tenant {}: {error}", tenant.id))?,
+        ),
     };
     let role_exists = match &client {
         None => false,
@@ -112,21 +126,34 @@ async fn target(arguments: &Arguments, config: &Config, tenant: &Tenant) -> Resu
         }
     };
     let script = target_script(tenant, role_exists, config.deletes_rows(), &arguments.application_role);
-    println!("{script}");
-    match client.filter(|_| arguments.apply) {
-        Some(client) => apply(&client, &script).await,
-        None => Ok(()),
+    output::line(&script);
+    match client.zip(url) {
+        Some((client, url)) if arguments.apply => apply(&client, &url, &script).await,
+        _ => Ok(()),
     }
 }
 
 /// Runs the statements without a transaction: an index cannot be built concurrently inside one. Statements before a
 /// failure stay applied.
-async fn apply(client: &impl Statements, script: &Script) -> Result<(), Diagnostic> {
+async fn apply(client: &impl Statements, url: &PgUrl, script: &Script) -> Result<(), Diagnostic> {
     client.batch_execute(SET_LOCK_TIMEOUT).await.map_err(|error| failed(SET_LOCK_TIMEOUT, &error))?;
     for statement in &script.statements {
-        client.batch_execute(&statement.to_run()).await.map_err(|error| failed(&statement.sql, &error))?;
+        let Err(error) = client.batch_execute(&statement.to_run(PasswordForm::Verifier)).await else { continue };
+        if statement.secret.is_none() || !wants_clear_text(&error) {
+            return Err(failed(&statement.sql, &error));
+        }
+        if !is_private(url) {
+            return Err(diagnostic!(
+                help = CLEAR_TEXT_HELP,
+                "{}\nthe host accepts passwords in clear text only, and the connection does not verify the server",
+                statement.sql
+            ));
+        }
+        let clear = client.batch_execute(&statement.to_run(PasswordForm::ClearText)).await;
+        clear.map_err(|error| failed(&statement.sql, &error))?;
+        output::line("-- the host accepts passwords in clear text only: sent over the verified connection");
     }
-    println!("-- done: {} statements\n", script.statements.len());
+    output::line(format_args!("-- done: {} statements\n", script.statements.len()));
     Ok(())
 }
 
@@ -138,7 +165,40 @@ fn failed(sql: &str, error: &tokio_postgres::Error) -> Diagnostic {
     )
 }
 
-fn parse(url: &str, option: &str) -> Result<PgUrl, Diagnostic> {
-    // The URL itself is not printed: it may hold a password.
-    PgUrl::parse(url).map_err(|error| diagnostic!("invalid {option}: {error}"))
+const CLEAR_TEXT_HELP: &str = "connect with sslmode=verify-full, or create the role with the host's own tools, then run \
+                                 `setup` again";
+
+/// Whether the host refuses verifiers because it computes them itself, as Neon does.
+fn wants_clear_text(error: &tokio_postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|error| names_clear_text(error.message()))
+}
+
+fn names_clear_text(message: &str) -> bool {
+    let message = message.to_lowercase();
+    let forms = ["plaintext", "plain text", "cleartext", "clear text", "hashed", "encrypted", "scram"];
+    message.contains("password") && forms.iter().any(|form| message.contains(form))
+}
+
+/// Whether only the server itself can read what is sent.
+fn is_private(url: &PgUrl) -> bool {
+    url.host.starts_with('/') || url.verifies_server()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clear_text_is_sent_only_where_it_is_asked_for_and_private() {
+        assert!(names_clear_text("Neon only supports being given plaintext passwords"));
+        assert!(names_clear_text("Received HASHED password, expected plaintext"));
+        for message in ["permission denied to create role", "role \"a\" already exists", "password is too short"] {
+            assert!(!names_clear_text(message), "{message}");
+        }
+        let url = |text| PgUrl::parse(text).unwrap();
+        assert!(is_private(&url("postgres://u@h/db?sslmode=verify-full")));
+        assert!(is_private(&url("postgres://u@%2Ftmp/db")));
+        assert!(!is_private(&url("postgres://u@h/db?sslmode=require")));
+        assert!(!is_private(&url("postgres://u@h/db")));
+    }
 }

@@ -74,9 +74,10 @@ text_types! {
     Count(AnyScalar) -> i32: "a number from 1", |text| text.parse().ok().filter(|count| *count > 0);
     /// A text that YAML may read as a number or a boolean.
     Scalar(AnyScalar) -> String: "a text", |text| Some(text.to_owned());
-    TenantName(AnyScalar) -> TenantId: "a text that is not empty",
-        |text| (!text.is_empty()).then(|| TenantId::new(text));
-    TenantKeyText(AnyScalar) -> TenantKey: "a text", |text| Some(TenantKey::new(text));
+    TenantName(AnyScalar) -> TenantId: "a text that is not empty and has no control character such as a line break",
+        |text| (!text.is_empty() && is_printable(text)).then(|| TenantId::new(text));
+    TenantKeyText(AnyScalar) -> TenantKey: "a text without a control character such as a line break",
+        |text| is_printable(text).then(|| TenantKey::new(text));
     SlotName(String) -> String: "lower-case letters, digits and underscores, at most 63",
         |text| is_slot(text).then(|| text.to_owned());
     Name(String) -> String: "a name of at most 63 bytes", |text| is_name(text).then(|| text.to_owned());
@@ -295,6 +296,11 @@ impl KeyType for Url {
         reader.push(Fault::new(&node.span, message).help(format!("expected {}", Url::expected())));
         None
     }
+}
+
+/// Tenants are named in comments of SQL, in log lines and on terminals.
+fn is_printable(text: &str) -> bool {
+    !text.chars().any(char::is_control)
 }
 
 fn parse_table(text: &str) -> Option<TableName> {

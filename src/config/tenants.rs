@@ -4,7 +4,7 @@ use super::error::Fault;
 use super::key_types::{Derived, DurationText, TenantKeyText, TenantName, Url};
 use super::section::{KeyType, Nested, Reader, section};
 use super::yaml::{Kind, Node};
-use crate::model::{TenantId, TenantKey};
+use crate::model::{TenantId, TenantKey, printable_line};
 use crate::pg::PgUrl;
 use std::time::Duration;
 
@@ -80,7 +80,7 @@ impl KeyType for Tenants {
 /// `tenants[acme]`: a message names the tenant.
 fn path_of(item: &Node, path: &str) -> String {
     match item.get("id").map(|id| &id.kind) {
-        Some(Kind::Scalar(id)) => format!("{path}[{id}]"),
+        Some(Kind::Scalar(id)) => format!("{path}[{}]", printable_line(id)),
         _ => path.to_owned(),
     }
 }

@@ -100,8 +100,11 @@ pub enum UrlError {
     #[error("it must start with postgres:// or postgresql:// (key=value connection strings are not supported)")]
     Scheme,
     /// A byte that no URL has, usually a line break from a file.
-    #[error("it contains a line break or another control character; remove it, or write it as %0A and so on")]
+    #[error("it contains a line break or another control character; remove it")]
     ControlCharacter,
+    /// A part with an encoded control character. It would end a comment in SQL or change what a terminal shows.
+    #[error("the {0} contains an encoded control character, such as %0A for a line break; remove it")]
+    EncodedControl(&'static str),
     /// `%` that is not followed by two hexadecimal digits, `%00`, or bytes that are not UTF-8.
     #[error("the {0} is not valid percent-encoding: write a literal '%' as %25, and encode text as UTF-8")]
     Encoding(&'static str),
@@ -366,7 +369,8 @@ fn not_empty(text: Cow<'_, str>) -> Option<String> {
     (!text.is_empty()).then(|| text.into_owned())
 }
 
-/// Undoes percent-encoding. Strict, so that a literal `%` in a password is reported instead of changing it.
+/// Undoes percent-encoding. Strict, so that a literal `%` in a password is reported instead of changing it, and without
+/// control characters in any part.
 fn decode<'a>(text: &'a str, part: &'static str) -> Result<Cow<'a, str>, UrlError> {
     for (at, _) in text.match_indices('%') {
         let digits = text.as_bytes().get(at + 1..at + 3).unwrap_or_default();
@@ -374,7 +378,11 @@ fn decode<'a>(text: &'a str, part: &'static str) -> Result<Cow<'a, str>, UrlErro
             return Err(UrlError::Encoding(part));
         }
     }
-    percent_encoding::percent_decode_str(text).decode_utf8().map_err(|_| UrlError::Encoding(part))
+    let decoded = percent_encoding::percent_decode_str(text).decode_utf8().map_err(|_| UrlError::Encoding(part))?;
+    if decoded.chars().any(char::is_control) {
+        return Err(UrlError::EncodedControl(part));
+    }
+    Ok(decoded)
 }
 
 #[cfg(test)]
@@ -412,6 +420,26 @@ mod tests {
         check("mysql://u@h/db", Err(UrlError::Scheme));
         check("host=h user=u", Err(UrlError::Scheme));
         check("postgres://u@h/db\n", Err(UrlError::ControlCharacter));
+        for control in ["%0A", "%0d", "%1B", "%7f", "%C2%9B"] {
+            for (text, part) in [
+                ("postgres://u@h/db~%5C!", "database"),
+                ("postgres://u~:p@h/db", "user"),
+                ("postgres://u:p~@h/db", "password"),
+                ("postgres://u@h~/db", "host"),
+                ("postgres://u@[fe80::1%25~]/db", "host"),
+                ("postgres://u@h/db?~=1", "name of a parameter"),
+                ("postgres://u@h/db?dbname=~", "dbname"),
+                ("postgres://u@h/db?user=~", "user"),
+                ("postgres://u@h/db?password=~", "password"),
+                ("postgres://u@h/db?host=~", "host"),
+                ("postgres://u@h/db?options=~", "options"),
+                ("postgres://u@h/db?application_name=~", "application_name"),
+                ("postgres://u@h/db?sslrootcert=~", "sslrootcert"),
+                ("postgres://u@h/db?sslmode=~", "sslmode"),
+            ] {
+                check(&text.replace('~', control), Err(UrlError::EncodedControl(part)));
+            }
+        }
         check("postgres://u:100%@h/db", Err(UrlError::Encoding("password")));
         check("postgres://u:%ff@h/db", Err(UrlError::Encoding("password")));
         check("postgres://u@h/a%00b", Err(UrlError::Encoding("database")));

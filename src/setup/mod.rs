@@ -7,6 +7,6 @@ mod source;
 mod target;
 
 pub(crate) use facts::gather;
-pub(crate) use script::Script;
+pub(crate) use script::{PasswordForm, Script};
 pub(crate) use source::source_script;
 pub(crate) use target::target_script;

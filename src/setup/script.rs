@@ -1,6 +1,8 @@
 //! A script of statements to print or run.
 
-use crate::pg::PgUrl;
+use crate::model::printable_line;
+use crate::pg::{PgUrl, Secret, quote_ident, quote_literal};
+use postgres_protocol::password::scram_sha_256;
 use std::fmt;
 
 /// Statements, each safe to repeat.
@@ -17,8 +19,32 @@ pub(crate) struct Statement {
     pub(crate) sql: String,
     /// Printed as a comment. May be empty.
     pub(crate) why: String,
-    /// Appended to `sql` when it is run, and never printed: a password.
-    pub(crate) secret: Option<String>,
+    /// Appended to `sql` when it is run, and never printed.
+    pub(crate) secret: Option<Password>,
+}
+
+/// The password of a new role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Password(Secret);
+
+/// How a server gets a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PasswordForm {
+    /// Its SCRAM-SHA-256 verifier, from which the password cannot be computed: no log or statistics of the server sees it.
+    Verifier,
+    /// In clear text, for hosts that check its strength (Neon). Only over a connection that is private.
+    ClearText,
+}
+
+impl Password {
+    fn clause(&self, form: PasswordForm) -> String {
+        let Password(Secret(password)) = self;
+        let text = match form {
+            PasswordForm::Verifier => scram_sha_256(password.as_bytes()),
+            PasswordForm::ClearText => password.clone(),
+        };
+        format!(" PASSWORD {}", quote_literal(&text))
+    }
 }
 
 impl Script {
@@ -28,10 +54,10 @@ impl Script {
 
     /// Adds a login role with the password of its URL.
     pub(super) fn add_role(&mut self, url: &PgUrl, attributes: &str) {
-        let role = crate::pg::quote_ident(&url.user);
-        let password = url.password.as_ref().map(|secret| format!(" PASSWORD {}", crate::pg::quote_literal(&secret.0)));
+        let role = quote_ident(&url.user);
+        let password = url.password.clone().map(Password);
         let why = match password {
-            Some(_) => "--apply sets the password of its URL; by hand, use \\password",
+            Some(_) => "--apply sets the password of its URL, as a SCRAM verifier; by hand, use \\password",
             None => "",
         };
         let sql = format!("CREATE ROLE {role} LOGIN{attributes}");
@@ -41,21 +67,48 @@ impl Script {
 
 impl Statement {
     /// The SQL to run. Must not be printed: it may hold a password.
-    pub(crate) fn to_run(&self) -> String {
-        format!("{}{}", self.sql, self.secret.as_deref().unwrap_or_default())
+    pub(crate) fn to_run(&self, form: PasswordForm) -> String {
+        let password = self.secret.as_ref().map(|password| password.clause(form));
+        format!("{}{}", self.sql, password.unwrap_or_default())
     }
 }
 
 impl fmt::Display for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "-- {}", self.heading)?;
+        // A comment ends with its line: names in it must not contain one.
+        writeln!(f, "-- {}", printable_line(&self.heading))?;
         for Statement { sql, why, .. } in &self.statements {
             if why.is_empty() {
                 writeln!(f, "{sql};")?;
             } else {
-                writeln!(f, "{sql};  -- {why}")?;
+                writeln!(f, "{sql};  -- {}", printable_line(why))?;
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_ends_a_comment() {
+        let mut script = Script { heading: "database a\n\\! sh".to_owned(), ..Script::default() };
+        script.add("SELECT 1", "on x\r\u{2028}\n\\! sh");
+        assert_eq!(script.to_string(), "-- database a\\n\\! sh\nSELECT 1;  -- on x\\u000d\\u2028\\n\\! sh\n");
+    }
+
+    #[test]
+    fn a_password_is_sent_as_a_verifier_and_never_printed() {
+        let url = PgUrl::parse("postgres://new:hunter2@h/db").unwrap();
+        let mut script = Script::default();
+        script.add_role(&url, "");
+        assert!(!format!("{script} {script:?}").contains("hunter2"));
+        let sent = script.statements[0].to_run(PasswordForm::Verifier);
+        assert!(sent.starts_with("CREATE ROLE \"new\" LOGIN PASSWORD 'SCRAM-SHA-256$4096:"), "{sent}");
+        assert!(!sent.contains("hunter2"));
+        let clear = script.statements[0].to_run(PasswordForm::ClearText);
+        assert_eq!(clear, "CREATE ROLE \"new\" LOGIN PASSWORD 'hunter2'");
     }
 }

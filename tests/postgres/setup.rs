@@ -221,3 +221,79 @@ async fn invalid_arguments_are_told_apart() {
     let (ok, said) = store.command(&["setup", "--source-admin", &wrong]);
     assert!(!ok && !said.contains("hunter2"), "{said}");
 }
+
+/// A store behind scram-sha-256 whose server logs every statement, and a role with this password in every URL.
+async fn store_with_password(password: &str) -> Store {
+    let options = Options::new().auth("scram-sha-256").set("log_statement", "all").set("password_encryption", "md5");
+    let bed = Bed::start_with(&["acme", "globex"], options).await;
+    let store = Store { bed, config: NamedTempFile::new().unwrap() };
+    store.bed.auth(STORE).await;
+    let url = |database: &str| store.bed.server.url_for(&format!("sync:{password}"), database);
+    let yaml = format!(
+        "source: {{url: '{}'}}\nusers: {{{STREAMED}}}\ntenants:\n- {{id: acme, target: '{}'}}\n- {{id: globex, target: '{}'}}\n",
+        url("auth"),
+        url("acme"),
+        url("globex")
+    );
+    std::fs::write(store.config.path(), yaml).unwrap();
+    store
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_role_logs_in_with_its_password_which_the_server_never_saw() {
+    let store = store_with_password("hunter2%20p%C3%A4ssw%C3%B6rd%27%5C").await;
+    let (ok, said) = store.setup(&["--apply"]);
+    assert!(ok && !said.contains("hunter2"), "{said}");
+    let stored = "SELECT rolpassword LIKE 'SCRAM-SHA-256$4096:%' FROM pg_authid WHERE rolname = 'sync'";
+    assert_eq!(store.bed.query("auth", stored).await[0][0].as_deref(), Some("t"), "whatever password_encryption is");
+    let (ok, said) = store.command(&["check"]);
+    assert!(ok, "it logs in at the source and the targets: {said}");
+    let log = std::fs::read_to_string(store.bed.server.data_dir().with_file_name("server.log")).unwrap();
+    assert!(
+        log.contains("CREATE ROLE \"sync\"") && !log.contains("hunter2"),
+        "the log has the password, or lacks the role"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administrators_password_comes_from_the_environment_or_a_file() {
+    let store = Store::start(STREAMED, "rows").await;
+    let mut file = NamedTempFile::new().unwrap();
+    writeln!(file, "hunter2").unwrap();
+    let run = |login: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_users-sync"));
+        let url = store.bed.server.url_for(&format!("postgres:{login}"), "auth");
+        command.args(["setup", "--source-admin", &url, "-c"]).arg(store.config.path()).env("ADMIN_PASSWORD", "hunter2");
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        let said = [stdout, stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+        assert!(!said.contains("hunter2"), "{said}");
+        (status.success(), said)
+    };
+    let from_file = format!("${{file:{}}}", file.path().display());
+    for login in ["${ADMIN_PASSWORD}", "${env:ADMIN_PASSWORD}", &from_file] {
+        let (ok, said) = run(login);
+        assert!(ok && !said.contains("warning"), "{login}: {said}");
+    }
+    let (ok, said) = run("hunter2");
+    assert!(ok && said.contains("warning: the command line holds the password of --source-admin"), "{said}");
+    let (ok, said) = run("${UNSET_VARIABLE}");
+    assert!(!ok && said.contains("--source-admin: the environment variable UNSET_VARIABLE is not set"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_in_a_url_or_a_tenants_name_breaks_out_of_a_comment() {
+    let store = Store::start(STREAMED, "rows").await;
+    let config = std::fs::read_to_string(store.config.path()).unwrap();
+    let acme = store.bed.server.url_for("sync", "acme");
+    let hostile = acme.replace("/acme", "/x%0A%5C%21%20touch%20owned");
+    for (from, to, expected) in [
+        (acme.as_str(), hostile.as_str(), "an encoded control character"),
+        ("id: acme", "id: \"acme\\n\\\\! touch owned\"", "control character such as a line break"),
+        ("id: acme", "id: acme, key: \"a\\eb\"", "control character such as a line break"),
+    ] {
+        std::fs::write(store.config.path(), config.replace(from, to)).unwrap();
+        let (ok, said) = store.setup(&[]);
+        assert!(!ok && said.contains(expected) && said.contains(":4:"), "{to}: {said}");
+        assert!(!said.contains("\n\\!"), "{said}");
+    }
+}
