@@ -66,7 +66,7 @@ pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> Result<
         findings.clear();
     }
     if !findings.is_empty() {
-        findings.iter().for_each(|finding| output::notice(&finding));
+        findings.iter().for_each(output::notice);
         return Ok(ExitCode::from(FAILED));
     }
     let reloading = tokio::spawn(reload(file.clone(), files, sender));
