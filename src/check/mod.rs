@@ -11,6 +11,7 @@ mod state;
 mod state_facts;
 mod target;
 mod target_facts;
+mod urls;
 
 pub(crate) use finding::{Finding, Severity, Subject};
 
@@ -38,6 +39,7 @@ pub(crate) async fn check(config: &Config) -> Vec<Finding> {
             findings
         }
     };
+    findings.extend(urls::findings(config));
     let state = state_facts::read_state(config).await;
     let targets = futures_util::stream::iter(&config.tenants)
         .map(|tenant| check_target(tenant, config.deletes_rows(), state.as_ref()))

@@ -6,7 +6,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use std::path::Path;
 
 /// The files whose every text is a finding, a reason or a remedy. Remedies are found in other files too.
-const TEXTS: [&str; 12] = [
+const TEXTS: [&str; 13] = [
     "src/apply/assessment.rs",
     "src/check/finding.rs",
     "src/check/kafka.rs",
@@ -14,6 +14,7 @@ const TEXTS: [&str; 12] = [
     "src/check/source.rs",
     "src/check/state.rs",
     "src/check/target.rs",
+    "src/check/urls.rs",
     "src/model/reason.rs",
     "src/replicator/error.rs",
     "src/replicator/failure_policy.rs",
