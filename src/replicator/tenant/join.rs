@@ -2,6 +2,7 @@
 
 use crate::config::MaxDeletes;
 use crate::model::{Lsn, ResyncReason, RetryCause};
+use crate::replicator::error::ServiceError;
 use crate::replicator::snapshotter::coordinator::{JoinRequest, SnapshotShare};
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::{ApplyState, Phase};
@@ -56,6 +57,11 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 // The slot's own snapshot was released before this request.
                 Err(_) => return Err(failed("it was given up")),
             };
+            // The position of a snapshot that was taken after another process took over would look as if the source had lost
+            // transactions.
+            if !context.state.is_newest().await.map_err(ServiceError::from)? {
+                return Err(ServiceError::LeaseLapsed.into());
+            }
             let mapping = context.mapping_of(self.index);
             let any_deletes = resync_request.as_ref().is_some_and(|request| request.allow_deletes);
             let loading = Loading {
