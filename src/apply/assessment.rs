@@ -1,8 +1,8 @@
 //! Assesses a target: compares its checkpoint with the state's record and decides what happens to the tenant.
 //! Pure.
 
-use super::checkpoint::{Checkpoint, NIL_TARGET_ID};
-use crate::model::{Epoch, Generation, Lsn, Oid, ResyncReason, TargetId, TenantId};
+use super::checkpoint::{Authenticity, Checkpoint, NIL_TARGET_ID};
+use crate::model::{CheckpointKey, Epoch, Generation, Lsn, Oid, ResyncReason, TargetId, TenantId};
 use std::collections::BTreeMap;
 
 /// The state's record of a tenant.
@@ -18,6 +18,8 @@ pub(crate) struct RecordedTarget {
     pub(crate) generation: Generation,
     /// The file of `users_sync` in the target at the last write.
     pub(crate) relation: Option<Oid>,
+    /// Whether the target's checkpoint has been signed.
+    pub(crate) signed: bool,
 }
 
 /// What the target itself shows.
@@ -46,6 +48,10 @@ pub(crate) struct Session<'a> {
     pub(crate) epochs: &'a BTreeMap<Epoch, Lsn>,
     /// Whether this process may have written its epoch to the target: a commit whose answer was lost counts.
     pub(crate) may_have_fenced: bool,
+    /// The position up to which the source's log was received.
+    pub(crate) received: Lsn,
+    /// Verifies checkpoints; `None` if the state has no key yet.
+    pub(crate) key: Option<&'a CheckpointKey>,
 }
 
 /// What is done with a target.
@@ -77,6 +83,14 @@ pub(crate) enum ParkReason {
     /// The checkpoint's epoch is later than any running process can have.
     #[error("checkpoint epoch {0} is in the future (clock skew or manual edit)")]
     FutureEpoch(Epoch),
+    /// The signature is wrong, or one that was there has been removed.
+    #[error("the checkpoint was changed by something other than users-sync")]
+    Forged,
+    /// Without a signature the checkpoint proves nothing about the source or about other processes.
+    #[error(
+        "the checkpoint has no signature, and its epoch {0} or its position is not one that users-sync has recorded"
+    )]
+    Unproven(Epoch),
     /// The table has rows, but there is no checkpoint.
     #[error("neon_auth.users_sync has rows that users-sync did not write")]
     ForeignRows,
@@ -89,10 +103,12 @@ impl ParkReason {
             ParkReason::OtherTenant(other) => {
                 format!("point tenant {tenant} at its own database, or remove tenant {other} from this one permanently")
             }
-            ParkReason::OtherTarget | ParkReason::FutureEpoch(_) => format!(
-                "if its rows may be merged with tenant {tenant}'s users, run in the target: \
+            ParkReason::OtherTarget | ParkReason::FutureEpoch(_) | ParkReason::Forged | ParkReason::Unproven(_) => {
+                format!(
+                    "if its rows may be merged with tenant {tenant}'s users, run in the target: \
                  UPDATE users_sync.checkpoint SET target_id = '{NIL_TARGET_ID}', epoch = 0"
-            ),
+                )
+            }
             ParkReason::ForeignRows => format!(
                 "empty the table, or, if its rows may be merged with tenant {tenant}'s users, run in the target: \
                  INSERT INTO users_sync.checkpoint (tenant, target_id, generation, position, epoch, mapping) \
@@ -110,7 +126,7 @@ pub(crate) fn assess_target(
     observed: &ObservedTarget,
     session: &Session<'_>,
 ) -> TargetAssessment {
-    let Session { generation, epoch, mapping, epochs, may_have_fenced } = *session;
+    let Session { generation, epoch, mapping, epochs, may_have_fenced, received, key } = *session;
     let Some(checkpoint) = &observed.checkpoint else {
         return if observed.has_rows {
             TargetAssessment::Park(ParkReason::ForeignRows)
@@ -122,15 +138,33 @@ pub(crate) fn assess_target(
         return TargetAssessment::Park(ParkReason::OtherTenant(checkpoint.tenant.clone()));
     }
     if checkpoint.target_id.as_str() == NIL_TARGET_ID {
-        return TargetAssessment::Snapshot(ResyncReason::HandedOver);
+        // The operator also resets the epoch. Otherwise this process could not write.
+        return if checkpoint.epoch > epoch {
+            TargetAssessment::Park(ParkReason::Forged)
+        } else {
+            TargetAssessment::Snapshot(ResyncReason::HandedOver)
+        };
     }
     let Some(recorded) = recorded.filter(|recorded| recorded.target_id.as_ref() == Some(&checkpoint.target_id)) else {
         return TargetAssessment::Park(ParkReason::OtherTarget);
     };
-    if checkpoint.epoch > epoch || checkpoint.epoch == epoch && !may_have_fenced {
+    let authenticity = checkpoint.authenticity(key);
+    if authenticity == Authenticity::Forged || authenticity == Authenticity::Unsigned && recorded.signed {
+        return TargetAssessment::Park(ParkReason::Forged);
+    }
+    let is_of_unknown_writer = checkpoint.epoch > epoch || checkpoint.epoch == epoch && !may_have_fenced;
+    let is_ahead = checkpoint.generation == generation && !fits(checkpoint, epochs);
+    // Only a signature proves that a process of this slot was there, which concerns every tenant.
+    if authenticity != Authenticity::Verified {
+        let is_beyond_own = checkpoint.epoch == epoch && checkpoint.position > received;
+        if is_of_unknown_writer || is_ahead || is_beyond_own {
+            return TargetAssessment::Park(ParkReason::Unproven(checkpoint.epoch));
+        }
+    }
+    if is_of_unknown_writer {
         return TargetAssessment::Superseded(checkpoint.epoch);
     }
-    if checkpoint.generation == generation && !fits(checkpoint, epochs) {
+    if is_ahead {
         return TargetAssessment::SourceRewound(checkpoint.epoch);
     }
     let joins = [
@@ -173,7 +207,16 @@ mod tests {
             position: Lsn(100),
             epoch: Epoch(5),
             mapping: "m".into(),
+            mac: None,
         }
+    }
+
+    fn key() -> CheckpointKey {
+        CheckpointKey::new(&[7; 32]).unwrap()
+    }
+
+    fn signed(checkpoint: Checkpoint) -> Checkpoint {
+        Checkpoint { mac: Some(checkpoint.sign(&key())), ..checkpoint }
     }
 
     fn recorded() -> RecordedTarget {
@@ -183,16 +226,35 @@ mod tests {
             position: Lsn(90),
             generation: Generation(2),
             relation: Some(7),
+            signed: true,
         }
     }
 
     #[track_caller]
     fn check(recorded: Option<RecordedTarget>, checkpoint: Option<Checkpoint>, expected: TargetAssessment) {
+        let checkpoint = checkpoint.map(signed);
         check_observed(
             recorded,
             ObservedTarget { checkpoint, created: false, has_rows: true, relation: Some(7) },
             expected,
         );
+    }
+
+    /// Assesses a checkpoint as it is, for a process that has not written to its target.
+    fn first(recorded: &RecordedTarget, checkpoint: Checkpoint, epochs: &[(i64, u64)]) -> TargetAssessment {
+        let epochs = epochs.iter().map(|(epoch, flushed)| (Epoch(*epoch), Lsn(*flushed))).collect();
+        let observed =
+            ObservedTarget { checkpoint: Some(checkpoint), created: false, has_rows: true, relation: Some(7) };
+        let session = Session {
+            generation: Generation(2),
+            epoch: Epoch(5),
+            mapping: "m",
+            epochs: &epochs,
+            may_have_fenced: false,
+            received: Lsn(200),
+            key: Some(&key()),
+        };
+        assess_target(&TenantId::new("acme"), Some(recorded), &observed, &session)
     }
 
     #[track_caller]
@@ -205,25 +267,15 @@ mod tests {
             mapping: "m",
             epochs: &epochs,
             may_have_fenced: true,
+            received: Lsn(200),
+            key: Some(&key()),
         };
         assert_eq!(assess_target(&tenant, recorded.as_ref(), &observed, &session), expected);
     }
 
     #[test]
     fn a_rewound_source_or_state_is_noticed_at_the_first_look() {
-        let first = |checkpoint, epochs: &[(i64, u64)]| {
-            let epochs = epochs.iter().map(|(epoch, flushed)| (Epoch(*epoch), Lsn(*flushed))).collect();
-            let observed =
-                ObservedTarget { checkpoint: Some(checkpoint), created: false, has_rows: true, relation: Some(7) };
-            let session = Session {
-                generation: Generation(2),
-                epoch: Epoch(5),
-                mapping: "m",
-                epochs: &epochs,
-                may_have_fenced: false,
-            };
-            assess_target(&TenantId::new("acme"), Some(&recorded()), &observed, &session)
-        };
+        let first = |checkpoint, epochs: &[(i64, u64)]| first(&recorded(), signed(checkpoint), epochs);
         let older = Checkpoint { epoch: Epoch(4), ..checkpoint() };
         assert_eq!(first(older.clone(), &[(4, 50), (5, 100)]), TargetAssessment::Resume(Lsn(100)));
         assert_eq!(first(older.clone(), &[(5, 100)]), TargetAssessment::Resume(Lsn(100)));
@@ -237,6 +289,69 @@ mod tests {
             first(another_history, &[(4, 50), (5, 99)]),
             TargetAssessment::Snapshot(ResyncReason::NewGeneration)
         );
+    }
+
+    #[test]
+    fn a_checkpoint_that_does_not_verify_parks_its_own_tenant_only() {
+        let forged = TargetAssessment::Park(ParkReason::Forged);
+        let epochs = [(4, 50), (5, 150)];
+        let older = Checkpoint { epoch: Epoch(4), ..checkpoint() };
+        let garbage = Checkpoint { mac: Some(vec![0; 32]), ..older.clone() };
+        let never_signed = RecordedTarget { signed: false, ..recorded() };
+        for recorded in [recorded(), never_signed.clone()] {
+            assert_eq!(first(&recorded, garbage.clone(), &epochs), forged);
+            for changed in [
+                Checkpoint { epoch: Epoch(6), ..signed(older.clone()) },
+                Checkpoint { position: Lsn(u64::MAX), ..signed(older.clone()) },
+                Checkpoint { generation: Generation(3), ..signed(older.clone()) },
+                Checkpoint { mapping: "other".into(), ..signed(older.clone()) },
+            ] {
+                assert_eq!(first(&recorded, changed, &epochs), forged);
+            }
+        }
+        // A signature that was there once cannot be removed.
+        assert_eq!(first(&recorded(), older.clone(), &epochs), forged);
+        // The previous version wrote no signature.
+        let unproven = |epoch| TargetAssessment::Park(ParkReason::Unproven(Epoch(epoch)));
+        assert_eq!(first(&never_signed, older.clone(), &epochs), TargetAssessment::Resume(Lsn(100)));
+        let remapped = Checkpoint { mapping: "other".into(), ..older.clone() };
+        assert_eq!(first(&never_signed, remapped, &epochs), TargetAssessment::Snapshot(ResyncReason::MappingChanged));
+        for epoch in [5, 6] {
+            assert_eq!(
+                first(&never_signed, Checkpoint { epoch: Epoch(epoch), ..checkpoint() }, &epochs),
+                unproven(epoch)
+            );
+        }
+        let ahead = Checkpoint { position: Lsn(151), ..older.clone() };
+        assert_eq!(first(&never_signed, ahead, &epochs), unproven(4));
+        assert_eq!(first(&never_signed, older, &[(3, 10), (5, 150)]), unproven(4));
+        let handed_over = Checkpoint { target_id: TargetId::new(NIL_TARGET_ID), epoch: Epoch(0), ..checkpoint() };
+        let resync = TargetAssessment::Snapshot(ResyncReason::HandedOver);
+        assert_eq!(first(&recorded(), handed_over.clone(), &epochs), resync);
+        assert_eq!(first(&recorded(), Checkpoint { epoch: Epoch(6), ..handed_over }, &epochs), forged);
+    }
+
+    #[test]
+    fn without_a_signature_a_position_beyond_the_received_one_is_not_believed() {
+        let epochs = BTreeMap::from([(Epoch(5), Lsn(50))]);
+        let recorded = RecordedTarget { signed: false, ..recorded() };
+        for (position, expected) in [
+            (Lsn(200), TargetAssessment::Resume(Lsn(200))),
+            (Lsn(201), TargetAssessment::Park(ParkReason::Unproven(Epoch(5)))),
+        ] {
+            let checkpoint = Some(Checkpoint { position, ..checkpoint() });
+            let observed = ObservedTarget { checkpoint, created: false, has_rows: true, relation: Some(7) };
+            let session = Session {
+                generation: Generation(2),
+                epoch: Epoch(5),
+                mapping: "m",
+                epochs: &epochs,
+                may_have_fenced: true,
+                received: Lsn(200),
+                key: Some(&key()),
+            };
+            assert_eq!(assess_target(&TenantId::new("acme"), Some(&recorded), &observed, &session), expected);
+        }
     }
 
     #[test]
@@ -274,15 +389,15 @@ mod tests {
         let join = |reason| TargetAssessment::Snapshot(reason);
         let unfinished = RecordedTarget { following: false, ..recorded() };
         check(Some(unfinished), Some(checkpoint()), join(ResyncReason::Unfinished));
-        let gone = ObservedTarget { checkpoint: Some(checkpoint()), created: true, has_rows: false, relation: None };
+        let ours = || Some(signed(checkpoint()));
+        let gone = ObservedTarget { checkpoint: ours(), created: true, has_rows: false, relation: None };
         check_observed(Some(recorded()), gone, join(ResyncReason::TableMissing));
         let history = join(ResyncReason::NewGeneration);
         check(Some(recorded()), Some(Checkpoint { generation: Generation(1), ..checkpoint() }), history.clone());
         check(Some(RecordedTarget { generation: Generation(1), ..recorded() }), Some(checkpoint()), history);
         let mapping = Checkpoint { mapping: "older".into(), ..checkpoint() };
         check(Some(recorded()), Some(mapping), join(ResyncReason::MappingChanged));
-        let truncated =
-            ObservedTarget { checkpoint: Some(checkpoint()), created: false, has_rows: true, relation: Some(8) };
+        let truncated = ObservedTarget { checkpoint: ours(), created: false, has_rows: true, relation: Some(8) };
         check_observed(Some(recorded()), truncated.clone(), join(ResyncReason::TableReplaced));
         // A state without a record of the file accepts the target's.
         let not_known = RecordedTarget { relation: None, ..recorded() };

@@ -1,7 +1,8 @@
 //! Keeps an older process from writing to a target after a newer one has taken over.
 
 use super::checkpoint::Checkpoint;
-use super::target::{Target, TargetError, read_checkpoint};
+use super::read_checkpoint::read_checkpoint_with;
+use super::target::{Target, TargetError};
 use crate::model::{Epoch, TenantId};
 use crate::pg::{SqlStateClass, Statements};
 use tokio_postgres::types::Type;
@@ -24,18 +25,32 @@ WHERE l.relation = 'users_sync.checkpoint'::regclass AND l.granted AND l.pid <> 
 /// Attempts before giving up on fencing.
 const MAX_ATTEMPTS: usize = 5;
 
+/// What the fence does with the checkpoint that it finds under its lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fencing {
+    /// Writes nothing.
+    Leave,
+    /// Raises the epoch, and leaves the checkpoint without a signature: nothing vouches for its position.
+    Raise,
+    /// Raises the epoch, and signs the checkpoint.
+    RaiseAndSign,
+}
+
+/// Decides that, without I/O.
+pub(crate) type DecideFencing<'a> = &'a (dyn Fn(Option<&Checkpoint>) -> Fencing + Sync);
+
 impl Target {
     /// Raises the epoch: processes with a lower epoch cannot commit here any more, and their open
     /// transactions are ended. Returns the checkpoint that was there before, as an older process may have
-    /// committed since it was last read. Nothing is written unless that checkpoint `is_usable`.
+    /// committed since it was last read. What is written depends on that checkpoint.
     pub(crate) async fn fence(
         &mut self,
         tenant: &TenantId,
         epoch: Epoch,
-        is_usable: &(dyn Fn(Option<&Checkpoint>) -> bool + Sync),
+        decide: DecideFencing<'_>,
     ) -> Result<Option<Checkpoint>, TargetError> {
         for _ in 1..MAX_ATTEMPTS {
-            match self.raise_epoch(epoch, is_usable).await {
+            match self.raise_epoch(epoch, decide).await {
                 Err(TargetError::Sql(error))
                     if SqlStateClass::of_error(&error) == Some(SqlStateClass::LockNotAvailable) =>
                 {
@@ -45,15 +60,15 @@ impl Target {
                 raised => return raised,
             }
         }
-        self.raise_epoch(epoch, is_usable).await
+        self.raise_epoch(epoch, decide).await
     }
 
     async fn raise_epoch(
         &mut self,
         epoch: Epoch,
-        is_usable: &(dyn Fn(Option<&Checkpoint>) -> bool + Sync),
+        decide: DecideFencing<'_>,
     ) -> Result<Option<Checkpoint>, TargetError> {
-        let raised = self.try_raise_epoch(epoch, is_usable).await;
+        let raised = self.try_raise_epoch(epoch, decide).await;
         if raised.is_err() {
             // Ends what is left of the transaction. A lost connection has none.
             let _ = self.client_mut().rollback().await;
@@ -64,14 +79,26 @@ impl Target {
     async fn try_raise_epoch(
         &mut self,
         epoch: Epoch,
-        is_usable: &(dyn Fn(Option<&Checkpoint>) -> bool + Sync),
+        decide: DecideFencing<'_>,
     ) -> Result<Option<Checkpoint>, TargetError> {
+        let key = self.key().cloned();
         let client = self.client_mut();
         client.begin(RAISE_EPOCH).await?;
-        let found = read_checkpoint(&*client).await?;
-        if is_usable(found.as_ref()) {
-            let raise = "UPDATE users_sync.checkpoint SET epoch = $1 WHERE epoch < $1";
-            client.execute_typed(raise, &[(&epoch.0, Type::INT8)]).await?;
+        let found = read_checkpoint_with(&*client, key.is_some()).await?;
+        let decision = decide(found.as_ref());
+        if let Some(found) = found.as_ref().filter(|found| decision != Fencing::Leave && found.epoch <= epoch) {
+            let raised = Checkpoint { epoch, ..found.clone() };
+            match &key {
+                Some(key) => {
+                    let mac = (decision == Fencing::RaiseAndSign).then(|| raised.sign(key));
+                    let raise = "UPDATE users_sync.checkpoint SET epoch = $1, mac = $2";
+                    client.execute_typed(raise, &[(&epoch.0, Type::INT8), (&mac, Type::BYTEA)]).await?;
+                }
+                None => {
+                    let raise = "UPDATE users_sync.checkpoint SET epoch = $1";
+                    client.execute_typed(raise, &[(&epoch.0, Type::INT8)]).await?;
+                }
+            }
         }
         client.commit().await?;
         Ok(found)

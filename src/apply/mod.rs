@@ -9,6 +9,7 @@ mod notify;
 mod observe;
 mod plan;
 mod purge;
+mod read_checkpoint;
 mod refusal;
 mod rejected;
 mod shape;
@@ -18,15 +19,17 @@ mod wait;
 
 pub(crate) use assessment::ObservedTarget;
 pub(crate) use assessment::{ParkReason, RecordedTarget, Session, TargetAssessment, assess_target};
-pub(crate) use checkpoint::Checkpoint;
 #[cfg(test)]
 pub(crate) use checkpoint::NIL_TARGET_ID;
+pub(crate) use checkpoint::{Authenticity, Checkpoint};
+pub(crate) use fence::{DecideFencing, Fencing};
 pub(crate) use notify::NOTIFY_WITHOUT_ID;
 pub(crate) use observe::observe;
 pub use plan::{Move, PlannedRows, Rows, plan_rows};
+pub(crate) use read_checkpoint::read_checkpoint;
 pub(crate) use refusal::{Bisection, Refusal, RefusedUser};
 pub(crate) use rejected::{MAX_REJECTED, write_rejected};
 pub(crate) use shape::{Shape, TableColumn};
 pub use target::{Applied, Identity, Target};
-pub(crate) use target::{TargetError, read_checkpoint, read_shape};
+pub(crate) use target::{TargetError, read_shape};
 pub(crate) use wait::{DROP_WAIT_FOR, create_wait_for};

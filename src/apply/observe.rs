@@ -1,8 +1,9 @@
 //! Observes a target without changing it, for `run --plan` and `check`.
 
 use super::assessment::ObservedTarget;
+use super::read_checkpoint::read_checkpoint;
 use super::statement;
-use super::target::{TargetError, read_checkpoint};
+use super::target::TargetError;
 use crate::pg::Statements;
 
 /// What [`super::Target::open`] would find.

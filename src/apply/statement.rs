@@ -17,8 +17,17 @@ CREATE TABLE IF NOT EXISTS users_sync.checkpoint (
   generation bigint NOT NULL,
   position pg_lsn NOT NULL,
   epoch bigint NOT NULL,
-  mapping text NOT NULL
+  mapping text NOT NULL,
+  mac bytea
 )";
+
+/// Adds the column for the signature to a table of an earlier version.
+pub(crate) const ADD_MAC: &str = "ALTER TABLE users_sync.checkpoint ADD COLUMN IF NOT EXISTS mac bytea";
+
+/// Whether the checkpoint's table has that column.
+pub(crate) const HAS_MAC: &str = "\
+SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = to_regclass('users_sync.checkpoint') \
+  AND attname = 'mac' AND atttypid = 'bytea'::regtype AND NOT attisdropped)";
 
 /// The table of refused users.
 pub(crate) const CREATE_REJECTED: &str = "\
@@ -81,29 +90,47 @@ WHERE attrelid = 'neon_auth.users_sync'::regclass AND attnum > 0 AND NOT attisdr
 
 /// The checkpoint. The owner of the database may have changed the table: the casts keep its types out of the
 /// answer, and the limits its amount.
-pub(crate) const READ_CHECKPOINT: &str = "\
-SELECT left(tenant::text, 1000), left(target_id::text, 100), generation::int8, position::pg_lsn, epoch::int8, \
-  left(mapping::text, 1000) FROM users_sync.checkpoint LIMIT 2";
+pub(crate) fn read_checkpoint(has_mac: bool) -> String {
+    // A signature has 32 bytes; a longer one is wrong.
+    let mac = if has_mac { "substr(mac, 1, 33)" } else { "NULL::bytea" };
+    format!(
+        "SELECT left(tenant::text, 1000), left(target_id::text, 100), generation::int8, position::pg_lsn, \
+         epoch::int8, left(mapping::text, 1000), {mac} FROM users_sync.checkpoint LIMIT 2"
+    )
+}
 
-/// The condition under which the checkpoint may move, as `Identity::may_write`. `$1` to `$6`: tenant, target id,
-/// generation, epoch, from, to.
+/// The condition under which the checkpoint may move, as `Identity::may_write`. `$1` to `$5`: tenant, target id,
+/// generation, epoch, from.
 const GUARD_WHERE: &str =
     "tenant = $1 AND target_id = $2::text::uuid AND generation = $3 AND position = $5 AND epoch <= $4";
 
+/// The rest of the condition in a target with signatures. `$6` and `$7`: signature, mapping.
+const GUARD_SIGNED: &str = " AND mac = $6 AND mapping = $7";
+
+/// The whole condition.
+fn guard_where(signs: bool) -> String {
+    format!("{GUARD_WHERE}{}", if signs { GUARD_SIGNED } else { "" })
+}
+
 /// The first statement of a chunked transaction: locks the checkpoint's row until the commit.
-pub(crate) fn lock_checkpoint() -> String {
-    format!("SELECT 1 FROM users_sync.checkpoint WHERE {GUARD_WHERE} FOR UPDATE")
+pub(crate) fn lock_checkpoint(signs: bool) -> String {
+    format!("SELECT 1 FROM users_sync.checkpoint WHERE {} FOR UPDATE", guard_where(signs))
 }
 
 /// Writes the first checkpoint of a target or the one after a merge, unless a later merge was faster. `$1` to
-/// `$6`: tenant, target id, generation, epoch, position, mapping.
-pub(crate) const REPLACE_CHECKPOINT: &str = "\
-INSERT INTO users_sync.checkpoint AS c (tenant, target_id, generation, epoch, position, mapping) \
-VALUES ($1, $2::text::uuid, $3, $4, $5, $6) \
-ON CONFLICT (only_row) DO UPDATE SET tenant = excluded.tenant, target_id = excluded.target_id, \
-  generation = excluded.generation, epoch = excluded.epoch, position = excluded.position, mapping = excluded.mapping \
-WHERE c.epoch <= excluded.epoch AND c.tenant = excluded.tenant \
-  AND (c.generation <> excluded.generation OR c.target_id <> excluded.target_id OR c.position <= excluded.position)";
+/// `$6`: tenant, target id, generation, epoch, position, mapping; with signatures `$7`: signature.
+pub(crate) fn replace_checkpoint(signs: bool) -> String {
+    let (column, value, set) = if signs { (", mac", ", $7", ", mac = excluded.mac") } else { ("", "", "") };
+    format!(
+        "INSERT INTO users_sync.checkpoint AS c (tenant, target_id, generation, epoch, position, mapping{column}) \
+         VALUES ($1, $2::text::uuid, $3, $4, $5, $6{value}) \
+         ON CONFLICT (only_row) DO UPDATE SET tenant = excluded.tenant, target_id = excluded.target_id, \
+           generation = excluded.generation, epoch = excluded.epoch, position = excluded.position, \
+           mapping = excluded.mapping{set} \
+         WHERE c.epoch <= excluded.epoch AND c.tenant = excluded.tenant AND (c.generation <> excluded.generation \
+           OR c.target_id <> excluded.target_id OR c.position <= excluded.position)"
+    )
+}
 
 /// The parts of a batch. The statement has no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -117,6 +144,8 @@ pub(crate) struct Parts {
     /// Part of an open transaction whose first statement was the guard: writes rows and leaves the
     /// checkpoint.
     pub(crate) chunk: bool,
+    /// The target has signatures: guard and checkpoint include them.
+    pub(crate) signs: bool,
     /// What is sent to listeners.
     pub(crate) notify: Notify,
 }
@@ -150,10 +179,15 @@ const PATCH_ARRAYS: [(&str, &str); 13] = [
     ("derived", "bool"),
 ];
 
-/// The statement of a batch: guard, rows, and a count of the guard's rows. After the guard's parameters come
+/// The statement of a batch: guard, rows, and a count of the guard's rows. The guard's parameters are those of
+/// [`lock_checkpoint`], the new position, and with signatures the new signature. After them come
 /// the arrays of upserts (8), patches (13) and deletes (2), with documents as text.
 pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> String {
-    let mut next = if parts.chunk { 1 } else { 7 };
+    let mut next = match (parts.chunk, parts.signs) {
+        (true, _) => 1,
+        (false, false) => 7,
+        (false, true) => 10,
+    };
     // unnest() in the select list parses a document when its row is built. In FROM it would copy every row,
     // and an array of jsonb every document (some 4 of 15 microseconds a row).
     let mut arrays = |columns: &[(&str, &str)]| {
@@ -176,7 +210,7 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
         tail.push(shape.upsert("v", &returning));
         written.extend(["updated", "inserted"]);
     }
-    let mut guard_where = GUARD_WHERE.to_owned();
+    let mut guard_where = guard_where(parts.signs);
     if parts.patches {
         with.push(format!("p AS MATERIALIZED (SELECT {})", arrays(&PATCH_ARRAYS)));
         let value = |column: &str| match column {
@@ -210,7 +244,8 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
         written.push("deleted");
     }
     with.push(if !parts.chunk {
-        format!("guard AS (UPDATE users_sync.checkpoint SET position = $6, epoch = $4 WHERE {guard_where} RETURNING 1)")
+        let moved = if parts.signs { "position = $8, epoch = $4, mac = $9" } else { "position = $6, epoch = $4" };
+        format!("guard AS (UPDATE users_sync.checkpoint SET {moved} WHERE {guard_where} RETURNING 1)")
     } else if parts.patches {
         "guard AS (SELECT 1 WHERE (SELECT count(*) FROM p) = (SELECT count(*) FROM w))".to_owned()
     } else {
@@ -334,7 +369,7 @@ mod tests {
     fn every_part_that_writes_refers_to_the_guard() {
         let shape = Shape::from_columns(&columns(&[])).unwrap();
         for chunk in [false, true] {
-            let parts = Parts { upserts: true, patches: true, deletes: true, chunk, notify: Notify::Off };
+            let parts = Parts { upserts: true, patches: true, deletes: true, chunk, signs: false, notify: Notify::Off };
             for deletes in [Deletes::Soft, Deletes::Hard] {
                 let sql = batch_statement(&shape, deletes, parts);
                 for part in ["updated AS", "inserted AS", "patched AS", "deleted AS"] {
@@ -350,11 +385,11 @@ mod tests {
     #[test]
     fn every_parameter_is_used_once_and_in_order() {
         let shape = Shape::from_columns(&columns(&[])).unwrap();
-        for (chunk, first) in [(false, 7), (true, 1)] {
+        for (chunk, signs, first) in [(false, false, 7), (false, true, 10), (true, false, 1), (true, true, 1)] {
             let sql = batch_statement(
                 &shape,
                 Deletes::Soft,
-                Parts { upserts: true, patches: true, deletes: true, chunk, notify: Notify::Off },
+                Parts { upserts: true, patches: true, deletes: true, chunk, signs, notify: Notify::Off },
             );
             let arrays: Vec<_> = sql.split('$').skip(1).filter_map(|rest| rest.split_once("::")).collect();
             let numbers: Vec<u32> = arrays.iter().filter_map(|(number, _)| number.parse().ok()).collect();
@@ -397,8 +432,12 @@ mod tests {
     #[test]
     fn a_batch_without_rows_only_moves_the_checkpoint() {
         let shape = Shape::from_columns(&columns(&[])).unwrap();
-        let parts = Parts { upserts: false, patches: false, deletes: false, chunk: false, notify: Notify::Off };
-        let sql = batch_statement(&shape, Deletes::Soft, parts);
-        assert!(!sql.contains("neon_auth.users_sync u") && sql.contains("position = $6"));
+        for (signs, moved) in [(false, "SET position = $6, epoch = $4 WHERE"), (true, "mac = $9 WHERE")] {
+            let parts =
+                Parts { upserts: false, patches: false, deletes: false, chunk: false, signs, notify: Notify::Off };
+            let sql = batch_statement(&shape, Deletes::Soft, parts);
+            assert!(!sql.contains("neon_auth.users_sync u") && sql.contains(moved), "{sql}");
+            assert_eq!(sql.contains("AND mac = $6 AND mapping = $7"), signs);
+        }
     }
 }

@@ -4,10 +4,11 @@ use super::assessment::ObservedTarget;
 use super::checkpoint::Checkpoint;
 use super::notify::{ADVANCE_QUEUE, MAX_NOTIFIED_USERS, Notify};
 use super::plan::{Move, Rows};
+use super::read_checkpoint::{provide_mac, read_checkpoint_with};
 use super::shape::{Shape, ShapeError, TableColumn};
 use super::statement::{self, Parts};
 use super::wait;
-use crate::model::{Deletes, Epoch, Generation, Lsn, Oid, TargetId, TenantId};
+use crate::model::{CheckpointKey, Deletes, Epoch, Generation, Lsn, Oid, TargetId, TenantId};
 use crate::pg::{GuardError, PgTimestamp, Statements, TargetClient, create_schema, describe};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -48,10 +49,21 @@ pub struct Identity {
     pub generation: Generation,
     /// The epoch of this process.
     pub epoch: Epoch,
+    /// Fingerprint of the mapping that produced the target's rows.
+    pub mapping: String,
 }
 
 impl Identity {
-    /// The condition of the guard (`GUARD_WHERE`): whether a batch from `position` may be written.
+    /// The checkpoint that this process writes at a position, signed with `key`.
+    pub fn checkpoint(&self, position: Lsn, key: Option<&CheckpointKey>) -> Checkpoint {
+        let Identity { tenant, target_id, generation, epoch, mapping } = self.clone();
+        let mut checkpoint = Checkpoint { tenant, target_id, generation, position, epoch, mapping, mac: None };
+        checkpoint.mac = key.map(|key| checkpoint.sign(key));
+        checkpoint
+    }
+
+    /// The condition of the guard (`GUARD_WHERE`) without the signature: whether a batch from `position` may be
+    /// written.
     pub(crate) fn may_write(&self, checkpoint: &Checkpoint, position: Lsn) -> bool {
         checkpoint.tenant == self.tenant
             && checkpoint.target_id == self.target_id
@@ -72,6 +84,10 @@ pub struct Target {
     notified: usize,
     /// Why `users_sync.wait_for` could not be created.
     no_wait_for: Option<String>,
+    /// Signs the checkpoint; `None` if its table has no column for that.
+    key: Option<CheckpointKey>,
+    /// Why that column could not be added.
+    no_mac: Option<String>,
     /// The table's file.
     relation: Option<Oid>,
     is_replaced: bool,
@@ -84,6 +100,7 @@ impl Target {
         client: TargetClient,
         deletes: Deletes,
         notifies: bool,
+        key: &CheckpointKey,
     ) -> Result<(Target, ObservedTarget), TargetError> {
         let row = client.query_typed_one(statement::FIND_TABLES, &[]).await?;
         let (has_checkpoint, has_users, has_rejected): (bool, bool, bool) =
@@ -92,6 +109,7 @@ impl Target {
             create_schema(&client, "users_sync").await?;
             client.batch_execute(statement::CREATE_CHECKPOINT).await?;
         }
+        let no_mac = provide_mac(&client).await?;
         if !has_rejected {
             client.batch_execute(statement::CREATE_REJECTED).await?;
         }
@@ -108,29 +126,41 @@ impl Target {
         let (has_rows, relation) = (row.try_get(0)?, row.try_get(1)?);
         let statements = HashMap::new();
         let (notified, is_replaced) = (0, false);
-        let target =
-            Target { client, shape, deletes, notifies, notified, no_wait_for, relation, is_replaced, statements };
+        let key = no_mac.is_none().then(|| key.clone());
+        let target = Target {
+            client,
+            shape,
+            deletes,
+            notifies,
+            notified,
+            no_wait_for,
+            key,
+            no_mac,
+            relation,
+            is_replaced,
+            statements,
+        };
         let checkpoint = target.checkpoint().await?;
         Ok((target, ObservedTarget { checkpoint, created: !has_users, has_rows, relation }))
     }
 
     /// Reads the checkpoint.
     pub async fn checkpoint(&self) -> Result<Option<Checkpoint>, TargetError> {
-        Ok(read_checkpoint(&self.client).await?)
+        Ok(read_checkpoint_with(&self.client, self.key.is_some()).await?)
     }
 
     /// Writes rows and checkpoint in one statement: one transaction and one round trip.
     pub async fn apply(&mut self, who: &Identity, moving: Move, rows: &Rows<'_>) -> Result<Applied, TargetError> {
-        let target_id = who.target_id.as_str();
+        let key = self.key.as_ref();
+        let (before, after) = (who.checkpoint(moving.from, key), who.checkpoint(moving.to, key));
+        let (tenant, target_id) = (who.tenant.as_str(), who.target_id.as_str());
         let (from, to) = (PgLsn::from(moving.from.0), PgLsn::from(moving.to.0));
-        let guard: [(&(dyn ToSql + Sync), Type); 6] = [
-            (&who.tenant.as_str(), Type::TEXT),
-            (&target_id, Type::TEXT),
-            (&who.generation.0, Type::INT8),
-            (&who.epoch.0, Type::INT8),
-            (&from, Type::PG_LSN),
-            (&to, Type::PG_LSN),
-        ];
+        let expected = Guard { tenant, target_id, from, before: &before };
+        let mut guard = expected.parameters();
+        guard.push((&to, Type::PG_LSN));
+        if after.mac.is_some() {
+            guard.push((&after.mac, Type::BYTEA));
+        }
         self.execute(&guard, rows, false).await
     }
 
@@ -143,20 +173,11 @@ impl Target {
                  SET LOCAL synchronous_commit = on"
             ))
             .await?;
-        let target_id = who.target_id.as_str();
-        let locked = self
-            .client
-            .query_typed(
-                &statement::lock_checkpoint(),
-                &[
-                    (&who.tenant.as_str(), Type::TEXT),
-                    (&target_id, Type::TEXT),
-                    (&who.generation.0, Type::INT8),
-                    (&who.epoch.0, Type::INT8),
-                    (&PgLsn::from(from.0), Type::PG_LSN),
-                ],
-            )
-            .await?;
+        let before = who.checkpoint(from, self.key.as_ref());
+        let (tenant, target_id) = (who.tenant.as_str(), who.target_id.as_str());
+        let guard = Guard { tenant, target_id, from: PgLsn::from(from.0), before: &before };
+        let locked =
+            self.client.query_typed(&statement::lock_checkpoint(before.mac.is_some()), &guard.parameters()).await?;
         if locked.is_empty() {
             self.client.rollback().await?;
             return Ok(Applied::Refused);
@@ -204,6 +225,16 @@ impl Target {
         self.no_wait_for.as_deref()
     }
 
+    /// Signs the checkpoint; `None` if the target has no column for that.
+    pub(crate) fn key(&self) -> Option<&CheckpointKey> {
+        self.key.as_ref()
+    }
+
+    /// Why the column of the signature could not be added; `None` if it exists.
+    pub(crate) fn no_mac(&self) -> Option<&str> {
+        self.no_mac.as_deref()
+    }
+
     /// Whether listeners are notified.
     pub(crate) fn notifies(&self) -> bool {
         self.notifies
@@ -236,6 +267,7 @@ impl Target {
             patches: !rows.patches.is_empty(),
             deletes: !rows.deletes.is_empty(),
             chunk,
+            signs: self.key.is_some(),
             notify: match self.notified {
                 _ if !self.notifies || rows.is_empty() => Notify::Off,
                 ..=MAX_NOTIFIED_USERS => Notify::EachUser,
@@ -269,25 +301,37 @@ impl Target {
     }
 }
 
+/// The checkpoint that a write expects.
+struct Guard<'a> {
+    tenant: &'a str,
+    target_id: &'a str,
+    from: PgLsn,
+    before: &'a Checkpoint,
+}
+
+impl Guard<'_> {
+    /// The parameters of [`statement::lock_checkpoint`].
+    fn parameters(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
+        let Checkpoint { generation, epoch, mapping, mac, .. } = self.before;
+        let mut parameters: Vec<(&(dyn ToSql + Sync), Type)> = vec![
+            (&self.tenant, Type::TEXT),
+            (&self.target_id, Type::TEXT),
+            (&generation.0, Type::INT8),
+            (&epoch.0, Type::INT8),
+            (&self.from, Type::PG_LSN),
+        ];
+        if mac.is_some() {
+            parameters.extend([(mac as &(dyn ToSql + Sync), Type::BYTEA), (mapping, Type::TEXT)]);
+        }
+        parameters
+    }
+}
+
 /// Reads the columns of `users_sync` and checks them.
 pub(crate) async fn read_shape(client: &impl Statements) -> Result<Shape, TargetError> {
     let rows = client.query_typed(statement::COLUMNS_OF_USERS, &[]).await?;
     let columns = rows.iter().map(TableColumn::read).collect::<Result<Vec<_>, _>>()?;
     Ok(Shape::from_columns(&columns)?)
-}
-
-/// Reads the checkpoint of a target that has the checkpoint's table.
-pub(crate) async fn read_checkpoint(client: &impl Statements) -> Result<Option<Checkpoint>, tokio_postgres::Error> {
-    let Some(row) = client.query_typed_opt(statement::READ_CHECKPOINT, &[]).await? else { return Ok(None) };
-    // The table may have been altered, so its types are not certain.
-    Ok(Some(Checkpoint {
-        tenant: TenantId::new(row.try_get(0)?),
-        target_id: TargetId::new(row.try_get(1)?),
-        generation: Generation(row.try_get(2)?),
-        position: Lsn(u64::from(row.try_get::<_, PgLsn>(3)?)),
-        epoch: Epoch(row.try_get(4)?),
-        mapping: row.try_get(5)?,
-    }))
 }
 
 /// Rows as one array per column. The `set_` columns are empty for whole rows.

@@ -4,7 +4,7 @@ use super::finding::{Finding, Subject};
 use super::target_facts::{TableRights, TargetFacts};
 use crate::apply::{ObservedTarget, RecordedTarget, Session, Shape, TargetAssessment, assess_target, statement};
 use crate::config::Tenant;
-use crate::model::{Epoch, Generation};
+use crate::model::{Epoch, Generation, Lsn};
 use crate::pg::quote_ident;
 use crate::state::{Snapshot, TenantState};
 use std::collections::BTreeMap;
@@ -65,6 +65,7 @@ pub(super) fn findings(
             position: row.position,
             generation: row.generation,
             relation: None,
+            signed: row.signed,
         });
         // Only a verdict to park matters here, not whether the tenant would resume or take a snapshot.
         let asking = Session {
@@ -73,6 +74,8 @@ pub(super) fn findings(
             mapping: "",
             epochs: &BTreeMap::new(),
             may_have_fenced: true,
+            received: Lsn(u64::MAX),
+            key: state.key.as_ref(),
         };
         if let TargetAssessment::Park(reason) = assess_target(&tenant.id, recorded.as_ref(), &observed, &asking) {
             let create = if facts.checkpoint_table.exists { "" } else { statement::CREATE_CHECKPOINT };
@@ -137,7 +140,7 @@ mod tests {
     use super::*;
     use crate::apply::Checkpoint;
     use crate::apply::TableColumn;
-    use crate::model::{Lsn, TargetId, TenantId, TenantKey};
+    use crate::model::{TargetId, TenantId, TenantKey};
     use crate::pg::PgUrl;
 
     const ID: &str = "6a1c4f6e-0000-4000-8000-000000000001";
@@ -179,6 +182,7 @@ mod tests {
             position: Lsn(1),
             epoch: Epoch(1),
             mapping: String::new(),
+            mac: None,
         };
         TargetFacts { checkpoint: Some(checkpoint), checkpoint_table: rights(true), ..with_users(true) }
     }

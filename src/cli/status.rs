@@ -128,6 +128,7 @@ mod tests {
             position_age_seconds: 0.42,
             rejected: 0,
             relation: None,
+            signed: false,
         };
         let source = SourceRow {
             generation: Generation(1),

@@ -2,6 +2,7 @@
 //! data and its invariants. Imports no other module of this crate. Pure.
 
 mod change;
+mod checkpoint_key;
 mod ids;
 mod lsn;
 mod reason;
@@ -11,6 +12,8 @@ mod text;
 mod time;
 
 pub use change::{Change, Deletes, Patch, Set, User};
+pub(crate) use checkpoint_key::CHECKPOINT_KEY_BYTES;
+pub use checkpoint_key::CheckpointKey;
 pub(crate) use ids::UserId;
 pub use ids::{Epoch, Generation, Oid, TargetId, TenantId, TenantKey, Xid};
 pub use lsn::Lsn;

@@ -119,7 +119,15 @@ async fn forecast(tenant: &Tenant, known: &Snapshot, generation: Option<Generati
     let mapping = tenant_fingerprint(mapping, &tenant.key);
     let generation = generation.unwrap_or(Generation(i64::MAX));
     let epochs = &known.epochs;
-    let session = Session { generation, epoch, mapping: &mapping, epochs, may_have_fenced: false };
+    let session = Session {
+        generation,
+        epoch,
+        mapping: &mapping,
+        epochs,
+        may_have_fenced: false,
+        received: Lsn(u64::MAX),
+        key: known.key.as_ref(),
+    };
     match assess_target(&tenant.id, recorded.as_ref(), &observed, &session) {
         TargetAssessment::Resume(position) => TenantForecast::Follow(position),
         TargetAssessment::Snapshot(reason) => TenantForecast::Resync(reason.to_string()),

@@ -161,7 +161,7 @@ impl ServiceError {
             | ServiceError::NotPublished { .. }
             | ServiceError::ForeignSlot { .. }
             | ServiceError::SlotLost { .. }
-            | ServiceError::State(StateError::Outdated)
+            | ServiceError::State(StateError::Outdated | StateError::Key)
             | ServiceError::Unready { .. } => true,
         }
     }

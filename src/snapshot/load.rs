@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, pin_mut};
 use tokio::sync::mpsc;
 use tokio_postgres::Transaction;
-use tokio_postgres::types::{PgLsn, Type};
+use tokio_postgres::types::{PgLsn, ToSql, Type};
 
 /// Size of a COPY message: large enough that its header does not matter.
 const COPY_BYTES: usize = 128 << 10;
@@ -21,8 +21,6 @@ const COPY_BYTES: usize = 128 << 10;
 pub(crate) struct Loading<'a> {
     /// The writer, for the checkpoint.
     pub(crate) who: &'a Identity,
-    /// Fingerprint of the mapping that produced the rows.
-    pub(crate) mapping: &'a str,
     /// The snapshot's position.
     pub(crate) position: Lsn,
     /// What is done with users that the snapshot does not have.
@@ -41,7 +39,7 @@ pub(crate) async fn load(
     loading: &Loading<'_>,
     rows: &mut mpsc::Receiver<Option<Vec<User>>>,
 ) -> Result<Loaded, LoadError> {
-    let (shape, notifies) = (target.shape().clone(), target.notifies());
+    let (shape, notifies, key) = (target.shape().clone(), target.notifies(), target.key().cloned());
     let transaction = target.client_mut().transaction().await?;
     transaction
         .batch_execute(
@@ -75,20 +73,21 @@ pub(crate) async fn load(
     transaction.execute_typed("DELETE FROM users_sync.rejected", &[]).await?;
     write_rejected(&transaction, &loaded.rejected, &[]).await?;
     let who = loading.who;
-    let written = transaction
-        .execute_typed(
-            statement::REPLACE_CHECKPOINT,
-            &[
-                (&who.tenant.as_str(), Type::TEXT),
-                (&who.target_id.as_str(), Type::TEXT),
-                (&who.generation.0, Type::INT8),
-                (&who.epoch.0, Type::INT8),
-                (&PgLsn::from(loading.position.0), Type::PG_LSN),
-                (&loading.mapping, Type::TEXT),
-            ],
-        )
-        .await?;
-    if written != 1 {
+    let checkpoint = who.checkpoint(loading.position, key.as_ref());
+    let (tenant, target_id, position) = (who.tenant.as_str(), who.target_id.as_str(), PgLsn::from(loading.position.0));
+    let mut parameters: Vec<(&(dyn ToSql + Sync), Type)> = vec![
+        (&tenant, Type::TEXT),
+        (&target_id, Type::TEXT),
+        (&who.generation.0, Type::INT8),
+        (&who.epoch.0, Type::INT8),
+        (&position, Type::PG_LSN),
+        (&who.mapping, Type::TEXT),
+    ];
+    if checkpoint.mac.is_some() {
+        parameters.push((&checkpoint.mac, Type::BYTEA));
+    }
+    let replace = statement::replace_checkpoint(checkpoint.mac.is_some());
+    if transaction.execute_typed(&replace, &parameters).await? != 1 {
         return Err(LoadError::Fenced);
     }
     if notifies && loaded.inserted + loaded.updated + loaded.deleted > 0 {

@@ -3,12 +3,14 @@
 use super::error::StateError;
 use super::rows::{Reached, Request, RequestId, TenantRow};
 use super::store::StateStore;
-use crate::model::{Epoch, Lsn, TenantId};
+use crate::model::{CheckpointKey, Epoch, Lsn, TenantId};
 
 /// Access to the state of one slot, as one process. The simulation implements it with a state in memory.
 pub(crate) trait StateAccess: Send + Sync {
     /// The epoch of this process.
     fn epoch(&self) -> Epoch;
+    /// As [`StateStore::checkpoint_key`].
+    fn checkpoint_key(&self) -> &CheckpointKey;
     /// As [`StateStore::put_tenant`].
     fn put_tenant(&self, tenant: &TenantId, row: &TenantRow) -> impl Future<Output = Result<(), StateError>> + Send;
     /// As [`StateStore::finish_requests`].
@@ -32,6 +34,10 @@ pub(crate) trait StateAccess: Send + Sync {
 impl StateAccess for StateStore {
     fn epoch(&self) -> Epoch {
         self.epoch()
+    }
+
+    fn checkpoint_key(&self) -> &CheckpointKey {
+        self.checkpoint_key()
     }
 
     async fn put_tenant(&self, tenant: &TenantId, row: &TenantRow) -> Result<(), StateError> {

@@ -16,6 +16,11 @@ pub enum StateError {
         schema::UPGRADE
     )]
     Outdated,
+    /// The key of the checkpoints is too short to be one that users-sync created.
+    #[error(
+        "the key of the checkpoints is damaged: restore users_sync.source.checkpoint_key from a backup, or set it to NULL"
+    )]
+    Key,
     /// A later process has raised the epoch.
     #[error("another process holds slot {slot} now; the epoch of this process was {epoch}")]
     Fenced {

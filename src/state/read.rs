@@ -3,7 +3,7 @@
 use super::error::StateError;
 use super::rows::{Request, RequestId, Snapshot, SourceRow, TeeRow, TenantRow, TenantState};
 use super::schema;
-use crate::model::{Epoch, Generation, Lsn, Reason, TargetId, TenantId};
+use crate::model::{CheckpointKey, Epoch, Generation, Lsn, Reason, TargetId, TenantId};
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Error, Row};
 
@@ -22,18 +22,23 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
     let sql = "SELECT generation, system_identifier, timeline, confirmed, epoch, holder, \
                  extract(epoch FROM lease_until - now())::float8, coalesce(to_jsonb(s) ->> 'publication', ''), \
                  coalesce((to_jsonb(s) ->> 'received')::pg_lsn, '0/0'), \
-                 ARRAY(SELECT jsonb_array_elements_text(coalesce(to_jsonb(s) -> 'behind', '[]'))) \
+                 ARRAY(SELECT jsonb_array_elements_text(coalesce(to_jsonb(s) -> 'behind', '[]'))), \
+                 decode(substr(to_jsonb(s) ->> 'checkpoint_key', 3), 'hex') \
                FROM users_sync.source s WHERE slot = $1";
-    let source = client.query_opt(sql, &[&slot]).await?.as_ref().map(source_row).transpose()?;
+    let found = client.query_opt(sql, &[&slot]).await?;
+    let source = found.as_ref().map(source_row).transpose()?;
+    let key = found.as_ref().map(|row| row.try_get::<_, Option<&[u8]>>(10)).transpose()?.flatten();
+    let key = key.and_then(CheckpointKey::new);
     let sql = "SELECT tenant, state, reason, remedy, target, target_id::text, generation, position, \
                  extract(epoch FROM now() - since)::float8, extract(epoch FROM now() - position_at)::float8, \
-                 rejected, relation, to_jsonb(t) ->> 'reason_code' \
+                 rejected, relation, to_jsonb(t) ->> 'reason_code', \
+                 coalesce((to_jsonb(t) ->> 'signed')::boolean, false) \
                FROM users_sync.tenant t WHERE slot = $1";
     let tenants = client.query(sql, &[&slot]).await?.iter().map(tenant_row).collect::<Result<_, _>>()?;
     let rows = client.query("SELECT epoch, flushed FROM users_sync.epoch WHERE slot = $1", &[&slot]).await?;
     let epochs = rows.iter().map(|row| Ok((Epoch(row.try_get(0)?), lsn(row, 1)?))).collect::<Result<_, Error>>()?;
     let tee = read_tee(client, slot).await?;
-    Ok(Snapshot { source, tenants, epochs, tee })
+    Ok(Snapshot { source, tenants, epochs, tee, key })
 }
 
 fn source_row(row: &Row) -> Result<SourceRow, Error> {
@@ -65,6 +70,7 @@ fn tenant_row(row: &Row) -> Result<(TenantId, TenantRow), Error> {
         position_age_seconds: row.try_get(9)?,
         rejected: row.try_get::<_, i64>(10)?.unsigned_abs(),
         relation: row.try_get::<_, Option<u32>>(11)?,
+        signed: row.try_get(13)?,
     };
     Ok((TenantId::new(row.try_get(0)?), found))
 }

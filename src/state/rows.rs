@@ -1,6 +1,6 @@
 //! The rows of the state's tables.
 
-use crate::model::{Epoch, Generation, Lsn, Oid, Reason, TargetId, TenantId};
+use crate::model::{CheckpointKey, Epoch, Generation, Lsn, Oid, Reason, TargetId, TenantId};
 use std::collections::BTreeMap;
 
 /// The row of the source and its slot.
@@ -104,6 +104,8 @@ pub struct TenantRow {
     pub relation: Option<Oid>,
     /// Number of users in the target's `users_sync.rejected`.
     pub rejected: u64,
+    /// Whether the target's checkpoint has been signed, so that one without a signature was changed.
+    pub signed: bool,
 }
 
 /// The row of the Kafka output. Its position is stored in Kafka, next to the published messages.
@@ -160,4 +162,6 @@ pub struct Snapshot {
     pub epochs: BTreeMap<Epoch, Lsn>,
     /// The Kafka output, if there is or was one.
     pub tee: Option<TeeRow>,
+    /// Verifies the checkpoints in the targets; `None` before a version that signs them was started.
+    pub(crate) key: Option<CheckpointKey>,
 }

@@ -14,7 +14,8 @@ CREATE TABLE IF NOT EXISTS users_sync.source (
   epoch bigint NOT NULL,
   holder text NOT NULL,
   held_since timestamptz NOT NULL,
-  lease_until timestamptz NOT NULL
+  lease_until timestamptz NOT NULL,
+  checkpoint_key bytea
 );
 CREATE TABLE IF NOT EXISTS users_sync.tenant (
   slot text NOT NULL REFERENCES users_sync.source ON DELETE CASCADE,
@@ -31,6 +32,7 @@ CREATE TABLE IF NOT EXISTS users_sync.tenant (
   position_at timestamptz NOT NULL,
   rejected bigint NOT NULL DEFAULT 0,
   relation oid,
+  signed boolean NOT NULL DEFAULT false,
   PRIMARY KEY (slot, tenant)
 );
 CREATE TABLE IF NOT EXISTS users_sync.epoch (
@@ -62,12 +64,17 @@ pub(super) const UPGRADE: &str = "\
 ALTER TABLE users_sync.source
   ADD COLUMN IF NOT EXISTS publication text NOT NULL DEFAULT '',
   ADD COLUMN IF NOT EXISTS received pg_lsn NOT NULL DEFAULT '0/0',
-  ADD COLUMN IF NOT EXISTS behind text[] NOT NULL DEFAULT '{}';
-ALTER TABLE users_sync.tenant ADD COLUMN IF NOT EXISTS reason_code text;
+  ADD COLUMN IF NOT EXISTS behind text[] NOT NULL DEFAULT '{}',
+  ADD COLUMN IF NOT EXISTS checkpoint_key bytea;
+ALTER TABLE users_sync.tenant
+  ADD COLUMN IF NOT EXISTS reason_code text,
+  ADD COLUMN IF NOT EXISTS signed boolean NOT NULL DEFAULT false;
 UPDATE users_sync.tenant SET reason_code = 'not_configured'
   WHERE reason_code IS NULL AND state = 'parked' AND reason = 'the configuration does not have it any more'";
 
 /// Whether the tables have the newest columns. An earlier version may lack any of them.
 pub(super) const IS_CURRENT: &str = "\
-SELECT count(*) = 2 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
-  AND (attrelid, attname) IN (('users_sync.source'::regclass, 'behind'), ('users_sync.tenant'::regclass, 'reason_code'))";
+SELECT count(*) = 4 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
+  AND (attrelid, attname) IN (
+    ('users_sync.source'::regclass, 'behind'), ('users_sync.tenant'::regclass, 'reason_code'),
+    ('users_sync.source'::regclass, 'checkpoint_key'), ('users_sync.tenant'::regclass, 'signed'))";

@@ -4,8 +4,11 @@ use super::error::StateError;
 use super::read::{exists, is_current, read_rows, request};
 use super::rows::{Reached, Request, RequestId, Snapshot, TenantRow};
 use super::schema::{CREATE, UPGRADE};
-use crate::model::{Epoch, Generation, Lsn, ParkCause, Reason, TargetId, TenantId};
+use crate::model::{
+    CHECKPOINT_KEY_BYTES, CheckpointKey, Epoch, Generation, Lsn, ParkCause, Reason, TargetId, TenantId,
+};
 use crate::pg::{PgClient, create_schema};
+use ring::rand::{SecureRandom, SystemRandom};
 use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::types::{PgLsn, ToSql};
@@ -21,6 +24,7 @@ pub struct StateStore {
     pub(super) client: PgClient,
     pub(super) slot: String,
     pub(super) epoch: Epoch,
+    key: CheckpointKey,
 }
 
 impl StateStore {
@@ -40,28 +44,39 @@ impl StateStore {
         if !is_current(&client).await? {
             client.batch_execute(UPGRADE).await.map_err(StateError::of_upgrade)?;
         }
+        let mut new_key = [0; CHECKPOINT_KEY_BYTES];
+        SystemRandom::new().fill(&mut new_key).map_err(|_| StateError::Key)?;
         let row = client
             .query_one(
                 "WITH s AS (INSERT INTO users_sync.source AS s \
-                   (slot, generation, system_identifier, timeline, confirmed, epoch, holder, held_since, lease_until) \
+                   (slot, generation, system_identifier, timeline, confirmed, epoch, holder, held_since, lease_until, \
+                    checkpoint_key) \
                  VALUES ($1, 0, '', 0, '0/0', (extract(epoch FROM clock_timestamp()) * 1000)::bigint, $2, now(), \
-                   now() + $3 * interval '1 second') \
+                   now() + $3 * interval '1 second', $5) \
                  ON CONFLICT (slot) DO UPDATE SET epoch = greatest(s.epoch + 1, excluded.epoch), holder = $2, \
-                   held_since = now(), lease_until = now() + $3 * interval '1 second' \
-                 RETURNING slot, epoch) \
-                 INSERT INTO users_sync.epoch (slot, epoch, flushed) SELECT slot, epoch, $4 FROM s RETURNING epoch",
-                &[&slot, &holder, &LEASE.as_secs_f64(), &PgLsn::from(flushed.0)],
+                   held_since = now(), lease_until = now() + $3 * interval '1 second', \
+                   checkpoint_key = coalesce(s.checkpoint_key, excluded.checkpoint_key) \
+                 RETURNING slot, epoch, checkpoint_key), \
+                 e AS (INSERT INTO users_sync.epoch (slot, epoch, flushed) SELECT slot, epoch, $4 FROM s) \
+                 SELECT epoch, checkpoint_key FROM s",
+                &[&slot, &holder, &LEASE.as_secs_f64(), &PgLsn::from(flushed.0), &&new_key[..]],
             )
             .await?;
         let prune = "DELETE FROM users_sync.epoch WHERE slot = $1 AND epoch < (SELECT min(epoch) FROM \
                        (SELECT epoch FROM users_sync.epoch WHERE slot = $1 ORDER BY epoch DESC LIMIT $2) kept)";
         client.execute(prune, &[&slot, &EPOCHS_KEPT]).await?;
-        Ok(StateStore { client, slot: slot.to_owned(), epoch: Epoch(row.try_get(0)?) })
+        let key = CheckpointKey::new(row.try_get(1)?).ok_or(StateError::Key)?;
+        Ok(StateStore { client, slot: slot.to_owned(), epoch: Epoch(row.try_get(0)?), key })
     }
 
     /// The epoch of this process.
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// Signs and verifies the checkpoints in the targets. Created with the slot's row, and never changed.
+    pub(crate) fn checkpoint_key(&self) -> &CheckpointKey {
+        &self.key
     }
 
     /// Reads all rows of the slot.
@@ -133,15 +148,16 @@ impl StateStore {
             .client
             .execute(
                 "INSERT INTO users_sync.tenant AS t (slot, tenant, state, since, reason, remedy, target, target_id, \
-                   generation, position, position_at, rejected, relation, reason_code) \
-                 SELECT slot, $3, $4, now(), $5, $6, $7, $8::text::uuid, $9, $10, now(), $11, $12, $13 FROM users_sync.source \
+                   generation, position, position_at, rejected, relation, reason_code, signed) \
+                 SELECT slot, $3, $4, now(), $5, $6, $7, $8::text::uuid, $9, $10, now(), $11, $12, $13, $14 \
+                 FROM users_sync.source \
                  WHERE slot = $1 AND epoch = $2 FOR SHARE \
                  ON CONFLICT (slot, tenant) DO UPDATE SET state = excluded.state, \
                    since = CASE WHEN t.state = excluded.state THEN t.since ELSE now() END, \
                    reason = excluded.reason, remedy = excluded.remedy, target = excluded.target, \
                    target_id = excluded.target_id, generation = excluded.generation, \
                    position = excluded.position, position_at = now(), rejected = excluded.rejected, \
-                   relation = excluded.relation, reason_code = excluded.reason_code",
+                   relation = excluded.relation, reason_code = excluded.reason_code, signed = excluded.signed",
                 &[
                     &self.slot,
                     &self.epoch.0,
@@ -156,6 +172,7 @@ impl StateStore {
                     &i64::try_from(row.rejected).unwrap_or(i64::MAX),
                     &row.relation,
                     &row.reason_code.map(Reason::code),
+                    &row.signed,
                 ],
             )
             .await?;

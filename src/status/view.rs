@@ -107,6 +107,7 @@ mod tests {
                 since_seconds: 0.0,
                 position_age_seconds: 0.0,
                 relation: None,
+                signed: false,
                 rejected: 0,
             };
             assert_eq!(TenantView::of(&row).park_cause(), expected, "{reason_code:?}");

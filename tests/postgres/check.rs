@@ -246,6 +246,7 @@ async fn write_state(server: &PostgresServer) {
         position_age_seconds: 0.0,
         rejected: 0,
         relation: None,
+        signed: false,
     };
     store.put_tenant(&TenantId::new("acme"), &row(TenantState::Following, None)).await.unwrap();
     store.put_tenant(&TenantId::new("globex"), &row(TenantState::Parked, Some("it is full"))).await.unwrap();

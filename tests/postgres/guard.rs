@@ -3,11 +3,21 @@
 use crate::support::Bed;
 use users_sync::apply::{Applied, Identity, Move, Rows, Target, plan_rows};
 use users_sync::model::{
-    Change, Deletes, Epoch, Generation, Lsn, Patch, Set, TargetId, TenantId, Timestamp, User, Xid,
+    Change, CheckpointKey, Deletes, Epoch, Generation, Lsn, Patch, Set, TargetId, TenantId, Timestamp, User, Xid,
 };
 use users_sync::pg::connect_target;
 
 const TARGET: &str = "6a1c4f6e-0000-4000-8000-000000000001";
+
+fn key() -> CheckpointKey {
+    CheckpointKey::new(&[7; 32]).unwrap()
+}
+
+/// The signature of the checkpoint that this process writes at position 100.
+fn mac(who: &Identity) -> String {
+    let mac = who.checkpoint(Lsn(100), Some(&key())).mac.unwrap();
+    mac.iter().fold("\\x".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+}
 
 fn owner() -> Identity {
     Identity {
@@ -15,6 +25,7 @@ fn owner() -> Identity {
         target_id: TargetId::new(TARGET),
         generation: Generation(2),
         epoch: Epoch(5),
+        mapping: "m".into(),
     }
 }
 
@@ -47,7 +58,7 @@ fn patch(id: &str, name: &str) -> Change {
 }
 
 async fn open(bed: &Bed) -> Target {
-    Target::open(connect_target(&bed.url("acme")).await.unwrap(), Deletes::Soft, false).await.unwrap().0
+    Target::open(connect_target(&bed.url("acme")).await.unwrap(), Deletes::Soft, false, &key()).await.unwrap().0
 }
 
 /// A target at position 100 with one user.
@@ -55,9 +66,10 @@ async fn bed() -> Bed {
     let bed = Bed::start(&["acme"]).await;
     drop(open(&bed).await);
     let sql = format!(
-        "INSERT INTO users_sync.checkpoint (tenant, target_id, generation, position, epoch, mapping)
-           VALUES ('acme', '{TARGET}', 2, '0/64', 5, 'm');
-         INSERT INTO neon_auth.users_sync (id, raw_json, name) VALUES ('there', '{{}}', 'Old')"
+        "INSERT INTO users_sync.checkpoint (tenant, target_id, generation, position, epoch, mapping, mac)
+           VALUES ('acme', '{TARGET}', 2, '0/64', 5, 'm', '{}');
+         INSERT INTO neon_auth.users_sync (id, raw_json, name) VALUES ('there', '{{}}', 'Old')",
+        mac(&owner())
     );
     bed.server.sql("acme", &sql).await.unwrap();
     bed
@@ -84,6 +96,7 @@ async fn only_the_owner_writes_and_only_from_the_targets_position() {
         (Identity { generation: Generation(1), ..owner() }, here),
         (Identity { generation: Generation(3), ..owner() }, here),
         (Identity { epoch: Epoch(4), ..owner() }, here),
+        (Identity { mapping: "another".into(), ..owner() }, here),
         (owner(), Move { from: Lsn(99), ..here }),
         (owner(), Move { from: Lsn(101), ..here }),
     ];
@@ -94,6 +107,9 @@ async fn only_the_owner_writes_and_only_from_the_targets_position() {
         assert_eq!(state(&bed).await, before, "{who:?} {moving:?}");
     }
     let later = Identity { epoch: Epoch(6), ..owner() };
+    // As its fence does.
+    let fence = format!("UPDATE users_sync.checkpoint SET epoch = 6, mac = '{}'", mac(&later));
+    bed.server.sql("acme", &fence).await.unwrap();
     assert_eq!(target.apply(&later, here, &plan_rows(&changes[..2]).rows).await.unwrap(), Applied::Yes);
     let expected = vec![vec![Some("0/C8".into()), Some("6".into()), Some("freshLater,thereLater".into())]];
     assert_eq!(state(&bed).await, expected);

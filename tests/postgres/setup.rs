@@ -119,8 +119,8 @@ async fn everything_runs(store: Store, expected: &str) {
     service.stop().await;
     // A resync, which merges.
     for tenant in &store.bed.tenants {
-        let stale =
-            "UPDATE users_sync.checkpoint SET mapping = 'another'; UPDATE neon_auth.users_sync SET name = 'stale'";
+        let stale = "UPDATE users_sync.checkpoint SET target_id = '00000000-0000-0000-0000-000000000000', epoch = 0;
+             UPDATE neon_auth.users_sync SET name = 'stale'";
         store.bed.server.sql(tenant, stale).await.unwrap();
     }
     let service = Process::start(&store.config);

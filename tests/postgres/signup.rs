@@ -273,15 +273,16 @@ async fn a_very_large_batch_sends_one_empty_notification() {
     bed.equal().await;
     let heard = listener.heard().await;
     assert!(heard.contains(&String::new()) && heard.len() <= 10_001, "{} notifications", heard.len());
+    const NIL: &str = "00000000-0000-0000-0000-000000000000";
     // A resync names no user, and is silent if it changes nothing.
     service.stop().await;
     for (spoilt, expected) in [("", vec![]), ("UPDATE neon_auth.users_sync SET name = 'x' WHERE id = 'm7'", vec![""])] {
         bed.server
-            .sql("acme", &format!("UPDATE users_sync.checkpoint SET mapping = 'another'; {spoilt}"))
+            .sql("acme", &format!("UPDATE users_sync.checkpoint SET target_id = '{NIL}', epoch = 0; {spoilt}"))
             .await
             .unwrap();
         let service = Service::start(users_sync::config::Config { notify: true, ..bed.config() });
-        bed.becomes("acme", "SELECT mapping <> 'another' FROM users_sync.checkpoint", "t").await;
+        bed.becomes("acme", &format!("SELECT target_id <> '{NIL}' FROM users_sync.checkpoint"), "t").await;
         bed.equal().await;
         assert_eq!(listener.heard().await, expected, "{spoilt}");
         service.stop().await;

@@ -163,15 +163,12 @@ async fn a_restored_or_emptied_target_is_filled_again() {
     let service = Service::start(bed.config());
     bed.equal().await;
     // As an older backup would have it.
-    let client = bed.server.connect("acme").await.unwrap();
-    let old: String = client.query_one("SELECT position::text FROM users_sync.checkpoint", &[]).await.unwrap().get(0);
+    bed.server.sql("acme", "CREATE TABLE backup AS TABLE users_sync.checkpoint").await.unwrap();
     bed.auth("UPDATE auth.users SET first_name = 'Later', updated_at = now()").await;
     bed.equal().await;
-    let sql = format!(
-        "UPDATE users_sync.checkpoint SET position = '{old}';
-         UPDATE neon_auth.users_sync SET name = 'Ann', raw_json = raw_json || '{{\"first_name\": \"Ann\"}}'"
-    );
-    bed.server.sql("acme", &sql).await.unwrap();
+    let sql = "DELETE FROM users_sync.checkpoint; INSERT INTO users_sync.checkpoint TABLE backup;
+         UPDATE neon_auth.users_sync SET name = 'Ann', raw_json = raw_json || '{\"first_name\": \"Ann\"}'";
+    bed.server.sql("acme", sql).await.unwrap();
     bed.auth("UPDATE auth.users SET email = 'new', updated_at = now() WHERE id = 'u1'").await;
     bed.equal().await;
     bed.server.sql("acme", "DROP SCHEMA neon_auth CASCADE").await.unwrap();

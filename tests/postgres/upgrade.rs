@@ -1,5 +1,6 @@
 //! A state that the previous version wrote is taken over: its tables gain the new columns, and its rows their codes.
 
+use crate::support::process::Process;
 use crate::support::{Bed, Service};
 use tokio_postgres::types::PgLsn;
 use users_sync::model::{Lsn, ParkCause, Reason, TenantId};
@@ -122,4 +123,66 @@ async fn every_state_is_stored_with_its_code() {
     let service = Service::start(config);
     bed.becomes("auth", ROWS, "acme parked not_configured, globex parked login").await;
     service.stop().await;
+}
+
+/// State and targets of the version that did not sign checkpoints. One target's role may not add the column.
+#[tokio::test(flavor = "multi_thread")]
+async fn unsigned_checkpoints_of_the_previous_version_are_taken_over_without_a_resync() {
+    let tenants = ["acme", "globex", "initech"];
+    let bed = Bed::start(&tenants).await;
+    for tenant in tenants {
+        bed.auth(&format!("INSERT INTO auth.users (id, org) VALUES ('u', '{tenant}')")).await;
+    }
+    let service = Service::start(bed.config());
+    for tenant in tenants {
+        bed.state_is(tenant, "following").await;
+    }
+    service.stop().await;
+    bed.auth(
+        "ALTER TABLE users_sync.source DROP COLUMN checkpoint_key; ALTER TABLE users_sync.tenant DROP COLUMN signed",
+    )
+    .await;
+    for tenant in tenants {
+        bed.server.sql(tenant, "ALTER TABLE users_sync.checkpoint DROP COLUMN mac").await.unwrap();
+    }
+    let limited = "CREATE ROLE limited LOGIN; GRANT USAGE ON SCHEMA users_sync, neon_auth TO limited;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA users_sync, neon_auth TO limited";
+    bed.server.sql("initech", limited).await.unwrap();
+    let config = bed.config_file("");
+    let text = std::fs::read_to_string(config.path()).unwrap();
+    let url = bed.server.url("initech");
+    assert!(text.contains(&url), "{text}");
+    std::fs::write(config.path(), text.replace(&url, &bed.server.url_for("limited", "initech"))).unwrap();
+    bed.auth("UPDATE auth.users SET first_name = 'Meanwhile', updated_at = now()").await;
+    for _ in 0..2 {
+        let (process, log) = Process::start_logged(&config);
+        bed.equal().await;
+        for tenant in tenants {
+            bed.state_is(tenant, "following").await;
+        }
+        let signed = "SELECT string_agg(tenant || ' ' || signed, ', ' ORDER BY tenant) FROM users_sync.tenant";
+        bed.becomes("auth", signed, "acme true, globex true, initech false").await;
+        bed.becomes("acme", "SELECT length(mac) FROM users_sync.checkpoint", "32").await;
+        bed.auth("UPDATE auth.users SET first_name = first_name || '!', updated_at = now()").await;
+        bed.equal().await;
+        let said = log.text();
+        assert!(!said.contains("snapshot requested"), "{said}");
+        assert_eq!(said.matches("could not add users_sync.checkpoint.mac in the target").count(), 1, "{said}");
+        assert!(process.stop().await.success(), "{said}");
+    }
+    // Without a signature, a checkpoint proves nothing about the source: the others are not affected.
+    bed.server.sql("initech", "UPDATE users_sync.checkpoint SET position = 'FFFFFFFF/0'").await.unwrap();
+    let (process, log) = Process::start_logged(&config);
+    bed.state_is("initech", "parked").await;
+    // The remedy of the warning, and the one of the tenant.
+    let fix = "ALTER TABLE users_sync.checkpoint ADD COLUMN mac bytea;
+        UPDATE users_sync.checkpoint SET target_id = '00000000-0000-0000-0000-000000000000', epoch = 0";
+    bed.server.sql("initech", fix).await.unwrap();
+    bed.equal().await;
+    bed.state_is("initech", "following").await;
+    bed.becomes("initech", "SELECT length(mac) FROM users_sync.checkpoint", "32").await;
+    bed.becomes("auth", "SELECT generation FROM users_sync.source", "1").await;
+    let said = log.text();
+    assert!(!said.contains("tenant{id=acme}: snapshot requested"), "{said}");
+    assert!(process.stop().await.success(), "{said}");
 }

@@ -65,7 +65,7 @@ pub async fn run(case: &Case) {
     bed.equal("a restart").await;
     drop(service);
     for (tenant, _) in case.tenants {
-        let stale = "UPDATE users_sync.checkpoint SET mapping = 'another';
+        let stale = "UPDATE users_sync.checkpoint SET target_id = '00000000-0000-0000-0000-000000000000', epoch = 0;
                      UPDATE neon_auth.users_sync SET raw_json = raw_json || '{\"stale\": true}'";
         bed.server.sql(tenant, stale).await.unwrap();
     }

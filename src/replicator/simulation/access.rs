@@ -1,11 +1,11 @@
 //! The state and the targets of the simulation, as a session's workers reach them.
 
-use crate::apply::{Applied, Checkpoint, Identity, Move, ObservedTarget, RefusedUser, Rows};
+use crate::apply::{Applied, Checkpoint, DecideFencing, Fencing, Identity, Move, ObservedTarget, RefusedUser, Rows};
 use crate::config::Config;
-use crate::model::{Epoch, Lsn, Oid, RetryCause, TenantId, TenantIdx, User, UserId};
+use crate::model::{CheckpointKey, Epoch, Lsn, Oid, RetryCause, TenantId, TenantIdx, User, UserId};
 use crate::pg::PgUrl;
 use crate::replicator::simulation::world::{
-    InFlight, Lock, Shared, TENANT_IDS, UserVersion, World, is_admitted, read_version,
+    InFlight, KEY, Lock, Shared, TENANT_IDS, UserVersion, World, is_admitted, read_version,
 };
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::target::{Connector, TargetAccess};
@@ -40,6 +40,10 @@ impl SimulatedState {
 impl StateAccess for SimulatedState {
     fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    fn checkpoint_key(&self) -> &CheckpointKey {
+        &KEY
     }
 
     async fn put_tenant(&self, tenant: &TenantId, row: &TenantRow) -> Result<(), StateError> {
@@ -78,7 +82,7 @@ impl StateAccess for SimulatedState {
 
     async fn break_own_history(&self, seen: Epoch) -> Result<(), StateError> {
         self.write(|world| {
-            assert!(world.branch > 0, "the source never went back, but its history is given up");
+            world.was_given_up |= world.branch == 0;
             let state = &mut world.source.state;
             state.system_identifier.clear();
             state.epoch = Epoch(state.epoch.0.max(seen.0) + 1);
@@ -128,7 +132,12 @@ impl Connector for SimulatedConnector {
         Ok(SimulatedTarget { world, branch, index, incarnation, connection, chunks: Vec::new() })
     }
 
-    async fn open(&self, target: SimulatedTarget, _: &Config) -> Result<(SimulatedTarget, ObservedTarget), StopReason> {
+    async fn open(
+        &self,
+        target: SimulatedTarget,
+        _: &Config,
+        _: &CheckpointKey,
+    ) -> Result<(SimulatedTarget, ObservedTarget), StopReason> {
         let observed = target
             .execute(|world, index| {
                 world.coverage.opened += 1;
@@ -164,7 +173,12 @@ impl SimulatedTarget {
     }
 
     /// Sends a statement, and waits for its answer.
-    async fn send(&self, rows: Vec<UserVersion>, who: Checkpoint, from: Option<Lsn>) -> Result<bool, StopReason> {
+    async fn send(
+        &self,
+        rows: Vec<UserVersion>,
+        who: Checkpoint,
+        before: Option<Checkpoint>,
+    ) -> Result<bool, StopReason> {
         self.world.pause().await;
         let (reply, answer) = oneshot::channel();
         {
@@ -172,9 +186,9 @@ impl SimulatedTarget {
             self.is_connected(&world)?;
             let had_lock = world.locks.contains(&self.lock());
             world.end_transactions(self.index);
-            let locks = from.is_none() || had_lock;
+            let locks = before.is_none() || had_lock;
             let (target, branch, reply) = (self.index, self.branch, Some(reply));
-            world.in_flight.push(InFlight { target, branch, rows, who, from, locks, reply });
+            world.in_flight.push(InFlight { target, branch, rows, who, before, locks, reply });
         }
         answer.await.map_err(|_| RetryCause::TargetError.into())
     }
@@ -200,6 +214,10 @@ impl TargetAccess for SimulatedTarget {
         None
     }
 
+    fn no_mac(&self) -> Option<&str> {
+        None
+    }
+
     async fn checkpoint(&self) -> Result<Option<Checkpoint>, StopReason> {
         self.execute(|world, index| world.targets[index].checkpoint.clone()).await
     }
@@ -208,15 +226,18 @@ impl TargetAccess for SimulatedTarget {
         &mut self,
         _: &TenantId,
         epoch: Epoch,
-        is_usable: &(dyn Fn(Option<&Checkpoint>) -> bool + Sync),
+        decide: DecideFencing<'_>,
     ) -> Result<Option<Checkpoint>, StopReason> {
         let answer = self.execute(|world, index| {
             world.end_transactions(index);
             let found = world.targets[index].checkpoint.clone();
-            if is_usable(found.as_ref())
+            let decision = decide(found.as_ref());
+            if decision != Fencing::Leave
                 && let Some(checkpoint) = &mut world.targets[index].checkpoint
+                && checkpoint.epoch <= epoch
             {
-                checkpoint.epoch = checkpoint.epoch.max(epoch);
+                checkpoint.epoch = epoch;
+                checkpoint.mac = (decision == Fencing::RaiseAndSign).then(|| checkpoint.sign(&KEY));
             }
             // The connection may break after the commit.
             (world.rng.u8(..8) > 0).then_some(found)
@@ -237,7 +258,7 @@ impl TargetAccess for SimulatedTarget {
                 None => return Err(RetryCause::SnapshotFailed.into()),
             }
         }
-        let who = Checkpoint { mapping: loading.mapping.to_owned(), ..checkpoint(loading.who, loading.position) };
+        let who = checkpoint(loading.who, loading.position);
         let read = users.len() as u64;
         if self.send(users, who, None).await? {
             Ok(Loaded { read, ..Loaded::default() })
@@ -247,7 +268,8 @@ impl TargetAccess for SimulatedTarget {
     }
 
     async fn apply(&mut self, who: &Identity, moving: Move, rows: &Rows<'_>) -> Result<Applied, StopReason> {
-        let is_admitted = self.send(versions(rows), checkpoint(who, moving.to), Some(moving.from)).await?;
+        let is_admitted =
+            self.send(versions(rows), checkpoint(who, moving.to), Some(checkpoint(who, moving.from))).await?;
         Ok(if is_admitted { Applied::Yes } else { Applied::Refused })
     }
 
@@ -257,7 +279,7 @@ impl TargetAccess for SimulatedTarget {
         self.execute(|world, index| {
             world.end_transactions(index);
             let found = world.targets[index].checkpoint.as_ref();
-            if !is_admitted(found, &who, Some(from)) {
+            if !is_admitted(found, &who, Some(&who)) {
                 return Applied::Refused;
             }
             world.locks.push(lock);
@@ -286,7 +308,7 @@ impl TargetAccess for SimulatedTarget {
             rows.retain(|other| other.user != written.user);
             rows.push(written);
         }
-        let is_admitted = self.send(rows, checkpoint(who, moving.to), Some(moving.from)).await?;
+        let is_admitted = self.send(rows, checkpoint(who, moving.to), Some(checkpoint(who, moving.from))).await?;
         Ok(if is_admitted { Applied::Yes } else { Applied::Refused })
     }
 
@@ -324,8 +346,7 @@ impl TargetAccess for SimulatedTarget {
 }
 
 fn checkpoint(who: &Identity, position: Lsn) -> Checkpoint {
-    let Identity { tenant, target_id, generation, epoch } = who.clone();
-    Checkpoint { tenant, target_id, generation, position, epoch, mapping: String::new() }
+    who.checkpoint(position, Some(&KEY))
 }
 
 fn versions(rows: &Rows<'_>) -> Vec<UserVersion> {

@@ -1,19 +1,21 @@
 //! The workers of the service, with their queues, progress and decisions, in a world in memory where everything can break:
 //! answers get lost, processes crash or freeze and write late, tenants are parked, targets and the source are restored, slots
-//! are lost. Thousands of schedules; `USERS_SYNC_SEED=<number>` replays one.
+//! are lost, owners of targets change checkpoints. Thousands of schedules; `USERS_SYNC_SEED=<number>` replays one.
 
 mod access;
+mod coverage;
 mod process;
 mod world;
 
-use crate::apply::NIL_TARGET_ID;
+use crate::apply::{Authenticity, NIL_TARGET_ID};
 use crate::model::{Epoch, ParkCause, Reason, RestartSignal, TargetId, TenantIdx};
 use crate::replicator::error::ServiceError;
 use crate::state::{Request, RequestId, TenantState};
+use coverage::Coverage;
 use process::Process;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
-use world::{Coverage, Shared, TENANT_IDS, TENANTS, each, pick};
+use world::{KEY, Shared, TENANT_IDS, TENANTS, each, pick};
 
 const USERS: usize = 4;
 const STEPS: usize = 300;
@@ -63,7 +65,7 @@ impl Simulation {
 
     /// Something breaks.
     fn fail(&mut self, which: TenantIdx) {
-        match self.roll(16) {
+        match self.roll(18) {
             0..2 => self.start(),
             2 => self.current = None,
             3 => {
@@ -80,6 +82,7 @@ impl Simulation {
             13 if self.roll(2) == 0 => self.restore_source(),
             14 if self.roll(2) == 0 => self.lose_slot(),
             15 => self.run(Process::drain),
+            16 => self.world.lock().tamper(which),
             _ => {}
         }
     }
@@ -207,7 +210,8 @@ impl Simulation {
             }
             row.reason_code = None;
             let reason = row.reason.clone();
-            assert!(world.branch > 0, "no other installation writes here, but: {reason:?}");
+            let is_expected = world.branch > 0 || world.tampered[index];
+            assert!(is_expected, "no other installation writes here, but: {reason:?}");
             if let Some(checkpoint) = &mut world.targets[index].checkpoint {
                 (checkpoint.target_id, checkpoint.epoch) = (TargetId::new(NIL_TARGET_ID), Epoch(0));
             }
@@ -217,6 +221,7 @@ impl Simulation {
     /// What must hold at any moment.
     fn check(&self, step: usize) {
         let world = self.world.lock();
+        assert!(!world.was_given_up, "step {step}: the source never went back, but its history was given up");
         let source = &world.source;
         let Some(slot) = source.slot else { return };
         assert!(
@@ -229,6 +234,7 @@ impl Simulation {
             let Some(checkpoint) = &target.checkpoint else { continue };
             // It follows, as every process will find: then all that was confirmed is there.
             let follows = row.state == TenantState::Following
+                && checkpoint.authenticity(Some(&KEY)) == Authenticity::Verified
                 && row.generation == source.state.generation
                 && checkpoint.generation == row.generation
                 && Some(&checkpoint.target_id) == row.target_id.as_ref()
@@ -287,7 +293,8 @@ impl Simulation {
             let mut held = world.targets[index].rows.clone();
             held.retain(|_, version| version.is_some());
             if held != world.source.table(index) {
-                return Some(format!("tenant {tenant} is not equal at the end"));
+                let (row, checkpoint) = (world.source.rows.get(tenant), &world.targets[index].checkpoint);
+                return Some(format!("tenant {tenant} is not equal at the end: {checkpoint:?}, {row:?}"));
             }
             let row = world.source.rows.get(tenant);
             if row.is_none_or(|row| row.state != TenantState::Following) {
@@ -307,6 +314,7 @@ async fn play(seed: u64) -> Coverage {
         simulation.check(step);
     }
     simulation.run_to_quiescence().await;
+    simulation.check(STEPS);
     let world = simulation.world.lock();
     world.coverage
 }

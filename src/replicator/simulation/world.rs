@@ -1,8 +1,9 @@
 //! What outlives a process in the simulation: the source with its slot and state, the targets, and the statements that are on
 //! their way to a target.
 
-use crate::apply::{Checkpoint, Identity};
-use crate::model::{ByTenant, Change, Epoch, Generation, Lsn, TenantId, TenantIdx, Timestamp, User};
+use crate::apply::{Checkpoint, NIL_TARGET_ID};
+use crate::model::{ByTenant, Change, CheckpointKey, Epoch, Generation, Lsn, TenantId, TenantIdx, Timestamp, User};
+use crate::replicator::simulation::coverage::Coverage;
 use crate::state::{Request, SourceRow, TenantRow};
 use crate::sync::lock;
 use fastrand::Rng;
@@ -69,8 +70,8 @@ pub(crate) struct InFlight {
     pub(crate) branch: u32,
     pub(crate) rows: Vec<UserVersion>,
     pub(crate) who: Checkpoint,
-    /// The position that the checkpoint has to have; `None` for a merge, which replaces all rows.
-    pub(crate) from: Option<Lsn>,
+    /// The checkpoint that it expects; `None` for a merge, which replaces all rows.
+    pub(crate) before: Option<Checkpoint>,
     /// It locks the checkpoint from its first statement on: a merge, or a chunked transaction.
     pub(crate) locks: bool,
     /// Tells the sender whether the guard admitted it. The sender of a late statement is gone.
@@ -94,6 +95,10 @@ pub(crate) struct World {
     pub(crate) branch: u32,
     pub(crate) targets: ByTenant<Table>,
     pub(crate) targets_before: ByTenant<Option<Table>>,
+    /// The history of a source that never went back was given up. A worker's panic would only park its tenant.
+    pub(crate) was_given_up: bool,
+    /// Tenants whose owner has changed the checkpoint.
+    pub(crate) tampered: ByTenant<bool>,
     pub(crate) is_up: ByTenant<bool>,
     /// Grows when a target goes down or is restored, which ends its connections.
     pub(crate) incarnations: ByTenant<u64>,
@@ -101,61 +106,6 @@ pub(crate) struct World {
     pub(crate) locks: Vec<Lock>,
     pub(crate) in_flight: Vec<InFlight>,
     pub(crate) coverage: Coverage,
-}
-
-/// How often what the simulation is for has happened.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Coverage {
-    pub(crate) merges: u64,
-    pub(crate) batches: u64,
-    pub(crate) chunked: u64,
-    /// Statements that were executed without an answer to their sender.
-    pub(crate) unanswered: u64,
-    /// Statements that the guard refused.
-    pub(crate) refused: u64,
-    /// Statements of a process whose source went back.
-    pub(crate) outdated: u64,
-    /// Targets that were opened.
-    pub(crate) opened: u64,
-    /// Tenants that were parked.
-    pub(crate) parked: u64,
-    /// Sessions that ended in an error.
-    pub(crate) failed_sessions: u64,
-    /// Panics of a tenant's worker.
-    pub(crate) panics: u64,
-}
-
-impl Coverage {
-    pub(crate) fn add(&mut self, more: Coverage) {
-        self.merges += more.merges;
-        self.batches += more.batches;
-        self.chunked += more.chunked;
-        self.unanswered += more.unanswered;
-        self.refused += more.refused;
-        self.outdated += more.outdated;
-        self.panics += more.panics;
-        self.opened += more.opened;
-        self.parked += more.parked;
-        self.failed_sessions += more.failed_sessions;
-    }
-
-    /// The count of what has happened least.
-    pub(crate) fn smallest(self) -> u64 {
-        let Coverage {
-            merges,
-            batches,
-            chunked,
-            unanswered,
-            refused,
-            outdated,
-            opened,
-            parked,
-            failed_sessions,
-            panics,
-        } = self;
-        let counts = [merges, batches, chunked, unanswered, refused, outdated, opened, parked, failed_sessions, panics];
-        counts.into_iter().min().unwrap_or(0)
-    }
 }
 
 /// The world, as the tasks of all processes share it.
@@ -214,6 +164,8 @@ impl World {
             branch: 0,
             targets: each(Table::default()),
             targets_before: each(None),
+            was_given_up: false,
+            tampered: each(false),
             is_up: each(true),
             incarnations: each(0),
             next_connection: 0,
@@ -254,7 +206,7 @@ impl World {
         let Coverage { merges, batches, chunked, unanswered, refused, outdated, .. } = &mut self.coverage;
         let count = if !is_admitted {
             refused
-        } else if statement.from.is_none() {
+        } else if statement.before.is_none() {
             merges
         } else if statement.locks {
             chunked
@@ -307,6 +259,24 @@ impl World {
         self.in_flight.retain(|statement| statement.target != target);
     }
 
+    /// The owner of a target changes its checkpoint.
+    pub(crate) fn tamper(&mut self, target: TenantIdx) {
+        let kind = self.rng.u8(..6);
+        let handed_over = |checkpoint: &&mut Checkpoint| checkpoint.target_id.as_str() == NIL_TARGET_ID;
+        let found = self.targets[target].checkpoint.as_mut();
+        let Some(checkpoint) = found.filter(|checkpoint| !handed_over(checkpoint)) else { return };
+        match kind {
+            0 => checkpoint.epoch.0 += 1,
+            1 => checkpoint.position = Lsn(u64::MAX),
+            2 => checkpoint.generation.0 += 1,
+            3 => checkpoint.mapping.push('x'),
+            4 => checkpoint.mac = None,
+            _ => checkpoint.mac = Some(vec![0; 32]),
+        }
+        self.tampered[target] = true;
+        self.coverage.tampered += 1;
+    }
+
     pub(crate) fn back_up_source(&mut self) {
         self.source_before = Some(self.source.clone());
     }
@@ -348,6 +318,9 @@ impl Source {
 pub(crate) static TENANT_IDS: LazyLock<ByTenant<TenantId>> =
     LazyLock::new(|| (0..TENANTS).map(|number| TenantId::new(&number.to_string())).collect());
 
+/// Signs the checkpoints.
+pub(crate) static KEY: LazyLock<CheckpointKey> = LazyLock::new(|| CheckpointKey::new(&[7; 32]).unwrap());
+
 /// This value for each tenant.
 pub(crate) fn each<T: Clone>(value: T) -> ByTenant<T> {
     std::iter::repeat_n(value, TENANTS).collect()
@@ -385,12 +358,12 @@ pub(crate) fn read_version(user: &User) -> UserVersion {
 
 /// The guard of the statements of a target, and what they write. Within one branch of history no user may go back in time.
 fn take(target: &mut Table, statement: &InFlight) -> bool {
-    let InFlight { branch, rows, who, from, .. } = statement;
-    if !is_admitted(target.checkpoint.as_ref(), who, *from) {
+    let InFlight { branch, rows, who, before: expected, .. } = statement;
+    if !is_admitted(target.checkpoint.as_ref(), who, expected.as_ref()) {
         return false;
     }
     let same_branch = std::mem::replace(&mut target.branch, *branch) == *branch;
-    if from.is_none() {
+    if expected.is_none() {
         for (user, version) in &mut target.rows {
             if !rows.iter().any(|written| written.user == *user) {
                 *version = None;
@@ -400,22 +373,19 @@ fn take(target: &mut Table, statement: &InFlight) -> bool {
     for UserVersion { user, version } in rows {
         let before = target.rows.insert(*user, *version).flatten();
         if same_branch && let (Some(before), Some(after)) = (before, *version) {
-            let is_replay = from.is_some() && before == after;
+            let is_replay = expected.is_some() && before == after;
             assert!(before <= after && !is_replay, "user {user} went from version {before} to {after}");
         }
     }
-    let mapping = target.checkpoint.take().filter(|_| from.is_some()).map(|found| found.mapping);
-    target.checkpoint = Some(Checkpoint { mapping: mapping.unwrap_or_else(|| who.mapping.clone()), ..who.clone() });
+    target.checkpoint = Some(who.clone());
     true
 }
 
-/// The guard of a statement that expects the checkpoint at `from`, or of a merge.
-pub(crate) fn is_admitted(found: Option<&Checkpoint>, who: &Checkpoint, from: Option<Lsn>) -> bool {
-    match (found, from) {
-        (Some(found), Some(from)) => {
-            let Checkpoint { tenant, target_id, generation, epoch, .. } = who.clone();
-            Identity { tenant, target_id, generation, epoch }.may_write(found, from)
-        }
+/// The guard of a statement that expects a checkpoint, or of a merge.
+pub(crate) fn is_admitted(found: Option<&Checkpoint>, who: &Checkpoint, before: Option<&Checkpoint>) -> bool {
+    match (found, before) {
+        // A target with signatures compares every field.
+        (Some(found), Some(before)) => found == before,
         (None, Some(_)) => false,
         (Some(found), None) => {
             found.tenant == who.tenant

@@ -62,11 +62,10 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             if !context.state.is_newest().await.map_err(ServiceError::from)? {
                 return Err(ServiceError::LeaseLapsed.into());
             }
-            let mapping = context.mapping_of(self.index);
+            who.mapping = context.mapping_of(self.index);
             let any_deletes = resync_request.as_ref().is_some_and(|request| request.allow_deletes);
             let loading = Loading {
                 who,
-                mapping: &mapping,
                 position,
                 deletes: context.config.deletes,
                 isolates_rejected_rows,
@@ -99,6 +98,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             loaded.rejected.iter().for_each(|user| fingerprints.forget(self.index, &user.id));
         }
         self.rejected = loaded.rejected.into_iter().map(|user| user.id).collect();
+        self.signed = connection.target.no_mac().is_none();
         self.put(TenantState::Following, None, Some(target_id), position).await?;
         let apply = phase.joined(position);
         self.discard_applied(position);

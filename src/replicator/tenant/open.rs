@@ -1,7 +1,8 @@
 //! Opens a target: connects, fences older processes, assesses the checkpoint, and joins if the target needs a snapshot.
 
 use crate::apply::{
-    Checkpoint, Identity, ObservedTarget, ParkReason, RecordedTarget, Session, TargetAssessment, assess_target,
+    Authenticity, Checkpoint, Fencing, Identity, ObservedTarget, ParkReason, RecordedTarget, Session, TargetAssessment,
+    assess_target,
 };
 use crate::clock::now;
 use crate::model::{Epoch, HistoryBreak, ParkCause, ResyncReason, RetryCause, TargetId};
@@ -22,6 +23,8 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_CLOCK_SKEW_MS: i64 = 3_600_000;
 /// Maximum time that a connection attempt may hold its permit, so that dead targets do not delay the others.
 const CONNECT_TURN: Duration = Duration::from_secs(1);
+const UNSIGNED_REMEDY: &str = "run in the target, as the owner of users_sync.checkpoint: \
+                               ALTER TABLE users_sync.checkpoint ADD COLUMN mac bytea";
 
 /// Upper bound on a plausible epoch. Guards the other tenants against a target with a forged checkpoint.
 fn latest_epoch() -> Epoch {
@@ -50,9 +53,11 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         let recorded =
             recorded.map(|recorded| RecordedTarget { position: recorded.position.max(position), ..recorded });
         let mapping = context.mapping_of(self.index);
+        let key = Some(context.state.checkpoint_key());
         let assess = |observed: &ObservedTarget, may_have_fenced| {
             let SessionContext { generation, epoch, ref epochs, .. } = *context;
-            let session = Session { generation, epoch, mapping: &mapping, epochs, may_have_fenced };
+            let received = context.progress().received();
+            let session = Session { generation, epoch, mapping: &mapping, epochs, may_have_fenced, received, key };
             assess_target(&handle.tenant.id, recorded.as_ref(), observed, &session)
         };
         let is_first = !context.was_opened(self.id());
@@ -60,15 +65,32 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             let remedy = "GRANT CREATE ON SCHEMA users_sync to its role there, or `users-sync setup`";
             tracing::warn!(reason, remedy, "could not create users_sync.wait_for in the target");
         }
+        if let Some(reason) = target.no_mac().filter(|_| is_first) {
+            tracing::warn!(reason, remedy = UNSIGNED_REMEDY, "could not add users_sync.checkpoint.mac in the target");
+        }
+        let signs = target.no_mac().is_none();
         let may_have_fenced = context.may_have_fenced(self.id());
         let mut assessment = assess(&observed, may_have_fenced);
-        let is_fenced = observed.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.epoch == context.epoch);
+        let is_fenced = observed.checkpoint.as_ref().is_some_and(|checkpoint| {
+            let is_signed = checkpoint.authenticity(key) == Authenticity::Verified;
+            checkpoint.epoch == context.epoch && (is_signed || !signs)
+        });
         if !is_fenced && is_usable(&assessment) {
             // An older process may have committed since the target was observed.
             let seen = |checkpoint: Option<&Checkpoint>| ObservedTarget { checkpoint: checkpoint.cloned(), ..observed };
             context.mark_fencing(self.id());
-            let accepts = |found: Option<&Checkpoint>| is_usable(&assess(&seen(found), may_have_fenced));
-            let found = target.fence(self.id(), context.epoch, &accepts).await?;
+            let decide = |found: Option<&Checkpoint>| {
+                let is_verified = found.map(|found| found.authenticity(key)) == Some(Authenticity::Verified);
+                match assess(&seen(found), may_have_fenced) {
+                    TargetAssessment::Resume(_) => Fencing::RaiseAndSign,
+                    TargetAssessment::Snapshot(_) if is_verified => Fencing::RaiseAndSign,
+                    TargetAssessment::Snapshot(_) => Fencing::Raise,
+                    TargetAssessment::Park(_)
+                    | TargetAssessment::Superseded(_)
+                    | TargetAssessment::SourceRewound(_) => Fencing::Leave,
+                }
+            };
+            let found = target.fence(self.id(), context.epoch, &decide).await?;
             observed = seen(found.as_ref());
             assessment = assess(&observed, may_have_fenced);
         }
@@ -85,7 +107,10 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             TargetAssessment::Resume(position) => {
                 self.rejected = target.read_rejected().await?.into_iter().collect();
                 let target_id = recorded.and_then(|recorded| recorded.target_id);
-                let who = self.identity(target_id.ok_or(StopReason::Rejoin(ResyncReason::NoTargetId))?);
+                let who = self.identity(target_id.ok_or(StopReason::Rejoin(ResyncReason::NoTargetId))?, mapping);
+                if signs {
+                    self.note_signed(position).await?;
+                }
                 let (apply, finished) = phase.resume(position).map_err(StopReason::Rejoin)?;
                 if let Some(finished) = finished {
                     self.handle.mailbox.finish(finished.bytes);
@@ -97,7 +122,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             }
             TargetAssessment::Snapshot(reason) => {
                 let reason = phase.reason().unwrap_or(reason);
-                let who = self.identity(self.own_target_id(&observed));
+                let who = self.identity(self.own_target_id(&observed), mapping);
                 let mut connection = Connection { target, who };
                 let apply = self.join(phase, &mut connection, reason).await?;
                 Ok((connection, apply))
@@ -126,7 +151,8 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             Ok(connected) => connected?,
             Err(_) => connecting.await?,
         };
-        let opened = timeout(OPEN_TIMEOUT, self.connector.open(client, &context.config)).await;
+        let opened =
+            timeout(OPEN_TIMEOUT, self.connector.open(client, &context.config, context.state.checkpoint_key())).await;
         opened.map_err(|_| StopReason::from(RetryCause::TablesLocked))?
     }
 
@@ -140,9 +166,9 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         }
     }
 
-    fn identity(&self, target_id: TargetId) -> Identity {
+    fn identity(&self, target_id: TargetId, mapping: String) -> Identity {
         let SessionContext { generation, epoch, .. } = *self.context;
-        Identity { tenant: self.id().clone(), target_id, generation, epoch }
+        Identity { tenant: self.id().clone(), target_id, generation, epoch, mapping }
     }
 
     /// The target's id if this installation gave it one, and a new id otherwise. The id of a target without a checkpoint

@@ -94,6 +94,13 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         }
     }
 
+    /// Records that the target's checkpoint is signed: from now on one without a signature was changed.
+    pub(super) async fn note_signed(&mut self, position: Lsn) -> Result<(), ServiceError> {
+        self.signed = true;
+        let Some(row) = self.row.clone().filter(|row| !row.signed) else { return Ok(()) };
+        self.write_row(TenantRow { signed: true, position: row.position.max(position), ..row }).await
+    }
+
     /// Sets or clears the reason in the row of a tenant that follows. The rest stays: the next assessment compares the target
     /// with it.
     async fn note_reason(&mut self, why: Option<RecordedReason>, position: Lsn) -> Result<(), ServiceError> {
@@ -125,6 +132,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             position_age_seconds: 0.0,
             rejected: self.rejected.len() as u64,
             relation: self.relation,
+            signed: self.signed,
         };
         self.write_row(row).await
     }

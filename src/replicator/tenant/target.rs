@@ -1,10 +1,11 @@
 //! A target as a worker uses it. The simulation implements these traits with a target in memory.
 
 use crate::apply::{
-    Applied, Checkpoint, Identity, Move, ObservedTarget, RecordedTarget, RefusedUser, Rows, Target, TargetError,
+    Applied, Checkpoint, DecideFencing, Identity, Move, ObservedTarget, RecordedTarget, RefusedUser, Rows, Target,
+    TargetError,
 };
 use crate::config::Config;
-use crate::model::{Epoch, Lsn, Oid, RetryCause, TenantId, User, UserId};
+use crate::model::{CheckpointKey, Epoch, Lsn, Oid, RetryCause, TenantId, User, UserId};
 use crate::pg::{GuardError, PgUrl, TargetClient, connect_target};
 use crate::replicator::failure_policy;
 use crate::replicator::tenant::outcome::StopReason;
@@ -33,6 +34,7 @@ pub(crate) trait Connector: Send + Sync {
         &self,
         client: Self::Client,
         config: &Config,
+        key: &CheckpointKey,
     ) -> impl Future<Output = Result<(Self::Target, ObservedTarget), StopReason>> + Send;
 }
 
@@ -47,6 +49,8 @@ pub(crate) trait TargetAccess: Send + Sync {
     fn is_replaced(&self) -> bool;
     /// As [`Target::no_wait_for`].
     fn no_wait_for(&self) -> Option<&str>;
+    /// As [`Target::no_mac`].
+    fn no_mac(&self) -> Option<&str>;
 
     /// As [`Target::checkpoint`].
     fn checkpoint(&self) -> impl Future<Output = Result<Option<Checkpoint>, StopReason>> + Send;
@@ -55,7 +59,7 @@ pub(crate) trait TargetAccess: Send + Sync {
         &mut self,
         tenant: &TenantId,
         epoch: Epoch,
-        is_usable: &(dyn Fn(Option<&Checkpoint>) -> bool + Sync),
+        decide: DecideFencing<'_>,
     ) -> impl Future<Output = Result<Option<Checkpoint>, StopReason>> + Send;
     /// As [`load`].
     fn load(
@@ -121,9 +125,14 @@ impl Connector for Postgres {
         connect_target(url).await.map_err(|error| failure_policy::of_connect(&error).into())
     }
 
-    async fn open(&self, client: TargetClient, config: &Config) -> Result<(Target, ObservedTarget), StopReason> {
+    async fn open(
+        &self,
+        client: TargetClient,
+        config: &Config,
+        key: &CheckpointKey,
+    ) -> Result<(Target, ObservedTarget), StopReason> {
         let refused = client.refused();
-        let opened = Target::open(client, config.deletes, config.notify).await;
+        let opened = Target::open(client, config.deletes, config.notify, key).await;
         opened.map_err(|error| classify(&refused, error))
     }
 }
@@ -141,6 +150,10 @@ impl TargetAccess for Target {
         self.no_wait_for()
     }
 
+    fn no_mac(&self) -> Option<&str> {
+        self.no_mac()
+    }
+
     async fn checkpoint(&self) -> Result<Option<Checkpoint>, StopReason> {
         let done = timeout(ANSWER_TIMEOUT, self.checkpoint()).await.map_err(|_| RetryCause::NoAnswer)?;
         self.classify(done)
@@ -150,9 +163,9 @@ impl TargetAccess for Target {
         &mut self,
         tenant: &TenantId,
         epoch: Epoch,
-        is_usable: &(dyn Fn(Option<&Checkpoint>) -> bool + Sync),
+        decide: DecideFencing<'_>,
     ) -> Result<Option<Checkpoint>, StopReason> {
-        let fenced = timeout(ANSWER_TIMEOUT, self.fence(tenant, epoch, is_usable)).await;
+        let fenced = timeout(ANSWER_TIMEOUT, self.fence(tenant, epoch, decide)).await;
         let done = fenced.map_err(|_| RetryCause::NoAnswer)?;
         self.classify(done)
     }
@@ -249,5 +262,6 @@ pub(crate) fn recorded_target(row: &TenantRow) -> RecordedTarget {
         position: row.position,
         generation: row.generation,
         relation: row.relation,
+        signed: row.signed,
     }
 }

@@ -44,6 +44,8 @@ pub(crate) struct Worker<S = StateStore, C = Postgres> {
     pub(super) row: Option<TenantRow>,
     /// `pg_relation_filenode` of `users_sync` in the target.
     pub(super) relation: Option<Oid>,
+    /// Whether the target's checkpoint has been signed.
+    pub(super) signed: bool,
     /// The users in the target's `users_sync.rejected`.
     pub(super) rejected: HashSet<UserId>,
     /// The last snapshot was refused as a whole; the next one isolates the rejected rows.
@@ -72,6 +74,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             connector,
             index,
             joins,
+            signed: row.as_ref().is_some_and(|row| row.signed),
             row,
             relation: None,
             rejected: HashSet::new(),

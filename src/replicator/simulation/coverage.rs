@@ -1,0 +1,72 @@
+//! Counts what happens in the simulation, so that it cannot pass without showing anything.
+
+/// How often what the simulation is for has happened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Coverage {
+    pub(crate) merges: u64,
+    pub(crate) batches: u64,
+    pub(crate) chunked: u64,
+    /// Statements that were executed without an answer to their sender.
+    pub(crate) unanswered: u64,
+    /// Statements that the guard refused.
+    pub(crate) refused: u64,
+    /// Statements of a process whose source went back.
+    pub(crate) outdated: u64,
+    /// Targets that were opened.
+    pub(crate) opened: u64,
+    /// Tenants that were parked.
+    pub(crate) parked: u64,
+    /// Sessions that ended in an error.
+    pub(crate) failed_sessions: u64,
+    /// Panics of a tenant's worker.
+    pub(crate) panics: u64,
+    /// Checkpoints that the owner of a target has changed.
+    pub(crate) tampered: u64,
+}
+
+impl Coverage {
+    pub(crate) fn add(&mut self, more: Coverage) {
+        self.merges += more.merges;
+        self.batches += more.batches;
+        self.chunked += more.chunked;
+        self.unanswered += more.unanswered;
+        self.refused += more.refused;
+        self.outdated += more.outdated;
+        self.panics += more.panics;
+        self.tampered += more.tampered;
+        self.opened += more.opened;
+        self.parked += more.parked;
+        self.failed_sessions += more.failed_sessions;
+    }
+
+    /// The count of what has happened least.
+    pub(crate) fn smallest(self) -> u64 {
+        let Coverage {
+            merges,
+            batches,
+            chunked,
+            unanswered,
+            refused,
+            outdated,
+            opened,
+            parked,
+            failed_sessions,
+            panics,
+            tampered,
+        } = self;
+        let counts = [
+            merges,
+            batches,
+            chunked,
+            unanswered,
+            refused,
+            outdated,
+            opened,
+            parked,
+            failed_sessions,
+            panics,
+            tampered,
+        ];
+        counts.into_iter().min().unwrap_or(0)
+    }
+}
