@@ -2,10 +2,13 @@
 
 use super::error::Fault;
 use super::key_types::{Derived, DurationText, TenantKeyText, TenantName, Url};
+use super::mapping::Family;
 use super::section::{KeyType, Nested, Reader, section};
 use super::yaml::{Kind, Node};
-use crate::model::{TenantId, TenantKey, printable_line};
+use crate::map::Rules;
+use crate::model::{TableName, TenantId, TenantKey, printable_line};
 use crate::pg::PgUrl;
+use std::net::IpAddr;
 use std::time::Duration;
 
 section! {
@@ -25,7 +28,8 @@ section! {
         pub id: TenantId as TenantName,
         /// Value of the tenant column (`users.tenant`) for this tenant. It must be unique and defaults to the `id`.
         pub key: TenantKey as Derived<TenantKeyText>,
-        /// Connection URL of the tenant's database, in the format of `source.url`. Each tenant needs a database of its own.
+        /// Connection URL of the tenant's database, in the format of `source.url`. Each tenant needs a database of its own. It
+        /// may be the source's, unless users are read from `neon_auth.users_sync` there.
         pub target: PgUrl as Url,
         /// Overrides the top-level `wake_after` for this tenant.
         pub wake_after: Option<Duration> as Option<DurationText>,
@@ -102,6 +106,38 @@ pub(super) fn check_unique(others: &[Tenant], tenant: &Tenant, item: &Node, read
     }
 }
 
+/// Reports a target whose `neon_auth.users_sync` is a table that is read: each write would be a change to replicate. Any
+/// other table of the source's database may be read beside a target there.
+pub(super) fn check_not_read(
+    source: &PgUrl,
+    families: &[Family],
+    tenant: &Tenant,
+    item: &Node,
+    reader: &mut Reader<'_>,
+) {
+    if !is_same_database(source, &tenant.target) {
+        return;
+    }
+    let written = |table: &TableName| table.schema == "neon_auth" && table.name == "users_sync";
+    let is_read = |rules: &Rules| {
+        let watched = rules.query.iter().flat_map(|query| &query.watch);
+        written(&rules.table) || watched.into_iter().any(|watch| written(&watch.table))
+    };
+    if families.iter().any(|family| is_read(&family.rules)) {
+        let message = format!("tenant {}: its target is the source, and neon_auth.users_sync is read there", tenant.id);
+        let fault = Fault::new(item.span_of("target"), message);
+        reader.push(fault.help("read another table, or use a target in another database"));
+    }
+}
+
 fn is_same_database(a: &PgUrl, b: &PgUrl) -> bool {
-    a.host.eq_ignore_ascii_case(&b.host) && a.port == b.port && a.database == b.database
+    is_same_host(&a.host, &b.host) && a.port == b.port && a.database == b.database
+}
+
+/// Compares names without resolving them. All names and addresses of this machine are the same.
+fn is_same_host(a: &str, b: &str) -> bool {
+    let plain = |host: &str| host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let is_local = |host: &str| host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let (a, b) = (plain(a), plain(b));
+    a == b || is_local(&a) && is_local(&b)
 }

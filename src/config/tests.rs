@@ -282,6 +282,27 @@ fn tenants_must_be_distinct() {
 }
 
 #[test]
+fn a_target_in_the_source_is_refused_only_if_its_table_is_read() {
+    let target = |url: &str| GOOD.replace("postgres://u@h/acme", url);
+    for beside in ["postgres://v@auth/db", "postgres://v@AUTH.:5432/db"] {
+        assert_eq!(good(&target(beside)).tenants.len(), 1);
+        let read = target(beside).replace("table: auth.users", "table: neon_auth.users_sync");
+        check_text(&read, "9:13", "its target is the source, and neon_auth.users_sync is read", "another table");
+    }
+    let elsewhere = target("postgres://v@auth/other").replace("table: auth.users", "table: neon_auth.users_sync");
+    assert_eq!(good(&elsewhere).tenants.len(), 1);
+}
+
+#[test]
+fn names_of_this_machine_are_one_host() {
+    let second = |url: &str| format!("{GOOD}  - {{id: b, target: '{url}'}}\n").replace("@h/acme", "@localhost/acme");
+    for same in ["postgres://u@127.0.0.1/acme", "postgres://u@[::1]:5432/acme", "postgres://u@LOCALHOST/acme"] {
+        check_text(&second(same), "10:21", "tenants acme and b have the same target", "own");
+    }
+    assert_eq!(good(&second("postgres://u@127.0.0.1:5433/acme")).tenants.len(), 2);
+}
+
+#[test]
 fn malformed_yaml_is_reported_at_its_place() {
     check("  table: auth.users", "  table: [auth", "5:5", "this is not YAML", "indentation");
     check("  id: id\n", "  id: id\n  id: b\n", "6:3", "duplicate key users.id", "keep one of them");

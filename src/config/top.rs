@@ -10,7 +10,7 @@ use super::limits::Limits;
 use super::mapping::{Family, Mapping};
 use super::section::{KeyType, Reader, section};
 use super::source::{Publish, Source, State};
-use super::tenants::{Included, Tenant, Tenants, check_unique};
+use super::tenants::{Included, Tenant, Tenants, check_not_read, check_unique};
 use super::yaml::{Kind, Malformed, Node, parse_yaml};
 use crate::map::Rules;
 use crate::model::Deletes;
@@ -226,17 +226,20 @@ pub(super) fn include(config: &mut Config, name: &str, text: &str, env: &Env<'_>
 
 /// Adds the tenants of the file `root` to those of other files.
 fn add_tenants(config: &mut Config, tenants: Vec<Tenant>, root: &Node, reader: &mut Reader<'_>) {
+    let items = match root.get("tenants") {
+        Some(Node { kind: Kind::List(items), .. }) => &items[..],
+        _ => &[],
+    };
+    for (tenant, item) in tenants.iter().zip(items) {
+        check_not_read(&config.source.url, &config.families, tenant, item, reader);
+    }
     let first_too_many = 1_usize.saturating_sub(config.tenants.len());
     config.tenants.extend(tenants.into_iter().map(|tenant| {
         let wake_after = tenant.wake_after.or(config.wake_after);
         Tenant { wake_after, ..tenant }
     }));
     if config.users.tenant.is_none() && config.tenants.len() > 1 {
-        let item = match root.get("tenants") {
-            Some(Node { kind: Kind::List(items), .. }) => items.get(first_too_many),
-            _ => None,
-        };
-        let span = item.map_or(&root.span, |item| &item.span);
+        let span = items.get(first_too_many).map_or(&root.span, |item| &item.span);
         let fault = Fault::new(span, "several tenants, but users.tenant is missing");
         reader.push(fault.help("users.tenant names the column that contains the tenant of a user"));
     }
