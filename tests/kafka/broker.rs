@@ -193,12 +193,24 @@ pub fn libraries(name: &str, version: &str) -> String {
         maven.args([format!("-Drelease={version}"), format!("-DoutputDirectory={}", half.display())]);
         let fetched = maven.output().expect("Maven fetches Java's libraries: `make setup` installs it");
         assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stdout));
+        verify(&half, name);
         if std::fs::rename(&half, &directory).is_err() {
             assert!(directory.is_dir(), "{name} was not fetched");
             let _ = std::fs::remove_dir_all(&half);
         }
     }
     format!("{}/*", directory.display())
+}
+
+/// Compares the fetched libraries with their list: `sha256sum *.jar` writes it after a change of the Maven file.
+fn verify(directory: &Path, name: &str) {
+    let list = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/kafka/{name}.sha256"));
+    let listed = std::fs::read_to_string(&list).unwrap().lines().count();
+    assert_eq!(std::fs::read_dir(directory).unwrap().count(), listed, "{name}.sha256 lists other libraries");
+    let mut check = Command::new("sha256sum");
+    check.args(["--check", "--strict", "--quiet"]).arg(list).current_dir(directory);
+    let checked = check.output().expect("sha256sum is missing: install coreutils");
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
 }
 
 pub fn free_port() -> u16 {

@@ -264,7 +264,10 @@ async fn tables(tables: &Tables) -> String {
     let work = Path::new(env!("CARGO_TARGET_TMPDIR")).join("providers");
     std::fs::create_dir_all(&work).unwrap();
     let (dump, kept) = (work.join(format!("{name}.sql")), work.join(format!("{name}.sh")));
-    let text = std::fs::read_to_string(&script).unwrap();
+    // The dump belongs to the script and to the versions that it installs.
+    let locks = ["package-lock.json", "requirements.txt"].map(|lock| here.join(name).join(lock));
+    let locks = locks.iter().filter_map(|lock| std::fs::read_to_string(lock).ok());
+    let text = std::fs::read_to_string(&script).unwrap() + &locks.collect::<String>();
     if std::fs::read_to_string(&kept).ok().as_deref() != Some(&text) || !dump.exists() {
         let server = PostgresServer::start(Options::new()).await.unwrap();
         server.create_database("store").await.unwrap();

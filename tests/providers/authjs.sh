@@ -3,15 +3,11 @@
 # @auth/pg-adapter has no schema, only queries; its tables stand in the documentation alone.
 set -euo pipefail
 
-DRIZZLE_ADAPTER=1.11.3
-DRIZZLE_ORM=0.45.4
-DRIZZLE_KIT=0.31.11
-
 # shellcheck source=tests/providers/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need_node 20
 need_psql
-npm_install "$WORK/authjs" "@auth/drizzle-adapter@$DRIZZLE_ADAPTER" "drizzle-orm@$DRIZZLE_ORM" "drizzle-kit@$DRIZZLE_KIT"
+npm_install authjs
 
 cat >"$WORK/authjs/schema.js" <<'JAVASCRIPT'
 // By its path: the package does not export this file. What a project gets that gives the adapter no tables.

@@ -3,16 +3,11 @@
 # column names are snake_case unless asked otherwise, and Drizzle makes the tables. The same plugins as better-auth.sh.
 set -euo pipefail
 
-# The newest CLI, and the Better Auth of the same version that it brings.
-AUTH=1.7.7
-DRIZZLE_ORM=0.45.4
-DRIZZLE_KIT=0.31.11
-
 # shellcheck source=tests/providers/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need_node 20
 need_psql
-npm_install "$WORK/better-auth-snake" "auth@$AUTH" "better-auth@$AUTH" "drizzle-orm@$DRIZZLE_ORM" "drizzle-kit@$DRIZZLE_KIT"
+npm_install better-auth-snake
 export BETTER_AUTH_TELEMETRY=0
 
 cat >"$WORK/better-auth-snake/auth.js" <<'JAVASCRIPT'

@@ -3,13 +3,10 @@
 # columns to the user or tables beside it.
 set -euo pipefail
 
-BETTER_AUTH=1.7.25
-PG=8.23.1
-
 # shellcheck source=tests/providers/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need_node 20
-npm_install "$WORK/better-auth" "better-auth@$BETTER_AUTH" "pg@$PG"
+npm_install better-auth
 export BETTER_AUTH_TELEMETRY=0
 
 cat >"$WORK/better-auth/migrate.js" <<'JAVASCRIPT'

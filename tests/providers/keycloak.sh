@@ -3,6 +3,7 @@
 set -euo pipefail
 
 KEYCLOAK=26.7.3
+SHA256=27a6535553c3cdcd083872ba40629efafb3475e3b758e0c6f691395561dd0f1f
 
 # shellcheck source=tests/providers/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -13,6 +14,8 @@ home="$WORK/keycloak-$KEYCLOAK"
 if [ ! -x "$home/bin/kc.sh" ]; then
   mvn -q -B org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy -DoutputDirectory="$WORK" \
     -Dartifact="org.keycloak:keycloak-quarkus-dist:$KEYCLOAK:zip" </dev/null >&2 || fail "Maven could not fetch Keycloak $KEYCLOAK"
+  echo "$SHA256  $WORK/keycloak-quarkus-dist-$KEYCLOAK.zip" | sha256sum --check --quiet >&2 ||
+    fail "the archive of Keycloak $KEYCLOAK has another SHA-256 than this script"
   (cd "$WORK" && rm -rf "keycloak-$KEYCLOAK" && (unzip -q "keycloak-quarkus-dist-$KEYCLOAK.zip" 2>/dev/null ||
     jar xf "keycloak-quarkus-dist-$KEYCLOAK.zip")) || fail "the archive cannot be unpacked; install unzip"
   rm -f "$WORK/keycloak-quarkus-dist-$KEYCLOAK.zip"

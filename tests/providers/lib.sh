@@ -30,40 +30,40 @@ need_psql() {
   [ -n "$PSQL" ] || fail "psql is missing; install postgresql-client"
 }
 
-# installed DIRECTORY PACKAGE...: whether exactly these were installed there by an earlier run.
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+# installed DIRECTORY LOCK_FILE: whether exactly these packages were installed there by an earlier run.
 installed() {
-  local directory=$1
-  shift
-  [ "$(cat "$directory/.installed" 2>/dev/null)" = "$*" ]
+  cmp -s "$1/.installed" "$2"
 }
 
-# npm_install DIRECTORY PACKAGE@VERSION...: a project of ES modules with these packages.
+# npm_install NAME: a project of ES modules in $WORK/NAME with the packages of NAME/package-lock.json beside this file.
+# npm compares every package with the hash in that file.
 npm_install() {
-  local directory=$1
-  shift
+  local from=$HERE/$1 directory=$WORK/$1
   mkdir -p "$directory"
-  if ! installed "$directory" "$@"; then
-    rm -rf "$directory/node_modules" "$directory/package-lock.json" "$directory/.installed"
-    echo '{ "name": "provider", "private": true, "type": "module" }' >"$directory/package.json"
-    (cd "$directory" && npm install --save-exact --no-audit --no-fund --no-progress --loglevel=error "$@" </dev/null >&2) ||
-      fail "npm could not install $*"
-    echo "$*" >"$directory/.installed"
+  if ! installed "$directory" "$from/package-lock.json"; then
+    rm -rf "$directory/node_modules" "$directory/.installed"
+    cp "$from/package.json" "$from/package-lock.json" "$directory"
+    (cd "$directory" && npm ci --no-audit --no-fund --no-progress --loglevel=error </dev/null >&2) ||
+      fail "npm could not install the packages of $from/package-lock.json"
+    cp "$from/package-lock.json" "$directory/.installed"
   fi
-  echo "installed: $*"
+  echo "installed: $1"
 }
 
-# pip_install DIRECTORY PACKAGE==VERSION...: a virtual environment with these packages.
+# pip_install NAME: a virtual environment in $WORK/NAME with the packages of NAME/requirements.txt beside this file, whose
+# hashes pip requires.
 pip_install() {
-  local directory=$1
-  shift
-  if ! installed "$directory" "$@"; then
+  local from=$HERE/$1/requirements.txt directory=$WORK/$1
+  if ! installed "$directory" "$from"; then
     rm -rf "$directory"
     python3 -m venv "$directory" >&2 || fail "python3 cannot make a virtual environment; install python3-venv"
-    "$directory/bin/python" -m pip install --quiet --no-input --disable-pip-version-check "$@" </dev/null >&2 ||
-      fail "pip could not install $*"
-    echo "$*" >"$directory/.installed"
+    "$directory/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --require-hashes \
+      --requirement "$from" </dev/null >&2 || fail "pip could not install the packages of $from"
+    cp "$from" "$directory/.installed"
   fi
-  echo "installed: $*"
+  echo "installed: $1"
 }
 
 # drizzle_make DIRECTORY SCHEMA_FILE: makes the tables that a Drizzle schema describes, after need_psql.

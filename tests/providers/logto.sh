@@ -3,12 +3,10 @@
 # triggers and the row-level security (what `logto db seed` does first; the alterations are for older databases).
 set -euo pipefail
 
-LOGTO=1.43.0
-
 # shellcheck source=tests/providers/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need_node 20
-npm_install "$WORK/logto" "@logto/cli@$LOGTO" "@logto/schemas@$LOGTO"
+npm_install logto
 
 cat >"$WORK/logto/migrate.js" <<'JAVASCRIPT'
 import { createTables } from "@logto/cli/lib/commands/database/seed/tables.js";

@@ -3,7 +3,8 @@
 # directory for downloads, kept between runs).
 set -euo pipefail
 
-SCHEMATHESIS=4.32.5
+# Versions and hashes of all packages: uv pip compile --universal --generate-hashes --python-version 3.11
+REQUIREMENTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/schemathesis.txt
 # For each of two runs: with any tenant, and with the one that is there.
 BUDGET=25
 
@@ -13,13 +14,13 @@ fail() {
 }
 
 : "${URL:?where the server listens}" "${TOKEN:?its token}" "${TENANT:?a tenant}" "${WORK:?a directory}"
-command -v python3 >/dev/null 2>&1 || fail "python3 is missing; install Python 3.10 or later (.ci/setup stores does)"
-if [ "$(cat "$WORK/.installed" 2>/dev/null)" != "$SCHEMATHESIS" ]; then
+command -v python3 >/dev/null 2>&1 || fail "python3 is missing; install Python 3.11 or later (.ci/setup stores does)"
+if ! cmp -s "$WORK/.installed" "$REQUIREMENTS"; then
   rm -rf "$WORK"
   python3 -m venv "$WORK" >&2 || fail "python3 cannot make a virtual environment; install python3-venv (.ci/setup stores does)"
-  "$WORK/bin/python" -m pip install --quiet --no-input --disable-pip-version-check "schemathesis==$SCHEMATHESIS" </dev/null >&2 ||
-    fail "pip could not install schemathesis $SCHEMATHESIS"
-  echo "$SCHEMATHESIS" >"$WORK/.installed"
+  "$WORK/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --require-hashes \
+    --requirement "$REQUIREMENTS" </dev/null >&2 || fail "pip could not install the packages of $REQUIREMENTS"
+  cp "$REQUIREMENTS" "$WORK/.installed"
 fi
 
 cd "$WORK"
