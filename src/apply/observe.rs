@@ -15,6 +15,9 @@ pub(crate) async fn observe(client: &impl Statements) -> Result<ObservedTarget, 
     if has_users {
         let row = client.query_typed_one(statement::HAS_ROWS, &[]).await?;
         (has_rows, relation) = (row.try_get(0)?, row.try_get(1)?);
+        if let Some(role) = row.try_get(2)? {
+            return Err(TargetError::RowSecurity(role));
+        }
     }
     Ok(ObservedTarget { checkpoint, created: !has_users, has_rows, relation })
 }

@@ -79,8 +79,8 @@ SELECT to_regclass('users_sync.checkpoint') IS NOT NULL,
        to_regclass('users_sync.rejected') IS NOT NULL";
 
 /// Whether the table has rows, and its file.
-pub(crate) const HAS_ROWS: &str =
-    "SELECT EXISTS (SELECT FROM neon_auth.users_sync), pg_relation_filenode('neon_auth.users_sync')";
+pub(crate) const HAS_ROWS: &str = "SELECT EXISTS (SELECT FROM neon_auth.users_sync), pg_relation_filenode('neon_auth.users_sync'), \
+     CASE WHEN row_security_active('neon_auth.users_sync') THEN current_user::text END";
 
 /// Name and type of each column of `users_sync`, and whether it is generated.
 pub(crate) const COLUMNS_OF_USERS: &str = "\
@@ -107,9 +107,12 @@ const GUARD_WHERE: &str =
 /// The rest of the condition in a target with signatures. `$6` and `$7`: signature, mapping.
 const GUARD_SIGNED: &str = " AND mac = $6 AND mapping = $7";
 
+/// Row security would hide rows from updates and deletes, and their changes would be lost.
+const GUARD_ROWS: &str = " AND NOT row_security_active('neon_auth.users_sync')";
+
 /// The whole condition.
 fn guard_where(signs: bool) -> String {
-    format!("{GUARD_WHERE}{}", if signs { GUARD_SIGNED } else { "" })
+    format!("{GUARD_WHERE}{GUARD_ROWS}{}", if signs { GUARD_SIGNED } else { "" })
 }
 
 /// The first statement of a chunked transaction: locks the checkpoint's row until the commit.

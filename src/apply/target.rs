@@ -24,6 +24,9 @@ pub enum TargetError {
     /// The database refused, or the connection was lost.
     #[error("{}", describe(.0))]
     Sql(#[from] tokio_postgres::Error),
+    /// Row security was enabled.
+    #[error("row security would hide rows of neon_auth.users_sync from role {0}")]
+    RowSecurity(String),
     /// `neon_auth.users_sync` has an unexpected shape.
     #[error(transparent)]
     Shape(#[from] ShapeError),
@@ -124,6 +127,9 @@ impl Target {
         let shape = read_shape(&client).await?;
         let row = client.query_typed_one(statement::HAS_ROWS, &[]).await?;
         let (has_rows, relation) = (row.try_get(0)?, row.try_get(1)?);
+        if let Some(role) = row.try_get(2)? {
+            return Err(TargetError::RowSecurity(role));
+        }
         let statements = HashMap::new();
         let (notified, is_replaced) = (0, false);
         let key = no_mac.is_none().then(|| key.clone());

@@ -2,7 +2,7 @@
 
 use crate::apply::{Refusal, TargetError};
 use crate::model::{ParkCause, RetryCause, TenantId};
-use crate::pg::{ConnectError, GuardError, SqlStateClass, describe};
+use crate::pg::{ConnectError, GuardError, SqlStateClass, describe, quote_ident};
 use crate::snapshot::LoadError;
 use tokio_postgres::types::{WasNull, WrongType};
 
@@ -119,6 +119,11 @@ pub(crate) fn of_guard(error: GuardError) -> FailureAction {
 pub(crate) fn of_target(error: &TargetError) -> FailureAction {
     match error {
         TargetError::Sql(error) => of_sql(error),
+        TargetError::RowSecurity(role) => FailureAction::park(
+            ParkCause::Rights,
+            error.to_string(),
+            format!("ALTER ROLE {} BYPASSRLS;", quote_ident(role)),
+        ),
         TargetError::Shape(error) => FailureAction::park(
             ParkCause::Altered,
             error.to_string(),

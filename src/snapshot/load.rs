@@ -5,7 +5,9 @@ use super::copy_text::write_user;
 use super::isolate::isolate_rejected;
 use super::outcome::{LoadError, Loaded};
 use crate::apply::statement::Merge;
-use crate::apply::{Identity, MAX_REJECTED, NOTIFY_WITHOUT_ID, Refusal, Shape, Target, statement, write_rejected};
+use crate::apply::{
+    Identity, MAX_REJECTED, NOTIFY_WITHOUT_ID, Refusal, Shape, Target, TargetError, statement, write_rejected,
+};
 use crate::config::MaxDeletes;
 use crate::model::{Deletes, Lsn, User};
 use bytes::Bytes;
@@ -50,7 +52,12 @@ pub(crate) async fn load(
         .await?;
     // A superseded process must neither wait here forever nor win.
     transaction.query_typed_opt("SELECT FROM users_sync.checkpoint FOR UPDATE", &[]).await?;
-    let empty = !transaction.query_typed_one(statement::HAS_ROWS, &[]).await?.try_get::<_, bool>(0)?;
+    let row = transaction.query_typed_one(statement::HAS_ROWS, &[]).await?;
+    // It cannot be enabled later in this transaction, which has locked the table.
+    if let Some(role) = row.try_get(2)? {
+        return Err(TargetError::RowSecurity(role).into());
+    }
+    let empty = !row.try_get::<_, bool>(0)?;
     if loading.isolates_rejected_rows {
         transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
     }

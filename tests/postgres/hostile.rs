@@ -165,3 +165,32 @@ async fn a_checkpoint_changed_between_two_starts_parks_its_own_tenant() {
     assert_eq!(text.matches(" streaming slot=").count(), 1, "{text}");
     assert!(scene.process.stop().await.success(), "{}", scene.log.text());
 }
+
+/// The role does not own the table, so that row security applies to it once it is enabled.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_security_enabled_on_a_following_target_parks_it_and_loses_nothing() {
+    let scene = Scene::start().await;
+    let Scene { bed, process, log, config, changes } = scene;
+    assert!(process.stop().await.success(), "{}", log.text());
+    let limited = "CREATE ROLE limited LOGIN; GRANT USAGE ON SCHEMA users_sync, neon_auth TO limited;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA users_sync, neon_auth TO limited";
+    bed.server.sql("acme", limited).await.unwrap();
+    let text = std::fs::read_to_string(config.path()).unwrap();
+    let url = bed.server.url("acme");
+    assert!(text.contains(&url), "{text}");
+    std::fs::write(config.path(), text.replace(&url, &bed.server.url_for("limited", "acme"))).unwrap();
+    let (process, log) = Process::start_logged(&config);
+    let mut scene = Scene { bed, process, log, config, changes };
+    let name = scene.change("acme").await;
+    let arrived = format!("SELECT count(*) FROM neon_auth.users_sync WHERE name = '{name}'");
+    scene.bed.becomes("acme", &arrived, "1").await;
+    scene.bed.server.sql("acme", "ALTER TABLE neon_auth.users_sync ENABLE ROW LEVEL SECURITY").await.unwrap();
+    scene.bed.auth("DELETE FROM auth.users WHERE org = 'acme'").await;
+    let remedy = scene.parked("acme", "row security would hide rows of neon_auth.users_sync from role limited").await;
+    assert_eq!(statements(&remedy), ["ALTER ROLE \"limited\" BYPASSRLS"], "{remedy}");
+    scene.bed.server.sql("acme", &statements(&remedy)[0]).await.unwrap();
+    scene.bed.equal().await;
+    scene.bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE deleted_at IS NULL", "0").await;
+    scene.bed.state_is("acme", "following").await;
+    assert!(scene.process.stop().await.success(), "{}", scene.log.text());
+}
