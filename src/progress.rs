@@ -212,7 +212,8 @@ mod tests {
         progress.idle(Lsn(110));
         progress.commit(Lsn(120), [&c]);
         let names = |limit| progress.retaining_over(limit).map(TenantId::as_str).collect::<Vec<_>>();
-        assert_eq!(names(109), ["a", "b"]);
+        assert_eq!(names(109), ["a"]);
+        assert_eq!(names(99), ["a", "b"]);
         assert_eq!(names(110), [""; 0]);
         assert_eq!(names(9), ["a", "b", "c"]);
     }
