@@ -11,11 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// Every metric family with its type. The gauges of the tee exist only with a tee.
-const FAMILIES: [(&str, &str); 28] = [
+const FAMILIES: [(&str, &str); 29] = [
     ("users_sync_apply_seconds", "histogram"),
     ("users_sync_batch_rows", "histogram"),
     ("users_sync_build", "info"),
     ("users_sync_commit_to_visible_seconds", "histogram"),
+    ("users_sync_internal_errors", "counter"),
     ("users_sync_memory_queued_bytes", "gauge"),
     ("users_sync_parked_tenants", "gauge"),
     ("users_sync_rereads", "counter"),
@@ -109,6 +110,7 @@ async fn a_known_workload_yields_known_metric_values() {
     is("users_sync_target_reconnects_total{tenant=\"acme\"}", 0.0);
     is("users_sync_source_reconnects_total", 0.0);
     is("users_sync_unmappable_rows_total", 0.0);
+    is("users_sync_internal_errors_total", 0.0);
     is("users_sync_rereads_total", 0.0);
     is("users_sync_batch_rows_count", 3.0);
     is("users_sync_batch_rows_sum", 43.0);
