@@ -230,6 +230,11 @@ mod tests {
         }
     }
 
+    fn session<'a>(epochs: &'a BTreeMap<Epoch, Lsn>, may_have_fenced: bool, key: &'a CheckpointKey) -> Session<'a> {
+        let (generation, epoch, received) = (Generation(2), Epoch(5), Lsn(200));
+        Session { generation, epoch, mapping: "m", epochs, may_have_fenced, received, key: Some(key) }
+    }
+
     #[track_caller]
     fn check(recorded: Option<RecordedTarget>, checkpoint: Option<Checkpoint>, expected: TargetAssessment) {
         let checkpoint = checkpoint.map(signed);
@@ -245,15 +250,8 @@ mod tests {
         let epochs = epochs.iter().map(|(epoch, flushed)| (Epoch(*epoch), Lsn(*flushed))).collect();
         let observed =
             ObservedTarget { checkpoint: Some(checkpoint), created: false, has_rows: true, relation: Some(7) };
-        let session = Session {
-            generation: Generation(2),
-            epoch: Epoch(5),
-            mapping: "m",
-            epochs: &epochs,
-            may_have_fenced: false,
-            received: Lsn(200),
-            key: Some(&key()),
-        };
+        let key = key();
+        let session = session(&epochs, false, &key);
         assess_target(&TenantId::new("acme"), Some(recorded), &observed, &session)
     }
 
@@ -261,15 +259,8 @@ mod tests {
     fn check_observed(recorded: Option<RecordedTarget>, observed: ObservedTarget, expected: TargetAssessment) {
         let tenant = TenantId::new("acme");
         let epochs = BTreeMap::from([(Epoch(5), Lsn(200))]);
-        let session = Session {
-            generation: Generation(2),
-            epoch: Epoch(5),
-            mapping: "m",
-            epochs: &epochs,
-            may_have_fenced: true,
-            received: Lsn(200),
-            key: Some(&key()),
-        };
+        let key = key();
+        let session = session(&epochs, true, &key);
         assert_eq!(assess_target(&tenant, recorded.as_ref(), &observed, &session), expected);
     }
 
@@ -341,15 +332,8 @@ mod tests {
         ] {
             let checkpoint = Some(Checkpoint { position, ..checkpoint() });
             let observed = ObservedTarget { checkpoint, created: false, has_rows: true, relation: Some(7) };
-            let session = Session {
-                generation: Generation(2),
-                epoch: Epoch(5),
-                mapping: "m",
-                epochs: &epochs,
-                may_have_fenced: true,
-                received: Lsn(200),
-                key: Some(&key()),
-            };
+            let key = key();
+            let session = session(&epochs, true, &key);
             assert_eq!(assess_target(&TenantId::new("acme"), Some(&recorded), &observed, &session), expected);
         }
     }

@@ -14,9 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio_postgres::{Error, Row, Transaction};
 
-const BEGIN: &str = "BEGIN";
-const BEGIN_WITH_PATH: &str =
-    "BEGIN; SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL client_min_messages = error";
+/// What the startup options set elsewhere.
 const SET_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL client_min_messages = error";
 
 /// A connection to a target. What the server may send is bounded.
@@ -40,7 +38,7 @@ pub async fn connect_target(url: &PgUrl) -> Result<TargetClient, ConnectError> {
 impl TargetClient {
     /// Begins a transaction. `settings` follow BEGIN: statements such as `SET LOCAL ...`.
     pub(crate) async fn begin(&self, settings: &str) -> Result<(), Error> {
-        let begin = if self.is_pooled { BEGIN_WITH_PATH } else { BEGIN };
+        let begin = if self.is_pooled { format!("BEGIN; {SET_PATH}") } else { "BEGIN".to_owned() };
         self.in_transaction.store(true, Ordering::Relaxed);
         self.client.batch_execute(&format!("{begin}; {settings}")).await
     }
@@ -96,7 +94,8 @@ impl TargetClient {
             return work.await;
         }
         // The first poll of each sends its messages, in this order.
-        let begin = self.client.batch_execute(BEGIN_WITH_PATH);
+        let begin = format!("BEGIN; {SET_PATH}");
+        let begin = self.client.batch_execute(&begin);
         let (begun, done, ended) = join3(begin, work, self.client.batch_execute("COMMIT")).await;
         begun?;
         let done = done?;

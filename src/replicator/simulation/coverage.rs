@@ -25,22 +25,18 @@ pub(crate) struct Coverage {
 }
 
 impl Coverage {
-    pub(crate) fn add(&mut self, more: Coverage) {
-        self.merges += more.merges;
-        self.batches += more.batches;
-        self.chunked += more.chunked;
-        self.unanswered += more.unanswered;
-        self.refused += more.refused;
-        self.outdated += more.outdated;
-        self.panics += more.panics;
-        self.tampered += more.tampered;
-        self.opened += more.opened;
-        self.parked += more.parked;
-        self.failed_sessions += more.failed_sessions;
+    pub(crate) fn add(&mut self, mut more: Coverage) {
+        for (count, more) in self.counts().into_iter().zip(more.counts()) {
+            *count += *more;
+        }
     }
 
     /// The count of what has happened least.
-    pub(crate) fn smallest(self) -> u64 {
+    pub(crate) fn smallest(mut self) -> u64 {
+        self.counts().into_iter().map(|count| *count).min().unwrap_or(0)
+    }
+
+    fn counts(&mut self) -> [&mut u64; 11] {
         let Coverage {
             merges,
             batches,
@@ -54,19 +50,6 @@ impl Coverage {
             panics,
             tampered,
         } = self;
-        let counts = [
-            merges,
-            batches,
-            chunked,
-            unanswered,
-            refused,
-            outdated,
-            opened,
-            parked,
-            failed_sessions,
-            panics,
-            tampered,
-        ];
-        counts.into_iter().min().unwrap_or(0)
+        [merges, batches, chunked, unanswered, refused, outdated, opened, parked, failed_sessions, panics, tampered]
     }
 }
