@@ -8,7 +8,7 @@ use super::refusals::JobRefusals;
 use crate::config::{Config, Tenant};
 use crate::operations::resync_request::{self, ResyncOutcome};
 use crate::operations::verify::{Verdict, Verifying, verify};
-use crate::pg::connect;
+use crate::pg::connect_state;
 use crate::snapshot::Differences;
 use crate::state::{StateStore, TenantState};
 use crate::status::process::ProcessStatus;
@@ -221,7 +221,7 @@ fn failed(what: impl ToString) -> ErrorBody {
 /// Requests a resync from the process that replicates, which may be another one, and waits for its end.
 async fn request_resync(config: &Config, tenant: &Tenant, allow_deletes: bool) -> Result<(), ErrorBody> {
     let (slot, id) = (&config.source.slot, &tenant.id);
-    let client = connect(&config.state_url).await.map_err(failed)?;
+    let client = connect_state(&config.state_url).await.map_err(failed)?;
     let before = StateStore::read(&client, slot).await.map_err(failed)?;
     let not_replicating = || ErrorBody {
         what: "no process is replicating".to_owned(),

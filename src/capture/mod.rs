@@ -13,6 +13,7 @@ pub mod pgoutput;
 pub mod publication;
 pub mod slot;
 mod stream;
+pub(crate) mod synchronous;
 mod wire;
 
 pub use connection::ReplicationConnection;

@@ -2,6 +2,7 @@
 
 pub(crate) use super::commands::PLUGIN;
 use super::commands::create_command;
+use super::synchronous::SynchronousFacts;
 use super::{CaptureError, ReplicationConnection};
 use crate::model::Lsn;
 use crate::pg::quote_ident;
@@ -99,6 +100,18 @@ pub async fn read_slot(client: &tokio_postgres::Client, name: &str) -> Result<Op
         confirmed_flush,
         invalid: row.try_get(5)?,
     }))
+}
+
+/// Reads what decides whether the server takes our walsender for a synchronous standby. Logical walsenders have a
+/// database, physical standbys have none.
+pub(crate) async fn read_synchronous(client: &tokio_postgres::Client) -> Result<SynchronousFacts, CaptureError> {
+    const QUERY: &str = "
+        SELECT current_setting('synchronous_standby_names'), current_setting('application_name'),
+               array(SELECT DISTINCT a.application_name FROM pg_catalog.pg_stat_get_wal_senders() w
+                     JOIN pg_catalog.pg_stat_activity a ON a.pid = w.pid
+                     WHERE a.datid IS NULL AND a.application_name NOT IN ('', 'pg_basebackup'))";
+    let row = client.query_typed_one(QUERY, &[]).await?;
+    Ok(SynchronousFacts { setting: row.try_get(0)?, application_name: row.try_get(1)?, standbys: row.try_get(2)? })
 }
 
 struct Row(Vec<Option<String>>);

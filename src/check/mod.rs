@@ -5,6 +5,8 @@ mod deadline;
 mod finding;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod server;
+mod server_facts;
 mod source;
 mod source_facts;
 mod state;
@@ -66,6 +68,10 @@ pub(crate) async fn check_source(config: &Config) -> Result<Vec<Finding>, Captur
         },
     };
     let mut findings = Vec::new();
+    match within(server_facts::gather(&client)).await.transpose()? {
+        None => findings.push(too_slow(Subject::Source)),
+        Some(facts) => findings.extend(server::findings(&facts)),
+    }
     match within(source_facts::gather(&client, config)).await.transpose()? {
         None => findings.push(too_slow(Subject::Source)),
         Some(facts) => {
@@ -93,7 +99,7 @@ pub(crate) fn source_finding(config: &Config, error: &CaptureError) -> Finding {
 }
 
 async fn check_state(config: &Config) -> Vec<Finding> {
-    let client = match pg::connect(&config.state_url).await {
+    let client = match pg::connect_state(&config.state_url).await {
         Ok(client) => client,
         Err(error) => return vec![connect_finding(Subject::State, &config.state_url, &error)],
     };

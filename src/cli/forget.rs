@@ -30,8 +30,9 @@ pub(super) struct Arguments {
 pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
     let config = arguments.file.load()?;
     let tenant = TenantId::new(&arguments.tenant);
-    let state =
-        pg::connect(&config.state_url).await.map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
+    let state = pg::connect_state(&config.state_url)
+        .await
+        .map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
     let known = StateStore::read(&state, &config.source.slot)
         .await
         .map_err(|error| diagnostic!("cannot read the state: {error}"))?;

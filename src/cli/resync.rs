@@ -65,8 +65,9 @@ async fn resync_kafka(config: &Config) -> Result<ExitCode, Diagnostic> {
             "the configuration has no `kafka` section"
         ));
     }
-    let client =
-        pg::connect(&config.state_url).await.map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
+    let client = pg::connect_state(&config.state_url)
+        .await
+        .map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
     let failed = |error: StateError| diagnostic!("cannot write the state: {error}");
     if !StateStore::request_tee(&client, &config.source.slot).await.map_err(failed)? {
         return Err(diagnostic!(
@@ -104,8 +105,9 @@ pub(super) async fn resync(
     allow_deletes: bool,
     stop: CancellationToken,
 ) -> Result<ExitCode, Diagnostic> {
-    let client =
-        pg::connect(&config.state_url).await.map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
+    let client = pg::connect_state(&config.state_url)
+        .await
+        .map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
     let outcome = match read(&client, config).await?.source {
         None => {
             return Err(diagnostic!(

@@ -10,7 +10,7 @@ use crate::admin::Server;
 use crate::config::{Config, LoadedConfig, load_with_files};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::Generation;
-use crate::pg::connect;
+use crate::pg::connect_state;
 use crate::replicator;
 use crate::state::StateStore;
 use crate::status::process::ProcessStatus;
@@ -31,7 +31,7 @@ fn raise_open_files() {
 
 /// Whether a process has ever replicated with this slot.
 async fn has_run_before(config: &Config) -> bool {
-    let Ok(state) = connect(&config.state_url).await else { return false };
+    let Ok(state) = connect_state(&config.state_url).await else { return false };
     let known = StateStore::read(&state, &config.source.slot).await;
     known.ok().and_then(|known| known.source).is_some_and(|source| source.generation > Generation(0))
 }

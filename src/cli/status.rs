@@ -23,7 +23,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
     let config = arguments.file.load()?;
-    let client = pg::connect(&config.state_url).await.map_err(|error| diagnostic!("the state: {error}"))?;
+    let client = pg::connect_state(&config.state_url).await.map_err(|error| diagnostic!("the state: {error}"))?;
     let state = StateStore::read(&client, &config.source.slot).await;
     let state = state.map_err(|error| diagnostic!("cannot read the state: {error}"))?;
     client.close().await;

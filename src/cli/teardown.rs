@@ -36,8 +36,9 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
     let config = arguments.file.load()?;
     let source =
         pg::connect(&config.source.url).await.map_err(|error| diagnostic!("cannot connect to the source: {error}"))?;
-    let state =
-        pg::connect(&config.state_url).await.map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
+    let state = pg::connect_state(&config.state_url)
+        .await
+        .map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
     let droppable = find_droppable(&config, &source, &state).await?;
     let list = list(&config, &droppable);
     if list.is_empty() {

@@ -6,7 +6,7 @@ use crate::capture::{ReplicationConnection, publication};
 use crate::config::{Config, Tenant};
 use crate::map::tenant_fingerprint;
 use crate::model::{Epoch, Generation, Lsn, TenantId};
-use crate::pg::{connect, connect_target};
+use crate::pg::{connect, connect_state, connect_target};
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::FailureAction;
@@ -54,7 +54,7 @@ pub(crate) async fn plan(config: &Config) -> Result<Plan, ServiceError> {
     let client = connect(&config.source.url).await?;
     source_session(&client).await?;
     let config = &resolve_layout(&client, config).await?;
-    let state = connect(&config.state_url).await?;
+    let state = connect_state(&config.state_url).await?;
     let known = StateStore::read(&state, &config.source.slot).await?;
     let mapping = fingerprint(&config.users, &compile_current(&client, &config.users).await?);
     let version = publication::read_version(&client, &config.source.publication, &config.users.tables()).await?;

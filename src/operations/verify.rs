@@ -7,7 +7,7 @@ use crate::clock;
 use crate::config::{Config, Tenant};
 use crate::map::tenants_condition;
 use crate::model::{ByConfigured, Lsn, TenantId, User};
-use crate::pg::{PgClient, connect, connect_target};
+use crate::pg::{PgClient, connect, connect_state, connect_target};
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::FailureAction;
@@ -68,7 +68,7 @@ pub(crate) async fn verify(
     let config = Arc::new(resolve_layout(&client, config).await?);
     let context = Arc::new(VerifyContext {
         rereader: Rereader::new(config.source.url.clone(), Default::default()),
-        state: Mutex::new(connect(&config.state_url).await?),
+        state: Mutex::new(connect_state(&config.state_url).await?),
         config: config.clone(),
         how,
     });

@@ -71,25 +71,46 @@ const SET_SEARCH_PATH: &str = "SET search_path = pg_catalog, pg_temp";
 const PATH_OPTION: &str = "-c search_path=pg_catalog,pg_temp";
 /// For a target, also without the notices of its triggers.
 const TARGET_OPTIONS: &str = "-c search_path=pg_catalog,pg_temp -c client_min_messages=error";
+/// The timeouts of the role or database must not end our sessions. `transaction_timeout` exists from 17 on.
+const NO_TIMEOUTS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN \
+    ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')";
+/// The state is written before its position is confirmed to the source. If the state's server counts our walsender as a
+/// synchronous standby, such a commit would wait for its own confirmation.
+const COMMIT_LOCALLY: &str = "SET synchronous_commit = local";
 /// SQLSTATE with which PgBouncer refuses startup options (`protocol_violation`).
 const OPTIONS_REFUSED: &str = "08P01";
 
 /// Connects to a database of the operator (source or state) and logs in, within the URL's `connect_timeout`.
-/// `search_path` is `pg_catalog`, unless the URL's `options` set another one.
+/// `search_path` is `pg_catalog`, unless the URL's `options` set another one. No timeout of the role applies.
 ///
 /// # Errors
 /// [`ConnectError`] tells an unreachable server, TLS, the login, another refusal and a foreign protocol
 /// apart.
 pub async fn connect(url: &PgUrl) -> Result<PgClient, ConnectError> {
-    if url.options.as_ref().is_some_and(|options| options.contains("search_path")) {
+    connect_operator(url, NO_TIMEOUTS.to_owned()).await
+}
+
+/// As [`connect`], to the database of the state. Commits do not wait for synchronous standbys.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_state(url: &PgUrl) -> Result<PgClient, ConnectError> {
+    connect_operator(url, format!("{COMMIT_LOCALLY}; {NO_TIMEOUTS}")).await
+}
+
+async fn connect_operator(url: &PgUrl, mut settings: String) -> Result<PgClient, ConnectError> {
+    let client = if url.options.as_ref().is_some_and(|options| options.contains("search_path")) {
         let start = |stream| start(url, stream, Trust::Operator, url.options.clone());
-        return connect_with(url, |stream| Box::pin(start(stream))).await;
-    }
-    let session = connect_with_path(url, Trust::Operator).await?;
-    if !session.has_path {
-        session.client.batch_execute(SET_SEARCH_PATH).await.map_err(|error| classify(url, error))?;
-    }
-    Ok(session.client)
+        connect_with(url, |stream| Box::pin(start(stream))).await?
+    } else {
+        let session = connect_with_path(url, Trust::Operator).await?;
+        if !session.has_path {
+            settings = format!("{SET_SEARCH_PATH}; {settings}");
+        }
+        session.client
+    };
+    client.batch_execute(&settings).await.map_err(|error| classify(url, error))?;
+    Ok(client)
 }
 
 /// A new session.

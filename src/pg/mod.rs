@@ -16,7 +16,7 @@ mod types;
 mod url;
 
 pub(crate) use client::PgClient;
-pub use client::connect;
+pub use client::{connect, connect_state};
 pub use error::ConnectError;
 pub(crate) use error::ServerError;
 pub(crate) use error::describe;

@@ -3,7 +3,7 @@
 use crate::capture::slot::identify_system;
 use crate::capture::{CaptureError, ReplicationConnection, ReplicationReader, ReplicationWriter, publication};
 use crate::config::Config;
-use crate::pg::{PgClient, connect};
+use crate::pg::{PgClient, connect, connect_state};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::{SessionContext, SessionStart};
 use crate::replicator::session::tenants::TenantHandle;
@@ -11,6 +11,7 @@ use crate::replicator::source::history::{History, HistoryFacts, decide_history};
 use crate::replicator::source::mapping::{check_identities, compile_current, fingerprint, resolve_layout};
 use crate::replicator::source::publication::publish;
 use crate::replicator::source::slot::{EnsuredSlot, ensure_slot};
+use crate::replicator::source::synchronous::refuse_synchronous;
 use crate::route::Memory;
 use crate::snapshot::{Export, source_session};
 use crate::state::{Snapshot, StateStore};
@@ -35,10 +36,11 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
     if client.query_typed_one("SELECT pg_is_in_recovery()", &[]).await?.try_get(0)? {
         return Err(ServiceError::InRecovery);
     }
+    refuse_synchronous(&client).await?;
     let config = &resolve_layout(&client, config).await?;
     check_identities(&client, &config.users).await?;
     log_missing_columns(&client, config).await?;
-    let state = connect(&config.state_url).await?;
+    let state = connect_state(&config.state_url).await?;
     let unpublished = publish(&client, &state, config).await?;
     let mut connection = ReplicationConnection::connect(&config.source.url).await?;
     let EnsuredSlot { position: from, export: created } =

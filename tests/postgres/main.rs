@@ -13,6 +13,7 @@ mod check;
 mod connection;
 mod faults;
 mod guard;
+mod harmless;
 mod hostile;
 mod isolation;
 mod kill;

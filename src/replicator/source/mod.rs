@@ -6,4 +6,5 @@ pub(crate) mod own_slot;
 pub(crate) mod point_read;
 pub(crate) mod publication;
 pub(crate) mod slot;
+pub(crate) mod synchronous;
 pub(crate) mod watchdog;

@@ -3,9 +3,10 @@
 
 use crate::capture::publication::{read_version, table_in_publication};
 use crate::config::Config;
-use crate::pg::connect;
+use crate::pg::{connect, connect_state};
 use crate::replicator::error::ServiceError;
 use crate::replicator::source::publication::add_again;
+use crate::replicator::source::synchronous::refuse_synchronous;
 use crate::snapshot::resolve_family;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -33,6 +34,10 @@ pub(crate) async fn watch_publication(
         }
         // The stream reports a source that cannot be reached.
         let Ok(client) = connect(&source.url).await else { continue };
+        // The session ends with the server's error; one that cannot be read is not a conflict.
+        if let Err(error @ ServiceError::Unready { .. }) = refuse_synchronous(&client).await {
+            return Err(error);
+        }
         if !has_other_tables && let Ok(Some(current)) = resolve_family(&client, &config.families).await {
             has_other_tables = current.rules != config.users;
             if has_other_tables {
@@ -47,7 +52,7 @@ pub(crate) async fn watch_publication(
         }
         for table in &tables {
             if matches!(table_in_publication(&client, &source.publication, table).await, Ok(false)) {
-                let state = connect(&config.state_url).await?;
+                let state = connect_state(&config.state_url).await?;
                 let (publication, table) = (source.publication.clone(), (*table).clone());
                 add_again(&client, &state, config, &table).await?;
                 return Err(ServiceError::NotPublished { publication, table });
