@@ -21,7 +21,7 @@ section! {
         /// Memory for the pending changes of one tenant. A row of the source with more bytes than this is set aside and logged,
         /// before it is copied.
         pub tenant_memory: usize as MemorySize = "16MB",
-        /// How long a target may be unreachable before its tenant is parked.
+        /// How long a target may be unreachable, or answer nothing and take no rows, before its tenant is parked.
         pub park_after: Duration as DurationText = "10m",
         /// How long the other tenants wait for a tenant that is over its memory, in one wait or in many short ones, before it
         /// is parked.

@@ -16,7 +16,7 @@ use crate::replicator::snapshotter::progress_bar::{ScanProgress, expected_rows};
 use crate::replicator::source::mapping::compile_current;
 use crate::replicator::source::mapping::resolve_layout;
 use crate::replicator::source::point_read::{ReadUser, Rereader};
-use crate::snapshot::{Comparison, Differences, LoadError, RowStream, source_session};
+use crate::snapshot::{Comparison, Differences, LoadError, ProgressWatch, RowStream, source_session};
 use crate::state::{Snapshot, StateStore, TenantState};
 use crate::status::progress_handle::ProgressHandle;
 use std::sync::Arc;
@@ -108,8 +108,10 @@ async fn compare_all(
         let (tenant, context) = (tenant.clone(), context.clone());
         let span = info_span!("tenant", id = %tenant.id);
         let compare = async move {
-            let limit = context.config.limits.snapshot_age;
-            let verdict = timeout(limit, context.compare(&tenant, position, receiver)).await;
+            let limits = &context.config.limits;
+            let watch = ProgressWatch::new(limits.park_after);
+            let compared = watch.bound(context.compare(&tenant, position, receiver, &watch));
+            let verdict = timeout(limits.snapshot_age, compared).await;
             let verdict = verdict.unwrap_or_else(|_| {
                 let why = "the comparison took longer than limits.snapshot_age: the target does not answer, or is slow";
                 Ok(Verdict::Failed(why.to_owned()))
@@ -154,15 +156,16 @@ impl VerifyContext {
         tenant: &Tenant,
         mut position: Lsn,
         mut rows: mpsc::Receiver<Option<Vec<User>>>,
+        watch: &ProgressWatch,
     ) -> Result<Verdict, LoadError> {
         let mut client = match connect_target(&tenant.target).await {
             Ok(client) => client,
             Err(error) => return Ok(Verdict::Failed(error.to_string())),
         };
-        let mut comparison = Comparison::begin(&mut client, self.config.deletes).await?;
+        let mut comparison = Comparison::begin(&mut client, self.config.deletes, watch).await?;
         comparison.stage(&mut rows).await?;
         for round in 0..MAX_RECHECKS {
-            if let Err(why) = self.wait_until_reached(tenant, &comparison, position).await? {
+            if let Err(why) = self.wait_until_reached(tenant, &comparison, position, watch).await? {
                 return Ok(Verdict::Failed(why));
             }
             if round == 0 {
@@ -175,7 +178,7 @@ impl VerifyContext {
                 let ids = comparison.unconfirmed(&after, RECHECK_BATCH).await?;
                 let Some(last) = ids.last() else { break };
                 after.clone_from(last);
-                let read = match self.rereader.read_ids(&self.config, &ids).await {
+                let read = match watch.pause(self.rereader.read_ids(&self.config, &ids)).await {
                     Ok(read) => read,
                     Err(error) => return Ok(Verdict::Failed(error.to_string())),
                 };
@@ -199,10 +202,12 @@ impl VerifyContext {
         tenant: &Tenant,
         comparison: &Comparison<'_>,
         position: Lsn,
+        watch: &ProgressWatch,
     ) -> Result<Result<(), String>, LoadError> {
         let deadline = Instant::now() + self.how.timeout;
         loop {
-            let state = StateStore::read(&*self.state.lock().await, &self.config.source.slot).await;
+            let read = async { StateStore::read(&*self.state.lock().await, &self.config.source.slot).await };
+            let state = watch.pause(read).await;
             let state: Snapshot = match state {
                 Ok(state) => state,
                 Err(error) => return Ok(Err(format!("the state cannot be read: {error}"))),
@@ -224,7 +229,7 @@ impl VerifyContext {
             if deadline <= Instant::now() {
                 return Ok(Err(format!("the target is at {applied} and did not reach {position} in time")));
             }
-            sleep(POLL_INTERVAL).await;
+            watch.pause(sleep(POLL_INTERVAL)).await;
         }
     }
 }

@@ -34,12 +34,13 @@ pub struct PgClient {
 }
 
 impl PgClient {
-    /// Closes the connection and waits until it is closed, at most one second.
+    /// Closes the connection and waits until it is closed, at most two seconds. A statement that is still running is
+    /// cancelled in the background: the server may take as long as its login.
     pub async fn close(self) {
         let PgClient { client, _end: end, task, .. } = self;
         drop((client, end));
-        // This fails only if the task panicked, which has been reported.
-        let _ = task.await;
+        // The task fails only if it panicked, which has been reported.
+        let _ = tokio::time::timeout(2 * CLOSE_TIMEOUT, task).await;
     }
 
     /// Set before the statements fail, if the guard ends the connection. Their own error is "connection closed".

@@ -83,7 +83,7 @@ impl TargetClient {
         self.client.is_closed()
     }
 
-    /// Closes the connection and waits until it is closed, at most one second.
+    /// As [`PgClient::close`].
     pub async fn close(self) {
         self.client.close().await;
     }

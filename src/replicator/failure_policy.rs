@@ -42,6 +42,10 @@ const ALTERED: &str = "the tables were renamed or altered: rename them back, or 
 pub(crate) const REFUSES: &str = "a constraint or trigger that was added to neon_auth.users_sync refuses users: remove it \
     (users_sync.rejected in the target lists the users)";
 
+/// How to fix a target that answers nothing.
+pub(crate) const NO_PROGRESS: &str = "end what keeps the target from answering: a lock on neon_auth.users_sync or \
+    users_sync.checkpoint, or a trigger or view that waits";
+
 /// Why a target's error parks its tenant, and what fixes it; `None` where another attempt may succeed.
 fn remedy(sqlstate: &str) -> Option<(ParkCause, &'static str)> {
     use SqlStateClass::*;
@@ -138,6 +142,7 @@ pub(crate) fn of_load(error: &LoadError, tenant: &TenantId) -> FailureAction {
         LoadError::BrokenOff | LoadError::Fenced | LoadError::Count { .. } => {
             FailureAction::retry(RetryCause::SnapshotFailed, error.to_string())
         }
+        LoadError::NoProgress { .. } => FailureAction::park(ParkCause::Away, error.to_string(), NO_PROGRESS),
         LoadError::TooManyRefused { .. } => FailureAction::park(ParkCause::Refuses, error.to_string(), REFUSES),
         LoadError::TooManyDeletes { .. } => FailureAction::park(
             ParkCause::Deletes,

@@ -3,6 +3,7 @@
 
 use super::load::copy;
 use super::outcome::LoadError;
+use super::progress_watch::ProgressWatch;
 use crate::apply::{Shape, read_checkpoint, read_shape, statement};
 use crate::model::{Deletes, Lsn, User};
 use crate::pg::TargetClient;
@@ -22,6 +23,7 @@ pub(crate) struct Comparison<'a> {
     shape: Shape,
     deletes: Deletes,
     rows: u64,
+    watch: &'a ProgressWatch,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +51,11 @@ pub(crate) struct Differences {
 
 impl<'a> Comparison<'a> {
     /// Starts a comparison. Needs the right to create temporary tables, as a resync does.
-    pub(crate) async fn begin(client: &'a mut TargetClient, deletes: Deletes) -> Result<Comparison<'a>, LoadError> {
+    pub(crate) async fn begin(
+        client: &'a mut TargetClient,
+        deletes: Deletes,
+        watch: &'a ProgressWatch,
+    ) -> Result<Comparison<'a>, LoadError> {
         let transaction = client.transaction().await?;
         transaction
             .batch_execute(
@@ -65,12 +71,13 @@ impl<'a> Comparison<'a> {
                    (id text PRIMARY KEY, kind text, confirmed boolean NOT NULL DEFAULT false) ON COMMIT DROP",
             )
             .await?;
-        Ok(Comparison { transaction, shape, deletes, rows: 0 })
+        watch.progressed();
+        Ok(Comparison { transaction, shape, deletes, rows: 0, watch })
     }
 
     /// Stages the source's rows, until `None`.
     pub(crate) async fn stage(&mut self, rows: &mut mpsc::Receiver<Option<Vec<User>>>) -> Result<(), LoadError> {
-        self.rows = copy(&self.transaction, STAGE, &statement::STAGE_COLUMNS, rows).await?;
+        self.rows = copy(&self.transaction, STAGE, &statement::STAGE_COLUMNS, rows, self.watch).await?;
         Ok(self.transaction.batch_execute("ANALYZE pg_temp.users_sync_stage").await?)
     }
 
@@ -137,7 +144,7 @@ impl<'a> Comparison<'a> {
         // The channel has room for both.
         let _ = sender.try_send(Some(now));
         let _ = sender.try_send(None);
-        copy(&self.transaction, RECHECK_STAGE, &statement::STAGE_COLUMNS, &mut rows).await?;
+        copy(&self.transaction, RECHECK_STAGE, &statement::STAGE_COLUMNS, &mut rows, self.watch).await?;
         let same = "(a.raw_json, a.name, a.email, a.created_at, a.deleted_at) IS NOT DISTINCT FROM \
                     (v.raw_json, v.name, v.email, v.created_at, v.deleted_at) \
                     AND (a.derived OR a.updated_at IS NOT DISTINCT FROM v.updated_at)";

@@ -1,6 +1,7 @@
 //! Merges a stage from which the target refuses rows: bisection finds them, and they are left out.
 
 use super::outcome::Loaded;
+use super::progress_watch::ProgressWatch;
 use crate::apply::statement::Merge;
 use crate::apply::{Bisection, Refusal, RefusedUser, Shape, statement};
 use crate::model::Deletes;
@@ -13,18 +14,19 @@ pub(super) async fn isolate_rejected(
     deletes: Deletes,
     shape: &Shape,
     read: u64,
+    watch: &ProgressWatch,
 ) -> Result<Loaded, Error> {
     transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
     transaction.batch_execute(statement::INDEX_STAGE).await?;
     let Merge { update, insert } = statement::merge_statements(shape, statement::PART_OF_STAGE);
     let (mut update, mut insert) = (Counted::new(&update), Counted::new(&insert));
     let mut rejected =
-        in_parts(transaction, read as usize, &mut [&mut update, &mut insert], statement::IDS_OF_STAGE).await?;
+        in_parts(transaction, read as usize, &mut [&mut update, &mut insert], statement::IDS_OF_STAGE, watch).await?;
     transaction.batch_execute(&statement::create_absent(deletes)).await?;
     let absent: i64 =
         transaction.query_typed_one("SELECT count(*) FROM pg_temp.users_sync_absent", &[]).await?.try_get(0)?;
     let mut delete = Counted::new(statement::delete_part_of_absent(deletes));
-    rejected.extend(in_parts(transaction, absent as usize, &mut [&mut delete], statement::IDS_OF_ABSENT).await?);
+    rejected.extend(in_parts(transaction, absent as usize, &mut [&mut delete], statement::IDS_OF_ABSENT, watch).await?);
     Ok(Loaded { read, inserted: insert.written, updated: update.written, deleted: delete.written, rejected })
 }
 
@@ -47,6 +49,7 @@ async fn in_parts(
     items: usize,
     statements: &mut [&mut Counted<'_>],
     ids: &str,
+    watch: &ProgressWatch,
 ) -> Result<Vec<RefusedUser>, Error> {
     let mut rejected = Vec::new();
     let mut bisection = Bisection::new(items);
@@ -62,7 +65,9 @@ async fn in_parts(
             }
             Ok::<_, Error>(written)
         };
-        match tried.await {
+        let tried = tried.await;
+        watch.progressed();
+        match tried {
             Ok(written) => {
                 for (statement, written) in statements.iter_mut().zip(written) {
                     statement.written += written;

@@ -4,6 +4,7 @@
 use super::copy_text::write_user;
 use super::isolate::isolate_rejected;
 use super::outcome::{LoadError, Loaded};
+use super::progress_watch::ProgressWatch;
 use crate::apply::statement::Merge;
 use crate::apply::{
     Identity, MAX_REJECTED, NOTIFY_WITHOUT_ID, Refusal, Shape, Target, TargetError, statement, write_rejected,
@@ -12,12 +13,15 @@ use crate::config::MaxDeletes;
 use crate::model::{Deletes, Lsn, User};
 use bytes::Bytes;
 use futures_util::{SinkExt, pin_mut};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_postgres::Transaction;
 use tokio_postgres::types::{PgLsn, ToSql, Type};
 
 /// Size of a COPY message: large enough that its header does not matter.
 const COPY_BYTES: usize = 128 << 10;
+/// Rows that one statement of a merge goes through: a large merge shows progress, however long it takes as a whole.
+const MERGE_PART: u64 = 100_000;
 
 /// The parameters of a load.
 pub(crate) struct Loading<'a> {
@@ -32,6 +36,8 @@ pub(crate) struct Loading<'a> {
     /// Whether rows that the target refuses are left out one by one. This needs a stage even if the target is
     /// empty.
     pub(crate) isolates_rejected_rows: bool,
+    /// How long the target may make no progress.
+    pub(crate) park_after: Duration,
 }
 
 /// Loads the rows of a snapshot until `None`; a channel that closes without it was interrupted. An empty
@@ -40,6 +46,16 @@ pub(crate) async fn load(
     target: &mut Target,
     loading: &Loading<'_>,
     rows: &mut mpsc::Receiver<Option<Vec<User>>>,
+) -> Result<Loaded, LoadError> {
+    let watch = ProgressWatch::new(loading.park_after);
+    watch.bound(load_watched(target, loading, rows, &watch)).await
+}
+
+async fn load_watched(
+    target: &mut Target,
+    loading: &Loading<'_>,
+    rows: &mut mpsc::Receiver<Option<Vec<User>>>,
+    watch: &ProgressWatch,
 ) -> Result<Loaded, LoadError> {
     let (shape, notifies, key) = (target.shape().clone(), target.notifies(), target.key().cloned());
     let transaction = target.client_mut().transaction().await?;
@@ -63,19 +79,21 @@ pub(crate) async fn load(
     }
     let loaded = if empty && !loading.isolates_rejected_rows {
         let columns: Vec<&str> = shape.writable().collect();
-        let read = copy(&transaction, "neon_auth.users_sync", &columns, rows).await?;
+        let read = copy(&transaction, "neon_auth.users_sync", &columns, rows, watch).await?;
         Loaded { read, inserted: read, ..Loaded::default() }
     } else {
         transaction.batch_execute(statement::CREATE_STAGE).await?;
-        let read = copy(&transaction, "pg_temp.users_sync_stage", &statement::STAGE_COLUMNS, rows).await?;
+        let read = copy(&transaction, "pg_temp.users_sync_stage", &statement::STAGE_COLUMNS, rows, watch).await?;
         transaction.batch_execute("ANALYZE pg_temp.users_sync_stage").await?;
+        watch.progressed();
         let counted: i64 =
             transaction.query_typed_one("SELECT count(*) FROM pg_temp.users_sync_stage", &[]).await?.try_get(0)?;
         if counted.unsigned_abs() != read {
             return Err(LoadError::Count { sent: read, counted: counted.unsigned_abs() });
         }
-        merge(&transaction, loading, &shape, read).await?
+        merge(&transaction, loading, &shape, read, watch).await?
     };
+    watch.progressed();
     // The load has tried all refused users again.
     transaction.execute_typed("DELETE FROM users_sync.rejected", &[]).await?;
     write_rejected(&transaction, &loaded.rejected, &[]).await?;
@@ -100,6 +118,7 @@ pub(crate) async fn load(
     if notifies && loaded.inserted + loaded.updated + loaded.deleted > 0 {
         transaction.batch_execute(NOTIFY_WITHOUT_ID).await?;
     }
+    watch.progressed();
     transaction.commit().await?;
     Ok(loaded)
 }
@@ -109,6 +128,7 @@ async fn merge(
     loading: &Loading<'_>,
     shape: &Shape,
     read: u64,
+    watch: &ProgressWatch,
 ) -> Result<Loaded, LoadError> {
     let row = transaction.query_typed_one(statement::COUNT_ABSENT, &[]).await?;
     let (live, absent) = (row.try_get::<_, i64>(0)?.unsigned_abs(), row.try_get::<_, i64>(1)?.unsigned_abs());
@@ -117,11 +137,13 @@ async fn merge(
         return Err(LoadError::TooManyDeletes { absent, live, allowed });
     }
     transaction.batch_execute(statement::SAVEPOINT).await?;
-    let (absent, missing): (i64, i64) = (row.try_get(2)?, row.try_get(3)?);
-    match merge_at_once(transaction, loading.deletes, shape, absent > 0, missing > 0).await {
+    let (absent, missing) = (row.try_get::<_, i64>(2)?.unsigned_abs(), row.try_get::<_, i64>(3)?.unsigned_abs());
+    watch.progressed();
+    let merging = Merging { transaction, shape, deletes: loading.deletes, watch };
+    match merging.merge(read, absent, missing).await {
         Err(error) if Refusal::of(&error).is_some() => {
             transaction.batch_execute(statement::ROLLBACK_TO_SAVEPOINT).await?;
-            let loaded = isolate_rejected(transaction, loading.deletes, shape, read).await?;
+            let loaded = isolate_rejected(transaction, loading.deletes, shape, read, watch).await?;
             match loaded.rejected.len() {
                 ..=MAX_REJECTED => Ok(loaded),
                 count => Err(LoadError::TooManyRefused { count }),
@@ -131,20 +153,55 @@ async fn merge(
     }
 }
 
-async fn merge_at_once(
-    transaction: &Transaction<'_>,
+/// A merge without refused rows.
+struct Merging<'a> {
+    transaction: &'a Transaction<'a>,
+    shape: &'a Shape,
     deletes: Deletes,
-    shape: &Shape,
-    any_absent: bool,
-    any_missing: bool,
-) -> Result<Loaded, tokio_postgres::Error> {
-    let Merge { update, insert } = statement::merge_statements(shape, "");
-    let updated = transaction.execute_typed(&update, &[]).await?;
-    // Each is a join of two wide tables, so it is skipped if it cannot find anything.
-    let inserted = if any_missing { transaction.execute_typed(&insert, &[]).await? } else { 0 };
-    let delete = statement::delete_absent(deletes);
-    let deleted = if any_absent { transaction.execute_typed(delete, &[]).await? } else { 0 };
-    Ok(Loaded { inserted, updated, deleted, ..Loaded::default() })
+    watch: &'a ProgressWatch,
+}
+
+impl Merging<'_> {
+    /// Merges the stage of `read` rows. Each statement is a join of two wide tables, so it is skipped if it cannot find
+    /// anything.
+    async fn merge(&self, read: u64, absent: u64, missing: u64) -> Result<Loaded, tokio_postgres::Error> {
+        let in_parts = read > MERGE_PART;
+        if in_parts {
+            self.transaction.batch_execute(statement::INDEX_STAGE).await?;
+            self.watch.progressed();
+        }
+        let Merge { update, insert } =
+            statement::merge_statements(self.shape, if in_parts { statement::PART_OF_STAGE } else { "" });
+        let updated = self.run(&update, read).await?;
+        let inserted = if missing > 0 { self.run(&insert, read).await? } else { 0 };
+        let deleted = match absent {
+            0 => 0,
+            1..=MERGE_PART => self.run(statement::delete_absent(self.deletes), absent).await?,
+            _ => {
+                self.transaction.batch_execute(&statement::create_absent(self.deletes)).await?;
+                self.watch.progressed();
+                self.run(statement::delete_part_of_absent(self.deletes), absent).await?
+            }
+        };
+        Ok(Loaded { inserted, updated, deleted, ..Loaded::default() })
+    }
+
+    /// Runs a statement over `rows` rows, in parts if there are more than [`MERGE_PART`].
+    async fn run(&self, sql: &str, rows: u64) -> Result<u64, tokio_postgres::Error> {
+        if rows <= MERGE_PART {
+            let written = self.transaction.execute_typed(sql, &[]).await?;
+            self.watch.progressed();
+            return Ok(written);
+        }
+        let mut written = 0;
+        for from in (0..rows).step_by(MERGE_PART as usize) {
+            let bounds = [from as i64, (from + MERGE_PART) as i64];
+            written +=
+                self.transaction.execute_typed(sql, &[(&bounds[0], Type::INT8), (&bounds[1], Type::INT8)]).await?;
+            self.watch.progressed();
+        }
+        Ok(written)
+    }
 }
 
 /// Copies rows until `None`. Returns their number as counted by the target.
@@ -153,6 +210,7 @@ pub(super) async fn copy(
     table: &str,
     columns: &[&str],
     rows: &mut mpsc::Receiver<Option<Vec<User>>>,
+    watch: &ProgressWatch,
 ) -> Result<u64, LoadError> {
     let sink = transaction.copy_in(&format!("COPY {table} ({}) FROM STDIN", columns.join(", "))).await?;
     pin_mut!(sink);
@@ -160,7 +218,7 @@ pub(super) async fn copy(
     let mut buffer = Vec::with_capacity(COPY_BYTES + 4096);
     loop {
         // Dropping an unfinished sink makes the target's COPY fail.
-        let users = rows.recv().await.ok_or(LoadError::BrokenOff)?;
+        let users = watch.pause(rows.recv()).await.ok_or(LoadError::BrokenOff)?;
         let Some(users) = users else { break };
         sent += users.len() as u64;
         for user in &users {
@@ -168,10 +226,12 @@ pub(super) async fn copy(
             if buffer.len() >= COPY_BYTES {
                 let full = std::mem::replace(&mut buffer, Vec::with_capacity(COPY_BYTES + 4096));
                 sink.send(Bytes::from(full)).await?;
+                watch.progressed();
             }
         }
     }
     sink.send(Bytes::from(buffer)).await?;
+    watch.progressed();
     let counted = sink.finish().await?;
     if counted == sent { Ok(counted) } else { Err(LoadError::Count { sent, counted }) }
 }

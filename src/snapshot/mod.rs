@@ -9,6 +9,7 @@ mod families;
 mod isolate;
 mod load;
 mod outcome;
+mod progress_watch;
 mod reread;
 mod rows;
 
@@ -20,5 +21,6 @@ pub(crate) use export::{Export, hold_export};
 pub(crate) use families::{ResolvedFamily, resolve_family};
 pub(crate) use load::{Loading, load};
 pub(crate) use outcome::{LoadError, Loaded};
+pub(crate) use progress_watch::ProgressWatch;
 pub(crate) use reread::{FindBy, Reading, RowQuery, SeenXids};
 pub(crate) use rows::{RowStream, SourceReadError};

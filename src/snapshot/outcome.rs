@@ -1,6 +1,7 @@
 //! The outcome of loading a snapshot into a target.
 
 use crate::apply::{MAX_REJECTED, RefusedUser, TargetError};
+use std::time::Duration;
 
 /// What a load changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +42,12 @@ pub(crate) enum LoadError {
     TooManyRefused {
         /// Number of refused users.
         count: usize,
+    },
+    /// The target took no rows and answered nothing for `limits.park_after`.
+    #[error("its target has made no progress with the snapshot for {within:?} (limits.park_after)")]
+    NoProgress {
+        /// The limit.
+        within: Duration,
     },
     /// The target counts other rows than were sent.
     #[error("{sent} users were sent to the target, but {counted} arrived")]

@@ -53,6 +53,19 @@ pub const HELD: &str = "
     SELECT id, raw_json::text, name, email, created_at::text, updated_at::text, deleted_at::text
     FROM neon_auth.users_sync WHERE deleted_at IS NULL OR raw_json ->> 'deleted_at' IS NOT NULL ORDER BY id COLLATE \"C\"";
 
+/// `neon_auth.users_sync` as users-sync creates it.
+pub const PLAIN: &str = "
+    CREATE SCHEMA neon_auth;
+    CREATE TABLE neon_auth.users_sync (
+      id text PRIMARY KEY,
+      raw_json jsonb NOT NULL,
+      name text,
+      email text,
+      created_at timestamptz,
+      deleted_at timestamptz,
+      updated_at timestamptz
+    )";
+
 /// `neon_auth.users_sync` in Neon's shape, with columns generated from raw_json.
 pub const GENERATED: &str = "
     CREATE SCHEMA neon_auth;

@@ -2,8 +2,9 @@
 
 use crate::apply::{Applied, Move, Rows, plan_rows};
 use crate::clock::now;
-use crate::model::{Change, Lsn, ResyncReason, RetryCause};
+use crate::model::{Change, Lsn, ParkCause, ResyncReason, RetryCause};
 use crate::replicator::error::ServiceError;
+use crate::replicator::failure_policy::NO_PROGRESS;
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::ApplyState;
 use crate::replicator::tenant::target::{Connection, Connector, TargetAccess};
@@ -211,7 +212,11 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         }
         match timeout(self.context.config.limits.park_after, work).await {
             Ok(answer) => answer,
-            Err(_) => Err(RetryCause::NoAnswer.into()),
+            Err(_) => Err(StopReason::Park {
+                cause: ParkCause::Away,
+                reason: format!("{} for longer than limits.park_after", RetryCause::NoAnswer),
+                remedy: NO_PROGRESS.to_owned(),
+            }),
         }
     }
 }

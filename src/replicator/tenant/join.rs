@@ -69,6 +69,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 position,
                 deletes: context.config.deletes,
                 isolates_rejected_rows,
+                park_after: context.config.limits.park_after,
                 max_deletes: if any_deletes { MaxDeletes::ALL } else { context.config.limits.max_deletes },
             };
             let limit = context.config.limits.snapshot_age;
