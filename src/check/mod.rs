@@ -5,6 +5,7 @@ mod deadline;
 mod finding;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod roles;
 mod server;
 mod server_facts;
 mod source;
@@ -24,6 +25,7 @@ use crate::snapshot;
 use deadline::{LOOKUP_TIMEOUT, within};
 use finding::connect_finding;
 use futures_util::StreamExt;
+use roles::{Servers, read_instance};
 
 /// Number of targets that are checked concurrently: a thousand take seconds, and any machine can open as many connections.
 const CONCURRENT_TARGETS: usize = 64;
@@ -43,10 +45,17 @@ pub(crate) async fn check(config: &Config) -> Vec<Finding> {
     };
     findings.extend(urls::findings(config));
     let state = state_facts::read_state(config).await;
-    let targets = futures_util::stream::iter(&config.tenants)
+    let mut targets = futures_util::stream::iter(&config.tenants)
         .map(|tenant| check_target(tenant, config.deletes_rows(), state.as_ref()))
         .buffered(CONCURRENT_TARGETS);
-    findings.extend(targets.concat().await);
+    let mut servers = Servers::default();
+    servers.read_own(config).await;
+    for tenant in &config.tenants {
+        let Some((of_target, instance)) = targets.next().await else { break };
+        findings.extend(of_target);
+        servers.add(&tenant.target, instance);
+    }
+    findings.extend(servers.findings(config));
     #[cfg(feature = "kafka")]
     if let Some(settings) = &config.kafka {
         findings.extend(kafka::findings(config, settings).await);
@@ -110,17 +119,23 @@ async fn check_state(config: &Config) -> Vec<Finding> {
     }
 }
 
-async fn check_target(tenant: &Tenant, deletes_rows: bool, state: Option<&crate::state::Snapshot>) -> Vec<Finding> {
+/// The findings about a target, and which server it is on.
+async fn check_target(
+    tenant: &Tenant,
+    deletes_rows: bool,
+    state: Option<&crate::state::Snapshot>,
+) -> (Vec<Finding>, Option<String>) {
     let subject = || Subject::Tenant(tenant.id.clone());
     let client = match pg::connect_target(&tenant.target).await {
         Ok(client) => client,
-        Err(error) => return vec![connect_finding(subject(), &tenant.target, &error)],
+        Err(error) => return (vec![connect_finding(subject(), &tenant.target, &error)], None),
     };
-    match within(target_facts::gather(&client)).await {
+    let findings = match within(target_facts::gather(&client)).await {
         Some(Ok(facts)) => target::findings(tenant, deletes_rows, &facts, state),
         Some(Err(error)) => vec![unreadable(subject(), &error)],
         None => vec![too_slow(subject())],
-    }
+    };
+    (findings, within(read_instance(&client)).await.flatten())
 }
 
 fn unreadable(subject: Subject, error: &tokio_postgres::Error) -> Finding {

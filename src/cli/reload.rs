@@ -1,7 +1,7 @@
 //! Reloads the configuration of a running process on SIGHUP and when one of its files changes.
 
 use crate::check::{Finding, Severity, check_source, source_finding};
-use crate::config::{Config, Files, load_with_files};
+use crate::config::{Config, Files, ServerName, load_with_files, shared_roles};
 use crate::diagnostic::Diagnostic;
 use crate::replicator::error::ServiceError;
 use std::path::PathBuf;
@@ -65,6 +65,13 @@ pub(super) async fn find_faults(config: &Config) -> Vec<Finding> {
     }
 }
 
+/// Logs each role that is used for several databases of one server, as far as the URLs tell.
+pub(super) fn warn_of_shared_roles(config: &Config) {
+    for shared in shared_roles(config, ServerName::of) {
+        tracing::warn!(remedy = shared.remedy(), "targets share a role: {shared}");
+    }
+}
+
 async fn apply(configs: &watch::Sender<Config>, config: Config) {
     let (is_unchanged, only_tenants) = {
         let current = configs.borrow();
@@ -81,5 +88,6 @@ async fn apply(configs: &watch::Sender<Config>, config: Config) {
         return;
     }
     tracing::info!(tenants = config.tenants.len(), "configuration reloaded");
+    warn_of_shared_roles(&config);
     configs.send_replace(config);
 }

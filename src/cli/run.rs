@@ -4,7 +4,7 @@ use super::common::{ConfigFile, FAILED};
 use super::logging::Logging;
 use super::output;
 use super::plan;
-use super::reload::{find_faults, reload};
+use super::reload::{find_faults, reload, warn_of_shared_roles};
 use super::signals::signals;
 use crate::admin::Server;
 use crate::config::{Config, LoadedConfig, load_with_files};
@@ -69,6 +69,7 @@ pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> Result<
         findings.iter().for_each(output::notice);
         return Ok(ExitCode::from(FAILED));
     }
+    warn_of_shared_roles(&config);
     let reloading = tokio::spawn(reload(file.clone(), files, sender));
     let done = replicator::run_reloading(configs, status, stop).await;
     reloading.abort();

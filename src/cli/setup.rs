@@ -2,8 +2,9 @@
 
 use super::common::{ConfigFile, admin_url};
 use super::output;
-use crate::config::{Config, Tenant};
+use crate::config::{Config, ServerName, Tenant, shared_roles};
 use crate::diagnostic::{Diagnostic, diagnostic};
+use crate::model::TenantId;
 use crate::pg::{self, PgUrl, Statements, describe};
 use crate::replicator::source::mapping::resolve_layout;
 use crate::setup::{PasswordForm, Script, gather, source_script, target_script};
@@ -75,9 +76,13 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
             "--apply needs the URL of an administrator"
         ));
     }
+    let is_wanted = |tenant: &TenantId| arguments.tenant.as_ref().is_none_or(|only| only == tenant.as_str());
+    for shared in shared_roles(&config, ServerName::of).iter().filter(|shared| shared.tenants.iter().any(is_wanted)) {
+        output::notice(format_args!("warning: {shared}\n    -> {}", shared.remedy()));
+    }
     source(arguments, &config).await?;
     for tenant in &config.tenants {
-        if arguments.tenant.as_ref().is_none_or(|only| only == tenant.id.as_str()) {
+        if is_wanted(&tenant.id) {
             target(arguments, &config, tenant).await?;
         }
     }

@@ -42,6 +42,7 @@ const HARMLESS: &[&str] = &[
     "replication",
     "schema",
     "schemas",
+    "share_role",
     "slot",
     "snapshot",
     "snapshot_age",
@@ -61,8 +62,9 @@ const HARMLESS: &[&str] = &[
 ];
 
 /// Sections whose keys are judged one by one. Below any other key, everything is hidden.
-const SECTIONS: &[&str] =
-    &["admin", "fan_out", "families", "kafka", "limits", "source", "state", "tenants", "users", "via", "watch"];
+const SECTIONS: &[&str] = &[
+    "admin", "fan_out", "families", "kafka", "limits", "source", "state", "targets", "tenants", "users", "via", "watch",
+];
 
 /// Longer keys, and those with other characters, may be a value in the wrong place.
 const MAX_KEY_LEN: usize = 40;

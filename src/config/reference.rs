@@ -130,7 +130,7 @@ mod tests {
             }
             let mut text = example.to_owned();
             for (key, base) in [
-                ("source", "{url: 'postgres://u@h/auth'}"),
+                ("source", "{url: 'postgres://s@h/auth'}"),
                 ("users", "{table: auth.users, id: id, tenant: org}"),
                 ("tenants", "[{id: acme, target: 'postgres://u@h/acme'}]"),
             ] {

@@ -131,13 +131,15 @@ pub(super) fn check_not_read(
 }
 
 fn is_same_database(a: &PgUrl, b: &PgUrl) -> bool {
-    is_same_host(&a.host, &b.host) && a.port == b.port && a.database == b.database
+    canonical_host(&a.host) == canonical_host(&b.host) && a.port == b.port && a.database == b.database
 }
 
-/// Compares names without resolving them. All names and addresses of this machine are the same.
-fn is_same_host(a: &str, b: &str) -> bool {
-    let plain = |host: &str| host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-    let is_local = |host: &str| host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    let (a, b) = (plain(a), plain(b));
-    a == b || is_local(&a) && is_local(&b)
+/// One form for all spellings of a host, without resolving it. All names and addresses of this machine are the same.
+pub(super) fn canonical_host(host: &str) -> String {
+    if host.starts_with('/') {
+        return host.to_owned();
+    }
+    let plain = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let is_local = plain == "localhost" || plain.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if is_local { "localhost".to_owned() } else { plain }
 }

@@ -282,6 +282,28 @@ fn tenants_must_be_distinct() {
 }
 
 #[test]
+fn a_shared_role_is_refused_on_request() {
+    let second = |url: &str| format!("{GOOD}  - {{id: b, target: '{url}'}}\n");
+    assert_eq!(good(&second("postgres://u@h/b")).targets.share_role, ShareRole::Allow);
+    let refuse = |url: &str| second(url).replace("source:", "targets: {share_role: refuse}\nsource:");
+    let message = "targets.share_role is refuse, but role u of server h:5432 is used for tenant acme, tenant b";
+    check_text(&refuse("postgres://u@H/b"), "11:21", message, "CREATE ROLE \"u_b\" LOGIN");
+    for other in ["postgres://v@h/b", "postgres://u@h:1/b", "postgres://u@g/b"] {
+        assert_eq!(good(&refuse(other)).tenants.len(), 2, "{other}");
+    }
+    let of_source = GOOD.replace("postgres://u@h/acme", "postgres://u@auth/acme");
+    let refused = of_source.replace("source:", "targets: {share_role: refuse}\nsource:");
+    check_text(&refused, "10:13", "role u of server auth:5432 is used for the source, tenant acme", "CREATE ROLE");
+    check(
+        "source:",
+        "targets: {share_role: x}\nsource:",
+        "1:23",
+        "invalid value \"x\" for targets.share_role",
+        "refuse or",
+    );
+}
+
+#[test]
 fn a_target_in_the_source_is_refused_only_if_its_table_is_read() {
     let target = |url: &str| GOOD.replace("postgres://u@h/acme", url);
     for beside in ["postgres://v@auth/db", "postgres://v@AUTH.:5432/db"] {

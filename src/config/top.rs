@@ -9,7 +9,9 @@ use super::key_types::{Choice, DurationText};
 use super::limits::Limits;
 use super::mapping::{Family, Mapping};
 use super::section::{KeyType, Reader, section};
+use super::shared_role::{ServerName, shared_roles};
 use super::source::{Publish, Source, State};
+use super::targets::{ShareRole, Targets};
 use super::tenants::{Included, Tenant, Tenants, check_not_read, check_unique};
 use super::yaml::{Kind, Malformed, Node, parse_yaml};
 use crate::map::Rules;
@@ -31,6 +33,8 @@ section! {
         users: Vec<Family> as Mapping,
         /// The tenants and their target databases. Required unless `include` is set.
         tenants: Option<Vec<Tenant>> as Option<Tenants>,
+        /// Rules for the target databases of all tenants.
+        targets: Targets = "{}",
         /// Patterns of further files with `tenants:`, relative to this file: `[tenants.d/*.yaml]`. The files may be added,
         /// changed and removed while users-sync runs.
         include: Vec<String> = "[]",
@@ -94,6 +98,8 @@ pub struct Config {
     pub families: Vec<Family>,
     /// The tenants in the order of the files. Ids, keys and targets are unique.
     pub tenants: Vec<Tenant>,
+    /// Rules for all targets.
+    pub targets: Targets,
     /// Patterns of further files with tenants.
     pub include: Vec<String>,
     /// How long updates may wait for a target that is asleep, for tenants of included files.
@@ -123,10 +129,11 @@ impl Config {
     }
 
     /// Whether a running session can continue with the other configuration once its tenants have been added and removed.
-    /// `admin` and `log` do not concern a session.
+    /// `admin`, `log` and `targets` do not concern a session.
     pub fn differs_only_in_tenants(&self, other: &Config) -> bool {
         let without = |config: &Config| Config {
             tenants: Vec::new(),
+            targets: Targets { share_role: ShareRole::Allow },
             include: Vec::new(),
             wake_after: None,
             admin: None,
@@ -187,6 +194,7 @@ fn resolve(file: File, root: &Node, reader: &mut Reader<'_>) -> Config {
         users,
         families: file.users,
         tenants: Vec::new(),
+        targets: file.targets,
         include: file.include,
         wake_after: file.wake_after,
         deletes: file.deletes.mode,
@@ -238,9 +246,25 @@ fn add_tenants(config: &mut Config, tenants: Vec<Tenant>, root: &Node, reader: &
         let wake_after = tenant.wake_after.or(config.wake_after);
         Tenant { wake_after, ..tenant }
     }));
+    refuse_shared_roles(config, items, root, reader);
     if config.users.tenant.is_none() && config.tenants.len() > 1 {
         let span = items.get(first_too_many).map_or(&root.span, |item| &item.span);
         let fault = Fault::new(span, "several tenants, but users.tenant is missing");
         reader.push(fault.help("users.tenant names the column that contains the tenant of a user"));
+    }
+}
+
+/// Reports each tenant among the last `items` whose role is used for another database of its server, if that is refused.
+fn refuse_shared_roles(config: &Config, items: &[Node], root: &Node, reader: &mut Reader<'_>) {
+    if config.targets.share_role == ShareRole::Allow {
+        return;
+    }
+    let new = &config.tenants[config.tenants.len().saturating_sub(items.len())..];
+    for shared in shared_roles(config, ServerName::of) {
+        // The last one is in this file, if this file added to the group.
+        let Some(last) = shared.tenants.last() else { continue };
+        let Some(place) = new.iter().position(|tenant| tenant.id == *last) else { continue };
+        let span = items.get(place).map_or(&root.span, |item| item.span_of("target"));
+        reader.push(Fault::new(span, format!("targets.share_role is refuse, but {shared}")).help(shared.remedy()));
     }
 }

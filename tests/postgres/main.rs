@@ -30,6 +30,7 @@ mod rejected;
 mod reload;
 mod remedies;
 mod resync;
+mod roles;
 mod setup;
 mod signup;
 mod standby;

@@ -6,7 +6,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use std::path::Path;
 
 /// The files whose every text is a finding, a reason or a remedy. Remedies are found in other files too.
-const TEXTS: [&str; 13] = [
+const TEXTS: [&str; 14] = [
     "src/apply/assessment.rs",
     "src/check/finding.rs",
     "src/check/kafka.rs",
@@ -15,6 +15,7 @@ const TEXTS: [&str; 13] = [
     "src/check/state.rs",
     "src/check/target.rs",
     "src/check/urls.rs",
+    "src/config/shared_role.rs",
     "src/model/reason.rs",
     "src/replicator/error.rs",
     "src/replicator/failure_policy.rs",
