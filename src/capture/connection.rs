@@ -10,15 +10,10 @@ use super::commands::start_command;
 use super::stream::{ReplicationReader, ReplicationWriter};
 use super::wire::{Reply, Wire};
 use crate::model::Lsn;
-use crate::pg::{ConnectError, PgUrl, Stream, connect_with};
+use crate::pg::{ConnectError, PgUrl, Stream, connect_with, walsender_options};
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::{DataRowBody, Message};
 use postgres_protocol::message::frontend;
-
-/// The walsender's session settings. Values must have the same text form under any database defaults, and no
-/// timeout may end an idle stream.
-const SESSION_SETTINGS: &str = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=3 \
-     -c bytea_output=hex -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0";
 
 /// A session in walsender mode on one database.
 pub struct ReplicationConnection {
@@ -92,9 +87,7 @@ impl ReplicationConnection {
 
 async fn log_in(url: &PgUrl, stream: Stream) -> Result<ReplicationConnection, CaptureError> {
     let mut wire = Wire::new(stream);
-    // The server uses the last value of a setting, so these override the URL's.
-    let options =
-        url.options.as_ref().map_or_else(|| SESSION_SETTINGS.to_owned(), |own| format!("{own} {SESSION_SETTINGS}"));
+    let options = walsender_options(url);
     let parameters = [
         ("user", &*url.user),
         ("database", &*url.database),

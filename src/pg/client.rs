@@ -5,6 +5,7 @@
 //! to: drop the client instead, which cancels its statement.
 
 use super::guard::{Guard, GuardError, Trust};
+use super::session::{PATH_OPTION, SEARCH_PATH, sets_path};
 use super::stream::{Stream, connect_with};
 use super::{ChannelBinding, ConnectError, PgUrl, ServerError, describe};
 use std::convert::Infallible;
@@ -63,14 +64,9 @@ impl DerefMut for PgClient {
     }
 }
 
-/// The schemas that names without a schema are looked up in. Temporary objects come last: they cannot take
-/// the place of built-in ones.
-const SEARCH_PATH: &str = "pg_catalog, pg_temp";
-/// The same for a session whose server does not take startup options.
+/// Our `search_path` for a session whose server does not take startup options.
 const SET_SEARCH_PATH: &str = "SET search_path = pg_catalog, pg_temp";
-/// As a startup option, which overrides the settings of the database and of the role.
-const PATH_OPTION: &str = "-c search_path=pg_catalog,pg_temp";
-/// For a target, also without the notices of its triggers.
+/// The startup options for a target: also without the notices of its triggers.
 const TARGET_OPTIONS: &str = "-c search_path=pg_catalog,pg_temp -c client_min_messages=error";
 /// The timeouts of the role or database must not end our sessions. `transaction_timeout` exists from 17 on.
 const NO_TIMEOUTS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN \
@@ -100,7 +96,7 @@ pub async fn connect_state(url: &PgUrl) -> Result<PgClient, ConnectError> {
 }
 
 async fn connect_operator(url: &PgUrl, mut settings: String) -> Result<PgClient, ConnectError> {
-    let client = if url.options.as_ref().is_some_and(|options| options.contains("search_path")) {
+    let client = if sets_path(url) {
         let start = |stream| start(url, stream, Trust::Operator, url.options.clone());
         connect_with(url, |stream| Box::pin(start(stream))).await?
     } else {

@@ -1,18 +1,13 @@
 //! Describes the source's table from the catalog, and sets up sessions that read the source.
 
 use crate::model::{Column, Oid, Relation, ReplicaIdentity, TableName};
+use crate::pg::reading_statements;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Row};
 
-/// Text forms as on the walsender, no timeouts that would end a long read, and an error instead of an empty
-/// result where row security applies.
-const SESSION_SETTINGS: &str = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; \
-    SET extra_float_digits = 3; SET bytea_output = 'hex'; SET row_security = off; SET statement_timeout = 0; \
-    SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0";
-
-/// Prepares a connection for reading the source.
+/// Prepares a connection for reading the source. Where row security applies, an error replaces an empty result.
 pub(crate) async fn source_session(client: &Client) -> Result<(), Error> {
-    client.batch_execute(SESSION_SETTINGS).await
+    client.batch_execute(&format!("{}; SET row_security = off", reading_statements())).await
 }
 
 /// The table's published columns (all except generated ones), in the order of pgoutput; `None` if there is no
