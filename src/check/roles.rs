@@ -2,7 +2,7 @@
 
 use super::deadline::within;
 use super::finding::{Finding, Severity, Subject};
-use crate::config::{Config, ServerName, ShareRole, shared_roles};
+use crate::config::{Config, ServerName, ShareRole};
 use crate::pg::{PgUrl, Statements, connect};
 use std::collections::HashMap;
 
@@ -54,7 +54,7 @@ impl Servers {
             ShareRole::Refuse => Severity::Error,
             ShareRole::Allow => Severity::Warning,
         };
-        let shared = shared_roles(config, self.name(config));
+        let shared = config.shared_roles(self.name(config));
         let findings = shared.into_iter().filter_map(|shared| {
             let subject = Subject::Tenant(shared.tenants.first()?.clone());
             Some(Finding { severity, ..Finding::error(subject, shared.to_string(), shared.remedy()) })

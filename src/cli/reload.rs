@@ -1,7 +1,7 @@
 //! Reloads the configuration of a running process on SIGHUP and when one of its files changes.
 
 use crate::check::{Finding, Severity, check_source, source_finding};
-use crate::config::{Config, Files, ServerName, load_with_files, shared_roles};
+use crate::config::{Config, Files, ServerName, load_with_files};
 use crate::diagnostic::Diagnostic;
 use crate::replicator::error::ServiceError;
 use std::path::PathBuf;
@@ -67,7 +67,7 @@ pub(super) async fn find_faults(config: &Config) -> Vec<Finding> {
 
 /// Logs each role that is used for several databases of one server, as far as the URLs tell.
 pub(super) fn warn_of_shared_roles(config: &Config) {
-    for shared in shared_roles(config, ServerName::of) {
+    for shared in config.shared_roles(ServerName::of) {
         tracing::warn!(remedy = shared.remedy(), "targets share a role: {shared}");
     }
 }

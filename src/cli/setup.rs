@@ -2,7 +2,7 @@
 
 use super::common::{ConfigFile, admin_url};
 use super::output;
-use crate::config::{Config, ServerName, Tenant, shared_roles};
+use crate::config::{Config, ServerName, Tenant};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::TenantId;
 use crate::pg::{self, PgUrl, Statements, describe};
@@ -77,7 +77,7 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
         ));
     }
     let is_wanted = |tenant: &TenantId| arguments.tenant.as_ref().is_none_or(|only| only == tenant.as_str());
-    for shared in shared_roles(&config, ServerName::of).iter().filter(|shared| shared.tenants.iter().any(is_wanted)) {
+    for shared in config.shared_roles(ServerName::of).iter().filter(|shared| shared.tenants.iter().any(is_wanted)) {
         output::notice(format_args!("warning: {shared}\n    -> {}", shared.remedy()));
     }
     source(arguments, &config).await?;

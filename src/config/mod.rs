@@ -46,7 +46,7 @@ pub(crate) use preset_file::About;
 pub use presets::PRESETS;
 pub(crate) use reference::reference;
 pub(crate) use schema::{json_schema, preset_schema};
-pub(crate) use shared_role::{ServerName, shared_roles};
+pub(crate) use shared_role::ServerName;
 pub use source::{Publish, Source};
 pub use targets::{ShareRole, Targets};
 pub use tenants::Tenant;

@@ -1,7 +1,6 @@
 //! Which databases are used with the same role of the same server. Pure.
 
-use super::tenants::canonical_host;
-use super::top::Config;
+use super::tenants::{Tenant, canonical_host};
 use crate::model::TenantId;
 use crate::pg::{PgUrl, quote_ident};
 use std::collections::BTreeMap;
@@ -39,11 +38,16 @@ pub(crate) struct SharedRole {
 }
 
 /// All shared roles, in the order of their first tenants. `name` tells which server a URL leads to.
-pub(crate) fn shared_roles(config: &Config, name: impl Fn(&PgUrl) -> ServerName) -> Vec<SharedRole> {
+pub(super) fn shared_roles(
+    source: &PgUrl,
+    state: &PgUrl,
+    tenants: &[Tenant],
+    name: impl Fn(&PgUrl) -> ServerName,
+) -> Vec<SharedRole> {
     let mut groups: BTreeMap<(ServerName, &str), SharedRole> = BTreeMap::new();
-    let state = (config.state_url != config.source.url).then_some(("the state", None, &config.state_url));
-    let own = std::iter::once(("the source", None, &config.source.url)).chain(state);
-    let targets = config.tenants.iter().map(|tenant| ("", Some(&tenant.id), &tenant.target));
+    let state = (state != source).then_some(("the state", None, state));
+    let own = std::iter::once(("the source", None, source)).chain(state);
+    let targets = tenants.iter().map(|tenant| ("", Some(&tenant.id), &tenant.target));
     for (what, tenant, url) in own.chain(targets) {
         let group = groups.entry((name(url), &url.user)).or_insert_with(|| SharedRole {
             role: url.user.clone(),
@@ -58,7 +62,7 @@ pub(crate) fn shared_roles(config: &Config, name: impl Fn(&PgUrl) -> ServerName)
     }
     let is_shared = |group: &SharedRole| group.tenants.len() > usize::from(group.own.is_empty());
     let mut shared: Vec<_> = groups.into_values().filter(is_shared).collect();
-    let places: BTreeMap<_, _> = config.tenants.iter().enumerate().map(|(place, tenant)| (&tenant.id, place)).collect();
+    let places: BTreeMap<_, _> = tenants.iter().enumerate().map(|(place, tenant)| (&tenant.id, place)).collect();
     shared.sort_by_key(|group| group.tenants.first().and_then(|tenant| places.get(tenant).copied()));
     shared
 }
@@ -100,7 +104,7 @@ impl SharedRole {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Env, parse};
+    use crate::config::{Config, Env, parse};
 
     fn config(source: &str, targets: &[&str]) -> Config {
         let mut text = format!("source: {{url: '{source}'}}\nusers: {{table: a.b, id: id, tenant: org}}\ntenants:\n");
@@ -113,7 +117,7 @@ mod tests {
 
     #[track_caller]
     fn check(source: &str, targets: &[&str], expected: &[&str]) {
-        let found = shared_roles(&config(source, targets), ServerName::of);
+        let found = config(source, targets).shared_roles(ServerName::of);
         let shown: Vec<_> = found.iter().map(ToString::to_string).collect();
         let shown: Vec<_> = shown.iter().map(|text| text.split(": the owner").next().unwrap()).collect();
         assert_eq!(shown, expected);
@@ -148,7 +152,7 @@ mod tests {
     fn a_server_may_be_known_by_two_names_and_a_name_may_lead_to_two_servers() {
         let config = config("postgres://s@auth/auth", &["postgres://u@a/x", "postgres://u@b/y", "postgres://u@b/z"]);
         let name = |url: &PgUrl| ServerName::Instance(if url.database == "z" { "2" } else { "1" }.to_owned());
-        let found = shared_roles(&config, name);
+        let found = config.shared_roles(name);
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].tenants, ["t0", "t1"].map(TenantId::new));
         assert_eq!(

@@ -9,7 +9,7 @@ use super::key_types::{Choice, DurationText};
 use super::limits::Limits;
 use super::mapping::{Family, Mapping};
 use super::section::{KeyType, Reader, section};
-use super::shared_role::{ServerName, shared_roles};
+use super::shared_role::{ServerName, SharedRole, shared_roles};
 use super::source::{Publish, Source, State};
 use super::targets::{ShareRole, Targets};
 use super::tenants::{Included, Tenant, Tenants, check_not_read, check_unique};
@@ -126,6 +126,12 @@ impl Config {
     /// Whether rows of a target are deleted, at once or after a time.
     pub fn deletes_rows(&self) -> bool {
         self.deletes == Deletes::Hard || self.purge_after.is_some()
+    }
+
+    /// All roles that are used for a target and another database of the same server, in the order of their first tenants.
+    /// `name` tells which server a URL leads to.
+    pub(crate) fn shared_roles(&self, name: impl Fn(&PgUrl) -> ServerName) -> Vec<SharedRole> {
+        shared_roles(&self.source.url, &self.state_url, &self.tenants, name)
     }
 
     /// Whether a running session can continue with the other configuration once its tenants have been added and removed.
@@ -260,7 +266,7 @@ fn refuse_shared_roles(config: &Config, items: &[Node], root: &Node, reader: &mu
         return;
     }
     let new = &config.tenants[config.tenants.len().saturating_sub(items.len())..];
-    for shared in shared_roles(config, ServerName::of) {
+    for shared in config.shared_roles(ServerName::of) {
         // The last one is in this file, if this file added to the group.
         let Some(last) = shared.tenants.last() else { continue };
         let Some(place) = new.iter().position(|tenant| tenant.id == *last) else { continue };
