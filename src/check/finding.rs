@@ -90,7 +90,7 @@ pub(super) fn connect_finding(subject: Subject, url: &PgUrl, error: &ConnectErro
                 .into()
         }
         ConnectError::Tls { .. } => {
-            "correct sslmode or sslrootcert in the URL, or replace the server's certificate".into()
+            "correct sslmode, sslrootcert, sslcert or sslkey in the URL, or replace the certificate".into()
         }
         ConnectError::Auth { sqlstate: Some(code), .. }
             if SqlStateClass::of(code) == SqlStateClass::InvalidPassword =>

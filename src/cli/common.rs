@@ -2,9 +2,9 @@
 //! failure.
 
 use super::output;
-use crate::config::{Config, from_environment, load, without_variables};
+use crate::config::{Config, from_environment, load, with_filler};
 use crate::diagnostic::{Diagnostic, diagnostic};
-use crate::pg::PgUrl;
+use crate::pg::{PgUrl, Secret};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -45,7 +45,12 @@ pub(super) fn admin_url(text: &str, option: &str, variable: Option<&str>) -> Res
 
 /// Whether a URL has a password of which some part is not from a variable or a file.
 fn holds_password(text: &str) -> bool {
-    without_variables(text).ok().and_then(|text| PgUrl::parse(&text).ok()).is_some_and(|url| url.password.is_some())
+    // Digits are valid in every place but that of the scheme and of a word such as sslmode's.
+    let filled = |digit| with_filler(text, digit).ok().and_then(|text| PgUrl::parse(&text).ok());
+    let (Some(one), Some(two)) = (filled("1"), filled("2")) else { return false };
+    // What differs is filler.
+    let is_literal = |(one, two): (&Secret, &Secret)| one.0.chars().zip(two.0.chars()).any(|(one, two)| one == two);
+    one.secrets().zip(two.secrets()).any(is_literal)
 }
 
 #[cfg(test)]
@@ -54,13 +59,23 @@ mod tests {
 
     #[test]
     fn a_password_from_a_variable_or_a_file_is_not_on_the_command_line() {
-        for text in ["postgres://u:hunter2@h/db", "postgres://h/db?user=u&password=hunter2", "postgres://u:a${B}@h/db"]
-        {
+        for text in [
+            "postgres://u:hunter2@h/db",
+            "postgres://h/db?user=u&password=hunter2",
+            "postgres://u:a${B}@h/db",
+            "postgres://${USER}:hunter2@${HOST}:${PORT}/db",
+            "postgres://u@h/db?sslcert=${C}&sslkey=${K}&sslpassword=hunter2",
+        ] {
             assert!(holds_password(text), "{text}");
         }
-        for text in
-            ["postgres://u@h/db", "postgres://u:${PW}@h/db", "${URL}", "postgres://u:${file:/p}@h/${DB}", "x ${"]
-        {
+        for text in [
+            "postgres://u@h/db",
+            "postgres://u:${PW}@h/db",
+            "${URL}",
+            "postgres://u:${file:/p}@h/${DB}",
+            "x ${",
+            "postgres://${USER}:${PW}@${HOST}:${PORT}/db?sslcert=/c&sslkey=/k&sslpassword=${PW}",
+        ] {
             assert!(!holds_password(text), "{text}");
         }
     }

@@ -38,9 +38,9 @@ pub(crate) fn from_environment(text: &str) -> Result<String, InterpolationError>
     interpolate(text, &env)
 }
 
-/// The text without what variables and files would put in: what the text itself reveals.
-pub(crate) fn without_variables(text: &str) -> Result<String, InterpolationError> {
-    interpolate(text, &Env { variable: &|_| Some(String::new()), file: &|_| Ok(String::new()) })
+/// The text with `filler` for each variable and file.
+pub(crate) fn with_filler(text: &str, filler: &str) -> Result<String, InterpolationError> {
+    interpolate(text, &Env { variable: &|_| Some(filler.to_owned()), file: &|_| Ok(filler.to_owned()) })
 }
 
 /// Replaces `${NAME}` by the variable, `${file:PATH}` by the file without its last line break, and `$${` by `${`. Inserted text

@@ -36,7 +36,7 @@ pub(crate) use error::ConfigError;
 pub use files::load;
 pub(crate) use files::{Files, LoadedConfig, load_with_files};
 pub use interpolate::Env;
-pub(crate) use interpolate::{from_environment, without_variables};
+pub(crate) use interpolate::{from_environment, with_filler};
 pub use kafka::Kafka;
 #[cfg(feature = "kafka")]
 pub(crate) use kafka::KafkaFormat;

@@ -19,6 +19,10 @@ section! {
         ///
         /// `sslmode`, `sslrootcert` (a file, `system` or `webpki`) and `channel_binding` are supported:
         /// `postgres://user:password@host:5432/database?sslmode=verify-full`.
+        ///
+        /// For a server that asks for a client certificate, `sslcert` and `sslkey` name its files, and `sslpassword` is the
+        /// password of an encrypted key: `...?sslmode=verify-ca&sslrootcert=/tls/ca.pem&sslcert=/tls/client.pem&sslkey=/tls/key.pem`.
+        /// They are read for each connection. Files in `~/.postgresql` are not used.
         pub url: PgUrl as Url,
         /// Name of the replication slot. It is created if it does not exist.
         pub slot: String as SlotName = "users_sync",

@@ -4,9 +4,10 @@
 //! binding and the time limit. `guard` inspects what the server sends. `cancel_token()` has no address to connect
 //! to: drop the client instead, which cancels its statement.
 
+use super::address::Address;
 use super::guard::{Guard, GuardError, Trust};
 use super::session::{PATH_OPTION, SEARCH_PATH, sets_path};
-use super::stream::{Stream, connect_with};
+use super::stream::{Attempt, Stream, connect_with};
 use super::{ChannelBinding, ConnectError, PgUrl, ServerError, describe};
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -124,7 +125,8 @@ pub(super) async fn connect_with_path(url: &PgUrl, trust: Trust) -> Result<Sessi
         Trust::Tenant => TARGET_OPTIONS,
     };
     let options = url.options.as_ref().map_or_else(|| ours.to_owned(), |own| format!("{own} {ours}"));
-    let connected = connect_with(url, |stream| {
+    let attempt = Attempt::new(url);
+    let connected = attempt.connect(|stream| {
         let options = options.clone();
         Box::pin(async move {
             let client = start(url, stream, trust, Some(options)).await?;
@@ -135,7 +137,7 @@ pub(super) async fn connect_with_path(url: &PgUrl, trust: Trust) -> Result<Sessi
     match connected.await {
         Err(ConnectError::Server { error, .. }) if error.sqlstate == OPTIONS_REFUSED => {
             let start = |stream| start(url, stream, trust, url.options.clone());
-            let client = connect_with(url, |stream| Box::pin(start(stream))).await?;
+            let client = attempt.connect(|stream| Box::pin(start(stream))).await?;
             Ok(Session { client, has_path: false })
         }
         other => other,
@@ -152,6 +154,7 @@ async fn shows_path(client: &PgClient) -> Result<bool, tokio_postgres::Error> {
 }
 
 async fn start(url: &PgUrl, stream: Stream, trust: Trust, options: Option<String>) -> Result<PgClient, ConnectError> {
+    let address = stream.address();
     let (client, connection) = config(url, options.as_deref())
         .connect_raw(Guard::new(stream, url, trust), AlreadyConnected)
         .await
@@ -179,7 +182,8 @@ async fn start(url: &PgUrl, stream: Stream, trust: Trust, options: Option<String
                 tracing::debug!(%at, "connection dropped while a statement was running");
                 drop(connection);
                 // A backend notices a lost client only when it sends something: until then it keeps its locks.
-                if let Err(error) = cancel(&url, token).await {
+                let Some(address) = address else { return };
+                if let Err(error) = cancel(&url, address, token).await {
                     tracing::debug!(%at, %error, "could not cancel the statement");
                 }
                 return;
@@ -193,15 +197,16 @@ async fn start(url: &PgUrl, stream: Stream, trust: Trust, options: Option<String
     Ok(PgClient { client, _end: end, task, refused })
 }
 
-/// Cancels the statement that runs on a connection (manual: "Canceling Requests in Progress").
-async fn cancel(url: &PgUrl, token: CancelToken) -> Result<(), ConnectError> {
+/// Cancels the statement that runs on a connection to `address` (manual: "Canceling Requests in Progress"). The host
+/// name may lead elsewhere by now.
+async fn cancel(url: &PgUrl, address: Address, token: CancelToken) -> Result<(), ConnectError> {
     let cancelled = |stream| {
         let token = token.clone();
         let request =
             async move { token.cancel_query_raw(Guard::new(stream, url, Trust::Tenant), AlreadyConnected).await };
         Box::pin(async move { request.await.map_err(|error| classify(url, error)) })
     };
-    connect_with(url, cancelled).await
+    Attempt::at(url, address).connect(cancelled).await
 }
 
 fn config(url: &PgUrl, options: Option<&str>) -> Config {

@@ -4,6 +4,7 @@
 
 use super::PgUrl;
 use super::sqlstate::{Disclosure, SqlStateClass};
+use super::tls;
 use crate::model::clip;
 use postgres_protocol::message::backend::ErrorFields;
 use std::fmt;
@@ -174,8 +175,20 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// The connection broke. A server that refuses our certificate says so only after the handshake (TLS 1.3).
     pub(crate) fn unreachable(url: &PgUrl, source: io::Error) -> Self {
-        ConnectError::Unreachable { at: url.to_string(), source }
+        match tls_error(&source) {
+            Some(alert @ rustls::Error::AlertReceived(_)) => ConnectError::tls(url, tls::explain(url, alert)),
+            _ => ConnectError::Unreachable { at: url.to_string(), source },
+        }
+    }
+
+    /// The handshake failed.
+    pub(crate) fn handshake(url: &PgUrl, error: io::Error) -> Self {
+        match tls_error(&error) {
+            Some(reason) => ConnectError::tls(url, tls::explain(url, reason)),
+            None => ConnectError::unreachable(url, error),
+        }
     }
 
     pub(crate) fn tls(url: &PgUrl, reason: impl fmt::Display) -> Self {
@@ -207,6 +220,10 @@ impl ConnectError {
         let ConnectError::Auth { sqlstate: Some(code), .. } = self else { return false };
         SqlStateClass::of(code) == SqlStateClass::Login
     }
+}
+
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
 }
 
 #[cfg(test)]

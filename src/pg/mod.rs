@@ -1,10 +1,13 @@
 //! Access to PostgreSQL, shared by source and targets: connection URLs, TLS, connecting, SQL client, errors,
 //! quoting.
 
+mod address;
 mod certificate;
 mod client;
+mod client_certificate;
 mod error;
 mod guard;
+mod server_certificate;
 mod session;
 mod sql;
 mod sqlstate;
@@ -30,5 +33,5 @@ pub(crate) use stream::{Stream, connect_with};
 pub use target_client::{TargetClient, connect_target};
 pub(crate) use timestamp::PgTimestamp;
 pub use types::load_types;
-pub(crate) use url::{ChannelBinding, SslMode, SslRoots};
+pub(crate) use url::{ChannelBinding, ClientCertificate, SslMode, SslRoots};
 pub use url::{PgUrl, Secret};

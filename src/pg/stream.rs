@@ -5,36 +5,20 @@
 //! not apply: the answer to SSLRequest is read as a single byte from the bare socket, so injected bytes make
 //! the handshake fail.
 
-use super::{ConnectError, PgUrl, SslMode, certificate, tls};
-use rustls::ClientConfig;
+use super::address::{Address, dial, is_localhost};
+use super::tls::{self, Tls};
+use super::{ConnectError, PgUrl, SslMode, certificate};
 use rustls::pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-
-/// A peer that disappears is detected after 10 + 3 * 5 seconds.
-const TCP_KEEPALIVE: TcpKeepalive =
-    TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5)).with_retries(3);
-
-/// Keepalive probes are not sent while data is unacknowledged: the same limit for that case.
-#[cfg(target_os = "linux")]
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(25);
-
-/// Whether the peer's address is 127.0.0.1 or ::1. Others of 127.0.0.0/8 may be forwarded to another machine.
-fn is_localhost(socket: &TcpStream) -> bool {
-    let address = socket.peer_addr().map(|peer| peer.ip().to_canonical());
-    address.is_ok_and(|address| address == Ipv4Addr::LOCALHOST || address == Ipv6Addr::LOCALHOST)
-}
 
 /// For `sslmode=prefer`, which continues in plain text as libpq does.
 const PREFER_REMEDY: &str =
@@ -44,7 +28,7 @@ const PREFER_REMEDY: &str =
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<TcpStream>>, Tls),
 }
 
 impl Stream {
@@ -54,43 +38,99 @@ impl Stream {
         match self {
             Stream::Unix(_) => true,
             Stream::Tcp(socket) => is_localhost(socket),
-            Stream::Tls(stream) => url.verifies_server() || is_localhost(stream.get_ref().0),
+            Stream::Tls(stream, _) => url.verifies_server() || is_localhost(stream.get_ref().0),
         }
     }
 
-    pub(crate) fn is_tls(&self) -> bool {
-        matches!(self, Stream::Tls(_))
+    /// Whether the network can read and change everything.
+    pub(crate) fn is_readable_on_the_way(&self) -> bool {
+        matches!(self, Stream::Tcp(socket) if !is_localhost(socket))
+    }
+
+    fn is_tls(&self) -> bool {
+        matches!(self, Stream::Tls(..))
+    }
+
+    /// The address that the connection leads to; `None` once it has ended.
+    pub(super) fn address(&self) -> Option<Address> {
+        match self {
+            Stream::Unix(socket) => socket.peer_addr().ok()?.as_pathname().map(|path| Address::Unix(path.to_owned())),
+            Stream::Tcp(socket) => socket.peer_addr().ok().map(|peer| Address::Tcp(vec![peer])),
+            Stream::Tls(stream, _) => stream.get_ref().0.peer_addr().ok().map(|peer| Address::Tcp(vec![peer])),
+        }
     }
 
     /// `tls-server-end-point` of the server's certificate; `None` without TLS.
     pub(crate) fn channel_binding(&self) -> Option<Vec<u8>> {
-        let Stream::Tls(stream) = self else { return None };
+        let Stream::Tls(stream, tls) = self else { return None };
+        if tls.is_unproven() {
+            return None;
+        }
         let (_, session) = stream.get_ref();
         session.peer_certificates()?.first().and_then(|leaf| certificate::tls_server_end_point(leaf))
     }
 }
 
-/// Connects, lets `start` log in, and makes a second attempt as `allow` and `prefer` say: after a failed
-/// handshake (`prefer`), or if pg_hba.conf has no line for the connection. Unlike libpq it sends a wrong
-/// password only once; the URL's time limit covers both attempts.
+/// Connects and lets `start` log in, in one [`Attempt`].
 pub(crate) async fn connect_with<T, F, Fut>(url: &PgUrl, start: F) -> Result<T, ConnectError>
 where
     F: Fn(Stream) -> Fut,
     Fut: Future<Output = Result<T, ConnectError>>,
 {
-    let deadline = Instant::now().checked_add(url.connect_timeout);
-    let work = async {
-        let (first, second) = attempts(url);
-        let config = if first == Encryption::Never && second.is_none() {
+    Attempt::new(url).connect(start).await
+}
+
+/// An attempt to get a session: one time limit, one look at the host name and at the files of certificates, for all
+/// connections that it takes.
+pub(super) struct Attempt<'a> {
+    url: &'a PgUrl,
+    /// `None` without a limit.
+    deadline: Option<Instant>,
+    address: OnceCell<Address>,
+    tls: OnceCell<Option<Tls>>,
+}
+
+impl<'a> Attempt<'a> {
+    pub(super) fn new(url: &'a PgUrl) -> Self {
+        let deadline = Instant::now().checked_add(url.connect_timeout);
+        Attempt { url, deadline, address: OnceCell::new(), tls: OnceCell::new() }
+    }
+
+    /// At an address that is already known.
+    pub(super) fn at(url: &'a PgUrl, address: Address) -> Self {
+        Attempt { address: OnceCell::new_with(Some(address)), ..Attempt::new(url) }
+    }
+
+    /// Connects, lets `start` log in, and makes a second connection as `allow` and `prefer` say: after a failed
+    /// handshake (`prefer`), or if pg_hba.conf has no line for the connection. Unlike libpq it sends a wrong
+    /// password only once; the URL's time limit covers both.
+    pub(super) async fn connect<T, F, Fut>(&self, start: F) -> Result<T, ConnectError>
+    where
+        F: Fn(Stream) -> Fut,
+        Fut: Future<Output = Result<T, ConnectError>>,
+    {
+        let left = self.deadline.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
+        timeout(left, self.connect_unlimited(start)).await.unwrap_or_else(|_| {
+            Err(ConnectError::Timeout { at: self.url.to_string(), after: self.url.connect_timeout })
+        })
+    }
+
+    async fn connect_unlimited<T, F, Fut>(&self, start: F) -> Result<T, ConnectError>
+    where
+        F: Fn(Stream) -> Fut,
+        Fut: Future<Output = Result<T, ConnectError>>,
+    {
+        let (first, second) = attempts(self.url);
+        let tls = if first == Encryption::Never && second.is_none() {
             None
         } else {
-            tls::client_config(url).map_err(|error| ConnectError::tls(url, error))?.map(Arc::new)
+            self.tls.get_or_try_init(|| load_tls(self.url)).await?.as_ref()
         };
-        let stream = match open(url, first, config.clone(), deadline).await {
+        let stream = match self.open(first, tls).await {
             Ok(stream) => stream,
             Err(error @ ConnectError::Tls { .. }) if second == Some(Encryption::Never) => {
                 tracing::warn!(%error, remedy = PREFER_REMEDY, "connecting without TLS after a failed handshake");
-                return start(open(url, Encryption::Never, None, deadline).await?).await;
+                return start(self.open(Encryption::Never, None).await?).await;
             }
             Err(error) => return Err(error),
         };
@@ -101,16 +141,71 @@ where
         };
         match second {
             Some(encryption) if was_tls == (encryption == Encryption::Never) => {
-                let Ok(stream) = open(url, encryption, config, deadline).await else { return Err(refused) };
-                // If neither kind is let in, the first refusal is the better explanation.
-                start(stream).await.map_err(|error| if error.is_not_let_in() { refused } else { error })
+                let Ok(stream) = self.open(encryption, tls).await else { return Err(refused) };
+                let is_open = stream.is_readable_on_the_way();
+                match start(stream).await {
+                    // If neither kind is let in, the first refusal is the better explanation.
+                    Err(error) if error.is_not_let_in() => Err(refused),
+                    Ok(session) if is_open => {
+                        tracing::warn!(error = %refused, remedy = PREFER_REMEDY, "connected without TLS: the server refused the encrypted session");
+                        Ok(session)
+                    }
+                    other => other,
+                }
             }
             _ => Err(refused),
         }
-    };
-    timeout(url.connect_timeout, work)
-        .await
-        .unwrap_or_else(|_| Err(ConnectError::Timeout { at: url.to_string(), after: url.connect_timeout }))
+    }
+
+    async fn open(&self, encryption: Encryption, tls: Option<&Tls>) -> Result<Stream, ConnectError> {
+        let url = self.url;
+        let unreachable = |error| ConnectError::unreachable(url, error);
+        let addresses = match self.address.get_or_try_init(|| Address::resolve(url)).await.map_err(unreachable)? {
+            Address::Unix(path) => return UnixStream::connect(path).await.map(Stream::Unix).map_err(unreachable),
+            Address::Tcp(addresses) => addresses,
+        };
+        let mut socket = dial(addresses, self.deadline).await.map_err(unreachable)?;
+        let Some(tls) = tls.filter(|_| encryption != Encryption::Never) else {
+            return Ok(Stream::Tcp(socket));
+        };
+        if !ask_for_tls(url, &mut socket).await? {
+            return match encryption {
+                Encryption::IfOffered => {
+                    let stream = Stream::Tcp(socket);
+                    if stream.is_readable_on_the_way() {
+                        let at = url.to_string();
+                        tracing::warn!(
+                            at,
+                            remedy = PREFER_REMEDY,
+                            "connecting without TLS: the server does not offer it"
+                        );
+                    }
+                    Ok(stream)
+                }
+                _ => {
+                    Err(ConnectError::tls(url, "the server does not support it (enable ssl there, or change sslmode)"))
+                }
+            };
+        }
+        // The zone of an IPv6 address is no part of what a certificate names.
+        let host = url.host.split('%').next().unwrap_or_default().to_owned();
+        let name = ServerName::try_from(host)
+            .map_err(|_| ConnectError::tls(url, "the host is neither a DNS name nor an address"))?;
+        let stream = TlsConnector::from(tls.config.clone())
+            .connect(name, socket)
+            .await
+            .map_err(|error| ConnectError::handshake(url, error))?;
+        Ok(Stream::Tls(Box::new(stream), tls.clone()))
+    }
+}
+
+/// Reads the files on another thread: decrypting a key takes time.
+async fn load_tls(url: &PgUrl) -> Result<Option<Tls>, ConnectError> {
+    let of = url.clone();
+    match tokio::task::spawn_blocking(move || tls::client_config(&of)).await {
+        Ok(loaded) => loaded.map_err(|error| ConnectError::tls(url, error)),
+        Err(stopped) => Err(ConnectError::tls(url, format_args!("its files were not read: {stopped}"))),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,64 +226,6 @@ fn attempts(url: &PgUrl) -> (Encryption, Option<Encryption>) {
     }
 }
 
-async fn open(
-    url: &PgUrl,
-    encryption: Encryption,
-    config: Option<Arc<ClientConfig>>,
-    deadline: Option<Instant>,
-) -> Result<Stream, ConnectError> {
-    if url.host.starts_with('/') {
-        let path = Path::new(&url.host).join(format!(".s.PGSQL.{}", url.port));
-        return UnixStream::connect(path)
-            .await
-            .map(Stream::Unix)
-            .map_err(|error| ConnectError::unreachable(url, error));
-    }
-    let mut socket = dial(url, deadline).await.map_err(|error| ConnectError::unreachable(url, error))?;
-    let Some(config) = config.filter(|_| encryption != Encryption::Never) else { return Ok(Stream::Tcp(socket)) };
-    if !ask_for_tls(url, &mut socket).await? {
-        return match encryption {
-            Encryption::IfOffered => {
-                if !is_localhost(&socket) {
-                    let at = url.to_string();
-                    tracing::warn!(at, remedy = PREFER_REMEDY, "connecting without TLS: the server does not offer it");
-                }
-                Ok(Stream::Tcp(socket))
-            }
-            _ => Err(ConnectError::tls(url, "the server does not support it (enable ssl there, or change sslmode)")),
-        };
-    }
-    let name = ServerName::try_from(url.host.clone())
-        .map_err(|_| ConnectError::tls(url, "the host is neither a DNS name nor an address"))?;
-    let stream =
-        TlsConnector::from(config).connect(name, socket).await.map_err(|error| handshake_failed(url, error))?;
-    Ok(Stream::Tls(Box::new(stream)))
-}
-
-/// Connects to the first address that answers. Every address gets an equal share of the time, so that one
-/// that drops packets (broken IPv6) does not use up all of it.
-async fn dial(url: &PgUrl, deadline: Option<Instant>) -> io::Result<TcpStream> {
-    let addresses: Vec<_> = lookup_host((&*url.host, url.port)).await?.collect();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
-    for (tried, address) in addresses.iter().enumerate() {
-        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let shares = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-        let share = left.map_or(Duration::MAX, |left| left / shares);
-        match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(socket)) => {
-                socket.set_nodelay(true)?;
-                SockRef::from(&socket).set_tcp_keepalive(&TCP_KEEPALIVE)?;
-                #[cfg(target_os = "linux")]
-                SockRef::from(&socket).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
-                return Ok(socket);
-            }
-            Ok(Err(error)) => last = error,
-            Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, "no answer"),
-        }
-    }
-    Err(last)
-}
-
 /// Sends SSLRequest (manual: "SSL Session Encryption"). Returns whether the server is ready for the
 /// handshake.
 async fn ask_for_tls(url: &PgUrl, socket: &mut TcpStream) -> Result<bool, ConnectError> {
@@ -205,26 +242,12 @@ async fn ask_for_tls(url: &PgUrl, socket: &mut TcpStream) -> Result<bool, Connec
     }
 }
 
-fn handshake_failed(url: &PgUrl, error: io::Error) -> ConnectError {
-    use rustls::CertificateError as Certificate;
-    let Some(reason) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
-        return ConnectError::unreachable(url, error);
-    };
-    match reason {
-        rustls::Error::InvalidCertificate(Certificate::UnknownIssuer) => ConnectError::tls(
-            url,
-            "the server's certificate is not from a trusted authority (set sslrootcert to the authority's file)",
-        ),
-        other => ConnectError::tls(url, other),
-    }
-}
-
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tls(stream, _) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -234,7 +257,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Tls(stream, _) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -242,7 +265,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -250,7 +273,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

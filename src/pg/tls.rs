@@ -1,4 +1,4 @@
-//! The meaning of a URL's `sslmode` and `sslrootcert`, as a rustls configuration.
+//! The meaning of a URL's `sslmode`, `sslrootcert`, `sslcert` and `sslkey`, as a rustls configuration.
 //!
 //! | mode | encrypted | verified |
 //! | --- | --- | --- |
@@ -9,179 +9,101 @@
 //! | verify-full | yes | the chain and the host name |
 //!
 //! Without `sslrootcert`, `verify-*` trusts the Mozilla roots (`webpki`); libpq looks for a file in the home
-//! directory. Host names match subjectAltName only. Client certificates are not supported. Every mode
-//! verifies the handshake's signature: without it, channel binding would prove nothing.
+//! directory. Nor does it use a client certificate from there.
 
-use super::{PgUrl, SslMode, SslRoots};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
-use std::path::{Path, PathBuf};
+use super::client_certificate::{self, ClientCertificateError};
+use super::server_certificate::{RootFileError, Roots, Trust, Verifier};
+use super::{ClientCertificate, PgUrl, SslMode, SslRoots};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error, OtherError};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Why a URL gives no TLS configuration.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
-    /// The root file cannot be opened, or is not PEM.
-    #[error("cannot read the root certificates in {path:?} (sslrootcert): {reason}")]
-    RootFile {
-        /// The path in `sslrootcert`.
-        path: PathBuf,
-        /// The reason.
-        reason: String,
-    },
+    #[error(transparent)]
+    RootFile(#[from] RootFileError),
+    #[error(transparent)]
+    ClientCertificate(#[from] ClientCertificateError),
     /// rustls or the platform's certificate store failed.
     #[error("cannot set up TLS: {0}")]
     Setup(#[from] Error),
 }
 
-/// The TLS configuration of a URL; `None` for `sslmode=disable`. Reads the root file or the platform's store.
-pub(crate) fn client_config(url: &PgUrl) -> Result<Option<ClientConfig>, TlsError> {
+/// The TLS configuration of one attempt to connect.
+#[derive(Clone)]
+pub(crate) struct Tls {
+    pub(crate) config: Arc<ClientConfig>,
+    is_unproven: Arc<AtomicBool>,
+}
+
+impl Tls {
+    /// Whether the server did not prove that it has its certificate's key, because the key's kind is not supported.
+    /// Channel binding would then prove nothing: any server can send that certificate.
+    pub(crate) fn is_unproven(&self) -> bool {
+        self.is_unproven.load(Ordering::Relaxed)
+    }
+}
+
+/// The TLS configuration of a URL; `None` for `sslmode=disable`. Reads the files that the URL names, or the platform's
+/// store.
+pub(crate) fn client_config(url: &PgUrl) -> Result<Option<Tls>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let trust = match (url.ssl_mode, &url.ssl_roots) {
         (SslMode::Disable, _) => return Ok(None),
         (SslMode::Allow | SslMode::Prefer, _) | (SslMode::Require, SslRoots::Default) => Trust::Any,
         (SslMode::Require | SslMode::VerifyCa, roots) => Trust::Chain(Roots::load(roots)?),
         (SslMode::VerifyFull, SslRoots::System) => {
-            let verifier = Arc::new(rustls_platform_verifier::Verifier::new(provider.clone())?);
-            return Ok(Some(build(provider, verifier)?));
+            Trust::System(rustls_platform_verifier::Verifier::new(provider.clone())?)
         }
         (SslMode::VerifyFull, roots) => Trust::ChainAndName(Roots::load(roots)?),
     };
-    let verifier = Arc::new(Verifier { trust, provider: provider.clone() });
-    Ok(Some(build(provider, verifier)?))
-}
-
-fn build(provider: Arc<CryptoProvider>, verifier: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig, Error> {
-    Ok(ClientConfig::builder_with_provider(provider)
+    let is_unproven = Arc::new(AtomicBool::new(false));
+    let verifier = Arc::new(Verifier::new(trust, provider.clone(), is_unproven.clone()));
+    let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth())
+        .with_custom_certificate_verifier(verifier);
+    let config = match &url.client_certificate {
+        Some(files) => builder.with_client_cert_resolver(Arc::new(client_certificate::load(files, &provider)?)),
+        None => builder.with_no_client_auth(),
+    };
+    Ok(Some(Tls { config: Arc::new(config), is_unproven }))
 }
 
-#[derive(Debug)]
-struct Roots {
-    store: RootCertStore,
-    /// The file's certificates, for a server whose own certificate is among them.
-    pinned: Vec<CertificateDer<'static>>,
-}
-
-impl Roots {
-    fn load(roots: &SslRoots) -> Result<Roots, TlsError> {
-        let mut store = RootCertStore::empty();
-        let mut pinned = Vec::new();
-        match roots {
-            // A URL accepts `system` only with verify-full, which is handled separately.
-            SslRoots::Default | SslRoots::Webpki | SslRoots::System => {
-                store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-            }
-            SslRoots::File(path) => {
-                pinned = read_pem(path)?;
-                let (added, _) = store.add_parsable_certificates(pinned.iter().cloned());
-                if added == 0 {
-                    let reason = "it contains no usable root certificate".to_owned();
-                    return Err(TlsError::RootFile { path: path.clone(), reason });
+/// Why a connection failed over TLS, with the remedy.
+pub(super) fn explain(url: &PgUrl, error: &Error) -> String {
+    use AlertDescription::*;
+    match (error, &url.client_certificate) {
+        (Error::InvalidCertificate(CertificateError::Other(OtherError(refused))), _) => refused.to_string(),
+        (Error::AlertReceived(alert), Some(ClientCertificate { certificate, .. })) => {
+            let reason = match alert {
+                CertificateExpired => "it has expired, or is not valid yet: replace it",
+                CertificateRevoked => "it is revoked: replace it",
+                UnknownCA => "it is not from an authority in the server's ssl_ca_file: replace it, or correct that file",
+                DecryptError => "the authority in the server's ssl_ca_file did not sign it: replace it, or correct that file",
+                BadCertificate | UnsupportedCertificate | CertificateUnknown | AccessDenied => {
+                    "see the server's log, and replace it"
                 }
-            }
+                _ => return format!("{error}; see the server's log"),
+            };
+            format!("the server refuses the client certificate in {certificate:?} (sslcert): {reason}")
         }
-        Ok(Roots { store, pinned })
-    }
-}
-
-fn read_pem(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let wrong = |reason: String| TlsError::RootFile { path: path.to_owned(), reason };
-    let text = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>().map_err(|error| wrong(error.to_string()))
-}
-
-#[derive(Debug)]
-enum Trust {
-    Any,
-    Chain(Roots),
-    ChainAndName(Roots),
-}
-
-#[derive(Debug)]
-struct Verifier {
-    trust: Trust,
-    provider: Arc<CryptoProvider>,
-}
-
-impl Verifier {
-    fn verify_chain(
-        &self,
-        roots: &Roots,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<(), Error> {
-        let parsed = ParsedCertificate::try_from(certificate)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        match verify_server_cert_signed_by_trust_anchor(&parsed, &roots.store, intermediates, now, algorithms) {
-            // The self-signed server certificate of the manual's example is also an authority, which webpki
-            // rejects for a server. As in libpq, it is accepted if the root file holds it; its dates have
-            // been checked.
-            Err(error) if is_authority(&error) && roots.pinned.contains(certificate) => Ok(()),
-            verdict => verdict,
+        (Error::AlertReceived(CertificateRequired), None) => {
+            "the server requires a client certificate: set sslcert and sslkey".to_owned()
         }
-    }
-}
-
-fn is_authority(error: &Error) -> bool {
-    matches!(error, Error::InvalidCertificate(CertificateError::Other(reason)) if reason.to_string() == "CaUsedAsEndEntity")
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        match &self.trust {
-            Trust::Any => {}
-            Trust::Chain(roots) => self.verify_chain(roots, end_entity, intermediates, now)?,
-            Trust::ChainAndName(roots) => {
-                self.verify_chain(roots, end_entity, intermediates, now)?;
-                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
-            }
+        (Error::AlertReceived(HandshakeFailure), None) => {
+            "the server refuses the handshake: it has no TLS version or cipher in common with users-sync, or requires a              client certificate (set sslcert and sslkey)"
+                .to_owned()
         }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        _ => error.to_string(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn config(query: &str) -> Result<bool, String> {
         let url = PgUrl::parse(&format!("postgres://u@h/db?{query}")).expect(query);

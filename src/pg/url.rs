@@ -48,6 +48,17 @@ pub enum SslRoots {
     File(PathBuf),
 }
 
+/// A certificate that proves to the server who connects, with its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// `sslcert`: a PEM file with the certificate and its intermediate authorities.
+    pub certificate: PathBuf,
+    /// `sslkey`: a file with the private key.
+    pub key: PathBuf,
+    /// `sslpassword`: the password of an encrypted key.
+    pub password: Option<Secret>,
+}
+
 /// libpq's `channel_binding`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChannelBinding {
@@ -76,6 +87,8 @@ pub struct PgUrl {
     pub ssl_mode: SslMode,
     /// Trusted authorities.
     pub ssl_roots: SslRoots,
+    /// The certificate for a server that asks for one.
+    pub client_certificate: Option<ClientCertificate>,
     /// Channel binding.
     pub channel_binding: ChannelBinding,
     /// Time limit of one attempt to connect; 10 s by default.
@@ -154,10 +167,18 @@ pub enum UrlError {
     /// `sslrootcert=system` with a mode that does not check the host name.
     #[error("sslrootcert=system needs sslmode=verify-full (anyone can get a certificate for another name)")]
     WeakSystemRoots,
+    /// `sslcert`, `sslkey` and `sslpassword` without one that they need.
+    #[error("{given} needs {missing}; set both (files in ~/.postgresql are not used)")]
+    HalfCertificate {
+        /// The parameter that is given.
+        given: &'static str,
+        /// The parameter that it needs.
+        missing: &'static str,
+    },
 }
 
 /// The parameters that a URL may carry.
-const KNOWN_PARAMETERS: [&str; 12] = [
+const KNOWN_PARAMETERS: [&str; 15] = [
     "host",
     "port",
     "user",
@@ -165,6 +186,9 @@ const KNOWN_PARAMETERS: [&str; 12] = [
     "dbname",
     "sslmode",
     "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "sslpassword",
     "channel_binding",
     "connect_timeout",
     "application_name",
@@ -186,6 +210,9 @@ struct Draft {
     database: Option<String>,
     ssl_mode: Option<SslMode>,
     ssl_roots: Option<SslRoots>,
+    ssl_certificate: Option<PathBuf>,
+    ssl_key: Option<PathBuf>,
+    ssl_password: Option<String>,
     channel_binding: Option<ChannelBinding>,
     connect_timeout: Option<Duration>,
     application_name: Option<String>,
@@ -236,6 +263,12 @@ impl PgUrl {
 }
 
 impl PgUrl {
+    /// The texts that must not be shown.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        let of_key = self.client_certificate.as_ref().and_then(|certificate| certificate.password.as_ref());
+        self.password.iter().chain(of_key)
+    }
+
     /// Whether a connection proves that the server is the intended one. A public authority proves it only
     /// together with the host name, because it issues certificates to any host.
     pub(crate) fn verifies_server(&self) -> bool {
@@ -322,6 +355,9 @@ fn parse_parameter(name: &str, value: &str, draft: &mut Draft) -> Result<(), Url
                 path => Some(SslRoots::File(PathBuf::from(path))),
             };
         }
+        "sslcert" => draft.ssl_certificate = not_empty(value).map(PathBuf::from),
+        "sslkey" => draft.ssl_key = not_empty(value).map(PathBuf::from),
+        "sslpassword" => draft.ssl_password = not_empty(value),
         "channel_binding" => {
             draft.channel_binding = Some(match &*value {
                 "disable" => ChannelBinding::Disable,
@@ -349,6 +385,16 @@ impl Draft {
             (SslRoots::System, Some(_)) => return Err(UrlError::WeakSystemRoots),
             (_, mode) => mode.unwrap_or(SslMode::Prefer),
         };
+        let half = |given, missing| UrlError::HalfCertificate { given, missing };
+        let client_certificate = match (self.ssl_certificate, self.ssl_key, self.ssl_password) {
+            (Some(certificate), Some(key), password) => {
+                Some(ClientCertificate { certificate, key, password: password.map(Secret) })
+            }
+            (Some(_), None, _) => return Err(half("sslcert", "sslkey")),
+            (None, Some(_), _) => return Err(half("sslkey", "sslcert")),
+            (None, None, Some(_)) => return Err(half("sslpassword", "sslcert and sslkey")),
+            (None, None, None) => None,
+        };
         Ok(PgUrl {
             host,
             port: self.port.unwrap_or(DEFAULT_PORT),
@@ -357,6 +403,7 @@ impl Draft {
             password: self.password.map(Secret),
             ssl_mode,
             ssl_roots,
+            client_certificate,
             channel_binding: self.channel_binding.unwrap_or(ChannelBinding::Prefer),
             connect_timeout: self.connect_timeout.unwrap_or(DEFAULT_TIMEOUT),
             application_name: self.application_name.unwrap_or_else(|| DEFAULT_APPLICATION_NAME.to_owned()),
@@ -436,6 +483,9 @@ mod tests {
                 ("postgres://u@h/db?application_name=~", "application_name"),
                 ("postgres://u@h/db?sslrootcert=~", "sslrootcert"),
                 ("postgres://u@h/db?sslmode=~", "sslmode"),
+                ("postgres://u@h/db?sslcert=~", "sslcert"),
+                ("postgres://u@h/db?sslkey=~", "sslkey"),
+                ("postgres://u@h/db?sslpassword=~", "sslpassword"),
             ] {
                 check(&text.replace('~', control), Err(UrlError::EncodedControl(part)));
             }
@@ -467,6 +517,14 @@ mod tests {
             Err(value("channel_binding", "yes", "disable, prefer or require")),
         );
         check("postgres://u@h/db?sslrootcert=system&sslmode=require", Err(UrlError::WeakSystemRoots));
+        for (query, given, missing) in [
+            ("sslcert=/c", "sslcert", "sslkey"),
+            ("sslcert=/c&sslkey=&sslpassword=p", "sslcert", "sslkey"),
+            ("sslkey=/k", "sslkey", "sslcert"),
+            ("sslpassword=p", "sslpassword", "sslcert and sslkey"),
+        ] {
+            check(&format!("postgres://u@h/db?{query}"), Err(UrlError::HalfCertificate { given, missing }));
+        }
     }
 
     #[test]
@@ -486,6 +544,11 @@ mod tests {
             "postgres://h/db?user=u&password=hunter2&port=x",
             "postgres://h/db?user=u&password=hunter2%",
             "postgres://:hunter2@h/db",
+            "postgres://u@h/db?sslpassword=hunter2",
+            "postgres://u@h/db?sslcert=/c&sslpassword=hunter2",
+            "postgres://u@h/db?sslcert=/c&sslkey=/k&sslpassword=hunter2%",
+            "postgres://u@h/db?sslcert=/c&sslkey=/k&sslpassword=hunter2%0A",
+            "postgres://u@h/db?sslcert=/c&sslkey=/k&sslpassword=hunter2&sslmode=wrong",
             "user=u password=hunter2",
         ] {
             let error = PgUrl::parse(text).expect_err(text);
@@ -506,6 +569,14 @@ mod tests {
         assert_eq!(url("sslrootcert=system").ssl_mode, SslMode::VerifyFull);
         assert_eq!(url("sslrootcert=webpki").ssl_roots, SslRoots::Webpki);
         assert_eq!(url("sslrootcert=/etc/ca.pem").ssl_roots, SslRoots::File("/etc/ca.pem".into()));
+        assert_eq!(url("sslcert=&sslkey=").client_certificate, None);
+        let certificate = ClientCertificate { certificate: "/c d".into(), key: "/k".into(), password: None };
+        assert_eq!(url("sslcert=/c%20d&sslkey=/k").client_certificate.as_ref(), Some(&certificate));
+        let password = Some(Secret("a&b".to_owned()));
+        assert_eq!(
+            url("sslcert=/c%20d&sslkey=/k&sslpassword=a%26b").client_certificate,
+            Some(ClientCertificate { password, ..certificate })
+        );
         assert_eq!(url("channel_binding=require").channel_binding, ChannelBinding::Require);
         assert_eq!(url("connect_timeout=3").connect_timeout, Duration::from_secs(3));
         assert_eq!(url("connect_timeout=0").connect_timeout, Duration::MAX);
@@ -515,7 +586,8 @@ mod tests {
 
     #[test]
     fn a_url_is_shown_without_user_and_password() {
-        let url = PgUrl::parse("postgres://alice:hunter2@h/db").expect("parses");
+        let url = "postgres://alice:hunter2@h/db?sslcert=/c&sslkey=/k&sslpassword=hunter2";
+        let url = PgUrl::parse(url).expect("parses");
         assert_eq!(url.to_string(), "h:5432/db");
         assert!(!format!("{url:?}").contains("hunter2"));
     }

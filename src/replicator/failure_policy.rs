@@ -82,9 +82,11 @@ pub(crate) fn of_connect(error: &ConnectError) -> FailureAction {
         ConnectError::Unreachable { .. } | ConnectError::Timeout { .. } => {
             FailureAction::retry(RetryCause::Unreachable, reason)
         }
-        ConnectError::Tls { .. } => {
-            FailureAction::park(ParkCause::Login, reason, "correct sslmode or sslrootcert of the target's URL")
-        }
+        ConnectError::Tls { .. } => FailureAction::park(
+            ParkCause::Login,
+            reason,
+            "correct sslmode, sslrootcert, sslcert or sslkey of the target's URL, or replace the certificate",
+        ),
         ConnectError::Protocol { .. } => {
             FailureAction::park(ParkCause::Login, reason, "correct host and port of the target's URL")
         }

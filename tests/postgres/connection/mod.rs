@@ -1,10 +1,11 @@
 //! Both clients, SQL and replication, against real servers: login and stream.
 
+mod client_certificate;
 mod login;
 mod stream;
 mod tls;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SignatureAlgorithm};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SignatureAlgorithm};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -79,6 +80,8 @@ impl Authority {
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let dir = tempfile::tempdir().unwrap();
+        // Authorities are found by their names.
+        params.distinguished_name.push(DnType::CommonName, dir.path().display().to_string());
         std::fs::write(dir.path().join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
         Authority { issuer: Issuer::new(params, key), dir }
     }

@@ -341,7 +341,7 @@ async fn configuration_mistakes_have_working_remedies() {
     let unreachable = |yaml: &str| yaml.replace(&port, ":1/");
     scene.corrects(unreachable, "cannot reach", "check the host and port of the URL").await;
     let tls = |yaml: &str| yaml.replace("sslmode=prefer", "sslmode=require");
-    scene.corrects(tls, "TLS", "correct sslmode or sslrootcert in the URL").await;
+    scene.corrects(tls, "TLS", "correct sslmode, sslrootcert, sslcert or sslkey in the URL").await;
     let preset =
         |yaml: &str| yaml.replace("table: store.users, id: id, name: name, email: email", "preset: better-auth");
     scene.corrects(preset, "none of the preset's tables exists", "set users.table to schema.name").await;

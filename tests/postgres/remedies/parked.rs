@@ -161,7 +161,12 @@ async fn the_remedies_for_a_wrong_target_url_work() {
     let (port, answering) = no_postgres().await;
     let url = |database: &str| scene.bed.server.url(database);
     for (from, to, tenant, words) in [
-        (url("acme"), url("acme").replace("prefer", "require"), "acme", "correct sslmode or sslrootcert"),
+        (
+            url("acme"),
+            url("acme").replace("prefer", "require"),
+            "acme",
+            "correct sslmode, sslrootcert, sslcert or sslkey",
+        ),
         (
             url("acme"),
             format!("postgresql://postgres@127.0.0.1:{port}/acme?sslmode=disable"),
