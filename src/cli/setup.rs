@@ -7,11 +7,10 @@ use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::TenantId;
 use crate::pg::{self, PgUrl, Statements, describe};
 use crate::replicator::source::mapping::resolve_layout;
-use crate::setup::{PasswordForm, Script, gather, source_script, target_script};
+use crate::setup::{PasswordForm, Script, TargetFacts, gather, gather_target, source_script, target_script};
 use clap::Args;
 use std::fmt;
 use std::process::ExitCode;
-use tokio_postgres::types::Type;
 
 /// Statements give up on a lock after this time, so that they do not block the store's writes.
 const SET_LOCK_TIMEOUT: &str = "SET lock_timeout = '5s'";
@@ -122,15 +121,14 @@ async fn target(arguments: &Arguments, config: &Config, tenant: &Tenant) -> Resu
                 .map_err(|error| diagnostic!("cannot connect to the target of tenant {}: {error}", tenant.id))?,
         ),
     };
-    let role_exists = match &client {
-        None => false,
-        Some(client) => {
-            let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)";
-            let exists = async { client.query_typed_one(sql, &[(&tenant.target.user, Type::TEXT)]).await?.try_get(0) };
-            exists.await.map_err(|error| failed(sql, &error))?
-        }
+    let facts = match &client {
+        None => TargetFacts::default(),
+        Some(client) => gather_target(client, &tenant.target.user).await.map_err(|error| {
+            diagnostic!("cannot inspect the target of tenant {}: {}", tenant.id, client.describe(&error))
+        })?,
     };
-    let script = target_script(tenant, role_exists, config.deletes_rows(), &arguments.application_role);
+    let script = target_script(tenant, &facts, config.deletes_rows(), &arguments.application_role)
+        .map_err(|what| diagnostic!("the target of tenant {}: {what}", tenant.id))?;
     output::line(&script);
     match client.zip(url) {
         Some((client, url)) if arguments.apply => apply(&client, &url, &script).await,

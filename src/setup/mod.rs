@@ -5,8 +5,10 @@ mod facts;
 mod script;
 mod source;
 mod target;
+mod target_facts;
 
 pub(crate) use facts::gather;
 pub(crate) use script::{PasswordForm, Script};
 pub(crate) use source::source_script;
 pub(crate) use target::target_script;
+pub(crate) use target_facts::{TargetFacts, gather_target};

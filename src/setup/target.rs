@@ -1,6 +1,7 @@
 //! The script for a target. Pure.
 
 use super::script::Script;
+use super::target_facts::{Kind, Object, TargetFacts};
 use crate::apply::create_wait_for;
 use crate::apply::statement::{CREATE_INDEX, CREATE_TABLE};
 use crate::config::Tenant;
@@ -8,13 +9,18 @@ use crate::pg::quote_ident;
 
 /// The statements for a tenant's target, and for the application roles that reference its users.
 ///
-/// `deletes_rows`: users-sync deletes rows there, immediately or after a retention time.
+/// None of them reads or writes a relation that exists and that the administrator does not own: its owner's triggers, rules and
+/// functions would run with the administrator's rights. `deletes_rows`: users-sync deletes rows there, immediately or after a
+/// retention time.
+///
+/// # Errors
+/// The name of the table is taken by something else.
 pub(crate) fn target_script(
     tenant: &Tenant,
-    role_exists: bool,
+    facts: &TargetFacts,
     deletes_rows: bool,
     application_roles: &[String],
-) -> Script {
+) -> Result<Script, String> {
     let role = quote_ident(&tenant.target.user);
     let mut script = Script {
         heading: format!(
@@ -23,7 +29,7 @@ pub(crate) fn target_script(
         ),
         ..Script::default()
     };
-    if !role_exists {
+    if !facts.role_exists {
         script.add_role(&tenant.target, "");
         script.add(format!("GRANT {role} TO CURRENT_USER"), "needed to create objects that the role is to own");
     }
@@ -32,15 +38,19 @@ pub(crate) fn target_script(
         "a resync stages its rows in a temporary table",
     );
     script.add(format!("CREATE SCHEMA IF NOT EXISTS users_sync AUTHORIZATION {role}"), "the checkpoint");
+    hand_over(&mut script, facts, &tenant.target.user);
     script.add("CREATE SCHEMA IF NOT EXISTS neon_auth", "");
-    script.add(CREATE_TABLE, "");
-    script.add(CREATE_INDEX, "");
+    add_table(&mut script, facts)?;
     script.add(format!("GRANT USAGE ON SCHEMA neon_auth TO {role}"), "");
     let rights = if deletes_rows { "SELECT, INSERT, UPDATE, DELETE" } else { "SELECT, INSERT, UPDATE" };
     script.add(format!("GRANT {rights} ON neon_auth.users_sync TO {role}"), "");
-    if !application_roles.is_empty() {
-        script.add(create_wait_for(), "an application can wait for the row of a user who has just signed up");
-        script.add(format!("ALTER FUNCTION users_sync.wait_for(text, interval) OWNER TO {role}"), "");
+    let is_foreign = |object: &Object| object.owner != tenant.target.user && object.may_be_handed_over;
+    if !application_roles.is_empty() || facts.find("users_sync", "wait_for").is_some_and(is_foreign) {
+        // One message, and thus one transaction: a former owner cannot replace the function in between.
+        script.add(
+            format!("{};\nALTER FUNCTION users_sync.wait_for(text, interval) OWNER TO {role}", create_wait_for()),
+            "an application can wait for the row of a user who has just signed up",
+        );
     }
     for application in application_roles {
         let application = quote_ident(application);
@@ -55,5 +65,98 @@ pub(crate) fn target_script(
         );
         script.add(format!("GRANT EXECUTE ON FUNCTION users_sync.wait_for(text, interval) TO {application}"), "");
     }
-    script
+    Ok(script)
+}
+
+/// Gives what another role has created in schema `users_sync` to the role of the URL, as after a change of the role.
+fn hand_over(script: &mut Script, facts: &TargetFacts, role: &str) {
+    for object in &facts.objects {
+        let kind = match object.kind {
+            Kind::Schema => "SCHEMA users_sync".to_owned(),
+            Kind::Table if object.schema == "users_sync" => format!("TABLE users_sync.{}", object.name),
+            // It is replaced first: the role must not own what another one wrote.
+            Kind::Table | Kind::Function | Kind::Index | Kind::Other => continue,
+        };
+        if object.owner != role && object.may_be_handed_over {
+            script.add(format!("ALTER {kind} OWNER TO {}", quote_ident(role)), format!("belongs to {}", object.owner));
+        }
+    }
+}
+
+/// Creates the table and its index. An index of an existing table would read its rows.
+fn add_table(script: &mut Script, facts: &TargetFacts) -> Result<(), String> {
+    let index = facts.find("neon_auth", "users_sync_deleted_at_idx");
+    match facts.find("neon_auth", "users_sync") {
+        None => {
+            script.add(CREATE_TABLE, "");
+            script.add(CREATE_INDEX, "");
+        }
+        Some(table) if table.kind != Kind::Table => {
+            return Err(format!(
+                "neon_auth.users_sync belongs to role {} and is not a table: rename or drop it first",
+                table.owner
+            ));
+        }
+        Some(table) if table.owner == facts.administrator && index.is_none() => script.add(CREATE_INDEX, ""),
+        Some(_) => {}
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{TenantId, TenantKey};
+    use crate::pg::PgUrl;
+
+    fn object(schema: &str, name: &str, kind: Kind, owner: &str) -> Object {
+        let (schema, name, owner) = (schema.to_owned(), name.to_owned(), owner.to_owned());
+        Object { schema, name, kind, owner, may_be_handed_over: true }
+    }
+
+    fn script(objects: Vec<Object>) -> Result<String, String> {
+        let target = PgUrl::parse("postgres://writer@h/d").unwrap();
+        let tenant = Tenant { id: TenantId::new("acme"), key: TenantKey::new("acme"), target, wake_after: None };
+        let facts = TargetFacts { administrator: "admin".to_owned(), role_exists: true, objects };
+        target_script(&tenant, &facts, false, &[]).map(|script| script.to_string())
+    }
+
+    #[test]
+    fn an_index_is_built_only_on_a_table_of_the_administrator() {
+        let has_index = |owner: Option<&str>, index: bool| {
+            let table = owner.map(|owner| object("neon_auth", "users_sync", Kind::Table, owner));
+            let index = index.then(|| object("neon_auth", "users_sync_deleted_at_idx", Kind::Index, "admin"));
+            script(table.into_iter().chain(index).collect()).unwrap().contains("CREATE INDEX")
+        };
+        assert!(has_index(None, false));
+        assert!(has_index(Some("admin"), false));
+        assert!(!has_index(Some("admin"), true));
+        assert!(!has_index(Some("tenant"), false));
+        let view = script(vec![object("neon_auth", "users_sync", Kind::Other, "tenant")]);
+        assert!(view.unwrap_err().contains("belongs to role tenant and is not a table"));
+    }
+
+    #[test]
+    fn what_a_former_role_owns_is_handed_over() {
+        let script = script(vec![
+            object("users_sync", "", Kind::Schema, "shared"),
+            object("users_sync", "checkpoint", Kind::Table, "shared"),
+            object("users_sync", "rejected", Kind::Other, "shared"),
+            object("users_sync", "wait_for", Kind::Function, "shared"),
+            object("neon_auth", "users_sync", Kind::Table, "shared"),
+        ])
+        .unwrap();
+        let lines: Vec<_> = script.lines().filter(|line| line.starts_with("ALTER")).collect();
+        assert_eq!(
+            lines,
+            [
+                "ALTER SCHEMA users_sync OWNER TO \"writer\";  -- belongs to shared",
+                "ALTER TABLE users_sync.checkpoint OWNER TO \"writer\";  -- belongs to shared",
+                "ALTER FUNCTION users_sync.wait_for(text, interval) OWNER TO \"writer\";  -- an application can wait for the \
+                 row of a user who has just signed up",
+            ]
+        );
+        let create = script.find("CREATE OR REPLACE FUNCTION users_sync.wait_for").unwrap();
+        assert!(create < script.find("ALTER FUNCTION").unwrap(), "the role does not get what another one wrote");
+    }
 }

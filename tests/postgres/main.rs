@@ -8,6 +8,7 @@
 mod support;
 
 mod admin;
+mod administrator;
 mod chaos;
 mod check;
 mod connection;
@@ -31,6 +32,7 @@ mod reload;
 mod remedies;
 mod resync;
 mod roles;
+mod search_path;
 mod setup;
 mod signup;
 mod standby;

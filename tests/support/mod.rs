@@ -4,6 +4,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub mod majors;
+pub mod pooler;
 pub mod process;
 pub mod proxy;
 
