@@ -65,7 +65,7 @@ async fn bed() -> Bed {
     Bed { server, tenants: vec!["acme".to_owned()] }
 }
 
-/// Creates the hostile database anew.
+/// Recreates the hostile database.
 async fn hostile(bed: &Bed, own: &str) {
     for sql in ["DROP DATABASE IF EXISTS acme", "CREATE DATABASE acme OWNER evil"] {
         bed.server.sql("postgres", sql).await.unwrap();

@@ -100,6 +100,30 @@ async fn check_finds_nothing_in_fresh_databases_and_leaves_nothing() {
     assert_eq!(traces(&server).await, before);
 }
 
+/// After an upgrade an operator sees which columns stay because of their names.
+#[tokio::test]
+async fn check_lists_the_columns_that_leave_and_those_that_stay() {
+    let server = server(Options::new()).await;
+    let columns =
+        "ALTER TABLE public.users ADD passhash text, ADD session_id text, ADD user_pin text, ADD api_key text,
+        ADD passport_number text, ADD referral_code text, ADD country_code text";
+    server.sql("auth", columns).await.unwrap();
+    let said = users_sync(&["check"], &yaml(&server, "postgres")).await;
+    let line = |start: &str| said.out.lines().find(|line| line.contains(start)).unwrap_or_default();
+    let stays = line("columns withheld: ");
+    for name in ["passhash", "session_id", "user_pin", "api_key"] {
+        assert!(stays.contains(&format!("{name} (looks like a secret)")), "{name}: {}", said.out);
+    }
+    let leaves = line("columns copied to targets: ");
+    for name in ["passport_number", "referral_code", "country_code"] {
+        assert!(leaves.contains(name) && !stays.contains(name), "{name}: {}", said.out);
+    }
+    // An explicit list wins.
+    let allowed = yaml(&server, "postgres").replace("tenant: org}", "tenant: org, allow: [passhash]}");
+    let said = users_sync(&["check"], &allowed).await;
+    assert!(said.out.contains("columns copied to targets: id, passhash"), "{}", said.out);
+}
+
 #[tokio::test]
 async fn check_reports_source_problems_with_remedies_and_changes_nothing() {
     let server = server(Options::new().auth("scram-sha-256")).await;

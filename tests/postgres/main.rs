@@ -39,6 +39,7 @@ mod standby;
 mod stream;
 mod target_losses;
 mod tenants;
+mod terminal;
 mod throwaway;
 mod to_jsonb;
 mod untrusted;

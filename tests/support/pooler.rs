@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use users_sync::throwaway::PostgresServer;
 
 /// An account without privileges: PgBouncer does not run as root.
-const ACCOUNT: &str = "nobody";
+const ACCOUNT: &str = "daemon";
 
 pub struct Pooler {
     child: Child,
