@@ -58,6 +58,11 @@ fn registry(status: &Arc<ProcessStatus>) -> Registry {
         "Panics that parked a tenant or interrupted the Kafka output; each is a bug",
         counted.internal_errors.clone(),
     );
+    registry.register(
+        "aborted_scans",
+        "Scans of the source that were aborted because another session waited for a lock that they blocked",
+        counted.aborted_scans.clone(),
+    );
     registry.register("unmappable_rows", "Source rows that could not be mapped", counted.unmappable_rows.clone());
     registry.register(
         "stripped_escapes",

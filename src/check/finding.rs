@@ -20,6 +20,8 @@ pub(crate) enum Subject {
     Source,
     State,
     Tenant(TenantId),
+    /// The directory of the spool, on this machine.
+    Spool,
     #[cfg(feature = "kafka")]
     Kafka,
 }
@@ -51,6 +53,7 @@ impl fmt::Display for Subject {
             Subject::Source => f.write_str("source"),
             Subject::State => f.write_str("state"),
             Subject::Tenant(tenant) => write!(f, "tenant {tenant}"),
+            Subject::Spool => f.write_str("spool"),
             #[cfg(feature = "kafka")]
             Subject::Kafka => f.write_str("kafka"),
         }

@@ -29,6 +29,8 @@ use roles::{Servers, read_instance};
 
 /// Number of targets that are checked concurrently: a thousand take seconds, and any machine can open as many connections.
 const CONCURRENT_TARGETS: usize = 64;
+const SPOOL_REMEDY: &str =
+    "create this directory for the user that runs users-sync, with permission to write, or correct spool.directory";
 
 /// Checks the source, the state, every target and Kafka. `run` can start if no finding is a [`Severity::Error`].
 pub(crate) async fn check(config: &Config) -> Vec<Finding> {
@@ -96,6 +98,7 @@ pub(crate) async fn check_source(config: &Config) -> Result<Vec<Finding>, Captur
     }
     client.close().await;
     findings.extend(check_state(config).await);
+    findings.extend(check_spool(config));
     Ok(findings)
 }
 
@@ -117,6 +120,12 @@ async fn check_state(config: &Config) -> Vec<Finding> {
         Some(Err(error)) => vec![unreadable(Subject::State, &error)],
         None => vec![too_slow(Subject::State)],
     }
+}
+
+fn check_spool(config: &Config) -> Option<Finding> {
+    let error = snapshot::try_directory(&config.spool).err()?;
+    let message = format!("no file can be created in spool.directory {error}");
+    Some(Finding::error(Subject::Spool, message, SPOOL_REMEDY))
 }
 
 /// The findings about a target, and which server it is on.

@@ -70,6 +70,11 @@ pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> Result<
         return Ok(ExitCode::from(FAILED));
     }
     warn_of_shared_roles(&config);
+    if config.spool.directory.is_none() {
+        tracing::warn!(
+            "no spool.directory: a snapshot that does not fit into memory is read at the pace of its targets"
+        );
+    }
     let reloading = tokio::spawn(reload(file.clone(), files, sender));
     let done = replicator::run_reloading(configs, status, stop).await;
     reloading.abort();

@@ -16,7 +16,7 @@ section! {
     pub struct Limits {
         /// WAL that the replication slot may retain at the source for a tenant that is behind. Past it that tenant is parked.
         pub source_wal: u64 as Size = "1GB",
-        /// Memory for the pending changes of all tenants together.
+        /// Memory for the pending changes of all tenants together, and for the users of snapshots that wait for them.
         pub memory: usize as MemorySize = "256MB",
         /// Memory for the pending changes of one tenant. A row of the source with more bytes than this is set aside and logged,
         /// before it is copied.
@@ -29,8 +29,8 @@ section! {
         /// Share of a target's live users that a resync may mark deleted; 100 users are always allowed. Past it the tenant is
         /// parked until `users-sync resync --allow-deletes` confirms the deletes.
         pub max_deletes: MaxDeletes as MaxDeletes = "10%",
-        /// How long a snapshot of the source is kept open for slow targets or for Kafka. Meanwhile the source cannot vacuum
-        /// newer dead rows.
+        /// How long a snapshot may read the source, and how long a target or Kafka may take for it. While it is read, the
+        /// source cannot vacuum newer dead rows.
         pub snapshot_age: Duration as DurationText = "1h",
         /// WAL that the slot of the Kafka output may retain at the source. Past it the Kafka output is parked.
         pub kafka_wal: u64 as Size = "1GB",

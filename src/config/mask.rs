@@ -63,7 +63,8 @@ const HARMLESS: &[&str] = &[
 
 /// Sections whose keys are judged one by one. Below any other key, everything is hidden.
 const SECTIONS: &[&str] = &[
-    "admin", "fan_out", "families", "kafka", "limits", "source", "state", "targets", "tenants", "users", "via", "watch",
+    "admin", "fan_out", "families", "kafka", "limits", "source", "spool", "state", "targets", "tenants", "users",
+    "via", "watch",
 ];
 
 /// Longer keys, and those with other characters, may be a value in the wrong place.

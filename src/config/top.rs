@@ -11,6 +11,7 @@ use super::mapping::{Family, Mapping};
 use super::section::{KeyType, Reader, section};
 use super::shared_role::{ServerName, SharedRole, shared_roles};
 use super::source::{Publish, Source, State};
+use super::spool::Spool;
 use super::targets::{ShareRole, Targets};
 use super::tenants::{Included, Tenant, Tenants, check_not_read, check_unique};
 use super::yaml::{Kind, Malformed, Node, parse_yaml};
@@ -53,6 +54,8 @@ section! {
         notify: bool = "false",
         /// Limits of memory, time and retained WAL.
         limits: Limits = "{}",
+        /// Where the users of a snapshot wait for slow targets.
+        spool: Spool = "{}",
         /// What happens when the replication slot is lost or invalidated.
         on_slot_loss: OnSlotLoss as Choice<OnSlotLoss> = "resync",
         /// Format of log lines on stderr. `--log` on the command line overrides it; `--log-level` or `RUST_LOG` sets the level.
@@ -112,6 +115,8 @@ pub struct Config {
     pub notify: bool,
     /// Limits of memory, time and retained WAL.
     pub limits: Limits,
+    /// Where the users of a snapshot wait for slow targets.
+    pub spool: Spool,
     /// What to do when the slot is lost.
     pub on_slot_loss: OnSlotLoss,
     /// Format of log lines unless the command line sets one. It is read at the start only.
@@ -207,6 +212,7 @@ fn resolve(file: File, root: &Node, reader: &mut Reader<'_>) -> Config {
         purge_after: file.deletes.purge_after,
         notify: file.notify,
         limits: file.limits,
+        spool: file.spool,
         on_slot_loss: file.on_slot_loss,
         log: file.log,
         kafka,

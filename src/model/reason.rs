@@ -93,6 +93,8 @@ reasons! {
         CheckpointMoved = "checkpoint_moved", "its checkpoint is not at the expected position";
         RowRefused = "row_refused", "its target refuses a row of the snapshot";
         SnapshotFailed = "snapshot_failed", "its snapshot could not be taken";
+        ScanAborted = "scan_aborted", "its snapshot was aborted for a session that waits for a lock at the source";
+        SpoolFull = "spool_full", "it left the snapshot as the slowest tenant because the spool is full";
         SourceReadFailed = "source_read_failed", "its users could not be read from the source";
     }
 }
@@ -244,7 +246,7 @@ mod tests {
         assert_eq!(
             codes(RetryCause::ALL.iter().map(|cause| cause.code()).collect()),
             "target_unreachable target_no_answer target_locked target_error checkpoint_moved row_refused \
-             snapshot_failed source_read_failed"
+             snapshot_failed scan_aborted spool_full source_read_failed"
         );
     }
 

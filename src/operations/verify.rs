@@ -6,22 +6,25 @@
 use crate::clock;
 use crate::config::{Config, Tenant};
 use crate::map::tenants_condition;
-use crate::model::{ByConfigured, Lsn, TenantId, User};
+use crate::model::{ByConfigured, ConfiguredIdx, Lsn, TenantId};
 use crate::pg::{PgClient, connect, connect_state, connect_target};
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::FailureAction;
+use crate::replicator::snapshotter::lock_watch::LockWatch;
 use crate::replicator::snapshotter::partition::{Partitioner, ScanMember};
 use crate::replicator::snapshotter::progress_bar::{ScanProgress, expected_rows};
-use crate::replicator::source::mapping::compile_current;
-use crate::replicator::source::mapping::resolve_layout;
+use crate::replicator::source::mapping::{MappedRelation, compile_current, resolve_layout};
 use crate::replicator::source::point_read::{ReadUser, Rereader};
-use crate::snapshot::{Comparison, Differences, LoadError, ProgressWatch, RowStream, source_session};
+use crate::route::Memory;
+use crate::snapshot::{
+    Comparison, Differences, LoadError, ProgressWatch, RowReceiver, RowStream, Spool, source_session,
+};
 use crate::state::{Snapshot, StateStore, TenantState};
 use crate::status::progress_handle::ProgressHandle;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::types::PgLsn;
@@ -29,8 +32,6 @@ use tracing::{Instrument, info_span};
 
 /// Targets compared in one pass over the source: each holds a connection meanwhile.
 const MAX_CONCURRENT_TARGETS: usize = 64;
-/// Chunks of rows that may wait for one target.
-const CHANNEL_CHUNKS: usize = 8;
 /// Users whose source rows are read again in one query.
 const RECHECK_BATCH: i64 = 1_000;
 /// Passes over the differing users; a user who changed during each of them is reported as still changing.
@@ -69,6 +70,7 @@ pub(crate) async fn verify(
     let context = Arc::new(VerifyContext {
         rereader: Rereader::new(config.source.url.clone(), Default::default()),
         state: Mutex::new(connect_state(&config.state_url).await?),
+        spool: Arc::new(Spool::new(&config.spool, Arc::new(Memory::new(config.limits.memory)))),
         config: config.clone(),
         how,
     });
@@ -82,6 +84,7 @@ pub(crate) async fn verify(
 struct VerifyContext {
     config: Arc<Config>,
     how: Verifying,
+    spool: Arc<Spool>,
     rereader: Rereader,
     state: Mutex<PgClient>,
 }
@@ -94,16 +97,15 @@ async fn compare_all(
     progress: &ProgressHandle,
 ) -> Result<Vec<(TenantId, Verdict)>, ServiceError> {
     let config = &context.config;
-    client.batch_execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    // The snapshot is older than this position.
-    let row = client.query_one("SELECT pg_current_wal_insert_lsn()", &[]).await?;
-    let position = Lsn(u64::from(row.try_get::<_, PgLsn>(0)?));
-    let mapped = compile_current(client, &config.users).await?.within(config.limits.tenant_memory);
+    let spool = context.spool.begin(context.how.timeout, true);
+    let watch = LockWatch::begin(&config.source.url, &[client]).await?;
+    let begun = watch.run(begin(client, config));
+    let (position, mapped) = begun.await?;
     let mut comparing = JoinSet::new();
     let mut members = Vec::new();
     let configured: ByConfigured<&Tenant> = config.tenants.iter().collect();
     for (index, &tenant) in configured.iter().filter(|(_, tenant)| tenants.contains(&tenant.id)) {
-        let (rows, receiver) = mpsc::channel(CHANNEL_CHUNKS);
+        let (rows, receiver) = spool.queue();
         members.push(ScanMember { tenant: index, rows });
         let (tenant, context) = (tenant.clone(), context.clone());
         let span = info_span!("tenant", id = %tenant.id);
@@ -122,11 +124,39 @@ async fn compare_all(
     }
     let keys = members.iter().map(|member| &configured[member.tenant].key);
     let condition = tenants_condition(&config.users, &mapped.relation, keys);
-    let mut partitioner = Partitioner::new(configured.iter().map(|(index, tenant)| (index, *tenant)), members);
+    let mut partitioner = Partitioner::new(configured.iter().map(|(index, tenant)| (index, *tenant)), members, spool);
+    watch.run(read(client, config, &mapped, &condition, progress, &mut partitioner)).await?;
+    client.batch_execute("COMMIT").await?;
+    drop(watch);
+    partitioner.finish().await;
+    let mut verdicts: Vec<(TenantId, Verdict)> = comparing.join_all().await;
+    verdicts.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(verdicts)
+}
+
+/// Begins a transaction of the source. Returns a position that its snapshot has reached.
+async fn begin(client: &PgClient, config: &Config) -> Result<(Lsn, MappedRelation), ServiceError> {
+    client.batch_execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    // The snapshot is older than this position.
+    let row = client.query_one("SELECT pg_current_wal_insert_lsn()", &[]).await?;
+    let position = Lsn(u64::from(row.try_get::<_, PgLsn>(0)?));
+    let mapped = compile_current(client, &config.users).await?.within(config.limits.tenant_memory);
+    Ok((position, mapped))
+}
+
+/// Reads the users of all members.
+async fn read(
+    client: &PgClient,
+    config: &Config,
+    mapped: &MappedRelation,
+    condition: &str,
+    progress: &ProgressHandle,
+    partitioner: &mut Partitioner<ConfiguredIdx>,
+) -> Result<(), ServiceError> {
     let purged_before = config.purge_after.and_then(clock::ago);
-    let expected = expected_rows(client, &config.users, &mapped, &condition).await?;
+    let expected = expected_rows(client, &config.users, mapped, condition).await?;
     let mut scanned = ScanProgress::new(expected, progress.clone());
-    let mut rows = RowStream::open(client, &mapped.from, &mapped.relation, mapped.plan.decoded(), &condition).await?;
+    let mut rows = RowStream::open(client, &mapped.from, &mapped.relation, mapped.plan.decoded(), condition).await?;
     while rows.advance().await? {
         let mut cells = Vec::with_capacity(mapped.relation.columns.len());
         rows.cells(&mut cells)?;
@@ -138,16 +168,12 @@ async fn compare_all(
         };
         drop(cells);
         if let Some(member) = full {
-            partitioner.send(member, context.how.timeout).await;
+            partitioner.send(member).await;
         }
         scanned.add_row();
     }
-    partitioner.finish(context.how.timeout).await;
     scanned.finish();
-    client.batch_execute("COMMIT").await?;
-    let mut verdicts: Vec<(TenantId, Verdict)> = comparing.join_all().await;
-    verdicts.sort_by(|a, b| a.0.cmp(&b.0));
-    Ok(verdicts)
+    Ok(())
 }
 
 impl VerifyContext {
@@ -155,7 +181,7 @@ impl VerifyContext {
         &self,
         tenant: &Tenant,
         mut position: Lsn,
-        mut rows: mpsc::Receiver<Option<Vec<User>>>,
+        mut rows: RowReceiver,
         watch: &ProgressWatch,
     ) -> Result<Verdict, LoadError> {
         let mut client = match connect_target(&tenant.target).await {

@@ -26,6 +26,11 @@ pub enum ServiceError {
     /// The state could not be read or written, or another process has taken over.
     #[error("the state: {0}")]
     State(#[from] StateError),
+    /// Another session waited for a lock of a scan.
+    #[error(
+        "the scan of the source was aborted: another session waits for a lock that it blocks; it works once that session is done"
+    )]
+    LockAwaited,
     /// The lease was not renewed in time: another process may hold the slot by now.
     #[error("the lease has expired: another process may have taken over")]
     LeaseLapsed,
@@ -147,6 +152,7 @@ impl ServiceError {
             ServiceError::State(StateError::Fenced { .. })
             | ServiceError::Superseded(_)
             | ServiceError::LeaseLapsed
+            | ServiceError::LockAwaited
             | ServiceError::WentBack(_)
             | ServiceError::Republished
             | ServiceError::InRecovery

@@ -3,7 +3,7 @@
 use crate::apply::{Refusal, TargetError};
 use crate::model::{ParkCause, RetryCause, TenantId};
 use crate::pg::{ConnectError, GuardError, SqlStateClass, describe, quote_ident};
-use crate::snapshot::LoadError;
+use crate::snapshot::{Interruption, LoadError};
 use tokio_postgres::types::{WasNull, WrongType};
 
 /// The reaction to a target's error.
@@ -138,10 +138,19 @@ pub(crate) fn of_target(error: &TargetError) -> FailureAction {
     }
 }
 
+fn of_interruption(why: &Interruption) -> RetryCause {
+    match why {
+        Interruption::LockAwaited => RetryCause::ScanAborted,
+        Interruption::SpoolFull => RetryCause::SpoolFull,
+        Interruption::BrokenOff | Interruption::Unreadable(_) => RetryCause::SnapshotFailed,
+    }
+}
+
 pub(crate) fn of_load(error: &LoadError, tenant: &TenantId) -> FailureAction {
     match error {
         LoadError::Target(error) => of_target(error),
-        LoadError::BrokenOff | LoadError::Fenced | LoadError::Count { .. } => {
+        LoadError::Interrupted(why) => FailureAction::retry(of_interruption(why), why.to_string()),
+        LoadError::Fenced | LoadError::Count { .. } => {
             FailureAction::retry(RetryCause::SnapshotFailed, error.to_string())
         }
         LoadError::NoProgress { .. } => FailureAction::park(ParkCause::Away, error.to_string(), NO_PROGRESS),

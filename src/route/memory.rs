@@ -1,4 +1,4 @@
-//! The bytes that wait for all targets together, and the common budget.
+//! The bytes that wait for all targets together, of the stream and of snapshots, and the common budget.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -25,12 +25,23 @@ impl Memory {
         self.waiting.load(Ordering::Relaxed)
     }
 
+    /// The limit of all that waits, in bytes.
+    pub(crate) fn budget(&self) -> usize {
+        self.budget
+    }
+
+    /// Users of a snapshot wait in memory.
+    pub(crate) fn add(&self, bytes: usize) {
+        self.waiting.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Users of a snapshot were taken.
+    pub(crate) fn remove(&self, bytes: usize) {
+        self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// The size of a mailbox changed.
     pub(super) fn change(&self, before: usize, after: usize) {
-        if after >= before {
-            self.waiting.fetch_add(after - before, Ordering::Relaxed);
-        } else {
-            self.waiting.fetch_sub(before - after, Ordering::Relaxed);
-        }
+        if after >= before { self.add(after - before) } else { self.remove(before - after) }
     }
 }

@@ -4,10 +4,10 @@
 use super::load::copy;
 use super::outcome::LoadError;
 use super::progress_watch::ProgressWatch;
+use super::spool::RowReceiver;
 use crate::apply::{Shape, read_checkpoint, read_shape, statement};
 use crate::model::{Deletes, Lsn, User};
 use crate::pg::TargetClient;
-use tokio::sync::mpsc;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Row, Transaction};
 
@@ -75,8 +75,8 @@ impl<'a> Comparison<'a> {
         Ok(Comparison { transaction, shape, deletes, rows: 0, watch })
     }
 
-    /// Stages the source's rows, until `None`.
-    pub(crate) async fn stage(&mut self, rows: &mut mpsc::Receiver<Option<Vec<User>>>) -> Result<(), LoadError> {
+    /// Stages the source's rows.
+    pub(crate) async fn stage(&mut self, rows: &mut RowReceiver) -> Result<(), LoadError> {
         self.rows = copy(&self.transaction, STAGE, &statement::STAGE_COLUMNS, rows, self.watch).await?;
         Ok(self.transaction.batch_execute("ANALYZE pg_temp.users_sync_stage").await?)
     }
@@ -140,10 +140,7 @@ impl<'a> Comparison<'a> {
     /// Takes the source's rows of these users, read after the target was compared. A user whose row has not
     /// changed differs; the others are compared again with their new row.
     pub(crate) async fn confirm(&self, ids: &[String], now: Vec<User>) -> Result<(), LoadError> {
-        let (sender, mut rows) = mpsc::channel(2);
-        // The channel has room for both.
-        let _ = sender.try_send(Some(now));
-        let _ = sender.try_send(None);
+        let mut rows = RowReceiver::of(now);
         copy(&self.transaction, RECHECK_STAGE, &statement::STAGE_COLUMNS, &mut rows, self.watch).await?;
         let same = "(a.raw_json, a.name, a.email, a.created_at, a.deleted_at) IS NOT DISTINCT FROM \
                     (v.raw_json, v.name, v.email, v.created_at, v.deleted_at) \

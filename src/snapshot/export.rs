@@ -9,7 +9,7 @@ pub(crate) struct Export {
     /// The snapshot contains exactly the transactions whose commit ends at or before this position.
     pub(crate) position: Lsn,
     name: String,
-    _holder: PgClient,
+    holder: PgClient,
 }
 
 /// Imports the snapshot `name` from a slot's creation and exports it again, which frees the slot's session.
@@ -17,10 +17,15 @@ pub(crate) struct Export {
 pub(crate) async fn hold_export(client: PgClient, name: &str, position: Lsn) -> Result<Export, Error> {
     import(&client, name).await?;
     let name = client.query_one("SELECT pg_export_snapshot()", &[]).await?.try_get(0)?;
-    Ok(Export { position, name, _holder: client })
+    Ok(Export { position, name, holder: client })
 }
 
 impl Export {
+    /// The session that holds the snapshot.
+    pub(crate) fn holder(&self) -> &Client {
+        &self.holder
+    }
+
     /// Begins a transaction with this snapshot on a new connection.
     pub(crate) async fn import(&self, client: &Client) -> Result<(), Error> {
         import(client, &self.name).await

@@ -5,16 +5,16 @@ use super::copy_text::write_user;
 use super::isolate::isolate_rejected;
 use super::outcome::{LoadError, Loaded};
 use super::progress_watch::ProgressWatch;
+use super::spool::RowReceiver;
 use crate::apply::statement::Merge;
 use crate::apply::{
     Identity, MAX_REJECTED, NOTIFY_WITHOUT_ID, Refusal, Shape, Target, TargetError, statement, write_rejected,
 };
 use crate::config::MaxDeletes;
-use crate::model::{Deletes, Lsn, User};
+use crate::model::{Deletes, Lsn};
 use bytes::Bytes;
 use futures_util::{SinkExt, pin_mut};
 use std::time::Duration;
-use tokio::sync::mpsc;
 use tokio_postgres::Transaction;
 use tokio_postgres::types::{PgLsn, ToSql, Type};
 
@@ -40,12 +40,12 @@ pub(crate) struct Loading<'a> {
     pub(crate) park_after: Duration,
 }
 
-/// Loads the rows of a snapshot until `None`; a channel that closes without it was interrupted. An empty
+/// Loads the rows of a snapshot. An empty
 /// table is copied into directly; otherwise the rows are staged and merged.
 pub(crate) async fn load(
     target: &mut Target,
     loading: &Loading<'_>,
-    rows: &mut mpsc::Receiver<Option<Vec<User>>>,
+    rows: &mut RowReceiver,
 ) -> Result<Loaded, LoadError> {
     let watch = ProgressWatch::new(loading.park_after);
     watch.bound(load_watched(target, loading, rows, &watch)).await
@@ -54,7 +54,7 @@ pub(crate) async fn load(
 async fn load_watched(
     target: &mut Target,
     loading: &Loading<'_>,
-    rows: &mut mpsc::Receiver<Option<Vec<User>>>,
+    rows: &mut RowReceiver,
     watch: &ProgressWatch,
 ) -> Result<Loaded, LoadError> {
     let (shape, notifies, key) = (target.shape().clone(), target.notifies(), target.key().cloned());
@@ -204,12 +204,12 @@ impl Merging<'_> {
     }
 }
 
-/// Copies rows until `None`. Returns their number as counted by the target.
+/// Copies all rows. Returns their number as counted by the target.
 pub(super) async fn copy(
     transaction: &Transaction<'_>,
     table: &str,
     columns: &[&str],
-    rows: &mut mpsc::Receiver<Option<Vec<User>>>,
+    rows: &mut RowReceiver,
     watch: &ProgressWatch,
 ) -> Result<u64, LoadError> {
     let sink = transaction.copy_in(&format!("COPY {table} ({}) FROM STDIN", columns.join(", "))).await?;
@@ -218,8 +218,7 @@ pub(super) async fn copy(
     let mut buffer = Vec::with_capacity(COPY_BYTES + 4096);
     loop {
         // Dropping an unfinished sink makes the target's COPY fail.
-        let users = watch.pause(rows.recv()).await.ok_or(LoadError::BrokenOff)?;
-        let Some(users) = users else { break };
+        let Some(users) = watch.pause(rows.next()).await? else { break };
         sent += users.len() as u64;
         for user in &users {
             write_user(&mut buffer, columns.iter().copied(), user);

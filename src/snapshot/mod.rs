@@ -1,5 +1,5 @@
 //! A tenant's users at one exact position, for a first start, a new tenant and a resync. `export`, `catalog`
-//! and `rows` read the source; `load` writes the target.
+//! and `rows` read the source; `spool` keeps what was read; `load` writes the target.
 
 mod catalog;
 mod compare;
@@ -12,6 +12,7 @@ mod outcome;
 mod progress_watch;
 mod reread;
 mod rows;
+mod spool;
 
 pub(crate) use catalog::{describe_query, generated_columns, query_item, read_relation, source_session};
 #[cfg(test)]
@@ -24,3 +25,4 @@ pub(crate) use outcome::{LoadError, Loaded};
 pub(crate) use progress_watch::ProgressWatch;
 pub(crate) use reread::{FindBy, Reading, RowQuery, SeenXids};
 pub(crate) use rows::{RowStream, SourceReadError};
+pub(crate) use spool::{Interruption, RowReceiver, RowSender, Spool, SpooledScan, size_in_memory, try_directory};

@@ -1,5 +1,6 @@
 //! The outcome of loading a snapshot into a target.
 
+use super::spool::Interruption;
 use crate::apply::{MAX_REJECTED, RefusedUser, TargetError};
 use std::time::Duration;
 
@@ -24,9 +25,9 @@ pub(crate) enum LoadError {
     /// The target refused, or the connection was lost.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// The channel closed before the last row.
-    #[error("the snapshot was interrupted")]
-    BrokenOff,
+    /// Its users did not all arrive.
+    #[error(transparent)]
+    Interrupted(#[from] Interruption),
     /// More users would be deleted than `limits.max_deletes` allows.
     #[error("the merge would delete {absent} of {live} users, more than limits.max_deletes allows ({allowed})")]
     TooManyDeletes {

@@ -19,6 +19,8 @@ pub(crate) struct Metrics {
     pub unmappable_rows: Counter,
     /// Panics of a tenant's task or of the Kafka output.
     pub internal_errors: Counter,
+    /// Scans of the source that were aborted because another session waited for their locks.
+    pub aborted_scans: Counter,
     /// Escapes removed from json values because jsonb rejects them.
     pub stripped_escapes: Counter,
     /// Users that were read from the source because the stream did not carry them whole.
@@ -65,6 +67,7 @@ impl Default for Metrics {
             source_reconnects: Counter::default(),
             unmappable_rows: Counter::default(),
             internal_errors: Counter::default(),
+            aborted_scans: Counter::default(),
             stripped_escapes: Counter::default(),
             rereads: Counter::default(),
             tee_messages: Counter::default(),

@@ -35,6 +35,7 @@ mod roles;
 mod search_path;
 mod setup;
 mod signup;
+mod spool;
 mod standby;
 mod stream;
 mod target_losses;

@@ -5,9 +5,11 @@ use crate::map::tenant_fingerprint;
 use crate::model::{Epoch, Generation, Lsn, RestartSignal, TenantId, TenantIdx};
 use crate::progress::Progress;
 use crate::replicator::session::expected_joins::ExpectedJoins;
+use crate::replicator::session::scan_aborts::ScanAborts;
 use crate::replicator::session::tenants::{TenantHandle, TenantRegistry};
 use crate::replicator::source::point_read::Rereader;
 use crate::route::{Fingerprints, Memory};
+use crate::snapshot::Spool;
 use crate::state::{LEASE, Request, StateAccess, StateStore, TenantState};
 use crate::status::process::ProcessStatus;
 use crate::sync::lock;
@@ -32,8 +34,11 @@ pub(crate) struct SessionContext<S = StateStore> {
     pub(crate) epochs: BTreeMap<Epoch, Lsn>,
     pub(crate) epoch: Epoch,
     pub(crate) tenants: TenantRegistry,
-    /// The memory of all mailboxes.
+    /// The memory of all mailboxes and of the spool.
     pub(crate) memory: Arc<Memory>,
+    /// Where the users of snapshots wait for their targets.
+    pub(crate) spool: Arc<Spool>,
+    pub(crate) scan_aborts: ScanAborts,
     pub(crate) rereader: Rereader,
     pub(crate) opening: Semaphore,
     pub(crate) expected_joins: ExpectedJoins,
@@ -86,6 +91,8 @@ impl<S: StateAccess> SessionContext<S> {
         SessionContext {
             rereader: Rereader::new(config.source.url.clone(), status.metrics.stripped_escapes.clone()),
             epoch: state.epoch(),
+            spool: Arc::new(Spool::new(&config.spool, memory.clone())),
+            scan_aborts: ScanAborts::default(),
             config,
             state,
             generation,

@@ -4,6 +4,7 @@ pub(crate) mod config_changes;
 pub(crate) mod context;
 pub(crate) mod expected_joins;
 pub(crate) mod positions;
+pub(crate) mod scan_aborts;
 pub(crate) mod status_view;
 pub(crate) mod tenant_diff;
 pub(crate) mod tenants;

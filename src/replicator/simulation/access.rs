@@ -2,17 +2,17 @@
 
 use crate::apply::{Applied, Checkpoint, DecideFencing, Fencing, Identity, Move, ObservedTarget, RefusedUser, Rows};
 use crate::config::Config;
-use crate::model::{CheckpointKey, Epoch, Lsn, Oid, RetryCause, TenantId, TenantIdx, User, UserId};
+use crate::model::{CheckpointKey, Epoch, Lsn, Oid, RetryCause, TenantId, TenantIdx, UserId};
 use crate::pg::PgUrl;
 use crate::replicator::simulation::world::{
     InFlight, KEY, Lock, Shared, TENANT_IDS, UserVersion, World, is_admitted, read_version,
 };
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::target::{Connector, TargetAccess};
-use crate::snapshot::{Loaded, Loading};
+use crate::snapshot::{Loaded, Loading, RowReceiver};
 use crate::state::{Reached, Request, RequestId, StateAccess, StateError, TenantRow, TenantState};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 /// The state, as one process writes it.
 pub(crate) struct SimulatedState {
@@ -245,18 +245,10 @@ impl TargetAccess for SimulatedTarget {
         answer.await?.ok_or_else(|| RetryCause::TargetError.into())
     }
 
-    async fn load(
-        &mut self,
-        loading: &Loading<'_>,
-        rows: &mut mpsc::Receiver<Option<Vec<User>>>,
-    ) -> Result<Loaded, StopReason> {
+    async fn load(&mut self, loading: &Loading<'_>, rows: &mut RowReceiver) -> Result<Loaded, StopReason> {
         let mut users = Vec::new();
-        loop {
-            match rows.recv().await {
-                Some(Some(chunk)) => users.extend(chunk.iter().map(read_version)),
-                Some(None) => break,
-                None => return Err(RetryCause::SnapshotFailed.into()),
-            }
+        while let Some(chunk) = rows.next().await.map_err(|_| RetryCause::SnapshotFailed)? {
+            users.extend(chunk.iter().map(read_version));
         }
         let who = checkpoint(loading.who, loading.position);
         let read = users.len() as u64;

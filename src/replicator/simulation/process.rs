@@ -13,6 +13,7 @@ use crate::replicator::snapshotter::coordinator::{JoinRequest, SnapshotShare};
 use crate::replicator::source::history::{History, HistoryFacts, decide_history};
 use crate::replicator::tenant::Worker;
 use crate::route::{Memory, Pushed};
+use crate::snapshot::RowReceiver;
 use crate::state::TenantState;
 use crate::status::process::ProcessStatus;
 use futures_util::FutureExt;
@@ -199,11 +200,8 @@ impl Process {
             let snapshot = if request.since_creation { created.as_ref() } else { Some(&current) };
             // Without a snapshot the request is dropped, as it came too late for the one of the slot.
             let Some(snapshot) = snapshot else { continue };
-            let (sender, rows) = mpsc::channel(2);
-            sender.try_send(Some(snapshot.users[request.tenant].clone())).unwrap();
-            if !fails {
-                sender.try_send(None).unwrap();
-            }
+            let users = snapshot.users[request.tenant].clone();
+            let rows = if fails { RowReceiver::broken_off() } else { RowReceiver::of(users) };
             let _ = request.reply.send(Ok(SnapshotShare { position: snapshot.position, rows }));
         }
     }

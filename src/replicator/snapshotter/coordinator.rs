@@ -1,14 +1,15 @@
 //! Gathers the tenants that need a snapshot, so that tenants that come together share one scan of the table.
 
 use crate::capture::ReplicationConnection;
-use crate::model::{Lsn, TenantIdx, User};
+use crate::model::{Lsn, TenantIdx};
 use crate::pg::PgUrl;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
+use crate::replicator::session::scan_aborts::ScanPause;
 use crate::replicator::snapshotter::partition::ScanMember;
 use crate::replicator::snapshotter::scan;
 use crate::replicator::source::own_slot::create_own_slot;
-use crate::snapshot::Export;
+use crate::snapshot::{Export, RowReceiver};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -22,8 +23,6 @@ const GATHER_REQUESTED: GatherWindow =
 const GATHER_EXPECTED: GatherWindow = GatherWindow { quiet: Duration::from_secs(1), total: Duration::from_secs(30) };
 /// How long the snapshot of a new slot is kept without a request: until then the source cannot vacuum its updates.
 const UNUSED_EXPORT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Chunks of users that may wait for one target: reading goes on while it writes.
-const CHANNEL_CHUNKS: usize = 8;
 
 /// How long a scan waits for further requests.
 struct GatherWindow {
@@ -38,14 +37,25 @@ pub(crate) struct JoinRequest {
     pub(crate) tenant: TenantIdx,
     /// The tenant has gathered the stream since the slot was created, so the slot's own snapshot will do.
     pub(crate) since_creation: bool,
-    pub(crate) reply: oneshot::Sender<Result<SnapshotShare, String>>,
+    pub(crate) reply: oneshot::Sender<Result<SnapshotShare, JoinRefusal>>,
 }
 
 /// The tenant's share of a snapshot.
 pub(crate) struct SnapshotShare {
     pub(crate) position: Lsn,
-    /// Its users in chunks, and `None` after the last one.
-    pub(crate) rows: mpsc::Receiver<Option<Vec<User>>>,
+    /// Its users.
+    pub(crate) rows: RowReceiver,
+}
+
+/// Why there is no snapshot for now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JoinRefusal {
+    /// The source refused, or was unreachable.
+    #[error("its snapshot could not be taken: {0}")]
+    Failed(String),
+    /// Scans were aborted again and again.
+    #[error("{0}")]
+    Paused(ScanPause),
 }
 
 /// Serves requests until every sender is dropped. `created` is the snapshot of a slot that this session created.
@@ -68,10 +78,17 @@ pub(crate) async fn serve(
             },
         };
         let Some(first) = first else { return Ok(()) };
+        if let Some(pause) = context.scan_aborts.pause() {
+            // The slot's own snapshot must not wait, either.
+            created = None;
+            // The tenant may have ended.
+            let _ = first.reply.send(Err(JoinRefusal::Paused(pause)));
+            continue;
+        }
         let mut gathered = gather(&context, first, &mut requests).await;
         if let Some(export) = created.take() {
             let (served, later): (Vec<_>, Vec<_>) = gathered.into_iter().partition(|request| request.since_creation);
-            run_scan(&context, &export, served).await;
+            run_scan(&context, export, served).await;
             gathered = later;
         }
         // The slot's snapshot has been used: tenants that rely on it start over, because their request is dropped.
@@ -80,7 +97,7 @@ pub(crate) async fn serve(
             continue;
         }
         match make_export(&context.config.source.url).await {
-            Ok(export) => run_scan(&context, &export, gathered).await,
+            Ok(export) => run_scan(&context, export, gathered).await,
             Err(error) => {
                 if error.is_final() {
                     tracing::error!(%error, "cannot take a snapshot until this is fixed; its tenants will retry");
@@ -89,7 +106,7 @@ pub(crate) async fn serve(
                 }
                 for request in gathered {
                     // The tenant may have ended.
-                    let _ = request.reply.send(Err(error.to_string()));
+                    let _ = request.reply.send(Err(JoinRefusal::Failed(error.to_string())));
                 }
             }
         }
@@ -126,10 +143,11 @@ async fn gather(
     }
 }
 
-async fn run_scan(context: &SessionContext, export: &Export, requests: Vec<JoinRequest>) {
+async fn run_scan(context: &SessionContext, export: Export, requests: Vec<JoinRequest>) {
+    let spool = context.spool.begin(context.config.limits.stall, true);
     let mut members = Vec::with_capacity(requests.len());
     for request in requests {
-        let (rows, receiver) = mpsc::channel(CHANNEL_CHUNKS);
+        let (rows, receiver) = spool.queue();
         if request.reply.send(Ok(SnapshotShare { position: export.position, rows: receiver })).is_ok() {
             members.push(ScanMember { tenant: request.tenant, rows });
         }
@@ -137,8 +155,20 @@ async fn run_scan(context: &SessionContext, export: &Export, requests: Vec<JoinR
     if members.is_empty() {
         return;
     }
-    match scan::run(context, export, members).await {
+    let scanned = scan::run(context, export, members, spool).await;
+    if !matches!(scanned, Err(ServiceError::LockAwaited)) {
+        context.scan_aborts.clear();
+    }
+    match scanned {
         Ok(()) => {}
+        Err(ServiceError::LockAwaited) => {
+            context.status.metrics.aborted_scans.inc();
+            let pause = context.scan_aborts.pause().map(|pause| pause.left);
+            tracing::warn!(
+                ?pause,
+                "snapshot aborted, another session waits for a lock that it blocks; its tenants will retry"
+            );
+        }
         Err(error) if error.is_final() => {
             tracing::error!(%error, "cannot read the source until this is fixed; its tenants will retry");
         }

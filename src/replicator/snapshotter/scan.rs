@@ -2,58 +2,86 @@
 
 use crate::clock;
 use crate::map::tenants_condition;
-use crate::model::{TenantIdx, Timestamp};
-use crate::pg::connect;
+use crate::model::{TenantIdx, TenantKey, Timestamp};
+use crate::pg::{PgClient, connect};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
+use crate::replicator::snapshotter::lock_watch::LockWatch;
 use crate::replicator::snapshotter::partition::{MemberIdx, Partitioner, ScanMember};
 use crate::replicator::snapshotter::progress_bar::{ScanProgress, expected_rows};
 use crate::replicator::source::mapping::{MappedRelation, compile_current};
-use crate::snapshot::{Export, RowStream};
+use crate::snapshot::{Export, Interruption, RowStream, SpooledScan};
 use crate::status::progress_handle::ProgressHandle;
-use tokio::time::Instant;
+use tokio::time::timeout;
 
-/// Scans the table once, until every member has all its users or has dropped out.
+/// Scans the table once, at the source's pace. Returns when every member can take all its users from the spool, or has
+/// dropped out.
+///
+/// # Errors
+/// [`ServiceError::LockAwaited`] if another session waited for it. Members are interrupted by any error.
 pub(crate) async fn run(
     context: &SessionContext,
-    export: &Export,
+    export: Export,
     members: Vec<ScanMember<TenantIdx>>,
+    spool: SpooledScan,
 ) -> Result<(), ServiceError> {
     let client = connect(&context.config.source.url).await?;
-    export.import(&client).await?;
-    let mapped = compile_current(&client, &context.config.users).await?.within(context.config.limits.tenant_memory);
+    let watch = LockWatch::begin(&context.config.source.url, &[&client, export.holder()]).await?;
+    tracing::info!(tenants = members.len(), position = %export.position, "snapshot started");
     let tenants = context.tenants.all();
-    let keys = members.iter().map(|member| &tenants[member.tenant].tenant.key);
-    let condition = tenants_condition(&context.config.users, &mapped.relation, keys);
+    let keys: Vec<&TenantKey> = members.iter().map(|member| &tenants[member.tenant].tenant.key).collect();
     let handle = ProgressHandle::default();
     for member in &members {
         tenants[member.tenant].set_scan_progress(&handle);
     }
-    let expected = expected_rows(&client, &context.config.users, &mapped, &condition).await?;
-    let mut progress = ScanProgress::new(expected, handle);
-    tracing::info!(tenants = members.len(), position = %export.position, "snapshot started");
-
     let current = tenants.iter().filter(|(_, handle)| !handle.retired.is_cancelled());
-    let mut partitioner = Partitioner::new(current.map(|(index, handle)| (index, &*handle.tenant)), members);
-    let begun = Instant::now();
-    let purged_before = context.config.purge_after.and_then(clock::ago);
-    let mut rows = RowStream::open(&client, &mapped.from, &mapped.relation, mapped.plan.decoded(), &condition).await?;
-    while rows.advance().await? {
-        if let Some(member) = add_row(context, &mapped, &mut rows, &mut partitioner, purged_before)? {
-            context.status.metrics.stripped_escapes.inc_by(mapped.plan.take_stripped_escapes());
-            partitioner.send(member, context.config.limits.stall).await;
-            if partitioner.is_empty() {
-                return Ok(());
+    let mut partitioner = Partitioner::new(current.map(|(index, handle)| (index, &*handle.tenant)), members, spool);
+    let limit = context.config.limits.snapshot_age;
+    let read = timeout(limit, watch.run(read(context, &client, &export, &keys, handle, &mut partitioner))).await;
+    // Members may take their time now: nothing is held at the source any more.
+    drop((client, export, watch));
+    match read {
+        Ok(Ok(())) => partitioner.finish().await,
+        Ok(Err(error)) => {
+            if matches!(error, ServiceError::LockAwaited) {
+                // First, as the members look at the pause.
+                context.scan_aborts.add();
+                partitioner.interrupt(&Interruption::LockAwaited);
             }
-            if begun.elapsed() > context.config.limits.snapshot_age {
-                tracing::warn!("snapshot exceeded limits.snapshot_age; unfinished tenants will retry");
+            return Err(error);
+        }
+        Err(_) => tracing::warn!("snapshot exceeded limits.snapshot_age; unfinished tenants will retry"),
+    }
+    Ok(())
+}
+
+/// Reads all rows. Ends early once every member has dropped out.
+async fn read(
+    context: &SessionContext,
+    client: &PgClient,
+    export: &Export,
+    keys: &[&TenantKey],
+    handle: ProgressHandle,
+    partitioner: &mut Partitioner<TenantIdx>,
+) -> Result<(), ServiceError> {
+    let rules = &context.config.users;
+    export.import(client).await?;
+    let mapped = compile_current(client, rules).await?.within(context.config.limits.tenant_memory);
+    let condition = tenants_condition(rules, &mapped.relation, keys.iter().copied());
+    let mut progress = ScanProgress::new(expected_rows(client, rules, &mapped, &condition).await?, handle);
+    let purged_before = context.config.purge_after.and_then(clock::ago);
+    let mut rows = RowStream::open(client, &mapped.from, &mapped.relation, mapped.plan.decoded(), &condition).await?;
+    while rows.advance().await? {
+        if let Some(member) = add_row(context, &mapped, &mut rows, partitioner, purged_before)? {
+            context.status.metrics.stripped_escapes.inc_by(mapped.plan.take_stripped_escapes());
+            partitioner.send(member).await;
+            if partitioner.is_empty() {
                 return Ok(());
             }
         }
         progress.add_row();
     }
     context.status.metrics.stripped_escapes.inc_by(mapped.plan.take_stripped_escapes());
-    partitioner.finish(context.config.limits.stall).await;
     progress.finish();
     Ok(())
 }

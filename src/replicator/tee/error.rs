@@ -2,6 +2,7 @@
 
 use crate::config::TopicsError;
 use crate::replicator::error::ServiceError;
+use crate::snapshot::Interruption;
 use crate::state::StateError;
 use crate::tee::kafka::Failure;
 use std::time::Duration;
@@ -21,6 +22,9 @@ pub(crate) enum TeeError {
     Kafka(#[from] Failure),
     #[error("{0}")]
     Topics(#[from] TopicsError),
+    /// A part of a snapshot's users was lost.
+    #[error(transparent)]
+    Spool(#[from] Interruption),
     #[error("the snapshot is older than limits.snapshot_age ({0:?}), and the source cannot vacuum behind it")]
     SnapshotAge(Duration),
     /// The Kafka output panicked.

@@ -80,8 +80,9 @@ pub(crate) async fn session(
             }
             tracing::info!(tenants = members.len(), position = %export.position, "Kafka output: publishing a snapshot");
             let pass = Pass { context, config, tenants: &tenants, kafka, from: &taken.from, removed: &removed };
-            pass.run(&export, &members, &mut batcher).await?;
-            members.iter().for_each(|member| start[member.index] = export.position);
+            let position = export.position;
+            pass.run(export, &members, &mut batcher).await?;
+            members.iter().for_each(|member| start[member.index] = position);
         }
         *start_over = None;
         if is_requested {

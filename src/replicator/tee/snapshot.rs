@@ -2,21 +2,25 @@
 
 use crate::clock::now;
 use crate::config::{Config, Kafka, Tenant};
-use crate::map::TenantRef;
-use crate::model::{ByConfigured, ConfiguredIdx, TenantId, User};
-use crate::pg::connect;
+use crate::model::{ByConfigured, ConfiguredIdx, Lsn, TenantId, User};
+use crate::pg::{PgClient, connect};
+use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
+use crate::replicator::snapshotter::lock_watch::LockWatch;
+use crate::replicator::snapshotter::partition::{Partitioner, ScanMember};
 use crate::replicator::source::mapping::compile_current;
 use crate::replicator::tee::batcher::KafkaBatcher;
 use crate::replicator::tee::blocking::blocking;
 use crate::replicator::tee::error::TeeError;
 use crate::replicator::tee::kafka_sink::millis;
-use crate::route::Directory;
-use crate::snapshot::{Export, RowStream};
+use crate::snapshot::{Export, RowReceiver, RowStream, SpooledScan};
 use crate::tee::kafka::{CommitKind, Reader};
 use crate::tee::{Event, EventPosition, MessageKey, Op, PositionRecord, StreamPosition, TenantPosition};
+use futures_util::StreamExt;
+use futures_util::future::try_join;
+use futures_util::stream::FuturesUnordered;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use tokio::time::Instant;
+use tokio::time::timeout;
 
 /// Ids of users, by tenant.
 type Ids = HashMap<ConfiguredIdx, HashSet<Box<str>>>;
@@ -38,6 +42,12 @@ struct TopicTenant {
     id: TenantId,
 }
 
+/// The numbers of events.
+struct Numbers {
+    position: Lsn,
+    last: u64,
+}
+
 /// One scan of the table.
 pub(crate) struct Pass<'a> {
     pub(crate) context: &'a SessionContext,
@@ -54,25 +64,36 @@ impl Pass<'_> {
     /// Publishes all users, then the positions.
     pub(crate) async fn run(
         &self,
-        export: &Export,
+        export: Export,
         members: &[Member],
         batcher: &mut KafkaBatcher,
     ) -> Result<(), TeeError> {
+        let position = export.position;
         let reading: HashSet<ConfiguredIdx> =
             members.iter().filter(|member| self.kafka.snapshot || !member.is_new).map(|member| member.index).collect();
         if !reading.is_empty() {
             let known = members.iter().filter(|member| member.had_topic && reading.contains(&member.index));
-            let begun = Instant::now();
+            let limit = self.context.config.limits.snapshot_age;
             let mut held = self.held(known.map(|member| member.index).collect(), batcher).await?;
-            let mut ordinal = 0;
-            self.read(export, begun, &reading, &mut held, &mut ordinal, batcher).await?;
-            self.publish_deletes(export, &held, &mut ordinal, batcher).await?;
+            let mut numbers = Numbers { position, last: 0 };
+            let spool = self.context.spool.begin(self.context.config.limits.stall, false);
+            let (members, receivers): (Vec<_>, Vec<_>) = reading
+                .into_iter()
+                .map(|tenant| {
+                    let (rows, receiver) = spool.queue();
+                    (ScanMember { tenant, rows }, (tenant, receiver))
+                })
+                .unzip();
+            let publish = self.publish(receivers, &mut held, &mut numbers, batcher);
+            let copied = timeout(limit, try_join(self.read(export, members, spool), publish)).await;
+            copied.map_err(|_| TeeError::SnapshotAge(limit))??;
+            self.publish_deletes(&held, &mut numbers, batcher).await?;
         }
         let slot = &self.kafka.slot;
         let mut records: Vec<PositionRecord> =
             self.removed.iter().map(|id| TenantPosition::record(slot, id, None)).collect();
         for member in members {
-            let (position, topic) = (export.position, batcher.topics.of(member.index).to_owned());
+            let topic = batcher.topics.of(member.index).to_owned();
             let known = TenantPosition { position, topic, mapping: member.mapping.clone() };
             records.push(TenantPosition::record(slot, &self.tenants[member.index].id, Some(&known)));
         }
@@ -113,44 +134,74 @@ impl Pass<'_> {
         Ok(read.await?)
     }
 
-    /// Publishes the source's users, and removes them from `held`.
+    /// Reads the source's users into the spool, at the source's own pace.
     async fn read(
         &self,
-        export: &Export,
-        begun: Instant,
-        reading: &HashSet<ConfiguredIdx>,
-        held: &mut Ids,
-        ordinal: &mut u64,
-        batcher: &mut KafkaBatcher,
+        export: Export,
+        members: Vec<ScanMember<ConfiguredIdx>>,
+        spool: SpooledScan,
     ) -> Result<(), TeeError> {
-        let client = connect(&self.context.config.source.url).await?;
-        export.import(&client).await?;
+        let source = &self.context.config.source.url;
+        let client = connect(source).await?;
+        let watch = LockWatch::begin(source, &[&client, export.holder()]).await?;
+        let tenants = self.tenants.iter().map(|(index, tenant)| (index, *tenant));
+        let mut partitioner = Partitioner::new(tenants, members, spool);
+        let read = watch.run(self.copy(&client, &export, &mut partitioner)).await;
+        // Kafka may take its time now: nothing is held at the source any more.
+        drop((client, export, watch));
+        if matches!(read, Err(TeeError::Service(ServiceError::LockAwaited))) {
+            self.context.status.metrics.aborted_scans.inc();
+        }
+        read?;
+        partitioner.finish().await;
+        Ok(())
+    }
+
+    async fn copy(
+        &self,
+        client: &PgClient,
+        export: &Export,
+        partitioner: &mut Partitioner<ConfiguredIdx>,
+    ) -> Result<(), TeeError> {
+        export.import(client).await?;
         let config = &self.context.config;
-        let mapped = compile_current(&client, &config.users).await?.within(config.limits.tenant_memory);
-        let mut directory = Directory::new(self.tenants.iter().map(|(index, tenant)| (&tenant.id, &tenant.key, index)));
-        let mut rows = RowStream::open(&client, &mapped.from, &mapped.relation, mapped.plan.decoded(), "").await?;
+        let mapped = compile_current(client, &config.users).await?.within(config.limits.tenant_memory);
+        let mut rows = RowStream::open(client, &mapped.from, &mapped.relation, mapped.plan.decoded(), "").await?;
         while rows.advance().await? {
-            {
+            let full = {
                 let mut cells = Vec::with_capacity(mapped.relation.columns.len());
                 rows.cells(&mut cells)?;
                 // Rows that cannot be mapped are reported by the tenants' snapshot.
                 let Ok(Some((tenant, user))) = mapped.plan.insert(&cells) else { continue };
-                let index = match tenant {
-                    TenantRef::Only => directory.only(),
-                    TenantRef::Key(key) => directory.find(&key).ok(),
-                    TenantRef::NoTenant | TenantRef::Unsent => None,
-                };
-                let Some(index) = index.filter(|index| reading.contains(index)) else { continue };
+                partitioner.find(&tenant).filter(|member| partitioner.add(*member, user))
+            };
+            if let Some(member) = full {
+                partitioner.send(member).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes the users as they arrive, and removes them from `held`.
+    async fn publish(
+        &self,
+        receivers: Vec<(ConfiguredIdx, RowReceiver)>,
+        held: &mut Ids,
+        numbers: &mut Numbers,
+        batcher: &mut KafkaBatcher,
+    ) -> Result<(), TeeError> {
+        let next = |index: ConfiguredIdx, mut rows: RowReceiver| async move { (index, rows.next().await, rows) };
+        let mut arriving: FuturesUnordered<_> = receivers.into_iter().map(|(index, rows)| next(index, rows)).collect();
+        while let Some((index, users, rows)) = arriving.next().await {
+            let Some(users) = users? else { continue };
+            arriving.push(next(index, rows));
+            for user in users {
                 if let Some(held) = held.get_mut(&index) {
                     held.remove(&*user.id);
                 }
                 let tombstones = self.kafka.tombstone_on_delete && user.deleted_at.is_some();
-                self.put(export, Op::Read, index, &user.id, Some(&user), tombstones, ordinal, batcher);
-            }
-            self.send_if_full(batcher).await?;
-            let limit = self.context.config.limits.snapshot_age;
-            if begun.elapsed() > limit {
-                return Err(TeeError::SnapshotAge(limit));
+                self.put(Op::Read, index, &user.id, Some(&user), tombstones, numbers, batcher);
+                self.send_if_full(batcher).await?;
             }
         }
         Ok(())
@@ -159,15 +210,14 @@ impl Pass<'_> {
     /// Ids left in `held` no longer exist at the source: publishes their deletes.
     async fn publish_deletes(
         &self,
-        export: &Export,
         held: &Ids,
-        ordinal: &mut u64,
+        numbers: &mut Numbers,
         batcher: &mut KafkaBatcher,
     ) -> Result<(), TeeError> {
         for (index, ids) in held {
             for id in ids {
                 let with_tombstone = !batcher.encoder.deletes_by_tombstone();
-                self.put(export, Op::Delete, *index, id, None, with_tombstone, ordinal, batcher);
+                self.put(Op::Delete, *index, id, None, with_tombstone, numbers, batcher);
                 self.send_if_full(batcher).await?;
             }
         }
@@ -177,18 +227,17 @@ impl Pass<'_> {
     #[allow(clippy::too_many_arguments)]
     fn put(
         &self,
-        export: &Export,
         op: Op,
         tenant: ConfiguredIdx,
         id: &str,
         after: Option<&User>,
         with_tombstone: bool,
-        ordinal: &mut u64,
+        numbers: &mut Numbers,
         batcher: &mut KafkaBatcher,
     ) {
-        *ordinal += 1;
+        numbers.last += 1;
         let at = now();
-        let place = EventPosition { position: export.position, ordinal: *ordinal, xid: None, at, now: millis(at) };
+        let place = EventPosition { position: numbers.position, ordinal: numbers.last, xid: None, at, now: millis(at) };
         let tenant_id = self.tenants[tenant].id.as_str();
         let event = Event { op, tenant, tenant_id, id, before: None, after, place };
         let KafkaBatcher { encoder, batch, .. } = batcher;

@@ -3,7 +3,7 @@
 use crate::config::MaxDeletes;
 use crate::model::{Lsn, ResyncReason, RetryCause};
 use crate::replicator::error::ServiceError;
-use crate::replicator::snapshotter::coordinator::{JoinRequest, SnapshotShare};
+use crate::replicator::snapshotter::coordinator::{JoinRefusal, JoinRequest, SnapshotShare};
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::{ApplyState, Phase};
 use crate::replicator::tenant::target::{Connection, Connector, TargetAccess};
@@ -46,14 +46,14 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         let expected_join = phase.take_expected_join();
         let Connection { target, who } = connection;
         let work = async {
-            let failed = |why: &str| StopReason::Retry {
-                cause: RetryCause::SnapshotFailed,
-                reason: format!("its snapshot could not be taken: {why}"),
-            };
+            let failed = |why: &str| StopReason::from(JoinRefusal::Failed(why.to_owned()));
+            let waiting = context.spool.wait_for_scan();
             self.joins.send(request).await.map_err(|_| failed("the session ends"))?;
             drop(expected_join);
-            let SnapshotShare { position, mut rows } = match answer.await {
-                Ok(answer) => answer.map_err(|why| failed(&why))?,
+            let answer = answer.await;
+            drop(waiting);
+            let SnapshotShare { position, mut rows } = match answer {
+                Ok(answer) => answer?,
                 // The slot's own snapshot was released before this request.
                 Err(_) => return Err(failed("it was given up")),
             };

@@ -5,6 +5,7 @@ use crate::model::{ParkCause, Reason, RestartSignal, ResyncReason, RetryCause};
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::FailureAction;
+use crate::replicator::snapshotter::coordinator::JoinRefusal;
 
 /// Why the work of a phase stopped.
 #[derive(Debug)]
@@ -32,6 +33,16 @@ impl From<FailureAction> for StopReason {
             FailureAction::Park { cause, reason, remedy } => StopReason::Park { cause, reason, remedy },
             FailureAction::Refused(refusal) => StopReason::Refused(refusal),
         }
+    }
+}
+
+impl From<JoinRefusal> for StopReason {
+    fn from(refusal: JoinRefusal) -> StopReason {
+        let cause = match refusal {
+            JoinRefusal::Failed(_) => RetryCause::SnapshotFailed,
+            JoinRefusal::Paused(_) => RetryCause::ScanAborted,
+        };
+        StopReason::Retry { cause, reason: refusal.to_string() }
     }
 }
 

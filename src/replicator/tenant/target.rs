@@ -5,15 +5,14 @@ use crate::apply::{
     TargetError,
 };
 use crate::config::Config;
-use crate::model::{CheckpointKey, Epoch, Lsn, Oid, RetryCause, TenantId, User, UserId};
+use crate::model::{CheckpointKey, Epoch, Lsn, Oid, RetryCause, TenantId, UserId};
 use crate::pg::{GuardError, PgUrl, TargetClient, connect_target};
 use crate::replicator::failure_policy;
 use crate::replicator::tenant::outcome::StopReason;
-use crate::snapshot::{Loaded, Loading, load};
+use crate::snapshot::{Loaded, Loading, RowReceiver, load};
 use crate::state::{TenantRow, TenantState};
 use std::sync::OnceLock;
 use std::time::Duration;
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// An open target with the identity under which this process writes to it.
@@ -65,7 +64,7 @@ pub(crate) trait TargetAccess: Send + Sync {
     fn load(
         &mut self,
         loading: &Loading<'_>,
-        rows: &mut mpsc::Receiver<Option<Vec<User>>>,
+        rows: &mut RowReceiver,
     ) -> impl Future<Output = Result<Loaded, StopReason>> + Send;
     /// As [`Target::apply`].
     fn apply(
@@ -170,11 +169,7 @@ impl TargetAccess for Target {
         self.classify(done)
     }
 
-    async fn load(
-        &mut self,
-        loading: &Loading<'_>,
-        rows: &mut mpsc::Receiver<Option<Vec<User>>>,
-    ) -> Result<Loaded, StopReason> {
+    async fn load(&mut self, loading: &Loading<'_>, rows: &mut RowReceiver) -> Result<Loaded, StopReason> {
         let loaded = load(self, loading, rows).await;
         loaded.map_err(|error| match self.refused().get() {
             Some(refused) => failure_policy::of_guard(*refused).into(),

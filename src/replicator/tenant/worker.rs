@@ -1,7 +1,7 @@
 //! The loop over the phases of a tenant: runs one, and decides what follows when it stops.
 
 use crate::model::{Lsn, Oid};
-use crate::model::{ParkCause, TenantId, TenantIdx, UserId};
+use crate::model::{ParkCause, RetryCause, TenantId, TenantIdx, UserId};
 use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
@@ -176,11 +176,18 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             StopReason::Idle => phase.idle(),
             StopReason::Rejoin(reason) => self.require_snapshot(phase, reason).await?,
             StopReason::Retry { .. } if self.context.drain.is_cancelled() => return Ok(ControlFlow::Break(())),
+            StopReason::Retry { cause: cause @ RetryCause::ScanAborted, reason } => {
+                // It says nothing about the target, so it never parks the tenant.
+                let pause = self.context.scan_aborts.pause();
+                let reason = pause.map_or(reason, |pause| pause.to_string());
+                let at_least = pause.map_or(Duration::ZERO, |pause| pause.left);
+                self.retry(RecordedReason::of(cause, reason), phase.position(), at_least).await?;
+            }
             StopReason::Retry { cause, reason } => {
                 if self.failing_for() > self.context.config.limits.park_after {
                     self.park(phase, ParkCause::Away, &reason, PARKED_AWAY_REMEDY).await?;
                 } else {
-                    self.retry(RecordedReason::of(cause, reason), phase.position()).await?;
+                    self.retry(RecordedReason::of(cause, reason), phase.position(), Duration::ZERO).await?;
                 }
             }
             StopReason::Park { cause, reason, remedy } => self.park(phase, cause, &reason, &remedy).await?,
@@ -193,8 +200,8 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         Ok(ControlFlow::Continue(()))
     }
 
-    async fn retry(&mut self, why: RecordedReason, position: Lsn) -> Result<(), ServiceError> {
-        let wait = self.retry.step();
+    async fn retry(&mut self, why: RecordedReason, position: Lsn, at_least: Duration) -> Result<(), ServiceError> {
+        let wait = self.retry.step().max(at_least);
         let (reason, reason_code) = (&*why.text, why.code.code());
         tracing::warn!(reason, reason_code, ?wait, "retrying target");
         self.handle.counts.reconnects();

@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// Every metric family with its type. The gauges of the tee exist only with a tee.
-const FAMILIES: [(&str, &str); 29] = [
+const FAMILIES: [(&str, &str); 30] = [
+    ("users_sync_aborted_scans", "counter"),
     ("users_sync_apply_seconds", "histogram"),
     ("users_sync_batch_rows", "histogram"),
     ("users_sync_build", "info"),
@@ -111,6 +112,7 @@ async fn a_known_workload_yields_known_metric_values() {
     is("users_sync_source_reconnects_total", 0.0);
     is("users_sync_unmappable_rows_total", 0.0);
     is("users_sync_internal_errors_total", 0.0);
+    is("users_sync_aborted_scans_total", 0.0);
     is("users_sync_rereads_total", 0.0);
     is("users_sync_batch_rows_count", 3.0);
     is("users_sync_batch_rows_sum", 43.0);

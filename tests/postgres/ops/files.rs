@@ -32,6 +32,8 @@ fn compose_provides_every_variable_of_its_configuration() {
         let service = &services[service];
         let given: BTreeSet<&str> = service["environment"].as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(given, variables(&text));
+        let spool = service["tmpfs"][0].as_str().and_then(|mount| mount.split(':').next());
+        assert_eq!(spool, config.spool.directory.as_deref());
         assert_eq!((&service["read_only"], &service["cap_drop"][0]), (&true.into(), &"ALL".into()), "{service}");
     }
     // A variable without a default has a throwaway value for the trial.
@@ -59,6 +61,13 @@ fn the_manifest_provides_every_variable_of_its_configuration() {
     assert_eq!(policy["policyTypes"], serde_json::json!(["Ingress", "Egress"]));
     assert_eq!(policy["ingress"][0]["ports"][0]["port"], container["ports"][0]["name"]);
     assert_eq!(policy["ingress"].as_array().map(Vec::len), Some(1));
+    // A snapshot and a comparison may each take spool.size; past the volume's limit the pod is evicted.
+    let spool = parsed("users-sync.yaml", text).spool;
+    let mounts = container["volumeMounts"].as_array().unwrap();
+    let mount = mounts.iter().find(|mount| mount["mountPath"].as_str() == spool.directory.as_deref()).unwrap();
+    let volume = pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == mount["name"]).unwrap();
+    let limit = volume["emptyDir"]["sizeLimit"].as_str().and_then(|limit| limit.strip_suffix("Gi")).unwrap();
+    assert!(limit.parse::<u64>().unwrap() << 30 > 2 * spool.size);
     // The restricted pod security standard.
     assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
     assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");

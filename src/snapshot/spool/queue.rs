@@ -1,0 +1,192 @@
+//! The queue of one reader of a scan: chunks of users that the scan has read, and the reader has not taken yet.
+
+use super::chunk::Chunk;
+use super::interruption::Interruption;
+use crate::model::User;
+use crate::sync::lock;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// What the scan, its reader and the spool share.
+pub(super) struct Queue {
+    inner: Mutex<Inner>,
+    filled: Notify,
+    /// Whether the reader may be interrupted to make room.
+    pub(super) may_leave: bool,
+}
+
+struct Inner {
+    chunks: VecDeque<Chunk>,
+    end: End,
+    /// When the reader took a chunk, or got its first one.
+    taken: Instant,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// The scan goes on.
+    Open,
+    /// The scan has sent everything.
+    Complete,
+    Interrupted(Interruption),
+    /// The reader is gone.
+    Closed,
+}
+
+enum Popped {
+    Chunk(Chunk),
+    /// The reader has everything.
+    End,
+    /// The scan goes on.
+    Nothing,
+}
+
+/// What a queue holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Backlog {
+    pub(super) bytes: u64,
+    /// Since the reader has taken something.
+    pub(super) idle: Duration,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.inner)
+    }
+
+    fn pop(&self) -> Result<Popped, Interruption> {
+        let mut inner = self.lock();
+        if let Some(chunk) = inner.chunks.pop_front() {
+            inner.taken = Instant::now();
+            return Ok(Popped::Chunk(chunk));
+        }
+        match &inner.end {
+            End::Open => Ok(Popped::Nothing),
+            End::Complete => Ok(Popped::End),
+            End::Interrupted(why) => Err(why.clone()),
+            End::Closed => Err(Interruption::BrokenOff),
+        }
+    }
+
+    /// What waits for the reader; `None` if it will get nothing more.
+    pub(super) fn backlog(&self) -> Option<Backlog> {
+        let inner = self.lock();
+        let is_open = match inner.end {
+            End::Open => true,
+            End::Complete => !inner.chunks.is_empty(),
+            End::Interrupted(_) | End::Closed => false,
+        };
+        let bytes = inner.chunks.iter().map(Chunk::size).sum();
+        is_open.then(|| Backlog { bytes, idle: inner.taken.elapsed() })
+    }
+
+    /// Ends the queue early and frees what it holds.
+    pub(super) fn interrupt(&self, why: Interruption) {
+        let mut inner = self.lock();
+        if matches!(inner.end, End::Open | End::Complete) {
+            inner.end = End::Interrupted(why);
+            let chunks = std::mem::take(&mut inner.chunks);
+            drop(inner);
+            drop(chunks);
+            self.filled.notify_one();
+        }
+    }
+}
+
+/// The scan's end of a queue. Dropping it before [`RowSender::finish`] interrupts the reader.
+pub(crate) struct RowSender {
+    pub(super) queue: Arc<Queue>,
+}
+
+/// The reader's end of a queue.
+pub(crate) struct RowReceiver {
+    queue: Arc<Queue>,
+}
+
+pub(super) fn queue(may_leave: bool) -> (RowSender, RowReceiver) {
+    let inner = Inner { chunks: VecDeque::new(), end: End::Open, taken: Instant::now() };
+    let queue = Arc::new(Queue { inner: Mutex::new(inner), filled: Notify::new(), may_leave });
+    (RowSender { queue: queue.clone() }, RowReceiver { queue })
+}
+
+impl RowSender {
+    /// Whether the reader still takes users of this scan.
+    pub(crate) fn is_open(&self) -> bool {
+        self.queue.lock().end == End::Open
+    }
+
+    pub(super) fn put(&self, chunk: Chunk) {
+        let mut inner = self.queue.lock();
+        if inner.end == End::Open {
+            if inner.chunks.is_empty() {
+                inner.taken = Instant::now();
+            }
+            inner.chunks.push_back(chunk);
+            drop(inner);
+            self.queue.filled.notify_one();
+        }
+    }
+
+    /// The reader has got everything once it has taken what waits.
+    pub(crate) fn finish(self) {
+        let mut inner = self.queue.lock();
+        if inner.end == End::Open {
+            inner.end = End::Complete;
+        }
+        drop(inner);
+        self.queue.filled.notify_one();
+    }
+
+    /// Ends the queue early.
+    pub(crate) fn interrupt(self, why: Interruption) {
+        self.queue.interrupt(why);
+    }
+}
+
+impl Drop for RowSender {
+    fn drop(&mut self) {
+        if self.is_open() {
+            self.queue.interrupt(Interruption::BrokenOff);
+        }
+    }
+}
+
+impl RowReceiver {
+    /// All users at once.
+    pub(crate) fn of(users: Vec<User>) -> RowReceiver {
+        let (sender, receiver) = queue(false);
+        sender.put(Chunk::Given(users));
+        sender.finish();
+        receiver
+    }
+
+    /// The rest of a scan that has failed.
+    #[cfg(test)]
+    pub(crate) fn broken_off() -> RowReceiver {
+        queue(true).1
+    }
+
+    /// Waits for the next users; `None` after the last ones.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<User>>, Interruption> {
+        loop {
+            match self.queue.pop()? {
+                Popped::Chunk(chunk) => return Ok(Some(chunk.take().await?)),
+                Popped::End => return Ok(None),
+                Popped::Nothing => self.queue.filled.notified().await,
+            }
+        }
+    }
+}
+
+impl Drop for RowReceiver {
+    fn drop(&mut self) {
+        let mut inner = self.queue.lock();
+        inner.end = End::Closed;
+        let chunks = std::mem::take(&mut inner.chunks);
+        drop(inner);
+        drop(chunks);
+    }
+}
