@@ -90,6 +90,11 @@ impl RowPlan {
         self.max_row = bytes;
     }
 
+    /// The most bytes of a row that is mapped.
+    pub(crate) fn max_row(&self) -> usize {
+        self.max_row
+    }
+
     /// The columns that leave under their own names.
     pub fn exposed_columns(&self) -> impl Iterator<Item = &str> {
         self.exposed.iter().map(String::as_str)

@@ -156,7 +156,15 @@ async fn read(
     let purged_before = config.purge_after.and_then(clock::ago);
     let expected = expected_rows(client, &config.users, mapped, condition).await?;
     let mut scanned = ScanProgress::new(expected, progress.clone());
-    let mut rows = RowStream::open(client, &mapped.from, &mapped.relation, mapped.plan.decoded(), condition).await?;
+    let mut rows = RowStream::open(
+        client,
+        &mapped.from,
+        &mapped.relation,
+        mapped.plan.decoded(),
+        mapped.plan.max_row(),
+        condition,
+    )
+    .await?;
     while rows.advance().await? {
         let mut cells = Vec::with_capacity(mapped.relation.columns.len());
         rows.cells(&mut cells)?;

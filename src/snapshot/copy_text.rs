@@ -5,8 +5,9 @@ use std::io::Write;
 use std::ops::Range;
 
 /// Splits one line into values. The line has values for the decoded columns only.
-#[derive(Default)]
 pub(crate) struct LineReader {
+    /// A value that makes its row larger keeps its escapes: the row will be set aside, so it is not copied.
+    max_row: usize,
     unescaped: Vec<u8>,
     fields: Vec<Field>,
 }
@@ -20,6 +21,10 @@ enum Field {
 }
 
 impl LineReader {
+    pub(crate) fn new(max_row: usize) -> LineReader {
+        LineReader { max_row, unescaped: Vec::new(), fields: Vec::new() }
+    }
+
     /// Reads the values of `line`, with or without its newline, into `cells`: one per column of `decoded`.
     /// `false` if the number of values is wrong.
     pub(crate) fn read<'a>(&'a mut self, line: &'a [u8], decoded: &[bool], cells: &mut Vec<Cell<'a>>) -> bool {
@@ -52,7 +57,7 @@ impl LineReader {
             start = range.end + 1;
             self.fields.push(if field == br"\N" {
                 Field::Null
-            } else if field.contains(&b'\\') {
+            } else if field.contains(&b'\\') && self.unescaped.len() + unescaped_length(field) <= self.max_row {
                 let from = self.unescaped.len();
                 unescape(field, &mut self.unescaped);
                 Field::Escaped(from..self.unescaped.len())
@@ -61,6 +66,17 @@ impl LineReader {
             });
         }
     }
+}
+
+fn unescaped_length(field: &[u8]) -> usize {
+    let mut escapes = 0;
+    let mut bytes = field.iter();
+    while bytes.any(|byte| *byte == b'\\') {
+        // An escaped backslash begins no other escape.
+        bytes.next();
+        escapes += 1;
+    }
+    field.len() - escapes
 }
 
 fn unescape(field: &[u8], out: &mut Vec<u8>) {
@@ -141,8 +157,25 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn a_value_that_makes_its_row_too_large_is_not_copied() {
+        let line = b"a\\\\b\t\\n\\n\\n\tplain";
+        let read = |max_row: usize| {
+            let mut reader = LineReader::new(max_row);
+            let mut cells = Vec::new();
+            assert!(reader.read(line, &[true, true, true], &mut cells));
+            let texts = cells.iter().map(|cell| match cell {
+                Cell::Text(text) => String::from_utf8(text.to_vec()).unwrap(),
+                _ => unreachable!(),
+            });
+            texts.collect::<Vec<_>>()
+        };
+        assert_eq!(read(6), ["a\\b", "\n\n\n", "plain"]);
+        assert_eq!(read(5), ["a\\b", r"\n\n\n", "plain"]);
+    }
+
+    #[test]
     fn a_line_yields_only_the_requested_values() {
-        let mut reader = LineReader::default();
+        let mut reader = LineReader::new(usize::MAX);
         let mut cells = Vec::new();
         assert!(reader.read(b"u1\t\\N\ta\\tb\\\\N\t\n", &[true, false, true, true, true], &mut cells));
         assert_eq!(cells, [Cell::Text(b"u1"), Cell::Excluded, Cell::Null, Cell::Text(b"a\tb\\N"), Cell::Text(b"")]);
@@ -150,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_wrong_number_of_values_is_an_error() {
-        assert!(!LineReader::default().read(b"a\tb", &[true], &mut Vec::new()));
+        assert!(!LineReader::new(usize::MAX).read(b"a\tb", &[true], &mut Vec::new()));
     }
 
     #[test]
@@ -182,7 +215,7 @@ mod tests {
             let mut line = Vec::new();
             write_user(&mut line, ["id", "name", "derived"].into_iter(), &user);
             let mut cells = Vec::new();
-            let mut reader = LineReader::default();
+            let mut reader = LineReader::new(usize::MAX);
             prop_assert!(reader.read(&line, &[true, true, true], &mut cells));
             let name = name.as_ref().map_or(Cell::Null, |name| Cell::Text(name.as_bytes()));
             prop_assert_eq!(&cells[..], &[Cell::Text(id.as_bytes()), name, Cell::Text(b"t")]);

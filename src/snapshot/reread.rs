@@ -83,7 +83,8 @@ impl<'a> Reading<'a> {
             }
             FindBy::Condition(condition) => condition.clone(),
         };
-        let mut stream = RowStream::open(self.client, rows.from, rows.relation, rows.decoded, &condition).await?;
+        let mut stream =
+            RowStream::open(self.client, rows.from, rows.relation, rows.decoded, rows.max_row, &condition).await?;
         while stream.advance().await? {
             let mut cells = Vec::new();
             stream.cells(&mut cells)?;
@@ -107,6 +108,8 @@ pub(crate) struct RowQuery<'a> {
     pub(crate) relation: &'a Relation,
     /// Whether each column is read.
     pub(crate) decoded: &'a [bool],
+    /// The most bytes of a row that is mapped.
+    pub(crate) max_row: usize,
     /// How rows are found.
     pub(crate) by: FindBy<'a>,
 }

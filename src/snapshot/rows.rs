@@ -29,12 +29,14 @@ pub(crate) struct RowStream {
 
 impl RowStream {
     /// Starts to read the decoded columns of `relation` from `from` (SQL: the table or a query), restricted
-    /// by `condition` (SQL; empty for all rows). Other columns do not leave the database.
+    /// by `condition` (SQL; empty for all rows). Other columns do not leave the database. A row with more than
+    /// `max_row` bytes keeps its escapes.
     pub(crate) async fn open(
         client: &Client,
         from: &str,
         relation: &Relation,
         decoded: &[bool],
+        max_row: usize,
         condition: &str,
     ) -> Result<RowStream, SourceReadError> {
         let columns: Vec<String> = relation
@@ -50,7 +52,7 @@ impl RowStream {
             stream: Box::pin(stream),
             decoded: decoded.to_vec(),
             line: Bytes::new(),
-            reader: LineReader::default(),
+            reader: LineReader::new(max_row),
         })
     }
 
@@ -69,6 +71,8 @@ impl RowStream {
 
     /// Waits for the next row, whose values [`RowStream::cells`] returns. `false` at the end.
     pub(crate) async fn advance(&mut self) -> Result<bool, SourceReadError> {
+        // The next row may be as large: never both.
+        self.line = Bytes::new();
         match self.stream.next().await {
             None => Ok(false),
             Some(line) => {

@@ -6,4 +6,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod crowd;
+mod fake;
+mod owners;
+mod rows;
 mod waits;
+mod wires;

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod http;
 pub mod majors;
 pub mod pooler;
 pub mod process;

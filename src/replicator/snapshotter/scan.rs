@@ -70,7 +70,15 @@ async fn read(
     let condition = tenants_condition(rules, &mapped.relation, keys.iter().copied());
     let mut progress = ScanProgress::new(expected_rows(client, rules, &mapped, &condition).await?, handle);
     let purged_before = context.config.purge_after.and_then(clock::ago);
-    let mut rows = RowStream::open(client, &mapped.from, &mapped.relation, mapped.plan.decoded(), &condition).await?;
+    let mut rows = RowStream::open(
+        client,
+        &mapped.from,
+        &mapped.relation,
+        mapped.plan.decoded(),
+        mapped.plan.max_row(),
+        &condition,
+    )
+    .await?;
     while rows.advance().await? {
         if let Some(member) = add_row(context, &mapped, &mut rows, partitioner, purged_before)? {
             context.status.metrics.stripped_escapes.inc_by(mapped.plan.take_stripped_escapes());

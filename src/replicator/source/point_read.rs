@@ -128,7 +128,7 @@ impl Rereader {
             LookupBy::MappingKey => FindBy::mapping(&config.users, &relation),
             LookupBy::Id => FindBy::ids(&config.users, &relation),
         };
-        let rows = RowQuery { from: &from, relation: &relation, decoded: plan.decoded(), by };
+        let rows = RowQuery { from: &from, relation: &relation, decoded: plan.decoded(), max_row: plan.max_row(), by };
         let mut users = Vec::new();
         reading
             .read(&rows, keys, |cells| {
@@ -177,7 +177,8 @@ async fn follow_keys(
     let is_read = |column| from.contains(&column) || to.contains(&column);
     let decoded: Vec<bool> = relation.indexed_columns().map(|(column, _)| is_read(column)).collect();
     let by = FindBy::Columns(via.from.iter().map(String::as_str).collect());
-    let rows = RowQuery { from: &quote_table(&via.table), relation: &relation, decoded: &decoded, by };
+    let rows =
+        RowQuery { from: &quote_table(&via.table), relation: &relation, decoded: &decoded, max_row: usize::MAX, by };
     let mut followed = Vec::new();
     reading
         .read(&rows, keys, |cells| {

@@ -166,7 +166,9 @@ impl Pass<'_> {
         export.import(client).await?;
         let config = &self.context.config;
         let mapped = compile_current(client, &config.users).await?.within(config.limits.tenant_memory);
-        let mut rows = RowStream::open(client, &mapped.from, &mapped.relation, mapped.plan.decoded(), "").await?;
+        let mut rows =
+            RowStream::open(client, &mapped.from, &mapped.relation, mapped.plan.decoded(), mapped.plan.max_row(), "")
+                .await?;
         while rows.advance().await? {
             let full = {
                 let mut cells = Vec::with_capacity(mapped.relation.columns.len());

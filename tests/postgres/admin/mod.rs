@@ -5,9 +5,10 @@ mod bed;
 mod events;
 #[cfg(feature = "openapi")]
 mod fuzz;
-mod http;
 mod jobs;
 mod metrics;
 mod overview;
 mod race;
 mod users;
+
+use crate::support::http;
