@@ -3,8 +3,8 @@
 use crate::bed::{TeeBed, of, once, ops};
 use crate::broker::{Broker, until};
 use crate::consumer::{Message, end, read};
-use crate::support::let_pass;
 use crate::support::process::Process;
+use crate::support::{DEADLINE, let_pass};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -180,5 +180,34 @@ async fn memberships_are_published_in_the_topics_of_their_own_tenants() {
     assert_eq!(says(&globex), ["cu", "rdt", "rdt", "", ""]);
     once(&acme);
     once(&globex);
+    assert!(process.stop().await.success());
+}
+
+/// The scans of the tenants and of the tee hang, and a migration ends both.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_waits_for_a_snapshot_aborts_it_and_the_users_are_published_afterwards() {
+    let broker = Broker::shared();
+    let bed = TeeBed::start(broker, "gated", "", "").await;
+    let text = std::fs::read_to_string(bed.file.path()).unwrap();
+    let query = "users: {query: 'SELECT * FROM auth.users WHERE (SELECT auth.gate())', key: id, \
+        watch: [{table: auth.users, key: id, tenant: org}], ";
+    std::fs::write(bed.file.path(), text.replace("users: {", query)).unwrap();
+    bed.auth(
+        "CREATE FUNCTION auth.gate() RETURNS boolean LANGUAGE plpgsql AS
+         $$ BEGIN PERFORM pg_catalog.pg_advisory_xact_lock_shared(42); RETURN true; END $$",
+    )
+    .await;
+    bed.auth("INSERT INTO auth.users (id, org) SELECT 'u' || n, 'acme' FROM generate_series(1, 100) n").await;
+    let gate = bed.bed.server.connect("auth").await.unwrap();
+    gate.batch_execute("SELECT pg_advisory_lock(42)").await.unwrap();
+    let (process, log) = Process::start_logged(&bed.file);
+    let hanging = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    bed.bed.becomes("auth", hanging, "2").await;
+    let migrating = bed.auth("BEGIN; LOCK TABLE auth.users IN ACCESS EXCLUSIVE MODE; COMMIT");
+    tokio::time::timeout(DEADLINE, migrating).await.expect("a scan was not aborted");
+    log.says("the scan of the source was aborted").await;
+    gate.batch_execute("SELECT pg_advisory_unlock(42)").await.unwrap();
+    bed.bed.equal().await;
+    bed.equal("acme").await;
     assert!(process.stop().await.success());
 }

@@ -33,9 +33,11 @@ use tokio::time::{Instant, timeout};
 const MAX_CHUNK_BYTES: usize = 128 << 10;
 /// Chunks are not smaller: a block of the file system.
 const MIN_CHUNK_BYTES: usize = 4 << 10;
-/// Without files the spool is full soon, so the scan waits longer before tenants have to repeat their snapshot: this many
-/// times `limits.stall`.
+/// Without files the spool is full soon, so that all readers together determine the pace. One of them leaves only if the scan
+/// has waited for it for this many times `limits.stall`,
 const PATIENCE_WITHOUT_DIRECTORY: u32 = 12;
+/// and for more than this share of its time. A reader that only has many users takes them about as fast as they are read.
+const DELAY_RATIO: f64 = 0.8;
 const WRITE_REMEDY: &str = "free disk space in spool.directory, or lower spool.size to what it has; create it for the user that runs users-sync";
 
 /// The spool of a session. Scans that follow each other share it, because readers of an earlier one may still take users.
@@ -80,8 +82,8 @@ impl Spool {
             file: None,
             end: 0,
             stall,
-            patience: if self.directory.is_some() { stall } else { stall * PATIENCE_WITHOUT_DIRECTORY },
             readers_may_leave,
+            begun: Instant::now(),
             waited: Duration::ZERO,
             has_failed: false,
         }
@@ -105,9 +107,8 @@ pub(crate) struct SpooledScan {
     end: u64,
     /// How long a reader may take nothing while the scan waits for room.
     stall: Duration,
-    /// How long this scan may wait for room if there are several readers.
-    patience: Duration,
     readers_may_leave: bool,
+    begun: Instant,
     /// How long this scan has waited for room.
     waited: Duration,
     /// A write to the file has failed. Logged once.
@@ -149,7 +150,7 @@ impl SpooledScan {
             let until_idle = self.stall.saturating_sub(backlog.idle);
             // A reader that is alone delays no other: it may take its time, as long as it takes something.
             let is_alone = queues.len() == 1 && Arc::strong_count(&spool.waiting) == 1;
-            let left = if is_alone { until_idle } else { until_idle.min(self.patience.saturating_sub(self.waited)) };
+            let left = if is_alone { until_idle } else { until_idle.min(self.patience(slowest)) };
             if left.is_zero() {
                 tracing::warn!("the spool is full: the slowest tenant leaves the snapshot and joins later");
                 slowest.interrupt(Interruption::SpoolFull);
@@ -159,6 +160,23 @@ impl SpooledScan {
             // Without anything freed, the next attempt fails and the slowest reader is judged again.
             let _ = timeout(left, freed).await;
             self.waited += begun.elapsed();
+            let total: u64 = queues.iter().map(|(_, backlog)| backlog.bytes).sum();
+            for (queue, backlog) in &queues {
+                queue.add_delay(begun.elapsed().mul_f64(backlog.bytes as f64 / total as f64));
+            }
+        }
+    }
+
+    /// How long the scan may still wait for this reader, if there are others.
+    fn patience(&self, slowest: &Queue) -> Duration {
+        if self.spool.directory.is_some() {
+            return self.stall.saturating_sub(self.waited);
+        }
+        let delay = slowest.delay();
+        if delay > self.begun.elapsed().mul_f64(DELAY_RATIO) {
+            (self.stall * PATIENCE_WITHOUT_DIRECTORY).saturating_sub(delay)
+        } else {
+            self.stall
         }
     }
 

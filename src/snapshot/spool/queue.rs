@@ -23,6 +23,8 @@ struct Inner {
     end: End,
     /// When the reader took a chunk, or got its first one.
     taken: Instant,
+    /// How long scans have waited for this reader: its share of the waits of all.
+    delay: Duration,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -83,6 +85,14 @@ impl Queue {
         is_open.then(|| Backlog { bytes, idle: inner.taken.elapsed() })
     }
 
+    pub(super) fn delay(&self) -> Duration {
+        self.lock().delay
+    }
+
+    pub(super) fn add_delay(&self, delay: Duration) {
+        self.lock().delay += delay;
+    }
+
     /// Ends the queue early and frees what it holds.
     pub(super) fn interrupt(&self, why: Interruption) {
         let mut inner = self.lock();
@@ -107,7 +117,7 @@ pub(crate) struct RowReceiver {
 }
 
 pub(super) fn queue(may_leave: bool) -> (RowSender, RowReceiver) {
-    let inner = Inner { chunks: VecDeque::new(), end: End::Open, taken: Instant::now() };
+    let inner = Inner { chunks: VecDeque::new(), end: End::Open, taken: Instant::now(), delay: Duration::ZERO };
     let queue = Arc::new(Queue { inner: Mutex::new(inner), filled: Notify::new(), may_leave });
     (RowSender { queue: queue.clone() }, RowReceiver { queue })
 }

@@ -139,6 +139,38 @@ async fn a_slow_reader_leaves_if_a_tenant_waits_for_the_next_scan() {
     assert_eq!(taking.await.unwrap(), Interruption::SpoolFull);
 }
 
+/// Without a directory, two readers that are ten times slower than the source both finish.
+#[tokio::test(start_paused = true)]
+async fn readers_that_are_equally_slow_set_the_pace_without_a_directory() {
+    let spool = spool(1_000_000, None, 1);
+    let mut scan = spool.begin(STALL, true);
+    let mut senders = Vec::new();
+    let taking: Vec<_> = [0, 1]
+        .into_iter()
+        .map(|_| {
+            let (sender, mut rows) = scan.queue();
+            senders.push(sender);
+            tokio::spawn(async move {
+                let mut taken = 0;
+                while rows.next().await?.is_some() {
+                    taken += 1;
+                    tokio::time::sleep(STALL / 2).await;
+                }
+                Ok::<_, Interruption>(taken)
+            })
+        })
+        .collect();
+    for seed in 0..200 {
+        for sender in &senders {
+            scan.send(sender, chunk(seed, 8_000)).await;
+        }
+    }
+    senders.into_iter().for_each(RowSender::finish);
+    for taking in taking {
+        assert_eq!(taking.await.unwrap(), Ok(200));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_may_not_leave_is_waited_for() {
     let spool = spool(100_000, None, 1);
