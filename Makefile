@@ -23,7 +23,7 @@ export RUST_TEST_THREADS ?= $(shell expr 2 \* `getconf _NPROCESSORS_ONLN`)
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Install missing build tools: PostgreSQL's server programs, compilers, Rust.
+setup: ## Install missing build tools: PostgreSQL's server programs, PgBouncer, compilers, Rust.
 	@.ci/setup
 
 demo: ## Show replication between two throwaway servers (SECONDS=20).

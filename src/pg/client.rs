@@ -148,7 +148,10 @@ pub(super) async fn connect_with_path(url: &PgUrl, trust: Trust) -> Result<Sessi
 async fn shows_path(client: &PgClient) -> Result<bool, tokio_postgres::Error> {
     let shown = client.simple_query("SHOW search_path").await?;
     Ok(shown.iter().any(|message| match message {
-        SimpleQueryMessage::Row(row) => row.try_get(0).ok().flatten() == Some(SEARCH_PATH),
+        // The server repeats the text of the option, with its spaces.
+        SimpleQueryMessage::Row(row) => {
+            row.try_get(0).ok().flatten().is_some_and(|path| path.replace(' ', "") == SEARCH_PATH)
+        }
         _ => false,
     }))
 }

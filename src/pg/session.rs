@@ -4,7 +4,7 @@ use super::PgUrl;
 
 /// The schemas that names without a schema are looked up in. Temporary objects come last: they cannot take
 /// the place of built-in ones.
-pub(super) const SEARCH_PATH: &str = "pg_catalog, pg_temp";
+pub(super) const SEARCH_PATH: &str = "pg_catalog,pg_temp";
 
 /// As a startup option, which overrides the settings of the database and of the role.
 pub(super) const PATH_OPTION: &str = "-c search_path=pg_catalog,pg_temp";

@@ -4,6 +4,8 @@
 use crate::support::Bed;
 use crate::support::pooler::Pooler;
 use crate::support::process::{Process, command, config_file, said};
+use users_sync::capture::ReplicationConnection;
+use users_sync::pg::{self, PgUrl};
 use users_sync::throwaway::{Options, PostgresServer};
 
 /// Copies of what is built in. They note that they ran on one of our connections, then do as the original.
@@ -124,6 +126,37 @@ async fn every_command(bed: &Bed, url: impl Fn(&str, &str) -> String) {
     std::fs::copy(rest.path(), config.path()).unwrap();
     run(&["forget", name, "--target", url, "--yes"]).await;
     run(&["teardown", "--yes"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_connection_has_our_path_unless_the_url_sets_one() {
+    let server = PostgresServer::start(Options::new()).await.unwrap();
+    server.sql("postgres", "ALTER DATABASE postgres SET search_path = evil, pg_catalog").await.unwrap();
+    let plain = PgUrl::parse(&server.url("postgres")).unwrap();
+    let own = PgUrl::parse(&format!("{}&options=-c%20search_path%3Dstore", server.url("postgres"))).unwrap();
+    let shown = "SELECT pg_catalog.current_setting('search_path')";
+    for (url, expected) in [(&plain, "pg_catalog,pg_temp"), (&own, "store")] {
+        for client in [pg::connect(url).await.unwrap(), pg::connect_state(url).await.unwrap()] {
+            assert_eq!(client.query_one(shown, &[]).await.unwrap().get::<_, String>(0), expected);
+        }
+        let mut walsender = ReplicationConnection::connect(url).await.unwrap();
+        assert_eq!(walsender.simple_query(shown).await.unwrap(), [[Some(expected.to_owned())]]);
+    }
+}
+
+/// A transaction around every statement is needed only where the startup option has no effect.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_behind_a_pooler_each_transaction_sets_the_path() {
+    let bed = Bed::start_with(&["acme"], Options::new().set("log_statement", "all")).await;
+    let log = bed.server.data_dir().with_file_name("server.log");
+    let pooler = Pooler::start(&bed.server, &["postgres"], "");
+    for (url, sets) in [(bed.server.url("acme"), false), (pooler.url_for("postgres", "acme"), true)] {
+        let config = config_file(&bed.server.url("auth"), &[("acme".to_owned(), url)], "");
+        let (text, code) = said(&command(&["check", "-c", config.path().to_str().unwrap()]).await);
+        assert_eq!(code, Some(0), "{text}");
+        let text = std::fs::read_to_string(&log).unwrap();
+        assert_eq!(text.contains("SET LOCAL search_path"), sets, "{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
