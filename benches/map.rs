@@ -31,6 +31,7 @@ fn main() {
         columns: COLUMNS
             .map(|(name, type_oid, _)| Column { name: name.to_owned(), type_oid, in_identity: true })
             .into(),
+        leaves: Vec::new(),
     };
     let rules = |name: &str| Rules {
         table: relation.table.clone(),

@@ -210,6 +210,7 @@ fn parse_relation(input: &mut Input<'_>) -> Result<Relation, DecodeError> {
         table: TableName { schema: schema.to_owned(), name: name.to_owned() },
         replica_identity,
         columns,
+        leaves: Vec::new(),
     })
 }
 
@@ -231,25 +232,17 @@ impl<'a> Tuple<'a> {
 }
 
 impl<'a> OldTuple<'a> {
-    /// Like [`Tuple::read_into`]; columns outside the key are [`Cell::Absent`].
-    pub fn read_into(
-        &self,
-        decoded: &[bool],
-        columns: &[Column],
-        cells: &mut Vec<Cell<'a>>,
-    ) -> Result<(), DecodeError> {
-        match self {
-            OldTuple::Full(tuple) => tuple.read_into(decoded, cells),
-            OldTuple::Key(tuple) => {
-                tuple.read_into(decoded, cells)?;
-                for (cell, column) in cells.iter_mut().zip(columns) {
-                    if !column.in_identity {
-                        *cell = Cell::Absent;
-                    }
-                }
-                Ok(())
+    /// Like [`Tuple::read_into`]; columns outside the key are [`Cell::Absent`]. Which columns the key has is decided by the
+    /// partition that held the row, so the flags of the Relation message do not tell. Its columns are never null.
+    pub fn read_into(&self, decoded: &[bool], cells: &mut Vec<Cell<'a>>) -> Result<(), DecodeError> {
+        let (OldTuple::Full(tuple) | OldTuple::Key(tuple)) = self;
+        tuple.read_into(decoded, cells)?;
+        if matches!(self, OldTuple::Key(_)) {
+            for cell in cells.iter_mut().filter(|cell| **cell == Cell::Null) {
+                *cell = Cell::Absent;
             }
         }
+        Ok(())
     }
 }
 

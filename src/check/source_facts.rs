@@ -156,6 +156,7 @@ async fn query_facts(
         table: config.users.table.clone(),
         replica_identity: crate::model::ReplicaIdentity::Full,
         columns: Vec::new(),
+        leaves: Vec::new(),
     };
     // EXPLAIN checks the privileges and runs nothing.
     let explain = format!("EXPLAIN SELECT * FROM {}", query_item(&query.sql));

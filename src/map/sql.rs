@@ -123,6 +123,7 @@ mod tests {
             table: TableName { schema: "auth".into(), name: "users".into() },
             replica_identity: ReplicaIdentity::Default,
             columns: ["id", "meta", "a.b", "org"].map(column).into(),
+            leaves: Vec::new(),
         }
     }
 

@@ -51,6 +51,7 @@ fn relation(identity: &[&str]) -> Relation {
         table: TableName { schema: "auth".to_owned(), name: "users".to_owned() },
         replica_identity: ReplicaIdentity::Default,
         columns: columns.collect(),
+        leaves: Vec::new(),
     }
 }
 
@@ -342,9 +343,10 @@ fn a_delete_needs_id_and_tenant_in_the_replica_identity() {
         deleted(&plan, &row(&[(1, Cell::Absent)])),
         Err(concat!(
             "the replica identity lacks tenant, so a deleted or moved user cannot be found; run: ",
-            "CREATE UNIQUE INDEX users_sync_identity ON \"auth\".\"users\" (\"id\", \"tenant\"); ",
-            "ALTER TABLE \"auth\".\"users\" REPLICA IDENTITY USING INDEX users_sync_identity; ",
-            "(each column has to be NOT NULL), or: ALTER TABLE \"auth\".\"users\" REPLICA IDENTITY FULL;"
+            "CREATE UNIQUE INDEX CONCURRENTLY \"users_users_sync_identity\" ON \"auth\".\"users\" (\"id\", \"tenant\"); ",
+            "ALTER TABLE \"auth\".\"users\" REPLICA IDENTITY USING INDEX \"users_users_sync_identity\"; ",
+            "(each column has to be NOT NULL; dropping the index later makes the store's own UPDATEs and DELETEs fail), ",
+            "or: ALTER TABLE \"auth\".\"users\" REPLICA IDENTITY FULL;"
         )
         .to_owned())
     );

@@ -18,7 +18,7 @@ pub(crate) use ids::UserId;
 pub use ids::{Epoch, Generation, Oid, TargetId, TenantId, TenantKey, Xid};
 pub use lsn::Lsn;
 pub use reason::{HistoryBreak, ParkCause, Reason, RestartSignal, ResyncReason, RetryCause, SlotLoss, TeeRestart};
-pub use relation::{Cell, Column, Relation, ReplicaIdentity, TableName, TypeCatalog};
+pub use relation::{Cell, Column, LeafIdentity, Relation, ReplicaIdentity, TableName, TypeCatalog};
 pub(crate) use relation::{ColumnIdx, CompositeField, TypeKind};
 pub use tenant_list::{ByConfigured, ByTenant, ConfiguredIdx, TenantIdx};
 pub(crate) use text::{clip, printable, printable_line, push_string};

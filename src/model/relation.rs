@@ -71,9 +71,42 @@ pub struct Relation {
     pub replica_identity: ReplicaIdentity,
     /// The published columns.
     pub columns: Vec<Column>,
+    /// The partitions that hold the rows, each with its own replica identity. Empty unless the table is partitioned.
+    pub leaves: Vec<LeafIdentity>,
+}
+
+/// The replica identity of a partition. PostgreSQL logs old rows by the partition's identity, whatever the root's is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeafIdentity {
+    /// `pg_class.oid`.
+    pub oid: Oid,
+    /// The partition.
+    pub table: TableName,
+    /// Its replica identity.
+    pub replica_identity: ReplicaIdentity,
+    /// Names of the columns that it covers.
+    pub columns: Vec<String>,
 }
 
 impl Relation {
+    /// The tables whose replica identity decides what old rows carry: the partitions, or else the table.
+    pub fn row_holders(&self) -> Vec<Relation> {
+        if self.leaves.is_empty() {
+            return vec![self.clone()];
+        }
+        let of_leaf = |leaf: &LeafIdentity| {
+            let column = |column: &Column| Column { in_identity: leaf.columns.contains(&column.name), ..column.clone() };
+            Relation {
+                oid: leaf.oid,
+                table: leaf.table.clone(),
+                replica_identity: leaf.replica_identity,
+                columns: self.columns.iter().map(column).collect(),
+                leaves: Vec::new(),
+            }
+        };
+        self.leaves.iter().map(of_leaf).collect()
+    }
+
     /// The column with exactly this name.
     pub fn position(&self, name: &str) -> Option<ColumnIdx> {
         self.columns.iter().position(|column| column.name == name).map(ColumnIdx)

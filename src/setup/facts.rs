@@ -8,7 +8,7 @@ use crate::pg::{PgClient, load_types};
 use crate::replicator::error::ServiceError;
 use crate::replicator::source::publication::require_column_lists;
 use crate::snapshot::{query_item, read_relation};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SetupFacts {
@@ -35,7 +35,8 @@ pub(super) struct TableNeeds {
     pub(super) published: Published,
     pub(super) is_published: bool,
     pub(super) row_security: bool,
-    pub(super) identity: Identity,
+    /// Of the table, or of each of its partitions.
+    pub(super) identities: Vec<(TableName, Identity)>,
 }
 
 /// What the replica identity of a table needs so that a DELETE can be attributed to its user and tenant.
@@ -60,17 +61,18 @@ const SERVER: &str = "
 /// Unique indexes that may be a replica identity (manual: ALTER TABLE, REPLICA IDENTITY), the narrowest first.
 const INDEXES: &str = "
     SELECT c.relname::text, array(SELECT a.attname::text FROM pg_catalog.pg_attribute a
-                                  WHERE a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey))
+                                  WHERE a.attrelid = i.indrelid AND a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1]))
     FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
     WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
                       WHERE a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey) AND NOT a.attnotnull)
     ORDER BY i.indnatts, 1";
 
-const COLUMNS: &str = "
-    SELECT c.relrowsecurity, array(SELECT attname::text FROM pg_catalog.pg_attribute a
-                                   WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attnotnull)
-    FROM pg_catalog.pg_class c WHERE c.oid = $1";
+const ROW_SECURITY: &str = "SELECT relrowsecurity FROM pg_catalog.pg_class WHERE oid = $1";
+
+const NOT_NULL_COLUMNS: &str = "
+    SELECT array(SELECT attname::text FROM pg_catalog.pg_attribute
+                 WHERE attrelid = $1 AND attnum > 0 AND attnotnull)";
 
 /// The columns that a query reads: those that a view of it depends on (`pg_depend` of its rule).
 const READS: &str = "
@@ -103,15 +105,20 @@ pub(crate) async fn gather(client: &mut PgClient, config: &Config) -> Result<Set
     };
     for table in config.users.tables() {
         let relation = read_relation(client, table).await?.ok_or_else(|| ServiceError::NoTable(table.clone()))?;
-        let row = client.query_one(COLUMNS, &[&relation.oid]).await?;
-        let (row_security, not_null): (bool, Vec<String>) = (row.try_get(0)?, row.try_get(1)?);
+        let row_security: bool = client.query_one(ROW_SECURITY, &[&relation.oid]).await?.try_get(0)?;
         let needed = needed_columns(client, config, &relation).await?;
-        let identity = identity(client, &relation, &needed, &not_null).await?;
+        let mut identities = Vec::new();
+        let mut carried = BTreeSet::new();
+        for holder in relation.row_holders() {
+            let needed = needed_columns(client, config, &holder).await?;
+            let identity = identity(client, &holder, &needed).await?;
+            if identity == Identity::Sufficient {
+                carried.extend(holder.columns.into_iter().filter(|column| column.in_identity).map(|column| column.name));
+            }
+            identities.push((holder.table, identity));
+        }
         let mut columns = needed.read.clone();
-        let in_identity = |name: &String| match &identity {
-            Identity::Sufficient => relation.columns.iter().any(|column| column.name == *name && column.in_identity),
-            Identity::Index(_) | Identity::NewIndex(_) | Identity::Full => false,
-        };
+        let in_identity = |name: &String| carried.contains(name);
         let others = relation.columns.iter().map(|column| &column.name).filter(|name| !needed.read.contains(name));
         columns.extend(others.filter(|name| in_identity(name)).cloned());
         facts.reads.insert(table.clone(), columns.clone());
@@ -122,7 +129,7 @@ pub(crate) async fn gather(client: &mut PgClient, config: &Config) -> Result<Set
                 columns: if config.source.publish == Publish::Columns { columns } else { Vec::new() },
             },
             row_security,
-            identity,
+            identities,
         });
     }
     for via in config.users.query.iter().flat_map(|query| &query.watch).filter_map(|watch| watch.via.as_ref()) {
@@ -165,7 +172,7 @@ async fn needed_columns(
     let oids: Vec<_> = relation.columns.iter().map(|column| column.type_oid).collect();
     let types = load_types(client, &oids).await?;
     // With REPLICA IDENTITY NOTHING, the gap is every column that the identity needs.
-    let bare = Relation { replica_identity: ReplicaIdentity::Nothing, ..relation.clone() };
+    let bare = Relation { replica_identity: ReplicaIdentity::Nothing, leaves: Vec::new(), ..relation.clone() };
     let named = |decoded: &[bool]| -> Vec<String> {
         let wanted = relation.columns.iter().zip(decoded).filter(|(_, decoded)| **decoded);
         wanted.map(|(column, _)| column.name.clone()).collect()
@@ -196,11 +203,11 @@ async fn identity(
     client: &PgClient,
     relation: &Relation,
     needed: &NeededColumns,
-    not_null: &[String],
 ) -> Result<Identity, ServiceError> {
     if needed.gap.is_empty() {
         return Ok(Identity::Sufficient);
     }
+    let not_null: Vec<String> = client.query_one(NOT_NULL_COLUMNS, &[&relation.oid]).await?.try_get(0)?;
     for row in client.query(INDEXES, &[&relation.oid]).await? {
         let (name, columns): (String, Vec<String>) = (row.try_get(0)?, row.try_get(1)?);
         if needed.identity.iter().all(|column| columns.contains(column)) {

@@ -4,10 +4,9 @@ use super::facts::{Identity, Role, SetupFacts};
 use super::script::Script;
 use crate::capture::publication::{Published, create_statement};
 use crate::config::{Config, Publish};
+use crate::map::identity_index;
+use crate::model::TableName;
 use crate::pg::{quote_ident, quote_table};
-
-/// Name of the index that serves as replica identity if the primary key lacks columns.
-const IDENTITY_INDEX: &str = "users_sync_identity";
 
 /// The statements for everything that the source lacks.
 ///
@@ -41,40 +40,18 @@ pub(crate) fn source_script(config: &Config, facts: &SetupFacts) -> Result<Scrip
     }
     let mut missing = Vec::new();
     for needs in &facts.tables {
-        let table = quote_table(&needs.published.table);
         let mut published = needs.published.clone();
-        match &needs.identity {
-            Identity::Sufficient => {}
-            Identity::Index(index) => script.add(
-                format!("ALTER TABLE {table} REPLICA IDENTITY USING INDEX {}", quote_ident(index)),
-                "lets a DELETE be attributed to its user and tenant",
-            ),
-            Identity::NewIndex(columns) => {
-                add_missing_columns(&mut published, columns);
-                let columns: Vec<_> = columns.iter().map(|column| quote_ident(column)).collect();
-                script.add(
-                    format!(
-                        "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS {IDENTITY_INDEX} ON {table} ({})",
-                        columns.join(", ")
-                    ),
-                    "does not block the store's writes",
-                );
-                script.add(
-                    format!("ALTER TABLE {table} REPLICA IDENTITY USING INDEX {IDENTITY_INDEX}"),
-                    "lets a DELETE be attributed to its user and tenant",
-                );
-            }
-            Identity::Full if config.source.publish == Publish::Columns => {
+        for (holder, identity) in &needs.identities {
+            if *identity == Identity::Full && config.source.publish == Publish::Columns {
                 return Err(format!(
-                    "{} needs REPLICA IDENTITY FULL, because a column that identifies the user or tenant is nullable. With \
-                     source.publish: columns the store's own UPDATEs and DELETEs would fail: use publish: rows",
-                    needs.published.table
+                    "{holder} needs REPLICA IDENTITY FULL, because a column that identifies the user or tenant is nullable. \
+                     With source.publish: columns the store's own UPDATEs and DELETEs would fail: use publish: rows"
                 ));
             }
-            Identity::Full => script.add(
-                format!("ALTER TABLE {table} REPLICA IDENTITY FULL"),
-                "no index fits: a column that identifies the user or tenant is nullable",
-            ),
+            if let Identity::NewIndex(columns) = identity {
+                add_missing_columns(&mut published, columns);
+            }
+            add_identity(&mut script, holder, identity);
         }
         if !needs.is_published {
             missing.push(published);
@@ -85,6 +62,31 @@ pub(crate) fn source_script(config: &Config, facts: &SetupFacts) -> Result<Scrip
         script.add(format!("CREATE SCHEMA users_sync AUTHORIZATION {role}"), "the state: the progress of every tenant");
     }
     Ok(script)
+}
+
+fn add_identity(script: &mut Script, holder: &TableName, identity: &Identity) {
+    const WHY: &str = "lets a DELETE be attributed to its user and tenant; dropping the index later makes the store's \
+                       own UPDATEs and DELETEs fail";
+    let table = quote_table(holder);
+    match identity {
+        Identity::Sufficient => {}
+        Identity::Index(index) => {
+            script.add(format!("ALTER TABLE {table} REPLICA IDENTITY USING INDEX {}", quote_ident(index)), WHY);
+        }
+        Identity::NewIndex(columns) => {
+            let index = quote_ident(&identity_index(holder));
+            let columns: Vec<_> = columns.iter().map(|column| quote_ident(column)).collect();
+            script.add(
+                format!("CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS {index} ON {table} ({})", columns.join(", ")),
+                "does not block the store's writes",
+            );
+            script.add(format!("ALTER TABLE {table} REPLICA IDENTITY USING INDEX {index}"), WHY);
+        }
+        Identity::Full => script.add(
+            format!("ALTER TABLE {table} REPLICA IDENTITY FULL"),
+            "no index fits: a column that identifies the user or tenant is nullable",
+        ),
+    }
 }
 
 fn add_missing_columns(published: &mut Published, columns: &[String]) {

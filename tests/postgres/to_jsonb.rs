@@ -313,7 +313,7 @@ async fn load_plan(client: &Client) -> RowPlan {
         exclude: Vec::new(),
         query: None,
     };
-    let relation = Relation { oid: 1, table, replica_identity: ReplicaIdentity::Default, columns };
+    let relation = Relation { oid: 1, table, replica_identity: ReplicaIdentity::Default, columns, leaves: Vec::new() };
     RowPlan::compile(&rules, &relation, &types).unwrap()
 }
 

@@ -34,6 +34,7 @@ fn table() -> TableFacts {
             table: config().users.table,
             replica_identity: ReplicaIdentity::Index,
             columns: vec![column("id", INT8, true), column("org", TEXT, true), column("email", TEXT, false)],
+            leaves: Vec::new(),
         }),
         types: TypeCatalog::new(),
     }

@@ -58,7 +58,7 @@ enum RelationRole {
     /// Its rows are users.
     Users(Box<MappedRelation>),
     /// Its rows affect users that the query reads.
-    Watched(Relation, Vec<WatchedTable>),
+    Watched(Vec<WatchedTable>),
     /// It is published, but not mapped.
     Ignored,
 }
@@ -192,7 +192,7 @@ impl<S: Sink> Stream<S> {
     fn take_insert(&mut self, relation: Oid, new: Tuple<'_>) -> Result<(), ServiceError> {
         let mapped = match self.relations.get(&relation) {
             Some(RelationRole::Users(mapped)) => mapped,
-            Some(RelationRole::Watched(..)) => return self.take_watched(relation, None, Some(new), RowEvent::Insert),
+            Some(RelationRole::Watched(_)) => return self.take_watched(relation, None, Some(new), RowEvent::Insert),
             Some(RelationRole::Ignored) | None => return Ok(()),
         };
         let mut cells = Vec::new();
@@ -212,12 +212,12 @@ impl<S: Sink> Stream<S> {
     fn take_update(&mut self, relation: Oid, old: Option<OldTuple<'_>>, new: Tuple<'_>) -> Result<(), ServiceError> {
         let mapped = match self.relations.get(&relation) {
             Some(RelationRole::Users(mapped)) => mapped,
-            Some(RelationRole::Watched(..)) => return self.take_watched(relation, old, Some(new), RowEvent::Update),
+            Some(RelationRole::Watched(_)) => return self.take_watched(relation, old, Some(new), RowEvent::Update),
             Some(RelationRole::Ignored) | None => return Ok(()),
         };
         let (mut old_cells, mut new_cells) = (Vec::new(), Vec::new());
         if let Some(old) = old {
-            old.read_into(mapped.plan.decoded(), &mapped.relation.columns, &mut old_cells)?;
+            old.read_into(mapped.plan.decoded(), &mut old_cells)?;
         }
         new.read_into(mapped.plan.decoded(), &mut new_cells)?;
         let old_cells = old.map(|_| &old_cells[..]);
@@ -244,11 +244,11 @@ impl<S: Sink> Stream<S> {
     fn take_delete(&mut self, relation: Oid, old: OldTuple<'_>) -> Result<(), ServiceError> {
         let mapped = match self.relations.get(&relation) {
             Some(RelationRole::Users(mapped)) => mapped,
-            Some(RelationRole::Watched(..)) => return self.take_watched(relation, Some(old), None, RowEvent::Delete),
+            Some(RelationRole::Watched(_)) => return self.take_watched(relation, Some(old), None, RowEvent::Delete),
             Some(RelationRole::Ignored) | None => return Ok(()),
         };
         let mut cells = Vec::new();
-        old.read_into(mapped.plan.decoded(), &mapped.relation.columns, &mut cells)?;
+        old.read_into(mapped.plan.decoded(), &mut cells)?;
         let Some(transaction) = self.transaction else { return Ok(()) };
         let output = &mut self.output;
         if S::WANTS_ROWS {
@@ -268,7 +268,7 @@ impl<S: Sink> Stream<S> {
         new: Option<Tuple<'_>>,
         event: RowEvent,
     ) -> Result<(), ServiceError> {
-        let (Some(RelationRole::Watched(relation, watched)), Some(transaction)) =
+        let (Some(RelationRole::Watched(watched)), Some(transaction)) =
             (self.relations.get(&relation), self.transaction)
         else {
             return Ok(());
@@ -277,7 +277,7 @@ impl<S: Sink> Stream<S> {
         for watched in watched {
             let mut cells = Vec::new();
             if let Some(old) = old {
-                old.read_into(watched.plan.decoded(), &relation.columns, &mut cells)?;
+                old.read_into(watched.plan.decoded(), &mut cells)?;
                 affected = affected.and(self.affected.add_row(watched, &cells, event, transaction));
             }
             if let Some(new) = new {
@@ -351,7 +351,7 @@ impl<S: Sink> Stream<S> {
             for WatchedTable { plan, .. } in &watched {
                 warn_identity_gap(plan.identity_gap(), plan.identity_remedy());
             }
-            self.relations.insert(oid, RelationRole::Watched(relation, watched));
+            self.relations.insert(oid, RelationRole::Watched(watched));
             return self.check_for_alteration(None).await;
         }
         let mapped = match compile(&self.client, rules, relation).await {

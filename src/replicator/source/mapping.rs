@@ -6,7 +6,7 @@ use crate::map::{self, RowPlan, Rules, WatchPlan};
 use crate::model::{Oid, Relation, ReplicaIdentity, TableName, TypeCatalog};
 use crate::pg::{load_types, quote_table};
 use crate::replicator::error::ServiceError;
-use crate::snapshot::{ResolvedFamily, describe_query, generated_columns, query_item, read_relation, resolve_family};
+use crate::snapshot::{ResolvedFamily, describe_query, generated_columns, query_item, read_leaves, read_relation, resolve_family};
 use tokio_postgres::Client;
 
 pub(crate) struct MappedRelation {
@@ -43,8 +43,9 @@ pub(crate) async fn resolve_layout(client: &Client, config: &Config) -> Result<C
 pub(crate) async fn compile(
     client: &Client,
     rules: &Rules,
-    relation: Relation,
+    mut relation: Relation,
 ) -> Result<MappedRelation, ServiceError> {
+    relation.leaves = read_leaves(client, relation.oid).await?;
     let generated = generated_columns(client, relation.oid).await?;
     let exclude =
         rules.exclude.iter().map(|name| name.trim_end_matches('?')).chain(generated.iter().map(String::as_str));

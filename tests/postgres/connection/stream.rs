@@ -105,7 +105,7 @@ impl Stream {
     fn old_row(&self, relation: u32, old: &OldTuple<'_>) -> String {
         let columns = &self.relations[&relation].columns;
         let mut cells = Vec::new();
-        old.read_into(&vec![true; columns.len()], columns, &mut cells).unwrap();
+        old.read_into(&vec![true; columns.len()], &mut cells).unwrap();
         show(&cells)
     }
 }

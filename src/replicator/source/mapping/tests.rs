@@ -76,6 +76,7 @@ fn the_fingerprint_names_the_columns_that_leave_with_their_types() {
         table: rules.table.clone(),
         replica_identity: ReplicaIdentity::Default,
         columns: columns.into(),
+        leaves: Vec::new(),
     };
     let plan = RowPlan::compile(&rules, &relation, &TypeCatalog::new()).unwrap();
     let mapped = MappedRelation { relation, plan, from: String::new() };
