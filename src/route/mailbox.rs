@@ -27,10 +27,23 @@ struct Inner {
     queue: Queue,
     /// Why the tenant has to start over.
     interrupt: Option<RestartSignal>,
+    joining: Joining,
     /// When the oldest waiting change was pushed.
     since: Option<Instant>,
     /// A waiting change wakes a sleeping target at once.
     wakes: bool,
+}
+
+/// Whether the tenant takes a snapshot, and which part of the stream that snapshot has.
+#[derive(Clone, Copy, Default)]
+enum Joining {
+    /// It takes none, or one that began with the stream.
+    #[default]
+    No,
+    /// Its snapshot has no position yet. Holds the newest event that it must contain.
+    Awaiting(Option<(Lsn, RestartSignal)>),
+    /// Its snapshot contains every transaction whose commit ends at or before this position.
+    Loading(Lsn),
 }
 
 /// What waits in a mailbox or is on its way to the target.
@@ -65,6 +78,42 @@ impl Mailbox {
         });
     }
 
+    /// Begins to take changes beside a snapshot that is still to be taken.
+    pub(crate) fn open_to_join(&self) {
+        self.open();
+        self.with(|inner| inner.joining = Joining::Awaiting(None));
+    }
+
+    /// The snapshot is taken at `position`. Returns whether an event after it makes the tenant start over.
+    pub(crate) fn snapshot_taken(&self, position: Lsn) -> bool {
+        let missed = self.with(|inner| match inner.joining {
+            Joining::Awaiting(event) => {
+                inner.joining = Joining::Loading(position);
+                event.filter(|(at, _)| *at >= position)
+            }
+            Joining::No | Joining::Loading(_) => None,
+        });
+        missed.inspect(|(_, why)| self.interrupt(*why)).is_some()
+    }
+
+    /// Makes the tenant's task start over because of an event at `position` of the stream, unless its snapshot or its target
+    /// is newer. Returns whether it starts over.
+    pub(crate) fn interrupt_from(&self, position: Lsn, why: RestartSignal) -> bool {
+        let starts_over = self.with(|inner| match &mut inner.joining {
+            _ if inner.interrupt.is_some() => false,
+            Joining::Awaiting(event) => {
+                *event = Some((position, why));
+                false
+            }
+            Joining::Loading(snapshot) => position >= *snapshot,
+            Joining::No => position >= inner.queue.applied(),
+        });
+        if starts_over {
+            self.interrupt(why);
+        }
+        starts_over
+    }
+
     /// Drops everything, and from now on every pushed change.
     pub(crate) fn close(&self) {
         self.with(|inner| *inner = Inner::default());
@@ -73,7 +122,10 @@ impl Mailbox {
 
     /// As [`Queue::discard_applied`].
     pub(crate) fn discard_applied(&self, position: Lsn) -> Vec<UserId> {
-        let dropped = self.with(|inner| inner.queue.discard_applied(position));
+        let dropped = self.with(|inner| {
+            inner.joining = Joining::No;
+            inner.queue.discard_applied(position)
+        });
         self.drained.notify_one();
         dropped
     }

@@ -128,6 +128,11 @@ impl Queue {
         dropped
     }
 
+    /// What the target has applied; zero if that is not known.
+    pub(crate) fn applied(&self) -> Lsn {
+        self.applied
+    }
+
     /// Whether it is open and knows what the target has applied: no waiting change will be dropped any more.
     pub(crate) fn is_primed(&self) -> bool {
         self.open && self.applied > Lsn::ZERO

@@ -36,6 +36,9 @@ const BUSY_PAUSE: Duration = Duration::from_millis(1);
 /// The source answers every status update, once a second. After this time without a frame the connection is dead.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Resyncs because of changes without a user, after which a session ends.
+const MAX_UNATTRIBUTED: u32 = 3;
+
 pub(crate) struct Stream<S> {
     context: Arc<SessionContext>,
     /// Cancelled to stop reading.
@@ -51,6 +54,8 @@ pub(crate) struct Stream<S> {
     output: ChangeOutput<S>,
     /// A relation version that was received and is not yet compiled.
     announced: Option<Relation>,
+    /// The resyncs that changes without a user have caused.
+    unattributed: u32,
 }
 
 /// How a relation takes part in replication.
@@ -81,6 +86,7 @@ impl<S: Sink> Stream<S> {
             transaction: None,
             affected: AffectedUsers::default(),
             announced: None,
+            unattributed: 0,
         }
     }
 
@@ -178,9 +184,10 @@ impl<S: Sink> Stream<S> {
             Message::Delete { relation, old } => self.take_delete(relation, old)?,
             Message::Truncate { relations } => {
                 let is_used = |role: &RelationRole| !matches!(role, RelationRole::Ignored);
-                if relations.iter().filter_map(|relation| self.relations.get(relation)).any(is_used) {
+                let is_of_users = relations.iter().filter_map(|relation| self.relations.get(relation)).any(is_used);
+                if let (true, Some(transaction)) = (is_of_users, self.transaction) {
                     tracing::warn!("table truncated at the source: resyncing every tenant");
-                    self.output.sink.interrupt(RestartSignal::Truncated);
+                    self.output.sink.interrupt(transaction.commit_lsn, RestartSignal::Truncated);
                 }
             }
             Message::Relation(relation) => self.announced = Some(relation),
@@ -205,8 +212,7 @@ impl<S: Sink> Stream<S> {
                 self.output.add(transaction, tenant, Change::Upsert(user), IsCreate::Yes);
             }
         });
-        self.report_unmappable(inserted);
-        Ok(())
+        self.report_unmappable(inserted)
     }
 
     fn take_update(&mut self, relation: Oid, old: Option<OldTuple<'_>>, new: Tuple<'_>) -> Result<(), ServiceError> {
@@ -237,8 +243,7 @@ impl<S: Sink> Stream<S> {
             output.add(transaction, tenant, change, IsCreate::known(is_create));
         };
         let updated = mapped.plan.update(old_cells, &new_cells, transaction.commit, &mut emit);
-        self.report_unmappable(updated);
-        Ok(())
+        self.report_unmappable(updated)
     }
 
     fn take_delete(&mut self, relation: Oid, old: OldTuple<'_>) -> Result<(), ServiceError> {
@@ -256,8 +261,7 @@ impl<S: Sink> Stream<S> {
         }
         let mut emit = |tenant: TenantRef<'_>, change| output.add(transaction, tenant, change, IsCreate::No);
         let deleted = mapped.plan.delete(&cells, transaction.commit, &mut emit);
-        self.report_unmappable(deleted);
-        Ok(())
+        self.report_unmappable(deleted)
     }
 
     /// Takes a change of a watched table. Both the old and the new row may affect users.
@@ -286,30 +290,40 @@ impl<S: Sink> Stream<S> {
                 affected = affected.and(self.affected.add_row(watched, &cells, event, transaction));
             }
         }
-        self.report_unmappable(affected);
-        Ok(())
+        self.report_unmappable(affected)
     }
 
     /// Logs and counts a row that cannot be mapped. A change that no user can be found for resyncs every tenant.
-    fn report_unmappable(&mut self, result: Result<(), Unmappable>) {
+    ///
+    /// # Errors
+    /// After a few such changes: each resync would be interrupted by the next one.
+    fn report_unmappable(&mut self, result: Result<(), Unmappable>) -> Result<(), ServiceError> {
         let position = self.transaction.map(|transaction| transaction.commit_lsn);
-        match result {
-            Ok(()) => {}
-            Err(Unmappable::Identity { columns, remedy }) => {
+        match (result, position) {
+            (Ok(()), _) => {}
+            (Err(Unmappable::Identity { columns, remedy }), Some(position)) => {
+                if !self.output.sink.interrupt(position, RestartSignal::Unattributed) {
+                    return Ok(());
+                }
                 tracing::error!(
                     columns,
                     remedy,
                     "cannot attribute a delete, the replica identity lacks columns: resyncing every tenant"
                 );
-                self.output.sink.interrupt(RestartSignal::Unattributed);
+                self.unattributed += 1;
+                if self.unattributed > MAX_UNATTRIBUTED {
+                    let table = self.context.config.users.table.clone();
+                    return Err(ServiceError::Identity { table, columns, remedy });
+                }
             }
-            Err(unmappable) => {
+            (Err(unmappable), position) => {
                 if let Some(so_far) = self.context.count_unmappable() {
                     let position = position.map(tracing::field::display);
                     tracing::error!(so_far, reason = %unmappable, position, "row skipped, it cannot be mapped");
                 }
             }
         }
+        Ok(())
     }
 
     /// Processes what takes I/O or time before the next frame is taken.

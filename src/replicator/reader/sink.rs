@@ -73,6 +73,6 @@ pub(crate) trait Sink: Send {
     /// The mapping has this new fingerprint from now on.
     fn altered(&mut self, mapping: &str);
 
-    /// Every tenant has to start over because of a change at this point of the stream.
-    fn interrupt(&mut self, signal: RestartSignal);
+    /// Every tenant that does not hold what `position` of the stream brings has to start over. Returns whether one does.
+    fn interrupt(&mut self, position: Lsn, signal: RestartSignal) -> bool;
 }

@@ -211,7 +211,7 @@ impl Sink for TenantSink {
         self.context.interrupt_all(RestartSignal::Altered);
     }
 
-    fn interrupt(&mut self, signal: RestartSignal) {
-        self.context.interrupt_all(signal);
+    fn interrupt(&mut self, position: Lsn, signal: RestartSignal) -> bool {
+        self.context.interrupt_all_from(position, signal)
     }
 }

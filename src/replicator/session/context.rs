@@ -205,12 +205,37 @@ impl<S: StateAccess> SessionContext<S> {
         handle.mailbox.interrupt(why);
     }
 
-    /// Restarts every tenant that is not parked, because of an event at this position of the stream.
+    /// Restarts every tenant that is not parked.
     pub(crate) fn interrupt_all(&self, why: RestartSignal) {
         for (index, handle) in self.tenants.all().iter() {
-            if handle.state() != TenantState::Parked && !handle.retired.is_cancelled() {
+            if handle.takes_part() {
                 self.interrupt(index, why);
             }
+        }
+    }
+
+    /// Restarts the tenants that are not parked and that the event at `position` of the stream concerns: not those whose
+    /// snapshot or target is newer. Returns whether there are any.
+    pub(crate) fn interrupt_all_from(&self, position: Lsn, why: RestartSignal) -> bool {
+        let mut any = false;
+        for (_, handle) in self.tenants.all().iter() {
+            if handle.takes_part() {
+                let mut progress = self.progress();
+                if handle.mailbox.interrupt_from(position, why) {
+                    progress.retain(&handle.tenant.id);
+                    any = true;
+                }
+            }
+        }
+        any
+    }
+
+    /// The tenant's snapshot is taken at `position`. An event after it makes the tenant start over.
+    pub(crate) fn snapshot_taken(&self, index: TenantIdx, position: Lsn) {
+        let handle = self.tenants.get(index);
+        let mut progress = self.progress();
+        if handle.mailbox.snapshot_taken(position) {
+            progress.retain(&handle.tenant.id);
         }
     }
 

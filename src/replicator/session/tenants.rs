@@ -85,6 +85,11 @@ impl TenantHandle {
         self.lock_view().state
     }
 
+    /// Whether it is configured and not parked.
+    pub(crate) fn takes_part(&self) -> bool {
+        self.state() != TenantState::Parked && !self.retired.is_cancelled()
+    }
+
     pub(crate) fn view(&self) -> TenantView {
         self.lock_view().clone()
     }

@@ -325,11 +325,13 @@ impl Sink for TeeSink {
         self.start_over = Some(ResyncReason::SourceAltered);
     }
 
-    fn interrupt(&mut self, why: RestartSignal) {
+    fn interrupt(&mut self, _: Lsn, why: RestartSignal) -> bool {
+        let is_first = self.start_over.is_none();
         self.start_over = Some(match why {
             RestartSignal::Truncated => ResyncReason::SourceTruncated,
             _ => ResyncReason::UnattributedDelete,
         });
+        is_first
     }
 }
 

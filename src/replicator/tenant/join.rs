@@ -33,7 +33,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             // Under one lock, so that a change is either dropped and in the snapshot, or gathered.
             let mut fingerprints = context.fingerprints();
             fingerprints.reset_tenant(self.index);
-            self.handle.mailbox.open();
+            self.handle.mailbox.open_to_join();
             drop(fingerprints);
             context.progress().join(self.id());
         }
@@ -57,6 +57,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 // The slot's own snapshot was released before this request.
                 Err(_) => return Err(failed("it was given up")),
             };
+            context.snapshot_taken(self.index, position);
             // The position of a snapshot that was taken after another process took over would look as if the source had lost
             // transactions.
             if !context.state.is_newest().await.map_err(ServiceError::from)? {

@@ -100,3 +100,30 @@ async fn updates_let_a_target_sleep_and_a_sign_up_wakes_it_at_once() {
     mailbox.wait_until_wake_due(5 * MINUTE).await;
     assert_eq!(before, Instant::now());
 }
+
+/// An event at 20 of the stream, and a snapshot at another position.
+#[test]
+fn an_event_restarts_a_joining_tenant_only_if_its_snapshot_is_older() {
+    let joining = || {
+        let mailbox = Mailbox::new(1000, Arc::new(Memory::new(10_000)));
+        mailbox.open_to_join();
+        mailbox
+    };
+    let why = RestartSignal::Unattributed;
+    for (snapshot, starts_over) in [(10, true), (20, true), (21, false)] {
+        let known_before = joining();
+        assert!(!known_before.snapshot_taken(Lsn(snapshot)));
+        assert_eq!(known_before.interrupt_from(Lsn(20), why), starts_over);
+        let known_after = joining();
+        assert!(!known_after.interrupt_from(Lsn(20), why));
+        assert_eq!(known_after.snapshot_taken(Lsn(snapshot)), starts_over);
+        for mailbox in [known_before, known_after] {
+            assert_eq!(mailbox.is_interrupted(), starts_over, "snapshot at {snapshot}");
+            // The second event of a transaction changes nothing.
+            assert!(!mailbox.interrupt_from(Lsn(20), why));
+        }
+    }
+    let following = joining();
+    following.discard_applied(Lsn(21));
+    assert!(!following.interrupt_from(Lsn(20), why) && following.interrupt_from(Lsn(21), why));
+}
