@@ -11,6 +11,7 @@ mod error;
 mod log;
 pub mod pgoutput;
 pub mod publication;
+pub(crate) mod shape;
 pub mod slot;
 mod stream;
 pub(crate) mod synchronous;

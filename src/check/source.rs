@@ -1,8 +1,9 @@
 //! Assesses the source's facts. Pure.
 
 use super::finding::{Finding, Subject};
-use super::source_facts::{PublicationFacts, SourceFacts, TableFacts, Usage};
+use super::source_facts::{SourceFacts, TableFacts, Usage};
 use crate::capture::publication::{COLUMN_LISTS_REMEDY, NEEDS_COLUMN_LISTS};
+use crate::capture::shape::Fault;
 use crate::config::{Config, Family, OnSlotLoss, Publish};
 use crate::map::{CompileError, RowPlan, WatchPlan, WithheldReason};
 use crate::model::{Relation, ReplicaIdentity, TableName, TypeCatalog};
@@ -20,6 +21,9 @@ pub(super) fn findings(config: &Config, facts: &SourceFacts) -> Vec<Finding> {
     check.server();
     let columns = check.table();
     check.query();
+    for Fault { what, remedy } in &facts.faults {
+        check.error(what, remedy);
+    }
     check.publication(columns.as_deref());
     check.slot();
     check.findings
@@ -142,12 +146,6 @@ impl SourceCheck<'_> {
             );
             return None;
         };
-        if table.persistence != "p" {
-            self.error(
-                format!("{name} is an unlogged table: its changes are not replicated"),
-                format!("ALTER TABLE {} SET LOGGED;", quote_table(name)),
-            );
-        }
         if !table.schema_usage {
             self.error(
                 format!("role {} cannot use schema {}", facts.role, name.schema),
@@ -267,29 +265,17 @@ impl SourceCheck<'_> {
             return self.new_publication(table, &published);
         };
         let row = &publication.row;
-        if table.kind == "p" && !row.via_root {
-            self.error(
-                format!(
-                    "{users} is partitioned, and publication {name} publishes its changes under the partitions' names"
-                ),
-                format!("ALTER PUBLICATION {published} SET (publish_via_partition_root = true);"),
-            );
-        } else if !publication.has_table {
+        // Under the partitions' names, the root is not listed.
+        let is_by_partition = table.kind == "p" && !row.via_root;
+        if !publication.has_table && !is_by_partition {
             self.error(
                 format!("publication {name} does not include {users}"),
                 format!("ALTER PUBLICATION {published} ADD TABLE {};", quote_table(users)),
             );
         }
-        let kinds =
-            [("insert", row.inserts), ("update", row.updates), ("delete", row.deletes), ("truncate", row.truncates)];
-        let missing: Vec<_> = kinds.iter().filter(|(_, published)| !published).map(|(kind, _)| *kind).collect();
-        if !missing.is_empty() {
-            self.error(
-                format!("publication {name} does not publish {}", missing.join(", ")),
-                format!("ALTER PUBLICATION {published} SET (publish = 'insert, update, delete, truncate');"),
-            );
+        if let (Some(columns), Some(_)) = (&publication.columns, wanted) {
+            self.published_list(columns);
         }
-        self.published_part(publication, wanted);
     }
 
     fn new_publication(&mut self, table: &TableFacts, published: &str) {
@@ -314,25 +300,6 @@ impl SourceCheck<'_> {
                 format!("as the table's owner or a superuser: {create};"),
             );
         }
-    }
-
-    /// Assesses the column list and the row filter.
-    fn published_part(&mut self, publication: &PublicationFacts, wanted: Option<&[String]>) {
-        let (name, users) = (&self.config.source.publication, self.name);
-        let whole = format!(
-            "ALTER PUBLICATION {} SET TABLE {}; (list its other tables, too)",
-            quote_ident(name),
-            quote_table(users)
-        );
-        if publication.row_filter.is_some() {
-            self.error(format!("publication {name} publishes only some rows of {users}"), whole.clone());
-        }
-        let (Some(columns), Some(wanted)) = (&publication.columns, wanted) else { return };
-        let hidden: Vec<_> = wanted.iter().filter(|name| !columns.contains(name)).map(String::as_str).collect();
-        if !hidden.is_empty() {
-            self.error(format!("publication {name} omits columns of {users}: {}", hidden.join(", ")), whole);
-        }
-        self.published_list(columns);
     }
 
     /// `publish: columns`: checks that a column list exists, and notes what it means for the store's migrations.

@@ -2,10 +2,12 @@
 
 use crate::capture::CaptureError;
 use crate::capture::publication::{Publication, has_column_lists, read_publication, table_in_publication};
+use crate::capture::shape::{Fault, ShapeReader};
 use crate::capture::slot::{SlotRow, read_slot};
 use crate::config::Config;
 use crate::model::{Relation, TableName, TypeCatalog};
-use crate::pg::{describe, load_types};
+use crate::pg::{PgClient, describe, load_types};
+use crate::replicator::source::shape::ReadColumns;
 use crate::snapshot::{describe_query, query_item, read_relation};
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
@@ -33,6 +35,8 @@ pub(super) struct SourceFacts {
     pub(super) slot: Option<SlotRow>,
     /// Result columns of `users.query`, or why it cannot be run.
     pub(super) query: Option<Result<(Relation, TypeCatalog), String>>,
+    /// What would make changes be missed. Empty if the mapping does not fit.
+    pub(super) faults: Vec<Fault>,
 }
 
 /// Use of a limited resource of the server.
@@ -46,8 +50,6 @@ pub(super) struct Usage {
 pub(super) struct TableFacts {
     /// `pg_class.relkind`: `r` and `p` are tables.
     pub(super) kind: String,
-    /// `pg_class.relpersistence`: only `p` is written to WAL.
-    pub(super) persistence: String,
     pub(super) owner: String,
     pub(super) is_owner: bool,
     pub(super) schema_usage: bool,
@@ -66,8 +68,6 @@ pub(super) struct PublicationFacts {
     pub(super) has_table: bool,
     /// Published columns; `None` before PostgreSQL 15.
     pub(super) columns: Option<Vec<String>>,
-    /// Condition of published rows; `None` before PostgreSQL 15 or without a filter.
-    pub(super) row_filter: Option<String>,
 }
 
 const SERVER: &str = "
@@ -81,7 +81,7 @@ const SERVER: &str = "
            (SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size')";
 
 const TABLE: &str = "
-    SELECT c.relkind::text, c.relpersistence::text, pg_get_userbyid(c.relowner)::text,
+    SELECT c.relkind::text, pg_get_userbyid(c.relowner)::text,
            pg_has_role(c.relowner, 'USAGE'), has_schema_privilege(n.oid, 'USAGE'), row_security_active(c.oid),
            has_table_privilege(c.oid, 'SELECT'),
            array(SELECT attname::text FROM pg_catalog.pg_attribute a
@@ -96,16 +96,15 @@ const OTHERS: &str = "
     WHERE c.relkind IN ('r', 'p') AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
     LIMIT 10000";
 
-/// `attnames` and `rowfilter` exist since PostgreSQL 15. Through jsonb, their absence is not an error.
+/// `attnames` exists since PostgreSQL 15. Through jsonb, its absence is not an error.
 const PUBLISHED: &str = "
     SELECT CASE WHEN jsonb_typeof(to_jsonb(t) -> 'attnames') = 'array'
-                THEN array(SELECT jsonb_array_elements_text(to_jsonb(t) -> 'attnames')) END,
-           to_jsonb(t) ->> 'rowfilter'
+                THEN array(SELECT jsonb_array_elements_text(to_jsonb(t) -> 'attnames')) END
     FROM pg_catalog.pg_publication_tables t
     WHERE t.pubname = $1::text::name AND t.schemaname = $2::text::name AND t.tablename = $3::text::name";
 
 /// Reads the facts about everything that the configuration names.
-pub(super) async fn gather(client: &Client, config: &Config) -> Result<SourceFacts, CaptureError> {
+pub(super) async fn gather(client: &PgClient, config: &Config) -> Result<SourceFacts, CaptureError> {
     let row = client.query_typed_one(SERVER, &[]).await?;
     let table = table_facts(client, &config.users.table).await?;
     let others = match table {
@@ -129,7 +128,16 @@ pub(super) async fn gather(client: &Client, config: &Config) -> Result<SourceFac
         publication: publication_facts(client, &config.source.publication, &config.users.table).await?,
         slot: read_slot(client, &config.source.slot).await?,
         query: query_facts(client, config).await?,
+        faults: faults(client, config).await?,
     })
+}
+
+async fn faults(client: &PgClient, config: &Config) -> Result<Vec<Fault>, CaptureError> {
+    // `run` reports why, and so do the other findings.
+    let Ok(columns) = ReadColumns::of(client, &config.users).await else { return Ok(Vec::new()) };
+    let (name, tables) = (&config.source.publication, config.users.tables());
+    let shape = ShapeReader::new(client, name, &tables).await?.read(client).await?;
+    Ok(columns.faults(&shape, name))
 }
 
 /// Facts about another watched table.
@@ -186,13 +194,12 @@ async fn table_facts(client: &Client, table: &TableName) -> Result<Option<TableF
     };
     Ok(Some(TableFacts {
         kind: row.try_get(0)?,
-        persistence: row.try_get(1)?,
-        owner: row.try_get(2)?,
-        is_owner: row.try_get(3)?,
-        schema_usage: row.try_get(4)?,
-        row_security: row.try_get(5)?,
-        may_select: row.try_get(6)?,
-        readable: row.try_get(7)?,
+        owner: row.try_get(1)?,
+        is_owner: row.try_get(2)?,
+        schema_usage: row.try_get(3)?,
+        row_security: row.try_get(4)?,
+        may_select: row.try_get(5)?,
+        readable: row.try_get(6)?,
         relation,
         types,
     }))
@@ -211,6 +218,5 @@ async fn publication_facts(
         row,
         has_table,
         columns: shown.as_ref().map(|row| row.try_get(0)).transpose()?.flatten(),
-        row_filter: shown.as_ref().map(|row| row.try_get(1)).transpose()?.flatten(),
     }))
 }

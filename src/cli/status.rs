@@ -138,6 +138,8 @@ mod tests {
             received: Lsn(0),
             behind: Vec::new(),
             publication: String::new(),
+            shape: None,
+            shape_version: 0,
             epoch: Epoch(1),
             holder: "host:1".into(),
             lease_seconds: 9.0,

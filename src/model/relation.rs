@@ -95,7 +95,8 @@ impl Relation {
             return vec![self.clone()];
         }
         let of_leaf = |leaf: &LeafIdentity| {
-            let column = |column: &Column| Column { in_identity: leaf.columns.contains(&column.name), ..column.clone() };
+            let column =
+                |column: &Column| Column { in_identity: leaf.columns.contains(&column.name), ..column.clone() };
             Relation {
                 oid: leaf.oid,
                 table: leaf.table.clone(),

@@ -12,6 +12,7 @@ use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::FailureAction;
 use crate::replicator::source::history::{History, HistoryFacts, decide_history};
 use crate::replicator::source::mapping::{compile_current, fingerprint, resolve_layout};
+use crate::replicator::source::shape::versioned;
 use crate::replicator::tenant::target::recorded_target;
 use crate::snapshot::source_session;
 use crate::state::{Snapshot, StateStore};
@@ -57,6 +58,7 @@ pub(crate) async fn plan(config: &Config) -> Result<Plan, ServiceError> {
     let state = connect_state(&config.state_url).await?;
     let known = StateStore::read(&state, &config.source.slot).await?;
     let mapping = fingerprint(&config.users, &compile_current(&client, &config.users).await?);
+    let mapping = versioned(&mapping, known.source.as_ref().map_or(0, |source| source.shape_version));
     let version = publication::read_version(&client, &config.source.publication, &config.users.tables()).await?;
     let slot = read_slot(&client, &config.source.slot).await?;
     let mut connection = ReplicationConnection::connect(&config.source.url).await?;

@@ -18,7 +18,8 @@ use crate::replicator::source::mapping::{MappedRelation, compile_current, resolv
 use crate::replicator::source::point_read::{ReadUser, Rereader};
 use crate::route::Memory;
 use crate::snapshot::{
-    Comparison, Differences, LoadError, ProgressWatch, RowReceiver, RowStream, Spool, source_session,
+    Comparison, Differences, LoadError, ProgressWatch, RowReceiver, RowStream, Spool, require_unrewritten,
+    source_session,
 };
 use crate::state::{Snapshot, StateStore, TenantState};
 use crate::status::progress_handle::ProgressHandle;
@@ -180,6 +181,7 @@ async fn read(
         }
         scanned.add_row();
     }
+    require_unrewritten(client).await?;
     scanned.finish();
     Ok(())
 }

@@ -158,7 +158,7 @@ impl ServiceError {
             | ServiceError::InRecovery
             | ServiceError::StartOver(_)
             | ServiceError::NotPublishing
-            | ServiceError::Read(SourceReadError::Columns) => false,
+            | ServiceError::Read(SourceReadError::Columns | SourceReadError::Rewritten(_)) => false,
             ServiceError::Decode(_)
             | ServiceError::Mapping(_)
             | ServiceError::NoFamily(_)

@@ -9,7 +9,7 @@
 //! `-- session                 prepare::prepare, then tasks::SessionTasks, futures of the same task
 //!     |-- reader              `source` set       reader::Stream with a TenantSink; one for all tenants
 //!     |-- snapshotter         `source` set       snapshotter::coordinator::serve; runs the scans itself
-//!     |-- watchdog            `source` set       source::watchdog::watch_publication
+//!     |-- source watch        `source` set       session::source_watch::watch_source
 //!     |-- tenant, many        `tenants` set      tenant::Worker::run
 //!     |-- start_added         `tenants` set      one per change of the tenant list; spawns the workers of added tenants
 //!     |-- tee                 `tenants` set      tee::run; ends at once without `kafka` in the configuration
@@ -50,7 +50,7 @@
 //! # Shutdown order
 //!
 //! 1. `stop` is cancelled, or the configuration changes beyond tenants: `SessionTasks` cancels `drain`.
-//! 2. Reader and watchdog end. Tenants apply what waits and end; those that join end at once, which ends their scan.
+//! 2. Reader and source watch end. Tenants apply what waits and end; those that join end at once, which ends their scan.
 //! 3. The tee gives Kafka 3 s for messages in flight. The whole `tenants` set has 7 s (`DRAIN_TIMEOUT`).
 //! 4. The recorder records and confirms once more, releases the lease, and ends.
 //! 5. The reporter sends the confirmed position, ends the stream, and ends. Steps 4 and 5 have 2 s.

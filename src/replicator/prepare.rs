@@ -1,5 +1,6 @@
 //! Prepares a session: first the slot, then the epoch, then the recorded state of source and tenants.
 
+use crate::capture::shape::{ShapeChange, ShapeReader};
 use crate::capture::slot::identify_system;
 use crate::capture::{CaptureError, ReplicationConnection, ReplicationReader, ReplicationWriter, publication};
 use crate::config::Config;
@@ -10,6 +11,7 @@ use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::source::history::{History, HistoryFacts, decide_history};
 use crate::replicator::source::mapping::{check_identities, compile_current, fingerprint, resolve_layout};
 use crate::replicator::source::publication::publish;
+use crate::replicator::source::shape::{ReadColumns, compare_recorded, record};
 use crate::replicator::source::slot::{EnsuredSlot, ensure_slot};
 use crate::replicator::source::synchronous::refuse_synchronous;
 use crate::route::Memory;
@@ -39,9 +41,16 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
     refuse_synchronous(&client).await?;
     let config = &resolve_layout(&client, config).await?;
     check_identities(&client, &config.users).await?;
+    // Before the publication exists: a table that is published without a replica identity refuses the store's UPDATEs.
+    let columns = ReadColumns::of(&client, &config.users).await?;
+    let tables = config.users.tables();
+    let shapes = ShapeReader::new(&client, &config.source.publication, &tables).await?;
+    columns.refuse_faults(&shapes.read(&client).await?, &config.source.publication)?;
     log_missing_columns(&client, config).await?;
     let state = connect_state(&config.state_url).await?;
     let unpublished = publish(&client, &state, config).await?;
+    let shape = shapes.read(&client).await?;
+    columns.refuse_faults(&shape, &config.source.publication)?;
     let mut connection = ReplicationConnection::connect(&config.source.url).await?;
     let EnsuredSlot { position: from, export: created } =
         ensure_slot(config, &client, &state, &mut connection, unpublished, status).await?;
@@ -75,6 +84,13 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
         None => return Err(CaptureError::Closed.into()),
     };
     state.saw_publication(&version).await?;
+    let change = compare_recorded(known.source.as_ref(), &columns, &shape);
+    if let ShapeChange::Rows(reason) = &change {
+        tracing::warn!(reason, "source was altered since the last session: resyncing every tenant");
+    }
+    let tenants: Vec<_> = config.tenants.iter().collect();
+    let recorded = known.source.as_ref().map_or(0, |source| source.shape_version);
+    let shape = record(&client, &config.users, &state, &tenants, recorded, shape, &change).await?;
     let ids: Vec<&str> = config.tenants.iter().map(|tenant| tenant.id.as_str()).collect();
     state.park_others(&ids).await?;
 
@@ -86,10 +102,10 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
         TenantHandle::new(tenant.clone(), config.limits.tenant_memory, memory.clone(), counts, row)
     });
     // Compiled again: a standby may have waited for days.
-    let mapping = fingerprint(&config.users, &compile_current(&client, &config.users).await?);
+    let mapping = shape.fingerprint(&fingerprint(&config.users, &compile_current(&client, &config.users).await?));
     let handles = handles.collect();
     let epochs = std::mem::take(&mut known.epochs);
-    let beginning = SessionStart { generation, confirmed: from, publication: version, epochs, holder };
+    let beginning = SessionStart { generation, confirmed: from, publication: version, epochs, holder, shape };
     let context =
         SessionContext::new(config.clone(), state, beginning, handles, memory.clone(), &mapping, status.clone());
     context.renewed(leased);

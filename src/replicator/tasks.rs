@@ -9,11 +9,11 @@ use crate::replicator::reader::tenant_sink::TenantSink;
 use crate::replicator::session::config_changes::replaced;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::positions::{self, ReportedPositions};
+use crate::replicator::session::source_watch::watch_source;
 use crate::replicator::session::tenant_diff::TenantDiff;
 use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::snapshotter::coordinator;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
-use crate::replicator::source::watchdog::watch_publication;
 use crate::replicator::tenant::Worker;
 use crate::replicator::tenant::target::Postgres;
 use crate::state::TenantState;
@@ -44,7 +44,7 @@ pub(crate) struct SessionTasks {
     context: Arc<SessionContext>,
     /// The parent of every task's span.
     span: Span,
-    /// Reader, snapshotter and watchdog. An error of any of these ends the session, as in the other sets.
+    /// Reader, snapshotter and source watch. An error of any of these ends the session, as in the other sets.
     source: JoinSet<Result<(), ServiceError>>,
     tenants: JoinSet<Result<(), ServiceError>>,
     joins: mpsc::Sender<JoinRequest>,
@@ -92,9 +92,8 @@ impl SessionTasks {
         running.source.spawn(stream.run().instrument(span.clone()));
         running.source.spawn(coordinator::serve(context.clone(), requests, created).instrument(span.clone()));
         let watched = context.clone();
-        let watchdog =
-            async move { watch_publication(&watched.config, &watched.publication, watched.drain.clone()).await };
-        running.source.spawn(watchdog.instrument(span.clone()));
+        let watch = async move { watch_source(&watched).await };
+        running.source.spawn(watch.instrument(span.clone()));
         let (recording, reporting) = (running.stop_recording.clone(), running.stop_reporting.clone());
         let record = context.clone();
         let recorder = async move { positions::record(&record, recording).await };

@@ -113,7 +113,8 @@ pub(crate) async fn gather(client: &mut PgClient, config: &Config) -> Result<Set
             let needed = needed_columns(client, config, &holder).await?;
             let identity = identity(client, &holder, &needed).await?;
             if identity == Identity::Sufficient {
-                carried.extend(holder.columns.into_iter().filter(|column| column.in_identity).map(|column| column.name));
+                carried
+                    .extend(holder.columns.into_iter().filter(|column| column.in_identity).map(|column| column.name));
             }
             identities.push((holder.table, identity));
         }
@@ -199,11 +200,7 @@ async fn needed_columns(
     Ok(NeededColumns { read, identity, gap })
 }
 
-async fn identity(
-    client: &PgClient,
-    relation: &Relation,
-    needed: &NeededColumns,
-) -> Result<Identity, ServiceError> {
+async fn identity(client: &PgClient, relation: &Relation, needed: &NeededColumns) -> Result<Identity, ServiceError> {
     if needed.gap.is_empty() {
         return Ok(Identity::Sufficient);
     }

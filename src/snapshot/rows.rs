@@ -14,6 +14,10 @@ pub enum SourceReadError {
     /// The source refused, or the connection was lost.
     #[error("{}", describe(.0))]
     Sql(#[from] Error),
+    /// A table was rewritten after the snapshot was taken, so the snapshot may show it as empty (manual: "Caveats" of
+    /// concurrency control).
+    #[error("table {0} was rewritten after the snapshot was taken")]
+    Rewritten(String),
     /// A line of COPY has an unexpected number of values.
     #[error("the source sent a row with an unexpected number of columns")]
     Columns,
@@ -25,6 +29,24 @@ pub(crate) struct RowStream {
     decoded: Vec<bool>,
     line: Bytes,
     reader: LineReader,
+}
+
+/// An error if a table that this transaction has read was rewritten, truncated or replaced after its snapshot. Call it after
+/// the read: the locks of the transaction prevent a later rewrite.
+pub(crate) async fn require_unrewritten(client: &Client) -> Result<(), SourceReadError> {
+    // `relfilenode` is read with the transaction's snapshot, `pg_relation_filenode` is current.
+    const REWRITTEN: &str = "\
+SELECT coalesce(format('%s.%s', n.nspname, c.relname), l.relation::text)
+FROM pg_catalog.pg_locks l
+LEFT JOIN pg_catalog.pg_class c ON c.oid = l.relation LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.relation >= 16384
+  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+  AND (c.oid IS NULL OR c.relkind IN ('r', 'm') AND c.relfilenode <> pg_relation_filenode(c.oid))
+LIMIT 1";
+    match client.query_typed_opt(REWRITTEN, &[]).await? {
+        Some(row) => Err(SourceReadError::Rewritten(row.try_get(0)?)),
+        None => Ok(()),
+    }
 }
 
 impl RowStream {

@@ -23,7 +23,8 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
                  extract(epoch FROM lease_until - now())::float8, coalesce(to_jsonb(s) ->> 'publication', ''), \
                  coalesce((to_jsonb(s) ->> 'received')::pg_lsn, '0/0'), \
                  ARRAY(SELECT jsonb_array_elements_text(coalesce(to_jsonb(s) -> 'behind', '[]'))), \
-                 decode(substr(to_jsonb(s) ->> 'checkpoint_key', 3), 'hex') \
+                 decode(substr(to_jsonb(s) ->> 'checkpoint_key', 3), 'hex'), to_jsonb(s) ->> 'shape', \
+                 coalesce((to_jsonb(s) ->> 'shape_version')::bigint, 0) \
                FROM users_sync.source s WHERE slot = $1";
     let found = client.query_opt(sql, &[&slot]).await?;
     let source = found.as_ref().map(source_row).transpose()?;
@@ -51,6 +52,8 @@ fn source_row(row: &Row) -> Result<SourceRow, Error> {
         holder: row.try_get(5)?,
         lease_seconds: row.try_get(6)?,
         publication: row.try_get(7)?,
+        shape: row.try_get(11)?,
+        shape_version: row.try_get(12)?,
         received: lsn(row, 8)?,
         behind: row.try_get::<_, Vec<&str>>(9)?.into_iter().map(TenantId::new).collect(),
     })

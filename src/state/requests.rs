@@ -4,6 +4,7 @@ use super::error::StateError;
 use super::read::request;
 use super::rows::{Request, RequestId};
 use super::store::StateStore;
+use crate::model::TenantId;
 use tokio_postgres::Client;
 
 impl StateStore {
@@ -19,6 +20,13 @@ impl StateStore {
                    SELECT $1, tenant, $3 FROM unnest($2::text[]) AS tenant RETURNING id";
         let rows = client.query(sql, &[&slot, &tenants, &allow_deletes]).await?;
         Ok(rows.iter().map(|row| row.try_get(0).map(RequestId)).collect::<Result<_, _>>()?)
+    }
+
+    /// Requests a resync of these tenants from this process.
+    pub async fn ask_resync(&self, tenants: &[TenantId]) -> Result<(), StateError> {
+        let tenants: Vec<&str> = tenants.iter().map(TenantId::as_str).collect();
+        let tenants = &tenants[..];
+        StateStore::request_resync(&self.client, &self.slot, tenants, false).await.map(|_| ())
     }
 
     /// The given requests that are not done yet.

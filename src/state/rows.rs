@@ -20,6 +20,10 @@ pub struct SourceRow {
     pub behind: Vec<TenantId>,
     /// The publication as the newest process found it (`PublicationVersion::rows`); empty before it was first read.
     pub publication: String,
+    /// The source's shape as the targets' rows were read with it, as JSON; `None` before it was first read.
+    pub shape: Option<String>,
+    /// Grows with each change of the shape that changes rows. Part of every tenant's mapping.
+    pub shape_version: i64,
     /// Epoch of the newest process.
     pub epoch: Epoch,
     /// Description of that process.

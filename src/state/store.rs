@@ -141,6 +141,13 @@ impl StateStore {
         self.fenced_unless(written == 1)
     }
 
+    /// Records the source's shape. Call it once everything that the change requires is recorded, too.
+    pub async fn saw_shape(&self, shape: &str, version: i64) -> Result<(), StateError> {
+        let sql = "UPDATE users_sync.source SET shape = $3, shape_version = $4 WHERE slot = $1 AND epoch = $2";
+        let written = self.client.execute(sql, &[&self.slot, &self.epoch.0, &shape, &version]).await?;
+        self.fenced_unless(written == 1)
+    }
+
     /// Writes the row of a tenant. Write it before anything that depends on it.
     pub async fn put_tenant(&self, tenant: &TenantId, row: &TenantRow) -> Result<(), StateError> {
         let target_id = row.target_id.as_ref().map(TargetId::as_str);

@@ -139,7 +139,12 @@ async fn check_reports_source_problems_with_remedies_and_changes_nothing() {
     has_error(&said, 1, "database \"aut\" does not exist", "CREATE DATABASE \"aut\";");
 
     server.sql("auth", "ALTER TABLE public.users REPLICA IDENTITY DEFAULT").await.unwrap();
-    has_error(&found(good.clone()).await, 1, "lacks org", "CREATE UNIQUE INDEX CONCURRENTLY \"users_users_sync_identity\"");
+    has_error(
+        &found(good.clone()).await,
+        1,
+        "lacks org",
+        "CREATE UNIQUE INDEX CONCURRENTLY \"users_users_sync_identity\"",
+    );
     server.sql("auth", "ALTER TABLE public.users REPLICA IDENTITY USING INDEX identity").await.unwrap();
 
     server.sql("auth", "CREATE ROLE guest LOGIN PASSWORD 'hunter2'").await.unwrap();

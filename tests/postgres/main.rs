@@ -34,6 +34,7 @@ mod resync;
 mod roles;
 mod search_path;
 mod setup;
+mod shape;
 mod signup;
 mod spool;
 mod standby;

@@ -4,6 +4,7 @@ use super::*;
 use crate::capture::publication::Publication;
 use crate::capture::slot::SlotRow;
 use crate::check::Severity;
+use crate::check::source_facts::PublicationFacts;
 use crate::config::{Env, parse};
 use crate::model::{Column, ReplicaIdentity, TypeCatalog};
 
@@ -22,7 +23,6 @@ fn table() -> TableFacts {
     let column = |name: &str, type_oid, in_identity| Column { name: name.into(), type_oid, in_identity };
     TableFacts {
         kind: "r".into(),
-        persistence: "p".into(),
         owner: "owner".into(),
         is_owner: true,
         schema_usage: true,
@@ -53,7 +53,6 @@ fn publication() -> PublicationFacts {
         },
         has_table: true,
         columns: Some(vec!["id".into(), "org".into(), "email".into()]),
-        row_filter: None,
     }
 }
 
@@ -86,6 +85,7 @@ fn valid() -> SourceFacts {
         publication: Some(publication()),
         slot: Some(slot()),
         query: None,
+        faults: Vec::new(),
     }
 }
 
@@ -156,7 +156,6 @@ fn a_missing_or_unreadable_table_is_an_error() {
     let others = |f: &mut SourceFacts| (f.table, f.others) = (None, vec!["public.orders".into(), "auth.user".into()]);
     check_error(others, "no table auth.users in database auth", "table: auth.user ");
     check_error(with_table(|t| (t.relation, t.kind) = (None, "v".into())), "is not a table", "users.table");
-    check_error(with_table(|t| t.persistence = "u".into()), "unlogged", "SET LOGGED");
     check_error(with_table(|t| t.schema_usage = false), "cannot use schema auth", "GRANT USAGE ON SCHEMA \"auth\"");
     check_error(with_table(|t| t.row_security = true), "row security", "ALTER ROLE \"sync\" BYPASSRLS");
     let some = |t: &mut TableFacts| (t.may_select, t.readable) = (false, vec!["id".into(), "org".into()]);
@@ -183,11 +182,8 @@ fn an_incomplete_publication_is_an_error() {
         "does not include auth.users",
         "ADD TABLE \"auth\".\"users\"",
     );
-    let no_deletes = |p: &mut PublicationFacts| (p.row.deletes, p.row.truncates) = (false, false);
-    check_error(with_publication(no_deletes), "does not publish delete, truncate", "SET (publish = ");
-    check_error(with_publication(|p| p.row_filter = Some("x".into())), "only some rows", set);
-    check_error(with_publication(|p| p.columns = Some(vec!["id".into()])), "columns of auth.users: org, email", set);
-    check_error(with_table(|t| t.kind = "p".into()), "partitioned", "publish_via_partition_root = true");
+    let fault = Fault { what: "only some rows".into(), remedy: set.into() };
+    check_error(|f| f.faults = vec![fault.clone()], "only some rows", set);
 }
 
 #[test]

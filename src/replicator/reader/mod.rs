@@ -13,6 +13,7 @@ use crate::map::{CommitInfo, TenantRef, Unmappable};
 use crate::model::{Change, Oid, Relation, RestartSignal};
 use crate::pg::PgClient;
 use crate::replicator::error::ServiceError;
+use crate::replicator::session::alteration::{reassess, shape_reader};
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::source::mapping::{
     MappedRelation, WatchedTable, compile, compile_current, compile_watched, fingerprint,
@@ -373,6 +374,7 @@ impl<S: Sink> Stream<S> {
             Err(ServiceError::Mapping(error)) => {
                 // The slot may send versions that are older than the configuration. The current table decides.
                 let current = fingerprint(rules, &compile_current(&self.client, rules).await?);
+                let current = context.shape.lock().await.fingerprint(&current);
                 tracing::warn!(%error, "skipping changes of an older table version: resyncing every tenant");
                 self.output.sink.altered(&current);
                 self.relations.insert(oid, RelationRole::Ignored);
@@ -386,17 +388,19 @@ impl<S: Sink> Stream<S> {
         Ok(())
     }
 
-    /// Restarts the tenants if the mapping has a new fingerprint. `announced` may be that of an older version that the
-    /// slot still has to send, so the current table decides.
+    /// Restarts the tenants if the source's rows read differently now. `announced` may be the mapping of an older version that
+    /// the slot still has to send, so the current table decides.
     async fn check_for_alteration(&mut self, announced: Option<String>) -> Result<(), ServiceError> {
-        let rules = &self.context.config.users;
+        let context = self.context.clone();
         let mapping = self.output.sink.mapping();
-        if announced.is_some_and(|announced| announced == *mapping) {
+        if let Some(announced) = announced
+            && context.shape.lock().await.fingerprint(&announced) == *mapping
+        {
             return Ok(());
         }
-        let current = fingerprint(rules, &compile_current(&self.client, rules).await?);
-        if current != *mapping {
-            tracing::warn!(table = %rules.table, "table altered at the source: resyncing every tenant");
+        reassess(&context, &self.client, &shape_reader(&context, &self.client).await?).await?;
+        let current = context.mapping();
+        if current != mapping {
             self.output.sink.altered(&current);
         }
         Ok(())

@@ -8,6 +8,7 @@ use crate::replicator::session::expected_joins::ExpectedJoins;
 use crate::replicator::session::scan_aborts::ScanAborts;
 use crate::replicator::session::tenants::{TenantHandle, TenantRegistry};
 use crate::replicator::source::point_read::Rereader;
+use crate::replicator::source::shape::KnownShape;
 use crate::route::{Fingerprints, Memory};
 use crate::snapshot::Spool;
 use crate::state::{LEASE, Request, StateAccess, StateStore, TenantState};
@@ -17,7 +18,7 @@ use crate::sync::lock;
 use crate::{state::StateError, status::report::TeeReport};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -60,7 +61,9 @@ pub(crate) struct SessionContext<S = StateStore> {
     fenced: Mutex<HashSet<TenantId>>,
     /// The start of the last renewal of the lease.
     lease: Mutex<Instant>,
-    mapping: Mutex<Arc<str>>,
+    /// Locked while a change of the source is assessed.
+    pub(crate) shape: tokio::sync::Mutex<KnownShape>,
+    mapping: watch::Sender<Arc<str>>,
     fingerprints: Mutex<Fingerprints>,
 }
 
@@ -75,6 +78,8 @@ pub(crate) struct SessionStart {
     pub(crate) epochs: BTreeMap<Epoch, Lsn>,
     /// As [`SessionContext::holder`].
     pub(crate) holder: String,
+    /// The shape of the source as the state has recorded it.
+    pub(crate) shape: KnownShape,
 }
 
 impl<S: StateAccess> SessionContext<S> {
@@ -87,7 +92,7 @@ impl<S: StateAccess> SessionContext<S> {
         mapping: &str,
         status: Arc<ProcessStatus>,
     ) -> SessionContext<S> {
-        let SessionStart { generation, confirmed, publication, epochs, holder } = from;
+        let SessionStart { generation, confirmed, publication, epochs, holder, shape } = from;
         SessionContext {
             rereader: Rereader::new(config.source.url.clone(), status.metrics.stripped_escapes.clone()),
             epoch: state.epoch(),
@@ -112,7 +117,8 @@ impl<S: StateAccess> SessionContext<S> {
             holder,
             progress: Mutex::new(Progress::new(confirmed)),
             unrecorded: Mutex::default(),
-            mapping: Mutex::new(Arc::from(mapping)),
+            shape: tokio::sync::Mutex::new(shape),
+            mapping: watch::Sender::new(Arc::from(mapping)),
             fingerprints: Mutex::default(),
         }
     }
@@ -128,7 +134,7 @@ impl<S: StateAccess> SessionContext<S> {
 
     /// The fingerprint of the current mapping.
     pub(crate) fn mapping(&self) -> Arc<str> {
-        lock(&self.mapping).clone()
+        self.mapping.borrow().clone()
     }
 
     /// The fingerprint for one tenant. It includes the key, which selects the rows of the tenant.
@@ -137,7 +143,14 @@ impl<S: StateAccess> SessionContext<S> {
     }
 
     pub(crate) fn set_mapping(&self, mapping: &str) {
-        *lock(&self.mapping) = Arc::from(mapping);
+        self.mapping.send_replace(Arc::from(mapping));
+    }
+
+    /// Ends when the mapping is no longer the given one.
+    #[cfg(feature = "kafka")]
+    pub(crate) async fn mapping_changed(&self, from: &str) {
+        // The sender lives as long as the context.
+        let _ = self.mapping.subscribe().wait_for(|mapping| **mapping != *from).await;
     }
 
     /// The tenant's target has committed everything up to `position`.

@@ -1,10 +1,12 @@
 //! What the tasks of a session share: its context, the tenants' handles, and the positions that are safe to confirm.
 
+pub(crate) mod alteration;
 pub(crate) mod config_changes;
 pub(crate) mod context;
 pub(crate) mod expected_joins;
 pub(crate) mod positions;
 pub(crate) mod scan_aborts;
+pub(crate) mod source_watch;
 pub(crate) mod status_view;
 pub(crate) mod tenant_diff;
 pub(crate) mod tenants;

@@ -11,6 +11,7 @@ use crate::replicator::simulation::access::{SimulatedConnector, SimulatedState};
 use crate::replicator::simulation::world::{Shared, TENANT_IDS, TENANTS, Transaction, World, change, each, user};
 use crate::replicator::snapshotter::coordinator::{JoinRequest, SnapshotShare};
 use crate::replicator::source::history::{History, HistoryFacts, decide_history};
+use crate::replicator::source::shape::KnownShape;
 use crate::replicator::tenant::Worker;
 use crate::route::{Memory, Pushed};
 use crate::snapshot::RowReceiver;
@@ -88,6 +89,7 @@ impl Process {
             publication: PUBLICATION.to_owned(),
             epochs: source.epochs.clone(),
             holder: String::new(),
+            shape: KnownShape::default(),
         };
         let (rows, next) =
             (source.rows.clone(), source.log.iter().position(|t| t.end > from).unwrap_or(source.log.len()));

@@ -140,6 +140,8 @@ impl World {
             received: Lsn(0),
             behind: Vec::new(),
             publication: String::new(),
+            shape: None,
+            shape_version: 0,
             epoch: Epoch(0),
             holder: String::new(),
             lease_seconds: 0.0,

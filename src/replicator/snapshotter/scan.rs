@@ -10,7 +10,7 @@ use crate::replicator::snapshotter::lock_watch::LockWatch;
 use crate::replicator::snapshotter::partition::{MemberIdx, Partitioner, ScanMember};
 use crate::replicator::snapshotter::progress_bar::{ScanProgress, expected_rows};
 use crate::replicator::source::mapping::{MappedRelation, compile_current};
-use crate::snapshot::{Export, Interruption, RowStream, SpooledScan};
+use crate::snapshot::{Export, Interruption, RowStream, SpooledScan, require_unrewritten};
 use crate::status::progress_handle::ProgressHandle;
 use tokio::time::timeout;
 
@@ -90,6 +90,7 @@ async fn read(
         progress.add_row();
     }
     context.status.metrics.stripped_escapes.inc_by(mapped.plan.take_stripped_escapes());
+    require_unrewritten(client).await?;
     progress.finish();
     Ok(())
 }

@@ -59,6 +59,8 @@ mod tests {
             received: Lsn(0),
             behind: Vec::new(),
             publication: String::new(),
+            shape: None,
+            shape_version: 0,
             epoch: Epoch(9),
             holder: String::new(),
             lease_seconds: 0.0,

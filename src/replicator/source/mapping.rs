@@ -6,7 +6,9 @@ use crate::map::{self, RowPlan, Rules, WatchPlan};
 use crate::model::{Oid, Relation, ReplicaIdentity, TableName, TypeCatalog};
 use crate::pg::{load_types, quote_table};
 use crate::replicator::error::ServiceError;
-use crate::snapshot::{ResolvedFamily, describe_query, generated_columns, query_item, read_leaves, read_relation, resolve_family};
+use crate::snapshot::{
+    ResolvedFamily, describe_query, generated_columns, query_item, read_leaves, read_relation, resolve_family,
+};
 use tokio_postgres::Client;
 
 pub(crate) struct MappedRelation {
@@ -155,7 +157,7 @@ async fn needed_columns(client: &Client, rules: &Rules, relation: Relation) -> R
     Ok(needed.map(|(column, _)| column.name).collect())
 }
 
-async fn current(client: &Client, table: &TableName) -> Result<Relation, ServiceError> {
+pub(crate) async fn current(client: &Client, table: &TableName) -> Result<Relation, ServiceError> {
     read_relation(client, table).await?.ok_or_else(|| ServiceError::NoTable(table.clone()))
 }
 

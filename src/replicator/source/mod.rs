@@ -5,6 +5,6 @@ pub(crate) mod mapping;
 pub(crate) mod own_slot;
 pub(crate) mod point_read;
 pub(crate) mod publication;
+pub(crate) mod shape;
 pub(crate) mod slot;
 pub(crate) mod synchronous;
-pub(crate) mod watchdog;

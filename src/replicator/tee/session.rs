@@ -6,11 +6,11 @@ use crate::config::{Config, Kafka, Tenant, Topics};
 use crate::map::tenant_fingerprint;
 use crate::model::{ByConfigured, Lsn, ResyncReason, TenantId};
 use crate::pg::{PgClient, connect};
+use crate::replicator::error::ServiceError;
 use crate::replicator::reader::Stream;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::positions::report;
 use crate::replicator::snapshotter::coordinator::make_export;
-use crate::replicator::source::mapping::{compile_current, fingerprint};
 use crate::replicator::tee::batcher::{KafkaBatcher, PublishProgress};
 use crate::replicator::tee::blocking::blocking;
 use crate::replicator::tee::error::TeeError;
@@ -45,7 +45,7 @@ pub(crate) async fn session(
 
     let client = connect(&context.config.source.url).await?;
     source_session(&client).await?;
-    let mapping = fingerprint(rules, &compile_current(&client, rules).await?);
+    let mapping = context.mapping();
     let mut taken = take_slot(&client, context, kafka, positions.stream.as_ref()).await?;
     let is_requested = context.state.tee().await?.is_some_and(|row| row.requested);
     let all = start_over.is_some() || is_requested || taken.created.is_some();
@@ -105,6 +105,9 @@ pub(crate) async fn session(
         biased;
         failure = failed => Err(failure.into()),
         worked = work => worked,
+        () = context.mapping_changed(&mapping) => {
+            Err(TeeError::Service(ServiceError::StartOver(ResyncReason::SourceAltered)))
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::replicator::tee::batcher::KafkaBatcher;
 use crate::replicator::tee::blocking::blocking;
 use crate::replicator::tee::error::TeeError;
 use crate::replicator::tee::kafka_sink::millis;
-use crate::snapshot::{Export, RowReceiver, RowStream, SpooledScan};
+use crate::snapshot::{Export, RowReceiver, RowStream, SpooledScan, require_unrewritten};
 use crate::tee::kafka::{CommitKind, Reader};
 use crate::tee::{Event, EventPosition, MessageKey, Op, PositionRecord, StreamPosition, TenantPosition};
 use futures_util::StreamExt;
@@ -181,7 +181,7 @@ impl Pass<'_> {
                 partitioner.send(member).await;
             }
         }
-        Ok(())
+        Ok(require_unrewritten(client).await.map_err(ServiceError::from)?)
     }
 
     /// Publishes the users as they arrive, and removes them from `held`.

@@ -37,6 +37,8 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             drop(fingerprints);
             context.progress().join(self.id());
         }
+        // Read before the snapshot is taken: rows that are newer than their mapping are only read again.
+        let mapping = context.mapping_of(self.index);
         let resync_request = self.handle.open_resync_request();
         self.attempted_request = resync_request.as_ref().map(|request| request.id);
         let isolates_rejected_rows = self.isolates_rejected_rows;
@@ -63,7 +65,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             if !context.state.is_newest().await.map_err(ServiceError::from)? {
                 return Err(ServiceError::LeaseLapsed.into());
             }
-            who.mapping = context.mapping_of(self.index);
+            who.mapping = mapping;
             let any_deletes = resync_request.as_ref().is_some_and(|request| request.allow_deletes);
             let loading = Loading {
                 who,
