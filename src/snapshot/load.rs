@@ -31,8 +31,8 @@ pub(crate) struct Loading<'a> {
     pub(crate) position: Lsn,
     /// What is done with users that the snapshot does not have.
     pub(crate) deletes: Deletes,
-    /// The limit for deleting such users.
-    pub(crate) max_deletes: MaxDeletes,
+    /// The limit for deleting such users; `None` if the deletes have been confirmed.
+    pub(crate) max_deletes: Option<MaxDeletes>,
     /// Whether rows that the target refuses are left out one by one. This needs a stage even if the target is
     /// empty.
     pub(crate) isolates_rejected_rows: bool,
@@ -132,7 +132,7 @@ async fn merge(
 ) -> Result<Loaded, LoadError> {
     let row = transaction.query_typed_one(statement::COUNT_ABSENT, &[]).await?;
     let (live, absent) = (row.try_get::<_, i64>(0)?.unsigned_abs(), row.try_get::<_, i64>(1)?.unsigned_abs());
-    let allowed = loading.max_deletes.allowed(live);
+    let allowed = loading.max_deletes.map_or(live, |limit| limit.allowed(live, read, loading.deletes));
     if absent > allowed {
         return Err(LoadError::TooManyDeletes { absent, live, allowed });
     }

@@ -206,7 +206,7 @@ async fn a_changed_replica_identity_is_reported_and_resynced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_restored_to_an_older_point_leads_to_a_resync() {
-    let mut scene = Scene::start(Options::new(), "").await;
+    let mut scene = Scene::start(Options::new(), "limits: {max_deletes: 100%}").await;
     let copied = tempfile::tempdir().unwrap();
     scene.while_the_source_is_down(|data| copy(data, copied.path())).await;
     scene
@@ -278,7 +278,7 @@ async fn promote(scene: &mut Scene, copied: &TempDir, without_slot: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replaced_source_server_resyncs_every_tenant() {
-    let mut scene = Scene::start(Options::new(), "state: {url: 'STATE'}").await;
+    let mut scene = Scene::start(Options::new(), "state: {url: 'STATE'}\nlimits: {max_deletes: 100%}").await;
     let port = scene.source.server.port();
     scene.source.server.stop().await.unwrap();
     scene.source = Bed::start_with(&[], Options::new().port(port)).await;

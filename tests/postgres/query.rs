@@ -19,6 +19,7 @@ fn watch(table: &str, key: &str) -> Watch {
 /// The e-mail address comes from the other table.
 fn config(bed: &Bed, sql: &str) -> Config {
     let mut config = bed.config();
+    config.limits.max_deletes.percent = 100.0;
     config.users.email = Some(Value::Column("address".into()));
     config.users.exclude = vec!["address".into()];
     let own = Watch { tenant: config.users.tenant.clone(), ..watch("users", "id") };

@@ -2,6 +2,8 @@
 
 use crate::support::process::{command, said};
 use crate::support::{Bed, Service};
+use users_sync::config::Config;
+use users_sync::model::{Deletes, TenantKey};
 
 /// The transaction that wrote each row: an undisturbed tenant keeps its transactions.
 const VERSIONS: &str = "SELECT id, xmin FROM neon_auth.users_sync WHERE id <> 'acme-3' ORDER BY id";
@@ -93,4 +95,42 @@ async fn a_mass_delete_needs_permission() {
     assert!(code == Some(0) && text.contains("acme: resynced"), "{text}");
     bed.equal().await;
     service.stop().await;
+}
+
+/// A wrong `key` reads as a tenant without users.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_snapshot_deletes_nobody_without_permission() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    for (tenant, users) in [("acme", 50), ("globex", 2)] {
+        bed.auth(&format!(
+            "INSERT INTO auth.users (id, org, first_name) SELECT '{tenant}' || n, '{tenant}', 'Ann'
+             FROM generate_series(1, {users}) n"
+        ))
+        .await;
+    }
+    for deletes in [Deletes::Hard, Deletes::Soft] {
+        let right = Config { deletes, ..bed.config() };
+        let service = Service::start(right.clone());
+        bed.equal().await;
+        service.stop().await;
+        let mut wrong = right.clone();
+        wrong.tenants.iter_mut().for_each(|tenant| tenant.key = TenantKey::new(&format!("Typo-{}", tenant.id)));
+        let service = Service::start(wrong);
+        for tenant in ["acme", "globex"] {
+            bed.state_is(tenant, "parked").await;
+        }
+        service.stop().await;
+        for (tenant, users) in [("acme", "50"), ("globex", "2")] {
+            let live = bed.query(tenant, "SELECT count(*) FROM neon_auth.users_sync WHERE deleted_at IS NULL").await;
+            assert_eq!(live[0][0].as_deref(), Some(users), "{tenant} with {deletes:?}");
+        }
+    }
+    // With `deletes: hard` a small tenant is protected as well: 11 of 50 users are more than 10 %.
+    bed.auth("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots").await;
+    bed.auth("DELETE FROM auth.users WHERE id LIKE 'acme1%'").await;
+    let service = Service::start(Config { deletes: Deletes::Hard, ..bed.config() });
+    bed.state_is("acme", "parked").await;
+    service.stop().await;
+    let live = bed.query("acme", "SELECT count(*) FROM neon_auth.users_sync").await;
+    assert_eq!(live[0][0].as_deref(), Some("50"));
 }

@@ -158,7 +158,9 @@ async fn the_last_version_wins_among_concurrent_writers() {
 async fn a_truncated_table_is_resynced() {
     let bed = Bed::start(&["acme", "globex"]).await;
     bed.auth("INSERT INTO auth.users (id, org) SELECT 'u' || n, 'acme' FROM generate_series(1, 90) n").await;
-    let service = Service::start(bed.config());
+    let mut config = bed.config();
+    config.limits.max_deletes.percent = 100.0;
+    let service = Service::start(config);
     bed.equal().await;
     bed.auth("BEGIN; TRUNCATE auth.users; INSERT INTO auth.users (id, org) VALUES ('first', 'acme'); COMMIT").await;
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('second', 'globex')").await;
@@ -178,6 +180,10 @@ async fn a_user_reinserted_unchanged_after_a_truncation_is_present() {
     bed.equal().await;
     for _ in 0..2 {
         bed.auth("TRUNCATE auth.users").await;
+        bed.state_is("acme", "parked").await;
+        let allowed =
+            "INSERT INTO users_sync.request (slot, tenant, allow_deletes) VALUES ('users_sync', 'acme', true)";
+        bed.auth(allowed).await;
         bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE deleted_at IS NULL", "0").await;
         bed.state_is("acme", "following").await;
         bed.auth(SOME).await;

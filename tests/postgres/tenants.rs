@@ -122,6 +122,10 @@ async fn a_foreign_table_is_never_merged() {
             None => bed.server.sql(tenant, "DELETE FROM users_sync.checkpoint").await.unwrap(),
         }
     }
+    // All users that the table had would go.
+    bed.state_is("other", "following").await;
+    bed.becomes("auth", "SELECT reason LIKE '%delete 1 of 1%' FROM users_sync.tenant WHERE tenant = 'rows'", "t").await;
+    bed.auth("INSERT INTO users_sync.request (slot, tenant, allow_deletes) VALUES ('users_sync', 'rows', true)").await;
     bed.equal().await;
     service.stop().await;
 }
@@ -136,8 +140,13 @@ async fn a_merge_that_would_delete_too_many_is_refused() {
     bed.state_is("acme", "parked").await;
     bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE deleted_at IS NULL", "300").await;
     service.stop().await;
+    // With 100 % any number may go, but an empty snapshot needs permission.
     let mut config = bed.config();
     config.limits.max_deletes.percent = 100.0;
+    let service = Service::start(config.clone());
+    bed.becomes("auth", "SELECT reason LIKE '%would delete 300 of 300 users%(299)' FROM users_sync.tenant", "t").await;
+    service.stop().await;
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('only', 'acme')").await;
     let service = Service::start(config);
     bed.equal().await;
     service.stop().await;
@@ -227,6 +236,7 @@ async fn a_tenant_with_a_new_key_gets_other_users() {
     bed.equal().await;
     service.stop().await;
     let mut config = bed.config();
+    config.limits.max_deletes.percent = 100.0;
     let [acme, globex] = &mut config.tenants[..] else { panic!("two tenants") };
     std::mem::swap(&mut acme.key, &mut globex.key);
     let service = Service::start(config);

@@ -1,6 +1,5 @@
 //! Joins a tenant: takes part in a scan of the source, and merges its users into the target in one transaction.
 
-use crate::config::MaxDeletes;
 use crate::model::{Lsn, ResyncReason, RetryCause};
 use crate::replicator::error::ServiceError;
 use crate::replicator::snapshotter::coordinator::{JoinRefusal, JoinRequest, SnapshotShare};
@@ -73,7 +72,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 deletes: context.config.deletes,
                 isolates_rejected_rows,
                 park_after: context.config.limits.park_after,
-                max_deletes: if any_deletes { MaxDeletes::ALL } else { context.config.limits.max_deletes },
+                max_deletes: (!any_deletes).then_some(context.config.limits.max_deletes),
             };
             let limit = context.config.limits.snapshot_age;
             let loaded = timeout(limit, target.load(&loading, &mut rows)).await;
