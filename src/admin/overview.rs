@@ -3,7 +3,7 @@
 use super::answer::{Path, Problem, Query};
 use super::app::App;
 use super::history::LagSample;
-use crate::status::report::{TeeReport, TenantReport};
+use crate::status::report::{TeeReport, TenantReport, waiting};
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,8 @@ pub(super) struct Status {
     source_position: Option<String>,
     /// Bytes of WAL that the slot retains.
     wal_held_bytes: Option<u64>,
+    /// Transactions that the creation of a replication slot waits for, each with its remedy.
+    waiting: Vec<String>,
     tenants: TenantCounts,
     tee: Option<TeeReport>,
 }
@@ -73,6 +75,7 @@ impl Status {
             confirmed: report.confirmed.clone(),
             source_position: report.source_position.clone(),
             wal_held_bytes: app.status.source_log().held_back.get(&report.slot).copied(),
+            waiting: waiting(&app.status.source_log()),
             tenants,
             tee: report.tee.clone(),
         }

@@ -20,14 +20,13 @@ pub(super) fn create_command(name: &str, temporary: bool, server_version: u32) -
     format!("CREATE_REPLICATION_SLOT {}{kind} LOGICAL {PLUGIN} {options}", quote_ident(name))
 }
 
+/// Without `messages`: any role may write logical messages of any size, and we need none.
 pub(super) fn start_command(slot: &str, from: Lsn, publications: &[&str]) -> String {
     let names = publications.iter().map(|name| quote_ident(name)).collect::<Vec<_>>().join(",");
     // The walsender's grammar has no E'' strings: a backslash stands for itself, and only quotes are doubled.
     let names = names.replace('\'', "''");
     let slot = quote_ident(slot);
-    format!(
-        "START_REPLICATION SLOT {slot} LOGICAL {from} (proto_version '1', publication_names '{names}', messages 'true')"
-    )
+    format!("START_REPLICATION SLOT {slot} LOGICAL {from} (proto_version '1', publication_names '{names}')")
 }
 
 #[cfg(test)]
@@ -53,7 +52,7 @@ mod tests {
         assert_eq!(
             start_command("s", Lsn(0x10_0000_00FF), &["users", "o'd\"d\\"]),
             "START_REPLICATION SLOT \"s\" LOGICAL 10/FF (proto_version '1', \
-             publication_names '\"users\",\"o''d\"\"d\\\"', messages 'true')"
+             publication_names '\"users\",\"o''d\"\"d\\\"')"
         );
     }
 }

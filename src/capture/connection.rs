@@ -10,10 +10,18 @@ use super::commands::start_command;
 use super::stream::{ReplicationReader, ReplicationWriter};
 use super::wire::{Reply, Wire};
 use crate::model::Lsn;
-use crate::pg::{ConnectError, PgUrl, Stream, connect_with, walsender_options};
+use crate::pg::{ConnectError, NO_TIMEOUTS, PgUrl, Stream, connect_with, walsender_options};
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::{DataRowBody, Message};
 use postgres_protocol::message::frontend;
+
+/// Timeouts of the role or database: those that end idle or long sessions are off, and those for a peer that is silent
+/// allow for status updates once a second, and for a stream that waits for targets.
+const SET_TIMEOUTS: &str = "SELECT pg_catalog.set_config(name, '60s', false) FROM pg_catalog.pg_settings \
+    WHERE name IN ('wal_sender_timeout', 'tcp_user_timeout') AND setting::pg_catalog.int4 BETWEEN 1 AND 9999";
+/// In this encoding a database may hold any bytes, and the server fails to send others than UTF-8 to a client of UTF-8:
+/// the stream would end. We check each value that is used.
+const UNCHECKED_ENCODING: &str = "SQL_ASCII";
 
 /// A session in walsender mode on one database.
 pub struct ReplicationConnection {
@@ -100,12 +108,17 @@ async fn log_in(url: &PgUrl, stream: Stream) -> Result<ReplicationConnection, Ca
     authenticate(&mut wire, url).await?;
 
     let mut connection = ReplicationConnection { wire, backend_pid: 0, server_version: 0 };
+    let mut settings = format!("{NO_TIMEOUTS}; {SET_TIMEOUTS}");
     loop {
         match connection.wire.receive().await? {
             Reply::Message(Message::BackendKeyData(key)) => connection.backend_pid = key.process_id(),
             Reply::Message(Message::ParameterStatus(parameter)) => {
-                if parameter.name().is_ok_and(|name| name == "server_version") {
-                    connection.server_version = parse_version(parameter.value().unwrap_or_default());
+                match (parameter.name().unwrap_or_default(), parameter.value().unwrap_or_default()) {
+                    ("server_version", version) => connection.server_version = parse_version(version),
+                    ("server_encoding", UNCHECKED_ENCODING) => {
+                        settings.push_str(&format!("; SET client_encoding = {UNCHECKED_ENCODING}"));
+                    }
+                    _ => {}
                 }
             }
             Reply::Message(Message::NoticeResponse(_)) => {}
@@ -114,6 +127,7 @@ async fn log_in(url: &PgUrl, stream: Stream) -> Result<ReplicationConnection, Ca
         }
     }
     connection.wire.logged_in();
+    connection.simple_query(&settings).await?;
     Ok(connection)
 }
 

@@ -1,6 +1,7 @@
 //! The end of the source's log, and how much of the log slots retain.
 
 use super::CaptureError;
+use super::waits::{SlotWait, read_waits};
 use crate::model::Lsn;
 use std::collections::BTreeMap;
 use tokio_postgres::types::{PgLsn, Type};
@@ -12,9 +13,11 @@ pub struct SourceLog {
     pub end: Option<Lsn>,
     /// Bytes of log after the confirmed position, by slot. Slots that do not exist are left out.
     pub held_back: BTreeMap<String, u64>,
+    /// The slots whose creation waits for a transaction.
+    pub waits: Vec<SlotWait>,
 }
 
-/// Reads both in one statement.
+/// Reads it, for these slots and the temporary slots of their snapshots.
 pub(crate) async fn read_log(client: &tokio_postgres::Client, slots: &[&str]) -> Result<SourceLog, CaptureError> {
     let sql = "SELECT l.flushed, s.slot_name::text, \
                  greatest(pg_wal_lsn_diff(l.flushed, s.confirmed_flush_lsn), 0)::int8 \
@@ -29,5 +32,6 @@ pub(crate) async fn read_log(client: &tokio_postgres::Client, slots: &[&str]) ->
             log.held_back.insert(slot, row.try_get::<_, i64>(2)?.unsigned_abs());
         }
     }
+    log.waits = read_waits(client, slots).await?;
     Ok(log)
 }

@@ -15,6 +15,7 @@ pub(crate) mod shape;
 pub mod slot;
 mod stream;
 pub(crate) mod synchronous;
+mod waits;
 mod wire;
 
 pub use connection::ReplicationConnection;
@@ -22,3 +23,5 @@ pub use error::CaptureError;
 pub(crate) use log::SourceLog;
 pub(crate) use log::read_log;
 pub use stream::{Frame, ReplicationReader, ReplicationWriter, StatusUpdate};
+pub use waits::SlotWait;
+pub(crate) use waits::{join_slot_prefix, read_waits};

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::pg;
 use crate::state::StateStore;
-use crate::status::report::{Report, TeeReport, TenantReport};
+use crate::status::report::{Report, TeeReport, TenantReport, waiting};
 use clap::Args;
 use std::process::ExitCode;
 
@@ -27,7 +27,14 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
     let state = StateStore::read(&client, &config.source.slot).await;
     let state = state.map_err(|error| diagnostic!("cannot read the state: {error}"))?;
     client.close().await;
+    // The state is shown also while the source is unreachable.
+    let tees = state.tee.iter().map(|tee| &*tee.slot).chain(config.kafka.as_ref().map(|kafka| &*kafka.slot));
+    let slots: Vec<&str> = std::iter::once(&*config.source.slot).chain(tees).collect();
+    let log = log(&config, &slots).await;
     if state.source.is_none() {
+        if let Some(waiting) = log.as_ref().ok().map(waiting).filter(|waiting| !waiting.is_empty()) {
+            return Err(diagnostic!("`run` is creating its slot: {}", waiting.join("; ")));
+        }
         return Err(diagnostic!(
             help = "start `users-sync run`; if it is running, check that it uses the same state.url and source.slot",
             "no state for slot {} in {}: `run` has not started there yet",
@@ -35,9 +42,7 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
             config.state_url
         ));
     }
-    // The state is shown also while the source is unreachable.
-    let slots: Vec<&str> = state.tee.iter().map(|tee| &*tee.slot).collect();
-    let log = log(&config, &slots).await.unwrap_or_else(|error| {
+    let log = log.unwrap_or_else(|error| {
         output::notice(format_args!("cannot read the source's log position, so lag in bytes is unknown: {error}"));
         SourceLog::default()
     });
@@ -86,6 +91,7 @@ fn table(report: &Report) -> String {
         lines.extend(last_error.iter().map(|error| format!("Kafka output: {error}")));
         lines.extend(remedy.iter().map(|remedy| format!("Kafka output -> {remedy}")));
     }
+    lines.extend(report.waiting.iter().map(|waiting| format!("waiting: {waiting}")));
     let is_held = if report.is_held { "held" } else { "not held, last held" };
     lines.push(format!("slot {} confirmed {}, {is_held} by {}", report.slot, report.confirmed, report.holder));
     lines.join("\n")
@@ -158,7 +164,7 @@ mod tests {
         };
         let state = Snapshot { source: Some(source), tenants: tenants.into(), tee: Some(tee), ..Snapshot::default() };
         let held_back = [("users_sync_kafka".to_owned(), 4096)].into();
-        Report::of_state(&config, &state, &SourceLog { end: Some(Lsn(0x20140)), held_back })
+        Report::of_state(&config, &state, &SourceLog { end: Some(Lsn(0x20140)), held_back, waits: Vec::new() })
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use super::address::Address;
 use super::guard::{Guard, GuardError, Trust};
-use super::session::{PATH_OPTION, SEARCH_PATH, sets_path};
+use super::session::{NO_TIMEOUTS, PATH_OPTION, SEARCH_PATH, sets_path};
 use super::stream::{Attempt, Stream, connect_with};
 use super::{ChannelBinding, ConnectError, PgUrl, ServerError, describe};
 use std::convert::Infallible;
@@ -69,9 +69,6 @@ impl DerefMut for PgClient {
 const SET_SEARCH_PATH: &str = "SET search_path = pg_catalog, pg_temp";
 /// The startup options for a target: also without the notices of its triggers.
 const TARGET_OPTIONS: &str = "-c search_path=pg_catalog,pg_temp -c client_min_messages=error";
-/// The timeouts of the role or database must not end our sessions. `transaction_timeout` exists from 17 on.
-const NO_TIMEOUTS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN \
-    ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')";
 /// The state is written before its position is confirmed to the source. If the state's server counts our walsender as a
 /// synchronous standby, such a commit would wait for its own confirmation.
 const COMMIT_LOCALLY: &str = "SET synchronous_commit = local";

@@ -25,7 +25,7 @@ pub use error::ConnectError;
 pub(crate) use error::ServerError;
 pub(crate) use error::describe;
 pub(crate) use guard::{CLEARTEXT, GuardError, MAX_LOGIN_MESSAGE};
-pub(crate) use session::{reading_statements, walsender_options};
+pub(crate) use session::{NO_TIMEOUTS, NO_TRANSACTION_TIMEOUT, reading_statements, walsender_options};
 pub(crate) use sql::{quote_ident, quote_literal, quote_table};
 pub(crate) use sqlstate::{Disclosure, SqlStateClass};
 pub(crate) use statements::{Statements, create_schema};

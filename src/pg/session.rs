@@ -9,17 +9,21 @@ pub(super) const SEARCH_PATH: &str = "pg_catalog,pg_temp";
 /// As a startup option, which overrides the settings of the database and of the role.
 pub(super) const PATH_OPTION: &str = "-c search_path=pg_catalog,pg_temp";
 
+/// The timeouts of the role or database must not end our sessions. `transaction_timeout` exists from 17 on.
+pub(crate) const NO_TIMEOUTS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN \
+    ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')";
+/// The same for one transaction of a target, for the timeout that `SET LOCAL` may not know.
+pub(crate) const NO_TRANSACTION_TIMEOUT: &str = "SELECT pg_catalog.set_config(name, '0', true) FROM pg_catalog.pg_settings \
+    WHERE name = 'transaction_timeout'";
+
 /// Settings of every session that reads the source, by SQL or by replication. Values have the same text form under any
-/// defaults of the database and of the role, and no timeout ends a long read.
-const READING: [(&str, &str); 8] = [
+/// defaults of the database and of the role.
+const READING: [(&str, &str); 5] = [
     ("TimeZone", "UTC"),
     ("DateStyle", "ISO"),
     ("IntervalStyle", "postgres"),
     ("extra_float_digits", "3"),
     ("bytea_output", "hex"),
-    ("statement_timeout", "0"),
-    ("lock_timeout", "0"),
-    ("idle_in_transaction_session_timeout", "0"),
 ];
 
 /// Statements for a session that reads the source.

@@ -10,6 +10,7 @@ use crate::replicator::session::context::{SessionContext, SessionStart};
 use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::source::history::{History, HistoryFacts, decide_history};
 use crate::replicator::source::mapping::{check_identities, compile_current, fingerprint, resolve_layout};
+use crate::replicator::source::old_sessions::{end_older_sessions, name_session, session_name};
 use crate::replicator::source::publication::publish;
 use crate::replicator::source::shape::{ReadColumns, compare_recorded, record};
 use crate::replicator::source::slot::{EnsuredSlot, ensure_slot};
@@ -61,6 +62,14 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
     let holder = format!("process {} on {}", std::process::id(), hostname());
     let leased = Instant::now();
     let state = StateStore::acquire(state, &config.source.slot, &holder, system.flushed).await?;
+    let name = session_name(&config.source.url.application_name, &config.source.slot, state.epoch());
+    for session in [&*client, state.session()].into_iter().chain(created.as_ref().map(Export::holder)) {
+        name_session(session, &name).await?;
+    }
+    end_older_sessions(&client, &config.source.slot, state.epoch()).await?;
+    let mut config = config.clone();
+    config.source.url.application_name = name;
+    let config = &config;
     let mut known = state.load().await?;
     let name = &config.source.publication;
     let version = publication::read_version(&client, name, &config.users.tables()).await?.map(|version| version.rows);

@@ -5,9 +5,13 @@ use crate::pg::reading_statements;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Row};
 
+/// A source in SQL_ASCII may hold any bytes: the server must not check them, because one row would end the COPY.
+const ANY_BYTES: &str = "SELECT set_config('client_encoding', 'SQL_ASCII', false) \
+    WHERE current_setting('server_encoding') = 'SQL_ASCII'";
+
 /// Prepares a connection for reading the source. Where row security applies, an error replaces an empty result.
 pub(crate) async fn source_session(client: &Client) -> Result<(), Error> {
-    client.batch_execute(&format!("{}; SET row_security = off", reading_statements())).await
+    client.batch_execute(&format!("{}; SET row_security = off; {ANY_BYTES}", reading_statements())).await
 }
 
 /// The tables that hold the rows of `$1`: its partitions without those that are partitioned themselves, or the table. Reads

@@ -7,6 +7,7 @@ use super::progress_watch::ProgressWatch;
 use super::spool::RowReceiver;
 use crate::apply::{Shape, read_checkpoint, read_shape, statement};
 use crate::model::{Deletes, Lsn, User};
+use crate::pg::NO_TRANSACTION_TIMEOUT;
 use crate::pg::TargetClient;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Row, Transaction};
@@ -58,9 +59,10 @@ impl<'a> Comparison<'a> {
     ) -> Result<Comparison<'a>, LoadError> {
         let transaction = client.transaction().await?;
         transaction
-            .batch_execute(
-                "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '30s'; SET LOCAL synchronous_commit = off",
-            )
+            .batch_execute(&format!(
+                "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '30s'; SET LOCAL synchronous_commit = off; \
+                 {NO_TRANSACTION_TIMEOUT}"
+            ))
             .await?;
         let shape = read_shape(&transaction).await.map_err(LoadError::Target)?;
         transaction.batch_execute(statement::CREATE_STAGE).await?;

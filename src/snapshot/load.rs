@@ -12,6 +12,7 @@ use crate::apply::{
 };
 use crate::config::MaxDeletes;
 use crate::model::{Deletes, Lsn};
+use crate::pg::NO_TRANSACTION_TIMEOUT;
 use bytes::Bytes;
 use futures_util::{SinkExt, pin_mut};
 use std::time::Duration;
@@ -60,11 +61,11 @@ async fn load_watched(
     let (shape, notifies, key) = (target.shape().clone(), target.notifies(), target.key().cloned());
     let transaction = target.client_mut().transaction().await?;
     transaction
-        .batch_execute(
+        .batch_execute(&format!(
             // A lock may be held forever in the target, and meanwhile the source retains its log for us.
             "SET LOCAL synchronous_commit = on; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '60s'; \
-             SET LOCAL idle_in_transaction_session_timeout = '60s'",
-        )
+             SET LOCAL idle_in_transaction_session_timeout = '60s'; {NO_TRANSACTION_TIMEOUT}"
+        ))
         .await?;
     // A superseded process must neither wait here forever nor win.
     transaction.query_typed_opt("SELECT FROM users_sync.checkpoint FOR UPDATE", &[]).await?;

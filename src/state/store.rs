@@ -69,6 +69,11 @@ impl StateStore {
         Ok(StateStore { client, slot: slot.to_owned(), epoch: Epoch(row.try_get(0)?), key })
     }
 
+    /// The connection.
+    pub(crate) fn session(&self) -> &Client {
+        &self.client
+    }
+
     /// The epoch of this process.
     pub fn epoch(&self) -> Epoch {
         self.epoch

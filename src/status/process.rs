@@ -7,7 +7,7 @@ use crate::config::Tenant;
 use crate::model::{Lsn, ParkCause, Reason, TenantId};
 use crate::state::TenantState;
 use crate::status::metrics::{Metrics, TenantCounts};
-use crate::status::report::{IDLE_STEP, Report, TeeReport, TenantReport};
+use crate::status::report::{IDLE_STEP, Report, TeeReport, TenantReport, waiting};
 use crate::status::user_watch::UserWatch;
 use crate::status::view::{SessionIdentity, SessionView, TenantReading, TenantView};
 use crate::sync::lock;
@@ -215,6 +215,7 @@ impl ProcessStatus {
             is_held: !session.lease_has_lapsed(),
             confirmed: session.confirmed().to_string(),
             source_position: self.end_of_log(&*session).map(|end| end.to_string()),
+            waiting: waiting(&self.source_log()),
             tenants: tenants.into_iter().map(TenantSample::into_report).collect(),
             tee: self.tee(),
         })

@@ -25,6 +25,8 @@ pub struct Report {
     pub confirmed: String,
     /// The end of the source's log.
     pub source_position: Option<String>,
+    /// What the creation of a replication slot waits for: an open or prepared transaction.
+    pub waiting: Vec<String>,
     /// Every tenant of the configuration.
     pub tenants: Vec<TenantReport>,
     /// The Kafka output, if it is configured.
@@ -150,6 +152,7 @@ impl Report {
             is_held: source.is_some_and(|source| source.is_held()),
             confirmed: source.map_or(Lsn::ZERO, |source| source.confirmed).to_string(),
             source_position: log.end.map(|end| end.to_string()),
+            waiting: waiting(log),
             tenants: tenants.collect(),
             tee: state.tee.as_ref().map(|tee| TeeReport {
                 wal_held_bytes: log.held_back.get(&tee.slot).copied(),
@@ -157,4 +160,9 @@ impl Report {
             }),
         }
     }
+}
+
+/// What the creation of slots waits for, with the remedies.
+pub(crate) fn waiting(log: &SourceLog) -> Vec<String> {
+    log.waits.iter().map(|wait| format!("{wait}: {}", wait.remedy())).collect()
 }

@@ -128,7 +128,7 @@ impl World {
                 self.proxies[which].set_delay(Duration::ZERO);
             }
             Fault::EndConnections => {
-                let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'users-sync'";
+                let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'users-sync%'";
                 self.bed.query("auth", end).await;
             }
             Fault::DropSlot => {

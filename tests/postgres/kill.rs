@@ -56,11 +56,11 @@ impl Observer {
                 "SELECT NOT coalesce(bool_or(active), false) FROM pg_replication_slots WHERE slot_name = 'users_sync'"
             }
             Moment::Snapshot => {
-                "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name = 'users-sync' AND state = 'active'
+                "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name LIKE 'users-sync%' AND state = 'active'
                  AND query LIKE 'COPY (SELECT%'"
             }
             Moment::Merge => {
-                "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name = 'users-sync' AND state = 'active'
+                "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name LIKE 'users-sync%' AND state = 'active'
                  AND query LIKE '%users_sync_stage%'"
             }
             Moment::Streaming => {
@@ -68,7 +68,7 @@ impl Observer {
                  AND (SELECT bool_or(active) FROM pg_replication_slots WHERE slot_name = 'users_sync')"
             }
             Moment::CommitInFlight => {
-                "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name = 'users-sync' AND state = 'active'
+                "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name LIKE 'users-sync%' AND state = 'active'
                  AND (query LIKE 'WITH%guard%' OR query = 'COMMIT') AND pid <> pg_backend_pid()"
             }
         };

@@ -79,7 +79,7 @@ impl World {
 
     /// Runs a statement that is allowed to fail.
     async fn strike(&mut self, round: usize) {
-        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'users-sync'";
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'users-sync%'";
         let target = format!("t{}", round % TENANTS);
         // The table may be missing at this moment.
         let at_target = async |sql: &str| drop(self.bed.server.sql(&target, sql).await);

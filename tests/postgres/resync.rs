@@ -99,7 +99,7 @@ async fn a_mass_delete_needs_permission() {
 
 /// A wrong `key` reads as a tenant without users.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_snapshot_deletes_nobody_without_permission() {
+async fn an_empty_snapshot_deletes_no_user_without_permission() {
     let bed = Bed::start(&["acme", "globex"]).await;
     for (tenant, users) in [("acme", 50), ("globex", 2)] {
         bed.auth(&format!(

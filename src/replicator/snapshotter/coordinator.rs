@@ -1,8 +1,8 @@
 //! Gathers the tenants that need a snapshot, so that tenants that come together share one scan of the table.
 
-use crate::capture::ReplicationConnection;
+use crate::capture::{ReplicationConnection, join_slot_prefix};
+use crate::config::Config;
 use crate::model::{Lsn, TenantIdx};
-use crate::pg::PgUrl;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::scan_aborts::ScanPause;
@@ -96,7 +96,7 @@ pub(crate) async fn serve(
         if gathered.is_empty() {
             continue;
         }
-        match make_export(&context.config.source.url).await {
+        match make_export(&context.config).await {
             Ok(export) => run_scan(&context, export, gathered).await,
             Err(error) => {
                 if error.is_final() {
@@ -177,9 +177,10 @@ async fn run_scan(context: &SessionContext, export: Export, requests: Vec<JoinRe
 }
 
 /// Exports a snapshot at an exact position, made by a temporary slot. The slot is dropped once the snapshot is held.
-pub(crate) async fn make_export(source: &PgUrl) -> Result<Export, ServiceError> {
+pub(crate) async fn make_export(config: &Config) -> Result<Export, ServiceError> {
+    let source = &config.source.url;
     let mut connection = ReplicationConnection::connect(source).await?;
-    let name = format!("users_sync_join_{}", connection.backend_pid());
+    let name = format!("{}{}", join_slot_prefix(&config.source.slot), connection.backend_pid());
     tracing::debug!(slot = name, "creating a temporary slot (waits for open transactions)");
-    create_own_slot(&mut connection, source, &name, true).await
+    create_own_slot(&mut connection, source, &name, true, |_| ()).await
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod history;
 pub(crate) mod mapping;
+pub(crate) mod old_sessions;
 pub(crate) mod own_slot;
 pub(crate) mod point_read;
 pub(crate) mod publication;

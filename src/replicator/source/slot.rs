@@ -71,7 +71,8 @@ pub(crate) async fn ensure_slot(
         tracing::warn!(slot = name, reason = %loss, "creating a new slot: resyncing every tenant");
     }
     tracing::info!(slot = name, "creating the replication slot (waits for open transactions)");
-    let export = create_own_slot(connection, source, name, false).await?;
+    let export =
+        create_own_slot(connection, source, name, false, |wait| status.set_starting(Some(wait.to_string()))).await?;
     Ok(EnsuredSlot { position: export.position, export: Some(export) })
 }
 

@@ -71,7 +71,7 @@ pub(crate) async fn session(
             context.put_tee(&kafka.slot, TenantState::Joining, None, None).await?;
             let export = match taken.created.take() {
                 Some(export) => export,
-                None => make_export(&context.config.source.url).await?,
+                None => make_export(&context.config).await?,
             };
             if members.len() == config.tenants.len() {
                 // The snapshot contains everything older, so the stream starts at its position.

@@ -96,7 +96,7 @@ pub(crate) async fn take_slot(
         drop_slot(context, &kafka.slot).await?;
     }
     tracing::info!(slot = kafka.slot, "creating the slot of the Kafka output (waits for open transactions)");
-    let export = create_own_slot(&mut connection, &context.config.source.url, &kafka.slot, false).await?;
+    let export = create_own_slot(&mut connection, &context.config.source.url, &kafka.slot, false, |_| ()).await?;
     let from = StreamPosition {
         position: export.position,
         system: system.system_identifier,

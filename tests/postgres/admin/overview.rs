@@ -169,3 +169,22 @@ async fn a_standby_answers_from_the_state_and_takes_over() {
     shown.becomes("/readyz", |answer| answer.json()["role"] == "streaming").await;
     shown.stop().await;
 }
+
+/// Creating a slot waits for every transaction that has written something. The API says for which.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_transaction_that_a_snapshot_waits_for_is_shown() {
+    let bed = Bed::start(&["acme"]).await;
+    add(&bed, "acme", 3).await;
+    let idle = bed.server.connect("auth").await.unwrap();
+    idle.batch_execute("BEGIN; CREATE TEMPORARY TABLE t ()").await.unwrap();
+    let pid: i32 = idle.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let shown = AdminBed::start(bed.config()).await;
+    let waits = format!("waits for the transaction of process {pid} (database auth, idle in transaction, ");
+    let is_shown = |json: serde_json::Value| json["waiting"][0].as_str().is_some_and(|text| text.contains(&waits));
+    shown.becomes("/api/status", |answer| is_shown(answer.json())).await;
+    shown.becomes("/readyz", |answer| answer.status == 503 && answer.body.contains(&waits)).await;
+    idle.batch_execute("COMMIT").await.unwrap();
+    bed.equal().await;
+    shown.becomes("/api/status", |answer| answer.json()["waiting"] == json!([])).await;
+    shown.stop().await;
+}
