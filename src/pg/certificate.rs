@@ -269,6 +269,20 @@ mod tests {
     }
 
     #[test]
+    fn the_length_of_an_rsa_key_is_that_of_its_modulus() {
+        let check = |modulus: &[u8], expected: usize, text: &str| {
+            let key = sequence(&[&wrap(INTEGER, modulus), &wrap(INTEGER, &[1, 0, 1])]);
+            let algorithm = sequence(&[&wrap(OBJECT_IDENTIFIER, RSA_KEY), &[5, 0]]);
+            let public = sequence(&[&algorithm, &wrap(BIT_STRING, &[&[0], &key[..]].concat())]);
+            let key = PublicKey::parse(&public).unwrap();
+            assert_eq!((key.rsa_bits(), key.to_string()), (Some(expected), text.to_owned()));
+        };
+        check(&[&[0, 0x80], &[1; 127][..]].concat(), 1024, "RSA key of 1024 bits");
+        check(&[&[0x7F], &[1; 127][..]].concat(), 1023, "RSA key of 1023 bits");
+        check(&[&[0, 0xFF], &[1; 255][..]].concat(), 2048, "RSA key of 2048 bits");
+    }
+
+    #[test]
     fn rsa_pss_names_its_hash_in_the_parameters() {
         let hash = |last: u8| {
             let oid = wrap(OBJECT_IDENTIFIER, &[NIST_HASH, &[last]].concat());

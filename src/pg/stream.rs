@@ -281,6 +281,19 @@ impl AsyncWrite for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::net::TcpListener;
+
+    /// As for a request to cancel: the name does not exist, or no longer leads to this server.
+    #[tokio::test]
+    async fn a_known_address_is_not_resolved_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::Tcp(vec![listener.local_addr().unwrap()]);
+        let url = PgUrl::parse("postgres://u@no-such-host.invalid/db?sslmode=disable").unwrap();
+        let connected = Attempt::at(&url, address.clone()).connect(|stream| async move { Ok(stream.address()) }).await;
+        assert_eq!(connected.unwrap(), Some(address));
+        let resolved = Attempt::new(&url).connect(|stream| async move { Ok(stream.address()) }).await;
+        assert!(matches!(resolved, Err(ConnectError::Unreachable { .. })));
+    }
 
     #[test]
     fn every_sslmode_has_libpqs_order_of_attempts() {

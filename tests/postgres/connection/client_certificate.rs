@@ -1,6 +1,6 @@
 //! Client certificates (`sslcert`, `sslkey`, `sslpassword`): logins with them, every form of a key, and what is refused.
 
-use super::{Authority, Signed, outcome, parse, roots, url, use_certificate, within};
+use super::{Authority, Signed, outcome, refusal, roots, url, use_certificate};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384,
     PKCS_ED25519,
@@ -9,7 +9,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
-use users_sync::pg;
 use users_sync::throwaway::{Options, PostgresServer};
 
 /// The files of a client's certificate and key.
@@ -89,13 +88,6 @@ async fn server(clients: &Authority, servers: &Authority) -> PostgresServer {
          create role nameless login replication password 'p'";
     server.sql("postgres", roles).await.unwrap();
     server
-}
-
-/// The error of connecting. It must not hold the password of a key.
-async fn refusal(url: &str) -> String {
-    let error = within(pg::connect(&parse(url))).await.err().unwrap();
-    assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
-    error.to_string()
 }
 
 #[tokio::test]

@@ -68,6 +68,13 @@ fn kind(error: &ConnectError) -> String {
     }
 }
 
+/// The error of connecting. It must not hold the password of a key.
+async fn refusal(url: &str) -> String {
+    let error = within(pg::connect(&parse(url))).await.err().unwrap();
+    assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+    error.to_string()
+}
+
 /// A certificate authority, its file, and the certificates that it signs.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,

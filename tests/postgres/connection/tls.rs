@@ -1,7 +1,8 @@
 //! Certificates: which are trusted under which name, and channel binding with every kind of signature.
 
-use super::{Authority, Signed, outcome, roots, tls_server, url, use_certificate};
+use super::{Authority, Signed, outcome, refusal, roots, tls_server, url, use_certificate};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+use std::process::Command;
 use users_sync::throwaway::Options;
 
 #[tokio::test]
@@ -75,4 +76,79 @@ async fn channel_binding_works_with_every_signature_that_has_a_hash() {
         assert_eq!(outcome(&with("disable")).await, "tls", "{algorithm:?}");
         assert_eq!(outcome(&with("prefer")).await, "tls", "{algorithm:?}");
     }
+}
+
+/// A server's certificate for `localhost` that OpenSSL makes: with this key, and these arguments of `openssl x509`.
+fn issue(authority: &Authority, key: &str, arguments: &str) -> Signed {
+    let dir = tempfile::tempdir().unwrap();
+    let openssl = |arguments: &str| {
+        let run = Command::new("openssl").current_dir(dir.path()).args(arguments.split_whitespace()).output().unwrap();
+        assert!(run.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&run.stderr));
+    };
+    std::fs::write(dir.path().join("ca.key"), authority.issuer.key().serialize_pem()).unwrap();
+    std::fs::write(dir.path().join("names"), "subjectAltName=DNS:localhost").unwrap();
+    openssl(&format!("genpkey -algorithm {key} -out key.pem"));
+    openssl("req -new -key key.pem -subj /CN=database -out request.pem");
+    let ca = authority.file().display().to_string();
+    openssl(&format!("x509 -req -in request.pem -CA {ca} -CAkey ca.key -CAcreateserial -out cert.pem {arguments}"));
+    let [certificate, key] =
+        ["cert.pem", "key.pem"].map(|name| std::fs::read_to_string(dir.path().join(name)).unwrap());
+    Signed { certificate, key }
+}
+
+#[tokio::test]
+async fn every_certificate_connects_without_verification() {
+    let authority = Authority::new(&PKCS_ECDSA_P256_SHA256);
+    let hba = "hostssl all r 127.0.0.1/32 scram-sha-256";
+    let options = Options::new().hba(hba);
+    let mut server = tls_server(options, authority.sign("localhost")).await;
+    server.sql("postgres", "create role r login replication password 'p'").await.unwrap();
+    let names = "-days 9 -extfile names";
+    // The last column is the reason of verify-full; the certificate has no other fault.
+    for (key, arguments, is_bound, fault) in [
+        ("EC -pkeyopt ec_paramgen_curve:P-256", "-days 9", true, &["version 1", "version 3"][..]),
+        ("EC -pkeyopt ec_paramgen_curve:P-521", names, false, &["ECDSA key on P-521", "P-256"]),
+        ("ed448", names, false, &["Ed448 key", "P-256"]),
+        ("rsa-pss -pkeyopt rsa_keygen_bits:2048", names, false, &["key of another kind", "2048"]),
+        ("rsa -pkeyopt rsa_keygen_bits:2048", "-days -1 -extfile names", true, &["has expired", "replace it"]),
+    ] {
+        use_certificate(&mut server, issue(&authority, key, arguments)).await;
+        let with = |mode: &str| url("r:p", "127.0.0.1", server.port(), &format!("sslmode={mode}"));
+        for mode in ["prefer", "require", "require&channel_binding=disable"] {
+            assert_eq!(outcome(&with(mode)).await, "tls", "{key} {arguments}: {mode}");
+        }
+        let bound = if is_bound { "tls" } else { "auth" };
+        assert_eq!(outcome(&with("require&channel_binding=require")).await, bound, "{key} {arguments}");
+
+        for mode in ["require", "verify-ca", "verify-full"] {
+            let url = url("r:p", "localhost", server.port(), &format!("sslmode={mode}&{}", roots(&authority.file())));
+            assert_eq!(outcome(&url).await, "no tls", "{url}");
+            let said = refusal(&url).await;
+            for words in fault.iter().chain(&["subject \"database\"", "issuer \""]) {
+                assert!(said.contains(words), "{key} {arguments}: {words} is not in {said}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_certificate_is_named() {
+    let authority = Authority::new(&PKCS_ECDSA_P256_SHA256);
+    let stranger = Authority::new(&PKCS_ECDSA_P256_SHA256);
+    let mut server = tls_server(Options::new(), authority.sign("db.internal")).await;
+    let ours = roots(&authority.file());
+    let of = |host: &str, roots: &str| url("postgres", host, server.port(), &format!("sslmode=verify-full&{roots}"));
+    for (url, words) in [
+        (of("localhost", &roots(&stranger.file())), &["not from a trusted authority", "sslrootcert"]),
+        (of("localhost", &ours), &["not for localhost", "db.internal"]),
+        (of("127.0.0.1", &ours), &["not for 127.0.0.1", "db.internal"]),
+    ] {
+        let said = refusal(&url).await;
+        assert!(words.iter().all(|words| said.contains(words)), "{said}");
+    }
+    std::fs::write(authority.dir.path().join("version3"), "basicConstraints=CA:FALSE").unwrap();
+    let extensions = format!("-days 9 -extfile {}", authority.dir.path().join("version3").display());
+    use_certificate(&mut server, issue(&authority, "EC -pkeyopt ec_paramgen_curve:P-256", &extensions)).await;
+    let said = refusal(&url("postgres", "localhost", server.port(), &format!("sslmode=verify-full&{ours}"))).await;
+    assert!(said.contains("no subjectAltName") && said.contains("sslmode=verify-ca"), "{said}");
 }
