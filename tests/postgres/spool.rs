@@ -193,7 +193,7 @@ async fn a_full_spool_lets_the_slowest_tenant_leave_which_joins_later() {
     let file = bed.config_file(&more);
     let (process, log) = Process::start_logged(&file);
     bed.state_is("globex", "following").await;
-    log.says("the spool is full: the slowest tenant leaves the snapshot and joins later").await;
+    log.says("the spool is full: the slowest tenant leaves the snapshot").await;
     bed.becomes("acme", AT_GATE, "1").await;
     bed.becomes("globex", "SELECT count(*) FROM neon_auth.users_sync", "10000").await;
     gate.batch_execute(OPEN).await.unwrap();

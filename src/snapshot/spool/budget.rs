@@ -52,8 +52,13 @@ impl Budget {
         self.on_disk.try_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
 
-    pub(super) fn free_disk(&self, bytes: u64) {
+    /// What was counted could not be written. Sends no notification, as nothing has become free.
+    pub(super) fn return_disk(&self, bytes: u64) {
         self.on_disk.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn free_disk(&self, bytes: u64) {
+        self.return_disk(bytes);
         self.freed.notify_waiters();
     }
 

@@ -45,6 +45,13 @@ impl SpoolFile {
         Ok(SpoolFile { file: create_file(directory)?, budget, kept: AtomicU64::new(0) })
     }
 
+    /// A file on a disk that is full.
+    #[cfg(test)]
+    pub(super) fn on_full_disk(budget: Arc<Budget>) -> SpoolFile {
+        let file = File::options().write(true).open("/dev/full").unwrap();
+        SpoolFile { file, budget, kept: AtomicU64::new(0) }
+    }
+
     /// Writes bytes of [`compress`] at `at`, a multiple of the block size.
     pub(super) fn write(&self, at: u64, compressed: &[u8]) -> io::Result<Extent> {
         self.file.write_all_at(compressed, at)?;

@@ -10,7 +10,7 @@ pub(crate) enum Interruption {
     #[error("its snapshot was aborted: another session waits for a lock that the scan of the source blocks")]
     LockAwaited,
     /// The reader was the slowest one.
-    #[error("the spool is full and its target is the slowest one: it left the snapshot, and joins later")]
+    #[error("the spool is full, and its target takes users more slowly than the others; raise spool.size")]
     SpoolFull,
     /// A file of the spool cannot be read.
     #[error("its part of the spool cannot be read: {0}")]

@@ -131,7 +131,7 @@ impl SpooledScan {
     /// Hands users to a reader. If the spool is full, waits for room, or interrupts the slowest reader.
     pub(crate) async fn send(&mut self, to: &RowSender, mut users: Vec<User>) {
         let spool = self.spool.clone();
-        while to.is_open() {
+        while to.is_open() && !users.is_empty() {
             // Before the attempt, so that nothing that is freed after it is missed.
             let mut freed = pin!(spool.budget.freed().notified());
             freed.as_mut().enable();
@@ -152,7 +152,7 @@ impl SpooledScan {
             let is_alone = queues.len() == 1 && Arc::strong_count(&spool.waiting) == 1;
             let left = if is_alone { until_idle } else { until_idle.min(self.patience(slowest)) };
             if left.is_zero() {
-                tracing::warn!("the spool is full: the slowest tenant leaves the snapshot and joins later");
+                tracing::warn!("the spool is full: the slowest tenant leaves the snapshot");
                 slowest.interrupt(Interruption::SpoolFull);
                 continue;
             }
@@ -169,7 +169,7 @@ impl SpooledScan {
 
     /// How long the scan may still wait for this reader, if there are others.
     fn patience(&self, slowest: &Queue) -> Duration {
-        if self.spool.directory.is_some() {
+        if self.file.is_some() {
             return self.stall.saturating_sub(self.waited);
         }
         let delay = slowest.delay();
@@ -197,7 +197,7 @@ impl SpooledScan {
             }
             let written = file.write(at, &compressed).map(|extent| Chunk::File { file, extent });
             if written.is_err() {
-                budget.free_disk(size);
+                budget.return_disk(size);
             }
             (users, Some(written))
         });
@@ -232,7 +232,7 @@ impl SpooledScan {
             let directory = self.spool.directory.as_deref().unwrap_or(Path::new("")).display();
             tracing::error!(
                 %directory, %error, remedy = WRITE_REMEDY,
-                "cannot write to the spool: snapshots continue at the pace of their targets"
+                "cannot write to the spool: slow tenants hold up the snapshot or leave it"
             );
         }
     }

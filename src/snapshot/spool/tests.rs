@@ -79,6 +79,26 @@ async fn a_full_spool_interrupts_the_slowest_reader_only() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_full_disk_interrupts_the_slowest_reader_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let spool = spool(100_000, Some(directory.path()), 1 << 30);
+    let mut scan = spool.begin(STALL, true);
+    scan.file = Some(Arc::new(SpoolFile::on_full_disk(spool.budget.clone())));
+    let (hanging, mut hanging_rows) = scan.queue();
+    let (healthy, mut healthy_rows) = scan.queue();
+    let taking = tokio::spawn(async move { ids(&mut healthy_rows).await });
+    for seed in 0..50 {
+        scan.send(&hanging, chunk(seed, 8_000)).await;
+        scan.send(&healthy, chunk(seed, 8_000)).await;
+    }
+    healthy.finish();
+    assert!(scan.has_failed);
+    assert_eq!(taking.await.unwrap(), Ok(numbers(0..50)));
+    assert_eq!(ids(&mut hanging_rows).await, Err(Interruption::SpoolFull));
+    assert_eq!((spool.budget.memory_waiting(), spool.budget.disk_used()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reader_of_an_earlier_scan_that_hangs_leaves_room_for_the_next_scan() {
     let spool = spool(1_000_000, None, 1);
     let mut first = spool.begin(STALL, true);
