@@ -79,10 +79,7 @@ pub(crate) async fn check_source(config: &Config) -> Result<Vec<Finding>, Captur
         },
     };
     let mut findings = Vec::new();
-    match within(server_facts::gather(&client)).await.transpose()? {
-        None => findings.push(too_slow(Subject::Source)),
-        Some(facts) => findings.extend(server::findings(&facts)),
-    }
+    findings.extend(server::findings(config, &server_facts::gather(&client, config).await?));
     match within(source_facts::gather(&client, config)).await.transpose()? {
         None => findings.push(too_slow(Subject::Source)),
         Some(facts) => {

@@ -2,6 +2,7 @@
 
 use crate::remedies::statements;
 use crate::support::majors::binaries;
+use crate::support::pooler::Pooler;
 use crate::support::process::{Process, command, config_file, said};
 use crate::support::{Bed, DEADLINE, Service, USERS, pause};
 use std::time::Instant;
@@ -256,4 +257,26 @@ async fn waiting_is_visible(major: u32) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_delays_a_slot_is_named() {
     tokio::join!(waiting_is_visible(14), waiting_is_visible(18));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooled_source_is_refused_by_name() {
+    let bed = Bed::start(&["acme"]).await;
+    for (settings, name) in [
+        ("", "PgBouncer"),
+        ("ignore_startup_parameters = options,extra_float_digits", "PgBouncer"),
+        ("ignore_startup_parameters = options,replication", "a connection pooler"),
+    ] {
+        let pooler = Pooler::start(&bed.server, &["postgres"], settings);
+        let file = config_file(&pooler.url_for("postgres", "auth"), &[("acme".into(), bed.server.url("acme"))], "");
+        for name_of_command in ["check", "run"] {
+            let (text, code) = said(&command(&[name_of_command, "-c", file.path().to_str().unwrap()]).await);
+            assert_eq!(code, Some(1), "{text}");
+            let words = format!("source.url leads to {name}, which passes on no replication connection");
+            assert!(
+                text.contains(&words) && text.contains("set source.url to the host and port"),
+                "{settings}: {text}"
+            );
+        }
+    }
 }
