@@ -1,7 +1,7 @@
 //! Decides which position of the source is safe to confirm: one that no following or joining tenant still needs changes
 //! from before. Pure: one entry per tenant that is behind.
 
-use crate::model::{Lsn, TenantId};
+use crate::model::{Anchor, Lsn, TenantId};
 use std::collections::BTreeMap;
 
 /// The received position, and how far each tenant is behind it.
@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 pub(crate) struct Progress {
     received: Lsn,
     confirmed: Lsn,
+    /// The last transaction that was received.
+    anchor: Anchor,
     lags: BTreeMap<TenantId, Lag>,
 }
 
@@ -26,7 +28,7 @@ struct Lag {
 impl Progress {
     /// Starts at the slot's confirmed position.
     pub(crate) fn new(confirmed: Lsn) -> Self {
-        Progress { received: confirmed, confirmed, lags: BTreeMap::new() }
+        Progress { received: confirmed, confirmed, anchor: Anchor::default(), lags: BTreeMap::new() }
     }
 
     /// The end of the last complete transaction, or a later position without changes in between.
@@ -44,6 +46,18 @@ impl Progress {
             lag.dispatched = lag.dispatched.max(end);
         }
         self.received = before.max(end);
+    }
+
+    /// The last transaction that was received.
+    pub(crate) fn anchor(&self) -> Anchor {
+        self.anchor
+    }
+
+    /// A transaction was received. One that comes again is older than the last one.
+    pub(crate) fn remember(&mut self, transaction: Anchor) {
+        if transaction.end > self.anchor.end {
+            self.anchor = transaction;
+        }
     }
 
     /// The source has sent everything before `wal_end`. To be called between transactions only.

@@ -112,7 +112,7 @@ fn span(seconds: f64) -> String {
 mod tests {
     use super::*;
     use crate::config::{Env, parse};
-    use crate::model::{Epoch, Generation, Lsn, ParkCause, Reason, TenantId};
+    use crate::model::{Anchor, Epoch, Generation, Lsn, ParkCause, Reason, TenantId};
     use crate::state::{Snapshot, SourceRow, TeeRow, TenantRow, TenantState};
 
     fn shown() -> Report {
@@ -146,6 +146,7 @@ mod tests {
             publication: String::new(),
             shape: None,
             shape_version: 0,
+            anchor: Anchor::default(),
             epoch: Epoch(1),
             holder: "host:1".into(),
             lease_seconds: 9.0,

@@ -59,7 +59,7 @@ pub(crate) type UserId = Box<str>;
 
 /// Number of a history in which positions are comparable. It grows when the slot, the system identifier or
 /// the timeline changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(pub i64);
 
 /// Number of the process that holds the slot: a fencing token that grows with each process.
@@ -67,7 +67,7 @@ pub struct Generation(pub i64);
 pub struct Epoch(pub i64);
 
 /// A transaction id as pgoutput's Begin message carries it: the low 32 bits of a full one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Xid(pub u32);
 
 /// An object id of PostgreSQL.

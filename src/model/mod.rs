@@ -3,6 +3,7 @@
 
 mod change;
 mod checkpoint_key;
+mod history;
 mod ids;
 mod lsn;
 mod reason;
@@ -14,6 +15,8 @@ mod time;
 pub use change::{Change, Deletes, Patch, Set, User};
 pub(crate) use checkpoint_key::CHECKPOINT_KEY_BYTES;
 pub use checkpoint_key::CheckpointKey;
+pub use history::Anchor;
+pub(crate) use history::ReceivedHistory;
 pub(crate) use ids::UserId;
 pub use ids::{Epoch, Generation, Oid, TargetId, TenantId, TenantKey, Xid};
 pub use lsn::Lsn;

@@ -5,7 +5,7 @@ use crate::capture::slot::{identify_system, read_slot};
 use crate::capture::{ReplicationConnection, publication};
 use crate::config::{Config, Tenant};
 use crate::map::tenant_fingerprint;
-use crate::model::{Epoch, Generation, Lsn, TenantId};
+use crate::model::{Epoch, Generation, Lsn, ReceivedHistory, TenantId};
 use crate::pg::{connect, connect_state, connect_target};
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
@@ -74,6 +74,7 @@ pub(crate) async fn plan(config: &Config) -> Result<Plan, ServiceError> {
         confirmed: usable.as_ref().and_then(|slot| slot.confirmed_flush).unwrap_or(Lsn::ZERO),
         flushed: system.flushed,
         publication: version.as_ref().map(|version| &*version.rows).unwrap_or_default(),
+        remembered: ReceivedHistory::default(),
     };
     let history = known.source.as_ref().map(|source| decide_history(source, &found));
     let (generation, source) = match history {

@@ -4,11 +4,12 @@ use crate::capture::shape::{ShapeChange, ShapeReader};
 use crate::capture::slot::identify_system;
 use crate::capture::{CaptureError, ReplicationConnection, ReplicationReader, ReplicationWriter, publication};
 use crate::config::Config;
+use crate::model::{Anchor, ReceivedHistory};
 use crate::pg::{PgClient, connect, connect_state};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::{SessionContext, SessionStart};
 use crate::replicator::session::tenants::TenantHandle;
-use crate::replicator::source::history::{History, HistoryFacts, decide_history};
+use crate::replicator::source::history::{History, HistoryFacts, decide_history, newest_anchor};
 use crate::replicator::source::mapping::{check_identities, compile_current, fingerprint, resolve_layout};
 use crate::replicator::source::old_sessions::{end_older_sessions, name_session, session_name};
 use crate::replicator::source::publication::publish;
@@ -81,16 +82,18 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
         confirmed: from,
         flushed: system.flushed,
         publication: &version,
+        remembered: status.received_history(),
     };
-    let generation = match known.source.as_ref().map(|source| decide_history(source, &found)) {
-        Some(History::Same(generation)) => generation,
-        Some(History::New(generation, reason)) => {
+    // `acquire` wrote the row. Without it, another process has dropped it since.
+    let source = known.source.as_ref().ok_or(CaptureError::Closed)?;
+    let (generation, anchor) = match decide_history(source, &found) {
+        History::Same(generation) => (generation, newest_anchor(source, found.remembered)),
+        History::New(generation, reason) => {
             tracing::info!(%generation, %reason, "starting over: full snapshot of every tenant");
             state.begin_generation(generation, found.system_identifier, found.timeline, from).await?;
-            generation
+            status.remember_history(ReceivedHistory { generation, received: from, anchor: Anchor::default() });
+            (generation, Anchor::default())
         }
-        // `acquire` wrote the row, so another process has dropped it since.
-        None => return Err(CaptureError::Closed.into()),
     };
     state.saw_publication(&version).await?;
     let change = compare_recorded(known.source.as_ref(), &columns, &shape);
@@ -114,7 +117,7 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
     let mapping = shape.fingerprint(&fingerprint(&config.users, &compile_current(&client, &config.users).await?));
     let handles = handles.collect();
     let epochs = std::mem::take(&mut known.epochs);
-    let beginning = SessionStart { generation, confirmed: from, publication: version, epochs, holder, shape };
+    let beginning = SessionStart { generation, confirmed: from, publication: version, epochs, holder, shape, anchor };
     let context =
         SessionContext::new(config.clone(), state, beginning, handles, memory.clone(), &mapping, status.clone());
     context.renewed(leased);

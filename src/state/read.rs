@@ -3,7 +3,7 @@
 use super::error::StateError;
 use super::rows::{Request, RequestId, Snapshot, SourceRow, TeeRow, TenantRow, TenantState};
 use super::schema;
-use crate::model::{CheckpointKey, Epoch, Generation, Lsn, Reason, TargetId, TenantId};
+use crate::model::{Anchor, CheckpointKey, Epoch, Generation, Lsn, Reason, TargetId, TenantId, Xid};
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Error, Row};
 
@@ -24,7 +24,9 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
                  coalesce((to_jsonb(s) ->> 'received')::pg_lsn, '0/0'), \
                  ARRAY(SELECT jsonb_array_elements_text(coalesce(to_jsonb(s) -> 'behind', '[]'))), \
                  decode(substr(to_jsonb(s) ->> 'checkpoint_key', 3), 'hex'), to_jsonb(s) ->> 'shape', \
-                 coalesce((to_jsonb(s) ->> 'shape_version')::bigint, 0) \
+                 coalesce((to_jsonb(s) ->> 'shape_version')::bigint, 0), \
+                 coalesce((to_jsonb(s) ->> 'anchor')::pg_lsn, '0/0'), \
+                 coalesce((to_jsonb(s) ->> 'anchor_xid')::bigint, 0) \
                FROM users_sync.source s WHERE slot = $1";
     let found = client.query_opt(sql, &[&slot]).await?;
     let source = found.as_ref().map(source_row).transpose()?;
@@ -54,6 +56,7 @@ fn source_row(row: &Row) -> Result<SourceRow, Error> {
         publication: row.try_get(7)?,
         shape: row.try_get(11)?,
         shape_version: row.try_get(12)?,
+        anchor: Anchor { end: lsn(row, 13)?, xid: Xid(row.try_get::<_, i64>(14)? as u32) },
         received: lsn(row, 8)?,
         behind: row.try_get::<_, Vec<&str>>(9)?.into_iter().map(TenantId::new).collect(),
     })

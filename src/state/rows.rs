@@ -1,6 +1,6 @@
 //! The rows of the state's tables.
 
-use crate::model::{CheckpointKey, Epoch, Generation, Lsn, Oid, Reason, TargetId, TenantId};
+use crate::model::{Anchor, CheckpointKey, Epoch, Generation, Lsn, Oid, Reason, TargetId, TenantId};
 use std::collections::BTreeMap;
 
 /// The row of the source and its slot.
@@ -24,6 +24,8 @@ pub struct SourceRow {
     pub shape: Option<String>,
     /// Grows with each change of the shape that changes rows. Part of every tenant's mapping.
     pub shape_version: i64,
+    /// The last transaction that was received in this generation.
+    pub anchor: Anchor,
     /// Epoch of the newest process.
     pub epoch: Epoch,
     /// Description of that process.
@@ -153,6 +155,8 @@ pub struct Reached {
     pub received: Lsn,
     /// The tenants that lack changes before `received`.
     pub behind: Vec<TenantId>,
+    /// The last transaction.
+    pub anchor: Anchor,
 }
 
 /// All rows of one slot.

@@ -13,6 +13,8 @@ CREATE TABLE IF NOT EXISTS users_sync.source (
   publication text NOT NULL DEFAULT '',
   shape text,
   shape_version bigint NOT NULL DEFAULT 0,
+  anchor pg_lsn NOT NULL DEFAULT '0/0',
+  anchor_xid bigint NOT NULL DEFAULT 0,
   epoch bigint NOT NULL,
   holder text NOT NULL,
   held_since timestamptz NOT NULL,
@@ -69,7 +71,9 @@ ALTER TABLE users_sync.source
   ADD COLUMN IF NOT EXISTS behind text[] NOT NULL DEFAULT '{}',
   ADD COLUMN IF NOT EXISTS checkpoint_key bytea,
   ADD COLUMN IF NOT EXISTS shape text,
-  ADD COLUMN IF NOT EXISTS shape_version bigint NOT NULL DEFAULT 0;
+  ADD COLUMN IF NOT EXISTS shape_version bigint NOT NULL DEFAULT 0,
+  ADD COLUMN IF NOT EXISTS anchor pg_lsn NOT NULL DEFAULT '0/0',
+  ADD COLUMN IF NOT EXISTS anchor_xid bigint NOT NULL DEFAULT 0;
 ALTER TABLE users_sync.tenant
   ADD COLUMN IF NOT EXISTS reason_code text,
   ADD COLUMN IF NOT EXISTS signed boolean NOT NULL DEFAULT false;
@@ -81,4 +85,4 @@ pub(super) const IS_CURRENT: &str = "\
 SELECT count(*) = 5 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
   AND (attrelid, attname) IN (
     ('users_sync.source'::regclass, 'behind'), ('users_sync.tenant'::regclass, 'reason_code'),
-    ('users_sync.source'::regclass, 'checkpoint_key'), ('users_sync.source'::regclass, 'shape_version'), ('users_sync.tenant'::regclass, 'signed'))";
+    ('users_sync.source'::regclass, 'checkpoint_key'), ('users_sync.source'::regclass, 'anchor_xid'), ('users_sync.tenant'::regclass, 'signed'))";

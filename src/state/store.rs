@@ -131,7 +131,7 @@ impl StateStore {
             .client
             .execute(
                 "UPDATE users_sync.source SET generation = $3, system_identifier = $4, timeline = $5, confirmed = $6, \
-                   received = $6, behind = '{}' \
+                   received = $6, behind = '{}', anchor = '0/0', anchor_xid = 0 \
                  WHERE slot = $1 AND epoch = $2",
                 &[&self.slot, &self.epoch.0, &generation.0, &system_identifier, &timeline, &PgLsn::from(position.0)],
             )
@@ -228,7 +228,7 @@ impl StateStore {
     /// Writes the positions of the targets and the position that is about to be confirmed, and renews the lease. Returns the
     /// open requests.
     pub async fn record(&self, reached: &Reached, positions: &[(TenantId, Lsn)]) -> Result<Vec<Request>, StateError> {
-        let Reached { confirmed, received, behind } = reached;
+        let Reached { confirmed, received, behind, anchor } = reached;
         let behind: Vec<&str> = behind.iter().map(TenantId::as_str).collect();
         let tenants: Vec<&str> = positions.iter().map(|(tenant, _)| tenant.as_str()).collect();
         let positions: Vec<PgLsn> = positions.iter().map(|(_, position)| PgLsn::from(position.0)).collect();
@@ -237,7 +237,7 @@ impl StateStore {
             .query(
                 "WITH s AS (UPDATE users_sync.source \
                      SET confirmed = greatest(confirmed, $3), lease_until = now() + $6 * interval '1 second', \
-                       received = $7, behind = $8 \
+                       received = $7, behind = $8, anchor = $9, anchor_xid = $10 \
                    WHERE slot = $1 AND epoch = $2 RETURNING slot), \
                  t AS (UPDATE users_sync.tenant t SET position = greatest(t.position, n.position), position_at = now() \
                    FROM s, unnest($4::text[], $5::pg_lsn[]) AS n(tenant, position) \
@@ -253,6 +253,8 @@ impl StateStore {
                     &LEASE.as_secs_f64(),
                     &PgLsn::from(received.0),
                     &behind,
+                    &PgLsn::from(anchor.end.0),
+                    &i64::from(anchor.xid.0),
                 ],
             )
             .await?;

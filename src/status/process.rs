@@ -4,7 +4,7 @@
 use crate::capture::SourceLog;
 use crate::clock::{age, before, now, seconds_since};
 use crate::config::Tenant;
-use crate::model::{Lsn, ParkCause, Reason, TenantId};
+use crate::model::{Lsn, ParkCause, Reason, ReceivedHistory, TenantId};
 use crate::state::TenantState;
 use crate::status::metrics::{Metrics, TenantCounts};
 use crate::status::report::{IDLE_STEP, Report, TeeReport, TenantReport, waiting};
@@ -46,6 +46,7 @@ pub struct ProcessStatus {
     current: Mutex<Current>,
     source: Mutex<SourceObservation>,
     tee: Mutex<TeeStatus>,
+    history: Mutex<ReceivedHistory>,
 }
 
 struct Current {
@@ -113,6 +114,15 @@ pub(crate) struct TenantSample {
 }
 
 impl ProcessStatus {
+    /// What this process has received of the source, also in earlier sessions.
+    pub(crate) fn received_history(&self) -> ReceivedHistory {
+        *lock(&self.history)
+    }
+
+    pub(crate) fn remember_history(&self, history: ReceivedHistory) {
+        *lock(&self.history) = history;
+    }
+
     /// The current role.
     pub fn role(&self) -> RoleReport {
         let current = lock(&self.current);

@@ -3,6 +3,7 @@
 
 use crate::support::process::{Log, Process, config_file};
 use crate::support::{Bed, DEADLINE, pause};
+use rustix::process::Signal;
 use std::process::Command;
 use std::time::Instant;
 use tempfile::{NamedTempFile, TempDir};
@@ -219,6 +220,66 @@ async fn a_source_restored_to_an_older_point_leads_to_a_resync() {
     scene.source.auth("INSERT INTO auth.users (id, org) VALUES ('instead', 'acme')").await;
     scene.equal().await;
     scene.log.says("went back to an older point").await;
+    scene.ends_well().await;
+}
+
+/// Grown past the position that was recorded, the log looks like a continuation.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_was_restored_and_grew_past_the_recorded_position_leads_to_a_resync() {
+    let mut scene = Scene::start(Options::new(), "state: {url: 'STATE'}").await;
+    let copied = tempfile::tempdir().unwrap();
+    scene.while_the_source_is_down(|data| copy(data, copied.path())).await;
+    scene.change("Later").await;
+    scene.source.auth("INSERT INTO auth.users (id, org) VALUES ('lost', 'acme')").await;
+    scene.equal().await;
+    assert!(scene.process.take().unwrap().stop().await.success());
+    scene.while_the_source_is_down(|data| put_back(&copied, data)).await;
+    scene.source.auth("CREATE TABLE auth.noise AS SELECT repeat('x', 500) FROM generate_series(1, 5000)").await;
+    scene.source.auth("INSERT INTO auth.users (id, org, updated_at) VALUES ('instead', 'acme', now())").await;
+    let (process, log) = Process::start_logged(&scene._config);
+    (scene.process, scene.log) = (Some(process), log);
+    scene.equal().await;
+    scene.log.says("the source was restored to an older point").await;
+    scene.ends_well().await;
+}
+
+/// The state went back with the source, so only the process knows better.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_remembers_the_history_that_its_state_has_lost() {
+    let mut scene = Scene::start(Options::new(), "").await;
+    let copied = tempfile::tempdir().unwrap();
+    scene.while_the_source_is_down(|data| copy(data, copied.path())).await;
+    scene.change("Later").await;
+    scene.source.auth("INSERT INTO auth.users (id, org) VALUES ('lost', 'acme')").await;
+    scene.equal().await;
+    // Stopped before the process: the source waits for a walsender whose client does not read.
+    scene.source.server.stop().await.unwrap();
+    scene.process.as_ref().unwrap().signal(Signal::STOP);
+    put_back(&copied, &scene.source.server.data_dir());
+    scene.source.server.restart().await.unwrap();
+    scene.source.auth("CREATE TABLE auth.noise AS SELECT repeat('x', 500) FROM generate_series(1, 5000)").await;
+    scene.source.auth("INSERT INTO auth.users (id, org, updated_at) VALUES ('instead', 'acme', now())").await;
+    scene.process.as_ref().unwrap().signal(Signal::CONT);
+    scene.equal().await;
+    scene.ends_well().await;
+}
+
+/// Each delete without a user would interrupt the resync that the one before caused.
+#[tokio::test(flavor = "multi_thread")]
+async fn deletes_without_a_user_end_the_session_until_the_identity_is_back() {
+    let mut scene = Scene::start(Options::new(), "").await;
+    let lose =
+        "CREATE UNIQUE INDEX by_id ON auth.users (id); ALTER TABLE auth.users REPLICA IDENTITY USING INDEX by_id";
+    scene.source.auth(lose).await;
+    for n in 1..=5 {
+        scene.source.auth(&format!("DELETE FROM auth.users WHERE id = 'u{n}'")).await;
+        if n <= 3 {
+            scene.equal().await;
+        }
+    }
+    scene.log.says("the replica identity of auth.users lacks org, so deleted and moved users could not be found").await;
+    assert!(scene.process.as_mut().unwrap().is_running());
+    scene.source.auth("ALTER TABLE auth.users REPLICA IDENTITY DEFAULT").await;
     scene.ends_well().await;
 }
 

@@ -1,7 +1,7 @@
 //! Sorts the changes of each source transaction by tenant and pushes them into the tenants' mailboxes.
 
 use crate::map::CommitInfo;
-use crate::model::{ByTenant, Change, Lsn, RestartSignal, TenantId, TenantIdx, User};
+use crate::model::{Anchor, ByTenant, Change, HistoryBreak, Lsn, RestartSignal, TenantId, TenantIdx, User};
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::backpressure::{Stalls, wait_for_room};
 use crate::replicator::reader::sink::{IsCreate, Sink, Transaction};
@@ -25,6 +25,10 @@ pub(crate) struct TenantSink {
     /// The tenants that went over their budget.
     over_budget: Vec<TenantIdx>,
     stalls: Stalls,
+    /// As [`SessionContext::expected`], until it came.
+    expected: Option<Anchor>,
+    /// It did not come.
+    went_back: bool,
 }
 
 /// A tenant's changes of the transaction that are not pushed yet.
@@ -48,7 +52,10 @@ impl TenantSink {
             affected: Vec::new(),
             over_budget: Vec::new(),
             stalls: Stalls::default(),
+            expected: None,
+            went_back: false,
         };
+        sink.expected = sink.context.expected;
         sink.refresh_tenants();
         sink
     }
@@ -143,6 +150,10 @@ impl Sink for TenantSink {
 
     /// Pushes the last chunks and records which tenants got changes.
     fn commit(&mut self, transaction: Transaction, end: Lsn) {
+        let received = Anchor { end, xid: transaction.commit.xid };
+        if self.expected.take_if(|expected| expected.end <= end).is_some_and(|expected| expected != received) {
+            self.went_back = true;
+        }
         let context = self.context.clone();
         // Locked during the pushes: no tenant may acknowledge a transaction that the progress does not know yet.
         let mut progress = context.progress();
@@ -154,6 +165,7 @@ impl Sink for TenantSink {
             .map(|index| &tenants[*index].tenant.id)
             .collect();
         progress.commit(end, queued.iter().copied());
+        progress.remember(received);
         if queued.is_empty() {
             context.advanced.notify_one();
         }
@@ -167,6 +179,7 @@ impl Sink for TenantSink {
     }
 
     fn idle(&mut self, wal_end: Lsn) {
+        self.went_back |= self.expected.take_if(|expected| expected.end < wal_end).is_some();
         self.context.progress().idle(wal_end);
     }
 
@@ -175,10 +188,14 @@ impl Sink for TenantSink {
     }
 
     fn needs_capacity(&self) -> bool {
-        !self.over_budget.is_empty()
+        !self.over_budget.is_empty() || self.went_back
     }
 
     async fn wait_for_capacity(&mut self) -> Result<(), ServiceError> {
+        if self.went_back {
+            self.context.state.break_own_history(self.context.epoch).await?;
+            return Err(ServiceError::WentBack(HistoryBreak::SourceRestored));
+        }
         for index in std::mem::take(&mut self.over_budget) {
             wait_for_room(&self.context, index, &mut self.stalls).await;
         }

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::map::tenant_fingerprint;
-use crate::model::{Epoch, Generation, Lsn, RestartSignal, TenantId, TenantIdx};
+use crate::model::{Anchor, Epoch, Generation, Lsn, RestartSignal, TenantId, TenantIdx};
 use crate::progress::Progress;
 use crate::replicator::session::expected_joins::ExpectedJoins;
 use crate::replicator::session::scan_aborts::ScanAborts;
@@ -52,6 +52,8 @@ pub(crate) struct SessionContext<S = StateStore> {
     pub(crate) status: Arc<ProcessStatus>,
     /// Names this process in the state, for people.
     pub(crate) holder: String,
+    /// A transaction that the slot has to send again. Without it, the source went back to an older point.
+    pub(crate) expected: Option<Anchor>,
     progress: Mutex<Progress>,
     /// Positions that targets have reached, not yet recorded in the state.
     unrecorded: Mutex<HashMap<TenantId, Lsn>>,
@@ -80,6 +82,8 @@ pub(crate) struct SessionStart {
     pub(crate) holder: String,
     /// The shape of the source as the state has recorded it.
     pub(crate) shape: KnownShape,
+    /// The last transaction that an earlier session received.
+    pub(crate) anchor: Anchor,
 }
 
 impl<S: StateAccess> SessionContext<S> {
@@ -92,7 +96,9 @@ impl<S: StateAccess> SessionContext<S> {
         mapping: &str,
         status: Arc<ProcessStatus>,
     ) -> SessionContext<S> {
-        let SessionStart { generation, confirmed, publication, epochs, holder, shape } = from;
+        let SessionStart { generation, confirmed, publication, epochs, holder, shape, anchor } = from;
+        let mut progress = Progress::new(confirmed);
+        progress.remember(anchor);
         SessionContext {
             rereader: Rereader::new(config.source.url.clone(), status.metrics.stripped_escapes.clone()),
             epoch: state.epoch(),
@@ -115,7 +121,8 @@ impl<S: StateAccess> SessionContext<S> {
             drain: CancellationToken::new(),
             status,
             holder,
-            progress: Mutex::new(Progress::new(confirmed)),
+            expected: Some(anchor).filter(|anchor| anchor.end > confirmed),
+            progress: Mutex::new(progress),
             unrecorded: Mutex::default(),
             shape: tokio::sync::Mutex::new(shape),
             mapping: watch::Sender::new(Arc::from(mapping)),

@@ -3,7 +3,7 @@
 
 use crate::capture::{ReplicationWriter, StatusUpdate};
 use crate::clock::now;
-use crate::model::Lsn;
+use crate::model::{Lsn, ReceivedHistory};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
 use crate::state::{LEASE, Reached, StateAccess};
@@ -91,11 +91,13 @@ pub(crate) async fn record_once<S: StateAccess>(context: &SessionContext<S>) -> 
     let reached = {
         let progress = context.progress();
         let behind = progress.behind().cloned().collect();
-        Reached { confirmed: progress.safe(), received: progress.received(), behind }
+        Reached { confirmed: progress.safe(), received: progress.received(), behind, anchor: progress.anchor() }
     };
     let requests = timeout(LEASE, context.state.record(&reached, &context.take_unrecorded())).await;
     let requests = requests.map_err(|_| ServiceError::LeaseLapsed)??;
     context.renewed(begun);
+    let Reached { received, anchor, .. } = reached;
+    context.status.remember_history(ReceivedHistory { generation: context.generation, received, anchor });
     context.progress().confirm(reached.confirmed);
     context.report.notify_one();
     for request in requests {

@@ -2,7 +2,7 @@
 //! them. Each call lets one part of it run for a moment.
 
 use crate::config::{Config, Env, parse};
-use crate::model::{ByTenant, Epoch, Lsn, RestartSignal, TenantIdx, Timestamp, User, Xid};
+use crate::model::{Anchor, ByTenant, Epoch, Lsn, ReceivedHistory, RestartSignal, TenantIdx, Timestamp, User, Xid};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::{SessionContext, SessionStart};
 use crate::replicator::session::positions::record_once;
@@ -75,6 +75,7 @@ impl Process {
             confirmed: from,
             flushed: source.end,
             publication: PUBLICATION,
+            remembered: ReceivedHistory::default(),
         };
         if let History::New(generation, _) = decide_history(&source.state, &found) {
             source.state.generation = generation;
@@ -90,6 +91,7 @@ impl Process {
             epochs: source.epochs.clone(),
             holder: String::new(),
             shape: KnownShape::default(),
+            anchor: Anchor::default(),
         };
         let (rows, next) =
             (source.rows.clone(), source.log.iter().position(|t| t.end > from).unwrap_or(source.log.len()));

@@ -2,7 +2,9 @@
 //! their way to a target.
 
 use crate::apply::{Checkpoint, NIL_TARGET_ID};
-use crate::model::{ByTenant, Change, CheckpointKey, Epoch, Generation, Lsn, TenantId, TenantIdx, Timestamp, User};
+use crate::model::{
+    Anchor, ByTenant, Change, CheckpointKey, Epoch, Generation, Lsn, TenantId, TenantIdx, Timestamp, User,
+};
 use crate::replicator::simulation::coverage::Coverage;
 use crate::state::{Request, SourceRow, TenantRow};
 use crate::sync::lock;
@@ -142,6 +144,7 @@ impl World {
             publication: String::new(),
             shape: None,
             shape_version: 0,
+            anchor: Anchor::default(),
             epoch: Epoch(0),
             holder: String::new(),
             lease_seconds: 0.0,

@@ -1,7 +1,7 @@
 //! Decides whether the source's positions continue the known history, or a new generation begins. Pure.
 
 use crate::capture::publication::was_altered;
-use crate::model::{Generation, HistoryBreak, Lsn};
+use crate::model::{Anchor, Generation, HistoryBreak, Lsn, ReceivedHistory};
 use crate::state::SourceRow;
 
 /// What a session finds at its start.
@@ -17,6 +17,8 @@ pub(crate) struct HistoryFacts<'a> {
     pub(crate) flushed: Lsn,
     /// The rows of the publication's version.
     pub(crate) publication: &'a str,
+    /// What this process has received in earlier sessions.
+    pub(crate) remembered: ReceivedHistory,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -37,18 +39,34 @@ pub(crate) fn decide_history(state: &SourceRow, facts: &HistoryFacts<'_>) -> His
         // have lost these changes.
         (state.timeline != facts.timeline, HistoryBreak::Promoted),
         (facts.confirmed > state.confirmed, HistoryBreak::SlotMoved),
-        (state.confirmed > facts.flushed, HistoryBreak::SourceRestored),
+        (state.confirmed.max(state.received) > facts.flushed, HistoryBreak::SourceRestored),
+        // The state went back together with the source.
+        (facts.remembered.generation > state.generation, HistoryBreak::SourceRestored),
+        (
+            facts.remembered.generation == state.generation && facts.remembered.received > facts.flushed,
+            HistoryBreak::SourceRestored,
+        ),
     ];
     match breaks.into_iter().find(|(applies, _)| *applies) {
         None => History::Same(state.generation),
-        Some((_, reason)) => History::New(Generation(state.generation.0 + 1), reason),
+        Some((_, reason)) => {
+            // Targets may hold rows of a generation that the state has forgotten.
+            let newest = state.generation.max(facts.remembered.generation);
+            History::New(Generation(newest.0 + 1), reason)
+        }
     }
+}
+
+/// The last transaction of the generation that the state or this process has received.
+pub(crate) fn newest_anchor(state: &SourceRow, remembered: ReceivedHistory) -> Anchor {
+    let is_newer = remembered.generation == state.generation && remembered.anchor.end > state.anchor.end;
+    if is_newer { remembered.anchor } else { state.anchor }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Epoch;
+    use crate::model::{Epoch, Xid};
 
     fn state() -> SourceRow {
         SourceRow {
@@ -61,6 +79,7 @@ mod tests {
             publication: String::new(),
             shape: None,
             shape_version: 0,
+            anchor: Anchor::default(),
             epoch: Epoch(9),
             holder: String::new(),
             lease_seconds: 0.0,
@@ -74,6 +93,11 @@ mod tests {
         confirmed: Lsn(100),
         flushed: Lsn(200),
         publication: "1:2 3:4 of auth.users",
+        remembered: ReceivedHistory {
+            generation: Generation(0),
+            received: Lsn(0),
+            anchor: Anchor { end: Lsn(0), xid: Xid(0) },
+        },
     };
 
     #[test]
@@ -101,11 +125,34 @@ mod tests {
         check(state(), HistoryFacts { timeline: 2, ..FACTS }, HistoryBreak::Promoted);
         check(state(), HistoryFacts { confirmed: Lsn(101), ..FACTS }, HistoryBreak::SlotMoved);
         check(state(), HistoryFacts { confirmed: Lsn(50), flushed: Lsn(99), ..FACTS }, HistoryBreak::SourceRestored);
+        check(SourceRow { received: Lsn(201), ..state() }, FACTS, HistoryBreak::SourceRestored);
+        let remembered = ReceivedHistory { generation: Generation(3), received: Lsn(201), ..FACTS.remembered };
+        check(state(), HistoryFacts { remembered, ..FACTS }, HistoryBreak::SourceRestored);
         check(SourceRow { system_identifier: String::new(), ..state() }, FACTS, HistoryBreak::MarkedBroken);
         check(SourceRow { publication: "1:2 3:5 of auth.users".into(), ..state() }, FACTS, HistoryBreak::Republished);
         for same in ["", FACTS.publication, "1:2 3:4 5:6 of auth.users auth.emails"] {
             let known = SourceRow { publication: same.into(), ..state() };
             assert_eq!(decide_history(&known, &FACTS), History::Same(Generation(3)), "{same}");
         }
+    }
+
+    #[test]
+    fn a_generation_that_only_the_process_remembers_is_not_used_again() {
+        let remembered = ReceivedHistory { generation: Generation(5), ..FACTS.remembered };
+        let found = decide_history(&state(), &HistoryFacts { remembered, ..FACTS });
+        assert_eq!(found, History::New(Generation(6), HistoryBreak::SourceRestored));
+    }
+
+    #[test]
+    fn the_process_may_remember_a_newer_transaction_than_the_state() {
+        let anchor = |end| Anchor { end: Lsn(end), xid: Xid(7) };
+        let newest = |recorded, generation, remembered| {
+            let remembered =
+                ReceivedHistory { generation: Generation(generation), received: Lsn(0), anchor: anchor(remembered) };
+            newest_anchor(&SourceRow { anchor: anchor(recorded), ..state() }, remembered).end
+        };
+        assert_eq!(newest(110, 3, 100), Lsn(110));
+        assert_eq!(newest(110, 3, 120), Lsn(120));
+        assert_eq!(newest(110, 2, 120), Lsn(110));
     }
 }
