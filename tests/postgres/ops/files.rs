@@ -38,6 +38,9 @@ fn compose_provides_every_variable_of_its_configuration() {
     }
     // A variable without a default has a throwaway value for the trial.
     let trial = read("docker/.env");
+    for image in trial.lines().filter(|line| line.contains("_IMAGE=")) {
+        assert!(image.contains("@sha256:"), "{image} has no digest");
+    }
     for variable in variables(&read("docker/compose.yaml")) {
         let (name, is_required) = variable.split_once(":?").map_or((variable, false), |(name, _)| (name, true));
         assert!(!is_required || trial.contains(&format!("\n{name}=")), "{name} is not in docker/.env");
