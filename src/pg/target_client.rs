@@ -83,7 +83,7 @@ impl TargetClient {
         self.client.is_closed()
     }
 
-    /// As [`PgClient::close`].
+    /// As `PgClient::close`.
     pub async fn close(self) {
         self.client.close().await;
     }
