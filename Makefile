@@ -41,6 +41,7 @@ test-matrix: setup ## Run the tests that need servers against each PostgreSQL ve
 bench: setup ## Compare with PostgreSQL's own logical replication on this machine.
 	cargo bench --locked
 	@.ci/setup stores
+	HARM_LIMIT_MS=1000 cargo test --release --locked --test postgres -- --nocapture ddl::
 	VIEW_LIMIT_MS=500 cargo test --release --locked --test console -- --nocapture every_view_shows
 
 check: setup ## Check the format, clippy and rustdoc; warnings are errors.

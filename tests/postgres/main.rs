@@ -12,6 +12,7 @@ mod administrator;
 mod chaos;
 mod check;
 mod connection;
+mod ddl;
 mod faults;
 mod guard;
 mod harmless;
