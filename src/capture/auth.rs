@@ -34,7 +34,13 @@ pub(super) async fn authenticate(wire: &mut Wire, url: &PgUrl) -> Result<(), Cap
         Message::AuthenticationCleartextPassword => {
             return Err(refuse(CLEARTEXT));
         }
-        _ => return Err(refuse("the server asks for a kind of login that is not supported (GSSAPI, SSPI or another)")),
+        Message::AuthenticationKerberosV5
+        | Message::AuthenticationScmCredential
+        | Message::AuthenticationGss
+        | Message::AuthenticationSspi => {
+            return Err(refuse("the server asks for a kind of login that is not supported (GSSAPI, SSPI or another)"));
+        }
+        _ => return Err(CaptureError::protocol("no request for a login")),
     }
     match expect(wire).await? {
         Message::AuthenticationOk => Ok(()),

@@ -1,7 +1,7 @@
 //! Findings: subject, severity, message and remedy. Pure.
 
 use crate::model::TenantId;
-use crate::pg::{ConnectError, PgUrl, SqlStateClass, quote_ident};
+use crate::pg::{CERTIFICATE_REMEDY, ConnectError, PREFER_REMEDY, PgUrl, SqlStateClass, SslMode, quote_ident};
 use std::fmt;
 
 /// Ordered from the worst.
@@ -87,7 +87,7 @@ impl Finding {
 /// The finding for a failed connection.
 pub(super) fn connect_finding(subject: Subject, url: &PgUrl, error: &ConnectError) -> Finding {
     let role = quote_ident(&url.user);
-    let remedy = match error {
+    let mut remedy = match error {
         ConnectError::Unreachable { .. } | ConnectError::Timeout { .. } => {
             "check the host and port of the URL, that the server is running, and that no firewall blocks this machine"
                 .into()
@@ -108,7 +108,18 @@ pub(super) fn connect_finding(subject: Subject, url: &PgUrl, error: &ConnectErro
         ConnectError::Server { error, .. } => refused_remedy(url, &error.sqlstate),
         ConnectError::Protocol { .. } => "check that the host and port of the URL are those of PostgreSQL".into(),
     };
+    if let ConnectError::Auth { asks_for_certificate: true, .. } = error {
+        remedy = format!("{remedy}; {CERTIFICATE_REMEDY}");
+    }
     Finding::error(subject, error.to_string(), remedy)
+}
+
+/// The finding for a connection that the network can read, unless the URL asks for that.
+pub(super) fn plain_text(subject: Subject, url: &PgUrl, is_readable_on_the_way: bool) -> Option<Finding> {
+    let message = "the connection is not encrypted: sslmode does not insist on TLS, and the server does not offer it or \
+        refuses it";
+    (is_readable_on_the_way && url.ssl_mode != SslMode::Disable)
+        .then(|| Finding::warning(subject, message, PREFER_REMEDY))
 }
 
 fn refused_remedy(url: &PgUrl, sqlstate: &str) -> String {

@@ -23,7 +23,7 @@ use crate::config::{Config, Tenant};
 use crate::pg;
 use crate::snapshot;
 use deadline::{LOOKUP_TIMEOUT, within};
-use finding::connect_finding;
+use finding::{connect_finding, plain_text};
 use futures_util::StreamExt;
 use roles::{Servers, read_instance};
 
@@ -78,7 +78,7 @@ pub(crate) async fn check_source(config: &Config) -> Result<Vec<Finding>, Captur
             None => return Ok(vec![source::no_family(families)]),
         },
     };
-    let mut findings = Vec::new();
+    let mut findings = Vec::from_iter(plain_text(Subject::Source, &config.source.url, client.is_readable_on_the_way()));
     findings.extend(server::findings(config, &server_facts::gather(&client, config).await?));
     match within(source_facts::gather(&client, config)).await.transpose()? {
         None => findings.push(too_slow(Subject::Source)),
@@ -112,11 +112,15 @@ async fn check_state(config: &Config) -> Vec<Finding> {
         Ok(client) => client,
         Err(error) => return vec![connect_finding(Subject::State, &config.state_url, &error)],
     };
-    match within(state_facts::gather(&client)).await {
+    let mut findings = match within(state_facts::gather(&client)).await {
         Some(Ok(facts)) => state::findings(&facts),
         Some(Err(error)) => vec![unreadable(Subject::State, &error)],
         None => vec![too_slow(Subject::State)],
+    };
+    if config.state_url != config.source.url {
+        findings.extend(plain_text(Subject::State, &config.state_url, client.is_readable_on_the_way()));
     }
+    findings
 }
 
 fn check_spool(config: &Config) -> Option<Finding> {
@@ -136,11 +140,12 @@ async fn check_target(
         Ok(client) => client,
         Err(error) => return (vec![connect_finding(subject(), &tenant.target, &error)], None),
     };
-    let findings = match within(target_facts::gather(&client)).await {
+    let mut findings = match within(target_facts::gather(&client)).await {
         Some(Ok(facts)) => target::findings(tenant, deletes_rows, &facts, state),
         Some(Err(error)) => vec![unreadable(subject(), &error)],
         None => vec![too_slow(subject())],
     };
+    findings.extend(plain_text(subject(), &tenant.target, client.is_readable_on_the_way()));
     (findings, within(read_instance(&client)).await.flatten())
 }
 

@@ -33,9 +33,15 @@ pub struct PgClient {
     _end: oneshot::Sender<Infallible>,
     task: JoinHandle<()>,
     refused: Arc<OnceLock<GuardError>>,
+    is_readable_on_the_way: bool,
 }
 
 impl PgClient {
+    /// Whether the network can read and change everything.
+    pub(crate) fn is_readable_on_the_way(&self) -> bool {
+        self.is_readable_on_the_way
+    }
+
     /// Closes the connection and waits until it is closed, at most two seconds. A statement that is still running is
     /// cancelled in the background: the server may take as long as its login.
     pub async fn close(self) {
@@ -154,7 +160,7 @@ async fn shows_path(client: &PgClient) -> Result<bool, tokio_postgres::Error> {
 }
 
 async fn start(url: &PgUrl, stream: Stream, trust: Trust, options: Option<String>) -> Result<PgClient, ConnectError> {
-    let address = stream.address();
+    let (address, is_readable_on_the_way) = (stream.address(), stream.is_readable_on_the_way());
     let (client, connection) = config(url, options.as_deref())
         .connect_raw(Guard::new(stream, url, trust), AlreadyConnected)
         .await
@@ -194,7 +200,7 @@ async fn start(url: &PgUrl, stream: Stream, trust: Trust, options: Option<String
     };
     // The lines of a target's connection name its tenant.
     let task = tokio::spawn(run.in_current_span());
-    Ok(PgClient { client, _end: end, task, refused })
+    Ok(PgClient { client, _end: end, task, refused, is_readable_on_the_way })
 }
 
 /// Cancels the statement that runs on a connection to `address` (manual: "Canceling Requests in Progress"). The host
@@ -258,10 +264,18 @@ pub(super) fn classify(url: &PgUrl, error: tokio_postgres::Error) -> ConnectErro
         (Some(GuardError::Cleartext), _) => ConnectError::auth(url, GuardError::Cleartext),
         (Some(refused), _) => ConnectError::protocol(url, refused),
         _ if is_login => ConnectError::auth(url, reason),
+        (None, Some(Ok(io))) if is_malformed(&io) => ConnectError::protocol(url, io),
         (None, Some(Ok(io))) if !text.contains("parsing") => ConnectError::unreachable(url, *io),
         (None, None) if text == "connection closed" => {
             ConnectError::unreachable(url, std::io::Error::new(std::io::ErrorKind::UnexpectedEof, text))
         }
         _ => ConnectError::protocol(url, reason),
     }
+}
+
+/// Whether this is the parser's error: the network breaks a connection with other kinds, and TLS has errors of its own.
+fn is_malformed(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, InvalidInput};
+    matches!(error.kind(), InvalidData | InvalidInput)
+        && error.get_ref().is_some_and(|inner| !inner.is::<rustls::Error>())
 }

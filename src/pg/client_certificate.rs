@@ -4,6 +4,7 @@
 //! part of the key or of its password.
 
 use super::certificate::public_key;
+use super::regular_file::open_regular;
 use super::{ClientCertificate, Secret};
 use pkcs8::{EncryptedPrivateKeyInfoRef, Error as Pkcs8Error, pkcs5};
 use rustls::crypto::CryptoProvider;
@@ -74,7 +75,7 @@ pub(super) fn load(
 /// The client's certificate, and after it those of its authorities.
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientCertificateError> {
     let wrong = |reason: String| ClientCertificateError::Certificate { path: path.to_owned(), reason };
-    let text = File::open(path).and_then(|file| read(&file)).map_err(|error| wrong(error.to_string()))?;
+    let text = open_regular(path).and_then(|file| read(&file)).map_err(|error| wrong(error.to_string()))?;
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     let chain = chain.map_err(|_| wrong("it is not a valid PEM file".to_owned()))?;
     match chain.first() {
@@ -88,12 +89,8 @@ fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientCertifi
 fn read_key(path: &Path, password: Option<&Secret>) -> Result<PrivateKeyDer<'static>, ClientCertificateError> {
     let wrong = |reason: &str| ClientCertificateError::Key { path: path.to_owned(), reason: reason.to_owned() };
     let failed = |error: io::Error| wrong(&error.to_string());
-    let file = File::open(path).map_err(failed)?;
-    // Of the opened file: another one may take its place meanwhile.
+    let file = open_regular(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(wrong("it is not a regular file"));
-    }
     if is_exposed(metadata.uid(), metadata.mode()) {
         return Err(ClientCertificateError::Exposed { path: path.to_owned(), mode: metadata.mode() & 0o7777 });
     }

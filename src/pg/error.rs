@@ -118,6 +118,10 @@ impl From<&tokio_postgres::error::DbError> for ServerError {
     }
 }
 
+/// Completes the remedy of a login that failed at a server that asks for client certificates.
+pub(crate) const CERTIFICATE_REMEDY: &str = "the server asks for client certificates: if its pg_hba.conf requires one \
+    (cert or clientcert), set sslcert and sslkey in the URL to one whose common name is the role's";
+
 /// Why connecting failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -154,6 +158,8 @@ pub enum ConnectError {
         sqlstate: Option<String>,
         /// The reason.
         reason: String,
+        /// Whether the server asked for a client certificate.
+        asks_for_certificate: bool,
     },
     /// The server refused the session for another reason: it is starting up, has too many connections, or
     /// lacks the database.
@@ -192,15 +198,20 @@ impl ConnectError {
     }
 
     pub(crate) fn tls(url: &PgUrl, reason: impl fmt::Display) -> Self {
-        ConnectError::Tls { at: url.to_string(), reason: reason.to_string() }
+        ConnectError::Tls { at: url.to_string(), reason: clip(&reason.to_string()).into_owned() }
     }
 
     pub(crate) fn auth(url: &PgUrl, reason: impl fmt::Display) -> Self {
-        ConnectError::Auth { at: url.to_string(), sqlstate: None, reason: reason.to_string() }
+        ConnectError::Auth {
+            at: url.to_string(),
+            sqlstate: None,
+            reason: clip(&reason.to_string()).into_owned(),
+            asks_for_certificate: false,
+        }
     }
 
     pub(crate) fn protocol(url: &PgUrl, reason: impl fmt::Display) -> Self {
-        ConnectError::Protocol { at: url.to_string(), reason: reason.to_string() }
+        ConnectError::Protocol { at: url.to_string(), reason: clip(&reason.to_string()).into_owned() }
     }
 
     /// Sorts a refusal at session start into login errors and others.
@@ -208,10 +219,23 @@ impl ConnectError {
         use SqlStateClass::{InvalidPassword, Login};
         let at = url.to_string();
         if matches!(SqlStateClass::of(&error.sqlstate), InvalidPassword | Login) {
-            ConnectError::Auth { at, reason: error.startup_text(), sqlstate: Some(error.sqlstate) }
+            ConnectError::Auth {
+                at,
+                reason: error.startup_text(),
+                sqlstate: Some(error.sqlstate),
+                asks_for_certificate: false,
+            }
         } else {
             ConnectError::Server { at, error: Box::new(error) }
         }
+    }
+
+    /// Records that the server asked for a client certificate: its refusal may be about that.
+    pub(super) fn after_certificate_request(mut self) -> Self {
+        if let ConnectError::Auth { sqlstate: Some(_), asks_for_certificate, .. } = &mut self {
+            *asks_for_certificate = true;
+        }
+        self
     }
 
     /// Whether pg_hba.conf has no line for this kind of connection (`hostssl`, `hostnossl`). Only then is the

@@ -7,6 +7,7 @@ mod client;
 mod client_certificate;
 mod error;
 mod guard;
+mod regular_file;
 mod server_certificate;
 mod session;
 mod sql;
@@ -21,6 +22,7 @@ mod url;
 
 pub(crate) use client::PgClient;
 pub use client::{connect, connect_state};
+pub(crate) use error::CERTIFICATE_REMEDY;
 pub use error::ConnectError;
 pub(crate) use error::ServerError;
 pub(crate) use error::describe;
@@ -29,7 +31,7 @@ pub(crate) use session::{NO_TIMEOUTS, NO_TRANSACTION_TIMEOUT, reading_statements
 pub(crate) use sql::{quote_ident, quote_literal, quote_table};
 pub(crate) use sqlstate::{Disclosure, SqlStateClass};
 pub(crate) use statements::{Statements, create_schema};
-pub(crate) use stream::{Stream, connect_with};
+pub(crate) use stream::{PREFER_REMEDY, Stream, connect_with};
 pub use target_client::{TargetClient, connect_target};
 pub(crate) use timestamp::PgTimestamp;
 pub use types::load_types;

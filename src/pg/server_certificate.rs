@@ -6,6 +6,7 @@
 
 use super::SslRoots;
 use super::certificate::{Certificate, PublicKey};
+use super::regular_file::open_regular;
 use jiff::Timestamp;
 use rustls::CertificateError as Reason;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -15,6 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,7 +75,8 @@ impl Roots {
 
 fn read_pem(path: &Path) -> Result<Vec<CertificateDer<'static>>, RootFileError> {
     let wrong = |reason: String| RootFileError { path: path.to_owned(), reason };
-    let text = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let mut text = Vec::new();
+    open_regular(path).and_then(|mut file| file.read_to_end(&mut text)).map_err(|error| wrong(error.to_string()))?;
     CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>().map_err(|error| wrong(error.to_string()))
 }
 
@@ -240,6 +243,16 @@ fn other_reason(error: &Error) -> String {
     }
 }
 
+/// The first names of a certificate, which may have thousands.
+fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let shown = names[..names.len().min(SHOWN)].join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 fn refused(certificate: &CertificateDer<'_>, reason: &str) -> Error {
     let names = Certificate::parse(certificate).map_or_else(|| "malformed".to_owned(), |parsed| parsed.to_string());
     let text = format!("the server's certificate ({names}) {reason}");
@@ -275,7 +288,7 @@ fn explain(error: &Error, certificate: &CertificateDer<'_>) -> String {
         Reason::NotValidForNameContext { expected, presented } => format!(
             "is not for {}, but for {}: connect to a name that it has, or issue one for this name",
             expected.to_str(),
-            presented.join(", ")
+            some_of(presented)
         ),
         Reason::NotValidForName => {
             "is not for this host: connect to a name that it has, or issue one for this name".to_owned()

@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// For `sslmode=prefer`, which continues in plain text as libpq does.
-const PREFER_REMEDY: &str =
+pub(crate) const PREFER_REMEDY: &str =
     "set sslmode=verify-full, or sslmode=disable if the network between is trusted to read and change everything";
 
 /// A connection on which nothing has been sent yet.
@@ -135,7 +135,11 @@ impl<'a> Attempt<'a> {
             Err(error) => return Err(error),
         };
         let was_tls = stream.is_tls();
-        let refused = match start(stream).await {
+        let started = start(stream).await.map_err(|error| match tls {
+            Some(tls) if tls.asks_for_certificate() => error.after_certificate_request(),
+            _ => error,
+        });
+        let refused = match started {
             Err(error) if error.is_not_let_in() => error,
             done => return done,
         };
@@ -252,12 +256,33 @@ impl AsyncRead for Stream {
     }
 }
 
+/// The error of a failed write, or the alert with which the server ended the connection before: it explains more. A server
+/// that refuses our certificate sends it after the handshake (TLS 1.3).
+fn said_before(stream: &mut TlsStream<TcpStream>, cx: &mut Context<'_>, error: io::Error) -> io::Error {
+    /// More data than this in front of an alert is not read.
+    const READS: usize = 16;
+    for _ in 0..READS {
+        let mut dropped = [0; 4096];
+        let mut dropped = ReadBuf::new(&mut dropped);
+        match Pin::new(&mut *stream).poll_read(cx, &mut dropped) {
+            Poll::Ready(Ok(())) if !dropped.filled().is_empty() => {}
+            Poll::Ready(Err(alert)) if alert.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+                return alert;
+            }
+            _ => break,
+        }
+    }
+    error
+}
+
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-            Stream::Tls(stream, _) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Tls(stream, _) => {
+                Pin::new(&mut **stream).poll_write(cx, buf).map_err(|error| said_before(stream, cx, error))
+            }
         }
     }
 
@@ -265,7 +290,9 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream, _) => {
+                Pin::new(&mut **stream).poll_flush(cx).map_err(|error| said_before(stream, cx, error))
+            }
         }
     }
 
@@ -293,6 +320,53 @@ mod tests {
         assert_eq!(connected.unwrap(), Some(address));
         let resolved = Attempt::new(&url).connect(|stream| async move { Ok(stream.address()) }).await;
         assert!(matches!(resolved, Err(ConnectError::Unreachable { .. })));
+    }
+
+    /// The server requires a certificate, and has closed the connection before the client writes.
+    #[tokio::test]
+    async fn a_failed_write_shows_the_alert_that_came_before() {
+        let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["h".to_owned()]).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(cert.der().clone()).unwrap();
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
+            .build()
+            .unwrap();
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(signing_key.serialize_der());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(vec![cert.der().clone()], key.into())
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (closed, is_closed) = tokio::sync::watch::channel(false);
+        let server = tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            socket.read_exact(&mut [0; 8]).await.unwrap();
+            socket.write_all(b"S").await.unwrap();
+            let accepted = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config)).accept(socket).await;
+            assert!(accepted.is_err());
+            closed.send_replace(true);
+        });
+        let url = PgUrl::parse(&format!("postgres://u@127.0.0.1:{port}/db?sslmode=require")).unwrap();
+        let connected: Result<(), _> = connect_with(&url, |mut stream| {
+            let mut is_closed = is_closed.clone();
+            let url = &url;
+            async move {
+                is_closed.wait_for(|closed| *closed).await.unwrap();
+                loop {
+                    if let Err(error) = stream.write_all(b"startup").await {
+                        return Err(ConnectError::unreachable(url, error));
+                    }
+                }
+            }
+        })
+        .await;
+        server.await.unwrap();
+        let error = connected.unwrap_err();
+        assert!(error.to_string().contains("set sslcert and sslkey"), "{error:?}");
     }
 
     #[test]

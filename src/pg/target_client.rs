@@ -78,6 +78,11 @@ impl TargetClient {
         self.client.refused().get().map_or_else(|| describe(error), GuardError::to_string)
     }
 
+    /// As [`PgClient::is_readable_on_the_way`].
+    pub(crate) fn is_readable_on_the_way(&self) -> bool {
+        self.client.is_readable_on_the_way()
+    }
+
     /// Whether the connection has ended.
     pub(crate) fn is_closed(&self) -> bool {
         self.client.is_closed()

@@ -14,7 +14,9 @@
 use super::client_certificate::{self, ClientCertificateError};
 use super::server_certificate::{RootFileError, Roots, Trust, Verifier};
 use super::{ClientCertificate, PgUrl, SslMode, SslRoots};
-use rustls::{AlertDescription, CertificateError, ClientConfig, Error, OtherError};
+use rustls::client::ResolvesClientCert;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error, OtherError, SignatureScheme};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -35,9 +37,15 @@ pub(crate) enum TlsError {
 pub(crate) struct Tls {
     pub(crate) config: Arc<ClientConfig>,
     is_unproven: Arc<AtomicBool>,
+    asks_for_certificate: Arc<AtomicBool>,
 }
 
 impl Tls {
+    /// Whether the server asked for a client certificate.
+    pub(crate) fn asks_for_certificate(&self) -> bool {
+        self.asks_for_certificate.load(Ordering::Relaxed)
+    }
+
     /// Whether the server did not prove that it has its certificate's key, because the key's kind is not supported.
     /// Channel binding would then prove nothing: any server can send that certificate.
     pub(crate) fn is_unproven(&self) -> bool {
@@ -64,11 +72,30 @@ pub(crate) fn client_config(url: &PgUrl) -> Result<Option<Tls>, TlsError> {
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
-    let config = match &url.client_certificate {
-        Some(files) => builder.with_client_cert_resolver(Arc::new(client_certificate::load(files, &provider)?)),
-        None => builder.with_no_client_auth(),
-    };
-    Ok(Some(Tls { config: Arc::new(config), is_unproven }))
+    let certificate =
+        url.client_certificate.as_ref().map(|files| client_certificate::load(files, &provider)).transpose()?;
+    let asks_for_certificate = Arc::new(AtomicBool::new(false));
+    let was_asked = asks_for_certificate.clone();
+    let config = builder.with_client_cert_resolver(Arc::new(Resolver { certificate, was_asked }));
+    Ok(Some(Tls { config: Arc::new(config), is_unproven, asks_for_certificate }))
+}
+
+/// Answers a server that asks for a client certificate, and records that it asked.
+#[derive(Debug)]
+struct Resolver {
+    certificate: Option<SingleCertAndKey>,
+    was_asked: Arc<AtomicBool>,
+}
+
+impl ResolvesClientCert for Resolver {
+    fn resolve(&self, authorities: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.was_asked.store(true, Ordering::Relaxed);
+        self.certificate.as_ref().and_then(|certificate| ResolvesClientCert::resolve(certificate, authorities, schemes))
+    }
+
+    fn has_certs(&self) -> bool {
+        self.certificate.is_some()
+    }
 }
 
 /// Why a connection failed over TLS, with the remedy.
@@ -93,7 +120,7 @@ pub(super) fn explain(url: &PgUrl, error: &Error) -> String {
             "the server requires a client certificate: set sslcert and sslkey".to_owned()
         }
         (Error::AlertReceived(HandshakeFailure), None) => {
-            "the server refuses the handshake: it has no TLS version or cipher in common with users-sync, or requires a              client certificate (set sslcert and sslkey)"
+            "the server refuses the handshake: it has no TLS version or cipher in common with users-sync, or requires a client certificate (set sslcert and sslkey)"
                 .to_owned()
         }
         _ => error.to_string(),

@@ -2,7 +2,7 @@
 
 use crate::apply::{Refusal, TargetError};
 use crate::model::{ParkCause, RetryCause, TenantId};
-use crate::pg::{ConnectError, GuardError, SqlStateClass, describe, quote_ident};
+use crate::pg::{CERTIFICATE_REMEDY, ConnectError, GuardError, SqlStateClass, describe, quote_ident};
 use crate::snapshot::{Interruption, LoadError};
 use tokio_postgres::types::{WasNull, WrongType};
 
@@ -89,6 +89,9 @@ pub(crate) fn of_connect(error: &ConnectError) -> FailureAction {
         ),
         ConnectError::Protocol { .. } => {
             FailureAction::park(ParkCause::Login, reason, "correct host and port of the target's URL")
+        }
+        ConnectError::Auth { asks_for_certificate: true, .. } => {
+            FailureAction::park(ParkCause::Login, reason, format!("{LOGIN}; {CERTIFICATE_REMEDY}"))
         }
         ConnectError::Auth { .. } => FailureAction::park(ParkCause::Login, reason, LOGIN),
         ConnectError::Server { error, .. } => match remedy(&error.sqlstate) {

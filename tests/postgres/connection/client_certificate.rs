@@ -12,12 +12,12 @@ use tempfile::TempDir;
 use users_sync::throwaway::{Options, PostgresServer};
 
 /// The files of a client's certificate and key.
-struct Files {
+pub(super) struct Files {
     dir: TempDir,
 }
 
 impl Files {
-    fn new(signed: &Signed) -> Files {
+    pub(super) fn new(signed: &Signed) -> Files {
         let files = Files { dir: tempfile::tempdir().unwrap() };
         files.write("cert.pem", &signed.certificate);
         files.write("key.pem", &signed.key);
@@ -37,7 +37,7 @@ impl Files {
         std::fs::set_permissions(self.path(name), PermissionsExt::from_mode(mode)).unwrap();
     }
 
-    fn parameters(&self) -> String {
+    pub(super) fn parameters(&self) -> String {
         self.parameters_with("key.pem")
     }
 
@@ -69,7 +69,7 @@ fn sign_role(authority: &Authority, key: &KeyPair, role: &str, is_expired: bool)
     Signed { certificate: params.signed_by(key, &authority.issuer).unwrap().pem(), key: key.serialize_pem() }
 }
 
-fn sign(authority: &Authority, role: &str) -> Signed {
+pub(super) fn sign(authority: &Authority, role: &str) -> Signed {
     sign_role(authority, &KeyPair::generate().unwrap(), role, false)
 }
 
@@ -240,6 +240,14 @@ async fn files_that_cannot_be_used_are_named_with_the_remedy() {
     check("missing.pem", "key.pem", &["missing.pem", "sslcert", "No such file"]).await;
     check("cert.pem", "missing.pem", &["missing.pem", "sslkey", "No such file"]).await;
     check("cert.pem", "", &["sslkey", "not a regular file"]).await;
+    check("", "key.pem", &["sslcert", "not a regular file"]).await;
+    // The pipe has no writer: it would be waited for.
+    rustix::fs::mkfifoat(rustix::fs::CWD, files.path("pipe.pem"), rustix::fs::Mode::RWXU).unwrap();
+    check("cert.pem", "pipe.pem", &["pipe.pem", "sslkey", "not a regular file"]).await;
+    check("pipe.pem", "key.pem", &["pipe.pem", "sslcert", "not a regular file"]).await;
+    let pipe = files.path("pipe.pem").display().to_string();
+    let said = refusal(&url("alone", "127.0.0.1", 1, &format!("sslmode=verify-full&sslrootcert={pipe}"))).await;
+    assert!(said.contains(&pipe) && said.contains("sslrootcert") && said.contains("not a regular file"), "{said}");
     check("empty.pem", "key.pem", &["empty.pem", "sslcert", "no certificate"]).await;
     check("key.pem", "key.pem", &["key.pem", "sslcert", "no certificate"]).await;
     for key in ["empty.pem", "broken.pem", "text.pem", "cert.pem"] {

@@ -1,13 +1,14 @@
 //! Logins: every sslmode against every line of pg_hba.conf, and refused logins.
 
 use super::{
-    Authority, DEADLINE, kind, outcome, outcome_of_replication, outcome_of_sql, parse, tls_server, url, within,
+    Authority, DEADLINE, fake_server, kind, outcome, outcome_of_replication, outcome_of_sql, parse, tls_server, url,
+    within,
 };
 use crate::support::proxy::TcpProxy;
 use rcgen::PKCS_ECDSA_P256_SHA256;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use users_sync::capture::{CaptureError, ReplicationConnection};
 use users_sync::pg::{self, ConnectError};
 use users_sync::throwaway::{Options, PostgresServer};
@@ -287,20 +288,4 @@ async fn a_closed_client_leaves_no_session_behind() {
     let running = client.query_one("select pg_sleep(600)", &[]);
     assert!(tokio::time::timeout(Duration::from_millis(50), running).await.is_err());
     tokio::time::timeout(Duration::from_secs(5), client.close()).await.expect("the client waits for its statement");
-}
-
-/// Answers every connection with `serve`. Returns the port.
-async fn fake_server<F, Fut>(host: &str, serve: F) -> u16
-where
-    F: Fn(TcpStream) -> Fut + Send + 'static,
-    Fut: Future<Output = ()> + Send + 'static,
-{
-    let listener = TcpListener::bind((host, 0)).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            tokio::spawn(serve(client));
-        }
-    });
-    port
 }

@@ -1,7 +1,10 @@
 //! Both clients, SQL and replication, against real servers: login and stream.
 
 mod client_certificate;
+mod hostile_login;
 mod login;
+mod plain_text;
+mod service_certificate;
 mod stream;
 mod tls;
 
@@ -9,6 +12,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
 use users_sync::capture::{CaptureError, ReplicationConnection};
 use users_sync::pg::{self, ConnectError, PgUrl};
 use users_sync::throwaway::{Options, PostgresServer};
@@ -132,4 +136,20 @@ fn url(login: &str, host: &str, port: u16, parameters: &str) -> String {
 
 fn roots(file: &Path) -> String {
     format!("sslrootcert={}", file.display())
+}
+
+/// Answers every connection with `serve`. Returns the port.
+async fn fake_server<F, Fut>(host: &str, serve: F) -> u16
+where
+    F: Fn(TcpStream) -> Fut + Send + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind((host, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(serve(client));
+        }
+    });
+    port
 }
