@@ -82,6 +82,9 @@ pub enum ServiceError {
     /// The publication was altered since the session began. The next session begins a new generation.
     #[error("{}", HistoryBreak::Republished)]
     Republished,
+    /// A partition was added that the walsender of this session may not publish. The next session's does.
+    #[error("a partition was added at the source, which needs a new session before PostgreSQL 15")]
+    PartitionAdded,
     /// The slot has another plugin or database.
     #[error("slot {slot} was not created by users-sync: {why}; choose another name for source.slot")]
     ForeignSlot {
@@ -155,6 +158,7 @@ impl ServiceError {
             | ServiceError::LockAwaited
             | ServiceError::WentBack(_)
             | ServiceError::Republished
+            | ServiceError::PartitionAdded
             | ServiceError::InRecovery
             | ServiceError::StartOver(_)
             | ServiceError::NotPublishing

@@ -19,6 +19,12 @@ async fn partitioned(tenants: &[&str]) -> Bed {
     for region in ["eu", "us"] {
         bed.auth(&format!("CREATE TABLE auth.users_{region} PARTITION OF auth.users FOR VALUES IN ('{region}')")).await;
     }
+    // A snapshot may delete at most half of a target's users.
+    let stay = SOME
+        .replace("'u'", "'stay'")
+        .replace("email, updated_at)", "email, updated_at, region)")
+        .replace("now()", "now(), 'us'");
+    bed.auth(&stay.replace("(1, 20)", "(1, 30)")).await;
     bed
 }
 
@@ -87,7 +93,6 @@ async fn a_changed_set_of_partitions_is_followed() {
         "ALTER TABLE auth.users DETACH PARTITION auth.users_asia",
         "CREATE TABLE auth.users_africa PARTITION OF auth.users FOR VALUES IN ('africa')",
         "DROP TABLE auth.users_eu",
-        "TRUNCATE auth.users",
     ] {
         bed.auth(statement).await;
         bed.equal().await;

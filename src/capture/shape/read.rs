@@ -17,6 +17,7 @@ pub(crate) struct ShapeReader {
     publication: String,
     schemas: Vec<String>,
     names: Vec<String>,
+    server_version: i32,
 }
 
 impl ShapeReader {
@@ -29,7 +30,14 @@ impl ShapeReader {
             publication: publication.to_owned(),
             schemas: tables.iter().map(|table| table.schema.clone()).collect(),
             names: tables.iter().map(|table| table.name.clone()).collect(),
+            server_version: version,
         })
+    }
+
+    /// Whether a walsender that has seen changes of a table goes on to leave them out after the table became a partition of
+    /// a published one. Later versions look again (`rel_sync_cache_relation_cb`).
+    pub(crate) fn has_stale_partitions(&self) -> bool {
+        self.server_version < PUBLISHED_PARTS_VERSION
     }
 
     pub(crate) async fn read(&self, client: &Client) -> Result<SourceShape, CaptureError> {

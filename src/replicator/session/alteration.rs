@@ -39,6 +39,10 @@ pub(crate) async fn reassess(
     let mut reason = "its columns were altered".to_owned();
     if now != known.shape {
         let change = columns.compare(&known.shape, &now);
+        if matches!(change, ShapeChange::NewLeaves(_)) && reader.has_stale_partitions() {
+            // The next session has a new walsender, and finds the same change.
+            return Err(ServiceError::PartitionAdded);
+        }
         if let ShapeChange::Rows(why) = &change {
             reason.clone_from(why);
         }
