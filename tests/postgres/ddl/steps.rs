@@ -26,6 +26,8 @@ pub(super) enum Step {
 pub(super) struct Scene {
     rng: Rng,
     regions: &'static [&'static str],
+    /// Whether statements are left out that have to be refused. Their remedies cause resyncs, which would hide other faults.
+    is_mild: bool,
     count: u32,
     attached: Vec<String>,
     detached: Vec<String>,
@@ -34,7 +36,8 @@ pub(super) struct Scene {
 impl Scene {
     pub(super) fn new(mut rng: Rng) -> Scene {
         let regions = &REGIONS[..rng.usize(1..=3)];
-        Scene { rng, regions, count: 0, attached: Vec::new(), detached: Vec::new() }
+        let is_mild = rng.bool();
+        Scene { rng, regions, is_mild, count: 0, attached: Vec::new(), detached: Vec::new() }
     }
 
     pub(super) fn describe(&self) -> String {
@@ -87,7 +90,8 @@ impl Scene {
     }
 
     pub(super) fn next(&mut self) -> Step {
-        match self.rng.u8(..20) {
+        let kinds = if self.is_mild { 17 } else { 20 };
+        match self.rng.u8(..kinds) {
             0..2 => Step::Restart,
             2 => Step::Resync(TENANTS[self.rng.usize(..TENANTS.len())]),
             3..10 => Step::Sql(self.column()),
@@ -159,13 +163,17 @@ impl Scene {
                 let name = format!("users_r{}", self.count);
                 self.attached.push(name.clone());
                 let region = region(&name);
-                format!("CREATE TABLE auth.{name} PARTITION OF auth.users FOR VALUES IN ('{region}')")
+                let full = self.pick(if self.is_mild { &["FULL"] } else { &["FULL", "DEFAULT"] });
+                format!(
+                    "BEGIN; CREATE TABLE auth.{name} PARTITION OF auth.users FOR VALUES IN ('{region}');
+                     ALTER TABLE auth.{name} REPLICA IDENTITY {full}; COMMIT"
+                )
             }
             1 => {
                 let name = format!("users_r{}", self.count);
                 let region = region(&name);
                 self.attached.push(name.clone());
-                let full = self.pick(&["FULL", "FULL", "DEFAULT"]);
+                let full = self.pick(if self.is_mild { &["FULL"] } else { &["FULL", "DEFAULT"] });
                 format!(
                     "CREATE TABLE auth.{name} (LIKE auth.users INCLUDING ALL); ALTER TABLE auth.{name} REPLICA IDENTITY {full};
                      INSERT INTO auth.{name} (id, org, region) SELECT '{region}-' || n, 'acme', '{region}' FROM generate_series(1, 5) n;
@@ -197,7 +205,8 @@ impl Scene {
     }
 
     fn whole_table(&mut self) -> String {
-        match self.rng.u8(..6) {
+        let kinds = if self.is_mild { 5 } else { 6 };
+        match self.rng.u8(..kinds) {
             0 => "TRUNCATE auth.users".into(),
             1 => "BEGIN; DELETE FROM auth.users WHERE id LIKE '%1'; TRUNCATE auth.users; \
                   INSERT INTO auth.users (id, org) VALUES ('eu-after', 'globex'); COMMIT"
