@@ -67,7 +67,8 @@ pub(crate) async fn read_relation(client: &Client, table: &TableName) -> Result<
     let column = |row: &Row| {
         let name: String = row.try_get(0)?;
         let in_identity = match &leaves[..] {
-            [] => in_identity(&own, &name),
+            [] if !is_partitioned => in_identity(&own, &name),
+            // A partitioned table holds no rows of its own: without partitions it has no old rows.
             leaves => leaves.iter().all(|leaf| in_identity(leaf, &name)),
         };
         Ok(Column { name, type_oid: row.try_get(1)?, in_identity })

@@ -100,6 +100,25 @@ async fn a_changed_set_of_partitions_is_followed() {
     service.stop().await;
 }
 
+/// No index can be made for it, and none is needed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_without_partitions_needs_no_replica_identity() {
+    let bed = partitioned(&["acme", "globex"]).await;
+    bed.auth("DROP TABLE auth.users_eu, auth.users_us; CREATE PUBLICATION users_sync FOR TABLE auth.users WITH (publish_via_partition_root = true)").await;
+    let service = Service::start(bed.config());
+    bed.state_is("acme", "following").await;
+    bed.auth(
+        "BEGIN; CREATE TABLE auth.users_eu PARTITION OF auth.users FOR VALUES IN ('eu');
+         ALTER TABLE auth.users_eu REPLICA IDENTITY FULL; COMMIT",
+    )
+    .await;
+    bed.auth(SOME).await;
+    bed.equal().await;
+    bed.auth("DELETE FROM auth.users WHERE id = 'u1'; UPDATE auth.users SET org = 'acme' WHERE id = 'u3'").await;
+    bed.equal().await;
+    service.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_changed_while_nothing_ran_are_followed() {
     let bed = with_full_identities(&["acme", "globex"]).await;
@@ -183,6 +202,37 @@ async fn altered_columns_and_types_are_noticed_on_a_quiet_table() {
     bed.auth("ALTER TABLE auth.users ALTER email TYPE text USING upper(email)").await;
     let service = Service::start(bed.config());
     bed.equal().await;
+    service.stop().await;
+}
+
+/// No new relation version is sent for them, so the stream would go on with the attributes of before.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_after_an_altered_type_are_followed() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    bed.auth(
+        "CREATE TYPE auth.place AS (city text, zip text);
+         ALTER TABLE auth.users ADD place auth.place DEFAULT ROW('Oslo', '0150')",
+    )
+    .await;
+    bed.auth(SOME).await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    for (n, statement) in [
+        "ALTER TYPE auth.place ADD ATTRIBUTE country text CASCADE",
+        "ALTER TYPE auth.place DROP ATTRIBUTE zip CASCADE",
+        "ALTER TYPE auth.place RENAME ATTRIBUTE city TO town CASCADE",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // Makes the stream know the table's version.
+        bed.auth(&format!("UPDATE auth.users SET first_name = 'before {n}', updated_at = now()")).await;
+        bed.equal().await;
+        bed.auth(statement).await;
+        bed.equal().await;
+        bed.auth(&format!("UPDATE auth.users SET first_name = 'after {n}', updated_at = now()")).await;
+        bed.equal().await;
+    }
     service.stop().await;
 }
 

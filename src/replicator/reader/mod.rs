@@ -49,6 +49,12 @@ pub(crate) struct Stream<S> {
     client: PgClient,
     /// By oid. A relation version lives as long as a session.
     relations: HashMap<Oid, RelationRole>,
+    /// The received versions of the tables in `relations` that are mapped or watched.
+    versions: HashMap<Oid, Relation>,
+    /// The context's mapping when `relations` was compiled. No new version is sent for a type that is altered.
+    compiled_for: Arc<str>,
+    /// Whether the source was altered since, as of the transaction's start.
+    is_outdated: bool,
     transaction: Option<Transaction>,
     /// Users that the query mapping has to read.
     affected: AffectedUsers,
@@ -78,6 +84,9 @@ impl<S: Sink> Stream<S> {
         client: PgClient,
     ) -> Stream<S> {
         Stream {
+            compiled_for: context.mapping(),
+            is_outdated: false,
+            versions: HashMap::new(),
             output: ChangeOutput::new(sink),
             drain,
             context,
@@ -165,8 +174,10 @@ impl<S: Sink> Stream<S> {
             }
             Frame::Ended => return Err(CaptureError::Closed.into()),
         }
-        let is_pending =
-            self.announced.is_some() || !self.output.unsent.is_empty() || self.output.sink.needs_capacity();
+        let is_pending = self.announced.is_some()
+            || self.is_outdated
+            || !self.output.unsent.is_empty()
+            || self.output.sink.needs_capacity();
         Ok(is_pending || self.affected.is_full())
     }
 
@@ -174,6 +185,7 @@ impl<S: Sink> Stream<S> {
         match message {
             Message::Begin { commit_lsn, commit_time, xid } => {
                 self.transaction = Some(Transaction { commit_lsn, commit: CommitInfo { commit_time, xid } });
+                self.is_outdated = !Arc::ptr_eq(&self.compiled_for, &self.context.mapping());
             }
             Message::Commit { end_lsn, .. } => {
                 if let Some(transaction) = self.transaction.take() {
@@ -329,6 +341,9 @@ impl<S: Sink> Stream<S> {
 
     /// Processes what takes I/O or time before the next frame is taken.
     async fn process_pending(&mut self) -> Result<(), ServiceError> {
+        if self.is_outdated {
+            self.compile_again().await?;
+        }
         if let Some(relation) = self.announced.take() {
             self.compile(relation).await?;
         }
@@ -346,6 +361,17 @@ impl<S: Sink> Stream<S> {
         self.output.sink.wait_for_capacity().await
     }
 
+    /// Compiles the received relation versions with the types as they are now.
+    async fn compile_again(&mut self) -> Result<(), ServiceError> {
+        self.is_outdated = false;
+        self.compiled_for = self.context.mapping();
+        let versions: Vec<Relation> = self.versions.values().cloned().collect();
+        for relation in versions {
+            self.compile(relation).await?;
+        }
+        Ok(())
+    }
+
     /// Compiles the mapping for a new relation version.
     async fn compile(&mut self, relation: Relation) -> Result<(), ServiceError> {
         let context = self.context.clone();
@@ -355,6 +381,7 @@ impl<S: Sink> Stream<S> {
             self.relations.insert(oid, RelationRole::Ignored);
             return Ok(());
         }
+        self.versions.insert(oid, relation.clone());
         if let Some(transaction) = self.transaction {
             // A transaction may be streamed before it is visible: the catalog would still be the one before it.
             Reading::begin(&self.client, &[transaction.commit.xid]).await?.end().await?;

@@ -176,7 +176,7 @@ impl Scene {
                 let full = self.pick(if self.is_mild { &["FULL"] } else { &["FULL", "DEFAULT"] });
                 format!(
                     "CREATE TABLE auth.{name} (LIKE auth.users INCLUDING ALL); ALTER TABLE auth.{name} REPLICA IDENTITY {full};
-                     INSERT INTO auth.{name} (id, org, region) SELECT '{region}-' || n, 'acme', '{region}' FROM generate_series(1, 5) n;
+                     INSERT INTO auth.{name} (id, org, region, updated_at) SELECT '{region}-' || n, 'acme', '{region}', now() FROM generate_series(1, 5) n;
                      ALTER TABLE auth.users ATTACH PARTITION auth.{name} FOR VALUES IN ('{region}')"
                 )
             }
@@ -209,7 +209,7 @@ impl Scene {
         match self.rng.u8(..kinds) {
             0 => "TRUNCATE auth.users".into(),
             1 => "BEGIN; DELETE FROM auth.users WHERE id LIKE '%1'; TRUNCATE auth.users; \
-                  INSERT INTO auth.users (id, org) VALUES ('eu-after', 'globex'); COMMIT"
+                  INSERT INTO auth.users (id, org, updated_at) VALUES ('eu-after', 'globex', now()); COMMIT"
                 .into(),
             2 | 3 => "VACUUM FULL auth.users".into(),
             4 => {
