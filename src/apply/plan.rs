@@ -105,7 +105,7 @@ mod tests {
         let changes = [
             Change::Delete { id: "d".into(), at: Timestamp(7) },
             Change::Upsert(user()),
-            Change::Reread { id: "r".into(), xid: Xid(1), at: Timestamp(1) },
+            Change::Reread { id: "r".into(), xid: Xid(1), at: Timestamp(1), deleted_if_absent: false },
             Change::Patch(patch()),
         ];
         let PlannedRows { rows, unresolved } = plan_rows(&changes);

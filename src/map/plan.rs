@@ -174,7 +174,7 @@ impl RowPlan {
         let change = if unsent.is_none() {
             Change::Upsert(self.user(&id, row, size, Some(commit))?)
         } else if is_user == Truth::Unsent || tenant == TenantRef::Unsent || !matches!(moved, Ok(false)) {
-            Change::Reread { id: Box::from(&*id), xid: commit.xid, at: commit.commit_time }
+            Change::Reread { id: Box::from(&*id), xid: commit.xid, at: commit.commit_time, deleted_if_absent: false }
         } else {
             self.patch(&id, row, size, commit)?
         };
@@ -289,7 +289,12 @@ impl RowPlan {
     fn patch(&self, id: &str, row: RowImage<'_>, size: usize, commit: CommitInfo) -> Result<Change, Unmappable> {
         self.check_size(size)?;
         let Some(mapped) = self.mapped(row, Some(commit))? else {
-            return Ok(Change::Reread { id: Box::from(id), xid: commit.xid, at: commit.commit_time });
+            return Ok(Change::Reread {
+                id: Box::from(id),
+                xid: commit.xid,
+                at: commit.commit_time,
+                deleted_if_absent: false,
+            });
         };
         let raw_json = self.raw_json.build(id, &mapped, row, size)?;
         let owned = |set| match set {

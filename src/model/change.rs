@@ -93,17 +93,19 @@ pub enum Change {
         xid: Xid,
         /// Commit time of that transaction; becomes a derived `updated_at`.
         at: Timestamp,
+        /// If the source has no such row, the transaction deleted the user. Otherwise a later change does.
+        deleted_if_absent: bool,
     },
 }
 
 impl Change {
-    /// Whether the user is deleted by this change, also where the row stays with its `deleted_at`.
+    /// Whether the user is or may be deleted by this change, also where the row stays with its `deleted_at`.
     pub fn deletes(&self) -> bool {
         match self {
             Change::Delete { .. } => true,
             Change::Upsert(user) => user.deleted_at.is_some(),
             Change::Patch(patch) => matches!(patch.deleted_at, Set::To(Some(_))),
-            Change::Reread { .. } => false,
+            Change::Reread { deleted_if_absent, .. } => *deleted_if_absent,
         }
     }
 
@@ -165,6 +167,9 @@ mod tests {
         assert_eq!(Change::Patch(whole).heap_bytes(), 4321);
         assert_eq!(Change::Patch(patch(Set::Keep, Set::To(None))).heap_bytes(), 21);
         assert_eq!(Change::Delete { id: text(7).into(), at: Timestamp(0) }.heap_bytes(), 7);
-        assert_eq!(Change::Reread { id: text(7).into(), xid: Xid(1), at: Timestamp(1) }.heap_bytes(), 7);
+        assert_eq!(
+            Change::Reread { id: text(7).into(), xid: Xid(1), at: Timestamp(1), deleted_if_absent: false }.heap_bytes(),
+            7
+        );
     }
 }

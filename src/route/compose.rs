@@ -11,7 +11,9 @@ pub(crate) fn compose(earlier: Change, later: Change) -> Change {
         (Change::Upsert(user), Change::Patch(patch)) => Change::Upsert(patch_user(user, patch)),
         (Change::Patch(first), Change::Patch(second)) => Change::Patch(patch_patch(first, second)),
         // The whole row will be read, at the later of the two.
-        (Change::Reread { id, .. }, Change::Patch(patch)) => Change::Reread { id, xid: patch.xid, at: patch.at },
+        (Change::Reread { id, deleted_if_absent, .. }, Change::Patch(patch)) => {
+            Change::Reread { id, xid: patch.xid, at: patch.at, deleted_if_absent }
+        }
         // The user was deleted before; the first time counts.
         (earlier @ Change::Delete { .. }, Change::Delete { .. }) => earlier,
         (_, later @ (Change::Upsert(_) | Change::Patch(_) | Change::Delete { .. } | Change::Reread { .. })) => later,
@@ -138,7 +140,8 @@ mod tests {
     #[test]
     fn a_whole_row_a_delete_or_a_reread_replaces_earlier_changes() {
         let delete = |at| Change::Delete { id: "u".into(), at: Timestamp(at) };
-        let reread = |xid| Change::Reread { id: "u".into(), xid: Xid(xid), at: Timestamp(xid.into()) };
+        let reread =
+            |xid| Change::Reread { id: "u".into(), xid: Xid(xid), at: Timestamp(xid.into()), deleted_if_absent: false };
         let upsert = || Change::Upsert(user("{}", "n"));
         assert!(compose(upsert(), delete(3)) == delete(3));
         assert!(compose(delete(3), upsert()) == upsert());

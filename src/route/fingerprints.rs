@@ -129,7 +129,7 @@ mod tests {
     fn an_identical_change_is_recognised() {
         let mut known = Fingerprints::default();
         let delete = Change::Delete { id: "u".into(), at: Timestamp(1) };
-        let reread = Change::Reread { id: "u".into(), xid: Xid(1), at: Timestamp(1) };
+        let reread = Change::Reread { id: "u".into(), xid: Xid(1), at: Timestamp(1), deleted_if_absent: false };
         for (change, is_new) in [
             (upsert("a"), true),
             (upsert("a"), false),

@@ -58,6 +58,53 @@ async fn only_committed_changes_arrive() {
     service.stop().await;
 }
 
+/// With a deferrable key, two rows have the same id for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_exchanged_within_a_transaction_stay_with_live_users() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    bed.auth(
+        "ALTER TABLE auth.users DROP CONSTRAINT users_pkey;
+         ALTER TABLE auth.users ADD PRIMARY KEY (id, org) DEFERRABLE INITIALLY DEFERRED;
+         ALTER TABLE auth.users REPLICA IDENTITY FULL;
+         INSERT INTO auth.users (id, org, first_name) SELECT n, 'acme', 'Ann ' || n FROM generate_series(1, 9) n;
+         INSERT INTO auth.users (id, org, first_name) SELECT n, 'globex', 'Bo ' || n FROM generate_series(8, 9) n",
+    )
+    .await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    let to = |id: &str, name: &str| {
+        format!("UPDATE auth.users SET id = '{id}', updated_at = now() WHERE first_name = '{name}'")
+    };
+    let swap = format!("{}; {}", to("2", "Ann 1"), to("1", "Ann 2"));
+    let statements = [
+        swap.clone(),
+        // A row that is deleted after the exchange.
+        format!("{swap}; DELETE FROM auth.users WHERE first_name = 'Ann 2'"),
+        "INSERT INTO auth.users (id, org, first_name) VALUES ('1', 'acme', 'Ann 2')".to_owned(),
+        // Each row takes the next id, and the last one takes the first.
+        format!("{}; {}; {}", to("2", "Ann 1"), to("3", "Ann 2"), to("1", "Ann 3")),
+        // A row passes through the id that another one leaves, which no row has any more.
+        format!("{}; {}; {}", to("3", "Ann 3"), to("30", "Ann 2"), to("20", "Ann 3")),
+        // The old row is deleted after a new one has its id.
+        "INSERT INTO auth.users (id, org, first_name, updated_at) VALUES ('4', 'acme', 'New 4', now());
+         DELETE FROM auth.users WHERE first_name = 'Ann 4'"
+            .to_owned(),
+        // The old row changes while both have the id.
+        format!("{}; {}; {}", to("6", "Ann 5"), to("6", "Ann 6"), to("5", "Ann 6")),
+        // Two tenants exchange their users.
+        "UPDATE auth.users SET org = CASE org WHEN 'acme' THEN 'globex' ELSE 'acme' END, updated_at = now()
+         WHERE id IN ('8', '9')"
+            .to_owned(),
+        "UPDATE auth.users SET id = id::int + 1, updated_at = now() WHERE org = 'acme'".to_owned(),
+        "UPDATE auth.users SET id = id::int - 1, updated_at = now() WHERE org = 'acme'".to_owned(),
+    ];
+    for statements in statements {
+        bed.auth(&format!("BEGIN; {statements}; COMMIT")).await;
+        bed.equal().await;
+    }
+    service.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn odd_values_arrive_unchanged() {
     let bed = Bed::start(&["acme"]).await;

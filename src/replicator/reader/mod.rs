@@ -222,7 +222,7 @@ impl<S: Sink> Stream<S> {
         }
         let inserted = mapped.plan.insert(&cells).map(|user| {
             if let (Some((tenant, user)), Some(transaction)) = (user, self.transaction) {
-                self.output.add(transaction, tenant, Change::Upsert(user), IsCreate::Yes);
+                self.output.add_arrived(transaction, tenant, Change::Upsert(user), IsCreate::Yes);
             }
         });
         self.report_unmappable(inserted)
@@ -242,7 +242,7 @@ impl<S: Sink> Stream<S> {
         let old_cells = old.map(|_| &old_cells[..]);
         let Some(transaction) = self.transaction else { return Ok(()) };
         let output = &mut self.output;
-        let mut is_create = false;
+        let (mut is_create, mut has_left) = (false, false);
         if S::WANTS_ROWS {
             let before = old_cells.map(|old| mapped.plan.insert(old));
             // The old row was not a user.
@@ -251,9 +251,15 @@ impl<S: Sink> Stream<S> {
             output.sink.begin_row(before.map(|(_, user)| user));
         }
         let mut emit = |tenant: TenantRef<'_>, change: Change| {
-            // A delete followed by an upsert in one update is a move to another tenant.
-            is_create |= matches!(change, Change::Delete { .. });
-            output.add(transaction, tenant, change, IsCreate::known(is_create));
+            if matches!(change, Change::Delete { .. }) {
+                // What follows in this update is the user at a new id or tenant.
+                has_left = true;
+                output.add_delete(transaction, tenant, change);
+            } else if has_left {
+                output.add_arrived(transaction, tenant, change, IsCreate::Yes);
+            } else {
+                output.add(transaction, tenant, change, IsCreate::known(is_create));
+            }
         };
         let updated = mapped.plan.update(old_cells, &new_cells, transaction.commit, &mut emit);
         self.report_unmappable(updated)
@@ -272,7 +278,7 @@ impl<S: Sink> Stream<S> {
         if S::WANTS_ROWS {
             output.sink.begin_row(mapped.plan.insert(&cells).ok().flatten().map(|(_, user)| user));
         }
-        let mut emit = |tenant: TenantRef<'_>, change| output.add(transaction, tenant, change, IsCreate::No);
+        let mut emit = |tenant: TenantRef<'_>, change| output.add_delete(transaction, tenant, change);
         let deleted = mapped.plan.delete(&cells, transaction.commit, &mut emit);
         self.report_unmappable(deleted)
     }
@@ -444,7 +450,7 @@ impl<S: Sink> Stream<S> {
         self.context.status.metrics.rereads.inc_by(requests.len() as u64);
         for ReadUser { tenant, user, .. } in read.users {
             let tenant = tenant.map_or(TenantRef::Only, |key| TenantRef::Key(key.into()));
-            self.output.add(transaction, tenant, Change::Upsert(user), IsCreate::No);
+            self.output.add_arrived(transaction, tenant, Change::Upsert(user), IsCreate::No);
         }
         Ok(())
     }

@@ -194,7 +194,9 @@ impl TeeSink {
                 }
                 (Change::Reread { .. }, Some(user)) => Change::Upsert(user),
                 // The row may no longer match `where`. No later change reports that.
-                (Change::Reread { id, at, .. }, None) if has_filter => Change::Delete { id: id.clone(), at: *at },
+                (Change::Reread { id, at, deleted_if_absent, .. }, None) if has_filter || *deleted_if_absent => {
+                    Change::Delete { id: id.clone(), at: *at }
+                }
                 (Change::Patch(_) | Change::Reread { .. }, None) => continue,
                 (whole @ (Change::Upsert(_) | Change::Delete { .. }), _) => whole.clone(),
             };
@@ -338,7 +340,7 @@ impl Sink for TeeSink {
 fn read_request(change: &Change) -> Option<ReadRequest> {
     match change {
         Change::Patch(patch) => Some(ReadRequest { id: patch.id.clone(), xid: patch.xid, at: patch.at }),
-        Change::Reread { id, xid, at } => Some(ReadRequest { id: id.clone(), xid: *xid, at: *at }),
+        Change::Reread { id, xid, at, .. } => Some(ReadRequest { id: id.clone(), xid: *xid, at: *at }),
         Change::Upsert(_) | Change::Delete { .. } => None,
     }
 }

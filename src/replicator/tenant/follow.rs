@@ -226,7 +226,8 @@ pub(super) fn replace_patches(batch: &mut Batch) -> usize {
     let mut patches = 0;
     for entry in batch.entries.values_mut() {
         if let Change::Patch(patch) = &entry.change {
-            entry.change = Change::Reread { id: patch.id.clone(), xid: patch.xid, at: patch.at };
+            entry.change =
+                Change::Reread { id: patch.id.clone(), xid: patch.xid, at: patch.at, deleted_if_absent: false };
             patches += 1;
         }
     }

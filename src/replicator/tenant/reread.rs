@@ -62,12 +62,12 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         }
         for request in requests {
             let Some(entry) = batch.entries.get_mut(&request.id) else { continue };
-            if !matches!(entry.change, Change::Reread { .. }) {
+            let Change::Reread { deleted_if_absent, .. } = entry.change else {
                 apply.seen.insert(request.id, read.clone());
                 continue;
-            }
+            };
             apply.seen.remove(&request.id);
-            if self.context.config.users.filter.is_some() {
+            if deleted_if_absent || self.context.config.users.filter.is_some() {
                 // The row may exist without matching the filter, and then no later change deletes the user.
                 entry.change = Change::Delete { id: request.id, at: request.at };
             } else {
@@ -105,7 +105,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
 
 fn read_request(change: &Change) -> Option<ReadRequest> {
     match change {
-        Change::Reread { id, xid, at } => Some(ReadRequest { id: id.clone(), xid: *xid, at: *at }),
+        Change::Reread { id, xid, at, .. } => Some(ReadRequest { id: id.clone(), xid: *xid, at: *at }),
         Change::Upsert(_) | Change::Patch(_) | Change::Delete { .. } => None,
     }
 }
