@@ -1,6 +1,6 @@
 //! What makes changes of the source be missed, and how to fix it. Pure.
 
-use super::model::{SourceShape, TableShape};
+use super::model::{LeafShape, SourceShape, TableShape};
 use crate::model::TableName;
 use crate::pg::{quote_ident, quote_table};
 
@@ -21,6 +21,7 @@ pub(crate) fn faults(
     let mut faults = Vec::new();
     for table in &shape.tables {
         structure(table, &mut faults);
+        generated(shape, table, publication, &mut faults);
         published(shape, table, publication, is_read, &mut faults);
     }
     if let Some(row) = &shape.publication {
@@ -68,6 +69,38 @@ fn structure(table: &TableShape, faults: &mut Vec<Fault>) {
             },
         });
     }
+}
+
+/// From PostgreSQL 18 on, a table refuses UPDATE and DELETE if its replica identity has a generated column that is not
+/// published.
+fn generated(shape: &SourceShape, table: &TableShape, publication: &str, faults: &mut Vec<Fault>) {
+    const REFUSED_SINCE: i32 = 180_000;
+    let publishes = shape.publication.as_ref().is_some_and(|row| row.generated == "s");
+    if shape.server_version < REFUSED_SINCE || publishes {
+        return;
+    }
+    let generated: Vec<_> = table.columns.iter().filter(|column| column.is_generated).collect();
+    let covers = |leaf: &LeafShape| {
+        let in_index = |name: &String| leaf.identity_columns.contains(name);
+        leaf.identity == "f" && !generated.is_empty() || generated.iter().any(|column| in_index(&column.name))
+    };
+    let Some(leaf) = table.leaves.iter().find(|leaf| covers(leaf)) else { return };
+    let publication = quote_ident(publication);
+    faults.push(Fault {
+        what: format!(
+            "the replica identity of {} has a generated column that is not published: the store's own UPDATEs and DELETEs \
+             fail",
+            leaf.table()
+        ),
+        remedy: match &shape.publication {
+            Some(_) => format!("ALTER PUBLICATION {publication} SET (publish_generated_columns = 'stored');"),
+            None => format!(
+                "CREATE PUBLICATION {publication} FOR TABLE {} WITH (publish_via_partition_root = true, \
+                 publish_generated_columns = 'stored');",
+                quote_table(&table.table())
+            ),
+        },
+    });
 }
 
 fn published(

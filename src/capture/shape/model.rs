@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 /// What the catalogs say about the published tables. Stored in the state as JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SourceShape {
+    /// `server_version_num`.
+    #[serde(default)]
+    pub(crate) server_version: i32,
     pub(crate) tables: Vec<TableShape>,
     /// `None` if there is no publication of that name.
     pub(crate) publication: Option<PublicationShape>,
@@ -80,6 +83,9 @@ pub(crate) struct PublicationShape {
     pub(crate) deletes: bool,
     pub(crate) truncates: bool,
     pub(crate) via_root: bool,
+    /// `pubgencols`, from PostgreSQL 18 on: `n` or `s` (stored).
+    #[serde(default)]
+    pub(crate) generated: String,
 }
 
 /// The part of a table that is published.

@@ -84,8 +84,9 @@ WITH RECURSIVE t AS (
   WHERE y.oid >= {FIRST_NORMAL_OID} AND part.oid <> 0
 )
 SELECT jsonb_build_object(
+  'server_version', current_setting('server_version_num')::int,
   'publication', (SELECT jsonb_build_object('inserts', p.pubinsert, 'updates', p.pubupdate, 'deletes', p.pubdelete,
-      'truncates', p.pubtruncate, 'via_root', p.pubviaroot)
+      'truncates', p.pubtruncate, 'via_root', p.pubviaroot, 'generated', coalesce(to_jsonb(p) ->> 'pubgencols', ''))
     FROM pg_catalog.pg_publication p WHERE p.pubname = $1::name),
   'tables', coalesce((SELECT jsonb_agg(jsonb_build_object(
     'schema', t.schema, 'name', t.name, 'oid', t.oid::bigint, 'is_partitioned', t.is_partitioned,

@@ -44,8 +44,15 @@ fn table(leaves: Vec<LeafShape>) -> TableShape {
 }
 
 fn shape(table: TableShape) -> SourceShape {
-    let publication = PublicationShape { inserts: true, updates: true, deletes: true, truncates: true, via_root: true };
-    SourceShape { tables: vec![table], publication: Some(publication) }
+    let publication = PublicationShape {
+        inserts: true,
+        updates: true,
+        deletes: true,
+        truncates: true,
+        via_root: true,
+        generated: String::new(),
+    };
+    SourceShape { server_version: 150_000, tables: vec![table], publication: Some(publication) }
 }
 
 fn is_read(_: &TableName, column: &str) -> bool {
@@ -130,7 +137,15 @@ fn a_source_whose_changes_would_be_missed_is_refused() {
     };
     assert_eq!(faults_of(|_| ()), "");
     type Change = fn(&mut SourceShape);
-    let cases: [(Change, &str); 7] = [
+    let cases: [(Change, &str); 8] = [
+        (
+            |shape| {
+                shape.server_version = 180_000;
+                shape.tables[0].columns[2].is_generated = true;
+                shape.tables[0].leaves[0].identity = "f".into();
+            },
+            "the replica identity of auth.users_2 has a generated column",
+        ),
         (|shape| shape.tables[0].children.push("auth.old".into()), "inheritance children (auth.old)"),
         (|shape| shape.tables[0].leaves[0].kind = "f".into(), "auth.users_2 is a foreign table"),
         (|shape| shape.tables[0].leaves[0].persistence = "u".into(), "auth.users_2 is an unlogged table"),

@@ -432,8 +432,9 @@ impl<S: Sink> Stream<S> {
             return Ok(());
         }
         reassess(&context, &self.client, &shape_reader(&context, &self.client).await?).await?;
+        // The tenants are restarted by now. The Kafka output has a mapping of its own.
         let current = context.mapping();
-        if current != mapping {
+        if current != self.output.sink.mapping() {
             self.output.sink.altered(&current);
         }
         Ok(())
