@@ -143,7 +143,7 @@ export function tenantsView() {
     arrange(table, [head, ...bodies]);
     text(found, filter || words ? `${count(names.length, "tenant")} of ${number(live.tenants.size)}` : "");
     scrolled.disconnect();
-    if (names.length) place.replaceChildren(...[table, names.length > limit ? more : null].filter(Boolean));
+    if (names.length) arrange(place, [table, names.length > limit ? more : null].filter(Boolean));
     else place.replaceChildren(nothing());
     if (names.length > limit) {
       text(more, `Show more (${number(names.length - limit)})`);
