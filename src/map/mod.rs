@@ -26,6 +26,7 @@ mod value;
 pub(crate) use canonical::{fingerprint, tenant_fingerprint};
 pub(crate) use compile_error::CompileError;
 pub(crate) use identity::identity_index;
+pub(crate) use json::is_padded;
 pub(crate) use plan::WithheldReason;
 pub use plan::{CommitInfo, RowPlan, TenantRef};
 pub(crate) use rules::KeyColumn;

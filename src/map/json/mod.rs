@@ -90,6 +90,11 @@ pub(super) fn base_type(mut oid: Oid, types: &TypeCatalog) -> Oid {
     oid
 }
 
+/// Whether values of the type are padded with blanks, which do not count: `char(n)` and domains over it.
+pub(crate) fn is_padded(oid: Oid, types: &TypeCatalog) -> bool {
+    base_type(oid, types) == oid::BPCHAR
+}
+
 impl JsonKind {
     /// Resolves domains, arrays and composites down to their scalars.
     pub(super) fn compile(oid: Oid, types: &TypeCatalog) -> JsonKind {

@@ -1,9 +1,9 @@
 //! Point reads: users that the stream did not carry whole are read from the source and mapped.
 
 use crate::config::Config;
-use crate::map::{TenantRef, Via};
-use crate::model::{Cell, ColumnIdx, Lsn, Timestamp, User, UserId, Xid};
-use crate::pg::{PgClient, PgUrl, connect, quote_table};
+use crate::map::{TenantRef, Via, is_padded};
+use crate::model::{Cell, ColumnIdx, Lsn, Oid, Timestamp, User, UserId, Xid};
+use crate::pg::{PgClient, PgUrl, connect, load_types, quote_table};
 use crate::replicator::error::ServiceError;
 use crate::replicator::source::mapping::{MappedRelation, compile_current};
 use crate::snapshot::{FindBy, Reading, RowQuery, SeenXids, read_relation, source_session};
@@ -174,6 +174,9 @@ async fn follow_keys(
     let positions =
         |names: &[String]| -> Vec<ColumnIdx> { names.iter().filter_map(|name| relation.position(name)).collect() };
     let (from, to) = (positions(&via.from), positions(&via.to));
+    let type_oids: Vec<Oid> = relation.columns.iter().map(|column| column.type_oid).collect();
+    let types = load_types(client, &type_oids).await?;
+    let padded: Vec<bool> = type_oids.iter().map(|oid| is_padded(*oid, &types)).collect();
     let is_read = |column| from.contains(&column) || to.contains(&column);
     let decoded: Vec<bool> = relation.indexed_columns().map(|(column, _)| is_read(column)).collect();
     let by = FindBy::Columns(via.from.iter().map(String::as_str).collect());
@@ -182,7 +185,7 @@ async fn follow_keys(
     let mut followed = Vec::new();
     reading
         .read(&rows, keys, |cells| {
-            if let (Some(from), Some(to)) = (key_at(cells, &from), key_at(cells, &to)) {
+            if let (Some(from), Some(to)) = (key_at(cells, &padded, &from), key_at(cells, &padded, &to)) {
                 followed.push(FollowedKey { from, to });
             }
         })
@@ -191,11 +194,36 @@ async fn follow_keys(
     Ok(followed)
 }
 
-/// The texts of these columns; `None` if one of them is null.
-fn key_at(cells: &[Cell<'_>], columns: &[ColumnIdx]) -> Option<Vec<String>> {
+/// The texts of these columns, without the padding of `char(n)`; `None` if one of them is null.
+fn key_at(cells: &[Cell<'_>], padded: &[bool], columns: &[ColumnIdx]) -> Option<Vec<String>> {
     let text = |column: &ColumnIdx| match column.of(cells) {
-        Some(Cell::Text(text)) => std::str::from_utf8(text).ok().map(|text| text.trim_end().to_owned()),
+        Some(Cell::Text(text)) => {
+            let text = std::str::from_utf8(text).ok()?;
+            let is_padded = column.of(padded).is_some_and(|is_padded| *is_padded);
+            Some(if is_padded { text.trim_end_matches(' ') } else { text }.to_owned())
+        }
         _ => None,
     };
     columns.iter().map(text).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_padding_is_removed_from_a_key() {
+        let column = |name: &str| crate::model::Column { name: name.into(), type_oid: 25, in_identity: false };
+        let relation = crate::model::Relation {
+            oid: 1,
+            table: crate::model::TableName { schema: "auth".into(), name: "members".into() },
+            replica_identity: crate::model::ReplicaIdentity::Full,
+            columns: vec![column("text"), column("char")],
+            leaves: Vec::new(),
+        };
+        let columns: Vec<ColumnIdx> = relation.indexed_columns().map(|(index, _)| index).collect();
+        let cells = [Cell::Text(b"u1 "), Cell::Text(b"u1\t  ")];
+        let key = key_at(&cells, &[false, true], &columns);
+        assert_eq!(key, Some(vec!["u1 ".to_owned(), "u1\t".to_owned()]));
+    }
 }
