@@ -185,7 +185,7 @@ impl<S: Sink> Stream<S> {
         match message {
             Message::Begin { commit_lsn, commit_time, xid } => {
                 self.transaction = Some(Transaction { commit_lsn, commit: CommitInfo { commit_time, xid } });
-                self.is_outdated = !Arc::ptr_eq(&self.compiled_for, &self.context.mapping());
+                self.is_outdated = self.compiled_for != self.context.mapping();
             }
             Message::Commit { end_lsn, .. } => {
                 if let Some(transaction) = self.transaction.take() {
@@ -411,6 +411,8 @@ impl<S: Sink> Stream<S> {
                 tracing::warn!(%error, "skipping changes of an older table version: resyncing every tenant");
                 self.output.sink.altered(&current);
                 self.relations.insert(oid, RelationRole::Ignored);
+                // A version that fits is announced before its first row.
+                self.versions.remove(&oid);
                 return Ok(());
             }
             Err(error) => return Err(error),
