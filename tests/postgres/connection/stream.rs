@@ -283,7 +283,8 @@ async fn a_slot_has_one_reader_and_a_unique_name() {
 
 #[tokio::test]
 async fn a_missing_publication_is_an_error_or_a_warning_of_the_server() {
-    let server = PostgresServer::start(Options::new()).await.unwrap();
+    // Half of it has to pass before the server asks whether we are there.
+    let server = PostgresServer::start(Options::new().set("wal_sender_timeout", "12s")).await.unwrap();
     source(&server).await;
     server.sql("postgres", "drop publication users_sync; insert into users values (1, 'x')").await.unwrap();
     let mut stream = Stream::start(&server.url("postgres")).await;
