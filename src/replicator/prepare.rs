@@ -51,8 +51,7 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
     log_missing_columns(&client, config).await?;
     let state = connect_state(&config.state_url).await?;
     let unpublished = publish(&client, &state, config).await?;
-    let shape = shapes.read(&client).await?;
-    columns.refuse_faults(&shape, &config.source.publication)?;
+    columns.refuse_faults(&shapes.read(&client).await?, &config.source.publication)?;
     let mut connection = ReplicationConnection::connect(&config.source.url).await?;
     let EnsuredSlot { position: from, export: created } =
         ensure_slot(config, &client, &state, &mut connection, unpublished, status).await?;
@@ -96,6 +95,10 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
         }
     };
     state.saw_publication(&version).await?;
+    // Read again: a standby may have waited for days.
+    let columns = ReadColumns::of(&client, &config.users).await?;
+    let shape = shapes.read(&client).await?;
+    columns.refuse_faults(&shape, &config.source.publication)?;
     let change = compare_recorded(known.source.as_ref(), &columns, &shape);
     if let ShapeChange::Rows(reason) = &change {
         tracing::warn!(reason, "source was altered since the last session: resyncing every tenant");
@@ -113,7 +116,6 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
         let counts = status.metrics.tenant(&tenant.id);
         TenantHandle::new(tenant.clone(), config.limits.tenant_memory, memory.clone(), counts, row)
     });
-    // Compiled again: a standby may have waited for days.
     let mapping = shape.fingerprint(&fingerprint(&config.users, &compile_current(&client, &config.users).await?));
     let handles = handles.collect();
     let epochs = std::mem::take(&mut known.epochs);

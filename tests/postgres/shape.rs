@@ -329,6 +329,30 @@ async fn a_table_without_a_usable_replica_identity_is_not_published() {
     bed.auth("UPDATE auth.users SET first_name = 'Bo'; DELETE FROM auth.users WHERE id = 'u1'").await;
 }
 
+/// A standby looked at the source when it began to wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_takes_over_the_source_as_it_is_by_then() {
+    let bed = Bed::start(&["acme"]).await;
+    bed.auth(SOME).await;
+    let first = Service::start(bed.config());
+    bed.equal().await;
+    let second = Service::start(bed.config());
+    let waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name = 'users-sync' AND state = 'idle' \
+                   AND query LIKE '%pg_replication_slots%'";
+    bed.becomes("auth", waiting, "t").await;
+    bed.auth("ALTER TABLE auth.users ALTER email TYPE text USING upper(email)").await;
+    bed.equal().await;
+    let epoch = "SELECT epoch FROM users_sync.source";
+    let before = bed.query("auth", epoch).await;
+    first.kill().await;
+    bed.becomes("auth", &format!("SELECT epoch > {} FROM users_sync.source", before[0][0].as_deref().unwrap()), "t")
+        .await;
+    bed.auth("UPDATE auth.users SET first_name = 'Bo', updated_at = now()").await;
+    bed.equal().await;
+    assert_eq!(bed.query("auth", "SELECT shape_version FROM users_sync.source").await, [[Some("1".to_owned())]]);
+    second.stop().await;
+}
+
 /// From PostgreSQL 18 on, the store could not change its own rows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_generated_column_in_the_replica_identity_is_refused_before_it_is_published() {
