@@ -17,10 +17,7 @@ use crate::replicator::snapshotter::progress_bar::{ScanProgress, expected_rows};
 use crate::replicator::source::mapping::{MappedRelation, compile_current, resolve_layout};
 use crate::replicator::source::point_read::{ReadUser, Rereader};
 use crate::route::Memory;
-use crate::snapshot::{
-    Comparison, Differences, LoadError, ProgressWatch, RowReceiver, RowStream, Spool, require_unrewritten,
-    source_session,
-};
+use crate::snapshot::{Comparison, Differences, LoadError, ProgressWatch, RowReceiver, Spool, source_session};
 use crate::state::{Snapshot, StateStore, TenantState};
 use crate::status::progress_handle::ProgressHandle;
 use std::sync::Arc;
@@ -157,15 +154,7 @@ async fn read(
     let purged_before = config.purge_after.and_then(clock::ago);
     let expected = expected_rows(client, &config.users, mapped, condition).await?;
     let mut scanned = ScanProgress::new(expected, progress.clone());
-    let mut rows = RowStream::open(
-        client,
-        &mapped.from,
-        &mapped.relation,
-        mapped.plan.decoded(),
-        mapped.plan.max_row(),
-        condition,
-    )
-    .await?;
+    let mut rows = mapped.rows(client, condition).await?;
     while rows.advance().await? {
         let mut cells = Vec::with_capacity(mapped.relation.columns.len());
         rows.cells(&mut cells)?;
@@ -181,7 +170,6 @@ async fn read(
         }
         scanned.add_row();
     }
-    require_unrewritten(client).await?;
     scanned.finish();
     Ok(())
 }

@@ -24,5 +24,5 @@ pub(crate) use load::{Loading, load};
 pub(crate) use outcome::{LoadError, Loaded};
 pub(crate) use progress_watch::ProgressWatch;
 pub(crate) use reread::{FindBy, Reading, RowQuery, SeenXids};
-pub(crate) use rows::{RowStream, SourceReadError, require_unrewritten};
+pub(crate) use rows::{RowStream, SourceReadError};
 pub(crate) use spool::{Interruption, RowReceiver, RowSender, Spool, SpooledScan, size_in_memory, try_directory};

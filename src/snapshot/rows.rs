@@ -24,43 +24,26 @@ pub enum SourceReadError {
 }
 
 /// The rows of a running COPY.
-pub(crate) struct RowStream {
+pub(crate) struct RowStream<'a> {
+    client: &'a Client,
     stream: Pin<Box<CopyOutStream>>,
     decoded: Vec<bool>,
     line: Bytes,
     reader: LineReader,
 }
 
-/// An error if a table that this transaction has read was rewritten, truncated or replaced after its snapshot. Call it after
-/// the read: the locks of the transaction prevent a later rewrite.
-pub(crate) async fn require_unrewritten(client: &Client) -> Result<(), SourceReadError> {
-    // `relfilenode` is read with the transaction's snapshot, `pg_relation_filenode` is current.
-    const REWRITTEN: &str = "\
-SELECT coalesce(format('%s.%s', n.nspname, c.relname), l.relation::text)
-FROM pg_catalog.pg_locks l
-LEFT JOIN pg_catalog.pg_class c ON c.oid = l.relation LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.relation >= 16384
-  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-  AND (c.oid IS NULL OR c.relkind IN ('r', 'm') AND c.relfilenode <> pg_relation_filenode(c.oid))
-LIMIT 1";
-    match client.query_typed_opt(REWRITTEN, &[]).await? {
-        Some(row) => Err(SourceReadError::Rewritten(row.try_get(0)?)),
-        None => Ok(()),
-    }
-}
-
-impl RowStream {
+impl<'a> RowStream<'a> {
     /// Starts to read the decoded columns of `relation` from `from` (SQL: the table or a query), restricted
     /// by `condition` (SQL; empty for all rows). Other columns do not leave the database. A row with more than
     /// `max_row` bytes keeps its escapes.
     pub(crate) async fn open(
-        client: &Client,
+        client: &'a Client,
         from: &str,
         relation: &Relation,
         decoded: &[bool],
         max_row: usize,
         condition: &str,
-    ) -> Result<RowStream, SourceReadError> {
+    ) -> Result<RowStream<'a>, SourceReadError> {
         let columns: Vec<String> = relation
             .columns
             .iter()
@@ -71,6 +54,7 @@ impl RowStream {
         let sql = format!("COPY (SELECT {} FROM {from} {condition}) TO STDOUT", columns.join(", "));
         let stream = client.copy_out(&sql).await?;
         Ok(RowStream {
+            client,
             stream: Box::pin(stream),
             decoded: decoded.to_vec(),
             line: Bytes::new(),
@@ -92,11 +76,14 @@ impl RowStream {
     }
 
     /// Waits for the next row, whose values [`RowStream::cells`] returns. `false` at the end.
+    ///
+    /// # Errors
+    /// [`SourceReadError::Rewritten`] at the end, if the rows may be missing.
     pub(crate) async fn advance(&mut self) -> Result<bool, SourceReadError> {
         // The next row may be as large: never both.
         self.line = Bytes::new();
         match self.stream.next().await {
-            None => Ok(false),
+            None => require_unrewritten(self.client).await.map(|()| false),
             Some(line) => {
                 self.line = line?;
                 Ok(true)
@@ -105,7 +92,25 @@ impl RowStream {
     }
 
     /// The values of the current row.
-    pub(crate) fn cells<'a>(&'a mut self, cells: &mut Vec<Cell<'a>>) -> Result<(), SourceReadError> {
+    pub(crate) fn cells<'row>(&'row mut self, cells: &mut Vec<Cell<'row>>) -> Result<(), SourceReadError> {
         if self.reader.read(&self.line, &self.decoded, cells) { Ok(()) } else { Err(SourceReadError::Columns) }
+    }
+}
+
+/// An error if a table that this transaction has read was rewritten, truncated or replaced after its snapshot. Called after
+/// the read: the locks of the transaction prevent a later rewrite.
+async fn require_unrewritten(client: &Client) -> Result<(), SourceReadError> {
+    // `relfilenode` is read with the transaction's snapshot, `pg_relation_filenode` is current.
+    const REWRITTEN: &str = "\
+SELECT coalesce(format('%s.%s', n.nspname, c.relname), l.relation::text)
+FROM pg_catalog.pg_locks l
+LEFT JOIN pg_catalog.pg_class c ON c.oid = l.relation LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.relation >= 16384
+  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+  AND (c.oid IS NULL OR c.relkind IN ('r', 'm') AND c.relfilenode <> pg_relation_filenode(c.oid))
+LIMIT 1";
+    match client.query_typed_opt(REWRITTEN, &[]).await? {
+        Some(row) => Err(SourceReadError::Rewritten(row.try_get(0)?)),
+        None => Ok(()),
     }
 }

@@ -10,7 +10,7 @@ use crate::replicator::snapshotter::lock_watch::LockWatch;
 use crate::replicator::snapshotter::partition::{MemberIdx, Partitioner, ScanMember};
 use crate::replicator::snapshotter::progress_bar::{ScanProgress, expected_rows};
 use crate::replicator::source::mapping::{MappedRelation, compile_current};
-use crate::snapshot::{Export, Interruption, RowStream, SpooledScan, require_unrewritten};
+use crate::snapshot::{Export, Interruption, RowStream, SpooledScan};
 use crate::status::progress_handle::ProgressHandle;
 use tokio::time::timeout;
 
@@ -70,15 +70,7 @@ async fn read(
     let condition = tenants_condition(rules, &mapped.relation, keys.iter().copied());
     let mut progress = ScanProgress::new(expected_rows(client, rules, &mapped, &condition).await?, handle);
     let purged_before = context.config.purge_after.and_then(clock::ago);
-    let mut rows = RowStream::open(
-        client,
-        &mapped.from,
-        &mapped.relation,
-        mapped.plan.decoded(),
-        mapped.plan.max_row(),
-        &condition,
-    )
-    .await?;
+    let mut rows = mapped.rows(client, &condition).await?;
     while rows.advance().await? {
         if let Some(member) = add_row(context, &mapped, &mut rows, partitioner, purged_before)? {
             context.status.metrics.stripped_escapes.inc_by(mapped.plan.take_stripped_escapes());
@@ -90,7 +82,6 @@ async fn read(
         progress.add_row();
     }
     context.status.metrics.stripped_escapes.inc_by(mapped.plan.take_stripped_escapes());
-    require_unrewritten(client).await?;
     progress.finish();
     Ok(())
 }
@@ -99,7 +90,7 @@ async fn read(
 fn add_row(
     context: &SessionContext,
     mapped: &MappedRelation,
-    rows: &mut RowStream,
+    rows: &mut RowStream<'_>,
     partitioner: &mut Partitioner<TenantIdx>,
     purged_before: Option<Timestamp>,
 ) -> Result<Option<MemberIdx>, ServiceError> {

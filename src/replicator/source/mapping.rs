@@ -7,7 +7,8 @@ use crate::model::{Oid, Relation, ReplicaIdentity, TableName, TypeCatalog};
 use crate::pg::{load_types, quote_table};
 use crate::replicator::error::ServiceError;
 use crate::snapshot::{
-    ResolvedFamily, describe_query, generated_columns, query_item, read_leaves, read_relation, resolve_family,
+    ResolvedFamily, RowStream, SourceReadError, describe_query, generated_columns, query_item, read_leaves,
+    read_relation, resolve_family,
 };
 use tokio_postgres::Client;
 
@@ -23,6 +24,12 @@ impl MappedRelation {
     pub(crate) fn within(mut self, tenant_memory: usize) -> MappedRelation {
         self.plan.limit_rows(tenant_memory);
         self
+    }
+
+    /// Starts to read the rows that `condition` (SQL; empty for all rows) admits.
+    pub(crate) async fn rows<'a>(&self, client: &'a Client, condition: &str) -> Result<RowStream<'a>, SourceReadError> {
+        let MappedRelation { relation, plan, from } = self;
+        RowStream::open(client, from, relation, plan.decoded(), plan.max_row(), condition).await
     }
 }
 

@@ -8,7 +8,6 @@ use crate::model::{TableName, TenantId};
 use crate::pg::{PgClient, quote_table};
 use crate::replicator::error::ServiceError;
 use crate::replicator::source::mapping::{MappedRelation, compile_current, compile_watched, current};
-use crate::snapshot::RowStream;
 use crate::state::{SourceRow, StateStore};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -132,7 +131,7 @@ async fn tenants_in_leaves(
     tenants: &[&Tenant],
     leaves: &[LeafShape],
 ) -> Result<Vec<TenantId>, ServiceError> {
-    let mut found = BTreeSet::new();
+    let mut keys = BTreeSet::new();
     for leaf in leaves {
         let from = quote_table(&leaf.table());
         let row = client.query_one(&format!("SELECT EXISTS (SELECT FROM {from})"), &[]).await?;
@@ -140,20 +139,21 @@ async fn tenants_in_leaves(
             continue;
         }
         if rules.query.is_some() || rules.tenant.is_none() {
-            found.extend(tenants.iter().map(|tenant| tenant.id.clone()));
-            continue;
+            return Ok(tenants.iter().map(|tenant| tenant.id.clone()).collect());
         }
-        let MappedRelation { relation, plan, .. } = compile_current(client, rules).await?;
-        let mut rows = RowStream::open(client, &from, &relation, plan.decoded(), plan.max_row(), "").await?;
+        let mapped = MappedRelation { from, ..compile_current(client, rules).await? };
+        let mut rows = mapped.rows(client, "").await?;
         while rows.advance().await? {
-            let mut cells = Vec::with_capacity(relation.columns.len());
+            let mut cells = Vec::with_capacity(mapped.relation.columns.len());
             rows.cells(&mut cells)?;
             // A row that cannot be mapped is in no target.
-            if let Ok(Some((TenantRef::Key(key), _))) = plan.insert(&cells) {
-                let is_its = |tenant: &&&Tenant| tenant.key.as_str() == &*key;
-                found.extend(tenants.iter().filter(is_its).map(|tenant| tenant.id.clone()));
+            if let Ok(Some((TenantRef::Key(key), _))) = mapped.plan.insert(&cells)
+                && !keys.contains(&*key)
+            {
+                keys.insert(key.into_owned());
             }
         }
     }
-    Ok(found.into_iter().collect())
+    let has_users = |tenant: &&&Tenant| keys.contains(tenant.key.as_str());
+    Ok(tenants.iter().filter(has_users).map(|tenant| tenant.id.clone()).collect())
 }

@@ -13,7 +13,7 @@ use crate::replicator::tee::batcher::KafkaBatcher;
 use crate::replicator::tee::blocking::blocking;
 use crate::replicator::tee::error::TeeError;
 use crate::replicator::tee::kafka_sink::millis;
-use crate::snapshot::{Export, RowReceiver, RowStream, SpooledScan, require_unrewritten};
+use crate::snapshot::{Export, RowReceiver, SpooledScan};
 use crate::tee::kafka::{CommitKind, Reader};
 use crate::tee::{Event, EventPosition, MessageKey, Op, PositionRecord, StreamPosition, TenantPosition};
 use futures_util::StreamExt;
@@ -166,9 +166,7 @@ impl Pass<'_> {
         export.import(client).await?;
         let config = &self.context.config;
         let mapped = compile_current(client, &config.users).await?.within(config.limits.tenant_memory);
-        let mut rows =
-            RowStream::open(client, &mapped.from, &mapped.relation, mapped.plan.decoded(), mapped.plan.max_row(), "")
-                .await?;
+        let mut rows = mapped.rows(client, "").await.map_err(ServiceError::from)?;
         while rows.advance().await? {
             let full = {
                 let mut cells = Vec::with_capacity(mapped.relation.columns.len());
@@ -181,7 +179,7 @@ impl Pass<'_> {
                 partitioner.send(member).await;
             }
         }
-        Ok(require_unrewritten(client).await.map_err(ServiceError::from)?)
+        Ok(())
     }
 
     /// Publishes the users as they arrive, and removes them from `held`.
