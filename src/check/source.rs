@@ -240,6 +240,13 @@ impl SourceCheck<'_> {
         let none = |list: String| if list.is_empty() { "none".to_owned() } else { list };
         self.note(format!("columns copied to targets: {}", none(leaving.join(", "))));
         self.note(format!("columns withheld: {}", none(withheld.join(", "))));
+        let cast: Vec<_> = plan.cast_columns().collect();
+        if !cast.is_empty() {
+            self.note(format!(
+                "columns whose type has a cast to json, so that each changed row is read from the source: {}",
+                cast.join(", ")
+            ));
+        }
     }
 
     fn readable(&mut self, table: &TableFacts, wanted: &[String]) {

@@ -66,7 +66,9 @@ impl RowPlan {
                 None => exposed.push(name.clone()),
             }
         }
+        let cast = raw.iter().filter(|raw| raw.kind.has_cast()).map(|raw| raw.column).collect();
         Ok(RowPlan {
+            cast,
             id,
             tenant,
             name,

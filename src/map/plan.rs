@@ -6,7 +6,7 @@ use super::identity::IdentityGap;
 use super::raw_json::RawJson;
 use super::unmappable::Unmappable;
 use super::value::{Input, Known, MappedValues, RowImage, Sent, Text, TimeSources};
-use crate::model::{Cell, Change, ColumnIdx, Patch, Set, Timestamp, User, Xid};
+use crate::model::{Cell, Change, ColumnIdx, Patch, Relation, Set, Timestamp, User, Xid};
 use std::borrow::Cow;
 
 /// [`Rules`](super::Rules), compiled for one relation version.
@@ -24,6 +24,8 @@ pub struct RowPlan {
     /// The columns by which a query's rows are looked up.
     pub(super) key: Vec<Input>,
     pub(super) raw_json: RawJson,
+    /// The columns of `raw_json` that only the source can convert. The stream has only their text.
+    pub(super) cast: Vec<ColumnIdx>,
     /// The columns that leave under their own names.
     pub(super) exposed: Vec<String>,
     pub(super) withheld: Vec<(String, WithheldReason)>,
@@ -104,6 +106,23 @@ impl RowPlan {
         self.withheld.iter().map(|(name, reason)| (name.as_str(), *reason))
     }
 
+    /// The columns that leave, and that only the source can convert to JSON: a type of theirs has a cast to json.
+    pub(crate) fn cast_columns(&self) -> impl Iterator<Item = &str> {
+        self.cast.iter().filter_map(|column| column.of(&self.columns)).map(String::as_str)
+    }
+
+    /// A plan for rows in which the source has converted these columns. `relation` has the results after its own columns.
+    pub(crate) fn read_converted(mut self, relation: &Relation) -> RowPlan {
+        let results = relation.indexed_columns().skip(self.columns.len());
+        for (from, (to, column)) in std::mem::take(&mut self.cast).into_iter().zip(results) {
+            self.raw_json.read_converted(from, to);
+            self.columns.push(column.name.clone());
+            self.decoded.push(true);
+            self.decoded_columns.push(to);
+        }
+        self
+    }
+
     /// The columns of id and tenant that the replica identity does not carry: without them a DELETE cannot be mapped.
     pub(crate) fn identity_gap(&self) -> &[String] {
         &self.identity_gap.columns
@@ -120,7 +139,28 @@ impl RowPlan {
         self.raw_json.take_stripped_escapes()
     }
 
-    /// Maps an inserted row, or one read by a snapshot or a point read; `None` if the row is not a user.
+    /// Maps an inserted row of the stream; `None` if the row is not a user.
+    ///
+    /// # Errors
+    /// As [`RowPlan::insert`].
+    pub(crate) fn inserted<'a>(
+        &self,
+        row: &'a [Cell<'a>],
+        commit: CommitInfo,
+    ) -> Result<Option<(TenantRef<'a>, Change)>, Unmappable> {
+        let image = RowImage { new: row, old: None };
+        if self.unconverted(image).is_none() {
+            return Ok(self.insert(row)?.map(|(tenant, user)| (tenant, Change::Upsert(user))));
+        }
+        self.check_width(row)?;
+        if self.is_user(image)? != Truth::True {
+            return Ok(None);
+        }
+        let id = self.new_id(image)?;
+        Ok(Some((self.tenant(image)?, reread(&id, commit))))
+    }
+
+    /// Maps a whole row; `None` if the row is not a user.
     ///
     /// # Errors
     /// If the row cannot be mapped. A value that was not sent is an error, too.
@@ -133,6 +173,9 @@ impl RowPlan {
         }
         if self.is_user(row)? != Truth::True {
             return Ok(None);
+        }
+        if let Some(column) = self.unconverted(row) {
+            return Err(self.unsent(Some(column)));
         }
         self.check_size(size)?;
         let id = self.new_id(row)?;
@@ -171,10 +214,12 @@ impl RowPlan {
         };
         let id = id?;
         let Measured { unsent, size } = self.measure(row);
-        let change = if unsent.is_none() {
+        let change = if self.unconverted(row).is_some() {
+            reread(&id, commit)
+        } else if unsent.is_none() {
             Change::Upsert(self.user(&id, row, size, Some(commit))?)
         } else if is_user == Truth::Unsent || tenant == TenantRef::Unsent || !matches!(moved, Ok(false)) {
-            Change::Reread { id: Box::from(&*id), xid: commit.xid, at: commit.commit_time, deleted_if_absent: false }
+            reread(&id, commit)
         } else {
             self.patch(&id, row, size, commit)?
         };
@@ -288,14 +333,7 @@ impl RowPlan {
 
     fn patch(&self, id: &str, row: RowImage<'_>, size: usize, commit: CommitInfo) -> Result<Change, Unmappable> {
         self.check_size(size)?;
-        let Some(mapped) = self.mapped(row, Some(commit))? else {
-            return Ok(Change::Reread {
-                id: Box::from(id),
-                xid: commit.xid,
-                at: commit.commit_time,
-                deleted_if_absent: false,
-            });
-        };
+        let Some(mapped) = self.mapped(row, Some(commit))? else { return Ok(reread(id, commit)) };
         let raw_json = self.raw_json.build(id, &mapped, row, size)?;
         let owned = |set| match set {
             Set::To(value) => Set::To(Option::map(value, Cow::into_owned)),
@@ -354,6 +392,11 @@ impl RowPlan {
         Measured { unsent, size }
     }
 
+    /// The first column whose value was sent, but has to be converted by the source.
+    fn unconverted(&self, row: RowImage<'_>) -> Option<ColumnIdx> {
+        self.cast.iter().copied().find(|column| matches!(row.get(*column), Sent::Text(_)))
+    }
+
     fn new_id<'a>(&self, row: RowImage<'a>) -> Result<Cow<'a, str>, Unmappable> {
         match self.id.read(row)? {
             Known::Value(id) => id.ok_or_else(|| self.no_id()),
@@ -406,4 +449,8 @@ impl RowPlan {
         let name = column.and_then(|column| column.of(&self.columns)).cloned().unwrap_or_default();
         Unmappable::Unsent { column: name, remedy: self.identity_gap.remedy.clone() }
     }
+}
+
+fn reread(id: &str, commit: CommitInfo) -> Change {
+    Change::Reread { id: Box::from(id), xid: commit.xid, at: commit.commit_time, deleted_if_absent: false }
 }

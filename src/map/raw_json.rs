@@ -30,6 +30,13 @@ impl RawJson {
         RawJson { columns, stripped: AtomicU64::new(0) }
     }
 
+    /// Takes the value of a column from another one, in which the source has converted it to jsonb.
+    pub(super) fn read_converted(&mut self, from: ColumnIdx, to: ColumnIdx) {
+        for raw in self.columns.iter_mut().filter(|raw| raw.column == from) {
+            (raw.column, raw.kind) = (to, JsonKind::Jsonb);
+        }
+    }
+
     pub(super) fn take_stripped_escapes(&self) -> u64 {
         self.stripped.swap(0, Ordering::Relaxed)
     }

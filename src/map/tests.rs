@@ -445,3 +445,33 @@ proptest! {
         let _ = plan.delete(&new, AT, &mut |_, _| {});
     }
 }
+
+#[test]
+fn a_value_that_only_the_source_can_convert_is_read_from_it() {
+    let types = TypeCatalog::from([(9000, TypeKind::Cast)]);
+    let mut relation = relation(&["id", "tenant"]);
+    relation.columns[8].type_oid = 9000;
+    let plan = RowPlan::compile(&rules(), &relation, &types).unwrap();
+    assert_eq!(plan.cast_columns().collect::<Vec<_>>(), ["meta.nick"]);
+    let streamed = |plan: &RowPlan, row: &[Cell<'_>]| {
+        plan.inserted(row, AT).unwrap().map(|(tenant, change)| show(tenant, &change)).unwrap()
+    };
+    // Null needs no conversion.
+    assert_eq!(streamed(&plan, &ROW), format!("acme: upsert 1 Ada a@b.c 1000 -* {JSON}"));
+    let nick = row(&[(8, Cell::Text(b"nick"))]);
+    assert_eq!(streamed(&plan, &nick), "acme: reread 1 42");
+    assert_eq!(updated(&plan, None, &nick), ["acme: reread 1 42"]);
+    assert_eq!(updated(&plan, Some(&nick), &row(&[(8, Cell::Unchanged)])), ["acme: reread 1 42"]);
+    assert!(updated(&plan, None, &row(&[(8, Cell::Unchanged)]))[0].contains("patch 1"));
+    assert!(inserted(&plan, &nick).starts_with("error: column \"meta.nick\""));
+    let filtered = Rules { filter: Some(Filter::IsNull("id".into())), ..rules() };
+    let filtered = RowPlan::compile(&filtered, &relation, &types).unwrap();
+    assert!(filtered.inserted(&nick, AT).unwrap().is_none());
+
+    relation.columns.push(Column { name: "converted".into(), type_oid: oid::JSONB, in_identity: false });
+    let plan = plan.read_converted(&relation);
+    let mut read = nick.clone();
+    read.push(Cell::Text(b"{\"x\": 1}"));
+    assert!(inserted(&plan, &read).ends_with(r#""meta.nick":{"x": 1}}"#));
+    assert_eq!(plan.decoded().len(), read.len());
+}

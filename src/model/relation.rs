@@ -150,6 +150,10 @@ pub enum TypeKind {
     Composite(Vec<CompositeField>),
     /// A domain; holds the id of its base type.
     Domain(Oid),
+    /// The extension's `hstore`, whose cast to json `to_jsonb` uses.
+    Hstore,
+    /// A type with another cast to json: only the source can do what `to_jsonb` does.
+    Cast,
 }
 
 /// A field of a composite type.

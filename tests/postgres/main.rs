@@ -18,6 +18,7 @@ mod guard;
 mod harmless;
 mod hostile;
 mod isolation;
+mod json_casts;
 mod kill;
 mod large;
 mod logs;

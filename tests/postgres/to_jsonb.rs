@@ -188,6 +188,17 @@ const COLUMNS: &[(&str, &[&str])] = &[
     ("citext_like", &["any_text()"]),
 ];
 
+/// For servers that have the extension.
+const HSTORE: [(&str, &[&str]); 4] = [
+    (
+        "hstore",
+        &["hstore(array[any_text(), any_text(), 'n'], array[any_text(), null, '1'])", "''", "'NULL=>NULL, 1=>t'"],
+    ),
+    ("hstore[]", &["array[hstore(any_text(), any_text()), null, '']"]),
+    ("attributes", &["hstore(any_text(), any_text())"]),
+    ("with_hstore", &["row(hstore(any_text(), null), array[hstore(any_text(), any_text())])::with_hstore"]),
+];
+
 /// Functions that the expressions call. `any_text` contains many characters that need escaping.
 const FUNCTIONS: &str = r#"
     CREATE DOMAIN citext_like AS varchar;
@@ -222,6 +233,11 @@ async fn raw_json_equals_to_jsonb() {
     let mut columns = COLUMNS.to_vec();
     if xml {
         columns.push(("xml", &["'<a b=\"c\">d</a>'"]));
+    }
+    let hstore = "CREATE EXTENSION hstore; CREATE DOMAIN attributes AS hstore;
+        CREATE TYPE with_hstore AS (h hstore, list hstore[])";
+    if client.batch_execute(hstore).await.is_ok() {
+        columns.extend(HSTORE);
     }
     let definitions: Vec<String> = columns.iter().enumerate().map(|(i, (of, _))| format!("c{i} {of}")).collect();
     let table = format!("CREATE TABLE users (id int8 PRIMARY KEY, at timestamptz, {})", definitions.join(", "));

@@ -91,8 +91,11 @@ fn read_types(table: &TableShape, is_read: &impl Fn(&str) -> bool) -> BTreeSet<O
     found
 }
 
-/// Whether a value has the same text form as before. A new label of an enum changes no row.
+/// Whether a value reads as before. A new label of an enum changes no row.
 fn reads_alike(known: &TypeShape, now: &TypeShape) -> bool {
     let has_label = |(oid, label)| now.labels.get(oid) == Some(label);
-    known.attributes == now.attributes && known.inner == now.inner && known.labels.iter().all(has_label)
+    known.attributes == now.attributes
+        && known.inner == now.inner
+        && known.json_cast == now.json_cast
+        && known.labels.iter().all(has_label)
 }

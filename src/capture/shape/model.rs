@@ -73,6 +73,9 @@ pub(crate) struct TypeShape {
     pub(crate) attributes: Vec<(i32, String, Oid, i32)>,
     /// Base type of a domain, element of an array or subtype of a range; 0 for the others.
     pub(crate) inner: Oid,
+    /// Identifies the function that casts it to json, and its body; null without one.
+    #[serde(default)]
+    pub(crate) json_cast: Option<String>,
 }
 
 /// A row of `pg_publication`.

@@ -116,6 +116,9 @@ SELECT jsonb_build_object(
             ORDER BY a.attnum)
           FROM pg_catalog.pg_attribute a
           WHERE a.attrelid = y.typrelid AND y.typrelid <> 0 AND a.attnum > 0 AND NOT a.attisdropped), '[]'),
+        'json_cast', (SELECT format('%s:%s', f.oid, hashtextextended(concat(f.prosrc, to_jsonb(f) ->> 'prosqlbody'), 0))
+          FROM pg_catalog.pg_cast k JOIN pg_catalog.pg_proc f ON f.oid = k.castfunc
+          WHERE k.castsource = y.oid AND k.casttarget = 114 AND k.castmethod = 'f'),
         'inner', CASE WHEN y.typbasetype <> 0 THEN y.typbasetype ELSE y.typelem END::bigint))
       FROM used JOIN pg_catalog.pg_type y ON y.oid = used.oid
       WHERE used.root = t.oid AND y.oid >= {FIRST_NORMAL_OID}), '{{}}'),

@@ -38,7 +38,7 @@ fn table(leaves: Vec<LeafShape>) -> TableShape {
         columns: vec![column("id", 1, 25), column("mood", 2, 20_000), column("secret", 3, 25)],
         leaves,
         children: Vec::new(),
-        types: BTreeMap::from([(20_000, TypeShape { labels, attributes: Vec::new(), inner: 0 })]),
+        types: BTreeMap::from([(20_000, TypeShape { labels, attributes: Vec::new(), inner: 0, json_cast: None })]),
         published: Some(PublishedShape { has_row_filter: false, columns: None }),
     }
 }
@@ -89,6 +89,7 @@ fn a_change_that_makes_rows_read_differently_is_found() {
     rows_change("a type", |table| kind(table, |kind| *kind.labels.get_mut(&1).unwrap() = "blue".into()));
     rows_change("a type", |table| kind(table, |kind| kind.attributes = vec![(1, "a".into(), 25, -1)]));
     rows_change("a type", |table| kind(table, |kind| kind.inner = 23));
+    rows_change("a type", |table| kind(table, |kind| kind.json_cast = Some("9:1".into())));
     rows_change("rewritten", |table| {
         table.columns[0].version = 701;
         table.leaves[0].filenode = 11;

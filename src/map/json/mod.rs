@@ -6,6 +6,7 @@
 mod array;
 mod composite;
 mod document;
+mod hstore;
 mod malformed;
 
 pub(super) use document::{clean, find, scalar_text, without};
@@ -63,6 +64,10 @@ pub(super) enum JsonKind {
     Array { element: Box<JsonKind>, delimiter: u8 },
     /// `(a,b)`.
     Composite(Vec<JsonField>),
+    /// `"key"=>"value"`.
+    Hstore,
+    /// A type with a cast to json, which only the source can apply.
+    Cast,
     /// A type past [`MAX_TYPE_DEPTH`] or [`MAX_TYPE_PARTS`]. A row with such a value is set aside.
     TooComplex,
 }
@@ -123,6 +128,8 @@ impl JsonKind {
                 let field = |field: &CompositeField| JsonField { key: key(&field.name), kind: below(field.type_oid) };
                 JsonKind::Composite(fields.iter().map(field).collect())
             }
+            Some(TypeKind::Hstore) => JsonKind::Hstore,
+            Some(TypeKind::Cast) => JsonKind::Cast,
             Some(TypeKind::Scalar(_) | TypeKind::Domain(_)) | None => Self::scalar(oid),
         };
         above.pop();
@@ -137,6 +144,23 @@ impl JsonKind {
             oid::JSONB => JsonKind::Jsonb,
             oid::TIMESTAMP | oid::TIMESTAMPTZ => JsonKind::Timestamp,
             _ => JsonKind::Text,
+        }
+    }
+
+    /// Whether the type, or a part of it, has a cast that only the source can apply.
+    pub(super) fn has_cast(&self) -> bool {
+        match self {
+            JsonKind::Cast => true,
+            JsonKind::Array { element, .. } | JsonKind::Vector(element) => element.has_cast(),
+            JsonKind::Composite(fields) => fields.iter().any(|field| field.kind.has_cast()),
+            JsonKind::Bool
+            | JsonKind::Number
+            | JsonKind::Json
+            | JsonKind::Jsonb
+            | JsonKind::Timestamp
+            | JsonKind::Text
+            | JsonKind::Hstore
+            | JsonKind::TooComplex => false,
         }
     }
 
@@ -166,6 +190,8 @@ impl JsonKind {
             }),
             JsonKind::Timestamp => push_timestamp(text, out),
             JsonKind::TooComplex => return Err(TOO_COMPLEX),
+            JsonKind::Hstore => return hstore::append(text, out),
+            JsonKind::Cast => return Err(Malformed("value that the source has cast to json")),
             // The types guarantee JSON. An empty text is checked because it would break the enclosing object.
             JsonKind::Json | JsonKind::Jsonb if text.is_empty() => return Err(Malformed("JSON document")),
             JsonKind::Jsonb => out.push_str(text),

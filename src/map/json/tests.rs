@@ -22,6 +22,11 @@ fn types() -> TypeCatalog {
         (9006, TypeKind::Composite(vec![field("itself", 9006), field("ring", 9007)])),
         (9007, TypeKind::Domain(9008)),
         (9008, TypeKind::Domain(9007)),
+        (9009, TypeKind::Hstore),
+        (9010, TypeKind::Cast),
+        (9011, TypeKind::Composite(vec![field("n", oid::INT4), field("cast", 9010)])),
+        (9012, array(9011, b',')),
+        (9013, TypeKind::Domain(9012)),
     ])
 }
 
@@ -56,6 +61,8 @@ fn each_type_has_the_form_that_to_jsonb_gives_it() {
         (oid::OIDVECTOR, "1 2", "[\"1\",\"2\"]"),
         (oid::OIDVECTOR, "", "[]"),
         (2950, "a0ee-", "\"a0ee-\""),
+        (9009, "", "{}"),
+        (9009, r#""a"=>"1", "b \"\\ü"=>NULL, ""=>"NULL, \"=>\"""#, r#"{"a":"1","b \"\\ü":null,"":"NULL, \"=>\""}"#),
     ] {
         assert_eq!(json(oid, text).as_deref(), Ok(expected), "{oid} {text}");
     }
@@ -235,5 +242,21 @@ proptest! {
                 prop_assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok(), "{}", json);
             }
         }
+    }
+}
+
+#[test]
+fn only_the_source_converts_a_type_with_a_cast() {
+    let has_cast = |oid| JsonKind::compile(oid, &types()).has_cast();
+    assert!([9010, 9011, 9012, 9013].into_iter().all(has_cast));
+    assert!(![9000, 9001, 9002, 9009, oid::TEXT, oid::OIDVECTOR].into_iter().any(has_cast));
+    assert_eq!(json(9010, "x"), Err(Malformed("value that the source has cast to json")));
+}
+
+#[test]
+fn a_malformed_hstore_is_an_error() {
+    for text in ["a", "\"a\"", "\"a\"=>", "\"a\"=>1", "\"a\"=>\"1", "\"a\"=>NULL,", "\"a\"=>NULL \"b\"=>NULL", "\"a\\"]
+    {
+        assert_eq!(json(9009, text), Err(Malformed("hstore value")), "{text}");
     }
 }

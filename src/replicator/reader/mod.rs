@@ -220,9 +220,10 @@ impl<S: Sink> Stream<S> {
         if S::WANTS_ROWS {
             self.output.sink.begin_row(None);
         }
-        let inserted = mapped.plan.insert(&cells).map(|user| {
-            if let (Some((tenant, user)), Some(transaction)) = (user, self.transaction) {
-                self.output.add_arrived(transaction, tenant, Change::Upsert(user), IsCreate::Yes);
+        let Some(transaction) = self.transaction else { return Ok(()) };
+        let inserted = mapped.plan.inserted(&cells, transaction.commit).map(|inserted| {
+            if let Some((tenant, change)) = inserted {
+                self.output.add_arrived(transaction, tenant, change, IsCreate::Yes);
             }
         });
         self.report_unmappable(inserted)

@@ -3,21 +3,27 @@
 use crate::capture::publication::Published;
 use crate::config::{Config, Family, Publish};
 use crate::map::{self, RowPlan, Rules, WatchPlan};
-use crate::model::{Oid, Relation, ReplicaIdentity, TableName, TypeCatalog};
-use crate::pg::{load_types, quote_table};
+use crate::model::{Column, Oid, Relation, ReplicaIdentity, TableName, TypeCatalog};
+use crate::pg::{load_types, quote_ident, quote_table};
 use crate::replicator::error::ServiceError;
 use crate::snapshot::{
     ResolvedFamily, RowStream, SourceReadError, describe_query, generated_columns, query_item, read_leaves,
     read_relation, resolve_family,
 };
+use std::borrow::Cow;
 use tokio_postgres::Client;
 
 pub(crate) struct MappedRelation {
     pub(crate) relation: Relation,
     pub(crate) plan: RowPlan,
-    /// An item of FROM that returns rows of this shape.
+    /// The table or query that the rows are read from, as an item of FROM.
     pub(crate) from: String,
+    /// The columns whose values the source converts to JSON. The relation has one more column for each.
+    converted: Vec<String>,
 }
+
+/// `pg_type.oid` of jsonb, the type of the columns that [`MappedRelation::item`] adds.
+const JSONB: Oid = 3802;
 
 impl MappedRelation {
     /// Sets aside rows that exceed `limits.tenant_memory` (bytes) before they are copied.
@@ -28,8 +34,32 @@ impl MappedRelation {
 
     /// Starts to read the rows that `condition` (SQL; empty for all rows) admits.
     pub(crate) async fn rows<'a>(&self, client: &'a Client, condition: &str) -> Result<RowStream<'a>, SourceReadError> {
-        let MappedRelation { relation, plan, from } = self;
-        RowStream::open(client, from, relation, plan.decoded(), plan.max_row(), condition).await
+        let MappedRelation { relation, plan, .. } = self;
+        RowStream::open(client, &self.item(), relation, plan.decoded(), plan.max_row(), condition).await
+    }
+
+    /// An item of FROM that returns rows of this shape.
+    pub(crate) fn item(&self) -> Cow<'_, str> {
+        let MappedRelation { relation, plan, from, converted } = self;
+        if converted.is_empty() {
+            return Cow::Borrowed(from);
+        }
+        let decoded = relation.columns.iter().zip(plan.decoded()).filter(|(_, decoded)| **decoded);
+        let mut values: Vec<String> = decoded.map(|(column, _)| quote_ident(&column.name)).collect();
+        let results = values.len() - converted.len();
+        for (result, column) in values[results..].iter_mut().zip(converted) {
+            *result = format!("pg_catalog.to_jsonb({}) AS {result}", quote_ident(column));
+        }
+        Cow::Owned(format!("(SELECT {} FROM {from}) AS users_sync_rows", values.join(", ")))
+    }
+
+    /// For reads: the source converts the values that only it can convert.
+    fn converted(mut self) -> MappedRelation {
+        self.converted = self.plan.cast_columns().map(str::to_owned).collect();
+        let result = |n| Column { name: format!("users_sync_json_{n}"), type_oid: JSONB, in_identity: false };
+        self.relation.columns.extend((0..self.converted.len()).map(result));
+        self.plan = self.plan.read_converted(&self.relation);
+        self
     }
 }
 
@@ -66,15 +96,16 @@ async fn compile_strictly(client: &Client, rules: &Rules, relation: Relation) ->
     let types = types_of(client, &relation).await?;
     let plan = RowPlan::compile(rules, &relation, &types)?;
     let from = quote_table(&relation.table);
-    Ok(MappedRelation { relation, plan, from })
+    Ok(MappedRelation { relation, plan, from, converted: Vec::new() })
 }
 
 /// Compiles the mapping for the current table, or for the current result of the query.
 pub(crate) async fn compile_current(client: &Client, rules: &Rules) -> Result<MappedRelation, ServiceError> {
     let relation = current(client, &rules.table).await?;
-    let Some(query) = &rules.query else { return compile_strictly(client, rules, relation).await };
+    let Some(query) = &rules.query else { return Ok(compile_strictly(client, rules, relation).await?.converted()) };
     let relation = describe_query(client, &query.sql, &relation).await.map_err(ServiceError::Query)?;
-    Ok(MappedRelation { from: query_item(&query.sql), ..compile_strictly(client, rules, relation).await? })
+    let mapped = MappedRelation { from: query_item(&query.sql), ..compile_strictly(client, rules, relation).await? };
+    Ok(mapped.converted())
 }
 
 /// Compiles the watches of a table for one of its relation versions.

@@ -121,14 +121,15 @@ impl Rereader {
         by: LookupBy,
     ) -> Result<PointReadResult, ServiceError> {
         let reading = Reading::begin(client, xids).await?;
-        let MappedRelation { relation, plan, from } =
-            compile_current(client, &config.users).await?.within(config.limits.tenant_memory);
+        let mapped = compile_current(client, &config.users).await?.within(config.limits.tenant_memory);
+        let MappedRelation { relation, plan, .. } = &mapped;
         let position = reading.position();
         let by = match by {
-            LookupBy::MappingKey => FindBy::mapping(&config.users, &relation),
-            LookupBy::Id => FindBy::ids(&config.users, &relation),
+            LookupBy::MappingKey => FindBy::mapping(&config.users, relation),
+            LookupBy::Id => FindBy::ids(&config.users, relation),
         };
-        let rows = RowQuery { from: &from, relation: &relation, decoded: plan.decoded(), max_row: plan.max_row(), by };
+        let from = mapped.item();
+        let rows = RowQuery { from: &from, relation, decoded: plan.decoded(), max_row: plan.max_row(), by };
         let mut users = Vec::new();
         reading
             .read(&rows, keys, |cells| {

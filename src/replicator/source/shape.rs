@@ -141,7 +141,8 @@ async fn tenants_in_leaves(
         if rules.query.is_some() || rules.tenant.is_none() {
             return Ok(tenants.iter().map(|tenant| tenant.id.clone()).collect());
         }
-        let mapped = MappedRelation { from, ..compile_current(client, rules).await? };
+        let mut mapped = compile_current(client, rules).await?;
+        mapped.from = from;
         let mut rows = mapped.rows(client, "").await?;
         while rows.advance().await? {
             let mut cells = Vec::with_capacity(mapped.relation.columns.len());

@@ -79,7 +79,7 @@ fn the_fingerprint_names_the_columns_that_leave_with_their_types() {
         leaves: Vec::new(),
     };
     let plan = RowPlan::compile(&rules, &relation, &TypeCatalog::new()).unwrap();
-    let mapped = MappedRelation { relation, plan, from: String::new() };
+    let mapped = MappedRelation { relation, plan, from: String::new(), converted: Vec::new() };
     let exposed = [("id", Some(2950)), ("email", Some(25))];
     assert_eq!(fingerprint(&rules, &mapped), map::fingerprint(&rules, 16_384, exposed));
     assert_eq!(fingerprint(&rules, &mapped), "2fe7f634dd20b01ff1bedef90dcfb5c5");
