@@ -1,6 +1,8 @@
 //! The shape of `neon_auth.users_sync` in a target, and the parts of statements that depend on it.
 
 use super::notify::Returning;
+use crate::model::Oid;
+use tokio_postgres::types::Type;
 
 /// The columns of `users_sync` in the order of the arrays.
 pub(super) const COLUMNS: [&str; 7] = ["id", "raw_json", "name", "email", "created_at", "updated_at", "deleted_at"];
@@ -35,25 +37,34 @@ pub enum ShapeError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TableColumn {
     pub(crate) name: String,
-    /// As `format_type` writes it.
+    pub(crate) type_oid: Oid,
+    /// `atttypmod`: -1 without a modifier.
+    pub(crate) typmod: i32,
+    /// For errors only: as `format_type` writes it, which depends on settings.
     pub(crate) type_name: String,
     pub(crate) is_generated: bool,
 }
 
 impl TableColumn {
     pub(crate) fn read(row: &tokio_postgres::Row) -> Result<TableColumn, tokio_postgres::Error> {
-        Ok(TableColumn { name: row.try_get(0)?, type_name: row.try_get(1)?, is_generated: row.try_get(2)? })
+        Ok(TableColumn {
+            name: row.try_get(0)?,
+            type_oid: row.try_get(1)?,
+            typmod: row.try_get(2)?,
+            type_name: row.try_get(3)?,
+            is_generated: row.try_get(4)?,
+        })
     }
 }
 
 impl Shape {
     /// Checks the columns that the catalog lists.
     pub(crate) fn from_columns(found: &[TableColumn]) -> Result<Shape, ShapeError> {
-        let types = ["text", "jsonb", "text", "text", TIMESTAMPTZ, TIMESTAMPTZ, TIMESTAMPTZ];
         let mut writable = [true; 7];
-        for ((column, expected), writable) in COLUMNS.into_iter().zip(types).zip(&mut writable) {
+        for (column, writable) in COLUMNS.into_iter().zip(&mut writable) {
             let found = found.iter().find(|found| found.name == column).ok_or(ShapeError::Missing(column))?;
-            if found.type_name != expected {
+            let (oid, expected) = type_of(column);
+            if found.type_oid != oid || found.typmod != -1 {
                 return Err(ShapeError::Type { column, expected, found: found.type_name.clone() });
             }
             if found.is_generated && matches!(column, "raw_json" | "updated_at" | "deleted_at") {
@@ -111,21 +122,25 @@ impl Shape {
     }
 }
 
-pub(super) const TIMESTAMPTZ: &str = "timestamp with time zone";
+/// The type of a column: its oid, and its name for errors.
+fn type_of(column: &str) -> (Oid, &'static str) {
+    match column {
+        "raw_json" => (Type::JSONB.oid(), "jsonb"),
+        "id" | "name" | "email" => (Type::TEXT.oid(), "text"),
+        _ => (Type::TIMESTAMPTZ.oid(), "timestamp with time zone"),
+    }
+}
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
 
     pub(crate) fn columns(generated: &[&str]) -> Vec<TableColumn> {
-        let type_name = |column: &str| match column {
-            "raw_json" => "jsonb",
-            "id" | "name" | "email" => "text",
-            _ => TIMESTAMPTZ,
-        };
         let column = |name: &str| TableColumn {
             name: name.to_owned(),
-            type_name: type_name(name).to_owned(),
+            type_oid: type_of(name).0,
+            typmod: -1,
+            type_name: "as written with another setting".to_owned(),
             is_generated: generated.contains(&name),
         };
         COLUMNS.into_iter().map(column).collect()
@@ -140,7 +155,10 @@ pub(super) mod tests {
         assert_eq!(Shape::from_columns(&columns(&["deleted_at"])), Err(ShapeError::Generated("deleted_at")));
         assert_eq!(Shape::from_columns(&columns(&[])[1..]), Err(ShapeError::Missing("id")));
         let mut uuid = columns(&[]);
-        uuid[0].type_name = "uuid".into();
+        uuid[0].type_oid = Type::UUID.oid();
         assert!(matches!(Shape::from_columns(&uuid), Err(ShapeError::Type { column: "id", .. })));
+        let mut rounded = columns(&[]);
+        rounded[4].typmod = 3;
+        assert!(matches!(Shape::from_columns(&rounded), Err(ShapeError::Type { column: "created_at", .. })));
     }
 }

@@ -82,9 +82,9 @@ SELECT to_regclass('users_sync.checkpoint') IS NOT NULL,
 pub(crate) const HAS_ROWS: &str = "SELECT EXISTS (SELECT FROM neon_auth.users_sync), pg_relation_filenode('neon_auth.users_sync'), \
      CASE WHEN row_security_active('neon_auth.users_sync') THEN current_user::text END";
 
-/// Name and type of each column of `users_sync`, and whether it is generated.
+/// Name and type of each column of `users_sync`, the type's name, and whether the column is generated.
 pub(crate) const COLUMNS_OF_USERS: &str = "\
-SELECT attname::text, left(format_type(atttypid, atttypmod), 200), attgenerated <> ''
+SELECT attname::text, atttypid, atttypmod, left(format_type(atttypid, atttypmod), 200), attgenerated <> ''
 FROM pg_catalog.pg_attribute
 WHERE attrelid = 'neon_auth.users_sync'::regclass AND attnum > 0 AND NOT attisdropped";
 

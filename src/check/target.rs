@@ -222,7 +222,13 @@ mod tests {
         let soft = TableRights { missing: vec!["DELETE".into()], ..rights(true) };
         assert_eq!(judge_rights("neon_auth", "users_sync", &soft, false, &fresh()), None);
         check(TargetFacts { users: hidden, ..fresh() }, &[("lacks USAGE on schema neon_auth", "GRANT USAGE")]);
-        let id = TableColumn { name: "id".to_owned(), type_name: "uuid".to_owned(), is_generated: false };
+        let id = TableColumn {
+            name: "id".to_owned(),
+            type_oid: 2950,
+            typmod: -1,
+            type_name: "uuid".to_owned(),
+            is_generated: false,
+        };
         let columns = Some(vec![id]);
         check(TargetFacts { columns, ..fresh() }, &[("column id", "CREATE TABLE")]);
     }

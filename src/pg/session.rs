@@ -17,13 +17,14 @@ pub(crate) const NO_TRANSACTION_TIMEOUT: &str = "SELECT pg_catalog.set_config(na
     WHERE name = 'transaction_timeout'";
 
 /// Settings of every session that reads the source, by SQL or by replication. Values have the same text form under any
-/// defaults of the database and of the role.
-const READING: [(&str, &str); 5] = [
+/// defaults of the database and of the role; `quote_all_identifiers` concerns `regclass` and its like.
+const READING: [(&str, &str); 6] = [
     ("TimeZone", "UTC"),
     ("DateStyle", "ISO"),
     ("IntervalStyle", "postgres"),
     ("extra_float_digits", "3"),
     ("bytea_output", "hex"),
+    ("quote_all_identifiers", "off"),
 ];
 
 /// Statements for a session that reads the source.

@@ -49,13 +49,19 @@ const PATH: &str = "
     ALTER DATABASE acme SET search_path = evil, pg_catalog; ALTER DATABASE globex SET search_path = evil, pg_catalog;
     ALTER ROLE reader SET search_path = evil, pg_catalog; ALTER ROLE writer_acme SET search_path = evil, pg_catalog";
 
+/// Names in the answers of our sessions would have quotes.
+const QUOTES: &str = "
+    ALTER ROLE reader SET quote_all_identifiers = on; ALTER ROLE writer_acme SET quote_all_identifiers = on;
+    ALTER DATABASE globex SET quote_all_identifiers = on";
+
 const DATABASES: [&str; 4] = ["auth", "state", "acme", "globex"];
 
 async fn bed() -> Bed {
     let bed = Bed::start_with(&["acme", "globex"], Options::new()).await;
     bed.server.create_database("state").await.unwrap();
     bed.auth(
-        "CREATE ROLE reader LOGIN SUPERUSER; CREATE ROLE writer_acme LOGIN SUPERUSER; CREATE ROLE writer_globex LOGIN SUPERUSER;
+        "ALTER TABLE auth.users ADD COLUMN class regclass DEFAULT 'pg_class';
+         CREATE ROLE reader LOGIN SUPERUSER; CREATE ROLE writer_acme LOGIN SUPERUSER; CREATE ROLE writer_globex LOGIN SUPERUSER;
          INSERT INTO auth.users (id, org) SELECT tenant || '-' || n, tenant
          FROM unnest(ARRAY['acme', 'globex']) tenant, generate_series(1, 20) n",
     )
@@ -64,6 +70,7 @@ async fn bed() -> Bed {
         bed.server.sql(database, EVIL).await.unwrap();
     }
     bed.server.sql("postgres", PATH).await.unwrap();
+    bed.server.sql("postgres", QUOTES).await.unwrap();
     bed
 }
 
