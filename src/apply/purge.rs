@@ -13,23 +13,32 @@ impl Target {
                    ORDER BY EXISTS (SELECT FROM users_sync.rejected r WHERE r.id = u.id), deleted_at LIMIT $2";
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
-            [(&after.as_secs_f64(), Type::FLOAT8), (&limit, Type::INT8)];
+            [(&seconds(after), Type::FLOAT8), (&limit, Type::INT8)];
         let rows = self.client_mut().query_typed(sql, &parameters).await?;
         Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
     }
 
-    /// Time until the next user has been deleted for that long; `None` if there is none.
-    pub(crate) async fn next_expiry(&mut self, after: Duration) -> Result<Option<Duration>, TargetError> {
-        let sql = "SELECT greatest(extract(epoch FROM min(deleted_at) - now())::float8 + $1, 0) \
+    /// Time until the next user has been deleted for that long, at most `after`: a user that is deleted from now on
+    /// is due then. Times in the future, and `infinity`, count as now.
+    pub(crate) async fn next_expiry(&mut self, after: Duration) -> Result<Duration, TargetError> {
+        let sql = "SELECT greatest(extract(epoch FROM least(min(deleted_at), now()) - now())::float8 + $1, 0) \
                    FROM neon_auth.users_sync WHERE deleted_at >= now() - $1 * interval '1 second'";
-        let row = self.client_mut().query_typed_one(sql, &[(&after.as_secs_f64(), Type::FLOAT8)]).await?;
-        Ok(row.try_get::<_, Option<f64>>(0)?.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()))
+        let row = self.client_mut().query_typed_one(sql, &[(&seconds(after), Type::FLOAT8)]).await?;
+        Ok(Duration::try_from_secs_f64(row.try_get(0)?).unwrap_or(after))
     }
 
-    /// Deletes rows, in the open transaction.
-    pub(crate) async fn delete_rows(&mut self, ids: &[String]) -> Result<(), TargetError> {
-        let sql = "DELETE FROM neon_auth.users_sync WHERE id = ANY($1)";
-        self.client_mut().execute_typed(sql, &[(&ids, Type::TEXT_ARRAY)]).await?;
-        Ok(())
+    /// Deletes the rows that are still due, in the open transaction. Returns their number.
+    pub(crate) async fn delete_expired(&mut self, ids: &[String], after: Duration) -> Result<u64, TargetError> {
+        let sql = "DELETE FROM neon_auth.users_sync \
+                   WHERE id = ANY($1) AND deleted_at < now() - $2 * interval '1 second'";
+        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
+            [(&ids, Type::TEXT_ARRAY), (&seconds(after), Type::FLOAT8)];
+        Ok(self.client_mut().execute_typed(sql, &parameters).await?)
     }
+}
+
+/// A time in seconds that can be subtracted from the current one: PostgreSQL's times begin in 4714 BC.
+fn seconds(after: Duration) -> f64 {
+    const LONGEST: f64 = 5_000.0 * 365.0 * 86_400.0;
+    after.as_secs_f64().min(LONGEST)
 }

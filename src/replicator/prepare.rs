@@ -119,7 +119,9 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
     let mapping = shape.fingerprint(&fingerprint(&config.users, &compile_current(&client, &config.users).await?));
     let handles = handles.collect();
     let epochs = std::mem::take(&mut known.epochs);
-    let beginning = SessionStart { generation, confirmed: from, publication: version, epochs, holder, shape, anchor };
+    let written = system.flushed;
+    let beginning =
+        SessionStart { generation, confirmed: from, publication: version, epochs, holder, shape, anchor, written };
     let context =
         SessionContext::new(config.clone(), state, beginning, handles, memory.clone(), &mapping, status.clone());
     context.renewed(leased);

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 const RECONNECT_MIN: Duration = Duration::from_millis(200);
 const RECONNECT_MAX: Duration = Duration::from_secs(30);
-/// A session at least this old resets the backoff.
+/// A session that has streamed for this long resets the backoff. The wait for a slot does not count.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
 
 /// Replicates until `stop` is cancelled.
@@ -37,9 +37,11 @@ pub async fn run_reloading(
     let mut reconnect = Backoff::new(RECONNECT_MIN, RECONNECT_MAX);
     let mut has_streamed = false;
     loop {
-        let begun = Instant::now();
+        let mut streaming_since = None;
         let config = configs.borrow_and_update().clone();
-        let error = match session(config, &mut configs, &status, &stop, &mut has_streamed).await {
+        let ended = session(config, &mut configs, &status, &stop, &mut streaming_since).await;
+        has_streamed |= streaming_since.is_some();
+        let error = match ended {
             Ok(SessionExit::Stopped) => return Ok(()),
             Ok(SessionExit::Reconfigured) => {
                 status.set_starting(None);
@@ -53,7 +55,7 @@ pub async fn run_reloading(
             Err(error) if error.is_final() => return Err(error),
             Err(error) => error,
         };
-        if begun.elapsed() > STABLE_AFTER {
+        if streaming_since.is_some_and(|since| since.elapsed() > STABLE_AFTER) {
             reconnect.reset();
         }
         let wait = reconnect.step();
@@ -73,14 +75,14 @@ async fn session(
     configs: &mut watch::Receiver<Config>,
     status: &Arc<ProcessStatus>,
     stop: &CancellationToken,
-    has_streamed: &mut bool,
+    streaming_since: &mut Option<Instant>,
 ) -> Result<SessionExit, ServiceError> {
     let prepared = tokio::select! {
         prepared = prepare(&config, status) => prepared?,
         () = replaced(configs) => return Ok(SessionExit::Reconfigured),
         () = stop.cancelled() => return Ok(SessionExit::Stopped),
     };
-    *has_streamed = true;
+    *streaming_since = Some(Instant::now());
     let _streaming = status.set_streaming(prepared.context.clone());
     #[cfg_attr(not(feature = "kafka"), allow(unused_mut))]
     let mut running = SessionTasks::start(prepared, None);

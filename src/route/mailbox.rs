@@ -250,6 +250,13 @@ impl Mailbox {
         Waiting { bytes: inner.queue.bytes(), users: inner.queue.users(), oldest: inner.queue.oldest() }
     }
 
+    /// Those of the users for whom no change waits.
+    pub(crate) fn without_waiting(&self, mut ids: Vec<String>) -> Vec<String> {
+        let inner = self.lock();
+        ids.retain(|id| !inner.queue.has_change_of(id));
+        ids
+    }
+
     /// Whether the reader has to wait before it pushes more.
     pub(crate) fn over_budget(&self) -> bool {
         self.bytes() > self.budget

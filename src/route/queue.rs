@@ -238,6 +238,11 @@ impl Queue {
         }
     }
 
+    /// Whether a change of the user waits.
+    pub(crate) fn has_change_of(&self, id: &str) -> bool {
+        self.batches.iter().any(|batch| batch.entries.contains_key(id))
+    }
+
     /// Whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.batches.is_empty()

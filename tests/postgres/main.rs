@@ -27,6 +27,7 @@ mod majors;
 mod mapping;
 mod ops;
 mod proxy;
+mod purge;
 mod query;
 mod quiet;
 mod rejected;

@@ -55,6 +55,8 @@ pub(crate) struct SessionContext<S = StateStore> {
     /// A transaction that the slot has to send again. Without it, the source went back to an older point.
     pub(crate) expected: Option<Anchor>,
     progress: Mutex<Progress>,
+    /// The source had written its log up to here when it was last asked.
+    written: Mutex<Lsn>,
     /// Positions that targets have reached, not yet recorded in the state.
     unrecorded: Mutex<HashMap<TenantId, Lsn>>,
     /// Tenants whose target was opened in this session.
@@ -84,6 +86,8 @@ pub(crate) struct SessionStart {
     pub(crate) shape: KnownShape,
     /// The last transaction that an earlier session received.
     pub(crate) anchor: Anchor,
+    /// The source has written its log up to here.
+    pub(crate) written: Lsn,
 }
 
 impl<S: StateAccess> SessionContext<S> {
@@ -96,7 +100,7 @@ impl<S: StateAccess> SessionContext<S> {
         mapping: &str,
         status: Arc<ProcessStatus>,
     ) -> SessionContext<S> {
-        let SessionStart { generation, confirmed, publication, epochs, holder, shape, anchor } = from;
+        let SessionStart { generation, confirmed, publication, epochs, holder, shape, anchor, written } = from;
         let mut progress = Progress::new(confirmed);
         progress.remember(anchor);
         SessionContext {
@@ -123,6 +127,7 @@ impl<S: StateAccess> SessionContext<S> {
             holder,
             expected: Some(anchor).filter(|anchor| anchor.end > confirmed),
             progress: Mutex::new(progress),
+            written: Mutex::new(written),
             unrecorded: Mutex::default(),
             shape: tokio::sync::Mutex::new(shape),
             mapping: watch::Sender::new(Arc::from(mapping)),
@@ -132,6 +137,17 @@ impl<S: StateAccess> SessionContext<S> {
 
     pub(crate) fn progress(&self) -> MutexGuard<'_, Progress> {
         lock(&self.progress)
+    }
+
+    /// The position up to which the source had written its log when it was last asked, at the start of the session at
+    /// the latest.
+    pub(crate) fn written(&self) -> Lsn {
+        *lock(&self.written)
+    }
+
+    /// The source has written its log up to `position`.
+    pub(crate) fn note_written(&self, position: Lsn) {
+        *lock(&self.written) = position;
     }
 
     /// Fingerprints of the users as they were applied last.

@@ -3,6 +3,7 @@
 use crate::capture::publication::{read_version, table_in_publication};
 use crate::capture::shape::ShapeReader;
 use crate::config::Config;
+use crate::model::Lsn;
 use crate::pg::{PgClient, connect, connect_state};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::alteration::{reassess, shape_reader};
@@ -12,6 +13,7 @@ use crate::replicator::source::synchronous::refuse_synchronous;
 use crate::snapshot::{resolve_family, source_session};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
+use tokio_postgres::types::PgLsn;
 
 /// How often the shape is read.
 const SHAPE_INTERVAL: Duration = Duration::from_secs(1);
@@ -40,6 +42,13 @@ pub(crate) async fn watch_source(context: &SessionContext) -> Result<(), Service
                 Err(_) => continue,
             },
         };
+        // Read before the shape, which may take a while: what was written by then is safely older than now.
+        if context.config.purge_after.is_some()
+            && let Ok(row) = client.query_typed_one("SELECT pg_catalog.pg_current_wal_flush_lsn()", &[]).await
+            && let Ok(position) = row.try_get::<_, PgLsn>(0)
+        {
+            context.note_written(Lsn(position.into()));
+        }
         match reader.read(&client).await {
             // Outside a transaction a failed query leaves the connection usable, or closed.
             Err(_) => {}

@@ -328,11 +328,15 @@ impl TargetAccess for SimulatedTarget {
         unreachable!("nothing is purged here")
     }
 
-    async fn next_expiry(&mut self, _: Duration) -> Result<Option<Duration>, StopReason> {
+    async fn next_expiry(&mut self, _: Duration) -> Result<Duration, StopReason> {
         unreachable!("nothing is purged here")
     }
 
-    async fn delete_rows(&mut self, _: &[String]) -> Result<(), StopReason> {
+    async fn delete_expired(&mut self, _: &[String], _: Duration) -> Result<u64, StopReason> {
+        unreachable!("nothing is purged here")
+    }
+
+    async fn roll_back(&mut self) -> Result<(), StopReason> {
         unreachable!("nothing is purged here")
     }
 }

@@ -92,6 +92,7 @@ impl Process {
             holder: String::new(),
             shape: KnownShape::default(),
             anchor: Anchor::default(),
+            written: from,
         };
         let (rows, next) =
             (source.rows.clone(), source.log.iter().position(|t| t.end > from).unwrap_or(source.log.len()));

@@ -52,7 +52,11 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     async fn step(&mut self, connection: &mut Connection<C::Target>, apply: &mut ApplyState) -> Result<(), StopReason> {
         let mut batch = match apply.pending.take() {
             Some(batch) => batch,
-            None => self.next_batch(apply, Some(self.idle_time())).await?,
+            None => tokio::select! {
+                biased;
+                next = self.next_batch(apply, Some(self.idle_time())) => next?,
+                () = self.purge_is_due(apply) => return Ok(()),
+            },
         };
         if batch.end.is_none() {
             return self.write_chunks(connection, apply, batch).await;

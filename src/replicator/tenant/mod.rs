@@ -12,6 +12,7 @@ pub(crate) mod outcome;
 mod persist;
 pub(crate) mod phase;
 mod purge;
+mod purge_schedule;
 mod recorded_reason;
 mod reread;
 pub(crate) mod target;

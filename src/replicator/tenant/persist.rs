@@ -32,7 +32,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         reason: &str,
         remedy: &str,
     ) -> Result<(), ServiceError> {
-        let wait = self.parked_retry.step();
+        let wait = self.parked_pause(cause);
         tracing::warn!(reason, reason_code = cause.code(), remedy, ?wait, "parked");
         let why = RecordedReason::of_park(cause, reason, remedy);
         self.put(TenantState::Parked, Some(why), self.target_id(), Lsn::ZERO).await?;

@@ -1,70 +1,120 @@
 //! Removes soft-deleted users from the target after `deletes.purge_after`.
 
 use crate::apply::{Applied, Bisection, Move, RefusedUser};
-use crate::clock::now;
-use crate::model::RetryCause;
+use crate::model::{ParkCause, RetryCause};
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::ApplyState;
 use crate::replicator::tenant::target::{Connection, Connector, TargetAccess};
 use crate::replicator::tenant::worker::Worker;
 use crate::state::StateAccess;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{sleep, sleep_until};
 
 /// Minimum time between two searches of a target. Users that its application still refers to are tried again then.
 const MIN_PURGE_INTERVAL: Duration = Duration::from_secs(3600);
 /// Maximum number of users that one transaction removes.
 const PURGE_BATCH: usize = 10_000;
-/// A target whose oldest waiting change is older than this many microseconds is not up to date.
-const CAUGHT_UP_AGE: i64 = 60_000_000;
+/// How often a due purge looks whether its tenant has caught up.
+const CATCH_UP_INTERVAL: Duration = Duration::from_secs(1);
 
 impl<S: StateAccess, C: Connector> Worker<S, C> {
-    /// Removes the users that are due. Called when a connection begins, and when the next users become due.
+    /// Waits until users may be due and the tenant has caught up; for ever without `deletes.purge_after`.
+    pub(super) async fn purge_is_due(&self, apply: &ApplyState) {
+        if self.context.config.purge_after.is_none() {
+            std::future::pending::<()>().await;
+        }
+        if let Some(due) = self.purges.due {
+            sleep_until(due).await;
+        }
+        while !self.has_caught_up(apply) {
+            sleep(CATCH_UP_INTERVAL).await;
+        }
+    }
+
+    /// Whether the target holds everything that the source had written when the purge became due. A waiting change may
+    /// restore a user that looks due, also one that was made while no process ran.
+    fn has_caught_up(&self, apply: &ApplyState) -> bool {
+        let written = *self.purges.position.get_or_init(|| self.context.written());
+        apply.pending.is_none() && self.context.progress().applied_by(self.id()) >= written
+    }
+
+    /// Removes the users that are due, once the tenant has caught up. A target that refuses this affects no change: the
+    /// purge alone is tried again later.
     pub(super) async fn purge(
         &mut self,
         connection: &mut Connection<C::Target>,
         apply: &ApplyState,
     ) -> Result<(), StopReason> {
         let Some(after) = self.context.config.purge_after else { return Ok(()) };
-        if self.purge_due.is_some_and(|due| due > Instant::now()) {
+        if !self.purges.is_due() || !self.has_caught_up(apply) {
             return Ok(());
         }
-        // A waiting change may restore a user that looks due.
-        let oldest = self.handle.mailbox.waiting().oldest;
-        if apply.pending.is_some() || oldest.is_some_and(|at| now().0 - at.0 > CAUGHT_UP_AGE) {
-            return Ok(());
+        // Before the attempt, so that a lost connection does not repeat it at once.
+        let pause = self.purges.retry.step();
+        self.purges.set(pause);
+        match self.remove_due(connection, apply, after).await {
+            Ok(wait) => {
+                self.purges.retry.reset();
+                self.purges.set(wait);
+                Ok(())
+            }
+            Err(StopReason::Refused(refusal)) => {
+                self.await_answer(connection.target.roll_back()).await?;
+                let remedy = "fix what its table, its triggers or its constraints report for a DELETE";
+                let sqlstate = &*refusal.sqlstate;
+                tracing::warn!(sqlstate, remedy, wait = ?pause, "could not remove users that were deleted long ago");
+                Ok(())
+            }
+            Err(StopReason::Park { cause, reason, remedy })
+                if !matches!(cause, ParkCause::Away | ParkCause::Internal) =>
+            {
+                self.await_answer(connection.target.roll_back()).await?;
+                tracing::warn!(reason, remedy, wait = ?pause, "could not remove users that were deleted long ago");
+                Ok(())
+            }
+            Err(stop) => Err(stop),
         }
-        let ids = self.await_answer(connection.target.expired(after, PURGE_BATCH)).await?;
-        let removed = if ids.is_empty() { 0 } else { self.remove_expired(connection, apply, &ids).await? };
-        let wait = if ids.len() == PURGE_BATCH && removed > 0 {
-            Duration::ZERO
-        } else {
-            // A user that is deleted from now on is not due before `after` has passed.
-            let next = self.await_answer(connection.target.next_expiry(after)).await?;
-            next.unwrap_or(after).max(MIN_PURGE_INTERVAL.min(after))
-        };
-        self.purge_due = Some(Instant::now() + wait);
-        Ok(())
+    }
+
+    /// Removes one batch of due users. Returns the time until the next one.
+    async fn remove_due(
+        &mut self,
+        connection: &mut Connection<C::Target>,
+        apply: &ApplyState,
+        after: Duration,
+    ) -> Result<Duration, StopReason> {
+        let due = self.await_answer(connection.target.expired(after, PURGE_BATCH)).await?;
+        let is_full = due.len() == PURGE_BATCH;
+        // Changes that have come in since wait for their turn.
+        let ids = self.handle.mailbox.without_waiting(due);
+        let removed = if ids.is_empty() { 0 } else { self.remove(connection, apply, &ids, after).await? };
+        if is_full && removed > 0 {
+            return Ok(Duration::ZERO);
+        }
+        let next = self.await_answer(connection.target.next_expiry(after)).await?;
+        Ok(next.max(MIN_PURGE_INTERVAL.min(after)))
     }
 
     /// Removes users in one transaction, without those that the target refuses to remove. Returns the number of removed users.
-    async fn remove_expired(
+    async fn remove(
         &mut self,
         connection: &mut Connection<C::Target>,
         apply: &ApplyState,
         ids: &[String],
-    ) -> Result<usize, StopReason> {
+        after: Duration,
+    ) -> Result<u64, StopReason> {
         let Connection { target, who } = connection;
         let unmoved = Move { from: apply.position, to: apply.position };
         if self.await_answer(target.begin_chunks(who, apply.position)).await? == Applied::Refused {
             return Err(RetryCause::CheckpointMoved.into());
         }
+        let mut removed = 0;
         let mut refused: Vec<RefusedUser> = Vec::new();
         let mut bisection = Bisection::new(ids.len());
         while let Some(range) = bisection.next_part() {
             self.await_answer(target.set_savepoint()).await?;
-            match self.await_answer(target.delete_rows(&ids[range.clone()])).await {
-                Ok(()) => {}
+            match self.await_answer(target.delete_expired(&ids[range.clone()], after)).await {
+                Ok(count) => removed += count,
                 Err(StopReason::Refused(refusal)) => {
                     self.await_answer(target.roll_back_to_savepoint()).await?;
                     refused.extend(
@@ -75,9 +125,12 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             }
         }
         self.await_answer(target.write_rejected(&refused, &[])).await?;
-        self.await_answer(target.commit_chunks(who, unmoved)).await?;
-        let removed = ids.len() - refused.len();
-        tracing::info!(count = removed, "deleted permanently");
+        if self.await_answer(target.commit_chunks(who, unmoved)).await? == Applied::Refused {
+            return Err(RetryCause::CheckpointMoved.into());
+        }
+        if removed > 0 {
+            tracing::info!(count = removed, "deleted permanently");
+        }
         self.log_rejected(&refused);
         self.rejected.extend(refused.into_iter().map(|user| user.id));
         Ok(removed)

@@ -107,9 +107,15 @@ pub(crate) trait TargetAccess: Send + Sync {
         limit: usize,
     ) -> impl Future<Output = Result<Vec<String>, StopReason>> + Send;
     /// As [`Target::next_expiry`].
-    fn next_expiry(&mut self, after: Duration) -> impl Future<Output = Result<Option<Duration>, StopReason>> + Send;
-    /// As [`Target::delete_rows`].
-    fn delete_rows(&mut self, ids: &[String]) -> impl Future<Output = Result<(), StopReason>> + Send;
+    fn next_expiry(&mut self, after: Duration) -> impl Future<Output = Result<Duration, StopReason>> + Send;
+    /// As [`Target::delete_expired`].
+    fn delete_expired(
+        &mut self,
+        ids: &[String],
+        after: Duration,
+    ) -> impl Future<Output = Result<u64, StopReason>> + Send;
+    /// As [`Target::rollback`].
+    fn roll_back(&mut self) -> impl Future<Output = Result<(), StopReason>> + Send;
 }
 
 /// Connects to targets in PostgreSQL.
@@ -227,13 +233,18 @@ impl TargetAccess for Target {
         self.classify(done)
     }
 
-    async fn next_expiry(&mut self, after: Duration) -> Result<Option<Duration>, StopReason> {
+    async fn next_expiry(&mut self, after: Duration) -> Result<Duration, StopReason> {
         let done = self.next_expiry(after).await;
         self.classify(done)
     }
 
-    async fn delete_rows(&mut self, ids: &[String]) -> Result<(), StopReason> {
-        let done = self.delete_rows(ids).await;
+    async fn delete_expired(&mut self, ids: &[String], after: Duration) -> Result<u64, StopReason> {
+        let done = self.delete_expired(ids, after).await;
+        self.classify(done)
+    }
+
+    async fn roll_back(&mut self) -> Result<(), StopReason> {
+        let done = self.rollback().await;
         self.classify(done)
     }
 }

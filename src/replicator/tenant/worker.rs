@@ -1,7 +1,6 @@
 //! The loop over the phases of a tenant: runs one, and decides what follows when it stops.
 
-use crate::model::{Lsn, Oid};
-use crate::model::{ParkCause, RetryCause, TenantId, TenantIdx, UserId};
+use crate::model::{Lsn, Oid, ParkCause, ResyncReason, RetryCause, TenantId, TenantIdx, UserId};
 use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
@@ -10,23 +9,27 @@ use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::{ApplyState, Phase};
+use crate::replicator::tenant::purge_schedule::PurgeSchedule;
 use crate::replicator::tenant::recorded_reason::RecordedReason;
 use crate::replicator::tenant::target::{Connector, Postgres};
 use crate::route::Batch;
 use crate::state::{RequestId, StateAccess, StateStore, TenantRow, TenantState};
 use crate::sync::{Panicked, catch_panic};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// The first retry of a parked tenant. Later ones wait longer, as most causes need a person.
 const PARKED_RETRY_MIN: Duration = Duration::from_secs(1);
 const PARKED_RETRY_MAX: Duration = Duration::from_secs(300);
+/// A target that has followed for this long starts the pauses over. Opening it, or a snapshot, proves nothing about the
+/// step that failed.
+const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// A connection without writes for this long is closed, so that the target can sleep.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const INTERNAL_ERROR_REMEDY: &str =
@@ -50,13 +53,17 @@ pub(crate) struct Worker<S = StateStore, C = Postgres> {
     pub(super) rejected: HashSet<UserId>,
     /// The last snapshot was refused as a whole; the next one isolates the rejected rows.
     pub(super) isolates_rejected_rows: bool,
-    /// When the next soft-deleted users are due for their removal.
-    pub(super) purge_due: Option<Instant>,
+    pub(super) purges: PurgeSchedule,
     /// The newest resync request that the current attempt takes into account.
     pub(super) attempted_request: Option<RequestId>,
     pub(super) retry: Backoff,
-    pub(super) parked_retry: Backoff,
+    /// One for each cause, so that what succeeds in between does not shorten the pauses of what fails.
+    pub(super) parked_retries: HashMap<ParkCause, Backoff>,
+    /// Before a snapshot that the target makes necessary soon after the last one.
+    rejoin_retry: Backoff,
     pub(super) failing_since: Option<Instant>,
+    /// Since when the target has followed without being parked and without another snapshot.
+    pub(super) follows_since: Option<Instant>,
 }
 
 impl<S: StateAccess, C: Connector> Worker<S, C> {
@@ -79,11 +86,13 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             relation: None,
             rejected: HashSet::new(),
             isolates_rejected_rows: false,
-            purge_due: None,
+            purges: PurgeSchedule::new(),
             attempted_request: None,
             retry: Backoff::new(RETRY_MIN, RETRY_MAX),
-            parked_retry: Backoff::new(PARKED_RETRY_MIN, PARKED_RETRY_MAX),
+            parked_retries: HashMap::new(),
+            rejoin_retry: Backoff::new(RETRY_MIN, PARKED_RETRY_MAX),
             failing_since: None,
+            follows_since: None,
         }
     }
 
@@ -157,7 +166,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 return stop;
             }
         };
-        self.parked_retry.reset();
+        self.follows_since.get_or_insert_with(Instant::now);
         self.handle.set_unavailable(false);
         // A full target can be opened, too: it has recovered once the pending batch is written.
         if apply.pending.is_none()
@@ -174,7 +183,10 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             StopReason::Drained => return Ok(ControlFlow::Break(())),
             StopReason::Session(error) => return Err(error),
             StopReason::Idle => phase.idle(),
-            StopReason::Rejoin(reason) => self.require_snapshot(phase, reason).await?,
+            StopReason::Rejoin(reason) => {
+                self.require_snapshot(phase, reason).await?;
+                self.pause_before_rejoin(reason).await;
+            }
             StopReason::Retry { .. } if self.context.drain.is_cancelled() => return Ok(ControlFlow::Break(())),
             StopReason::Retry { cause: cause @ RetryCause::ScanAborted, reason } => {
                 // It says nothing about the target, so it never parks the tenant.
@@ -211,6 +223,32 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         Ok(())
     }
 
+    /// A target that breaks the sequence of changes again and again does not make the source's table be read without end.
+    async fn pause_before_rejoin(&mut self, reason: ResyncReason) {
+        let is_of_target =
+            matches!(reason, ResyncReason::TableReplaced | ResyncReason::TransactionLost | ResyncReason::NoTargetId);
+        if self.end_following() {
+            self.rejoin_retry.reset();
+        } else if is_of_target {
+            let wait = self.rejoin_retry.step();
+            self.wait(wait).await;
+        }
+    }
+
+    /// The target does not follow any more. Returns whether it had followed long enough for the backoffs to start over.
+    pub(super) fn end_following(&mut self) -> bool {
+        self.follows_since.take().is_some_and(|since| since.elapsed() >= STABLE_AFTER)
+    }
+
+    /// The pause of a tenant that is parked for this cause.
+    pub(super) fn parked_pause(&mut self, cause: ParkCause) -> Duration {
+        if self.end_following() {
+            self.parked_retries.clear();
+        }
+        let new = || Backoff::new(PARKED_RETRY_MIN, PARKED_RETRY_MAX);
+        self.parked_retries.entry(cause).or_insert_with(new).step()
+    }
+
     async fn retire(mut self) -> Result<(), ServiceError> {
         let target_id = self.target_id();
         let cause = ParkCause::NotConfigured;
@@ -231,17 +269,10 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 () = self.context.drain.cancelled() => {}
             }
         }
-        let due = self.purge_due;
-        let purge_is_due = async {
-            match due {
-                Some(due) => sleep_until(due).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             next = self.next_batch(apply, None) => apply.pending = Some(next?),
-            () = purge_is_due => {}
+            () = self.purge_is_due(apply) => {}
         }
         Ok(())
     }
@@ -252,7 +283,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         if self.handle.tenant.wake_after.is_some() {
             return Duration::ZERO;
         }
-        self.purge_due.map_or(IDLE_TIMEOUT, |due| IDLE_TIMEOUT.min(due.saturating_duration_since(Instant::now())))
+        IDLE_TIMEOUT
     }
 
     /// Waits for the next batch, at most for `idle`.
