@@ -1,6 +1,10 @@
-//! Query mappings: large transactions, changes during a read, and invalid queries.
+//! Query mappings: large transactions, changes during a read, ALTER TABLE, keys with blanks, and invalid queries.
 
-use crate::support::{Bed, Service};
+use crate::support::process::{Process, command, said};
+use crate::support::{Bed, DEADLINE, Service, pause};
+use std::io::Write;
+use std::time::Instant;
+use tempfile::NamedTempFile;
 use users_sync::config::Config;
 use users_sync::map::{Query, Value, Watch};
 use users_sync::model::TableName;
@@ -135,4 +139,133 @@ async fn an_altered_table_behind_a_query_resyncs_every_tenant() {
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('only', 'acme')").await;
     bed.becomes("acme", &count("none"), "1 0").await;
     service.stop().await;
+}
+
+/// A configuration file with these `users`, for commands.
+fn file(bed: &Bed, users: &str) -> NamedTempFile {
+    let mut yaml = format!("source: {{url: '{}'}}\nusers: {users}\ntenants:\n", bed.server.url("auth"));
+    for tenant in &bed.tenants {
+        yaml.push_str(&format!("- {{id: {tenant}, target: '{}'}}\n", bed.server.url(tenant)));
+    }
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(yaml.as_bytes()).unwrap();
+    file
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_alter_of_a_watched_table_resyncs_every_tenant_once() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    bed.auth(EMAILS).await;
+    bed.auth("INSERT INTO auth.users (id, org) SELECT t || n, t FROM unnest(ARRAY['acme', 'globex']) t, generate_series(1, 20) n").await;
+    bed.auth("INSERT INTO auth.emails SELECT id, 1, 'First@x.org' FROM auth.users").await;
+    let users = format!(
+        "{{table: auth.users, id: id, tenant: org, email: address, query: '{SQL}', watch: [{{table: auth.emails, key: user_id}}]}}"
+    );
+    let config = file(&bed, &users);
+    let (service, log) = Process::start_logged(&config);
+    let snapshots = |tenant: &str| {
+        let text = log.text();
+        let is_of_tenant = |line: &&str| line.contains("snapshot requested") && line.contains(tenant);
+        text.lines().filter(is_of_tenant).count()
+    };
+    for tenant in &bed.tenants {
+        bed.state_is(tenant, "following").await;
+        bed.becomes(tenant, &count("First@x.org"), "20 20").await;
+    }
+    let alters = [
+        "ALTER TABLE auth.emails ALTER COLUMN address TYPE varchar(100)",
+        "ALTER TABLE auth.emails ALTER COLUMN address TYPE varchar(100) USING lower(address)",
+        "ALTER TABLE auth.users ADD COLUMN nick text DEFAULT 'none'",
+    ];
+    for (done, alter) in alters.into_iter().enumerate() {
+        bed.auth(alter).await;
+        // Each table sends its new version with its next change.
+        for round in 0..3 {
+            let address = format!("{done}-{round}@x.org");
+            bed.auth(&format!(
+                "UPDATE auth.emails SET address = '{address}'; UPDATE auth.users SET first_name = '{round}'"
+            ))
+            .await;
+            for tenant in &bed.tenants {
+                bed.becomes(tenant, &count(&address), "20 20").await;
+            }
+        }
+        for tenant in &bed.tenants {
+            let deadline = Instant::now() + DEADLINE;
+            while snapshots(tenant) < 2 + done {
+                assert!(Instant::now() < deadline, "{alter}: no resync of {tenant}\n{}", log.text());
+                pause().await;
+            }
+        }
+    }
+    assert!(service.stop().await.success());
+    for tenant in &bed.tenants {
+        assert_eq!(snapshots(tenant), 1 + alters.len(), "{tenant}\n{}", log.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_with_trailing_blanks_lead_to_the_same_users_everywhere() {
+    // Blanks at the end of a text count, those of char(n) do not.
+    const TABLES: &str = "
+        CREATE DOMAIN auth.number AS char(10);
+        CREATE TABLE auth.members (member auth.number PRIMARY KEY, user_id text NOT NULL);
+        CREATE TABLE auth.phones (id int PRIMARY KEY, member char(6) NOT NULL, phone text);
+        CREATE TABLE auth.cards (id int PRIMARY KEY, holder char(8) NOT NULL, card text);
+        CREATE TABLE auth.holders (holder varchar PRIMARY KEY, user_id char(12) NOT NULL);
+        ALTER TABLE auth.phones REPLICA IDENTITY FULL; ALTER TABLE auth.cards REPLICA IDENTITY FULL;
+        ALTER TABLE auth.members REPLICA IDENTITY FULL; ALTER TABLE auth.holders REPLICA IDENTITY FULL;
+        INSERT INTO auth.users (id, org, created_at) VALUES ('u1', 'acme', now()), ('u1 ', 'acme', now()), ('u2', 'globex', now());
+        INSERT INTO auth.members VALUES ('m1 ', 'u1'), ('m2', 'u1 '), ('m3', 'u2');
+        INSERT INTO auth.phones VALUES (1, 'm1', 'one'), (2, 'm2 ', 'two'), (3, 'm3', 'three');
+        INSERT INTO auth.holders VALUES ('h1', 'u1'), ('h2', 'u2 ');
+        INSERT INTO auth.cards VALUES (1, 'h1', 'c1'), (2, 'h2  ', 'c2')";
+    const QUERY: &str = "SELECT u.id, u.org, p.phone, c.card FROM auth.users u
+        LEFT JOIN auth.members m ON m.user_id = u.id LEFT JOIN auth.phones p ON p.member = m.member
+        LEFT JOIN auth.holders h ON h.user_id::text = u.id LEFT JOIN auth.cards c ON c.holder::text = h.holder";
+    let bed = Bed::start(&["acme", "globex"]).await;
+    bed.auth(TABLES).await;
+    let users = format!(
+        "\n  {{table: auth.users, id: id, tenant: org, email: phone, name: card, query: '{QUERY}', watch: [\n    \
+         {{table: auth.members, key: user_id}}, {{table: auth.holders, key: user_id}},\n    \
+         {{table: auth.phones, key: member, via: {{table: auth.members, from: member, to: user_id}}}},\n    \
+         {{table: auth.cards, key: holder, via: {{table: auth.holders, from: holder, to: user_id}}}}]}}"
+    );
+    let config = file(&bed, &users);
+    let (service, log) = Process::start_logged(&config);
+    let agree = async |change: &str| {
+        if !change.is_empty() {
+            bed.auth(change).await;
+        }
+        for tenant in &bed.tenants {
+            let list = |id: &str, phone: &str, card: &str| {
+                format!(
+                    "coalesce(string_agg(concat_ws('/', {id} || '|', {phone}, {card}), ' ' ORDER BY {id} COLLATE \"C\"), '')"
+                )
+            };
+            let sql = format!("SELECT {} FROM ({QUERY}) q WHERE org = '{tenant}'", list("id", "phone", "card"));
+            let expected = bed.query("auth", &sql).await[0][0].clone().unwrap();
+            let live = "FROM neon_auth.users_sync WHERE deleted_at IS NULL";
+            bed.becomes(tenant, &format!("SELECT {} {live}", list("id", "email", "name")), &expected).await;
+        }
+        // The comparison reads the source as a snapshot does.
+        let (text, code) = said(&command(&["verify", "-c", config.path().to_str().unwrap()]).await);
+        assert_eq!(code, Some(0), "{change}: {text}");
+    };
+    for tenant in &bed.tenants {
+        bed.state_is(tenant, "following").await;
+    }
+    for change in [
+        "",
+        "UPDATE auth.phones SET phone = phone || '!'",
+        "UPDATE auth.cards SET card = card || '!'",
+        "UPDATE auth.phones SET member = CASE member WHEN 'm1' THEN 'm2  ' ELSE 'm1' END WHERE id < 3",
+        "DELETE FROM auth.phones WHERE id = 2; DELETE FROM auth.cards WHERE id = 2",
+        "INSERT INTO auth.phones VALUES (4, 'm1    ', 'four'); INSERT INTO auth.cards VALUES (3, 'h2', 'c3')",
+        "UPDATE auth.members SET user_id = CASE user_id WHEN 'u1' THEN 'u1 ' ELSE 'u1' END WHERE user_id LIKE 'u1%'",
+        "DELETE FROM auth.users WHERE id = 'u1 '",
+    ] {
+        agree(change).await;
+    }
+    assert!(service.stop().await.success(), "{}", log.text());
 }
