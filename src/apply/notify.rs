@@ -23,7 +23,7 @@ pub(crate) enum Notify {
 }
 
 /// The RETURNING clauses of a statement's parts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Returning {
     /// Of a part that updates or deletes a row of `u`.
     pub(super) update: &'static str,
@@ -34,7 +34,8 @@ pub(super) struct Returning {
 impl Notify {
     pub(super) fn returning(self) -> Returning {
         match self {
-            Notify::Off => Returning::default(),
+            // The rows are counted.
+            Notify::Off => Returning { update: " RETURNING 1", insert: " RETURNING 1" },
             Notify::EachUser | Notify::WithoutId => Returning { update: " RETURNING u.id", insert: " RETURNING id" },
         }
     }
@@ -65,7 +66,7 @@ mod tests {
 
     #[test]
     fn notifications_are_part_of_the_statement_and_cost_nothing_if_off() {
-        assert_eq!((Notify::Off.of(&["updated"]), Notify::Off.returning()), (String::new(), Returning::default()));
+        assert_eq!((Notify::Off.of(&["updated"]), Notify::Off.returning().insert), (String::new(), " RETURNING 1"));
         let each = Notify::EachUser.of(&["updated", "inserted"]);
         assert!(each.contains("(SELECT id FROM updated UNION ALL SELECT id FROM inserted)"), "{each}");
         let many = Notify::WithoutId.of(&["deleted", "patched"]);

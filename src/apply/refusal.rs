@@ -30,6 +30,11 @@ impl Refusal {
         let error = error.as_db_error()?;
         is_refusal(error.code().code()).then(|| Refusal::from(error))
     }
+
+    /// A BEFORE trigger returned NULL. The code is `no_data`, as there is no error.
+    pub(crate) fn skipped() -> Refusal {
+        Refusal { sqlstate: "02000".to_owned(), message: "a trigger skipped the row".to_owned(), constraint: None }
+    }
 }
 
 impl From<&DbError> for Refusal {

@@ -104,21 +104,25 @@ impl Shape {
         )
     }
 
-    /// CTEs that update and insert the rows of `source`, a relation with the seven columns and `derived`.
-    /// They refer to `guard`.
-    pub(super) fn upsert(&self, source: &str, returning: &Returning) -> String {
-        format!(
-            "updated AS (UPDATE neon_auth.users_sync u SET {assignments} FROM {source} v, guard \
-               WHERE u.id = v.id AND {differs}{update}), \
-             inserted AS (INSERT INTO neon_auth.users_sync ({columns}) SELECT {values} FROM {source} v, guard \
-               WHERE NOT EXISTS (SELECT FROM neon_auth.users_sync u WHERE u.id = v.id){insert})",
-            assignments = self.assignments("v"),
-            differs = self.differs("v"),
-            columns = self.list(""),
-            values = self.list("v."),
-            update = returning.update,
-            insert = returning.insert,
-        )
+    /// Updates the rows of `source`, a relation with the seven columns and `derived`, and its RETURNING.
+    pub(super) fn update(&self, source: &str, returning: &Returning) -> (String, &'static str) {
+        let update = format!(
+            "UPDATE neon_auth.users_sync u SET {} FROM {source}, guard WHERE u.id = {source}.id AND {}",
+            self.assignments(source),
+            self.differs(source),
+        );
+        (update, returning.update)
+    }
+
+    /// Inserts the rows of `source` that the table lacks, and its RETURNING.
+    pub(super) fn insert(&self, source: &str, returning: &Returning) -> (String, &'static str) {
+        let insert = format!(
+            "INSERT INTO neon_auth.users_sync ({}) SELECT {} FROM {source}, guard \
+             WHERE NOT EXISTS (SELECT FROM neon_auth.users_sync u WHERE u.id = {source}.id)",
+            self.list(""),
+            self.list(&format!("{source}.")),
+        );
+        (insert, returning.insert)
     }
 }
 

@@ -182,9 +182,20 @@ const PATCH_ARRAYS: [(&str, &str); 13] = [
     ("derived", "bool"),
 ];
 
+/// Whether triggers can skip rows: those that are BEFORE (2) or INSTEAD OF (64) in `tgtype`.
+const MAY_SKIP: &str = "EXISTS (SELECT FROM pg_catalog.pg_trigger \
+    WHERE tgrelid = 'neon_auth.users_sync'::regclass AND tgtype & 66 <> 0)";
+
 /// The statement of a batch: guard, rows, and a count of the guard's rows. The guard's parameters are those of
 /// [`lock_checkpoint`], the new position, and with signatures the new signature. After them come
 /// the arrays of upserts (8), patches (13) and deletes (2), with documents as text.
+///
+/// Deletes come first, then updates, then inserts: a value that one user gives up is free for another. Each part refers
+/// to a count of the part before, as the server does not run CTEs in their order.
+///
+/// A BEFORE trigger that returns NULL skips its row without an error. The fourth output column of a chunk is the number of
+/// rows that were skipped. Any other statement fails if a row may have been skipped, so that the checkpoint does not move
+/// past it: to plan the joins that tell skipped rows from unchanged ones would double the time of a small batch.
 pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> String {
     let mut next = match (parts.chunk, parts.signs) {
         (true, _) => 1,
@@ -194,6 +205,7 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
     // unnest() in the select list parses a document when its row is built. In FROM it would copy every row,
     // and an array of jsonb every document (some 4 of 15 microseconds a row).
     let mut arrays = |columns: &[(&str, &str)]| {
+        let ids = next;
         let walked = columns.iter().map(|(name, kind)| {
             next += 1;
             match *kind {
@@ -201,21 +213,27 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
                 kind => format!("unnest(${}::{kind}[]) AS {name}", next - 1),
             }
         });
-        walked.collect::<Vec<_>>().join(", ")
+        (walked.collect::<Vec<_>>().join(", "), format!("cardinality(${ids}::text[])"))
     };
     let mut with: Vec<String> = Vec::new();
-    let mut tail: Vec<String> = Vec::new();
+    let mut deleted: Option<Write> = None;
+    let mut patched: Option<Write> = None;
+    let mut upserted: Option<Write> = None;
     let returning = parts.notify.returning();
     let of_u = returning.update;
-    let mut written: Vec<&str> = Vec::new();
-    if parts.upserts {
-        with.push(format!("v AS MATERIALIZED (SELECT {})", arrays(&USER_ARRAYS)));
-        tail.push(shape.upsert("v", &returning));
-        written.extend(["updated", "inserted"]);
-    }
     let mut guard_where = guard_where(parts.signs);
+    if parts.upserts {
+        let (columns, sent) = arrays(&USER_ARRAYS);
+        with.push(format!("v AS MATERIALIZED (SELECT {columns})"));
+        upserted = Some(Write {
+            parts: vec![("updated", shape.update("v", &returning)), ("inserted", shape.insert("v", &returning))],
+            due: format!("{sent} - {}", unchanged(shape, "v")),
+            sent,
+        });
+    }
     if parts.patches {
-        with.push(format!("p AS MATERIALIZED (SELECT {})", arrays(&PATCH_ARRAYS)));
+        let (columns, sent) = arrays(&PATCH_ARRAYS);
+        with.push(format!("p AS MATERIALIZED (SELECT {columns})"));
         let value = |column: &str| match column {
             "raw_json" => "u.raw_json || p.raw_json AS raw_json".to_owned(),
             column => format!("CASE WHEN p.set_{column} THEN p.{column} ELSE u.{column} END AS {column}"),
@@ -225,26 +243,34 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
             "w AS MATERIALIZED (SELECT p.id, {values}, p.derived \
              FROM p JOIN neon_auth.users_sync u ON u.id = p.id AND u.deleted_at IS NULL)"
         ));
-        tail.push(format!(
-            "patched AS (UPDATE neon_auth.users_sync u SET {} FROM w, guard WHERE u.id = w.id AND {}{of_u})",
+        let update = format!(
+            "UPDATE neon_auth.users_sync u SET {} FROM w, guard WHERE u.id = w.id AND {}",
             shape.assignments("w"),
             shape.differs("w")
-        ));
-        written.push("patched");
+        );
+        patched = Some(Write {
+            parts: vec![("patched", (update, of_u))],
+            due: format!("{sent} - {}", unchanged(shape, "w")),
+            sent,
+        });
         guard_where.push_str(" AND (SELECT count(*) FROM p) = (SELECT count(*) FROM w)");
     }
     if parts.deletes {
-        with.push(format!("d AS (SELECT {})", arrays(&[("id", "text"), ("at", "timestamptz")])));
-        tail.push(match deletes {
-            Deletes::Soft => format!(
-                "deleted AS (UPDATE neon_auth.users_sync u SET deleted_at = d.at FROM d, guard \
-                 WHERE u.id = d.id AND u.deleted_at IS NULL{of_u})"
+        let (columns, sent) = arrays(&[("id", "text"), ("at", "timestamptz")]);
+        with.push(format!("d AS MATERIALIZED (SELECT {columns})"));
+        let (delete, live) = match deletes {
+            Deletes::Soft => (
+                "UPDATE neon_auth.users_sync u SET deleted_at = d.at FROM d, guard \
+                 WHERE u.id = d.id AND u.deleted_at IS NULL",
+                " WHERE u.deleted_at IS NULL",
             ),
-            Deletes::Hard => {
-                format!("deleted AS (DELETE FROM neon_auth.users_sync u USING d, guard WHERE u.id = d.id{of_u})")
-            }
+            Deletes::Hard => ("DELETE FROM neon_auth.users_sync u USING d, guard WHERE u.id = d.id", ""),
+        };
+        deleted = Some(Write {
+            parts: vec![("deleted", (delete.to_owned(), of_u))],
+            due: format!("(SELECT count(*) FROM d JOIN neon_auth.users_sync u ON u.id = d.id{live})"),
+            sent,
         });
-        written.push("deleted");
     }
     with.push(if !parts.chunk {
         let moved = if parts.signs { "position = $8, epoch = $4, mac = $9" } else { "position = $6, epoch = $4" };
@@ -254,12 +280,72 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
     } else {
         "guard AS (SELECT 1)".to_owned()
     });
-    with.extend(tail);
+    let mut written: Vec<&str> = Vec::new();
+    let mut skipped: Vec<String> = Vec::new();
+    for write in [deleted, patched, upserted].into_iter().flatten() {
+        skipped.push(if parts.chunk { write.skipped() } else { write.is_incomplete() });
+        for (part, (sql, returning)) in write.parts {
+            // The count is complete only once the part before has written all of its rows.
+            let after = written.last().map_or_else(String::new, |before| format!(" AND {} >= 0", count(before)));
+            with.push(format!("{part} AS ({sql}{after}{returning})"));
+            written.push(part);
+        }
+    }
+    let skipped = match (skipped.is_empty(), parts.chunk) {
+        (true, _) => "0::int8".to_owned(),
+        (false, true) => format!("(CASE {} WHEN 0 THEN 0 ELSE {} END)::int8", count("guard"), skipped.join(" + ")),
+        (false, false) => format!(
+            // The text is not a constant, which the planner would convert.
+            "CASE WHEN ({}) AND {guard} = 1 AND {MAY_SKIP} THEN ('rows are missing at ' || {guard})::int8 ELSE 0 END",
+            skipped.join(" OR "),
+            guard = count("guard")
+        ),
+    };
     format!(
-        "WITH {} SELECT (SELECT count(*) FROM guard), pg_relation_filenode('neon_auth.users_sync'), \
-         set_config('synchronous_commit', 'on', true){}",
+        "WITH {} SELECT {}, pg_relation_filenode('neon_auth.users_sync'), \
+         set_config('synchronous_commit', 'on', true), {skipped}{}",
         with.join(", "),
+        count("guard"),
         parts.notify.of(&written)
+    )
+}
+
+/// The parts of a batch's statement that write one kind of rows.
+struct Write<'a> {
+    /// Name, SQL and RETURNING of each part.
+    parts: Vec<(&'a str, (String, &'a str))>,
+    /// The number of rows that were sent.
+    sent: String,
+    /// The number of these that have to be written: the others change nothing. Costs a join.
+    due: String,
+}
+
+impl Write<'_> {
+    fn written(&self) -> String {
+        self.parts.iter().map(|(part, _)| count(part)).collect::<Vec<_>>().join(" + ")
+    }
+
+    /// Whether fewer rows were written than sent.
+    fn is_incomplete(&self) -> String {
+        format!("{} <> {}", self.sent, self.written())
+    }
+
+    /// The number of rows that have to be written and were not: a BEFORE trigger returned NULL. The joins run only if fewer
+    /// rows were written than sent.
+    fn skipped(&self) -> String {
+        format!("CASE WHEN {} THEN {} - ({}) ELSE 0 END", self.is_incomplete(), self.due, self.written())
+    }
+}
+
+fn count(part: &str) -> String {
+    format!("(SELECT count(*) FROM {part})")
+}
+
+/// The number of rows of `source` that the table has already.
+fn unchanged(shape: &Shape, source: &str) -> String {
+    format!(
+        "(SELECT count(*) FROM {source} JOIN neon_auth.users_sync u ON u.id = {source}.id WHERE NOT {})",
+        shape.differs(source)
     )
 }
 
@@ -398,7 +484,22 @@ mod tests {
             let numbers: Vec<u32> = arrays.iter().filter_map(|(number, _)| number.parse().ok()).collect();
             let expected: Vec<u32> = (first..first + 8 + 13 + 2).collect();
             let arrays: Vec<_> = numbers.into_iter().filter(|number| *number >= first).collect();
-            assert!(arrays.ends_with(&expected), "{sql}");
+            // The ids are counted, too.
+            let used: Vec<_> = arrays.iter().copied().take(expected.len()).collect();
+            assert_eq!(used, expected, "{sql}");
+            assert!(arrays[expected.len()..].iter().all(|id| [first, first + 8, first + 21].contains(id)), "{sql}");
+        }
+    }
+
+    #[test]
+    fn deletes_come_before_updates_and_inserts_come_last() {
+        let shape = Shape::from_columns(&columns(&[])).unwrap();
+        let parts =
+            Parts { upserts: true, patches: true, deletes: true, chunk: false, signs: false, notify: Notify::Off };
+        let sql = batch_statement(&shape, Deletes::Hard, parts);
+        for (part, before) in [("patched", "deleted"), ("updated", "patched"), ("inserted", "updated")] {
+            let body = sql.split(&format!("{part} AS (")).nth(1).unwrap().split(" RETURNING").next().unwrap();
+            assert!(body.ends_with(&format!("AND (SELECT count(*) FROM {before}) >= 0")), "{part} in {sql}");
         }
     }
 

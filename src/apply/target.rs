@@ -30,6 +30,9 @@ pub enum TargetError {
     /// `neon_auth.users_sync` has an unexpected shape.
     #[error(transparent)]
     Shape(#[from] ShapeError),
+    /// Rows of a chunk were not written, without an error.
+    #[error("a trigger skips {0} rows")]
+    Skipped(i64),
 }
 
 /// The outcome of a batch.
@@ -298,11 +301,14 @@ impl Target {
             parameters.push((&delete_times, Type::TIMESTAMPTZ_ARRAY));
         }
         let answer = self.client.query_typed(sql, &parameters).await?;
-        let (guarded, relation): (i64, Option<Oid>) = match answer.first() {
-            Some(row) => (row.try_get(0)?, row.try_get(1)?),
-            None => (0, None),
+        let (guarded, relation, skipped): (i64, Option<Oid>, i64) = match answer.first() {
+            Some(row) => (row.try_get(0)?, row.try_get(1)?, row.try_get(3)?),
+            None => (0, None, 0),
         };
         self.is_replaced |= relation != self.relation;
+        if skipped > 0 {
+            return Err(TargetError::Skipped(skipped));
+        }
         Ok(if guarded == 1 { Applied::Yes } else { Applied::Refused })
     }
 }

@@ -18,15 +18,16 @@ pub(super) async fn isolate_rejected(
 ) -> Result<Loaded, Error> {
     transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
     transaction.batch_execute(statement::INDEX_STAGE).await?;
-    let Merge { update, insert } = statement::merge_statements(shape, statement::PART_OF_STAGE);
-    let (mut update, mut insert) = (Counted::new(&update), Counted::new(&insert));
-    let mut rejected =
-        in_parts(transaction, read as usize, &mut [&mut update, &mut insert], statement::IDS_OF_STAGE, watch).await?;
     transaction.batch_execute(&statement::create_absent(deletes)).await?;
     let absent: i64 =
         transaction.query_typed_one("SELECT count(*) FROM pg_temp.users_sync_absent", &[]).await?.try_get(0)?;
     let mut delete = Counted::new(statement::delete_part_of_absent(deletes));
-    rejected.extend(in_parts(transaction, absent as usize, &mut [&mut delete], statement::IDS_OF_ABSENT, watch).await?);
+    let mut rejected =
+        in_parts(transaction, absent as usize, &mut [&mut delete], statement::IDS_OF_ABSENT, watch).await?;
+    let Merge { update, insert } = statement::merge_statements(shape, statement::PART_OF_STAGE);
+    let (mut update, mut insert) = (Counted::new(&update), Counted::new(&insert));
+    let written = &mut [&mut update, &mut insert];
+    rejected.extend(in_parts(transaction, read as usize, written, statement::IDS_OF_STAGE, watch).await?);
     Ok(Loaded { read, inserted: insert.written, updated: update.written, deleted: delete.written, rejected })
 }
 

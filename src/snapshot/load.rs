@@ -163,8 +163,8 @@ struct Merging<'a> {
 }
 
 impl Merging<'_> {
-    /// Merges the stage of `read` rows. Each statement is a join of two wide tables, so it is skipped if it cannot find
-    /// anything.
+    /// Merges the stage of `read` rows: deletes, then updates, then inserts, as in a batch. Each statement is a join of two
+    /// wide tables, so it is skipped if it cannot find anything.
     async fn merge(&self, read: u64, absent: u64, missing: u64) -> Result<Loaded, tokio_postgres::Error> {
         let in_parts = read > MERGE_PART;
         if in_parts {
@@ -173,8 +173,6 @@ impl Merging<'_> {
         }
         let Merge { update, insert } =
             statement::merge_statements(self.shape, if in_parts { statement::PART_OF_STAGE } else { "" });
-        let updated = self.run(&update, read).await?;
-        let inserted = if missing > 0 { self.run(&insert, read).await? } else { 0 };
         let deleted = match absent {
             0 => 0,
             1..=MERGE_PART => self.run(statement::delete_absent(self.deletes), absent).await?,
@@ -184,6 +182,8 @@ impl Merging<'_> {
                 self.run(statement::delete_part_of_absent(self.deletes), absent).await?
             }
         };
+        let updated = self.run(&update, read).await?;
+        let inserted = if missing > 0 { self.run(&insert, read).await? } else { 0 };
         Ok(Loaded { inserted, updated, deleted, ..Loaded::default() })
     }
 

@@ -15,6 +15,7 @@ mod connection;
 mod ddl;
 mod faults;
 mod guard;
+mod handover;
 mod harmless;
 mod hostile;
 mod isolation;

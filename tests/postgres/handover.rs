@@ -1,0 +1,91 @@
+//! Users hand over values that are unique: the order of writes frees a value before another user takes it.
+
+use crate::support::{Bed, Service};
+use users_sync::config::Config;
+use users_sync::model::Deletes;
+use users_sync::throwaway::Options;
+
+const REJECTED: &str =
+    "SELECT coalesce(string_agg(id || ' ' || sqlstate, ', ' ORDER BY id), '') FROM users_sync.rejected";
+
+async fn fill(bed: &Bed, users: u32) {
+    bed.auth(&format!(
+        "INSERT INTO auth.users (id, org, first_name, email, created_at, updated_at)
+         SELECT 'u' || n, 'acme', 'Ann', n || '@x.org', date_trunc('second', now()), now() FROM generate_series(1, {users}) n"
+    ))
+    .await;
+}
+
+async fn following(users: u32, options: Options, change: impl FnOnce(&mut Config)) -> (Bed, Service) {
+    let bed = Bed::start_with(&["acme"], options).await;
+    fill(&bed, users).await;
+    let mut config = bed.config();
+    change(&mut config);
+    let service = Service::start(config);
+    bed.equal().await;
+    (bed, service)
+}
+
+async fn at_target(bed: &Bed, sql: &str) {
+    bed.server.sql("acme", sql).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_deletes_then_updates_then_inserts() {
+    let options = Options::new().set("log_statement", "all");
+    let (bed, service) = following(20, options, |config| config.deletes = Deletes::Hard).await;
+    at_target(&bed, "CREATE UNIQUE INDEX one_address ON neon_auth.users_sync (email)").await;
+    // Each takes the address of a user who gives it up in the same transaction.
+    bed.auth(
+        "BEGIN;
+         DELETE FROM auth.users WHERE id = 'u1';
+         UPDATE auth.users SET email = '1@x.org', updated_at = now() WHERE id = 'u2';
+         INSERT INTO auth.users (id, org, first_name, email, created_at, updated_at)
+           VALUES ('new', 'acme', 'Bea', '2@x.org', now(), now());
+         COMMIT",
+    )
+    .await;
+    bed.equal().await;
+    bed.becomes("acme", REJECTED, "").await;
+    service.stop().await;
+    let log = std::fs::read_to_string(bed.server.data_dir().parent().unwrap().join("server.log")).unwrap();
+    let after = log.split("one_address").nth(1).unwrap();
+    assert!(!after.contains("SAVEPOINT"), "the batch was refused at first");
+}
+
+/// A trigger that skips users named Eve without an error, also when they are deleted.
+const SKIP: &str = "
+    CREATE FUNCTION public.skip() RETURNS trigger LANGUAGE plpgsql AS $$
+      DECLARE r neon_auth.users_sync := coalesce(NEW, OLD);
+      BEGIN IF r.name = 'Eve' THEN RETURN NULL; END IF; RETURN r; END $$;
+    CREATE TRIGGER skip BEFORE INSERT OR UPDATE OR DELETE ON neon_auth.users_sync
+      FOR EACH ROW EXECUTE FUNCTION public.skip()";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_trigger_skips_are_set_aside() {
+    for deletes in [Deletes::Soft, Deletes::Hard] {
+        let (bed, service) = following(100, Options::new(), |config| config.deletes = deletes).await;
+        bed.auth("UPDATE auth.users SET first_name = 'Eve', updated_at = now() WHERE id = 'u8'").await;
+        bed.equal().await;
+        at_target(&bed, SKIP).await;
+        // An update, an insert, and a delete; unchanged rows are not skipped ones.
+        bed.auth(
+            "BEGIN;
+             UPDATE auth.users SET updated_at = now(), first_name = CASE id WHEN 'u7' THEN 'Eve' ELSE 'Bea' END
+               WHERE id <> 'u8';
+             INSERT INTO auth.users (id, org, first_name, email, created_at, updated_at)
+               VALUES ('new', 'acme', 'Eve', 'new@x.org', now(), now());
+             DELETE FROM auth.users WHERE id IN ('u8', 'u10');
+             COMMIT",
+        )
+        .await;
+        bed.becomes("acme", REJECTED, "new 02000, u7 02000, u8 02000").await;
+        bed.becomes(
+            "acme",
+            "SELECT count(*) FROM neon_auth.users_sync WHERE name = 'Bea' AND deleted_at IS NULL",
+            "97",
+        )
+        .await;
+        service.stop().await;
+    }
+}
