@@ -122,6 +122,8 @@ reasons! {
         Gone = "slot_gone", "no longer exists";
         Invalidated = "slot_invalidated", "was invalidated: the WAL it needs was removed";
         OlderThanPublication = "slot_older_than_publication", "is older than its publication";
+        OlderThanPartitions = "slot_older_than_partitions",
+            "is older than a partition that was attached or detached, which needs a new slot before PostgreSQL 15";
     }
 }
 

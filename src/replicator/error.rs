@@ -82,9 +82,10 @@ pub enum ServiceError {
     /// The publication was altered since the session began. The next session begins a new generation.
     #[error("{}", HistoryBreak::Republished)]
     Republished,
-    /// A partition was added that the walsender of this session may not publish. The next session's does.
-    #[error("a partition was added at the source, which needs a new session before PostgreSQL 15")]
-    PartitionAdded,
+    /// A partition was attached or detached, and the slot would go on to publish it as before. The next session makes a new
+    /// slot.
+    #[error("a partition was attached or detached at the source, which needs a new slot before PostgreSQL 15")]
+    SlotOutdated,
     /// The slot has another plugin or database.
     #[error("slot {slot} was not created by users-sync: {why}; choose another name for source.slot")]
     ForeignSlot {
@@ -158,7 +159,7 @@ impl ServiceError {
             | ServiceError::LockAwaited
             | ServiceError::WentBack(_)
             | ServiceError::Republished
-            | ServiceError::PartitionAdded
+            | ServiceError::SlotOutdated
             | ServiceError::InRecovery
             | ServiceError::StartOver(_)
             | ServiceError::NotPublishing

@@ -13,7 +13,7 @@ use crate::replicator::source::history::{History, HistoryFacts, decide_history, 
 use crate::replicator::source::mapping::{check_identities, compile_current, fingerprint, resolve_layout};
 use crate::replicator::source::old_sessions::{end_older_sessions, name_session, session_name};
 use crate::replicator::source::publication::publish;
-use crate::replicator::source::shape::{ReadColumns, compare_recorded, record};
+use crate::replicator::source::shape::{ReadColumns, compare_with_earlier, record, recorded_shape};
 use crate::replicator::source::slot::{EnsuredSlot, ensure_slot};
 use crate::replicator::source::synchronous::refuse_synchronous;
 use crate::route::Memory;
@@ -53,8 +53,9 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
     let unpublished = publish(&client, &state, config).await?;
     columns.refuse_faults(&shapes.read(&client).await?, &config.source.publication)?;
     let mut connection = ReplicationConnection::connect(&config.source.url).await?;
-    let EnsuredSlot { position: from, export: created } =
-        ensure_slot(config, &client, &state, &mut connection, unpublished, status).await?;
+    let EnsuredSlot { position: from, created } =
+        ensure_slot(config, &client, &state, &mut connection, &shapes, unpublished, status).await?;
+    let (created, shape_before) = created.map(|created| (created.export, created.shape)).unzip();
     let system = identify_system(&mut connection).await?;
     let names = [&*config.source.publication];
     let (reader, writer) = connection.start_replication(&config.source.slot, from, &names).await?;
@@ -99,12 +100,20 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
     let columns = ReadColumns::of(&client, &config.users).await?;
     let shape = shapes.read(&client).await?;
     columns.refuse_faults(&shape, &config.source.publication)?;
-    let change = compare_recorded(known.source.as_ref(), &columns, &shape);
+    let recorded = known.source.as_ref().map_or(0, |source| source.shape_version);
+    let earlier = match shape_before {
+        // Nothing older than the slot matters to the snapshots that follow.
+        Some(before) => {
+            let before = record(&client, &config.users, &state, &[], recorded, before, &ShapeChange::Harmless).await?;
+            Some(Ok(before.shape))
+        }
+        None => recorded_shape(known.source.as_ref()),
+    };
+    let change = compare_with_earlier(&earlier, &columns, &shape)?;
     if let ShapeChange::Rows(reason) = &change {
         tracing::warn!(reason, "source was altered since the last session: resyncing every tenant");
     }
     let tenants: Vec<_> = config.tenants.iter().collect();
-    let recorded = known.source.as_ref().map_or(0, |source| source.shape_version);
     let shape = record(&client, &config.users, &state, &tenants, recorded, shape, &change).await?;
     let ids: Vec<&str> = config.tenants.iter().map(|tenant| tenant.id.as_str()).collect();
     state.park_others(&ids).await?;

@@ -1,5 +1,6 @@
 //! What changes at the source without a message in the stream: partitions, types, rewritten rows, the publication.
 
+use crate::support::majors::at_least;
 use crate::support::{Bed, Service, USERS};
 use users_sync::model::Deletes;
 use users_sync::throwaway::Options;
@@ -9,8 +10,8 @@ const SOME: &str = "INSERT INTO auth.users (id, org, first_name, last_name, emai
                     FROM generate_series(1, 20) n";
 
 /// The users' table, partitioned by region. Partitions are `auth.users_REGION`.
-async fn partitioned(tenants: &[&str]) -> Bed {
-    let bed = Bed::start(tenants).await;
+async fn partitioned(tenants: &[&str], options: Options) -> Bed {
+    let bed = Bed::start_with(tenants, options).await;
     let table = USERS.replace("CREATE SCHEMA auth;", "DROP TABLE auth.users;").replace(
         "PRIMARY KEY (id, org)\n    )",
         "region text NOT NULL DEFAULT 'eu', PRIMARY KEY (id, region)) PARTITION BY LIST (region)",
@@ -28,15 +29,15 @@ async fn partitioned(tenants: &[&str]) -> Bed {
     bed
 }
 
-async fn with_full_identities(tenants: &[&str]) -> Bed {
-    let bed = partitioned(tenants).await;
+async fn with_full_identities(tenants: &[&str], options: Options) -> Bed {
+    let bed = partitioned(tenants, options).await;
     bed.auth("ALTER TABLE auth.users_eu REPLICA IDENTITY FULL; ALTER TABLE auth.users_us REPLICA IDENTITY FULL").await;
     bed
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_replica_identities_of_partitions_are_required() {
-    let bed = partitioned(&["acme", "globex"]).await;
+    let bed = partitioned(&["acme", "globex"], Options::new()).await;
     bed.auth("ALTER TABLE auth.users REPLICA IDENTITY FULL").await;
     bed.auth(SOME).await;
     let said = Service::start(bed.config()).fails().await.to_string();
@@ -63,7 +64,7 @@ async fn the_replica_identities_of_partitions_are_required() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_on_each_partition_identifies_its_users() {
-    let bed = partitioned(&["acme", "globex"]).await;
+    let bed = partitioned(&["acme", "globex"], Options::new()).await;
     for leaf in ["users_eu", "users_us"] {
         bed.auth(&format!("CREATE UNIQUE INDEX {leaf}_identity ON auth.{leaf} (id, org)")).await;
         bed.auth(&format!("ALTER TABLE auth.{leaf} REPLICA IDENTITY USING INDEX {leaf}_identity")).await;
@@ -78,7 +79,7 @@ async fn an_index_on_each_partition_identifies_its_users() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_set_of_partitions_is_followed() {
-    let bed = with_full_identities(&["acme", "globex"]).await;
+    let bed = with_full_identities(&["acme", "globex"], Options::new()).await;
     bed.auth(SOME).await;
     let service = Service::start(bed.config());
     bed.equal().await;
@@ -91,7 +92,8 @@ async fn a_changed_set_of_partitions_is_followed() {
         "TRUNCATE auth.users_asia",
         "INSERT INTO auth.users (id, org, region, updated_at) VALUES ('again', 'globex', 'asia', now())",
         "ALTER TABLE auth.users DETACH PARTITION auth.users_asia",
-        "CREATE TABLE auth.users_africa PARTITION OF auth.users FOR VALUES IN ('africa')",
+        "BEGIN; CREATE TABLE auth.users_africa PARTITION OF auth.users FOR VALUES IN ('africa');
+         ALTER TABLE auth.users_africa REPLICA IDENTITY FULL; COMMIT",
         "DROP TABLE auth.users_eu",
     ] {
         bed.auth(statement).await;
@@ -103,7 +105,7 @@ async fn a_changed_set_of_partitions_is_followed() {
 /// No index can be made for it, and none is needed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_without_partitions_needs_no_replica_identity() {
-    let bed = partitioned(&["acme", "globex"]).await;
+    let bed = partitioned(&["acme", "globex"], Options::new()).await;
     bed.auth("DROP TABLE auth.users_eu, auth.users_us; CREATE PUBLICATION users_sync FOR TABLE auth.users WITH (publish_via_partition_root = true)").await;
     let service = Service::start(bed.config());
     bed.state_is("acme", "following").await;
@@ -121,7 +123,7 @@ async fn a_table_without_partitions_needs_no_replica_identity() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_changed_while_nothing_ran_are_followed() {
-    let bed = with_full_identities(&["acme", "globex"]).await;
+    let bed = with_full_identities(&["acme", "globex"], Options::new()).await;
     bed.auth(SOME).await;
     let service = Service::start(bed.config());
     bed.equal().await;
@@ -136,10 +138,56 @@ async fn partitions_that_changed_while_nothing_ran_are_followed() {
     service.stop().await;
 }
 
-/// A new partition concerns only the tenants that have users in it.
+/// What the slot still has to send from before must not decide about what comes after. PostgreSQL 14 remembers for each table
+/// whether it is published.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_are_followed_while_they_are_attached_and_only_then() {
+    let bed = with_full_identities(&["acme", "globex"], Options::new()).await;
+    bed.auth(SOME).await;
+    let stopped = async |statement: &str, service: Service| {
+        service.stop().await;
+        bed.auth(statement).await;
+        let service = Service::start(bed.config());
+        bed.equal().await;
+        bed.auth("UPDATE auth.users SET first_name = coalesce(first_name, '') || '!', updated_at = now()").await;
+        bed.equal().await;
+        service
+    };
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    let filled = "CREATE TABLE auth.users_asia (LIKE auth.users INCLUDING ALL); ALTER TABLE auth.users_asia REPLICA IDENTITY FULL;
+        INSERT INTO auth.users_asia (id, org, region, updated_at) VALUES ('asia', 'acme', 'asia', now());
+        ALTER TABLE auth.users ATTACH PARTITION auth.users_asia FOR VALUES IN ('asia')";
+    let service = stopped(filled, service).await;
+    // In one transaction.
+    let filled = filled.replace("asia", "pole");
+    let service = stopped(&format!("BEGIN; {filled}; COMMIT"), service).await;
+    let apart = "UPDATE auth.users SET last_name = 'Poe', updated_at = now() WHERE region = 'asia';
+        ALTER TABLE auth.users DETACH PARTITION auth.users_asia";
+    let service = stopped(apart, service).await;
+    // It is no partition now: nothing of it may arrive.
+    bed.auth("UPDATE auth.users_asia SET id = 'apart'; UPDATE auth.users SET last_name = 'Lu', updated_at = now()")
+        .await;
+    bed.equal().await;
+    let again = "ALTER TABLE auth.users ATTACH PARTITION auth.users_asia FOR VALUES IN ('asia')";
+    let service = stopped(again, service).await;
+    // Between two looks at the partitions, too.
+    bed.auth(&format!("{apart}; DELETE FROM auth.users_asia; {again}")).await;
+    bed.equal().await;
+    bed.auth(&format!(
+        "{apart}; INSERT INTO auth.users_asia (id, org, region) VALUES ('b', 'globex', 'asia'); {again}"
+    ))
+    .await;
+    bed.equal().await;
+    bed.auth("UPDATE auth.users SET last_name = 'Kim', updated_at = now()").await;
+    bed.equal().await;
+    service.stop().await;
+}
+
+/// A new partition concerns only the tenants that have users in it. PostgreSQL 14 needs a new slot for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_partition_resyncs_the_tenants_that_it_has() {
-    let bed = with_full_identities(&["acme", "globex"]).await;
+    let bed = with_full_identities(&["acme", "globex"], at_least(15)).await;
     bed.auth(SOME).await;
     let service = Service::start(bed.config());
     bed.equal().await;

@@ -4,6 +4,10 @@ use super::model::{LeafShape, SourceShape, TableShape, TypeShape};
 use crate::model::{Oid, TableName};
 use std::collections::BTreeSet;
 
+/// Until this version a walsender that has seen a change of a table goes on to publish it as it did then, whether or not it
+/// is still a partition. Later ones look again (`rel_sync_cache_relation_cb`).
+pub(super) const REMEMBERS_UNTIL_VERSION: i32 = 150_000;
+
 /// What has to be done because the shape changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ShapeChange {
@@ -38,6 +42,24 @@ pub(crate) fn compare(
     if new_leaves.is_empty() { ShapeChange::Harmless } else { ShapeChange::NewLeaves(new_leaves) }
 }
 
+/// Whether the server would publish too little or too much of a partition from a slot that still has to send changes from before
+/// it was attached or detached. A slot that is created afterwards has none of them.
+pub(crate) fn outdates_slot(known: &SourceShape, now: &SourceShape) -> bool {
+    let is_outdated = |table: &TableShape| {
+        let Some(before) = known.table(&table.table()).filter(|before| before.oid == table.oid) else { return false };
+        let is_new = |leaf: &LeafShape| !before.leaves.iter().any(|known| is_still_attached(known, leaf));
+        let is_gone = |leaf: &LeafShape| !table.leaves.iter().any(|now| now.oid == leaf.oid);
+        table.leaves.iter().any(|leaf| is_new(leaf) && !leaf.is_created_attached) || before.leaves.iter().any(is_gone)
+    };
+    now.server_version < REMEMBERS_UNTIL_VERSION && now.tables.iter().any(is_outdated)
+}
+
+/// Whether it is the same partition, and was not detached in between.
+fn is_still_attached(known: &LeafShape, now: &LeafShape) -> bool {
+    // Earlier versions did not record it.
+    known.oid == now.oid && (known.attached_by.is_empty() || known.attached_by == now.attached_by)
+}
+
 fn changed_rows(before: &TableShape, now: &TableShape, is_read: &impl Fn(&str) -> bool) -> Option<String> {
     if before.oid != now.oid {
         return Some("the table was replaced".to_owned());
@@ -63,6 +85,9 @@ fn changed_rows(before: &TableShape, now: &TableShape, is_read: &impl Fn(&str) -
     for leaf in &before.leaves {
         match now.leaves.iter().find(|now| now.oid == leaf.oid) {
             None => return Some(format!("partition {} was detached or dropped", leaf.table())),
+            Some(now) if !is_still_attached(leaf, now) => {
+                return Some(format!("partition {} was detached and attached again", leaf.table()));
+            }
             Some(now) if now.filenode == leaf.filenode => {}
             // TRUNCATE of a partition is not in the stream, and looks like VACUUM FULL.
             Some(_) if leaf.oid != before.oid => {

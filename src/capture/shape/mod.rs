@@ -8,7 +8,7 @@ mod faults;
 mod model;
 mod read;
 
-pub(crate) use compare::{ShapeChange, compare};
+pub(crate) use compare::{ShapeChange, compare, outdates_slot};
 pub(crate) use faults::{Fault, faults};
 pub(crate) use model::{LeafShape, SourceShape};
 pub(crate) use read::ShapeReader;

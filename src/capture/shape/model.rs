@@ -62,6 +62,13 @@ pub(crate) struct LeafShape {
     pub(crate) identity: String,
     /// Names of the columns that the identity covers, if it is an index.
     pub(crate) identity_columns: Vec<String>,
+    /// The transactions that attached it and its ancestors, below the root. Empty for a table without partitions.
+    #[serde(default)]
+    pub(crate) attached_by: Vec<u32>,
+    /// Whether it and its ancestors were created as partitions, so that it has no change from before. Read only where
+    /// [`super::outdates_slot`] needs it.
+    #[serde(default)]
+    pub(crate) is_created_attached: bool,
 }
 
 /// A type that is not built in.

@@ -1,5 +1,6 @@
 //! Reads the shape from the catalogs, in one query and without a lock on any table.
 
+use super::compare::REMEMBERS_UNTIL_VERSION;
 use super::model::SourceShape;
 use crate::capture::CaptureError;
 use crate::model::TableName;
@@ -8,6 +9,10 @@ use tokio_postgres::{Client, Statement};
 
 /// First version with row filters, column lists and FOR TABLES IN SCHEMA.
 const PUBLISHED_PARTS_VERSION: i32 = 150_000;
+/// `ATTACH PARTITION` updates the rows of a table's columns, and not those of its system columns.
+const IS_CREATED_ATTACHED: &str = "NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a, pg_catalog.pg_attribute s
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND s.attrelid = c.oid AND s.attnum = -6
+      AND NOT (a.xmin = s.xmin AND a.cmin = s.cmin))";
 /// First oid of an object that was not created by initdb.
 const FIRST_NORMAL_OID: u32 = 16_384;
 
@@ -17,7 +22,6 @@ pub(crate) struct ShapeReader {
     publication: String,
     schemas: Vec<String>,
     names: Vec<String>,
-    server_version: i32,
 }
 
 impl ShapeReader {
@@ -30,14 +34,7 @@ impl ShapeReader {
             publication: publication.to_owned(),
             schemas: tables.iter().map(|table| table.schema.clone()).collect(),
             names: tables.iter().map(|table| table.name.clone()).collect(),
-            server_version: version,
         })
-    }
-
-    /// Whether a walsender that has seen changes of a table goes on to leave them out after the table became a partition of
-    /// a published one. Later versions look again (`rel_sync_cache_relation_cb`).
-    pub(crate) fn has_stale_partitions(&self) -> bool {
-        self.server_version < PUBLISHED_PARTS_VERSION
     }
 
     pub(crate) async fn read(&self, client: &Client) -> Result<SourceShape, CaptureError> {
@@ -49,6 +46,7 @@ impl ShapeReader {
 
 fn query(version: i32) -> String {
     let has_parts = version >= PUBLISHED_PARTS_VERSION;
+    let is_created_attached = if version < REMEMBERS_UNTIL_VERSION { IS_CREATED_ATTACHED } else { "true" };
     let by_schema = if has_parts {
         "OR EXISTS (SELECT FROM pg_catalog.pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = t.namespace)"
     } else {
@@ -67,9 +65,11 @@ WITH RECURSIVE t AS (
   JOIN pg_catalog.pg_namespace s ON s.nspname = i.schema
   JOIN pg_catalog.pg_class c ON c.relnamespace = s.oid AND c.relname = i.name AND c.relkind IN ('r', 'p')
 ), tree AS (
-  SELECT t.oid AS root, t.oid, true AS is_partition FROM t
+  SELECT t.oid AS root, t.oid, true AS is_partition, ARRAY[]::bigint[] AS attached_by, true AS is_created_attached FROM t
   UNION
-  SELECT tree.root, c.oid, c.relispartition FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid
+  SELECT tree.root, c.oid, c.relispartition, tree.attached_by || i.xmin::text::bigint,
+    tree.is_created_attached AND {is_created_attached}
+  FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid AND NOT i.inhdetachpending
   JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid WHERE tree.is_partition
 ), used AS (
   SELECT a.attrelid AS root, a.atttypid AS oid FROM t JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid
@@ -97,7 +97,7 @@ SELECT jsonb_build_object(
       FROM pg_catalog.pg_attribute a WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped), '[]'),
     'leaves', coalesce((SELECT jsonb_agg(jsonb_build_object('schema', s.nspname, 'name', c.relname,
         'oid', c.oid::bigint, 'kind', c.relkind, 'persistence', c.relpersistence, 'filenode', c.relfilenode::bigint,
-        'identity', c.relreplident,
+        'identity', c.relreplident, 'attached_by', tree.attached_by, 'is_created_attached', tree.is_created_attached,
         'identity_columns', coalesce((SELECT jsonb_agg(a.attname ORDER BY a.attnum)
           FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid
             AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])

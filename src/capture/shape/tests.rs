@@ -15,6 +15,8 @@ fn leaf(oid: Oid, filenode: Oid) -> LeafShape {
         filenode,
         identity: "d".into(),
         identity_columns: vec!["id".into()],
+        attached_by: if oid == 1 { Vec::new() } else { vec![700] },
+        is_created_attached: false,
     }
 }
 
@@ -127,6 +129,26 @@ fn partitions_that_are_gone_truncated_or_new_are_found() {
     assert!(why(change(vec![leaf(2, 20), leaf(3, 31)])).contains("auth.users_3 was truncated or rewritten"));
     let added = change(vec![leaf(2, 20), leaf(3, 30), leaf(4, 40)]);
     assert_eq!(added, ShapeChange::NewLeaves(vec![leaf(4, 40)]));
+    let again = LeafShape { attached_by: vec![701], ..leaf(3, 30) };
+    assert!(why(change(vec![leaf(2, 20), again.clone()])).contains("auth.users_3 was detached and attached again"));
+    // A version that did not record it.
+    let known = shape(table(vec![leaf(2, 20), LeafShape { attached_by: Vec::new(), ..leaf(3, 30) }]));
+    assert_eq!(compare(&known, &shape(table(vec![leaf(2, 20), again])), &is_read), ShapeChange::Harmless);
+}
+
+#[test]
+fn partitions_that_were_attached_or_detached_need_a_new_slot_before_version_15() {
+    let known = shape(table(vec![leaf(2, 20), leaf(3, 30)]));
+    let is_outdated = |version, leaves: Vec<LeafShape>| {
+        outdates_slot(&known, &SourceShape { server_version: version, ..shape(table(leaves)) })
+    };
+    let created = LeafShape { is_created_attached: true, ..leaf(4, 40) };
+    let again = LeafShape { attached_by: vec![701], ..leaf(3, 30) };
+    for leaves in [vec![leaf(2, 20)], vec![leaf(2, 20), leaf(3, 30), leaf(4, 40)], vec![leaf(2, 20), again]] {
+        assert!(is_outdated(149_999, leaves.clone()), "{leaves:?}");
+        assert!(!is_outdated(150_000, leaves));
+    }
+    assert!(!is_outdated(149_999, vec![leaf(2, 21), leaf(3, 30), created]));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Compares the source with what the targets' rows were read with, and restarts the tenants whose rows may differ.
 
-use crate::capture::shape::{ShapeChange, ShapeReader};
+use crate::capture::shape::{ShapeChange, ShapeReader, outdates_slot};
 use crate::model::RestartSignal;
 use crate::pg::PgClient;
 use crate::replicator::error::ServiceError;
@@ -38,11 +38,11 @@ pub(crate) async fn reassess(
     }
     let mut reason = "its columns were altered".to_owned();
     if now != known.shape {
-        let change = columns.compare(&known.shape, &now);
-        if matches!(change, ShapeChange::NewLeaves(_)) && reader.has_stale_partitions() {
-            // The next session has a new walsender, and finds the same change.
-            return Err(ServiceError::PartitionAdded);
+        if outdates_slot(&known.shape, &now) {
+            // The next session finds the same change, and makes a new slot.
+            return Err(ServiceError::SlotOutdated);
         }
+        let change = columns.compare(&known.shape, &now);
         if let ShapeChange::Rows(why) = &change {
             reason.clone_from(why);
         }

@@ -1,7 +1,7 @@
 //! The source's shape in relation to the mapping: which columns matter, what has to be refused, and what is recorded.
 
 use crate::capture::CaptureError;
-use crate::capture::shape::{Fault, LeafShape, ShapeChange, SourceShape, compare, faults};
+use crate::capture::shape::{Fault, LeafShape, ShapeChange, SourceShape, compare, faults, outdates_slot};
 use crate::config::Tenant;
 use crate::map::{Rules, TenantRef};
 use crate::model::{TableName, TenantId};
@@ -90,12 +90,25 @@ impl ReadColumns {
     }
 }
 
-/// Compares the shape with the one that the state has recorded.
-pub(crate) fn compare_recorded(source: Option<&SourceRow>, columns: &ReadColumns, now: &SourceShape) -> ShapeChange {
-    match source.and_then(|source| source.shape.as_deref()).map(serde_json::from_str) {
-        Some(Ok(known)) => columns.compare(&known, now),
-        Some(Err(_)) => ShapeChange::Rows("the recorded description of the source cannot be read".to_owned()),
-        None => ShapeChange::Harmless,
+/// The shape that the state has recorded, if it can be read.
+pub(crate) fn recorded_shape(source: Option<&SourceRow>) -> Option<Result<SourceShape, serde_json::Error>> {
+    source.and_then(|source| source.shape.as_deref()).map(serde_json::from_str)
+}
+
+/// Compares the shape with an earlier one.
+///
+/// # Errors
+/// If the slot has to be made again.
+pub(crate) fn compare_with_earlier(
+    earlier: &Option<Result<SourceShape, serde_json::Error>>,
+    columns: &ReadColumns,
+    now: &SourceShape,
+) -> Result<ShapeChange, ServiceError> {
+    match earlier {
+        Some(Ok(known)) if outdates_slot(known, now) => Err(ServiceError::SlotOutdated),
+        Some(Ok(known)) => Ok(columns.compare(known, now)),
+        Some(Err(_)) => Ok(ShapeChange::Rows("the recorded description of the source cannot be read".to_owned())),
+        None => Ok(ShapeChange::Harmless),
     }
 }
 

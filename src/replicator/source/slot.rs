@@ -1,5 +1,6 @@
 //! The replication slot: used if it is free, created if it is missing, waited for as a standby if it is in use.
 
+use crate::capture::shape::{ShapeReader, SourceShape, outdates_slot};
 use crate::capture::slot;
 use crate::capture::{ReplicationConnection, publication};
 use crate::config::{Config, OnSlotLoss};
@@ -7,6 +8,7 @@ use crate::model::{Lsn, SlotLoss};
 use crate::pg::PgClient;
 use crate::replicator::error::ServiceError;
 use crate::replicator::source::own_slot::{create_own_slot, read_own_slot};
+use crate::replicator::source::shape::recorded_shape;
 use crate::snapshot::Export;
 use crate::state::{LEASE, StateStore};
 use crate::status::process::ProcessStatus;
@@ -20,8 +22,15 @@ const STANDBY_POLL_INTERVAL: Duration = Duration::from_millis(500);
 pub(crate) struct EnsuredSlot {
     /// The position after which the slot sends.
     pub(crate) position: Lsn,
-    /// The snapshot of a new slot.
-    pub(crate) export: Option<Export>,
+    /// If this session created it.
+    pub(crate) created: Option<CreatedSlot>,
+}
+
+/// A new slot.
+pub(crate) struct CreatedSlot {
+    pub(crate) export: Export,
+    /// The source's shape before it was created.
+    pub(crate) shape: SourceShape,
 }
 
 /// Waits until the slot is free, or creates it if it does not exist or cannot be used.
@@ -33,6 +42,7 @@ pub(crate) async fn ensure_slot(
     client: &PgClient,
     state: &PgClient,
     connection: &mut ReplicationConnection,
+    shapes: &ShapeReader,
     unpublished: bool,
     status: &ProcessStatus,
 ) -> Result<EnsuredSlot, ServiceError> {
@@ -45,17 +55,20 @@ pub(crate) async fn ensure_slot(
             let known = StateStore::read(state, name).await?;
             break known.source.is_some_and(|source| source.generation.0 > 0).then_some(SlotLoss::Gone);
         };
-        let unpublished = unpublished
-            || row.active_pid.is_none() && is_older_than_publication(config, client, state, connection).await?;
-        match (row.active_pid, row.confirmed_flush) {
-            (None, _) if row.invalid || unpublished => {
-                let loss = if row.invalid { SlotLoss::Invalidated } else { SlotLoss::OlderThanPublication };
+        let loss = match row.active_pid {
+            Some(_) => None,
+            None if row.invalid => Some(SlotLoss::Invalidated),
+            None if unpublished => Some(SlotLoss::OlderThanPublication),
+            None => outdated(config, client, state, connection, shapes).await?,
+        };
+        match (loss, row.active_pid, row.confirmed_flush) {
+            (Some(loss), ..) => {
                 check_loss(config, loss)?;
                 slot::drop_slot(connection, name).await?;
                 break Some(loss);
             }
-            (None, Some(position)) => return Ok(EnsuredSlot { position, export: None }),
-            (pid, confirmed) => {
+            (None, None, Some(position)) => return Ok(EnsuredSlot { position, created: None }),
+            (None, pid, confirmed) => {
                 // A slot that is being created has no position yet. Its creation may take long.
                 let holder = pid.filter(|_| confirmed.is_some());
                 if holder.is_some() {
@@ -71,25 +84,34 @@ pub(crate) async fn ensure_slot(
         tracing::warn!(slot = name, reason = %loss, "creating a new slot: resyncing every tenant");
     }
     tracing::info!(slot = name, "creating the replication slot (waits for open transactions)");
+    let shape = shapes.read(client).await?;
     let export =
         create_own_slot(connection, source, name, false, |wait| status.set_starting(Some(wait.to_string()))).await?;
-    Ok(EnsuredSlot { position: export.position, export: Some(export) })
+    Ok(EnsuredSlot { position: export.position, created: Some(CreatedSlot { export, shape }) })
 }
 
-/// Whether the publication was dropped and created again. The slot has to send changes from before, and for these the
-/// server looks up the publication of that time (ERROR 42704).
-async fn is_older_than_publication(
+/// Whether the slot still has to send changes that the server would publish in another way than it does now.
+async fn outdated(
     config: &Config,
     client: &PgClient,
     state: &PgClient,
     connection: &mut ReplicationConnection,
-) -> Result<bool, ServiceError> {
+    shapes: &ShapeReader,
+) -> Result<Option<SlotLoss>, ServiceError> {
     // Versions of another server cannot be compared. A new generation begins there anyway.
     let system = slot::identify_system(connection).await?.system_identifier;
-    let version = publication::read_version(client, &config.source.publication, &config.users.tables()).await?;
     let known = StateStore::read(state, &config.source.slot).await?;
-    let known = known.source.filter(|known| known.is_of(&system));
-    Ok(version.zip(known).is_some_and(|(version, known)| version.was_recreated_since(&known.publication)))
+    let Some(known) = known.source.filter(|known| known.is_of(&system)) else { return Ok(None) };
+    let version = publication::read_version(client, &config.source.publication, &config.users.tables()).await?;
+    // For changes from before it was created again, the server looks up the publication of that time (ERROR 42704).
+    if version.is_some_and(|version| version.was_recreated_since(&known.publication)) {
+        return Ok(Some(SlotLoss::OlderThanPublication));
+    }
+    let is_outdated = match recorded_shape(Some(&known)) {
+        Some(Ok(known)) => outdates_slot(&known, &shapes.read(client).await?),
+        _ => false,
+    };
+    Ok(is_outdated.then_some(SlotLoss::OlderThanPartitions))
 }
 
 /// An error if the configuration says to stop on this loss.
