@@ -6,8 +6,10 @@ use super::history::History;
 use super::jobs::Jobs;
 use super::targets::Targets;
 use crate::config::{Config, Tenant};
+use crate::model::SourceTrouble;
 use crate::status::process::{ProcessStatus, Role, RoleReport};
-use crate::status::report::Report;
+use crate::status::report::{Report, TroubleReport};
+use crate::status::verdict::{Verdict, judge};
 use crate::sync::lock;
 use axum::extract::FromRef;
 use std::ops::Deref;
@@ -33,7 +35,18 @@ pub(super) struct Inner {
     pub(super) listeners: Arc<Semaphore>,
     pub(super) jobs: Jobs,
     /// The report from the state database, while this process does not replicate.
-    state_report: Mutex<Option<Arc<Report>>>,
+    state_report: Mutex<StateReading>,
+}
+
+/// What the state database said when it was read last.
+#[derive(Clone, Default)]
+pub(super) enum StateReading {
+    /// This process replicates, or has not read it yet.
+    #[default]
+    Unread,
+    /// It could not be read.
+    Failed,
+    Report(Arc<Report>),
 }
 
 impl Deref for App {
@@ -92,14 +105,29 @@ impl Inner {
             return Arc::new(report);
         }
         let read = lock(&self.state_report).clone();
-        let last = read.or_else(|| self.status.last_report());
-        last.unwrap_or_else(|| {
-            Arc::new(Report::of_state(&self.configs.borrow(), &Default::default(), &Default::default()))
-        })
+        let unread = match read {
+            StateReading::Report(report) => return report,
+            StateReading::Unread => None,
+            StateReading::Failed => Some(TroubleReport {
+                code: SourceTrouble::State.code(),
+                text: SourceTrouble::State.to_string(),
+                since_seconds: 0.0,
+            }),
+        };
+        // What this process knows: that it has no session, and what its last one did.
+        let last = self.status.last_report().map(|last| (*last).clone());
+        let report =
+            last.unwrap_or_else(|| Report::of_state(&self.configs.borrow(), &Default::default(), &Default::default()));
+        Arc::new(Report { is_held: false, trouble: self.status.trouble().or(unread), ..report })
     }
 
-    pub(super) fn set_state_report(&self, report: Option<Report>) {
-        *lock(&self.state_report) = report.map(Arc::new);
+    /// The verdict on the installation.
+    pub(super) fn verdict(&self) -> Verdict {
+        judge(&self.report())
+    }
+
+    pub(super) fn set_state_report(&self, reading: StateReading) {
+        *lock(&self.state_report) = reading;
     }
 
     pub(super) fn tenant(&self, name: &str) -> Result<Tenant, Problem> {

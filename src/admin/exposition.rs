@@ -8,6 +8,7 @@ use crate::model::ParkCause;
 use crate::state::TenantState;
 use crate::status::metrics::TenantTotals;
 use crate::status::process::{ProcessStatus, Role, TenantSample};
+use crate::status::verdict::{Level, all_codes};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
@@ -17,7 +18,6 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use std::fmt;
-use std::sync::Arc;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const STATES: [TenantState; 3] = [TenantState::Following, TenantState::Joining, TenantState::Parked];
@@ -34,14 +34,14 @@ const STATES: [TenantState; 3] = [TenantState::Following, TenantState::Joining, 
 )]
 pub(super) async fn metrics(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
     let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry(&app.status))
+    prometheus_client::encoding::text::encode(&mut text, &registry(&app))
         .map_err(|_| Problem::unavailable("cannot encode the metrics"))?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
 }
 
 /// Built for each scrape. It only holds pointers to the counters.
-fn registry(status: &Arc<ProcessStatus>) -> Registry {
-    let counted = &status.metrics;
+fn registry(app: &App) -> Registry {
+    let counted = &app.status.metrics;
     let mut registry = Registry::with_prefix("users_sync");
     registry.register(
         "build",
@@ -88,12 +88,12 @@ fn registry(status: &Arc<ProcessStatus>) -> Registry {
         counted.commit_to_visible.clone(),
     );
     registry.register("apply_seconds", "Time that a target took to apply a batch", counted.apply.clone());
-    registry.register_collector(Box::new(StatusCollector(status.clone())));
+    registry.register_collector(Box::new(StatusCollector(app.clone())));
     registry
 }
 
 /// Gauges of the current status. They are computed at each scrape and not stored.
-struct StatusCollector(Arc<ProcessStatus>);
+struct StatusCollector(App);
 
 impl fmt::Debug for StatusCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,11 +103,25 @@ impl fmt::Debug for StatusCollector {
 
 impl Collector for StatusCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let status = &self.0;
+        let status = &self.0.status;
         let role = status.role().role;
         let mut out = MetricWriter(&mut encoder);
         out.gauge("streaming", "1 if this process is replicating", u64::from(role == Role::Streaming))?;
         out.gauge("standby", "1 if this process is waiting to take over", u64::from(role == Role::Standby))?;
+        let verdict = self.0.verdict();
+        out.gauge("verdict", "0 if everything replicates, 1 if something needs attention, 2 if nothing replicates", {
+            match verdict.level {
+                Level::Ok => 0,
+                Level::Degraded => 1,
+                Level::Failed => 2,
+            }
+        })?;
+        out.gauges("verdict_reasons", "Reasons of the verdict by code", |series| {
+            all_codes().try_for_each(|code| {
+                let count = verdict.reasons.iter().filter(|reason| reason.code == code).count();
+                series.value(&[("code", code)], count as u64)
+            })
+        })?;
         out.gauges("wal_held_bytes", "Source WAL retained by a slot", |series| {
             status
                 .source_log()

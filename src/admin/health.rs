@@ -1,6 +1,8 @@
 //! Liveness and readiness, for health checks.
 
 use super::app::{App, Readiness};
+use super::overview::MAX_REASONS;
+use crate::status::verdict::{Level, Verdict, VerdictReason};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
@@ -22,6 +24,10 @@ pub(super) struct ReadinessBody {
     role: &'static str,
     /// Why it is not ready. Null without the token, if one is configured.
     reason: Option<String>,
+    /// The verdict on the installation: `ok`, `degraded` or `failed`. A degraded one is ready.
+    level: Level,
+    /// What needs attention, as in `/api/status`. Empty without the token, if one is configured.
+    reasons: Vec<VerdictReason>,
 }
 
 /// Liveness check.
@@ -50,7 +56,10 @@ pub(super) async fn healthz() -> Json<Alive> {
 pub(super) async fn readyz(State(app): State<App>, uri: Uri, headers: HeaderMap) -> (StatusCode, Json<ReadinessBody>) {
     let Readiness { is_ready, role, reason } = app.readiness();
     // The reason names servers and roles.
-    let reason = reason.filter(|_| app.access.check(&uri, &headers).is_ok());
+    let may_read = app.access.check(&uri, &headers).is_ok();
+    let reason = reason.filter(|_| may_read);
+    let verdict = app.verdict().with_first(if may_read { MAX_REASONS } else { 0 });
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(ReadinessBody { ready: is_ready, role: role.as_str(), reason }))
+    let Verdict { level, reasons, .. } = verdict;
+    (status, Json(ReadinessBody { ready: is_ready, role: role.as_str(), reason, level, reasons }))
 }

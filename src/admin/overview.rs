@@ -4,6 +4,7 @@ use super::answer::{Path, Problem, Query};
 use super::app::App;
 use super::history::LagSample;
 use crate::status::report::{TeeReport, TenantReport, waiting};
+use crate::status::verdict::{Verdict, judge};
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,8 @@ pub(super) struct Status {
     commit: &'static str,
     /// `streaming`, `standby` or `starting`.
     role: &'static str,
+    /// Whether the installation replicates, and what needs attention: the first 100 reasons.
+    verdict: Verdict,
     slot: String,
     /// Number of the current replication history: a new one starts when positions can no longer be continued.
     generation: i64,
@@ -45,6 +48,9 @@ pub(super) struct TenantCounts {
     unknown: usize,
 }
 
+/// Maximum number of a verdict's reasons in one answer.
+pub(super) const MAX_REASONS: usize = 100;
+
 /// Version and commit of the build.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub(super) const COMMIT: &str = match option_env!("USERS_SYNC_COMMIT") {
@@ -68,6 +74,7 @@ impl Status {
             version: VERSION,
             commit: COMMIT,
             role: app.status.role().role.as_str(),
+            verdict: judge(&report).with_first(MAX_REASONS),
             slot: report.slot.clone(),
             generation: report.generation,
             holder: report.holder.clone(),

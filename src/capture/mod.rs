@@ -20,8 +20,8 @@ mod wire;
 
 pub use connection::ReplicationConnection;
 pub use error::CaptureError;
-pub(crate) use log::SourceLog;
 pub(crate) use log::read_log;
+pub(crate) use log::{SlotState, SourceLog};
 pub use stream::{Frame, ReplicationReader, ReplicationWriter, StatusUpdate};
 pub use waits::SlotWait;
 pub(crate) use waits::{join_slot_prefix, read_waits};

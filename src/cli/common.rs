@@ -10,6 +10,8 @@ use std::path::PathBuf;
 
 /// Exit code of a failure or a finding. clap exits with 2 on invalid usage.
 pub(super) const FAILED: u8 = 1;
+/// Exit code of `status` when no tenant gets any change.
+pub(super) const NOTHING_REPLICATES: u8 = 3;
 
 #[derive(Args, Debug)]
 pub(super) struct ConfigFile {

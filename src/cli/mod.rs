@@ -50,7 +50,7 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("USERS_SYNC_
 const AFTER_HELP: &str = "\
 Getting started: copy config/minimal.yaml, fill in the URLs, run `check` until it reports no errors, then `run`.
 
-Exit codes: 0 success, 1 failure or a finding that needs a fix, 2 invalid usage.";
+Exit codes: 0 success, 1 failure or a finding that needs a fix, 2 invalid usage, 3 nothing replicates (`status`).";
 
 #[derive(Subcommand, Debug)]
 enum Command {
@@ -79,7 +79,9 @@ enum Command {
         #[arg(long, conflicts_with = "preset")]
         markdown: bool,
     },
-    /// Show the state, position and lag of every tenant.
+    /// Show the state, position and lag of every tenant, and what needs attention.
+    ///
+    /// Exit code 0: everything replicates, 1: something needs attention, 3: nothing replicates.
     ///
     /// Reads the state that `run` records, so it works from any machine that can reach the state's database.
     Status(status::Arguments),

@@ -1,6 +1,6 @@
 //! `status`: prints the state that a process recorded, with the lag behind the source's WAL. Changes nothing.
 
-use super::common::{ConfigFile, FAILED};
+use super::common::{ConfigFile, FAILED, NOTHING_REPLICATES};
 use super::output;
 use super::table::columns;
 use crate::capture::{CaptureError, SourceLog, read_log};
@@ -8,8 +8,10 @@ use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::pg;
 use crate::state::StateStore;
-use crate::status::report::{Report, TeeReport, TenantReport, waiting};
+use crate::status::report::{Report, TeeReport, waiting};
+use crate::status::verdict::{Level, Verdict, VerdictReason, judge};
 use clap::Args;
+use serde::Serialize;
 use std::process::ExitCode;
 
 #[derive(Args, Debug)]
@@ -33,35 +35,49 @@ pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnosti
     let log = log(&config, &slots).await;
     if state.source.is_none() {
         if let Some(waiting) = log.as_ref().ok().map(waiting).filter(|waiting| !waiting.is_empty()) {
-            return Err(diagnostic!("`run` is creating its slot: {}", waiting.join("; ")));
+            output::error(&diagnostic!("`run` is creating its slot: {}", waiting.join("; ")));
+            return Ok(ExitCode::from(NOTHING_REPLICATES));
         }
-        return Err(diagnostic!(
+        output::error(&diagnostic!(
             help = "start `users-sync run`; if it is running, check that it uses the same state.url and source.slot",
             "no state for slot {} in {}: `run` has not started there yet",
             config.source.slot,
             config.state_url
         ));
+        return Ok(ExitCode::from(NOTHING_REPLICATES));
     }
     let log = log.unwrap_or_else(|error| {
         output::notice(format_args!("cannot read the source's log position, so lag in bytes is unknown: {error}"));
         SourceLog::default()
     });
     let report = Report::of_state(&config, &state, &log);
+    let verdict = judge(&report);
     if arguments.json {
-        output::line(serde_json::to_string_pretty(&report).map_err(|error| diagnostic!("{error}"))?);
+        let document = Document { verdict: &verdict, report: &report };
+        output::line(serde_json::to_string_pretty(&document).map_err(|error| diagnostic!("{error}"))?);
     } else {
-        output::line(table(&report));
+        output::line(table(&report, &verdict));
     }
-    let all_well = report.tenants.iter().all(|tenant| matches!(tenant.state, "following" | "joining"))
-        && report.tee.as_ref().is_none_or(|tee| tee.last_error.is_none());
-    Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    Ok(match verdict.level {
+        Level::Ok => ExitCode::SUCCESS,
+        Level::Degraded => ExitCode::from(FAILED),
+        Level::Failed => ExitCode::from(NOTHING_REPLICATES),
+    })
+}
+
+/// The JSON document.
+#[derive(Serialize)]
+struct Document<'a> {
+    verdict: &'a Verdict,
+    #[serde(flatten)]
+    report: &'a Report,
 }
 
 async fn log(config: &Config, slots: &[&str]) -> Result<SourceLog, CaptureError> {
     read_log(&*pg::connect(&config.source.url).await?, slots).await
 }
 
-fn table(report: &Report) -> String {
+fn table(report: &Report, verdict: &Verdict) -> String {
     let heads = ["TENANT", "STATE", "SINCE", "POSITION", "LAG BYTES", "LAG", "LAST ERROR"].map(str::to_owned);
     let rows = report.tenants.iter().map(|tenant| {
         let dash = || "-".to_owned();
@@ -77,24 +93,25 @@ fn table(report: &Report) -> String {
     });
     let rows: Vec<[String; 7]> = std::iter::once(heads).chain(rows).collect();
     let mut lines = vec![columns(&rows)];
-    let remedies = report.tenants.iter().filter_map(|tenant| Some((&tenant.tenant, tenant.remedy.as_ref()?)));
-    lines.extend(remedies.map(|(tenant, remedy)| format!("{tenant} -> {remedy}")));
-    let rejecting = report.tenants.iter().filter(|tenant| tenant.rejected > 0);
-    lines.extend(rejecting.map(|TenantReport { tenant, rejected, .. }| {
-        let users = if *rejected == 1 { "user" } else { "users" };
-        format!("{tenant}: target rejected {rejected} {users}, see users_sync.rejected there")
-    }));
-    if let Some(TeeReport { slot, state, since_seconds, wal_held_bytes, last_error, remedy }) = &report.tee {
+    if let Some(TeeReport { slot, state, since_seconds, wal_held_bytes, .. }) = &report.tee {
         let held =
             wal_held_bytes.map_or_else(|| "does not exist".to_owned(), |bytes| format!("retains {bytes} bytes of WAL"));
         lines.push(format!("Kafka output {state} for {}, slot {slot} {held}", span(*since_seconds)));
-        lines.extend(last_error.iter().map(|error| format!("Kafka output: {error}")));
-        lines.extend(remedy.iter().map(|remedy| format!("Kafka output -> {remedy}")));
     }
     lines.extend(report.waiting.iter().map(|waiting| format!("waiting: {waiting}")));
     let is_held = if report.is_held { "held" } else { "not held, last held" };
     lines.push(format!("slot {} confirmed {}, {is_held} by {}", report.slot, report.confirmed, report.holder));
+    lines.push(verdict.level.to_string());
+    lines.extend(verdict.reasons.iter().flat_map(reason_lines));
     lines.join("\n")
+}
+
+/// `level code TENANT: text (for 3m)`, and the remedy in a line of its own.
+fn reason_lines(reason: &VerdictReason) -> Vec<String> {
+    let tenant = reason.tenant.as_ref().map_or_else(String::new, |tenant| format!(" {tenant}"));
+    let since = reason.since_seconds.map_or_else(String::new, |seconds| format!(" (for {})", span(seconds)));
+    let line = format!("{} {}{tenant}: {}{since}", reason.level, reason.code, reason.text);
+    std::iter::once(line).chain(reason.remedy.iter().map(|remedy| format!("  -> {remedy}"))).collect()
 }
 
 /// `0.4s`, `12s`, `3m`, `5h`, `2d`.
@@ -111,6 +128,7 @@ fn span(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::SlotState;
     use crate::config::{Env, parse};
     use crate::model::{Anchor, Epoch, Generation, Lsn, ParkCause, Reason, TenantId};
     use crate::state::{Snapshot, SourceRow, TeeRow, TenantRow, TenantState};
@@ -135,6 +153,8 @@ mod tests {
             rejected: 0,
             relation: None,
             signed: false,
+            failures: 0,
+            failing_seconds: None,
         };
         let source = SourceRow {
             generation: Generation(1),
@@ -143,6 +163,8 @@ mod tests {
             confirmed: Lsn(0x100),
             received: Lsn(0),
             behind: Vec::new(),
+            behind_seconds: Default::default(),
+            trouble: None,
             publication: String::new(),
             shape: None,
             shape_version: 0,
@@ -165,22 +187,27 @@ mod tests {
         };
         let state = Snapshot { source: Some(source), tenants: tenants.into(), tee: Some(tee), ..Snapshot::default() };
         let held_back = [("users_sync_kafka".to_owned(), 4096)].into();
-        Report::of_state(&config, &state, &SourceLog { end: Some(Lsn(0x20140)), held_back, waits: Vec::new() })
+        let slots = [("users_sync".to_owned(), SlotState::Active)].into();
+        Report::of_state(&config, &state, &SourceLog { end: Some(Lsn(0x20140)), held_back, slots, waits: Vec::new() })
     }
 
     #[test]
     fn the_table_has_every_tenant_of_the_file() {
         let expected = "\
 TENANT  STATE      SINCE  POSITION  LAG BYTES  LAG   LAST ERROR
-acme    following  60m    0/100     131136     0.4s  -
+acme    following  60m    0/100     131136     0.0s  -
 globex  parked     60m    -         -          -     it is read-only
 new     unknown    -      -         -          -     -
-globex -> make it writable
 Kafka output parked for 60s, slot users_sync_kafka retains 4096 bytes of WAL
-Kafka output: cannot reach 127.0.0.1:9092
-Kafka output -> restart the broker
-slot users_sync confirmed 0/100, held by host:1";
-        assert_eq!(table(&shown()), expected);
+slot users_sync confirmed 0/100, held by host:1
+degraded
+degraded rights globex: it is read-only (for 60m)
+  -> make it writable
+degraded tenant_not_started new: no running process knows this tenant yet
+degraded kafka_output: the Kafka output does not publish: cannot reach 127.0.0.1:9092 (for 60s)
+  -> restart the broker";
+        let report = shown();
+        assert_eq!(table(&report, &judge(&report)), expected);
     }
 
     #[test]

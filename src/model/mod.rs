@@ -20,7 +20,10 @@ pub(crate) use history::ReceivedHistory;
 pub(crate) use ids::UserId;
 pub use ids::{Epoch, Generation, Oid, TargetId, TenantId, TenantKey, Xid};
 pub use lsn::Lsn;
-pub use reason::{HistoryBreak, ParkCause, Reason, RestartSignal, ResyncReason, RetryCause, SlotLoss, TeeRestart};
+pub use reason::{
+    HistoryBreak, ParkCause, Reason, RestartSignal, ResyncReason, RetryCause, SlotLoss, SourceTrouble, StatusFinding,
+    TeeRestart,
+};
 pub use relation::{Cell, Column, LeafIdentity, Relation, ReplicaIdentity, TableName, TypeCatalog};
 pub(crate) use relation::{ColumnIdx, CompositeField, TypeKind};
 pub use tenant_list::{ByConfigured, ByTenant, ConfiguredIdx, TenantIdx};

@@ -141,6 +141,40 @@ reasons! {
     }
 }
 
+reasons! {
+    /// Why no session on the source works: what the state holds as `trouble_code`.
+    SourceTrouble {
+        Unreachable = "source_unreachable", "the source cannot be reached";
+        Login = "source_login", "the source refuses the connection: TLS, login, or no such database";
+        Rights = "source_rights", "the role lacks a privilege at the source";
+        ConnectionLost = "source_connection_lost", "the connection to the source broke";
+        QueryFailed = "source_query_failed", "a query on the source failed";
+        Standby = "source_is_standby", "the source is a standby";
+        Mapping = "mapping_unfit", "the mapping does not fit the source's tables";
+        Unready = "source_unready", "the source does not send what users-sync needs";
+        SlotForeign = "slot_foreign", "the slot belongs to another program or database";
+        SlotLost = "slot_lost", "the slot was lost, and on_slot_loss is stop";
+        Protocol = "source_protocol", "the source sent something that cannot be decoded";
+        State = "state_unavailable", "the state cannot be read or written";
+        Superseded = "superseded", "another process took over";
+        StartsOver = "session_restarts", "a new session has to begin";
+    }
+}
+
+reasons! {
+    /// What a verdict can report besides the reasons of tenants, slots and the source.
+    StatusFinding {
+        NotRunning = "not_running", "no process replicates";
+        NotStarted = "tenant_not_started", "no running process knows this tenant yet";
+        NothingReplicates = "nothing_replicates", "every tenant is parked";
+        Rejects = "rejected_users", "its target rejects users";
+        SlotWaits = "slot_waits", "the slot cannot be created while a transaction is open at the source";
+        SlotIdle = "slot_inactive", "no process reads the slot";
+        SourceUnread = "source_not_read", "the end of the source's WAL cannot be read";
+        Kafka = "kafka_output", "the Kafka output does not publish";
+    }
+}
+
 /// What the state holds as `reason_code` of a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
@@ -215,7 +249,9 @@ mod tests {
         let history = HistoryBreak::ALL.iter().map(|reason| (reason.code(), reason.text()));
         let slot = SlotLoss::ALL.iter().map(|loss| (loss.code(), loss.text()));
         let tee = TeeRestart::ALL.iter().map(|reason| (reason.code(), reason.text()));
-        resync.chain(park).chain(retry).chain(history).chain(slot).chain(tee).collect()
+        let trouble = SourceTrouble::ALL.iter().map(|trouble| (trouble.code(), trouble.text()));
+        let found = StatusFinding::ALL.iter().map(|finding| (finding.code(), finding.text()));
+        resync.chain(park).chain(retry).chain(history).chain(slot).chain(tee).chain(trouble).chain(found).collect()
     }
 
     #[test]

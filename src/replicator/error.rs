@@ -3,7 +3,7 @@
 use crate::capture::pgoutput::DecodeError;
 use crate::capture::{CaptureError, publication};
 use crate::map::CompileError;
-use crate::model::{Epoch, HistoryBreak, ResyncReason, SlotLoss, TableName};
+use crate::model::{Epoch, HistoryBreak, ResyncReason, SlotLoss, SourceTrouble, TableName};
 use crate::pg::{ConnectError, SqlStateClass, describe};
 use crate::snapshot::SourceReadError;
 use crate::state::StateError;
@@ -133,6 +133,43 @@ impl ServiceError {
         self.is_final() && !stops
     }
 
+    /// What the state and the status say about it.
+    pub(crate) fn trouble(&self) -> SourceTrouble {
+        match self {
+            ServiceError::Capture(CaptureError::Connect(error)) | ServiceError::Connect(error) => of_connect(error),
+            ServiceError::Capture(CaptureError::Io(_) | CaptureError::Closed) => SourceTrouble::ConnectionLost,
+            ServiceError::Capture(CaptureError::Protocol(_)) | ServiceError::Decode(_) => SourceTrouble::Protocol,
+            ServiceError::Capture(error @ (CaptureError::Server(_) | CaptureError::Query(_))) => {
+                of_code(error.sqlstate())
+            }
+            ServiceError::Source(error) | ServiceError::Read(SourceReadError::Sql(error)) => {
+                of_code(error.code().map(|code| code.code()))
+            }
+            ServiceError::State(StateError::Fenced { .. })
+            | ServiceError::Superseded(_)
+            | ServiceError::LeaseLapsed => SourceTrouble::Superseded,
+            ServiceError::State(StateError::Sql(_) | StateError::Outdated | StateError::Key) => SourceTrouble::State,
+            ServiceError::InRecovery => SourceTrouble::Standby,
+            ServiceError::Mapping(_)
+            | ServiceError::Query(_)
+            | ServiceError::NoFamily(_)
+            | ServiceError::NoTable(_)
+            | ServiceError::Read(SourceReadError::Columns) => SourceTrouble::Mapping,
+            ServiceError::Identity { .. } | ServiceError::NotPublished { .. } | ServiceError::Unready { .. } => {
+                SourceTrouble::Unready
+            }
+            ServiceError::ForeignSlot { .. } => SourceTrouble::SlotForeign,
+            ServiceError::SlotLost { .. } => SourceTrouble::SlotLost,
+            ServiceError::LockAwaited
+            | ServiceError::WentBack(_)
+            | ServiceError::Republished
+            | ServiceError::SlotOutdated
+            | ServiceError::StartOver(_)
+            | ServiceError::NotPublishing
+            | ServiceError::Read(SourceReadError::Rewritten(_)) => SourceTrouble::StartsOver,
+        }
+    }
+
     /// Whether a retry can succeed only after a person has fixed something.
     pub(crate) fn is_final(&self) -> bool {
         match self {
@@ -175,6 +212,31 @@ impl ServiceError {
             | ServiceError::State(StateError::Outdated | StateError::Key)
             | ServiceError::Unready { .. } => true,
         }
+    }
+}
+
+fn of_connect(error: &ConnectError) -> SourceTrouble {
+    match error {
+        ConnectError::Unreachable { .. } | ConnectError::Timeout { .. } => SourceTrouble::Unreachable,
+        ConnectError::Tls { .. } | ConnectError::Auth { .. } => SourceTrouble::Login,
+        ConnectError::Protocol { .. } => SourceTrouble::Protocol,
+        ConnectError::Server { error, .. } => match SqlStateClass::of(&error.sqlstate) {
+            SqlStateClass::InvalidPassword | SqlStateClass::Login | SqlStateClass::MissingDatabase => {
+                SourceTrouble::Login
+            }
+            SqlStateClass::Privilege => SourceTrouble::Rights,
+            _ => SourceTrouble::Unreachable,
+        },
+    }
+}
+
+/// The server's answer to a statement; without a code the connection broke.
+fn of_code(sqlstate: Option<&str>) -> SourceTrouble {
+    match sqlstate.map(SqlStateClass::of) {
+        None | Some(SqlStateClass::Transient) => SourceTrouble::ConnectionLost,
+        Some(SqlStateClass::Privilege) => SourceTrouble::Rights,
+        Some(SqlStateClass::MissingColumn | SqlStateClass::MissingTable) => SourceTrouble::Mapping,
+        Some(_) => SourceTrouble::QueryFailed,
     }
 }
 

@@ -60,7 +60,7 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
     let names = [&*config.source.publication];
     let (reader, writer) = connection.start_replication(&config.source.slot, from, &names).await?;
 
-    let holder = format!("process {} on {}", std::process::id(), hostname());
+    let holder = holder();
     let leased = Instant::now();
     let state = StateStore::acquire(state, &config.source.slot, &holder, system.flushed).await?;
     let name = session_name(&config.source.url.application_name, &config.source.slot, state.epoch());
@@ -148,7 +148,7 @@ async fn log_missing_columns(client: &PgClient, config: &Config) -> Result<(), S
     Ok(())
 }
 
-/// For people who read the state.
-fn hostname() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+/// Describes this process to people who read the state.
+pub(crate) fn holder() -> String {
+    format!("process {} on {}", std::process::id(), rustix::system::uname().nodename().to_string_lossy())
 }

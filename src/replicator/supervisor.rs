@@ -1,22 +1,26 @@
 //! Runs one session after another: reconnects with backoff, and decides which errors end the process.
 
 use crate::config::Config;
+use crate::pg::{PgUrl, connect_state};
 use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
-use crate::replicator::prepare::prepare;
+use crate::replicator::prepare::{holder, prepare};
 use crate::replicator::session::config_changes::replaced;
 use crate::replicator::tasks::{SessionExit, SessionTasks};
+use crate::state::StateStore;
 use crate::status::process::ProcessStatus;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 const RECONNECT_MIN: Duration = Duration::from_millis(200);
 const RECONNECT_MAX: Duration = Duration::from_secs(30);
 /// A session that has streamed for this long resets the backoff. The wait for a slot does not count.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
+/// Time limit for recording an error in the state. The next attempt does not wait longer for it.
+const NOTE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Replicates until `stop` is cancelled.
 ///
@@ -39,6 +43,7 @@ pub async fn run_reloading(
     loop {
         let mut streaming_since = None;
         let config = configs.borrow_and_update().clone();
+        let (slot, state_url) = (config.source.slot.clone(), config.state_url.clone());
         let ended = session(config, &mut configs, &status, &stop, &mut streaming_since).await;
         has_streamed |= streaming_since.is_some();
         let error = match ended {
@@ -52,7 +57,10 @@ pub async fn run_reloading(
                 tracing::error!(%error, "replication has stopped until this is fixed");
                 error
             }
-            Err(error) if error.is_final() => return Err(error),
+            Err(error) if error.is_final() => {
+                note_trouble(&slot, &state_url, &error).await;
+                return Err(error);
+            }
             Err(error) => error,
         };
         if streaming_since.is_some_and(|since| since.elapsed() > STABLE_AFTER) {
@@ -60,13 +68,31 @@ pub async fn run_reloading(
         }
         let wait = reconnect.step();
         status.metrics.source_reconnects.inc();
-        status.set_starting(Some(error.to_string()));
+        status.set_failing(error.trouble(), error.to_string());
         tracing::warn!(%error, ?wait, "session on the source ended, reconnecting");
         tokio::select! {
-            () = sleep(wait) => {}
+            ((), ()) = async { tokio::join!(note_trouble(&slot, &state_url, &error), sleep(wait)) } => {}
             () = replaced(&mut configs) => {}
             () = stop.cancelled() => return Ok(()),
         }
+    }
+}
+
+/// Records why no session works, for `status`. The state may be down as well; then only the log says it.
+async fn note_trouble(slot: &str, state_url: &PgUrl, error: &ServiceError) {
+    let noted = timeout(
+        NOTE_TIMEOUT,
+        Box::pin(async {
+            let client = connect_state(state_url).await?;
+            StateStore::note_trouble(&client, slot, &holder(), error.trouble(), &error.to_string()).await?;
+            client.close().await;
+            Ok::<_, ServiceError>(())
+        }),
+    );
+    match noted.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "cannot record the error in the state"),
+        Err(_) => tracing::debug!("cannot record the error in the state in time"),
     }
 }
 
@@ -78,7 +104,8 @@ async fn session(
     streaming_since: &mut Option<Instant>,
 ) -> Result<SessionExit, ServiceError> {
     let prepared = tokio::select! {
-        prepared = prepare(&config, status) => prepared?,
+        // Boxed: its future is large, and dead for most of the session.
+        prepared = Box::pin(prepare(&config, status)) => prepared?,
         () = replaced(configs) => return Ok(SessionExit::Reconfigured),
         () = stop.cancelled() => return Ok(SessionExit::Stopped),
     };

@@ -1,9 +1,9 @@
 //! Reads the state's tables.
 
 use super::error::StateError;
-use super::rows::{Request, RequestId, Snapshot, SourceRow, TeeRow, TenantRow, TenantState};
+use super::rows::{Request, RequestId, Snapshot, SourceRow, TeeRow, TenantRow, TenantState, TroubleRow};
 use super::schema;
-use crate::model::{Anchor, CheckpointKey, Epoch, Generation, Lsn, Reason, TargetId, TenantId, Xid};
+use crate::model::{Anchor, CheckpointKey, Epoch, Generation, Lsn, Reason, SourceTrouble, TargetId, TenantId, Xid};
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Error, Row};
 
@@ -26,7 +26,11 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
                  decode(substr(to_jsonb(s) ->> 'checkpoint_key', 3), 'hex'), to_jsonb(s) ->> 'shape', \
                  coalesce((to_jsonb(s) ->> 'shape_version')::bigint, 0), \
                  coalesce((to_jsonb(s) ->> 'anchor')::pg_lsn, '0/0'), \
-                 coalesce((to_jsonb(s) ->> 'anchor_xid')::bigint, 0) \
+                 coalesce((to_jsonb(s) ->> 'anchor_xid')::bigint, 0), \
+                 ARRAY(SELECT extract(epoch FROM now() - (at #>> '{}')::timestamptz)::float8 \
+                   FROM jsonb_array_elements(coalesce(to_jsonb(s) -> 'behind_since', '[]')) at), \
+                 to_jsonb(s) ->> 'trouble', to_jsonb(s) ->> 'trouble_code', \
+                 coalesce(extract(epoch FROM now() - (to_jsonb(s) ->> 'trouble_since')::timestamptz)::float8, 0) \
                FROM users_sync.source s WHERE slot = $1";
     let found = client.query_opt(sql, &[&slot]).await?;
     let source = found.as_ref().map(source_row).transpose()?;
@@ -35,7 +39,9 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
     let sql = "SELECT tenant, state, reason, remedy, target, target_id::text, generation, position, \
                  extract(epoch FROM now() - since)::float8, extract(epoch FROM now() - position_at)::float8, \
                  rejected, relation, to_jsonb(t) ->> 'reason_code', \
-                 coalesce((to_jsonb(t) ->> 'signed')::boolean, false) \
+                 coalesce((to_jsonb(t) ->> 'signed')::boolean, false), \
+                 coalesce((to_jsonb(t) ->> 'failures')::bigint, 0), \
+                 extract(epoch FROM now() - (to_jsonb(t) ->> 'failing_since')::timestamptz)::float8 \
                FROM users_sync.tenant t WHERE slot = $1";
     let tenants = client.query(sql, &[&slot]).await?.iter().map(tenant_row).collect::<Result<_, _>>()?;
     let rows = client.query("SELECT epoch, flushed FROM users_sync.epoch WHERE slot = $1", &[&slot]).await?;
@@ -45,7 +51,15 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
 }
 
 fn source_row(row: &Row) -> Result<SourceRow, Error> {
+    let behind: Vec<TenantId> = row.try_get::<_, Vec<&str>>(9)?.into_iter().map(TenantId::new).collect();
+    let seconds: Vec<Option<f64>> = row.try_get(15)?;
+    let trouble = |text| {
+        let code = row.try_get::<_, Option<&str>>(17)?.and_then(SourceTrouble::parse);
+        Ok::<_, Error>(TroubleRow { code, text, since_seconds: row.try_get(18)? })
+    };
     Ok(SourceRow {
+        behind_seconds: behind.iter().cloned().zip(seconds).filter_map(|(id, seconds)| Some((id, seconds?))).collect(),
+        trouble: row.try_get::<_, Option<String>>(16)?.map(trouble).transpose()?,
         generation: Generation(row.try_get(0)?),
         system_identifier: row.try_get(1)?,
         timeline: row.try_get(2)?,
@@ -58,7 +72,7 @@ fn source_row(row: &Row) -> Result<SourceRow, Error> {
         shape_version: row.try_get(12)?,
         anchor: Anchor { end: lsn(row, 13)?, xid: Xid(row.try_get::<_, i64>(14)? as u32) },
         received: lsn(row, 8)?,
-        behind: row.try_get::<_, Vec<&str>>(9)?.into_iter().map(TenantId::new).collect(),
+        behind,
     })
 }
 
@@ -77,6 +91,8 @@ fn tenant_row(row: &Row) -> Result<(TenantId, TenantRow), Error> {
         rejected: row.try_get::<_, i64>(10)?.unsigned_abs(),
         relation: row.try_get::<_, Option<u32>>(11)?,
         signed: row.try_get(13)?,
+        failures: row.try_get::<_, i64>(14)?.unsigned_abs(),
+        failing_seconds: row.try_get(15)?,
     };
     Ok((TenantId::new(row.try_get(0)?), found))
 }

@@ -1,6 +1,8 @@
 //! The rows of the state's tables.
 
-use crate::model::{Anchor, CheckpointKey, Epoch, Generation, Lsn, Oid, Reason, TargetId, TenantId};
+use crate::model::{
+    Anchor, CheckpointKey, Epoch, Generation, Lsn, Oid, Reason, SourceTrouble, TargetId, TenantId, Timestamp,
+};
 use std::collections::BTreeMap;
 
 /// The row of the source and its slot.
@@ -18,6 +20,10 @@ pub struct SourceRow {
     pub received: Lsn,
     /// The tenants that lack changes before `received`.
     pub behind: Vec<TenantId>,
+    /// Age in seconds of the oldest change that each of them lacks, where it is known.
+    pub behind_seconds: BTreeMap<TenantId, f64>,
+    /// Why the last session on the source ended or could not begin; `None` while one works.
+    pub trouble: Option<TroubleRow>,
     /// The publication as the newest process found it (`PublicationVersion::rows`); empty before it was first read.
     pub publication: String,
     /// The source's shape as the targets' rows were read with it, as JSON; `None` before it was first read.
@@ -49,6 +55,17 @@ impl SourceRow {
     pub fn is_held(&self) -> bool {
         self.lease_seconds > 0.0
     }
+}
+
+/// Why no session on the source works.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TroubleRow {
+    /// The kind of trouble; `None` for a code of a newer version.
+    pub code: Option<SourceTrouble>,
+    /// The error's text.
+    pub text: String,
+    /// Seconds since a session failed with this code first.
+    pub since_seconds: f64,
 }
 
 /// The state of a tenant.
@@ -94,6 +111,10 @@ pub struct TenantRow {
     pub reason: Option<String>,
     /// How to fix it.
     pub remedy: Option<String>,
+    /// Number of failed attempts in a row; 0 if the last one succeeded.
+    pub failures: u64,
+    /// Seconds since the first of them.
+    pub failing_seconds: Option<f64>,
     /// Host, port and database of the target.
     pub target: String,
     /// The target's id, once it has one.
@@ -155,6 +176,8 @@ pub struct Reached {
     pub received: Lsn,
     /// The tenants that lack changes before `received`.
     pub behind: Vec<TenantId>,
+    /// The commit time of the oldest change that waits for each of them, in the same order.
+    pub behind_since: Vec<Option<Timestamp>>,
     /// The last transaction.
     pub anchor: Anchor,
 }

@@ -19,7 +19,11 @@ CREATE TABLE IF NOT EXISTS users_sync.source (
   holder text NOT NULL,
   held_since timestamptz NOT NULL,
   lease_until timestamptz NOT NULL,
-  checkpoint_key bytea
+  checkpoint_key bytea,
+  behind_since timestamptz[] NOT NULL DEFAULT '{}',
+  trouble text,
+  trouble_code text,
+  trouble_since timestamptz
 );
 CREATE TABLE IF NOT EXISTS users_sync.tenant (
   slot text NOT NULL REFERENCES users_sync.source ON DELETE CASCADE,
@@ -37,6 +41,8 @@ CREATE TABLE IF NOT EXISTS users_sync.tenant (
   rejected bigint NOT NULL DEFAULT 0,
   relation oid,
   signed boolean NOT NULL DEFAULT false,
+  failures bigint NOT NULL DEFAULT 0,
+  failing_since timestamptz,
   PRIMARY KEY (slot, tenant)
 );
 CREATE TABLE IF NOT EXISTS users_sync.epoch (
@@ -73,16 +79,24 @@ ALTER TABLE users_sync.source
   ADD COLUMN IF NOT EXISTS shape text,
   ADD COLUMN IF NOT EXISTS shape_version bigint NOT NULL DEFAULT 0,
   ADD COLUMN IF NOT EXISTS anchor pg_lsn NOT NULL DEFAULT '0/0',
-  ADD COLUMN IF NOT EXISTS anchor_xid bigint NOT NULL DEFAULT 0;
+  ADD COLUMN IF NOT EXISTS anchor_xid bigint NOT NULL DEFAULT 0,
+  ADD COLUMN IF NOT EXISTS behind_since timestamptz[] NOT NULL DEFAULT '{}',
+  ADD COLUMN IF NOT EXISTS trouble text,
+  ADD COLUMN IF NOT EXISTS trouble_code text,
+  ADD COLUMN IF NOT EXISTS trouble_since timestamptz;
 ALTER TABLE users_sync.tenant
   ADD COLUMN IF NOT EXISTS reason_code text,
-  ADD COLUMN IF NOT EXISTS signed boolean NOT NULL DEFAULT false;
+  ADD COLUMN IF NOT EXISTS signed boolean NOT NULL DEFAULT false,
+  ADD COLUMN IF NOT EXISTS failures bigint NOT NULL DEFAULT 0,
+  ADD COLUMN IF NOT EXISTS failing_since timestamptz;
 UPDATE users_sync.tenant SET reason_code = 'not_configured'
   WHERE reason_code IS NULL AND state = 'parked' AND reason = 'the configuration does not have it any more'";
 
 /// Whether the tables have the newest columns. An earlier version may lack any of them.
 pub(super) const IS_CURRENT: &str = "\
-SELECT count(*) = 5 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
+SELECT count(*) = 7 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
   AND (attrelid, attname) IN (
     ('users_sync.source'::regclass, 'behind'), ('users_sync.tenant'::regclass, 'reason_code'),
-    ('users_sync.source'::regclass, 'checkpoint_key'), ('users_sync.source'::regclass, 'anchor_xid'), ('users_sync.tenant'::regclass, 'signed'))";
+    ('users_sync.source'::regclass, 'checkpoint_key'), ('users_sync.source'::regclass, 'anchor_xid'),
+    ('users_sync.tenant'::regclass, 'signed'), ('users_sync.source'::regclass, 'trouble_since'),
+    ('users_sync.tenant'::regclass, 'failing_since'))";

@@ -5,9 +5,9 @@ use super::read::{exists, is_current, read_rows, request};
 use super::rows::{Reached, Request, RequestId, Snapshot, TenantRow};
 use super::schema::{CREATE, UPGRADE};
 use crate::model::{
-    CHECKPOINT_KEY_BYTES, CheckpointKey, Epoch, Generation, Lsn, ParkCause, Reason, TargetId, TenantId,
+    CHECKPOINT_KEY_BYTES, CheckpointKey, Epoch, Generation, Lsn, ParkCause, Reason, SourceTrouble, TargetId, TenantId,
 };
-use crate::pg::{PgClient, create_schema};
+use crate::pg::{PgClient, PgTimestamp, create_schema};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::time::Duration;
 use tokio_postgres::Client;
@@ -160,8 +160,9 @@ impl StateStore {
             .client
             .execute(
                 "INSERT INTO users_sync.tenant AS t (slot, tenant, state, since, reason, remedy, target, target_id, \
-                   generation, position, position_at, rejected, relation, reason_code, signed) \
-                 SELECT slot, $3, $4, now(), $5, $6, $7, $8::text::uuid, $9, $10, now(), $11, $12, $13, $14 \
+                   generation, position, position_at, rejected, relation, reason_code, signed, failures, failing_since) \
+                 SELECT slot, $3, $4, now(), $5, $6, $7, $8::text::uuid, $9, $10, now(), $11, $12, $13, $14, $15, \
+                   now() - $16 * interval '1 second' \
                  FROM users_sync.source \
                  WHERE slot = $1 AND epoch = $2 FOR SHARE \
                  ON CONFLICT (slot, tenant) DO UPDATE SET state = excluded.state, \
@@ -169,7 +170,8 @@ impl StateStore {
                    reason = excluded.reason, remedy = excluded.remedy, target = excluded.target, \
                    target_id = excluded.target_id, generation = excluded.generation, \
                    position = excluded.position, position_at = now(), rejected = excluded.rejected, \
-                   relation = excluded.relation, reason_code = excluded.reason_code, signed = excluded.signed",
+                   relation = excluded.relation, reason_code = excluded.reason_code, signed = excluded.signed, \
+                   failures = excluded.failures, failing_since = excluded.failing_since",
                 &[
                     &self.slot,
                     &self.epoch.0,
@@ -185,10 +187,30 @@ impl StateStore {
                     &row.relation,
                     &row.reason_code.map(Reason::code),
                     &row.signed,
+                    &i64::try_from(row.failures).unwrap_or(i64::MAX),
+                    &row.failing_seconds,
                 ],
             )
             .await?;
         self.fenced_unless(written == 1)
+    }
+
+    /// Records why a session on the source ended or could not begin, unless another process replicates. Does nothing before
+    /// the first session and with tables of an earlier version.
+    pub(crate) async fn note_trouble(
+        client: &Client,
+        slot: &str,
+        holder: &str,
+        code: SourceTrouble,
+        text: &str,
+    ) -> Result<(), StateError> {
+        if exists(client).await? && is_current(client).await? {
+            let sql = "UPDATE users_sync.source SET trouble = $3, trouble_code = $4, \
+                         trouble_since = CASE WHEN trouble_code = $4 THEN trouble_since ELSE now() END \
+                       WHERE slot = $1 AND (holder = $2 OR lease_until < now())";
+            client.execute(sql, &[&slot, &holder, &text, &code.code()]).await?;
+        }
+        Ok(())
     }
 
     /// Marks the history as broken: the next session begins a new generation. Needs no epoch, as its worst effect is a resync.
@@ -228,7 +250,8 @@ impl StateStore {
     /// Writes the positions of the targets and the position that is about to be confirmed, and renews the lease. Returns the
     /// open requests.
     pub async fn record(&self, reached: &Reached, positions: &[(TenantId, Lsn)]) -> Result<Vec<Request>, StateError> {
-        let Reached { confirmed, received, behind, anchor } = reached;
+        let Reached { confirmed, received, behind, behind_since, anchor } = reached;
+        let behind_since: Vec<Option<PgTimestamp>> = behind_since.iter().map(|at| at.map(PgTimestamp)).collect();
         let behind: Vec<&str> = behind.iter().map(TenantId::as_str).collect();
         let tenants: Vec<&str> = positions.iter().map(|(tenant, _)| tenant.as_str()).collect();
         let positions: Vec<PgLsn> = positions.iter().map(|(_, position)| PgLsn::from(position.0)).collect();
@@ -237,7 +260,8 @@ impl StateStore {
             .query(
                 "WITH s AS (UPDATE users_sync.source \
                      SET confirmed = greatest(confirmed, $3), lease_until = now() + $6 * interval '1 second', \
-                       received = $7, behind = $8, anchor = $9, anchor_xid = $10 \
+                       received = $7, behind = $8, anchor = $9, anchor_xid = $10, behind_since = $11, trouble = NULL, \
+                       trouble_code = NULL, trouble_since = NULL \
                    WHERE slot = $1 AND epoch = $2 RETURNING slot), \
                  t AS (UPDATE users_sync.tenant t SET position = greatest(t.position, n.position), position_at = now() \
                    FROM s, unnest($4::text[], $5::pg_lsn[]) AS n(tenant, position) \
@@ -255,6 +279,7 @@ impl StateStore {
                     &behind,
                     &PgLsn::from(anchor.end.0),
                     &i64::from(anchor.xid.0),
+                    &behind_since,
                 ],
             )
             .await?;

@@ -5,4 +5,5 @@ pub mod process;
 pub(crate) mod progress_handle;
 pub(crate) mod report;
 pub(crate) mod user_watch;
+pub(crate) mod verdict;
 pub(crate) mod view;

@@ -1,13 +1,13 @@
 //! The status of a running process, read from memory for metrics, the status report and the API. There is one in each
 //! process, and it outlives sessions. Nothing here queries a database.
 
-use crate::capture::SourceLog;
+use crate::capture::{SlotState, SourceLog};
 use crate::clock::{age, before, now, seconds_since};
 use crate::config::Tenant;
-use crate::model::{Lsn, ParkCause, Reason, ReceivedHistory, TenantId};
+use crate::model::{Lsn, ParkCause, Reason, ReceivedHistory, SourceTrouble, TenantId};
 use crate::state::TenantState;
 use crate::status::metrics::{Metrics, TenantCounts};
-use crate::status::report::{IDLE_STEP, Report, TeeReport, TenantReport, waiting};
+use crate::status::report::{IDLE_STEP, Report, TeeReport, TenantReport, TroubleReport, waiting};
 use crate::status::user_watch::UserWatch;
 use crate::status::view::{SessionIdentity, SessionView, TenantReading, TenantView};
 use crate::sync::lock;
@@ -53,6 +53,8 @@ struct Current {
     role: Role,
     /// Why the process does not stream.
     reason: Option<String>,
+    /// Why its last session ended, and since when sessions have ended with this code.
+    trouble: Option<(SourceTrouble, SystemTime)>,
     session: Option<Arc<dyn SessionView>>,
     /// The report of the last session at its end.
     last_report: Option<Arc<Report>>,
@@ -60,7 +62,7 @@ struct Current {
 
 impl Default for Current {
     fn default() -> Self {
-        Current { role: Role::Starting, reason: None, session: None, last_report: None }
+        Current { role: Role::Starting, reason: None, trouble: None, session: None, last_report: None }
     }
 }
 
@@ -143,16 +145,31 @@ impl ProcessStatus {
         (current.role, current.reason) = (Role::Standby, None);
     }
 
-    /// The process connects to the source. `reason`: why the last session ended.
+    /// The process connects to the source. `reason`: why that takes time.
     pub(crate) fn set_starting(&self, reason: Option<String>) {
         let mut current = lock(&self.current);
         (current.role, current.reason) = (Role::Starting, reason);
     }
 
+    /// The last session ended with an error, and another one will be tried.
+    pub(crate) fn set_failing(&self, trouble: SourceTrouble, reason: String) {
+        let mut current = lock(&self.current);
+        let since = current.trouble.filter(|(known, _)| *known == trouble).map_or_else(SystemTime::now, |(_, at)| at);
+        (current.role, current.reason, current.trouble) = (Role::Starting, Some(reason), Some((trouble, since)));
+    }
+
+    /// Why this process has no session; `None` while it has one, and on a standby.
+    pub(crate) fn trouble(&self) -> Option<TroubleReport> {
+        let current = lock(&self.current);
+        let (trouble, since) = current.trouble.filter(|_| current.role == Role::Starting)?;
+        let text = current.reason.clone().unwrap_or_else(|| trouble.to_string());
+        Some(TroubleReport { code: trouble.code(), text, since_seconds: age(since) })
+    }
+
     /// A session has begun. The status reads it until the guard is dropped.
     pub(crate) fn set_streaming(self: &Arc<Self>, session: Arc<dyn SessionView>) -> StreamingGuard {
         let mut current = lock(&self.current);
-        *current = Current { role: Role::Streaming, session: Some(session), reason: None, last_report: None };
+        *current = Current { role: Role::Streaming, session: Some(session), ..Current::default() };
         lock(&self.source).behind = None;
         StreamingGuard { status: self.clone() }
     }
@@ -219,13 +236,17 @@ impl ProcessStatus {
         let tenants = self.tenants()?;
         let SessionIdentity { slot, generation, holder } = session.identity();
         Some(Report {
-            slot,
             generation: generation.0,
             holder,
             is_held: !session.lease_has_lapsed(),
+            unheld_seconds: None,
+            trouble: None,
+            // The session reads it.
+            slot_state: Some(SlotState::Active),
             confirmed: session.confirmed().to_string(),
             source_position: self.end_of_log(&*session).map(|end| end.to_string()),
             waiting: waiting(&self.source_log()),
+            slot,
             tenants: tenants.into_iter().map(TenantSample::into_report).collect(),
             tee: self.tee(),
         })
@@ -290,6 +311,11 @@ impl TenantSample {
             queue_users: Some(self.queue_users as u64),
             rejected: self.rejected,
             last_error: self.view.reason,
+            error_since_seconds: match self.view.state {
+                TenantState::Parked => Some(age(self.view.since)),
+                TenantState::Joining | TenantState::Following => self.view.failing_since.map(age),
+            },
+            failures: self.view.failures,
             reason_code: self.view.reason_code.map(Reason::code),
             remedy: self.view.remedy,
             target: self.configured.target.to_string(),

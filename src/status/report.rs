@@ -1,9 +1,9 @@
 //! The report on a process and its tenants: what `status` prints and the API returns. Pure.
 
-use crate::capture::SourceLog;
+use crate::capture::{SlotState, SourceLog};
 use crate::config::{Config, Tenant};
-use crate::model::{Lsn, Reason};
-use crate::state::{Snapshot, TeeRow, TenantState};
+use crate::model::{Lsn, Reason, SourceTrouble, TenantId};
+use crate::state::{Snapshot, SourceRow, TeeRow, TenantState, TroubleRow};
 use serde::Serialize;
 
 /// While the source's WAL has no changes of ours, positions are recorded in steps of this many bytes, because recording
@@ -23,8 +23,14 @@ pub struct Report {
     pub is_held: bool,
     /// Every target has all changes up to this position.
     pub confirmed: String,
-    /// The end of the source's log.
+    /// Seconds since the lease expired; `None` while it is valid.
+    pub unheld_seconds: Option<f64>,
+    /// Why the last session on the source ended or could not begin; `None` while one works.
+    pub trouble: Option<TroubleReport>,
+    /// The end of the source's log; `None` if it cannot be read.
     pub source_position: Option<String>,
+    /// The slot as the source describes it; `None` if it does not exist or the source cannot be read.
+    pub slot_state: Option<SlotState>,
     /// What the creation of a replication slot waits for: an open or prepared transaction.
     pub waiting: Vec<String>,
     /// Every tenant of the configuration.
@@ -32,6 +38,17 @@ pub struct Report {
     /// The Kafka output, if it is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tee: Option<TeeReport>,
+}
+
+/// Why no session on the source works.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TroubleReport {
+    /// The stable code, such as `source_unreachable`.
+    pub code: &'static str,
+    /// The error's text.
+    pub text: String,
+    /// Seconds since sessions have failed with this code.
+    pub since_seconds: f64,
 }
 
 /// The Kafka output.
@@ -77,6 +94,10 @@ pub struct TenantReport {
     pub rejected: u64,
     /// The last error, or the reason for joining.
     pub last_error: Option<String>,
+    /// Seconds for which attempts have failed, or for which the tenant has been parked; null if its last attempt succeeded.
+    pub error_since_seconds: Option<f64>,
+    /// Number of failed attempts in a row.
+    pub failures: u64,
     /// The stable code of `last_error`, such as `login` or `mapping_changed`.
     pub reason_code: Option<&'static str>,
     /// How to fix it.
@@ -99,6 +120,15 @@ impl TeeReport {
     }
 }
 
+impl TroubleReport {
+    fn of_state(trouble: &TroubleRow) -> TroubleReport {
+        let TroubleRow { code, text, since_seconds } = trouble;
+        // A newer version may have a code of its own.
+        let code = code.map_or("unknown", SourceTrouble::code);
+        TroubleReport { code, text: text.clone(), since_seconds: *since_seconds }
+    }
+}
+
 impl TenantReport {
     /// A tenant that `run` has never started.
     pub fn unknown(tenant: &Tenant) -> TenantReport {
@@ -113,6 +143,8 @@ impl TenantReport {
             queue_users: None,
             rejected: 0,
             last_error: None,
+            error_since_seconds: None,
+            failures: 0,
             reason_code: None,
             remedy: None,
             target: tenant.target.to_string(),
@@ -126,20 +158,25 @@ impl Report {
         let source = state.source.as_ref();
         let tenants = config.tenants.iter().map(|tenant| {
             let Some(row) = state.tenants.get(&tenant.id) else { return TenantReport::unknown(tenant) };
-            // A following target has everything up to the confirmed position. If its own position is older, it had no changes
-            // in between.
-            let confirmed = source.map_or(Lsn::ZERO, |source| source.confirmed);
-            let position = (row.state == TenantState::Following).then(|| row.position.max(confirmed));
+            // A following target that lacks nothing has everything that was received. If its own position is older, it had no
+            // changes in between.
+            let applied = source.map_or(Lsn::ZERO, |source| source.applied_by(&tenant.id));
+            let position = (row.state == TenantState::Following).then(|| row.position.max(applied));
             let lag_bytes = position.zip(log.end).map(|(position, end)| end.bytes_since(position));
-            let lags = row.reason.is_some() || lag_bytes.is_none_or(|bytes| bytes >= IDLE_STEP);
+            let lag_seconds = source.map_or(0.0, |source| lag_seconds(source, &tenant.id, lag_bytes));
             TenantReport {
                 state: row.state.as_str(),
                 since_seconds: Some(row.since_seconds),
                 position: position.map(|position| position.to_string()),
                 lag_bytes,
-                lag_seconds: position.map(|_| if lags { row.position_age_seconds } else { 0.0 }),
+                lag_seconds: position.map(|_| lag_seconds),
                 rejected: row.rejected,
                 last_error: row.reason.clone(),
+                error_since_seconds: match row.state {
+                    TenantState::Parked => Some(row.since_seconds),
+                    TenantState::Joining | TenantState::Following => row.failing_seconds,
+                },
+                failures: row.failures,
                 reason_code: row.reason_code.map(Reason::code),
                 remedy: row.remedy.clone(),
                 ..TenantReport::unknown(tenant)
@@ -150,6 +187,9 @@ impl Report {
             generation: source.map_or(0, |source| source.generation.0),
             holder: source.map(|source| source.holder.clone()).unwrap_or_default(),
             is_held: source.is_some_and(|source| source.is_held()),
+            unheld_seconds: source.map(|source| -source.lease_seconds).filter(|seconds| *seconds >= 0.0),
+            trouble: source.and_then(|source| source.trouble.as_ref()).map(TroubleReport::of_state),
+            slot_state: log.slots.get(&config.source.slot).copied(),
             confirmed: source.map_or(Lsn::ZERO, |source| source.confirmed).to_string(),
             source_position: log.end.map(|end| end.to_string()),
             waiting: waiting(log),
@@ -162,7 +202,61 @@ impl Report {
     }
 }
 
+/// The age of the oldest change that a target lacks. While no process receives, any change since may be missing.
+fn lag_seconds(source: &SourceRow, tenant: &TenantId, lag_bytes: Option<u64>) -> f64 {
+    let lacked = source.behind_seconds.get(tenant).copied().unwrap_or(0.0);
+    let is_unreceived = !source.is_held() && lag_bytes.is_none_or(|bytes| bytes >= IDLE_STEP);
+    if is_unreceived { lacked.max(-source.lease_seconds) } else { lacked }
+}
+
 /// What the creation of slots waits for, with the remedies.
 pub(crate) fn waiting(log: &SourceLog) -> Vec<String> {
     log.waits.iter().map(|wait| format!("{wait}: {}", wait.remedy())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Report {
+        /// A process that replicates without any tenant.
+        pub(crate) fn sample() -> Report {
+            Report {
+                slot: "users_sync".into(),
+                generation: 1,
+                holder: "process 1 on h".into(),
+                is_held: true,
+                unheld_seconds: None,
+                trouble: None,
+                confirmed: "0/1".into(),
+                source_position: Some("0/1".into()),
+                slot_state: Some(SlotState::Active),
+                waiting: Vec::new(),
+                tenants: Vec::new(),
+                tee: None,
+            }
+        }
+    }
+
+    impl TenantReport {
+        pub(crate) fn sample() -> TenantReport {
+            TenantReport {
+                tenant: "acme".into(),
+                state: "following",
+                since_seconds: None,
+                position: None,
+                lag_bytes: None,
+                lag_seconds: None,
+                queue_bytes: None,
+                queue_users: None,
+                rejected: 0,
+                last_error: None,
+                error_since_seconds: None,
+                failures: 0,
+                reason_code: None,
+                remedy: None,
+                target: "h:5432/d".into(),
+            }
+        }
+    }
 }

@@ -61,6 +61,9 @@ pub(crate) struct TenantView {
     pub(crate) remedy: Option<String>,
     pub(crate) reason_code: Option<Reason>,
     pub(crate) rejected: u64,
+    pub(crate) failures: u64,
+    /// Since when attempts have failed.
+    pub(crate) failing_since: Option<SystemTime>,
 }
 
 impl TenantView {
@@ -73,6 +76,8 @@ impl TenantView {
             remedy: row.remedy.clone(),
             reason_code: row.reason_code,
             rejected: row.rejected,
+            failures: row.failures,
+            failing_since: row.failing_seconds.map(before),
         }
     }
 
@@ -108,6 +113,8 @@ mod tests {
                 position_age_seconds: 0.0,
                 relation: None,
                 signed: false,
+                failures: 0,
+                failing_seconds: None,
                 rejected: 0,
             };
             assert_eq!(TenantView::of(&row).park_cause(), expected, "{reason_code:?}");

@@ -206,12 +206,14 @@ async fn status_shows_the_recorded_state() {
     let server = server(Options::new()).await;
     let yaml = yaml(&server, "postgres");
     let said = users_sync(&["status"], &yaml).await;
-    assert_eq!(said.code, Some(1));
+    assert_eq!(said.code, Some(3));
     assert!(said.err.contains("no state for slot users_sync") && said.err.contains("users-sync run"), "{}", said.err);
 
     write_state(&server).await;
     let said = users_sync(&["status"], &yaml).await;
-    assert_eq!(said.code, Some(1), "a parked tenant is a finding: {}{}", said.out, said.err);
+    assert_eq!(said.code, Some(3), "{}{}", said.out, said.err);
+    let reasons = ["failed slot_gone: slot users_sync no longer exists", "degraded other globex: it is full"];
+    assert!(reasons.iter().all(|reason| said.out.contains(reason)), "{}", said.out);
     let line = |tenant: &str| said.out.lines().find(|line| line.starts_with(tenant)).unwrap().to_owned();
     assert!(line("acme").contains("following") && line("acme").contains("0/1000000"), "{}", said.out);
     assert!(line("globex").contains("parked") && line("globex").contains("it is full"), "{}", said.out);
@@ -276,6 +278,8 @@ async fn write_state(server: &PostgresServer) {
         rejected: 0,
         relation: None,
         signed: false,
+        failures: 0,
+        failing_seconds: None,
     };
     store.put_tenant(&TenantId::new("acme"), &row(TenantState::Following, None)).await.unwrap();
     store.put_tenant(&TenantId::new("globex"), &row(TenantState::Parked, Some("it is full"))).await.unwrap();

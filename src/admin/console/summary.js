@@ -5,6 +5,9 @@ import { age, bytes, none } from "./format.js";
 import { live, subscribe } from "./live.js";
 import { fault } from "./parts.js";
 
+/** Reasons of the verdict in the banner; the list of tenants has the rest. */
+const SHOWN_REASONS = 5;
+
 const ROLES = {
   streaming: "reads the slot",
   standby: "another process is replicating; this one is ready to take over",
@@ -63,10 +66,18 @@ export function summary(strip) {
         `for ${age(tee.since_seconds)}, retains ${bytes(tee.wal_held_bytes)} of WAL`,
         tee.last_error ? "parked" : tee.state,
       );
-    const trouble = tee?.last_error ? JSON.stringify([tee.last_error, tee.remedy]) : null;
-    if (trouble !== shown) {
-      shown = trouble;
-      faults.replaceChildren(...(trouble ? [fault({ what: `Kafka output: ${tee.last_error}`, remedy: tee.remedy })] : []));
+    const { level, reasons, total } = status.verdict;
+    const banner = JSON.stringify([level, total, reasons.map(({ since_seconds, ...reason }) => reason)]);
+    if (banner !== shown) {
+      shown = banner;
+      attribute(faults, "data-level", level);
+      const rest = total - Math.min(reasons.length, SHOWN_REASONS);
+      faults.replaceChildren(
+        ...reasons.slice(0, SHOWN_REASONS).map(({ code, text: what, remedy, tenant }) =>
+          fault({ what: `${tenant === null ? "" : `${tenant}: `}${what} (${code})`, remedy }),
+        ),
+        ...(rest > 0 ? [h("p", { class: "faint" }, `and ${rest} more`)] : []),
+      );
     }
     text(document.getElementById("version"), `${status.version} ${(status.commit ?? "").slice(0, 9)}`.trim());
   };

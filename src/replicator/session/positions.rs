@@ -3,7 +3,7 @@
 
 use crate::capture::{ReplicationWriter, StatusUpdate};
 use crate::clock::now;
-use crate::model::{Lsn, ReceivedHistory};
+use crate::model::{Lsn, ReceivedHistory, TenantId};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
 use crate::state::{LEASE, Reached, StateAccess};
@@ -90,9 +90,18 @@ pub(crate) async fn record_once<S: StateAccess>(context: &SessionContext<S>) -> 
     let begun = Instant::now();
     let reached = {
         let progress = context.progress();
-        let behind = progress.behind().cloned().collect();
-        Reached { confirmed: progress.safe(), received: progress.received(), behind, anchor: progress.anchor() }
+        let behind: Vec<TenantId> = progress.behind().cloned().collect();
+        Reached {
+            confirmed: progress.safe(),
+            received: progress.received(),
+            behind_since: Vec::new(),
+            behind,
+            anchor: progress.anchor(),
+        }
     };
+    // Each has a lock of its own.
+    let oldest = |tenant| context.tenants.get(context.index_of(tenant)?).mailbox.waiting().oldest;
+    let reached = Reached { behind_since: reached.behind.iter().map(oldest).collect(), ..reached };
     let requests = timeout(LEASE, context.state.record(&reached, &context.take_unrecorded())).await;
     let requests = requests.map_err(|_| ServiceError::LeaseLapsed)??;
     context.renewed(begun);

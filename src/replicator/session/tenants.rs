@@ -56,6 +56,8 @@ impl TenantHandle {
             remedy: None,
             reason_code: None,
             rejected: 0,
+            failures: 0,
+            failing_since: None,
         };
         TenantHandle {
             counts,

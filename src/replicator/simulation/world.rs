@@ -141,6 +141,8 @@ impl World {
             confirmed: Lsn(0),
             received: Lsn(0),
             behind: Vec::new(),
+            behind_seconds: BTreeMap::new(),
+            trouble: None,
             publication: String::new(),
             shape: None,
             shape_version: 0,

@@ -76,6 +76,8 @@ mod tests {
             confirmed: Lsn(100),
             received: Lsn(0),
             behind: Vec::new(),
+            behind_seconds: Default::default(),
+            trouble: None,
             publication: String::new(),
             shape: None,
             shape_version: 0,

@@ -66,7 +66,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         self.put(TenantState::Following, None, target_id, position).await
     }
 
-    /// Records what is wrong with the target of a tenant that is not parked. While it follows, only the first failure.
+    /// Records what is wrong with the target of a tenant that is not parked.
     pub(super) async fn note_trouble(&mut self, why: RecordedReason, position: Lsn) -> Result<(), ServiceError> {
         let row = self.row.as_ref().filter(|row| row.generation == self.context.generation);
         match row.map(|row| row.state) {
@@ -75,9 +75,6 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             Some(TenantState::Parked) if row.is_some_and(|row| !is_not_configured(row)) => Ok(()),
             // The text of the failure replaces the reason for joining, until the snapshot is requested.
             Some(TenantState::Parked | TenantState::Joining) | None => {
-                if row.and_then(|row| row.reason.as_ref()) == Some(&why.text) {
-                    return Ok(());
-                }
                 self.put(TenantState::Joining, Some(why), self.target_id(), Lsn::ZERO).await
             }
         }
@@ -104,10 +101,11 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     /// Sets or clears the reason in the row of a tenant that follows. The rest stays: the next assessment compares the target
     /// with it.
     async fn note_reason(&mut self, why: Option<RecordedReason>, position: Lsn) -> Result<(), ServiceError> {
-        let Some(row) = self.row.as_ref().filter(|row| row.reason.is_some() != why.is_some()) else { return Ok(()) };
+        let Some(row) = self.row.as_ref().filter(|row| row.reason.is_some() || why.is_some()) else { return Ok(()) };
         let position = row.position.max(position);
         let (reason_code, reason) = why.map(|why| (why.code, why.text)).unzip();
-        let row = TenantRow { reason_code, reason, position, ..row.clone() };
+        let (failures, failing_seconds) = (self.failures, self.failing_seconds());
+        let row = TenantRow { reason_code, reason, position, failures, failing_seconds, ..row.clone() };
         self.write_row(row).await
     }
 
@@ -118,6 +116,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         target_id: Option<TargetId>,
         position: Lsn,
     ) -> Result<(), ServiceError> {
+        let is_well = why.is_none();
         let (reason_code, reason) = why.as_ref().map(|why| (why.code, why.text.clone())).unzip();
         let row = TenantRow {
             state,
@@ -133,8 +132,14 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             rejected: self.rejected.len() as u64,
             relation: self.relation,
             signed: self.signed,
+            failures: if is_well { 0 } else { self.failures },
+            failing_seconds: self.failing_seconds().filter(|_| !is_well),
         };
         self.write_row(row).await
+    }
+
+    fn failing_seconds(&self) -> Option<f64> {
+        self.failing_since.map(|since| since.elapsed().as_secs_f64())
     }
 
     async fn write_row(&mut self, row: TenantRow) -> Result<(), ServiceError> {

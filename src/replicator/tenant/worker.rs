@@ -64,6 +64,8 @@ pub(crate) struct Worker<S = StateStore, C = Postgres> {
     pub(super) failing_since: Option<Instant>,
     /// Since when the target has followed without being parked and without another snapshot.
     pub(super) follows_since: Option<Instant>,
+    /// Failed attempts since then.
+    pub(super) failures: u64,
 }
 
 impl<S: StateAccess, C: Connector> Worker<S, C> {
@@ -93,6 +95,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             rejoin_retry: Backoff::new(RETRY_MIN, PARKED_RETRY_MAX),
             failing_since: None,
             follows_since: None,
+            failures: 0,
         }
     }
 
@@ -217,6 +220,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         let (reason, reason_code) = (&*why.text, why.code.code());
         tracing::warn!(reason, reason_code, ?wait, "retrying target");
         self.handle.counts.reconnects();
+        self.failures += 1;
         self.handle.set_unavailable(true);
         self.note_trouble(why, position).await?;
         self.wait(wait).await;
@@ -312,6 +316,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     /// The target works: the next failure is a first one.
     pub(super) fn mark_healthy(&mut self) {
         self.failing_since = None;
+        self.failures = 0;
         self.retry.reset();
     }
 

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// Every metric family with its type. The gauges of the tee exist only with a tee.
-const FAMILIES: [(&str, &str); 30] = [
+const FAMILIES: [(&str, &str); 32] = [
     ("users_sync_aborted_scans", "counter"),
     ("users_sync_apply_seconds", "histogram"),
     ("users_sync_batch_rows", "histogram"),
@@ -41,6 +41,8 @@ const FAMILIES: [(&str, &str); 30] = [
     ("users_sync_tenant_transactions_applied", "counter"),
     ("users_sync_tenants", "gauge"),
     ("users_sync_unmappable_rows", "counter"),
+    ("users_sync_verdict", "gauge"),
+    ("users_sync_verdict_reasons", "gauge"),
     ("users_sync_wal_held_bytes", "gauge"),
 ];
 

@@ -15,7 +15,10 @@ async fn a_process_shows_itself_and_every_tenant_from_its_start() {
     let shown = AdminBed::start(bed.config()).await;
     assert_eq!(shown.json("/healthz").await, json!({"status": "alive"}));
     shown.becomes("/readyz", |answer| answer.status == 200).await;
-    assert_eq!(shown.json("/readyz").await, json!({"ready": true, "role": "streaming", "reason": null}));
+    assert_eq!(
+        shown.json("/readyz").await,
+        json!({"ready": true, "role": "streaming", "reason": null, "level": "ok", "reasons": []})
+    );
     bed.equal().await;
     let acme = shown.state_is("acme", "following").await;
     assert_eq!(acme["target"], bed.url("acme").to_string());

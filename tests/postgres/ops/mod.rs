@@ -3,6 +3,7 @@
 
 mod files;
 mod health;
+mod lights;
 mod metrics;
 #[cfg(feature = "kafka")]
 mod queries;

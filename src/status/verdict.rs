@@ -1,0 +1,262 @@
+//! The verdict on an installation: whether it replicates, and what needs attention. One pure function decides it; the
+//! exit code of `status`, the API, the console, the metrics, the readiness check and the log all say what it says.
+
+use crate::capture::SlotState;
+use crate::model::{ParkCause, Reason, RetryCause, SlotLoss, SourceTrouble, StatusFinding};
+use crate::status::report::{Report, TenantReport};
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// How well an installation replicates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Everything replicates.
+    Ok,
+    /// Something needs attention; the rest replicates.
+    Degraded,
+    /// Nothing replicates.
+    Failed,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Level::Ok => "ok",
+            Level::Degraded => "degraded",
+            Level::Failed => "failed",
+        })
+    }
+}
+
+/// The verdict and its reasons, the most severe first.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Verdict {
+    /// The most severe level of a reason; `ok` without one.
+    pub level: Level,
+    /// What needs attention.
+    pub reasons: Vec<VerdictReason>,
+    /// Number of reasons. The list of the API holds only the first ones.
+    pub total: usize,
+}
+
+impl Verdict {
+    /// The codes of its reasons.
+    pub(crate) fn codes(&self) -> BTreeSet<&'static str> {
+        self.reasons.iter().map(|reason| reason.code).collect()
+    }
+
+    /// The verdict with at most `limit` reasons.
+    pub(crate) fn with_first(mut self, limit: usize) -> Verdict {
+        self.reasons.truncate(limit);
+        self
+    }
+}
+
+/// A reason why an installation is not `ok`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct VerdictReason {
+    /// How severe it is.
+    pub level: Level,
+    /// The stable code, such as `slot_gone` or `login`.
+    pub code: &'static str,
+    /// What is wrong.
+    pub text: String,
+    /// How to fix it.
+    pub remedy: Option<String>,
+    /// The tenant; null if it concerns all of them.
+    pub tenant: Option<String>,
+    /// Seconds since it began, where that is known.
+    pub since_seconds: Option<f64>,
+}
+
+impl VerdictReason {
+    fn of(level: Level, finding: StatusFinding) -> VerdictReason {
+        VerdictReason { level, ..VerdictReason::degraded(finding.code(), finding.text().to_owned()) }
+    }
+
+    fn degraded(code: &'static str, text: String) -> VerdictReason {
+        VerdictReason { level: Level::Degraded, code, text, remedy: None, tenant: None, since_seconds: None }
+    }
+
+    fn failed(code: &'static str, text: String) -> VerdictReason {
+        VerdictReason { level: Level::Failed, ..VerdictReason::degraded(code, text) }
+    }
+}
+
+/// Every code that a reason of a verdict can have.
+pub(crate) fn all_codes() -> impl Iterator<Item = &'static str> {
+    let findings = StatusFinding::ALL.iter().map(|finding| finding.code());
+    let troubles = SourceTrouble::ALL.iter().map(|trouble| trouble.code());
+    let slots = [SlotLoss::Gone, SlotLoss::Invalidated].into_iter().map(SlotLoss::code);
+    let parks = ParkCause::ALL.iter().map(|cause| cause.code());
+    let retries = RetryCause::ALL.iter().map(|cause| cause.code());
+    findings.chain(troubles).chain(slots).chain(parks).chain(retries)
+}
+
+/// The verdict on what is known.
+pub fn judge(report: &Report) -> Verdict {
+    let mut reasons: Vec<VerdictReason> = of_process(report).into_iter().chain(of_source(report)).collect();
+    reasons.extend(report.tenants.iter().flat_map(|tenant| of_tenant(tenant, report.is_held)));
+    let is_parked = |tenant: &TenantReport| tenant.state == "parked";
+    if report.tee.is_none() && !report.tenants.is_empty() && report.tenants.iter().all(is_parked) {
+        reasons.push(VerdictReason::of(Level::Failed, StatusFinding::NothingReplicates));
+    }
+    reasons.extend(of_tee(report));
+    // Stable: reasons of one level stay in this order.
+    reasons.sort_by_key(|reason| std::cmp::Reverse(reason.level));
+    let level = reasons.first().map_or(Level::Ok, |first| first.level);
+    let total = reasons.len();
+    Verdict { level, reasons, total }
+}
+
+/// Whether a process replicates. The error of its last session says more than that it does not.
+fn of_process(report: &Report) -> Option<VerdictReason> {
+    if let Some(trouble) = &report.trouble {
+        let since_seconds = Some(trouble.since_seconds);
+        return Some(VerdictReason { since_seconds, ..VerdictReason::failed(trouble.code, trouble.text.clone()) });
+    }
+    if report.is_held {
+        return None;
+    }
+    if !report.waiting.is_empty() {
+        let text = format!("{}: {}", StatusFinding::SlotWaits, report.waiting.join("; "));
+        return Some(VerdictReason::failed(StatusFinding::SlotWaits.code(), text));
+    }
+    Some(VerdictReason {
+        remedy: Some("start users-sync run, or read its log if it is running".to_owned()),
+        since_seconds: report.unheld_seconds,
+        ..VerdictReason::of(Level::Failed, StatusFinding::NotRunning)
+    })
+}
+
+/// What the source's server says of the slot.
+fn of_source(report: &Report) -> Option<VerdictReason> {
+    if report.source_position.is_none() {
+        return Some(VerdictReason::of(Level::Degraded, StatusFinding::SourceUnread));
+    }
+    let lost = |loss: SlotLoss| VerdictReason::failed(loss.code(), format!("slot {} {loss}", report.slot));
+    match report.slot_state {
+        // Before the first session there is none, and while it is created it is not listed.
+        None if report.is_held => Some(lost(SlotLoss::Gone)),
+        None if report.generation > 0 && report.waiting.is_empty() => Some(lost(SlotLoss::Gone)),
+        Some(SlotState::Lost) => Some(lost(SlotLoss::Invalidated)),
+        Some(SlotState::Inactive) if report.is_held => {
+            Some(VerdictReason::of(Level::Degraded, StatusFinding::SlotIdle))
+        }
+        None | Some(SlotState::Active | SlotState::Inactive) => None,
+    }
+}
+
+fn of_tenant(tenant: &TenantReport, is_held: bool) -> Vec<VerdictReason> {
+    let of = |reason: VerdictReason| VerdictReason { tenant: Some(tenant.tenant.clone()), ..reason };
+    let mut reasons = Vec::new();
+    let is_retried = matches!(tenant.reason_code.and_then(Reason::parse), Some(Reason::Retry(_)));
+    if is_retried || tenant.state == "parked" {
+        // Parked by an older version, which wrote no code, or by a newer one with a code of its own.
+        let code = tenant.reason_code.unwrap_or(ParkCause::Other.code());
+        reasons.push(of(VerdictReason {
+            remedy: tenant.remedy.clone(),
+            since_seconds: tenant.error_since_seconds,
+            ..VerdictReason::degraded(code, tenant.last_error.clone().unwrap_or_else(|| tenant.state.to_owned()))
+        }));
+    }
+    if tenant.state == "unknown" && is_held {
+        reasons.push(of(VerdictReason::of(Level::Degraded, StatusFinding::NotStarted)));
+    }
+    if tenant.rejected > 0 {
+        let users = if tenant.rejected == 1 { "user" } else { "users" };
+        reasons.push(of(VerdictReason {
+            remedy: Some("SELECT id, reason FROM users_sync.rejected; in its target lists them".to_owned()),
+            ..VerdictReason::degraded(
+                StatusFinding::Rejects.code(),
+                format!("its target rejects {} {users}", tenant.rejected),
+            )
+        }));
+    }
+    reasons
+}
+
+fn of_tee(report: &Report) -> Option<VerdictReason> {
+    let tee = report.tee.as_ref()?;
+    let text = match (&tee.last_error, tee.state) {
+        (Some(error), _) => format!("{}: {error}", StatusFinding::Kafka),
+        (None, "parked") => StatusFinding::Kafka.to_string(),
+        (None, _) => return None,
+    };
+    Some(VerdictReason {
+        // Without tenants the Kafka output is all that this installation does.
+        level: if report.tenants.is_empty() { Level::Failed } else { Level::Degraded },
+        remedy: tee.remedy.clone(),
+        since_seconds: Some(tee.since_seconds),
+        ..VerdictReason::degraded(StatusFinding::Kafka.code(), text)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::report::TroubleReport;
+
+    fn tenant(name: &str, state: &'static str) -> TenantReport {
+        TenantReport { tenant: name.to_owned(), state, ..TenantReport::sample() }
+    }
+
+    fn report(tenants: Vec<TenantReport>) -> Report {
+        Report { tenants, ..Report::sample() }
+    }
+
+    fn check(report: &Report, level: Level, codes: &[&str]) {
+        let verdict = judge(report);
+        let found: Vec<&str> = verdict.reasons.iter().map(|reason| reason.code).collect();
+        assert_eq!((verdict.level, &*found), (level, codes), "{verdict:?}");
+    }
+
+    #[test]
+    fn a_process_that_replicates_to_every_tenant_is_ok() {
+        check(&report(vec![tenant("a", "following"), tenant("b", "joining")]), Level::Ok, &[]);
+        check(&report(Vec::new()), Level::Ok, &[]);
+    }
+
+    #[test]
+    fn the_error_of_the_last_session_comes_before_that_no_process_replicates() {
+        let dead = Report { is_held: false, ..report(vec![tenant("a", "following")]) };
+        check(&dead, Level::Failed, &["not_running"]);
+        let code = SourceTrouble::Unreachable.code();
+        let trouble = Some(TroubleReport { code, text: "no route".into(), since_seconds: 3.0 });
+        check(&Report { trouble, source_position: None, ..dead }, Level::Failed, &[code, "source_not_read"]);
+    }
+
+    #[test]
+    fn a_slot_that_is_gone_lost_or_idle_is_reported() {
+        let of = |slot_state| Report { slot_state, ..report(vec![tenant("a", "following")]) };
+        check(&of(None), Level::Failed, &["slot_gone"]);
+        check(&of(Some(SlotState::Lost)), Level::Failed, &["slot_invalidated"]);
+        check(&of(Some(SlotState::Inactive)), Level::Degraded, &["slot_inactive"]);
+        // It is being created.
+        let waiting = Report { is_held: false, waiting: vec!["pid 7".into()], ..of(None) };
+        check(&waiting, Level::Failed, &["slot_waits"]);
+    }
+
+    #[test]
+    fn each_failing_tenant_is_a_reason_and_all_of_them_parked_is_a_failure() {
+        let parked = TenantReport { reason_code: Some("login"), ..tenant("a", "parked") };
+        check(&report(vec![parked.clone(), tenant("b", "following")]), Level::Degraded, &["login"]);
+        check(&report(vec![parked]), Level::Failed, &["nothing_replicates", "login"]);
+        let retried = RetryCause::Unreachable.code();
+        let failing = TenantReport { reason_code: Some(retried), ..tenant("a", "following") };
+        check(&report(vec![failing]), Level::Degraded, &[retried]);
+        let joining = TenantReport { reason_code: Some("new_target"), ..tenant("a", "joining") };
+        check(&report(vec![joining]), Level::Ok, &[]);
+        let rejecting = TenantReport { rejected: 2, ..tenant("a", "following") };
+        check(
+            &report(vec![rejecting, tenant("b", "unknown")]),
+            Level::Degraded,
+            &["rejected_users", "tenant_not_started"],
+        );
+    }
+}
