@@ -10,7 +10,8 @@ impl Target {
     /// target refused to remove come last.
     pub(crate) async fn expired(&mut self, after: Duration, limit: usize) -> Result<Vec<String>, TargetError> {
         let sql = "SELECT id::text FROM neon_auth.users_sync u WHERE deleted_at < now() - $1 * interval '1 second' \
-                   ORDER BY EXISTS (SELECT FROM users_sync.rejected r WHERE r.id = u.id), deleted_at LIMIT $2";
+                   ORDER BY EXISTS (SELECT FROM users_sync.rejected r WHERE r.id_hash = sha256(convert_to(u.id, 'UTF8'))), \
+                   deleted_at LIMIT $2";
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
             [(&seconds(after), Type::FLOAT8), (&limit, Type::INT8)];

@@ -1,20 +1,17 @@
 //! Rows that a target refuses: recognises the error, and finds the rows in a batch. Pure.
 
+use super::reject_reason::RejectReason;
 use crate::model::UserId;
 use crate::model::clip;
-use crate::pg::{Disclosure, SqlStateClass};
+use crate::pg::SqlStateClass;
 use std::ops::Range;
-use tokio_postgres::error::DbError;
 
 /// Why a target refuses a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     /// The error's SQLSTATE.
     pub(crate) sqlstate: String,
-    /// The server's message, cut to 1000 bytes. For the target's own table only: it may repeat the row's values.
-    pub(crate) message: String,
-    /// The violated constraint; `None` also if user-defined code may have set it.
-    pub(crate) constraint: Option<String>,
+    pub(crate) reason: RejectReason,
 }
 
 /// A user whose row a target refuses.
@@ -28,23 +25,13 @@ impl Refusal {
     /// The refusal in an error of [`SqlStateClass::RowRefused`]; `None` for any other error.
     pub(crate) fn of(error: &tokio_postgres::Error) -> Option<Refusal> {
         let error = error.as_db_error()?;
-        is_refusal(error.code().code()).then(|| Refusal::from(error))
+        let code = error.code().code();
+        is_refusal(code).then(|| Refusal { sqlstate: clip(code).into_owned(), reason: RejectReason::of(error) })
     }
 
     /// A BEFORE trigger returned NULL. The code is `no_data`, as there is no error.
     pub(crate) fn skipped() -> Refusal {
-        Refusal { sqlstate: "02000".to_owned(), message: "a trigger skipped the row".to_owned(), constraint: None }
-    }
-}
-
-impl From<&DbError> for Refusal {
-    fn from(error: &DbError) -> Refusal {
-        let code = error.code().code();
-        let constraint = match Disclosure::of(code, error.routine()) {
-            Disclosure::Message | Disclosure::Place => error.constraint().map(|name| clip(name).into_owned()),
-            Disclosure::Code => None,
-        };
-        Refusal { sqlstate: clip(code).into_owned(), message: clip(error.message()).into_owned(), constraint }
+        Refusal { sqlstate: "02000".to_owned(), reason: RejectReason::Skipped }
     }
 }
 

@@ -1,23 +1,24 @@
 //! `users_sync.rejected`: the users that a target refuses, each with the reason.
 
-use super::refusal::{Refusal, RefusedUser};
+use super::refusal::RefusedUser;
 use super::statement;
+use super::stored_id::Repertoire;
 use super::target::{Target, TargetError};
-use crate::model::UserId;
+use crate::model::IdHash;
 use crate::pg::Statements;
+use std::collections::BTreeMap;
 use tokio_postgres::types::Type;
 
 /// A tenant with more refused users than this is parked: the cause is not in single rows.
 pub(crate) const MAX_REJECTED: usize = 10_000;
 
 impl Target {
-    /// The ids in `users_sync.rejected`, at most [`MAX_REJECTED`]. An id of more than 1000 characters is cut, so
-    /// the record of that user stays when its row is accepted.
-    pub(crate) async fn read_rejected(&mut self) -> Result<Vec<UserId>, TargetError> {
-        let sql = "SELECT left(id::text, 1000) FROM users_sync.rejected LIMIT $1";
+    /// The users in `users_sync.rejected`, at most [`MAX_REJECTED`].
+    pub(crate) async fn read_rejected(&mut self) -> Result<Vec<IdHash>, TargetError> {
         let limit = i64::try_from(MAX_REJECTED).unwrap_or(i64::MAX);
-        let rows = self.client_mut().query_typed(sql, &[(&limit, Type::INT8)]).await?;
-        Ok(rows.iter().map(|row| row.try_get::<_, &str>(0).map(Into::into)).collect::<Result<_, _>>()?)
+        let rows = self.client_mut().query_typed(statement::READ_REJECTED, &[(&limit, Type::INT8)]).await?;
+        let keys = rows.iter().map(|row| Ok(row.try_get::<_, Option<&[u8]>>(0)?.and_then(IdHash::from_stored)));
+        keys.filter_map(Result::transpose).collect()
     }
 
     /// Makes deferred constraints fail in the statement that violates them. At the commit it would be unknown
@@ -42,33 +43,38 @@ impl Target {
         refused: &[RefusedUser],
         accepted: &[&str],
     ) -> Result<(), TargetError> {
-        Ok(write_rejected(self.client_mut(), refused, accepted).await?)
+        let repertoire = self.repertoire();
+        Ok(write_rejected(self.client_mut(), repertoire, refused, accepted).await?)
     }
 }
 
 /// Like [`Target::write_rejected`], on any connection.
 pub(crate) async fn write_rejected(
     client: &impl Statements,
+    repertoire: Repertoire,
     refused: &[RefusedUser],
     accepted: &[&str],
 ) -> Result<(), tokio_postgres::Error> {
     if !accepted.is_empty() {
-        client.execute_typed(statement::DELETE_ACCEPTED, &[(&accepted, Type::TEXT_ARRAY)]).await?;
+        let keys: Vec<IdHash> = accepted.iter().map(|id| IdHash::of(id)).collect();
+        let keys: Vec<&[u8]> = keys.iter().map(IdHash::as_bytes).collect();
+        client.execute_typed(statement::DELETE_ACCEPTED, &[(&keys, Type::BYTEA_ARRAY)]).await?;
     }
     if !refused.is_empty() {
-        let ids: Vec<&str> = refused.iter().map(|user| &*user.id).collect();
-        let reasons: Vec<String> = refused.iter().map(|user| reason(&user.refusal)).collect();
-        let codes: Vec<&str> = refused.iter().map(|user| &*user.refusal.sqlstate).collect();
-        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
-            [(&ids, Type::TEXT_ARRAY), (&reasons, Type::TEXT_ARRAY), (&codes, Type::TEXT_ARRAY)];
+        // A statement may write a row only once.
+        let refused: BTreeMap<IdHash, &RefusedUser> = refused.iter().map(|user| (IdHash::of(&user.id), user)).collect();
+        let keys: Vec<&[u8]> = refused.keys().map(IdHash::as_bytes).collect();
+        let ids: Vec<_> = refused.values().map(|user| repertoire.stored_id(&user.id)).collect();
+        let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
+        let reasons: Vec<String> = refused.values().map(|user| user.refusal.reason.to_string()).collect();
+        let codes: Vec<&str> = refused.values().map(|user| &*user.refusal.sqlstate).collect();
+        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 4] = [
+            (&keys, Type::BYTEA_ARRAY),
+            (&ids, Type::TEXT_ARRAY),
+            (&reasons, Type::TEXT_ARRAY),
+            (&codes, Type::TEXT_ARRAY),
+        ];
         client.execute_typed(statement::INSERT_REJECTED, &parameters).await?;
     }
     Ok(())
-}
-
-fn reason(refusal: &Refusal) -> String {
-    match &refusal.constraint {
-        Some(constraint) => format!("{} (constraint {constraint})", refusal.message),
-        None => refusal.message.clone(),
-    }
 }

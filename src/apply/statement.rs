@@ -29,24 +29,40 @@ pub(crate) const HAS_MAC: &str = "\
 SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = to_regclass('users_sync.checkpoint') \
   AND attname = 'mac' AND atttypid = 'bytea'::regtype AND NOT attisdropped)";
 
-/// The table of refused users.
+/// The table of refused users. Its key is the SHA-256 of the id's UTF-8: an id has any size.
 pub(crate) const CREATE_REJECTED: &str = "\
 CREATE TABLE IF NOT EXISTS users_sync.rejected (
-  id text PRIMARY KEY,
+  id text NOT NULL,
   reason text NOT NULL,
   sqlstate text NOT NULL,
   since timestamptz NOT NULL,
-  tried_at timestamptz NOT NULL
+  tried_at timestamptz NOT NULL,
+  id_hash bytea PRIMARY KEY
 )";
 
-/// Records refused users; `$1` to `$3` are ids, reasons and codes.
-pub(crate) const INSERT_REJECTED: &str = "\
-INSERT INTO users_sync.rejected AS r (id, reason, sqlstate, since, tried_at) \
-SELECT unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), now(), now() \
-ON CONFLICT (id) DO UPDATE SET reason = excluded.reason, sqlstate = excluded.sqlstate, tried_at = now()";
+/// Whether that table has its key. Version 0.2 had the id as the key, and the server's messages as reasons.
+pub(crate) const HAS_ID_HASH: &str = "\
+SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = to_regclass('users_sync.rejected') \
+  AND attname = 'id_hash' AND atttypid = 'bytea'::regtype AND NOT attisdropped)";
 
-/// Removes users that are not refused any more.
-pub(crate) const DELETE_ACCEPTED: &str = "DELETE FROM users_sync.rejected WHERE id = ANY($1)";
+/// Adds the key to a table of version 0.2. One transaction, as it is sent at once.
+pub(crate) const ADD_ID_HASH: &str = "\
+ALTER TABLE users_sync.rejected ADD COLUMN id_hash bytea; \
+UPDATE users_sync.rejected SET id_hash = sha256(convert_to(id, 'UTF8')), reason = 'an earlier version recorded it'; \
+ALTER TABLE users_sync.rejected DROP CONSTRAINT IF EXISTS rejected_pkey; \
+ALTER TABLE users_sync.rejected ADD CONSTRAINT rejected_pkey PRIMARY KEY (id_hash), ALTER id SET NOT NULL";
+
+/// The keys of at most `$1` refused users. The limits guard against what the owner of the database did to the table.
+pub(crate) const READ_REJECTED: &str = "SELECT substr(id_hash::bytea, 1, 33) FROM users_sync.rejected LIMIT $1";
+
+/// Records refused users; `$1` to `$4` are keys, ids, reasons and codes.
+pub(crate) const INSERT_REJECTED: &str = "\
+INSERT INTO users_sync.rejected AS r (id_hash, id, reason, sqlstate, since, tried_at) \
+SELECT unnest($1::bytea[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), now(), now() \
+ON CONFLICT (id_hash) DO UPDATE SET reason = excluded.reason, sqlstate = excluded.sqlstate, tried_at = now()";
+
+/// Removes users that are not refused any more, by their keys.
+pub(crate) const DELETE_ACCEPTED: &str = "DELETE FROM users_sync.rejected WHERE id_hash = ANY($1)";
 
 /// Starts a part of a transaction that can be rolled back.
 pub(crate) const SAVEPOINT: &str = "SAVEPOINT users_sync";
@@ -76,7 +92,8 @@ pub(crate) const CREATE_INDEX: &str =
 pub(crate) const FIND_TABLES: &str = "\
 SELECT to_regclass('users_sync.checkpoint') IS NOT NULL,
        to_regclass('neon_auth.users_sync') IS NOT NULL,
-       to_regclass('users_sync.rejected') IS NOT NULL";
+       to_regclass('users_sync.rejected') IS NOT NULL,
+       current_setting('server_encoding')";
 
 /// Whether the table has rows, and its file.
 pub(crate) const HAS_ROWS: &str = "SELECT EXISTS (SELECT FROM neon_auth.users_sync), pg_relation_filenode('neon_auth.users_sync'), \

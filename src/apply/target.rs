@@ -5,8 +5,10 @@ use super::checkpoint::Checkpoint;
 use super::notify::{ADVANCE_QUEUE, MAX_NOTIFIED_USERS, Notify};
 use super::plan::{Move, Rows};
 use super::read_checkpoint::{provide_mac, read_checkpoint_with};
+use super::rejected_table;
 use super::shape::{Shape, ShapeError, TableColumn};
 use super::statement::{self, Parts};
+use super::stored_id::Repertoire;
 use super::wait;
 use crate::model::{CheckpointKey, Deletes, Epoch, Generation, Lsn, Oid, TargetId, TenantId};
 use crate::pg::{GuardError, PgTimestamp, Statements, TargetClient, create_schema, describe};
@@ -33,6 +35,9 @@ pub enum TargetError {
     /// Rows of a chunk were not written, without an error.
     #[error("a trigger skips {0} rows")]
     Skipped(i64),
+    /// The table of refused users is of an earlier version.
+    #[error("users_sync.rejected has no key id_hash, and it cannot be added: {0}")]
+    RejectedTable(String),
 }
 
 /// The outcome of a batch.
@@ -82,6 +87,8 @@ impl Identity {
 /// An open connection to a target whose tables have been checked.
 pub struct Target {
     client: TargetClient,
+    /// Which characters the database can store.
+    repertoire: Repertoire,
     shape: Shape,
     deletes: Deletes,
     /// Whether listeners are notified.
@@ -111,13 +118,14 @@ impl Target {
         let row = client.query_typed_one(statement::FIND_TABLES, &[]).await?;
         let (has_checkpoint, has_users, has_rejected): (bool, bool, bool) =
             (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let repertoire = Repertoire::of_encoding(row.try_get(3)?);
         if !has_checkpoint {
             create_schema(&client, "users_sync").await?;
             client.batch_execute(statement::CREATE_CHECKPOINT).await?;
         }
         let no_mac = provide_mac(&client).await?;
-        if !has_rejected {
-            client.batch_execute(statement::CREATE_REJECTED).await?;
+        if let Some(reason) = rejected_table::provide(&client, has_rejected).await? {
+            return Err(TargetError::RejectedTable(reason));
         }
         if !has_users {
             create_schema(&client, "neon_auth").await?;
@@ -138,6 +146,7 @@ impl Target {
         let key = no_mac.is_none().then(|| key.clone());
         let target = Target {
             client,
+            repertoire,
             shape,
             deletes,
             notifies,
@@ -252,6 +261,11 @@ impl Target {
     /// What the server sent that ended the connection, once it has.
     pub(crate) fn refused(&self) -> Arc<OnceLock<GuardError>> {
         self.client.refused()
+    }
+
+    /// Which characters the database can store.
+    pub(crate) fn repertoire(&self) -> Repertoire {
+        self.repertoire
     }
 
     /// The shape of `users_sync` in this target.

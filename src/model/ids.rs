@@ -1,5 +1,6 @@
 //! One type for each kind of id, so that the compiler keeps them apart. Pure.
 
+use ring::digest::{SHA256, digest};
 use std::fmt;
 use std::sync::Arc;
 
@@ -56,6 +57,29 @@ text_id! {
 
 /// A user's unique id within its tenant. Personal data: never logged.
 pub(crate) type UserId = Box<str>;
+
+/// The SHA-256 of a user's id: a key of one size for ids of any size.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct IdHash([u8; IdHash::BYTES]);
+
+impl IdHash {
+    pub(crate) const BYTES: usize = 32;
+
+    pub(crate) fn of(id: &str) -> IdHash {
+        let mut bytes = [0; IdHash::BYTES];
+        bytes.copy_from_slice(digest(&SHA256, id.as_bytes()).as_ref());
+        IdHash(bytes)
+    }
+
+    /// A stored hash; `None` if it does not have its length.
+    pub(crate) fn from_stored(bytes: &[u8]) -> Option<IdHash> {
+        bytes.try_into().ok().map(IdHash)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
 
 /// Number of a history in which positions are comparable. It grows when the slot, the system identifier or
 /// the timeline changes.

@@ -17,8 +17,8 @@ pub(crate) use checkpoint_key::CHECKPOINT_KEY_BYTES;
 pub use checkpoint_key::CheckpointKey;
 pub use history::Anchor;
 pub(crate) use history::ReceivedHistory;
-pub(crate) use ids::UserId;
 pub use ids::{Epoch, Generation, Oid, TargetId, TenantId, TenantKey, Xid};
+pub(crate) use ids::{IdHash, UserId};
 pub use lsn::Lsn;
 pub use reason::{
     HistoryBreak, ParkCause, Reason, RestartSignal, ResyncReason, RetryCause, SlotLoss, SourceTrouble, StatusFinding,

@@ -3,7 +3,7 @@
 //! Every text names host, port and database; none holds a password.
 
 use super::PgUrl;
-use super::sqlstate::{Disclosure, SqlStateClass};
+use super::sqlstate::{Disclosure, SqlStateClass, names_place};
 use super::tls;
 use crate::model::clip;
 use postgres_protocol::message::backend::ErrorFields;
@@ -97,11 +97,18 @@ pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
     let Some(refusal) = error.as_db_error() else {
         return error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
     };
+    let names = names_place(refusal.routine());
     let place = [("table", refusal.table()), ("column", refusal.column()), ("constraint", refusal.constraint())];
-    let place = place.iter().filter_map(|(kind, name)| name.map(|name| format!(", {kind} {}", clip(name))));
+    let place =
+        place.iter().filter(|_| names).filter_map(|(kind, name)| name.map(|name| format!(", {kind} {}", clip(name))));
     let place: String = place.collect();
     let error = ServerError { hint: None, ..refusal.into() };
-    error.text(error.disclosure(), &place)
+    let disclosure = match error.disclosure() {
+        // A function of the database's owner ran the statement, perhaps with a row's values in it.
+        Disclosure::Message if refusal.where_().is_some() => Disclosure::Code,
+        disclosure => disclosure,
+    };
+    error.text(disclosure, &place)
 }
 
 impl From<&tokio_postgres::error::DbError> for ServerError {

@@ -59,7 +59,7 @@ pub(crate) enum SqlStateClass {
 pub(crate) enum Disclosure {
     /// The message: the server's own text about a database, a role or a statement.
     Message,
-    /// Only table, column and constraint: the message may repeat a row's values.
+    /// Only table, column and constraint, if [`names_place`]: the message may repeat a row's values.
     Place,
     /// Only the code: user-defined code may have set every other field (manual: PL/pgSQL, "RAISE").
     Code,
@@ -126,6 +126,26 @@ const PLPGSQL_CLASS: &str = "P0";
 
 /// The functions of pl_exec.c, plperl.c and plpy_*.c that report errors raised by user-defined code.
 const USER_CODE_ROUTINES: [&str; 4] = ["exec_stmt_raise", "do_util_elog", "PLy_elog_impl", "PLy_output"];
+
+/// Whether the server itself set the fields table, column and constraint of an error. RAISE can set them, too.
+pub(crate) fn names_place(routine: Option<&str>) -> bool {
+    routine.is_some_and(|routine| PLACE_ROUTINES.contains(&routine))
+}
+
+/// The functions that report a violated constraint or a value that is too large for an index: nbtinsert.c, nbtutils.c,
+/// execIndexing.c, execMain.c, ri_triggers.c, execExprInterp.c, domains.c.
+const PLACE_ROUTINES: [&str; 10] = [
+    "_bt_check_unique",
+    "_bt_check_third_page",
+    "check_exclusion_or_unique_constraint",
+    "ExecConstraints",
+    "ReportNotNullViolationError",
+    "ExecPartitionCheckEmitError",
+    "ri_ReportViolation",
+    "ExecEvalConstraintCheck",
+    "ExecEvalConstraintNotNull",
+    "domain_check_input",
+];
 
 /// Whether PostgreSQL lists the code. Other codes come from user-defined functions.
 fn is_listed(code: &str) -> bool {

@@ -139,6 +139,11 @@ pub(crate) fn of_target(error: &TargetError) -> FailureAction {
             error.to_string(),
             "alter it to the documented shape, or drop it: it is created again and filled with a snapshot",
         ),
+        TargetError::RejectedTable(_) => FailureAction::park(
+            ParkCause::Altered,
+            error.to_string(),
+            "as the owner of what has this name, drop it: DROP VIEW or DROP TABLE users_sync.rejected; it is created again",
+        ),
     }
 }
 

@@ -59,6 +59,7 @@ async fn load_watched(
     watch: &ProgressWatch,
 ) -> Result<Loaded, LoadError> {
     let (shape, notifies, key) = (target.shape().clone(), target.notifies(), target.key().cloned());
+    let repertoire = target.repertoire();
     let transaction = target.client_mut().transaction().await?;
     transaction
         .batch_execute(&format!(
@@ -97,7 +98,7 @@ async fn load_watched(
     watch.progressed();
     // The load has tried all refused users again.
     transaction.execute_typed("DELETE FROM users_sync.rejected", &[]).await?;
-    write_rejected(&transaction, &loaded.rejected, &[]).await?;
+    write_rejected(&transaction, repertoire, &loaded.rejected, &[]).await?;
     let who = loading.who;
     let checkpoint = who.checkpoint(loading.position, key.as_ref());
     let (tenant, target_id, position) = (who.tenant.as_str(), who.target_id.as_str(), PgLsn::from(loading.position.0));

@@ -50,8 +50,8 @@ pub const DEEDS: [&[Deed]; 6] = [
         ("writes 200 MB into the checkpoint", "UPDATE users_sync.checkpoint SET mapping = repeat('x', 200000000)", Then::Stops),
         (
             "stores 400,000 rejected users",
-            "INSERT INTO users_sync.rejected (id, reason, sqlstate, since, tried_at)
-             SELECT repeat('x', 500) || n, repeat('y', 500), '23514', now(), now() FROM generate_series(1, 400000) n",
+            "INSERT INTO users_sync.rejected (id_hash, id, reason, sqlstate, since, tried_at)
+             SELECT n::text::bytea, repeat('x', 500) || n, repeat('y', 500), '23514', now(), now() FROM generate_series(1, 400000) n",
             Then::Stops,
         ),
         (

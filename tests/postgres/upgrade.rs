@@ -92,6 +92,60 @@ async fn a_state_of_the_previous_version_gains_its_codes_and_keeps_the_rest() {
     service.stop().await;
 }
 
+/// `users_sync.rejected` as version 0.2 made it, with one user.
+const PREVIOUS_REJECTED: &str = "
+    DROP TABLE users_sync.rejected;
+    CREATE TABLE users_sync.rejected (
+      id text PRIMARY KEY,
+      reason text NOT NULL,
+      sqlstate text NOT NULL,
+      since timestamptz NOT NULL,
+      tried_at timestamptz NOT NULL
+    );
+    INSERT INTO users_sync.rejected VALUES ('u1', 'Eve may not', '23514', '2020-01-01', '2020-01-01');
+    GRANT SELECT ON users_sync.rejected TO public";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_rejected_users_gains_its_key_and_keeps_its_users() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    bed.auth(
+        "INSERT INTO auth.users (id, org, updated_at) SELECT 'u' || n, org, now() FROM generate_series(1, 3) n,
+              unnest('{acme,globex}'::text[]) org",
+    )
+    .await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    service.stop().await;
+    bed.server.sql("acme", PREVIOUS_REJECTED).await.unwrap();
+    // The role of the service does not own this one.
+    bed.server.sql("globex", PREVIOUS_REJECTED).await.unwrap();
+    bed.server
+        .sql(
+            "globex",
+            "ALTER TABLE users_sync.rejected RENAME TO own; CREATE VIEW users_sync.rejected AS TABLE users_sync.own",
+        )
+        .await
+        .unwrap();
+    let service = Service::start(bed.config());
+    bed.state_is("globex", "parked").await;
+    let said = "SELECT remedy FROM users_sync.tenant WHERE tenant = 'globex'";
+    bed.becomes(
+        "auth",
+        said,
+        "as the owner of what has this name, drop it: DROP VIEW or DROP TABLE users_sync.rejected; it is created again",
+    )
+    .await;
+    bed.server.sql("globex", "DROP VIEW users_sync.rejected").await.unwrap();
+    bed.equal().await;
+    let held = "SELECT concat_ws(' ', id, reason, sqlstate, since::date, id_hash = sha256('u1'),
+                has_table_privilege('pg_monitor', 'users_sync.rejected', 'SELECT')) FROM users_sync.rejected";
+    bed.becomes("acme", held, "u1 an earlier version recorded it 23514 2020-01-01 t t").await;
+    bed.auth("UPDATE auth.users SET first_name = 'Bea', updated_at = now()").await;
+    bed.becomes("acme", "SELECT count(*) FROM users_sync.rejected", "0").await;
+    bed.equal().await;
+    service.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_code_of_a_newer_version_is_read_without_harm() {
     let bed = Bed::start(&["acme"]).await;

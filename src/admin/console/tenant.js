@@ -116,7 +116,7 @@ export function tenantView(name) {
     if (tenant.last_error) list.push(fault({ what: tenant.last_error, remedy: tenant.remedy, mood: mood(tenant) }));
     else if (tenant.state === "parked") list.push(fault({ what: "parked", remedy: tenant.remedy }));
     if (tenant.rejected) {
-      const sql = "SELECT * FROM users_sync.rejected";
+      const sql = "SELECT id, reason, sqlstate, since, tried_at FROM users_sync.rejected";
       const more = h(
         "p",
         { class: "remedy" },

@@ -2,7 +2,7 @@
 
 use crate::apply::{Applied, Checkpoint, DecideFencing, Fencing, Identity, Move, ObservedTarget, RefusedUser, Rows};
 use crate::config::Config;
-use crate::model::{CheckpointKey, Epoch, Lsn, Oid, RetryCause, TenantId, TenantIdx, UserId};
+use crate::model::{CheckpointKey, Epoch, IdHash, Lsn, Oid, RetryCause, TenantId, TenantIdx};
 use crate::pg::PgUrl;
 use crate::replicator::simulation::world::{
     InFlight, KEY, Lock, Shared, TENANT_IDS, UserVersion, World, is_admitted, read_version,
@@ -316,7 +316,7 @@ impl TargetAccess for SimulatedTarget {
         unreachable!("no row is refused here")
     }
 
-    async fn read_rejected(&mut self) -> Result<Vec<UserId>, StopReason> {
+    async fn read_rejected(&mut self) -> Result<Vec<IdHash>, StopReason> {
         self.execute(|_, _| Vec::new()).await
     }
 

@@ -1,7 +1,7 @@
 //! Batches with rows that the target refuses: the other rows are applied, and the refused ones recorded in the target.
 
-use crate::apply::{Applied, Bisection, MAX_REJECTED, Move, Refusal, RefusedUser, plan_rows};
-use crate::model::{Change, Lsn, ParkCause};
+use crate::apply::{Applied, Bisection, MAX_REJECTED, Move, Refusal, RefusedUser, RejectReason, plan_rows};
+use crate::model::{Change, IdHash, Lsn, ParkCause};
 use crate::replicator::failure_policy;
 use crate::replicator::tenant::follow::{checkpoint_moved, replace_patches};
 use crate::replicator::tenant::outcome::StopReason;
@@ -15,7 +15,7 @@ use std::collections::HashSet;
 impl<S: StateAccess, C: Connector> Worker<S, C> {
     /// Whether a user of the batch was rejected before. If its row is accepted now, the record has to go.
     pub(super) fn has_rejected(&self, batch: &Batch) -> bool {
-        !self.rejected.is_empty() && batch.entries.keys().any(|id| self.rejected.contains(id))
+        !self.rejected.is_empty() && batch.entries.keys().any(|id| self.rejected.contains(&IdHash::of(id)))
     }
 
     /// Writes a batch in a transaction of its own, from which single rows can be rolled back. Returns its end.
@@ -62,7 +62,9 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 Ok(Applied::Refused) => return Err(checkpoint_moved()),
                 Err(StopReason::Refused(refusal)) => {
                     self.await_answer(target.roll_back_to_savepoint()).await?;
-                    if let Some(at) = bisection.refused(range) {
+                    if let Some(at) = bisection.refused(range)
+                        && !cannot_be_there(changes[at], &refusal)
+                    {
                         refused.push(RefusedUser { id: changes[at].id().into(), refusal });
                     }
                 }
@@ -70,11 +72,11 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             }
         }
         let is_refused: HashSet<&str> = refused.iter().map(|user| &*user.id).collect();
-        let known = changes.iter().map(|change| change.id()).filter(|id| self.rejected.contains(*id));
+        let known = changes.iter().map(|change| change.id()).filter(|id| self.rejected.contains(&IdHash::of(id)));
         let accepted: Vec<&str> = known.filter(|id| !is_refused.contains(id)).collect();
         self.await_answer(target.write_rejected(&refused, &accepted)).await?;
         for id in accepted {
-            self.rejected.remove(id);
+            self.rejected.remove(&IdHash::of(id));
         }
         self.remember_rejected(refused)
     }
@@ -85,7 +87,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         for RefusedUser { id, .. } in refused {
             // The next change is written even if it makes the same row.
             fingerprints.forget(self.index, &id);
-            self.rejected.insert(id);
+            self.rejected.insert(IdHash::of(&id));
         }
         match self.rejected.len() {
             ..=MAX_REJECTED => Ok(()),
@@ -100,13 +102,18 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     /// Logs rejected users once for all of them, without their values.
     pub(super) fn log_rejected(&self, refused: &[RefusedUser]) {
         if let Some(first) = refused.first() {
-            let Refusal { sqlstate, constraint, .. } = &first.refusal;
+            let Refusal { sqlstate, reason } = &first.refusal;
             tracing::error!(
                 count = refused.len(),
                 sqlstate,
-                constraint,
+                %reason,
                 "the target rejects users: they are skipped, see users_sync.rejected there"
             );
         }
     }
+}
+
+/// Whether the change deletes a user whose id the target's encoding cannot express.
+fn cannot_be_there(change: &Change, refusal: &Refusal) -> bool {
+    matches!(change, Change::Delete { id, .. } if !id.is_ascii()) && refusal.reason == RejectReason::Encoding
 }

@@ -5,7 +5,7 @@ use crate::apply::{
     TargetError,
 };
 use crate::config::Config;
-use crate::model::{CheckpointKey, Epoch, Lsn, Oid, RetryCause, TenantId, UserId};
+use crate::model::{CheckpointKey, Epoch, IdHash, Lsn, Oid, RetryCause, TenantId};
 use crate::pg::{GuardError, PgUrl, TargetClient, connect_target};
 use crate::replicator::failure_policy;
 use crate::replicator::tenant::outcome::StopReason;
@@ -92,7 +92,7 @@ pub(crate) trait TargetAccess: Send + Sync {
     /// As [`Target::check_constraints_immediately`].
     fn check_constraints_immediately(&mut self) -> impl Future<Output = Result<(), StopReason>> + Send;
     /// As [`Target::read_rejected`].
-    fn read_rejected(&mut self) -> impl Future<Output = Result<Vec<UserId>, StopReason>> + Send;
+    fn read_rejected(&mut self) -> impl Future<Output = Result<Vec<IdHash>, StopReason>> + Send;
     /// As [`Target::write_rejected`].
     fn write_rejected(
         &mut self,
@@ -218,7 +218,7 @@ impl TargetAccess for Target {
         self.classify(done)
     }
 
-    async fn read_rejected(&mut self) -> Result<Vec<UserId>, StopReason> {
+    async fn read_rejected(&mut self) -> Result<Vec<IdHash>, StopReason> {
         let done = timeout(ANSWER_TIMEOUT, self.read_rejected()).await.map_err(|_| RetryCause::NoAnswer)?;
         self.classify(done)
     }

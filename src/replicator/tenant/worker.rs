@@ -1,6 +1,6 @@
 //! The loop over the phases of a tenant: runs one, and decides what follows when it stops.
 
-use crate::model::{Lsn, Oid, ParkCause, ResyncReason, RetryCause, TenantId, TenantIdx, UserId};
+use crate::model::{IdHash, Lsn, Oid, ParkCause, ResyncReason, RetryCause, TenantId, TenantIdx};
 use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
@@ -50,7 +50,7 @@ pub(crate) struct Worker<S = StateStore, C = Postgres> {
     /// Whether the target's checkpoint has been signed.
     pub(super) signed: bool,
     /// The users in the target's `users_sync.rejected`.
-    pub(super) rejected: HashSet<UserId>,
+    pub(super) rejected: HashSet<IdHash>,
     /// The last snapshot was refused as a whole; the next one isolates the rejected rows.
     pub(super) isolates_rejected_rows: bool,
     pub(super) purges: PurgeSchedule,

@@ -1,0 +1,113 @@
+//! Why a user is not in the target's table: one stable text for each cause. Pure.
+//!
+//! The texts are ours. The message of a row's error may repeat the row's values, and RAISE can set every field of an
+//! error, so neither is ever stored or logged.
+
+use crate::model::clip;
+use crate::pg::{Disclosure, names_place};
+use std::fmt;
+use tokio_postgres::error::DbError;
+
+/// Why a user is not in the target's table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RejectReason {
+    /// A constraint or a unique index. `table` is `None` for `neon_auth.users_sync`.
+    Constraint { name: String, table: Option<String> },
+    /// A column without a value.
+    NotNull { column: String },
+    /// `WITH CHECK OPTION`.
+    CheckOption,
+    /// User-defined code failed or refused the row.
+    Code,
+    /// A BEFORE trigger returned NULL.
+    Skipped,
+    /// A character that the target's encoding lacks.
+    Encoding,
+    /// A number that the target's types cannot hold.
+    Number,
+    /// A time that the target's types cannot hold.
+    Time,
+    /// A row of an index would be too large. The name is known for btree indexes.
+    Index { name: Option<String> },
+    /// A document is nested deeper than the target's stack allows.
+    Depth,
+    /// Another limit of the server.
+    Limit,
+    /// Another value that the target cannot store.
+    Value,
+}
+
+impl RejectReason {
+    /// The reason of a row's error.
+    pub(super) fn of(error: &DbError) -> RejectReason {
+        use RejectReason::*;
+        let (code, routine) = (error.code().code(), error.routine());
+        // Errors of JSON have a context of their own.
+        let has_context = error.where_().is_some() && !matches!(code, "22P02" | "22P05" | "22021");
+        if Disclosure::of(code, routine) == Disclosure::Code {
+            return Code;
+        }
+        if names_place(routine) {
+            let users = error.schema() == Some("neon_auth") && error.table() == Some("users_sync");
+            let table = error.table().filter(|_| !users);
+            let table = table.map(|table| kept(&format!("{}.{table}", error.schema().unwrap_or_default())));
+            match (code, error.constraint(), error.column()) {
+                ("54000", Some(name), _) => return Index { name: Some(kept(name)) },
+                (_, Some(name), _) => return Constraint { name: kept(name), table },
+                (_, None, Some(column)) if users => return NotNull { column: kept(column) },
+                _ => {}
+            }
+        }
+        match code {
+            _ if has_context => Code,
+            "44000" => CheckOption,
+            "22P05" | "22021" => Encoding,
+            "22003" => Number,
+            "22007" | "22008" => Time,
+            "54000" if routine.is_some_and(|routine| INDEX_ROUTINES.contains(&routine)) => Index { name: None },
+            "54001" => Depth,
+            _ if code.starts_with("54") => Limit,
+            _ if code.starts_with("22") => Value,
+            _ => Code,
+        }
+    }
+}
+
+/// The functions that refuse a row of an index, where the error does not name it: indextuple.c, hashinsert.c,
+/// ginentrypage.c, gist.c, spgdoinsert.c, brin_pageops.c.
+const INDEX_ROUTINES: [&str; 8] = [
+    "index_form_tuple",
+    "index_form_tuple_context",
+    "_hash_doinsert",
+    "GinFormTuple",
+    "gistplacetopage",
+    "gistSplit",
+    "spgdoinsert",
+    "brin_doinsert",
+];
+
+fn kept(name: &str) -> String {
+    clip(name).into_owned()
+}
+
+impl fmt::Display for RejectReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use RejectReason::*;
+        match self {
+            Constraint { name, table: None } => write!(f, "constraint {name} refuses it"),
+            Constraint { name, table: Some(table) } => write!(f, "constraint {name} of {table} refuses it"),
+            NotNull { column } => write!(f, "column {column} must have a value"),
+            CheckOption => f.write_str("the check option of a view refuses it"),
+            Code => f.write_str("a trigger, or a function that a constraint, an index or a column uses, refuses it"),
+            Skipped => f.write_str("a trigger skips the row: it returns NULL"),
+            Encoding => f.write_str("the target's encoding lacks one of its characters"),
+            Number => f.write_str("one of its numbers is out of the target's range"),
+            Time => f.write_str("one of its times is out of the target's range"),
+            Index { name: Some(name) } => write!(f, "one of its values is too large for index {name}"),
+            Index { name: None } => f.write_str("one of its values is too large for an index"),
+            Depth => f.write_str("its document is nested deeper than the target's stack allows"),
+            Limit => f.write_str("it exceeds a limit of the target's server"),
+            Value => f.write_str("the target cannot store one of its values"),
+        }
+    }
+}
