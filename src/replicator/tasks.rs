@@ -154,16 +154,22 @@ impl SessionTasks {
         Ok(end)
     }
 
-    /// Stops the workers of removed tenants and starts those of added ones. A retargeted tenant is both: its new worker
-    /// starts once the old one has ended.
+    /// Stops the workers of removed tenants and starts those of added ones. A tenant with another key is both: its new worker
+    /// starts once the old one has ended. The worker of a moved tenant opens another connection.
     fn apply_tenant_diff(&mut self, diff: TenantDiff) {
         let context = self.context.clone();
         let mut removed = Vec::new();
         for tenant in &diff.removed {
-            tracing::info!(%tenant, "tenant removed or retargeted; stopping its worker");
+            tracing::info!(%tenant, "tenant removed; stopping its worker");
             if let Some(index) = context.index_of(tenant) {
                 removed.push(context.tenants.get(index).ended.clone());
                 context.tenants.retire(index);
+            }
+        }
+        for tenant in diff.moved {
+            if let Some(index) = context.index_of(&tenant.id) {
+                tracing::info!(tenant = %tenant.id, "the tenant's connection settings changed");
+                context.tenants.get(index).reconnect_as(tenant);
             }
         }
         let budget = context.config.limits.tenant_memory;

@@ -2,7 +2,9 @@
 
 use crate::support::Bed;
 use crate::support::process::Process;
+use crate::support::proxy::TcpProxy;
 use rustix::process::Signal;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use tempfile::TempDir;
 use users_sync::throwaway::Options;
@@ -156,5 +158,61 @@ async fn tenants_added_together_read_the_table_at_most_twice() {
     bed.becomes("auth", &format!("SELECT ({times}) >= 2"), "t").await;
     let times: u64 = bed.query("auth", times).await[0][0].as_ref().unwrap().parse().unwrap();
     assert!(times <= 3, "the table was read {times} times");
+    assert!(process.stop().await.success());
+}
+
+/// Rotates the password of a tenant's role, and what else its URL says, under load.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_reached_in_another_way_is_not_resynced() {
+    let bed = Bed::start_with(&["acme"], Options::new().auth("scram-sha-256")).await;
+    let role = "CREATE ROLE app LOGIN PASSWORD 'first'; ALTER DATABASE acme OWNER TO app";
+    bed.server.sql("auth", role).await.unwrap();
+    let proxy = TcpProxy::start((Ipv4Addr::LOCALHOST, bed.server.port()).into()).await.unwrap();
+    let files = Files::new(&bed, "");
+    let write = |password: &str, host: &str, port: u16, more: &str| {
+        let text = format!(
+            "tenants: [{{id: acme, target: 'postgres://app:{password}@{host}:{port}/acme?sslmode=disable'{more}}}]\n"
+        );
+        std::fs::write(files.directory.path().join("tenants.d/acme.yaml"), text).unwrap();
+    };
+    let port = bed.server.port();
+    write("first", "127.0.0.1", port, "");
+    let (process, log) = Process::start_logged(files.main());
+    add(&bed, "u0", "acme").await;
+    bed.equal().await;
+
+    // The old password still works for open connections; the next one needs the new one.
+    let ways = [
+        ("second", "127.0.0.1", port, ""),
+        ("second", "localhost", port, ""),
+        ("second", "127.0.0.1", proxy.port(), ""),
+        ("second", "127.0.0.1", proxy.port(), ", wake_after: 1s"),
+        ("second", "127.0.0.1", port, ""),
+    ];
+    for (n, (password, host, port, more)) in ways.into_iter().enumerate() {
+        bed.server.sql("auth", &format!("ALTER ROLE app PASSWORD '{password}'")).await.unwrap();
+        for user in 0..20 {
+            add(&bed, &format!("u{n}-{user}"), "acme").await;
+        }
+        write(password, host, port, more);
+        log.says_times("connection settings changed", n + 1).await;
+        bed.equal().await;
+        for user in 20..40 {
+            add(&bed, &format!("u{n}-{user}"), "acme").await;
+        }
+        bed.equal().await;
+    }
+
+    // A wrong password parks the tenant; the right one is tried at once, however long the pause is.
+    write("wrong", "127.0.0.1", port, "");
+    add(&bed, "late", "acme").await;
+    bed.state_is("acme", "parked").await;
+    write("second", "127.0.0.1", port, "");
+    bed.state_is("acme", "following").await;
+    bed.equal().await;
+    log.says_times("snapshot requested", 2).await;
+    let text = log.text();
+    // The first one, and the one after the tenant was parked.
+    assert_eq!(text.matches("snapshot requested").count(), 2, "{text}");
     assert!(process.stop().await.success());
 }

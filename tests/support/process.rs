@@ -45,19 +45,19 @@ impl Process {
     }
 
     /// With its log in a file.
-    pub fn start_logged(config: &NamedTempFile) -> (Process, Log) {
+    pub fn start_logged(config: impl AsRef<Path>) -> (Process, Log) {
         Process::start_logged_at(config, &level())
     }
 
     /// With another log level.
-    pub fn start_logged_at(config: &NamedTempFile, level: &str) -> (Process, Log) {
+    pub fn start_logged_at(config: impl AsRef<Path>, level: &str) -> (Process, Log) {
         Process::start_logged_with(config, &[], level)
     }
 
-    pub fn start_logged_with(config: &NamedTempFile, arguments: &[&str], level: &str) -> (Process, Log) {
+    pub fn start_logged_with(config: impl AsRef<Path>, arguments: &[&str], level: &str) -> (Process, Log) {
         let log = Log { file: NamedTempFile::new().unwrap() };
         let stderr = log.file.reopen().unwrap();
-        (Process::start_with(config.path(), Stdio::from(stderr), arguments, level), log)
+        (Process::start_with(config.as_ref(), Stdio::from(stderr), arguments, level), log)
     }
 
     fn start_with(config: &Path, stderr: Stdio, arguments: &[&str], level: &str) -> Process {

@@ -37,7 +37,7 @@ impl SessionView for SessionContext {
             .map(|handle| {
                 let waiting = handle.mailbox.waiting();
                 TenantReading {
-                    tenant: handle.tenant.clone(),
+                    tenant: handle.configured(),
                     view: handle.view(),
                     applied: progress.applied_by(&handle.tenant.id),
                     queue_bytes: waiting.bytes,

@@ -12,12 +12,15 @@ use crate::sync::lock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 /// What the tasks of a session share about one tenant.
 pub(crate) struct TenantHandle {
+    /// Its id and key. They do not change while the handle exists; `access` has the rest.
     pub(crate) tenant: Arc<Tenant>,
+    /// The tenant as it is configured now: a new configuration may reach its target in another way.
+    access: watch::Sender<Arc<Tenant>>,
     pub(crate) mailbox: Mailbox,
     /// Cancelled once the reader knows the tenant, and pushes its changes into the mailbox.
     pub(crate) adopted: CancellationToken,
@@ -59,9 +62,11 @@ impl TenantHandle {
             failures: 0,
             failing_since: None,
         };
+        let tenant = Arc::new(tenant);
         TenantHandle {
             counts,
-            tenant: Arc::new(tenant),
+            access: watch::Sender::new(tenant.clone()),
+            tenant,
             mailbox: Mailbox::new(budget, memory),
             is_unavailable: AtomicBool::new(false),
             adopted: CancellationToken::new(),
@@ -71,6 +76,21 @@ impl TenantHandle {
             view: Mutex::new(known.map_or(joining, TenantView::of)),
             resync_requests: Mutex::new(ResyncRequests { open: None, done_up_to: None }),
         }
+    }
+
+    /// The tenant as it is configured now.
+    pub(crate) fn configured(&self) -> Arc<Tenant> {
+        self.access.borrow().clone()
+    }
+
+    /// Follows the changes of its configuration.
+    pub(crate) fn follow_access(&self) -> watch::Receiver<Arc<Tenant>> {
+        self.access.subscribe()
+    }
+
+    /// Its target is reached in another way from now on.
+    pub(crate) fn reconnect_as(&self, tenant: Tenant) {
+        self.access.send_replace(Arc::new(tenant));
     }
 
     pub(crate) fn is_unavailable(&self) -> bool {

@@ -35,6 +35,9 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             if let Some(stop) = stop {
                 return stop;
             }
+            if self.is_moved() {
+                return StopReason::Moved;
+            }
             if connection.target.is_replaced() {
                 return StopReason::Rejoin(ResyncReason::TableReplaced);
             }
@@ -56,6 +59,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 biased;
                 next = self.next_batch(apply, Some(self.idle_time())) => next?,
                 () = self.purge_is_due(apply) => return Ok(()),
+                () = self.moved() => return Err(StopReason::Moved),
             },
         };
         if batch.end.is_none() {

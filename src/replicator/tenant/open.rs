@@ -6,6 +6,7 @@ use crate::apply::{
 };
 use crate::clock::now;
 use crate::model::{Epoch, HistoryBreak, ParkCause, ResyncReason, RetryCause, TargetId};
+use crate::pg::PgUrl;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::tenant::outcome::StopReason;
@@ -140,9 +141,20 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         }
     }
 
-    async fn connect(&self) -> Result<(C::Target, ObservedTarget), StopReason> {
+    async fn connect(&mut self) -> Result<(C::Target, ObservedTarget), StopReason> {
+        let configured = self.access.borrow_and_update().clone();
+        let mut access = self.access.clone();
+        tokio::select! {
+            biased;
+            connected = self.connect_to(&configured.target) => connected,
+            // The configuration keeps the sender.
+            Ok(()) = access.changed() => Err(StopReason::Moved),
+        }
+    }
+
+    async fn connect_to(&self, url: &PgUrl) -> Result<(C::Target, ObservedTarget), StopReason> {
         let context = &self.context;
-        let mut connecting = pin!(self.connector.connect(&self.handle.tenant.target));
+        let mut connecting = pin!(self.connector.connect(url));
         // Only first connections come in bursts.
         let permit = if context.was_opened(self.id()) { None } else { context.opening.acquire().await.ok() };
         let connected = timeout(CONNECT_TURN, &mut connecting).await;

@@ -14,6 +14,8 @@ pub(crate) enum StopReason {
     Drained,
     /// Nothing waits, so the connection was closed.
     Idle,
+    /// A new configuration reaches the target in another way: the next connection uses it.
+    Moved,
     /// A failure that passes without a person.
     Retry { cause: RetryCause, reason: String },
     /// The target needs a snapshot.

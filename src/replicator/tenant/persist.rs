@@ -123,7 +123,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             reason_code,
             reason,
             remedy: why.and_then(|why| why.remedy),
-            target: self.handle.tenant.target.to_string(),
+            target: self.handle.configured().target.to_string(),
             target_id,
             generation: self.context.generation,
             position,

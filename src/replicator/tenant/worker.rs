@@ -1,5 +1,6 @@
 //! The loop over the phases of a tenant: runs one, and decides what follows when it stops.
 
+use crate::config::Tenant;
 use crate::model::{IdHash, Lsn, Oid, ParkCause, ResyncReason, RetryCause, TenantId, TenantIdx};
 use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
@@ -19,7 +20,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -43,6 +44,8 @@ pub(crate) struct Worker<S = StateStore, C = Postgres> {
     pub(super) index: TenantIdx,
     pub(super) handle: Arc<TenantHandle>,
     pub(super) joins: mpsc::Sender<JoinRequest>,
+    /// The tenant's configuration, of which the newest value may not be in use yet.
+    pub(super) access: watch::Receiver<Arc<Tenant>>,
     /// The tenant's row in the state, as written last.
     pub(super) row: Option<TenantRow>,
     /// `pg_relation_filenode` of `users_sync` in the target.
@@ -77,8 +80,10 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         joins: mpsc::Sender<JoinRequest>,
         row: Option<TenantRow>,
     ) -> Worker<S, C> {
+        let handle = context.tenants.get(index);
         Worker {
-            handle: context.tenants.get(index),
+            access: handle.follow_access(),
+            handle,
             context,
             connector,
             index,
@@ -186,6 +191,10 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             StopReason::Drained => return Ok(ControlFlow::Break(())),
             StopReason::Session(error) => return Err(error),
             StopReason::Idle => phase.idle(),
+            StopReason::Moved => {
+                tracing::info!("connecting to the target as it is configured now");
+                self.retry.reset();
+            }
             StopReason::Rejoin(reason) => {
                 self.require_snapshot(phase, reason).await?;
                 self.pause_before_rejoin(reason).await;
@@ -265,11 +274,12 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
 
     /// Waits without a connection until there is something to write.
     async fn wait_idle(&mut self, apply: &mut ApplyState) -> Result<(), StopReason> {
-        if let Some(wake_after) = self.handle.tenant.wake_after {
+        if let Some(wake_after) = self.handle.configured().wake_after {
             self.handle.mailbox.gather(true);
             tokio::select! {
                 biased;
                 () = self.handle.mailbox.wait_until_wake_due(wake_after) => {}
+                () = self.moved() => {}
                 () = self.context.drain.cancelled() => {}
             }
         }
@@ -284,7 +294,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     /// How long a connection is kept while nothing waits. A target with `wake_after` loses it at once, as the next login of
     /// a user would come before any idle time ends.
     pub(super) fn idle_time(&self) -> Duration {
-        if self.handle.tenant.wake_after.is_some() {
+        if self.handle.configured().wake_after.is_some() {
             return Duration::ZERO;
         }
         IDLE_TIMEOUT
@@ -306,6 +316,19 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         Ok(batch)
     }
 
+    /// Whether the configuration reaches the target in another way than the last connection.
+    pub(super) fn is_moved(&self) -> bool {
+        self.access.has_changed().unwrap_or(false)
+    }
+
+    /// Waits for that.
+    pub(super) async fn moved(&self) {
+        if self.access.clone().changed().await.is_err() {
+            // The handle keeps the sender.
+            std::future::pending().await
+        }
+    }
+
     /// The target holds everything up to `position`: drops what waits of it.
     pub(super) fn discard_applied(&self, position: Lsn) {
         let mut fingerprints = self.context.fingerprints();
@@ -324,10 +347,11 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         self.failing_since.get_or_insert_with(Instant::now).elapsed()
     }
 
-    /// Waits before the next attempt, unless a signal or the end of the session is there first.
+    /// Waits before the next attempt, unless a signal, another configuration or the end of the session is there first.
     pub(super) async fn wait(&self, time: Duration) {
         tokio::select! {
             biased;
+            () = self.moved() => {}
             _ = self.handle.mailbox.interrupted() => {}
             () = self.context.drain.cancelled() => {}
             () = sleep(time) => {}
