@@ -3,8 +3,11 @@
 
 mod deadline;
 mod finding;
+mod identifiers;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod key_facts;
+mod keys;
 mod roles;
 mod server;
 mod server_facts;
@@ -45,6 +48,9 @@ pub(crate) async fn check(config: &Config) -> Vec<Finding> {
             findings
         }
     };
+    if let Some(Some(facts)) = within(key_facts::gather(config)).await {
+        findings.extend(keys::findings(config, &facts));
+    }
     findings.extend(urls::findings(config));
     let state = state_facts::read_state(config).await;
     let mut targets = futures_util::stream::iter(&config.tenants)

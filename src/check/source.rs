@@ -1,6 +1,7 @@
 //! Assesses the source's facts. Pure.
 
 use super::finding::{Finding, Subject};
+use super::identifiers;
 use super::source_facts::{SourceFacts, TableFacts, Usage};
 use crate::capture::publication::{COLUMN_LISTS_REMEDY, NEEDS_COLUMN_LISTS};
 use crate::capture::shape::Fault;
@@ -20,6 +21,7 @@ pub(super) fn findings(config: &Config, facts: &SourceFacts) -> Vec<Finding> {
     let mut check = SourceCheck { config, name: &config.users.table, facts, findings: Vec::new() };
     check.server();
     let columns = check.table();
+    check.findings.extend(facts.table.as_ref().and_then(|table| identifiers::finding(&config.users, table)));
     check.query();
     for Fault { what, remedy } in &facts.faults {
         check.error(what, remedy);

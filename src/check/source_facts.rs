@@ -9,8 +9,8 @@ use crate::model::{Relation, TableName, TypeCatalog};
 use crate::pg::{PgClient, describe, load_types};
 use crate::replicator::source::shape::ReadColumns;
 use crate::snapshot::{describe_query, query_item, read_relation};
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Error, Row};
 
 #[derive(Clone, Debug)]
 pub(super) struct SourceFacts {
@@ -59,6 +59,18 @@ pub(super) struct TableFacts {
     pub(super) readable: Vec<String>,
     pub(super) relation: Option<Relation>,
     pub(super) types: TypeCatalog,
+    /// The valid ones.
+    pub(super) unique_indexes: Vec<UniqueIndex>,
+}
+
+/// A unique index of the users' table.
+#[derive(Clone, Debug)]
+pub(super) struct UniqueIndex {
+    pub(super) name: String,
+    /// The columns that have to be unique together; an empty name stands for an expression.
+    pub(super) columns: Vec<String>,
+    /// Its WHERE clause.
+    pub(super) predicate: Option<String>,
 }
 
 /// The publication, and what it publishes of the table.
@@ -89,6 +101,15 @@ const TABLE: &str = "
                    AND has_column_privilege(c.oid, a.attnum, 'SELECT'))
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = $1::text::name AND c.relname = $2::text::name";
+
+const UNIQUE_INDEXES: &str = "
+    SELECT c.relname::text,
+           array(SELECT coalesce(a.attname::text, '') FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k(attnum)
+                 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum AND k.attnum > 0),
+           pg_get_expr(i.indpred, i.indrelid)
+    FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+    WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid
+    ORDER BY 1";
 
 const OTHERS: &str = "
     SELECT n.nspname || '.' || c.relname
@@ -192,7 +213,14 @@ async fn table_facts(client: &Client, table: &TableName) -> Result<Option<TableF
         }
         None => TypeCatalog::new(),
     };
+    let unique_indexes = match &relation {
+        Some(relation) => client.query_typed(UNIQUE_INDEXES, &[(&relation.oid, Type::OID)]).await?,
+        None => Vec::new(),
+    };
+    let unique_index =
+        |row: &Row| Ok(UniqueIndex { name: row.try_get(0)?, columns: row.try_get(1)?, predicate: row.try_get(2)? });
     Ok(Some(TableFacts {
+        unique_indexes: unique_indexes.iter().map(unique_index).collect::<Result<_, Error>>()?,
         kind: row.try_get(0)?,
         owner: row.try_get(1)?,
         is_owner: row.try_get(2)?,

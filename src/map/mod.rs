@@ -33,7 +33,9 @@ pub(crate) use rules::KeyColumn;
 pub(crate) use rules::Via;
 pub use rules::{Filter, Query, Rules, TimeUnit, Value, Watch};
 pub(crate) use secret::looks_secret;
-pub(crate) use sql::{KEYS_SETTING, ids_condition, is_tenant_a_text, key_columns, keys_condition, tenants_condition};
+pub(crate) use sql::{
+    KEYS_SETTING, ids_condition, is_tenant_a_text, key_columns, keys_condition, tenant_expression, tenants_condition,
+};
 pub use time::parse_timestamp;
 pub(crate) use time::{parse_epoch, parse_rfc3339};
 pub(crate) use unmappable::Unmappable;

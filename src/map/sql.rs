@@ -26,6 +26,11 @@ pub(crate) fn tenants_condition<'a>(
     format!("WHERE {}::text IN ({})", quote_ident(column), keys.join(", "))
 }
 
+/// The tenant's key of a row, as text; `None` if the mapping has no tenant.
+pub(crate) fn tenant_expression(rules: &Rules, relation: &Relation) -> Option<String> {
+    rules.tenant.as_ref().map(|tenant| expression(tenant, relation))
+}
+
 /// Whether [`tenants_condition`] compares the tenant column in its own type, so that the planner's statistics apply.
 pub(crate) fn is_tenant_a_text(rules: &Rules, relation: &Relation) -> bool {
     let column = rules.tenant.as_ref().and_then(|tenant| plain_column(tenant, relation));

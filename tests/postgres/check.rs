@@ -11,7 +11,7 @@ const USERS: &str = "
     CREATE TABLE public.users (id bigint NOT NULL PRIMARY KEY, org text NOT NULL, name text, email text);
     CREATE UNIQUE INDEX identity ON public.users (id, org);
     ALTER TABLE public.users REPLICA IDENTITY USING INDEX identity;
-    INSERT INTO public.users VALUES (1, 'acme', 'Ann', 'ann@example.com')";
+    INSERT INTO public.users VALUES (1, 'acme', 'Ann', 'ann@example.com'), (2, 'globex', 'Bob', 'bob@example.com')";
 
 /// A server with an auth database and the databases of two tenants.
 async fn server(options: Options) -> PostgresServer {
@@ -199,6 +199,79 @@ async fn each_target_has_its_own_findings() {
     server.sql("acme", "ALTER TABLE neon_auth.users_sync DROP COLUMN email").await.unwrap();
     let said = users_sync(&["check"], &yaml(&server, "postgres")).await;
     has_error(&said, 3, "tenant acme: neon_auth.users_sync has no column email", "CREATE TABLE");
+}
+
+#[tokio::test]
+async fn a_key_that_no_user_has_is_reported_with_the_nearest_one() {
+    const ID: &str = "7b1d3f52-0c1e-4f6a-9b57-2f1f0a9f6c11";
+    let server = server(Options::new()).await;
+    let tables = format!(
+        "CREATE TABLE public.org (id uuid PRIMARY KEY, name text);
+         INSERT INTO public.org VALUES ('{ID}', 'Acme'), ('11111111-0c1e-4f6a-9b57-2f1f0a9f6c11', 'Empty');
+         CREATE TABLE public.members (id int PRIMARY KEY, org_id uuid NOT NULL);
+         INSERT INTO public.members VALUES (1, '{ID}');
+         CREATE TABLE public.links (user_id int PRIMARY KEY, org char(40) NOT NULL);
+         INSERT INTO public.links VALUES (1, '{ID}')"
+    );
+    server.sql("auth", &tables).await.unwrap();
+    let target = server.url("acme");
+    let check = async |users: &str, key: &str| {
+        let source = server.url("auth");
+        let yaml = format!(
+            "source: {{url: '{source}'}}\nusers: {users}\ntenants: [{{id: acme, key: '{key}', target: '{target}'}}]\n"
+        );
+        users_sync(&["check"], &yaml).await.out
+    };
+    let column = "{table: public.members, id: id, tenant: org_id}";
+    let joined = "{table: public.members, id: id, tenant: org, query: 'SELECT m.id, l.org FROM public.members m \
+        JOIN public.links l ON l.user_id = m.id', watch: [{table: public.links, key: user_id}]}";
+    let constant = "{table: public.members, id: id, tenant: {constant: 'one'}}";
+    for (users, key, expected) in [
+        (column, ID, ""),
+        (column, &*ID.to_uppercase(), ID),
+        (column, "7b1d3f52-0c1e-4f6a-9b57-2f1f0a9f6c1", ID),
+        (column, "acme", "public.org has this key for that name"),
+        (column, "empty", "key: '11111111-"),
+        (column, "something", "unless it has no users yet"),
+        (joined, ID, ""),
+        (joined, &*ID.to_uppercase(), ID),
+        (constant, "one", ""),
+        (constant, "One", "key: 'one'"),
+    ] {
+        let out = check(users, key).await;
+        let from = |line: &&str| !line.contains("no user of the source has the key");
+        let lines: Vec<&str> = out.lines().skip_while(from).collect();
+        match expected {
+            "" => assert!(lines.is_empty(), "{users} {key}: {out}"),
+            expected => assert!(lines[0].contains(key) && lines[1].contains(expected), "{users} {key}: {out}"),
+        }
+    }
+    // Without users there is nothing to compare with.
+    server.sql("auth", "DELETE FROM public.members").await.unwrap();
+    let out = check(column, "acme").await;
+    assert!(!out.contains("no user of the source"), "{out}");
+}
+
+#[tokio::test]
+async fn ids_that_are_unique_only_among_live_rows_are_reported_with_the_missing_index() {
+    let server = server(Options::new()).await;
+    let table = "
+        DROP TABLE public.users;
+        CREATE TABLE public.users (row bigserial PRIMARY KEY, id bigint NOT NULL, org text NOT NULL, name text, email text, deleted_at timestamptz);
+        CREATE UNIQUE INDEX live ON public.users (id, org) INCLUDE (name) WHERE deleted_at IS NULL;
+        ALTER TABLE public.users REPLICA IDENTITY FULL";
+    server.sql("auth", table).await.unwrap();
+    let check = async || users_sync(&["check"], &yaml(&server, "postgres")).await.out;
+    let out = check().await;
+    assert!(out.contains("the unique index live leaves rows out (WHERE (deleted_at IS NULL))"), "{out}");
+    let start = out.find("CREATE UNIQUE INDEX CONCURRENTLY").unwrap();
+    let statement = &out[start..][..out[start..].find(';').unwrap()];
+    server.sql("auth", "DROP INDEX public.live").await.unwrap();
+    let out = check().await;
+    assert!(out.contains("there is no unique index on it") && out.contains(statement), "{out}");
+    server.sql("auth", statement).await.unwrap();
+    let out = check().await;
+    assert!(!out.contains("can have the same id"), "{out}");
 }
 
 #[tokio::test]

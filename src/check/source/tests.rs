@@ -4,7 +4,7 @@ use super::*;
 use crate::capture::publication::Publication;
 use crate::capture::slot::SlotRow;
 use crate::check::Severity;
-use crate::check::source_facts::PublicationFacts;
+use crate::check::source_facts::{PublicationFacts, UniqueIndex};
 use crate::config::{Env, parse};
 use crate::model::{Column, ReplicaIdentity, TypeCatalog};
 
@@ -37,6 +37,15 @@ fn table() -> TableFacts {
             leaves: Vec::new(),
         }),
         types: TypeCatalog::new(),
+        unique_indexes: vec![index(&["org", "id"], None)],
+    }
+}
+
+fn index(columns: &[&str], predicate: Option<&str>) -> UniqueIndex {
+    UniqueIndex {
+        name: "users_key".into(),
+        columns: columns.iter().map(|column| (*column).to_owned()).collect(),
+        predicate: predicate.map(str::to_owned),
     }
 }
 
@@ -211,4 +220,28 @@ fn a_foreign_slot_is_an_error() {
     with_slot(|s| s.active_pid = Some(77))(&mut active);
     active.senders.used = 9;
     check(active, Severity::Note, "in use by process 77", "");
+}
+
+#[test]
+fn ids_that_are_not_unique_are_reported_with_the_missing_index() {
+    let with = |indexes: Vec<UniqueIndex>| {
+        let mut facts = valid();
+        facts.table.as_mut().unwrap().unique_indexes = indexes;
+        facts
+    };
+    for unique in [index(&["id"], None), index(&["id", "org"], None)] {
+        assert!(reported(&with(vec![unique])).is_empty());
+    }
+    let statement =
+        "CREATE UNIQUE INDEX CONCURRENTLY \"users_users_sync_identity\" ON \"auth\".\"users\" (\"id\", \"org\");";
+    for (indexes, why) in [
+        (vec![], "there is no unique index"),
+        (vec![index(&["id", "email"], None), index(&[""], None)], "there is no unique index"),
+        (vec![index(&["id"], Some("(deleted_at IS NULL)"))], "users_key leaves rows out (WHERE (deleted_at IS NULL))"),
+    ] {
+        check(with(indexes), Severity::Warning, why, statement);
+    }
+    let mut partitioned = with(vec![]);
+    partitioned.table.as_mut().unwrap().kind = "p".into();
+    assert!(!reported(&partitioned).iter().any(|finding| finding.message.contains("the same id")));
 }

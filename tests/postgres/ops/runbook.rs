@@ -6,11 +6,13 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use std::path::Path;
 
 /// The files whose every text is a finding, a reason or a remedy. Remedies are found in other files too.
-const TEXTS: [&str; 15] = [
+const TEXTS: [&str; 17] = [
     "src/apply/assessment.rs",
     "src/apply/reject_reason.rs",
     "src/check/finding.rs",
+    "src/check/identifiers.rs",
     "src/check/kafka.rs",
+    "src/check/keys.rs",
     "src/check/mod.rs",
     "src/check/source.rs",
     "src/check/state.rs",
