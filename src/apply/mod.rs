@@ -3,8 +3,12 @@
 //! `assessment` and `plan` decide (pure); `target` talks to the database.
 
 mod assessment;
+mod batch;
+mod blockers;
 mod checkpoint;
+mod columns;
 mod fence;
+mod isolation;
 mod notify;
 mod observe;
 mod plan;
@@ -14,6 +18,7 @@ mod refusal;
 mod reject_reason;
 mod rejected;
 mod rejected_table;
+mod settle;
 mod shape;
 pub(crate) mod statement;
 mod stored_id;

@@ -33,7 +33,39 @@ impl Refusal {
     pub(crate) fn skipped() -> Refusal {
         Refusal { sqlstate: "02000".to_owned(), reason: RejectReason::Skipped }
     }
+
+    /// The user is marked as deleted, and its row gave a unique value to a live one.
+    pub(super) fn gave_way() -> Refusal {
+        Refusal { sqlstate: UNIQUE.to_owned(), reason: RejectReason::GaveWay }
+    }
+
+    /// Whether another user's row stands in the way: a unique or an exclusion constraint.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(&*self.sqlstate, UNIQUE | EXCLUSION)
+    }
+
+    /// The index that found the conflict, if the server itself named it.
+    pub(super) fn violated_index(&self) -> Option<&str> {
+        match &self.reason {
+            RejectReason::Constraint { name, table: None } if self.is_conflict() => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Whether the row alone decides: what else the table holds does not matter.
+    pub(super) fn is_of_row(&self) -> bool {
+        use RejectReason::*;
+        match &self.reason {
+            NotNull { .. } | Encoding | Number | Time | Index { .. } | Depth | Limit | Value => true,
+            Constraint { .. } => self.sqlstate == CHECK,
+            CheckOption | Code | Skipped | GaveWay => false,
+        }
+    }
 }
+
+const UNIQUE: &str = "23505";
+const EXCLUSION: &str = "23P01";
+const CHECK: &str = "23514";
 
 fn is_refusal(sqlstate: &str) -> bool {
     SqlStateClass::of(sqlstate) == SqlStateClass::RowRefused

@@ -21,6 +21,8 @@ pub(crate) enum RejectReason {
     Code,
     /// A BEFORE trigger returned NULL.
     Skipped,
+    /// The user is marked as deleted, and a live user needs a value of its row.
+    GaveWay,
     /// A character that the target's encoding lacks.
     Encoding,
     /// A number that the target's types cannot hold.
@@ -99,6 +101,7 @@ impl fmt::Display for RejectReason {
             NotNull { column } => write!(f, "column {column} must have a value"),
             CheckOption => f.write_str("the check option of a view refuses it"),
             Code => f.write_str("a trigger, or a function that a constraint, an index or a column uses, refuses it"),
+            GaveWay => f.write_str("it gave way to a live user: the row keeps only its id"),
             Skipped => f.write_str("a trigger skips the row: it returns NULL"),
             Encoding => f.write_str("the target's encoding lacks one of its characters"),
             Number => f.write_str("one of its numbers is out of the target's range"),

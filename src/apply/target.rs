@@ -1,17 +1,20 @@
 //! The connection to a tenant's target, and the transactions on it.
 
 use super::assessment::ObservedTarget;
+use super::batch::{Parts, batch_statement};
 use super::checkpoint::Checkpoint;
+use super::columns::RowParameters;
 use super::notify::{ADVANCE_QUEUE, MAX_NOTIFIED_USERS, Notify};
 use super::plan::{Move, Rows};
 use super::read_checkpoint::{provide_mac, read_checkpoint_with};
+use super::refusal::Refusal;
 use super::rejected_table;
 use super::shape::{Shape, ShapeError, TableColumn};
-use super::statement::{self, Parts};
+use super::statement;
 use super::stored_id::Repertoire;
 use super::wait;
 use crate::model::{CheckpointKey, Deletes, Epoch, Generation, Lsn, Oid, TargetId, TenantId};
-use crate::pg::{GuardError, PgTimestamp, Statements, TargetClient, create_schema, describe};
+use crate::pg::{GuardError, Statements, TargetClient, create_schema, describe};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use tokio_postgres::types::{PgLsn, ToSql, Type};
@@ -38,6 +41,17 @@ pub enum TargetError {
     /// The table of refused users is of an earlier version.
     #[error("users_sync.rejected has no key id_hash, and it cannot be added: {0}")]
     RejectedTable(String),
+}
+
+impl TargetError {
+    /// Why the target refuses a row, if it does.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        match self {
+            TargetError::Sql(error) => Refusal::of(error),
+            TargetError::Skipped(_) => Some(Refusal::skipped()),
+            TargetError::RowSecurity(_) | TargetError::Shape(_) | TargetError::RejectedTable(_) => None,
+        }
+    }
 }
 
 /// The outcome of a batch.
@@ -273,6 +287,26 @@ impl Target {
         &self.shape
     }
 
+    /// What is done with deleted users.
+    pub(crate) fn deletes(&self) -> Deletes {
+        self.deletes
+    }
+
+    /// Counts `rows` rows as written by the open transaction. Returns what their statement sends to listeners.
+    pub(super) fn notify_more(&mut self, rows: usize) -> Notify {
+        self.notified += rows;
+        self.notify(rows)
+    }
+
+    /// What a statement with `rows` rows sends to listeners.
+    fn notify(&self, rows: usize) -> Notify {
+        match self.notified {
+            _ if !self.notifies || rows == 0 => Notify::Off,
+            ..=MAX_NOTIFIED_USERS => Notify::EachUser,
+            _ => Notify::WithoutId,
+        }
+    }
+
     /// The connection, for the transaction of a snapshot.
     pub(crate) fn client_mut(&mut self) -> &mut TargetClient {
         &mut self.client
@@ -291,29 +325,13 @@ impl Target {
             deletes: !rows.deletes.is_empty(),
             chunk,
             signs: self.key.is_some(),
-            notify: match self.notified {
-                _ if !self.notifies || rows.is_empty() => Notify::Off,
-                ..=MAX_NOTIFIED_USERS => Notify::EachUser,
-                _ => Notify::WithoutId,
-            },
+            notify: self.notify(rows.len()),
         };
         let (shape, deletes) = (&self.shape, self.deletes);
-        let sql = self.statements.entry(parts).or_insert_with(|| statement::batch_statement(shape, deletes, parts));
-        let upserts = Columns::of_users(rows);
-        let patches = Columns::of_patches(rows);
-        let delete_ids: Vec<&str> = rows.deletes.iter().map(|(id, _)| *id).collect();
-        let delete_times: Vec<PgTimestamp> = rows.deletes.iter().map(|(_, at)| PgTimestamp(*at)).collect();
+        let sql = self.statements.entry(parts).or_insert_with(|| batch_statement(shape, deletes, parts));
+        let arrays = RowParameters::of(rows);
         let mut parameters = guard.to_vec();
-        if parts.upserts {
-            parameters.extend(upserts.parameters());
-        }
-        if parts.patches {
-            parameters.extend(patches.patch_parameters());
-        }
-        if parts.deletes {
-            parameters.push((&delete_ids, Type::TEXT_ARRAY));
-            parameters.push((&delete_times, Type::TIMESTAMPTZ_ARRAY));
-        }
+        arrays.append_to(&mut parameters);
         let answer = self.client.query_typed(sql, &parameters).await?;
         let (guarded, relation, skipped): (i64, Option<Oid>, i64) = match answer.first() {
             Some(row) => (row.try_get(0)?, row.try_get(1)?, row.try_get(3)?),
@@ -358,95 +376,4 @@ pub(crate) async fn read_shape(client: &impl Statements) -> Result<Shape, Target
     let rows = client.query_typed(statement::COLUMNS_OF_USERS, &[]).await?;
     let columns = rows.iter().map(TableColumn::read).collect::<Result<Vec<_>, _>>()?;
     Ok(Shape::from_columns(&columns)?)
-}
-
-/// Rows as one array per column. The `set_` columns are empty for whole rows.
-#[derive(Default)]
-struct Columns<'a> {
-    id: Vec<&'a str>,
-    raw_json: Vec<&'a str>,
-    set_name: Vec<bool>,
-    name: Vec<Option<&'a str>>,
-    set_email: Vec<bool>,
-    email: Vec<Option<&'a str>>,
-    set_created_at: Vec<bool>,
-    created_at: Vec<Option<PgTimestamp>>,
-    set_updated_at: Vec<bool>,
-    updated_at: Vec<Option<PgTimestamp>>,
-    set_deleted_at: Vec<bool>,
-    deleted_at: Vec<Option<PgTimestamp>>,
-    derived: Vec<bool>,
-}
-
-impl<'a> Columns<'a> {
-    fn of_users(rows: &Rows<'a>) -> Self {
-        let mut columns = Columns::default();
-        for user in &rows.upserts {
-            columns.id.push(&user.id);
-            columns.raw_json.push(&user.raw_json);
-            columns.name.push(user.name.as_deref());
-            columns.email.push(user.email.as_deref());
-            columns.created_at.push(user.created_at.map(PgTimestamp));
-            columns.updated_at.push(user.updated_at.map(PgTimestamp));
-            columns.deleted_at.push(user.deleted_at.map(PgTimestamp));
-            columns.derived.push(user.updated_at_derived);
-        }
-        columns
-    }
-
-    fn of_patches(rows: &Rows<'a>) -> Self {
-        let mut columns = Columns::default();
-        for patch in &rows.patches {
-            columns.id.push(&patch.id);
-            columns.raw_json.push(&patch.raw_json);
-            let (set, name) = patch.name.split();
-            columns.set_name.push(set);
-            columns.name.push(name.map(String::as_str));
-            let (set, email) = patch.email.split();
-            columns.set_email.push(set);
-            columns.email.push(email.map(String::as_str));
-            let (set, at) = patch.created_at.split();
-            columns.set_created_at.push(set);
-            columns.created_at.push(at.copied().map(PgTimestamp));
-            let (set, at) = patch.updated_at.split();
-            columns.set_updated_at.push(set);
-            columns.updated_at.push(at.copied().map(PgTimestamp));
-            let (set, at) = patch.deleted_at.split();
-            columns.set_deleted_at.push(set);
-            columns.deleted_at.push(at.copied().map(PgTimestamp));
-            columns.derived.push(patch.updated_at_derived);
-        }
-        columns
-    }
-
-    fn parameters(&self) -> [(&(dyn ToSql + Sync), Type); 8] {
-        [
-            (&self.id, Type::TEXT_ARRAY),
-            (&self.raw_json, Type::TEXT_ARRAY),
-            (&self.name, Type::TEXT_ARRAY),
-            (&self.email, Type::TEXT_ARRAY),
-            (&self.created_at, Type::TIMESTAMPTZ_ARRAY),
-            (&self.updated_at, Type::TIMESTAMPTZ_ARRAY),
-            (&self.deleted_at, Type::TIMESTAMPTZ_ARRAY),
-            (&self.derived, Type::BOOL_ARRAY),
-        ]
-    }
-
-    fn patch_parameters(&self) -> [(&(dyn ToSql + Sync), Type); 13] {
-        [
-            (&self.id, Type::TEXT_ARRAY),
-            (&self.raw_json, Type::TEXT_ARRAY),
-            (&self.set_name, Type::BOOL_ARRAY),
-            (&self.name, Type::TEXT_ARRAY),
-            (&self.set_email, Type::BOOL_ARRAY),
-            (&self.email, Type::TEXT_ARRAY),
-            (&self.set_created_at, Type::BOOL_ARRAY),
-            (&self.created_at, Type::TIMESTAMPTZ_ARRAY),
-            (&self.set_updated_at, Type::BOOL_ARRAY),
-            (&self.updated_at, Type::TIMESTAMPTZ_ARRAY),
-            (&self.set_deleted_at, Type::BOOL_ARRAY),
-            (&self.deleted_at, Type::TIMESTAMPTZ_ARRAY),
-            (&self.derived, Type::BOOL_ARRAY),
-        ]
-    }
 }

@@ -1,12 +1,14 @@
 //! Users hand over values that are unique: the order of writes frees a value before another user takes it.
 
-use crate::support::{Bed, Service};
+use crate::support::{Bed, GENERATED, Service};
 use users_sync::config::Config;
 use users_sync::model::Deletes;
 use users_sync::throwaway::Options;
 
 const REJECTED: &str =
     "SELECT coalesce(string_agg(id || ' ' || sqlstate, ', ' ORDER BY id), '') FROM users_sync.rejected";
+
+const HELD: &str = "SELECT count(*) FROM neon_auth.users_sync WHERE deleted_at IS NULL";
 
 async fn fill(bed: &Bed, users: u32) {
     bed.auth(&format!(
@@ -86,6 +88,61 @@ async fn rows_that_a_trigger_skips_are_set_aside() {
             "97",
         )
         .await;
+        service.stop().await;
+    }
+}
+
+/// Exchanges of addresses by users who all exist, each in one transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn exchanged_addresses_arrive() {
+    for shape in ["", GENERATED] {
+        let bed = Bed::start(&["acme"]).await;
+        at_target(&bed, shape).await;
+        fill(&bed, 40).await;
+        let service = Service::start(bed.config());
+        bed.equal().await;
+        at_target(
+            &bed,
+            "CREATE UNIQUE INDEX one_address ON neon_auth.users_sync (lower(email));
+             CREATE TABLE public.todos (user_id text REFERENCES neon_auth.users_sync(id) ON DELETE CASCADE);
+             INSERT INTO public.todos SELECT id FROM neon_auth.users_sync",
+        )
+        .await;
+        // A swap, a rotation of ten, a chain of ten whose last address is new, and one innocent change.
+        let address = |user: u32, address: u32| {
+            format!("UPDATE auth.users SET email = '{address}@X.org', updated_at = now() WHERE id = 'u{user}';")
+        };
+        let mut changes = vec![address(1, 2), address(2, 1)];
+        changes.extend((10..20).map(|n| address(n, if n == 19 { 10 } else { n + 1 })));
+        changes.extend((20..30).map(|n| address(n, if n == 29 { 999 } else { n + 1 })));
+        changes.push("UPDATE auth.users SET first_name = 'Bea', updated_at = now() WHERE id = 'u40'".into());
+        bed.auth(&format!("BEGIN; {}; COMMIT", changes.concat())).await;
+        bed.equal().await;
+        bed.becomes("acme", REJECTED, "").await;
+        bed.becomes("acme", "SELECT count(*) FROM public.todos", "40").await;
+        service.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_user_gets_the_address_of_a_deleted_one() {
+    for shape in ["", GENERATED] {
+        let bed = Bed::start(&["acme"]).await;
+        at_target(&bed, shape).await;
+        fill(&bed, 10).await;
+        let service = Service::start(bed.config());
+        bed.equal().await;
+        at_target(&bed, "CREATE UNIQUE INDEX one_address ON neon_auth.users_sync (email)").await;
+        bed.auth("DELETE FROM auth.users WHERE id IN ('u1', 'u2')").await;
+        bed.becomes("acme", HELD, "8").await;
+        bed.auth(
+            "INSERT INTO auth.users (id, org, first_name, email, created_at, updated_at)
+             VALUES ('again', 'acme', 'Ann', '1@x.org', date_trunc('second', now()), now());
+             UPDATE auth.users SET email = '2@x.org', updated_at = now() WHERE id = 'u3'",
+        )
+        .await;
+        bed.equal().await;
+        bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE email IS NULL", "2").await;
         service.stop().await;
     }
 }

@@ -1,8 +1,10 @@
 //! The state and the targets of the simulation, as a session's workers reach them.
 
-use crate::apply::{Applied, Checkpoint, DecideFencing, Fencing, Identity, Move, ObservedTarget, RefusedUser, Rows};
+use crate::apply::{
+    Applied, Checkpoint, DecideFencing, Fencing, Identity, Move, ObservedTarget, RefusedUser, Rows, plan_rows,
+};
 use crate::config::Config;
-use crate::model::{CheckpointKey, Epoch, IdHash, Lsn, Oid, RetryCause, TenantId, TenantIdx};
+use crate::model::{Change, CheckpointKey, Epoch, IdHash, Lsn, Oid, RetryCause, TenantId, TenantIdx};
 use crate::pg::PgUrl;
 use crate::replicator::simulation::world::{
     InFlight, KEY, Lock, Shared, TENANT_IDS, UserVersion, World, is_admitted, read_version,
@@ -302,6 +304,11 @@ impl TargetAccess for SimulatedTarget {
         }
         let is_admitted = self.send(rows, checkpoint(who, moving.to), Some(checkpoint(who, moving.from))).await?;
         Ok(if is_admitted { Applied::Yes } else { Applied::Refused })
+    }
+
+    async fn isolate(&mut self, changes: &[&Change], _: &(dyn Fn() + Sync)) -> Result<Vec<RefusedUser>, StopReason> {
+        self.apply_chunk(&plan_rows(changes.iter().copied()).rows).await?;
+        Ok(Vec::new())
     }
 
     async fn set_savepoint(&mut self) -> Result<(), StopReason> {

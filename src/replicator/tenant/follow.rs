@@ -12,6 +12,8 @@ use crate::replicator::tenant::worker::Worker;
 use crate::route::Batch;
 use crate::state::StateAccess;
 use crate::status::metrics::Visible;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
@@ -215,17 +217,47 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         &self,
         work: impl Future<Output = Result<T, StopReason>>,
     ) -> Result<T, StopReason> {
+        self.await_answers(&Answers::default(), work).await
+    }
+
+    /// Waits for a work of many statements; for each of its answers as long as a target may be away.
+    pub(super) async fn await_answers<T>(
+        &self,
+        answers: &Answers,
+        work: impl Future<Output = Result<T, StopReason>>,
+    ) -> Result<T, StopReason> {
         if self.context.lease_has_lapsed() {
             return Err(ServiceError::LeaseLapsed.into());
         }
-        match timeout(self.context.config.limits.park_after, work).await {
-            Ok(answer) => answer,
-            Err(_) => Err(StopReason::Park {
-                cause: ParkCause::Away,
-                reason: format!("{} for longer than limits.park_after", RetryCause::NoAnswer),
-                remedy: NO_PROGRESS.to_owned(),
-            }),
+        let mut work = pin!(work);
+        loop {
+            let before = answers.count();
+            match timeout(self.context.config.limits.park_after, &mut work).await {
+                Ok(done) => return done,
+                Err(_) if answers.count() != before => {}
+                Err(_) => {
+                    return Err(StopReason::Park {
+                        cause: ParkCause::Away,
+                        reason: format!("{} for longer than limits.park_after", RetryCause::NoAnswer),
+                        remedy: NO_PROGRESS.to_owned(),
+                    });
+                }
+            }
         }
+    }
+}
+
+/// Counts the answers to a work of many statements.
+#[derive(Default)]
+pub(super) struct Answers(AtomicU64);
+
+impl Answers {
+    pub(super) fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

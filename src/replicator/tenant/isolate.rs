@@ -1,9 +1,9 @@
 //! Batches with rows that the target refuses: the other rows are applied, and the refused ones recorded in the target.
 
-use crate::apply::{Applied, Bisection, MAX_REJECTED, Move, Refusal, RefusedUser, RejectReason, plan_rows};
+use crate::apply::{Applied, MAX_REJECTED, Move, Refusal, RefusedUser, RejectReason};
 use crate::model::{Change, IdHash, Lsn, ParkCause};
 use crate::replicator::failure_policy;
-use crate::replicator::tenant::follow::{checkpoint_moved, replace_patches};
+use crate::replicator::tenant::follow::{Answers, checkpoint_moved, replace_patches};
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::ApplyState;
 use crate::replicator::tenant::target::{Connection, Connector, TargetAccess};
@@ -52,25 +52,11 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         }
         self.await_answer(target.check_constraints_immediately()).await?;
         let changes: Vec<&Change> = batch.entries.values().map(|entry| &entry.change).collect();
-        let mut refused: Vec<RefusedUser> = Vec::new();
-        let mut bisection = Bisection::new(changes.len());
-        while let Some(range) = bisection.next_part() {
-            self.await_answer(target.set_savepoint()).await?;
-            let part = changes[range.clone()].iter().copied();
-            match self.await_answer(target.apply_chunk(&plan_rows(part).rows)).await {
-                Ok(Applied::Yes) => {}
-                Ok(Applied::Refused) => return Err(checkpoint_moved()),
-                Err(StopReason::Refused(refusal)) => {
-                    self.await_answer(target.roll_back_to_savepoint()).await?;
-                    if let Some(at) = bisection.refused(range)
-                        && !cannot_be_there(changes[at], &refusal)
-                    {
-                        refused.push(RefusedUser { id: changes[at].id().into(), refusal });
-                    }
-                }
-                Err(stop) => return Err(stop),
-            }
-        }
+        let answers = Answers::default();
+        let mut refused = self.await_answers(&answers, target.isolate(&changes, &|| answers.add())).await?;
+        let foreign = changes.iter().filter(|change| cannot_be_there(change)).map(|change| change.id());
+        let foreign: HashSet<&str> = foreign.collect();
+        refused.retain(|user| user.refusal.reason != RejectReason::Encoding || !foreign.contains(&*user.id));
         let is_refused: HashSet<&str> = refused.iter().map(|user| &*user.id).collect();
         let known = changes.iter().map(|change| change.id()).filter(|id| self.rejected.contains(&IdHash::of(id)));
         let accepted: Vec<&str> = known.filter(|id| !is_refused.contains(id)).collect();
@@ -101,8 +87,12 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
 
     /// Logs rejected users once for all of them, without their values.
     pub(super) fn log_rejected(&self, refused: &[RefusedUser]) {
-        if let Some(first) = refused.first() {
-            let Refusal { sqlstate, reason } = &first.refusal;
+        let (gave_way, refused): (Vec<_>, Vec<_>) =
+            refused.iter().partition(|user| user.refusal.reason == RejectReason::GaveWay);
+        if !gave_way.is_empty() {
+            tracing::info!(count = gave_way.len(), "deleted users gave unique values to live ones");
+        }
+        if let Some(RefusedUser { refusal: Refusal { sqlstate, reason }, .. }) = refused.first() {
             tracing::error!(
                 count = refused.len(),
                 sqlstate,
@@ -113,7 +103,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     }
 }
 
-/// Whether the change deletes a user whose id the target's encoding cannot express.
-fn cannot_be_there(change: &Change, refusal: &Refusal) -> bool {
-    matches!(change, Change::Delete { id, .. } if !id.is_ascii()) && refusal.reason == RejectReason::Encoding
+/// Whether the change deletes a user whose id the target's encoding may not express.
+fn cannot_be_there(change: &Change) -> bool {
+    matches!(change, Change::Delete { id, .. } if !id.is_ascii())
 }

@@ -5,7 +5,7 @@ use crate::apply::{
     TargetError,
 };
 use crate::config::Config;
-use crate::model::{CheckpointKey, Epoch, IdHash, Lsn, Oid, RetryCause, TenantId};
+use crate::model::{Change, CheckpointKey, Epoch, IdHash, Lsn, Oid, RetryCause, TenantId};
 use crate::pg::{GuardError, PgUrl, TargetClient, connect_target};
 use crate::replicator::failure_policy;
 use crate::replicator::tenant::outcome::StopReason;
@@ -84,6 +84,13 @@ pub(crate) trait TargetAccess: Send + Sync {
         who: &Identity,
         moving: Move,
     ) -> impl Future<Output = Result<Applied, StopReason>> + Send;
+
+    /// As [`Target::isolate`].
+    fn isolate(
+        &mut self,
+        changes: &[&Change],
+        progressed: &(dyn Fn() + Sync),
+    ) -> impl Future<Output = Result<Vec<RefusedUser>, StopReason>> + Send;
 
     /// As [`Target::set_savepoint`].
     fn set_savepoint(&mut self) -> impl Future<Output = Result<(), StopReason>> + Send;
@@ -200,6 +207,15 @@ impl TargetAccess for Target {
 
     async fn commit_chunks(&mut self, who: &Identity, moving: Move) -> Result<Applied, StopReason> {
         let done = self.commit_chunks(who, moving).await;
+        self.classify(done)
+    }
+
+    async fn isolate(
+        &mut self,
+        changes: &[&Change],
+        progressed: &(dyn Fn() + Sync),
+    ) -> Result<Vec<RefusedUser>, StopReason> {
+        let done = self.isolate(changes, progressed).await;
         self.classify(done)
     }
 
