@@ -77,6 +77,11 @@ fn registry(app: &App) -> Registry {
     registry.register("tee_messages", "Messages acknowledged by Kafka", counted.tee_messages.clone());
     registry.register("tee_transactions", "Batches committed to Kafka", counted.tee_transactions.clone());
     registry.register(
+        "tee_oversized",
+        "Messages that were left out because they are larger than their Kafka topic accepts",
+        counted.tee_oversized.clone(),
+    );
+    registry.register(
         "tee_reconnects",
         "Sessions of the Kafka output that ended and were restarted",
         counted.tee_reconnects.clone(),
@@ -223,6 +228,7 @@ fn encode_tee(out: &mut MetricWriter<'_, '_>, status: &ProcessStatus) -> fmt::Re
             .into_iter()
             .try_for_each(|state| series.value(&[("state", state.as_str())], u64::from(tee.state == state.as_str())))
     })?;
+    out.gauge("tee_rejected_users", "Users whose messages are larger than their Kafka topic accepts", tee.rejected)?;
     match status.tee_lag() {
         Some(bytes) => out.gauge("tee_lag_bytes", "Source WAL not yet published to Kafka", bytes),
         None => Ok(()),

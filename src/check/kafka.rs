@@ -17,7 +17,7 @@ pub(super) async fn findings(config: &Config, kafka: &Kafka) -> Vec<Finding> {
         topics_found.unwrap_or_else(|error| Err(Failure::plain(format!("the lookup was interrupted: {error}"))));
     let existing = match topics_found {
         Ok(existing) => existing,
-        Err(Failure { what, remedy }) => {
+        Err(Failure { what, remedy, .. }) => {
             let remedy = remedy.unwrap_or("check that the brokers are running and reachable from this machine");
             return vec![Finding::error(Subject::Kafka, what, remedy)];
         }

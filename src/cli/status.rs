@@ -93,10 +93,16 @@ fn table(report: &Report, verdict: &Verdict) -> String {
     });
     let rows: Vec<[String; 7]> = std::iter::once(heads).chain(rows).collect();
     let mut lines = vec![columns(&rows)];
-    if let Some(TeeReport { slot, state, since_seconds, wal_held_bytes, .. }) = &report.tee {
+    if let Some(TeeReport { slot, state, since_seconds, wal_held_bytes, rejected, .. }) = &report.tee {
         let held =
             wal_held_bytes.map_or_else(|| "does not exist".to_owned(), |bytes| format!("retains {bytes} bytes of WAL"));
         lines.push(format!("Kafka output {state} for {}, slot {slot} {held}", span(*since_seconds)));
+        if *rejected > 0 {
+            lines.push(format!(
+                "Kafka output: messages of {rejected} {} are too large, see users_sync.tee_rejected in the state",
+                if *rejected == 1 { "user" } else { "users" }
+            ));
+        }
     }
     lines.extend(report.waiting.iter().map(|waiting| format!("waiting: {waiting}")));
     let is_held = if report.is_held { "held" } else { "not held, last held" };
@@ -183,6 +189,7 @@ mod tests {
             since_seconds: 60.0,
             reason: Some("cannot reach 127.0.0.1:9092".into()),
             remedy: Some("restart the broker".into()),
+            rejected: 0,
             requested: false,
         };
         let state = Snapshot { source: Some(source), tenants: tenants.into(), tee: Some(tee), ..Snapshot::default() };

@@ -101,7 +101,16 @@ pub(super) async fn read_tee(client: &Client, slot: &str) -> Result<Option<TeeRo
     let sql = "SELECT tee_slot, state, extract(epoch FROM now() - since)::float8, reason, remedy, requested \
                FROM users_sync.tee WHERE slot = $1";
     let Some(row) = client.query_opt(sql, &[&slot]).await? else { return Ok(None) };
+    // Tables of an earlier version lack it.
+    let has_rejected = client.query_one("SELECT to_regclass('users_sync.tee_rejected') IS NOT NULL", &[]).await?;
+    let rejected = if has_rejected.try_get(0)? {
+        let sql = "SELECT count(*) FROM users_sync.tee_rejected WHERE slot = $1";
+        client.query_one(sql, &[&slot]).await?.try_get::<_, i64>(0)?.unsigned_abs()
+    } else {
+        0
+    };
     Ok(Some(TeeRow {
+        rejected,
         slot: row.try_get(0)?,
         state: TenantState::parse(row.try_get(1)?),
         since_seconds: row.try_get(2)?,

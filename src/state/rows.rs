@@ -150,6 +150,8 @@ pub struct TeeRow {
     pub remedy: Option<String>,
     /// Whether a snapshot of every tenant was requested.
     pub requested: bool,
+    /// Number of users whose messages were too large for Kafka.
+    pub rejected: u64,
 }
 
 /// Number of a resync request. It grows from request to request.
@@ -180,6 +182,19 @@ pub struct Reached {
     pub behind_since: Vec<Option<Timestamp>>,
     /// The last transaction.
     pub anchor: Anchor,
+}
+
+/// A user whose message was too large for Kafka.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TeeRejected {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The user's id.
+    pub user: String,
+    /// Size of the record.
+    pub bytes: u64,
+    /// The limit that it exceeded.
+    pub limit: u64,
 }
 
 /// All rows of one slot.

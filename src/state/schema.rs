@@ -1,7 +1,25 @@
 //! The state's tables, and how those of an earlier version are upgraded.
 
+/// The users whose messages were too large for Kafka.
+macro_rules! tee_rejected {
+    () => {
+        "\
+CREATE TABLE IF NOT EXISTS users_sync.tee_rejected (
+  slot text NOT NULL REFERENCES users_sync.source ON DELETE CASCADE,
+  tenant text NOT NULL,
+  id_hash bytea NOT NULL,
+  id text NOT NULL,
+  bytes bigint NOT NULL,
+  max_bytes bigint NOT NULL,
+  since timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (slot, tenant, id_hash)
+)"
+    };
+}
+
 /// Creates the tables.
-pub(super) const CREATE: &str = "\
+pub(super) const CREATE: &str = concat!(
+    "\
 CREATE TABLE IF NOT EXISTS users_sync.source (
   slot text PRIMARY KEY,
   generation bigint NOT NULL,
@@ -66,11 +84,16 @@ CREATE TABLE IF NOT EXISTS users_sync.tee (
   reason text,
   remedy text,
   requested boolean NOT NULL DEFAULT false
-)";
+);
+",
+    tee_rejected!()
+);
 
 /// Upgrades the tables of an earlier version. Version 0.1 compared the text of a reason, so this text must stay as that
 /// version wrote it.
-pub(super) const UPGRADE: &str = "\
+pub(super) const UPGRADE: &str = concat!(
+    tee_rejected!(),
+    "; \
 ALTER TABLE users_sync.source
   ADD COLUMN IF NOT EXISTS publication text NOT NULL DEFAULT '',
   ADD COLUMN IF NOT EXISTS received pg_lsn NOT NULL DEFAULT '0/0',
@@ -90,13 +113,14 @@ ALTER TABLE users_sync.tenant
   ADD COLUMN IF NOT EXISTS failures bigint NOT NULL DEFAULT 0,
   ADD COLUMN IF NOT EXISTS failing_since timestamptz;
 UPDATE users_sync.tenant SET reason_code = 'not_configured'
-  WHERE reason_code IS NULL AND state = 'parked' AND reason = 'the configuration does not have it any more'";
+  WHERE reason_code IS NULL AND state = 'parked' AND reason = 'the configuration does not have it any more'"
+);
 
 /// Whether the tables have the newest columns. An earlier version may lack any of them.
 pub(super) const IS_CURRENT: &str = "\
-SELECT count(*) = 7 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
+SELECT count(*) = 8 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
   AND (attrelid, attname) IN (
     ('users_sync.source'::regclass, 'behind'), ('users_sync.tenant'::regclass, 'reason_code'),
     ('users_sync.source'::regclass, 'checkpoint_key'), ('users_sync.source'::regclass, 'anchor_xid'),
     ('users_sync.tenant'::regclass, 'signed'), ('users_sync.source'::regclass, 'trouble_since'),
-    ('users_sync.tenant'::regclass, 'failing_since'))";
+    ('users_sync.tenant'::regclass, 'failing_since'), (to_regclass('users_sync.tee_rejected'), 'max_bytes'))";

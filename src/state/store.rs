@@ -102,7 +102,7 @@ impl StateStore {
         client.execute("DELETE FROM users_sync.source WHERE slot = $1", &[&slot]).await?;
         if client.query_opt("SELECT FROM users_sync.source LIMIT 1", &[]).await?.is_none() {
             client
-                .batch_execute("DROP TABLE users_sync.tee, users_sync.request, users_sync.epoch, users_sync.tenant, users_sync.source")
+                .batch_execute("DROP TABLE IF EXISTS users_sync.tee_rejected, users_sync.tee, users_sync.request, users_sync.epoch, users_sync.tenant, users_sync.source")
                 .await?;
             let others = "SELECT FROM pg_catalog.pg_class WHERE relnamespace = 'users_sync'::regnamespace LIMIT 1";
             if client.query_opt(others, &[]).await?.is_none() {

@@ -29,6 +29,8 @@ pub(crate) struct Metrics {
     pub tee_messages: Counter,
     /// Committed Kafka transactions.
     pub tee_transactions: Counter,
+    /// Messages that were too large for Kafka.
+    pub tee_oversized: Counter,
     /// Sessions of the tee that ended with an error.
     pub tee_reconnects: Counter,
     /// Rows per applied batch.
@@ -72,6 +74,7 @@ impl Default for Metrics {
             rereads: Counter::default(),
             tee_messages: Counter::default(),
             tee_transactions: Counter::default(),
+            tee_oversized: Counter::default(),
             tee_reconnects: Counter::default(),
             batch_rows: Histogram::new(exponential_buckets(1.0, 4.0, 8)),
             commit_to_visible: Histogram::new(seconds()),

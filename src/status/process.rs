@@ -282,6 +282,19 @@ impl ProcessStatus {
         tee.report = report.map(|report| (report, since));
     }
 
+    /// The number of users whose messages were too large for Kafka.
+    #[cfg_attr(not(feature = "kafka"), allow(dead_code))]
+    pub(crate) fn tee_rejected(&self) -> u64 {
+        lock(&self.tee).report.as_ref().map_or(0, |(report, _)| report.rejected)
+    }
+
+    #[cfg_attr(not(feature = "kafka"), allow(dead_code))]
+    pub(crate) fn set_tee_rejected(&self, rejected: u64) {
+        if let Some((report, _)) = &mut lock(&self.tee).report {
+            report.rejected = rejected;
+        }
+    }
+
     #[cfg_attr(not(feature = "kafka"), allow(dead_code))]
     pub(crate) fn set_tee_published(&self, position: Lsn) {
         lock(&self.tee).published = position;

@@ -63,6 +63,8 @@ pub struct TeeReport {
     pub since_seconds: f64,
     /// Bytes of the source's WAL that its slot retains.
     pub wal_held_bytes: Option<u64>,
+    /// Number of users whose messages were too large for Kafka.
+    pub rejected: u64,
     /// What is wrong.
     pub last_error: Option<String>,
     /// How to fix it.
@@ -114,6 +116,7 @@ impl TeeReport {
             state: tee.state.as_str(),
             since_seconds: tee.since_seconds,
             wal_held_bytes: None,
+            rejected: tee.rejected,
             last_error: tee.reason.clone(),
             remedy: tee.remedy.clone(),
         }

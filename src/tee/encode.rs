@@ -5,8 +5,11 @@ use super::debezium::{self, Debezium};
 use super::event::{Event, EventPosition, Op};
 use super::upsert;
 use crate::config::{Kafka, KafkaFormat};
-use crate::model::{TableName, push_string};
+use crate::model::{ByConfigured, TableName, push_string};
 use std::fmt::Write;
+
+/// Upper bound of a message's headers and of what the record format adds, with names of usual length.
+const HEADERS: usize = 1024;
 
 /// Encodes messages in the configured format.
 #[derive(Debug)]
@@ -17,6 +20,8 @@ pub(crate) struct Encoder {
     key_closes: &'static str,
     names_tenant: bool,
     format: Format,
+    /// The largest record of each tenant's topic.
+    limits: ByConfigured<u64>,
 }
 
 #[derive(Debug)]
@@ -36,7 +41,7 @@ pub(crate) struct MessageKey {
 
 impl Encoder {
     /// An encoder for `kafka`'s format, with the names of the source database and the mapped table.
-    pub(crate) fn new(kafka: &Kafka, database: &str, table: &TableName) -> Encoder {
+    pub(crate) fn new(kafka: &Kafka, database: &str, table: &TableName, limits: ByConfigured<u64>) -> Encoder {
         let names_tenant = !kafka.topic.contains("{tenant}");
         let (key_opens, key_closes) =
             if kafka.schemas { (debezium::key_opens(&kafka.slot, names_tenant), "}") } else { (String::new(), "") };
@@ -46,6 +51,7 @@ impl Encoder {
             key_opens,
             key_closes,
             names_tenant,
+            limits,
             format: match kafka.format {
                 KafkaFormat::Debezium => {
                     Format::Debezium(Box::new(Debezium::new(&kafka.slot, database, table, kafka.schemas)))
@@ -74,6 +80,21 @@ impl Encoder {
             Op::Read => "users_sync.user.read",
         };
         self.finish(event, value, kind, "", batch);
+    }
+
+    /// Whether the last message of the batch is larger than its topic takes, or close to that.
+    pub(super) fn exceeds_limit(&self, batch: &Batch) -> bool {
+        let Some(Message { tenant, key, value, .. }) = batch.messages.last() else { return false };
+        let bytes = key.len() + value.as_ref().map_or(0, Text::len) + HEADERS;
+        bytes as u64 > self.limits[*tenant]
+    }
+
+    /// Replaces the last message of the batch.
+    pub(super) fn replace(&self, event: &Event<'_>, batch: &mut Batch) {
+        if let Some(Message { key, value, .. }) = batch.messages.pop() {
+            batch.text.truncate(value.map_or(key.start, |value| value.start));
+        }
+        self.put(event, batch);
     }
 
     /// Appends a tombstone. Compaction then removes the earlier messages of the key.

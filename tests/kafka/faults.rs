@@ -30,37 +30,6 @@ async fn with_create_topics_off_a_missing_topic_is_reported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_oversized_message_is_reported_once_and_published_once_the_limit_allows() {
-    let broker = Broker::shared();
-    let bed = TeeBed::start(broker, "toolarge", "", "").await;
-    let (process, log) = Process::start_logged(&bed.file);
-    bed.tee_is("following").await;
-    bed.auth("INSERT INTO auth.users (id, org, profile) VALUES ('u', 'acme', to_jsonb(repeat(md5('x'), 100000)))")
-        .await;
-    log.says("raise max.message.bytes of the topic").await;
-    bed.bed.equal().await;
-    let settings = [
-        "--bootstrap-server",
-        &broker.address(),
-        "--alter",
-        "--entity-type",
-        "topics",
-        "--entity-name",
-        "toolarge.acme",
-        "--add-config",
-        "max.message.bytes=10000000",
-    ];
-    broker.tool("kafka.admin.ConfigCommand", &settings).await;
-    let text = std::fs::read_to_string(bed.file.path()).unwrap();
-    let raised = text.replace("positions_topic", "properties: {message.max.bytes: 10000000}, positions_topic");
-    std::fs::write(bed.file.path(), raised).unwrap();
-    bed.equal("acme").await;
-    assert!(process.stop().await.success());
-    assert_eq!(log.text().matches("raise max.message.bytes of the topic").count(), 1, "{}", log.text());
-    assert!(!log.text().contains("9dd4e461268c8034"), "a value was logged");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn an_unreachable_broker_is_reported_once() {
     let bed = TeeBed::start_with("127.0.0.1:1", "unlisted", "", "").await;
     let (process, log) = Process::start_logged(&bed.file);

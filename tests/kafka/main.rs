@@ -13,6 +13,7 @@ mod delivery;
 mod faults;
 mod formats;
 mod open;
+mod oversized;
 mod query;
 mod remedies;
 mod security;

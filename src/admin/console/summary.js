@@ -63,7 +63,8 @@ export function summary(strip) {
     else
       cells.tee.set(
         tee.state,
-        `for ${age(tee.since_seconds)}, retains ${bytes(tee.wal_held_bytes)} of WAL`,
+        `for ${age(tee.since_seconds)}, retains ${bytes(tee.wal_held_bytes)} of WAL` +
+          (tee.rejected ? `, ${tee.rejected} users too large` : ""),
         tee.last_error ? "parked" : tee.state,
       );
     const { level, reasons, total } = status.verdict;

@@ -348,6 +348,7 @@ impl SessionContext {
             state: state.as_str(),
             since_seconds: 0.0,
             wal_held_bytes: None,
+            rejected: self.status.tee_rejected(),
             last_error: reason.map(str::to_owned),
             remedy: remedy.map(str::to_owned),
         }));

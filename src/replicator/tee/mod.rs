@@ -5,6 +5,7 @@ mod batcher;
 mod blocking;
 mod error;
 mod kafka_sink;
+mod oversized;
 mod session;
 mod slot;
 mod snapshot;
@@ -20,7 +21,7 @@ use crate::replicator::tee::error::{TeeError, TeeExit};
 use crate::state::{StateError, TenantState};
 use crate::status::report::TeeReport;
 use crate::sync::{Panicked, catch_panic};
-use crate::tee::kafka;
+use crate::tee::kafka::{self, Failure, Refusals};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -37,6 +38,8 @@ struct Tee {
     context: Arc<SessionContext>,
     /// The reason why every tenant has to take a snapshot, if there is one.
     start_over: Option<ResyncReason>,
+    /// The messages that the brokers refused for their size.
+    refusals: Refusals,
     retry: Backoff,
     /// The reason that was logged last, so that a repeated failure is logged once.
     logged: Option<String>,
@@ -50,8 +53,13 @@ pub(crate) async fn run(
     context: Arc<SessionContext>,
     mut configs: tokio::sync::watch::Receiver<Config>,
 ) -> Result<(), ServiceError> {
-    let mut tee =
-        Tee { context: context.clone(), start_over: None, retry: Backoff::new(RETRY_FIRST, RETRY_LAST), logged: None };
+    let mut tee = Tee {
+        context: context.clone(),
+        start_over: None,
+        refusals: Refusals::default(),
+        retry: Backoff::new(RETRY_FIRST, RETRY_LAST),
+        logged: None,
+    };
     loop {
         let config = configs.borrow_and_update().clone();
         tee.show_recorded().await?;
@@ -59,7 +67,7 @@ pub(crate) async fn run(
         let Some(kafka) = &config.kafka else { return Ok(()) };
         let begun = Instant::now();
         let left = {
-            let session = session::session(&context, &config, kafka, &mut tee.start_over);
+            let session = session::session(&context, &config, kafka, &mut tee.start_over, &tee.refusals);
             tokio::select! {
                 left = catch_panic(session) => match left {
                     Ok(Ok(())) => TeeExit::Drained,
@@ -83,7 +91,8 @@ pub(crate) async fn run(
                 let _ = timeout(DRAIN_TIMEOUT, kafka::ended()).await;
                 return Ok(());
             }
-            TeeExit::Replaced => continue,
+            TeeExit::Replaced => tee.refusals.clear(),
+            TeeExit::Broken(TeeError::Kafka(Failure { is_repeated: true, .. })) => continue,
             TeeExit::HoldsLog(bytes) => tee.park(kafka, bytes).await?,
             TeeExit::Requested => continue,
             TeeExit::Broken(TeeError::Service(ServiceError::State(StateError::Fenced { slot, epoch }))) => {

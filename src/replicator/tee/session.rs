@@ -15,16 +15,20 @@ use crate::replicator::tee::batcher::{KafkaBatcher, PublishProgress};
 use crate::replicator::tee::blocking::blocking;
 use crate::replicator::tee::error::TeeError;
 use crate::replicator::tee::kafka_sink::{Start, TeeSink};
+use crate::replicator::tee::oversized;
 use crate::replicator::tee::slot::take_slot;
 use crate::replicator::tee::snapshot::{Member, Pass};
 use crate::snapshot::source_session;
-use crate::state::TenantState;
-use crate::tee::kafka::{self, Counts, Failure, Producer, Publisher, Reader, ensure_topics, fence};
+use crate::state::{TeeRejected, TenantState};
+use crate::tee::kafka::{
+    self, Counts, Failure, FoundTopics, Limits, Producer, Publisher, Reader, Refusals, Sizes, ensure_topics, fence,
+    needs_smaller_batches,
+};
 use crate::tee::{Batch, Encoder, Positions};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -37,11 +41,14 @@ pub(crate) async fn session(
     config: &Config,
     kafka: &Kafka,
     start_over: &mut Option<ResyncReason>,
+    refusals: &Refusals,
 ) -> Result<(), TeeError> {
     let rules = &context.config.users;
     let topics = Arc::new(Topics::new(&kafka.topic, &rules.table, config.tenants.iter().map(|tenant| &tenant.id))?);
-    let encoder = Arc::new(Encoder::new(kafka, &context.config.source.url.database, &rules.table));
-    let Opened { producer, positions, before } = open(kafka, &topics).await?;
+    let Opened { producer, positions, before, limits } = open(kafka, &topics).await?;
+    let tenants: ByConfigured<&Tenant> = config.tenants.iter().collect();
+    let largest = tenants.indexes().map(|index| limits.of(topics.of(index))).collect();
+    let encoder = Arc::new(Encoder::new(kafka, &context.config.source.url.database, &rules.table, largest));
 
     let client = connect(&context.config.source.url).await?;
     source_session(&client).await?;
@@ -53,15 +60,18 @@ pub(crate) async fn session(
     let metrics = &context.status.metrics;
     let counts = Counts { messages: metrics.tee_messages.clone(), transactions: metrics.tee_transactions.clone() };
     let names = config.tenants.iter().map(|tenant| tenant.id.to_string()).collect();
-    let publisher = Publisher::start(producer, kafka, encoder.source(), names, counts);
+    let rejected = context.state.tee_rejected().await?;
+    let (oversized, set_aside) = mpsc::channel(1);
+    let held = oversized::held(&rejected, &tenants);
+    let sizes = Sizes { limits: limits.clone(), refusals: refusals.clone(), held, oversized };
+    let publisher = Publisher::start(producer, kafka, encoder.clone(), names, counts, sizes);
     let Publisher { jobs, done, failed } =
         publisher.map_err(|error| Failure::plain(format!("no thread for the publisher: {error}")))?;
     let progress = Arc::new(PublishProgress::new(done, taken.from.position));
-    let mut batcher = KafkaBatcher { jobs, topics, encoder, batch: Batch::default(), progress };
+    let mut batcher = KafkaBatcher { jobs, topics: topics.clone(), encoder, batch: Batch::default(), progress };
 
     let work = async {
         let known = |id: &TenantId| positions.tenants.get(id);
-        let tenants: ByConfigured<&Tenant> = config.tenants.iter().collect();
         let mut start: ByConfigured<Lsn> =
             tenants.values().map(|tenant| known(&tenant.id).map_or(Lsn::ZERO, |known| known.position)).collect();
         let members = members(&tenants, &batcher.topics, &positions, &before, &mapping, all, taken.lost);
@@ -79,11 +89,16 @@ pub(crate) async fn session(
                 taken.from.split = None;
             }
             tracing::info!(tenants = members.len(), position = %export.position, "Kafka output: publishing a snapshot");
+            let joining: Vec<&str> = members.iter().map(|member| tenants[member.index].id.as_str()).collect();
+            context.status.set_tee_rejected(context.state.clear_tee_rejected(&joining).await?);
             let pass = Pass { context, config, tenants: &tenants, kafka, from: &taken.from, removed: &removed };
             let position = export.position;
             pass.run(export, &members, &mut batcher).await?;
             members.iter().for_each(|member| start[member.index] = position);
         }
+        let is_left = |row: &&TeeRejected| members.iter().all(|member| tenants[member.index].id != row.tenant);
+        let left: Vec<TeeRejected> = rejected.iter().filter(is_left).cloned().collect();
+        oversized::retry(context, config, &tenants, &left, &limits, refusals, &mut batcher).await?;
         *start_over = None;
         if is_requested {
             context.state.finish_tee_request().await?;
@@ -105,6 +120,8 @@ pub(crate) async fn session(
         biased;
         failure = failed => Err(failure.into()),
         worked = work => worked,
+        recorded = oversized::record(context, &tenants, set_aside) => recorded,
+        raised = oversized::watch_limits(context, kafka, &topics, &limits) => raised,
         () = context.mapping_changed(&mapping) => {
             Err(TeeError::Service(ServiceError::StartOver(ResyncReason::SourceAltered)))
         }
@@ -117,13 +134,19 @@ struct Opened {
     positions: Positions,
     /// The topics that existed before this session.
     before: HashSet<String>,
+    limits: Limits,
 }
 
 /// Fences older processes first, then reads the positions, so that the positions are final.
 async fn open(kafka: &Kafka, topics: &Topics) -> Result<Opened, TeeError> {
     let settings = kafka.clone();
-    let producer = blocking(move || kafka::connect(&settings)).await?;
-    let before = ensure_topics(kafka, &producer, &topics.distinct()).await?;
+    let mut producer = blocking(move || kafka::connect(&settings, None)).await?;
+    let FoundTopics { before, max_bytes } = ensure_topics(kafka, &producer, &topics.distinct()).await?;
+    let limits = Limits::new(kafka, max_bytes);
+    if let Some(batch) = needs_smaller_batches(limits.lowest()) {
+        let settings = kafka.clone();
+        producer = blocking(move || kafka::connect(&settings, Some(batch))).await?;
+    }
     let (settings, fenced) = (kafka.clone(), producer.clone());
     let positions = blocking(move || {
         if settings.exactly_once {
@@ -131,7 +154,7 @@ async fn open(kafka: &Kafka, topics: &Topics) -> Result<Opened, TeeError> {
         }
         Reader::new(&settings)?.positions(&settings)
     });
-    Ok(Opened { positions: positions.await?, producer, before })
+    Ok(Opened { positions: positions.await?, producer, before, limits })
 }
 
 /// The tenants that need a snapshot: their users are not in their topic, or were produced by another mapping. `lost`: the topics'

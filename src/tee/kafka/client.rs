@@ -1,6 +1,7 @@
 //! Configuration of the Kafka clients, and the errors that they report asynchronously.
 
 use super::failure::Failure;
+use super::oversized::{Content, content, own_limit};
 use crate::config::Kafka;
 use crate::sync::lock;
 use rdkafka::client::ClientContext;
@@ -32,6 +33,8 @@ struct Last {
     error: Option<(RDKafkaErrorCode, String)>,
     undelivered: Option<KafkaError>,
     topic: Option<String>,
+    /// Messages that the brokers refused for their size.
+    too_large: Vec<Content>,
 }
 
 impl ClientErrors {
@@ -46,6 +49,16 @@ impl ClientErrors {
         let error = last.undelivered.take()?;
         let topic = last.topic.take().unwrap_or_default();
         Some(Failure::of(&format!("publishing to {topic}"), &error, None))
+    }
+
+    /// Whether a message was not delivered.
+    pub(super) fn is_undelivered(&self) -> bool {
+        self.lock().undelivered.is_some()
+    }
+
+    /// Takes the messages that the brokers refused for their size since the last call.
+    pub(super) fn too_large(&self) -> Vec<Content> {
+        std::mem::take(&mut self.lock().too_large)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Last> {
@@ -80,6 +93,9 @@ impl ProducerContext for ClientErrors {
     fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
         let Err((error, message)) = result else { return };
         let mut last = self.lock();
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
+            last.too_large.push(content(message.topic(), message.key(), message.payload()));
+        }
         // A purged message is a consequence of another error.
         let purged = |code| matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight);
         if last.undelivered.is_none() && !error.rdkafka_error_code().is_some_and(purged) {
@@ -117,9 +133,17 @@ pub(super) fn transaction_timeout(kafka: &Kafka) -> Duration {
     Duration::from_millis(number(kafka, "transaction.timeout.ms").unwrap_or(60_000))
 }
 
+/// librdkafka's default of `batch.size`, below Kafka's default of a topic's limit.
+const BATCH_BYTES: u64 = 1_000_000;
+
 /// Capacity of the producer's queue in kilobytes: enough for at least one message of the largest size.
 fn queue_kilobytes(kafka: &Kafka) -> u64 {
-    (number(kafka, "message.max.bytes").unwrap_or_default() / 512).clamp(64 << 10, 2 << 20)
+    (own_limit(kafka) / 512).clamp(64 << 10, 2 << 20)
+}
+
+/// Whether batches of the default size exceed the lowest of the topics' limits.
+pub(crate) fn needs_smaller_batches(lowest: Option<u64>) -> Option<u64> {
+    lowest.filter(|lowest| *lowest < BATCH_BYTES)
 }
 
 /// A numeric property. librdkafka reports malformed numbers itself.
@@ -127,8 +151,8 @@ fn number(kafka: &Kafka, name: &str) -> Option<u64> {
     kafka.properties.get(name)?.0.trim().parse().ok()
 }
 
-/// Creates a producer and connects to the brokers. Blocks.
-pub(crate) fn connect(kafka: &Kafka) -> Result<Producer, Failure> {
+/// Creates a producer and connects to the brokers. Blocks. `batch`: the size of a batch, if the topics take no larger one.
+pub(crate) fn connect(kafka: &Kafka, batch: Option<u64>) -> Result<Producer, Failure> {
     let mut config = client_config(kafka);
     config.set("acks", "all").set("enable.idempotence", "true").set("partitioner", "murmur2_random");
     config.set("delivery.report.only.error", "true");
@@ -142,6 +166,8 @@ pub(crate) fn connect(kafka: &Kafka) -> Result<Producer, Failure> {
         (&["queue.buffering.max.messages"], "100000".to_owned()),
         // The default is 1 GB. A huge transaction waits at the source instead.
         (&["queue.buffering.max.kbytes"], queue_kilobytes(kafka).to_string()),
+        (&["message.max.bytes"], own_limit(kafka).to_string()),
+        (&["batch.size"], batch.unwrap_or(BATCH_BYTES).to_string()),
         (&["transaction.timeout.ms"], timeout.to_string()),
         // librdkafka requires a delivery timeout below the transaction timeout.
         (&["message.timeout.ms", "delivery.timeout.ms"], (timeout * 5 / 6).to_string()),

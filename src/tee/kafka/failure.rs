@@ -10,6 +10,8 @@ pub(crate) struct Failure {
     pub what: String,
     /// How to fix it. `None` if it recovers on its own.
     pub remedy: Option<&'static str>,
+    /// The next session knows how to go on, so that it begins at once.
+    pub is_repeated: bool,
 }
 
 impl Failure {
@@ -24,14 +26,24 @@ impl Failure {
             _ => None,
         };
         match cause {
-            Some((code, reason)) => Failure { what: format!("{operation} failed: {reason}"), remedy: remedy(code) },
-            None => Failure { what: format!("{operation} failed: {}", message(error)), remedy: code.and_then(remedy) },
+            Some((code, reason)) => {
+                Failure { remedy: remedy(code), ..Failure::plain(format!("{operation} failed: {reason}")) }
+            }
+            None => Failure {
+                remedy: code.and_then(remedy),
+                ..Failure::plain(format!("{operation} failed: {}", message(error)))
+            },
         }
+    }
+
+    /// The end of a session whose successor begins at once.
+    pub(crate) fn repeated(what: &str) -> Failure {
+        Failure { is_repeated: true, ..Failure::plain(what.to_owned()) }
     }
 
     /// A failure without a remedy.
     pub(crate) fn plain(what: String) -> Failure {
-        Failure { what, remedy: None }
+        Failure { what, remedy: None, is_repeated: false }
     }
 }
 

@@ -2,12 +2,14 @@
 
 mod client;
 mod failure;
+mod oversized;
 mod publisher;
 mod topic_reader;
 mod topics;
 
-pub(crate) use client::{Producer, connect, fence};
+pub(crate) use client::{Producer, connect, fence, needs_smaller_batches};
 pub(crate) use failure::Failure;
-pub(crate) use publisher::{CommitKind, Counts, Done, Job, Publisher, ended};
+pub(crate) use oversized::{Limits, Oversized, Refusals, SetAside};
+pub(crate) use publisher::{CommitKind, Counts, Done, Job, Publisher, Sizes, ended};
 pub(crate) use topic_reader::Reader;
-pub(crate) use topics::{ensure_topics, existing_topics};
+pub(crate) use topics::{FoundTopics, ensure_topics, existing_topics, max_message_bytes};

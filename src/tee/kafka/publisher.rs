@@ -3,13 +3,15 @@
 
 use super::client::{Producer, transaction_timeout};
 use super::failure::Failure;
+use super::oversized::{Limits, Oversized, Refusals, SetAside, Verdict, content, record_bytes};
 use crate::config::{Kafka, Topics};
-use crate::model::ByConfigured;
-use crate::tee::{Batch, PositionRecord};
+use crate::model::{ByConfigured, ConfiguredIdx};
+use crate::tee::{Batch, Encoder, Message, PositionRecord};
 use prometheus_client::metrics::counter::Counter;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::{Header, Headers, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -67,6 +69,16 @@ pub(crate) struct Counts {
     pub transactions: Counter,
 }
 
+/// What is known about messages that are too large.
+pub(crate) struct Sizes {
+    pub(crate) limits: Limits,
+    pub(crate) refusals: Refusals,
+    /// Users that were set aside.
+    pub(crate) held: HashSet<(ConfiguredIdx, String)>,
+    /// Records what a batch sets aside.
+    pub(crate) oversized: mpsc::Sender<Oversized>,
+}
+
 /// Number of jobs that the brokers acknowledged.
 pub(crate) type Done = u64;
 
@@ -85,9 +97,10 @@ impl Publisher {
     pub(crate) fn start(
         producer: Producer,
         kafka: &Kafka,
-        source: &str,
+        encoder: Arc<Encoder>,
         tenants: ByConfigured<String>,
         counts: Counts,
+        sizes: Sizes,
     ) -> std::io::Result<Publisher> {
         let (jobs, mut queue) = mpsc::channel::<Job>(1);
         let (say_done, done) = watch::channel(0);
@@ -96,8 +109,10 @@ impl Publisher {
             producer,
             positions_topic: kafka.positions_topic.clone(),
             transactional: kafka.exactly_once,
-            source: source.to_owned(),
+            encoder,
             tenants,
+            sizes,
+            runtime: Handle::current(),
             patience: transaction_timeout(kafka) / SPLIT_AFTER_FRACTION,
             open: None,
             committed: None,
@@ -109,8 +124,8 @@ impl Publisher {
             let mut work = work;
             loop {
                 let ended = match runtime.block_on(work.next(&mut queue)) {
-                    Next::Job(job) => work.publish(&job).map(|()| {
-                        counts.messages.inc_by(job.batch.messages.len() as u64);
+                    Next::Job(job) => work.publish(&job).map(|published| {
+                        counts.messages.inc_by(published);
                         counts.transactions.inc_by(u64::from(matches!(job.close, CommitKind::Transaction(_))));
                         say_done.send_modify(|done| *done += 1);
                     }),
@@ -147,9 +162,11 @@ struct Work {
     producer: Producer,
     positions_topic: String,
     transactional: bool,
-    source: String,
+    encoder: Arc<Encoder>,
     /// The tenants' ids.
     tenants: ByConfigured<String>,
+    sizes: Sizes,
+    runtime: Handle,
     /// The longest time that a transaction may stay open.
     patience: Duration,
     open: Option<Open>,
@@ -170,30 +187,127 @@ impl Work {
         job.map_or(Next::Nothing, Next::Job)
     }
 
-    fn publish(&mut self, job: &Job) -> Result<(), Failure> {
+    /// Publishes a job, without the messages that are too large. Returns the number of published messages.
+    fn publish(&mut self, job: &Job) -> Result<u64, Failure> {
+        // After a refusal librdkafka's next transaction meets a gap in the sequence numbers, and its abort closes that gap.
+        let mut has_gap = false;
+        loop {
+            let begins = self.open.is_none();
+            let error = match self.attempt(job) {
+                Ok(published) => return Ok(published),
+                Err(error) => error,
+            };
+            let too_large = self.producer.context().too_large();
+            if too_large.is_empty() && !std::mem::take(&mut has_gap) {
+                return Err(error);
+            }
+            has_gap |= !too_large.is_empty();
+            self.sizes.refusals.add(&too_large);
+            if !begins {
+                // Earlier jobs of the transaction are not in memory any more: the next session publishes them again.
+                return Err(Failure { is_repeated: true, ..error });
+            }
+            if self.transactional {
+                let aborted = self.producer.abort_transaction(COMMIT_TIMEOUT);
+                aborted.map_err(|error| self.failure("aborting a transaction", &error))?;
+            }
+            self.open = None;
+        }
+    }
+
+    fn attempt(&mut self, job: &Job) -> Result<u64, Failure> {
         if self.open.is_none() && self.transactional {
             self.begin()?;
         }
         let since = self.open.get_or_insert(Open { since: Instant::now(), split: None }).since;
+        let (mut aside, mut accepted) = (Vec::new(), Vec::new());
         for message in &job.batch.messages {
-            let headers = self.headers(&job.batch, message);
-            let topic = job.topics.of(message.tenant);
-            let key = job.batch.part(&message.key);
-            let mut record = BaseRecord::<str, str>::to(topic).key(key).headers(headers).timestamp(message.millis);
-            if let Some(value) = &message.value {
-                record = record.payload(job.batch.part(value));
+            match self.send_message(job, message)? {
+                Some(too_large) => aside.push(too_large),
+                None if self.sizes.held.is_empty() => {}
+                None => accepted.extend(self.user(&job.batch, message).filter(|user| self.sizes.held.contains(user))),
             }
-            self.send(record)?;
         }
+        let published = (job.batch.messages.len() - aside.len()) as u64;
+        self.record(aside, accepted)?;
         match &job.close {
-            CommitKind::Transaction(records) => self.close(records),
-            CommitKind::Partial(split) if since.elapsed() > self.patience => self.close(std::slice::from_ref(split)),
+            CommitKind::Transaction(records) => self.close(records)?,
+            CommitKind::Partial(split) if since.elapsed() > self.patience => self.close(std::slice::from_ref(split))?,
             CommitKind::Partial(split) => {
                 self.open = Some(Open { since, split: Some(split.clone()) });
                 // Without transactions the messages are visible at once.
-                if self.transactional { Ok(()) } else { self.flush() }
+                if !self.transactional {
+                    self.flush()?;
+                }
             }
         }
+        Ok(published)
+    }
+
+    /// Sends a message, unless it is too large.
+    fn send_message(&self, job: &Job, message: &Message) -> Result<Option<SetAside>, Failure> {
+        let topic = job.topics.of(message.tenant);
+        let key = job.batch.part(&message.key);
+        let value = message.value.as_ref().map(|value| job.batch.part(value));
+        let headers = self.headers(&job.batch, message);
+        let texts = (0..headers.count()).flat_map(|index| {
+            let header = headers.get_as::<str>(index);
+            let value = header.ok().and_then(|header| header.value).unwrap_or_default();
+            [headers.get(index).key, value]
+        });
+        let bytes = record_bytes(key, value, texts);
+        let Sizes { limits, refusals, .. } = &self.sizes;
+        let mut verdict = limits.judge(topic, bytes);
+        if let Verdict::Fits(limit) | Verdict::Alone(limit) = verdict
+            && (!refusals.is_empty() || matches!(verdict, Verdict::Alone(_)))
+        {
+            let content = content(topic, Some(key.as_bytes()), value.map(str::as_bytes));
+            if refusals.is_refused(&content) {
+                verdict = Verdict::TooLarge(limit);
+            } else if matches!(verdict, Verdict::Alone(_)) {
+                refusals.suspect(content);
+            } else if refusals.is_suspect(&content) {
+                verdict = Verdict::Alone(limit);
+            }
+        }
+        let is_alone = matches!(verdict, Verdict::Alone(_));
+        if let Verdict::TooLarge(limit) = verdict {
+            let user = self.user(&job.batch, message).map(|(_, user)| user).unwrap_or_default();
+            return Ok(Some(SetAside { tenant: message.tenant, user, bytes, limit }));
+        }
+        let mut record = BaseRecord::<str, str>::to(topic).key(key).headers(headers).timestamp(message.millis);
+        if let Some(value) = value {
+            record = record.payload(value);
+        }
+        if is_alone {
+            self.flush()?;
+        }
+        self.send(record)?;
+        if is_alone {
+            self.flush()?;
+        }
+        Ok(None)
+    }
+
+    fn user(&self, batch: &Batch, message: &Message) -> Option<(ConfiguredIdx, String)> {
+        let key = self.encoder.read_key(batch.part(&message.key).as_bytes())?;
+        Some((message.tenant, key.user))
+    }
+
+    /// Records the users whose messages are left out, before anything says that they are published.
+    fn record(&mut self, aside: Vec<SetAside>, accepted: Vec<(ConfiguredIdx, String)>) -> Result<(), Failure> {
+        if aside.is_empty() && accepted.is_empty() {
+            return Ok(());
+        }
+        self.sizes.held.retain(|user| !accepted.contains(user));
+        self.sizes.held.extend(aside.iter().map(|aside| (aside.tenant, aside.user.clone())));
+        let (recorded, answer) = oneshot::channel();
+        let oversized = self.sizes.oversized.clone();
+        let done = self.runtime.block_on(async {
+            oversized.send(Oversized { aside, accepted, recorded }).await.ok()?;
+            answer.await.ok()
+        });
+        done.ok_or_else(|| Failure::plain("the users whose messages are too large could not be recorded".to_owned()))
     }
 
     /// Aborts the open transaction, so that consumers do not wait for its end.
@@ -233,12 +347,12 @@ impl Work {
         self.producer.begin_transaction().map_err(|error| self.failure("beginning a transaction", &error))
     }
 
-    fn headers(&self, batch: &Batch, message: &crate::tee::Message) -> OwnedHeaders {
+    fn headers(&self, batch: &Batch, message: &Message) -> OwnedHeaders {
         let header = |key, value| Header { key, value: Some(value) };
         OwnedHeaders::new_with_capacity(8)
             .insert(header("ce_specversion", "1.0"))
             .insert(header("ce_id", batch.part(&message.id)))
-            .insert(header("ce_source", &self.source))
+            .insert(header("ce_source", self.encoder.source()))
             .insert(header("ce_type", message.kind))
             .insert(header("ce_time", batch.part(&message.time)))
             .insert(header("ce_tenant", &self.tenants[message.tenant]))
@@ -261,7 +375,9 @@ impl Work {
 
     fn flush(&self) -> Result<(), Failure> {
         let deadline = Instant::now() + COMMIT_TIMEOUT;
-        while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
+        // After an error, the messages of a transaction stay in the queue until it is aborted.
+        let may_arrive = || !self.transactional || !self.producer.context().is_undelivered();
+        while self.producer.in_flight_count() > 0 && Instant::now() < deadline && may_arrive() {
             std::thread::sleep(FLUSH_POLL_INTERVAL);
         }
         let flushed = self.producer.flush(Duration::ZERO);

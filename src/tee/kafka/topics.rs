@@ -7,20 +7,31 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, Top
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer as _;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 /// Topics in one admin request, so that its size and the time for an answer stay bounded.
 const TOPICS_PER_REQUEST: usize = 200;
 
-/// Creates those of `topics` and of the positions topic that are missing. Returns the topics that existed before.
+/// Time limit for the brokers to learn of a new topic.
+const NEW_TOPIC_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval at which a new topic's configuration is polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The topics as they were found.
+pub(crate) struct FoundTopics {
+    /// Those that existed before.
+    pub(crate) before: HashSet<String>,
+    /// `max.message.bytes` of each. A role without DescribeConfigs does not see it.
+    pub(crate) max_bytes: HashMap<String, u64>,
+}
+
+/// Creates those of `topics` and of the positions topic that are missing.
 ///
 /// # Errors
 /// A topic is missing and `kafka.create_topics` is off, or the brokers refuse.
-pub(crate) async fn ensure_topics(
-    kafka: &Kafka,
-    producer: &Producer,
-    topics: &[&str],
-) -> Result<HashSet<String>, Failure> {
+pub(crate) async fn ensure_topics(kafka: &Kafka, producer: &Producer, topics: &[&str]) -> Result<FoundTopics, Failure> {
     let looking = producer.clone();
     let there = tokio::task::spawn_blocking(move || existing(&looking)).await;
     let there = there.map_err(|error| Failure::plain(format!("listing the topics was interrupted: {error}")))??;
@@ -29,15 +40,12 @@ pub(crate) async fn ensure_topics(
         topics.iter().copied().chain([positions]).filter(|topic| !there.contains(*topic)).collect();
     if !missing.is_empty() && !kafka.create_topics {
         return Err(Failure {
-            what: format!("Kafka has no topic {}", missing.join(", ")),
             remedy: Some("create it (cleanup.policy=compact), or set kafka.create_topics: true"),
+            ..Failure::plain(format!("Kafka has no topic {}", missing.join(", ")))
         });
     }
-    let client_errors = ClientErrors::default();
-    let admin = AdminClient::from_config_and_context(&client_config(kafka), client_errors.clone());
-    let admin: AdminClient<ClientErrors> =
-        admin.map_err(|error| Failure::of("configuring the admin client", &error, None))?;
-    let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT)).operation_timeout(Some(REQUEST_TIMEOUT));
+    let (admin, client_errors) = admin(kafka)?;
+    let options = options();
     for some in missing.chunks(TOPICS_PER_REQUEST) {
         let new: Vec<NewTopic<'_>> = some
             .iter()
@@ -60,29 +68,76 @@ pub(crate) async fn ensure_topics(
             }
         }
     }
-    let known: Vec<&str> = topics.iter().copied().chain([positions]).filter(|topic| there.contains(*topic)).collect();
-    for some in known.chunks(TOPICS_PER_REQUEST) {
-        let resources: Vec<ResourceSpecifier<'_>> = some.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-        // A role without DescribeConfigs can still publish.
-        let Ok(described) = admin.describe_configs(&resources, &options).await else { continue };
-        for (topic, config) in some.iter().zip(described) {
-            let policy = config.ok().and_then(|config| config.get("cleanup.policy")?.value.clone());
-            if policy.as_ref().is_some_and(|policy| !policy.contains("compact")) {
-                tracing::warn!(
-                    topic,
-                    cleanup_policy = policy,
-                    "the topic is not compacted: users that do not change will expire from it; set cleanup.policy=compact"
-                );
-            }
+    let mut max_bytes = HashMap::new();
+    let all: Vec<&str> = topics.iter().copied().chain([positions]).collect();
+    for (topic, TopicConfig { max_message_bytes, cleanup_policy }) in describe(&admin, &all).await {
+        max_bytes.extend(max_message_bytes.map(|bytes| (topic.to_owned(), bytes)));
+        let policy = cleanup_policy.filter(|policy| there.contains(topic) && !policy.contains("compact"));
+        if policy.is_some() {
+            tracing::warn!(
+                topic,
+                cleanup_policy = policy,
+                "the topic is not compacted: users that do not change will expire from it; set cleanup.policy=compact"
+            );
         }
     }
-    Ok(there)
+    Ok(FoundTopics { before: there, max_bytes })
+}
+
+/// `max.message.bytes` of the topics whose configuration can be read now.
+pub(crate) async fn max_message_bytes(kafka: &Kafka, topics: &[&str]) -> Result<HashMap<String, u64>, Failure> {
+    let (admin, _) = admin(kafka)?;
+    let described = describe(&admin, topics).await.into_iter();
+    Ok(described.filter_map(|(topic, config)| Some((topic.to_owned(), config.max_message_bytes?))).collect())
+}
+
+/// What is read of a topic's configuration.
+struct TopicConfig {
+    max_message_bytes: Option<u64>,
+    cleanup_policy: Option<String>,
+}
+
+/// Describes topics. A role without DescribeConfigs can still publish, so a refusal is no error.
+async fn describe<'a>(admin: &AdminClient<ClientErrors>, topics: &[&'a str]) -> Vec<(&'a str, TopicConfig)> {
+    let mut found = Vec::new();
+    for some in topics.chunks(TOPICS_PER_REQUEST) {
+        let resources: Vec<ResourceSpecifier<'_>> = some.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+        let deadline = Instant::now() + NEW_TOPIC_TIMEOUT;
+        let described = loop {
+            let described = admin.describe_configs(&resources, &options()).await.unwrap_or_default();
+            // A new topic is not known to every broker at once.
+            let is_unknown = |code: &RDKafkaErrorCode| *code == RDKafkaErrorCode::UnknownTopicOrPartition;
+            if !described.iter().any(|config| config.as_ref().err().is_some_and(is_unknown))
+                || Instant::now() > deadline
+            {
+                break described;
+            }
+            sleep(POLL_INTERVAL).await;
+        };
+        for (topic, config) in some.iter().zip(described) {
+            let Ok(config) = config else { continue };
+            let value = |name| config.get(name).and_then(|entry| entry.value.clone());
+            let max_message_bytes = value("max.message.bytes").and_then(|bytes| bytes.parse().ok());
+            found.push((*topic, TopicConfig { max_message_bytes, cleanup_policy: value("cleanup.policy") }));
+        }
+    }
+    found
+}
+
+fn admin(kafka: &Kafka) -> Result<(AdminClient<ClientErrors>, ClientErrors), Failure> {
+    let client_errors = ClientErrors::default();
+    let admin = AdminClient::from_config_and_context(&client_config(kafka), client_errors.clone());
+    Ok((admin.map_err(|error| Failure::of("configuring the admin client", &error, None))?, client_errors))
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT)).operation_timeout(Some(REQUEST_TIMEOUT))
 }
 
 /// Lists the topics of the cluster. Blocks.
 pub(crate) fn existing_topics(kafka: &Kafka) -> Result<HashSet<String>, Failure> {
     // Without transactions, so that listing fences no other producer.
-    existing(&super::client::connect(&Kafka { exactly_once: false, ..kafka.clone() })?)
+    existing(&super::client::connect(&Kafka { exactly_once: false, ..kafka.clone() }, None)?)
 }
 
 fn existing(producer: &Producer) -> Result<HashSet<String>, Failure> {

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// Every metric family with its type. The gauges of the tee exist only with a tee.
-const FAMILIES: [(&str, &str); 32] = [
+const FAMILIES: [(&str, &str); 34] = [
     ("users_sync_aborted_scans", "counter"),
     ("users_sync_apply_seconds", "histogram"),
     ("users_sync_batch_rows", "histogram"),
@@ -29,7 +29,9 @@ const FAMILIES: [(&str, &str); 32] = [
     ("users_sync_target_reconnects", "counter"),
     ("users_sync_tee_lag_bytes", "gauge"),
     ("users_sync_tee_messages", "counter"),
+    ("users_sync_tee_oversized", "counter"),
     ("users_sync_tee_reconnects", "counter"),
+    ("users_sync_tee_rejected_users", "gauge"),
     ("users_sync_tee_state", "gauge"),
     ("users_sync_tee_transactions", "counter"),
     ("users_sync_tenant_lag_bytes", "gauge"),
@@ -90,7 +92,9 @@ async fn a_known_workload_yields_known_metric_values() {
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
     let expected: BTreeSet<_> = FAMILIES
         .into_iter()
-        .filter(|(name, _)| !["users_sync_tee_lag_bytes", "users_sync_tee_state"].contains(name))
+        .filter(|(name, _)| {
+            !["users_sync_tee_lag_bytes", "users_sync_tee_rejected_users", "users_sync_tee_state"].contains(name)
+        })
         .collect();
     assert_eq!(families, expected);
 
