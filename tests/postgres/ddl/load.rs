@@ -1,5 +1,6 @@
 //! The application's writes during a round, and the harm meter: how long logins and DDL statements wait.
 
+use super::steps::Scene;
 use super::{HANGING, TENANTS};
 use crate::support::{Bed, let_pass};
 use fastrand::Rng;
@@ -54,12 +55,13 @@ pub(super) struct Load {
 }
 
 impl Load {
-    pub(super) fn start(bed: &Arc<Bed>, rng: &mut Rng, regions: &[&'static str], harm: &Arc<Harm>) -> Load {
+    pub(super) fn start(bed: &Arc<Bed>, rng: &mut Rng, scene: &Scene, harm: &Arc<Harm>) -> Load {
+        let (regions, has_query) = (scene.regions(), scene.has_query());
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks =
-            vec![tokio::spawn(log_in(bed.clone(), rng.fork(), regions.to_vec(), harm.clone(), stop.clone()))];
+            vec![tokio::spawn(log_in(bed.clone(), rng.fork(), regions.clone(), harm.clone(), stop.clone()))];
         for _ in 0..WRITERS {
-            tasks.push(tokio::spawn(write(bed.clone(), rng.fork(), regions.to_vec(), stop.clone())));
+            tasks.push(tokio::spawn(write(bed.clone(), rng.fork(), regions.clone(), has_query, stop.clone())));
         }
         Load { stop, tasks }
     }
@@ -98,7 +100,7 @@ async fn log_in(bed: Arc<Bed>, mut rng: Rng, regions: Vec<&str>, harm: Arc<Harm>
     done
 }
 
-async fn write(bed: Arc<Bed>, mut rng: Rng, regions: Vec<&str>, stop: Arc<AtomicBool>) -> u32 {
+async fn write(bed: Arc<Bed>, mut rng: Rng, regions: Vec<&str>, has_query: bool, stop: Arc<AtomicBool>) -> u32 {
     let client = bed.server.connect("auth").await.unwrap();
     let is_partitioned = regions.len() > 1;
     let mut done = 0;
@@ -123,6 +125,12 @@ async fn write(bed: Arc<Bed>, mut rng: Rng, regions: Vec<&str>, stop: Arc<Atomic
                      FROM generate_series(1, 200) n)) WHERE id = '{id}';",
                     rng.u16(..)
                 ),
+                5 if has_query => format!(
+                    "INSERT INTO auth.emails VALUES ('{id}', '{next}-{}@x.org')
+                     ON CONFLICT (user_id) DO UPDATE SET address = excluded.address;",
+                    rng.u8(..)
+                ),
+                6 if has_query => format!("DELETE FROM auth.emails WHERE user_id = '{id}';"),
                 5..9 => {
                     let (more, value) = if is_partitioned { (", region", format!(", '{other}'")) } else { ("", String::new()) };
                     format!(

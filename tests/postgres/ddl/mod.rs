@@ -15,8 +15,8 @@ use fastrand::Rng;
 use load::{Harm, Load};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use steps::{Scene, Step};
-use tempfile::NamedTempFile;
+use steps::{QUERY, Scene, Step};
+use tempfile::{NamedTempFile, TempDir};
 use users_sync::throwaway::Options;
 
 const TENANTS: [&str; 3] = ["acme", "globex", "initech"];
@@ -26,17 +26,18 @@ const STEPS: usize = 14;
 /// Far above the time that a process needs to retry what it refused.
 const REPAIR_DEADLINE: Duration = Duration::from_secs(180);
 
-/// The expected content of a target. Generated columns are never sent.
+/// The expected content of a target. `$2`: a table's generated columns are never sent, those of a query's result are ordinary.
 const EXPECTED: &str = "
     SELECT id, (to_jsonb(u) - 'encrypted_password'
-             - ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = 'auth.users'::regclass AND attgenerated <> '')
+             - ARRAY(SELECT attname::text FROM pg_attribute
+                     WHERE attrelid = 'auth.users'::regclass AND attgenerated <> '' AND NOT $2)
              || jsonb_build_object('id', id,
              'display_name', nullif(concat_ws(' ', nullif(first_name, ''), nullif(last_name, '')), ''),
              'primary_email', nullif(email::text, ''),
              'signed_up_at_millis', floor(extract(epoch FROM created_at) * 1000)::bigint))::text,
            nullif(concat_ws(' ', nullif(first_name, ''), nullif(last_name, '')), ''), nullif(email::text, ''),
            created_at::text, updated_at::text, deleted_at::text
-    FROM auth.users u WHERE org = $1 ORDER BY id COLLATE \"C\"";
+    FROM (SELECT u.*{address} FROM auth.users u) u WHERE org = $1 ORDER BY id COLLATE \"C\"";
 
 /// Inserts hang while a session holds the lock.
 const HANG: &str = "
@@ -48,22 +49,33 @@ struct Round {
     seed: u64,
     bed: Arc<Bed>,
     config: NamedTempFile,
+    has_query: bool,
+    /// Of the spool.
+    _directory: TempDir,
     process: Process,
     log: Log,
     done: Vec<String>,
 }
 
 impl Round {
-    async fn start(seed: u64, scene: &mut Scene) -> Round {
-        let tenants = [&TENANTS[..], &[HANGING]].concat();
-        let bed = Arc::new(Bed::start_with(&tenants, Options::new()).await);
+    async fn start(seed: u64, scene: &mut Scene, bed: Arc<Bed>) -> Round {
         for sql in scene.tables() {
             bed.auth(&sql).await;
         }
         bed.server.sql(HANGING, &[crate::support::PLAIN, HANG].join(";")).await.unwrap();
-        let config = bed.config_file("limits: {max_deletes: 100%}");
+        let directory = TempDir::new().unwrap();
+        let config = bed.config_file(&format!(
+            "limits: {{max_deletes: 100%}}\nspool: {{directory: '{}'}}",
+            directory.path().display()
+        ));
+        if scene.has_query() {
+            let text = std::fs::read_to_string(config.path()).unwrap();
+            let query = format!("tenant: org, query: '{QUERY}', watch: [{{table: auth.emails, key: user_id}}]}}");
+            std::fs::write(config.path(), text.replace("tenant: org}", &query)).unwrap();
+        }
         let (process, log) = Process::start_logged(&config);
-        Round { seed, bed, config, process, log, done: Vec::new() }
+        let (has_query, done) = (scene.has_query(), Vec::new());
+        Round { seed, bed, config, has_query, _directory: directory, process, log, done }
     }
 
     fn path(&self) -> &str {
@@ -110,7 +122,7 @@ impl Round {
     async fn heal(&mut self, scene: &Scene) {
         let deadline = Instant::now() + REPAIR_DEADLINE;
         for sql in scene.undo() {
-            let outcome = self.bed.server.sql("auth", &sql).await;
+            let outcome = self.bed.server.sql("auth", sql).await;
             self.note(&format!("undo: {sql}{}", outcome.err().map(|error| format!(" -- {error}")).unwrap_or_default()));
         }
         loop {
@@ -177,8 +189,10 @@ impl Round {
     /// What a target holds that the source does not have, or the reverse.
     async fn difference(&self) -> Option<String> {
         let client = self.bed.server.connect("auth").await.unwrap();
+        let address = ", (SELECT max(e.address) FROM auth.emails e WHERE e.user_id = u.id) AS address";
+        let expected = EXPECTED.replace("{address}", if self.has_query { address } else { "" });
         for tenant in &self.bed.tenants {
-            let rows = match client.query(EXPECTED, &[tenant]).await {
+            let rows = match client.query(&expected, &[tenant, &self.has_query]).await {
                 Ok(rows) => rows,
                 Err(error) => return Some(format!("the source cannot be read: {error}")),
             };
@@ -201,13 +215,17 @@ impl Round {
 
 async fn round(seed: u64, harm: &Arc<Harm>) {
     let mut rng = Rng::with_seed(seed);
-    let mut scene = Scene::new(rng.fork());
+    let tenants = [&TENANTS[..], &[HANGING]].concat();
+    let bed = Arc::new(Bed::start_with(&tenants, Options::new()).await);
+    let major = bed.query("auth", "SELECT current_setting('server_version_num')::int / 10000").await;
+    let major = major[0][0].as_deref().and_then(|text| text.parse().ok()).unwrap();
+    let mut scene = Scene::new(rng.fork(), major);
     println!("USERS_SYNC_SEED={seed} {}", scene.describe());
-    let mut round = Round::start(seed, &mut scene).await;
+    let mut round = Round::start(seed, &mut scene, bed).await;
     round.heal(&scene).await;
     let gate = round.bed.server.connect(HANGING).await.unwrap();
     gate.batch_execute("SELECT pg_advisory_lock(42)").await.unwrap();
-    let load = Load::start(&round.bed, &mut rng, scene.regions(), harm);
+    let load = Load::start(&round.bed, &mut rng, &scene, harm);
     for _ in 0..STEPS {
         let step = scene.next();
         round.take(step, harm).await;
