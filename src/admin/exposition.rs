@@ -140,6 +140,11 @@ impl Collector for StatusCollector {
             "Memory used by the changes queued for all targets",
             status.queued_bytes() as u64,
         )?;
+        out.gauges("spool_bytes", "Users of snapshots that wait for slow targets or Kafka, by place", |series| {
+            let (memory, disk) = status.spool_bytes();
+            series.value(&[("place", "memory")], memory as u64)?;
+            series.value(&[("place", "disk")], disk)
+        })?;
         encode_tenants(&mut out, &tenants)?;
         encode_tee(&mut out, status)
     }

@@ -104,7 +104,9 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
     let earlier = match shape_before {
         // Nothing older than the slot matters to the snapshots that follow.
         Some(before) => {
-            let before = record(&client, &config.users, &state, &[], recorded, before, &ShapeChange::Harmless).await?;
+            let before =
+                record(&config.source.url, &config.users, &state, &[], recorded, before, &ShapeChange::Harmless)
+                    .await?;
             Some(Ok(before.shape))
         }
         None => recorded_shape(known.source.as_ref()),
@@ -114,7 +116,7 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
         tracing::warn!(reason, "source was altered since the last session: resyncing every tenant");
     }
     let tenants: Vec<_> = config.tenants.iter().collect();
-    let shape = record(&client, &config.users, &state, &tenants, recorded, shape, &change).await?;
+    let shape = record(&config.source.url, &config.users, &state, &tenants, recorded, shape, &change).await?;
     let ids: Vec<&str> = config.tenants.iter().map(|tenant| tenant.id.as_str()).collect();
     state.park_others(&ids).await?;
 

@@ -191,6 +191,11 @@ impl ProcessStatus {
         lock(&self.source).log.clone()
     }
 
+    /// Bytes of users of snapshots that wait for targets, in memory and in files.
+    pub(crate) fn spool_bytes(&self) -> (usize, u64) {
+        self.session().map_or((0, 0), |session| session.spool_bytes())
+    }
+
     /// Bytes that wait for all targets.
     pub(crate) fn queued_bytes(&self) -> usize {
         self.session().map_or(0, |session| session.queued_bytes())

@@ -25,6 +25,9 @@ pub(crate) trait SessionView: Send + Sync {
     /// Bytes that wait for all targets together.
     fn queued_bytes(&self) -> usize;
 
+    /// Bytes of users of snapshots that wait for targets, in memory and in files.
+    fn spool_bytes(&self) -> (usize, u64);
+
     /// The tenants of the session, in the configuration's order.
     fn tenants(&self) -> Vec<TenantReading>;
 

@@ -1,7 +1,9 @@
 //! The auth store is never harmed by a snapshot: neither its migrations nor its logins wait for a target, whatever it does.
 
-use crate::support::process::{Process, command};
+use crate::support::process::{Process, command, config_file};
+use crate::support::proxy::TcpProxy;
 use crate::support::{Bed, DEADLINE, Service, pause};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
@@ -139,6 +141,25 @@ async fn a_session_that_waits_for_a_scan_aborts_it_and_the_tenants_join_afterwar
     gate.batch_execute(OPEN).await.unwrap();
     bed.equal().await;
     service.stop().await;
+}
+
+/// Nothing reads yet: the first target cannot be reached.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_waits_for_the_unused_snapshot_of_a_new_slot_releases_it() {
+    let bed = Bed::start(&["acme"]).await;
+    add(&bed, "acme", 10).await;
+    let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
+    proxy.refuse(true);
+    let target = bed.server.url("acme").replace(&format!(":{}/", bed.server.port()), &format!(":{}/", proxy.port()));
+    let config = config_file(&bed.server.url("auth"), &[("acme".to_owned(), target)], "");
+    let (process, log) = Process::start_logged(&config);
+    log.says("streaming").await;
+    let indexing = bed.auth("CREATE INDEX CONCURRENTLY email ON auth.users (email)");
+    timeout(DEADLINE, indexing).await.expect("the migration waits for a snapshot that nothing uses");
+    log.says("the snapshot of the new slot was released before it was used").await;
+    proxy.refuse(false);
+    bed.equal().await;
+    assert!(process.stop().await.success());
 }
 
 /// The same in `verify`, which is one scan, too.

@@ -48,7 +48,8 @@ pub(crate) async fn reassess(
         }
         let handles = context.tenants.all();
         let tenants: Vec<_> = handles.iter().map(|(_, handle)| &*handle.tenant).collect();
-        *known = record(client, rules, &context.state, &tenants, known.version, now, &change).await?;
+        *known =
+            record(&context.config.source.url, rules, &context.state, &tenants, known.version, now, &change).await?;
     }
     let mapping = known.fingerprint(&fingerprint(rules, &compile_current(client, rules).await?));
     if mapping != *context.mapping() {

@@ -29,6 +29,10 @@ impl SessionView for SessionContext {
         self.memory.waiting()
     }
 
+    fn spool_bytes(&self) -> (usize, u64) {
+        self.spool.held_bytes()
+    }
+
     fn tenants(&self) -> Vec<TenantReading> {
         let handles = self.tenants.all();
         let progress = self.progress();

@@ -8,6 +8,7 @@ use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::scan_aborts::ScanPause;
 use crate::replicator::snapshotter::partition::ScanMember;
 use crate::replicator::snapshotter::scan;
+use crate::replicator::source::lock_watch::LockWatch;
 use crate::replicator::source::own_slot::create_own_slot;
 use crate::snapshot::{Export, RowReceiver};
 use std::sync::Arc;
@@ -64,38 +65,28 @@ pub(crate) enum JoinRefusal {
 pub(crate) async fn serve(
     context: Arc<SessionContext>,
     mut requests: mpsc::Receiver<JoinRequest>,
-    mut created: Option<Export>,
+    created: Option<Export>,
 ) -> Result<(), ServiceError> {
+    let mut gathered = match created {
+        Some(export) => use_created(&context, export, &mut requests).await,
+        None => Vec::new(),
+    };
     loop {
-        let first = match &created {
-            None => requests.recv().await,
-            Some(_) => match timeout(UNUSED_EXPORT_TIMEOUT, requests.recv()).await {
-                Ok(first) => first,
-                Err(_) => {
-                    created = None;
-                    continue;
-                }
-            },
-        };
-        let Some(first) = first else { return Ok(()) };
-        if let Some(pause) = context.scan_aborts.pause() {
-            // The slot's own snapshot must not wait, either.
-            created = None;
-            // The tenant may have ended.
-            let _ = first.reply.send(Err(JoinRefusal::Paused(pause)));
-            continue;
+        if gathered.is_empty() {
+            let Some(first) = requests.recv().await else { return Ok(()) };
+            if let Some(pause) = context.scan_aborts.pause() {
+                // The tenant may have ended.
+                let _ = first.reply.send(Err(JoinRefusal::Paused(pause)));
+                continue;
+            }
+            gathered = gather(&context, first, &mut requests).await;
         }
-        let mut gathered = gather(&context, first, &mut requests).await;
-        if let Some(export) = created.take() {
-            let (served, later): (Vec<_>, Vec<_>) = gathered.into_iter().partition(|request| request.since_creation);
-            run_scan(&context, export, served).await;
-            gathered = later;
-        }
-        // The slot's snapshot has been used: tenants that rely on it start over, because their request is dropped.
+        // The slot's snapshot has been used or released: tenants that rely on it start over, because their request is dropped.
         gathered.retain(|request| !request.since_creation);
         if gathered.is_empty() {
             continue;
         }
+        let gathered = std::mem::take(&mut gathered);
         match make_export(&context.config).await {
             Ok(export) => run_scan(&context, export, gathered).await,
             Err(error) => {
@@ -111,6 +102,39 @@ pub(crate) async fn serve(
             }
         }
     }
+}
+
+/// Serves tenants with the snapshot of a new slot. Returns the requests that need another one. The snapshot is released if
+/// there is no request, or if another session waits for its transaction: CREATE INDEX CONCURRENTLY does.
+async fn use_created(
+    context: &SessionContext,
+    export: Export,
+    requests: &mut mpsc::Receiver<JoinRequest>,
+) -> Vec<JoinRequest> {
+    let gathering = async {
+        let Ok(Some(first)) = timeout(UNUSED_EXPORT_TIMEOUT, requests.recv()).await else { return Ok(Vec::new()) };
+        Ok::<_, ServiceError>(gather(context, first, requests).await)
+    };
+    let gathered = match LockWatch::begin(&context.config.source.url, &[export.holder()]).await {
+        Ok(watch) => watch.run(gathering).await,
+        Err(error) => Err(error),
+    };
+    let gathered = match gathered {
+        Ok(gathered) => gathered,
+        Err(error) => {
+            if matches!(error, ServiceError::LockAwaited) {
+                context.status.metrics.aborted_scans.inc();
+                context.scan_aborts.add();
+            }
+            tracing::warn!(%error, "the snapshot of the new slot was released before it was used; its tenants will retry");
+            return Vec::new();
+        }
+    };
+    let (served, later): (Vec<_>, Vec<_>) = gathered.into_iter().partition(|request| request.since_creation);
+    if !served.is_empty() {
+        run_scan(context, export, served).await;
+    }
+    later
 }
 
 /// Waits for requests that follow the first one. A thousand targets take a while to open, but the table is scanned once.

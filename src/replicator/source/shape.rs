@@ -5,9 +5,11 @@ use crate::capture::shape::{Fault, LeafShape, ShapeChange, SourceShape, compare,
 use crate::config::Tenant;
 use crate::map::{Rules, TenantRef};
 use crate::model::{TableName, TenantId};
-use crate::pg::{PgClient, quote_table};
+use crate::pg::{PgClient, PgUrl, connect, quote_table};
 use crate::replicator::error::ServiceError;
+use crate::replicator::source::lock_watch::LockWatch;
 use crate::replicator::source::mapping::{MappedRelation, compile_current, compile_watched, current};
+use crate::snapshot::source_session;
 use crate::state::{SourceRow, StateStore};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -114,7 +116,7 @@ pub(crate) fn compare_with_earlier(
 
 /// Records what the change requires, and then the new shape.
 pub(crate) async fn record(
-    client: &PgClient,
+    source: &PgUrl,
     rules: &Rules,
     state: &StateStore,
     tenants: &[&Tenant],
@@ -125,7 +127,7 @@ pub(crate) async fn record(
     let version = match change {
         ShapeChange::Harmless => version,
         ShapeChange::NewLeaves(leaves) => {
-            let affected = tenants_in_leaves(client, rules, tenants, leaves).await?;
+            let affected = Box::pin(tenants_in_leaves(source, rules, tenants, leaves)).await?;
             tracing::info!(partitions = leaves.len(), tenants = affected.len(), "partitions added at the source");
             state.ask_resync(&affected).await?;
             version
@@ -138,12 +140,31 @@ pub(crate) async fn record(
 }
 
 /// The tenants that have users in these partitions. A query may read them in any way: then all tenants, if there is a row.
+/// All of them, too, if another session waits for the scan.
 async fn tenants_in_leaves(
-    client: &PgClient,
+    source: &PgUrl,
     rules: &Rules,
     tenants: &[&Tenant],
     leaves: &[LeafShape],
 ) -> Result<Vec<TenantId>, ServiceError> {
+    let client = connect(source).await?;
+    source_session(&client).await?;
+    let watch = LockWatch::begin(source, &[&client]).await?;
+    let keys = match watch.run(keys_in_leaves(&client, rules, leaves)).await {
+        Ok(keys) => keys,
+        Err(ServiceError::LockAwaited) => None,
+        Err(error) => return Err(error),
+    };
+    let has_users = |tenant: &&&Tenant| keys.as_ref().is_none_or(|keys| keys.contains(tenant.key.as_str()));
+    Ok(tenants.iter().filter(has_users).map(|tenant| tenant.id.clone()).collect())
+}
+
+/// The keys of the tenants that have users in these partitions. `None` if it may be any tenant.
+async fn keys_in_leaves(
+    client: &PgClient,
+    rules: &Rules,
+    leaves: &[LeafShape],
+) -> Result<Option<BTreeSet<String>>, ServiceError> {
     let mut keys = BTreeSet::new();
     for leaf in leaves {
         let from = quote_table(&leaf.table());
@@ -152,7 +173,7 @@ async fn tenants_in_leaves(
             continue;
         }
         if rules.query.is_some() || rules.tenant.is_none() {
-            return Ok(tenants.iter().map(|tenant| tenant.id.clone()).collect());
+            return Ok(None);
         }
         let mut mapped = compile_current(client, rules).await?;
         mapped.from = from;
@@ -168,6 +189,5 @@ async fn tenants_in_leaves(
             }
         }
     }
-    let has_users = |tenant: &&&Tenant| keys.contains(tenant.key.as_str());
-    Ok(tenants.iter().filter(has_users).map(|tenant| tenant.id.clone()).collect())
+    Ok(Some(keys))
 }

@@ -6,8 +6,8 @@ use crate::model::{ByConfigured, ConfiguredIdx, Lsn, TenantId, User};
 use crate::pg::{PgClient, connect};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
-use crate::replicator::snapshotter::lock_watch::LockWatch;
 use crate::replicator::snapshotter::partition::{Partitioner, ScanMember};
+use crate::replicator::source::lock_watch::LockWatch;
 use crate::replicator::source::mapping::compile_current;
 use crate::replicator::tee::batcher::KafkaBatcher;
 use crate::replicator::tee::blocking::blocking;
@@ -21,6 +21,7 @@ use futures_util::future::try_join;
 use futures_util::stream::FuturesUnordered;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use tokio::time::timeout;
+use tokio_postgres::Client;
 
 /// Ids of users, by tenant.
 type Ids = HashMap<ConfiguredIdx, HashSet<Box<str>>>;
@@ -71,10 +72,13 @@ impl Pass<'_> {
         let position = export.position;
         let reading: HashSet<ConfiguredIdx> =
             members.iter().filter(|member| self.kafka.snapshot || !member.is_new).map(|member| member.index).collect();
-        if !reading.is_empty() {
+        if reading.is_empty() {
+            drop(export);
+        } else {
             let known = members.iter().filter(|member| member.had_topic && reading.contains(&member.index));
             let limit = self.context.config.limits.snapshot_age;
-            let mut held = self.held(known.map(|member| member.index).collect(), batcher).await?;
+            let held = self.held(known.map(|member| member.index).collect(), batcher);
+            let mut held = self.watched(&[export.holder()], held).await?;
             let mut numbers = Numbers { position, last: 0 };
             let spool = self.context.spool.begin(self.context.config.limits.stall, false);
             let (members, receivers): (Vec<_>, Vec<_>) = reading
@@ -141,20 +145,30 @@ impl Pass<'_> {
         members: Vec<ScanMember<ConfiguredIdx>>,
         spool: SpooledScan,
     ) -> Result<(), TeeError> {
-        let source = &self.context.config.source.url;
-        let client = connect(source).await?;
-        let watch = LockWatch::begin(source, &[&client, export.holder()]).await?;
+        let client = connect(&self.context.config.source.url).await?;
         let tenants = self.tenants.iter().map(|(index, tenant)| (index, *tenant));
         let mut partitioner = Partitioner::new(tenants, members, spool);
-        let read = watch.run(self.copy(&client, &export, &mut partitioner)).await;
+        let copy = self.copy(&client, &export, &mut partitioner);
+        let read = self.watched(&[&client, export.holder()], copy).await;
         // Kafka may take its time now: nothing is held at the source any more.
-        drop((client, export, watch));
-        if matches!(read, Err(TeeError::Service(ServiceError::LockAwaited))) {
-            self.context.status.metrics.aborted_scans.inc();
-        }
+        drop((client, export));
         read?;
         partitioner.finish().await;
         Ok(())
+    }
+
+    /// Runs what needs these sessions. They are ended if another session waits for one of them.
+    async fn watched<T>(
+        &self,
+        sessions: &[&Client],
+        work: impl Future<Output = Result<T, TeeError>>,
+    ) -> Result<T, TeeError> {
+        let watch = LockWatch::begin(&self.context.config.source.url, sessions).await?;
+        let done = watch.run(work).await;
+        if matches!(done, Err(TeeError::Service(ServiceError::LockAwaited))) {
+            self.context.status.metrics.aborted_scans.inc();
+        }
+        done
     }
 
     async fn copy(

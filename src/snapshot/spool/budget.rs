@@ -67,7 +67,11 @@ impl Budget {
         self.memory.waiting()
     }
 
-    #[cfg(test)]
+    /// Without the mailboxes.
+    pub(super) fn memory_used(&self) -> usize {
+        self.in_memory.load(Ordering::Relaxed)
+    }
+
     pub(super) fn disk_used(&self) -> u64 {
         self.on_disk.load(Ordering::Relaxed)
     }

@@ -69,6 +69,11 @@ impl Spool {
         Spool { budget, directory, queues: Mutex::default(), waiting: Arc::default() }
     }
 
+    /// Bytes of the users that wait, in memory and in files.
+    pub(crate) fn held_bytes(&self) -> (usize, u64) {
+        (self.budget.memory_used(), self.budget.disk_used())
+    }
+
     /// A tenant waits for the next scan: the reader of the current one is not alone any more.
     pub(crate) fn wait_for_scan(&self) -> WaitingForScan {
         WaitingForScan(self.waiting.clone())

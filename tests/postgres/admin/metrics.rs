@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// Every metric family with its type. The gauges of the tee exist only with a tee.
-const FAMILIES: [(&str, &str); 34] = [
+const FAMILIES: [(&str, &str); 35] = [
     ("users_sync_aborted_scans", "counter"),
     ("users_sync_apply_seconds", "histogram"),
     ("users_sync_batch_rows", "histogram"),
@@ -23,6 +23,7 @@ const FAMILIES: [(&str, &str); 34] = [
     ("users_sync_rereads", "counter"),
     ("users_sync_resyncs", "counter"),
     ("users_sync_source_reconnects", "counter"),
+    ("users_sync_spool_bytes", "gauge"),
     ("users_sync_standby", "gauge"),
     ("users_sync_streaming", "gauge"),
     ("users_sync_stripped_escapes", "counter"),
@@ -126,6 +127,8 @@ async fn a_known_workload_yields_known_metric_values() {
     is("users_sync_apply_seconds_count", 3.0);
     is("users_sync_commit_to_visible_seconds_count", 3.0);
     is("users_sync_memory_queued_bytes", 0.0);
+    is("users_sync_spool_bytes{place=\"memory\"}", 0.0);
+    is("users_sync_spool_bytes{place=\"disk\"}", 0.0);
     is("users_sync_tenant_queue_bytes{tenant=\"acme\"}", 0.0);
     is("users_sync_tenant_rejected_rows{tenant=\"acme\"}", 0.0);
     is("users_sync_tenant_lag_seconds{tenant=\"acme\"}", 0.0);
