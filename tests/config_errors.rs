@@ -65,10 +65,31 @@ fn invalid_usage_exits_with_2_and_help_with_0() {
         Command::new(env!("CARGO_BIN_EXE_users-sync")).args(arguments).output().unwrap().status.code()
     };
     assert_eq!(code(&[]), Some(2));
-    assert_eq!(code(&["check"]), Some(2));
     assert_eq!(code(&["demo", "--seconds", "0"]), Some(2));
     assert_eq!(code(&["--help"]), Some(0));
     assert_eq!(code(&["run", "--help"]), Some(0));
+}
+
+#[test]
+fn the_configuration_is_named_before_or_after_the_command_by_a_variable_or_by_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let shown = |arguments: &[&str], variable: Option<&str>| {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_users-sync"));
+        process.args(arguments).current_dir(directory.path()).env_remove("USERS_SYNC_CONFIG");
+        if let Some(variable) = variable {
+            process.env("USERS_SYNC_CONFIG", variable);
+        }
+        String::from_utf8(process.output().unwrap().stderr).unwrap()
+    };
+    for (arguments, variable, file) in [
+        (&["check"][..], None, "users-sync.yaml"),
+        (&["check"], Some("v.yaml"), "v.yaml"),
+        (&["check", "-c", "c.yaml"], Some("v.yaml"), "c.yaml"),
+        (&["-c", "c.yaml", "status"], None, "c.yaml"),
+    ] {
+        let shown = shown(arguments, variable);
+        assert!(shown.contains(&format!("cannot read the configuration {file}:")), "{arguments:?}: {shown}");
+    }
 }
 
 #[test]

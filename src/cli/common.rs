@@ -16,7 +16,14 @@ pub(super) const NOTHING_REPLICATES: u8 = 3;
 #[derive(Args, Debug)]
 pub(super) struct ConfigFile {
     /// Configuration file (YAML).
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "USERS_SYNC_CONFIG",
+        default_value = "users-sync.yaml",
+        value_name = "FILE"
+    )]
     pub(super) config: PathBuf,
 }
 
@@ -31,7 +38,8 @@ impl ConfigFile {
 pub(super) fn admin_url(text: &str, option: &str, variable: Option<&str>) -> Result<PgUrl, Diagnostic> {
     // The URL itself is not printed: it may hold a password.
     let expanded = from_environment(text).map_err(|error| {
-        let help = "${NAME} is an environment variable, ${file:PATH} a file; a literal ${ is written $${";
+        let help =
+            "${NAME} or ${NAME:-DEFAULT} is an environment variable, ${file:PATH} a file; a literal ${ is written $${";
         diagnostic!(help = help, "{option}: {error}")
     })?;
     let url = PgUrl::parse(&expanded).map_err(|error| diagnostic!("invalid {option}: {error}"))?;

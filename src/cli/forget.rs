@@ -14,8 +14,6 @@ use std::process::ExitCode;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    #[command(flatten)]
-    file: ConfigFile,
     /// Tenant to forget. It must have been removed from the configuration.
     #[arg(value_name = "TENANT")]
     tenant: String,
@@ -27,8 +25,8 @@ pub(super) struct Arguments {
     yes: bool,
 }
 
-pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
-    let config = arguments.file.load()?;
+pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
+    let config = file.load()?;
     let tenant = TenantId::new(&arguments.tenant);
     let state = pg::connect_state(&config.state_url)
         .await

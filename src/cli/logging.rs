@@ -54,6 +54,8 @@ fn log_to_stderr(format: LogFormat, level: &str) -> Result<(), Diagnostic> {
     let colored = format == LogFormat::Text && std::io::stderr().is_terminal();
     let writer = move || PrintableLines { to: std::io::stderr(), colored };
     let builder = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(writer);
+    // It would print to stderr, and panic where that is closed.
+    let builder = builder.log_internal_errors(false);
     // `init` would also forward messages that libraries write with the `log` crate: tokio-postgres logs parameters and
     // notices there, which hold row values. Setting it again in the same process fails and is harmless.
     let _ = match format {

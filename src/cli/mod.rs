@@ -33,6 +33,8 @@ use std::process::ExitCode;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    file: ConfigFile,
     /// Format of the log on stderr. Default: text; for `run`, the `log` of its configuration.
     #[arg(long, global = true, value_enum, value_name = "FORMAT")]
     log: Option<LogFormat>,
@@ -63,7 +65,7 @@ enum Command {
     /// others keep streaming. An invalid configuration is rejected, and the current one stays in force.
     Run(run::Arguments),
     /// Check that `run` has everything it needs, and print the SQL that fixes what is missing. Changes nothing.
-    Check(ConfigFile),
+    Check,
     /// Print the least-privilege SQL for the source and the targets; run it with --apply.
     ///
     /// It covers roles, column grants, replica identities and the publication, and schema, table and grants in each target.
@@ -110,6 +112,10 @@ enum Command {
 /// Runs the command. Prints an error to stderr.
 pub fn main(cli: Cli) -> ExitCode {
     match execute(cli) {
+        Ok(_) if output::is_lost() => {
+            output::error(&diagnostic!("a part of the output could not be written"));
+            ExitCode::from(FAILED)
+        }
         Ok(code) => code,
         Err(diagnostic) => {
             output::error(&diagnostic);
@@ -133,9 +139,9 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
     let runtime = runtime.map_err(|error| diagnostic!("cannot start the runtime: {error}"))?;
     let done = runtime.block_on(async {
         match cli.command {
-            Command::Run(arguments) => run::execute(&arguments, &logging).await,
-            Command::Check(file) => Ok(check::execute(&file.load()?).await),
-            Command::Setup(arguments) => setup::execute(&arguments).await,
+            Command::Run(arguments) => run::execute(&arguments, &logging, &cli.file).await,
+            Command::Check => Ok(check::execute(&cli.file.load()?).await),
+            Command::Setup(arguments) => setup::execute(&arguments, &cli.file).await,
             Command::Presets(arguments) => presets::execute(&arguments),
             Command::Schema { preset, markdown } => {
                 let text = if preset {
@@ -148,11 +154,11 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
                 output::line(text.trim_end());
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Status(arguments) => status::execute(&arguments).await,
-            Command::Forget(arguments) => forget::execute(&arguments).await,
-            Command::Verify(arguments) => verify::execute(&arguments).await,
-            Command::Resync(arguments) => resync::execute(&arguments).await,
-            Command::Teardown(arguments) => teardown::execute(&arguments).await,
+            Command::Status(arguments) => status::execute(&arguments, &cli.file).await,
+            Command::Forget(arguments) => forget::execute(&arguments, &cli.file).await,
+            Command::Verify(arguments) => verify::execute(&arguments, &cli.file).await,
+            Command::Resync(arguments) => resync::execute(&arguments, &cli.file).await,
+            Command::Teardown(arguments) => teardown::execute(&arguments, &cli.file).await,
             Command::Health(arguments) => health::execute(&arguments),
             Command::Demo(arguments) => demo::execute(&arguments).await,
         }

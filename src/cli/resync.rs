@@ -21,8 +21,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(300);
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    #[command(flatten)]
-    file: ConfigFile,
     /// Tenants to resync.
     #[arg(required_unless_present_any = ["all", "kafka"], conflicts_with = "all", value_name = "TENANT")]
     tenants: Vec<String>,
@@ -47,8 +45,8 @@ enum RequestOutcome {
     Interrupted,
 }
 
-pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
-    let config = arguments.file.load()?;
+pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
+    let config = file.load()?;
     if arguments.kafka {
         return resync_kafka(&config).await;
     }

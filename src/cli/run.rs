@@ -38,16 +38,18 @@ async fn has_run_before(config: &Config) -> bool {
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    #[command(flatten)]
-    file: ConfigFile,
     /// Show what a start would resync, and why, without starting.
     #[arg(long)]
     plan: bool,
 }
 
 /// Errors at the source end the command before it creates anything there. An unreachable source is waited for.
-pub(super) async fn execute(arguments: &Arguments, logging: &Logging) -> Result<ExitCode, Diagnostic> {
-    let file = &arguments.file.config;
+pub(super) async fn execute(
+    arguments: &Arguments,
+    logging: &Logging,
+    file: &ConfigFile,
+) -> Result<ExitCode, Diagnostic> {
+    let file = &file.config;
     let LoadedConfig { config, files } = load_with_files(file)?;
     logging.begin(config.log.into())?;
     if arguments.plan {

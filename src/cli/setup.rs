@@ -20,8 +20,6 @@ const SOURCE_ADMIN: &str = "USERS_SYNC_SOURCE_ADMIN";
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    #[command(flatten)]
-    file: ConfigFile,
     /// Run the SQL wherever an administrator's URL is given. Every statement is safe to repeat.
     #[arg(long)]
     apply: bool,
@@ -62,8 +60,8 @@ fn tenant_url(text: &str) -> Result<TargetAdmin, String> {
     Ok(TargetAdmin { tenant: tenant.to_owned(), url: url.to_owned() })
 }
 
-pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
-    let config = arguments.file.load()?;
+pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
+    let config = file.load()?;
     let known = |name: &str| config.tenants.iter().any(|tenant| tenant.id.as_str() == name);
     let named = arguments.target_admin.iter().map(|admin| &admin.tenant).chain(&arguments.tenant);
     if let Some(unknown) = named.into_iter().find(|name| !known(name)) {

@@ -16,15 +16,13 @@ use std::process::ExitCode;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    #[command(flatten)]
-    file: ConfigFile,
     /// Print one JSON document instead of a table.
     #[arg(long)]
     json: bool,
 }
 
-pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
-    let config = arguments.file.load()?;
+pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
+    let config = file.load()?;
     let client = pg::connect_state(&config.state_url).await.map_err(|error| diagnostic!("the state: {error}"))?;
     let state = StateStore::read(&client, &config.source.slot).await;
     let state = state.map_err(|error| diagnostic!("cannot read the state: {error}"))?;

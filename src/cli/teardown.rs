@@ -17,8 +17,6 @@ use tokio_postgres::types::Type;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    #[command(flatten)]
-    file: ConfigFile,
     /// Skip the confirmation.
     #[arg(long)]
     yes: bool,
@@ -32,8 +30,8 @@ struct Droppable {
     state: bool,
 }
 
-pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
-    let config = arguments.file.load()?;
+pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
+    let config = file.load()?;
     let source =
         pg::connect(&config.source.url).await.map_err(|error| diagnostic!("cannot connect to the source: {error}"))?;
     let state = pg::connect_state(&config.state_url)

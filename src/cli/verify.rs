@@ -17,8 +17,6 @@ use std::time::Duration;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    #[command(flatten)]
-    file: ConfigFile,
     /// Tenants to compare. Default: all of them.
     #[arg(value_name = "TENANT")]
     tenants: Vec<String>,
@@ -78,8 +76,8 @@ impl Report {
     }
 }
 
-pub(super) async fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
-    let config = arguments.file.load()?;
+pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
+    let config = file.load()?;
     let tenants = select_tenants(&config, &arguments.tenants)?;
     let mut reports = compare(&config, &tenants, arguments).await?;
     if arguments.json {

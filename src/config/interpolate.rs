@@ -43,7 +43,7 @@ pub(crate) fn with_filler(text: &str, filler: &str) -> Result<String, Interpolat
     interpolate(text, &Env { variable: &|_| Some(filler.to_owned()), file: &|_| Ok(filler.to_owned()) })
 }
 
-/// Replaces `${NAME}` by the variable, `${file:PATH}` by the file without its last line break, and `$${` by `${`. Inserted text
+/// Replaces `${NAME}` by the variable, `${NAME:-DEFAULT}` by the default if the variable is unset or empty, `${file:PATH}` by the file without its last line break, and `$${` by `${`. Inserted text
 /// is not expanded again.
 pub(super) fn interpolate(text: &str, env: &Env<'_>) -> Result<String, InterpolationError> {
     let mut out = String::with_capacity(text.len());
@@ -82,11 +82,13 @@ fn value(inside: &str, env: &Env<'_>) -> Result<String, InterpolationError> {
             && !name.starts_with(|c: char| c.is_ascii_digit())
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
     };
-    let name = inside.strip_prefix("env:").unwrap_or(inside);
+    let text = inside.strip_prefix("env:").unwrap_or(inside);
+    let (name, default) = text.split_once(":-").map_or((text, None), |(name, default)| (name, Some(default)));
     if !is_name(name) {
         return Err(InterpolationError::Name(inside.to_owned()));
     }
-    (env.variable)(name).ok_or_else(|| InterpolationError::Variable(name.to_owned()))
+    let value = (env.variable)(name).filter(|value| default.is_none() || !value.is_empty());
+    value.or(default.map(str::to_owned)).ok_or_else(|| InterpolationError::Variable(name.to_owned()))
 }
 
 #[cfg(test)]
@@ -97,6 +99,7 @@ mod tests {
     fn check(text: &str, expected: Result<&str, &str>) {
         let variable = |name: &str| match name {
             "A" => Some("a".to_owned()),
+            "EMPTY" => Some(String::new()),
             "NESTED" => Some("${A}".to_owned()),
             _ => None,
         };
@@ -113,6 +116,7 @@ mod tests {
     #[test]
     fn variables_and_files_are_substituted_once() {
         check("plain $ {A} $A", Ok("plain $ {A} $A"));
+        check("${A:-x} ${EMPTY:-b:-c} ${env:B:-} ${B:-$A}", Ok("a b:-c  $A"));
         check("x${A}y${A}", Ok("xaya"));
         check("${env:A}", Ok("a"));
         check("p:${file:/run/p w}@h", Ok("p:pass@h"));
@@ -128,7 +132,7 @@ mod tests {
         check("${B}", Err("the environment variable B is not set"));
         check("${file:/none}", Err("cannot read the file /none: entity not found"));
         check("a ${A", Err("a '${' has no '}'"));
-        for inside in ["", "a b", "1A", "A:-x", "env:", "env:env:A"] {
+        for inside in ["", "a b", "1A", ":-x", "env:", "env:env:A"] {
             let expected = format!("'${{{inside}}}' is neither ${{NAME}} nor ${{file:PATH}}");
             check(&format!("${{{inside}}}"), Err(&expected));
         }

@@ -9,11 +9,13 @@ const INTRODUCTION: &str = "\
 
 <!-- Generated from the declarations in src/config. To update it: UPDATE=1 cargo test --lib config::reference -->
 
-users-sync is configured by one YAML file, which every command reads with `-c FILE`. Start from
+users-sync is configured by one YAML file: the one of `-c FILE`, of the environment variable `USERS_SYNC_CONFIG`, or
+`users-sync.yaml` in the current directory. Start from
 [config/minimal.yaml](../config/minimal.yaml); [config/example.yaml](../config/example.yaml) shows most keys in context.
 
-- **Variables and files.** Anywhere in a value, `${NAME}` is replaced by an environment variable and `${file:PATH}` by the
-  content of a file without its last line break. A relative path starts at the directory of the file that contains it. A
+- **Variables and files.** Anywhere in a value, `${NAME}` is replaced by an environment variable,
+  `${NAME:-DEFAULT}` by the default if the variable is unset or empty, and `${file:PATH}` by the content of a file without
+  its last line break. A relative path starts at the directory of the file that contains it. A
   literal `${` is written `$${`. Inserted text is not expanded again.
 - **Faults.** A file is read completely, and every fault is reported with its line and column. Unknown and repeated keys are
   faults. The values of variables and files appear in no message.

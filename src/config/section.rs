@@ -278,7 +278,7 @@ impl<'a> Reader<'a> {
                 Ok(text) => return Some(text),
                 Err(error) => {
                     let fault = Fault::new(&node.span, format!("{path}: {error}"));
-                    let help = "${NAME} is an environment variable, ${file:PATH} a file; a literal ${ is written $${";
+                    let help = "${NAME} or ${NAME:-DEFAULT} is an environment variable, ${file:PATH} a file; a literal ${ is written $${";
                     self.push(fault.help(help));
                     return None;
                 }

@@ -134,3 +134,32 @@ async fn psql_runs_only_the_statements_of_a_printed_script() {
         assert_eq!(created.len(), 1, "{name}");
     }
 }
+
+/// `COMMAND | head` closes the pipe while the command prints.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_pipe_ends_no_command() {
+    let bed = Bed::start(&["acme"]).await;
+    let config = bed.config_file("");
+    let path = config.path().to_str().unwrap();
+    let admin = bed.server.url("auth");
+    let apply = ["setup", "-c", path, "--apply", "--source-admin", &admin];
+    for arguments in
+        [&["schema"][..], &["presets"], &["-c", path, "check"], &["setup", "-c", path], &apply, &["status"]]
+    {
+        let run = |stdout: Stdio, stderr: Stdio| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_users-sync"));
+            let command = command.args(arguments).env("USERS_SYNC_CONFIG", path).stdin(Stdio::null());
+            command.stdout(stdout).stderr(stderr).output().unwrap()
+        };
+        let closed = || std::io::pipe().unwrap().1;
+        let (without_stdout, without_both) =
+            (run(closed().into(), Stdio::piped()), run(closed().into(), closed().into()));
+        let open = run(Stdio::piped(), Stdio::piped());
+        let said = String::from_utf8_lossy(&without_stdout.stderr);
+        assert!(!said.contains("internal error") && !said.contains("panicked"), "{arguments:?}: {said}");
+        assert_eq!(without_stdout.status.code(), open.status.code(), "{arguments:?}: {said}");
+        assert_eq!(without_both.status.code(), open.status.code(), "{arguments:?}");
+    }
+    // `setup --apply` has done its work.
+    bed.becomes("auth", "SELECT count(*) FROM pg_publication WHERE pubname = 'users_sync'", "1").await;
+}
