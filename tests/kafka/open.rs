@@ -3,11 +3,12 @@
 use crate::bed::{TeeBed, of, once, ops};
 use crate::broker::{Broker, until};
 use crate::consumer::{arrive, end, read};
-use crate::support::let_pass;
 use crate::support::process::Process;
+use crate::support::{DEADLINE, let_pass};
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::time::Duration;
+use tokio::time::timeout;
 
 const ROWS: usize = 12_000;
 
@@ -15,6 +16,18 @@ const ROWS: usize = 12_000;
 async fn sign_up_many(bed: &TeeBed) {
     let sql = "INSERT INTO auth.users (id, org, first_name) SELECT 'u' || n, 'acme', repeat('x', 2000) FROM generate_series(1, {}) n";
     bed.auth(&sql.replace("{}", &ROWS.to_string())).await;
+}
+
+/// Another producer, whose transaction has a record in the topic.
+fn open_transaction(bed: &TeeBed, topic: &str, key: &str) -> BaseProducer {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &bed.brokers).set("transactional.id", format!("{topic}.another"));
+    let another: BaseProducer = config.set("transaction.timeout.ms", "600000").create().unwrap();
+    another.init_transactions(Duration::from_secs(30)).unwrap();
+    another.begin_transaction().unwrap();
+    another.send(BaseRecord::<str, str>::to(topic).key(key).payload("{}")).unwrap();
+    another.flush(Duration::from_secs(30)).unwrap();
+    another
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,13 +76,7 @@ async fn another_producers_open_transaction_hides_no_position() {
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('u', 'acme')").await;
     let process = Process::start(&bed.file);
     bed.tee_is("following").await;
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", &bed.brokers).set("transactional.id", "hidden.another");
-    let another: BaseProducer = config.create().unwrap();
-    another.init_transactions(Duration::from_secs(30)).unwrap();
-    another.begin_transaction().unwrap();
-    another.send(BaseRecord::<str, str>::to("hidden.positions").key("{\"slot\":\"another\"}").payload("{}")).unwrap();
-    another.flush(Duration::from_secs(30)).unwrap();
+    let another = open_transaction(&bed, "hidden.positions", "{\"slot\":\"another\"}");
     for n in 0..3 {
         bed.auth(&format!("UPDATE auth.users SET first_name = '{n}', updated_at = now() WHERE id = 'u'")).await;
         arrive(broker, "hidden.acme", 2 + n);
@@ -83,5 +90,27 @@ async fn another_producers_open_transaction_hides_no_position() {
     let messages = bed.equal("acme").await;
     assert_eq!(ops(&of(&messages, "u")), "ruuuu");
     once(&messages);
+    assert!(process.stop().await.success());
+}
+
+/// Topics are read while the source's snapshot is held.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_waits_for_a_snapshot_does_not_wait_for_a_topic() {
+    let broker = Broker::shared();
+    let bed = TeeBed::start(broker, "awaited", "", "").await;
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('u', 'acme')").await;
+    let (process, log) = Process::start_logged(&bed.file);
+    bed.tee_is("following").await;
+    let another = open_transaction(&bed, "awaited.acme", "another");
+    bed.auth("UPDATE users_sync.tee SET requested = true").await;
+    let holding = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'users-sync%'
+        AND state = 'idle in transaction' AND backend_xmin IS NOT NULL";
+    bed.bed.becomes("auth", holding, "1").await;
+    let indexing = bed.auth("CREATE INDEX CONCURRENTLY email ON auth.users (email)");
+    timeout(DEADLINE, indexing).await.expect("the migration waits for a topic");
+    log.says("the scan of the source was aborted").await;
+    another.abort_transaction(Duration::from_secs(30)).unwrap();
+    bed.tee_is("following").await;
+    bed.equal("acme").await;
     assert!(process.stop().await.success());
 }
