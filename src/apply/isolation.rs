@@ -6,7 +6,7 @@ use super::columns::RowParameters;
 use super::notify::Notify;
 use super::plan::plan_rows;
 use super::refusal::{Bisection, Refusal, RefusedUser};
-use super::rejected::MAX_REJECTED;
+use super::reject_reason::MAX_REJECTED;
 use super::shape::Shape;
 use super::statement;
 use super::target::{Target, TargetError};
@@ -57,7 +57,7 @@ impl<S: Statements> Isolation<'_, S> {
     /// Does a step with every item. Returns the items that were refused, with the reason.
     pub(super) async fn each(&self, step: Step<'_>) -> Result<Vec<(usize, Refusal)>, TargetError> {
         let mut refused = Vec::new();
-        let mut bisection = Bisection::new(step.len());
+        let mut bisection = Bisection::new(step.len(), MAX_REJECTED);
         let Some(mut next) = bisection.next_part() else { return Ok(refused) };
         self.client.batch_execute(statement::SAVEPOINT).await?;
         loop {
@@ -68,7 +68,12 @@ impl<S: Statements> Isolation<'_, S> {
                 Ok(()) => true,
                 Err(error) => {
                     let refusal = error.refusal().ok_or(error)?;
-                    if let Some(at) = bisection.refused(range) {
+                    let refused_one = bisection.refused(range);
+                    // Rows that stand in each other's way may all fit in the end.
+                    if bisection.exceeds() && !refusal.is_conflict() {
+                        return Err(TargetError::too_many_refused(&refusal.reason));
+                    }
+                    if let Some(at) = refused_one {
                         refused.push((at, refusal));
                     }
                     false

@@ -3,7 +3,7 @@
 use super::reject_reason::RejectReason;
 use crate::model::UserId;
 use crate::model::clip;
-use crate::pg::SqlStateClass;
+use crate::pg::{SqlStateClass, is_full_notify_queue};
 use std::ops::Range;
 
 /// Why a target refuses a row.
@@ -22,11 +22,12 @@ pub(crate) struct RefusedUser {
 }
 
 impl Refusal {
-    /// The refusal in an error of [`SqlStateClass::RowRefused`]; `None` for any other error.
+    /// The refusal in an error that a row can cause; `None` for any other error.
     pub(crate) fn of(error: &tokio_postgres::Error) -> Option<Refusal> {
         let error = error.as_db_error()?;
         let code = error.code().code();
-        is_refusal(code).then(|| Refusal { sqlstate: clip(code).into_owned(), reason: RejectReason::of(error) })
+        is_refusal(code, error.routine())
+            .then(|| Refusal { sqlstate: clip(code).into_owned(), reason: RejectReason::of(error) })
     }
 
     /// A BEFORE trigger returned NULL. The code is `no_data`, as there is no error.
@@ -67,40 +68,103 @@ const UNIQUE: &str = "23505";
 const EXCLUSION: &str = "23P01";
 const CHECK: &str = "23514";
 
-fn is_refusal(sqlstate: &str) -> bool {
-    SqlStateClass::of(sqlstate) == SqlStateClass::RowRefused
+/// Whether a row can cause the error. A limit or a code of the application's own is one of the row as long as bisection finds
+/// it. A full queue of notifications is not: every row would be refused.
+fn is_refusal(sqlstate: &str, routine: Option<&str>) -> bool {
+    use SqlStateClass::*;
+    match SqlStateClass::of(sqlstate) {
+        ProgramLimit => !is_full_notify_queue(sqlstate, routine),
+        RowRefused | RoutineFailure | ApplicationDefined => true,
+        Transient
+        | LockNotAvailable
+        | InsufficientResources
+        | TooManyConnections
+        | ConfigurationLimit
+        | ReadOnly
+        | Privilege
+        | InvalidPassword
+        | Login
+        | MissingDatabase
+        | MissingSchema
+        | MissingTable
+        | MissingColumn
+        | Statement
+        | Other => false,
+    }
 }
+
+/// Rows that are tried on their own before a batch that may exceed the limit is bisected.
+const SAMPLES: usize = 64;
 
 /// Finds the refused items of a batch by bisection: try each [`Bisection::next_part`], and report it with
 /// [`Bisection::refused`] if it was refused.
 #[derive(Debug)]
 pub(crate) struct Bisection {
     to_try: Vec<Range<usize>>,
+    /// The number of items that may be refused.
+    allowed: usize,
+    /// There are more items.
+    is_large: bool,
+    refused: usize,
+    /// Samples that have not been tried.
+    samples: usize,
+    all_refused: bool,
+    /// The part that is being tried.
+    tried: Option<Range<usize>>,
 }
 
 impl Bisection {
-    /// Starts with a batch of this many items that was refused as a whole.
-    pub(crate) fn new(items: usize) -> Bisection {
-        let mut bisection = Bisection { to_try: Vec::new() };
-        bisection.halve(0..items);
+    /// Starts with a batch of this many items that was refused as a whole, of which at most `allowed` may be left out.
+    ///
+    /// A batch of more items begins with a sample: if nothing of it is accepted, the cause is not in single rows, and they
+    /// are not all tried.
+    pub(crate) fn new(items: usize, allowed: usize) -> Bisection {
+        let is_large = items > allowed;
+        let samples = if is_large { items.min(SAMPLES) } else { 0 };
+        let to_try = Vec::new();
+        let mut bisection =
+            Bisection { to_try, allowed, is_large, refused: 0, samples, all_refused: true, tried: None };
+        if !is_large {
+            bisection.halve(0..items);
+            return bisection;
+        }
+        let starts: Vec<usize> = (0..=samples).map(|n| n * items / samples).collect();
+        let rests = starts.windows(2).rev().map(|chunk| chunk[0] + 1..chunk[1]).filter(|rest| !rest.is_empty());
+        bisection.to_try.extend(rests);
+        bisection.to_try.extend(starts[..samples].iter().rev().map(|at| *at..*at + 1));
         bisection
     }
 
-    /// The next part to try, from left to right.
+    /// The next part to try.
     pub(crate) fn next_part(&mut self) -> Option<Range<usize>> {
-        self.to_try.pop()
+        if self.tried.take().is_some() {
+            self.all_refused = false;
+            self.samples = self.samples.saturating_sub(1);
+        }
+        self.tried = self.to_try.pop();
+        self.tried.clone()
     }
 
     /// Reports a refused part. Returns the refused item if the part has only one; otherwise its halves are
     /// tried.
     pub(crate) fn refused(&mut self, range: Range<usize>) -> Option<usize> {
+        self.tried = None;
         match range.len() {
-            1 => Some(range.start),
+            1 => {
+                self.refused += 1;
+                self.samples = self.samples.saturating_sub(1);
+                Some(range.start)
+            }
             _ => {
                 self.halve(range);
                 None
             }
         }
+    }
+
+    /// Whether more items are refused than may be, as far as has been tried.
+    pub(crate) fn exceeds(&self) -> bool {
+        self.refused > self.allowed || self.is_large && self.samples == 0 && self.all_refused
     }
 
     fn halve(&mut self, range: Range<usize>) {
@@ -119,11 +183,15 @@ mod tests {
     #[test]
     fn only_row_errors_are_refusals() {
         for code in ["23505", "23514", "23503", "22P02", "P0001", "44000", "27000"] {
-            assert!(is_refusal(code), "{code}");
+            assert!(is_refusal(code, None), "{code}");
         }
-        for code in ["42501", "42P01", "40001", "53100", "57014", "25006", "08006", "XX000", ""] {
-            assert!(!is_refusal(code), "{code}");
+        for code in ["54000", "54001", "54011", "54023", "45000", "ZZ999", "38000"] {
+            assert!(is_refusal(code, None), "{code}");
         }
+        for code in ["42501", "42P01", "40001", "53100", "57014", "25006", "08006", "XX000"] {
+            assert!(!is_refusal(code, None), "{code}");
+        }
+        assert!(!is_refusal("54000", Some("PreCommit_Notify")), "no row is at fault");
     }
 
     proptest! {
@@ -134,7 +202,7 @@ mod tests {
         ) {
             let bad: BTreeSet<usize> = picks.into_iter().filter(|at| *at < items).collect();
             let (mut found, mut taken, mut tries) = (Vec::new(), Vec::new(), 0);
-            let mut bisection = Bisection::new(items);
+            let mut bisection = Bisection::new(items, usize::MAX);
             while let Some(range) = bisection.next_part() {
                 tries += 1;
                 match bad.range(range.clone()).next() {
@@ -146,6 +214,31 @@ mod tests {
             prop_assert_eq!(taken, (0..items).filter(|at| !bad.contains(at)).collect::<Vec<_>>());
             let depth = items.next_power_of_two().ilog2() as usize;
             prop_assert!(tries <= 2 + 2 * bad.len() * depth, "{tries} tries for {} of {items}", bad.len());
+        }
+
+        #[test]
+        fn a_batch_that_is_refused_as_a_whole_is_given_up_after_a_sample(
+            items in 1usize..3000,
+            allowed in 0usize..1000,
+            accepted in prop::collection::btree_set(0usize..3000, 0..3000),
+        ) {
+            let accepted: BTreeSet<usize> = accepted.into_iter().filter(|at| *at < items).collect();
+            let bad = items - accepted.len();
+            let (mut found, mut tries) = (0, 0);
+            let mut bisection = Bisection::new(items, allowed);
+            while !bisection.exceeds() && let Some(range) = bisection.next_part() {
+                tries += 1;
+                if range.clone().any(|at| !accepted.contains(&at)) {
+                    found += usize::from(bisection.refused(range).is_some());
+                }
+            }
+            if bad == items && items > allowed {
+                prop_assert!(bisection.exceeds() && tries <= SAMPLES, "{tries} tries");
+            }
+            if bad <= allowed && accepted.len() * SAMPLES >= items * SAMPLES.ilog2() as usize {
+                prop_assert!(!bisection.exceeds() && found == bad, "{found} of {bad}");
+            }
+            prop_assert!(found <= allowed + 1, "{found} of {allowed}");
         }
     }
 }

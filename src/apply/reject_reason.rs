@@ -4,9 +4,17 @@
 //! error, so neither is ever stored or logged.
 
 use crate::model::clip;
-use crate::pg::{Disclosure, names_place};
+use crate::pg::{Disclosure, names_place, quote_ident};
 use std::fmt;
 use tokio_postgres::error::DbError;
+
+/// A tenant with more refused users than this is parked: the cause is not in single rows.
+pub(crate) const MAX_REJECTED: usize = 10_000;
+
+/// Why a tenant is parked whose target refuses more users; `first` is the reason of the first one.
+pub(crate) fn too_many_refused(first: &RejectReason) -> String {
+    format!("its target refuses users, more than the limit of {MAX_REJECTED}: of the first one, {first}")
+}
 
 /// Why a user is not in the target's table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +79,37 @@ impl RejectReason {
             _ if code.starts_with("54") => Limit,
             _ if code.starts_with("22") => Value,
             _ => Code,
+        }
+    }
+}
+
+impl RejectReason {
+    /// How to fix it, if more users are refused than the limit.
+    pub(crate) fn remedy(&self) -> String {
+        use RejectReason::*;
+        match self {
+            Constraint { name, table: None } => {
+                format!("drop constraint or unique index {name} of neon_auth.users_sync, or correct it")
+            }
+            Constraint { name, table: Some(table) } => format!("drop constraint {name} of {table}, or correct it"),
+            NotNull { column } => {
+                format!("ALTER TABLE neon_auth.users_sync ALTER COLUMN {} DROP NOT NULL;", quote_ident(column))
+            }
+            CheckOption => "neon_auth.users_sync is a view: drop it, and users_sync.checkpoint".to_owned(),
+            GaveWay => "drop the unique index that deleted users block".to_owned(),
+            Code | Skipped => "correct or drop the trigger on neon_auth.users_sync, or the function that a constraint, an \
+                index or a column of it uses"
+                .to_owned(),
+            Encoding => "point the tenant at a database with encoding UTF8".to_owned(),
+            Number | Time | Value => {
+                "correct the values at the source, or keep their column out with users.exclude".to_owned()
+            }
+            Index { name: Some(name) } => format!("drop index {name}, or shorten the values at the source"),
+            Index { name: None } => "drop the index on these values, or shorten the values at the source".to_owned(),
+            Depth => "raise max_stack_depth of the target's server, or keep the column out with users.exclude".to_owned(),
+            Limit => "correct or drop the trigger on neon_auth.users_sync that exceeds a limit of the server, or shorten the \
+                values at the source"
+                .to_owned(),
         }
     }
 }

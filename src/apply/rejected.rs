@@ -1,6 +1,7 @@
 //! `users_sync.rejected`: the users that a target refuses, each with the reason.
 
 use super::refusal::RefusedUser;
+use super::reject_reason::MAX_REJECTED;
 use super::statement;
 use super::stored_id::Repertoire;
 use super::target::{Target, TargetError};
@@ -8,9 +9,6 @@ use crate::model::IdHash;
 use crate::pg::Statements;
 use std::collections::BTreeMap;
 use tokio_postgres::types::Type;
-
-/// A tenant with more refused users than this is parked: the cause is not in single rows.
-pub(crate) const MAX_REJECTED: usize = 10_000;
 
 impl Target {
     /// The users in `users_sync.rejected`, at most [`MAX_REJECTED`].

@@ -5,7 +5,7 @@
 
 use super::isolation::{Isolation, RefusedRow, Step};
 use super::refusal::{Refusal, RefusedUser};
-use super::rejected::MAX_REJECTED;
+use super::reject_reason::MAX_REJECTED;
 use super::target::TargetError;
 use crate::model::{Change, User, UserId};
 use crate::pg::{PgTimestamp, Statements};

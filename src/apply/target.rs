@@ -8,6 +8,7 @@ use super::notify::{ADVANCE_QUEUE, MAX_NOTIFIED_USERS, Notify};
 use super::plan::{Move, Rows};
 use super::read_checkpoint::{provide_mac, read_checkpoint_with};
 use super::refusal::Refusal;
+use super::reject_reason::{RejectReason, too_many_refused};
 use super::rejected_table;
 use super::shape::{Shape, ShapeError, TableColumn};
 use super::statement;
@@ -38,18 +39,33 @@ pub enum TargetError {
     /// Rows of a chunk were not written, without an error.
     #[error("a trigger skips {0} rows")]
     Skipped(i64),
+    /// More users are refused than may be left out.
+    #[error("{reason}")]
+    TooManyRefused {
+        /// The limit, and why one of them is refused.
+        reason: String,
+        /// How to fix it.
+        remedy: String,
+    },
     /// The table of refused users is of an earlier version.
     #[error("users_sync.rejected has no key id_hash, and it cannot be added: {0}")]
     RejectedTable(String),
 }
 
 impl TargetError {
+    pub(crate) fn too_many_refused(first: &RejectReason) -> TargetError {
+        TargetError::TooManyRefused { reason: too_many_refused(first), remedy: first.remedy() }
+    }
+
     /// Why the target refuses a row, if it does.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         match self {
             TargetError::Sql(error) => Refusal::of(error),
             TargetError::Skipped(_) => Some(Refusal::skipped()),
-            TargetError::RowSecurity(_) | TargetError::Shape(_) | TargetError::RejectedTable(_) => None,
+            TargetError::RowSecurity(_)
+            | TargetError::Shape(_)
+            | TargetError::TooManyRefused { .. }
+            | TargetError::RejectedTable(_) => None,
         }
     }
 }

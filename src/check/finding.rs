@@ -142,7 +142,6 @@ fn refused_remedy(url: &PgUrl, sqlstate: &str) -> String {
         | InsufficientResources
         | ConfigurationLimit
         | ProgramLimit
-        | ComplexityLimit
         | ReadOnly
         | InvalidPassword
         | Login

@@ -24,10 +24,8 @@ pub(crate) enum SqlStateClass {
     /// `configuration_limit_exceeded`: an administrator has to raise a limit, for example
     /// `max_replication_slots`.
     ConfigurationLimit,
-    /// `program_limit_exceeded`: an index row that is too large, or a full NOTIFY queue.
+    /// A built-in limit: size of an index row, nesting depth, number of arguments, the NOTIFY queue.
     ProgramLimit,
-    /// Another built-in limit: nesting depth, number of columns or arguments.
-    ComplexityLimit,
     /// `read_only_sql_transaction`: a standby, or a database set to read-only.
     ReadOnly,
     /// `insufficient_privilege`.
@@ -77,7 +75,6 @@ impl SqlStateClass {
             "42P01" => MissingTable,
             "53300" => TooManyConnections,
             "53400" => ConfigurationLimit,
-            "54000" => ProgramLimit,
             "55P03" => LockNotAvailable,
             _ => find_class(code).map_or(ApplicationDefined, |(class, _)| class),
         }
@@ -93,20 +90,18 @@ impl Disclosure {
     /// Decides by the code and by the server's function that reported the error (field `R`), if known: RAISE
     /// can use any code.
     pub(crate) fn of(code: &str, routine: Option<&str>) -> Disclosure {
-        if !is_listed(code) || routine.is_some_and(|routine| USER_CODE_ROUTINES.contains(&routine)) {
+        if !is_listed(code) || is_raised(routine) {
             return Disclosure::Code;
         }
         match SqlStateClass::of(code) {
             RowRefused if code.starts_with(PLPGSQL_CLASS) => Disclosure::Code,
-            RowRefused => Disclosure::Place,
+            RowRefused | ProgramLimit => Disclosure::Place,
             RoutineFailure | ApplicationDefined => Disclosure::Code,
             Transient
             | LockNotAvailable
             | InsufficientResources
             | TooManyConnections
             | ConfigurationLimit
-            | ProgramLimit
-            | ComplexityLimit
             | ReadOnly
             | Privilege
             | InvalidPassword
@@ -126,6 +121,16 @@ const PLPGSQL_CLASS: &str = "P0";
 
 /// The functions of pl_exec.c, plperl.c and plpy_*.c that report errors raised by user-defined code.
 const USER_CODE_ROUTINES: [&str; 4] = ["exec_stmt_raise", "do_util_elog", "PLy_elog_impl", "PLy_output"];
+
+/// Whether RAISE or its like reported the error.
+pub(crate) fn is_raised(routine: Option<&str>) -> bool {
+    routine.is_some_and(|routine| USER_CODE_ROUTINES.contains(&routine))
+}
+
+/// Whether the queue of notifications is full. The code is that of any program limit (async.c).
+pub(crate) fn is_full_notify_queue(code: &str, routine: Option<&str>) -> bool {
+    code == "54000" && matches!(routine, Some("PreCommit_Notify" | "asyncQueueAddEntries"))
+}
 
 /// Whether the server itself set the fields table, column and constraint of an error. RAISE can set them, too.
 pub(crate) fn names_place(routine: Option<&str>) -> bool {
@@ -206,7 +211,7 @@ const CLASSES: [(&str, SqlStateClass, &str); 44] = [
     ),
     ("44", RowRefused, "000"),
     ("53", InsufficientResources, "000 100 200 300 400"),
-    ("54", ComplexityLimit, "000 001 011 023"),
+    ("54", ProgramLimit, "000 001 011 023"),
     ("55", Other, "000 006 P02 P03 P04"),
     ("57", Transient, "000 014 P01 P02 P03 P04 P05"),
     ("58", Transient, "000 030 P01 P02 P03"),
@@ -228,15 +233,14 @@ mod tests {
     use proptest::prelude::*;
 
     /// The whole mapping: classes, and codes that differ from their class.
-    const EXPECTED: [(SqlStateClass, &str); 19] = [
+    const EXPECTED: [(SqlStateClass, &str); 18] = [
         (RowRefused, "22 23 27 44 P0"),
         (Transient, "08 40 57 58 XX"),
         (LockNotAvailable, "55P03"),
         (InsufficientResources, "53"),
         (TooManyConnections, "53300"),
         (ConfigurationLimit, "53400"),
-        (ProgramLimit, "54000"),
-        (ComplexityLimit, "54"),
+        (ProgramLimit, "54"),
         (ReadOnly, "25006"),
         (Privilege, "42501"),
         (InvalidPassword, "28P01"),

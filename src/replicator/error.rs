@@ -252,7 +252,6 @@ fn is_final_code(sqlstate: Option<&str>) -> bool {
         | InsufficientResources
         | TooManyConnections
         | ProgramLimit
-        | ComplexityLimit
         | ReadOnly
         | MissingSchema
         | MissingTable

@@ -2,7 +2,9 @@
 
 use crate::apply::{Refusal, TargetError};
 use crate::model::{ParkCause, RetryCause, TenantId};
-use crate::pg::{CERTIFICATE_REMEDY, ConnectError, GuardError, SqlStateClass, describe, quote_ident};
+use crate::pg::{
+    CERTIFICATE_REMEDY, ConnectError, GuardError, SqlStateClass, describe, is_full_notify_queue, is_raised, quote_ident,
+};
 use crate::snapshot::{Interruption, LoadError};
 use tokio_postgres::types::{WasNull, WrongType};
 
@@ -38,9 +40,12 @@ const LOGIN: &str = "correct the role or password in the target's URL, or pg_hba
 /// How to fix tables that were changed.
 const ALTERED: &str = "the tables were renamed or altered: rename them back, or drop them";
 
-/// How to fix refused rows.
-pub(crate) const REFUSES: &str = "a constraint or trigger that was added to neon_auth.users_sync refuses users: remove it \
-    (users_sync.rejected in the target lists the users)";
+/// How to fix a full queue of notifications.
+const NOTIFY_REMEDY: &str = "a session of that server that listens keeps a transaction open, and the queue of notifications is \
+    full: end that session";
+
+/// How to fix what user-defined code reports.
+const RAISED_REMEDY: &str = "a trigger or function in the target raised this: correct it, or drop the trigger";
 
 /// How to fix a target that answers nothing.
 pub(crate) const NO_PROGRESS: &str = "end what keeps the target from answering: a lock on neon_auth.users_sync or \
@@ -63,13 +68,7 @@ fn remedy(sqlstate: &str) -> Option<(ParkCause, &'static str)> {
         InvalidPassword | Login => (ParkCause::Login, LOGIN),
         MissingDatabase => (ParkCause::Login, "create the database, or correct the target's URL"),
         MissingSchema | MissingTable | MissingColumn => (ParkCause::Altered, ALTERED),
-        RowRefused => (ParkCause::Refuses, REFUSES),
-        ProgramLimit => (
-            ParkCause::Other,
-            "a value is too large for the table's index; or, with notify: true, a session there that listens keeps a \
-             transaction open, and the queue of notifications is full: end that session",
-        ),
-        ComplexityLimit | Statement | RoutineFailure | Other | ApplicationDefined => (
+        RowRefused | ProgramLimit | Statement | RoutineFailure | Other | ApplicationDefined => (
             ParkCause::Other,
             "fix what the target reports, or drop neon_auth.users_sync and users_sync.checkpoint there",
         ),
@@ -109,9 +108,19 @@ pub(crate) fn of_sql(error: &tokio_postgres::Error) -> FailureAction {
     if std::error::Error::source(error).is_some_and(|source| source.is::<WrongType>() || source.is::<WasNull>()) {
         return FailureAction::park(ParkCause::Altered, reason, ALTERED);
     }
-    match error.code().map(|code| remedy(code.code())) {
+    let server = error.as_db_error();
+    let (code, routine) = (server.map(|error| error.code().code()), server.and_then(|error| error.routine()));
+    if code.is_some_and(|code| is_full_notify_queue(code, routine)) {
+        return FailureAction::park(
+            ParkCause::Other,
+            "the queue of notifications of its server is full",
+            NOTIFY_REMEDY,
+        );
+    }
+    match code.map(remedy) {
         // No code: the connection broke.
         None | Some(None) => FailureAction::retry(RetryCause::TargetError, reason),
+        Some(Some((cause, _))) if is_raised(routine) => FailureAction::park(cause, reason, RAISED_REMEDY),
         Some(Some((cause, remedy))) => FailureAction::park(cause, reason, remedy),
     }
 }
@@ -139,6 +148,7 @@ pub(crate) fn of_target(error: &TargetError) -> FailureAction {
             error.to_string(),
             "alter it to the documented shape, or drop it: it is created again and filled with a snapshot",
         ),
+        TargetError::TooManyRefused { reason, remedy } => FailureAction::park(ParkCause::Refuses, reason, remedy),
         TargetError::RejectedTable(_) => FailureAction::park(
             ParkCause::Altered,
             error.to_string(),
@@ -163,7 +173,6 @@ pub(crate) fn of_load(error: &LoadError, tenant: &TenantId) -> FailureAction {
             FailureAction::retry(RetryCause::SnapshotFailed, error.to_string())
         }
         LoadError::NoProgress { .. } => FailureAction::park(ParkCause::Away, error.to_string(), NO_PROGRESS),
-        LoadError::TooManyRefused { .. } => FailureAction::park(ParkCause::Refuses, error.to_string(), REFUSES),
         LoadError::TooManyDeletes { .. } => FailureAction::park(
             ParkCause::Deletes,
             error.to_string(),
@@ -189,10 +198,7 @@ mod tests {
             ("42501", "GRANT"),
             ("3D000", "database"),
             ("25006", "read-only"),
-            ("54000", "that listens"),
             ("42P01", "renamed"),
-            ("23514", "constraint"),
-            ("22P02", "constraint"),
             ("0A000", "fix"),
         ] {
             assert!(remedy(code).is_some_and(|(_, remedy)| remedy.contains(word)), "{code}");

@@ -1,9 +1,9 @@
 //! Merges a stage from which the target refuses rows: bisection finds them, and they are left out.
 
-use super::outcome::Loaded;
+use super::outcome::{LoadError, Loaded};
 use super::progress_watch::ProgressWatch;
 use crate::apply::statement::Merge;
-use crate::apply::{Bisection, Refusal, RefusedUser, Shape, statement};
+use crate::apply::{Bisection, MAX_REJECTED, Refusal, RefusedUser, Shape, TargetError, statement};
 use crate::model::Deletes;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Transaction};
@@ -15,7 +15,7 @@ pub(super) async fn isolate_rejected(
     shape: &Shape,
     read: u64,
     watch: &ProgressWatch,
-) -> Result<Loaded, Error> {
+) -> Result<Loaded, LoadError> {
     transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
     transaction.batch_execute(statement::INDEX_STAGE).await?;
     transaction.batch_execute(&statement::create_absent(deletes)).await?;
@@ -51,9 +51,9 @@ async fn in_parts(
     statements: &mut [&mut Counted<'_>],
     ids: &str,
     watch: &ProgressWatch,
-) -> Result<Vec<RefusedUser>, Error> {
+) -> Result<Vec<RefusedUser>, LoadError> {
     let mut rejected = Vec::new();
-    let mut bisection = Bisection::new(items);
+    let mut bisection = Bisection::new(items, MAX_REJECTED);
     while let Some(range) = bisection.next_part() {
         transaction.batch_execute(statement::SAVEPOINT).await?;
         let bounds = [range.start as i64, range.end as i64];
@@ -77,7 +77,11 @@ async fn in_parts(
             Err(error) => {
                 let refusal = Refusal::of(&error).ok_or(error)?;
                 transaction.batch_execute(statement::ROLLBACK_TO_SAVEPOINT).await?;
-                if bisection.refused(range).is_some() {
+                let refused_one = bisection.refused(range).is_some();
+                if bisection.exceeds() {
+                    return Err(TargetError::too_many_refused(&refusal.reason).into());
+                }
+                if refused_one {
                     let id: String = transaction.query_typed_one(ids, &bounds).await?.try_get(0)?;
                     rejected.push(RefusedUser { id: id.into(), refusal });
                 }

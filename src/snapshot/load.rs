@@ -7,9 +7,7 @@ use super::outcome::{LoadError, Loaded};
 use super::progress_watch::ProgressWatch;
 use super::spool::RowReceiver;
 use crate::apply::statement::Merge;
-use crate::apply::{
-    Identity, MAX_REJECTED, NOTIFY_WITHOUT_ID, Refusal, Shape, Target, TargetError, statement, write_rejected,
-};
+use crate::apply::{Identity, NOTIFY_WITHOUT_ID, Refusal, Shape, Target, TargetError, statement, write_rejected};
 use crate::config::MaxDeletes;
 use crate::model::{Deletes, Lsn};
 use crate::pg::NO_TRANSACTION_TIMEOUT;
@@ -145,11 +143,7 @@ async fn merge(
     match merging.merge(read, absent, missing).await {
         Err(error) if Refusal::of(&error).is_some() => {
             transaction.batch_execute(statement::ROLLBACK_TO_SAVEPOINT).await?;
-            let loaded = isolate_rejected(transaction, loading.deletes, shape, read, watch).await?;
-            match loaded.rejected.len() {
-                ..=MAX_REJECTED => Ok(loaded),
-                count => Err(LoadError::TooManyRefused { count }),
-            }
+            isolate_rejected(transaction, loading.deletes, shape, read, watch).await
         }
         merged => Ok(Loaded { read, ..merged? }),
     }

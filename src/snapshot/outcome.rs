@@ -1,7 +1,7 @@
 //! The outcome of loading a snapshot into a target.
 
 use super::spool::Interruption;
-use crate::apply::{MAX_REJECTED, RefusedUser, TargetError};
+use crate::apply::{RefusedUser, TargetError};
 use std::time::Duration;
 
 /// What a load changed.
@@ -37,12 +37,6 @@ pub(crate) enum LoadError {
         live: u64,
         /// The limit.
         allowed: u64,
-    },
-    /// The target refused more users than may be left out.
-    #[error("the target refuses {count} users, more than the limit of {MAX_REJECTED}")]
-    TooManyRefused {
-        /// Number of refused users.
-        count: usize,
     },
     /// The target took no rows and answered nothing for `limits.park_after`.
     #[error("its target has made no progress with the snapshot for {within:?} (limits.park_after)")]

@@ -1,8 +1,7 @@
 //! Batches with rows that the target refuses: the other rows are applied, and the refused ones recorded in the target.
 
-use crate::apply::{Applied, MAX_REJECTED, Move, Refusal, RefusedUser, RejectReason};
+use crate::apply::{Applied, MAX_REJECTED, Move, Refusal, RefusedUser, RejectReason, too_many_refused};
 use crate::model::{Change, IdHash, Lsn, ParkCause};
-use crate::replicator::failure_policy;
 use crate::replicator::tenant::follow::{Answers, checkpoint_moved, replace_patches};
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::ApplyState;
@@ -70,18 +69,15 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     fn remember_rejected(&mut self, refused: Vec<RefusedUser>) -> Result<(), StopReason> {
         self.log_rejected(&refused);
         let mut fingerprints = self.context.fingerprints();
+        let first = refused.first().map(|user| user.refusal.reason.clone());
         for RefusedUser { id, .. } in refused {
             // The next change is written even if it makes the same row.
             fingerprints.forget(self.index, &id);
             self.rejected.insert(IdHash::of(&id));
         }
-        match self.rejected.len() {
-            ..=MAX_REJECTED => Ok(()),
-            count => Err(StopReason::Park {
-                cause: ParkCause::Refuses,
-                reason: format!("its target refuses {count} users, more than the limit of {MAX_REJECTED}"),
-                remedy: failure_policy::REFUSES.to_owned(),
-            }),
+        match first {
+            Some(first) if self.rejected.len() > MAX_REJECTED => Err(too_many(&first)),
+            _ => Ok(()),
         }
     }
 
@@ -101,6 +97,11 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             );
         }
     }
+}
+
+/// The cause is not in single rows.
+fn too_many(first: &RejectReason) -> StopReason {
+    StopReason::Park { cause: ParkCause::Refuses, reason: too_many_refused(first), remedy: first.remedy() }
 }
 
 /// Whether the change deletes a user whose id the target's encoding may not express.

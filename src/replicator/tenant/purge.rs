@@ -110,7 +110,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         }
         let mut removed = 0;
         let mut refused: Vec<RefusedUser> = Vec::new();
-        let mut bisection = Bisection::new(ids.len());
+        let mut bisection = Bisection::new(ids.len(), usize::MAX);
         while let Some(range) = bisection.next_part() {
             self.await_answer(target.set_savepoint()).await?;
             match self.await_answer(target.delete_expired(&ids[range.clone()], after)).await {

@@ -1,10 +1,10 @@
 //! The loop over the phases of a tenant: runs one, and decides what follows when it stops.
 
+use crate::apply::Refusal;
 use crate::config::Tenant;
 use crate::model::{IdHash, Lsn, Oid, ParkCause, ResyncReason, RetryCause, TenantId, TenantIdx};
 use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
-use crate::replicator::failure_policy;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
@@ -217,8 +217,10 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             StopReason::Park { cause, reason, remedy } => self.park(phase, cause, &reason, &remedy).await?,
             StopReason::Refused(refusal) => {
                 // Rows that can be isolated are. This was not a row of ours.
-                let reason = format!("its target refuses what is written to it (SQLSTATE {})", refusal.sqlstate);
-                self.park(phase, ParkCause::Refuses, &reason, failure_policy::REFUSES).await?;
+                let Refusal { sqlstate, reason } = refusal;
+                let remedy = reason.remedy();
+                let reason = format!("its target refuses what is written to it (SQLSTATE {sqlstate}): {reason}");
+                self.park(phase, ParkCause::Refuses, &reason, &remedy).await?;
             }
         }
         Ok(ControlFlow::Continue(()))
