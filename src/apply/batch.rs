@@ -59,6 +59,15 @@ const PATCH_ARRAYS: [(&str, &str); 13] = [
 const MAY_SKIP: &str = "EXISTS (SELECT FROM pg_catalog.pg_trigger \
     WHERE tgrelid = 'neon_auth.users_sync'::regclass AND tgtype & 66 <> 0)";
 
+/// The number of rows that a merge did not write: triggers skipped them. Counted only if there are triggers that can.
+pub(crate) fn count_skipped(shape: &Shape) -> String {
+    format!(
+        "SELECT CASE WHEN {MAY_SKIP} THEN (SELECT count(*) FROM pg_temp.users_sync_stage v \
+         LEFT JOIN neon_auth.users_sync u ON u.id = v.id WHERE u.id IS NULL OR {}) ELSE 0 END",
+        shape.differs("v")
+    )
+}
+
 /// The statement of a batch: guard, rows, and a count of the guard's rows. The guard's parameters are those of
 /// [`lock_checkpoint`], the new position, and with signatures the new signature. After them come
 /// the arrays of upserts (8), patches (13) and deletes (2), with documents as text.

@@ -54,6 +54,11 @@ impl<S: Statements> Isolation<'_, S> {
         self.settle(refused).await
     }
 
+    /// Writes changes without those that the target refuses. Returns the refused ones with their reasons.
+    pub(crate) async fn write_accepted(&self, changes: &[Change]) -> Result<Vec<(usize, Refusal)>, TargetError> {
+        self.each(Step::Write(&changes.iter().collect::<Vec<_>>())).await
+    }
+
     /// Does a step with every item. Returns the items that were refused, with the reason.
     pub(super) async fn each(&self, step: Step<'_>) -> Result<Vec<(usize, Refusal)>, TargetError> {
         let mut refused = Vec::new();

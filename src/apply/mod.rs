@@ -27,11 +27,13 @@ mod wait;
 
 pub(crate) use assessment::ObservedTarget;
 pub(crate) use assessment::{ParkReason, RecordedTarget, Session, TargetAssessment, assess_target};
+pub(crate) use batch::count_skipped;
 #[cfg(test)]
 pub(crate) use checkpoint::NIL_TARGET_ID;
 pub(crate) use checkpoint::{Authenticity, Checkpoint};
 pub(crate) use fence::{DecideFencing, Fencing};
-pub(crate) use notify::NOTIFY_WITHOUT_ID;
+pub(crate) use isolation::{Isolation, RefusedRow};
+pub(crate) use notify::{NOTIFY_WITHOUT_ID, Notify};
 pub(crate) use observe::observe;
 pub use plan::{Move, PlannedRows, Rows, plan_rows};
 pub(crate) use read_checkpoint::read_checkpoint;

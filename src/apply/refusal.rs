@@ -35,6 +35,11 @@ impl Refusal {
         Refusal { sqlstate: "02000".to_owned(), reason: RejectReason::Skipped }
     }
 
+    /// The source has several rows with this id. The code is `cardinality_violation`.
+    pub(crate) fn duplicate() -> Refusal {
+        Refusal { sqlstate: "21000".to_owned(), reason: RejectReason::Duplicate }
+    }
+
     /// The user is marked as deleted, and its row gave a unique value to a live one.
     pub(super) fn gave_way() -> Refusal {
         Refusal { sqlstate: UNIQUE.to_owned(), reason: RejectReason::GaveWay }
@@ -54,10 +59,10 @@ impl Refusal {
     }
 
     /// Whether the row alone decides: what else the table holds does not matter.
-    pub(super) fn is_of_row(&self) -> bool {
+    pub(crate) fn is_of_row(&self) -> bool {
         use RejectReason::*;
         match &self.reason {
-            NotNull { .. } | Encoding | Number | Time | Index { .. } | Depth | Limit | Value => true,
+            NotNull { .. } | Encoding | Number | Time | Index { .. } | Depth | Limit | Value | Duplicate => true,
             Constraint { .. } => self.sqlstate == CHECK,
             CheckOption | Code | Skipped | GaveWay => false,
         }

@@ -27,6 +27,8 @@ pub(crate) enum RejectReason {
     CheckOption,
     /// User-defined code failed or refused the row.
     Code,
+    /// The source has several rows with this id; one of them is in the table.
+    Duplicate,
     /// A BEFORE trigger returned NULL.
     Skipped,
     /// The user is marked as deleted, and a live user needs a value of its row.
@@ -96,6 +98,7 @@ impl RejectReason {
                 format!("ALTER TABLE neon_auth.users_sync ALTER COLUMN {} DROP NOT NULL;", quote_ident(column))
             }
             CheckOption => "neon_auth.users_sync is a view: drop it, and users_sync.checkpoint".to_owned(),
+            Duplicate => "make the ids of users.id unique: correct the query, or the table of fan_out".to_owned(),
             GaveWay => "drop the unique index that deleted users block".to_owned(),
             Code | Skipped => "correct or drop the trigger on neon_auth.users_sync, or the function that a constraint, an \
                 index or a column of it uses"
@@ -141,6 +144,7 @@ impl fmt::Display for RejectReason {
             CheckOption => f.write_str("the check option of a view refuses it"),
             Code => f.write_str("a trigger, or a function that a constraint, an index or a column uses, refuses it"),
             GaveWay => f.write_str("it gave way to a live user: the row keeps only its id"),
+            Duplicate => f.write_str("the source has several rows with this id: the last one is taken"),
             Skipped => f.write_str("a trigger skips the row: it returns NULL"),
             Encoding => f.write_str("the target's encoding lacks one of its characters"),
             Number => f.write_str("one of its numbers is out of the target's range"),

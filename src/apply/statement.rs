@@ -193,9 +193,6 @@ pub(crate) fn merge_statements(shape: &Shape, part: &str) -> Merge {
 pub(crate) const PART_OF_STAGE: &str = " AND v.ordinal > $1 AND v.ordinal <= $2";
 /// The index for [`PART_OF_STAGE`].
 pub(crate) const INDEX_STAGE: &str = "CREATE INDEX ON pg_temp.users_sync_stage (ordinal)";
-/// The ids of a part of the stage.
-pub(crate) const IDS_OF_STAGE: &str =
-    "SELECT id FROM pg_temp.users_sync_stage v WHERE v.ordinal > $1 AND v.ordinal <= $2";
 
 /// Creates a stage of the users that the merge's stage lacks, so that deletes can be done in parts too.
 pub(crate) fn create_absent(deletes: Deletes) -> String {
@@ -223,10 +220,6 @@ pub(crate) fn delete_part_of_absent(deletes: Deletes) -> &'static str {
         }
     }
 }
-
-/// The ids of a part of that stage.
-pub(crate) const IDS_OF_ABSENT: &str =
-    "SELECT id FROM pg_temp.users_sync_absent v WHERE v.ordinal > $1 AND v.ordinal <= $2";
 
 /// Counts the target's live users, live users missing in the stage (which a merge would delete), all users
 /// missing in the stage, and staged users missing in the target.

@@ -2,18 +2,17 @@
 //! target unchanged.
 
 use super::copy_text::write_user;
-use super::isolate::isolate_rejected;
+use super::isolate::IsolatedLoad;
+use super::loading::Loading;
 use super::outcome::{LoadError, Loaded};
 use super::progress_watch::ProgressWatch;
 use super::spool::RowReceiver;
 use crate::apply::statement::Merge;
-use crate::apply::{Identity, NOTIFY_WITHOUT_ID, Refusal, Shape, Target, TargetError, statement, write_rejected};
-use crate::config::MaxDeletes;
-use crate::model::{Deletes, Lsn};
+use crate::apply::{NOTIFY_WITHOUT_ID, Shape, Target, TargetError, count_skipped, statement, write_rejected};
+use crate::model::Deletes;
 use crate::pg::NO_TRANSACTION_TIMEOUT;
 use bytes::Bytes;
 use futures_util::{SinkExt, pin_mut};
-use std::time::Duration;
 use tokio_postgres::Transaction;
 use tokio_postgres::types::{PgLsn, ToSql, Type};
 
@@ -21,23 +20,6 @@ use tokio_postgres::types::{PgLsn, ToSql, Type};
 const COPY_BYTES: usize = 128 << 10;
 /// Rows that one statement of a merge goes through: a large merge shows progress, however long it takes as a whole.
 const MERGE_PART: u64 = 100_000;
-
-/// The parameters of a load.
-pub(crate) struct Loading<'a> {
-    /// The writer, for the checkpoint.
-    pub(crate) who: &'a Identity,
-    /// The snapshot's position.
-    pub(crate) position: Lsn,
-    /// What is done with users that the snapshot does not have.
-    pub(crate) deletes: Deletes,
-    /// The limit for deleting such users; `None` if the deletes have been confirmed.
-    pub(crate) max_deletes: Option<MaxDeletes>,
-    /// Whether rows that the target refuses are left out one by one. This needs a stage even if the target is
-    /// empty.
-    pub(crate) isolates_rejected_rows: bool,
-    /// How long the target may make no progress.
-    pub(crate) park_after: Duration,
-}
 
 /// Loads the rows of a snapshot. An empty
 /// table is copied into directly; otherwise the rows are staged and merged.
@@ -77,9 +59,17 @@ async fn load_watched(
     if loading.isolates_rejected_rows {
         transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
     }
-    let loaded = if empty && !loading.isolates_rejected_rows {
+    let loaded = if loading.isolates_rejected_rows {
+        IsolatedLoad { transaction: &transaction, loading, shape: &shape, watch }.load(rows).await?
+    } else if empty {
         let columns: Vec<&str> = shape.writable().collect();
-        let read = copy(&transaction, "neon_auth.users_sync", &columns, rows, watch).await?;
+        let read = match copy(&transaction, "neon_auth.users_sync", &columns, rows, watch).await {
+            // A trigger skips rows: they have to be found.
+            Err(LoadError::Count { sent, counted }) if sent > counted => {
+                return Err(TargetError::Skipped((sent - counted) as i64).into());
+            }
+            copied => copied?,
+        };
         Loaded { read, inserted: read, ..Loaded::default() }
     } else {
         transaction.batch_execute(statement::CREATE_STAGE).await?;
@@ -136,17 +126,16 @@ async fn merge(
     if absent > allowed {
         return Err(LoadError::TooManyDeletes { absent, live, allowed });
     }
-    transaction.batch_execute(statement::SAVEPOINT).await?;
     let (absent, missing) = (row.try_get::<_, i64>(2)?.unsigned_abs(), row.try_get::<_, i64>(3)?.unsigned_abs());
     watch.progressed();
     let merging = Merging { transaction, shape, deletes: loading.deletes, watch };
-    match merging.merge(read, absent, missing).await {
-        Err(error) if Refusal::of(&error).is_some() => {
-            transaction.batch_execute(statement::ROLLBACK_TO_SAVEPOINT).await?;
-            isolate_rejected(transaction, loading.deletes, shape, read, watch).await
-        }
-        merged => Ok(Loaded { read, ..merged? }),
+    let merged = merging.merge(read, absent, missing).await?;
+    let left: i64 = transaction.query_typed_one(&count_skipped(shape), &[]).await?.try_get(0)?;
+    watch.progressed();
+    if left > 0 {
+        return Err(TargetError::Skipped(left).into());
     }
+    Ok(Loaded { read, ..merged })
 }
 
 /// A merge without refused rows.

@@ -27,6 +27,7 @@ mod losses;
 mod majors;
 mod mapping;
 mod ops;
+mod poison;
 mod proxy;
 mod purge;
 mod query;

@@ -40,7 +40,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         let mapping = context.mapping_of(self.index);
         let resync_request = self.handle.open_resync_request();
         self.attempted_request = resync_request.as_ref().map(|request| request.id);
-        let isolates_rejected_rows = self.isolates_rejected_rows;
+        let isolates_rejected_rows = self.isolates_rejected_rows || !self.rejected.is_empty();
         let (reply, answer) = oneshot::channel();
         let request = JoinRequest { tenant: self.index, since_creation, reply };
         let handle = self.handle.clone();
