@@ -39,7 +39,7 @@ pub use plan::{Move, PlannedRows, Rows, plan_rows};
 pub(crate) use read_checkpoint::read_checkpoint;
 pub(crate) use refusal::{Bisection, Refusal, RefusedUser};
 pub(crate) use reject_reason::{MAX_REJECTED, RejectReason, too_many_refused};
-pub(crate) use rejected::write_rejected;
+pub(crate) use rejected::{RecordedUser, write_rejected};
 pub(crate) use shape::{Shape, TableColumn};
 pub use target::{Applied, Identity, Target};
 pub(crate) use target::{TargetError, read_shape};

@@ -47,7 +47,7 @@ impl Refusal {
 
     /// Whether another user's row stands in the way: a unique or an exclusion constraint.
     pub(crate) fn is_conflict(&self) -> bool {
-        matches!(&*self.sqlstate, UNIQUE | EXCLUSION)
+        is_conflict(&self.sqlstate)
     }
 
     /// The index that found the conflict, if the server itself named it.
@@ -67,6 +67,11 @@ impl Refusal {
             CheckOption | Code | Skipped | GaveWay => false,
         }
     }
+}
+
+/// Whether the code is that of a unique or an exclusion constraint.
+pub(super) fn is_conflict(sqlstate: &str) -> bool {
+    matches!(sqlstate, UNIQUE | EXCLUSION)
 }
 
 const UNIQUE: &str = "23505";

@@ -1,22 +1,36 @@
 //! `users_sync.rejected`: the users that a target refuses, each with the reason.
 
-use super::refusal::RefusedUser;
+use super::refusal::{RefusedUser, is_conflict};
 use super::reject_reason::MAX_REJECTED;
 use super::statement;
 use super::stored_id::Repertoire;
 use super::target::{Target, TargetError};
-use crate::model::IdHash;
+use crate::model::{IdHash, UserId};
 use crate::pg::Statements;
 use std::collections::BTreeMap;
 use tokio_postgres::types::Type;
 
+/// A row of `users_sync.rejected`.
+pub(crate) struct RecordedUser {
+    pub(crate) key: IdHash,
+    /// `None` for an id that is too long to be tried again, or that the target's encoding cannot express.
+    pub(crate) id: Option<UserId>,
+    /// Another user's row stands in the way.
+    pub(crate) is_conflict: bool,
+}
+
 impl Target {
     /// The users in `users_sync.rejected`, at most [`MAX_REJECTED`].
-    pub(crate) async fn read_rejected(&mut self) -> Result<Vec<IdHash>, TargetError> {
+    pub(crate) async fn read_rejected(&mut self) -> Result<Vec<RecordedUser>, TargetError> {
         let limit = i64::try_from(MAX_REJECTED).unwrap_or(i64::MAX);
         let rows = self.client_mut().query_typed(statement::READ_REJECTED, &[(&limit, Type::INT8)]).await?;
-        let keys = rows.iter().map(|row| Ok(row.try_get::<_, Option<&[u8]>>(0)?.and_then(IdHash::from_stored)));
-        keys.filter_map(Result::transpose).collect()
+        let user = |row: &tokio_postgres::Row| {
+            let Some(key) = row.try_get::<_, Option<&[u8]>>(0)?.and_then(IdHash::from_stored) else { return Ok(None) };
+            let id = row.try_get::<_, Option<&str>>(1)?.filter(|id| IdHash::of(id) == key).map(UserId::from);
+            let is_conflict = row.try_get::<_, Option<&str>>(2)?.is_some_and(is_conflict);
+            Ok(Some(RecordedUser { key, id, is_conflict }))
+        };
+        rows.iter().map(user).filter_map(Result::transpose).collect()
     }
 
     /// Makes deferred constraints fail in the statement that violates them. At the commit it would be unknown

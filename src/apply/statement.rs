@@ -50,8 +50,11 @@ UPDATE users_sync.rejected SET id_hash = sha256(convert_to(id, 'UTF8')), reason 
 ALTER TABLE users_sync.rejected DROP CONSTRAINT IF EXISTS rejected_pkey; \
 ALTER TABLE users_sync.rejected ADD CONSTRAINT rejected_pkey PRIMARY KEY (id_hash), ALTER id SET NOT NULL";
 
-/// The keys of at most `$1` refused users. The limits guard against what the owner of the database did to the table.
-pub(crate) const READ_REJECTED: &str = "SELECT substr(id_hash::bytea, 1, 33) FROM users_sync.rejected LIMIT $1";
+/// At most `$1` refused users: key, id and code. The limits guard against what the owner of the database did to the table. A
+/// longer id does not fit into an index, so its user is not tried again.
+pub(crate) const READ_REJECTED: &str = "\
+SELECT substr(id_hash::bytea, 1, 33), CASE WHEN octet_length(id::text) <= 8192 THEN id::text END, left(sqlstate::text, 10) \
+FROM users_sync.rejected LIMIT $1";
 
 /// Records refused users; `$1` to `$4` are keys, ids, reasons and codes.
 pub(crate) const INSERT_REJECTED: &str = "\

@@ -13,7 +13,4 @@ pub(crate) use directory::{Directory, Unmapped};
 pub(crate) use fingerprints::Fingerprints;
 pub(crate) use mailbox::Mailbox;
 pub(crate) use memory::Memory;
-pub(crate) use queue::{Batch, Pushed};
-
-#[cfg(test)]
-pub(crate) use queue::Entry;
+pub(crate) use queue::{Batch, Entry, Pushed};

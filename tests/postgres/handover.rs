@@ -146,3 +146,38 @@ async fn a_live_user_gets_the_address_of_a_deleted_one() {
         service.stop().await;
     }
 }
+
+/// Two users have one address, until one of them gets another, or is deleted, or the constraint is dropped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejected_user_arrives_once_it_fits() {
+    let (bed, service) = following(30, Options::new(), |_| {}).await;
+    at_target(
+        &bed,
+        "CREATE UNIQUE INDEX one_address ON neon_auth.users_sync (email);
+         ALTER TABLE neon_auth.users_sync ADD CONSTRAINT no_eve CHECK (raw_json ->> 'first_name' <> 'Eve')",
+    )
+    .await;
+    bed.auth(
+        "UPDATE auth.users SET email = '1@x.org', updated_at = now() WHERE id IN ('u2', 'u3');
+         UPDATE auth.users SET first_name = 'Eve', updated_at = now() WHERE id = 'u9'",
+    )
+    .await;
+    bed.becomes("acme", REJECTED, "u2 23505, u3 23505, u9 23514").await;
+    // The address goes to one of them; the other one can only get it next.
+    bed.auth("UPDATE auth.users SET email = 'other@x.org', updated_at = now() WHERE id = 'u1'").await;
+    bed.becomes("acme", "SELECT count(*) FROM users_sync.rejected", "2").await;
+    bed.auth("UPDATE auth.users SET email = id || '@x.org', updated_at = now() WHERE id IN ('u2', 'u3')").await;
+    bed.becomes("acme", REJECTED, "u9 23514").await;
+    // The constraint goes without a notice.
+    at_target(&bed, "ALTER TABLE neon_auth.users_sync DROP CONSTRAINT no_eve").await;
+    bed.becomes("acme", REJECTED, "").await;
+    bed.equal().await;
+    // A rejected user who is deleted is not rejected any more.
+    bed.auth("UPDATE auth.users SET email = '5@x.org', updated_at = now() WHERE id = 'u6'").await;
+    bed.becomes("acme", REJECTED, "u6 23505").await;
+    bed.auth("DELETE FROM auth.users WHERE id = 'u6'").await;
+    bed.becomes("acme", REJECTED, "").await;
+    bed.becomes("acme", HELD, "29").await;
+    bed.becomes("auth", "SELECT state || rejected FROM users_sync.tenant", "following0").await;
+    service.stop().await;
+}

@@ -1,10 +1,11 @@
 //! The state and the targets of the simulation, as a session's workers reach them.
 
 use crate::apply::{
-    Applied, Checkpoint, DecideFencing, Fencing, Identity, Move, ObservedTarget, RefusedUser, Rows, plan_rows,
+    Applied, Checkpoint, DecideFencing, Fencing, Identity, Move, ObservedTarget, RecordedUser, RefusedUser, Rows,
+    plan_rows,
 };
 use crate::config::Config;
-use crate::model::{Change, CheckpointKey, Epoch, IdHash, Lsn, Oid, RetryCause, TenantId, TenantIdx};
+use crate::model::{Change, CheckpointKey, Epoch, Lsn, Oid, RetryCause, TenantId, TenantIdx};
 use crate::pg::PgUrl;
 use crate::replicator::simulation::world::{
     InFlight, KEY, Lock, Shared, TENANT_IDS, UserVersion, World, is_admitted, read_version,
@@ -323,7 +324,7 @@ impl TargetAccess for SimulatedTarget {
         unreachable!("no row is refused here")
     }
 
-    async fn read_rejected(&mut self) -> Result<Vec<IdHash>, StopReason> {
+    async fn read_rejected(&mut self) -> Result<Vec<RecordedUser>, StopReason> {
         self.execute(|_, _| Vec::new()).await
     }
 

@@ -29,6 +29,9 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             if let Err(stop) = self.purge(connection, apply).await {
                 return stop;
             }
+            if let Err(stop) = self.retry_rejected(connection, apply).await {
+                return stop;
+            }
             let stop = tokio::select! {
                 biased;
                 signal = handle.mailbox.interrupted() => Some(signal.into()),
@@ -61,9 +64,12 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 biased;
                 next = self.next_batch(apply, Some(self.idle_time())) => next?,
                 () = self.purge_is_due(apply) => return Ok(()),
+                () = self.rejected.due() => return Ok(()),
                 () = self.moved() => return Err(StopReason::Moved),
             },
         };
+        self.active_at = Instant::now();
+        self.rejected.others_changed();
         if batch.end.is_none() {
             return self.write_chunks(connection, apply, batch).await;
         }
@@ -194,7 +200,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     }
 
     /// Counts a batch that is visible in the target.
-    fn count(&self, rows: usize, batch: &Batch, started: Instant) {
+    pub(super) fn count(&self, rows: usize, batch: &Batch, started: Instant) {
         let micros = batch.oldest.map_or(0, |oldest| now().0.saturating_sub(oldest.0));
         let visible = Visible {
             rows,
@@ -206,7 +212,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         self.context.status.metrics.applied(&self.handle.counts, visible);
     }
 
-    fn acknowledge(&self, apply: &mut ApplyState, end: Lsn) {
+    pub(super) fn acknowledge(&self, apply: &mut ApplyState, end: Lsn) {
         apply.reached(end);
         tracing::trace!(position = %end, "position applied");
         self.context.acknowledge(self.id(), end);

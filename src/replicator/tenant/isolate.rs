@@ -1,7 +1,7 @@
 //! Batches with rows that the target refuses: the other rows are applied, and the refused ones recorded in the target.
 
 use crate::apply::{Applied, MAX_REJECTED, Move, Refusal, RefusedUser, RejectReason, too_many_refused};
-use crate::model::{Change, IdHash, Lsn, ParkCause};
+use crate::model::{Change, Lsn, ParkCause};
 use crate::replicator::tenant::follow::{Answers, checkpoint_moved, replace_patches};
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::ApplyState;
@@ -14,7 +14,7 @@ use std::collections::HashSet;
 impl<S: StateAccess, C: Connector> Worker<S, C> {
     /// Whether a user of the batch was rejected before. If its row is accepted now, the record has to go.
     pub(super) fn has_rejected(&self, batch: &Batch) -> bool {
-        !self.rejected.is_empty() && batch.entries.keys().any(|id| self.rejected.contains(&IdHash::of(id)))
+        !self.rejected.is_empty() && batch.entries.keys().any(|id| self.rejected.contains(id))
     }
 
     /// Writes a batch in a transaction of its own, from which single rows can be rolled back. Returns its end.
@@ -57,24 +57,25 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         let foreign: HashSet<&str> = foreign.collect();
         refused.retain(|user| user.refusal.reason != RejectReason::Encoding || !foreign.contains(&*user.id));
         let is_refused: HashSet<&str> = refused.iter().map(|user| &*user.id).collect();
-        let known = changes.iter().map(|change| change.id()).filter(|id| self.rejected.contains(&IdHash::of(id)));
+        let known = changes.iter().map(|change| change.id()).filter(|id| self.rejected.contains(id));
         let accepted: Vec<&str> = known.filter(|id| !is_refused.contains(id)).collect();
         self.await_answer(target.write_rejected(&refused, &accepted)).await?;
         for id in accepted {
-            self.rejected.remove(&IdHash::of(id));
+            self.rejected.remove(id);
         }
         self.remember_rejected(refused)
     }
 
     fn remember_rejected(&mut self, refused: Vec<RefusedUser>) -> Result<(), StopReason> {
-        self.log_rejected(&refused);
-        let mut fingerprints = self.context.fingerprints();
         let first = refused.first().map(|user| user.refusal.reason.clone());
-        for RefusedUser { id, .. } in refused {
+        let new: Vec<RefusedUser> = refused.iter().filter(|user| !self.rejected.contains(&user.id)).cloned().collect();
+        self.log_rejected(&new);
+        {
+            let mut fingerprints = self.context.fingerprints();
             // The next change is written even if it makes the same row.
-            fingerprints.forget(self.index, &id);
-            self.rejected.insert(IdHash::of(&id));
+            refused.iter().for_each(|user| fingerprints.forget(self.index, &user.id));
         }
+        self.rejected.add(&refused);
         match first {
             Some(first) if self.rejected.len() > MAX_REJECTED => Err(too_many(&first)),
             _ => Ok(()),

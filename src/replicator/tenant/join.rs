@@ -1,6 +1,6 @@
 //! Joins a tenant: takes part in a scan of the source, and merges its users into the target in one transaction.
 
-use crate::model::{IdHash, Lsn, ResyncReason, RetryCause};
+use crate::model::{Lsn, ResyncReason, RetryCause};
 use crate::replicator::error::ServiceError;
 use crate::replicator::snapshotter::coordinator::{JoinRefusal, JoinRequest, SnapshotShare};
 use crate::replicator::tenant::outcome::StopReason;
@@ -100,7 +100,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             let mut fingerprints = context.fingerprints();
             loaded.rejected.iter().for_each(|user| fingerprints.forget(self.index, &user.id));
         }
-        self.rejected = loaded.rejected.iter().map(|user| IdHash::of(&user.id)).collect();
+        self.rejected.replace(&loaded.rejected);
         self.signed = connection.target.no_mac().is_none();
         self.put(TenantState::Following, None, Some(target_id), position).await?;
         let apply = phase.joined(position);

@@ -14,7 +14,9 @@ pub(crate) mod phase;
 mod purge;
 mod purge_schedule;
 mod recorded_reason;
+mod rejected_users;
 mod reread;
+mod retry_rejected;
 pub(crate) mod target;
 mod worker;
 

@@ -106,7 +106,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         }
         match assessment {
             TargetAssessment::Resume(position) => {
-                self.rejected = target.read_rejected().await?.into_iter().collect();
+                self.rejected.load(target.read_rejected().await?);
                 let target_id = recorded.and_then(|recorded| recorded.target_id);
                 let who = self.identity(target_id.ok_or(StopReason::Rejoin(ResyncReason::NoTargetId))?, mapping);
                 if signs {

@@ -1,7 +1,7 @@
 //! Removes soft-deleted users from the target after `deletes.purge_after`.
 
 use crate::apply::{Applied, Bisection, Move, RefusedUser};
-use crate::model::{IdHash, ParkCause, RetryCause};
+use crate::model::{ParkCause, RetryCause};
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::ApplyState;
 use crate::replicator::tenant::target::{Connection, Connector, TargetAccess};
@@ -132,7 +132,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             tracing::info!(count = removed, "deleted permanently");
         }
         self.log_rejected(&refused);
-        self.rejected.extend(refused.into_iter().map(|user| IdHash::of(&user.id)));
+        self.rejected.add(&refused);
         Ok(removed)
     }
 }

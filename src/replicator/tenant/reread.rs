@@ -4,13 +4,14 @@
 //! a crash older changes would turn the user back for a moment. So the changes up to the position of the read join the same
 //! batch, within the limits of memory and [`CATCH_UP_TIMEOUT`].
 
-use crate::model::{Change, Lsn, RetryCause};
+use crate::clock::now;
+use crate::model::{Change, Lsn, RetryCause, UserId, Xid};
 use crate::replicator::source::point_read::{ReadRequest, ReadUser};
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::ApplyState;
 use crate::replicator::tenant::target::Connector;
 use crate::replicator::tenant::worker::Worker;
-use crate::route::Batch;
+use crate::route::{Batch, Entry};
 use crate::state::StateAccess;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,6 +77,48 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             }
         }
         Ok(Some(read.position))
+    }
+
+    /// A batch of these users as the source has them now, with what the stream brings up to there. Users that it does not have
+    /// are deleted. `None` if the source cannot be read: the stream goes on.
+    pub(super) async fn read_again(&self, apply: &mut ApplyState, ids: &[String]) -> Option<Batch> {
+        let mut read = match self.context.rereader.read_ids(&self.context.config, ids).await {
+            Ok(read) => read,
+            Err(error) => {
+                tracing::info!(%error, "could not read rejected users from the source");
+                return None;
+            }
+        };
+        self.context.status.metrics.rereads.inc_by(ids.len() as u64);
+        let users = std::mem::take(&mut read.users);
+        let read = Arc::new(read);
+        if apply.seen.len() + ids.len() > MAX_SEEN_USERS {
+            apply.seen.clear();
+        }
+        let key = self.handle.tenant.key.as_str();
+        let mut batch = Batch { end: Some(apply.position), ..Batch::default() };
+        let mut add = |change: Change| {
+            let id: UserId = change.id().into();
+            // Without bytes: it never waited in the mailbox.
+            batch.entries.insert(id, Entry { change, commit_lsn: apply.position, xid: Xid(0) });
+        };
+        for id in ids {
+            // The purge tries those again that it could not remove.
+            if self.context.config.purge_after.is_none() || self.rejected.is_conflict(id) {
+                add(Change::Delete { id: id.as_str().into(), at: now() });
+            }
+            apply.seen.insert(id.as_str().into(), read.clone());
+        }
+        for ReadUser { tenant, mut user, .. } in users {
+            if tenant.is_none_or(|tenant| tenant == key) {
+                if user.updated_at_derived {
+                    user.updated_at = Some(now());
+                }
+                add(Change::Upsert(user));
+            }
+        }
+        self.catch_up(apply, &mut batch, read.position).await;
+        Some(batch)
     }
 
     /// Adds what the stream brings up to `position` to the batch.

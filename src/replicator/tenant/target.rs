@@ -1,11 +1,11 @@
 //! A target as a worker uses it. The simulation implements these traits with a target in memory.
 
 use crate::apply::{
-    Applied, Checkpoint, DecideFencing, Identity, Move, ObservedTarget, RecordedTarget, RefusedUser, Rows, Target,
-    TargetError,
+    Applied, Checkpoint, DecideFencing, Identity, Move, ObservedTarget, RecordedTarget, RecordedUser, RefusedUser,
+    Rows, Target, TargetError,
 };
 use crate::config::Config;
-use crate::model::{Change, CheckpointKey, Epoch, IdHash, Lsn, Oid, RetryCause, TenantId};
+use crate::model::{Change, CheckpointKey, Epoch, Lsn, Oid, RetryCause, TenantId};
 use crate::pg::{GuardError, PgUrl, TargetClient, connect_target};
 use crate::replicator::failure_policy;
 use crate::replicator::tenant::outcome::StopReason;
@@ -99,7 +99,7 @@ pub(crate) trait TargetAccess: Send + Sync {
     /// As [`Target::check_constraints_immediately`].
     fn check_constraints_immediately(&mut self) -> impl Future<Output = Result<(), StopReason>> + Send;
     /// As [`Target::read_rejected`].
-    fn read_rejected(&mut self) -> impl Future<Output = Result<Vec<IdHash>, StopReason>> + Send;
+    fn read_rejected(&mut self) -> impl Future<Output = Result<Vec<RecordedUser>, StopReason>> + Send;
     /// As [`Target::write_rejected`].
     fn write_rejected(
         &mut self,
@@ -234,7 +234,7 @@ impl TargetAccess for Target {
         self.classify(done)
     }
 
-    async fn read_rejected(&mut self) -> Result<Vec<IdHash>, StopReason> {
+    async fn read_rejected(&mut self) -> Result<Vec<RecordedUser>, StopReason> {
         let done = timeout(ANSWER_TIMEOUT, self.read_rejected()).await.map_err(|_| RetryCause::NoAnswer)?;
         self.classify(done)
     }

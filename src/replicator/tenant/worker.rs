@@ -2,7 +2,7 @@
 
 use crate::apply::Refusal;
 use crate::config::Tenant;
-use crate::model::{IdHash, Lsn, Oid, ParkCause, ResyncReason, RetryCause, TenantId, TenantIdx};
+use crate::model::{Lsn, Oid, ParkCause, ResyncReason, RetryCause, TenantId, TenantIdx};
 use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
@@ -12,11 +12,12 @@ use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::{ApplyState, Phase};
 use crate::replicator::tenant::purge_schedule::PurgeSchedule;
 use crate::replicator::tenant::recorded_reason::RecordedReason;
+use crate::replicator::tenant::rejected_users::RejectedUsers;
 use crate::replicator::tenant::target::{Connector, Postgres};
 use crate::route::Batch;
 use crate::state::{RequestId, StateAccess, StateStore, TenantRow, TenantState};
 use crate::sync::{Panicked, catch_panic};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +54,9 @@ pub(crate) struct Worker<S = StateStore, C = Postgres> {
     /// Whether the target's checkpoint has been signed.
     pub(super) signed: bool,
     /// The users in the target's `users_sync.rejected`.
-    pub(super) rejected: HashSet<IdHash>,
+    pub(super) rejected: RejectedUsers,
+    /// When the connection began or something was written last.
+    pub(super) active_at: Instant,
     /// The last snapshot was refused as a whole; the next one isolates the rejected rows.
     pub(super) isolates_rejected_rows: bool,
     pub(super) purges: PurgeSchedule,
@@ -91,7 +94,8 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             signed: row.as_ref().is_some_and(|row| row.signed),
             row,
             relation: None,
-            rejected: HashSet::new(),
+            rejected: RejectedUsers::new(),
+            active_at: Instant::now(),
             isolates_rejected_rows: false,
             purges: PurgeSchedule::new(),
             attempted_request: None,
@@ -175,6 +179,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             }
         };
         self.follows_since.get_or_insert_with(Instant::now);
+        self.active_at = Instant::now();
         self.handle.set_unavailable(false);
         // A full target can be opened, too: it has recovered once the pending batch is written.
         if apply.pending.is_none()
@@ -289,6 +294,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             biased;
             next = self.next_batch(apply, None) => apply.pending = Some(next?),
             () = self.purge_is_due(apply) => {}
+            () = self.rejected.due_asleep() => {}
         }
         Ok(())
     }
@@ -299,7 +305,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         if self.handle.configured().wake_after.is_some() {
             return Duration::ZERO;
         }
-        IDLE_TIMEOUT
+        IDLE_TIMEOUT.saturating_sub(self.active_at.elapsed())
     }
 
     /// Waits for the next batch, at most for `idle`.
