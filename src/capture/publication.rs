@@ -118,7 +118,7 @@ pub(crate) async fn has_column_lists(client: &Client) -> Result<bool, CaptureErr
 
 /// Creates a publication of these tables. Needs CREATE on the database and ownership of the tables.
 pub async fn create_publication(client: &Client, name: &str, tables: &[Published]) -> Result<(), CaptureError> {
-    Ok(client.batch_execute(&create_statement(name, tables)).await?)
+    Ok(client.batch_execute(&create_statement(name, tables, false)).await?)
 }
 
 /// Drops a publication if it exists.
@@ -148,15 +148,17 @@ pub(crate) fn add_statement(name: &str, table: &TableName) -> String {
     format!("ALTER PUBLICATION {} ADD TABLE {}", quote_ident(name), quote_table(table))
 }
 
-/// The SQL that creates a publication of these tables.
-pub(crate) fn create_statement(name: &str, tables: &[Published]) -> String {
+/// The SQL that creates a publication of these tables. `generated`: with their stored generated columns, which PostgreSQL
+/// 18 and later can publish.
+pub(crate) fn create_statement(name: &str, tables: &[Published], generated: bool) -> String {
     let tables: Vec<_> = tables.iter().map(listed).collect();
     // The root's name covers a partitioned table's changes. ONLY would leave out partitions and inheritance
     // children.
     format!(
-        "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)",
+        "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true{})",
         quote_ident(name),
-        tables.join(", ")
+        tables.join(", "),
+        if generated { ", publish_generated_columns = 'stored'" } else { "" }
     )
 }
 
@@ -178,7 +180,11 @@ mod tests {
             columns: columns.iter().map(|name| (*name).to_owned()).collect(),
         };
         assert_eq!(
-            create_statement("p", &[published("auth", "users", &[]), published("Odd.Schema", "we\"ird", &["a", "B"])]),
+            create_statement(
+                "p",
+                &[published("auth", "users", &[]), published("Odd.Schema", "we\"ird", &["a", "B"])],
+                false
+            ),
             "CREATE PUBLICATION \"p\" FOR TABLE \"auth\".\"users\", \"Odd.Schema\".\"we\"\"ird\" (\"a\", \"B\") \
              WITH (publish_via_partition_root = true)"
         );

@@ -34,7 +34,7 @@ pub(super) fn finding(rules: &Rules, table: &TableFacts) -> Option<Finding> {
             identifying.join(", ")
         ),
         format!(
-            "CREATE UNIQUE INDEX CONCURRENTLY {} ON {} ({}); (if it fails, give the older rows other ids first)",
+            "CREATE UNIQUE INDEX CONCURRENTLY {} ON {} ({}); -- if it fails, give the older rows other ids first",
             quote_ident(&identity_index(&rules.table)),
             quote_table(&rules.table),
             columns.join(", ")

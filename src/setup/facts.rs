@@ -1,6 +1,7 @@
 //! Reads from the source's catalogs what exists already, so that the script adds only what is missing.
 
 use crate::capture::publication::{Published, read_publication, table_in_publication};
+use crate::capture::shape::{GeneratedColumns, LeafShape, ShapeReader, SourceShape, generated_columns};
 use crate::config::{Config, Publish};
 use crate::map::{RowPlan, WatchPlan};
 use crate::model::{Relation, ReplicaIdentity, TableName};
@@ -16,6 +17,8 @@ pub(crate) struct SetupFacts {
     /// The role of `source.url`; `None` if it does not exist.
     pub(super) role: Option<Role>,
     pub(super) has_publication: bool,
+    /// The publication has stored generated columns.
+    pub(super) publishes_generated: bool,
     pub(super) has_state_schema: bool,
     pub(super) tables: Vec<TableNeeds>,
     /// The columns that the mapping reads, by table.
@@ -37,6 +40,8 @@ pub(super) struct TableNeeds {
     pub(super) row_security: bool,
     /// Of the table, or of each of its partitions.
     pub(super) identities: Vec<(TableName, Identity)>,
+    /// With these identities.
+    pub(super) generated: GeneratedColumns,
 }
 
 /// What the replica identity of a table needs so that a DELETE can be attributed to its user and tenant.
@@ -65,7 +70,8 @@ const INDEXES: &str = "
     FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
     WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
-                      WHERE a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey) AND NOT a.attnotnull)
+                      WHERE a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey)
+                        AND (NOT a.attnotnull OR a.attgenerated <> ''))
     ORDER BY i.indnatts, 1";
 
 const ROW_SECURITY: &str = "SELECT relrowsecurity FROM pg_catalog.pg_class WHERE oid = $1";
@@ -103,7 +109,10 @@ pub(crate) async fn gather(client: &mut PgClient, config: &Config) -> Result<Set
         has_state_schema: row.try_get(4)?,
         ..SetupFacts::default()
     };
-    for table in config.users.tables() {
+    let tables = config.users.tables();
+    let shape = ShapeReader::new(client, publication, &tables).await?.read(client).await?;
+    facts.publishes_generated = shape.publication.as_ref().is_some_and(|row| row.generated == "s");
+    for table in tables {
         let relation = read_relation(client, table).await?.ok_or_else(|| ServiceError::NoTable(table.clone()))?;
         let row_security: bool = client.query_one(ROW_SECURITY, &[&relation.oid]).await?.try_get(0)?;
         let needed = needed_columns(client, config, &relation).await?;
@@ -130,6 +139,7 @@ pub(crate) async fn gather(client: &mut PgClient, config: &Config) -> Result<Set
                 columns: if config.source.publish == Publish::Columns { columns } else { Vec::new() },
             },
             row_security,
+            generated: generated(&shape, table, &identities),
             identities,
         });
     }
@@ -153,6 +163,22 @@ pub(crate) async fn gather(client: &mut PgClient, config: &Config) -> Result<Set
         transaction.rollback().await?;
     }
     Ok(facts)
+}
+
+/// What the publication has to do about generated columns once the table has these identities.
+fn generated(shape: &SourceShape, table: &TableName, identities: &[(TableName, Identity)]) -> GeneratedColumns {
+    let Some(described) = shape.table(table) else { return GeneratedColumns::Ignored };
+    let of_leaf = |leaf: &LeafShape| {
+        let identity = identities.iter().find(|(holder, _)| *holder == leaf.table()).map(|(_, identity)| identity);
+        match identity {
+            // The columns of the new identity are NOT NULL and not generated.
+            Some(Identity::Index(_) | Identity::NewIndex(_)) => GeneratedColumns::Ignored,
+            identity => generated_columns(shape, described, leaf, identity == Some(&Identity::Full)),
+        }
+    };
+    let of_leaves: Vec<_> = described.leaves.iter().map(of_leaf).collect();
+    let worst = [GeneratedColumns::Impossible, GeneratedColumns::Published];
+    worst.into_iter().find(|worst| of_leaves.contains(worst)).unwrap_or(GeneratedColumns::Ignored)
 }
 
 /// The columns of a table that its changes must carry.

@@ -3,6 +3,7 @@
 use super::facts::{Identity, Role, SetupFacts};
 use super::script::Script;
 use crate::capture::publication::{Published, create_statement};
+use crate::capture::shape::GeneratedColumns;
 use crate::config::{Config, Publish};
 use crate::map::identity_index;
 use crate::model::TableName;
@@ -39,6 +40,16 @@ pub(crate) fn source_script(config: &Config, facts: &SetupFacts) -> Result<Scrip
         script.add(format!("GRANT SELECT ({}) ON {} TO {role}", columns.join(", "), quote_table(table)), "");
     }
     let mut missing = Vec::new();
+    let generated = facts.tables.iter().any(|needs| needs.generated == GeneratedColumns::Published);
+    if generated && facts.has_publication && !facts.publishes_generated {
+        script.add(
+            format!(
+                "ALTER PUBLICATION {} SET (publish_generated_columns = 'stored')",
+                quote_ident(&config.source.publication)
+            ),
+            "the replica identity has a generated column: without this the store's own UPDATEs and DELETEs fail",
+        );
+    }
     for needs in &facts.tables {
         let mut published = needs.published.clone();
         for (holder, identity) in &needs.identities {
@@ -56,8 +67,16 @@ pub(crate) fn source_script(config: &Config, facts: &SetupFacts) -> Result<Scrip
         if !needs.is_published {
             missing.push(published);
         }
+        if needs.generated == GeneratedColumns::Impossible {
+            return Err(format!(
+                "the replica identity of {} would have a virtual generated column, which cannot be published: the store's \
+                 own UPDATEs and DELETEs would fail. Make the columns that identify the user and tenant NOT NULL, or make \
+                 that column a stored one",
+                needs.published.table
+            ));
+        }
     }
-    add_publication(&mut script, config, facts, &missing);
+    add_publication(&mut script, config, facts, &missing, generated);
     if config.state_url == config.source.url && !facts.has_state_schema {
         script.add(format!("CREATE SCHEMA users_sync AUTHORIZATION {role}"), "the state: the progress of every tenant");
     }
@@ -96,11 +115,11 @@ fn add_missing_columns(published: &mut Published, columns: &[String]) {
     }
 }
 
-fn add_publication(script: &mut Script, config: &Config, facts: &SetupFacts, missing: &[Published]) {
+fn add_publication(script: &mut Script, config: &Config, facts: &SetupFacts, missing: &[Published], generated: bool) {
     if missing.is_empty() {
         return;
     }
-    let create = create_statement(&config.source.publication, missing);
+    let create = create_statement(&config.source.publication, missing, generated);
     let why = match config.source.publish {
         Publish::Rows => "whole rows: the store can be migrated freely; users-sync drops the secret columns",
         Publish::Columns => {

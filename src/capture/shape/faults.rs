@@ -71,36 +71,71 @@ fn structure(table: &TableShape, faults: &mut Vec<Fault>) {
     }
 }
 
-/// From PostgreSQL 18 on, a table refuses UPDATE and DELETE if its replica identity has a generated column that is not
+/// The first version in which a table refuses UPDATE and DELETE if its replica identity has a generated column that is not
 /// published.
-fn generated(shape: &SourceShape, table: &TableShape, publication: &str, faults: &mut Vec<Fault>) {
-    const REFUSED_SINCE: i32 = 180_000;
-    let publishes = shape.publication.as_ref().is_some_and(|row| row.generated == "s");
-    if shape.server_version < REFUSED_SINCE || publishes {
-        return;
+const GENERATED_REFUSED_SINCE: i32 = 180_000;
+
+/// What the publication has to do about the generated columns of a table, so that the store's changes do not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GeneratedColumns {
+    /// Nothing.
+    Ignored,
+    /// The replica identity has stored ones.
+    Published,
+    /// The replica identity has virtual ones, which no publication has.
+    Impossible,
+}
+
+/// As of a partition's or a table's replica identity. `becomes_full`: it will be FULL.
+pub(crate) fn generated_columns(
+    shape: &SourceShape,
+    table: &TableShape,
+    leaf: &LeafShape,
+    becomes_full: bool,
+) -> GeneratedColumns {
+    let is_full = becomes_full || leaf.identity == "f";
+    let is_covered = |name: &String| is_full || leaf.identity_columns.contains(name);
+    let mut covered = table.columns.iter().filter(|column| column.is_generated && is_covered(&column.name)).peekable();
+    if shape.server_version < GENERATED_REFUSED_SINCE || covered.peek().is_none() {
+        GeneratedColumns::Ignored
+    } else if covered.any(|column| column.is_virtual) {
+        GeneratedColumns::Impossible
+    } else {
+        GeneratedColumns::Published
     }
-    let generated: Vec<_> = table.columns.iter().filter(|column| column.is_generated).collect();
-    let covers = |leaf: &LeafShape| {
-        let in_index = |name: &String| leaf.identity_columns.contains(name);
-        leaf.identity == "f" && !generated.is_empty() || generated.iter().any(|column| in_index(&column.name))
-    };
-    let Some(leaf) = table.leaves.iter().find(|leaf| covers(leaf)) else { return };
-    let publication = quote_ident(publication);
-    faults.push(Fault {
-        what: format!(
-            "the replica identity of {} has a generated column that is not published: the store's own UPDATEs and DELETEs \
-             fail",
+}
+
+fn generated(shape: &SourceShape, table: &TableShape, publication: &str, faults: &mut Vec<Fault>) {
+    let of = |leaf: &LeafShape| generated_columns(shape, table, leaf, false);
+    let publishes = shape.publication.as_ref().is_some_and(|row| row.generated == "s");
+    let quoted = quote_ident(publication);
+    let harms = |leaf: &LeafShape, which: &str| {
+        format!(
+            "the replica identity of {} has a generated column that {which}: the store's own UPDATEs and DELETEs fail",
             leaf.table()
-        ),
-        remedy: match &shape.publication {
-            Some(_) => format!("ALTER PUBLICATION {publication} SET (publish_generated_columns = 'stored');"),
-            None => format!(
-                "CREATE PUBLICATION {publication} FOR TABLE {} WITH (publish_via_partition_root = true, \
-                 publish_generated_columns = 'stored');",
-                quote_table(&table.table())
+        )
+    };
+    if let Some(leaf) = table.leaves.iter().find(|leaf| of(leaf) == GeneratedColumns::Impossible) {
+        faults.push(Fault {
+            what: harms(leaf, "is virtual, and so is never published"),
+            remedy: format!(
+                "use an index on NOT NULL columns as its replica identity: ALTER TABLE {} REPLICA IDENTITY USING INDEX ...;",
+                quote_table(&leaf.table())
             ),
-        },
-    });
+        });
+    } else if let Some(leaf) = table.leaves.iter().find(|leaf| of(leaf) == GeneratedColumns::Published && !publishes) {
+        faults.push(Fault {
+            what: harms(leaf, "is not published"),
+            remedy: match &shape.publication {
+                Some(_) => format!("ALTER PUBLICATION {quoted} SET (publish_generated_columns = 'stored');"),
+                None => format!(
+                    "CREATE PUBLICATION {quoted} FOR TABLE {} WITH (publish_via_partition_root = true, \
+                     publish_generated_columns = 'stored');",
+                    quote_table(&table.table())
+                ),
+            },
+        });
+    }
 }
 
 fn published(

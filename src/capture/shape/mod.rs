@@ -9,7 +9,7 @@ mod model;
 mod read;
 
 pub(crate) use compare::{ShapeChange, compare, outdates_slot};
-pub(crate) use faults::{Fault, faults};
+pub(crate) use faults::{Fault, GeneratedColumns, faults, generated_columns};
 pub(crate) use model::{LeafShape, SourceShape};
 pub(crate) use read::ShapeReader;
 

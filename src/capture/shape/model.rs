@@ -42,6 +42,9 @@ pub(crate) struct ColumnShape {
     pub(crate) type_oid: Oid,
     pub(crate) typmod: i32,
     pub(crate) is_generated: bool,
+    /// Generated when it is read, from PostgreSQL 18 on. Never published.
+    #[serde(default)]
+    pub(crate) is_virtual: bool,
     /// The transaction that wrote the row.
     pub(crate) version: u32,
 }

@@ -93,6 +93,7 @@ SELECT jsonb_build_object(
     'row_security', row_security_active(t.oid),
     'columns', coalesce((SELECT jsonb_agg(jsonb_build_object('name', a.attname, 'number', a.attnum,
         'type_oid', a.atttypid::bigint, 'typmod', a.atttypmod, 'is_generated', a.attgenerated <> '',
+        'is_virtual', a.attgenerated = 'v',
         'version', a.xmin::text::bigint) ORDER BY a.attnum)
       FROM pg_catalog.pg_attribute a WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped), '[]'),
     'leaves', coalesce((SELECT jsonb_agg(jsonb_build_object('schema', s.nspname, 'name', c.relname,

@@ -28,6 +28,7 @@ fn table(leaves: Vec<LeafShape>) -> TableShape {
         type_oid,
         typmod: -1,
         is_generated: false,
+        is_virtual: false,
         version: 700,
     };
     let labels = BTreeMap::from([(1, "sad".to_owned()), (2, "happy".to_owned())]);
