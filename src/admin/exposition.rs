@@ -65,6 +65,11 @@ fn registry(app: &App) -> Registry {
     );
     registry.register("unmappable_rows", "Source rows that could not be mapped", counted.unmappable_rows.clone());
     registry.register(
+        "unparsed_values",
+        "Names, addresses and times that do not have the form that the mapping declares, and are null therefore",
+        counted.unparsed_values.clone(),
+    );
+    registry.register(
         "stripped_escapes",
         "Escapes removed from json values because jsonb rejects them, counted at each read",
         counted.stripped_escapes.clone(),

@@ -36,6 +36,8 @@ pub fn plan_rows<'a>(changes: impl IntoIterator<Item = &'a Change>) -> PlannedRo
     let mut unresolved = Vec::new();
     for change in changes {
         match change {
+            // The target keeps its row.
+            Change::Upsert(user) if user.why_unmappable().is_some() => {}
             Change::Upsert(user) => rows.upserts.push(user),
             Change::Patch(patch) => rows.patches.push(patch),
             Change::Delete { id, at } => rows.deletes.push((id, *at)),

@@ -40,6 +40,11 @@ impl Refusal {
         Refusal { sqlstate: "21000".to_owned(), reason: RejectReason::Duplicate }
     }
 
+    /// The row cannot be mapped. The code is `data_exception`.
+    pub(crate) fn unmappable(why: &str) -> Refusal {
+        Refusal { sqlstate: "22000".to_owned(), reason: RejectReason::Unmappable(why.to_owned()) }
+    }
+
     /// The user is marked as deleted, and its row gave a unique value to a live one.
     pub(super) fn gave_way() -> Refusal {
         Refusal { sqlstate: UNIQUE.to_owned(), reason: RejectReason::GaveWay }
@@ -62,7 +67,16 @@ impl Refusal {
     pub(crate) fn is_of_row(&self) -> bool {
         use RejectReason::*;
         match &self.reason {
-            NotNull { .. } | Encoding | Number | Time | Index { .. } | Depth | Limit | Value | Duplicate => true,
+            NotNull { .. }
+            | Encoding
+            | Number
+            | Time
+            | Index { .. }
+            | Depth
+            | Limit
+            | Value
+            | Duplicate
+            | Unmappable(_) => true,
             Constraint { .. } => self.sqlstate == CHECK,
             CheckOption | Code | Skipped | GaveWay => false,
         }

@@ -47,6 +47,8 @@ pub(crate) enum RejectReason {
     Limit,
     /// Another value that the target cannot store.
     Value,
+    /// The source's row cannot be mapped. The reason names columns, never values.
+    Unmappable(String),
 }
 
 impl RejectReason {
@@ -107,6 +109,7 @@ impl RejectReason {
             Number | Time | Value => {
                 "correct the values at the source, or keep their column out with users.exclude".to_owned()
             }
+            Unmappable(_) => "correct `users:` in the configuration, or the rows at the source".to_owned(),
             Index { name: Some(name) } => format!("drop index {name}, or shorten the values at the source"),
             Index { name: None } => "drop the index on these values, or shorten the values at the source".to_owned(),
             Depth => "raise max_stack_depth of the target's server, or keep the column out with users.exclude".to_owned(),
@@ -153,6 +156,7 @@ impl fmt::Display for RejectReason {
             Index { name: None } => f.write_str("one of its values is too large for an index"),
             Depth => f.write_str("its document is nested deeper than the target's stack allows"),
             Limit => f.write_str("it exceeds a limit of the target's server"),
+            Unmappable(why) => write!(f, "it cannot be mapped: {why}"),
             Value => f.write_str("the target cannot store one of its values"),
         }
     }

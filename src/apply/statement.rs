@@ -157,10 +157,11 @@ pub(crate) fn replace_checkpoint(signs: bool) -> String {
 pub(crate) const STAGE_COLUMNS: [&str; 8] =
     ["id", "raw_json", "name", "email", "created_at", "updated_at", "deleted_at", "derived"];
 
-/// The temporary table that stages a merge.
+/// The temporary table that stages a merge. A row without a document cannot be mapped: its user is there, and the
+/// target's row stays as it was.
 pub(crate) const CREATE_STAGE: &str = "\
 CREATE TEMPORARY TABLE users_sync_stage (
-  ordinal bigint GENERATED ALWAYS AS IDENTITY, id text PRIMARY KEY, raw_json jsonb NOT NULL, name text, email text,
+  ordinal bigint GENERATED ALWAYS AS IDENTITY, id text PRIMARY KEY, raw_json jsonb, name text, email text,
   created_at timestamptz, updated_at timestamptz, deleted_at timestamptz, derived boolean NOT NULL
 ) ON COMMIT DROP";
 
@@ -180,12 +181,12 @@ pub(crate) fn merge_statements(shape: &Shape, part: &str) -> Merge {
     Merge {
         update: format!(
             "UPDATE neon_auth.users_sync u SET {assignments} FROM pg_temp.users_sync_stage v \
-             WHERE u.id = v.id AND {}{part}",
+             WHERE u.id = v.id AND v.raw_json IS NOT NULL AND {}{part}",
             shape.differs("v")
         ),
         insert: format!(
             "INSERT INTO neon_auth.users_sync ({}) SELECT {} FROM pg_temp.users_sync_stage v \
-             WHERE NOT EXISTS (SELECT FROM neon_auth.users_sync u WHERE u.id = v.id){part}",
+             WHERE v.raw_json IS NOT NULL AND NOT EXISTS (SELECT FROM neon_auth.users_sync u WHERE u.id = v.id){part}",
             shape.list(""),
             shape.list("v.")
         ),
@@ -229,7 +230,7 @@ pub(crate) fn delete_part_of_absent(deletes: Deletes) -> &'static str {
 pub(crate) const COUNT_ABSENT: &str = "\
 SELECT count(u.id) FILTER (WHERE u.deleted_at IS NULL), \
   count(u.id) FILTER (WHERE v.id IS NULL AND u.deleted_at IS NULL), \
-  count(u.id) FILTER (WHERE v.id IS NULL), count(v.id) FILTER (WHERE u.id IS NULL) \
+  count(u.id) FILTER (WHERE v.id IS NULL), count(v.raw_json) FILTER (WHERE u.id IS NULL) \
 FROM neon_auth.users_sync u FULL JOIN pg_temp.users_sync_stage v ON v.id = u.id";
 
 /// Deletes all users that the stage lacks.

@@ -11,6 +11,7 @@ use super::rules::optional;
 use super::value::{Input, Text};
 use super::{Rules, Value, looks_secret};
 use crate::model::{ColumnIdx, Relation, TypeCatalog};
+use std::sync::atomic::AtomicU64;
 
 /// The keys that `raw_json` always has: Neon's generated columns read them.
 const MAPPED_KEYS: [&str; 4] = ["id", "display_name", "primary_email", "signed_up_at_millis"];
@@ -86,6 +87,7 @@ impl RowPlan {
             decoded_columns,
             identity_gap,
             max_row: usize::MAX,
+            unparsed: AtomicU64::new(0),
         })
     }
 }

@@ -16,6 +16,7 @@ mod resolver;
 mod filter;
 mod plan;
 mod raw_json;
+mod row_types;
 mod unmappable;
 mod watch_plan;
 

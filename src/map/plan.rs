@@ -4,10 +4,13 @@
 use super::filter::{Condition, Truth};
 use super::identity::IdentityGap;
 use super::raw_json::RawJson;
+pub(crate) use super::row_types::WithheldReason;
+pub use super::row_types::{CommitInfo, TenantRef};
 use super::unmappable::Unmappable;
 use super::value::{Input, Known, MappedValues, RowImage, Sent, Text, TimeSources};
-use crate::model::{Cell, Change, ColumnIdx, Patch, Relation, Set, Timestamp, User, Xid};
+use crate::model::{Cell, Change, ColumnIdx, Patch, Relation, Set, User};
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// [`Rules`](super::Rules), compiled for one relation version.
 #[derive(Debug)]
@@ -38,41 +41,8 @@ pub struct RowPlan {
     pub(super) identity_gap: IdentityGap,
     /// Larger rows are set aside. In bytes of the values that are read.
     pub(super) max_row: usize,
-}
-
-/// Why a column is not in `raw_json`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WithheldReason {
-    /// `users.exclude` lists it.
-    Excluded,
-    LooksSecret,
-    /// `users.allow` does not list it.
-    NotAllowed,
-    /// A mapped value has the same key.
-    Replaced,
-}
-
-/// The commit of the transaction that a change belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CommitInfo {
-    /// The time of the commit.
-    pub commit_time: Timestamp,
-    /// The transaction's id.
-    pub xid: Xid,
-}
-
-/// The tenant that a row names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TenantRef<'a> {
-    /// The mapping has no tenant column: there is exactly one tenant.
-    Only,
-    /// The value of the tenant column.
-    Key(Cow<'a, str>),
-    /// The tenant column is null or empty.
-    NoTenant,
-    /// The tenant depends on a value that was not sent. Comes only with [`Change::Reread`]: the read also finds the
-    /// tenant.
-    Unsent,
+    /// Optional values that did not parse.
+    pub(super) unparsed: AtomicU64,
 }
 
 /// The first column whose value was not sent, and about how long `raw_json` will be.
@@ -139,6 +109,30 @@ impl RowPlan {
         self.raw_json.take_stripped_escapes()
     }
 
+    /// The number of optional values since the last call that did not parse, and are null therefore.
+    pub(crate) fn take_unparsed_values(&self) -> u64 {
+        self.unparsed.swap(0, Ordering::Relaxed)
+    }
+
+    /// The user of a row that cannot be mapped, with its tenant; `None` if the row does not tell them, or is not a user.
+    pub(crate) fn identify<'a>(
+        &self,
+        old: Option<&'a [Cell<'a>]>,
+        new: &'a [Cell<'a>],
+        why: &Unmappable,
+    ) -> Option<(TenantRef<'a>, User)> {
+        let row = RowImage { new, old };
+        self.check_width(new).ok()?;
+        if matches!(self.is_user(row), Ok(Truth::False | Truth::Null)) {
+            return None;
+        }
+        let id = self.new_id(row).ok()?;
+        match self.tenant(row).ok()? {
+            TenantRef::NoTenant | TenantRef::Unsent => None,
+            tenant => Some((tenant, User::unmappable(&id, why.to_string()))),
+        }
+    }
+
     /// Maps an inserted row of the stream; `None` if the row is not a user.
     ///
     /// # Errors
@@ -188,6 +182,23 @@ impl RowPlan {
     /// # Errors
     /// If a row cannot be mapped. Emitted changes stay valid: a user with an unmappable new row has left its old place.
     pub fn update<'a>(
+        &self,
+        old: Option<&'a [Cell<'a>]>,
+        new: &'a [Cell<'a>],
+        commit: CommitInfo,
+        emit: &mut impl FnMut(TenantRef<'a>, Change),
+    ) -> Result<(), Unmappable> {
+        let updated = self.map_update(old, new, commit, emit);
+        if let Err(why) = &updated
+            && !matches!(why, Unmappable::Identity { .. })
+            && let Some((tenant, user)) = self.identify(old, new, why)
+        {
+            emit(tenant, Change::Upsert(user));
+        }
+        updated
+    }
+
+    fn map_update<'a>(
         &self,
         old: Option<&'a [Cell<'a>]>,
         new: &'a [Cell<'a>],
@@ -361,22 +372,38 @@ impl RowPlan {
         commit: Option<CommitInfo>,
     ) -> Result<Option<MappedValues<'a>>, Unmappable> {
         let text = |value: &Option<Text>| match value {
-            Some(value) => Ok(value.read(row)?.set()),
+            Some(value) => self.optional(value.read(row)),
             None => Ok(Some(Set::To(None))),
         };
         let time = |value: &Option<TimeSources>| match value {
-            Some(value) => Ok(value.read(row)?.set()),
+            Some(value) => self.optional(value.read(row)),
             None => Ok(Some(Set::To(None))),
         };
         let (Some(name), Some(email)) = (text(&self.name)?, text(&self.email)?) else { return Ok(None) };
         let Some(created_at) = time(&self.created_at)? else { return Ok(None) };
-        let Some(deleted_at) = time(&self.deleted_at)? else { return Ok(None) };
+        // Without it a deleted user would look alive.
+        let deleted_at = match &self.deleted_at {
+            Some(value) => value.read(row)?.set(),
+            None => Some(Set::To(None)),
+        };
+        let Some(deleted_at) = deleted_at else { return Ok(None) };
         let (updated_at, updated_at_derived) = match time(&self.updated_at)? {
             Some(Set::To(None)) => (Set::To(commit.map(|commit| commit.commit_time)), true),
             Some(set) => (set, false),
             None => return Ok(None),
         };
         Ok(Some(MappedValues { name, email, created_at, updated_at, deleted_at, updated_at_derived }))
+    }
+
+    /// An optional value that does not parse is null. A document that does not is no value: `raw_json` contains it.
+    fn optional<T>(&self, read: Result<Known<Option<T>>, Unmappable>) -> Result<Option<Set<Option<T>>>, Unmappable> {
+        match read {
+            Err(error) if !error.is_of_document() => {
+                self.unparsed.fetch_add(1, Ordering::Relaxed);
+                Ok(Some(Set::To(None)))
+            }
+            read => read.map(Known::set),
+        }
     }
 
     fn measure(&self, row: RowImage<'_>) -> Measured {

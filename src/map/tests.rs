@@ -202,20 +202,28 @@ fn an_unmappable_row_names_its_column_but_not_its_value() {
         ((0, Cell::Null), "error: the user's id is null or empty (from id)"),
         ((0, Cell::Text(b"")), "error: the user's id is null or empty (from id)"),
         ((2, Cell::Text(b"\xff")), "error: column \"email\": the text is not valid UTF-8"),
-        (
-            (4, Cell::Text(b"s3cret")),
-            "error: column \"created\": the value is not a valid time within PostgreSQL's range of timestamptz",
-        ),
-        (
-            (5, Cell::Text(b"s3cret")),
-            "error: column \"updated\": the value is not a valid number of seconds or milliseconds since 1970",
-        ),
         ((6, Cell::Text(b"{s3cret")), "error: column \"meta\": the value is not a valid JSON document"),
     ] {
         assert_eq!(inserted(&plan, &row(&[changed])), expected);
     }
     assert_eq!(inserted(&plan, &ROW[..3]), "error: the tuple has 3 columns, but its relation has 9");
     assert!(inserted(&plan, &row(&[(6, Cell::Unchanged)])).contains("\"meta\": the value was not sent"));
+}
+
+#[test]
+fn an_optional_time_that_does_not_parse_is_null_and_counted() {
+    let invalid = Cell::Text(b"s3cret");
+    let plan = plan_of(&rules());
+    assert!(inserted(&plan, &row(&[(4, invalid)])).starts_with("acme: upsert 1 Ada a@b.c -"));
+    assert_eq!(plan.take_unparsed_values(), 1);
+    let plan = plan_of(&Rules { deleted_at: Some(column("created")), ..rules() });
+    // A deleted user must not look alive.
+    let changed = row(&[(4, invalid)]);
+    let error = plan.insert(&changed).err().unwrap();
+    let (tenant, user) = plan.identify(None, &changed, &error).unwrap();
+    assert!(matches!(tenant, TenantRef::Key(key) if key == "acme"));
+    assert_eq!((&*user.id, user.why_unmappable()), ("1", Some(&*error.to_string())));
+    assert!(plan.identify(None, &row(&[(0, Cell::Null)]), &error).is_none());
 }
 
 #[test]

@@ -25,3 +25,13 @@ pub enum Unmappable {
     #[error("the tuple has {got} columns, but its relation has {expected}")]
     Width { expected: usize, got: usize },
 }
+
+/// What [`Unmappable::Malformed`] expects of a document.
+pub(super) const DOCUMENT: &str = "JSON document";
+
+impl Unmappable {
+    /// Whether a whole document is malformed.
+    pub(super) fn is_of_document(&self) -> bool {
+        matches!(self, Unmappable::Malformed { expected: DOCUMENT, .. })
+    }
+}

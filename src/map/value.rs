@@ -1,7 +1,7 @@
 //! A compiled value: which cells it reads, and how their texts become the value. Pure.
 
 use super::json::{clean, find, scalar_text};
-use super::unmappable::Unmappable;
+use super::unmappable::{DOCUMENT, Unmappable};
 use super::{parse_epoch, parse_rfc3339, parse_timestamp};
 use crate::model::{Cell, ColumnIdx, Set, Timestamp};
 use std::borrow::Cow;
@@ -142,7 +142,7 @@ impl Input {
     }
 
     fn at_path<'a>(&self, document: Cow<'a, str>, path: &[String]) -> Result<Option<Cow<'a, str>>, Unmappable> {
-        let malformed = |_| Unmappable::Malformed { column: self.name.clone(), expected: "JSON document" };
+        let malformed = |_| Unmappable::Malformed { column: self.name.clone(), expected: DOCUMENT };
         Ok(match document {
             Cow::Borrowed(document) => match find(document, path).map_err(malformed)? {
                 Some(value) => scalar_text(value).map_err(malformed)?,

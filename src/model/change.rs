@@ -26,6 +26,28 @@ pub struct User {
     pub updated_at_derived: bool,
 }
 
+impl User {
+    /// A user whose row the source has, but that cannot be mapped: it takes the user's way to its target, where the row
+    /// stays as it was. Its document is empty, which no other user's is.
+    pub(crate) fn unmappable(id: &str, reason: String) -> User {
+        User {
+            id: id.into(),
+            raw_json: String::new(),
+            name: Some(reason),
+            email: None,
+            created_at: None,
+            updated_at: None,
+            deleted_at: None,
+            updated_at_derived: false,
+        }
+    }
+
+    /// Why the row cannot be mapped; `None` for a user that can be written.
+    pub(crate) fn why_unmappable(&self) -> Option<&str> {
+        if self.raw_json.is_empty() { self.name.as_deref() } else { None }
+    }
+}
+
 /// Whether a patch sets a value.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Set<T> {
@@ -106,6 +128,14 @@ impl Change {
             Change::Upsert(user) => user.deleted_at.is_some(),
             Change::Patch(patch) => matches!(patch.deleted_at, Set::To(Some(_))),
             Change::Reread { deleted_if_absent, .. } => *deleted_if_absent,
+        }
+    }
+
+    /// Why the row of the change cannot be mapped; `None` if it can be written.
+    pub(crate) fn why_unmappable(&self) -> Option<&str> {
+        match self {
+            Change::Upsert(user) => user.why_unmappable(),
+            Change::Patch(_) | Change::Delete { .. } | Change::Reread { .. } => None,
         }
     }
 

@@ -158,11 +158,12 @@ async fn read(
     while rows.advance().await? {
         let mut cells = Vec::with_capacity(mapped.relation.columns.len());
         rows.cells(&mut cells)?;
-        // A row that cannot be mapped is in no target.
-        let full = match mapped.plan.insert(&cells) {
-            Ok(Some((_, user))) if user.deleted_at.is_some_and(|at| Some(at) < purged_before) => None,
-            Ok(Some((tenant, user))) => partitioner.find(&tenant).filter(|member| partitioner.add(*member, user)),
-            Ok(None) | Err(_) => None,
+        // A row that cannot be mapped says nothing about the target's row.
+        let row = mapped.plan.insert(&cells).unwrap_or_else(|why| mapped.plan.identify(None, &cells, &why));
+        let full = match row {
+            Some((_, user)) if user.deleted_at.is_some_and(|at| Some(at) < purged_before) => None,
+            Some((tenant, user)) => partitioner.find(&tenant).filter(|member| partitioner.add(*member, user)),
+            None => None,
         };
         drop(cells);
         if let Some(member) = full {

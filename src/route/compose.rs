@@ -8,6 +8,10 @@ use std::collections::BTreeMap;
 /// One change with the effect of `earlier` followed by `later`.
 pub(crate) fn compose(earlier: Change, later: Change) -> Change {
     match (earlier, later) {
+        // The row could not be mapped, and may be now.
+        (Change::Upsert(user), Change::Patch(Patch { xid, at, .. })) if user.why_unmappable().is_some() => {
+            Change::Reread { id: user.id, xid, at, deleted_if_absent: false }
+        }
         (Change::Upsert(user), Change::Patch(patch)) => Change::Upsert(patch_user(user, patch)),
         (Change::Patch(first), Change::Patch(second)) => Change::Patch(patch_patch(first, second)),
         // The whole row will be read, at the later of the two.

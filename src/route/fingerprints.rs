@@ -47,6 +47,7 @@ impl Fingerprints {
     /// Whether the change differs from the last one of this tenant's user. Remembers it.
     pub(crate) fn is_new(&mut self, tenant: TenantIdx, change: &Change) -> bool {
         let content = match change {
+            Change::Upsert(user) if user.why_unmappable().is_some() => UNKNOWN,
             Change::Upsert(user) => self.content(user),
             Change::Delete { .. } => DELETED,
             Change::Patch(_) | Change::Reread { .. } => UNKNOWN,

@@ -126,7 +126,7 @@ impl<'a> Comparison<'a> {
             Deletes::Hard => "u.id IS NOT NULL",
         };
         format!(
-            "CASE WHEN v.id IS NULL THEN CASE WHEN {there} THEN 'extra' END WHEN u.id IS NULL THEN 'missing' \
+            "CASE WHEN v.id IS NULL THEN CASE WHEN {there} THEN 'extra' END WHEN v.raw_json IS NULL THEN NULL WHEN u.id IS NULL THEN 'missing' \
              WHEN {} THEN 'different' END",
             self.shape.differs("v")
         )

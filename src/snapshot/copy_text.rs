@@ -107,7 +107,8 @@ pub(crate) fn write_user<'a>(out: &mut Vec<u8>, columns: impl Iterator<Item = &'
         }
         match column {
             "id" => escape(out, Some(&user.id)),
-            "raw_json" => escape(out, Some(&user.raw_json)),
+            // Without a document, the row cannot be mapped.
+            "raw_json" => escape(out, Some(&*user.raw_json).filter(|document| !document.is_empty())),
             "name" => escape(out, user.name.as_deref()),
             "email" => escape(out, user.email.as_deref()),
             "created_at" => time(out, user.created_at),

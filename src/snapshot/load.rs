@@ -8,7 +8,10 @@ use super::outcome::{LoadError, Loaded};
 use super::progress_watch::ProgressWatch;
 use super::spool::RowReceiver;
 use crate::apply::statement::Merge;
-use crate::apply::{NOTIFY_WITHOUT_ID, Shape, Target, TargetError, count_skipped, statement, write_rejected};
+use crate::apply::{
+    MAX_REJECTED, NOTIFY_WITHOUT_ID, Refusal, RefusedUser, Shape, Target, TargetError, count_skipped, statement,
+    write_rejected,
+};
 use crate::model::Deletes;
 use crate::pg::NO_TRANSACTION_TIMEOUT;
 use bytes::Bytes;
@@ -59,7 +62,7 @@ async fn load_watched(
     if loading.isolates_rejected_rows {
         transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
     }
-    let loaded = if loading.isolates_rejected_rows {
+    let mut loaded = if loading.isolates_rejected_rows {
         IsolatedLoad { transaction: &transaction, loading, shape: &shape, watch }.load(rows).await?
     } else if empty {
         let columns: Vec<&str> = shape.writable().collect();
@@ -84,6 +87,11 @@ async fn load_watched(
         merge(&transaction, loading, &shape, read, watch).await?
     };
     watch.progressed();
+    let unmappable = rows.take_unmappable().into_iter();
+    loaded.rejected.extend(unmappable.map(|(id, why)| RefusedUser { id, refusal: Refusal::unmappable(&why) }));
+    if let Some(first) = loaded.rejected.first().filter(|_| loaded.rejected.len() > MAX_REJECTED) {
+        return Err(TargetError::too_many_refused(&first.refusal.reason).into());
+    }
     // The load has tried all refused users again.
     transaction.execute_typed("DELETE FROM users_sync.rejected", &[]).await?;
     write_rejected(&transaction, repertoire, &loaded.rejected, &[]).await?;
@@ -200,10 +208,15 @@ pub(super) async fn copy(
     let sink = transaction.copy_in(&format!("COPY {table} ({}) FROM STDIN", columns.join(", "))).await?;
     pin_mut!(sink);
     let mut sent = 0;
+    // A stage also has the users whose rows cannot be mapped, so that they do not look absent.
+    let is_stage = columns == statement::STAGE_COLUMNS;
     let mut buffer = Vec::with_capacity(COPY_BYTES + 4096);
     loop {
         // Dropping an unfinished sink makes the target's COPY fail.
-        let Some(users) = watch.pause(rows.next()).await? else { break };
+        let Some(mut users) = watch.pause(rows.next()).await? else { break };
+        if !is_stage {
+            users.retain(|user| user.why_unmappable().is_none());
+        }
         sent += users.len() as u64;
         for user in &users {
             write_user(&mut buffer, columns.iter().copied(), user);

@@ -17,6 +17,8 @@ pub(crate) struct Metrics {
     pub source_reconnects: Counter,
     /// Rows that could not be mapped.
     pub unmappable_rows: Counter,
+    /// Optional values that did not parse, and are null therefore.
+    pub unparsed_values: Counter,
     /// Panics of a tenant's task or of the Kafka output.
     pub internal_errors: Counter,
     /// Scans of the source that were aborted because another session waited for their locks.
@@ -68,6 +70,7 @@ impl Default for Metrics {
         Metrics {
             source_reconnects: Counter::default(),
             unmappable_rows: Counter::default(),
+            unparsed_values: Counter::default(),
             internal_errors: Counter::default(),
             aborted_scans: Counter::default(),
             stripped_escapes: Counter::default(),

@@ -30,6 +30,9 @@ pub(crate) fn messages(
     batch: &mut Batch,
 ) {
     let CompleteChange { tenant, tenant_id, change, is_new, before, place } = *complete;
+    if change.why_unmappable().is_some() {
+        return;
+    }
     let event = |op, after| Event { op, tenant, tenant_id, id: change.id(), before, after, place };
     let gone;
     let (event, with_tombstone) = match (change, deletes) {

@@ -49,6 +49,7 @@ mod tenants;
 mod terminal;
 mod throwaway;
 mod to_jsonb;
+mod unmappable;
 mod untrusted;
 mod upgrade;
 mod verify;

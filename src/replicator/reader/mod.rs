@@ -221,12 +221,17 @@ impl<S: Sink> Stream<S> {
             self.output.sink.begin_row(None);
         }
         let Some(transaction) = self.transaction else { return Ok(()) };
-        let inserted = mapped.plan.inserted(&cells, transaction.commit).map(|inserted| {
-            if let Some((tenant, change)) = inserted {
-                self.output.add_arrived(transaction, tenant, change, IsCreate::Yes);
+        let (arrived, result) = match mapped.plan.inserted(&cells, transaction.commit) {
+            Ok(arrived) => (arrived, Ok(())),
+            Err(why) => {
+                let known = mapped.plan.identify(None, &cells, &why);
+                (known.map(|(tenant, user)| (tenant, Change::Upsert(user))), Err(why))
             }
-        });
-        self.report_unmappable(inserted)
+        };
+        if let Some((tenant, change)) = arrived {
+            self.output.add_arrived(transaction, tenant, change, IsCreate::Yes);
+        }
+        self.report_unmappable(result)
     }
 
     fn take_update(&mut self, relation: Oid, old: Option<OldTuple<'_>>, new: Tuple<'_>) -> Result<(), ServiceError> {
@@ -463,6 +468,7 @@ impl<S: Sink> Stream<S> {
         for role in self.relations.values() {
             if let RelationRole::Users(mapped) = role {
                 self.context.status.metrics.stripped_escapes.inc_by(mapped.plan.take_stripped_escapes());
+                self.context.status.metrics.unparsed_values.inc_by(mapped.plan.take_unparsed_values());
             }
         }
     }

@@ -73,7 +73,7 @@ async fn read(
     let mut rows = mapped.rows(client, &condition).await?;
     while rows.advance().await? {
         if let Some(member) = add_row(context, &mapped, &mut rows, partitioner, purged_before)? {
-            context.status.metrics.stripped_escapes.inc_by(mapped.plan.take_stripped_escapes());
+            count_values(context, &mapped);
             partitioner.send(member).await;
             if partitioner.is_empty() {
                 return Ok(());
@@ -81,9 +81,14 @@ async fn read(
         }
         progress.add_row();
     }
-    context.status.metrics.stripped_escapes.inc_by(mapped.plan.take_stripped_escapes());
+    count_values(context, &mapped);
     progress.finish();
     Ok(())
+}
+
+fn count_values(context: &SessionContext, mapped: &MappedRelation) {
+    context.status.metrics.stripped_escapes.inc_by(mapped.plan.take_stripped_escapes());
+    context.status.metrics.unparsed_values.inc_by(mapped.plan.take_unparsed_values());
 }
 
 /// Maps the current row and adds its user. Returns the member whose chunk is full.
@@ -103,7 +108,9 @@ fn add_row(
             if let Some(so_far) = context.count_unmappable() {
                 tracing::error!(so_far, reason = %unmappable, "row skipped in the snapshot, it cannot be mapped");
             }
-            return Ok(None);
+            // The user is there, and must not look deleted.
+            let Some(known) = mapped.plan.identify(None, &cells, &unmappable) else { return Ok(None) };
+            known
         }
     };
     if user.deleted_at.is_some_and(|at| Some(at) < purged_before) {
@@ -111,6 +118,10 @@ fn add_row(
     }
     let Some(member) = partitioner.find(&tenant) else { return Ok(None) };
     let Some(index) = partitioner.tenant(member) else { return Ok(None) };
-    context.fingerprints().learn(index, &user);
+    if user.why_unmappable().is_some() {
+        context.fingerprints().forget(index, &user.id);
+    } else {
+        context.fingerprints().learn(index, &user);
+    }
     Ok(partitioner.add(member, user).then_some(member))
 }

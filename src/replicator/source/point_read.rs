@@ -133,10 +133,9 @@ impl Rereader {
         let mut users = Vec::new();
         reading
             .read(&rows, keys, |cells| {
-                // A row that cannot be mapped is reported by the stream or the snapshot that brings it.
-                let (Ok(Some((tenant, user))), Ok(Some(key))) = (plan.insert(cells), plan.key_of(cells)) else {
-                    return;
-                };
+                // A row that cannot be mapped is not absent: it is set aside.
+                let row = plan.insert(cells).unwrap_or_else(|why| plan.identify(None, cells, &why));
+                let (Some((tenant, user)), Ok(Some(key))) = (row, plan.key_of(cells)) else { return };
                 let key = key.into_iter().map(Cow::into_owned).collect();
                 match tenant {
                     TenantRef::Only => users.push(ReadUser { key, tenant: None, user }),

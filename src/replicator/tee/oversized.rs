@@ -123,6 +123,9 @@ pub(crate) async fn retry(
             let is_it = |key: &Option<String>| key.as_ref().is_none_or(|key| key == tenant.key.as_str());
             let found = read.users.iter().find(|found| &*found.user.id == *id && is_it(&found.tenant));
             let after = found.map(|found| &found.user);
+            if after.is_some_and(|user| user.why_unmappable().is_some()) {
+                continue;
+            }
             let op = if after.is_some() { Op::Read } else { Op::Delete };
             let at = now();
             let place =

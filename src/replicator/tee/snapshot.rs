@@ -185,8 +185,9 @@ impl Pass<'_> {
             let full = {
                 let mut cells = Vec::with_capacity(mapped.relation.columns.len());
                 rows.cells(&mut cells)?;
-                // Rows that cannot be mapped are reported by the tenants' snapshot.
-                let Ok(Some((tenant, user))) = mapped.plan.insert(&cells) else { continue };
+                // Rows that cannot be mapped are reported by the tenants' snapshot. Their users are not gone.
+                let row = mapped.plan.insert(&cells).unwrap_or_else(|why| mapped.plan.identify(None, &cells, &why));
+                let Some((tenant, user)) = row else { continue };
                 partitioner.find(&tenant).filter(|member| partitioner.add(*member, user))
             };
             if let Some(member) = full {
@@ -212,6 +213,9 @@ impl Pass<'_> {
             for user in users {
                 if let Some(held) = held.get_mut(&index) {
                     held.remove(&*user.id);
+                }
+                if user.why_unmappable().is_some() {
+                    continue;
                 }
                 let tombstones = self.kafka.tombstone_on_delete && user.deleted_at.is_some();
                 self.put(Op::Read, index, &user.id, Some(&user), tombstones, numbers, batcher);

@@ -12,9 +12,12 @@ use crate::state::StateAccess;
 use std::collections::HashSet;
 
 impl<S: StateAccess, C: Connector> Worker<S, C> {
-    /// Whether a user of the batch was rejected before. If its row is accepted now, the record has to go.
+    /// Whether a user of the batch was rejected before, or cannot be mapped. If its row is accepted now, the record has to
+    /// go.
     pub(super) fn has_rejected(&self, batch: &Batch) -> bool {
-        !self.rejected.is_empty() && batch.entries.keys().any(|id| self.rejected.contains(id))
+        let mut changes = batch.entries.values().map(|entry| &entry.change);
+        changes.any(|change| change.why_unmappable().is_some())
+            || !self.rejected.is_empty() && batch.entries.keys().any(|id| self.rejected.contains(id))
     }
 
     /// Writes a batch in a transaction of its own, from which single rows can be rolled back. Returns its end.
@@ -52,10 +55,16 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         self.await_answer(target.check_constraints_immediately()).await?;
         let changes: Vec<&Change> = batch.entries.values().map(|entry| &entry.change).collect();
         let answers = Answers::default();
+        let (unmappable, changes): (Vec<&Change>, Vec<&Change>) =
+            changes.into_iter().partition(|change| change.why_unmappable().is_some());
         let mut refused = self.await_answers(&answers, target.isolate(&changes, &|| answers.add())).await?;
         let foreign = changes.iter().filter(|change| cannot_be_there(change)).map(|change| change.id());
         let foreign: HashSet<&str> = foreign.collect();
         refused.retain(|user| user.refusal.reason != RejectReason::Encoding || !foreign.contains(&*user.id));
+        refused.extend(unmappable.into_iter().filter_map(|change| {
+            let refusal = Refusal::unmappable(change.why_unmappable()?);
+            Some(RefusedUser { id: change.id().into(), refusal })
+        }));
         let is_refused: HashSet<&str> = refused.iter().map(|user| &*user.id).collect();
         let known = changes.iter().map(|change| change.id()).filter(|id| self.rejected.contains(id));
         let accepted: Vec<&str> = known.filter(|id| !is_refused.contains(id)).collect();
@@ -84,8 +93,11 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
 
     /// Logs rejected users once for all of them, without their values.
     pub(super) fn log_rejected(&self, refused: &[RefusedUser]) {
+        // The reader has logged these.
+        let refused: Vec<&RefusedUser> =
+            refused.iter().filter(|user| !matches!(user.refusal.reason, RejectReason::Unmappable(_))).collect();
         let (gave_way, refused): (Vec<_>, Vec<_>) =
-            refused.iter().partition(|user| user.refusal.reason == RejectReason::GaveWay);
+            refused.into_iter().partition(|user| user.refusal.reason == RejectReason::GaveWay);
         if !gave_way.is_empty() {
             tracing::info!(count = gave_way.len(), "deleted users gave unique values to live ones");
         }

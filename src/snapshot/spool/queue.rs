@@ -2,7 +2,7 @@
 
 use super::chunk::Chunk;
 use super::interruption::Interruption;
-use crate::model::User;
+use crate::model::{User, UserId};
 use crate::sync::lock;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -114,12 +114,13 @@ pub(crate) struct RowSender {
 /// The reader's end of a queue.
 pub(crate) struct RowReceiver {
     queue: Arc<Queue>,
+    unmappable: Vec<(UserId, String)>,
 }
 
 pub(super) fn queue(may_leave: bool) -> (RowSender, RowReceiver) {
     let inner = Inner { chunks: VecDeque::new(), end: End::Open, taken: Instant::now(), delay: Duration::ZERO };
     let queue = Arc::new(Queue { inner: Mutex::new(inner), filled: Notify::new(), may_leave });
-    (RowSender { queue: queue.clone() }, RowReceiver { queue })
+    (RowSender { queue: queue.clone() }, RowReceiver { queue, unmappable: Vec::new() })
 }
 
 impl RowSender {
@@ -179,11 +180,21 @@ impl RowReceiver {
         queue(true).1
     }
 
+    /// The users among those received so far whose rows cannot be mapped, with the reasons.
+    pub(crate) fn take_unmappable(&mut self) -> Vec<(UserId, String)> {
+        std::mem::take(&mut self.unmappable)
+    }
+
     /// Waits for the next users; `None` after the last ones.
     pub(crate) async fn next(&mut self) -> Result<Option<Vec<User>>, Interruption> {
         loop {
             match self.queue.pop()? {
-                Popped::Chunk(chunk) => return Ok(Some(chunk.take().await?)),
+                Popped::Chunk(chunk) => {
+                    let users = chunk.take().await?;
+                    let why = |user: &User| Some((user.id.clone(), user.why_unmappable()?.to_owned()));
+                    self.unmappable.extend(users.iter().filter_map(why));
+                    return Ok(Some(users));
+                }
                 Popped::End => return Ok(None),
                 Popped::Nothing => self.queue.filled.notified().await,
             }
