@@ -10,7 +10,7 @@ const VIEWS = {
   "tenants that need attention": ["#/?state=attention", (page) => shows(page, ".trouble .what", /./)],
   "no tenant found": ["#/?q=absent", (page) => shows(page, ".empty", "No matching tenants")],
   "a tenant": ["#/tenants/acme", (page) => shows(page, ".chart .said", "now")],
-  "a tenant in trouble": ["#/tenants/globex", (page) => shows(page, ".fault", "How to fix")],
+  "a tenant in trouble": ["#/tenants/globex", (page) => shows(page, "main .fault", "How to fix")],
   "no such tenant": ["#/tenants/absent", (page) => shows(page, ".empty", "No such tenant")],
   users: ["#/tenants/acme/users", (page) => shows(page, "tbody a.row", /./)],
   "a profile": ["#/tenants/acme/users/u1", (page) => shows(page, "pre", "primary_email")],
