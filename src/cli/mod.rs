@@ -4,6 +4,7 @@ mod check;
 mod common;
 mod confirm;
 mod demo;
+mod explain;
 mod forget;
 mod health;
 mod logging;
@@ -87,6 +88,10 @@ enum Command {
     ///
     /// Reads the state that `run` records, so it works from any machine that can reach the state's database.
     Status(status::Arguments),
+    /// Print what a code means, how to confirm its cause, and the remedy; without a code, list all codes.
+    ///
+    /// The codes are those of `status`, the API, the metrics and the log. Needs no configuration and no connection.
+    Explain(explain::Arguments),
     /// Take a new snapshot of tenants while the others keep streaming.
     ///
     /// The running process does it; if none is running, this command does. Only rows that differ are written.
@@ -155,6 +160,7 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Status(arguments) => status::execute(&arguments, &cli.file).await,
+            Command::Explain(arguments) => explain::execute(&arguments),
             Command::Forget(arguments) => forget::execute(&arguments, &cli.file).await,
             Command::Verify(arguments) => verify::execute(&arguments, &cli.file).await,
             Command::Resync(arguments) => resync::execute(&arguments, &cli.file).await,

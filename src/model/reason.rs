@@ -1,11 +1,11 @@
 //! The reasons behind a tenant's state and a new history, each with a stable code and its text.
 //!
 //! Behaviour, the state's tables, metrics and the API depend on the codes. The texts are for people and may be reworded;
-//! a code never changes and is never used again for something else. Pure.
+//! a code never changes and is never used again for something else. Each code has a page in docs/errors. Pure.
 
 use std::fmt;
 
-/// Declares an enum together with the code and the text of each variant.
+/// Declares an enum together with the code, the text and the page of each variant.
 macro_rules! reasons {
     ($(#[$doc:meta])* $name:ident { $($variant:ident = $code:literal, $text:literal;)* }) => {
         $(#[$doc])*
@@ -26,6 +26,11 @@ macro_rules! reasons {
             /// The sentence for people.
             pub fn text(self) -> &'static str {
                 match self { $($name::$variant => $text,)* }
+            }
+
+            /// The page of docs/errors: cause, how to confirm it, and remedy.
+            pub(crate) fn page(self) -> &'static str {
+                match self { $($name::$variant => include_str!(concat!("../../docs/errors/", $code, ".md")),)* }
             }
 
             /// The variant of a code; `None` for a code of a newer version.

@@ -5,6 +5,7 @@ mod files;
 mod health;
 mod lights;
 mod metrics;
+mod pages;
 #[cfg(feature = "kafka")]
 mod queries;
 mod runbook;
