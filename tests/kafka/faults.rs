@@ -39,7 +39,10 @@ async fn an_unreachable_broker_is_reported_once() {
     let (text, code) = said(&command(&["check", "-c", path]).await);
     assert!(code == Some(1) && text.contains("error: kafka: reaching Kafka at 127.0.0.1:1 failed"), "{text}");
     let (text, code) = said(&command(&["status", "-c", path]).await);
-    assert!(code == Some(1) && text.contains("Kafka output: reaching Kafka at 127.0.0.1:1 failed"), "{text}");
+    assert!(
+        code == Some(1) && text.contains("the Kafka output does not publish: reaching Kafka at 127.0.0.1:1 failed"),
+        "{text}"
+    );
     assert_eq!(log.text().matches("reaching Kafka").count(), 1, "{}", log.text());
     assert!(process.stop().await.success());
 }

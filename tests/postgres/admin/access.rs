@@ -72,7 +72,10 @@ async fn readyz_gives_its_reason_only_with_the_token() {
     let open = get(shown.at, "/readyz").await;
     assert_eq!(
         (open.status, open.json()),
-        (503, serde_json::json!({"ready": false, "role": "starting", "reason": null}))
+        (
+            503,
+            serde_json::json!({"ready": false, "role": "starting", "reason": null, "level": "failed", "reasons": []})
+        )
     );
     shown.stop().await;
 }
