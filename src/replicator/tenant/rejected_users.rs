@@ -25,6 +25,8 @@ pub(crate) struct RejectedUsers {
     last: Option<Instant>,
     backoff: Backoff,
     attempts: u64,
+    /// The users accepted since the start.
+    accepted: usize,
 }
 
 struct Rejected {
@@ -39,7 +41,7 @@ struct Rejected {
 impl RejectedUsers {
     pub(super) fn new() -> RejectedUsers {
         let backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
-        RejectedUsers { users: HashMap::new(), due: None, last: None, backoff, attempts: 0 }
+        RejectedUsers { users: HashMap::new(), due: None, last: None, backoff, attempts: 0, accepted: 0 }
     }
 
     /// A connection begins: these are recorded in the target.
@@ -58,17 +60,25 @@ impl RejectedUsers {
 
     /// These were rejected just now.
     pub(super) fn add(&mut self, refused: &[RefusedUser]) {
+        let was_empty = self.users.is_empty();
+        let mut may_fit_soon = was_empty && !refused.is_empty();
         for user in refused {
             let (id, is_conflict) = (Some(user.id.clone()), user.refusal.is_conflict());
+            may_fit_soon |= is_conflict && !self.contains(&user.id);
             self.users.insert(IdHash::of(&user.id), Rejected { id, is_conflict, tried: self.attempts });
         }
-        if self.due.is_none() && !self.users.is_empty() {
-            self.due = Some(Instant::now() + PAUSE_MIN);
+        if was_empty {
+            self.backoff.reset();
+        }
+        // The pause of earlier users may have grown.
+        if may_fit_soon {
+            let soon = Instant::now() + PAUSE_MIN;
+            self.due = Some(self.due.filter(|_| !was_empty).map_or(soon, |due| due.min(soon)));
         }
     }
 
     pub(super) fn remove(&mut self, id: &str) {
-        self.users.remove(&IdHash::of(id));
+        self.accepted += usize::from(self.users.remove(&IdHash::of(id)).is_some());
     }
 
     pub(super) fn contains(&self, id: &str) -> bool {
@@ -86,6 +96,11 @@ impl RejectedUsers {
 
     pub(super) fn len(&self) -> usize {
         self.users.len()
+    }
+
+    /// The number of users that were rejected and then accepted.
+    pub(super) fn accepted(&self) -> usize {
+        self.accepted
     }
 
     /// Rows were written: a value that a rejected user wants may be free.
@@ -134,11 +149,11 @@ impl RejectedUsers {
         tried
     }
 
-    /// An attempt has ended that began at `started` with `before` users.
-    pub(super) fn tried(&mut self, started: Instant, before: usize) {
+    /// An attempt has ended that began at `started`. It has accepted `accepted` users; others may have given way to them.
+    pub(super) fn tried(&mut self, started: Instant, accepted: usize) {
         let now = Instant::now();
         let has_more = self.users.values().any(|user| user.id.is_some() && user.tried < self.attempts);
-        if self.users.len() < before || has_more {
+        if accepted > 0 || has_more {
             self.backoff.reset();
             self.due = Some(now + self.backoff.step());
         }
@@ -150,6 +165,7 @@ impl RejectedUsers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apply::Refusal;
 
     fn recorded(id: &str) -> RecordedUser {
         RecordedUser { key: IdHash::of(id), id: Some(id.into()), is_conflict: true }
@@ -164,7 +180,7 @@ mod tests {
             assert!(rejected.is_due());
             let started = Instant::now();
             tried.extend(rejected.take(2));
-            rejected.tried(started, 5);
+            rejected.tried(started, 0);
             assert!(!rejected.is_due());
             rejected.due().await;
         }
@@ -175,7 +191,7 @@ mod tests {
         for _ in 0..12 {
             let started = Instant::now();
             rejected.take(9);
-            rejected.tried(started, 5);
+            rejected.tried(started, 0);
             rejected.due().await;
             pauses.push(started.elapsed());
         }
@@ -183,8 +199,38 @@ mod tests {
         // A write brings the next attempt forward, but not to the same second.
         let started = Instant::now();
         rejected.take(9);
-        rejected.tried(started, 5);
+        rejected.tried(started, 0);
         rejected.others_changed();
+        rejected.due().await;
+        assert!(started.elapsed() <= PAUSE_MIN);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn progress_and_new_conflicts_end_a_long_pause() {
+        let mut rejected = RejectedUsers::new();
+        rejected.load((0..5).map(|n| recorded(&n.to_string())).collect());
+        let grow = |rejected: &mut RejectedUsers| {
+            for _ in 0..12 {
+                rejected.take(9);
+                rejected.tried(Instant::now(), 0);
+            }
+        };
+        grow(&mut rejected);
+        // A deleted user gave way to the accepted one: as many are rejected as before.
+        let started = Instant::now();
+        rejected.take(9);
+        rejected.remove("0");
+        rejected.tried(started, rejected.accepted());
+        rejected.due().await;
+        assert!(started.elapsed() <= PAUSE_MIN);
+        grow(&mut rejected);
+        let started = Instant::now();
+        rejected.add(&[RefusedUser { id: "1".into(), refusal: Refusal::duplicate() }]);
+        rejected.add(&[RefusedUser { id: "new".into(), refusal: Refusal::duplicate() }]);
+        assert!(rejected.due.is_some_and(|due| due > started + PAUSE_MIN), "neither can fit soon");
+        rejected.remove("1");
+        let conflict = Refusal { sqlstate: "23505".into(), ..Refusal::duplicate() };
+        rejected.add(&[RefusedUser { id: "1".into(), refusal: conflict }]);
         rejected.due().await;
         assert!(started.elapsed() <= PAUSE_MIN);
     }

@@ -22,7 +22,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         if apply.pending.is_some() || !self.rejected.is_due() || self.context.drain.is_cancelled() {
             return Ok(());
         }
-        let (started, before) = (Instant::now(), self.rejected.len());
+        let (started, before) = (Instant::now(), self.rejected.accepted());
         let is_idle = self.handle.mailbox.waiting().users == 0;
         let ids = self.rejected.take(if is_idle { IDLE } else { BUSY });
         if ids.is_empty() {
@@ -40,11 +40,11 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 self.acknowledge(apply, end);
                 self.count(batch.entries.len(), &batch, started);
                 self.context.status.user_watch.notify(self.id(), batch.entries.keys());
-                let accepted = before.saturating_sub(self.rejected.len());
+                let accepted = self.rejected.accepted() - before;
                 if accepted > 0 {
                     tracing::info!(accepted, rejected = self.rejected.len(), "rejected users were tried again");
                 }
-                self.rejected.tried(started, before);
+                self.rejected.tried(started, accepted);
                 Ok(())
             }
             Err(stop) => {
