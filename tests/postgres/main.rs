@@ -16,6 +16,7 @@ mod ddl;
 mod faults;
 mod guard;
 mod handover;
+mod handover_random;
 mod harmless;
 mod hostile;
 mod isolation;
