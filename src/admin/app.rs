@@ -106,7 +106,11 @@ impl Inner {
         }
         let read = lock(&self.state_report).clone();
         let unread = match read {
-            StateReading::Report(report) => return report,
+            StateReading::Report(report) => {
+                let own = self.status.trouble().filter(|_| report.trouble.is_none() && !report.is_held);
+                let Some(trouble) = own else { return report };
+                return Arc::new(Report { trouble: Some(trouble), ..(*report).clone() });
+            }
             StateReading::Unread => None,
             StateReading::Failed => Some(TroubleReport {
                 code: SourceTrouble::State.code(),

@@ -6,9 +6,10 @@ use super::table::columns;
 use crate::capture::{CaptureError, SourceLog, read_log};
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
+use crate::model::SourceTrouble;
 use crate::pg;
-use crate::state::StateStore;
-use crate::status::report::{Report, TeeReport, waiting};
+use crate::state::{Snapshot, StateStore};
+use crate::status::report::{Report, TeeReport, TroubleReport};
 use crate::status::verdict::{Level, Verdict, VerdictReason, judge};
 use clap::Args;
 use serde::Serialize;
@@ -23,44 +24,61 @@ pub(super) struct Arguments {
 
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
     let config = file.load()?;
-    let client = pg::connect_state(&config.state_url).await.map_err(|error| diagnostic!("the state: {error}"))?;
-    let state = StateStore::read(&client, &config.source.slot).await;
-    let state = state.map_err(|error| diagnostic!("cannot read the state: {error}"))?;
-    client.close().await;
+    let read = read_state(&config).await;
+    let known = read.as_ref().ok();
     // The state is shown also while the source is unreachable.
-    let tees = state.tee.iter().map(|tee| &*tee.slot).chain(config.kafka.as_ref().map(|kafka| &*kafka.slot));
+    let tees = known.and_then(|state| state.tee.as_ref()).map(|tee| &*tee.slot);
+    let tees = tees.into_iter().chain(config.kafka.as_ref().map(|kafka| &*kafka.slot));
     let slots: Vec<&str> = std::iter::once(&*config.source.slot).chain(tees).collect();
-    let log = log(&config, &slots).await;
-    if state.source.is_none() {
-        if let Some(waiting) = log.as_ref().ok().map(waiting).filter(|waiting| !waiting.is_empty()) {
-            output::error(&diagnostic!("`run` is creating its slot: {}", waiting.join("; ")));
-            return Ok(ExitCode::from(NOTHING_REPLICATES));
-        }
-        output::error(&diagnostic!(
-            help = "start `users-sync run`; if it is running, check that it uses the same state.url and source.slot",
-            "no state for slot {} in {}: `run` has not started there yet",
-            config.source.slot,
-            config.state_url
-        ));
-        return Ok(ExitCode::from(NOTHING_REPLICATES));
-    }
-    let log = log.unwrap_or_else(|error| {
+    let log = log(&config, &slots).await.unwrap_or_else(|error| {
         output::notice(format_args!("cannot read the source's log position, so lag in bytes is unknown: {error}"));
         SourceLog::default()
     });
-    let report = Report::of_state(&config, &state, &log);
+    let nothing = Snapshot::default();
+    let mut report = Report::of_state(&config, known.unwrap_or(&nothing), &log);
+    let absent = match &read {
+        Ok(state) => state.source.is_none().then(|| has_not_started(&config, &report)),
+        Err(error) => {
+            let (code, since_seconds) = (SourceTrouble::State.code(), 0.0);
+            report.trouble = Some(TroubleReport { code, text: error.clone(), since_seconds });
+            Some(diagnostic!("{error}"))
+        }
+    };
     let verdict = judge(&report);
     if arguments.json {
         let document = Document { verdict: &verdict, report: &report };
         output::line(serde_json::to_string_pretty(&document).map_err(|error| diagnostic!("{error}"))?);
-    } else {
+    } else if absent.is_none() {
         output::line(table(&report, &verdict));
+    }
+    if let Some(absent) = absent {
+        output::error(&absent);
     }
     Ok(match verdict.level {
         Level::Ok => ExitCode::SUCCESS,
         Level::Degraded => ExitCode::from(FAILED),
         Level::Failed => ExitCode::from(NOTHING_REPLICATES),
     })
+}
+
+/// Reads the rows of the slot. The error is a message.
+async fn read_state(config: &Config) -> Result<Snapshot, String> {
+    let client = pg::connect_state(&config.state_url).await.map_err(|error| format!("the state: {error}"))?;
+    let state = StateStore::read(&client, &config.source.slot).await;
+    client.close().await;
+    state.map_err(|error| format!("cannot read the state: {error}"))
+}
+
+fn has_not_started(config: &Config, report: &Report) -> Diagnostic {
+    if !report.waiting.is_empty() {
+        return diagnostic!("`run` is creating its slot: {}", report.waiting.join("; "));
+    }
+    diagnostic!(
+        help = "start `users-sync run`; if it is running, check that it uses the same state.url and source.slot",
+        "no state for slot {} in {}: `run` has not started there yet",
+        config.source.slot,
+        config.state_url
+    )
 }
 
 /// The JSON document.
@@ -105,7 +123,7 @@ fn table(report: &Report, verdict: &Verdict) -> String {
     lines.extend(report.waiting.iter().map(|waiting| format!("waiting: {waiting}")));
     let is_held = if report.is_held { "held" } else { "not held, last held" };
     lines.push(format!("slot {} confirmed {}, {is_held} by {}", report.slot, report.confirmed, report.holder));
-    lines.push(verdict.level.to_string());
+    lines.push(format!("verdict: {}", verdict.level));
     lines.extend(verdict.reasons.iter().flat_map(reason_lines));
     lines.join("\n")
 }
@@ -114,7 +132,8 @@ fn table(report: &Report, verdict: &Verdict) -> String {
 fn reason_lines(reason: &VerdictReason) -> Vec<String> {
     let tenant = reason.tenant.as_ref().map_or_else(String::new, |tenant| format!(" {tenant}"));
     let since = reason.since_seconds.map_or_else(String::new, |seconds| format!(" (for {})", span(seconds)));
-    let line = format!("{} {}{tenant}: {}{since}", reason.level, reason.code, reason.text);
+    let text: Vec<&str> = reason.text.lines().map(str::trim).collect();
+    let line = format!("{} {}{tenant}: {}{since}", reason.level, reason.code, text.join(" "));
     std::iter::once(line).chain(reason.remedy.iter().map(|remedy| format!("  -> {remedy}"))).collect()
 }
 
@@ -205,7 +224,7 @@ globex  parked     60m    -         -          -     it is read-only
 new     unknown    -      -         -          -     -
 Kafka output parked for 60s, slot users_sync_kafka retains 4096 bytes of WAL
 slot users_sync confirmed 0/100, held by host:1
-degraded
+verdict: degraded
 degraded rights globex: it is read-only (for 60m)
   -> make it writable
 degraded tenant_not_started new: no running process knows this tenant yet

@@ -23,6 +23,9 @@ pub enum ServiceError {
     /// Reading rows of the source failed.
     #[error(transparent)]
     Read(#[from] SourceReadError),
+    /// Connecting to the state failed.
+    #[error("the state: {0}")]
+    StateConnect(#[source] ConnectError),
     /// The state could not be read or written, or another process has taken over.
     #[error("the state: {0}")]
     State(#[from] StateError),
@@ -148,7 +151,8 @@ impl ServiceError {
             ServiceError::State(StateError::Fenced { .. })
             | ServiceError::Superseded(_)
             | ServiceError::LeaseLapsed => SourceTrouble::Superseded,
-            ServiceError::State(StateError::Sql(_) | StateError::Outdated | StateError::Key) => SourceTrouble::State,
+            ServiceError::StateConnect(_)
+            | ServiceError::State(StateError::Sql(_) | StateError::Outdated | StateError::Key) => SourceTrouble::State,
             ServiceError::InRecovery => SourceTrouble::Standby,
             ServiceError::Mapping(_)
             | ServiceError::Query(_)
@@ -176,7 +180,7 @@ impl ServiceError {
             ServiceError::Capture(error) => {
                 is_final_code(error.sqlstate()) || matches!(error, CaptureError::Protocol(_))
             }
-            ServiceError::Connect(error) => match error {
+            ServiceError::Connect(error) | ServiceError::StateConnect(error) => match error {
                 ConnectError::Unreachable { .. } | ConnectError::Timeout { .. } => false,
                 ConnectError::Tls { .. } | ConnectError::Auth { .. } | ConnectError::Protocol { .. } => true,
                 ConnectError::Server { error, .. } => is_final_code(Some(&error.sqlstate)),

@@ -49,7 +49,7 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
     let shapes = ShapeReader::new(&client, &config.source.publication, &tables).await?;
     columns.refuse_faults(&shapes.read(&client).await?, &config.source.publication)?;
     log_missing_columns(&client, config).await?;
-    let state = connect_state(&config.state_url).await?;
+    let state = connect_state(&config.state_url).await.map_err(ServiceError::StateConnect)?;
     let unpublished = publish(&client, &state, config).await?;
     columns.refuse_faults(&shapes.read(&client).await?, &config.source.publication)?;
     let mut connection = ReplicationConnection::connect(&config.source.url).await?;

@@ -1,6 +1,7 @@
 //! Runs one session after another: reconnects with backoff, and decides which errors end the process.
 
 use crate::config::Config;
+use crate::model::SourceTrouble;
 use crate::pg::{PgUrl, connect_state};
 use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
@@ -19,8 +20,8 @@ const RECONNECT_MIN: Duration = Duration::from_millis(200);
 const RECONNECT_MAX: Duration = Duration::from_secs(30);
 /// A session that has streamed for this long resets the backoff. The wait for a slot does not count.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
-/// Time limit for recording an error in the state. The next attempt does not wait longer for it.
-const NOTE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time limit for recording an error in the state.
+const NOTE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Replicates until `stop` is cancelled.
 ///
@@ -58,7 +59,7 @@ pub async fn run_reloading(
                 error
             }
             Err(error) if error.is_final() => {
-                note_trouble(&slot, &state_url, &error).await;
+                note_trouble(slot, state_url, error.trouble(), error.to_string()).await;
                 return Err(error);
             }
             Err(error) => error,
@@ -70,8 +71,10 @@ pub async fn run_reloading(
         status.metrics.source_reconnects.inc();
         status.set_failing(error.trouble(), error.to_string());
         tracing::warn!(%error, ?wait, "session on the source ended, reconnecting");
+        // The next attempt does not wait for it. What comes too late is cleared by the session's first record.
+        tokio::spawn(note_trouble(slot, state_url, error.trouble(), error.to_string()));
         tokio::select! {
-            ((), ()) = async { tokio::join!(note_trouble(&slot, &state_url, &error), sleep(wait)) } => {}
+            () = sleep(wait) => {}
             () = replaced(&mut configs) => {}
             () = stop.cancelled() => return Ok(()),
         }
@@ -79,16 +82,13 @@ pub async fn run_reloading(
 }
 
 /// Records why no session works, for `status`. The state may be down as well; then only the log says it.
-async fn note_trouble(slot: &str, state_url: &PgUrl, error: &ServiceError) {
-    let noted = timeout(
-        NOTE_TIMEOUT,
-        Box::pin(async {
-            let client = connect_state(state_url).await?;
-            StateStore::note_trouble(&client, slot, &holder(), error.trouble(), &error.to_string()).await?;
-            client.close().await;
-            Ok::<_, ServiceError>(())
-        }),
-    );
+async fn note_trouble(slot: String, state_url: PgUrl, trouble: SourceTrouble, text: String) {
+    let noted = timeout(NOTE_TIMEOUT, async {
+        let client = connect_state(&state_url).await.map_err(ServiceError::StateConnect)?;
+        StateStore::note_trouble(&client, &slot, &holder(), trouble, &text).await?;
+        client.close().await;
+        Ok::<_, ServiceError>(())
+    });
     match noted.await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "cannot record the error in the state"),

@@ -114,11 +114,39 @@ pub fn judge(report: &Report) -> Verdict {
     Verdict { level, reasons, total }
 }
 
+/// What follows a lost slot.
+const NEW_SLOT: &str =
+    "start users-sync run: it creates a new slot and resyncs every tenant, unless on_slot_loss is stop";
+
+/// How to fix a session that cannot begin; `None` where its error has the remedy, or where it is tried again.
+fn remedy_of_trouble(code: &str) -> Option<&'static str> {
+    Some(match SourceTrouble::parse(code)? {
+        SourceTrouble::Unreachable => "start the source's server, or correct source.url; it reconnects on its own",
+        SourceTrouble::Login | SourceTrouble::Rights | SourceTrouble::QueryFailed | SourceTrouble::Mapping => {
+            "run users-sync check: it names what is missing, with the statement that adds it"
+        }
+        SourceTrouble::State => "start the server of state.url, or correct it; it reconnects on its own",
+        SourceTrouble::ConnectionLost
+        | SourceTrouble::Standby
+        | SourceTrouble::Unready
+        | SourceTrouble::SlotForeign
+        | SourceTrouble::SlotLost
+        | SourceTrouble::Protocol
+        | SourceTrouble::Superseded
+        | SourceTrouble::StartsOver => return None,
+    })
+}
+
 /// Whether a process replicates. The error of its last session says more than that it does not.
 fn of_process(report: &Report) -> Option<VerdictReason> {
     if let Some(trouble) = &report.trouble {
         let since_seconds = Some(trouble.since_seconds);
-        return Some(VerdictReason { since_seconds, ..VerdictReason::failed(trouble.code, trouble.text.clone()) });
+        let remedy = remedy_of_trouble(trouble.code).map(str::to_owned);
+        return Some(VerdictReason {
+            since_seconds,
+            remedy,
+            ..VerdictReason::failed(trouble.code, trouble.text.clone())
+        });
     }
     if report.is_held {
         return None;
@@ -139,14 +167,18 @@ fn of_source(report: &Report) -> Option<VerdictReason> {
     if report.source_position.is_none() {
         return Some(VerdictReason::of(Level::Degraded, StatusFinding::SourceUnread));
     }
-    let lost = |loss: SlotLoss| VerdictReason::failed(loss.code(), format!("slot {} {loss}", report.slot));
+    let lost = |loss: SlotLoss| VerdictReason {
+        remedy: Some(NEW_SLOT.to_owned()),
+        ..VerdictReason::failed(loss.code(), format!("slot {} {loss}", report.slot))
+    };
     match report.slot_state {
         // Before the first session there is none, and while it is created it is not listed.
         None if report.is_held => Some(lost(SlotLoss::Gone)),
         None if report.generation > 0 && report.waiting.is_empty() => Some(lost(SlotLoss::Gone)),
         Some(SlotState::Lost) => Some(lost(SlotLoss::Invalidated)),
-        Some(SlotState::Inactive) if report.is_held => {
-            Some(VerdictReason::of(Level::Degraded, StatusFinding::SlotIdle))
+        // The error of the session says more.
+        Some(SlotState::Inactive) if report.is_held && report.trouble.is_none() => {
+            Some(VerdictReason::of(Level::Failed, StatusFinding::SlotIdle))
         }
         None | Some(SlotState::Active | SlotState::Inactive) => None,
     }
@@ -155,8 +187,9 @@ fn of_source(report: &Report) -> Option<VerdictReason> {
 fn of_tenant(tenant: &TenantReport, is_held: bool) -> Vec<VerdictReason> {
     let of = |reason: VerdictReason| VerdictReason { tenant: Some(tenant.tenant.clone()), ..reason };
     let mut reasons = Vec::new();
-    let is_retried = matches!(tenant.reason_code.and_then(Reason::parse), Some(Reason::Retry(_)));
-    if is_retried || tenant.state == "parked" {
+    // A tenant that joins again shows why its last attempt failed.
+    let has_failed = matches!(tenant.reason_code.and_then(Reason::parse), Some(Reason::Retry(_) | Reason::Park(_)));
+    if has_failed || tenant.state == "parked" {
         // Parked by an older version, which wrote no code, or by a newer one with a code of its own.
         let code = tenant.reason_code.unwrap_or(ParkCause::Other.code());
         reasons.push(of(VerdictReason {
@@ -236,7 +269,7 @@ mod tests {
         let of = |slot_state| Report { slot_state, ..report(vec![tenant("a", "following")]) };
         check(&of(None), Level::Failed, &["slot_gone"]);
         check(&of(Some(SlotState::Lost)), Level::Failed, &["slot_invalidated"]);
-        check(&of(Some(SlotState::Inactive)), Level::Degraded, &["slot_inactive"]);
+        check(&of(Some(SlotState::Inactive)), Level::Failed, &["slot_inactive"]);
         // It is being created.
         let waiting = Report { is_held: false, waiting: vec!["pid 7".into()], ..of(None) };
         check(&waiting, Level::Failed, &["slot_waits"]);
@@ -250,6 +283,8 @@ mod tests {
         let retried = RetryCause::Unreachable.code();
         let failing = TenantReport { reason_code: Some(retried), ..tenant("a", "following") };
         check(&report(vec![failing]), Level::Degraded, &[retried]);
+        let again = TenantReport { reason_code: Some("rights"), ..tenant("a", "joining") };
+        check(&report(vec![again]), Level::Degraded, &["rights"]);
         let joining = TenantReport { reason_code: Some("new_target"), ..tenant("a", "joining") };
         check(&report(vec![joining]), Level::Ok, &[]);
         let rejecting = TenantReport { rejected: 2, ..tenant("a", "following") };

@@ -100,7 +100,7 @@ async fn check_publication(context: &SessionContext, client: &PgClient) -> Resul
     let (config, source, tables) = (&context.config, &context.config.source, context.config.users.tables());
     for table in &tables {
         if matches!(table_in_publication(client, &source.publication, table).await, Ok(false)) {
-            let state = connect_state(&config.state_url).await?;
+            let state = connect_state(&config.state_url).await.map_err(ServiceError::StateConnect)?;
             let (publication, table) = (source.publication.clone(), (*table).clone());
             add_again(client, &state, config, &table).await?;
             return Err(ServiceError::NotPublished { publication, table });

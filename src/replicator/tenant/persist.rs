@@ -116,6 +116,13 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         target_id: Option<TargetId>,
         position: Lsn,
     ) -> Result<(), ServiceError> {
+        // An attempt that has only begun says nothing about the failure of the last one.
+        let why = match why {
+            Some(new) if state == TenantState::Joining && matches!(new.code, Reason::Resync(_)) => {
+                Some(self.last_failure().unwrap_or(new))
+            }
+            why => why,
+        };
         let is_well = why.is_none();
         let (reason_code, reason) = why.as_ref().map(|why| (why.code, why.text.clone())).unzip();
         let row = TenantRow {
@@ -136,6 +143,13 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             failing_seconds: self.failing_seconds().filter(|_| !is_well),
         };
         self.write_row(row).await
+    }
+
+    /// Why the last attempt of a tenant that does not follow failed.
+    fn last_failure(&self) -> Option<RecordedReason> {
+        let row = self.row.as_ref().filter(|row| row.state != TenantState::Following && !is_not_configured(row))?;
+        let code = row.reason_code.filter(|code| !matches!(code, Reason::Resync(_)))?;
+        Some(RecordedReason { code, text: row.reason.clone()?, remedy: row.remedy.clone() })
     }
 
     fn failing_seconds(&self) -> Option<f64> {
