@@ -89,7 +89,7 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
     let (generation, anchor) = match decide_history(source, &found) {
         History::Same(generation) => (generation, newest_anchor(source, found.remembered)),
         History::New(generation, reason) => {
-            tracing::info!(%generation, %reason, "starting over: full snapshot of every tenant");
+            tracing::info!(%generation, %reason, reason_code = reason.code(), "starting over: full snapshot of every tenant");
             state.begin_generation(generation, found.system_identifier, found.timeline, from).await?;
             status.remember_history(ReceivedHistory { generation, received: from, anchor: Anchor::default() });
             (generation, Anchor::default())

@@ -16,6 +16,8 @@ const TRIGGERS: &str = "
       IF NEW.name LIKE 'Checked%' THEN
         RAISE EXCEPTION '%', NEW.name USING ERRCODE = '23514', CONSTRAINT = NEW.name;
       END IF;
+      IF NEW.name LIKE 'Raised%' THEN RAISE EXCEPTION '%', NEW.name; END IF;
+      IF NEW.name LIKE 'Divided%' THEN RAISE EXCEPTION '%', NEW.name USING ERRCODE = '22012'; END IF;
       IF NEW.name LIKE 'Skipped%' THEN RETURN NULL; END IF;
       RETURN NEW; END $$;
     CREATE TRIGGER judge BEFORE INSERT OR UPDATE ON neon_auth.users_sync FOR EACH ROW EXECUTE FUNCTION public.judge()";
@@ -32,12 +34,15 @@ const POISONS: &str = r#"
       ('wide', 'acme', 'Sesame', (SELECT string_agg(md5(n::text), '') FROM generate_series(1, 300) n), null, now()),
       ('coded', 'acme', 'Coded Sesame', null, null, now()),
       ('checked', 'acme', 'Checked Sesame', null, null, now()),
-      ('skipped', 'acme', 'Skipped Sesame', null, null, now())"#;
+      ('skipped', 'acme', 'Skipped Sesame', null, null, now()),
+      ('raised', 'acme', 'Raised Sesame', null, null, now()),
+      ('divided', 'acme', 'Divided Sesame', null, null, now()),
+      ('mail_euro', 'acme', 'Sesame', U&'\20ac@example.com', null, now())"#;
 
 const RECORDED: &str =
     "SELECT string_agg(left(id, 9) || ' ' || sqlstate, ', ' ORDER BY id COLLATE \"C\") FROM users_sync.rejected";
-const ALL: &str = "\\u{20AC} 22P05, c4ca4238a 54000, checked 23514, coded 45000, deep 54001, euro 22P05, exponent 22003, json_euro 22P05, \
-    number 22003, skipped 02000, wide 54000";
+const ALL: &str = "\\u{20AC} 22P05, c4ca4238a 54000, checked 23514, coded 45000, deep 54001, divided 22012, euro 22P05, exponent 22003, json_euro 22P05, \
+    mail_euro 22P05, number 22003, raised P0001, skipped 02000, wide 54000";
 const INNOCENT: &str = "SELECT count(*) FROM neon_auth.users_sync WHERE deleted_at IS NULL AND name LIKE 'Ann%'";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,7 +105,7 @@ async fn a_snapshot_a_resync_and_the_stream_set_aside_the_same_rows() {
     bed.auth("DELETE FROM auth.users WHERE length(id) > 1000 OR id = chr(8364);
               UPDATE auth.users SET first_name = 'Ann', email = null, extra = null, updated_at = now() WHERE id !~ '^u'").await;
     bed.becomes("acme", "SELECT coalesce(max(id), '') FROM users_sync.rejected", "").await;
-    bed.becomes("acme", INNOCENT, "1009").await;
+    bed.becomes("acme", INNOCENT, "1012").await;
     assert!(process.stop().await.success());
     let text = log.text();
     assert!(!text.contains(WORD) && !text.contains(" parked "), "{text}");

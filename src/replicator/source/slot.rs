@@ -81,7 +81,7 @@ pub(crate) async fn ensure_slot(
     status.set_starting(None);
     if let Some(loss) = loss {
         check_loss(config, loss)?;
-        tracing::warn!(slot = name, reason = %loss, "creating a new slot: resyncing every tenant");
+        tracing::warn!(slot = name, reason = %loss, reason_code = loss.code(), "creating a new slot: resyncing every tenant");
     }
     tracing::info!(slot = name, "creating the replication slot (waits for open transactions)");
     let shape = shapes.read(client).await?;
