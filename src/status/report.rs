@@ -240,26 +240,4 @@ mod tests {
             }
         }
     }
-
-    impl TenantReport {
-        pub(crate) fn sample() -> TenantReport {
-            TenantReport {
-                tenant: "acme".into(),
-                state: "following",
-                since_seconds: None,
-                position: None,
-                lag_bytes: None,
-                lag_seconds: None,
-                queue_bytes: None,
-                queue_users: None,
-                rejected: 0,
-                last_error: None,
-                error_since_seconds: None,
-                failures: 0,
-                reason_code: None,
-                remedy: None,
-                target: "h:5432/d".into(),
-            }
-        }
-    }
 }

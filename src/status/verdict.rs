@@ -233,10 +233,15 @@ fn of_tee(report: &Report) -> Option<VerdictReason> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Tenant;
+    use crate::model::{TenantId, TenantKey};
+    use crate::pg::PgUrl;
     use crate::status::report::TroubleReport;
 
     fn tenant(name: &str, state: &'static str) -> TenantReport {
-        TenantReport { tenant: name.to_owned(), state, ..TenantReport::sample() }
+        let url = PgUrl::parse("postgres://u@h/d").unwrap();
+        let (id, key) = (TenantId::new(name), TenantKey::new(name));
+        TenantReport { state, ..TenantReport::unknown(&Tenant { id, key, target: url, wake_after: None }) }
     }
 
     fn report(tenants: Vec<TenantReport>) -> Report {

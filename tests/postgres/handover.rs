@@ -1,22 +1,10 @@
 //! Users hand over values that are unique: the order of writes frees a value before another user takes it.
 
+use crate::rejected::{HELD, REJECTED, fill};
 use crate::support::{Bed, GENERATED, Service};
 use users_sync::config::Config;
 use users_sync::model::Deletes;
 use users_sync::throwaway::Options;
-
-const REJECTED: &str =
-    "SELECT coalesce(string_agg(id || ' ' || sqlstate, ', ' ORDER BY id), '') FROM users_sync.rejected";
-
-const HELD: &str = "SELECT count(*) FROM neon_auth.users_sync WHERE deleted_at IS NULL";
-
-async fn fill(bed: &Bed, users: u32) {
-    bed.auth(&format!(
-        "INSERT INTO auth.users (id, org, first_name, email, created_at, updated_at)
-         SELECT 'u' || n, 'acme', 'Ann', n || '@x.org', date_trunc('second', now()), now() FROM generate_series(1, {users}) n"
-    ))
-    .await;
-}
 
 async fn following(users: u32, options: Options, change: impl FnOnce(&mut Config)) -> (Bed, Service) {
     let bed = Bed::start_with(&["acme"], options).await;

@@ -7,11 +7,11 @@ use users_sync::config::Config;
 use users_sync::model::Deletes;
 use users_sync::throwaway::Options;
 
-const REJECTED: &str =
+pub const REJECTED: &str =
     "SELECT coalesce(string_agg(id || ' ' || sqlstate, ', ' ORDER BY id), '') FROM users_sync.rejected";
-const HELD: &str = "SELECT count(*) FROM neon_auth.users_sync WHERE deleted_at IS NULL";
+pub const HELD: &str = "SELECT count(*) FROM neon_auth.users_sync WHERE deleted_at IS NULL";
 
-async fn fill(bed: &Bed, users: u32) {
+pub async fn fill(bed: &Bed, users: u32) {
     bed.auth(&format!(
         "INSERT INTO auth.users (id, org, first_name, email, created_at, updated_at)
          SELECT 'u' || n, 'acme', 'Ann', n || '@x.org', date_trunc('second', now()), now() FROM generate_series(1, {users}) n"
