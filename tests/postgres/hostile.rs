@@ -92,6 +92,10 @@ impl Scene {
     }
 
     async fn recovers(&mut self) {
+        // As `users-sync resync` does. The pause of a tenant that is parked again and again for one cause has grown.
+        let request =
+            "INSERT INTO users_sync.request (slot, tenant, allow_deletes) VALUES ('users_sync', 'acme', false)";
+        self.bed.auth(request).await;
         self.bed.equal().await;
         self.bed.state_is("acme", "following").await;
         self.others_follow().await;

@@ -128,7 +128,7 @@ async fn everything_runs(store: Store, expected: &str) {
     store.equal(expected).await;
     service.stop().await;
     let (ok, said) = store.command(&["status"]);
-    assert!(ok && said.contains("following"), "{said}");
+    assert!(!ok && said.contains("following") && said.contains("failed not_running"), "{said}");
 
     // The application refers to users.
     let app = users_sync::pg::PgUrl::parse(&store.bed.server.url_for("app", "acme")).unwrap();
