@@ -15,7 +15,9 @@ mod tee;
 
 pub(crate) use access::StateAccess;
 pub(crate) use error::StateError;
-pub(crate) use rows::{Reached, Request, RequestId, Snapshot, SourceRow, TeeRejected, TeeRow, TroubleRow};
+#[cfg(feature = "kafka")]
+pub(crate) use rows::TeeRejected;
+pub(crate) use rows::{Reached, Request, RequestId, Snapshot, SourceRow, TeeRow, TroubleRow};
 pub use rows::{TenantRow, TenantState};
 pub(crate) use store::LEASE;
 pub use store::StateStore;

@@ -11,7 +11,9 @@ use crate::replicator::source::point_read::Rereader;
 use crate::replicator::source::shape::KnownShape;
 use crate::route::{Fingerprints, Memory};
 use crate::snapshot::Spool;
-use crate::state::{LEASE, Request, StateAccess, StateStore, TenantState};
+#[cfg(feature = "kafka")]
+use crate::state::TenantState;
+use crate::state::{LEASE, Request, StateAccess, StateStore};
 use crate::status::process::ProcessStatus;
 use crate::sync::lock;
 #[cfg(feature = "kafka")]
