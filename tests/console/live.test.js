@@ -197,6 +197,14 @@ test("a running job is shown again after a reload", () =>
     await shows(page, ".finished", "Verification is done");
   }));
 
+test("the plots have a text alternative before their samples arrive", () =>
+  visit("#/", async (page) => {
+    await page.route("**/api/tenants/acme", () => {});
+    await page.goto(`${CONSOLE}/#/tenants/acme`);
+    await shows(page, "figure.chart", "Lag (WAL)");
+    await isSound(page, "no samples");
+  }));
+
 test("the open page reports that the process is down, and continues once it is back", () =>
   visit(
     "#/tenants/acme",

@@ -119,17 +119,17 @@ export function chart({ key, title, format, isBytes }) {
     attribute(cursor, "visibility", "hidden");
     text(said, now());
   });
-  return {
-    element,
-    update(samples) {
-      drawn = samples ?? [];
-      const scale = ceiling(most(drawn, key), isBytes);
-      const path = lines(drawn, key, { width, height, top: scale, now: Date.now() });
-      attribute(line, "d", path.line);
-      attribute(area, "d", path.area);
-      text(top, format(scale));
-      attribute(image, "aria-label", `${title}, last five minutes: ${now() || "no data yet"}`);
-      if (cursor.getAttribute("visibility") === "hidden") text(said, now());
-    },
+  const update = (samples) => {
+    drawn = samples ?? [];
+    const scale = ceiling(most(drawn, key), isBytes);
+    const path = lines(drawn, key, { width, height, top: scale, now: Date.now() });
+    attribute(line, "d", path.line);
+    attribute(area, "d", path.area);
+    text(top, format(scale));
+    attribute(image, "aria-label", `${title}, last five minutes: ${now() || "no data yet"}`);
+    if (cursor.getAttribute("visibility") === "hidden") text(said, now());
   };
+  // The page may lose its connection before the first samples arrive. The image needs its label then, too.
+  update();
+  return { element, update };
 }
