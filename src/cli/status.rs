@@ -172,7 +172,6 @@ mod tests {
             generation: Generation(1),
             position,
             since_seconds: 3_600.0,
-            position_age_seconds: 0.42,
             rejected: 0,
             relation: None,
             signed: false,

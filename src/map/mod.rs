@@ -18,6 +18,7 @@ mod plan;
 mod raw_json;
 mod row_types;
 mod unmappable;
+mod update;
 mod watch_plan;
 
 mod json;

@@ -46,9 +46,9 @@ pub struct RowPlan {
 }
 
 /// The first column whose value was not sent, and about how long `raw_json` will be.
-struct Measured {
-    unsent: Option<ColumnIdx>,
-    size: usize,
+pub(super) struct Measured {
+    pub(super) unsent: Option<ColumnIdx>,
+    pub(super) size: usize,
 }
 
 impl RowPlan {
@@ -177,148 +177,13 @@ impl RowPlan {
         Ok(Some((tenant, self.user(&id, row, size, None)?)))
     }
 
-    /// Maps an update. If id or tenant changed, a delete under the old ones comes first, if the old tuple has them.
-    ///
-    /// # Errors
-    /// If a row cannot be mapped. Emitted changes stay valid: a user with an unmappable new row has left its old place.
-    pub fn update<'a>(
+    pub(super) fn user(
         &self,
-        old: Option<&'a [Cell<'a>]>,
-        new: &'a [Cell<'a>],
-        commit: CommitInfo,
-        emit: &mut impl FnMut(TenantRef<'a>, Change),
-    ) -> Result<(), Unmappable> {
-        let updated = self.map_update(old, new, commit, emit);
-        if let Err(why) = &updated
-            && !matches!(why, Unmappable::Identity { .. })
-            && let Some((tenant, user)) = self.identify(old, new, why)
-        {
-            emit(tenant, Change::Upsert(user));
-        }
-        updated
-    }
-
-    fn map_update<'a>(
-        &self,
-        old: Option<&'a [Cell<'a>]>,
-        new: &'a [Cell<'a>],
-        commit: CommitInfo,
-        emit: &mut impl FnMut(TenantRef<'a>, Change),
-    ) -> Result<(), Unmappable> {
-        self.check_width(new)?;
-        if let Some(old) = old {
-            self.check_width(old)?;
-        }
-        let row = RowImage { new, old };
-        let is_user = self.is_user(row)?;
-        if matches!(is_user, Truth::False | Truth::Null) {
-            return self.update_of_no_user(row, commit, emit);
-        }
-        let id = match self.new_id(row) {
-            Err(error) if !matches!(error, Unmappable::NoId { .. }) => return Err(error),
-            id_or_none => id_or_none,
-        };
-        let tenant = self.tenant(row)?;
-        let moved = match old {
-            Some(old) => self.leave_old(RowImage { new: old, old: None }, id.as_deref().ok(), &tenant, commit, emit),
-            None => Ok(false),
-        };
-        let id = id?;
-        let Measured { unsent, size } = self.measure(row);
-        let change = if self.unconverted(row).is_some() {
-            reread(&id, commit)
-        } else if unsent.is_none() {
-            Change::Upsert(self.user(&id, row, size, Some(commit))?)
-        } else if is_user == Truth::Unsent || tenant == TenantRef::Unsent || !matches!(moved, Ok(false)) {
-            reread(&id, commit)
-        } else {
-            self.patch(&id, row, size, commit)?
-        };
-        emit(tenant, change);
-        moved.map(|_| ())
-    }
-
-    /// The new row does not match `where`. If the old row did, or may have, the user is deleted.
-    fn update_of_no_user<'a>(
-        &self,
-        row: RowImage<'a>,
-        commit: CommitInfo,
-        emit: &mut impl FnMut(TenantRef<'a>, Change),
-    ) -> Result<(), Unmappable> {
-        if let Some(old) = row.old {
-            match self.is_user(RowImage { new: old, old: None })? {
-                Truth::False | Truth::Null => return Ok(()),
-                Truth::True => return self.delete(old, commit, emit),
-                Truth::Unsent => {}
-            }
-        }
-        let (id, tenant) = (self.new_id(row)?, self.tenant(row)?);
-        if tenant == TenantRef::Unsent {
-            // A point read would find no user, and so no tenant.
-            return Err(self.identity_gap.error());
-        }
-        emit(tenant, Change::Delete { id: Box::from(&*id), at: commit.commit_time });
-        Ok(())
-    }
-
-    /// Maps a delete to the user and tenant that the old tuple names.
-    ///
-    /// # Errors
-    /// [`Unmappable::Identity`] if the old tuple does not carry them.
-    pub(crate) fn delete<'a>(
-        &self,
-        old: &'a [Cell<'a>],
-        commit: CommitInfo,
-        emit: &mut impl FnMut(TenantRef<'a>, Change),
-    ) -> Result<(), Unmappable> {
-        self.check_width(old)?;
-        let row = RowImage { new: old, old: None };
-        if matches!(self.is_user(row)?, Truth::False | Truth::Null) {
-            return Ok(());
-        }
-        let Known::Value(id) = self.id.read(row)? else { return Err(self.identity_gap.error()) };
-        let id = id.ok_or_else(|| self.no_id())?;
-        let tenant = self.tenant(row)?;
-        if tenant == TenantRef::Unsent {
-            return Err(self.identity_gap.error());
-        }
-        emit(tenant, Change::Delete { id: Box::from(&*id), at: commit.commit_time });
-        Ok(())
-    }
-
-    /// Emits the delete of a user whose id or tenant is no longer that of the old tuple, and returns whether it did.
-    fn leave_old<'a>(
-        &self,
-        old: RowImage<'a>,
-        id: Option<&str>,
-        tenant: &TenantRef<'a>,
-        commit: CommitInfo,
-        emit: &mut impl FnMut(TenantRef<'a>, Change),
-    ) -> Result<bool, Unmappable> {
-        let old_tenant = match self.tenant(old)? {
-            TenantRef::Unsent => None,
-            old_tenant => Some(old_tenant),
-        };
-        let old_id = match self.id.read(old)? {
-            Known::Value(Some(old_id)) => Some(old_id),
-            // Without an id it was never a user.
-            Known::Value(None) => return Ok(false),
-            Known::Unsent | Known::Mixed => None,
-        };
-        // A value that the old tuple does not carry is assumed to be unchanged.
-        let same_id = old_id.as_ref().is_none_or(|old_id| Some(&**old_id) == id);
-        let same_tenant = old_tenant.as_ref().is_none_or(|old_tenant| old_tenant == tenant);
-        if same_id && same_tenant {
-            return Ok(false);
-        }
-        // The old tenant must be known: the new tenant may have another user with this id.
-        let old_tenant = old_tenant.ok_or_else(|| self.identity_gap.error())?;
-        let old_id = old_id.as_deref().or(id).ok_or_else(|| self.identity_gap.error())?;
-        emit(old_tenant, Change::Delete { id: Box::from(old_id), at: commit.commit_time });
-        Ok(true)
-    }
-
-    fn user(&self, id: &str, row: RowImage<'_>, size: usize, commit: Option<CommitInfo>) -> Result<User, Unmappable> {
+        id: &str,
+        row: RowImage<'_>,
+        size: usize,
+        commit: Option<CommitInfo>,
+    ) -> Result<User, Unmappable> {
         self.check_size(size)?;
         let Some(mapped) = self.mapped(row, commit)? else {
             return Err(self.identity_gap.error());
@@ -342,7 +207,13 @@ impl RowPlan {
         })
     }
 
-    fn patch(&self, id: &str, row: RowImage<'_>, size: usize, commit: CommitInfo) -> Result<Change, Unmappable> {
+    pub(super) fn patch(
+        &self,
+        id: &str,
+        row: RowImage<'_>,
+        size: usize,
+        commit: CommitInfo,
+    ) -> Result<Change, Unmappable> {
         self.check_size(size)?;
         let Some(mapped) = self.mapped(row, Some(commit))? else { return Ok(reread(id, commit)) };
         let raw_json = self.raw_json.build(id, &mapped, row, size)?;
@@ -406,7 +277,7 @@ impl RowPlan {
         }
     }
 
-    fn measure(&self, row: RowImage<'_>) -> Measured {
+    pub(super) fn measure(&self, row: RowImage<'_>) -> Measured {
         let mut unsent = None;
         let mut size = self.raw_json.base_size();
         for column in &self.decoded_columns {
@@ -420,11 +291,11 @@ impl RowPlan {
     }
 
     /// The first column whose value was sent, but has to be converted by the source.
-    fn unconverted(&self, row: RowImage<'_>) -> Option<ColumnIdx> {
+    pub(super) fn unconverted(&self, row: RowImage<'_>) -> Option<ColumnIdx> {
         self.cast.iter().copied().find(|column| matches!(row.get(*column), Sent::Text(_)))
     }
 
-    fn new_id<'a>(&self, row: RowImage<'a>) -> Result<Cow<'a, str>, Unmappable> {
+    pub(super) fn new_id<'a>(&self, row: RowImage<'a>) -> Result<Cow<'a, str>, Unmappable> {
         match self.id.read(row)? {
             Known::Value(id) => id.ok_or_else(|| self.no_id()),
             Known::Unsent | Known::Mixed => {
@@ -441,14 +312,14 @@ impl RowPlan {
         self.key.iter().map(|input| Ok(input.raw(row)?.flatten())).collect()
     }
 
-    fn is_user(&self, row: RowImage<'_>) -> Result<Truth, Unmappable> {
+    pub(super) fn is_user(&self, row: RowImage<'_>) -> Result<Truth, Unmappable> {
         match &self.filter {
             Some(filter) => filter.holds(row),
             None => Ok(Truth::True),
         }
     }
 
-    fn tenant<'a>(&self, row: RowImage<'a>) -> Result<TenantRef<'a>, Unmappable> {
+    pub(super) fn tenant<'a>(&self, row: RowImage<'a>) -> Result<TenantRef<'a>, Unmappable> {
         let Some(tenant) = &self.tenant else { return Ok(TenantRef::Only) };
         Ok(match tenant.read(row)? {
             Known::Value(Some(key)) => TenantRef::Key(key),
@@ -457,7 +328,7 @@ impl RowPlan {
         })
     }
 
-    fn check_width(&self, row: &[Cell<'_>]) -> Result<(), Unmappable> {
+    pub(super) fn check_width(&self, row: &[Cell<'_>]) -> Result<(), Unmappable> {
         let expected = self.decoded.len();
         if row.len() == expected { Ok(()) } else { Err(Unmappable::Width { expected, got: row.len() }) }
     }
@@ -467,7 +338,7 @@ impl RowPlan {
         if bytes <= limit { Ok(()) } else { Err(Unmappable::TooLarge { bytes, limit }) }
     }
 
-    fn no_id(&self) -> Unmappable {
+    pub(super) fn no_id(&self) -> Unmappable {
         let columns: Vec<_> = self.id.inputs().iter().map(|input| input.name.as_str()).collect();
         Unmappable::NoId { columns: columns.join(", ") }
     }
@@ -478,6 +349,6 @@ impl RowPlan {
     }
 }
 
-fn reread(id: &str, commit: CommitInfo) -> Change {
+pub(super) fn reread(id: &str, commit: CommitInfo) -> Change {
     Change::Reread { id: Box::from(id), xid: commit.xid, at: commit.commit_time, deleted_if_absent: false }
 }

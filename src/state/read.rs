@@ -37,8 +37,7 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
     let key = found.as_ref().map(|row| row.try_get::<_, Option<&[u8]>>(10)).transpose()?.flatten();
     let key = key.and_then(CheckpointKey::new);
     let sql = "SELECT tenant, state, reason, remedy, target, target_id::text, generation, position, \
-                 extract(epoch FROM now() - since)::float8, extract(epoch FROM now() - position_at)::float8, \
-                 rejected, relation, to_jsonb(t) ->> 'reason_code', \
+                 extract(epoch FROM now() - since)::float8, rejected, relation, to_jsonb(t) ->> 'reason_code', \
                  coalesce((to_jsonb(t) ->> 'signed')::boolean, false), \
                  coalesce((to_jsonb(t) ->> 'failures')::bigint, 0), \
                  extract(epoch FROM now() - (to_jsonb(t) ->> 'failing_since')::timestamptz)::float8 \
@@ -79,7 +78,7 @@ fn source_row(row: &Row) -> Result<SourceRow, Error> {
 fn tenant_row(row: &Row) -> Result<(TenantId, TenantRow), Error> {
     let found = TenantRow {
         state: TenantState::parse(row.try_get(1)?),
-        reason_code: row.try_get::<_, Option<&str>>(12)?.and_then(Reason::parse),
+        reason_code: row.try_get::<_, Option<&str>>(11)?.and_then(Reason::parse),
         reason: row.try_get(2)?,
         remedy: row.try_get(3)?,
         target: row.try_get(4)?,
@@ -87,12 +86,11 @@ fn tenant_row(row: &Row) -> Result<(TenantId, TenantRow), Error> {
         generation: Generation(row.try_get(6)?),
         position: lsn(row, 7)?,
         since_seconds: row.try_get(8)?,
-        position_age_seconds: row.try_get(9)?,
-        rejected: row.try_get::<_, i64>(10)?.unsigned_abs(),
-        relation: row.try_get::<_, Option<u32>>(11)?,
-        signed: row.try_get(13)?,
-        failures: row.try_get::<_, i64>(14)?.unsigned_abs(),
-        failing_seconds: row.try_get(15)?,
+        rejected: row.try_get::<_, i64>(9)?.unsigned_abs(),
+        relation: row.try_get::<_, Option<u32>>(10)?,
+        signed: row.try_get(12)?,
+        failures: row.try_get::<_, i64>(13)?.unsigned_abs(),
+        failing_seconds: row.try_get(14)?,
     };
     Ok((TenantId::new(row.try_get(0)?), found))
 }

@@ -125,8 +125,6 @@ pub struct TenantRow {
     pub position: Lsn,
     /// Seconds since the tenant entered its state.
     pub since_seconds: f64,
-    /// Seconds since the position was written.
-    pub position_age_seconds: f64,
     /// `pg_relation_filenode` of `users_sync` in the target when this row was written.
     pub relation: Option<Oid>,
     /// Number of users in the target's `users_sync.rejected`.

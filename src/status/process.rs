@@ -7,7 +7,7 @@ use crate::config::Tenant;
 use crate::model::{Lsn, ParkCause, Reason, ReceivedHistory, SourceTrouble, TenantId};
 use crate::state::TenantState;
 use crate::status::metrics::{Metrics, TenantCounts};
-use crate::status::report::{IDLE_STEP, Report, TeeReport, TenantReport, TroubleReport, waiting};
+use crate::status::report::{IDLE_STEP, Report, TeeReport, TenantReport, TroubleReport, error_since, waiting};
 use crate::status::user_watch::UserWatch;
 use crate::status::view::{SessionIdentity, SessionView, TenantReading, TenantView};
 use crate::sync::lock;
@@ -318,10 +318,11 @@ impl ProcessStatus {
 
 impl TenantSample {
     pub(crate) fn into_report(self) -> TenantReport {
+        let since = age(self.view.since);
         TenantReport {
             tenant: self.tenant.to_string(),
             state: self.state.as_str(),
-            since_seconds: Some(age(self.view.since)),
+            since_seconds: Some(since),
             position: self.position.map(|position| position.to_string()),
             lag_bytes: self.lag_bytes,
             lag_seconds: self.lag_seconds,
@@ -329,10 +330,7 @@ impl TenantSample {
             queue_users: Some(self.queue_users as u64),
             rejected: self.rejected,
             last_error: self.view.reason,
-            error_since_seconds: match self.view.state {
-                TenantState::Parked => Some(age(self.view.since)),
-                TenantState::Joining | TenantState::Following => self.view.failing_since.map(age),
-            },
+            error_since_seconds: error_since(self.view.state, since, self.view.failing_since.map(age)),
             failures: self.view.failures,
             reason_code: self.view.reason_code.map(Reason::code),
             remedy: self.view.remedy,

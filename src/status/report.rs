@@ -175,10 +175,7 @@ impl Report {
                 lag_seconds: position.map(|_| lag_seconds),
                 rejected: row.rejected,
                 last_error: row.reason.clone(),
-                error_since_seconds: match row.state {
-                    TenantState::Parked => Some(row.since_seconds),
-                    TenantState::Joining | TenantState::Following => row.failing_seconds,
-                },
+                error_since_seconds: error_since(row.state, row.since_seconds, row.failing_seconds),
                 failures: row.failures,
                 reason_code: row.reason_code.map(Reason::code),
                 remedy: row.remedy.clone(),
@@ -202,6 +199,14 @@ impl Report {
                 ..TeeReport::of_state(tee)
             }),
         }
+    }
+}
+
+/// As [`TenantReport::error_since_seconds`], from the seconds in the state and the seconds for which attempts have failed.
+pub(crate) fn error_since(state: TenantState, since: f64, failing: Option<f64>) -> Option<f64> {
+    match state {
+        TenantState::Parked => Some(since),
+        TenantState::Joining | TenantState::Following => failing,
     }
 }
 

@@ -113,7 +113,6 @@ mod tests {
                 generation: Generation(1),
                 position: Lsn::ZERO,
                 since_seconds: 0.0,
-                position_age_seconds: 0.0,
                 relation: None,
                 signed: false,
                 failures: 0,

@@ -347,7 +347,6 @@ async fn write_state(server: &PostgresServer) {
         generation: Generation(1),
         position: Lsn(0x100_0000),
         since_seconds: 0.0,
-        position_age_seconds: 0.0,
         rejected: 0,
         relation: None,
         signed: false,

@@ -135,7 +135,6 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             generation: self.context.generation,
             position,
             since_seconds: 0.0,
-            position_age_seconds: 0.0,
             rejected: self.rejected.len() as u64,
             relation: self.relation,
             signed: self.signed,
