@@ -1,7 +1,12 @@
 //! Exponential backoff with jitter. Without jitter, all tenants would retry in step after a shared outage.
 
+use crate::sync::lock;
 use fastrand::Rng;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Mutex;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Steps that double from `first` to `last`. Each pause is a random part of its step, between one half and the whole.
 #[derive(Debug)]
@@ -27,6 +32,51 @@ impl Backoff {
     /// An attempt succeeded: the next pause is a part of the first step.
     pub(crate) fn reset(&mut self) {
         self.step = self.first;
+    }
+}
+
+/// A backoff for each cause: another error starts with the first pause, and what fails in between does not shorten the
+/// pauses of what fails again.
+#[derive(Debug)]
+pub(crate) struct Backoffs<C> {
+    first: Duration,
+    last: Duration,
+    of: HashMap<C, Backoff>,
+}
+
+impl<C: Eq + Hash> Backoffs<C> {
+    pub(crate) fn new(first: Duration, last: Duration) -> Self {
+        Backoffs { first, last, of: HashMap::new() }
+    }
+
+    /// The pause before the next attempt after a failure for this cause.
+    pub(crate) fn step(&mut self, cause: C) -> Duration {
+        self.of.entry(cause).or_insert_with(|| Backoff::new(self.first, self.last)).step()
+    }
+
+    /// An attempt succeeded: every cause starts over.
+    pub(crate) fn reset(&mut self) {
+        self.of.clear();
+    }
+}
+
+/// Spreads the attempts of many tenants: between two of them is at least `gap`.
+pub(crate) struct Turns {
+    gap: Duration,
+    next: Mutex<Option<Instant>>,
+}
+
+impl Turns {
+    pub(crate) fn new(gap: Duration) -> Turns {
+        Turns { gap, next: Mutex::default() }
+    }
+
+    /// Takes the first free turn from `now` on.
+    pub(crate) fn take(&self, now: Instant) -> Instant {
+        let mut next = lock(&self.next);
+        let turn = next.map_or(now, |next| next.max(now));
+        *next = Some(turn + self.gap);
+        turn
     }
 }
 
@@ -74,6 +124,33 @@ mod tests {
         let crowded = pauses.windows(41).find(|window| window[40] - window[0] < Duration::from_millis(2));
         assert_eq!(crowded, None);
         assert!(pauses[999] - pauses[0] > Duration::from_millis(95));
+    }
+
+    #[test]
+    fn another_cause_starts_with_the_first_pause_and_does_not_shorten_the_others() {
+        let mut backoffs = Backoffs::new(FIRST, LAST);
+        for _ in 0..12 {
+            backoffs.step("down");
+        }
+        assert!(backoffs.step("login") <= FIRST);
+        assert!(backoffs.step("down") >= LAST / 2);
+        backoffs.reset();
+        assert!(backoffs.step("down") <= FIRST);
+    }
+
+    #[test]
+    fn at_most_five_turns_are_taken_in_a_second() {
+        let turns = Turns::new(Duration::from_millis(200));
+        let now = Instant::now();
+        let taken: Vec<Duration> = (0..20).map(|_| turns.take(now) - now).collect();
+        assert_eq!(taken[0], Duration::ZERO);
+        assert!(taken.windows(6).all(|six| six[5] - six[0] >= Duration::from_secs(1)), "{taken:?}");
+        // Free turns are not saved up.
+        let later = now + Duration::from_secs(60);
+        assert_eq!(
+            [turns.take(later) - later, turns.take(later) - later],
+            [Duration::ZERO, Duration::from_millis(200)]
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::model::SourceTrouble;
 use crate::pg::{PgUrl, connect_state};
-use crate::replicator::backoff::Backoff;
+use crate::replicator::backoff::Backoffs;
 use crate::replicator::error::ServiceError;
 use crate::replicator::prepare::{holder, prepare};
 use crate::replicator::session::config_changes::replaced;
@@ -17,7 +17,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 const RECONNECT_MIN: Duration = Duration::from_millis(200);
-const RECONNECT_MAX: Duration = Duration::from_secs(30);
+/// With the time of an attempt, everything streams 10 s after the source can be reached again.
+const RECONNECT_MAX: Duration = Duration::from_secs(5);
 /// A session that has streamed for this long resets the backoff. The wait for a slot does not count.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// Time limit for recording an error in the state.
@@ -39,7 +40,7 @@ pub async fn run_reloading(
     status: Arc<ProcessStatus>,
     stop: CancellationToken,
 ) -> Result<(), ServiceError> {
-    let mut reconnect = Backoff::new(RECONNECT_MIN, RECONNECT_MAX);
+    let mut reconnect = Backoffs::new(RECONNECT_MIN, RECONNECT_MAX);
     let mut has_streamed = false;
     loop {
         let mut streaming_since = None;
@@ -67,7 +68,7 @@ pub async fn run_reloading(
         if streaming_since.is_some_and(|since| since.elapsed() > STABLE_AFTER) {
             reconnect.reset();
         }
-        let wait = reconnect.step();
+        let wait = reconnect.step(error.trouble());
         status.metrics.source_reconnects.inc();
         status.set_failing(error.trouble(), error.to_string());
         tracing::warn!(%error, ?wait, "session on the source ended, reconnecting");

@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::map::tenant_fingerprint;
 use crate::model::{Anchor, Epoch, Generation, Lsn, RestartSignal, TenantId, TenantIdx};
 use crate::progress::Progress;
+use crate::replicator::backoff::Turns;
 use crate::replicator::session::expected_joins::ExpectedJoins;
 use crate::replicator::session::scan_aborts::ScanAborts;
 use crate::replicator::session::tenants::{TenantHandle, TenantRegistry};
@@ -20,12 +21,15 @@ use crate::sync::lock;
 use crate::{state::StateError, status::report::TeeReport};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Targets that are opened at the same time. Bounds the burst at the start, not the number of open targets.
 const MAX_CONCURRENT_OPENS: usize = 64;
+/// Time between two attempts of parked tenants: together they are tried five times a second.
+const PARKED_GAP: Duration = Duration::from_millis(200);
 
 pub(crate) struct SessionContext<S = StateStore> {
     pub(crate) config: Config,
@@ -44,6 +48,8 @@ pub(crate) struct SessionContext<S = StateStore> {
     pub(crate) scan_aborts: ScanAborts,
     pub(crate) rereader: Rereader,
     pub(crate) opening: Semaphore,
+    /// When parked tenants are tried again.
+    pub(crate) parked_turns: Turns,
     pub(crate) expected_joins: ExpectedJoins,
     /// Notified when a position may have become safe to confirm.
     pub(crate) advanced: Notify,
@@ -121,6 +127,7 @@ impl<S: StateAccess> SessionContext<S> {
             fenced: Mutex::default(),
             lease: Mutex::new(Instant::now()),
             opening: Semaphore::new(MAX_CONCURRENT_OPENS),
+            parked_turns: Turns::new(PARKED_GAP),
             expected_joins: ExpectedJoins::default(),
             advanced: Notify::new(),
             report: Notify::new(),

@@ -27,7 +27,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 const RETRY_FIRST: Duration = Duration::from_millis(500);
-const RETRY_LAST: Duration = Duration::from_secs(30);
+const RETRY_LAST: Duration = Duration::from_secs(5);
 /// A session at least this old resets the backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// Time limit for messages in flight when the process stops.

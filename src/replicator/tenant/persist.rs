@@ -44,7 +44,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         self.context.release(self.id());
         // A request that came too late for this attempt is served at once.
         if self.handle.open_resync_request().is_none() {
-            self.wait(wait).await;
+            self.wait_parked(wait).await;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use crate::apply::Refusal;
 use crate::config::Tenant;
 use crate::model::{Lsn, Oid, ParkCause, ResyncReason, RetryCause, TenantId, TenantIdx};
-use crate::replicator::backoff::Backoff;
+use crate::replicator::backoff::{Backoff, Backoffs};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::tenants::TenantHandle;
@@ -17,18 +17,19 @@ use crate::replicator::tenant::target::{Connector, Postgres};
 use crate::route::Batch;
 use crate::state::{RequestId, StateAccess, StateStore, TenantRow, TenantState};
 use crate::sync::{Panicked, catch_panic};
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// The first retry of a parked tenant. Later ones wait longer, as most causes need a person.
 const PARKED_RETRY_MIN: Duration = Duration::from_secs(1);
-const PARKED_RETRY_MAX: Duration = Duration::from_secs(300);
+const PARKED_RETRY_MAX: Duration = Duration::from_secs(60);
+/// A target that needs one snapshot after another makes the source's table be read.
+const REJOIN_MAX: Duration = Duration::from_secs(300);
 /// A target that has followed for this long starts the pauses over. Opening it, or a snapshot, proves nothing about the
 /// step that failed.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
@@ -62,9 +63,8 @@ pub(crate) struct Worker<S = StateStore, C = Postgres> {
     pub(super) purges: PurgeSchedule,
     /// The newest resync request that the current attempt takes into account.
     pub(super) attempted_request: Option<RequestId>,
-    pub(super) retry: Backoff,
-    /// One for each cause, so that what succeeds in between does not shorten the pauses of what fails.
-    pub(super) parked_retries: HashMap<ParkCause, Backoff>,
+    pub(super) retry: Backoffs<RetryCause>,
+    pub(super) parked_retries: Backoffs<ParkCause>,
     /// Before a snapshot that the target makes necessary soon after the last one.
     rejoin_retry: Backoff,
     pub(super) failing_since: Option<Instant>,
@@ -99,9 +99,9 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             isolates_rejected_rows: false,
             purges: PurgeSchedule::new(),
             attempted_request: None,
-            retry: Backoff::new(RETRY_MIN, RETRY_MAX),
-            parked_retries: HashMap::new(),
-            rejoin_retry: Backoff::new(RETRY_MIN, PARKED_RETRY_MAX),
+            retry: Backoffs::new(RETRY_MIN, RETRY_MAX),
+            parked_retries: Backoffs::new(PARKED_RETRY_MIN, PARKED_RETRY_MAX),
+            rejoin_retry: Backoff::new(RETRY_MIN, REJOIN_MAX),
             failing_since: None,
             follows_since: None,
             failures: 0,
@@ -210,13 +210,13 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 let pause = self.context.scan_aborts.pause();
                 let reason = pause.map_or(reason, |pause| pause.to_string());
                 let at_least = pause.map_or(Duration::ZERO, |pause| pause.left);
-                self.retry(RecordedReason::of(cause, reason), phase.position(), at_least).await?;
+                self.retry(cause, reason, phase.position(), at_least).await?;
             }
             StopReason::Retry { cause, reason } => {
                 if self.failing_for() > self.context.config.limits.park_after {
                     self.park(phase, ParkCause::Away, &reason, PARKED_AWAY_REMEDY).await?;
                 } else {
-                    self.retry(RecordedReason::of(cause, reason), phase.position(), Duration::ZERO).await?;
+                    self.retry(cause, reason, phase.position(), Duration::ZERO).await?;
                 }
             }
             StopReason::Park { cause, reason, remedy } => self.park(phase, cause, &reason, &remedy).await?,
@@ -231,14 +231,19 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         Ok(ControlFlow::Continue(()))
     }
 
-    async fn retry(&mut self, why: RecordedReason, position: Lsn, at_least: Duration) -> Result<(), ServiceError> {
-        let wait = self.retry.step().max(at_least);
-        let (reason, reason_code) = (&*why.text, why.code.code());
-        tracing::warn!(reason, reason_code, ?wait, "retrying target");
+    async fn retry(
+        &mut self,
+        cause: RetryCause,
+        reason: String,
+        position: Lsn,
+        at_least: Duration,
+    ) -> Result<(), ServiceError> {
+        let wait = self.retry.step(cause).max(at_least);
+        tracing::warn!(reason, reason_code = cause.code(), ?wait, "retrying target");
         self.handle.counts.reconnects();
         self.failures += 1;
         self.handle.set_unavailable(true);
-        self.note_trouble(why, position).await?;
+        self.note_trouble(RecordedReason::of(cause, reason), position).await?;
         self.wait(wait).await;
         Ok(())
     }
@@ -263,10 +268,18 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     /// The pause of a tenant that is parked for this cause.
     pub(super) fn parked_pause(&mut self, cause: ParkCause) -> Duration {
         if self.end_following() {
-            self.parked_retries.clear();
+            self.parked_retries.reset();
         }
-        let new = || Backoff::new(PARKED_RETRY_MIN, PARKED_RETRY_MAX);
-        self.parked_retries.entry(cause).or_insert_with(new).step()
+        self.parked_retries.step(cause)
+    }
+
+    /// Waits before the next attempt of a parked tenant: for `time`, then for its turn among all parked tenants.
+    pub(super) async fn wait_parked(&self, time: Duration) {
+        let turn = async {
+            sleep(time).await;
+            sleep_until(self.context.parked_turns.take(Instant::now())).await;
+        };
+        self.wait_for(turn).await;
     }
 
     async fn retire(mut self) -> Result<(), ServiceError> {
@@ -357,12 +370,16 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
 
     /// Waits before the next attempt, unless a signal, another configuration or the end of the session is there first.
     pub(super) async fn wait(&self, time: Duration) {
+        self.wait_for(sleep(time)).await;
+    }
+
+    async fn wait_for(&self, next: impl Future<Output = ()>) {
         tokio::select! {
             biased;
             () = self.moved() => {}
             _ = self.handle.mailbox.interrupted() => {}
             () = self.context.drain.cancelled() => {}
-            () = sleep(time) => {}
+            () = next => {}
         }
     }
 }
