@@ -29,6 +29,7 @@
 //! - `operations`: one-shot work that commands and the API share: resync, verify, dry run
 //! - `check`: whether `run` has everything it needs
 //! - `setup`: SQL for roles and privileges
+//! - `init`: a configuration for the tables of a source
 //! - `demo`, [`throwaway`]: replication on temporary servers, for a look and for the tests
 //! - `clock`, `sync`: the wall clock, and locking
 
@@ -60,6 +61,7 @@ mod operations;
 pub mod admin;
 
 mod check;
+mod init;
 mod setup;
 
 pub mod cli;

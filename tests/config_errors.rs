@@ -54,7 +54,7 @@ fn a_missing_file_is_named() {
     let shown = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        shown.contains("cannot read the configuration /nowhere/c.yaml") && shown.contains("minimal.yaml"),
+        shown.contains("cannot read the configuration /nowhere/c.yaml") && shown.contains("users-sync init"),
         "{shown}"
     );
 }

@@ -15,6 +15,7 @@ mod source;
 mod source_facts;
 mod state;
 mod state_facts;
+mod stores;
 mod target;
 mod target_facts;
 mod urls;
@@ -51,6 +52,7 @@ pub(crate) async fn check(config: &Config) -> Vec<Finding> {
     if let Some(Some(facts)) = within(key_facts::gather(config)).await {
         findings.extend(keys::findings(config, &facts));
     }
+    findings.extend(within(stores::look(config)).await.flatten());
     findings.extend(urls::findings(config));
     let state = state_facts::read_state(config).await;
     let mut targets = futures_util::stream::iter(&config.tenants)

@@ -2,34 +2,45 @@
 //! failure.
 
 use super::output;
-use crate::config::{Config, from_environment, load, with_filler};
+use crate::config::{Config, Place, from_environment, is_in_environment, load_from, with_filler};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::pg::{PgUrl, Secret};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Exit code of a failure or a finding. clap exits with 2 on invalid usage.
 pub(super) const FAILED: u8 = 1;
 /// Exit code of `status` when no tenant gets any change.
 pub(super) const NOTHING_REPLICATES: u8 = 3;
 
+/// The configuration file when none is named.
+const DEFAULT_FILE: &str = "users-sync.yaml";
+
 #[derive(Args, Debug)]
 pub(super) struct ConfigFile {
-    /// Configuration file (YAML).
-    #[arg(
-        short,
-        long,
-        global = true,
-        env = "USERS_SYNC_CONFIG",
-        default_value = "users-sync.yaml",
-        value_name = "FILE"
-    )]
-    pub(super) config: PathBuf,
+    /// Configuration file (YAML). Default: users-sync.yaml, or, if there is none, the variables USERS_SYNC_SOURCE_URL,
+    /// USERS_SYNC_PRESET and USERS_SYNC_TARGET_URL.
+    #[arg(short, long, global = true, env = "USERS_SYNC_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 impl ConfigFile {
     pub(super) fn load(&self) -> Result<Config, Diagnostic> {
-        Ok(load(&self.config)?)
+        Ok(load_from(&self.place())?.config)
+    }
+
+    /// Where the configuration is read from: a file that is named or exists comes before the variables.
+    pub(super) fn place(&self) -> Place {
+        let path = self.path();
+        if self.config.is_none() && !path.exists() && is_in_environment() {
+            return Place::Environment;
+        }
+        Place::File(path.to_owned())
+    }
+
+    /// The file, which may not exist.
+    pub(super) fn path(&self) -> &Path {
+        self.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE))
     }
 }
 
@@ -54,7 +65,7 @@ pub(super) fn admin_url(text: &str, option: &str, variable: Option<&str>) -> Res
 }
 
 /// Whether a URL has a password of which some part is not from a variable or a file.
-fn holds_password(text: &str) -> bool {
+pub(super) fn holds_password(text: &str) -> bool {
     // Digits are valid in every place but that of the scheme and of a word such as sslmode's.
     let filled = |digit| with_filler(text, digit).ok().and_then(|text| PgUrl::parse(&text).ok());
     let (Some(one), Some(two)) = (filled("1"), filled("2")) else { return false };

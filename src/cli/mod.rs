@@ -4,9 +4,11 @@ mod check;
 mod common;
 mod confirm;
 mod demo;
+mod dialogue;
 mod explain;
 mod forget;
 mod health;
+mod init;
 mod logging;
 mod output;
 mod plan;
@@ -51,7 +53,7 @@ pub struct Cli {
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("USERS_SYNC_COMMIT"), ")");
 
 const AFTER_HELP: &str = "\
-Getting started: copy config/minimal.yaml, fill in the URLs, run `check` until it reports no errors, then `run`.
+Getting started: `init` writes users-sync.yaml, `setup` prints the SQL for it, `check` until it reports no errors, then `run`.
 
 Exit codes: 0 success, 1 failure or a finding that needs a fix, 2 invalid usage, 3 nothing replicates (`status`).";
 
@@ -65,6 +67,11 @@ enum Command {
     /// On SIGHUP, and when one of its files changes, it reloads the configuration: tenants are added and removed while the
     /// others keep streaming. An invalid configuration is rejected, and the current one stays in force.
     Run(run::Arguments),
+    /// Look at the auth database, and write a configuration for it.
+    ///
+    /// It recognises the auth stores of the presets by their tables, and lists the tenants that have users. At a terminal it
+    /// asks for what is not given. It changes nothing at the source, and writes no password.
+    Init(init::Arguments),
     /// Check that `run` has everything it needs, and print the SQL that fixes what is missing. Changes nothing.
     Check,
     /// Print the least-privilege SQL for the source and the targets; run it with --apply.
@@ -145,6 +152,7 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
     let done = runtime.block_on(async {
         match cli.command {
             Command::Run(arguments) => run::execute(&arguments, &logging, &cli.file).await,
+            Command::Init(arguments) => init::execute(&arguments, &cli.file).await,
             Command::Check => Ok(check::execute(&cli.file.load()?).await),
             Command::Setup(arguments) => setup::execute(&arguments, &cli.file).await,
             Command::Presets(arguments) => presets::execute(&arguments),

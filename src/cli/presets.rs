@@ -28,7 +28,7 @@ pub(super) fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
 fn list() -> String {
     let mut out = String::new();
     for preset in PRESETS {
-        let About { about, verified } = preset.about();
+        let About { about, verified, .. } = preset.about();
         let verified = match verified.strip_prefix("no: ") {
             Some(why) => format!("no ({why})"),
             None => format!("on {verified}"),

@@ -1,10 +1,9 @@
 //! Reloads the configuration of a running process on SIGHUP and when one of its files changes.
 
 use crate::check::{Finding, Severity, check_source, source_finding};
-use crate::config::{Config, Files, ServerName, load_with_files};
+use crate::config::{Config, Files, Place, ServerName, load_from};
 use crate::diagnostic::Diagnostic;
 use crate::replicator::error::ServiceError;
-use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -17,7 +16,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 ///
 /// # Errors
 /// The SIGHUP handler cannot be installed.
-pub(super) async fn reload(path: PathBuf, mut files: Files, configs: watch::Sender<Config>) -> std::io::Result<()> {
+pub(super) async fn reload(place: Place, mut files: Files, configs: watch::Sender<Config>) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     while !configs.is_closed() {
         tokio::select! {
@@ -34,7 +33,7 @@ pub(super) async fn reload(path: PathBuf, mut files: Files, configs: watch::Send
                 }
             }
         }
-        match load_with_files(&path) {
+        match load_from(&place) {
             Ok(loaded) => {
                 files = loaded.files;
                 apply(&configs, loaded.config).await;

@@ -7,7 +7,7 @@ use super::plan;
 use super::reload::{find_faults, reload, warn_of_shared_roles};
 use super::signals::signals;
 use crate::admin::Server;
-use crate::config::{Config, LoadedConfig, load_with_files};
+use crate::config::{Config, LoadedConfig, load_from};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::Generation;
 use crate::pg::connect_state;
@@ -49,8 +49,8 @@ pub(super) async fn execute(
     logging: &Logging,
     file: &ConfigFile,
 ) -> Result<ExitCode, Diagnostic> {
-    let file = &file.config;
-    let LoadedConfig { config, files } = load_with_files(file)?;
+    let place = file.place();
+    let LoadedConfig { config, files } = load_from(&place)?;
     logging.begin(config.log.into())?;
     if arguments.plan {
         return plan::execute(&config).await;
@@ -77,7 +77,7 @@ pub(super) async fn execute(
             "no spool.directory: a snapshot that does not fit into memory is read at the pace of its targets"
         );
     }
-    let reloading = tokio::spawn(reload(file.clone(), files, sender));
+    let reloading = tokio::spawn(reload(place, files, sender));
     let done = replicator::run_reloading(configs, status, stop).await;
     reloading.abort();
     admin_stop.cancel();

@@ -57,7 +57,7 @@ impl ConfigError {
     /// The file cannot be read.
     pub(super) fn unreadable(name: &str, error: &std::io::Error) -> ConfigError {
         ConfigError(vec![diagnostic!(
-            help = "name the file with -c or USERS_SYNC_CONFIG; config/minimal.yaml is one to start from",
+            help = "name the file with -c or USERS_SYNC_CONFIG; `users-sync init` writes one",
             "cannot read the configuration {name}: {error}"
         )])
     }

@@ -25,6 +25,7 @@ type Stamp = Option<FileVersion>;
 /// The files of a configuration, to notice changes.
 #[derive(Debug)]
 pub(crate) struct Files {
+    /// Empty if there is none.
     main: PathBuf,
     patterns: Vec<String>,
     contents: Vec<PathBuf>,
@@ -44,7 +45,8 @@ impl Files {
 
     fn stamps_now(&self) -> Vec<(PathBuf, Stamp)> {
         let included = self.patterns.iter().flat_map(|pattern| expand(&self.main, pattern).unwrap_or_default());
-        let all = std::iter::once(self.main.clone()).chain(included).chain(self.contents.clone());
+        let main = (!self.main.as_os_str().is_empty()).then(|| self.main.clone());
+        let all = main.into_iter().chain(included).chain(self.contents.clone());
         all.map(|path| (stamp(&path), path)).map(|(stamp, path)| (path, stamp)).collect()
     }
 }
@@ -66,6 +68,54 @@ fn expand(main: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
     Ok(found)
 }
 
+/// Where a configuration is read from.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// A file, and those that it includes.
+    File(PathBuf),
+    /// Environment variables, for one tenant with the defaults of every other key.
+    Environment,
+}
+
+/// Whether the environment names a source, so that no file is needed.
+pub(crate) fn is_in_environment() -> bool {
+    std::env::var_os(SOURCE_VARIABLE).is_some_and(|url| !url.is_empty())
+}
+
+const SOURCE_VARIABLE: &str = "USERS_SYNC_SOURCE_URL";
+/// Names the variables' text in messages.
+const ENVIRONMENT: &str = "environment";
+
+/// The configuration that the environment variables stand for. A line whose variable is not set is left out, except those
+/// that every configuration has.
+fn environment_text(is_set: impl Fn(&str) -> bool) -> String {
+    let line = |variable: &str, line: &str| if is_set(variable) { format!("{line}\n") } else { String::new() };
+    [
+        format!("source: {{url: \"${{{SOURCE_VARIABLE}}}\"}}\n"),
+        "users: {preset: \"${USERS_SYNC_PRESET}\"}\n".to_owned(),
+        "tenants:\n  - id: \"${USERS_SYNC_TENANT:-main}\"\n".to_owned(),
+        line("USERS_SYNC_TENANT_KEY", "    key: \"${USERS_SYNC_TENANT_KEY}\""),
+        "    target: \"${USERS_SYNC_TARGET_URL}\"\n".to_owned(),
+        line("USERS_SYNC_ADMIN_LISTEN", "admin:\n  listen: \"${USERS_SYNC_ADMIN_LISTEN}\""),
+        if is_set("USERS_SYNC_ADMIN_LISTEN") {
+            line("USERS_SYNC_ADMIN_TOKEN", "  token: \"${USERS_SYNC_ADMIN_TOKEN}\"")
+        } else {
+            String::new()
+        },
+    ]
+    .concat()
+}
+
+/// Reads the configuration from environment variables.
+fn load_environment() -> Result<LoadedConfig, ConfigError> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let text = environment_text(|name| std::env::var_os(name).is_some());
+    let file = |_: &str| Err(std::io::Error::from(std::io::ErrorKind::NotFound));
+    let config = parse(ENVIRONMENT, &text, &Env { variable: &variable, file: &file })?;
+    let files = Files { main: PathBuf::new(), patterns: Vec::new(), contents: Vec::new(), stamps: Vec::new() };
+    Ok(LoadedConfig { config, files })
+}
+
 /// A configuration and its files.
 #[derive(Debug)]
 pub(crate) struct LoadedConfig {
@@ -73,20 +123,28 @@ pub(crate) struct LoadedConfig {
     pub(crate) files: Files,
 }
 
-/// Reads a configuration file and the files that it includes. A relative path in `${file:...}` starts at the directory of
-/// the file that contains it.
+/// Reads a configuration file and the files that it includes.
 ///
 /// # Errors
 /// Every fault of the main file, or else every fault of the included files.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    Ok(load_with_files(path)?.config)
+    Ok(load_file(path)?.config)
 }
 
-/// Like [`load`], and returns the files to watch for changes.
+/// Reads a configuration, and returns the files to watch for changes.
 ///
 /// # Errors
 /// As [`load`].
-pub(crate) fn load_with_files(path: &Path) -> Result<LoadedConfig, ConfigError> {
+pub(crate) fn load_from(place: &Place) -> Result<LoadedConfig, ConfigError> {
+    match place {
+        Place::File(path) => load_file(path),
+        Place::Environment => load_environment(),
+    }
+}
+
+/// Reads a configuration file and the files that it includes. A relative path in `${file:...}` starts at the directory of
+/// the file that contains it.
+fn load_file(path: &Path) -> Result<LoadedConfig, ConfigError> {
     let seen = Seen::default();
     let text = seen.read(path).map_err(|error| unreadable(path, &error))?;
     let name = path.display().to_string();
@@ -166,18 +224,41 @@ mod tests {
         std::fs::create_dir(directory.path().join("tenants.d")).unwrap();
         let main = directory.path().join("users-sync.yaml");
         write("users-sync.yaml", MAIN);
-        let LoadedConfig { config, files } = load_with_files(&main).unwrap();
+        let LoadedConfig { config, files } = load_file(&main).unwrap();
         assert!(config.tenants.is_empty() && !files.have_changed());
 
         write("tenants.d/b.yaml", "tenants: [{id: b, target: '${file:../b.url}'}]\n");
         write("b.url", "postgres://u@h/b");
         write("tenants.d/a.yaml", "tenants: [{id: a, target: 'postgres://u@h/a'}]\n");
         assert!(files.have_changed());
-        let LoadedConfig { config, files } = load_with_files(&main).unwrap();
+        let LoadedConfig { config, files } = load_file(&main).unwrap();
         assert_eq!(tenants(&config), ["a", "b"]);
         assert!(!files.have_changed());
         write("b.url", "postgres://u@h/elsewhere");
         assert!(files.have_changed());
+    }
+
+    #[test]
+    fn one_tenant_needs_no_file() {
+        let read = |set: &[(&str, &str)]| {
+            let variable = |name: &str| set.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned());
+            let text = environment_text(|name| variable(name).is_some());
+            let file = |_: &str| Err(std::io::Error::from(std::io::ErrorKind::NotFound));
+            parse(ENVIRONMENT, &text, &Env { variable: &variable, file: &file })
+        };
+        let (source, preset) = (("USERS_SYNC_SOURCE_URL", "postgres://u@h/auth"), ("USERS_SYNC_PRESET", "keycloak"));
+        let target = ("USERS_SYNC_TARGET_URL", "postgres://u@h/app");
+        assert_eq!(tenants(&read(&[source, preset, target]).unwrap()), ["main"]);
+        let listen = ("USERS_SYNC_ADMIN_LISTEN", "0.0.0.0:9187");
+        let token = ("USERS_SYNC_ADMIN_TOKEN", "0123456789abcdef");
+        let key = ("USERS_SYNC_TENANT_KEY", "0ec5: '1' # x");
+        let config = read(&[source, preset, target, key, listen, token, ("USERS_SYNC_TENANT", "acme")]).unwrap();
+        assert_eq!((tenants(&config), config.tenants[0].key.as_str()), (vec!["acme".to_owned()], key.1));
+        assert!(config.admin.is_some());
+        let error = Diagnostic::from(read(&[source]).unwrap_err()).render(false);
+        for name in ["USERS_SYNC_PRESET", "USERS_SYNC_TARGET_URL"] {
+            assert!(error.contains(&format!("the environment variable {name} is not set")), "{error}");
+        }
     }
 
     #[test]
@@ -188,7 +269,7 @@ mod tests {
         let main = directory.path().join("users-sync.yaml");
         let error = |text: &str| {
             write("tenants.d/a.yaml", text);
-            let error = load_with_files(&main).unwrap_err();
+            let error = load_file(&main).unwrap_err();
             Diagnostic::from(error).render(false)
         };
         write("users-sync.yaml", &format!("{MAIN}tenants: [{{id: a, target: 'postgres://u@h/a'}}]\n"));

@@ -10,6 +10,10 @@ pub struct Env<'a> {
     pub file: &'a dyn Fn(&str) -> io::Result<String>,
 }
 
+/// A text without variables and files, such as a preset's.
+pub(super) const NO_ENVIRONMENT: Env<'static> =
+    Env { variable: &|_| None, file: &|_| Err(io::Error::from(io::ErrorKind::NotFound)) };
+
 /// Why a text cannot be interpolated. It names variables and files, never their values.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InterpolationError {

@@ -2,10 +2,12 @@
 //! preset. Pure.
 
 use super::error::Fault;
+use super::interpolate::NO_ENVIRONMENT;
 use super::preset_file::{merge, variants};
+use super::presets::Preset;
 use super::section::{KeyType, Nested, Reader};
 use super::users::{self, Users};
-use super::yaml::{Kind, Node};
+use super::yaml::{Kind, Node, parse_yaml};
 use crate::map::{Query, Rules, Value, Via, Watch};
 use crate::model::TableName;
 use crate::pg::{quote_ident, quote_table};
@@ -13,6 +15,8 @@ use crate::pg::{quote_ident, quote_table};
 /// One layout of a store's tables. Layouts differ between versions and set-ups of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Family {
+    /// The preset that it belongs to.
+    pub preset: Option<String>,
     /// Name of the layout; empty if there is only one.
     pub name: String,
     /// Columns of the table by which the layout is recognised.
@@ -52,7 +56,7 @@ impl KeyType for Mapping {
     fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Vec<Family>> {
         let Some(preset) = node.get("preset") else {
             let rules = read_rules(node, path, reader)?;
-            return Some(vec![Family { name: String::new(), has: Vec::new(), rules }]);
+            return Some(vec![Family { preset: None, name: String::new(), has: Vec::new(), rules }]);
         };
         let name = reader.text(preset, "users.preset")?;
         let variants = match variants(preset, &name) {
@@ -64,10 +68,25 @@ impl KeyType for Mapping {
         };
         let read = variants.into_iter().map(|variant| {
             let rules = read_rules(&merge(&variant.users, node), path, reader)?;
-            Some(Family { name: variant.name, has: variant.has, rules })
+            Some(Family { preset: Some(name.clone()), name: variant.name, has: variant.has, rules })
         });
         read.collect()
     }
+}
+
+impl Preset {
+    /// The mapping for each layout of its tables, the most likely first.
+    pub(crate) fn families(&self) -> Vec<Family> {
+        read_mapping(&format!("preset: {}", self.name))
+    }
+}
+
+/// The mapping that a section `users` without variables describes; empty if it is not valid.
+pub(crate) fn read_mapping(yaml: &str) -> Vec<Family> {
+    let mut reader = Reader::new(&NO_ENVIRONMENT, Users::KEYS);
+    let node = parse_yaml(yaml).ok();
+    let read = node.and_then(|node| Mapping::read(&node, "users", &mut reader));
+    reader.finish(read).unwrap_or_default()
 }
 
 fn read_rules(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Rules> {

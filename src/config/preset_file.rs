@@ -1,7 +1,7 @@
 //! The file of a preset: its keys, and how it combines with the file's own section `users`. Pure.
 
 use super::error::Fault;
-use super::interpolate::Env;
+use super::interpolate::NO_ENVIRONMENT;
 use super::presets::{PRESETS, Preset};
 use super::section::{KeyType, Reader, section};
 use super::users::Users;
@@ -10,6 +10,24 @@ use super::yaml::{Kind, Node, parse_yaml};
 /// A less similar name of a preset (Jaro-Winkler) is not suggested.
 const SIMILAR: f64 = 0.75;
 
+/// Services whose users are in no PostgreSQL database that their customers can read.
+const HOSTED: [&str; 12] = [
+    "auth0",
+    "clerk",
+    "cognito",
+    "descope",
+    "entra",
+    "firebase",
+    "frontegg",
+    "kinde",
+    "okta",
+    "propelauth",
+    "stytch",
+    "workos",
+];
+const HOSTED_HELP: &str = "\
+    write its users to a table of your own, with its webhooks or its export, and map that table: users: {table: ..., id: ...}";
+
 section! {
     /// A preset: the mapping of one auth store.
     pub(super) struct PresetFile {
@@ -17,6 +35,8 @@ section! {
         about: String,
         /// The software whose own tables it was tested on, or `no: ` and the reason.
         verified: String,
+        /// Columns of its table that tell it from the tables of other stores.
+        signs: Option<Vec<String>>,
         /// The mapping.
         users: Node as UsersNode,
         /// The layouts that the store's tables may have. The first that the source has is used.
@@ -53,20 +73,24 @@ impl KeyType for UsersNode {
 }
 
 /// What the file of a preset says besides the mapping.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct About {
     /// What it is for, in one line.
     pub about: String,
     /// The software whose own tables it was tested on, or `no: ` and the reason.
     pub verified: String,
+    /// Columns of its table that tell it from the tables of other stores.
+    pub signs: Vec<String>,
 }
 
 impl Preset {
     /// The description of the preset.
     pub fn about(&self) -> About {
         match parse_yaml(self.yaml).map_err(|error| error.message).and_then(|root| read(&root)) {
-            Ok(PresetFile { about, verified, .. }) => About { about, verified },
-            Err(_) => About { about: String::new(), verified: String::new() },
+            Ok(PresetFile { about, verified, signs, .. }) => {
+                About { about, verified, signs: signs.unwrap_or_default() }
+            }
+            Err(_) => About::default(),
         }
     }
 }
@@ -74,6 +98,11 @@ impl Preset {
 /// The variants of the preset that `node` names. All of their places are that of `node`, the only one in the user's file.
 pub(super) fn variants(node: &Node, name: &str) -> Result<Vec<Variant>, Fault> {
     let Some(preset) = PRESETS.iter().find(|preset| preset.name == name) else {
+        if HOSTED.contains(&name.to_lowercase().as_str()) {
+            let fault =
+                Fault::new(&node.span, format!("there is no preset {name}: it gives no access to its database"));
+            return Err(fault.help(HOSTED_HELP));
+        }
         let scored = PRESETS.iter().map(|preset| (strsim::jaro_winkler(name, preset.name), preset.name));
         let nearest = scored.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score > SIMILAR);
         let help = match nearest {
@@ -93,10 +122,8 @@ pub(super) fn variants(node: &Node, name: &str) -> Result<Vec<Variant>, Fault> {
     Ok(merged.collect())
 }
 
-/// Reads a preset. It uses no variables and no files.
 fn read(root: &Node) -> Result<PresetFile, String> {
-    let env = Env { variable: &|_| None, file: &|_| Err(std::io::ErrorKind::NotFound.into()) };
-    let mut reader = Reader::new(&env, PresetFile::KEYS);
+    let mut reader = Reader::new(&NO_ENVIRONMENT, PresetFile::KEYS);
     let file = PresetFile::read(root, "", &mut reader);
     let message = |faults: Vec<Fault>| faults.into_iter().next().map(|fault| fault.message).unwrap_or_default();
     reader.finish(file).map_err(message)

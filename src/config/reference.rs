@@ -10,9 +10,12 @@ const INTRODUCTION: &str = "\
 <!-- Generated from the declarations in src/config. To update it: UPDATE=1 cargo test --lib config::reference -->
 
 users-sync is configured by one YAML file: the one of `-c FILE`, of the environment variable `USERS_SYNC_CONFIG`, or
-`users-sync.yaml` in the current directory. Start from
-[config/minimal.yaml](../config/minimal.yaml); [config/example.yaml](../config/example.yaml) shows most keys in context.
+`users-sync.yaml` in the current directory. `users-sync init` writes one for the tables of a source;
+[config/example.yaml](../config/example.yaml) shows most keys in context.
 
+- **One tenant needs no file.** If none is named or there, the variables `USERS_SYNC_SOURCE_URL`, `USERS_SYNC_PRESET` and
+  `USERS_SYNC_TARGET_URL` are the configuration. Optional ones are `USERS_SYNC_TENANT` (the tenant's id, `main` by default),
+  `USERS_SYNC_TENANT_KEY`, `USERS_SYNC_ADMIN_LISTEN` and `USERS_SYNC_ADMIN_TOKEN`. Every other key has its default.
 - **Variables and files.** Anywhere in a value, `${NAME}` is replaced by an environment variable,
   `${NAME:-DEFAULT}` by the default if the variable is unset or empty, and `${file:PATH}` by the content of a file without
   its last line break. A relative path starts at the directory of the file that contains it. A

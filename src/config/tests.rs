@@ -168,7 +168,7 @@ fn every_preset_is_valid_and_describes_itself() {
         let text = GOOD.replacen("  table: auth.users\n  id: id\n", &format!("  preset: {}\n", preset.name), 1);
         let config = good(&text);
         assert!(!config.families.is_empty() && config.users.allow.is_some(), "{}", preset.name);
-        let About { about, verified } = preset.about();
+        let About { about, verified, .. } = preset.about();
         assert!(
             !about.is_empty() && (verified.starts_with("no: ") || verified.len() > 4),
             "{}: {verified}",

@@ -3,6 +3,7 @@
 use crate::model::{Relation, TableName};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::collections::BTreeSet;
 
 /// The source of a mapped value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,41 +175,62 @@ impl KeyColumn {
 }
 
 impl Value {
-    /// Adds the optional columns that the value reads.
-    fn optional_columns<'a>(&'a self, optional: bool, found: &mut Vec<&'a str>) {
+    /// Adds the columns that the value reads: those that a table may lack, or those that it must have. A path counts as its
+    /// column.
+    fn columns<'a>(&'a self, wanted: Need, need: Need, found: &mut Vec<&'a str>) {
+        let mut add = |name: &'a str| {
+            if need == wanted {
+                found.push(name);
+            }
+        };
         match self {
-            Value::Optional(value) => value.optional_columns(true, found),
-            Value::Column(name) | Value::Time { column: name, .. } if optional => found.push(name),
+            Value::Optional(value) => value.columns(wanted, Need::Optional, found),
+            Value::Column(name) | Value::Time { column: name, .. } => add(name),
             Value::First(parts) | Value::Join { parts, .. } => {
-                for part in parts {
-                    part.optional_columns(optional, found);
-                }
+                parts.iter().for_each(|part| part.columns(wanted, need, found));
             }
             Value::Unless { value, set } => {
-                value.optional_columns(optional, found);
-                if optional {
-                    found.push(set);
-                }
+                add(set);
+                value.columns(wanted, need, found);
             }
-            Value::Column(_) | Value::Time { .. } | Value::Constant(_) | Value::Schema => {}
+            Value::Constant(_) | Value::Schema => {}
         }
     }
+}
+
+/// Whether a table must have a column.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    Required,
+    Optional,
 }
 
 impl Rules {
     /// The optional columns that the relation does not have.
     pub(crate) fn missing_columns(&self, relation: &Relation) -> Vec<&str> {
-        let values = [&self.name, &self.email, &self.created_at, &self.updated_at, &self.deleted_at, &self.tenant];
-        let mut names = Vec::new();
-        for value in values.into_iter().flatten() {
-            value.optional_columns(false, &mut names);
-        }
         let lists = self.allow.iter().flatten().chain(&self.exclude);
+        let mut names = self.value_columns(Need::Optional);
         names.extend(lists.filter_map(|name| name.strip_suffix('?')));
         names.sort_unstable();
         names.dedup();
         names.retain(|name| !relation.columns.iter().any(|column| column.name == *name));
         names
+    }
+
+    /// The columns without which the mapping does not fit a table.
+    pub(crate) fn required_columns(&self) -> BTreeSet<&str> {
+        let allowed = self.allow.iter().flatten().map(String::as_str).filter(|name| !optional(name).1);
+        self.value_columns(Need::Required).into_iter().chain(allowed).collect()
+    }
+
+    fn value_columns(&self, wanted: Need) -> Vec<&str> {
+        let Rules { id, name, email, created_at, updated_at, deleted_at, tenant, .. } = self;
+        let values = [name, email, created_at, updated_at, deleted_at, tenant];
+        let mut found = Vec::new();
+        for value in values.into_iter().flatten().chain([id]) {
+            value.columns(wanted, Need::Required, &mut found);
+        }
+        found
     }
 }
 

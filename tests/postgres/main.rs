@@ -19,6 +19,7 @@ mod handover;
 mod handover_random;
 mod harmless;
 mod hostile;
+mod init;
 mod isolation;
 mod json_casts;
 mod kill;

@@ -52,6 +52,7 @@ pub enum Tables {
 pub async fn run(case: &Case) {
     let bed = Bed::start(case).await;
     bed.source(case.seed).await;
+    bed.is_recognised();
     let service = bed.service(&[("RUST_LOG", "trace,users_sync=trace")]);
     bed.equal("the seed").await;
     for step in case.steps {
@@ -124,6 +125,25 @@ impl<'a> Bed<'a> {
     pub fn command(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_users-sync"));
         command.args(arguments).arg("-c").arg(self.config.path()).output().unwrap()
+    }
+
+    /// Asserts that `init` recognises the store, and that its file needs no more than a target.
+    fn is_recognised(&self) {
+        if self.case.users.contains("table:") {
+            return;
+        }
+        let (path, source) = (self.directory.path().join("init.yaml"), self.server.url("auth"));
+        let tenants = self.case.tenants.iter().map(|(id, key)| if key.is_empty() { *id } else { *key });
+        let mut command = Command::new(env!("CARGO_BIN_EXE_users-sync"));
+        command.args(["init", "--source", &source, "-c"]).arg(&path).env_remove("USERS_SYNC_SOURCE_URL");
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {said}", self.case.preset);
+        let written = std::fs::read_to_string(&path).unwrap();
+        assert!(written.contains(&format!("\n  preset: {}\n", self.case.preset)), "{written}");
+        for key in tenants.filter(|_| !self.case.tenants[0].1.is_empty()) {
+            assert!(written.contains(key), "{key} is not proposed: {written}");
+        }
     }
 
     fn log(&self) -> PathBuf {

@@ -73,6 +73,11 @@ impl Process {
         Process { child }
     }
 
+    /// A command that runs until it is stopped.
+    pub fn spawn(mut command: Command) -> Process {
+        Process { child: command.spawn().unwrap() }
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
