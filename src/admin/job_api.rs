@@ -230,7 +230,8 @@ async fn request_resync(config: &Config, tenant: &Tenant, allow_deletes: bool) -
     if !before.source.is_some_and(|source| source.is_held()) {
         return Err(not_replicating());
     }
-    let outcome = resync_request::request_resync(&client, slot, &[id.as_str()], allow_deletes).await.map_err(failed)?;
+    let outcome =
+        resync_request::request_resync(&client, slot, &[id.as_str()], allow_deletes, None).await.map_err(failed)?;
     if outcome == ResyncOutcome::Abandoned {
         return Err(not_replicating());
     }
@@ -246,7 +247,7 @@ async fn request_resync(config: &Config, tenant: &Tenant, allow_deletes: bool) -
 }
 
 async fn compare(config: &Config, tenant: &Tenant, progress: &ProgressHandle) -> Result<JobResult, ErrorBody> {
-    let how = Verifying { examples: MAX_IDS, timeout: CATCH_UP_TIMEOUT };
+    let how = Verifying { examples: MAX_IDS, timeout: CATCH_UP_TIMEOUT, follows: true };
     let verdicts = Box::pin(verify(config, std::slice::from_ref(&tenant.id), how, progress)).await.map_err(failed)?;
     match verdicts.into_iter().next() {
         Some((_, Verdict::Compared(_, differences))) => {

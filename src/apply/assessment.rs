@@ -2,7 +2,7 @@
 //! Pure.
 
 use super::checkpoint::{Authenticity, Checkpoint, NIL_TARGET_ID};
-use crate::model::{CheckpointKey, Epoch, Generation, Lsn, Oid, ResyncReason, TargetId, TenantId};
+use crate::model::{CheckpointKey, Epoch, Generation, Lsn, Oid, ResyncReason, TargetId, TenantId, shell_word};
 use std::collections::BTreeMap;
 
 /// The state's record of a tenant.
@@ -99,22 +99,29 @@ pub(crate) enum ParkReason {
 impl ParkReason {
     /// How to fix the cause.
     pub(crate) fn remedy(&self, tenant: &TenantId) -> String {
+        let word = shell_word(tenant.as_str());
         match self {
-            ParkReason::OtherTenant(other) => {
-                format!("point tenant {tenant} at its own database, or remove tenant {other} from this one permanently")
-            }
-            ParkReason::OtherTarget | ParkReason::FutureEpoch(_) | ParkReason::Forged | ParkReason::Unproven(_) => {
-                format!(
-                    "if its rows may be merged with tenant {tenant}'s users, run in the target: \
-                 UPDATE users_sync.checkpoint SET target_id = '{NIL_TARGET_ID}', epoch = 0"
-                )
-            }
-            ParkReason::ForeignRows => format!(
-                "empty the table, or, if its rows may be merged with tenant {tenant}'s users, run in the target: \
-                 INSERT INTO users_sync.checkpoint (tenant, target_id, generation, position, epoch, mapping) \
-                 VALUES ('{}', '{NIL_TARGET_ID}', 0, '0/0', 0, '')",
-                tenant.as_str().replace('\'', "''")
+            ParkReason::OtherTenant(other) => format!(
+                "point tenant {tenant} at its own database; or, once tenant {other} is not in the configuration any more: \
+                 users-sync adopt -c FILE {word}"
             ),
+            ParkReason::OtherTarget
+            | ParkReason::FutureEpoch(_)
+            | ParkReason::Forged
+            | ParkReason::Unproven(_)
+            | ParkReason::ForeignRows => format!("users-sync adopt -c FILE {word}"),
+        }
+    }
+
+    /// Whether `adopt` may take over the rows of the tenant. Those of another tenant of the configuration are never merged.
+    pub(crate) fn may_be_adopted<'a>(&self, mut configured: impl Iterator<Item = &'a TenantId>) -> bool {
+        match self {
+            ParkReason::OtherTenant(other) => configured.all(|id| id != other),
+            ParkReason::OtherTarget
+            | ParkReason::FutureEpoch(_)
+            | ParkReason::Forged
+            | ParkReason::Unproven(_)
+            | ParkReason::ForeignRows => true,
         }
     }
 }
@@ -391,15 +398,16 @@ mod tests {
     }
 
     #[test]
-    fn every_park_reason_has_a_remedy_with_exact_sql() {
+    fn every_park_reason_has_a_remedy_with_a_complete_command() {
         let (tenant, other) = (TenantId::new("o'neil"), TenantId::new("globex"));
-        let remedy = |reason: ParkReason| reason.remedy(&tenant);
-        let moved = remedy(ParkReason::OtherTenant(other));
-        assert!(moved.contains("o'neil") && moved.contains("globex"), "{moved}");
-        let handed_over = remedy(ParkReason::OtherTarget);
-        assert!(handed_over.contains(&format!("UPDATE users_sync.checkpoint SET target_id = '{NIL_TARGET_ID}'")));
-        let merged = remedy(ParkReason::ForeignRows);
-        assert!(merged.contains(&format!("VALUES ('o''neil', '{NIL_TARGET_ID}', 0, '0/0', 0, '')")), "{merged}");
+        let moved = ParkReason::OtherTenant(other.clone()).remedy(&tenant);
+        assert!(moved.contains("point tenant o'neil") && moved.contains("once tenant globex"), "{moved}");
+        for reason in [ParkReason::OtherTarget, ParkReason::Forged, ParkReason::ForeignRows] {
+            assert_eq!(reason.remedy(&tenant), r"users-sync adopt -c FILE 'o'\''neil'");
+            assert!(reason.may_be_adopted([&tenant, &other].into_iter()));
+        }
+        assert!(!ParkReason::OtherTenant(other.clone()).may_be_adopted([&tenant, &other].into_iter()));
+        assert!(ParkReason::OtherTenant(other).may_be_adopted([&tenant].into_iter()));
     }
 
     #[test]

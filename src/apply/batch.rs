@@ -63,7 +63,7 @@ const MAY_SKIP: &str = "EXISTS (SELECT FROM pg_catalog.pg_trigger \
 pub(crate) fn count_skipped(shape: &Shape) -> String {
     format!(
         "SELECT CASE WHEN {MAY_SKIP} THEN (SELECT count(*) FROM pg_temp.users_sync_stage v \
-         LEFT JOIN neon_auth.users_sync u ON u.id = v.id WHERE u.id IS NULL OR {}) ELSE 0 END",
+         LEFT JOIN neon_auth.users_sync u ON u.id = v.id WHERE v.raw_json IS NOT NULL AND (u.id IS NULL OR {})) ELSE 0 END",
         shape.differs("v")
     )
 }

@@ -70,8 +70,20 @@ pub(crate) const SAVEPOINT: &str = "SAVEPOINT users_sync";
 /// Rolls back to the savepoint, which stays.
 pub(crate) const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO SAVEPOINT users_sync";
 
+/// The users that only the target had when it was taken over, and that stay.
+pub(crate) const CREATE_KEPT: &str = "CREATE TABLE IF NOT EXISTS users_sync.kept (id text PRIMARY KEY)";
+
+/// Whether that table exists.
+pub(crate) const HAS_KEPT: &str = "SELECT to_regclass('users_sync.kept') IS NOT NULL";
+
+/// Removes the checkpoint of an earlier installation, unless it was replaced since it was read. `$1` and `$2`: target id and
+/// epoch.
+pub(crate) const REMOVE_CHECKPOINT: &str =
+    "DELETE FROM users_sync.checkpoint WHERE target_id::text = $1 AND epoch = $2";
+
 /// Drops our own tables in a target, but not the users.
-pub(crate) const DROP_OWN_TABLES: &str = "DROP TABLE IF EXISTS users_sync.checkpoint, users_sync.rejected";
+pub(crate) const DROP_OWN_TABLES: &str =
+    "DROP TABLE IF EXISTS users_sync.checkpoint, users_sync.rejected, users_sync.kept";
 
 /// The table that applications read, in schema `neon_auth`.
 pub(crate) const CREATE_TABLE: &str = "\

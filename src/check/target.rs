@@ -78,16 +78,7 @@ pub(super) fn findings(
             key: state.key.as_ref(),
         };
         if let TargetAssessment::Park(reason) = assess_target(&tenant.id, recorded.as_ref(), &observed, &asking) {
-            let create = if facts.checkpoint_table.exists { "" } else { statement::CREATE_CHECKPOINT };
-            let remedy = reason.remedy(&tenant.id);
-            error(
-                reason.to_string(),
-                match create {
-                    "" => remedy,
-                    _ => format!("{remedy}; beforehand: CREATE SCHEMA IF NOT EXISTS users_sync; {create}")
-                        .replace('\n', "\n       "),
-                },
-            );
+            error(reason.to_string(), reason.remedy(&tenant.id));
         }
     }
     findings
@@ -238,10 +229,10 @@ mod tests {
         check(TargetFacts { checkpoint_table: rights(true), ..with_users(false) }, &[]);
         check(
             TargetFacts { may_create: true, ..with_users(true) },
-            &[("rows that users-sync did not write", "CREATE TABLE IF NOT EXISTS users_sync.checkpoint")],
+            &[("rows that users-sync did not write", "users-sync adopt -c FILE acme")],
         );
         check(with_checkpoint("globex"), &[("belongs to tenant globex", "point tenant acme at its own")]);
-        check(with_checkpoint("acme"), &[("another installation", "UPDATE users_sync.checkpoint SET target_id")]);
+        check(with_checkpoint("acme"), &[("another installation", "users-sync adopt -c FILE acme")]);
         check(TargetFacts { checkpoint_known: false, checkpoint: None, ..with_checkpoint("acme") }, &[]);
     }
 }

@@ -1,5 +1,6 @@
 //! The command line: one file per command. Errors arrive here as a `Diagnostic`.
 
+mod adopt;
 mod check;
 mod common;
 mod confirm;
@@ -107,6 +108,11 @@ enum Command {
     ///
     /// Exit code 0: every target equals the source. Changes nothing without --repair.
     Verify(verify::Arguments),
+    /// Take over a tenant's neon_auth.users_sync that has rows already: Neon's own table, or that of another installation.
+    ///
+    /// It compares first, prints what will change, and asks. Then rows and checkpoint are written in one transaction, by the
+    /// running process or, if none is running, here. No row is deleted: foreign keys of the application stay intact.
+    Adopt(adopt::Arguments),
     /// Permanently delete the users of a tenant that was removed from the configuration.
     Forget(forget::Arguments),
     /// Drop the slot, the publication and the state. Targets keep their users.
@@ -140,7 +146,7 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
     // These print their own progress.
     let level = match cli.command {
         Command::Demo(_) => "error",
-        Command::Verify(_) | Command::Resync(_) => "warn",
+        Command::Verify(_) | Command::Resync(_) | Command::Adopt(_) => "warn",
         _ => "info",
     };
     let logging = Logging { format: cli.log, level: cli.log_level.unwrap_or_else(|| level.to_owned()) };
@@ -169,8 +175,9 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
             }
             Command::Status(arguments) => status::execute(&arguments, &cli.file).await,
             Command::Explain(arguments) => explain::execute(&arguments),
+            Command::Adopt(arguments) => Box::pin(adopt::execute(&arguments, &cli.file)).await,
             Command::Forget(arguments) => forget::execute(&arguments, &cli.file).await,
-            Command::Verify(arguments) => verify::execute(&arguments, &cli.file).await,
+            Command::Verify(arguments) => Box::pin(verify::execute(&arguments, &cli.file)).await,
             Command::Resync(arguments) => resync::execute(&arguments, &cli.file).await,
             Command::Teardown(arguments) => teardown::execute(&arguments, &cli.file).await,
             Command::Health(arguments) => health::execute(&arguments),

@@ -5,7 +5,7 @@ use super::output;
 use super::signals::signals;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
-use crate::model::TenantId;
+use crate::model::{ExtraRows, TenantId};
 use crate::operations::resync_request::ResyncOutcome;
 use crate::operations::{resync, resync_request};
 use crate::pg::{self, PgClient};
@@ -35,6 +35,15 @@ pub(super) struct Arguments {
     kafka: bool,
 }
 
+/// What is requested.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    /// Whether `limits.max_deletes` does not apply.
+    pub(super) allow_deletes: bool,
+    /// Whether rows of others are taken over, and what is done with users that only the target has.
+    pub(super) adopt: Option<ExtraRows>,
+}
+
 /// Outcome of a request to the running process.
 enum RequestOutcome {
     /// Every tenant was handled. The state has the outcome of each.
@@ -52,7 +61,8 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
     }
     let tenants = select_tenants(&config, &arguments.tenants)?;
     let stop = signals().map_err(|error| diagnostic!("cannot handle signals: {error}"))?;
-    resync(&config, &tenants, arguments.allow_deletes, stop).await
+    let asked = Asked { allow_deletes: arguments.allow_deletes, adopt: None };
+    resync(&config, &tenants, asked, stop).await
 }
 
 /// Requests a resync of Kafka from the running process, and waits until it is done.
@@ -100,13 +110,15 @@ async fn resync_kafka(config: &Config) -> Result<ExitCode, Diagnostic> {
 pub(super) async fn resync(
     config: &Config,
     tenants: &[TenantId],
-    allow_deletes: bool,
+    asked: Asked,
     stop: CancellationToken,
 ) -> Result<ExitCode, Diagnostic> {
     let client = pg::connect_state(&config.state_url)
         .await
         .map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
+    let Asked { allow_deletes, adopt } = asked;
     let outcome = match read(&client, config).await?.source {
+        None if adopt.is_some() => RequestOutcome::Abandoned,
         None => {
             return Err(diagnostic!(
                 help = "the first `run` takes a snapshot of every tenant automatically",
@@ -119,7 +131,7 @@ pub(super) async fn resync(
             output::line(format_args!("asking {} ...", source.holder));
             let names: Vec<&str> = tenants.iter().map(TenantId::as_str).collect();
             tokio::select! {
-                outcome = resync_request::request_resync(&client, &config.source.slot, &names, allow_deletes) => {
+                outcome = resync_request::request_resync(&client, &config.source.slot, &names, allow_deletes, adopt) => {
                     match outcome.map_err(unreadable)? {
                         ResyncOutcome::Finished => RequestOutcome::Handled,
                         ResyncOutcome::Abandoned => RequestOutcome::Abandoned,
@@ -133,16 +145,18 @@ pub(super) async fn resync(
     match outcome {
         RequestOutcome::Handled => {}
         RequestOutcome::Interrupted => {
-            output::line("the running process continues the resync");
+            output::line("the running process continues it");
             return Ok(ExitCode::from(FAILED));
         }
         RequestOutcome::Abandoned => {
-            output::line("no process is running: resyncing here");
-            let done = resync::resync(config.clone(), tenants, allow_deletes, stop).await;
+            let doing = if adopt.is_some() { "adopting" } else { "resyncing" };
+            output::line(format_args!("no process is running: {doing} here"));
+            let done = resync::resync(config.clone(), tenants, allow_deletes, adopt, stop).await;
             done.map_err(|error| diagnostic!("{error}"))?;
         }
     }
-    Ok(report(&read(&client, config).await?, tenants))
+    let done = if adopt.is_some() { "adopted" } else { "resynced" };
+    Ok(report(&read(&client, config).await?, tenants, done))
 }
 
 /// The named tenants, or all tenants if no name is given.
@@ -174,12 +188,12 @@ fn unreadable(error: StateError) -> Diagnostic {
 }
 
 /// Prints the outcome of every tenant. The exit code is a failure unless all of them are following.
-fn report(state: &Snapshot, tenants: &[TenantId]) -> ExitCode {
+fn report(state: &Snapshot, tenants: &[TenantId], done: &str) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for tenant in tenants {
         let row = state.tenants.get(tenant);
         match row.filter(|row| row.state == TenantState::Following) {
-            Some(row) => output::line(format_args!("{tenant}: resynced, caught up to {}", row.position)),
+            Some(row) => output::line(format_args!("{tenant}: {done}, caught up to {}", row.position)),
             None => {
                 let reason = row.and_then(|row| row.reason.as_deref()).unwrap_or("the process has not recorded it");
                 output::line(format_args!("{tenant}: {} ({reason})", row.map_or("unknown", |row| row.state.as_str())));

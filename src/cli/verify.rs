@@ -2,7 +2,7 @@
 
 use super::common::{ConfigFile, FAILED};
 use super::output;
-use super::resync::{resync, select_tenants};
+use super::resync::{Asked, resync, select_tenants};
 use super::signals::signals;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
@@ -91,7 +91,7 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
         if !differing.is_empty() {
             output::line(format_args!("repairing {} tenants", differing.len()));
             let stop = signals().map_err(|error| diagnostic!("cannot handle signals: {error}"))?;
-            resync(&config, &differing, false, stop).await?;
+            resync(&config, &differing, Asked { allow_deletes: false, adopt: None }, stop).await?;
             let after = compare(&config, &differing, arguments).await?;
             after.iter().for_each(|report| output::part(text(report)));
             reports.retain(|report| !report.differs());
@@ -103,7 +103,7 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
 }
 
 async fn compare(config: &Config, tenants: &[TenantId], arguments: &Arguments) -> Result<Vec<Report>, Diagnostic> {
-    let how = Verifying { examples: arguments.ids, timeout: Duration::from_secs(arguments.timeout) };
+    let how = Verifying { examples: arguments.ids, timeout: Duration::from_secs(arguments.timeout), follows: true };
     let verdicts =
         verify(config, tenants, how, &ProgressHandle::default()).await.map_err(|error| diagnostic!("{error}"))?;
     Ok(verdicts.into_iter().map(Report::of).collect())

@@ -3,6 +3,7 @@
 
 mod change;
 mod checkpoint_key;
+mod extra_rows;
 mod history;
 mod ids;
 mod lsn;
@@ -15,6 +16,7 @@ mod time;
 pub use change::{Change, Deletes, Patch, Set, User};
 pub(crate) use checkpoint_key::CHECKPOINT_KEY_BYTES;
 pub use checkpoint_key::CheckpointKey;
+pub use extra_rows::ExtraRows;
 pub use history::Anchor;
 pub(crate) use history::ReceivedHistory;
 pub use ids::{Epoch, Generation, Oid, TargetId, TenantId, TenantKey, Xid};
@@ -27,6 +29,6 @@ pub use reason::{
 pub use relation::{Cell, Column, LeafIdentity, Relation, ReplicaIdentity, TableName, TypeCatalog};
 pub(crate) use relation::{ColumnIdx, CompositeField, TypeKind};
 pub use tenant_list::{ByConfigured, ByTenant, ConfiguredIdx, TenantIdx};
-pub(crate) use text::{clip, printable, printable_line, push_string};
+pub(crate) use text::{clip, printable, printable_line, push_string, shell_word};
 pub(crate) use time::CivilTime;
 pub use time::Timestamp;

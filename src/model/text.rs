@@ -1,4 +1,4 @@
-//! Writes text as JSON, and cuts text that others wrote. Pure.
+//! Writes text as JSON or as a shell's word, and cuts text that others wrote. Pure.
 
 use std::borrow::Cow;
 
@@ -79,6 +79,15 @@ pub(crate) fn push_string(text: &str, out: &mut String) {
     out.push('"');
 }
 
+/// A word of a command line that a shell passes on as it is.
+pub(crate) fn shell_word(word: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./:@%+=,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return Cow::Borrowed(word);
+    }
+    Cow::Owned(format!("'{}'", word.replace('\'', r"'\''")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +118,13 @@ mod tests {
             let cut = clip(&text);
             assert!(cut.len() <= MAX_FOREIGN_TEXT && cut.len() > MAX_FOREIGN_TEXT - 8, "{}", cut.len());
             assert!(cut.ends_with('…') && text.starts_with(cut.trim_end_matches('…')));
+        }
+    }
+
+    #[test]
+    fn a_shell_gets_a_word_unchanged() {
+        for (word, expected) in [("acme-1.eu", "acme-1.eu"), ("a b", "'a b'"), ("", "''"), ("$(x)'", r"'$(x)'\'''")] {
+            assert_eq!(shell_word(word), expected);
         }
     }
 }

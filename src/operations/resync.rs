@@ -1,7 +1,7 @@
 //! Resyncs tenants while no process runs, in a session in which only these take part.
 
 use crate::config::Config;
-use crate::model::TenantId;
+use crate::model::{ExtraRows, TenantId};
 use crate::replicator::error::ServiceError;
 use crate::replicator::prepare::prepare;
 use crate::replicator::session::tenants::TenantHandle;
@@ -16,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 /// How often the tenants are checked for completion.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Resyncs these tenants. Returns once each of them follows or is parked; the state says which.
+/// Resyncs these tenants; with `adopt`, targets with rows of others are taken over. Returns once each of them follows or is parked; the state says which.
 pub(crate) async fn resync(
     config: Config,
     tenants: &[TenantId],
     allow_deletes: bool,
+    adopt: Option<ExtraRows>,
     stop: CancellationToken,
 ) -> Result<(), ServiceError> {
     let status = Arc::default();
@@ -33,7 +34,7 @@ pub(crate) async fn resync(
         context.tenants.all().values().filter(|handle| tenants.contains(&handle.tenant.id)).cloned().collect();
     for handle in &handles {
         // Lower than the id of every recorded request.
-        let request = Request { id: RequestId(0), tenant: handle.tenant.id.clone(), allow_deletes };
+        let request = Request { id: RequestId(0), tenant: handle.tenant.id.clone(), allow_deletes, adopt };
         // Cannot fail: the tenant is one of the session's.
         let _ = context.request_resync(request);
         // From here on, a parked tenant is one whose resync failed.

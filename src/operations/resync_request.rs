@@ -1,5 +1,6 @@
 //! Requests a resync from the process that holds the slot, through the state.
 
+use crate::model::ExtraRows;
 use crate::state::{StateError, StateStore};
 use std::time::Duration;
 use tokio::time::sleep;
@@ -24,8 +25,9 @@ pub(crate) async fn request_resync(
     slot: &str,
     tenants: &[&str],
     allow_deletes: bool,
+    adopt: Option<ExtraRows>,
 ) -> Result<ResyncOutcome, StateError> {
-    let ids = StateStore::request_resync(client, slot, tenants, allow_deletes).await?;
+    let ids = StateStore::request_resync(client, slot, tenants, allow_deletes, adopt).await?;
     loop {
         sleep(POLL_INTERVAL).await;
         if StateStore::open_requests(client, &ids).await?.is_empty() {

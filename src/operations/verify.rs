@@ -44,6 +44,8 @@ pub(crate) struct Verifying {
     pub examples: usize,
     /// How long a target may take to reach the position.
     pub timeout: Duration,
+    /// Whether the targets are those of tenants that follow. Others are compared as they are.
+    pub follows: bool,
 }
 
 /// The outcome of a tenant's comparison.
@@ -190,7 +192,9 @@ impl VerifyContext {
         let mut comparison = Comparison::begin(&mut client, self.config.deletes, watch).await?;
         comparison.stage(&mut rows).await?;
         for round in 0..MAX_RECHECKS {
-            if let Err(why) = self.wait_until_reached(tenant, &comparison, position, watch).await? {
+            if self.how.follows
+                && let Err(why) = self.wait_until_reached(tenant, &comparison, position, watch).await?
+            {
                 return Ok(Verdict::Failed(why));
             }
             if round == 0 {
@@ -260,7 +264,7 @@ impl VerifyContext {
 }
 
 fn message(error: &LoadError) -> String {
-    match failure_policy::of_load(error, &TenantId::new("")) {
+    match failure_policy::of_load(error, &TenantId::new(""), false) {
         FailureAction::Retry { reason, .. } | FailureAction::Park { reason, .. } => reason,
         FailureAction::Refused(refusal) => format!("SQLSTATE {}", refusal.sqlstate),
     }

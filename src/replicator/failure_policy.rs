@@ -1,7 +1,7 @@
 //! The failure policy of targets: which errors are retried, and which park the tenant until a person acts. Pure.
 
 use crate::apply::{Refusal, TargetError};
-use crate::model::{ParkCause, RetryCause, TenantId};
+use crate::model::{ParkCause, RetryCause, TenantId, shell_word};
 use crate::pg::{
     CERTIFICATE_REMEDY, ConnectError, GuardError, SqlStateClass, describe, is_full_notify_queue, is_raised, quote_ident,
 };
@@ -165,7 +165,9 @@ fn of_interruption(why: &Interruption) -> RetryCause {
     }
 }
 
-pub(crate) fn of_load(error: &LoadError, tenant: &TenantId) -> FailureAction {
+/// `adopts`: the load takes over rows that users-sync did not write.
+pub(crate) fn of_load(error: &LoadError, tenant: &TenantId, adopts: bool) -> FailureAction {
+    let word = shell_word(tenant.as_str());
     match error {
         LoadError::Target(error) => of_target(error),
         LoadError::Interrupted(why) => FailureAction::retry(of_interruption(why), why.to_string()),
@@ -173,12 +175,20 @@ pub(crate) fn of_load(error: &LoadError, tenant: &TenantId) -> FailureAction {
             FailureAction::retry(RetryCause::SnapshotFailed, error.to_string())
         }
         LoadError::NoProgress { .. } => FailureAction::park(ParkCause::Away, error.to_string(), NO_PROGRESS),
+        LoadError::TooManyDeletes { .. } if adopts => FailureAction::park(
+            ParkCause::Deletes,
+            error.to_string(),
+            format!(
+                "users-sync adopt -c FILE {word} --extra keep; or, if these users are really gone: \
+                 users-sync adopt -c FILE {word} --allow-deletes"
+            ),
+        ),
         LoadError::TooManyDeletes { .. } => FailureAction::park(
             ParkCause::Deletes,
             error.to_string(),
             format!(
                 "if these users of tenant {tenant} are really gone: \
-                 users-sync resync -c FILE {tenant} --allow-deletes"
+                 users-sync resync -c FILE {word} --allow-deletes"
             ),
         ),
     }

@@ -1,6 +1,7 @@
 //! Loads a snapshot without the rows that the target refuses. Its users are written in batches as the stream's are: the same
 //! values are refused, and the same rows fit after all.
 
+use super::kept::{self, Known};
 use super::loading::Loading;
 use super::outcome::{LoadError, Loaded};
 use super::progress_watch::ProgressWatch;
@@ -66,7 +67,9 @@ impl IsolatedLoad<'_> {
             }
         }
         let (_, with_new) = self.count(COUNT_USERS).await?;
+        kept::spare(self.transaction, self.loading, Known::Keys).await?;
         let deleted = self.delete_absent(live, read, &mut refused).await?;
+        kept::remember_marked(self.transaction, self.loading, Known::Keys).await?;
         let Refused { mut users, changes } = refused;
         let open = changes.iter().map(|(change, refusal)| RefusedRow { change, refusal: refusal.clone() }).collect();
         let progressed = || self.watch.progressed();

@@ -3,6 +3,7 @@
 
 use super::copy_text::write_user;
 use super::isolate::IsolatedLoad;
+use super::kept::{self, Known};
 use super::loading::Loading;
 use super::outcome::{LoadError, Loaded};
 use super::progress_watch::ProgressWatch;
@@ -53,6 +54,13 @@ async fn load_watched(
         .await?;
     // A superseded process must neither wait here forever nor win.
     transaction.query_typed_opt("SELECT FROM users_sync.checkpoint FOR UPDATE", &[]).await?;
+    if let Some(found) = loading.adoption.as_ref().and_then(|adoption| adoption.replaces.as_ref()) {
+        let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+            [(&found.target_id.as_str(), Type::TEXT), (&found.epoch.0, Type::INT8)];
+        if transaction.execute_typed(statement::REMOVE_CHECKPOINT, &parameters).await? != 1 {
+            return Err(LoadError::Fenced);
+        }
+    }
     let row = transaction.query_typed_one(statement::HAS_ROWS, &[]).await?;
     // It cannot be enabled later in this transaction, which has locked the table.
     if let Some(role) = row.try_get(2)? {
@@ -84,7 +92,10 @@ async fn load_watched(
         if counted.unsigned_abs() != read {
             return Err(LoadError::Count { sent: read, counted: counted.unsigned_abs() });
         }
-        merge(&transaction, loading, &shape, read, watch).await?
+        kept::spare(&transaction, loading, Known::Stage).await?;
+        let merged = merge(&transaction, loading, &shape, read, watch).await?;
+        kept::remember_marked(&transaction, loading, Known::Stage).await?;
+        merged
     };
     watch.progressed();
     let unmappable = rows.take_unmappable().into_iter();

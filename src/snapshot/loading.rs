@@ -1,8 +1,8 @@
 //! The parameters of a load.
 
-use crate::apply::Identity;
+use crate::apply::{Checkpoint, Identity};
 use crate::config::MaxDeletes;
-use crate::model::{Deletes, Lsn};
+use crate::model::{Deletes, ExtraRows, Lsn};
 use std::time::Duration;
 
 /// The parameters of a load.
@@ -19,4 +19,17 @@ pub(crate) struct Loading<'a> {
     pub(crate) isolates_rejected_rows: bool,
     /// How long the target may make no progress.
     pub(crate) park_after: Duration,
+    /// How rows that users-sync did not write are taken over; `None` if there are none.
+    pub(crate) adoption: Option<Adoption>,
+}
+
+/// How the rows of a target are taken over.
+#[derive(Clone, Debug)]
+pub(crate) struct Adoption {
+    /// What is done with users that only the target has.
+    pub(crate) extra: ExtraRows,
+    /// The checkpoint of the installation that wrote there before.
+    pub(crate) replaces: Option<Checkpoint>,
+    /// Whether the tenant's later snapshots delete rows. This one never does.
+    pub(crate) deletes_later: bool,
 }

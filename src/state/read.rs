@@ -3,7 +3,9 @@
 use super::error::StateError;
 use super::rows::{Request, RequestId, Snapshot, SourceRow, TeeRow, TenantRow, TenantState, TroubleRow};
 use super::schema;
-use crate::model::{Anchor, CheckpointKey, Epoch, Generation, Lsn, Reason, SourceTrouble, TargetId, TenantId, Xid};
+use crate::model::{
+    Anchor, CheckpointKey, Epoch, ExtraRows, Generation, Lsn, Reason, SourceTrouble, TargetId, TenantId, Xid,
+};
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Error, Row};
 
@@ -118,10 +120,11 @@ pub(super) async fn read_tee(client: &Client, slot: &str) -> Result<Option<TeeRo
     }))
 }
 
-/// A row of `id, tenant, allow_deletes`; `None` for an outer join without a match.
+/// A row of `id, tenant, allow_deletes, adopt`; `None` for an outer join without a match.
 pub(super) fn request(row: &Row) -> Result<Option<Request>, Error> {
     let Some(id) = row.try_get::<_, Option<i64>>(0)?.map(RequestId) else { return Ok(None) };
-    Ok(Some(Request { id, tenant: TenantId::new(row.try_get(1)?), allow_deletes: row.try_get(2)? }))
+    let adopt = row.try_get::<_, Option<&str>>(3)?.and_then(ExtraRows::parse);
+    Ok(Some(Request { id, tenant: TenantId::new(row.try_get(1)?), allow_deletes: row.try_get(2)?, adopt }))
 }
 
 fn lsn(row: &Row, column: usize) -> Result<Lsn, Error> {

@@ -1,7 +1,7 @@
 //! The rows of the state's tables.
 
 use crate::model::{
-    Anchor, CheckpointKey, Epoch, Generation, Lsn, Oid, Reason, SourceTrouble, TargetId, TenantId, Timestamp,
+    Anchor, CheckpointKey, Epoch, ExtraRows, Generation, Lsn, Oid, Reason, SourceTrouble, TargetId, TenantId, Timestamp,
 };
 use std::collections::BTreeMap;
 
@@ -165,6 +165,8 @@ pub struct Request {
     pub tenant: TenantId,
     /// Whether the resync may delete any number of users: `limits.max_deletes` does not apply.
     pub allow_deletes: bool,
+    /// Whether a target with rows of others is taken over, and what is done with users that only it has.
+    pub adopt: Option<ExtraRows>,
 }
 
 /// The progress of a running process.

@@ -266,7 +266,7 @@ impl StateStore {
                  t AS (UPDATE users_sync.tenant t SET position = greatest(t.position, n.position), position_at = now() \
                    FROM s, unnest($4::text[], $5::pg_lsn[]) AS n(tenant, position) \
                    WHERE t.slot = s.slot AND t.tenant = n.tenant) \
-                 SELECT r.id, r.tenant, r.allow_deletes FROM s LEFT JOIN users_sync.request r ON r.slot = s.slot \
+                 SELECT r.id, r.tenant, r.allow_deletes, r.adopt FROM s LEFT JOIN users_sync.request r ON r.slot = s.slot \
                  ORDER BY r.id",
                 &[
                     &self.slot,

@@ -36,7 +36,7 @@ async fn bed(tenants: &[&str]) -> Bed {
 
 /// Whether users-sync has had a transaction that writes users open in this database for a while.
 async fn is_open(monitor: &Client, tenant: &str) -> bool {
-    let sql = "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name = 'users-sync' AND datname = $1
+    let sql = "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name LIKE 'users-sync%' AND datname = $1
                AND backend_xid IS NOT NULL AND xact_start < now() - interval '200 ms'";
     monitor.query_one(sql, &[&tenant]).await.unwrap().get(0)
 }

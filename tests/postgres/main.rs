@@ -9,6 +9,7 @@ mod support;
 
 mod admin;
 mod administrator;
+mod adopt;
 mod chaos;
 mod check;
 mod connection;

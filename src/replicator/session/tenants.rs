@@ -151,7 +151,8 @@ impl TenantHandle {
         lock(&self.view)
     }
 
-    /// Adds a resync request; `false` if it is known already. Merged requests allow deletes if one of them does.
+    /// Adds a resync request; `false` if it is known already. Merged requests allow deletes, or adopt, if one of them
+    /// does.
     pub(crate) fn add_resync_request(&self, request: Request) -> bool {
         let mut requests = self.lock_resync_requests();
         if Some(request.id) <= requests.done_up_to {
@@ -160,7 +161,8 @@ impl TenantHandle {
         match &mut requests.open {
             Some(known) if known.id >= request.id => false,
             Some(known) => {
-                *known = Request { allow_deletes: known.allow_deletes || request.allow_deletes, ..request };
+                let allow_deletes = known.allow_deletes || request.allow_deletes;
+                *known = Request { allow_deletes, adopt: request.adopt.or(known.adopt), ..request };
                 true
             }
             None => {

@@ -159,8 +159,12 @@ impl Simulation {
         let mut world = self.world.lock();
         let source = &mut world.source;
         source.next_request += 1;
-        let request =
-            Request { id: RequestId(source.next_request), tenant: TENANT_IDS[which].clone(), allow_deletes: false };
+        let request = Request {
+            id: RequestId(source.next_request),
+            tenant: TENANT_IDS[which].clone(),
+            allow_deletes: false,
+            adopt: None,
+        };
         source.requests.push(request);
     }
 

@@ -37,11 +37,16 @@ pub(crate) fn base_name(name: &str) -> &str {
     marked.map_or(name, |(base, _)| base)
 }
 
-/// The epoch of a session of this slot; `None` for any other session.
-fn epoch_of(name: &str, slot: &str) -> Option<Epoch> {
+/// The slot and the epoch of a session; `None` if its name has none. A long name of a slot is shortened.
+pub(crate) fn session_mark(name: &str) -> Option<(&str, Epoch)> {
     let (_, mark) = name.rsplit_once(' ')?;
-    let (of, epoch) = mark.rsplit_once('@')?;
-    (of == short(slot)).then(|| epoch.parse().ok().map(Epoch))?
+    let (slot, epoch) = mark.rsplit_once('@')?;
+    Some((slot, Epoch(epoch.parse().ok()?)))
+}
+
+/// The epoch of a session of this slot; `None` for any other session.
+pub(crate) fn epoch_of(name: &str, slot: &str) -> Option<Epoch> {
+    session_mark(name).filter(|(of, _)| *of == short(slot)).map(|(_, epoch)| epoch)
 }
 
 /// Names a session that began before the epoch was known.

@@ -1,19 +1,21 @@
 //! Joins a tenant: takes part in a scan of the source, and merges its users into the target in one transaction.
 
-use crate::model::{Lsn, ResyncReason, RetryCause};
+use crate::apply::Checkpoint;
+use crate::model::{Deletes, Lsn, ResyncReason, RetryCause};
 use crate::replicator::error::ServiceError;
 use crate::replicator::snapshotter::coordinator::{JoinRefusal, JoinRequest, SnapshotShare};
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::{ApplyState, Phase};
 use crate::replicator::tenant::target::{Connection, Connector, TargetAccess};
 use crate::replicator::tenant::worker::Worker;
-use crate::snapshot::Loading;
+use crate::snapshot::{Adoption, Loading};
 use crate::state::{StateAccess, TenantState};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 impl<S: StateAccess, C: Connector> Worker<S, C> {
-    /// Requests the tenant's users and merges them. The mailbox gathers the stream meanwhile.
+    /// Requests the tenant's users and merges them. The mailbox gathers the stream meanwhile. `replaces` is the checkpoint of
+    /// an installation whose rows are taken over.
     ///
     /// # Errors
     /// Why there is no snapshot in the target. The phase is `Joining` then.
@@ -22,6 +24,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         phase: &'p mut Phase,
         connection: &mut Connection<C::Target>,
         reason: ResyncReason,
+        replaces: Option<Checkpoint>,
     ) -> Result<&'p mut ApplyState, StopReason> {
         let context = self.context.clone();
         tracing::info!(%reason, reason_code = reason.code(), "snapshot requested");
@@ -66,10 +69,17 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             }
             who.mapping = mapping;
             let any_deletes = resync_request.as_ref().is_some_and(|request| request.allow_deletes);
+            let deletes = context.config.deletes;
+            let adoption = resync_request.as_ref().and_then(|request| request.adopt).map(|extra| Adoption {
+                extra,
+                replaces,
+                deletes_later: deletes == Deletes::Hard,
+            });
             let loading = Loading {
                 who,
                 position,
-                deletes: context.config.deletes,
+                deletes: if adoption.is_some() { Deletes::Soft } else { deletes },
+                adoption,
                 isolates_rejected_rows,
                 park_after: context.config.limits.park_after,
                 max_deletes: (!any_deletes).then_some(context.config.limits.max_deletes),

@@ -9,6 +9,7 @@ use crate::model::{Epoch, HistoryBreak, ParkCause, ResyncReason, RetryCause, Tar
 use crate::pg::PgUrl;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
+use crate::replicator::source::old_sessions::session_name;
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::{ApplyState, Phase};
 use crate::replicator::tenant::target::{Connection, Connector, TargetAccess, recorded_target};
@@ -59,7 +60,14 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             let SessionContext { generation, epoch, ref epochs, .. } = *context;
             let received = context.progress().received();
             let session = Session { generation, epoch, mapping: &mapping, epochs, may_have_fenced, received, key };
-            assess_target(&handle.tenant.id, recorded.as_ref(), observed, &session)
+            match assess_target(&handle.tenant.id, recorded.as_ref(), observed, &session) {
+                TargetAssessment::Superseded(epoch) | TargetAssessment::SourceRewound(epoch)
+                    if epoch > latest_epoch() =>
+                {
+                    TargetAssessment::Park(ParkReason::FutureEpoch(epoch))
+                }
+                assessment => assessment,
+            }
         };
         let is_first = !context.was_opened(self.id());
         if let Some(reason) = target.no_wait_for().filter(|_| is_first) {
@@ -99,10 +107,19 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         if is_usable(&assessment) {
             context.mark_opened(self.id());
         }
-        if let TargetAssessment::Superseded(epoch) | TargetAssessment::SourceRewound(epoch) = assessment
-            && epoch > latest_epoch()
+        let adopts = handle.open_resync_request().is_some_and(|request| request.adopt.is_some());
+        let tenants = context.tenants.all();
+        let configured = tenants.values().filter(|handle| !handle.retired.is_cancelled());
+        let mut replaces = None;
+        if let TargetAssessment::Park(reason) = &assessment
+            && adopts
+            && reason.may_be_adopted(configured.map(|handle| &handle.tenant.id))
         {
-            assessment = TargetAssessment::Park(ParkReason::FutureEpoch(epoch));
+            // The transaction that replaces its checkpoint fences its writer, and writes this epoch.
+            context.mark_fencing(self.id());
+            replaces = observed.checkpoint.take();
+            assessment = TargetAssessment::Snapshot(ResyncReason::HandedOver);
+            context.mark_opened(self.id());
         }
         match assessment {
             TargetAssessment::Resume(position) => {
@@ -125,7 +142,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 let reason = phase.reason().unwrap_or(reason);
                 let who = self.identity(self.own_target_id(&observed), mapping);
                 let mut connection = Connection { target, who };
-                let apply = self.join(phase, &mut connection, reason).await?;
+                let apply = self.join(phase, &mut connection, reason, replaces).await?;
                 Ok((connection, apply))
             }
             TargetAssessment::Park(reason) => Err(StopReason::Park {
@@ -144,9 +161,13 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     async fn connect(&mut self) -> Result<(C::Target, ObservedTarget), StopReason> {
         let configured = self.access.borrow_and_update().clone();
         let mut access = self.access.clone();
+        // Another installation's `adopt` sees who writes here.
+        let SessionContext { epoch, ref config, .. } = *self.context;
+        let mut target = configured.target.clone();
+        target.application_name = session_name(&target.application_name, &config.source.slot, epoch);
         tokio::select! {
             biased;
-            connected = self.connect_to(&configured.target) => connected,
+            connected = self.connect_to(&target) => connected,
             // The configuration keeps the sender.
             Ok(()) = access.changed() => Err(StopReason::Moved),
         }

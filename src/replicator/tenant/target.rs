@@ -186,7 +186,7 @@ impl TargetAccess for Target {
         let loaded = load(self, loading, rows).await;
         loaded.map_err(|error| match self.refused().get() {
             Some(refused) => failure_policy::of_guard(*refused).into(),
-            None => failure_policy::of_load(&error, &loading.who.tenant).into(),
+            None => failure_policy::of_load(&error, &loading.who.tenant, loading.adoption.is_some()).into(),
         })
     }
 

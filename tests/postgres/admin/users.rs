@@ -183,7 +183,7 @@ async fn requests_for_a_locked_table_share_one_connection() {
     shown.state_is("acme", "following").await;
     let migration = bed.server.connect("acme").await.unwrap();
     migration.batch_execute("BEGIN; LOCK neon_auth.users_sync IN ACCESS EXCLUSIVE MODE").await.unwrap();
-    let ours = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'acme' AND application_name = 'users-sync'";
+    let ours = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'acme' AND application_name LIKE 'users-sync%'";
     for _ in 0..2 {
         let asking = (0..20).map(|n| {
             let at = shown.at;
@@ -216,7 +216,7 @@ async fn a_thousand_waits_share_one_connection() {
         .collect();
     // One connection of the service, one shared by all waits, and the one that counts.
     let connections =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = 'acme' AND application_name = 'users-sync'";
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = 'acme' AND application_name LIKE 'users-sync%'";
     bed.becomes("acme", connections, "2").await;
     bed.auth(&format!(
         "INSERT INTO auth.users (id, org) SELECT 'w' || n, 'acme' FROM generate_series(0, {}) n",

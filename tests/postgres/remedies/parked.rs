@@ -3,8 +3,9 @@
 
 use super::{no_postgres, statements};
 use crate::support::majors::at_least;
-use crate::support::process::{Log, Process};
+use crate::support::process::{Log, Process, command, said};
 use crate::support::{Bed, DEADLINE, Service, pause};
+use std::path::Path;
 use std::time::Instant;
 use tempfile::NamedTempFile;
 use users_sync::config::Config;
@@ -64,6 +65,16 @@ impl Scene {
         }
         assert!(self.process.stop().await.success(), "{}", self.log.text());
     }
+}
+
+/// Runs the remedy `users-sync adopt -c FILE TENANT` as printed, and answers yes to its questions.
+async fn adopts(remedy: &str, config: &Path) {
+    let config = config.to_str().unwrap();
+    let words = remedy.strip_prefix("users-sync ").unwrap().split(' ');
+    let arguments = words.map(|word| if word == "FILE" { config } else { word }).chain(["--allow-deletes", "--yes"]);
+    let arguments: Vec<&str> = arguments.collect();
+    let (text, code) = said(&command(&arguments).await);
+    assert!(code == Some(0) && text.contains("adopted"), "{text}");
 }
 
 async fn remedy(bed: &Bed, tenant: &str, words: &str) -> String {
@@ -143,12 +154,10 @@ async fn a_forged_checkpoint_parks_its_own_tenant_only() {
     for tenant in ["acme", "globex", "own"] {
         scene.change(tenant).await;
     }
-    let said = scene.remedy("acme", "if its rows may be merged with tenant acme's users").await;
+    let said = scene.remedy("acme", "users-sync adopt").await;
     scene.remedy("globex", "rename them back, or drop them").await;
     scene.bed.state_is("own", "following").await;
-    for sql in statements(&said) {
-        scene.at_target("acme", &sql).await;
-    }
+    adopts(&said, scene.config.path()).await;
     scene.at_target("globex", "DROP TABLE users_sync.checkpoint, neon_auth.users_sync").await;
     let log = scene.log.text();
     assert!(!log.contains("every tenant is resynced") && log.matches("streaming slot").count() == 1, "{log}");
@@ -213,12 +222,10 @@ async fn the_remedies_for_foreign_rows_and_a_removed_tenant_work() {
     bed.server.sql("other", &format!("{rows}; {checkpoint}")).await.unwrap();
     let service = Service::start(bed.config());
     bed.state_is("rows", "parked").await;
-    let said = remedy(&bed, "rows", "empty the table").await;
-    assert_eq!(statements(&said).len(), 1, "{said}");
-    bed.server.sql("rows", "TRUNCATE neon_auth.users_sync").await.unwrap();
-    remedy(&bed, "other", "or remove tenant another from this one permanently").await;
-    // As in the runbook.
-    bed.server.sql("other", "DROP SCHEMA users_sync CASCADE; TRUNCATE neon_auth.users_sync").await.unwrap();
+    let file = bed.config_file("");
+    adopts(&remedy(&bed, "rows", "users-sync adopt").await, file.path()).await;
+    let said = remedy(&bed, "other", "once tenant another is not in the configuration any more").await;
+    adopts(said.split_once("any more: ").unwrap().1, file.path()).await;
     bed.equal().await;
     service.stop().await;
 }
