@@ -9,9 +9,10 @@ use super::refusal::{Bisection, Refusal, RefusedUser};
 use super::reject_reason::MAX_REJECTED;
 use super::shape::Shape;
 use super::statement;
+use super::statement_size::StatementSize;
 use super::target::{Target, TargetError};
 use crate::model::{Change, Deletes, UserId};
-use crate::pg::Statements;
+use crate::pg::{NO_TRANSACTION_TIMEOUT, Statements};
 use std::ops::Range;
 use tokio_postgres::types::{ToSql, Type};
 
@@ -28,6 +29,8 @@ pub(crate) struct Isolation<'a, S> {
     pub(crate) shape: &'a Shape,
     pub(crate) deletes: Deletes,
     pub(crate) notify: Notify,
+    /// How many rows a part may have.
+    pub(crate) size: &'a StatementSize,
     /// Called after each answer of the target.
     pub(crate) progressed: &'a (dyn Fn() + Sync),
 }
@@ -63,15 +66,30 @@ impl<S: Statements> Isolation<'_, S> {
     pub(super) async fn each(&self, step: Step<'_>) -> Result<Vec<(usize, Refusal)>, TargetError> {
         let mut refused = Vec::new();
         let mut bisection = Bisection::new(step.len(), MAX_REJECTED);
-        let Some(mut next) = bisection.next_part() else { return Ok(refused) };
+        let Some(mut next) = bisection.next_part(self.size.rows()) else { return Ok(refused) };
         self.client.batch_execute(statement::SAVEPOINT).await?;
         loop {
             let range = next;
             let done = self.run(&step, range.clone()).await;
             (self.progressed)();
             let accepted = match done {
-                Ok(()) => true,
+                Ok(()) => {
+                    self.size.fitted(range.len());
+                    true
+                }
+                Err(error) if error.is_too_slow() => {
+                    self.size.too_slow(range.len());
+                    if range.len() == 1 {
+                        step.change(range.start).inspect(|change| self.size.stuck_at(change));
+                        return Err(error);
+                    }
+                    bisection.too_slow();
+                    false
+                }
                 Err(error) => {
+                    if error.is_lost() {
+                        self.size.lost(range.len());
+                    }
                     let refusal = error.refusal().ok_or(error)?;
                     let refused_one = bisection.refused(range);
                     // Rows that stand in each other's way may all fit in the end.
@@ -84,7 +102,7 @@ impl<S: Statements> Isolation<'_, S> {
                     false
                 }
             };
-            let following = bisection.next_part().filter(|_| refused.len() <= MAX_REJECTED);
+            let following = bisection.next_part(self.size.rows()).filter(|_| refused.len() <= MAX_REJECTED);
             match (accepted, following.is_some()) {
                 (true, true) => self.client.batch_execute(NEXT_SAVEPOINT).await?,
                 (true, false) => self.client.batch_execute(RELEASE_SAVEPOINT).await?,
@@ -141,12 +159,25 @@ impl Target {
     pub(crate) async fn isolate(
         &mut self,
         changes: &[&Change],
+        size: &StatementSize,
         progressed: &(dyn Fn() + Sync),
     ) -> Result<Vec<RefusedUser>, TargetError> {
         let notify = self.notify_more(changes.len());
         let (shape, deletes) = (self.shape().clone(), self.deletes());
         let client = &*self.client_mut();
-        Isolation { client, shape: &shape, deletes, notify, progressed }.isolate(changes).await
+        Isolation { client, shape: &shape, deletes, notify, size, progressed }.isolate(changes).await
+    }
+
+    /// Writes one change, and rolls it back.
+    ///
+    /// # Errors
+    /// Why the target does not write it.
+    pub(crate) async fn try_change(&mut self, change: &Change) -> Result<(), TargetError> {
+        self.client_mut().begin(NO_TRANSACTION_TIMEOUT).await?;
+        let written = self.apply_chunk(&plan_rows([change]).rows).await;
+        // A lost connection has no transaction any more.
+        let _ = self.rollback().await;
+        written.map(|_| ())
     }
 }
 
@@ -155,6 +186,14 @@ impl Step<'_> {
         match self {
             Step::Write(changes) => changes.len(),
             Step::Interim(ids) => ids.len(),
+        }
+    }
+
+    /// The change at this place, if the step writes changes.
+    fn change(&self, at: usize) -> Option<&Change> {
+        match self {
+            Step::Write(changes) => changes.get(at).copied(),
+            Step::Interim(_) => None,
         }
     }
 }

@@ -159,14 +159,25 @@ impl Bisection {
         bisection
     }
 
-    /// The next part to try.
-    pub(crate) fn next_part(&mut self) -> Option<Range<usize>> {
+    /// The next part to try, of at most `rows` items.
+    pub(crate) fn next_part(&mut self, rows: usize) -> Option<Range<usize>> {
         if self.tried.take().is_some() {
             self.all_refused = false;
             self.samples = self.samples.saturating_sub(1);
         }
-        self.tried = self.to_try.pop();
+        self.tried = self.to_try.pop().map(|part| {
+            let end = part.end.min(part.start.saturating_add(rows));
+            if end < part.end {
+                self.to_try.push(end..part.end);
+            }
+            part.start..end
+        });
         self.tried.clone()
+    }
+
+    /// The part that is being tried takes too long, and is not known to be refused. It comes again, in smaller parts.
+    pub(crate) fn too_slow(&mut self) {
+        self.to_try.extend(self.tried.take());
     }
 
     /// Reports a refused part. Returns the refused item if the part has only one; otherwise its halves are
@@ -227,7 +238,7 @@ mod tests {
             let bad: BTreeSet<usize> = picks.into_iter().filter(|at| *at < items).collect();
             let (mut found, mut taken, mut tries) = (Vec::new(), Vec::new(), 0);
             let mut bisection = Bisection::new(items, usize::MAX);
-            while let Some(range) = bisection.next_part() {
+            while let Some(range) = bisection.next_part(usize::MAX) {
                 tries += 1;
                 match bad.range(range.clone()).next() {
                     None => taken.extend(range),
@@ -241,6 +252,30 @@ mod tests {
         }
 
         #[test]
+        fn parts_that_take_too_long_come_again_in_smaller_ones(
+            items in 1usize..3000,
+            fitting in 1usize..50,
+            picks in prop::collection::btree_set(0usize..3000, 0..12),
+        ) {
+            let bad: BTreeSet<usize> = picks.into_iter().filter(|at| *at < items).collect();
+            let (mut found, mut taken, mut rows) = (Vec::new(), Vec::new(), usize::MAX);
+            let mut bisection = Bisection::new(items, usize::MAX);
+            while let Some(range) = bisection.next_part(rows) {
+                prop_assert!(range.len() <= rows);
+                if range.len() > fitting {
+                    rows = range.len() / 2;
+                    bisection.too_slow();
+                } else if bad.range(range.clone()).next().is_none() {
+                    taken.extend(range);
+                } else {
+                    found.extend(bisection.refused(range));
+                }
+            }
+            prop_assert_eq!(found, bad.iter().copied().collect::<Vec<_>>());
+            prop_assert_eq!(taken, (0..items).filter(|at| !bad.contains(at)).collect::<Vec<_>>());
+        }
+
+        #[test]
         fn a_batch_that_is_refused_as_a_whole_is_given_up_after_a_sample(
             items in 1usize..3000,
             allowed in 0usize..1000,
@@ -250,7 +285,7 @@ mod tests {
             let bad = items - accepted.len();
             let (mut found, mut tries) = (0, 0);
             let mut bisection = Bisection::new(items, allowed);
-            while !bisection.exceeds() && let Some(range) = bisection.next_part() {
+            while !bisection.exceeds() && let Some(range) = bisection.next_part(usize::MAX) {
                 tries += 1;
                 if range.clone().any(|at| !accepted.contains(&at)) {
                     found += usize::from(bisection.refused(range).is_some());

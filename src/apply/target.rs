@@ -15,9 +15,10 @@ use super::statement;
 use super::stored_id::Repertoire;
 use super::wait;
 use crate::model::{CheckpointKey, Deletes, Epoch, Generation, Lsn, Oid, TargetId, TenantId};
-use crate::pg::{GuardError, Statements, TargetClient, create_schema, describe};
+use crate::pg::{GuardError, NO_TRANSACTION_TIMEOUT, Statements, TargetClient, create_schema, describe, is_time_limit};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
+use tokio_postgres::error::Severity;
 use tokio_postgres::types::{PgLsn, ToSql, Type};
 
 /// Time limit for a chunked transaction whose process is frozen. The process's kernel keeps the connection
@@ -55,6 +56,17 @@ pub enum TargetError {
 impl TargetError {
     pub(crate) fn too_many_refused(first: &RejectReason) -> TargetError {
         TargetError::TooManyRefused { reason: too_many_refused(first), remedy: first.remedy() }
+    }
+
+    /// Whether a time limit ended the statement, or the connection with it.
+    pub(crate) fn is_too_slow(&self) -> bool {
+        matches!(self, TargetError::Sql(error) if error.code().is_some_and(|code| is_time_limit(code.code())))
+    }
+
+    /// Whether the connection broke while the statement ran.
+    pub(crate) fn is_lost(&self) -> bool {
+        let TargetError::Sql(error) = self else { return false };
+        error.as_db_error().is_none_or(|error| error.parsed_severity() == Some(Severity::Fatal))
     }
 
     /// Why the target refuses a row, if it does.
@@ -218,7 +230,7 @@ impl Target {
         self.client
             .begin(&format!(
                 "SET LOCAL idle_in_transaction_session_timeout = '{OPEN_TRANSACTION_TIMEOUT}'; \
-                 SET LOCAL synchronous_commit = on"
+                 SET LOCAL synchronous_commit = on; {NO_TRANSACTION_TIMEOUT}"
             ))
             .await?;
         let before = who.checkpoint(from, self.key.as_ref());

@@ -82,6 +82,7 @@ reasons! {
         Memory = "memory", "its queued changes exceed limits.tenant_memory or limits.memory";
         Log = "log", "it retained more of the source's WAL than limits.source_wal";
         Away = "away", "its target was unavailable for longer than limits.park_after";
+        TooSlow = "row_too_slow", "its target does not write even one row within a time limit";
         NotConfigured = "not_configured", "it was removed from the configuration";
         Internal = "internal_error", "internal error, see the log";
         Other = "other", "its target reports an error that none of these codes covers";
@@ -95,6 +96,7 @@ reasons! {
         NoAnswer = "target_no_answer", "its target does not answer";
         TablesLocked = "target_locked", "another session locks its tables";
         TargetError = "target_error", "its target reports a transient error";
+        TooSlow = "target_too_slow", "a time limit or another session ended a statement in its target";
         CheckpointMoved = "checkpoint_moved", "its checkpoint is not at the expected position";
         RowRefused = "row_refused", "its target refuses a row of the snapshot";
         SnapshotFailed = "snapshot_failed", "its snapshot could not be taken";
@@ -283,12 +285,12 @@ mod tests {
         );
         assert_eq!(
             codes(ParkCause::ALL.iter().map(|cause| cause.code()).collect()),
-            "login rights altered refuses deletes foreign memory log away not_configured \
+            "login rights altered refuses deletes foreign memory log away row_too_slow not_configured \
              internal_error other"
         );
         assert_eq!(
             codes(RetryCause::ALL.iter().map(|cause| cause.code()).collect()),
-            "target_unreachable target_no_answer target_locked target_error checkpoint_moved row_refused \
+            "target_unreachable target_no_answer target_locked target_error target_too_slow checkpoint_moved row_refused \
              snapshot_failed scan_aborted spool_full source_read_failed"
         );
     }

@@ -73,8 +73,10 @@ impl DerefMut for PgClient {
 
 /// Our `search_path` for a session whose server does not take startup options.
 const SET_SEARCH_PATH: &str = "SET search_path = pg_catalog, pg_temp";
-/// The startup options for a target: also without the notices of its triggers.
-const TARGET_OPTIONS: &str = "-c search_path=pg_catalog,pg_temp -c client_min_messages=error";
+/// The startup options for a target: also without the notices of its triggers, and without the timeouts of the role or
+/// database. `transaction_timeout` is not among them, as a server before 17 refuses it.
+const TARGET_OPTIONS: &str = "-c search_path=pg_catalog,pg_temp -c client_min_messages=error -c statement_timeout=0 \
+    -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0";
 /// The state is written before its position is confirmed to the source. If the state's server counts our walsender as a
 /// synchronous standby, such a commit would wait for its own confirmation.
 const COMMIT_LOCALLY: &str = "SET synchronous_commit = local";

@@ -29,7 +29,7 @@ pub(crate) use error::describe;
 pub(crate) use guard::{CLEARTEXT, GuardError, MAX_LOGIN_MESSAGE};
 pub(crate) use session::{NO_TIMEOUTS, NO_TRANSACTION_TIMEOUT, reading_statements, walsender_options};
 pub(crate) use sql::{quote_ident, quote_literal, quote_table};
-pub(crate) use sqlstate::{Disclosure, SqlStateClass, is_full_notify_queue, is_raised, names_place};
+pub(crate) use sqlstate::{Disclosure, SqlStateClass, is_full_notify_queue, is_raised, is_time_limit, names_place};
 pub(crate) use statements::{Statements, create_schema};
 pub(crate) use stream::{PREFER_REMEDY, Stream, connect_with};
 pub use target_client::{TargetClient, connect_target};

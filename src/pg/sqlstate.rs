@@ -132,6 +132,12 @@ pub(crate) fn is_full_notify_queue(code: &str, routine: Option<&str>) -> bool {
     code == "54000" && matches!(routine, Some("PreCommit_Notify" | "asyncQueueAddEntries"))
 }
 
+/// Whether a time limit, or another session, ended the statement or the connection: `query_canceled`,
+/// `idle_in_transaction_session_timeout`, `transaction_timeout`.
+pub(crate) fn is_time_limit(code: &str) -> bool {
+    matches!(code, "57014" | "25P03" | "25P04")
+}
+
 /// Whether the server itself set the fields table, column and constraint of an error. RAISE can set them, too.
 pub(crate) fn names_place(routine: Option<&str>) -> bool {
     routine.is_some_and(|routine| PLACE_ROUTINES.contains(&routine))

@@ -3,7 +3,7 @@
 //! The owner of a database may set `search_path` for every role that connects to it, and put operators of his
 //! own before those of PostgreSQL: our statements would run them with the rights of our role. A startup option
 //! overrides that setting. Where a pooler refuses or ignores the option, every statement runs in a transaction
-//! that sets the path first. The messages are sent together, so this costs no round trip.
+//! that sets the path first, and with it what else the options set. The messages are sent together, so this costs no round trip.
 
 use super::client::{PgClient, Session, connect_with_path};
 use super::guard::{GuardError, Trust};
@@ -15,7 +15,8 @@ use std::sync::{Arc, OnceLock};
 use tokio_postgres::{Error, Row, Transaction};
 
 /// What the startup options set elsewhere.
-const SET_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL client_min_messages = error";
+const SET_LOCAL: &str = "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL client_min_messages = error; \
+    SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0";
 
 /// A connection to a target. What the server may send is bounded.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ pub async fn connect_target(url: &PgUrl) -> Result<TargetClient, ConnectError> {
 impl TargetClient {
     /// Begins a transaction. `settings` follow BEGIN: statements such as `SET LOCAL ...`.
     pub(crate) async fn begin(&self, settings: &str) -> Result<(), Error> {
-        let begin = if self.is_pooled { format!("BEGIN; {SET_PATH}") } else { "BEGIN".to_owned() };
+        let begin = if self.is_pooled { format!("BEGIN; {SET_LOCAL}") } else { "BEGIN".to_owned() };
         self.in_transaction.store(true, Ordering::Relaxed);
         self.client.batch_execute(&format!("{begin}; {settings}")).await
     }
@@ -63,7 +64,7 @@ impl TargetClient {
     pub(crate) async fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
         let transaction = self.client.transaction().await?;
         if self.is_pooled {
-            transaction.batch_execute(SET_PATH).await?;
+            transaction.batch_execute(SET_LOCAL).await?;
         }
         Ok(transaction)
     }
@@ -93,13 +94,13 @@ impl TargetClient {
         self.client.close().await;
     }
 
-    /// Runs a statement with our `search_path`.
-    async fn with_path<T>(&self, work: impl Future<Output = Result<T, Error>> + Send) -> Result<T, Error> {
+    /// Runs a statement with our settings.
+    async fn with_settings<T>(&self, work: impl Future<Output = Result<T, Error>> + Send) -> Result<T, Error> {
         if !self.is_pooled || self.in_transaction.load(Ordering::Relaxed) {
             return work.await;
         }
         // The first poll of each sends its messages, in this order.
-        let begin = format!("BEGIN; {SET_PATH}");
+        let begin = format!("BEGIN; {SET_LOCAL}");
         let begin = self.client.batch_execute(&begin);
         let (begun, done, ended) = join3(begin, work, self.client.batch_execute("COMMIT")).await;
         begun?;
@@ -111,22 +112,22 @@ impl TargetClient {
 
 impl Statements for TargetClient {
     async fn query_typed(&self, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Error> {
-        self.with_path(self.client.query_typed(sql, parameters)).await
+        self.with_settings(self.client.query_typed(sql, parameters)).await
     }
 
     async fn query_typed_one(&self, sql: &str, parameters: Parameters<'_>) -> Result<Row, Error> {
-        self.with_path(self.client.query_typed_one(sql, parameters)).await
+        self.with_settings(self.client.query_typed_one(sql, parameters)).await
     }
 
     async fn query_typed_opt(&self, sql: &str, parameters: Parameters<'_>) -> Result<Option<Row>, Error> {
-        self.with_path(self.client.query_typed_opt(sql, parameters)).await
+        self.with_settings(self.client.query_typed_opt(sql, parameters)).await
     }
 
     async fn execute_typed(&self, sql: &str, parameters: Parameters<'_>) -> Result<u64, Error> {
-        self.with_path(self.client.execute_typed(sql, parameters)).await
+        self.with_settings(self.client.execute_typed(sql, parameters)).await
     }
 
     async fn batch_execute(&self, sql: &str) -> Result<(), Error> {
-        self.with_path(self.client.batch_execute(sql)).await
+        self.with_settings(self.client.batch_execute(sql)).await
     }
 }

@@ -3,7 +3,8 @@
 use crate::apply::{Refusal, TargetError};
 use crate::model::{ParkCause, RetryCause, TenantId, shell_word};
 use crate::pg::{
-    CERTIFICATE_REMEDY, ConnectError, GuardError, SqlStateClass, describe, is_full_notify_queue, is_raised, quote_ident,
+    CERTIFICATE_REMEDY, ConnectError, GuardError, SqlStateClass, describe, is_full_notify_queue, is_raised,
+    is_time_limit, quote_ident,
 };
 use crate::snapshot::{Interruption, LoadError};
 use tokio_postgres::types::{WasNull, WrongType};
@@ -50,6 +51,21 @@ const RAISED_REMEDY: &str = "a trigger or function in the target raised this: co
 /// How to fix a target that answers nothing.
 pub(crate) const NO_PROGRESS: &str = "end what keeps the target from answering: a lock on neon_auth.users_sync or \
     users_sync.checkpoint, or a trigger or view that waits";
+
+/// Parks a tenant whose target ends a statement that writes one row, or one that cannot be made smaller. `reason` is that
+/// of the last attempt.
+pub(crate) fn of_too_slow(reason: &str, role: &str) -> FailureAction {
+    let reason = format!("{} ({reason}): {TOO_SLOW_CAUSES}", ParkCause::TooSlow);
+    FailureAction::park(
+        ParkCause::TooSlow,
+        reason,
+        format!("ALTER ROLE {} SET statement_timeout = 0;", quote_ident(role)),
+    )
+}
+
+/// What may end a statement although our sessions set `statement_timeout` to 0.
+const TOO_SLOW_CAUSES: &str = "a trigger that waits, a pooler with a query_timeout, a pooler that keeps the role's \
+    statement_timeout, or a job that cancels statements";
 
 /// Why a target's error parks its tenant, and what fixes it; `None` where another attempt may succeed.
 fn remedy(sqlstate: &str) -> Option<(ParkCause, &'static str)> {
@@ -116,6 +132,9 @@ pub(crate) fn of_sql(error: &tokio_postgres::Error) -> FailureAction {
             "the queue of notifications of its server is full",
             NOTIFY_REMEDY,
         );
+    }
+    if code.is_some_and(is_time_limit) {
+        return FailureAction::retry(RetryCause::TooSlow, reason);
     }
     match code.map(remedy) {
         // No code: the connection broke.

@@ -81,8 +81,8 @@ impl IsolatedLoad<'_> {
     }
 
     fn isolation<'p>(&'p self, progressed: &'p (dyn Fn() + Sync)) -> Isolation<'p, Transaction<'p>> {
-        let Loading { deletes, .. } = *self.loading;
-        Isolation { client: self.transaction, shape: self.shape, deletes, notify: Notify::Off, progressed }
+        let Loading { deletes, size, .. } = *self.loading;
+        Isolation { client: self.transaction, shape: self.shape, deletes, notify: Notify::Off, size, progressed }
     }
 
     async fn count(&self, sql: &str) -> Result<(u64, u64), LoadError> {

@@ -1,6 +1,6 @@
 //! The parameters of a load.
 
-use crate::apply::{Checkpoint, Identity};
+use crate::apply::{Checkpoint, Identity, StatementSize};
 use crate::config::MaxDeletes;
 use crate::model::{Deletes, ExtraRows, Lsn};
 use std::time::Duration;
@@ -17,6 +17,8 @@ pub(crate) struct Loading<'a> {
     pub(crate) max_deletes: Option<MaxDeletes>,
     /// Whether rows that the target refuses are left out one by one, which is slower.
     pub(crate) isolates_rejected_rows: bool,
+    /// How many rows a statement may write then.
+    pub(crate) size: &'a StatementSize,
     /// How long the target may make no progress.
     pub(crate) park_after: Duration,
     /// How rows that users-sync did not write are taken over; `None` if there are none.

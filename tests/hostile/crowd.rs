@@ -46,11 +46,12 @@ struct State {
 impl State {
     /// Whether the tenant is parked, or tried again for a reason of its target.
     fn has_stopped(&self) -> bool {
-        const RETRIED: [&str; 7] = [
+        const RETRIED: [&str; 8] = [
             "target_unreachable",
             "target_no_answer",
             "target_locked",
             "target_error",
+            "target_too_slow",
             "checkpoint_moved",
             "row_refused",
             "snapshot_failed",

@@ -44,6 +44,7 @@ mod search_path;
 mod setup;
 mod shape;
 mod signup;
+mod slow_targets;
 mod spool;
 mod standby;
 mod stream;

@@ -2,7 +2,7 @@
 
 use crate::apply::{
     Applied, Checkpoint, DecideFencing, Fencing, Identity, Move, ObservedTarget, RecordedUser, RefusedUser, Rows,
-    plan_rows,
+    StatementSize, plan_rows,
 };
 use crate::config::Config;
 use crate::model::{Change, CheckpointKey, Epoch, Lsn, Oid, RetryCause, TenantId, TenantIdx};
@@ -307,9 +307,18 @@ impl TargetAccess for SimulatedTarget {
         Ok(if is_admitted { Applied::Yes } else { Applied::Refused })
     }
 
-    async fn isolate(&mut self, changes: &[&Change], _: &(dyn Fn() + Sync)) -> Result<Vec<RefusedUser>, StopReason> {
+    async fn isolate(
+        &mut self,
+        changes: &[&Change],
+        _: &StatementSize,
+        _: &(dyn Fn() + Sync),
+    ) -> Result<Vec<RefusedUser>, StopReason> {
         self.apply_chunk(&plan_rows(changes.iter().copied()).rows).await?;
         Ok(Vec::new())
+    }
+
+    async fn try_change(&mut self, _: &Change) -> Result<(), StopReason> {
+        unreachable!("no row takes too long here")
     }
 
     async fn set_savepoint(&mut self) -> Result<(), StopReason> {

@@ -97,16 +97,26 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         batch: &mut Batch,
     ) -> Result<Lsn, StopReason> {
         self.resolve(apply, batch).await?;
-        if self.has_rejected(batch) {
+        if self.has_rejected(batch) || batch.entries.len() > self.size.rows() {
             return self.write_isolated(connection, apply, batch).await;
         }
         loop {
             let moving = Move { from: apply.position, to: batch.end.unwrap_or(apply.position) };
             let Connection { target, who } = &mut *connection;
             match self.await_answer(target.apply(who, moving, &rows(batch))).await {
-                Ok(Applied::Yes) => return Ok(moving.to),
+                Ok(Applied::Yes) => {
+                    self.size.fitted(batch.entries.len());
+                    return Ok(moving.to);
+                }
                 Ok(Applied::Refused) => self.recover_refused_batch(connection, apply, batch).await?,
                 Err(StopReason::Refused(_)) => return self.write_isolated(connection, apply, batch).await,
+                Err(stop) if self.is_too_slow(&stop, batch) => {
+                    return match self.write_isolated(connection, apply, batch).await {
+                        // The limit has also ended the connection.
+                        Err(StopReason::Retry { cause: RetryCause::TargetError, .. }) => Err(stop),
+                        written => written,
+                    };
+                }
                 Err(stop) => return Err(stop),
             }
         }
@@ -164,15 +174,18 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         batch: &mut Batch,
     ) -> Result<(), StopReason> {
         self.resolve(apply, batch).await?;
-        if self.has_rejected(batch) {
+        if self.has_rejected(batch) || batch.entries.len() > self.size.rows() {
             return self.isolate_rejected(&mut connection.target, apply, batch).await;
         }
         self.await_answer(connection.target.set_savepoint()).await?;
         loop {
             match self.await_answer(connection.target.apply_chunk(&rows(batch))).await {
-                Ok(Applied::Yes) => return Ok(()),
+                Ok(Applied::Yes) => {
+                    self.size.fitted(batch.entries.len());
+                    return Ok(());
+                }
                 Ok(Applied::Refused) => self.recover_refused_batch(connection, apply, batch).await?,
-                Err(StopReason::Refused(_)) => {
+                Err(stop) if matches!(stop, StopReason::Refused(_)) || self.is_too_slow(&stop, batch) => {
                     self.await_answer(connection.target.roll_back_to_savepoint()).await?;
                     return self.isolate_rejected(&mut connection.target, apply, batch).await;
                 }

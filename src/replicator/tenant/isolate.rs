@@ -57,7 +57,9 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         let answers = Answers::default();
         let (unmappable, changes): (Vec<&Change>, Vec<&Change>) =
             changes.into_iter().partition(|change| change.why_unmappable().is_some());
-        let mut refused = self.await_answers(&answers, target.isolate(&changes, &|| answers.add())).await?;
+        let progressed = || answers.add();
+        let isolated = self.await_answers(&answers, target.isolate(&changes, &self.size, &progressed)).await;
+        let mut refused = isolated.inspect_err(|stop| self.note_no_answer(stop))?;
         let foreign = changes.iter().filter(|change| cannot_be_there(change)).map(|change| change.id());
         let foreign: HashSet<&str> = foreign.collect();
         refused.retain(|user| user.refusal.reason != RejectReason::Encoding || !foreign.contains(&*user.id));

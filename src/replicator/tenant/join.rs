@@ -43,7 +43,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         let mapping = context.mapping_of(self.index);
         let resync_request = self.handle.open_resync_request();
         self.attempted_request = resync_request.as_ref().map(|request| request.id);
-        let isolates_rejected_rows = self.isolates_rejected_rows || !self.rejected.is_empty();
+        let isolates_rejected_rows = self.isolates_rejected_rows || !self.rejected.is_empty() || self.size.is_limited();
         let (reply, answer) = oneshot::channel();
         let request = JoinRequest { tenant: self.index, since_creation, reply };
         let handle = self.handle.clone();
@@ -81,6 +81,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 deletes: if adoption.is_some() { Deletes::Soft } else { deletes },
                 adoption,
                 isolates_rejected_rows,
+                size: &self.size,
                 park_after: context.config.limits.park_after,
                 max_deletes: (!any_deletes).then_some(context.config.limits.max_deletes),
             };
@@ -100,7 +101,8 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                         reason: format!("its target refuses a row (SQLSTATE {})", refusal.sqlstate),
                     });
                 }
-                done => done?,
+                Err(stop) => return Err(self.note_failed_load(stop, isolates_rejected_rows)),
+                Ok(done) => done,
             },
         };
         self.isolates_rejected_rows = false;

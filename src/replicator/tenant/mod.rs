@@ -17,6 +17,7 @@ mod recorded_reason;
 mod rejected_users;
 mod reread;
 mod retry_rejected;
+mod slow;
 pub(crate) mod target;
 mod worker;
 

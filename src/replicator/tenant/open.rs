@@ -142,6 +142,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 let reason = phase.reason().unwrap_or(reason);
                 let who = self.identity(self.own_target_id(&observed), mapping);
                 let mut connection = Connection { target, who };
+                self.try_stuck_row(&mut connection.target).await?;
                 let apply = self.join(phase, &mut connection, reason, replaces).await?;
                 Ok((connection, apply))
             }

@@ -92,6 +92,7 @@ fn remedy(cause: ParkCause) -> &'static str {
         | ParkCause::Foreign
         | ParkCause::Log
         | ParkCause::Away
+        | ParkCause::TooSlow
         | ParkCause::NotConfigured
         | ParkCause::Internal
         | ParkCause::Other => "it recovers on its own once the target accepts rows",

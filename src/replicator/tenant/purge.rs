@@ -65,6 +65,11 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 tracing::warn!(sqlstate, remedy, wait = ?pause, "could not remove users that were deleted long ago");
                 Ok(())
             }
+            Err(StopReason::Retry { cause: RetryCause::TooSlow, reason }) => {
+                self.await_answer(connection.target.roll_back()).await?;
+                tracing::warn!(reason, wait = ?pause, "could not remove users that were deleted long ago");
+                Ok(())
+            }
             Err(StopReason::Park { cause, reason, remedy })
                 if !matches!(cause, ParkCause::Away | ParkCause::Internal) =>
             {
@@ -111,10 +116,18 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         let mut removed = 0;
         let mut refused: Vec<RefusedUser> = Vec::new();
         let mut bisection = Bisection::new(ids.len(), usize::MAX);
-        while let Some(range) = bisection.next_part() {
+        while let Some(range) = bisection.next_part(self.size.rows()) {
             self.await_answer(target.set_savepoint()).await?;
             match self.await_answer(target.delete_expired(&ids[range.clone()], after)).await {
-                Ok(count) => removed += count,
+                Ok(count) => {
+                    self.size.fitted(range.len());
+                    removed += count;
+                }
+                Err(StopReason::Retry { cause: RetryCause::TooSlow, .. }) if range.len() > 1 => {
+                    self.size.too_slow(range.len());
+                    self.await_answer(target.roll_back_to_savepoint()).await?;
+                    bisection.too_slow();
+                }
                 Err(StopReason::Refused(refusal)) => {
                     self.await_answer(target.roll_back_to_savepoint()).await?;
                     refused.extend(

@@ -2,7 +2,7 @@
 
 use crate::apply::{
     Applied, Checkpoint, DecideFencing, Identity, Move, ObservedTarget, RecordedTarget, RecordedUser, RefusedUser,
-    Rows, Target, TargetError,
+    Rows, StatementSize, Target, TargetError,
 };
 use crate::config::Config;
 use crate::model::{Change, CheckpointKey, Epoch, Lsn, Oid, RetryCause, TenantId};
@@ -89,8 +89,12 @@ pub(crate) trait TargetAccess: Send + Sync {
     fn isolate(
         &mut self,
         changes: &[&Change],
+        size: &StatementSize,
         progressed: &(dyn Fn() + Sync),
     ) -> impl Future<Output = Result<Vec<RefusedUser>, StopReason>> + Send;
+
+    /// As [`Target::try_change`].
+    fn try_change(&mut self, change: &Change) -> impl Future<Output = Result<(), StopReason>> + Send;
 
     /// As [`Target::set_savepoint`].
     fn set_savepoint(&mut self) -> impl Future<Output = Result<(), StopReason>> + Send;
@@ -213,9 +217,15 @@ impl TargetAccess for Target {
     async fn isolate(
         &mut self,
         changes: &[&Change],
+        size: &StatementSize,
         progressed: &(dyn Fn() + Sync),
     ) -> Result<Vec<RefusedUser>, StopReason> {
-        let done = self.isolate(changes, progressed).await;
+        let done = self.isolate(changes, size, progressed).await;
+        self.classify(done)
+    }
+
+    async fn try_change(&mut self, change: &Change) -> Result<(), StopReason> {
+        let done = self.try_change(change).await;
         self.classify(done)
     }
 

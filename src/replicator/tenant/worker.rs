@@ -1,6 +1,6 @@
 //! The loop over the phases of a tenant: runs one, and decides what follows when it stops.
 
-use crate::apply::Refusal;
+use crate::apply::{Refusal, StatementSize};
 use crate::config::Tenant;
 use crate::model::{Lsn, Oid, ParkCause, ResyncReason, RetryCause, TenantId, TenantIdx};
 use crate::replicator::backoff::{Backoff, Backoffs};
@@ -60,6 +60,8 @@ pub(crate) struct Worker<S = StateStore, C = Postgres> {
     pub(super) active_at: Instant,
     /// The last snapshot was refused as a whole; the next one isolates the rejected rows.
     pub(super) isolates_rejected_rows: bool,
+    /// How many rows a statement may write. A new connection does not begin with large ones again.
+    pub(super) size: StatementSize,
     pub(super) purges: PurgeSchedule,
     /// The newest resync request that the current attempt takes into account.
     pub(super) attempted_request: Option<RequestId>,
@@ -97,6 +99,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             rejected: RejectedUsers::new(),
             active_at: Instant::now(),
             isolates_rejected_rows: false,
+            size: StatementSize::default(),
             purges: PurgeSchedule::new(),
             attempted_request: None,
             retry: Backoffs::new(RETRY_MIN, RETRY_MAX),
@@ -192,6 +195,13 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
 
     /// Decides what follows when a phase has stopped. Breaks when the worker is done.
     async fn after(&mut self, stop: StopReason, phase: &mut Phase) -> Result<ControlFlow<()>, ServiceError> {
+        let limit = self.context.config.limits.park_after;
+        let stop = match stop {
+            StopReason::Retry { cause: RetryCause::TooSlow, reason } if self.failing_for() > limit => {
+                self.too_slow(&reason)
+            }
+            stop => stop,
+        };
         match stop {
             StopReason::Drained => return Ok(ControlFlow::Break(())),
             StopReason::Session(error) => return Err(error),
@@ -213,7 +223,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 self.retry(cause, reason, phase.position(), at_least).await?;
             }
             StopReason::Retry { cause, reason } => {
-                if self.failing_for() > self.context.config.limits.park_after {
+                if self.failing_for() > limit {
                     self.park(phase, ParkCause::Away, &reason, PARKED_AWAY_REMEDY).await?;
                 } else {
                     self.retry(cause, reason, phase.position(), Duration::ZERO).await?;
