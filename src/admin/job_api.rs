@@ -6,11 +6,11 @@ use super::jobs::{Job, JobKind, JobResult, Jobs, StartedJob};
 #[cfg(feature = "openapi")]
 use super::refusals::JobRefusals;
 use crate::config::{Config, Tenant};
-use crate::operations::resync_request::{self, ResyncOutcome};
+use crate::operations::request::{RequestEnd, request};
 use crate::operations::verify::{Verdict, Verifying, verify};
 use crate::pg::connect_state;
 use crate::snapshot::Differences;
-use crate::state::{StateStore, TenantState};
+use crate::state::{RequestKind, StateStore, TenantState};
 use crate::status::process::ProcessStatus;
 use crate::status::progress_handle::ProgressHandle;
 use crate::sync::{Panicked, catch_panic};
@@ -230,9 +230,10 @@ async fn request_resync(config: &Config, tenant: &Tenant, allow_deletes: bool) -
     if !before.source.is_some_and(|source| source.is_held()) {
         return Err(not_replicating());
     }
-    let outcome =
-        resync_request::request_resync(&client, slot, &[id.as_str()], allow_deletes, None).await.map_err(failed)?;
-    if outcome == ResyncOutcome::Abandoned {
+    let outcome = request(&client, slot, &[id.as_str()], &RequestKind::Resync { allow_deletes, adopt: None })
+        .await
+        .map_err(failed)?;
+    if outcome == RequestEnd::Abandoned {
         return Err(not_replicating());
     }
     let after = StateStore::read(&client, slot).await.map_err(failed)?;

@@ -12,6 +12,7 @@ mod health;
 mod init;
 mod logging;
 mod output;
+mod pause;
 mod plan;
 mod presets;
 mod reload;
@@ -104,6 +105,16 @@ enum Command {
     ///
     /// The running process does it; if none is running, this command does. Only rows that differ are written.
     Resync(resync::Arguments),
+    /// Stop writing to the targets of tenants, for maintenance. Their changes wait.
+    ///
+    /// The running process closes its connections to them after the current batch; this command waits for that. A pause
+    /// outlasts restarts and fail-overs. What waits is bounded by limits.tenant_memory and limits.source_wal: past them the
+    /// tenant is parked, and resynced once it is resumed.
+    Pause(pause::PauseArguments),
+    /// Continue with paused tenants, and try parked ones again at once.
+    ///
+    /// A paused tenant continues where it was; one that was parked is resynced.
+    Resume(pause::ResumeArguments),
     /// Compare source and targets at one position while `run` continues; fix differences with --repair.
     ///
     /// Exit code 0: every target equals the source. Changes nothing without --repair.
@@ -178,7 +189,9 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
             Command::Adopt(arguments) => Box::pin(adopt::execute(&arguments, &cli.file)).await,
             Command::Forget(arguments) => forget::execute(&arguments, &cli.file).await,
             Command::Verify(arguments) => Box::pin(verify::execute(&arguments, &cli.file)).await,
-            Command::Resync(arguments) => resync::execute(&arguments, &cli.file).await,
+            Command::Pause(arguments) => pause::pause(&arguments, &cli.file).await,
+            Command::Resume(arguments) => pause::resume(&arguments, &cli.file).await,
+            Command::Resync(arguments) => Box::pin(resync::execute(&arguments, &cli.file)).await,
             Command::Teardown(arguments) => teardown::execute(&arguments, &cli.file).await,
             Command::Health(arguments) => health::execute(&arguments),
             Command::Demo(arguments) => demo::execute(&arguments).await,

@@ -6,10 +6,10 @@ use super::signals::signals;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{ExtraRows, TenantId};
-use crate::operations::resync_request::ResyncOutcome;
-use crate::operations::{resync, resync_request};
+use crate::operations::request::{RequestEnd, request};
+use crate::operations::resync;
 use crate::pg::{self, PgClient};
-use crate::state::{Snapshot, StateError, StateStore, TenantState};
+use crate::state::{RequestKind, Snapshot, StateError, StateStore, TenantState};
 use clap::Args;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -117,24 +117,20 @@ pub(super) async fn resync(
         .await
         .map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
     let Asked { allow_deletes, adopt } = asked;
-    let outcome = match read(&client, config).await?.source {
+    let state = read(&client, config).await?;
+    refuse_paused(&state, tenants)?;
+    let outcome = match state.source {
         None if adopt.is_some() => RequestOutcome::Abandoned,
-        None => {
-            return Err(diagnostic!(
-                help = "the first `run` takes a snapshot of every tenant automatically",
-                "`run` has not started with slot {} in {} yet",
-                config.source.slot,
-                config.state_url
-            ));
-        }
+        None => return Err(not_started(config)),
         Some(source) if source.is_held() => {
             output::line(format_args!("asking {} ...", source.holder));
             let names: Vec<&str> = tenants.iter().map(TenantId::as_str).collect();
+            let kind = RequestKind::Resync { allow_deletes, adopt };
             tokio::select! {
-                outcome = resync_request::request_resync(&client, &config.source.slot, &names, allow_deletes, adopt) => {
+                outcome = request(&client, &config.source.slot, &names, &kind) => {
                     match outcome.map_err(unreadable)? {
-                        ResyncOutcome::Finished => RequestOutcome::Handled,
-                        ResyncOutcome::Abandoned => RequestOutcome::Abandoned,
+                        RequestEnd::Served => RequestOutcome::Handled,
+                        RequestEnd::Abandoned => RequestOutcome::Abandoned,
                     }
                 }
                 () = stop.cancelled() => RequestOutcome::Interrupted,
@@ -157,6 +153,25 @@ pub(super) async fn resync(
     }
     let done = if adopt.is_some() { "adopted" } else { "resynced" };
     Ok(report(&read(&client, config).await?, tenants, done))
+}
+
+/// No process has written the state yet.
+pub(super) fn not_started(config: &Config) -> Diagnostic {
+    diagnostic!(
+        help = "the first `run` takes a snapshot of every tenant automatically",
+        "`run` has not started with slot {} in {} yet",
+        config.source.slot,
+        config.state_url
+    )
+}
+
+/// A paused tenant takes no snapshot, so a request would wait until it is resumed.
+fn refuse_paused(state: &Snapshot, tenants: &[TenantId]) -> Result<(), Diagnostic> {
+    let paused = tenants.iter().find_map(|tenant| Some((tenant, state.pauses.get(tenant)?)));
+    paused.map_or(Ok(()), |(tenant, pause)| {
+        let help = format!("users-sync resume {tenant}");
+        Err(diagnostic!(help = help, "tenant {tenant} is paused ({}): {}", pause.by, pause.reason))
+    })
 }
 
 /// The named tenants, or all tenants if no name is given.

@@ -175,6 +175,7 @@ reasons! {
         NotStarted = "tenant_not_started", "no running process knows this tenant yet";
         NothingReplicates = "nothing_replicates", "every tenant is parked";
         Rejects = "rejected_users", "its target rejects users";
+        Paused = "tenant_paused", "it is paused";
         SlotWaits = "slot_waits", "the slot cannot be created while a transaction is open at the source";
         SlotIdle = "slot_inactive", "no process reads the slot";
         SourceUnread = "source_not_read", "the end of the source's WAL cannot be read";

@@ -2,6 +2,7 @@
 
 pub(crate) mod adopt;
 pub(crate) mod dry_run;
+pub(crate) mod pause;
+pub(crate) mod request;
 pub(crate) mod resync;
-pub(crate) mod resync_request;
 pub(crate) mod verify;

@@ -4,9 +4,9 @@ use crate::config::Config;
 use crate::model::{ExtraRows, TenantId};
 use crate::replicator::error::ServiceError;
 use crate::replicator::prepare::prepare;
-use crate::replicator::session::tenants::TenantHandle;
+use crate::replicator::session::tenants::{ResyncRequest, TenantHandle};
 use crate::replicator::tasks::SessionTasks;
-use crate::state::{Request, RequestId, TenantState};
+use crate::state::{RequestId, TenantState};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -32,11 +32,9 @@ pub(crate) async fn resync(
     let context = prepared.context.clone();
     let handles: Vec<Arc<TenantHandle>> =
         context.tenants.all().values().filter(|handle| tenants.contains(&handle.tenant.id)).cloned().collect();
-    for handle in &handles {
+    for (index, handle) in context.tenants.all().iter().filter(|(_, handle)| tenants.contains(&handle.tenant.id)) {
         // Lower than the id of every recorded request.
-        let request = Request { id: RequestId(0), tenant: handle.tenant.id.clone(), allow_deletes, adopt };
-        // Cannot fail: the tenant is one of the session's.
-        let _ = context.request_resync(request);
+        context.request_resync(index, ResyncRequest { id: RequestId(0), allow_deletes, adopt });
         // From here on, a parked tenant is one whose resync failed.
         handle.restart();
     }
@@ -59,6 +57,7 @@ pub(crate) async fn resync(
 
 fn is_done(handle: &TenantHandle) -> bool {
     match handle.state() {
+        _ if handle.is_paused() => true,
         TenantState::Following => handle.open_resync_request().is_none(),
         TenantState::Parked => true,
         TenantState::Joining => false,

@@ -84,6 +84,7 @@ impl SessionTasks {
             if gathers || handle.state() == TenantState::Following {
                 handle.mailbox.open();
             }
+            handle.set_pause(known.pauses.get(id));
             let worker = Worker::new(context.clone(), Postgres, index, joins.clone(), known.tenants.remove(id));
             running.tenants.spawn(worker.run(gathers).instrument(info_span!(parent: &span, "tenant", %id)));
         }
@@ -246,7 +247,9 @@ async fn start_added(
     let mut known = context.state.load().await?;
     let mut workers = JoinSet::new();
     for index in added {
-        let id = context.tenants.get(index).tenant.id.clone();
+        let handle = context.tenants.get(index);
+        let id = handle.tenant.id.clone();
+        handle.set_pause(known.pauses.get(&id));
         let worker = Worker::new(context.clone(), Postgres, index, joins.clone(), known.tenants.remove(&id));
         workers.spawn(worker.run(false).instrument(info_span!("tenant", %id)));
     }

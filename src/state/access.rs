@@ -1,7 +1,7 @@
 //! The part of the state that a session's workers write.
 
 use super::error::StateError;
-use super::rows::{Reached, Request, RequestId, TenantRow};
+use super::rows::{Reached, Recorded, RequestId, TenantRow};
 use super::store::StateStore;
 use crate::model::{CheckpointKey, Epoch, Lsn, TenantId};
 
@@ -13,18 +13,22 @@ pub(crate) trait StateAccess: Send + Sync {
     fn checkpoint_key(&self) -> &CheckpointKey;
     /// As [`StateStore::put_tenant`].
     fn put_tenant(&self, tenant: &TenantId, row: &TenantRow) -> impl Future<Output = Result<(), StateError>> + Send;
-    /// As [`StateStore::finish_requests`].
-    fn finish_requests(
+    /// As [`StateStore::finish_resyncs`].
+    fn finish_resyncs(
         &self,
         tenant: &TenantId,
         up_to: RequestId,
     ) -> impl Future<Output = Result<(), StateError>> + Send;
+    /// As [`StateStore::finish_requests`].
+    fn finish_requests(&self, ids: &[RequestId]) -> impl Future<Output = Result<(), StateError>> + Send;
+    /// As [`StateStore::note_paused`].
+    fn note_paused(&self, tenant: &TenantId) -> impl Future<Output = Result<(), StateError>> + Send;
     /// As [`StateStore::record`].
     fn record(
         &self,
         reached: &Reached,
         positions: &[(TenantId, Lsn)],
-    ) -> impl Future<Output = Result<Vec<Request>, StateError>> + Send;
+    ) -> impl Future<Output = Result<Recorded, StateError>> + Send;
     /// As [`StateStore::is_newest`].
     fn is_newest(&self) -> impl Future<Output = Result<bool, StateError>> + Send;
     /// As [`StateStore::break_own_history`].
@@ -44,11 +48,19 @@ impl StateAccess for StateStore {
         self.put_tenant(tenant, row).await
     }
 
-    async fn finish_requests(&self, tenant: &TenantId, up_to: RequestId) -> Result<(), StateError> {
-        self.finish_requests(tenant, up_to).await
+    async fn finish_resyncs(&self, tenant: &TenantId, up_to: RequestId) -> Result<(), StateError> {
+        self.finish_resyncs(tenant, up_to).await
     }
 
-    async fn record(&self, reached: &Reached, positions: &[(TenantId, Lsn)]) -> Result<Vec<Request>, StateError> {
+    async fn finish_requests(&self, ids: &[RequestId]) -> Result<(), StateError> {
+        self.finish_requests(ids).await
+    }
+
+    async fn note_paused(&self, tenant: &TenantId) -> Result<(), StateError> {
+        self.note_paused(tenant).await
+    }
+
+    async fn record(&self, reached: &Reached, positions: &[(TenantId, Lsn)]) -> Result<Recorded, StateError> {
         self.record(reached, positions).await
     }
 

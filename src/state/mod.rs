@@ -6,6 +6,7 @@
 
 mod access;
 mod error;
+mod pauses;
 mod read;
 mod requests;
 mod rows;
@@ -17,7 +18,9 @@ pub(crate) use access::StateAccess;
 pub(crate) use error::StateError;
 #[cfg(feature = "kafka")]
 pub(crate) use rows::TeeRejected;
-pub(crate) use rows::{Reached, Request, RequestId, Snapshot, SourceRow, TeeRow, TroubleRow};
+pub(crate) use rows::{
+    Pause, Pauses, Reached, Recorded, Request, RequestId, RequestKind, Snapshot, SourceRow, TeeRow, TroubleRow,
+};
 pub use rows::{TenantRow, TenantState};
 pub(crate) use store::LEASE;
 pub use store::StateStore;

@@ -1,11 +1,14 @@
 //! Reads the state's tables.
 
 use super::error::StateError;
-use super::rows::{Request, RequestId, Snapshot, SourceRow, TeeRow, TenantRow, TenantState, TroubleRow};
+use super::rows::{
+    Pause, Pauses, Request, RequestId, RequestKind, Snapshot, SourceRow, TeeRow, TenantRow, TenantState, TroubleRow,
+};
 use super::schema;
 use crate::model::{
     Anchor, CheckpointKey, Epoch, ExtraRows, Generation, Lsn, Reason, SourceTrouble, TargetId, TenantId, Xid,
 };
+use std::collections::BTreeMap;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Error, Row};
 
@@ -17,6 +20,37 @@ pub(super) async fn exists(client: &Client) -> Result<bool, StateError> {
 /// Whether the tables have every column of this version.
 pub(super) async fn is_current(client: &Client) -> Result<bool, StateError> {
     Ok(client.query_one(schema::IS_CURRENT, &[]).await?.try_get(0)?)
+}
+
+/// An error if the tables lack the columns of this version: the first `run` of this version adds them.
+pub(super) async fn require_current(client: &Client) -> Result<(), StateError> {
+    if is_current(client).await? { Ok(()) } else { Err(StateError::Outdated) }
+}
+
+/// The paused tenants of slot `$1` as JSON. `paused` is an expression over a row `t` of `users_sync.tenant`.
+macro_rules! pauses {
+    ($paused:literal) => {
+        concat!(
+            "(SELECT jsonb_object_agg(tenant, jsonb_build_object('reason', paused ->> 'reason', 'by', paused ->> 'by', \
+               'since_seconds', extract(epoch FROM now() - (paused ->> 'since')::timestamptz)::float8, \
+               'is_effective', paused ? 'stopped_at'))::text \
+             FROM (SELECT tenant, ",
+            $paused,
+            " AS paused FROM users_sync.tenant t WHERE slot = $1) t WHERE jsonb_typeof(paused) = 'object')"
+        )
+    };
+}
+
+/// The paused tenants, from tables of this version.
+pub(super) const PAUSES: &str = pauses!("t.paused");
+/// The same, also from tables of an earlier version.
+pub(super) const PAUSES_OF_ANY_VERSION: &str = pauses!("to_jsonb(t) -> 'paused'");
+
+/// Reads the column that one of these expressions makes. What another program wrote there counts as no pause.
+pub(super) fn pauses(row: &Row, column: usize) -> Result<Pauses, Error> {
+    let text: Option<&str> = row.try_get(column)?;
+    let read = text.and_then(|text| serde_json::from_str::<BTreeMap<String, Pause>>(text).ok());
+    Ok(read.unwrap_or_default().into_iter().map(|(tenant, pause)| (TenantId::new(&tenant), pause)).collect())
 }
 
 /// Reads all rows of one slot, also from tables of an earlier version.
@@ -48,7 +82,8 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
     let rows = client.query("SELECT epoch, flushed FROM users_sync.epoch WHERE slot = $1", &[&slot]).await?;
     let epochs = rows.iter().map(|row| Ok((Epoch(row.try_get(0)?), lsn(row, 1)?))).collect::<Result<_, Error>>()?;
     let tee = read_tee(client, slot).await?;
-    Ok(Snapshot { source, tenants, epochs, tee, key })
+    let pauses = pauses(&client.query_one(&format!("SELECT {PAUSES_OF_ANY_VERSION}"), &[&slot]).await?, 0)?;
+    Ok(Snapshot { source, tenants, epochs, tee, pauses, key })
 }
 
 fn source_row(row: &Row) -> Result<SourceRow, Error> {
@@ -120,11 +155,14 @@ pub(super) async fn read_tee(client: &Client, slot: &str) -> Result<Option<TeeRo
     }))
 }
 
-/// A row of `id, tenant, allow_deletes, adopt`; `None` for an outer join without a match.
+/// A row of `id, tenant, allow_deletes, adopt, kind, user_id`; `None` for an outer join without a match, and for a kind of a newer
+/// version.
 pub(super) fn request(row: &Row) -> Result<Option<Request>, Error> {
     let Some(id) = row.try_get::<_, Option<i64>>(0)?.map(RequestId) else { return Ok(None) };
     let adopt = row.try_get::<_, Option<&str>>(3)?.and_then(ExtraRows::parse);
-    Ok(Some(Request { id, tenant: TenantId::new(row.try_get(1)?), allow_deletes: row.try_get(2)?, adopt }))
+    let kind = RequestKind::of_row(row.try_get(4)?, row.try_get(2)?, adopt, row.try_get(5)?);
+    let tenant = TenantId::new(row.try_get(1)?);
+    Ok(kind.map(|kind| Request { id, tenant, kind }))
 }
 
 fn lsn(row: &Row, column: usize) -> Result<Lsn, Error> {

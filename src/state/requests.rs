@@ -1,27 +1,37 @@
 //! Requests to the process that holds the slot.
 
 use super::error::StateError;
-use super::read::{exists, request};
-use super::rows::{Request, RequestId};
+use super::read::{exists, require_current};
+use super::rows::{RequestId, RequestKind};
 use super::store::StateStore;
 use crate::model::{ExtraRows, ParkCause, TargetId, TenantId};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error};
 
 impl StateStore {
-    /// Requests a resync of these tenants from the process that holds the slot, and returns the ids of the requests. A request
-    /// stays until it is done, also over a restart. With `adopt`, targets with rows of others are taken over.
-    pub async fn request_resync(
+    /// Makes a request for each of these tenants to the process that holds the slot, and returns their ids. A request stays
+    /// until it is done, also over a restart.
+    ///
+    /// # Errors
+    /// `StateError::Outdated` if the tables are from an earlier version.
+    pub(crate) async fn request(
         client: &Client,
         slot: &str,
         tenants: &[&str],
-        allow_deletes: bool,
-        adopt: Option<ExtraRows>,
+        kind: &RequestKind,
     ) -> Result<Vec<RequestId>, StateError> {
-        let sql = "INSERT INTO users_sync.request (slot, tenant, allow_deletes, adopt) \
-                   SELECT $1, tenant, $3, $4 FROM unnest($2::text[]) AS tenant RETURNING id";
-        let adopt = adopt.map(ExtraRows::as_str);
-        let rows = client.query(sql, &[&slot, &tenants, &allow_deletes, &adopt]).await?;
+        let sql = "INSERT INTO users_sync.request (slot, tenant, allow_deletes, kind, user_id, adopt) \
+                   SELECT $1, tenant, $3, $4, $5, $6 FROM unnest($2::text[]) AS tenant RETURNING id";
+        let (allow_deletes, adopt) = match kind {
+            RequestKind::Resync { allow_deletes, adopt } => (*allow_deletes, adopt.map(ExtraRows::as_str)),
+            RequestKind::Resume | RequestKind::RetryRejected | RequestKind::User(_) => (false, None),
+        };
+        let user = match kind {
+            RequestKind::User(id) => Some(&**id),
+            RequestKind::Resync { .. } | RequestKind::Resume | RequestKind::RetryRejected => None,
+        };
+        require_current(client).await?;
+        let rows = client.query(sql, &[&slot, &tenants, &allow_deletes, &kind.name(), &user, &adopt]).await?;
         Ok(rows.iter().map(|row| row.try_get(0).map(RequestId)).collect::<Result<_, _>>()?)
     }
 
@@ -43,22 +53,38 @@ impl StateStore {
     }
 
     /// Requests a resync of these tenants from this process.
-    pub async fn ask_resync(&self, tenants: &[TenantId]) -> Result<(), StateError> {
+    pub(crate) async fn ask_resync(&self, tenants: &[TenantId]) -> Result<(), StateError> {
         let tenants: Vec<&str> = tenants.iter().map(TenantId::as_str).collect();
-        let tenants = &tenants[..];
-        StateStore::request_resync(&self.client, &self.slot, tenants, false, None).await.map(|_| ())
+        let kind = RequestKind::Resync { allow_deletes: false, adopt: None };
+        StateStore::request(&self.client, &self.slot, &tenants, &kind).await.map(|_| ())
     }
 
-    /// The given requests that are not done yet.
-    pub async fn open_requests(client: &Client, ids: &[RequestId]) -> Result<Vec<Request>, StateError> {
-        let sql = "SELECT id, tenant, allow_deletes, adopt FROM users_sync.request WHERE id = ANY($1) ORDER BY id";
-        let rows = client.query(sql, &[&numbers(ids)]).await?;
-        Ok(rows.iter().filter_map(|row| request(row).transpose()).collect::<Result<_, _>>()?)
+    /// The number of the given requests that are not done yet.
+    pub(crate) async fn open_requests(client: &Client, ids: &[RequestId]) -> Result<usize, StateError> {
+        let sql = "SELECT count(*) FROM users_sync.request WHERE id = ANY($1)";
+        let open: i64 = client.query_one(sql, &[&numbers(ids)]).await?.try_get(0)?;
+        Ok(usize::try_from(open).unwrap_or(usize::MAX))
     }
 
     /// Withdraws requests.
-    pub async fn withdraw_requests(client: &Client, ids: &[RequestId]) -> Result<(), StateError> {
+    pub(crate) async fn withdraw_requests(client: &Client, ids: &[RequestId]) -> Result<(), StateError> {
         client.execute("DELETE FROM users_sync.request WHERE id = ANY($1)", &[&numbers(ids)]).await?;
+        Ok(())
+    }
+
+    /// Deletes the resync requests of a tenant up to this one: a snapshot serves all of them.
+    pub(crate) async fn finish_resyncs(&self, tenant: &TenantId, up_to: RequestId) -> Result<(), StateError> {
+        let sql = "DELETE FROM users_sync.request r USING users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 \
+                     AND r.slot = s.slot AND r.tenant = $3 AND r.id <= $4 AND r.kind = 'resync'";
+        self.client.execute(sql, &[&self.slot, &self.epoch.0, &tenant.as_str(), &up_to.0]).await?;
+        Ok(())
+    }
+
+    /// Deletes requests that are done.
+    pub(crate) async fn finish_requests(&self, ids: &[RequestId]) -> Result<(), StateError> {
+        let sql = "DELETE FROM users_sync.request r USING users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 \
+                     AND r.slot = s.slot AND r.id = ANY($3)";
+        self.client.execute(sql, &[&self.slot, &self.epoch.0, &numbers(ids)]).await?;
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use crate::model::{
     Anchor, CheckpointKey, Epoch, ExtraRows, Generation, Lsn, Oid, Reason, SourceTrouble, TargetId, TenantId, Timestamp,
 };
+use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// The row of the source and its slot.
@@ -152,21 +153,87 @@ pub struct TeeRow {
     pub rejected: u64,
 }
 
-/// Number of a resync request. It grows from request to request.
+/// Number of a request. It grows from request to request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RequestId(pub i64);
 
-/// A request to resync a tenant.
+/// What a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestKind {
+    /// A new snapshot of the tenant.
+    Resync {
+        /// Whether it may delete any number of users: `limits.max_deletes` does not apply.
+        allow_deletes: bool,
+        /// Whether a target with rows of others is taken over, and what is done with users that only it has.
+        adopt: Option<ExtraRows>,
+    },
+    /// Another attempt at once, whatever the tenant waits for.
+    Resume,
+    /// Another attempt with the users that the target rejects.
+    RetryRejected,
+    /// This user as the source has it now.
+    User(String),
+}
+
+/// A request for a tenant to the process that replicates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// Its number.
     pub id: RequestId,
     /// The tenant.
     pub tenant: TenantId,
-    /// Whether the resync may delete any number of users: `limits.max_deletes` does not apply.
-    pub allow_deletes: bool,
-    /// Whether a target with rows of others is taken over, and what is done with users that only it has.
-    pub adopt: Option<ExtraRows>,
+    /// What it asks for.
+    pub kind: RequestKind,
+}
+
+impl RequestKind {
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            RequestKind::Resync { .. } => "resync",
+            RequestKind::Resume => "resume",
+            RequestKind::RetryRejected => "retry_rejected",
+            RequestKind::User(_) => "user",
+        }
+    }
+
+    /// The kind of a row; `None` for one of a newer version.
+    pub(super) fn of_row(
+        name: &str,
+        allow_deletes: bool,
+        adopt: Option<ExtraRows>,
+        user: Option<String>,
+    ) -> Option<RequestKind> {
+        match (name, user) {
+            ("resync", _) => Some(RequestKind::Resync { allow_deletes, adopt }),
+            ("resume", _) => Some(RequestKind::Resume),
+            ("retry_rejected", _) => Some(RequestKind::RetryRejected),
+            ("user", Some(user)) => Some(RequestKind::User(user)),
+            _ => None,
+        }
+    }
+}
+
+/// The paused tenants.
+pub(crate) type Pauses = BTreeMap<TenantId, Pause>;
+
+/// Why and since when nothing is written to a tenant's target.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub(crate) struct Pause {
+    /// The operator's reason.
+    pub(crate) reason: String,
+    /// Where it was asked for.
+    pub(crate) by: String,
+    pub(crate) since_seconds: f64,
+    /// The process that replicates has closed its connection to the target.
+    pub(crate) is_effective: bool,
+}
+
+/// What a running process learns when it records its progress.
+#[derive(Debug, Default)]
+pub(crate) struct Recorded {
+    /// The open requests, the oldest first.
+    pub(crate) requests: Vec<Request>,
+    pub(crate) pauses: Pauses,
 }
 
 /// The progress of a running process.
@@ -208,6 +275,8 @@ pub struct Snapshot {
     pub epochs: BTreeMap<Epoch, Lsn>,
     /// The Kafka output, if there is or was one.
     pub tee: Option<TeeRow>,
+    /// The tenants that are paused.
+    pub(crate) pauses: Pauses,
     /// Verifies the checkpoints in the targets; `None` before a version that signs them was started.
     pub(crate) key: Option<CheckpointKey>,
 }

@@ -61,6 +61,7 @@ CREATE TABLE IF NOT EXISTS users_sync.tenant (
   signed boolean NOT NULL DEFAULT false,
   failures bigint NOT NULL DEFAULT 0,
   failing_since timestamptz,
+  paused jsonb,
   PRIMARY KEY (slot, tenant)
 );
 CREATE TABLE IF NOT EXISTS users_sync.epoch (
@@ -75,7 +76,9 @@ CREATE TABLE IF NOT EXISTS users_sync.request (
   tenant text NOT NULL,
   allow_deletes boolean NOT NULL,
   adopt text,
-  requested_at timestamptz NOT NULL DEFAULT now()
+  requested_at timestamptz NOT NULL DEFAULT now(),
+  kind text NOT NULL DEFAULT 'resync',
+  user_id text
 );
 CREATE TABLE IF NOT EXISTS users_sync.tee (
   slot text PRIMARY KEY REFERENCES users_sync.source ON DELETE CASCADE,
@@ -112,18 +115,22 @@ ALTER TABLE users_sync.tenant
   ADD COLUMN IF NOT EXISTS reason_code text,
   ADD COLUMN IF NOT EXISTS signed boolean NOT NULL DEFAULT false,
   ADD COLUMN IF NOT EXISTS failures bigint NOT NULL DEFAULT 0,
-  ADD COLUMN IF NOT EXISTS failing_since timestamptz;
-ALTER TABLE users_sync.request ADD COLUMN IF NOT EXISTS adopt text;
+  ADD COLUMN IF NOT EXISTS failing_since timestamptz,
+  ADD COLUMN IF NOT EXISTS paused jsonb;
+ALTER TABLE users_sync.request
+  ADD COLUMN IF NOT EXISTS adopt text,
+  ADD COLUMN IF NOT EXISTS kind text NOT NULL DEFAULT 'resync',
+  ADD COLUMN IF NOT EXISTS user_id text;
 UPDATE users_sync.tenant SET reason_code = 'not_configured'
   WHERE reason_code IS NULL AND state = 'parked' AND reason = 'the configuration does not have it any more'"
 );
 
 /// Whether the tables have the newest columns. An earlier version may lack any of them.
 pub(super) const IS_CURRENT: &str = "\
-SELECT count(*) = 9 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
+SELECT count(*) = 10 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
   AND (attrelid, attname) IN (
     ('users_sync.source'::regclass, 'behind'), ('users_sync.tenant'::regclass, 'reason_code'),
     ('users_sync.source'::regclass, 'checkpoint_key'), ('users_sync.source'::regclass, 'anchor_xid'),
     ('users_sync.tenant'::regclass, 'signed'), ('users_sync.source'::regclass, 'trouble_since'),
-    ('users_sync.tenant'::regclass, 'failing_since'), ('users_sync.request'::regclass, 'adopt'),
-    (to_regclass('users_sync.tee_rejected'), 'max_bytes'))";
+    ('users_sync.tenant'::regclass, 'failing_since'), ('users_sync.tenant'::regclass, 'paused'),
+    ('users_sync.request'::regclass, 'user_id'), (to_regclass('users_sync.tee_rejected'), 'max_bytes'))";

@@ -1,8 +1,8 @@
 //! Writes the state of one slot, as one process.
 
 use super::error::StateError;
-use super::read::{exists, is_current, read_rows, request};
-use super::rows::{Reached, Request, RequestId, Snapshot, TenantRow};
+use super::read::{PAUSES, exists, is_current, pauses, read_rows, request};
+use super::rows::{Reached, Recorded, Snapshot, TenantRow};
 use super::schema::{CREATE, UPGRADE};
 use crate::model::{
     CHECKPOINT_KEY_BYTES, CheckpointKey, Epoch, Generation, Lsn, ParkCause, Reason, SourceTrouble, TargetId, TenantId,
@@ -248,8 +248,12 @@ impl StateStore {
     }
 
     /// Writes the positions of the targets and the position that is about to be confirmed, and renews the lease. Returns the
-    /// open requests.
-    pub async fn record(&self, reached: &Reached, positions: &[(TenantId, Lsn)]) -> Result<Vec<Request>, StateError> {
+    /// open requests and the paused tenants.
+    pub(crate) async fn record(
+        &self,
+        reached: &Reached,
+        positions: &[(TenantId, Lsn)],
+    ) -> Result<Recorded, StateError> {
         let Reached { confirmed, received, behind, behind_since, anchor } = reached;
         let behind_since: Vec<Option<PgTimestamp>> = behind_since.iter().map(|at| at.map(PgTimestamp)).collect();
         let behind: Vec<&str> = behind.iter().map(TenantId::as_str).collect();
@@ -258,7 +262,8 @@ impl StateStore {
         let rows = self
             .client
             .query(
-                "WITH s AS (UPDATE users_sync.source \
+                &format!(
+                    "WITH s AS (UPDATE users_sync.source \
                      SET confirmed = greatest(confirmed, $3), lease_until = now() + $6 * interval '1 second', \
                        received = $7, behind = $8, anchor = $9, anchor_xid = $10, behind_since = $11, trouble = NULL, \
                        trouble_code = NULL, trouble_since = NULL \
@@ -266,8 +271,9 @@ impl StateStore {
                  t AS (UPDATE users_sync.tenant t SET position = greatest(t.position, n.position), position_at = now() \
                    FROM s, unnest($4::text[], $5::pg_lsn[]) AS n(tenant, position) \
                    WHERE t.slot = s.slot AND t.tenant = n.tenant) \
-                 SELECT r.id, r.tenant, r.allow_deletes, r.adopt FROM s LEFT JOIN users_sync.request r ON r.slot = s.slot \
-                 ORDER BY r.id",
+                 SELECT r.id, r.tenant, r.allow_deletes, r.adopt, r.kind, r.user_id, {PAUSES} \
+                 FROM s LEFT JOIN users_sync.request r ON r.slot = s.slot ORDER BY r.id"
+                ),
                 &[
                     &self.slot,
                     &self.epoch.0,
@@ -284,15 +290,9 @@ impl StateStore {
             )
             .await?;
         self.fenced_unless(!rows.is_empty())?;
-        Ok(rows.iter().filter_map(|row| request(row).transpose()).collect::<Result<_, _>>()?)
-    }
-
-    /// Deletes the requests of a tenant up to this one.
-    pub async fn finish_requests(&self, tenant: &TenantId, up_to: RequestId) -> Result<(), StateError> {
-        let sql = "DELETE FROM users_sync.request r USING users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 \
-                     AND r.slot = s.slot AND r.tenant = $3 AND r.id <= $4";
-        self.client.execute(sql, &[&self.slot, &self.epoch.0, &tenant.as_str(), &up_to.0]).await?;
-        Ok(())
+        let requests = rows.iter().filter_map(|row| request(row).transpose()).collect::<Result<_, _>>()?;
+        let pauses = rows.first().map(|row| pauses(row, 6)).transpose()?.unwrap_or_default();
+        Ok(Recorded { requests, pauses })
     }
 
     /// Ends the lease, so that a standby need not wait for it.

@@ -7,7 +7,9 @@ use crate::config::Tenant;
 use crate::model::{Lsn, ParkCause, Reason, ReceivedHistory, SourceTrouble, TenantId};
 use crate::state::TenantState;
 use crate::status::metrics::{Metrics, TenantCounts};
-use crate::status::report::{IDLE_STEP, Report, TeeReport, TenantReport, TroubleReport, error_since, waiting};
+use crate::status::report::{
+    IDLE_STEP, PauseReport, Report, TeeReport, TenantReport, TroubleReport, error_since, shown_state, waiting,
+};
 use crate::status::user_watch::UserWatch;
 use crate::status::view::{SessionIdentity, SessionView, TenantReading, TenantView};
 use crate::sync::lock;
@@ -112,6 +114,7 @@ pub(crate) struct TenantSample {
     pub(crate) counts: Arc<TenantCounts>,
     position: Option<Lsn>,
     view: TenantView,
+    paused: Option<PauseReport>,
     configured: Arc<Tenant>,
 }
 
@@ -207,16 +210,19 @@ impl ProcessStatus {
         let end = self.end_of_log(&*session);
         let behind = lock(&self.source).behind.as_ref().map_or(0.0, |behind| behind.read_at.elapsed().as_secs_f64());
         let at = now();
+        let wal_limit = session.identity().source_wal;
         let sample = |reading: TenantReading| {
-            let TenantReading { tenant, view, applied, queue_bytes, queue_users, oldest_queued, counts } = reading;
+            let TenantReading { tenant, view, pause, applied, queue_bytes, queue_users, oldest_queued, counts } =
+                reading;
             let is_following = view.state == TenantState::Following;
             let position = is_following.then_some(applied);
             let oldest_age = oldest_queued.map_or(0.0, |oldest| seconds_since(oldest, at));
+            let lag_bytes = position.zip(end).map(|(position, end)| end.bytes_since(position));
             TenantSample {
                 tenant: tenant.id.clone(),
                 state: view.state,
                 cause: view.park_cause(),
-                lag_bytes: position.zip(end).map(|(position, end)| end.bytes_since(position)),
+                lag_bytes,
                 lag_seconds: is_following.then(|| oldest_age.max(behind)),
                 queue_bytes,
                 queue_users,
@@ -224,6 +230,7 @@ impl ProcessStatus {
                 counts,
                 position,
                 view,
+                paused: pause.map(|pause| pause.into_report(lag_bytes, wal_limit)),
                 configured: tenant,
             }
         };
@@ -239,7 +246,7 @@ impl ProcessStatus {
     pub fn report(&self) -> Option<Report> {
         let session = self.session()?;
         let tenants = self.tenants()?;
-        let SessionIdentity { slot, generation, holder } = session.identity();
+        let SessionIdentity { slot, generation, holder, .. } = session.identity();
         Some(Report {
             generation: generation.0,
             holder,
@@ -321,7 +328,8 @@ impl TenantSample {
         let since = age(self.view.since);
         TenantReport {
             tenant: self.tenant.to_string(),
-            state: self.state.as_str(),
+            state: shown_state(self.state, self.paused.is_some()),
+            paused: self.paused,
             since_seconds: Some(since),
             position: self.position.map(|position| position.to_string()),
             lag_bytes: self.lag_bytes,

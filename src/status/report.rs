@@ -3,7 +3,7 @@
 use crate::capture::{SlotState, SourceLog};
 use crate::config::{Config, Tenant};
 use crate::model::{Lsn, Reason, SourceTrouble, TenantId};
-use crate::state::{Snapshot, SourceRow, TeeRow, TenantState, TroubleRow};
+use crate::state::{Pause, Snapshot, SourceRow, TeeRow, TenantState, TroubleRow};
 use serde::Serialize;
 
 /// While the source's WAL has no changes of ours, positions are recorded in steps of this many bytes, because recording
@@ -71,14 +71,45 @@ pub struct TeeReport {
     pub remedy: Option<String>,
 }
 
+/// The pause of a tenant.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Pause))]
+pub struct PauseReport {
+    /// The operator's reason.
+    pub reason: String,
+    /// Where it was asked for.
+    pub by: String,
+    /// Seconds since it began.
+    pub since_seconds: f64,
+    /// Bytes of the source's WAL that are retained for the tenant; null if none wait for it.
+    pub wal_held_bytes: Option<u64>,
+    /// The bound on these bytes, `limits.source_wal`: past it the tenant is parked, and resynced once it is resumed.
+    pub wal_limit_bytes: u64,
+}
+
+impl PauseReport {
+    fn of_state(pause: &Pause, wal_held_bytes: Option<u64>, wal_limit_bytes: u64) -> PauseReport {
+        let Pause { reason, by, since_seconds, .. } = pause.clone();
+        PauseReport { reason, by, since_seconds, wal_held_bytes, wal_limit_bytes }
+    }
+}
+
+/// The state of a tenant as it is shown: one that is paused is neither following nor joining.
+pub(crate) fn shown_state(state: TenantState, is_paused: bool) -> &'static str {
+    match state {
+        TenantState::Following | TenantState::Joining if is_paused => "paused",
+        state => state.as_str(),
+    }
+}
+
 /// A tenant.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Tenant))]
 pub struct TenantReport {
     /// Its name.
     pub tenant: String,
-    /// `parked`, `joining`, `following`, or `unknown` if `run` has never started the tenant.
-    #[cfg_attr(feature = "openapi", schema(pattern = "^(parked|joining|following|unknown)$"))]
+    /// `parked`, `paused`, `joining`, `following`, or `unknown` if `run` has never started the tenant.
+    #[cfg_attr(feature = "openapi", schema(pattern = "^(parked|paused|joining|following|unknown)$"))]
     pub state: &'static str,
     /// Seconds since it entered this state.
     pub since_seconds: Option<f64>,
@@ -104,6 +135,8 @@ pub struct TenantReport {
     pub reason_code: Option<&'static str>,
     /// How to fix it.
     pub remedy: Option<String>,
+    /// Its pause; a paused tenant may be parked, too. Null if it is not paused.
+    pub paused: Option<PauseReport>,
     /// Host, port and database.
     pub target: String,
 }
@@ -150,6 +183,7 @@ impl TenantReport {
             failures: 0,
             reason_code: None,
             remedy: None,
+            paused: None,
             target: tenant.target.to_string(),
         }
     }
@@ -167,8 +201,11 @@ impl Report {
             let position = (row.state == TenantState::Following).then(|| row.position.max(applied));
             let lag_bytes = position.zip(log.end).map(|(position, end)| end.bytes_since(position));
             let lag_seconds = source.map_or(0.0, |source| lag_seconds(source, &tenant.id, lag_bytes));
+            let paused = state.pauses.get(&tenant.id);
+            let paused = paused.map(|pause| PauseReport::of_state(pause, lag_bytes, config.limits.source_wal));
             TenantReport {
-                state: row.state.as_str(),
+                state: shown_state(row.state, paused.is_some()),
+                paused,
                 since_seconds: Some(row.since_seconds),
                 position: position.map(|position| position.to_string()),
                 lag_bytes,

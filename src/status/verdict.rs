@@ -3,7 +3,7 @@
 
 use crate::capture::SlotState;
 use crate::model::{ParkCause, Reason, RetryCause, SlotLoss, SourceTrouble, StatusFinding};
-use crate::status::report::{Report, TenantReport};
+use crate::status::report::{PauseReport, Report, TenantReport};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -201,10 +201,11 @@ fn of_tenant(tenant: &TenantReport, is_held: bool) -> Vec<VerdictReason> {
     if tenant.state == "unknown" && is_held {
         reasons.push(of(VerdictReason::of(Level::Degraded, StatusFinding::NotStarted)));
     }
+    reasons.extend(tenant.paused.as_ref().map(|pause| of(of_pause(&tenant.tenant, pause))));
     if tenant.rejected > 0 {
         let users = if tenant.rejected == 1 { "user" } else { "users" };
         reasons.push(of(VerdictReason {
-            remedy: Some("SELECT id, reason FROM users_sync.rejected; in its target lists them".to_owned()),
+            remedy: Some(format!("users-sync rejected {}", tenant.tenant)),
             ..VerdictReason::degraded(
                 StatusFinding::Rejects.code(),
                 format!("its target rejects {} {users}", tenant.rejected),
@@ -212,6 +213,22 @@ fn of_tenant(tenant: &TenantReport, is_held: bool) -> Vec<VerdictReason> {
         }));
     }
     reasons
+}
+
+/// A pause, with what it holds back at the source.
+fn of_pause(tenant: &str, pause: &PauseReport) -> VerdictReason {
+    let PauseReport { reason, by, since_seconds, wal_held_bytes, wal_limit_bytes } = pause;
+    let held = wal_held_bytes.map_or_else(String::new, |held| {
+        format!("; it holds back {held} bytes of the source's WAL, at most {wal_limit_bytes} (limits.source_wal)")
+    });
+    VerdictReason {
+        remedy: Some(format!("users-sync resume {tenant}")),
+        since_seconds: Some(*since_seconds),
+        ..VerdictReason::degraded(
+            StatusFinding::Paused.code(),
+            format!("{} ({by}): {reason}{held}", StatusFinding::Paused),
+        )
+    }
 }
 
 fn of_tee(report: &Report) -> Option<VerdictReason> {
@@ -292,6 +309,24 @@ mod tests {
         check(&report(vec![again]), Level::Degraded, &["rights"]);
         let joining = TenantReport { reason_code: Some("new_target"), ..tenant("a", "joining") };
         check(&report(vec![joining]), Level::Ok, &[]);
+        let pause = PauseReport {
+            reason: "maintenance".into(),
+            by: "ann on h".into(),
+            since_seconds: 60.0,
+            wal_held_bytes: Some(5),
+            wal_limit_bytes: 100,
+        };
+        let paused = report(vec![TenantReport { paused: Some(pause), ..tenant("a", "paused") }]);
+        check(&paused, Level::Degraded, &["tenant_paused"]);
+        let reason = &judge(&paused).reasons[0];
+        assert_eq!(
+            (reason.text.as_str(), reason.remedy.as_deref(), reason.since_seconds),
+            (
+                "it is paused (ann on h): maintenance; it holds back 5 bytes of the source's WAL, at most 100 (limits.source_wal)",
+                Some("users-sync resume a"),
+                Some(60.0)
+            )
+        );
         let rejecting = TenantReport { rejected: 2, ..tenant("a", "following") };
         check(
             &report(vec![rejecting, tenant("b", "unknown")]),

@@ -1,11 +1,12 @@
 //! The interface through which the status reads a session. The session implements [`SessionView`], so that `status` does
 //! not import it.
 
-use crate::clock::before;
+use crate::clock::{age, before};
 use crate::config::Tenant;
 use crate::model::{Generation, Lsn, ParkCause, Reason, TenantId, Timestamp};
-use crate::state::{TenantRow, TenantState};
+use crate::state::{Pause, TenantRow, TenantState};
 use crate::status::metrics::TenantCounts;
+use crate::status::report::PauseReport;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -40,12 +41,15 @@ pub(crate) struct SessionIdentity {
     pub(crate) slot: String,
     pub(crate) generation: Generation,
     pub(crate) holder: String,
+    /// `limits.source_wal`.
+    pub(crate) source_wal: u64,
 }
 
 /// A tenant at one moment.
 pub(crate) struct TenantReading {
     pub(crate) tenant: Arc<Tenant>,
     pub(crate) view: TenantView,
+    pub(crate) pause: Option<PauseView>,
     /// Its target has all changes up to this position. Meaningful only for a tenant that follows.
     pub(crate) applied: Lsn,
     pub(crate) queue_bytes: usize,
@@ -67,6 +71,33 @@ pub(crate) struct TenantView {
     pub(crate) failures: u64,
     /// Since when attempts have failed.
     pub(crate) failing_since: Option<SystemTime>,
+}
+
+/// The pause of a tenant.
+#[derive(Clone)]
+pub(crate) struct PauseView {
+    reason: String,
+    by: String,
+    since: SystemTime,
+}
+
+impl PauseView {
+    pub(crate) fn of(pause: &Pause) -> PauseView {
+        PauseView { reason: pause.reason.clone(), by: pause.by.clone(), since: before(pause.since_seconds) }
+    }
+
+    pub(crate) fn is_of(&self, pause: &Pause) -> bool {
+        (&self.reason, &self.by) == (&pause.reason, &pause.by)
+    }
+
+    pub(crate) fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    pub(crate) fn into_report(self, wal_held_bytes: Option<u64>, wal_limit_bytes: u64) -> PauseReport {
+        let PauseView { reason, by, since } = self;
+        PauseReport { reason, by, since_seconds: age(since), wal_held_bytes, wal_limit_bytes }
+    }
 }
 
 impl TenantView {

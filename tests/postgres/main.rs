@@ -30,6 +30,7 @@ mod losses;
 mod majors;
 mod mapping;
 mod ops;
+mod pause;
 mod poison;
 mod proxy;
 mod purge;

@@ -76,7 +76,7 @@ fn over_budget(context: &SessionContext, index: TenantIdx) -> Option<TenantIdx> 
 async fn wait_until_drained(context: &SessionContext, index: TenantIdx, deadline: Instant) {
     let tenants = context.tenants.all();
     let tenant = &tenants[index];
-    if !delays_others(context, index) {
+    if !tenant.is_paused() && !delays_others(context, index) {
         // The tenant's own task parks it if its target is away for too long.
         let _ = timeout(LONE_TENANT_WAIT, tenant.mailbox.drained()).await;
         return;

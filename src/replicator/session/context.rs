@@ -7,14 +7,14 @@ use crate::progress::Progress;
 use crate::replicator::backoff::Turns;
 use crate::replicator::session::expected_joins::ExpectedJoins;
 use crate::replicator::session::scan_aborts::ScanAborts;
-use crate::replicator::session::tenants::{TenantHandle, TenantRegistry};
+use crate::replicator::session::tenants::{ResyncRequest, TenantHandle, TenantRegistry};
 use crate::replicator::source::point_read::Rereader;
 use crate::replicator::source::shape::KnownShape;
 use crate::route::{Fingerprints, Memory};
 use crate::snapshot::Spool;
 #[cfg(feature = "kafka")]
 use crate::state::TenantState;
-use crate::state::{LEASE, Request, StateAccess, StateStore};
+use crate::state::{LEASE, Pauses, Request, RequestKind, StateAccess, StateStore};
 use crate::status::process::ProcessStatus;
 use crate::sync::lock;
 #[cfg(feature = "kafka")]
@@ -296,13 +296,42 @@ impl<S: StateAccess> SessionContext<S> {
         self.tenants.all().iter().find(|(_, handle)| is_it(handle)).map(|(index, _)| index)
     }
 
-    /// Restarts the tenant for a resync, unless the request is known already. Returns a request for an unknown tenant.
-    pub(crate) fn request_resync(&self, request: Request) -> Result<(), Request> {
-        let Some(index) = self.index_of(&request.tenant) else { return Err(request) };
+    /// Hands a request to the tenant's worker, unless it is known already. Returns whether it is done: one that only wakes the
+    /// worker is, and one for an unknown tenant.
+    pub(crate) fn take_request(&self, request: &Request) -> bool {
+        let Some(index) = self.index_of(&request.tenant) else {
+            tracing::warn!(tenant = %request.tenant, "request for a tenant that is not in the configuration");
+            return true;
+        };
+        let handle = self.tenants.get(index);
+        match request.kind {
+            RequestKind::Resync { allow_deletes, adopt } => {
+                self.request_resync(index, ResyncRequest { id: request.id, allow_deletes, adopt });
+                false
+            }
+            RequestKind::Resume => {
+                handle.wake();
+                true
+            }
+            RequestKind::RetryRejected | RequestKind::User(_) => {
+                if handle.row_requests.add(request.clone()) {
+                    handle.wake();
+                }
+                false
+            }
+        }
+    }
+
+    /// Restarts the tenant for a resync, unless the request is known already.
+    pub(crate) fn request_resync(&self, index: TenantIdx, request: ResyncRequest) {
         if self.tenants.get(index).add_resync_request(request) {
             self.interrupt(index, RestartSignal::Requested);
         }
-        Ok(())
+    }
+
+    /// Pauses these tenants and no others.
+    pub(crate) fn set_pauses(&self, pauses: &Pauses) {
+        self.tenants.all().values().for_each(|handle| handle.set_pause(pauses.get(&handle.tenant.id)));
     }
 
     /// Whether this process may have written its epoch to the target.

@@ -5,6 +5,7 @@ pub(crate) mod config_changes;
 pub(crate) mod context;
 pub(crate) mod expected_joins;
 pub(crate) mod positions;
+pub(crate) mod row_requests;
 pub(crate) mod scan_aborts;
 pub(crate) mod source_watch;
 pub(crate) mod status_view;

@@ -6,7 +6,7 @@ use crate::clock::now;
 use crate::model::{Lsn, ReceivedHistory, TenantId};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
-use crate::state::{LEASE, Reached, StateAccess};
+use crate::state::{LEASE, Reached, Recorded, RequestId, StateAccess};
 use crate::status::report::IDLE_STEP;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -102,18 +102,18 @@ pub(crate) async fn record_once<S: StateAccess>(context: &SessionContext<S>) -> 
     // Each has a lock of its own.
     let oldest = |tenant| context.tenants.get(context.index_of(tenant)?).mailbox.waiting().oldest;
     let reached = Reached { behind_since: reached.behind.iter().map(oldest).collect(), ..reached };
-    let requests = timeout(LEASE, context.state.record(&reached, &context.take_unrecorded())).await;
-    let requests = requests.map_err(|_| ServiceError::LeaseLapsed)??;
+    let recorded = timeout(LEASE, context.state.record(&reached, &context.take_unrecorded())).await;
+    let Recorded { requests, pauses } = recorded.map_err(|_| ServiceError::LeaseLapsed)??;
     context.renewed(begun);
     let Reached { received, anchor, .. } = reached;
     context.status.remember_history(ReceivedHistory { generation: context.generation, received, anchor });
     context.progress().confirm(reached.confirmed);
     context.report.notify_one();
-    for request in requests {
-        if let Err(request) = context.request_resync(request) {
-            tracing::warn!(tenant = %request.tenant, "resync requested for a tenant that is not in the configuration");
-            context.state.finish_requests(&request.tenant, request.id).await?;
-        }
+    context.set_pauses(&pauses);
+    let done: Vec<RequestId> =
+        requests.iter().filter(|request| context.take_request(request)).map(|request| request.id).collect();
+    if !done.is_empty() {
+        context.state.finish_requests(&done).await?;
     }
     Ok(())
 }

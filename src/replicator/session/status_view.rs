@@ -10,6 +10,7 @@ impl SessionView for SessionContext {
             slot: self.config.source.slot.clone(),
             generation: self.generation,
             holder: self.holder.clone(),
+            source_wal: self.config.limits.source_wal,
         }
     }
 
@@ -43,6 +44,7 @@ impl SessionView for SessionContext {
                 TenantReading {
                     tenant: handle.configured(),
                     view: handle.view(),
+                    pause: handle.pause(),
                     applied: progress.applied_by(&handle.tenant.id),
                     queue_bytes: waiting.bytes,
                     queue_users: waiting.users,

@@ -2,12 +2,13 @@
 //! within the session.
 
 use crate::config::Tenant;
-use crate::model::{ByTenant, TenantIdx};
+use crate::model::{ByTenant, ExtraRows, TenantIdx};
+use crate::replicator::session::row_requests::RowRequests;
 use crate::route::{Mailbox, Memory};
-use crate::state::{Request, RequestId, TenantRow, TenantState};
+use crate::state::{Pause, RequestId, TenantRow, TenantState};
 use crate::status::metrics::TenantCounts;
 use crate::status::progress_handle::ProgressHandle;
-use crate::status::view::TenantView;
+use crate::status::view::{PauseView, TenantView};
 use crate::sync::lock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -35,12 +36,26 @@ pub(crate) struct TenantHandle {
     /// Progress of the scan that the tenant takes part in.
     scan_progress: Mutex<ProgressHandle>,
     resync_requests: Mutex<ResyncRequests>,
+    pub(crate) row_requests: RowRequests,
+    pause: watch::Sender<Option<PauseView>>,
+    /// Ends the wait before the next attempt.
+    woken: Notify,
 }
 
 /// The open resync request of the tenant. Ids up to `done_up_to` are done: a read of the state may still return them.
 struct ResyncRequests {
-    open: Option<Request>,
+    open: Option<ResyncRequest>,
     done_up_to: Option<RequestId>,
+}
+
+/// A request for a new snapshot.
+#[derive(Clone, Copy)]
+pub(crate) struct ResyncRequest {
+    pub(crate) id: RequestId,
+    /// `limits.max_deletes` does not apply.
+    pub(crate) allow_deletes: bool,
+    /// A target with rows of others is taken over.
+    pub(crate) adopt: Option<ExtraRows>,
 }
 
 impl TenantHandle {
@@ -75,7 +90,52 @@ impl TenantHandle {
             scan_progress: Mutex::default(),
             view: Mutex::new(known.map_or(joining, TenantView::of)),
             resync_requests: Mutex::new(ResyncRequests { open: None, done_up_to: None }),
+            row_requests: RowRequests::default(),
+            pause: watch::Sender::new(None),
+            woken: Notify::new(),
         }
+    }
+
+    /// Pauses the tenant, or ends its pause.
+    pub(crate) fn set_pause(&self, pause: Option<&Pause>) {
+        self.pause.send_if_modified(|known| {
+            let is_known = match (&known, pause) {
+                (Some(known), Some(pause)) => known.is_of(pause),
+                (None, None) => true,
+                (Some(_), None) | (None, Some(_)) => false,
+            };
+            if !is_known {
+                *known = pause.map(PauseView::of);
+            }
+            !is_known
+        });
+    }
+
+    pub(crate) fn pause(&self) -> Option<PauseView> {
+        self.pause.borrow().clone()
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.pause.borrow().is_some()
+    }
+
+    /// Waits until the tenant is paused, or is not.
+    pub(crate) async fn paused(&self, is_paused: bool) {
+        let mut pause = self.pause.subscribe();
+        if pause.wait_for(|pause| pause.is_some() == is_paused).await.is_err() {
+            // The handle keeps the sender.
+            std::future::pending().await
+        }
+    }
+
+    /// Ends the wait before the next attempt.
+    pub(crate) fn wake(&self) {
+        self.woken.notify_one();
+    }
+
+    /// Waits for that.
+    pub(crate) async fn woken(&self) {
+        self.woken.notified().await;
     }
 
     /// The tenant as it is configured now.
@@ -153,7 +213,7 @@ impl TenantHandle {
 
     /// Adds a resync request; `false` if it is known already. Merged requests allow deletes, or adopt, if one of them
     /// does.
-    pub(crate) fn add_resync_request(&self, request: Request) -> bool {
+    pub(crate) fn add_resync_request(&self, request: ResyncRequest) -> bool {
         let mut requests = self.lock_resync_requests();
         if Some(request.id) <= requests.done_up_to {
             return false;
@@ -161,8 +221,9 @@ impl TenantHandle {
         match &mut requests.open {
             Some(known) if known.id >= request.id => false,
             Some(known) => {
-                let allow_deletes = known.allow_deletes || request.allow_deletes;
-                *known = Request { allow_deletes, adopt: request.adopt.or(known.adopt), ..request };
+                known.allow_deletes |= request.allow_deletes;
+                known.adopt = request.adopt.or(known.adopt);
+                known.id = request.id;
                 true
             }
             None => {
@@ -172,8 +233,8 @@ impl TenantHandle {
         }
     }
 
-    pub(crate) fn open_resync_request(&self) -> Option<Request> {
-        self.lock_resync_requests().open.clone()
+    pub(crate) fn open_resync_request(&self) -> Option<ResyncRequest> {
+        self.lock_resync_requests().open
     }
 
     /// Marks the requests up to this id as done.

@@ -13,7 +13,7 @@ use crate::replicator::simulation::world::{
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::target::{Connector, TargetAccess};
 use crate::snapshot::{Loaded, Loading, RowReceiver};
-use crate::state::{Reached, Request, RequestId, StateAccess, StateError, TenantRow, TenantState};
+use crate::state::{Reached, Recorded, Request, RequestId, StateAccess, StateError, TenantRow, TenantState};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -57,12 +57,20 @@ impl StateAccess for SimulatedState {
         .await
     }
 
-    async fn finish_requests(&self, tenant: &TenantId, up_to: RequestId) -> Result<(), StateError> {
+    async fn finish_resyncs(&self, tenant: &TenantId, up_to: RequestId) -> Result<(), StateError> {
         let is_open = |request: &Request| request.tenant != *tenant || request.id > up_to;
         self.write(|world| world.source.requests.retain(is_open)).await
     }
 
-    async fn record(&self, reached: &Reached, positions: &[(TenantId, Lsn)]) -> Result<Vec<Request>, StateError> {
+    async fn finish_requests(&self, ids: &[RequestId]) -> Result<(), StateError> {
+        self.write(|world| world.source.requests.retain(|request| !ids.contains(&request.id))).await
+    }
+
+    async fn note_paused(&self, _: &TenantId) -> Result<(), StateError> {
+        self.write(|world| world.coverage.paused += 1).await
+    }
+
+    async fn record(&self, reached: &Reached, positions: &[(TenantId, Lsn)]) -> Result<Recorded, StateError> {
         self.write(|world| {
             let state = &mut world.source.state;
             state.confirmed = state.confirmed.max(reached.confirmed);
@@ -73,7 +81,7 @@ impl StateAccess for SimulatedState {
                     row.position = row.position.max(*position);
                 }
             }
-            world.source.requests.clone()
+            Recorded { requests: world.source.requests.clone(), pauses: world.source.pauses.clone() }
         })
         .await
     }

@@ -16,6 +16,8 @@ pub(crate) struct Coverage {
     pub(crate) opened: u64,
     /// Tenants that were parked.
     pub(crate) parked: u64,
+    /// Workers of paused tenants that have stopped.
+    pub(crate) paused: u64,
     /// Sessions that ended in an error.
     pub(crate) failed_sessions: u64,
     /// Panics of a tenant's worker.
@@ -36,7 +38,7 @@ impl Coverage {
         self.counts().into_iter().map(|count| *count).min().unwrap_or(0)
     }
 
-    fn counts(&mut self) -> [&mut u64; 11] {
+    fn counts(&mut self) -> [&mut u64; 12] {
         let Coverage {
             merges,
             batches,
@@ -46,10 +48,24 @@ impl Coverage {
             outdated,
             opened,
             parked,
+            paused,
             failed_sessions,
             panics,
             tampered,
         } = self;
-        [merges, batches, chunked, unanswered, refused, outdated, opened, parked, failed_sessions, panics, tampered]
+        [
+            merges,
+            batches,
+            chunked,
+            unanswered,
+            refused,
+            outdated,
+            opened,
+            parked,
+            paused,
+            failed_sessions,
+            panics,
+            tampered,
+        ]
     }
 }

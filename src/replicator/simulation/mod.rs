@@ -10,7 +10,7 @@ mod world;
 use crate::apply::{Authenticity, NIL_TARGET_ID};
 use crate::model::{Epoch, ParkCause, Reason, RestartSignal, TargetId, TenantIdx};
 use crate::replicator::error::ServiceError;
-use crate::state::{Request, RequestId, TenantState};
+use crate::state::{Pause, Request, RequestId, RequestKind, TenantState};
 use coverage::Coverage;
 use process::Process;
 use std::panic::AssertUnwindSafe;
@@ -65,7 +65,7 @@ impl Simulation {
 
     /// Something breaks.
     fn fail(&mut self, which: TenantIdx) {
-        match self.roll(18) {
+        match self.roll(19) {
             0..2 => self.start(),
             2 => self.current = None,
             3 => {
@@ -75,7 +75,8 @@ impl Simulation {
             }
             4..6 => self.world.lock().take_down(which),
             6..8 => self.interrupt(which),
-            8 => self.request_resync(which),
+            8 if self.roll(3) == 0 => self.request(which, RequestKind::Resume),
+            8 => self.request(which, RequestKind::Resync { allow_deletes: false, adopt: None }),
             9..11 => self.world.lock().restore_target(which),
             11 => self.lose_newest(),
             12 => self.world.lock().back_up_source(),
@@ -83,6 +84,7 @@ impl Simulation {
             14 if self.roll(2) == 0 => self.lose_slot(),
             15 => self.run(Process::drain),
             16 => self.world.lock().tamper(which),
+            17 => self.pause(which),
             _ => {}
         }
     }
@@ -155,17 +157,22 @@ impl Simulation {
         self.run(|process| process.interrupt(which, signal));
     }
 
-    fn request_resync(&mut self, which: TenantIdx) {
+    fn request(&mut self, which: TenantIdx, kind: RequestKind) {
         let mut world = self.world.lock();
         let source = &mut world.source;
         source.next_request += 1;
-        let request = Request {
-            id: RequestId(source.next_request),
-            tenant: TENANT_IDS[which].clone(),
-            allow_deletes: false,
-            adopt: None,
-        };
+        let request = Request { id: RequestId(source.next_request), tenant: TENANT_IDS[which].clone(), kind };
         source.requests.push(request);
+    }
+
+    /// A person pauses the tenant, or resumes it.
+    fn pause(&self, which: TenantIdx) {
+        let tenant = TENANT_IDS[which].clone();
+        let pauses = &mut self.world.lock().source.pauses;
+        if pauses.remove(&tenant).is_none() {
+            let pause = Pause { reason: String::new(), by: String::new(), since_seconds: 0.0, is_effective: false };
+            pauses.insert(tenant, pause);
+        }
     }
 
     /// The source goes back with its slot and its state. What runs loses its connections to them, and may still write to
@@ -265,6 +272,7 @@ impl Simulation {
         {
             let mut world = self.world.lock();
             world.is_up = each(true);
+            world.source.pauses.clear();
             world.in_flight.clear();
         }
         self.start();

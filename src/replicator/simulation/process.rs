@@ -94,6 +94,7 @@ impl Process {
             anchor: Anchor::default(),
             written: from,
         };
+        let pauses = source.pauses.clone();
         let (rows, next) =
             (source.rows.clone(), source.log.iter().position(|t| t.end > from).unwrap_or(source.log.len()));
         let created = created.then(|| Snapshot::take(&world));
@@ -119,6 +120,7 @@ impl Process {
                 handle.mailbox.open();
             }
             let connector = SimulatedConnector { world: shared.clone(), branch };
+            handle.set_pause(pauses.get(&handle.tenant.id));
             let row = rows.get(&handle.tenant.id).cloned();
             let worker = Worker::new(context.clone(), connector, index, sender.clone(), row);
             Some(worker.run(created.is_some()).boxed())

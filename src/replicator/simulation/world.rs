@@ -6,7 +6,7 @@ use crate::model::{
     Anchor, ByTenant, Change, CheckpointKey, Epoch, Generation, Lsn, TenantId, TenantIdx, Timestamp, User,
 };
 use crate::replicator::simulation::coverage::Coverage;
-use crate::state::{Request, SourceRow, TenantRow};
+use crate::state::{Pauses, Request, SourceRow, TenantRow};
 use crate::sync::lock;
 use fastrand::Rng;
 use std::collections::BTreeMap;
@@ -63,6 +63,7 @@ pub(crate) struct Source {
     pub(crate) rows: BTreeMap<TenantId, TenantRow>,
     pub(crate) requests: Vec<Request>,
     pub(crate) next_request: i64,
+    pub(crate) pauses: Pauses,
 }
 
 /// A statement or transaction on its way to a target.
@@ -162,6 +163,7 @@ impl World {
             rows: BTreeMap::new(),
             requests: Vec::new(),
             next_request: 0,
+            pauses: Pauses::new(),
         };
         World {
             rng: Rng::with_seed(seed),

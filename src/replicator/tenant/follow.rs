@@ -26,7 +26,13 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     ) -> StopReason {
         let handle = self.handle.clone();
         loop {
+            if handle.is_paused() {
+                return StopReason::Paused;
+            }
             if let Err(stop) = self.purge(connection, apply).await {
+                return stop;
+            }
+            if let Err(stop) = self.serve_requests(connection, apply).await {
                 return stop;
             }
             if let Err(stop) = self.retry_rejected(connection, apply).await {
@@ -65,6 +71,8 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 next = self.next_batch(apply, Some(self.idle_time())) => next?,
                 () = self.purge_is_due(apply) => return Ok(()),
                 () = self.rejected.due() => return Ok(()),
+                () = self.handle.row_requests.arrived() => return Ok(()),
+                () = self.handle.paused(true) => return Err(StopReason::Paused),
                 () = self.moved() => return Err(StopReason::Moved),
             },
         };

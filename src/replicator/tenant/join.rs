@@ -41,6 +41,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         }
         // Read before the snapshot is taken: rows that are newer than their mapping are only read again.
         let mapping = context.mapping_of(self.index);
+        let row_requests = self.handle.row_requests.open();
         let resync_request = self.handle.open_resync_request();
         self.attempted_request = resync_request.as_ref().map(|request| request.id);
         let isolates_rejected_rows = self.isolates_rejected_rows || !self.rejected.is_empty() || self.size.is_limited();
@@ -125,6 +126,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             updated = loaded.updated, deleted = loaded.deleted, "up to date, streaming"
         );
         self.finish_request().await?;
+        self.finish_row_requests(&row_requests).await?;
         Ok(apply)
     }
 }

@@ -9,6 +9,7 @@ mod isolate;
 mod join;
 mod open;
 pub(crate) mod outcome;
+mod pause;
 mod persist;
 pub(crate) mod phase;
 mod purge;

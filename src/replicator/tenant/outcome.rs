@@ -14,6 +14,8 @@ pub(crate) enum StopReason {
     Drained,
     /// Nothing waits, so the connection was closed.
     Idle,
+    /// The tenant is paused.
+    Paused,
     /// A new configuration reaches the target in another way: the next connection uses it.
     Moved,
     /// A failure that passes without a person.

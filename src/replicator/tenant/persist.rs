@@ -38,6 +38,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         self.put(TenantState::Parked, Some(why), self.target_id(), Lsn::ZERO).await?;
         // A stale request would permit mass deletes at the next resync.
         self.finish_request().await?;
+        self.finish_row_requests(&self.handle.row_requests.open()).await?;
         phase.park();
         self.mark_healthy();
         self.handle.mailbox.close();
@@ -52,7 +53,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     /// The request of this attempt is done, or the tenant was parked by it.
     pub(super) async fn finish_request(&mut self) -> Result<(), ServiceError> {
         if let Some(request) = self.attempted_request.take() {
-            self.context.state.finish_requests(self.id(), request).await?;
+            self.context.state.finish_resyncs(self.id(), request).await?;
             self.handle.finish_resync_requests(request);
         }
         Ok(())

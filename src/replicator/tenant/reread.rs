@@ -6,6 +6,7 @@
 
 use crate::clock::now;
 use crate::model::{Change, Lsn, RetryCause, UserId, Xid};
+use crate::replicator::error::ServiceError;
 use crate::replicator::source::point_read::{ReadRequest, ReadUser};
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::ApplyState;
@@ -79,16 +80,15 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         Ok(Some(read.position))
     }
 
-    /// A batch of these users as the source has them now, with what the stream brings up to there. Users that it does not have
-    /// are deleted. `None` if the source cannot be read: the stream goes on.
-    pub(super) async fn read_again(&self, apply: &mut ApplyState, ids: &[String]) -> Option<Batch> {
-        let mut read = match self.context.rereader.read_ids(&self.context.config, ids).await {
-            Ok(read) => read,
-            Err(error) => {
-                tracing::info!(%error, "could not read rejected users from the source");
-                return None;
-            }
-        };
+    /// A batch of these users as the source has them now, with what the stream brings up to there. Those of the absent users
+    /// for whom `is_deleted` holds are deleted.
+    pub(super) async fn read_again(
+        &self,
+        apply: &mut ApplyState,
+        ids: &[String],
+        is_deleted: impl Fn(&str) -> bool,
+    ) -> Result<Batch, ServiceError> {
+        let mut read = self.context.rereader.read_ids(&self.context.config, ids).await?;
         self.context.status.metrics.rereads.inc_by(ids.len() as u64);
         let users = std::mem::take(&mut read.users);
         let read = Arc::new(read);
@@ -103,8 +103,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             batch.entries.insert(id, Entry { change, commit_lsn: apply.position, xid: Xid(0) });
         };
         for id in ids {
-            // The purge tries those again that it could not remove.
-            if self.context.config.purge_after.is_none() || self.rejected.is_conflict(id) {
+            if is_deleted(id) {
                 add(Change::Delete { id: id.as_str().into(), at: now() });
             }
             apply.seen.insert(id.as_str().into(), read.clone());
@@ -118,7 +117,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             }
         }
         self.catch_up(apply, &mut batch, read.position).await;
-        Some(batch)
+        Ok(batch)
     }
 
     /// Adds what the stream brings up to `position` to the batch.

@@ -134,7 +134,15 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
 
     async fn run_phases(&mut self, mut phase: Phase) -> Result<(), ServiceError> {
         loop {
-            let stop = catch_panic(self.run_phase(&mut phase)).await.unwrap_or_else(|Panicked| self.internal_error());
+            let stop = if self.handle.is_paused() {
+                if self.context.drain.is_cancelled() {
+                    return Ok(());
+                }
+                let Some(stop) = self.stay_paused(&mut phase).await? else { continue };
+                stop
+            } else {
+                catch_panic(self.run_phase(&mut phase)).await.unwrap_or_else(|Panicked| self.internal_error())
+            };
             if self.after(stop, &mut phase).await?.is_break() {
                 return Ok(());
             }
@@ -172,6 +180,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         let opened = tokio::select! {
             biased;
             signal = handle.mailbox.interrupted() => Err(signal.into()),
+            () = handle.paused(true) => Err(StopReason::Paused),
             opened = self.open(phase) => opened,
         };
         let (mut connection, apply) = match opened {
@@ -206,6 +215,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             StopReason::Drained => return Ok(ControlFlow::Break(())),
             StopReason::Session(error) => return Err(error),
             StopReason::Idle => phase.idle(),
+            StopReason::Paused => {}
             StopReason::Moved => {
                 tracing::info!("connecting to the target as it is configured now");
                 self.retry.reset();
@@ -310,12 +320,16 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 biased;
                 () = self.handle.mailbox.wait_until_wake_due(wake_after) => {}
                 () = self.moved() => {}
+                () = self.handle.paused(true) => return Err(StopReason::Paused),
+                () = self.handle.row_requests.arrived() => {}
                 () = self.context.drain.cancelled() => {}
             }
         }
         tokio::select! {
             biased;
+            () = self.handle.paused(true) => return Err(StopReason::Paused),
             next = self.next_batch(apply, None) => apply.pending = Some(next?),
+            () = self.handle.row_requests.arrived() => {}
             () = self.purge_is_due(apply) => {}
             () = self.rejected.due_asleep() => {}
         }
@@ -378,7 +392,8 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         self.failing_since.get_or_insert_with(Instant::now).elapsed()
     }
 
-    /// Waits before the next attempt, unless a signal, another configuration or the end of the session is there first.
+    /// Waits before the next attempt, unless a signal, a request, another configuration or the end of the session is there
+    /// first.
     pub(super) async fn wait(&self, time: Duration) {
         self.wait_for(sleep(time)).await;
     }
@@ -389,6 +404,8 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             () = self.moved() => {}
             _ = self.handle.mailbox.interrupted() => {}
             () = self.context.drain.cancelled() => {}
+            () = self.handle.paused(true) => {}
+            () = self.handle.woken() => {}
             () = next => {}
         }
     }
