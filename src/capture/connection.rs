@@ -10,7 +10,7 @@ use super::commands::start_command;
 use super::stream::{ReplicationReader, ReplicationWriter};
 use super::wire::{Reply, Wire};
 use crate::model::Lsn;
-use crate::pg::{ConnectError, NO_TIMEOUTS, PgUrl, Stream, connect_with, walsender_options};
+use crate::pg::{ConnectError, NO_TIMEOUTS, PgUrl, Stream, connect_with, walsender_options, with_password};
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::{DataRowBody, Message};
 use postgres_protocol::message::frontend;
@@ -33,8 +33,11 @@ pub struct ReplicationConnection {
 impl ReplicationConnection {
     /// Connects and logs in, within the URL's `connect_timeout`. The role needs REPLICATION.
     pub async fn connect(url: &PgUrl) -> Result<Self, CaptureError> {
-        let connection = connect_with(url, |stream| {
-            Box::pin(async move { log_in(url, stream).await.map_err(|error| as_connect_error(url, error)) })
+        let connection = with_password(url, |url| {
+            let attempt = connect_with(url, move |stream| {
+                Box::pin(async move { log_in(url, stream).await.map_err(|error| as_connect_error(url, error)) })
+            });
+            Box::pin(attempt)
         });
         Ok(connection.await?)
     }

@@ -37,6 +37,7 @@ impl CaptureError {
                 ConnectError::Unreachable { .. }
                 | ConnectError::Timeout { .. }
                 | ConnectError::Tls { .. }
+                | ConnectError::Password { .. }
                 | ConnectError::Protocol { .. },
             )
             | CaptureError::Io(_)

@@ -105,6 +105,9 @@ pub(super) fn connect_finding(subject: Subject, url: &PgUrl, error: &ConnectErro
                 "check that the role exists and can log in (CREATE ROLE {role} LOGIN PASSWORD '...';), and that pg_hba.conf allows it"
             )
         }
+        ConnectError::Password { .. } => {
+            "correct passfile in the URL, or password_command in the configuration; run the command as the user of users-sync".into()
+        }
         ConnectError::Server { error, .. } => refused_remedy(url, &error.sqlstate),
         ConnectError::Protocol { .. } => "check that the host and port of the URL are those of PostgreSQL".into(),
     };

@@ -181,7 +181,13 @@ mod tests {
     #[track_caller]
     fn check(facts: TargetFacts, expected: &[(&str, &str)]) {
         let target = PgUrl::parse("postgres://u@h/d").unwrap();
-        let tenant = Tenant { id: TenantId::new("acme"), key: TenantKey::new("acme"), target, wake_after: None };
+        let tenant = Tenant {
+            id: TenantId::new("acme"),
+            key: TenantKey::new("acme"),
+            target,
+            password_command: None,
+            wake_after: None,
+        };
         let found = findings(&tenant, true, &facts, Some(&Snapshot::default()));
         assert_eq!(found.len(), expected.len(), "{found:#?}");
         for (finding, (message, remedy)) in found.iter().zip(expected) {

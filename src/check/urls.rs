@@ -17,7 +17,7 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
 
 fn unverified(subject: Subject, url: &PgUrl) -> Option<Finding> {
     let is_local = url.host.starts_with('/') || matches!(&*url.host, "localhost" | "127.0.0.1" | "::1");
-    if is_local || url.password.is_none() || url.verifies_server() {
+    if is_local || !url.has_password() || url.verifies_server() {
         return None;
     }
     let message = "the server is not verified: an attacker on the network can read and change all rows, and may learn the password";

@@ -5,7 +5,7 @@ use super::section::{AllowedValue, KeyType, Nested, Reader};
 use super::units::{parse_duration, parse_percent, parse_size};
 use super::yaml::{Kind, Node};
 use crate::model::{TableName, TenantId, TenantKey};
-use crate::pg::{PgUrl, Secret};
+use crate::pg::{PasswordCommand, PgUrl, Secret};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{DeserializeOwned, IntoDeserializer, value};
 use std::borrow::Cow;
@@ -269,6 +269,33 @@ impl<K: KeyType> KeyType for Merged<K> {
 
     fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<K::Value> {
         K::read(node, path, reader)
+    }
+}
+
+/// A program and its arguments.
+pub(super) struct CommandWords;
+
+impl KeyType for CommandWords {
+    type Value = PasswordCommand;
+    type Schema = Vec<String>;
+
+    fn expected() -> String {
+        "a list of the program and its arguments".to_owned()
+    }
+
+    fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<PasswordCommand> {
+        let words = match &node.kind {
+            Kind::List(_) => Vec::<String>::read(node, path, reader)?,
+            _ => Vec::new(),
+        };
+        let command = PasswordCommand::new(words);
+        if command.is_none() {
+            let fault = Fault::new(&node.span, format!("{path} must be {}", CommandWords::expected()));
+            reader.push(fault.help(
+                "[aws, rds, generate-db-auth-token, --hostname, '{host}', --port, '{port}', --username, '{user}']",
+            ));
+        }
+        command
     }
 }
 

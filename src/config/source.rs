@@ -1,8 +1,8 @@
 //! The sections `source` and `state`. Pure.
 
-use super::key_types::{Choice, Name, SlotName, Url};
+use super::key_types::{Choice, CommandWords, Name, SlotName, Url};
 use super::section::section;
-use crate::pg::PgUrl;
+use crate::pg::{PasswordCommand, PgUrl};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -24,6 +24,15 @@ section! {
         /// password of an encrypted key: `...?sslmode=verify-ca&sslrootcert=/tls/ca.pem&sslcert=/tls/client.pem&sslkey=/tls/key.pem`.
         /// They are read for each connection. Files in `~/.postgresql` are not used.
         pub url: PgUrl as Url,
+        /// Command that prints the password, as a list of the program and its arguments, for short-lived tokens.
+        ///
+        /// `{host}`, `{port}`, `{user}` and `{database}` in an argument stand for those of the URL, which has no password. The
+        /// command runs without a shell, for at most 30 s. It prints one line, which is used for a minute, or a JSON
+        /// object with `password` (or `token`, `accessToken`) and `expires_at` (or `expires_on`) in seconds since 1970. A
+        /// password that the server refuses is not used again.
+        ///
+        /// A password file is named in the URL: `...?passfile=/etc/users-sync/pgpass`, in libpq's format.
+        pub password_command: Option<PasswordCommand> as Option<CommandWords>,
         /// Name of the replication slot. It is created if it does not exist.
         pub slot: String as SlotName = "users_sync",
         /// Name of the publication. It is created if it does not exist, before the slot.
@@ -43,6 +52,8 @@ section! {
         /// Connection URL of the state's database, in the format of `source.url`. The state is stored in its schema
         /// `users_sync`.
         pub url: PgUrl as Url,
+        /// As `source.password_command`, for the state's database.
+        pub password_command: Option<PasswordCommand> as Option<CommandWords>,
     }
 }
 

@@ -1,7 +1,8 @@
 //! The section `targets`: rules for the target databases of all tenants. Pure.
 
-use super::key_types::Choice;
+use super::key_types::{Choice, CommandWords};
 use super::section::section;
+use crate::pg::PasswordCommand;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -18,6 +19,8 @@ section! {
         /// The triggers, policies and generated columns of a target run as the role in its URL. Its owner can therefore use
         /// everything that the role may do in the other databases of that server.
         pub share_role: ShareRole as Choice<ShareRole> = "allow",
+        /// As `source.password_command`, for each target whose URL has neither a password nor a password file.
+        pub password_command: Option<PasswordCommand> as Option<CommandWords>,
     }
 }
 

@@ -1,13 +1,13 @@
 //! The tenants of the file, and of the files that it includes. Pure.
 
 use super::error::Fault;
-use super::key_types::{Derived, DurationText, TenantKeyText, TenantName, Url};
+use super::key_types::{CommandWords, Derived, DurationText, TenantKeyText, TenantName, Url};
 use super::mapping::Family;
 use super::section::{KeyType, Nested, Reader, section};
 use super::yaml::{Kind, Node};
 use crate::map::Rules;
 use crate::model::{TableName, TenantId, TenantKey, printable_line};
-use crate::pg::PgUrl;
+use crate::pg::{PasswordCommand, PgUrl};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ section! {
         /// Connection URL of the tenant's database, in the format of `source.url`. Each tenant needs a database of its own. It
         /// may be the source's, unless users are read from `neon_auth.users_sync` there.
         pub target: PgUrl as Url,
+        /// Overrides `targets.password_command` for this tenant.
+        pub password_command: Option<PasswordCommand> as Option<CommandWords>,
         /// Overrides the top-level `wake_after` for this tenant.
         pub wake_after: Option<Duration> as Option<DurationText>,
     }

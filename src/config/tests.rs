@@ -247,7 +247,7 @@ fn missing_sections_and_keys_are_named() {
     check("  id: id\n", "", "4:3", "users.id is missing", "");
     check("    target: postgres://u@h/acme\n", "", "8:5", "tenants[acme].target is missing", "");
     check("  - id: acme\n    target: postgres://u@h/acme\n", "  []\n", "8:3", "at least one tenant", "");
-    check("source:\n  url: ${DB}", "source: here", "1:9", "source must be a section", "url, slot");
+    check("source:\n  url: ${DB}", "source: here", "1:9", "source must be a section", "url, password_command, slot");
 }
 
 #[test]

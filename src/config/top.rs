@@ -17,7 +17,7 @@ use super::tenants::{Included, Tenant, Tenants, check_not_read, check_unique};
 use super::yaml::{Kind, Malformed, Node, parse_yaml};
 use crate::map::Rules;
 use crate::model::Deletes;
-use crate::pg::PgUrl;
+use crate::pg::{PasswordCommand, PasswordSource, PgUrl};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::time::Duration;
@@ -144,7 +144,7 @@ impl Config {
     pub fn differs_only_in_tenants(&self, other: &Config) -> bool {
         let without = |config: &Config| Config {
             tenants: Vec::new(),
-            targets: Targets { share_role: ShareRole::Allow },
+            targets: Targets { share_role: ShareRole::Allow, password_command: None },
             include: Vec::new(),
             wake_after: None,
             admin: None,
@@ -199,9 +199,18 @@ fn resolve(file: File, root: &Node, reader: &mut Reader<'_>) -> Config {
         }
         kafka
     });
+    let mut source = file.source;
+    set_command(&mut source.url, source.password_command.as_ref(), root.get("source"), "source", reader);
+    let state_url = file.state.map_or_else(
+        || source.url.clone(),
+        |mut state| {
+            set_command(&mut state.url, state.password_command.as_ref(), root.get("state"), "state", reader);
+            state.url
+        },
+    );
     let mut config = Config {
-        state_url: file.state.map_or_else(|| file.source.url.clone(), |state| state.url),
-        source: file.source,
+        state_url,
+        source,
         users,
         families: file.users,
         tenants: Vec::new(),
@@ -228,6 +237,24 @@ fn resolve(file: File, root: &Node, reader: &mut Reader<'_>) -> Config {
     config
 }
 
+/// Lets a command print the password of a URL that has none.
+fn set_command(
+    url: &mut PgUrl,
+    command: Option<&PasswordCommand>,
+    section: Option<&Node>,
+    path: &str,
+    reader: &mut Reader<'_>,
+) {
+    let Some(command) = command else { return };
+    if url.has_password() {
+        let span = section.map_or(0..0, |section| section.span_of("password_command").clone());
+        let fault = Fault::new(&span, format!("{path} has both password_command and a password in its URL"));
+        reader.push(fault.help("remove one of them"));
+        return;
+    }
+    url.password_from = Some(PasswordSource::Command(command.clone()));
+}
+
 /// Adds the tenants of an included file.
 pub(super) fn include(config: &mut Config, name: &str, text: &str, env: &Env<'_>) -> Result<(), ConfigError> {
     let mut reader = Reader::new(env, File::KEYS);
@@ -250,7 +277,13 @@ fn add_tenants(config: &mut Config, tenants: Vec<Tenant>, root: &Node, reader: &
         Some(Node { kind: Kind::List(items), .. }) => &items[..],
         _ => &[],
     };
-    for (tenant, item) in tenants.iter().zip(items) {
+    let mut tenants = tenants;
+    for (tenant, item) in tenants.iter_mut().zip(items) {
+        let Tenant { id, target, password_command, .. } = tenant;
+        set_command(target, password_command.as_ref(), Some(item), &format!("tenant {id}"), reader);
+        if !target.has_password() {
+            target.password_from = config.targets.password_command.clone().map(PasswordSource::Command);
+        }
         check_not_read(&config.source.url, &config.families, tenant, item, reader);
     }
     let first_too_many = 1_usize.saturating_sub(config.tenants.len());

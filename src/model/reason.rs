@@ -93,6 +93,7 @@ reasons! {
     /// Why a tenant's work is tried again after a pause.
     RetryCause {
         Unreachable = "target_unreachable", "its target cannot be reached";
+        NoPassword = "target_no_password", "the password for its target cannot be read";
         NoAnswer = "target_no_answer", "its target does not answer";
         TablesLocked = "target_locked", "another session locks its tables";
         TargetError = "target_error", "its target reports a transient error";
@@ -291,8 +292,8 @@ mod tests {
         );
         assert_eq!(
             codes(RetryCause::ALL.iter().map(|cause| cause.code()).collect()),
-            "target_unreachable target_no_answer target_locked target_error target_too_slow checkpoint_moved row_refused \
-             snapshot_failed scan_aborted spool_full source_read_failed"
+            "target_unreachable target_no_password target_no_answer target_locked target_error target_too_slow checkpoint_moved \
+             row_refused snapshot_failed scan_aborted spool_full source_read_failed"
         );
     }
 

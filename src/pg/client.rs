@@ -6,6 +6,7 @@
 
 use super::address::Address;
 use super::guard::{Guard, GuardError, Trust};
+use super::password::with_password;
 use super::session::{NO_TIMEOUTS, PATH_OPTION, SEARCH_PATH, sets_path};
 use super::stream::{Attempt, Stream, connect_with};
 use super::{ChannelBinding, ConnectError, PgUrl, ServerError, describe};
@@ -103,8 +104,13 @@ pub async fn connect_state(url: &PgUrl) -> Result<PgClient, ConnectError> {
 
 async fn connect_operator(url: &PgUrl, mut settings: String) -> Result<PgClient, ConnectError> {
     let client = if sets_path(url) {
-        let start = |stream| start(url, stream, Trust::Operator, url.options.clone());
-        connect_with(url, |stream| Box::pin(start(stream))).await?
+        with_password(url, |url| {
+            Box::pin(async move {
+                let start = |stream| start(url, stream, Trust::Operator, url.options.clone());
+                connect_with(url, |stream| Box::pin(start(stream))).await
+            })
+        })
+        .await?
     } else {
         let session = connect_with_path(url, Trust::Operator).await?;
         if !session.has_path {
@@ -125,6 +131,10 @@ pub(super) struct Session {
 
 /// Connects with `search_path` as a startup option, or without it where a pooler refuses it.
 pub(super) async fn connect_with_path(url: &PgUrl, trust: Trust) -> Result<Session, ConnectError> {
+    with_password(url, |url| Box::pin(try_with_path(url, trust))).await
+}
+
+async fn try_with_path(url: &PgUrl, trust: Trust) -> Result<Session, ConnectError> {
     let ours = match trust {
         Trust::Operator => PATH_OPTION,
         Trust::Tenant => TARGET_OPTIONS,

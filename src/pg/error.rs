@@ -168,6 +168,14 @@ pub enum ConnectError {
         /// Whether the server asked for a client certificate.
         asks_for_certificate: bool,
     },
+    /// The password could not be read from its file, or its command failed.
+    #[error("no password for {at}: {reason}")]
+    Password {
+        /// Host, port and database.
+        at: String,
+        /// The reason.
+        reason: String,
+    },
     /// The server refused the session for another reason: it is starting up, has too many connections, or
     /// lacks the database.
     #[error("{at} refused the session: {}", error.startup_text())]

@@ -3,6 +3,7 @@
 //! Stricter than libpq where that prevents mistakes: one host only, nothing from the environment. No error
 //! repeats anything that may be part of a password.
 
+use super::password_source::PasswordSource;
 use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
@@ -81,6 +82,8 @@ pub struct PgUrl {
     pub user: String,
     /// Password, if one is given.
     pub password: Option<Secret>,
+    /// Where the password comes from if none is given.
+    pub password_from: Option<PasswordSource>,
     /// Database name; by default that of the role.
     pub database: String,
     /// TLS mode; `prefer` by default, as in libpq.
@@ -178,11 +181,12 @@ pub enum UrlError {
 }
 
 /// The parameters that a URL may carry.
-const KNOWN_PARAMETERS: [&str; 15] = [
+const KNOWN_PARAMETERS: [&str; 16] = [
     "host",
     "port",
     "user",
     "password",
+    "passfile",
     "dbname",
     "sslmode",
     "sslrootcert",
@@ -207,6 +211,7 @@ struct Draft {
     port: Option<u16>,
     user: Option<String>,
     password: Option<String>,
+    password_file: Option<PathBuf>,
     database: Option<String>,
     ssl_mode: Option<SslMode>,
     ssl_roots: Option<SslRoots>,
@@ -267,6 +272,11 @@ impl PgUrl {
     pub(crate) fn secrets(&self) -> impl Iterator<Item = &Secret> {
         let of_key = self.client_certificate.as_ref().and_then(|certificate| certificate.password.as_ref());
         self.password.iter().chain(of_key)
+    }
+
+    /// Whether a login may send a password.
+    pub(crate) fn has_password(&self) -> bool {
+        self.password.is_some() || self.password_from.is_some()
     }
 
     /// Whether a connection proves that the server is the intended one. A public authority proves it only
@@ -330,6 +340,7 @@ fn parse_parameter(name: &str, value: &str, draft: &mut Draft) -> Result<(), Url
         "port" => draft.port = parse_port(&value)?,
         "user" => draft.user = not_empty(value),
         "password" => draft.password = not_empty(value),
+        "passfile" => draft.password_file = not_empty(value).map(PathBuf::from),
         "dbname" => draft.database = not_empty(value),
         "application_name" => draft.application_name = not_empty(value),
         "options" => draft.options = not_empty(value),
@@ -400,6 +411,11 @@ impl Draft {
             port: self.port.unwrap_or(DEFAULT_PORT),
             database: self.database.unwrap_or_else(|| user.clone()),
             user,
+            // As in libpq, a password comes before the file.
+            password_from: match self.password {
+                Some(_) => None,
+                None => self.password_file.map(PasswordSource::File),
+            },
             password: self.password.map(Secret),
             ssl_mode,
             ssl_roots,
@@ -578,6 +594,8 @@ mod tests {
             Some(ClientCertificate { password, ..certificate })
         );
         assert_eq!(url("channel_binding=require").channel_binding, ChannelBinding::Require);
+        assert_eq!(url("passfile=/p%20f").password_from, Some(PasswordSource::File("/p f".into())));
+        assert_eq!((url("passfile=").password_from, url("passfile=/p&password=a").password_from), (None, None));
         assert_eq!(url("connect_timeout=3").connect_timeout, Duration::from_secs(3));
         assert_eq!(url("connect_timeout=0").connect_timeout, Duration::MAX);
         assert_eq!(url("application_name=a%20b").application_name, "a b");

@@ -182,7 +182,10 @@ impl ServiceError {
             }
             ServiceError::Connect(error) | ServiceError::StateConnect(error) => match error {
                 ConnectError::Unreachable { .. } | ConnectError::Timeout { .. } => false,
-                ConnectError::Tls { .. } | ConnectError::Auth { .. } | ConnectError::Protocol { .. } => true,
+                ConnectError::Tls { .. }
+                | ConnectError::Auth { .. }
+                | ConnectError::Password { .. }
+                | ConnectError::Protocol { .. } => true,
                 ConnectError::Server { error, .. } => is_final_code(Some(&error.sqlstate)),
             },
             ServiceError::Source(error) | ServiceError::Read(SourceReadError::Sql(error)) => {
@@ -222,7 +225,7 @@ impl ServiceError {
 fn of_connect(error: &ConnectError) -> SourceTrouble {
     match error {
         ConnectError::Unreachable { .. } | ConnectError::Timeout { .. } => SourceTrouble::Unreachable,
-        ConnectError::Tls { .. } | ConnectError::Auth { .. } => SourceTrouble::Login,
+        ConnectError::Tls { .. } | ConnectError::Auth { .. } | ConnectError::Password { .. } => SourceTrouble::Login,
         ConnectError::Protocol { .. } => SourceTrouble::Protocol,
         ConnectError::Server { error, .. } => match SqlStateClass::of(&error.sqlstate) {
             SqlStateClass::InvalidPassword | SqlStateClass::Login | SqlStateClass::MissingDatabase => {

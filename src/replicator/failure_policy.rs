@@ -105,6 +105,8 @@ pub(crate) fn of_connect(error: &ConnectError) -> FailureAction {
         ConnectError::Protocol { .. } => {
             FailureAction::park(ParkCause::Login, reason, "correct host and port of the target's URL")
         }
+        // A service for short-lived tokens may be down for a while.
+        ConnectError::Password { .. } => FailureAction::retry(RetryCause::NoPassword, reason),
         ConnectError::Auth { asks_for_certificate: true, .. } => {
             FailureAction::park(ParkCause::Login, reason, format!("{LOGIN}; {CERTIFICATE_REMEDY}"))
         }

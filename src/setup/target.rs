@@ -116,7 +116,13 @@ mod tests {
 
     fn script(objects: Vec<Object>) -> Result<String, String> {
         let target = PgUrl::parse("postgres://writer@h/d").unwrap();
-        let tenant = Tenant { id: TenantId::new("acme"), key: TenantKey::new("acme"), target, wake_after: None };
+        let tenant = Tenant {
+            id: TenantId::new("acme"),
+            key: TenantKey::new("acme"),
+            target,
+            password_command: None,
+            wake_after: None,
+        };
         let facts = TargetFacts { administrator: "admin".to_owned(), role_exists: true, objects };
         target_script(&tenant, &facts, false, &[]).map(|script| script.to_string())
     }

@@ -258,7 +258,10 @@ mod tests {
     fn tenant(name: &str, state: &'static str) -> TenantReport {
         let url = PgUrl::parse("postgres://u@h/d").unwrap();
         let (id, key) = (TenantId::new(name), TenantKey::new(name));
-        TenantReport { state, ..TenantReport::unknown(&Tenant { id, key, target: url, wake_after: None }) }
+        TenantReport {
+            state,
+            ..TenantReport::unknown(&Tenant { id, key, target: url, password_command: None, wake_after: None })
+        }
     }
 
     fn report(tenants: Vec<TenantReport>) -> Report {

@@ -35,6 +35,7 @@ async fn cost_nothing(query: Option<Query>, updates: usize) {
     config.users.exclude = vec!["last_active".into(), "sequence_id".into()];
     config.users.query = query;
     config.tenants.push(users_sync::config::Tenant {
+        password_command: None,
         wake_after: None,
         id: TenantId::new("acme"),
         key: TenantKey::new("acme"),

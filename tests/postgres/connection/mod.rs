@@ -5,6 +5,7 @@ mod hostile_login;
 mod login;
 mod plain_text;
 mod service_certificate;
+mod short_lived;
 mod stream;
 mod tls;
 
@@ -69,6 +70,7 @@ fn kind(error: &ConnectError) -> String {
         ConnectError::Auth { sqlstate: Some(code), .. } => format!("auth {code}"),
         ConnectError::Server { error, .. } => format!("server {}", error.sqlstate),
         ConnectError::Protocol { .. } => "protocol".to_owned(),
+        ConnectError::Password { .. } => "no password".to_owned(),
     }
 }
 
