@@ -8,7 +8,7 @@ use crate::model::ParkCause;
 use crate::state::TenantState;
 use crate::status::metrics::TenantTotals;
 use crate::status::process::{ProcessStatus, Role, TenantSample};
-use crate::status::verdict::{Level, all_codes};
+use crate::status::verdict::{Level, all_codes, judge};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
@@ -118,7 +118,8 @@ impl Collector for StatusCollector {
         let mut out = MetricWriter(&mut encoder);
         out.gauge("streaming", "1 if this process is replicating", u64::from(role == Role::Streaming))?;
         out.gauge("standby", "1 if this process is waiting to take over", u64::from(role == Role::Standby))?;
-        let verdict = self.0.verdict();
+        let report = self.0.report();
+        let verdict = judge(&report);
         out.gauge("verdict", "0 if everything replicates, 1 if something needs attention, 2 if nothing replicates", {
             match verdict.level {
                 Level::Ok => 0,
@@ -130,6 +131,17 @@ impl Collector for StatusCollector {
             all_codes().try_for_each(|code| {
                 let count = verdict.reasons.iter().filter(|reason| reason.code == code).count();
                 series.value(&[("code", code)], count as u64)
+            })
+        })?;
+        out.gauges("users_without_tenant", "Users of the source that belong to no tenant, by key", |series| {
+            let counted = report.users_without_tenant.as_ref();
+            let kinds = [
+                ("none", counted.and_then(|counted| counted.without_key)),
+                ("unknown", counted.and_then(|counted| counted.with_unknown_key)),
+            ];
+            kinds.into_iter().try_for_each(|(kind, users)| match users {
+                Some(users) => series.value(&[("key", kind)], users),
+                None => Ok(()),
             })
         })?;
         out.gauges("wal_held_bytes", "Source WAL retained by a slot", |series| {

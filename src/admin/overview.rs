@@ -3,7 +3,7 @@
 use super::answer::{Path, Problem, Query};
 use super::app::App;
 use super::history::LagSample;
-use crate::status::report::{TeeReport, TenantReport, waiting};
+use crate::status::report::{TeeReport, TenantReport, UsersWithoutTenant, waiting};
 use crate::status::verdict::{Verdict, judge};
 use axum::Json;
 use axum::extract::State;
@@ -35,6 +35,8 @@ pub(super) struct Status {
     /// Transactions that the creation of a replication slot waits for, each with its remedy.
     waiting: Vec<String>,
     tenants: TenantCounts,
+    /// Users of the source that belong to no tenant; null before they were first counted.
+    users_without_tenant: Option<UsersWithoutTenant>,
     tee: Option<TeeReport>,
 }
 
@@ -84,6 +86,7 @@ impl Status {
             wal_held_bytes: app.status.source_log().held_back.get(&report.slot).copied(),
             waiting: waiting(&app.status.source_log()),
             tenants,
+            users_without_tenant: report.users_without_tenant.clone(),
             tee: report.tee.clone(),
         }
     }

@@ -6,8 +6,6 @@ mod finding;
 mod identifiers;
 #[cfg(feature = "kafka")]
 mod kafka;
-mod key_facts;
-mod keys;
 mod roles;
 mod server;
 mod server_facts;
@@ -18,6 +16,7 @@ mod state_facts;
 mod stores;
 mod target;
 mod target_facts;
+mod tenant_keys;
 mod urls;
 
 pub(crate) use finding::{Finding, Severity, Subject};
@@ -49,8 +48,10 @@ pub(crate) async fn check(config: &Config) -> Vec<Finding> {
             findings
         }
     };
-    if let Some(Some(facts)) = within(key_facts::gather(config)).await {
-        findings.extend(keys::findings(config, &facts));
+    if !config.tenants.is_empty()
+        && let Some(Some(counted)) = within(tenant_keys::gather(config)).await
+    {
+        findings.extend(tenant_keys::findings(config, &counted));
     }
     findings.extend(within(stores::look(config)).await.flatten());
     findings.extend(urls::findings(config));

@@ -147,7 +147,7 @@ pub(super) async fn resync(
         RequestOutcome::Abandoned => {
             let doing = if adopt.is_some() { "adopting" } else { "resyncing" };
             output::line(format_args!("no process is running: {doing} here"));
-            let done = resync::resync(config.clone(), tenants, allow_deletes, adopt, stop).await;
+            let done = Box::pin(resync::resync(config.clone(), tenants, allow_deletes, adopt, stop)).await;
             done.map_err(|error| diagnostic!("{error}"))?;
         }
     }

@@ -6,10 +6,10 @@ use super::table::columns;
 use crate::capture::{CaptureError, SourceLog, read_log};
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
-use crate::model::SourceTrouble;
+use crate::model::{Reason, SourceTrouble, describe_keys};
 use crate::pg;
 use crate::state::{Snapshot, StateStore};
-use crate::status::report::{Report, TeeReport, TroubleReport};
+use crate::status::report::{Report, TeeReport, TroubleReport, UsersWithoutTenant};
 use crate::status::verdict::{Level, Verdict, VerdictReason, judge};
 use clap::Args;
 use serde::Serialize;
@@ -97,6 +97,9 @@ fn table(report: &Report, verdict: &Verdict) -> String {
     let heads = ["TENANT", "STATE", "SINCE", "POSITION", "LAG BYTES", "LAG", "LAST ERROR"].map(str::to_owned);
     let rows = report.tenants.iter().map(|tenant| {
         let dash = || "-".to_owned();
+        // The reason for a snapshot is no error.
+        let is_resync = matches!(tenant.reason_code.and_then(Reason::parse), Some(Reason::Resync(_)));
+        let error = tenant.last_error.clone().filter(|_| !is_resync);
         [
             tenant.tenant.clone(),
             tenant.state.to_owned(),
@@ -104,7 +107,7 @@ fn table(report: &Report, verdict: &Verdict) -> String {
             tenant.position.clone().unwrap_or_else(dash),
             tenant.lag_bytes.map_or_else(dash, |bytes| bytes.to_string()),
             tenant.lag_seconds.map_or_else(dash, span),
-            tenant.last_error.clone().unwrap_or_else(dash),
+            error.unwrap_or_else(dash),
         ]
     });
     let rows: Vec<[String; 7]> = std::iter::once(heads).chain(rows).collect();
@@ -120,12 +123,23 @@ fn table(report: &Report, verdict: &Verdict) -> String {
             ));
         }
     }
+    lines.extend(report.users_without_tenant.as_ref().and_then(without_tenant));
     lines.extend(report.waiting.iter().map(|waiting| format!("waiting: {waiting}")));
     let is_held = if report.is_held { "held" } else { "not held, last held" };
     lines.push(format!("slot {} confirmed {}, {is_held} by {}", report.slot, report.confirmed, report.holder));
     lines.push(format!("verdict: {}", verdict.level));
     lines.extend(verdict.reasons.iter().flat_map(reason_lines));
     lines.join("\n")
+}
+
+/// The number of users without a tenant and their keys; `None` if every user has one.
+fn without_tenant(counted: &UsersWithoutTenant) -> Option<String> {
+    let UsersWithoutTenant { users, without_key, with_unknown_key, keys, error, .. } = counted;
+    let Some(users) = users else {
+        return Some(format!("users without a tenant: unknown: {}", error.as_deref().unwrap_or("not counted")));
+    };
+    let describe = describe_keys(without_key.unwrap_or(0), with_unknown_key.unwrap_or(0), keys);
+    (*users > 0).then(|| format!("users without a tenant: {users} ({describe})"))
 }
 
 /// `level code TENANT: text (for 3m)`, and the remedy in a line of its own.
@@ -179,6 +193,7 @@ mod tests {
             failing_seconds: None,
         };
         let source = SourceRow {
+            user_count: None,
             generation: Generation(1),
             system_identifier: "1".into(),
             timeline: 1,

@@ -8,9 +8,8 @@ use super::presets::Preset;
 use super::section::{KeyType, Nested, Reader};
 use super::users::{self, Users};
 use super::yaml::{Kind, Node, parse_yaml};
-use crate::map::{Query, Rules, Value, Via, Watch};
+use crate::map::{FAN_OUT_TENANT, Memberships, Query, Rules, Value, Via, Watch, fan_out_query};
 use crate::model::TableName;
-use crate::pg::{quote_ident, quote_table};
 
 /// One layout of a store's tables. Layouts differ between versions and set-ups of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,9 +33,6 @@ impl Family {
         }
     }
 }
-
-/// Column of the query behind `users.fan_out` that contains the tenant.
-const FAN_OUT_TENANT: &str = "users_sync_tenant";
 
 /// The section `users`, read as the families of its preset. Without a preset there is one family.
 pub(super) struct Mapping;
@@ -204,14 +200,8 @@ fn fan_out(section: &users::FanOut, rules: &mut Rules, node: &Node) -> Result<()
     let Some(id) = plain(&rules.id) else {
         return Err(Fault::new(node.span_of("fan_out"), "with users.fan_out, users.id must be a plain column"));
     };
-    let sql = format!(
-        "SELECT u.*, m.{tenant}::text AS {FAN_OUT_TENANT} FROM {users} u JOIN {members} m ON m.{user} = u.{id}",
-        tenant = quote_ident(tenant),
-        users = quote_table(&rules.table),
-        members = quote_table(members),
-        user = quote_ident(user),
-        id = quote_ident(&id),
-    );
+    let memberships = Memberships { table: members, user, tenant };
+    let sql = fan_out_query(&rules.table, &id, &memberships, "JOIN");
     rules.tenant = Some(Value::Column(FAN_OUT_TENANT.to_owned()));
     rules.exclude.push(FAN_OUT_TENANT.to_owned());
     let own = Watch { table: rules.table.clone(), key: vec![id.clone()], tenant: None, is_users_own: true, via: None };

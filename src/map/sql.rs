@@ -1,9 +1,9 @@
 //! SQL conditions that select single users, or the users of some tenants, from the source. Pure.
 
 use super::json::oid;
-use super::{Rules, Value};
-use crate::model::{Relation, TenantKey};
-use crate::pg::{quote_ident, quote_literal};
+use super::{Filter, Rules, Value};
+use crate::model::{Relation, TableName, TenantKey};
+use crate::pg::{quote_ident, quote_literal, quote_table};
 
 /// The columns by which rows are looked up; `None` if the id is not a plain column, which no index serves.
 pub(crate) fn key_columns<'a>(rules: &'a Rules, relation: &Relation) -> Option<Vec<&'a str>> {
@@ -29,6 +29,69 @@ pub(crate) fn tenants_condition<'a>(
 /// The tenant's key of a row, as text; `None` if the mapping has no tenant.
 pub(crate) fn tenant_expression(rules: &Rules, relation: &Relation) -> Option<String> {
     rules.tenant.as_ref().map(|tenant| expression(tenant, relation))
+}
+
+/// Selects the rows that `where` admits. Empty if every row is a user.
+pub(crate) fn users_condition(rules: &Rules, relation: &Relation) -> String {
+    rules.filter.as_ref().map_or_else(String::new, |filter| format!("WHERE {}", condition(filter, relation)))
+}
+
+fn condition(filter: &Filter, relation: &Relation) -> String {
+    let all = |parts: &[Filter], with: &str, none: &str| {
+        let parts: Vec<String> = parts.iter().map(|part| condition(part, relation)).collect();
+        if parts.is_empty() { none.to_owned() } else { format!("({})", parts.join(with)) }
+    };
+    match filter {
+        Filter::In(name, values) => {
+            let values: Vec<String> = values.iter().map(|value| quote_literal(value)).collect();
+            format!(
+                "({} COLLATE \"C\" = ANY (ARRAY[{}]::text[]))",
+                column_expression(name, relation),
+                values.join(", ")
+            )
+        }
+        Filter::IsNull(name) => format!("({} IS NULL)", column_expression(name, relation)),
+        Filter::And(parts) => all(parts, " AND ", "true"),
+        Filter::Or(parts) => all(parts, " OR ", "false"),
+        Filter::Not(part) => format!("(NOT {})", condition(part, relation)),
+    }
+}
+
+/// Column of the query behind `users.fan_out` that contains the tenant.
+pub(crate) const FAN_OUT_TENANT: &str = "users_sync_tenant";
+
+/// The table of the memberships, as `users.fan_out` names it.
+pub(crate) struct Memberships<'a> {
+    pub(crate) table: &'a TableName,
+    /// Its column with the user's id.
+    pub(crate) user: &'a str,
+    /// Its column with the tenant's key.
+    pub(crate) tenant: &'a str,
+}
+
+/// The query behind `users.fan_out`: the users' table joined with the memberships. `join` is `JOIN`, or `LEFT JOIN` to
+/// include the users without a membership.
+pub(crate) fn fan_out_query(users: &TableName, id: &str, members: &Memberships<'_>, join: &str) -> String {
+    format!(
+        "SELECT u.*, m.{tenant}::text AS {FAN_OUT_TENANT} FROM {users} u {join} {members} m ON m.{user} = u.{id}",
+        tenant = quote_ident(members.tenant),
+        users = quote_table(users),
+        members = quote_table(members.table),
+        user = quote_ident(members.user),
+        id = quote_ident(id),
+    )
+}
+
+/// As `users.query`, with the users that have no tenant where it leaves them out; `None` if it does not.
+pub(crate) fn query_with_all_users(rules: &Rules) -> Option<String> {
+    let is_fan_out = rules.tenant == Some(Value::Column(FAN_OUT_TENANT.to_owned()));
+    let query = rules.query.as_ref().filter(|_| is_fan_out)?;
+    let ([id], Some(watch)) = (&query.key[..], query.watch.iter().find(|watch| !watch.is_users_own)) else {
+        return None;
+    };
+    let (Some(Value::Column(tenant)), [user]) = (&watch.tenant, &watch.key[..]) else { return None };
+    let members = Memberships { table: &watch.table, user, tenant };
+    Some(fan_out_query(&rules.table, id, &members, "LEFT JOIN"))
 }
 
 /// Whether [`tenants_condition`] compares the tenant column in its own type, so that the planner's statistics apply.

@@ -12,6 +12,7 @@ mod relation;
 mod tenant_list;
 mod text;
 mod time;
+mod user_counts;
 
 pub use change::{Change, Deletes, Patch, Set, User};
 pub(crate) use checkpoint_key::CHECKPOINT_KEY_BYTES;
@@ -32,3 +33,5 @@ pub use tenant_list::{ByConfigured, ByTenant, ConfiguredIdx, TenantIdx};
 pub(crate) use text::{clip, printable, printable_line, push_string, shell_word};
 pub(crate) use time::CivilTime;
 pub use time::Timestamp;
+pub(crate) use user_counts::{ExistingKeys, LISTED_KEYS, SHOWN_KEY, describe_keys};
+pub use user_counts::{KeyCount, NearestKey, UnusedKey, UserCount, UserCounts};

@@ -175,6 +175,8 @@ reasons! {
         NotRunning = "not_running", "no process replicates";
         NotStarted = "tenant_not_started", "no running process knows this tenant yet";
         NothingReplicates = "nothing_replicates", "every tenant is parked";
+        WithoutUsers = "tenant_without_users", "no user of the source has its key";
+        NoneFollows = "all_joining", "no tenant follows yet: they take a snapshot";
         Rejects = "rejected_users", "its target rejects users";
         Paused = "tenant_paused", "it is paused";
         SlotWaits = "slot_waits", "the slot cannot be created while a transaction is open at the source";

@@ -12,6 +12,7 @@ use crate::replicator::session::positions::{self, ReportedPositions};
 use crate::replicator::session::source_watch::watch_source;
 use crate::replicator::session::tenant_diff::TenantDiff;
 use crate::replicator::session::tenants::TenantHandle;
+use crate::replicator::session::user_count::count_changes;
 use crate::replicator::snapshotter::coordinator;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
 use crate::replicator::tenant::Worker;
@@ -95,6 +96,11 @@ impl SessionTasks {
         let watched = context.clone();
         let watch = async move { watch_source(&watched).await };
         running.source.spawn(watch.instrument(span.clone()));
+        if only.is_none() {
+            let counting = context.clone();
+            let count = async move { count_changes(&counting).await };
+            running.source.spawn(count.instrument(span.clone()));
+        }
         let (recording, reporting) = (running.stop_recording.clone(), running.stop_reporting.clone());
         let record = context.clone();
         let recorder = async move { positions::record(&record, recording).await };
@@ -159,6 +165,7 @@ impl SessionTasks {
     /// starts once the old one has ended. The worker of a moved tenant opens another connection.
     fn apply_tenant_diff(&mut self, diff: TenantDiff) {
         let context = self.context.clone();
+        context.tenants_changed.notify_one();
         let mut removed = Vec::new();
         for tenant in &diff.removed {
             tracing::info!(%tenant, "tenant removed; stopping its worker");

@@ -20,6 +20,7 @@ pub(crate) use error::StateError;
 pub(crate) use rows::TeeRejected;
 pub(crate) use rows::{
     Pause, Pauses, Reached, Recorded, Request, RequestId, RequestKind, Snapshot, SourceRow, TeeRow, TroubleRow,
+    UserCountRow,
 };
 pub use rows::{TenantRow, TenantState};
 pub(crate) use store::LEASE;

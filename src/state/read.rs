@@ -3,6 +3,7 @@
 use super::error::StateError;
 use super::rows::{
     Pause, Pauses, Request, RequestId, RequestKind, Snapshot, SourceRow, TeeRow, TenantRow, TenantState, TroubleRow,
+    UserCountRow,
 };
 use super::schema;
 use crate::model::{
@@ -66,7 +67,9 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
                  ARRAY(SELECT extract(epoch FROM now() - (at #>> '{}')::timestamptz)::float8 \
                    FROM jsonb_array_elements(coalesce(to_jsonb(s) -> 'behind_since', '[]')) at), \
                  to_jsonb(s) ->> 'trouble', to_jsonb(s) ->> 'trouble_code', \
-                 coalesce(extract(epoch FROM now() - (to_jsonb(s) ->> 'trouble_since')::timestamptz)::float8, 0) \
+                 coalesce(extract(epoch FROM now() - (to_jsonb(s) ->> 'trouble_since')::timestamptz)::float8, 0), \
+                 to_jsonb(s) ->> 'user_count', \
+                 coalesce(extract(epoch FROM now() - (to_jsonb(s) ->> 'user_count_at')::timestamptz)::float8, 0) \
                FROM users_sync.source s WHERE slot = $1";
     let found = client.query_opt(sql, &[&slot]).await?;
     let source = found.as_ref().map(source_row).transpose()?;
@@ -96,6 +99,7 @@ fn source_row(row: &Row) -> Result<SourceRow, Error> {
     Ok(SourceRow {
         behind_seconds: behind.iter().cloned().zip(seconds).filter_map(|(id, seconds)| Some((id, seconds?))).collect(),
         trouble: row.try_get::<_, Option<String>>(16)?.map(trouble).transpose()?,
+        user_count: user_count(row)?,
         generation: Generation(row.try_get(0)?),
         system_identifier: row.try_get(1)?,
         timeline: row.try_get(2)?,
@@ -109,6 +113,15 @@ fn source_row(row: &Row) -> Result<SourceRow, Error> {
         anchor: Anchor { end: lsn(row, 13)?, xid: Xid(row.try_get::<_, i64>(14)? as u32) },
         received: lsn(row, 8)?,
         behind,
+    })
+}
+
+/// `None` also for the form of a newer version.
+fn user_count(row: &Row) -> Result<Option<UserCountRow>, Error> {
+    let counted = row.try_get::<_, Option<&str>>(19)?.and_then(|text| serde_json::from_str(text).ok());
+    Ok(match counted {
+        Some(counted) => Some(UserCountRow { counted, age_seconds: row.try_get(20)? }),
+        None => None,
     })
 }
 

@@ -1,7 +1,8 @@
 //! The rows of the state's tables.
 
 use crate::model::{
-    Anchor, CheckpointKey, Epoch, ExtraRows, Generation, Lsn, Oid, Reason, SourceTrouble, TargetId, TenantId, Timestamp,
+    Anchor, CheckpointKey, Epoch, ExtraRows, Generation, Lsn, Oid, Reason, SourceTrouble, TargetId, TenantId,
+    Timestamp, UserCount,
 };
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -25,6 +26,8 @@ pub struct SourceRow {
     pub behind_seconds: BTreeMap<TenantId, f64>,
     /// Why the last session on the source ended or could not begin; `None` while one works.
     pub trouble: Option<TroubleRow>,
+    /// The users without a tenant, as they were counted last; `None` before that.
+    pub user_count: Option<UserCountRow>,
     /// The publication as the newest process found it (`PublicationVersion::rows`); empty before it was first read.
     pub publication: String,
     /// The source's shape as the targets' rows were read with it, as JSON; `None` before it was first read.
@@ -67,6 +70,15 @@ pub struct TroubleRow {
     pub text: String,
     /// Seconds since a session failed with this code first.
     pub since_seconds: f64,
+}
+
+/// The last count of the users without a tenant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UserCountRow {
+    /// The outcome.
+    pub counted: UserCount,
+    /// Seconds since then.
+    pub age_seconds: f64,
 }
 
 /// The state of a tenant.

@@ -41,7 +41,9 @@ CREATE TABLE IF NOT EXISTS users_sync.source (
   behind_since timestamptz[] NOT NULL DEFAULT '{}',
   trouble text,
   trouble_code text,
-  trouble_since timestamptz
+  trouble_since timestamptz,
+  user_count text,
+  user_count_at timestamptz
 );
 CREATE TABLE IF NOT EXISTS users_sync.tenant (
   slot text NOT NULL REFERENCES users_sync.source ON DELETE CASCADE,
@@ -110,7 +112,9 @@ ALTER TABLE users_sync.source
   ADD COLUMN IF NOT EXISTS behind_since timestamptz[] NOT NULL DEFAULT '{}',
   ADD COLUMN IF NOT EXISTS trouble text,
   ADD COLUMN IF NOT EXISTS trouble_code text,
-  ADD COLUMN IF NOT EXISTS trouble_since timestamptz;
+  ADD COLUMN IF NOT EXISTS trouble_since timestamptz,
+  ADD COLUMN IF NOT EXISTS user_count text,
+  ADD COLUMN IF NOT EXISTS user_count_at timestamptz;
 ALTER TABLE users_sync.tenant
   ADD COLUMN IF NOT EXISTS reason_code text,
   ADD COLUMN IF NOT EXISTS signed boolean NOT NULL DEFAULT false,
@@ -127,10 +131,11 @@ UPDATE users_sync.tenant SET reason_code = 'not_configured'
 
 /// Whether the tables have the newest columns. An earlier version may lack any of them.
 pub(super) const IS_CURRENT: &str = "\
-SELECT count(*) = 10 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
+SELECT count(*) = 11 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
   AND (attrelid, attname) IN (
     ('users_sync.source'::regclass, 'behind'), ('users_sync.tenant'::regclass, 'reason_code'),
     ('users_sync.source'::regclass, 'checkpoint_key'), ('users_sync.source'::regclass, 'anchor_xid'),
     ('users_sync.tenant'::regclass, 'signed'), ('users_sync.source'::regclass, 'trouble_since'),
     ('users_sync.tenant'::regclass, 'failing_since'), ('users_sync.tenant'::regclass, 'paused'),
-    ('users_sync.request'::regclass, 'user_id'), (to_regclass('users_sync.tee_rejected'), 'max_bytes'))";
+    ('users_sync.source'::regclass, 'user_count_at'), ('users_sync.request'::regclass, 'user_id'),
+    (to_regclass('users_sync.tee_rejected'), 'max_bytes'))";

@@ -6,6 +6,7 @@ use super::rows::{Reached, Recorded, Snapshot, TenantRow};
 use super::schema::{CREATE, UPGRADE};
 use crate::model::{
     CHECKPOINT_KEY_BYTES, CheckpointKey, Epoch, Generation, Lsn, ParkCause, Reason, SourceTrouble, TargetId, TenantId,
+    UserCount,
 };
 use crate::pg::{PgClient, PgTimestamp, create_schema};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -211,6 +212,15 @@ impl StateStore {
             client.execute(sql, &[&slot, &holder, &text, &code.code()]).await?;
         }
         Ok(())
+    }
+
+    /// Records the count of the users without a tenant.
+    pub(crate) async fn note_user_count(&self, counted: &UserCount) -> Result<(), StateError> {
+        let sql = "UPDATE users_sync.source SET user_count = $3, user_count_at = now() WHERE slot = $1 AND epoch = $2";
+        // Numbers, texts and lists of them always become JSON.
+        let text = serde_json::to_string(counted).ok();
+        let written = self.client.execute(sql, &[&self.slot, &self.epoch.0, &text]).await?;
+        self.fenced_unless(written == 1)
     }
 
     /// Marks the history as broken: the next session begins a new generation. Needs no epoch, as its worst effect is a resync.

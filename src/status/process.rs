@@ -4,17 +4,18 @@
 use crate::capture::{SlotState, SourceLog};
 use crate::clock::{age, before, now, seconds_since};
 use crate::config::Tenant;
-use crate::model::{Lsn, ParkCause, Reason, ReceivedHistory, SourceTrouble, TenantId};
+use crate::model::{Lsn, ParkCause, Reason, ReceivedHistory, SourceTrouble, TenantId, UserCount};
 use crate::state::TenantState;
 use crate::status::metrics::{Metrics, TenantCounts};
 use crate::status::report::{
-    IDLE_STEP, PauseReport, Report, TeeReport, TenantReport, TroubleReport, error_since, shown_state, waiting,
+    IDLE_STEP, PauseReport, Report, TeeReport, TenantReport, TroubleReport, UsersWithoutTenant, WithoutUsers,
+    error_since, shown_state, waiting,
 };
 use crate::status::user_watch::UserWatch;
 use crate::status::view::{SessionIdentity, SessionView, TenantReading, TenantView};
 use crate::sync::lock;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 /// The role of a process.
@@ -48,6 +49,7 @@ pub struct ProcessStatus {
     current: Mutex<Current>,
     source: Mutex<SourceObservation>,
     tee: Mutex<TeeStatus>,
+    user_count: Mutex<Option<CountedUsers>>,
     history: Mutex<ReceivedHistory>,
 }
 
@@ -96,6 +98,13 @@ struct TeeStatus {
     report: Option<(TeeReport, SystemTime)>,
     /// The stream up to this position is in Kafka.
     published: Lsn,
+}
+
+/// The users without a tenant, as this process counted them last.
+struct CountedUsers {
+    counted: UserCount,
+    at: SystemTime,
+    took: Duration,
 }
 
 /// The numbers of a tenant at one moment.
@@ -247,6 +256,11 @@ impl ProcessStatus {
         let session = self.session()?;
         let tenants = self.tenants()?;
         let SessionIdentity { slot, generation, holder, .. } = session.identity();
+        let known = lock(&self.user_count);
+        let of_tenant = |sample: TenantSample| {
+            let without_users = known.as_ref().and_then(|known| WithoutUsers::of(&known.counted, &sample.configured));
+            TenantReport { without_users, ..sample.into_report() }
+        };
         Some(Report {
             generation: generation.0,
             holder,
@@ -259,9 +273,29 @@ impl ProcessStatus {
             source_position: self.end_of_log(&*session).map(|end| end.to_string()),
             waiting: waiting(&self.source_log()),
             slot,
-            tenants: tenants.into_iter().map(TenantSample::into_report).collect(),
+            users_without_tenant: known.as_ref().map(|known| UsersWithoutTenant::of(&known.counted, age(known.at))),
+            tenants: tenants.into_iter().map(of_tenant).collect(),
             tee: self.tee(),
         })
+    }
+
+    /// The users without a tenant were counted just now.
+    pub(crate) fn set_user_count(&self, counted: UserCount, took: Duration) {
+        *lock(&self.user_count) = Some(CountedUsers { counted, at: SystemTime::now(), took });
+    }
+
+    /// Seconds since this process counted the users last, and how long that took; `None` before.
+    pub(crate) fn last_user_count(&self) -> Option<(f64, Duration)> {
+        lock(&self.user_count).as_ref().map(|known| (age(known.at), known.took))
+    }
+
+    /// Whether a tenant had no users when they were counted last.
+    pub(crate) fn lacks_users(&self) -> bool {
+        let is_unused = |known: &CountedUsers| match &known.counted {
+            UserCount::Counted(counts) => !counts.unused.is_empty(),
+            UserCount::Unknown(_) => false,
+        };
+        lock(&self.user_count).as_ref().is_some_and(is_unused)
     }
 
     /// The report at the end of the last session, until another one begins.
@@ -342,6 +376,7 @@ impl TenantSample {
             failures: self.view.failures,
             reason_code: self.view.reason_code.map(Reason::code),
             remedy: self.view.remedy,
+            without_users: None,
             target: self.configured.target.to_string(),
         }
     }

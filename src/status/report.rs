@@ -2,8 +2,8 @@
 
 use crate::capture::{SlotState, SourceLog};
 use crate::config::{Config, Tenant};
-use crate::model::{Lsn, Reason, SourceTrouble, TenantId};
-use crate::state::{Pause, Snapshot, SourceRow, TeeRow, TenantState, TroubleRow};
+use crate::model::{KeyCount, Lsn, Reason, SourceTrouble, TenantId, UserCount, UserCounts};
+use crate::state::{Pause, Snapshot, SourceRow, TeeRow, TenantState, TroubleRow, UserCountRow};
 use serde::Serialize;
 
 /// While the source's WAL has no changes of ours, positions are recorded in steps of this many bytes, because recording
@@ -33,6 +33,8 @@ pub struct Report {
     pub slot_state: Option<SlotState>,
     /// What the creation of a replication slot waits for: an open or prepared transaction.
     pub waiting: Vec<String>,
+    /// Users of the source that belong to no tenant of the configuration; `None` before they were first counted.
+    pub users_without_tenant: Option<UsersWithoutTenant>,
     /// Every tenant of the configuration.
     pub tenants: Vec<TenantReport>,
     /// The Kafka output, if it is configured.
@@ -49,6 +51,35 @@ pub struct TroubleReport {
     pub text: String,
     /// Seconds since sessions have failed with this code.
     pub since_seconds: f64,
+}
+
+/// Users of the source that belong to no tenant of the configuration.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct UsersWithoutTenant {
+    /// Number of users; null if the last count failed.
+    pub users: Option<u64>,
+    /// Those whose key is null or empty, or who are a member of no tenant.
+    pub without_key: Option<u64>,
+    /// Those with a key that no tenant of the configuration has.
+    pub with_unknown_key: Option<u64>,
+    /// Number of different unknown keys.
+    pub unknown_keys: Option<u64>,
+    /// The unknown keys with the most users: at most 20.
+    pub keys: Vec<KeyCount>,
+    /// Why the last count failed.
+    pub error: Option<String>,
+    /// Seconds since the last count.
+    pub counted_seconds_ago: f64,
+}
+
+/// The key of a tenant that no user of the source has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WithoutUsers {
+    /// What is wrong.
+    pub text: String,
+    /// The key that was probably meant.
+    pub remedy: String,
 }
 
 /// The Kafka output.
@@ -137,6 +168,9 @@ pub struct TenantReport {
     pub remedy: Option<String>,
     /// Its pause; a paused tenant may be parked, too. Null if it is not paused.
     pub paused: Option<PauseReport>,
+    /// Set if no user of the source has its key. The verdict has a reason for it.
+    #[serde(skip)]
+    pub without_users: Option<WithoutUsers>,
     /// Host, port and database.
     pub target: String,
 }
@@ -153,6 +187,33 @@ impl TeeReport {
             last_error: tee.reason.clone(),
             remedy: tee.remedy.clone(),
         }
+    }
+}
+
+impl UsersWithoutTenant {
+    pub(crate) fn of(counted: &UserCount, age: f64) -> UsersWithoutTenant {
+        let (counts, error) = match counted {
+            UserCount::Counted(counts) => (Some(counts), None),
+            UserCount::Unknown(why) => (None, Some(why.clone())),
+        };
+        UsersWithoutTenant {
+            users: counts.map(UserCounts::without_tenant),
+            without_key: counts.map(|counts| counts.without_key),
+            with_unknown_key: counts.map(|counts| counts.with_unknown_key),
+            unknown_keys: counts.map(|counts| counts.unknown_keys),
+            keys: counts.map(|counts| counts.listed.clone()).unwrap_or_default(),
+            error,
+            counted_seconds_ago: age,
+        }
+    }
+}
+
+impl WithoutUsers {
+    /// `None` if users have the tenant's key, or if that is unknown.
+    pub(crate) fn of(counted: &UserCount, tenant: &Tenant) -> Option<WithoutUsers> {
+        let UserCount::Counted(counts) = counted else { return None };
+        let unused = counts.unused.iter().find(|unused| unused.key == tenant.key.as_str())?;
+        Some(WithoutUsers { text: unused.describe(), remedy: unused.remedy(&tenant.id) })
     }
 }
 
@@ -184,6 +245,7 @@ impl TenantReport {
             reason_code: None,
             remedy: None,
             paused: None,
+            without_users: None,
             target: tenant.target.to_string(),
         }
     }
@@ -193,8 +255,14 @@ impl Report {
     /// The report from the recorded state: every configured tenant, in the order of the configuration.
     pub fn of_state(config: &Config, state: &Snapshot, log: &SourceLog) -> Report {
         let source = state.source.as_ref();
+        let counted = source.and_then(|source| source.user_count.as_ref());
+        let without_users =
+            |tenant: &Tenant| counted.and_then(|UserCountRow { counted, .. }| WithoutUsers::of(counted, tenant));
         let tenants = config.tenants.iter().map(|tenant| {
-            let Some(row) = state.tenants.get(&tenant.id) else { return TenantReport::unknown(tenant) };
+            let without_users = without_users(tenant);
+            let Some(row) = state.tenants.get(&tenant.id) else {
+                return TenantReport { without_users, ..TenantReport::unknown(tenant) };
+            };
             // A following target that lacks nothing has everything that was received. If its own position is older, it had no
             // changes in between.
             let applied = source.map_or(Lsn::ZERO, |source| source.applied_by(&tenant.id));
@@ -216,6 +284,7 @@ impl Report {
                 failures: row.failures,
                 reason_code: row.reason_code.map(Reason::code),
                 remedy: row.remedy.clone(),
+                without_users,
                 ..TenantReport::unknown(tenant)
             }
         });
@@ -230,6 +299,7 @@ impl Report {
             confirmed: source.map_or(Lsn::ZERO, |source| source.confirmed).to_string(),
             source_position: log.end.map(|end| end.to_string()),
             waiting: waiting(log),
+            users_without_tenant: counted.map(|row| UsersWithoutTenant::of(&row.counted, row.age_seconds)),
             tenants: tenants.collect(),
             tee: state.tee.as_ref().map(|tee| TeeReport {
                 wal_held_bytes: log.held_back.get(&tee.slot).copied(),
@@ -277,6 +347,7 @@ mod tests {
                 source_position: Some("0/1".into()),
                 slot_state: Some(SlotState::Active),
                 waiting: Vec::new(),
+                users_without_tenant: None,
                 tenants: Vec::new(),
                 tee: None,
             }

@@ -3,7 +3,7 @@
 
 use crate::capture::SlotState;
 use crate::model::{ParkCause, Reason, RetryCause, SlotLoss, SourceTrouble, StatusFinding};
-use crate::status::report::{PauseReport, Report, TenantReport};
+use crate::status::report::{PauseReport, Report, TenantReport, WithoutUsers};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -106,6 +106,13 @@ pub fn judge(report: &Report) -> Verdict {
     if report.tee.is_none() && !report.tenants.is_empty() && report.tenants.iter().all(is_parked) {
         reasons.push(VerdictReason::of(Level::Failed, StatusFinding::NothingReplicates));
     }
+    let joins = |tenant: &TenantReport| tenant.state == "joining";
+    if report.is_held
+        && report.tenants.iter().any(joins)
+        && report.tenants.iter().all(|tenant| tenant.state != "following")
+    {
+        reasons.push(VerdictReason::of(Level::Degraded, StatusFinding::NoneFollows));
+    }
     reasons.extend(of_tee(report));
     // Stable: reasons of one level stay in this order.
     reasons.sort_by_key(|reason| std::cmp::Reverse(reason.level));
@@ -202,6 +209,12 @@ fn of_tenant(tenant: &TenantReport, is_held: bool) -> Vec<VerdictReason> {
         reasons.push(of(VerdictReason::of(Level::Degraded, StatusFinding::NotStarted)));
     }
     reasons.extend(tenant.paused.as_ref().map(|pause| of(of_pause(&tenant.tenant, pause))));
+    if let Some(WithoutUsers { text, remedy }) = &tenant.without_users {
+        reasons.push(of(VerdictReason {
+            remedy: Some(remedy.clone()),
+            ..VerdictReason::degraded(StatusFinding::WithoutUsers.code(), text.clone())
+        }));
+    }
     if tenant.rejected > 0 {
         let users = if tenant.rejected == 1 { "user" } else { "users" };
         reasons.push(of(VerdictReason {
@@ -309,9 +322,8 @@ mod tests {
         let failing = TenantReport { reason_code: Some(retried), ..tenant("a", "following") };
         check(&report(vec![failing]), Level::Degraded, &[retried]);
         let again = TenantReport { reason_code: Some("rights"), ..tenant("a", "joining") };
-        check(&report(vec![again]), Level::Degraded, &["rights"]);
+        check(&report(vec![again]), Level::Degraded, &["rights", "all_joining"]);
         let joining = TenantReport { reason_code: Some("new_target"), ..tenant("a", "joining") };
-        check(&report(vec![joining]), Level::Ok, &[]);
         let pause = PauseReport {
             reason: "maintenance".into(),
             by: "ann on h".into(),
@@ -330,6 +342,12 @@ mod tests {
                 Some(60.0)
             )
         );
+        check(&report(vec![joining.clone()]), Level::Degraded, &["all_joining"]);
+        check(&report(vec![joining, tenant("b", "following")]), Level::Ok, &[]);
+        let text = "no user of the source has the key a".to_owned();
+        let without_users = Some(WithoutUsers { text, remedy: "set its key".to_owned() });
+        let unused = TenantReport { without_users, ..tenant("a", "following") };
+        check(&report(vec![unused]), Level::Degraded, &["tenant_without_users"]);
         let rejecting = TenantReport { rejected: 2, ..tenant("a", "following") };
         check(
             &report(vec![rejecting, tenant("b", "unknown")]),

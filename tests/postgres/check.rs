@@ -252,6 +252,75 @@ async fn a_key_that_no_user_has_is_reported_with_the_nearest_one() {
     assert!(!out.contains("no user of the source"), "{out}");
 }
 
+/// The line of `check` about users without a tenant; empty without one.
+fn without_tenant(out: &str) -> String {
+    let line = out.lines().find(|line| line.contains("users without a tenant"));
+    line.map_or_else(String::new, |line| line.split_once("tenant: ").unwrap().1.to_owned())
+}
+
+#[tokio::test]
+async fn users_without_a_tenant_are_counted_by_key_for_every_kind_of_mapping() {
+    let server = server(Options::new()).await;
+    let tables = "
+        CREATE TABLE public.people (id text PRIMARY KEY, org text, kind text, banned boolean, meta jsonb);
+        INSERT INTO public.people SELECT 'a' || n, 'acme', 'human', false, '{\"org\": {\"id\": \"acme\"}}' FROM generate_series(1, 5) n;
+        INSERT INTO public.people SELECT 'i' || n, 'initech', 'human', false, '{\"org\": {\"id\": 7}}' FROM generate_series(1, 3) n;
+        INSERT INTO public.people SELECT 'n' || n, NULL, 'human', n = 1, NULL FROM generate_series(1, 2) n;
+        INSERT INTO public.people VALUES ('e', '', 'human', NULL, '{}'), ('r', E'\\x1b[2Jx', 'robot', true, '{}');
+        CREATE TABLE public.membership (user_id text REFERENCES public.people, org_id text, PRIMARY KEY (user_id, org_id));
+        INSERT INTO public.membership SELECT id, 'acme' FROM public.people WHERE id LIKE 'a%' OR id LIKE 'n%';
+        INSERT INTO public.membership VALUES ('i1', 'acme'), ('i1', 'initech'), ('i2', 'initech');
+        ALTER TABLE public.membership REPLICA IDENTITY FULL;";
+    server.sql("auth", tables).await.unwrap();
+    let (source, target) = (server.url("auth"), server.url("acme"));
+    let check = async |users: &str| {
+        let yaml =
+            format!("source: {{url: '{source}'}}\nusers: {users}\ntenants: [{{id: acme, target: '{target}'}}]\n");
+        users_sync(&["check"], &yaml).await.out
+    };
+    let robot = "\\u001b[2Jx";
+    for (users, expected) in [
+        (
+            "{table: public.people, id: id, tenant: org}".to_owned(),
+            format!("7 (3 without a key, 3 of initech, 1 of {robot})"),
+        ),
+        (
+            "{table: public.people, id: id, tenant: org, where: \"kind = 'human'\"}".to_owned(),
+            "6 (3 without a key, 3 of initech)".to_owned(),
+        ),
+        (
+            "{table: public.people, id: id, tenant: org, where: banned <> true}".to_owned(),
+            "4 (1 without a key, 3 of initech)".to_owned(),
+        ),
+        ("{table: public.people, id: id, tenant: meta.org.id}".to_owned(), "7 (4 without a key, 3 of 7)".to_owned()),
+        ("{table: public.people, id: id, tenant: {constant: acme}}".to_owned(), String::new()),
+        ("{table: public.people, id: id}".to_owned(), String::new()),
+        (
+            "{table: public.people, id: id, fan_out: {table: public.membership, id: user_id, tenant: org_id}}"
+                .to_owned(),
+            "5 (3 without a key, 2 of initech)".to_owned(),
+        ),
+        (
+            "{table: public.people, id: id, tenant: org_id, query: 'SELECT p.id, m.org_id FROM public.people p JOIN \
+             public.membership m ON m.user_id = p.id', watch: [{table: public.membership, key: user_id}]}"
+                .to_owned(),
+            "2 (2 of initech)".to_owned(),
+        ),
+    ] {
+        let out = check(&users).await;
+        assert_eq!(without_tenant(&out), if expected.is_empty() { String::new() } else { expected }, "{users}\n{out}");
+    }
+    // Only the keys with the most users are listed, and long ones are cut.
+    let more = "INSERT INTO public.people (id, org) SELECT 'm' || n, 'k' || n || repeat('x', 500) FROM generate_series(1, 30) n";
+    server.sql("auth", more).await.unwrap();
+    let shown = without_tenant(&check("{table: public.people, id: id, tenant: org}").await);
+    assert!(
+        shown.starts_with("37 (3 without a key, 3 of initech, ") && shown.ends_with(", 12 of other keys)"),
+        "{shown}"
+    );
+    assert!(shown.len() < 3_000, "{}", shown.len());
+}
+
 #[tokio::test]
 async fn ids_that_are_unique_only_among_live_rows_are_reported_with_the_missing_index() {
     let server = server(Options::new()).await;

@@ -1,4 +1,4 @@
-// The strip above every view: role, source, slot, retained WAL and Kafka output.
+// The strip above every view: role, source, slot, retained WAL, users without a tenant and Kafka output.
 
 import { attribute, h, text } from "./dom.js";
 import { age, bytes, none } from "./format.js";
@@ -7,6 +7,9 @@ import { fault } from "./parts.js";
 
 /** Reasons of the verdict in the banner; the list of tenants has the rest. */
 const SHOWN_REASONS = 5;
+
+/** Keys of users without a tenant in the strip; `status` has more. */
+const SHOWN_KEYS = 3;
 
 const ROLES = {
   streaming: "reads the slot",
@@ -28,6 +31,18 @@ function cell(term) {
   };
 }
 
+/** The number of users without a tenant, and their keys. */
+function withoutTenant(counted) {
+  if (!counted) return ["unknown", "not counted yet"];
+  if (counted.users === null) return ["unknown", counted.error ?? ""];
+  if (counted.users === 0) return ["0", "every user has one"];
+  const keyless = counted.without_key ? [`${counted.without_key} without a key`] : [];
+  const keys = counted.keys.slice(0, SHOWN_KEYS).map(({ key, users }) => `${users} of ${key}`);
+  const shown = counted.keys.slice(0, SHOWN_KEYS).reduce((sum, { users }) => sum + users, 0);
+  const rest = counted.with_unknown_key - shown;
+  return [String(counted.users), [...keyless, ...keys, ...(rest ? [`${rest} of other keys`] : [])].join(", ")];
+}
+
 /** Fills the strip and keeps it up to date. */
 export function summary(strip) {
   const cells = {
@@ -35,6 +50,7 @@ export function summary(strip) {
     source: cell("Source"),
     slot: cell("Slot"),
     held: cell("WAL retained"),
+    tenantless: cell("Users without a tenant"),
     tee: cell("Kafka output"),
   };
   const faults = h("div", { class: "faults" });
@@ -57,6 +73,7 @@ export function summary(strip) {
     );
     cells.slot.set(status.slot, `confirmed ${status.confirmed}, generation ${status.generation}`);
     cells.held.set(bytes(status.wal_held_bytes), status.wal_held_bytes === null ? "unknown" : "by the slot");
+    cells.tenantless.set(...withoutTenant(status.users_without_tenant));
     const { tee } = status;
     cells.tee.element.classList.toggle("off", !tee);
     if (!tee) cells.tee.set("off", "not configured");

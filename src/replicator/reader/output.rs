@@ -82,7 +82,7 @@ impl<S: Sink> ChangeOutput<S> {
 
     pub(crate) fn add(&mut self, transaction: Transaction, tenant: TenantRef<'_>, change: Change, is_create: IsCreate) {
         match tenant {
-            TenantRef::NoTenant => {}
+            TenantRef::NoTenant => self.sink.without_tenant(),
             TenantRef::Unsent => self.unsent.push(change),
             TenantRef::Only => self.sink.add(transaction, None, change, is_create),
             TenantRef::Key(key) => self.sink.add(transaction, Some(&key), change, is_create),

@@ -159,6 +159,10 @@ impl AffectedUsers {
             context.status.metrics.rereads.inc_by(keys.len() as u64);
             found = context.rereader.read_keys(&context.config, &xids, &keys).await?.users;
         }
+        let existing: HashSet<&[String]> = found.iter().map(|user| &user.key[..]).collect();
+        if affected.users.keys().any(|key| !existing.contains(&key[..])) {
+            output.sink.without_tenant();
+        }
         affected.attribute_deletes(&found, context, &xids).await?;
         let watched = context.config.users.query.iter().flat_map(|query| &query.watch);
         let mut own = watched.filter(|watch| watch.is_users_own);

@@ -37,6 +37,9 @@ pub(crate) trait Sink: Send {
     /// Takes a change for the tenant with this key; `None` is the only tenant.
     fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, is_create: IsCreate);
 
+    /// A user without a tenant changed.
+    fn without_tenant(&mut self) {}
+
     /// Takes a change for every tenant. Tenants without the user ignore it.
     fn add_to_all(&mut self, transaction: Transaction, change: &Change);
 

@@ -97,6 +97,7 @@ impl TenantSink {
         match self.directory.find(key) {
             Ok(index) => Some(index),
             Err(unmapped) => {
+                self.context.users_changed.notify_one();
                 if unmapped == Unmapped::New {
                     let so_far = self.directory.unmapped_changes();
                     // Without the key: it is a row's value, and with a wrong tenant column it could be anything.
@@ -137,9 +138,17 @@ impl Sink for TenantSink {
             None => self.directory.only(),
             Some(key) => self.find(key),
         };
+        let may_fill = is_create != IsCreate::No && self.context.status.lacks_users();
+        if change.deletes() || may_fill {
+            self.context.users_changed.notify_one();
+        }
         if let Some(index) = index {
             self.add_to(transaction, index, change, is_create);
         }
+    }
+
+    fn without_tenant(&mut self) {
+        self.context.users_changed.notify_one();
     }
 
     fn add_to_all(&mut self, transaction: Transaction, change: &Change) {

@@ -55,6 +55,10 @@ pub(crate) struct SessionContext<S = StateStore> {
     pub(crate) advanced: Notify,
     /// Notified when the source requests a status update, or a position was confirmed.
     pub(crate) report: Notify,
+    /// Notified when a user came to, or left, no tenant.
+    pub(crate) users_changed: Notify,
+    /// Notified when tenants were added or removed.
+    pub(crate) tenants_changed: Notify,
     /// Cancelled to stop reading, apply queued changes and end.
     pub(crate) drain: CancellationToken,
     pub(crate) status: Arc<ProcessStatus>,
@@ -131,6 +135,8 @@ impl<S: StateAccess> SessionContext<S> {
             expected_joins: ExpectedJoins::default(),
             advanced: Notify::new(),
             report: Notify::new(),
+            users_changed: Notify::new(),
+            tenants_changed: Notify::new(),
             drain: CancellationToken::new(),
             status,
             holder,

@@ -11,3 +11,4 @@ pub(crate) mod source_watch;
 pub(crate) mod status_view;
 pub(crate) mod tenant_diff;
 pub(crate) mod tenants;
+pub(crate) mod user_count;

@@ -136,6 +136,7 @@ impl Shared {
 impl World {
     fn new(seed: u64) -> World {
         let state = SourceRow {
+            user_count: None,
             generation: Generation(0),
             system_identifier: String::new(),
             timeline: 1,

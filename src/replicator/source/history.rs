@@ -70,6 +70,7 @@ mod tests {
 
     fn state() -> SourceRow {
         SourceRow {
+            user_count: None,
             generation: Generation(3),
             system_identifier: "7".into(),
             timeline: 1,

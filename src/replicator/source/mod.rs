@@ -10,3 +10,4 @@ pub(crate) mod publication;
 pub(crate) mod shape;
 pub(crate) mod slot;
 pub(crate) mod synchronous;
+pub(crate) mod user_counts;

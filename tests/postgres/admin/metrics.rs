@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// Every metric family with its type. The gauges of the tee exist only with a tee.
-const FAMILIES: [(&str, &str); 36] = [
+const FAMILIES: [(&str, &str); 37] = [
     ("users_sync_aborted_scans", "counter"),
     ("users_sync_apply_seconds", "histogram"),
     ("users_sync_batch_rows", "histogram"),
@@ -45,6 +45,7 @@ const FAMILIES: [(&str, &str); 36] = [
     ("users_sync_tenants", "gauge"),
     ("users_sync_unmappable_rows", "counter"),
     ("users_sync_unparsed_values", "counter"),
+    ("users_sync_users_without_tenant", "gauge"),
     ("users_sync_verdict", "gauge"),
     ("users_sync_verdict_reasons", "gauge"),
     ("users_sync_wal_held_bytes", "gauge"),

@@ -12,9 +12,12 @@ use users_sync::pg::Secret;
 async fn a_process_shows_itself_and_every_tenant_from_its_start() {
     let bed = Bed::start(&["acme", "globex"]).await;
     add(&bed, "acme", 10).await;
+    add(&bed, "globex", 1).await;
+    add(&bed, "initech", 2).await;
     let shown = AdminBed::start(bed.config()).await;
     assert_eq!(shown.json("/healthz").await, json!({"status": "alive"}));
     shown.becomes("/readyz", |answer| answer.status == 200).await;
+    shown.becomes("/readyz", |answer| answer.json()["level"] == "ok").await;
     assert_eq!(
         shown.json("/readyz").await,
         json!({"ready": true, "role": "streaming", "reason": null, "level": "ok", "reasons": []})
@@ -28,6 +31,14 @@ async fn a_process_shows_itself_and_every_tenant_from_its_start() {
     assert_eq!(
         (&answer["role"], &answer["slot"], &answer["is_held"]),
         (&json!("streaming"), &json!("users_sync"), &json!(true))
+    );
+    let counted =
+        shown.becomes("/api/status", |answer| answer.json()["users_without_tenant"]["users"] == 2).await.json();
+    let counted = &counted["users_without_tenant"];
+    assert_eq!(counted["keys"], json!([{"key": "initech", "users": 2}]));
+    assert_eq!(
+        (&counted["without_key"], &counted["with_unknown_key"], &counted["error"]),
+        (&json!(0), &json!(2), &json!(null))
     );
     assert!(answer["tee"].is_null() && answer["source_position"].is_string(), "{answer}");
     let tenants =

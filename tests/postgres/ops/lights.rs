@@ -107,6 +107,9 @@ async fn every_light_names_the_cause_of_a_fault_and_is_clear_once_it_is_fixed() 
     assert_eq!(output.status.code(), Some(3), "before the first start: {:?}", said(&output));
     let process = Process::start(&lights.config);
     super::health::is_ready(lights.at.port()).await;
+    // No user has the key of globex.
+    lights.show("degraded", "tenant_without_users").await;
+    lights.source.auth("INSERT INTO auth.users (id, org, updated_at) VALUES ('g', 'globex', now())").await;
     lights.show("ok", "").await;
 
     // At the source.
