@@ -47,6 +47,10 @@ impl Problem {
         Problem::new(StatusCode::BAD_REQUEST, what)
     }
 
+    pub(super) fn conflict(what: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::CONFLICT, what)
+    }
+
     pub(super) fn absent(what: impl Into<String>) -> Problem {
         Problem::new(StatusCode::NOT_FOUND, what)
     }

@@ -28,6 +28,7 @@ assets! {
     "index.html",
     "style.css",
     "icon.svg",
+    "actions.js",
     "api.js",
     "dialogs.js",
     "dom.js",

@@ -115,6 +115,7 @@ struct TenantDigest {
     queue_users: Option<u64>,
     rejected: u64,
     error: Option<String>,
+    pause: Option<String>,
 }
 
 impl TenantDigest {
@@ -127,6 +128,7 @@ impl TenantDigest {
             queue_users: tenant.queue_users,
             rejected: tenant.rejected,
             error: tenant.last_error.clone(),
+            pause: tenant.paused.as_ref().map(|pause| pause.reason.clone()),
         }
     }
 }

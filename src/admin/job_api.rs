@@ -6,6 +6,7 @@ use super::jobs::{Job, JobKind, JobResult, Jobs, StartedJob};
 #[cfg(feature = "openapi")]
 use super::refusals::JobRefusals;
 use crate::config::{Config, Tenant};
+use crate::model::shell_word;
 use crate::operations::request::{RequestEnd, request};
 use crate::operations::verify::{Verdict, Verifying, verify};
 use crate::pg::connect_state;
@@ -227,6 +228,10 @@ async fn request_resync(config: &Config, tenant: &Tenant, allow_deletes: bool) -
         what: "no process is replicating".to_owned(),
         remedy: Some("start one with `users-sync run`".to_owned()),
     };
+    if before.pauses.contains_key(id) {
+        let remedy = Some(format!("users-sync resume {}", shell_word(id.as_str())));
+        return Err(ErrorBody { what: "the tenant is paused".to_owned(), remedy });
+    }
     if !before.source.is_some_and(|source| source.is_held()) {
         return Err(not_replicating());
     }

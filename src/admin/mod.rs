@@ -24,6 +24,7 @@ mod refusals;
 mod sampler;
 mod server;
 mod targets;
+mod tenant_api;
 mod users;
 mod write_timeout;
 

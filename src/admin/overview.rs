@@ -47,6 +47,7 @@ pub(super) struct TenantCounts {
     following: usize,
     joining: usize,
     parked: usize,
+    paused: usize,
     unknown: usize,
 }
 
@@ -69,6 +70,7 @@ impl Status {
                 "following" => &mut tenants.following,
                 "joining" => &mut tenants.joining,
                 "parked" => &mut tenants.parked,
+                "paused" => &mut tenants.paused,
                 _ => &mut tenants.unknown,
             } += 1;
         }
@@ -130,6 +132,7 @@ pub(super) enum StateFilter {
     Following,
     Joining,
     Parked,
+    Paused,
     Unknown,
 }
 
@@ -139,6 +142,7 @@ impl StateFilter {
             StateFilter::Following => "following",
             StateFilter::Joining => "joining",
             StateFilter::Parked => "parked",
+            StateFilter::Paused => "paused",
             StateFilter::Unknown => "unknown",
         }
     }

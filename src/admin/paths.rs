@@ -1,7 +1,7 @@
 //! The paths and their handlers. The API description (OpenAPI) is built from the same list.
 
 use super::app::App;
-use super::{events, exposition, health, job_api, overview, users};
+use super::{events, exposition, health, job_api, overview, tenant_api, users};
 use axum::Router;
 use axum::routing::{get, post};
 
@@ -31,6 +31,10 @@ paths! { protected, ProtectedApi:
     get "/api/tenants/{tenant}" overview::tenant,
     get "/api/tenants/{tenant}/users" users::users,
     get "/api/tenants/{tenant}/users/{id}" users::user,
+    get "/api/tenants/{tenant}/rejected" tenant_api::rejected_users,
+    post "/api/tenants/{tenant}/rejected/retry" tenant_api::retry_rejected,
+    post "/api/tenants/{tenant}/pause" tenant_api::pause,
+    post "/api/tenants/{tenant}/resume" tenant_api::resume,
     post "/api/tenants/{tenant}/resync" job_api::resync,
     post "/api/tenants/{tenant}/verify" job_api::verify_tenant,
     get "/api/jobs" job_api::jobs,

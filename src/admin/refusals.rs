@@ -9,18 +9,31 @@ pub(super) struct JobRefusals;
 
 impl IntoResponses for JobRefusals {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        let refusals = [
-            ("400", "Invalid path or body."),
-            ("404", "Unknown tenant."),
-            ("408", "The body is too slow."),
-            ("409", "Another job is running for this tenant."),
-            ("413", "The body is too large."),
-            ("415", "The content type is not application/json."),
-            ("422", "The body does not match the schema."),
-            ("503", "Too many jobs are running."),
-        ];
-        refusals.map(|(status, description)| (status.to_owned(), problem(description))).into()
+        refusals("Another job is running for this tenant.", "Too many jobs are running.")
     }
+}
+
+/// Responses to an action on a tenant that cannot be done.
+pub(super) struct ActionRefusals;
+
+impl IntoResponses for ActionRefusals {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        refusals("The tenant is paused.", "The state cannot be read or written, or no process replicates.")
+    }
+}
+
+fn refusals(conflict: &str, unavailable: &str) -> BTreeMap<String, RefOr<Response>> {
+    let refusals = [
+        ("400", "Invalid path or body."),
+        ("404", "Unknown tenant."),
+        ("408", "The body is too slow."),
+        ("409", conflict),
+        ("413", "The body is too large."),
+        ("415", "The content type is not application/json."),
+        ("422", "The body does not match the schema."),
+        ("503", unavailable),
+    ];
+    refusals.map(|(status, description)| (status.to_owned(), problem(description))).into()
 }
 
 pub(super) fn problem(description: &str) -> RefOr<Response> {

@@ -3,8 +3,9 @@
 use super::common::{ConfigFile, FAILED};
 use super::confirm::confirm;
 use super::output;
-use super::resync::{Asked, resync, select_tenants};
+use super::resync::{Asked, resync};
 use super::signals::signals;
+use super::tenants::select_tenants;
 use crate::config::{Config, Tenant};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{Deletes, ExtraRows, TenantId, shell_word};

@@ -15,14 +15,17 @@ mod output;
 mod pause;
 mod plan;
 mod presets;
+mod rejected;
 mod reload;
 mod resync;
+mod resync_user;
 mod run;
 mod setup;
 mod signals;
 mod status;
 mod table;
 mod teardown;
+mod tenants;
 mod verify;
 
 use crate::diagnostic::{Diagnostic, diagnostic};
@@ -105,6 +108,10 @@ enum Command {
     ///
     /// The running process does it; if none is running, this command does. Only rows that differ are written.
     Resync(resync::Arguments),
+    /// List the users that targets reject, each with the reason; try them again with --retry.
+    ///
+    /// Exit code 0: none is rejected. The list is users_sync.rejected of each target.
+    Rejected(rejected::Arguments),
     /// Stop writing to the targets of tenants, for maintenance. Their changes wait.
     ///
     /// The running process closes its connections to them after the current batch; this command waits for that. A pause
@@ -189,6 +196,7 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
             Command::Adopt(arguments) => Box::pin(adopt::execute(&arguments, &cli.file)).await,
             Command::Forget(arguments) => forget::execute(&arguments, &cli.file).await,
             Command::Verify(arguments) => Box::pin(verify::execute(&arguments, &cli.file)).await,
+            Command::Rejected(arguments) => Box::pin(rejected::execute(&arguments, &cli.file)).await,
             Command::Pause(arguments) => pause::pause(&arguments, &cli.file).await,
             Command::Resume(arguments) => pause::resume(&arguments, &cli.file).await,
             Command::Resync(arguments) => Box::pin(resync::execute(&arguments, &cli.file)).await,

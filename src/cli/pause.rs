@@ -2,7 +2,7 @@
 
 use super::common::{ConfigFile, FAILED};
 use super::output;
-use super::resync::{not_started, select_tenants};
+use super::tenants::{not_started, select_tenants};
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::TenantId;

@@ -2,13 +2,15 @@
 
 use super::common::{ConfigFile, FAILED};
 use super::output;
+use super::resync_user;
 use super::signals::signals;
+use super::tenants::{not_started, read, refuse_paused, select_tenants, unreadable};
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{ExtraRows, TenantId};
 use crate::operations::request::{RequestEnd, request};
 use crate::operations::resync;
-use crate::pg::{self, PgClient};
+use crate::pg;
 use crate::state::{RequestKind, Snapshot, StateError, StateStore, TenantState};
 use clap::Args;
 use std::process::ExitCode;
@@ -30,6 +32,9 @@ pub(super) struct Arguments {
     /// Ignore limits.max_deletes, however many users this marks as deleted.
     #[arg(long)]
     allow_deletes: bool,
+    /// Bring only this user again: as the source has it now, between the changes of the stream.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["all", "kafka", "allow_deletes"])]
+    user: Option<String>,
     /// Resync Kafka instead of the targets: r events for existing users, d events for deleted ones.
     #[arg(long, conflicts_with_all = ["all", "tenants", "allow_deletes"])]
     kafka: bool,
@@ -61,6 +66,9 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
     }
     let tenants = select_tenants(&config, &arguments.tenants)?;
     let stop = signals().map_err(|error| diagnostic!("cannot handle signals: {error}"))?;
+    if let Some(user) = &arguments.user {
+        return resync_user::execute(&config, &tenants, user, stop).await;
+    }
     let asked = Asked { allow_deletes: arguments.allow_deletes, adopt: None };
     resync(&config, &tenants, asked, stop).await
 }
@@ -153,53 +161,6 @@ pub(super) async fn resync(
     }
     let done = if adopt.is_some() { "adopted" } else { "resynced" };
     Ok(report(&read(&client, config).await?, tenants, done))
-}
-
-/// No process has written the state yet.
-pub(super) fn not_started(config: &Config) -> Diagnostic {
-    diagnostic!(
-        help = "the first `run` takes a snapshot of every tenant automatically",
-        "`run` has not started with slot {} in {} yet",
-        config.source.slot,
-        config.state_url
-    )
-}
-
-/// A paused tenant takes no snapshot, so a request would wait until it is resumed.
-fn refuse_paused(state: &Snapshot, tenants: &[TenantId]) -> Result<(), Diagnostic> {
-    let paused = tenants.iter().find_map(|tenant| Some((tenant, state.pauses.get(tenant)?)));
-    paused.map_or(Ok(()), |(tenant, pause)| {
-        let help = format!("users-sync resume {tenant}");
-        Err(diagnostic!(help = help, "tenant {tenant} is paused ({}): {}", pause.by, pause.reason))
-    })
-}
-
-/// The named tenants, or all tenants if no name is given.
-///
-/// # Errors
-/// The configuration has no tenant of a name.
-pub(super) fn select_tenants(config: &Config, names: &[String]) -> Result<Vec<TenantId>, Diagnostic> {
-    let known: Vec<&TenantId> = config.tenants.iter().map(|tenant| &tenant.id).collect();
-    if names.is_empty() {
-        return Ok(known.into_iter().cloned().collect());
-    }
-    let find = |name: &String| {
-        known.iter().find(|id| id.as_str() == name).map(|id| (*id).clone()).ok_or_else(|| {
-            let similarity = |id: &TenantId| strsim::jaro_winkler(id.as_str(), name);
-            let nearest = known.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-            let help = nearest.map_or_else(String::new, |id| format!("did you mean {id}?"));
-            diagnostic!(help = help, "the configuration has no tenant {name}")
-        })
-    };
-    names.iter().map(find).collect()
-}
-
-async fn read(client: &PgClient, config: &Config) -> Result<Snapshot, Diagnostic> {
-    StateStore::read(client, &config.source.slot).await.map_err(unreadable)
-}
-
-fn unreadable(error: StateError) -> Diagnostic {
-    diagnostic!("cannot read the state: {error}")
 }
 
 /// Prints the outcome of every tenant. The exit code is a failure unless all of them are following.

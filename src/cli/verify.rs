@@ -2,8 +2,9 @@
 
 use super::common::{ConfigFile, FAILED};
 use super::output;
-use super::resync::{Asked, resync, select_tenants};
+use super::resync::{Asked, resync};
 use super::signals::signals;
+use super::tenants::select_tenants;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::TenantId;

@@ -1,8 +1,10 @@
 //! One-shot work that commands and the admin API share.
 
 pub(crate) mod adopt;
+pub(crate) mod bring;
 pub(crate) mod dry_run;
 pub(crate) mod pause;
+pub(crate) mod rejected;
 pub(crate) mod request;
 pub(crate) mod resync;
 pub(crate) mod verify;

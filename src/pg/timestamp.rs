@@ -7,7 +7,7 @@ use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 /// A `timestamptz` (timestamptz_send): microseconds since 2000-01-01, with the infinities at the ends of the
 /// range.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct PgTimestamp(pub(crate) Timestamp);
 
 impl ToSql for PgTimestamp {

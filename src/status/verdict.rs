@@ -2,7 +2,7 @@
 //! exit code of `status`, the API, the console, the metrics, the readiness check and the log all say what it says.
 
 use crate::capture::SlotState;
-use crate::model::{ParkCause, Reason, RetryCause, SlotLoss, SourceTrouble, StatusFinding};
+use crate::model::{ParkCause, Reason, RetryCause, SlotLoss, SourceTrouble, StatusFinding, shell_word};
 use crate::status::report::{PauseReport, Report, TenantReport, WithoutUsers};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -218,7 +218,7 @@ fn of_tenant(tenant: &TenantReport, is_held: bool) -> Vec<VerdictReason> {
     if tenant.rejected > 0 {
         let users = if tenant.rejected == 1 { "user" } else { "users" };
         reasons.push(of(VerdictReason {
-            remedy: Some(format!("users-sync rejected {}", tenant.tenant)),
+            remedy: Some(format!("users-sync rejected {}", shell_word(&tenant.tenant))),
             ..VerdictReason::degraded(
                 StatusFinding::Rejects.code(),
                 format!("its target rejects {} {users}", tenant.rejected),
@@ -235,7 +235,7 @@ fn of_pause(tenant: &str, pause: &PauseReport) -> VerdictReason {
         format!("; it holds back {held} bytes of the source's WAL, at most {wal_limit_bytes} (limits.source_wal)")
     });
     VerdictReason {
-        remedy: Some(format!("users-sync resume {tenant}")),
+        remedy: Some(format!("users-sync resume {}", shell_word(tenant))),
         since_seconds: Some(*since_seconds),
         ..VerdictReason::degraded(
             StatusFinding::Paused.code(),

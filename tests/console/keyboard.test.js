@@ -38,6 +38,7 @@ test("tab visits every control in page order with a visible focus", () =>
       /^Following/,
       /^Joining/,
       /^Parked/,
+      /^Paused/,
       /^Unknown/,
       /^Search/,
       /^State/,

@@ -48,19 +48,25 @@ export async function askToken(wasWrong) {
   return given && token ? token : null;
 }
 
-/** Asks for confirmation: null if cancelled, else `{chosen}`, the state of the checkbox. */
-export async function askFirst({ title, text, choice, hint, yes }) {
+/** Asks for confirmation: null if cancelled, else `{chosen, words}`: the state of the checkbox, if there is a `choice`, and
+ * the reason, if `asksWhy`. */
+export async function askFirst({ title, text, choice = null, hint = "", yes, asksWhy = false }) {
   find("question-title").textContent = title;
   find("question-text").replaceChildren(
     ...text.map((part) => (typeof part === "string" ? part : h("strong", null, part.strong))),
   );
-  find("question-label").textContent = choice;
+  find("question-label").textContent = choice ?? "";
+  find("question-label").parentElement.hidden = choice === null;
+  find("question-words").hidden = !asksWhy;
+  const input = find("question-input");
+  input.value = "";
+  input.required = asksWhy;
   find("question-hint").textContent = hint;
   find("question-yes").textContent = yes;
   const box = find("question-choice");
   box.checked = false;
-  const given = await answered(find("question"), find("question-yes"));
-  return given ? { chosen: box.checked } : null;
+  const given = await answered(find("question"), asksWhy ? input : find("question-yes"));
+  return given ? { chosen: box.checked, words: input.value.trim() } : null;
 }
 
 export const showKeys = () => answered(find("help"));

@@ -4,15 +4,17 @@ import { h, svg, text } from "./dom.js";
 
 /** True if the tenant needs attention. While it is joining, `last_error` only says why: that is not an error. */
 export const isTroubled = ({ state, last_error, rejected }) =>
-  state === "parked" || (state === "following" && last_error !== null) || rejected > 0;
+  state === "parked" || state === "paused" || (state === "following" && last_error !== null) || rejected > 0;
 
-/** `troubled` if a tenant that is not parked needs attention, else its state. Selects shape and colour. */
-export const mood = (tenant) => (tenant.state !== "parked" && isTroubled(tenant) ? "troubled" : tenant.state);
+/** `troubled` if a tenant that is neither parked nor paused needs attention, else its state. Selects shape and colour. */
+export const mood = (tenant) =>
+  tenant.state !== "parked" && tenant.state !== "paused" && isTroubled(tenant) ? "troubled" : tenant.state;
 
 const SHAPES = {
   following: () => svg("circle", { cx: 6, cy: 6, r: 4 }),
   joining: () => svg("path", { d: "M6 2 A4 4 0 1 1 2 6", class: "ring" }),
   parked: () => svg("rect", { x: 2, y: 2, width: 8, height: 8, rx: 1.5 }),
+  paused: () => svg("path", { d: "M3 2 H5 V10 H3 Z M7 2 H9 V10 H7 Z" }),
   troubled: () => svg("path", { d: "M6 1.500 L11 10.500 H1 Z" }),
   unknown: () => svg("circle", { cx: 6, cy: 6, r: 3.5, class: "ring" }),
 };

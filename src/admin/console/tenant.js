@@ -1,11 +1,12 @@
 // The page of one tenant, without its users. It does not connect to the target.
 
+import { act } from "./actions.js";
 import { path, request } from "./api.js";
 import { attribute, h, text } from "./dom.js";
 import { age, bytes, count, none, number, span } from "./format.js";
 import { adopt, begin, jobCard } from "./jobs.js";
 import { SAMPLE, history, live, subscribe } from "./live.js";
-import { copyButton, empty, failed, fault, loading, mood, stateMark } from "./parts.js";
+import { empty, failed, fault, loading, mood, stateMark } from "./parts.js";
 import { chart } from "./plot.js";
 
 /** Heading of a tenant's pages: id, state and tabs. */
@@ -54,7 +55,10 @@ export function tenantView(name) {
       kind === "verify" ? "Verify…" : "Resync…",
     ),
   );
-  const head = tenantHead(name, "Overview", buttons);
+  const pausing = h("button", { type: "button", "aria-haspopup": "dialog", onclick: () => perform(isPaused() ? "resume" : "pause") });
+  const head = tenantHead(name, "Overview", [...buttons, pausing]);
+  const outcome = h("div", { class: "faults" });
+  const rejects = rejectedList(name, () => perform("retry"));
   const job = jobCard(name, (busy) => buttons.forEach((button) => attribute(button, "disabled", busy ? "" : null)));
   const troubles = h("div", { class: "faults" });
   const charts = [
@@ -67,6 +71,7 @@ export function tenantView(name) {
   const body = h("div", { class: "place" }, loading("Loading the tenant"));
   const whole = [
     troubles,
+    outcome,
     job.element,
     h("section", { class: "charts", "aria-label": "Lag" }, ...charts.map(({ element }) => element)),
     h(
@@ -78,10 +83,23 @@ export function tenantView(name) {
         ...Object.entries(facts).map(([term, value]) => h("div", null, h("dt", null, term), value)),
       ),
     ),
+    rejects.element,
   ];
   const element = h("div", { class: "page" }, head.element, body);
   let told = null;
   let there = false;
+
+  const isPaused = () => Boolean(live.tenants.get(name)?.paused);
+
+  /** An error stays on the page until the next action. */
+  async function perform(kind) {
+    outcome.replaceChildren();
+    try {
+      if ((await act(kind, name)) && kind === "retry") await rejects.load();
+    } catch (error) {
+      outcome.replaceChildren(failed(error));
+    }
+  }
 
   function draw() {
     const tenant = live.tenants.get(name);
@@ -94,6 +112,8 @@ export function tenantView(name) {
       body.replaceChildren(...whole);
     }
     head.update();
+    text(pausing, tenant.paused ? "Resume…" : "Pause…");
+    rejects.update(tenant.rejected);
     const samples = history(name, true);
     if (samples) charts.forEach((one) => one.update(samples));
     text(facts.Position, tenant.position ?? none);
@@ -105,7 +125,8 @@ export function tenantView(name) {
     );
     text(facts["Rejected users"], number(tenant.rejected));
     text(facts.Target, tenant.target ?? none);
-    const now = JSON.stringify([tenant.last_error, tenant.remedy, tenant.rejected, tenant.state]);
+    const pause = tenant.paused && [tenant.paused.reason, tenant.paused.by];
+    const now = JSON.stringify([tenant.last_error, tenant.remedy, tenant.rejected, tenant.state, pause]);
     if (now === told) return;
     told = now;
     troubles.replaceChildren(...faults(tenant));
@@ -115,17 +136,17 @@ export function tenantView(name) {
     const list = [];
     if (tenant.last_error) list.push(fault({ what: tenant.last_error, remedy: tenant.remedy, mood: mood(tenant) }));
     else if (tenant.state === "parked") list.push(fault({ what: "parked", remedy: tenant.remedy }));
-    if (tenant.rejected) {
-      const sql = "SELECT id, reason, sqlstate, since, tried_at FROM users_sync.rejected";
+    if (tenant.paused) {
+      const { reason, by, wal_limit_bytes } = tenant.paused;
       const more = h(
         "p",
         { class: "remedy" },
-        h("span", { class: "faint" }, "In the target: "),
-        h("code", null, sql),
-        copyButton(sql),
+        `Its changes wait: at most ${bytes(wal_limit_bytes)} of the source's WAL is held back for it.`,
       );
-      list.push(fault({ what: `the target rejected ${count(tenant.rejected, "user")}`, mood: "troubled", more }));
+      list.push(fault({ what: `paused (${by}): ${reason}`, mood: "paused", more }));
     }
+    if (tenant.rejected)
+      list.push(fault({ what: `the target rejected ${count(tenant.rejected, "user")}, listed below`, mood: "troubled" }));
     return list;
   }
 
@@ -155,6 +176,52 @@ export function tenantView(name) {
       leave();
       clearInterval(ticking);
       job.close();
+    },
+  };
+}
+
+/** The list of rejected users, read from the target once there are any. `update(count)` shows or hides it. */
+function rejectedList(name, retry) {
+  const rows = h("tbody");
+  const head = ["Id", "Reason", "Code", "Since"].map((title) => h("th", { scope: "col" }, title));
+  const table = h("table", { class: "rejects" }, h("thead", null, h("tr", null, ...head)), rows);
+  const more = h("button", { type: "button", class: "more", onclick: () => load(next) }, "Show more");
+  const again = h("button", { type: "button", "aria-haspopup": "dialog", onclick: retry }, "Try again…");
+  const problem = h("div");
+  const element = h(
+    "section",
+    { "aria-label": "Rejected users", hidden: "" },
+    h("div", { class: "name" }, h("h2", null, "Rejected users"), h("span", { class: "grow" }), again),
+    problem,
+    h("div", { class: "place", tabindex: "0", role: "group", "aria-label": "List of rejected users" }, table),
+    more,
+  );
+  let next = null;
+  let shown = 0;
+
+  async function load(cursor = null) {
+    try {
+      const page = await request(path(["tenants", name, "rejected"], { cursor }));
+      problem.replaceChildren();
+      if (cursor === null) rows.replaceChildren();
+      for (const { id, reason, sqlstate, since } of page.users) {
+        const cells = [h("code", null, id), reason, h("code", null, sqlstate), since.slice(0, 19).replace("T", " ") + " UTC"];
+        rows.append(h("tr", null, ...cells.map((cell) => h("td", null, cell))));
+      }
+      next = page.next;
+    } catch (error) {
+      problem.replaceChildren(failed(error, () => load(cursor)));
+    }
+    attribute(more, "hidden", next === null ? "" : null);
+  }
+
+  return {
+    element,
+    load,
+    update(total) {
+      attribute(element, "hidden", total ? null : "");
+      if (total && total !== shown) load();
+      shown = total;
     },
   };
 }

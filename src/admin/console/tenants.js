@@ -11,7 +11,7 @@ const STEP = 60;
 /** Milliseconds without typing before a search starts. */
 const TYPING_DELAY = 120;
 
-const RANK = { parked: 0, troubled: 1, joining: 2, unknown: 3, following: 4 };
+const RANK = { parked: 0, paused: 1, troubled: 2, joining: 3, unknown: 4, following: 5 };
 const byName = new Intl.Collator("en", { numeric: true }).compare;
 const ORDERS = {
   state: (a, b) => RANK[mood(a)] - RANK[mood(b)],
@@ -24,6 +24,7 @@ const FILTERS = [
   { name: "following", title: "Following", mark: "following" },
   { name: "joining", title: "Joining", mark: "joining" },
   { name: "parked", title: "Parked", mark: "parked" },
+  { name: "paused", title: "Paused", mark: "paused" },
   { name: "unknown", title: "Unknown", mark: "unknown" },
 ].map((filter) => ({ keep: (tenant) => tenant.state === filter.name, ...filter }));
 
@@ -159,7 +160,7 @@ export function tenantsView() {
         "Add them under tenants in the configuration. Changes apply without a restart.",
       );
     if (filter === "attention" && !words)
-      return empty("All tenants are healthy", "No tenant is parked, has an error or rejects users.");
+      return empty("All tenants are healthy", "No tenant is parked, paused, has an error or rejects users.");
     return empty(
       "No matching tenants",
       h("button", { type: "button", onclick: () => go({ state: "", q: "" }) }, "Show all"),

@@ -1,6 +1,6 @@
 //! A paused tenant: its target is not connected to, and its changes wait under the limits of a target that is away.
 
-use crate::model::{ParkCause, RestartSignal, ResyncReason};
+use crate::model::{ParkCause, RestartSignal, ResyncReason, shell_word};
 use crate::replicator::error::ServiceError;
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::Phase;
@@ -66,7 +66,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 StopReason::Park {
                     cause,
                     reason: format!("it was paused{why}, and what waits for it exceeds {limit}"),
-                    remedy: format!("users-sync resume {}", self.id()),
+                    remedy: format!("users-sync resume {}", shell_word(self.id().as_str())),
                 }
             }
             other => other,

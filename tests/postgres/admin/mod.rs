@@ -1,6 +1,7 @@
 //! The admin API against real servers: access, answers, metrics and waiting for users.
 
 mod access;
+mod actions;
 mod bed;
 mod events;
 #[cfg(feature = "openapi")]
