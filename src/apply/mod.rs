@@ -29,9 +29,7 @@ mod wait;
 pub(crate) use assessment::ObservedTarget;
 pub(crate) use assessment::{ParkReason, RecordedTarget, Session, TargetAssessment, assess_target};
 pub(crate) use batch::count_skipped;
-#[cfg(test)]
-pub(crate) use checkpoint::NIL_TARGET_ID;
-pub(crate) use checkpoint::{Authenticity, Checkpoint};
+pub(crate) use checkpoint::{Authenticity, Checkpoint, NIL_TARGET_ID};
 pub(crate) use fence::{DecideFencing, Fencing};
 pub(crate) use isolation::{Isolation, RefusedRow};
 pub(crate) use notify::{NOTIFY_WITHOUT_ID, Notify};

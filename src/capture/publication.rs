@@ -121,9 +121,9 @@ pub async fn create_publication(client: &Client, name: &str, tables: &[Published
     Ok(client.batch_execute(&create_statement(name, tables, false)).await?)
 }
 
-/// Drops a publication if it exists.
-pub(crate) async fn drop_publication(client: &Client, name: &str) -> Result<(), CaptureError> {
-    Ok(client.batch_execute(&format!("DROP PUBLICATION IF EXISTS {}", quote_ident(name))).await?)
+/// The SQL that drops a publication if it exists.
+pub(crate) fn drop_statement(name: &str) -> String {
+    format!("DROP PUBLICATION IF EXISTS {}", quote_ident(name))
 }
 
 /// Whether the table is published: by name, by schema, or with all tables.

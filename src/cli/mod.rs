@@ -1,5 +1,6 @@
 //! The command line: one file per command. Errors arrive here as a `Diagnostic`.
 
+mod admins;
 mod adopt;
 mod check;
 mod common;
@@ -12,6 +13,7 @@ mod health;
 mod init;
 mod logging;
 mod output;
+mod password;
 mod pause;
 mod plan;
 mod presets;
@@ -82,6 +84,7 @@ enum Command {
     /// Print the least-privilege SQL for the source and the targets; run it with --apply.
     ///
     /// It covers roles, column grants, replica identities and the publication, and schema, table and grants in each target.
+    /// With --apply, exit code 1 means that a part was not done; the last lines say which.
     Setup(setup::Arguments),
     /// List the presets for auth stores, or print one.
     Presets(presets::Arguments),
@@ -133,9 +136,10 @@ enum Command {
     Adopt(adopt::Arguments),
     /// Permanently delete the users of a tenant that was removed from the configuration.
     Forget(forget::Arguments),
-    /// Drop the slot, the publication and the state. Targets keep their users.
+    /// Drop the slot, the publication, what `setup` recorded, and the state. Targets keep their users.
     ///
-    /// Stop `run` first. Lists what will be dropped, and asks for confirmation.
+    /// Stop `run` first. Lists what will be dropped and what stays because others use it, and asks for confirmation. After a
+    /// failure it can be run again.
     Teardown(teardown::Arguments),
     /// Report through the exit code whether a running process is ready. For health checks.
     ///

@@ -1,73 +1,62 @@
 //! `setup`: prints the least-privilege SQL for the source and the targets, and runs it if an administrator's URL is given.
 
-use super::common::{ConfigFile, admin_url};
+use super::admins::{AdminUrls, Admins};
+use super::common::{ConfigFile, FAILED};
 use super::output;
 use crate::config::{Config, ServerName, Tenant};
 use crate::diagnostic::{Diagnostic, diagnostic};
-use crate::model::TenantId;
+use crate::model::{Made, TenantId};
 use crate::pg::{self, PgUrl, Statements, describe};
+use crate::replicator::error::ServiceError;
 use crate::replicator::source::mapping::resolve_layout;
-use crate::setup::{PasswordForm, Script, TargetFacts, gather, gather_target, source_script, target_script};
+use crate::replicator::source::own_slot::read_own_slot;
+use crate::setup::{
+    PasswordForm, Script, StateFacts, Statement, TargetFacts, gather, gather_state, gather_target, source_script,
+    state_script, target_script,
+};
+use crate::state::StateStore;
 use clap::Args;
-use std::fmt;
 use std::process::ExitCode;
 
 /// Statements give up on a lock after this time, so that they do not block the store's writes.
 const SET_LOCK_TIMEOUT: &str = "SET lock_timeout = '5s'";
 
-/// The variable for `--source-admin`.
-const SOURCE_ADMIN: &str = "USERS_SYNC_SOURCE_ADMIN";
-
-#[derive(Args)]
+#[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// Run the SQL wherever an administrator's URL is given. Every statement is safe to repeat.
+    /// Run the SQL with the URLs of administrators. Every statement is safe to repeat.
     #[arg(long)]
     apply: bool,
-    /// URL of the source, as the tables' owner or a superuser. Default: source.url, which is enough to print.
-    ///
-    /// Take the password from the environment or a file: ${NAME} or ${file:PATH}.
-    #[arg(long, value_name = "URL", env = SOURCE_ADMIN, hide_env_values = true)]
-    source_admin: Option<String>,
-    /// URL of a target, as its owner or a superuser. Repeat it for every tenant to set up with --apply.
-    ///
-    /// Take the password from the environment or a file: ${NAME} or ${file:PATH}.
-    #[arg(long, value_name = "TENANT=URL", value_parser = tenant_url)]
-    target_admin: Vec<TargetAdmin>,
+    #[command(flatten)]
+    admins: Admins,
     /// Application role that is to read and reference users. Repeatable.
     #[arg(long, value_name = "ROLE")]
     application_role: Vec<String>,
-    /// Set up only this tenant's target. Default: all targets.
+    /// Set up only this tenant's target, and the source if --source-admin is given. Default: all targets.
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
+    /// Create the publication FOR ALL TABLES, where nothing else is allowed.
+    ///
+    /// Every table without a replica identity then refuses UPDATE and DELETE; the output lists them.
+    #[arg(long)]
+    all_tables: bool,
 }
 
-impl fmt::Debug for Arguments {
-    /// Without the URLs, which may hold passwords.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Arguments").field("apply", &self.apply).field("tenant", &self.tenant).finish_non_exhaustive()
-    }
-}
-
-/// An administrator's access to a target.
-#[derive(Clone)]
-struct TargetAdmin {
-    tenant: String,
-    url: String,
-}
-
-fn tenant_url(text: &str) -> Result<TargetAdmin, String> {
-    let (tenant, url) = text.split_once('=').ok_or("expected TENANT=URL")?;
-    Ok(TargetAdmin { tenant: tenant.to_owned(), url: url.to_owned() })
+/// A part of the work, after it was printed.
+enum Part {
+    /// Nothing is left to do.
+    Done,
+    /// It needs an administrator; this option names one.
+    NeedsAdmin(String),
 }
 
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
     let config = file.load()?;
-    let known = |name: &str| config.tenants.iter().any(|tenant| tenant.id.as_str() == name);
-    let named = arguments.target_admin.iter().map(|admin| &admin.tenant).chain(&arguments.tenant);
-    if let Some(unknown) = named.into_iter().find(|name| !known(name)) {
+    let admins = arguments.admins.read(&config)?;
+    let known = |name: &String| config.tenants.iter().any(|tenant| tenant.id.as_str() == name);
+    if let Some(unknown) = arguments.tenant.as_ref().filter(|name| !known(name)) {
         return Err(diagnostic!(help = "use an id from `tenants` in the configuration", "unknown tenant {unknown}"));
     }
-    if arguments.apply && arguments.source_admin.is_none() && arguments.target_admin.is_empty() {
+    if arguments.apply && admins.is_empty() {
         return Err(diagnostic!(
             help = "--source-admin postgres://owner@host/auth --target-admin acme=postgres://owner@host/acme",
             "--apply needs the URL of an administrator"
@@ -77,41 +66,112 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
     for shared in config.shared_roles(ServerName::of).iter().filter(|shared| shared.tenants.iter().any(is_wanted)) {
         output::notice(format_args!("warning: {shared}\n    -> {}", shared.remedy()));
     }
-    source(arguments, &config).await?;
-    for tenant in &config.tenants {
-        if is_wanted(&tenant.id) {
-            target(arguments, &config, tenant).await?;
-        }
+    let mut left = Vec::new();
+    // The state first: it records what is made at the source.
+    report(arguments, "the state", state(arguments, &config, &admins).await, &mut left)?;
+    report(arguments, "the source", source(arguments, &config, &admins).await, &mut left)?;
+    for tenant in config.tenants.iter().filter(|tenant| is_wanted(&tenant.id)) {
+        let done = target(arguments, &config, tenant, &admins).await;
+        report(arguments, &format!("the target of tenant {}", tenant.id), done, &mut left)?;
     }
-    Ok(ExitCode::SUCCESS)
+    if !arguments.apply || left.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    output::notice(format_args!("not done, run `setup` again for it:\n  {}", left.join("\n  ")));
+    Ok(ExitCode::from(FAILED))
 }
 
-async fn source(arguments: &Arguments, config: &Config) -> Result<(), Diagnostic> {
-    let url = match &arguments.source_admin {
-        Some(url) => admin_url(url, "--source-admin", Some(SOURCE_ADMIN))?,
-        None => config.source.url.clone(),
+/// Notes what is left. With `--apply`, a failure does not keep the other parts from being done.
+fn report(
+    arguments: &Arguments,
+    place: &str,
+    done: Result<Part, Diagnostic>,
+    left: &mut Vec<String>,
+) -> Result<(), Diagnostic> {
+    match done {
+        Ok(Part::Done) => {}
+        Ok(Part::NeedsAdmin(option)) => left.push(format!("{place}: no administrator was given: {option}")),
+        Err(diagnostic) if arguments.apply => {
+            output::error(&diagnostic);
+            left.push(format!("{place}: see the error above"));
+        }
+        Err(diagnostic) => return Err(diagnostic),
+    }
+    Ok(())
+}
+
+async fn state(arguments: &Arguments, config: &Config, admins: &AdminUrls) -> Result<Part, Diagnostic> {
+    let nothing = StateFacts::default();
+    if state_script(config, &nothing).is_none() || arguments.tenant.is_some() && admins.state.is_none() {
+        return Ok(Part::Done);
+    }
+    let Some(url) = &admins.state else {
+        state_script(config, &nothing).iter().for_each(output::line);
+        return Ok(Part::NeedsAdmin("--state-admin URL".to_owned()));
     };
-    let mut client = pg::connect(&url).await.map_err(|error| {
+    let client = pg::connect_state(url).await.map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
+    let facts = gather_state(&client, &config.state_url.user).await;
+    let facts = facts.map_err(|error| diagnostic!("cannot inspect the state: {}", describe(&error)))?;
+    let Some(script) = state_script(config, &facts) else { return Ok(Part::Done) };
+    output::line(&script);
+    if arguments.apply {
+        apply(&*client, url, &script, &mut Vec::new()).await?;
+    }
+    Ok(Part::Done)
+}
+
+async fn source(arguments: &Arguments, config: &Config, admins: &AdminUrls) -> Result<Part, Diagnostic> {
+    let url = admins.source.as_ref().unwrap_or(&config.source.url);
+    let mut client = pg::connect(url).await.map_err(|error| {
         diagnostic!(
             help = "until the role in source.url exists, connect as an administrator: --source-admin URL",
             "{error}"
         )
     })?;
+    let foreign = |why| ServiceError::ForeignSlot { slot: config.source.slot.clone(), why };
+    let slot = read_own_slot(&client, &config.source.url, &config.source.slot, foreign).await;
+    slot.map_err(|error| diagnostic!("{error}"))?;
     let config = resolve_layout(&client, config).await.map_err(|error| diagnostic!("{error}"))?;
     let facts =
         gather(&mut client, &config).await.map_err(|error| diagnostic!("cannot inspect the source: {error}"))?;
-    let script = source_script(&config, &facts).map_err(|what| diagnostic!("{what}"))?;
+    let script = source_script(&config, &facts, arguments.all_tables).map_err(|what| diagnostic!("{what}"))?;
     output::line(&script);
-    if arguments.apply && arguments.source_admin.is_some() {
-        apply(&*client, &url, &script).await?;
+    if admins.source.is_none() {
+        let is_wanted = arguments.tenant.is_none();
+        return Ok(if is_wanted { Part::NeedsAdmin("--source-admin URL".to_owned()) } else { Part::Done });
     }
-    Ok(())
+    if arguments.apply {
+        let mut made = Vec::new();
+        let applied = apply(&*client, url, &script, &mut made).await;
+        let recorded = record(&config, &made).await;
+        applied.and(recorded)?;
+    }
+    Ok(Part::Done)
 }
 
-async fn target(arguments: &Arguments, config: &Config, tenant: &Tenant) -> Result<(), Diagnostic> {
-    let admin = arguments.target_admin.iter().find(|admin| admin.tenant == tenant.id.as_str());
-    let url = admin.map(|admin| admin_url(&admin.url, "--target-admin", None)).transpose()?;
-    let client = match &url {
+/// Records what was made, as the role of the state: an administrator writes to no table of another role.
+async fn record(config: &Config, made: &[Made]) -> Result<(), Diagnostic> {
+    if made.is_empty() {
+        return Ok(());
+    }
+    let failed = |error: &dyn std::fmt::Display| {
+        diagnostic!(
+            help = "correct state.url; until it is recorded, `teardown` does not remove it",
+            "cannot record in the state what was made at the source: {error}"
+        )
+    };
+    let client = pg::connect_state(&config.state_url).await.map_err(|error| failed(&error))?;
+    StateStore::record_made(&client, &config.source.slot, made).await.map_err(|error| failed(&error))
+}
+
+async fn target(
+    arguments: &Arguments,
+    config: &Config,
+    tenant: &Tenant,
+    admins: &AdminUrls,
+) -> Result<Part, Diagnostic> {
+    let url = admins.targets.get(&tenant.id);
+    let client = match url {
         None => None,
         Some(url) => Some(
             pg::connect_target(url)
@@ -129,38 +189,61 @@ async fn target(arguments: &Arguments, config: &Config, tenant: &Tenant) -> Resu
         .map_err(|what| diagnostic!("the target of tenant {}: {what}", tenant.id))?;
     output::line(&script);
     match client.zip(url) {
-        Some((client, url)) if arguments.apply => apply(&client, &url, &script).await,
-        _ => Ok(()),
+        Some((client, url)) if arguments.apply => apply(&client, url, &script, &mut Vec::new()).await?,
+        Some(_) => {}
+        None => return Ok(Part::NeedsAdmin(format!("--target-admin {}=URL", tenant.id))),
     }
+    Ok(Part::Done)
 }
 
-/// Runs the statements without a transaction: an index cannot be built concurrently inside one. Statements before a
-/// failure stay applied.
-async fn apply(client: &impl Statements, url: &PgUrl, script: &Script) -> Result<(), Diagnostic> {
-    client.batch_execute(SET_LOCK_TIMEOUT).await.map_err(|error| failed(SET_LOCK_TIMEOUT, &error))?;
+/// Runs the statements without a transaction: an index cannot be built concurrently inside one. A failure does not keep the
+/// later ones from being run, unless the role could not be created. `made` gets what they made.
+async fn apply(client: &impl Statements, url: &PgUrl, script: &Script, made: &mut Vec<Made>) -> Result<(), Diagnostic> {
+    client.batch_execute(SET_LOCK_TIMEOUT).await.map_err(|error| failed(SET_LOCK_TIMEOUT, &error, None))?;
+    let mut failures: Vec<Diagnostic> = Vec::new();
     for statement in &script.statements {
-        let Err(error) = client.batch_execute(&statement.to_run(PasswordForm::Verifier)).await else { continue };
-        if statement.secret.is_none() || !wants_clear_text(&error) {
-            return Err(failed(&statement.sql, &error));
+        match run(client, url, statement).await {
+            Ok(()) => made.extend(statement.made.clone()),
+            Err(failure) => {
+                failures.push(failure);
+                if statement.sql.starts_with("CREATE ROLE") {
+                    break;
+                }
+            }
         }
-        if !is_private(url) {
-            return Err(diagnostic!(
-                help = CLEAR_TEXT_HELP,
-                "{}\nthe host accepts passwords in clear text only, and the connection does not verify the server",
-                statement.sql
-            ));
-        }
-        let clear = client.batch_execute(&statement.to_run(PasswordForm::ClearText)).await;
-        clear.map_err(|error| failed(&statement.sql, &error))?;
-        output::line("-- the host accepts passwords in clear text only: sent over the verified connection");
     }
-    output::line(format_args!("-- done: {} statements\n", script.statements.len()));
+    let done = script.statements.len() - failures.len();
+    match failures.into_iter().reduce(|first, next| Diagnostic { others: [first.others, vec![next]].concat(), ..first })
+    {
+        None => output::line(format_args!("-- done: {done} statements\n")),
+        Some(failures) => return Err(failures),
+    }
     Ok(())
 }
 
-fn failed(sql: &str, error: &tokio_postgres::Error) -> Diagnostic {
+async fn run(client: &impl Statements, url: &PgUrl, statement: &Statement) -> Result<(), Diagnostic> {
+    let needs = statement.needs.as_deref();
+    let Err(error) = client.batch_execute(&statement.to_run(PasswordForm::Verifier)).await else { return Ok(()) };
+    if statement.secret.is_none() || !wants_clear_text(&error) {
+        return Err(failed(&statement.sql, &error, needs));
+    }
+    if !is_private(url) {
+        return Err(diagnostic!(
+            help = CLEAR_TEXT_HELP,
+            "{}\nthe host accepts passwords in clear text only, and the connection does not verify the server",
+            statement.sql
+        ));
+    }
+    let clear = client.batch_execute(&statement.to_run(PasswordForm::ClearText)).await;
+    clear.map_err(|error| failed(&statement.sql, &error, needs))?;
+    output::line("-- the host accepts passwords in clear text only: sent over the verified connection");
+    Ok(())
+}
+
+fn failed(sql: &str, error: &tokio_postgres::Error, needs: Option<&str>) -> Diagnostic {
+    let needs = needs.map_or_else(String::new, |needs| format!("the statement needs {needs}\n"));
     diagnostic!(
-        help = "fix that, then run `setup` again: every statement is safe to repeat",
+        help = format!("{needs}fix that, then run `setup` again: every statement is safe to repeat"),
         "{sql}\n{}",
         describe(error)
     )

@@ -1,126 +1,130 @@
-//! `teardown`: drops what `run` created in the source and the state. Targets keep their users.
+//! `teardown`: removes what `setup` and `run` made at the source and in the state. Targets keep their users.
 
+use super::admins::Admins;
 use super::common::ConfigFile;
 use super::confirm::confirm;
 use super::output;
-use crate::capture::CaptureError;
-use crate::capture::publication::{drop_publication, read_publication};
-use crate::capture::slot::read_slot;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
-use crate::pg::{self, PgClient, describe};
+use crate::operations::teardown::{Plan, PlanError, drop_slot, plan, release_target, remove};
+use crate::pg::{self, PgClient, describe, quote_literal};
 use crate::state::StateStore;
 use clap::Args;
 use std::process::ExitCode;
-use tokio_postgres::Client;
-use tokio_postgres::types::Type;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
+    /// Print what would be removed and what stays, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// Skip the confirmation.
     #[arg(long)]
     yes: bool,
-}
-
-/// The objects to drop.
-struct Droppable {
-    /// Existing slots, of replication and of the tee.
-    slots: Vec<String>,
-    publication: bool,
-    state: bool,
+    #[command(flatten)]
+    admins: Admins,
 }
 
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
     let config = file.load()?;
-    let source =
-        pg::connect(&config.source.url).await.map_err(|error| diagnostic!("cannot connect to the source: {error}"))?;
+    let admins = arguments.admins.read(&config)?;
+    let url = admins.source.as_ref().unwrap_or(&config.source.url);
+    let source = pg::connect(url).await.map_err(|error| diagnostic!("cannot connect to the source: {error}"))?;
     let state = pg::connect_state(&config.state_url)
         .await
         .map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
-    let droppable = find_droppable(&config, &source, &state).await?;
-    let list = list(&config, &droppable);
-    if list.is_empty() {
+    let found = plan(&config, &source, &state).await.map_err(|error| match error {
+        PlanError::InUse { .. } => diagnostic!(
+            help = "stop every `run` with this configuration first; to end a dead connection: \
+                    SELECT pg_terminate_backend(pid)",
+            "{error}"
+        ),
+        error => diagnostic!("{error}"),
+    })?;
+    found.kept.iter().for_each(|kept| output::line(format_args!("stays: {kept}")));
+    if found.is_empty() {
         output::line("nothing to drop: slot, publication and state do not exist");
         return Ok(ExitCode::SUCCESS);
     }
     output::line(format_args!(
-        "This drops\n{list}Targets keep their users; a later `run` starts over with a snapshot of every tenant."
+        "This drops\n{}Targets keep their users, and roles their grants; a later `run` starts over with a snapshot of every \
+         tenant.",
+        list(&config, &found)
     ));
+    if arguments.dry_run {
+        output::line("nothing was dropped");
+        return Ok(ExitCode::SUCCESS);
+    }
     if !arguments.yes && !confirm("Drop them?")? {
         output::line("nothing was dropped");
         return Ok(ExitCode::SUCCESS);
     }
-    drop_all(&config, &droppable, &source, &state).await?;
-    output::line("done");
-    Ok(ExitCode::SUCCESS)
+    let left = drop_all(&config, &found, &source, &state).await;
+    if left.is_empty() {
+        output::line("done");
+        return Ok(ExitCode::SUCCESS);
+    }
+    Err(diagnostic!(
+        help = "fix that, or pass --source-admin URL, then run `teardown` again: it drops the rest",
+        "these are left:\n  {}",
+        left.join("\n  ")
+    ))
 }
 
-async fn find_droppable(config: &Config, source: &Client, state: &Client) -> Result<Droppable, Diagnostic> {
-    let name = &config.source.slot;
-    let failed = |what: &'static str| move |error: CaptureError| diagnostic!("cannot read {what}: {error}");
-    let known = StateStore::read(state, name).await.map_err(|error| diagnostic!("cannot read the state: {error}"))?;
-    let mut slots = vec![name.clone()];
-    slots.extend(known.tee.map(|tee| tee.slot));
-    slots.extend(config.kafka.as_ref().map(|kafka| kafka.slot.clone()).filter(|slot| !slots.contains(slot)));
-    let mut existing = Vec::new();
-    for name in slots {
-        let Some(slot) = read_slot(source, &name).await.map_err(failed("the slot"))? else { continue };
-        if let Some(pid) = slot.active_pid {
-            return Err(diagnostic!(
-                help = "stop every `run` with this configuration first; to end a dead connection: \
-                        SELECT pg_terminate_backend(pid)",
-                "slot {name} is in use by process {pid} of the server"
+fn list(config: &Config, plan: &Plan) -> String {
+    let Config { source, state_url, .. } = config;
+    let slots = plan.slots.iter().map(|slot| format!("replication slot {slot} of {}", source.url));
+    let removals = plan.removals.iter().map(|removal| removal.what.clone());
+    let targets = plan.targets.iter().map(|(tenant, _)| format!("the claim to the target of tenant {tenant}"));
+    let state =
+        plan.has_state.then(|| format!("the state of slot {} in schema users_sync of {state_url}", source.slot));
+    slots.chain(targets).chain(removals).chain(state).map(|line| format!("  {line}\n")).collect()
+}
+
+/// Drops the slots first: they retain WAL at the source. The state is dropped last, and only if nothing is left: it has
+/// what another attempt needs. Returns what is left, each with the statement that removes it.
+async fn drop_all(config: &Config, plan: &Plan, source: &PgClient, state: &PgClient) -> Vec<String> {
+    let mut left = Vec::new();
+    for slot in &plan.slots {
+        if let Err(error) = drop_slot(source, slot).await {
+            left.push(format!(
+                "slot {slot}: {}; run as a role with REPLICATION: SELECT pg_drop_replication_slot({});",
+                describe(&error),
+                quote_literal(slot)
             ));
         }
-        existing.push(name);
     }
-    let publication = read_publication(source, &config.source.publication).await.map_err(failed("the publication"))?;
-    let has_state = has_state_tables(state).await.map_err(|error| failed("the state")(error.into()))?;
-    Ok(Droppable { slots: existing, publication: publication.is_some(), state: has_state })
-}
-
-/// Reads the catalog instead of casting to regclass, which fails without USAGE on the schema.
-async fn has_state_tables(state: &Client) -> Result<bool, tokio_postgres::Error> {
-    const SQL: &str = "
-        SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                       WHERE n.nspname = 'users_sync' AND c.relname = 'source' AND c.relkind = 'r')";
-    state.query_typed_one(SQL, &[]).await?.try_get(0)
-}
-
-fn list(config: &Config, droppable: &Droppable) -> String {
-    let Config { source, state_url, .. } = config;
-    let lines = [
-        (droppable.publication, format!("  publication {} of {}\n", source.publication, source.url)),
-        (droppable.state, format!("  the state of slot {} in schema users_sync of {state_url}\n", source.slot)),
-    ];
-    let slots = droppable.slots.iter().map(|slot| format!("  replication slot {slot} of {}\n", source.url));
-    slots.chain(lines.into_iter().filter(|(exists, _)| *exists).map(|(_, line)| line)).collect()
-}
-
-/// Drops the slots first: they retain WAL at the source, and `run` cannot use the other objects without them.
-async fn drop_all(
-    config: &Config,
-    droppable: &Droppable,
-    source: &PgClient,
-    state: &PgClient,
-) -> Result<(), Diagnostic> {
-    let failed = |what: &str, error: &dyn std::fmt::Display| {
-        diagnostic!(help = "run `teardown` again to drop the rest", "cannot drop {what}: {error}")
-    };
-    for slot in &droppable.slots {
-        // A slot that was dropped in the meantime is no error.
-        let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
-                   WHERE slot_name = $1::text::name";
-        let dropped = source.query_typed(sql, &[(slot, Type::TEXT)]).await;
-        dropped.map_err(|error| failed("the slot", &describe(&error)))?;
+    for (tenant, target_id) in &plan.targets {
+        let Some(tenant) = config.tenants.iter().find(|known| known.id == *tenant) else { continue };
+        if let Err(why) = release_target(tenant, target_id).await {
+            left.push(format!(
+                "the claim to the target of tenant {id}: {why}; or remove the tenant from the configuration: a later \
+                 installation then needs `users-sync adopt -c FILE {id}`",
+                id = tenant.id
+            ));
+        }
     }
-    if droppable.publication {
-        let dropped = drop_publication(source, &config.source.publication).await;
-        dropped.map_err(|error| failed("the publication", &error))?;
+    let mut has_failed = false;
+    for removal in &plan.removals {
+        // The later ones would harm the store while the publication is there.
+        let why = match has_failed {
+            true => "not tried".to_owned(),
+            false => match remove(source, removal).await {
+                Ok(()) => continue,
+                Err(error) => describe(&error),
+            },
+        };
+        has_failed = true;
+        let owner = removal.owner.as_ref().map_or_else(String::new, |owner| format!("role {owner} or "));
+        left.push(format!("{}: {why}; run as {owner}a superuser: {};", removal.what, removal.sql));
     }
-    if droppable.state {
-        let dropped = StateStore::forget(state, &config.source.slot).await;
-        dropped.map_err(|error| failed("the state", &error))?;
+    if plan.has_state && left.is_empty() {
+        if let Err(error) = StateStore::forget(state, &config.source.slot).await {
+            left.push(format!(
+                "the state: {error}; run as the owner of schema users_sync: DROP SCHEMA users_sync CASCADE;"
+            ));
+        }
+    } else if plan.has_state {
+        left.push("the state, which the next attempt needs".to_owned());
     }
-    Ok(())
+    left
 }

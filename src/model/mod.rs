@@ -7,6 +7,7 @@ mod extra_rows;
 mod history;
 mod ids;
 mod lsn;
+mod made;
 mod reason;
 mod relation;
 mod tenant_list;
@@ -23,6 +24,7 @@ pub(crate) use history::ReceivedHistory;
 pub use ids::{Epoch, Generation, Oid, TargetId, TenantId, TenantKey, Xid};
 pub(crate) use ids::{IdHash, UserId};
 pub use lsn::Lsn;
+pub use made::{Made, MadeKind};
 pub use reason::{
     HistoryBreak, ParkCause, Reason, RestartSignal, ResyncReason, RetryCause, SlotLoss, SourceTrouble, StatusFinding,
     TeeRestart,

@@ -7,4 +7,5 @@ pub(crate) mod pause;
 pub(crate) mod rejected;
 pub(crate) mod request;
 pub(crate) mod resync;
+pub(crate) mod teardown;
 pub(crate) mod verify;

@@ -20,6 +20,10 @@ pub(crate) struct SetupFacts {
     /// The publication has stored generated columns.
     pub(super) publishes_generated: bool,
     pub(super) has_state_schema: bool,
+    /// The server is one of Amazon RDS, where membership in `rds_replication` replaces the attribute REPLICATION.
+    pub(super) has_rds_role: bool,
+    /// Tables that would refuse UPDATE and DELETE if they were published: they have no replica identity.
+    pub(super) unidentified: Vec<TableName>,
     pub(super) tables: Vec<TableNeeds>,
     /// The columns that the mapping reads, by table.
     pub(super) reads: BTreeMap<TableName, Vec<String>>,
@@ -40,6 +44,8 @@ pub(super) struct TableNeeds {
     pub(super) row_security: bool,
     /// Of the table, or of each of its partitions.
     pub(super) identities: Vec<(TableName, Identity)>,
+    /// The identity that each of them has now, as in [`Made::previous`].
+    pub(super) previous: BTreeMap<TableName, String>,
     /// With these identities.
     pub(super) generated: GeneratedColumns,
 }
@@ -58,9 +64,11 @@ pub(super) enum Identity {
 }
 
 const SERVER: &str = "
-    SELECT current_database()::text, r.rolname IS NOT NULL, coalesce(r.rolreplication OR r.rolsuper, false),
+    SELECT current_database()::text, r.rolname IS NOT NULL, coalesce(r.rolreplication OR r.rolsuper
+             OR (SELECT pg_has_role(r.oid, rds.oid, 'MEMBER') FROM pg_catalog.pg_roles rds WHERE rds.rolname = 'rds_replication'), false),
            coalesce(r.rolbypassrls OR r.rolsuper, false),
-           EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'users_sync')
+           EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'users_sync'),
+           EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'rds_replication')
     FROM (SELECT) one LEFT JOIN pg_catalog.pg_roles r ON r.rolname = $1";
 
 /// Unique indexes that may be a replica identity (manual: ALTER TABLE, REPLICA IDENTITY), the narrowest first.
@@ -73,6 +81,24 @@ const INDEXES: &str = "
                       WHERE a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey)
                         AND (NOT a.attnotnull OR a.attgenerated <> ''))
     ORDER BY i.indnatts, 1";
+
+const PREVIOUS_IDENTITY: &str = "
+    SELECT CASE c.relreplident WHEN 'n' THEN 'nothing' WHEN 'f' THEN 'full'
+      WHEN 'i' THEN coalesce('index ' || (SELECT x.relname::text FROM pg_catalog.pg_index i
+        JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid AND i.indisreplident), 'nothing')
+      ELSE 'default' END
+    FROM pg_catalog.pg_class c WHERE c.oid = $1";
+
+/// Permanent tables outside the system's schemas without a replica identity.
+const UNIDENTIFIED: &str = "
+    SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+      AND (c.relreplident = 'n' OR c.relreplident = 'd' AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
+        OR c.relreplident = 'i' AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisreplident))
+    ORDER BY 1, 2";
 
 const ROW_SECURITY: &str = "SELECT relrowsecurity FROM pg_catalog.pg_class WHERE oid = $1";
 
@@ -107,8 +133,12 @@ pub(crate) async fn gather(client: &mut PgClient, config: &Config) -> Result<Set
         role,
         has_publication: read_publication(client, publication).await?.is_some(),
         has_state_schema: row.try_get(4)?,
+        has_rds_role: row.try_get(5)?,
         ..SetupFacts::default()
     };
+    for row in client.query(UNIDENTIFIED, &[]).await? {
+        facts.unidentified.push(TableName { schema: row.try_get(0)?, name: row.try_get(1)? });
+    }
     let tables = config.users.tables();
     let shape = ShapeReader::new(client, publication, &tables).await?.read(client).await?;
     facts.publishes_generated = shape.publication.as_ref().is_some_and(|row| row.generated == "s");
@@ -116,11 +146,13 @@ pub(crate) async fn gather(client: &mut PgClient, config: &Config) -> Result<Set
         let relation = read_relation(client, table).await?.ok_or_else(|| ServiceError::NoTable(table.clone()))?;
         let row_security: bool = client.query_one(ROW_SECURITY, &[&relation.oid]).await?.try_get(0)?;
         let needed = needed_columns(client, config, &relation).await?;
-        let mut identities = Vec::new();
+        let (mut identities, mut previous) = (Vec::new(), BTreeMap::new());
         let mut carried = BTreeSet::new();
         for holder in relation.row_holders() {
             let needed = needed_columns(client, config, &holder).await?;
             let identity = identity(client, &holder, &needed).await?;
+            let found = client.query_opt(PREVIOUS_IDENTITY, &[&holder.oid]).await?;
+            previous.extend(found.map(|row| row.try_get(0)).transpose()?.map(|found| (holder.table.clone(), found)));
             if identity == Identity::Sufficient {
                 carried
                     .extend(holder.columns.into_iter().filter(|column| column.in_identity).map(|column| column.name));
@@ -141,6 +173,7 @@ pub(crate) async fn gather(client: &mut PgClient, config: &Config) -> Result<Set
             row_security,
             generated: generated(&shape, table, &identities),
             identities,
+            previous,
         });
     }
     for via in config.users.query.iter().flat_map(|query| &query.watch).filter_map(|watch| watch.via.as_ref()) {

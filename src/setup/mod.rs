@@ -4,11 +4,13 @@
 mod facts;
 mod script;
 mod source;
+mod state;
 mod target;
 mod target_facts;
 
 pub(crate) use facts::gather;
-pub(crate) use script::{PasswordForm, Script};
+pub(crate) use script::{PasswordForm, Script, Statement};
 pub(crate) use source::source_script;
+pub(crate) use state::{StateFacts, gather_state, state_script};
 pub(crate) use target::target_script;
 pub(crate) use target_facts::{TargetFacts, gather_target};

@@ -1,9 +1,21 @@
 //! A script of statements to print or run.
 
-use crate::model::printable_line;
+use crate::model::{Made, printable_line};
 use crate::pg::{PgUrl, Secret, quote_ident, quote_literal};
 use postgres_protocol::password::scram_sha_256;
 use std::fmt;
+
+/// Who may create a role.
+pub(super) const CREATES_ROLES: &str = "a superuser or a role with CREATEROLE";
+/// Who may create or change a role that replicates. The hosts' ways are from their manuals.
+pub(super) const CREATES_REPLICATION: &str = "a superuser, or from PostgreSQL 16 on a role with CREATEROLE and REPLICATION. \
+    Hosts: on Amazon RDS and Aurora GRANT rds_replication instead; on Google Cloud SQL a member of cloudsqlsuperuser; on \
+    Azure a member of azure_pg_admin; on Supabase the role postgres; on Neon create the role in its console, which gives it \
+    REPLICATION once logical replication is enabled";
+/// Who may give BYPASSRLS.
+pub(super) const GIVES_BYPASSRLS: &str = "a superuser, or from PostgreSQL 16 on a role with CREATEROLE and BYPASSRLS";
+/// Who may create schemas, and let roles connect.
+pub(super) const OWNS_DATABASE: &str = "the owner of the database";
 
 /// Statements, each safe to repeat.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +31,10 @@ pub(crate) struct Statement {
     pub(crate) sql: String,
     /// Printed as a comment. May be empty.
     pub(crate) why: String,
+    /// Who may run it, if that is not the role of the heading.
+    pub(crate) needs: Option<String>,
+    /// What it makes, for `teardown`.
+    pub(crate) made: Option<Made>,
     /// Appended to `sql` when it is run, and never printed.
     pub(crate) secret: Option<Password>,
 }
@@ -49,11 +65,31 @@ impl Password {
 
 impl Script {
     pub(super) fn add(&mut self, sql: impl Into<String>, why: impl Into<String>) {
-        self.statements.push(Statement { sql: sql.into(), why: why.into(), secret: None });
+        let (sql, why) = (sql.into(), why.into());
+        self.statements.push(Statement { sql, why, needs: None, made: None, secret: None });
+    }
+
+    /// Adds a statement that needs more than the role of the heading.
+    pub(super) fn add_for(&mut self, sql: impl Into<String>, why: impl Into<String>, needs: &str) {
+        self.add(sql, why);
+        self.note(|last| last.needs = Some(needs.to_owned()));
+    }
+
+    /// Adds a statement that makes something.
+    pub(super) fn add_making(&mut self, sql: impl Into<String>, why: impl Into<String>, made: Made) {
+        self.add(sql, why);
+        self.note(|last| last.made = Some(made));
+    }
+
+    /// Changes the last statement.
+    pub(super) fn note(&mut self, change: impl FnOnce(&mut Statement)) {
+        if let Some(last) = self.statements.last_mut() {
+            change(last);
+        }
     }
 
     /// Adds a login role with the password of its URL.
-    pub(super) fn add_role(&mut self, url: &PgUrl, attributes: &str) {
+    pub(super) fn add_role(&mut self, url: &PgUrl, attributes: &str, needs: &str) {
         let role = quote_ident(&url.user);
         let password = url.password.clone().map(Password);
         let why = match password {
@@ -61,7 +97,8 @@ impl Script {
             None => "",
         };
         let sql = format!("CREATE ROLE {role} LOGIN{attributes}");
-        self.statements.push(Statement { sql, why: why.to_owned(), secret: password });
+        let needs = Some(needs.to_owned());
+        self.statements.push(Statement { sql, why: why.to_owned(), needs, made: None, secret: password });
     }
 }
 
@@ -77,7 +114,10 @@ impl fmt::Display for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A comment ends with its line: names in it must not contain one.
         writeln!(f, "-- {}", printable_line(&self.heading))?;
-        for Statement { sql, why, .. } in &self.statements {
+        for Statement { sql, why, needs, .. } in &self.statements {
+            if let Some(needs) = needs {
+                writeln!(f, "-- the next one needs {}", printable_line(needs))?;
+            }
             if why.is_empty() {
                 writeln!(f, "{sql};")?;
             } else {
@@ -103,7 +143,7 @@ mod tests {
     fn a_password_is_sent_as_a_verifier_and_never_printed() {
         let url = PgUrl::parse("postgres://new:hunter2@h/db").unwrap();
         let mut script = Script::default();
-        script.add_role(&url, "");
+        script.add_role(&url, "", CREATES_ROLES);
         assert!(!format!("{script} {script:?}").contains("hunter2"));
         let sent = script.statements[0].to_run(PasswordForm::Verifier);
         assert!(sent.starts_with("CREATE ROLE \"new\" LOGIN PASSWORD 'SCRAM-SHA-256$4096:"), "{sent}");

@@ -1,6 +1,6 @@
 //! The script for a target. Pure.
 
-use super::script::Script;
+use super::script::{CREATES_ROLES, Script};
 use super::target_facts::{Kind, Object, TargetFacts};
 use crate::apply::create_wait_for;
 use crate::apply::statement::{CREATE_INDEX, CREATE_TABLE};
@@ -30,7 +30,7 @@ pub(crate) fn target_script(
         ..Script::default()
     };
     if !facts.role_exists {
-        script.add_role(&tenant.target, "");
+        script.add_role(&tenant.target, "", CREATES_ROLES);
         script.add(format!("GRANT {role} TO CURRENT_USER"), "needed to create objects that the role is to own");
     }
     script.add(

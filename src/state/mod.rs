@@ -6,6 +6,7 @@
 
 mod access;
 mod error;
+mod made;
 mod pauses;
 mod read;
 mod requests;

@@ -52,6 +52,20 @@ impl StateStore {
         Ok(rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, Error>>()?)
     }
 
+    /// Another slot of this state that reads the publication with this oid.
+    pub(crate) async fn other_slot_of_publication(
+        client: &Client,
+        slot: &str,
+        oid: &str,
+    ) -> Result<Option<String>, StateError> {
+        if !exists(client).await? {
+            return Ok(None);
+        }
+        let sql = "SELECT slot FROM users_sync.source s WHERE slot <> $1 \
+                   AND split_part(coalesce(to_jsonb(s) ->> 'publication', ''), ':', 1) = $2 ORDER BY 1 LIMIT 1";
+        Ok(client.query_opt(sql, &[&slot, &oid]).await?.map(|row| row.try_get(0)).transpose()?)
+    }
+
     /// Requests a resync of these tenants from this process.
     pub(crate) async fn ask_resync(&self, tenants: &[TenantId]) -> Result<(), StateError> {
         let tenants: Vec<&str> = tenants.iter().map(TenantId::as_str).collect();

@@ -97,18 +97,27 @@ impl StateStore {
 
     /// Deletes the rows of a slot, for `teardown`. Drops the tables with the last slot, and the schema if it is empty then.
     pub async fn forget(client: &Client, slot: &str) -> Result<(), StateError> {
+        StateStore::forget_made(client, slot).await?;
         if !exists(client).await? {
-            return Ok(());
+            return StateStore::drop_empty_schema(client).await;
         }
         client.execute("DELETE FROM users_sync.source WHERE slot = $1", &[&slot]).await?;
         if client.query_opt("SELECT FROM users_sync.source LIMIT 1", &[]).await?.is_none() {
             client
                 .batch_execute("DROP TABLE IF EXISTS users_sync.tee_rejected, users_sync.tee, users_sync.request, users_sync.epoch, users_sync.tenant, users_sync.source")
                 .await?;
-            let others = "SELECT FROM pg_catalog.pg_class WHERE relnamespace = 'users_sync'::regnamespace LIMIT 1";
-            if client.query_opt(others, &[]).await?.is_none() {
-                client.batch_execute("DROP SCHEMA users_sync").await?;
-            }
+            StateStore::drop_empty_schema(client).await?;
+        }
+        Ok(())
+    }
+
+    /// Drops the schema if nothing is left in it, and if it belongs to this role.
+    async fn drop_empty_schema(client: &Client) -> Result<(), StateError> {
+        let sql = "SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = 'users_sync' AND pg_has_role(n.nspowner, 'USAGE') \
+                   AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid) \
+                   AND NOT EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.pronamespace = n.oid)";
+        if client.query_opt(sql, &[]).await?.is_some() {
+            client.batch_execute("DROP SCHEMA users_sync").await?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The owner of a target changes the checkpoint: only that tenant is affected, and its remedy works.
 
 use super::remedies::statements;
-use crate::support::process::{Log, Process};
+use crate::support::process::{Log, Process, adopts};
 use crate::support::{Bed, DEADLINE, pause};
 use std::time::Instant;
 use tempfile::NamedTempFile;
@@ -85,10 +85,8 @@ impl Scene {
         self.change("acme").await;
         let remedy = self.parked("acme", reason).await;
         self.others_follow().await;
-        let fix = statements(&remedy);
-        assert_eq!(fix.len(), 1, "{remedy}");
-        self.bed.server.sql("acme", &fix[0]).await.unwrap();
-        self.recovers().await;
+        adopts(&remedy, self.config.path()).await;
+        self.follows().await;
     }
 
     async fn recovers(&mut self) {
@@ -96,6 +94,10 @@ impl Scene {
         let request =
             "INSERT INTO users_sync.request (slot, tenant, allow_deletes) VALUES ('users_sync', 'acme', false)";
         self.bed.auth(request).await;
+        self.follows().await;
+    }
+
+    async fn follows(&mut self) {
         self.bed.equal().await;
         self.bed.state_is("acme", "following").await;
         self.others_follow().await;
@@ -132,7 +134,7 @@ async fn the_checkpoint_of_another_tenant_is_not_accepted() {
     scene.bed.server.sql("acme", &format!("UPDATE users_sync.checkpoint SET {of_globex}")).await.unwrap();
     scene.change("acme").await;
     let remedy = scene.parked("acme", "the target's checkpoint belongs to tenant globex").await;
-    assert!(remedy.contains("or remove tenant globex from this one permanently"), "{remedy}");
+    assert!(remedy.contains("point tenant acme at its own database"), "{remedy}");
     scene.others_follow().await;
     // As in the runbook.
     let empty = "DROP SCHEMA users_sync CASCADE; TRUNCATE neon_auth.users_sync";
@@ -156,7 +158,7 @@ async fn a_checkpoint_changed_between_two_starts_parks_its_own_tenant() {
     let scene = Scene { bed, process, log, config, changes };
     for tenant in ["acme", "globex"] {
         let remedy = scene.parked(tenant, FORGED).await;
-        scene.bed.server.sql(tenant, &statements(&remedy)[0]).await.unwrap();
+        adopts(&remedy, scene.config.path()).await;
     }
     scene.bed.equal().await;
     for tenant in TENANTS {

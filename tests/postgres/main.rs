@@ -50,6 +50,7 @@ mod spool;
 mod standby;
 mod stream;
 mod target_losses;
+mod teardown;
 mod tenants;
 mod terminal;
 mod throwaway;

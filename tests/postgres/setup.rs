@@ -330,3 +330,77 @@ async fn setup_publishes_the_generated_columns_of_a_replica_identity() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn setup_does_all_or_says_what_it_did_not_do() {
+    let store = store_with_password("hunter2").await;
+    let bed = &store.bed;
+    let scram = "SET password_encryption = 'scram-sha-256'";
+    bed.auth(&format!("{scram}; CREATE ROLE boss SUPERUSER LOGIN PASSWORD 's3cret'")).await;
+    bed.auth("CREATE TABLE public.keyless (a int)").await;
+    bed.server.create_database("state").await.unwrap();
+    let url = |database: &str| bed.server.url_for("boss:${file:PASSWORD}", database);
+    let mut file = NamedTempFile::new().unwrap();
+    write!(file, "s3cret").unwrap();
+    let path = file.path().to_str().unwrap().to_owned();
+    let url = |database: &str| url(database).replace("PASSWORD", &path);
+    let source = url("auth");
+    let run = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_users-sync"));
+        command.args(arguments).arg("-c").arg(store.config.path()).envs(variables.iter().copied());
+        let Output { status, stdout, stderr } = command.stdin(std::process::Stdio::null()).output().unwrap();
+        let said = [stdout, stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+        assert!(!said.contains("s3cret") && !said.contains("hunter2"), "{said}");
+        (status.code(), said)
+    };
+    // Printed only, with what needs more than the tables' owner.
+    let (code, said) = run(&["setup", "--source-admin", &source, "--all-tables"], &[]);
+    assert!(code == Some(0) && said.contains("-- the next one needs a superuser, or from PostgreSQL 16"), "{said}");
+    let all = "CREATE PUBLICATION \"users_sync\" FOR ALL TABLES WITH (publish_via_partition_root = true);  -- these tables have \
+               no replica identity and will refuse UPDATE and DELETE: public.keyless";
+    assert!(said.contains(all), "{said}");
+
+    let (code, said) = run(&["setup", "--apply", "--source-admin", &source], &[]);
+    assert_eq!(code, Some(1), "{said}");
+    for tenant in ["acme", "globex"] {
+        let left = format!("the target of tenant {tenant}: no administrator was given: --target-admin {tenant}=URL");
+        assert!(said.contains(&left), "{said}");
+    }
+    // The targets from the environment, and a state of its own.
+    let yaml = std::fs::read_to_string(store.config.path()).unwrap();
+    let state = bed.server.url_for("keeper:hunter2", "state");
+    std::fs::write(store.config.path(), format!("{yaml}state: {{url: '{state}'}}\n")).unwrap();
+    let (acme, globex, state) = (url("acme"), url("globex"), url("state"));
+    let targets =
+        [("USERS_SYNC_TARGET_ADMIN_ACME", acme.as_str()), ("USERS_SYNC_TARGET_ADMIN_GLOBEX", globex.as_str())];
+    let (code, said) = run(&["setup", "--apply", "--source-admin", &source], &targets);
+    assert!(code == Some(1) && said.contains("the state: no administrator was given: --state-admin URL"), "{said}");
+    assert!(!said.contains("the target of tenant acme: no"), "{said}");
+    let all = [&targets[..], &[("USERS_SYNC_SOURCE_ADMIN", &source), ("USERS_SYNC_STATE_ADMIN", &state)]].concat();
+    let (code, said) = run(&["setup", "--apply"], &all);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = run(&["check"], &[]);
+    assert_eq!(code, Some(0), "{said}");
+    // One role and its password for all.
+    for (more, variable) in
+        [(vec![], Some(("USERS_SYNC_ADMIN_PASSWORD", "s3cret"))), (vec!["--admin-password-file", &path], None)]
+    {
+        let arguments = [vec!["setup", "--apply", "--admin-user", "boss"], more].concat();
+        let (code, said) = run(&arguments, variable.as_slice());
+        assert_eq!(code, Some(0), "{said}");
+    }
+    let (code, said) = run(&["setup", "--apply", "--admin-user", "boss"], &[("USERS_SYNC_ADMIN_PASSWORD", "wrong")]);
+    assert_eq!(code, Some(1), "{said}");
+    for place in ["the state", "the source", "the target of tenant acme", "the target of tenant globex"] {
+        assert!(said.contains(&format!("{place}: see the error above")), "{said}");
+    }
+    // An owner learns who may run what it may not, and Amazon RDS has another way.
+    bed.auth(&format!("{scram}; CREATE ROLE landlord LOGIN PASSWORD 's3cret'; ALTER ROLE sync NOREPLICATION")).await;
+    let owner = source.replace("boss:", "landlord:");
+    let (code, said) = run(&["setup", "--apply", "--source-admin", &owner], &[]);
+    assert!(code == Some(1) && said.contains("the statement needs a superuser"), "{said}");
+    assert!(said.contains("Cloud SQL") && said.contains("Supabase"), "{said}");
+    bed.auth("CREATE ROLE rds_replication").await;
+    let (_, said) = run(&["setup", "--source-admin", &source], &[]);
+    assert!(said.contains("GRANT rds_replication TO \"sync\"") && !said.contains("ALTER ROLE \"sync\" REPL"), "{said}");
+}

@@ -161,6 +161,16 @@ pub fn said(output: &Output) -> (String, Option<i32>) {
     (text.concat(), output.status.code())
 }
 
+/// Runs the remedy `users-sync adopt -c FILE TENANT` as printed, and answers yes to its questions.
+pub async fn adopts(remedy: &str, config: &Path) {
+    let config = config.to_str().unwrap();
+    let words = remedy.strip_prefix("users-sync ").unwrap().split(' ');
+    let arguments = words.map(|word| if word == "FILE" { config } else { word }).chain(["--allow-deletes", "--yes"]);
+    let arguments: Vec<&str> = arguments.collect();
+    let (text, code) = said(&command(&arguments).await);
+    assert!(code == Some(0) && text.contains("adopted"), "{text}");
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();

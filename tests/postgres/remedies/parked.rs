@@ -3,9 +3,8 @@
 
 use super::{no_postgres, statements};
 use crate::support::majors::at_least;
-use crate::support::process::{Log, Process, command, said};
+use crate::support::process::{Log, Process, adopts};
 use crate::support::{Bed, DEADLINE, Service, pause};
-use std::path::Path;
 use std::time::Instant;
 use tempfile::NamedTempFile;
 use users_sync::config::Config;
@@ -65,16 +64,6 @@ impl Scene {
         }
         assert!(self.process.stop().await.success(), "{}", self.log.text());
     }
-}
-
-/// Runs the remedy `users-sync adopt -c FILE TENANT` as printed, and answers yes to its questions.
-async fn adopts(remedy: &str, config: &Path) {
-    let config = config.to_str().unwrap();
-    let words = remedy.strip_prefix("users-sync ").unwrap().split(' ');
-    let arguments = words.map(|word| if word == "FILE" { config } else { word }).chain(["--allow-deletes", "--yes"]);
-    let arguments: Vec<&str> = arguments.collect();
-    let (text, code) = said(&command(&arguments).await);
-    assert!(code == Some(0) && text.contains("adopted"), "{text}");
 }
 
 async fn remedy(bed: &Bed, tenant: &str, words: &str) -> String {
