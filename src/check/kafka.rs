@@ -1,33 +1,100 @@
-//! Checks that Kafka's brokers respond, and that the topics exist unless they are created automatically.
+//! Checks that Kafka's brokers respond, that the topics exist unless they are created automatically, and that they belong to
+//! this installation and hold what it published. Writes nothing and disturbs no producer.
 
 use super::finding::{Finding, Subject};
+use crate::capture::ReplicationConnection;
+use crate::capture::slot::identify_system;
 use crate::config::Topics;
 use crate::config::{Config, Kafka};
-use crate::tee::kafka::{self, Failure};
+use crate::model::{CheckpointKey, TeeRestart, TopicTrouble};
+use crate::state::{Snapshot, TeePublished};
+use crate::tee::kafka::{Failure, Found, existing_topics, look};
+use crate::tee::{Own, Owner};
+use std::sync::Arc;
+use tokio::task::spawn_blocking;
 
-pub(super) async fn findings(config: &Config, kafka: &Kafka) -> Vec<Finding> {
+const LOST_REMEDY: &str = "none is needed: `run` publishes the users of its tenants again; find out which program deletes topics or whether \
+                           brokers lost records";
+const RESTART_REMEDY: &str = "none is needed: `run` publishes the users of every tenant again; find out which program changes the positions topic";
+
+/// `state`: what the state has recorded. Without it, the topics are not compared.
+pub(super) async fn findings(config: &Config, kafka: &Kafka, state: Option<&Snapshot>) -> Vec<Finding> {
     let tenants = config.tenants.iter().map(|tenant| &tenant.id);
     let topics = match Topics::new(&kafka.topic, &config.users.table, tenants) {
-        Ok(topics) => topics,
+        Ok(topics) => Arc::new(topics),
         Err(error) => return vec![Finding::error(Subject::Kafka, error.to_string(), "correct kafka.topic")],
     };
     let settings = kafka.clone();
-    let topics_found = tokio::task::spawn_blocking(move || kafka::existing_topics(&settings)).await;
-    let topics_found =
-        topics_found.unwrap_or_else(|error| Err(Failure::plain(format!("the lookup was interrupted: {error}"))));
-    let existing = match topics_found {
+    let existing = match spawn_blocking(move || existing_topics(&settings)).await.unwrap_or_else(interrupted) {
         Ok(existing) => existing,
-        Err(Failure { what, remedy, .. }) => {
-            let remedy = remedy.unwrap_or("check that the brokers are running and reachable from this machine");
-            return vec![Finding::error(Subject::Kafka, what, remedy)];
-        }
+        Err(failure) => return vec![finding(failure)],
     };
     let mut needed = topics.distinct();
     needed.push(&kafka.positions_topic);
     let missing: Vec<&str> = needed.into_iter().filter(|topic| !existing.contains(*topic)).collect();
-    if missing.is_empty() || kafka.create_topics {
-        return Vec::new();
+    let mut findings = Vec::new();
+    if !missing.is_empty() && !kafka.create_topics {
+        let remedy = "create it (cleanup.policy=compact), or set kafka.create_topics: true";
+        let what = format!("there is no topic {}", missing.join(", "));
+        findings.push(Finding::error(Subject::Kafka, what, remedy));
     }
-    let remedy = "create it (cleanup.policy=compact), or set kafka.create_topics: true";
-    vec![Finding::error(Subject::Kafka, format!("there is no topic {}", missing.join(", ")), remedy)]
+    if let Some(state) = state {
+        findings.extend(ownership(config, kafka, topics, state).await);
+    }
+    findings
+}
+
+/// What the topics show about other programs.
+async fn ownership(config: &Config, kafka: &Kafka, topics: Arc<Topics>, state: &Snapshot) -> Vec<Finding> {
+    // Before the first start there is no key, so that every signature is another installation's.
+    let key = state.key.clone().or_else(|| CheckpointKey::new(&[0; 32]));
+    let (Some(key), Some(system)) = (key, system(config).await) else { return Vec::new() };
+    let owner = Owner::new(&kafka.slot, &key);
+    let published = state.tee.as_ref().and_then(|tee| tee.published.clone());
+    let (settings, its) = (kafka.clone(), published.clone());
+    let found = spawn_blocking(move || {
+        let topics = topics.distinct();
+        look(&settings, &Own { owner: &owner, system: &system, published: its.as_ref(), topics: &topics })
+    });
+    match found.await.unwrap_or_else(interrupted) {
+        Ok(found) => losses(&found, published.as_ref()),
+        Err(failure) => vec![finding(failure)],
+    }
+}
+
+/// The source's system identifier; `None` if it cannot be read, which another finding reports.
+async fn system(config: &Config) -> Option<String> {
+    let mut connection = ReplicationConnection::connect(&config.source.url).await.ok()?;
+    Some(identify_system(&mut connection).await.ok()?.system_identifier)
+}
+
+/// What `run` will publish again, and why.
+fn losses(found: &Found, published: Option<&TeePublished>) -> Vec<Finding> {
+    let warning =
+        |what: String, code: &str, remedy| Finding::warning(Subject::Kafka, format!("{what} ({code})"), remedy);
+    if let Some(why) = found.known.restart.filter(|_| published.is_some()) {
+        return vec![warning(why.to_string(), why.code(), RESTART_REMEDY)];
+    }
+    let lost = found.lost.iter().map(|topic| {
+        let what = format!("topic {topic} was deleted, created again, or lost its last records");
+        warning(what, TopicTrouble::Lost.code(), LOST_REMEDY)
+    });
+    let altered = found.known.altered.iter().map(|tenant| {
+        let what = format!("another program wrote the record of tenant {tenant} in the positions topic");
+        warning(what, TeeRestart::PositionAltered.code(), RESTART_REMEDY)
+    });
+    lost.chain(altered).collect()
+}
+
+fn finding(Failure { what, code, remedy, .. }: Failure) -> Finding {
+    let what = match code {
+        Some(code) => format!("{what} ({})", code.code()),
+        None => what,
+    };
+    let remedy = remedy.unwrap_or("check that the brokers are running and reachable from this machine");
+    Finding::error(Subject::Kafka, what, remedy)
+}
+
+fn interrupted<T>(error: tokio::task::JoinError) -> Result<T, Failure> {
+    Err(Failure::plain(format!("the lookup was interrupted: {error}")))
 }

@@ -69,7 +69,7 @@ pub(crate) async fn check(config: &Config) -> Vec<Finding> {
     findings.extend(servers.findings(config));
     #[cfg(feature = "kafka")]
     if let Some(settings) = &config.kafka {
-        findings.extend(kafka::findings(config, settings).await);
+        findings.extend(kafka::findings(config, settings, state.as_ref()).await);
     }
     findings
 }

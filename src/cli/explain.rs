@@ -3,7 +3,7 @@
 use super::output;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{
-    HistoryBreak, ParkCause, ResyncReason, RetryCause, SlotLoss, SourceTrouble, StatusFinding, TeeRestart,
+    HistoryBreak, ParkCause, ResyncReason, RetryCause, SlotLoss, SourceTrouble, StatusFinding, TeeRestart, TopicTrouble,
 };
 use clap::Args;
 use serde::Serialize;
@@ -56,6 +56,7 @@ areas! {
     "Why a new generation begins": HistoryBreak,
     "How the replication slot was lost": SlotLoss,
     "Why the Kafka output starts over": TeeRestart,
+    "What is wrong with the topics of the Kafka output": TopicTrouble,
     "Why no session on the source works": SourceTrouble,
     "What else needs attention": StatusFinding,
 }

@@ -218,6 +218,8 @@ mod tests {
             slot: "users_sync_kafka".into(),
             state: TenantState::Parked,
             since_seconds: 60.0,
+            published: None,
+            reason_code: None,
             reason: Some("cannot reach 127.0.0.1:9092".into()),
             remedy: Some("restart the broker".into()),
             rejected: 0,

@@ -27,7 +27,7 @@ pub use lsn::Lsn;
 pub use made::{Made, MadeKind};
 pub use reason::{
     HistoryBreak, ParkCause, Reason, RestartSignal, ResyncReason, RetryCause, SlotLoss, SourceTrouble, StatusFinding,
-    TeeRestart,
+    TeeRestart, TopicTrouble,
 };
 pub use relation::{Cell, Column, LeafIdentity, Relation, ReplicaIdentity, TableName, TypeCatalog};
 pub(crate) use relation::{ColumnIdx, CompositeField, TypeKind};

@@ -146,6 +146,16 @@ reasons! {
         SourceRestored = "tee_source_restored", "the source was restored to an older point";
         SlotDropped = "tee_slot_dropped", "its slot was dropped";
         SlotInvalidated = "tee_slot_invalidated", "its slot was invalidated: the WAL it needs was removed";
+        PositionAltered = "tee_position_altered", "another program wrote its record in the positions topic";
+        PositionOlder = "tee_position_older", "the positions topic went back to an older record";
+    }
+}
+
+reasons! {
+    /// What the topics of the Kafka output show about other programs.
+    TopicTrouble {
+        Foreign = "tee_foreign", "another installation uses its topics";
+        Lost = "tee_topic_lost", "a topic was deleted, created again, or lost its last records";
     }
 }
 
@@ -260,9 +270,19 @@ mod tests {
         let history = HistoryBreak::ALL.iter().map(|reason| (reason.code(), reason.text()));
         let slot = SlotLoss::ALL.iter().map(|loss| (loss.code(), loss.text()));
         let tee = TeeRestart::ALL.iter().map(|reason| (reason.code(), reason.text()));
+        let topics = TopicTrouble::ALL.iter().map(|trouble| (trouble.code(), trouble.text()));
         let trouble = SourceTrouble::ALL.iter().map(|trouble| (trouble.code(), trouble.text()));
         let found = StatusFinding::ALL.iter().map(|finding| (finding.code(), finding.text()));
-        resync.chain(park).chain(retry).chain(history).chain(slot).chain(tee).chain(trouble).chain(found).collect()
+        resync
+            .chain(park)
+            .chain(retry)
+            .chain(history)
+            .chain(slot)
+            .chain(tee)
+            .chain(topics)
+            .chain(trouble)
+            .chain(found)
+            .collect()
     }
 
     #[test]
@@ -312,6 +332,9 @@ mod tests {
         }
         for reason in TeeRestart::ALL {
             assert_eq!(TeeRestart::parse(reason.code()), Some(*reason));
+        }
+        for trouble in TopicTrouble::ALL {
+            assert_eq!(TopicTrouble::parse(trouble.code()), Some(*trouble));
         }
         for reason in HistoryBreak::ALL {
             assert_eq!(HistoryBreak::parse(reason.code()), Some(*reason));

@@ -17,12 +17,12 @@ mod tee;
 
 pub(crate) use access::StateAccess;
 pub(crate) use error::StateError;
-#[cfg(feature = "kafka")]
-pub(crate) use rows::TeeRejected;
 pub(crate) use rows::{
     Pause, Pauses, Reached, Recorded, Request, RequestId, RequestKind, Snapshot, SourceRow, TeeRow, TroubleRow,
     UserCountRow,
 };
+#[cfg(feature = "kafka")]
+pub(crate) use rows::{TeeFailure, TeePublished, TeeRejected};
 pub use rows::{TenantRow, TenantState};
 pub(crate) use store::LEASE;
 pub use store::StateStore;

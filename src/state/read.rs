@@ -2,12 +2,13 @@
 
 use super::error::StateError;
 use super::rows::{
-    Pause, Pauses, Request, RequestId, RequestKind, Snapshot, SourceRow, TeeRow, TenantRow, TenantState, TroubleRow,
-    UserCountRow,
+    Pause, Pauses, Request, RequestId, RequestKind, Snapshot, SourceRow, TeePublished, TeeRow, TenantRow, TenantState,
+    TroubleRow, UserCountRow,
 };
 use super::schema;
 use crate::model::{
-    Anchor, CheckpointKey, Epoch, ExtraRows, Generation, Lsn, Reason, SourceTrouble, TargetId, TenantId, Xid,
+    Anchor, CheckpointKey, Epoch, ExtraRows, Generation, Lsn, Reason, SourceTrouble, TargetId, TenantId, TopicTrouble,
+    Xid,
 };
 use std::collections::BTreeMap;
 use tokio_postgres::types::PgLsn;
@@ -146,8 +147,12 @@ fn tenant_row(row: &Row) -> Result<(TenantId, TenantRow), Error> {
 }
 
 pub(super) async fn read_tee(client: &Client, slot: &str) -> Result<Option<TeeRow>, StateError> {
-    let sql = "SELECT tee_slot, state, extract(epoch FROM now() - since)::float8, reason, remedy, requested \
-               FROM users_sync.tee WHERE slot = $1";
+    // Tables of an earlier version lack some columns.
+    let sql = "SELECT tee_slot, state, extract(epoch FROM now() - since)::float8, reason, remedy, requested, \
+                 to_jsonb(t) ->> 'reason_code', (to_jsonb(t) ->> 'position')::pg_lsn, \
+                 coalesce(to_jsonb(t) ->> 'system_identifier', ''), \
+                 ARRAY(SELECT jsonb_array_elements_text(coalesce(to_jsonb(t) -> 'tenants', '[]'))) \
+               FROM users_sync.tee t WHERE slot = $1";
     let Some(row) = client.query_opt(sql, &[&slot]).await? else { return Ok(None) };
     // Tables of an earlier version lack it.
     let has_rejected = client.query_one("SELECT to_regclass('users_sync.tee_rejected') IS NOT NULL", &[]).await?;
@@ -157,8 +162,15 @@ pub(super) async fn read_tee(client: &Client, slot: &str) -> Result<Option<TeeRo
     } else {
         0
     };
+    let published = |position: PgLsn| {
+        let tenants: Vec<&str> = row.try_get(9)?;
+        let tenants = tenants.into_iter().map(TenantId::new).collect();
+        Ok::<_, Error>(TeePublished { position: Lsn(u64::from(position)), system: row.try_get(8)?, tenants })
+    };
     Ok(Some(TeeRow {
         rejected,
+        reason_code: row.try_get::<_, Option<&str>>(6)?.and_then(TopicTrouble::parse),
+        published: row.try_get::<_, Option<PgLsn>>(7)?.map(published).transpose()?,
         slot: row.try_get(0)?,
         state: TenantState::parse(row.try_get(1)?),
         since_seconds: row.try_get(2)?,

@@ -2,10 +2,10 @@
 
 use crate::model::{
     Anchor, CheckpointKey, Epoch, ExtraRows, Generation, Lsn, Oid, Reason, SourceTrouble, TargetId, TenantId,
-    Timestamp, UserCount,
+    Timestamp, TopicTrouble, UserCount,
 };
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// The row of the source and its slot.
 #[derive(Clone, Debug, PartialEq)]
@@ -159,10 +159,36 @@ pub struct TeeRow {
     pub reason: Option<String>,
     /// How to fix it.
     pub remedy: Option<String>,
+    /// Stable code of the reason, if it is one that the topics show.
+    pub reason_code: Option<TopicTrouble>,
+    /// What was published. `None` before it was first recorded.
+    pub published: Option<TeePublished>,
     /// Whether a snapshot of every tenant was requested.
     pub requested: bool,
     /// Number of users whose messages were too large for Kafka.
     pub rejected: u64,
+}
+
+/// Why the Kafka output waits.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TeeFailure<'a> {
+    /// The sentence for people.
+    pub reason: &'a str,
+    /// Its stable code, if it has one.
+    pub code: Option<TopicTrouble>,
+    /// How to fix it.
+    pub remedy: Option<&'a str>,
+}
+
+/// What the Kafka output has published, at least. The records of the positions topic are compared with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TeePublished {
+    /// Everything before this position.
+    pub position: Lsn,
+    /// System identifier of the server that `position` belongs to.
+    pub system: String,
+    /// The tenants whose users are in their topics.
+    pub tenants: HashSet<TenantId>,
 }
 
 /// Number of a request. It grows from request to request.

@@ -89,7 +89,11 @@ CREATE TABLE IF NOT EXISTS users_sync.tee (
   since timestamptz NOT NULL,
   reason text,
   remedy text,
-  requested boolean NOT NULL DEFAULT false
+  requested boolean NOT NULL DEFAULT false,
+  reason_code text,
+  position pg_lsn,
+  system_identifier text NOT NULL DEFAULT '',
+  tenants text[] NOT NULL DEFAULT '{}'
 );
 ",
     tee_rejected!()
@@ -125,17 +129,22 @@ ALTER TABLE users_sync.request
   ADD COLUMN IF NOT EXISTS adopt text,
   ADD COLUMN IF NOT EXISTS kind text NOT NULL DEFAULT 'resync',
   ADD COLUMN IF NOT EXISTS user_id text;
+ALTER TABLE users_sync.tee
+  ADD COLUMN IF NOT EXISTS reason_code text,
+  ADD COLUMN IF NOT EXISTS position pg_lsn,
+  ADD COLUMN IF NOT EXISTS system_identifier text NOT NULL DEFAULT '',
+  ADD COLUMN IF NOT EXISTS tenants text[] NOT NULL DEFAULT '{}';
 UPDATE users_sync.tenant SET reason_code = 'not_configured'
   WHERE reason_code IS NULL AND state = 'parked' AND reason = 'the configuration does not have it any more'"
 );
 
 /// Whether the tables have the newest columns. An earlier version may lack any of them.
 pub(super) const IS_CURRENT: &str = "\
-SELECT count(*) = 11 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
+SELECT count(*) = 12 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
   AND (attrelid, attname) IN (
     ('users_sync.source'::regclass, 'behind'), ('users_sync.tenant'::regclass, 'reason_code'),
     ('users_sync.source'::regclass, 'checkpoint_key'), ('users_sync.source'::regclass, 'anchor_xid'),
     ('users_sync.tenant'::regclass, 'signed'), ('users_sync.source'::regclass, 'trouble_since'),
     ('users_sync.tenant'::regclass, 'failing_since'), ('users_sync.tenant'::regclass, 'paused'),
     ('users_sync.source'::regclass, 'user_count_at'), ('users_sync.request'::regclass, 'user_id'),
-    (to_regclass('users_sync.tee_rejected'), 'max_bytes'))";
+    (to_regclass('users_sync.tee_rejected'), 'max_bytes'), ('users_sync.tee'::regclass, 'tenants'))";

@@ -2,10 +2,11 @@
 
 use super::error::StateError;
 use super::read::read_tee;
-use super::rows::{TeeRejected, TeeRow, TenantState};
+use super::rows::{TeeFailure, TeePublished, TeeRejected, TeeRow, TenantState};
 use super::store::StateStore;
-use crate::model::TenantId;
+use crate::model::{TenantId, TopicTrouble};
 use std::collections::BTreeMap;
+use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
 
 impl StateStore {
@@ -19,17 +20,29 @@ impl StateStore {
         &self,
         tee_slot: &str,
         state: TenantState,
-        reason: Option<&str>,
-        remedy: Option<&str>,
+        failure: Option<TeeFailure<'_>>,
     ) -> Result<(), StateError> {
-        let sql = "INSERT INTO users_sync.tee AS t (slot, tee_slot, state, since, reason, remedy) \
-                   SELECT slot, $3, $4, now(), $5, $6 FROM users_sync.source WHERE slot = $1 AND epoch = $2 FOR SHARE \
+        let (reason, remedy) = (failure.map(|failure| failure.reason), failure.and_then(|failure| failure.remedy));
+        let code = failure.and_then(|failure| failure.code).map(TopicTrouble::code);
+        let sql = "INSERT INTO users_sync.tee AS t (slot, tee_slot, state, since, reason, remedy, reason_code) \
+                   SELECT slot, $3, $4, now(), $5, $6, $7 FROM users_sync.source WHERE slot = $1 AND epoch = $2 FOR SHARE \
                    ON CONFLICT (slot) DO UPDATE SET tee_slot = excluded.tee_slot, state = excluded.state, \
                      since = CASE WHEN t.state = excluded.state THEN t.since ELSE now() END, \
-                     reason = excluded.reason, remedy = excluded.remedy";
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
-            [&self.slot, &self.epoch.0, &tee_slot, &state.as_str(), &reason, &remedy];
+                     reason = excluded.reason, remedy = excluded.remedy, reason_code = excluded.reason_code";
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
+            [&self.slot, &self.epoch.0, &tee_slot, &state.as_str(), &reason, &remedy, &code];
         let written = self.client.execute(sql, &parameters).await?;
+        self.fenced_unless(written == 1)
+    }
+
+    /// Records what is published.
+    pub async fn put_published(&self, published: &TeePublished) -> Result<(), StateError> {
+        let TeePublished { position, system, tenants } = published;
+        let tenants: Vec<&str> = tenants.iter().map(TenantId::as_str).collect();
+        let sql = "UPDATE users_sync.tee t SET position = $3, system_identifier = $4, tenants = $5 \
+                   FROM users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 AND t.slot = s.slot";
+        let position = PgLsn::from(position.0);
+        let written = self.client.execute(sql, &[&self.slot, &self.epoch.0, &position, system, &tenants]).await?;
         self.fenced_unless(written == 1)
     }
 

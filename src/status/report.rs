@@ -2,7 +2,7 @@
 
 use crate::capture::{SlotState, SourceLog};
 use crate::config::{Config, Tenant};
-use crate::model::{KeyCount, Lsn, Reason, SourceTrouble, TenantId, UserCount, UserCounts};
+use crate::model::{KeyCount, Lsn, Reason, SourceTrouble, TenantId, TopicTrouble, UserCount, UserCounts};
 use crate::state::{Pause, Snapshot, SourceRow, TeeRow, TenantState, TroubleRow, UserCountRow};
 use serde::Serialize;
 
@@ -98,6 +98,8 @@ pub struct TeeReport {
     pub rejected: u64,
     /// What is wrong.
     pub last_error: Option<String>,
+    /// The stable code of `last_error`, such as `tee_foreign`, if it has one.
+    pub reason_code: Option<&'static str>,
     /// How to fix it.
     pub remedy: Option<String>,
 }
@@ -185,6 +187,7 @@ impl TeeReport {
             wal_held_bytes: None,
             rejected: tee.rejected,
             last_error: tee.reason.clone(),
+            reason_code: tee.reason_code.map(TopicTrouble::code),
             remedy: tee.remedy.clone(),
         }
     }

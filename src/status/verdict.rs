@@ -256,7 +256,7 @@ fn of_tee(report: &Report) -> Option<VerdictReason> {
         level: if report.tenants.is_empty() { Level::Failed } else { Level::Degraded },
         remedy: tee.remedy.clone(),
         since_seconds: Some(tee.since_seconds),
-        ..VerdictReason::degraded(StatusFinding::Kafka.code(), text)
+        ..VerdictReason::degraded(tee.reason_code.unwrap_or(StatusFinding::Kafka.code()), text)
     })
 }
 

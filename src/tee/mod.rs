@@ -9,6 +9,8 @@ mod event;
 mod json;
 pub(crate) mod kafka;
 mod messages;
+mod owner;
+mod ownership;
 mod positions;
 mod upsert;
 
@@ -16,6 +18,9 @@ pub(crate) use batch::{Batch, Message};
 pub(crate) use encode::{Encoder, MessageKey};
 pub(crate) use event::{Event, EventPosition, Op};
 pub(crate) use messages::{CompleteChange, messages};
+pub(crate) use owner::Owner;
+pub(crate) use ownership::{Foreign, Holds, Known, Mark, Own, PartitionView, TopicView, judge_positions, judge_topic};
 pub(crate) use positions::{
-    PositionRecord, Positions, Resume, Source, Split, StreamPosition, TenantPosition, decide_resume,
+    PartitionEnd, PositionRecord, Positions, Resume, Source, Split, StreamPosition, TenantPosition, TopicEnds,
+    decide_resume,
 };

@@ -2,16 +2,20 @@
 //!
 //! A record is written in the same Kafka transaction as the messages before it, so the two cannot disagree.
 
+use super::owner::{Opened, Owner};
 use crate::model::{Generation, Lsn, TeeRestart, TenantId};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 
-/// The key of a record: the stream of a slot, or one of its tenants.
+/// The key of a record: the stream of a slot, one of its tenants, or one of its topics.
 #[derive(Debug, Serialize, Deserialize)]
 struct Key {
     slot: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tenant: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    topic: Option<String>,
 }
 
 /// The position up to which the stream is published.
@@ -56,13 +60,33 @@ pub(crate) struct TenantPosition {
     pub mapping: String,
 }
 
-/// The content of the positions topic for one slot.
-#[derive(Debug, Default)]
+/// What a topic held when its record was written, by partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TopicEnds {
+    pub(crate) ends: BTreeMap<i32, PartitionEnd>,
+}
+
+/// The end of a partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PartitionEnd {
+    /// The offset behind the last record that was written or looked at.
+    pub(crate) next: i64,
+    /// Header `ce_id` of the last record, if this installation wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<String>,
+}
+
+/// The content of the positions topic, as its last records say.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Positions {
-    /// The stream's position. `None` if nothing was published.
-    pub stream: Option<StreamPosition>,
+    /// The stream's position.
+    pub(super) stream: Option<Opened<StreamPosition>>,
     /// The tenants whose snapshot is published.
-    pub tenants: HashMap<TenantId, TenantPosition>,
+    pub(super) tenants: HashMap<TenantId, Opened<TenantPosition>>,
+    /// What the topics held.
+    pub(super) topics: HashMap<String, Opened<TopicEnds>>,
+    /// The tenants of other slots.
+    pub(super) others: HashMap<(String, TenantId), Opened<TenantPosition>>,
 }
 
 /// A record of the positions topic.
@@ -75,37 +99,54 @@ pub(crate) struct PositionRecord {
 }
 
 impl Positions {
-    /// Applies a record, in topic order. Records of other slots, and records that users-sync did not write, are ignored.
-    pub(crate) fn take(&mut self, slot: &str, key: &[u8], value: Option<&[u8]>) {
-        let Ok(key) = serde_json::from_slice::<Key>(key) else { return };
-        if key.slot != slot {
-            return;
-        }
-        match key.tenant {
-            None => self.stream = value.and_then(|value| serde_json::from_slice(value).ok()),
-            Some(tenant) => {
-                let tenant = TenantId::new(&tenant);
-                match value.and_then(|value| serde_json::from_slice(value).ok()) {
-                    Some(position) => self.tenants.insert(tenant, position),
-                    None => self.tenants.remove(&tenant),
-                };
+    /// Applies a record, in topic order. Records whose key users-sync did not write are ignored.
+    pub(crate) fn take(&mut self, owner: &Owner, key: &[u8], value: Option<&[u8]>) {
+        let Ok(text) = std::str::from_utf8(key) else { return };
+        let Ok(Key { slot, tenant, topic }) = serde_json::from_str::<Key>(text) else { return };
+        match (slot == owner.slot, tenant.map(|tenant| TenantId::new(&tenant)), topic) {
+            (true, None, None) => self.stream = value.map(|value| owner.open(text, value)),
+            (true, Some(tenant), _) => put(&mut self.tenants, tenant, value.map(|value| owner.open(text, value))),
+            (true, None, Some(topic)) => put(&mut self.topics, topic, value.map(|value| owner.open(text, value))),
+            (false, Some(tenant), _) => {
+                put(&mut self.others, (slot, tenant), value.map(|value| owner.open(text, value)));
             }
+            (false, None, _) => {}
         }
     }
 }
 
+fn put<K: Eq + Hash, V>(map: &mut HashMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => map.insert(key, value),
+        None => map.remove(&key),
+    };
+}
+
 impl StreamPosition {
-    pub(crate) fn record(&self, slot: &str) -> PositionRecord {
-        PositionRecord { key: json(&Key { slot: slot.to_owned(), tenant: None }), value: Some(json(self)) }
+    pub(crate) fn record(&self, owner: &Owner) -> PositionRecord {
+        sealed(owner, &Key { slot: owner.slot.clone(), tenant: None, topic: None }, Some(self))
     }
 }
 
 impl TenantPosition {
     /// The record for a tenant's position. Without a position, the record that removes it.
-    pub(crate) fn record(slot: &str, tenant: &TenantId, position: Option<&TenantPosition>) -> PositionRecord {
-        let key = Key { slot: slot.to_owned(), tenant: Some(tenant.to_string()) };
-        PositionRecord { key: json(&key), value: position.map(json) }
+    pub(crate) fn record(owner: &Owner, tenant: &TenantId, position: Option<&TenantPosition>) -> PositionRecord {
+        let key = Key { slot: owner.slot.clone(), tenant: Some(tenant.to_string()), topic: None };
+        sealed(owner, &key, position)
     }
+}
+
+impl TopicEnds {
+    pub(crate) fn record(&self, owner: &Owner, topic: &str) -> PositionRecord {
+        let key = Key { slot: owner.slot.clone(), tenant: None, topic: Some(topic.to_owned()) };
+        sealed(owner, &key, Some(self))
+    }
+}
+
+fn sealed(owner: &Owner, key: &Key, content: Option<&impl Serialize>) -> PositionRecord {
+    let key = serde_json::to_string(key).unwrap_or_default();
+    let value = content.map(|content| owner.seal(&key, content));
+    PositionRecord { key, value }
 }
 
 /// Whether the slot can resume.
@@ -148,10 +189,6 @@ pub(crate) fn decide_resume(known: Option<&StreamPosition>, source: &Source<'_>)
     }
 }
 
-fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default()
-}
-
 /// An LSN in its text form, `16/B374D848`.
 mod text {
     use crate::model::Lsn;
@@ -169,6 +206,8 @@ mod text {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::CheckpointKey;
+    use crate::tee::owner::Origin;
 
     fn stream(position: u64) -> StreamPosition {
         StreamPosition { position: Lsn(position), system: "7".into(), timeline: 1, generation: 2, split: None }
@@ -176,22 +215,31 @@ mod tests {
 
     #[test]
     fn records_round_trip_and_the_last_record_of_a_key_wins() {
+        let owner = |slot| Owner::new(slot, &CheckpointKey::new(&[7; 32]).unwrap());
+        let (own, another) = (owner("s"), owner("another"));
         let mut positions = Positions::default();
-        let mut take = |slot, held: PositionRecord| {
-            positions.take(slot, held.key.as_bytes(), held.value.as_deref().map(str::as_bytes));
+        let mut take = |record: PositionRecord| {
+            positions.take(&own, record.key.as_bytes(), record.value.as_deref().map(str::as_bytes));
         };
         let split = Some(Split { commit: Lsn(0x1_0000_0000), rows: 9, changes: 11 });
         let (acme, globex) = (TenantId::new("acme"), TenantId::new("globex"));
         let tenant = TenantPosition { position: Lsn(5), topic: "t".into(), mapping: "m".into() };
-        take("s", stream(1).record("s"));
-        take("s", StreamPosition { split: split.clone(), ..stream(2) }.record("s"));
-        take("s", stream(99).record("another"));
-        take("s", TenantPosition::record("s", &acme, Some(&tenant)));
-        take("s", TenantPosition::record("s", &globex, Some(&tenant)));
-        take("s", TenantPosition::record("s", &globex, None));
-        take("s", PositionRecord { key: "no JSON".into(), value: None });
-        assert_eq!(positions.stream, Some(StreamPosition { split, ..stream(2) }));
-        assert_eq!(positions.tenants, HashMap::from([(acme, tenant)]));
+        let ends = TopicEnds { ends: BTreeMap::from([(0, PartitionEnd { next: 7, id: Some("x".into()) })]) };
+        take(stream(1).record(&own));
+        take(StreamPosition { split: split.clone(), ..stream(2) }.record(&own));
+        take(stream(99).record(&another));
+        take(TenantPosition::record(&own, &acme, Some(&tenant)));
+        take(TenantPosition::record(&own, &globex, Some(&tenant)));
+        take(TenantPosition::record(&own, &globex, None));
+        take(TenantPosition::record(&another, &acme, Some(&tenant)));
+        take(ends.record(&own, "t"));
+        take(PositionRecord { key: "no JSON".into(), value: None });
+        let opened = Opened { origin: Origin::Own, content: Some(tenant) };
+        let known = Opened { origin: Origin::Own, content: Some(StreamPosition { split, ..stream(2) }) };
+        assert_eq!(positions.stream, Some(known));
+        assert_eq!(positions.tenants, HashMap::from([(acme.clone(), opened.clone())]));
+        assert_eq!(positions.others, HashMap::from([(("another".to_owned(), acme), opened)]));
+        assert_eq!(positions.topics["t"].content, Some(ends));
     }
 
     #[test]

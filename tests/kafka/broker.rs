@@ -124,12 +124,39 @@ impl Broker {
 
     /// Runs one of Kafka's own command line tools to its end. Returns its output.
     pub async fn tool(&self, class: &str, arguments: &[&str]) -> String {
+        self.try_tool(class, arguments).await.unwrap_or_else(|text| panic!("{class}: {text}"))
+    }
+
+    /// As [`Broker::tool`]. The error is its output.
+    pub async fn try_tool(&self, class: &str, arguments: &[&str]) -> Result<String, String> {
         let mut command = tokio::process::Command::from(java(class));
         let running = command.args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
         let output = tokio::time::timeout(DEADLINE, running).await.expect("the tool goes on").unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{class}: {text}{}", String::from_utf8_lossy(&output.stderr));
-        text
+        if output.status.success() { Ok(text) } else { Err(text + &String::from_utf8_lossy(&output.stderr)) }
+    }
+
+    /// Copies the data of a broker that does not run.
+    pub fn back_up(&self) {
+        let copy = self.directory.join("backup");
+        let _ = std::fs::remove_dir_all(&copy);
+        copy_directory(&self.directory.join("data"), &copy);
+    }
+
+    /// Puts the copies of the partitions in place whose names begin so. The broker does not run.
+    pub fn restore(&self, only: &str) {
+        for entry in std::fs::read_dir(self.directory.join("backup")).unwrap() {
+            let name = entry.unwrap().file_name();
+            if name.to_str().unwrap().starts_with(only) {
+                let (from, to) = (self.directory.join("backup").join(&name), self.directory.join("data").join(&name));
+                if from.is_dir() {
+                    std::fs::remove_dir_all(&to).unwrap();
+                    copy_directory(&from, &to);
+                } else {
+                    std::fs::copy(&from, &to).unwrap();
+                }
+            }
+        }
     }
 
     /// Grants a role operations on a resource, such as `["Read", "Write"]` on `["--topic", "t"]`.
@@ -155,6 +182,19 @@ impl Drop for Broker {
     fn drop(&mut self) {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_directory(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
     }
 }
 

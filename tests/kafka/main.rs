@@ -14,6 +14,7 @@ mod faults;
 mod formats;
 mod open;
 mod oversized;
+mod ownership;
 mod query;
 mod remedies;
 mod security;

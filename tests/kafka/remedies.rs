@@ -94,7 +94,7 @@ async fn every_remedy_for_a_kafka_refusal_works() {
         refused(
             "fenced",
             (request, fenced, 20),
-            "if it belongs to another installation, give each its own slot",
+            "if it belongs to another installation, set kafka.topic, kafka.positions_topic and source.slot",
             ("create_topics: false", "create_topics: false, slot: another_slot"),
         ),
     );

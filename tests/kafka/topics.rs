@@ -5,9 +5,17 @@ use crate::broker::{Broker, Settings, until};
 use crate::consumer::{arrive, read};
 use crate::support::process::Process;
 
-async fn delete(broker: &Broker, topic: &str) {
+pub async fn delete(broker: &Broker, topic: &str) {
     let settings = ["--bootstrap-server", &broker.address(), "--delete", "--topic", topic];
     broker.tool("org.apache.kafka.tools.TopicCommand", &settings).await;
+}
+
+pub async fn create(broker: &Broker, topic: &str) {
+    let settings = ["--bootstrap-server", &broker.address(), "--create", "--topic", topic];
+    until("the topic is created", async || {
+        broker.try_tool("org.apache.kafka.tools.TopicCommand", &settings).await.is_ok()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

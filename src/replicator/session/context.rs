@@ -2,6 +2,8 @@
 
 use crate::config::Config;
 use crate::map::tenant_fingerprint;
+#[cfg(feature = "kafka")]
+use crate::model::TopicTrouble;
 use crate::model::{Anchor, Epoch, Generation, Lsn, RestartSignal, TenantId, TenantIdx};
 use crate::progress::Progress;
 use crate::replicator::backoff::Turns;
@@ -12,9 +14,9 @@ use crate::replicator::source::point_read::Rereader;
 use crate::replicator::source::shape::KnownShape;
 use crate::route::{Fingerprints, Memory};
 use crate::snapshot::Spool;
-#[cfg(feature = "kafka")]
-use crate::state::TenantState;
 use crate::state::{LEASE, Pauses, Request, RequestKind, StateAccess, StateStore};
+#[cfg(feature = "kafka")]
+use crate::state::{TeeFailure, TenantState};
 use crate::status::process::ProcessStatus;
 use crate::sync::lock;
 #[cfg(feature = "kafka")]
@@ -383,18 +385,18 @@ impl SessionContext {
         &self,
         slot: &str,
         state: TenantState,
-        reason: Option<&str>,
-        remedy: Option<&str>,
+        failure: Option<TeeFailure<'_>>,
     ) -> Result<(), StateError> {
-        self.state.put_tee(slot, state, reason, remedy).await?;
+        self.state.put_tee(slot, state, failure).await?;
         self.status.set_tee(Some(TeeReport {
             slot: slot.to_owned(),
             state: state.as_str(),
             since_seconds: 0.0,
             wal_held_bytes: None,
             rejected: self.status.tee_rejected(),
-            last_error: reason.map(str::to_owned),
-            remedy: remedy.map(str::to_owned),
+            last_error: failure.map(|failure| failure.reason.to_owned()),
+            reason_code: failure.and_then(|failure| failure.code).map(TopicTrouble::code),
+            remedy: failure.and_then(|failure| failure.remedy).map(str::to_owned),
         }));
         Ok(())
     }

@@ -6,7 +6,7 @@ use crate::replicator::error::ServiceError;
 use crate::replicator::session::positions::ReportedPositions;
 use crate::sync::lock;
 use crate::tee::kafka::{CommitKind, Done, Job};
-use crate::tee::{Batch, Encoder};
+use crate::tee::{Batch, Encoder, Owner};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -21,6 +21,7 @@ pub(crate) struct KafkaBatcher {
     pub(crate) jobs: mpsc::Sender<Job>,
     pub(crate) topics: Arc<Topics>,
     pub(crate) encoder: Arc<Encoder>,
+    pub(crate) owner: Owner,
     pub(crate) batch: Batch,
     pub(crate) progress: Arc<PublishProgress>,
 }

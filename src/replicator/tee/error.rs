@@ -1,6 +1,7 @@
 //! Errors of the Kafka output, and the ways in which one of its sessions ends.
 
 use crate::config::TopicsError;
+use crate::model::TopicTrouble;
 use crate::replicator::error::ServiceError;
 use crate::snapshot::Interruption;
 use crate::state::StateError;
@@ -65,13 +66,13 @@ impl From<StateError> for TeeError {
 }
 
 impl TeeError {
-    /// The reason, and how to fix it if a person has to.
-    pub(crate) fn parts(&self) -> (String, Option<&'static str>) {
+    /// The reason, its code if it has one, and how to fix it if a person has to.
+    pub(crate) fn parts(&self) -> (String, Option<TopicTrouble>, Option<&'static str>) {
         match self {
-            TeeError::Kafka(failure) => (failure.what.clone(), failure.remedy),
-            TeeError::Internal => (self.to_string(), Some(INTERNAL_ERROR_REMEDY)),
-            TeeError::SnapshotAge(_) => (self.to_string(), Some(SLOW_KAFKA_REMEDY)),
-            error => (error.to_string(), None),
+            TeeError::Kafka(failure) => (failure.what.clone(), failure.code, failure.remedy),
+            TeeError::Internal => (self.to_string(), None, Some(INTERNAL_ERROR_REMEDY)),
+            TeeError::SnapshotAge(_) => (self.to_string(), None, Some(SLOW_KAFKA_REMEDY)),
+            error => (error.to_string(), None, None),
         }
     }
 }

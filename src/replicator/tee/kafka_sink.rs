@@ -60,7 +60,6 @@ struct PendingChange {
 pub(crate) struct TeeSink {
     context: Arc<SessionContext>,
     batcher: KafkaBatcher,
-    slot: String,
     deletes: Deletes,
     tombstones: bool,
     tenants: ByConfigured<TeeTenant>,
@@ -97,7 +96,6 @@ impl TeeSink {
         let tenants: ByConfigured<&Tenant> = config.tenants.iter().collect();
         let kafka = config.kafka.as_ref();
         TeeSink {
-            slot: kafka.map(|kafka| kafka.slot.clone()).unwrap_or_default(),
             deletes: config.deletes,
             tombstones: kafka.is_some_and(|kafka| kafka.tombstone_on_delete),
             tenants: tenants.values().map(|tenant| TeeTenant::of(tenant)).collect(),
@@ -221,13 +219,13 @@ impl TeeSink {
                 // A partly published transaction may still follow.
                 let split = self.start.position.split.as_ref().or(self.renumbered.as_ref());
                 let split = split.filter(|split| split.commit >= self.whole).cloned();
-                let record = StreamPosition { split, ..position }.record(&self.slot);
+                let record = StreamPosition { split, ..position }.record(&self.batcher.owner);
                 self.sent = self.whole;
                 self.batcher.send(CommitKind::Transaction(vec![record]), Some(self.whole)).await
             }
             Some(Current { commit, changes }) => {
                 let split = Some(Split { commit: *commit, rows: self.rows, changes: *changes });
-                let record = StreamPosition { split, ..position }.record(&self.slot);
+                let record = StreamPosition { split, ..position }.record(&self.batcher.owner);
                 self.batcher.send(CommitKind::Partial(record), None).await
             }
         }

@@ -6,22 +6,24 @@ mod blocking;
 mod error;
 mod kafka_sink;
 mod oversized;
+mod recorder;
 mod session;
 mod slot;
 mod snapshot;
 mod watchdog;
 
 use crate::config::{Config, Kafka};
-use crate::model::ResyncReason;
+use crate::model::TopicTrouble;
 use crate::replicator::backoff::Backoff;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::config_changes::replaced;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::tee::error::{TeeError, TeeExit};
-use crate::state::{StateError, TenantState};
+use crate::replicator::tee::session::Carried;
+use crate::state::{StateError, TeeFailure, TenantState};
 use crate::status::report::TeeReport;
 use crate::sync::{Panicked, catch_panic};
-use crate::tee::kafka::{self, Failure, Refusals};
+use crate::tee::kafka::{self, Failure};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -36,10 +38,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// What outlives a session of the Kafka output.
 struct Tee {
     context: Arc<SessionContext>,
-    /// The reason why every tenant has to take a snapshot, if there is one.
-    start_over: Option<ResyncReason>,
-    /// The messages that the brokers refused for their size.
-    refusals: Refusals,
+    carried: Carried,
     retry: Backoff,
     /// The reason that was logged last, so that a repeated failure is logged once.
     logged: Option<String>,
@@ -55,8 +54,7 @@ pub(crate) async fn run(
 ) -> Result<(), ServiceError> {
     let mut tee = Tee {
         context: context.clone(),
-        start_over: None,
-        refusals: Refusals::default(),
+        carried: Carried::default(),
         retry: Backoff::new(RETRY_FIRST, RETRY_LAST),
         logged: None,
     };
@@ -67,7 +65,7 @@ pub(crate) async fn run(
         let Some(kafka) = &config.kafka else { return Ok(()) };
         let begun = Instant::now();
         let left = {
-            let session = session::session(&context, &config, kafka, &mut tee.start_over, &tee.refusals);
+            let session = session::session(&context, &config, kafka, &mut tee.carried);
             tokio::select! {
                 left = catch_panic(session) => match left {
                     Ok(Ok(())) => TeeExit::Drained,
@@ -89,9 +87,12 @@ pub(crate) async fn run(
             TeeExit::Drained => {
                 // Messages that are not in Kafka by then are published after the next start.
                 let _ = timeout(DRAIN_TIMEOUT, kafka::ended()).await;
+                if let Some(recorder) = &mut tee.carried.recorder {
+                    recorder.record(&context).await?;
+                }
                 return Ok(());
             }
-            TeeExit::Replaced => tee.refusals.clear(),
+            TeeExit::Replaced => tee.carried.refusals.clear(),
             TeeExit::Broken(TeeError::Kafka(Failure { is_repeated: true, .. })) => continue,
             TeeExit::HoldsLog(bytes) => tee.park(kafka, bytes).await?,
             TeeExit::Requested => continue,
@@ -100,7 +101,7 @@ pub(crate) async fn run(
             }
             TeeExit::Broken(TeeError::Service(ServiceError::StartOver(why))) => {
                 tracing::warn!(reason = %why, "Kafka output starts over with a snapshot of every tenant");
-                tee.start_over = Some(why);
+                tee.carried.start_over = Some(why);
             }
             TeeExit::Broken(error) => tee.broken(kafka, &error).await?,
         }
@@ -146,17 +147,24 @@ impl Tee {
     /// Records and logs the failure, and waits before the next attempt.
     async fn broken(&mut self, kafka: &Kafka, error: &TeeError) -> Result<(), ServiceError> {
         self.context.status.metrics.tee_reconnects.inc();
-        let (reason, remedy) = error.parts();
+        let (reason, code, remedy) = error.parts();
         let wal = watchdog::held_back(&self.context, kafka).await;
         let state = match self.context.state.tee().await? {
             Some(row) if row.state == TenantState::Parked => TenantState::Parked,
             _ => TenantState::Joining,
         };
-        self.context.put_tee(&kafka.slot, state, Some(&reason), remedy).await?;
+        self.context.put_tee(&kafka.slot, state, Some(TeeFailure { reason: &reason, code, remedy })).await?;
+        let reason_code = code.map(TopicTrouble::code);
         if self.logged.as_ref() != Some(&reason) {
             match remedy {
                 Some(remedy) => {
-                    tracing::error!(reason, remedy, holds_back = wal, "Kafka output stopped until this is fixed")
+                    tracing::error!(
+                        reason,
+                        reason_code,
+                        remedy,
+                        holds_back = wal,
+                        "Kafka output stopped until this is fixed"
+                    )
                 }
                 None => tracing::warn!(reason, holds_back = wal, "Kafka output failed, retrying"),
             }
@@ -173,7 +181,8 @@ impl Tee {
         let reason =
             format!("its slot retained {bytes} bytes of the source's WAL, more than limits.kafka_wal ({limit})");
         let remedy = "it recovers on its own once Kafka accepts messages, with a snapshot of every tenant";
-        self.context.put_tee(&kafka.slot, TenantState::Parked, Some(&reason), Some(remedy)).await?;
+        let failure = TeeFailure { reason: &reason, remedy: Some(remedy), ..TeeFailure::default() };
+        self.context.put_tee(&kafka.slot, TenantState::Parked, Some(failure)).await?;
         tracing::error!(reason, remedy, "Kafka output parked");
         if let Err(error) = slot::drop_slot(&self.context, &kafka.slot).await {
             tracing::error!(%error, slot = kafka.slot, "could not drop the slot of the Kafka output, retrying");

@@ -1,10 +1,11 @@
 //! One session of the Kafka output: connect to Kafka, read its positions, acquire the slot, publish a snapshot for tenants
 //! that need one, then publish the stream.
 
-use crate::capture::{ReplicationReader, ReplicationWriter};
+use crate::capture::slot::identify_system;
+use crate::capture::{ReplicationConnection, ReplicationReader, ReplicationWriter};
 use crate::config::{Config, Kafka, Tenant, Topics};
 use crate::map::tenant_fingerprint;
-use crate::model::{ByConfigured, Lsn, ResyncReason, TenantId};
+use crate::model::{ByConfigured, Lsn, ResyncReason, TeeRestart, TenantId, TopicTrouble};
 use crate::pg::{PgClient, connect};
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::Stream;
@@ -16,16 +17,16 @@ use crate::replicator::tee::blocking::blocking;
 use crate::replicator::tee::error::TeeError;
 use crate::replicator::tee::kafka_sink::{Start, TeeSink};
 use crate::replicator::tee::oversized;
+use crate::replicator::tee::recorder::Recorder;
 use crate::replicator::tee::slot::take_slot;
 use crate::replicator::tee::snapshot::{Member, Pass};
 use crate::snapshot::source_session;
-use crate::state::{TeeRejected, TenantState};
+use crate::state::{TeeFailure, TeePublished, TeeRejected, TenantState};
 use crate::tee::kafka::{
-    self, Counts, Failure, FoundTopics, Limits, Producer, Publisher, Reader, Refusals, Sizes, ensure_topics, fence,
-    needs_smaller_batches,
+    self, CommitKind, Counts, Failure, Found, Limits, Ownership, Producer, Publisher, Reader, Refusals, Sizes,
+    ensure_topics, fence, look, needs_smaller_batches,
 };
-use crate::tee::{Batch, Encoder, Positions};
-use std::collections::HashSet;
+use crate::tee::{Batch, Encoder, Known, Own, Owner, TenantPosition, TopicEnds, judge_positions};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
@@ -35,17 +36,41 @@ use tokio_util::sync::CancellationToken;
 /// Warn if Kafka has acknowledged nothing for this long.
 const SLOW_AFTER: Duration = Duration::from_secs(5);
 
-/// Runs until an error or a drain. `start_over`: the reason why every tenant has to take a snapshot; cleared once they have.
+/// What outlives a session.
+#[derive(Default)]
+pub(crate) struct Carried {
+    /// The reason why every tenant has to take a snapshot; cleared once they have.
+    pub(crate) start_over: Option<ResyncReason>,
+    /// The messages that the brokers refused for their size.
+    pub(crate) refusals: Refusals,
+    /// What the last session publishes.
+    pub(crate) recorder: Option<Recorder>,
+}
+
+/// Runs until an error or a drain.
 pub(crate) async fn session(
     context: &Arc<SessionContext>,
     config: &Config,
     kafka: &Kafka,
-    start_over: &mut Option<ResyncReason>,
-    refusals: &Refusals,
+    carried: &mut Carried,
 ) -> Result<(), TeeError> {
+    let Carried { start_over, refusals, recorder } = carried;
+    *recorder = None;
     let rules = &context.config.users;
     let topics = Arc::new(Topics::new(&kafka.topic, &rules.table, config.tenants.iter().map(|tenant| &tenant.id))?);
-    let Opened { producer, positions, before, limits } = open(kafka, &topics).await?;
+    let owner = Owner::new(&kafka.slot, context.state.checkpoint_key());
+    let mut connection = ReplicationConnection::connect(&context.config.source.url).await?;
+    let system = identify_system(&mut connection).await?.system_identifier;
+    let row = context.state.tee().await?;
+    let is_requested = row.as_ref().is_some_and(|row| row.requested);
+    if is_requested && row.as_ref().is_some_and(|row| row.state == TenantState::Following) {
+        // The watchdog ends a session that follows, so that the next one takes the snapshot. This is the next one.
+        context.put_tee(&kafka.slot, TenantState::Joining, None).await?;
+    }
+    let published = row.and_then(|row| row.published);
+    let Opened { producer, positions, found, limits, ends } =
+        open(kafka, &topics, &owner, &system, published.as_ref()).await?;
+    report_losses(&positions, &found);
     let tenants: ByConfigured<&Tenant> = config.tenants.iter().collect();
     let largest = tenants.indexes().map(|index| limits.of(topics.of(index))).collect();
     let encoder = Arc::new(Encoder::new(kafka, &context.config.source.url.database, &rules.table, largest));
@@ -53,8 +78,7 @@ pub(crate) async fn session(
     let client = connect(&context.config.source.url).await?;
     source_session(&client).await?;
     let mapping = context.mapping();
-    let mut taken = take_slot(&client, context, kafka, positions.stream.as_ref()).await?;
-    let is_requested = context.state.tee().await?.is_some_and(|row| row.requested);
+    let mut taken = take_slot(&client, context, kafka, connection, &positions).await?;
     let all = start_over.is_some() || is_requested || taken.created.is_some();
 
     let metrics = &context.status.metrics;
@@ -64,21 +88,34 @@ pub(crate) async fn session(
     let (oversized, set_aside) = mpsc::channel(1);
     let held = oversized::held(&rejected, &tenants);
     let sizes = Sizes { limits: limits.clone(), refusals: refusals.clone(), held, oversized };
-    let publisher = Publisher::start(producer, kafka, encoder.clone(), names, counts, sizes);
+    let ownership = Ownership { owner: owner.clone(), ends };
+    let publisher = Publisher::start(producer, kafka, encoder.clone(), names, counts, sizes, ownership);
     let Publisher { jobs, done, failed } =
         publisher.map_err(|error| Failure::plain(format!("no thread for the publisher: {error}")))?;
     let progress = Arc::new(PublishProgress::new(done, taken.from.position));
-    let mut batcher = KafkaBatcher { jobs, topics: topics.clone(), encoder, batch: Batch::default(), progress };
+    let mut batcher = KafkaBatcher {
+        jobs,
+        topics: topics.clone(),
+        encoder,
+        owner,
+        batch: Batch::default(),
+        progress: progress.clone(),
+    };
 
     let work = async {
         let known = |id: &TenantId| positions.tenants.get(id);
         let mut start: ByConfigured<Lsn> =
             tenants.values().map(|tenant| known(&tenant.id).map_or(Lsn::ZERO, |known| known.position)).collect();
-        let members = members(&tenants, &batcher.topics, &positions, &before, &mapping, all, taken.lost);
+        let members = members(&tenants, &batcher.topics, &positions, &found, &mapping, all, taken.lost);
         let is_there = |id: &&TenantId| config.tenants.iter().any(|tenant| tenant.id == **id);
         let removed: Vec<TenantId> = positions.tenants.keys().filter(|id| !is_there(id)).cloned().collect();
         if !members.is_empty() || !removed.is_empty() {
-            context.put_tee(&kafka.slot, TenantState::Joining, None, None).await?;
+            context.put_tee(&kafka.slot, TenantState::Joining, None).await?;
+            let joining: Vec<&TenantId> = members.iter().map(|member| &tenants[member.index].id).collect();
+            // A snapshot that is not finished begins again, also in another session.
+            let unfinished = joining.iter().filter(|id| positions.tenants.contains_key(**id));
+            let unfinished = unfinished.map(|id| TenantPosition::record(&batcher.owner, id, None)).collect();
+            batcher.send(CommitKind::Transaction(unfinished), None).await?;
             let export = match taken.created.take() {
                 Some(export) => export,
                 None => make_export(&context.config).await?,
@@ -89,7 +126,7 @@ pub(crate) async fn session(
                 taken.from.split = None;
             }
             tracing::info!(tenants = members.len(), position = %export.position, "Kafka output: publishing a snapshot");
-            let joining: Vec<&str> = members.iter().map(|member| tenants[member.index].id.as_str()).collect();
+            let joining: Vec<&str> = joining.into_iter().map(TenantId::as_str).collect();
             context.status.set_tee_rejected(context.state.clear_tee_rejected(&joining).await?);
             let pass = Pass { context, config, tenants: &tenants, kafka, from: &taken.from, removed: &removed };
             let position = export.position;
@@ -103,11 +140,21 @@ pub(crate) async fn session(
         if is_requested {
             context.state.finish_tee_request().await?;
         }
-        context.put_tee(&kafka.slot, TenantState::Following, None, None).await?;
+        context.put_tee(&kafka.slot, TenantState::Following, None).await?;
+        let published = TeePublished {
+            position: taken.from.position,
+            system,
+            tenants: config.tenants.iter().map(|tenant| tenant.id.clone()).collect(),
+        };
+        context.state.put_published(&published).await?;
+        let recorder = recorder.insert(Recorder { progress, published });
         tracing::info!(position = %taken.from.position, "Kafka output up to date, streaming");
         let start = Start { position: taken.from.clone(), tenants: start };
         let replication = taken.stream(context, kafka).await?;
-        follow(context, config, start, &mapping, batcher, client, replication).await
+        tokio::select! {
+            followed = follow(context, config, start, &mapping, batcher, client, replication) => followed,
+            recorded = recorder.run(context) => recorded,
+        }
     };
     let failed = async {
         match failed.await {
@@ -131,30 +178,69 @@ pub(crate) async fn session(
 /// A producer that is ready to write, and what the topics hold.
 struct Opened {
     producer: Producer,
-    positions: Positions,
-    /// The topics that existed before this session.
-    before: HashSet<String>,
+    positions: Known,
+    found: Found,
     limits: Limits,
+    /// As [`Found::ends`].
+    ends: Vec<(String, TopicEnds, bool)>,
 }
 
-/// Fences older processes first, then reads the positions, so that the positions are final.
-async fn open(kafka: &Kafka, topics: &Topics) -> Result<Opened, TeeError> {
+/// Looks for other installations before anything is written or fenced. Then fences older processes first and reads the
+/// positions again, so that they are final.
+async fn open(
+    kafka: &Kafka,
+    topics: &Arc<Topics>,
+    owner: &Owner,
+    system: &str,
+    published: Option<&TeePublished>,
+) -> Result<Opened, TeeError> {
+    // It fences no other producer before `fence`.
     let settings = kafka.clone();
     let mut producer = blocking(move || kafka::connect(&settings, None)).await?;
-    let FoundTopics { before, max_bytes } = ensure_topics(kafka, &producer, &topics.distinct()).await?;
+    let (settings, names, its) =
+        (kafka.clone(), topics.clone(), (owner.clone(), system.to_owned(), published.cloned()));
+    let found = blocking(move || {
+        let (owner, system, published) = &its;
+        let topics = names.distinct();
+        look(&settings, &Own { owner, system, published: published.as_ref(), topics: &topics })
+    });
+    let found = found.await?;
+    let max_bytes = ensure_topics(kafka, &found.before, &topics.distinct()).await?;
     let limits = Limits::new(kafka, max_bytes);
     if let Some(batch) = needs_smaller_batches(limits.lowest()) {
         let settings = kafka.clone();
         producer = blocking(move || kafka::connect(&settings, Some(batch))).await?;
     }
-    let (settings, fenced) = (kafka.clone(), producer.clone());
+    let (settings, fenced, its) = (kafka.clone(), producer.clone(), owner.clone());
     let positions = blocking(move || {
         if settings.exactly_once {
             fence(&fenced)?;
         }
-        Reader::new(&settings)?.positions(&settings)
+        Reader::new(&settings)?.positions(&settings, &its)
     });
-    Ok(Opened { positions: positions.await?, producer, before, limits })
+    let topics = topics.distinct();
+    let positions = judge_positions(positions.await?, &Own { owner, system, published, topics: &topics });
+    let positions = positions.map_err(Failure::foreign)?;
+    let ends = found.ends(&topics, &positions.topics);
+    Ok(Opened { positions, producer, found, limits, ends })
+}
+
+/// Logs what has to be published again.
+fn report_losses(positions: &Known, found: &Found) {
+    for topic in &found.lost {
+        tracing::warn!(
+            topic,
+            reason_code = TopicTrouble::Lost.code(),
+            "the topic was deleted, created again, or lost its last records: publishing its tenants' users again"
+        );
+    }
+    for tenant in &positions.altered {
+        tracing::warn!(
+            %tenant,
+            reason_code = TeeRestart::PositionAltered.code(),
+            "another program wrote the tenant's record in the positions topic: publishing its users again"
+        );
+    }
 }
 
 /// The tenants that need a snapshot: their users are not in their topic, or were produced by another mapping. `lost`: the topics'
@@ -162,8 +248,8 @@ async fn open(kafka: &Kafka, topics: &Topics) -> Result<Opened, TeeError> {
 fn members(
     tenants: &ByConfigured<&Tenant>,
     topics: &Topics,
-    positions: &Positions,
-    before: &HashSet<String>,
+    positions: &Known,
+    Found { before, lost: lost_topics, .. }: &Found,
     mapping: &str,
     all: bool,
     lost: bool,
@@ -172,8 +258,9 @@ fn members(
         let (known, topic) = (positions.tenants.get(&tenant.id), topics.of(index));
         let mapping = tenant_fingerprint(mapping, &tenant.key);
         let had_topic = before.contains(topic);
-        let is_there = had_topic && known.is_some_and(|known| known.mapping == mapping && known.topic == topic);
-        let is_new = known.is_none() && !lost;
+        let is_whole = had_topic && !lost_topics.iter().any(|lost| lost == topic);
+        let is_there = is_whole && known.is_some_and(|known| known.mapping == mapping && known.topic == topic);
+        let is_new = known.is_none() && !lost && !positions.published.contains(&tenant.id);
         (all || !is_there).then_some(Member { index, mapping, is_new, had_topic })
     });
     members.collect()
@@ -233,7 +320,8 @@ async fn watch_acknowledgements(
                 None => tracing::info!("Kafka acknowledges messages again"),
             }
             if let Some(row) = context.state.tee().await? {
-                context.put_tee(&row.slot, row.state, reason, None).await?;
+                let failure = reason.map(|reason| TeeFailure { reason, ..TeeFailure::default() });
+                context.put_tee(&row.slot, row.state, failure).await?;
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::replicator::session::context::SessionContext;
 use crate::replicator::source::own_slot::{create_own_slot, read_own_slot};
 use crate::replicator::tee::error::TeeError;
 use crate::snapshot::Export;
-use crate::tee::{Resume, Source, StreamPosition, decide_resume};
+use crate::tee::{Known, Resume, Source, StreamPosition, decide_resume};
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -56,7 +56,7 @@ pub(crate) struct AcquiredSlot {
     pub(crate) from: StreamPosition,
     /// The snapshot of a slot that was created in this session.
     pub(crate) created: Option<Export>,
-    /// The slot existed, but the topics hold no position for it.
+    /// There was a slot or something was published, but the topics hold no position.
     pub(crate) lost: bool,
 }
 
@@ -65,9 +65,10 @@ pub(crate) async fn take_slot(
     client: &PgClient,
     context: &SessionContext,
     kafka: &Kafka,
-    known: Option<&StreamPosition>,
+    mut connection: ReplicationConnection,
+    positions: &Known,
 ) -> Result<AcquiredSlot, TeeError> {
-    let mut connection = ReplicationConnection::connect(&context.config.source.url).await?;
+    let known = positions.stream.as_ref();
     let system = slot::identify_system(&mut connection).await?;
     let found = |confirmed| Source {
         system: &system.system_identifier,
@@ -77,11 +78,15 @@ pub(crate) async fn take_slot(
         flushed: system.flushed,
     };
     let why = match free_slot(client, context, &kafka.slot).await? {
-        None => known.map(|_| TeeRestart::SlotDropped),
+        None => positions.restart.or(known.map(|_| TeeRestart::SlotDropped)),
         Some(SlotRow { invalid: false, confirmed_flush: Some(confirmed), .. }) => {
-            match decide_resume(known, &found(confirmed)) {
-                Resume::From(from) => return Ok(AcquiredSlot { connection, from, created: None, lost: false }),
-                Resume::Restart(why) => Some(why),
+            match (decide_resume(known, &found(confirmed)), positions.restart) {
+                (Resume::From(from), None) => return Ok(AcquiredSlot { connection, from, created: None, lost: false }),
+                // More exact than what the slot shows.
+                (Resume::From(_) | Resume::Restart(TeeRestart::NoPosition | TeeRestart::SlotAhead), Some(why)) => {
+                    Some(why)
+                }
+                (Resume::Restart(why), _) => Some(why),
             }
         }
         Some(_) => Some(TeeRestart::SlotInvalidated),

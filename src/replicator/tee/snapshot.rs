@@ -93,15 +93,15 @@ impl Pass<'_> {
             copied.map_err(|_| TeeError::SnapshotAge(limit))??;
             self.publish_deletes(&held, &mut numbers, batcher).await?;
         }
-        let slot = &self.kafka.slot;
+        let owner = &batcher.owner;
         let mut records: Vec<PositionRecord> =
-            self.removed.iter().map(|id| TenantPosition::record(slot, id, None)).collect();
+            self.removed.iter().map(|id| TenantPosition::record(owner, id, None)).collect();
         for member in members {
             let topic = batcher.topics.of(member.index).to_owned();
             let known = TenantPosition { position, topic, mapping: member.mapping.clone() };
-            records.push(TenantPosition::record(slot, &self.tenants[member.index].id, Some(&known)));
+            records.push(TenantPosition::record(owner, &self.tenants[member.index].id, Some(&known)));
         }
-        records.push(self.from.record(slot));
+        records.push(self.from.record(owner));
         batcher.send(CommitKind::Transaction(records), None).await?;
         Ok(batcher.progress.all_done().await?)
     }

@@ -1,5 +1,6 @@
 //! Configuration of the Kafka clients, and the errors that they report asynchronously.
 
+use super::ends::Ends;
 use super::failure::Failure;
 use super::oversized::{Content, content, own_limit};
 use crate::config::Kafka;
@@ -35,6 +36,7 @@ struct Last {
     topic: Option<String>,
     /// Messages that the brokers refused for their size.
     too_large: Vec<Content>,
+    ends: Ends,
 }
 
 impl ClientErrors {
@@ -59,6 +61,11 @@ impl ClientErrors {
     /// Takes the messages that the brokers refused for their size since the last call.
     pub(super) fn too_large(&self) -> Vec<Content> {
         std::mem::take(&mut self.lock().too_large)
+    }
+
+    /// Runs `look` with the ends of the topics.
+    pub(super) fn ends<T>(&self, look: impl FnOnce(&mut Ends) -> T) -> T {
+        look(&mut self.lock().ends)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Last> {
@@ -91,8 +98,11 @@ impl ProducerContext for ClientErrors {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
-        let Err((error, message)) = result else { return };
         let mut last = self.lock();
+        let (error, message) = match result {
+            Ok(message) => return last.ends.written(message),
+            Err(failed) => failed,
+        };
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
             last.too_large.push(content(message.topic(), message.key(), message.payload()));
         }
@@ -155,7 +165,6 @@ fn number(kafka: &Kafka, name: &str) -> Option<u64> {
 pub(crate) fn connect(kafka: &Kafka, batch: Option<u64>) -> Result<Producer, Failure> {
     let mut config = client_config(kafka);
     config.set("acks", "all").set("enable.idempotence", "true").set("partitioner", "murmur2_random");
-    config.set("delivery.report.only.error", "true");
     // A topic that the brokers create is not compacted, and a deleted topic must not reappear empty.
     config.set("allow.auto.create.topics", "false");
     let timeout = transaction_timeout(kafka).as_millis();

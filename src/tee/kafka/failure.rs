@@ -1,5 +1,7 @@
 //! Errors of Kafka, each with its remedy.
 
+use crate::model::TopicTrouble;
+use crate::tee::Foreign;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use std::fmt;
 
@@ -10,9 +12,15 @@ pub(crate) struct Failure {
     pub what: String,
     /// How to fix it. `None` if it recovers on its own.
     pub remedy: Option<&'static str>,
+    /// The stable code, if the topics show what is wrong.
+    pub code: Option<TopicTrouble>,
     /// The next session knows how to go on, so that it begins at once.
     pub is_repeated: bool,
 }
+
+/// Remedy for topics and positions of another installation.
+const FOREIGN_REMEDY: &str = "give this installation names of its own: set kafka.topic, kafka.positions_topic and source.slot to names that no \
+                              other installation uses";
 
 impl Failure {
     /// A failure of `operation`. `last_error` is the last error that the client reported asynchronously.
@@ -41,9 +49,14 @@ impl Failure {
         Failure { is_repeated: true, ..Failure::plain(what.to_owned()) }
     }
 
+    /// Nothing may be published: topics or positions belong to another installation.
+    pub(crate) fn foreign(Foreign(what): Foreign) -> Failure {
+        Failure { remedy: Some(FOREIGN_REMEDY), code: Some(TopicTrouble::Foreign), ..Failure::plain(what) }
+    }
+
     /// A failure without a remedy.
     pub(crate) fn plain(what: String) -> Failure {
-        Failure { what, remedy: None, is_repeated: false }
+        Failure { what, remedy: None, code: None, is_repeated: false }
     }
 }
 
@@ -114,7 +127,7 @@ fn remedy(code: Code) -> Option<&'static str> {
         }
         Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch => {
             "another process writes under this kafka.slot and kafka.positions_topic: if it belongs to another installation, \
-             give each its own slot"
+             set kafka.topic, kafka.positions_topic and source.slot to names of its own for each"
         }
         Code::UnsupportedVersion | Code::UnsupportedFeature => {
             "the brokers are too old: Kafka 0.11 or later is required"

@@ -2,11 +2,13 @@
 //! because librdkafka blocks.
 
 use super::client::{Producer, transaction_timeout};
+use super::ends::Ends;
 use super::failure::Failure;
+use super::headers::{ID_HEADER, INSTALLATION_HEADER};
 use super::oversized::{Limits, Oversized, Refusals, SetAside, Verdict, content, record_bytes};
 use crate::config::{Kafka, Topics};
 use crate::model::{ByConfigured, ConfiguredIdx};
-use crate::tee::{Batch, Encoder, Message, PositionRecord};
+use crate::tee::{Batch, Encoder, Message, Owner, PositionRecord, TopicEnds};
 use prometheus_client::metrics::counter::Counter;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, OwnedHeaders};
@@ -16,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 /// Time limit for a commit. After it, the session ends and the next one publishes the batch again.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -32,6 +34,11 @@ const QUEUE_FULL_WAIT: Duration = Duration::from_millis(5);
 const COMMIT_MARKERS_WAIT: Duration = Duration::from_millis(3);
 /// Interval at which acknowledgements are polled. The crate's own flush polls every 100 ms.
 const FLUSH_POLL_INTERVAL: Duration = Duration::from_micros(200);
+
+/// The ends of the topics are recorded by themselves once no batch has followed for this long.
+const IDLE: Duration = Duration::from_secs(1);
+/// Time limit for that at the end of a session.
+const LAST_ENDS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Held by the running publisher. Messages in flight of an older publisher would otherwise arrive behind those of a newer
 /// one.
@@ -79,6 +86,12 @@ pub(crate) struct Sizes {
     pub(crate) oversized: mpsc::Sender<Oversized>,
 }
 
+/// Whose messages these are, and where the topics end, as [`Found::ends`](super::Found::ends).
+pub(crate) struct Ownership {
+    pub(crate) owner: Owner,
+    pub(crate) ends: Vec<(String, TopicEnds, bool)>,
+}
+
 /// Number of jobs that the brokers acknowledged.
 pub(crate) type Done = u64;
 
@@ -101,12 +114,16 @@ impl Publisher {
         tenants: ByConfigured<String>,
         counts: Counts,
         sizes: Sizes,
+        Ownership { owner, ends }: Ownership,
     ) -> std::io::Result<Publisher> {
         let (jobs, mut queue) = mpsc::channel::<Job>(1);
         let (say_done, done) = watch::channel(0);
         let (say_failed, failed) = oneshot::channel();
+        producer.context().ends(|known| known.begin(ends));
         let work = Work {
             producer,
+            owner,
+            commit_timeout: COMMIT_TIMEOUT,
             positions_topic: kafka.positions_topic.clone(),
             transactional: kafka.exactly_once,
             encoder,
@@ -130,7 +147,8 @@ impl Publisher {
                         say_done.send_modify(|done| *done += 1);
                     }),
                     Next::Split(split) => work.close(&[split]),
-                    Next::Nothing => return work.abort_open(),
+                    Next::Ends => work.record_ends(),
+                    Next::Nothing => return work.end(),
                 };
                 if let Err(failure) = ended {
                     // The receiver may be gone if the session has ended.
@@ -148,6 +166,8 @@ enum Next {
     Job(Job),
     /// The transaction has been open for too long: commit it in part.
     Split(PositionRecord),
+    /// No batch has followed: record the ends of the topics.
+    Ends,
     Nothing,
 }
 
@@ -160,6 +180,8 @@ struct Open {
 
 struct Work {
     producer: Producer,
+    owner: Owner,
+    commit_timeout: Duration,
     positions_topic: String,
     transactional: bool,
     encoder: Arc<Encoder>,
@@ -176,8 +198,13 @@ struct Work {
 
 impl Work {
     async fn next(&mut self, queue: &mut mpsc::Receiver<Job>) -> Next {
+        let has_ends = self.open.is_none() && self.producer.context().ends(|ends| ends.has_new());
         let waiting = self.open.as_mut().filter(|open| self.transactional && open.split.is_some());
         let job = match waiting {
+            None if has_ends => match timeout(IDLE, queue.recv()).await {
+                Ok(job) => job,
+                Err(_) => return Next::Ends,
+            },
             None => queue.recv().await,
             Some(open) => match timeout_at((open.since + self.patience).into(), queue.recv()).await {
                 Ok(job) => job,
@@ -310,6 +337,25 @@ impl Work {
         done.ok_or_else(|| Failure::plain("the users whose messages are too large could not be recorded".to_owned()))
     }
 
+    /// Records the ends of the topics, without a batch.
+    fn record_ends(&mut self) -> Result<(), Failure> {
+        if self.transactional {
+            self.begin()?;
+        }
+        self.open = Some(Open { since: Instant::now(), split: None });
+        self.close(&[])
+    }
+
+    /// Ends after the last job.
+    fn end(&mut self) {
+        if self.open.is_none() && self.producer.context().ends(|ends| ends.has_new()) {
+            self.commit_timeout = LAST_ENDS_TIMEOUT;
+            // If it fails, the ends recorded last still hold.
+            let _ = self.record_ends();
+        }
+        self.abort_open();
+    }
+
     /// Aborts the open transaction, so that consumers do not wait for its end.
     fn abort_open(&self) {
         if self.transactional && self.open.is_some() {
@@ -324,7 +370,9 @@ impl Work {
             // A position must not be readable before the messages that it covers.
             self.flush()?;
         }
-        for record in records {
+        let ends = self.producer.context().ends(Ends::take_new);
+        let ends: Vec<PositionRecord> = ends.iter().map(|(topic, ends)| ends.record(&self.owner, topic)).collect();
+        for record in ends.iter().chain(records) {
             let mut held = BaseRecord::<str, str>::to(&self.positions_topic).key(&record.key);
             if let Some(value) = &record.value {
                 held = held.payload(value);
@@ -349,13 +397,14 @@ impl Work {
 
     fn headers(&self, batch: &Batch, message: &Message) -> OwnedHeaders {
         let header = |key, value| Header { key, value: Some(value) };
-        OwnedHeaders::new_with_capacity(8)
+        OwnedHeaders::new_with_capacity(9)
             .insert(header("ce_specversion", "1.0"))
-            .insert(header("ce_id", batch.part(&message.id)))
+            .insert(header(ID_HEADER, batch.part(&message.id)))
             .insert(header("ce_source", self.encoder.source()))
             .insert(header("ce_type", message.kind))
             .insert(header("ce_time", batch.part(&message.time)))
             .insert(header("ce_tenant", &self.tenants[message.tenant]))
+            .insert(header(INSTALLATION_HEADER, &self.owner.installation))
             .insert(header("content-type", "application/json"))
     }
 
@@ -374,7 +423,7 @@ impl Work {
     }
 
     fn flush(&self) -> Result<(), Failure> {
-        let deadline = Instant::now() + COMMIT_TIMEOUT;
+        let deadline = Instant::now() + self.commit_timeout;
         // After an error, the messages of a transaction stay in the queue until it is aborted.
         let may_arrive = || !self.transactional || !self.producer.context().is_undelivered();
         while self.producer.in_flight_count() > 0 && Instant::now() < deadline && may_arrive() {
@@ -383,12 +432,16 @@ impl Work {
         let flushed = self.producer.flush(Duration::ZERO);
         match self.producer.context().undelivered() {
             Some(failure) => Err(failure),
+            None if let Some(topic) = self.producer.context().ends(|ends| ends.recreated().map(str::to_owned)) => {
+                // The next session looks at the topics, and fills this one again.
+                Err(Failure::repeated(&format!("topic {topic} was created again")))
+            }
             None => flushed.map_err(|error| self.failure("publishing", &error)),
         }
     }
 
     fn commit(&self) -> Result<(), Failure> {
-        let deadline = Instant::now() + COMMIT_TIMEOUT;
+        let deadline = Instant::now() + self.commit_timeout;
         loop {
             match self.producer.commit_transaction(deadline.saturating_duration_since(Instant::now())) {
                 Ok(()) => return Ok(()),

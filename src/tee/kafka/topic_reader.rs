@@ -4,7 +4,7 @@ use super::client::{ClientErrors, REQUEST_TIMEOUT, client_config};
 use super::failure::Failure;
 use crate::config::Kafka;
 use crate::model::Deletes;
-use crate::tee::Positions;
+use crate::tee::{Owner, Positions};
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 /// A topic that delivers nothing for this long is not readable.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time limit for another producer's open transaction to end. Longer than the default `transaction.timeout.ms`.
 const OPEN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(90);
 /// Interval at which topic metadata and offsets are polled.
@@ -45,12 +45,12 @@ impl Reader {
         Ok(Reader { consumer: consumer(&config)?, uncommitted, client_errors })
     }
 
-    /// Reads the positions topic for the slot.
-    pub(crate) fn positions(&self, kafka: &Kafka) -> Result<Positions, Failure> {
+    /// Reads the positions topic, once every transaction in it has ended.
+    pub(crate) fn positions(&self, kafka: &Kafka, owner: &Owner) -> Result<Positions, Failure> {
         let mut positions = Positions::default();
         self.read(&kafka.positions_topic, |message| {
             if let Some(key) = message.key() {
-                positions.take(&kafka.slot, key, message.payload());
+                positions.take(owner, key, message.payload());
             }
         })?;
         Ok(positions)
@@ -109,18 +109,35 @@ impl Reader {
         Ok(())
     }
 
-    fn read(&self, topic: &str, mut each: impl FnMut(&BorrowedMessage<'_>)) -> Result<(), Failure> {
+    /// Reads every record, also of transactions that have not ended. Waits for no producer.
+    pub(super) fn latest(&self, topic: &str, each: impl FnMut(&BorrowedMessage<'_>)) -> Result<(), Failure> {
         let failed = |error| self.client_errors.failure(&format!("reading topic {topic}"), &error);
-        let mut open = self.partitions(topic).map_err(failed)?;
-        self.await_open_transactions(topic, &open)?;
+        self.read_with(&self.uncommitted, topic, self.partitions(topic).map_err(failed)?, each)
+    }
+
+    fn read(&self, topic: &str, each: impl FnMut(&BorrowedMessage<'_>)) -> Result<(), Failure> {
+        let failed = |error| self.client_errors.failure(&format!("reading topic {topic}"), &error);
+        let partitions = self.partitions(topic).map_err(failed)?;
+        self.await_open_transactions(topic, &partitions)?;
+        self.read_with(&self.consumer, topic, partitions, each)
+    }
+
+    fn read_with(
+        &self,
+        consumer: &BaseConsumer<ClientErrors>,
+        topic: &str,
+        mut open: HashSet<i32>,
+        mut each: impl FnMut(&BorrowedMessage<'_>),
+    ) -> Result<(), Failure> {
+        let failed = |error| self.client_errors.failure(&format!("reading topic {topic}"), &error);
         let mut assignment = TopicPartitionList::new();
         for partition in &open {
             assignment.add_partition_offset(topic, *partition, Offset::Beginning).map_err(failed)?;
         }
-        self.consumer.assign(&assignment).map_err(failed)?;
+        consumer.assign(&assignment).map_err(failed)?;
         let mut last_answer = Instant::now();
         while !open.is_empty() {
-            match self.consumer.poll(Duration::from_millis(100)) {
+            match consumer.poll(Duration::from_millis(100)) {
                 None if last_answer.elapsed() > READ_TIMEOUT => {
                     return Err(Failure::plain(format!("reading topic {topic} failed: no answer")));
                 }

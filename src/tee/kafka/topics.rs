@@ -19,22 +19,16 @@ const NEW_TOPIC_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval at which a new topic's configuration is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The topics as they were found.
-pub(crate) struct FoundTopics {
-    /// Those that existed before.
-    pub(crate) before: HashSet<String>,
-    /// `max.message.bytes` of each. A role without DescribeConfigs does not see it.
-    pub(crate) max_bytes: HashMap<String, u64>,
-}
-
-/// Creates those of `topics` and of the positions topic that are missing.
+/// Creates those of `topics` and of the positions topic that are not `there`. Returns `max.message.bytes` of each, which a role
+/// without DescribeConfigs does not see.
 ///
 /// # Errors
 /// A topic is missing and `kafka.create_topics` is off, or the brokers refuse.
-pub(crate) async fn ensure_topics(kafka: &Kafka, producer: &Producer, topics: &[&str]) -> Result<FoundTopics, Failure> {
-    let looking = producer.clone();
-    let there = tokio::task::spawn_blocking(move || existing(&looking)).await;
-    let there = there.map_err(|error| Failure::plain(format!("listing the topics was interrupted: {error}")))??;
+pub(crate) async fn ensure_topics(
+    kafka: &Kafka,
+    there: &HashSet<String>,
+    topics: &[&str],
+) -> Result<HashMap<String, u64>, Failure> {
     let positions = &*kafka.positions_topic;
     let missing: Vec<&str> =
         topics.iter().copied().chain([positions]).filter(|topic| !there.contains(*topic)).collect();
@@ -81,7 +75,7 @@ pub(crate) async fn ensure_topics(kafka: &Kafka, producer: &Producer, topics: &[
             );
         }
     }
-    Ok(FoundTopics { before: there, max_bytes })
+    Ok(max_bytes)
 }
 
 /// `max.message.bytes` of the topics whose configuration can be read now.

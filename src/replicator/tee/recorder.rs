@@ -1,0 +1,38 @@
+//! Records in the state what is published, so that the positions topic can be compared with it.
+
+use crate::replicator::session::context::SessionContext;
+use crate::replicator::tee::batcher::PublishProgress;
+use crate::replicator::tee::error::TeeError;
+use crate::state::{StateError, TeePublished};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// Interval of the records. A crash in between does no harm: a later position of this installation is believed.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a session publishes, and what of it is recorded.
+pub(crate) struct Recorder {
+    pub(crate) progress: Arc<PublishProgress>,
+    pub(crate) published: TeePublished,
+}
+
+impl Recorder {
+    /// Records until an error.
+    pub(crate) async fn run(&mut self, context: &SessionContext) -> Result<(), TeeError> {
+        loop {
+            sleep(INTERVAL).await;
+            self.record(context).await?;
+        }
+    }
+
+    /// Records what is published by now.
+    pub(crate) async fn record(&mut self, context: &SessionContext) -> Result<(), StateError> {
+        let position = self.progress.positions().confirmed;
+        if position > self.published.position {
+            self.published.position = position;
+            context.state.put_published(&self.published).await?;
+        }
+        Ok(())
+    }
+}
