@@ -8,7 +8,7 @@ use super::refusals::JobRefusals;
 use crate::config::{Config, Tenant};
 use crate::model::shell_word;
 use crate::operations::request::{RequestEnd, request};
-use crate::operations::verify::{Verdict, Verifying, verify};
+use crate::operations::verify::{NoUsers, Verdict, Verifying, verify, why_without_users};
 use crate::pg::connect_state;
 use crate::snapshot::Differences;
 use crate::state::{RequestKind, StateStore, TenantState};
@@ -256,7 +256,16 @@ async fn compare(config: &Config, tenant: &Tenant, progress: &ProgressHandle) ->
     let how = Verifying { examples: MAX_IDS, timeout: CATCH_UP_TIMEOUT, follows: true };
     let verdicts = Box::pin(verify(config, std::slice::from_ref(&tenant.id), how, progress)).await.map_err(failed)?;
     match verdicts.into_iter().next() {
-        Some((_, Verdict::Compared(_, differences))) => {
+        Some((_, Verdict::Compared(users, differences))) => {
+            let Differences { missing, different, extra, .. } = differences;
+            if users + missing + different + extra == 0
+                && let Some(NoUsers { why, remedy }) = why_without_users(config, std::slice::from_ref(&tenant.id))
+                    .await
+                    .map_err(failed)?
+                    .remove(&tenant.id)
+            {
+                return Err(ErrorBody { what: why, remedy: Some(remedy) });
+            }
             let Differences { missing, different, extra, examples, .. } = differences;
             Ok(JobResult { missing, extra, different, ids: examples.into_iter().map(|user| user.id).collect() })
         }

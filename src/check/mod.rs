@@ -1,6 +1,7 @@
 //! Checks that `run` has everything it needs. Facts are gathered (`*_facts`, I/O), then assessed (`source`, `state`,
 //! `target`: pure). It changes nothing, and reports all findings at once, each with its remedy.
 
+mod columns;
 mod deadline;
 mod finding;
 mod identifiers;
@@ -19,6 +20,7 @@ mod target_facts;
 mod tenant_keys;
 mod urls;
 
+pub(crate) use columns::columns;
 pub(crate) use finding::{Finding, Severity, Subject};
 
 use crate::capture::CaptureError;

@@ -1,12 +1,13 @@
 //! Assesses the source's facts. Pure.
 
+use super::columns::{Columns, of_table};
 use super::finding::{Finding, Subject};
 use super::identifiers;
 use super::source_facts::{SourceFacts, TableFacts, Usage};
 use crate::capture::publication::{COLUMN_LISTS_REMEDY, NEEDS_COLUMN_LISTS};
 use crate::capture::shape::Fault;
 use crate::config::{Config, Family, OnSlotLoss, Publish};
-use crate::map::{CompileError, RowPlan, WatchPlan, WithheldReason};
+use crate::map::{CompileError, RowPlan, WatchPlan};
 use crate::model::{Relation, ReplicaIdentity, TableName, TypeCatalog};
 use crate::pg::{quote_ident, quote_literal, quote_table};
 
@@ -188,7 +189,10 @@ impl SourceCheck<'_> {
         };
         let Some(query) = &rules.query else {
             let plan = RowPlan::compile(rules, relation, types)?;
-            self.note_columns(&plan);
+            if let Some(table) = &self.facts.table {
+                let columns = of_table(self.name, table, self.facts.publication.as_ref(), relation, &plan);
+                self.note_columns(&columns, &plan);
+            }
             return Ok(ReadColumns {
                 wanted: named(plan.decoded()),
                 gap: plan.identity_gap().to_vec(),
@@ -214,7 +218,10 @@ impl SourceCheck<'_> {
                 "correct the query, or GRANT SELECT on its tables; test it with psql",
             ),
             Some(Ok((relation, types))) => match RowPlan::compile(&self.config.users, relation, types) {
-                Ok(plan) => self.note_columns(&plan),
+                Ok(plan) => {
+                    let columns = Columns { of: "users.query".to_owned(), columns: plan.account(relation) };
+                    self.note_columns(&columns, &plan);
+                }
                 Err(error) => self.misfits(&error),
             },
         }
@@ -226,22 +233,10 @@ impl SourceCheck<'_> {
         }
     }
 
-    /// Notes which columns targets receive, and why the others are withheld.
-    fn note_columns(&mut self, plan: &RowPlan) {
-        let leaving: Vec<_> = plan.exposed_columns().collect();
-        let withheld = plan.withheld_columns().map(|(name, why)| {
-            let why = match why {
-                WithheldReason::Excluded => "excluded",
-                WithheldReason::LooksSecret => "looks like a secret",
-                WithheldReason::NotAllowed => "not in allow",
-                WithheldReason::Replaced => "replaced by a mapped value",
-            };
-            format!("{name} ({why})")
-        });
-        let withheld: Vec<_> = withheld.collect();
-        let none = |list: String| if list.is_empty() { "none".to_owned() } else { list };
-        self.note(format!("columns copied to targets: {}", none(leaving.join(", "))));
-        self.note(format!("columns withheld: {}", none(withheld.join(", "))));
+    /// Notes what becomes of each column.
+    fn note_columns(&mut self, columns: &Columns, plan: &RowPlan) {
+        let lines: String = columns.lines().iter().map(|line| format!("\n    {line}")).collect();
+        self.note(format!("columns of {}:{lines}", columns.of));
         let cast: Vec<_> = plan.cast_columns().collect();
         if !cast.is_empty() {
             self.note(format!(

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::model::{Relation, TableName, TypeCatalog};
 use crate::pg::{PgClient, describe, load_types};
 use crate::replicator::source::shape::ReadColumns;
-use crate::snapshot::{describe_query, query_item, read_relation};
+use crate::snapshot::{describe_query, generated_columns, query_item, read_relation};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Row};
 
@@ -59,6 +59,8 @@ pub(super) struct TableFacts {
     pub(super) readable: Vec<String>,
     pub(super) relation: Option<Relation>,
     pub(super) types: TypeCatalog,
+    /// Columns that the stream does not have.
+    pub(super) generated: Vec<String>,
     /// The valid ones.
     pub(super) unique_indexes: Vec<UniqueIndex>,
 }
@@ -217,10 +219,15 @@ async fn table_facts(client: &Client, table: &TableName) -> Result<Option<TableF
         Some(relation) => client.query_typed(UNIQUE_INDEXES, &[(&relation.oid, Type::OID)]).await?,
         None => Vec::new(),
     };
+    let generated = match &relation {
+        Some(relation) => generated_columns(client, relation.oid).await?,
+        None => Vec::new(),
+    };
     let unique_index =
         |row: &Row| Ok(UniqueIndex { name: row.try_get(0)?, columns: row.try_get(1)?, predicate: row.try_get(2)? });
     Ok(Some(TableFacts {
         unique_indexes: unique_indexes.iter().map(unique_index).collect::<Result<_, Error>>()?,
+        generated,
         kind: row.try_get(0)?,
         owner: row.try_get(1)?,
         is_owner: row.try_get(2)?,

@@ -1,6 +1,9 @@
-//! `explain`: prints the page of a reason code, or lists all codes.
+//! `explain`: prints what becomes of each column of the source, the page of a code, or all codes.
 
+use super::common::ConfigFile;
 use super::output;
+use crate::check::columns;
+use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{
     HistoryBreak, ParkCause, ResyncReason, RetryCause, SlotLoss, SourceTrouble, StatusFinding, TeeRestart, TopicTrouble,
@@ -11,10 +14,13 @@ use std::process::ExitCode;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// Code to explain, such as slot_gone. Default: list all of them.
+    /// Code to explain, such as slot_gone. Default: what becomes of each column of the source.
     #[arg(value_name = "CODE")]
     code: Option<String>,
-    /// Print JSON instead of text: {code, text, page}, or a list of them.
+    /// List all codes.
+    #[arg(long, conflicts_with = "code")]
+    codes: bool,
+    /// Print JSON instead of text.
     #[arg(long)]
     json: bool,
 }
@@ -61,7 +67,10 @@ areas! {
     "What else needs attention": StatusFinding,
 }
 
-pub(super) fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
+pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
+    if arguments.code.is_none() && !arguments.codes {
+        return explain_columns(arguments, &file.load()?).await;
+    }
     let areas = areas();
     match &arguments.code {
         Some(code) => {
@@ -70,6 +79,21 @@ pub(super) fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
         }
         None if arguments.json => print_json(&every(&areas).collect::<Vec<_>>())?,
         None => output::line(list(&areas)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints one line for each column.
+async fn explain_columns(arguments: &Arguments, config: &Config) -> Result<ExitCode, Diagnostic> {
+    let help = "users-sync check names what is wrong, with the remedy; `users-sync explain --codes` lists all codes";
+    let found = columns(config).await.map_err(|error| diagnostic!(help = help, "{error}"))?;
+    if arguments.json {
+        print_json(&found)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for columns in &found {
+        output::line(format_args!("{}:", columns.of));
+        columns.lines().iter().for_each(|line| output::line(format_args!("  {line}")));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -95,7 +119,7 @@ fn find(areas: &[Area], code: &str) -> Result<Explanation, Diagnostic> {
     let similarity = |explanation: &Explanation| strsim::jaro_winkler(explanation.code, &wanted);
     let nearest = every(areas).max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
     let nearest = nearest.map_or_else(String::new, |nearest| format!("did you mean {}? ", nearest.code));
-    Err(diagnostic!(help = format!("{nearest}`users-sync explain` lists all codes"), "there is no code {code}"))
+    Err(diagnostic!(help = format!("{nearest}`users-sync explain --codes` lists all codes"), "there is no code {code}"))
 }
 
 /// Every code with its text, below the title of its area.

@@ -103,9 +103,10 @@ enum Command {
     ///
     /// Reads the state that `run` records, so it works from any machine that can reach the state's database.
     Status(status::Arguments),
-    /// Print what a code means, how to confirm its cause, and the remedy; without a code, list all codes.
+    /// Print as what each column leaves the source, or why it stays; with a code, what the code means and its remedy.
     ///
-    /// The codes are those of `status`, the API, the metrics and the log. Needs no configuration and no connection.
+    /// The columns are those of every table that the mapping reads. The codes are those of `check`, `status`, the API, the
+    /// metrics and the log: they need no configuration and no connection.
     Explain(explain::Arguments),
     /// Take a new snapshot of tenants while the others keep streaming.
     ///
@@ -196,7 +197,7 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Status(arguments) => status::execute(&arguments, &cli.file).await,
-            Command::Explain(arguments) => explain::execute(&arguments),
+            Command::Explain(arguments) => Box::pin(explain::execute(&arguments, &cli.file)).await,
             Command::Adopt(arguments) => Box::pin(adopt::execute(&arguments, &cli.file)).await,
             Command::Forget(arguments) => forget::execute(&arguments, &cli.file).await,
             Command::Verify(arguments) => Box::pin(verify::execute(&arguments, &cli.file)).await,

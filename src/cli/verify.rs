@@ -8,7 +8,7 @@ use super::tenants::select_tenants;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::TenantId;
-use crate::operations::verify::{Verdict, Verifying, verify};
+use crate::operations::verify::{NoUsers, Verdict, Verifying, verify, why_without_users};
 use crate::snapshot::DIFFERENCE_KINDS;
 use crate::status::progress_handle::ProgressHandle;
 use clap::Args;
@@ -48,6 +48,10 @@ struct Report {
     examples: Vec<[String; 2]>,
     /// Why the comparison failed.
     failed: Option<String>,
+    /// Why neither the source nor the target has a user of this tenant.
+    warning: Option<String>,
+    /// How to correct the tenant's key.
+    remedy: Option<String>,
 }
 
 impl Report {
@@ -65,7 +69,13 @@ impl Report {
             still_changing: differences.still_changing,
             examples: differences.examples.into_iter().map(|user| [user.kind, user.id]).collect(),
             failed,
+            warning: None,
+            remedy: None,
         }
+    }
+
+    fn has_no_users(&self) -> bool {
+        self.users == 0 && self.is_equal()
     }
 
     fn differs(&self) -> bool {
@@ -73,7 +83,7 @@ impl Report {
     }
 
     fn is_equal(&self) -> bool {
-        self.failed.is_none() && !self.differs()
+        self.failed.is_none() && self.warning.is_none() && !self.differs()
     }
 }
 
@@ -107,13 +117,24 @@ async fn compare(config: &Config, tenants: &[TenantId], arguments: &Arguments) -
     let how = Verifying { examples: arguments.ids, timeout: Duration::from_secs(arguments.timeout), follows: true };
     let verdicts =
         verify(config, tenants, how, &ProgressHandle::default()).await.map_err(|error| diagnostic!("{error}"))?;
-    Ok(verdicts.into_iter().map(Report::of).collect())
+    let mut reports: Vec<Report> = verdicts.into_iter().map(Report::of).collect();
+    let empty = reports.iter().filter(|report| report.has_no_users()).map(|report| TenantId::new(&report.tenant));
+    let why = why_without_users(config, &empty.collect::<Vec<_>>()).await.map_err(|error| diagnostic!("{error}"))?;
+    for report in &mut reports {
+        if let Some(NoUsers { why, remedy }) = why.get(&TenantId::new(&report.tenant)) {
+            (report.warning, report.remedy) = (Some(why.clone()), Some(remedy.clone()));
+        }
+    }
+    Ok(reports)
 }
 
 fn text(report: &Report) -> String {
     let Report { tenant, users, missing, different, extra, still_changing, .. } = report;
     if let Some(why) = &report.failed {
         return format!("{tenant}: not compared: {why}\n");
+    }
+    if let (Some(why), Some(remedy)) = (&report.warning, &report.remedy) {
+        return format!("{tenant}: nothing was compared, neither side has a user: {why}\n  -> {remedy}\n");
     }
     let changing = match still_changing {
         0 => String::new(),

@@ -8,6 +8,7 @@ mod rules;
 mod secret;
 mod sql;
 
+mod account;
 mod compile;
 mod compile_error;
 mod identity;
@@ -25,11 +26,11 @@ mod json;
 mod time;
 mod value;
 
+pub(crate) use account::ColumnAccount;
 pub(crate) use canonical::{fingerprint, tenant_fingerprint};
 pub(crate) use compile_error::CompileError;
 pub(crate) use identity::identity_index;
 pub(crate) use json::is_padded;
-pub(crate) use plan::WithheldReason;
 pub use plan::{CommitInfo, RowPlan, TenantRef};
 pub(crate) use rules::KeyColumn;
 pub(crate) use rules::Via;

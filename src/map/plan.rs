@@ -4,7 +4,7 @@
 use super::filter::{Condition, Truth};
 use super::identity::IdentityGap;
 use super::raw_json::RawJson;
-pub(crate) use super::row_types::WithheldReason;
+use super::row_types::WithheldReason;
 pub use super::row_types::{CommitInfo, TenantRef};
 use super::unmappable::Unmappable;
 use super::value::{Input, Known, MappedValues, RowImage, Sent, Text, TimeSources};
@@ -70,10 +70,6 @@ impl RowPlan {
     /// The columns that leave under their own names.
     pub fn exposed_columns(&self) -> impl Iterator<Item = &str> {
         self.exposed.iter().map(String::as_str)
-    }
-
-    pub(crate) fn withheld_columns(&self) -> impl Iterator<Item = (&str, WithheldReason)> {
-        self.withheld.iter().map(|(name, reason)| (name.as_str(), *reason))
     }
 
     /// The columns that leave, and that only the source can convert to JSON: a type of theirs has a cast to json.

@@ -30,6 +30,11 @@ impl RawJson {
         RawJson { columns, stripped: AtomicU64::new(0) }
     }
 
+    /// The part of the document that has this column's name.
+    pub(super) fn column_named(&self, name: &str) -> Option<&RawColumn> {
+        self.columns.iter().find(|raw| raw.name == name)
+    }
+
     /// Takes the value of a column from another one, in which the source has converted it to jsonb.
     pub(super) fn read_converted(&mut self, from: ColumnIdx, to: ColumnIdx) {
         for raw in self.columns.iter_mut().filter(|raw| raw.column == from) {

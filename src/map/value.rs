@@ -166,6 +166,16 @@ impl Text {
         }
     }
 
+    /// The columns whose texts can be a part of the value. A condition on a column is none.
+    pub(super) fn carried(&self) -> Vec<&Input> {
+        match self {
+            Text::One(input) => vec![input],
+            Text::First(parts) | Text::Join { parts, .. } => parts.iter().flat_map(Text::carried).collect(),
+            Text::Unless { value, .. } => value.carried(),
+            Text::Constant(_) => Vec::new(),
+        }
+    }
+
     pub(super) fn read<'a>(&self, row: RowImage<'a>) -> Result<Known<Option<Cow<'a, str>>>, Unmappable> {
         Ok(match self.value(row)? {
             Some(value) => Known::Value(value),

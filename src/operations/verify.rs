@@ -6,7 +6,7 @@
 use crate::clock;
 use crate::config::{Config, Tenant};
 use crate::map::tenants_condition;
-use crate::model::{ByConfigured, ConfiguredIdx, Lsn, TenantId};
+use crate::model::{ByConfigured, ConfiguredIdx, Lsn, TenantId, UnusedKey};
 use crate::pg::{PgClient, connect, connect_state, connect_target};
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
@@ -16,10 +16,12 @@ use crate::replicator::snapshotter::progress_bar::{ScanProgress, expected_rows};
 use crate::replicator::source::lock_watch::LockWatch;
 use crate::replicator::source::mapping::{MappedRelation, compile_current, resolve_layout};
 use crate::replicator::source::point_read::{ReadUser, Rereader};
+use crate::replicator::source::user_counts::count_users;
 use crate::route::Memory;
 use crate::snapshot::{Comparison, Differences, LoadError, ProgressWatch, RowReceiver, Spool, source_session};
 use crate::state::{Snapshot, StateStore, TenantState};
 use crate::status::progress_handle::ProgressHandle;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -34,6 +36,8 @@ const MAX_CONCURRENT_TARGETS: usize = 64;
 const RECHECK_BATCH: i64 = 1_000;
 /// Passes over the differing users; a user who changed during each of them is reported as still changing.
 const MAX_RECHECKS: usize = 6;
+/// Time limit for counting the users of all keys.
+const COUNT_LIMIT: Duration = Duration::from_secs(60);
 /// Interval between reads of a target's checkpoint.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -79,6 +83,41 @@ pub(crate) async fn verify(
         verdicts.extend(compare_all(&client, &context, tenants, progress).await?);
     }
     Ok(verdicts)
+}
+
+/// A tenant without users on both sides: what is wrong with its key, and the remedy.
+pub(crate) struct NoUsers {
+    pub(crate) why: String,
+    pub(crate) remedy: String,
+}
+
+/// Why these tenants have no users.
+///
+/// # Errors
+/// The source cannot be read.
+pub(crate) async fn why_without_users(
+    config: &Config,
+    tenants: &[TenantId],
+) -> Result<BTreeMap<TenantId, NoUsers>, ServiceError> {
+    if tenants.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let client = connect(&config.source.url).await?;
+    source_session(&client).await?;
+    let config = resolve_layout(&client, config).await?;
+    let keys: Vec<&str> = config.tenants.iter().map(|tenant| tenant.key.as_str()).collect();
+    let watch = LockWatch::begin(&config.source.url, &[&client]).await?;
+    let counted = watch.run(count_users(&client, &config.users, &keys, COUNT_LIMIT)).await?;
+    client.close().await;
+    let unused = counted.map(|counts| counts.unused).unwrap_or_default();
+    let found = config.tenants.iter().filter(|tenant| tenants.contains(&tenant.id)).map(|tenant| {
+        let known = unused.iter().find(|unused| unused.key == tenant.key.as_str());
+        // Without any user at the source there is no key to compare with.
+        let unknown = UnusedKey { key: tenant.key.as_str().to_owned(), nearest: None };
+        let unused = known.unwrap_or(&unknown);
+        (tenant.id.clone(), NoUsers { why: unused.describe(), remedy: unused.remedy(&tenant.id) })
+    });
+    Ok(found.collect())
 }
 
 struct VerifyContext {

@@ -109,19 +109,30 @@ async fn check_lists_the_columns_that_leave_and_those_that_stay() {
         ADD passport_number text, ADD referral_code text, ADD country_code text";
     server.sql("auth", columns).await.unwrap();
     let said = users_sync(&["check"], &yaml(&server, "postgres")).await;
-    let line = |start: &str| said.out.lines().find(|line| line.contains(start)).unwrap_or_default();
-    let stays = line("columns withheld: ");
-    for name in ["passhash", "session_id", "user_pin", "api_key"] {
-        assert!(stays.contains(&format!("{name} (looks like a secret)")), "{name}: {}", said.out);
+    let line = |out: &str, name: &str| {
+        let found = out.lines().find(|line| line.trim_start().split(' ').next() == Some(name) && line.contains("  "));
+        found.unwrap_or_else(|| panic!("{name}: {out}")).trim_start()[name.len()..].trim().to_owned()
+    };
+    let explained = users_sync(&["explain"], &yaml(&server, "postgres")).await;
+    assert_eq!(explained.code, Some(0), "{}", explained.err);
+    for out in [&said.out, &explained.out] {
+        for name in ["passhash", "session_id", "user_pin", "api_key"] {
+            assert_eq!(line(out, name), "stays: its name looks like a secret");
+        }
+        for name in ["passport_number", "referral_code", "country_code"] {
+            assert_eq!(line(out, name), format!("leaves as raw_json.{name}"));
+        }
+        assert_eq!(line(out, "org"), "leaves as tenant key, raw_json.org");
+        assert_eq!(line(out, "email"), "leaves as email, raw_json.primary_email, raw_json.email");
     }
-    let leaves = line("columns copied to targets: ");
-    for name in ["passport_number", "referral_code", "country_code"] {
-        assert!(leaves.contains(name) && !stays.contains(name), "{name}: {}", said.out);
-    }
+    let json = users_sync(&["explain", "--json"], &yaml(&server, "postgres")).await.out;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json[0]["of"], "public.users");
     // An explicit list wins.
     let allowed = yaml(&server, "postgres").replace("tenant: org}", "tenant: org, allow: [passhash]}");
     let said = users_sync(&["check"], &allowed).await;
-    assert!(said.out.contains("columns copied to targets: id, passhash"), "{}", said.out);
+    assert_eq!(line(&said.out, "passhash"), "leaves as raw_json.passhash");
+    assert_eq!(line(&said.out, "referral_code"), "stays: users.allow does not list it");
 }
 
 #[tokio::test]

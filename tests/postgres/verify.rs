@@ -128,6 +128,23 @@ async fn under_load_only_real_differences_are_reported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_without_users_is_a_warning_with_the_nearest_key() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    fill(&bed, 10).await;
+    bed.auth("UPDATE auth.users SET org = 'Globex' WHERE org = 'globex'").await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    let file = bed.config_file("");
+    let path = file.path().to_str().unwrap();
+    let (text, code) = said(&command(&["verify", "-c", path]).await);
+    assert!(code == Some(1) && text.contains("acme: equal, 10 users\n"), "{text}");
+    assert!(text.contains("globex: nothing was compared") && text.contains("key: 'Globex'"), "{text}");
+    let (text, code) = said(&command(&["verify", "-c", path, "acme"]).await);
+    assert_eq!(code, Some(0), "{text}");
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_that_cannot_be_compared_is_named_and_the_others_are_compared() {
     let bed = Bed::start(&["acme", "globex"]).await;
     fill(&bed, 10).await;

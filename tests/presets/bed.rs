@@ -190,6 +190,37 @@ impl<'a> Bed<'a> {
             .await
     }
 
+    /// `explain` says of each marked column of the users' table what arrived.
+    async fn explained(&self) {
+        let Output { stdout, stderr, .. } = self.command(&["explain", "--json"]);
+        let said = String::from_utf8(stdout).unwrap();
+        let sections: serde_json::Value =
+            serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}{}", String::from_utf8_lossy(&stderr)));
+        let sections = sections.as_array().unwrap();
+        // What a query makes of a table's columns is not known.
+        if sections.iter().any(|section| section["of"] == "users.query") {
+            assert!(
+                sections[0]["columns"].as_array().unwrap().iter().any(|column| column["leaves_as"][0] == "id"),
+                "{said}"
+            );
+            return;
+        }
+        let client = self.server.connect("auth").await.unwrap();
+        for (table, condition) in
+            self.case.marked.iter().filter(|(table, _)| sections[0]["of"] == table.replace('"', ""))
+        {
+            let row =
+                client.query_one(&format!("SELECT to_jsonb(t)::text FROM {table} t WHERE {condition}"), &[]).await;
+            let row: serde_json::Value = serde_json::from_str(row.unwrap().get(0)).unwrap();
+            for account in sections[0]["columns"].as_array().unwrap() {
+                let value = row[account["column"].as_str().unwrap()].to_string();
+                let leaves = !account["leaves_as"].as_array().unwrap().is_empty();
+                let (open, secret) = (value.contains(OPEN), value.contains(SECRET));
+                assert!(open == secret || open == leaves, "{table}: {account} has {value}");
+            }
+        }
+    }
+
     /// Every column has a mark. Marks that may leave are in a target; marks that must not are nowhere.
     async fn look_for_marks(&self) {
         let client = self.server.connect("auth").await.unwrap();
@@ -204,6 +235,7 @@ impl<'a> Bed<'a> {
                 assert!(marks != named, "{table}.{column} {value}: mark it, or name it as unmarked");
             }
         }
+        self.explained().await;
         let mut held = String::new();
         for (tenant, _) in self.case.tenants {
             held.push_str(&format!("{:?}", self.held(tenant).await));

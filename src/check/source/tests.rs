@@ -37,6 +37,7 @@ fn table() -> TableFacts {
             leaves: Vec::new(),
         }),
         types: TypeCatalog::new(),
+        generated: Vec::new(),
         unique_indexes: vec![index(&["org", "id"], None)],
     }
 }
@@ -138,7 +139,13 @@ fn with_slot(change: impl Fn(&mut SlotRow)) -> impl Fn(&mut SourceFacts) {
 fn a_correct_source_has_no_findings() {
     assert_eq!(reported(&valid()), []);
     let all: Vec<_> = findings(&config(), &valid()).into_iter().map(|finding| finding.message).collect();
-    assert_eq!(all, ["columns copied to targets: id, org, email", "columns withheld: none"]);
+    assert_eq!(
+        all,
+        [
+            "columns of auth.users:\n    id     leaves as id, raw_json.id\n    org    leaves as tenant key, raw_json.org\n    \
+          email  leaves as email, raw_json.primary_email, raw_json.email"
+        ]
+    );
 }
 
 #[test]

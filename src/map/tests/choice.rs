@@ -71,9 +71,14 @@ fn only_allowed_columns_leave_and_excluded_paths_are_removed() {
     let kept = r#""signed_up_at_millis":946684800001,"password_hash":"hash","meta":{"n":5}}"#;
     assert!(shown.ends_with(kept), "{shown}");
     assert_eq!(plan.exposed_columns().collect::<Vec<_>>(), ["id", "password_hash", "meta"]);
-    let withheld: Vec<_> =
-        plan.withheld_columns().filter(|(_, why)| *why == WithheldReason::NotAllowed).map(|(name, _)| name).collect();
-    assert_eq!(withheld, ["tenant", "email", "created", "updated", "meta.nick"]);
+    let account = plan.account(&relation(&["id"]));
+    let of = |name: &str| account.iter().find(|account| account.column == name).unwrap().describe();
+    assert_eq!(of("meta.nick"), "leaves as name, raw_json.display_name");
+    assert_eq!(of("display_name"), "stays: raw_json has a mapped value under its name");
+    assert_eq!(of("email"), "leaves as email, raw_json.primary_email");
+    assert_eq!(of("tenant"), "leaves as tenant key");
+    assert_eq!(of("password_hash"), "leaves as raw_json.password_hash");
+    assert!(of("meta").ends_with("raw_json.meta, without name, none, which users.exclude lists"), "{}", of("meta"));
 }
 
 #[test]
