@@ -5,6 +5,7 @@ use super::output;
 use super::resync_user;
 use super::signals::signals;
 use super::tenants::{not_started, read, refuse_paused, select_tenants, unreadable};
+use crate::capture::slot::read_slot;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{ExtraRows, TenantId};
@@ -71,6 +72,27 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
     }
     let asked = Asked { allow_deletes: arguments.allow_deletes, adopt: None };
     resync(&config, &tenants, asked, stop).await
+}
+
+/// A resync works beside no process, and makes no slot: a new one would mean a new snapshot of every tenant.
+async fn refuse_slot(config: &Config) -> Result<(), Diagnostic> {
+    let slot = &config.source.slot;
+    let client =
+        pg::connect(&config.source.url).await.map_err(|error| diagnostic!("cannot connect to the source: {error}"))?;
+    let found = read_slot(&client, slot).await.map_err(|error| diagnostic!("cannot read the slot: {error}"))?;
+    match found {
+        None => Err(diagnostic!(
+            help = "start users-sync run: it creates the slot and resyncs every tenant",
+            "slot {slot} does not exist, so there is no position to resync a tenant at"
+        )),
+        Some(found) => match found.active_pid {
+            Some(pid) => Err(diagnostic!(
+                help = "it is starting or does not answer: try again in some seconds, or end it",
+                "process {pid} of the source's server reads slot {slot}, but no running process has renewed its lease"
+            )),
+            None => Ok(()),
+        },
+    }
 }
 
 /// Requests a resync of Kafka from the running process, and waits until it is done.
@@ -153,6 +175,10 @@ pub(super) async fn resync(
             return Ok(ExitCode::from(FAILED));
         }
         RequestOutcome::Abandoned => {
+            // `adopt` has looked at the slot already, and may be the first to need one.
+            if adopt.is_none() {
+                refuse_slot(config).await?;
+            }
             let doing = if adopt.is_some() { "adopting" } else { "resyncing" };
             output::line(format_args!("no process is running: {doing} here"));
             let done = Box::pin(resync::resync(config.clone(), tenants, allow_deletes, adopt, stop)).await;

@@ -36,6 +36,7 @@ mod proxy;
 mod purge;
 mod query;
 mod quiet;
+mod recovery;
 mod rejected;
 mod reload;
 mod remedies;

@@ -55,7 +55,11 @@ export function tenantView(name) {
       kind === "verify" ? "Verify…" : "Resync…",
     ),
   );
-  const pausing = h("button", { type: "button", "aria-haspopup": "dialog", onclick: () => perform(isPaused() ? "resume" : "pause") });
+  const pausing = h(
+    "button",
+    { type: "button", "aria-haspopup": "dialog", onclick: () => perform(isPaused() ? "resume" : "pause") },
+    "Pause…",
+  );
   const head = tenantHead(name, "Overview", [...buttons, pausing]);
   const outcome = h("div", { class: "faults" });
   const rejects = rejectedList(name, () => perform("retry"));
