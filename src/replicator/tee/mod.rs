@@ -26,6 +26,7 @@ use crate::sync::{Panicked, catch_panic};
 use crate::tee::kafka::{self, Failure};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -34,6 +35,8 @@ const RETRY_LAST: Duration = Duration::from_secs(5);
 const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// Time limit for messages in flight when the process stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+
+type Configs = watch::Receiver<Config>;
 
 /// What outlives a session of the Kafka output.
 struct Tee {
@@ -48,10 +51,7 @@ struct Tee {
 ///
 /// # Errors
 /// The state was fenced: another process holds the slot.
-pub(crate) async fn run(
-    context: Arc<SessionContext>,
-    mut configs: tokio::sync::watch::Receiver<Config>,
-) -> Result<(), ServiceError> {
+pub(crate) async fn run(context: Arc<SessionContext>, mut configs: Configs) -> Result<(), ServiceError> {
     let mut tee = Tee {
         context: context.clone(),
         carried: Carried::default(),
@@ -94,7 +94,7 @@ pub(crate) async fn run(
             }
             TeeExit::Replaced => tee.carried.refusals.clear(),
             TeeExit::Broken(TeeError::Kafka(Failure { is_repeated: true, .. })) => continue,
-            TeeExit::HoldsLog(bytes) => tee.park(kafka, bytes).await?,
+            TeeExit::HoldsLog(bytes) => tee.park(kafka, bytes, &mut configs).await?,
             TeeExit::Requested => continue,
             TeeExit::Broken(TeeError::Service(ServiceError::State(StateError::Fenced { slot, epoch }))) => {
                 return Err(StateError::Fenced { slot, epoch }.into());
@@ -103,7 +103,7 @@ pub(crate) async fn run(
                 tracing::warn!(reason = %why, "Kafka output starts over with a snapshot of every tenant");
                 tee.carried.start_over = Some(why);
             }
-            TeeExit::Broken(error) => tee.broken(kafka, &error).await?,
+            TeeExit::Broken(error) => tee.broken(kafka, &error, &mut configs).await?,
         }
     }
 }
@@ -145,7 +145,7 @@ impl Tee {
     }
 
     /// Records and logs the failure, and waits before the next attempt.
-    async fn broken(&mut self, kafka: &Kafka, error: &TeeError) -> Result<(), ServiceError> {
+    async fn broken(&mut self, kafka: &Kafka, error: &TeeError, configs: &mut Configs) -> Result<(), ServiceError> {
         self.context.status.metrics.tee_reconnects.inc();
         let (reason, code, remedy) = error.parts();
         let wal = watchdog::held_back(&self.context, kafka).await;
@@ -172,11 +172,11 @@ impl Tee {
         } else {
             tracing::debug!(reason, holds_back = wal, "Kafka output still failing");
         }
-        self.wait(kafka).await
+        self.wait(kafka, configs).await
     }
 
     /// Drops the slot, so that the source can remove WAL. The Kafka output recovers on its own, with a snapshot.
-    async fn park(&mut self, kafka: &Kafka, bytes: u64) -> Result<(), ServiceError> {
+    async fn park(&mut self, kafka: &Kafka, bytes: u64, configs: &mut Configs) -> Result<(), ServiceError> {
         let limit = self.context.config.limits.kafka_wal;
         let reason =
             format!("its slot retained {bytes} bytes of the source's WAL, more than limits.kafka_wal ({limit})");
@@ -187,17 +187,21 @@ impl Tee {
         if let Err(error) = slot::drop_slot(&self.context, &kafka.slot).await {
             tracing::error!(%error, slot = kafka.slot, "could not drop the slot of the Kafka output, retrying");
         }
-        self.wait(kafka).await
+        self.wait(kafka, configs).await
     }
 
-    /// Waits before the next attempt. Parks if the slot retains too much WAL in the meantime.
-    async fn wait(&mut self, kafka: &Kafka) -> Result<(), ServiceError> {
+    /// Waits before the next attempt, which a new configuration begins at once. Parks if the slot retains too much WAL in the meantime.
+    async fn wait(&mut self, kafka: &Kafka, configs: &mut Configs) -> Result<(), ServiceError> {
         let wait = self.retry.step();
         tokio::select! {
             () = sleep(wait) => Ok(()),
             () = self.context.drain.cancelled() => Ok(()),
+            () = replaced(configs) => {
+                self.recovered();
+                Ok(())
+            }
             left = watchdog::slot(&self.context, kafka) => match left {
-                TeeExit::HoldsLog(bytes) => Box::pin(self.park(kafka, bytes)).await,
+                TeeExit::HoldsLog(bytes) => Box::pin(self.park(kafka, bytes, configs)).await,
                 _ => Ok(()),
             },
         }
