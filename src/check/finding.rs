@@ -1,6 +1,6 @@
 //! Findings: subject, severity, message and remedy. Pure.
 
-use crate::model::TenantId;
+use crate::model::{CheckFinding, Code, ParkCause, RetryCause, SourceTrouble, TenantId};
 use crate::pg::{CERTIFICATE_REMEDY, ConnectError, PREFER_REMEDY, PgUrl, SqlStateClass, SslMode, quote_ident};
 use std::fmt;
 
@@ -30,6 +30,8 @@ pub(crate) enum Subject {
 pub(crate) struct Finding {
     pub(crate) severity: Severity,
     pub(crate) subject: Subject,
+    /// The stable code, which has a page in docs/errors.
+    pub(crate) code: Code,
     pub(crate) message: String,
     /// SQL, YAML or an instruction. Empty if no action is needed.
     pub(crate) remedy: String,
@@ -71,16 +73,27 @@ impl fmt::Display for Finding {
 }
 
 impl Finding {
-    pub(super) fn error(subject: Subject, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
-        Finding { severity: Severity::Error, subject, message: message.into(), remedy: remedy.into(), can_pass: false }
+    pub(super) fn error(
+        subject: Subject,
+        code: impl Into<Code>,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Finding {
+        let (code, message, remedy) = (code.into(), message.into(), remedy.into());
+        Finding { severity: Severity::Error, subject, code, message, remedy, can_pass: false }
     }
 
-    pub(super) fn warning(subject: Subject, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
-        Finding { severity: Severity::Warning, ..Finding::error(subject, message, remedy) }
+    pub(super) fn warning(
+        subject: Subject,
+        code: impl Into<Code>,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Finding {
+        Finding { severity: Severity::Warning, ..Finding::error(subject, code, message, remedy) }
     }
 
-    pub(super) fn note(subject: Subject, message: impl Into<String>) -> Finding {
-        Finding { severity: Severity::Note, ..Finding::error(subject, message, "") }
+    pub(super) fn note(subject: Subject, code: impl Into<Code>, message: impl Into<String>) -> Finding {
+        Finding { severity: Severity::Note, ..Finding::error(subject, code, message, "") }
     }
 }
 
@@ -114,7 +127,15 @@ pub(super) fn connect_finding(subject: Subject, url: &PgUrl, error: &ConnectErro
     if let ConnectError::Auth { asks_for_certificate: true, .. } = error {
         remedy = format!("{remedy}; {CERTIFICATE_REMEDY}");
     }
-    Finding::error(subject, error.to_string(), remedy)
+    let is_down = matches!(error, ConnectError::Unreachable { .. } | ConnectError::Timeout { .. });
+    let code: Code = match (&subject, is_down) {
+        (Subject::State, _) => SourceTrouble::State.into(),
+        (Subject::Tenant(_), true) => RetryCause::Unreachable.into(),
+        (Subject::Tenant(_), false) => ParkCause::Login.into(),
+        (_, true) => SourceTrouble::Unreachable.into(),
+        (_, false) => SourceTrouble::Login.into(),
+    };
+    Finding::error(subject, code, error.to_string(), remedy)
 }
 
 /// The finding for a connection that the network can read, unless the URL asks for that.
@@ -122,7 +143,7 @@ pub(super) fn plain_text(subject: Subject, url: &PgUrl, is_readable_on_the_way: 
     let message = "the connection is not encrypted: sslmode does not insist on TLS, and the server does not offer it or \
         refuses it";
     (is_readable_on_the_way && url.ssl_mode != SslMode::Disable)
-        .then(|| Finding::warning(subject, message, PREFER_REMEDY))
+        .then(|| Finding::warning(subject, CheckFinding::PlainText, message, PREFER_REMEDY))
 }
 
 fn refused_remedy(url: &PgUrl, sqlstate: &str) -> String {

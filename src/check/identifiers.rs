@@ -3,6 +3,7 @@
 use super::finding::{Finding, Subject};
 use super::source_facts::{TableFacts, UniqueIndex};
 use crate::map::{Rules, Value, identity_index};
+use crate::model::CheckFinding;
 use crate::pg::{quote_ident, quote_table};
 
 /// The finding for ids that no index keeps unique within a tenant. A partitioned table can have such an index only on the
@@ -28,6 +29,7 @@ pub(super) fn finding(rules: &Rules, table: &TableFacts) -> Option<Finding> {
     let columns: Vec<_> = identifying.iter().map(|column| quote_ident(column)).collect();
     Some(Finding::warning(
         Subject::Source,
+        CheckFinding::IdsNotUnique,
         format!(
             "two rows of {} can have the same id ({}): {why}. A change or delete of one would overwrite the other's user",
             rules.table,

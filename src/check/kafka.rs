@@ -6,7 +6,7 @@ use crate::capture::ReplicationConnection;
 use crate::capture::slot::identify_system;
 use crate::config::Topics;
 use crate::config::{Config, Kafka};
-use crate::model::{CheckpointKey, TeeRestart, TopicTrouble};
+use crate::model::{CheckFinding, CheckpointKey, Code, StatusFinding, TeeRestart, TopicTrouble};
 use crate::state::{Snapshot, TeePublished};
 use crate::tee::kafka::{Failure, Found, existing_topics, look};
 use crate::tee::{Own, Owner};
@@ -22,7 +22,14 @@ pub(super) async fn findings(config: &Config, kafka: &Kafka, state: Option<&Snap
     let tenants = config.tenants.iter().map(|tenant| &tenant.id);
     let topics = match Topics::new(&kafka.topic, &config.users.table, tenants) {
         Ok(topics) => Arc::new(topics),
-        Err(error) => return vec![Finding::error(Subject::Kafka, error.to_string(), "correct kafka.topic")],
+        Err(error) => {
+            return vec![Finding::error(
+                Subject::Kafka,
+                CheckFinding::KafkaTopic,
+                error.to_string(),
+                "correct kafka.topic",
+            )];
+        }
     };
     let settings = kafka.clone();
     let existing = match spawn_blocking(move || existing_topics(&settings)).await.unwrap_or_else(interrupted) {
@@ -36,7 +43,7 @@ pub(super) async fn findings(config: &Config, kafka: &Kafka, state: Option<&Snap
     if !missing.is_empty() && !kafka.create_topics {
         let remedy = "create it (cleanup.policy=compact), or set kafka.create_topics: true";
         let what = format!("there is no topic {}", missing.join(", "));
-        findings.push(Finding::error(Subject::Kafka, what, remedy));
+        findings.push(Finding::error(Subject::Kafka, CheckFinding::KafkaTopic, what, remedy));
     }
     if let Some(state) = state {
         findings.extend(ownership(config, kafka, topics, state).await);
@@ -70,18 +77,19 @@ async fn system(config: &Config) -> Option<String> {
 
 /// What `run` will publish again, and why.
 fn losses(found: &Found, published: Option<&TeePublished>) -> Vec<Finding> {
-    let warning =
-        |what: String, code: &str, remedy| Finding::warning(Subject::Kafka, format!("{what} ({code})"), remedy);
+    let warning = |what: String, code: Code, remedy| {
+        Finding::warning(Subject::Kafka, code, format!("{what} ({})", code.0), remedy)
+    };
     if let Some(why) = found.known.restart.filter(|_| published.is_some()) {
-        return vec![warning(why.to_string(), why.code(), RESTART_REMEDY)];
+        return vec![warning(why.to_string(), why.into(), RESTART_REMEDY)];
     }
     let lost = found.lost.iter().map(|topic| {
         let what = format!("topic {topic} was deleted, created again, or lost its last records");
-        warning(what, TopicTrouble::Lost.code(), LOST_REMEDY)
+        warning(what, TopicTrouble::Lost.into(), LOST_REMEDY)
     });
     let altered = found.known.altered.iter().map(|tenant| {
         let what = format!("another program wrote the record of tenant {tenant} in the positions topic");
-        warning(what, TeeRestart::PositionAltered.code(), RESTART_REMEDY)
+        warning(what, TeeRestart::PositionAltered.into(), RESTART_REMEDY)
     });
     lost.chain(altered).collect()
 }
@@ -91,8 +99,9 @@ fn finding(Failure { what, code, remedy, .. }: Failure) -> Finding {
         Some(code) => format!("{what} ({})", code.code()),
         None => what,
     };
+    let code: Code = code.map_or(StatusFinding::Kafka.into(), Code::from);
     let remedy = remedy.unwrap_or("check that the brokers are running and reachable from this machine");
-    Finding::error(Subject::Kafka, what, remedy)
+    Finding::error(Subject::Kafka, code, what, remedy)
 }
 
 fn interrupted<T>(error: tokio::task::JoinError) -> Result<T, Failure> {

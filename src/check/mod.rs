@@ -25,6 +25,7 @@ pub(crate) use finding::{Finding, Severity, Subject};
 
 use crate::capture::CaptureError;
 use crate::config::{Config, Tenant};
+use crate::model::CheckFinding;
 use crate::pg;
 use crate::snapshot;
 use deadline::{LOOKUP_TIMEOUT, within};
@@ -114,7 +115,7 @@ pub(crate) async fn check_source(config: &Config) -> Result<Vec<Finding>, Captur
 pub(crate) fn source_finding(config: &Config, error: &CaptureError) -> Finding {
     match error {
         CaptureError::Connect(error) => connect_finding(Subject::Source, &config.source.url, error),
-        error => Finding::error(Subject::Source, error.to_string(), "run `check` again"),
+        error => Finding::error(Subject::Source, CheckFinding::NotInspected, error.to_string(), "run `check` again"),
     }
 }
 
@@ -137,7 +138,7 @@ async fn check_state(config: &Config) -> Vec<Finding> {
 fn check_spool(config: &Config) -> Option<Finding> {
     let error = snapshot::try_directory(&config.spool).err()?;
     let message = format!("no file can be created in spool.directory {error}");
-    Some(Finding::error(Subject::Spool, message, SPOOL_REMEDY))
+    Some(Finding::error(Subject::Spool, CheckFinding::SpoolUnusable, message, SPOOL_REMEDY))
 }
 
 /// The findings about a target, and which server it is on.
@@ -163,6 +164,7 @@ async fn check_target(
 fn unreadable(subject: Subject, error: &tokio_postgres::Error) -> Finding {
     Finding::error(
         subject,
+        CheckFinding::NotInspected,
         format!("the database cannot be inspected: {}", pg::describe(error)),
         "fix that, then run `check` again",
     )
@@ -171,5 +173,5 @@ fn unreadable(subject: Subject, error: &tokio_postgres::Error) -> Finding {
 fn too_slow(subject: Subject) -> Finding {
     let message = format!("no answer within {} s", LOOKUP_TIMEOUT.as_secs());
     let remedy = "SELECT pid, query FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0; lists the sessions that wait for a lock";
-    Finding { can_pass: true, ..Finding::error(subject, message, remedy) }
+    Finding { can_pass: true, ..Finding::error(subject, CheckFinding::NoAnswer, message, remedy) }
 }

@@ -3,6 +3,7 @@
 use super::deadline::within;
 use super::finding::{Finding, Severity, Subject};
 use crate::config::{Config, ServerName, ShareRole};
+use crate::model::CheckFinding;
 use crate::pg::{PgUrl, Statements, connect};
 use std::collections::HashMap;
 
@@ -57,7 +58,10 @@ impl Servers {
         let shared = config.shared_roles(self.name(config));
         let findings = shared.into_iter().filter_map(|shared| {
             let subject = Subject::Tenant(shared.tenants.first()?.clone());
-            Some(Finding { severity, ..Finding::error(subject, shared.to_string(), shared.remedy()) })
+            Some(Finding {
+                severity,
+                ..Finding::error(subject, CheckFinding::SharedRole, shared.to_string(), shared.remedy())
+            })
         });
         findings.collect()
     }

@@ -5,11 +5,14 @@ use super::server_facts::{ReplicationAttempt, ServerFacts};
 use crate::capture::slot::PLUGIN;
 use crate::capture::synchronous::CountsAsStandby;
 use crate::config::Config;
+use crate::model::CheckFinding;
 use crate::pg::{ConnectError, SqlStateClass, quote_literal};
 
 pub(super) fn findings(config: &Config, facts: &ServerFacts) -> Vec<Finding> {
     let conflict = facts.synchronous.conflict();
-    let conflict = conflict.map(|CountsAsStandby { what, remedy }| Finding::error(Subject::Source, what, remedy));
+    let conflict = conflict.map(|CountsAsStandby { what, remedy }| {
+        Finding::error(Subject::Source, CheckFinding::SynchronousStandby, what, remedy)
+    });
     let plugins = facts.plugin_libraries.as_deref().and_then(missing_plugin);
     conflict.into_iter().chain(plugins).chain(replication(config, &facts.replication)).collect()
 }
@@ -24,6 +27,7 @@ fn missing_plugin(setting: &str) -> Option<Finding> {
     let listed: Vec<_> = names.into_iter().chain([PLUGIN]).map(quote_literal).collect();
     Some(Finding::error(
         Subject::Source,
+        CheckFinding::PluginNotListed,
         format!("output_plugin_libraries = {} does not list {PLUGIN}, which the slot needs", quote_literal(setting)),
         format!(
             "ALTER SYSTEM SET output_plugin_libraries = {}; SELECT pg_reload_conf(); (managed services: change the parameter there)",
@@ -55,6 +59,7 @@ fn replication(config: &Config, attempt: &ReplicationAttempt) -> Option<Finding>
     };
     Some(Finding::error(
         Subject::Source,
+        CheckFinding::Pooler,
         format!("source.url leads to {pooler}, which passes on no replication connection"),
         "set source.url to the host and port of PostgreSQL itself (managed services: the direct connection string)",
     ))

@@ -8,7 +8,7 @@ use crate::capture::publication::{COLUMN_LISTS_REMEDY, NEEDS_COLUMN_LISTS};
 use crate::capture::shape::Fault;
 use crate::config::{Config, Family, OnSlotLoss, Publish};
 use crate::map::{CompileError, RowPlan, WatchPlan};
-use crate::model::{Relation, ReplicaIdentity, TableName, TypeCatalog};
+use crate::model::{CheckFinding, Code, Relation, ReplicaIdentity, SlotLoss, SourceTrouble, TableName, TypeCatalog};
 use crate::pg::{quote_ident, quote_literal, quote_table};
 
 /// Unit of `max_slot_wal_keep_size`.
@@ -25,7 +25,7 @@ pub(super) fn findings(config: &Config, facts: &SourceFacts) -> Vec<Finding> {
     check.findings.extend(facts.table.as_ref().and_then(|table| identifiers::finding(&config.users, table)));
     check.query();
     for Fault { what, remedy } in &facts.faults {
-        check.error(what, remedy);
+        check.error(SourceTrouble::Unready, what, remedy);
     }
     check.publication(columns.as_deref());
     check.slot();
@@ -47,6 +47,7 @@ pub(super) fn no_family(families: &[Family]) -> Finding {
     let looked: Vec<_> = families.iter().map(Family::describe).collect();
     Finding::error(
         Subject::Source,
+        CheckFinding::TableUnknown,
         format!("none of the preset's tables exists: looked for {}", looked.join(", ")),
         "if the table has another name, set users.table to schema.name, without quotes; case matters",
     )
@@ -71,16 +72,16 @@ struct SourceCheck<'a> {
 }
 
 impl SourceCheck<'_> {
-    fn error(&mut self, message: impl Into<String>, remedy: impl Into<String>) {
-        self.findings.push(Finding::error(Subject::Source, message, remedy));
+    fn error(&mut self, code: impl Into<Code>, message: impl Into<String>, remedy: impl Into<String>) {
+        self.findings.push(Finding::error(Subject::Source, code, message, remedy));
     }
 
-    fn warning(&mut self, message: impl Into<String>, remedy: impl Into<String>) {
-        self.findings.push(Finding::warning(Subject::Source, message, remedy));
+    fn warning(&mut self, code: impl Into<Code>, message: impl Into<String>, remedy: impl Into<String>) {
+        self.findings.push(Finding::warning(Subject::Source, code, message, remedy));
     }
 
-    fn note(&mut self, message: impl Into<String>) {
-        self.findings.push(Finding::note(Subject::Source, message));
+    fn note(&mut self, code: impl Into<Code>, message: impl Into<String>) {
+        self.findings.push(Finding::note(Subject::Source, code, message));
     }
 
     fn server(&mut self) {
@@ -88,16 +89,21 @@ impl SourceCheck<'_> {
         let role = quote_ident(&facts.role);
         if facts.wal_level != "logical" {
             self.error(
+                CheckFinding::WalLevel,
                 format!("wal_level is {}, but logical replication needs logical", facts.wal_level),
                 "ALTER SYSTEM SET wal_level = 'logical'; then restart the server (managed services: \
                  rds.logical_replication = 1, cloudsql.logical_decoding = on)",
             );
         }
         if facts.is_standby {
-            self.error("the server is a standby and cannot hold the publication", "point source.url at the primary");
+            self.error(
+                SourceTrouble::Standby,
+                "the server is a standby and cannot hold the publication",
+                "point source.url at the primary",
+            );
         }
         if self.config.source.publish == Publish::Columns && !facts.has_column_lists {
-            self.error(NEEDS_COLUMN_LISTS, COLUMN_LISTS_REMEDY);
+            self.error(CheckFinding::ColumnLists, NEEDS_COLUMN_LISTS, COLUMN_LISTS_REMEDY);
         }
         if !facts.may_replicate {
             let remedy = if facts.has_rds_role {
@@ -105,7 +111,11 @@ impl SourceCheck<'_> {
             } else {
                 format!("ALTER ROLE {role} REPLICATION; (on Amazon RDS: GRANT rds_replication TO {role};)")
             };
-            self.error(format!("role {} has no REPLICATION privilege", facts.role), remedy);
+            self.error(
+                CheckFinding::ReplicationRight,
+                format!("role {} has no REPLICATION privilege", facts.role),
+                remedy,
+            );
         }
         let budget = self.config.limits.source_wal;
         let advised = budget.saturating_mul(KEEP_SIZE_RATIO).div_ceil(MB);
@@ -114,11 +124,11 @@ impl SourceCheck<'_> {
             // PostgreSQL before 13 has no such setting.
             None => {}
             // -1 stands for no limit.
-            Some(Err(_)) => self.warning(
+            Some(Err(_)) => self.warning(CheckFinding::WalUnbounded,
                 "max_slot_wal_keep_size is not set: an unread slot can fill the server's disk",
                 remedy,
             ),
-            Some(Ok(size)) if size.saturating_mul(MB) <= budget => self.warning(
+            Some(Ok(size)) if size.saturating_mul(MB) <= budget => self.warning(CheckFinding::WalUnbounded,
                 format!("max_slot_wal_keep_size ({size} MB) is not above limits.source_wal: the slot is lost before a tenant is parked"),
                 remedy,
             ),
@@ -134,6 +144,7 @@ impl SourceCheck<'_> {
         let Some(table) = &facts.table else {
             let nearest = nearest(name, &facts.others);
             self.error(
+                CheckFinding::TableUnknown,
                 format!("there is no table {name} in database {}", facts.database),
                 match nearest {
                     Some(nearest) => format!("users:\n         table: {nearest}    # did you mean this one?"),
@@ -144,6 +155,7 @@ impl SourceCheck<'_> {
         };
         let Some(relation) = &table.relation else {
             self.error(
+                CheckFinding::TableUnknown,
                 format!("{name} is not a table (relkind {}): only tables can be replicated", table.kind),
                 "set users.table to the table that users are written to",
             );
@@ -151,12 +163,13 @@ impl SourceCheck<'_> {
         };
         if !table.schema_usage {
             self.error(
+                SourceTrouble::Rights,
                 format!("role {} cannot use schema {}", facts.role, name.schema),
                 format!("GRANT USAGE ON SCHEMA {} TO {role};", quote_ident(&name.schema)),
             );
         }
         if table.row_security {
-            self.error(
+            self.error(CheckFinding::RowSecurity,
                 format!("row security would hide rows of {name} from role {}", facts.role),
                 format!("ALTER ROLE {role} BYPASSRLS; (a policy that shows all rows is not enough: rows are read with row_security = off)"),
             );
@@ -172,6 +185,7 @@ impl SourceCheck<'_> {
         if !gap.is_empty() {
             let gap = gap.join(", ");
             self.error(
+                CheckFinding::ReplicaIdentity,
                 format!(
                     "the replica identity of {name} lacks {gap}: a DELETE could not be attributed to a user and tenant"
                 ),
@@ -214,6 +228,7 @@ impl SourceCheck<'_> {
         match &self.facts.query {
             None => {}
             Some(Err(error)) => self.error(
+                SourceTrouble::QueryFailed,
                 format!("users.query cannot be run: {error}"),
                 "correct the query, or GRANT SELECT on its tables; test it with psql",
             ),
@@ -229,20 +244,27 @@ impl SourceCheck<'_> {
 
     fn misfits(&mut self, error: &CompileError) {
         for problem in &error.problems {
-            self.error(format!("{}: users.{problem}", self.name), "correct this key in the configuration");
+            self.error(
+                SourceTrouble::Mapping,
+                format!("{}: users.{problem}", self.name),
+                "correct this key in the configuration",
+            );
         }
     }
 
     /// Notes what becomes of each column.
     fn note_columns(&mut self, columns: &Columns, plan: &RowPlan) {
         let lines: String = columns.lines().iter().map(|line| format!("\n    {line}")).collect();
-        self.note(format!("columns of {}:{lines}", columns.of));
+        self.note(CheckFinding::Columns, format!("columns of {}:{lines}", columns.of));
         let cast: Vec<_> = plan.cast_columns().collect();
         if !cast.is_empty() {
-            self.note(format!(
-                "columns whose type has a cast to json, so that each changed row is read from the source: {}",
-                cast.join(", ")
-            ));
+            self.note(
+                CheckFinding::CastColumns,
+                format!(
+                    "columns whose type has a cast to json, so that each changed row is read from the source: {}",
+                    cast.join(", ")
+                ),
+            );
         }
     }
 
@@ -255,6 +277,7 @@ impl SourceCheck<'_> {
             let (name, role) = (self.name, quote_ident(&self.facts.role));
             let columns: Vec<_> = wanted.iter().map(|column| quote_ident(column)).collect();
             self.error(
+                SourceTrouble::Rights,
                 format!("role {} cannot read {name} ({})", self.facts.role, hidden.join(", ")),
                 format!("GRANT SELECT ({}) ON {} TO {role};", columns.join(", "), quote_table(name)),
             );
@@ -273,6 +296,7 @@ impl SourceCheck<'_> {
         let is_by_partition = table.kind == "p" && !row.via_root;
         if !publication.has_table && !is_by_partition {
             self.error(
+                SourceTrouble::Unready,
                 format!("publication {name} does not include {users}"),
                 format!("ALTER PUBLICATION {published} ADD TABLE {};", quote_table(users)),
             );
@@ -289,13 +313,17 @@ impl SourceCheck<'_> {
         let name = &self.config.source.publication;
         if table.kind == "p" {
             self.error(
+                CheckFinding::PublicationMissing,
                 format!("{users} is partitioned: its publication must be created manually"),
                 format!("{create} WITH (publish_via_partition_root = true);"),
             );
         } else if table.is_owner && self.facts.may_create {
-            self.note(format!("publication {name} does not exist yet; `run` creates it"));
+            self.note(
+                CheckFinding::PublicationMissing,
+                format!("publication {name} does not exist yet; `run` creates it"),
+            );
         } else {
-            self.error(
+            self.error(CheckFinding::PublicationMissing,
                 format!(
                     "publication {name} does not exist, and role {} cannot create it: that requires the table's owner ({}) \
                      with CREATE on database {}",
@@ -313,18 +341,20 @@ impl SourceCheck<'_> {
         let (publication, users) = (&self.config.source.publication, self.name);
         if columns.len() >= relation.columns.len() {
             self.error(
+                CheckFinding::ColumnLists,
                 format!("source.publish is columns, but publication {publication} publishes whole rows of {users}"),
                 "drop the publication, then create it as `users-sync setup` prints it",
             );
         } else if relation.replica_identity == ReplicaIdentity::Full {
             self.error(
+                CheckFinding::ColumnLists,
                 format!(
                     "{users} has REPLICA IDENTITY FULL and a column list: the store's own UPDATEs and DELETEs fail"
                 ),
                 "use an index as replica identity, or set source.publish: rows",
             );
         } else {
-            self.note(format!(
+            self.note(CheckFinding::ColumnLists, format!(
                 "publication {publication} has a column list for {users}: before a migration drops one of these columns or \
                  changes its type, run ALTER PUBLICATION {} DROP TABLE {}; afterwards run `users-sync setup` again",
                 quote_ident(publication),
@@ -343,37 +373,53 @@ impl SourceCheck<'_> {
         match &facts.slot {
             None => {
                 needed_slots = 2;
-                self.note(format!(
-                    "slot {name} does not exist yet; `run` creates it and takes a snapshot of every tenant"
-                ));
+                self.note(
+                    CheckFinding::SlotMissing,
+                    format!("slot {name} does not exist yet; `run` creates it and takes a snapshot of every tenant"),
+                );
             }
             Some(slot) if slot.plugin.as_deref() != Some("pgoutput") => {
                 let what = match &slot.plugin {
                     Some(plugin) => format!("uses the plugin {plugin}"),
                     None => "is a physical slot".to_owned(),
                 };
-                self.error(format!("slot {name} {what}, but pgoutput is required"), other_or_drop);
+                self.error(
+                    SourceTrouble::SlotForeign,
+                    format!("slot {name} {what}, but pgoutput is required"),
+                    other_or_drop,
+                );
             }
             Some(slot) if slot.database.as_deref() != Some(&facts.database) => {
                 let database = slot.database.as_deref().unwrap_or("?");
                 self.error(
+                    SourceTrouble::SlotForeign,
                     format!("slot {name} belongs to database {database}, not {}", facts.database),
                     other_or_drop,
                 );
             }
             Some(slot) if slot.temporary => {
-                self.error(format!("slot {name} is a temporary slot of another session"), other);
+                self.error(
+                    SourceTrouble::SlotForeign,
+                    format!("slot {name} is a temporary slot of another session"),
+                    other,
+                );
             }
             Some(slot) if slot.invalid => match self.config.on_slot_loss {
                 OnSlotLoss::Resync => self.warning(
+                    SlotLoss::Invalidated,
                     format!("slot {name} is lost; `run` recreates it and takes a snapshot of every tenant"),
                     "raise max_slot_wal_keep_size to keep the slot longer",
                 ),
-                OnSlotLoss::Stop => self.error(format!("slot {name} is lost, and on_slot_loss is stop"), drop),
+                OnSlotLoss::Stop => {
+                    self.error(SourceTrouble::SlotLost, format!("slot {name} is lost, and on_slot_loss is stop"), drop)
+                }
             },
             Some(slot) => {
                 if let Some(pid) = slot.active_pid {
-                    self.note(format!("slot {name} is in use by process {pid} of the server; `run` would wait for it"));
+                    self.note(
+                        CheckFinding::SlotInUse,
+                        format!("slot {name} is in use by process {pid} of the server; `run` would wait for it"),
+                    );
                 }
             }
         }
@@ -393,7 +439,7 @@ impl SourceCheck<'_> {
         }
         let message = format!("{setting} is {max} and {used} are in use, but {needed} must be free");
         let remedy = format!("ALTER SYSTEM SET {setting} = {}; then restart the server", max + needed - free);
-        self.error(message, remedy);
+        self.error(CheckFinding::SlotsUsedUp, message, remedy);
     }
 }
 

@@ -2,12 +2,15 @@
 
 use super::finding::{Finding, Subject};
 use super::state_facts::StateFacts;
+use crate::model::CheckFinding;
 use crate::pg::quote_ident;
 
 /// All findings that prevent `run` from writing its state.
 pub(super) fn findings(facts: &StateFacts) -> Vec<Finding> {
     let (role, database) = (quote_ident(&facts.role), quote_ident(&facts.database));
-    let error = |message: String, remedy: String| vec![Finding::error(Subject::State, message, remedy)];
+    let error = |message: String, remedy: String| {
+        vec![Finding::error(Subject::State, CheckFinding::StateRights, message, remedy)]
+    };
     if facts.is_read_only {
         return error(
             format!("database {} is read-only, but the state must be written to it", facts.database),

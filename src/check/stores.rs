@@ -3,6 +3,7 @@
 use super::finding::{Finding, Subject};
 use crate::config::Config;
 use crate::init::{Store, recognize};
+use crate::model::CheckFinding;
 use crate::pg::connect;
 use crate::snapshot::read_relation;
 
@@ -35,5 +36,10 @@ fn finding(preset: Option<&str>, stores: &[Store]) -> Option<Finding> {
         }
         None => format!("the tables look like those of a store that has a preset: {}", best.about),
     };
-    Some(Finding::warning(Subject::Source, message, format!("users: {{preset: {}}}", best.preset)))
+    Some(Finding::warning(
+        Subject::Source,
+        CheckFinding::PresetFits,
+        message,
+        format!("users: {{preset: {}}}", best.preset),
+    ))
 }

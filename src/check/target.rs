@@ -4,7 +4,7 @@ use super::finding::{Finding, Subject};
 use super::target_facts::{TableRights, TargetFacts};
 use crate::apply::{ObservedTarget, RecordedTarget, Session, Shape, TargetAssessment, assess_target, statement};
 use crate::config::Tenant;
-use crate::model::{Epoch, Generation, Lsn};
+use crate::model::{Epoch, Generation, Lsn, ParkCause};
 use crate::pg::quote_ident;
 use crate::state::{Snapshot, TenantState};
 use std::collections::BTreeMap;
@@ -18,11 +18,12 @@ pub(super) fn findings(
 ) -> Vec<Finding> {
     let (role, database) = (quote_ident(&facts.role), quote_ident(&facts.database));
     let mut findings = Vec::new();
-    let mut error = |message: String, remedy: String| {
-        findings.push(Finding::error(Subject::Tenant(tenant.id.clone()), message, remedy));
+    let mut error = |code: ParkCause, message: String, remedy: String| {
+        findings.push(Finding::error(Subject::Tenant(tenant.id.clone()), code, message, remedy));
     };
     if facts.is_read_only {
         error(
+            ParkCause::Rights,
             format!("database {} is read-only for role {}", facts.database, facts.role),
             format!(
                 "point the target at the primary, or run: ALTER ROLE {role} SET default_transaction_read_only = off;"
@@ -31,6 +32,7 @@ pub(super) fn findings(
     }
     if !facts.may_make_temporary {
         error(
+            ParkCause::Rights,
             format!("role {} cannot create temporary tables", facts.role),
             format!("GRANT TEMPORARY ON DATABASE {database} TO {role};"),
         );
@@ -39,17 +41,19 @@ pub(super) fn findings(
     for (schema, table, rights) in tables {
         let deletes = table == "users_sync" && deletes_rows;
         if let Some(MissingRights { message, remedy }) = judge_rights(schema, table, rights, deletes, facts) {
-            error(message, remedy);
+            error(ParkCause::Rights, message, remedy);
         }
     }
     if facts.row_security {
         error(
+            ParkCause::Rights,
             format!("row security would hide rows of neon_auth.users_sync from role {}", facts.role),
             format!("ALTER ROLE {role} BYPASSRLS;"),
         );
     }
     if let Some(Err(shape)) = facts.columns.as_deref().map(Shape::from_columns) {
         error(
+            ParkCause::Altered,
             shape.to_string(),
             format!("rename that table; `run` creates its own: {}", statement::CREATE_TABLE.replace('\n', "\n       ")),
         );
@@ -78,7 +82,7 @@ pub(super) fn findings(
             key: state.key.as_ref(),
         };
         if let TargetAssessment::Park(reason) = assess_target(&tenant.id, recorded.as_ref(), &observed, &asking) {
-            error(reason.to_string(), reason.remedy(&tenant.id));
+            error(ParkCause::Foreign, reason.to_string(), reason.remedy(&tenant.id));
         }
     }
     findings

@@ -2,7 +2,7 @@
 
 use super::finding::{Finding, Subject};
 use crate::config::Config;
-use crate::model::UserCounts;
+use crate::model::{CheckFinding, StatusFinding, UserCounts};
 use crate::pg::connect;
 use crate::replicator::source::mapping::resolve_layout;
 use crate::replicator::source::user_counts::count_users;
@@ -28,18 +28,18 @@ pub(super) fn findings(config: &Config, counted: &Result<UserCounts, String>) ->
         Ok(counts) => counts,
         Err(why) => {
             let message = format!("the keys of the tenants were not compared with those of the users: {why}");
-            return vec![Finding::note(Subject::Source, message)];
+            return vec![Finding::note(Subject::Source, CheckFinding::NotCounted, message)];
         }
     };
     let of_tenant = |tenant: &crate::config::Tenant| {
         let unused = counts.unused.iter().find(|unused| unused.key == tenant.key.as_str())?;
         let subject = Subject::Tenant(tenant.id.clone());
-        Some(Finding::warning(subject, unused.describe(), unused.remedy(&tenant.id)))
+        Some(Finding::warning(subject, StatusFinding::WithoutUsers, unused.describe(), unused.remedy(&tenant.id)))
     };
     let mut findings: Vec<Finding> = config.tenants.iter().filter_map(of_tenant).collect();
     if counts.without_tenant() > 0 {
         let message = format!("users without a tenant: {} ({})", counts.without_tenant(), counts.describe());
-        findings.push(Finding::note(Subject::Source, message));
+        findings.push(Finding::note(Subject::Source, CheckFinding::WithoutTenant, message));
     }
     findings
 }

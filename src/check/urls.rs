@@ -2,6 +2,7 @@
 
 use super::finding::{Finding, Subject};
 use crate::config::Config;
+use crate::model::CheckFinding;
 use crate::pg::PgUrl;
 
 const VERIFY_REMEDY: &str =
@@ -21,7 +22,7 @@ fn unverified(subject: Subject, url: &PgUrl) -> Option<Finding> {
         return None;
     }
     let message = "the server is not verified: an attacker on the network can read and change all rows, and may learn the password";
-    Some(Finding::warning(subject, message, VERIFY_REMEDY))
+    Some(Finding::warning(subject, CheckFinding::Unverified, message, VERIFY_REMEDY))
 }
 
 #[cfg(test)]

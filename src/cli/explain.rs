@@ -6,7 +6,8 @@ use crate::check::columns;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{
-    HistoryBreak, ParkCause, ResyncReason, RetryCause, SlotLoss, SourceTrouble, StatusFinding, TeeRestart, TopicTrouble,
+    CheckFinding, HistoryBreak, ParkCause, ResyncReason, RetryCause, SlotLoss, SourceTrouble, StatusFinding,
+    TeeRestart, TopicTrouble,
 };
 use clap::Args;
 use serde::Serialize;
@@ -65,6 +66,7 @@ areas! {
     "What is wrong with the topics of the Kafka output": TopicTrouble,
     "Why no session on the source works": SourceTrouble,
     "What else needs attention": StatusFinding,
+    "What check finds": CheckFinding,
 }
 
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {

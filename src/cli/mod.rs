@@ -80,7 +80,7 @@ enum Command {
     /// asks for what is not given. It changes nothing at the source, and writes no password.
     Init(init::Arguments),
     /// Check that `run` has everything it needs, and print the SQL that fixes what is missing. Changes nothing.
-    Check,
+    Check(check::Arguments),
     /// Print the least-privilege SQL for the source and the targets; run it with --apply.
     ///
     /// It covers roles, column grants, replica identities and the publication, and schema, table and grants in each target.
@@ -182,7 +182,7 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
         match cli.command {
             Command::Run(arguments) => run::execute(&arguments, &logging, &cli.file).await,
             Command::Init(arguments) => init::execute(&arguments, &cli.file).await,
-            Command::Check => Ok(check::execute(&cli.file.load()?).await),
+            Command::Check(arguments) => Ok(check::execute(&arguments, &cli.file.load()?).await),
             Command::Setup(arguments) => setup::execute(&arguments, &cli.file).await,
             Command::Presets(arguments) => presets::execute(&arguments),
             Command::Schema { preset, markdown } => {

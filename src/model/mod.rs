@@ -25,9 +25,10 @@ pub use ids::{Epoch, Generation, Oid, TargetId, TenantId, TenantKey, Xid};
 pub(crate) use ids::{IdHash, UserId};
 pub use lsn::Lsn;
 pub use made::{Made, MadeKind};
+pub(crate) use reason::Code;
 pub use reason::{
-    HistoryBreak, ParkCause, Reason, RestartSignal, ResyncReason, RetryCause, SlotLoss, SourceTrouble, StatusFinding,
-    TeeRestart, TopicTrouble,
+    CheckFinding, HistoryBreak, ParkCause, Reason, RestartSignal, ResyncReason, RetryCause, SlotLoss, SourceTrouble,
+    StatusFinding, TeeRestart, TopicTrouble,
 };
 pub use relation::{Cell, Column, LeafIdentity, Relation, ReplicaIdentity, TableName, TypeCatalog};
 pub(crate) use relation::{ColumnIdx, CompositeField, TypeKind};

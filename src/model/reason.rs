@@ -42,6 +42,12 @@ macro_rules! reasons {
             }
         }
 
+        impl From<$name> for Code {
+            fn from(reason: $name) -> Code {
+                Code(reason.code())
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(self.text())
@@ -196,6 +202,44 @@ reasons! {
     }
 }
 
+reasons! {
+    /// What `check` can find besides the reasons above.
+    CheckFinding {
+        WalLevel = "wal_level", "wal_level is not logical";
+        ColumnLists = "column_lists", "the column list that source.publish asks for cannot be used";
+        ReplicationRight = "replication_right", "the role lacks the REPLICATION privilege";
+        WalUnbounded = "wal_unbounded", "max_slot_wal_keep_size does not bound the WAL of a slot as it should";
+        TableUnknown = "table_unknown", "the table of the users does not exist";
+        RowSecurity = "row_security", "row security would hide rows";
+        ReplicaIdentity = "replica_identity", "the replica identity lacks the user's id or tenant";
+        Columns = "source_columns", "what becomes of each column";
+        CastColumns = "cast_columns", "columns have a type with a cast to json";
+        PublicationMissing = "publication_missing", "the publication does not exist";
+        SlotMissing = "slot_missing", "the slot does not exist yet";
+        SlotInUse = "slot_in_use", "a process of the server uses the slot";
+        SlotsUsedUp = "slots_used_up", "too few replication slots or WAL senders are free";
+        PluginNotListed = "plugin_not_listed", "output_plugin_libraries does not list pgoutput";
+        SynchronousStandby = "synchronous_standby", "the slot would count as a synchronous standby";
+        Pooler = "connection_pooler", "source.url leads to a connection pooler";
+        IdsNotUnique = "ids_not_unique", "two rows can have the same id";
+        WithoutTenant = "users_without_tenant", "users of the source belong to no tenant";
+        NotCounted = "users_not_counted", "the users of the tenants were not counted";
+        StateRights = "state_rights", "the role cannot write the state";
+        Unverified = "server_not_verified", "the server is not verified";
+        PlainText = "plain_text", "the connection is not encrypted";
+        SharedRole = "shared_role", "several databases share a role";
+        PresetFits = "preset_fits", "the tables are those of a preset";
+        SpoolUnusable = "spool_unusable", "no file can be created in spool.directory";
+        KafkaTopic = "kafka_topic", "a topic is missing or its name cannot be used";
+        NoAnswer = "no_answer", "a lookup got no answer in time";
+        NotInspected = "not_inspected", "the database cannot be inspected";
+    }
+}
+
+/// A code of any of these, each of which has a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Code(pub(crate) &'static str);
+
 /// What the state holds as `reason_code` of a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
@@ -272,6 +316,7 @@ mod tests {
         let tee = TeeRestart::ALL.iter().map(|reason| (reason.code(), reason.text()));
         let topics = TopicTrouble::ALL.iter().map(|trouble| (trouble.code(), trouble.text()));
         let trouble = SourceTrouble::ALL.iter().map(|trouble| (trouble.code(), trouble.text()));
+        let check = CheckFinding::ALL.iter().map(|finding| (finding.code(), finding.text()));
         let found = StatusFinding::ALL.iter().map(|finding| (finding.code(), finding.text()));
         resync
             .chain(park)
@@ -282,6 +327,7 @@ mod tests {
             .chain(topics)
             .chain(trouble)
             .chain(found)
+            .chain(check)
             .collect()
     }
 
