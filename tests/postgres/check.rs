@@ -203,7 +203,7 @@ async fn each_target_has_its_own_findings() {
     server.sql("acme", rows).await.unwrap();
     server.sql("globex", "ALTER DATABASE globex SET default_transaction_read_only = on").await.unwrap();
     let said = users_sync(&["check"], &yaml(&server, "postgres")).await;
-    has_error(&said, 2, "tenant acme: neon_auth.users_sync has rows that users-sync did not write", "INSERT INTO");
+    has_error(&said, 2, "tenant acme: neon_auth.users_sync has rows that users-sync did not write", "users-sync adopt");
     has_error(&said, 2, "tenant globex: database globex is read-only", "default_transaction_read_only = off");
     let gone = yaml(&server, "postgres").replace("/acme?", "/gone?");
     has_error(&users_sync(&["check"], &gone).await, 2, "tenant acme: ", "CREATE DATABASE \"gone\"");
