@@ -184,6 +184,7 @@ impl SourceCheck<'_> {
         self.readable(table, &wanted);
         if !gap.is_empty() {
             let gap = gap.join(", ");
+            let remedy = table.identity_statements.clone().unwrap_or(remedy);
             self.error(
                 CheckFinding::ReplicaIdentity,
                 format!(

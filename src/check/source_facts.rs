@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::model::{Relation, TableName, TypeCatalog};
 use crate::pg::{PgClient, describe, load_types};
 use crate::replicator::source::shape::ReadColumns;
+use crate::setup::identity_statements;
 use crate::snapshot::{describe_query, generated_columns, query_item, read_relation};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Row};
@@ -61,6 +62,8 @@ pub(super) struct TableFacts {
     pub(super) types: TypeCatalog,
     /// Columns that the stream does not have.
     pub(super) generated: Vec<String>,
+    /// The statements that complete its replica identity, as `setup` prints them; `None` if nothing is missing.
+    pub(super) identity_statements: Option<String>,
     /// The valid ones.
     pub(super) unique_indexes: Vec<UniqueIndex>,
 }
@@ -129,7 +132,7 @@ const PUBLISHED: &str = "
 /// Reads the facts about everything that the configuration names.
 pub(super) async fn gather(client: &PgClient, config: &Config) -> Result<SourceFacts, CaptureError> {
     let row = client.query_typed_one(SERVER, &[]).await?;
-    let table = table_facts(client, &config.users.table).await?;
+    let table = table_facts(client, config, &config.users.table).await?;
     let others = match table {
         Some(_) => Vec::new(),
         None => client.query_typed(OTHERS, &[]).await?.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?,
@@ -165,13 +168,13 @@ async fn faults(client: &PgClient, config: &Config) -> Result<Vec<Fault>, Captur
 
 /// Facts about another watched table.
 pub(super) async fn gather_watched(
-    client: &Client,
+    client: &PgClient,
     config: &Config,
     table: &TableName,
     of_users: &SourceFacts,
 ) -> Result<SourceFacts, CaptureError> {
     Ok(SourceFacts {
-        table: table_facts(client, table).await?,
+        table: table_facts(client, config, table).await?,
         publication: publication_facts(client, &config.source.publication, table).await?,
         ..of_users.clone()
     })
@@ -204,7 +207,11 @@ async fn query_facts(
     }))
 }
 
-async fn table_facts(client: &Client, table: &TableName) -> Result<Option<TableFacts>, CaptureError> {
+async fn table_facts(
+    client: &PgClient,
+    config: &Config,
+    table: &TableName,
+) -> Result<Option<TableFacts>, CaptureError> {
     let names = [(&table.schema as _, Type::TEXT), (&table.name as _, Type::TEXT)];
     let Some(row) = client.query_typed_opt(TABLE, &names).await? else { return Ok(None) };
     let relation = read_relation(client, table).await?;
@@ -214,6 +221,11 @@ async fn table_facts(client: &Client, table: &TableName) -> Result<Option<TableF
             load_types(client, &oids).await?
         }
         None => TypeCatalog::new(),
+    };
+    let identity_statements = match &relation {
+        // A mapping that does not fit is another finding.
+        Some(relation) => identity_statements(client, config, relation).await.ok().flatten(),
+        None => None,
     };
     let unique_indexes = match &relation {
         Some(relation) => client.query_typed(UNIQUE_INDEXES, &[(&relation.oid, Type::OID)]).await?,
@@ -228,6 +240,7 @@ async fn table_facts(client: &Client, table: &TableName) -> Result<Option<TableF
     Ok(Some(TableFacts {
         unique_indexes: unique_indexes.iter().map(unique_index).collect::<Result<_, Error>>()?,
         generated,
+        identity_statements,
         kind: row.try_get(0)?,
         owner: row.try_get(1)?,
         is_owner: row.try_get(2)?,

@@ -215,7 +215,7 @@ fn generated(shape: &SourceShape, table: &TableName, identities: &[(TableName, I
 }
 
 /// The columns of a table that its changes must carry.
-struct NeededColumns {
+pub(super) struct NeededColumns {
     read: Vec<String>,
     /// Those that identify the user and the tenant.
     identity: Vec<String>,
@@ -223,7 +223,7 @@ struct NeededColumns {
     gap: Vec<String>,
 }
 
-async fn needed_columns(
+pub(super) async fn needed_columns(
     client: &PgClient,
     config: &Config,
     relation: &Relation,
@@ -259,7 +259,11 @@ async fn needed_columns(
     Ok(NeededColumns { read, identity, gap })
 }
 
-async fn identity(client: &PgClient, relation: &Relation, needed: &NeededColumns) -> Result<Identity, ServiceError> {
+pub(super) async fn identity(
+    client: &PgClient,
+    relation: &Relation,
+    needed: &NeededColumns,
+) -> Result<Identity, ServiceError> {
     if needed.gap.is_empty() {
         return Ok(Identity::Sufficient);
     }

@@ -2,6 +2,7 @@
 //! (`target`). The SQL is run by the tables' owner or a superuser; the service never needs to be either.
 
 mod facts;
+mod identity;
 mod script;
 mod source;
 mod state;
@@ -9,6 +10,7 @@ mod target;
 mod target_facts;
 
 pub(crate) use facts::gather;
+pub(crate) use identity::identity_statements;
 pub(crate) use script::{PasswordForm, Script, Statement};
 pub(crate) use source::source_script;
 pub(crate) use state::{StateFacts, gather_state, state_script};

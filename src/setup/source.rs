@@ -100,7 +100,7 @@ pub(crate) fn source_script(config: &Config, facts: &SetupFacts, all_tables: boo
     Ok(script)
 }
 
-fn add_identity(script: &mut Script, holder: &TableName, identity: &Identity, previous: &str) {
+pub(super) fn add_identity(script: &mut Script, holder: &TableName, identity: &Identity, previous: &str) {
     const WHY: &str = "lets a DELETE be attributed to its user and tenant; dropping the index later makes the store's \
                        own UPDATEs and DELETEs fail";
     let table = quote_table(holder);

@@ -154,7 +154,7 @@ async fn check_reports_source_problems_with_remedies_and_changes_nothing() {
         &found(good.clone()).await,
         1,
         "lacks org",
-        "CREATE UNIQUE INDEX CONCURRENTLY \"users_users_sync_identity\"",
+        "ALTER TABLE \"public\".\"users\" REPLICA IDENTITY USING INDEX \"identity\";",
     );
     server.sql("auth", "ALTER TABLE public.users REPLICA IDENTITY USING INDEX identity").await.unwrap();
 

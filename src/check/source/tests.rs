@@ -38,6 +38,7 @@ fn table() -> TableFacts {
         }),
         types: TypeCatalog::new(),
         generated: Vec::new(),
+        identity_statements: None,
         unique_indexes: vec![index(&["org", "id"], None)],
     }
 }

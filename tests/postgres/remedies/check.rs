@@ -189,6 +189,11 @@ async fn missing_privileges_have_working_remedies() {
             "ALTER TABLE store.users DISABLE ROW LEVEL SECURITY; ALTER TABLE store.users REPLICA IDENTITY NOTHING",
             "lacks id, org",
         ),
+        (
+            "ALTER TABLE store.users DROP CONSTRAINT users_pkey; ALTER TABLE store.users ALTER org DROP NOT NULL;
+             ALTER TABLE store.users ADD PRIMARY KEY (id); ALTER TABLE store.users REPLICA IDENTITY DEFAULT",
+            "lacks org",
+        ),
         ("ALTER PUBLICATION users_sync DROP TABLE store.users", "does not include store.users"),
         (
             "ALTER PUBLICATION users_sync DROP TABLE store.users; ALTER TABLE store.users SET UNLOGGED",
