@@ -77,7 +77,8 @@ impl<S: Statements> Isolation<'_, S> {
                     self.size.fitted(range.len());
                     true
                 }
-                Err(error) if error.is_too_slow() => {
+                // RAISE with the code of a time limit may be one, or refuse a row.
+                Err(error) if error.is_too_slow() && (range.len() > 1 || error.refusal().is_none()) => {
                     self.size.too_slow(range.len());
                     if range.len() == 1 {
                         step.change(range.start).inspect(|change| self.size.stuck_at(change));

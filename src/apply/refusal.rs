@@ -1,9 +1,9 @@
 //! Rows that a target refuses: recognises the error, and finds the rows in a batch. Pure.
 
-use super::reject_reason::RejectReason;
+use super::reject_reason::{RejectReason, is_of_escape};
 use crate::model::UserId;
 use crate::model::clip;
-use crate::pg::{SqlStateClass, is_full_notify_queue};
+use crate::pg::{SqlStateClass, is_full_notify_queue, is_raised};
 use std::ops::Range;
 
 /// Why a target refuses a row.
@@ -26,7 +26,7 @@ impl Refusal {
     pub(crate) fn of(error: &tokio_postgres::Error) -> Option<Refusal> {
         let error = error.as_db_error()?;
         let code = error.code().code();
-        is_refusal(code, error.routine())
+        is_refusal(code, error.routine(), error.where_().is_some())
             .then(|| Refusal { sqlstate: clip(code).into_owned(), reason: RejectReason::of(error) })
     }
 
@@ -94,26 +94,25 @@ const CHECK: &str = "23514";
 
 /// Whether a row can cause the error. A limit or a code of the application's own is one of the row as long as bisection finds
 /// it. A full queue of notifications is not: every row would be refused.
-fn is_refusal(sqlstate: &str, routine: Option<&str>) -> bool {
+///
+/// An error with a context is one of a trigger, a function or a value's conversion; the same code without a context is one of
+/// our statement. RAISE with a code that passes on its own is a refusal too: refused rows are tried again.
+fn is_refusal(sqlstate: &str, routine: Option<&str>, has_context: bool) -> bool {
     use SqlStateClass::*;
     match SqlStateClass::of(sqlstate) {
         ProgramLimit => !is_full_notify_queue(sqlstate, routine),
         RowRefused | RoutineFailure | ApplicationDefined => true,
-        Transient
-        | LockNotAvailable
-        | InsufficientResources
+        Privilege | MissingSchema | MissingTable | MissingColumn | Statement | Other => {
+            has_context || is_of_escape(routine)
+        }
+        Transient | LockNotAvailable => is_raised(routine),
+        InsufficientResources
         | TooManyConnections
         | ConfigurationLimit
         | ReadOnly
-        | Privilege
         | InvalidPassword
         | Login
-        | MissingDatabase
-        | MissingSchema
-        | MissingTable
-        | MissingColumn
-        | Statement
-        | Other => false,
+        | MissingDatabase => false,
     }
 }
 
@@ -218,15 +217,24 @@ mod tests {
     #[test]
     fn only_row_errors_are_refusals() {
         for code in ["23505", "23514", "23503", "22P02", "P0001", "44000", "27000"] {
-            assert!(is_refusal(code, None), "{code}");
+            assert!(is_refusal(code, None, false), "{code}");
         }
         for code in ["54000", "54001", "54011", "54023", "45000", "ZZ999", "38000"] {
-            assert!(is_refusal(code, None), "{code}");
+            assert!(is_refusal(code, None, false), "{code}");
         }
-        for code in ["42501", "42P01", "40001", "53100", "57014", "25006", "08006", "XX000"] {
-            assert!(!is_refusal(code, None), "{code}");
+        for code in ["42501", "42P01", "0A000"] {
+            assert!(!is_refusal(code, None, false), "{code}");
+            assert!(is_refusal(code, None, true), "{code}");
         }
-        assert!(!is_refusal("54000", Some("PreCommit_Notify")), "no row is at fault");
+        assert!(is_refusal("0A000", Some("pg_unicode_to_server"), false));
+        for code in ["40001", "40P01", "57014", "08006", "55P03", "XX000"] {
+            assert!(!is_refusal(code, None, true), "{code}");
+            assert!(is_refusal(code, Some("exec_stmt_raise"), true), "{code}");
+        }
+        for code in ["53100", "25006", "28000"] {
+            assert!(!is_refusal(code, Some("exec_stmt_raise"), true), "{code}");
+        }
+        assert!(!is_refusal("54000", Some("PreCommit_Notify"), false), "no row is at fault");
     }
 
     proptest! {

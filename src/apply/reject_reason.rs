@@ -19,7 +19,7 @@ pub(crate) fn too_many_refused(first: &RejectReason) -> String {
 /// Why a user is not in the target's table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RejectReason {
-    /// A constraint or a unique index. `table` is `None` for `neon_auth.users_sync`.
+    /// A constraint or a unique index. `table` is `None` for `neon_auth.users_sync`, and otherwise a table or a domain.
     Constraint { name: String, table: Option<String> },
     /// A column without a value.
     NotNull { column: String },
@@ -63,7 +63,8 @@ impl RejectReason {
         }
         if names_place(routine) {
             let users = error.schema() == Some("neon_auth") && error.table() == Some("users_sync");
-            let table = error.table().filter(|_| !users);
+            // A constraint of a domain has a type and no table.
+            let table = error.table().filter(|_| !users).or(error.datatype());
             let table = table.map(|table| kept(&format!("{}.{table}", error.schema().unwrap_or_default())));
             match (code, error.constraint(), error.column()) {
                 ("54000", Some(name), _) => return Index { name: Some(kept(name)) },
@@ -73,6 +74,7 @@ impl RejectReason {
             }
         }
         match code {
+            _ if is_of_escape(routine) => Encoding,
             _ if has_context => Code,
             "44000" => CheckOption,
             "22P05" | "22021" => Encoding,
@@ -81,7 +83,8 @@ impl RejectReason {
             "54000" if routine.is_some_and(|routine| INDEX_ROUTINES.contains(&routine)) => Index { name: None },
             "54001" => Depth,
             _ if code.starts_with("54") => Limit,
-            _ if code.starts_with("22") => Value,
+            // Conversions to text, jsonb and times; others are computed by the application's own code.
+            "22P02" | "22P03" | "22030" | "22032" => Value,
             _ => Code,
         }
     }
@@ -132,6 +135,12 @@ const INDEX_ROUTINES: [&str; 8] = [
     "spgdoinsert",
     "brin_doinsert",
 ];
+
+/// Whether the escape of a character in a document could not be converted (mbutils.c). In SQL_ASCII this has the code of an
+/// unsupported feature.
+pub(super) fn is_of_escape(routine: Option<&str>) -> bool {
+    routine.is_some_and(|routine| routine.starts_with("pg_unicode_to_server"))
+}
 
 fn kept(name: &str) -> String {
     clip(name).into_owned()

@@ -11,7 +11,7 @@ fn table(seconds_per_row: f64, limit: &str) -> String {
         "" => String::new(),
         limit => format!(
             "IF clock_timestamp() - statement_timestamp() > '{limit}' THEN
-               RAISE EXCEPTION 'limit' USING ERRCODE = 'query_canceled';
+               PERFORM pg_cancel_backend(pg_backend_pid()), pg_sleep(60);
              END IF;"
         ),
     };
