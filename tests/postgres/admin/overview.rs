@@ -27,7 +27,7 @@ async fn a_process_shows_itself_and_every_tenant_from_its_start() {
     assert_eq!(acme["target"], bed.url("acme").to_string());
     shown.state_is("globex", "following").await;
     let answer = shown.becomes("/api/status", |answer| !answer.json()["wal_held_bytes"].is_null()).await.json();
-    assert_eq!(answer["tenants"], json!({"following": 2, "joining": 0, "parked": 0, "unknown": 0}));
+    assert_eq!(answer["tenants"], json!({"following": 2, "joining": 0, "parked": 0, "paused": 0, "unknown": 0}));
     assert_eq!(
         (&answer["role"], &answer["slot"], &answer["is_held"]),
         (&json!("streaming"), &json!("users_sync"), &json!(true))
