@@ -1,4 +1,4 @@
-//! The administrators of `setup` and `teardown`: their URLs, and where passwords come from.
+//! The administrators of `setup`: their URLs, and where passwords come from.
 
 use super::common::admin_url;
 use super::password::ask_password;
@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 /// The variable for `--source-admin`.
-const SOURCE_ADMIN: &str = "USERS_SYNC_SOURCE_ADMIN";
+pub(super) const SOURCE_ADMIN: &str = "USERS_SYNC_SOURCE_ADMIN";
 /// The variable for `--state-admin`.
 const STATE_ADMIN: &str = "USERS_SYNC_STATE_ADMIN";
 /// The variable of a target's administrator is this and the tenant's id.
@@ -100,7 +100,7 @@ impl Admins {
         let or_general = |url: Option<PgUrl>, configured: &PgUrl| {
             url.or_else(|| {
                 let (user, password) = general.clone()?;
-                Some(PgUrl { user, password: password.map(Secret), ..configured.clone() })
+                Some(PgUrl { user, password: password.map(Secret), password_from: None, ..configured.clone() })
             })
         };
         let given = |text: &Option<String>, option, variable| {

@@ -1,5 +1,6 @@
 //! `init`: looks at a source, and writes a configuration for it.
 
+use super::admins::SOURCE_ADMIN;
 use super::common::{ConfigFile, admin_url, holds_password};
 use super::dialogue;
 use super::output;
@@ -21,8 +22,6 @@ use std::process::ExitCode;
 
 /// The variable for `--source`, which also stands for the URL in the file.
 const SOURCE: &str = "USERS_SYNC_SOURCE_URL";
-/// The variable for `--source-admin`.
-const SOURCE_ADMIN: &str = "USERS_SYNC_SOURCE_ADMIN";
 /// The variable that the file names for a URL with a password.
 const SOURCE_IN_FILE: &str = "AUTH_DATABASE_URL";
 /// Id of the tenant of a source without tenants.

@@ -1,7 +1,7 @@
 //! `teardown`: removes what `setup` and `run` made at the source and in the state. Targets keep their users.
 
-use super::admins::Admins;
-use super::common::ConfigFile;
+use super::admins::SOURCE_ADMIN;
+use super::common::{ConfigFile, admin_url};
 use super::confirm::confirm;
 use super::output;
 use crate::config::Config;
@@ -10,9 +10,10 @@ use crate::operations::teardown::{Plan, PlanError, drop_slot, plan, release_targ
 use crate::pg::{self, PgClient, describe, quote_literal};
 use crate::state::StateStore;
 use clap::Args;
+use std::fmt;
 use std::process::ExitCode;
 
-#[derive(Args, Debug)]
+#[derive(Args)]
 pub(super) struct Arguments {
     /// Print what would be removed and what stays, and change nothing.
     #[arg(long)]
@@ -20,15 +21,27 @@ pub(super) struct Arguments {
     /// Skip the confirmation.
     #[arg(long)]
     yes: bool,
-    #[command(flatten)]
-    admins: Admins,
+    /// URL of the source, as the tables' owner or a superuser. Default: source.url.
+    ///
+    /// Take the password from the environment or a file: ${NAME} or ${file:PATH}.
+    #[arg(long, value_name = "URL", env = SOURCE_ADMIN, hide_env_values = true)]
+    source_admin: Option<String>,
+}
+
+impl fmt::Debug for Arguments {
+    /// Without the URL, which may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arguments").field("dry_run", &self.dry_run).finish_non_exhaustive()
+    }
 }
 
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
     let config = file.load()?;
-    let admins = arguments.admins.read(&config)?;
-    let url = admins.source.as_ref().unwrap_or(&config.source.url);
-    let source = pg::connect(url).await.map_err(|error| diagnostic!("cannot connect to the source: {error}"))?;
+    let admin = arguments.source_admin.as_ref();
+    let admin = admin.map(|url| admin_url(url, "--source-admin", Some(SOURCE_ADMIN))).transpose()?;
+    let source = pg::connect(admin.as_ref().unwrap_or(&config.source.url))
+        .await
+        .map_err(|error| diagnostic!("cannot connect to the source: {error}"))?;
     let state = pg::connect_state(&config.state_url)
         .await
         .map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;

@@ -113,19 +113,18 @@ async fn a_foreign_table_is_never_merged() {
     bed.becomes("rows", "SELECT string_agg(id, ' ') FROM neon_auth.users_sync", "theirs").await;
     bed.becomes("other", "SELECT count(*) FROM neon_auth.users_sync", "0").await;
 
-    // Each remedy shown in the state works.
-    for tenant in ["rows", "other"] {
-        let sql = format!("SELECT remedy FROM users_sync.tenant WHERE tenant = '{tenant}'");
-        let remedy = bed.query("auth", &sql).await[0][0].clone().unwrap();
-        match remedy.split_once("run in the target: ") {
-            Some((_, sql)) => bed.server.sql(tenant, sql).await.unwrap(),
-            None => bed.server.sql(tenant, "DELETE FROM users_sync.checkpoint").await.unwrap(),
-        }
-    }
-    // All users that the table had would go.
+    // The remedies work.
+    bed.server.sql("other", "DELETE FROM users_sync.checkpoint").await.unwrap();
     bed.state_is("other", "following").await;
-    bed.becomes("auth", "SELECT reason LIKE '%delete 1 of 1%' FROM users_sync.tenant WHERE tenant = 'rows'", "t").await;
-    bed.auth("INSERT INTO users_sync.request (slot, tenant, allow_deletes) VALUES ('users_sync', 'rows', true)").await;
+    let remedy = "SELECT remedy FROM users_sync.tenant WHERE tenant = 'rows'";
+    assert_eq!(bed.query("auth", remedy).await[0][0].as_deref(), Some("users-sync adopt -c FILE rows"));
+    let file = bed.config_file("");
+    let adopt = ["adopt", "-c", file.path().to_str().unwrap(), "rows", "--yes"];
+    // All users that the table had would go.
+    let (text, code) = said(&command(&adopt).await);
+    assert!(code == Some(1) && text.contains("1 of 1 users would be marked as deleted"), "{text}");
+    let (text, code) = said(&command(&[&adopt[..], &["--allow-deletes"]].concat()).await);
+    assert_eq!(code, Some(0), "{text}");
     bed.equal().await;
     service.stop().await;
 }
