@@ -267,3 +267,31 @@ async fn an_id_of_any_size_and_with_any_character_is_recorded() {
     bed.becomes("acme", REJECTED, "").await;
     service.stop().await;
 }
+
+/// A table without a unique key, as a query or `fan_out` may return it.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_rows_with_one_id_the_last_one_arrives_and_the_id_is_reported() {
+    let bed = Bed::start(&["acme"]).await;
+    bed.auth(
+        "ALTER TABLE auth.users DROP CONSTRAINT users_pkey; ALTER TABLE auth.users REPLICA IDENTITY FULL;
+         INSERT INTO auth.users (id, org, first_name, updated_at)
+         SELECT 'u' || n, 'acme', 'Ann', now() FROM generate_series(1, 1000) n;
+         INSERT INTO auth.users (id, org, first_name, updated_at) VALUES ('u7', 'acme', 'the second', now())",
+    )
+    .await;
+    let service = Service::start(bed.config());
+    bed.state_is("acme", "following").await;
+    bed.becomes("acme", REJECTED, "u7 21000").await;
+    bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE name = 'Ann'", "999").await;
+    bed.becomes("acme", "SELECT name FROM neon_auth.users_sync WHERE id = 'u7'", "the second").await;
+
+    // A resync finds it again, and the next change of the row that is left ends it.
+    bed.auth("INSERT INTO users_sync.request (slot, tenant, allow_deletes) VALUES ('users_sync', 'acme', false)").await;
+    bed.becomes("auth", "SELECT count(*) FROM users_sync.request", "0").await;
+    bed.becomes("acme", REJECTED, "u7 21000").await;
+    bed.auth("DELETE FROM auth.users WHERE id = 'u7' AND first_name = 'Ann'").await;
+    bed.auth("UPDATE auth.users SET first_name = 'Ann', updated_at = now() WHERE id = 'u7'").await;
+    bed.becomes("acme", REJECTED, "").await;
+    bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE name = 'Ann'", "1000").await;
+    service.stop().await;
+}
