@@ -64,6 +64,11 @@ impl StatementSize {
         }
     }
 
+    /// Statements of any size ended in time: the connections that broke before broke by chance.
+    pub(crate) fn answered(&self) {
+        lock(&self.0).lost = 0;
+    }
+
     /// A statement with `rows` rows was cancelled: the next ones have half of them.
     pub(crate) fn too_slow(&self, rows: usize) {
         lock(&self.0).limit(rows / 2);

@@ -58,13 +58,13 @@ fn replace(file: &Path, changes: &[(&str, &str)]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_installation_publishes_nothing_and_the_first_one_does_not_notice() {
     let broker = Broker::shared();
-    let first = TeeBed::start(broker, "shared", "", "").await;
+    let first = TeeBed::start(broker, "owned", "", "").await;
     first.auth("INSERT INTO auth.users (id, org) VALUES ('ann', 'acme')").await;
     let (process, log) = Process::start_logged(&first.file);
-    arrive(broker, "shared.acme", 1);
+    arrive(broker, "owned.acme", 1);
     first.tee_is("following").await;
     // globex has no user, so that only the positions topic says whose topic it is.
-    let second = TeeBed::start(broker, "shared", "", "").await;
+    let second = TeeBed::start(broker, "owned", "", "").await;
     second.auth("INSERT INTO auth.users (id, org) VALUES ('bob', 'acme'), ('cora', 'globex')").await;
     let (text, code) = says("check", second.file.path()).await;
     assert!(text.contains("tee_foreign") && code == Some(1), "{text}");
@@ -94,7 +94,7 @@ async fn a_second_installation_publishes_nothing_and_the_first_one_does_not_noti
     again_log.says("belongs to another installation").await;
     let held = "SELECT count(*) FROM neon_auth.users_sync WHERE id = 'ann'";
     first.bed.becomes("acme2", held, "1").await;
-    is_refused(third.path(), "topic shared.").await;
+    is_refused(third.path(), "topic owned.").await;
     let slots = "SELECT string_agg(slot_name, ' ' ORDER BY slot_name) FROM pg_replication_slots";
     assert_eq!(first.bed.query("auth", slots).await[0][0].as_deref(), Some("second users_sync users_sync_kafka"));
 
@@ -102,19 +102,16 @@ async fn a_second_installation_publishes_nothing_and_the_first_one_does_not_noti
     let messages = first.equal("acme").await;
     assert_eq!(["ann", "dan"].map(|id| ops(&of(&messages, id))), ["r", "c"]);
     assert_eq!(messages.len(), 2);
-    assert!(read(broker, "shared.globex").is_empty());
+    assert!(read(broker, "owned.globex").is_empty());
     assert!(!log.text().contains("Kafka output failed") && !log.text().contains("stopped until"), "{}", log.text());
 
     // The remedy: names of its own.
     for (process, file, slot) in [(other, second.file.path(), ""), (again, third.path(), "second")] {
         assert!(process.stop().await.success());
-        let name = format!("shared.of{slot}");
+        let name = format!("owned.of{slot}");
         replace(
             file,
-            &[
-                ("'shared.{tenant}'", &format!("'{name}.{{tenant}}'")),
-                ("shared.positions", &format!("{name}.positions")),
-            ],
+            &[("'owned.{tenant}'", &format!("'{name}.{{tenant}}'")), ("owned.positions", &format!("{name}.positions"))],
         );
         let process = Process::start_at(file);
         arrive(broker, &format!("{name}.acme"), 1);

@@ -202,7 +202,8 @@ async fn a_session_that_waits_for_a_snapshot_aborts_it_and_the_users_are_publish
     gate.batch_execute("SELECT pg_advisory_lock(42)").await.unwrap();
     let (process, log) = Process::start_logged(&bed.file);
     let hanging = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
-    bed.bed.becomes("auth", hanging, "2").await;
+    // The third one counts the users of each key.
+    bed.bed.becomes("auth", hanging, "3").await;
     let migrating = bed.auth("BEGIN; LOCK TABLE auth.users IN ACCESS EXCLUSIVE MODE; COMMIT");
     tokio::time::timeout(DEADLINE, migrating).await.expect("a scan was not aborted");
     log.says("the scan of the source was aborted").await;

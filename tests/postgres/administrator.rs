@@ -86,7 +86,12 @@ async fn nothing_of_a_hostile_owner_runs_as_the_administrator() {
     let config = config_file(&source, &targets, "deletes: hard");
     let path = config.path().to_str().unwrap();
     let admin = format!("acme={}", bed.server.url("acme"));
-    let setup = ["setup", "-c", path, "--apply", "--application-role", "app", "--target-admin", &admin];
+    let owner = bed.server.url("auth");
+    let setup = [
+        &["setup", "-c", path, "--apply", "--application-role", "app"][..],
+        &["--source-admin", &owner, "--target-admin", &admin],
+    ]
+    .concat();
     let view = "belongs to role evil and is not a table";
     for (own, refusal) in [("", None), (TABLE, None), (VIEW, Some(view)), (OWN, None)] {
         hostile(&bed, own).await;
@@ -148,8 +153,9 @@ async fn setup_hands_a_target_over_to_another_role() {
     let path = own.path().to_str().unwrap();
     let admin = |tenant: &str| format!("{tenant}={}", bed.server.url(tenant));
     let (acme, globex) = (admin("acme"), admin("globex"));
-    let (text, code) =
-        said(&command(&["setup", "-c", path, "--apply", "--target-admin", &acme, "--target-admin", &globex]).await);
+    let owner = bed.server.url("auth");
+    let admins = ["--source-admin", &owner, "--target-admin", &acme, "--target-admin", &globex];
+    let (text, code) = said(&command(&[&["setup", "-c", path, "--apply"][..], &admins].concat()).await);
     assert_eq!(code, Some(0), "{text}");
     let (text, code) = said(&command(&["check", "-c", path]).await);
     assert!(code == Some(0) && !text.contains("is used for"), "{text}");

@@ -103,7 +103,10 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                     });
                 }
                 Err(stop) => return Err(self.note_failed_load(stop, isolates_rejected_rows)),
-                Ok(done) => done,
+                Ok(done) => {
+                    self.size.answered();
+                    done
+                }
             },
         };
         self.isolates_rejected_rows = false;
