@@ -27,7 +27,7 @@ pub enum When {
     AskedForTls,
     /// Instead of an answer to the startup message.
     LoggingIn,
-    /// When the client has sent this text, which is not forwarded.
+    /// When the client has sent this text, or one of several between `|`, which is not forwarded.
     Asked(&'static str),
 }
 
@@ -179,7 +179,7 @@ impl Connection {
         let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, self.upstream)).await?;
         server.write_all(&startup).await?;
         let needle = script.as_ref().and_then(|script| match script.when {
-            When::Asked(text) => Some((text.as_bytes(), &script.act)),
+            When::Asked(texts) => Some((texts, &script.act)),
             When::AskedForTls | When::LoggingIn => None,
         });
         self.relay(client, server, needle).await
@@ -189,7 +189,7 @@ impl Connection {
         &mut self,
         mut client: TcpStream,
         mut server: TcpStream,
-        needle: Option<(&[u8], &Act)>,
+        needle: Option<(&str, &Act)>,
     ) -> io::Result<()> {
         let (mut asked, mut answer) = (BytesMut::with_capacity(PIECE), BytesMut::with_capacity(PIECE));
         // The end of what was forwarded: a text may come in two reads.
@@ -205,7 +205,8 @@ impl Connection {
                         return Ok(());
                     }
                     before.extend_from_slice(&asked);
-                    match needle.filter(|(text, _)| row.is_none() && contains(&before, text)) {
+                    let is_asked = |texts: &str| texts.split('|').any(|text| contains(&before, text.as_bytes()));
+                    match needle.filter(|(texts, _)| row.is_none() && is_asked(texts)) {
                         Some((_, Act::Rows(instead))) => {
                             row = Some(*instead);
                             self.counts.send_modify(|counts| counts.begun += 1);

@@ -12,7 +12,8 @@ const FIRST: When = When::Asked("SHOW search_path");
 /// The statement that finds our tables.
 const OPENING: When = When::Asked("to_regclass('users_sync.checkpoint')");
 const FENCING: When = When::Asked("LOCK TABLE users_sync.checkpoint");
-const COPYING: When = When::Asked("COPY neon_auth.users_sync");
+/// After silence, rows are written by statements instead of COPY.
+const COPYING: When = When::Asked("COPY neon_auth.users_sync|INSERT INTO neon_auth.users_sync");
 const COMMITTING: When = When::Asked("INSERT INTO users_sync.checkpoint");
 
 const TEXT: u32 = 25;

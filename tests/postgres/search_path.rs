@@ -106,9 +106,13 @@ async fn every_command(bed: &Bed, url: impl Fn(&str, &str) -> String) {
     };
     let admins = ["acme", "globex"].map(|tenant| format!("{tenant}={}", url("postgres", tenant)));
     let admin_of_source = bed.server.url("auth");
-    let setup =
-        ["setup", "--source-admin", &admin_of_source, "--target-admin", &admins[0], "--target-admin", &admins[1]];
-    run(&[&setup[..], &["--apply", "--application-role", "reader"]].concat()).await;
+    let admin_of_state = bed.server.url("state");
+    let setup = [
+        ["setup", "--source-admin", &admin_of_source, "--state-admin", &admin_of_state],
+        ["--target-admin", &admins[0], "--target-admin", &admins[1], "--apply"],
+    ]
+    .concat();
+    run(&[&setup[..], &["--application-role", "reader"]].concat()).await;
     run(&["check"]).await;
     run(&["run", "--plan"]).await;
     let (process, log) = Process::start_logged(&config);
