@@ -33,6 +33,14 @@ pub(super) struct ErrorBody {
     pub(super) remedy: Option<String>,
 }
 
+/// Refuses a `limit` of a list that is not from 1 to `most`.
+pub(super) fn check_limit(limit: usize, most: usize) -> Result<(), Problem> {
+    if (1..=most).contains(&limit) {
+        return Ok(());
+    }
+    Err(Problem::bad(format!("limit must be a number from 1 to {most}")))
+}
+
 impl Problem {
     pub(super) fn new(status: StatusCode, what: impl Into<String>) -> Problem {
         Problem { status, error: ErrorBody { what: what.into(), remedy: None } }

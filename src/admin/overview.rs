@@ -1,6 +1,6 @@
 //! Status of the process and its tenants.
 
-use super::answer::{Path, Problem, Query};
+use super::answer::{Path, Problem, Query, check_limit};
 use super::app::App;
 use super::history::LagSample;
 use crate::status::report::{TeeReport, TenantReport, UsersWithoutTenant, waiting};
@@ -177,9 +177,7 @@ pub(super) async fn tenants(
     State(app): State<App>,
     Query(params): Query<TenantListParams>,
 ) -> Result<Json<TenantPage>, Problem> {
-    if !(1..=1000).contains(&params.limit) {
-        return Err(Problem::bad("limit must be a number from 1 to 1000"));
-    }
+    check_limit(params.limit, 1000)?;
     let report = app.report();
     let text = params.q.unwrap_or_default().to_lowercase();
     let holds = |field: &str| field.to_lowercase().contains(&text);

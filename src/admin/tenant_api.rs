@@ -1,6 +1,6 @@
 //! Pauses and resumes a tenant, and lists the users that its target rejects. All of it works on a standby, too.
 
-use super::answer::{Body, Path, Problem, Query};
+use super::answer::{Body, Path, Problem, Query, check_limit};
 use super::app::App;
 #[cfg(feature = "openapi")]
 use super::refusals::ActionRefusals;
@@ -166,9 +166,7 @@ pub(super) async fn rejected_users(
     Path(tenant): Path<String>,
     Query(params): Query<RejectedParams>,
 ) -> Result<Json<RejectedAnswer>, Problem> {
-    if !(1..=200).contains(&params.limit) {
-        return Err(Problem::bad("limit must be a number from 1 to 200"));
-    }
+    check_limit(params.limit, 200)?;
     let tenant = app.tenant(&tenant)?;
     let cursor = params
         .cursor

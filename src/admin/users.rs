@@ -1,6 +1,6 @@
 //! The users of a tenant as its target has them. This is the only part of the admin API that connects to a target.
 
-use super::answer::{Path, Problem, Query};
+use super::answer::{Path, Problem, Query, check_limit};
 use super::app::App;
 use crate::config::{Tenant, parse_duration};
 use crate::pg::{PgTimestamp, Statements, TargetClient};
@@ -144,9 +144,7 @@ pub(super) async fn users(
     Path(tenant): Path<String>,
     Query(params): Query<UserListParams>,
 ) -> Result<Json<UserPage>, Problem> {
-    if !(1..=200).contains(&params.limit) {
-        return Err(Problem::bad("limit must be a number from 1 to 200"));
-    }
+    check_limit(params.limit, 200)?;
     [&params.search, &params.cursor].into_iter().flatten().try_for_each(|text| check_text(text))?;
     let tenant = app.tenant(&tenant)?;
     let page = app.targets.query(&tenant, async |client| search(client, &params).await).await?;

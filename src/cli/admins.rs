@@ -1,10 +1,10 @@
 //! The administrators of `setup`: their URLs, and where passwords come from.
 
-use super::common::admin_url;
+use super::common::{TenantUrl, admin_url, tenant_url};
 use super::password::ask_password;
 use crate::config::{Config, from_environment};
 use crate::diagnostic::{Diagnostic, diagnostic};
-use crate::model::TenantId;
+use crate::model::{TenantId, variable_word};
 use crate::pg::{PgUrl, Secret};
 use clap::Args;
 use std::collections::BTreeMap;
@@ -34,7 +34,7 @@ pub(super) struct Admins {
     ///
     /// Or set USERS_SYNC_TARGET_ADMIN_ID for tenant ID, in upper case and with _ for other characters than letters and digits.
     #[arg(long, value_name = "TENANT=URL", value_parser = tenant_url)]
-    target_admin: Vec<TargetAdmin>,
+    target_admin: Vec<TenantUrl>,
     /// Administrator of every database without a URL above: host, port and database are those of the configuration.
     ///
     /// Its password comes from USERS_SYNC_ADMIN_PASSWORD, from --admin-password-file, or from a prompt at the terminal.
@@ -50,18 +50,6 @@ impl fmt::Debug for Admins {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Admins").field("admin_user", &self.admin_user).finish_non_exhaustive()
     }
-}
-
-/// An administrator's access to a target.
-#[derive(Clone)]
-struct TargetAdmin {
-    tenant: String,
-    url: String,
-}
-
-fn tenant_url(text: &str) -> Result<TargetAdmin, String> {
-    let (tenant, url) = text.split_once('=').ok_or("expected TENANT=URL")?;
-    Ok(TargetAdmin { tenant: tenant.to_owned(), url: url.to_owned() })
 }
 
 /// The URLs of administrators. `None`, and no entry, where none was given.
@@ -139,8 +127,7 @@ impl Admins {
 }
 
 fn variable_of(tenant: &TenantId) -> String {
-    let of = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
-    format!("{TARGET_ADMIN}{}", tenant.as_str().chars().map(of).collect::<String>())
+    format!("{TARGET_ADMIN}{}", variable_word(tenant.as_str()))
 }
 
 #[cfg(test)]

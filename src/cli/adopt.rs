@@ -1,6 +1,6 @@
 //! `adopt`: takes over a target that already has rows, after a comparison and a question.
 
-use super::common::{ConfigFile, FAILED};
+use super::common::{ConfigFile, FAILED, connect_state};
 use super::confirm::confirm;
 use super::output;
 use super::resync::{Asked, resync};
@@ -11,7 +11,6 @@ use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{Deletes, ExtraRows, TenantId, shell_word};
 use crate::operations::adopt::{Survey, survey};
 use crate::operations::verify::{Verdict, Verifying, verify};
-use crate::pg;
 use crate::snapshot::Differences;
 use crate::state::StateStore;
 use crate::status::progress_handle::ProgressHandle;
@@ -50,9 +49,7 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
     let Some(tenant) = config.tenants.iter().find(|tenant| tenant.id == id) else {
         return Err(diagnostic!("the configuration has no tenant {id}"));
     };
-    let state = pg::connect_state(&config.state_url)
-        .await
-        .map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
+    let state = connect_state(&config).await?;
     let known = StateStore::read(&state, &config.source.slot)
         .await
         .map_err(|error| diagnostic!("cannot read the state: {error}"))?;

@@ -4,7 +4,7 @@
 use super::output;
 use crate::config::{Config, Place, from_environment, is_in_environment, load_from, with_filler};
 use crate::diagnostic::{Diagnostic, diagnostic};
-use crate::pg::{PgUrl, Secret};
+use crate::pg::{self, PgClient, PgUrl, Secret};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -42,6 +42,25 @@ impl ConfigFile {
     pub(super) fn path(&self) -> &Path {
         self.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE))
     }
+}
+
+/// Connects to the database of the state.
+pub(super) async fn connect_state(config: &Config) -> Result<PgClient, Diagnostic> {
+    let connected = pg::connect_state(&config.state_url).await;
+    connected.map_err(|error| diagnostic!("cannot connect to the state: {error}"))
+}
+
+/// The value of an option that names a tenant and a URL.
+#[derive(Clone)]
+pub(super) struct TenantUrl {
+    pub(super) tenant: String,
+    pub(super) url: String,
+}
+
+/// Parses `TENANT=URL`.
+pub(super) fn tenant_url(text: &str) -> Result<TenantUrl, String> {
+    let (tenant, url) = text.split_once('=').ok_or("expected TENANT=URL")?;
+    Ok(TenantUrl { tenant: tenant.to_owned(), url: url.to_owned() })
 }
 
 /// Reads the URL of an option, with its variables and files. Warns if the command line itself holds the password: every

@@ -77,9 +77,9 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
     match &arguments.code {
         Some(code) => {
             let explanation = find(&areas, code)?;
-            if arguments.json { print_json(&explanation)? } else { output::part(explanation.page) }
+            if arguments.json { output::json(&explanation)? } else { output::part(explanation.page) }
         }
-        None if arguments.json => print_json(&every(&areas).collect::<Vec<_>>())?,
+        None if arguments.json => output::json(&every(&areas).collect::<Vec<_>>())?,
         None => output::line(list(&areas)),
     }
     Ok(ExitCode::SUCCESS)
@@ -90,7 +90,7 @@ async fn explain_columns(arguments: &Arguments, config: &Config) -> Result<ExitC
     let help = "users-sync check names what is wrong, with the remedy; `users-sync explain --codes` lists all codes";
     let found = columns(config).await.map_err(|error| diagnostic!(help = help, "{error}"))?;
     if arguments.json {
-        print_json(&found)?;
+        output::json(&found)?;
         return Ok(ExitCode::SUCCESS);
     }
     for columns in &found {
@@ -98,11 +98,6 @@ async fn explain_columns(arguments: &Arguments, config: &Config) -> Result<ExitC
         columns.lines().iter().for_each(|line| output::line(format_args!("  {line}")));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn print_json(value: &impl Serialize) -> Result<(), Diagnostic> {
-    output::line(serde_json::to_string_pretty(value).map_err(|error| diagnostic!("{error}"))?);
-    Ok(())
 }
 
 fn every(areas: &[Area]) -> impl Iterator<Item = Explanation> {

@@ -1,6 +1,6 @@
 //! `forget`: permanently deletes a removed tenant's users from its target, and its recorded state.
 
-use super::common::{ConfigFile, FAILED, admin_url};
+use super::common::{ConfigFile, FAILED, admin_url, connect_state};
 use super::confirm::confirm;
 use super::output;
 use crate::apply::{DROP_WAIT_FOR, read_checkpoint, statement};
@@ -28,9 +28,7 @@ pub(super) struct Arguments {
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
     let config = file.load()?;
     let tenant = TenantId::new(&arguments.tenant);
-    let state = pg::connect_state(&config.state_url)
-        .await
-        .map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
+    let state = connect_state(&config).await?;
     let known = StateStore::read(&state, &config.source.slot)
         .await
         .map_err(|error| diagnostic!("cannot read the state: {error}"))?;

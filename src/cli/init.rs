@@ -1,16 +1,17 @@
 //! `init`: looks at a source, and writes a configuration for it.
 
 use super::admins::SOURCE_ADMIN;
-use super::common::{ConfigFile, admin_url, holds_password};
+use super::common::{ConfigFile, TenantUrl, admin_url, holds_password, tenant_url};
 use super::dialogue;
 use super::output;
 use crate::config::read_mapping;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::init::{
-    KeyCount, Keys, Proposal, ProposedTenant, Store, Users, UsersTable, find_tables, free_slot, read_keys, recognize,
+    Keys, Proposal, ProposedTenant, Store, Users, UsersTable, find_tables, free_slot, read_keys, recognize,
     variable_for,
 };
 use crate::map::Rules;
+use crate::model::KeyCount;
 use crate::pg::{self, PgClient, PgUrl, describe};
 use crate::replicator::source::mapping::{MappedRelation, compile_current};
 use clap::Args;
@@ -49,7 +50,7 @@ pub(super) struct Arguments {
     tenant: Vec<String>,
     /// URL of a tenant's target. The file contains it, but never its password. Repeatable. Default: a variable.
     #[arg(long, value_name = "TENANT=URL", value_parser = tenant_url)]
-    target: Vec<(String, String)>,
+    target: Vec<TenantUrl>,
     /// Replace an existing file.
     #[arg(long)]
     force: bool,
@@ -87,7 +88,7 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
     let mut variables = BTreeSet::from([SOURCE_IN_FILE.to_owned(), SOURCE.to_owned()]);
     for tenant in &mut tenants {
         let variable = variable_for(&tenant.id, &mut variables);
-        let given = targets.iter().position(|(id, _)| *id == tenant.id).map(|at| targets.swap_remove(at).1);
+        let given = targets.iter().position(|given| given.tenant == tenant.id).map(|at| targets.swap_remove(at).url);
         let given = match given {
             None if asks => {
                 let default = format!("${{{variable}}}");
@@ -97,7 +98,7 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
         };
         tenant.target = in_file(given.as_deref(), &variable, "--target")?;
     }
-    if let Some((unknown, _)) = targets.first() {
+    if let Some(TenantUrl { tenant: unknown, .. }) = targets.first() {
         return Err(diagnostic!(help = "name it with --tenant, too", "--target names an unknown tenant: {unknown}"));
     }
     let is_from_variable = source.is_some() && source == std::env::var(SOURCE).ok();
@@ -200,7 +201,7 @@ async fn with_table(client: &PgClient, table: &UsersTable) -> Result<FoundUsers,
 }
 
 /// The tenants of the file, without their targets, and how many others have users.
-fn propose_tenants(arguments: &Arguments, keys: Keys, asks: bool) -> Result<(Vec<ProposedTenant>, i64), Diagnostic> {
+fn propose_tenants(arguments: &Arguments, keys: Keys, asks: bool) -> Result<(Vec<ProposedTenant>, u64), Diagnostic> {
     let tenant = |id: &str, key: Option<&str>, users| ProposedTenant {
         id: id.to_owned(),
         key: key.filter(|key| *key != id).map(str::to_owned),
@@ -286,10 +287,4 @@ fn report(path: &Path, proposal: &Proposal) {
     output::line(format_args!(
         "then:\n  users-sync setup -c {path}\n  users-sync check -c {path}\n  users-sync run -c {path}"
     ));
-}
-
-/// The `--target` of a tenant.
-fn tenant_url(text: &str) -> Result<(String, String), String> {
-    let (tenant, url) = text.split_once('=').ok_or("expected TENANT=URL")?;
-    Ok((tenant.to_owned(), url.to_owned()))
 }

@@ -1,8 +1,9 @@
 //! Everything that commands print. Names, errors and remedies come from databases and files, so control and bidirectional
 //! characters are escaped here, for all commands. `tests/tidy.rs` allows no other place to print.
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::printable;
+use serde::Serialize;
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +14,12 @@ static IS_OUTPUT_LOST: AtomicBool = AtomicBool::new(false);
 /// Prints text and a line break.
 pub(super) fn line(text: impl Display) {
     print(std::io::stdout(), &format!("{}\n", printable(&text.to_string())));
+}
+
+/// Prints one JSON document.
+pub(super) fn json(value: &impl Serialize) -> Result<(), Diagnostic> {
+    line(serde_json::to_string_pretty(value).map_err(|error| diagnostic!("{error}"))?);
+    Ok(())
 }
 
 /// Prints text without a line break.

@@ -1,13 +1,13 @@
 //! `pause` and `resume`: stop and continue what is written to targets. Both work through the state, from any machine.
 
-use super::common::{ConfigFile, FAILED};
+use super::common::{ConfigFile, FAILED, connect_state};
 use super::output;
 use super::tenants::{not_started, select_tenants};
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::TenantId;
 use crate::operations::pause::{self, PauseOutcome, TenantOutcome};
-use crate::pg::{self, PgClient};
+use crate::pg::PgClient;
 use crate::state::{StateError, TenantState};
 use crate::status::report::shown_state;
 use clap::Args;
@@ -63,9 +63,7 @@ pub(super) async fn resume(arguments: &ResumeArguments, file: &ConfigFile) -> Re
 async fn begin(which: &Which, file: &ConfigFile) -> Result<(Config, Vec<TenantId>, PgClient), Diagnostic> {
     let config = file.load()?;
     let tenants = select_tenants(&config, &which.tenants)?;
-    let client = pg::connect_state(&config.state_url)
-        .await
-        .map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
+    let client = connect_state(&config).await?;
     Ok((config, tenants, client))
 }
 
@@ -141,7 +139,7 @@ fn report(
             by: done.pause.as_ref().map(|pause| &*pause.by),
         });
         let document = Document { is_running: is_held, tenants: tenants.collect() };
-        output::line(serde_json::to_string_pretty(&document).map_err(|error| diagnostic!("{error}"))?);
+        output::json(&document)?;
     } else {
         lines.iter().for_each(|(done, text, _)| output::line(format_args!("{}: {text}", done.tenant)));
         if !is_held {

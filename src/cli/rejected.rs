@@ -1,15 +1,15 @@
 //! `rejected`: lists the users that targets reject, and has the running process try them again.
 
-use super::common::{ConfigFile, FAILED, NOTHING_REPLICATES};
+use super::common::{ConfigFile, FAILED, NOTHING_REPLICATES, connect_state};
 use super::output;
 use super::table::columns;
 use super::tenants::{not_started, read, refuse_paused, select_tenants, unreadable};
 use crate::config::{Config, Tenant};
-use crate::diagnostic::{Diagnostic, diagnostic};
+use crate::diagnostic::Diagnostic;
 use crate::model::TenantId;
 use crate::operations::rejected::{RejectedUser, rejected};
 use crate::operations::request::{RequestEnd, request};
-use crate::pg::{self, SqlStateClass, connect_target};
+use crate::pg::{SqlStateClass, connect_target};
 use crate::state::RequestKind;
 use clap::Args;
 use serde::Serialize;
@@ -61,7 +61,7 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
     let is_well = found.iter().all(|tenant| tenant.total == 0 && tenant.error.is_none());
     if arguments.json {
         let document = Document { tenants: found };
-        output::line(serde_json::to_string_pretty(&document).map_err(|error| diagnostic!("{error}"))?);
+        output::json(&document)?;
     } else {
         print(&found);
     }
@@ -70,9 +70,7 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
 
 /// Has the running process try the rejected users again. An exit code if it does not.
 async fn retry(config: &Config, tenants: &[TenantId]) -> Result<Option<ExitCode>, Diagnostic> {
-    let client = pg::connect_state(&config.state_url)
-        .await
-        .map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
+    let client = connect_state(config).await?;
     let state = read(&client, config).await?;
     refuse_paused(&state, tenants)?;
     let Some(source) = state.source else { return Err(not_started(config)) };

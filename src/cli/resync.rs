@@ -1,6 +1,6 @@
 //! `resync`: requests new snapshots from the running process, or takes them itself if none is running.
 
-use super::common::{ConfigFile, FAILED};
+use super::common::{ConfigFile, FAILED, connect_state};
 use super::output;
 use super::resync_user;
 use super::signals::signals;
@@ -103,9 +103,7 @@ async fn resync_kafka(config: &Config) -> Result<ExitCode, Diagnostic> {
             "the configuration has no `kafka` section"
         ));
     }
-    let client = pg::connect_state(&config.state_url)
-        .await
-        .map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
+    let client = connect_state(config).await?;
     let failed = |error: StateError| diagnostic!("cannot write the state: {error}");
     if !StateStore::request_tee(&client, &config.source.slot).await.map_err(failed)? {
         return Err(diagnostic!(
@@ -143,9 +141,7 @@ pub(super) async fn resync(
     asked: Asked,
     stop: CancellationToken,
 ) -> Result<ExitCode, Diagnostic> {
-    let client = pg::connect_state(&config.state_url)
-        .await
-        .map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
+    let client = connect_state(config).await?;
     let Asked { allow_deletes, adopt } = asked;
     let state = read(&client, config).await?;
     refuse_paused(&state, tenants)?;

@@ -1,6 +1,6 @@
 //! `resync TENANT --user ID`: brings one user again, through the process that replicates.
 
-use super::common::{FAILED, NOTHING_REPLICATES};
+use super::common::{FAILED, NOTHING_REPLICATES, connect_state};
 use super::output;
 use super::tenants::{not_started, read, refuse_paused, unreadable};
 use crate::config::Config;
@@ -8,7 +8,6 @@ use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{TenantId, shell_word};
 use crate::operations::bring::{AtSource, AtTarget, at_target, look_up};
 use crate::operations::request::{RequestEnd, request};
-use crate::pg;
 use crate::state::{RequestKind, TenantState};
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
@@ -27,9 +26,7 @@ pub(super) async fn execute(
         ));
     };
     let Some(tenant) = config.tenants.iter().find(|tenant| tenant.id == *id) else { return Err(not_started(config)) };
-    let client = pg::connect_state(&config.state_url)
-        .await
-        .map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
+    let client = connect_state(config).await?;
     let state = read(&client, config).await?;
     refuse_paused(&state, tenants)?;
     let Some(source) = state.source else { return Err(not_started(config)) };

@@ -47,7 +47,7 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
     let verdict = judge(&report);
     if arguments.json {
         let document = Document { verdict: &verdict, report: &report };
-        output::line(serde_json::to_string_pretty(&document).map_err(|error| diagnostic!("{error}"))?);
+        output::json(&document)?;
     } else if absent.is_none() {
         output::line(table(&report, &verdict));
     }

@@ -1,7 +1,7 @@
 //! `teardown`: removes what `setup` and `run` made at the source and in the state. Targets keep their users.
 
 use super::admins::SOURCE_ADMIN;
-use super::common::{ConfigFile, admin_url};
+use super::common::{ConfigFile, admin_url, connect_state};
 use super::confirm::confirm;
 use super::output;
 use crate::config::Config;
@@ -42,9 +42,7 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
     let source = pg::connect(admin.as_ref().unwrap_or(&config.source.url))
         .await
         .map_err(|error| diagnostic!("cannot connect to the source: {error}"))?;
-    let state = pg::connect_state(&config.state_url)
-        .await
-        .map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
+    let state = connect_state(&config).await?;
     let found = plan(&config, &source, &state).await.map_err(|error| match error {
         PlanError::InUse { .. } => diagnostic!(
             help = "stop every `run` with this configuration first; to end a dead connection: \

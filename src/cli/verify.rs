@@ -92,7 +92,7 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
     let tenants = select_tenants(&config, &arguments.tenants)?;
     let mut reports = compare(&config, &tenants, arguments).await?;
     if arguments.json {
-        output::line(serde_json::to_string_pretty(&reports).map_err(|error| diagnostic!("{error}"))?);
+        output::json(&reports)?;
     } else {
         reports.iter().for_each(|report| output::part(text(report)));
     }

@@ -1,6 +1,6 @@
 //! The configuration that `init` writes, with comments. Pure.
 
-use crate::model::printable_line;
+use crate::model::{printable_line, variable_word};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ pub(crate) struct Proposal {
     pub(crate) users: Users,
     pub(crate) tenants: Vec<ProposedTenant>,
     /// Number of tenants with users that are not in the list.
-    pub(crate) others: i64,
+    pub(crate) others: u64,
 }
 
 /// The section `users`.
@@ -33,7 +33,7 @@ pub(crate) struct ProposedTenant {
     /// Its key, if the users have a tenant and the key is not the id.
     pub(crate) key: Option<String>,
     /// Number of its users, if it is known.
-    pub(crate) users: Option<i64>,
+    pub(crate) users: Option<u64>,
     /// Its target's URL, with variables in place of secrets.
     pub(crate) target: String,
 }
@@ -109,7 +109,7 @@ impl Users {
     }
 }
 
-fn plural(n: i64) -> &'static str {
+fn plural(n: u64) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
 
@@ -131,8 +131,7 @@ fn yaml_text(text: &str) -> String {
 /// The environment variable for a tenant's target: `ACME_DATABASE_URL`. `taken` has the names that are in use, and receives
 /// the new one.
 pub(crate) fn variable_for(id: &str, taken: &mut BTreeSet<String>) -> String {
-    let upper = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
-    let word: String = id.chars().map(upper).collect();
+    let word = variable_word(id);
     let word = if word.starts_with(|c: char| c.is_ascii_digit()) { format!("TENANT_{word}") } else { word };
     let numbered = (2..).map(|n| format!("{word}_{n}_DATABASE_URL"));
     let mut names = std::iter::once(format!("{word}_DATABASE_URL")).chain(numbered);

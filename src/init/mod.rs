@@ -13,4 +13,4 @@ pub(crate) use file::{Proposal, ProposedTenant, Users, variable_for};
 pub(crate) use slot::free_slot;
 pub(crate) use stores::{Store, recognize};
 pub(crate) use tables::{UsersTable, find_tables};
-pub(crate) use tenants::{KeyCount, Keys, read_keys};
+pub(crate) use tenants::{Keys, read_keys};

@@ -4,7 +4,7 @@ use crate::map::{Rules, Value, query_with_all_users, tenant_expression, users_co
 use crate::model::{ExistingKeys, KeyCount, LISTED_KEYS, SHOWN_KEY, TableName, UnusedKey, UserCounts};
 use crate::pg::{describe, quote_ident, quote_table};
 use crate::replicator::error::ServiceError;
-use crate::replicator::source::mapping::compile_current;
+use crate::replicator::source::mapping::{MappedRelation, compile_current};
 use crate::snapshot::query_item;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -52,16 +52,21 @@ fn why(error: &Error, limit: Duration) -> String {
     }
 }
 
-/// The query. `$1` are the configured keys, `$2` the same in lower case.
-async fn statement(client: &Client, rules: &Rules) -> Result<String, ServiceError> {
-    let mapped = compile_current(client, rules).await?;
-    // Without a tenant column every user belongs to the only tenant.
+/// A SELECT of each key `k` with its number of users `n`; null stands for those without a key. `$1` are the configured keys:
+/// without a tenant column every user belongs to the only one.
+pub(crate) fn users_by_key(rules: &Rules, mapped: &MappedRelation) -> String {
     let key = tenant_expression(rules, &mapped.relation);
     let key = key.map_or_else(|| "$1[1]".to_owned(), |key| format!("nullif({key} COLLATE \"C\", '')"));
-    let from = query_with_all_users(rules).map_or(mapped.from, |sql| query_item(&sql));
+    let from = query_with_all_users(rules).map_or_else(|| mapped.from.clone(), |sql| query_item(&sql));
     let condition = users_condition(rules, &mapped.relation);
+    format!("SELECT k, count(*) AS n FROM (SELECT {key} AS k FROM {from} {condition}) s GROUP BY k")
+}
+
+/// The query. `$1` are the configured keys, `$2` the same in lower case.
+async fn statement(client: &Client, rules: &Rules) -> Result<String, ServiceError> {
+    let counted = users_by_key(rules, &compile_current(client, rules).await?);
     Ok(format!(
-        "WITH counted AS (SELECT k, count(*) AS n FROM (SELECT {key} AS k FROM {from} {condition}) s GROUP BY k), \
+        "WITH counted AS ({counted}), \
            configured AS (SELECT k COLLATE \"C\" AS k FROM unnest($1) k), \
            unknown AS (SELECT k, n FROM counted WHERE k IS NOT NULL AND k NOT IN (SELECT k FROM configured)), \
            unused AS (SELECT k FROM configured WHERE k NOT IN (SELECT k FROM counted WHERE k IS NOT NULL) \
