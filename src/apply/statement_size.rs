@@ -64,7 +64,7 @@ impl StatementSize {
         }
     }
 
-    /// Statements of any size ended in time: the connections that broke before broke by chance.
+    /// Statements without a limit ended in time, so their size did not break the connections before.
     pub(crate) fn answered(&self) {
         lock(&self.0).lost = 0;
     }
