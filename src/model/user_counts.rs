@@ -30,7 +30,7 @@ pub struct UserCounts {
     pub with_unknown_key: u64,
     /// Number of these keys.
     pub unknown_keys: u64,
-    /// Those with the most users, cut to [`SHOWN_KEY`] characters.
+    /// Those with the most users, each cut to 100 characters.
     pub listed: Vec<KeyCount>,
     /// Configured keys that no user has. Empty if the source has no user at all.
     pub unused: Vec<UnusedKey>,
