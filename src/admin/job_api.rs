@@ -257,8 +257,8 @@ async fn compare(config: &Config, tenant: &Tenant, progress: &ProgressHandle) ->
     let verdicts = Box::pin(verify(config, std::slice::from_ref(&tenant.id), how, progress)).await.map_err(failed)?;
     match verdicts.into_iter().next() {
         Some((_, Verdict::Compared(users, differences))) => {
-            let Differences { missing, different, extra, .. } = differences;
-            if users + missing + different + extra == 0
+            let Differences { missing, different, extra, rejected, examples, .. } = differences;
+            if users + missing + different + extra + rejected == 0
                 && let Some(NoUsers { why, remedy }) = why_without_users(config, std::slice::from_ref(&tenant.id))
                     .await
                     .map_err(failed)?
@@ -266,8 +266,8 @@ async fn compare(config: &Config, tenant: &Tenant, progress: &ProgressHandle) ->
             {
                 return Err(ErrorBody { what: why, remedy: Some(remedy) });
             }
-            let Differences { missing, different, extra, examples, .. } = differences;
-            Ok(JobResult { missing, extra, different, ids: examples.into_iter().map(|user| user.id).collect() })
+            let ids = examples.into_iter().map(|user| user.id).collect();
+            Ok(JobResult { missing, extra, different, rejected, ids })
         }
         Some((_, Verdict::Failed(why))) => Err(failed(why)),
         None => Err(failed("the tenant was removed from the configuration")),

@@ -70,6 +70,8 @@ pub(super) struct JobResult {
     pub(super) extra: u64,
     /// Users with different values.
     pub(super) different: u64,
+    /// Users that the target rejects. They were not compared.
+    pub(super) rejected: u64,
     /// Ids of some of these users.
     pub(super) ids: Vec<String>,
 }

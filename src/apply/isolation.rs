@@ -45,7 +45,6 @@ pub(super) enum Step<'s> {
 /// Ends the savepoint of a part that was accepted, and begins that of the next one. Savepoints that are never released
 /// would nest, and each row's visibility would be looked up in all of them.
 const NEXT_SAVEPOINT: &str = "RELEASE SAVEPOINT users_sync; SAVEPOINT users_sync";
-const RELEASE_SAVEPOINT: &str = "RELEASE SAVEPOINT users_sync";
 
 impl<S: Statements> Isolation<'_, S> {
     /// Writes changes without those that the target refuses, after all of them together were refused. Stops past
@@ -106,12 +105,9 @@ impl<S: Statements> Isolation<'_, S> {
             let following = bisection.next_part(self.size.rows()).filter(|_| refused.len() <= MAX_REJECTED);
             match (accepted, following.is_some()) {
                 (true, true) => self.client.batch_execute(NEXT_SAVEPOINT).await?,
-                (true, false) => self.client.batch_execute(RELEASE_SAVEPOINT).await?,
+                (true, false) => self.client.batch_execute(statement::RELEASE_SAVEPOINT).await?,
                 (false, true) => self.client.batch_execute(statement::ROLLBACK_TO_SAVEPOINT).await?,
-                (false, false) => {
-                    let back = format!("{}; {RELEASE_SAVEPOINT}", statement::ROLLBACK_TO_SAVEPOINT);
-                    self.client.batch_execute(&back).await?;
-                }
+                (false, false) => self.client.batch_execute(statement::UNDO_SAVEPOINT).await?,
             }
             match following {
                 Some(part) => next = part,

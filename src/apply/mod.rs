@@ -38,7 +38,7 @@ pub use plan::{Move, PlannedRows, Rows, plan_rows};
 pub(crate) use read_checkpoint::read_checkpoint;
 pub(crate) use refusal::{Bisection, Refusal, RefusedUser};
 pub(crate) use reject_reason::{MAX_REJECTED, RejectReason, too_many_refused};
-pub(crate) use rejected::{RecordedUser, write_rejected};
+pub(crate) use rejected::{RecordedUser, read_rejected_keys, write_rejected};
 pub(crate) use shape::{Shape, TableColumn};
 pub(crate) use statement_size::StatementSize;
 pub use target::{Applied, Identity, Target};

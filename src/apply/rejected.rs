@@ -7,7 +7,7 @@ use super::stored_id::Repertoire;
 use super::target::{Target, TargetError};
 use crate::model::{IdHash, UserId};
 use crate::pg::Statements;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use tokio_postgres::types::Type;
 
 /// A row of `users_sync.rejected`.
@@ -58,6 +58,17 @@ impl Target {
         let repertoire = self.repertoire();
         Ok(write_rejected(self.client_mut(), repertoire, refused, accepted).await?)
     }
+}
+
+/// The keys of the users in `users_sync.rejected`, at most [`MAX_REJECTED`]; none without a table of this version.
+pub(crate) async fn read_rejected_keys(client: &impl Statements) -> Result<HashSet<IdHash>, tokio_postgres::Error> {
+    if !client.query_typed_one(statement::HAS_ID_HASH, &[]).await?.try_get(0)? {
+        return Ok(HashSet::new());
+    }
+    let limit = i64::try_from(MAX_REJECTED).unwrap_or(i64::MAX);
+    let rows = client.query_typed(statement::READ_REJECTED_KEYS, &[(&limit, Type::INT8)]).await?;
+    let key = |row: &tokio_postgres::Row| Ok(row.try_get::<_, Option<&[u8]>>(0)?.and_then(IdHash::from_stored));
+    rows.iter().map(key).filter_map(Result::transpose).collect()
 }
 
 /// Like [`Target::write_rejected`], on any connection.

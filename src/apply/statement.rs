@@ -56,6 +56,9 @@ pub(crate) const READ_REJECTED: &str = "\
 SELECT substr(id_hash::bytea, 1, 33), CASE WHEN octet_length(id::text) <= 8192 THEN id::text END, left(sqlstate::text, 10) \
 FROM users_sync.rejected LIMIT $1";
 
+/// The keys of at most `$1` refused users.
+pub(crate) const READ_REJECTED_KEYS: &str = "SELECT substr(id_hash::bytea, 1, 33) FROM users_sync.rejected LIMIT $1";
+
 /// Records refused users; `$1` to `$4` are keys, ids, reasons and codes.
 pub(crate) const INSERT_REJECTED: &str = "\
 INSERT INTO users_sync.rejected AS r (id_hash, id, reason, sqlstate, since, tried_at) \
@@ -69,6 +72,10 @@ pub(crate) const DELETE_ACCEPTED: &str = "DELETE FROM users_sync.rejected WHERE 
 pub(crate) const SAVEPOINT: &str = "SAVEPOINT users_sync";
 /// Rolls back to the savepoint, which stays.
 pub(crate) const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO SAVEPOINT users_sync";
+/// Keeps what was written since the savepoint, and ends it.
+pub(crate) const RELEASE_SAVEPOINT: &str = "RELEASE SAVEPOINT users_sync";
+/// Undoes what was written since the savepoint, and ends it.
+pub(crate) const UNDO_SAVEPOINT: &str = "ROLLBACK TO SAVEPOINT users_sync; RELEASE SAVEPOINT users_sync";
 
 /// The users that only the target had when it was taken over, and that stay.
 pub(crate) const CREATE_KEPT: &str = "CREATE TABLE IF NOT EXISTS users_sync.kept (id text PRIMARY KEY)";

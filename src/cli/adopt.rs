@@ -162,6 +162,7 @@ mod tests {
             missing: 2,
             different: 1,
             extra: 3,
+            rejected: 0,
             examples: vec![
                 example("different", "u7"),
                 example("extra", "x1"),

@@ -42,6 +42,8 @@ struct Report {
     missing: u64,
     different: u64,
     extra: u64,
+    /// Users that the target rejects. They were not compared.
+    rejected: u64,
     /// Users that changed during every comparison, so that no difference is certain.
     still_changing: u64,
     /// Kind and id.
@@ -66,6 +68,7 @@ impl Report {
             missing: differences.missing,
             different: differences.different,
             extra: differences.extra,
+            rejected: differences.rejected,
             still_changing: differences.still_changing,
             examples: differences.examples.into_iter().map(|user| [user.kind, user.id]).collect(),
             failed,
@@ -75,7 +78,7 @@ impl Report {
     }
 
     fn has_no_users(&self) -> bool {
-        self.users == 0 && self.is_equal()
+        self.users + self.rejected == 0 && self.is_equal()
     }
 
     fn differs(&self) -> bool {
@@ -83,7 +86,7 @@ impl Report {
     }
 
     fn is_equal(&self) -> bool {
-        self.failed.is_none() && self.warning.is_none() && !self.differs()
+        self.failed.is_none() && self.warning.is_none() && !self.differs() && self.rejected == 0
     }
 }
 
@@ -129,7 +132,7 @@ async fn compare(config: &Config, tenants: &[TenantId], arguments: &Arguments) -
 }
 
 fn text(report: &Report) -> String {
-    let Report { tenant, users, missing, different, extra, still_changing, .. } = report;
+    let Report { tenant, users, missing, different, extra, rejected, still_changing, .. } = report;
     if let Some(why) = &report.failed {
         return format!("{tenant}: not compared: {why}\n");
     }
@@ -140,11 +143,16 @@ fn text(report: &Report) -> String {
         0 => String::new(),
         count => format!(", {count} still changing"),
     };
+    let rejected = match rejected {
+        0 => String::new(),
+        count => format!(", {count} rejected"),
+    };
     if !report.differs() {
-        return format!("{tenant}: equal, {users} users{changing}\n");
+        return format!("{tenant}: equal, {users} users{rejected}{changing}\n");
     }
-    let mut lines =
-        format!("{tenant}: {missing} missing, {different} different, {extra} extra of {users} users{changing}\n");
+    let mut lines = format!(
+        "{tenant}: {missing} missing, {different} different, {extra} extra of {users} users{rejected}{changing}\n"
+    );
     for kind in DIFFERENCE_KINDS {
         let ids: Vec<&str> = report.examples.iter().filter(|[of, _]| of == kind).map(|[_, id]| id.as_str()).collect();
         if !ids.is_empty() {
@@ -166,6 +174,7 @@ mod tests {
             missing: 2,
             different: 1,
             extra: 0,
+            rejected: 4,
             examples: vec![example("different", "u7"), example("missing", "u1"), example("missing", "u2")],
             still_changing: 3,
         };
@@ -173,10 +182,14 @@ mod tests {
         assert!(!report.is_equal());
         assert_eq!(
             text(&report),
-            "acme: 2 missing, 1 different, 0 extra of 40 users, 3 still changing\n  missing: u1, u2\n  different: u7\n"
+            "acme: 2 missing, 1 different, 0 extra of 40 users, 4 rejected, 3 still changing\n  missing: u1, u2\n  different: u7\n"
         );
         let equal = Report::of((TenantId::new("acme"), Verdict::Compared(40, Differences::default())));
         assert!(equal.is_equal() && text(&equal) == "acme: equal, 40 users\n");
+        let rejected = Differences { rejected: 2, ..Differences::default() };
+        let rejected = Report::of((TenantId::new("acme"), Verdict::Compared(40, rejected)));
+        assert!(!rejected.is_equal() && !rejected.differs());
+        assert_eq!(text(&rejected), "acme: equal, 40 users, 2 rejected\n");
         let failed = Report::of((TenantId::new("acme"), Verdict::Failed("target unreachable".into())));
         assert!(!failed.is_equal() && text(&failed) == "acme: not compared: target unreachable\n");
     }

@@ -6,7 +6,7 @@
 use crate::clock;
 use crate::config::{Config, Tenant};
 use crate::map::tenants_condition;
-use crate::model::{ByConfigured, ConfiguredIdx, Lsn, TenantId, UnusedKey};
+use crate::model::{ByConfigured, ConfiguredIdx, Lsn, TenantId, UnusedKey, User};
 use crate::pg::{PgClient, connect, connect_state, connect_target};
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
@@ -80,8 +80,21 @@ pub(crate) async fn verify(
     });
     let mut verdicts = Vec::with_capacity(tenants.len());
     for tenants in tenants.chunks(MAX_CONCURRENT_TARGETS) {
-        verdicts.extend(compare_all(&client, &context, tenants, progress).await?);
+        let mut again = Vec::new();
+        for (tenant, compared) in compare_all(&client, &context, tenants, false, progress).await? {
+            match compared {
+                Err(LoadError::Target(error)) if error.refusal().is_some() => again.push(tenant),
+                compared => verdicts.push((tenant, verdict(compared))),
+            }
+        }
+        // Copies in parts are slower, and rarely needed: a user who does not fit is rejected, and left out.
+        if !again.is_empty() {
+            progress.reset();
+            let compared = compare_all(&client, &context, &again, true, progress).await?;
+            verdicts.extend(compared.into_iter().map(|(tenant, compared)| (tenant, verdict(compared))));
+        }
     }
+    verdicts.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(verdicts)
 }
 
@@ -128,13 +141,14 @@ struct VerifyContext {
     state: Mutex<PgClient>,
 }
 
-/// Compares up to [`MAX_CONCURRENT_TARGETS`] tenants in one pass over the source.
+/// Compares up to [`MAX_CONCURRENT_TARGETS`] tenants in one pass over the source. `isolates`: see [`Comparison::begin`].
 async fn compare_all(
     client: &PgClient,
     context: &Arc<VerifyContext>,
     tenants: &[TenantId],
+    isolates: bool,
     progress: &ProgressHandle,
-) -> Result<Vec<(TenantId, Verdict)>, ServiceError> {
+) -> Result<Vec<(TenantId, Result<Verdict, LoadError>)>, ServiceError> {
     let config = &context.config;
     let spool = context.spool.begin(context.how.timeout, true);
     let watch = LockWatch::begin(&config.source.url, &[client]).await?;
@@ -151,13 +165,13 @@ async fn compare_all(
         let compare = async move {
             let limits = &context.config.limits;
             let watch = ProgressWatch::new(limits.park_after);
-            let compared = watch.bound(context.compare(&tenant, position, receiver, &watch));
+            let compared = watch.bound(context.compare(&tenant, isolates, position, receiver, &watch));
             let verdict = timeout(limits.snapshot_age, compared).await;
             let verdict = verdict.unwrap_or_else(|_| {
                 let why = "the comparison took longer than limits.snapshot_age: the target does not answer, or is slow";
                 Ok(Verdict::Failed(why.to_owned()))
             });
-            (tenant.id, verdict.unwrap_or_else(|error| Verdict::Failed(message(&error))))
+            (tenant.id, verdict)
         };
         comparing.spawn(compare.instrument(span));
     }
@@ -168,9 +182,7 @@ async fn compare_all(
     client.batch_execute("COMMIT").await?;
     drop(watch);
     partitioner.finish().await;
-    let mut verdicts: Vec<(TenantId, Verdict)> = comparing.join_all().await;
-    verdicts.sort_by(|a, b| a.0.cmp(&b.0));
-    Ok(verdicts)
+    Ok(comparing.join_all().await)
 }
 
 /// Begins a transaction of the source. Returns a position that its snapshot has reached.
@@ -220,6 +232,7 @@ impl VerifyContext {
     async fn compare(
         &self,
         tenant: &Tenant,
+        isolates: bool,
         mut position: Lsn,
         mut rows: RowReceiver,
         watch: &ProgressWatch,
@@ -228,7 +241,7 @@ impl VerifyContext {
             Ok(client) => client,
             Err(error) => return Ok(Verdict::Failed(error.to_string())),
         };
-        let mut comparison = Comparison::begin(&mut client, self.config.deletes, watch).await?;
+        let mut comparison = Comparison::begin(&mut client, self.config.deletes, isolates, watch).await?;
         comparison.stage(&mut rows).await?;
         for round in 0..MAX_RECHECKS {
             if self.how.follows
@@ -246,22 +259,45 @@ impl VerifyContext {
                 let ids = comparison.unconfirmed(&after, RECHECK_BATCH).await?;
                 let Some(last) = ids.last() else { break };
                 after.clone_from(last);
-                let read = match watch.pause(self.rereader.read_ids(&self.config, &ids)).await {
-                    Ok(read) => read,
+                let now = match self.read_again(tenant, &ids, &mut position, watch).await {
+                    Ok(now) => now,
                     Err(error) => return Ok(Verdict::Failed(error.to_string())),
                 };
-                let is_ours = |read: &ReadUser| read.tenant.as_ref().is_none_or(|key| *key == tenant.key.as_str());
-                let ours = read.users.into_iter().filter(is_ours).map(|read| read.user).collect();
-                comparison.confirm(&ids, ours).await?;
-                position = position.max(read.position);
+                comparison.confirm(&ids, &now).await?;
             }
-            if comparison.unconfirmed("", 1).await?.is_empty() {
+            let unstaged = comparison.unstaged();
+            if !unstaged.is_empty() {
+                let now = match self.read_again(tenant, &unstaged, &mut position, watch).await {
+                    Ok(now) => now,
+                    Err(error) => return Ok(Verdict::Failed(error.to_string())),
+                };
+                comparison.stage_again(&now).await?;
+            }
+            if unstaged.is_empty() && comparison.unconfirmed("", 1).await?.is_empty() {
                 break;
             }
         }
-        let rows = comparison.rows();
         let examples = i64::try_from(self.how.examples).unwrap_or(i64::MAX);
-        Ok(Verdict::Compared(rows, comparison.outcome(examples).await?))
+        let (rows, differences) = comparison.outcome(examples).await?;
+        Ok(Verdict::Compared(rows, differences))
+    }
+
+    /// The tenant's users among these, as the source has them now. `position` is raised to that of the read.
+    async fn read_again(
+        &self,
+        tenant: &Tenant,
+        ids: &[String],
+        position: &mut Lsn,
+        watch: &ProgressWatch,
+    ) -> Result<Vec<User>, ServiceError> {
+        let mut users = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(RECHECK_BATCH as usize) {
+            let read = watch.pause(self.rereader.read_ids(&self.config, ids)).await?;
+            let is_ours = |read: &ReadUser| read.tenant.as_ref().is_none_or(|key| *key == tenant.key.as_str());
+            users.extend(read.users.into_iter().filter(is_ours).map(|read| read.user));
+            *position = (*position).max(read.position);
+        }
+        Ok(users)
     }
 
     /// Waits until the target has everything up to the position. The inner error says why it does not.
@@ -300,6 +336,10 @@ impl VerifyContext {
             watch.pause(sleep(POLL_INTERVAL)).await;
         }
     }
+}
+
+fn verdict(compared: Result<Verdict, LoadError>) -> Verdict {
+    compared.unwrap_or_else(|error| Verdict::Failed(message(&error)))
 }
 
 fn message(error: &LoadError) -> String {

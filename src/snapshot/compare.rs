@@ -1,14 +1,18 @@
 //! Compares a target with the source's rows, with the conditions of a merge. Changes nothing in the target:
 //! it uses temporary tables in a transaction that is rolled back.
+//!
+//! Users in `users_sync.rejected` are left out on both sides: the target is known not to have their rows.
 
 use super::load::copy;
 use super::outcome::LoadError;
 use super::progress_watch::ProgressWatch;
 use super::spool::RowReceiver;
-use crate::apply::{Shape, read_checkpoint, read_shape, statement};
-use crate::model::{Deletes, Lsn, User};
+use super::unstaged::{Staging, Unstaged};
+use crate::apply::{Shape, read_checkpoint, read_rejected_keys, read_shape, statement};
+use crate::model::{Deletes, IdHash, Lsn, User};
 use crate::pg::NO_TRANSACTION_TIMEOUT;
 use crate::pg::TargetClient;
+use std::collections::HashSet;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Row, Transaction};
 
@@ -24,6 +28,9 @@ pub(crate) struct Comparison<'a> {
     shape: Shape,
     deletes: Deletes,
     rows: u64,
+    /// Copies in parts, without the users that the stage cannot hold.
+    isolates: bool,
+    unstaged: Unstaged,
     watch: &'a ProgressWatch,
 }
 
@@ -44,6 +51,8 @@ pub(crate) struct Differences {
     pub different: u64,
     /// Users that only the target has.
     pub extra: u64,
+    /// Users in `users_sync.rejected`, which were not compared.
+    pub rejected: u64,
     /// Some of them.
     pub examples: Vec<DifferingUser>,
     /// Users that changed during every recheck.
@@ -52,9 +61,12 @@ pub(crate) struct Differences {
 
 impl<'a> Comparison<'a> {
     /// Starts a comparison. Needs the right to create temporary tables, as a resync does.
+    ///
+    /// Without `isolates` all rows are copied at once, and one that the stage cannot hold is an error.
     pub(crate) async fn begin(
         client: &'a mut TargetClient,
         deletes: Deletes,
+        isolates: bool,
         watch: &'a ProgressWatch,
     ) -> Result<Comparison<'a>, LoadError> {
         let transaction = client.transaction().await?;
@@ -74,18 +86,29 @@ impl<'a> Comparison<'a> {
             )
             .await?;
         watch.progressed();
-        Ok(Comparison { transaction, shape, deletes, rows: 0, watch })
+        Ok(Comparison { transaction, shape, deletes, rows: 0, isolates, unstaged: Unstaged::default(), watch })
     }
 
     /// Stages the source's rows.
     pub(crate) async fn stage(&mut self, rows: &mut RowReceiver) -> Result<(), LoadError> {
-        self.rows = copy(&self.transaction, STAGE, &statement::STAGE_COLUMNS, rows, self.watch).await?;
+        rows.leave_out(read_rejected_keys(&self.transaction).await?);
+        if self.isolates {
+            while let Some(users) = self.watch.pause(rows.next()).await? {
+                self.rows += self.copy(STAGE, &users).await?;
+            }
+        } else {
+            self.rows = copy(&self.transaction, STAGE, &statement::STAGE_COLUMNS, rows, self.watch).await?;
+        }
         Ok(self.transaction.batch_execute("ANALYZE pg_temp.users_sync_stage").await?)
     }
 
-    /// Number of rows at the source.
-    pub(crate) fn rows(&self) -> u64 {
-        self.rows
+    /// Copies users that were read again. Returns their number.
+    async fn copy(&mut self, stage: &str, users: &[User]) -> Result<u64, LoadError> {
+        let staging = Staging { transaction: &self.transaction, stage, watch: self.watch };
+        if self.isolates {
+            return staging.copy(users, &mut self.unstaged).await;
+        }
+        staging.copy_part(users).await
     }
 
     /// The target's current position.
@@ -95,7 +118,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// Finds the users that differ now.
-    pub(crate) async fn find_differences(&self) -> Result<(), LoadError> {
+    pub(crate) async fn find_differences(&mut self) -> Result<(), LoadError> {
         let sql = format!(
             "INSERT INTO pg_temp.users_sync_differing (id, kind) SELECT id, kind FROM \
                (SELECT coalesce(v.id, u.id) AS id, {} AS kind FROM {STAGE} v FULL JOIN neon_auth.users_sync u ON u.id = v.id) d \
@@ -103,11 +126,11 @@ impl<'a> Comparison<'a> {
             self.kind()
         );
         self.transaction.execute_typed(&sql, &[]).await?;
-        Ok(())
+        self.leave_out().await
     }
 
     /// Compares the unconfirmed users again, and drops those that do not differ any more.
-    pub(crate) async fn recheck(&self) -> Result<(), LoadError> {
+    pub(crate) async fn recheck(&mut self) -> Result<(), LoadError> {
         let again = format!(
             "UPDATE pg_temp.users_sync_differing d SET kind = {} FROM pg_temp.users_sync_differing o \
                LEFT JOIN {STAGE} v ON v.id = o.id LEFT JOIN neon_auth.users_sync u ON u.id = o.id \
@@ -116,6 +139,38 @@ impl<'a> Comparison<'a> {
         );
         self.transaction.execute_typed(&again, &[]).await?;
         self.transaction.execute_typed("DELETE FROM pg_temp.users_sync_differing WHERE kind IS NULL", &[]).await?;
+        self.leave_out().await
+    }
+
+    /// Drops the users that are rejected by now, and those that are not staged.
+    async fn leave_out(&mut self) -> Result<(), LoadError> {
+        let rejected = read_rejected_keys(&self.transaction).await?;
+        self.unstaged.retain(|key| !rejected.contains(key));
+        let keys: Vec<&[u8]> = rejected.iter().chain(self.unstaged.keys()).map(IdHash::as_bytes).collect();
+        if !keys.is_empty() {
+            let sql = "DELETE FROM pg_temp.users_sync_differing WHERE NOT confirmed AND sha256(convert_to(id, 'UTF8')) = ANY($1)";
+            self.transaction.execute_typed(sql, &[(&keys, Type::BYTEA_ARRAY)]).await?;
+        }
+        Ok(())
+    }
+
+    /// Users whose rows the stage cannot hold, and that are not known to be rejected.
+    pub(crate) fn unstaged(&self) -> Vec<String> {
+        self.unstaged.ids()
+    }
+
+    /// Takes the source's rows of such users, read again. Those that are staged now are compared in the next round.
+    pub(crate) async fn stage_again(&mut self, now: &[User]) -> Result<(), LoadError> {
+        let before = std::mem::take(&mut self.unstaged);
+        self.rows += self.copy(STAGE, now).await?;
+        let staged: Vec<&[u8]> =
+            before.keys().filter(|key| !self.unstaged.contains(key)).map(IdHash::as_bytes).collect();
+        let sql = format!(
+            "INSERT INTO pg_temp.users_sync_differing (id, kind) SELECT id, 'different' FROM \
+               (SELECT id FROM {STAGE} UNION ALL SELECT id FROM neon_auth.users_sync) d \
+             WHERE sha256(convert_to(id, 'UTF8')) = ANY($1) ON CONFLICT DO NOTHING"
+        );
+        self.transaction.execute_typed(&sql, &[(&staged, Type::BYTEA_ARRAY)]).await?;
         Ok(())
     }
 
@@ -141,9 +196,10 @@ impl<'a> Comparison<'a> {
 
     /// Takes the source's rows of these users, read after the target was compared. A user whose row has not
     /// changed differs; the others are compared again with their new row.
-    pub(crate) async fn confirm(&self, ids: &[String], now: Vec<User>) -> Result<(), LoadError> {
-        let mut rows = RowReceiver::of(now);
-        copy(&self.transaction, RECHECK_STAGE, &statement::STAGE_COLUMNS, &mut rows, self.watch).await?;
+    pub(crate) async fn confirm(&mut self, ids: &[String], now: &[User]) -> Result<(), LoadError> {
+        self.copy(RECHECK_STAGE, now).await?;
+        // Without a row in the stage they would look absent at the source.
+        self.leave_out().await?;
         let same = "(a.raw_json, a.name, a.email, a.created_at, a.deleted_at) IS NOT DISTINCT FROM \
                     (v.raw_json, v.name, v.email, v.created_at, v.deleted_at) \
                     AND (a.derived OR a.updated_at IS NOT DISTINCT FROM v.updated_at)";
@@ -162,9 +218,37 @@ impl<'a> Comparison<'a> {
         Ok(self.transaction.batch_execute(&take_new).await?)
     }
 
-    /// Ends the comparison. Returns at most `examples` ids of each kind.
-    pub(crate) async fn outcome(self, examples: i64) -> Result<Differences, LoadError> {
-        let mut differences = Differences::default();
+    /// Counts users that are neither staged nor rejected: the target has another row of theirs, or none.
+    async fn add_unstaged(&mut self, differences: &mut Differences, examples: i64) -> Result<(), LoadError> {
+        self.leave_out().await?;
+        let keys: Vec<&[u8]> = self.unstaged.keys().map(IdHash::as_bytes).collect();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let sql = "SELECT sha256(convert_to(id, 'UTF8')) FROM neon_auth.users_sync \
+                   WHERE sha256(convert_to(id, 'UTF8')) = ANY($1)";
+        let held = self.transaction.query_typed(sql, &[(&keys, Type::BYTEA_ARRAY)]).await?;
+        let held: HashSet<IdHash> =
+            held.iter().filter_map(|row| row.try_get(0).ok().and_then(IdHash::from_stored)).collect();
+        self.rows += keys.len() as u64;
+        for (key, id) in self.unstaged.iter() {
+            let (kind, count) = match held.contains(key) {
+                true => ("different", &mut differences.different),
+                false => ("missing", &mut differences.missing),
+            };
+            *count += 1;
+            let shown = differences.examples.iter().filter(|user| user.kind == kind).count();
+            if i64::try_from(shown).is_ok_and(|shown| shown < examples) {
+                differences.examples.push(DifferingUser { kind: kind.to_owned(), id: id.to_string() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the comparison. Returns the number of compared rows of the source, and at most `examples` ids of each kind.
+    pub(crate) async fn outcome(mut self, examples: i64) -> Result<(u64, Differences), LoadError> {
+        let rejected = read_rejected_keys(&self.transaction).await?.len() as u64;
+        let mut differences = Differences { rejected, ..Differences::default() };
         let count = "SELECT kind, confirmed, count(*) FROM pg_temp.users_sync_differing GROUP BY kind, confirmed";
         for row in self.transaction.query_typed(count, &[]).await? {
             let (kind, confirmed, count): (&str, bool, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
@@ -181,7 +265,9 @@ impl<'a> Comparison<'a> {
         let rows = self.transaction.query_typed(some, &[(&examples, Type::INT8)]).await?;
         let user = |row: &Row| Ok(DifferingUser { kind: row.try_get(0)?, id: row.try_get(1)? });
         differences.examples = rows.iter().map(user).collect::<Result<_, tokio_postgres::Error>>()?;
+        self.add_unstaged(&mut differences, examples).await?;
+        let rows = self.rows;
         self.transaction.rollback().await?;
-        Ok(differences)
+        Ok((rows, differences))
     }
 }

@@ -15,6 +15,7 @@ mod progress_watch;
 mod reread;
 mod rows;
 mod spool;
+mod unstaged;
 
 pub(crate) use catalog::{describe_query, generated_columns, query_item, read_leaves, read_relation, source_session};
 #[cfg(test)]

@@ -188,7 +188,7 @@ async fn soft_deletes_are_purged_after_their_time() {
     scene.log.says("deleted permanently").await;
     scene.change().await;
     let (text, code) = said(&command(&["verify", "-c", scene.config.path().to_str().unwrap()]).await);
-    assert_eq!((&*text, code), ("acme: equal, 18 users\n", Some(0)));
+    assert_eq!((&*text, code), ("acme: equal, 18 users, 1 rejected\n", Some(1)));
     assert!(scene.process.stop().await.success());
 }
 

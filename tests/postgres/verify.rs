@@ -1,8 +1,8 @@
 //! Source and targets are compared beside the running process: every difference is found, none is invented.
 
-use crate::support::process::{command, said};
+use crate::support::process::{Process, command, said};
 use crate::support::proxy::TcpProxy;
-use crate::support::{Bed, GENERATED, Service};
+use crate::support::{Bed, GENERATED, PLAIN, Service};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -164,4 +164,74 @@ async fn a_tenant_that_cannot_be_compared_is_named_and_the_others_are_compared()
     bed.auth("UPDATE auth.users SET first_name = 'Zed', updated_at = now() WHERE id = 'acme-1'").await;
     let (text, code) = said(&command(&["verify", "-c", path, "acme"]).await);
     assert!(code == Some(1) && text.contains("different: acme-1\n"), "{text}");
+}
+
+/// What a target's encoding, its indexes and its types cannot hold fits into no temporary table there either.
+#[tokio::test(flavor = "multi_thread")]
+async fn rejected_users_are_left_out_and_counted_whatever_their_rows_hold() {
+    let bed = Bed::start(&["latin", "strict", "plain"]).await;
+    for sql in ["DROP DATABASE latin", "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"] {
+        bed.server.sql("postgres", sql).await.unwrap();
+    }
+    bed.server.sql("postgres", "ALTER DATABASE latin SET max_stack_depth = '200kB'").await.unwrap();
+    for tenant in ["latin", "strict"] {
+        bed.server.sql(tenant, PLAIN).await.unwrap();
+    }
+    bed.server.sql("strict", "CREATE UNIQUE INDEX ON neon_auth.users_sync (email)").await.unwrap();
+    // An id of any size, and twice.
+    bed.auth("ALTER TABLE auth.users DROP CONSTRAINT users_pkey, ADD extra json; ALTER TABLE auth.users REPLICA IDENTITY FULL")
+        .await;
+    fill(&bed, 20).await;
+    let poison = r#"CREATE TABLE auth.poison AS SELECT * FROM auth.users WHERE false;
+      INSERT INTO auth.poison (id, org, first_name, email, extra, updated_at) VALUES
+      ('name', 'latin', U&'\20ac', null, null, now()), (U&'\20ac', 'latin', null, null, null, now()),
+      ((SELECT string_agg(md5(n::text), '') FROM generate_series(1, 300) n), 'latin', null, null, null, now()),
+      ('deep', 'latin', null, null, (repeat('[', 10000) || repeat(']', 10000))::json, now()),
+      ('number', 'latin', null, null, '{"n": 1e400000}', now()),
+      ('one', 'strict', null, 'a@x.org', null, now()), ('two', 'strict', null, 'a@x.org', null, now())"#;
+    bed.auth(poison).await;
+    let file = bed.config_file("");
+    let path = file.path().to_str().unwrap();
+    let rejected = "SELECT count(*) FROM users_sync.rejected";
+    let process = Process::start(&file);
+    bed.state_is("latin", "following").await;
+    bed.auth("UPDATE auth.poison SET created_at = date_trunc('second', now()); INSERT INTO auth.users SELECT * FROM auth.poison").await;
+    bed.becomes("latin", rejected, "5").await;
+    bed.becomes("strict", rejected, "1").await;
+    let (text, code) = said(&command(&["verify", "-c", path]).await);
+    let expected = "latin: equal, 20 users, 5 rejected\nplain: equal, 20 users\nstrict: equal, 21 users, 1 rejected\n";
+    assert_eq!((&*text, code), (expected, Some(1)));
+    let (text, code) = said(&command(&["verify", "-c", path, "--json", "latin"]).await);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&json[0]["rejected"], &json[0]["missing"], code), (&5.into(), &0.into(), Some(1)));
+    assert_eq!(said(&command(&["verify", "-c", path, "plain"]).await).1, Some(0));
+    assert!(process.stop().await.success());
+
+    // What no process has seen is a difference: one row was there before, and one is there twice.
+    bed.auth(
+        r"UPDATE auth.poison SET id = 'new ' || id, email = null;
+         INSERT INTO auth.users SELECT * FROM auth.poison WHERE org = 'latin';
+         UPDATE auth.users SET first_name = U&'\20ac', updated_at = now() WHERE id = 'latin-3';
+         INSERT INTO auth.users SELECT * FROM auth.users WHERE id = 'latin-4'",
+    )
+    .await;
+    let (text, code) = said(&command(&["verify", "-c", path, "latin", "strict", "--ids", "2"]).await);
+    assert!(text.starts_with("latin: 5 missing, 1 different, 0 extra of 25 users, 5 rejected\n"), "{text}");
+    assert!(text.contains("  different: latin-3\n") && code == Some(1), "{text}");
+    assert!(text.ends_with("strict: equal, 21 users, 1 rejected\n"), "{text}");
+    // Beside a process, the comparison waits until it has seen them.
+    let process = Process::start(&file);
+    let (text, code) = said(&command(&["verify", "-c", path, "latin"]).await);
+    assert_eq!((&*text, code), ("latin: equal, 19 users, 11 rejected\n", Some(1)));
+    bed.auth(
+        r"DELETE FROM auth.users WHERE length(id) > 1000 OR id ~ U&'\20ac';
+         UPDATE auth.users SET first_name = 'Ann', extra = null, updated_at = now() WHERE org = 'latin';
+         UPDATE auth.users SET email = id, updated_at = now() WHERE org = 'strict'",
+    )
+    .await;
+    bed.becomes("latin", rejected, "0").await;
+    bed.becomes("strict", rejected, "0").await;
+    let (text, code) = said(&command(&["verify", "-c", path]).await);
+    assert_eq!((&*text, code), ("latin: equal, 26 users\nplain: equal, 20 users\nstrict: equal, 22 users\n", Some(0)));
+    assert!(process.stop().await.success());
 }

@@ -134,13 +134,17 @@ function card(job) {
 
 function outcome({ tenant, result, chosen }, noun) {
   if (!result) return [h("p", null, `${noun} is done.`)];
-  const { missing = 0, extra = 0, different = 0, ids = [] } = result;
+  const { missing = 0, extra = 0, different = 0, rejected = 0, ids = [] } = result;
   const total = missing + extra + different;
-  if (total === 0) return [h("p", { class: "good" }, `${noun} is done: source and target are equal.`)];
+  if (total + rejected === 0) return [h("p", { class: "good" }, `${noun} is done: source and target are equal.`)];
+  if (total === 0) {
+    const users = count(rejected, "user that the target rejects", "users that the target rejects");
+    return [h("p", null, `${noun} is done: source and target are equal but for ${users}.`)];
+  }
   const numbers = h(
     "dl",
     { class: "numbers" },
-    ...Object.entries({ missing, extra, different }).map(([name, value]) =>
+    ...Object.entries({ missing, extra, different, rejected }).map(([name, value]) =>
       h("div", null, h("dt", null, name), h("dd", null, number(value))),
     ),
   );

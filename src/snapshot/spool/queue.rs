@@ -2,9 +2,9 @@
 
 use super::chunk::Chunk;
 use super::interruption::Interruption;
-use crate::model::{User, UserId};
+use crate::model::{IdHash, User, UserId};
 use crate::sync::lock;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -115,12 +115,13 @@ pub(crate) struct RowSender {
 pub(crate) struct RowReceiver {
     queue: Arc<Queue>,
     unmappable: Vec<(UserId, String)>,
+    left_out: HashSet<IdHash>,
 }
 
 pub(super) fn queue(may_leave: bool) -> (RowSender, RowReceiver) {
     let inner = Inner { chunks: VecDeque::new(), end: End::Open, taken: Instant::now(), delay: Duration::ZERO };
     let queue = Arc::new(Queue { inner: Mutex::new(inner), filled: Notify::new(), may_leave });
-    (RowSender { queue: queue.clone() }, RowReceiver { queue, unmappable: Vec::new() })
+    (RowSender { queue: queue.clone() }, RowReceiver { queue, unmappable: Vec::new(), left_out: HashSet::new() })
 }
 
 impl RowSender {
@@ -180,6 +181,11 @@ impl RowReceiver {
         queue(true).1
     }
 
+    /// From now on these users are not received.
+    pub(crate) fn leave_out(&mut self, users: HashSet<IdHash>) {
+        self.left_out = users;
+    }
+
     /// The users among those received so far whose rows cannot be mapped, with the reasons.
     pub(crate) fn take_unmappable(&mut self) -> Vec<(UserId, String)> {
         std::mem::take(&mut self.unmappable)
@@ -190,7 +196,10 @@ impl RowReceiver {
         loop {
             match self.queue.pop()? {
                 Popped::Chunk(chunk) => {
-                    let users = chunk.take().await?;
+                    let mut users = chunk.take().await?;
+                    if !self.left_out.is_empty() {
+                        users.retain(|user| !self.left_out.contains(&IdHash::of(&user.id)));
+                    }
                     let why = |user: &User| Some((user.id.clone(), user.why_unmappable()?.to_owned()));
                     self.unmappable.extend(users.iter().filter_map(why));
                     return Ok(Some(users));

@@ -20,7 +20,7 @@ async fn verify_finds_names_and_repairs_differences() {
     let shown = AdminBed::start(bed.config()).await;
     bed.equal().await;
     shown.state_is("globex", "following").await;
-    let equal = json!({"missing": 0, "extra": 0, "different": 0, "ids": []});
+    let equal = json!({"missing": 0, "extra": 0, "different": 0, "rejected": 0, "ids": []});
     let done = over(&shown, "/api/tenants/acme/verify", "{}").await;
     assert_eq!(
         (&done["state"], &done["kind"], &done["tenant"]),
@@ -50,6 +50,14 @@ async fn verify_finds_names_and_repairs_differences() {
     );
     bed.equal().await;
     assert_eq!(over(&shown, "/api/tenants/acme/verify", "{}").await["result"], equal);
+    // Users that the target rejects are no differences.
+    bed.server.sql("acme", "CREATE UNIQUE INDEX ON neon_auth.users_sync (email)").await.unwrap();
+    let twins = "INSERT INTO auth.users (id, org, email, updated_at)
+                 SELECT 'twin-' || n, 'acme', 'twin@x.org', now() FROM generate_series(1, 3) n";
+    bed.auth(twins).await;
+    bed.becomes("acme", "SELECT count(*) FROM users_sync.rejected", "2").await;
+    let rejected = json!({"missing": 0, "extra": 0, "different": 0, "rejected": 2, "ids": []});
+    assert_eq!(over(&shown, "/api/tenants/acme/verify", "{}").await["result"], rejected);
     shown.stop().await;
 }
 
