@@ -1,11 +1,11 @@
 //! Authentication: a bearer token, or, without one, loopback and a Host check (defence against DNS rebinding). Requests
 //! that a browser sends for a page of another site are refused in both cases.
 
-use super::answer::Problem;
 use super::connections::Connection;
+use super::problem::{Problem, ProblemCode};
 use crate::config::Admin;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header, uri::Authority};
+use axum::http::{HeaderMap, Method, Uri, header, uri::Authority};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ring::digest::{SHA256, digest};
@@ -49,10 +49,10 @@ impl Access {
                 if is_bearer & bool::from(presented.ct_eq(&expected)) {
                     return Ok(());
                 }
-                Err(Problem::new(StatusCode::UNAUTHORIZED, "missing or invalid token")
+                Err(Problem::new(ProblemCode::Unauthorized, "missing or invalid token")
                     .remedy("send the header Authorization: Bearer TOKEN, with the value of admin.token"))
             }
-            Rule::Closed => Err(Problem::unavailable("the process is still starting")),
+            Rule::Closed => Err(Problem::new(ProblemCode::Starting, "the process is still starting")),
             Rule::Loopback => {
                 let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
                 let host = host.and_then(|host| host.parse::<Authority>().ok());
@@ -60,7 +60,7 @@ impl Access {
                 if host.is_some_and(is_loopback) {
                     return Ok(());
                 }
-                Err(Problem::bad("the Host header does not name this machine")
+                Err(Problem::new(ProblemCode::WrongHost, "the Host header does not name this machine")
                     .remedy("use http://127.0.0.1 or http://localhost, or set admin.token"))
             }
         }
@@ -91,8 +91,8 @@ pub(super) async fn guard(State(access): State<Access>, request: Request, next: 
     }
     let connection = request.extensions().get::<Connection>();
     if connection.is_some_and(|connection| !connection.authorize()) {
-        let problem =
-            Problem::unavailable("too many connections").remedy("close other clients, or try again in a moment");
+        let problem = Problem::new(ProblemCode::TooManyConnections, "too many connections")
+            .remedy("close other clients, or try again in a moment");
         return ([(header::CONNECTION, "close")], problem).into_response();
     }
     next.run(request).await
@@ -101,7 +101,7 @@ pub(super) async fn guard(State(access): State<Access>, request: Request, next: 
 /// Middleware in front of every path.
 pub(super) async fn refuse_other_sites(request: Request, next: Next) -> Response {
     if is_from_other_site(request.headers()) && !opens_console(request.method(), request.uri(), request.headers()) {
-        let problem = Problem::new(StatusCode::FORBIDDEN, "the request comes from a page of another site");
+        let problem = Problem::new(ProblemCode::OtherSite, "the request comes from a page of another site");
         return problem.remedy("open the console at / and use it from there").into_response();
     }
     next.run(request).await

@@ -1,99 +1,46 @@
-//! Error responses: JSON `{error: {what, remedy}}`, without SQL, secrets or row values. Also the extractors of parameters
-//! and bodies, which reject in the same form.
+//! The extractors of parameters and bodies, which reject with a [`Problem`]. An empty body stands for `{}`.
 
 use super::limits::Limits;
+use super::problem::{Problem, ProblemCode};
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{self, FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;
 use tokio::time::timeout;
-
-/// An error response.
-#[derive(Debug, Serialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub(super) struct Problem {
-    error: ErrorBody,
-    #[serde(skip)]
-    status: StatusCode,
-}
-
-/// The error and its fix.
-#[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub(super) struct ErrorBody {
-    /// What failed.
-    pub(super) what: String,
-    /// How to fix it.
-    pub(super) remedy: Option<String>,
-}
 
 /// Refuses a `limit` of a list that is not from 1 to `most`.
 pub(super) fn check_limit(limit: usize, most: usize) -> Result<(), Problem> {
     if (1..=most).contains(&limit) {
         return Ok(());
     }
-    Err(Problem::bad(format!("limit must be a number from 1 to {most}")))
+    Err(Problem::invalid(format!("limit must be a number from 1 to {most}")))
 }
 
-impl Problem {
-    pub(super) fn new(status: StatusCode, what: impl Into<String>) -> Problem {
-        Problem { status, error: ErrorBody { what: what.into(), remedy: None } }
-    }
-
-    pub(super) fn remedy(mut self, remedy: impl Into<String>) -> Problem {
-        self.error.remedy = Some(remedy.into());
-        self
-    }
-
-    pub(super) fn bad(what: impl Into<String>) -> Problem {
-        Problem::new(StatusCode::BAD_REQUEST, what)
-    }
-
-    pub(super) fn conflict(what: impl Into<String>) -> Problem {
-        Problem::new(StatusCode::CONFLICT, what)
-    }
-
-    pub(super) fn absent(what: impl Into<String>) -> Problem {
-        Problem::new(StatusCode::NOT_FOUND, what)
-    }
-
-    /// For failures that can pass: the client may retry.
-    pub(super) fn unavailable(what: impl Into<String>) -> Problem {
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let status = self.status;
-        let mut response = (status, Json(self)).into_response();
-        if status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        response
-    }
-}
-
-/// Rejections of axum's extractors keep its message and status.
+/// Rejections of axum's extractors keep its message.
 macro_rules! from_rejection {
-    ($rejection:ty) => {
+    ($($rejection:ty),+) => {$(
         impl From<$rejection> for Problem {
             fn from(rejection: $rejection) -> Problem {
-                Problem::new(rejection.status(), rejection.body_text())
+                let code = match rejection.status() {
+                    StatusCode::PAYLOAD_TOO_LARGE => ProblemCode::BodyTooLarge,
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE => ProblemCode::NotJson,
+                    StatusCode::UNPROCESSABLE_ENTITY => ProblemCode::InvalidBody,
+                    status if status.is_server_error() => ProblemCode::InternalError,
+                    _ => ProblemCode::InvalidRequest,
+                };
+                Problem::new(code, rejection.body_text())
             }
         }
-    };
+    )+};
 }
 
-from_rejection!(JsonRejection);
-from_rejection!(PathRejection);
-from_rejection!(QueryRejection);
+from_rejection!(BytesRejection, JsonRejection, PathRejection, QueryRejection);
 
 /// Query parameters.
 pub(super) struct Query<T>(pub(super) T);
@@ -130,10 +77,34 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let limit = request.extensions().get::<Limits>().map_or(Duration::MAX, |limits| limits.body_time);
-        // A struct would also deserialize from an array.
-        let read = timeout(limit, Json::<Map<String, Value>>::from_request(request, state)).await;
-        let Json(object) = read.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body is too slow"))??;
+        let read = timeout(limit, read_object(request, state)).await;
+        let object = read.map_err(|_| Problem::new(ProblemCode::BodyTooSlow, "the body is too slow"))??;
         let body = serde_json::from_value(Value::Object(object));
-        body.map(Body).map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))
+        body.map(Body).map_err(|error| Problem::new(ProblemCode::InvalidBody, error.to_string()))
     }
 }
+
+/// Reads an object. A struct would also deserialize from an array.
+async fn read_object<S: Send + Sync>(request: Request, state: &S) -> Result<Map<String, Value>, Problem> {
+    let (parts, body) = request.into_parts();
+    let bytes = Bytes::from_request(Request::from_parts(parts.clone(), body), state).await?;
+    if bytes.is_empty() && !may_be_form(&parts.headers) {
+        return Ok(Map::new());
+    }
+    let Json(object) = Json::from_request(Request::from_parts(parts, bytes.into()), state).await?;
+    Ok(object)
+}
+
+/// Whether a browser may have sent this for a form or a script of another site. Browsers name the site in `Origin`, and let
+/// another site choose no content type that has to be allowed first.
+fn may_be_form(headers: &HeaderMap) -> bool {
+    let is_json =
+        headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    headers.contains_key(header::ORIGIN) && !is_json
+}
+
+/// A request without options, or an answer without content: `{}`.
+#[derive(Deserialize, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct Empty {}

@@ -1,9 +1,9 @@
 //! The state that the handlers share.
 
 use super::access::Access;
-use super::answer::Problem;
 use super::history::History;
 use super::jobs::Jobs;
+use super::problem::{Problem, ProblemCode};
 use super::targets::Targets;
 use crate::config::{Config, Tenant};
 use crate::model::SourceTrouble;
@@ -137,7 +137,7 @@ impl Inner {
     pub(super) fn tenant(&self, name: &str) -> Result<Tenant, Problem> {
         let config = self.configs.borrow();
         let found = config.tenants.iter().find(|tenant| tenant.id.as_str() == name);
-        found.cloned().ok_or_else(|| Problem::absent("no such tenant in the configuration"))
+        found.cloned().ok_or_else(|| Problem::new(ProblemCode::NoSuchTenant, "no such tenant in the configuration"))
     }
 
     /// Ready means that the process streams, or is a standby that can take over.

@@ -1,8 +1,9 @@
 //! The console: a web page whose files are compiled in. The files are served without authentication because they hold no
 //! data; the page requests data from the API with the token.
 
-use super::answer::{Path, Problem};
+use super::answer::Path;
 use super::app::App;
+use super::problem::{Problem, ProblemCode};
 use axum::Router;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -39,23 +40,28 @@ assets! {
     "parts.js",
     "plot.js",
     "profile.js",
+    "reference.js",
     "summary.js",
     "tenant.js",
     "tenants.js",
     "users.js",
 }
 
-/// The page at `/`, its files below `/assets`.
+/// Where the console shows the description of the API. The address is relative, so it works behind a prefix.
+const REFERENCE: HeaderValue = HeaderValue::from_static("../#/api");
+
+/// The page at `/`, its files below `/assets`, and the address of its page about the API.
 pub(super) fn console() -> Router<App> {
     Router::new()
         .route("/", get(async |headers: HeaderMap| respond("index.html", &headers)))
+        .route("/api/docs", get(async || (StatusCode::SEE_OTHER, [(header::LOCATION, REFERENCE)])))
         .route("/assets/{name}", get(async |Path(name): Path<String>, headers: HeaderMap| respond(&name, &headers)))
 }
 
 /// Browsers revalidate cached files by their ETag, so that an update replaces the whole page.
 fn respond(name: &str, request: &HeaderMap) -> Response {
     let Some(asset) = ASSETS.iter().find(|asset| asset.name == name) else {
-        return Problem::absent("no such path").into_response();
+        return Problem::new(ProblemCode::NoSuchPath, "no such path").into_response();
     };
     let tag = asset.tag();
     let headers = [

@@ -1,8 +1,9 @@
 //! Server-sent events: changes of the process, of its tenants and of one tenant's users.
 
-use super::answer::{Problem, Query};
+use super::answer::Query;
 use super::app::App;
 use super::overview::Status;
+use super::problem::{Problem, ProblemCode};
 use crate::model::UserId;
 use crate::status::report::{IDLE_STEP, TenantReport};
 use crate::status::user_watch::Listener;
@@ -59,7 +60,9 @@ pub(super) async fn events(
     Query(params): Query<EventParams>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let Ok(permit) = app.listeners.clone().try_acquire_owned() else {
-        return Err(Problem::unavailable("too many event listeners").remedy("close another console"));
+        return Err(
+            Problem::new(ProblemCode::TooManyListeners, "too many event listeners").remedy("close another console")
+        );
     };
     let tenant = params.users.map(|name| app.tenant(&name)).transpose()?;
     let users = tenant.map(|tenant| app.status.user_watch.listen(&tenant.id));

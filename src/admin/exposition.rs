@@ -1,9 +1,9 @@
 //! `/metrics`: counters and the current state of the tenants, as OpenMetrics text. Only the process that replicates reports
 //! tenants: with a standby's report they would count twice.
 
-use super::answer::Problem;
 use super::app::App;
 use super::overview::{COMMIT, VERSION};
+use super::problem::{Problem, ProblemCode};
 use crate::model::ParkCause;
 use crate::state::TenantState;
 use crate::status::metrics::TenantTotals;
@@ -35,7 +35,7 @@ const STATES: [TenantState; 3] = [TenantState::Following, TenantState::Joining, 
 pub(super) async fn metrics(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry(&app))
-        .map_err(|_| Problem::unavailable("cannot encode the metrics"))?;
+        .map_err(|_| Problem::new(ProblemCode::InternalError, "cannot encode the metrics"))?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
 }
 

@@ -1,12 +1,13 @@
 //! Starts, runs and reports the jobs of the HTTP API.
 
-use super::answer::{Body, ErrorBody, Path, Problem, Query};
+use super::answer::{Body, Empty, Path, Query, check_limit};
 use super::app::App;
-use super::jobs::{Job, JobKind, JobResult, Jobs, StartedJob};
+use super::jobs::{Job, JobError, JobKind, JobResult, Jobs, StartedJob};
+use super::problem::{Problem, ProblemCode};
 #[cfg(feature = "openapi")]
-use super::refusals::JobRefusals;
+use super::refusals::{BodyRefusals, JobRefusals};
 use crate::config::{Config, Tenant};
-use crate::model::shell_word;
+use crate::model::{ParkCause, Reason, SourceTrouble, StatusFinding, shell_word};
 use crate::operations::request::{RequestEnd, request};
 use crate::operations::verify::{NoUsers, Verdict, Verifying, verify, why_without_users};
 use crate::pg::connect_state;
@@ -128,7 +129,7 @@ pub(super) async fn job(
     State(status): State<Arc<ProcessStatus>>,
     Path(job): Path<String>,
 ) -> Result<Json<Job>, Problem> {
-    let found = jobs.get(&job).ok_or_else(|| Problem::absent("unknown or expired job"))?;
+    let found = jobs.get(&job).ok_or_else(|| Problem::new(ProblemCode::NoSuchJob, "unknown or expired job"))?;
     Ok(Json(found.with_progress(&status)))
 }
 
@@ -140,18 +141,23 @@ pub(super) async fn job(
         path = "/api/jobs/{job}/cancel",
         tag = "jobs",
         params(("job" = String, Path, description = "Id of the job.")),
+        request_body = Empty,
         responses(
-            (status = 202, description = "The job is being cancelled."),
-            (status = 400, description = "Invalid path.", body = Problem),
+            (status = 202, description = "The job is being cancelled.", body = Empty),
+            BodyRefusals,
             (status = 404, description = "Unknown job, or it has ended.", body = Problem),
         )
     )
 )]
-pub(super) async fn cancel(State(jobs): State<Jobs>, Path(job): Path<String>) -> Result<StatusCode, Problem> {
+pub(super) async fn cancel(
+    State(jobs): State<Jobs>,
+    Path(job): Path<String>,
+    Body(Empty {}): Body<Empty>,
+) -> Result<(StatusCode, Json<Empty>), Problem> {
     if jobs.cancel(&job) {
-        return Ok(StatusCode::ACCEPTED);
+        return Ok((StatusCode::ACCEPTED, Json(Empty {})));
     }
-    Err(Problem::absent("no such job is running"))
+    Err(Problem::new(ProblemCode::NoSuchJob, "no such job is running"))
 }
 
 /// Filter of the list.
@@ -161,9 +167,30 @@ pub(super) async fn cancel(State(jobs): State<Jobs>, Path(job): Path<String>) ->
 pub(super) struct JobListParams {
     /// Only jobs of this tenant.
     tenant: Option<String>,
+    /// `next` of the previous page.
+    cursor: Option<String>,
+    /// Maximum number of jobs.
+    #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 200, default = 50))]
+    #[serde(default = "default_limit")]
+    limit: usize,
 }
 
-/// Jobs, newest first: all that are running, and the last hundred that have ended.
+fn default_limit() -> usize {
+    50
+}
+
+/// A page of jobs, the newest first.
+#[derive(Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Jobs))]
+pub(super) struct JobPage {
+    jobs: Vec<Job>,
+    /// Cursor of the next page; null on the last page.
+    next: Option<String>,
+    /// Number of jobs on all pages.
+    total: usize,
+}
+
+/// List of jobs, newest first: all that are running, and the last hundred that have ended.
 #[cfg_attr(
     feature = "openapi",
     utoipa::path(
@@ -172,7 +199,7 @@ pub(super) struct JobListParams {
         tag = "jobs",
         params(JobListParams),
         responses(
-            (status = 200, description = "The jobs.", body = Vec<Job>),
+            (status = 200, description = "A page of jobs.", body = JobPage),
             (status = 400, description = "Invalid parameter.", body = Problem),
         )
     )
@@ -181,9 +208,18 @@ pub(super) async fn jobs(
     State(jobs): State<Jobs>,
     State(status): State<Arc<ProcessStatus>>,
     Query(params): Query<JobListParams>,
-) -> Json<Vec<Job>> {
+) -> Result<Json<JobPage>, Problem> {
+    check_limit(params.limit, 200)?;
     let found = jobs.list(params.tenant.as_deref());
-    Json(found.into_iter().map(|job| job.with_progress(&status)).collect())
+    let total = found.len();
+    // An expired job was the oldest: no other one follows it.
+    let mut rest = found.into_iter().skip_while(|job| params.cursor.as_ref().is_some_and(|cursor| job.id() != cursor));
+    if params.cursor.is_some() {
+        rest.next();
+    }
+    let page: Vec<Job> = rest.by_ref().take(params.limit).map(|job| job.with_progress(&status)).collect();
+    let next = rest.next().and(page.last()).map(|last| last.id().to_owned());
+    Ok(Json(JobPage { jobs: page, next, total }))
 }
 
 fn start<F>(
@@ -193,7 +229,7 @@ fn start<F>(
     work: impl FnOnce(Config, Tenant, ProgressHandle) -> F,
 ) -> Result<(StatusCode, Json<JobStarted>), Problem>
 where
-    F: Future<Output = Result<Option<JobResult>, ErrorBody>> + Send + 'static,
+    F: Future<Output = Result<Option<JobResult>, JobError>> + Send + 'static,
 {
     let progress = ProgressHandle::default();
     let StartedJob { id, cancelled } = app.jobs.start(kind, tenant.id.as_str(), &progress)?;
@@ -205,71 +241,81 @@ where
         let outcome = tokio::select! {
             done = timeout(limit, catch_panic(work)) => match done {
                 Ok(Ok(outcome)) => outcome,
-                Ok(Err(Panicked)) => Err(failed("internal error, see the log")),
-                Err(_) => Err(failed("it took longer than three times limits.snapshot_age")),
+                Ok(Err(Panicked)) => Err(failed(ParkCause::Internal.code(), "internal error, see the log")),
+                Err(_) => Err(failed("job_too_slow", "it took longer than three times limits.snapshot_age")),
             },
-            () = cancelled.cancelled() => Err(failed("cancelled")),
+            () = cancelled.cancelled() => Err(failed("job_cancelled", "cancelled")),
         };
         app.jobs.finish(&job, outcome);
     });
     Ok((StatusCode::ACCEPTED, Json(JobStarted { job: id })))
 }
 
-fn failed(what: impl ToString) -> ErrorBody {
-    ErrorBody { what: what.to_string(), remedy: None }
+fn failed(code: &'static str, detail: impl ToString) -> JobError {
+    JobError { code, detail: detail.to_string(), remedy: None }
+}
+
+fn of_state(error: impl ToString) -> JobError {
+    failed(SourceTrouble::State.code(), error)
+}
+
+fn of_verify(error: impl ToString) -> JobError {
+    failed("verify_failed", error)
 }
 
 /// Requests a resync from the process that replicates, which may be another one, and waits for its end.
-async fn request_resync(config: &Config, tenant: &Tenant, allow_deletes: bool) -> Result<(), ErrorBody> {
+async fn request_resync(config: &Config, tenant: &Tenant, allow_deletes: bool) -> Result<(), JobError> {
     let (slot, id) = (&config.source.slot, &tenant.id);
-    let client = connect_state(&config.state_url).await.map_err(failed)?;
-    let before = StateStore::read(&client, slot).await.map_err(failed)?;
-    let not_replicating = || ErrorBody {
-        what: "no process is replicating".to_owned(),
+    let client = connect_state(&config.state_url).await.map_err(of_state)?;
+    let before = StateStore::read(&client, slot).await.map_err(of_state)?;
+    let not_replicating = || JobError {
         remedy: Some("start one with `users-sync run`".to_owned()),
+        ..failed(StatusFinding::NotRunning.code(), "no process is replicating")
     };
     if before.pauses.contains_key(id) {
         let remedy = Some(format!("users-sync resume {}", shell_word(id.as_str())));
-        return Err(ErrorBody { what: "the tenant is paused".to_owned(), remedy });
+        return Err(JobError { remedy, ..failed(StatusFinding::Paused.code(), "the tenant is paused") });
     }
     if !before.source.is_some_and(|source| source.is_held()) {
         return Err(not_replicating());
     }
     let outcome = request(&client, slot, &[id.as_str()], &RequestKind::Resync { allow_deletes, adopt: None })
         .await
-        .map_err(failed)?;
+        .map_err(of_state)?;
     if outcome == RequestEnd::Abandoned {
         return Err(not_replicating());
     }
-    let after = StateStore::read(&client, slot).await.map_err(failed)?;
+    let after = StateStore::read(&client, slot).await.map_err(of_state)?;
     match after.tenants.get(id) {
         Some(row) if row.state == TenantState::Following => Ok(()),
         Some(row) => {
-            let what = row.reason.clone().unwrap_or_else(|| format!("the tenant is {}", row.state.as_str()));
-            Err(ErrorBody { what, remedy: row.remedy.clone() })
+            let detail = row.reason.clone().unwrap_or_else(|| format!("the tenant is {}", row.state.as_str()));
+            let code = row.reason_code.map_or(StatusFinding::NotRunning.code(), Reason::code);
+            Err(JobError { remedy: row.remedy.clone(), ..failed(code, detail) })
         }
-        None => Err(failed("the replicating process has not recorded the tenant")),
+        None => Err(failed(StatusFinding::NotRunning.code(), "the replicating process has not recorded the tenant")),
     }
 }
 
-async fn compare(config: &Config, tenant: &Tenant, progress: &ProgressHandle) -> Result<JobResult, ErrorBody> {
+async fn compare(config: &Config, tenant: &Tenant, progress: &ProgressHandle) -> Result<JobResult, JobError> {
     let how = Verifying { examples: MAX_IDS, timeout: CATCH_UP_TIMEOUT, follows: true };
-    let verdicts = Box::pin(verify(config, std::slice::from_ref(&tenant.id), how, progress)).await.map_err(failed)?;
+    let verdicts =
+        Box::pin(verify(config, std::slice::from_ref(&tenant.id), how, progress)).await.map_err(of_verify)?;
     match verdicts.into_iter().next() {
         Some((_, Verdict::Compared(users, differences))) => {
             let Differences { missing, different, extra, rejected, examples, .. } = differences;
             if users + missing + different + extra + rejected == 0
                 && let Some(NoUsers { why, remedy }) = why_without_users(config, std::slice::from_ref(&tenant.id))
                     .await
-                    .map_err(failed)?
+                    .map_err(of_verify)?
                     .remove(&tenant.id)
             {
-                return Err(ErrorBody { what: why, remedy: Some(remedy) });
+                return Err(JobError { remedy: Some(remedy), ..failed(StatusFinding::WithoutUsers.code(), why) });
             }
             let ids = examples.into_iter().map(|user| user.id).collect();
             Ok(JobResult { missing, extra, different, rejected, ids })
         }
-        Some((_, Verdict::Failed(why))) => Err(failed(why)),
-        None => Err(failed("the tenant was removed from the configuration")),
+        Some((_, Verdict::Failed(why))) => Err(of_verify(why)),
+        None => Err(failed(ParkCause::NotConfigured.code(), "the tenant was removed from the configuration")),
     }
 }

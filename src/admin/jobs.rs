@@ -1,12 +1,11 @@
 //! The jobs that were asked for over HTTP: resyncs and comparisons, at most one per tenant at a time. Finished jobs are kept
 //! in memory until newer ones replace them; a restart forgets them.
 
-use super::answer::{ErrorBody, Problem};
+use super::problem::{Problem, ProblemCode};
 use crate::model::TenantId;
 use crate::status::process::ProcessStatus;
 use crate::status::progress_handle::ProgressHandle;
 use crate::sync::lock;
-use axum::http::StatusCode;
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -40,7 +39,20 @@ pub(super) struct Job {
     /// The differences that a verification found; after a repair, those that remain.
     result: Option<JobResult>,
     /// Why it failed.
-    error: Option<ErrorBody>,
+    error: Option<JobError>,
+}
+
+/// Why a job failed.
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub(super) struct JobError {
+    /// The stable code: the tenant's reason code, a code of a problem, `job_cancelled`, `job_too_slow`, `verify_failed` or
+    /// `tenant_without_users`.
+    pub(super) code: &'static str,
+    /// What failed.
+    pub(super) detail: String,
+    /// How to fix it.
+    pub(super) remedy: Option<String>,
 }
 
 #[derive(Clone, Copy, Serialize)]
@@ -77,6 +89,10 @@ pub(super) struct JobResult {
 }
 
 impl Job {
+    pub(super) fn id(&self) -> &str {
+        &self.job
+    }
+
     /// With the current progress: of the tenant's snapshot for a resync, of its own read for a verification.
     pub(super) fn with_progress(self, status: &ProcessStatus) -> Job {
         let progress = match (self.state, self.kind) {
@@ -109,13 +125,12 @@ impl Jobs {
             other = other.or((job.tenant == tenant).then(|| job.job.clone()));
         }
         if let Some(other) = other {
-            let problem = Problem::new(StatusCode::CONFLICT, "a job is already running for this tenant");
+            let problem = Problem::new(ProblemCode::JobRunning, "a job is already running for this tenant");
             return Err(problem.remedy(format!("wait for /api/jobs/{other}, or cancel it")));
         }
         if count >= MAX_RUNNING {
-            return Err(
-                Problem::unavailable("too many jobs are running").remedy("wait until one of them ends, or cancel one")
-            );
+            return Err(Problem::new(ProblemCode::TooManyJobs, "too many jobs are running")
+                .remedy("wait until one of them ends, or cancel one"));
         }
         if jobs.len() >= MAX_ENDED + MAX_RUNNING {
             let oldest = jobs.iter().position(|job| job.state != JobState::Running);
@@ -143,7 +158,7 @@ impl Jobs {
         running.inspect(|job| job.cancelled.cancel()).is_some()
     }
 
-    pub(super) fn finish(&self, job: &str, outcome: Result<Option<JobResult>, ErrorBody>) {
+    pub(super) fn finish(&self, job: &str, outcome: Result<Option<JobResult>, JobError>) {
         let mut jobs = self.lock();
         let Some(job) = jobs.iter_mut().find(|known| known.job == job) else { return };
         match outcome {

@@ -1,7 +1,7 @@
 //! The admin API and console: health, metrics, status of the tenants, their users, and jobs.
 //!
 //! It runs once per process beside the replication sessions, also on a standby. Responses come from memory or from the last
-//! read of the state database; only `users` connects to a target.
+//! read of the state database; only those about users connect to a target.
 
 mod access;
 mod answer;
@@ -19,12 +19,15 @@ mod limits;
 mod openapi;
 mod overview;
 mod paths;
+mod problem;
 #[cfg(feature = "openapi")]
 mod refusals;
 mod sampler;
 mod server;
 mod targets;
 mod tenant_api;
+mod user_counts;
+mod user_list;
 mod users;
 mod write_timeout;
 

@@ -1,8 +1,9 @@
 //! Status of the process and its tenants.
 
-use super::answer::{Path, Problem, Query, check_limit};
+use super::answer::{Path, Query, check_limit};
 use super::app::App;
 use super::history::LagSample;
+use super::problem::Problem;
 use crate::status::report::{TeeReport, TenantReport, UsersWithoutTenant, waiting};
 use crate::status::verdict::{Verdict, judge};
 use axum::Json;

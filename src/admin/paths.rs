@@ -1,7 +1,7 @@
 //! The paths and their handlers. The API description (OpenAPI) is built from the same list.
 
 use super::app::App;
-use super::{events, exposition, health, job_api, overview, tenant_api, users};
+use super::{events, exposition, health, job_api, overview, tenant_api, user_counts, user_list, users};
 use axum::Router;
 use axum::routing::{get, post};
 
@@ -29,7 +29,8 @@ paths! { protected, ProtectedApi:
     get "/api/status" overview::status,
     get "/api/tenants" overview::tenants,
     get "/api/tenants/{tenant}" overview::tenant,
-    get "/api/tenants/{tenant}/users" users::users,
+    get "/api/tenants/{tenant}/users" user_list::users,
+    get "/api/tenants/{tenant}/counts" user_counts::counts,
     get "/api/tenants/{tenant}/users/{id}" users::user,
     get "/api/tenants/{tenant}/rejected" tenant_api::rejected_users,
     post "/api/tenants/{tenant}/rejected/retry" tenant_api::retry_rejected,

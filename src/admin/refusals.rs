@@ -22,18 +22,26 @@ impl IntoResponses for ActionRefusals {
     }
 }
 
+/// Responses to a path or a body that cannot be read.
+pub(super) struct BodyRefusals;
+
+impl IntoResponses for BodyRefusals {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let refusals = [
+            ("400", "Invalid path or body."),
+            ("408", "The body is too slow."),
+            ("413", "The body is too large."),
+            ("415", "The content type is not application/json."),
+            ("422", "The body does not match the schema."),
+        ];
+        refusals.map(|(status, description)| (status.to_owned(), problem(description))).into()
+    }
+}
+
 fn refusals(conflict: &str, unavailable: &str) -> BTreeMap<String, RefOr<Response>> {
-    let refusals = [
-        ("400", "Invalid path or body."),
-        ("404", "Unknown tenant."),
-        ("408", "The body is too slow."),
-        ("409", conflict),
-        ("413", "The body is too large."),
-        ("415", "The content type is not application/json."),
-        ("422", "The body does not match the schema."),
-        ("503", unavailable),
-    ];
-    refusals.map(|(status, description)| (status.to_owned(), problem(description))).into()
+    let more = [("404", "Unknown tenant."), ("409", conflict), ("503", unavailable)];
+    let more = more.map(|(status, description)| (status.to_owned(), problem(description)));
+    BodyRefusals::responses().into_iter().chain(more).collect()
 }
 
 pub(super) fn problem(description: &str) -> RefOr<Response> {

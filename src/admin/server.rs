@@ -1,18 +1,18 @@
 //! The HTTP server: binds `admin.listen`, and follows changes of the configuration.
 
 use super::access::{guard, refuse_other_sites};
-use super::answer::Problem;
 use super::app::App;
 use super::connections;
 use super::console::console;
 use super::limits::Limits;
 #[cfg(feature = "openapi")]
 use super::openapi::openapi;
+use super::problem::{Problem, ProblemCode};
 use super::{paths, sampler};
 use crate::config::{Admin, Config};
 use crate::status::process::ProcessStatus;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, header};
 use axum::middleware;
 use axum::response::Response;
 use axum::routing::get;
@@ -170,9 +170,9 @@ fn router(app: App) -> Router {
         .layer(middleware::from_fn_with_state(app.access.clone(), guard))
         .merge(paths::public())
         .merge(console())
-        .fallback(async || Problem::absent("no such path"))
+        .fallback(async || Problem::new(ProblemCode::NoSuchPath, "no such path"))
         .method_not_allowed_fallback(async || {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed for this path")
+            Problem::new(ProblemCode::MethodNotAllowed, "method not allowed for this path")
         })
         .layer(middleware::from_fn(refuse_other_sites))
         .layer(middleware::map_response(harden))
@@ -182,7 +182,8 @@ fn router(app: App) -> Router {
 
 #[cfg(not(feature = "openapi"))]
 async fn openapi() -> Problem {
-    Problem::absent("this build has no API description").remedy("build it with the Cargo feature openapi")
+    Problem::new(ProblemCode::NoSuchPath, "this build has no API description")
+        .remedy("build it with the Cargo feature openapi")
 }
 
 /// Responses are not cached unless they say so, and their content type is not guessed.

@@ -1,7 +1,7 @@
 //! Connections to targets for requests about users: one per tenant, shared by all requests and closed when idle. Each
 //! statement is a transaction of its own, so that any pooler works.
 
-use super::answer::Problem;
+use super::problem::{Problem, ProblemCode};
 use crate::config::Tenant;
 use crate::model::TenantId;
 use crate::pg::{PgUrl, SqlStateClass, TargetClient, connect_target};
@@ -54,17 +54,20 @@ impl Targets {
                 use SqlStateClass::{MissingSchema, MissingTable};
                 let missing = matches!(SqlStateClass::of_error(&error), Some(MissingSchema | MissingTable));
                 if missing {
-                    return Problem::unavailable("the target has no users yet")
+                    return Problem::new(ProblemCode::NoUsersYet, "the target has no users yet")
                         .remedy("wait until the tenant is following");
                 }
-                Problem::unavailable(format!("the target returned an error: {}", client.describe(&error)))
+                {
+                    let detail = format!("the target returned an error: {}", client.describe(&error));
+                    Problem::new(ProblemCode::TargetError, detail)
+                }
             })
         };
         match timeout(REQUEST_TIMEOUT, request).await {
             Ok(answer) => answer,
             // Keep the connection: if the statement waits for a lock, every reconnection would leave another waiting backend.
             // TCP keepalives close a dead connection.
-            Err(_) => Err(Problem::unavailable("the target does not answer").remedy(
+            Err(_) => Err(Problem::new(ProblemCode::TargetNoAnswer, "the target does not answer").remedy(
                 "try again; a suspended target takes a while to start, and a lock on neon_auth.users_sync blocks reads",
             )),
         }
@@ -98,7 +101,7 @@ impl TargetConnection {
         match &*cached {
             CachedClient::Open(client) if !client.is_closed() => return Ok(client.clone()),
             CachedClient::Failed(at, why) if at.elapsed() < RETRY_DELAY => {
-                return Err(Problem::unavailable(why.clone()));
+                return Err(Problem::new(ProblemCode::TargetUnreachable, why.clone()));
             }
             CachedClient::Open(_) | CachedClient::Failed(..) | CachedClient::None => {}
         }
@@ -109,7 +112,7 @@ impl TargetConnection {
             }
             Err(error) => {
                 *cached = CachedClient::Failed(Instant::now(), error.to_string());
-                Err(Problem::unavailable(error.to_string()))
+                Err(Problem::new(ProblemCode::TargetUnreachable, error.to_string()))
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Pauses and resumes a tenant, and lists the users that its target rejects. All of it works on a standby, too.
 
-use super::answer::{Body, Path, Problem, Query, check_limit};
+use super::answer::{Body, Empty, Path, Query, check_limit};
 use super::app::App;
+use super::problem::{Problem, ProblemCode};
 #[cfg(feature = "openapi")]
 use super::refusals::ActionRefusals;
 use crate::model::shell_word;
@@ -35,12 +36,6 @@ pub(super) struct PauseRequest {
     reason: String,
 }
 
-/// A request without options.
-#[derive(Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields)]
-pub(super) struct NoOptions {}
-
 /// A tenant after it was paused or resumed.
 #[derive(Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -73,7 +68,7 @@ pub(super) async fn pause(
 ) -> Result<Json<PauseAnswer>, Problem> {
     let tenant = app.tenant(&tenant)?.id;
     if let Some(refusal) = pause::refuse_reason(&options.reason) {
-        return Err(Problem::bad(refusal));
+        return Err(Problem::invalid(refusal));
     }
     let (client, slot) = state(&app).await?;
     answer(pause::pause(&client, &slot, &[tenant], &options.reason, BY).await.map_err(unwritable)?)
@@ -87,14 +82,14 @@ pub(super) async fn pause(
         path = "/api/tenants/{tenant}/resume",
         tag = "tenants",
         params(("tenant" = String, Path, description = "Id of the tenant.")),
-        request_body = NoOptions,
+        request_body = Empty,
         responses((status = 200, description = "The tenant is not paused.", body = PauseAnswer), ActionRefusals)
     )
 )]
 pub(super) async fn resume(
     State(app): State<App>,
     Path(tenant): Path<String>,
-    Body(NoOptions {}): Body<NoOptions>,
+    Body(Empty {}): Body<Empty>,
 ) -> Result<Json<PauseAnswer>, Problem> {
     let tenant = app.tenant(&tenant)?.id;
     let (client, slot) = state(&app).await?;
@@ -106,7 +101,8 @@ fn answer(outcome: PauseOutcome) -> Result<Json<PauseAnswer>, Problem> {
     let started =
         outcome.tenants.into_iter().next().and_then(|done| Some((done.row?, done.tenant, done.pause, done.is_changed)));
     let Some((row, tenant, pause, is_changed)) = started else {
-        return Err(Problem::unavailable("no process has started this tenant yet").remedy("start `users-sync run`"));
+        return Err(Problem::new(ProblemCode::NotRunning, "no process has started this tenant yet")
+            .remedy("start `users-sync run`"));
     };
     Ok(Json(PauseAnswer {
         tenant: tenant.to_string(),
@@ -170,7 +166,7 @@ pub(super) async fn rejected_users(
     let tenant = app.tenant(&tenant)?;
     let cursor = params
         .cursor
-        .map(|text| Cursor::parse(&text).ok_or_else(|| Problem::bad("cursor is not the `next` of a page")));
+        .map(|text| Cursor::parse(&text).ok_or_else(|| Problem::invalid("cursor is not the `next` of a page")));
     let cursor = cursor.transpose()?;
     let page = app.targets.query(&tenant, async |client| rejected(client, cursor.as_ref(), params.limit).await).await?;
     let next = page.next.map(|cursor| cursor.to_text());
@@ -193,23 +189,24 @@ pub(super) struct RetryAnswer {
         path = "/api/tenants/{tenant}/rejected/retry",
         tag = "users",
         params(("tenant" = String, Path, description = "Id of the tenant.")),
-        request_body = NoOptions,
+        request_body = Empty,
         responses((status = 200, description = "They were tried, or will be.", body = RetryAnswer), ActionRefusals)
     )
 )]
 pub(super) async fn retry_rejected(
     State(app): State<App>,
     Path(tenant): Path<String>,
-    Body(NoOptions {}): Body<NoOptions>,
+    Body(Empty {}): Body<Empty>,
 ) -> Result<Json<RetryAnswer>, Problem> {
     let tenant = app.tenant(&tenant)?.id;
     let (client, slot) = state(&app).await?;
     let known = StateStore::read(&client, &slot).await.map_err(unwritable)?;
     if known.pauses.contains_key(&tenant) {
         let remedy = format!("users-sync resume {}", shell_word(tenant.as_str()));
-        return Err(Problem::conflict("the tenant is paused").remedy(remedy));
+        return Err(Problem::new(ProblemCode::TenantPaused, "the tenant is paused").remedy(remedy));
     }
-    let not_running = || Problem::unavailable("no process is replicating").remedy("start one with `users-sync run`");
+    let not_running =
+        || Problem::new(ProblemCode::NotRunning, "no process is replicating").remedy("start one with `users-sync run`");
     if !known.source.is_some_and(|source| source.is_held()) {
         return Err(not_running());
     }
@@ -232,5 +229,5 @@ async fn state(app: &App) -> Result<(PgClient, String), Problem> {
 }
 
 fn unwritable(error: impl std::fmt::Display) -> Problem {
-    Problem::unavailable(format!("the state: {error}"))
+    Problem::new(ProblemCode::StateUnavailable, format!("the state: {error}"))
 }

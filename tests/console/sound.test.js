@@ -19,6 +19,13 @@ const VIEWS = {
   "no users": ["#/tenants/hooli/users", (page) => shows(page, ".empty", "No users yet")],
   "users of an unreachable target": ["#/tenants/globex/users", (page) => shows(page, "[role=alert] .what", /./)],
   "No such page": ["#/nowhere", (page) => shows(page, ".empty", "No such page")],
+  "the API": [
+    "#/api",
+    async (page) => {
+      await shows(page, ".operation", "/api/tenants/{tenant}/users");
+      await page.locator(".operation summary").nth(5).click();
+    },
+  ],
   "a question": [
     "#/tenants/acme",
     async (page) => {

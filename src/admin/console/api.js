@@ -5,10 +5,11 @@ const TOKEN = "users-sync.token";
 
 /** An error with the server's message if it sent one. */
 export class ApiError extends Error {
-  constructor(status, what, remedy = null) {
+  constructor(status, what, remedy = null, code = null) {
     super(what);
     this.status = status;
     this.remedy = remedy;
+    this.code = code;
   }
 }
 
@@ -70,8 +71,8 @@ async function send(path, { method = "GET", body, signal, accept = "application/
 
 async function failure(response) {
   const answer = await response.json().catch(() => null);
-  const what = answer?.error?.what ?? `the server responded with status ${response.status}`;
-  return new ApiError(response.status, what, answer?.error?.remedy ?? null);
+  const what = answer?.detail ?? `the server responded with status ${response.status}`;
+  return new ApiError(response.status, what, answer?.remedy ?? null, answer?.code ?? null);
 }
 
 /** Keeps the server's digits of numbers that JavaScript would round (ids of 19 digits). */

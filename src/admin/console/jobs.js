@@ -66,7 +66,7 @@ export async function begin(kind, tenant) {
 /** Follows a running job that this page did not start: before a reload, or another client. */
 export async function adopt(tenant) {
   if (jobs.get(tenant)?.state === "running") return;
-  const [last] = await request(path(["jobs"], { tenant }));
+  const [last] = (await request(path(["jobs"], { tenant, limit: 1 }))).jobs;
   if (last?.state !== "running" || jobs.get(tenant)?.state === "running") return;
   const set = (job) => {
     jobs.set(tenant, { chosen: false, ...job });
@@ -86,7 +86,7 @@ async function follow(kind, tenant, set, start) {
       await new Promise((resolve) => setTimeout(resolve, POLL_INTERVAL));
     }
   } catch (error) {
-    set({ state: "failed", kind, tenant, error: { what: error.message, remedy: error.remedy } });
+    set({ state: "failed", kind, tenant, error: { detail: error.message, remedy: error.remedy } });
   }
   const { state } = jobs.get(tenant);
   announce(`${NOUNS[kind]} of ${tenant} ${state === "done" ? "is done" : "failed"}`);
@@ -126,8 +126,8 @@ function card(job) {
     "Dismiss",
   );
   if (job.state === "failed") {
-    const { what, remedy } = job.error ?? { what: "unknown error" };
-    return [fault({ what: `${noun} failed: ${what}`, remedy, more: dismiss })];
+    const { detail, remedy } = job.error ?? { detail: "unknown error" };
+    return [fault({ what: `${noun} failed: ${detail}`, remedy, more: dismiss })];
   }
   return [h("div", { class: "finished" }, ...outcome(job, noun), dismiss)];
 }

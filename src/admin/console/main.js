@@ -6,6 +6,7 @@ import { askToken, isOpen, showKeys } from "./dialogs.js";
 import { announce, attribute, h, text } from "./dom.js";
 import { live, retry, start, subscribe, watchUsers } from "./live.js";
 import { empty, failed } from "./parts.js";
+import { referenceView } from "./reference.js";
 import { summary } from "./summary.js";
 import { tenantView } from "./tenant.js";
 import { tenantsView } from "./tenants.js";
@@ -38,6 +39,7 @@ function route({ parts }) {
     return [`tenant ${tenant}`, () => tenantView(tenant)];
   if (first === "tenants" && second === "users" && parts.length <= 4)
     return [`users ${tenant}`, () => usersView(tenant)];
+  if (first === "api" && tenant === undefined) return ["api", () => referenceView()];
   return [
     "nothing",
     () => ({

@@ -15,11 +15,9 @@ async fn with_a_token_only_health_answers_without_it() {
     for path in ["/metrics", "/api/status", "/api/tenants", "/api/tenants/acme/users", "/api/openapi.json"] {
         let answer = get(shown.at, path).await;
         assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer")), "{path}");
-        assert!(
-            answer.json()["error"]["remedy"].is_string() && !answer.body.contains("hunter2-hunter2x"),
-            "{}",
-            answer.body
-        );
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{path}");
+        assert_eq!((&answer.json()["code"], &answer.json()["status"]), (&"unauthorized".into(), &401.into()), "{path}");
+        assert!(answer.json()["remedy"].is_string() && !answer.body.contains("hunter2-hunter2x"), "{}", answer.body);
         for wrong in ["Bearer hunter2-hunter2y", "Bearer hunter2-hunter2x ", "Basic hunter2-hunter2x", "Bearer"] {
             let status = ask(shown.at, "GET", path, &[("Authorization", wrong)], "").await.status;
             // Trailing spaces are not part of a header's value.
@@ -35,6 +33,8 @@ async fn with_a_token_only_health_answers_without_it() {
         assert!(answer.header("set-cookie").is_none() && answer.header("x-content-type-options") == Some("nosniff"));
     }
     assert_eq!(get(shown.at, "/healthz").await.status, 200);
+    let page = get(shown.at, "/api/docs").await;
+    assert_eq!((page.status, page.header("location")), (303, Some("../#/api")));
     // Another token, without a new socket.
     shown.configs.send_modify(|config| {
         config.admin.as_mut().unwrap().token = loopback(Some("other-other-other")).unwrap().token

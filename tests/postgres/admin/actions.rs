@@ -46,8 +46,10 @@ async fn tenants_are_paused_rejected_users_listed_and_tried_again_and_single_use
         (&json!(1), &json!("tenant_paused"))
     );
     let refused = post(shown.at, "/api/tenants/acme/rejected/retry", "{}").await;
-    assert_eq!((refused.status, &refused.json()["error"]["remedy"]), (409, &json!("users-sync resume acme")));
-    let resumed = post(shown.at, "/api/tenants/acme/resume", "{}").await.json();
+    assert_eq!((refused.status, &refused.json()["remedy"]), (409, &json!("users-sync resume acme")));
+    // An empty body stands for an object without properties.
+    assert_eq!(ask(shown.at, "POST", "/api/tenants/acme/pause", &[], "").await.json()["code"], "invalid_body");
+    let resumed = ask(shown.at, "POST", "/api/tenants/acme/resume", &[], "").await.json();
     assert_eq!((&resumed["is_changed"], &resumed["state"]), (&json!(true), &json!("following")), "{resumed}");
 
     // Rejected users, in pages and as a table.

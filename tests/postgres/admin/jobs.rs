@@ -81,7 +81,7 @@ async fn a_failed_job_says_why() {
     // A tenant that is parked, or joins again, cannot be compared. The reason is that of its last attempt.
     let failed = over(&shown, "/api/tenants/acme/verify", "{}").await;
     assert_eq!(failed["state"], "failed", "{failed}");
-    assert!(failed["error"]["what"].as_str().unwrap().contains("more than limits.max_deletes"), "{failed}");
+    assert!(failed["error"]["detail"].as_str().unwrap().contains("more than limits.max_deletes"), "{failed}");
     let done = over(&shown, "/api/tenants/acme/resync", r#"{"allow_deletes": true}"#).await;
     assert_eq!(done["state"], "done", "{done}");
     bed.equal().await;
@@ -98,19 +98,18 @@ async fn a_tenant_has_one_job_at_a_time_and_only_json_starts_one() {
     let blocker = bed.server.connect("acme").await.unwrap();
     blocker.batch_execute("BEGIN; LOCK TABLE neon_auth.users_sync").await.unwrap();
     let first = post(shown.at, "/api/tenants/acme/verify", "{}").await.json();
-    let reads =
-        |answer: &Answer| answer.json()[0]["progress"].as_f64().is_some_and(|share| (0.0..1.0).contains(&share));
+    let reads = |answer: &Answer| {
+        answer.json()["jobs"][0]["progress"].as_f64().is_some_and(|share| (0.0..1.0).contains(&share))
+    };
     let running = shown.becomes("/api/jobs?tenant=acme", reads).await.json();
+    assert_eq!((&running["next"], &running["total"]), (&json!(null), &json!(1)));
+    let running = &running["jobs"];
     assert_eq!((&running[0]["job"], &running[0]["state"]), (&first["job"], &json!("running")), "{running}");
-    assert_eq!(shown.get("/api/jobs?tenant=globex").await.json(), json!([]));
+    assert_eq!(shown.get("/api/jobs?tenant=globex").await.json(), json!({"jobs": [], "next": null, "total": 0}));
     assert_eq!(shown.get("/api/jobs?tenants=acme").await.status, 400);
     let second = post(shown.at, "/api/tenants/acme/resync", "{}").await;
     assert_eq!(second.status, 409, "{}", second.body);
-    assert!(
-        second.json()["error"]["remedy"].as_str().unwrap().contains(first["job"].as_str().unwrap()),
-        "{}",
-        second.body
-    );
+    assert!(second.json()["remedy"].as_str().unwrap().contains(first["job"].as_str().unwrap()), "{}", second.body);
     blocker.batch_execute("ROLLBACK").await.unwrap();
     let job = format!("/api/jobs/{}", first["job"].as_str().unwrap());
     shown.becomes(&job, |answer| answer.json()["state"] == "done").await;
@@ -121,6 +120,9 @@ async fn a_tenant_has_one_job_at_a_time_and_only_json_starts_one() {
     assert_eq!(status(&[("Content-Type", "application/x-www-form-urlencoded")], "allow_deletes=true").await, 415);
     assert_eq!(status(&[("Content-Type", "text/plain")], "{}").await, 415);
     assert_eq!(status(&[], "{}").await, 415);
+    // A browser names the site of a form or script in `Origin`.
+    assert_eq!(status(&[("Origin", "http://a.example")], "").await, 415);
+    assert_eq!(status(&[("Origin", "http://a.example"), ("Content-Type", "text/plain")], "").await, 415);
     assert_eq!(status(&[json_], "{").await, 400);
     assert_eq!(status(&[json_], "[]").await, 422);
     assert_eq!(status(&[json_], r#"{"allow_delete": true}"#).await, 422);
@@ -128,10 +130,11 @@ async fn a_tenant_has_one_job_at_a_time_and_only_json_starts_one() {
     assert_eq!(status(&[json_], &format!("{{\"allow_deletes\": {}}}", " ".repeat(20_000))).await, 413);
     let wrong = ask(shown.at, "GET", path, &[], "").await;
     assert_eq!((wrong.status, wrong.header("allow")), (405, Some("POST")), "{}", wrong.body);
-    assert!(wrong.json()["error"]["what"].is_string());
+    assert!(wrong.json()["code"] == "method_not_allowed");
     assert_eq!(post(shown.at, "/api/tenants/unlisted/resync", "{}").await.status, 404);
     assert_eq!(post(shown.at, "/api/tenants/unlisted/verify", "{}").await.status, 404);
-    assert_eq!(shown.get("/api/jobs/none").await.status, 404);
+    assert_eq!(shown.get("/api/jobs/none").await.json()["code"], "no_such_job");
+    assert_eq!(ask(shown.at, "POST", "/api/jobs/none/cancel", &[], "").await.status, 404);
     assert_eq!(bed.query("auth", "SELECT count(*) FROM users_sync.request").await[0][0].as_deref(), Some("0"));
     shown.stop().await;
 }

@@ -89,6 +89,16 @@ async fn a_search_is_literal_and_case_insensitive() {
     assert_eq!(all(&shown, "deleted=true").await, ["gone"]);
     assert_eq!(all(&shown, "deleted=false&search=ann").await, ["per%cent"]);
     assert_eq!(all(&shown, "").await.len(), 7);
+    let total = async |query: &str| {
+        let page = shown.json(&format!("/api/tenants/acme/users?limit=2{query}")).await;
+        (page["total"].as_u64(), page["is_estimate"].as_bool().unwrap())
+    };
+    assert_eq!((total("").await, total("&deleted=true").await), ((Some(7), false), (Some(1), false)));
+    assert_eq!((total("&deleted=false").await, total("&search=ann").await), ((Some(6), false), (Some(2), false)));
+    assert_eq!((total("&search=e").await, total("&search=%25").await), ((None, false), (Some(1), false)));
+    let counts = shown.json("/api/tenants/acme/counts").await;
+    assert_eq!((&counts["users"], &counts["deleted"], &counts["total"]), (&json!(6), &json!(1), &json!(7)), "{counts}");
+    assert!(counts["last_change"].as_str().unwrap().ends_with('Z') && counts["is_estimate"] == false, "{counts}");
     let user = shown.json("/api/tenants/acme/users/%C3%BCn%C3%AF%2Fc%C3%B6d%C3%A9%3F").await;
     assert_eq!(user["id"], "ünï/cödé?");
     for bad in [
@@ -96,6 +106,8 @@ async fn a_search_is_literal_and_case_insensitive() {
         "users?limit=201",
         "users?limit=x",
         "users?deleted=maybe",
+        "users?sort=raw_json",
+        "users?descending=2",
         "users?other=1",
         "users?search=%00",
         "users?cursor=%00",
@@ -107,11 +119,69 @@ async fn a_search_is_literal_and_case_insensitive() {
     ] {
         let answer = shown.get(&format!("/api/tenants/acme/{bad}")).await;
         assert_eq!(answer.status, 400, "{bad}: {}", answer.body);
-        assert!(answer.json()["error"]["what"].is_string(), "{}", answer.body);
+        assert!(answer.json()["code"] == "invalid_request", "{}", answer.body);
     }
     for absent in ["/api/tenants/unlisted/users", "/api/tenants/unlisted/users/x", "/api/tenants/acme/users/absent"] {
         assert_eq!(shown.get(absent).await.status, 404, "{absent}");
     }
+    shown.stop().await;
+}
+
+/// Users share values, and some have none: each is on exactly one page in every order.
+#[tokio::test(flavor = "multi_thread")]
+async fn users_are_sorted_by_every_column_up_to_a_number_of_users() {
+    let bed = Bed::start(&["acme"]).await;
+    let shown = AdminBed::start(bed.config()).await;
+    shown.state_is("acme", "following").await;
+    // Insert directly into the target: only the list is tested.
+    let fill = "INSERT INTO neon_auth.users_sync (id, raw_json, name, email, created_at, updated_at, deleted_at)
+        SELECT 'u' || n, '{}', CASE WHEN n % 5 > 0 THEN (CASE WHEN n % 2 = 0 THEN 'b' ELSE 'A' END) || n % 3 END, 'E' || 99 - n,
+          CASE WHEN n % 7 > 0 THEN timestamptz '2026-01-01' + (n / 2) * interval '1 day' END,
+          timestamptz '2026-01-01' - n * interval '1 microsecond',
+          CASE WHEN n % 4 = 0 THEN timestamptz 'infinity' END FROM generate_series(10, 60) n";
+    bed.server.sql("acme", fill).await.unwrap();
+    for (sort, key) in [
+        ("id", "NULL::text"),
+        ("name", "lower(name) COLLATE \"C\""),
+        ("email", "lower(email) COLLATE \"C\""),
+        ("created_at", "created_at"),
+        ("updated_at", "updated_at"),
+        ("deleted_at", "deleted_at"),
+    ] {
+        for (descending, direction) in [("false", ""), ("true", "DESC")] {
+            let of_id = if sort == "id" { direction } else { "" };
+            let order = format!("ORDER BY {key} {direction} NULLS LAST, id {of_id}");
+            let expected = bed.query("acme", &format!("SELECT id FROM neon_auth.users_sync {order}")).await;
+            let expected: Vec<String> = expected.into_iter().map(|row| row[0].clone().unwrap()).collect();
+            for limit in [1, 4, 200] {
+                let query = format!("limit={limit}&sort={sort}&descending={descending}");
+                assert_eq!(all(&shown, &query).await, expected, "{query}");
+            }
+        }
+    }
+    let newest = "search=a&deleted=false&sort=created_at&descending=true&limit=3";
+    let expected = "SELECT id FROM neon_auth.users_sync WHERE name ILIKE '%a%' AND deleted_at IS NULL
+        ORDER BY created_at DESC NULLS LAST, id";
+    let expected = bed.query("acme", expected).await.into_iter().map(|row| row[0].clone().unwrap());
+    assert_eq!(all(&shown, newest).await, expected.collect::<Vec<_>>());
+    let page = shown.json("/api/tenants/acme/users?sort=name&cursor=nonsense").await;
+    assert_eq!((&page["sort"], &page["searched_all"]), (&json!("name"), &json!(true)));
+    // Above the limit users are shown by id, and estimated.
+    let more =
+        "INSERT INTO neon_auth.users_sync (id, raw_json) SELECT md5(n::text), '{}' FROM generate_series(1, 200000) n;
+        ANALYZE neon_auth.users_sync";
+    bed.server.sql("acme", more).await.unwrap();
+    let first = shown.json("/api/tenants/acme/users?sort=created_at&descending=true&limit=2").await;
+    assert_eq!((&first["sort"], &first["is_estimate"]), (&json!("id"), &json!(true)), "{first}");
+    assert!(first["total"].as_u64().unwrap() > 200_000, "{first}");
+    let next =
+        percent_encoding::utf8_percent_encode(first["next"].as_str().unwrap(), percent_encoding::NON_ALPHANUMERIC);
+    let second = shown.json(&format!("/api/tenants/acme/users?sort=created_at&limit=2&cursor={next}")).await;
+    let by_id = bed.query("acme", "SELECT id FROM neon_auth.users_sync ORDER BY id LIMIT 4").await;
+    let by_id: Vec<String> = by_id.into_iter().map(|row| row[0].clone().unwrap()).collect();
+    assert_eq!([ids(&first), ids(&second)].concat(), by_id);
+    let counts = shown.json("/api/tenants/acme/counts").await;
+    assert!(counts["users"].is_null() && counts["total"].as_u64().unwrap() > 200_000, "{counts}");
     shown.stop().await;
 }
 
