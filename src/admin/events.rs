@@ -117,6 +117,7 @@ struct TenantDigest {
     queue_bytes: Option<u64>,
     queue_users: Option<u64>,
     rejected: u64,
+    is_failing: bool,
     error: Option<String>,
     pause: Option<String>,
 }
@@ -130,6 +131,7 @@ impl TenantDigest {
             queue_bytes: tenant.queue_bytes,
             queue_users: tenant.queue_users,
             rejected: tenant.rejected,
+            is_failing: tenant.failures > 0,
             error: tenant.last_error.clone(),
             pause: tenant.paused.as_ref().map(|pause| pause.reason.clone()),
         }

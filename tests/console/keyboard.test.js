@@ -34,7 +34,7 @@ test("tab visits every control in page order with a visible focus", () =>
       /^users-sync/,
       /^Shortcuts/,
       /^All/,
-      /^Need attention/,
+      /^Needs attention/,
       /^Following/,
       /^Joining/,
       /^Parked/,

@@ -130,6 +130,13 @@ test("a tenant turns red with the reason while its target is down, and green aga
     assert(more > less, "parked is red");
     await until("the title shows it", async () => (await page.title()).startsWith("(1 parked)"));
     assert.equal(await page.locator("tbody a.row").first().textContent(), "globex", "tenants with errors come first");
+    await page.getByRole("button", { name: "Needs attention" }).click();
+    await until("only globex needs attention", async () =>
+      (await page.locator("tbody a.row").allTextContents()).join() === "globex",
+    );
+    await shows(page, "#summary .fault", /globex.*How to fix/);
+    await shows(page, "#summary .fault", /since .* UTC/);
+    await page.locator(".choices [data-name='']").click();
     assert.match(await page.locator("#announcements").textContent(), /globex is parked/);
     await control("back/globex");
     await until("globex is following again", async () => (await mood(page, "globex")) === "following");
@@ -177,6 +184,77 @@ test("a resync asks for confirmation, and ends with the tenant following", () =>
     await shows(page, ".profile pre", '"display_name": "Ann 9"');
   }));
 
+test("pausing and resuming ask first, say what will happen, and are done by keyboard", () =>
+  visit("#/tenants/hooli", async (page) => {
+    await shows(page, ".head .state", "following");
+    await page.getByRole("button", { name: "Pause" }).focus();
+    await page.keyboard.press("Enter");
+    await shows(page, "dialog[open]", "Nothing is written to the target of hooli");
+    await isSound(page, "the question before a pause");
+    // A reason is required.
+    await page.keyboard.press("Enter");
+    assert.equal(await page.locator("dialog[open]").count(), 1);
+    await page.keyboard.type("moving the database");
+    await page.keyboard.press("Enter");
+    await shows(page, ".head .state", "paused");
+    await shows(page, "main .fault", "moving the database");
+    await page.getByRole("button", { name: "Resume" }).click();
+    await shows(page, "dialog[open]", "continues where it was");
+    await page.keyboard.press("Escape");
+    await page.locator("dialog[open]").waitFor({ state: "hidden" });
+    await shows(page, ".head .state", "paused");
+    await page.getByRole("button", { name: "Resume" }).click();
+    await page.locator("#question-yes").click();
+    await shows(page, ".head .state", "following");
+  }));
+
+test("rejected users are listed with their reason, and tried again on request", () =>
+  visit("#/tenants/acme", async (page) => {
+    await until("the users are counted", async () =>
+      /^\d+$/.test(await page.locator(".facts div", { hasText: /^Users/ }).locator("dd").textContent()),
+    );
+    await control("sql/acme", "ALTER TABLE neon_auth.users_sync ADD CONSTRAINT no_eve CHECK (name <> 'Eve Evil')");
+    await control(
+      "sql/auth",
+      "INSERT INTO auth.users (id, org, first_name, last_name, updated_at) VALUES ('eve', 'acme', 'Eve', 'Evil', now())",
+    );
+    await shows(page, ".rejects tbody tr", /eve.*no_eve.* UTC/);
+    await isSound(page, "rejected users");
+    await control("sql/acme", "ALTER TABLE neon_auth.users_sync DROP CONSTRAINT no_eve");
+    await page.getByRole("button", { name: "Try again" }).click();
+    await shows(page, "dialog[open]", "read from the source and written to its target");
+    await isSound(page, "the question before a retry");
+    await page.locator("#question-yes").click();
+    await page.locator(".rejects").waitFor({ state: "hidden" });
+    await page.goto(`${page.url()}/users/eve`);
+    await shows(page, ".profile pre", '"display_name": "Eve Evil"');
+    await control("sql/auth", "DELETE FROM auth.users WHERE id = 'eve'");
+    await page.locator("tr.gone").filter({ hasText: "Eve Evil" }).waitFor();
+  }));
+
+test("users are shown newest first with their number, and are sorted by any column", () =>
+  visit("#/tenants/acme/users?deleted=false", async (page) => {
+    const first = async () => (await page.locator("tbody td.id").allTextContents())[0];
+    await until("the newest is first", async () => (await first()) === "u130");
+    await shows(page, ".tools", "130 users");
+    assert.match(await page.locator("tbody td.created").first().textContent(), /2026-01-01 \d\d:\d\d UTC/);
+    for (const [name, wanted, sort] of [
+      ["Created", "u1", "ascending"],
+      ["Created", "u130", "descending"],
+      ["Name", "u1", "ascending"],
+      ["Name", "u99", "descending"],
+      ["Id", "u1", "ascending"],
+    ]) {
+      await page.locator("thead").getByRole("button", { name, exact: true }).click();
+      await until(`${name} is ${sort}`, async () =>
+        (await page.locator(`th[aria-sort=${sort}]`).allTextContents()).join() === name,
+      );
+      await until(`${wanted} is first`, async () => (await first()) === wanted);
+    }
+    await page.reload();
+    await until("a reload keeps the order", async () => (await first()) === "u1");
+  }));
+
 test("a running job is shown again after a reload", () =>
   visit("#/tenants/acme", async (page) => {
     const held = control("sql/acme", "BEGIN; LOCK TABLE neon_auth.users_sync; SELECT pg_sleep(600)").catch(() => {});
@@ -213,6 +291,7 @@ test("the open page reports that the process is down, and continues once it is b
       await control("stop");
       await shows(page, "#connection", "not connected");
       await shows(page, "#lost", "check that the process is running");
+      await page.locator("#summary[data-stale]").waitFor();
       await isSound(page, "not connected");
       await control("start");
       await shows(page, "#connection", "live");

@@ -34,14 +34,22 @@ export const age = (seconds) =>
 
 const two = (value) => String(value).padStart(2, "0");
 
-/** `2026-11-26 08:58` in local time. Values that are no JavaScript date (infinity, a year BC) stay unchanged. */
+/** `UTC`, `UTC+1`, `UTC-3:30`: the zone of local time at this date. */
+function zone(date) {
+  const minutes = -date.getTimezoneOffset();
+  if (minutes === 0) return "UTC";
+  const [hours, rest] = [Math.floor(Math.abs(minutes) / 60), Math.abs(minutes) % 60];
+  return `UTC${minutes < 0 ? "-" : "+"}${hours}${rest ? `:${two(rest)}` : ""}`;
+}
+
+/** `2026-11-26 08:58 UTC+1` in local time. Values that are no JavaScript date (infinity, a year BC) stay unchanged. */
 export function time(value, withSeconds = false) {
   if (value === null || value === undefined) return NONE;
   const date = new Date(value);
   if (Number.isNaN(date.getTime())) return String(value);
   const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
   const clock = `${two(date.getHours())}:${two(date.getMinutes())}`;
-  return withSeconds ? `${day} ${clock}:${two(date.getSeconds())}` : `${day} ${clock}`;
+  return `${day} ${clock}${withSeconds ? `:${two(date.getSeconds())}` : ""} ${zone(date)}`;
 }
 
 /** `1 user`, `3 users`. */

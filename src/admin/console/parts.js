@@ -2,9 +2,13 @@
 
 import { h, svg, text } from "./dom.js";
 
-/** True if the tenant needs attention. While it is joining, `last_error` only says why: that is not an error. */
-export const isTroubled = ({ state, last_error, rejected }) =>
-  state === "parked" || state === "paused" || (state === "following" && last_error !== null) || rejected > 0;
+/** True if the tenant needs attention. While it is joining, `last_error` only says why, unless an attempt has failed. */
+export const isTroubled = ({ state, last_error, failures, rejected }) =>
+  state === "parked" ||
+  state === "paused" ||
+  (state === "following" && last_error !== null) ||
+  (state === "joining" && failures > 0) ||
+  rejected > 0;
 
 /** `troubled` if a tenant that is neither parked nor paused needs attention, else its state. Selects shape and colour. */
 export const mood = (tenant) =>

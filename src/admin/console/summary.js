@@ -1,7 +1,7 @@
 // The strip above every view: role, source, slot, retained WAL, users without a tenant and Kafka output.
 
 import { attribute, h, text } from "./dom.js";
-import { age, bytes, none } from "./format.js";
+import { age, bytes, none, time } from "./format.js";
 import { live, subscribe } from "./live.js";
 import { fault } from "./parts.js";
 
@@ -33,8 +33,8 @@ function cell(term) {
 
 /** The number of users without a tenant, and their keys. */
 function withoutTenant(counted) {
-  if (!counted) return ["unknown", "not counted yet"];
-  if (counted.users === null) return ["unknown", counted.error ?? ""];
+  if (!counted) return ["unknown", "not counted yet", "unknown"];
+  if (counted.users === null) return ["unknown", counted.error ?? "", "unknown"];
   if (counted.users === 0) return ["0", "every user has one"];
   const keyless = counted.without_key ? [`${counted.without_key} without a key`] : [];
   const keys = counted.keys.slice(0, SHOWN_KEYS).map(({ key, users }) => `${users} of ${key}`);
@@ -42,6 +42,8 @@ function withoutTenant(counted) {
   const rest = counted.with_unknown_key - shown;
   return [String(counted.users), [...keyless, ...keys, ...(rest ? [`${rest} of other keys`] : [])].join(", ")];
 }
+
+const since = (seconds) => h("p", { class: "faint" }, `since ${time(Date.now() - seconds * 1000)}`);
 
 /** Fills the strip and keeps it up to date. */
 export function summary(strip) {
@@ -55,10 +57,12 @@ export function summary(strip) {
   };
   const faults = h("div", { class: "faults" });
   strip.append(h("dl", null, ...Object.values(cells).map(({ element }) => element)), faults);
-  for (const { set } of Object.values(cells)) set(none);
+  for (const { set } of Object.values(cells)) set(none, "", "unknown");
   let shown = null;
   const draw = () => {
     const { status } = live;
+    // Without a connection the values are the last known ones.
+    attribute(strip, "data-stale", status && live.connection === "live" ? null : "");
     if (!status) return;
     cells.role.set(
       status.role,
@@ -67,12 +71,13 @@ export function summary(strip) {
     );
     attribute(cells.role.element, "title", ROLES[status.role] ?? null);
     cells.source.set(
-      status.source_position ?? "unreachable",
-      status.source_position ? "end of WAL" : "position unknown",
-      status.source_position ? "" : "parked",
+      status.source_position ?? "unknown",
+      status.source_position ? "end of WAL" : "cannot be read",
+      status.source_position ? "" : "unknown",
     );
     cells.slot.set(status.slot, `confirmed ${status.confirmed}, generation ${status.generation}`);
-    cells.held.set(bytes(status.wal_held_bytes), status.wal_held_bytes === null ? "unknown" : "by the slot");
+    const isHeldKnown = status.wal_held_bytes !== null;
+    cells.held.set(bytes(status.wal_held_bytes), isHeldKnown ? "by the slot" : "unknown", isHeldKnown ? "" : "unknown");
     cells.tenantless.set(...withoutTenant(status.users_without_tenant));
     const { tee } = status;
     cells.tee.element.classList.toggle("off", !tee);
@@ -91,14 +96,19 @@ export function summary(strip) {
       attribute(faults, "data-level", level);
       const rest = total - Math.min(reasons.length, SHOWN_REASONS);
       faults.replaceChildren(
-        ...reasons.slice(0, SHOWN_REASONS).map(({ code, text: what, remedy, tenant }) =>
-          fault({ what: `${tenant === null ? "" : `${tenant}: `}${what} (${code})`, remedy }),
+        ...reasons.slice(0, SHOWN_REASONS).map(({ code, text: what, remedy, tenant, since_seconds, level }) =>
+          fault({
+            what: `${tenant === null ? "" : `${tenant}: `}${what} (${code})`,
+            remedy,
+            mood: level === "failed" ? "parked" : "troubled",
+            more: since_seconds === null ? null : since(since_seconds),
+          }),
         ),
         ...(rest > 0 ? [h("p", { class: "faint" }, `and ${rest} more`)] : []),
       );
     }
     text(document.getElementById("version"), `${status.version} ${(status.commit ?? "").slice(0, 9)}`.trim());
   };
-  subscribe((change) => change.status && draw());
+  subscribe((change) => (change.status || change.connection) && draw());
   draw();
 }

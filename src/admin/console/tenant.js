@@ -1,13 +1,16 @@
-// The page of one tenant, without its users. It does not connect to the target.
+// The page of one tenant, without its users. It connects to the target to count them when it opens, and after changes.
 
 import { act } from "./actions.js";
 import { path, request } from "./api.js";
 import { attribute, h, text } from "./dom.js";
-import { age, bytes, count, none, number, span } from "./format.js";
+import { age, bytes, count, none, number, span, time } from "./format.js";
 import { adopt, begin, jobCard } from "./jobs.js";
 import { SAMPLE, history, live, subscribe } from "./live.js";
 import { empty, failed, fault, loading, mood, stateMark } from "./parts.js";
 import { chart } from "./plot.js";
+
+/** Milliseconds between two counts of the users. */
+const COUNT_INTERVAL = 15_000;
 
 /** Heading of a tenant's pages: id, state and tabs. */
 export function tenantHead(name, tab, actions = []) {
@@ -70,7 +73,7 @@ export function tenantView(name) {
     chart({ key: "lag_bytes", title: "Lag (WAL)", format: bytes, isBytes: true }),
   ];
   const facts = Object.fromEntries(
-    ["Target", "Position", "Behind", "Lag", "Queue", "Rejected users"].map((term) => [term, h("dd")]),
+    ["Target", "Users", "Deleted", "Last change", "Position", "Behind", "Lag", "Queue", "Rejected users"].map((term) => [term, h("dd")]),
   );
   const body = h("div", { class: "place" }, loading("Loading the tenant"));
   const whole = [
@@ -92,6 +95,7 @@ export function tenantView(name) {
   const element = h("div", { class: "page" }, head.element, body);
   let told = null;
   let there = false;
+  let countedAt = 0;
 
   const isPaused = () => Boolean(live.tenants.get(name)?.paused);
 
@@ -105,6 +109,20 @@ export function tenantView(name) {
     }
   }
 
+  /** Counts the users of a target that is written to anyway: a suspended one must not be woken by an open page. */
+  async function recount() {
+    const isOld = Date.now() - countedAt > COUNT_INTERVAL;
+    if (live.tenants.get(name)?.state !== "following" || !isOld) return;
+    countedAt = Date.now();
+    // The page reports in other ways that a target is down.
+    const answer = await request(path(["tenants", name, "counts"])).catch(() => null);
+    if (!answer) return;
+    const { users, deleted, total, last_change } = answer;
+    text(facts.Users, users === null && total !== null ? `about ${number(total)}, with deleted ones` : number(users));
+    text(facts.Deleted, number(deleted));
+    text(facts["Last change"], time(last_change, true));
+  }
+
   function draw() {
     const tenant = live.tenants.get(name);
     if (!tenant) {
@@ -114,6 +132,7 @@ export function tenantView(name) {
     if (!there) {
       there = true;
       body.replaceChildren(...whole);
+      ["Users", "Deleted", "Last change"].forEach((term) => text(facts[term], none));
     }
     head.update();
     text(pausing, tenant.paused ? "Resume…" : "Pause…");
@@ -165,9 +184,14 @@ export function tenantView(name) {
           : failed(error, () => location.reload()),
       );
   });
-  const leave = subscribe((change) => change.tenants?.has(name) && draw());
+  const leave = subscribe((change) => {
+    if (!change.tenants?.has(name)) return;
+    draw();
+    recount();
+  });
   const ticking = setInterval(draw, SAMPLE);
   draw();
+  recount();
   return {
     element,
     title: name,
@@ -209,7 +233,7 @@ function rejectedList(name, retry) {
       problem.replaceChildren();
       if (cursor === null) rows.replaceChildren();
       for (const { id, reason, sqlstate, since } of page.users) {
-        const cells = [h("code", null, id), reason, h("code", null, sqlstate), since.slice(0, 19).replace("T", " ") + " UTC"];
+        const cells = [h("code", null, id), reason, h("code", null, sqlstate), time(since, true)];
         rows.append(h("tr", null, ...cells.map((cell) => h("td", null, cell))));
       }
       next = page.next;

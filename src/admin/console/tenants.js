@@ -20,7 +20,7 @@ const ORDERS = {
 };
 const FILTERS = [
   { name: "", title: "All", keep: () => true },
-  { name: "attention", title: "Need attention", mark: "troubled", keep: isTroubled },
+  { name: "attention", title: "Needs attention", mark: "troubled", keep: isTroubled },
   { name: "following", title: "Following", mark: "following" },
   { name: "joining", title: "Joining", mark: "joining" },
   { name: "parked", title: "Parked", mark: "parked" },

@@ -20,7 +20,16 @@ const WHICH = [
   { name: "false", title: "Active" },
   { name: "true", title: "Deleted" },
 ];
-const COLUMNS = ["Name", "E-mail", "Id", "Created", "Updated", "Deleted"];
+const COLUMNS = [
+  { title: "Name", key: "name" },
+  { title: "E-mail", key: "email" },
+  { title: "Id", key: "id" },
+  { title: "Created", key: "created_at", isTime: true },
+  { title: "Updated", key: "updated_at", isTime: true },
+  { title: "Deleted", key: "deleted_at", isTime: true },
+];
+/** The newest first. A minus stands for descending. */
+const ORDER = "-created_at";
 
 export function usersView(tenant) {
   const base = `#/tenants/${encodeURIComponent(tenant)}/users`;
@@ -30,7 +39,9 @@ export function usersView(tenant) {
   let [page, recent] = [[], []];
   /** Start cursors of the pages up to this one, and of the next page. */
   let [starts, next] = [[null], null];
-  let [search, deleted] = [null, null];
+  let [search, deleted, order] = [null, null, ORDER];
+  /** What the server sorted by, and the number of users on all pages. */
+  let [sorted, total, isEstimate] = [null, null, false];
   let [loaded, problem, stopped, isOld] = [false, null, false, false];
   let reading = null;
 
@@ -46,6 +57,8 @@ export function usersView(tenant) {
     { type: "button", class: "quiet small", onclick: () => ((stopped = true), reading?.abort()) },
     "Stop",
   );
+  const heads = new Map();
+  const amount = h("span", { class: "faint amount" });
   const body = h("tbody", { role: "rowgroup" });
   const table = h(
     "table",
@@ -56,7 +69,7 @@ export function usersView(tenant) {
       h(
         "tr",
         { role: "row" },
-        ...COLUMNS.map((title) => h("th", { scope: "col", role: "columnheader", class: title.toLowerCase() }, title)),
+        ...COLUMNS.map(columnHead),
       ),
     ),
     body,
@@ -66,6 +79,11 @@ export function usersView(tenant) {
     { class: "note", role: "status" },
     "More users have changed than are shown here. ",
     h("button", { type: "button", class: "quiet small", onclick: () => read() }, "Reload"),
+  );
+  const unsorted = h(
+    "p",
+    { class: "note", hidden: "" },
+    "Too many users to sort: they are shown by id. Search for an id, a name or an address.",
   );
   const standby = h(
     "p",
@@ -82,8 +100,9 @@ export function usersView(tenant) {
   const list = h(
     "div",
     { class: "list" },
-    h("div", { class: "tools" }, which.element, h("span", { class: "grow" }), progress, stop, field),
+    h("div", { class: "tools" }, which.element, amount, h("span", { class: "grow" }), progress, stop, field),
     note,
+    unsorted,
     standby,
     place,
     pager,
@@ -92,7 +111,8 @@ export function usersView(tenant) {
   const element = h("div", { class: "page" }, head.element, trouble, h("div", { class: "split" }, list, panel.element));
 
   const query = (change = {}) => {
-    const wanted = { search, deleted, ...change };
+    const wanted = { search, deleted, sort: order, ...change };
+    if (wanted.sort === ORDER) wanted.sort = "";
     const text = new URLSearchParams(Object.entries(wanted).filter(([, value]) => value)).toString();
     return text ? `?${text}` : "";
   };
@@ -100,6 +120,21 @@ export function usersView(tenant) {
     window.history.replaceState(null, "", base + query(change));
     window.dispatchEvent(new HashChangeEvent("hashchange"));
   };
+
+  function columnHead({ title, key, isTime }) {
+    const [first, second] = isTime ? [`-${key}`, key] : [key, `-${key}`];
+    const button = h("button", { type: "button", onclick: () => go({ sort: order === first ? second : first }) }, title);
+    const cell = h("th", { scope: "col", role: "columnheader", class: title.toLowerCase() }, button);
+    heads.set(key, cell);
+    return cell;
+  }
+
+  const sortKey = () => order.replace("-", "");
+  const descending = () => order.startsWith("-");
+
+  /** Address of a page of the list. */
+  const pageAt = (cursor, limit) =>
+    path(["tenants", tenant, "users"], { search, deleted, cursor, limit, sort: sortKey(), descending: descending() });
 
   function turn(step) {
     starts = step > 0 ? [...starts, next] : starts.slice(0, -1);
@@ -116,8 +151,8 @@ export function usersView(tenant) {
     draw();
     try {
       do {
-        const where = path(["tenants", tenant, "users"], { search, deleted, cursor, limit: PAGE - page.length });
-        const answer = await request(where, { signal: mine.signal });
+        const answer = await request(pageAt(cursor, PAGE - page.length), { signal: mine.signal });
+        [sorted, total, isEstimate] = [answer.sort, answer.total, answer.is_estimate];
         const known = new Set(page.map(({ id }) => id));
         page = [...page, ...answer.users.filter(({ id }) => !known.has(id))];
         recent = recent.filter(({ id }) => !page.some((user) => user.id === id));
@@ -139,6 +174,12 @@ export function usersView(tenant) {
   function draw() {
     const shown = [...recent, ...page];
     const isSearching = !loaded && Boolean(search || deleted);
+    text(amount, total === null ? "" : `${isEstimate ? "about " : ""}${count(total, "user")}`);
+    unsorted.hidden = sorted === null || sorted === sortKey();
+    for (const [key, cell] of heads) {
+      const direction = descending() && sorted === sortKey() ? "descending" : "ascending";
+      attribute(cell, "aria-sort", key === sorted ? direction : null);
+    }
     text(progress, isSearching ? `searching, ${number(page.length)} found so far` : "");
     stop.hidden = !isSearching;
     note.hidden = !isOld;
@@ -185,10 +226,11 @@ export function usersView(tenant) {
     panel.changed([]);
     const [cursor, mine] = [starts.at(-1), reading];
     if (search || deleted || !loaded) return outdated();
-    const answer = await request(path(["tenants", tenant, "users"], { cursor, limit: PAGE })).catch(() => null);
+    const answer = await request(pageAt(cursor, PAGE)).catch(() => null);
     if (mine !== reading) return;
     if (!answer) return outdated();
     [page, recent, next, isOld] = [answer.users, [], answer.next, false];
+    [total, isEstimate] = [answer.total, answer.is_estimate];
     draw();
   }
 
@@ -307,9 +349,11 @@ export function usersView(tenant) {
     title: `Users of ${tenant}`,
     focus: () => head.heading,
     change({ parts, query: asked }) {
-      const wanted = [asked.get("search") ?? "", asked.get("deleted") ?? ""];
-      if (wanted[0] !== search || wanted[1] !== deleted) {
-        [search, deleted] = wanted;
+      const sort = asked.get("sort") ?? ORDER;
+      const known = COLUMNS.some(({ key }) => key === sort.replace("-", "")) ? sort : ORDER;
+      const wanted = [asked.get("search") ?? "", asked.get("deleted") ?? "", known];
+      if (wanted[0] !== search || wanted[1] !== deleted || known !== order) {
+        [search, deleted, order] = wanted;
         starts = [null];
         which.press(deleted);
         const input = field.querySelector("input");
