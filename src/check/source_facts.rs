@@ -5,11 +5,12 @@ use crate::capture::publication::{Publication, has_column_lists, read_publicatio
 use crate::capture::shape::{Fault, ShapeReader};
 use crate::capture::slot::{SlotRow, read_slot};
 use crate::config::Config;
+use crate::map::query_item;
 use crate::model::{Relation, TableName, TypeCatalog};
 use crate::pg::{PgClient, describe, load_types};
 use crate::replicator::source::shape::ReadColumns;
 use crate::setup::identity_statements;
-use crate::snapshot::{describe_query, generated_columns, query_item, read_relation};
+use crate::snapshot::{describe_query, generated_columns, read_relation};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Row};
 
@@ -193,9 +194,9 @@ async fn query_facts(
         leaves: Vec::new(),
     };
     // EXPLAIN checks the privileges and runs nothing.
-    let explain = format!("EXPLAIN SELECT * FROM {}", query_item(&query.sql));
+    let explain = format!("EXPLAIN SELECT * FROM {}", query_item(query));
     let described = match client.batch_execute(&explain).await {
-        Ok(()) => describe_query(client, &query.sql, &nameless).await,
+        Ok(()) => describe_query(client, query, &nameless).await,
         Err(error) => Err(error),
     };
     Ok(Some(match described {

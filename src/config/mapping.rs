@@ -156,7 +156,7 @@ fn build_query(
         let (table, tenant) = (rules.table.clone(), rules.tenant.clone());
         watch.push(Watch { table, key: key.clone(), tenant, is_users_own: true, via: None });
     }
-    Ok(Query { sql, key, watch })
+    Ok(Query { sql, key, watch, distinct: Vec::new() })
 }
 
 fn build_watch(section: users::Watch, item: &Node, users: &TableName, key: &[String]) -> Result<Watch, Fault> {
@@ -207,7 +207,9 @@ fn fan_out(section: &users::FanOut, rules: &mut Rules, node: &Node) -> Result<()
     let own = Watch { table: rules.table.clone(), key: vec![id.clone()], tenant: None, is_users_own: true, via: None };
     let tenant = Some(Value::Column(tenant.clone()));
     let members = Watch { table: members.clone(), key: vec![user.clone()], tenant, is_users_own: false, via: None };
-    rules.query = Some(Query { sql, key: vec![id], watch: vec![own, members] });
+    // No unique index has to keep a membership from being stored twice.
+    let distinct = vec![id.clone(), FAN_OUT_TENANT.to_owned()];
+    rules.query = Some(Query { sql, key: vec![id], watch: vec![own, members], distinct });
     Ok(())
 }
 

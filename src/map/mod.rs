@@ -36,7 +36,7 @@ pub(crate) use rules::KeyColumn;
 pub(crate) use rules::Via;
 pub use rules::{Filter, Query, Rules, TimeUnit, Value, Watch};
 pub(crate) use secret::looks_secret;
-pub(crate) use sql::{FAN_OUT_TENANT, Memberships, fan_out_query, query_with_all_users, users_condition};
+pub(crate) use sql::{FAN_OUT_TENANT, Memberships, fan_out_query, query_item, query_with_all_users, users_condition};
 pub(crate) use sql::{
     KEYS_SETTING, ids_condition, is_tenant_a_text, key_columns, keys_condition, tenant_expression, tenants_condition,
 };

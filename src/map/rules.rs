@@ -94,6 +94,8 @@ pub struct Query {
     pub key: Vec<String>,
     /// The tables whose changes affect users; the users' own table is one of them.
     pub watch: Vec<Watch>,
+    /// Columns of the result: of the rows that agree in them, one is taken. Empty to take every row.
+    pub distinct: Vec<String>,
 }
 
 /// A table whose changes affect users.

@@ -1,7 +1,7 @@
 //! SQL conditions that select single users, or the users of some tenants, from the source. Pure.
 
 use super::json::oid;
-use super::{Filter, Rules, Value};
+use super::{Filter, Query, Rules, Value};
 use crate::model::{Relation, TableName, TenantKey};
 use crate::pg::{quote_ident, quote_literal, quote_table};
 
@@ -82,8 +82,22 @@ pub(crate) fn fan_out_query(users: &TableName, id: &str, members: &Memberships<'
     )
 }
 
+/// A query as an item of FROM, on lines of its own: a comment at its end must not continue.
+pub(crate) fn query_item(query: &Query) -> String {
+    let Query { sql, distinct, .. } = query;
+    if distinct.is_empty() {
+        return format!("(\n{sql}\n) AS users_sync_query");
+    }
+    // DISTINCT alone would compare every column, which those of type json do not allow. The second form of a column tells
+    // apart what its own collation does not.
+    let plain = distinct.iter().map(|column| quote_ident(column));
+    let exact = distinct.iter().map(|column| format!("{}::text COLLATE \"C\"", quote_ident(column)));
+    let columns: Vec<String> = plain.chain(exact).collect();
+    format!("(SELECT DISTINCT ON ({}) * FROM (\n{sql}\n) r) AS users_sync_query", columns.join(", "))
+}
+
 /// As `users.query`, with the users that have no tenant where it leaves them out; `None` if it does not.
-pub(crate) fn query_with_all_users(rules: &Rules) -> Option<String> {
+pub(crate) fn query_with_all_users(rules: &Rules) -> Option<Query> {
     let is_fan_out = rules.tenant == Some(Value::Column(FAN_OUT_TENANT.to_owned()));
     let query = rules.query.as_ref().filter(|_| is_fan_out)?;
     let ([id], Some(watch)) = (&query.key[..], query.watch.iter().find(|watch| !watch.is_users_own)) else {
@@ -91,7 +105,7 @@ pub(crate) fn query_with_all_users(rules: &Rules) -> Option<String> {
     };
     let (Some(Value::Column(tenant)), [user]) = (&watch.tenant, &watch.key[..]) else { return None };
     let members = Memberships { table: &watch.table, user, tenant };
-    Some(fan_out_query(&rules.table, id, &members, "LEFT JOIN"))
+    Some(Query { sql: fan_out_query(&rules.table, id, &members, "LEFT JOIN"), ..query.clone() })
 }
 
 /// Whether [`tenants_condition`] compares the tenant column in its own type, so that the planner's statistics apply.

@@ -3,12 +3,12 @@
 use crate::capture::publication::{Published, read_publication, table_in_publication};
 use crate::capture::shape::{GeneratedColumns, LeafShape, ShapeReader, SourceShape, generated_columns};
 use crate::config::{Config, Publish};
-use crate::map::{RowPlan, WatchPlan};
+use crate::map::{RowPlan, WatchPlan, query_item};
 use crate::model::{Relation, ReplicaIdentity, TableName};
 use crate::pg::{PgClient, load_types};
 use crate::replicator::error::ServiceError;
 use crate::replicator::source::publication::require_column_lists;
-use crate::snapshot::{query_item, read_relation};
+use crate::snapshot::read_relation;
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug, Default)]
@@ -184,7 +184,7 @@ pub(crate) async fn gather(client: &mut PgClient, config: &Config) -> Result<Set
     }
     if let Some(query) = &config.users.query {
         let transaction = client.transaction().await?;
-        let view = format!("CREATE TEMPORARY VIEW users_sync_setup AS SELECT * FROM {}", query_item(&query.sql));
+        let view = format!("CREATE TEMPORARY VIEW users_sync_setup AS SELECT * FROM {}", query_item(query));
         transaction.batch_execute(&view).await.map_err(ServiceError::Query)?;
         for row in transaction.query(READS, &[]).await? {
             let table = TableName { schema: row.try_get(0)?, name: row.try_get(1)? };

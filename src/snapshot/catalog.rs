@@ -1,5 +1,6 @@
 //! Describes the source's table from the catalog, and sets up sessions that read the source.
 
+use crate::map::{Query, query_item};
 use crate::model::{Column, LeafIdentity, Oid, Relation, ReplicaIdentity, TableName};
 use crate::pg::reading_statements;
 use tokio_postgres::types::Type;
@@ -114,8 +115,8 @@ pub(crate) async fn generated_columns(client: &Client, table: Oid) -> Result<Vec
 }
 
 /// Describes a query's result as a version of `table` whose rows are always whole.
-pub(crate) async fn describe_query(client: &Client, sql: &str, table: &Relation) -> Result<Relation, Error> {
-    let statement = client.prepare(&format!("SELECT * FROM {}", query_item(sql))).await?;
+pub(crate) async fn describe_query(client: &Client, query: &Query, table: &Relation) -> Result<Relation, Error> {
+    let statement = client.prepare(&format!("SELECT * FROM {}", query_item(query))).await?;
     let columns = statement.columns().iter().map(|column| Column {
         name: column.name().to_owned(),
         type_oid: column.type_().oid(),
@@ -128,9 +129,4 @@ pub(crate) async fn describe_query(client: &Client, sql: &str, table: &Relation)
         columns: columns.collect(),
         leaves: Vec::new(),
     })
-}
-
-/// A query as an item of FROM, on lines of its own: a comment at its end must not continue.
-pub(crate) fn query_item(sql: &str) -> String {
-    format!("(\n{sql}\n) AS users_sync_query")
 }

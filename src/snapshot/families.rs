@@ -78,6 +78,7 @@ fn numbered(rules: &Rules, number: &str) -> Rules {
         sql: query.sql.replace(NUMBER_PLACEHOLDER, number),
         key: query.key.clone(),
         watch: query.watch.iter().map(watch).collect(),
+        distinct: query.distinct.clone(),
     });
     Rules { table: table(&rules.table), query, ..rules.clone() }
 }
@@ -105,6 +106,7 @@ fn in_schemas(rules: &Rules, schemas: &[String]) -> Rules {
         sql: schemas.iter().map(part).collect::<Vec<_>>().join(" UNION ALL "),
         key: vec![id.clone()],
         watch: schemas.iter().map(watch).collect(),
+        distinct: Vec::new(),
     };
     let of_row = |tenant: &Value| match tenant {
         Value::Schema => Value::Column(SCHEMA_COLUMN.to_owned()),

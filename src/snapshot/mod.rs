@@ -17,7 +17,7 @@ mod rows;
 mod spool;
 mod unstaged;
 
-pub(crate) use catalog::{describe_query, generated_columns, query_item, read_leaves, read_relation, source_session};
+pub(crate) use catalog::{describe_query, generated_columns, read_leaves, read_relation, source_session};
 #[cfg(test)]
 pub(crate) use compare::DifferingUser;
 pub(crate) use compare::{Comparison, DIFFERENCE_KINDS, Differences};

@@ -77,8 +77,12 @@ async fn a_column_with_a_cast_to_json_equals_to_jsonb() {
         is_users_own: true,
         via: None,
     };
-    config.users.query =
-        Some(Query { sql: "SELECT * FROM auth.users".into(), key: vec!["id".into()], watch: vec![own] });
+    config.users.query = Some(Query {
+        sql: "SELECT * FROM auth.users".into(),
+        key: vec!["id".into()],
+        watch: vec![own],
+        distinct: Vec::new(),
+    });
     bed.auth("DELETE FROM auth.users").await;
     bed.auth(USERS).await;
     let service = Service::start(config);

@@ -126,6 +126,7 @@ impl Case {
             sql: "SELECT * FROM store.users".into(),
             key: vec!["id".into()],
             watch: vec![own()],
+            distinct: Vec::new(),
         });
         let column = |name: &str| Value::Column(name.to_owned());
         let rules = Rules {

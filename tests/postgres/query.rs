@@ -27,8 +27,12 @@ fn config(bed: &Bed, sql: &str) -> Config {
     config.users.email = Some(Value::Column("address".into()));
     config.users.exclude = vec!["address".into()];
     let own = Watch { tenant: config.users.tenant.clone(), ..watch("users", "id") };
-    config.users.query =
-        Some(Query { sql: sql.into(), key: vec!["id".into()], watch: vec![own, watch("emails", "user_id")] });
+    config.users.query = Some(Query {
+        sql: sql.into(),
+        key: vec!["id".into()],
+        watch: vec![own, watch("emails", "user_id")],
+        distinct: Vec::new(),
+    });
     config
 }
 
@@ -268,4 +272,52 @@ async fn keys_with_trailing_blanks_lead_to_the_same_users_everywhere() {
         agree(change).await;
     }
     assert!(service.stop().await.success(), "{}", log.text());
+}
+
+/// The memberships have no unique index, and the users a json column, which a plain DISTINCT could not compare.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_membership_that_is_stored_twice_counts_once() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    bed.auth(
+        "CREATE TABLE auth.members (n bigserial PRIMARY KEY, user_id text, org text); ALTER TABLE auth.users ADD extra json;
+         ALTER TABLE auth.members REPLICA IDENTITY FULL;
+         INSERT INTO auth.users (id, org, updated_at) SELECT 'u' || n, '', now() FROM generate_series(1, 50) n;
+         INSERT INTO auth.members (user_id, org) SELECT 'u' || n, org
+         FROM generate_series(1, 50) n, unnest('{acme,acme,globex}'::text[]) org",
+    )
+    .await;
+    let mut file = NamedTempFile::new().unwrap();
+    let (source, acme, globex) = (bed.server.url("auth"), bed.server.url("acme"), bed.server.url("globex"));
+    write!(
+        file,
+        "source: {{url: '{source}'}}\nusers: {{table: auth.users, id: id, name: first_name, updated_at: updated_at, \
+         fan_out: {{table: auth.members, id: user_id, tenant: org}}}}\n\
+         tenants: [{{id: acme, target: '{acme}'}}, {{id: globex, target: '{globex}'}}]\n"
+    )
+    .unwrap();
+    let (process, log) = Process::start_logged(&file);
+    let named = |name: &str| format!("SELECT count(*) FROM neon_auth.users_sync WHERE coalesce(name, '') = '{name}'");
+    for tenant in ["acme", "globex"] {
+        bed.state_is(tenant, "following").await;
+        bed.becomes(tenant, &named(""), "50").await;
+    }
+    bed.auth(
+        "UPDATE auth.users SET first_name = 'Bea', updated_at = now();
+         INSERT INTO auth.members (user_id, org) SELECT 'u' || n, 'globex' FROM generate_series(1, 9) n",
+    )
+    .await;
+    for tenant in ["acme", "globex"] {
+        bed.becomes(tenant, &named("Bea"), "50").await;
+        bed.becomes(tenant, "SELECT count(*) FROM users_sync.rejected", "0").await;
+    }
+    // One of two rows of a membership goes: the user stays.
+    bed.auth(
+        "DELETE FROM auth.members a USING auth.members b WHERE a.user_id = b.user_id AND a.org = b.org AND a.n > b.n",
+    )
+    .await;
+    bed.auth("UPDATE auth.users SET first_name = 'Cleo', updated_at = now()").await;
+    bed.becomes("acme", &named("Cleo"), "50").await;
+    bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE deleted_at IS NOT NULL", "0").await;
+    assert!(process.stop().await.success(), "{}", log.text());
+    assert!(!log.text().contains("parked") && !log.text().contains("row_refused"), "{}", log.text());
 }

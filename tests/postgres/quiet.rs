@@ -87,7 +87,12 @@ async fn with_a_query_updates_of_excluded_columns_write_nothing_and_wake_no_targ
         is_users_own: true,
         via: None,
     };
-    let query = Query { sql: "SELECT * FROM auth.users".into(), key: vec!["id".into()], watch: vec![own] };
+    let query = Query {
+        sql: "SELECT * FROM auth.users".into(),
+        key: vec!["id".into()],
+        watch: vec![own],
+        distinct: Vec::new(),
+    };
     cost_nothing(Some(query), 10_000).await;
 }
 

@@ -118,7 +118,7 @@ async fn gated(bed: &Bed) -> Config {
         via: None,
     };
     let sql = "SELECT * FROM auth.users WHERE (SELECT auth.gate())".into();
-    config.users.query = Some(Query { sql, key: vec!["id".into()], watch: vec![watch] });
+    config.users.query = Some(Query { sql, key: vec!["id".into()], watch: vec![watch], distinct: Vec::new() });
     config
 }
 

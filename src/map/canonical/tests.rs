@@ -127,7 +127,7 @@ fn queries_have_their_texts() {
             "7d2f4ad4e40f2a5647a0f1910417450e",
         ),
     ] {
-        let query = Query { sql: "SELECT 1".to_owned(), key: texts(&["org", "id"]), watch };
+        let query = Query { sql: "SELECT 1".to_owned(), key: texts(&["org", "id"]), watch, distinct: Vec::new() };
         check(&query, &Rules { query: Some(query.clone()), ..rules() }, expected, digest);
     }
 }
@@ -168,7 +168,7 @@ fn rules_stand_before_the_table_and_what_leaves() {
         filter: Some(Filter::IsNull("d".to_owned())),
         allow: Some(texts(&["a", "b?"])),
         exclude: texts(&["a.x"]),
-        query: Some(Query { sql: "SELECT 1".to_owned(), key: texts(&["id"]), watch: Vec::new() }),
+        query: Some(Query { sql: "SELECT 1".to_owned(), key: texts(&["id"]), watch: Vec::new(), distinct: Vec::new() }),
         ..rules()
     };
     let exposed = [("id", Some(2950)), ("say \"é\"", Some(25)), ("gone", None)];

@@ -2,13 +2,13 @@
 
 use crate::capture::publication::Published;
 use crate::config::{Config, Family, Publish};
-use crate::map::{self, RowPlan, Rules, WatchPlan};
+use crate::map::{self, RowPlan, Rules, WatchPlan, query_item};
 use crate::model::{Column, Oid, Relation, ReplicaIdentity, TableName, TypeCatalog};
 use crate::pg::{load_types, quote_ident, quote_table};
 use crate::replicator::error::ServiceError;
 use crate::snapshot::{
-    ResolvedFamily, RowStream, SourceReadError, describe_query, generated_columns, query_item, read_leaves,
-    read_relation, resolve_family,
+    ResolvedFamily, RowStream, SourceReadError, describe_query, generated_columns, read_leaves, read_relation,
+    resolve_family,
 };
 use std::borrow::Cow;
 use tokio_postgres::Client;
@@ -103,8 +103,8 @@ async fn compile_strictly(client: &Client, rules: &Rules, relation: Relation) ->
 pub(crate) async fn compile_current(client: &Client, rules: &Rules) -> Result<MappedRelation, ServiceError> {
     let relation = current(client, &rules.table).await?;
     let Some(query) = &rules.query else { return Ok(compile_strictly(client, rules, relation).await?.converted()) };
-    let relation = describe_query(client, &query.sql, &relation).await.map_err(ServiceError::Query)?;
-    let mapped = MappedRelation { from: query_item(&query.sql), ..compile_strictly(client, rules, relation).await? };
+    let relation = describe_query(client, query, &relation).await.map_err(ServiceError::Query)?;
+    let mapped = MappedRelation { from: query_item(query), ..compile_strictly(client, rules, relation).await? };
     Ok(mapped.converted())
 }
 

@@ -1,11 +1,10 @@
 //! Counts the users of the source by tenant key, in one query with a time limit.
 
-use crate::map::{Rules, Value, query_with_all_users, tenant_expression, users_condition};
+use crate::map::{Rules, Value, query_item, query_with_all_users, tenant_expression, users_condition};
 use crate::model::{ExistingKeys, KeyCount, LISTED_KEYS, SHOWN_KEY, TableName, UnusedKey, UserCounts};
 use crate::pg::{describe, quote_ident, quote_table};
 use crate::replicator::error::ServiceError;
 use crate::replicator::source::mapping::{MappedRelation, compile_current};
-use crate::snapshot::query_item;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio_postgres::error::SqlState;
@@ -57,7 +56,7 @@ fn why(error: &Error, limit: Duration) -> String {
 pub(crate) fn users_by_key(rules: &Rules, mapped: &MappedRelation) -> String {
     let key = tenant_expression(rules, &mapped.relation);
     let key = key.map_or_else(|| "$1[1]".to_owned(), |key| format!("nullif({key} COLLATE \"C\", '')"));
-    let from = query_with_all_users(rules).map_or_else(|| mapped.from.clone(), |sql| query_item(&sql));
+    let from = query_with_all_users(rules).map_or_else(|| mapped.from.clone(), |query| query_item(&query));
     let condition = users_condition(rules, &mapped.relation);
     format!("SELECT k, count(*) AS n FROM (SELECT {key} AS k FROM {from} {condition}) s GROUP BY k")
 }
