@@ -191,6 +191,8 @@ mod tests {
             signed: false,
             failures: 0,
             failing_seconds: None,
+            opened_as: None,
+            purge_due: None,
         };
         let source = SourceRow {
             user_count: None,

@@ -37,9 +37,12 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
     let client = connect(&config.source.url).await?;
     source_session(&client).await?;
     // During a failover, for example. A slot created here now would not be the one that is carried over.
-    if client.query_typed_one("SELECT pg_is_in_recovery()", &[]).await?.try_get(0)? {
+    let sql = "SELECT pg_is_in_recovery(), extract(epoch FROM pg_postmaster_start_time())::text";
+    let server = client.query_typed_one(sql, &[]).await?;
+    if server.try_get(0)? {
         return Err(ServiceError::InRecovery);
     }
+    let source_start = server.try_get(1)?;
     refuse_synchronous(&client).await?;
     let config = &resolve_layout(&client, config).await?;
     check_identities(&client, &config.users).await?;
@@ -131,8 +134,17 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
     let handles = handles.collect();
     let epochs = std::mem::take(&mut known.epochs);
     let written = system.flushed;
-    let beginning =
-        SessionStart { generation, confirmed: from, publication: version, epochs, holder, shape, anchor, written };
+    let beginning = SessionStart {
+        generation,
+        confirmed: from,
+        source_start,
+        publication: version,
+        epochs,
+        holder,
+        shape,
+        anchor,
+        written,
+    };
     let context =
         SessionContext::new(config.clone(), state, beginning, handles, memory.clone(), &mapping, status.clone());
     context.renewed(leased);

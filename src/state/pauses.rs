@@ -32,8 +32,9 @@ impl StateStore {
     /// # Errors
     /// As [`StateStore::pause`].
     pub(crate) async fn end_pause(client: &Client, slot: &str, tenants: &[&str]) -> Result<Vec<TenantId>, StateError> {
+        // A pause is for work on the target: the next session looks at it.
         let sql = "WITH s AS MATERIALIZED (SELECT slot FROM users_sync.source WHERE slot = $1 FOR UPDATE) \
-                   UPDATE users_sync.tenant t SET paused = NULL \
+                   UPDATE users_sync.tenant t SET paused = NULL, opened_as = NULL \
                    FROM s WHERE t.slot = s.slot AND t.tenant = ANY($2) AND t.paused IS NOT NULL RETURNING t.tenant";
         require_current(client).await?;
         tenants_of(&client.query(sql, &[&slot, &tenants]).await?)

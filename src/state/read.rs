@@ -10,6 +10,7 @@ use crate::model::{
     Anchor, CheckpointKey, Epoch, ExtraRows, Generation, Lsn, Reason, SourceTrouble, TargetId, TenantId, TopicTrouble,
     Xid,
 };
+use crate::pg::PgTimestamp;
 use std::collections::BTreeMap;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Error, Row};
@@ -80,7 +81,8 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
                  extract(epoch FROM now() - since)::float8, rejected, relation, to_jsonb(t) ->> 'reason_code', \
                  coalesce((to_jsonb(t) ->> 'signed')::boolean, false), \
                  coalesce((to_jsonb(t) ->> 'failures')::bigint, 0), \
-                 extract(epoch FROM now() - (to_jsonb(t) ->> 'failing_since')::timestamptz)::float8 \
+                 extract(epoch FROM now() - (to_jsonb(t) ->> 'failing_since')::timestamptz)::float8, \
+                 to_jsonb(t) ->> 'opened_as', (to_jsonb(t) ->> 'purge_due')::timestamptz \
                FROM users_sync.tenant t WHERE slot = $1";
     let tenants = client.query(sql, &[&slot]).await?.iter().map(tenant_row).collect::<Result<_, _>>()?;
     let rows = client.query("SELECT epoch, flushed FROM users_sync.epoch WHERE slot = $1", &[&slot]).await?;
@@ -142,6 +144,8 @@ fn tenant_row(row: &Row) -> Result<(TenantId, TenantRow), Error> {
         signed: row.try_get(12)?,
         failures: row.try_get::<_, i64>(13)?.unsigned_abs(),
         failing_seconds: row.try_get(14)?,
+        opened_as: row.try_get(15)?,
+        purge_due: row.try_get::<_, Option<PgTimestamp>>(16)?.map(|due| due.0),
     };
     Ok((TenantId::new(row.try_get(0)?), found))
 }

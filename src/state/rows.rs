@@ -144,6 +144,11 @@ pub struct TenantRow {
     pub rejected: u64,
     /// Whether the target's checkpoint has been signed, so that one without a signature was changed.
     pub signed: bool,
+    /// What decided, besides the target, what its last assessment found: mapping, address, the start of the source's server,
+    /// `deletes.purge_after`. If one of them is another now, the target is assessed at the start of a session.
+    pub opened_as: Option<String>,
+    /// When users in the target are to be removed next.
+    pub purge_due: Option<Timestamp>,
 }
 
 /// The row of the Kafka output. Its position is stored in Kafka, next to the published messages.

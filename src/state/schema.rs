@@ -64,6 +64,8 @@ CREATE TABLE IF NOT EXISTS users_sync.tenant (
   failures bigint NOT NULL DEFAULT 0,
   failing_since timestamptz,
   paused jsonb,
+  opened_as text,
+  purge_due timestamptz,
   PRIMARY KEY (slot, tenant)
 );
 CREATE TABLE IF NOT EXISTS users_sync.epoch (
@@ -124,7 +126,9 @@ ALTER TABLE users_sync.tenant
   ADD COLUMN IF NOT EXISTS signed boolean NOT NULL DEFAULT false,
   ADD COLUMN IF NOT EXISTS failures bigint NOT NULL DEFAULT 0,
   ADD COLUMN IF NOT EXISTS failing_since timestamptz,
-  ADD COLUMN IF NOT EXISTS paused jsonb;
+  ADD COLUMN IF NOT EXISTS paused jsonb,
+  ADD COLUMN IF NOT EXISTS opened_as text,
+  ADD COLUMN IF NOT EXISTS purge_due timestamptz;
 ALTER TABLE users_sync.request
   ADD COLUMN IF NOT EXISTS adopt text,
   ADD COLUMN IF NOT EXISTS kind text NOT NULL DEFAULT 'resync',
@@ -140,11 +144,12 @@ UPDATE users_sync.tenant SET reason_code = 'not_configured'
 
 /// Whether the tables have the newest columns. An earlier version may lack any of them.
 pub(super) const IS_CURRENT: &str = "\
-SELECT count(*) = 12 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
+SELECT count(*) = 13 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
   AND (attrelid, attname) IN (
     ('users_sync.source'::regclass, 'behind'), ('users_sync.tenant'::regclass, 'reason_code'),
     ('users_sync.source'::regclass, 'checkpoint_key'), ('users_sync.source'::regclass, 'anchor_xid'),
     ('users_sync.tenant'::regclass, 'signed'), ('users_sync.source'::regclass, 'trouble_since'),
     ('users_sync.tenant'::regclass, 'failing_since'), ('users_sync.tenant'::regclass, 'paused'),
+    ('users_sync.tenant'::regclass, 'purge_due'),
     ('users_sync.source'::regclass, 'user_count_at'), ('users_sync.request'::regclass, 'user_id'),
     (to_regclass('users_sync.tee_rejected'), 'max_bytes'), ('users_sync.tee'::regclass, 'tenants'))";

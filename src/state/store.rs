@@ -170,9 +170,10 @@ impl StateStore {
             .client
             .execute(
                 "INSERT INTO users_sync.tenant AS t (slot, tenant, state, since, reason, remedy, target, target_id, \
-                   generation, position, position_at, rejected, relation, reason_code, signed, failures, failing_since) \
+                   generation, position, position_at, rejected, relation, reason_code, signed, failures, failing_since, \
+                   opened_as, purge_due) \
                  SELECT slot, $3, $4, now(), $5, $6, $7, $8::text::uuid, $9, $10, now(), $11, $12, $13, $14, $15, \
-                   now() - $16 * interval '1 second' \
+                   now() - $16 * interval '1 second', $17, $18 \
                  FROM users_sync.source \
                  WHERE slot = $1 AND epoch = $2 FOR SHARE \
                  ON CONFLICT (slot, tenant) DO UPDATE SET state = excluded.state, \
@@ -181,7 +182,8 @@ impl StateStore {
                    target_id = excluded.target_id, generation = excluded.generation, \
                    position = excluded.position, position_at = now(), rejected = excluded.rejected, \
                    relation = excluded.relation, reason_code = excluded.reason_code, signed = excluded.signed, \
-                   failures = excluded.failures, failing_since = excluded.failing_since",
+                   failures = excluded.failures, failing_since = excluded.failing_since, \
+                   opened_as = excluded.opened_as, purge_due = excluded.purge_due",
                 &[
                     &self.slot,
                     &self.epoch.0,
@@ -199,6 +201,8 @@ impl StateStore {
                     &row.signed,
                     &i64::try_from(row.failures).unwrap_or(i64::MAX),
                     &row.failing_seconds,
+                    &row.opened_as,
+                    &row.purge_due.map(PgTimestamp),
                 ],
             )
             .await?;

@@ -121,6 +121,7 @@ pub(crate) struct TenantSample {
     pub(crate) queue_users: usize,
     pub(crate) rejected: u64,
     pub(crate) counts: Arc<TenantCounts>,
+    contacted: bool,
     position: Option<Lsn>,
     view: TenantView,
     paused: Option<PauseReport>,
@@ -221,8 +222,17 @@ impl ProcessStatus {
         let at = now();
         let wal_limit = session.identity().source_wal;
         let sample = |reading: TenantReading| {
-            let TenantReading { tenant, view, pause, applied, queue_bytes, queue_users, oldest_queued, counts } =
-                reading;
+            let TenantReading {
+                tenant,
+                view,
+                pause,
+                applied,
+                queue_bytes,
+                queue_users,
+                oldest_queued,
+                counts,
+                contacted,
+            } = reading;
             let is_following = view.state == TenantState::Following;
             let position = is_following.then_some(applied);
             let oldest_age = oldest_queued.map_or(0.0, |oldest| seconds_since(oldest, at));
@@ -237,6 +247,7 @@ impl ProcessStatus {
                 queue_users,
                 rejected: view.rejected,
                 counts,
+                contacted,
                 position,
                 view,
                 paused: pause.map(|pause| pause.into_report(lag_bytes, wal_limit)),
@@ -377,6 +388,7 @@ impl TenantSample {
             reason_code: self.view.reason_code.map(Reason::code),
             remedy: self.view.remedy,
             without_users: None,
+            contacted: Some(self.contacted),
             target: self.configured.target.to_string(),
         }
     }

@@ -173,6 +173,9 @@ pub struct TenantReport {
     /// Set if no user of the source has its key. The verdict has a reason for it.
     #[serde(skip)]
     pub without_users: Option<WithoutUsers>,
+    /// Whether the session has opened its target. False for a tenant that follows means that nothing has waited for it: its
+    /// position is the one that the state recorded. Known only to the process that replicates.
+    pub contacted: Option<bool>,
     /// Host, port and database.
     pub target: String,
 }
@@ -249,6 +252,7 @@ impl TenantReport {
             remedy: None,
             paused: None,
             without_users: None,
+            contacted: None,
             target: tenant.target.to_string(),
         }
     }

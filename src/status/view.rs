@@ -57,6 +57,8 @@ pub(crate) struct TenantReading {
     /// The commit time of the oldest transaction in its queue.
     pub(crate) oldest_queued: Option<Timestamp>,
     pub(crate) counts: Arc<TenantCounts>,
+    /// Whether the session has connected to its target.
+    pub(crate) contacted: bool,
 }
 
 /// The state of a tenant as it was recorded last.
@@ -148,6 +150,8 @@ mod tests {
                 signed: false,
                 failures: 0,
                 failing_seconds: None,
+                opened_as: None,
+                purge_due: None,
                 rejected: 0,
             };
             assert_eq!(TenantView::of(&row).park_cause(), expected, "{reason_code:?}");

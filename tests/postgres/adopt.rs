@@ -205,6 +205,7 @@ async fn a_target_of_a_living_installation_is_refused_with_its_name() {
     assert!(code == Some(0), "{text}");
     // The first one notices it, and does not write.
     let service = Service::start(bed.config());
+    bed.auth("UPDATE auth.users SET first_name = first_name || 'x', updated_at = now()").await;
     bed.becomes("auth", "SELECT state FROM users_sync.tenant WHERE slot = 'users_sync'", "parked").await;
     service.stop().await;
 }

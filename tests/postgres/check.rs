@@ -432,6 +432,8 @@ async fn write_state(server: &PostgresServer) {
         signed: false,
         failures: 0,
         failing_seconds: None,
+        opened_as: None,
+        purge_due: None,
     };
     store.put_tenant(&TenantId::new("acme"), &row(TenantState::Following, None)).await.unwrap();
     store.put_tenant(&TenantId::new("globex"), &row(TenantState::Parked, Some("it is full"))).await.unwrap();

@@ -155,8 +155,10 @@ async fn a_checkpoint_changed_between_two_starts_parks_its_own_tenant() {
     bed.server.sql("acme", "UPDATE users_sync.checkpoint SET epoch = epoch + 1, mac = NULL").await.unwrap();
     bed.server.sql("globex", "UPDATE users_sync.checkpoint SET position = 'FFFFFFFF/0'").await.unwrap();
     let (process, log) = Process::start_logged(&config);
-    let scene = Scene { bed, process, log, config, changes };
+    let mut scene = Scene { bed, process, log, config, changes };
     for tenant in ["acme", "globex"] {
+        // Until something waits for it, a target is not looked at.
+        scene.change(tenant).await;
         let remedy = scene.parked(tenant, FORGED).await;
         adopts(&remedy, scene.config.path()).await;
     }

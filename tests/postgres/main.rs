@@ -46,6 +46,7 @@ mod search_path;
 mod setup;
 mod shape;
 mod signup;
+mod sleeping_targets;
 mod slow_targets;
 mod spool;
 mod standby;

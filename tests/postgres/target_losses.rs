@@ -78,6 +78,7 @@ async fn a_table_truncated_while_unreachable_is_resynced() {
     assert!(process.stop().await.success());
     proxy.refuse(true);
     let (process, log) = Process::start_logged(&config);
+    bed.auth("UPDATE auth.users SET first_name = 'Bea', updated_at = now() WHERE id = 'u1'").await;
     bed.becomes(
         "auth",
         "SELECT state || coalesce(left(reason, 12), '') FROM users_sync.tenant",

@@ -121,6 +121,7 @@ async fn a_table_of_rejected_users_gains_its_key_and_keeps_its_users() {
     let refuses = "ALTER TABLE neon_auth.users_sync ADD CONSTRAINT no_eve CHECK (name <> 'Eve')";
     bed.server.sql("acme", refuses).await.unwrap();
     bed.auth("UPDATE auth.users SET first_name = 'Eve', updated_at = now() WHERE id = 'u1' AND org = 'acme'").await;
+    bed.auth("UPDATE auth.users SET first_name = 'Cleo', updated_at = now() WHERE id = 'u2' AND org = 'globex'").await;
     // The role of the service does not own this one.
     bed.server.sql("globex", PREVIOUS_REJECTED).await.unwrap();
     bed.server

@@ -37,6 +37,8 @@ pub(crate) struct SessionContext<S = StateStore> {
     pub(crate) config: Config,
     pub(crate) state: S,
     pub(crate) generation: Generation,
+    /// When the source's server has started. A server that was restored has started again.
+    pub(crate) source_start: String,
     /// The publication's version at the start of the session.
     pub(crate) publication: String,
     /// As [`crate::state::Snapshot::epochs`].
@@ -90,6 +92,8 @@ pub(crate) struct SessionStart {
     pub(crate) generation: Generation,
     /// Everything before this position was confirmed.
     pub(crate) confirmed: Lsn,
+    /// As [`SessionContext::source_start`].
+    pub(crate) source_start: String,
     /// The publication's version.
     pub(crate) publication: String,
     /// As [`crate::state::Snapshot::epochs`].
@@ -114,7 +118,8 @@ impl<S: StateAccess> SessionContext<S> {
         mapping: &str,
         status: Arc<ProcessStatus>,
     ) -> SessionContext<S> {
-        let SessionStart { generation, confirmed, publication, epochs, holder, shape, anchor, written } = from;
+        let SessionStart { generation, confirmed, source_start, publication, epochs, holder, shape, anchor, written } =
+            from;
         let mut progress = Progress::new(confirmed);
         progress.remember(anchor);
         SessionContext {
@@ -125,6 +130,7 @@ impl<S: StateAccess> SessionContext<S> {
             config,
             state,
             generation,
+            source_start,
             publication,
             epochs,
             tenants: TenantRegistry::new(handles),

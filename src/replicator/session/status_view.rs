@@ -50,6 +50,7 @@ impl SessionView for SessionContext {
                     queue_users: waiting.users,
                     oldest_queued: waiting.oldest,
                     counts: handle.counts.clone(),
+                    contacted: handle.is_contacted(),
                 }
             })
             .collect()

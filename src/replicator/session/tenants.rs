@@ -31,6 +31,8 @@ pub(crate) struct TenantHandle {
     pub(crate) ended: CancellationToken,
     /// The target is unavailable and is being retried.
     is_unavailable: AtomicBool,
+    /// The session has opened the target.
+    is_contacted: AtomicBool,
     pub(crate) counts: Arc<TenantCounts>,
     view: Mutex<TenantView>,
     /// Progress of the scan that the tenant takes part in.
@@ -84,6 +86,7 @@ impl TenantHandle {
             tenant,
             mailbox: Mailbox::new(budget, memory),
             is_unavailable: AtomicBool::new(false),
+            is_contacted: AtomicBool::new(false),
             adopted: CancellationToken::new(),
             retired: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -155,6 +158,15 @@ impl TenantHandle {
 
     pub(crate) fn is_unavailable(&self) -> bool {
         self.is_unavailable.load(Ordering::Relaxed)
+    }
+
+    /// Whether the session has opened the target.
+    pub(crate) fn is_contacted(&self) -> bool {
+        self.is_contacted.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_contacted(&self) {
+        self.is_contacted.store(true, Ordering::Relaxed);
     }
 
     /// While the target is unavailable, the mailbox keeps only the last version of each user.

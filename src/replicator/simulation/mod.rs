@@ -277,6 +277,8 @@ impl Simulation {
         }
         self.start();
         self.former.clear();
+        // Nothing else contacts a target that sleeps: what was restored meanwhile is noticed with the next change.
+        self.world.lock().commit_to_all();
         for _ in 0..ROUNDS {
             if self.current.is_none() {
                 self.start();

@@ -59,6 +59,7 @@ impl Process {
     pub(crate) fn start(shared: &Shared) -> Process {
         let mut world = shared.lock();
         let created = world.source.slot.is_none();
+        let branch = world.branch;
         let source = &mut world.source;
         let from = *source.slot.get_or_insert(source.end);
         // The clock goes on, whatever goes back.
@@ -87,6 +88,7 @@ impl Process {
         let start = SessionStart {
             generation,
             confirmed: from,
+            source_start: branch.to_string(),
             publication: PUBLICATION.to_owned(),
             epochs: source.epochs.clone(),
             holder: String::new(),
@@ -98,7 +100,6 @@ impl Process {
         let (rows, next) =
             (source.rows.clone(), source.log.iter().position(|t| t.end > from).unwrap_or(source.log.len()));
         let created = created.then(|| Snapshot::take(&world));
-        let branch = world.branch;
         drop(world);
 
         let (config, memory, status) = (CONFIG.clone(), Arc::new(Memory::new(usize::MAX)), STATUS.clone());

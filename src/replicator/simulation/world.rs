@@ -300,6 +300,17 @@ impl World {
             Write { tenant: pick(&mut self.rng), user: self.rng.usize(..users), version }
         });
         let writes = writes.collect();
+        self.append(writes);
+    }
+
+    /// Appends a transaction that writes a user of every tenant.
+    pub(crate) fn commit_to_all(&mut self) {
+        self.source.next_version += 1;
+        let version = Some(self.source.next_version);
+        self.append(TENANT_IDS.indexes().map(|tenant| Write { tenant, user: 0, version }).collect());
+    }
+
+    fn append(&mut self, writes: Vec<Write>) {
         let (commit, end) = (Lsn(self.source.end.0 + 10), Lsn(self.source.end.0 + 20));
         self.source.log.push(Transaction { commit, end, writes });
         self.source.end = end;

@@ -118,6 +118,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         }
         self.rejected.replace(&loaded.rejected);
         self.signed = connection.target.no_mac().is_none();
+        self.opened_as = Some(self.opens_as(&connection.who.mapping));
         self.put(TenantState::Following, None, Some(target_id), position).await?;
         let apply = phase.joined(position);
         self.discard_applied(position);

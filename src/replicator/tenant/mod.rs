@@ -18,6 +18,7 @@ mod recorded_reason;
 mod rejected_users;
 mod reread;
 mod retry_rejected;
+mod sleeping;
 mod slow;
 pub(crate) mod target;
 mod worker;

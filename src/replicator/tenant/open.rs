@@ -50,6 +50,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             signal = handle.mailbox.interrupted() => return Err(signal.into()),
             opened = self.connect() => opened?,
         };
+        handle.set_contacted();
         let position = phase.position();
         let recorded = self.row.as_ref().map(recorded_target);
         let recorded =
@@ -126,9 +127,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 self.rejected.load(target.read_rejected().await?);
                 let target_id = recorded.and_then(|recorded| recorded.target_id);
                 let who = self.identity(target_id.ok_or(StopReason::Rejoin(ResyncReason::NoTargetId))?, mapping);
-                if signs {
-                    self.note_signed(position).await?;
-                }
+                self.note_checkpoint(position, signs, self.opens_as(&who.mapping)).await?;
                 let (apply, finished) = phase.resume(position).map_err(StopReason::Rejoin)?;
                 if let Some(finished) = finished {
                     self.handle.mailbox.finish(finished.bytes);

@@ -28,6 +28,8 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 tracing::info!("resumed");
                 // Failures from before say nothing about the target as it is now.
                 self.mark_healthy();
+                // The pause was for work on the target: it is looked at, also if nothing waits for it.
+                phase.wake();
                 None
             }
         };

@@ -1,12 +1,14 @@
 //! What a worker writes to the state, always before anything that depends on it.
 
-use crate::model::{Lsn, ParkCause, Reason, ResyncReason, TargetId};
+use crate::clock::now;
+use crate::model::{Lsn, ParkCause, Reason, ResyncReason, TargetId, Timestamp};
 use crate::replicator::error::ServiceError;
 use crate::replicator::tenant::phase::Phase;
 use crate::replicator::tenant::recorded_reason::RecordedReason;
 use crate::replicator::tenant::target::Connector;
 use crate::replicator::tenant::worker::Worker;
 use crate::state::{StateAccess, TenantRow, TenantState};
+use std::time::Duration;
 
 impl<S: StateAccess, C: Connector> Worker<S, C> {
     /// Restarts the tenant: its next connection leads to a snapshot.
@@ -92,11 +94,29 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         }
     }
 
-    /// Records that the target's checkpoint is signed: from now on one without a signature was changed.
-    pub(super) async fn note_signed(&mut self, position: Lsn) -> Result<(), ServiceError> {
-        self.signed = true;
-        let Some(row) = self.row.clone().filter(|row| !row.signed) else { return Ok(()) };
-        self.write_row(TenantRow { signed: true, position: row.position.max(position), ..row }).await
+    /// Records that the target's checkpoint was assessed, as what, and whether it is signed: from now on one without a signature
+    /// was changed.
+    pub(super) async fn note_checkpoint(
+        &mut self,
+        position: Lsn,
+        is_signed: bool,
+        opened_as: String,
+    ) -> Result<(), ServiceError> {
+        self.signed |= is_signed;
+        self.opened_as = Some(opened_as);
+        let (signed, opened_as) = (self.signed, self.opened_as.clone());
+        let Some(row) = self.row.clone().filter(|row| row.signed != signed || row.opened_as != opened_as) else {
+            return Ok(());
+        };
+        self.write_row(TenantRow { signed, opened_as, position: row.position.max(position), ..row }).await
+    }
+
+    /// Records when users are to be removed next, so that a later session does not open the target for that before.
+    pub(super) async fn note_purge(&mut self, wait: Duration, position: Lsn) -> Result<(), ServiceError> {
+        let Some(row) = self.row.clone() else { return Ok(()) };
+        let due = i64::try_from(wait.as_micros()).unwrap_or(i64::MAX);
+        let purge_due = Some(Timestamp(now().0.saturating_add(due)));
+        self.write_row(TenantRow { purge_due, position: row.position.max(position), ..row }).await
     }
 
     /// Sets or clears the reason in the row of a tenant that follows. The rest stays: the next assessment compares the target
@@ -141,6 +161,8 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             signed: self.signed,
             failures: if is_well { 0 } else { self.failures },
             failing_seconds: self.failing_seconds().filter(|_| !is_well),
+            opened_as: self.opened_as.clone(),
+            purge_due: self.row.as_ref().and_then(|row| row.purge_due),
         };
         self.write_row(row).await
     }
@@ -170,6 +192,6 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
 }
 
 /// Whether a row says that its tenant was not in the configuration.
-fn is_not_configured(row: &TenantRow) -> bool {
+pub(super) fn is_not_configured(row: &TenantRow) -> bool {
     row.reason_code == Some(Reason::Park(ParkCause::NotConfigured))
 }

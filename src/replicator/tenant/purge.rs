@@ -89,7 +89,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         after: Duration,
     ) -> Result<Duration, StopReason> {
         let due = self.await_answer(connection.target.expired(after, PURGE_BATCH)).await?;
-        let is_full = due.len() == PURGE_BATCH;
+        let (found, is_full) = (due.len() as u64, due.len() == PURGE_BATCH);
         // Changes that have come in since wait for their turn.
         let ids = self.handle.mailbox.without_waiting(due);
         let removed = if ids.is_empty() { 0 } else { self.remove(connection, apply, &ids, after).await? };
@@ -97,7 +97,12 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             return Ok(Duration::ZERO);
         }
         let next = self.await_answer(connection.target.next_expiry(after)).await?;
-        Ok(next.max(MIN_PURGE_INTERVAL.min(after)))
+        let wait = next.max(MIN_PURGE_INTERVAL.min(after));
+        // A new session tries refused users again at once.
+        if removed == found {
+            self.note_purge(wait, apply.position).await?;
+        }
+        Ok(wait)
     }
 
     /// Removes users in one transaction, without those that the target refuses to remove. Returns the number of removed users.

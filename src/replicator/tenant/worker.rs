@@ -54,6 +54,8 @@ pub(crate) struct Worker<S = StateStore, C = Postgres> {
     pub(super) relation: Option<Oid>,
     /// Whether the target's checkpoint has been signed.
     pub(super) signed: bool,
+    /// As [`TenantRow::opened_as`].
+    pub(super) opened_as: Option<String>,
     /// The users in the target's `users_sync.rejected`.
     pub(super) rejected: RejectedUsers,
     /// When the connection began or something was written last.
@@ -94,6 +96,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             index,
             joins,
             signed: row.as_ref().is_some_and(|row| row.signed),
+            opened_as: row.as_ref().and_then(|row| row.opened_as.clone()),
             row,
             relation: None,
             rejected: RejectedUsers::new(),
@@ -123,8 +126,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     pub(crate) async fn run(mut self, since_creation: bool) -> Result<(), ServiceError> {
         let handle = self.handle.clone();
         let _ended = handle.ended.clone().drop_guard();
-        let expected_join = Some(self.context.expected_joins.clone());
-        let phase = Phase::Starting { expected_join, since_creation };
+        let phase = self.first_phase(since_creation);
         tokio::select! {
             biased;
             result = self.run_phases(phase) => result,
@@ -133,6 +135,12 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     }
 
     async fn run_phases(&mut self, mut phase: Phase) -> Result<(), ServiceError> {
+        if matches!(phase, Phase::Parked { .. }) {
+            self.wait_parked(Duration::ZERO).await;
+            if self.context.drain.is_cancelled() {
+                return Ok(());
+            }
+        }
         loop {
             let stop = if self.handle.is_paused() {
                 if self.context.drain.is_cancelled() {
@@ -230,13 +238,13 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 let pause = self.context.scan_aborts.pause();
                 let reason = pause.map_or(reason, |pause| pause.to_string());
                 let at_least = pause.map_or(Duration::ZERO, |pause| pause.left);
-                self.retry(cause, reason, phase.position(), at_least).await?;
+                self.retry(cause, reason, phase, at_least).await?;
             }
             StopReason::Retry { cause, reason } => {
                 if self.failing_for() > limit {
                     self.park(phase, ParkCause::Away, &reason, PARKED_AWAY_REMEDY).await?;
                 } else {
-                    self.retry(cause, reason, phase.position(), Duration::ZERO).await?;
+                    self.retry(cause, reason, phase, Duration::ZERO).await?;
                 }
             }
             StopReason::Park { cause, reason, remedy } => self.park(phase, cause, &reason, &remedy).await?,
@@ -255,7 +263,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         &mut self,
         cause: RetryCause,
         reason: String,
-        position: Lsn,
+        phase: &Phase,
         at_least: Duration,
     ) -> Result<(), ServiceError> {
         let wait = self.retry.step(cause).max(at_least);
@@ -263,8 +271,11 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         self.handle.counts.reconnects();
         self.failures += 1;
         self.handle.set_unavailable(true);
-        self.note_trouble(RecordedReason::of(cause, reason), position).await?;
-        self.wait(wait).await;
+        self.note_trouble(RecordedReason::of(cause, reason), phase.position()).await?;
+        match phase {
+            Phase::Parked { .. } => self.wait_parked(wait).await,
+            _ => self.wait(wait).await,
+        }
         Ok(())
     }
 
@@ -330,6 +341,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             () = self.handle.paused(true) => return Err(StopReason::Paused),
             next = self.next_batch(apply, None) => apply.pending = Some(next?),
             () = self.handle.row_requests.arrived() => {}
+            () = self.moved() => {}
             () = self.purge_is_due(apply) => {}
             () = self.rejected.due_asleep() => {}
         }

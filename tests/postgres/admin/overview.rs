@@ -203,3 +203,28 @@ async fn the_transaction_that_a_snapshot_waits_for_is_shown() {
     shown.becomes("/api/status", |answer| answer.json()["waiting"] == json!([])).await;
     shown.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_shows_which_targets_were_not_contacted() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    add(&bed, "acme", 1).await;
+    add(&bed, "globex", 1).await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    for tenant in ["acme", "globex"] {
+        bed.state_is(tenant, "following").await;
+    }
+    service.stop().await;
+    let shown = AdminBed::start(bed.config()).await;
+    // Before the session begins, it is not known.
+    let sleeps = shown.becomes("/api/tenants/acme", |answer| answer.json()["contacted"] == false).await.json();
+    assert_eq!((&sleeps["state"], &sleeps["last_error"]), (&json!("following"), &json!(null)), "{sleeps}");
+    assert!(sleeps["position"].is_string(), "{sleeps}");
+    bed.auth("UPDATE auth.users SET first_name = 'Bea', updated_at = now() WHERE org = 'acme'").await;
+    bed.equal().await;
+    shown.becomes("/api/tenants/acme", |answer| answer.json()["contacted"] == true).await;
+    assert_eq!(shown.get("/api/tenants/globex").await.json()["contacted"], false);
+    let verdict = shown.get("/api/status").await.json();
+    assert_eq!(verdict["verdict"]["level"], "ok", "{verdict}");
+    shown.stop().await;
+}
