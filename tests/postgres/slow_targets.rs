@@ -83,8 +83,14 @@ async fn statements_that_a_time_limit_ends_get_smaller_until_they_fit() {
     for tenant in &bed.tenants {
         bed.becomes(tenant, rejected, "0").await;
     }
+    for tenant in &bed.tenants {
+        bed.state_is(tenant, "following").await;
+    }
     assert!(process.stop().await.success(), "{}", log.text());
-    assert!(!log.text().contains("parked"), "{}", log.text());
+    // On a busy machine one row alone may exceed the limit. Nothing else may park a tenant.
+    let parked = log.text();
+    let mut parked = parked.lines().filter(|line| line.contains(" parked "));
+    assert!(parked.all(|line| line.contains("row_too_slow")), "{}", log.text());
 }
 
 /// Its source is not read again as long as the row that takes too long still does.
