@@ -59,6 +59,14 @@ const PATCH_ARRAYS: [(&str, &str); 13] = [
 const MAY_SKIP: &str = "EXISTS (SELECT FROM pg_catalog.pg_trigger \
     WHERE tgrelid = 'neon_auth.users_sync'::regclass AND tgtype & 66 <> 0)";
 
+/// What a row with another id adds to the number of skipped rows: more than there can be.
+pub(super) const STRAYED: i64 = 1 << 32;
+
+/// Whether triggers can skip rows, or change their ids.
+pub(crate) fn may_skip() -> String {
+    format!("SELECT {MAY_SKIP}")
+}
+
 /// The number of rows that a merge did not write: triggers skipped them. Counted only if there are triggers that can.
 pub(crate) fn count_skipped(shape: &Shape) -> String {
     format!(
@@ -75,8 +83,9 @@ pub(crate) fn count_skipped(shape: &Shape) -> String {
 /// Deletes come first, then updates, then inserts: a value that one user gives up is free for another. Each part refers
 /// to a count of the part before, as the server does not run CTEs in their order.
 ///
-/// A BEFORE trigger that returns NULL skips its row without an error. The fourth output column of a chunk is the number of
-/// rows that were skipped. Any other statement fails if a row may have been skipped, so that the checkpoint does not move
+/// A BEFORE trigger that returns NULL skips its row without an error, and one that changes the id writes another user's row.
+/// The fourth output column of a chunk is the number of rows that were skipped, and [`STRAYED`] for each one with another id.
+/// Any other statement fails if that may have happened, so that the checkpoint does not move
 /// past it: to plan the joins that tell skipped rows from unchanged ones would double the time of a small batch.
 pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> String {
     let mut next = match (parts.chunk, parts.signs) {
@@ -95,26 +104,24 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
                 kind => format!("unnest(${}::{kind}[]) AS {name}", next - 1),
             }
         });
-        (walked.collect::<Vec<_>>().join(", "), format!("cardinality(${ids}::text[])"))
+        (walked.collect::<Vec<_>>().join(", "), format!("${ids}::text[]"))
     };
     let mut with: Vec<String> = Vec::new();
     let mut deleted: Option<Write> = None;
     let mut patched: Option<Write> = None;
     let mut upserted: Option<Write> = None;
-    let returning = parts.notify.returning();
-    let of_u = returning.update;
     let mut guard_where = guard_where(parts.signs);
     if parts.upserts {
-        let (columns, sent) = arrays(&USER_ARRAYS);
+        let (columns, ids) = arrays(&USER_ARRAYS);
         with.push(format!("v AS MATERIALIZED (SELECT {columns})"));
         upserted = Some(Write {
-            parts: vec![("updated", shape.update("v", &returning)), ("inserted", shape.insert("v", &returning))],
-            due: format!("{sent} - {}", unchanged(shape, "v")),
-            sent,
+            parts: vec![("updated", shape.update("v")), ("inserted", shape.insert("v"))],
+            due: format!("cardinality({ids}) - {}", unchanged(shape, "v")),
+            ids,
         });
     }
     if parts.patches {
-        let (columns, sent) = arrays(&PATCH_ARRAYS);
+        let (columns, ids) = arrays(&PATCH_ARRAYS);
         with.push(format!("p AS MATERIALIZED (SELECT {columns})"));
         let value = |column: &str| match column {
             "raw_json" => "u.raw_json || p.raw_json AS raw_json".to_owned(),
@@ -131,14 +138,14 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
             shape.differs("w")
         );
         patched = Some(Write {
-            parts: vec![("patched", (update, of_u))],
-            due: format!("{sent} - {}", unchanged(shape, "w")),
-            sent,
+            parts: vec![("patched", update)],
+            due: format!("cardinality({ids}) - {}", unchanged(shape, "w")),
+            ids,
         });
         guard_where.push_str(" AND (SELECT count(*) FROM p) = (SELECT count(*) FROM w)");
     }
     if parts.deletes {
-        let (columns, sent) = arrays(&[("id", "text"), ("at", "timestamptz")]);
+        let (columns, ids) = arrays(&[("id", "text"), ("at", "timestamptz")]);
         with.push(format!("d AS MATERIALIZED (SELECT {columns})"));
         let (delete, live) = match deletes {
             Deletes::Soft => (
@@ -149,9 +156,9 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
             Deletes::Hard => ("DELETE FROM neon_auth.users_sync u USING d, guard WHERE u.id = d.id", ""),
         };
         deleted = Some(Write {
-            parts: vec![("deleted", (delete.to_owned(), of_u))],
+            parts: vec![("deleted", delete.to_owned())],
             due: format!("(SELECT count(*) FROM d JOIN neon_auth.users_sync u ON u.id = d.id{live})"),
-            sent,
+            ids,
         });
     }
     with.push(if !parts.chunk {
@@ -166,7 +173,8 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
     let mut skipped: Vec<String> = Vec::new();
     for write in [deleted, patched, upserted].into_iter().flatten() {
         skipped.push(if parts.chunk { write.skipped() } else { write.is_incomplete() });
-        for (part, (sql, returning)) in write.parts {
+        for (part, sql) in write.parts {
+            let returning = if part == "inserted" { " RETURNING id" } else { " RETURNING u.id" };
             // The count is complete only once the part before has written all of its rows.
             let after = written.last().map_or_else(String::new, |before| format!(" AND {} >= 0", count(before)));
             with.push(format!("{part} AS ({sql}{after}{returning})"));
@@ -175,7 +183,9 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
     }
     let skipped = match (skipped.is_empty(), parts.chunk) {
         (true, _) => "0::int8".to_owned(),
-        (false, true) => format!("(CASE {} WHEN 0 THEN 0 ELSE {} END)::int8", count("guard"), skipped.join(" + ")),
+        (false, true) => {
+            format!("(CASE {} WHEN 0 THEN 0 ELSE {} END)::int8", count("guard"), skipped.join(" + "))
+        }
         (false, false) => format!(
             // The text is not a constant, which the planner would convert.
             "CASE WHEN ({}) AND {guard} = 1 AND {MAY_SKIP} THEN ('rows are missing at ' || {guard})::int8 ELSE 0 END",
@@ -194,28 +204,41 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
 
 /// The parts of a batch's statement that write one kind of rows.
 struct Write<'a> {
-    /// Name, SQL and RETURNING of each part.
-    parts: Vec<(&'a str, (String, &'a str))>,
-    /// The number of rows that were sent.
-    sent: String,
+    /// Name and SQL of each part.
+    parts: Vec<(&'a str, String)>,
+    /// The ids of the rows that were sent.
+    ids: String,
     /// The number of these that have to be written: the others change nothing. Costs a join.
     due: String,
 }
 
 impl Write<'_> {
+    /// The number of rows that were written with any id.
     fn written(&self) -> String {
         self.parts.iter().map(|(part, _)| count(part)).collect::<Vec<_>>().join(" + ")
     }
 
-    /// Whether fewer rows were written than sent.
-    fn is_incomplete(&self) -> String {
-        format!("{} <> {}", self.sent, self.written())
+    /// The number of rows that were written with their ids. A filter costs less than a join with what was sent.
+    fn arrived(&self) -> String {
+        let count = |part: &str| format!("(SELECT count(*) FROM {part} WHERE id = ANY ({}))", self.ids);
+        self.parts.iter().map(|(part, _)| count(part)).collect::<Vec<_>>().join(" + ")
     }
 
-    /// The number of rows that have to be written and were not: a BEFORE trigger returned NULL. The joins run only if fewer
-    /// rows were written than sent.
+    /// Whether fewer rows arrived than were sent.
+    fn is_incomplete(&self) -> String {
+        format!("cardinality({}) <> {}", self.ids, self.arrived())
+    }
+
+    /// The number of rows that have to be written and were not: a BEFORE trigger returned NULL. Rows that were written with
+    /// another id count as [`STRAYED`] each. The joins run only if fewer rows arrived than were sent.
     fn skipped(&self) -> String {
-        format!("CASE WHEN {} THEN {} - ({}) ELSE 0 END", self.is_incomplete(), self.due, self.written())
+        let (written, arrived) = (self.written(), self.arrived());
+        format!(
+            "CASE WHEN {written} <> {arrived} THEN (({written}) - ({arrived})) * {STRAYED} \
+             WHEN {} THEN {} - ({written}) ELSE 0 END",
+            self.is_incomplete(),
+            self.due
+        )
     }
 }
 

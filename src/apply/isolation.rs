@@ -122,10 +122,7 @@ impl<S: Statements> Isolation<'_, S> {
             Step::Interim(ids) => {
                 let ids = &ids[range];
                 let written = self.client.execute_typed(&interim(self.shape), &[(&ids, Type::TEXT_ARRAY)]).await?;
-                match i64::try_from(ids.len()).unwrap_or(i64::MAX) - i64::try_from(written).unwrap_or(i64::MAX) {
-                    ..=0 => Ok(()),
-                    skipped => Err(TargetError::Skipped(skipped)),
-                }
+                TargetError::of_count(ids.len() as i64 - written as i64)
             }
         }
     }
@@ -144,10 +141,7 @@ impl<S: Statements> Isolation<'_, S> {
         let mut parameters: Vec<(&(dyn ToSql + Sync), Type)> = Vec::new();
         arrays.append_to(&mut parameters);
         let sql = batch_statement(self.shape, self.deletes, parts);
-        match self.client.query_typed_one(&sql, &parameters).await?.try_get(3)? {
-            ..=0 => Ok(()),
-            skipped => Err(TargetError::Skipped(skipped)),
-        }
+        TargetError::of_count(self.client.query_typed_one(&sql, &parameters).await?.try_get(3)?)
     }
 }
 

@@ -28,7 +28,7 @@ mod wait;
 
 pub(crate) use assessment::ObservedTarget;
 pub(crate) use assessment::{ParkReason, RecordedTarget, Session, TargetAssessment, assess_target};
-pub(crate) use batch::count_skipped;
+pub(crate) use batch::{count_skipped, may_skip};
 pub(crate) use checkpoint::{Authenticity, Checkpoint, NIL_TARGET_ID};
 pub(crate) use fence::{DecideFencing, Fencing};
 pub(crate) use isolation::{Isolation, RefusedRow};

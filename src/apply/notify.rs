@@ -22,24 +22,7 @@ pub(crate) enum Notify {
     WithoutId,
 }
 
-/// The RETURNING clauses of a statement's parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Returning {
-    /// Of a part that updates or deletes a row of `u`.
-    pub(super) update: &'static str,
-    /// Of a part that inserts a row.
-    pub(super) insert: &'static str,
-}
-
 impl Notify {
-    pub(super) fn returning(self) -> Returning {
-        match self {
-            // The rows are counted.
-            Notify::Off => Returning { update: " RETURNING 1", insert: " RETURNING 1" },
-            Notify::EachUser | Notify::WithoutId => Returning { update: " RETURNING u.id", insert: " RETURNING id" },
-        }
-    }
-
     /// The output column that notifies of the rows returned by these parts. A payload must be shorter than
     /// 8000 bytes (manual: NOTIFY).
     pub(super) fn of(self, written: &[&str]) -> String {
@@ -66,7 +49,7 @@ mod tests {
 
     #[test]
     fn notifications_are_part_of_the_statement_and_cost_nothing_if_off() {
-        assert_eq!((Notify::Off.of(&["updated"]), Notify::Off.returning().insert), (String::new(), " RETURNING 1"));
+        assert_eq!(Notify::Off.of(&["updated"]), String::new());
         let each = Notify::EachUser.of(&["updated", "inserted"]);
         assert!(each.contains("(SELECT id FROM updated UNION ALL SELECT id FROM inserted)"), "{each}");
         let many = Notify::WithoutId.of(&["deleted", "patched"]);

@@ -28,13 +28,23 @@ impl Target {
         Ok(Duration::try_from_secs_f64(row.try_get(0)?).unwrap_or(after))
     }
 
-    /// Deletes the rows that are still due, in the open transaction. Returns their number.
-    pub(crate) async fn delete_expired(&mut self, ids: &[String], after: Duration) -> Result<u64, TargetError> {
-        let sql = "DELETE FROM neon_auth.users_sync \
-                   WHERE id = ANY($1) AND deleted_at < now() - $2 * interval '1 second'";
+    /// Deletes the rows that are still due, in the open transaction. Returns their number, and the ids of those that are
+    /// there all the same: a trigger has skipped them.
+    pub(crate) async fn delete_expired(
+        &mut self,
+        ids: &[String],
+        after: Duration,
+    ) -> Result<(u64, Vec<String>), TargetError> {
+        let due = "FROM neon_auth.users_sync WHERE id = ANY($1) AND deleted_at < now() - $2 * interval '1 second'";
         let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
             [(&ids, Type::TEXT_ARRAY), (&seconds(after), Type::FLOAT8)];
-        Ok(self.client_mut().execute_typed(sql, &parameters).await?)
+        let client = self.client_mut();
+        let deleted = client.execute_typed(&format!("DELETE {due}"), &parameters).await?;
+        if deleted == ids.len() as u64 {
+            return Ok((deleted, Vec::new()));
+        }
+        let left = client.query_typed(&format!("SELECT id::text {due}"), &parameters).await?;
+        Ok((deleted, left.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?))
     }
 }
 

@@ -35,6 +35,11 @@ impl Refusal {
         Refusal { sqlstate: "02000".to_owned(), reason: RejectReason::Skipped }
     }
 
+    /// A BEFORE trigger changed the id. The code is that of a trigger whose rows are not those of its statement.
+    pub(crate) fn strayed() -> Refusal {
+        Refusal { sqlstate: "27000".to_owned(), reason: RejectReason::Strayed }
+    }
+
     /// The source has several rows with this id. The code is `cardinality_violation`.
     pub(crate) fn duplicate() -> Refusal {
         Refusal { sqlstate: "21000".to_owned(), reason: RejectReason::Duplicate }
@@ -78,7 +83,7 @@ impl Refusal {
             | Duplicate
             | Unmappable(_) => true,
             Constraint { .. } => self.sqlstate == CHECK,
-            CheckOption | Code | Skipped | GaveWay => false,
+            CheckOption | Code | Skipped | Strayed | GaveWay => false,
         }
     }
 }

@@ -31,6 +31,8 @@ pub(crate) enum RejectReason {
     Duplicate,
     /// A BEFORE trigger returned NULL.
     Skipped,
+    /// A BEFORE trigger changed the id.
+    Strayed,
     /// The user is marked as deleted, and a live user needs a value of its row.
     GaveWay,
     /// A character that the target's encoding lacks.
@@ -105,7 +107,7 @@ impl RejectReason {
             CheckOption => "neon_auth.users_sync is a view: drop it, and users_sync.checkpoint".to_owned(),
             Duplicate => "make the ids of users.id unique: correct the query, or the table of fan_out".to_owned(),
             GaveWay => "drop the unique index that deleted users block".to_owned(),
-            Code | Skipped => "correct or drop the trigger on neon_auth.users_sync, or the function that a constraint, an \
+            Code | Skipped | Strayed => "correct or drop the trigger on neon_auth.users_sync, or the function that a constraint, an \
                 index or a column of it uses"
                 .to_owned(),
             Encoding => "point the tenant at a database with encoding UTF8".to_owned(),
@@ -158,6 +160,7 @@ impl fmt::Display for RejectReason {
             GaveWay => f.write_str("it gave way to a live user: the row keeps only its id"),
             Duplicate => f.write_str("the source has several rows with this id: the last one is taken"),
             Skipped => f.write_str("a trigger skips the row: it returns NULL"),
+            Strayed => f.write_str("a trigger changes its id"),
             Encoding => f.write_str("the target's encoding lacks one of its characters"),
             Number => f.write_str("one of its numbers is out of the target's range"),
             Time => f.write_str("one of its times is out of the target's range"),

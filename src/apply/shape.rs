@@ -1,6 +1,5 @@
 //! The shape of `neon_auth.users_sync` in a target, and the parts of statements that depend on it.
 
-use super::notify::Returning;
 use crate::model::Oid;
 use tokio_postgres::types::Type;
 
@@ -104,25 +103,23 @@ impl Shape {
         )
     }
 
-    /// Updates the rows of `source`, a relation with the seven columns and `derived`, and its RETURNING.
-    pub(super) fn update(&self, source: &str, returning: &Returning) -> (String, &'static str) {
-        let update = format!(
+    /// Updates the rows of `source`, a relation with the seven columns and `derived`.
+    pub(super) fn update(&self, source: &str) -> String {
+        format!(
             "UPDATE neon_auth.users_sync u SET {} FROM {source}, guard WHERE u.id = {source}.id AND {}",
             self.assignments(source),
             self.differs(source),
-        );
-        (update, returning.update)
+        )
     }
 
-    /// Inserts the rows of `source` that the table lacks, and its RETURNING.
-    pub(super) fn insert(&self, source: &str, returning: &Returning) -> (String, &'static str) {
-        let insert = format!(
+    /// Inserts the rows of `source` that the table lacks.
+    pub(super) fn insert(&self, source: &str) -> String {
+        format!(
             "INSERT INTO neon_auth.users_sync ({}) SELECT {} FROM {source}, guard \
              WHERE NOT EXISTS (SELECT FROM neon_auth.users_sync u WHERE u.id = {source}.id)",
             self.list(""),
             self.list(&format!("{source}.")),
-        );
-        (insert, returning.insert)
+        )
     }
 }
 

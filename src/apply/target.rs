@@ -1,7 +1,7 @@
 //! The connection to a tenant's target, and the transactions on it.
 
 use super::assessment::ObservedTarget;
-use super::batch::{Parts, batch_statement};
+use super::batch::{Parts, STRAYED, batch_statement};
 use super::checkpoint::Checkpoint;
 use super::columns::RowParameters;
 use super::notify::{ADVANCE_QUEUE, MAX_NOTIFIED_USERS, Notify};
@@ -40,6 +40,9 @@ pub enum TargetError {
     /// Rows of a chunk were not written, without an error.
     #[error("a trigger skips {0} rows")]
     Skipped(i64),
+    /// Rows of a chunk were written with another id.
+    #[error("a trigger changes the ids of {0} rows")]
+    Strayed(i64),
     /// More users are refused than may be left out.
     #[error("{reason}")]
     TooManyRefused {
@@ -58,6 +61,15 @@ impl TargetError {
         TargetError::TooManyRefused { reason: too_many_refused(first), remedy: first.remedy() }
     }
 
+    /// The error in a count of rows that were not written, as a chunk's statement returns it.
+    pub(super) fn of_count(skipped: i64) -> Result<(), TargetError> {
+        match skipped {
+            ..=0 => Ok(()),
+            STRAYED.. => Err(TargetError::Strayed(skipped / STRAYED)),
+            _ => Err(TargetError::Skipped(skipped)),
+        }
+    }
+
     /// Whether a time limit ended the statement, or the connection with it.
     pub(crate) fn is_too_slow(&self) -> bool {
         matches!(self, TargetError::Sql(error) if error.code().is_some_and(|code| is_time_limit(code.code())))
@@ -74,6 +86,7 @@ impl TargetError {
         match self {
             TargetError::Sql(error) => Refusal::of(error),
             TargetError::Skipped(_) => Some(Refusal::skipped()),
+            TargetError::Strayed(_) => Some(Refusal::strayed()),
             TargetError::RowSecurity(_)
             | TargetError::Shape(_)
             | TargetError::TooManyRefused { .. }
@@ -366,9 +379,7 @@ impl Target {
             None => (0, None, 0),
         };
         self.is_replaced |= relation != self.relation;
-        if skipped > 0 {
-            return Err(TargetError::Skipped(skipped));
-        }
+        TargetError::of_count(skipped)?;
         Ok(if guarded == 1 { Applied::Yes } else { Applied::Refused })
     }
 }

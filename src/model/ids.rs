@@ -79,6 +79,11 @@ impl IdHash {
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// The first eight bytes, as PostgreSQL converts a bit string to a number.
+    pub(crate) fn prefix(&self) -> i64 {
+        self.0.iter().take(8).fold(0, |number, byte| number << 8 | i64::from(*byte))
+    }
 }
 
 /// Number of a history in which positions are comparable. It grows when the slot, the system identifier or

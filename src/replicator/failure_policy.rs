@@ -159,6 +159,7 @@ pub(crate) fn of_target(error: &TargetError) -> FailureAction {
     match error {
         TargetError::Sql(error) => of_sql(error),
         TargetError::Skipped(_) => FailureAction::Refused(Refusal::skipped()),
+        TargetError::Strayed(_) => FailureAction::Refused(Refusal::strayed()),
         TargetError::RowSecurity(role) => FailureAction::park(
             ParkCause::Rights,
             error.to_string(),

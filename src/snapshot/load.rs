@@ -10,8 +10,8 @@ use super::progress_watch::ProgressWatch;
 use super::spool::RowReceiver;
 use crate::apply::statement::Merge;
 use crate::apply::{
-    MAX_REJECTED, NOTIFY_WITHOUT_ID, Refusal, RefusedUser, Shape, Target, TargetError, count_skipped, statement,
-    write_rejected,
+    MAX_REJECTED, NOTIFY_WITHOUT_ID, Refusal, RefusedUser, Shape, Target, TargetError, count_skipped, may_skip,
+    statement, write_rejected,
 };
 use crate::model::Deletes;
 use crate::pg::NO_TRANSACTION_TIMEOUT;
@@ -24,6 +24,11 @@ use tokio_postgres::types::{PgLsn, ToSql, Type};
 const COPY_BYTES: usize = 128 << 10;
 /// Rows that one statement of a merge goes through: a large merge shows progress, however long it takes as a whole.
 const MERGE_PART: u64 = 100_000;
+
+/// The target's [`RowReceiver::mark`]; null without rows.
+const MARK: &str = "\
+SELECT bit_xor(('x' || encode(substr(sha256(convert_to(id, 'UTF8')), 1, 8), 'hex'))::bit(64)::int8) \
+FROM neon_auth.users_sync";
 
 /// Loads the rows of a snapshot. An empty
 /// table is copied into directly; otherwise the rows are staged and merged.
@@ -74,6 +79,8 @@ async fn load_watched(
         IsolatedLoad { transaction: &transaction, loading, shape: &shape, watch }.load(rows).await?
     } else if empty {
         let columns: Vec<&str> = shape.writable().collect();
+        let may_skip: bool = transaction.query_typed_one(&may_skip(), &[]).await?.try_get(0)?;
+        rows.compute_mark(may_skip);
         let read = match copy(&transaction, "neon_auth.users_sync", &columns, rows, watch).await {
             // A trigger skips rows: they have to be found.
             Err(LoadError::Count { sent, counted }) if sent > counted => {
@@ -81,6 +88,13 @@ async fn load_watched(
             }
             copied => copied?,
         };
+        if let Some(mark) = rows.mark() {
+            let stored: Option<i64> = transaction.query_typed_one(MARK, &[]).await?.try_get(0)?;
+            watch.progressed();
+            if stored.unwrap_or_default() != mark {
+                return Err(TargetError::Strayed(1).into());
+            }
+        }
         Loaded { read, inserted: read, ..Loaded::default() }
     } else {
         transaction.batch_execute(statement::CREATE_STAGE).await?;

@@ -131,6 +131,9 @@ async fn a_live_user_gets_the_address_of_a_deleted_one() {
         .await;
         bed.equal().await;
         bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync WHERE email IS NULL", "2").await;
+        // The source does not have the users who gave way: nothing of them can arrive.
+        bed.becomes("acme", REJECTED, "").await;
+        bed.becomes("auth", "SELECT rejected FROM users_sync.tenant", "0").await;
         service.stop().await;
     }
 }

@@ -357,7 +357,7 @@ impl TargetAccess for SimulatedTarget {
         unreachable!("nothing is purged here")
     }
 
-    async fn delete_expired(&mut self, _: &[String], _: Duration) -> Result<u64, StopReason> {
+    async fn delete_expired(&mut self, _: &[String], _: Duration) -> Result<(u64, Vec<String>), StopReason> {
         unreachable!("nothing is purged here")
     }
 

@@ -1,12 +1,13 @@
 //! Removes soft-deleted users from the target after `deletes.purge_after`.
 
-use crate::apply::{Applied, Bisection, Move, RefusedUser};
-use crate::model::{ParkCause, RetryCause};
+use crate::apply::{Applied, Bisection, Move, Refusal, RefusedUser};
+use crate::model::{ParkCause, RetryCause, UserId};
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::ApplyState;
 use crate::replicator::tenant::target::{Connection, Connector, TargetAccess};
 use crate::replicator::tenant::worker::Worker;
 use crate::state::StateAccess;
+use std::collections::HashSet;
 use std::time::Duration;
 use tokio::time::{sleep, sleep_until};
 
@@ -92,6 +93,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         let (found, is_full) = (due.len() as u64, due.len() == PURGE_BATCH);
         // Changes that have come in since wait for their turn.
         let ids = self.handle.mailbox.without_waiting(due);
+        let ids = self.without_returned(ids).await;
         let removed = if ids.is_empty() { 0 } else { self.remove(connection, apply, &ids, after).await? };
         if is_full && removed > 0 {
             return Ok(Duration::ZERO);
@@ -103,6 +105,30 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             self.note_purge(wait, apply.position).await?;
         }
         Ok(wait)
+    }
+
+    /// These users without the rejected ones that the source has again: only their new rows are not in the target.
+    async fn without_returned(&self, mut ids: Vec<String>) -> Vec<String> {
+        let rejected: Vec<String> = ids.iter().filter(|id| self.rejected.contains(id)).cloned().collect();
+        if rejected.is_empty() {
+            return ids;
+        }
+        match self.context.rereader.read_ids(&self.context.config, &rejected).await {
+            Ok(read) => {
+                let key = self.handle.tenant.key.as_str();
+                let ours =
+                    read.users.into_iter().filter(|read| read.tenant.as_ref().is_none_or(|tenant| *tenant == key));
+                let live = ours.filter(|read| read.user.deleted_at.is_none());
+                let live: HashSet<UserId> = live.map(|read| read.user.id).collect();
+                ids.retain(|id| !live.contains(id.as_str()));
+            }
+            // The other users are purged.
+            Err(error) => {
+                tracing::info!(%error, "could not read rejected users from the source");
+                ids.retain(|id| !self.rejected.contains(id));
+            }
+        }
+        ids
     }
 
     /// Removes users in one transaction, without those that the target refuses to remove. Returns the number of removed users.
@@ -124,9 +150,12 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         while let Some(range) = bisection.next_part(self.size.rows()) {
             self.await_answer(target.set_savepoint()).await?;
             match self.await_answer(target.delete_expired(&ids[range.clone()], after)).await {
-                Ok(count) => {
+                Ok((count, skipped)) => {
                     self.size.fitted(range.len());
                     removed += count;
+                    let skipped =
+                        skipped.into_iter().map(|id| RefusedUser { id: id.into(), refusal: Refusal::skipped() });
+                    refused.extend(skipped);
                 }
                 Err(StopReason::Retry { cause: RetryCause::TooSlow, .. }) if range.len() > 1 => {
                     self.size.too_slow(range.len());
@@ -142,14 +171,19 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 Err(stop) => return Err(stop),
             }
         }
-        self.await_answer(target.write_rejected(&refused, &[])).await?;
+        let is_refused: HashSet<&str> = refused.iter().map(|user| &*user.id).collect();
+        let known = ids.iter().map(String::as_str).filter(|id| self.rejected.contains(id));
+        let accepted: Vec<&str> = known.filter(|id| !is_refused.contains(id)).collect();
+        self.await_answer(target.write_rejected(&refused, &accepted)).await?;
         if self.await_answer(target.commit_chunks(who, unmoved)).await? == Applied::Refused {
             return Err(RetryCause::CheckpointMoved.into());
         }
         if removed > 0 {
             tracing::info!(count = removed, "deleted permanently");
         }
-        self.log_rejected(&refused);
+        accepted.into_iter().for_each(|id| self.rejected.remove(id));
+        let new: Vec<RefusedUser> = refused.iter().filter(|user| !self.rejected.contains(&user.id)).cloned().collect();
+        self.log_rejected(&new);
         self.rejected.add(&refused);
         Ok(removed)
     }

@@ -4,7 +4,7 @@
 //! a crash older changes would turn the user back for a moment. So the changes up to the position of the read join the same
 //! batch, within the limits of memory and [`CATCH_UP_TIMEOUT`].
 
-use crate::clock::now;
+use crate::clock::{self, now};
 use crate::model::{Change, Lsn, RetryCause, UserId, Xid};
 use crate::replicator::error::ServiceError;
 use crate::replicator::source::point_read::{ReadRequest, ReadUser};
@@ -81,7 +81,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     }
 
     /// A batch of these users as the source has them now, with what the stream brings up to there. Those of the absent users
-    /// for whom `is_deleted` holds are deleted.
+    /// for whom `is_deleted` holds are deleted. Users whom the purge has removed, or will, are not brought back.
     pub(super) async fn read_again(
         &self,
         apply: &mut ApplyState,
@@ -96,6 +96,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             apply.seen.clear();
         }
         let key = self.handle.tenant.key.as_str();
+        let purged_before = self.context.config.purge_after.and_then(clock::ago);
         let mut batch = Batch { end: Some(apply.position), ..Batch::default() };
         let mut add = |change: Change| {
             let id: UserId = change.id().into();
@@ -109,7 +110,8 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             apply.seen.insert(id.as_str().into(), read.clone());
         }
         for ReadUser { tenant, mut user, .. } in users {
-            if tenant.is_none_or(|tenant| tenant == key) {
+            let is_purged = user.deleted_at.is_some_and(|at| Some(at) < purged_before);
+            if tenant.is_none_or(|tenant| tenant == key) && !is_purged {
                 if user.updated_at_derived {
                     user.updated_at = Some(now());
                 }

@@ -124,7 +124,7 @@ pub(crate) trait TargetAccess: Send + Sync {
         &mut self,
         ids: &[String],
         after: Duration,
-    ) -> impl Future<Output = Result<u64, StopReason>> + Send;
+    ) -> impl Future<Output = Result<(u64, Vec<String>), StopReason>> + Send;
     /// As [`Target::rollback`].
     fn roll_back(&mut self) -> impl Future<Output = Result<(), StopReason>> + Send;
 }
@@ -264,7 +264,7 @@ impl TargetAccess for Target {
         self.classify(done)
     }
 
-    async fn delete_expired(&mut self, ids: &[String], after: Duration) -> Result<u64, StopReason> {
+    async fn delete_expired(&mut self, ids: &[String], after: Duration) -> Result<(u64, Vec<String>), StopReason> {
         let done = self.delete_expired(ids, after).await;
         self.classify(done)
     }

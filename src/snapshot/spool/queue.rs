@@ -116,12 +116,16 @@ pub(crate) struct RowReceiver {
     queue: Arc<Queue>,
     unmappable: Vec<(UserId, String)>,
     left_out: HashSet<IdHash>,
+    mark: Option<i64>,
 }
 
 pub(super) fn queue(may_leave: bool) -> (RowSender, RowReceiver) {
     let inner = Inner { chunks: VecDeque::new(), end: End::Open, taken: Instant::now(), delay: Duration::ZERO };
     let queue = Arc::new(Queue { inner: Mutex::new(inner), filled: Notify::new(), may_leave });
-    (RowSender { queue: queue.clone() }, RowReceiver { queue, unmappable: Vec::new(), left_out: HashSet::new() })
+    (
+        RowSender { queue: queue.clone() },
+        RowReceiver { queue, unmappable: Vec::new(), left_out: HashSet::new(), mark: None },
+    )
 }
 
 impl RowSender {
@@ -186,6 +190,16 @@ impl RowReceiver {
         self.left_out = users;
     }
 
+    /// Whether [`RowReceiver::mark`] is computed from now on.
+    pub(crate) fn compute_mark(&mut self, compute: bool) {
+        self.mark = compute.then_some(0);
+    }
+
+    /// A number that depends on the ids of all received users whose rows can be mapped, and not on their order.
+    pub(crate) fn mark(&self) -> Option<i64> {
+        self.mark
+    }
+
     /// The users among those received so far whose rows cannot be mapped, with the reasons.
     pub(crate) fn take_unmappable(&mut self) -> Vec<(UserId, String)> {
         std::mem::take(&mut self.unmappable)
@@ -199,6 +213,10 @@ impl RowReceiver {
                     let mut users = chunk.take().await?;
                     if !self.left_out.is_empty() {
                         users.retain(|user| !self.left_out.contains(&IdHash::of(&user.id)));
+                    }
+                    if let Some(mark) = &mut self.mark {
+                        let mappable = users.iter().filter(|user| user.why_unmappable().is_none());
+                        *mark ^= mappable.fold(0, |mark, user| mark ^ IdHash::of(&user.id).prefix());
                     }
                     let why = |user: &User| Some((user.id.clone(), user.why_unmappable()?.to_owned()));
                     self.unmappable.extend(users.iter().filter_map(why));

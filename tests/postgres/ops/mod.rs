@@ -2,7 +2,7 @@
 //! reports about itself.
 
 mod files;
-mod health;
+pub mod health;
 mod lights;
 mod metrics;
 mod pages;

@@ -42,6 +42,7 @@ const KEY_SIZE: &str = "one of its values is too large for index users_sync_pkey
 const INDEX_SIZE: &str = "one of its values is too large for an index";
 const CODE: &str = "a trigger, or a function that a constraint, an index or a column uses, refuses it";
 const VALUE: &str = "the target cannot store one of its values";
+const STRAYED: &str = "a trigger changes its id";
 const SKIPPED: &str = "a trigger skips the row: it returns NULL";
 
 const fn refused(
@@ -86,6 +87,13 @@ pub const KINDS: &[Kind] = &[
         "latin",
         "deep_keys",
         r#"extra = (repeat('{"Sesame":', 3000) || '1' || repeat('}', 3000))::json"#,
+        "54001",
+        DEPTH,
+    ),
+    refused(
+        "ascii",
+        "deepest",
+        "extra = (repeat('[', 100000) || '\"Sesame\"' || repeat(']', 100000))::json",
         "54001",
         DEPTH,
     ),
@@ -189,6 +197,7 @@ pub const KINDS: &[Kind] = &[
     refused("strict", "index", r#"first_name = 'Sesame 9', extra = '{"index": "Sesame"}'"#, "22P02", VALUE),
     // Triggers.
     refused("strict", "skipped", "first_name = 'Skipped Sesame'", "02000", SKIPPED),
+    refused("strict", "strayed", "first_name = 'Strayed Sesame'", "27000", STRAYED),
     refused("strict", "raised", "first_name = 'Raised P0001 Sesame'", "P0001", CODE),
     refused("strict", "raised_45000", "first_name = 'Raised 45000 Sesame'", "45000", CODE),
     refused("strict", "raised_23514", "first_name = 'Raised 23514 Sesame'", "23514", CODE),
@@ -247,6 +256,7 @@ pub const STRICT: &str = r#"
         IF words[1] = 'Loud' THEN PERFORM pg_notify('channel', repeat(NEW.name, 8000)); END IF;
         IF words[1] = 'Notifying' THEN PERFORM pg_notify('channel', NEW.name); END IF;
         IF words[1] = 'Skipped' THEN RETURN NULL; END IF;
+        IF words[1] = 'Strayed' THEN NEW.id := 'x' || NEW.id; END IF;
         RETURN NEW;
       END $$;
     CREATE TRIGGER judge BEFORE INSERT OR UPDATE ON neon_auth.users_sync FOR EACH ROW EXECUTE FUNCTION public.judge();

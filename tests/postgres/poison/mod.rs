@@ -1,10 +1,14 @@
 //! Rows that a target cannot take are set aside alone, by every path; they arrive once they fit.
 
+mod deletes;
 mod kinds;
 
-use crate::support::process::{Log, Process};
+use crate::ops::health::free_port;
+use crate::support::http::get;
+use crate::support::process::{Log, Process, command, said};
 use crate::support::{Bed, DEADLINE, GENERATED, PLAIN, pause};
 use kinds::{KINDS, Kind, RELAX_STRICT, STRICT, WORD};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;
 use tempfile::NamedTempFile;
 
@@ -27,6 +31,7 @@ struct Suite {
     bed: Bed,
     mapping: Mapping,
     file: NamedTempFile,
+    admin: SocketAddr,
 }
 
 impl Suite {
@@ -48,19 +53,22 @@ impl Suite {
         ] {
             bed.server.sql(tenant, sql).await.unwrap();
         }
+        // A document of any depth, as the source's own limit is lower than that.
+        bed.auth("CREATE CAST (text AS json) WITHOUT FUNCTION").await;
         bed.auth("ALTER TABLE auth.users ADD extra json, ADD number numeric, ADD float float8, ADD large text").await;
         if mapping == Mapping::Table {
             // A primary key limits an id's size, and allows it only once.
             bed.auth("ALTER TABLE auth.users DROP CONSTRAINT users_pkey; ALTER TABLE auth.users REPLICA IDENTITY FULL")
                 .await;
         }
-        let file = bed.config_file("");
+        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let file = bed.config_file(&format!("admin: {{listen: '{admin}'}}"));
         if mapping == Mapping::Query {
             let text = std::fs::read_to_string(file.path()).unwrap();
             let query = "tenant: org, query: 'SELECT u.* FROM auth.users u'}";
             std::fs::write(file.path(), text.replace("tenant: org}", query)).unwrap();
         }
-        let suite = Suite { bed, mapping, file };
+        let suite = Suite { bed, mapping, file, admin };
         suite.bed.auth("CREATE TABLE auth.poison AS SELECT * FROM auth.users").await;
         for kind in suite.kinds() {
             let Kind { tenant, set, .. } = kind;
@@ -224,6 +232,38 @@ impl Suite {
         }
     }
 
+    /// No value is in what people and programs read about rejected users.
+    async fn shows_no_value(&self) {
+        let config = self.file.path().to_str().unwrap();
+        for arguments in [
+            ["status", "-c", config, "--json"],
+            ["rejected", "-c", config, "--json"],
+            ["verify", "-c", config, "--json"],
+        ] {
+            let (text, _) = said(&command(&arguments).await);
+            assert!(text.contains("strict") && !text.contains(WORD), "{arguments:?} {text}");
+        }
+        let of_tenants = TENANTS
+            .iter()
+            .flat_map(|tenant| [format!("/api/tenants/{tenant}"), format!("/api/tenants/{tenant}/rejected?limit=100")]);
+        for path in ["/metrics", "/readyz", "/api/status", "/api/tenants", "/api/jobs"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(of_tenants)
+        {
+            let answer = get(self.admin, &path).await;
+            assert!(answer.status == 200 && !answer.body.contains(WORD), "{path} {} {}", answer.status, answer.body);
+        }
+        let tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'users_sync'";
+        for database in TENANTS.into_iter().chain(["auth"]) {
+            for table in self.bed.query(database, tables).await {
+                let rows = format!("SELECT t.*::text FROM users_sync.{} t", table[0].as_deref().unwrap());
+                let rows = format!("{:?}", self.bed.query(database, &rows).await);
+                assert!(!rows.contains(WORD), "{database} {table:?} {rows}");
+            }
+        }
+    }
+
     /// No value has reached a text that people or programs read.
     async fn ends_silently(self, process: Process, log: Log) {
         let state = self.bed.query("auth", "SELECT t.*::text FROM users_sync.tenant t").await;
@@ -253,6 +293,7 @@ async fn is_set_aside(mapping: Mapping) {
     suite.bed.auth(&format!("BEGIN; {more}; INSERT INTO auth.users SELECT * FROM auth.poison; {more}; COMMIT")).await;
     suite.all_settle().await;
     suite.innocent_users_are("Cleo").await;
+    suite.shows_no_value().await;
     suite.causes_go().await;
     suite.ends_silently(process, log).await;
 }
