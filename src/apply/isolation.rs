@@ -13,6 +13,7 @@ use super::statement_size::StatementSize;
 use super::target::{Target, TargetError};
 use crate::model::{Change, Deletes, UserId};
 use crate::pg::{NO_TRANSACTION_TIMEOUT, Statements};
+use futures_util::future::{join, join_all, join3};
 use std::ops::Range;
 use tokio_postgres::types::{ToSql, Type};
 
@@ -46,6 +47,41 @@ pub(super) enum Step<'s> {
 /// would nest, and each row's visibility would be looked up in all of them.
 const NEXT_SAVEPOINT: &str = "RELEASE SAVEPOINT users_sync; SAVEPOINT users_sync";
 
+/// Items that are tried in one round trip.
+const PIPELINED: usize = 30;
+const BEGIN_SINGLES: &str = "SAVEPOINT users_sync_singles; SAVEPOINT users_sync";
+const KEEP_SINGLES: &str = "RELEASE SAVEPOINT users_sync_singles";
+const UNDO_SINGLES: &str = "ROLLBACK TO SAVEPOINT users_sync_singles; RELEASE SAVEPOINT users_sync_singles";
+
+/// The savepoint before the part that was tried last.
+#[derive(Clone, Copy)]
+enum Savepoint {
+    /// There is none.
+    None,
+    Accepted,
+    Refused,
+}
+
+impl Savepoint {
+    /// Sets the savepoint of the next part.
+    fn next(self) -> &'static str {
+        match self {
+            Savepoint::None => statement::SAVEPOINT,
+            Savepoint::Accepted => NEXT_SAVEPOINT,
+            Savepoint::Refused => statement::ROLLBACK_TO_SAVEPOINT,
+        }
+    }
+
+    /// Ends it.
+    fn end(self) -> Option<&'static str> {
+        match self {
+            Savepoint::None => None,
+            Savepoint::Accepted => Some(statement::RELEASE_SAVEPOINT),
+            Savepoint::Refused => Some(statement::UNDO_SAVEPOINT),
+        }
+    }
+}
+
 impl<S: Statements> Isolation<'_, S> {
     /// Writes changes without those that the target refuses, after all of them together were refused. Stops past
     /// [`MAX_REJECTED`].
@@ -65,55 +101,123 @@ impl<S: Statements> Isolation<'_, S> {
     pub(super) async fn each(&self, step: Step<'_>) -> Result<Vec<(usize, Refusal)>, TargetError> {
         let mut refused = Vec::new();
         let mut bisection = Bisection::new(step.len(), MAX_REJECTED);
-        let Some(mut next) = bisection.next_part(self.size.rows()) else { return Ok(refused) };
-        self.client.batch_execute(statement::SAVEPOINT).await?;
-        loop {
-            let range = next;
+        let mut savepoint = Savepoint::None;
+        let mut may_pipeline = true;
+        while refused.len() <= MAX_REJECTED {
+            let most = if may_pipeline { PIPELINED.min(self.size.rows()) } else { 0 };
+            if let Some(range) = bisection.next_singles(most) {
+                let Some(done) = self.run_singles(&step, range.clone(), savepoint.next()).await? else {
+                    may_pipeline = false;
+                    savepoint = Savepoint::Refused;
+                    bisection.again(range);
+                    continue;
+                };
+                savepoint = Savepoint::Accepted;
+                for (at, refusal) in range.zip(done) {
+                    bisection.tried_single(refusal.is_some());
+                    refused.extend(refusal.map(|refusal| (at, refusal)));
+                }
+                self.check_limit(&bisection, refused.last().map(|(_, refusal)| refusal))?;
+                continue;
+            }
+            let Some(range) = bisection.next_part(self.size.rows()) else { break };
+            self.client.batch_execute(savepoint.next()).await?;
             let done = self.run(&step, range.clone()).await;
             (self.progressed)();
-            let accepted = match done {
+            savepoint = match done {
                 Ok(()) => {
                     self.size.fitted(range.len());
-                    true
+                    Savepoint::Accepted
                 }
                 // RAISE with the code of a time limit may be one, or refuse a row.
-                Err(error) if error.is_too_slow() && (range.len() > 1 || error.refusal().is_none()) => {
+                Err(error) if range.len() > 1 && error.is_too_slow() => {
                     self.size.too_slow(range.len());
-                    if range.len() == 1 {
-                        step.change(range.start).inspect(|change| self.size.stuck_at(change));
-                        return Err(error);
-                    }
                     bisection.too_slow();
-                    false
+                    Savepoint::Refused
                 }
                 Err(error) => {
-                    if error.is_lost() {
-                        self.size.lost(range.len());
-                    }
-                    let refusal = error.refusal().ok_or(error)?;
+                    let refusal = self.refusal_of(error, &step, range.clone())?;
                     let refused_one = bisection.refused(range);
-                    // Rows that stand in each other's way may all fit in the end.
-                    if bisection.exceeds() && !refusal.is_conflict() {
-                        return Err(TargetError::too_many_refused(&refusal.reason));
-                    }
-                    if let Some(at) = refused_one {
-                        refused.push((at, refusal));
-                    }
-                    false
+                    self.check_limit(&bisection, Some(&refusal))?;
+                    refused.extend(refused_one.map(|at| (at, refusal)));
+                    Savepoint::Refused
                 }
             };
-            let following = bisection.next_part(self.size.rows()).filter(|_| refused.len() <= MAX_REJECTED);
-            match (accepted, following.is_some()) {
-                (true, true) => self.client.batch_execute(NEXT_SAVEPOINT).await?,
-                (true, false) => self.client.batch_execute(statement::RELEASE_SAVEPOINT).await?,
-                (false, true) => self.client.batch_execute(statement::ROLLBACK_TO_SAVEPOINT).await?,
-                (false, false) => self.client.batch_execute(statement::UNDO_SAVEPOINT).await?,
-            }
-            match following {
-                Some(part) => next = part,
-                None => return Ok(refused),
-            }
         }
+        if let Some(end) = savepoint.end() {
+            self.client.batch_execute(end).await?;
+        }
+        Ok(refused)
+    }
+
+    /// The refusal in an error of these items.
+    ///
+    /// # Errors
+    /// It is no refusal.
+    fn refusal_of(&self, error: TargetError, step: &Step<'_>, range: Range<usize>) -> Result<Refusal, TargetError> {
+        if error.is_lost() {
+            self.size.lost(range.len());
+        }
+        if let Some(refusal) = error.refusal() {
+            return Ok(refusal);
+        }
+        if error.is_too_slow() {
+            self.size.too_slow(range.len());
+            step.change(range.start).inspect(|change| self.size.stuck_at(change));
+        }
+        Err(error)
+    }
+
+    /// Stops once more items are refused than may be. Rows that stand in each other's way may all fit in the end.
+    fn check_limit(&self, bisection: &Bisection, last: Option<&Refusal>) -> Result<(), TargetError> {
+        match last {
+            Some(last) if bisection.exceeds() && !last.is_conflict() => {
+                Err(TargetError::too_many_refused(&last.reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tries at most [`PIPELINED`] items one by one, in one round trip: each is followed by a new savepoint, which fails if
+    /// the item was refused, and by a return to the last savepoint. `before` comes first.
+    ///
+    /// Returns the refusal of each item. `None` if none was tried, in effect: a trigger skipped a row, or changed its id,
+    /// which is no error that would keep the savepoint from being set.
+    async fn run_singles(
+        &self,
+        step: &Step<'_>,
+        range: Range<usize>,
+        before: &str,
+    ) -> Result<Option<Vec<Option<Refusal>>>, TargetError> {
+        let begin = format!("{before}; {BEGIN_SINGLES}");
+        let singles = range.clone().map(|at| async move {
+            let next = self.client.batch_execute(NEXT_SAVEPOINT);
+            let back = self.client.batch_execute(statement::ROLLBACK_TO_SAVEPOINT);
+            let (done, kept, undone) = join3(self.run(step, at..at + 1), next, back).await;
+            if done.is_ok() {
+                kept?;
+                undone?;
+            }
+            done
+        });
+        // The first poll of each sends its messages; of so few futures, both functions poll them in their order.
+        let (begun, singles) = join(self.client.batch_execute(&begin), join_all(singles)).await;
+        (self.progressed)();
+        begun?;
+        let mut refusals = Vec::with_capacity(singles.len());
+        let mut was_written = false;
+        for (at, done) in range.zip(singles) {
+            was_written |= matches!(done, Err(TargetError::Skipped(_) | TargetError::Strayed(_)));
+            refusals.push(match done {
+                Ok(()) => {
+                    self.size.fitted(1);
+                    None
+                }
+                Err(error) => Some(self.refusal_of(error, step, at..at + 1)?),
+            });
+        }
+        self.client.batch_execute(if was_written { UNDO_SINGLES } else { KEEP_SINGLES }).await?;
+        Ok((!was_written).then_some(refusals))
     }
 
     async fn run(&self, step: &Step<'_>, range: Range<usize>) -> Result<(), TargetError> {

@@ -124,6 +124,13 @@ fn is_refusal(sqlstate: &str, routine: Option<&str>, has_context: bool) -> bool 
 /// Rows that are tried on their own before a batch that may exceed the limit is bisected.
 const SAMPLES: usize = 64;
 
+/// If at least one of six items was refused lately, items are tried one by one: parts of them would cost more statements.
+const DENSE: usize = 6;
+/// Items that have to be decided before that is known.
+const DENSE_AFTER: usize = 8;
+/// Older decisions count less.
+const LATELY: usize = 256;
+
 /// Finds the refused items of a batch by bisection: try each [`Bisection::next_part`], and report it with
 /// [`Bisection::refused`] if it was refused.
 #[derive(Debug)]
@@ -139,6 +146,8 @@ pub(crate) struct Bisection {
     all_refused: bool,
     /// The part that is being tried.
     tried: Option<Range<usize>>,
+    /// Items that were decided lately, and those of them that were refused.
+    lately: (usize, usize),
 }
 
 impl Bisection {
@@ -150,8 +159,16 @@ impl Bisection {
         let is_large = items > allowed;
         let samples = if is_large { items.min(SAMPLES) } else { 0 };
         let to_try = Vec::new();
-        let mut bisection =
-            Bisection { to_try, allowed, is_large, refused: 0, samples, all_refused: true, tried: None };
+        let mut bisection = Bisection {
+            to_try,
+            allowed,
+            is_large,
+            refused: 0,
+            samples,
+            all_refused: true,
+            tried: None,
+            lately: (0, 0),
+        };
         if !is_large {
             bisection.halve(0..items);
             return bisection;
@@ -165,9 +182,10 @@ impl Bisection {
 
     /// The next part to try, of at most `rows` items.
     pub(crate) fn next_part(&mut self, rows: usize) -> Option<Range<usize>> {
-        if self.tried.take().is_some() {
+        if let Some(accepted) = self.tried.take() {
             self.all_refused = false;
             self.samples = self.samples.saturating_sub(1);
+            self.decided(accepted.len(), 0);
         }
         self.tried = self.to_try.pop().map(|part| {
             let end = part.end.min(part.start.saturating_add(rows));
@@ -177,6 +195,38 @@ impl Bisection {
             part.start..end
         });
         self.tried.clone()
+    }
+
+    /// Items to try one by one, while most parts of them would be refused.
+    pub(crate) fn next_singles(&mut self, most: usize) -> Option<Range<usize>> {
+        let (decided, refused) = self.lately;
+        if most == 0 || decided < DENSE_AFTER || refused * DENSE < decided {
+            return None;
+        }
+        let single = self.next_part(most)?;
+        self.tried = None;
+        Some(single)
+    }
+
+    /// Reports an item of [`Bisection::next_singles`].
+    pub(crate) fn tried_single(&mut self, is_refused: bool) {
+        self.refused += usize::from(is_refused);
+        self.all_refused &= is_refused;
+        self.samples = self.samples.saturating_sub(1);
+        self.decided(1, usize::from(is_refused));
+    }
+
+    /// These items were not tried after all.
+    pub(crate) fn again(&mut self, range: Range<usize>) {
+        self.to_try.push(range);
+    }
+
+    fn decided(&mut self, items: usize, refused: usize) {
+        self.lately.0 += items;
+        self.lately.1 += refused;
+        if self.lately.0 > LATELY {
+            self.lately = (self.lately.0 / 2, self.lately.1 / 2);
+        }
     }
 
     /// The part that is being tried takes too long, and is not known to be refused. It comes again, in smaller parts.
@@ -192,6 +242,7 @@ impl Bisection {
             1 => {
                 self.refused += 1;
                 self.samples = self.samples.saturating_sub(1);
+                self.decided(1, 1);
                 Some(range.start)
             }
             _ => {
@@ -262,6 +313,37 @@ mod tests {
             prop_assert_eq!(taken, (0..items).filter(|at| !bad.contains(at)).collect::<Vec<_>>());
             let depth = items.next_power_of_two().ilog2() as usize;
             prop_assert!(tries <= 2 + 2 * bad.len() * depth, "{tries} tries for {} of {items}", bad.len());
+        }
+
+        #[test]
+        fn many_refused_rows_cost_one_statement_each(
+            items in 1usize..3000,
+            refused_of_ten in 3u8..=10,
+            seed in any::<u64>(),
+        ) {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let bad: BTreeSet<usize> = (0..items).filter(|_| random.u8(..10) < refused_of_ten).collect();
+            let (mut found, mut taken, mut tries) = (Vec::new(), Vec::new(), 0);
+            let mut bisection = Bisection::new(items, usize::MAX);
+            loop {
+                if let Some(singles) = bisection.next_singles(30) {
+                    for at in singles {
+                        tries += 1;
+                        bisection.tried_single(bad.contains(&at));
+                        if bad.contains(&at) { found.push(at) } else { taken.push(at) };
+                    }
+                    continue;
+                }
+                let Some(range) = bisection.next_part(usize::MAX) else { break };
+                tries += 1;
+                match bad.range(range.clone()).next() {
+                    None => taken.extend(range),
+                    Some(_) => found.extend(bisection.refused(range)),
+                }
+            }
+            prop_assert_eq!(found, bad.iter().copied().collect::<Vec<_>>());
+            prop_assert_eq!(taken, (0..items).filter(|at| !bad.contains(at)).collect::<Vec<_>>());
+            prop_assert!(tries <= items + items / 8 + 64, "{tries} tries for {} of {items}", bad.len());
         }
 
         #[test]

@@ -1,7 +1,8 @@
 //! How many rows one statement may write into a target, so that it ends within the target's time limits.
 //!
 //! Our sessions override the timeouts of the role and of the database. A pooler, a proxy or an administrator may still end a
-//! statement: then the next ones have fewer rows, and slowly more again.
+//! statement: then the next ones have fewer rows. After some of them a larger one is tried. If it fits, the fault is over,
+//! and each statement doubles the size; if not, the next attempt comes after twice as many statements.
 
 use crate::model::Change;
 use crate::sync::lock;
@@ -9,8 +10,10 @@ use std::sync::Mutex;
 
 /// A statement of this size needs no limit: a batch has no more users.
 const FULL: usize = 2_048;
-/// Statements that fit before a larger one is tried. Doubles with each one that is too large again, until one fits.
+/// Statements that fit before a larger one is tried, which may end the connection.
 const FIRST_PATIENCE: u32 = 8;
+/// The same after a larger one that fitted.
+const GROWING: u32 = 1;
 const MAX_PATIENCE: u32 = 1_024;
 
 /// The size of a tenant's statements. It outlasts the connection, which a time limit may end.
@@ -55,7 +58,7 @@ impl StatementSize {
             return;
         }
         if std::mem::take(&mut size.is_new) {
-            size.patience = FIRST_PATIENCE;
+            size.patience = GROWING;
         }
         size.fitted += 1;
         if size.fitted >= size.patience {
@@ -74,11 +77,13 @@ impl StatementSize {
         lock(&self.0).limit(rows / 2);
     }
 
-    /// The connection broke while a statement with `rows` rows ran. Once may be chance.
+    /// The connection broke while a statement with `rows` rows ran. Once may be chance, unless the size is new.
     pub(crate) fn lost(&self, rows: usize) {
         let mut size = lock(&self.0);
         size.lost += 1;
-        if size.lost > 1 {
+        if size.is_new && size.rows < usize::MAX {
+            size.limit(rows / 2);
+        } else if size.lost > 1 {
             size.limit(rows / 4);
         }
     }
@@ -104,8 +109,11 @@ impl StatementSize {
 impl Size {
     fn limit(&mut self, rows: usize) {
         self.rows = self.rows.min(rows).max(1);
-        (self.fitted, self.is_new) = (0, false);
-        self.patience = (self.patience * 2).min(MAX_PATIENCE);
+        self.fitted = 0;
+        self.patience = match std::mem::take(&mut self.is_new) {
+            true => (self.patience * 2).clamp(2 * FIRST_PATIENCE, MAX_PATIENCE),
+            false => self.patience.max(FIRST_PATIENCE),
+        };
     }
 }
 
@@ -146,6 +154,21 @@ mod tests {
         write(&size, FULL, 3);
         write(&size, 100_000, usize::MAX);
         assert!(!size.is_limited());
+    }
+
+    #[test]
+    fn after_a_short_fault_each_statement_but_the_first_ones_doubles_the_size() {
+        let size = StatementSize::default();
+        let statements = |size: &StatementSize| {
+            let sizes = (0..100).map_while(|_| size.is_limited().then(|| size.fitted(size.rows())));
+            sizes.count()
+        };
+        // Down to one row, and connections that broke.
+        (0..11).for_each(|n| size.too_slow(FULL >> n));
+        assert_eq!((size.rows(), statements(&size)), (1, 8 + 10));
+        let size = StatementSize::default();
+        (0..3).for_each(|_| size.lost(FULL));
+        assert_eq!((size.rows(), statements(&size)), (512, 8 + 1));
     }
 
     #[test]

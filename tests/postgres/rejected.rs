@@ -196,6 +196,42 @@ async fn isolating_one_refused_row_costs_a_binary_search() {
     assert!((2..=2 * 11).contains(&savepoints), "{savepoints}");
 }
 
+/// Where most parts of a batch would be refused, they are not tried.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_refused_rows_cost_one_statement_each() {
+    let number = |name: &str, default: u32| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+    let (users, refused_of_ten) = (number("USERS_SYNC_REFUSED_OF", 2_000), number("USERS_SYNC_REFUSED_TENTHS", 7));
+    let bed = Bed::start_with(&["acme"], Options::new().set("log_statement", "all")).await;
+    fill(&bed, users).await;
+    let service = Service::start(bed.config());
+    bed.equal().await;
+    add(&bed, CHECK).await;
+    bed.auth(&format!(
+        "UPDATE auth.users SET updated_at = now(),
+           first_name = CASE WHEN hashtext(id) & 1023 < {refused_of_ten} * 1023 / 10 THEN 'Eve' ELSE 'Bea' END"
+    ))
+    .await;
+    let begun = std::time::Instant::now();
+    let refused =
+        bed.query("auth", "SELECT count(*) FROM auth.users WHERE first_name = 'Eve'").await[0][0].clone().unwrap();
+    bed.becomes("acme", "SELECT count(*) FROM users_sync.rejected", &refused).await;
+    bed.becomes(
+        "acme",
+        "SELECT count(*) FROM neon_auth.users_sync WHERE name = 'Bea'",
+        &(users - refused.parse::<u32>().unwrap()).to_string(),
+    )
+    .await;
+    println!("{refused} of {users} rows were refused within {:?}", begun.elapsed());
+    service.stop().await;
+    let log = std::fs::read_to_string(bed.server.data_dir().parent().unwrap().join("server.log")).unwrap();
+    let after = log.split("no_eve CHECK").nth(1).unwrap();
+    // Those that write rows. Rejected users are tried again later.
+    let first = after.split("INTO users_sync.rejected").next().unwrap();
+    let statements = first.matches("execute <unnamed>: WITH v AS").count();
+    println!("{statements} statements");
+    assert!((10..=users as usize * 9 / 8 + 100).contains(&statements), "{statements} statements");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_while_refused_rows_are_isolated_loses_nothing() {
     let bed = Bed::start(&["acme"]).await;

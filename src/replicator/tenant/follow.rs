@@ -38,6 +38,10 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             if let Err(stop) = self.retry_rejected(connection, apply).await {
                 return stop;
             }
+            // Before the next change, which may be hours away.
+            if let Err(error) = self.note_rejected(apply.position).await {
+                return error.into();
+            }
             let stop = tokio::select! {
                 biased;
                 signal = handle.mailbox.interrupted() => Some(signal.into()),
@@ -55,9 +59,6 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             if self.failing_since.is_some()
                 && let Err(error) = self.note_recovery(apply.position).await
             {
-                return error.into();
-            }
-            if let Err(error) = self.note_rejected(apply.position).await {
                 return error.into();
             }
         }
