@@ -8,10 +8,9 @@ use crate::config::Topics;
 use crate::config::{Config, Kafka};
 use crate::model::{CheckFinding, CheckpointKey, Code, StatusFinding, TeeRestart, TopicTrouble};
 use crate::state::{Snapshot, TeePublished};
-use crate::tee::kafka::{Failure, Found, existing_topics, look};
+use crate::tee::kafka::{Failure, Found, blocking, existing_topics, look};
 use crate::tee::{Own, Owner};
 use std::sync::Arc;
-use tokio::task::spawn_blocking;
 
 const LOST_REMEDY: &str = "none is needed: `run` publishes the users of its tenants again; find out which program deletes topics or whether \
                            brokers lost records";
@@ -32,7 +31,7 @@ pub(super) async fn findings(config: &Config, kafka: &Kafka, state: Option<&Snap
         }
     };
     let settings = kafka.clone();
-    let existing = match spawn_blocking(move || existing_topics(&settings)).await.unwrap_or_else(interrupted) {
+    let existing = match blocking(move || existing_topics(&settings)).await {
         Ok(existing) => existing,
         Err(failure) => return vec![finding(failure)],
     };
@@ -59,11 +58,11 @@ async fn ownership(config: &Config, kafka: &Kafka, topics: Arc<Topics>, state: &
     let owner = Owner::new(&kafka.slot, &key);
     let published = state.tee.as_ref().and_then(|tee| tee.published.clone());
     let (settings, its) = (kafka.clone(), published.clone());
-    let found = spawn_blocking(move || {
+    let found = blocking(move || {
         let topics = topics.distinct();
         look(&settings, &Own { owner: &owner, system: &system, published: its.as_ref(), topics: &topics })
     });
-    match found.await.unwrap_or_else(interrupted) {
+    match found.await {
         Ok(found) => losses(&found, published.as_ref()),
         Err(failure) => vec![finding(failure)],
     }
@@ -102,8 +101,4 @@ fn finding(Failure { what, code, remedy, .. }: Failure) -> Finding {
     let code: Code = code.map_or(StatusFinding::Kafka.into(), Code::from);
     let remedy = remedy.unwrap_or("check that the brokers are running and reachable from this machine");
     Finding::error(Subject::Kafka, code, what, remedy)
-}
-
-fn interrupted<T>(error: tokio::task::JoinError) -> Result<T, Failure> {
-    Err(Failure::plain(format!("the lookup was interrupted: {error}")))
 }

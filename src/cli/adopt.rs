@@ -25,8 +25,17 @@ const COMPARE_TIMEOUT: Duration = Duration::from_secs(600);
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
     /// Tenant whose target is to be taken over.
+    #[cfg_attr(feature = "kafka", arg(required_unless_present = "kafka"))]
+    #[cfg_attr(not(feature = "kafka"), arg(required = true))]
     #[arg(value_name = "TENANT")]
-    tenant: String,
+    tenant: Option<String>,
+    /// Take over the topics of Kafka instead: another installation, which no longer runs, has written to them.
+    ///
+    /// It prints what was found, and asks. A running installation is refused. The next session publishes every user again,
+    /// and a delete for users who are gone.
+    #[cfg(feature = "kafka")]
+    #[arg(long, conflicts_with_all = ["tenant", "extra", "allow_deletes", "ids"])]
+    kafka: bool,
     /// What happens to rows whose users the source does not have.
     ///
     /// With `keep` they stay as they are, also in later snapshots; `verify` reports them as extra.
@@ -45,7 +54,11 @@ pub(super) struct Arguments {
 
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
     let config = file.load()?;
-    let id = select_tenants(&config, std::slice::from_ref(&arguments.tenant))?.remove(0);
+    #[cfg(feature = "kafka")]
+    if arguments.kafka {
+        return super::adopt_kafka::execute(&config, arguments.yes).await;
+    }
+    let id = select_tenants(&config, arguments.tenant.as_slice())?.remove(0);
     let Some(tenant) = config.tenants.iter().find(|tenant| tenant.id == id) else {
         return Err(diagnostic!("the configuration has no tenant {id}"));
     };

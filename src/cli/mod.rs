@@ -2,6 +2,8 @@
 
 mod admins;
 mod adopt;
+#[cfg(feature = "kafka")]
+mod adopt_kafka;
 mod check;
 mod common;
 mod confirm;
@@ -134,6 +136,8 @@ enum Command {
     ///
     /// It compares first, prints what will change, and asks. Then rows and checkpoint are written in one transaction, by the
     /// running process or, if none is running, here. No row is deleted: foreign keys of the application stay intact.
+    ///
+    /// With --kafka it takes over topics of an installation that no longer runs.
     Adopt(adopt::Arguments),
     /// Permanently delete the users of a tenant that was removed from the configuration.
     Forget(forget::Arguments),

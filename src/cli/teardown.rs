@@ -52,6 +52,13 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
         error => diagnostic!("{error}"),
     })?;
     found.kept.iter().for_each(|kept| output::line(format_args!("stays: {kept}")));
+    if let Some(kafka) = &config.kafka {
+        output::line(format_args!(
+            "stays: topics and positions in Kafka ({}, {}): a later installation needs other names, or to take them over: \
+             users-sync adopt -c FILE --kafka",
+            kafka.topic, kafka.positions_topic
+        ));
+    }
     if found.is_empty() {
         output::line("nothing to drop: slot, publication and state do not exist");
         return Ok(ExitCode::SUCCESS);

@@ -1,6 +1,8 @@
 //! One-shot work that commands and the admin API share.
 
 pub(crate) mod adopt;
+#[cfg(feature = "kafka")]
+pub(crate) mod adopt_kafka;
 pub(crate) mod bring;
 pub(crate) mod dry_run;
 pub(crate) mod pause;

@@ -3,6 +3,7 @@
 //! Messages and positions are decided here without I/O ([`Encoder`], [`Positions`]). `kafka` does the I/O.
 
 mod batch;
+mod claims;
 mod debezium;
 mod encode;
 mod event;
@@ -15,12 +16,13 @@ mod positions;
 mod upsert;
 
 pub(crate) use batch::{Batch, Message};
+pub(crate) use claims::{Claims, SILENT_AFTER, Writer};
 pub(crate) use encode::{Encoder, MessageKey};
 pub(crate) use event::{Event, EventPosition, Op};
 pub(crate) use messages::{CompleteChange, messages};
 pub(crate) use owner::Owner;
 pub(crate) use ownership::{Foreign, Holds, Known, Mark, Own, PartitionView, TopicView, judge_positions, judge_topic};
 pub(crate) use positions::{
-    PartitionEnd, PositionRecord, Positions, Resume, Source, Split, StreamPosition, TenantPosition, TopicEnds,
-    decide_resume,
+    PRESENCE_INTERVAL, PartitionEnd, PositionRecord, Positions, Presence, Resume, Source, Split, StreamPosition,
+    TenantPosition, TopicEnds, decide_resume,
 };

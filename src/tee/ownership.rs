@@ -126,6 +126,8 @@ pub(crate) struct Mark {
     pub(crate) installation: Option<String>,
     /// Header `ce_id`, which begins with the slot.
     pub(crate) id: Option<String>,
+    /// Its time in milliseconds since the Unix epoch.
+    pub(crate) at: Option<i64>,
 }
 
 /// The partitions of a topic.
@@ -171,7 +173,7 @@ fn lacks(view: &TopicView, known: &TopicEnds) -> bool {
 }
 
 /// The writer of a record, if it is not this installation.
-fn stranger(mark: &Mark, is_known: bool, owner: &Owner) -> Option<String> {
+pub(super) fn stranger(mark: &Mark, is_known: bool, owner: &Owner) -> Option<String> {
     let slot = mark.id.as_ref().and_then(|id| id.split_once('/')).map(|(slot, _)| slot);
     match (&mark.installation, slot) {
         (Some(id), slot) if *id != owner.installation => {

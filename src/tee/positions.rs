@@ -7,6 +7,7 @@ use crate::model::{Generation, Lsn, TeeRestart, TenantId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
+use std::time::Duration;
 
 /// The key of a record: the stream of a slot, one of its tenants, or one of its topics.
 #[derive(Debug, Serialize, Deserialize)]
@@ -17,6 +18,19 @@ struct Key {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     topic: Option<String>,
 }
+
+/// The key of the record that says whether a process publishes from a slot.
+#[derive(Debug, Serialize, Deserialize)]
+struct PresenceKey {
+    publishes: String,
+}
+
+/// Interval at which a process that has nothing else to write says that it publishes.
+pub(crate) const PRESENCE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// A process publishes from the slot. Its end removes the record.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Presence {}
 
 /// The position up to which the stream is published.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,15 +116,17 @@ impl Positions {
     /// Applies a record, in topic order. Records whose key users-sync did not write are ignored.
     pub(crate) fn take(&mut self, owner: &Owner, key: &[u8], value: Option<&[u8]>) {
         let Ok(text) = std::str::from_utf8(key) else { return };
-        let Ok(Key { slot, tenant, topic }) = serde_json::from_str::<Key>(text) else { return };
-        match (slot == owner.slot, tenant.map(|tenant| TenantId::new(&tenant)), topic) {
-            (true, None, None) => self.stream = value.map(|value| owner.open(text, value)),
-            (true, Some(tenant), _) => put(&mut self.tenants, tenant, value.map(|value| owner.open(text, value))),
-            (true, None, Some(topic)) => put(&mut self.topics, topic, value.map(|value| owner.open(text, value))),
-            (false, Some(tenant), _) => {
+        let Some((slot, subject)) = read_key(text) else { return };
+        match (slot == owner.slot, subject) {
+            (true, Subject::Stream) => self.stream = value.map(|value| owner.open(text, value)),
+            (true, Subject::Tenant(tenant)) => {
+                put(&mut self.tenants, tenant, value.map(|value| owner.open(text, value)));
+            }
+            (true, Subject::Topic(topic)) => put(&mut self.topics, topic, value.map(|value| owner.open(text, value))),
+            (false, Subject::Tenant(tenant)) => {
                 put(&mut self.others, (slot, tenant), value.map(|value| owner.open(text, value)));
             }
-            (false, None, _) => {}
+            (false, Subject::Stream | Subject::Topic(_)) | (_, Subject::Presence) => {}
         }
     }
 }
@@ -122,7 +138,41 @@ fn put<K: Eq + Hash, V>(map: &mut HashMap<K, V>, key: K, value: Option<V>) {
     };
 }
 
+impl Presence {
+    /// The record that says whether this process publishes.
+    pub(crate) fn record(owner: &Owner, publishes: bool) -> PositionRecord {
+        sealed(owner, &PresenceKey { publishes: owner.slot.clone() }, publishes.then_some(&Presence {}))
+    }
+}
+
+/// What a record of the positions topic is about.
+pub(super) enum Subject {
+    Presence,
+    Stream,
+    Tenant(TenantId),
+    Topic(String),
+}
+
+/// Reads a record's key: the slot, and what the record is about. `None` if users-sync did not write it.
+pub(super) fn read_key(key: &str) -> Option<(String, Subject)> {
+    if let Ok(PresenceKey { publishes }) = serde_json::from_str(key) {
+        return Some((publishes, Subject::Presence));
+    }
+    let Key { slot, tenant, topic } = serde_json::from_str(key).ok()?;
+    let subject = match (tenant, topic) {
+        (Some(tenant), _) => Subject::Tenant(TenantId::new(&tenant)),
+        (None, Some(topic)) => Subject::Topic(topic),
+        (None, None) => Subject::Stream,
+    };
+    Some((slot, subject))
+}
+
 impl StreamPosition {
+    /// The record that removes the position of a slot.
+    pub(super) fn removal(owner: &Owner) -> PositionRecord {
+        sealed(owner, &Key { slot: owner.slot.clone(), tenant: None, topic: None }, None::<&StreamPosition>)
+    }
+
     pub(crate) fn record(&self, owner: &Owner) -> PositionRecord {
         sealed(owner, &Key { slot: owner.slot.clone(), tenant: None, topic: None }, Some(self))
     }
@@ -134,6 +184,12 @@ impl TenantPosition {
         let key = Key { slot: owner.slot.clone(), tenant: Some(tenant.to_string()), topic: None };
         sealed(owner, &key, position)
     }
+
+    /// The record that removes the position of a tenant of any slot.
+    pub(super) fn removal(owner: &Owner, slot: &str, tenant: &TenantId) -> PositionRecord {
+        let key = Key { slot: slot.to_owned(), tenant: Some(tenant.to_string()), topic: None };
+        sealed(owner, &key, None::<&TenantPosition>)
+    }
 }
 
 impl TopicEnds {
@@ -143,7 +199,7 @@ impl TopicEnds {
     }
 }
 
-fn sealed(owner: &Owner, key: &Key, content: Option<&impl Serialize>) -> PositionRecord {
+fn sealed(owner: &Owner, key: &impl Serialize, content: Option<&impl Serialize>) -> PositionRecord {
     let key = serde_json::to_string(key).unwrap_or_default();
     let value = content.map(|content| owner.seal(&key, content));
     PositionRecord { key, value }

@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adopt;
 mod bed;
 mod broker;
 mod consumer;
@@ -15,6 +16,7 @@ mod formats;
 mod open;
 mod oversized;
 mod ownership;
+mod poison;
 mod query;
 mod remedies;
 mod security;

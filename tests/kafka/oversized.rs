@@ -5,10 +5,10 @@ use crate::broker::{Broker, until};
 use crate::consumer::{Message, read};
 use crate::support::process::{Process, command, said};
 
-const ASIDE: &str =
+pub const ASIDE: &str =
     "SELECT coalesce(string_agg(tenant || ':' || id, ' ' ORDER BY tenant, id), '') FROM users_sync.tee_rejected";
 
-async fn set_limit(broker: &Broker, topic: &str, bytes: u64) {
+pub async fn set_limit(broker: &Broker, topic: &str, bytes: u64) {
     let limit = format!("max.message.bytes={bytes}");
     let address = broker.address();
     let alter = ["--bootstrap-server", &address, "--alter", "--entity-type", "topics", "--entity-name", topic];
@@ -16,7 +16,7 @@ async fn set_limit(broker: &Broker, topic: &str, bytes: u64) {
 }
 
 /// A profile of this many bytes that no compression makes much smaller.
-fn noise(bytes: usize) -> String {
+pub fn noise(bytes: usize) -> String {
     format!(
         "(SELECT to_jsonb(left(string_agg(encode(sha256((n || random()::text)::bytea), 'base64'), ''), {bytes})) \
          FROM generate_series(1, {}) n)",

@@ -2,7 +2,6 @@
 //! else: tenants never wait for Kafka.
 
 mod batcher;
-mod blocking;
 mod error;
 mod kafka_sink;
 mod oversized;
@@ -19,6 +18,7 @@ use crate::replicator::error::ServiceError;
 use crate::replicator::session::config_changes::replaced;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::tee::error::{TeeError, TeeExit};
+use crate::replicator::tee::recorder::Recorder;
 use crate::replicator::tee::session::Carried;
 use crate::state::{StateError, TeeFailure, TenantState};
 use crate::status::report::TeeReport;
@@ -31,7 +31,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LAST: Duration = Duration::from_secs(5);
-/// A session at least this old resets the backoff.
+/// A failure after a session of at least this age is logged again.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// Time limit for messages in flight when the process stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -81,7 +81,11 @@ pub(crate) async fn run(context: Arc<SessionContext>, mut configs: Configs) -> R
             }
         };
         if begun.elapsed() > STABLE_AFTER {
-            tee.recovered();
+            tee.logged = None;
+        }
+        // A session that only lasted long may fail at the same message again.
+        if tee.carried.recorder.as_ref().is_some_and(Recorder::has_progressed) {
+            tee.retry.reset();
         }
         match left {
             TeeExit::Drained => {

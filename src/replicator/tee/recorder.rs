@@ -1,5 +1,6 @@
 //! Records in the state what is published, so that the positions topic can be compared with it.
 
+use crate::model::Lsn;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::tee::batcher::PublishProgress;
 use crate::replicator::tee::error::TeeError;
@@ -15,6 +16,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Recorder {
     pub(crate) progress: Arc<PublishProgress>,
     pub(crate) published: TeePublished,
+    /// The position at which the session's stream began.
+    pub(crate) begun: Lsn,
 }
 
 impl Recorder {
@@ -24,6 +27,11 @@ impl Recorder {
             sleep(INTERVAL).await;
             self.record(context).await?;
         }
+    }
+
+    /// Whether the session published a part of the stream.
+    pub(crate) fn has_progressed(&self) -> bool {
+        self.progress.positions().confirmed > self.begun
     }
 
     /// Records what is published by now.

@@ -13,7 +13,6 @@ use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::positions::report;
 use crate::replicator::snapshotter::coordinator::make_export;
 use crate::replicator::tee::batcher::{KafkaBatcher, PublishProgress};
-use crate::replicator::tee::blocking::blocking;
 use crate::replicator::tee::error::TeeError;
 use crate::replicator::tee::kafka_sink::{Start, TeeSink};
 use crate::replicator::tee::oversized;
@@ -22,6 +21,7 @@ use crate::replicator::tee::slot::take_slot;
 use crate::replicator::tee::snapshot::{Member, Pass};
 use crate::snapshot::source_session;
 use crate::state::{TeeFailure, TeePublished, TeeRejected, TenantState};
+use crate::tee::kafka::blocking;
 use crate::tee::kafka::{
     self, CommitKind, Counts, Failure, Found, Limits, Ownership, Producer, Publisher, Reader, Refusals, Sizes,
     ensure_topics, fence, look, needs_smaller_batches,
@@ -147,7 +147,7 @@ pub(crate) async fn session(
             tenants: config.tenants.iter().map(|tenant| tenant.id.clone()).collect(),
         };
         context.state.put_published(&published).await?;
-        let recorder = recorder.insert(Recorder { progress, published });
+        let recorder = recorder.insert(Recorder { progress, published, begun: taken.from.position });
         tracing::info!(position = %taken.from.position, "Kafka output up to date, streaming");
         let start = Start { position: taken.from.clone(), tenants: start };
         let replication = taken.stream(context, kafka).await?;
@@ -185,8 +185,8 @@ struct Opened {
     ends: Vec<(String, TopicEnds, bool)>,
 }
 
-/// Looks for other installations before anything is written or fenced. Then fences older processes first and reads the
-/// positions again, so that they are final.
+/// Looks for other installations before anything is written or fenced. Then fences older processes, and reads the positions
+/// again if they were not final.
 async fn open(
     kafka: &Kafka,
     topics: &Arc<Topics>,
@@ -204,7 +204,7 @@ async fn open(
         let topics = names.distinct();
         look(&settings, &Own { owner, system, published: published.as_ref(), topics: &topics })
     });
-    let found = found.await?;
+    let mut found = found.await?;
     let max_bytes = ensure_topics(kafka, &found.before, &topics.distinct()).await?;
     let limits = Limits::new(kafka, max_bytes);
     if let Some(batch) = needs_smaller_batches(limits.lowest()) {
@@ -212,15 +212,25 @@ async fn open(
         producer = blocking(move || kafka::connect(&settings, Some(batch))).await?;
     }
     let (settings, fenced, its) = (kafka.clone(), producer.clone(), owner.clone());
-    let positions = blocking(move || {
+    let read = found.read.take();
+    let newer = blocking(move || {
         if settings.exactly_once {
             fence(&fenced)?;
         }
-        Reader::new(&settings)?.positions(&settings, &its)
+        let reader = Reader::new(&settings)?;
+        match read {
+            Some(end) if reader.is_at(&settings.positions_topic, &end)? => Ok(None),
+            _ => reader.positions(&settings, &its).map(Some),
+        }
     });
     let topics = topics.distinct();
-    let positions = judge_positions(positions.await?, &Own { owner, system, published, topics: &topics });
-    let positions = positions.map_err(Failure::foreign)?;
+    let positions = match newer.await? {
+        None => std::mem::take(&mut found.known),
+        Some(newer) => {
+            let judged = judge_positions(newer, &Own { owner, system, published, topics: &topics });
+            judged.map_err(Failure::foreign)?
+        }
+    };
     let ends = found.ends(&topics, &positions.topics);
     Ok(Opened { positions, producer, found, limits, ends })
 }

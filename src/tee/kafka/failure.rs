@@ -20,7 +20,8 @@ pub(crate) struct Failure {
 
 /// Remedy for topics and positions of another installation.
 const FOREIGN_REMEDY: &str = "give this installation names of its own: set kafka.topic, kafka.positions_topic and source.slot to names that no \
-                              other installation uses";
+                              other installation uses; if the other installation no longer exists, take its topics over: \
+                              users-sync adopt -c FILE --kafka";
 
 impl Failure {
     /// A failure of `operation`. `last_error` is the last error that the client reported asynchronously.

@@ -3,11 +3,11 @@
 use super::client::{ClientErrors, REQUEST_TIMEOUT, client_config};
 use super::failure::Failure;
 use super::headers::{ID_HEADER, INSTALLATION_HEADER, header};
-use super::topic_reader::{READ_TIMEOUT, Reader};
+use super::topic_reader::{READ_TIMEOUT, Reader, TopicEnd};
 use crate::config::Kafka;
 use crate::tee::{
-    Holds, Known, Mark, Own, Owner, PartitionEnd, PartitionView, Positions, TopicEnds, TopicView, judge_positions,
-    judge_topic,
+    Claims, Holds, Known, Mark, Own, Owner, PartitionEnd, PartitionView, Positions, TopicEnds, TopicView,
+    judge_positions, judge_topic,
 };
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -32,6 +32,8 @@ pub(crate) struct Found {
     /// The topics that existed.
     pub(crate) before: HashSet<String>,
     pub(crate) known: Known,
+    /// The end of the positions topic. `None` if it does not exist, or a transaction was open, so that `known` is not final.
+    pub(crate) read: Option<TopicEnd>,
     /// Topics of this installation that are missing, were created again, or lost their last records.
     pub(crate) lost: Vec<String>,
     views: HashMap<String, TopicView>,
@@ -60,7 +62,8 @@ impl Found {
 /// Kafka cannot be reached, or something belongs to another installation.
 pub(crate) fn look(kafka: &Kafka, own: &Own<'_>) -> Result<Found, Failure> {
     let look = Look::new(kafka)?;
-    let known = judge_positions(look.positions(kafka, own.owner)?, own).map_err(Failure::foreign)?;
+    let (positions, read) = look.positions(kafka, own.owner)?;
+    let known = judge_positions(positions, own).map_err(Failure::foreign)?;
     let views = look.topics(own.topics, &known.topics)?;
     // Without positions, only the state knows that it published before.
     let is_lost = own.published.is_some() && known.restart.is_some();
@@ -77,7 +80,24 @@ pub(crate) fn look(kafka: &Kafka, own: &Own<'_>) -> Result<Found, Failure> {
             lost.push((*topic).to_owned());
         }
     }
-    Ok(Found { before: look.there.into_keys().collect(), known, lost, views })
+    Ok(Found { before: look.there.into_keys().collect(), known, read, lost, views })
+}
+
+/// Reads what other installations have written to the positions topic and to the topics of this one. Blocks.
+///
+/// # Errors
+/// Kafka cannot be reached.
+pub(crate) fn claims(kafka: &Kafka, own: &Own<'_>) -> Result<Claims, Failure> {
+    let look = Look::new(kafka)?;
+    let mut claims = Claims::of_topics(look.topics(own.topics, &HashMap::new())?);
+    if look.there.contains_key(&kafka.positions_topic) {
+        Reader::new(kafka)?.latest(&kafka.positions_topic, |message| {
+            if let Some(key) = message.key() {
+                claims.take(own, key, message.payload(), message.timestamp().to_millis());
+            }
+        })?;
+    }
+    Ok(claims)
 }
 
 /// Looks at topics.
@@ -112,16 +132,17 @@ impl Look {
     }
 
     /// The positions, including those of transactions that have not ended.
-    fn positions(&self, kafka: &Kafka, owner: &Owner) -> Result<Positions, Failure> {
+    fn positions(&self, kafka: &Kafka, owner: &Owner) -> Result<(Positions, Option<TopicEnd>), Failure> {
         let mut positions = Positions::default();
-        if self.there.contains_key(&kafka.positions_topic) {
-            Reader::new(kafka)?.latest(&kafka.positions_topic, |message| {
-                if let Some(key) = message.key() {
-                    positions.take(owner, key, message.payload());
-                }
-            })?;
+        if !self.there.contains_key(&kafka.positions_topic) {
+            return Ok((positions, None));
         }
-        Ok(positions)
+        let end = Reader::new(kafka)?.latest(&kafka.positions_topic, |message| {
+            if let Some(key) = message.key() {
+                positions.take(owner, key, message.payload());
+            }
+        })?;
+        Ok((positions, end))
     }
 
     /// The ends and the last records of those of `topics` that exist.
@@ -259,5 +280,6 @@ fn mark(message: &BorrowedMessage<'_>) -> Mark {
         offset: message.offset(),
         installation: header(message, INSTALLATION_HEADER),
         id: header(message, ID_HEADER),
+        at: message.timestamp().to_millis(),
     }
 }

@@ -5,20 +5,19 @@ use super::client::{Producer, transaction_timeout};
 use super::ends::Ends;
 use super::failure::Failure;
 use super::headers::{ID_HEADER, INSTALLATION_HEADER};
-use super::oversized::{Limits, Oversized, Refusals, SetAside, Verdict, content, record_bytes};
-use crate::config::{Kafka, Topics};
+use super::job::{CommitKind, Counts, Job, Ownership, Sizes};
+use super::oversized::{Oversized, SetAside, Verdict, content, record_bytes};
+use crate::config::Kafka;
 use crate::model::{ByConfigured, ConfiguredIdx};
-use crate::tee::{Batch, Encoder, Message, Owner, PositionRecord, TopicEnds};
-use prometheus_client::metrics::counter::Counter;
+use crate::tee::{Batch, Encoder, Message, Owner, PRESENCE_INTERVAL, PositionRecord, Presence};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _};
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout_at;
 
 /// Time limit for a commit. After it, the session ends and the next one publishes the batch again.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,8 +36,8 @@ const FLUSH_POLL_INTERVAL: Duration = Duration::from_micros(200);
 
 /// The ends of the topics are recorded by themselves once no batch has followed for this long.
 const IDLE: Duration = Duration::from_secs(1);
-/// Time limit for that at the end of a session.
-const LAST_ENDS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time limit for the last records of a session.
+const LAST_RECORDS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Held by the running publisher. Messages in flight of an older publisher would otherwise arrive behind those of a newer
 /// one.
@@ -47,49 +46,6 @@ static ACTIVE_PUBLISHER: Mutex<()> = Mutex::const_new(());
 /// Waits until the last publisher has ended.
 pub(crate) async fn ended() {
     drop(ACTIVE_PUBLISHER.lock().await);
-}
-
-/// A batch, its topics, and how it is committed.
-pub(crate) struct Job {
-    /// The messages.
-    pub batch: Batch,
-    /// The tenants' topics.
-    pub topics: Arc<Topics>,
-    /// How the batch ends.
-    pub close: CommitKind,
-}
-
-/// What ends a batch.
-pub(crate) enum CommitKind {
-    /// The batch completes source transactions: it is committed together with these position records.
-    Transaction(Vec<PositionRecord>),
-    /// More of the same source transaction follows. The messages stay invisible until it is complete. A Kafka transaction that is open for
-    /// too long is committed in part with this record.
-    Partial(PositionRecord),
-}
-
-/// Counters of the publisher.
-pub(crate) struct Counts {
-    /// Messages that the brokers acknowledged.
-    pub messages: Counter,
-    /// Batches that completed source transactions.
-    pub transactions: Counter,
-}
-
-/// What is known about messages that are too large.
-pub(crate) struct Sizes {
-    pub(crate) limits: Limits,
-    pub(crate) refusals: Refusals,
-    /// Users that were set aside.
-    pub(crate) held: HashSet<(ConfiguredIdx, String)>,
-    /// Records what a batch sets aside.
-    pub(crate) oversized: mpsc::Sender<Oversized>,
-}
-
-/// Whose messages these are, and where the topics end, as [`Found::ends`](super::Found::ends).
-pub(crate) struct Ownership {
-    pub(crate) owner: Owner,
-    pub(crate) ends: Vec<(String, TopicEnds, bool)>,
 }
 
 /// Number of jobs that the brokers acknowledged.
@@ -147,7 +103,8 @@ impl Publisher {
                         say_done.send_modify(|done| *done += 1);
                     }),
                     Next::Split(split) => work.close(&[split]),
-                    Next::Ends => work.record_ends(),
+                    Next::Ends => work.record(&[]),
+                    Next::Presence => work.record(&[Presence::record(&work.owner, true)]),
                     Next::Nothing => return work.end(),
                 };
                 if let Err(failure) = ended {
@@ -168,6 +125,8 @@ enum Next {
     Split(PositionRecord),
     /// No batch has followed: record the ends of the topics.
     Ends,
+    /// Nothing was written for a while: record that the process still publishes.
+    Presence,
     Nothing,
 }
 
@@ -198,18 +157,19 @@ struct Work {
 
 impl Work {
     async fn next(&mut self, queue: &mut mpsc::Receiver<Job>) -> Next {
-        let has_ends = self.open.is_none() && self.producer.context().ends(|ends| ends.has_new());
-        let waiting = self.open.as_mut().filter(|open| self.transactional && open.split.is_some());
-        let job = match waiting {
-            None if has_ends => match timeout(IDLE, queue.recv()).await {
-                Ok(job) => job,
-                Err(_) => return Next::Ends,
+        let now = Instant::now();
+        let patience = self.patience;
+        let (until, then) = match &mut self.open {
+            None if self.producer.context().ends(|ends| ends.has_new()) => (now + IDLE, Next::Ends),
+            None => (self.committed.map_or(now, |last| last + PRESENCE_INTERVAL), Next::Presence),
+            Some(open) => match open.split.take_if(|_| self.transactional) {
+                Some(split) => (open.since + patience, Next::Split(split)),
+                None => return queue.recv().await.map_or(Next::Nothing, Next::Job),
             },
-            None => queue.recv().await,
-            Some(open) => match timeout_at((open.since + self.patience).into(), queue.recv()).await {
-                Ok(job) => job,
-                Err(_) => return open.split.take().map_or(Next::Nothing, Next::Split),
-            },
+        };
+        let job = match timeout_at(until.into(), queue.recv()).await {
+            Ok(job) => job,
+            Err(_) => return then,
         };
         job.map_or(Next::Nothing, Next::Job)
     }
@@ -256,7 +216,7 @@ impl Work {
             }
         }
         let published = (job.batch.messages.len() - aside.len()) as u64;
-        self.record(aside, accepted)?;
+        self.set_aside(aside, accepted)?;
         match &job.close {
             CommitKind::Transaction(records) => self.close(records)?,
             CommitKind::Partial(split) if since.elapsed() > self.patience => self.close(std::slice::from_ref(split))?,
@@ -322,7 +282,7 @@ impl Work {
     }
 
     /// Records the users whose messages are left out, before anything says that they are published.
-    fn record(&mut self, aside: Vec<SetAside>, accepted: Vec<(ConfiguredIdx, String)>) -> Result<(), Failure> {
+    fn set_aside(&mut self, aside: Vec<SetAside>, accepted: Vec<(ConfiguredIdx, String)>) -> Result<(), Failure> {
         if aside.is_empty() && accepted.is_empty() {
             return Ok(());
         }
@@ -337,21 +297,21 @@ impl Work {
         done.ok_or_else(|| Failure::plain("the users whose messages are too large could not be recorded".to_owned()))
     }
 
-    /// Records the ends of the topics, without a batch.
-    fn record_ends(&mut self) -> Result<(), Failure> {
+    /// Writes these records and the ends of the topics, without a batch.
+    fn record(&mut self, records: &[PositionRecord]) -> Result<(), Failure> {
         if self.transactional {
             self.begin()?;
         }
         self.open = Some(Open { since: Instant::now(), split: None });
-        self.close(&[])
+        self.close(records)
     }
 
     /// Ends after the last job.
     fn end(&mut self) {
-        if self.open.is_none() && self.producer.context().ends(|ends| ends.has_new()) {
-            self.commit_timeout = LAST_ENDS_TIMEOUT;
+        if self.open.is_none() && self.committed.is_some() {
+            self.commit_timeout = LAST_RECORDS_TIMEOUT;
             // If it fails, the ends recorded last still hold.
-            let _ = self.record_ends();
+            let _ = self.record(&[Presence::record(&self.owner, false)]);
         }
         self.abort_open();
     }
@@ -382,8 +342,8 @@ impl Work {
         self.flush()?;
         if self.transactional {
             self.commit()?;
-            self.committed = Some(Instant::now());
         }
+        self.committed = Some(Instant::now());
         self.open = None;
         Ok(())
     }

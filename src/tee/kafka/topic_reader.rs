@@ -10,7 +10,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// A topic that delivers nothing for this long is not readable.
@@ -19,6 +19,9 @@ pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const OPEN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(90);
 /// Interval at which topic metadata and offsets are polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The offset behind the last record of each partition.
+pub(crate) type TopicEnd = HashMap<i32, i64>;
 
 /// Reads topics from beginning to end, committed transactions only. Blocks.
 pub(crate) struct Reader {
@@ -109,10 +112,40 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads every record, also of transactions that have not ended. Waits for no producer.
-    pub(super) fn latest(&self, topic: &str, each: impl FnMut(&BorrowedMessage<'_>)) -> Result<(), Failure> {
+    /// Reads every record. While a transaction is open, also those of transactions that have not ended: waits for no
+    /// producer. Returns the ends of the partitions if none is open.
+    pub(super) fn latest(
+        &self,
+        topic: &str,
+        each: impl FnMut(&BorrowedMessage<'_>),
+    ) -> Result<Option<TopicEnd>, Failure> {
         let failed = |error| self.client_errors.failure(&format!("reading topic {topic}"), &error);
-        self.read_with(&self.uncommitted, topic, self.partitions(topic).map_err(failed)?, each)
+        let partitions = self.partitions(topic).map_err(failed)?;
+        let end = self.end_of(&self.uncommitted, topic, &partitions).map_err(failed)?;
+        let is_final = self.end_of(&self.consumer, topic, &partitions).map_err(failed)? == end;
+        let consumer = if is_final { &self.consumer } else { &self.uncommitted };
+        self.read_with(consumer, topic, partitions, each)?;
+        Ok(is_final.then_some(end))
+    }
+
+    /// Whether nothing was written since [`Reader::latest`] returned this end.
+    pub(crate) fn is_at(&self, topic: &str, end: &TopicEnd) -> Result<bool, Failure> {
+        let failed = |error| self.client_errors.failure(&format!("reading topic {topic}"), &error);
+        let partitions = self.partitions(topic).map_err(failed)?;
+        Ok(self.end_of(&self.uncommitted, topic, &partitions).map_err(failed)? == *end)
+    }
+
+    fn end_of(
+        &self,
+        consumer: &BaseConsumer<ClientErrors>,
+        topic: &str,
+        partitions: &HashSet<i32>,
+    ) -> Result<TopicEnd, KafkaError> {
+        let end = |partition: &i32| {
+            let (_, end) = consumer.fetch_watermarks(topic, *partition, REQUEST_TIMEOUT)?;
+            Ok((*partition, end))
+        };
+        partitions.iter().map(end).collect()
     }
 
     fn read(&self, topic: &str, each: impl FnMut(&BorrowedMessage<'_>)) -> Result<(), Failure> {

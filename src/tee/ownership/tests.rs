@@ -119,6 +119,7 @@ fn a_topic_is_compared_with_its_last_records() {
         offset,
         installation: installation.map(|owner| owner.installation.clone()),
         id: Some(id.to_owned()),
+        at: None,
     };
     let view = |end, records: &[Mark]| TopicView::from([(0, PartitionView { end, records: records.to_vec() })]);
     let ends = |next, id: Option<&str>| TopicEnds {

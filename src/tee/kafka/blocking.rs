@@ -1,6 +1,6 @@
 //! Calls into librdkafka, which block.
 
-use crate::tee::kafka::Failure;
+use super::failure::Failure;
 use tracing::Span;
 
 /// librdkafka blocks.

@@ -1,0 +1,46 @@
+//! Writes the records with which this installation takes topics over.
+
+use super::client::{connect, fence};
+use super::failure::Failure;
+use crate::config::Kafka;
+use crate::tee::PositionRecord;
+use rdkafka::producer::{BaseRecord, Producer as _};
+use std::time::Duration;
+
+/// Time limit for the records.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Fences a process that publishes under the same transactional id, then writes what `records` returns. Blocks.
+///
+/// # Errors
+/// Kafka refuses, or `records` does. Nothing was written.
+pub(crate) fn take_over<E: From<Failure>>(
+    kafka: &Kafka,
+    records: impl FnOnce() -> Result<Vec<PositionRecord>, E>,
+) -> Result<(), E> {
+    let producer = connect(kafka, None)?;
+    let failed = |error| producer.context().failure("writing to the positions topic", &error);
+    if kafka.exactly_once {
+        fence(&producer)?;
+    }
+    let records = records()?;
+    if kafka.exactly_once {
+        producer.begin_transaction().map_err(failed)?;
+    }
+    for record in &records {
+        let mut message = BaseRecord::<str, str>::to(&kafka.positions_topic).key(&record.key);
+        if let Some(value) = &record.value {
+            message = message.payload(value);
+        }
+        producer.send(message).map_err(|(error, _)| failed(error))?;
+    }
+    let flushed = producer.flush(COMMIT_TIMEOUT);
+    if let Some(failure) = producer.context().undelivered() {
+        return Err(failure.into());
+    }
+    flushed.map_err(failed)?;
+    if kafka.exactly_once {
+        producer.commit_transaction(COMMIT_TIMEOUT).map_err(failed)?;
+    }
+    Ok(())
+}
