@@ -1,6 +1,7 @@
 //! How a failed command explains itself: the message, the place in the file with the lines around it, and the fix.
 
-use crate::model::{printable, printable_line};
+use crate::model::{Code, CommandFault, printable, printable_line};
+use serde::Serialize;
 use std::fmt::Write as _;
 use std::ops::Range;
 
@@ -8,6 +9,8 @@ use std::ops::Range;
 #[derive(Clone, Debug)]
 pub(crate) struct Diagnostic {
     pub(crate) message: String,
+    /// The stable code, if it has a more exact one than [`CommandFault::Failed`].
+    pub(crate) code: Option<Code>,
     pub(crate) excerpt: Option<Box<Excerpt>>,
     pub(crate) help: Option<String>,
     /// Further failures of the same kind, each with its own excerpt and fix.
@@ -29,7 +32,13 @@ macro_rules! diagnostic {
         $crate::diagnostic::Diagnostic { help: Some($help.into()), ..$crate::diagnostic::diagnostic!($($message)+) }
     };
     ($($message:tt)+) => {
-        $crate::diagnostic::Diagnostic { message: format!($($message)+), excerpt: None, help: None, others: Vec::new() }
+        $crate::diagnostic::Diagnostic {
+            message: format!($($message)+),
+            code: None,
+            excerpt: None,
+            help: None,
+            others: Vec::new(),
+        }
     };
 }
 pub(crate) use diagnostic;
@@ -38,7 +47,39 @@ const BOLD_RED: &str = "\x1b[1;31m";
 const BOLD_BLUE: &str = "\x1b[1;34m";
 const BOLD: &str = "\x1b[1m";
 
+/// A [`Diagnostic`] as JSON.
+#[derive(Serialize)]
+pub(crate) struct DiagnosticDocument<'a> {
+    code: &'static str,
+    message: &'a str,
+    /// `file:line:column`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<String>,
+    help: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    others: Vec<DiagnosticDocument<'a>>,
+}
+
 impl Diagnostic {
+    pub(crate) fn with_code(self, code: impl Into<Code>) -> Diagnostic {
+        Diagnostic { code: Some(code.into()), ..self }
+    }
+
+    /// Its label, with the code in rustc's form.
+    pub(crate) fn label(&self) -> String {
+        self.code.map_or_else(|| "error".to_owned(), |Code(code)| format!("error[{code}]"))
+    }
+
+    pub(crate) fn document(&self) -> DiagnosticDocument<'_> {
+        DiagnosticDocument {
+            code: self.code.unwrap_or_else(|| CommandFault::Failed.into()).0,
+            message: &self.message,
+            place: self.excerpt.as_ref().map(|excerpt| excerpt.place()),
+            help: self.help.as_deref(),
+            others: self.others.iter().map(Diagnostic::document).collect(),
+        }
+    }
+
     /// The message with its excerpt and fix, in rustc's form. Only its own colours reach the terminal.
     pub(crate) fn render(&self, colored: bool) -> String {
         let paint = |style: &str, text: &str| {
@@ -52,7 +93,7 @@ impl Diagnostic {
             let _ = write!(out, "\n  {}: {}", paint(BOLD, "help"), printable(help).replace('\n', "\n        "));
         }
         for other in &self.others {
-            let _ = write!(out, "\n\n{}: {}", paint(BOLD_RED, "error"), other.render(colored));
+            let _ = write!(out, "\n\n{}: {}", paint(BOLD_RED, &other.label()), other.render(colored));
         }
         out
     }
@@ -68,7 +109,7 @@ impl Diagnostic {
 
 impl Excerpt {
     /// `file:line:column`.
-    fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         let before = &self.text[..self.text.floor_char_boundary(self.span.start)];
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         let (line, column) = (before.matches('\n').count(), before[line_start..].chars().count());

@@ -3,13 +3,12 @@
 use super::assessment::ObservedTarget;
 use super::read_checkpoint::read_checkpoint;
 use super::statement;
-use super::target::TargetError;
+use super::target::{FoundTables, TargetError, find_tables};
 use crate::pg::Statements;
 
 /// What [`super::Target::open`] would find.
 pub(crate) async fn observe(client: &impl Statements) -> Result<ObservedTarget, TargetError> {
-    let row = client.query_typed_one(statement::FIND_TABLES, &[]).await?;
-    let (has_checkpoint, has_users): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
+    let FoundTables { has_checkpoint, has_users, .. } = find_tables(client).await?;
     let checkpoint = if has_checkpoint { read_checkpoint(client).await? } else { None };
     let (mut has_rows, mut relation) = (false, None);
     if has_users {

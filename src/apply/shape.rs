@@ -42,6 +42,8 @@ pub(crate) struct TableColumn {
     /// For errors only: as `format_type` writes it, which depends on settings.
     pub(crate) type_name: String,
     pub(crate) is_generated: bool,
+    /// It must have a value, and has no default.
+    pub(crate) is_required: bool,
 }
 
 impl TableColumn {
@@ -52,7 +54,13 @@ impl TableColumn {
             typmod: row.try_get(2)?,
             type_name: row.try_get(3)?,
             is_generated: row.try_get(4)?,
+            is_required: row.try_get(5)?,
         })
+    }
+
+    /// Whether users-sync writes it.
+    pub(super) fn is_ours(&self) -> bool {
+        COLUMNS.contains(&&*self.name)
     }
 }
 
@@ -72,6 +80,11 @@ impl Shape {
             *writable = !found.is_generated;
         }
         Ok(Shape { writable })
+    }
+
+    /// The required type of a column.
+    pub(super) fn type_name(column: &str) -> &'static str {
+        type_of(column).1
     }
 
     /// The columns that COPY and INSERT list.
@@ -143,6 +156,7 @@ pub(super) mod tests {
             typmod: -1,
             type_name: "as written with another setting".to_owned(),
             is_generated: generated.contains(&name),
+            is_required: false,
         };
         COLUMNS.into_iter().map(column).collect()
     }

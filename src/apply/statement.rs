@@ -108,11 +108,11 @@ CREATE TABLE IF NOT EXISTS neon_auth.users_sync (
 pub(crate) const CREATE_INDEX: &str =
     "CREATE INDEX IF NOT EXISTS users_sync_deleted_at_idx ON neon_auth.users_sync (deleted_at)";
 
-/// Which of the tables a target has.
+/// What has the names of the tables in a target, as `relkind`.
 pub(crate) const FIND_TABLES: &str = "\
-SELECT to_regclass('users_sync.checkpoint') IS NOT NULL,
-       to_regclass('neon_auth.users_sync') IS NOT NULL,
-       to_regclass('users_sync.rejected') IS NOT NULL,
+SELECT (SELECT relkind::text FROM pg_catalog.pg_class WHERE oid = to_regclass('users_sync.checkpoint')),
+       (SELECT relkind::text FROM pg_catalog.pg_class WHERE oid = to_regclass('neon_auth.users_sync')),
+       (SELECT relkind::text FROM pg_catalog.pg_class WHERE oid = to_regclass('users_sync.rejected')),
        current_setting('server_encoding')";
 
 /// Whether the table has rows, and its file.
@@ -121,7 +121,8 @@ pub(crate) const HAS_ROWS: &str = "SELECT EXISTS (SELECT FROM neon_auth.users_sy
 
 /// Name and type of each column of `users_sync`, the type's name, and whether the column is generated.
 pub(crate) const COLUMNS_OF_USERS: &str = "\
-SELECT attname::text, atttypid, atttypmod, left(format_type(atttypid, atttypmod), 200), attgenerated <> ''
+SELECT attname::text, atttypid, atttypmod, left(format_type(atttypid, atttypmod), 200), attgenerated <> '',
+       attnotnull AND NOT atthasdef AND attidentity = ''
 FROM pg_catalog.pg_attribute
 WHERE attrelid = 'neon_auth.users_sync'::regclass AND attnum > 0 AND NOT attisdropped";
 

@@ -31,6 +31,9 @@ pub enum TargetError {
     /// The database refused, or the connection was lost.
     #[error("{}", describe(.0))]
     Sql(#[from] tokio_postgres::Error),
+    /// Something else has the name of a table.
+    #[error("{0} is not a plain table")]
+    NotATable(&'static str),
     /// Row security was enabled.
     #[error("row security would hide rows of neon_auth.users_sync from role {0}")]
     RowSecurity(String),
@@ -87,7 +90,8 @@ impl TargetError {
             TargetError::Sql(error) => Refusal::of(error),
             TargetError::Skipped(_) => Some(Refusal::skipped()),
             TargetError::Strayed(_) => Some(Refusal::strayed()),
-            TargetError::RowSecurity(_)
+            TargetError::NotATable(_)
+            | TargetError::RowSecurity(_)
             | TargetError::Shape(_)
             | TargetError::TooManyRefused { .. }
             | TargetError::RejectedTable(_) => None,
@@ -170,10 +174,8 @@ impl Target {
         notifies: bool,
         key: &CheckpointKey,
     ) -> Result<(Target, ObservedTarget), TargetError> {
-        let row = client.query_typed_one(statement::FIND_TABLES, &[]).await?;
-        let (has_checkpoint, has_users, has_rejected): (bool, bool, bool) =
-            (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        let repertoire = Repertoire::of_encoding(row.try_get(3)?);
+        let FoundTables { has_checkpoint, has_users, has_rejected, encoding } = find_tables(&client).await?;
+        let repertoire = Repertoire::of_encoding(&encoding);
         if !has_checkpoint {
             create_schema(&client, "users_sync").await?;
             client.batch_execute(statement::CREATE_CHECKPOINT).await?;
@@ -408,6 +410,31 @@ impl Guard<'_> {
         }
         parameters
     }
+}
+
+/// Which of the tables a target has.
+pub(super) struct FoundTables {
+    pub(super) has_checkpoint: bool,
+    pub(super) has_users: bool,
+    has_rejected: bool,
+    /// The encoding of the database.
+    encoding: String,
+}
+
+/// Finds the tables. A view or another object in the place of one is an error: it cannot hold what is written.
+pub(super) async fn find_tables(client: &impl Statements) -> Result<FoundTables, TargetError> {
+    let row = client.query_typed_one(statement::FIND_TABLES, &[]).await?;
+    let is_there = |column: usize, name| match row.try_get::<_, Option<&str>>(column)? {
+        None => Ok(false),
+        Some("r") => Ok(true),
+        Some(_) => Err(TargetError::NotATable(name)),
+    };
+    Ok(FoundTables {
+        has_checkpoint: is_there(0, "users_sync.checkpoint")?,
+        has_users: is_there(1, "neon_auth.users_sync")?,
+        has_rejected: is_there(2, "users_sync.rejected")?,
+        encoding: row.try_get(3)?,
+    })
 }
 
 /// Reads the columns of `users_sync` and checks them.

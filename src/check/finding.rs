@@ -22,6 +22,8 @@ pub(crate) enum Subject {
     Tenant(TenantId),
     /// The directory of the spool, on this machine.
     Spool,
+    /// What `run` uses on this machine besides that.
+    Machine,
     #[cfg(feature = "kafka")]
     Kafka,
 }
@@ -56,6 +58,7 @@ impl fmt::Display for Subject {
             Subject::State => f.write_str("state"),
             Subject::Tenant(tenant) => write!(f, "tenant {tenant}"),
             Subject::Spool => f.write_str("spool"),
+            Subject::Machine => f.write_str("this machine"),
             #[cfg(feature = "kafka")]
             Subject::Kafka => f.write_str("kafka"),
         }
@@ -64,7 +67,11 @@ impl fmt::Display for Subject {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}", self.severity, self.subject, self.message)?;
+        let (first, rest) = self.message.split_once('\n').unwrap_or((&self.message, ""));
+        write!(f, "{}: {}: {first} [{}]", self.severity, self.subject, self.code.0)?;
+        if !rest.is_empty() {
+            write!(f, "\n{rest}")?;
+        }
         if !self.remedy.is_empty() {
             write!(f, "\n    -> {}", self.remedy)?;
         }
@@ -101,6 +108,9 @@ impl Finding {
 pub(super) fn connect_finding(subject: Subject, url: &PgUrl, error: &ConnectError) -> Finding {
     let role = quote_ident(&url.user);
     let mut remedy = match error {
+        error if error.is_unknown_name() => {
+            "correct the host name in the URL: this machine's DNS knows no address for it".into()
+        }
         ConnectError::Unreachable { .. } | ConnectError::Timeout { .. } => {
             "check the host and port of the URL, that the server is running, and that no firewall blocks this machine"
                 .into()
@@ -112,6 +122,13 @@ pub(super) fn connect_finding(subject: Subject, url: &PgUrl, error: &ConnectErro
             if SqlStateClass::of(code) == SqlStateClass::InvalidPassword =>
         {
             format!("correct the password in the URL, or change the role's password: ALTER ROLE {role} PASSWORD '...';")
+        }
+        // It was not attempted, because the password would be readable on the way.
+        ConnectError::Auth { sqlstate: None, .. } => {
+            "set sslmode=verify-full in the URL, or let pg_hba.conf ask for scram-sha-256".into()
+        }
+        ConnectError::Auth { reason, .. } if reason.contains("is not permitted to log in") => {
+            format!("ALTER ROLE {role} LOGIN;")
         }
         ConnectError::Auth { .. } => {
             format!(

@@ -7,6 +7,7 @@ mod finding;
 mod identifiers;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod local;
 mod roles;
 mod server;
 mod server_facts;
@@ -22,12 +23,13 @@ mod urls;
 
 pub(crate) use columns::columns;
 pub(crate) use finding::{Finding, Severity, Subject};
+pub(crate) use local::LISTEN_REMEDY;
 
 use crate::capture::CaptureError;
 use crate::config::{Config, Tenant};
 use crate::model::CheckFinding;
 use crate::pg;
-use crate::snapshot;
+use crate::snapshot::resolve_family;
 use deadline::{LOOKUP_TIMEOUT, within};
 use finding::{connect_finding, plain_text};
 use futures_util::StreamExt;
@@ -35,8 +37,6 @@ use roles::{Servers, read_instance};
 
 /// Number of targets that are checked concurrently: a thousand take seconds, and any machine can open as many connections.
 const CONCURRENT_TARGETS: usize = 64;
-const SPOOL_REMEDY: &str =
-    "create this directory for the user that runs users-sync, with permission to write, or correct spool.directory";
 
 /// Checks the source, the state, every target and Kafka. `run` can start if no finding is a [`Severity::Error`].
 pub(crate) async fn check(config: &Config) -> Vec<Finding> {
@@ -58,7 +58,12 @@ pub(crate) async fn check(config: &Config) -> Vec<Finding> {
     }
     findings.extend(within(stores::look(config)).await.flatten());
     findings.extend(urls::findings(config));
+    findings.extend(local::memory(config));
     let state = state_facts::read_state(config).await;
+    let is_running = state.as_ref().and_then(|state| state.source.as_ref()).is_some_and(|source| source.is_held());
+    if !is_running {
+        findings.extend(local::listen(config));
+    }
     let mut targets = futures_util::stream::iter(&config.tenants)
         .map(|tenant| check_target(tenant, config.deletes_rows(), state.as_ref()))
         .buffered(CONCURRENT_TARGETS);
@@ -70,6 +75,7 @@ pub(crate) async fn check(config: &Config) -> Vec<Finding> {
         servers.add(&tenant.target, instance);
     }
     findings.extend(servers.findings(config));
+    findings.extend(servers.same_databases(config));
     #[cfg(feature = "kafka")]
     if let Some(settings) = &config.kafka {
         findings.extend(kafka::findings(config, settings, state.as_ref()).await);
@@ -85,7 +91,7 @@ pub(crate) async fn check_source(config: &Config) -> Result<Vec<Finding>, Captur
     let client = pg::connect(&config.source.url).await?;
     let config = &match &config.families[..] {
         [] => config.clone(),
-        families => match snapshot::resolve_family(&client, families).await? {
+        families => match resolve_family(&client, families).await? {
             Some(family) => Config { users: family.rules, ..config.clone() },
             None => return Ok(vec![source::no_family(families)]),
         },
@@ -107,7 +113,7 @@ pub(crate) async fn check_source(config: &Config) -> Result<Vec<Finding>, Captur
     }
     client.close().await;
     findings.extend(check_state(config).await);
-    findings.extend(check_spool(config));
+    findings.extend(local::spool(config));
     Ok(findings)
 }
 
@@ -133,12 +139,6 @@ async fn check_state(config: &Config) -> Vec<Finding> {
         findings.extend(plain_text(Subject::State, &config.state_url, client.is_readable_on_the_way()));
     }
     findings
-}
-
-fn check_spool(config: &Config) -> Option<Finding> {
-    let error = snapshot::try_directory(&config.spool).err()?;
-    let message = format!("no file can be created in spool.directory {error}");
-    Some(Finding::error(Subject::Spool, CheckFinding::SpoolUnusable, message, SPOOL_REMEDY))
 }
 
 /// The findings about a target, and which server it is on.

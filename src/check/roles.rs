@@ -1,9 +1,9 @@
-//! Roles that are used for several databases of one server. Reads which server a connection leads to; the rest is pure.
+//! Roles that are used for several databases of one server, and databases with several names. Reads which server a connection leads to; the rest is pure.
 
 use super::deadline::within;
 use super::finding::{Finding, Severity, Subject};
-use crate::config::{Config, ServerName, ShareRole};
-use crate::model::CheckFinding;
+use crate::config::{Config, ServerName, ShareRole, Tenant};
+use crate::model::{CheckFinding, ParkCause, TenantId};
 use crate::pg::{PgUrl, Statements, connect};
 use std::collections::HashMap;
 
@@ -47,6 +47,21 @@ impl Servers {
             let reached = self.0.get(&url.to_string());
             reached.or(by_address.get(&address).copied().flatten()).cloned().unwrap_or(address)
         }
+    }
+
+    /// A finding for each tenant whose target is that of an earlier tenant, under another name of its server.
+    pub(super) fn same_databases(&self, config: &Config) -> Vec<Finding> {
+        let mut first: HashMap<(ServerName, &str), &TenantId> = HashMap::new();
+        let name = self.name(config);
+        let second = config.tenants.iter().filter_map(|Tenant { id, target, .. }| {
+            let other = *first.entry((name(target), &target.database)).or_insert(id);
+            (other != id).then(|| {
+                let message = format!("its target {target} is that of tenant {other}, by another name");
+                let remedy = format!("each tenant needs a database of its own: correct the target of tenant {id}");
+                Finding::error(Subject::Tenant(id.clone()), ParkCause::Foreign, message, remedy)
+            })
+        });
+        second.collect()
     }
 
     /// One finding per shared role.

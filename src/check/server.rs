@@ -61,7 +61,7 @@ fn replication(config: &Config, attempt: &ReplicationAttempt) -> Option<Finding>
         Subject::Source,
         CheckFinding::Pooler,
         format!("source.url leads to {pooler}, which passes on no replication connection"),
-        "set source.url to the host and port of PostgreSQL itself (managed services: the direct connection string)",
+        "set source.url to the host and port of PostgreSQL itself (managed services: the direct connection string; on Neon the host without -pooler, on Supabase port 5432)",
     ))
 }
 

@@ -2,8 +2,8 @@
 
 use super::common::{ConfigFile, FAILED, connect_state};
 use super::confirm::confirm;
-use super::output;
-use super::resync::{Asked, resync};
+use super::output::{self, Format};
+use super::resync::{Asked, Resynced, TenantOutcome, exit_code, outcome_lines, report, resync};
 use super::signals::signals;
 use super::tenants::select_tenants;
 use crate::config::{Config, Tenant};
@@ -15,6 +15,7 @@ use crate::snapshot::Differences;
 use crate::state::StateStore;
 use crate::status::progress_handle::ProgressHandle;
 use clap::Args;
+use serde::Serialize;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -50,6 +51,27 @@ pub(super) struct Arguments {
     /// Skip the confirmation.
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+/// The comparison as JSON.
+#[derive(Clone, Copy, Serialize)]
+struct Compared {
+    equal: u64,
+    missing: u64,
+    different: u64,
+    extra: u64,
+    still_changing: u64,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    /// Who wrote the rows.
+    writer: &'a str,
+    /// Null if the target has no rows.
+    compared: Option<Compared>,
+    tenants: &'a [TenantOutcome],
 }
 
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
@@ -69,9 +91,14 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
     let found = survey(&config, tenant, &state, &known).await;
     let found = found.map_err(|obstacle| diagnostic!(help = obstacle.remedy(&id), "tenant {id}: {obstacle}"))?;
     state.close().await;
-    output::line(writer(tenant, &found));
+    let writer = writer(tenant, &found);
+    output::line(&writer);
+    let mut compared = None;
     if let Some(live) = found.live {
         let (users, differences) = compare(&config, &id, arguments.ids).await?;
+        let Differences { missing, different, extra, still_changing, .. } = differences;
+        let equal = count_equal(users, &differences);
+        compared = Some(Compared { equal, missing, different, extra, still_changing });
         output::part(preview(users, &differences, arguments.extra));
         let word = shell_word(id.as_str());
         let allowed = config.limits.max_deletes.allowed(live, users, Deletes::Soft);
@@ -88,13 +115,16 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
         }
     }
     if !arguments.yes && !confirm("Take them over?")? {
-        output::line("nothing was changed");
+        output::outcome("nothing was changed", false)?;
         return Ok(ExitCode::from(FAILED));
     }
     let stop = signals().map_err(|error| diagnostic!("cannot handle signals: {error}"))?;
     let asked = Asked { allow_deletes: arguments.allow_deletes, adopt: Some(arguments.extra) };
     let was_started = known.source.is_some();
-    let code = resync(&config, &[id], asked, stop).await?;
+    let resynced = resync(&config, &[id], asked, stop).await?;
+    let Resynced::Done(tenants) = &resynced else { return report(&resynced) };
+    output::result(outcome_lines(tenants), &Document { writer: &writer, compared, tenants })?;
+    let code = exit_code(tenants);
     if !was_started && code == ExitCode::SUCCESS {
         output::line(format_args!(
             "slot {} retains WAL at the source until a process runs: users-sync run -c FILE",
@@ -124,7 +154,7 @@ async fn compare(config: &Config, tenant: &TenantId, examples: usize) -> Result<
     // An adoption deletes no row, whatever the tenant's mode of deletes is.
     let config = Config { deletes: Deletes::Soft, ..config.clone() };
     let verdicts = verify(&config, std::slice::from_ref(tenant), how, &ProgressHandle::default()).await;
-    match verdicts.map_err(|error| diagnostic!("{error}"))?.pop() {
+    match verdicts?.pop() {
         Some((_, Verdict::Compared(users, differences))) => Ok((users, differences)),
         Some((_, Verdict::Failed(why))) => Err(diagnostic!(
             help = "users-sync check -c FILE",
@@ -134,9 +164,13 @@ async fn compare(config: &Config, tenant: &TenantId, examples: usize) -> Result<
     }
 }
 
+fn count_equal(users: u64, differences: &Differences) -> u64 {
+    users.saturating_sub(differences.missing + differences.different + differences.still_changing)
+}
+
 /// What will happen to the rows, with example ids.
 fn preview(users: u64, differences: &Differences, extra: ExtraRows) -> String {
-    let equal = users.saturating_sub(differences.missing + differences.different + differences.still_changing);
+    let equal = count_equal(users, differences);
     let of_extra = match extra {
         ExtraRows::MarkDeleted => "only in the target, will be marked as deleted",
         ExtraRows::Keep => "only in the target, will stay as they are",

@@ -1,9 +1,10 @@
 //! `check`: prints every finding with its remedy. An error decides the exit code.
 
 use super::common::FAILED;
-use super::output;
+use super::output::{self, Format};
 use crate::check::{Finding, Severity, check};
 use crate::config::Config;
+use crate::diagnostic::Diagnostic;
 use clap::Args;
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -11,9 +12,8 @@ use std::process::ExitCode;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// Print one JSON document instead of text.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    pub(super) format: Format,
 }
 
 /// A finding as JSON.
@@ -27,30 +27,32 @@ struct Shown<'a> {
     remedy: Option<&'a str>,
 }
 
-pub(super) async fn execute(arguments: &Arguments, config: &Config) -> ExitCode {
+pub(super) async fn execute(config: &Config) -> Result<ExitCode, Diagnostic> {
     let mut findings = check(config).await;
     findings.sort_by_key(|finding| finding.severity);
-    if arguments.json {
-        output::line(json(&findings));
-    } else {
-        output::line(summary(&findings, config.tenants.len()));
-    }
+    output::result(summary(&findings, config.tenants.len()), &Document::of(&findings))?;
     if findings.iter().any(|finding| finding.severity == Severity::Error) {
-        return ExitCode::from(FAILED);
+        return Ok(ExitCode::from(FAILED));
     }
-    ExitCode::SUCCESS
+    Ok(ExitCode::SUCCESS)
 }
 
-fn json(findings: &[Finding]) -> String {
-    let shown = findings.iter().map(|finding| Shown {
-        severity: finding.severity.to_string(),
-        code: finding.code.0,
-        subject: finding.subject.to_string(),
-        message: &finding.message,
-        remedy: Some(&*finding.remedy).filter(|remedy| !remedy.is_empty()),
-    });
-    let findings: Vec<Shown<'_>> = shown.collect();
-    format!("{:#}", serde_json::json!({ "findings": findings }))
+#[derive(Serialize)]
+struct Document<'a> {
+    findings: Vec<Shown<'a>>,
+}
+
+impl Document<'_> {
+    fn of(findings: &[Finding]) -> Document<'_> {
+        let shown = findings.iter().map(|finding| Shown {
+            severity: finding.severity.to_string(),
+            code: finding.code.0,
+            subject: finding.subject.to_string(),
+            message: &finding.message,
+            remedy: Some(&*finding.remedy).filter(|remedy| !remedy.is_empty()),
+        });
+        Document { findings: shown.collect() }
+    }
 }
 
 fn summary(findings: &[Finding], tenants: usize) -> String {

@@ -4,7 +4,9 @@
 use super::output;
 use crate::config::{Config, Place, from_environment, is_in_environment, load_from, with_filler};
 use crate::diagnostic::{Diagnostic, diagnostic};
-use crate::pg::{self, PgClient, PgUrl, Secret};
+use crate::model::SourceTrouble;
+use crate::pg::{self, ConnectError, PgClient, PgUrl, Secret};
+use crate::replicator::error::trouble_of_connect;
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -47,7 +49,15 @@ impl ConfigFile {
 /// Connects to the database of the state.
 pub(super) async fn connect_state(config: &Config) -> Result<PgClient, Diagnostic> {
     let connected = pg::connect_state(&config.state_url).await;
-    connected.map_err(|error| diagnostic!("cannot connect to the state: {error}"))
+    connected.map_err(|error| cannot_connect_state(&error))
+}
+
+pub(super) fn cannot_connect_state(error: &ConnectError) -> Diagnostic {
+    diagnostic!("cannot connect to the state: {error}").with_code(SourceTrouble::State)
+}
+
+pub(super) fn cannot_connect_source(error: &ConnectError) -> Diagnostic {
+    diagnostic!("cannot connect to the source: {error}").with_code(trouble_of_connect(error))
 }
 
 /// The value of an option that names a tenant and a URL.

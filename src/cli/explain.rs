@@ -1,13 +1,13 @@
 //! `explain`: prints what becomes of each column of the source, the page of a code, or all codes.
 
 use super::common::ConfigFile;
-use super::output;
+use super::output::{self, Format};
 use crate::check::columns;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{
-    CheckFinding, HistoryBreak, ParkCause, ResyncReason, RetryCause, SlotLoss, SourceTrouble, StatusFinding,
-    TeeRestart, TopicTrouble,
+    CheckFinding, CommandFault, HistoryBreak, ParkCause, ResyncReason, RetryCause, SlotLoss, SourceTrouble,
+    StatusFinding, TeeRestart, TopicTrouble,
 };
 use clap::Args;
 use serde::Serialize;
@@ -21,9 +21,8 @@ pub(super) struct Arguments {
     /// List all codes.
     #[arg(long, conflicts_with = "code")]
     codes: bool,
-    /// Print JSON instead of text.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    pub(super) format: Format,
 }
 
 /// A code, its text and its page.
@@ -67,36 +66,33 @@ areas! {
     "Why no session on the source works": SourceTrouble,
     "What else needs attention": StatusFinding,
     "What check finds": CheckFinding,
+    "Why a command failed": CommandFault,
 }
 
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
     if arguments.code.is_none() && !arguments.codes {
-        return explain_columns(arguments, &file.load()?).await;
+        return explain_columns(&file.load()?).await;
     }
     let areas = areas();
     match &arguments.code {
         Some(code) => {
             let explanation = find(&areas, code)?;
-            if arguments.json { output::json(&explanation)? } else { output::part(explanation.page) }
+            output::result(explanation.page, &explanation)?;
         }
-        None if arguments.json => output::json(&every(&areas).collect::<Vec<_>>())?,
-        None => output::line(list(&areas)),
+        None => output::result(list(&areas), &every(&areas).collect::<Vec<_>>())?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Prints one line for each column.
-async fn explain_columns(arguments: &Arguments, config: &Config) -> Result<ExitCode, Diagnostic> {
+async fn explain_columns(config: &Config) -> Result<ExitCode, Diagnostic> {
     let help = "users-sync check names what is wrong, with the remedy; `users-sync explain --codes` lists all codes";
     let found = columns(config).await.map_err(|error| diagnostic!(help = help, "{error}"))?;
-    if arguments.json {
-        output::json(&found)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    for columns in &found {
-        output::line(format_args!("{}:", columns.of));
-        columns.lines().iter().for_each(|line| output::line(format_args!("  {line}")));
-    }
+    let text = found.iter().map(|columns| {
+        let lines: String = columns.lines().iter().map(|line| format!("  {line}\n")).collect();
+        format!("{}:\n{lines}", columns.of)
+    });
+    output::result(text.collect::<String>(), &found)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,7 +2,7 @@
 
 use super::common::{ConfigFile, FAILED, admin_url, connect_state};
 use super::confirm::confirm;
-use super::output;
+use super::output::{self, Format};
 use crate::apply::{DROP_WAIT_FOR, read_checkpoint, statement};
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
@@ -10,6 +10,7 @@ use crate::model::TenantId;
 use crate::pg::{self, TargetClient, describe};
 use crate::state::{Snapshot, StateStore, TenantRow, TenantState};
 use clap::Args;
+use serde::Serialize;
 use std::process::ExitCode;
 
 #[derive(Args, Debug)]
@@ -23,6 +24,14 @@ pub(super) struct Arguments {
     /// Skip the confirmation.
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    tenant: &'a str,
+    deleted_users: u64,
 }
 
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
@@ -59,14 +68,15 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
         "This deletes every row of neon_auth.users_sync in {target} and the recorded state of tenant {tenant}."
     ));
     if !arguments.yes && !confirm("Delete them?")? {
-        output::line("nothing was deleted");
+        output::outcome("nothing was deleted", false)?;
         return Ok(ExitCode::from(FAILED));
     }
     let deleted = wipe(client).await.map_err(|error| failed(&error))?;
     StateStore::forget_tenant(&state, &config.source.slot, &tenant)
         .await
         .map_err(|error| diagnostic!("the users were deleted, but the state cannot be updated: {error}"))?;
-    output::line(format_args!("{deleted} users deleted; tenant {tenant} is forgotten"));
+    let document = Document { tenant: tenant.as_str(), deleted_users: deleted };
+    output::result(format_args!("{deleted} users deleted; tenant {tenant} is forgotten"), &document)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,9 +2,10 @@
 //! no curl.
 
 use super::common::FAILED;
-use super::output;
+use super::output::{self, Format};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use clap::Args;
+use serde::Serialize;
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
@@ -20,6 +21,15 @@ pub(super) struct Arguments {
     /// Endpoint to query. /readyz: it streams, or is a standby that can take over. /healthz: it is alive.
     #[arg(long, default_value = "http://127.0.0.1:9187/readyz", value_name = "URL")]
     url: String,
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    url: &'a str,
+    is_healthy: bool,
+    answer: &'a str,
 }
 
 /// Prints the response. Exit code 0 if its status is 200.
@@ -29,9 +39,9 @@ pub(super) fn execute(arguments: &Arguments) -> Result<ExitCode, Diagnostic> {
         .ok_or_else(|| diagnostic!(help = "for example http://127.0.0.1:9187/readyz", "{url:?} is not an http URL"))?;
     let answer = get(authority, path).map_err(|error| diagnostic!("no answer from {url}: {error}"))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    output::line(body.trim_end());
-    let status = head.split_ascii_whitespace().nth(1);
-    Ok(if status == Some("200") { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    let is_healthy = head.split_ascii_whitespace().nth(1) == Some("200");
+    output::result(body.trim_end(), &Document { url, is_healthy, answer: body.trim_end() })?;
+    Ok(if is_healthy { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
 #[derive(Debug, PartialEq)]

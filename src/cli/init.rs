@@ -3,7 +3,7 @@
 use super::admins::SOURCE_ADMIN;
 use super::common::{ConfigFile, TenantUrl, admin_url, holds_password, tenant_url};
 use super::dialogue;
-use super::output;
+use super::output::{self, Format};
 use crate::config::read_mapping;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::init::{
@@ -13,8 +13,10 @@ use crate::init::{
 use crate::map::Rules;
 use crate::model::KeyCount;
 use crate::pg::{self, PgClient, PgUrl, describe};
+use crate::replicator::error::trouble_of_connect;
 use crate::replicator::source::mapping::{MappedRelation, compile_current};
 use clap::Args;
+use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{ErrorKind, Write};
@@ -57,6 +59,27 @@ pub(super) struct Arguments {
     /// Do not ask on the terminal.
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    file: String,
+    /// The preset, if the source is a known auth store.
+    preset: Option<&'a str>,
+    table: Option<&'a str>,
+    tenants: Vec<ShownTenant<'a>>,
+    /// The environment variables that the file refers to.
+    variables: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ShownTenant<'a> {
+    id: &'a str,
+    /// The value of its users' tenant column, if it is not the id.
+    key: Option<&'a str>,
+    users: Option<u64>,
 }
 
 impl fmt::Debug for Arguments {
@@ -108,7 +131,7 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
     };
     let proposal = Proposal { source_url, slot, users, tenants, others };
     write(path, &proposal.render(), arguments.force)?;
-    report(path, &proposal);
+    report(path, &proposal)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -132,7 +155,8 @@ async fn connect(arguments: &Arguments, source: Option<&str>) -> Result<PgClient
         }
     };
     let help = "until its role exists, look as an administrator: --source-admin URL";
-    pg::connect(&url).await.map_err(|error| diagnostic!(help = help, "{error}"))
+    let connected = pg::connect(&url).await;
+    connected.map_err(|error| diagnostic!(help = help, "{error}").with_code(trouble_of_connect(&error)))
 }
 
 /// Where the users are, and the mapping for them.
@@ -271,20 +295,23 @@ fn write(path: &Path, text: &str, replaces: bool) -> Result<(), Diagnostic> {
     kept.map_err(|error| failed(error.error)).map(drop)
 }
 
-fn report(path: &Path, proposal: &Proposal) {
+fn report(path: &Path, proposal: &Proposal) -> Result<(), Diagnostic> {
     let path = path.display();
-    let users = match &proposal.users {
-        Users::Preset { name, about } => format!("{about} (preset {name})"),
-        Users::Table { table, .. } => format!("table {table}"),
+    let (users, preset, table) = match &proposal.users {
+        Users::Preset { name, about } => (format!("{about} (preset {name})"), Some(*name), None),
+        Users::Table { table, .. } => (format!("table {table}"), None, Some(&**table)),
     };
     let n = proposal.tenants.len();
-    output::line(format_args!("wrote {path}: {users}, {n} tenant{}", if n == 1 { "" } else { "s" }));
-    let variables: BTreeSet<&str> = proposal.variables().collect();
+    let mut text = format!("wrote {path}: {users}, {n} tenant{}\n", if n == 1 { "" } else { "s" });
+    let variables: Vec<&str> = proposal.variables().collect::<BTreeSet<_>>().into_iter().collect();
     if !variables.is_empty() {
-        let list = variables.into_iter().collect::<Vec<_>>().join(", ");
-        output::line(format_args!("set these variables: {list}"));
+        text += &format!("set these variables: {}\n", variables.join(", "));
     }
-    output::line(format_args!(
-        "then:\n  users-sync setup -c {path}\n  users-sync check -c {path}\n  users-sync run -c {path}"
-    ));
+    text += &format!("then:\n  users-sync setup -c {path}\n  users-sync check -c {path}\n  users-sync run -c {path}");
+    let tenants = proposal.tenants.iter().map(|tenant| ShownTenant {
+        id: &tenant.id,
+        key: tenant.key.as_deref(),
+        users: tenant.users,
+    });
+    output::result(text, &Document { file: path.to_string(), preset, table, tenants: tenants.collect(), variables })
 }

@@ -36,6 +36,7 @@ use crate::diagnostic::{Diagnostic, diagnostic};
 use clap::{Parser, Subcommand};
 use common::{ConfigFile, FAILED};
 use logging::{LogFormat, Logging};
+use output::Format;
 use std::process::ExitCode;
 
 /// Streams an auth database's users into every tenant's neon_auth.users_sync.
@@ -163,13 +164,39 @@ pub fn main(cli: Cli) -> ExitCode {
         }
         Ok(code) => code,
         Err(diagnostic) => {
-            output::error(&diagnostic);
+            output::failure(&diagnostic);
             ExitCode::from(FAILED)
         }
     }
 }
 
+impl Command {
+    fn format(&self) -> Format {
+        match self {
+            Command::Run(run) => Format { json: run.json },
+            // The schema is JSON itself, and the demonstration is for people.
+            Command::Schema { .. } | Command::Demo(_) => Format { json: false },
+            Command::Init(init) => init.format,
+            Command::Check(check) => check.format,
+            Command::Setup(setup) => setup.format,
+            Command::Presets(presets) => presets.format,
+            Command::Status(status) => status.format,
+            Command::Explain(explain) => explain.format,
+            Command::Resync(resync) => resync.format,
+            Command::Rejected(rejected) => rejected.format,
+            Command::Pause(pause) => pause.format,
+            Command::Resume(resume) => resume.format,
+            Command::Verify(verify) => verify.format,
+            Command::Adopt(adopt) => adopt.format,
+            Command::Forget(forget) => forget.format,
+            Command::Teardown(teardown) => teardown.format,
+            Command::Health(health) => health.format,
+        }
+    }
+}
+
 fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
+    output::begin(cli.command.format());
     // These print their own progress.
     let level = match cli.command {
         Command::Demo(_) => "error",
@@ -186,7 +213,7 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
         match cli.command {
             Command::Run(arguments) => run::execute(&arguments, &logging, &cli.file).await,
             Command::Init(arguments) => init::execute(&arguments, &cli.file).await,
-            Command::Check(arguments) => Ok(check::execute(&arguments, &cli.file.load()?).await),
+            Command::Check(_) => check::execute(&cli.file.load()?).await,
             Command::Setup(arguments) => setup::execute(&arguments, &cli.file).await,
             Command::Presets(arguments) => presets::execute(&arguments),
             Command::Schema { preset, markdown } => {
@@ -200,7 +227,7 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
                 output::line(text.trim_end());
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Status(arguments) => status::execute(&arguments, &cli.file).await,
+            Command::Status(_) => status::execute(&cli.file).await,
             Command::Explain(arguments) => Box::pin(explain::execute(&arguments, &cli.file)).await,
             Command::Adopt(arguments) => Box::pin(adopt::execute(&arguments, &cli.file)).await,
             Command::Forget(arguments) => forget::execute(&arguments, &cli.file).await,
@@ -226,5 +253,16 @@ mod tests {
     #[test]
     fn the_command_line_definition_is_consistent() {
         <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    /// The schema is JSON itself, and the demonstration is for people. `run --json` needs --plan.
+    const WITHOUT_JSON: [&str; 2] = ["schema", "demo"];
+
+    #[test]
+    fn every_command_with_a_result_prints_it_as_json() {
+        for command in <Cli as clap::CommandFactory>::command().get_subcommands() {
+            let has_json = command.get_arguments().any(|argument| argument.get_long() == Some("json"));
+            assert_eq!(has_json, !WITHOUT_JSON.contains(&command.get_name()), "{}", command.get_name());
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! `pause` and `resume`: stop and continue what is written to targets. Both work through the state, from any machine.
 
 use super::common::{ConfigFile, FAILED, connect_state};
-use super::output;
+use super::output::{self, Format};
 use super::tenants::{not_started, select_tenants};
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
@@ -21,18 +21,16 @@ pub(super) struct PauseArguments {
     /// Why, for `status` and for the next operator.
     #[arg(long, value_name = "TEXT")]
     reason: String,
-    /// Print one JSON document.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    pub(super) format: Format,
 }
 
 #[derive(Args, Debug)]
 pub(super) struct ResumeArguments {
     #[command(flatten)]
     which: Which,
-    /// Print one JSON document.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    pub(super) format: Format,
 }
 
 #[derive(Args, Debug)]
@@ -51,13 +49,13 @@ pub(super) async fn pause(arguments: &PauseArguments, file: &ConfigFile) -> Resu
     }
     let (config, tenants, client) = begin(&arguments.which, file).await?;
     let done = pause::pause(&client, &config.source.slot, &tenants, &arguments.reason, &operator()).await;
-    report(&config, &done.map_err(failed)?, arguments.json, paused)
+    report(&config, &done.map_err(failed)?, paused)
 }
 
 pub(super) async fn resume(arguments: &ResumeArguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
     let (config, tenants, client) = begin(&arguments.which, file).await?;
     let done = pause::resume(&client, &config.source.slot, &tenants).await;
-    report(&config, &done.map_err(failed)?, arguments.json, resumed)
+    report(&config, &done.map_err(failed)?, resumed)
 }
 
 async fn begin(which: &Which, file: &ConfigFile) -> Result<(Config, Vec<TenantId>, PgClient), Diagnostic> {
@@ -112,7 +110,6 @@ fn resumed(done: &TenantOutcome, is_held: bool) -> Line {
 fn report(
     config: &Config,
     outcome: &PauseOutcome,
-    json: bool,
     line: fn(&TenantOutcome, bool) -> Line,
 ) -> Result<ExitCode, Diagnostic> {
     let is_held = outcome.is_held;
@@ -128,24 +125,21 @@ fn report(
     });
     let lines: Vec<_> = lines.collect();
     let is_done = lines.iter().all(|(_, _, is_done)| *is_done);
-    if json {
-        let tenants = lines.iter().map(|(done, text, is_done)| TenantDocument {
-            tenant: done.tenant.as_str(),
-            result: text,
-            is_done: *is_done,
-            is_changed: done.is_changed,
-            state: done.row.as_ref().map_or("unknown", |row| shown_state(row.state, done.pause.is_some())),
-            reason: done.pause.as_ref().map(|pause| &*pause.reason),
-            by: done.pause.as_ref().map(|pause| &*pause.by),
-        });
-        let document = Document { is_running: is_held, tenants: tenants.collect() };
-        output::json(&document)?;
-    } else {
-        lines.iter().for_each(|(done, text, _)| output::line(format_args!("{}: {text}", done.tenant)));
-        if !is_held {
-            output::line("no process is running: the next one does as the state says now");
-        }
+    let tenants = lines.iter().map(|(done, text, is_done)| TenantDocument {
+        tenant: done.tenant.as_str(),
+        result: text,
+        is_done: *is_done,
+        is_changed: done.is_changed,
+        state: done.row.as_ref().map_or("unknown", |row| shown_state(row.state, done.pause.is_some())),
+        reason: done.pause.as_ref().map(|pause| &*pause.reason),
+        by: done.pause.as_ref().map(|pause| &*pause.by),
+    });
+    let document = Document { is_running: is_held, tenants: tenants.collect() };
+    let mut text: String = lines.iter().map(|(done, text, _)| format!("{}: {text}\n", done.tenant)).collect();
+    if !is_held {
+        text.push_str("no process is running: the next one does as the state says now\n");
     }
+    output::result(text, &document)?;
     Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 

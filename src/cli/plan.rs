@@ -3,25 +3,55 @@
 use super::output;
 use super::table::columns;
 use crate::config::Config;
-use crate::diagnostic::{Diagnostic, diagnostic};
+use crate::diagnostic::Diagnostic;
 use crate::operations::dry_run::{Plan, TenantForecast, plan};
+use serde::Serialize;
 use std::process::ExitCode;
 
 pub(super) async fn execute(config: &Config) -> Result<ExitCode, Diagnostic> {
-    let plan = plan(config).await.map_err(|error| diagnostic!("{error}"))?;
-    output::line(table(&plan));
+    let plan = plan(config).await?;
+    output::result(table(&plan), &Document::of(&plan))?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    source: &'a str,
+    tenants: Vec<ShownForecast<'a>>,
+}
+
+#[derive(Serialize)]
+struct ShownForecast<'a> {
+    tenant: &'a str,
+    /// `follow`, `resync`, `park` or `retry`.
+    would: &'static str,
+    why: String,
+}
+
+impl Document<'_> {
+    fn of(plan: &Plan) -> Document<'_> {
+        let tenants = plan.tenants.iter().map(|(tenant, forecast)| {
+            let (would, why) = words(forecast);
+            ShownForecast { tenant: tenant.as_str(), would, why }
+        });
+        Document { source: &plan.source, tenants: tenants.collect() }
+    }
+}
+
+/// What would happen, and why.
+fn words(forecast: &TenantForecast) -> (&'static str, String) {
+    match forecast {
+        TenantForecast::Follow(position) => ("follow", format!("caught up to {position}")),
+        TenantForecast::Resync(reason) => ("resync", reason.clone()),
+        TenantForecast::Park { reason, remedy } => ("park", format!("{reason} -> {remedy}")),
+        TenantForecast::Unknown(reason) => ("retry", reason.clone()),
+    }
 }
 
 fn table(plan: &Plan) -> String {
     let heads = ["TENANT", "WOULD", "WHY"].map(str::to_owned);
     let rows = plan.tenants.iter().map(|(tenant, forecast)| {
-        let (would, why) = match forecast {
-            TenantForecast::Follow(position) => ("follow", format!("caught up to {position}")),
-            TenantForecast::Resync(reason) => ("resync", reason.clone()),
-            TenantForecast::Park { reason, remedy } => ("park", format!("{reason} -> {remedy}")),
-            TenantForecast::Unknown(reason) => ("retry", reason.clone()),
-        };
+        let (would, why) = words(forecast);
         [tenant.to_string(), would.to_owned(), why]
     });
     let rows: Vec<[String; 3]> = std::iter::once(heads).chain(rows).collect();

@@ -1,12 +1,12 @@
 //! `rejected`: lists the users that targets reject, and has the running process try them again.
 
 use super::common::{ConfigFile, FAILED, NOTHING_REPLICATES, connect_state};
-use super::output;
+use super::output::{self, Format};
 use super::table::columns;
 use super::tenants::{not_started, read, refuse_paused, select_tenants, unreadable};
 use crate::config::{Config, Tenant};
-use crate::diagnostic::Diagnostic;
-use crate::model::TenantId;
+use crate::diagnostic::{Diagnostic, diagnostic};
+use crate::model::{StatusFinding, TenantId};
 use crate::operations::rejected::{RejectedUser, rejected};
 use crate::operations::request::{RequestEnd, request};
 use crate::pg::{SqlStateClass, connect_target};
@@ -26,9 +26,8 @@ pub(super) struct Arguments {
     /// Have the running process try them again now, and list those that are left.
     #[arg(long)]
     retry: bool,
-    /// Print one JSON document.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    pub(super) format: Format,
 }
 
 /// What a target rejects.
@@ -59,12 +58,7 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
         found.push(read_all(tenant).await);
     }
     let is_well = found.iter().all(|tenant| tenant.total == 0 && tenant.error.is_none());
-    if arguments.json {
-        let document = Document { tenants: found };
-        output::json(&document)?;
-    } else {
-        print(&found);
-    }
+    output::result(text(&found), &Document { tenants: found })?;
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
@@ -75,7 +69,8 @@ async fn retry(config: &Config, tenants: &[TenantId]) -> Result<Option<ExitCode>
     refuse_paused(&state, tenants)?;
     let Some(source) = state.source else { return Err(not_started(config)) };
     let not_running = || {
-        output::notice("no process is running: start users-sync run, which tries them again");
+        let why = diagnostic!("no process is running: start users-sync run, which tries them again");
+        output::failure(&why.with_code(StatusFinding::NotRunning));
         Ok(Some(ExitCode::from(NOTHING_REPLICATES)))
     };
     if !source.is_held() {
@@ -123,7 +118,7 @@ async fn read_all(tenant: &Tenant) -> TenantRejects {
     }
 }
 
-fn print(found: &[TenantRejects]) {
+fn text(found: &[TenantRejects]) -> String {
     let heads = ["TENANT", "ID", "SQLSTATE", "REASON", "SINCE", "TRIED AT"].map(str::to_owned);
     let rows = found.iter().flat_map(|tenant| {
         tenant.users.iter().map(|user| {
@@ -132,14 +127,13 @@ fn print(found: &[TenantRejects]) {
         })
     });
     let rows: Vec<[String; 6]> = std::iter::once(heads).chain(rows).collect();
-    if rows.len() > 1 {
-        output::line(columns(&rows));
+    let mut text = if rows.len() > 1 { columns(&rows) + "\n" } else { String::new() };
+    for TenantRejects { tenant, total, error, .. } in found {
+        text += &match error {
+            Some(error) => format!("{tenant}: {error}\n"),
+            None if *total == 0 => format!("{tenant}: rejects no user\n"),
+            None => format!("{tenant}: rejects {total} of its users\n"),
+        };
     }
-    for tenant in found {
-        match &tenant.error {
-            Some(error) => output::line(format_args!("{}: {error}", tenant.tenant)),
-            None if tenant.total == 0 => output::line(format_args!("{}: rejects no user", tenant.tenant)),
-            None => output::line(format_args!("{}: rejects {} of its users", tenant.tenant, tenant.total)),
-        }
-    }
+    text
 }

@@ -1,7 +1,7 @@
 //! `resync`: requests new snapshots from the running process, or takes them itself if none is running.
 
-use super::common::{ConfigFile, FAILED, connect_state};
-use super::output;
+use super::common::{ConfigFile, FAILED, cannot_connect_source, connect_state};
+use super::output::{self, Format};
 use super::resync_user;
 use super::signals::signals;
 use super::tenants::{not_started, read, refuse_paused, select_tenants, unreadable};
@@ -14,6 +14,7 @@ use crate::operations::resync;
 use crate::pg;
 use crate::state::{RequestKind, Snapshot, StateError, StateStore, TenantState};
 use clap::Args;
+use serde::Serialize;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -39,6 +40,8 @@ pub(super) struct Arguments {
     /// Resync Kafka instead of the targets: r events for existing users, d events for deleted ones.
     #[arg(long, conflicts_with_all = ["all", "tenants", "allow_deletes"])]
     kafka: bool,
+    #[command(flatten)]
+    pub(super) format: Format,
 }
 
 /// What is requested.
@@ -48,6 +51,34 @@ pub(super) struct Asked {
     pub(super) allow_deletes: bool,
     /// Whether rows of others are taken over, and what is done with users that only the target has.
     pub(super) adopt: Option<ExtraRows>,
+}
+
+/// The outcome for one tenant.
+#[derive(Serialize)]
+pub(super) struct TenantOutcome {
+    tenant: String,
+    result: String,
+    /// Whether it follows now.
+    is_done: bool,
+    state: &'static str,
+    /// The last position that its target has.
+    position: Option<String>,
+    reason_code: Option<&'static str>,
+    reason: Option<String>,
+    remedy: Option<String>,
+}
+
+/// The outcome of a resync.
+pub(super) enum Resynced {
+    /// Of every tenant.
+    Done(Vec<TenantOutcome>),
+    /// This command was interrupted. The running process continues.
+    Interrupted,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    tenants: &'a [TenantOutcome],
 }
 
 /// Outcome of a request to the running process.
@@ -71,14 +102,13 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
         return resync_user::execute(&config, &tenants, user, stop).await;
     }
     let asked = Asked { allow_deletes: arguments.allow_deletes, adopt: None };
-    resync(&config, &tenants, asked, stop).await
+    report(&resync(&config, &tenants, asked, stop).await?)
 }
 
 /// A resync works beside no process, and makes no slot: a new one would mean a new snapshot of every tenant.
 async fn refuse_slot(config: &Config) -> Result<(), Diagnostic> {
     let slot = &config.source.slot;
-    let client =
-        pg::connect(&config.source.url).await.map_err(|error| diagnostic!("cannot connect to the source: {error}"))?;
+    let client = pg::connect(&config.source.url).await.map_err(|error| cannot_connect_source(&error))?;
     let found = read_slot(&client, slot).await.map_err(|error| diagnostic!("cannot read the slot: {error}"))?;
     match found {
         None => Err(diagnostic!(
@@ -114,19 +144,17 @@ async fn resync_kafka(config: &Config) -> Result<ExitCode, Diagnostic> {
     loop {
         let known = read(&client, config).await?;
         if !known.source.is_some_and(|source| source.is_held()) {
-            output::line("no process is running: the next one resyncs Kafka when it starts");
+            output::outcome("no process is running: the next one resyncs Kafka when it starts", false)?;
             return Ok(ExitCode::SUCCESS);
         }
         match known.tee {
             Some(tee) if !tee.requested => {
-                output::line("resynced: Kafka has the users of every tenant");
+                output::outcome("resynced: Kafka has the users of every tenant", true)?;
                 return Ok(ExitCode::SUCCESS);
             }
             Some(tee) if tee.reason.is_some() => {
-                output::line(format_args!(
-                    "requested, and done once Kafka accepts messages: {}",
-                    tee.reason.unwrap_or_default()
-                ));
+                let why = tee.reason.unwrap_or_default();
+                output::outcome(format_args!("requested, and done once Kafka accepts messages: {why}"), false)?;
                 return Ok(ExitCode::from(FAILED));
             }
             _ => sleep(POLL_INTERVAL).await,
@@ -134,13 +162,13 @@ async fn resync_kafka(config: &Config) -> Result<ExitCode, Diagnostic> {
     }
 }
 
-/// Requests the resync or does it here, then prints the outcome of every tenant.
+/// Requests the resync or does it here, then reads the outcome of every tenant.
 pub(super) async fn resync(
     config: &Config,
     tenants: &[TenantId],
     asked: Asked,
     stop: CancellationToken,
-) -> Result<ExitCode, Diagnostic> {
+) -> Result<Resynced, Diagnostic> {
     let client = connect_state(config).await?;
     let Asked { allow_deletes, adopt } = asked;
     let state = read(&client, config).await?;
@@ -166,10 +194,7 @@ pub(super) async fn resync(
     };
     match outcome {
         RequestOutcome::Handled => {}
-        RequestOutcome::Interrupted => {
-            output::line("the running process continues it");
-            return Ok(ExitCode::from(FAILED));
-        }
+        RequestOutcome::Interrupted => return Ok(Resynced::Interrupted),
         RequestOutcome::Abandoned => {
             // `adopt` has looked at the slot already, and may be the first to need one.
             if adopt.is_none() {
@@ -178,29 +203,60 @@ pub(super) async fn resync(
             let doing = if adopt.is_some() { "adopting" } else { "resyncing" };
             output::line(format_args!("no process is running: {doing} here"));
             let done = Box::pin(resync::resync(config.clone(), tenants, allow_deletes, adopt, stop)).await;
-            done.map_err(|error| diagnostic!("{error}"))?;
+            done?;
         }
     }
     let done = if adopt.is_some() { "adopted" } else { "resynced" };
-    Ok(report(&read(&client, config).await?, tenants, done))
+    let state = read(&client, config).await?;
+    Ok(Resynced::Done(tenants.iter().map(|tenant| outcome_of(&state, tenant, done)).collect()))
 }
 
-/// Prints the outcome of every tenant. The exit code is a failure unless all of them are following.
-fn report(state: &Snapshot, tenants: &[TenantId], done: &str) -> ExitCode {
-    let mut code = ExitCode::SUCCESS;
-    for tenant in tenants {
-        let row = state.tenants.get(tenant);
-        match row.filter(|row| row.state == TenantState::Following) {
-            Some(row) => output::line(format_args!("{tenant}: {done}, caught up to {}", row.position)),
-            None => {
-                let reason = row.and_then(|row| row.reason.as_deref()).unwrap_or("the process has not recorded it");
-                output::line(format_args!("{tenant}: {} ({reason})", row.map_or("unknown", |row| row.state.as_str())));
-                if let Some(remedy) = row.and_then(|row| row.remedy.as_deref()) {
-                    output::line(format_args!("{tenant} -> {remedy}"));
-                }
-                code = ExitCode::from(FAILED);
-            }
+fn outcome_of(state: &Snapshot, tenant: &TenantId, done: &str) -> TenantOutcome {
+    let row = state.tenants.get(tenant);
+    let follows = row.filter(|row| row.state == TenantState::Following);
+    let shown = row.map_or("unknown", |row| row.state.as_str());
+    let reason = row.and_then(|row| row.reason.clone());
+    let result = match follows {
+        Some(row) => format!("{done}, caught up to {}", row.position),
+        None => format!("{shown} ({})", reason.as_deref().unwrap_or("the process has not recorded it")),
+    };
+    TenantOutcome {
+        tenant: tenant.to_string(),
+        result,
+        is_done: follows.is_some(),
+        state: shown,
+        position: follows.map(|row| row.position.to_string()),
+        reason_code: row.and_then(|row| Some(row.reason_code?.code())),
+        reason,
+        remedy: row.and_then(|row| row.remedy.clone()),
+    }
+}
+
+/// A line for each tenant, with the remedy for one that does not follow.
+pub(super) fn outcome_lines(outcomes: &[TenantOutcome]) -> String {
+    let lines = outcomes.iter().map(|TenantOutcome { tenant, result, is_done, remedy, .. }| {
+        let remedy = remedy.as_deref().filter(|_| !is_done);
+        let remedy = remedy.map_or_else(String::new, |remedy| format!("{tenant} -> {remedy}\n"));
+        format!("{tenant}: {result}\n{remedy}")
+    });
+    lines.collect()
+}
+
+/// A failure unless every tenant follows.
+pub(super) fn exit_code(outcomes: &[TenantOutcome]) -> ExitCode {
+    if outcomes.iter().all(|outcome| outcome.is_done) { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+}
+
+/// Prints the outcome.
+pub(super) fn report(resynced: &Resynced) -> Result<ExitCode, Diagnostic> {
+    match resynced {
+        Resynced::Interrupted => {
+            output::outcome("the running process continues it", false)?;
+            Ok(ExitCode::from(FAILED))
+        }
+        Resynced::Done(tenants) => {
+            output::result(outcome_lines(tenants), &Document { tenants })?;
+            Ok(exit_code(tenants))
         }
     }
-    code
 }

@@ -5,7 +5,7 @@ use super::output;
 use super::tenants::{not_started, read, refuse_paused, unreadable};
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
-use crate::model::{TenantId, shell_word};
+use crate::model::{StatusFinding, TenantId, shell_word};
 use crate::operations::bring::{AtSource, AtTarget, at_target, look_up};
 use crate::operations::request::{RequestEnd, request};
 use crate::state::{RequestKind, TenantState};
@@ -31,7 +31,8 @@ pub(super) async fn execute(
     refuse_paused(&state, tenants)?;
     let Some(source) = state.source else { return Err(not_started(config)) };
     if !source.is_held() {
-        output::line("no process is running: start users-sync run, which applies every change that waits");
+        let why = diagnostic!("no process is running: start users-sync run, which applies every change that waits");
+        output::failure(&why.with_code(StatusFinding::NotRunning));
         return Ok(ExitCode::from(NOTHING_REPLICATES));
     }
     // An id that cannot be read is refused here, and not only by the running process.
@@ -44,18 +45,18 @@ pub(super) async fn execute(
     let served = tokio::select! {
         served = request(&client, &config.source.slot, &names, &kind) => served.map_err(unreadable)?,
         () = stop.cancelled() => {
-            output::line("the running process continues it");
+            output::outcome("the running process continues it", false)?;
             return Ok(ExitCode::from(FAILED));
         }
     };
     if served == RequestEnd::Abandoned {
-        output::line("the process ended before it was done");
+        output::outcome("the process ended before it was done", false)?;
         return Ok(ExitCode::from(NOTHING_REPLICATES));
     }
     let row = read(&client, config).await?.tenants.remove(id);
     if let Some(row) = row.filter(|row| row.state != TenantState::Following) {
         let reason = row.reason.unwrap_or_default();
-        output::line(format_args!("{id}: {} ({reason}); user {user} was not brought", row.state.as_str()));
+        output::outcome(format_args!("{id}: {} ({reason}); user {user} was not brought", row.state.as_str()), false)?;
         return Ok(ExitCode::from(FAILED));
     }
     let found = at_target(&tenant.target, user).await.map_err(|error| diagnostic!("{error}"))?;
@@ -69,6 +70,6 @@ pub(super) async fn execute(
         (AtSource::Absent, AtTarget::Absent) => (format!("neither the source nor the target has a user {user}"), false),
         (AtSource::Found, AtTarget::Absent) => (format!("user {user} is not in the target yet"), false),
     };
-    output::line(format_args!("{id}: {text}"));
+    output::outcome(format_args!("{id}: {text}"), is_done)?;
     Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }

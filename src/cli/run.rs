@@ -7,9 +7,10 @@ use super::plan;
 use super::reload::{find_faults, reload, warn_of_shared_roles};
 use super::signals::signals;
 use crate::admin::Server;
+use crate::check::LISTEN_REMEDY;
 use crate::config::{Config, LoadedConfig, load_from};
 use crate::diagnostic::{Diagnostic, diagnostic};
-use crate::model::Generation;
+use crate::model::{CheckFinding, Generation};
 use crate::pg::connect_state;
 use crate::replicator;
 use crate::state::StateStore;
@@ -41,6 +42,9 @@ pub(super) struct Arguments {
     /// Show what a start would resync, and why, without starting.
     #[arg(long)]
     plan: bool,
+    /// With --plan: print one JSON document instead of text.
+    #[arg(long, requires = "plan")]
+    pub(super) json: bool,
 }
 
 /// Errors at the source end the command before it creates anything there. An unreachable source is waited for.
@@ -59,7 +63,9 @@ pub(super) async fn execute(
     let stop = signals().map_err(|error| diagnostic!("cannot handle signals: {error}"))?;
     let (sender, configs) = watch::channel(config.clone());
     let (status, admin_stop) = (Arc::<ProcessStatus>::default(), CancellationToken::new());
-    let server = Server::bind(configs.clone(), status.clone()).await.map_err(|error| diagnostic!("{error}"))?;
+    let server = Server::bind(configs.clone(), status.clone())
+        .await
+        .map_err(|error| diagnostic!(help = LISTEN_REMEDY, "{error}").with_code(CheckFinding::ListenInUse))?;
     tokio::spawn(server.run(admin_stop.clone()));
     let mut findings = find_faults(&config).await;
     if !findings.is_empty() && has_run_before(&config).await {
@@ -81,6 +87,6 @@ pub(super) async fn execute(
     let done = replicator::run_reloading(configs, status, stop).await;
     reloading.abort();
     admin_stop.cancel();
-    done.map_err(|error| diagnostic!("{error}"))?;
+    done?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,13 +1,13 @@
 //! `setup`: prints the least-privilege SQL for the source and the targets, and runs it if an administrator's URL is given.
 
 use super::admins::{AdminUrls, Admins};
-use super::common::{ConfigFile, FAILED};
-use super::output;
+use super::common::{ConfigFile, FAILED, cannot_connect_state};
+use super::output::{self, Format};
 use crate::config::{Config, ServerName, Tenant};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{Made, TenantId};
 use crate::pg::{self, PgUrl, Statements, describe};
-use crate::replicator::error::ServiceError;
+use crate::replicator::error::{ServiceError, trouble_of_connect};
 use crate::replicator::source::mapping::resolve_layout;
 use crate::replicator::source::own_slot::read_own_slot;
 use crate::setup::{
@@ -16,6 +16,7 @@ use crate::setup::{
 };
 use crate::state::StateStore;
 use clap::Args;
+use serde::Serialize;
 use std::process::ExitCode;
 
 /// Statements give up on a lock after this time, so that they do not block the store's writes.
@@ -39,14 +40,51 @@ pub(super) struct Arguments {
     /// Every table without a replica identity then refuses UPDATE and DELETE; the output lists them.
     #[arg(long)]
     all_tables: bool,
+    #[command(flatten)]
+    pub(super) format: Format,
 }
 
 /// A part of the work, after it was printed.
-enum Part {
-    /// Nothing is left to do.
-    Done,
-    /// It needs an administrator; this option names one.
-    NeedsAdmin(String),
+#[derive(Default)]
+struct Part {
+    statements: Vec<Shown>,
+    /// The option that names the administrator whom it needs; `None` if nothing is left to do.
+    needs_admin: Option<String>,
+}
+
+/// A statement as JSON. It holds no secret.
+#[derive(Serialize)]
+struct Shown {
+    sql: String,
+    why: String,
+    /// Who may run it, if not the role that the others need.
+    needs: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ShownPart {
+    place: String,
+    statements: Vec<Shown>,
+    /// Why it is not done, with `--apply`.
+    left: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Document {
+    /// Whether the statements were run.
+    is_applied: bool,
+    parts: Vec<ShownPart>,
+}
+
+impl Part {
+    fn of(script: &Script, needs_admin: Option<String>) -> Part {
+        let shown = script.statements.iter().map(|Statement { sql, why, needs, .. }| Shown {
+            sql: sql.clone(),
+            why: why.clone(),
+            needs: needs.clone(),
+        });
+        Part { statements: shown.collect(), needs_admin }
+    }
 }
 
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
@@ -66,15 +104,20 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
     for shared in config.shared_roles(ServerName::of).iter().filter(|shared| shared.tenants.iter().any(is_wanted)) {
         output::notice(format_args!("warning: {shared}\n    -> {}", shared.remedy()));
     }
-    let mut left = Vec::new();
+    let mut parts = Vec::new();
     // The state first: it records what is made at the source.
-    report(arguments, "the state", state(arguments, &config, &admins).await, &mut left)?;
-    report(arguments, "the source", source(arguments, &config, &admins).await, &mut left)?;
+    report(arguments, "the state", state(arguments, &config, &admins).await, &mut parts)?;
+    report(arguments, "the source", source(arguments, &config, &admins).await, &mut parts)?;
     for tenant in config.tenants.iter().filter(|tenant| is_wanted(&tenant.id)) {
         let done = target(arguments, &config, tenant, &admins).await;
-        report(arguments, &format!("the target of tenant {}", tenant.id), done, &mut left)?;
+        report(arguments, &format!("the target of tenant {}", tenant.id), done, &mut parts)?;
     }
-    if !arguments.apply || left.is_empty() {
+    let left = parts.iter().filter_map(|part| Some(format!("{}: {}", part.place, part.left.as_ref()?)));
+    let left: Vec<String> = left.collect();
+    if output::is_json() {
+        output::result("", &Document { is_applied: arguments.apply, parts })?;
+    }
+    if left.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
     output::notice(format_args!("not done, run `setup` again for it:\n  {}", left.join("\n  ")));
@@ -86,38 +129,42 @@ fn report(
     arguments: &Arguments,
     place: &str,
     done: Result<Part, Diagnostic>,
-    left: &mut Vec<String>,
+    parts: &mut Vec<ShownPart>,
 ) -> Result<(), Diagnostic> {
-    match done {
-        Ok(Part::Done) => {}
-        Ok(Part::NeedsAdmin(option)) => left.push(format!("{place}: no administrator was given: {option}")),
+    let (statements, left) = match done {
+        Ok(Part { statements, needs_admin }) => {
+            let needs_admin = needs_admin.filter(|_| arguments.apply);
+            (statements, needs_admin.map(|option| format!("no administrator was given: {option}")))
+        }
         Err(diagnostic) if arguments.apply => {
             output::error(&diagnostic);
-            left.push(format!("{place}: see the error above"));
+            (Vec::new(), Some("see the error above".to_owned()))
         }
         Err(diagnostic) => return Err(diagnostic),
-    }
+    };
+    parts.push(ShownPart { place: place.to_owned(), statements, left });
     Ok(())
 }
 
 async fn state(arguments: &Arguments, config: &Config, admins: &AdminUrls) -> Result<Part, Diagnostic> {
     let nothing = StateFacts::default();
     if state_script(config, &nothing).is_none() || arguments.tenant.is_some() && admins.state.is_none() {
-        return Ok(Part::Done);
+        return Ok(Part::default());
     }
     let Some(url) = &admins.state else {
-        state_script(config, &nothing).iter().for_each(output::line);
-        return Ok(Part::NeedsAdmin("--state-admin URL".to_owned()));
+        let script = state_script(config, &nothing).unwrap_or_default();
+        output::line(&script);
+        return Ok(Part::of(&script, Some("--state-admin URL".to_owned())));
     };
-    let client = pg::connect_state(url).await.map_err(|error| diagnostic!("cannot connect to the state: {error}"))?;
+    let client = pg::connect_state(url).await.map_err(|error| cannot_connect_state(&error))?;
     let facts = gather_state(&client, &config.state_url.user).await;
     let facts = facts.map_err(|error| diagnostic!("cannot inspect the state: {}", describe(&error)))?;
-    let Some(script) = state_script(config, &facts) else { return Ok(Part::Done) };
+    let Some(script) = state_script(config, &facts) else { return Ok(Part::default()) };
     output::line(&script);
     if arguments.apply {
         apply(&*client, url, &script, &mut Vec::new()).await?;
     }
-    Ok(Part::Done)
+    Ok(Part::of(&script, None))
 }
 
 async fn source(arguments: &Arguments, config: &Config, admins: &AdminUrls) -> Result<Part, Diagnostic> {
@@ -127,18 +174,19 @@ async fn source(arguments: &Arguments, config: &Config, admins: &AdminUrls) -> R
             help = "until the role in source.url exists, connect as an administrator: --source-admin URL",
             "{error}"
         )
+        .with_code(trouble_of_connect(&error))
     })?;
     let foreign = |why| ServiceError::ForeignSlot { slot: config.source.slot.clone(), why };
     let slot = read_own_slot(&client, &config.source.url, &config.source.slot, foreign).await;
-    slot.map_err(|error| diagnostic!("{error}"))?;
-    let config = resolve_layout(&client, config).await.map_err(|error| diagnostic!("{error}"))?;
+    slot?;
+    let config = resolve_layout(&client, config).await?;
     let facts =
         gather(&mut client, &config).await.map_err(|error| diagnostic!("cannot inspect the source: {error}"))?;
     let script = source_script(&config, &facts, arguments.all_tables).map_err(|what| diagnostic!("{what}"))?;
     output::line(&script);
     if admins.source.is_none() {
-        let is_wanted = arguments.tenant.is_none();
-        return Ok(if is_wanted { Part::NeedsAdmin("--source-admin URL".to_owned()) } else { Part::Done });
+        let needs_admin = arguments.tenant.is_none().then(|| "--source-admin URL".to_owned());
+        return Ok(Part::of(&script, needs_admin));
     }
     if arguments.apply {
         let mut made = Vec::new();
@@ -146,7 +194,7 @@ async fn source(arguments: &Arguments, config: &Config, admins: &AdminUrls) -> R
         let recorded = record(&config, &made).await;
         applied.and(recorded)?;
     }
-    Ok(Part::Done)
+    Ok(Part::of(&script, None))
 }
 
 /// Records what was made, as the role of the state: an administrator writes to no table of another role.
@@ -191,9 +239,9 @@ async fn target(
     match client.zip(url) {
         Some((client, url)) if arguments.apply => apply(&client, url, &script, &mut Vec::new()).await?,
         Some(_) => {}
-        None => return Ok(Part::NeedsAdmin(format!("--target-admin {}=URL", tenant.id))),
+        None => return Ok(Part::of(&script, Some(format!("--target-admin {}=URL", tenant.id)))),
     }
-    Ok(Part::Done)
+    Ok(Part::of(&script, None))
 }
 
 /// Runs the statements without a transaction: an index cannot be built concurrently inside one. A failure does not keep the

@@ -1,7 +1,7 @@
 //! `status`: prints the state that a process recorded, with the lag behind the source's WAL. Changes nothing.
 
 use super::common::{ConfigFile, FAILED, NOTHING_REPLICATES};
-use super::output;
+use super::output::{self, Format};
 use super::table::columns;
 use crate::capture::{CaptureError, SourceLog, read_log};
 use crate::config::Config;
@@ -17,12 +17,11 @@ use std::process::ExitCode;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// Print one JSON document instead of a table.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    pub(super) format: Format,
 }
 
-pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
+pub(super) async fn execute(file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
     let config = file.load()?;
     let read = read_state(&config).await;
     let known = read.as_ref().ok();
@@ -45,11 +44,8 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
         }
     };
     let verdict = judge(&report);
-    if arguments.json {
-        let document = Document { verdict: &verdict, report: &report };
-        output::json(&document)?;
-    } else if absent.is_none() {
-        output::line(table(&report, &verdict));
+    if output::is_json() || absent.is_none() {
+        output::result(table(&report, &verdict), &Document { verdict: &verdict, report: &report })?;
     }
     if let Some(absent) = absent {
         output::error(&absent);

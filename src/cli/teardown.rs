@@ -1,15 +1,16 @@
 //! `teardown`: removes what `setup` and `run` made at the source and in the state. Targets keep their users.
 
 use super::admins::SOURCE_ADMIN;
-use super::common::{ConfigFile, admin_url, connect_state};
+use super::common::{ConfigFile, admin_url, cannot_connect_source, connect_state};
 use super::confirm::confirm;
-use super::output;
+use super::output::{self, Format};
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::operations::teardown::{Plan, PlanError, drop_slot, plan, release_target, remove};
 use crate::pg::{self, PgClient, describe, quote_literal};
 use crate::state::StateStore;
 use clap::Args;
+use serde::Serialize;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -26,6 +27,8 @@ pub(super) struct Arguments {
     /// Take the password from the environment or a file: ${NAME} or ${file:PATH}.
     #[arg(long, value_name = "URL", env = SOURCE_ADMIN, hide_env_values = true)]
     source_admin: Option<String>,
+    #[command(flatten)]
+    pub(super) format: Format,
 }
 
 impl fmt::Debug for Arguments {
@@ -35,13 +38,21 @@ impl fmt::Debug for Arguments {
     }
 }
 
+#[derive(Serialize)]
+struct Document<'a> {
+    drops: &'a [String],
+    /// What stays because others use it, or because it is in Kafka.
+    stays: &'a [String],
+    is_dropped: bool,
+}
+
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
     let config = file.load()?;
     let admin = arguments.source_admin.as_ref();
     let admin = admin.map(|url| admin_url(url, "--source-admin", Some(SOURCE_ADMIN))).transpose()?;
     let source = pg::connect(admin.as_ref().unwrap_or(&config.source.url))
         .await
-        .map_err(|error| diagnostic!("cannot connect to the source: {error}"))?;
+        .map_err(|error| cannot_connect_source(&error))?;
     let state = connect_state(&config).await?;
     let found = plan(&config, &source, &state).await.map_err(|error| match error {
         PlanError::InUse { .. } => diagnostic!(
@@ -51,34 +62,38 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
         ),
         error => diagnostic!("{error}"),
     })?;
-    found.kept.iter().for_each(|kept| output::line(format_args!("stays: {kept}")));
-    if let Some(kafka) = &config.kafka {
-        output::line(format_args!(
-            "stays: topics and positions in Kafka ({}, {}): a later installation needs other names, or to take them over: \
+    let mut stays = found.kept.clone();
+    stays.extend(config.kafka.as_ref().map(|kafka| {
+        format!(
+            "topics and positions in Kafka ({}, {}): a later installation needs other names, or to take them over: \
              users-sync adopt -c FILE --kafka",
             kafka.topic, kafka.positions_topic
-        ));
-    }
+        )
+    }));
+    stays.iter().for_each(|what| output::line(format_args!("stays: {what}")));
+    let drops: Vec<String> = list(&config, &found).collect();
+    let report =
+        |text: &str, is_dropped| output::result(text, &Document { drops: &drops, stays: &stays, is_dropped });
     if found.is_empty() {
-        output::line("nothing to drop: slot, publication and state do not exist");
+        report("nothing to drop: slot, publication and state do not exist", true)?;
         return Ok(ExitCode::SUCCESS);
     }
     output::line(format_args!(
         "This drops\n{}Targets keep their users, and roles their grants; a later `run` starts over with a snapshot of every \
          tenant.",
-        list(&config, &found)
+        drops.iter().map(|line| format!("  {line}\n")).collect::<String>()
     ));
     if arguments.dry_run {
-        output::line("nothing was dropped");
+        report("nothing was dropped", false)?;
         return Ok(ExitCode::SUCCESS);
     }
     if !arguments.yes && !confirm("Drop them?")? {
-        output::line("nothing was dropped");
+        report("nothing was dropped", false)?;
         return Ok(ExitCode::SUCCESS);
     }
     let left = drop_all(&config, &found, &source, &state).await;
     if left.is_empty() {
-        output::line("done");
+        report("done", true)?;
         return Ok(ExitCode::SUCCESS);
     }
     Err(diagnostic!(
@@ -88,14 +103,14 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
     ))
 }
 
-fn list(config: &Config, plan: &Plan) -> String {
+fn list(config: &Config, plan: &Plan) -> impl Iterator<Item = String> {
     let Config { source, state_url, .. } = config;
     let slots = plan.slots.iter().map(|slot| format!("replication slot {slot} of {}", source.url));
     let removals = plan.removals.iter().map(|removal| removal.what.clone());
     let targets = plan.targets.iter().map(|(tenant, _)| format!("the claim to the target of tenant {tenant}"));
     let state =
         plan.has_state.then(|| format!("the state of slot {} in schema users_sync of {state_url}", source.slot));
-    slots.chain(targets).chain(removals).chain(state).map(|line| format!("  {line}\n")).collect()
+    slots.chain(targets).chain(removals).chain(state)
 }
 
 /// Drops the slots first: they retain WAL at the source. The state is dropped last, and only if nothing is left: it has

@@ -1,8 +1,8 @@
 //! `verify`: compares every target with the source.
 
 use super::common::{ConfigFile, FAILED};
-use super::output;
-use super::resync::{Asked, resync};
+use super::output::{self, Format};
+use super::resync::{Asked, report, resync};
 use super::signals::signals;
 use super::tenants::select_tenants;
 use crate::config::Config;
@@ -28,11 +28,10 @@ pub(super) struct Arguments {
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     timeout: u64,
     /// Fix differences by resyncing the tenants that differ.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "json")]
     repair: bool,
-    /// Print one JSON document instead of text.
-    #[arg(long, conflicts_with = "repair")]
-    json: bool,
+    #[command(flatten)]
+    pub(super) format: Format,
 }
 
 #[derive(Serialize)]
@@ -94,18 +93,14 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
     let config = file.load()?;
     let tenants = select_tenants(&config, &arguments.tenants)?;
     let mut reports = compare(&config, &tenants, arguments).await?;
-    if arguments.json {
-        output::json(&reports)?;
-    } else {
-        reports.iter().for_each(|report| output::part(text(report)));
-    }
+    output::result(reports.iter().map(text).collect::<String>(), &reports)?;
     if arguments.repair {
         let differing: Vec<TenantId> =
             reports.iter().filter(|report| report.differs()).map(|report| TenantId::new(&report.tenant)).collect();
         if !differing.is_empty() {
             output::line(format_args!("repairing {} tenants", differing.len()));
             let stop = signals().map_err(|error| diagnostic!("cannot handle signals: {error}"))?;
-            resync(&config, &differing, Asked { allow_deletes: false, adopt: None }, stop).await?;
+            report(&resync(&config, &differing, Asked { allow_deletes: false, adopt: None }, stop).await?)?;
             let after = compare(&config, &differing, arguments).await?;
             after.iter().for_each(|report| output::part(text(report)));
             reports.retain(|report| !report.differs());
@@ -118,11 +113,10 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
 
 async fn compare(config: &Config, tenants: &[TenantId], arguments: &Arguments) -> Result<Vec<Report>, Diagnostic> {
     let how = Verifying { examples: arguments.ids, timeout: Duration::from_secs(arguments.timeout), follows: true };
-    let verdicts =
-        verify(config, tenants, how, &ProgressHandle::default()).await.map_err(|error| diagnostic!("{error}"))?;
+    let verdicts = verify(config, tenants, how, &ProgressHandle::default()).await?;
     let mut reports: Vec<Report> = verdicts.into_iter().map(Report::of).collect();
     let empty = reports.iter().filter(|report| report.has_no_users()).map(|report| TenantId::new(&report.tenant));
-    let why = why_without_users(config, &empty.collect::<Vec<_>>()).await.map_err(|error| diagnostic!("{error}"))?;
+    let why = why_without_users(config, &empty.collect::<Vec<_>>()).await?;
     for report in &mut reports {
         if let Some(NoUsers { why, remedy }) = why.get(&TenantId::new(&report.tenant)) {
             (report.warning, report.remedy) = (Some(why.clone()), Some(remedy.clone()));

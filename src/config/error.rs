@@ -3,6 +3,7 @@
 use super::mask::{is_harmless, mask};
 use super::yaml::{Kind, Node};
 use crate::diagnostic::{Diagnostic, Excerpt, diagnostic};
+use crate::model::CommandFault;
 use std::fmt;
 use std::ops::Range;
 
@@ -19,11 +20,13 @@ pub(super) struct Fault {
     pub(super) message: String,
     pub(super) help: Option<String>,
     pub(super) span: Range<usize>,
+    /// Another place that belongs to the fault.
+    pub(super) other: Option<Range<usize>>,
 }
 
 impl Fault {
     pub(super) fn new(span: &Range<usize>, message: impl Into<String>) -> Fault {
-        Fault { message: message.into(), help: None, span: span.clone() }
+        Fault { message: message.into(), help: None, span: span.clone(), other: None }
     }
 
     /// A value that its key does not accept. It is shown as the file has it, without the variables' values.
@@ -40,10 +43,22 @@ impl Fault {
         self
     }
 
+    /// Names the place of what was there first.
+    pub(super) fn first_at(mut self, span: &Range<usize>) -> Fault {
+        self.other = Some(span.clone());
+        self
+    }
+
     /// `masked` is the file's text without its secrets.
     fn in_file(self, name: &str, masked: &str) -> Diagnostic {
-        let excerpt = Excerpt { file: name.to_owned(), text: masked.to_owned(), span: self.span };
-        Diagnostic { excerpt: Some(Box::new(excerpt)), help: self.help, ..diagnostic!("{}", self.message) }
+        let excerpt = |span| Excerpt { file: name.to_owned(), text: masked.to_owned(), span };
+        let first = self.other.map(|span| format!("the first one is at {}", excerpt(span).place()));
+        let help: Vec<String> = self.help.into_iter().chain(first).collect();
+        Diagnostic {
+            excerpt: Some(Box::new(excerpt(self.span))),
+            help: (!help.is_empty()).then(|| help.join("\n")),
+            ..diagnostic!("{}", self.message)
+        }
     }
 }
 
@@ -90,7 +105,7 @@ impl fmt::Display for ConfigError {
 
 impl From<ConfigError> for Diagnostic {
     fn from(error: ConfigError) -> Diagnostic {
-        let mut faults = error.0.into_iter();
+        let mut faults = error.0.into_iter().map(|fault| fault.with_code(CommandFault::Configuration));
         let first = faults.next().unwrap_or_else(|| diagnostic!("the configuration is invalid"));
         Diagnostic { others: faults.collect(), ..first }
     }

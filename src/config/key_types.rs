@@ -68,7 +68,7 @@ text_types! {
     MemorySize(AnyScalar) -> usize: "a size such as 16MB or 1GB, or a number of bytes",
         |text| Size::parse(text)?.try_into().ok();
     DurationText(String) -> Duration: "a duration such as 500ms, 5s, 10m, 2h or 30d", parse_duration;
-    Percent(String) -> f64: "a percentage such as 10%", parse_percent;
+    Percent(String) -> f64: "a percentage from 0% to 100%, such as 10%", parse_percent;
     /// A boolean that may also be a variable.
     Switch(AnyScalar) -> bool: "true or false", |text| text.parse().ok();
     Count(AnyScalar) -> i32: "a number from 1", |text| text.parse().ok().filter(|count| *count > 0);

@@ -44,6 +44,7 @@ pub(crate) use kafka::KafkaFormat;
 pub(crate) use limits::MaxDeletes;
 pub(crate) use mapping::{Family, read_mapping};
 pub(crate) use preset_file::About;
+pub(crate) use preset_file::UnknownPreset;
 pub use presets::{PRESETS, Preset};
 pub(crate) use reference::reference;
 pub(crate) use schema::{json_schema, preset_schema};

@@ -95,13 +95,17 @@ impl Preset {
     }
 }
 
-/// The variants of the preset that `node` names. All of their places are that of `node`, the only one in the user's file.
-pub(super) fn variants(node: &Node, name: &str) -> Result<Vec<Variant>, Fault> {
-    let Some(preset) = PRESETS.iter().find(|preset| preset.name == name) else {
+/// Why there is no preset of a name, and what to do.
+pub(crate) struct UnknownPreset {
+    pub(crate) message: String,
+    pub(crate) help: String,
+}
+
+impl UnknownPreset {
+    pub(crate) fn of(name: &str) -> UnknownPreset {
         if HOSTED.contains(&name.to_lowercase().as_str()) {
-            let fault =
-                Fault::new(&node.span, format!("there is no preset {name}: it gives no access to its database"));
-            return Err(fault.help(HOSTED_HELP));
+            let message = format!("there is no preset {name}: it gives no access to its database");
+            return UnknownPreset { message, help: HOSTED_HELP.to_owned() };
         }
         let scored = PRESETS.iter().map(|preset| (strsim::jaro_winkler(name, preset.name), preset.name));
         let nearest = scored.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score > SIMILAR);
@@ -109,7 +113,15 @@ pub(super) fn variants(node: &Node, name: &str) -> Result<Vec<Variant>, Fault> {
             Some((_, nearest)) => format!("did you mean {nearest}?"),
             None => "`users-sync presets` lists the presets".to_owned(),
         };
-        return Err(Fault::new(&node.span, format!("there is no preset {name}")).help(help));
+        UnknownPreset { message: format!("there is no preset {name}"), help }
+    }
+}
+
+/// The variants of the preset that `node` names. All of their places are that of `node`, the only one in the user's file.
+pub(super) fn variants(node: &Node, name: &str) -> Result<Vec<Variant>, Fault> {
+    let Some(preset) = PRESETS.iter().find(|preset| preset.name == name) else {
+        let UnknownPreset { message, help } = UnknownPreset::of(name);
+        return Err(Fault::new(&node.span, message).help(help));
     };
     let broken = |message: String| Fault::new(&node.span, format!("preset {name} is invalid: {message}"));
     let mut root = parse_yaml(preset.yaml).map_err(|error| broken(error.message))?;

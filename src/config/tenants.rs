@@ -76,7 +76,7 @@ impl KeyType for Tenants {
             if item.get("key").is_none() {
                 tenant.key = TenantKey::new(tenant.id.as_str());
             }
-            check_unique(&tenants, &tenant, item, reader);
+            check_unique(&tenants, items, &tenant, item, reader);
             tenants.push(tenant);
         }
         (tenants.len() == items.len()).then_some(tenants)
@@ -91,12 +91,21 @@ fn path_of(item: &Node, path: &str) -> String {
     }
 }
 
-/// Reports an id, key or target that another tenant has.
-pub(super) fn check_unique(others: &[Tenant], tenant: &Tenant, item: &Node, reader: &mut Reader<'_>) {
+/// Reports an id, key or target that another tenant has. `places` are the nodes of the others that are in the same file.
+pub(super) fn check_unique(others: &[Tenant], places: &[Node], tenant: &Tenant, item: &Node, reader: &mut Reader<'_>) {
     let id = &tenant.id;
     for other in others {
         if other.id == *id {
-            reader.push(Fault::new(item.span_of("id"), format!("two tenants have the id {id}")));
+            let fault = Fault::new(item.span_of("id"), format!("two tenants have the id {id}"));
+            let has_id = |place: &&Node| {
+                let name = place.get("id").map(|id| &id.kind);
+                place.span != item.span && matches!(name, Some(Kind::Scalar(text)) if text == id.as_str())
+            };
+            let first = places.iter().find(has_id);
+            reader.push(match first {
+                Some(first) => fault.first_at(first.span_of("id")),
+                None => fault.help("another file has the first one"),
+            });
         } else if other.key == tenant.key {
             let span = item.get("key").map_or(item.span_of("id"), |key| &key.span);
             let fault = Fault::new(span, format!("tenants {} and {id} have the same key", other.id));

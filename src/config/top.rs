@@ -167,7 +167,13 @@ fn read_yaml(text: &str, reader: &mut Reader<'_>) -> Option<Node> {
         Ok(root) => Some(root),
         Err(Malformed { message, span }) => {
             let fault = Fault::new(&span, format!("this is not YAML: {message}"));
-            reader.push(fault.help("check the indentation and the quotes there, and just before"));
+            let rest = text.get(span.start..).unwrap_or_default();
+            let before = text.get(..span.start).unwrap_or_default().rsplit('\n').next().unwrap_or_default();
+            reader.push(fault.help(if rest.starts_with('\t') || before.starts_with('\t') {
+                "replace the tab with spaces"
+            } else {
+                "check the indentation and the quotes there, and just before"
+            }));
             None
         }
     }
@@ -262,7 +268,7 @@ pub(super) fn include(config: &mut Config, name: &str, text: &str, env: &Env<'_>
         let file = Included::read(&root, "", &mut reader)?;
         if let Some(Node { kind: Kind::List(items), .. }) = root.get("tenants") {
             for (tenant, item) in file.tenants.iter().zip(items) {
-                check_unique(&config.tenants, tenant, item, &mut reader);
+                check_unique(&config.tenants, &[], tenant, item, &mut reader);
             }
         }
         add_tenants(config, file.tenants, &root, &mut reader);

@@ -187,7 +187,10 @@ impl<'a> Resolver<'a> {
         let names = self.relation.columns.iter().map(|column| column.name.as_str());
         let scored = names.map(|name| (strsim::jaro_winkler(&first, &name.to_lowercase()), name));
         let nearest = scored.filter(|(score, _)| *score >= MIN_SIMILARITY).max_by(|a, b| a.0.total_cmp(&b.0));
-        let nearest = nearest.map(|(_, name)| name.to_owned());
+        // `full_name` for `name`.
+        let has_word = |name: &&str| name.to_lowercase().split('_').any(|word| word == first);
+        let longer = || self.relation.columns.iter().map(|column| column.name.as_str()).find(has_word);
+        let nearest = nearest.map(|(_, name)| name).or_else(longer).map(str::to_owned);
         self.problems.push(Problem::NoColumn { key, column: written.to_owned(), nearest });
     }
 }

@@ -27,8 +27,8 @@ pub use lsn::Lsn;
 pub use made::{Made, MadeKind};
 pub(crate) use reason::Code;
 pub use reason::{
-    CheckFinding, HistoryBreak, ParkCause, Reason, RestartSignal, ResyncReason, RetryCause, SlotLoss, SourceTrouble,
-    StatusFinding, TeeRestart, TopicTrouble,
+    CheckFinding, CommandFault, HistoryBreak, ParkCause, Reason, RestartSignal, ResyncReason, RetryCause, SlotLoss,
+    SourceTrouble, StatusFinding, TeeRestart, TopicTrouble,
 };
 pub use relation::{Cell, Column, LeafIdentity, Relation, ReplicaIdentity, TableName, TypeCatalog};
 pub(crate) use relation::{ColumnIdx, CompositeField, TypeKind};

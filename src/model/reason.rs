@@ -99,6 +99,7 @@ reasons! {
     /// Why a tenant's work is tried again after a pause.
     RetryCause {
         Unreachable = "target_unreachable", "its target cannot be reached";
+        NoResources = "target_no_resources", "its target is out of disk space, memory or connections";
         NoPassword = "target_no_password", "the password for its target cannot be read";
         NoAnswer = "target_no_answer", "its target does not answer";
         TablesLocked = "target_locked", "another session locks its tables";
@@ -231,8 +232,18 @@ reasons! {
         PresetFits = "preset_fits", "the tables are those of a preset";
         SpoolUnusable = "spool_unusable", "no file can be created in spool.directory";
         KafkaTopic = "kafka_topic", "a topic is missing or its name cannot be used";
+        ListenInUse = "listen_in_use", "admin.listen cannot be bound";
+        SmallMemory = "small_memory", "a limit of memory is too small to be meant";
         NoAnswer = "no_answer", "a lookup got no answer in time";
         NotInspected = "not_inspected", "the database cannot be inspected";
+    }
+}
+
+reasons! {
+    /// Why a command failed, besides the reasons above.
+    CommandFault {
+        Configuration = "invalid_configuration", "the configuration cannot be used";
+        Failed = "command_failed", "the command could not do what was asked for";
     }
 }
 
@@ -317,6 +328,7 @@ mod tests {
         let topics = TopicTrouble::ALL.iter().map(|trouble| (trouble.code(), trouble.text()));
         let trouble = SourceTrouble::ALL.iter().map(|trouble| (trouble.code(), trouble.text()));
         let check = CheckFinding::ALL.iter().map(|finding| (finding.code(), finding.text()));
+        let command = CommandFault::ALL.iter().map(|fault| (fault.code(), fault.text()));
         let found = StatusFinding::ALL.iter().map(|finding| (finding.code(), finding.text()));
         resync
             .chain(park)
@@ -328,6 +340,7 @@ mod tests {
             .chain(trouble)
             .chain(found)
             .chain(check)
+            .chain(command)
             .collect()
     }
 
@@ -360,7 +373,7 @@ mod tests {
         );
         assert_eq!(
             codes(RetryCause::ALL.iter().map(|cause| cause.code()).collect()),
-            "target_unreachable target_no_password target_no_answer target_locked target_error target_too_slow checkpoint_moved \
+            "target_unreachable target_no_resources target_no_password target_no_answer target_locked target_error target_too_slow checkpoint_moved \
              row_refused snapshot_failed scan_aborted spool_full source_read_failed"
         );
     }

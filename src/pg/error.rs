@@ -204,6 +204,12 @@ impl ConnectError {
         }
     }
 
+    /// Whether no address is known for the host's name (getaddrinfo).
+    pub(crate) fn is_unknown_name(&self) -> bool {
+        let ConnectError::Unreachable { source, .. } = self else { return false };
+        source.to_string().starts_with("failed to lookup address information")
+    }
+
     /// The handshake failed.
     pub(crate) fn handshake(url: &PgUrl, error: io::Error) -> Self {
         match tls_error(&error) {

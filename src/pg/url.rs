@@ -133,6 +133,9 @@ pub enum UrlError {
     /// The brackets are not closed, or do not hold an IPv6 address.
     #[error("the host in brackets is not an IPv6 address, as in [::1]:5432")]
     Ipv6,
+    /// An IPv6 address without brackets.
+    #[error("an IPv6 address goes in brackets: [::1] or [::1]:5432")]
+    BareIpv6,
     /// A database name with an unescaped `/` or `@`.
     #[error(
         "the database name contains a '/' or '@'; if it is intended, write %2F or %40; if it belongs to the password, \
@@ -311,6 +314,9 @@ fn parse_place(place: &str, draft: &mut Draft) -> Result<(), UrlError> {
             (address.into_owned(), port)
         }
         None => {
+            if is_bare_ipv6(place) {
+                return Err(UrlError::BareIpv6);
+            }
             let (host, port) = place.split_once(':').unwrap_or((place, ""));
             (decode(host, "host")?.into_owned(), port)
         }
@@ -318,6 +324,15 @@ fn parse_place(place: &str, draft: &mut Draft) -> Result<(), UrlError> {
     draft.host = (!host.is_empty()).then_some(host);
     draft.port = parse_port(port)?;
     Ok(())
+}
+
+/// Whether this is an IPv6 address, perhaps with a zone, or with a port behind it.
+fn is_bare_ipv6(place: &str) -> bool {
+    let is_address = |text: &str| {
+        let bare = text.split('%').next().unwrap_or_default();
+        bare.parse::<std::net::Ipv6Addr>().is_ok()
+    };
+    is_address(place) || place.rsplit_once(':').is_some_and(|(address, _)| is_address(address))
 }
 
 fn parse_port(text: &str) -> Result<Option<u16>, UrlError> {

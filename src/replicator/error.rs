@@ -2,6 +2,7 @@
 
 use crate::capture::pgoutput::DecodeError;
 use crate::capture::{CaptureError, publication};
+use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::map::CompileError;
 use crate::model::{Epoch, HistoryBreak, ResyncReason, SlotLoss, SourceTrouble, TableName};
 use crate::pg::{ConnectError, SqlStateClass, describe};
@@ -139,7 +140,9 @@ impl ServiceError {
     /// What the state and the status say about it.
     pub(crate) fn trouble(&self) -> SourceTrouble {
         match self {
-            ServiceError::Capture(CaptureError::Connect(error)) | ServiceError::Connect(error) => of_connect(error),
+            ServiceError::Capture(CaptureError::Connect(error)) | ServiceError::Connect(error) => {
+                trouble_of_connect(error)
+            }
             ServiceError::Capture(CaptureError::Io(_) | CaptureError::Closed) => SourceTrouble::ConnectionLost,
             ServiceError::Capture(CaptureError::Protocol(_)) | ServiceError::Decode(_) => SourceTrouble::Protocol,
             ServiceError::Capture(error @ (CaptureError::Server(_) | CaptureError::Query(_))) => {
@@ -222,7 +225,14 @@ impl ServiceError {
     }
 }
 
-fn of_connect(error: &ConnectError) -> SourceTrouble {
+impl From<ServiceError> for Diagnostic {
+    fn from(error: ServiceError) -> Diagnostic {
+        diagnostic!("{error}").with_code(error.trouble())
+    }
+}
+
+/// What a failed connection to the source means.
+pub(crate) fn trouble_of_connect(error: &ConnectError) -> SourceTrouble {
     match error {
         ConnectError::Unreachable { .. } | ConnectError::Timeout { .. } => SourceTrouble::Unreachable,
         ConnectError::Tls { .. } | ConnectError::Auth { .. } | ConnectError::Password { .. } => SourceTrouble::Login,

@@ -1,6 +1,6 @@
 //! The failure policy of targets: which errors are retried, and which park the tenant until a person acts. Pure.
 
-use crate::apply::{Refusal, TargetError};
+use crate::apply::{Refusal, TargetError, remedy_of_shape};
 use crate::model::{ParkCause, RetryCause, TenantId, shell_word};
 use crate::pg::{
     CERTIFICATE_REMEDY, ConnectError, GuardError, SqlStateClass, describe, is_full_notify_queue, is_raised,
@@ -40,6 +40,30 @@ const LOGIN: &str = "correct the role or password in the target's URL, or pg_hba
 
 /// How to fix tables that were changed.
 const ALTERED: &str = "the tables were renamed or altered: rename them back, or drop them";
+
+/// How to fix another object in the place of a table, until it is known which.
+const NOT_A_TABLE_REMEDY: &str =
+    "rename what has this name: users-sync creates its table, and fills it with a snapshot";
+
+/// A name for a table that is moved out of the way.
+const AWAY: &str = "users_sync_old";
+
+/// Whether a look at the target can tell more of the cause than the error of a statement.
+pub(crate) fn is_found_by_inspection(cause: ParkCause) -> bool {
+    match cause {
+        ParkCause::Rights | ParkCause::Altered | ParkCause::Other => true,
+        ParkCause::Login
+        | ParkCause::Refuses
+        | ParkCause::Deletes
+        | ParkCause::Foreign
+        | ParkCause::Memory
+        | ParkCause::Log
+        | ParkCause::Away
+        | ParkCause::TooSlow
+        | ParkCause::NotConfigured
+        | ParkCause::Internal => false,
+    }
+}
 
 /// How to fix a full queue of notifications.
 const NOTIFY_REMEDY: &str = "a session of that server that listens keeps a transaction open, and the queue of notifications is \
@@ -91,6 +115,17 @@ fn remedy(sqlstate: &str) -> Option<(ParkCause, &'static str)> {
     })
 }
 
+/// Whether the server is out of disk space, memory or connections.
+fn lacks_resources(sqlstate: &str) -> bool {
+    use SqlStateClass::*;
+    match SqlStateClass::of(sqlstate) {
+        InsufficientResources | TooManyConnections => true,
+        RowRefused | Transient | LockNotAvailable | ConfigurationLimit | ProgramLimit | ReadOnly | Privilege
+        | InvalidPassword | Login | MissingDatabase | MissingSchema | MissingTable | MissingColumn | Statement
+        | RoutineFailure | Other | ApplicationDefined => false,
+    }
+}
+
 pub(crate) fn of_connect(error: &ConnectError) -> FailureAction {
     let reason = error.to_string();
     match error {
@@ -112,6 +147,7 @@ pub(crate) fn of_connect(error: &ConnectError) -> FailureAction {
         }
         ConnectError::Auth { .. } => FailureAction::park(ParkCause::Login, reason, LOGIN),
         ConnectError::Server { error, .. } => match remedy(&error.sqlstate) {
+            None if lacks_resources(&error.sqlstate) => FailureAction::retry(RetryCause::NoResources, reason),
             None => FailureAction::retry(RetryCause::Unreachable, reason),
             Some((cause, remedy)) => FailureAction::park(cause, reason, remedy),
         },
@@ -138,6 +174,9 @@ pub(crate) fn of_sql(error: &tokio_postgres::Error) -> FailureAction {
     if code.is_some_and(is_time_limit) {
         return FailureAction::retry(RetryCause::TooSlow, reason);
     }
+    if code.is_some_and(lacks_resources) && !is_raised(routine) {
+        return FailureAction::retry(RetryCause::NoResources, reason);
+    }
     match code.map(remedy) {
         // No code: the connection broke.
         None | Some(None) => FailureAction::retry(RetryCause::TargetError, reason),
@@ -160,16 +199,15 @@ pub(crate) fn of_target(error: &TargetError) -> FailureAction {
         TargetError::Sql(error) => of_sql(error),
         TargetError::Skipped(_) => FailureAction::Refused(Refusal::skipped()),
         TargetError::Strayed(_) => FailureAction::Refused(Refusal::strayed()),
+        TargetError::NotATable(_) => FailureAction::park(ParkCause::Altered, error.to_string(), NOT_A_TABLE_REMEDY),
         TargetError::RowSecurity(role) => FailureAction::park(
             ParkCause::Rights,
             error.to_string(),
             format!("ALTER ROLE {} BYPASSRLS;", quote_ident(role)),
         ),
-        TargetError::Shape(error) => FailureAction::park(
-            ParkCause::Altered,
-            error.to_string(),
-            "alter it to the documented shape, or drop it: it is created again and filled with a snapshot",
-        ),
+        TargetError::Shape(error) => {
+            FailureAction::park(ParkCause::Altered, error.to_string(), remedy_of_shape(error, AWAY))
+        }
         TargetError::TooManyRefused { reason, remedy } => FailureAction::park(ParkCause::Refuses, reason, remedy),
         TargetError::RejectedTable(_) => FailureAction::park(
             ParkCause::Altered,
@@ -219,6 +257,17 @@ pub(crate) fn of_load(error: &LoadError, tenant: &TenantId, adopts: bool) -> Fai
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A full disk (53100), and no memory (53200) or connection (53300).
+    #[test]
+    fn a_server_without_resources_is_tried_again() {
+        let url = crate::pg::PgUrl::parse("postgres://u@h/d").unwrap();
+        for code in ["53100", "53200", "53300"] {
+            let error = crate::pg::ServerError { sqlstate: code.to_owned(), ..Default::default() };
+            let action = of_connect(&ConnectError::refused(&url, error));
+            assert!(matches!(action, FailureAction::Retry { cause: RetryCause::NoResources, .. }), "{action:?}");
+        }
+    }
 
     #[test]
     fn transient_errors_are_retried_and_others_have_a_remedy() {

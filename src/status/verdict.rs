@@ -133,14 +133,42 @@ fn remedy_of_trouble(code: &str) -> Option<&'static str> {
             "run users-sync check: it names what is missing, with the statement that adds it"
         }
         SourceTrouble::State => "start the server of state.url, or correct it; it reconnects on its own",
-        SourceTrouble::ConnectionLost
-        | SourceTrouble::Standby
+        SourceTrouble::ConnectionLost => {
+            "it reconnects on its own; if it happens again and again, read the log of the source's server: a restart, \
+             wal_sender_timeout, or a firewall that ends idle connections"
+        }
+        SourceTrouble::Standby
         | SourceTrouble::Unready
         | SourceTrouble::SlotForeign
         | SourceTrouble::SlotLost
         | SourceTrouble::Protocol
         | SourceTrouble::Superseded
         | SourceTrouble::StartsOver => return None,
+    })
+}
+
+/// What to do about a target that is tried again; `None` where nothing but waiting helps.
+fn remedy_of_retry(cause: RetryCause) -> Option<&'static str> {
+    Some(match cause {
+        RetryCause::Unreachable => {
+            "start the target's server, or correct host and port of the target's URL; it is tried again on its own"
+        }
+        RetryCause::NoResources => {
+            "free disk space, memory or connections of the target's server, as the error says; it is tried again on its own"
+        }
+        RetryCause::NoPassword => "correct passfile or password_command of the target; it is tried again on its own",
+        RetryCause::NoAnswer | RetryCause::TablesLocked => {
+            "in the target, SELECT pid, query FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0; lists the \
+             sessions that wait for a lock"
+        }
+        RetryCause::TargetError
+        | RetryCause::TooSlow
+        | RetryCause::CheckpointMoved
+        | RetryCause::RowRefused
+        | RetryCause::SnapshotFailed
+        | RetryCause::ScanAborted
+        | RetryCause::SpoolFull
+        | RetryCause::SourceReadFailed => return None,
     })
 }
 
@@ -200,7 +228,7 @@ fn of_tenant(tenant: &TenantReport, is_held: bool) -> Vec<VerdictReason> {
         // Parked by an older version, which wrote no code, or by a newer one with a code of its own.
         let code = tenant.reason_code.unwrap_or(ParkCause::Other.code());
         reasons.push(of(VerdictReason {
-            remedy: tenant.remedy.clone(),
+            remedy: tenant.remedy.clone().or_else(|| remedy_of_retry(RetryCause::parse(code)?).map(str::to_owned)),
             since_seconds: tenant.error_since_seconds,
             ..VerdictReason::degraded(code, tenant.last_error.clone().unwrap_or_else(|| tenant.state.to_owned()))
         }));

@@ -29,6 +29,7 @@ mod logs;
 mod losses;
 mod majors;
 mod mapping;
+mod mistakes;
 mod ops;
 mod pause;
 mod poison;

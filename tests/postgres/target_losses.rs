@@ -136,7 +136,7 @@ async fn a_read_only_target_is_parked_and_recovers() {
     scene.at_target("ALTER DATABASE acme SET default_transaction_read_only = on;
                      SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'acme' AND pid <> pg_backend_pid()").await;
     scene.change().await;
-    scene.log.says("point the target at the primary, or make it writable").await;
+    scene.log.says("SET default_transaction_read_only = off;").await;
     scene.bed.state_is("acme", "parked").await;
     scene.bed.server.sql("postgres", "ALTER DATABASE acme RESET default_transaction_read_only").await.unwrap();
     scene.ends_well().await;
@@ -156,7 +156,7 @@ async fn a_role_that_loses_its_privileges_is_parked_and_recovers() {
         .at_target("ALTER TABLE neon_auth.users_sync OWNER TO postgres; REVOKE ALL ON neon_auth.users_sync FROM writer")
         .await;
     scene.change().await;
-    scene.log.says("grant the role its privileges").await;
+    scene.log.says("GRANT SELECT, INSERT, UPDATE ON neon_auth.users_sync TO").await;
     scene.at_target("GRANT SELECT, INSERT, UPDATE ON neon_auth.users_sync TO writer").await;
     scene.ends_well().await;
 }

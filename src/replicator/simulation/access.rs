@@ -1,8 +1,8 @@
 //! The state and the targets of the simulation, as a session's workers reach them.
 
 use crate::apply::{
-    Applied, Checkpoint, DecideFencing, Fencing, Identity, Move, ObservedTarget, RecordedUser, RefusedUser, Rows,
-    StatementSize, plan_rows,
+    Applied, Checkpoint, DecideFencing, Fencing, Identity, Move, ObservedTarget, Obstacle, RecordedUser, RefusedUser,
+    Rows, StatementSize, plan_rows,
 };
 use crate::config::Config;
 use crate::model::{Change, CheckpointKey, Epoch, Lsn, Oid, RetryCause, TenantId, TenantIdx};
@@ -141,6 +141,10 @@ impl Connector for SimulatedConnector {
         let (incarnation, connection) = (world.incarnations[index], world.next_connection);
         let (world, branch) = (self.world.clone(), self.branch);
         Ok(SimulatedTarget { world, branch, index, incarnation, connection, chunks: Vec::new() })
+    }
+
+    async fn find_obstacle(&self, _: &PgUrl, _: bool) -> Option<Obstacle> {
+        None
     }
 
     async fn open(

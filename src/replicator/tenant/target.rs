@@ -1,8 +1,8 @@
 //! A target as a worker uses it. The simulation implements these traits with a target in memory.
 
 use crate::apply::{
-    Applied, Checkpoint, DecideFencing, Identity, Move, ObservedTarget, RecordedTarget, RecordedUser, RefusedUser,
-    Rows, StatementSize, Target, TargetError,
+    Applied, Checkpoint, DecideFencing, Identity, Move, ObservedTarget, Obstacle, RecordedTarget, RecordedUser,
+    RefusedUser, Rows, StatementSize, Target, TargetError, inspect, obstacles,
 };
 use crate::config::Config;
 use crate::model::{Change, CheckpointKey, Epoch, Lsn, Oid, RetryCause, TenantId};
@@ -35,10 +35,15 @@ pub(crate) trait Connector: Send + Sync {
         config: &Config,
         key: &CheckpointKey,
     ) -> impl Future<Output = Result<(Self::Target, ObservedTarget), StopReason>> + Send;
+    /// What keeps the role from using the target, if a look at it finds that.
+    fn find_obstacle(&self, url: &PgUrl, deletes_rows: bool) -> impl Future<Output = Option<Obstacle>> + Send;
 }
 
 /// Time limit for reading the checkpoint and the rejected users, and for fencing, which waits for locks up to five times.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Time limit for a look at a target that is parked: its owner may delay the answer.
+const INSPECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An open target. Errors are classified by the failure policy.
 pub(crate) trait TargetAccess: Send + Sync {
@@ -150,6 +155,11 @@ impl Connector for Postgres {
         let refused = client.refused();
         let opened = Target::open(client, config.deletes, config.notify, key).await;
         opened.map_err(|error| classify(&refused, error))
+    }
+
+    async fn find_obstacle(&self, url: &PgUrl, deletes_rows: bool) -> Option<Obstacle> {
+        let facts = timeout(INSPECTION_TIMEOUT, async { inspect(&connect_target(url).await.ok()?).await.ok() }).await;
+        obstacles(&facts.ok()??, deletes_rows).into_iter().next()
     }
 }
 

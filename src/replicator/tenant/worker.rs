@@ -1,10 +1,11 @@
 //! The loop over the phases of a tenant: runs one, and decides what follows when it stops.
 
-use crate::apply::{Refusal, StatementSize};
+use crate::apply::{Obstacle, Refusal, StatementSize};
 use crate::config::Tenant;
 use crate::model::{Lsn, Oid, ParkCause, ResyncReason, RetryCause, TenantId, TenantIdx};
 use crate::replicator::backoff::{Backoff, Backoffs};
 use crate::replicator::error::ServiceError;
+use crate::replicator::failure_policy;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
@@ -247,7 +248,11 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                     self.retry(cause, reason, phase, Duration::ZERO).await?;
                 }
             }
-            StopReason::Park { cause, reason, remedy } => self.park(phase, cause, &reason, &remedy).await?,
+            StopReason::Park { cause, reason, remedy } => {
+                let Obstacle { cause, message, remedy } =
+                    self.find_obstacle(cause).await.unwrap_or(Obstacle { cause, message: reason, remedy });
+                self.park(phase, cause, &message, &remedy).await?;
+            }
             StopReason::Refused(refusal) => {
                 // Rows that can be isolated are. This was not a row of ours.
                 let Refusal { sqlstate, reason } = refusal;
@@ -257,6 +262,18 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// What a look at the target finds, where the error of a statement does not tell the cause.
+    async fn find_obstacle(&self, cause: ParkCause) -> Option<Obstacle> {
+        if !failure_policy::is_found_by_inspection(cause) {
+            return None;
+        }
+        let url = self.access.borrow().target.clone();
+        tokio::select! {
+            found = self.connector.find_obstacle(&url, self.context.config.deletes_rows()) => found,
+            () = self.context.drain.cancelled() => None,
+        }
     }
 
     async fn retry(

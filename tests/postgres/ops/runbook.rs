@@ -6,12 +6,14 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use std::path::Path;
 
 /// The files whose every text is a finding, a reason or a remedy. Remedies are found in other files too.
-const TEXTS: [&str; 18] = [
+const TEXTS: [&str; 20] = [
     "src/apply/assessment.rs",
+    "src/apply/obstacle.rs",
     "src/apply/reject_reason.rs",
     "src/check/finding.rs",
     "src/check/identifiers.rs",
     "src/check/kafka.rs",
+    "src/check/local.rs",
     "src/check/mod.rs",
     "src/check/source.rs",
     "src/check/state.rs",
@@ -31,7 +33,9 @@ const KAFKA: &str = "src/tee/kafka/failure.rs";
 /// The tokens of a file before its tests.
 fn tokens(path: &str) -> TokenStream {
     let text = read(path);
-    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+    let tests = ["#[cfg(test)]\nmod tests", "#[cfg(test)]\npub(crate) mod tests"];
+    let end = tests.iter().filter_map(|start| text.find(start)).min().unwrap_or(text.len());
+    let code = &text[..end];
     code.parse().unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 

@@ -1,181 +1,11 @@
 //! The remedies of `check`: one thing is broken at a time, its remedy is followed, and `check` finds nothing more.
 
+use super::scene::{Finding, Scene, users_table, write_state};
 use super::{no_postgres, statements};
 use crate::support::majors::at_least;
-use crate::support::process::{command, said};
 use crate::support::{DEADLINE, pause};
-use std::io::Write;
 use std::time::Instant;
-use users_sync::throwaway::{Options, PostgresServer};
-
-const USERS: &str = "
-    CREATE SCHEMA store;
-    CREATE TABLE store.users (id bigint NOT NULL, org text NOT NULL, name text, email text, PRIMARY KEY (id, org));
-    INSERT INTO store.users VALUES (1, 'acme', 'Ann', 'ann@example.com');
-    GRANT USAGE ON SCHEMA store TO reader;
-    GRANT SELECT ON store.users TO reader;
-    CREATE PUBLICATION users_sync FOR TABLE store.users";
-
-/// Recreates the table in a target, with `columns` between the documents and the times.
-fn users_table(columns: &str) -> String {
-    format!(
-        "DROP SCHEMA IF EXISTS neon_auth CASCADE; CREATE SCHEMA neon_auth;
-         CREATE TABLE neon_auth.users_sync (id text PRIMARY KEY, raw_json jsonb NOT NULL, {columns}
-           created_at timestamptz, deleted_at timestamptz, updated_at timestamptz)"
-    )
-}
-
-/// A correct source and target, with least-privilege roles.
-struct Scene {
-    server: PostgresServer,
-    /// The content of the configuration file.
-    yaml: String,
-}
-
-/// One finding of `check`.
-#[derive(Debug)]
-struct Finding {
-    message: String,
-    remedy: String,
-    /// The database that it is about.
-    database: &'static str,
-}
-
-impl Scene {
-    async fn start(options: Options) -> Scene {
-        let server = PostgresServer::start(options.auth("scram-sha-256")).await.unwrap();
-        let roles =
-            "CREATE ROLE reader LOGIN REPLICATION PASSWORD 'hunter2'; CREATE ROLE writer LOGIN PASSWORD 'hunter2'";
-        server.sql("postgres", roles).await.unwrap();
-        for database in ["auth", "acme"] {
-            server.create_database(database).await.unwrap();
-        }
-        server.sql("auth", USERS).await.unwrap();
-        server.sql("auth", "GRANT CREATE ON DATABASE auth TO reader").await.unwrap();
-        server.sql("acme", "GRANT CREATE ON DATABASE acme TO writer").await.unwrap();
-        let yaml = format!(
-            "source: {{url: '{}'}}\n\
-             users: {{table: store.users, id: id, name: name, email: email, tenant: org}}\n\
-             tenants: [{{id: acme, target: '{}'}}]\n",
-            server.url_for("reader:hunter2", "auth"),
-            server.url_for("writer:hunter2", "acme")
-        );
-        Scene { server, yaml }
-    }
-
-    /// Settings that every server should have, so that no warning is left.
-    async fn clean() -> Scene {
-        let scene = Scene::start(Options::new().set("max_slot_wal_keep_size", "8GB")).await;
-        assert!(scene.findings().await.is_empty());
-        scene
-    }
-
-    async fn command(&self, name: &str) -> String {
-        self.command_with(&[name]).await
-    }
-
-    async fn command_with(&self, arguments: &[&str]) -> String {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(self.yaml.as_bytes()).unwrap();
-        let file = ["-c", file.path().to_str().unwrap()];
-        said(&command(&[arguments, &file].concat()).await).0
-    }
-
-    /// The errors and warnings of `check`.
-    async fn findings(&self) -> Vec<Finding> {
-        let text = self.command("check").await;
-        let mut findings: Vec<Finding> = Vec::new();
-        let mut is_open = false;
-        for line in text.lines() {
-            if let Some((message, about)) = ["error: ", "warning: "].iter().find_map(|severity| {
-                let rest = line.strip_prefix(severity)?;
-                let (about, message) = rest.split_once(": ")?;
-                Some((message, about))
-            }) {
-                let database = if about.starts_with("tenant") { "acme" } else { "auth" };
-                findings.push(Finding { message: message.to_owned(), remedy: String::new(), database });
-                is_open = true;
-            } else if let (true, Some(finding)) = (line.starts_with("    "), findings.last_mut().filter(|_| is_open)) {
-                finding.remedy.push_str(line.trim_start().trim_start_matches("-> "));
-                finding.remedy.push('\n');
-            } else {
-                is_open = false;
-            }
-        }
-        assert!(text.contains("checked the source"), "{text}");
-        findings
-    }
-
-    async fn run(&self, database: &str, sql: &str) {
-        self.server.sql(database, sql).await.unwrap();
-    }
-
-    /// Runs the printed remedy.
-    async fn follow(&mut self, findings: &[Finding]) {
-        for finding in findings {
-            if finding.remedy.starts_with("users-sync adopt -c FILE acme") {
-                let text = self.command_with(&["adopt", "acme", "--yes"]).await;
-                assert!(text.contains("acme: adopted"), "{text}");
-                continue;
-            }
-            let statements = statements(&finding.remedy);
-            assert!(!statements.is_empty(), "no SQL: {finding:?}");
-            for sql in statements {
-                let done = self.server.sql(finding.database, &sql).await;
-                assert!(done.is_ok(), "{sql}: {done:?}\n{finding:?}");
-            }
-            if finding.remedy.contains("then restart the server") {
-                self.server.restart().await.unwrap();
-            }
-        }
-    }
-
-    /// Waits until nothing is found. A reloaded setting takes effect after a moment.
-    async fn is_clean(&self) {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            let findings = self.findings().await;
-            if findings.is_empty() {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{findings:?}");
-            pause().await;
-        }
-    }
-
-    /// Asserts that this break is found, and that its remedy resolves it.
-    async fn resolves(&mut self, database: &str, sql: &str, message: &str) {
-        for sql in sql.split(";;") {
-            self.run(database, sql).await;
-        }
-        let deadline = Instant::now() + DEADLINE;
-        let findings = loop {
-            let findings = self.findings().await;
-            if findings.iter().any(|finding| finding.message.contains(message)) {
-                break findings;
-            }
-            assert!(Instant::now() < deadline, "{message} is not found: {findings:?}");
-            pause().await;
-        };
-        self.follow(&findings).await;
-        // Objects created by a superuser do not belong to the role yet; that is the next finding.
-        let findings = self.findings().await;
-        if findings.iter().all(|finding| !finding.message.contains(message)) {
-            self.follow(&findings).await;
-        }
-        self.is_clean().await;
-    }
-
-    /// Changes the file as the remedy says.
-    async fn corrects(&mut self, by: impl Fn(&str) -> String, message: &str, remedy: &str) {
-        let good = self.yaml.clone();
-        self.yaml = by(&good);
-        let text = self.command("check").await;
-        assert!(text.contains(message) && text.contains(remedy), "{text}\ndoes not say {message} -> {remedy}");
-        self.yaml = good;
-        self.is_clean().await;
-    }
-}
+use users_sync::throwaway::Options;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn missing_privileges_have_working_remedies() {
@@ -283,31 +113,65 @@ async fn findings_about_a_target_have_working_remedies() {
         scene.resolves("acme", &sql, message).await;
     }
     // Foreign rows are merged only by the printed command.
-    write_state(&scene.server).await;
+    write_state(&scene.server, "users_sync").await;
     scene.resolves("acme", rows, "has rows that users-sync did not write").await;
     let stranger = "UPDATE users_sync.checkpoint SET target_id = gen_random_uuid()";
     scene.resolves("acme", stranger, "was written by another installation").await;
-    // A table of another shape is renamed out of the way.
-    scene
-        .run(
-            "acme",
-            &(users_table("name text,")
-                + "; GRANT ALL ON SCHEMA neon_auth TO writer; GRANT ALL ON neon_auth.users_sync TO writer"),
-        )
-        .await;
-    let findings = scene.findings().await;
-    assert!(findings.iter().any(|finding| finding.remedy.starts_with("rename that table")), "{findings:?}");
-    scene.run("acme", "ALTER TABLE neon_auth.users_sync RENAME TO users_sync_old").await;
-    scene.is_clean().await;
 }
 
-/// The state of a process that has begun a history and has no tenants yet.
-async fn write_state(server: &PostgresServer) {
-    use users_sync::model::{Generation, Lsn};
-    let url = users_sync::pg::PgUrl::parse(&server.url_for("reader:hunter2", "auth")).unwrap();
-    let client = users_sync::pg::connect(&url).await.unwrap();
-    let store = users_sync::state::StateStore::acquire(client, "users_sync", "test", Lsn::ZERO).await.unwrap();
-    store.begin_generation(Generation(1), "1", 1, Lsn(1)).await.unwrap();
+/// What `neon_auth.users_sync` can be instead of the documented table. The server quotes all identifiers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_another_shape_or_kind_has_a_working_remedy() {
+    let mut scene = Scene::clean().await;
+    let granted = "GRANT ALL ON SCHEMA neon_auth TO writer; GRANT ALL ON neon_auth.users_sync TO writer";
+    let all = "name text, email text,";
+    let with = |columns: &str, more: &str| format!("{}; {granted}; {more}", users_table(columns));
+    let alter = |more: &str| with(all, &format!("ALTER TABLE neon_auth.users_sync {more}"));
+    let moved = "CREATE SCHEMA IF NOT EXISTS neon_auth; GRANT ALL ON SCHEMA neon_auth TO writer; \
+                 DROP TABLE IF EXISTS neon_auth.users_sync; CREATE TABLE IF NOT EXISTS neon_auth.theirs (id text)";
+    let instead = |sql: &str| format!("{moved}; {sql}");
+    scene.run("postgres", "ALTER SYSTEM SET quote_all_identifiers = on").await;
+    scene.run("postgres", "SELECT pg_reload_conf()").await;
+    for (sql, message) in [
+            (with("name text,", ""), "neon_auth.users_sync has no column email [altered]"),
+            (alter("RENAME email TO mail"), "neon_auth.users_sync has no column email [altered]"),
+            (alter("ALTER email TYPE char(3)"), "column email of neon_auth.users_sync has the type"),
+            (alter("ALTER raw_json TYPE text"), "column raw_json of neon_auth.users_sync has the type"),
+            (alter("ALTER created_at TYPE text"), "column created_at of neon_auth.users_sync has the type"),
+            (alter("RENAME id TO uid"), "neon_auth.users_sync has no column id [altered]"),
+            (alter("ADD team text NOT NULL"), "column team of neon_auth.users_sync must have a value"),
+            (
+                with("name text, email text, d timestamptz GENERATED ALWAYS AS (NULL::timestamptz) STORED,", "
+                    ALTER TABLE neon_auth.users_sync DROP deleted_at; ALTER TABLE neon_auth.users_sync RENAME d TO deleted_at"),
+                "column deleted_at of neon_auth.users_sync is generated",
+            ),
+            (instead("CREATE VIEW neon_auth.users_sync AS SELECT 1 AS id"), "users_sync is a view, and"),
+            (instead("CREATE MATERIALIZED VIEW neon_auth.users_sync AS SELECT 1 AS id"), "users_sync is a materialized view"),
+            (
+                instead("CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w;
+                    CREATE FOREIGN TABLE neon_auth.users_sync (id text) SERVER s"),
+                "users_sync is a foreign table",
+            ),
+            (instead("CREATE TABLE neon_auth.users_sync (id text) PARTITION BY HASH (id)"), "users_sync is a partitioned table"),
+            (instead("CREATE SEQUENCE neon_auth.users_sync"), "users_sync is a sequence"),
+            (instead("CREATE TYPE neon_auth.users_sync AS (id text)"), "users_sync is a type"),
+            (instead("CREATE DOMAIN neon_auth.users_sync AS text"), "users_sync is a domain"),
+            (instead("CREATE INDEX users_sync ON neon_auth.theirs (id)"), "users_sync is an index"),
+        ] {
+            scene.resolves("acme", &sql, message).await;
+            scene.run("acme", "DROP SCHEMA IF EXISTS neon_auth CASCADE; DROP FOREIGN DATA WRAPPER IF EXISTS w CASCADE").await;
+        }
+    let view = "CREATE SCHEMA users_sync; GRANT ALL ON SCHEMA users_sync TO writer;
+        CREATE VIEW users_sync.checkpoint AS SELECT 1 AS epoch; CREATE VIEW users_sync.rejected AS SELECT 1 AS id";
+    scene.resolves("acme", view, "users_sync.rejected is a view").await;
+    scene.run("acme", "ALTER DATABASE acme SET default_transaction_read_only = on").await;
+    scene
+        .resolves(
+            "postgres",
+            "SELECT 1",
+            "is read-only for role writer: default_transaction_read_only is on, set by: database",
+        )
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 mod check;
 mod parked;
+pub mod scene;
 
 /// A listener on this port that is not PostgreSQL.
 async fn no_postgres() -> (u16, tokio::task::JoinHandle<()>) {
@@ -17,7 +18,7 @@ async fn no_postgres() -> (u16, tokio::task::JoinHandle<()>) {
 }
 
 /// The keywords that SQL statements start with.
-const VERBS: [&str; 6] = ["ALTER ", "GRANT ", "CREATE ", "SELECT ", "INSERT ", "UPDATE "];
+const VERBS: [&str; 7] = ["ALTER ", "GRANT ", "CREATE ", "SELECT ", "INSERT ", "UPDATE ", "SET "];
 
 /// The statements of a printed remedy in order, without the text around them, using the first of several ways.
 /// `'...'` stands for a password.
