@@ -22,6 +22,14 @@ pub(super) fn check_limit(limit: usize, most: usize) -> Result<(), Problem> {
     Err(Problem::invalid(format!("limit must be a number from 1 to {most}")))
 }
 
+/// PostgreSQL text cannot contain U+0000.
+pub(super) fn check_text(text: &str) -> Result<(), Problem> {
+    if text.contains('\0') {
+        return Err(Problem::invalid("text must not contain the character U+0000"));
+    }
+    Ok(())
+}
+
 /// Rejections of axum's extractors keep its message.
 macro_rules! from_rejection {
     ($($rejection:ty),+) => {$(

@@ -1,6 +1,7 @@
 //! The state that the handlers share.
 
 use super::access::Access;
+use super::activity::Activity;
 use super::history::History;
 use super::jobs::Jobs;
 use super::problem::{Problem, ProblemCode};
@@ -28,6 +29,7 @@ pub(super) struct Inner {
     pub(super) configs: watch::Receiver<Config>,
     pub(super) access: Access,
     pub(super) history: History,
+    pub(super) activity: Activity,
     pub(super) targets: Targets,
     /// Permits for requests that wait for a user. Each holds a connection open.
     pub(super) waiters: Semaphore,
@@ -89,6 +91,7 @@ impl App {
             configs,
             access: Access::default(),
             history: History::default(),
+            activity: Activity::default(),
             targets: Targets::default(),
             waiters: Semaphore::new(waiters),
             listeners: Arc::new(Semaphore::new(MAX_LISTENERS)),

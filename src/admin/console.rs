@@ -30,6 +30,7 @@ assets! {
     "style.css",
     "icon.svg",
     "actions.js",
+    "activity.js",
     "api.js",
     "dialogs.js",
     "dom.js",
@@ -44,6 +45,7 @@ assets! {
     "summary.js",
     "tenant.js",
     "tenants.js",
+    "timeline.js",
     "users.js",
 }
 

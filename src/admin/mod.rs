@@ -4,6 +4,7 @@
 //! read of the state database; only those about users connect to a target.
 
 mod access;
+mod activity;
 mod answer;
 mod app;
 mod connections;
@@ -26,6 +27,7 @@ mod sampler;
 mod server;
 mod targets;
 mod tenant_api;
+mod timeline;
 mod user_counts;
 mod user_list;
 mod users;

@@ -1,5 +1,6 @@
 //! Status of the process and its tenants.
 
+use super::activity::MinuteReport;
 use super::answer::{Path, Query, check_limit};
 use super::app::App;
 use super::history::LagSample;
@@ -227,4 +228,44 @@ pub(super) async fn tenant(State(app): State<App>, Path(name): Path<String>) -> 
     // The tenant was just added and no report has it yet.
     let found = found.cloned().unwrap_or_else(|| TenantReport::unknown(&tenant));
     Ok(Json(TenantDetail { tenant: found, history: app.history.of(&tenant.id) }))
+}
+
+/// Filter of the activity.
+#[derive(Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
+pub(super) struct ActivityParams {
+    /// Only this tenant.
+    tenant: Option<String>,
+}
+
+/// The activity of the last hour.
+#[derive(Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Activity))]
+pub(super) struct ActivityReport {
+    /// The last 60 minutes, the oldest first. The last one has not ended.
+    minutes: Vec<MinuteReport>,
+}
+
+/// Changes and sign-ups per minute of the last hour, as this process has written them. A restart forgets them.
+#[cfg_attr(
+    feature = "openapi",
+    utoipa::path(
+        get,
+        path = "/api/activity",
+        tag = "process",
+        params(ActivityParams),
+        responses(
+            (status = 200, description = "The activity.", body = ActivityReport),
+            (status = 400, description = "Invalid parameter.", body = Problem),
+            (status = 404, description = "Unknown tenant.", body = Problem),
+        )
+    )
+)]
+pub(super) async fn activity(
+    State(app): State<App>,
+    Query(params): Query<ActivityParams>,
+) -> Result<Json<ActivityReport>, Problem> {
+    let tenant = params.tenant.map(|name| app.tenant(&name)).transpose()?;
+    Ok(Json(ActivityReport { minutes: app.activity.of(tenant.as_ref().map(|tenant| &tenant.id)) }))
 }

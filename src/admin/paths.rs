@@ -1,7 +1,8 @@
 //! The paths and their handlers. The API description (OpenAPI) is built from the same list.
 
 use super::app::App;
-use super::{events, exposition, health, job_api, overview, tenant_api, user_counts, user_list, users};
+use super::{events, exposition, health, job_api, overview};
+use super::{tenant_api, timeline, user_counts, user_list, users};
 use axum::Router;
 use axum::routing::{get, post};
 
@@ -27,6 +28,8 @@ macro_rules! paths {
 paths! { protected, ProtectedApi:
     get "/metrics" exposition::metrics,
     get "/api/status" overview::status,
+    get "/api/activity" overview::activity,
+    get "/api/timeline" timeline::timeline,
     get "/api/tenants" overview::tenants,
     get "/api/tenants/{tenant}" overview::tenant,
     get "/api/tenants/{tenant}/users" user_list::users,

@@ -50,7 +50,9 @@ pub(super) async fn run(app: App, stop: CancellationToken) {
         }
         if last_history_sample.elapsed() >= history::SAMPLE_INTERVAL {
             last_history_sample = Instant::now();
-            app.history.take(&app.status.tenants().unwrap_or_default());
+            let samples = app.status.tenants().unwrap_or_default();
+            app.history.take(&samples);
+            app.activity.take(&samples);
         }
     }
 }

@@ -219,7 +219,7 @@ pub(super) async fn retry_rejected(
 }
 
 /// A connection to the state, and the slot.
-async fn state(app: &App) -> Result<(PgClient, String), Problem> {
+pub(super) async fn state(app: &App) -> Result<(PgClient, String), Problem> {
     let (url, slot) = {
         let config = app.configs.borrow();
         (config.state_url.clone(), config.source.slot.clone())
@@ -228,6 +228,6 @@ async fn state(app: &App) -> Result<(PgClient, String), Problem> {
     Ok((client, slot))
 }
 
-fn unwritable(error: impl std::fmt::Display) -> Problem {
+pub(super) fn unwritable(error: impl std::fmt::Display) -> Problem {
     Problem::new(ProblemCode::StateUnavailable, format!("the state: {error}"))
 }

@@ -1,10 +1,10 @@
 //! The users of a tenant as its target has them, in pages: by id, or sorted if there are few enough.
 
-use super::answer::{Path, Query, check_limit};
+use super::answer::{Path, Query, check_limit, check_text};
 use super::app::App;
 use super::problem::Problem;
 use super::user_counts::count;
-use super::users::{User, check_text};
+use super::users::User;
 use crate::model::Timestamp;
 use crate::pg::{PgTimestamp, Statements, TargetClient};
 use axum::Json;

@@ -1,6 +1,6 @@
 //! A user of a tenant as its target has it, as soon as it is there.
 
-use super::answer::{Path, Query};
+use super::answer::{Path, Query, check_text};
 use super::app::App;
 use super::problem::{Problem, ProblemCode};
 use crate::config::{Tenant, parse_duration};
@@ -65,14 +65,6 @@ impl User {
             deleted_at: timestamp(5)?,
         })
     }
-}
-
-/// PostgreSQL text cannot contain U+0000.
-pub(super) fn check_text(text: &str) -> Result<(), Problem> {
-    if text.contains('\0') {
-        return Err(Problem::invalid("text must not contain the character U+0000"));
-    }
-    Ok(())
 }
 
 /// Options of the request.

@@ -26,7 +26,20 @@ pub struct User {
     pub updated_at_derived: bool,
 }
 
+/// A user counts as new if it was created at most an hour before the commit that brought it.
+const NEW_FOR_MICROS: u64 = 3_600_000_000;
+/// `created_at` and `updated_at` of a row that was only inserted may differ by this.
+const INSERTED_WITHIN_MICROS: u64 = 1_000_000;
+
 impl User {
+    /// Whether the row is that of a sign-up: created just before `committed`, and not changed since.
+    pub(crate) fn is_sign_up(&self, committed: Timestamp) -> bool {
+        let Some(created) = self.created_at else { return false };
+        let is_near = |at: Timestamp, micros: u64| at.0.abs_diff(created.0) < micros;
+        let is_unchanged = self.updated_at.is_none_or(|updated| is_near(updated, INSERTED_WITHIN_MICROS));
+        is_near(committed, NEW_FOR_MICROS) && is_unchanged && self.deleted_at.is_none()
+    }
+
     /// A user whose row the source has, but that cannot be mapped: it takes the user's way to its target, where the row
     /// stays as it was. Its document is empty, which no other user's is.
     pub(crate) fn unmappable(id: &str, reason: String) -> User {

@@ -152,13 +152,25 @@ impl SessionTasks {
             let new = configs.borrow_and_update().clone();
             if !config.differs_only_in_tenants(&new) {
                 tracing::info!("configuration changed beyond tenants; restarting session");
+                self.note_reload("more than its tenants changed".to_owned());
                 break SessionExit::Reconfigured;
             }
-            self.apply_tenant_diff(TenantDiff::between(&config.tenants, &new.tenants));
+            let diff = TenantDiff::between(&config.tenants, &new.tenants);
+            let (added, removed, moved) = (diff.added.len(), diff.removed.len(), diff.moved.len());
+            self.note_reload(format!(
+                "tenants: {added} added, {removed} removed, {moved} with other connection settings"
+            ));
+            self.apply_tenant_diff(diff);
             config = new;
         };
         self.drain().await?;
         Ok(end)
+    }
+
+    /// Records the reload for the timeline, beside the other work.
+    fn note_reload(&mut self, what: String) {
+        let context = self.context.clone();
+        self.tenants.spawn(async move { Ok(context.state.note_reload(&what).await?) });
     }
 
     /// Stops the workers of removed tenants and starts those of added ones. A tenant with another key is both: its new worker

@@ -6,6 +6,7 @@
 
 mod access;
 mod error;
+mod events;
 mod made;
 mod pauses;
 mod read;
@@ -17,6 +18,7 @@ mod tee;
 
 pub(crate) use access::StateAccess;
 pub(crate) use error::StateError;
+pub(crate) use events::Event;
 pub(crate) use rows::{
     Pause, Pauses, Reached, Recorded, Request, RequestId, RequestKind, Snapshot, SourceRow, TeeRow, TroubleRow,
     UserCountRow,

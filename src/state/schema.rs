@@ -17,6 +17,23 @@ CREATE TABLE IF NOT EXISTS users_sync.tee_rejected (
     };
 }
 
+/// What happened to the tenants and the process: the last thousand events of a slot.
+macro_rules! event {
+    () => {
+        "\
+CREATE TABLE IF NOT EXISTS users_sync.event (
+  slot text NOT NULL REFERENCES users_sync.source ON DELETE CASCADE,
+  id bigint GENERATED ALWAYS AS IDENTITY,
+  at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  kind text NOT NULL,
+  tenant text,
+  code text,
+  text text,
+  PRIMARY KEY (slot, id)
+)"
+    };
+}
+
 /// Creates the tables.
 pub(super) const CREATE: &str = concat!(
     "\
@@ -98,13 +115,17 @@ CREATE TABLE IF NOT EXISTS users_sync.tee (
   tenants text[] NOT NULL DEFAULT '{}'
 );
 ",
-    tee_rejected!()
+    tee_rejected!(),
+    ";",
+    event!()
 );
 
 /// Upgrades the tables of an earlier version. Version 0.1 compared the text of a reason, so this text must stay as that
 /// version wrote it.
 pub(super) const UPGRADE: &str = concat!(
     tee_rejected!(),
+    ";",
+    event!(),
     "; \
 ALTER TABLE users_sync.source
   ADD COLUMN IF NOT EXISTS publication text NOT NULL DEFAULT '',
@@ -152,4 +173,20 @@ SELECT count(*) = 13 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
     ('users_sync.tenant'::regclass, 'failing_since'), ('users_sync.tenant'::regclass, 'paused'),
     ('users_sync.tenant'::regclass, 'purge_due'),
     ('users_sync.source'::regclass, 'user_count_at'), ('users_sync.request'::regclass, 'user_id'),
-    (to_regclass('users_sync.tee_rejected'), 'max_bytes'), ('users_sync.tee'::regclass, 'tenants'))";
+    (to_regclass('users_sync.tee_rejected'), 'max_bytes'), (to_regclass('users_sync.event'), 'code'), ('users_sync.tee'::regclass, 'tenants'))";
+
+/// Follows the `w` of a write of a tenant's row, with its slot `$1` and name `$3`: an event if the state has changed. All parts of
+/// the statement see the row as it was before. Older events than the last thousand are deleted.
+pub(super) const NOTE_STATE: &str = "\
+o AS (SELECT state, reason_code FROM users_sync.tenant WHERE slot = $1 AND tenant = $3), \
+v AS (INSERT INTO users_sync.event (slot, kind, tenant, code, text) \
+  SELECT w.slot, CASE WHEN w.state = 'parked' THEN 'parked' \
+      WHEN o.state IS NULL OR o.reason_code IN ('new_target', 'handed_over', 'table_missing') THEN 'joined' \
+      WHEN o.state = 'parked' OR EXISTS (SELECT FROM users_sync.event e \
+        WHERE e.slot = $1 AND e.tenant = $3 AND e.kind IN ('joined', 'resynced')) THEN 'resynced' \
+      ELSE 'joined' END, \
+    w.tenant, CASE WHEN w.state = 'parked' THEN w.reason_code ELSE o.reason_code END, \
+    CASE WHEN w.state = 'parked' THEN left(w.reason, 500) END \
+  FROM w LEFT JOIN o ON true WHERE w.state <> 'joining' AND w.state IS DISTINCT FROM o.state RETURNING slot), \
+d AS (DELETE FROM users_sync.event WHERE slot = $1 AND EXISTS (SELECT FROM v) AND id <= \
+  (SELECT id FROM users_sync.event WHERE slot = $1 ORDER BY id DESC OFFSET 1000 LIMIT 1))";

@@ -3,7 +3,7 @@
 use super::error::StateError;
 use super::read::{PAUSES, exists, is_current, pauses, read_rows, request};
 use super::rows::{Reached, Recorded, Snapshot, TenantRow};
-use super::schema::{CREATE, UPGRADE};
+use super::schema::{CREATE, NOTE_STATE, UPGRADE};
 use crate::model::{
     CHECKPOINT_KEY_BYTES, CheckpointKey, Epoch, Generation, Lsn, ParkCause, Reason, SourceTrouble, TargetId, TenantId,
     UserCount,
@@ -49,7 +49,8 @@ impl StateStore {
         SystemRandom::new().fill(&mut new_key).map_err(|_| StateError::Key)?;
         let row = client
             .query_one(
-                "WITH s AS (INSERT INTO users_sync.source AS s \
+                "WITH p AS (SELECT holder FROM users_sync.source WHERE slot = $1), \
+                 s AS (INSERT INTO users_sync.source AS s \
                    (slot, generation, system_identifier, timeline, confirmed, epoch, holder, held_since, lease_until, \
                     checkpoint_key) \
                  VALUES ($1, 0, '', 0, '0/0', (extract(epoch FROM clock_timestamp()) * 1000)::bigint, $2, now(), \
@@ -58,7 +59,9 @@ impl StateStore {
                    held_since = now(), lease_until = now() + $3 * interval '1 second', \
                    checkpoint_key = coalesce(s.checkpoint_key, excluded.checkpoint_key) \
                  RETURNING slot, epoch, checkpoint_key), \
-                 e AS (INSERT INTO users_sync.epoch (slot, epoch, flushed) SELECT slot, epoch, $4 FROM s) \
+                 e AS (INSERT INTO users_sync.epoch (slot, epoch, flushed) SELECT slot, epoch, $4 FROM s), \
+                 v AS (INSERT INTO users_sync.event (slot, kind, text) \
+                   SELECT slot, 'failed_over', format('%s took over from %s', $2, p.holder) FROM s, p WHERE p.holder <> $2) \
                  SELECT epoch, checkpoint_key FROM s",
                 &[&slot, &holder, &LEASE.as_secs_f64(), &PgLsn::from(flushed.0), &&new_key[..]],
             )
@@ -104,7 +107,7 @@ impl StateStore {
         client.execute("DELETE FROM users_sync.source WHERE slot = $1", &[&slot]).await?;
         if client.query_opt("SELECT FROM users_sync.source LIMIT 1", &[]).await?.is_none() {
             client
-                .batch_execute("DROP TABLE IF EXISTS users_sync.tee_rejected, users_sync.tee, users_sync.request, users_sync.epoch, users_sync.tenant, users_sync.source")
+                .batch_execute("DROP TABLE IF EXISTS users_sync.event, users_sync.tee_rejected, users_sync.tee, users_sync.request, users_sync.epoch, users_sync.tenant, users_sync.source")
                 .await?;
             StateStore::drop_empty_schema(client).await?;
         }
@@ -169,7 +172,7 @@ impl StateStore {
         let written = self
             .client
             .execute(
-                "INSERT INTO users_sync.tenant AS t (slot, tenant, state, since, reason, remedy, target, target_id, \
+                &format!("WITH w AS (INSERT INTO users_sync.tenant AS t (slot, tenant, state, since, reason, remedy, target, target_id, \
                    generation, position, position_at, rejected, relation, reason_code, signed, failures, failing_since, \
                    opened_as, purge_due) \
                  SELECT slot, $3, $4, now(), $5, $6, $7, $8::text::uuid, $9, $10, now(), $11, $12, $13, $14, $15, \
@@ -183,7 +186,8 @@ impl StateStore {
                    position = excluded.position, position_at = now(), rejected = excluded.rejected, \
                    relation = excluded.relation, reason_code = excluded.reason_code, signed = excluded.signed, \
                    failures = excluded.failures, failing_since = excluded.failing_since, \
-                   opened_as = excluded.opened_as, purge_due = excluded.purge_due",
+                   opened_as = excluded.opened_as, purge_due = excluded.purge_due \
+                 RETURNING slot, tenant, state, reason, reason_code), {NOTE_STATE} SELECT FROM w"),
                 &[
                     &self.slot,
                     &self.epoch.0,

@@ -51,6 +51,7 @@ pub(crate) struct TenantCounts {
     transactions: AtomicU64,
     resyncs: AtomicU64,
     reconnects: AtomicU64,
+    sign_ups: AtomicU64,
 }
 
 /// A tenant's counts at one moment.
@@ -60,6 +61,7 @@ pub(crate) struct TenantTotals {
     pub(crate) transactions: u64,
     pub(crate) resyncs: u64,
     pub(crate) reconnects: u64,
+    pub(crate) sign_ups: u64,
 }
 
 impl Default for Metrics {
@@ -109,6 +111,8 @@ impl Metrics {
 pub(crate) struct Visible {
     /// Users in it.
     pub rows: usize,
+    /// Those of them who have just signed up.
+    pub sign_ups: usize,
     /// Transactions of the source in it.
     pub transactions: u64,
     /// Time that the target took.
@@ -120,6 +124,7 @@ pub(crate) struct Visible {
 impl Metrics {
     pub(crate) fn applied(&self, tenant: &TenantCounts, batch: Visible) {
         tenant.rows.fetch_add(batch.rows as u64, Ordering::Relaxed);
+        tenant.sign_ups.fetch_add(batch.sign_ups as u64, Ordering::Relaxed);
         tenant.transactions.fetch_add(batch.transactions, Ordering::Relaxed);
         self.batch_rows.observe(batch.rows as f64);
         self.apply.observe(batch.took.as_secs_f64());
@@ -144,6 +149,7 @@ impl TenantCounts {
             transactions: self.transactions.load(Ordering::Relaxed),
             resyncs: self.resyncs.load(Ordering::Relaxed),
             reconnects: self.reconnects.load(Ordering::Relaxed),
+            sign_ups: self.sign_ups.load(Ordering::Relaxed),
         }
     }
 }

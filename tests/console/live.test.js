@@ -232,6 +232,25 @@ test("rejected users are listed with their reason, and tried again on request", 
     await page.locator("tr.gone").filter({ hasText: "Eve Evil" }).waitFor();
   }));
 
+test("sign-ups of the last hour and events are shown, of all tenants and of one", () =>
+  visit("#/tenants/acme", async (page) => {
+    await shows(page, ".timeline li", "Joined");
+    await control(
+      "sql/auth",
+      "INSERT INTO auth.users (id, org, first_name, created_at) VALUES ('newcomer', 'acme', 'Nina', now())",
+    );
+    await until("she is counted", async () => {
+      const answer = await (await page.request.get(`${CONSOLE}/api/activity?tenant=acme`)).json();
+      return answer.minutes.some(({ sign_ups }) => sign_ups > 0);
+    });
+    await page.reload();
+    await page.getByRole("img", { name: /^Sign-ups per minute: [1-9]\d* in the last hour/ }).waitFor();
+    await control("sql/auth", "DELETE FROM auth.users WHERE id = 'newcomer'");
+    await page.getByRole("link", { name: "Events" }).click();
+    await shows(page, ".timeline li[data-kind=joined]", /acme joined/);
+    await shows(page, ".timeline time", / UTC/);
+  }));
+
 test("users are shown newest first with their number, and are sorted by any column", () =>
   visit("#/tenants/acme/users?deleted=false", async (page) => {
     const first = async () => (await page.locator("tbody td.id").allTextContents())[0];

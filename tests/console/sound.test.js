@@ -19,6 +19,7 @@ const VIEWS = {
   "no users": ["#/tenants/hooli/users", (page) => shows(page, ".empty", "No users yet")],
   "users of an unreachable target": ["#/tenants/globex/users", (page) => shows(page, "[role=alert] .what", /./)],
   "No such page": ["#/nowhere", (page) => shows(page, ".empty", "No such page")],
+  "the events": ["#/events", (page) => shows(page, ".timeline li", /globex was parked/)],
   "the API": [
     "#/api",
     async (page) => {

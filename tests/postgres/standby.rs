@@ -62,6 +62,8 @@ async fn a_standby_takes_over_from_a_killed_process() {
     first.kill();
     let took = taken_over(&bed, before).await;
     println!("taken over {took:?} after kill -9");
+    let events = "SELECT count(*) FROM users_sync.event WHERE kind = 'failed_over' AND text ~ 'process \\d+ .* took over from process \\d+ '";
+    assert_eq!(bed.query("auth", events).await[0][0].as_deref(), Some("1"));
     bed.auth("UPDATE auth.users SET first_name = 'Bea' WHERE id = 'u1'").await;
     bed.equal().await;
     assert!(second.stop().await.success());

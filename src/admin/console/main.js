@@ -10,6 +10,7 @@ import { referenceView } from "./reference.js";
 import { summary } from "./summary.js";
 import { tenantView } from "./tenant.js";
 import { tenantsView } from "./tenants.js";
+import { timelineView } from "./timeline.js";
 import { usersView } from "./users.js";
 
 const view = document.getElementById("view");
@@ -39,6 +40,7 @@ function route({ parts }) {
     return [`tenant ${tenant}`, () => tenantView(tenant)];
   if (first === "tenants" && second === "users" && parts.length <= 4)
     return [`users ${tenant}`, () => usersView(tenant)];
+  if (first === "events" && tenant === undefined) return ["events", () => timelineView()];
   if (first === "api" && tenant === undefined) return ["api", () => referenceView()];
   return [
     "nothing",

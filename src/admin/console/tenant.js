@@ -1,6 +1,7 @@
 // The page of one tenant, without its users. It connects to the target to count them when it opens, and after changes.
 
 import { act } from "./actions.js";
+import { activity } from "./activity.js";
 import { path, request } from "./api.js";
 import { attribute, h, text } from "./dom.js";
 import { age, bytes, count, none, number, span, time } from "./format.js";
@@ -8,6 +9,7 @@ import { adopt, begin, jobCard } from "./jobs.js";
 import { SAMPLE, history, live, subscribe } from "./live.js";
 import { empty, failed, fault, loading, mood, stateMark } from "./parts.js";
 import { chart } from "./plot.js";
+import { timeline } from "./timeline.js";
 
 /** Milliseconds between two counts of the users. */
 const COUNT_INTERVAL = 15_000;
@@ -68,6 +70,8 @@ export function tenantView(name) {
   const rejects = rejectedList(name, () => perform("retry"));
   const job = jobCard(name, (busy) => buttons.forEach((button) => attribute(button, "disabled", busy ? "" : null)));
   const troubles = h("div", { class: "faults" });
+  const lately = activity(name);
+  const events = timeline(name, 10);
   const charts = [
     chart({ key: "lag_seconds", title: "Lag (time)", format: span }),
     chart({ key: "lag_bytes", title: "Lag (WAL)", format: bytes, isBytes: true }),
@@ -90,7 +94,9 @@ export function tenantView(name) {
         ...Object.entries(facts).map(([term, value]) => h("div", null, h("dt", null, term), value)),
       ),
     ),
+    lately.element,
     rejects.element,
+    h("section", { "aria-label": "Events" }, h("h2", null, "Events"), events.element),
   ];
   const element = h("div", { class: "page" }, head.element, body);
   let told = null;
@@ -204,6 +210,8 @@ export function tenantView(name) {
       leave();
       clearInterval(ticking);
       job.close();
+      lately.close();
+      events.close();
     },
   };
 }

@@ -1,5 +1,6 @@
 // The list of all tenants with state, errors and fixes. Rows are created while scrolling.
 
+import { activity } from "./activity.js";
 import { announce, arrange, attribute, debounced, h, text } from "./dom.js";
 import { age, bytes, count, none, number, span } from "./format.js";
 import { SAMPLE, history, live, subscribe } from "./live.js";
@@ -65,10 +66,12 @@ export function tenantsView() {
     debounced(TYPING_DELAY, (typed) => go({ q: typed })),
   );
   const found = h("span", { class: "found faint" });
+  const lately = activity();
   const element = h(
     "div",
     { class: "page" },
     h("h1", { class: "unseen" }, "Tenants"),
+    lately.element,
     h("div", { class: "tools" }, filters.element, h("span", { class: "grow" }), found, search),
     place,
   );
@@ -213,6 +216,7 @@ export function tenantsView() {
     focus: () => (opened && rows.get(opened)?.element.querySelector("a.row")) || null,
     close() {
       leave();
+      lately.close();
       for (const query of NARROW) query.removeEventListener("change", narrowed);
       clearInterval(ticking);
       scrolled.disconnect();

@@ -9,13 +9,37 @@ use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::ApplyState;
 use crate::replicator::tenant::target::{Connection, Connector, TargetAccess};
 use crate::replicator::tenant::worker::Worker;
-use crate::route::Batch;
+use crate::route::{Batch, Entry};
 use crate::state::StateAccess;
 use crate::status::metrics::Visible;
+use std::ops::AddAssign;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
+
+/// What batches wrote.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Written {
+    rows: usize,
+    sign_ups: usize,
+}
+
+impl Written {
+    pub(super) fn of(batch: &Batch) -> Written {
+        let is_sign_up = |entry: &&Entry| match (&entry.change, batch.oldest) {
+            (Change::Upsert(user), Some(committed)) => user.is_sign_up(committed),
+            _ => false,
+        };
+        Written { rows: batch.entries.len(), sign_ups: batch.entries.values().filter(is_sign_up).count() }
+    }
+}
+
+impl AddAssign for Written {
+    fn add_assign(&mut self, other: Written) {
+        (self.rows, self.sign_ups) = (self.rows + other.rows, self.sign_ups + other.sign_ups);
+    }
+}
 
 impl<S: StateAccess, C: Connector> Worker<S, C> {
     /// Applies what waits, until something stops it.
@@ -87,7 +111,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             Ok(end) => {
                 self.handle.mailbox.finish(batch.bytes);
                 self.acknowledge(apply, end);
-                self.count(batch.entries.len(), &batch, started);
+                self.count(Written::of(&batch), &batch, started);
                 self.context.status.user_watch.notify(self.id(), batch.entries.keys());
                 Ok(())
             }
@@ -150,11 +174,11 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             apply.pending = Some(batch);
             return Err(stop);
         }
-        let (mut rows, oldest) = (0, batch.oldest);
+        let (mut written, oldest) = (Written::default(), batch.oldest);
         // From here on earlier chunks are no longer in memory.
         while batch.end.is_none() {
             self.handle.mailbox.finish(batch.bytes);
-            rows += batch.entries.len();
+            written += Written::of(&batch);
             batch = self.next_batch(apply, None).await?;
             self.write_chunk(connection, apply, &mut batch).await.map_err(transaction_lost)?;
         }
@@ -168,7 +192,8 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             Applied::Yes => {
                 self.acknowledge(apply, end);
                 batch.oldest = oldest;
-                self.count(rows + batch.entries.len(), &batch, started);
+                written += Written::of(&batch);
+                self.count(written, &batch, started);
                 self.context.status.user_watch.notify_all(self.id());
                 Ok(())
             }
@@ -222,10 +247,11 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     }
 
     /// Counts a batch that is visible in the target.
-    pub(super) fn count(&self, rows: usize, batch: &Batch, started: Instant) {
+    pub(super) fn count(&self, written: Written, batch: &Batch, started: Instant) {
         let micros = batch.oldest.map_or(0, |oldest| now().0.saturating_sub(oldest.0));
         let visible = Visible {
-            rows,
+            rows: written.rows,
+            sign_ups: written.sign_ups,
             transactions: batch.transactions,
             took: started.elapsed(),
             // The difference of two clocks may be negative.

@@ -2,6 +2,7 @@
 
 use crate::model::{RetryCause, SourceTrouble};
 use crate::replicator::error::ServiceError;
+use crate::replicator::tenant::follow::Written;
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::ApplyState;
 use crate::replicator::tenant::target::{Connection, Connector};
@@ -144,7 +145,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             Ok(end) => {
                 self.handle.mailbox.finish(batch.bytes);
                 self.acknowledge(apply, end);
-                self.count(batch.entries.len(), &batch, started);
+                self.count(Written::of(&batch), &batch, started);
                 self.context.status.user_watch.notify(self.id(), batch.entries.keys());
                 Ok(())
             }

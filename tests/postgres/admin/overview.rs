@@ -45,6 +45,19 @@ async fn a_process_shows_itself_and_every_tenant_from_its_start() {
         shown.becomes("/api/tenants", |answer| answer.json()["tenants"][0]["lag_bytes"].is_u64()).await.json();
     assert_eq!((&tenants["total"], &tenants["next"]), (&json!(2), &json!(null)));
     assert_eq!(tenants["tenants"][0]["lag_seconds"], 0.0);
+    // A sign-up, and later a change of the same user and of another one.
+    bed.auth("INSERT INTO auth.users (id, org, created_at, updated_at) VALUES ('new', 'acme', now(), now())").await;
+    bed.equal().await;
+    bed.auth("UPDATE auth.users SET first_name = 'Zoe', updated_at = now() + interval '1 minute' WHERE id IN ('new', 'globex-0000001')").await;
+    let sums = |answer: &super::http::Answer| {
+        let minutes = answer.json()["minutes"].as_array().unwrap().clone();
+        assert_eq!(minutes.len(), 60);
+        let sum = |key: &str| minutes.iter().map(|minute| minute[key].as_u64().unwrap()).sum::<u64>();
+        (sum("changes"), sum("sign_ups"))
+    };
+    shown.becomes("/api/activity", |answer| sums(answer) == (3, 1)).await;
+    shown.becomes("/api/activity?tenant=globex", |answer| sums(answer) == (1, 0)).await;
+    assert_eq!(shown.get("/api/activity?tenant=unlisted").await.status, 404);
     shown.stop().await;
 }
 
@@ -157,6 +170,37 @@ async fn an_unreachable_target_is_shown_with_its_reason_and_delays_no_answer() {
     bed.equal().await;
     // A failed connection to a target is the answer for a second.
     shown.becomes("/api/tenants/acme/users", |answer| answer.status == 200).await;
+    // What happened to acme, newest first and in pages, and a reload.
+    let kinds = |page: &serde_json::Value| -> Vec<String> {
+        let events = page["events"].as_array().unwrap();
+        events.iter().map(|event| event["kind"].as_str().unwrap().to_owned()).collect()
+    };
+    let page = shown.json("/api/timeline?tenant=acme").await;
+    assert_eq!(kinds(&page), ["resynced", "parked", "joined"], "{page}");
+    assert_eq!((&page["total"], &page["next"]), (&json!(3), &json!(null)));
+    let parked = &page["events"][1];
+    assert!(parked["code"] == "away" && parked["tenant"] == "acme" && parked["text"].is_string(), "{parked}");
+    assert!(parked["at"].as_str().unwrap().ends_with('Z'), "{parked}");
+    let first = shown.json("/api/timeline?tenant=acme&limit=2").await;
+    let next = first["next"].as_str().unwrap();
+    assert_eq!(kinds(&shown.json(&format!("/api/timeline?tenant=acme&limit=2&cursor={next}")).await), ["joined"]);
+    for bad in ["limit=0", "cursor=x", "more=1", "tenant=%00"] {
+        assert_eq!(shown.get(&format!("/api/timeline?{bad}")).await.status, 400, "{bad}");
+    }
+    shown.configs.send_modify(|config| config.tenants.truncate(1));
+    let text = "tenants: 0 added, 1 removed, 0 with other connection settings";
+    let is_reload = |event: &serde_json::Value| event["kind"] == "reloaded" && event["text"] == text;
+    shown.becomes("/api/timeline", |answer| answer.json()["events"].as_array().unwrap().iter().any(is_reload)).await;
+    // The list is bounded.
+    let fill =
+        "INSERT INTO users_sync.event (slot, kind) SELECT 'users_sync', 'reloaded' FROM generate_series(1, 3000)";
+    bed.server.sql("auth", fill).await.unwrap();
+    proxy.refuse(true);
+    proxy.cut();
+    bed.auth("UPDATE auth.users SET first_name = 'Cleo', updated_at = now()").await;
+    shown.state_is("acme", "parked").await;
+    let total = shown.json("/api/timeline").await["total"].as_u64().unwrap();
+    assert!((1000..=1002).contains(&total), "{total}");
     shown.stop().await;
 }
 
