@@ -25,6 +25,7 @@ mod isolation;
 mod json_casts;
 mod kill;
 mod large;
+mod life;
 mod logs;
 mod losses;
 mod majors;
