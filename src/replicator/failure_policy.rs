@@ -35,6 +35,9 @@ impl FailureAction {
     }
 }
 
+/// SQLSTATE of a login to a database that does not accept connections (`object_not_in_prerequisite_state`).
+const NO_CONNECTIONS: &str = "55000";
+
 /// How to fix a login.
 const LOGIN: &str = "correct the role or password in the target's URL, or pg_hba.conf at the target";
 
@@ -146,6 +149,10 @@ pub(crate) fn of_connect(error: &ConnectError) -> FailureAction {
             FailureAction::park(ParkCause::Login, reason, format!("{LOGIN}; {CERTIFICATE_REMEDY}"))
         }
         ConnectError::Auth { .. } => FailureAction::park(ParkCause::Login, reason, LOGIN),
+        // A database that takes no connections for now (ALLOW_CONNECTIONS false).
+        ConnectError::Server { error, .. } if error.sqlstate == NO_CONNECTIONS => {
+            FailureAction::retry(RetryCause::Unreachable, reason)
+        }
         ConnectError::Server { error, .. } => match remedy(&error.sqlstate) {
             None if lacks_resources(&error.sqlstate) => FailureAction::retry(RetryCause::NoResources, reason),
             None => FailureAction::retry(RetryCause::Unreachable, reason),

@@ -13,6 +13,8 @@ pub(crate) trait StateAccess: Send + Sync {
     fn checkpoint_key(&self) -> &CheckpointKey;
     /// As [`StateStore::put_tenant`].
     fn put_tenant(&self, tenant: &TenantId, row: &TenantRow) -> impl Future<Output = Result<(), StateError>> + Send;
+    /// As [`StateStore::note_reason`].
+    fn note_reason(&self, tenant: &TenantId, row: &TenantRow) -> impl Future<Output = Result<(), StateError>> + Send;
     /// As [`StateStore::finish_resyncs`].
     fn finish_resyncs(
         &self,
@@ -46,6 +48,10 @@ impl StateAccess for StateStore {
 
     async fn put_tenant(&self, tenant: &TenantId, row: &TenantRow) -> Result<(), StateError> {
         self.put_tenant(tenant, row).await
+    }
+
+    async fn note_reason(&self, tenant: &TenantId, row: &TenantRow) -> Result<(), StateError> {
+        self.note_reason(tenant, row).await
     }
 
     async fn finish_resyncs(&self, tenant: &TenantId, up_to: RequestId) -> Result<(), StateError> {

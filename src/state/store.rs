@@ -107,7 +107,10 @@ impl StateStore {
         client.execute("DELETE FROM users_sync.source WHERE slot = $1", &[&slot]).await?;
         if client.query_opt("SELECT FROM users_sync.source LIMIT 1", &[]).await?.is_none() {
             client
-                .batch_execute("DROP TABLE IF EXISTS users_sync.event, users_sync.tee_rejected, users_sync.tee, users_sync.request, users_sync.epoch, users_sync.tenant, users_sync.source")
+                .batch_execute(
+                    "DROP TABLE IF EXISTS users_sync.process, users_sync.event, users_sync.tee_rejected, users_sync.tee, \
+                       users_sync.request, users_sync.epoch, users_sync.tenant, users_sync.source",
+                )
                 .await?;
             StateStore::drop_empty_schema(client).await?;
         }
@@ -211,6 +214,19 @@ impl StateStore {
             )
             .await?;
         self.fenced_unless(written == 1)
+    }
+
+    /// Writes the reason of a tenant's row and nothing else of it. The position may have been recorded since.
+    pub(crate) async fn note_reason(&self, tenant: &TenantId, row: &TenantRow) -> Result<(), StateError> {
+        let sql = "UPDATE users_sync.tenant t SET reason = $4, reason_code = $5, remedy = $6, \
+                     failing_since = now() - $7 * interval '1 second' \
+                   FROM users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 AND t.slot = s.slot AND t.tenant = $3";
+        let TenantRow { reason, reason_code, remedy, failing_seconds, .. } = row;
+        let code = reason_code.map(Reason::code);
+        let parameters: [&(dyn ToSql + Sync); 7] =
+            [&self.slot, &self.epoch.0, &tenant.as_str(), reason, &code, remedy, failing_seconds];
+        self.client.execute(sql, &parameters).await?;
+        Ok(())
     }
 
     /// Records why a session on the source ended or could not begin, unless another process replicates. Does nothing before

@@ -18,6 +18,8 @@ const PAUSE_MIN: Duration = Duration::from_secs(5);
 const PAUSE_MAX: Duration = Duration::from_secs(600);
 /// A pause is this many times as long as the last count: the source spends 1 % of a session's time on it.
 const PAUSE_RATIO: u32 = 100;
+/// The same while a tenant has no users: a person may have just corrected that.
+const PAUSE_RATIO_IN_TROUBLE: u32 = 10;
 /// A count that failed is tried again after this.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -29,7 +31,7 @@ pub(crate) async fn count_changes(context: &SessionContext) -> Result<(), Servic
     let SessionContext { users_changed, tenants_changed, .. } = context;
     loop {
         tokio::select! {
-            () = sleep(pause(context.status.last_user_count())) => {}
+            () = sleep(pause(context.status.last_user_count(), context.status.lacks_users())) => {}
             () = tenants_changed.notified() => {}
             () = context.drain.cancelled() => return Ok(()),
         }
@@ -54,9 +56,10 @@ pub(crate) async fn count_changes(context: &SessionContext) -> Result<(), Servic
 }
 
 /// How long to wait, given the seconds since the last count and how long it took.
-fn pause(last: Option<(f64, Duration)>) -> Duration {
+fn pause(last: Option<(f64, Duration)>, is_in_trouble: bool) -> Duration {
     let Some((since, took)) = last else { return Duration::ZERO };
-    let pause = (took * PAUSE_RATIO).clamp(PAUSE_MIN, PAUSE_MAX);
+    let ratio = if is_in_trouble { PAUSE_RATIO_IN_TROUBLE } else { PAUSE_RATIO };
+    let pause = (took * ratio).clamp(PAUSE_MIN, PAUSE_MAX);
     pause.saturating_sub(Duration::try_from_secs_f64(since).unwrap_or_default())
 }
 
@@ -84,11 +87,12 @@ mod tests {
 
     #[test]
     fn the_pause_follows_from_the_duration_of_the_last_count_and_is_bounded() {
-        let seconds = |last| pause(last).as_secs_f64();
+        let seconds = |last| pause(last, false).as_secs_f64();
         assert_eq!(seconds(None), 0.0);
         assert_eq!(seconds(Some((0.0, Duration::from_millis(1)))), 5.0);
         assert_eq!(seconds(Some((3.0, Duration::from_millis(100)))), 7.0);
         assert_eq!(seconds(Some((50.0, Duration::from_millis(100)))), 0.0);
         assert_eq!(seconds(Some((0.0, LIMIT))), 600.0);
+        assert_eq!(pause(Some((0.0, Duration::from_secs(2))), true).as_secs_f64(), 20.0);
     }
 }

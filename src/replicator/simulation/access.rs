@@ -57,6 +57,16 @@ impl StateAccess for SimulatedState {
         .await
     }
 
+    async fn note_reason(&self, tenant: &TenantId, row: &TenantRow) -> Result<(), StateError> {
+        self.write(|world| {
+            if let Some(known) = world.source.rows.get_mut(tenant) {
+                known.reason.clone_from(&row.reason);
+                known.reason_code = row.reason_code;
+            }
+        })
+        .await
+    }
+
     async fn finish_resyncs(&self, tenant: &TenantId, up_to: RequestId) -> Result<(), StateError> {
         let is_open = |request: &Request| request.tenant != *tenant || request.id > up_to;
         self.write(|world| world.source.requests.retain(is_open)).await

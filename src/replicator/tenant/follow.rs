@@ -8,6 +8,7 @@ use crate::replicator::failure_policy::NO_PROGRESS;
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::ApplyState;
 use crate::replicator::tenant::target::{Connection, Connector, TargetAccess};
+use crate::replicator::tenant::unanswered::SHOWN_AFTER;
 use crate::replicator::tenant::worker::Worker;
 use crate::route::{Batch, Entry};
 use crate::state::StateAccess;
@@ -283,13 +284,26 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         if self.context.lease_has_lapsed() {
             return Err(ServiceError::LeaseLapsed.into());
         }
-        let mut work = pin!(work);
+        let (mut work, limit) = (pin!(work), self.context.config.limits.park_after);
         loop {
             let before = answers.count();
-            match timeout(self.context.config.limits.park_after, &mut work).await {
-                Ok(done) => return done,
-                Err(_) if answers.count() != before => {}
+            let soon = timeout(SHOWN_AFTER.min(limit), &mut work).await;
+            let done = match soon {
+                Ok(done) => Some(done),
+                Err(_) if answers.count() != before => continue,
                 Err(_) => {
+                    self.show_no_answer().await?;
+                    timeout(limit.saturating_sub(SHOWN_AFTER), &mut work).await.ok()
+                }
+            };
+            let is_answered = done.is_some() || answers.count() != before;
+            if is_answered {
+                self.show_answer().await?;
+            }
+            match done {
+                Some(done) => return done,
+                None if is_answered => {}
+                None => {
                     return Err(StopReason::Park {
                         cause: ParkCause::Away,
                         reason: format!("{} for longer than limits.park_after", RetryCause::NoAnswer),

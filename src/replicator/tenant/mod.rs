@@ -21,6 +21,7 @@ mod retry_rejected;
 mod sleeping;
 mod slow;
 pub(crate) mod target;
+mod unanswered;
 mod worker;
 
 pub(crate) use worker::Worker;

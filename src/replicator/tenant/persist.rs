@@ -8,6 +8,7 @@ use crate::replicator::tenant::recorded_reason::RecordedReason;
 use crate::replicator::tenant::target::Connector;
 use crate::replicator::tenant::worker::Worker;
 use crate::state::{StateAccess, TenantRow, TenantState};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 impl<S: StateAccess, C: Connector> Worker<S, C> {
@@ -180,6 +181,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
 
     async fn write_row(&mut self, row: TenantRow) -> Result<(), ServiceError> {
         self.context.state.put_tenant(self.id(), &row).await?;
+        self.shows_no_answer.store(false, Ordering::Relaxed);
         self.handle.set_view(&row);
         self.row = Some(row);
         Ok(())

@@ -20,6 +20,7 @@ use crate::state::{RequestId, StateAccess, StateStore, TenantRow, TenantState};
 use crate::sync::{Panicked, catch_panic};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -63,6 +64,8 @@ pub(crate) struct Worker<S = StateStore, C = Postgres> {
     pub(super) active_at: Instant,
     /// The last snapshot was refused as a whole; the next one isolates the rejected rows.
     pub(super) isolates_rejected_rows: bool,
+    /// The status says that the target does not answer, though the row does not.
+    pub(super) shows_no_answer: AtomicBool,
     /// How many rows a statement may write. A new connection does not begin with large ones again.
     pub(super) size: StatementSize,
     pub(super) purges: PurgeSchedule,
@@ -103,6 +106,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             rejected: RejectedUsers::new(),
             active_at: Instant::now(),
             isolates_rejected_rows: false,
+            shows_no_answer: AtomicBool::new(false),
             size: StatementSize::default(),
             purges: PurgeSchedule::new(),
             attempted_request: None,

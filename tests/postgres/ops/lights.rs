@@ -73,11 +73,13 @@ impl Lights {
         let caller = std::panic::Location::caller();
         async move {
             let is_wanted = |shown: &Shown| shown.0 == level && (level == "ok" || shown.1.iter().any(|c| c == code));
-            let deadline = Instant::now() + DEADLINE;
+            let begun = Instant::now();
+            let deadline = begun + DEADLINE;
             loop {
                 let [status, ready, metrics] = self.of_process().await;
                 let shown = [self.status().await, status, ready, metrics];
                 if shown.iter().all(is_wanted) {
+                    println!("{caller}: {level} {code} after {:?}", begun.elapsed());
                     return;
                 }
                 assert!(Instant::now() < deadline, "{caller}: {level} {code}, but {shown:?}");
@@ -178,6 +180,70 @@ async fn every_light_names_the_cause_of_a_fault_and_is_clear_once_it_is_fixed() 
     shows("slot_gone").await;
     let process = Process::start(&lights.config);
     super::health::is_ready(lights.at.port()).await;
+    lights.show("ok", "").await;
+    assert!(process.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_light_names_a_fault_of_a_login_a_target_or_the_state() {
+    let lights = Lights::start().await;
+    lights.source.auth("INSERT INTO auth.users (id, org, updated_at) VALUES ('g', 'globex', now())").await;
+    let process = Process::start(&lights.config);
+    super::health::is_ready(lights.at.port()).await;
+    lights.show("ok", "").await;
+    let wakes = async || lights.source.auth("UPDATE auth.users SET updated_at = clock_timestamp()").await;
+    let end = |database: &str| {
+        format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}' AND pid <> pg_backend_pid()"
+        )
+    };
+    let targets = &lights.targets.server;
+
+    // A lock on the target's table, which no statement fails for.
+    let locker = targets.connect("acme").await.unwrap();
+    locker.batch_execute("BEGIN; LOCK TABLE neon_auth.users_sync IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    wakes().await;
+    lights.show("degraded", "target_no_answer").await;
+    locker.batch_execute("ROLLBACK").await.unwrap();
+    lights.show("ok", "").await;
+
+    // In a target, each with what undoes it. The second tenant follows.
+    for (fault, fix, code) in [
+        ("ALTER DATABASE acme SET default_transaction_read_only = on", "ALTER DATABASE acme RESET ALL", "rights"),
+        (
+            "ALTER DATABASE acme ALLOW_CONNECTIONS false",
+            "ALTER DATABASE acme ALLOW_CONNECTIONS true",
+            "target_unreachable",
+        ),
+        ("ALTER DATABASE acme RENAME TO moved", "ALTER DATABASE moved RENAME TO acme", "login"),
+    ] {
+        targets.sql("postgres", &format!("{}; SELECT 1", end("acme"))).await.unwrap();
+        targets.sql("postgres", fault).await.unwrap();
+        targets.sql("postgres", &end("acme")).await.unwrap();
+        wakes().await;
+        lights.show("degraded", code).await;
+        targets.sql("postgres", fix).await.unwrap();
+        targets.sql("postgres", &end("acme")).await.unwrap();
+        lights.show("ok", "").await;
+    }
+    targets.sql("acme", "ALTER SCHEMA neon_auth RENAME TO theirs").await.unwrap();
+    wakes().await;
+    lights.show("degraded", "altered").await;
+    targets.sql("acme", "DROP SCHEMA IF EXISTS neon_auth; ALTER SCHEMA theirs RENAME TO neon_auth").await.unwrap();
+    lights.show("ok", "").await;
+
+    // The source refuses the role, and the state cannot be reached.
+    let refuses = "ALTER DATABASE auth RENAME TO elsewhere";
+    lights.source.server.sql("postgres", &end("auth")).await.unwrap();
+    lights.source.server.sql("postgres", refuses).await.unwrap();
+    lights.source.server.sql("postgres", &end("elsewhere")).await.unwrap();
+    lights.show("failed", "source_login").await;
+    lights.source.server.sql("postgres", "ALTER DATABASE elsewhere RENAME TO auth").await.unwrap();
+    lights.show("ok", "").await;
+    targets.sql("postgres", "ALTER DATABASE state ALLOW_CONNECTIONS false").await.unwrap();
+    targets.sql("postgres", &end("state")).await.unwrap();
+    lights.show("failed", "state_unavailable").await;
+    targets.sql("postgres", "ALTER DATABASE state ALLOW_CONNECTIONS true").await.unwrap();
     lights.show("ok", "").await;
     assert!(process.stop().await.success());
 }
