@@ -110,10 +110,14 @@ impl Inner {
         let read = lock(&self.state_report).clone();
         let unread = match read {
             StateReading::Report(report) => {
-                let own = self.status.trouble().filter(|_| report.trouble.is_none() && !report.is_held);
-                let Some(trouble) = own else { return report };
-                return Arc::new(Report { trouble: Some(trouble), ..(*report).clone() });
+                if report.trouble.is_some() || report.is_held {
+                    return report;
+                }
+                let (trouble, idle_processes) = (self.status.trouble(), self.beginning());
+                return Arc::new(Report { trouble, idle_processes, ..(*report).clone() });
             }
+            // The first session has not said yet whether it can read the state.
+            StateReading::Failed if self.status.is_beginning() => None,
             StateReading::Unread => None,
             StateReading::Failed => Some(TroubleReport {
                 code: SourceTrouble::State.code(),
@@ -125,7 +129,13 @@ impl Inner {
         let last = self.status.last_report().map(|last| (*last).clone());
         let report =
             last.unwrap_or_else(|| Report::of_state(&self.configs.borrow(), &Default::default(), &Default::default()));
-        Arc::new(Report { is_held: false, trouble: self.status.trouble().or(unread), ..report })
+        let (trouble, idle_processes) = (self.status.trouble().or(unread), self.beginning());
+        Arc::new(Report { is_held: false, trouble, idle_processes, ..report })
+    }
+
+    /// This process, while it does not replicate yet.
+    fn beginning(&self) -> Vec<String> {
+        if self.status.is_beginning() { vec!["this one".to_owned()] } else { Vec::new() }
     }
 
     /// The verdict on the installation.

@@ -1,4 +1,4 @@
-//! The administrators of `setup`: their URLs, and where passwords come from.
+//! The administrators of `setup` and `teardown`: their URLs, and where passwords come from.
 
 use super::common::{TenantUrl, admin_url, tenant_url};
 use super::password::ask_password;

@@ -4,7 +4,7 @@ use super::common::{ConfigFile, FAILED, cannot_connect_source, connect_state};
 use super::output::{self, Format};
 use super::resync_user;
 use super::signals::signals;
-use super::tenants::{not_started, read, refuse_paused, select_tenants, unreadable};
+use super::tenants::{not_started, read, refuse_living, refuse_paused, select_tenants, unreadable};
 use crate::capture::slot::read_slot;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
@@ -199,6 +199,7 @@ pub(super) async fn resync(
             // `adopt` has looked at the slot already, and may be the first to need one.
             if adopt.is_none() {
                 refuse_slot(config).await?;
+                refuse_living(&client, config).await?;
             }
             let doing = if adopt.is_some() { "adopting" } else { "resyncing" };
             output::line(format_args!("no process is running: {doing} here"));

@@ -162,7 +162,7 @@ async fn state(arguments: &Arguments, config: &Config, admins: &AdminUrls) -> Re
     let Some(script) = state_script(config, &facts) else { return Ok(Part::default()) };
     output::line(&script);
     if arguments.apply {
-        apply(&*client, url, &script, &mut Vec::new()).await?;
+        apply_and_record(config, &*client, url, &script).await?;
     }
     Ok(Part::of(&script, None))
 }
@@ -189,25 +189,31 @@ async fn source(arguments: &Arguments, config: &Config, admins: &AdminUrls) -> R
         return Ok(Part::of(&script, needs_admin));
     }
     if arguments.apply {
-        let mut made = Vec::new();
-        let applied = apply(&*client, url, &script, &mut made).await;
-        let recorded = record(&config, &made).await;
-        applied.and(recorded)?;
+        apply_and_record(&config, &*client, url, &script).await?;
     }
     Ok(Part::of(&script, None))
 }
 
+const RECORD_HELP: &str = "correct state.url; until it is recorded, `teardown` does not remove it";
+
+async fn apply_and_record(
+    config: &Config,
+    client: &impl Statements,
+    url: &PgUrl,
+    script: &Script,
+) -> Result<(), Diagnostic> {
+    let mut made = Vec::new();
+    let applied = apply(client, url, script, &mut made).await;
+    let recorded = record(config, &made).await.map_err(|why| diagnostic!(help = RECORD_HELP, "{why}"));
+    applied.and(recorded)
+}
+
 /// Records what was made, as the role of the state: an administrator writes to no table of another role.
-async fn record(config: &Config, made: &[Made]) -> Result<(), Diagnostic> {
+async fn record(config: &Config, made: &[Made]) -> Result<(), String> {
     if made.is_empty() {
         return Ok(());
     }
-    let failed = |error: &dyn std::fmt::Display| {
-        diagnostic!(
-            help = "correct state.url; until it is recorded, `teardown` does not remove it",
-            "cannot record in the state what was made at the source: {error}"
-        )
-    };
+    let failed = |error: &dyn std::fmt::Display| format!("cannot record in the state what was made: {error}");
     let client = pg::connect_state(&config.state_url).await.map_err(|error| failed(&error))?;
     StateStore::record_made(&client, &config.source.slot, made).await.map_err(|error| failed(&error))
 }
@@ -237,7 +243,15 @@ async fn target(
         .map_err(|what| diagnostic!("the target of tenant {}: {what}", tenant.id))?;
     output::line(&script);
     match client.zip(url) {
-        Some((client, url)) if arguments.apply => apply(&client, url, &script, &mut Vec::new()).await?,
+        Some((client, url)) if arguments.apply => {
+            let mut made = Vec::new();
+            let applied = apply(&client, url, &script, &mut made).await;
+            // The source may be set up later.
+            if let Err(why) = record(config, &made).await {
+                output::notice(format_args!("warning: {why}; `teardown` will not drop the role"));
+            }
+            applied?;
+        }
         Some(_) => {}
         None => return Ok(Part::of(&script, Some(format!("--target-admin {}=URL", tenant.id)))),
     }

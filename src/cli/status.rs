@@ -123,6 +123,7 @@ fn table(report: &Report, verdict: &Verdict) -> String {
     lines.extend(report.waiting.iter().map(|waiting| format!("waiting: {waiting}")));
     let is_held = if report.is_held { "held" } else { "not held, last held" };
     lines.push(format!("slot {} confirmed {}, {is_held} by {}", report.slot, report.confirmed, report.holder));
+    lines.extend(report.idle_processes.iter().map(|process| format!("runs without replicating: {process}")));
     lines.push(format!("verdict: {}", verdict.level));
     lines.extend(verdict.reasons.iter().flat_map(reason_lines));
     lines.join("\n")

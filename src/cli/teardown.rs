@@ -1,20 +1,22 @@
 //! `teardown`: removes what `setup` and `run` made at the source and in the state. Targets keep their users.
 
-use super::admins::SOURCE_ADMIN;
-use super::common::{ConfigFile, admin_url, cannot_connect_source, connect_state};
+use super::admins::{AdminUrls, Admins};
+use super::common::{ConfigFile, cannot_connect_source, connect_state};
 use super::confirm::confirm;
 use super::output::{self, Format};
+use super::tenants::refuse_living;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
+use crate::operations::retire_role::{MadeRole, Site, made_roles};
 use crate::operations::teardown::{Plan, PlanError, drop_slot, plan, release_target, remove};
-use crate::pg::{self, PgClient, describe, quote_literal};
+use crate::pg::{self, PgClient, PgUrl, describe, quote_literal};
 use crate::state::StateStore;
 use clap::Args;
 use serde::Serialize;
-use std::fmt;
 use std::process::ExitCode;
+use tokio_postgres::types::{ToSql, Type};
 
-#[derive(Args)]
+#[derive(Args, Debug)]
 pub(super) struct Arguments {
     /// Print what would be removed and what stays, and change nothing.
     #[arg(long)]
@@ -22,20 +24,10 @@ pub(super) struct Arguments {
     /// Skip the confirmation.
     #[arg(long)]
     yes: bool,
-    /// URL of the source, as the tables' owner or a superuser. Default: source.url.
-    ///
-    /// Take the password from the environment or a file: ${NAME} or ${file:PATH}.
-    #[arg(long, value_name = "URL", env = SOURCE_ADMIN, hide_env_values = true)]
-    source_admin: Option<String>,
+    #[command(flatten)]
+    admins: Admins,
     #[command(flatten)]
     pub(super) format: Format,
-}
-
-impl fmt::Debug for Arguments {
-    /// Without the URL, which may hold a password.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Arguments").field("dry_run", &self.dry_run).finish_non_exhaustive()
-    }
 }
 
 #[derive(Serialize)]
@@ -48,12 +40,21 @@ struct Document<'a> {
 
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
     let config = file.load()?;
-    let admin = arguments.source_admin.as_ref();
-    let admin = admin.map(|url| admin_url(url, "--source-admin", Some(SOURCE_ADMIN))).transpose()?;
-    let source = pg::connect(admin.as_ref().unwrap_or(&config.source.url))
+    let admins = arguments.admins.read(&config)?;
+    let source = pg::connect(admins.source.as_ref().unwrap_or(&config.source.url))
         .await
         .map_err(|error| cannot_connect_source(&error))?;
-    let state = connect_state(&config).await?;
+    let state = match connect_state(&config).await {
+        Ok(state) => state,
+        Err(error) => {
+            let is_gone = is_removed(&config, &source, admins.state.as_ref()).await;
+            if is_gone.map_err(|error| diagnostic!("cannot look for what is left: {error}"))? {
+                output::result(NOTHING, &Document { drops: &[], stays: &[], is_dropped: true })?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            return Err(error);
+        }
+    };
     let found = plan(&config, &source, &state).await.map_err(|error| match error {
         PlanError::InUse { .. } => diagnostic!(
             help = "stop every `run` with this configuration first; to end a dead connection: \
@@ -62,36 +63,40 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
         ),
         error => diagnostic!("{error}"),
     })?;
-    let mut stays = found.kept.clone();
-    stays.extend(config.kafka.as_ref().map(|kafka| {
-        format!(
-            "topics and positions in Kafka ({}, {}): a later installation needs other names, or to take them over: \
-             users-sync adopt -c FILE --kafka",
-            kafka.topic, kafka.positions_topic
-        )
-    }));
+    let sites = sites(&config, &admins);
+    let (roles, without_admin): (Vec<_>, Vec<_>) =
+        made_roles(&found.made, &sites).into_iter().partition(|role| role.lacks_admin().is_none());
+    let stays = stays(&config, &found, &without_admin);
     stays.iter().for_each(|what| output::line(format_args!("stays: {what}")));
-    let drops: Vec<String> = list(&config, &found).collect();
+    let drops: Vec<String> = list(&config, &found, &roles).collect();
     let report =
         |text: &str, is_dropped| output::result(text, &Document { drops: &drops, stays: &stays, is_dropped });
     if found.is_empty() {
-        report("nothing to drop: slot, publication and state do not exist", true)?;
+        report(NOTHING, true)?;
         return Ok(ExitCode::SUCCESS);
     }
     output::line(format_args!(
-        "This drops\n{}Targets keep their users, and roles their grants; a later `run` starts over with a snapshot of every \
-         tenant.",
+        "This drops\n{}Targets keep their users; a later `run` starts over with a snapshot of every tenant.",
         drops.iter().map(|line| format!("  {line}\n")).collect::<String>()
     ));
     if arguments.dry_run {
         report("nothing was dropped", false)?;
         return Ok(ExitCode::SUCCESS);
     }
+    refuse_living(&state, &config).await?;
     if !arguments.yes && !confirm("Drop them?")? {
         report("nothing was dropped", false)?;
         return Ok(ExitCode::SUCCESS);
     }
     let left = drop_all(&config, &found, &source, &state).await;
+    // Their own sessions would keep the roles in use.
+    source.close().await;
+    state.close().await;
+    for role in roles.iter().filter(|_| left.is_empty()) {
+        if let Err(why) = role.retire().await {
+            output::line(format_args!("stays: {}: {why}", role.describe()));
+        }
+    }
     if left.is_empty() {
         report("done", true)?;
         return Ok(ExitCode::SUCCESS);
@@ -103,14 +108,68 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
     ))
 }
 
-fn list(config: &Config, plan: &Plan) -> impl Iterator<Item = String> {
+const NOTHING: &str = "nothing to drop: slot, publication and state do not exist";
+
+/// Whether an earlier `teardown` has dropped the state's role, as the last thing of all.
+async fn is_removed(config: &Config, source: &PgClient, admin: Option<&PgUrl>) -> Result<bool, String> {
+    const LEFT: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text::name) \
+                        OR EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = $2::text::name)";
+    const ROLE: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1::text::name)";
+    let Some(admin) = admin else { return Ok(false) };
+    let failed = |error: tokio_postgres::Error| describe(&error);
+    let client = pg::connect(admin).await.map_err(|error| error.to_string())?;
+    let role = client.query_typed_one(ROLE, &[(&config.state_url.user, Type::TEXT)]).await.map_err(failed)?;
+    let names = [(&config.source.slot as &(dyn ToSql + Sync), Type::TEXT), (&config.source.publication, Type::TEXT)];
+    let left = source.query_typed_one(LEFT, &names).await.map_err(failed)?;
+    let (has_role, is_left): (bool, bool) = (role.try_get(0).map_err(failed)?, left.try_get(0).map_err(failed)?);
+    Ok(!has_role && !is_left)
+}
+
+/// The databases of the configuration.
+fn sites(config: &Config, admins: &AdminUrls) -> Vec<Site> {
+    let site = |place: String, url: &PgUrl, admin: Option<&PgUrl>, option: String| Site {
+        place,
+        url: url.clone(),
+        admin: admin.cloned(),
+        option,
+    };
+    let mut sites =
+        vec![site("source".to_owned(), &config.source.url, admins.source.as_ref(), "--source-admin URL".to_owned())];
+    if config.state_url != config.source.url {
+        sites.push(site("state".to_owned(), &config.state_url, admins.state.as_ref(), "--state-admin URL".to_owned()));
+    }
+    sites.extend(config.tenants.iter().map(|tenant| {
+        let (id, admin) = (&tenant.id, admins.targets.get(&tenant.id));
+        site(format!("target {id}"), &tenant.target, admin, format!("--target-admin {id}=URL"))
+    }));
+    sites
+}
+
+/// What stays: what others use, what no given administrator may drop, and what is in Kafka.
+fn stays(config: &Config, plan: &Plan, without_admin: &[MadeRole<'_>]) -> Vec<String> {
+    let roles = without_admin.iter().map(|role| {
+        let option = role.lacks_admin().unwrap_or_default();
+        format!("{}: no administrator was given: {option}", role.describe())
+    });
+    let topics = config.kafka.as_ref().map(|kafka| {
+        format!(
+            "topics and positions in Kafka ({}, {}): a later installation needs other names, or to take them over: \
+             users-sync adopt -c FILE --kafka",
+            kafka.topic, kafka.positions_topic
+        )
+    });
+    roles.chain(plan.kept.iter().cloned()).chain(topics).collect()
+}
+
+fn list<'a>(config: &Config, plan: &'a Plan, roles: &'a [MadeRole<'_>]) -> impl Iterator<Item = String> + use<'a> {
     let Config { source, state_url, .. } = config;
     let slots = plan.slots.iter().map(|slot| format!("replication slot {slot} of {}", source.url));
     let removals = plan.removals.iter().map(|removal| removal.what.clone());
     let targets = plan.targets.iter().map(|(tenant, _)| format!("the claim to the target of tenant {tenant}"));
     let state =
         plan.has_state.then(|| format!("the state of slot {} in schema users_sync of {state_url}", source.slot));
-    slots.chain(targets).chain(removals).chain(state)
+    let roles = roles.iter().map(|role| format!("{}, unless anything else uses it", role.describe()));
+    slots.chain(targets).chain(removals).chain(state).chain(roles)
 }
 
 /// Drops the slots first: they retain WAL at the source. The state is dropped last, and only if nothing is left: it has

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{TenantId, shell_word};
+use crate::operations::living::living_process;
 use crate::pg::PgClient;
 use crate::state::{Snapshot, StateError, StateStore};
 
@@ -43,6 +44,19 @@ pub(super) fn refuse_paused(state: &Snapshot, tenants: &[TenantId]) -> Result<()
         let help = format!("users-sync resume {}", shell_word(tenant.as_str()));
         Err(diagnostic!(help = help, "tenant {tenant} is paused ({}): {}", pause.by, pause.reason))
     })
+}
+
+/// A process without a session, a standby for example, may begin one at any moment: nothing is done beside it.
+pub(super) async fn refuse_living(state: &PgClient, config: &Config) -> Result<(), Diagnostic> {
+    match living_process(state, &config.source.slot).await.map_err(unreadable)? {
+        None => Ok(()),
+        Some(process) => Err(diagnostic!(
+            help =
+                "stop every `run` with this configuration first; users-sync status -c FILE says whether it replicates",
+            "{process} runs with slot {}",
+            config.source.slot
+        )),
+    }
 }
 
 pub(super) async fn read(client: &PgClient, config: &Config) -> Result<Snapshot, Diagnostic> {

@@ -1,4 +1,4 @@
-//! What `setup` made at the source, so that `teardown` can remove it. Pure.
+//! What `setup` made, so that `teardown` can remove it. Pure.
 
 /// The kinds of what is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,6 +9,8 @@ pub enum MadeKind {
     Identity,
     /// The index that a replica identity uses.
     Index,
+    /// A role.
+    Role,
 }
 
 impl MadeKind {
@@ -18,12 +20,15 @@ impl MadeKind {
             MadeKind::Publication => "publication",
             MadeKind::Identity => "identity",
             MadeKind::Index => "index",
+            MadeKind::Role => "role",
         }
     }
 
     /// The kind of a name; `None` for one of a newer version.
     pub fn parse(name: &str) -> Option<MadeKind> {
-        [MadeKind::Publication, MadeKind::Identity, MadeKind::Index].into_iter().find(|kind| kind.as_str() == name)
+        [MadeKind::Publication, MadeKind::Identity, MadeKind::Index, MadeKind::Role]
+            .into_iter()
+            .find(|kind| kind.as_str() == name)
     }
 }
 
@@ -32,7 +37,7 @@ impl MadeKind {
 pub struct Made {
     /// What it is.
     pub kind: MadeKind,
-    /// Its schema; empty for a publication.
+    /// Its schema; empty for a publication. Of a role, where it was made: `source`, `state`, or `target ` and the tenant.
     pub schema: String,
     /// Its name; of an identity, that of the table.
     pub name: String,

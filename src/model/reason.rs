@@ -190,6 +190,7 @@ reasons! {
     /// What a verdict can report besides the reasons of tenants, slots and the source.
     StatusFinding {
         NotRunning = "not_running", "no process replicates";
+        Beginning = "beginning", "a process runs that does not replicate yet";
         NotStarted = "tenant_not_started", "no running process knows this tenant yet";
         NothingReplicates = "nothing_replicates", "every tenant is parked";
         WithoutUsers = "tenant_without_users", "no user of the source has its key";

@@ -5,6 +5,7 @@ use crate::capture::CaptureError;
 use crate::capture::slot::read_slot;
 use crate::config::{Config, Tenant};
 use crate::model::{TenantId, shell_word};
+use crate::operations::living::living_process;
 use crate::pg::{ConnectError, PgClient, Statements, TargetClient, connect, connect_target};
 use crate::replicator::source::old_sessions::{epoch_of, session_mark};
 use crate::state::{Snapshot, StateError, StateStore};
@@ -46,6 +47,8 @@ pub(crate) enum Obstacle {
     Writer(String),
     #[error("slot {slot} is in use by process {pid} of the server, but the state has no running process")]
     SlotInUse { slot: String, pid: i32 },
+    #[error("{0} runs, though it does not replicate")]
+    Alive(String),
 }
 
 impl Obstacle {
@@ -70,6 +73,9 @@ impl Obstacle {
             }
             Obstacle::SlotInUse { .. } => {
                 "stop that process, or correct state.url if it records its state elsewhere".to_owned()
+            }
+            Obstacle::Alive(_) => {
+                "users-sync status -c FILE names why it does not replicate; fix that, or stop the process".to_owned()
             }
         }
     }
@@ -108,6 +114,9 @@ pub(crate) async fn survey(
         let source = connect(&config.source.url).await.map_err(CaptureError::from)?;
         if let Some(pid) = read_slot(&source, slot).await?.and_then(|slot| slot.active_pid) {
             return Err(Obstacle::SlotInUse { slot: slot.clone(), pid });
+        }
+        if let Some(process) = living_process(state, slot).await? {
+            return Err(Obstacle::Alive(process));
         }
     }
     let live = match observed.created {

@@ -77,6 +77,8 @@ pub(crate) struct Plan {
     /// In this order.
     pub(crate) removals: Vec<Removal>,
     pub(crate) has_state: bool,
+    /// What `setup` recorded.
+    pub(crate) made: Vec<Made>,
     /// What stays because others use it, with the reason.
     pub(crate) kept: Vec<String>,
 }
@@ -163,6 +165,7 @@ pub(crate) async fn plan(config: &Config, source: &PgClient, state: &PgClient) -
         )),
     }
     plan.has_state = has_state_tables(state, &known, &made).await?;
+    plan.made = made;
     Ok(plan)
 }
 

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! supervisor::run_reloading   runs in the task of its caller: one session after another, with backoff
+//! |-- heartbeat               future of the same task: shows in the state that the process is alive without a session
 //! `-- session                 prepare::prepare, then tasks::SessionTasks, futures of the same task
 //!     |-- reader              `source` set       reader::Stream with a TenantSink; one for all tenants
 //!     |-- snapshotter         `source` set       snapshotter::coordinator::serve; runs the scans itself
@@ -79,6 +80,8 @@ mod tee;
 pub(crate) mod prepare;
 
 pub(crate) mod tasks;
+
+mod heartbeat;
 
 mod supervisor;
 

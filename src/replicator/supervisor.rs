@@ -5,6 +5,7 @@ use crate::model::SourceTrouble;
 use crate::pg::{PgUrl, connect_state};
 use crate::replicator::backoff::Backoffs;
 use crate::replicator::error::ServiceError;
+use crate::replicator::heartbeat::show_alive;
 use crate::replicator::prepare::{holder, prepare};
 use crate::replicator::session::config_changes::replaced;
 use crate::replicator::tasks::{SessionExit, SessionTasks};
@@ -36,8 +37,25 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), ServiceE
 /// As [`run`], with a configuration that can change: added and removed tenants start and stop, any other change restarts
 /// the session. `status` shows the status of the process.
 pub async fn run_reloading(
-    mut configs: watch::Receiver<Config>,
+    configs: watch::Receiver<Config>,
     status: Arc<ProcessStatus>,
+    stop: CancellationToken,
+) -> Result<(), ServiceError> {
+    let ended = CancellationToken::new();
+    let replicating = async {
+        let done = sessions(configs.clone(), &status, stop).await;
+        ended.cancel();
+        done
+    };
+    // Boxed: it is idle while a session runs.
+    let (done, ()) = tokio::join!(replicating, Box::pin(show_alive(configs.clone(), &status, &ended)));
+    done
+}
+
+/// One session after another.
+async fn sessions(
+    mut configs: watch::Receiver<Config>,
+    status: &Arc<ProcessStatus>,
     stop: CancellationToken,
 ) -> Result<(), ServiceError> {
     let mut reconnect = Backoffs::new(RECONNECT_MIN, RECONNECT_MAX);
@@ -46,7 +64,7 @@ pub async fn run_reloading(
         let mut streaming_since = None;
         let config = configs.borrow_and_update().clone();
         let (slot, state_url) = (config.source.slot.clone(), config.state_url.clone());
-        let ended = session(config, &mut configs, &status, &stop, &mut streaming_since).await;
+        let ended = session(config, &mut configs, status, &stop, &mut streaming_since).await;
         has_streamed |= streaming_since.is_some();
         let error = match ended {
             Ok(SessionExit::Stopped) => return Ok(()),

@@ -1,6 +1,6 @@
 //! A script of statements to print or run.
 
-use crate::model::{Made, printable_line};
+use crate::model::{Made, MadeKind, printable_line};
 use crate::pg::{PgUrl, Secret, quote_ident, quote_literal};
 use postgres_protocol::password::scram_sha_256;
 use std::fmt;
@@ -88,8 +88,8 @@ impl Script {
         }
     }
 
-    /// Adds a login role with the password of its URL.
-    pub(super) fn add_role(&mut self, url: &PgUrl, attributes: &str, needs: &str) {
+    /// Adds a login role with the password of its URL. `place` is the one of [`Made::schema`].
+    pub(super) fn add_role(&mut self, place: &str, url: &PgUrl, attributes: &str, needs: &str) {
         let role = quote_ident(&url.user);
         let password = url.password.clone().map(Password);
         let why = match password {
@@ -98,7 +98,9 @@ impl Script {
         };
         let sql = format!("CREATE ROLE {role} LOGIN{attributes}");
         let needs = Some(needs.to_owned());
-        self.statements.push(Statement { sql, why: why.to_owned(), needs, made: None, secret: password });
+        let (schema, name) = (place.to_owned(), url.user.clone());
+        let made = Some(Made { kind: MadeKind::Role, schema, name, previous: String::new() });
+        self.statements.push(Statement { sql, why: why.to_owned(), needs, made, secret: password });
     }
 }
 
@@ -143,7 +145,7 @@ mod tests {
     fn a_password_is_sent_as_a_verifier_and_never_printed() {
         let url = PgUrl::parse("postgres://new:hunter2@h/db").unwrap();
         let mut script = Script::default();
-        script.add_role(&url, "", CREATES_ROLES);
+        script.add_role("source", &url, "", CREATES_ROLES);
         assert!(!format!("{script} {script:?}").contains("hunter2"));
         let sent = script.statements[0].to_run(PasswordForm::Verifier);
         assert!(sent.starts_with("CREATE ROLE \"new\" LOGIN PASSWORD 'SCRAM-SHA-256$4096:"), "{sent}");

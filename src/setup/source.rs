@@ -20,8 +20,8 @@ pub(crate) fn source_script(config: &Config, facts: &SetupFacts, all_tables: boo
         ..Script::default()
     };
     match facts.role {
-        None if facts.has_rds_role => script.add_role(&config.source.url, "", CREATES_ROLES),
-        None => script.add_role(&config.source.url, " REPLICATION", CREATES_REPLICATION),
+        None if facts.has_rds_role => script.add_role("source", &config.source.url, "", CREATES_ROLES),
+        None => script.add_role("source", &config.source.url, " REPLICATION", CREATES_REPLICATION),
         Some(Role { replicates: false, .. }) if !facts.has_rds_role => {
             let why = format!("on Amazon RDS: GRANT rds_replication TO {role}");
             script.add_for(format!("ALTER ROLE {role} REPLICATION"), why, CREATES_REPLICATION);

@@ -34,7 +34,7 @@ pub(crate) fn state_script(config: &Config, facts: &StateFacts) -> Option<Script
         ..Script::default()
     };
     if !facts.role_exists {
-        script.add_role(url, "", CREATES_ROLES);
+        script.add_role("state", url, "", CREATES_ROLES);
         script.add(format!("GRANT {role} TO CURRENT_USER"), "needed to create the schema that the role is to own");
     }
     script.add_for(format!("GRANT CONNECT ON DATABASE {} TO {role}", quote_ident(&url.database)), "", OWNS_DATABASE);

@@ -30,7 +30,7 @@ pub(crate) fn target_script(
         ..Script::default()
     };
     if !facts.role_exists {
-        script.add_role(&tenant.target, "", CREATES_ROLES);
+        script.add_role(&format!("target {}", tenant.id), &tenant.target, "", CREATES_ROLES);
         script.add(format!("GRANT {role} TO CURRENT_USER"), "needed to create objects that the role is to own");
     }
     script.add(

@@ -1,4 +1,4 @@
-//! What `setup` made at the source, recorded by the role of the state for `teardown`.
+//! What `setup` made, recorded by the role of the state for `teardown`.
 
 use super::error::StateError;
 use super::store::StateStore;

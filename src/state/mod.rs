@@ -9,6 +9,7 @@ mod error;
 mod events;
 mod made;
 mod pauses;
+mod processes;
 mod read;
 mod requests;
 mod rows;
@@ -20,11 +21,10 @@ pub(crate) use access::StateAccess;
 pub(crate) use error::StateError;
 pub(crate) use events::Event;
 pub(crate) use rows::{
-    Pause, Pauses, Reached, Recorded, Request, RequestId, RequestKind, Snapshot, SourceRow, TeeRow, TroubleRow,
+    LEASE, Pause, Pauses, Reached, Recorded, Request, RequestId, RequestKind, Snapshot, SourceRow, TeeRow, TroubleRow,
     UserCountRow,
 };
 #[cfg(feature = "kafka")]
 pub(crate) use rows::{TeeFailure, TeePublished, TeeRejected};
 pub use rows::{TenantRow, TenantState};
-pub(crate) use store::LEASE;
 pub use store::StateStore;

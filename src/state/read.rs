@@ -2,8 +2,8 @@
 
 use super::error::StateError;
 use super::rows::{
-    Pause, Pauses, Request, RequestId, RequestKind, Snapshot, SourceRow, TeePublished, TeeRow, TenantRow, TenantState,
-    TroubleRow, UserCountRow,
+    LEASE, Pause, Pauses, Request, RequestId, RequestKind, SeenProcess, Snapshot, SourceRow, TeePublished, TeeRow,
+    TenantRow, TenantState, TroubleRow, UserCountRow,
 };
 use super::schema;
 use crate::model::{
@@ -89,7 +89,9 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
     let epochs = rows.iter().map(|row| Ok((Epoch(row.try_get(0)?), lsn(row, 1)?))).collect::<Result<_, Error>>()?;
     let tee = read_tee(client, slot).await?;
     let pauses = pauses(&client.query_one(&format!("SELECT {PAUSES_OF_ANY_VERSION}"), &[&slot]).await?, 0)?;
-    Ok(Snapshot { source, tenants, epochs, tee, pauses, key })
+    let seen = seen_processes(client, slot).await?;
+    let idle_processes = seen.into_iter().filter(|process| !process.holds_lease).map(|process| process.name).collect();
+    Ok(Snapshot { source, tenants, epochs, tee, pauses, idle_processes, key })
 }
 
 fn source_row(row: &Row) -> Result<SourceRow, Error> {
@@ -182,6 +184,25 @@ pub(super) async fn read_tee(client: &Client, slot: &str) -> Result<Option<TeeRo
         remedy: row.try_get(4)?,
         requested: row.try_get(5)?,
     }))
+}
+
+/// Whether the table of processes exists. Before the first session of this version it does not.
+pub(super) async fn has_processes(client: &Client) -> Result<bool, StateError> {
+    Ok(client.query_one("SELECT to_regclass('users_sync.process') IS NOT NULL", &[]).await?.try_get(0)?)
+}
+
+/// The processes that were alive within the length of a lease.
+pub(super) async fn seen_processes(client: &Client, slot: &str) -> Result<Vec<SeenProcess>, StateError> {
+    if !has_processes(client).await? {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT holder, true, lease_until::text FROM users_sync.source WHERE slot = $1 AND lease_until > now() \
+               UNION ALL SELECT process, false, seen_at::text FROM users_sync.process \
+                 WHERE slot = $1 AND seen_at > now() - $2 * interval '1 second' ORDER BY 1, 2";
+    let read = |row: &Row| {
+        Ok::<_, StateError>(SeenProcess { name: row.try_get(0)?, holds_lease: row.try_get(1)?, mark: row.try_get(2)? })
+    };
+    client.query(sql, &[&slot, &LEASE.as_secs_f64()]).await?.iter().map(read).collect()
 }
 
 /// A row of `id, tenant, allow_deletes, adopt, kind, user_id`; `None` for an outer join without a match, and for a kind of a newer

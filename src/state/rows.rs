@@ -6,6 +6,11 @@ use crate::model::{
 };
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+/// A process that has not renewed its lease for this long has lost it. It stops writing, and a standby ends its connections
+/// and takes over.
+pub(crate) const LEASE: Duration = Duration::from_secs(10);
 
 /// The row of the source and its slot.
 #[derive(Clone, Debug, PartialEq)]
@@ -307,6 +312,17 @@ pub struct TeeRejected {
     pub limit: u64,
 }
 
+/// A process that has shown within the length of a lease that it is alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SeenProcess {
+    /// Its description.
+    pub(crate) name: String,
+    /// Whether it replicates.
+    pub(crate) holds_lease: bool,
+    /// Another text each time it shows that it is alive.
+    pub(crate) mark: String,
+}
+
 /// All rows of one slot.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -320,6 +336,8 @@ pub struct Snapshot {
     pub tee: Option<TeeRow>,
     /// The tenants that are paused.
     pub(crate) pauses: Pauses,
+    /// The processes that run without replicating.
+    pub(crate) idle_processes: Vec<String>,
     /// Verifies the checkpoints in the targets; `None` before a version that signs them was started.
     pub(crate) key: Option<CheckpointKey>,
 }

@@ -34,6 +34,19 @@ CREATE TABLE IF NOT EXISTS users_sync.event (
     };
 }
 
+/// The processes that run without the lease.
+macro_rules! process {
+    () => {
+        "\
+CREATE TABLE IF NOT EXISTS users_sync.process (
+  slot text NOT NULL REFERENCES users_sync.source ON DELETE CASCADE,
+  process text NOT NULL,
+  seen_at timestamptz NOT NULL,
+  PRIMARY KEY (slot, process)
+)"
+    };
+}
+
 /// Creates the tables.
 pub(super) const CREATE: &str = concat!(
     "\
@@ -116,16 +129,20 @@ CREATE TABLE IF NOT EXISTS users_sync.tee (
 );
 ",
     tee_rejected!(),
-    ";",
-    event!()
+    "; ",
+    event!(),
+    "; ",
+    process!()
 );
 
 /// Upgrades the tables of an earlier version. Version 0.1 compared the text of a reason, so this text must stay as that
 /// version wrote it.
 pub(super) const UPGRADE: &str = concat!(
     tee_rejected!(),
-    ";",
+    "; ",
     event!(),
+    "; ",
+    process!(),
     "; \
 ALTER TABLE users_sync.source
   ADD COLUMN IF NOT EXISTS publication text NOT NULL DEFAULT '',
@@ -165,7 +182,7 @@ UPDATE users_sync.tenant SET reason_code = 'not_configured'
 
 /// Whether the tables have the newest columns. An earlier version may lack any of them.
 pub(super) const IS_CURRENT: &str = "\
-SELECT count(*) = 13 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
+SELECT count(*) = 15 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
   AND (attrelid, attname) IN (
     ('users_sync.source'::regclass, 'behind'), ('users_sync.tenant'::regclass, 'reason_code'),
     ('users_sync.source'::regclass, 'checkpoint_key'), ('users_sync.source'::regclass, 'anchor_xid'),
@@ -173,7 +190,8 @@ SELECT count(*) = 13 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
     ('users_sync.tenant'::regclass, 'failing_since'), ('users_sync.tenant'::regclass, 'paused'),
     ('users_sync.tenant'::regclass, 'purge_due'),
     ('users_sync.source'::regclass, 'user_count_at'), ('users_sync.request'::regclass, 'user_id'),
-    (to_regclass('users_sync.tee_rejected'), 'max_bytes'), (to_regclass('users_sync.event'), 'code'), ('users_sync.tee'::regclass, 'tenants'))";
+    (to_regclass('users_sync.tee_rejected'), 'max_bytes'), (to_regclass('users_sync.event'), 'code'),
+    (to_regclass('users_sync.process'), 'seen_at'), ('users_sync.tee'::regclass, 'tenants'))";
 
 /// Follows the `w` of a write of a tenant's row, with its slot `$1` and name `$3`: an event if the state has changed. All parts of
 /// the statement see the row as it was before. Older events than the last thousand are deleted.

@@ -2,7 +2,7 @@
 
 use super::error::StateError;
 use super::read::{PAUSES, exists, is_current, pauses, read_rows, request};
-use super::rows::{Reached, Recorded, Snapshot, TenantRow};
+use super::rows::{LEASE, Reached, Recorded, Snapshot, TenantRow};
 use super::schema::{CREATE, NOTE_STATE, UPGRADE};
 use crate::model::{
     CHECKPOINT_KEY_BYTES, CheckpointKey, Epoch, Generation, Lsn, ParkCause, Reason, SourceTrouble, TargetId, TenantId,
@@ -10,13 +10,9 @@ use crate::model::{
 };
 use crate::pg::{PgClient, PgTimestamp, create_schema};
 use ring::rand::{SecureRandom, SystemRandom};
-use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::types::{PgLsn, ToSql};
 
-/// A process that has not renewed its lease for this long has lost it. It stops writing, and a standby ends its connections
-/// and takes over.
-pub(crate) const LEASE: Duration = Duration::from_secs(10);
 /// Number of epochs that are remembered. The checkpoint of an older epoch is believed without a check.
 const EPOCHS_KEPT: i64 = 1_000;
 

@@ -179,6 +179,12 @@ impl ProcessStatus {
         Some(TroubleReport { code: trouble.code(), text, since_seconds: age(since) })
     }
 
+    /// Whether the first session is being prepared, or the first one after a new configuration: nothing has failed yet.
+    pub(crate) fn is_beginning(&self) -> bool {
+        let current = lock(&self.current);
+        current.role == Role::Starting && current.trouble.is_none()
+    }
+
     /// A session has begun. The status reads it until the guard is dropped.
     pub(crate) fn set_streaming(self: &Arc<Self>, session: Arc<dyn SessionView>) -> StreamingGuard {
         let mut current = lock(&self.current);
@@ -276,6 +282,7 @@ impl ProcessStatus {
             generation: generation.0,
             holder,
             is_held: !session.lease_has_lapsed(),
+            idle_processes: Vec::new(),
             unheld_seconds: None,
             trouble: None,
             // The session reads it.

@@ -21,6 +21,8 @@ pub struct Report {
     pub holder: String,
     /// Whether its lease is still valid.
     pub is_held: bool,
+    /// Processes that run without replicating: standbys, and those that begin.
+    pub idle_processes: Vec<String>,
     /// Every target has all changes up to this position.
     pub confirmed: String,
     /// Seconds since the lease expired; `None` while it is valid.
@@ -300,6 +302,7 @@ impl Report {
             generation: source.map_or(0, |source| source.generation.0),
             holder: source.map(|source| source.holder.clone()).unwrap_or_default(),
             is_held: source.is_some_and(|source| source.is_held()),
+            idle_processes: state.idle_processes.clone(),
             unheld_seconds: source.map(|source| -source.lease_seconds).filter(|seconds| *seconds >= 0.0),
             trouble: source.and_then(|source| source.trouble.as_ref()).map(TroubleReport::of_state),
             slot_state: log.slots.get(&config.source.slot).copied(),
@@ -348,6 +351,7 @@ mod tests {
                 generation: 1,
                 holder: "process 1 on h".into(),
                 is_held: true,
+                idle_processes: Vec::new(),
                 unheld_seconds: None,
                 trouble: None,
                 confirmed: "0/1".into(),

@@ -190,6 +190,10 @@ fn of_process(report: &Report) -> Option<VerdictReason> {
         let text = format!("{}: {}", StatusFinding::SlotWaits, report.waiting.join("; "));
         return Some(VerdictReason::failed(StatusFinding::SlotWaits.code(), text));
     }
+    if !report.idle_processes.is_empty() {
+        let text = format!("{}: {}", StatusFinding::Beginning, report.idle_processes.join(", "));
+        return Some(VerdictReason::degraded(StatusFinding::Beginning.code(), text));
+    }
     Some(VerdictReason {
         remedy: Some("start users-sync run, or read its log if it is running".to_owned()),
         since_seconds: report.unheld_seconds,
@@ -325,6 +329,8 @@ mod tests {
     fn the_error_of_the_last_session_comes_before_that_no_process_replicates() {
         let dead = Report { is_held: false, ..report(vec![tenant("a", "following")]) };
         check(&dead, Level::Failed, &["not_running"]);
+        let beginning = Report { idle_processes: vec!["process 7 on h".into()], ..dead.clone() };
+        check(&beginning, Level::Degraded, &["beginning"]);
         let code = SourceTrouble::Unreachable.code();
         let trouble = Some(TroubleReport { code, text: "no route".into(), since_seconds: 3.0 });
         check(&Report { trouble, source_position: None, ..dead }, Level::Failed, &[code, "source_not_read"]);

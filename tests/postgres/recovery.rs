@@ -79,3 +79,47 @@ async fn a_resync_works_beside_no_process_and_makes_no_slot() {
     assert!(text.contains("start users-sync run"), "{text}");
     assert_eq!(bed.query("auth", "SELECT count(*) FROM pg_replication_slots").await[0][0].as_deref(), Some("0"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_command_works_beside_a_process_without_a_session() {
+    let bed = Bed::start(&["acme", "state"]).await;
+    bed.auth("INSERT INTO auth.users (id, org, updated_at) VALUES ('a', 'acme', now())").await;
+    let server = SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()));
+    let proxy = TcpProxy::start(server).await.unwrap();
+    let direct = bed.server.url("auth");
+    let through = direct.replace(&format!(":{}/", bed.server.port()), &format!(":{}/", proxy.port()));
+    let targets = [("acme".to_owned(), bed.server.url("acme"))];
+    let more = format!("state: {{url: '{}'}}", bed.server.url("state"));
+    let (cut, whole) = (config_file(&through, &targets, &more), config_file(&direct, &targets, &more));
+    let path = whole.path().to_str().unwrap();
+    let (process, log) = Process::start_logged(&cut);
+    bed.becomes("acme", "SELECT to_regclass('neon_auth.users_sync') IS NOT NULL", "t").await;
+    bed.becomes("acme", "SELECT count(*) FROM neon_auth.users_sync", "1").await;
+    proxy.refuse(true);
+    log.says("session on the source ended").await;
+    let alive = "SELECT count(*) FROM users_sync.process WHERE process LIKE 'process % on %'";
+    bed.becomes("state", alive, "1").await;
+    bed.server.sql("state", "UPDATE users_sync.source SET lease_until = now() - interval '1 s'").await.unwrap();
+    bed.becomes("auth", "SELECT active FROM pg_replication_slots", "f").await;
+    for arguments in [&["resync", "acme"][..], &["adopt", "acme", "--yes"], &["teardown", "--yes"]] {
+        let (text, code) = said(&command(&[arguments, &["-c", path]].concat()).await);
+        assert!(code == Some(1) && text.contains("process ") && text.contains(" runs"), "{arguments:?}: {text}");
+    }
+    let (text, code) = said(&command(&["status", "-c", path]).await);
+    assert!(code == Some(3) && text.contains("failed source_unreachable"), "{text}");
+    assert!(text.contains("runs without replicating: process "), "{text}");
+    // One that was killed left its last sign of life behind.
+    process.kill();
+    let (text, code) = said(&command(&["resync", "acme", "-c", path]).await);
+    assert!(code == Some(0) && text.contains("resynced"), "{text}");
+
+    // One that stops takes it back.
+    bed.server.sql("state", "DELETE FROM users_sync.process").await.unwrap();
+    let (process, log) = Process::start_logged(&cut);
+    log.says("session on the source ended").await;
+    bed.becomes("state", alive, "1").await;
+    assert!(process.stop().await.success());
+    assert_eq!(bed.query("state", alive).await[0][0].as_deref(), Some("0"));
+    let (text, code) = said(&command(&["teardown", "--yes", "-c", path]).await);
+    assert!(code == Some(0) && text.contains("done"), "{text}");
+}

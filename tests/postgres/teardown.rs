@@ -69,13 +69,27 @@ async fn setup_run_and_teardown_leave_nothing_and_a_later_run_joins_every_tenant
         assert!(text.contains("the state, which the next attempt needs"), "{text}");
         // The store goes on.
         bed.auth(&format!("UPDATE people SET name = 'Bea'; INSERT INTO people VALUES ('new{round}', 'acme')")).await;
-        let (text, code) = run(&file, &["teardown", "--yes", "--source-admin", &source]).await;
+        let all = ["teardown", "--yes", "--source-admin", &source, "--target-admin", &target];
+        // The role has rights in the target, too.
+        let arguments = if round == 0 { &all } else { &all[..4] };
+        let (text, code) = run(&file, arguments).await;
         assert!(code == Some(0) && text.contains("done"), "{text}");
         assert_eq!(bed.query("auth", TRACES).await, before);
+        let is_kept = text.contains("with its rights: no administrator was given: --target-admin acme=URL");
+        let roles = bed.query("auth", "SELECT count(*) FROM pg_roles WHERE rolname = 'sync'").await;
+        let expected = if round == 0 { "0" } else { "1" };
+        assert_eq!((is_kept, roles[0][0].as_deref()), (round == 1, Some(expected)), "{text}");
         let (text, code) = run(&file, &["teardown", "--yes", "--source-admin", &source]).await;
         assert!(code == Some(0) && text.contains("nothing to drop"), "{text}");
         assert_eq!(bed.query("acme", users).await[0][0], Some(format!("{}", 20 + round)), "targets keep their users");
     }
+    // The state is made again.
+    let (text, code) = run(&file, &setup).await;
+    assert_eq!(code, Some(0), "{text}");
+    let process = Process::start(&file);
+    bed.state_is("acme", "following").await;
+    bed.becomes("acme", users, "22").await;
+    assert!(process.stop().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,9 +115,12 @@ async fn what_a_second_installation_uses_stays() {
     let active = "SELECT active FROM pg_replication_slots WHERE slot_name = 'users_sync'";
     bed.becomes("auth", active, "f").await;
     let source = bed.server.url("auth");
-    let (text, code) = run(&first, &["teardown", "--yes", "--source-admin", &source]).await;
+    let target = format!("acme={}", bed.server.url("acme"));
+    let admins = ["--source-admin", &source, "--target-admin", &target];
+    let (text, code) = run(&first, &[&["teardown", "--yes"][..], &admins].concat()).await;
     assert!(code == Some(0) && text.contains("stays: publication users_sync"), "{text}");
     assert!(text.contains("slot second"), "{text}");
+    assert!(text.contains("with its rights: it has rights in database other, which is not of this"), "{text}");
     // The other one goes on.
     bed.auth("INSERT INTO people VALUES ('later', 'acme')").await;
     bed.becomes("other", "SELECT count(*) FROM neon_auth.users_sync WHERE id = 'later'", "1").await;
