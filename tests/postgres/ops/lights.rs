@@ -74,7 +74,8 @@ impl Lights {
         async move {
             let is_wanted = |shown: &Shown| shown.0 == level && (level == "ok" || shown.1.iter().any(|c| c == code));
             let begun = Instant::now();
-            let deadline = begun + DEADLINE;
+            // A parked tenant is tried again within 60 s.
+            let deadline = begun + 3 * DEADLINE;
             loop {
                 let [status, ready, metrics] = self.of_process().await;
                 let shown = [self.status().await, status, ready, metrics];
@@ -229,7 +230,10 @@ async fn every_light_names_a_fault_of_a_login_a_target_or_the_state() {
     targets.sql("acme", "ALTER SCHEMA neon_auth RENAME TO theirs").await.unwrap();
     wakes().await;
     lights.show("degraded", "altered").await;
-    targets.sql("acme", "DROP SCHEMA IF EXISTS neon_auth; ALTER SCHEMA theirs RENAME TO neon_auth").await.unwrap();
+    targets
+        .sql("acme", "DROP SCHEMA IF EXISTS neon_auth CASCADE; ALTER SCHEMA theirs RENAME TO neon_auth")
+        .await
+        .unwrap();
     lights.show("ok", "").await;
 
     // The source refuses the role, and the state cannot be reached.
