@@ -68,9 +68,8 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
         made_roles(&found.made, &sites).into_iter().partition(|role| role.lacks_admin().is_none());
     let stays = stays(&config, &found, &without_admin);
     stays.iter().for_each(|what| output::line(format_args!("stays: {what}")));
-    let drops: Vec<String> = list(&config, &found, &roles).collect();
-    let report =
-        |text: &str, is_dropped| output::result(text, &Document { drops: &drops, stays: &stays, is_dropped });
+    let drops = list(&config, &found, &roles);
+    let report = |text: &str, is_dropped| output::result(text, &Document { drops: &drops, stays: &stays, is_dropped });
     if found.is_empty() {
         report(NOTHING, true)?;
         return Ok(ExitCode::SUCCESS);
@@ -161,7 +160,7 @@ fn stays(config: &Config, plan: &Plan, without_admin: &[MadeRole<'_>]) -> Vec<St
     roles.chain(plan.kept.iter().cloned()).chain(topics).collect()
 }
 
-fn list<'a>(config: &Config, plan: &'a Plan, roles: &'a [MadeRole<'_>]) -> impl Iterator<Item = String> + use<'a> {
+fn list(config: &Config, plan: &Plan, roles: &[MadeRole<'_>]) -> Vec<String> {
     let Config { source, state_url, .. } = config;
     let slots = plan.slots.iter().map(|slot| format!("replication slot {slot} of {}", source.url));
     let removals = plan.removals.iter().map(|removal| removal.what.clone());
@@ -169,7 +168,7 @@ fn list<'a>(config: &Config, plan: &'a Plan, roles: &'a [MadeRole<'_>]) -> impl 
     let state =
         plan.has_state.then(|| format!("the state of slot {} in schema users_sync of {state_url}", source.slot));
     let roles = roles.iter().map(|role| format!("{}, unless anything else uses it", role.describe()));
-    slots.chain(targets).chain(removals).chain(state).chain(roles)
+    slots.chain(targets).chain(removals).chain(state).chain(roles).collect()
 }
 
 /// Drops the slots first: they retain WAL at the source. The state is dropped last, and only if nothing is left: it has

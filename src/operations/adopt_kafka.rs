@@ -51,7 +51,7 @@ impl Takeover {
         let key = known.key.as_ref().ok_or(TakeoverError::NoInstallation)?;
         let ids: ByConfigured<&TenantId> = config.tenants.iter().map(|tenant| &tenant.id).collect();
         let topics = Topics::new(&kafka.topic, &config.users.table, ids.values().copied())?;
-        let mut connection = ReplicationConnection::connect(&config.source.url).await.map_err(CaptureError::from)?;
+        let mut connection = ReplicationConnection::connect(&config.source.url).await?;
         let tenants = ids.iter().map(|(index, id)| ((*id).clone(), topics.of(index).to_owned()));
         Ok(Takeover {
             owner: Owner::new(&kafka.slot, key),
