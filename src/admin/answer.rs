@@ -22,6 +22,11 @@ pub(super) fn check_limit(limit: usize, most: usize) -> Result<(), Problem> {
     Err(Problem::invalid(format!("limit must be a number from 1 to {most}")))
 }
 
+/// The `limit` of a list that names none.
+pub(super) fn default_limit() -> usize {
+    50
+}
+
 /// PostgreSQL text cannot contain U+0000.
 pub(super) fn check_text(text: &str) -> Result<(), Problem> {
     if text.contains('\0') {

@@ -1,6 +1,6 @@
 //! Starts, runs and reports the jobs of the HTTP API.
 
-use super::answer::{Body, Empty, Path, Query, check_limit};
+use super::answer::{Body, Empty, Path, Query, check_limit, default_limit};
 use super::app::App;
 use super::jobs::{Job, JobError, JobKind, JobResult, Jobs, StartedJob};
 use super::problem::{Problem, ProblemCode};
@@ -173,10 +173,6 @@ pub(super) struct JobListParams {
     #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 200, default = 50))]
     #[serde(default = "default_limit")]
     limit: usize,
-}
-
-fn default_limit() -> usize {
-    50
 }
 
 /// A page of jobs, the newest first.

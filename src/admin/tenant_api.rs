@@ -1,6 +1,6 @@
 //! Pauses and resumes a tenant, and lists the users that its target rejects. All of it works on a standby, too.
 
-use super::answer::{Body, Empty, Path, Query, check_limit};
+use super::answer::{Body, Empty, Path, Query, check_limit, default_limit};
 use super::app::App;
 use super::problem::{Problem, ProblemCode};
 #[cfg(feature = "openapi")]
@@ -124,10 +124,6 @@ pub(super) struct RejectedParams {
     #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 200, default = 50))]
     #[serde(default = "default_limit")]
     limit: usize,
-}
-
-fn default_limit() -> usize {
-    50
 }
 
 /// A page of rejected users, the newest first.

@@ -1,6 +1,6 @@
 //! The timeline of events as the state has it. It works on a standby, too.
 
-use super::answer::{Query, check_limit, check_text};
+use super::answer::{Query, check_limit, check_text, default_limit};
 use super::app::App;
 use super::problem::Problem;
 use super::tenant_api::{state, unwritable};
@@ -24,10 +24,6 @@ pub(super) struct TimelineParams {
     #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 200, default = 50))]
     #[serde(default = "default_limit")]
     limit: usize,
-}
-
-fn default_limit() -> usize {
-    50
 }
 
 /// A page of events, the newest first.

@@ -1,6 +1,6 @@
 //! The users of a tenant as its target has them, in pages: by id, or sorted if there are few enough.
 
-use super::answer::{Path, Query, check_limit, check_text};
+use super::answer::{Path, Query, check_limit, check_text, default_limit};
 use super::app::App;
 use super::problem::Problem;
 use super::user_counts::count;
@@ -132,10 +132,6 @@ pub(super) struct UserListParams {
     /// Sort in descending order.
     #[serde(default)]
     descending: bool,
-}
-
-fn default_limit() -> usize {
-    50
 }
 
 /// A page of users.
