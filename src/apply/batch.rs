@@ -117,6 +117,7 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
         upserted = Some(Write {
             parts: vec![("updated", shape.update("v")), ("inserted", shape.insert("v"))],
             due: format!("cardinality({ids}) - {}", unchanged(shape, "v")),
+            source: "v",
             ids,
         });
     }
@@ -140,6 +141,7 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
         patched = Some(Write {
             parts: vec![("patched", update)],
             due: format!("cardinality({ids}) - {}", unchanged(shape, "w")),
+            source: "w",
             ids,
         });
         guard_where.push_str(" AND (SELECT count(*) FROM p) = (SELECT count(*) FROM w)");
@@ -158,6 +160,7 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
         deleted = Some(Write {
             parts: vec![("deleted", delete.to_owned())],
             due: format!("(SELECT count(*) FROM d JOIN neon_auth.users_sync u ON u.id = d.id{live})"),
+            source: "d",
             ids,
         });
     }
@@ -173,11 +176,11 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
     let mut skipped: Vec<String> = Vec::new();
     for write in [deleted, patched, upserted].into_iter().flatten() {
         skipped.push(if parts.chunk { write.skipped() } else { write.is_incomplete() });
-        for (part, sql) in write.parts {
-            let returning = if part == "inserted" { " RETURNING id" } else { " RETURNING u.id" };
+        for (part, sql) in &write.parts {
+            let returning = write.returning(part);
             // The count is complete only once the part before has written all of its rows.
             let after = written.last().map_or_else(String::new, |before| format!(" AND {} >= 0", count(before)));
-            with.push(format!("{part} AS ({sql}{after}{returning})"));
+            with.push(format!("{part} AS ({sql}{after} RETURNING {returning})"));
             written.push(part);
         }
     }
@@ -206,21 +209,32 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
 struct Write<'a> {
     /// Name and SQL of each part.
     parts: Vec<(&'a str, String)>,
-    /// The ids of the rows that were sent.
+    /// The CTE with the rows to write.
+    source: &'a str,
+    /// The array with the ids that were sent.
     ids: String,
     /// The number of these that have to be written: the others change nothing. Costs a join.
     due: String,
 }
 
 impl Write<'_> {
+    /// What a part returns for each row that it has written. `arrived` tells whether the row has the id that was sent. INSERT
+    /// cannot refer to its source there, so its rows are looked up: a filter costs less than a join.
+    fn returning(&self, part: &str) -> String {
+        match part {
+            "inserted" => format!("id, id = ANY ({}) AS arrived", self.ids),
+            _ => format!("u.id, u.id = {}.id AS arrived", self.source),
+        }
+    }
+
     /// The number of rows that were written with any id.
     fn written(&self) -> String {
         self.parts.iter().map(|(part, _)| count(part)).collect::<Vec<_>>().join(" + ")
     }
 
-    /// The number of rows that were written with their ids. A filter costs less than a join with what was sent.
+    /// The number of rows that were written with their ids.
     fn arrived(&self) -> String {
-        let count = |part: &str| format!("(SELECT count(*) FROM {part} WHERE id = ANY ({}))", self.ids);
+        let count = |part: &str| format!("(SELECT count(*) FROM {part} WHERE arrived)");
         self.parts.iter().map(|(part, _)| count(part)).collect::<Vec<_>>().join(" + ")
     }
 
