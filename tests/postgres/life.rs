@@ -88,15 +88,18 @@ async fn the_documented_commands_lead_from_the_first_look_to_the_removal() {
             }
         }
     });
+    // A user who signs up from now on.
     let arrived = async || {
-        let newest = format!("acme-new{}", signed_up.load(Ordering::Relaxed).saturating_sub(2));
-        bed.becomes("acme", &format!("SELECT count(*) FROM neon_auth.users_sync WHERE id = '{newest}'"), "1").await;
+        let next = format!("acme-new{}", signed_up.load(Ordering::Relaxed));
+        bed.becomes("acme", &format!("SELECT count(*) FROM neon_auth.users_sync WHERE id = '{next}'"), "1").await;
     };
     arrived().await;
     for (round, (name, role)) in [("source", "users_sync"), ("acme", "users_sync_acme")].into_iter().enumerate() {
         bed.server.sql("auth", &format!("ALTER ROLE {role} PASSWORD 'second-secret'")).await.unwrap();
         std::fs::write(directory.join(name), "second-secret").unwrap();
         log.says_times("configuration reloaded tenants=2", round + 1).await;
+        // The source's password begins another session, which opens the targets again.
+        log.says_times("streaming slot=", 2).await;
         arrived().await;
     }
     run(&bed, directory, pausing).await;
