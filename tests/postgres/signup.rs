@@ -282,7 +282,8 @@ async fn a_very_large_batch_sends_one_empty_notification() {
             .await
             .unwrap();
         // A sleeping target is opened for a request.
-        bed.auth("INSERT INTO users_sync.request (slot, tenant, allow_deletes) VALUES ('users_sync', 'acme', false)").await;
+        bed.auth("INSERT INTO users_sync.request (slot, tenant, allow_deletes) VALUES ('users_sync', 'acme', false)")
+            .await;
         let service = Service::start(users_sync::config::Config { notify: true, ..bed.config() });
         bed.becomes("acme", &format!("SELECT target_id <> '{NIL}' FROM users_sync.checkpoint"), "t").await;
         bed.equal().await;
