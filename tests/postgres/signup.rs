@@ -197,6 +197,8 @@ async fn users_arrive_although_wait_for_cannot_be_created() {
     log.says("GRANT CREATE ON SCHEMA users_sync").await;
     bed.server.sql("acme", "GRANT CREATE ON SCHEMA users_sync TO writer").await.unwrap();
     assert!(process.stop().await.success());
+    // The target is opened for a change.
+    bed.auth("UPDATE auth.users SET first_name = 'Bea', updated_at = now()").await;
     let process = Process::start(&config);
     bed.becomes("acme", "SELECT count(*) FROM pg_proc WHERE proname = 'wait_for'", "1").await;
     assert!(process.stop().await.success());
