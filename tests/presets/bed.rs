@@ -69,6 +69,11 @@ pub async fn run(case: &Case) {
         let stale = "UPDATE users_sync.checkpoint SET target_id = '00000000-0000-0000-0000-000000000000', epoch = 0;
                      UPDATE neon_auth.users_sync SET raw_json = raw_json || '{\"stale\": true}'";
         bed.server.sql(tenant, stale).await.unwrap();
+        // A sleeping target is opened for a request.
+        let request = format!(
+            "INSERT INTO users_sync.request (slot, tenant, allow_deletes) SELECT slot, '{tenant}', false FROM users_sync.source"
+        );
+        bed.source(&request).await;
     }
     let service = bed.service(&[]);
     bed.equal("a resync").await;
