@@ -186,9 +186,7 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
     }
     let skipped = match (skipped.is_empty(), parts.chunk) {
         (true, _) => "0::int8".to_owned(),
-        (false, true) => {
-            format!("(CASE {} WHEN 0 THEN 0 ELSE {} END)::int8", count("guard"), skipped.join(" + "))
-        }
+        (false, true) => format!("(CASE {} WHEN 0 THEN 0 ELSE {} END)::int8", count("guard"), skipped.join(" + ")),
         (false, false) => format!(
             // The text is not a constant, which the planner would convert.
             "CASE WHEN ({}) AND {guard} = 1 AND {MAY_SKIP} THEN ('rows are missing at ' || {guard})::int8 ELSE 0 END",

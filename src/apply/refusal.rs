@@ -293,6 +293,30 @@ mod tests {
         assert!(!is_refusal("54000", Some("PreCommit_Notify"), false), "no row is at fault");
     }
 
+    /// Bisects items of which some are refused: the refused ones, the accepted ones, and the number of tries. At most `singles`
+    /// items are tried one by one at once.
+    fn bisect(items: usize, bad: &BTreeSet<usize>, singles: usize) -> (Vec<usize>, Vec<usize>, usize) {
+        let (mut found, mut taken, mut tries) = (Vec::new(), Vec::new(), 0);
+        let mut bisection = Bisection::new(items, usize::MAX);
+        loop {
+            if let Some(range) = bisection.next_singles(singles) {
+                for at in range {
+                    tries += 1;
+                    bisection.tried_single(bad.contains(&at));
+                    if bad.contains(&at) { found.push(at) } else { taken.push(at) }
+                }
+                continue;
+            }
+            let Some(range) = bisection.next_part(usize::MAX) else { break };
+            tries += 1;
+            match bad.range(range.clone()).next() {
+                None => taken.extend(range),
+                Some(_) => found.extend(bisection.refused(range)),
+            }
+        }
+        (found, taken, tries)
+    }
+
     proptest! {
         #[test]
         fn bisection_finds_exactly_the_refused_rows_in_order_and_logarithmic_time(
@@ -300,15 +324,7 @@ mod tests {
             picks in prop::collection::btree_set(0usize..3000, 0..12),
         ) {
             let bad: BTreeSet<usize> = picks.into_iter().filter(|at| *at < items).collect();
-            let (mut found, mut taken, mut tries) = (Vec::new(), Vec::new(), 0);
-            let mut bisection = Bisection::new(items, usize::MAX);
-            while let Some(range) = bisection.next_part(usize::MAX) {
-                tries += 1;
-                match bad.range(range.clone()).next() {
-                    None => taken.extend(range),
-                    Some(_) => found.extend(bisection.refused(range)),
-                }
-            }
+            let (found, taken, tries) = bisect(items, &bad, 0);
             prop_assert_eq!(found, bad.iter().copied().collect::<Vec<_>>());
             prop_assert_eq!(taken, (0..items).filter(|at| !bad.contains(at)).collect::<Vec<_>>());
             let depth = items.next_power_of_two().ilog2() as usize;
@@ -323,24 +339,7 @@ mod tests {
         ) {
             let mut random = fastrand::Rng::with_seed(seed);
             let bad: BTreeSet<usize> = (0..items).filter(|_| random.u8(..10) < refused_of_ten).collect();
-            let (mut found, mut taken, mut tries) = (Vec::new(), Vec::new(), 0);
-            let mut bisection = Bisection::new(items, usize::MAX);
-            loop {
-                if let Some(singles) = bisection.next_singles(30) {
-                    for at in singles {
-                        tries += 1;
-                        bisection.tried_single(bad.contains(&at));
-                        if bad.contains(&at) { found.push(at) } else { taken.push(at) };
-                    }
-                    continue;
-                }
-                let Some(range) = bisection.next_part(usize::MAX) else { break };
-                tries += 1;
-                match bad.range(range.clone()).next() {
-                    None => taken.extend(range),
-                    Some(_) => found.extend(bisection.refused(range)),
-                }
-            }
+            let (found, taken, tries) = bisect(items, &bad, 30);
             prop_assert_eq!(found, bad.iter().copied().collect::<Vec<_>>());
             prop_assert_eq!(taken, (0..items).filter(|at| !bad.contains(at)).collect::<Vec<_>>());
             prop_assert!(tries <= items + items / 8 + 64, "{tries} tries for {} of {items}", bad.len());
