@@ -176,7 +176,17 @@ impl Work {
 
     /// Publishes a job, without the messages that are too large. Returns the number of published messages.
     fn publish(&mut self, job: &Job) -> Result<u64, Failure> {
-        // After a refusal librdkafka's next transaction meets a gap in the sequence numbers, and its abort closes that gap.
+        let mut refused = false;
+        self.publish_accepted(job, &mut refused).map_err(|error| {
+            // After a refusal librdkafka may give up its transaction, or meet a gap in the sequence numbers, at any call. The
+            // next session knows which messages are refused.
+            Failure { is_repeated: error.is_repeated || refused, ..error }
+        })
+    }
+
+    /// `refused`: set once the brokers have refused a message for its size.
+    fn publish_accepted(&mut self, job: &Job, refused: &mut bool) -> Result<u64, Failure> {
+        // The abort after a refusal may leave a gap in the sequence numbers, and one more abort closes it.
         let mut has_gap = false;
         loop {
             let begins = self.open.is_none();
@@ -189,10 +199,11 @@ impl Work {
                 return Err(error);
             }
             has_gap |= !too_large.is_empty();
+            *refused |= has_gap;
             self.sizes.refusals.add(&too_large);
             if !begins {
                 // Earlier jobs of the transaction are not in memory any more: the next session publishes them again.
-                return Err(Failure { is_repeated: true, ..error });
+                return Err(error);
             }
             if self.transactional {
                 let aborted = self.producer.abort_transaction(COMMIT_TIMEOUT);
