@@ -206,7 +206,7 @@ impl Work {
                 return Err(error);
             }
             if self.transactional {
-                let aborted = self.producer.abort_transaction(COMMIT_TIMEOUT);
+                let aborted = self.producer.abort_transaction(ABORT_TIMEOUT);
                 aborted.map_err(|error| self.failure("aborting a transaction", &error))?;
             }
             self.open = None;
