@@ -62,6 +62,9 @@ const MAY_SKIP: &str = "EXISTS (SELECT FROM pg_catalog.pg_trigger \
 /// What a row with another id adds to the number of skipped rows: more than there can be.
 pub(super) const STRAYED: i64 = 1 << 32;
 
+/// Ids that are looked up faster than the catalog's triggers.
+const FEW: usize = 64;
+
 /// Whether triggers can skip rows, or change their ids.
 pub(crate) fn may_skip() -> String {
     format!("SELECT {MAY_SKIP}")
@@ -217,10 +220,13 @@ struct Write<'a> {
 
 impl Write<'_> {
     /// What a part returns for each row that it has written. `arrived` tells whether the row has the id that was sent. INSERT
-    /// cannot refer to its source there, so its rows are looked up: a filter costs less than a join.
+    /// cannot refer to its source there, so its rows are looked up, one by one in a generic plan: in a large batch only if there is
+    /// a trigger that could have changed them.
     fn returning(&self, part: &str) -> String {
         match part {
-            "inserted" => format!("id, id = ANY ({}) AS arrived", self.ids),
+            "inserted" => {
+                format!("id, (cardinality({0}) > {FEW} AND NOT {MAY_SKIP} OR id = ANY ({0})) AS arrived", self.ids)
+            }
             _ => format!("u.id, u.id = {}.id AS arrived", self.source),
         }
     }

@@ -4,6 +4,7 @@
 
 mod assessment;
 mod batch;
+mod batch_statements;
 mod blockers;
 mod checkpoint;
 mod columns;

@@ -9,22 +9,26 @@ impl Target {
     /// Ids of users that have been deleted for longer than `after`, at most `limit`; users whose row the
     /// target refused to remove come last.
     pub(crate) async fn expired(&mut self, after: Duration, limit: usize) -> Result<Vec<String>, TargetError> {
-        let sql = "SELECT id::text FROM neon_auth.users_sync u WHERE deleted_at < now() - $1 * interval '1 second' \
-                   ORDER BY EXISTS (SELECT FROM users_sync.rejected r WHERE r.id_hash = sha256(convert_to(u.id, 'UTF8'))), \
-                   deleted_at LIMIT $2";
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
-            [(&seconds(after), Type::FLOAT8), (&limit, Type::INT8)];
-        let rows = self.client_mut().query_typed(sql, &parameters).await?;
+        // As text, so that the planner knows how few rows these are.
+        let sql = format!(
+            "SELECT id::text FROM neon_auth.users_sync u WHERE deleted_at < now() - {} * interval '1 second' \
+             ORDER BY EXISTS (SELECT FROM users_sync.rejected r WHERE r.id_hash = sha256(convert_to(u.id, 'UTF8'))), \
+             deleted_at LIMIT {limit}",
+            seconds(after)
+        );
+        let rows = self.client_mut().query_typed(&sql, &[]).await?;
         Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
     }
 
     /// Time until the next user has been deleted for that long, at most `after`: a user that is deleted from now on
     /// is due then. Times in the future, and `infinity`, count as now.
     pub(crate) async fn next_expiry(&mut self, after: Duration) -> Result<Duration, TargetError> {
-        let sql = "SELECT greatest(extract(epoch FROM least(min(deleted_at), now()) - now())::float8 + $1, 0) \
-                   FROM neon_auth.users_sync WHERE deleted_at >= now() - $1 * interval '1 second'";
-        let row = self.client_mut().query_typed_one(sql, &[(&seconds(after), Type::FLOAT8)]).await?;
+        let sql = format!(
+            "SELECT greatest(extract(epoch FROM least(min(deleted_at), now()) - now())::float8 + {0}, 0) \
+             FROM neon_auth.users_sync WHERE deleted_at >= now() - {0} * interval '1 second'",
+            seconds(after)
+        );
+        let row = self.client_mut().query_typed_one(&sql, &[]).await?;
         Ok(Duration::try_from_secs_f64(row.try_get(0)?).unwrap_or(after))
     }
 

@@ -2,6 +2,7 @@
 
 use super::assessment::ObservedTarget;
 use super::batch::{Parts, STRAYED, batch_statement};
+use super::batch_statements::BatchStatements;
 use super::checkpoint::Checkpoint;
 use super::columns::RowParameters;
 use super::notify::{ADVANCE_QUEUE, MAX_NOTIFIED_USERS, Notify};
@@ -16,7 +17,6 @@ use super::stored_id::Repertoire;
 use super::wait;
 use crate::model::{CheckpointKey, Deletes, Epoch, Generation, Lsn, Oid, TargetId, TenantId};
 use crate::pg::{GuardError, NO_TRANSACTION_TIMEOUT, Statements, TargetClient, create_schema, describe, is_time_limit};
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use tokio_postgres::error::Severity;
 use tokio_postgres::types::{PgLsn, ToSql, Type};
@@ -163,7 +163,7 @@ pub struct Target {
     /// The table's file.
     relation: Option<Oid>,
     is_replaced: bool,
-    statements: HashMap<Parts, String>,
+    statements: BatchStatements,
 }
 
 impl Target {
@@ -198,7 +198,6 @@ impl Target {
         if let Some(role) = row.try_get(2)? {
             return Err(TargetError::RowSecurity(role));
         }
-        let statements = HashMap::new();
         let (notified, is_replaced) = (0, false);
         let key = no_mac.is_none().then(|| key.clone());
         let target = Target {
@@ -213,7 +212,7 @@ impl Target {
             no_mac,
             relation,
             is_replaced,
-            statements,
+            statements: BatchStatements::new(),
         };
         let checkpoint = target.checkpoint().await?;
         Ok((target, ObservedTarget { checkpoint, created: !has_users, has_rows, relation }))
@@ -242,6 +241,8 @@ impl Target {
     /// Opens a transaction for changes that are too large for one statement. Its first statement is the
     /// guard.
     pub async fn begin_chunks(&mut self, who: &Identity, from: Lsn) -> Result<Applied, TargetError> {
+        // It cannot be asked within the transaction.
+        self.client.keeps_statements().await?;
         self.client
             .begin(&format!(
                 "SET LOCAL idle_in_transaction_session_timeout = '{OPEN_TRANSACTION_TIMEOUT}'; \
@@ -350,7 +351,13 @@ impl Target {
         }
     }
 
-    /// The connection, for the transaction of a snapshot.
+    /// The connection, for the transaction of a snapshot. The table may have another size after it.
+    pub(crate) fn client_to_load(&mut self) -> &mut TargetClient {
+        self.statements.forget();
+        &mut self.client
+    }
+
+    /// The connection, for other statements.
     pub(crate) fn client_mut(&mut self) -> &mut TargetClient {
         &mut self.client
     }
@@ -371,11 +378,11 @@ impl Target {
             notify: self.notify(rows.len()),
         };
         let (shape, deletes) = (&self.shape, self.deletes);
-        let sql = self.statements.entry(parts).or_insert_with(|| batch_statement(shape, deletes, parts));
+        let statement = self.statements.next(parts, rows.len(), || batch_statement(shape, deletes, parts));
         let arrays = RowParameters::of(rows);
         let mut parameters = guard.to_vec();
         arrays.append_to(&mut parameters);
-        let answer = self.client.query_typed(sql, &parameters).await?;
+        let answer = self.client.query_repeated(statement, &parameters).await?;
         let (guarded, relation, skipped): (i64, Option<Oid>, i64) = match answer.first() {
             Some(row) => (row.try_get(0)?, row.try_get(1)?, row.try_get(3)?),
             None => (0, None, 0),

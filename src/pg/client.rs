@@ -76,7 +76,7 @@ impl DerefMut for PgClient {
 const SET_SEARCH_PATH: &str = "SET search_path = pg_catalog, pg_temp";
 /// The startup options for a target: also without the notices of its triggers, and without the timeouts of the role or
 /// database. `transaction_timeout` is not among them, as a server before 17 refuses it.
-const TARGET_OPTIONS: &str = "-c search_path=pg_catalog,pg_temp -c client_min_messages=error -c statement_timeout=0 \
+pub(super) const TARGET_OPTIONS: &str = "-c search_path=pg_catalog,pg_temp -c client_min_messages=error -c statement_timeout=0 \
     -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0";
 /// The state is written before its position is confirmed to the source. If the state's server counts our walsender as a
 /// synchronous standby, such a commit would wait for its own confirmation.
@@ -112,8 +112,8 @@ async fn connect_operator(url: &PgUrl, mut settings: String) -> Result<PgClient,
         })
         .await?
     } else {
-        let session = connect_with_path(url, Trust::Operator).await?;
-        if !session.has_path {
+        let session = connect_with_options(url, Trust::Operator, PATH_OPTION).await?;
+        if !session.has_options {
             settings = format!("{SET_SEARCH_PATH}; {settings}");
         }
         session.client
@@ -125,50 +125,56 @@ async fn connect_operator(url: &PgUrl, mut settings: String) -> Result<PgClient,
 /// A new session.
 pub(super) struct Session {
     pub(super) client: PgClient,
-    /// Whether the startup option set `search_path`. A pooler may have refused or ignored it.
-    pub(super) has_path: bool,
+    /// Whether it has our startup options. A pooler may have refused or ignored them.
+    pub(super) has_options: bool,
 }
 
-/// Connects with `search_path` as a startup option, or without it where a pooler refuses it.
-pub(super) async fn connect_with_path(url: &PgUrl, trust: Trust) -> Result<Session, ConnectError> {
-    with_password(url, |url| Box::pin(try_with_path(url, trust))).await
+/// Connects with startup options, or without them where a pooler refuses them.
+pub(super) async fn connect_with_options(url: &PgUrl, trust: Trust, ours: &str) -> Result<Session, ConnectError> {
+    with_password(url, |url| {
+        let ours = ours.to_owned();
+        Box::pin(async move { try_with_options(url, trust, &ours).await })
+    })
+    .await
 }
 
-async fn try_with_path(url: &PgUrl, trust: Trust) -> Result<Session, ConnectError> {
-    let ours = match trust {
-        Trust::Operator => PATH_OPTION,
-        Trust::Tenant => TARGET_OPTIONS,
-    };
+async fn try_with_options(url: &PgUrl, trust: Trust, ours: &str) -> Result<Session, ConnectError> {
     let options = url.options.as_ref().map_or_else(|| ours.to_owned(), |own| format!("{own} {ours}"));
     let attempt = Attempt::new(url);
     let connected = attempt.connect(|stream| {
         let options = options.clone();
         Box::pin(async move {
             let client = start(url, stream, trust, Some(options)).await?;
-            let has_path = shows_path(&client).await.map_err(|error| classify(url, error))?;
-            Ok(Session { client, has_path })
+            let has_options = shows_options(&client, trust).await.map_err(|error| classify(url, error))?;
+            Ok(Session { client, has_options })
         })
     });
     match connected.await {
         Err(ConnectError::Server { error, .. }) if error.sqlstate == OPTIONS_REFUSED => {
             let start = |stream| start(url, stream, trust, url.options.clone());
             let client = attempt.connect(|stream| Box::pin(start(stream))).await?;
-            Ok(Session { client, has_path: false })
+            Ok(Session { client, has_options: false })
         }
         other => other,
     }
 }
 
 /// SHOW is a utility statement: no function or operator of the database's owner can take its place.
-async fn shows_path(client: &PgClient) -> Result<bool, tokio_postgres::Error> {
-    let shown = client.simple_query("SHOW search_path").await?;
-    Ok(shown.iter().any(|message| match message {
+///
+/// A pooler can pass on settings that the server reports, such as `search_path` from 18 on, and drop others: the session of a target is
+/// asked for one that no server reports.
+async fn shows_options(client: &PgClient, trust: Trust) -> Result<bool, tokio_postgres::Error> {
+    let (sql, expected) = match trust {
+        Trust::Operator => ("SHOW search_path", &[SEARCH_PATH][..]),
+        Trust::Tenant => ("SHOW search_path; SHOW client_min_messages", &[SEARCH_PATH, "error"][..]),
+    };
+    let shown = client.simple_query(sql).await?;
+    let shown = shown.iter().filter_map(|message| match message {
         // The server repeats the text of the option, with its spaces.
-        SimpleQueryMessage::Row(row) => {
-            row.try_get(0).ok().flatten().is_some_and(|path| path.replace(' ', "") == SEARCH_PATH)
-        }
-        _ => false,
-    }))
+        SimpleQueryMessage::Row(row) => Some(row.try_get(0).ok().flatten().unwrap_or_default().replace(' ', "")),
+        _ => None,
+    });
+    Ok(shown.eq(expected.iter().copied()))
 }
 
 async fn start(url: &PgUrl, stream: Stream, trust: Trust, options: Option<String>) -> Result<PgClient, ConnectError> {

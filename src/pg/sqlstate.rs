@@ -69,6 +69,8 @@ impl SqlStateClass {
     pub(crate) fn of(code: &str) -> SqlStateClass {
         match code {
             "25006" => ReadOnly,
+            // A prepared statement is not in this session, or another client of the pooler left its name there.
+            "26000" | "42P05" => Transient,
             "28P01" => InvalidPassword,
             "42501" => Privilege,
             "42703" => MissingColumn,
@@ -241,7 +243,7 @@ mod tests {
     /// The whole mapping: classes, and codes that differ from their class.
     const EXPECTED: [(SqlStateClass, &str); 18] = [
         (RowRefused, "22 23 27 44 P0"),
-        (Transient, "08 40 57 58 XX"),
+        (Transient, "08 40 57 58 XX 26000 42P05"),
         (LockNotAvailable, "55P03"),
         (InsufficientResources, "53"),
         (TooManyConnections, "53300"),

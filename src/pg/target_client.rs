@@ -5,7 +5,7 @@
 //! overrides that setting. Where a pooler refuses or ignores the option, every statement runs in a transaction
 //! that sets the path first, and with it what else the options set. The messages are sent together, so this costs no round trip.
 
-use super::client::{PgClient, Session, connect_with_path};
+use super::client::{PgClient, Session, TARGET_OPTIONS, connect_with_options};
 use super::guard::{GuardError, Trust};
 use super::statements::{Parameters, Statements};
 use super::{ConnectError, PgUrl, describe};
@@ -17,14 +17,20 @@ use tokio_postgres::{Error, Row, Transaction};
 /// What the startup options set elsewhere.
 const SET_LOCAL: &str = "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL client_min_messages = error; \
     SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0";
+/// The server keeps one plan for each prepared statement, instead of planning for the values of each batch.
+const GENERIC_PLANS: &str = "plan_cache_mode = force_generic_plan";
 
 /// A connection to a target. What the server may send is bounded.
 #[derive(Debug)]
 pub struct TargetClient {
-    client: PgClient,
+    pub(super) client: PgClient,
     /// The connection leads to a pooler that does not pass on startup options.
-    is_pooled: bool,
+    pub(super) is_pooled: bool,
+    /// What each transaction sets then.
+    settings: String,
     in_transaction: AtomicBool,
+    /// Whether that pooler keeps track of prepared statements, once that is known.
+    pub(super) keeps_statements: OnceLock<bool>,
 }
 
 /// Connects to a target and logs in, within the URL's `connect_timeout`.
@@ -32,14 +38,34 @@ pub struct TargetClient {
 /// # Errors
 /// As [`connect`](super::connect).
 pub async fn connect_target(url: &PgUrl) -> Result<TargetClient, ConnectError> {
-    let Session { client, has_path } = connect_with_path(url, Trust::Tenant).await?;
-    Ok(TargetClient { client, is_pooled: !has_path, in_transaction: AtomicBool::new(false) })
+    connect(url, TARGET_OPTIONS, SET_LOCAL.to_owned()).await
+}
+
+/// As [`connect_target`], to apply changes: a prepared statement has one plan for any values.
+///
+/// # Errors
+/// As [`connect`](super::connect).
+pub async fn connect_to_apply(url: &PgUrl) -> Result<TargetClient, ConnectError> {
+    let option = GENERIC_PLANS.replace(' ', "");
+    connect(url, &format!("{TARGET_OPTIONS} -c {option}"), format!("{SET_LOCAL}; SET LOCAL {GENERIC_PLANS}")).await
+}
+
+async fn connect(url: &PgUrl, options: &str, settings: String) -> Result<TargetClient, ConnectError> {
+    let Session { client, has_options } = connect_with_options(url, Trust::Tenant, options).await?;
+    let is_pooled = !has_options;
+    Ok(TargetClient {
+        client,
+        is_pooled,
+        settings,
+        in_transaction: AtomicBool::new(false),
+        keeps_statements: OnceLock::new(),
+    })
 }
 
 impl TargetClient {
     /// Begins a transaction. `settings` follow BEGIN: statements such as `SET LOCAL ...`.
     pub(crate) async fn begin(&self, settings: &str) -> Result<(), Error> {
-        let begin = if self.is_pooled { format!("BEGIN; {SET_LOCAL}") } else { "BEGIN".to_owned() };
+        let begin = if self.is_pooled { format!("BEGIN; {}", self.settings) } else { "BEGIN".to_owned() };
         self.in_transaction.store(true, Ordering::Relaxed);
         self.client.batch_execute(&format!("{begin}; {settings}")).await
     }
@@ -60,11 +86,15 @@ impl TargetClient {
         ended
     }
 
+    pub(super) fn is_in_transaction(&self) -> bool {
+        self.in_transaction.load(Ordering::Relaxed)
+    }
+
     /// Begins a transaction that is rolled back when it is dropped.
     pub(crate) async fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
         let transaction = self.client.transaction().await?;
         if self.is_pooled {
-            transaction.batch_execute(SET_LOCAL).await?;
+            transaction.batch_execute(&self.settings).await?;
         }
         Ok(transaction)
     }
@@ -95,12 +125,15 @@ impl TargetClient {
     }
 
     /// Runs a statement with our settings.
-    async fn with_settings<T>(&self, work: impl Future<Output = Result<T, Error>> + Send) -> Result<T, Error> {
-        if !self.is_pooled || self.in_transaction.load(Ordering::Relaxed) {
+    pub(super) async fn with_settings<T>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send,
+    ) -> Result<T, Error> {
+        if !self.is_pooled || self.is_in_transaction() {
             return work.await;
         }
         // The first poll of each sends its messages, in this order.
-        let begin = format!("BEGIN; {SET_LOCAL}");
+        let begin = format!("BEGIN; {}", self.settings);
         let begin = self.client.batch_execute(&begin);
         let (begun, done, ended) = join3(begin, work, self.client.batch_execute("COMMIT")).await;
         begun?;

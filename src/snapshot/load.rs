@@ -49,12 +49,12 @@ async fn load_watched(
 ) -> Result<Loaded, LoadError> {
     let (shape, notifies, key) = (target.shape().clone(), target.notifies(), target.key().cloned());
     let repertoire = target.repertoire();
-    let transaction = target.client_mut().transaction().await?;
+    let transaction = target.client_to_load().transaction().await?;
     transaction
         .batch_execute(&format!(
             // A lock may be held forever in the target, and meanwhile the source retains its log for us.
             "SET LOCAL synchronous_commit = on; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '60s'; \
-             SET LOCAL idle_in_transaction_session_timeout = '60s'; {NO_TRANSACTION_TIMEOUT}"
+             SET LOCAL idle_in_transaction_session_timeout = '60s'; SET LOCAL plan_cache_mode = auto; {NO_TRANSACTION_TIMEOUT}"
         ))
         .await?;
     // A superseded process must neither wait here forever nor win.

@@ -34,6 +34,7 @@ mod mistakes;
 mod ops;
 mod pause;
 mod poison;
+mod prepared;
 mod proxy;
 mod purge;
 mod query;

@@ -4,7 +4,7 @@ use super::{DEADLINE, breathe};
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 use tempfile::TempDir;
@@ -30,6 +30,18 @@ fn program() -> PathBuf {
 impl Pooler {
     /// In front of every database of the server. `settings` are further lines of its configuration.
     pub fn start(server: &PostgresServer, roles: &[&str], settings: &str) -> Pooler {
+        Pooler::start_program(&program(), server, roles, settings)
+    }
+
+    /// The same with a version that can keep track of prepared statements: 1.21 or later.
+    pub fn start_tracking(server: &PostgresServer, roles: &[&str], settings: &str) -> Pooler {
+        let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.ci/pgbouncer")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let program = String::from_utf8(output.stdout).unwrap();
+        Pooler::start_program(Path::new(program.trim()), server, roles, settings)
+    }
+
+    fn start_program(program: &Path, server: &PostgresServer, roles: &[&str], settings: &str) -> Pooler {
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -45,7 +57,7 @@ impl Pooler {
             users.display()
         )
         .unwrap();
-        let mut command = Command::new(program());
+        let mut command = Command::new(program);
         if rustix::process::geteuid().is_root() {
             command.args(["-u", ACCOUNT]);
         }

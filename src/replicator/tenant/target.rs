@@ -6,7 +6,7 @@ use crate::apply::{
 };
 use crate::config::Config;
 use crate::model::{Change, CheckpointKey, Epoch, Lsn, Oid, RetryCause, TenantId};
-use crate::pg::{GuardError, PgUrl, TargetClient, connect_target};
+use crate::pg::{GuardError, PgUrl, TargetClient, connect_target, connect_to_apply};
 use crate::replicator::failure_policy;
 use crate::replicator::tenant::outcome::StopReason;
 use crate::snapshot::{Loaded, Loading, RowReceiver, load};
@@ -143,7 +143,7 @@ impl Connector for Postgres {
     type Target = Target;
 
     async fn connect(&self, url: &PgUrl) -> Result<TargetClient, StopReason> {
-        connect_target(url).await.map_err(|error| failure_policy::of_connect(&error).into())
+        connect_to_apply(url).await.map_err(|error| failure_policy::of_connect(&error).into())
     }
 
     async fn open(
