@@ -4,9 +4,8 @@
 use super::finding::{Finding, Subject};
 use crate::capture::ReplicationConnection;
 use crate::capture::slot::identify_system;
-use crate::config::Topics;
-use crate::config::{Config, Kafka};
-use crate::model::{CheckFinding, CheckpointKey, Code, StatusFinding, TeeRestart, TopicTrouble};
+use crate::config::{Config, Kafka, TOPICS_REMEDY, Topics};
+use crate::model::{CheckpointKey, Code, StatusFinding, TeeRestart, TopicTrouble};
 use crate::state::{Snapshot, TeePublished};
 use crate::tee::kafka::{Failure, Found, blocking, existing_topics, look};
 use crate::tee::{Own, Owner};
@@ -22,12 +21,7 @@ pub(super) async fn findings(config: &Config, kafka: &Kafka, state: Option<&Snap
     let topics = match Topics::new(&kafka.topic, &config.users.table, tenants) {
         Ok(topics) => Arc::new(topics),
         Err(error) => {
-            return vec![Finding::error(
-                Subject::Kafka,
-                CheckFinding::KafkaTopic,
-                error.to_string(),
-                "correct kafka.topic",
-            )];
+            return vec![Finding::error(Subject::Kafka, TopicTrouble::Topic, error.to_string(), TOPICS_REMEDY)];
         }
     };
     let settings = kafka.clone();
@@ -42,7 +36,7 @@ pub(super) async fn findings(config: &Config, kafka: &Kafka, state: Option<&Snap
     if !missing.is_empty() && !kafka.create_topics {
         let remedy = "create it (cleanup.policy=compact), or set kafka.create_topics: true";
         let what = format!("there is no topic {}", missing.join(", "));
-        findings.push(Finding::error(Subject::Kafka, CheckFinding::KafkaTopic, what, remedy));
+        findings.push(Finding::error(Subject::Kafka, TopicTrouble::Topic, what, remedy));
     }
     if let Some(state) = state {
         findings.extend(ownership(config, kafka, topics, state).await);

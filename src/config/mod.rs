@@ -57,7 +57,7 @@ pub(crate) use top::LogFormat;
 pub use top::{Config, OnSlotLoss, parse};
 pub use topics::Topics;
 #[cfg(feature = "kafka")]
-pub(crate) use topics::TopicsError;
+pub(crate) use topics::{TOPICS_REMEDY, TopicsError};
 pub(crate) use units::parse_duration;
 
 #[cfg(test)]

@@ -6,6 +6,10 @@ use std::collections::HashMap;
 /// The longest name of a topic in Kafka.
 const MAX_TOPIC_LEN: usize = 249;
 
+/// Remedy for a [`TopicsError`].
+#[cfg(feature = "kafka")]
+pub(crate) const TOPICS_REMEDY: &str = "correct kafka.topic";
+
 /// The topics of all tenants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topics {

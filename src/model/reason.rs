@@ -159,8 +159,9 @@ reasons! {
 }
 
 reasons! {
-    /// What the topics of the Kafka output show about other programs.
+    /// What is wrong with the topics of the Kafka output.
     TopicTrouble {
+        Topic = "kafka_topic", "a topic is missing or its name cannot be used";
         Foreign = "tee_foreign", "another installation uses its topics";
         Lost = "tee_topic_lost", "a topic was deleted, created again, or lost its last records";
     }
@@ -232,7 +233,6 @@ reasons! {
         SharedRole = "shared_role", "several databases share a role";
         PresetFits = "preset_fits", "the tables are those of a preset";
         SpoolUnusable = "spool_unusable", "no file can be created in spool.directory";
-        KafkaTopic = "kafka_topic", "a topic is missing or its name cannot be used";
         ListenInUse = "listen_in_use", "admin.listen cannot be bound";
         SmallMemory = "small_memory", "a limit of memory is too small to be meant";
         NoAnswer = "no_answer", "a lookup got no answer in time";

@@ -74,7 +74,7 @@ async fn sessions(
             }
             // The session had been healthy. Keep retrying: an operator will fix the source without restarting us.
             Err(error) if has_streamed && error.is_fixed_without_restart() => {
-                tracing::error!(%error, "replication has stopped until this is fixed");
+                tracing::error!(%error, reason_code = error.trouble().code(), "replication has stopped until this is fixed");
                 error
             }
             Err(error) if error.is_final() => {
@@ -89,7 +89,7 @@ async fn sessions(
         let wait = reconnect.step(error.trouble());
         status.metrics.source_reconnects.inc();
         status.set_failing(error.trouble(), error.to_string());
-        tracing::warn!(%error, ?wait, "session on the source ended, reconnecting");
+        tracing::warn!(%error, reason_code = error.trouble().code(), ?wait, "session on the source ended, reconnecting");
         // The next attempt does not wait for it. What comes too late is cleared by the session's first record.
         tokio::spawn(note_trouble(slot, state_url, error.trouble(), error.to_string()));
         tokio::select! {

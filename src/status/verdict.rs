@@ -2,7 +2,7 @@
 //! exit code of `status`, the API, the console, the metrics, the readiness check and the log all say what it says.
 
 use crate::capture::SlotState;
-use crate::model::{ParkCause, Reason, RetryCause, SlotLoss, SourceTrouble, StatusFinding, shell_word};
+use crate::model::{ParkCause, Reason, RetryCause, SlotLoss, SourceTrouble, StatusFinding, TopicTrouble, shell_word};
 use crate::status::report::{PauseReport, Report, TenantReport, WithoutUsers};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -95,7 +95,8 @@ pub(crate) fn all_codes() -> impl Iterator<Item = &'static str> {
     let slots = [SlotLoss::Gone, SlotLoss::Invalidated].into_iter().map(SlotLoss::code);
     let parks = ParkCause::ALL.iter().map(|cause| cause.code());
     let retries = RetryCause::ALL.iter().map(|cause| cause.code());
-    findings.chain(troubles).chain(slots).chain(parks).chain(retries)
+    let topics = TopicTrouble::ALL.iter().map(|trouble| trouble.code());
+    findings.chain(troubles).chain(slots).chain(parks).chain(retries).chain(topics)
 }
 
 /// The verdict on what is known.

@@ -13,6 +13,7 @@ mod consumer;
 mod delivery;
 mod faults;
 mod formats;
+mod lights;
 mod open;
 mod oversized;
 mod ownership;

@@ -4,6 +4,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub mod http;
+pub mod lights;
 pub mod majors;
 pub mod pooler;
 pub mod process;

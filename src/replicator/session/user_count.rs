@@ -1,7 +1,7 @@
 //! Counts the users of the source that have no tenant: at the start of a session, after a change of the tenants, and after
 //! changes of such users.
 
-use crate::model::{TenantKey, UserCount, UserCounts};
+use crate::model::{StatusFinding, TenantKey, UserCount, UserCounts};
 use crate::pg::connect;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
@@ -29,6 +29,7 @@ const RETRY: Duration = Duration::from_secs(60);
 /// The state cannot be written, or another process took over.
 pub(crate) async fn count_changes(context: &SessionContext) -> Result<(), ServiceError> {
     let SessionContext { users_changed, tenants_changed, .. } = context;
+    let mut lacked_users = false;
     loop {
         tokio::select! {
             () = sleep(pause(context.status.last_user_count(), context.status.lacks_users())) => {}
@@ -43,6 +44,14 @@ pub(crate) async fn count_changes(context: &SessionContext) -> Result<(), Servic
         context.state.note_user_count(&counted).await?;
         let failed = matches!(counted, UserCount::Unknown(_));
         context.status.set_user_count(counted, began.elapsed());
+        let lacks_users = context.status.lacks_users();
+        if lacks_users && !lacked_users {
+            tracing::info!(
+                reason_code = StatusFinding::WithoutUsers.code(),
+                "no user of the source has the key of a tenant"
+            );
+        }
+        lacked_users = lacks_users;
         tokio::select! {
             () = users_changed.notified() => {}
             () = tenants_changed.notified() => {

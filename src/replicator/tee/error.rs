@@ -1,6 +1,6 @@
 //! Errors of the Kafka output, and the ways in which one of its sessions ends.
 
-use crate::config::TopicsError;
+use crate::config::{TOPICS_REMEDY, TopicsError};
 use crate::model::TopicTrouble;
 use crate::replicator::error::ServiceError;
 use crate::snapshot::Interruption;
@@ -70,6 +70,7 @@ impl TeeError {
     pub(crate) fn parts(&self) -> (String, Option<TopicTrouble>, Option<&'static str>) {
         match self {
             TeeError::Kafka(failure) => (failure.what.clone(), failure.code, failure.remedy),
+            TeeError::Topics(_) => (self.to_string(), Some(TopicTrouble::Topic), Some(TOPICS_REMEDY)),
             TeeError::Internal => (self.to_string(), None, Some(INTERNAL_ERROR_REMEDY)),
             TeeError::SnapshotAge(_) => (self.to_string(), None, Some(SLOW_KAFKA_REMEDY)),
             error => (error.to_string(), None, None),

@@ -1,6 +1,7 @@
 //! The Kafka output (tee): sessions of its own beside the tenants', on a slot of its own. Its failures affect nothing
 //! else: tenants never wait for Kafka.
 
+mod attempts;
 mod batcher;
 mod error;
 mod kafka_sink;
@@ -12,11 +13,11 @@ mod snapshot;
 mod watchdog;
 
 use crate::config::{Config, Kafka};
-use crate::model::TopicTrouble;
-use crate::replicator::backoff::Backoff;
+use crate::model::{StatusFinding, TopicTrouble};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::config_changes::replaced;
 use crate::replicator::session::context::SessionContext;
+use crate::replicator::tee::attempts::Attempts;
 use crate::replicator::tee::error::{TeeError, TeeExit};
 use crate::replicator::tee::recorder::Recorder;
 use crate::replicator::tee::session::Carried;
@@ -29,10 +30,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-const RETRY_FIRST: Duration = Duration::from_millis(500);
-const RETRY_LAST: Duration = Duration::from_secs(5);
-/// A failure after a session of at least this age is logged again.
-const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// Time limit for messages in flight when the process stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -42,9 +39,7 @@ type Configs = watch::Receiver<Config>;
 struct Tee {
     context: Arc<SessionContext>,
     carried: Carried,
-    retry: Backoff,
-    /// The reason that was logged last, so that a repeated failure is logged once.
-    logged: Option<String>,
+    attempts: Attempts,
 }
 
 /// Runs the Kafka output until the session drains. Its failures are retried here.
@@ -52,12 +47,7 @@ struct Tee {
 /// # Errors
 /// The state was fenced: another process holds the slot.
 pub(crate) async fn run(context: Arc<SessionContext>, mut configs: Configs) -> Result<(), ServiceError> {
-    let mut tee = Tee {
-        context: context.clone(),
-        carried: Carried::default(),
-        retry: Backoff::new(RETRY_FIRST, RETRY_LAST),
-        logged: None,
-    };
+    let mut tee = Tee { context: context.clone(), carried: Carried::default(), attempts: Attempts::new() };
     loop {
         let config = configs.borrow_and_update().clone();
         tee.show_recorded().await?;
@@ -80,13 +70,8 @@ pub(crate) async fn run(context: Arc<SessionContext>, mut configs: Configs) -> R
                 () = context.drain.cancelled() => TeeExit::Drained,
             }
         };
-        if begun.elapsed() > STABLE_AFTER {
-            tee.logged = None;
-        }
-        // A session that only lasted long may fail at the same message again.
-        if tee.carried.recorder.as_ref().is_some_and(Recorder::has_progressed) {
-            tee.retry.reset();
-        }
+        let has_progressed = tee.carried.recorder.as_ref().is_some_and(Recorder::has_progressed);
+        tee.attempts.session_ended(begun.elapsed(), has_progressed);
         match left {
             TeeExit::Drained => {
                 // Messages that are not in Kafka by then are published after the next start.
@@ -143,11 +128,6 @@ impl Tee {
         Ok(())
     }
 
-    fn recovered(&mut self) {
-        self.retry.reset();
-        self.logged = None;
-    }
-
     /// Records and logs the failure, and waits before the next attempt.
     async fn broken(&mut self, kafka: &Kafka, error: &TeeError, configs: &mut Configs) -> Result<(), ServiceError> {
         self.context.status.metrics.tee_reconnects.inc();
@@ -158,8 +138,8 @@ impl Tee {
             _ => TenantState::Joining,
         };
         self.context.put_tee(&kafka.slot, state, Some(TeeFailure { reason: &reason, code, remedy })).await?;
-        let reason_code = code.map(TopicTrouble::code);
-        if self.logged.as_ref() != Some(&reason) {
+        let reason_code = code.map_or(StatusFinding::Kafka.code(), TopicTrouble::code);
+        if self.attempts.is_news(&reason) {
             match remedy {
                 Some(remedy) => {
                     tracing::error!(
@@ -170,11 +150,10 @@ impl Tee {
                         "Kafka output stopped until this is fixed"
                     )
                 }
-                None => tracing::warn!(reason, holds_back = wal, "Kafka output failed, retrying"),
+                None => tracing::warn!(reason, reason_code, holds_back = wal, "Kafka output failed, retrying"),
             }
-            self.logged = Some(reason.clone());
         } else {
-            tracing::debug!(reason, holds_back = wal, "Kafka output still failing");
+            tracing::debug!(reason, reason_code, holds_back = wal, "Kafka output still failing");
         }
         self.wait(kafka, configs).await
     }
@@ -187,7 +166,7 @@ impl Tee {
         let remedy = "it recovers on its own once Kafka accepts messages, with a snapshot of every tenant";
         let failure = TeeFailure { reason: &reason, remedy: Some(remedy), ..TeeFailure::default() };
         self.context.put_tee(&kafka.slot, TenantState::Parked, Some(failure)).await?;
-        tracing::error!(reason, remedy, "Kafka output parked");
+        tracing::error!(reason, reason_code = StatusFinding::Kafka.code(), remedy, "Kafka output parked");
         if let Err(error) = slot::drop_slot(&self.context, &kafka.slot).await {
             tracing::error!(%error, slot = kafka.slot, "could not drop the slot of the Kafka output, retrying");
         }
@@ -196,12 +175,12 @@ impl Tee {
 
     /// Waits before the next attempt, which a new configuration begins at once. Parks if the slot retains too much WAL in the meantime.
     async fn wait(&mut self, kafka: &Kafka, configs: &mut Configs) -> Result<(), ServiceError> {
-        let wait = self.retry.step();
+        let wait = self.attempts.next_pause();
         tokio::select! {
             () = sleep(wait) => Ok(()),
             () = self.context.drain.cancelled() => Ok(()),
             () = replaced(configs) => {
-                self.recovered();
+                self.attempts = Attempts::new();
                 Ok(())
             }
             left = watchdog::slot(&self.context, kafka) => match left {

@@ -5,7 +5,7 @@ use crate::capture::slot::identify_system;
 use crate::capture::{ReplicationConnection, ReplicationReader, ReplicationWriter};
 use crate::config::{Config, Kafka, Tenant, Topics};
 use crate::map::tenant_fingerprint;
-use crate::model::{ByConfigured, Lsn, ResyncReason, TeeRestart, TenantId, TopicTrouble};
+use crate::model::{ByConfigured, Lsn, ResyncReason, StatusFinding, TeeRestart, TenantId, TopicTrouble};
 use crate::pg::{PgClient, connect};
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::Stream;
@@ -326,7 +326,11 @@ async fn watch_acknowledgements(
             is_slow = late.is_some();
             let reason = is_slow.then_some("Kafka has acknowledged nothing for a while");
             match reason {
-                Some(reason) => tracing::warn!(reason, "Kafka output is waiting for Kafka"),
+                Some(reason) => tracing::warn!(
+                    reason,
+                    reason_code = StatusFinding::Kafka.code(),
+                    "Kafka output is waiting for Kafka"
+                ),
                 None => tracing::info!("Kafka acknowledges messages again"),
             }
             if let Some(row) = context.state.tee().await? {

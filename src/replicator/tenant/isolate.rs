@@ -1,7 +1,7 @@
 //! Batches with rows that the target refuses: the other rows are applied, and the refused ones recorded in the target.
 
 use crate::apply::{Applied, MAX_REJECTED, Move, Refusal, RefusedUser, RejectReason, too_many_refused};
-use crate::model::{Change, Lsn, ParkCause};
+use crate::model::{Change, Lsn, ParkCause, StatusFinding};
 use crate::replicator::tenant::follow::{Answers, checkpoint_moved, replace_patches};
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::ApplyState;
@@ -108,6 +108,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 count = refused.len(),
                 sqlstate,
                 %reason,
+                reason_code = StatusFinding::Rejects.code(),
                 "the target rejects users: they are skipped, see users_sync.rejected there"
             );
         }

@@ -34,14 +34,14 @@ impl Failure {
             Some(cause) if code.is_none_or(|code| passes(code) || code == Code::RequestTimedOut) => Some(cause),
             _ => None,
         };
-        match cause {
-            Some((code, reason)) => {
-                Failure { remedy: remedy(code), ..Failure::plain(format!("{operation} failed: {reason}")) }
-            }
-            None => Failure {
-                remedy: code.and_then(remedy),
-                ..Failure::plain(format!("{operation} failed: {}", message(error)))
-            },
+        let (code, reason) = match cause {
+            Some((code, reason)) => (Some(code), reason),
+            None => (code, message(error)),
+        };
+        Failure {
+            remedy: code.and_then(remedy),
+            code: code.and_then(trouble),
+            ..Failure::plain(format!("{operation} failed: {reason}"))
         }
     }
 
@@ -87,6 +87,13 @@ fn code(error: &KafkaError) -> Option<Code> {
     match error {
         KafkaError::AdminOp(code) => Some(*code),
         error => error.rdkafka_error_code(),
+    }
+}
+
+fn trouble(code: Code) -> Option<TopicTrouble> {
+    match code {
+        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => Some(TopicTrouble::Topic),
+        _ => None,
     }
 }
 
@@ -140,6 +147,16 @@ fn remedy(code: Code) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_topic_has_the_code_that_check_shows() {
+        for missing in [Code::UnknownTopic, Code::UnknownTopicOrPartition, Code::UnknownPartition] {
+            let failure = Failure::of("publishing", &KafkaError::MessageProduction(missing), None);
+            assert_eq!(failure.code, Some(TopicTrouble::Topic), "{failure}");
+        }
+        let down = Failure::of("publishing", &KafkaError::MessageProduction(Code::BrokerTransportFailure), None);
+        assert_eq!(down.code, None, "{down}");
+    }
 
     #[test]
     fn a_timeout_is_reported_with_the_clients_last_error() {

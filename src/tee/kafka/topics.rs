@@ -3,6 +3,7 @@
 use super::client::{ClientErrors, Producer, REQUEST_TIMEOUT, client_config};
 use super::failure::Failure;
 use crate::config::Kafka;
+use crate::model::TopicTrouble;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -35,6 +36,7 @@ pub(crate) async fn ensure_topics(
     if !missing.is_empty() && !kafka.create_topics {
         return Err(Failure {
             remedy: Some("create it (cleanup.policy=compact), or set kafka.create_topics: true"),
+            code: Some(TopicTrouble::Topic),
             ..Failure::plain(format!("Kafka has no topic {}", missing.join(", ")))
         });
     }
