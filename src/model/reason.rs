@@ -100,6 +100,7 @@ reasons! {
     RetryCause {
         Unreachable = "target_unreachable", "its target cannot be reached";
         NoResources = "target_no_resources", "its target is out of disk space, memory or connections";
+        LoginRefused = "target_login", "its target refuses the login";
         NoPassword = "target_no_password", "the password for its target cannot be read";
         NoAnswer = "target_no_answer", "its target does not answer";
         TablesLocked = "target_locked", "another session locks its tables";
@@ -374,7 +375,7 @@ mod tests {
         );
         assert_eq!(
             codes(RetryCause::ALL.iter().map(|cause| cause.code()).collect()),
-            "target_unreachable target_no_resources target_no_password target_no_answer target_locked target_error target_too_slow checkpoint_moved \
+            "target_unreachable target_no_resources target_login target_no_password target_no_answer target_locked target_error target_too_slow checkpoint_moved \
              row_refused snapshot_failed scan_aborted spool_full source_read_failed"
         );
     }

@@ -7,6 +7,7 @@ use crate::pg::{
     is_time_limit, quote_ident,
 };
 use crate::snapshot::{Interruption, LoadError};
+use std::time::Duration;
 use tokio_postgres::types::{WasNull, WrongType};
 
 /// The reaction to a target's error.
@@ -79,6 +80,23 @@ const RAISED_REMEDY: &str = "a trigger or function in the target raised this: co
 pub(crate) const NO_PROGRESS: &str = "end what keeps the target from answering: a lock on neon_auth.users_sync or \
     users_sync.checkpoint, or a trigger or view that waits";
 
+/// How long a refused login is tried again before it parks a tenant that followed. A new password reaches the role before it
+/// reaches the file or the secret: Kubernetes takes up to two minutes for a mounted secret.
+const LOGIN_PATIENCE: Duration = Duration::from_secs(150);
+
+/// What follows a login that has been refused for this long. A tenant that never followed has no changes to lose.
+pub(crate) fn of_refused_login(reason: String, since: Duration, followed: bool) -> FailureAction {
+    if followed && since < LOGIN_PATIENCE {
+        FailureAction::retry(RetryCause::LoginRefused, reason)
+    } else {
+        FailureAction::park(ParkCause::Login, reason, LOGIN)
+    }
+}
+
+fn is_login_refused(sqlstate: &str) -> bool {
+    matches!(SqlStateClass::of(sqlstate), SqlStateClass::InvalidPassword | SqlStateClass::Login)
+}
+
 /// Parks a tenant whose target ends a statement that writes one row, or one that cannot be made smaller. `reason` is that
 /// of the last attempt.
 pub(crate) fn of_too_slow(reason: &str, role: &str) -> FailureAction {
@@ -148,10 +166,13 @@ pub(crate) fn of_connect(error: &ConnectError) -> FailureAction {
         ConnectError::Auth { asks_for_certificate: true, .. } => {
             FailureAction::park(ParkCause::Login, reason, format!("{LOGIN}; {CERTIFICATE_REMEDY}"))
         }
-        ConnectError::Auth { .. } => FailureAction::park(ParkCause::Login, reason, LOGIN),
+        ConnectError::Auth { .. } => FailureAction::retry(RetryCause::LoginRefused, reason),
         // A database that takes no connections for now (ALLOW_CONNECTIONS false).
         ConnectError::Server { error, .. } if error.sqlstate == NO_CONNECTIONS => {
             FailureAction::retry(RetryCause::Unreachable, reason)
+        }
+        ConnectError::Server { error, .. } if is_login_refused(&error.sqlstate) => {
+            FailureAction::retry(RetryCause::LoginRefused, reason)
         }
         ConnectError::Server { error, .. } => match remedy(&error.sqlstate) {
             None if lacks_resources(&error.sqlstate) => FailureAction::retry(RetryCause::NoResources, reason),
@@ -273,6 +294,22 @@ mod tests {
             let error = crate::pg::ServerError { sqlstate: code.to_owned(), ..Default::default() };
             let action = of_connect(&ConnectError::refused(&url, error));
             assert!(matches!(action, FailureAction::Retry { cause: RetryCause::NoResources, .. }), "{action:?}");
+        }
+    }
+
+    #[test]
+    fn a_refused_login_parks_a_tenant_that_followed_only_after_a_while() {
+        let url = crate::pg::PgUrl::parse("postgres://u@h/d").unwrap();
+        for code in ["28P01", "28000"] {
+            let error = crate::pg::ServerError { sqlstate: code.to_owned(), ..Default::default() };
+            let action = of_connect(&ConnectError::refused(&url, error));
+            assert!(matches!(action, FailureAction::Retry { cause: RetryCause::LoginRefused, .. }), "{action:?}");
+        }
+        for (since, followed, parks) in
+            [(Duration::ZERO, true, false), (Duration::ZERO, false, true), (LOGIN_PATIENCE, true, true)]
+        {
+            let action = of_refused_login(String::new(), since, followed);
+            assert_eq!(matches!(action, FailureAction::Park { cause: ParkCause::Login, .. }), parks, "{action:?}");
         }
     }
 

@@ -157,6 +157,9 @@ fn remedy_of_retry(cause: RetryCause) -> Option<&'static str> {
         RetryCause::NoResources => {
             "free disk space, memory or connections of the target's server, as the error says; it is tried again on its own"
         }
+        RetryCause::LoginRefused => {
+            "correct the role or password in the target's URL, or pg_hba.conf at the target; it is tried again on its own"
+        }
         RetryCause::NoPassword => "correct passfile or password_command of the target; it is tried again on its own",
         RetryCause::NoAnswer | RetryCause::TablesLocked => {
             "in the target, SELECT pid, query FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0; lists the \

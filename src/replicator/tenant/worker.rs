@@ -76,6 +76,8 @@ pub(crate) struct Worker<S = StateStore, C = Postgres> {
     /// Before a snapshot that the target makes necessary soon after the last one.
     rejoin_retry: Backoff,
     pub(super) failing_since: Option<Instant>,
+    /// Since when the target has refused each login.
+    login_refused_since: Option<Instant>,
     /// Since when the target has followed without being parked and without another snapshot.
     pub(super) follows_since: Option<Instant>,
     /// Failed attempts since then.
@@ -114,6 +116,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             parked_retries: Backoffs::new(PARKED_RETRY_MIN, PARKED_RETRY_MAX),
             rejoin_retry: Backoff::new(RETRY_MIN, REJOIN_MAX),
             failing_since: None,
+            login_refused_since: None,
             follows_since: None,
             failures: 0,
         }
@@ -203,6 +206,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 return stop;
             }
         };
+        self.login_refused_since = None;
         self.follows_since.get_or_insert_with(Instant::now);
         self.active_at = Instant::now();
         self.handle.set_unavailable(false);
@@ -221,6 +225,11 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         let stop = match stop {
             StopReason::Retry { cause: RetryCause::TooSlow, reason } if self.failing_for() > limit => {
                 self.too_slow(&reason)
+            }
+            StopReason::Retry { cause: RetryCause::LoginRefused, reason } => {
+                let since = self.login_refused_since.get_or_insert_with(Instant::now).elapsed();
+                let followed = self.row.as_ref().is_some_and(|row| row.state == TenantState::Following);
+                failure_policy::of_refused_login(reason, since, followed).into()
             }
             stop => stop,
         };

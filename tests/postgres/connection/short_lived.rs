@@ -58,8 +58,25 @@ async fn passwords_that_change_under_load_cause_no_snapshot() {
         add(&format!("u{round}")).await;
         bed.equal().await;
     }
+    // The role has its new password before the command gives it, also when a process starts.
+    let refused = "SELECT string_agg(DISTINCT state || ' ' || reason_code, ',') FROM users_sync.tenant";
+    bed.server.sql("auth", "ALTER ROLE app PASSWORD 'ahunter9x'").await.unwrap();
+    bed.server
+        .sql("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
+        .await
+        .unwrap();
+    add("u4").await;
+    bed.becomes("auth", refused, "following target_login").await;
+    let shown = said(&command(&["status", "-c", path]).await);
+    assert!(shown.1 == Some(1) && shown.0.contains("degraded target_login acme"), "{}", shown.0);
     assert!(process.stop().await.success());
-    let text = log.text();
+    let (process, more) = Process::start_logged(&config);
+    add("u5").await;
+    more.says_times("reason_code=\"target_login\"", 4).await;
+    rotate("hunter9x").await;
+    bed.equal().await;
+    assert!(process.stop().await.success());
+    let text = log.text() + &more.text();
     assert_eq!(text.matches("snapshot requested").count(), 2, "{text}");
     assert!(!text.contains("hunter") && !text.contains("parked"), "{text}");
 
