@@ -87,6 +87,7 @@ impl Publisher {
             sizes,
             runtime: Handle::current(),
             patience: transaction_timeout(kafka) / SPLIT_AFTER_FRACTION,
+            has_refusal: false,
             open: None,
             committed: None,
         };
@@ -108,6 +109,7 @@ impl Publisher {
                     Next::Nothing => return work.end(),
                 };
                 if let Err(failure) = ended {
+                    let failure = Failure { is_repeated: failure.is_repeated || work.has_refusal, ..failure };
                     // The receiver may be gone if the session has ended.
                     let _ = say_failed.send(failure);
                     return work.abort_open();
@@ -150,6 +152,10 @@ struct Work {
     runtime: Handle,
     /// The longest time that a transaction may stay open.
     patience: Duration,
+    /// The brokers have refused a message for its size. From then on librdkafka may give up any transaction: its sequence numbers
+    /// have a gap, which the next message of the same partition shows. The next session has a new producer, and knows
+    /// what is refused.
+    has_refusal: bool,
     open: Option<Open>,
     /// Time of the last commit.
     committed: Option<Instant>,
@@ -176,16 +182,6 @@ impl Work {
 
     /// Publishes a job, without the messages that are too large. Returns the number of published messages.
     fn publish(&mut self, job: &Job) -> Result<u64, Failure> {
-        let mut refused = false;
-        self.publish_accepted(job, &mut refused).map_err(|error| {
-            // After a refusal librdkafka may give up its transaction, or meet a gap in the sequence numbers, at any call. The
-            // next session knows which messages are refused.
-            Failure { is_repeated: error.is_repeated || refused, ..error }
-        })
-    }
-
-    /// `refused`: set once the brokers have refused a message for its size.
-    fn publish_accepted(&mut self, job: &Job, refused: &mut bool) -> Result<u64, Failure> {
         // The abort after a refusal may leave a gap in the sequence numbers, and one more abort closes it.
         let mut has_gap = false;
         loop {
@@ -199,7 +195,7 @@ impl Work {
                 return Err(error);
             }
             has_gap |= !too_large.is_empty();
-            *refused |= has_gap;
+            self.has_refusal |= has_gap;
             self.sizes.refusals.add(&too_large);
             if !begins {
                 // Earlier jobs of the transaction are not in memory any more: the next session publishes them again.
