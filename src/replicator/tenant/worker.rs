@@ -206,7 +206,6 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 return stop;
             }
         };
-        self.login_refused_since = None;
         self.follows_since.get_or_insert_with(Instant::now);
         self.active_at = Instant::now();
         self.handle.set_unavailable(false);
@@ -222,6 +221,9 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     /// Decides what follows when a phase has stopped. Breaks when the worker is done.
     async fn after(&mut self, stop: StopReason, phase: &mut Phase) -> Result<ControlFlow<()>, ServiceError> {
         let limit = self.context.config.limits.park_after;
+        if !matches!(stop, StopReason::Retry { cause: RetryCause::LoginRefused, .. }) {
+            self.login_refused_since = None;
+        }
         let stop = match stop {
             StopReason::Retry { cause: RetryCause::TooSlow, reason } if self.failing_for() > limit => {
                 self.too_slow(&reason)

@@ -59,14 +59,15 @@ async fn passwords_that_change_under_load_cause_no_snapshot() {
         bed.equal().await;
     }
     // The role has its new password before the command gives it, also when a process starts.
-    let refused = "SELECT string_agg(DISTINCT state || ' ' || reason_code, ',') FROM users_sync.tenant";
+    let refused =
+        "SELECT string_agg(concat(tenant, ' ', state, ' ', reason_code), ',' ORDER BY tenant) FROM users_sync.tenant";
     bed.server.sql("auth", "ALTER ROLE app PASSWORD 'ahunter9x'").await.unwrap();
     bed.server
         .sql("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
         .await
         .unwrap();
     add("u4").await;
-    bed.becomes("auth", refused, "following target_login").await;
+    bed.becomes("auth", refused, "acme following target_login,globex following target_login").await;
     let shown = said(&command(&["status", "-c", path]).await);
     // The last rotation's cut of the source may be shown, too.
     assert!(shown.1 != Some(0) && shown.0.contains("degraded target_login acme"), "{}", shown.0);
