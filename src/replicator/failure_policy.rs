@@ -8,6 +8,7 @@ use crate::pg::{
 };
 use crate::snapshot::{Interruption, LoadError};
 use std::time::Duration;
+use tokio_postgres::error::DbError;
 use tokio_postgres::types::{WasNull, WrongType};
 
 /// The reaction to a target's error.
@@ -184,6 +185,9 @@ pub(crate) fn of_connect(error: &ConnectError) -> FailureAction {
 
 pub(crate) fn of_sql(error: &tokio_postgres::Error) -> FailureAction {
     let reason = describe(error);
+    if error.as_db_error().is_some_and(is_concurrent_ddl) {
+        return FailureAction::retry(RetryCause::TargetError, reason);
+    }
     if let Some(refusal) = Refusal::of(error) {
         return FailureAction::Refused(refusal);
     }
@@ -211,6 +215,11 @@ pub(crate) fn of_sql(error: &tokio_postgres::Error) -> FailureAction {
         Some(Some((cause, _))) if is_raised(routine) => FailureAction::park(cause, reason, RAISED_REMEDY),
         Some(Some((cause, remedy))) => FailureAction::park(cause, reason, remedy),
     }
+}
+
+/// Whether another session created the same object at once: IF NOT EXISTS does not wait for it. An error of a trigger has a context.
+fn is_concurrent_ddl(error: &DbError) -> bool {
+    error.schema() == Some("pg_catalog") && error.where_().is_none()
 }
 
 pub(crate) fn of_guard(error: GuardError) -> FailureAction {

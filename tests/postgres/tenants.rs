@@ -1,7 +1,9 @@
 //! Tenants join, are refused, and do not delay each other.
 
-use crate::support::process::{Process, command, said};
+use crate::support::process::{Process, command, config_file, said};
+use crate::support::proxy::TcpProxy;
 use crate::support::{Bed, GENERATED, Service};
+use std::net::Ipv4Addr;
 use users_sync::config::OnSlotLoss;
 use users_sync::model::Deletes;
 
@@ -332,4 +334,26 @@ async fn a_state_of_an_earlier_version_is_migrated() {
     bed.becomes("auth", "SELECT received >= confirmed AND publication <> '' FROM users_sync.source", "t").await;
     assert!(process.stop().await.success());
     assert!(!log.text().contains("starting over"), "{}", log.text());
+}
+
+/// A server has any number of names: only its databases tell whether two targets are one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_two_tenants_reach_by_two_names_belongs_to_one_of_them() {
+    let bed = Bed::start(&["acme", "globex"]).await;
+    let proxy = TcpProxy::start((Ipv4Addr::LOCALHOST, bed.server.port()).into()).await.unwrap();
+    let by_name = bed.server.url("acme").replace(&bed.server.port().to_string(), &proxy.port().to_string());
+    let targets = |globex: String| [("acme".to_owned(), bed.server.url("acme")), ("globex".to_owned(), globex)];
+    let file = config_file(&bed.server.url("auth"), &targets(by_name), "");
+    let path = file.path().to_str().unwrap();
+    bed.auth("INSERT INTO auth.users (id, org, updated_at) VALUES ('a', 'acme', now()), ('g', 'globex', now())").await;
+    let (process, log) = Process::start_logged(&file);
+    log.says("reason_code=\"foreign\"").await;
+    bed.becomes("auth", "SELECT count(*) FROM users_sync.tenant WHERE state = 'following'", "1").await;
+    let (text, code) = said(&command(&["check", "-c", path]).await);
+    assert!(text.contains(", by another name [foreign]") && code == Some(1), "{text}");
+    let (text, code) = said(&command(&["status", "-c", path]).await);
+    assert!(text.contains("degraded foreign ") && code == Some(1), "{text}");
+    // Both may create the tables at once: that passes.
+    assert!(!log.text().contains("drop constraint"), "{}", log.text());
+    assert!(process.stop().await.success());
 }
