@@ -51,16 +51,16 @@ impl TargetClient {
             Preparation::Due if self.keeps_statements().await? => {
                 let types: Vec<Type> = parameters.iter().map(|(_, kind)| kind.clone()).collect();
                 // The first poll of each sends its messages, in this order. Within a transaction the statement fails if it
-                // cannot be prepared.
+                // cannot be prepared, with an error that does not say why.
                 let prepare = self.client.prepare_typed(sql, &types);
                 let (prepared, rows) = self
                     .with_settings(async { Ok(join(prepare, self.client.query_typed(sql, parameters)).await) })
                     .await?;
                 *preparation =
                     prepared.as_ref().map_or(Preparation::Never, |prepared| Preparation::Done(prepared.clone()));
-                match prepared {
-                    Err(error) if self.is_in_transaction() => Err(error),
-                    _ => rows,
+                match (prepared, rows) {
+                    (Err(error), Err(_)) => Err(error),
+                    (_, rows) => rows,
                 }
             }
             Preparation::Due | Preparation::Never => {
