@@ -186,10 +186,8 @@ impl SourceCheck<'_> {
             let gap = gap.join(", ");
             let remedy = table.identity_statements.clone().unwrap_or(remedy);
             self.error(
-                CheckFinding::ReplicaIdentity,
-                format!(
-                    "the replica identity of {name} lacks {gap}: a DELETE could not be attributed to a user and tenant"
-                ),
+                SourceTrouble::ReplicaIdentity,
+                format!("the replica identity of {name} lacks {gap}: {}", relation.effect_of_gap()),
                 remedy,
             );
         }

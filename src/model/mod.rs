@@ -30,6 +30,7 @@ pub use reason::{
     CheckFinding, CommandFault, HistoryBreak, ParkCause, Reason, RestartSignal, ResyncReason, RetryCause, SlotLoss,
     SourceTrouble, StatusFinding, TeeRestart, TopicTrouble,
 };
+pub(crate) use relation::UNATTRIBUTABLE;
 pub use relation::{Cell, Column, LeafIdentity, Relation, ReplicaIdentity, TableName, TypeCatalog};
 pub(crate) use relation::{ColumnIdx, CompositeField, TypeKind};
 pub use tenant_list::{ByConfigured, ByTenant, ConfiguredIdx, TenantIdx};

@@ -169,7 +169,8 @@ reasons! {
 }
 
 reasons! {
-    /// Why no session on the source works: what the state holds as `trouble_code`.
+    /// What is wrong at the source: why no session works (the state's `trouble_code`), or what a session that works has found
+    /// (the state's `findings`).
     SourceTrouble {
         Unreachable = "source_unreachable", "the source cannot be reached";
         Login = "source_login", "the source refuses the connection: TLS, login, or no such database";
@@ -179,6 +180,8 @@ reasons! {
         Standby = "source_is_standby", "the source is a standby";
         Mapping = "mapping_unfit", "the mapping does not fit the source's tables";
         Unready = "source_unready", "the source does not send what users-sync needs";
+        ReplicaIdentity = "replica_identity", "the replica identity lacks the user's id or tenant";
+        StoreUpgraded = "store_upgraded", "the auth store has newer tables than those that are replicated";
         SlotForeign = "slot_foreign", "the slot belongs to another program or database";
         SlotLost = "slot_lost", "the slot was lost, and on_slot_loss is stop";
         Protocol = "source_protocol", "the source sent something that cannot be decoded";
@@ -215,7 +218,6 @@ reasons! {
         WalUnbounded = "wal_unbounded", "max_slot_wal_keep_size does not bound the WAL of a slot as it should";
         TableUnknown = "table_unknown", "the table of the users does not exist";
         RowSecurity = "row_security", "row security would hide rows";
-        ReplicaIdentity = "replica_identity", "the replica identity lacks the user's id or tenant";
         Columns = "source_columns", "what becomes of each column";
         CastColumns = "cast_columns", "columns have a type with a cast to json";
         PublicationMissing = "publication_missing", "the publication does not exist";

@@ -60,6 +60,9 @@ impl ColumnIdx {
     }
 }
 
+/// What happens while old rows do not carry the id and tenant of their user.
+pub(crate) const UNATTRIBUTABLE: &str = "deleted and moved users could not be found";
+
 /// One version of a table: from pgoutput's Relation message, or from the catalog for a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relation {
@@ -89,6 +92,27 @@ pub struct LeafIdentity {
 }
 
 impl Relation {
+    /// Whether PostgreSQL refuses UPDATE and DELETE of the table, or of one of its partitions, while it is published: no
+    /// replica identity has any column.
+    fn lacks_identity(&self) -> bool {
+        self.row_holders().iter().any(|holder| match holder.replica_identity {
+            ReplicaIdentity::Full => false,
+            ReplicaIdentity::Nothing => true,
+            ReplicaIdentity::Default | ReplicaIdentity::Index => {
+                !holder.columns.iter().any(|column| column.in_identity)
+            }
+        })
+    }
+
+    /// What happens while the replica identity lacks columns that the mapping reads.
+    pub fn effect_of_gap(&self) -> &'static str {
+        if self.lacks_identity() {
+            "the store's own UPDATEs and DELETEs fail while the table is published"
+        } else {
+            UNATTRIBUTABLE
+        }
+    }
+
     /// The tables whose replica identity decides what old rows carry: the partitions, or else the table.
     pub fn row_holders(&self) -> Vec<Relation> {
         if self.leaves.is_empty() {

@@ -63,12 +63,14 @@ pub enum ServiceError {
     #[error("table {0} does not exist; correct users.table, or create it")]
     NoTable(TableName),
     /// The replica identity lacks columns, so old rows do not name their tenant.
-    #[error("the replica identity of {table} lacks {columns}, so deleted and moved users could not be found; {remedy}")]
+    #[error("the replica identity of {table} lacks {columns}, so {effect}; {remedy}")]
     Identity {
         /// The mapped table.
         table: TableName,
         /// The missing columns.
         columns: String,
+        /// What that means: [`crate::model::Relation::effect_of_gap`].
+        effect: &'static str,
         /// The SQL that fixes it.
         remedy: String,
     },
@@ -162,9 +164,8 @@ impl ServiceError {
             | ServiceError::NoFamily(_)
             | ServiceError::NoTable(_)
             | ServiceError::Read(SourceReadError::Columns) => SourceTrouble::Mapping,
-            ServiceError::Identity { .. } | ServiceError::NotPublished { .. } | ServiceError::Unready { .. } => {
-                SourceTrouble::Unready
-            }
+            ServiceError::Identity { .. } => SourceTrouble::ReplicaIdentity,
+            ServiceError::NotPublished { .. } | ServiceError::Unready { .. } => SourceTrouble::Unready,
             ServiceError::ForeignSlot { .. } => SourceTrouble::SlotForeign,
             ServiceError::SlotLost { .. } => SourceTrouble::SlotLost,
             ServiceError::LockAwaited

@@ -3,7 +3,7 @@
 use super::error::StateError;
 use super::rows::{
     LEASE, Pause, Pauses, Request, RequestId, RequestKind, SeenProcess, Snapshot, SourceRow, TeePublished, TeeRow,
-    TenantRow, TenantState, TroubleRow, UserCountRow,
+    TenantRow, TenantState, TroubleRow, UserCountRow, findings_from_json,
 };
 use super::schema;
 use crate::model::{
@@ -71,7 +71,8 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
                  to_jsonb(s) ->> 'trouble', to_jsonb(s) ->> 'trouble_code', \
                  coalesce(extract(epoch FROM now() - (to_jsonb(s) ->> 'trouble_since')::timestamptz)::float8, 0), \
                  to_jsonb(s) ->> 'user_count', \
-                 coalesce(extract(epoch FROM now() - (to_jsonb(s) ->> 'user_count_at')::timestamptz)::float8, 0) \
+                 coalesce(extract(epoch FROM now() - (to_jsonb(s) ->> 'user_count_at')::timestamptz)::float8, 0), \
+                 coalesce(to_jsonb(s) ->> 'findings', '[]') \
                FROM users_sync.source s WHERE slot = $1";
     let found = client.query_opt(sql, &[&slot]).await?;
     let source = found.as_ref().map(source_row).transpose()?;
@@ -104,6 +105,7 @@ fn source_row(row: &Row) -> Result<SourceRow, Error> {
     Ok(SourceRow {
         behind_seconds: behind.iter().cloned().zip(seconds).filter_map(|(id, seconds)| Some((id, seconds?))).collect(),
         trouble: row.try_get::<_, Option<String>>(16)?.map(trouble).transpose()?,
+        findings: findings_from_json(row.try_get(21)?),
         user_count: user_count(row)?,
         generation: Generation(row.try_get(0)?),
         system_identifier: row.try_get(1)?,

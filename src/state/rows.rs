@@ -4,7 +4,7 @@ use crate::model::{
     Anchor, CheckpointKey, Epoch, ExtraRows, Generation, Lsn, Oid, Reason, SourceTrouble, TargetId, TenantId,
     Timestamp, TopicTrouble, UserCount,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ pub struct SourceRow {
     pub behind_seconds: BTreeMap<TenantId, f64>,
     /// Why the last session on the source ended or could not begin; `None` while one works.
     pub trouble: Option<TroubleRow>,
+    /// What the session that works, or worked last, has found at the source.
+    pub findings: Vec<TroubleRow>,
     /// The users without a tenant, as they were counted last; `None` before that.
     pub user_count: Option<UserCountRow>,
     /// The publication as the newest process found it (`PublicationVersion::rows`); empty before it was first read.
@@ -66,15 +68,47 @@ impl SourceRow {
     }
 }
 
-/// Why no session on the source works.
+/// Why no session on the source works, or what one that works has found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TroubleRow {
     /// The kind of trouble; `None` for a code of a newer version.
     pub code: Option<SourceTrouble>,
     /// The error's text.
     pub text: String,
-    /// Seconds since a session failed with this code first.
+    /// Seconds since a session failed with this code first, or found it first.
     pub since_seconds: f64,
+}
+
+/// A finding as the state stores it.
+#[derive(Serialize, Deserialize)]
+struct StoredFinding {
+    code: String,
+    text: String,
+    since_seconds: f64,
+}
+
+/// The findings as JSON.
+pub(super) fn findings_to_json(findings: &[TroubleRow]) -> String {
+    let stored = findings.iter().filter_map(|row| {
+        Some(StoredFinding {
+            code: row.code?.code().to_owned(),
+            text: row.text.clone(),
+            since_seconds: row.since_seconds,
+        })
+    });
+    // Texts and finite numbers always become JSON.
+    serde_json::to_string(&stored.collect::<Vec<_>>()).unwrap_or_default()
+}
+
+/// The findings that [`findings_to_json`] wrote. What another program wrote counts as none.
+pub(super) fn findings_from_json(text: &str) -> Vec<TroubleRow> {
+    let stored: Vec<StoredFinding> = serde_json::from_str(text).unwrap_or_default();
+    let row = |StoredFinding { code, text, since_seconds }| TroubleRow {
+        code: SourceTrouble::parse(&code),
+        text,
+        since_seconds,
+    };
+    stored.into_iter().map(row).collect()
 }
 
 /// The last count of the users without a tenant.
@@ -297,6 +331,8 @@ pub struct Reached {
     pub behind_since: Vec<Option<Timestamp>>,
     /// The last transaction.
     pub anchor: Anchor,
+    /// What the session has found at the source.
+    pub findings: Vec<TroubleRow>,
 }
 
 /// A user whose message was too large for Kafka.

@@ -72,6 +72,7 @@ CREATE TABLE IF NOT EXISTS users_sync.source (
   trouble text,
   trouble_code text,
   trouble_since timestamptz,
+  findings text,
   user_count text,
   user_count_at timestamptz
 );
@@ -157,6 +158,7 @@ ALTER TABLE users_sync.source
   ADD COLUMN IF NOT EXISTS trouble text,
   ADD COLUMN IF NOT EXISTS trouble_code text,
   ADD COLUMN IF NOT EXISTS trouble_since timestamptz,
+  ADD COLUMN IF NOT EXISTS findings text,
   ADD COLUMN IF NOT EXISTS user_count text,
   ADD COLUMN IF NOT EXISTS user_count_at timestamptz;
 ALTER TABLE users_sync.tenant
@@ -182,14 +184,14 @@ UPDATE users_sync.tenant SET reason_code = 'not_configured'
 
 /// Whether the tables have the newest columns. An earlier version may lack any of them.
 pub(super) const IS_CURRENT: &str = "\
-SELECT count(*) = 15 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
+SELECT count(*) = 16 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
   AND (attrelid, attname) IN (
     ('users_sync.source'::regclass, 'behind'), ('users_sync.tenant'::regclass, 'reason_code'),
     ('users_sync.source'::regclass, 'checkpoint_key'), ('users_sync.source'::regclass, 'anchor_xid'),
     ('users_sync.tenant'::regclass, 'signed'), ('users_sync.source'::regclass, 'trouble_since'),
     ('users_sync.tenant'::regclass, 'failing_since'), ('users_sync.tenant'::regclass, 'paused'),
     ('users_sync.tenant'::regclass, 'purge_due'),
-    ('users_sync.source'::regclass, 'user_count_at'), ('users_sync.request'::regclass, 'user_id'),
+    ('users_sync.source'::regclass, 'findings'), ('users_sync.source'::regclass, 'user_count_at'), ('users_sync.request'::regclass, 'user_id'),
     (to_regclass('users_sync.tee_rejected'), 'max_bytes'), (to_regclass('users_sync.event'), 'code'),
     (to_regclass('users_sync.process'), 'seen_at'), ('users_sync.tee'::regclass, 'tenants'))";
 

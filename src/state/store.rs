@@ -2,7 +2,7 @@
 
 use super::error::StateError;
 use super::read::{PAUSES, exists, is_current, pauses, read_rows, request};
-use super::rows::{LEASE, Reached, Recorded, Snapshot, TenantRow};
+use super::rows::{LEASE, Reached, Recorded, Snapshot, TenantRow, findings_to_json};
 use super::schema::{CREATE, NOTE_STATE, UPGRADE};
 use crate::model::{
     CHECKPOINT_KEY_BYTES, CheckpointKey, Epoch, Generation, Lsn, ParkCause, Reason, SourceTrouble, TargetId, TenantId,
@@ -293,7 +293,7 @@ impl StateStore {
         reached: &Reached,
         positions: &[(TenantId, Lsn)],
     ) -> Result<Recorded, StateError> {
-        let Reached { confirmed, received, behind, behind_since, anchor } = reached;
+        let Reached { confirmed, received, behind, behind_since, anchor, findings } = reached;
         let behind_since: Vec<Option<PgTimestamp>> = behind_since.iter().map(|at| at.map(PgTimestamp)).collect();
         let behind: Vec<&str> = behind.iter().map(TenantId::as_str).collect();
         let tenants: Vec<&str> = positions.iter().map(|(tenant, _)| tenant.as_str()).collect();
@@ -305,7 +305,7 @@ impl StateStore {
                     "WITH s AS (UPDATE users_sync.source \
                      SET confirmed = greatest(confirmed, $3), lease_until = now() + $6 * interval '1 second', \
                        received = $7, behind = $8, anchor = $9, anchor_xid = $10, behind_since = $11, trouble = NULL, \
-                       trouble_code = NULL, trouble_since = NULL \
+                       trouble_code = NULL, trouble_since = NULL, findings = $12 \
                    WHERE slot = $1 AND epoch = $2 RETURNING slot), \
                  t AS (UPDATE users_sync.tenant t SET position = greatest(t.position, n.position), position_at = now() \
                    FROM s, unnest($4::text[], $5::pg_lsn[]) AS n(tenant, position) \
@@ -325,6 +325,7 @@ impl StateStore {
                     &PgLsn::from(anchor.end.0),
                     &i64::from(anchor.xid.0),
                     &behind_since,
+                    &findings_to_json(findings),
                 ],
             )
             .await?;

@@ -285,6 +285,7 @@ impl ProcessStatus {
             idle_processes: Vec::new(),
             unheld_seconds: None,
             trouble: None,
+            findings: session.findings().iter().map(TroubleReport::of_state).collect(),
             // The session reads it.
             slot_state: Some(SlotState::Active),
             confirmed: session.confirmed().to_string(),

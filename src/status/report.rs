@@ -29,6 +29,8 @@ pub struct Report {
     pub unheld_seconds: Option<f64>,
     /// Why the last session on the source ended or could not begin; `None` while one works.
     pub trouble: Option<TroubleReport>,
+    /// What the session that works has found at the source.
+    pub findings: Vec<TroubleReport>,
     /// The end of the source's log; `None` if it cannot be read.
     pub source_position: Option<String>,
     /// The slot as the source describes it; `None` if it does not exist or the source cannot be read.
@@ -44,14 +46,14 @@ pub struct Report {
     pub tee: Option<TeeReport>,
 }
 
-/// Why no session on the source works.
+/// Why no session on the source works, or what one that works has found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TroubleReport {
     /// The stable code, such as `source_unreachable`.
     pub code: &'static str,
     /// The error's text.
     pub text: String,
-    /// Seconds since sessions have failed with this code.
+    /// Seconds since sessions have failed with this code, or since it was found.
     pub since_seconds: f64,
 }
 
@@ -226,7 +228,7 @@ impl WithoutUsers {
 }
 
 impl TroubleReport {
-    fn of_state(trouble: &TroubleRow) -> TroubleReport {
+    pub(crate) fn of_state(trouble: &TroubleRow) -> TroubleReport {
         let TroubleRow { code, text, since_seconds } = trouble;
         // A newer version may have a code of its own.
         let code = code.map_or("unknown", SourceTrouble::code);
@@ -297,6 +299,8 @@ impl Report {
                 ..TenantReport::unknown(tenant)
             }
         });
+        // Those of a session that has ended may no longer hold.
+        let findings = source.filter(|source| source.is_held()).map_or(&[][..], |source| &source.findings);
         Report {
             slot: config.source.slot.clone(),
             generation: source.map_or(0, |source| source.generation.0),
@@ -305,6 +309,7 @@ impl Report {
             idle_processes: state.idle_processes.clone(),
             unheld_seconds: source.map(|source| -source.lease_seconds).filter(|seconds| *seconds >= 0.0),
             trouble: source.and_then(|source| source.trouble.as_ref()).map(TroubleReport::of_state),
+            findings: findings.iter().map(TroubleReport::of_state).collect(),
             slot_state: log.slots.get(&config.source.slot).copied(),
             confirmed: source.map_or(Lsn::ZERO, |source| source.confirmed).to_string(),
             source_position: log.end.map(|end| end.to_string()),
@@ -354,6 +359,7 @@ mod tests {
                 idle_processes: Vec::new(),
                 unheld_seconds: None,
                 trouble: None,
+                findings: Vec::new(),
                 confirmed: "0/1".into(),
                 source_position: Some("0/1".into()),
                 slot_state: Some(SlotState::Active),

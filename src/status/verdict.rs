@@ -102,6 +102,11 @@ pub(crate) fn all_codes() -> impl Iterator<Item = &'static str> {
 /// The verdict on what is known.
 pub fn judge(report: &Report) -> Verdict {
     let mut reasons: Vec<VerdictReason> = of_process(report).into_iter().chain(of_source(report)).collect();
+    reasons.extend(report.findings.iter().map(|finding| VerdictReason {
+        since_seconds: Some(finding.since_seconds),
+        remedy: remedy_of_trouble(finding.code).map(str::to_owned),
+        ..VerdictReason::degraded(finding.code, finding.text.clone())
+    }));
     reasons.extend(report.tenants.iter().flat_map(|tenant| of_tenant(tenant, report.is_held)));
     let is_parked = |tenant: &TenantReport| tenant.state == "parked";
     if report.tee.is_none() && !report.tenants.is_empty() && report.tenants.iter().all(is_parked) {
@@ -133,6 +138,8 @@ fn remedy_of_trouble(code: &str) -> Option<&'static str> {
         SourceTrouble::Login | SourceTrouble::Rights | SourceTrouble::QueryFailed | SourceTrouble::Mapping => {
             "run users-sync check: it names what is missing, with the statement that adds it"
         }
+        SourceTrouble::ReplicaIdentity => "run users-sync check: it prints the statements that complete the identity",
+        SourceTrouble::StoreUpgraded => "run users-sync setup, then restart users-sync run",
         SourceTrouble::State => "start the server of state.url, or correct it; it reconnects on its own",
         SourceTrouble::ConnectionLost => {
             "it reconnects on its own; if it happens again and again, read the log of the source's server: a restart, \

@@ -4,7 +4,7 @@
 use crate::clock::{age, before};
 use crate::config::Tenant;
 use crate::model::{Generation, Lsn, ParkCause, Reason, TenantId, Timestamp};
-use crate::state::{Pause, TenantRow, TenantState};
+use crate::state::{Pause, TenantRow, TenantState, TroubleRow};
 use crate::status::metrics::TenantCounts;
 use crate::status::report::PauseReport;
 use std::sync::Arc;
@@ -13,6 +13,8 @@ use std::time::SystemTime;
 /// A running session, as the status reads it.
 pub(crate) trait SessionView: Send + Sync {
     fn identity(&self) -> SessionIdentity;
+    /// What it has found at the source and a person has to fix.
+    fn findings(&self) -> Vec<TroubleRow>;
 
     /// Whether another process may have taken over.
     fn lease_has_lapsed(&self) -> bool;

@@ -121,6 +121,14 @@ impl Lights {
         }
     }
 
+    /// The text of the reason with this code, as `status` shows it.
+    pub async fn reason(&self, code: &str) -> String {
+        let (document, _) = self.document("status").await;
+        let reasons = document["verdict"]["reasons"].as_array().unwrap();
+        let reason = reasons.iter().find(|reason| reason["code"] == code).unwrap_or_else(|| panic!("{document}"));
+        reason["text"].as_str().unwrap().to_owned()
+    }
+
     /// The codes of what `check` finds, without notes.
     pub async fn check(&self) -> Vec<String> {
         let (document, _) = self.document("check").await;

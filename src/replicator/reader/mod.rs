@@ -10,7 +10,7 @@ pub(crate) mod tenant_sink;
 use crate::capture::pgoutput::{Message, OldTuple, Tuple, parse_message};
 use crate::capture::{CaptureError, Frame, ReplicationReader};
 use crate::map::{CommitInfo, TenantRef, Unmappable};
-use crate::model::{Change, Oid, Relation, RestartSignal};
+use crate::model::{Change, Oid, Relation, RestartSignal, UNATTRIBUTABLE};
 use crate::pg::PgClient;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::alteration::{reassess, shape_reader};
@@ -338,7 +338,8 @@ impl<S: Sink> Stream<S> {
                 self.unattributed += 1;
                 if self.unattributed > MAX_UNATTRIBUTED {
                     let table = self.context.config.users.table.clone();
-                    return Err(ServiceError::Identity { table, columns, remedy });
+                    let effect = UNATTRIBUTABLE;
+                    return Err(ServiceError::Identity { table, columns, effect, remedy });
                 }
             }
             (Err(unmappable), position) => {
@@ -402,9 +403,6 @@ impl<S: Sink> Stream<S> {
             // The waiting changes belong to the previous version.
             self.affected.resolve(&mut self.output, &context).await?;
             let watched = compile_watched(&self.client, rules, &relation).await?;
-            for WatchedTable { plan, .. } in &watched {
-                warn_identity_gap(plan.identity_gap(), plan.identity_remedy());
-            }
             self.relations.insert(oid, RelationRole::Watched(watched));
             return self.check_for_alteration(None).await;
         }
@@ -424,7 +422,6 @@ impl<S: Sink> Stream<S> {
             Err(error) => return Err(error),
         };
         self.check_for_alteration(Some(fingerprint(rules, &mapped))).await?;
-        warn_identity_gap(mapped.plan.identity_gap(), mapped.plan.identity_remedy());
         self.relations.insert(oid, RelationRole::Users(Box::new(mapped)));
         Ok(())
     }
@@ -471,13 +468,5 @@ impl<S: Sink> Stream<S> {
                 self.context.status.metrics.unparsed_values.inc_by(mapped.plan.take_unparsed_values());
             }
         }
-    }
-}
-
-/// Logged once per relation version.
-fn warn_identity_gap(columns: &[String], remedy: &str) {
-    if !columns.is_empty() {
-        let columns = columns.join(", ");
-        tracing::error!(columns, remedy, "replica identity lacks columns: a delete will cause a resync");
     }
 }

@@ -1,7 +1,7 @@
 //! Compares the source with what the targets' rows were read with, and restarts the tenants whose rows may differ.
 
 use crate::capture::shape::{ShapeChange, ShapeReader, outdates_slot};
-use crate::model::RestartSignal;
+use crate::model::{RestartSignal, SourceTrouble};
 use crate::pg::PgClient;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
@@ -29,12 +29,20 @@ pub(crate) async fn reassess(
     let now = reader.read(client).await?;
     let columns = ReadColumns::of(client, rules).await?;
     columns.refuse_faults(&now, &context.config.source.publication)?;
-    if let Err(error) = check_identities(client, rules).await {
-        match error {
-            // Each change that this makes unattributable causes a resync, and a few of them end the session.
-            ServiceError::Identity { .. } => tracing::error!(%error, "replica identity lacks columns"),
-            error => return Err(error),
+    match check_identities(client, rules).await {
+        Ok(()) => {
+            if context.findings.clear(SourceTrouble::ReplicaIdentity) {
+                tracing::info!("replica identity has all columns again");
+            }
         }
+        // Each change that this makes unattributable causes a resync, and a few of them end the session.
+        Err(error @ ServiceError::Identity { .. }) => {
+            let code = error.trouble();
+            if context.findings.note(code, error.to_string()) {
+                tracing::error!(%error, reason_code = code.code(), "replica identity lacks columns");
+            }
+        }
+        Err(error) => return Err(error),
     }
     let mut reason = "its columns were altered".to_owned();
     if now != known.shape {

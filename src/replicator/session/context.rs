@@ -8,6 +8,7 @@ use crate::model::{Anchor, Epoch, Generation, Lsn, RestartSignal, TenantId, Tena
 use crate::progress::Progress;
 use crate::replicator::backoff::Turns;
 use crate::replicator::session::expected_joins::ExpectedJoins;
+use crate::replicator::session::findings::Findings;
 use crate::replicator::session::scan_aborts::ScanAborts;
 use crate::replicator::session::tenants::{ResyncRequest, TenantHandle, TenantRegistry};
 use crate::replicator::source::point_read::Rereader;
@@ -50,6 +51,8 @@ pub(crate) struct SessionContext<S = StateStore> {
     /// Where the users of snapshots wait for their targets.
     pub(crate) spool: Arc<Spool>,
     pub(crate) scan_aborts: ScanAborts,
+    /// What a person has to fix at the source while the session goes on.
+    pub(crate) findings: Findings,
     pub(crate) rereader: Rereader,
     pub(crate) opening: Semaphore,
     /// When parked tenants are tried again.
@@ -127,6 +130,7 @@ impl<S: StateAccess> SessionContext<S> {
             epoch: state.epoch(),
             spool: Arc::new(Spool::new(&config.spool, memory.clone())),
             scan_aborts: ScanAborts::default(),
+            findings: Findings::default(),
             config,
             state,
             generation,

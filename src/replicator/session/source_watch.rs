@@ -2,8 +2,7 @@
 
 use crate::capture::publication::{read_version, table_in_publication};
 use crate::capture::shape::ShapeReader;
-use crate::config::Config;
-use crate::model::Lsn;
+use crate::model::{Lsn, SourceTrouble, TableName};
 use crate::pg::{PgClient, connect, connect_state};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::alteration::{reassess, shape_reader};
@@ -27,7 +26,6 @@ const PUBLICATION_INTERVAL: Duration = Duration::from_secs(10);
 /// never sent, so a new generation begins even if the table is added again by hand.
 pub(crate) async fn watch_source(context: &SessionContext) -> Result<(), ServiceError> {
     let mut connected: Option<(PgClient, ShapeReader)> = None;
-    let mut has_other_tables = false;
     let mut checked = Instant::now();
     loop {
         tokio::select! {
@@ -61,7 +59,7 @@ pub(crate) async fn watch_source(context: &SessionContext) -> Result<(), Service
             if let Err(error @ ServiceError::Unready { .. }) = refuse_synchronous(&client).await {
                 return Err(error);
             }
-            report_other_tables(&client, &context.config, &mut has_other_tables).await;
+            look_for_other_tables(context, &client).await;
             check_publication(context, &client).await?;
         }
         connected = Some((client, reader));
@@ -75,19 +73,26 @@ async fn open(context: &SessionContext) -> Result<(PgClient, ShapeReader), Servi
     Ok((client, reader))
 }
 
-/// Logs once that the auth store was upgraded to tables of other names.
-async fn report_other_tables(client: &PgClient, config: &Config, has_other_tables: &mut bool) {
-    if *has_other_tables {
+/// Finds out whether the auth store was upgraded to tables of other names. Nothing is found while that cannot be read.
+async fn look_for_other_tables(context: &SessionContext, client: &PgClient) {
+    let config = &context.config;
+    let Ok(Some(current)) = resolve_family(client, &config.families).await else { return };
+    let code = SourceTrouble::StoreUpgraded;
+    if current.rules == config.users {
+        context.findings.clear(code);
         return;
     }
-    if let Ok(Some(current)) = resolve_family(client, &config.families).await
-        && current.rules != config.users
-    {
-        *has_other_tables = true;
-        let tables = current.rules.tables();
+    let tables: Vec<String> = current.rules.tables().into_iter().map(TableName::to_string).collect();
+    let text = format!(
+        "the auth store has new tables ({}), and may no longer change {}",
+        tables.join(", "),
+        config.users.table
+    );
+    if context.findings.note(code, text) {
         tracing::error!(
             found = current.found,
             ?tables,
+            reason_code = code.code(),
             "auth store has new tables and may no longer change the old ones: \
              publish them (`users-sync setup` prints the SQL) and restart"
         );

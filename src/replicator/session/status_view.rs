@@ -2,6 +2,7 @@
 
 use crate::model::{Lsn, TenantId};
 use crate::replicator::session::context::SessionContext;
+use crate::state::TroubleRow;
 use crate::status::view::{SessionIdentity, SessionView, TenantReading};
 
 impl SessionView for SessionContext {
@@ -12,6 +13,10 @@ impl SessionView for SessionContext {
             holder: self.holder.clone(),
             source_wal: self.config.limits.source_wal,
         }
+    }
+
+    fn findings(&self) -> Vec<TroubleRow> {
+        self.findings.rows()
     }
 
     fn lease_has_lapsed(&self) -> bool {

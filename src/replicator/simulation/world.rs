@@ -145,6 +145,7 @@ impl World {
             behind: Vec::new(),
             behind_seconds: BTreeMap::new(),
             trouble: None,
+            findings: Vec::new(),
             publication: String::new(),
             shape: None,
             shape_version: 0,

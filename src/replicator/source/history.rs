@@ -79,6 +79,7 @@ mod tests {
             behind: Vec::new(),
             behind_seconds: Default::default(),
             trouble: None,
+            findings: Vec::new(),
             publication: String::new(),
             shape: None,
             shape_version: 0,

@@ -132,16 +132,22 @@ pub(crate) struct WatchedTable {
 
 /// An error if the replica identity of a table lacks columns, with the SQL that adds them.
 pub(crate) async fn check_identities(client: &Client, rules: &Rules) -> Result<(), ServiceError> {
-    let check = |table: &TableName, gap: &[String], remedy: &str| match gap {
+    let check = |relation: &Relation, gap: &[String], remedy: &str| match gap {
         [] => Ok(()),
-        gap => Err(ServiceError::Identity { table: table.clone(), columns: gap.join(", "), remedy: remedy.to_owned() }),
+        gap => Err(ServiceError::Identity {
+            table: relation.table.clone(),
+            columns: gap.join(", "),
+            effect: relation.effect_of_gap(),
+            remedy: remedy.to_owned(),
+        }),
     };
-    let plan = compile_current(client, rules).await?.plan;
-    check(&rules.table, plan.identity_gap(), plan.identity_remedy())?;
+    let MappedRelation { relation, plan, .. } = compile_current(client, rules).await?;
+    check(&relation, plan.identity_gap(), plan.identity_remedy())?;
     if rules.query.is_some() {
         for table in rules.tables() {
-            for WatchedTable { plan, .. } in compile_watched(client, rules, &current(client, table).await?).await? {
-                check(table, plan.identity_gap(), plan.identity_remedy())?;
+            let relation = current(client, table).await?;
+            for WatchedTable { plan, .. } in compile_watched(client, rules, &relation).await? {
+                check(&relation, plan.identity_gap(), plan.identity_remedy())?;
             }
         }
     }

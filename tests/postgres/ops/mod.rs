@@ -2,6 +2,7 @@
 //! reports about itself.
 
 mod files;
+mod findings;
 pub mod health;
 mod lights;
 mod metrics;
