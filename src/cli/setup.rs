@@ -209,7 +209,7 @@ async fn apply_and_record(
 }
 
 /// Records what was made, as the role of the state: an administrator writes to no table of another role.
-async fn record(config: &Config, made: &[Made]) -> Result<(), String> {
+pub(super) async fn record(config: &Config, made: &[Made]) -> Result<(), String> {
     if made.is_empty() {
         return Ok(());
     }

@@ -4,9 +4,11 @@ use super::admins::{AdminUrls, Admins};
 use super::common::{ConfigFile, cannot_connect_source, connect_state};
 use super::confirm::confirm;
 use super::output::{self, Format};
+use super::setup::record;
 use super::tenants::refuse_living;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
+use crate::model::Made;
 use crate::operations::retire_role::{MadeRole, Site, made_roles};
 use crate::operations::teardown::{Plan, PlanError, drop_slot, plan, release_target, remove};
 use crate::pg::{self, PgClient, PgUrl, describe, quote_literal};
@@ -70,7 +72,7 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
     stays.iter().for_each(|what| output::line(format_args!("stays: {what}")));
     let drops = list(&config, &found, &roles);
     let report = |text: &str, is_dropped| output::result(text, &Document { drops: &drops, stays: &stays, is_dropped });
-    if found.is_empty() {
+    if found.is_empty() && roles.is_empty() {
         report(NOTHING, true)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -87,16 +89,14 @@ pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<
         report("nothing was dropped", false)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let left = drop_all(&config, &found, &source, &state).await;
+    let recorded: Vec<Made> = roles.iter().chain(&without_admin).flat_map(|role| role.records.clone()).collect();
+    let left = drop_all(&config, &found, &recorded, &source, &state).await;
     // Their own sessions would keep the roles in use.
     source.close().await;
     state.close().await;
-    for role in roles.iter().filter(|_| left.is_empty()) {
-        if let Err(why) = role.retire().await {
-            output::line(format_args!("stays: {}: {why}", role.describe()));
-        }
-    }
     if left.is_empty() {
+        let failures = retire(&config, roles, &without_admin).await;
+        failures.iter().for_each(|what| output::line(format_args!("stays: {what}")));
         report("done", true)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -173,7 +173,13 @@ fn list(config: &Config, plan: &Plan, roles: &[MadeRole<'_>]) -> Vec<String> {
 
 /// Drops the slots first: they retain WAL at the source. The state is dropped last, and only if nothing is left: it has
 /// what another attempt needs. Returns what is left, each with the statement that removes it.
-async fn drop_all(config: &Config, plan: &Plan, source: &PgClient, state: &PgClient) -> Vec<String> {
+async fn drop_all(
+    config: &Config,
+    plan: &Plan,
+    recorded_roles: &[Made],
+    source: &PgClient,
+    state: &PgClient,
+) -> Vec<String> {
     let mut left = Vec::new();
     for slot in &plan.slots {
         if let Err(error) = drop_slot(source, slot).await {
@@ -209,7 +215,7 @@ async fn drop_all(config: &Config, plan: &Plan, source: &PgClient, state: &PgCli
         left.push(format!("{}: {why}; run as {owner}a superuser: {};", removal.what, removal.sql));
     }
     if plan.has_state && left.is_empty() {
-        if let Err(error) = StateStore::forget(state, &config.source.slot).await {
+        if let Err(error) = StateStore::forget(state, &config.source.slot, recorded_roles).await {
             left.push(format!(
                 "the state: {error}; run as the owner of schema users_sync: DROP SCHEMA users_sync CASCADE;"
             ));
@@ -218,4 +224,44 @@ async fn drop_all(config: &Config, plan: &Plan, source: &PgClient, state: &PgCli
         left.push("the state, which the next attempt needs".to_owned());
     }
     left
+}
+
+/// Drops the roles, that of the state last: its tables record the others until these are gone. A role that stays remains
+/// recorded, so that another `teardown` can drop it. Returns what stays in addition to `without_admin`, with the reason.
+async fn retire(config: &Config, roles: Vec<MadeRole<'_>>, without_admin: &[MadeRole<'_>]) -> Vec<String> {
+    let mut failures = Vec::new();
+    let mut recorded: Vec<Made> = without_admin.iter().flat_map(|role| role.records.clone()).collect();
+    let (of_state, others): (Vec<_>, Vec<_>) = roles.into_iter().partition(|role| role.is_of(&config.state_url));
+    for role in others {
+        if let Err(why) = role.retire().await {
+            failures.push(format!("{}: {why}", role.describe()));
+            recorded.extend(role.records);
+        }
+    }
+    let is_last = recorded.is_empty();
+    if !is_last {
+        recorded.extend(of_state.iter().flat_map(|role| role.records.clone()));
+    }
+    if let Err(why) = forget_roles(config, &recorded).await {
+        failures.push(format!("the record of the roles: {why}"));
+        return failures;
+    }
+    for role in of_state {
+        if !is_last {
+            failures.push(format!("{}: it owns the record of the other roles that stay", role.describe()));
+        } else if let Err(why) = role.retire().await {
+            failures.push(format!("{}: {why}", role.describe()));
+            if let Err(why) = record(config, &role.records).await {
+                failures.push(format!("the record of this role could not be written again: {why}"));
+            }
+        }
+    }
+    failures
+}
+
+async fn forget_roles(config: &Config, stays: &[Made]) -> Result<(), String> {
+    let state = pg::connect_state(&config.state_url).await.map_err(|error| error.to_string())?;
+    let forgotten = StateStore::forget(&state, &config.source.slot, stays).await;
+    state.close().await;
+    forgotten.map_err(|error| error.to_string())
 }

@@ -86,6 +86,8 @@ pub(crate) struct MadeRole<'a> {
     pub(crate) name: String,
     /// The first is the one where it was made.
     sites: Vec<&'a Site>,
+    /// What `setup` recorded of it: a row for each place where it found the role missing.
+    pub(crate) records: Vec<Made>,
 }
 
 /// The roles among what was recorded. A record may come from anyone with the state's role, so it only chooses among the
@@ -99,9 +101,14 @@ pub(crate) fn made_roles<'a>(made: &[Made], sites: &'a [Site]) -> Vec<MadeRole<'
         let server = ServerName::of(&home.url);
         let is_same = |site: &&Site| site.url.user == made.name && ServerName::of(&site.url) == server;
         let others = sites.iter().filter(|site| is_same(site) && site.place != home.place);
-        let is_known = |role: &MadeRole<'_>| role.name == made.name && role.sites.iter().any(is_same);
-        if !roles.iter().any(is_known) {
-            roles.push(MadeRole { name: made.name.clone(), sites: std::iter::once(home).chain(others).collect() });
+        let is_known = |role: &&mut MadeRole<'_>| role.name == made.name && role.sites.iter().any(is_same);
+        match roles.iter_mut().find(is_known) {
+            Some(role) => role.records.push(made.clone()),
+            None => roles.push(MadeRole {
+                name: made.name.clone(),
+                sites: std::iter::once(home).chain(others).collect(),
+                records: vec![made.clone()],
+            }),
         }
     }
     roles
@@ -112,6 +119,12 @@ impl MadeRole<'_> {
     pub(crate) fn describe(&self) -> String {
         let server = self.sites.first().map_or_else(String::new, |home| format!("{}:{}", home.url.host, home.url.port));
         format!("role {} of {server}, with its rights", self.name)
+    }
+
+    /// Whether sessions with this URL use the role.
+    pub(crate) fn is_of(&self, url: &PgUrl) -> bool {
+        let server = ServerName::of(url);
+        self.name == url.user && self.sites.iter().any(|site| ServerName::of(&site.url) == server)
     }
 
     /// The option of an administrator that is needed and was not given.

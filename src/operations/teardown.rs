@@ -76,6 +76,7 @@ pub(crate) struct Plan {
     pub(crate) targets: Vec<(TenantId, TargetId)>,
     /// In this order.
     pub(crate) removals: Vec<Removal>,
+    /// Whether the state has more than the record of the roles.
     pub(crate) has_state: bool,
     /// What `setup` recorded.
     pub(crate) made: Vec<Made>,
@@ -279,7 +280,7 @@ async fn has_state_tables(state: &Client, known: &Snapshot, made: &[Made]) -> Re
         SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                        WHERE n.nspname = 'users_sync' AND c.relname = 'source' AND c.relkind = 'r')";
     let has_tables: bool = state.query_typed_one(SQL, &[]).await?.try_get(0)?;
-    if known.source.is_some() || !made.is_empty() {
+    if known.source.is_some() || made.iter().any(|made| made.kind != MadeKind::Role) {
         return Ok(true);
     }
     // The last slot's tables go with it.

@@ -3,6 +3,7 @@
 use super::error::StateError;
 use super::store::StateStore;
 use crate::model::{Made, MadeKind};
+use crate::pg::create_schema;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Row};
 
@@ -19,6 +20,7 @@ CREATE TABLE IF NOT EXISTS users_sync.made (
 impl StateStore {
     /// Records what was made for a slot. What is recorded already stays: its `previous` is the older one.
     pub(crate) async fn record_made(client: &Client, slot: &str, made: &[Made]) -> Result<(), StateError> {
+        create_schema(client, "users_sync").await?;
         client.batch_execute(CREATE).await?;
         let sql = "INSERT INTO users_sync.made VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
         for Made { kind, schema, name, previous } in made {
@@ -43,10 +45,15 @@ impl StateStore {
         Ok(rows.iter().filter_map(|row| read(row).transpose()).collect::<Result<_, Error>>()?)
     }
 
-    /// Forgets what was recorded for a slot, once it is removed. Drops the table with the last row.
-    pub(super) async fn forget_made(client: &Client, slot: &str) -> Result<(), StateError> {
+    /// Forgets what was recorded for a slot, except what stays. Drops the table with the last row.
+    pub(super) async fn forget_made(client: &Client, slot: &str, stays: &[Made]) -> Result<(), StateError> {
         if has_made(client).await? {
-            client.execute("DELETE FROM users_sync.made WHERE slot = $1", &[&slot]).await?;
+            let sql = "DELETE FROM users_sync.made m WHERE slot = $1 AND NOT EXISTS ( \
+                         SELECT FROM unnest($2::text[], $3::text[], $4::text[]) AS stays(kind, schema, name) \
+                         WHERE stays.kind = m.kind AND stays.schema = m.schema AND stays.name = m.name)";
+            let column = |of: fn(&Made) -> &str| stays.iter().map(of).collect::<Vec<&str>>();
+            let (kinds, schemas) = (column(|made| made.kind.as_str()), column(|made| &made.schema));
+            client.execute(sql, &[&slot, &kinds, &schemas, &column(|made| &made.name)]).await?;
             if client.query_opt("SELECT FROM users_sync.made LIMIT 1", &[]).await?.is_none() {
                 client.batch_execute("DROP TABLE users_sync.made").await?;
             }

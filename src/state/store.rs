@@ -5,8 +5,8 @@ use super::read::{PAUSES, exists, is_current, pauses, read_rows, request};
 use super::rows::{LEASE, Reached, Recorded, Snapshot, TenantRow, findings_to_json};
 use super::schema::{CREATE, NOTE_STATE, UPGRADE};
 use crate::model::{
-    CHECKPOINT_KEY_BYTES, CheckpointKey, Epoch, Generation, Lsn, ParkCause, Reason, SourceTrouble, TargetId, TenantId,
-    UserCount,
+    CHECKPOINT_KEY_BYTES, CheckpointKey, Epoch, Generation, Lsn, Made, ParkCause, Reason, SourceTrouble, TargetId,
+    TenantId, UserCount,
 };
 use crate::pg::{PgClient, PgTimestamp, create_schema};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -94,9 +94,10 @@ impl StateStore {
         if exists(client).await? { read_rows(client, slot).await } else { Ok(Snapshot::default()) }
     }
 
-    /// Deletes the rows of a slot, for `teardown`. Drops the tables with the last slot, and the schema if it is empty then.
-    pub async fn forget(client: &Client, slot: &str) -> Result<(), StateError> {
-        StateStore::forget_made(client, slot).await?;
+    /// Deletes the rows of a slot, for `teardown`, and the record of what `setup` made, except what stays. Drops the tables with
+    /// the last slot, and the schema if it is empty then.
+    pub(crate) async fn forget(client: &Client, slot: &str, stays: &[Made]) -> Result<(), StateError> {
+        StateStore::forget_made(client, slot, stays).await?;
         if !exists(client).await? {
             return StateStore::drop_empty_schema(client).await;
         }
