@@ -1,99 +1,126 @@
 //! Two servers, with PostgreSQL's subscription and users-sync between them.
 
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
+use tokio_postgres::{Client, Statement};
 use users_sync::throwaway::{Options, PostgresServer};
 
 pub struct Bed {
     pub source: PostgresServer,
     pub target: PostgresServer,
+    numbers: AtomicU32,
 }
 
-const USERS: &str = "CREATE TABLE users (id text PRIMARY KEY, name text, email text, created_at timestamptz, \
+/// The table at the source, and native's at the target.
+pub const USERS: &str = "CREATE TABLE users (id text PRIMARY KEY, name text, email text, created_at timestamptz, \
     updated_at timestamptz, deleted_at timestamptz, profile jsonb)";
+
+/// Of a wait for a condition: the slowest reference takes minutes.
+const DEADLINE: Duration = Duration::from_secs(1800);
 
 impl Bed {
     pub async fn start() -> Bed {
-        Bed::for_connections("200").await
+        Bed::with(|options| options).await
     }
 
-    pub async fn for_connections(max_connections: &str) -> Bed {
+    /// Both servers get the settings that `more` adds.
+    pub async fn with(more: impl Fn(Options) -> Options) -> Bed {
         // Durable like a production server. A large max_wal_size keeps checkpoints out of the measured times.
         let options = || {
             let large = Options::new().set("max_wal_size", "8GB").set("shared_buffers", "512MB");
-            large.set("autovacuum", "off").set("max_connections", max_connections)
+            let large = large.set("max_replication_slots", "250").set("max_wal_senders", "250");
+            // Until PostgreSQL 15, native's workers start at most once in this time, which is 5 s by default.
+            let large = large.set("wal_retrieve_retry_interval", "100ms");
+            more(large.set("autovacuum", "off").set("max_connections", "200"))
         };
         Bed {
             source: PostgresServer::start(options()).await.unwrap(),
             target: PostgresServer::start(options()).await.unwrap(),
+            numbers: AtomicU32::new(0),
         }
     }
 
-    /// Creates a database with `users` rows at the source, and one for each of the two at the target.
+    /// A number that was not returned before.
+    pub fn next(&self) -> u32 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Creates a database with `users` rows at the source, and an empty one for users-sync at the target.
     pub async fn database(&self, name: &str, users: u32) {
         self.source.create_database(name).await.unwrap();
         self.source.sql(name, USERS).await.unwrap();
         self.source.sql(name, &format!("INSERT INTO users {}", people(1, users))).await.unwrap();
         self.source.sql(name, "VACUUM ANALYZE users").await.unwrap();
-        self.target.create_database(&format!("{name}_native")).await.unwrap();
-        self.target.sql(&format!("{name}_native"), USERS).await.unwrap();
         self.target.create_database(&format!("{name}_ours")).await.unwrap();
+    }
+
+    /// Removes the databases and slots of a part that is over: a slot that is not read holds back WAL.
+    pub async fn clear(&self, name: &str) {
+        let ours = format!("SELECT datname FROM pg_database WHERE datname ^@ '{name}_'");
+        let client = self.target.connect("postgres").await.unwrap();
+        for row in client.query(&ours, &[]).await.unwrap() {
+            let database: String = row.get(0);
+            let subscriptions =
+                "SELECT subname FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE datname = $1";
+            for row in client.query(subscriptions, &[&database]).await.unwrap() {
+                let name: String = row.get(0);
+                self.target.sql(&database, &format!("DROP SUBSCRIPTION {name}")).await.unwrap();
+            }
+            client.batch_execute(&format!("DROP DATABASE {database} WITH (FORCE)")).await.unwrap();
+        }
+        let inactive =
+            format!("SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE active AND database = '{name}')");
+        self.wait(&self.source, "postgres", &inactive).await;
+        let slots = format!(
+            "SELECT count(pg_drop_replication_slot(slot_name)) FROM pg_replication_slots WHERE database = '{name}'"
+        );
+        self.source.sql("postgres", &slots).await.unwrap();
+        self.source.sql("postgres", &format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
     }
 
     /// Changes each of these users in its own transaction, without waiting for each commit to be durable.
     pub async fn renames(&self, name: &str, from: u32, to: u32) {
-        let asynchronous = format!("ALTER DATABASE {name} SET synchronous_commit = off");
-        self.source.sql("postgres", &asynchronous).await.unwrap();
-        let renames = format!(
-            "CREATE PROCEDURE renames() LANGUAGE plpgsql AS $$ BEGIN
-               FOR n IN {from}..{to} LOOP
-                 UPDATE users SET name = 'Changed', updated_at = now() WHERE id = 'user-' || n;
-                 COMMIT;
-               END LOOP; END $$"
-        );
-        self.source.sql(name, &renames).await.unwrap();
-        self.source.sql(name, "CALL renames()").await.unwrap();
-        self.source.sql("postgres", &format!("ALTER DATABASE {name} RESET synchronous_commit")).await.unwrap();
+        self.changes(name, "name = 'Changed'", from, to).await;
     }
 
-    /// Creates PostgreSQL's subscription, waits for its initial copy, then disables it.
-    pub async fn subscribe(&self, name: &str) {
-        self.source.sql(name, "CREATE PUBLICATION native FOR TABLE users").await.unwrap();
-        let target = format!("{name}_native");
-        self.target
-            .sql(
-                &target,
-                &format!("CREATE SUBSCRIPTION native_{name} CONNECTION '{}' PUBLICATION native", self.source.url(name)),
-            )
-            .await
-            .unwrap();
-        self.wait(&self.target, &target, "SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel").await;
-        self.native(name, false).await;
+    /// The same with another assignment.
+    pub async fn changes(&self, name: &str, assignment: &str, from: u32, to: u32) {
+        self.writer(name).await.change(assignment, from, to).await;
     }
 
-    pub async fn native(&self, name: &str, on: bool) {
-        let verb = if on { "ENABLE" } else { "DISABLE" };
-        self.target.sql(&format!("{name}_native"), &format!("ALTER SUBSCRIPTION native_{name} {verb}")).await.unwrap();
-        if !on {
-            let sql = "SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE active AND slot_name LIKE 'native%')";
-            self.wait(&self.source, "postgres", sql).await;
+    /// Connects a session that makes such changes later.
+    pub async fn writer(&self, name: &str) -> Writer {
+        let client = self.source.connect(name).await.unwrap();
+        client.batch_execute("SET synchronous_commit = off").await.unwrap();
+        Writer { client }
+    }
+
+    /// Creates the publication of native's subscriptions, once.
+    pub async fn publish(&self, name: &str) {
+        let client = self.source.connect(name).await.unwrap();
+        let exists = client.query_opt("SELECT FROM pg_publication WHERE pubname = 'native'", &[]).await.unwrap();
+        if exists.is_none() {
+            client.batch_execute("CREATE PUBLICATION native FOR TABLE users").await.unwrap();
         }
     }
 
-    /// Waits until a query returns true; returns the time. The interval is long enough for the query's cost not to matter.
-    pub async fn wait(&self, server: &PostgresServer, database: &str, sql: &str) -> Duration {
-        let started = Instant::now();
+    /// Writes all dirty pages, so that no measured time includes it.
+    pub async fn checkpoint(&self) {
+        self.source.sql("postgres", "CHECKPOINT").await.unwrap();
+        self.target.sql("postgres", "CHECKPOINT").await.unwrap();
+    }
+
+    /// Waits until a query returns true.
+    pub async fn wait(&self, server: &PostgresServer, database: &str, sql: &str) {
+        self.watch(server, database, sql).await.until_true().await;
+    }
+
+    /// Connects a session that waits later: its start is then in no measured time.
+    pub async fn watch(&self, server: &PostgresServer, database: &str, sql: &str) -> Watch {
         let client = server.connect(database).await.unwrap();
-        let statement = client.prepare(sql).await.unwrap();
-        loop {
-            let row = client.query_opt(&statement, &[]).await.unwrap();
-            if row.is_some_and(|row| row.get::<_, Option<bool>>(0) == Some(true)) {
-                return started.elapsed();
-            }
-            assert!(started.elapsed() < Duration::from_secs(300), "still not true: {sql}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        Watch { client, sql: sql.to_owned() }
     }
 
     /// Starts users-sync for tenants with these ids and target URLs.
@@ -129,11 +156,71 @@ impl Bed {
 
 /// Rows of `users` with a profile of some 300 bytes.
 pub fn people(from: u32, to: u32) -> String {
+    rows(&format!("{from}, {to}"), "'Name ' || n")
+}
+
+/// The same for the numbers `n` of a series, with another name.
+pub fn rows(series: &str, name: &str) -> String {
     format!(
-        "SELECT 'user-' || n, 'Name ' || n, n || '@example.com', now(), now(), NULL, \
+        "SELECT 'user-' || n, {name}, n || '@example.com', now(), now(), NULL, \
          jsonb_build_object('picture', 'https://example.com/' || md5(n::text), 'locale', 'en-GB', 'verified', true, \
-           'about', repeat('words ', 30), 'logins', n) FROM generate_series({from}, {to}) n"
+           'about', repeat('words ', 30), 'logins', n) FROM generate_series({series}) n"
     )
+}
+
+/// A session of the source that changes users.
+pub struct Writer {
+    client: Client,
+}
+
+impl Writer {
+    /// Changes each of these users in its own transaction.
+    pub async fn change(&self, assignment: &str, from: u32, to: u32) {
+        let procedure = format!(
+            "CREATE OR REPLACE PROCEDURE changes() LANGUAGE plpgsql AS $$ BEGIN
+               FOR n IN {from}..{to} LOOP
+                 UPDATE users SET {assignment}, updated_at = now() WHERE id = 'user-' || n;
+                 COMMIT;
+               END LOOP; END $$"
+        );
+        self.client.batch_execute(&procedure).await.unwrap();
+        self.client.batch_execute("CALL changes()").await.unwrap();
+    }
+
+    /// Changes all users in one transaction.
+    pub async fn change_all(&self, assignment: &str) {
+        self.client.batch_execute(&format!("UPDATE users SET {assignment}, updated_at = now()")).await.unwrap();
+    }
+}
+
+/// A session that waits for a condition.
+pub struct Watch {
+    client: Client,
+    sql: String,
+}
+
+impl Watch {
+    /// Waits until the query returns true. The interval is long enough for the query's cost not to matter. The session stays
+    /// open, so that its end is in no measured CPU time either.
+    pub async fn until_true(&self) {
+        let started = Instant::now();
+        let mut statement: Option<Statement> = None;
+        loop {
+            // The table may not exist yet.
+            if statement.is_none() {
+                statement = self.client.prepare(&self.sql).await.ok();
+            }
+            let row = match &statement {
+                Some(statement) => self.client.query_opt(statement, &[]).await.unwrap(),
+                None => None,
+            };
+            if row.is_some_and(|row| row.get::<_, Option<bool>>(0) == Some(true)) {
+                return;
+            }
+            assert!(started.elapsed() < DEADLINE, "still not true: {}", self.sql);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
 }
 
 /// A running users-sync. It is killed when dropped; `stop` sends SIGTERM.
@@ -165,6 +252,10 @@ impl Process {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         assert!(self.child.wait().unwrap().success());
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn resident(&self) -> Resident {
