@@ -4,6 +4,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
+use tokio::sync::OnceCell;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Statement};
 use users_sync::throwaway::{Options, PostgresServer};
 
@@ -19,6 +21,8 @@ pub const USERS: &str = "CREATE TABLE users (id text PRIMARY KEY, name text, ema
 
 /// Of a wait for a condition: the slowest reference takes minutes.
 const DEADLINE: Duration = Duration::from_secs(1800);
+/// Between two looks at a condition.
+const INTERVAL: Duration = Duration::from_millis(20);
 
 impl Bed {
     pub async fn start() -> Bed {
@@ -56,19 +60,15 @@ impl Bed {
         self.target.create_database(&format!("{name}_ours")).await.unwrap();
     }
 
-    /// Removes the databases and slots of a part that is over: a slot that is not read holds back WAL.
-    pub async fn clear(&self, name: &str) {
-        let ours = format!("SELECT datname FROM pg_database WHERE datname ^@ '{name}_'");
+    /// Removes subscriptions and slots of a part that is over: a slot that is not read holds back WAL.
+    pub async fn end(&self, name: &str) {
         let client = self.target.connect("postgres").await.unwrap();
-        for row in client.query(&ours, &[]).await.unwrap() {
-            let database: String = row.get(0);
-            let subscriptions =
-                "SELECT subname FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE datname = $1";
-            for row in client.query(subscriptions, &[&database]).await.unwrap() {
-                let name: String = row.get(0);
-                self.target.sql(&database, &format!("DROP SUBSCRIPTION {name}")).await.unwrap();
-            }
-            client.batch_execute(&format!("DROP DATABASE {database} WITH (FORCE)")).await.unwrap();
+        let subscriptions = format!(
+            "SELECT datname, subname FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE datname ^@ '{name}_'"
+        );
+        for row in client.query(&subscriptions, &[]).await.unwrap() {
+            let drop = format!("DROP SUBSCRIPTION {}", row.get::<_, String>(1));
+            self.target.sql(&row.get::<_, String>(0), &drop).await.unwrap();
         }
         let inactive =
             format!("SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE active AND database = '{name}')");
@@ -77,6 +77,17 @@ impl Bed {
             "SELECT count(pg_drop_replication_slot(slot_name)) FROM pg_replication_slots WHERE database = '{name}'"
         );
         self.source.sql("postgres", &slots).await.unwrap();
+    }
+
+    /// The same, and removes the databases: not where there are many, because each causes a checkpoint.
+    pub async fn clear(&self, name: &str) {
+        self.end(name).await;
+        let client = self.target.connect("postgres").await.unwrap();
+        let databases = format!("SELECT datname FROM pg_database WHERE datname ^@ '{name}_'");
+        for row in client.query(&databases, &[]).await.unwrap() {
+            let drop = format!("DROP DATABASE {} WITH (FORCE)", row.get::<_, String>(0));
+            client.batch_execute(&drop).await.unwrap();
+        }
         self.source.sql("postgres", &format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
     }
 
@@ -120,7 +131,7 @@ impl Bed {
     /// Connects a session that waits later: its start is then in no measured time.
     pub async fn watch(&self, server: &PostgresServer, database: &str, sql: &str) -> Watch {
         let client = server.connect(database).await.unwrap();
-        Watch { client, sql: sql.to_owned() }
+        Watch { client, sql: sql.to_owned(), statement: OnceCell::new() }
     }
 
     /// Starts users-sync for tenants with these ids and target URLs.
@@ -197,6 +208,7 @@ impl Writer {
 pub struct Watch {
     client: Client,
     sql: String,
+    statement: OnceCell<Statement>,
 }
 
 impl Watch {
@@ -204,22 +216,23 @@ impl Watch {
     /// open, so that its end is in no measured CPU time either.
     pub async fn until_true(&self) {
         let started = Instant::now();
-        let mut statement: Option<Statement> = None;
-        loop {
-            // The table may not exist yet.
-            if statement.is_none() {
-                statement = self.client.prepare(&self.sql).await.ok();
-            }
-            let row = match &statement {
-                Some(statement) => self.client.query_opt(statement, &[]).await.unwrap(),
-                None => None,
-            };
-            if row.is_some_and(|row| row.get::<_, Option<bool>>(0) == Some(true)) {
-                return;
-            }
+        while !self.is_true().await {
             assert!(started.elapsed() < DEADLINE, "still not true: {}", self.sql);
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(INTERVAL).await;
         }
+    }
+
+    /// Whether the query returns true now.
+    pub async fn is_true(&self) -> bool {
+        let statement = self.statement.get_or_try_init(|| self.client.prepare(&self.sql)).await;
+        let statement = match statement {
+            Ok(statement) => statement,
+            // users-sync has not created the table yet.
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => return false,
+            Err(error) => panic!("{}: {error}", self.sql),
+        };
+        let row = self.client.query_opt(statement, &[]).await.unwrap();
+        row.is_some_and(|row| row.get::<_, Option<bool>>(0) == Some(true))
     }
 }
 

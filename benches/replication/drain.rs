@@ -26,11 +26,13 @@ pub async fn single_row_transactions(bed: &Bed, table: &mut Table) {
     let mut rates = Vec::new();
     for native in natives {
         let drained = drain(bed, NAME, Side::Native(native), &done).await;
+        assert_eq!(changed(bed, Side::Native(native)).await, transactions);
         drained.usage.print(native.title, transactions);
         rates.push((native, rate(drained.seconds)));
     }
     let discarded = limit::discard(bed, NAME).await;
     let drained = drain(bed, NAME, Side::Ours, &done).await;
+    assert_eq!(changed(bed, Side::Ours).await, transactions);
     drained.usage.print("users-sync", transactions);
     let ours = rate(drained.seconds);
     for (native, reference) in rates {
@@ -41,4 +43,11 @@ pub async fn single_row_transactions(bed: &Bed, table: &mut Table) {
         table.add(format!("{work}, pg_recvlogical to /dev/null"), "1/s", ours, rate(seconds), Goal::None);
     }
     bed.clear(NAME).await;
+}
+
+async fn changed(bed: &Bed, side: Side) -> u32 {
+    let client = bed.target.connect(&side.target(NAME)).await.unwrap();
+    let count = format!("SELECT count(*) FROM {} WHERE name = 'Changed'", side.users());
+    let count: i64 = client.query_one(&count, &[]).await.unwrap().get(0);
+    u32::try_from(count).unwrap()
 }

@@ -45,8 +45,7 @@ pub async fn with_others_down(bed: &Bed, table: &mut Table) {
     proxy.refuse(false);
     bed.following("apart", TENANTS).await;
     process.stop();
-    drop(readers);
-    bed.clear("apart").await;
+    bed.end("apart").await;
     let goal = Goal::TimesAtMost(2.0);
     table.add("p99 of 70 tenants, 30 others with 100 ms round trip", "ms", slow, calm, goal);
     table.add("p99 of 70 tenants, 30 others not responding", "ms", frozen, calm, goal);

@@ -21,16 +21,16 @@ pub async fn one_transaction(bed: &Bed, table: &mut Table) {
     bed.clear(NAME).await;
 }
 
-/// Protocol 4, and with it `streaming = parallel`, exists from PostgreSQL 16 on.
+/// `streaming = parallel` exists from PostgreSQL 16 on, and is the default from 18 on.
 async fn natives(bed: &Bed) -> Vec<Native> {
     let client = bed.target.connect("postgres").await.unwrap();
     let version = "SELECT current_setting('server_version_num')::int4";
     let version: i32 = client.query_one(version, &[]).await.unwrap().get(0);
     let mut natives = vec![Native::DEFAULT, Native::LOOSE];
-    if version >= 160_000 {
-        natives.extend([Native::PARALLEL, Native::PARALLEL_LOOSE]);
-    } else {
-        println!("  streaming = parallel needs PostgreSQL 16: not measured");
+    match version / 10_000 {
+        ..16 => println!("  streaming = parallel needs PostgreSQL 16: not measured"),
+        16 | 17 => natives.extend([Native::PARALLEL, Native::PARALLEL_LOOSE]),
+        _ => {}
     }
     natives
 }

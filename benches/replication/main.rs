@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench replication -- NAME...` runs only some of the parts that are listed below. `USERS_SYNC_RUNS=1` runs
 //! each once instead of three times, `USERS_SYNC_SIZE=0.01` with a hundredth of the work, and `USERS_SYNC_PG_BIN` chooses the
-//! servers' programs (`.ci/postgres MAJOR` prints those of a major).
+//! servers' programs (`.ci/postgres MAJOR` prints those of a major). benches/peers.md measures other tools.
 
 // A failure ends the measurement.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]

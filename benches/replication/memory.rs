@@ -18,6 +18,6 @@ pub async fn many_tenants(bed: &Bed, table: &mut Table) {
     bed.following("many", tenants.len()).await;
     let now = process.resident().now;
     process.stop();
-    bed.clear("many").await;
+    bed.end("many").await;
     table.add("resident memory with 100 tenants following", "MB", now, None, Goal::AtMost(20.0));
 }

@@ -37,14 +37,14 @@ impl Native {
         fillfactor: 85,
         options: "synchronous_commit = on",
     };
-    /// From PostgreSQL 16 on.
+    /// For PostgreSQL 16 and 17.
     pub const PARALLEL: Native = Native {
         title: "native, streaming = parallel",
         tag: "native_parallel",
         fillfactor: 100,
         options: "streaming = parallel",
     };
-    /// From PostgreSQL 16 on.
+    /// For PostgreSQL 16 and 17.
     pub const PARALLEL_LOOSE: Native = Native {
         title: "native, streaming = parallel, fillfactor 85",
         tag: "native_parallel_loose",

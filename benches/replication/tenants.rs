@@ -107,7 +107,7 @@ async fn measure(bed: &Bed, kind: Kind, transactions: u32) -> Measured {
         println!("  peak resident memory {:.0} MB", process.resident().peak);
         process.stop();
     }
-    bed.clear(kind.name()).await;
+    bed.end(kind.name()).await;
     Measured { backlog, burst }
 }
 
@@ -184,6 +184,7 @@ async fn backlog(bed: &Bed, kind: Kind, writer: &Writer, process: Option<&Proces
     let walsenders = walsenders(bed).await;
     signal(&walsenders, Signal::STOP);
     writer.change("email = 'backlog'", 1, transactions).await;
+    assert!(!watches[0].is_true().await, "a walsender that is stopped has sent changes");
     let target = bed.target.connect("postgres").await.unwrap();
     let before = assigned(&target).await;
     let meter = Meter::start(bed, process).await;
