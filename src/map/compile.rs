@@ -5,7 +5,7 @@ use super::filter::Condition;
 use super::identity::IdentityGap;
 use super::json::{JsonKind, key};
 use super::plan::RowPlan;
-use super::raw_json::{RawColumn, RawJson};
+use super::raw_json::{RawColumn, RawJson, is_mapped_key};
 use super::resolver::Resolver;
 use super::row_types::WithheldReason;
 use super::rules::optional;
@@ -13,9 +13,6 @@ use super::value::{Input, Text};
 use super::{Rules, Value, looks_secret};
 use crate::model::{ColumnIdx, Relation, TypeCatalog};
 use std::sync::atomic::AtomicU64;
-
-/// The keys that `raw_json` always has: Neon's generated columns read them.
-const MAPPED_KEYS: [&str; 4] = ["id", "display_name", "primary_email", "signed_up_at_millis"];
 
 impl RowPlan {
     /// Compiles the rules for one relation version. The error lists every problem at once.
@@ -137,7 +134,7 @@ impl<'a> Selection<'a> {
         if self.exclude.contains(&name) {
             return Some(WithheldReason::Excluded);
         }
-        if MAPPED_KEYS.contains(&name) {
+        if is_mapped_key(name) {
             return Some(WithheldReason::Replaced);
         }
         match &self.allow {

@@ -1,6 +1,9 @@
-//! The `raw_json` document of a row: the mapped keys, then the exposed columns, each if its value is known. Pure.
+//! The `raw_json` document of a row: the mapped keys and the exposed columns, each if its value is known. Pure.
+//!
+//! The keys are written in jsonb's own order: shorter ones first, then by their bytes. The target's conversion to jsonb sorts
+//! them, and is faster when they are sorted already.
 
-use super::json::{JsonKind, Malformed, without};
+use super::json::{JsonKind, Malformed, key, without};
 use super::unmappable::Unmappable;
 use super::value::{MappedValues, RowImage, Sent};
 use crate::model::{ColumnIdx, Set, Timestamp, push_string};
@@ -18,27 +21,71 @@ pub(super) struct RawColumn {
     pub without: Vec<Vec<String>>,
 }
 
-/// What goes into `raw_json` beside the mapped keys, in the relation's order.
+/// The keys that `raw_json` always has: Neon's generated columns read them.
+const MAPPED_KEYS: [(&str, Mapped); 4] = [
+    ("id", Mapped::Id),
+    ("display_name", Mapped::Name),
+    ("primary_email", Mapped::Email),
+    ("signed_up_at_millis", Mapped::SignedUp),
+];
+
+/// Whether a mapped value takes this key, instead of the column of this name.
+pub(super) fn is_mapped_key(name: &str) -> bool {
+    MAPPED_KEYS.iter().any(|(key, _)| *key == name)
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Mapped {
+    Id,
+    Name,
+    Email,
+    SignedUp,
+}
+
+/// A key of the document and where its value comes from.
+#[derive(Debug)]
+enum Part {
+    /// With its key as it is written: `"name":`.
+    Mapped(Mapped, String),
+    Column(RawColumn),
+}
+
+/// What goes into `raw_json`, in jsonb's order.
 #[derive(Debug)]
 pub(super) struct RawJson {
-    columns: Vec<RawColumn>,
+    parts: Vec<Part>,
     stripped: AtomicU64,
 }
 
 impl RawJson {
     pub(super) fn new(columns: Vec<RawColumn>) -> RawJson {
-        RawJson { columns, stripped: AtomicU64::new(0) }
+        let mapped = MAPPED_KEYS.map(|(name, value)| (name.to_owned(), Part::Mapped(value, key(name))));
+        let columns = columns.into_iter().map(|raw| (raw.name.clone(), Part::Column(raw)));
+        let mut named: Vec<(String, Part)> = mapped.into_iter().chain(columns).collect();
+        named.sort_by(|(a, _), (b, _)| (a.len(), a.as_bytes()).cmp(&(b.len(), b.as_bytes())));
+        RawJson { parts: named.into_iter().map(|(_, part)| part).collect(), stripped: AtomicU64::new(0) }
+    }
+
+    fn columns(&self) -> impl Iterator<Item = &RawColumn> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Column(raw) => Some(raw),
+            Part::Mapped(..) => None,
+        })
     }
 
     /// The part of the document that has this column's name.
     pub(super) fn column_named(&self, name: &str) -> Option<&RawColumn> {
-        self.columns.iter().find(|raw| raw.name == name)
+        self.columns().find(|raw| raw.name == name)
     }
 
     /// Takes the value of a column from another one, in which the source has converted it to jsonb.
     pub(super) fn read_converted(&mut self, from: ColumnIdx, to: ColumnIdx) {
-        for raw in self.columns.iter_mut().filter(|raw| raw.column == from) {
-            (raw.column, raw.kind) = (to, JsonKind::Jsonb);
+        for part in &mut self.parts {
+            if let Part::Column(raw) = part
+                && raw.column == from
+            {
+                (raw.column, raw.kind) = (to, JsonKind::Jsonb);
+            }
         }
     }
 
@@ -52,7 +99,7 @@ impl RawJson {
         const MAPPED_SIZE: usize = 96;
         /// A column's comma and quotes, and the growth of a time.
         const COLUMN_SIZE: usize = 7;
-        MAPPED_SIZE + self.columns.iter().map(|column| column.key.len() + COLUMN_SIZE).sum::<usize>()
+        MAPPED_SIZE + self.columns().map(|column| column.key.len() + COLUMN_SIZE).sum::<usize>()
     }
 
     /// `size` is the expected length in bytes.
@@ -68,38 +115,36 @@ impl RawJson {
             Set::To(None) | Set::Keep => 0,
         };
         let mut json = String::with_capacity(size + id.len() + length(&mapped.name) + length(&mapped.email));
-        json.push_str("{\"id\":");
-        push_string(id, &mut json);
-        for (key, value) in [(",\"display_name\":", &mapped.name), (",\"primary_email\":", &mapped.email)] {
-            if let Set::To(value) = value {
-                json.push_str(key);
-                match value {
-                    Some(text) => push_string(text, &mut json),
-                    None => json.push_str("null"),
-                }
-            }
-        }
-        if let Set::To(created_at) = mapped.created_at {
-            json.push_str(",\"signed_up_at_millis\":");
-            match created_at.and_then(Timestamp::unix_millis_floor) {
-                Some(millis) => json.push_str(itoa::Buffer::new().format(millis)),
-                None => json.push_str("null"),
-            }
-        }
+        json.push('{');
         let mut stripped = 0;
-        for raw in &self.columns {
-            match row.get(raw.column) {
-                Sent::Unsent => {}
-                Sent::Null => {
-                    json.push(',');
-                    json.push_str(&raw.key);
-                    json.push_str("null");
+        for part in &self.parts {
+            // A part without a value leaves its key out.
+            match part {
+                Part::Mapped(Mapped::Id, key) => {
+                    push_key(key, &mut json);
+                    push_string(id, &mut json);
                 }
-                Sent::Text(bytes) => {
-                    json.push(',');
-                    json.push_str(&raw.key);
-                    raw.append(bytes, &mut json, &mut stripped)?;
+                Part::Mapped(Mapped::Name, key) => push_text(key, &mapped.name, &mut json),
+                Part::Mapped(Mapped::Email, key) => push_text(key, &mapped.email, &mut json),
+                Part::Mapped(Mapped::SignedUp, key) => {
+                    let Set::To(created_at) = mapped.created_at else { continue };
+                    push_key(key, &mut json);
+                    match created_at.and_then(Timestamp::unix_millis_floor) {
+                        Some(millis) => json.push_str(itoa::Buffer::new().format(millis)),
+                        None => json.push_str("null"),
+                    }
                 }
+                Part::Column(raw) => match row.get(raw.column) {
+                    Sent::Unsent => {}
+                    Sent::Null => {
+                        push_key(&raw.key, &mut json);
+                        json.push_str("null");
+                    }
+                    Sent::Text(bytes) => {
+                        push_key(&raw.key, &mut json);
+                        raw.append(bytes, &mut json, &mut stripped)?;
+                    }
+                },
             }
         }
         json.push('}');
@@ -107,6 +152,23 @@ impl RawJson {
             self.stripped.fetch_add(stripped, Ordering::Relaxed);
         }
         Ok(json)
+    }
+}
+
+/// Appends `"name":`, after a comma unless it is the first key.
+fn push_key(key: &str, json: &mut String) {
+    if json.len() > 1 {
+        json.push(',');
+    }
+    json.push_str(key);
+}
+
+fn push_text(key: &str, value: &Set<Option<Cow<'_, str>>>, json: &mut String) {
+    let Set::To(value) = value else { return };
+    push_key(key, json);
+    match value {
+        Some(text) => push_string(text, json),
+        None => json.push_str("null"),
     }
 }
 
@@ -119,5 +181,57 @@ impl RawColumn {
         }
         let whole = self.kind.document(text, stripped).map_err(malformed)?;
         without(&whole, &self.without, json).map_err(|_| malformed(Malformed("JSON document")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Column, Relation, ReplicaIdentity, TableName};
+
+    #[test]
+    fn keys_have_the_order_of_jsonb() {
+        // Lengths count bytes: é has two.
+        let names = ["zz", "b", "primary_emaim", "é", "B", "display_nam\u{e9}", "ab"];
+        let described = |name: &str| Column { name: name.to_owned(), type_oid: 3802, in_identity: false };
+        let relation = Relation {
+            oid: 1,
+            table: TableName { schema: "auth".to_owned(), name: "users".to_owned() },
+            replica_identity: ReplicaIdentity::Full,
+            columns: names.map(described).into(),
+            leaves: Vec::new(),
+        };
+        let column = |(column, described): (ColumnIdx, &Column)| RawColumn {
+            column,
+            name: described.name.clone(),
+            key: key(&described.name),
+            kind: JsonKind::Jsonb,
+            without: Vec::new(),
+        };
+        let raw = RawJson::new(relation.indexed_columns().map(column).collect());
+        let order: Vec<&str> = raw
+            .parts
+            .iter()
+            .map(|part| match part {
+                Part::Mapped(_, key) => key.trim_matches(['"', ':']),
+                Part::Column(raw) => &raw.name,
+            })
+            .collect();
+        assert_eq!(
+            order,
+            [
+                "B",
+                "b",
+                "ab",
+                "id",
+                "zz",
+                "é",
+                "display_name",
+                "display_nam\u{e9}",
+                "primary_email",
+                "primary_emaim",
+                "signed_up_at_millis"
+            ]
+        );
     }
 }

@@ -139,7 +139,7 @@ fn inserted(plan: &RowPlan, row: &[Cell<'_>]) -> String {
     }
 }
 
-const JSON: &str = r#"{"id":"1","display_name":"Ada","primary_email":"a@b.c","signed_up_at_millis":946684800001,"tenant":"acme","email":"a@b.c","created":"2000-01-01T00:00:00.001+00:00","updated":0,"meta":{"name": "Ada", "n": 5},"meta.nick":null}"#;
+const JSON: &str = r#"{"id":"1","meta":{"name": "Ada", "n": 5},"email":"a@b.c","tenant":"acme","created":"2000-01-01T00:00:00.001+00:00","updated":0,"meta.nick":null,"display_name":"Ada","primary_email":"a@b.c","signed_up_at_millis":946684800001}"#;
 
 #[test]
 fn an_inserted_row_becomes_a_user() {
@@ -185,7 +185,7 @@ fn null_empty_and_infinite_values_are_distinguished() {
         format!(
             "no tenant: upsert 1 nick\" - {} 2000 {}",
             i64::MAX,
-            r#"{"id":"1","display_name":"nick\"","primary_email":null,"signed_up_at_millis":null,"tenant":"","email":"","created":"infinity","updated":946684800002,"meta":null,"meta.nick":"nick\""}"#
+            r#"{"id":"1","meta":null,"email":"","tenant":"","created":"infinity","updated":946684800002,"meta.nick":"nick\"","display_name":"nick\"","primary_email":null,"signed_up_at_millis":null}"#
         )
     );
 }
@@ -291,8 +291,8 @@ fn unsent_values_come_from_a_full_old_row_or_stay_unchanged() {
         updated(&plan, None, &row(&[(6, Cell::Unchanged), (2, Cell::Null)])),
         [concat!(
             "acme: patch 1 keep - 1000 777* ",
-            r#"{"id":"1","primary_email":null,"signed_up_at_millis":946684800001,"tenant":"acme","email":null,"#,
-            r#""created":"2000-01-01T00:00:00.001+00:00","updated":0,"meta.nick":null}"#
+            r#"{"id":"1","email":null,"tenant":"acme","created":"2000-01-01T00:00:00.001+00:00","updated":0,"#,
+            r#""meta.nick":null,"primary_email":null,"signed_up_at_millis":946684800001}"#
         )]
     );
 
@@ -493,6 +493,6 @@ fn a_value_that_only_the_source_can_convert_is_read_from_it() {
     let plan = plan.read_converted(&relation);
     let mut read = nick.clone();
     read.push(Cell::Text(b"{\"x\": 1}"));
-    assert!(inserted(&plan, &read).ends_with(r#""meta.nick":{"x": 1}}"#));
+    assert!(inserted(&plan, &read).contains(r#","meta.nick":{"x": 1},"#));
     assert_eq!(plan.decoded().len(), read.len());
 }
