@@ -6,11 +6,11 @@ use crate::apply::{
     ObservedTarget, Obstacle, RecordedTarget, Session, TargetAssessment, assess_target, obstacles, required_columns,
 };
 use crate::config::Tenant;
-use crate::model::{Epoch, Generation, Lsn, ParkCause};
+use crate::model::{CheckFinding, Epoch, Generation, Lsn, ParkCause};
 use crate::state::{Snapshot, TenantState};
 use std::collections::BTreeMap;
 
-/// All findings for which `run` would park the tenant.
+/// All findings for which `run` would park the tenant, and what could be better.
 pub(super) fn findings(
     tenant: &Tenant,
     deletes_rows: bool,
@@ -48,6 +48,14 @@ pub(super) fn findings(
             findings.push(Finding::error(subject(), ParkCause::Foreign, reason.to_string(), reason.remedy(&tenant.id)));
         }
     }
+    if facts.has_default_fillfactor {
+        findings.push(Finding::note(
+            subject(),
+            CheckFinding::FillFactor,
+            "neon_auth.users_sync has the default fillfactor, so fewer updates are HOT than with: \
+             ALTER TABLE neon_auth.users_sync SET (fillfactor = 85);",
+        ));
+    }
     findings
 }
 
@@ -63,7 +71,13 @@ mod tests {
 
     fn with_users(has_rows: bool) -> CheckedTarget {
         let target = crate::apply::TargetFacts { users: place("users_sync"), ..fresh() };
-        CheckedTarget { target, has_rows: Some(has_rows), checkpoint: None, checkpoint_known: true }
+        CheckedTarget {
+            target,
+            has_rows: Some(has_rows),
+            has_default_fillfactor: false,
+            checkpoint: None,
+            checkpoint_known: true,
+        }
     }
 
     fn with_checkpoint(tenant: &str) -> CheckedTarget {
@@ -103,6 +117,8 @@ mod tests {
         check(with_users(true), &[("rows that users-sync did not write", "users-sync adopt -c FILE acme")]);
         check(with_checkpoint("globex"), &[("belongs to tenant globex", "point tenant acme at its own")]);
         check(with_checkpoint("acme"), &[("another installation", "users-sync adopt -c FILE acme")]);
+        let default = CheckedTarget { has_default_fillfactor: true, ..with_users(false) };
+        check(default, &[("SET (fillfactor = 85)", "")]);
         check(CheckedTarget { checkpoint_known: false, checkpoint: None, ..with_checkpoint("acme") }, &[]);
     }
 }

@@ -238,6 +238,7 @@ reasons! {
         SpoolUnusable = "spool_unusable", "no file can be created in spool.directory";
         ListenInUse = "listen_in_use", "admin.listen cannot be bound";
         SmallMemory = "small_memory", "a limit of memory is too small to be meant";
+        FillFactor = "table_fillfactor", "the pages of users_sync keep no space for updates";
         NoAnswer = "no_answer", "a lookup got no answer in time";
         NotInspected = "not_inspected", "the database cannot be inspected";
     }
