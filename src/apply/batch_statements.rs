@@ -49,8 +49,15 @@ mod tests {
     #[test]
     fn statements_are_planned_again_while_the_table_grows_from_nothing() {
         let mut statements = BatchStatements::new();
-        let parts =
-            Parts { upserts: true, patches: false, deletes: false, chunk: false, signs: false, notify: Notify::Off };
+        let parts = Parts {
+            upserts: true,
+            patches: false,
+            deletes: false,
+            single: false,
+            chunk: false,
+            signs: false,
+            notify: Notify::Off,
+        };
         let mut planned = Vec::new();
         for sent in (0..10_000_000).step_by(500) {
             statements.next(parts, 500, || {

@@ -1,4 +1,4 @@
-//! The rows of a statement as its parameters: one array per column.
+//! The rows of a statement as its parameters: one array per column, or the values of a single row.
 
 use super::plan::Rows;
 use crate::model::{Patch, User};
@@ -7,6 +7,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 /// A statement's rows, in the order of its parameters.
 pub(super) struct RowParameters<'a> {
+    single: Option<Single<'a>>,
     upserts: Option<Columns<'a>>,
     patches: Option<Columns<'a>>,
     deletes: Option<(Vec<&'a str>, Vec<PgTimestamp>)>,
@@ -15,15 +16,20 @@ pub(super) struct RowParameters<'a> {
 impl<'a> RowParameters<'a> {
     pub(super) fn of(rows: &Rows<'a>) -> RowParameters<'a> {
         let deletes = || rows.deletes.iter().map(|(id, at)| (*id, PgTimestamp(*at))).unzip();
+        let single = rows.single().map(Single::of);
         RowParameters {
-            upserts: (!rows.upserts.is_empty()).then(|| Columns::of_users(&rows.upserts)),
+            upserts: (single.is_none() && !rows.upserts.is_empty()).then(|| Columns::of_users(&rows.upserts)),
             patches: (!rows.patches.is_empty()).then(|| Columns::of_patches(&rows.patches)),
             deletes: (!rows.deletes.is_empty()).then(deletes),
+            single,
         }
     }
 
-    /// Appends the arrays of the kinds that the statement has.
+    /// Appends the values or the arrays of the kinds that the statement has.
     pub(super) fn append_to<'p>(&'p self, parameters: &mut Vec<(&'p (dyn ToSql + Sync), Type)>) {
+        if let Some(single) = &self.single {
+            parameters.extend(single.parameters());
+        }
         if let Some(upserts) = &self.upserts {
             parameters.extend(upserts.parameters());
         }
@@ -34,6 +40,46 @@ impl<'a> RowParameters<'a> {
             parameters.push((ids, Type::TEXT_ARRAY));
             parameters.push((times, Type::TIMESTAMPTZ_ARRAY));
         }
+    }
+}
+
+/// The values of a single whole row.
+struct Single<'a> {
+    id: &'a str,
+    raw_json: &'a str,
+    name: Option<&'a str>,
+    email: Option<&'a str>,
+    created_at: Option<PgTimestamp>,
+    updated_at: Option<PgTimestamp>,
+    deleted_at: Option<PgTimestamp>,
+    derived: bool,
+}
+
+impl<'a> Single<'a> {
+    fn of(user: &'a User) -> Single<'a> {
+        Single {
+            id: &user.id,
+            raw_json: &user.raw_json,
+            name: user.name.as_deref(),
+            email: user.email.as_deref(),
+            created_at: user.created_at.map(PgTimestamp),
+            updated_at: user.updated_at.map(PgTimestamp),
+            deleted_at: user.deleted_at.map(PgTimestamp),
+            derived: user.updated_at_derived,
+        }
+    }
+
+    fn parameters(&self) -> [(&(dyn ToSql + Sync), Type); 8] {
+        [
+            (&self.id, Type::TEXT),
+            (&self.raw_json, Type::TEXT),
+            (&self.name, Type::TEXT),
+            (&self.email, Type::TEXT),
+            (&self.created_at, Type::TIMESTAMPTZ),
+            (&self.updated_at, Type::TIMESTAMPTZ),
+            (&self.deleted_at, Type::TIMESTAMPTZ),
+            (&self.derived, Type::BOOL),
+        ]
     }
 }
 

@@ -233,14 +233,7 @@ impl<S: Statements> Isolation<'_, S> {
 
     async fn write(&self, changes: &[&Change]) -> Result<(), TargetError> {
         let rows = plan_rows(changes.iter().copied()).rows;
-        let parts = Parts {
-            upserts: !rows.upserts.is_empty(),
-            patches: !rows.patches.is_empty(),
-            deletes: !rows.deletes.is_empty(),
-            chunk: true,
-            signs: false,
-            notify: self.notify,
-        };
+        let parts = Parts::of(&rows, true, false, self.notify);
         let arrays = RowParameters::of(&rows);
         let mut parameters: Vec<(&(dyn ToSql + Sync), Type)> = Vec::new();
         arrays.append_to(&mut parameters);

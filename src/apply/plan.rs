@@ -47,7 +47,15 @@ pub fn plan_rows<'a>(changes: impl IntoIterator<Item = &'a Change>) -> PlannedRo
     PlannedRows { rows, unresolved }
 }
 
-impl Rows<'_> {
+impl<'a> Rows<'a> {
+    /// The only row, if it is a whole row.
+    pub(super) fn single(&self) -> Option<&'a User> {
+        match *self.upserts {
+            [user] if self.len() == 1 => Some(user),
+            _ => None,
+        }
+    }
+
     /// Whether only the checkpoint moves.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -369,14 +369,7 @@ impl Target {
         chunk: bool,
     ) -> Result<Applied, TargetError> {
         self.notified = rows.len() + if chunk { self.notified } else { 0 };
-        let parts = Parts {
-            upserts: !rows.upserts.is_empty(),
-            patches: !rows.patches.is_empty(),
-            deletes: !rows.deletes.is_empty(),
-            chunk,
-            signs: self.key.is_some(),
-            notify: self.notify(rows.len()),
-        };
+        let parts = Parts::of(rows, chunk, self.key.is_some(), self.notify(rows.len()));
         let (shape, deletes) = (&self.shape, self.deletes);
         let statement = self.statements.next(parts, rows.len(), || batch_statement(shape, deletes, parts));
         let arrays = RowParameters::of(rows);
