@@ -137,7 +137,8 @@ async fn use_created(
     later
 }
 
-/// Waits for requests that follow the first one. A thousand targets take a while to open, but the table is scanned once.
+/// Waits for requests that follow the first one, unless every tenant has asked. A thousand targets take a while to open, but the
+/// table is scanned once.
 async fn gather(
     context: &SessionContext,
     first: JoinRequest,
@@ -151,6 +152,10 @@ async fn gather(
         let tenants = context.tenants.all();
         let is_over_budget = |request: &JoinRequest| tenants[request.tenant].mailbox.over_budget();
         if context.memory.is_over() || gathered.iter().any(is_over_budget) {
+            return gathered;
+        }
+        let can_still_ask = tenants.values().filter(|handle| !handle.retired.is_cancelled()).count();
+        if gathered.len() >= can_still_ask {
             return gathered;
         }
         let window = if context.expected_joins.is_any() { GATHER_EXPECTED } else { GATHER_REQUESTED };
