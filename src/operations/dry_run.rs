@@ -15,7 +15,7 @@ use crate::replicator::source::mapping::{compile_current, fingerprint, resolve_l
 use crate::replicator::source::shape::versioned;
 use crate::replicator::tenant::target::recorded_target;
 use crate::snapshot::source_session;
-use crate::state::{Snapshot, StateStore};
+use crate::state::{Snapshot, StateStore, TenantState};
 use futures_util::StreamExt;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -110,7 +110,10 @@ async fn forecast(tenant: &Tenant, known: &Snapshot, generation: Option<Generati
     };
     let client = match connect_target(&tenant.target).await {
         Ok(client) => client,
-        Err(error) => return of_failure(failure_policy::of_connect(&error)),
+        Err(error) => {
+            let followed = known.tenants.get(&tenant.id).is_some_and(|row| row.state == TenantState::Following);
+            return of_failure(failure_policy::of_first_connect(&error, followed));
+        }
     };
     let observed = match observe(&client).await {
         Ok(observed) => observed,

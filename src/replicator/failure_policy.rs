@@ -15,7 +15,12 @@ use tokio_postgres::types::{WasNull, WrongType};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FailureAction {
     /// Retry. The tenant's changes wait meanwhile.
-    Retry { cause: RetryCause, reason: String },
+    Retry {
+        cause: RetryCause,
+        reason: String,
+        /// How to fix it, where the error says more than the cause.
+        remedy: Option<String>,
+    },
     /// Park the tenant. A parked tenant is retried with long pauses.
     Park {
         cause: ParkCause,
@@ -29,7 +34,11 @@ pub(crate) enum FailureAction {
 
 impl FailureAction {
     fn retry(cause: RetryCause, reason: impl Into<String>) -> FailureAction {
-        FailureAction::Retry { cause, reason: reason.into() }
+        FailureAction::Retry { cause, reason: reason.into(), remedy: None }
+    }
+
+    fn refused_login(reason: String, remedy: impl Into<String>) -> FailureAction {
+        FailureAction::Retry { cause: RetryCause::LoginRefused, reason, remedy: Some(remedy.into()) }
     }
 
     fn park(cause: ParkCause, reason: impl Into<String>, remedy: impl Into<String>) -> FailureAction {
@@ -42,6 +51,9 @@ const NO_CONNECTIONS: &str = "55000";
 
 /// How to fix a login.
 const LOGIN: &str = "correct the role or password in the target's URL, or pg_hba.conf at the target";
+
+/// How to fix TLS.
+const TLS: &str = "correct sslmode, sslrootcert, sslcert or sslkey of the target's URL, or replace the certificate";
 
 /// How to fix tables that were changed.
 const ALTERED: &str = "the tables were renamed or altered: rename them back, or drop them";
@@ -81,16 +93,31 @@ const RAISED_REMEDY: &str = "a trigger or function in the target raised this: co
 pub(crate) const NO_PROGRESS: &str = "end what keeps the target from answering: a lock on neon_auth.users_sync or \
     users_sync.checkpoint, or a trigger or view that waits";
 
-/// How long a refused login is tried again before it parks a tenant that followed. A new password reaches the role before it
-/// reaches the file or the secret: Kubernetes takes up to two minutes for a mounted secret.
+/// How long a refused login is tried again before it parks a tenant that followed. A new password, certificate or authority
+/// reaches the server before it reaches the file or the secret: Kubernetes takes up to two minutes for a mounted secret.
 const LOGIN_PATIENCE: Duration = Duration::from_secs(150);
 
 /// What follows a login that has been refused for this long. A tenant that never followed has no changes to lose.
-pub(crate) fn of_refused_login(reason: String, since: Duration, followed: bool) -> FailureAction {
+pub(crate) fn of_refused_login(
+    reason: String,
+    remedy: Option<String>,
+    since: Duration,
+    followed: bool,
+) -> FailureAction {
     if followed && since < LOGIN_PATIENCE {
-        FailureAction::retry(RetryCause::LoginRefused, reason)
+        FailureAction::Retry { cause: RetryCause::LoginRefused, reason, remedy }
     } else {
-        FailureAction::park(ParkCause::Login, reason, LOGIN)
+        FailureAction::park(ParkCause::Login, reason, remedy.unwrap_or_else(|| LOGIN.to_owned()))
+    }
+}
+
+/// What follows the first failed connection of a process.
+pub(crate) fn of_first_connect(error: &ConnectError, followed: bool) -> FailureAction {
+    match of_connect(error) {
+        FailureAction::Retry { cause: RetryCause::LoginRefused, reason, remedy } => {
+            of_refused_login(reason, remedy, Duration::ZERO, followed)
+        }
+        action => action,
     }
 }
 
@@ -154,18 +181,14 @@ pub(crate) fn of_connect(error: &ConnectError) -> FailureAction {
         ConnectError::Unreachable { .. } | ConnectError::Timeout { .. } => {
             FailureAction::retry(RetryCause::Unreachable, reason)
         }
-        ConnectError::Tls { .. } => FailureAction::park(
-            ParkCause::Login,
-            reason,
-            "correct sslmode, sslrootcert, sslcert or sslkey of the target's URL, or replace the certificate",
-        ),
+        ConnectError::Tls { .. } => FailureAction::refused_login(reason, TLS),
         ConnectError::Protocol { .. } => {
             FailureAction::park(ParkCause::Login, reason, "correct host and port of the target's URL")
         }
         // A service for short-lived tokens may be down for a while.
         ConnectError::Password { .. } => FailureAction::retry(RetryCause::NoPassword, reason),
         ConnectError::Auth { asks_for_certificate: true, .. } => {
-            FailureAction::park(ParkCause::Login, reason, format!("{LOGIN}; {CERTIFICATE_REMEDY}"))
+            FailureAction::refused_login(reason, format!("{LOGIN}; {CERTIFICATE_REMEDY}"))
         }
         ConnectError::Auth { .. } => FailureAction::retry(RetryCause::LoginRefused, reason),
         // A database that takes no connections for now (ALLOW_CONNECTIONS false).
@@ -309,16 +332,40 @@ mod tests {
     #[test]
     fn a_refused_login_parks_a_tenant_that_followed_only_after_a_while() {
         let url = crate::pg::PgUrl::parse("postgres://u@h/d").unwrap();
-        for code in ["28P01", "28000"] {
+        let refused = |code: &str| {
             let error = crate::pg::ServerError { sqlstate: code.to_owned(), ..Default::default() };
-            let action = of_connect(&ConnectError::refused(&url, error));
-            assert!(matches!(action, FailureAction::Retry { cause: RetryCause::LoginRefused, .. }), "{action:?}");
-        }
-        for (since, followed, parks) in
-            [(Duration::ZERO, true, false), (Duration::ZERO, false, true), (LOGIN_PATIENCE, true, true)]
-        {
-            let action = of_refused_login(String::new(), since, followed);
-            assert_eq!(matches!(action, FailureAction::Park { cause: ParkCause::Login, .. }), parks, "{action:?}");
+            ConnectError::refused(&url, error)
+        };
+        // The server asks every client for a certificate, and refuses one of them for its password.
+        let asking = |code: &str| match refused(code) {
+            ConnectError::Auth { at, sqlstate, reason, .. } => {
+                ConnectError::Auth { at, sqlstate, reason, asks_for_certificate: true }
+            }
+            error => error,
+        };
+        for (error, remedy) in [
+            (refused("28P01"), LOGIN),
+            (refused("28000"), LOGIN),
+            (asking("28P01"), CERTIFICATE_REMEDY),
+            (asking("28000"), CERTIFICATE_REMEDY),
+            (ConnectError::tls(&url, "the certificate has expired"), TLS),
+        ] {
+            for (since, followed, parks) in
+                [(Duration::ZERO, true, false), (Duration::ZERO, false, true), (LOGIN_PATIENCE, true, true)]
+            {
+                let FailureAction::Retry { cause: RetryCause::LoginRefused, reason, remedy: found } =
+                    of_connect(&error)
+                else {
+                    panic!("{error}: {:?}", of_connect(&error));
+                };
+                match of_refused_login(reason, found, since, followed) {
+                    FailureAction::Park { cause: ParkCause::Login, remedy: found, .. } if parks => {
+                        assert!(found.contains(remedy), "{error}: {found}");
+                    }
+                    FailureAction::Retry { cause: RetryCause::LoginRefused, .. } if !parks => {}
+                    action => panic!("{error} after {since:?}, {followed}: {action:?}"),
+                }
+            }
         }
     }
 

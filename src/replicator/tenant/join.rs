@@ -97,10 +97,10 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             done = work => match done {
                 Err(StopReason::Refused(refusal)) if !self.isolates_rejected_rows => {
                     self.isolates_rejected_rows = true;
-                    return Err(StopReason::Retry {
-                        cause: RetryCause::RowRefused,
-                        reason: format!("its target refuses a row (SQLSTATE {})", refusal.sqlstate),
-                    });
+                    return Err(StopReason::retry(
+                        RetryCause::RowRefused,
+                        format!("its target refuses a row (SQLSTATE {})", refusal.sqlstate),
+                    ));
                 }
                 Err(stop) => return Err(self.note_failed_load(stop, isolates_rejected_rows)),
                 Ok(done) => {

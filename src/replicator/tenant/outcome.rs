@@ -19,7 +19,7 @@ pub(crate) enum StopReason {
     /// A new configuration reaches the target in another way: the next connection uses it.
     Moved,
     /// A failure that passes without a person.
-    Retry { cause: RetryCause, reason: String },
+    Retry { cause: RetryCause, reason: String, remedy: Option<String> },
     /// The target needs a snapshot.
     Rejoin(ResyncReason),
     /// A failure that needs a person, or a limit that was exceeded.
@@ -30,10 +30,16 @@ pub(crate) enum StopReason {
     Session(ServiceError),
 }
 
+impl StopReason {
+    pub(super) fn retry(cause: RetryCause, reason: String) -> StopReason {
+        StopReason::Retry { cause, reason, remedy: None }
+    }
+}
+
 impl From<FailureAction> for StopReason {
     fn from(action: FailureAction) -> StopReason {
         match action {
-            FailureAction::Retry { cause, reason } => StopReason::Retry { cause, reason },
+            FailureAction::Retry { cause, reason, remedy } => StopReason::Retry { cause, reason, remedy },
             FailureAction::Park { cause, reason, remedy } => StopReason::Park { cause, reason, remedy },
             FailureAction::Refused(refusal) => StopReason::Refused(refusal),
         }
@@ -46,7 +52,7 @@ impl From<JoinRefusal> for StopReason {
             JoinRefusal::Failed(_) => RetryCause::SnapshotFailed,
             JoinRefusal::Paused(_) => RetryCause::ScanAborted,
         };
-        StopReason::Retry { cause, reason: refusal.to_string() }
+        StopReason::retry(cause, refusal.to_string())
     }
 }
 
@@ -64,7 +70,7 @@ impl From<TargetError> for StopReason {
 
 impl From<RetryCause> for StopReason {
     fn from(cause: RetryCause) -> StopReason {
-        StopReason::Retry { cause, reason: cause.to_string() }
+        StopReason::retry(cause, cause.to_string())
     }
 }
 

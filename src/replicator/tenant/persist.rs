@@ -125,9 +125,10 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     async fn note_reason(&mut self, why: Option<RecordedReason>, position: Lsn) -> Result<(), ServiceError> {
         let Some(row) = self.row.as_ref().filter(|row| row.reason.is_some() || why.is_some()) else { return Ok(()) };
         let position = row.position.max(position);
+        let remedy = why.as_ref().and_then(|why| why.remedy.clone());
         let (reason_code, reason) = why.map(|why| (why.code, why.text)).unzip();
         let (failures, failing_seconds) = (self.failures, self.failing_seconds());
-        let row = TenantRow { reason_code, reason, position, failures, failing_seconds, ..row.clone() };
+        let row = TenantRow { reason_code, reason, remedy, position, failures, failing_seconds, ..row.clone() };
         self.write_row(row).await
     }
 

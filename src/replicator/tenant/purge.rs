@@ -66,7 +66,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 tracing::warn!(sqlstate, remedy, wait = ?pause, "could not remove users that were deleted long ago");
                 Ok(())
             }
-            Err(StopReason::Retry { cause: RetryCause::TooSlow, reason }) => {
+            Err(StopReason::Retry { cause: RetryCause::TooSlow, reason, .. }) => {
                 self.await_answer(connection.target.roll_back()).await?;
                 tracing::warn!(reason, wait = ?pause, "could not remove users that were deleted long ago");
                 Ok(())

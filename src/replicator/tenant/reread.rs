@@ -47,8 +47,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             return Ok(None);
         }
         let read = self.context.rereader.read(&self.context.config, &requests).await;
-        let mut read =
-            read.map_err(|error| StopReason::Retry { cause: RetryCause::SourceReadFailed, reason: error.to_string() })?;
+        let mut read = read.map_err(|error| StopReason::retry(RetryCause::SourceReadFailed, error.to_string()))?;
         self.context.status.metrics.rereads.inc_by(requests.len() as u64);
         let users = std::mem::take(&mut read.users);
         let read = Arc::new(read);

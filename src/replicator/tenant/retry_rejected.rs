@@ -90,7 +90,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                     tracing::info!(%error, "could not read the requested users from the source");
                 }
                 Err(error) => {
-                    return Err(StopReason::Retry { cause: RetryCause::SourceReadFailed, reason: error.to_string() });
+                    return Err(StopReason::retry(RetryCause::SourceReadFailed, error.to_string()));
                 }
             }
             self.note_rejected(apply.position).await?;

@@ -38,14 +38,14 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     /// Notes that the load of a snapshot failed. A load in parts has noted its own statements.
     pub(super) fn note_failed_load(&self, stop: StopReason, in_parts: bool) -> StopReason {
         match stop {
-            StopReason::Retry { cause: RetryCause::TooSlow, reason } if in_parts => self.too_slow(&reason),
-            StopReason::Retry { cause: RetryCause::TooSlow, reason } => {
+            StopReason::Retry { cause: RetryCause::TooSlow, reason, .. } if in_parts => self.too_slow(&reason),
+            StopReason::Retry { cause: RetryCause::TooSlow, reason, .. } => {
                 self.size.too_slow(2 * FIRST_PART);
-                StopReason::Retry { cause: RetryCause::TooSlow, reason }
+                StopReason::retry(RetryCause::TooSlow, reason)
             }
-            StopReason::Retry { cause: RetryCause::TargetError, reason } if !in_parts => {
+            StopReason::Retry { cause: RetryCause::TargetError, reason, .. } if !in_parts => {
                 self.size.lost(4 * FIRST_PART);
-                StopReason::Retry { cause: RetryCause::TargetError, reason }
+                StopReason::retry(RetryCause::TargetError, reason)
             }
             stop => {
                 self.note_no_answer(&stop);
@@ -77,7 +77,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             Err(stop) => {
                 self.size.stuck_at(&change);
                 Err(match stop {
-                    StopReason::Retry { cause: RetryCause::TooSlow, reason } => self.too_slow(&reason),
+                    StopReason::Retry { cause: RetryCause::TooSlow, reason, .. } => self.too_slow(&reason),
                     stop => stop,
                 })
             }

@@ -225,13 +225,13 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             self.login_refused_since = None;
         }
         let stop = match stop {
-            StopReason::Retry { cause: RetryCause::TooSlow, reason } if self.failing_for() > limit => {
+            StopReason::Retry { cause: RetryCause::TooSlow, reason, .. } if self.failing_for() > limit => {
                 self.too_slow(&reason)
             }
-            StopReason::Retry { cause: RetryCause::LoginRefused, reason } => {
+            StopReason::Retry { cause: RetryCause::LoginRefused, reason, remedy } => {
                 let since = self.login_refused_since.get_or_insert_with(Instant::now).elapsed();
                 let followed = self.row.as_ref().is_some_and(|row| row.state == TenantState::Following);
-                failure_policy::of_refused_login(reason, since, followed).into()
+                failure_policy::of_refused_login(reason, remedy, since, followed).into()
             }
             stop => stop,
         };
@@ -249,18 +249,19 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 self.pause_before_rejoin(reason).await;
             }
             StopReason::Retry { .. } if self.context.drain.is_cancelled() => return Ok(ControlFlow::Break(())),
-            StopReason::Retry { cause: cause @ RetryCause::ScanAborted, reason } => {
+            StopReason::Retry { cause: cause @ RetryCause::ScanAborted, reason, .. } => {
                 // It says nothing about the target, so it never parks the tenant.
                 let pause = self.context.scan_aborts.pause();
                 let reason = pause.map_or(reason, |pause| pause.to_string());
                 let at_least = pause.map_or(Duration::ZERO, |pause| pause.left);
-                self.retry(cause, reason, phase, at_least).await?;
+                self.retry(RecordedReason::of(cause, reason), cause, phase, at_least).await?;
             }
-            StopReason::Retry { cause, reason } => {
+            StopReason::Retry { cause, reason, remedy } => {
                 if self.failing_for() > limit {
                     self.park(phase, ParkCause::Away, &reason, PARKED_AWAY_REMEDY).await?;
                 } else {
-                    self.retry(cause, reason, phase, Duration::ZERO).await?;
+                    let why = RecordedReason { remedy, ..RecordedReason::of(cause, reason) };
+                    self.retry(why, cause, phase, Duration::ZERO).await?;
                 }
             }
             StopReason::Park { cause, reason, remedy } => {
@@ -293,17 +294,17 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
 
     async fn retry(
         &mut self,
+        why: RecordedReason,
         cause: RetryCause,
-        reason: String,
         phase: &Phase,
         at_least: Duration,
     ) -> Result<(), ServiceError> {
         let wait = self.retry.step(cause).max(at_least);
-        tracing::warn!(reason, reason_code = cause.code(), ?wait, "retrying target");
+        tracing::warn!(reason = why.text, reason_code = cause.code(), remedy = why.remedy, ?wait, "retrying target");
         self.handle.counts.reconnects();
         self.failures += 1;
         self.handle.set_unavailable(true);
-        self.note_trouble(RecordedReason::of(cause, reason), phase.position()).await?;
+        self.note_trouble(why, phase.position()).await?;
         match phase {
             Phase::Parked { .. } => self.wait_parked(wait).await,
             _ => self.wait(wait).await,

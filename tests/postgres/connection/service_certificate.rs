@@ -58,7 +58,7 @@ async fn the_service_logs_in_everywhere_with_certificates_and_names_missing_ones
         }
     }
 
-    let (process, _log) = Process::start_logged(&config);
+    let (process, log) = Process::start_logged(&config);
     let deadline = Instant::now() + DEADLINE;
     let held = async || bed.held("acme").await;
     while held().await.is_empty() || held().await != bed.expected("acme").await {
@@ -88,5 +88,24 @@ async fn the_service_logs_in_everywhere_with_certificates_and_names_missing_ones
             pause().await;
         }
     }
+
+    // A server that asks for certificates refuses a password: a tenant that followed is tried again, and not parked.
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'writer' AND datname = 'acme'";
+    bed.server.sql("postgres", &format!("ALTER ROLE writer PASSWORD 'new'; {end}")).await.unwrap();
+    bed.auth("UPDATE auth.users SET first_name = 'Cid', updated_at = now()").await;
+    let shown = format!(
+        "SELECT concat(state, ' ', reason_code, ' ', strpos(remedy, '{}') > 0) FROM users_sync.tenant WHERE tenant = 'acme'",
+        remedy.replace('\'', "''")
+    );
+    bed.becomes("state", &shown, "following target_login t").await;
+    bed.server.sql("postgres", "ALTER ROLE writer PASSWORD 'p'").await.unwrap();
+    bed.becomes("state", &shown, "following  ").await;
+    let deadline = Instant::now() + DEADLINE;
+    while held().await != bed.expected("acme").await {
+        assert!(Instant::now() < deadline, "no change arrives: {}", log.text());
+        pause().await;
+    }
+    let text = log.text();
+    assert!(!text.lines().any(|line| line.contains("parked") && line.contains("acme")), "{text}");
     assert!(process.stop().await.success());
 }
