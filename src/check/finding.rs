@@ -1,7 +1,9 @@
 //! Findings: subject, severity, message and remedy. Pure.
 
-use crate::model::{CheckFinding, Code, ParkCause, RetryCause, SourceTrouble, TenantId};
+use crate::model::{CheckFinding, Code, ParkCause, SourceTrouble, TenantId};
 use crate::pg::{CERTIFICATE_REMEDY, ConnectError, PREFER_REMEDY, PgUrl, SqlStateClass, SslMode, quote_ident};
+use crate::replicator::error::trouble_of_connect;
+use crate::replicator::failure_policy::{FailureAction, of_first_connect};
 use std::fmt;
 
 /// Ordered from the worst.
@@ -104,8 +106,8 @@ impl Finding {
     }
 }
 
-/// The finding for a failed connection.
-pub(super) fn connect_finding(subject: Subject, url: &PgUrl, error: &ConnectError) -> Finding {
+/// The finding for a failed connection. `followed`: the tenant follows, so that `run` tries a refused login again.
+pub(super) fn connect_finding(subject: Subject, url: &PgUrl, error: &ConnectError, followed: bool) -> Finding {
     let role = quote_ident(&url.user);
     let mut remedy = match error {
         error if error.is_unknown_name() => {
@@ -144,13 +146,14 @@ pub(super) fn connect_finding(subject: Subject, url: &PgUrl, error: &ConnectErro
     if let ConnectError::Auth { asks_for_certificate: true, .. } = error {
         remedy = format!("{remedy}; {CERTIFICATE_REMEDY}");
     }
-    let is_down = matches!(error, ConnectError::Unreachable { .. } | ConnectError::Timeout { .. });
-    let code: Code = match (&subject, is_down) {
-        (Subject::State, _) => SourceTrouble::State.into(),
-        (Subject::Tenant(_), true) => RetryCause::Unreachable.into(),
-        (Subject::Tenant(_), false) => ParkCause::Login.into(),
-        (_, true) => SourceTrouble::Unreachable.into(),
-        (_, false) => SourceTrouble::Login.into(),
+    let code: Code = match &subject {
+        Subject::State => SourceTrouble::State.into(),
+        Subject::Tenant(_) => match of_first_connect(error, followed) {
+            FailureAction::Retry { cause, .. } => cause.into(),
+            FailureAction::Park { cause, .. } => cause.into(),
+            FailureAction::Refused(_) => ParkCause::Other.into(),
+        },
+        _ => trouble_of_connect(error).into(),
     };
     Finding::error(subject, code, error.to_string(), remedy)
 }

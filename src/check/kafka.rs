@@ -7,7 +7,7 @@ use crate::capture::slot::identify_system;
 use crate::config::{Config, Kafka, TOPICS_REMEDY, Topics};
 use crate::model::{CheckpointKey, Code, StatusFinding, TeeRestart, TopicTrouble};
 use crate::state::{Snapshot, TeePublished};
-use crate::tee::kafka::{Failure, Found, blocking, existing_topics, look};
+use crate::tee::kafka::{Failure, Found, blocking, existing_topics, look, refuse_missing};
 use crate::tee::{Own, Owner};
 use std::sync::Arc;
 
@@ -33,11 +33,7 @@ pub(super) async fn findings(config: &Config, kafka: &Kafka, state: Option<&Snap
     needed.push(&kafka.positions_topic);
     let missing: Vec<&str> = needed.into_iter().filter(|topic| !existing.contains(*topic)).collect();
     let mut findings = Vec::new();
-    if !missing.is_empty() && !kafka.create_topics {
-        let remedy = "create it (cleanup.policy=compact), or set kafka.create_topics: true";
-        let what = format!("there is no topic {}", missing.join(", "));
-        findings.push(Finding::error(Subject::Kafka, TopicTrouble::Topic, what, remedy));
-    }
+    findings.extend(refuse_missing(kafka, &missing).await.err().map(finding));
     if let Some(state) = state {
         findings.extend(ownership(config, kafka, topics, state).await);
     }

@@ -8,6 +8,7 @@ mod identifiers;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod local;
+mod recorded;
 mod roles;
 mod server;
 mod server_facts;
@@ -27,9 +28,10 @@ pub(crate) use local::LISTEN_REMEDY;
 
 use crate::capture::CaptureError;
 use crate::config::{Config, Tenant};
-use crate::model::CheckFinding;
+use crate::model::{CheckFinding, Code, RetryCause};
 use crate::pg;
 use crate::snapshot::resolve_family;
+use crate::state::TenantState;
 use deadline::{LOOKUP_TIMEOUT, within};
 use finding::{connect_finding, plain_text};
 use futures_util::StreamExt;
@@ -80,6 +82,10 @@ pub(crate) async fn check(config: &Config) -> Vec<Finding> {
     if let Some(settings) = &config.kafka {
         findings.extend(kafka::findings(config, settings, state.as_ref()).await);
     }
+    if let Some(state) = state.as_ref().filter(|_| is_running) {
+        let reported = recorded::findings(config, state, &findings);
+        findings.extend(reported);
+    }
     findings
 }
 
@@ -120,7 +126,7 @@ pub(crate) async fn check_source(config: &Config) -> Result<Vec<Finding>, Captur
 /// The finding for a source that cannot be inspected.
 pub(crate) fn source_finding(config: &Config, error: &CaptureError) -> Finding {
     match error {
-        CaptureError::Connect(error) => connect_finding(Subject::Source, &config.source.url, error),
+        CaptureError::Connect(error) => connect_finding(Subject::Source, &config.source.url, error, false),
         error => Finding::error(Subject::Source, CheckFinding::NotInspected, error.to_string(), "run `check` again"),
     }
 }
@@ -128,7 +134,7 @@ pub(crate) fn source_finding(config: &Config, error: &CaptureError) -> Finding {
 async fn check_state(config: &Config) -> Vec<Finding> {
     let client = match pg::connect_state(&config.state_url).await {
         Ok(client) => client,
-        Err(error) => return vec![connect_finding(Subject::State, &config.state_url, &error)],
+        Err(error) => return vec![connect_finding(Subject::State, &config.state_url, &error, false)],
     };
     let mut findings = match within(state_facts::gather(&client)).await {
         Some(Ok(facts)) => state::findings(&facts),
@@ -150,12 +156,17 @@ async fn check_target(
     let subject = || Subject::Tenant(tenant.id.clone());
     let client = match pg::connect_target(&tenant.target).await {
         Ok(client) => client,
-        Err(error) => return (vec![connect_finding(subject(), &tenant.target, &error)], None),
+        Err(error) => {
+            let row = state.and_then(|state| state.tenants.get(&tenant.id));
+            let followed = row.is_some_and(|row| row.state == TenantState::Following);
+            return (vec![connect_finding(subject(), &tenant.target, &error, followed)], None);
+        }
     };
     let mut findings = match within(target_facts::gather(&client)).await {
         Some(Ok(facts)) => target::findings(tenant, deletes_rows, &facts, state),
         Some(Err(error)) => vec![unreadable(subject(), &error)],
-        None => vec![too_slow(subject())],
+        // The next lookup would wait behind this one.
+        None => return (vec![too_slow(subject())], None),
     };
     findings.extend(plain_text(subject(), &tenant.target, client.is_readable_on_the_way()));
     (findings, within(read_instance(&client)).await.flatten())
@@ -173,5 +184,9 @@ fn unreadable(subject: Subject, error: &tokio_postgres::Error) -> Finding {
 fn too_slow(subject: Subject) -> Finding {
     let message = format!("no answer within {} s", LOOKUP_TIMEOUT.as_secs());
     let remedy = "SELECT pid, query FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0; lists the sessions that wait for a lock";
-    Finding { can_pass: true, ..Finding::error(subject, CheckFinding::NoAnswer, message, remedy) }
+    let code: Code = match &subject {
+        Subject::Tenant(_) => RetryCause::NoAnswer.into(),
+        _ => CheckFinding::NoAnswer.into(),
+    };
+    Finding { can_pass: true, ..Finding::error(subject, code, message, remedy) }
 }

@@ -51,7 +51,7 @@ fn replication(config: &Config, attempt: &ReplicationAttempt) -> Option<Finding>
             return match SqlStateClass::of(&error.sqlstate) {
                 // Reported by what the catalogs say of role and limits.
                 SqlStateClass::Privilege | SqlStateClass::Login | SqlStateClass::TooManyConnections => None,
-                _ => Some(connect_finding(Subject::Source, url, &ConnectError::refused(url, (**error).clone()))),
+                _ => Some(connect_finding(Subject::Source, url, &ConnectError::refused(url, (**error).clone()), false)),
             };
         }
         ReplicationAttempt::Failed(ConnectError::Auth { .. }) => return None,

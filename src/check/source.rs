@@ -312,17 +312,17 @@ impl SourceCheck<'_> {
         let name = &self.config.source.publication;
         if table.kind == "p" {
             self.error(
-                CheckFinding::PublicationMissing,
+                SourceTrouble::PublicationMissing,
                 format!("{users} is partitioned: its publication must be created manually"),
                 format!("{create} WITH (publish_via_partition_root = true);"),
             );
         } else if table.is_owner && self.facts.may_create {
             self.note(
-                CheckFinding::PublicationMissing,
+                SourceTrouble::PublicationMissing,
                 format!("publication {name} does not exist yet; `run` creates it"),
             );
         } else {
-            self.error(CheckFinding::PublicationMissing,
+            self.error(SourceTrouble::PublicationMissing,
                 format!(
                     "publication {name} does not exist, and role {} cannot create it: that requires the table's owner ({}) \
                      with CREATE on database {}",
@@ -370,6 +370,10 @@ impl SourceCheck<'_> {
         let other_or_drop = format!("{other}, or drop the slot if nothing uses it: {drop}");
         let mut needed_slots = 1;
         match &facts.slot {
+            None if facts.was_replicated => {
+                needed_slots = 2;
+                self.lost_slot(SlotLoss::Gone, "find out what dropped it", &drop);
+            }
             None => {
                 needed_slots = 2;
                 self.note(
@@ -403,16 +407,9 @@ impl SourceCheck<'_> {
                     other,
                 );
             }
-            Some(slot) if slot.invalid => match self.config.on_slot_loss {
-                OnSlotLoss::Resync => self.warning(
-                    SlotLoss::Invalidated,
-                    format!("slot {name} is lost; `run` recreates it and takes a snapshot of every tenant"),
-                    "raise max_slot_wal_keep_size to keep the slot longer",
-                ),
-                OnSlotLoss::Stop => {
-                    self.error(SourceTrouble::SlotLost, format!("slot {name} is lost, and on_slot_loss is stop"), drop)
-                }
-            },
+            Some(slot) if slot.invalid => {
+                self.lost_slot(SlotLoss::Invalidated, "raise max_slot_wal_keep_size to keep the slot longer", &drop);
+            }
             Some(slot) => {
                 if let Some(pid) = slot.active_pid {
                     self.note(
@@ -427,6 +424,23 @@ impl SourceCheck<'_> {
         let tee = i64::from(self.config.kafka.is_some());
         self.free_capacity("max_replication_slots", facts.slots, needed_slots + tee);
         self.free_capacity("max_wal_senders", facts.senders, 2 - in_use + tee);
+    }
+
+    /// `drop`: drops the slot.
+    fn lost_slot(&mut self, loss: SlotLoss, advice: &str, drop: &str) {
+        let name = &self.config.source.slot;
+        match self.config.on_slot_loss {
+            OnSlotLoss::Resync => self.warning(
+                loss,
+                format!("slot {name} is lost ({loss}); `run` creates it again and takes a snapshot of every tenant"),
+                advice,
+            ),
+            OnSlotLoss::Stop => {
+                // Without the slot, `run` stops at what the state knows of it.
+                let remedy = if self.facts.was_replicated { "set on_slot_loss: resync" } else { drop };
+                self.error(SourceTrouble::SlotLost, format!("slot {name} is lost, and on_slot_loss is stop"), remedy);
+            }
+        }
     }
 
     /// One is needed for the stream, and one more while tenants take a snapshot.

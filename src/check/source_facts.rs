@@ -1,12 +1,13 @@
 //! Reads the facts about the source from its catalogs.
 
+use super::state_facts::read_state;
 use crate::capture::CaptureError;
 use crate::capture::publication::{Publication, has_column_lists, read_publication, table_in_publication};
 use crate::capture::shape::{Fault, ShapeReader};
 use crate::capture::slot::{SlotRow, read_slot};
 use crate::config::Config;
 use crate::map::query_item;
-use crate::model::{Relation, TableName, TypeCatalog};
+use crate::model::{Generation, Relation, TableName, TypeCatalog};
 use crate::pg::{PgClient, describe, load_types};
 use crate::replicator::source::shape::ReadColumns;
 use crate::setup::identity_statements;
@@ -35,6 +36,8 @@ pub(super) struct SourceFacts {
     pub(super) others: Vec<String>,
     pub(super) publication: Option<PublicationFacts>,
     pub(super) slot: Option<SlotRow>,
+    /// Whether the state knows of a session on the slot.
+    pub(super) was_replicated: bool,
     /// Result columns of `users.query`, or why it cannot be run.
     pub(super) query: Option<Result<(Relation, TypeCatalog), String>>,
     /// What would make changes be missed. Empty if the mapping does not fit.
@@ -154,9 +157,15 @@ pub(super) async fn gather(client: &PgClient, config: &Config) -> Result<SourceF
         others,
         publication: publication_facts(client, &config.source.publication, &config.users.table).await?,
         slot: read_slot(client, &config.source.slot).await?,
+        was_replicated: Box::pin(was_replicated(config)).await,
         query: query_facts(client, config).await?,
         faults: faults(client, config).await?,
     })
+}
+
+async fn was_replicated(config: &Config) -> bool {
+    let source = read_state(config).await.and_then(|state| state.source);
+    source.is_some_and(|source| source.generation > Generation(0))
 }
 
 async fn faults(client: &PgClient, config: &Config) -> Result<Vec<Fault>, CaptureError> {

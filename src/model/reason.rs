@@ -182,6 +182,7 @@ reasons! {
         Unready = "source_unready", "the source does not send what users-sync needs";
         ReplicaIdentity = "replica_identity", "the replica identity lacks the user's id or tenant";
         StoreUpgraded = "store_upgraded", "the auth store has newer tables than those that are replicated";
+        PublicationMissing = "publication_missing", "the publication does not exist";
         SlotForeign = "slot_foreign", "the slot belongs to another program or database";
         SlotLost = "slot_lost", "the slot was lost, and on_slot_loss is stop";
         Protocol = "source_protocol", "the source sent something that cannot be decoded";
@@ -220,7 +221,6 @@ reasons! {
         RowSecurity = "row_security", "row security would hide rows";
         Columns = "source_columns", "what becomes of each column";
         CastColumns = "cast_columns", "columns have a type with a cast to json";
-        PublicationMissing = "publication_missing", "the publication does not exist";
         SlotMissing = "slot_missing", "the slot does not exist yet";
         SlotInUse = "slot_in_use", "a process of the server uses the slot";
         SlotsUsedUp = "slots_used_up", "too few replication slots or WAL senders are free";

@@ -74,6 +74,14 @@ pub enum ServiceError {
         /// The SQL that fixes it.
         remedy: String,
     },
+    /// The publication does not exist, and the role may not create it.
+    #[error("publication {publication} does not exist; run at the source, as the owner of its tables: {statement}")]
+    NoPublication {
+        /// The publication.
+        publication: String,
+        /// The SQL that creates it.
+        statement: String,
+    },
     /// The table is not published.
     #[error(
         "publication {publication} does not contain table {table}; run at the source: {}",
@@ -166,6 +174,7 @@ impl ServiceError {
             | ServiceError::Read(SourceReadError::Columns) => SourceTrouble::Mapping,
             ServiceError::Identity { .. } => SourceTrouble::ReplicaIdentity,
             ServiceError::NotPublished { .. } | ServiceError::Unready { .. } => SourceTrouble::Unready,
+            ServiceError::NoPublication { .. } => SourceTrouble::PublicationMissing,
             ServiceError::ForeignSlot { .. } => SourceTrouble::SlotForeign,
             ServiceError::SlotLost { .. } => SourceTrouble::SlotLost,
             ServiceError::LockAwaited
@@ -217,6 +226,7 @@ impl ServiceError {
             | ServiceError::NoFamily(_)
             | ServiceError::NoTable(_)
             | ServiceError::Identity { .. }
+            | ServiceError::NoPublication { .. }
             | ServiceError::NotPublished { .. }
             | ServiceError::ForeignSlot { .. }
             | ServiceError::SlotLost { .. }

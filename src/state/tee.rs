@@ -35,6 +35,16 @@ impl StateStore {
         self.fenced_unless(written == 1)
     }
 
+    /// Writes why the Kafka output waits into the row, or that it does not. Its state stays.
+    pub async fn note_tee(&self, failure: Option<TeeFailure<'_>>) -> Result<(), StateError> {
+        let (reason, remedy) = (failure.map(|failure| failure.reason), failure.and_then(|failure| failure.remedy));
+        let code = failure.and_then(|failure| failure.code).map(TopicTrouble::code);
+        let sql = "UPDATE users_sync.tee t SET reason = $3, remedy = $4, reason_code = $5 \
+                   FROM users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 AND t.slot = s.slot";
+        self.client.execute(sql, &[&self.slot, &self.epoch.0, &reason, &remedy, &code]).await?;
+        Ok(())
+    }
+
     /// Records what is published.
     pub async fn put_published(&self, published: &TeePublished) -> Result<(), StateError> {
         let TeePublished { position, system, tenants } = published;

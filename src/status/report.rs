@@ -2,7 +2,9 @@
 
 use crate::capture::{SlotState, SourceLog};
 use crate::config::{Config, Tenant};
-use crate::model::{KeyCount, Lsn, Reason, SourceTrouble, TenantId, TopicTrouble, UserCount, UserCounts};
+use crate::model::{
+    KeyCount, Lsn, Reason, SourceTrouble, StatusFinding, TenantId, TopicTrouble, UserCount, UserCounts,
+};
 use crate::state::{Pause, Snapshot, SourceRow, TeeRow, TenantState, TroubleRow, UserCountRow};
 use serde::Serialize;
 
@@ -102,7 +104,7 @@ pub struct TeeReport {
     pub rejected: u64,
     /// What is wrong.
     pub last_error: Option<String>,
-    /// The stable code of `last_error`, such as `tee_foreign`, if it has one.
+    /// The stable code of `last_error`, such as `tee_foreign`; null if nothing is wrong.
     pub reason_code: Option<&'static str>,
     /// How to fix it.
     pub remedy: Option<String>,
@@ -194,10 +196,15 @@ impl TeeReport {
             wal_held_bytes: None,
             rejected: tee.rejected,
             last_error: tee.reason.clone(),
-            reason_code: tee.reason_code.map(TopicTrouble::code),
+            reason_code: (tee.reason.is_some() || tee.state == TenantState::Parked).then(|| tee_code(tee.reason_code)),
             remedy: tee.remedy.clone(),
         }
     }
+}
+
+/// The code of a failure of the Kafka output. `trouble`: what the topics show.
+pub(crate) fn tee_code(trouble: Option<TopicTrouble>) -> &'static str {
+    trouble.map_or(StatusFinding::Kafka.code(), TopicTrouble::code)
 }
 
 impl UsersWithoutTenant {

@@ -147,6 +147,7 @@ fn remedy_of_trouble(code: &str) -> Option<&'static str> {
         }
         SourceTrouble::Standby
         | SourceTrouble::Unready
+        | SourceTrouble::PublicationMissing
         | SourceTrouble::SlotForeign
         | SourceTrouble::SlotLost
         | SourceTrouble::Protocol
@@ -234,6 +235,13 @@ fn of_source(report: &Report) -> Option<VerdictReason> {
     }
 }
 
+/// What is wrong with targets and the Kafka output, apart from what an operator asked for and what has yet to begin.
+pub(crate) fn of_outputs(report: &Report) -> Vec<VerdictReason> {
+    let is_fault = |reason: &VerdictReason| reason.code != StatusFinding::Paused.code();
+    let of_tenants = report.tenants.iter().flat_map(|tenant| of_tenant(tenant, false));
+    of_tenants.chain(of_tee(report)).filter(is_fault).collect()
+}
+
 fn of_tenant(tenant: &TenantReport, is_held: bool) -> Vec<VerdictReason> {
     let of = |reason: VerdictReason| VerdictReason { tenant: Some(tenant.tenant.clone()), ..reason };
     let mut reasons = Vec::new();
@@ -289,17 +297,17 @@ fn of_pause(tenant: &str, pause: &PauseReport) -> VerdictReason {
 
 fn of_tee(report: &Report) -> Option<VerdictReason> {
     let tee = report.tee.as_ref()?;
-    let text = match (&tee.last_error, tee.state) {
-        (Some(error), _) => format!("{}: {error}", StatusFinding::Kafka),
-        (None, "parked") => StatusFinding::Kafka.to_string(),
-        (None, _) => return None,
+    let code = tee.reason_code?;
+    let text = match &tee.last_error {
+        Some(error) => format!("{}: {error}", StatusFinding::Kafka),
+        None => StatusFinding::Kafka.to_string(),
     };
     Some(VerdictReason {
         // Without tenants the Kafka output is all that this installation does.
         level: if report.tenants.is_empty() { Level::Failed } else { Level::Degraded },
         remedy: tee.remedy.clone(),
         since_seconds: Some(tee.since_seconds),
-        ..VerdictReason::degraded(tee.reason_code.unwrap_or(StatusFinding::Kafka.code()), text)
+        ..VerdictReason::degraded(code, text)
     })
 }
 

@@ -161,8 +161,17 @@ impl Broker {
 
     /// Grants a role operations on a resource, such as `["Read", "Write"]` on `["--topic", "t"]`.
     pub async fn allow(&self, role: &str, operations: &[&str], resource: &[&str]) {
+        self.change_rights("--add", role, operations, resource).await;
+    }
+
+    /// Takes away what [`Broker::allow`] granted.
+    pub async fn revoke(&self, role: &str, operations: &[&str], resource: &[&str]) {
+        self.change_rights("--remove", role, operations, &[&["--force"], resource].concat()).await;
+    }
+
+    async fn change_rights(&self, verb: &str, role: &str, operations: &[&str], resource: &[&str]) {
         let (server, principal) = (format!("127.0.0.1:{}", self.internal), format!("User:{role}"));
-        let mut arguments = vec!["--bootstrap-server", &server, "--add", "--allow-principal", &principal];
+        let mut arguments = vec!["--bootstrap-server", &server, verb, "--allow-principal", &principal];
         arguments.extend(operations.iter().flat_map(|operation| ["--operation", operation]));
         arguments.extend(resource);
         self.tool("org.apache.kafka.tools.AclCommand", &arguments).await;

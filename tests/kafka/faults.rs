@@ -17,7 +17,7 @@ async fn with_create_topics_off_a_missing_topic_is_reported() {
     log.says("kafka.create_topics: true").await;
     let path = bed.file.path().to_str().unwrap();
     let (text, code) = said(&command(&["check", "-c", path]).await);
-    assert!(code == Some(1) && text.contains("error: kafka: there is no topic absent.acme"), "{text}");
+    assert!(code == Some(1) && text.contains("error: kafka: Kafka has no topic absent.acme"), "{text}");
     for topic in ["absent.acme", "absent.globex", "absent.positions"] {
         let settings = ["--bootstrap-server", &broker.address(), "--create", "--topic", topic];
         broker.tool("org.apache.kafka.tools.TopicCommand", &settings).await;

@@ -2,6 +2,8 @@
 
 use crate::bed::TeeBed;
 use crate::broker::{Broker, Settings};
+use crate::security::guarded;
+use crate::support::http::get;
 use crate::support::lights::{Lights, free_address};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,30 +30,61 @@ async fn every_light_names_a_fault_of_kafka_and_is_clear_once_it_is_fixed() {
     }
     let mut lights = Lights::new(file, at);
     let process = lights.run().await;
-    let shows = async |code: &str| {
-        lights.show("degraded", code).await;
-        let found = lights.check().await;
-        assert!(found.iter().any(|found| found == code), "{code}, but check finds {found:?}");
-    };
     let changes = async || bed.auth("UPDATE auth.users SET updated_at = clock_timestamp()").await;
 
     // A topic was never created.
-    shows("kafka_topic").await;
+    lights.show("degraded", "kafka_topic").await;
     topics(&["lit.positions"], "--create").await;
     lights.show("ok", "").await;
 
     // A topic is deleted beside a running process.
     topics(&["lit.acme"], "--delete").await;
     changes().await;
-    shows("kafka_topic").await;
+    lights.show("degraded", "kafka_topic").await;
     topics(&["lit.acme"], "--create").await;
     lights.show("ok", "").await;
 
     // The broker is down.
     broker.kill();
     changes().await;
-    shows("kafka_output").await;
+    lights.show("degraded", "kafka_output").await;
     broker.restart();
     lights.show("ok", "").await;
+    assert!(process.stop().await.success(), "{}", lights.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_light_names_a_privilege_that_is_taken_away_and_is_clear_once_it_is_back() {
+    let guarded = guarded();
+    let rights: [(&[&str], &[&str]); 3] = [
+        (&["Read", "Write", "Create"], &["--topic", "taken", "--resource-pattern-type", "prefixed"]),
+        (&["Describe", "Write"], &["--transactional-id", "taken.positions.users_sync_kafka"]),
+        (&["Read"], &["--group", "taken.positions.users_sync_kafka"]),
+    ];
+    for (operations, resource) in rights {
+        guarded.broker.allow("weak", operations, resource).await;
+    }
+    let at = free_address();
+    let login = guarded.properties("ca.pem", "sasl.mechanism: PLAIN, sasl.username: weak, sasl.password: hunter3");
+    let TeeBed { bed, file, .. } =
+        TeeBed::start(&guarded.broker, "taken", &login, &format!("admin: {{listen: '{at}'}}")).await;
+    for tenant in ["acme", "globex"] {
+        bed.auth(&format!("INSERT INTO auth.users (id, org) VALUES ('{tenant}', '{tenant}')")).await;
+    }
+    let mut lights = Lights::new(file, at);
+    let process = lights.run().await;
+    lights.show("ok", "").await;
+    let (topics, code) = (rights[0].1, "kafka_output");
+    // The privilege to write, which `check` does not use; then every one, so that the topics are hidden from it.
+    let every: &[&str] = &["Read", "Write", "Create"];
+    for taken in [&["Write"], every] {
+        guarded.broker.revoke("weak", taken, topics).await;
+        bed.auth("UPDATE auth.users SET updated_at = clock_timestamp()").await;
+        lights.show("degraded", code).await;
+        assert_eq!(get(at, "/api/status").await.json()["tee"]["reason_code"], code);
+        guarded.broker.allow("weak", taken, topics).await;
+        lights.show("ok", "").await;
+        assert!(get(at, "/api/status").await.json()["tee"]["reason_code"].is_null());
+    }
     assert!(process.stop().await.success(), "{}", lights.log());
 }

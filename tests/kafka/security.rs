@@ -8,13 +8,13 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 
 /// A broker that requires a client certificate and a password, and grants all rights to `tee` only.
-struct Guarded {
-    broker: Broker,
+pub struct Guarded {
+    pub broker: Broker,
     /// Holds `ca.pem`, `other.pem` (an untrusted authority), `client.pem` and `client.key`.
     files: TempDir,
 }
 
-fn guarded() -> &'static Guarded {
+pub fn guarded() -> &'static Guarded {
     static GUARDED: OnceLock<Guarded> = OnceLock::new();
     GUARDED.get_or_init(|| {
         // Issuer and certificate need different names: OpenSSL takes equal names for a self-signed certificate.
@@ -62,7 +62,7 @@ fn guarded() -> &'static Guarded {
 
 impl Guarded {
     /// The `properties` of the section, plus `more`.
-    fn properties(&self, authority: &str, more: &str) -> String {
+    pub fn properties(&self, authority: &str, more: &str) -> String {
         let file = |name: &str| self.files.path().join(name).display().to_string();
         format!(
             "properties: {{security.protocol: sasl_ssl, ssl.ca.location: '{}', ssl.certificate.location: '{}', \

@@ -89,9 +89,41 @@ impl Lights {
         [read(&status["verdict"]), read(&ready), (level.to_owned(), codes)]
     }
 
-    /// Waits until every light shows the level and, unless it is `ok`, the code, and the log has the code since all was well.
+    /// Waits until every light shows the level and, unless it is `ok`, the code: `check` finds it too, and the log has had it
+    /// since all was well.
     #[track_caller]
     pub fn show<'a>(&'a self, level: &'a str, code: &'a str) -> impl Future<Output = ()> + 'a {
+        let shown = self.show_without_check(level, code);
+        let found = self.find(code);
+        async move {
+            shown.await;
+            if level != "ok" {
+                found.await;
+            }
+        }
+    }
+
+    /// Waits until `check` finds the code.
+    #[track_caller]
+    pub fn find<'a>(&'a self, code: &'a str) -> impl Future<Output = ()> + 'a {
+        let caller = std::panic::Location::caller();
+        async move {
+            let begun = Instant::now();
+            loop {
+                let found = self.check().await;
+                if found.iter().any(|found| found == code) {
+                    println!("{caller}: check {code} after {:?}", begun.elapsed());
+                    return;
+                }
+                assert!(begun.elapsed() < DEADLINE, "{caller}: {code}, but check finds {found:?}");
+                pause().await;
+            }
+        }
+    }
+
+    /// As [`Lights::show`], for a fault that the process repairs, so that `check` may come too late.
+    #[track_caller]
+    pub fn show_without_check<'a>(&'a self, level: &'a str, code: &'a str) -> impl Future<Output = ()> + 'a {
         let caller = std::panic::Location::caller();
         async move {
             let is_wanted = |shown: &Shown| shown.0 == level && (level == "ok" || shown.1.iter().any(|c| c == code));

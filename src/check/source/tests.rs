@@ -95,6 +95,7 @@ fn valid() -> SourceFacts {
         others: Vec::new(),
         publication: Some(publication()),
         slot: Some(slot()),
+        was_replicated: false,
         query: None,
         faults: Vec::new(),
     }
@@ -212,6 +213,8 @@ fn missing_objects_need_the_privilege_to_create_them() {
     check(guest, Severity::Error, "requires the table's owner (owner)", "CREATE PUBLICATION \"users_sync\" FOR TABLE");
     check(SourceFacts { may_create: false, ..none }, Severity::Error, "with CREATE on database auth", "superuser");
     check(SourceFacts { slot: None, ..valid() }, Severity::Note, "slot users_sync does not exist yet", "");
+    let gone = SourceFacts { slot: None, was_replicated: true, ..valid() };
+    check(gone, Severity::Warning, "slot users_sync is lost (no longer exists)", "find out what dropped it");
 }
 
 #[test]

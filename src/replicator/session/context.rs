@@ -3,7 +3,6 @@
 use crate::config::Config;
 use crate::map::tenant_fingerprint;
 #[cfg(feature = "kafka")]
-use crate::model::TopicTrouble;
 use crate::model::{Anchor, Epoch, Generation, Lsn, RestartSignal, TenantId, TenantIdx};
 use crate::progress::Progress;
 use crate::replicator::backoff::Turns;
@@ -21,7 +20,10 @@ use crate::state::{TeeFailure, TenantState};
 use crate::status::process::ProcessStatus;
 use crate::sync::lock;
 #[cfg(feature = "kafka")]
-use crate::{state::StateError, status::report::TeeReport};
+use crate::{
+    state::StateError,
+    status::report::{TeeReport, tee_code},
+};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -390,6 +392,20 @@ impl<S: StateAccess> SessionContext<S> {
 
 #[cfg(feature = "kafka")]
 impl SessionContext {
+    /// Records and publishes why the Kafka output waits, or that it does not. Its state stays.
+    pub(crate) async fn note_tee(&self, failure: Option<TeeFailure<'_>>) -> Result<(), StateError> {
+        self.state.note_tee(failure).await?;
+        if let Some(report) = self.status.tee() {
+            self.status.set_tee(Some(TeeReport {
+                last_error: failure.map(|failure| failure.reason.to_owned()),
+                reason_code: failure.map(|failure| tee_code(failure.code)),
+                remedy: failure.and_then(|failure| failure.remedy).map(str::to_owned),
+                ..report
+            }));
+        }
+        Ok(())
+    }
+
     /// Records and publishes the state of the Kafka output, before anything depends on it.
     pub(crate) async fn put_tee(
         &self,
@@ -405,7 +421,7 @@ impl SessionContext {
             wal_held_bytes: None,
             rejected: self.status.tee_rejected(),
             last_error: failure.map(|failure| failure.reason.to_owned()),
-            reason_code: failure.and_then(|failure| failure.code).map(TopicTrouble::code),
+            reason_code: failure.map(|failure| tee_code(failure.code)),
             remedy: failure.and_then(|failure| failure.remedy).map(str::to_owned),
         }));
         Ok(())

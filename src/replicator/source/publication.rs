@@ -1,9 +1,9 @@
 //! Creates the publication if it is missing, and adds tables that were removed from it.
 
-use crate::capture::publication;
+use crate::capture::publication::{self, Published};
 use crate::config::{Config, Publish};
 use crate::model::{Generation, TableName};
-use crate::pg::PgClient;
+use crate::pg::{PgClient, SqlStateClass};
 use crate::replicator::error::ServiceError;
 use crate::replicator::source::mapping::tables_to_publish;
 use crate::state::StateStore;
@@ -15,7 +15,13 @@ pub(crate) async fn publish(client: &PgClient, state: &PgClient, config: &Config
     let (name, tables) = (&config.source.publication, config.users.tables());
     let missing = publication::read_publication(client, name).await?.is_none();
     if missing {
-        publication::create_publication(client, name, &tables_to_publish(client, config).await?).await?;
+        let published = tables_to_publish(client, config).await?;
+        if let Err(error) = publication::create_publication(client, name, &published).await {
+            return Err(match error.sqlstate().map(SqlStateClass::of) {
+                Some(SqlStateClass::Privilege) => not_created(name, &published),
+                _ => error.into(),
+            });
+        }
         tracing::info!(publication = name, ?tables, "publication created");
     }
     for table in tables {
@@ -29,6 +35,21 @@ pub(crate) async fn publish(client: &PgClient, state: &PgClient, config: &Config
         }
     }
     Ok(missing)
+}
+
+fn not_created(name: &str, published: &[Published]) -> ServiceError {
+    let statement = publication::create_statement(name, published, false);
+    ServiceError::NoPublication { publication: name.to_owned(), statement }
+}
+
+/// An error if the publication was dropped. What changes until it is there again is never sent.
+pub(crate) async fn refuse_dropped(client: &PgClient, config: &Config) -> Result<(), ServiceError> {
+    let name = &config.source.publication;
+    match publication::read_publication(client, name).await {
+        Ok(None) => Err(not_created(name, &tables_to_publish(client, config).await?)),
+        // One that cannot be read is not known to be missing.
+        Ok(Some(_)) | Err(_) => Ok(()),
+    }
 }
 
 /// An error if `source.publish` needs column lists and the server's version has none.

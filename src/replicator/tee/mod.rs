@@ -13,7 +13,6 @@ mod snapshot;
 mod watchdog;
 
 use crate::config::{Config, Kafka};
-use crate::model::{StatusFinding, TopicTrouble};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::config_changes::replaced;
 use crate::replicator::session::context::SessionContext;
@@ -22,7 +21,7 @@ use crate::replicator::tee::error::{TeeError, TeeExit};
 use crate::replicator::tee::recorder::Recorder;
 use crate::replicator::tee::session::Carried;
 use crate::state::{StateError, TeeFailure, TenantState};
-use crate::status::report::TeeReport;
+use crate::status::report::{TeeReport, tee_code};
 use crate::sync::{Panicked, catch_panic};
 use crate::tee::kafka::{self, Failure};
 use std::sync::Arc;
@@ -138,7 +137,7 @@ impl Tee {
             _ => TenantState::Joining,
         };
         self.context.put_tee(&kafka.slot, state, Some(TeeFailure { reason: &reason, code, remedy })).await?;
-        let reason_code = code.map_or(StatusFinding::Kafka.code(), TopicTrouble::code);
+        let reason_code = tee_code(code);
         if self.attempts.is_news(&reason) {
             match remedy {
                 Some(remedy) => {
@@ -166,7 +165,7 @@ impl Tee {
         let remedy = "it recovers on its own once Kafka accepts messages, with a snapshot of every tenant";
         let failure = TeeFailure { reason: &reason, remedy: Some(remedy), ..TeeFailure::default() };
         self.context.put_tee(&kafka.slot, TenantState::Parked, Some(failure)).await?;
-        tracing::error!(reason, reason_code = StatusFinding::Kafka.code(), remedy, "Kafka output parked");
+        tracing::error!(reason, reason_code = tee_code(None), remedy, "Kafka output parked");
         if let Err(error) = slot::drop_slot(&self.context, &kafka.slot).await {
             tracing::error!(%error, slot = kafka.slot, "could not drop the slot of the Kafka output, retrying");
         }

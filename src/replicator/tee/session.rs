@@ -92,7 +92,7 @@ pub(crate) async fn session(
     let publisher = Publisher::start(producer, kafka, encoder.clone(), names, counts, sizes, ownership);
     let Publisher { jobs, done, failed } =
         publisher.map_err(|error| Failure::plain(format!("no thread for the publisher: {error}")))?;
-    let progress = Arc::new(PublishProgress::new(done, taken.from.position));
+    let (progress, news) = (Arc::new(PublishProgress::new(done, taken.from.position)), Arc::new(Notify::new()));
     let mut batcher = KafkaBatcher {
         jobs,
         topics: topics.clone(),
@@ -147,12 +147,12 @@ pub(crate) async fn session(
             tenants: config.tenants.iter().map(|tenant| tenant.id.clone()).collect(),
         };
         context.state.put_published(&published).await?;
-        let recorder = recorder.insert(Recorder { progress, published, begun: taken.from.position });
+        let recorder = recorder.insert(Recorder { progress: progress.clone(), published, begun: taken.from.position });
         tracing::info!(position = %taken.from.position, "Kafka output up to date, streaming");
         let start = Start { position: taken.from.clone(), tenants: start };
         let replication = taken.stream(context, kafka).await?;
         tokio::select! {
-            followed = follow(context, config, start, &mapping, batcher, client, replication) => followed,
+            followed = follow(context, config, start, &mapping, batcher, client, &news, replication) => followed,
             recorded = recorder.run(context) => recorded,
         }
     };
@@ -167,6 +167,8 @@ pub(crate) async fn session(
         biased;
         failure = failed => Err(failure.into()),
         worked = work => worked,
+        // A snapshot waits for Kafka, too.
+        watched = watch_acknowledgements(context, &progress, &news) => watched,
         recorded = oversized::record(context, &tenants, set_aside) => recorded,
         raised = oversized::watch_limits(context, kafka, &topics, &limits) => raised,
         () = context.mapping_changed(&mapping) => {
@@ -284,9 +286,10 @@ async fn follow(
     mapping: &str,
     batcher: KafkaBatcher,
     client: PgClient,
+    news: &Arc<Notify>,
     (reader, writer): (ReplicationReader, ReplicationWriter),
 ) -> Result<(), TeeError> {
-    let (progress, news) = (batcher.progress.clone(), Arc::new(Notify::new()));
+    let progress = batcher.progress.clone();
     let sink = TeeSink::new(context.clone(), config, batcher, start, mapping, news.clone());
     let stream = Stream::new(context.clone(), sink, context.drain.clone(), reader, client);
     let positions = || {
@@ -294,12 +297,10 @@ async fn follow(
         context.status.set_tee_published(positions.confirmed);
         positions
     };
-    let reporting = report(positions, &news, writer, CancellationToken::new());
-    let watching = watch_acknowledgements(context, &progress, &news);
+    let reporting = report(positions, news, writer, CancellationToken::new());
     tokio::select! {
         streamed = stream.run() => Ok(streamed?),
         reported = reporting => Ok(reported?),
-        watched = watching => watched,
     }
 }
 
@@ -333,10 +334,7 @@ async fn watch_acknowledgements(
                 ),
                 None => tracing::info!("Kafka acknowledges messages again"),
             }
-            if let Some(row) = context.state.tee().await? {
-                let failure = reason.map(|reason| TeeFailure { reason, ..TeeFailure::default() });
-                context.put_tee(&row.slot, row.state, failure).await?;
-            }
+            context.note_tee(reason.map(|reason| TeeFailure { reason, ..TeeFailure::default() })).await?;
         }
     }
 }

@@ -22,4 +22,4 @@ pub(crate) use oversized::{Limits, Oversized, Refusals, SetAside};
 pub(crate) use publisher::{Done, Publisher, ended};
 pub(crate) use takeover::take_over;
 pub(crate) use topic_reader::Reader;
-pub(crate) use topics::{ensure_topics, existing_topics, max_message_bytes};
+pub(crate) use topics::{ensure_topics, existing_topics, max_message_bytes, refuse_missing};

@@ -1,5 +1,6 @@
 //! Creates missing topics and lists existing ones.
 
+use super::blocking::blocking;
 use super::client::{ClientErrors, Producer, REQUEST_TIMEOUT, client_config};
 use super::failure::Failure;
 use crate::config::Kafka;
@@ -33,13 +34,7 @@ pub(crate) async fn ensure_topics(
     let positions = &*kafka.positions_topic;
     let missing: Vec<&str> =
         topics.iter().copied().chain([positions]).filter(|topic| !there.contains(*topic)).collect();
-    if !missing.is_empty() && !kafka.create_topics {
-        return Err(Failure {
-            remedy: Some("create it (cleanup.policy=compact), or set kafka.create_topics: true"),
-            code: Some(TopicTrouble::Topic),
-            ..Failure::plain(format!("Kafka has no topic {}", missing.join(", ")))
-        });
-    }
+    refuse_missing(kafka, &missing).await?;
     let (admin, client_errors) = admin(kafka)?;
     let options = options();
     for some in missing.chunks(TOPICS_PER_REQUEST) {
@@ -78,6 +73,37 @@ pub(crate) async fn ensure_topics(
         }
     }
     Ok(max_bytes)
+}
+
+/// An error if topics are missing and are not to be created. `missing`: those that the brokers do not list.
+pub(crate) async fn refuse_missing(kafka: &Kafka, missing: &[&str]) -> Result<(), Failure> {
+    if missing.is_empty() || kafka.create_topics {
+        return Ok(());
+    }
+    let (settings, named) = (kafka.clone(), missing.iter().map(|topic| (*topic).to_owned()).collect::<Vec<_>>());
+    blocking(move || refuse_hidden(&settings, &named)).await?;
+    Err(Failure {
+        remedy: Some("create it (cleanup.policy=compact), or set kafka.create_topics: true"),
+        code: Some(TopicTrouble::Topic),
+        ..Failure::plain(format!("Kafka has no topic {}", missing.join(", ")))
+    })
+}
+
+/// Missing topics that are asked for by name, at most.
+const ASKED_BY_NAME: usize = 20;
+
+/// An error if the role may not see a topic: the list of all topics leaves it out. Blocks.
+fn refuse_hidden(kafka: &Kafka, topics: &[String]) -> Result<(), Failure> {
+    let producer = connect_to_look(kafka)?;
+    for topic in topics.iter().take(ASKED_BY_NAME) {
+        let metadata = producer.client().fetch_metadata(Some(topic), REQUEST_TIMEOUT);
+        let metadata = metadata.map_err(|error| producer.context().failure("looking for the topics", &error))?;
+        let refusal = metadata.topics().iter().find_map(|found| found.error()).map(RDKafkaErrorCode::from);
+        if let Some(code @ RDKafkaErrorCode::TopicAuthorizationFailed) = refusal {
+            return Err(Failure::of(&format!("looking for topic {topic}"), &KafkaError::MetadataFetch(code), None));
+        }
+    }
+    Ok(())
 }
 
 /// `max.message.bytes` of the topics whose configuration can be read now.
@@ -132,8 +158,12 @@ fn options() -> AdminOptions {
 
 /// Lists the topics of the cluster. Blocks.
 pub(crate) fn existing_topics(kafka: &Kafka) -> Result<HashSet<String>, Failure> {
-    // Without transactions, so that listing fences no other producer.
-    existing(&super::client::connect(&Kafka { exactly_once: false, ..kafka.clone() }, None)?)
+    existing(&connect_to_look(kafka)?)
+}
+
+/// Without transactions, so that it fences no other producer.
+fn connect_to_look(kafka: &Kafka) -> Result<Producer, Failure> {
+    super::client::connect(&Kafka { exactly_once: false, ..kafka.clone() }, None)
 }
 
 fn existing(producer: &Producer) -> Result<HashSet<String>, Failure> {

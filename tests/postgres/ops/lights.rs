@@ -26,6 +26,13 @@ impl Scene {
     }
 }
 
+/// Ends the sessions in a database.
+fn end(database: &str) -> String {
+    format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}' AND pid <> pg_backend_pid()"
+    )
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_light_names_the_cause_of_a_fault_and_is_clear_once_it_is_fixed() {
     let Scene { mut source, targets, mut lights } = Scene::start().await;
@@ -98,9 +105,12 @@ async fn every_light_names_the_cause_of_a_fault_and_is_clear_once_it_is_fixed() 
         pause().await;
     };
     shows("not_running").await;
+    // It is no fault for a command that is run before a process starts.
+    assert!(!lights.check().await.contains(&"not_running".to_owned()));
     let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active";
     source.auth(drop).await;
     shows("slot_gone").await;
+    lights.find("slot_gone").await;
     let process = lights.run().await;
     lights.show("ok", "").await;
     assert!(process.stop().await.success());
@@ -113,11 +123,6 @@ async fn every_light_names_a_fault_of_a_login_a_target_or_the_state() {
     let process = lights.run().await;
     lights.show("ok", "").await;
     let wakes = async || source.auth("UPDATE auth.users SET updated_at = clock_timestamp()").await;
-    let end = |database: &str| {
-        format!(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}' AND pid <> pg_backend_pid()"
-        )
-    };
     let targets = &targets.server;
 
     // A lock on the target's table, which no statement fails for.
@@ -149,7 +154,8 @@ async fn every_light_names_a_fault_of_a_login_a_target_or_the_state() {
     }
     targets.sql("acme", "ALTER SCHEMA neon_auth RENAME TO theirs").await.unwrap();
     wakes().await;
-    lights.show("degraded", "altered").await;
+    // The process creates the table again.
+    lights.show_without_check("degraded", "altered").await;
     targets
         .sql("acme", "DROP SCHEMA IF EXISTS neon_auth CASCADE; ALTER SCHEMA theirs RENAME TO neon_auth")
         .await
@@ -168,6 +174,92 @@ async fn every_light_names_a_fault_of_a_login_a_target_or_the_state() {
     targets.sql("postgres", &end("state")).await.unwrap();
     lights.show("failed", "state_unavailable").await;
     targets.sql("postgres", "ALTER DATABASE state ALLOW_CONNECTIONS true").await.unwrap();
+    lights.show("ok", "").await;
+    assert!(process.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_light_names_a_password_a_publication_or_a_full_disk() {
+    let with_passwords = || Options::new().auth("scram-sha-256");
+    let source = Bed::start_with(&[], with_passwords()).await;
+    let targets = Bed::start_with(&["acme", "globex", "state"], with_passwords()).await;
+    let publish = "CREATE PUBLICATION users_sync FOR TABLE auth.users WITH (publish_via_partition_root = true)";
+    // A role that may not repair the publication.
+    source
+        .auth(&format!(
+            "CREATE ROLE reader LOGIN REPLICATION PASSWORD 'right'; GRANT USAGE ON SCHEMA auth TO reader;
+             GRANT SELECT ON auth.users TO reader; {publish}; INSERT INTO auth.users (id, org, updated_at)
+             VALUES ('a', 'acme', now()), ('g', 'globex', now())"
+        ))
+        .await;
+    let (source_port, target_port) = (source.server.port(), targets.server.port());
+    let at = free_address();
+    let more = format!("admin: {{listen: '{at}'}}\nstate: {{url: '{}'}}", targets.server.url("state"));
+    let urls = ["acme", "globex"]
+        .map(|name| (name.to_owned(), format!("postgresql://{name}:right@127.0.0.1:{target_port}/{name}")));
+    let config = config_file(&format!("postgresql://reader:right@127.0.0.1:{source_port}/auth"), &urls, &more);
+    let mut lights = Lights::new(config, at);
+    let (source, targets) = (&source.server, &targets.server);
+    for (tenant, password) in [("acme", "right"), ("globex", "wrong")] {
+        let role =
+            format!("CREATE ROLE {tenant} LOGIN PASSWORD '{password}'; GRANT CREATE ON DATABASE {tenant} TO {tenant}");
+        targets.sql("postgres", &role).await.unwrap();
+    }
+    let wakes = async || source.sql("auth", "UPDATE auth.users SET updated_at = clock_timestamp()").await.unwrap();
+
+    // A tenant that never followed.
+    let process = lights.run().await;
+    lights.show("degraded", "login").await;
+    targets.sql("postgres", "ALTER ROLE globex PASSWORD 'right'").await.unwrap();
+    lights.show("ok", "").await;
+
+    // The password of a role is changed, of a target and of the source.
+    for (server, database, role, level, code) in
+        [(targets, "acme", "acme", "degraded", "target_login"), (source, "auth", "reader", "failed", "source_login")]
+    {
+        server.sql("postgres", &format!("ALTER ROLE {role} PASSWORD 'wrong'")).await.unwrap();
+        server.sql("postgres", &end(database)).await.unwrap();
+        wakes().await;
+        lights.show(level, code).await;
+        server.sql("postgres", &format!("ALTER ROLE {role} PASSWORD 'right'")).await.unwrap();
+        lights.show("ok", "").await;
+    }
+
+    for (fault, fix, code) in [
+        ("DROP PUBLICATION users_sync", publish, "publication_missing"),
+        (
+            "ALTER PUBLICATION users_sync DROP TABLE auth.users",
+            "ALTER PUBLICATION users_sync ADD TABLE auth.users",
+            "source_unready",
+        ),
+    ] {
+        source.sql("auth", fault).await.unwrap();
+        wakes().await;
+        lights.show("failed", code).await;
+        source.sql("auth", fix).await.unwrap();
+        lights.show("ok", "").await;
+    }
+
+    // The disk of a target is full: that of its large values, whose table is empty so far.
+    let client = targets.connect("acme").await.unwrap();
+    let file = "SELECT current_setting('data_directory') || '/' || pg_relation_filepath(reltoastrelid),
+                pg_relation_size(reltoastrelid) FROM pg_class WHERE oid = 'neon_auth.users_sync'::regclass";
+    let row = client.query_one(file, &[]).await.unwrap();
+    let (file, size): (String, i64) = (row.get(0), row.get(1));
+    assert_eq!(size, 0, "{file}");
+    let kept = format!("{file}.kept");
+    std::fs::rename(&file, &kept).unwrap();
+    std::os::unix::fs::symlink("/dev/full", &file).unwrap();
+    targets.sql("postgres", &end("acme")).await.unwrap();
+    let large = "(SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 300))";
+    source
+        .sql("auth", &format!("UPDATE auth.users SET first_name = {large}, updated_at = clock_timestamp()"))
+        .await
+        .unwrap();
+    lights.show("degraded", "target_no_resources").await;
+    assert!(lights.log().contains("SQLSTATE 53100"), "{}", lights.log());
+    std::fs::rename(&kept, &file).unwrap();
+    targets.sql("postgres", &end("acme")).await.unwrap();
     lights.show("ok", "").await;
     assert!(process.stop().await.success());
 }
