@@ -10,7 +10,7 @@ use crate::tee::{Batch, Encoder, Owner};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 /// A batch of this many bytes is sent without waiting for more.
@@ -48,6 +48,8 @@ impl KafkaBatcher {
 /// Positions received from the source and published to Kafka.
 pub(crate) struct PublishProgress {
     done: watch::Receiver<Done>,
+    /// Wakes what reports the positions.
+    pub(crate) news: Arc<Notify>,
     state: Mutex<ProgressState>,
 }
 
@@ -82,7 +84,7 @@ impl PublishProgress {
             busy_since: Instant::now(),
             acknowledged: Instant::now(),
         };
-        PublishProgress { done, state: Mutex::new(state) }
+        PublishProgress { done, news: Arc::new(Notify::new()), state: Mutex::new(state) }
     }
 
     fn sent(&self, reaches: Option<Lsn>) {

@@ -29,7 +29,7 @@ use crate::tee::kafka::{
 use crate::tee::{Batch, Encoder, Known, Own, Owner, TenantPosition, TopicEnds, judge_positions};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -92,7 +92,7 @@ pub(crate) async fn session(
     let publisher = Publisher::start(producer, kafka, encoder.clone(), names, counts, sizes, ownership);
     let Publisher { jobs, done, failed } =
         publisher.map_err(|error| Failure::plain(format!("no thread for the publisher: {error}")))?;
-    let (progress, news) = (Arc::new(PublishProgress::new(done, taken.from.position)), Arc::new(Notify::new()));
+    let progress = Arc::new(PublishProgress::new(done, taken.from.position));
     let mut batcher = KafkaBatcher {
         jobs,
         topics: topics.clone(),
@@ -152,7 +152,7 @@ pub(crate) async fn session(
         let start = Start { position: taken.from.clone(), tenants: start };
         let replication = taken.stream(context, kafka).await?;
         tokio::select! {
-            followed = follow(context, config, start, &mapping, batcher, client, &news, replication) => followed,
+            followed = follow(context, config, start, &mapping, batcher, client, replication) => followed,
             recorded = recorder.run(context) => recorded,
         }
     };
@@ -168,7 +168,7 @@ pub(crate) async fn session(
         failure = failed => Err(failure.into()),
         worked = work => worked,
         // A snapshot waits for Kafka, too.
-        watched = watch_acknowledgements(context, &progress, &news) => watched,
+        watched = watch_acknowledgements(context, &progress) => watched,
         recorded = oversized::record(context, &tenants, set_aside) => recorded,
         raised = oversized::watch_limits(context, kafka, &topics, &limits) => raised,
         () = context.mapping_changed(&mapping) => {
@@ -286,18 +286,17 @@ async fn follow(
     mapping: &str,
     batcher: KafkaBatcher,
     client: PgClient,
-    news: &Arc<Notify>,
     (reader, writer): (ReplicationReader, ReplicationWriter),
 ) -> Result<(), TeeError> {
     let progress = batcher.progress.clone();
-    let sink = TeeSink::new(context.clone(), config, batcher, start, mapping, news.clone());
+    let sink = TeeSink::new(context.clone(), config, batcher, start, mapping, progress.news.clone());
     let stream = Stream::new(context.clone(), sink, context.drain.clone(), reader, client);
     let positions = || {
         let positions = progress.positions();
         context.status.set_tee_published(positions.confirmed);
         positions
     };
-    let reporting = report(positions, news, writer, CancellationToken::new());
+    let reporting = report(positions, &progress.news, writer, CancellationToken::new());
     tokio::select! {
         streamed = stream.run() => Ok(streamed?),
         reported = reporting => Ok(reported?),
@@ -305,11 +304,7 @@ async fn follow(
 }
 
 /// Wakes the reporter on every acknowledgement, and reports when acknowledgements stop and resume.
-async fn watch_acknowledgements(
-    context: &SessionContext,
-    progress: &PublishProgress,
-    news: &Notify,
-) -> Result<(), TeeError> {
+async fn watch_acknowledgements(context: &SessionContext, progress: &PublishProgress) -> Result<(), TeeError> {
     let mut done = progress.done();
     let mut is_slow = false;
     loop {
@@ -318,7 +313,7 @@ async fn watch_acknowledgements(
             Ok(Err(_)) => std::future::pending().await,
             Ok(Ok(())) => {
                 progress.acknowledged();
-                news.notify_one();
+                progress.news.notify_one();
             }
             Err(_) => {}
         }
