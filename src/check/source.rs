@@ -372,7 +372,7 @@ impl SourceCheck<'_> {
         match &facts.slot {
             None if facts.was_replicated => {
                 needed_slots = 2;
-                self.lost_slot(SlotLoss::Gone, "find out what dropped it", &drop);
+                self.gone_slot();
             }
             None => {
                 needed_slots = 2;
@@ -424,6 +424,20 @@ impl SourceCheck<'_> {
         let tee = i64::from(self.config.kafka.is_some());
         self.free_capacity("max_replication_slots", facts.slots, needed_slots + tee);
         self.free_capacity("max_wal_senders", facts.senders, 2 - in_use + tee);
+    }
+
+    /// The state knows of a session on a slot that does not exist any more.
+    fn gone_slot(&mut self) {
+        let name = &self.config.source.slot;
+        match self.config.on_slot_loss {
+            OnSlotLoss::Resync => self.note(
+                SlotLoss::Gone,
+                format!(
+                    "slot {name} does not exist any more; `run` creates it again and takes a snapshot of every tenant"
+                ),
+            ),
+            OnSlotLoss::Stop => self.lost_slot(SlotLoss::Gone, "", ""),
+        }
     }
 
     /// `drop`: drops the slot.

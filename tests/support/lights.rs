@@ -163,9 +163,18 @@ impl Lights {
 
     /// The codes of what `check` finds, without notes.
     pub async fn check(&self) -> Vec<String> {
+        self.found(|severity| severity != "note").await
+    }
+
+    /// The codes of what `check` notes.
+    pub async fn notes(&self) -> Vec<String> {
+        self.found(|severity| severity == "note").await
+    }
+
+    async fn found(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<String> {
         let (document, _) = self.document("check").await;
         let findings = document["findings"].as_array().unwrap_or_else(|| panic!("{document}"));
-        let found = findings.iter().filter(|finding| finding["severity"] != "note");
+        let found = findings.iter().filter(|finding| is_wanted(finding["severity"].as_str().unwrap()));
         found.map(|finding| finding["code"].as_str().unwrap().to_owned()).collect()
     }
 }

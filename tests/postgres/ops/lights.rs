@@ -110,7 +110,8 @@ async fn every_light_names_the_cause_of_a_fault_and_is_clear_once_it_is_fixed() 
     let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active";
     source.auth(drop).await;
     shows("slot_gone").await;
-    lights.find("slot_gone").await;
+    // `run` repairs it, so that it is a note.
+    assert!(lights.notes().await.contains(&"slot_gone".to_owned()));
     let process = lights.run().await;
     lights.show("ok", "").await;
     assert!(process.stop().await.success());
