@@ -2,7 +2,6 @@
 
 use crate::config::Config;
 use crate::map::tenant_fingerprint;
-#[cfg(feature = "kafka")]
 use crate::model::{Anchor, Epoch, Generation, Lsn, RestartSignal, TenantId, TenantIdx};
 use crate::progress::Progress;
 use crate::replicator::backoff::Turns;
