@@ -1,17 +1,17 @@
-//! What the running process has recorded of targets and the Kafka output: `check` writes nothing, so that a full disk or a
-//! missing privilege to publish does not show otherwise. Pure.
+//! What the running process has recorded of the source, of targets and of the Kafka output: `check` writes nothing, so that a
+//! full disk or a missing privilege to publish does not show otherwise. Pure.
 
 use super::finding::{Finding, Severity, Subject};
 use crate::capture::SourceLog;
 use crate::config::Config;
-use crate::model::{Code, TenantId};
+use crate::model::{Code, SourceTrouble, TenantId};
 use crate::state::Snapshot;
 use crate::status::report::Report;
-use crate::status::verdict::{VerdictReason, of_outputs};
+use crate::status::verdict::{VerdictReason, of_process_alone};
 
 /// A warning for each of them that is not among the findings.
 pub(super) fn findings(config: &Config, state: &Snapshot, found: &[Finding]) -> Vec<Finding> {
-    let reported = of_outputs(&Report::of_state(config, state, &SourceLog::default()));
+    let reported = of_process_alone(&Report::of_state(config, state, &SourceLog::default()));
     let reported = reported.into_iter().filter_map(warning);
     let is_found = |reported: &Finding| {
         let is_same = |other: &&Finding| other.subject == reported.subject && other.code == reported.code;
@@ -24,6 +24,7 @@ fn warning(reason: VerdictReason) -> Option<Finding> {
     let VerdictReason { code, text, remedy, tenant, .. } = reason;
     let subject = match tenant {
         Some(tenant) => Subject::Tenant(TenantId::new(&tenant)),
+        None if SourceTrouble::parse(code).is_some() => Subject::Source,
         #[cfg(feature = "kafka")]
         None => Subject::Kafka,
         #[cfg(not(feature = "kafka"))]

@@ -102,11 +102,7 @@ pub(crate) fn all_codes() -> impl Iterator<Item = &'static str> {
 /// The verdict on what is known.
 pub fn judge(report: &Report) -> Verdict {
     let mut reasons: Vec<VerdictReason> = of_process(report).into_iter().chain(of_source(report)).collect();
-    reasons.extend(report.findings.iter().map(|finding| VerdictReason {
-        since_seconds: Some(finding.since_seconds),
-        remedy: remedy_of_trouble(finding.code).map(str::to_owned),
-        ..VerdictReason::degraded(finding.code, finding.text.clone())
-    }));
+    reasons.extend(of_findings(report));
     reasons.extend(report.tenants.iter().flat_map(|tenant| of_tenant(tenant, report.is_held)));
     let is_parked = |tenant: &TenantReport| tenant.state == "parked";
     if report.tee.is_none() && !report.tenants.is_empty() && report.tenants.iter().all(is_parked) {
@@ -235,11 +231,21 @@ fn of_source(report: &Report) -> Option<VerdictReason> {
     }
 }
 
-/// What is wrong with targets and the Kafka output, apart from what an operator asked for and what has yet to begin.
-pub(crate) fn of_outputs(report: &Report) -> Vec<VerdictReason> {
+/// What the session that works has found at the source.
+fn of_findings(report: &Report) -> impl Iterator<Item = VerdictReason> {
+    report.findings.iter().map(|finding| VerdictReason {
+        since_seconds: Some(finding.since_seconds),
+        remedy: remedy_of_trouble(finding.code).map(str::to_owned),
+        ..VerdictReason::degraded(finding.code, finding.text.clone())
+    })
+}
+
+/// What the running process alone can know: what it has found at the source, and what is wrong with targets and the Kafka
+/// output, apart from what an operator asked for and what has yet to begin.
+pub(crate) fn of_process_alone(report: &Report) -> Vec<VerdictReason> {
     let is_fault = |reason: &VerdictReason| reason.code != StatusFinding::Paused.code();
     let of_tenants = report.tenants.iter().flat_map(|tenant| of_tenant(tenant, false));
-    of_tenants.chain(of_tee(report)).filter(is_fault).collect()
+    of_findings(report).chain(of_tenants).chain(of_tee(report)).filter(is_fault).collect()
 }
 
 fn of_tenant(tenant: &TenantReport, is_held: bool) -> Vec<VerdictReason> {
