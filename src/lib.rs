@@ -31,6 +31,7 @@
 //! - `setup`: SQL for roles and privileges
 //! - `init`: a configuration for the tables of a source
 //! - `demo`, [`throwaway`]: replication on temporary servers, for a look and for the tests
+//! - `telemetry`, `otlp`: spans, and their export with the metrics (feature `otlp`)
 //! - `clock`, `sync`: the wall clock, and locking
 
 pub mod config;
@@ -53,12 +54,16 @@ mod progress;
 pub mod state;
 pub mod status;
 mod sync;
+mod telemetry;
 
 pub mod replicator;
 
 mod operations;
 
 pub mod admin;
+
+#[cfg(feature = "otlp")]
+mod otlp;
 
 mod check;
 mod init;

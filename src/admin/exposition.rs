@@ -33,10 +33,15 @@ const STATES: [TenantState; 3] = [TenantState::Following, TenantState::Joining, 
     )
 )]
 pub(super) async fn metrics(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry(&app))
-        .map_err(|_| Problem::new(ProblemCode::InternalError, "cannot encode the metrics"))?;
+    let text = exposition(&app).map_err(|_| Problem::new(ProblemCode::InternalError, "cannot encode the metrics"))?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
+}
+
+/// All families as text.
+pub(super) fn exposition(app: &App) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry(app))?;
+    Ok(text)
 }
 
 /// Built for each scrape. It only holds pointers to the counters.

@@ -4,6 +4,8 @@ use super::access::{guard, refuse_other_sites};
 use super::app::App;
 use super::connections;
 use super::console::console;
+#[cfg(feature = "otlp")]
+use super::exposition::exposition;
 use super::limits::Limits;
 #[cfg(feature = "openapi")]
 use super::openapi::openapi;
@@ -74,6 +76,13 @@ impl Server {
     /// The bound address; `None` if `admin` is not configured.
     pub fn address(&self) -> Option<SocketAddr> {
         self.serving.as_ref().map(|serving| serving.at)
+    }
+
+    /// What `/metrics` shows, for another way to export it.
+    #[cfg(feature = "otlp")]
+    pub(crate) fn exposition(&self) -> impl Fn() -> Option<String> + Send + 'static + use<> {
+        let app = self.app.clone();
+        move || exposition(&app).ok()
     }
 
     /// Serves until `stop`, and follows the configuration. If a new address cannot be bound, it keeps the old one.

@@ -3,14 +3,15 @@
 use crate::config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::printable_line;
+use crate::telemetry::TARGET;
 use clap::ValueEnum;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{IsTerminal, Write};
 use tracing::Metadata;
-use tracing::level_filters::LevelFilter;
 use tracing::subscriber::set_global_default;
 use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, Registry, fmt};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum LogFormat {
@@ -29,6 +30,9 @@ impl From<config::LogFormat> for LogFormat {
     }
 }
 
+/// Collects the spans that are exported.
+pub(super) type TraceLayer = Box<dyn Layer<Registry> + Send + Sync>;
+
 /// Log options of the command line.
 pub(super) struct Logging {
     pub(super) format: Option<LogFormat>,
@@ -36,34 +40,37 @@ pub(super) struct Logging {
 }
 
 impl Logging {
-    /// Starts logging to stderr. `configured` is the format if the command line gives none.
-    pub(super) fn begin(&self, configured: LogFormat) -> Result<(), Diagnostic> {
-        log_to_stderr(self.format.unwrap_or(configured), &self.level)
+    /// Starts logging to stderr, and collecting spans. `configured` is the format if the command line gives none.
+    pub(super) fn begin(&self, configured: LogFormat, traces: Option<TraceLayer>) -> Result<(), Diagnostic> {
+        log_to_stderr(self.format.unwrap_or(configured), &self.level, traces)
     }
 }
 
-fn log_to_stderr(format: LogFormat, level: &str) -> Result<(), Diagnostic> {
+fn log_to_stderr(format: LogFormat, level: &str, traces: Option<TraceLayer>) -> Result<(), Diagnostic> {
     let ours_alone = level.parse::<tracing::Level>().map(|level| format!("warn,users_sync={level}"));
     let targets: Targets = ours_alone.as_deref().unwrap_or(level).parse().map_err(|error| {
         diagnostic!(help = "for example: --log-level info,users_sync::capture=debug", "--log-level: {error}")
     })?;
     // Our spans name the session and the tenant of a line: they are there whatever the level of the line.
     let is_own_span = |metadata: &Metadata<'_>| metadata.is_span() && metadata.target().starts_with("users_sync");
-    let filter =
-        filter_fn(move |metadata| targets.would_enable(metadata.target(), metadata.level()) || is_own_span(metadata));
+    let is_traced = traces.is_some();
+    let filter = filter_fn(move |metadata| match metadata.target() {
+        TARGET => is_traced,
+        target => targets.would_enable(target, metadata.level()) || is_own_span(metadata),
+    });
     let colored = format == LogFormat::Text && std::io::stderr().is_terminal();
     let writer = move || PrintableLines { to: std::io::stderr(), colored };
-    let builder = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(writer);
     // It would print to stderr, and panic where that is closed.
-    let builder = builder.log_internal_errors(false);
+    let lines = fmt::layer().with_writer(writer).log_internal_errors(false);
+    let subscriber = tracing_subscriber::registry().with(traces);
     // `init` would also forward messages that libraries write with the `log` crate: tokio-postgres logs parameters and
     // notices there, which hold row values. Setting it again in the same process fails and is harmless.
     let _ = match format {
         LogFormat::Text => {
-            let builder = builder.with_target(false).with_ansi(colored);
-            set_global_default(builder.finish().with(filter))
+            let lines = lines.with_target(false).with_ansi(colored);
+            set_global_default(subscriber.with(lines).with(filter))
         }
-        LogFormat::Json => set_global_default(builder.json().flatten_event(true).finish().with(filter)),
+        LogFormat::Json => set_global_default(subscriber.with(lines.json().flatten_event(true)).with(filter)),
     };
     log_panics();
     Ok(())

@@ -10,6 +10,7 @@ mod confirm;
 mod demo;
 mod dialogue;
 mod explain;
+mod export;
 mod forget;
 mod health;
 mod init;
@@ -205,7 +206,7 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
     };
     let logging = Logging { format: cli.log, level: cli.log_level.unwrap_or_else(|| level.to_owned()) };
     if !matches!(cli.command, Command::Run(_)) {
-        logging.begin(LogFormat::Text)?;
+        logging.begin(LogFormat::Text, None)?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| diagnostic!("cannot start the runtime: {error}"))?;

@@ -1,6 +1,7 @@
 //! `run`: replicates until a signal.
 
 use super::common::{ConfigFile, FAILED};
+use super::export::Export;
 use super::logging::Logging;
 use super::output;
 use super::plan;
@@ -55,10 +56,12 @@ pub(super) async fn execute(
 ) -> Result<ExitCode, Diagnostic> {
     let place = file.place();
     let LoadedConfig { config, files } = load_from(&place)?;
-    logging.begin(config.log.into())?;
     if arguments.plan {
+        logging.begin(config.log.into(), None)?;
         return plan::execute(&config).await;
     }
+    let mut export = Export::of_environment();
+    logging.begin(config.log.into(), export.layer())?;
     raise_open_files();
     let stop = signals().map_err(|error| diagnostic!("cannot handle signals: {error}"))?;
     let (sender, configs) = watch::channel(config.clone());
@@ -66,6 +69,7 @@ pub(super) async fn execute(
     let server = Server::bind(configs.clone(), status.clone())
         .await
         .map_err(|error| diagnostic!(help = LISTEN_REMEDY, "{error}").with_code(CheckFinding::ListenInUse))?;
+    export.begin(&server);
     tokio::spawn(server.run(admin_stop.clone()));
     let mut findings = find_faults(&config).await;
     if !findings.is_empty() && has_run_before(&config).await {
@@ -87,6 +91,7 @@ pub(super) async fn execute(
     let done = replicator::run_reloading(configs, status, stop).await;
     reloading.abort();
     admin_stop.cancel();
+    export.end().await;
     done?;
     Ok(ExitCode::SUCCESS)
 }

@@ -60,17 +60,18 @@ impl Process {
         (Process::start_with(config.as_ref(), Stdio::from(stderr), arguments, level), log)
     }
 
+    /// With these variables in its environment.
+    pub fn start_logged_in(config: impl AsRef<Path>, variables: &[(&str, &str)], level: &str) -> (Process, Log) {
+        let log = Log { file: NamedTempFile::new().unwrap() };
+        let mut command = run(config.as_ref(), level);
+        command.envs(variables.iter().copied()).stderr(Stdio::from(log.file.reopen().unwrap()));
+        (Process::spawn(command), log)
+    }
+
     fn start_with(config: &Path, stderr: Stdio, arguments: &[&str], level: &str) -> Process {
-        let child = Command::new(env!("CARGO_BIN_EXE_users-sync"))
-            .args(["run", "-c"])
-            .arg(config)
-            .args(arguments)
-            .env("RUST_LOG", level)
-            .stdin(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
-        Process { child }
+        let mut command = run(config, level);
+        command.args(arguments).stderr(stderr);
+        Process::spawn(command)
     }
 
     /// A command that runs until it is stopped.
@@ -111,6 +112,13 @@ impl Process {
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
+}
+
+/// The command `run`.
+fn run(config: &Path, level: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_users-sync"));
+    command.args(["run", "-c"]).arg(config).env("RUST_LOG", level).stdin(Stdio::null());
+    command
 }
 
 fn level() -> String {

@@ -18,6 +18,7 @@ use crate::state::{LEASE, Pauses, Request, RequestKind, StateAccess, StateStore}
 use crate::state::{TeeFailure, TenantState};
 use crate::status::process::ProcessStatus;
 use crate::sync::lock;
+use crate::telemetry::session_span;
 #[cfg(feature = "kafka")]
 use crate::{
     state::StateError,
@@ -29,6 +30,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 /// Targets that are opened at the same time. Bounds the burst at the start, not the number of open targets.
 const MAX_CONCURRENT_OPENS: usize = 64;
@@ -46,6 +48,8 @@ pub(crate) struct SessionContext<S = StateStore> {
     /// As [`crate::state::Snapshot::epochs`].
     pub(crate) epochs: BTreeMap<Epoch, Lsn>,
     pub(crate) epoch: Epoch,
+    /// Exported when the session ends.
+    pub(crate) trace: Span,
     pub(crate) tenants: TenantRegistry,
     /// The memory of all mailboxes and of the spool.
     pub(crate) memory: Arc<Memory>,
@@ -129,6 +133,7 @@ impl<S: StateAccess> SessionContext<S> {
         SessionContext {
             rereader: Rereader::new(config.source.url.clone(), status.metrics.stripped_escapes.clone()),
             epoch: state.epoch(),
+            trace: session_span(state.epoch(), generation),
             spool: Arc::new(Spool::new(&config.spool, memory.clone())),
             scan_aborts: ScanAborts::default(),
             findings: Findings::default(),

@@ -13,6 +13,7 @@ use crate::replicator::tenant::worker::Worker;
 use crate::route::{Batch, Entry};
 use crate::state::StateAccess;
 use crate::status::metrics::Visible;
+use crate::telemetry::{batch_span, counted};
 use std::ops::AddAssign;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -90,7 +91,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     }
 
     async fn step(&mut self, connection: &mut Connection<C::Target>, apply: &mut ApplyState) -> Result<(), StopReason> {
-        let mut batch = match apply.pending.take() {
+        let batch = match apply.pending.take() {
             Some(batch) => batch,
             None => tokio::select! {
                 biased;
@@ -104,6 +105,19 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         };
         self.active_at = Instant::now();
         self.rejected.others_changed();
+        self.trace = batch_span(&self.context.trace, self.id());
+        let done = self.write_next(connection, apply, batch).await;
+        self.end_trace(&done);
+        done
+    }
+
+    /// Writes a batch, or the transaction that begins with it.
+    async fn write_next(
+        &mut self,
+        connection: &mut Connection<C::Target>,
+        apply: &mut ApplyState,
+        mut batch: Batch,
+    ) -> Result<(), StopReason> {
         if batch.end.is_none() {
             return self.write_chunks(connection, apply, batch).await;
         }
@@ -258,6 +272,8 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             // The difference of two clocks may be negative.
             age: Duration::from_micros(u64::try_from(micros).unwrap_or(0)),
         };
+        counted(&self.trace, "rows", written.rows as u64);
+        counted(&self.trace, "transactions", batch.transactions);
         self.context.status.metrics.applied(&self.handle.counts, visible);
     }
 

@@ -10,6 +10,7 @@ use crate::replicator::tenant::target::{Connection, Connector, TargetAccess};
 use crate::replicator::tenant::worker::Worker;
 use crate::snapshot::{Adoption, Loading};
 use crate::state::{StateAccess, TenantState};
+use crate::telemetry::{counted, snapshot_span};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -27,6 +28,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         replaces: Option<Checkpoint>,
     ) -> Result<&'p mut ApplyState, StopReason> {
         let context = self.context.clone();
+        self.trace = snapshot_span(&context.trace, self.id(), reason.code());
         tracing::info!(%reason, reason_code = reason.code(), "snapshot requested");
         let target_id = connection.who.target_id.clone();
         self.put(TenantState::Joining, Some(reason.into()), Some(target_id.clone()), Lsn::ZERO).await?;
@@ -124,6 +126,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         self.discard_applied(position);
         context.joined(self.index, position);
         self.handle.counts.resynced();
+        counted(&self.trace, "rows", loaded.read);
         context.status.user_watch.notify_all(self.id());
         tracing::info!(
             %position, users = loaded.read, inserted = loaded.inserted,

@@ -142,7 +142,9 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 let who = self.identity(self.own_target_id(&observed), mapping);
                 let mut connection = Connection { target, who };
                 self.try_stuck_row(&mut connection.target).await?;
-                let apply = self.join(phase, &mut connection, reason, replaces).await?;
+                let joined = self.join(phase, &mut connection, reason, replaces).await;
+                self.end_trace(&joined);
+                let apply = joined?;
                 Ok((connection, apply))
             }
             TargetAssessment::Park(reason) => Err(StopReason::Park {

@@ -1,7 +1,7 @@
 //! Why the work of a phase stops.
 
 use crate::apply::{Refusal, TargetError};
-use crate::model::{ParkCause, Reason, RestartSignal, ResyncReason, RetryCause};
+use crate::model::{ParkCause, Reason, RestartSignal, ResyncReason, RetryCause, SourceTrouble};
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::FailureAction;
@@ -33,6 +33,18 @@ pub(crate) enum StopReason {
 impl StopReason {
     pub(super) fn retry(cause: RetryCause, reason: String) -> StopReason {
         StopReason::Retry { cause, reason, remedy: None }
+    }
+
+    /// The code of a failure.
+    pub(super) fn code(&self) -> Option<&'static str> {
+        match self {
+            StopReason::Retry { cause, .. } => Some(cause.code()),
+            StopReason::Rejoin(reason) => Some(reason.code()),
+            StopReason::Park { cause, .. } => Some(cause.code()),
+            StopReason::Refused(_) => Some(RetryCause::RowRefused.code()),
+            StopReason::Session(_) => Some(SourceTrouble::StartsOver.code()),
+            StopReason::Drained | StopReason::Idle | StopReason::Paused | StopReason::Moved => None,
+        }
     }
 }
 

@@ -18,12 +18,14 @@ use crate::replicator::tenant::target::{Connector, Postgres};
 use crate::route::Batch;
 use crate::state::{RequestId, StateAccess, StateStore, TenantRow, TenantState};
 use crate::sync::{Panicked, catch_panic};
+use crate::telemetry::failed;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::Span;
 
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
@@ -75,6 +77,8 @@ pub(crate) struct Worker<S = StateStore, C = Postgres> {
     pub(super) parked_retries: Backoffs<ParkCause>,
     /// Before a snapshot that the target makes necessary soon after the last one.
     rejoin_retry: Backoff,
+    /// The batch or snapshot that is being written.
+    pub(super) trace: Span,
     pub(super) failing_since: Option<Instant>,
     /// Since when the target has refused each login.
     login_refused_since: Option<Instant>,
@@ -115,10 +119,19 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             retry: Backoffs::new(RETRY_MIN, RETRY_MAX),
             parked_retries: Backoffs::new(PARKED_RETRY_MIN, PARKED_RETRY_MAX),
             rejoin_retry: Backoff::new(RETRY_MIN, REJOIN_MAX),
+            trace: Span::none(),
             failing_since: None,
             login_refused_since: None,
             follows_since: None,
             failures: 0,
+        }
+    }
+
+    /// Ends the span of a batch or snapshot.
+    pub(super) fn end_trace<T>(&mut self, done: &Result<T, StopReason>) {
+        let span = std::mem::replace(&mut self.trace, Span::none());
+        if let Some(code) = done.as_ref().err().and_then(StopReason::code) {
+            failed(&span, code);
         }
     }
 

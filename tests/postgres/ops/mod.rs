@@ -6,6 +6,8 @@ mod findings;
 pub mod health;
 mod lights;
 mod metrics;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod pages;
 #[cfg(feature = "kafka")]
 mod queries;
