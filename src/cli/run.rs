@@ -88,7 +88,7 @@ pub(super) async fn execute(
         );
     }
     let reloading = tokio::spawn(reload(place, files, sender));
-    let done = replicator::run_reloading(configs, status, stop).await;
+    let done = Box::pin(replicator::run_reloading(configs, status, stop)).await;
     reloading.abort();
     admin_stop.cancel();
     export.end().await;

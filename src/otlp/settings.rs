@@ -1,5 +1,5 @@
 //! Pure: what the standard `OTEL_*` variables say about the export. An empty variable counts as not set. The SDK reads the
-//! variables of samplers, batches and resources.
+//! others: `OTEL_TRACES_SAMPLER`, `OTEL_TRACES_SAMPLER_ARG`, and those of batches and resources.
 
 use percent_encoding::percent_decode_str;
 use std::time::Duration;
@@ -37,6 +37,8 @@ impl std::fmt::Debug for Destination {
 pub(super) enum Fault {
     #[error("{0}: only http/protobuf is supported")]
     Protocol(String),
+    #[error("{0} is not supported: remove it")]
+    Unsupported(String),
     #[error("{0}: a list of name=value, separated by commas and percent-encoded, is expected")]
     Headers(String),
     #[error("{0}: a number of milliseconds is expected")]
@@ -80,6 +82,12 @@ fn destination(
         && protocol != "http/protobuf"
     {
         return Err(Fault::Protocol(name));
+    }
+    // To ignore one of these could send to a collector that was not meant.
+    for setting in ["CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"] {
+        if let Some((name, _)) = chosen(setting) {
+            return Err(Fault::Unsupported(name));
+        }
     }
     let headers = match chosen("HEADERS") {
         Some((name, text)) => headers(&text).ok_or(Fault::Headers(name))?,
@@ -157,6 +165,8 @@ mod tests {
         for (name, value) in [
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "secret"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/secret.pem"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/secret.key"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "a=secret%0d%0ab"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "a b=secret"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
