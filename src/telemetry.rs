@@ -7,6 +7,10 @@
 use crate::model::{Epoch, Generation, TenantId};
 use tracing::field::Empty;
 use tracing::{Span, info_span};
+use tracing_subscriber::{Layer, Registry};
+
+/// Collects the spans that are exported.
+pub(crate) type TraceLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
 /// The target of exported spans. It differs from every module's path, so that filters of the log do not select them.
 pub(crate) const TARGET: &str = "otlp";

@@ -35,7 +35,7 @@ impl Native {
         title: "native, synchronous_commit on, fillfactor 85",
         tag: "native_durable_loose",
         fillfactor: 85,
-        options: "synchronous_commit = on",
+        ..Native::DURABLE
     };
     /// For PostgreSQL 16 and 17.
     pub const PARALLEL: Native = Native {
@@ -49,7 +49,7 @@ impl Native {
         title: "native, streaming = parallel, fillfactor 85",
         tag: "native_parallel_loose",
         fillfactor: 85,
-        options: "streaming = parallel",
+        ..Native::PARALLEL
     };
 
     /// Its name, and that of its slot.

@@ -97,10 +97,16 @@ impl Meter {
         let mut kinds = BTreeMap::new();
         let spent = to.process - self.from.process;
         add(&mut kinds, Kind::UsersSync, spent);
-        self.from.source.spent(&to.source, &source_kinds(source).await, Kind::SourceBackend, Kind::Ignored, &mut kinds);
+        self.from.source.spent(
+            &to.source,
+            &kinds_of(source, source_kind).await,
+            Kind::SourceBackend,
+            Kind::Ignored,
+            &mut kinds,
+        );
         self.from.target.spent(
             &to.target,
-            &target_kinds(target).await,
+            &kinds_of(target, target_kind).await,
             Kind::TargetBackend,
             Kind::TargetOther,
             &mut kinds,
@@ -183,8 +189,9 @@ impl Stat {
     }
 }
 
-async fn source_kinds(client: &Client) -> BTreeMap<u32, Kind> {
-    activity(client).await.into_iter().map(|(pid, kind, name)| (pid, source_kind(&kind, &name))).collect()
+/// The kind of each process of a server, by its type and application.
+async fn kinds_of(client: &Client, kind_of: fn(&str, &str) -> Kind) -> BTreeMap<u32, Kind> {
+    activity(client).await.into_iter().map(|(pid, kind, name)| (pid, kind_of(&kind, &name))).collect()
 }
 
 fn source_kind(backend_type: &str, application_name: &str) -> Kind {
@@ -193,10 +200,6 @@ fn source_kind(backend_type: &str, application_name: &str) -> Kind {
         "client backend" if application_name.starts_with("users-sync") => Kind::SourceBackend,
         _ => Kind::Ignored,
     }
-}
-
-async fn target_kinds(client: &Client) -> BTreeMap<u32, Kind> {
-    activity(client).await.into_iter().map(|(pid, kind, name)| (pid, target_kind(&kind, &name))).collect()
 }
 
 fn target_kind(backend_type: &str, application_name: &str) -> Kind {

@@ -110,33 +110,26 @@ pub(crate) fn count_skipped(shape: &Shape) -> String {
 /// Any other statement fails if that may have happened, so that the checkpoint does not move
 /// past it: to plan the joins that tell skipped rows from unchanged ones would double the time of a small batch.
 pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> String {
-    let first = match (parts.chunk, parts.signs) {
+    let mut next = match (parts.chunk, parts.signs) {
         (true, _) => 1,
         (false, false) => 7,
         (false, true) => 10,
     };
-    let mut next = first;
     // unnest() in the select list parses a document when its row is built. In FROM it would copy every row,
     // and an array of jsonb every document (some 4 of 15 microseconds a row).
-    let mut arrays = |columns: &[(&str, &str)]| {
+    let mut parameters = |columns: &[(&str, &str)]| {
         let ids = next;
-        let walked = columns.iter().map(|(name, kind)| {
+        let listed = columns.iter().map(|(name, kind)| {
+            let (sent, cast) = if *kind == "jsonb" { ("text", "::jsonb") } else { (*kind, "") };
             next += 1;
-            match *kind {
-                "jsonb" => format!("unnest(${}::text[])::jsonb AS {name}", next - 1),
-                kind => format!("unnest(${}::{kind}[]) AS {name}", next - 1),
+            if parts.single {
+                format!("${}::{sent}{cast} AS {name}", next - 1)
+            } else {
+                format!("unnest(${}::{sent}[]){cast} AS {name}", next - 1)
             }
         });
-        (walked.collect::<Vec<_>>().join(", "), format!("${ids}::text[]"))
-    };
-    // The same columns for a single row.
-    let values = |columns: &[(&str, &str)]| {
-        let value = |(column, (name, kind)): (usize, &(&str, &str))| match *kind {
-            "jsonb" => format!("${}::text::jsonb AS {name}", first + column),
-            kind => format!("${}::{kind} AS {name}", first + column),
-        };
-        let values = columns.iter().enumerate().map(value).collect::<Vec<_>>().join(", ");
-        (values, format!("ARRAY[${first}::text]"))
+        let listed = listed.collect::<Vec<_>>().join(", ");
+        (listed, if parts.single { format!("ARRAY[${ids}::text]") } else { format!("${ids}::text[]") })
     };
     let mut with: Vec<String> = Vec::new();
     let mut deleted: Option<Write> = None;
@@ -144,7 +137,7 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
     let mut upserted: Option<Write> = None;
     let mut guard_where = guard_where(parts.signs);
     if parts.upserts {
-        let (columns, ids) = if parts.single { values(&USER_ARRAYS) } else { arrays(&USER_ARRAYS) };
+        let (columns, ids) = parameters(&USER_ARRAYS);
         let kind = if parts.single { "NOT MATERIALIZED" } else { "MATERIALIZED" };
         with.push(format!("v AS {kind} (SELECT {columns})"));
         // Usually every row is an update. Then no id is looked up a second time.
@@ -157,7 +150,7 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
         });
     }
     if parts.patches {
-        let (columns, ids) = arrays(&PATCH_ARRAYS);
+        let (columns, ids) = parameters(&PATCH_ARRAYS);
         with.push(format!("p AS MATERIALIZED (SELECT {columns})"));
         let value = |column: &str| match column {
             "raw_json" => "u.raw_json || p.raw_json AS raw_json".to_owned(),
@@ -182,7 +175,7 @@ pub(crate) fn batch_statement(shape: &Shape, deletes: Deletes, parts: Parts) -> 
         guard_where.push_str(" AND (SELECT count(*) FROM p) = (SELECT count(*) FROM w)");
     }
     if parts.deletes {
-        let (columns, ids) = arrays(&[("id", "text"), ("at", "timestamptz")]);
+        let (columns, ids) = parameters(&[("id", "text"), ("at", "timestamptz")]);
         with.push(format!("d AS MATERIALIZED (SELECT {columns})"));
         let (delete, live) = match deletes {
             Deletes::Soft => (

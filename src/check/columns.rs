@@ -33,7 +33,7 @@ pub(crate) async fn columns(config: &Config) -> Result<Vec<Columns>, String> {
     let client = connect(&config.source.url).await.map_err(|error| error.to_string())?;
     source_session(&client).await.map_err(|error| crate::pg::describe(&error))?;
     let config = resolve_layout(&client, config).await.map_err(|error| error.to_string())?;
-    let facts = gather(&client, &config).await.map_err(|error| error.to_string())?;
+    let facts = gather(&client, &config, None).await.map_err(|error| error.to_string())?;
     let mut found = Vec::new();
     match &facts.query {
         None => found.push(of_users(&config, &facts)?),

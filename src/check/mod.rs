@@ -25,13 +25,14 @@ mod urls;
 pub(crate) use columns::columns;
 pub(crate) use finding::{Finding, Severity, Subject};
 pub(crate) use local::LISTEN_REMEDY;
+pub(crate) use state_facts::read_state;
 
 use crate::capture::CaptureError;
 use crate::config::{Config, Tenant};
 use crate::model::{CheckFinding, Code, RetryCause};
 use crate::pg;
 use crate::snapshot::resolve_family;
-use crate::state::TenantState;
+use crate::state::{Snapshot, TenantState};
 use deadline::{LOOKUP_TIMEOUT, within};
 use finding::{connect_finding, plain_text};
 use futures_util::StreamExt;
@@ -42,7 +43,8 @@ const CONCURRENT_TARGETS: usize = 64;
 
 /// Checks the source, the state, every target and Kafka. `run` can start if no finding is a [`Severity::Error`].
 pub(crate) async fn check(config: &Config) -> Vec<Finding> {
-    let mut findings = match check_source(config).await {
+    let state = read_state(config).await;
+    let mut findings = match check_source(config, state.as_ref()).await {
         Ok(findings) => findings,
         Err(error) => {
             let mut findings = vec![source_finding(config, &error)];
@@ -61,7 +63,6 @@ pub(crate) async fn check(config: &Config) -> Vec<Finding> {
     findings.extend(within(stores::look(config)).await.flatten());
     findings.extend(urls::findings(config));
     findings.extend(local::memory(config));
-    let state = state_facts::read_state(config).await;
     let is_running = state.as_ref().and_then(|state| state.source.as_ref()).is_some_and(|source| source.is_held());
     if !is_running {
         findings.extend(local::listen(config));
@@ -89,11 +90,11 @@ pub(crate) async fn check(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// Checks the source and the state, which `run` needs before it does anything.
+/// Checks the source and the state, which `run` needs before it does anything. `state`: what is recorded, if it can be read.
 ///
 /// # Errors
 /// The source is unreachable, or the connection broke.
-pub(crate) async fn check_source(config: &Config) -> Result<Vec<Finding>, CaptureError> {
+pub(crate) async fn check_source(config: &Config, state: Option<&Snapshot>) -> Result<Vec<Finding>, CaptureError> {
     let client = pg::connect(&config.source.url).await?;
     let config = &match &config.families[..] {
         [] => config.clone(),
@@ -104,7 +105,7 @@ pub(crate) async fn check_source(config: &Config) -> Result<Vec<Finding>, Captur
     };
     let mut findings = Vec::from_iter(plain_text(Subject::Source, &config.source.url, client.is_readable_on_the_way()));
     findings.extend(server::findings(config, &server_facts::gather(&client, config).await?));
-    match within(source_facts::gather(&client, config)).await.transpose()? {
+    match within(source_facts::gather(&client, config, state)).await.transpose()? {
         None => findings.push(too_slow(Subject::Source)),
         Some(facts) => {
             findings.extend(source::findings(config, &facts));

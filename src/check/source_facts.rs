@@ -1,17 +1,17 @@
 //! Reads the facts about the source from its catalogs.
 
-use super::state_facts::read_state;
 use crate::capture::CaptureError;
 use crate::capture::publication::{Publication, has_column_lists, read_publication, table_in_publication};
 use crate::capture::shape::{Fault, ShapeReader};
 use crate::capture::slot::{SlotRow, read_slot};
 use crate::config::Config;
 use crate::map::query_item;
-use crate::model::{Generation, Relation, TableName, TypeCatalog};
+use crate::model::{Relation, TableName, TypeCatalog};
 use crate::pg::{PgClient, describe, load_types};
 use crate::replicator::source::shape::ReadColumns;
 use crate::setup::identity_statements;
 use crate::snapshot::{describe_query, generated_columns, read_relation};
+use crate::state::Snapshot;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Row};
 
@@ -134,7 +134,11 @@ const PUBLISHED: &str = "
     WHERE t.pubname = $1::text::name AND t.schemaname = $2::text::name AND t.tablename = $3::text::name";
 
 /// Reads the facts about everything that the configuration names.
-pub(super) async fn gather(client: &PgClient, config: &Config) -> Result<SourceFacts, CaptureError> {
+pub(super) async fn gather(
+    client: &PgClient,
+    config: &Config,
+    state: Option<&Snapshot>,
+) -> Result<SourceFacts, CaptureError> {
     let row = client.query_typed_one(SERVER, &[]).await?;
     let table = table_facts(client, config, &config.users.table).await?;
     let others = match table {
@@ -157,15 +161,10 @@ pub(super) async fn gather(client: &PgClient, config: &Config) -> Result<SourceF
         others,
         publication: publication_facts(client, &config.source.publication, &config.users.table).await?,
         slot: read_slot(client, &config.source.slot).await?,
-        was_replicated: Box::pin(was_replicated(config)).await,
+        was_replicated: state.is_some_and(Snapshot::was_replicated),
         query: query_facts(client, config).await?,
         faults: faults(client, config).await?,
     })
-}
-
-async fn was_replicated(config: &Config) -> bool {
-    let source = read_state(config).await.and_then(|state| state.source);
-    source.is_some_and(|source| source.generation > Generation(0))
 }
 
 async fn faults(client: &PgClient, config: &Config) -> Result<Vec<Fault>, CaptureError> {

@@ -41,7 +41,7 @@ pub(super) async fn gather(client: &Client) -> Result<StateFacts, Error> {
 }
 
 /// The recorded state; `None` if it cannot be read, which another finding reports.
-pub(super) async fn read_state(config: &Config) -> Option<Snapshot> {
+pub(crate) async fn read_state(config: &Config) -> Option<Snapshot> {
     let client = crate::pg::connect_state(&config.state_url).await.ok()?;
     within(StateStore::read(&client, &config.source.slot)).await?.ok()
 }

@@ -1,7 +1,7 @@
 //! What `run` exports by OpenTelemetry. Without the feature `otlp` it only says so.
 
-use super::logging::TraceLayer;
 use crate::admin::Server;
+use crate::telemetry::TraceLayer;
 
 /// The export of a process.
 #[derive(Default)]

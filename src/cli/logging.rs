@@ -3,15 +3,15 @@
 use crate::config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::printable_line;
-use crate::telemetry::TARGET;
+use crate::telemetry::{TARGET, TraceLayer};
 use clap::ValueEnum;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{IsTerminal, Write};
 use tracing::Metadata;
 use tracing::subscriber::set_global_default;
 use tracing_subscriber::filter::{Targets, filter_fn};
+use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::{Layer, Registry, fmt};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum LogFormat {
@@ -29,9 +29,6 @@ impl From<config::LogFormat> for LogFormat {
         }
     }
 }
-
-/// Collects the spans that are exported.
-pub(super) type TraceLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
 /// Log options of the command line.
 pub(super) struct Logging {

@@ -1,6 +1,6 @@
 //! Reloads the configuration of a running process on SIGHUP and when one of its files changes.
 
-use crate::check::{Finding, Severity, check_source, source_finding};
+use crate::check::{Finding, Severity, check_source, read_state, source_finding};
 use crate::config::{Config, Files, Place, ServerName, load_from};
 use crate::diagnostic::Diagnostic;
 use crate::replicator::error::ServiceError;
@@ -52,7 +52,7 @@ pub(super) async fn reload(place: Place, mut files: Files, configs: watch::Sende
 /// The errors at the source that must be fixed before this configuration can be used. Errors that can pass, such as an
 /// unreachable server or a lock, are left out: `run` waits for them.
 pub(super) async fn find_faults(config: &Config) -> Vec<Finding> {
-    match check_source(config).await {
+    match check_source(config, read_state(config).await.as_ref()).await {
         Ok(findings) => {
             let is_permanent = |finding: &Finding| finding.severity == Severity::Error && !finding.can_pass;
             findings.into_iter().filter(is_permanent).collect()

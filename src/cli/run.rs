@@ -11,7 +11,7 @@ use crate::admin::Server;
 use crate::check::LISTEN_REMEDY;
 use crate::config::{Config, LoadedConfig, load_from};
 use crate::diagnostic::{Diagnostic, diagnostic};
-use crate::model::{CheckFinding, Generation};
+use crate::model::CheckFinding;
 use crate::pg::connect_state;
 use crate::replicator;
 use crate::state::StateStore;
@@ -35,7 +35,7 @@ fn raise_open_files() {
 async fn has_run_before(config: &Config) -> bool {
     let Ok(state) = connect_state(&config.state_url).await else { return false };
     let known = StateStore::read(&state, &config.source.slot).await;
-    known.ok().and_then(|known| known.source).is_some_and(|source| source.generation > Generation(0))
+    known.is_ok_and(|known| known.was_replicated())
 }
 
 #[derive(Args, Debug)]

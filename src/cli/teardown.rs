@@ -230,6 +230,9 @@ async fn drop_all(
 /// recorded, so that another `teardown` can drop it. Returns what stays in addition to `without_admin`, with the reason.
 async fn retire(config: &Config, roles: Vec<MadeRole<'_>>, without_admin: &[MadeRole<'_>]) -> Vec<String> {
     let mut failures = Vec::new();
+    if roles.is_empty() {
+        return failures;
+    }
     let mut recorded: Vec<Made> = without_admin.iter().flat_map(|role| role.records.clone()).collect();
     let (of_state, others): (Vec<_>, Vec<_>) = roles.into_iter().partition(|role| role.is_of(&config.state_url));
     for role in others {

@@ -7,7 +7,7 @@ mod families;
 mod send;
 mod settings;
 
-use crate::telemetry::TARGET;
+use crate::telemetry::{TARGET, TraceLayer};
 use families::{Times, metrics};
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider;
@@ -30,16 +30,13 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
-use tracing_subscriber::{Layer, Registry};
 use uuid::Uuid;
 
 const SCOPE: &str = "users-sync";
 /// Time for the last spans and metrics when the process stops.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// What collects spans.
-pub(crate) type TraceLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
 /// What a process exports.
 pub(crate) struct Telemetry {

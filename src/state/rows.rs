@@ -377,3 +377,10 @@ pub struct Snapshot {
     /// Verifies the checkpoints in the targets; `None` before a version that signs them was started.
     pub(crate) key: Option<CheckpointKey>,
 }
+
+impl Snapshot {
+    /// Whether a session has worked on the slot.
+    pub(crate) fn was_replicated(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| source.generation > Generation(0))
+    }
+}

@@ -9,6 +9,12 @@ use std::collections::BTreeMap;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
 
+/// Reason, remedy and code as the row has them.
+fn columns(failure: Option<TeeFailure<'_>>) -> (Option<&str>, Option<&str>, Option<&'static str>) {
+    let code = failure.and_then(|failure| failure.code).map(TopicTrouble::code);
+    (failure.map(|failure| failure.reason), failure.and_then(|failure| failure.remedy), code)
+}
+
 impl StateStore {
     /// Reads the row.
     pub async fn tee(&self) -> Result<Option<TeeRow>, StateError> {
@@ -22,8 +28,7 @@ impl StateStore {
         state: TenantState,
         failure: Option<TeeFailure<'_>>,
     ) -> Result<(), StateError> {
-        let (reason, remedy) = (failure.map(|failure| failure.reason), failure.and_then(|failure| failure.remedy));
-        let code = failure.and_then(|failure| failure.code).map(TopicTrouble::code);
+        let (reason, remedy, code) = columns(failure);
         let sql = "INSERT INTO users_sync.tee AS t (slot, tee_slot, state, since, reason, remedy, reason_code) \
                    SELECT slot, $3, $4, now(), $5, $6, $7 FROM users_sync.source WHERE slot = $1 AND epoch = $2 FOR SHARE \
                    ON CONFLICT (slot) DO UPDATE SET tee_slot = excluded.tee_slot, state = excluded.state, \
@@ -37,8 +42,7 @@ impl StateStore {
 
     /// Writes why the Kafka output waits into the row, or that it does not. Its state stays.
     pub async fn note_tee(&self, failure: Option<TeeFailure<'_>>) -> Result<(), StateError> {
-        let (reason, remedy) = (failure.map(|failure| failure.reason), failure.and_then(|failure| failure.remedy));
-        let code = failure.and_then(|failure| failure.code).map(TopicTrouble::code);
+        let (reason, remedy, code) = columns(failure);
         let sql = "UPDATE users_sync.tee t SET reason = $3, remedy = $4, reason_code = $5 \
                    FROM users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 AND t.slot = s.slot";
         self.client.execute(sql, &[&self.slot, &self.epoch.0, &reason, &remedy, &code]).await?;

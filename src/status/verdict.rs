@@ -3,7 +3,7 @@
 
 use crate::capture::SlotState;
 use crate::model::{ParkCause, Reason, RetryCause, SlotLoss, SourceTrouble, StatusFinding, TopicTrouble, shell_word};
-use crate::status::report::{PauseReport, Report, TenantReport, WithoutUsers};
+use crate::status::report::{PauseReport, Report, TenantReport, TroubleReport, WithoutUsers};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -77,6 +77,15 @@ pub struct VerdictReason {
 impl VerdictReason {
     fn of(level: Level, finding: StatusFinding) -> VerdictReason {
         VerdictReason { level, ..VerdictReason::degraded(finding.code(), finding.text().to_owned()) }
+    }
+
+    fn of_trouble(level: Level, trouble: &TroubleReport) -> VerdictReason {
+        VerdictReason {
+            level,
+            since_seconds: Some(trouble.since_seconds),
+            remedy: remedy_of_trouble(trouble.code).map(str::to_owned),
+            ..VerdictReason::degraded(trouble.code, trouble.text.clone())
+        }
     }
 
     fn degraded(code: &'static str, text: String) -> VerdictReason {
@@ -183,13 +192,7 @@ fn remedy_of_retry(cause: RetryCause) -> Option<&'static str> {
 /// Whether a process replicates. The error of its last session says more than that it does not.
 fn of_process(report: &Report) -> Option<VerdictReason> {
     if let Some(trouble) = &report.trouble {
-        let since_seconds = Some(trouble.since_seconds);
-        let remedy = remedy_of_trouble(trouble.code).map(str::to_owned);
-        return Some(VerdictReason {
-            since_seconds,
-            remedy,
-            ..VerdictReason::failed(trouble.code, trouble.text.clone())
-        });
+        return Some(VerdictReason::of_trouble(Level::Failed, trouble));
     }
     if report.is_held {
         return None;
@@ -233,11 +236,7 @@ fn of_source(report: &Report) -> Option<VerdictReason> {
 
 /// What the session that works has found at the source.
 fn of_findings(report: &Report) -> impl Iterator<Item = VerdictReason> {
-    report.findings.iter().map(|finding| VerdictReason {
-        since_seconds: Some(finding.since_seconds),
-        remedy: remedy_of_trouble(finding.code).map(str::to_owned),
-        ..VerdictReason::degraded(finding.code, finding.text.clone())
-    })
+    report.findings.iter().map(|finding| VerdictReason::of_trouble(Level::Degraded, finding))
 }
 
 /// What the running process alone can know: what it has found at the source, and what is wrong with targets and the Kafka

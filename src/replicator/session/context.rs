@@ -400,12 +400,7 @@ impl SessionContext {
     pub(crate) async fn note_tee(&self, failure: Option<TeeFailure<'_>>) -> Result<(), StateError> {
         self.state.note_tee(failure).await?;
         if let Some(report) = self.status.tee() {
-            self.status.set_tee(Some(TeeReport {
-                last_error: failure.map(|failure| failure.reason.to_owned()),
-                reason_code: failure.map(|failure| tee_code(failure.code)),
-                remedy: failure.and_then(|failure| failure.remedy).map(str::to_owned),
-                ..report
-            }));
+            self.status.set_tee(Some(with_failure(report, failure)));
         }
         Ok(())
     }
@@ -418,16 +413,28 @@ impl SessionContext {
         failure: Option<TeeFailure<'_>>,
     ) -> Result<(), StateError> {
         self.state.put_tee(slot, state, failure).await?;
-        self.status.set_tee(Some(TeeReport {
+        let report = TeeReport {
             slot: slot.to_owned(),
             state: state.as_str(),
             since_seconds: 0.0,
             wal_held_bytes: None,
             rejected: self.status.tee_rejected(),
-            last_error: failure.map(|failure| failure.reason.to_owned()),
-            reason_code: failure.map(|failure| tee_code(failure.code)),
-            remedy: failure.and_then(|failure| failure.remedy).map(str::to_owned),
-        }));
+            last_error: None,
+            reason_code: None,
+            remedy: None,
+        };
+        self.status.set_tee(Some(with_failure(report, failure)));
         Ok(())
+    }
+}
+
+/// The report with this failure, or without one.
+#[cfg(feature = "kafka")]
+fn with_failure(report: TeeReport, failure: Option<TeeFailure<'_>>) -> TeeReport {
+    TeeReport {
+        last_error: failure.map(|failure| failure.reason.to_owned()),
+        reason_code: failure.map(|failure| tee_code(failure.code)),
+        remedy: failure.and_then(|failure| failure.remedy).map(str::to_owned),
+        ..report
     }
 }

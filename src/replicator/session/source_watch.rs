@@ -7,7 +7,7 @@ use crate::pg::{PgClient, connect, connect_state};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::alteration::{reassess, shape_reader};
 use crate::replicator::session::context::SessionContext;
-use crate::replicator::source::publication::{add_again, refuse_dropped};
+use crate::replicator::source::publication::{add_again, dropped};
 use crate::replicator::source::synchronous::refuse_synchronous;
 use crate::snapshot::{resolve_family, source_session};
 use std::time::Duration;
@@ -103,7 +103,11 @@ async fn look_for_other_tables(context: &SessionContext, client: &PgClient) {
 /// ALTER PUBLICATION remove a table silently, and the stream has no more changes of it.
 async fn check_publication(context: &SessionContext, client: &PgClient) -> Result<(), ServiceError> {
     let (config, source, tables) = (&context.config, &context.config.source, context.config.users.tables());
-    refuse_dropped(client, config).await?;
+    let version = read_version(client, &source.publication, &tables).await;
+    // One that cannot be read is not known to be missing.
+    if matches!(version, Ok(None)) {
+        return Err(dropped(client, config).await);
+    }
     for table in &tables {
         if matches!(table_in_publication(client, &source.publication, table).await, Ok(false)) {
             let state = connect_state(&config.state_url).await.map_err(ServiceError::StateConnect)?;
@@ -113,7 +117,7 @@ async fn check_publication(context: &SessionContext, client: &PgClient) -> Resul
         }
     }
     // A table may have been removed and added again between two checks.
-    match read_version(client, &source.publication, &tables).await {
+    match version {
         Ok(Some(version)) if version.rows != context.publication => Err(ServiceError::Republished),
         _ => Ok(()),
     }

@@ -42,13 +42,11 @@ fn not_created(name: &str, published: &[Published]) -> ServiceError {
     ServiceError::NoPublication { publication: name.to_owned(), statement }
 }
 
-/// An error if the publication was dropped. What changes until it is there again is never sent.
-pub(crate) async fn refuse_dropped(client: &PgClient, config: &Config) -> Result<(), ServiceError> {
-    let name = &config.source.publication;
-    match publication::read_publication(client, name).await {
-        Ok(None) => Err(not_created(name, &tables_to_publish(client, config).await?)),
-        // One that cannot be read is not known to be missing.
-        Ok(Some(_)) | Err(_) => Ok(()),
+/// The error for a publication that was dropped. What changes until it is there again is never sent.
+pub(crate) async fn dropped(client: &PgClient, config: &Config) -> ServiceError {
+    match tables_to_publish(client, config).await {
+        Ok(published) => not_created(&config.source.publication, &published),
+        Err(error) => error,
     }
 }
 
