@@ -131,8 +131,10 @@ impl SessionTasks {
         configs: &mut watch::Receiver<Config>,
         stop: &CancellationToken,
     ) -> Result<SessionExit, ServiceError> {
-        let span = self.span.clone();
-        self.supervise(config, configs, stop).instrument(span).await
+        let (span, context) = (self.span.clone(), self.context.clone());
+        let exit = self.supervise(config, configs, stop).instrument(span).await;
+        context.end_trace();
+        exit
     }
 
     async fn supervise(

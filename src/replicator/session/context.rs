@@ -48,8 +48,8 @@ pub(crate) struct SessionContext<S = StateStore> {
     /// As [`crate::state::Snapshot::epochs`].
     pub(crate) epochs: BTreeMap<Epoch, Lsn>,
     pub(crate) epoch: Epoch,
-    /// Exported when the session ends.
-    pub(crate) trace: Span,
+    /// Exported when the session ends: [`SessionContext::end_trace`].
+    trace: Mutex<Span>,
     pub(crate) tenants: TenantRegistry,
     /// The memory of all mailboxes and of the spool.
     pub(crate) memory: Arc<Memory>,
@@ -133,7 +133,7 @@ impl<S: StateAccess> SessionContext<S> {
         SessionContext {
             rereader: Rereader::new(config.source.url.clone(), status.metrics.stripped_escapes.clone()),
             epoch: state.epoch(),
-            trace: session_span(state.epoch(), generation),
+            trace: Mutex::new(session_span(state.epoch(), generation)),
             spool: Arc::new(Spool::new(&config.spool, memory.clone())),
             scan_aborts: ScanAborts::default(),
             findings: Findings::default(),
@@ -170,6 +170,16 @@ impl<S: StateAccess> SessionContext<S> {
 
     pub(crate) fn progress(&self) -> MutexGuard<'_, Progress> {
         lock(&self.progress)
+    }
+
+    /// The session's span, for links to it.
+    pub(crate) fn trace(&self) -> Span {
+        lock(&self.trace).clone()
+    }
+
+    /// Ends the session's span. Tasks that are aborted may hold the context for longer than the session lasts.
+    pub(crate) fn end_trace(&self) {
+        *lock(&self.trace) = Span::none();
     }
 
     /// The position up to which the source had written its log when it was last asked, at the start of the session at

@@ -105,7 +105,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         };
         self.active_at = Instant::now();
         self.rejected.others_changed();
-        self.trace = batch_span(&self.context.trace, self.id());
+        self.trace = batch_span(&self.context.trace(), self.id());
         let done = self.write_next(connection, apply, batch).await;
         self.end_trace(&done);
         done

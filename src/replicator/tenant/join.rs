@@ -28,7 +28,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         replaces: Option<Checkpoint>,
     ) -> Result<&'p mut ApplyState, StopReason> {
         let context = self.context.clone();
-        self.trace = snapshot_span(&context.trace, self.id(), reason.code());
+        self.trace = snapshot_span(&context.trace(), self.id(), reason.code());
         tracing::info!(%reason, reason_code = reason.code(), "snapshot requested");
         let target_id = connection.who.target_id.clone();
         self.put(TenantState::Joining, Some(reason.into()), Some(target_id.clone()), Lsn::ZERO).await?;

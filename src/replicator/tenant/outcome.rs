@@ -1,7 +1,7 @@
 //! Why the work of a phase stops.
 
 use crate::apply::{Refusal, TargetError};
-use crate::model::{ParkCause, Reason, RestartSignal, ResyncReason, RetryCause, SourceTrouble};
+use crate::model::{ParkCause, Reason, RestartSignal, ResyncReason, RetryCause};
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy;
 use crate::replicator::failure_policy::FailureAction;
@@ -42,7 +42,7 @@ impl StopReason {
             StopReason::Rejoin(reason) => Some(reason.code()),
             StopReason::Park { cause, .. } => Some(cause.code()),
             StopReason::Refused(_) => Some(RetryCause::RowRefused.code()),
-            StopReason::Session(_) => Some(SourceTrouble::StartsOver.code()),
+            StopReason::Session(error) => Some(error.trouble().code()),
             StopReason::Drained | StopReason::Idle | StopReason::Paused | StopReason::Moved => None,
         }
     }
