@@ -156,6 +156,15 @@ impl Log {
     }
 }
 
+impl Drop for Log {
+    /// A test that fails shows what the process said.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the log of the process:\n{}", self.text());
+        }
+    }
+}
+
 /// Runs another command of users-sync to its end.
 pub async fn command(arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_users-sync"));
