@@ -24,5 +24,5 @@ pub(crate) use owner::Owner;
 pub(crate) use ownership::{Foreign, Holds, Known, Mark, Own, PartitionView, TopicView, judge_positions, judge_topic};
 pub(crate) use positions::{
     PRESENCE_INTERVAL, PartitionEnd, PositionRecord, Positions, Presence, Resume, Source, Split, StreamPosition,
-    TenantPosition, TopicEnds, decide_resume,
+    TenantPosition, TopicEnds, decide_resume, is_of_slot,
 };

@@ -153,6 +153,11 @@ pub(super) enum Subject {
     Topic(String),
 }
 
+/// Whether a record with this key belongs to the slot.
+pub(crate) fn is_of_slot(key: &[u8], slot: &str) -> bool {
+    std::str::from_utf8(key).ok().and_then(read_key).is_some_and(|(of, _)| of == slot)
+}
+
 /// Reads a record's key: the slot, and what the record is about. `None` if users-sync did not write it.
 pub(super) fn read_key(key: &str) -> Option<(String, Subject)> {
     if let Ok(PresenceKey { publishes }) = serde_json::from_str(key) {

@@ -159,6 +159,28 @@ impl Broker {
         }
     }
 
+    /// Removes the marker of the last transaction of each of these partitions, as if the coordinator had been killed after it had
+    /// recorded the end and before it had written the markers. The broker must be stopped.
+    pub fn forget_last_markers(&self, partitions: &[&str]) {
+        for partition in partitions {
+            let log = self.directory.join("data").join(partition).join("00000000000000000000.log");
+            let bytes = std::fs::read(&log).unwrap();
+            // Each batch begins with its offset (8 bytes) and the size of the rest (4 bytes); its attributes are at 21.
+            let mut begin = 0;
+            let last = loop {
+                let size: [u8; 4] = bytes[begin + 8..begin + 12].try_into().unwrap();
+                let end = begin + 12 + u32::from_be_bytes(size) as usize;
+                if end == bytes.len() {
+                    break begin;
+                }
+                begin = end;
+            };
+            let is_control = bytes[last + 22] & 0x20 != 0;
+            assert!(is_control, "{partition} does not end with a marker");
+            std::fs::write(&log, &bytes[..last]).unwrap();
+        }
+    }
+
     /// Grants a role operations on a resource, such as `["Read", "Write"]` on `["--topic", "t"]`.
     pub async fn allow(&self, role: &str, operations: &[&str], resource: &[&str]) {
         self.change_rights("--add", role, operations, resource).await;
@@ -190,6 +212,9 @@ impl Broker {
 impl Drop for Broker {
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking() {
+            eprintln!("the log of the broker:\n{}", self.log());
+        }
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
@@ -266,5 +291,5 @@ pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-const LOG: &str = r#"<Configuration status="WARN"><Appenders><Console name="C"><PatternLayout pattern="%p %m %c%n"/></Console></Appenders>
+const LOG: &str = r#"<Configuration status="WARN"><Appenders><Console name="C"><PatternLayout pattern="%d{ISO8601} %p %m %c%n"/></Console></Appenders>
 <Loggers><Root level="INFO"><AppenderRef ref="C"/></Root></Loggers></Configuration>"#;

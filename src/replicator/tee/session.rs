@@ -24,7 +24,7 @@ use crate::state::{TeeFailure, TeePublished, TeeRejected, TenantState};
 use crate::tee::kafka::blocking;
 use crate::tee::kafka::{
     self, CommitKind, Counts, Failure, Found, Limits, Ownership, Producer, Publisher, Reader, Refusals, Sizes,
-    ensure_topics, fence, look, needs_smaller_batches,
+    end_hanging, ensure_topics, fence, look, needs_smaller_batches,
 };
 use crate::tee::{Batch, Encoder, Known, Own, Owner, TenantPosition, TopicEnds, judge_positions};
 use std::sync::Arc;
@@ -68,8 +68,9 @@ pub(crate) async fn session(
         context.put_tee(&kafka.slot, TenantState::Joining, None).await?;
     }
     let published = row.and_then(|row| row.published);
+    let ids: Vec<TenantId> = config.tenants.iter().map(|tenant| tenant.id.clone()).collect();
     let Opened { producer, positions, found, limits, ends } =
-        open(kafka, &topics, &owner, &system, published.as_ref()).await?;
+        open(kafka, &topics, &owner, &system, published.as_ref(), ids).await?;
     report_losses(&positions, &found);
     let tenants: ByConfigured<&Tenant> = config.tenants.iter().collect();
     let largest = tenants.indexes().map(|index| limits.of(topics.of(index))).collect();
@@ -195,6 +196,7 @@ async fn open(
     owner: &Owner,
     system: &str,
     published: Option<&TeePublished>,
+    tenants: Vec<TenantId>,
 ) -> Result<Opened, TeeError> {
     // It fences no other producer before `fence`.
     let settings = kafka.clone();
@@ -214,10 +216,19 @@ async fn open(
         producer = blocking(move || kafka::connect(&settings, Some(batch))).await?;
     }
     let (settings, fenced, its) = (kafka.clone(), producer.clone(), owner.clone());
+    // A new topic holds no transaction, and not every broker knows it yet.
+    let names = topics.distinct().into_iter().chain([&*kafka.positions_topic]);
+    let old: Vec<String> = names.filter(|topic| found.before.contains(*topic)).map(str::to_owned).collect();
     let read = found.read.take();
     let newer = blocking(move || {
         if settings.exactly_once {
             fence(&fenced)?;
+            let old: Vec<&str> = old.iter().map(String::as_str).collect();
+            if end_hanging(&fenced, &settings, &its, &old, &tenants)? {
+                tracing::warn!(
+                    "the brokers had left a transaction open: ended it, publishing every tenant's users again"
+                );
+            }
         }
         let reader = Reader::new(&settings)?;
         match read {

@@ -3,7 +3,7 @@
 use super::client::{ClientErrors, REQUEST_TIMEOUT, client_config};
 use super::failure::Failure;
 use super::headers::{ID_HEADER, INSTALLATION_HEADER, header};
-use super::topic_reader::{READ_TIMEOUT, Reader, TopicEnd};
+use super::topic_reader::{PARTITIONS_AT_ONCE, READ_TIMEOUT, Reader, TopicEnd, ends};
 use crate::config::Kafka;
 use crate::tee::{
     Claims, Holds, Known, Mark, Own, Owner, PartitionEnd, PartitionView, Positions, TopicEnds, TopicView,
@@ -14,7 +14,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// Records that are read at the end of a partition about which nothing is known. A transaction has at least one record and
@@ -24,8 +24,6 @@ const TAIL: i64 = 10;
 const NEWER: i64 = 1000;
 /// Bytes that are fetched of a partition at once. The records are read for their headers.
 const FETCH_BYTES: &str = "65536";
-/// Partitions that are read at the same time.
-const PARTITIONS_AT_ONCE: usize = 1000;
 
 /// What was found. Nothing of it belongs to another installation.
 pub(crate) struct Found {
@@ -159,7 +157,7 @@ impl Look {
             .collect();
         let mut reads = Vec::new();
         for some in there.chunks(PARTITIONS_AT_ONCE) {
-            for ((topic, partition), end) in some.iter().zip(self.ends(some).map_err(failed)?) {
+            for ((topic, partition), end) in some.iter().zip(ends(&self.consumer, some).map_err(failed)?) {
                 let view = PartitionView { end, records: Vec::new() };
                 views.entry((*topic).to_owned()).or_default().insert(*partition, view);
                 let next = known.get(*topic).and_then(|known| known.ends.get(partition)).map(|end| end.next);
@@ -193,25 +191,6 @@ impl Look {
             }
         }
         Ok(views)
-    }
-
-    /// The offsets behind the last records, in one request for each broker.
-    fn ends(&self, partitions: &[(&str, i32)]) -> Result<Vec<i64>, KafkaError> {
-        let mut list = TopicPartitionList::with_capacity(partitions.len());
-        for (topic, partition) in partitions {
-            list.add_partition_offset(topic, *partition, Offset::End)?;
-        }
-        let found = self.consumer.offsets_for_times(list, REQUEST_TIMEOUT)?;
-        let mut ends: BTreeMap<(String, i32), i64> = BTreeMap::new();
-        for found in found.elements() {
-            found.error()?;
-            if let Offset::Offset(end) = found.offset() {
-                ends.insert((found.topic().to_owned(), found.partition()), end);
-            }
-        }
-        let end = |(topic, partition): &(&str, i32)| ends.get(&((*topic).to_owned(), *partition)).copied();
-        let ends: Option<Vec<i64>> = partitions.iter().map(end).collect();
-        ends.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownPartition))
     }
 
     /// Reads each partition from an offset to its end.

@@ -1,6 +1,6 @@
-//! Writes the records with which this installation takes topics over.
+//! Writes records to the positions topic other than with a batch: when this installation takes topics over, for example.
 
-use super::client::{connect, fence};
+use super::client::{Producer, connect, fence};
 use super::failure::Failure;
 use crate::config::Kafka;
 use crate::tee::PositionRecord;
@@ -19,15 +19,19 @@ pub(crate) fn take_over<E: From<Failure>>(
     records: impl FnOnce() -> Result<Vec<PositionRecord>, E>,
 ) -> Result<(), E> {
     let producer = connect(kafka, None)?;
-    let failed = |error| producer.context().failure("writing to the positions topic", &error);
     if kafka.exactly_once {
         fence(&producer)?;
     }
-    let records = records()?;
+    Ok(commit(&producer, kafka, &records()?)?)
+}
+
+/// Writes records to the positions topic, in one transaction. Blocks.
+pub(super) fn commit(producer: &Producer, kafka: &Kafka, records: &[PositionRecord]) -> Result<(), Failure> {
+    let failed = |error| producer.context().failure("writing to the positions topic", &error);
     if kafka.exactly_once {
         producer.begin_transaction().map_err(failed)?;
     }
-    for record in &records {
+    for record in records {
         let mut message = BaseRecord::<str, str>::to(&kafka.positions_topic).key(&record.key);
         if let Some(value) = &record.value {
             message = message.payload(value);
@@ -36,7 +40,7 @@ pub(crate) fn take_over<E: From<Failure>>(
     }
     let flushed = producer.flush(COMMIT_TIMEOUT);
     if let Some(failure) = producer.context().undelivered() {
-        return Err(failure.into());
+        return Err(failure);
     }
     flushed.map_err(failed)?;
     if kafka.exactly_once {

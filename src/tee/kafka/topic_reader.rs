@@ -9,6 +9,7 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -18,7 +19,10 @@ pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time limit for another producer's open transaction to end. Longer than the default `transaction.timeout.ms`.
 const OPEN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(90);
 /// Interval at which topic metadata and offsets are polled.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Partitions that are read, or asked for, at the same time.
+pub(super) const PARTITIONS_AT_ONCE: usize = 1000;
 
 /// The offset behind the last record of each partition.
 pub(crate) type TopicEnd = HashMap<i32, i64>;
@@ -92,6 +96,67 @@ impl Reader {
                 }
             }
         }
+    }
+
+    /// The partitions of those of `topics` that exist.
+    pub(super) fn partitions_of<'t>(&self, topics: &[&'t str]) -> Result<Vec<(&'t str, i32)>, Failure> {
+        let metadata = self.consumer.fetch_metadata(None, REQUEST_TIMEOUT);
+        let metadata = metadata.map_err(|error| self.client_errors.failure("listing the topics", &error))?;
+        let there: HashMap<&str, &MetadataTopic> =
+            metadata.topics().iter().map(|topic| (topic.name(), topic)).collect();
+        let partitions = |topic: &&'t str| {
+            let partitions = there.get(topic).map_or(&[][..], |there| there.partitions());
+            let topic = *topic;
+            partitions.iter().map(move |partition| (topic, partition.id()))
+        };
+        Ok(topics.iter().flat_map(partitions).collect())
+    }
+
+    /// Those of `partitions` whose oldest open transaction begins with a record for which `is_own` is true.
+    pub(super) fn open_transactions<'t>(
+        &self,
+        partitions: &[(&'t str, i32)],
+        is_own: impl Fn(&BorrowedMessage<'_>) -> bool,
+    ) -> Result<Vec<(&'t str, i32)>, Failure> {
+        let failed = |error| self.client_errors.failure("looking for open transactions", &error);
+        let mut open = Vec::new();
+        for some in partitions.chunks(PARTITIONS_AT_ONCE) {
+            // In this order: what is committed in between is not open.
+            let written = ends(&self.uncommitted, some).map_err(failed)?;
+            let committed = ends(&self.consumer, some).map_err(failed)?;
+            for (partition, (written, committed)) in some.iter().zip(written.into_iter().zip(committed)) {
+                if committed < written && self.is_at_offset(*partition, committed, &is_own).map_err(failed)? {
+                    open.push(*partition);
+                }
+            }
+        }
+        Ok(open)
+    }
+
+    /// Whether `is_it` is true for the first record at or behind an offset, committed or not.
+    fn is_at_offset(
+        &self,
+        (topic, partition): (&str, i32),
+        offset: i64,
+        is_it: impl Fn(&BorrowedMessage<'_>) -> bool,
+    ) -> Result<bool, KafkaError> {
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(topic, partition, Offset::Offset(offset))?;
+        self.uncommitted.assign(&assignment)?;
+        let begun = Instant::now();
+        let found = loop {
+            match self.uncommitted.poll(Duration::from_millis(100)) {
+                None if begun.elapsed() > READ_TIMEOUT => {
+                    return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
+                }
+                None => {}
+                Some(Ok(message)) => break is_it(&message),
+                Some(Err(KafkaError::PartitionEOF(_))) => break false,
+                Some(Err(error)) => return Err(error),
+            }
+        };
+        self.uncommitted.assign(&TopicPartitionList::new())?;
+        Ok(found)
     }
 
     /// Waits until every transaction in the topic has ended: an open transaction of another producer would hide the records
@@ -185,6 +250,25 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// The offsets behind the last records that `consumer` may read, in one request for each broker.
+pub(super) fn ends(consumer: &BaseConsumer<ClientErrors>, partitions: &[(&str, i32)]) -> Result<Vec<i64>, KafkaError> {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for (topic, partition) in partitions {
+        list.add_partition_offset(topic, *partition, Offset::End)?;
+    }
+    let found = consumer.offsets_for_times(list, REQUEST_TIMEOUT)?;
+    let mut ends: HashMap<(String, i32), i64> = HashMap::new();
+    for found in found.elements() {
+        found.error()?;
+        if let Offset::Offset(end) = found.offset() {
+            ends.insert((found.topic().to_owned(), found.partition()), end);
+        }
+    }
+    let end = |(topic, partition): &(&str, i32)| ends.get(&((*topic).to_owned(), *partition)).copied();
+    let ends: Option<Vec<i64>> = partitions.iter().map(end).collect();
+    ends.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownPartition))
 }
 
 /// Whether the message marks its user as deleted.
