@@ -31,12 +31,8 @@ pub(super) async fn read_checkpoint_with(
     }))
 }
 
-/// Ensures that the checkpoint's table has the column of the signature. Returns why it cannot be added: users
-/// are written without it.
+/// Adds the column of the signature to the checkpoint's table. Returns why it cannot be added: users are written without it.
 pub(super) async fn provide_mac(client: &impl Statements) -> Result<Option<String>, tokio_postgres::Error> {
-    if has_mac(client).await? {
-        return Ok(None);
-    }
     match client.batch_execute(statement::ADD_MAC).await {
         Ok(()) if has_mac(client).await? => Ok(None),
         Ok(()) => Ok(Some("users_sync.checkpoint has another column mac".to_owned())),
@@ -46,6 +42,6 @@ pub(super) async fn provide_mac(client: &impl Statements) -> Result<Option<Strin
 }
 
 /// Whether the checkpoint's table has the column of the signature.
-async fn has_mac(client: &impl Statements) -> Result<bool, tokio_postgres::Error> {
+pub(super) async fn has_mac(client: &impl Statements) -> Result<bool, tokio_postgres::Error> {
     client.query_typed_one(statement::HAS_MAC, &[]).await?.try_get(0)
 }

@@ -2,6 +2,7 @@
 
 use super::refusal::{RefusedUser, is_conflict};
 use super::reject_reason::MAX_REJECTED;
+use super::rejected_table::has_id_hash;
 use super::statement;
 use super::stored_id::Repertoire;
 use super::target::{Target, TargetError};
@@ -62,7 +63,7 @@ impl Target {
 
 /// The keys of the users in `users_sync.rejected`, at most [`MAX_REJECTED`]; none without a table of this version.
 pub(crate) async fn read_rejected_keys(client: &impl Statements) -> Result<HashSet<IdHash>, tokio_postgres::Error> {
-    if !client.query_typed_one(statement::HAS_ID_HASH, &[]).await?.try_get(0)? {
+    if !has_id_hash(client).await? {
         return Ok(HashSet::new());
     }
     let limit = i64::try_from(MAX_REJECTED).unwrap_or(i64::MAX);

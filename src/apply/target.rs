@@ -7,7 +7,7 @@ use super::checkpoint::Checkpoint;
 use super::columns::RowParameters;
 use super::notify::{ADVANCE_QUEUE, MAX_NOTIFIED_USERS, Notify};
 use super::plan::{Move, Rows};
-use super::read_checkpoint::{provide_mac, read_checkpoint_with};
+use super::read_checkpoint::{has_mac, provide_mac, read_checkpoint_with};
 use super::refusal::Refusal;
 use super::reject_reason::{RejectReason, too_many_refused};
 use super::rejected_table;
@@ -18,6 +18,7 @@ use super::wait;
 use crate::model::{CheckpointKey, Deletes, Epoch, Generation, Lsn, Oid, TargetId, TenantId};
 use crate::pg::{GuardError, NO_TRANSACTION_TIMEOUT, Statements, TargetClient, create_schema, describe, is_time_limit};
 use std::sync::{Arc, OnceLock};
+use tokio::join;
 use tokio_postgres::error::Severity;
 use tokio_postgres::types::{PgLsn, ToSql, Type};
 
@@ -174,30 +175,46 @@ impl Target {
         notifies: bool,
         key: &CheckpointKey,
     ) -> Result<(Target, ObservedTarget), TargetError> {
-        let FoundTables { has_checkpoint, has_users, has_rejected, encoding } = find_tables(&client).await?;
+        // What is polled together is sent together: a target that has everything opens in two round trips.
+        let (found, has_mac, has_id_hash, has_wait_for) = join!(
+            find_tables(&client),
+            has_mac(&client),
+            rejected_table::has_id_hash(&client),
+            wait::is_there(&client),
+        );
+        let FoundTables { has_checkpoint, has_users, has_rejected, encoding } = found?;
+        let (has_mac, has_id_hash, has_wait_for) = (has_mac?, has_id_hash?, has_wait_for?);
         let repertoire = Repertoire::of_encoding(&encoding);
         if !has_checkpoint {
             create_schema(&client, "users_sync").await?;
             client.batch_execute(statement::CREATE_CHECKPOINT).await?;
         }
-        let no_mac = provide_mac(&client).await?;
-        if let Some(reason) = rejected_table::provide(&client, has_rejected).await? {
+        let no_mac = if has_mac || !has_checkpoint { None } else { provide_mac(&client).await? };
+        if !has_rejected {
+            client.batch_execute(statement::CREATE_REJECTED).await?;
+        } else if !has_id_hash && let Some(reason) = rejected_table::upgrade(&client).await? {
             return Err(TargetError::RejectedTable(reason));
         }
         if !has_users {
             create_schema(&client, "neon_auth").await?;
             client.batch_execute(&format!("{}; {}", statement::CREATE_TABLE, statement::CREATE_INDEX)).await?;
         }
-        let no_wait_for = wait::provide(&client).await?;
+        let no_wait_for = if has_wait_for { None } else { wait::create(&client).await? };
         if notifies {
             client.query_typed_one(ADVANCE_QUEUE, &[]).await?;
         }
-        let shape = read_shape(&client).await?;
-        let row = client.query_typed_one(statement::HAS_ROWS, &[]).await?;
+        let (shape, row, checkpoint) = join!(
+            read_shape(&client),
+            client.query_typed_one(statement::HAS_ROWS, &[]),
+            read_checkpoint_with(&client, no_mac.is_none()),
+        );
+        // Of several errors, the first of these is the one to fix first.
+        let (shape, row) = (shape?, row?);
         let (has_rows, relation) = (row.try_get(0)?, row.try_get(1)?);
         if let Some(role) = row.try_get(2)? {
             return Err(TargetError::RowSecurity(role));
         }
+        let checkpoint = checkpoint?;
         let (notified, is_replaced) = (0, false);
         let key = no_mac.is_none().then(|| key.clone());
         let target = Target {
@@ -214,7 +231,6 @@ impl Target {
             is_replaced,
             statements: BatchStatements::new(),
         };
-        let checkpoint = target.checkpoint().await?;
         Ok((target, ObservedTarget { checkpoint, created: !has_users, has_rows, relation }))
     }
 

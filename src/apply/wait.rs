@@ -46,19 +46,17 @@ pub(crate) fn create_wait_for() -> String {
     )
 }
 
-/// Ensures that the function exists; costs one catalog query if it does. Returns why it cannot be created:
-/// users are written without it.
-pub(super) async fn provide(client: &impl Statements) -> Result<Option<String>, tokio_postgres::Error> {
-    let is_there = || client.query_typed_one(FUNCTION_EXISTS, &[(&FUNCTION_BODY, Type::TEXT)]);
-    if is_there().await?.try_get(0)? {
-        return Ok(None);
-    }
+/// Whether the function exists as this version creates it.
+pub(super) async fn is_there(client: &impl Statements) -> Result<bool, tokio_postgres::Error> {
+    client.query_typed_one(FUNCTION_EXISTS, &[(&FUNCTION_BODY, Type::TEXT)]).await?.try_get(0)
+}
+
+/// Creates the function. Returns why it cannot be created: users are written without it.
+pub(super) async fn create(client: &impl Statements) -> Result<Option<String>, tokio_postgres::Error> {
     match client.batch_execute(&create_wait_for()).await {
         Ok(()) => Ok(None),
         // Another process may have created it in the meantime.
-        Err(error) if error.as_db_error().is_some() && !is_there().await?.try_get::<_, bool>(0)? => {
-            Ok(Some(describe(&error)))
-        }
+        Err(error) if error.as_db_error().is_some() && !is_there(client).await? => Ok(Some(describe(&error))),
         Err(error) if error.as_db_error().is_some() => Ok(None),
         Err(error) => Err(error),
     }
