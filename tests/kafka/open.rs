@@ -107,9 +107,11 @@ async fn a_session_that_waits_for_a_snapshot_does_not_wait_for_a_topic() {
     let (process, log) = Process::start_logged(&bed.file);
     bed.tee_is("following").await;
     let another = open_transaction(&bed, "awaited.acme", "another");
-    bed.auth("UPDATE users_sync.tee SET requested = true").await;
     let holding = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'users-sync%'
         AND state = 'idle in transaction' AND backend_xmin IS NOT NULL";
+    // The first snapshot may not have ended.
+    bed.bed.becomes("auth", holding, "0").await;
+    bed.auth("UPDATE users_sync.tee SET requested = true").await;
     bed.bed.becomes("auth", holding, "1").await;
     let indexing = bed.auth("CREATE INDEX CONCURRENTLY email ON auth.users (email)");
     timeout(DEADLINE, indexing).await.expect("the migration waits for a topic");
