@@ -27,6 +27,7 @@ use crate::tee::kafka::{
     end_hanging, ensure_topics, fence, look, needs_smaller_batches,
 };
 use crate::tee::{Batch, Encoder, Known, Own, Owner, TenantPosition, TopicEnds, judge_positions};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -68,7 +69,7 @@ pub(crate) async fn session(
         context.put_tee(&kafka.slot, TenantState::Joining, None).await?;
     }
     let published = row.and_then(|row| row.published);
-    let ids: Vec<TenantId> = config.tenants.iter().map(|tenant| tenant.id.clone()).collect();
+    let ids: HashSet<TenantId> = config.tenants.iter().map(|tenant| tenant.id.clone()).collect();
     let Opened { producer, positions, found, limits, ends } =
         open(kafka, &topics, &owner, &system, published.as_ref(), ids).await?;
     report_losses(&positions, &found);
@@ -196,7 +197,7 @@ async fn open(
     owner: &Owner,
     system: &str,
     published: Option<&TeePublished>,
-    tenants: Vec<TenantId>,
+    mut tenants: HashSet<TenantId>,
 ) -> Result<Opened, TeeError> {
     // It fences no other producer before `fence`.
     let settings = kafka.clone();
@@ -216,6 +217,8 @@ async fn open(
         producer = blocking(move || kafka::connect(&settings, Some(batch))).await?;
     }
     let (settings, fenced, its) = (kafka.clone(), producer.clone(), owner.clone());
+    // Also those of a former configuration, which may come back.
+    tenants.extend(found.known.tenants.keys().cloned());
     // A new topic holds no transaction, and not every broker knows it yet.
     let names = topics.distinct().into_iter().chain([&*kafka.positions_topic]);
     let old: Vec<String> = names.filter(|topic| found.before.contains(*topic)).map(str::to_owned).collect();

@@ -7,13 +7,14 @@
 use super::client::Producer;
 use super::failure::Failure;
 use super::headers::{INSTALLATION_HEADER, header};
-use super::takeover::commit;
+use super::takeover::{NO_KEY, commit};
 use super::topic_reader::{POLL_INTERVAL, Reader};
 use crate::config::Kafka;
 use crate::model::TenantId;
 use crate::tee::{Owner, TenantPosition, is_of_slot};
 use rdkafka::message::{BorrowedMessage, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _};
+use std::collections::HashSet;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,6 @@ use std::time::{Duration, Instant};
 const MARKER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit for the records of the transaction that is aborted, and for the abort.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(30);
-/// The key of the record that is aborted in a users' topic. Consumers of committed records do not see it.
-const ABORTED_KEY: &str = r#"{"id":""}"#;
 
 /// Ends the transactions of this installation that are still open after [`fence`](super::fence) in those of its topics that existed.
 /// Transactions of others stay as they are. Blocks. Returns whether there were any.
@@ -37,7 +36,7 @@ pub(crate) fn end_hanging(
     kafka: &Kafka,
     owner: &Owner,
     topics: &[&str],
-    tenants: &[TenantId],
+    tenants: &HashSet<TenantId>,
 ) -> Result<bool, Failure> {
     let is_position = |topic: &str| topic == kafka.positions_topic;
     let is_own = |message: &BorrowedMessage<'_>| match is_position(message.topic()) {
@@ -58,8 +57,9 @@ pub(crate) fn end_hanging(
         return Ok(false);
     }
     let removals: Vec<_> = tenants.iter().map(|tenant| TenantPosition::record(owner, tenant, None)).collect();
-    commit(producer, kafka, &removals)?;
-    let in_users: Vec<_> = open.into_iter().filter(|(topic, _)| !is_position(topic)).collect();
+    let (in_positions, in_users): (Vec<_>, Vec<_>) = open.into_iter().partition(|(topic, _)| is_position(topic));
+    let in_positions: Vec<i32> = in_positions.into_iter().map(|(_, partition)| partition).collect();
+    commit(producer, kafka, &removals, &in_positions)?;
     if !in_users.is_empty() {
         abort(producer, owner, &in_users)?;
     }
@@ -72,7 +72,7 @@ fn abort(producer: &Producer, owner: &Owner, partitions: &[(&str, i32)]) -> Resu
     producer.begin_transaction().map_err(failed)?;
     for (topic, partition) in partitions {
         let own = Header { key: INSTALLATION_HEADER, value: Some(&owner.installation) };
-        let record = BaseRecord::<str, str>::to(topic).partition(*partition).key(ABORTED_KEY);
+        let record = BaseRecord::<str, str>::to(topic).partition(*partition).key(NO_KEY);
         let sent = producer.send(record.headers(OwnedHeaders::new().insert(own)));
         sent.map_err(|(error, _)| failed(error))?;
     }

@@ -7,6 +7,8 @@ use crate::tee::PositionRecord;
 use rdkafka::producer::{BaseRecord, Producer as _};
 use std::time::Duration;
 
+/// The key of a record that says nothing: readers ignore keys that they do not know.
+pub(super) const NO_KEY: &str = r#"{"id":""}"#;
 /// Time limit for the records.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -22,11 +24,16 @@ pub(crate) fn take_over<E: From<Failure>>(
     if kafka.exactly_once {
         fence(&producer)?;
     }
-    Ok(commit(&producer, kafka, &records()?)?)
+    Ok(commit(&producer, kafka, &records()?, &[])?)
 }
 
-/// Writes records to the positions topic, in one transaction. Blocks.
-pub(super) fn commit(producer: &Producer, kafka: &Kafka, records: &[PositionRecord]) -> Result<(), Failure> {
+/// Writes records to the positions topic, in one transaction that has a record in each of these partitions. Blocks.
+pub(super) fn commit(
+    producer: &Producer,
+    kafka: &Kafka,
+    records: &[PositionRecord],
+    partitions: &[i32],
+) -> Result<(), Failure> {
     let failed = |error| producer.context().failure("writing to the positions topic", &error);
     if kafka.exactly_once {
         producer.begin_transaction().map_err(failed)?;
@@ -37,6 +44,10 @@ pub(super) fn commit(producer: &Producer, kafka: &Kafka, records: &[PositionReco
             message = message.payload(value);
         }
         producer.send(message).map_err(|(error, _)| failed(error))?;
+    }
+    for partition in partitions {
+        let mark = BaseRecord::<str, str>::to(&kafka.positions_topic).partition(*partition).key(NO_KEY);
+        producer.send(mark).map_err(|(error, _)| failed(error))?;
     }
     let flushed = producer.flush(COMMIT_TIMEOUT);
     if let Some(failure) = producer.context().undelivered() {
