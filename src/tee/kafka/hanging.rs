@@ -7,7 +7,7 @@
 use super::client::Producer;
 use super::failure::Failure;
 use super::headers::{INSTALLATION_HEADER, header};
-use super::takeover::{NO_KEY, commit};
+use super::takeover::{NO_KEY, commit, deliver};
 use super::topic_reader::{POLL_INTERVAL, Reader};
 use crate::config::Kafka;
 use crate::model::TenantId;
@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 
 /// Time limit for the markers of the producer that was fenced.
 const MARKER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time limit for the records of the transaction that is aborted, and for the abort.
+/// What a failure names.
+const ENDING: &str = "ending an open transaction";
+/// Time limit for the abort.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Ends the transactions of this installation that are still open after [`fence`](super::fence) in those of its topics that existed.
@@ -68,7 +70,7 @@ pub(crate) fn end_hanging(
 
 /// Aborts a transaction with a record in each of these partitions.
 fn abort(producer: &Producer, owner: &Owner, partitions: &[(&str, i32)]) -> Result<(), Failure> {
-    let failed = |error| producer.context().failure("ending an open transaction", &error);
+    let failed = |error| producer.context().failure(ENDING, &error);
     producer.begin_transaction().map_err(failed)?;
     for (topic, partition) in partitions {
         let own = Header { key: INSTALLATION_HEADER, value: Some(&owner.installation) };
@@ -76,10 +78,6 @@ fn abort(producer: &Producer, owner: &Owner, partitions: &[(&str, i32)]) -> Resu
         let sent = producer.send(record.headers(OwnedHeaders::new().insert(own)));
         sent.map_err(|(error, _)| failed(error))?;
     }
-    let flushed = producer.flush(ABORT_TIMEOUT);
-    if let Some(failure) = producer.context().undelivered() {
-        return Err(failure);
-    }
-    flushed.map_err(failed)?;
+    deliver(producer, ENDING)?;
     producer.abort_transaction(ABORT_TIMEOUT).map_err(failed)
 }

@@ -3,7 +3,7 @@
 use super::client::{ClientErrors, REQUEST_TIMEOUT, client_config};
 use super::failure::Failure;
 use super::headers::{ID_HEADER, INSTALLATION_HEADER, header};
-use super::topic_reader::{PARTITIONS_AT_ONCE, READ_TIMEOUT, Reader, TopicEnd, ends};
+use super::topic_reader::{PARTITIONS_AT_ONCE, READ_TIMEOUT, Reader, TopicEnd, ends, first_record};
 use crate::config::Kafka;
 use crate::tee::{
     Claims, Holds, Known, Mark, Own, Owner, PartitionEnd, PartitionView, Positions, TopicEnds, TopicView,
@@ -183,11 +183,8 @@ impl Look {
             if known.contains_key(topic) || view.values().any(|partition| !partition.records.is_empty()) {
                 continue;
             }
-            let begin: Vec<_> =
-                view.iter().filter(|(_, view)| view.end > 0).map(|(partition, _)| (&**topic, *partition, 0)).collect();
-            for one in &begin {
-                let first = self.first(*one).map_err(failed)?;
-                view.entry(one.1).and_modify(|view| view.records.extend(first));
+            for (partition, view) in view.iter_mut().filter(|(_, view)| view.end > 0) {
+                view.records.extend(first_record(&self.consumer, (topic, *partition), 0, mark).map_err(failed)?);
             }
         }
         Ok(views)
@@ -218,19 +215,6 @@ impl Look {
             }
             open.is_empty()
         })
-    }
-
-    /// The first record of a partition.
-    fn first(&self, (topic, partition, offset): (&str, i32, i64)) -> Result<Option<Mark>, KafkaError> {
-        let mut assignment = TopicPartitionList::new();
-        assignment.add_partition_offset(topic, partition, Offset::Offset(offset))?;
-        self.consumer.assign(&assignment)?;
-        let mut found = None;
-        self.poll(|polled| {
-            found = polled.ok().map(mark);
-            true
-        })?;
-        Ok(found)
     }
 
     /// Polls until `take` returns true. It gets a message, or a partition whose end was reached.

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// The key of a record that says nothing: readers ignore keys that they do not know.
 pub(super) const NO_KEY: &str = r#"{"id":""}"#;
+/// What a failure names.
+const WRITING: &str = "writing to the positions topic";
 /// Time limit for the records.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -34,7 +36,7 @@ pub(super) fn commit(
     records: &[PositionRecord],
     partitions: &[i32],
 ) -> Result<(), Failure> {
-    let failed = |error| producer.context().failure("writing to the positions topic", &error);
+    let failed = |error| producer.context().failure(WRITING, &error);
     if kafka.exactly_once {
         producer.begin_transaction().map_err(failed)?;
     }
@@ -49,13 +51,18 @@ pub(super) fn commit(
         let mark = BaseRecord::<str, str>::to(&kafka.positions_topic).partition(*partition).key(NO_KEY);
         producer.send(mark).map_err(|(error, _)| failed(error))?;
     }
-    let flushed = producer.flush(COMMIT_TIMEOUT);
-    if let Some(failure) = producer.context().undelivered() {
-        return Err(failure);
-    }
-    flushed.map_err(failed)?;
+    deliver(producer, WRITING)?;
     if kafka.exactly_once {
         producer.commit_transaction(COMMIT_TIMEOUT).map_err(failed)?;
     }
     Ok(())
+}
+
+/// Waits until what was sent is delivered. Errors name `operation`.
+pub(super) fn deliver(producer: &Producer, operation: &str) -> Result<(), Failure> {
+    let flushed = producer.flush(COMMIT_TIMEOUT);
+    match producer.context().undelivered() {
+        Some(failure) => Err(failure),
+        None => flushed.map_err(|error| producer.context().failure(operation, &error)),
+    }
 }

@@ -125,38 +125,13 @@ impl Reader {
             let written = ends(&self.uncommitted, some).map_err(failed)?;
             let committed = ends(&self.consumer, some).map_err(failed)?;
             for (partition, (written, committed)) in some.iter().zip(written.into_iter().zip(committed)) {
-                if committed < written && self.is_at_offset(*partition, committed, &is_own).map_err(failed)? {
-                    open.push(*partition);
+                if committed < written {
+                    let first = first_record(&self.uncommitted, *partition, committed, &is_own).map_err(failed)?;
+                    open.extend(first.filter(|is_own| *is_own).map(|_| *partition));
                 }
             }
         }
         Ok(open)
-    }
-
-    /// Whether `is_it` is true for the first record at or behind an offset, committed or not.
-    fn is_at_offset(
-        &self,
-        (topic, partition): (&str, i32),
-        offset: i64,
-        is_it: impl Fn(&BorrowedMessage<'_>) -> bool,
-    ) -> Result<bool, KafkaError> {
-        let mut assignment = TopicPartitionList::new();
-        assignment.add_partition_offset(topic, partition, Offset::Offset(offset))?;
-        self.uncommitted.assign(&assignment)?;
-        let begun = Instant::now();
-        let found = loop {
-            match self.uncommitted.poll(Duration::from_millis(100)) {
-                None if begun.elapsed() > READ_TIMEOUT => {
-                    return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
-                }
-                None => {}
-                Some(Ok(message)) => break is_it(&message),
-                Some(Err(KafkaError::PartitionEOF(_))) => break false,
-                Some(Err(error)) => return Err(error),
-            }
-        };
-        self.uncommitted.assign(&TopicPartitionList::new())?;
-        Ok(found)
     }
 
     /// Waits until every transaction in the topic has ended: an open transaction of another producer would hide the records
@@ -269,6 +244,32 @@ pub(super) fn ends(consumer: &BaseConsumer<ClientErrors>, partitions: &[(&str, i
     let end = |(topic, partition): &(&str, i32)| ends.get(&((*topic).to_owned(), *partition)).copied();
     let ends: Option<Vec<i64>> = partitions.iter().map(end).collect();
     ends.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownPartition))
+}
+
+/// What `look` returns for the first record from an offset on; `None` if there is no record.
+pub(super) fn first_record<T>(
+    consumer: &BaseConsumer<ClientErrors>,
+    (topic, partition): (&str, i32),
+    offset: i64,
+    look: impl Fn(&BorrowedMessage<'_>) -> T,
+) -> Result<Option<T>, KafkaError> {
+    let mut assignment = TopicPartitionList::new();
+    assignment.add_partition_offset(topic, partition, Offset::Offset(offset))?;
+    consumer.assign(&assignment)?;
+    let begun = Instant::now();
+    let found = loop {
+        match consumer.poll(Duration::from_millis(100)) {
+            None if begun.elapsed() > READ_TIMEOUT => {
+                return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
+            }
+            None => {}
+            Some(Ok(message)) => break Some(look(&message)),
+            Some(Err(KafkaError::PartitionEOF(_))) => break None,
+            Some(Err(error)) => return Err(error),
+        }
+    };
+    consumer.assign(&TopicPartitionList::new())?;
+    Ok(found)
 }
 
 /// Whether the message marks its user as deleted.
