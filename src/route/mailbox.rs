@@ -220,6 +220,23 @@ impl Mailbox {
         }
     }
 
+    /// Waits until [`Mailbox::try_next`] returns something. For one waiter.
+    pub(crate) async fn arrived(&self) {
+        while !self.has_next() {
+            self.filled.notified().await;
+        }
+    }
+
+    /// As [`Queue::next_is_full`].
+    pub(crate) fn next_is_full(&self) -> bool {
+        self.lock().queue.next_is_full()
+    }
+
+    fn has_next(&self) -> bool {
+        let inner = self.lock();
+        inner.interrupt.is_some() || !inner.queue.is_empty()
+    }
+
     /// Takes the next batch, if there is one. Its bytes count until [`Mailbox::finish`].
     pub(crate) fn try_next(&self) -> Option<Result<Batch, RestartSignal>> {
         self.with(|inner| match inner.interrupt {

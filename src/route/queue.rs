@@ -243,6 +243,11 @@ impl Queue {
         self.batches.iter().any(|batch| batch.entries.contains_key(id))
     }
 
+    /// Whether the next batch takes no more transactions.
+    pub(crate) fn next_is_full(&self) -> bool {
+        self.batches.front().is_some_and(Batch::is_full)
+    }
+
     /// Whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.batches.is_empty()

@@ -10,7 +10,7 @@ pub(crate) mod tenant_sink;
 use crate::capture::pgoutput::{Message, OldTuple, Tuple, parse_message};
 use crate::capture::{CaptureError, Frame, ReplicationReader};
 use crate::map::{CommitInfo, TenantRef, Unmappable};
-use crate::model::{Change, Oid, Relation, RestartSignal, UNATTRIBUTABLE};
+use crate::model::{Change, Oid, Relation, RestartSignal, Timestamp, UNATTRIBUTABLE};
 use crate::pg::PgClient;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::alteration::{reassess, shape_reader};
@@ -163,7 +163,7 @@ impl<S: Sink> Stream<S> {
     /// Takes one frame. Returns whether [`Stream::process_pending`] has to run before the next one.
     fn take_frame(&mut self, frame: Frame) -> Result<bool, ServiceError> {
         match frame {
-            Frame::XLogData { data, .. } => self.take_message(parse_message(&data)?)?,
+            Frame::XLogData { data, sent_at, .. } => self.take_message(parse_message(&data)?, sent_at)?,
             Frame::Keepalive { wal_end, reply_requested, .. } => {
                 if self.transaction.is_none() && self.affected.is_empty() {
                     self.output.sink.idle(wal_end);
@@ -181,7 +181,7 @@ impl<S: Sink> Stream<S> {
         Ok(is_pending || self.affected.is_full())
     }
 
-    fn take_message(&mut self, message: Message<'_>) -> Result<(), ServiceError> {
+    fn take_message(&mut self, message: Message<'_>, sent_at: Timestamp) -> Result<(), ServiceError> {
         match message {
             Message::Begin { commit_lsn, commit_time, xid } => {
                 self.transaction = Some(Transaction { commit_lsn, commit: CommitInfo { commit_time, xid } });
@@ -189,6 +189,7 @@ impl<S: Sink> Stream<S> {
             }
             Message::Commit { end_lsn, .. } => {
                 if let Some(transaction) = self.transaction.take() {
+                    self.output.sink.received(transaction.commit, sent_at);
                     self.affected.commit(&mut self.output.sink, transaction, end_lsn);
                 }
             }

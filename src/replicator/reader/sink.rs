@@ -1,7 +1,7 @@
 //! The receiver of a stream's changes: the tenants' mailboxes, or Kafka.
 
 use crate::map::CommitInfo;
-use crate::model::{Change, Lsn, RestartSignal, User};
+use crate::model::{Change, Lsn, RestartSignal, Timestamp, User};
 use crate::replicator::error::ServiceError;
 use std::sync::Arc;
 
@@ -45,6 +45,9 @@ pub(crate) trait Sink: Send {
 
     /// The transaction is complete; `end` is the position after its commit record.
     fn commit(&mut self, transaction: Transaction, end: Lsn);
+
+    /// A commit was received. `sent`: when the source sent it, by its clock.
+    fn received(&mut self, _commit: CommitInfo, _sent: Timestamp) {}
 
     /// The source has sent everything before `wal_end`. Called between transactions only.
     fn idle(&mut self, wal_end: Lsn);

@@ -1,7 +1,7 @@
 //! Sorts the changes of each source transaction by tenant and pushes them into the tenants' mailboxes.
 
 use crate::map::CommitInfo;
-use crate::model::{Anchor, ByTenant, Change, HistoryBreak, Lsn, RestartSignal, TenantId, TenantIdx, User};
+use crate::model::{Anchor, ByTenant, Change, HistoryBreak, Lsn, RestartSignal, TenantId, TenantIdx, Timestamp, User};
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::backpressure::{Stalls, wait_for_room};
 use crate::replicator::reader::sink::{IsCreate, Sink, Transaction};
@@ -185,6 +185,10 @@ impl Sink for TenantSink {
         // Keeps the allocation.
         self.affected = affected;
         self.affected.clear();
+    }
+
+    fn received(&mut self, commit: CommitInfo, sent: Timestamp) {
+        self.context.turns.note_commit(commit.commit_time, sent);
     }
 
     fn idle(&mut self, wal_end: Lsn) {

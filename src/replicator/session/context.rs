@@ -5,6 +5,7 @@ use crate::map::tenant_fingerprint;
 use crate::model::{Anchor, Epoch, Generation, Lsn, RestartSignal, TenantId, TenantIdx};
 use crate::progress::Progress;
 use crate::replicator::backoff::Turns;
+use crate::replicator::session::apply_turns::ApplyTurns;
 use crate::replicator::session::expected_joins::ExpectedJoins;
 use crate::replicator::session::findings::Findings;
 use crate::replicator::session::scan_aborts::ScanAborts;
@@ -60,6 +61,7 @@ pub(crate) struct SessionContext<S = StateStore> {
     pub(crate) findings: Findings,
     pub(crate) rereader: Rereader,
     pub(crate) opening: Semaphore,
+    pub(crate) turns: ApplyTurns,
     /// When parked tenants are tried again.
     pub(crate) parked_turns: Turns,
     pub(crate) expected_joins: ExpectedJoins,
@@ -149,6 +151,7 @@ impl<S: StateAccess> SessionContext<S> {
             fenced: Mutex::default(),
             lease: Mutex::new(Instant::now()),
             opening: Semaphore::new(MAX_CONCURRENT_OPENS),
+            turns: ApplyTurns::new(),
             parked_turns: Turns::new(PARKED_GAP),
             expected_joins: ExpectedJoins::default(),
             advanced: Notify::new(),

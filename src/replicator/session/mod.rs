@@ -1,6 +1,7 @@
 //! What the tasks of a session share: its context, the tenants' handles, and the positions that are safe to confirm.
 
 pub(crate) mod alteration;
+pub(crate) mod apply_turns;
 pub(crate) mod config_changes;
 pub(crate) mod context;
 pub(crate) mod expected_joins;

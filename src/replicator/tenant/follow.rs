@@ -5,6 +5,7 @@ use crate::clock::now;
 use crate::model::{Change, Lsn, ParkCause, ResyncReason, RetryCause};
 use crate::replicator::error::ServiceError;
 use crate::replicator::failure_policy::NO_PROGRESS;
+use crate::replicator::session::apply_turns::{Turn, within};
 use crate::replicator::tenant::outcome::StopReason;
 use crate::replicator::tenant::phase::ApplyState;
 use crate::replicator::tenant::target::{Connection, Connector, TargetAccess};
@@ -91,11 +92,11 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     }
 
     async fn step(&mut self, connection: &mut Connection<C::Target>, apply: &mut ApplyState) -> Result<(), StopReason> {
-        let batch = match apply.pending.take() {
-            Some(batch) => batch,
+        let (batch, turn) = match apply.pending.take() {
+            Some(batch) => (batch, None),
             None => tokio::select! {
                 biased;
-                next = self.next_batch(apply, Some(self.idle_time())) => next?,
+                next = self.next_in_turn(apply) => next?,
                 () = self.purge_is_due(apply) => return Ok(()),
                 () = self.rejected.due() => return Ok(()),
                 () = self.handle.row_requests.arrived() => return Ok(()),
@@ -106,9 +107,30 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         self.active_at = Instant::now();
         self.rejected.others_changed();
         self.trace = batch_span(&self.context.trace(), self.id());
-        let done = self.write_next(connection, apply, batch).await;
+        let done = within(turn, self.write_next(connection, apply, batch)).await;
         self.end_trace(&done);
         done
+    }
+
+    /// Waits for the next batch, and for a turn to write it. More changes join it until then.
+    async fn next_in_turn(&self, apply: &ApplyState) -> Result<(Batch, Option<Turn>), StopReason> {
+        let idle_time = self.idle_time();
+        let turn = async {
+            timeout(idle_time, self.handle.mailbox.arrived()).await.map_err(|_| StopReason::Idle)?;
+            // Nothing more would join a full batch.
+            if self.handle.mailbox.next_is_full() {
+                return Ok(None);
+            }
+            Ok(self.context.turns.take().await)
+        };
+        let turn: Result<_, StopReason> = tokio::select! {
+            biased;
+            turn = turn => turn,
+            () = self.context.drain.cancelled() => Ok(None),
+        };
+        let turn = turn?;
+        // It is there, unless the session ends.
+        Ok((self.next_batch(apply, Some(idle_time)).await?, turn))
     }
 
     /// Writes a batch, or the transaction that begins with it.

@@ -40,6 +40,20 @@ fn a_closed_mailbox_drops_changes_and_an_interrupted_one_returns_the_reason() {
     assert!(mailbox.try_next().is_none());
 }
 
+#[tokio::test]
+async fn a_change_or_an_interrupt_arrives() {
+    use futures_util::FutureExt;
+    let mailbox = Mailbox::new(1000, Arc::new(Memory::new(10_000)));
+    mailbox.open();
+    assert!(mailbox.arrived().now_or_never().is_none());
+    push(&mailbox, "a", 10, Some(11));
+    mailbox.arrived().await;
+    assert!(mailbox.try_next().is_some());
+    assert!(mailbox.arrived().now_or_never().is_none(), "it was taken");
+    mailbox.interrupt(RestartSignal::Truncated);
+    mailbox.arrived().await;
+}
+
 #[test]
 fn mailboxes_share_the_common_memory_and_release_it() {
     let memory = Arc::new(Memory::new(1500));

@@ -104,6 +104,7 @@ fn bytes_count_until_the_batch_is_finished() {
 fn a_batch_has_a_maximum_number_of_users() {
     let mut queue = open();
     for n in 0..BATCH_USERS as u64 + 1 {
+        assert_eq!(queue.next_is_full(), n >= BATCH_USERS as u64);
         push(&mut queue, &n.to_string(), 10 + n, Some(11 + n));
     }
     assert_eq!(taken(&mut queue).map(|(rows, _)| rows.len()), Some(BATCH_USERS));
