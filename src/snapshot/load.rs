@@ -1,7 +1,7 @@
 //! Loads a snapshot into a target: rows and checkpoint in one transaction, so that any failure leaves the
 //! target unchanged.
 
-use super::copy_text::write_user;
+use super::copy_binary::{HEADER, TRAILER, write_user};
 use super::isolate::IsolatedLoad;
 use super::kept::{self, Known};
 use super::loading::Loading;
@@ -230,12 +230,14 @@ pub(super) async fn copy(
     rows: &mut RowReceiver,
     watch: &ProgressWatch,
 ) -> Result<u64, LoadError> {
-    let sink = transaction.copy_in(&format!("COPY {table} ({}) FROM STDIN", columns.join(", "))).await?;
+    let sink =
+        transaction.copy_in(&format!("COPY {table} ({}) FROM STDIN (FORMAT binary)", columns.join(", "))).await?;
     pin_mut!(sink);
     let mut sent = 0;
     // A stage also has the users whose rows cannot be mapped, so that they do not look absent.
     let is_stage = columns == statement::STAGE_COLUMNS;
     let mut buffer = Vec::with_capacity(COPY_BYTES + 4096);
+    buffer.extend_from_slice(HEADER);
     loop {
         // Dropping an unfinished sink makes the target's COPY fail.
         let Some(mut users) = watch.pause(rows.next()).await? else { break };
@@ -244,7 +246,7 @@ pub(super) async fn copy(
         }
         sent += users.len() as u64;
         for user in &users {
-            write_user(&mut buffer, columns.iter().copied(), user);
+            write_user(&mut buffer, columns, user);
             if buffer.len() >= COPY_BYTES {
                 let full = std::mem::replace(&mut buffer, Vec::with_capacity(COPY_BYTES + 4096));
                 sink.send(Bytes::from(full)).await?;
@@ -252,6 +254,7 @@ pub(super) async fn copy(
             }
         }
     }
+    buffer.extend_from_slice(TRAILER);
     sink.send(Bytes::from(buffer)).await?;
     watch.progressed();
     let counted = sink.finish().await?;

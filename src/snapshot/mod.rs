@@ -3,6 +3,7 @@
 
 mod catalog;
 mod compare;
+mod copy_binary;
 mod copy_text;
 mod export;
 mod families;

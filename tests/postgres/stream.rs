@@ -13,6 +13,10 @@ async fn users_reach_their_tenant_and_follow_every_change() {
     .await;
     let service = Service::start(bed.config());
     bed.equal().await;
+    let index = "SELECT to_regclass('neon_auth.users_sync_deleted_at_idx') IS NOT NULL";
+    for tenant in &bed.tenants {
+        bed.becomes(tenant, index, "t").await;
+    }
     bed.auth("INSERT INTO auth.users (id, org, first_name, last_name) VALUES ('new', 'acme', 'New', 'One')").await;
     bed.auth("UPDATE auth.users SET email = '', last_name = 'Changed', updated_at = now() WHERE id < 'u2'").await;
     bed.auth("DELETE FROM auth.users WHERE id > 'u5'").await;
