@@ -22,7 +22,7 @@ pub const USERS: &str = "CREATE TABLE users (id text PRIMARY KEY, name text, ema
 /// Of a wait for a condition: the slowest reference takes minutes.
 const DEADLINE: Duration = Duration::from_secs(1800);
 /// Between two looks at a condition.
-const INTERVAL: Duration = Duration::from_millis(20);
+pub const INTERVAL: Duration = Duration::from_millis(20);
 
 impl Bed {
     pub async fn start() -> Bed {

@@ -32,6 +32,7 @@ pub async fn discard(bed: &Bed, name: &str) -> Option<(f64, Usage)> {
     let status = command.stdin(Stdio::null()).status().await.unwrap();
     assert!(status.success(), "pg_recvlogical failed");
     let seconds = started.elapsed().as_secs_f64();
+    meter.others_ended(bed).await;
     Some((seconds, meter.stop(bed, None).await.with_ended_walsender()))
 }
 

@@ -91,6 +91,14 @@ impl Meter {
         Meter { clients, from: Moment::now(bed, process) }
     }
 
+    /// Waits until the source's processes that were started since have ended, and the system has added up their times.
+    pub async fn others_ended(&self, bed: &Bed) {
+        let before = &self.from.source.alive;
+        while Server::now(&bed.source).alive.keys().any(|pid| !before.contains_key(pid)) {
+            tokio::time::sleep(super::bed::INTERVAL).await;
+        }
+    }
+
     pub async fn stop(self, bed: &Bed, process: Option<&Process>) -> Usage {
         let to = Moment::now(bed, process);
         let [source, target] = &self.clients;
