@@ -99,16 +99,7 @@ mod tests {
 
     #[test]
     fn a_row_without_a_document_has_a_null() {
-        let user = User {
-            id: "u".into(),
-            raw_json: "".into(),
-            name: None,
-            email: None,
-            created_at: None,
-            updated_at: None,
-            deleted_at: None,
-            updated_at_derived: false,
-        };
+        let user = User::unmappable("u", "no time".to_owned());
         let mut out = Vec::new();
         write_user(&mut out, &["raw_json"], &user);
         assert_eq!(out, b"\0\x01\xff\xff\xff\xff");
