@@ -11,6 +11,7 @@
 //! - `diagnostic`: how a failed command explains itself
 //! - [`model`]: the types that all stages share
 //! - [`pg`]: connections to PostgreSQL, TLS, SQLSTATEs, quoting
+//! - `tenant_table`: the tenants in a database of the operator, if the configuration names one
 //!
 //! Along the flow:
 //! - [`capture`]: a replication slot's stream to decoded rows
@@ -38,6 +39,7 @@ pub mod config;
 mod diagnostic;
 pub mod model;
 pub mod pg;
+mod tenant_table;
 
 pub mod apply;
 pub mod capture;

@@ -22,6 +22,8 @@ pub(crate) enum Subject {
     Source,
     State,
     Tenant(TenantId),
+    /// `tenants.from`.
+    TenantTable,
     /// The directory of the spool, on this machine.
     Spool,
     /// What `run` uses on this machine besides that.
@@ -59,6 +61,7 @@ impl fmt::Display for Subject {
             Subject::Source => f.write_str("source"),
             Subject::State => f.write_str("state"),
             Subject::Tenant(tenant) => write!(f, "tenant {tenant}"),
+            Subject::TenantTable => f.write_str("table of tenants"),
             Subject::Spool => f.write_str("spool"),
             Subject::Machine => f.write_str("this machine"),
             #[cfg(feature = "kafka")]

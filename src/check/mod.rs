@@ -28,8 +28,8 @@ pub(crate) use local::LISTEN_REMEDY;
 pub(crate) use state_facts::read_state;
 
 use crate::capture::CaptureError;
-use crate::config::{Config, Tenant};
-use crate::model::{CheckFinding, Code, RetryCause};
+use crate::config::{Config, RowFault, Tenant};
+use crate::model::{CheckFinding, Code, RetryCause, SourceTrouble};
 use crate::pg;
 use crate::snapshot::resolve_family;
 use crate::state::{Snapshot, TenantState};
@@ -41,8 +41,9 @@ use roles::{Servers, read_instance};
 /// Number of targets that are checked concurrently: a thousand take seconds, and any machine can open as many connections.
 const CONCURRENT_TARGETS: usize = 64;
 
-/// Checks the source, the state, every target and Kafka. `run` can start if no finding is a [`Severity::Error`].
-pub(crate) async fn check(config: &Config) -> Vec<Finding> {
+/// Checks the source, the state, every target and Kafka. `run` can start if no finding is a [`Severity::Error`]. `unusable` are the
+/// rows of the table of tenants that are no tenant of the configuration.
+pub(crate) async fn check(config: &Config, unusable: &[RowFault]) -> Vec<Finding> {
     let state = read_state(config).await;
     let mut findings = match check_source(config, state.as_ref()).await {
         Ok(findings) => findings,
@@ -62,6 +63,10 @@ pub(crate) async fn check(config: &Config) -> Vec<Finding> {
     }
     findings.extend(within(stores::look(config)).await.flatten());
     findings.extend(urls::findings(config));
+    findings.extend(unusable.iter().map(|row| {
+        let (code, remedy) = (SourceTrouble::TenantUnusable, "correct the row in the table of tenants");
+        Finding::warning(Subject::TenantTable, code, row.to_string(), remedy)
+    }));
     findings.extend(local::memory(config));
     let is_running = state.as_ref().and_then(|state| state.source.as_ref()).is_some_and(|source| source.is_held());
     if !is_running {

@@ -24,6 +24,13 @@ fn warning(reason: VerdictReason) -> Option<Finding> {
     let VerdictReason { code, text, remedy, tenant, .. } = reason;
     let subject = match tenant {
         Some(tenant) => Subject::Tenant(TenantId::new(&tenant)),
+        None if matches!(
+            SourceTrouble::parse(code),
+            Some(SourceTrouble::TenantsUnread | SourceTrouble::TenantUnusable)
+        ) =>
+        {
+            Subject::TenantTable
+        }
         None if SourceTrouble::parse(code).is_some() => Subject::Source,
         #[cfg(feature = "kafka")]
         None => Subject::Kafka,

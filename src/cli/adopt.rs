@@ -75,7 +75,7 @@ struct Document<'a> {
 }
 
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
-    let config = file.load()?;
+    let config = file.load().await?;
     #[cfg(feature = "kafka")]
     if arguments.kafka {
         return super::adopt_kafka::execute(&config, arguments.yes).await;

@@ -1,9 +1,9 @@
 //! `check`: prints every finding with its remedy. An error decides the exit code.
 
-use super::common::FAILED;
+use super::common::{ConfigFile, FAILED};
 use super::output::{self, Format};
 use crate::check::{Finding, Severity, check};
-use crate::config::Config;
+use crate::config::WithRows;
 use crate::diagnostic::Diagnostic;
 use clap::Args;
 use serde::Serialize;
@@ -27,8 +27,9 @@ struct Shown<'a> {
     remedy: Option<&'a str>,
 }
 
-pub(super) async fn execute(config: &Config) -> Result<ExitCode, Diagnostic> {
-    let mut findings = check(config).await;
+pub(super) async fn execute(file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
+    let WithRows { config, faults } = file.load_rows().await?;
+    let mut findings = check(&config, &faults).await;
     findings.sort_by_key(|finding| finding.severity);
     output::result(summary(&findings, config.tenants.len()), &Document::of(&findings))?;
     if findings.iter().any(|finding| finding.severity == Severity::Error) {

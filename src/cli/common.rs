@@ -1,12 +1,17 @@
 //! What several commands share: the argument that names the configuration, URLs of administrators, and the exit code of a
 //! failure.
 
+use super::known_tenants::read_known;
 use super::output;
-use crate::config::{Config, Place, from_environment, is_in_environment, load_from, with_filler};
+use super::reload::{list, unread};
+use crate::config::{
+    Config, Place, RowFault, Tenant, WithRows, from_environment, is_in_environment, load_from, load_rows, with_filler,
+};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::SourceTrouble;
 use crate::pg::{self, ConnectError, PgClient, PgUrl, Secret};
 use crate::replicator::error::trouble_of_connect;
+use crate::tenant_table::TenantTableReader;
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -27,8 +32,46 @@ pub(super) struct ConfigFile {
 }
 
 impl ConfigFile {
-    pub(super) fn load(&self) -> Result<Config, Diagnostic> {
-        Ok(load_from(&self.place())?.config)
+    /// The configuration, with the tenants of its table. Rows that cannot be used are shown and left out.
+    pub(super) async fn load(&self) -> Result<Config, Diagnostic> {
+        let WithRows { config, faults } = self.load_rows().await?;
+        warn_of(&faults);
+        Ok(config)
+    }
+
+    /// As [`ConfigFile::load`], for what needs no connection to a target: where the table cannot be read, or a row cannot be used, the tenants
+    /// are those that the state knows.
+    pub(super) async fn load_known(&self) -> Result<Config, Diagnostic> {
+        let place = self.place();
+        let files = load_from(&place)?.config;
+        let Some(table) = &files.tenant_table else { return Ok(files) };
+        let known = read_known(&files).await.unwrap_or_default();
+        let known: Vec<&Tenant> = known.iter().collect();
+        let read = TenantTableReader::default().read(table).await.map_err(|error| unread(&error));
+        let combined = read.and_then(|rows| Ok(load_rows(&place, &files, &known, &rows)?));
+        Ok(match combined {
+            Ok(WithRows { config, faults }) => {
+                warn_of(&faults);
+                config
+            }
+            Err(error) => {
+                output::notice(format_args!(
+                    "warning: {}; the tenants are those that the state knows",
+                    error.summary()
+                ));
+                let tenants = files.tenants.iter().chain(known).cloned().collect();
+                Config { tenants, ..files }
+            }
+        })
+    }
+
+    /// The configuration, with the tenants of its table, and the rows that cannot be used.
+    pub(super) async fn load_rows(&self) -> Result<WithRows, Diagnostic> {
+        let place = self.place();
+        let config = load_from(&place)?.config;
+        let Some(table) = &config.tenant_table else { return Ok(WithRows { config, faults: Vec::new() }) };
+        let rows = TenantTableReader::default().read(table).await.map_err(|error| unread(&error))?;
+        Ok(load_rows(&place, &config, &[], &rows)?)
     }
 
     /// Where the configuration is read from: a file that is named or exists comes before the variables.
@@ -43,6 +86,12 @@ impl ConfigFile {
     /// The file, which may not exist.
     pub(super) fn path(&self) -> &Path {
         self.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE))
+    }
+}
+
+fn warn_of(faults: &[RowFault]) {
+    if let Some(text) = list(faults) {
+        output::notice(format_args!("warning: {text}"));
     }
 }
 

@@ -71,7 +71,7 @@ areas! {
 
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
     if arguments.code.is_none() && !arguments.codes {
-        return explain_columns(&file.load()?).await;
+        return explain_columns(&file.load().await?).await;
     }
     let areas = areas();
     match &arguments.code {

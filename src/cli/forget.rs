@@ -35,7 +35,7 @@ struct Document<'a> {
 }
 
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
-    let config = file.load()?;
+    let config = file.load_known().await?;
     let tenant = TenantId::new(&arguments.tenant);
     let state = connect_state(&config).await?;
     let known = StateStore::read(&state, &config.source.slot)

@@ -14,6 +14,7 @@ mod export;
 mod forget;
 mod health;
 mod init;
+mod known_tenants;
 mod logging;
 mod output;
 mod password;
@@ -212,9 +213,9 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
     let runtime = runtime.map_err(|error| diagnostic!("cannot start the runtime: {error}"))?;
     let done = runtime.block_on(async {
         match cli.command {
-            Command::Run(arguments) => run::execute(&arguments, &logging, &cli.file).await,
+            Command::Run(arguments) => Box::pin(run::execute(&arguments, &logging, &cli.file)).await,
             Command::Init(arguments) => init::execute(&arguments, &cli.file).await,
-            Command::Check(_) => check::execute(&cli.file.load()?).await,
+            Command::Check(_) => check::execute(&cli.file).await,
             Command::Setup(arguments) => setup::execute(&arguments, &cli.file).await,
             Command::Presets(arguments) => presets::execute(&arguments),
             Command::Schema { preset, markdown } => {

@@ -59,7 +59,7 @@ pub(super) async fn resume(arguments: &ResumeArguments, file: &ConfigFile) -> Re
 }
 
 async fn begin(which: &Which, file: &ConfigFile) -> Result<(Config, Vec<TenantId>, PgClient), Diagnostic> {
-    let config = file.load()?;
+    let config = file.load_known().await?;
     let tenants = select_tenants(&config, &which.tenants)?;
     let client = connect_state(&config).await?;
     Ok((config, tenants, client))

@@ -46,7 +46,7 @@ struct Document {
 }
 
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
-    let config = file.load()?;
+    let config = file.load().await?;
     let tenants = select_tenants(&config, &arguments.tenants)?;
     if arguments.retry
         && let Some(code) = retry(&config, &tenants).await?

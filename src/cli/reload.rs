@@ -1,52 +1,296 @@
-//! Reloads the configuration of a running process on SIGHUP and when one of its files changes.
+//! The configuration of a running process: what it is read from, and how it is read again on SIGHUP, when a file changes, and when the
+//! table of tenants may have changed.
 
+use super::known_tenants::read_known;
 use crate::check::{Finding, Severity, check_source, read_state, source_finding};
-use crate::config::{Config, Files, Place, ServerName, load_from};
-use crate::diagnostic::Diagnostic;
+use crate::config::{
+    Config, ConfigError, Files, LoadedConfig, Place, RowFault, ServerName, Tenant, TenantRows, WithRows, load_from,
+    load_rows,
+};
+use crate::diagnostic::{Diagnostic, diagnostic};
+use crate::model::{SourceTrouble, TenantId};
 use crate::replicator::error::ServiceError;
+use crate::status::process::ProcessStatus;
+use crate::status::verdict::remedy_of_trouble;
+use crate::tenant_table::{TableError, TenantTableReader};
+use std::collections::HashSet;
+use std::future::pending;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
-/// Interval at which the files are checked for changes.
+/// Interval at which the files are checked for changes, and shortest time between two reads of the table of tenants.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// Longest time between two attempts to read the table after one has failed.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// Rows that a message lists. The others are counted.
+const LISTED: usize = 5;
 
-/// Sends every valid new configuration until the receiver is gone. An invalid one is logged and rejected.
-///
-/// # Errors
-/// The SIGHUP handler cannot be installed.
-pub(super) async fn reload(place: Place, mut files: Files, configs: watch::Sender<Config>) -> std::io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    while !configs.is_closed() {
-        tokio::select! {
-            _ = hangup.recv() => {}
-            () = sleep(POLL_INTERVAL) => {
-                if !files.have_changed() {
-                    continue;
-                }
-                // The file may still be being written: wait until it has not changed for one interval.
-                files.mark_read();
-                sleep(POLL_INTERVAL).await;
-                if files.have_changed() {
-                    continue;
-                }
-            }
+/// What the running configuration is read from.
+pub(super) struct ConfigSources {
+    place: Place,
+    files: Files,
+    hangup: Signal,
+    /// The configuration of the files alone.
+    of_files: Config,
+    table: TenantTableReader,
+    /// What the table held when it was read last.
+    rows: Option<TenantRows>,
+    /// The tenants of the table that are replicated, or were when the last process ended.
+    of_table: HashSet<TenantId>,
+    /// When the table is read next.
+    due: Instant,
+    status: Arc<ProcessStatus>,
+}
+
+/// Why the configuration is read again.
+enum Cause {
+    /// SIGHUP, or a file that was written.
+    Files,
+    /// The table is due, or the database has notified of a change.
+    Table,
+}
+
+impl ConfigSources {
+    /// # Errors
+    /// The SIGHUP handler cannot be installed.
+    pub(super) fn new(
+        place: Place,
+        loaded: LoadedConfig,
+        status: Arc<ProcessStatus>,
+    ) -> std::io::Result<ConfigSources> {
+        let LoadedConfig { config: of_files, files } = loaded;
+        Ok(ConfigSources {
+            place,
+            files,
+            hangup: signal(SignalKind::hangup())?,
+            of_files,
+            table: TenantTableReader::default(),
+            rows: None,
+            of_table: HashSet::new(),
+            due: Instant::now(),
+            status,
+        })
+    }
+
+    /// The configuration for the start. A table that cannot be reached, or has no tenant of an earlier process, is waited for, like
+    /// the source.
+    ///
+    /// # Errors
+    /// No process has replicated yet, and the query is wrong or its result cannot be used.
+    pub(super) async fn first(&mut self) -> Result<Config, Diagnostic> {
+        if self.of_files.tenant_table.is_none() {
+            return Ok(self.of_files.clone());
         }
-        match load_from(&place) {
-            Ok(loaded) => {
-                files = loaded.files;
-                apply(&configs, loaded.config).await;
-            }
-            Err(error) => {
-                files.mark_read();
-                // No line of the file: a log is read by more people than the file is.
-                let error = Diagnostic::from(error).summary();
-                tracing::error!("new configuration rejected, the current one stays in force: {error}");
+        let known = read_known(&self.of_files).await.unwrap_or_default();
+        self.of_table = known.iter().map(|tenant| tenant.id.clone()).collect();
+        let has_run_before = !known.is_empty();
+        loop {
+            let failure = match self.read_table().await {
+                Ok(()) => {
+                    let is_empty = self.rows.as_ref().is_some_and(|rows| rows.rows.is_empty());
+                    // Of an earlier process only the ids are known, so that none of its tenants can stay as it was.
+                    match self.combine(if is_empty { &known } else { &[] }) {
+                        Ok(config) => {
+                            self.status.set_beginning();
+                            self.of_table = self.of_table_in(&config);
+                            return Ok(config);
+                        }
+                        Err(error) if !has_run_before => return Err(error.into()),
+                        Err(error) => error.to_string(),
+                    }
+                }
+                Err(error) if error.is_final() && !has_run_before => return Err(unread(&error)),
+                Err(error) => error.to_string(),
+            };
+            self.status.set_failing(SourceTrouble::TenantsUnread, failure);
+            if matches!(self.cause().await, Cause::Files) {
+                self.read_files();
             }
         }
     }
-    Ok(())
+
+    /// Sends every valid new configuration until the receiver is gone. An invalid one is logged and rejected.
+    pub(super) async fn follow(mut self, configs: watch::Sender<Config>) {
+        while !configs.is_closed() {
+            let cause = self.cause().await;
+            let mut former = None;
+            match cause {
+                Cause::Files => {
+                    former = self.read_files();
+                    if former.is_none() {
+                        continue;
+                    }
+                    // Now, with what the table held; the table follows.
+                    self.due = Instant::now();
+                    if self.of_files.tenant_table.is_some() && self.rows.is_none() {
+                        continue;
+                    }
+                }
+                Cause::Table => {
+                    // Many notifications in a row are one read.
+                    sleep(POLL_INTERVAL).await;
+                    if self.read_table().await.is_err() {
+                        continue;
+                    }
+                }
+            }
+            let current = configs.borrow().tenants.clone();
+            let is_applied = match self.combine(&current) {
+                Ok(config) => {
+                    let of_table = self.of_table_in(&config);
+                    let is_applied = apply(&configs, config, &cause).await;
+                    if is_applied {
+                        self.of_table = of_table;
+                    }
+                    is_applied
+                }
+                Err(_) => false,
+            };
+            if let Some((of_files, rows)) = former.filter(|_| !is_applied) {
+                (self.of_files, self.rows) = (of_files, rows);
+            }
+        }
+    }
+
+    /// Waits until something has to be read again.
+    async fn cause(&mut self) -> Cause {
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => return Cause::Files,
+                () = sleep(POLL_INTERVAL) => {}
+                () = table_is_due(&self.of_files, &self.table, self.due) => return Cause::Table,
+            }
+            if self.files_have_settled().await {
+                return Cause::Files;
+            }
+        }
+    }
+
+    /// Whether a file has changed, and is not being written any more.
+    async fn files_have_settled(&mut self) -> bool {
+        if !self.files.have_changed() {
+            return false;
+        }
+        self.files.mark_read();
+        sleep(POLL_INTERVAL).await;
+        !self.files.have_changed()
+    }
+
+    /// Reads the files. Returns what was in force before; `None` if they cannot be used.
+    fn read_files(&mut self) -> Option<(Config, Option<TenantRows>)> {
+        match load_from(&self.place) {
+            Ok(LoadedConfig { config, files }) => {
+                self.files = files;
+                if config.tenant_table.is_none() {
+                    self.table = TenantTableReader::default();
+                    self.clear(SourceTrouble::TenantsUnread);
+                }
+                let is_same = config.tenant_table == self.of_files.tenant_table;
+                // The rows of another query have other columns.
+                let rows = if is_same { self.rows.clone() } else { None };
+                let former = (std::mem::replace(&mut self.of_files, config), std::mem::replace(&mut self.rows, rows));
+                Some(former)
+            }
+            Err(error) => {
+                self.files.mark_read();
+                reject(error);
+                None
+            }
+        }
+    }
+
+    /// Reads the table, if there is one. After an error the rows of the last read stay.
+    async fn read_table(&mut self) -> Result<(), TableError> {
+        let Some(table) = &self.of_files.tenant_table else { return Ok(()) };
+        let read = self.table.read(table).await;
+        let wait = if read.is_ok() { table.every } else { table.every.min(RETRY_INTERVAL) };
+        self.due = Instant::now() + wait;
+        match read {
+            Ok(rows) => {
+                self.rows = Some(rows);
+                self.clear(SourceTrouble::TenantsUnread);
+                Ok(())
+            }
+            Err(error) => {
+                self.note(SourceTrouble::TenantsUnread, error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    /// The files' configuration with the tenants of the table. `current` are those that are replicated now.
+    fn combine(&self, current: &[Tenant]) -> Result<Config, ConfigError> {
+        let current: Vec<&Tenant> = current.iter().filter(|tenant| self.of_table.contains(&tenant.id)).collect();
+        let combined = match &self.rows {
+            Some(rows) => load_rows(&self.place, &self.of_files, &current, rows),
+            None => Ok(WithRows { config: self.of_files.clone(), faults: Vec::new() }),
+        };
+        let fault = match &combined {
+            Ok(WithRows { faults, .. }) => list(faults),
+            Err(error) => Some(error.to_string()),
+        };
+        match fault {
+            Some(text) => self.note(SourceTrouble::TenantUnusable, text),
+            None => self.clear(SourceTrouble::TenantUnusable),
+        }
+        combined.map(|combined| combined.config)
+    }
+
+    /// The tenants of a configuration that the files do not name.
+    fn of_table_in(&self, config: &Config) -> HashSet<TenantId> {
+        let own: HashSet<&TenantId> = self.of_files.tenants.iter().map(|tenant| &tenant.id).collect();
+        config.tenants.iter().map(|tenant| &tenant.id).filter(|id| !own.contains(id)).cloned().collect()
+    }
+
+    /// Shows what is wrong with the table. Logged once.
+    fn note(&self, trouble: SourceTrouble, text: String) {
+        if self.status.findings.note(trouble, text.clone()) {
+            let remedy = remedy_of_trouble(trouble.code());
+            tracing::error!(reason_code = trouble.code(), remedy, "{trouble}: {text}");
+        }
+    }
+
+    fn clear(&self, trouble: SourceTrouble) {
+        if self.status.findings.clear(trouble) {
+            tracing::info!(reason_code = trouble.code(), "no longer: {trouble}");
+        }
+    }
+}
+
+/// Waits until the table has to be read.
+async fn table_is_due(of_files: &Config, table: &TenantTableReader, due: Instant) {
+    if of_files.tenant_table.is_none() {
+        return pending().await;
+    }
+    tokio::select! {
+        () = sleep_until(due) => {}
+        () = table.notified() => {}
+    }
+}
+
+/// The first faults, and the number of the others.
+pub(super) fn list(faults: &[RowFault]) -> Option<String> {
+    let mut texts: Vec<String> = faults.iter().take(LISTED).map(ToString::to_string).collect();
+    if faults.len() > LISTED {
+        texts.push(format!("{} more rows cannot be used", faults.len() - LISTED));
+    }
+    (!texts.is_empty()).then(|| texts.join("; "))
+}
+
+/// The failure of a command that needs the table.
+pub(super) fn unread(error: &TableError) -> Diagnostic {
+    let trouble = SourceTrouble::TenantsUnread;
+    let help = remedy_of_trouble(trouble.code()).unwrap_or_default();
+    diagnostic!(help = help, "{trouble}: {error}").with_code(trouble)
+}
+
+fn reject(error: ConfigError) {
+    // No line of the file: a log is read by more people than the file is.
+    let error = Diagnostic::from(error).summary();
+    tracing::error!("new configuration rejected, the current one stays in force: {error}");
 }
 
 /// The errors at the source that must be fixed before this configuration can be used. Errors that can pass, such as an
@@ -71,22 +315,27 @@ pub(super) fn warn_of_shared_roles(config: &Config) {
     }
 }
 
-async fn apply(configs: &watch::Sender<Config>, config: Config) {
-    let (is_unchanged, only_tenants) = {
+/// Puts a configuration in force. `false` if it was rejected.
+async fn apply(configs: &watch::Sender<Config>, config: Config, cause: &Cause) -> bool {
+    let only_tenants = {
         let current = configs.borrow();
-        (*current == config, current.differs_only_in_tenants(&config))
+        if *current == config {
+            // The table is read often.
+            if matches!(cause, Cause::Files) {
+                tracing::info!("configuration reloaded: unchanged");
+            }
+            return true;
+        }
+        current.differs_only_in_tenants(&config)
     };
-    if is_unchanged {
-        tracing::info!("configuration reloaded: unchanged");
-        return;
-    }
     let errors = if only_tenants { Vec::new() } else { find_faults(&config).await };
     let errors = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     if !errors.is_empty() {
         tracing::error!("new configuration rejected, the current one stays in force: {errors}");
-        return;
+        return false;
     }
     tracing::info!(tenants = config.tenants.len(), "configuration reloaded");
     warn_of_shared_roles(&config);
     configs.send_replace(config);
+    true
 }

@@ -92,7 +92,7 @@ enum RequestOutcome {
 }
 
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
-    let config = file.load()?;
+    let config = file.load_known().await?;
     if arguments.kafka {
         return resync_kafka(&config).await;
     }

@@ -5,11 +5,11 @@ use super::export::Export;
 use super::logging::Logging;
 use super::output;
 use super::plan;
-use super::reload::{find_faults, reload, warn_of_shared_roles};
+use super::reload::{ConfigSources, find_faults, warn_of_shared_roles};
 use super::signals::signals;
 use crate::admin::Server;
 use crate::check::LISTEN_REMEDY;
-use crate::config::{Config, LoadedConfig, load_from};
+use crate::config::{Config, load_from};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::CheckFinding;
 use crate::pg::connect_state;
@@ -55,11 +55,13 @@ pub(super) async fn execute(
     file: &ConfigFile,
 ) -> Result<ExitCode, Diagnostic> {
     let place = file.place();
-    let LoadedConfig { config, files } = load_from(&place)?;
     if arguments.plan {
+        let config = file.load().await?;
         logging.begin(config.log.into(), None)?;
         return plan::execute(&config).await;
     }
+    let loaded = load_from(&place)?;
+    let config = loaded.config.clone();
     let mut export = Export::of_environment();
     logging.begin(config.log.into(), export.layer())?;
     raise_open_files();
@@ -71,6 +73,17 @@ pub(super) async fn execute(
         .map_err(|error| diagnostic!(help = LISTEN_REMEDY, "{error}").with_code(CheckFinding::ListenInUse))?;
     export.begin(&server);
     tokio::spawn(server.run(admin_stop.clone()));
+    let mut sources = ConfigSources::new(place, loaded, status.clone())
+        .map_err(|error| diagnostic!("cannot handle signals: {error}"))?;
+    let config = tokio::select! {
+        config = Box::pin(sources.first()) => config?,
+        () = stop.cancelled() => {
+            admin_stop.cancel();
+            export.end().await;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    sender.send_replace(config.clone());
     let mut findings = find_faults(&config).await;
     if !findings.is_empty() && has_run_before(&config).await {
         // It worked before: keep running, as the service retries and an operator can fix the source meanwhile.
@@ -87,7 +100,7 @@ pub(super) async fn execute(
             "no spool.directory: a snapshot that does not fit into memory is read at the pace of its targets"
         );
     }
-    let reloading = tokio::spawn(reload(place, files, sender));
+    let reloading = tokio::spawn(sources.follow(sender));
     let done = Box::pin(replicator::run_reloading(configs, status, stop)).await;
     reloading.abort();
     admin_stop.cancel();

@@ -88,7 +88,7 @@ impl Part {
 }
 
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
-    let config = file.load()?;
+    let config = file.load().await?;
     let admins = arguments.admins.read(&config)?;
     let known = |name: &String| config.tenants.iter().any(|tenant| tenant.id.as_str() == name);
     if let Some(unknown) = arguments.tenant.as_ref().filter(|name| !known(name)) {

@@ -22,7 +22,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn execute(file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
-    let config = file.load()?;
+    let config = file.load_known().await?;
     let read = read_state(&config).await;
     let known = read.as_ref().ok();
     // The state is shown also while the source is unreachable.

@@ -41,7 +41,7 @@ struct Document<'a> {
 }
 
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
-    let config = file.load()?;
+    let config = file.load().await?;
     let admins = arguments.admins.read(&config)?;
     let source = pg::connect(admins.source.as_ref().unwrap_or(&config.source.url))
         .await

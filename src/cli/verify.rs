@@ -90,7 +90,7 @@ impl Report {
 }
 
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
-    let config = file.load()?;
+    let config = file.load().await?;
     let tenants = select_tenants(&config, &arguments.tenants)?;
     let mut reports = compare(&config, &tenants, arguments).await?;
     output::result(reports.iter().map(text).collect::<String>(), &reports)?;

@@ -3,6 +3,8 @@
 
 use super::error::ConfigError;
 use super::interpolate::Env;
+use super::tenant_rows::{TenantRows, WithRows, with_rows};
+use super::tenants::Tenant;
 use super::top::{Config, include, parse};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -140,6 +142,25 @@ pub(crate) fn load_from(place: &Place) -> Result<LoadedConfig, ConfigError> {
         Place::File(path) => load_file(path),
         Place::Environment => load_environment(),
     }
+}
+
+/// Adds the tenants that [`Config::tenant_table`] returned. Their variables and files are read now.
+///
+/// # Errors
+/// As [`with_rows`].
+pub(crate) fn load_rows(
+    place: &Place,
+    files: &Config,
+    current: &[&Tenant],
+    rows: &TenantRows,
+) -> Result<WithRows, ConfigError> {
+    let beside = match place {
+        Place::File(path) => path.parent().unwrap_or(Path::new("")),
+        Place::Environment => Path::new(""),
+    };
+    let variable = |name: &str| std::env::var(name).ok();
+    let file = |named: &str| std::fs::read_to_string(beside.join(named));
+    with_rows(files, current, rows, &Env { variable: &variable, file: &file })
 }
 
 /// Reads a configuration file and the files that it includes. A relative path in `${file:...}` starts at the directory of

@@ -4,7 +4,7 @@ use super::error::Fault;
 use super::key_types::{AnyScalar, Choice, Count, Derived, SlotName, Switch, TextType};
 use super::section::{KeyType, Reader, join, report_duplicates, section};
 use super::tenants::Tenant;
-use super::topics::Topics;
+use super::topics::{Topics, TopicsError};
 use super::yaml::{Kind, Node};
 use crate::model::TableName;
 use crate::pg::Secret;
@@ -158,20 +158,31 @@ pub(super) fn check_kafka(
         let fault = Fault::new(root.span_of("kafka.schemas"), "kafka.schemas requires format: debezium");
         reader.push(fault.help("remove it, or set format: debezium"));
     }
-    match Topics::new(&kafka.topic, users, tenants.iter().map(|tenant| &tenant.id)) {
-        Ok(topics) if topics.distinct().contains(&&*kafka.positions_topic) => {
-            let span = root.span_of("kafka.positions_topic");
-            let fault = Fault::new(span, "kafka.positions_topic is also a topic for users");
-            reader.push(fault.help("choose a topic that only contains positions"));
-        }
-        Ok(_) => {}
-        Err(error) => {
-            let fault = Fault::new(root.span_of("kafka.topic"), error.to_string());
-            reader.push(fault.help("with a fixed name, without {tenant}, all tenants share a topic"));
-        }
+    if let Some(fault) = topics_fault(kafka, users, tenants) {
+        let (key, help) = match fault {
+            TopicsFault::Positions => ("kafka.positions_topic", "choose a topic that only contains positions"),
+            TopicsFault::Names(_) => ("kafka.topic", "with a fixed name, without {tenant}, all tenants share a topic"),
+        };
+        reader.push(Fault::new(root.span_of(key), fault.to_string()).help(help));
     }
     if kafka.slot == source_slot {
         let fault = Fault::new(root.span_of("kafka.slot"), "kafka.slot is the same as source.slot");
         reader.push(fault.help("Kafka needs a slot of its own, so that a broker that is down delays no target"));
+    }
+}
+
+/// What is wrong with the topics of these tenants.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TopicsFault {
+    #[error("kafka.positions_topic is also a topic for users")]
+    Positions,
+    #[error(transparent)]
+    Names(TopicsError),
+}
+
+pub(super) fn topics_fault(kafka: &Kafka, users: &TableName, tenants: &[Tenant]) -> Option<TopicsFault> {
+    match Topics::new(&kafka.topic, users, tenants.iter().map(|tenant| &tenant.id)) {
+        Ok(topics) => topics.distinct().contains(&&*kafka.positions_topic).then_some(TopicsFault::Positions),
+        Err(error) => Some(TopicsFault::Names(error)),
     }
 }

@@ -404,3 +404,28 @@ fn rules_between_sections_are_checked_together() {
         assert!(error.contains(message), "{error}");
     }
 }
+
+#[test]
+fn tenants_may_have_a_template_and_come_from_a_table() {
+    let base = GOOD.split("tenants:").next().unwrap();
+    let config = good(&format!(
+        "{base}tenants:\n  target: postgres://u:${{file:/run/secrets/{{tenant}}}}@h/{{key}}\n  list:\n  \
+         - {{id: globex, key: g}}\n  - {{id: acme, target: 'postgres://u@h/acme'}}\n"
+    ));
+    let shown: Vec<_> = config.tenants.iter().map(|tenant| tenant.target.to_string()).collect();
+    assert_eq!(shown, ["h:5432/g", "h:5432/acme"]);
+    assert_eq!(config.tenants[0].target.password.as_ref().unwrap().0, "hunter2");
+    let table = |text: &str| format!("{base}tenants: {{from: {{{text}}}}}\n");
+    let from = good(&table("url: '${DB}', query: SELECT id FROM t")).tenant_table.unwrap();
+    assert_eq!((from.every, from.channel.as_deref()), (Duration::from_secs(30), None));
+    check_text(&table("url: '${DB}'"), "7:17", "tenants.from.query is missing", "A SELECT");
+    check_text(&table("url: '${DB}', query: q, every: 500ms"), "7:49", "tenants.from.every", "from 1s");
+    check_text(&table("url: '${BAD}', query: q"), "7:23", "tenants.from.url is not a usable URL", "postgres://");
+    let without = table("url: '${DB}', query: q").replace("  tenant: org\n", "");
+    check_text(&without, "1:1", "tenants.from, but users.tenant is missing", "column");
+    let list = |more: &str| format!("{base}tenants: {{{more}}}\n");
+    check_text(&list("target: 'postgres://u@h/{x'"), "7:19", "tenants.target is not a template", "{tenant}");
+    check_text(&list("target: 'postgres://u@h/{tenant}'"), "7:10", "neither from nor list", "table");
+    let region = list("target: 'postgres://u@{region}/x', list: [{id: acme}]");
+    check_text(&region, "7:53", "tenants[acme] has no target: there is no value for {region}", "tenants.target");
+}

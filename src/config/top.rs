@@ -13,13 +13,17 @@ use super::shared_role::{ServerName, SharedRole, shared_roles};
 use super::source::{Publish, Source, State};
 use super::spool::Spool;
 use super::targets::{ShareRole, Targets};
-use super::tenants::{Included, Tenant, Tenants, check_not_read, check_unique};
+use super::tenants::{
+    Included, ListOrSection, Taken, Tenant, TenantSection, TenantTable, check_unique, fill_targets, is_read_itself,
+    items_of, raw_template,
+};
 use super::yaml::{Kind, Malformed, Node, parse_yaml};
 use crate::map::Rules;
 use crate::model::Deletes;
-use crate::pg::{PasswordCommand, PasswordSource, PgUrl};
+use crate::pg::{PasswordCommand, PasswordSource, PgUrl, Secret};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::sync::Arc;
 use std::time::Duration;
 
 section! {
@@ -32,8 +36,9 @@ section! {
         state: Option<State>,
         /// How a row of the auth database becomes a user. `table` and `id` are required, or `preset`.
         users: Vec<Family> as Mapping,
-        /// The tenants and their target databases. Required unless `include` is set.
-        tenants: Option<Vec<Tenant>> as Option<Tenants>,
+        /// The tenants and their target databases: a list, or a section with a table that they are read from. Required unless
+        /// `include` is set.
+        tenants: Option<TenantSection> as Option<ListOrSection>,
         /// Rules for the target databases of all tenants.
         targets: Targets = "{}",
         /// Patterns of further files with `tenants:`, relative to this file: `[tenants.d/*.yaml]`. The files may be added,
@@ -99,8 +104,12 @@ pub struct Config {
     pub users: Rules,
     /// The mappings for each layout that the store's tables may have, the most likely first.
     pub families: Vec<Family>,
-    /// The tenants in the order of the files. Ids, keys and targets are unique.
+    /// The tenants in the order of the files, and then those of the table. Ids, keys and targets are unique.
     pub tenants: Vec<Tenant>,
+    /// The table that further tenants are read from.
+    pub tenant_table: Option<Arc<TenantTable>>,
+    /// Template of the URL of tenants without one.
+    pub target_template: Option<Secret>,
     /// Rules for all targets.
     pub targets: Targets,
     /// Patterns of further files with tenants.
@@ -144,6 +153,8 @@ impl Config {
     pub fn differs_only_in_tenants(&self, other: &Config) -> bool {
         let without = |config: &Config| Config {
             tenants: Vec::new(),
+            tenant_table: None,
+            target_template: None,
             targets: Targets { share_role: ShareRole::Allow, password_command: None },
             include: Vec::new(),
             wake_after: None,
@@ -158,7 +169,12 @@ impl Config {
 /// Reads a configuration's text. Errors show `name` as its file.
 pub fn parse(name: &str, text: &str, env: &Env<'_>) -> Result<Config, ConfigError> {
     let mut reader = Reader::new(env, File::KEYS);
-    let config = read_yaml(text, &mut reader).and_then(|root| read_config(&root, &mut reader));
+    let config = read_yaml(text, &mut reader).and_then(|mut root| {
+        if let Some(template) = raw_template(&root) {
+            fill_targets(&mut root, &template, &mut reader);
+        }
+        read_config(&root, &mut reader)
+    });
     reader.finish(config).map_err(|faults| ConfigError::in_file(faults, name, text))
 }
 
@@ -190,7 +206,14 @@ fn read_config(root: &Node, reader: &mut Reader<'_>) -> Option<Config> {
         let fault = Fault::new(&root.span, "tenants is missing");
         reader.push(fault.help("list at least one tenant with its id and target, or name files with include"));
     }
-    Some(resolve(file?, root, reader))
+    let file = file?;
+    if let Some(TenantSection { from: None, list: None, .. }) = file.tenants
+        && !includes
+    {
+        let fault = Fault::new(root.span_of("tenants"), "tenants has neither from nor list");
+        reader.push(fault.help("name the table that the tenants are read from, list them, or name files with include"));
+    }
+    Some(resolve(file, root, reader))
 }
 
 fn resolve(file: File, root: &Node, reader: &mut Reader<'_>) -> Config {
@@ -214,12 +237,21 @@ fn resolve(file: File, root: &Node, reader: &mut Reader<'_>) -> Config {
             state.url
         },
     );
+    let TenantSection { from, target: target_template, list } =
+        file.tenants.unwrap_or(TenantSection { from: None, target: None, list: None });
+    let tenant_table = from.map(|mut table| {
+        let section = root.get("tenants").and_then(|tenants| tenants.get("from"));
+        set_command(&mut table.url, table.password_command.as_ref(), section, "tenants.from", reader);
+        Arc::new(table)
+    });
     let mut config = Config {
         state_url,
         source,
         users,
         families: file.users,
         tenants: Vec::new(),
+        tenant_table,
+        target_template,
         targets: file.targets,
         include: file.include,
         wake_after: file.wake_after,
@@ -233,7 +265,7 @@ fn resolve(file: File, root: &Node, reader: &mut Reader<'_>) -> Config {
         kafka,
         admin: file.admin,
     };
-    add_tenants(&mut config, file.tenants.unwrap_or_default(), root, reader);
+    add_tenants(&mut config, list.unwrap_or_default(), root, reader);
     if let Some(kafka) = &config.kafka {
         check_kafka(kafka, &config.source.slot, &config.users.table, &config.tenants, root, reader);
     }
@@ -264,12 +296,15 @@ fn set_command(
 /// Adds the tenants of an included file.
 pub(super) fn include(config: &mut Config, name: &str, text: &str, env: &Env<'_>) -> Result<(), ConfigError> {
     let mut reader = Reader::new(env, File::KEYS);
-    let included = read_yaml(text, &mut reader).and_then(|root| {
+    let included = read_yaml(text, &mut reader).and_then(|mut root| {
+        if let Some(template) = &config.target_template {
+            fill_targets(&mut root, &template.0, &mut reader);
+        }
         let file = Included::read(&root, "", &mut reader)?;
-        if let Some(Node { kind: Kind::List(items), .. }) = root.get("tenants") {
-            for (tenant, item) in file.tenants.iter().zip(items) {
-                check_unique(&config.tenants, &[], tenant, item, &mut reader);
-            }
+        let taken = Taken::of(&config.tenants);
+        for (tenant, item) in file.tenants.iter().zip(items_of(&root)) {
+            // Those of its own file have been checked.
+            check_unique(&taken, &[], tenant, item, &mut reader);
         }
         add_tenants(config, file.tenants, &root, &mut reader);
         Some(())
@@ -279,30 +314,35 @@ pub(super) fn include(config: &mut Config, name: &str, text: &str, env: &Env<'_>
 
 /// Adds the tenants of the file `root` to those of other files.
 fn add_tenants(config: &mut Config, tenants: Vec<Tenant>, root: &Node, reader: &mut Reader<'_>) {
-    let items = match root.get("tenants") {
-        Some(Node { kind: Kind::List(items), .. }) => &items[..],
-        _ => &[],
-    };
-    let mut tenants = tenants;
-    for (tenant, item) in tenants.iter_mut().zip(items) {
-        let Tenant { id, target, password_command, .. } = tenant;
-        set_command(target, password_command.as_ref(), Some(item), &format!("tenant {id}"), reader);
-        if !target.has_password() {
-            target.password_from = config.targets.password_command.clone().map(PasswordSource::Command);
-        }
-        check_not_read(&config.source.url, &config.families, tenant, item, reader);
-    }
+    let items = items_of(root);
     let first_too_many = 1_usize.saturating_sub(config.tenants.len());
-    config.tenants.extend(tenants.into_iter().map(|tenant| {
-        let wake_after = tenant.wake_after.or(config.wake_after);
-        Tenant { wake_after, ..tenant }
-    }));
+    for (place, tenant) in tenants.into_iter().enumerate() {
+        let tenant = complete(config, tenant, items.get(place), reader);
+        config.tenants.push(tenant);
+    }
     refuse_shared_roles(config, items, root, reader);
-    if config.users.tenant.is_none() && config.tenants.len() > 1 {
+    let many = if config.tenant_table.is_some() { "tenants.from" } else { "several tenants" };
+    if config.users.tenant.is_none() && (config.tenants.len() > 1 || config.tenant_table.is_some()) {
         let span = items.get(first_too_many).map_or(&root.span, |item| &item.span);
-        let fault = Fault::new(span, "several tenants, but users.tenant is missing");
+        let fault = Fault::new(span, format!("{many}, but users.tenant is missing"));
         reader.push(fault.help("users.tenant names the column that contains the tenant of a user"));
     }
+}
+
+/// A tenant with what the file says of all tenants.
+pub(super) fn complete(config: &Config, tenant: Tenant, item: Option<&Node>, reader: &mut Reader<'_>) -> Tenant {
+    let mut tenant = tenant;
+    let Tenant { id, target, password_command, .. } = &mut tenant;
+    set_command(target, password_command.as_ref(), item, &format!("tenant {id}"), reader);
+    if !target.has_password() {
+        target.password_from = config.targets.password_command.clone().map(PasswordSource::Command);
+    }
+    if is_read_itself(&config.source.url, &config.families, &tenant) {
+        let message = format!("tenant {}: its target is the source, and neon_auth.users_sync is read there", tenant.id);
+        let fault = Fault::new(item.map_or(&(0..0), |item| item.span_of("target")), message);
+        reader.push(fault.help("read another table, or use a target in another database"));
+    }
+    Tenant { wake_after: tenant.wake_after.or(config.wake_after), ..tenant }
 }
 
 /// Reports each tenant among the last `items` whose role is used for another database of its server, if that is refused.

@@ -37,6 +37,21 @@ impl Node {
         (!matches!(node.kind, Kind::Null)).then_some(node)
     }
 
+    /// As [`Node::get`], to change it.
+    pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Node> {
+        let Kind::Section(entries) = &mut self.kind else { return None };
+        let (_, node) = entries.iter_mut().find(|(key, _)| key.name == name)?;
+        (!matches!(node.kind, Kind::Null)).then_some(node)
+    }
+
+    /// The text of a key whose value is a scalar.
+    pub(super) fn scalar(&self, name: &str) -> Option<&str> {
+        match &self.get(name)?.kind {
+            Kind::Scalar(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// The place of the value at `kafka.topic`, or of the innermost section that is there.
     pub(super) fn span_of(&self, path: &str) -> &Range<usize> {
         let mut node = self;

@@ -169,8 +169,8 @@ reasons! {
 }
 
 reasons! {
-    /// What is wrong at the source: why no session works (the state's `trouble_code`), or what a session that works has found
-    /// (the state's `findings`).
+    /// What is wrong at the source, the state or the table of tenants: why no session works (the state's `trouble_code`), or what
+    /// one that works has found (the state's `findings`).
     SourceTrouble {
         Unreachable = "source_unreachable", "the source cannot be reached";
         Login = "source_login", "the source refuses the connection: TLS, login, or no such database";
@@ -187,6 +187,8 @@ reasons! {
         SlotLost = "slot_lost", "the slot was lost, and on_slot_loss is stop";
         Protocol = "source_protocol", "the source sent something that cannot be decoded";
         State = "state_unavailable", "the state cannot be read or written";
+        TenantsUnread = "tenants_unread", "the table of tenants cannot be read";
+        TenantUnusable = "tenant_unusable", "rows of the table of tenants cannot be used";
         Superseded = "superseded", "another process took over";
         StartsOver = "session_restarts", "a new session has to begin";
     }

@@ -11,15 +11,15 @@ use super::session::{NO_TIMEOUTS, PATH_OPTION, SEARCH_PATH, sets_path};
 use super::stream::{Attempt, Stream, connect_with};
 use super::{ChannelBinding, ConnectError, PgUrl, ServerError, describe};
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::future::{Ready, poll_fn, ready};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{self, SslNegotiation};
 use tokio_postgres::tls::TlsConnect;
-use tokio_postgres::{CancelToken, Config, SimpleQueryMessage};
+use tokio_postgres::{AsyncMessage, CancelToken, Config, Connection, SimpleQueryMessage};
 use tracing::Instrument;
 
 /// Time limit for an orderly end of a dropped connection.
@@ -34,6 +34,7 @@ pub struct PgClient {
     _end: oneshot::Sender<Infallible>,
     task: JoinHandle<()>,
     refused: Arc<OnceLock<GuardError>>,
+    notified: Arc<Notify>,
     is_readable_on_the_way: bool,
 }
 
@@ -41,6 +42,12 @@ impl PgClient {
     /// Whether the network can read and change everything.
     pub(crate) fn is_readable_on_the_way(&self) -> bool {
         self.is_readable_on_the_way
+    }
+
+    /// Waits for a notification on a channel that the session listens on (manual: LISTEN), or for the end of the connection. Several that
+    /// come before the call count as one.
+    pub(crate) async fn notified(&self) {
+        self.notified.notified().await;
     }
 
     /// Closes the connection and waits until it is closed, at most two seconds. A statement that is still running is
@@ -187,11 +194,15 @@ async fn start(url: &PgUrl, stream: Stream, trust: Trust, options: Option<String
     let (at, url, token) = (url.to_string(), url.clone(), client.cancel_token());
     let refused = Arc::new(OnceLock::new());
     let reported = refused.clone();
+    let notified = Arc::new(Notify::new());
+    let notifies = notified.clone();
     let run = async move {
+        // Dropped last, after the client is closed.
+        let _end = NotifyOnDrop(notifies.clone());
         let mut connection = Box::pin(connection);
         let result = tokio::select! {
-            result = &mut connection => Ok(result),
-            _ = ended => tokio::time::timeout(CLOSE_TIMEOUT, &mut connection).await,
+            result = drive(&mut connection, &notifies) => Ok(result),
+            _ = ended => tokio::time::timeout(CLOSE_TIMEOUT, drive(&mut connection, &notifies)).await,
         };
         match result {
             Ok(Ok(())) => {}
@@ -218,7 +229,26 @@ async fn start(url: &PgUrl, stream: Stream, trust: Trust, options: Option<String
     };
     // The lines of a target's connection name its tenant.
     let task = tokio::spawn(run.in_current_span());
-    Ok(PgClient { client, _end: end, task, refused, is_readable_on_the_way })
+    Ok(PgClient { client, _end: end, task, refused, notified, is_readable_on_the_way })
+}
+
+/// Sends and receives until the connection ends.
+async fn drive(connection: &mut Connection<Guard, Guard>, notified: &Notify) -> Result<(), tokio_postgres::Error> {
+    while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+        if matches!(message?, AsyncMessage::Notification(_)) {
+            notified.notify_one();
+        }
+    }
+    Ok(())
+}
+
+/// Notifies when it is dropped.
+struct NotifyOnDrop(Arc<Notify>);
+
+impl Drop for NotifyOnDrop {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
 }
 
 /// Cancels the statement that runs on a connection to `address` (manual: "Canceling Requests in Progress"). The host

@@ -6,6 +6,7 @@ use crate::clock::{age, before, now, seconds_since};
 use crate::config::Tenant;
 use crate::model::{Lsn, ParkCause, Reason, ReceivedHistory, SourceTrouble, TenantId, UserCount};
 use crate::state::TenantState;
+use crate::status::findings::Findings;
 use crate::status::metrics::{Metrics, TenantCounts};
 use crate::status::report::{
     IDLE_STEP, PauseReport, Report, TeeReport, TenantReport, TroubleReport, UsersWithoutTenant, WithoutUsers,
@@ -44,6 +45,8 @@ impl Role {
 #[derive(Default)]
 pub struct ProcessStatus {
     pub(crate) metrics: Metrics,
+    /// What is wrong with the table of tenants. It outlives sessions.
+    pub(crate) findings: Findings,
     /// Requests that wait for a user to be written to a target.
     pub user_watch: Arc<UserWatch>,
     current: Mutex<Current>,
@@ -162,6 +165,11 @@ impl ProcessStatus {
     pub(crate) fn set_starting(&self, reason: Option<String>) {
         let mut current = lock(&self.current);
         (current.role, current.reason) = (Role::Starting, reason);
+    }
+
+    /// What kept the process from its first session is over.
+    pub(crate) fn set_beginning(&self) {
+        *lock(&self.current) = Current::default();
     }
 
     /// The last session ended with an error, and another one will be tried.

@@ -137,7 +137,7 @@ const NEW_SLOT: &str =
     "start users-sync run: it creates a new slot and resyncs every tenant, unless on_slot_loss is stop";
 
 /// How to fix a session that cannot begin; `None` where its error has the remedy, or where it is tried again.
-fn remedy_of_trouble(code: &str) -> Option<&'static str> {
+pub(crate) fn remedy_of_trouble(code: &str) -> Option<&'static str> {
     Some(match SourceTrouble::parse(code)? {
         SourceTrouble::Unreachable => "start the source's server, or correct source.url; it reconnects on its own",
         SourceTrouble::Login | SourceTrouble::Rights | SourceTrouble::QueryFailed | SourceTrouble::Mapping => {
@@ -146,6 +146,11 @@ fn remedy_of_trouble(code: &str) -> Option<&'static str> {
         SourceTrouble::ReplicaIdentity => "run users-sync check: it prints the statements that complete the identity",
         SourceTrouble::StoreUpgraded => "run users-sync setup, then restart users-sync run",
         SourceTrouble::State => "start the server of state.url, or correct it; it reconnects on its own",
+        SourceTrouble::TenantsUnread => {
+            "start the server of tenants.from.url, or correct tenants.from: the role needs SELECT on the tables of the query, and \
+             each table its schema"
+        }
+        SourceTrouble::TenantUnusable => "correct the rows in the table of tenants: users-sync check names them",
         SourceTrouble::ConnectionLost => {
             "it reconnects on its own; if it happens again and again, read the log of the source's server: a restart, \
              wal_sender_timeout, or a firewall that ends idle connections"

@@ -56,6 +56,7 @@ mod standby;
 mod stream;
 mod target_losses;
 mod teardown;
+mod tenant_table;
 mod tenants;
 mod terminal;
 mod throwaway;

@@ -7,16 +7,16 @@ use crate::progress::Progress;
 use crate::replicator::backoff::Turns;
 use crate::replicator::session::apply_turns::ApplyTurns;
 use crate::replicator::session::expected_joins::ExpectedJoins;
-use crate::replicator::session::findings::Findings;
 use crate::replicator::session::scan_aborts::ScanAborts;
 use crate::replicator::session::tenants::{ResyncRequest, TenantHandle, TenantRegistry};
 use crate::replicator::source::point_read::Rereader;
 use crate::replicator::source::shape::KnownShape;
 use crate::route::{Fingerprints, Memory};
 use crate::snapshot::Spool;
-use crate::state::{LEASE, Pauses, Request, RequestKind, StateAccess, StateStore};
+use crate::state::{LEASE, Pauses, Request, RequestKind, StateAccess, StateStore, TroubleRow};
 #[cfg(feature = "kafka")]
 use crate::state::{TeeFailure, TenantState};
+use crate::status::findings::Findings;
 use crate::status::process::ProcessStatus;
 use crate::sync::lock;
 use crate::telemetry::session_span;
@@ -119,6 +119,11 @@ pub(crate) struct SessionStart {
 }
 
 impl<S: StateAccess> SessionContext<S> {
+    /// What is wrong at the source and with the table of tenants.
+    pub(crate) fn all_findings(&self) -> Vec<TroubleRow> {
+        self.findings.rows().into_iter().chain(self.status.findings.rows()).collect()
+    }
+
     pub(crate) fn new(
         config: Config,
         state: S,

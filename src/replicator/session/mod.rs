@@ -5,7 +5,6 @@ pub(crate) mod apply_turns;
 pub(crate) mod config_changes;
 pub(crate) mod context;
 pub(crate) mod expected_joins;
-pub(crate) mod findings;
 pub(crate) mod positions;
 pub(crate) mod row_requests;
 pub(crate) mod scan_aborts;

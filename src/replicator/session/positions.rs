@@ -97,7 +97,7 @@ pub(crate) async fn record_once<S: StateAccess>(context: &SessionContext<S>) -> 
             behind_since: Vec::new(),
             behind,
             anchor: progress.anchor(),
-            findings: context.findings.rows(),
+            findings: context.all_findings(),
         }
     };
     // Each has a lock of its own.

@@ -16,7 +16,7 @@ impl SessionView for SessionContext {
     }
 
     fn findings(&self) -> Vec<TroubleRow> {
-        self.findings.rows()
+        self.all_findings()
     }
 
     fn lease_has_lapsed(&self) -> bool {

@@ -1,4 +1,4 @@
-//! What a session has found at the source that does not end it, but needs a person.
+//! What is wrong while replication works, and needs a person: at the source, or with the table of tenants.
 
 use crate::model::SourceTrouble;
 use crate::state::TroubleRow;
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use tokio::time::Instant;
 
-/// The current findings of a session, each with its text and the time at which it was found first.
+/// The current findings of a session or of a process, each with its text and the time at which it was found first.
 #[derive(Default)]
 pub(crate) struct Findings(Mutex<BTreeMap<SourceTrouble, (String, Instant)>>);
 
