@@ -38,6 +38,8 @@ pub(super) struct ConfigSources {
     table: TenantTableReader,
     /// What the table held when it was read last.
     rows: Option<TenantRows>,
+    /// What was in force before the files changed, until they are.
+    former: Option<(Config, Option<TenantRows>)>,
     /// The tenants of the table that are replicated, or were when the last process ended.
     of_table: HashSet<TenantId>,
     /// When the table is read next.
@@ -69,6 +71,7 @@ impl ConfigSources {
             of_files,
             table: TenantTableReader::default(),
             rows: None,
+            former: None,
             of_table: HashSet::new(),
             due: Instant::now(),
             status,
@@ -84,43 +87,48 @@ impl ConfigSources {
         if self.of_files.tenant_table.is_none() {
             return Ok(self.of_files.clone());
         }
-        let known = read_known(&self.of_files).await.unwrap_or_default();
-        self.of_table = known.iter().map(|tenant| tenant.id.clone()).collect();
-        let has_run_before = !known.is_empty();
         loop {
-            let failure = match self.read_table().await {
-                Ok(()) => {
-                    let is_empty = self.rows.as_ref().is_some_and(|rows| rows.rows.is_empty());
-                    // Of an earlier process only the ids are known, so that none of its tenants can stay as it was.
-                    match self.combine(if is_empty { &known } else { &[] }) {
-                        Ok(config) => {
-                            self.status.set_beginning();
-                            self.of_table = self.of_table_in(&config);
-                            return Ok(config);
-                        }
-                        Err(error) if !has_run_before => return Err(error.into()),
-                        Err(error) => error.to_string(),
+            let (trouble, failure, is_final) = match self.read_table().await {
+                Err(error) => (SourceTrouble::TenantsUnread, unread(&error), error.is_final()),
+                Ok(()) => match self.combine_first().await {
+                    Ok(config) => {
+                        self.status.set_beginning();
+                        self.of_table = self.of_table_in(&config);
+                        return Ok(config);
                     }
-                }
-                Err(error) if error.is_final() && !has_run_before => return Err(unread(&error)),
-                Err(error) => error.to_string(),
+                    Err((trouble, failure)) => (trouble, failure, trouble == SourceTrouble::TenantUnusable),
+                },
             };
-            self.status.set_failing(SourceTrouble::TenantsUnread, failure);
+            if is_final && read_known(&self.of_files).await.is_some_and(|known| known.is_empty()) {
+                return Err(failure);
+            }
+            self.status.set_failing(trouble, failure.summary());
+            self.due = self.due.min(Instant::now() + RETRY_INTERVAL);
             if matches!(self.cause().await, Cause::Files) {
                 self.read_files();
             }
         }
     }
 
+    /// The configuration for the start, with the rows that were read. Of the tenants of an earlier process only the ids are known: none
+    /// of them can stay as it was, but they tell whether the table may be empty.
+    async fn combine_first(&mut self) -> Result<Config, (SourceTrouble, Diagnostic)> {
+        let mut known = Vec::new();
+        if self.rows.as_ref().is_some_and(|rows| rows.rows.is_empty()) {
+            let unknown = || diagnostic!("{}", SourceTrouble::State).with_code(SourceTrouble::State);
+            known = read_known(&self.of_files).await.ok_or_else(|| (SourceTrouble::State, unknown()))?;
+            self.of_table = known.iter().map(|tenant| tenant.id.clone()).collect();
+        }
+        self.combine(&known).map_err(|error| (SourceTrouble::TenantUnusable, error.into()))
+    }
+
     /// Sends every valid new configuration until the receiver is gone. An invalid one is logged and rejected.
     pub(super) async fn follow(mut self, configs: watch::Sender<Config>) {
         while !configs.is_closed() {
             let cause = self.cause().await;
-            let mut former = None;
             match cause {
                 Cause::Files => {
-                    former = self.read_files();
-                    if former.is_none() {
+                    if !self.read_files() {
                         continue;
                     }
                     // Now, with what the table held; the table follows.
@@ -138,17 +146,15 @@ impl ConfigSources {
                 }
             }
             let current = configs.borrow().tenants.clone();
-            let is_applied = match self.combine(&current) {
-                Ok(config) => {
-                    let of_table = self.of_table_in(&config);
-                    let is_applied = apply(&configs, config, &cause).await;
-                    if is_applied {
-                        self.of_table = of_table;
-                    }
-                    is_applied
+            let mut is_applied = false;
+            if let Ok(config) = self.combine(&current) {
+                let of_table = self.of_table_in(&config);
+                is_applied = apply(&configs, config, &cause).await;
+                if is_applied {
+                    self.of_table = of_table;
                 }
-                Err(_) => false,
-            };
+            }
+            let former = self.former.take();
             if let Some((of_files, rows)) = former.filter(|_| !is_applied) {
                 (self.of_files, self.rows) = (of_files, rows);
             }
@@ -179,8 +185,8 @@ impl ConfigSources {
         !self.files.have_changed()
     }
 
-    /// Reads the files. Returns what was in force before; `None` if they cannot be used.
-    fn read_files(&mut self) -> Option<(Config, Option<TenantRows>)> {
+    /// Reads the files. `false` if they cannot be used.
+    fn read_files(&mut self) -> bool {
         match load_from(&self.place) {
             Ok(LoadedConfig { config, files }) => {
                 self.files = files;
@@ -188,16 +194,19 @@ impl ConfigSources {
                     self.table = TenantTableReader::default();
                     self.clear(SourceTrouble::TenantsUnread);
                 }
-                let is_same = config.tenant_table == self.of_files.tenant_table;
                 // The rows of another query have other columns.
-                let rows = if is_same { self.rows.clone() } else { None };
-                let former = (std::mem::replace(&mut self.of_files, config), std::mem::replace(&mut self.rows, rows));
-                Some(former)
+                let query = |config: &Config| config.tenant_table.as_ref().map(|table| table.query.clone());
+                let rows = if query(&config) == query(&self.of_files) { self.rows.clone() } else { None };
+                let of_files = std::mem::replace(&mut self.of_files, config);
+                let former = (of_files, std::mem::replace(&mut self.rows, rows));
+                // Files that were not in force yet are not what to return to.
+                self.former.get_or_insert(former);
+                true
             }
             Err(error) => {
                 self.files.mark_read();
                 reject(error);
-                None
+                false
             }
         }
     }

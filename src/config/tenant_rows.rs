@@ -15,7 +15,7 @@ use super::topics::Topics;
 use super::yaml::{Kind, Node, YamlKey};
 use crate::model::{TenantId, printable_line};
 use crate::pg::{PgUrl, SslRoots};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 /// What a query returned, as text.
@@ -89,8 +89,7 @@ pub(crate) fn with_rows(
             current.len()
         )));
     }
-    let current: HashMap<&str, &Tenant> = current.iter().map(|tenant| (tenant.id.as_str(), *tenant)).collect();
-    let mut admission = Admission::of(files);
+    let current: BTreeMap<&str, &Tenant> = current.iter().map(|tenant| (tenant.id.as_str(), *tenant)).collect();
     let mut faults = Vec::new();
     let mut tenants = Vec::new();
     for (id, row) in by_id(rows) {
@@ -99,29 +98,56 @@ pub(crate) fn with_rows(
             Err(fault) => faults.push(RowFault { tenant: id.map(str::to_owned), ..fault }),
         }
     }
-    // Their places are taken before others ask for them.
-    for fault in &mut faults {
-        fault.is_kept = admission.keep(&current, fault.tenant.as_deref());
-    }
+    // Those that have their place already come first.
     let is_unmoved = |tenant: &Tenant| {
+        let place = |tenant: &Tenant| (tenant.key.clone(), tenant.target.user.clone());
         current
             .get(tenant.id.as_str())
-            .is_some_and(|known| known.key == tenant.key && is_same_database(&known.target, &tenant.target))
+            .is_some_and(|known| place(known) == place(tenant) && is_same_database(&known.target, &tenant.target))
     };
-    tenants.sort_by_key(|tenant| (!is_unmoved(tenant), !current.contains_key(tenant.id.as_str())));
-    for tenant in tenants {
-        if let Some((message, help)) = admission.refuses(&tenant) {
-            let id = tenant.id.as_str();
-            let is_kept = admission.keep(&current, Some(id));
-            faults.push(RowFault { tenant: Some(id.to_owned()), message, help, is_kept });
-        } else {
-            admission.admit(tenant);
+    tenants.sort_by_cached_key(|tenant| (!is_unmoved(tenant), !current.contains_key(tenant.id.as_str())));
+    let faulty = faults.iter().filter_map(|fault| fault.tenant.as_deref());
+    let mut kept: BTreeSet<&str> = faulty.filter_map(|id| Some(*current.get_key_value(id)?.0)).collect();
+    if faults.iter().any(|fault| fault.tenant.is_none()) {
+        // The rows of these tenants may be those that have no id.
+        let listed: HashSet<&str> = tenants.iter().map(|tenant| tenant.id.as_str()).collect();
+        kept.extend(current.keys().filter(|id| !listed.contains(**id)));
+    }
+    let (admitted, refused) = loop {
+        let mut admission = Admission::of(files);
+        for id in &kept {
+            admission.keep(current[id]);
         }
+        let (mut refused, mut displaced) = (Vec::new(), Vec::new());
+        for tenant in tenants.iter().filter(|tenant| !kept.contains(tenant.id.as_str())) {
+            let Some((message, help)) = admission.refuses(tenant) else {
+                admission.admit(tenant.clone());
+                continue;
+            };
+            if let Some((id, known)) = current.get_key_value(tenant.id.as_str())
+                && !admission.keep(known)
+            {
+                // Another one has moved to its place: it keeps that place, and the decision is made again.
+                displaced.push(*id);
+            }
+            refused.push(RowFault { tenant: Some(tenant.id.to_string()), ..RowFault::of(message, help) });
+        }
+        if displaced.is_empty() {
+            break (admission.admitted, refused);
+        }
+        kept.extend(displaced);
+        faults.extend(refused.into_iter().filter(|fault| fault.tenant.as_deref().is_some_and(|id| kept.contains(id))));
+    };
+    faults.extend(refused);
+    let mut config = files.clone();
+    let mut admitted = admitted;
+    admitted.sort_by(|a, b| a.id.cmp(&b.id));
+    let is_there: HashSet<&str> = admitted.iter().map(|tenant| tenant.id.as_str()).collect();
+    for fault in &mut faults {
+        fault.is_kept = fault.tenant.as_deref().is_some_and(|id| current.contains_key(id) && is_there.contains(id));
     }
     faults.sort_by(|a, b| a.tenant.cmp(&b.tenant));
-    let mut config = files.clone();
-    let mut admitted = admission.admitted;
-    admitted.sort_by(|a, b| a.id.cmp(&b.id));
+    drop(is_there);
     config.tenants.extend(admitted);
     Ok(WithRows { config, faults })
 }
@@ -201,12 +227,11 @@ impl<'a> Admission<'a> {
         self.admitted.push(tenant);
     }
 
-    /// Keeps a tenant of the table as it is. `false` if there is none, or its place is taken.
-    fn keep(&mut self, current: &HashMap<&str, &Tenant>, id: Option<&str>) -> bool {
-        let Some(known) = id.and_then(|id| current.get(id)) else { return false };
+    /// Keeps a tenant of the table as it is. `false` if its place is taken.
+    fn keep(&mut self, known: &Tenant) -> bool {
         let is_free = self.refuses(known).is_none();
         if is_free {
-            self.admit((*known).clone());
+            self.admit(known.clone());
         }
         is_free
     }
@@ -413,8 +438,13 @@ mod tests {
         );
         let current: Vec<&Tenant> = before.tenants.iter().collect();
         let WithRows { config, faults } = with_rows(&files, &current, &bad, &env()).unwrap();
-        // The table has b no more.
-        assert_eq!(shown(&config), ["a a h:5432/a", "g g h:5432/g"]);
+        // The row of b may be the one without an id.
+        assert_eq!(shown(&config), ["a a h:5432/a", "b b h:5432/b", "g g h:5432/g"]);
+        let with_ids = TenantRows { rows: bad.rows[1..].to_vec(), ..bad.clone() };
+        assert_eq!(
+            shown(&with_rows(&files, &current, &with_ids, &env()).unwrap().config),
+            ["a a h:5432/a", "g g h:5432/g"]
+        );
         let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
         for (fault, expected) in faults.iter().zip([
             "a row without id cannot be used: its id is null",
@@ -461,8 +491,24 @@ mod tests {
         assert_eq!(outcome(&[("a", "1"), ("b", "2")], &[("a", "2"), ("b", "2")]), ["a 1", "b 2"]);
         // Two exchange their databases.
         assert_eq!(outcome(&[("a", "1"), ("b", "2")], &[("a", "2"), ("b", "1")]), ["a 2", "b 1"]);
-        // The faulty row of a known tenant keeps its place.
+        // The faulty row of a known tenant keeps its place, and with it those that wanted to move there.
         assert_eq!(outcome(&[("b", "1")], &[("a", "1"), ("b", "%zz")]), ["b 1"]);
+        let before = [("a", "1"), ("b", "2"), ("c", "3")];
+        assert_eq!(outcome(&before, &[("a", "2"), ("b", "3"), ("c", "%zz")]), ["a 1", "b 2", "c 3"]);
+        assert_eq!(outcome(&before, &[("a", "%zz"), ("b", "1"), ("c", "2")]), ["a 1", "b 2", "c 3"]);
+    }
+
+    #[test]
+    fn a_role_that_another_tenant_has_now_is_not_taken_from_it() {
+        let files = files(&format!("tenants: {{{FROM}}}\ntargets: {{share_role: refuse}}\n"));
+        let columns = ["id", "target"];
+        let good = rows(&columns, &[&[Some("a"), Some("postgres://u@h/a")], &[Some("b"), Some("postgres://v@h/b")]]);
+        let before = with_rows(&files, &[], &good, &env()).unwrap().config;
+        let current: Vec<&Tenant> = before.tenants.iter().collect();
+        let bad = rows(&columns, &[&[Some("a"), Some("postgres://v@h/a")], &[Some("b"), Some("postgres://v@h/b")]]);
+        let WithRows { config, faults } = with_rows(&files, &current, &bad, &env()).unwrap();
+        assert_eq!(config.tenants, before.tenants);
+        assert!(faults.len() == 1 && faults[0].is_kept, "{faults:?}");
     }
 
     #[test]
