@@ -47,6 +47,8 @@ section! {
         pub snapshot: bool as Switch = "true",
         /// Creates missing topics. With `false` they must exist, with `cleanup.policy=compact`.
         pub create_topics: bool as Switch = "true",
+        /// What decides the partition of a message. Another value, or another number of partitions, requires another topic.
+        pub partition_by: PartitionBy as Choice<PartitionBy> = "key",
         /// Number of partitions of a created topic.
         pub partitions: i32 as Count = "1",
         /// Replication factor of a created topic. `default` is the broker's own default.
@@ -72,6 +74,17 @@ pub enum KafkaFormat {
     Debezium,
     /// The seven columns of the user, and null for a deleted user.
     Upsert,
+}
+
+/// `kafka.partition_by`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PartitionBy {
+    /// The key, as in a Java producer: the changes of a user are in order.
+    Key,
+    /// The tenant, as if its id were the key: all changes of a tenant are in order, in a topic that tenants share. The
+    /// messages of a source transaction are next to each other for each tenant, and headers tell where they end.
+    Tenant,
 }
 
 /// A replication factor; -1 is the broker's default.
@@ -157,6 +170,13 @@ pub(super) fn check_kafka(
     if kafka.schemas && kafka.format == KafkaFormat::Upsert {
         let fault = Fault::new(root.span_of("kafka.schemas"), "kafka.schemas requires format: debezium");
         reader.push(fault.help("remove it, or set format: debezium"));
+    }
+    if kafka.partition_by == PartitionBy::Tenant && kafka.topic.contains("{tenant}") {
+        let fault = Fault::new(
+            root.span_of("kafka.partition_by"),
+            "kafka.partition_by: tenant requires a topic that tenants share",
+        );
+        reader.push(fault.help("remove {tenant} from kafka.topic, or remove kafka.partition_by"));
     }
     if let Some(fault) = topics_fault(kafka, users, tenants) {
         let (key, help) = match fault {

@@ -42,7 +42,7 @@ pub use interpolate::Env;
 pub(crate) use interpolate::{from_environment, with_filler};
 pub use kafka::Kafka;
 #[cfg(feature = "kafka")]
-pub(crate) use kafka::KafkaFormat;
+pub(crate) use kafka::{KafkaFormat, PartitionBy};
 pub(crate) use limits::MaxDeletes;
 pub(crate) use mapping::{Family, read_mapping};
 pub(crate) use preset_file::About;

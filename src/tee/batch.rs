@@ -1,6 +1,6 @@
 //! A batch of messages for Kafka, with one buffer for all of their texts. Pure.
 
-use crate::model::ConfiguredIdx;
+use crate::model::{ConfiguredIdx, Lsn};
 use std::ops::Range;
 
 /// A byte range of a batch's buffer.
@@ -32,6 +32,10 @@ pub(crate) struct Message {
     pub kind: &'static str,
     /// The record's timestamp: milliseconds since the Unix epoch.
     pub millis: i64,
+    /// The start of the transaction's commit record. `None` for a user that was read from the source.
+    pub commit: Option<Lsn>,
+    /// The end of the transaction, on the last message of its tenant there; see [`arrange`](super::arrange).
+    pub end_of_part: Option<Lsn>,
 }
 
 impl Batch {

@@ -9,7 +9,7 @@ use crate::model::{ByConfigured, TableName, push_string};
 use std::fmt::Write;
 
 /// Upper bound of a message's headers and of what the record format adds, with names of usual length.
-const HEADERS: usize = 1024;
+pub(crate) const HEADERS: usize = 1280;
 
 /// Encodes messages in the configured format.
 #[derive(Debug)]
@@ -120,7 +120,18 @@ impl Encoder {
             let _ = write!(out, "{at}");
         });
         let millis = at.unix_millis_floor().unwrap_or(event.place.now);
-        batch.messages.push(Message { tenant: event.tenant, key, value, id, time, kind, millis });
+        let tenant = event.tenant;
+        batch.messages.push(Message {
+            tenant,
+            key,
+            value,
+            id,
+            time,
+            kind,
+            millis,
+            commit: xid.map(|_| position),
+            end_of_part: None,
+        });
     }
 
     /// `{"id": ...}`. In a topic that tenants share, also `tenant_id`.

@@ -12,16 +12,18 @@ pub(crate) mod kafka;
 mod messages;
 mod owner;
 mod ownership;
+mod parts;
 mod positions;
 mod upsert;
 
 pub(crate) use batch::{Batch, Message};
 pub(crate) use claims::{Claims, SILENT_AFTER, Writer};
-pub(crate) use encode::{Encoder, MessageKey};
+pub(crate) use encode::{Encoder, HEADERS, MessageKey};
 pub(crate) use event::{Event, EventPosition, Op};
 pub(crate) use messages::{CompleteChange, messages};
 pub(crate) use owner::Owner;
 pub(crate) use ownership::{Foreign, Holds, Known, Mark, Own, PartitionView, TopicView, judge_positions, judge_topic};
+pub(crate) use parts::{TransactionEnd, arrange};
 pub(crate) use positions::{
     PRESENCE_INTERVAL, PartitionEnd, PositionRecord, Positions, Presence, Resume, Source, Split, StreamPosition,
     TenantPosition, TopicEnds, decide_resume, is_of_slot,

@@ -17,6 +17,7 @@ mod lights;
 mod open;
 mod oversized;
 mod ownership;
+mod partitions;
 mod poison;
 mod query;
 mod remedies;

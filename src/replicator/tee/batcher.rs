@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 /// A batch of this many bytes is sent without waiting for more.
-const FULL_BATCH_BYTES: usize = 8 << 20;
+pub(crate) const FULL_BATCH_BYTES: usize = 8 << 20;
 
 /// Collects messages into batches and sends them to the publisher.
 pub(crate) struct KafkaBatcher {

@@ -1,17 +1,17 @@
 //! Completes and encodes the changes of the stream, transaction by transaction.
 
 use crate::clock::now;
-use crate::config::{Config, Tenant};
+use crate::config::{Config, PartitionBy, Tenant};
 use crate::model::{ByConfigured, Change, ConfiguredIdx, Deletes, Lsn, RestartSignal, ResyncReason, Timestamp, User};
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::sink::{IsCreate, Sink, Transaction};
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::source::point_read::{ReadRequest, ReadUser};
-use crate::replicator::tee::batcher::KafkaBatcher;
+use crate::replicator::tee::batcher::{FULL_BATCH_BYTES, KafkaBatcher};
 use crate::route::{Directory, compose};
 use crate::status::report::IDLE_STEP;
 use crate::tee::kafka::CommitKind;
-use crate::tee::{CompleteChange, EventPosition, Split, StreamPosition, messages};
+use crate::tee::{CompleteChange, EventPosition, Split, StreamPosition, TransactionEnd, arrange, messages};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -80,6 +80,10 @@ pub(crate) struct TeeSink {
     whole: Lsn,
     /// The position up to which batches were sent.
     sent: Lsn,
+    /// Bytes of the batch when the last transaction began.
+    begun_at: usize,
+    /// With `partition_by: tenant`, the transactions that end in the batch.
+    ends: Option<Vec<TransactionEnd>>,
     start_over: Option<ResyncReason>,
 }
 
@@ -107,6 +111,8 @@ impl TeeSink {
             pending: Vec::new(),
             whole: start.position.position,
             sent: start.position.position,
+            begun_at: 0,
+            ends: kafka.is_some_and(|kafka| kafka.partition_by == PartitionBy::Tenant).then(Vec::new),
             start_over: None,
             context,
             batcher,
@@ -161,6 +167,9 @@ impl TeeSink {
             return None;
         }
         let numbered = self.renumbered.as_ref().filter(|split| split.commit == commit).map_or(0, |split| split.changes);
+        if self.current.is_none() {
+            self.begun_at = self.batcher.batch.len();
+        }
         let current = self.current.get_or_insert(Current { commit, changes: numbered });
         current.changes += 1;
         Some(current.changes)
@@ -203,6 +212,13 @@ impl TeeSink {
         Ok(())
     }
 
+    /// Whether a batch is sent, although its last transaction may continue. With `partition_by: tenant` a transaction is split only if
+    /// it is large itself, and not because it follows others in a full batch.
+    fn is_full(&self) -> bool {
+        let is_inside = self.ends.is_some() && self.current.is_some();
+        self.batcher.is_full() && (!is_inside || self.batcher.batch.len() - self.begun_at >= FULL_BATCH_BYTES)
+    }
+
     /// Whether the batch is worth sending and nothing in it is incomplete.
     fn is_due(&self) -> bool {
         let moved = self.whole.bytes_since(self.sent);
@@ -213,6 +229,11 @@ impl TeeSink {
     }
 
     async fn send_batch(&mut self) -> Result<(), ServiceError> {
+        if let Some(ends) = &mut self.ends {
+            arrange(&mut self.batcher.batch.messages, ends);
+            ends.clear();
+        }
+        self.begun_at = 0;
         let position = StreamPosition { position: self.whole, split: None, ..self.start.position.clone() };
         match &self.current {
             None => {
@@ -264,7 +285,13 @@ impl Sink for TeeSink {
         }
     }
 
-    fn commit(&mut self, _: Transaction, end: Lsn) {
+    fn commit(&mut self, transaction: Transaction, end: Lsn) {
+        let commit = transaction.commit_lsn;
+        let is_encoded = self.batcher.batch.messages.last().is_some_and(|message| message.commit == Some(commit));
+        let is_pending = self.pending.last().is_some_and(|pending| pending.transaction.commit_lsn == commit);
+        if let Some(ends) = self.ends.as_mut().filter(|_| is_encoded || is_pending) {
+            ends.push(TransactionEnd { commit, end });
+        }
         self.current = None;
         self.before = None;
         self.rows = 0;
@@ -281,7 +308,7 @@ impl Sink for TeeSink {
     }
 
     fn needs_capacity(&self) -> bool {
-        self.start_over.is_some() || self.pending.len() >= MAX_PENDING || self.batcher.is_full()
+        self.start_over.is_some() || self.pending.len() >= MAX_PENDING || self.is_full()
     }
 
     async fn wait_for_capacity(&mut self) -> Result<(), ServiceError> {
@@ -289,7 +316,7 @@ impl Sink for TeeSink {
         if self.pending.len() >= MAX_PENDING {
             self.complete().await?;
         }
-        if self.batcher.is_full() && self.pending.is_empty() {
+        if self.is_full() && self.pending.is_empty() {
             self.send_batch().await?;
         }
         Ok(())

@@ -3,7 +3,7 @@
 
 use crate::capture::slot::identify_system;
 use crate::capture::{ReplicationConnection, ReplicationReader, ReplicationWriter};
-use crate::config::{Config, Kafka, Tenant, Topics};
+use crate::config::{Config, Kafka, PartitionBy, Tenant, Topics};
 use crate::map::tenant_fingerprint;
 use crate::model::{ByConfigured, Lsn, ResyncReason, StatusFinding, TeeRestart, TenantId, TopicTrouble};
 use crate::pg::{PgClient, connect};
@@ -23,8 +23,8 @@ use crate::snapshot::source_session;
 use crate::state::{TeeFailure, TeePublished, TeeRejected, TenantState};
 use crate::tee::kafka::blocking;
 use crate::tee::kafka::{
-    self, CommitKind, Counts, Failure, Found, Limits, Ownership, Producer, Publisher, Reader, Refusals, Sizes,
-    end_hanging, ensure_topics, fence, look, needs_smaller_batches,
+    self, Addresses, ByTenant, CommitKind, Counts, Failure, Found, Limits, Ownership, Producer, Publisher, Reader,
+    Refusals, Sizes, end_hanging, ensure_topics, fence, look, needs_smaller_batches, partition_count,
 };
 use crate::tee::{Batch, Encoder, Known, Own, Owner, TenantPosition, TopicEnds, judge_positions};
 use std::collections::HashSet;
@@ -85,13 +85,22 @@ pub(crate) async fn session(
 
     let metrics = &context.status.metrics;
     let counts = Counts { messages: metrics.tee_messages.clone(), transactions: metrics.tee_transactions.clone() };
-    let names = config.tenants.iter().map(|tenant| tenant.id.to_string()).collect();
+    let names: ByConfigured<String> = config.tenants.iter().map(|tenant| tenant.id.to_string()).collect();
+    let by_tenant = match (kafka.partition_by, topics.distinct().first()) {
+        (PartitionBy::Tenant, Some(topic)) => {
+            let (producer, topic) = (producer.clone(), (*topic).to_owned());
+            let count = blocking(move || partition_count(&producer, &topic)).await?;
+            Some(ByTenant::new(context.generation, &names, count))
+        }
+        (PartitionBy::Tenant, None) | (PartitionBy::Key, _) => None,
+    };
+    let addresses = Addresses { tenants: names, by_tenant };
     let rejected = context.state.tee_rejected().await?;
     let (oversized, set_aside) = mpsc::channel(1);
     let held = oversized::held(&rejected, &tenants);
     let sizes = Sizes { limits: limits.clone(), refusals: refusals.clone(), held, oversized };
     let ownership = Ownership { owner: owner.clone(), ends };
-    let publisher = Publisher::start(producer, kafka, encoder.clone(), names, counts, sizes, ownership);
+    let publisher = Publisher::start(producer, kafka, encoder.clone(), addresses, counts, sizes, ownership);
     let Publisher { jobs, done, failed } =
         publisher.map_err(|error| Failure::plain(format!("no thread for the publisher: {error}")))?;
     let progress = Arc::new(PublishProgress::new(done, taken.from.position));

@@ -2,7 +2,7 @@
 
 use super::oversized::{Limits, Oversized, Refusals};
 use crate::config::Topics;
-use crate::model::ConfiguredIdx;
+use crate::model::{ByConfigured, ConfiguredIdx, Generation};
 use crate::tee::{Batch, Owner, PositionRecord, TopicEnds};
 use prometheus_client::metrics::counter::Counter;
 use std::collections::HashSet;
@@ -28,6 +28,33 @@ pub(crate) enum CommitKind {
     Partial(PositionRecord),
 }
 
+/// Whose the messages are, and where they go.
+pub(crate) struct Addresses {
+    /// The tenants' ids.
+    pub(crate) tenants: ByConfigured<String>,
+    /// With `partition_by: tenant`.
+    pub(crate) by_tenant: Option<ByTenant>,
+}
+
+/// The partition of each tenant.
+pub(crate) struct ByTenant {
+    /// The generation of the source's history.
+    pub(crate) generation: String,
+    pub(crate) partitions: ByConfigured<i32>,
+}
+
+impl ByTenant {
+    /// The partitions that a Java producer would choose if the tenants' ids were the keys, in a topic with `count` partitions.
+    pub(crate) fn new(generation: Generation, tenants: &ByConfigured<String>, count: i32) -> ByTenant {
+        let partition = |id: &String| {
+            let hash = murmur2::murmur2(id.as_bytes(), murmur2::KAFKA_SEED) & 0x7fff_ffff;
+            // Below `count`.
+            (hash % count.max(1).unsigned_abs()).cast_signed()
+        };
+        ByTenant { generation: generation.0.to_string(), partitions: tenants.values().map(partition).collect() }
+    }
+}
+
 /// Counters of the publisher.
 pub(crate) struct Counts {
     /// Messages that the brokers acknowledged.
@@ -50,4 +77,23 @@ pub(crate) struct Sizes {
 pub(crate) struct Ownership {
     pub(crate) owner: Owner,
     pub(crate) ends: Vec<(String, TopicEnds, bool)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The hashes are those of Kafka's own tests.
+    #[test]
+    fn a_tenant_has_the_partition_that_a_java_producer_would_choose() {
+        let ids = ["21", "foobar", "abc", "a-little-bit-long-string"];
+        let hashes = [-973_932_308_i32, -790_332_482, 479_470_107, -985_981_536];
+        let tenants: ByConfigured<String> = ids.iter().map(|id| (*id).to_owned()).collect();
+        for count in [1, 6, 1000] {
+            let by_tenant = ByTenant::new(Generation(3), &tenants, count);
+            let expected = hashes.map(|hash| (hash & i32::MAX) % count);
+            assert_eq!(by_tenant.partitions.values().copied().collect::<Vec<_>>(), expected);
+            assert_eq!(by_tenant.generation, "3");
+        }
+    }
 }

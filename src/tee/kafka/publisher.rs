@@ -4,15 +4,16 @@
 use super::client::{Producer, transaction_timeout};
 use super::ends::Ends;
 use super::failure::Failure;
-use super::headers::{ID_HEADER, INSTALLATION_HEADER};
-use super::job::{CommitKind, Counts, Job, Ownership, Sizes};
+use super::headers::{GENERATION_HEADER, ID_HEADER, INSTALLATION_HEADER, LAST_HEADER, POSITION_HEADER};
+use super::job::{Addresses, CommitKind, Counts, Job, Ownership, Sizes};
 use super::oversized::{Oversized, SetAside, Verdict, content, record_bytes};
 use crate::config::Kafka;
-use crate::model::{ByConfigured, ConfiguredIdx};
-use crate::tee::{Batch, Encoder, Message, Owner, PRESENCE_INTERVAL, PositionRecord, Presence};
+use crate::model::{ConfiguredIdx, Lsn};
+use crate::tee::{Batch, Encoder, HEADERS, Message, Owner, PRESENCE_INTERVAL, PositionRecord, Presence};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -67,7 +68,7 @@ impl Publisher {
         producer: Producer,
         kafka: &Kafka,
         encoder: Arc<Encoder>,
-        tenants: ByConfigured<String>,
+        addresses: Addresses,
         counts: Counts,
         sizes: Sizes,
         Ownership { owner, ends }: Ownership,
@@ -83,7 +84,7 @@ impl Publisher {
             positions_topic: kafka.positions_topic.clone(),
             transactional: kafka.exactly_once,
             encoder,
-            tenants,
+            addresses,
             sizes,
             runtime: Handle::current(),
             patience: transaction_timeout(kafka) / SPLIT_AFTER_FRACTION,
@@ -146,8 +147,7 @@ struct Work {
     positions_topic: String,
     transactional: bool,
     encoder: Arc<Encoder>,
-    /// The tenants' ids.
-    tenants: ByConfigured<String>,
+    addresses: Addresses,
     sizes: Sizes,
     runtime: Handle,
     /// The longest time that a transaction may stay open.
@@ -215,8 +215,9 @@ impl Work {
         }
         let since = self.open.get_or_insert(Open { since: Instant::now(), split: None }).since;
         let (mut aside, mut accepted) = (Vec::new(), Vec::new());
-        for message in &job.batch.messages {
-            match self.send_message(job, message)? {
+        let ends = self.ends_of_parts(job);
+        for (place, message) in job.batch.messages.iter().enumerate() {
+            match self.send_message(job, message, ends.get(&place).copied())? {
                 Some(too_large) => aside.push(too_large),
                 None if self.sizes.held.is_empty() => {}
                 None => accepted.extend(self.user(&job.batch, message).filter(|user| self.sizes.held.contains(user))),
@@ -238,18 +239,48 @@ impl Work {
         Ok(published)
     }
 
-    /// Sends a message, unless it is too large.
-    fn send_message(&self, job: &Job, message: &Message) -> Result<Option<SetAside>, Failure> {
+    /// The last message of each part, by its place in the batch, and the position that it carries. A message that is too large is left
+    /// out: the one before it is the last one.
+    fn ends_of_parts(&self, job: &Job) -> HashMap<usize, Lsn> {
+        let messages = &job.batch.messages;
+        let mut ends = HashMap::new();
+        for (place, message) in messages.iter().enumerate() {
+            let Some(end) = message.end_of_part else { continue };
+            let is_of_part = |other: &usize| {
+                let Message { tenant, commit, .. } = &messages[*other];
+                (*tenant, *commit) == (message.tenant, message.commit)
+            };
+            let mut part = (0..=place).rev().take_while(is_of_part);
+            // The header must not make it too large.
+            if let Some(last) = part.find(|other| !self.is_left_out(job, &messages[*other], None))
+                && !self.is_left_out(job, &messages[last], Some(end))
+            {
+                ends.insert(last, end);
+            }
+        }
+        ends
+    }
+
+    fn is_left_out(&self, job: &Job, message: &Message, end: Option<Lsn>) -> bool {
         let topic = job.topics.of(message.tenant);
         let key = job.batch.part(&message.key);
         let value = message.value.as_ref().map(|value| job.batch.part(value));
-        let headers = self.headers(&job.batch, message);
-        let texts = (0..headers.count()).flat_map(|index| {
-            let header = headers.get_as::<str>(index);
-            let value = header.ok().and_then(|header| header.value).unwrap_or_default();
-            [headers.get(index).key, value]
-        });
-        let bytes = record_bytes(key, value, texts);
+        let Sizes { limits, refusals, .. } = &self.sizes;
+        let is_too_large = |bytes| matches!(limits.judge(topic, bytes), Verdict::TooLarge(_));
+        let is_refused = || refusals.is_refused(&content(topic, Some(key.as_bytes()), value.map(str::as_bytes)));
+        // Nearly every message is far from the limit.
+        is_too_large(record_bytes(key, value, []) + HEADERS as u64)
+            && is_too_large(record_bytes(key, value, texts(&self.headers(&job.batch, message, end))))
+            || !refusals.is_empty() && is_refused()
+    }
+
+    /// Sends a message, unless it is too large. `end`: it is the last one of its part of the transaction.
+    fn send_message(&self, job: &Job, message: &Message, end: Option<Lsn>) -> Result<Option<SetAside>, Failure> {
+        let topic = job.topics.of(message.tenant);
+        let key = job.batch.part(&message.key);
+        let value = message.value.as_ref().map(|value| job.batch.part(value));
+        let headers = self.headers(&job.batch, message, end);
+        let bytes = record_bytes(key, value, texts(&headers));
         let Sizes { limits, refusals, .. } = &self.sizes;
         let mut verdict = limits.judge(topic, bytes);
         if let Verdict::Fits(limit) | Verdict::Alone(limit) = verdict
@@ -272,6 +303,9 @@ impl Work {
         let mut record = BaseRecord::<str, str>::to(topic).key(key).headers(headers).timestamp(message.millis);
         if let Some(value) = value {
             record = record.payload(value);
+        }
+        if let Some(by_tenant) = &self.addresses.by_tenant {
+            record = record.partition(by_tenant.partitions[message.tenant]);
         }
         if is_alone {
             self.flush()?;
@@ -362,17 +396,27 @@ impl Work {
         self.producer.begin_transaction().map_err(|error| self.failure("beginning a transaction", &error))
     }
 
-    fn headers(&self, batch: &Batch, message: &Message) -> OwnedHeaders {
-        let header = |key, value| Header { key, value: Some(value) };
-        OwnedHeaders::new_with_capacity(9)
+    fn headers(&self, batch: &Batch, message: &Message, end: Option<Lsn>) -> OwnedHeaders {
+        fn header<'a>(key: &'a str, value: &'a str) -> Header<'a, &'a str> {
+            Header { key, value: Some(value) }
+        }
+        let headers = OwnedHeaders::new_with_capacity(12)
             .insert(header("ce_specversion", "1.0"))
             .insert(header(ID_HEADER, batch.part(&message.id)))
             .insert(header("ce_source", self.encoder.source()))
             .insert(header("ce_type", message.kind))
             .insert(header("ce_time", batch.part(&message.time)))
-            .insert(header("ce_tenant", &self.tenants[message.tenant]))
+            .insert(header("ce_tenant", &self.addresses.tenants[message.tenant]))
             .insert(header(INSTALLATION_HEADER, &self.owner.installation))
-            .insert(header("content-type", "application/json"))
+            .insert(header("content-type", "application/json"));
+        let Some(by_tenant) = &self.addresses.by_tenant else { return headers };
+        let headers = headers.insert(header(GENERATION_HEADER, &by_tenant.generation));
+        let Some(commit) = message.commit else { return headers };
+        let headers = headers.insert(header(POSITION_HEADER, &commit.to_string()));
+        match end {
+            Some(end) => headers.insert(header(LAST_HEADER, &end.to_string())),
+            None => headers,
+        }
     }
 
     fn send(&self, record: BaseRecord<'_, str, str>) -> Result<(), Failure> {
@@ -422,4 +466,13 @@ impl Work {
     fn failure(&self, operation: &str, error: &KafkaError) -> Failure {
         self.producer.context().undelivered().unwrap_or_else(|| self.producer.context().failure(operation, error))
     }
+}
+
+/// The names and values of headers.
+fn texts(headers: &OwnedHeaders) -> impl Iterator<Item = &str> {
+    (0..headers.count()).flat_map(|index| {
+        let header = headers.get_as::<str>(index);
+        let value = header.ok().and_then(|header| header.value).unwrap_or_default();
+        [headers.get(index).key, value]
+    })
 }

@@ -156,6 +156,23 @@ fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT)).operation_timeout(Some(REQUEST_TIMEOUT))
 }
 
+/// The number of partitions of a topic that exists. Blocks.
+pub(crate) fn partition_count(producer: &Producer, topic: &str) -> Result<i32, Failure> {
+    let deadline = std::time::Instant::now() + NEW_TOPIC_TIMEOUT;
+    loop {
+        let metadata = producer.client().fetch_metadata(Some(topic), REQUEST_TIMEOUT);
+        let metadata = metadata.map_err(|error| producer.context().failure("reading the partitions", &error))?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
+        let count = found.map_or(0, |found| found.partitions().len());
+        match i32::try_from(count) {
+            Ok(count) if count > 0 => return Ok(count),
+            // A new topic is not known to every broker at once.
+            _ if std::time::Instant::now() < deadline => std::thread::sleep(POLL_INTERVAL),
+            _ => return Err(Failure::repeated(&format!("the brokers do not tell the partitions of topic {topic}"))),
+        }
+    }
+}
+
 /// Lists the topics of the cluster. Blocks.
 pub(crate) fn existing_topics(kafka: &Kafka) -> Result<HashSet<String>, Failure> {
     existing(&connect_to_look(kafka)?)
