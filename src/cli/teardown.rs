@@ -6,9 +6,9 @@ use super::confirm::confirm;
 use super::output::{self, Format};
 use super::setup::record;
 use super::tenants::refuse_living;
-use crate::config::Config;
+use crate::config::{Config, WithRows};
 use crate::diagnostic::{Diagnostic, diagnostic};
-use crate::model::Made;
+use crate::model::{Made, SourceTrouble};
 use crate::operations::retire_role::{MadeRole, Site, made_roles};
 use crate::operations::teardown::{Plan, PlanError, drop_slot, plan, release_target, remove};
 use crate::pg::{self, PgClient, PgUrl, describe, quote_literal};
@@ -41,7 +41,11 @@ struct Document<'a> {
 }
 
 pub(super) async fn execute(arguments: &Arguments, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
-    let config = file.load().await?;
+    let WithRows { config, faults } = file.load_rows().await?;
+    if let Some(fault) = faults.first() {
+        let help = "correct the rows of the table of tenants first: the claim to an unknown target cannot be given up";
+        return Err(diagnostic!(help = help, "{fault}").with_code(SourceTrouble::TenantUnusable));
+    }
     let admins = arguments.admins.read(&config)?;
     let source = pg::connect(admins.source.as_ref().unwrap_or(&config.source.url))
         .await

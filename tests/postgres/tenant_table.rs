@@ -119,6 +119,9 @@ async fn no_fault_of_the_table_ends_a_tenant() {
     shows(admin, &["tenant_unusable"]).await;
     let (text, code) = said(&command(&["check", "-c", config.path().to_str().unwrap()]).await);
     assert!(text.contains("the row of tenant acme cannot be used") && code == Some(0), "{text}");
+    // It would leave the target of that tenant as it is.
+    let (text, code) = said(&command(&["teardown", "-c", config.path().to_str().unwrap(), "--yes"]).await);
+    assert!(text.contains("correct the rows of the table of tenants first") && code == Some(1), "{text}");
 
     // Each of these is refused, or returns nothing: both tenants go on.
     for (number, (fault, codes)) in [
