@@ -18,7 +18,7 @@ IMAGE ?= users-sync:local
 export RUST_TEST_THREADS ?= $(shell expr 2 \* `getconf _NPROCESSORS_ONLN`)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-matrix bench check lint dist image deny mutants fuzz
+.PHONY: help setup demo test test-matrix test-full bench check lint dist image deny mutants fuzz
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ test: setup ## Run all tests, including those against real servers and the auth 
 test-matrix: setup ## Run the tests that need servers against each PostgreSQL version (MAJORS="14 18").
 	@.ci/setup stores
 	@for major in $(MAJORS); do .ci/matrix $$major || exit 1; done
+
+test-full: test ## Run all tests, and those where versions differ against the oldest and the newest PostgreSQL.
+	.ci/matrix 14 short
+	.ci/matrix 18 short
 
 bench: setup ## Compare with PostgreSQL's own logical replication on this machine.
 	cargo bench --locked
