@@ -22,7 +22,7 @@ use users_sync::replicator::ServiceError;
 use users_sync::throwaway::{Options, PostgresServer};
 
 /// Time limit for a condition: far above any real duration, so that only a defect reaches it.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The users' table of the tests' auth database.
 pub const USERS: &str = "
