@@ -181,12 +181,19 @@ impl KeyType for ListOrSection {
     }
 
     fn read(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<TenantSection> {
-        if !matches!(node.kind, Kind::Section(_)) {
-            let list = Tenants::read(node, path, reader)?;
-            return Some(TenantSection { from: None, target: None, list: Some(list) });
+        if is_section(node) {
+            return TenantSection::read(node, path, reader);
         }
-        TenantSection::read(node, path, reader)
+        let list = Tenants::read(node, path, reader)?;
+        Some(TenantSection { from: None, target: None, list: Some(list) })
     }
+}
+
+/// Whether this is meant as the section, and not as a list: `{acme: "postgres://..."}` is a list that is written wrong.
+fn is_section(node: &Node) -> bool {
+    let Kind::Section(entries) = &node.kind else { return false };
+    let is_known = |name: &str| TenantSection::KEYS.iter().any(|key| key.name == name);
+    entries.iter().any(|(key, value)| is_known(&key.name) || !matches!(value.kind, Kind::Scalar(_)))
 }
 
 /// A list of tenants with unique ids, keys and targets.

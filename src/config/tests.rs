@@ -426,6 +426,13 @@ fn tenants_may_have_a_template_and_come_from_a_table() {
     let list = |more: &str| format!("{base}tenants: {{{more}}}\n");
     check_text(&list("target: 'postgres://u@h/{x'"), "7:19", "tenants.target is not a template", "{tenant}");
     check_text(&list("target: 'postgres://u@h/{tenant}'"), "7:10", "neither from nor list", "table");
+    check_text(
+        &list("acme: 'postgres://u@h/acme'"),
+        "7:10",
+        "tenants must be a list of at least one tenant",
+        "id: acme",
+    );
+    check_text(&list("form: {url: x}"), "7:11", "unknown key tenants.form", "did you mean from?");
     let region = list("target: 'postgres://u@{region}/x', list: [{id: acme}]");
     check_text(&region, "7:53", "tenants[acme] has no target: there is no value for {region}", "tenants.target");
 }

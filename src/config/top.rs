@@ -207,7 +207,7 @@ fn read_config(root: &Node, reader: &mut Reader<'_>) -> Option<Config> {
         reader.push(fault.help("list at least one tenant with its id and target, or name files with include"));
     }
     let file = file?;
-    if let Some(TenantSection { from: None, list: None, .. }) = file.tenants
+    if let Some(TenantSection { from: None, target: Some(_), list: None }) = file.tenants
         && !includes
     {
         let fault = Fault::new(root.span_of("tenants"), "tenants has neither from nor list");
