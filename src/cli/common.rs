@@ -44,12 +44,12 @@ impl ConfigFile {
     pub(super) async fn load_known(&self) -> Result<Config, Diagnostic> {
         let place = self.place();
         let files = load_from(&place)?.config;
-        let Some(table) = &files.tenant_table else { return Ok(files) };
+        if files.tenant_table.is_none() {
+            return Ok(files);
+        }
         let known = read_known(&files).await.unwrap_or_default();
         let known: Vec<&Tenant> = known.iter().collect();
-        let read = TenantTableReader::default().read(table).await.map_err(|error| unread(&error));
-        let combined = read.and_then(|rows| Ok(load_rows(&place, &files, &known, &rows)?));
-        Ok(match combined {
+        Ok(match read_table(&place, &files, &known).await {
             Ok(WithRows { config, faults }) => {
                 warn_of(&faults);
                 config
@@ -68,10 +68,7 @@ impl ConfigFile {
     /// The configuration, with the tenants of its table, and the rows that cannot be used.
     pub(super) async fn load_rows(&self) -> Result<WithRows, Diagnostic> {
         let place = self.place();
-        let config = load_from(&place)?.config;
-        let Some(table) = &config.tenant_table else { return Ok(WithRows { config, faults: Vec::new() }) };
-        let rows = TenantTableReader::default().read(table).await.map_err(|error| unread(&error))?;
-        Ok(load_rows(&place, &config, &[], &rows)?)
+        read_table(&place, &load_from(&place)?.config, &[]).await
     }
 
     /// Where the configuration is read from: a file that is named or exists comes before the variables.
@@ -87,6 +84,15 @@ impl ConfigFile {
     pub(super) fn path(&self) -> &Path {
         self.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE))
     }
+}
+
+/// The files' configuration with the tenants of its table, if it has one. `known` are those that a process replicates.
+async fn read_table(place: &Place, files: &Config, known: &[&Tenant]) -> Result<WithRows, Diagnostic> {
+    let Some(table) = &files.tenant_table else {
+        return Ok(WithRows { config: files.clone(), faults: Vec::new() });
+    };
+    let rows = TenantTableReader::default().read(table).await.map_err(|error| unread(&error))?;
+    Ok(load_rows(place, files, known, &rows)?)
 }
 
 fn warn_of(faults: &[RowFault]) {

@@ -3,7 +3,8 @@
 use crate::config::{Config, Tenant};
 use crate::model::{ParkCause, Reason, TenantId, TenantKey};
 use crate::pg::{self, PgUrl};
-use crate::state::{Snapshot, StateStore};
+use crate::state::{Snapshot, StateStore, TenantRow};
+use std::collections::HashSet;
 
 /// The tenants that a process has replicated, and that neither the files name nor a process has found removed. Their URLs only
 /// show where they are: the state has no roles and no passwords. `None` if the state cannot be read.
@@ -15,17 +16,15 @@ pub(super) async fn read_known(files: &Config) -> Option<Vec<Tenant>> {
 }
 
 fn known(files: &Config, state: &Snapshot) -> Vec<Tenant> {
-    let is_listed = |id: &TenantId| files.tenants.iter().any(|tenant| tenant.id == *id);
-    let rows = state
-        .tenants
-        .iter()
-        .filter(|(id, row)| row.reason_code != Some(Reason::Park(ParkCause::NotConfigured)) && !is_listed(id));
-    let tenant = |(id, target): (&TenantId, &str)| {
-        let target = PgUrl::parse(&format!("postgres://unknown@{target}")).ok()?;
+    let listed: HashSet<&TenantId> = files.tenants.iter().map(|tenant| &tenant.id).collect();
+    let removed = Some(Reason::Park(ParkCause::NotConfigured));
+    let tenant = |(id, row): (&TenantId, &TenantRow)| {
+        let target = PgUrl::parse(&format!("postgres://unknown@{}", row.target)).ok()?;
         let key = TenantKey::new(id.as_str());
         Some(Tenant { id: id.clone(), key, target, password_command: None, wake_after: None })
     };
-    let mut known: Vec<Tenant> = rows.filter_map(|(id, row)| tenant((id, &row.target))).collect();
+    let rows = state.tenants.iter().filter(|(id, row)| row.reason_code != removed && !listed.contains(id));
+    let mut known: Vec<Tenant> = rows.filter_map(tenant).collect();
     known.sort_by(|a, b| a.id.cmp(&b.id));
     known
 }

@@ -11,7 +11,7 @@ use super::target_template::fill;
 use super::targets::ShareRole;
 use super::tenants::{Taken, Tenant, is_same_database, read_tenant};
 use super::top::{Config, File, complete};
-use super::topics::Topics;
+use super::topics::{Topics, folded_topic};
 use super::yaml::{Kind, Node, YamlKey};
 use crate::model::{TenantId, printable_line};
 use crate::pg::{PgUrl, SslRoots};
@@ -113,7 +113,7 @@ pub(crate) fn with_rows(
         let listed: HashSet<&str> = tenants.iter().map(|tenant| tenant.id.as_str()).collect();
         kept.extend(current.keys().filter(|id| !listed.contains(**id)));
     }
-    let (admitted, refused) = loop {
+    let (mut admitted, refused) = loop {
         let mut admission = Admission::of(files);
         for id in &kept {
             admission.keep(current[id]);
@@ -140,14 +140,12 @@ pub(crate) fn with_rows(
     };
     faults.extend(refused);
     let mut config = files.clone();
-    let mut admitted = admitted;
     admitted.sort_by(|a, b| a.id.cmp(&b.id));
     let is_there: HashSet<&str> = admitted.iter().map(|tenant| tenant.id.as_str()).collect();
     for fault in &mut faults {
         fault.is_kept = fault.tenant.as_deref().is_some_and(|id| current.contains_key(id) && is_there.contains(id));
     }
     faults.sort_by(|a, b| a.tenant.cmp(&b.tenant));
-    drop(is_there);
     config.tenants.extend(admitted);
     Ok(WithRows { config, faults })
 }
@@ -182,9 +180,8 @@ struct Admission<'a> {
 
 impl<'a> Admission<'a> {
     fn of(files: &'a Config) -> Admission<'a> {
-        let role = |url: &PgUrl| (ServerName::of(url), url.user.clone());
         let own = [&files.source.url, &files.state_url].into_iter();
-        let roles = own.chain(files.tenants.iter().map(|tenant| &tenant.target)).map(role);
+        let roles = own.chain(files.tenants.iter().map(|tenant| &tenant.target)).map(role_of);
         let roles = (files.targets.share_role == ShareRole::Refuse).then(|| roles.collect());
         let taken = Taken::of(&files.tenants);
         let mut admission = Admission { files, taken, roles, topics: HashMap::new(), admitted: Vec::new() };
@@ -202,7 +199,7 @@ impl<'a> Admission<'a> {
         }
         let PgUrl { user, host, port, .. } = &tenant.target;
         if let Some(roles) = &self.roles
-            && roles.contains(&(ServerName::of(&tenant.target), user.clone()))
+            && roles.contains(&role_of(&tenant.target))
         {
             let message = format!(
                 "targets.share_role is refuse, but role {user} of server {host}:{port} is used for another database"
@@ -214,14 +211,14 @@ impl<'a> Admission<'a> {
             return Some((fault.to_string(), String::new()));
         }
         let topic = self.topic(&tenant.id)?;
-        let other = self.topics.get(&alike(&topic)).filter(|other| **other != topic)?;
+        let other = self.topics.get(&folded_topic(&topic)).filter(|other| **other != topic)?;
         Some((format!("Kafka cannot distinguish its topic {topic} from {other}"), "choose another id".to_owned()))
     }
 
     fn admit(&mut self, tenant: Tenant) {
         self.taken.add(&tenant);
         if let Some(roles) = &mut self.roles {
-            roles.insert((ServerName::of(&tenant.target), tenant.target.user.clone()));
+            roles.insert(role_of(&tenant.target));
         }
         self.add_topic(&tenant.id);
         self.admitted.push(tenant);
@@ -244,14 +241,14 @@ impl<'a> Admission<'a> {
 
     fn add_topic(&mut self, tenant: &TenantId) {
         if let Some(topic) = self.topic(tenant) {
-            self.topics.insert(alike(&topic), topic);
+            self.topics.insert(folded_topic(&topic), topic);
         }
     }
 }
 
-/// The form in which Kafka's metrics show a topic.
-fn alike(topic: &str) -> String {
-    topic.replace('.', "_")
+/// What `targets.share_role` is about: a server, and a role of it.
+fn role_of(url: &PgUrl) -> (ServerName, String) {
+    (ServerName::of(url), url.user.clone())
 }
 
 fn refused(message: &str) -> ConfigError {
