@@ -77,7 +77,7 @@ impl ReplicationReader {
             if let Some(frame) = self.try_next()? {
                 return Ok(frame);
             }
-            self.make_room()?;
+            make_room(&mut self.buffer)?;
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return Err(CaptureError::Closed);
             }
@@ -88,16 +88,18 @@ impl ReplicationReader {
     pub fn try_next(&mut self) -> Result<Option<Frame>, CaptureError> {
         take_frame(&mut self.buffer)
     }
+}
 
-    /// Reserves space for the rest of a large frame, or for many small ones.
-    fn make_room(&mut self) -> Result<(), CaptureError> {
-        let length = read_header(&self.buffer, MAX_MESSAGE_LENGTH)?.map_or(HEADER_LENGTH, |header| header.length);
-        let missing = length.saturating_sub(self.buffer.len());
-        if self.buffer.capacity() - self.buffer.len() < missing.max(MIN_READ_SPACE) {
-            self.buffer.reserve(missing.max(READ_SIZE));
-        }
-        Ok(())
+/// Reserves space for the rest of a large frame, or for many small ones. A large frame whose rest has space is not copied
+/// to make a read larger.
+fn make_room(buffer: &mut BytesMut) -> Result<(), CaptureError> {
+    let length = read_header(buffer, MAX_MESSAGE_LENGTH)?.map_or(HEADER_LENGTH, |header| header.length);
+    let missing = length.saturating_sub(buffer.len());
+    let wanted = if buffer.len() > READ_SIZE { missing } else { missing.max(MIN_READ_SPACE) };
+    if buffer.capacity() - buffer.len() < wanted {
+        buffer.reserve(missing.max(READ_SIZE));
     }
+    Ok(())
 }
 
 /// Splits off the next frame, skipping other messages. Pure.
@@ -255,6 +257,26 @@ mod tests {
 
     fn frames(buffer: &mut BytesMut) -> Vec<Frame> {
         std::iter::from_fn(|| take_frame(buffer).expect("a frame")).collect()
+    }
+
+    /// The last read of a frame can end at any byte.
+    #[test]
+    fn a_large_frame_is_received_into_one_buffer() {
+        const LARGE: usize = 4 << 20;
+        let frame = xlog_data(100, &vec![7; LARGE]);
+        for missing in [1, 100, MIN_READ_SPACE - 1, MIN_READ_SPACE, READ_SIZE + 1] {
+            let mut buffer = BytesMut::new();
+            for part in [&frame[..HEADER_LENGTH + 1], &frame[HEADER_LENGTH + 1..frame.len() - missing]] {
+                make_room(&mut buffer).unwrap();
+                assert!(buffer.capacity() - buffer.len() >= part.len());
+                buffer.extend_from_slice(part);
+            }
+            let capacity = buffer.capacity();
+            make_room(&mut buffer).unwrap();
+            assert_eq!(buffer.capacity(), capacity, "{missing} bytes missing");
+            buffer.extend_from_slice(&frame[frame.len() - missing..]);
+            assert_eq!(frames(&mut buffer).len(), 1);
+        }
     }
 
     #[test]
