@@ -4,8 +4,8 @@
 use super::known_tenants::read_known;
 use crate::check::{Finding, Severity, check_source, read_state, source_finding};
 use crate::config::{
-    Config, ConfigError, Files, LoadedConfig, Place, RowFault, ServerName, Tenant, TenantRows, WithRows, load_from,
-    load_rows,
+    Config, ConfigError, Files, LoadedConfig, Place, RowFault, ServerName, Tenant, TenantRows, WithRows, load_rows,
+    reload_from,
 };
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{SourceTrouble, TenantId};
@@ -187,9 +187,8 @@ impl ConfigSources {
 
     /// Reads the files. `false` if they cannot be used.
     fn read_files(&mut self) -> bool {
-        match load_from(&self.place) {
-            Ok(LoadedConfig { config, files }) => {
-                self.files = files;
+        match reload_from(&self.place, &mut self.files) {
+            Ok(config) => {
                 if config.tenant_table.is_none() {
                     self.table = TenantTableReader::default();
                     self.clear(SourceTrouble::TenantsUnread);
@@ -204,7 +203,6 @@ impl ConfigSources {
                 true
             }
             Err(error) => {
-                self.files.mark_read();
                 reject(error);
                 false
             }

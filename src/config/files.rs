@@ -40,6 +40,31 @@ impl Files {
         self.stamps_now() != self.stamps
     }
 
+    /// Watches what was read, and nothing else.
+    fn of(main: &Path, seen: Seen) -> Files {
+        let (patterns, contents) = (seen.patterns.into_inner(), seen.contents.into_inner());
+        let mut files = Files { main: main.to_owned(), patterns, contents, stamps: Vec::new() };
+        files.mark_read();
+        // A file that was added meanwhile has not been read.
+        let read = seen.stamps.into_inner();
+        files.stamps.iter_mut().for_each(|(path, stamp)| *stamp = read.get(path).copied().flatten());
+        files
+    }
+
+    /// Watches what was read, too.
+    fn add(&mut self, seen: Seen) {
+        let (patterns, contents) = (seen.patterns.into_inner(), seen.contents.into_inner());
+        add_missing(&mut self.patterns, patterns);
+        add_missing(&mut self.contents, contents);
+        self.mark_read();
+        let read = seen.stamps.into_inner();
+        for (path, stamp) in &mut self.stamps {
+            if let Some(then) = read.get(path) {
+                *stamp = *then;
+            }
+        }
+    }
+
     /// Treats the files' present state as read.
     pub(crate) fn mark_read(&mut self) {
         self.stamps = self.stamps_now();
@@ -51,6 +76,13 @@ impl Files {
         let all = main.into_iter().chain(included).chain(self.contents.clone());
         all.map(|path| (stamp(&path), path)).map(|(stamp, path)| (path, stamp)).collect()
     }
+}
+
+/// Adds what is not known yet.
+fn add_missing<T: Ord>(known: &mut Vec<T>, found: Vec<T>) {
+    known.extend(found);
+    known.sort_unstable();
+    known.dedup();
 }
 
 fn stamp(path: &Path) -> Stamp {
@@ -163,14 +195,36 @@ pub(crate) fn load_rows(
     with_rows(files, current, rows, &Env { variable: &variable, file: &file })
 }
 
-/// Reads a configuration file and the files that it includes. A relative path in `${file:...}` starts at the directory of
-/// the file that contains it.
+/// Reads a configuration again, and watches its files from now on. Those of one that is rejected are watched beside the
+/// files of the current one: it is read again when one of them is corrected, or appears.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn reload_from(place: &Place, watched: &mut Files) -> Result<Config, ConfigError> {
+    let Place::File(path) = place else { return Ok(load_environment()?.config) };
+    let seen = Seen::default();
+    let read = read_file(path, &seen);
+    match &read {
+        Ok(_) => *watched = Files::of(path, seen),
+        Err(_) => watched.add(seen),
+    }
+    read
+}
+
 fn load_file(path: &Path) -> Result<LoadedConfig, ConfigError> {
     let seen = Seen::default();
+    let config = read_file(path, &seen)?;
+    Ok(LoadedConfig { config, files: Files::of(path, seen) })
+}
+
+/// Reads a configuration file and the files that it includes. A relative path in `${file:...}` starts at the directory of
+/// the file that contains it.
+fn read_file(path: &Path, seen: &Seen) -> Result<Config, ConfigError> {
     let text = seen.read(path).map_err(|error| unreadable(path, &error))?;
     let name = path.display().to_string();
     let variable = |name: &str| std::env::var(name).ok();
     let mut config = parse(&name, &text, &Env { variable: &variable, file: &|file| seen.read_content(path, file) })?;
+    seen.patterns.borrow_mut().clone_from(&config.include);
     let mut errors = Vec::new();
     for pattern in &config.include.clone() {
         let files = match expand(path, pattern) {
@@ -186,22 +240,15 @@ fn load_file(path: &Path) -> Result<LoadedConfig, ConfigError> {
             errors.extend(text.and_then(|text| include(&mut config, &file.display().to_string(), &text, &env)).err());
         }
     }
-    if let Some(error) = errors.into_iter().reduce(ConfigError::and) {
-        return Err(error);
-    }
-    let Seen { contents, stamps } = seen;
-    let patterns = config.include.clone();
-    let mut files = Files { main: path.to_owned(), patterns, contents: contents.into_inner(), stamps: Vec::new() };
-    files.mark_read();
-    // A file that was added meanwhile has not been read.
-    let stamps = stamps.into_inner();
-    files.stamps.iter_mut().for_each(|(path, stamp)| *stamp = stamps.get(path).copied().flatten());
-    Ok(LoadedConfig { config, files })
+    errors.into_iter().reduce(ConfigError::and).map_or(Ok(config), Err)
 }
 
 /// The files that have been read.
 #[derive(Default)]
 struct Seen {
+    /// Of `include`.
+    patterns: RefCell<Vec<String>>,
+    /// Of `${file:...}`, also those that do not exist.
     contents: RefCell<Vec<PathBuf>>,
     stamps: RefCell<HashMap<PathBuf, Stamp>>,
 }
@@ -257,6 +304,33 @@ mod tests {
         assert!(!files.have_changed());
         write("b.url", "postgres://u@h/elsewhere");
         assert!(files.have_changed());
+    }
+
+    #[test]
+    fn a_rejected_configuration_is_read_again_when_a_file_that_it_names_changes() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+        let main = directory.path().join("users-sync.yaml");
+        let text = "source: {url: 'postgres://u@h/auth'}\nusers: {table: a.b, id: id, tenant: t}\n";
+        let with_tenant = |more: &str| format!("{text}tenants: [{{id: a, target: 'postgres://u@h/a'}}]\n{more}");
+        write("users-sync.yaml", &with_tenant(""));
+        let LoadedConfig { mut files, .. } = load_file(&main).unwrap();
+        let place = Place::File(main);
+
+        write("users-sync.yaml", &with_tenant("include: [more-*.yaml]\n"));
+        write("more-b.yaml", "tenants: [{id: b, target: '${file:b.url}'}]\n");
+        assert!(files.have_changed());
+        reload_from(&place, &mut files).unwrap_err();
+        assert!(!files.have_changed());
+        // A file of the rejected configuration is corrected, and one that it named appears.
+        write("more-b.yaml", "tenants: [{id: b, target: '${file:./b.url}'}]\n");
+        assert!(files.have_changed());
+        reload_from(&place, &mut files).unwrap_err();
+        assert!(!files.have_changed());
+        write("b.url", "postgres://u@h/b");
+        assert!(files.have_changed());
+        assert_eq!(tenants(&reload_from(&place, &mut files).unwrap()), ["a", "b"]);
+        assert!(!files.have_changed());
     }
 
     #[test]
