@@ -28,6 +28,7 @@ presets!(
     "keycloak",
     "kratos",
     "logto",
+    "neon-auth",
     "stack-auth",
     "supabase",
     "supertokens",

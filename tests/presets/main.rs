@@ -39,6 +39,7 @@ cases! {
     keycloak: linked::KEYCLOAK,
     kratos: linked::KRATOS,
     logto: single::LOGTO,
+    neon_auth: single::NEON_AUTH,
     stack_auth: linked::STACK_AUTH,
     supabase: single::SUPABASE,
     supertokens: linked::SUPERTOKENS,

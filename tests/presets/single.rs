@@ -90,6 +90,21 @@ const BETTER_AUTH_EXPECTED: &str = r#"
            nullif(name, ''), nullif(email, ''), "createdAt", "updatedAt", NULL
     FROM "user""#;
 
+/// Better Auth's users, one of them with marks, in the first schema of the `search_path`.
+macro_rules! better_auth_seed {
+    () => {
+        r#"
+        ALTER TABLE "user" ADD COLUMN "inviteCode" text, ADD COLUMN "pinCode" text;
+        INSERT INTO "user" (id, name, email, "emailVerified", image, role, "banReason", username, "displayUsername",
+          "phoneNumber", "inviteCode", "pinCode")
+        VALUES ('1', '{OPEN}', '{OPEN}@x.org', true, '{OPEN}', '{OPEN}', '{OPEN}', '{OPEN}', '{OPEN}', '{OPEN}', '{SECRET}', '{SECRET}');
+        INSERT INTO "user" (id, name, email, "emailVerified")
+        SELECT 'u' || n, 'Name ' || n, n || '@x.org', false FROM generate_series(1, 500) n;
+        INSERT INTO account (id, "accountId", "providerId", "userId", password, "updatedAt")
+        VALUES ('a', 'a', 'credential', '1', '{SECRET}', now())"#
+    };
+}
+
 pub const BETTER_AUTH: Case = Case {
     preset: "better-auth",
     says: "detected table layout: camelCase",
@@ -108,15 +123,7 @@ pub const BETTER_AUTH: Case = Case {
         "twoFactorEnabled",
     ],
     marked: &[("\"user\"", "id = '1'")],
-    seed: r#"
-        ALTER TABLE "user" ADD COLUMN "inviteCode" text, ADD COLUMN "pinCode" text;
-        INSERT INTO "user" (id, name, email, "emailVerified", image, role, "banReason", username, "displayUsername",
-          "phoneNumber", "inviteCode", "pinCode")
-        VALUES ('1', '{OPEN}', '{OPEN}@x.org', true, '{OPEN}', '{OPEN}', '{OPEN}', '{OPEN}', '{OPEN}', '{OPEN}', '{SECRET}', '{SECRET}');
-        INSERT INTO "user" (id, name, email, "emailVerified")
-        SELECT 'u' || n, 'Name ' || n, n || '@x.org', false FROM generate_series(1, 500) n;
-        INSERT INTO account (id, "accountId", "providerId", "userId", password, "updatedAt")
-        VALUES ('a', 'a', 'credential', '1', '{SECRET}', now())"#,
+    seed: better_auth_seed!(),
     expected: BETTER_AUTH_EXPECTED,
     steps: &[
         r#"INSERT INTO "user" (id, name, email, "emailVerified") VALUES ('new', '', 'new@x.org', false)"#,
@@ -127,6 +134,19 @@ pub const BETTER_AUTH: Case = Case {
         r#"DELETE FROM "user" WHERE id IN ('u5', 'u6')"#,
         r#"INSERT INTO "user" (id, name, email, "emailVerified") VALUES ('u5', 'Back', '5@x.org', true)"#,
     ],
+};
+
+/// The same tables in the schema of Neon Auth. The steps find them by the `search_path`.
+pub const NEON_AUTH: Case = Case {
+    preset: "neon-auth",
+    says: "streaming",
+    marked: &[("neon_auth.\"user\"", "id = '1'")],
+    seed: concat!(
+        "CREATE SCHEMA neon_auth; ALTER TABLE \"user\" SET SCHEMA neon_auth; ALTER TABLE account SET SCHEMA neon_auth;
+         ALTER DATABASE auth SET search_path = neon_auth, public; SET search_path = neon_auth, public;",
+        better_auth_seed!()
+    ),
+    ..BETTER_AUTH
 };
 
 pub const BETTER_AUTH_SNAKE: Case = Case {

@@ -51,6 +51,7 @@ presets! {
     keycloak "keycloak": ["", "e95a4f44e98d01d24537eedd1c56e32f"];
     kratos "kratos": ["", "cd94c850cf4ac18701484e7183eba5a0"];
     logto "logto": ["", "3bf6c6f9397cf19302bc0d4b80e951b2"];
+    neon_auth "neon-auth": ["", "daae30d1541b7eeb7c9912b7dc01652a"];
     stack_auth "stack-auth": ["", "e793909a2478fd88546f2cbde5136324"];
     supabase "supabase": ["", "7e4c463355a3449dd1c8b0e2538b89a8"];
     supertokens "supertokens": ["", "43a1e993d772ea5ea5fd9c3e48ef2a2c"];
