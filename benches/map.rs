@@ -46,6 +46,7 @@ fn main() {
         allow: None,
         exclude: Vec::new(),
         query: None,
+        redactions: Default::default(),
     };
     let row = COLUMNS.map(|(_, _, text)| Cell::Text(text.as_bytes()));
     for (what, name) in [("name from a column", "email"), ("name from a json path", "raw_user_meta_data.full_name")] {

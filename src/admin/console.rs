@@ -4,6 +4,7 @@
 use super::answer::Path;
 use super::app::App;
 use super::problem::{Problem, ProblemCode};
+use crate::model::hex;
 use axum::Router;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -93,7 +94,7 @@ impl Asset {
     /// The ETag, a digest of the content.
     fn tag(&self) -> String {
         let sum = digest(&SHA256, self.content);
-        let digits: String = sum.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let digits = hex(&sum.as_ref()[..16]);
         format!("\"{digits}\"")
     }
 }

@@ -102,6 +102,9 @@ mod tests {
             target,
             password_command: None,
             wake_after: None,
+            hash: None,
+            mask: None,
+            only: None,
         };
         let found = findings(&tenant, true, &facts, Some(&Snapshot::default()));
         assert_eq!(found.len(), expected.len(), "{found:#?}");

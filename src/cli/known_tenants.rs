@@ -21,7 +21,16 @@ fn known(files: &Config, state: &Snapshot) -> Vec<Tenant> {
     let tenant = |(id, row): (&TenantId, &TenantRow)| {
         let target = PgUrl::parse(&format!("postgres://unknown@{}", row.target)).ok()?;
         let key = TenantKey::new(id.as_str());
-        Some(Tenant { id: id.clone(), key, target, password_command: None, wake_after: None })
+        Some(Tenant {
+            id: id.clone(),
+            key,
+            target,
+            password_command: None,
+            wake_after: None,
+            hash: None,
+            mask: None,
+            only: None,
+        })
     };
     let rows = state.tenants.iter().filter(|(id, row)| row.reason_code != removed && !listed.contains(id));
     let mut known: Vec<Tenant> = rows.filter_map(tenant).collect();

@@ -8,7 +8,7 @@ use super::presets::Preset;
 use super::section::{KeyType, Nested, Reader};
 use super::users::{self, Users};
 use super::yaml::{Kind, Node, parse_yaml};
-use crate::map::{FAN_OUT_TENANT, Memberships, Query, Rules, Value, Via, Watch, fan_out_query};
+use crate::map::{FAN_OUT_TENANT, Memberships, Query, Redactions, Rules, Value, Via, Watch, fan_out_query};
 use crate::model::TableName;
 
 /// One layout of a store's tables. Layouts differ between versions and set-ups of a store.
@@ -100,6 +100,7 @@ fn read_rules(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<Rules>
         allow: users.allow,
         exclude: users.exclude,
         query: None,
+        redactions: Redactions::default(),
     };
     let built = match (users.query, users.fan_out) {
         (Some(sql), None) => {

@@ -1,6 +1,7 @@
 //! The section `targets`: rules for the target databases of all tenants. Pure.
 
 use super::key_types::{Choice, CommandWords};
+use super::redaction::Hash;
 use super::section::section;
 use crate::pg::PasswordCommand;
 use schemars::JsonSchema;
@@ -21,6 +22,12 @@ section! {
         pub share_role: ShareRole as Choice<ShareRole> = "allow",
         /// As `source.password_command`, for each target whose URL has neither a password nor a password file.
         pub password_command: Option<PasswordCommand> as Option<CommandWords>,
+        /// As `hash` of a tenant, for tenants without one.
+        pub hash: Option<Hash>,
+        /// As `mask` of a tenant, for tenants without one.
+        pub mask: Option<Vec<String>>,
+        /// As `only` of a tenant, for tenants without one.
+        pub only: Option<Vec<String>>,
     }
 }
 

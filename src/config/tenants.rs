@@ -3,6 +3,7 @@
 use super::error::Fault;
 use super::key_types::{CommandWords, Derived, DurationText, Merged, Name, TenantKeyText, TenantName, Url};
 use super::mapping::Family;
+use super::redaction::Hash;
 use super::section::{KeyType, Nested, Reader, section};
 use super::target_template::fill;
 use super::yaml::{Kind, Node, YamlKey};
@@ -43,6 +44,16 @@ section! {
         pub password_command: Option<PasswordCommand> as Option<CommandWords>,
         /// Overrides the top-level `wake_after` for this tenant.
         pub wake_after: Option<Duration> as Option<DurationText>,
+        /// A hash in place of the e-mail address. Overrides `targets.hash`.
+        pub hash: Option<Hash>,
+        /// Values that are masked. `name` keeps its first character, `email` its first character and its domain. Any other name is
+        /// a column of `raw_json`: its values become `"***"`, and null stays null. A name that ends in `?` is a column that the
+        /// table may lack. Overrides `targets.mask`.
+        pub mask: Option<Vec<String>>,
+        /// The only columns of `raw_json` beside `id`, `display_name`, `primary_email` and `signed_up_at_millis`, of those that
+        /// `users.allow` and `users.exclude` let leave. By default all of them; for a tenant whose name or e-mail address is
+        /// masked or hashed, only the masked columns. Overrides `targets.only`.
+        pub only: Option<Vec<String>>,
     }
 }
 

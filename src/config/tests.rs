@@ -436,3 +436,44 @@ fn tenants_may_have_a_template_and_come_from_a_table() {
     let region = list("target: 'postgres://u@{region}/x', list: [{id: acme}]");
     check_text(&region, "7:53", "tenants[acme] has no target: there is no value for {region}", "tenants.target");
 }
+
+#[test]
+fn a_tenant_may_receive_hashes_masks_and_fewer_columns() {
+    let key = "0123456789abcdef";
+    let users = "  id: id\n  email: [email, meta.email]\n  name: full_name\n";
+    let base = GOOD.replace("  id: id\n", users);
+    let tenant = |keys: &str| format!("{base}    {keys}\n");
+    let redaction = |text: &str| {
+        let rules = good(text).users;
+        rules.redactions.by_key.get("acme").map(|found| (found.masked.clone(), found.only.clone()))
+    };
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(redaction(&base), None);
+    assert_eq!(redaction(&tenant("mask: [phone]")), Some((names(&["phone"]), None)));
+    // What is hidden must not leave in another column.
+    let hashed = format!("hash: {{email: sha256, key: {key}}}");
+    assert_eq!(redaction(&tenant(&hashed)), Some((Vec::new(), Some(Vec::new()))));
+    assert_eq!(redaction(&tenant("mask: [name, phone]")), Some((names(&["name", "phone"]), Some(names(&["phone"])))));
+    let masked_column = tenant("mask: [email, meta]\n    only: [meta]");
+    assert_eq!(redaction(&masked_column), Some((names(&["email", "meta"]), Some(names(&["meta"])))));
+    // A tenant's keys override those of all tenants one by one.
+    let both = format!("{}targets: {{mask: [name], only: [plan]}}\n", tenant("only: [locale]"));
+    assert_eq!(redaction(&both), Some((names(&["name"]), Some(names(&["locale"])))));
+    assert!(good(&both).users.redactions.default.is_some());
+    assert_eq!(good(&both).families[0].rules, good(&both).users);
+
+    check_text(&tenant("hash: {email: md5, key: x}"), "12:19", "tenants[acme].hash.email", "sha256");
+    check_text(&tenant("hash: {email: sha256}"), "12:11", "tenants[acme].hash.key is missing", "Secret");
+    let short = tenant("hash: {email: sha256, key: hunter2}");
+    check_text(&short, "12:32", "tenants[acme].hash.key has fewer than 16 characters", "openssl rand -hex 32");
+    check_text(&tenant(&format!("{hashed}\n    mask: [email]")), "13:11", "both hashed and masked", "remove it");
+    check_text(&tenant("mask: [id]"), "12:11", "tenants[acme].mask: id cannot be masked", "references");
+    check_text(&tenant("mask: [primary_email]"), "12:11", "primary_email cannot be masked", "write email");
+    for column in ["email", "meta", "meta?"] {
+        let told = tenant(&format!("{hashed}\n    only: [{column}]"));
+        check_text(&told, "13:11", "tells users.email, which is hidden", "remove the column");
+    }
+    check_text(&tenant("mask: [name]\n    only: [full_name]"), "13:11", "tells users.name", "add it to mask");
+    let default = format!("{base}targets: {{mask: [name], only: [full_name]}}\n");
+    check_text(&default, "12:31", "targets.only: the column full_name", "remove");
+}

@@ -8,6 +8,7 @@ use super::kafka::{Kafka, check_kafka, default_slot};
 use super::key_types::{Choice, DurationText};
 use super::limits::Limits;
 use super::mapping::{Family, Mapping};
+use super::redaction::{check_default, check_tenant, set_redactions};
 use super::section::{KeyType, Reader, section};
 use super::shared_role::{ServerName, SharedRole, shared_roles};
 use super::source::{Publish, Source, State};
@@ -149,13 +150,19 @@ impl Config {
     }
 
     /// Whether a running session can continue with the other configuration once its tenants have been added and removed.
-    /// `admin`, `log` and `targets` do not concern a session.
+    /// `admin`, `log` and the rest of `targets` do not concern a session; its redactions are part of `users`.
     pub fn differs_only_in_tenants(&self, other: &Config) -> bool {
         let without = |config: &Config| Config {
             tenants: Vec::new(),
             tenant_table: None,
             target_template: None,
-            targets: Targets { share_role: ShareRole::Allow, password_command: None },
+            targets: Targets {
+                share_role: ShareRole::Allow,
+                password_command: None,
+                hash: None,
+                mask: None,
+                only: None,
+            },
             include: Vec::new(),
             wake_after: None,
             admin: None,
@@ -265,6 +272,7 @@ fn resolve(file: File, root: &Node, reader: &mut Reader<'_>) -> Config {
         kafka,
         admin: file.admin,
     };
+    check_default(&config, root, reader);
     add_tenants(&mut config, list.unwrap_or_default(), root, reader);
     if let Some(kafka) = &config.kafka {
         check_kafka(kafka, &config.source.slot, &config.users.table, &config.tenants, root, reader);
@@ -318,8 +326,12 @@ fn add_tenants(config: &mut Config, tenants: Vec<Tenant>, root: &Node, reader: &
     let first_too_many = 1_usize.saturating_sub(config.tenants.len());
     for (place, tenant) in tenants.into_iter().enumerate() {
         let tenant = complete(config, tenant, items.get(place), reader);
+        if let Some(item) = items.get(place) {
+            check_tenant(config, &tenant, item, reader);
+        }
         config.tenants.push(tenant);
     }
+    set_redactions(config);
     refuse_shared_roles(config, items, root, reader);
     let many = if config.tenant_table.is_some() { "tenants.from" } else { "several tenants" };
     if config.users.tenant.is_none() && (config.tenants.len() > 1 || config.tenant_table.is_some()) {

@@ -5,7 +5,7 @@
 //! written only where the configuration sets it.
 
 use super::rules::{Filter, Query, Rules, TimeUnit, Value, Via, Watch};
-use crate::model::{Oid, TableName, TenantKey};
+use crate::model::{Oid, TableName, hex};
 use ring::digest;
 
 /// Changes whenever an unchanged row would be mapped to something else. `table` is the table's oid, because another
@@ -16,12 +16,7 @@ pub(crate) fn fingerprint<'a>(
     exposed: impl IntoIterator<Item = (&'a str, Option<Oid>)>,
 ) -> String {
     let digest = digest::digest(&digest::SHA256, text(rules, table, exposed).as_bytes());
-    digest.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The fingerprint for one tenant: its key decides, too, which rows are its own.
-pub(crate) fn tenant_fingerprint(mapping: &str, key: &TenantKey) -> String {
-    [mapping, key.as_str()].join(" ")
+    hex(&digest.as_ref()[..16])
 }
 
 fn text<'a>(rules: &Rules, table: Oid, exposed: impl IntoIterator<Item = (&'a str, Option<Oid>)>) -> String {
@@ -65,8 +60,22 @@ fn write_variant(out: &mut String, name: &str, values: &[&dyn Canonical]) {
 
 impl Canonical for Rules {
     fn write(&self, out: &mut String) {
-        let Rules { table, id, name, email, created_at, updated_at, deleted_at, tenant, filter, allow, exclude, query } =
-            self;
+        // Each tenant's redaction is part of the tenant's own fingerprint.
+        let Rules {
+            table,
+            id,
+            name,
+            email,
+            created_at,
+            updated_at,
+            deleted_at,
+            tenant,
+            filter,
+            allow,
+            exclude,
+            query,
+            redactions: _,
+        } = self;
         let fields: [(&str, &dyn Canonical); 12] = [
             ("table", table),
             ("id", id),

@@ -1,5 +1,6 @@
 //! Rules -> `RowPlan`: what each value reads, which columns are exposed, which ones the decoder has to produce. Pure.
 
+use super::column_name::optional;
 use super::compile_error::CompileError;
 use super::filter::Condition;
 use super::identity::IdentityGap;
@@ -8,7 +9,6 @@ use super::plan::RowPlan;
 use super::raw_json::{RawColumn, RawJson, is_mapped_key};
 use super::resolver::Resolver;
 use super::row_types::WithheldReason;
-use super::rules::optional;
 use super::value::{Input, Text};
 use super::{Rules, Value, looks_secret};
 use crate::model::{ColumnIdx, Relation, TypeCatalog};
@@ -31,6 +31,13 @@ impl RowPlan {
         let keys = rules.query.iter().flat_map(|query| &query.key);
         let keys: Vec<Input> = keys.filter_map(|column| resolver.input("key", column)).collect();
         let selection = Selection::of(rules, &mut resolver);
+        for redaction in rules.redactions.all() {
+            for (key, name) in redaction.required_columns() {
+                if resolver.position(name).is_none() && !is_mapped_key(name) {
+                    resolver.no_column_of_tenant(&redaction.path, key, name);
+                }
+            }
+        }
         resolver.finish()?;
 
         let identity: Vec<&Input> = id.inputs().into_iter().chain(tenant.iter().flat_map(Text::inputs)).collect();
@@ -78,6 +85,7 @@ impl RowPlan {
             filter,
             key: keys,
             raw_json: RawJson::new(raw),
+            redactions: rules.redactions.clone(),
             exposed,
             withheld,
             columns: relation.columns.iter().map(|column| column.name.clone()).collect(),

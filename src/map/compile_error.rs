@@ -12,15 +12,21 @@ pub struct CompileError {
 impl fmt::Display for CompileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the mapping does not fit {}:", self.table)?;
-        self.problems.iter().try_for_each(|problem| write!(f, "\n  users.{problem}"))
+        self.problems.iter().try_for_each(|problem| match problem {
+            Problem::NoColumnOfTenant { .. } => write!(f, "\n  {problem}"),
+            _ => write!(f, "\n  users.{problem}"),
+        })
     }
 }
 
-/// `key` is the configuration's key below `users`.
+/// `key` is the configuration's key below `users`, unless it says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     #[error("{key}: there is no column {column:?}{}", did_you_mean(nearest))]
     NoColumn { key: &'static str, column: String, nearest: Option<String> },
+    /// `key` is the whole path, such as `tenants[acme].mask`.
+    #[error("{key}: there is no column {column:?}{}", did_you_mean(nearest))]
+    NoColumnOfTenant { key: String, column: String, nearest: Option<String> },
     #[error(
         "{key}: {path:?} is a path into {column:?}, which is not of type json or jsonb; name a column, or a path into a json column"
     )]

@@ -4,6 +4,7 @@
 //! maps its tuples to [`Change`](crate::model::Change)s. A `WatchPlan` does the same for a table that a query reads.
 
 mod canonical;
+mod column_name;
 mod rules;
 mod secret;
 mod sql;
@@ -17,6 +18,7 @@ mod resolver;
 mod filter;
 mod plan;
 mod raw_json;
+mod redaction;
 mod row_types;
 mod unmappable;
 mod update;
@@ -27,11 +29,14 @@ mod time;
 mod value;
 
 pub(crate) use account::ColumnAccount;
-pub(crate) use canonical::{fingerprint, tenant_fingerprint};
+pub(crate) use canonical::fingerprint;
+pub(crate) use column_name::optional;
 pub(crate) use compile_error::CompileError;
 pub(crate) use identity::identity_index;
 pub(crate) use json::is_padded;
 pub use plan::{CommitInfo, RowPlan, TenantRef};
+pub use redaction::Redactions;
+pub(crate) use redaction::{EMAIL, HashKey, NAME, Redaction};
 pub(crate) use rules::KeyColumn;
 pub(crate) use rules::Via;
 pub use rules::{Filter, Query, Rules, TimeUnit, Value, Watch};

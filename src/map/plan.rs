@@ -4,6 +4,7 @@
 use super::filter::{Condition, Truth};
 use super::identity::IdentityGap;
 use super::raw_json::RawJson;
+use super::redaction::{Redaction, Redactions};
 use super::row_types::WithheldReason;
 pub use super::row_types::{CommitInfo, TenantRef};
 use super::unmappable::Unmappable;
@@ -27,6 +28,7 @@ pub struct RowPlan {
     /// The columns by which a query's rows are looked up.
     pub(super) key: Vec<Input>,
     pub(super) raw_json: RawJson,
+    pub(super) redactions: Redactions,
     /// The columns of `raw_json` that only the source can convert. The stream has only their text.
     pub(super) cast: Vec<ColumnIdx>,
     /// The columns that leave under their own names.
@@ -170,21 +172,24 @@ impl RowPlan {
         self.check_size(size)?;
         let id = self.new_id(row)?;
         let tenant = self.tenant(row)?;
-        Ok(Some((tenant, self.user(&id, row, size, None)?)))
+        let user = self.user(&id, &tenant, row, size, None)?;
+        Ok(Some((tenant, user)))
     }
 
     pub(super) fn user(
         &self,
         id: &str,
+        tenant: &TenantRef<'_>,
         row: RowImage<'_>,
         size: usize,
         commit: Option<CommitInfo>,
     ) -> Result<User, Unmappable> {
         self.check_size(size)?;
-        let Some(mapped) = self.mapped(row, commit)? else {
+        let redaction = self.redactions.of(tenant);
+        let Some(mapped) = self.mapped(row, commit, redaction)? else {
             return Err(self.identity_gap.error());
         };
-        let raw_json = self.raw_json.build(id, &mapped, row, size)?;
+        let raw_json = self.raw_json.build(id, &mapped, row, size, redaction)?;
         fn known<T>(set: Set<Option<T>>) -> Option<T> {
             match set {
                 Set::To(value) => value,
@@ -206,22 +211,20 @@ impl RowPlan {
     pub(super) fn patch(
         &self,
         id: &str,
+        tenant: &TenantRef<'_>,
         row: RowImage<'_>,
         size: usize,
         commit: CommitInfo,
     ) -> Result<Change, Unmappable> {
         self.check_size(size)?;
-        let Some(mapped) = self.mapped(row, Some(commit))? else { return Ok(reread(id, commit)) };
-        let raw_json = self.raw_json.build(id, &mapped, row, size)?;
-        let owned = |set| match set {
-            Set::To(value) => Set::To(Option::map(value, Cow::into_owned)),
-            Set::Keep => Set::Keep,
-        };
+        let redaction = self.redactions.of(tenant);
+        let Some(mapped) = self.mapped(row, Some(commit), redaction)? else { return Ok(reread(id, commit)) };
+        let raw_json = self.raw_json.build(id, &mapped, row, size, redaction)?;
         Ok(Change::Patch(Patch {
             id: Box::from(id),
             raw_json,
-            name: owned(mapped.name),
-            email: owned(mapped.email),
+            name: mapped.name.map(Cow::into_owned),
+            email: mapped.email.map(Cow::into_owned),
             created_at: mapped.created_at,
             updated_at: mapped.updated_at,
             deleted_at: mapped.deleted_at,
@@ -237,6 +240,7 @@ impl RowPlan {
         &self,
         row: RowImage<'a>,
         commit: Option<CommitInfo>,
+        redaction: Option<&Redaction>,
     ) -> Result<Option<MappedValues<'a>>, Unmappable> {
         let text = |value: &Option<Text>| match value {
             Some(value) => self.optional(value.read(row)),
@@ -246,7 +250,11 @@ impl RowPlan {
             Some(value) => self.optional(value.read(row)),
             None => Ok(Some(Set::To(None))),
         };
-        let (Some(name), Some(email)) = (text(&self.name)?, text(&self.email)?) else { return Ok(None) };
+        let (Some(mut name), Some(mut email)) = (text(&self.name)?, text(&self.email)?) else { return Ok(None) };
+        if let Some(redaction) = redaction {
+            name = name.map(|name| redaction.name(name));
+            email = email.map(|email| redaction.email(email));
+        }
         let Some(created_at) = time(&self.created_at)? else { return Ok(None) };
         // Without it a deleted user would look alive.
         let deleted_at = match &self.deleted_at {

@@ -4,6 +4,7 @@
 //! them, and is faster when they are sorted already.
 
 use super::json::{JsonKind, Malformed, key, without};
+use super::redaction::{MASKED_COLUMN, Redaction, Shown};
 use super::unmappable::Unmappable;
 use super::value::{MappedValues, RowImage, Sent};
 use crate::model::{ColumnIdx, Set, Timestamp, push_string};
@@ -109,6 +110,7 @@ impl RawJson {
         mapped: &MappedValues<'_>,
         row: RowImage<'_>,
         size: usize,
+        redaction: Option<&Redaction>,
     ) -> Result<String, Unmappable> {
         let length = |set: &Set<Option<Cow<'_, str>>>| match set {
             Set::To(Some(text)) => text.len(),
@@ -134,17 +136,24 @@ impl RawJson {
                         None => json.push_str("null"),
                     }
                 }
-                Part::Column(raw) => match row.get(raw.column) {
-                    Sent::Unsent => {}
-                    Sent::Null => {
-                        push_key(&raw.key, &mut json);
-                        json.push_str("null");
+                Part::Column(raw) => {
+                    let shown = redaction.map_or(Shown::AsIs, |redaction| redaction.column(&raw.name));
+                    match (row.get(raw.column), shown) {
+                        (Sent::Unsent, _) | (_, Shown::Hidden) => {}
+                        (Sent::Null, _) => {
+                            push_key(&raw.key, &mut json);
+                            json.push_str("null");
+                        }
+                        (Sent::Text(_), Shown::Masked) => {
+                            push_key(&raw.key, &mut json);
+                            json.push_str(MASKED_COLUMN);
+                        }
+                        (Sent::Text(bytes), Shown::AsIs) => {
+                            push_key(&raw.key, &mut json);
+                            raw.append(bytes, &mut json, &mut stripped)?;
+                        }
                     }
-                    Sent::Text(bytes) => {
-                        push_key(&raw.key, &mut json);
-                        raw.append(bytes, &mut json, &mut stripped)?;
-                    }
-                },
+                }
             }
         }
         json.push('}');

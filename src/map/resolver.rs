@@ -181,6 +181,19 @@ impl<'a> Resolver<'a> {
     }
 
     pub(super) fn no_column(&mut self, key: &'static str, written: &str) {
+        let nearest = self.nearest(written);
+        self.problems.push(Problem::NoColumn { key, column: written.to_owned(), nearest });
+    }
+
+    /// `path` is the place of the tenant in the configuration.
+    pub(super) fn no_column_of_tenant(&mut self, path: &str, key: &'static str, written: &str) {
+        let nearest = self.nearest(written);
+        let key = format!("{path}.{key}");
+        self.problems.push(Problem::NoColumnOfTenant { key, column: written.to_owned(), nearest });
+    }
+
+    /// The column that was probably meant.
+    fn nearest(&self, written: &str) -> Option<String> {
         /// Jaro-Winkler similarity below which a name is no useful suggestion.
         const MIN_SIMILARITY: f64 = 0.75;
         let first = written.split_once('.').map_or(written, |(first, _)| first).to_lowercase();
@@ -190,8 +203,7 @@ impl<'a> Resolver<'a> {
         // `full_name` for `name`.
         let has_word = |name: &&str| name.to_lowercase().split('_').any(|word| word == first);
         let longer = || self.relation.columns.iter().map(|column| column.name.as_str()).find(has_word);
-        let nearest = nearest.map(|(_, name)| name).or_else(longer).map(str::to_owned);
-        self.problems.push(Problem::NoColumn { key, column: written.to_owned(), nearest });
+        nearest.map(|(_, name)| name).or_else(longer).map(str::to_owned)
     }
 }
 

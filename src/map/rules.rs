@@ -1,5 +1,7 @@
 //! The mapping as configured, not yet compiled for a table. Pure.
 
+use super::column_name::optional;
+use super::redaction::Redactions;
 use crate::model::{Relation, TableName};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -83,6 +85,8 @@ pub struct Rules {
     pub exclude: Vec<String>,
     /// For users that are stored in several tables; absent: the table's rows are the users.
     pub query: Option<Query>,
+    /// What tenants receive in place of personal values.
+    pub redactions: Redactions,
 }
 
 /// A SELECT that returns the users. The rules' values are columns of its result.
@@ -177,6 +181,15 @@ impl KeyColumn {
 }
 
 impl Value {
+    /// Whether the value reads this column, or a path into it.
+    pub(crate) fn reads(&self, column: &str) -> bool {
+        let mut read = Vec::new();
+        self.columns(Need::Required, Need::Required, &mut read);
+        self.columns(Need::Optional, Need::Required, &mut read);
+        let is_path = |name: &str| name.strip_prefix(column).is_some_and(|rest| rest.starts_with('.'));
+        read.into_iter().any(|name| name == column || is_path(name))
+    }
+
     /// Adds the columns that the value reads: those that a table may lack, or those that it must have. A path counts as its
     /// column.
     fn columns<'a>(&'a self, wanted: Need, need: Need, found: &mut Vec<&'a str>) {
@@ -233,13 +246,5 @@ impl Rules {
             value.columns(wanted, Need::Required, &mut found);
         }
         found
-    }
-}
-
-/// A name without its `?`, and whether it had one: the column is optional.
-pub(super) fn optional(name: &str) -> (&str, bool) {
-    match name.strip_suffix('?') {
-        Some(name) => (name, true),
-        None => (name, false),
     }
 }

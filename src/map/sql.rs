@@ -196,6 +196,7 @@ fn has(relation: &Relation, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::map::Redactions;
     use crate::model::{Column, ReplicaIdentity, TableName};
 
     fn relation() -> Relation {
@@ -261,6 +262,7 @@ mod tests {
             allow: None,
             exclude: Vec::new(),
             query: None,
+            redactions: Redactions::default(),
         };
         let keys = [TenantKey::new("a"), TenantKey::new("b'c")];
         let condition = |tenant| tenants_condition(&rules(tenant), &relation(), &keys);

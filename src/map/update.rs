@@ -58,11 +58,11 @@ impl RowPlan {
         let change = if self.unconverted(row).is_some() {
             reread(&id, commit)
         } else if unsent.is_none() {
-            Change::Upsert(self.user(&id, row, size, Some(commit))?)
+            Change::Upsert(self.user(&id, &tenant, row, size, Some(commit))?)
         } else if is_user == Truth::Unsent || tenant == TenantRef::Unsent || !matches!(moved, Ok(false)) {
             reread(&id, commit)
         } else {
-            self.patch(&id, row, size, commit)?
+            self.patch(&id, &tenant, row, size, commit)?
         };
         emit(tenant, change);
         moved.map(|_| ())

@@ -70,6 +70,16 @@ pub enum Set<T> {
     To(T),
 }
 
+impl<T> Set<Option<T>> {
+    /// Changes a value that is set and not null.
+    pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Set<Option<U>> {
+        match self {
+            Set::Keep => Set::Keep,
+            Set::To(value) => Set::To(value.map(change)),
+        }
+    }
+}
+
 /// An update whose unchanged out-of-line (TOAST) values were not sent.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Patch {

@@ -34,7 +34,7 @@ pub(crate) use relation::UNATTRIBUTABLE;
 pub use relation::{Cell, Column, LeafIdentity, Relation, ReplicaIdentity, TableName, TypeCatalog};
 pub(crate) use relation::{ColumnIdx, CompositeField, TypeKind};
 pub use tenant_list::{ByConfigured, ByTenant, ConfiguredIdx, TenantIdx};
-pub(crate) use text::{clip, printable, printable_line, push_string, shell_word, variable_word};
+pub(crate) use text::{clip, hex, printable, printable_line, push_string, shell_word, variable_word};
 pub use time::Timestamp;
 pub(crate) use user_counts::{ExistingKeys, LISTED_KEYS, SHOWN_KEY, describe_keys};
 pub use user_counts::{KeyCount, NearestKey, UnusedKey, UserCount, UserCounts};

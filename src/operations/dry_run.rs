@@ -4,7 +4,6 @@ use crate::apply::{Session, TargetAssessment, assess_target, observe};
 use crate::capture::slot::{identify_system, read_slot};
 use crate::capture::{ReplicationConnection, publication};
 use crate::config::{Config, Tenant};
-use crate::map::tenant_fingerprint;
 use crate::model::{Epoch, Generation, Lsn, ReceivedHistory, TenantId};
 use crate::pg::{connect, connect_state, connect_target};
 use crate::replicator::error::ServiceError;
@@ -91,6 +90,7 @@ pub(crate) async fn plan(config: &Config) -> Result<Plan, ServiceError> {
     let forecasts = futures_util::stream::iter(&config.tenants)
         .map(|tenant| async {
             let span = info_span!("tenant", id = %tenant.id);
+            let mapping = config.users.redactions.tenant_fingerprint(&mapping, &tenant.key);
             let forecast = forecast(tenant, &known, generation, &mapping).instrument(span);
             let forecast = match timeout(TARGET_TIMEOUT, forecast).await {
                 Ok(forecast) => forecast,
@@ -122,13 +122,12 @@ async fn forecast(tenant: &Tenant, known: &Snapshot, generation: Option<Generati
     let recorded = known.tenants.get(&tenant.id).map(recorded_target);
     // A start would have a higher epoch than every process before.
     let epoch = Epoch(known.source.as_ref().map_or(0, |source| source.epoch.0) + 1);
-    let mapping = tenant_fingerprint(mapping, &tenant.key);
     let generation = generation.unwrap_or(Generation(i64::MAX));
     let epochs = &known.epochs;
     let session = Session {
         generation,
         epoch,
-        mapping: &mapping,
+        mapping,
         epochs,
         may_have_fenced: false,
         received: Lsn(u64::MAX),

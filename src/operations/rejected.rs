@@ -1,5 +1,6 @@
 //! The users that a target rejects, as its `users_sync.rejected` has them, in pages.
 
+use crate::model::hex;
 use crate::pg::{PgTimestamp, Statements, TargetClient};
 use serde::Serialize;
 use tokio_postgres::types::Type;
@@ -59,7 +60,7 @@ impl Cursor {
     }
 
     pub(crate) fn to_text(&self) -> String {
-        let key: String = self.key.iter().map(|byte| format!("{byte:02x}")).collect();
+        let key = hex(&self.key);
         format!("{}-{key}", self.since.0.0)
     }
 }

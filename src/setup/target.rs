@@ -122,6 +122,9 @@ mod tests {
             target,
             password_command: None,
             wake_after: None,
+            hash: None,
+            mask: None,
+            only: None,
         };
         let facts = TargetFacts { administrator: "admin".to_owned(), role_exists: true, objects };
         target_script(&tenant, &facts, false, &[]).map(|script| script.to_string())

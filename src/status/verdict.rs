@@ -334,7 +334,16 @@ mod tests {
         let (id, key) = (TenantId::new(name), TenantKey::new(name));
         TenantReport {
             state,
-            ..TenantReport::unknown(&Tenant { id, key, target: url, password_command: None, wake_after: None })
+            ..TenantReport::unknown(&Tenant {
+                id,
+                key,
+                target: url,
+                password_command: None,
+                wake_after: None,
+                hash: None,
+                mask: None,
+                only: None,
+            })
         }
     }
 

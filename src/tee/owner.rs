@@ -1,6 +1,6 @@
 //! Who wrote a record of the positions topic: this installation, another one, or a program without its key. Pure.
 
-use crate::model::CheckpointKey;
+use crate::model::{CheckpointKey, hex};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -82,10 +82,6 @@ impl Owner {
 /// What is signed. The fields of a JSON object are sorted.
 fn message(key: &str, fields: &Map<String, Value>) -> Vec<u8> {
     format!("{key}\n{}", serde_json::to_string(fields).unwrap_or_default()).into_bytes()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

@@ -142,6 +142,7 @@ impl Case {
             exclude,
             query,
             table: table.clone(),
+            redactions: Default::default(),
         };
         Case { columns, rules, expected, full }
     }

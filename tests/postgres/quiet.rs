@@ -39,6 +39,9 @@ async fn cost_nothing(query: Option<Query>, updates: usize) {
     config.tenants.push(users_sync::config::Tenant {
         password_command: None,
         wake_after: None,
+        hash: None,
+        mask: None,
+        only: None,
         id: TenantId::new("acme"),
         key: TenantKey::new("acme"),
         target: PgUrl::parse(&target.url("acme")).unwrap(),

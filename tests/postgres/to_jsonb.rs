@@ -328,6 +328,7 @@ async fn load_plan(client: &Client) -> RowPlan {
         allow: None,
         exclude: Vec::new(),
         query: None,
+        redactions: Default::default(),
     };
     let relation = Relation { oid: 1, table, replica_identity: ReplicaIdentity::Default, columns, leaves: Vec::new() };
     RowPlan::compile(&rules, &relation, &types).unwrap()

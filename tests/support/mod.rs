@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use users_sync::config::{Config, Env, Source, Tenant, parse};
-use users_sync::map::{Rules, Value};
+use users_sync::map::{Redactions, Rules, Value};
 use users_sync::model::{TableName, TenantId, TenantKey};
 use users_sync::pg::PgUrl;
 use users_sync::replicator;
@@ -101,6 +101,7 @@ pub fn rules() -> Rules {
         allow: None,
         exclude: Vec::new(),
         query: None,
+        redactions: Redactions::default(),
     }
 }
 

@@ -1,7 +1,6 @@
 //! What the tasks of one session share. No lock is held across an await.
 
 use crate::config::Config;
-use crate::map::tenant_fingerprint;
 use crate::model::{Anchor, Epoch, Generation, Lsn, RestartSignal, TenantId, TenantIdx};
 use crate::progress::Progress;
 use crate::replicator::backoff::Turns;
@@ -211,9 +210,9 @@ impl<S: StateAccess> SessionContext<S> {
         self.mapping.borrow().clone()
     }
 
-    /// The fingerprint for one tenant. It includes the key, which selects the rows of the tenant.
+    /// The fingerprint for one tenant.
     pub(crate) fn mapping_of(&self, index: TenantIdx) -> String {
-        tenant_fingerprint(&self.mapping(), &self.tenants.get(index).tenant.key)
+        self.config.users.redactions.tenant_fingerprint(&self.mapping(), &self.tenants.get(index).tenant.key)
     }
 
     pub(crate) fn set_mapping(&self, mapping: &str) {

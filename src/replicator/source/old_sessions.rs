@@ -1,7 +1,7 @@
 //! Sessions of an earlier process on the source: a frozen process holds locks and snapshots for as long as its
 //! connections live. Their `application_name` carries slot and epoch, so that no other installation's are ended.
 
-use crate::model::Epoch;
+use crate::model::{Epoch, hex};
 use crate::pg::quote_literal;
 use ring::digest::{SHA256, digest};
 use tokio_postgres::Client;
@@ -23,8 +23,7 @@ fn short(slot: &str) -> String {
     if slot.len() <= MAX_SLOT {
         return slot.to_owned();
     }
-    let hash: String =
-        digest(&SHA256, slot.as_bytes()).as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hex(&digest(&SHA256, slot.as_bytes()).as_ref()[..8]);
     // Slot names are ASCII.
     format!("{}.{hash}", &slot[..MAX_SLOT - 17])
 }

@@ -2,7 +2,7 @@
 
 use crate::clock::now;
 use crate::config::{Config, Kafka, Tenant, Topics};
-use crate::model::{ByConfigured, ConfiguredIdx, TenantId};
+use crate::model::{ByConfigured, ConfiguredIdx, TenantId, hex};
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::tee::batcher::KafkaBatcher;
 use crate::replicator::tee::error::TeeError;
@@ -93,7 +93,7 @@ pub(crate) async fn watch_limits(
 
 /// The beginning of the id's hash in `users_sync.tee_rejected`. An id may be an address.
 fn hash(id: &str) -> String {
-    digest(&SHA256, id.as_bytes()).as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest(&SHA256, id.as_bytes()).as_ref()[..8])
 }
 
 /// Publishes the users that were set aside and whose topic takes more now, as they are at the source.
