@@ -18,7 +18,7 @@ IMAGE ?= users-sync:local
 export RUST_TEST_THREADS ?= $(shell expr 2 \* `getconf _NPROCESSORS_ONLN`)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-matrix test-full bench check lint dist image deny mutants fuzz
+.PHONY: help setup demo test test-matrix test-full bench check lint dist image helm deny mutants fuzz
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ dist: setup ## Build the distributed binary, static if musl is available, and pr
 
 image: ## Build the container image with docker or buildah (IMAGE=users-sync:local).
 	@.ci/image $(IMAGE)
+
+helm: ## Test the Helm chart without a cluster: lint, schemas, equality with the manifest, refused values.
+	@.ci/helm
 
 deny: ## Check the dependencies' licences, sources, duplicate versions and advisories.
 	@.ci/deny

@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The pages, and folders of pages.
-const PAGES: [&str; 6] =
-    ["README.md", "CHANGELOG.md", "docs", "docker/README.md", "tests/README.md", "tests/providers"];
+const PAGES: [&str; 6] = ["README.md", "CHANGELOG.md", "docs", "docker", "tests/README.md", "tests/providers"];
 /// What a path in backquotes starts with.
 const ROOTS: [&str; 9] = ["src/", "tests/", "docs/", "config/", "docker/", "benches/", "fuzz/", ".ci/", ".cargo/"];
 

@@ -79,6 +79,25 @@ fn the_manifest_provides_every_variable_of_its_configuration() {
     assert_eq!(container["securityContext"]["capabilities"]["drop"][0], "ALL");
 }
 
+/// `.ci/helm`, which is not part of CI, compares all that the chart renders.
+#[test]
+fn the_chart_has_the_configuration_of_the_manifest() {
+    let manifest = read("docker/kubernetes.yaml");
+    let documents: Vec<_> = manifest.split("\n---\n").map(yaml).collect();
+    let of = |kind: &str| documents.iter().find(|document| document["kind"] == kind).unwrap();
+    let defaults = yaml(&read("docker/helm/values.yaml"));
+    let values = yaml(&read("docker/helm/ci/kubernetes.yaml"));
+    let mut config = defaults["config"].clone();
+    config.as_object_mut().unwrap().extend(values["config"].as_object().unwrap().clone());
+    assert_eq!(config, yaml(of("ConfigMap")["data"]["users-sync.yaml"].as_str().unwrap()));
+    assert_eq!(values["secrets"], of("Secret")["stringData"]);
+    let deployment = &of("Deployment")["spec"];
+    let pod = &deployment["template"]["spec"];
+    assert_eq!(defaults["replicas"], deployment["replicas"]);
+    assert_eq!(defaults["resources"], pod["containers"][0]["resources"]);
+    assert_eq!(defaults["terminationGracePeriodSeconds"], pod["terminationGracePeriodSeconds"]);
+}
+
 #[test]
 fn documented_commands_exist() {
     use clap::Parser;
