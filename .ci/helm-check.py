@@ -109,7 +109,7 @@ def check_references(name, manifests):
     if account and account["metadata"]["name"] != pod["serviceAccountName"]:
         fault(name, "the pods use another service account")
     secret = of("Secret")
-    if secret and {"secretRef": {"name": secret["metadata"]["name"]}} not in container["envFrom"]:
+    if secret and {"secretRef": {"name": secret["metadata"]["name"]}} not in container.get("envFrom", []):
         fault(name, "the pods do not use the Secret")
 
 
@@ -166,17 +166,21 @@ def main():
     rendered, crds, versions = Path(sys.argv[1]), crd_schemas(Path(sys.argv[2])), sys.argv[3:]
     schema = jsonschema.Draft202012Validator(json.loads((ROOT / "config/users-sync.schema.json").read_text()))
     checked = configurations = 0
-    for path in sorted(rendered.glob("*.yaml")):
-        manifests = documents(path)
+    files = {path.stem: documents(path) for path in sorted(rendered.glob("*.yaml"))}
+    for name, manifests in files.items():
         for manifest in manifests:
-            check_schema(f"{path.stem}: {manifest['kind']}", manifest, crds, versions)
+            check_schema(f"{name}: {manifest['kind']}", manifest, crds, versions)
             checked += 1
+    # The other checks expect objects of the right form.
+    if faults:
+        sys.exit("\n".join(faults))
+    for name, manifests in files.items():
+        for manifest in manifests:
             if "users-sync.yaml" in manifest.get("data", {}):
-                check_configuration(f"{path.stem}: users-sync.yaml", manifest["data"], schema)
+                check_configuration(f"{name}: users-sync.yaml", manifest["data"], schema)
                 configurations += 1
-        check_references(path.stem, manifests)
-        if path.stem == "everything":
-            check_copies(manifests)
+        check_references(name, manifests)
+    check_copies(files["everything"])
     check_manifest(rendered)
     check_chart()
     if faults:
