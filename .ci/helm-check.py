@@ -109,7 +109,7 @@ def check_references(name, manifests):
     if account and account["metadata"]["name"] != pod["serviceAccountName"]:
         fault(name, "the pods use another service account")
     secret = of("Secret")
-    if secret and {"secretRef": {"name": secret["metadata"]["name"]}} not in container.get("envFrom", []):
+    if secret and {"secretRef": {"name": secret["metadata"]["name"]}} not in (container.get("envFrom") or []):
         fault(name, "the pods do not use the Secret")
 
 
