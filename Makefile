@@ -18,7 +18,7 @@ IMAGE ?= users-sync:local
 export RUST_TEST_THREADS ?= $(shell expr 2 \* `getconf _NPROCESSORS_ONLN`)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-matrix test-full bench check lint dist image helm deny mutants fuzz
+.PHONY: help setup demo test test-matrix test-full bench check lint dist image helm site deny mutants fuzz
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ image: ## Build the container image with docker or buildah (IMAGE=users-sync:loc
 
 helm: ## Test the Helm chart without a cluster: lint, schemas, equality with the manifest, refused values.
 	@.ci/helm
+
+site: ## Build the documentation site in target/site, and check its links.
+	@.ci/site
 
 deny: ## Check the dependencies' licences, sources, duplicate versions and advisories.
 	@.ci/deny
