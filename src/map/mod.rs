@@ -25,6 +25,7 @@ mod update;
 mod watch_plan;
 
 mod json;
+mod key_text;
 mod time;
 mod value;
 
@@ -34,6 +35,7 @@ pub(crate) use column_name::optional;
 pub(crate) use compile_error::CompileError;
 pub(crate) use identity::identity_index;
 pub(crate) use json::is_padded;
+pub(crate) use key_text::may_be;
 pub use plan::{CommitInfo, RowPlan, TenantRef};
 pub use redaction::Redactions;
 pub(crate) use redaction::{EMAIL, HashKey, NAME, Redaction};

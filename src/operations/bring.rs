@@ -20,7 +20,7 @@ pub(crate) enum AtSource {
 /// Reads a user with this id. `key` is the tenant's.
 ///
 /// # Errors
-/// The source cannot be read, or the id is none of its type.
+/// The source cannot be read, or it cannot convert the id.
 pub(crate) async fn look_up(config: &Config, key: &str, id: &str) -> Result<AtSource, ServiceError> {
     let client = connect(&config.source.url).await?;
     let config = resolve_layout(&client, config).await?;

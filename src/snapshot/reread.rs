@@ -5,8 +5,8 @@
 //! an early read would return the old row.
 
 use super::rows::{RowStream, SourceReadError};
-use crate::map::{KEYS_SETTING, Rules, ids_condition, key_columns, keys_condition};
-use crate::model::{Cell, Lsn, Relation, Xid};
+use crate::map::{KEYS_SETTING, Rules, ids_condition, key_columns, keys_condition, may_be};
+use crate::model::{Cell, Lsn, Oid, Relation, Xid};
 use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;
@@ -59,24 +59,32 @@ impl<'a> Reading<'a> {
         self.position
     }
 
-    /// Passes the rows with these keys to `each`. A missing row was deleted or moved.
+    /// Passes the rows with these keys to `each`. A missing row was deleted or moved, or its key is none of the columns' types.
     pub(crate) async fn read(
         &self,
         rows: &RowQuery<'_>,
         keys: &[Vec<&str>],
         mut each: impl FnMut(&[Cell<'_>]) + Send,
     ) -> Result<(), SourceReadError> {
-        let keys =
-            serde_json::Value::from_iter(keys.iter().map(|key| serde_json::Value::from_iter(key.iter().copied())));
+        let type_oid =
+            |name: &str| rows.relation.columns.iter().find(|column| column.name == name).map(|column| column.type_oid);
+        let types: Vec<Option<Oid>> = match &rows.by {
+            FindBy::Columns(names) => names.iter().map(|name| type_oid(name)).collect(),
+            FindBy::Condition(_) => Vec::new(),
+        };
+        let may_exist = |key: &&Vec<&str>| {
+            let mut parts = key.iter().zip(&types);
+            parts.all(|(text, type_oid)| type_oid.is_none_or(|type_oid| may_be(type_oid, text)))
+        };
+        let keys = keys.iter().filter(may_exist).map(|key| serde_json::Value::from_iter(key.iter().copied()));
+        let keys = serde_json::Value::from_iter(keys);
         self.client.query_one("SELECT set_config($1, $2, true)", &[&KEYS_SETTING, &keys.to_string()]).await?;
         let condition = match &rows.by {
             FindBy::Columns(names) => {
                 let mut columns = Vec::with_capacity(names.len());
-                for name in names {
-                    let column = rows.relation.columns.iter().find(|column| column.name == *name);
-                    let oid = column.map(|column| column.type_oid);
+                for (name, oid) in names.iter().zip(&types) {
                     // Without a type modifier: with one, char(36) would be cut to char(1).
-                    let row = self.client.query_one("SELECT format_type($1, -1)", &[&oid]).await?;
+                    let row = self.client.query_one("SELECT format_type($1, -1)", &[oid]).await?;
                     columns.push((*name, row.try_get(0)?));
                 }
                 keys_condition(&columns)

@@ -34,6 +34,7 @@ pub(super) mod oid {
     pub(crate) const TIMESTAMP: u32 = 1114;
     pub(crate) const TIMESTAMPTZ: u32 = 1184;
     pub(crate) const NUMERIC: u32 = 1700;
+    pub(crate) const UUID: u32 = 2950;
     pub(crate) const JSONB: u32 = 3802;
 }
 
