@@ -12,7 +12,7 @@ use axum::routing::get;
 use ring::digest::{SHA256, digest};
 
 /// Allows only scripts, styles and requests of this origin, and forbids framing.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+pub(crate) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 struct Asset {

@@ -33,4 +33,6 @@ mod user_list;
 mod users;
 mod write_timeout;
 
+pub(crate) use console::CONTENT_SECURITY_POLICY;
 pub use server::Server;
+pub(crate) use server::ServerError;

@@ -42,11 +42,20 @@ pub struct ServerError {
     source: std::io::Error,
 }
 
+impl ServerError {
+    /// What failed, without the key of the configuration.
+    pub(crate) fn of_address(&self) -> String {
+        format!("cannot listen on {}: {}", self.at, self.source)
+    }
+}
+
 /// The admin server.
 pub struct Server {
     app: App,
     configs: watch::Receiver<Config>,
     limits: Limits,
+    /// Paths of the caller, behind the same checks as the API.
+    beside: Router,
     serving: Option<Serving>,
 }
 
@@ -56,21 +65,31 @@ impl Server {
     /// # Errors
     /// The address cannot be bound.
     pub async fn bind(configs: watch::Receiver<Config>, status: Arc<ProcessStatus>) -> Result<Server, ServerError> {
-        Server::bind_with(configs, status, Limits::of_process()).await
+        Server::bind_with(configs, status, Limits::of_process(), Router::new()).await
+    }
+
+    /// As [`Server::bind`], and serves the paths of `beside` too. The same rules decide who may use them.
+    pub(crate) async fn bind_beside(
+        configs: watch::Receiver<Config>,
+        status: Arc<ProcessStatus>,
+        beside: Router,
+    ) -> Result<Server, ServerError> {
+        Server::bind_with(configs, status, Limits::of_process(), beside).await
     }
 
     async fn bind_with(
         configs: watch::Receiver<Config>,
         status: Arc<ProcessStatus>,
         limits: Limits,
+        beside: Router,
     ) -> Result<Server, ServerError> {
         let app = App::new(status, configs.clone(), limits.waiters());
         let admin = configs.borrow().admin.clone();
         let serving = match admin {
-            Some(admin) => Some(Serving::start(&app, listen(admin.listen).await?, admin, limits)),
+            Some(admin) => Some(Serving::start(&app, listen(admin.listen).await?, admin, limits, &beside)),
             None => None,
         };
-        Ok(Server { app, configs, limits, serving })
+        Ok(Server { app, configs, limits, beside, serving })
     }
 
     /// The bound address; `None` if `admin` is not configured.
@@ -128,7 +147,7 @@ impl Server {
             }
         };
         self.close().await;
-        self.serving = Some(Serving::start(&self.app, listener, admin, self.limits));
+        self.serving = Some(Serving::start(&self.app, listener, admin, self.limits, &self.beside));
     }
 
     /// Returns the address and settings of the closed socket.
@@ -151,12 +170,12 @@ struct Serving {
 }
 
 impl Serving {
-    fn start(app: &App, listener: TcpListener, admin: Admin, limits: Limits) -> Serving {
+    fn start(app: &App, listener: TcpListener, admin: Admin, limits: Limits, beside: &Router) -> Serving {
         let at = listener.local_addr().unwrap_or(admin.listen);
         tracing::info!(listen = %at, "admin API listening");
         app.access.change(&admin);
         let stop = CancellationToken::new();
-        let router = router(app.clone()).layer(Extension(stop.clone()));
+        let router = router(app.clone(), beside.clone()).layer(Extension(stop.clone()));
         let mut tasks = JoinSet::new();
         tasks.spawn(connections::serve(listener, router, limits, stop.clone()));
         tasks.spawn(sampler::run(app.clone(), stop.clone()));
@@ -173,8 +192,9 @@ impl Serving {
     }
 }
 
-fn router(app: App) -> Router {
+fn router(app: App, beside: Router) -> Router {
     paths::protected()
+        .merge(beside.with_state(()))
         .route("/api/openapi.json", get(openapi))
         .layer(middleware::from_fn_with_state(app.access.clone(), guard))
         .merge(paths::public())

@@ -1,5 +1,6 @@
 //! Why the demo failed.
 
+use crate::admin::ServerError;
 use crate::config::ConfigError;
 use crate::replicator::error::ServiceError;
 use crate::throwaway::ThrowawayError;
@@ -20,6 +21,9 @@ pub(crate) enum DemoError {
     /// Replication itself.
     #[error(transparent)]
     Service(#[from] ServiceError),
+    /// The page's address cannot be used.
+    #[error("{}", .0.of_address())]
+    Listen(ServerError),
     /// Replication stopped, or did not start in time.
     #[error("{0}")]
     Stalled(&'static str),

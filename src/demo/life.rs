@@ -2,18 +2,14 @@
 
 use super::error::DemoError;
 use super::stage::{Stage, TENANTS};
+use super::visible::{Change, visible};
 use std::fmt;
 use std::io::Write;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, sleep_until};
-use tokio_postgres::Client;
+use tokio::time::{Instant, sleep_until};
 
 /// Interval between changes, slow enough to read the output.
 const CHANGE_INTERVAL: Duration = Duration::from_millis(200);
-/// Short compared with the latencies that are measured.
-const POLL_INTERVAL: Duration = Duration::from_micros(200);
-/// Time limit for one change.
-const VISIBLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const FIRST_NAMES: [&str; 10] =
     ["Ada", "Grace", "Edsger", "Barbara", "Donald", "Frances", "Alan", "Radia", "Niklaus", "Hedy"];
@@ -55,10 +51,12 @@ struct Person {
     name: String,
 }
 
-/// Makes one change after the other until `until`.
+/// Makes one change after the other until `until`. With `is_shared` a visitor of the page changes the same people, and may
+/// pause a tenant: a change that does not arrive in time is then shown and left out of the latencies.
 pub(super) async fn live(
     stage: &Stage,
     until: Instant,
+    is_shared: bool,
     latencies: &mut Latencies,
     out: &mut impl Write,
 ) -> Result<(), DemoError> {
@@ -77,16 +75,21 @@ pub(super) async fn live(
                 let Person { id, name } = &mut people[chosen];
                 *name = format!("{} {}", FIRST_NAMES[turn % 10], LAST_NAMES[(turn / 2) % 7]);
                 let sql = "UPDATE auth.users SET first_name = $2, last_name = NULL, updated_at = clock_timestamp() \
-                           WHERE id::text = $1";
-                auth.execute(sql, &[&id.as_str(), &name.as_str()]).await?;
-                let seen = "SELECT FROM neon_auth.users_sync WHERE id = $1 AND name = $2";
-                ("renamed", name.clone(), visible(target, seen, &[id, name]).await?)
+                           WHERE id::text = $1 RETURNING updated_at::text";
+                let Some(updated) = auth.query_opt(sql, &[&id.as_str(), &name.as_str()]).await? else {
+                    // A visitor has deleted this person.
+                    people.remove(chosen);
+                    continue;
+                };
+                let updated_at: String = updated.try_get(0)?;
+                ("renamed", name.clone(), visible(target, id, Change::Rename(&updated_at)).await?)
             }
             4 if !people.is_empty() => {
                 let Person { id, name } = people.remove(0);
-                auth.execute("DELETE FROM auth.users WHERE id::text = $1", &[&id]).await?;
-                let seen = "SELECT FROM neon_auth.users_sync WHERE id = $1 AND deleted_at IS NOT NULL";
-                ("left", name, visible(target, seen, &[&id]).await?)
+                if auth.execute("DELETE FROM auth.users WHERE id::text = $1", &[&id]).await? == 0 {
+                    continue;
+                }
+                ("left", name, visible(target, &id, Change::Delete).await?)
             }
             _ => {
                 let (first, last) = (FIRST_NAMES[(turn * 7) % 10], LAST_NAMES[(turn * 3) % 7]);
@@ -94,31 +97,27 @@ pub(super) async fn live(
                            VALUES ($1, $2, $3, $4, $2 || '@example.com') RETURNING id::text";
                 let username = format!("{}{turn}", first.to_lowercase());
                 let id: String = auth.query_one(sql, &[&tenant, &username, &first, &last]).await?.try_get(0)?;
-                let latency = visible(target, "SELECT FROM neon_auth.users_sync WHERE id = $1", &[&id]).await?;
-                // A row of the application's own table references the new user.
-                target.execute("INSERT INTO todos (task, user_id) VALUES ('say hello', $1)", &[&id]).await?;
-                people.push(Person { id, name: format!("{first} {last}") });
-                ("signed up", format!("{first} {last} (and has a todo)"), latency)
+                let latency = visible(target, &id, Change::SignUp).await?;
+                let mut user = format!("{first} {last}");
+                people.push(Person { id: id.clone(), name: user.clone() });
+                if latency.is_some() {
+                    // A row of the application's own table references the new user.
+                    target.execute("INSERT INTO todos (task, user_id) VALUES ('say hello', $1)", &[&id]).await?;
+                    user.push_str(" (and has a todo)");
+                }
+                ("signed up", user, latency)
             }
         };
-        writeln!(out, "{:>9}  {tenant:<8} {change:<9} {user}", Millis(latency))?;
-        latencies.0.push(latency);
+        match latency {
+            Some(latency) => {
+                writeln!(out, "{:>9}  {tenant:<8} {change:<9} {user}", Millis(latency))?;
+                latencies.0.push(latency);
+            }
+            None if is_shared => writeln!(out, "{:>9}  {tenant:<8} {change:<9} {user}", "not yet")?,
+            None => return Err(DemoError::Stalled("a change did not reach its target within 10 s")),
+        }
         turn += 1;
         sleep_until(next).await;
     }
     Ok(())
-}
-
-/// The time from now, right after the commit, until the query returns a row.
-async fn visible(target: &Client, sql: &str, parameters: &[&String]) -> Result<Duration, DemoError> {
-    let committed = Instant::now();
-    let parameters: Vec<_> =
-        parameters.iter().map(|value| *value as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
-    while target.query_opt(sql, &parameters).await?.is_none() {
-        if committed.elapsed() > VISIBLE_TIMEOUT {
-            return Err(DemoError::Stalled("a change did not reach its target within 10 s"));
-        }
-        sleep(POLL_INTERVAL).await;
-    }
-    Ok(committed.elapsed())
 }

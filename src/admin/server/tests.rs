@@ -38,7 +38,7 @@ struct Bed {
 impl Bed {
     async fn start(limits: Limits) -> Bed {
         let (configs, receiver) = watch::channel(config());
-        let server = Server::bind_with(receiver, Arc::default(), limits).await.unwrap();
+        let server = Server::bind_with(receiver, Arc::default(), limits, Router::new()).await.unwrap();
         let (at, stop) = (server.address().unwrap(), CancellationToken::new());
         tokio::spawn(server.run(stop.clone()));
         Bed { at, stop, _configs: configs }
