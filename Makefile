@@ -5,8 +5,9 @@ CARGO_HOME ?= $(HOME)/.cargo
 # .ci/setup installs Node.js here if the system's version is too old.
 export PATH := $(CARGO_HOME)/bin:$(CURDIR)/target/node/node_modules/.bin:$(PATH)
 
-# Duration of `make demo` and of `make fuzz`.
+# Duration of `make demo` and of `make fuzz`. STAY=1 keeps the demo's servers until Ctrl+C, with a page for visitors.
 SECONDS ?= 20
+STAY ?=
 FUZZ_SECONDS ?= 60
 # PostgreSQL versions for `make test-matrix`.
 MAJORS ?= 14 15 16 17 18
@@ -26,9 +27,9 @@ help: ## List the targets.
 setup: ## Install missing build tools: PostgreSQL's server programs, PgBouncer, compilers, Rust.
 	@.ci/setup
 
-demo: ## Show replication between two throwaway servers (SECONDS=20).
+demo: ## Show replication between two throwaway servers (SECONDS=20); STAY=1 adds a page for visitors.
 	@.ci/setup demo
-	cargo run --profile demo --no-default-features --locked -- demo --seconds $(SECONDS)
+	cargo run --profile demo --no-default-features --locked -- demo --seconds $(SECONDS) $(if $(STAY),--stay)
 
 test: setup ## Run all tests, including those against real servers and the auth stores' own tables.
 	@.ci/setup stores

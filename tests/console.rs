@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use support::demo::Demo;
 use support::process::{Process, config_file};
 use support::{Bed, DEADLINE};
 use tempfile::NamedTempFile;
@@ -47,19 +48,23 @@ impl Scene {
         Scene { console: format!("http://127.0.0.1:{port}"), control }
     }
 
-    /// Runs one file of browser tests to its end.
     async fn passes(&self, file: &str) {
-        let directory = installed();
-        let mut node = Command::new("node");
-        node.arg("--test-reporter=spec").arg(file).current_dir(directory);
-        node.env("CONSOLE_URL", &self.console).env("CONTROL_URL", &self.control).env("TOKEN", TOKEN);
-        let running = node.stdin(Stdio::null()).kill_on_drop(true).output();
-        let output = tokio::time::timeout(TESTS_WITHIN, running).await.expect("the browser's tests go on").unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        println!("{said}{}", String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{file} failed");
-        assert!(said.contains("pass") && !said.contains("pass 0"), "{file} held no test");
+        passes(file, &self.console, &self.control).await;
     }
+}
+
+/// Runs one file of browser tests to its end.
+async fn passes(file: &str, console: &str, control: &str) {
+    let directory = installed();
+    let mut node = Command::new("node");
+    node.arg("--test-reporter=spec").arg(file).current_dir(directory);
+    node.env("CONSOLE_URL", console).env("CONTROL_URL", control).env("TOKEN", TOKEN);
+    let running = node.stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(TESTS_WITHIN, running).await.expect("the browser's tests go on").unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{file} failed");
+    assert!(said.contains("pass") && !said.contains("pass 0"), "{file} held no test");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,6 +90,13 @@ async fn the_console_asks_for_the_token_and_keeps_it_in_the_tab() {
     let targets = vec![("acme".to_owned(), bed.server.url("acme"))];
     let more = format!("admin: {{listen: '127.0.0.1:PORT', token: {TOKEN}}}");
     Scene::start(bed, targets, HashMap::new(), &more).await.passes("token.test.js").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_the_demo_takes_changes_and_shows_both_sides() {
+    let demo = Demo::start(&["--seconds", "1", "--listen", "127.0.0.1:0"]).await;
+    passes("demo.test.js", &format!("http://{}", demo.at), "").await;
+    assert_eq!(demo.process.stop().await.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

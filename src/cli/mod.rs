@@ -154,6 +154,8 @@ enum Command {
     /// Needs `admin.listen` in the configuration, and no token.
     Health(health::Arguments),
     /// Run a demonstration: two throwaway PostgreSQL servers on this machine, two tenants, users that sign up and leave.
+    ///
+    /// With --stay it has a page on which you sign up, rename and delete people, and the console of its process.
     Demo(demo::Arguments),
 }
 

@@ -112,7 +112,7 @@ async fn show(
     if let Some(site) = site
         && !stop.is_cancelled()
     {
-        // A visitor can cause it, and cure it: pause a tenant in the console.
+        // A visitor who has paused a tenant in the console causes this.
         if let Err(error) = &compared {
             writeln!(out, "{error}")?;
         }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 /// Rows that the page shows of each side.
 const SHOWN: usize = 50;
 /// Maximum number of sign-ups, so that a visitor cannot fill the disk. Deleted people stay in the targets.
-pub(super) const MAX_SIGN_UPS: usize = 10_000;
+const MAX_SIGN_UPS: usize = 10_000;
 
 const PEOPLE: &str = "
     SELECT id::text, organization, first_name, last_name, email, count(*) OVER ()

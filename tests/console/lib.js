@@ -2,11 +2,10 @@
 // that controls the servers.
 
 import assert from "node:assert/strict";
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { delimiter, join } from "node:path";
 import { after, before } from "node:test";
-import { chromium } from "playwright-core";
+import { launch } from "./browser.js";
 
 /** URL of the console. */
 export const CONSOLE = process.env.CONSOLE_URL;
@@ -15,28 +14,10 @@ const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.mi
 /** Deadline in milliseconds for an expected change, far longer than it takes. */
 export const DEADLINE = 60_000;
 
-function executable() {
-  const names = ["chromium", "chromium-browser", "google-chrome"];
-  const places = names.flatMap((name) => process.env.PATH.split(delimiter).map((directory) => join(directory, name)));
-  const found = [process.env.CHROMIUM, ...places, chromium.executablePath()].find((place) => place && existsSync(place));
-  assert(found, "Chromium is missing: install Debian's package chromium, or set CHROMIUM to its path");
-  return found;
-}
-
-// Disable everything that makes requests other than to the console.
-const QUIET = [
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-background-networking",
-  "--no-first-run",
-  "--disable-component-update",
-  "--disable-sync",
-];
-
 let browser;
 
 before(async () => {
-  browser = await chromium.launch({ executablePath: executable(), args: QUIET });
+  browser = await launch();
 });
 after(() => browser?.close());
 

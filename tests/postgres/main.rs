@@ -14,6 +14,7 @@ mod chaos;
 mod check;
 mod connection;
 mod ddl;
+mod demo;
 mod faults;
 mod guard;
 mod handover;

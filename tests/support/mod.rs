@@ -3,6 +3,7 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod demo;
 pub mod http;
 pub mod lights;
 pub mod majors;

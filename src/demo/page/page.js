@@ -28,7 +28,7 @@ async function ask(path, body) {
 }
 
 /** The time of day of a timestamp of PostgreSQL. */
-const clock = (timestamp) => timestamp?.match(/\d+:\d+:\d+(\.\d{1,3})?/)?.[0] ?? "";
+const clock = (timestamp) => timestamp?.match(/\d+:\d+:\d+/)?.[0] ?? "";
 
 const brief = (id) => id.slice(0, 8);
 
