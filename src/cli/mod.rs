@@ -6,6 +6,7 @@ mod adopt;
 mod adopt_kafka;
 mod check;
 mod common;
+mod completions;
 mod confirm;
 mod demo;
 mod dialogue;
@@ -35,7 +36,7 @@ mod tenants;
 mod verify;
 
 use crate::diagnostic::{Diagnostic, diagnostic};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use common::{ConfigFile, FAILED};
 use logging::{LogFormat, Logging};
 use output::Format;
@@ -157,6 +158,13 @@ enum Command {
     ///
     /// With --stay it has a page on which you sign up, rename and delete people, and the console of its process.
     Demo(demo::Arguments),
+    /// Print the script that completes commands and options in a shell.
+    ///
+    /// For bash: `users-sync completions bash > ~/.local/share/bash-completion/completions/users-sync`. Packages install it.
+    Completions(completions::Arguments),
+    /// Write a man page for each command. Packages install them.
+    #[command(hide = true)]
+    Man(completions::ManArguments),
 }
 
 /// Runs the command. Prints an error to stderr.
@@ -178,8 +186,10 @@ impl Command {
     fn format(&self) -> Format {
         match self {
             Command::Run(run) => Format { json: run.json },
-            // The schema is JSON itself, and the demonstration is for people.
-            Command::Schema { .. } | Command::Demo(_) => Format { json: false },
+            // The schema is JSON itself, the demonstration is for people, scripts are for shells, and man pages are files.
+            Command::Schema { .. } | Command::Demo(_) | Command::Completions(_) | Command::Man(_) => {
+                Format { json: false }
+            }
             Command::Init(init) => init.format,
             Command::Check(check) => check.format,
             Command::Setup(setup) => setup.format,
@@ -243,6 +253,8 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
             Command::Teardown(arguments) => teardown::execute(&arguments, &cli.file).await,
             Command::Health(arguments) => health::execute(&arguments),
             Command::Demo(arguments) => demo::execute(&arguments).await,
+            Command::Completions(arguments) => completions::execute(&arguments, Cli::command()),
+            Command::Man(arguments) => completions::man(&arguments, Cli::command()),
         }
     });
     // A pending DNS lookup must not delay the exit.
@@ -256,15 +268,16 @@ mod tests {
 
     #[test]
     fn the_command_line_definition_is_consistent() {
-        <Cli as clap::CommandFactory>::command().debug_assert();
+        Cli::command().debug_assert();
     }
 
-    /// The schema is JSON itself, and the demonstration is for people. `run --json` needs --plan.
-    const WITHOUT_JSON: [&str; 2] = ["schema", "demo"];
+    /// The schema is JSON itself, the demonstration is for people, scripts are for shells, and man pages are files.
+    /// `run --json` needs --plan.
+    const WITHOUT_JSON: [&str; 4] = ["schema", "demo", "completions", "man"];
 
     #[test]
     fn every_command_with_a_result_prints_it_as_json() {
-        for command in <Cli as clap::CommandFactory>::command().get_subcommands() {
+        for command in Cli::command().get_subcommands() {
             let has_json = command.get_arguments().any(|argument| argument.get_long() == Some("json"));
             assert_eq!(has_json, !WITHOUT_JSON.contains(&command.get_name()), "{}", command.get_name());
         }
