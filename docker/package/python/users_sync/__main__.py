@@ -1,0 +1,5 @@
+"""`python -m users_sync`."""
+
+from users_sync import main
+
+main()
