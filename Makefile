@@ -19,10 +19,10 @@ IMAGE ?= users-sync:local
 export RUST_TEST_THREADS ?= $(shell expr 2 \* `getconf _NPROCESSORS_ONLN`)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-matrix test-full bench check lint dist image helm site deny mutants fuzz
+.PHONY: help setup demo test test-matrix test-full bench check lint dist packages packages-test image helm site deny mutants fuzz
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install missing build tools: PostgreSQL's server programs, PgBouncer, compilers, Rust.
 	@.ci/setup
@@ -58,6 +58,12 @@ lint: check
 
 dist: setup ## Build the distributed binary, static if musl is available, and print its size.
 	@.ci/dist
+
+packages: ## Build tar.gz, deb, rpm, wheel, npm package, formula, SBOM and checksums (docs/PACKAGES.md).
+	@.ci/packages
+
+packages-test: ## Install each package in an empty Debian 12, and build them again: the same bytes (needs root).
+	@.ci/packages-test
 
 image: ## Build the container image with docker or buildah (IMAGE=users-sync:local).
 	@.ci/image $(IMAGE)
