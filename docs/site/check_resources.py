@@ -1,4 +1,4 @@
-"""Fails if a built page loads anything from another site. Links that a reader follows are no resources."""
+"""Fails if a built page loads anything from another site. Links that a reader follows do not count."""
 
 import re
 import sys

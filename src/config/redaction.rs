@@ -8,7 +8,7 @@ use super::targets::Targets;
 use super::tenants::Tenant;
 use super::top::Config;
 use super::yaml::Node;
-use crate::map::{EMAIL, HashKey, NAME, Redaction, Redactions, Rules, optional};
+use crate::map::{EMAIL, HashKey, NAME, Redaction, Redactions, Rules, Value, optional};
 use crate::pg::Secret;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -76,64 +76,83 @@ impl<'a> Keys<'a> {
         self.mask.is_some_and(|mask| mask.iter().any(|masked| plain(masked) == name))
     }
 
-    /// `raw_json` could tell a value that is hashed or masked. So its other columns leave only if `only` lists them.
+    /// `raw_json` could reveal a value that is hashed or masked. So its other columns leave only if `only` lists them.
     fn resolve(&self, path: String) -> Redaction {
         let masked = self.mask.cloned().unwrap_or_default();
-        let hides_value = self.hash.is_some() || self.masks(NAME) || self.masks(EMAIL);
+        let hides_value = self.hides_email() || self.masks(NAME);
         let columns = || masked.iter().filter(|name| ![NAME, EMAIL].contains(&plain(name))).cloned().collect();
         let only = self.only.cloned().or_else(|| hides_value.then(columns));
         let email_hash = self.hash.map(|hash| HashKey(hash.key.0.clone()));
         Redaction { path, email_hash, masked, only }
     }
 
-    /// Reports keys that contradict each other, and columns that would tell a hidden value. `node` has the keys.
+    fn hides_email(&self) -> bool {
+        self.hash.is_some() || self.masks(EMAIL)
+    }
+
+    /// Reports keys that contradict each other, and values that would reveal a hidden one. `node` has the keys.
     fn check(&self, node: &Node, path: &str, families: &[Family], reader: &mut Reader<'_>) {
+        let mut report = |key: &str, message: String, help: &str| {
+            reader.push(Fault::new(node.span_of(key), message).help(help));
+        };
         if let Some(hash) = self.hash
             && hash.key.0.chars().count() < MIN_KEY_CHARACTERS
         {
             let message = format!("{path}.hash.key has fewer than {MIN_KEY_CHARACTERS} characters");
-            reader.push(Fault::new(node.span_of("hash.key"), message).help("generate one: openssl rand -hex 32"));
+            report("hash.key", message, "generate one: openssl rand -hex 32");
         }
         if self.hash.is_some() && self.masks(EMAIL) {
-            let fault = Fault::new(node.span_of("mask"), format!("{path}: email is both hashed and masked"));
-            reader.push(fault.help("remove it from hash or from mask"));
+            report("mask", format!("{path}: email is both hashed and masked"), "remove it from hash or from mask");
         }
         for (mapped, help) in [
             ("id", "references to the user need it as it is"),
             ("display_name", "write name, which masks both"),
             ("primary_email", "write email, which masks both"),
-            ("signed_up_at_millis", "leave users.created_at out instead"),
+            ("signed_up_at_millis", "leave users.created_at out, for all tenants"),
         ] {
             if self.masks(mapped) {
-                let fault = Fault::new(node.span_of("mask"), format!("{path}.mask: {mapped} cannot be masked"));
-                reader.push(fault.help(help));
+                report("mask", format!("{path}.mask: {mapped} cannot be masked"), help);
             }
         }
-        for column in self.only.into_iter().flatten().map(|column| plain(column)) {
-            if let Some(value) = self.tells(column, families) {
-                let message = format!("{path}.only: the column {column} tells users.{value}, which is hidden");
-                let help = "remove the column from only, or add it to mask";
-                reader.push(Fault::new(node.span_of("only"), message).help(help));
-            }
+        let hiding = if self.hash.is_some() { "hash" } else { "mask" };
+        if self.hides_email() && families.iter().any(|family| shares_column(Some(&family.rules.id), &family.rules)) {
+            let message = format!("{path}.{hiding}: users.id is read from a column of users.email, which is hidden");
+            report(hiding, message, "use another column as users.id");
         }
-    }
-
-    /// The hashed or masked value that is read from this column.
-    fn tells(&self, column: &str, families: &[Family]) -> Option<&'static str> {
-        if self.masks(column) {
-            return None;
+        let has_name = |family: &Family| shares_column(family.rules.name.as_ref(), &family.rules);
+        if self.hides_email() && !self.masks(NAME) && families.iter().any(has_name) {
+            let message = format!("{path}.{hiding}: users.name is read from a column of users.email, which is hidden");
+            report(hiding, message, "add name to mask, or take that column out of users.name");
         }
-        let reads = |value: fn(&Rules) -> Option<&crate::map::Value>| {
+        let is_read = |value: fn(&Rules) -> Option<&Value>, column: &str| {
             families.iter().any(|family| value(&family.rules).is_some_and(|value| value.reads(column)))
         };
-        if (self.hash.is_some() || self.masks(EMAIL)) && reads(|rules| rules.email.as_ref()) {
-            Some(EMAIL)
-        } else if self.masks(NAME) && reads(|rules| rules.name.as_ref()) {
-            Some(NAME)
-        } else {
-            None
+        let values: [(&str, bool, fn(&Rules) -> Option<&Value>); 2] = [
+            (EMAIL, self.hides_email(), |rules| rules.email.as_ref()),
+            (NAME, self.masks(NAME), |rules| rules.name.as_ref()),
+        ];
+        for (name, is_hidden, value) in values {
+            for column in self.only.into_iter().flatten().map(|column| plain(column)) {
+                if is_hidden && !self.masks(column) && is_read(value, column) {
+                    let message = format!("{path}.only: the column {column} reveals users.{name}, which is hidden");
+                    report("only", message, "remove the column from only, or add it to mask");
+                }
+            }
+            for column in self.mask.into_iter().flatten().map(|column| plain(column)) {
+                if !is_hidden && ![NAME, EMAIL].contains(&column) && is_read(value, column) {
+                    let message = format!("{path}.mask: users.{name} reveals the column {column}, which is masked");
+                    report("mask", message, &format!("add {name} to mask"));
+                }
+            }
         }
     }
+}
+
+/// Whether a value is read from what `users.email` is read from, or from a part of it.
+fn shares_column(value: Option<&Value>, rules: &Rules) -> bool {
+    let (Some(value), Some(email)) = (value, &rules.email) else { return false };
+    email.inputs().into_iter().any(|input| value.reads(input))
+        || value.inputs().into_iter().any(|input| email.reads(input))
 }
 
 /// A column's name without the `?` of one that the table may lack.

@@ -269,6 +269,15 @@ impl<'a> Row<'a> {
 
     fn tenant(&self, files: &Config, env: &Env<'_>) -> Result<Tenant, RowFault> {
         let id = self.get("id").unwrap_or_default();
+        // Ignored, they would let values leave that are meant to be hidden.
+        if let Some(key) = ["hash", "mask", "only"].into_iter().find(|key| self.columns.iter().any(|name| name == key))
+        {
+            let help = format!("use targets.{key}, and give the column another name in tenants.from.query");
+            return Err(RowFault::of(
+                format!("its row has a column {key}, which a tenant of a table cannot set"),
+                help,
+            ));
+        }
         let target = self.target(files, id).map_err(|message| RowFault::of(message, ""))?;
         let values = ["id", "key", "wake_after"].into_iter();
         let values = values.filter_map(|name| Some((name, literal(self.get(name)?))));

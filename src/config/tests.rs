@@ -471,9 +471,17 @@ fn a_tenant_may_receive_hashes_masks_and_fewer_columns() {
     check_text(&tenant("mask: [primary_email]"), "12:11", "primary_email cannot be masked", "write email");
     for column in ["email", "meta", "meta?"] {
         let told = tenant(&format!("{hashed}\n    only: [{column}]"));
-        check_text(&told, "13:11", "tells users.email, which is hidden", "remove the column");
+        check_text(&told, "13:11", "reveals users.email, which is hidden", "remove the column");
     }
-    check_text(&tenant("mask: [name]\n    only: [full_name]"), "13:11", "tells users.name", "add it to mask");
+    check_text(&tenant("mask: [name]\n    only: [full_name]"), "13:11", "reveals users.name", "add it to mask");
+    // A value that is read from the same column would reveal what is hidden.
+    check_text(&tenant("mask: [full_name]"), "12:11", "users.name reveals the column full_name", "add name to mask");
+    check_text(&tenant("mask: [meta]"), "12:11", "users.email reveals the column meta", "add email to mask");
+    let by_email = tenant(&hashed).replace("name: full_name", "name: [full_name, email]");
+    check_text(&by_email, "12:11", "users.name is read from a column of users.email", "add name to mask");
+    assert!(redaction(&by_email.replace("hash:", "mask: [name]\n    hash:")).is_some());
+    let id = tenant("mask: [email]").replace("  id: id", "  id: email");
+    check_text(&id, "12:11", "users.id is read from a column of users.email", "another column");
     let default = format!("{base}targets: {{mask: [name], only: [full_name]}}\n");
     check_text(&default, "12:31", "targets.only: the column full_name", "remove");
 }

@@ -32,8 +32,14 @@ impl RowPlan {
         let keys: Vec<Input> = keys.filter_map(|column| resolver.input("key", column)).collect();
         let selection = Selection::of(rules, &mut resolver);
         for redaction in rules.redactions.all() {
-            for (key, name) in redaction.required_columns() {
-                if resolver.position(name).is_none() && !is_mapped_key(name) {
+            for (key, written) in redaction.columns() {
+                let (name, is_optional) = optional(written);
+                if resolver.position(name).is_some() || is_mapped_key(name) {
+                    continue;
+                }
+                if resolver.json_path(name).is_some() {
+                    resolver.path_of_tenant(&redaction.path, key, name);
+                } else if !is_optional {
                     resolver.no_column_of_tenant(&redaction.path, key, name);
                 }
             }

@@ -13,7 +13,7 @@ impl fmt::Display for CompileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the mapping does not fit {}:", self.table)?;
         self.problems.iter().try_for_each(|problem| match problem {
-            Problem::NoColumnOfTenant { .. } => write!(f, "\n  {problem}"),
+            Problem::NoColumnOfTenant { .. } | Problem::PathOfTenant { .. } => write!(f, "\n  {problem}"),
             _ => write!(f, "\n  users.{problem}"),
         })
     }
@@ -27,6 +27,9 @@ pub enum Problem {
     /// `key` is the whole path, such as `tenants[acme].mask`.
     #[error("{key}: there is no column {column:?}{}", did_you_mean(nearest))]
     NoColumnOfTenant { key: String, column: String, nearest: Option<String> },
+    /// As [`Problem::NoColumnOfTenant`].
+    #[error("{key}: {path:?} is a path; name the whole column, or keep the path at the source with users.exclude")]
+    PathOfTenant { key: String, path: String },
     #[error(
         "{key}: {path:?} is a path into {column:?}, which is not of type json or jsonb; name a column, or a path into a json column"
     )]

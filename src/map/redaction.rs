@@ -5,7 +5,7 @@ use super::row_types::TenantRef;
 use crate::model::{TenantKey, hex};
 use ring::{digest, hmac};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -69,12 +69,11 @@ impl Redaction {
         }
     }
 
-    /// The columns that have to exist, or are the names of mapped values, each with the key that names it.
-    pub(super) fn required_columns(&self) -> impl Iterator<Item = (&'static str, &str)> {
+    /// The names that stand for columns, as they are written, each with the key that has it.
+    pub(super) fn columns(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let masked = self.masked.iter().map(|written| ("mask", written.as_str()));
         let masked = masked.filter(|(_, written)| ![NAME, EMAIL].contains(written));
-        let only = self.only.iter().flatten().map(|written| ("only", written.as_str()));
-        masked.chain(only).filter(|(_, written)| !optional(written).1)
+        masked.chain(self.only.iter().flatten().map(|written| ("only", written.as_str())))
     }
 
     fn masks(&self, name: &str) -> bool {
@@ -85,6 +84,7 @@ impl Redaction {
     fn fingerprint(&self) -> String {
         let Redaction { path: _, email_hash, masked, only } = self;
         let key = email_hash.as_ref().map(|key| key.hash("fingerprint"));
+        let (masked, only) = (masked.iter().collect::<BTreeSet<_>>(), only.as_ref().map(BTreeSet::from_iter));
         let text = format!("{key:?} {masked:?} {only:?}");
         hex(&digest::digest(&digest::SHA256, text.as_bytes()).as_ref()[..16])
     }
@@ -204,9 +204,9 @@ mod tests {
             [Shown::Masked, Shown::AsIs, Shown::Hidden]
         );
         assert_eq!(masking(&["phone"]).column("city"), Shown::AsIs);
-        assert_eq!(only.required_columns().collect::<Vec<_>>(), [("only", "plan")]);
+        assert_eq!(only.columns().collect::<Vec<_>>(), [("mask", "phone?"), ("only", "phone?"), ("only", "plan")]);
         let mapped = masking(&["name", "email", "phone"]);
-        assert_eq!(mapped.required_columns().collect::<Vec<_>>(), [("mask", "phone")]);
+        assert_eq!(mapped.columns().collect::<Vec<_>>(), [("mask", "phone")]);
     }
 
     #[test]
@@ -238,6 +238,8 @@ mod tests {
             assert!(other.starts_with("00ff+") && other.ends_with(" acme inc"), "{other}");
             assert!(!others[..place].contains(other), "{other}");
         }
+        let reordered = masking(&["email", "name", "email"]);
+        assert_eq!(fingerprint(Some(reordered)), fingerprint(Some(masking(&["name", "email"]))));
         let moved = Redaction { path: "targets".to_owned(), ..hashed("k") };
         assert_eq!(fingerprint(Some(moved)), others[0]);
     }

@@ -192,6 +192,11 @@ impl<'a> Resolver<'a> {
         self.problems.push(Problem::NoColumnOfTenant { key, column: written.to_owned(), nearest });
     }
 
+    /// As [`Resolver::no_column_of_tenant`], for a path into a column.
+    pub(super) fn path_of_tenant(&mut self, path: &str, key: &'static str, written: &str) {
+        self.problems.push(Problem::PathOfTenant { key: format!("{path}.{key}"), path: written.to_owned() });
+    }
+
     /// The column that was probably meant.
     fn nearest(&self, written: &str) -> Option<String> {
         /// Jaro-Winkler similarity below which a name is no useful suggestion.

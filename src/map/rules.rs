@@ -181,13 +181,18 @@ impl KeyColumn {
 }
 
 impl Value {
-    /// Whether the value reads this column, or a path into it.
-    pub(crate) fn reads(&self, column: &str) -> bool {
+    /// The columns that the value reads, and the paths into them.
+    pub(crate) fn inputs(&self) -> Vec<&str> {
         let mut read = Vec::new();
         self.columns(Need::Required, Need::Required, &mut read);
         self.columns(Need::Optional, Need::Required, &mut read);
+        read
+    }
+
+    /// Whether the value reads this column, or a path into it.
+    pub(crate) fn reads(&self, column: &str) -> bool {
         let is_path = |name: &str| name.strip_prefix(column).is_some_and(|rest| rest.starts_with('.'));
-        read.into_iter().any(|name| name == column || is_path(name))
+        self.inputs().into_iter().any(|name| name == column || is_path(name))
     }
 
     /// Adds the columns that the value reads: those that a table may lack, or those that it must have. A path counts as its

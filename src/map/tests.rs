@@ -165,12 +165,14 @@ fn a_tenant_receives_what_its_redaction_leaves() {
     let json = r#"{"id":"1","updated":"***","meta.nick":null,"display_name":"A***","primary_email":"a***@b.c"}"#;
     assert_eq!(updated(&plan, None, &partial), [format!("acme: patch 1 A*** a***@b.c keep 777* {json}")]);
 
-    let misspelt = Redaction { masked: names(&["emial", "gone?"]), only: Some(names(&["pln"])), ..masked };
+    let misspelt =
+        Redaction { masked: names(&["emial", "gone?", "meta.phone?"]), only: Some(names(&["pln"])), ..masked };
     let rules = Rules { redactions: redactions(misspelt), ..rules() };
     let error = RowPlan::compile(&rules, &relation(&["id", "tenant"]), &TypeCatalog::new()).unwrap_err().to_string();
     for problem in [
         "\n  tenants[acme].mask: there is no column \"emial\"; did you mean \"email\"?",
         "\n  tenants[acme].only: there is no column \"pln\"; name a column of the table",
+        "\n  tenants[acme].mask: \"meta.phone\" is a path; name the whole column",
     ] {
         assert!(error.contains(problem), "{error}");
     }

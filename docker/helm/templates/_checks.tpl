@@ -77,6 +77,9 @@
 {{- if not (contains "${" (toString $config.admin.token)) -}}
 {{- fail "config.admin.token is a literal, and a ConfigMap is no place for it: use a variable of a Secret, such as ${ADMIN_TOKEN}" -}}
 {{- end -}}
+{{- if regexMatch "\\n[ -]*hash:\\n +(email:[^\\n]*\\n +)?key: *['\"]?[^'\"$\\s]" $text -}}
+{{- fail "hash.key is a literal, and a ConfigMap is no place for it: use a variable of a Secret, such as ${HASH_KEY}" -}}
+{{- end -}}
 {{- range $name, $value := (default dict $config.kafka).properties -}}
 {{- if and (regexMatch "password|secret|key\\.pem" $name) (not (contains "${" (toString $value))) -}}
 {{- fail (printf "config.kafka.properties has a literal %s, and a ConfigMap is no place for it: use a variable of a Secret, such as ${KAFKA_PASSWORD}" $name) -}}
