@@ -64,7 +64,7 @@ mod tests {
     use super::*;
     use crate::apply::Checkpoint;
     use crate::apply::tests::{fresh, place};
-    use crate::model::{TargetId, TenantId, TenantKey};
+    use crate::model::{TargetId, TenantId};
     use crate::pg::PgUrl;
 
     const ID: &str = "6a1c4f6e-0000-4000-8000-000000000001";
@@ -96,16 +96,7 @@ mod tests {
     #[track_caller]
     fn check(facts: CheckedTarget, expected: &[(&str, &str)]) {
         let target = PgUrl::parse("postgres://u@h/d").unwrap();
-        let tenant = Tenant {
-            id: TenantId::new("acme"),
-            key: TenantKey::new("acme"),
-            target,
-            password_command: None,
-            wake_after: None,
-            hash: None,
-            mask: None,
-            only: None,
-        };
+        let tenant = Tenant::new(TenantId::new("acme"), target);
         let found = findings(&tenant, true, &facts, Some(&Snapshot::default()));
         assert_eq!(found.len(), expected.len(), "{found:#?}");
         for (finding, (message, remedy)) in found.iter().zip(expected) {

@@ -1,7 +1,7 @@
 //! The tenants of `tenants.from` as the state knows them, for what has to work while the table cannot be read.
 
 use crate::config::{Config, Tenant};
-use crate::model::{ParkCause, Reason, TenantId, TenantKey};
+use crate::model::{ParkCause, Reason, TenantId};
 use crate::pg::{self, PgUrl};
 use crate::state::{Snapshot, StateStore, TenantRow};
 use std::collections::HashSet;
@@ -20,17 +20,7 @@ fn known(files: &Config, state: &Snapshot) -> Vec<Tenant> {
     let removed = Some(Reason::Park(ParkCause::NotConfigured));
     let tenant = |(id, row): (&TenantId, &TenantRow)| {
         let target = PgUrl::parse(&format!("postgres://unknown@{}", row.target)).ok()?;
-        let key = TenantKey::new(id.as_str());
-        Some(Tenant {
-            id: id.clone(),
-            key,
-            target,
-            password_command: None,
-            wake_after: None,
-            hash: None,
-            mask: None,
-            only: None,
-        })
+        Some(Tenant::new(id.clone(), target))
     };
     let rows = state.tenants.iter().filter(|(id, row)| row.reason_code != removed && !listed.contains(id));
     let mut known: Vec<Tenant> = rows.filter_map(tenant).collect();

@@ -57,6 +57,14 @@ section! {
     }
 }
 
+impl Tenant {
+    /// A tenant with the default of every other key.
+    pub fn new(id: TenantId, target: PgUrl) -> Tenant {
+        let key = TenantKey::new(id.as_str());
+        Tenant { id, key, target, password_command: None, wake_after: None, hash: None, mask: None, only: None }
+    }
+}
+
 section! {
     /// The tenants and their target databases.
     ///

@@ -106,7 +106,7 @@ fn add_table(script: &mut Script, facts: &TargetFacts) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{TenantId, TenantKey};
+    use crate::model::TenantId;
     use crate::pg::PgUrl;
 
     fn object(schema: &str, name: &str, kind: Kind, owner: &str) -> Object {
@@ -116,16 +116,7 @@ mod tests {
 
     fn script(objects: Vec<Object>) -> Result<String, String> {
         let target = PgUrl::parse("postgres://writer@h/d").unwrap();
-        let tenant = Tenant {
-            id: TenantId::new("acme"),
-            key: TenantKey::new("acme"),
-            target,
-            password_command: None,
-            wake_after: None,
-            hash: None,
-            mask: None,
-            only: None,
-        };
+        let tenant = Tenant::new(TenantId::new("acme"), target);
         let facts = TargetFacts { administrator: "admin".to_owned(), role_exists: true, objects };
         target_script(&tenant, &facts, false, &[]).map(|script| script.to_string())
     }

@@ -325,26 +325,14 @@ fn of_tee(report: &Report) -> Option<VerdictReason> {
 mod tests {
     use super::*;
     use crate::config::Tenant;
-    use crate::model::{TenantId, TenantKey};
+    use crate::model::TenantId;
     use crate::pg::PgUrl;
     use crate::status::report::TroubleReport;
 
     fn tenant(name: &str, state: &'static str) -> TenantReport {
         let url = PgUrl::parse("postgres://u@h/d").unwrap();
-        let (id, key) = (TenantId::new(name), TenantKey::new(name));
-        TenantReport {
-            state,
-            ..TenantReport::unknown(&Tenant {
-                id,
-                key,
-                target: url,
-                password_command: None,
-                wake_after: None,
-                hash: None,
-                mask: None,
-                only: None,
-            })
-        }
+        let id = TenantId::new(name);
+        TenantReport { state, ..TenantReport::unknown(&Tenant::new(id, url)) }
     }
 
     fn report(tenants: Vec<TenantReport>) -> Report {

@@ -5,7 +5,6 @@ use crate::support::http::{Answer, ask, get, post};
 use crate::support::process::{command, said};
 use crate::support::{DEADLINE, pause};
 use serde_json::{Value, json};
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -15,7 +14,9 @@ impl Demo {
         let answer = post(self.at, &format!("/demo/{what}"), &body.to_string()).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
         let committed = answer.json();
-        assert!(committed["visible_ms"].as_f64().unwrap() > 0.0, "{committed}");
+        // Null: it was not visible within the demo's time limit.
+        let visible = &committed["visible_ms"];
+        assert!(visible.is_null() || visible.as_f64().is_some_and(|millis| millis > 0.0), "{committed}");
         committed["id"].as_str().unwrap().to_owned()
     }
 
@@ -37,12 +38,6 @@ impl Demo {
 
 fn sign_up(first: &str) -> String {
     json!({"organization": "acme", "first_name": first, "last_name": "Visitor"}).to_string()
-}
-
-/// The ports in the URLs that the demo prints.
-fn ports(text: &str) -> Vec<u16> {
-    let after = text.split("127.0.0.1:").skip(1);
-    after.map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()).collect()
 }
 
 #[track_caller]
@@ -81,15 +76,11 @@ async fn a_visitor_signs_up_renames_and_deletes_people_until_the_demo_is_stopped
     let tenants = get(demo.at, "/api/tenants").await.body;
     assert!(tenants.contains("acme") && tenants.contains("globex"), "{tenants}");
 
+    // A server removes its directory once it has stopped.
     let Demo { process, directory, .. } = demo;
     assert_eq!(process.stop().await.code(), Some(0));
     let left: Vec<PathBuf> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(left.is_empty(), "{left:?}");
-    let ports = ports(&text);
-    assert!(ports.len() > 3, "{text}");
-    for port in ports {
-        assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "{port} is still open");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

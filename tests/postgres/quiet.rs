@@ -3,7 +3,7 @@
 use crate::support::{Bed, DEADLINE, GENERATED, Service, pause};
 use std::time::Instant;
 use users_sync::map::{Query, Value, Watch};
-use users_sync::model::{TenantId, TenantKey};
+use users_sync::model::TenantId;
 use users_sync::pg::PgUrl;
 use users_sync::throwaway::{Options, PostgresServer};
 
@@ -36,16 +36,8 @@ async fn cost_nothing(query: Option<Query>, updates: usize) {
     let mut config = bed.config();
     config.users.exclude = vec!["last_active".into(), "sequence_id".into()];
     config.users.query = query;
-    config.tenants.push(users_sync::config::Tenant {
-        password_command: None,
-        wake_after: None,
-        hash: None,
-        mask: None,
-        only: None,
-        id: TenantId::new("acme"),
-        key: TenantKey::new("acme"),
-        target: PgUrl::parse(&target.url("acme")).unwrap(),
-    });
+    let url = PgUrl::parse(&target.url("acme")).unwrap();
+    config.tenants.push(users_sync::config::Tenant::new(TenantId::new("acme"), url));
     let service = Service::start(config);
     bed.state_is("acme", "following").await;
 
