@@ -109,7 +109,7 @@ enum Command {
     ///
     /// Reads the state that `run` records, so it works from any machine that can reach the state's database.
     Status(status::Arguments),
-    /// Print as what each column leaves the source, or why it stays; with a code, what the code means and its remedy.
+    /// Print under which names each column leaves the source, or why it stays; with a code, what it means and its remedy.
     ///
     /// The columns are those of every table that the mapping reads. The codes are those of `check`, `status`, the API, the
     /// metrics and the log: they need no configuration and no connection.

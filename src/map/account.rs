@@ -1,4 +1,4 @@
-//! A true account of a compiled mapping: as what each column leaves the source, and why the others stay. Pure.
+//! A true account of a compiled mapping: under which names each column leaves the source, and why the others stay. Pure.
 
 use super::filter::Condition;
 use super::plan::RowPlan;
