@@ -47,6 +47,9 @@ pub enum HashAlgorithm {
     Sha256,
 }
 
+/// One value of a mapping.
+type OfRules = fn(&Rules) -> Option<&Value>;
+
 /// The three keys, as a tenant or `targets` has them.
 struct Keys<'a> {
     hash: Option<&'a Hash>,
@@ -124,10 +127,10 @@ impl<'a> Keys<'a> {
             let message = format!("{path}.{hiding}: users.name is read from a column of users.email, which is hidden");
             report(hiding, message, "add name to mask, or take that column out of users.name");
         }
-        let is_read = |value: fn(&Rules) -> Option<&Value>, column: &str| {
+        let is_read = |value: OfRules, column: &str| {
             families.iter().any(|family| value(&family.rules).is_some_and(|value| value.reads(column)))
         };
-        let values: [(&str, bool, fn(&Rules) -> Option<&Value>); 2] = [
+        let values: [(&str, bool, OfRules); 2] = [
             (EMAIL, self.hides_email(), |rules| rules.email.as_ref()),
             (NAME, self.masks(NAME), |rules| rules.name.as_ref()),
         ];
