@@ -1,51 +1,18 @@
 //! `hash`, `mask` and `only`: what a tenant receives in place of personal values. Pure.
 
 use super::error::Fault;
-use super::key_types::{Choice, SecretText};
+use super::hash::Hash;
 use super::mapping::Family;
-use super::section::{Reader, section};
+use super::section::Reader;
 use super::targets::Targets;
 use super::tenants::Tenant;
-use super::top::Config;
 use super::yaml::Node;
 use crate::map::{EMAIL, HashKey, NAME, Redaction, Redactions, Rules, Value, optional};
-use crate::pg::Secret;
-use schemars::JsonSchema;
-use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A shorter key can be guessed.
 const MIN_KEY_CHARACTERS: usize = 16;
-
-section! {
-    /// A hash in place of the e-mail address, so that the target can compare addresses and not read them.
-    ///
-    /// ```yaml
-    /// tenants:
-    ///   - id: acme
-    ///     target: ${ACME_DATABASE_URL}
-    ///     hash: {email: sha256, key: "${ACME_HASH_KEY}"}
-    ///     mask: [name]
-    ///     only: [plan, locale]
-    /// ```
-    pub struct Hash {
-        /// Algorithm of the hash.
-        pub email: HashAlgorithm as Choice<HashAlgorithm>,
-        /// Secret key of the hash, with at least 16 characters: without a secret, an address can be found by hashing many. A
-        /// new key causes a snapshot of the tenant.
-        pub key: Secret as SecretText,
-    }
-}
-
-/// `hash.email`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum HashAlgorithm {
-    /// HMAC-SHA-256 of the address in lower case, in hexadecimal digits:
-    /// `encode(hmac(lower(address), key, 'sha256'), 'hex')` of pgcrypto.
-    Sha256,
-}
 
 /// One value of a mapping.
 type OfRules = fn(&Rules) -> Option<&Value>;
@@ -164,18 +131,23 @@ fn plain(name: &str) -> &str {
 }
 
 /// Checks the keys of `targets`.
-pub(super) fn check_default(config: &Config, root: &Node, reader: &mut Reader<'_>) {
+pub(super) fn check_default(targets: &Targets, families: &[Family], root: &Node, reader: &mut Reader<'_>) {
     if let Some(node) = root.get("targets") {
-        Keys::of_targets(&config.targets).check(node, "targets", &config.families, reader);
+        Keys::of_targets(targets).check(node, "targets", families, reader);
     }
 }
 
 /// Checks the keys of a tenant together with those of `targets`.
-pub(super) fn check_tenant(config: &Config, tenant: &Tenant, node: &Node, reader: &mut Reader<'_>) {
+pub(super) fn check_tenant(
+    tenant: &Tenant,
+    targets: &Targets,
+    families: &[Family],
+    node: &Node,
+    reader: &mut Reader<'_>,
+) {
     let keys = Keys::of_tenant(tenant);
     if !keys.is_empty() {
-        let keys = keys.or(Keys::of_targets(&config.targets));
-        keys.check(node, &path_of(tenant), &config.families, reader);
+        keys.or(Keys::of_targets(targets)).check(node, &path_of(tenant), families, reader);
     }
 }
 
@@ -183,20 +155,16 @@ fn path_of(tenant: &Tenant) -> String {
     format!("tenants[{}]", tenant.id)
 }
 
-/// Gives the mapping of each layout what the configured tenants receive.
-pub(super) fn set_redactions(config: &mut Config) {
-    let default = Keys::of_targets(&config.targets);
-    let own = config.tenants.iter().filter(|tenant| !Keys::of_tenant(tenant).is_empty());
+/// What the configured tenants receive, and all others.
+pub(super) fn redactions(targets: &Targets, tenants: &[Tenant]) -> Redactions {
+    let default = Keys::of_targets(targets);
+    let own = tenants.iter().filter(|tenant| !Keys::of_tenant(tenant).is_empty());
     let by_key: BTreeMap<String, Arc<Redaction>> = own
         .map(|tenant| {
-            let keys = Keys::of_tenant(tenant).or(Keys::of_targets(&config.targets));
+            let keys = Keys::of_tenant(tenant).or(Keys::of_targets(targets));
             (tenant.key.as_str().to_owned(), Arc::new(keys.resolve(path_of(tenant))))
         })
         .collect();
     let default = (!default.is_empty()).then(|| Arc::new(default.resolve("targets".to_owned())));
-    let redactions = Redactions { default, by_key };
-    for family in &mut config.families {
-        family.rules.redactions = redactions.clone();
-    }
-    config.users.redactions = redactions;
+    Redactions { default, by_key }
 }

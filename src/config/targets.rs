@@ -1,7 +1,7 @@
 //! The section `targets`: rules for the target databases of all tenants. Pure.
 
+use super::hash::Hash;
 use super::key_types::{Choice, CommandWords};
-use super::redaction::Hash;
 use super::section::section;
 use crate::pg::PasswordCommand;
 use schemars::JsonSchema;

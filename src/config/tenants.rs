@@ -1,9 +1,9 @@
 //! The tenants of the file, and of the files that it includes. Pure.
 
 use super::error::Fault;
+use super::hash::Hash;
 use super::key_types::{CommandWords, Derived, DurationText, Merged, Name, TenantKeyText, TenantName, Url};
 use super::mapping::Family;
-use super::redaction::Hash;
 use super::section::{KeyType, Nested, Reader, section};
 use super::target_template::fill;
 use super::yaml::{Kind, Node, YamlKey};

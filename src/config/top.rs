@@ -8,7 +8,7 @@ use super::kafka::{Kafka, check_kafka, default_slot};
 use super::key_types::{Choice, DurationText};
 use super::limits::Limits;
 use super::mapping::{Family, Mapping};
-use super::redaction::{check_default, check_tenant, set_redactions};
+use super::redaction::{check_default, check_tenant, redactions};
 use super::section::{KeyType, Reader, section};
 use super::shared_role::{ServerName, SharedRole, shared_roles};
 use super::source::{Publish, Source, State};
@@ -272,7 +272,7 @@ fn resolve(file: File, root: &Node, reader: &mut Reader<'_>) -> Config {
         kafka,
         admin: file.admin,
     };
-    check_default(&config, root, reader);
+    check_default(&config.targets, &config.families, root, reader);
     add_tenants(&mut config, list.unwrap_or_default(), root, reader);
     if let Some(kafka) = &config.kafka {
         check_kafka(kafka, &config.source.slot, &config.users.table, &config.tenants, root, reader);
@@ -327,11 +327,15 @@ fn add_tenants(config: &mut Config, tenants: Vec<Tenant>, root: &Node, reader: &
     for (place, tenant) in tenants.into_iter().enumerate() {
         let tenant = complete(config, tenant, items.get(place), reader);
         if let Some(item) = items.get(place) {
-            check_tenant(config, &tenant, item, reader);
+            check_tenant(&tenant, &config.targets, &config.families, item, reader);
         }
         config.tenants.push(tenant);
     }
-    set_redactions(config);
+    let redactions = redactions(&config.targets, &config.tenants);
+    for family in &mut config.families {
+        family.rules.redactions = redactions.clone();
+    }
+    config.users.redactions = redactions;
     refuse_shared_roles(config, items, root, reader);
     let many = if config.tenant_table.is_some() { "tenants.from" } else { "several tenants" };
     if config.users.tenant.is_none() && (config.tenants.len() > 1 || config.tenant_table.is_some()) {
