@@ -9,10 +9,10 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["README.md", "CHANGELOG.md", "docs/**/*.md", "docker/README.md", "tests/README.md", "tests/providers/README.md",
+PAGES = ["README.md", "CHANGELOG.md", "docs/**/*.md", "docker/README.md", "docker/helm/README.md", "tests/README.md", "tests/providers/README.md",
          "benches/peers.md"]
 # The address of the repository's files, such as https://example.com/users-sync/blob/main. Without it, links to files that are
-# no pages become plain text.
+# not pages become plain text.
 SOURCE = os.environ.get("SITE_SOURCE", "").rstrip("/")
 LINK = re.compile(r"\[([^\]]*)\]\(([^()\s]+)\)")
 ITEM = re.compile(r"( *)([-*]|\d+\.)( +)\S")
