@@ -5,7 +5,7 @@ use super::error::ConfigError;
 use super::interpolate::Env;
 use super::tenant_rows::{TenantRows, WithRows, with_rows};
 use super::tenants::Tenant;
-use super::top::{Config, include, parse};
+use super::top::{Config, include, parse, set_redactions};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
@@ -240,6 +240,7 @@ fn read_file(path: &Path, seen: &Seen) -> Result<Config, ConfigError> {
             errors.extend(text.and_then(|text| include(&mut config, &file.display().to_string(), &text, &env)).err());
         }
     }
+    set_redactions(&mut config);
     errors.into_iter().reduce(ConfigError::and).map_or(Ok(config), Err)
 }
 
@@ -297,10 +298,12 @@ mod tests {
 
         write("tenants.d/b.yaml", "tenants: [{id: b, target: '${file:../b.url}'}]\n");
         write("b.url", "postgres://u@h/b");
-        write("tenants.d/a.yaml", "tenants: [{id: a, target: 'postgres://u@h/a'}]\n");
+        write("tenants.d/a.yaml", "tenants: [{id: a, target: 'postgres://u@h/a', mask: [name]}]\n");
         assert!(files.have_changed());
         let LoadedConfig { config, files } = load_file(&main).unwrap();
         assert_eq!(tenants(&config), ["a", "b"]);
+        assert!(config.users.redactions.by_key.keys().eq(["a"]));
+        assert_eq!(config.families[0].rules, config.users);
         assert!(!files.have_changed());
         write("b.url", "postgres://u@h/elsewhere");
         assert!(files.have_changed());

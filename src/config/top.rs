@@ -274,6 +274,7 @@ fn resolve(file: File, root: &Node, reader: &mut Reader<'_>) -> Config {
     };
     check_default(&config.targets, &config.families, root, reader);
     add_tenants(&mut config, list.unwrap_or_default(), root, reader);
+    set_redactions(&mut config);
     if let Some(kafka) = &config.kafka {
         check_kafka(kafka, &config.source.slot, &config.users.table, &config.tenants, root, reader);
     }
@@ -299,6 +300,15 @@ fn set_command(
         return;
     }
     url.password_from = Some(PasswordSource::Command(command.clone()));
+}
+
+/// Gives the mapping of each layout what the tenants of all files receive. Called again once the included files are read.
+pub(super) fn set_redactions(config: &mut Config) {
+    let redactions = redactions(&config.targets, &config.tenants);
+    for family in &mut config.families {
+        family.rules.redactions = redactions.clone();
+    }
+    config.users.redactions = redactions;
 }
 
 /// Adds the tenants of an included file.
@@ -331,11 +341,6 @@ fn add_tenants(config: &mut Config, tenants: Vec<Tenant>, root: &Node, reader: &
         }
         config.tenants.push(tenant);
     }
-    let redactions = redactions(&config.targets, &config.tenants);
-    for family in &mut config.families {
-        family.rules.redactions = redactions.clone();
-    }
-    config.users.redactions = redactions;
     refuse_shared_roles(config, items, root, reader);
     let many = if config.tenant_table.is_some() { "tenants.from" } else { "several tenants" };
     if config.users.tenant.is_none() && (config.tenants.len() > 1 || config.tenant_table.is_some()) {

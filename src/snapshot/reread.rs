@@ -66,31 +66,29 @@ impl<'a> Reading<'a> {
         keys: &[Vec<&str>],
         mut each: impl FnMut(&[Cell<'_>]) + Send,
     ) -> Result<(), SourceReadError> {
-        let type_oid =
-            |name: &str| rows.relation.columns.iter().find(|column| column.name == name).map(|column| column.type_oid);
-        let types: Vec<Option<Oid>> = match &rows.by {
-            FindBy::Columns(names) => names.iter().map(|name| type_oid(name)).collect(),
-            FindBy::Condition(_) => Vec::new(),
-        };
-        let may_exist = |key: &&Vec<&str>| {
-            let mut parts = key.iter().zip(&types);
-            parts.all(|(text, type_oid)| type_oid.is_none_or(|type_oid| may_be(type_oid, text)))
-        };
-        let keys = keys.iter().filter(may_exist).map(|key| serde_json::Value::from_iter(key.iter().copied()));
-        let keys = serde_json::Value::from_iter(keys);
-        self.client.query_one("SELECT set_config($1, $2, true)", &[&KEYS_SETTING, &keys.to_string()]).await?;
+        let mut types: Vec<Option<Oid>> = Vec::new();
         let condition = match &rows.by {
             FindBy::Columns(names) => {
                 let mut columns = Vec::with_capacity(names.len());
-                for (name, oid) in names.iter().zip(&types) {
+                for name in names {
+                    let column = rows.relation.columns.iter().find(|column| column.name == *name);
+                    let oid = column.map(|column| column.type_oid);
                     // Without a type modifier: with one, char(36) would be cut to char(1).
-                    let row = self.client.query_one("SELECT format_type($1, -1)", &[oid]).await?;
+                    let row = self.client.query_one("SELECT format_type($1, -1)", &[&oid]).await?;
                     columns.push((*name, row.try_get(0)?));
+                    types.push(oid);
                 }
                 keys_condition(&columns)
             }
             FindBy::Condition(condition) => condition.clone(),
         };
+        let may_exist = |key: &&Vec<&str>| {
+            let mut parts = key.iter().zip(&types);
+            parts.all(|(text, oid)| oid.is_none_or(|oid| may_be(oid, text)))
+        };
+        let keys = keys.iter().filter(may_exist).map(|key| serde_json::Value::from_iter(key.iter().copied()));
+        let keys = serde_json::Value::from_iter(keys);
+        self.client.query_one("SELECT set_config($1, $2, true)", &[&KEYS_SETTING, &keys.to_string()]).await?;
         let mut stream =
             RowStream::open(self.client, rows.from, rows.relation, rows.decoded, rows.max_row, &condition).await?;
         while stream.advance().await? {

@@ -4,8 +4,7 @@
 use crate::capture::slot::identify_system;
 use crate::capture::{ReplicationConnection, ReplicationReader, ReplicationWriter};
 use crate::config::{Config, Kafka, PartitionBy, Tenant, Topics};
-use crate::map::Redactions;
-use crate::model::{ByConfigured, Lsn, ResyncReason, StatusFinding, TeeRestart, TenantId, TopicTrouble};
+use crate::model::{ByConfigured, Lsn, ResyncReason, StatusFinding, TeeRestart, TenantId, TenantKey, TopicTrouble};
 use crate::pg::{PgClient, connect};
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::Stream;
@@ -117,8 +116,8 @@ pub(crate) async fn session(
         let known = |id: &TenantId| positions.tenants.get(id);
         let mut start: ByConfigured<Lsn> =
             tenants.values().map(|tenant| known(&tenant.id).map_or(Lsn::ZERO, |known| known.position)).collect();
-        let fingerprints = Fingerprints { mapping: &mapping, redactions: &rules.redactions };
-        let members = members(&tenants, &batcher.topics, &positions, &found, &fingerprints, all, taken.lost);
+        let fingerprint = |key: &TenantKey| rules.redactions.tenant_fingerprint(&mapping, key);
+        let members = members(&tenants, &batcher.topics, &positions, &found, fingerprint, all, taken.lost);
         let is_there = |id: &&TenantId| config.tenants.iter().any(|tenant| tenant.id == **id);
         let removed: Vec<TenantId> = positions.tenants.keys().filter(|id| !is_there(id)).cloned().collect();
         if !members.is_empty() || !removed.is_empty() {
@@ -279,12 +278,6 @@ fn report_losses(positions: &Known, found: &Found) {
     }
 }
 
-/// Of what the fingerprint of a tenant is made.
-struct Fingerprints<'a> {
-    mapping: &'a str,
-    redactions: &'a Redactions,
-}
-
 /// The tenants that need a snapshot: their users are not in their topic, or were produced by another mapping. `lost`: the topics'
 /// positions are unknown, so a topic may hold users of any tenant.
 fn members(
@@ -292,13 +285,13 @@ fn members(
     topics: &Topics,
     positions: &Known,
     Found { before, lost: lost_topics, .. }: &Found,
-    fingerprints: &Fingerprints<'_>,
+    fingerprint: impl Fn(&TenantKey) -> String,
     all: bool,
     lost: bool,
 ) -> Vec<Member> {
     let members = tenants.iter().filter_map(|(index, tenant)| {
         let (known, topic) = (positions.tenants.get(&tenant.id), topics.of(index));
-        let mapping = fingerprints.redactions.tenant_fingerprint(fingerprints.mapping, &tenant.key);
+        let mapping = fingerprint(&tenant.key);
         let had_topic = before.contains(topic);
         let is_whole = had_topic && !lost_topics.iter().any(|lost| lost == topic);
         let is_there = is_whole && known.is_some_and(|known| known.mapping == mapping && known.topic == topic);
