@@ -1,7 +1,7 @@
 //! The section `kafka`. Pure.
 
 use super::error::Fault;
-use super::key_types::{AnyScalar, Choice, Count, Derived, SlotName, Switch, TextType};
+use super::key_types::{AnyScalar, Choice, Count, Derived, Label, SlotName, Switch, TextType};
 use super::section::{KeyType, Reader, join, report_duplicates, section};
 use super::tenants::Tenant;
 use super::topics::{Topics, TopicsError};
@@ -55,6 +55,15 @@ section! {
         pub replication: i32 as Replication = "default",
         /// Name of the compacted topic that stores the positions.
         pub positions_topic: String = "users_sync.positions",
+        /// Name of the compacted topic that stores, with `partition_by: tenant`, where the last snapshot of each tenant begins.
+        pub snapshots_topic: String = "users_sync.snapshots",
+        /// Consumer group of `users-sync apply`. With it `users-sync run` only publishes: it opens no target, and any number of
+        /// `users-sync apply` processes write to the targets. It requires `partition_by: tenant`, `exactly_once: true` and
+        /// `snapshot: true`.
+        pub group: Option<String> as Option<Label>,
+        /// Name of this process in the group, the same after a restart: its partitions wait for it until the broker's session
+        /// timeout. Usually `${HOSTNAME}`. By default they move to other processes at once.
+        pub instance: Option<String> as Option<Label>,
         /// Name of the replication slot of the Kafka output. It defaults to `source.slot` with `_kafka` appended.
         pub slot: String as Derived<SlotName>,
         /// Properties of librdkafka, such as `security.protocol`, `ssl.ca.location`, `sasl.mechanism`, `sasl.username` and
@@ -178,8 +187,10 @@ pub(super) fn check_kafka(
         );
         reader.push(fault.help("remove {tenant} from kafka.topic, or remove kafka.partition_by"));
     }
+    check_group(kafka, root, reader);
     if let Some(fault) = topics_fault(kafka, users, tenants) {
         let (key, help) = match fault {
+            TopicsFault::Snapshots(_) => ("kafka.snapshots_topic", "choose a topic that only contains snapshots"),
             TopicsFault::Positions => ("kafka.positions_topic", "choose a topic that only contains positions"),
             TopicsFault::Names(_) => ("kafka.topic", "with a fixed name, without {tenant}, all tenants share a topic"),
         };
@@ -191,18 +202,109 @@ pub(super) fn check_kafka(
     }
 }
 
+/// Reports what `kafka.group` requires.
+fn check_group(kafka: &Kafka, root: &Node, reader: &mut Reader<'_>) {
+    if kafka.group.is_none() {
+        if kafka.instance.is_some() {
+            let fault = Fault::new(root.span_of("kafka.instance"), "kafka.instance requires kafka.group");
+            reader.push(fault.help("name the consumer group of users-sync apply, or remove it"));
+        }
+        return;
+    }
+    let needs = [
+        (
+            kafka.partition_by == PartitionBy::Tenant,
+            "partition_by",
+            "kafka.group requires partition_by: tenant",
+            "set it, and name a topic without {tenant}: users-sync apply reads all changes of a tenant in order",
+        ),
+        (
+            kafka.exactly_once,
+            "exactly_once",
+            "kafka.group requires exactly_once: true",
+            "set it, or remove kafka.group: repeated changes could set a target back",
+        ),
+        (
+            kafka.snapshot,
+            "snapshot",
+            "kafka.group requires snapshot: true",
+            "set it, or remove kafka.group: targets are filled from the topic",
+        ),
+    ];
+    for (_, key, message, help) in needs.into_iter().filter(|(is_met, ..)| !is_met) {
+        // A key that is left out has no place of its own.
+        let own = root.get("kafka").and_then(|section| section.get(key)).map(|_| format!("kafka.{key}"));
+        let span = root.span_of(own.as_deref().unwrap_or("kafka.group"));
+        reader.push(Fault::new(span, message).help(help));
+    }
+}
+
 /// What is wrong with the topics of these tenants.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TopicsFault {
     #[error("kafka.positions_topic is also a topic for users")]
     Positions,
+    #[error("kafka.snapshots_topic is also {0}")]
+    Snapshots(&'static str),
     #[error(transparent)]
     Names(TopicsError),
 }
 
 pub(super) fn topics_fault(kafka: &Kafka, users: &TableName, tenants: &[Tenant]) -> Option<TopicsFault> {
-    match Topics::new(&kafka.topic, users, tenants.iter().map(|tenant| &tenant.id)) {
-        Ok(topics) => topics.distinct().contains(&&*kafka.positions_topic).then_some(TopicsFault::Positions),
-        Err(error) => Some(TopicsFault::Names(error)),
+    let topics = match Topics::new(&kafka.topic, users, tenants.iter().map(|tenant| &tenant.id)) {
+        Ok(topics) => topics,
+        Err(error) => return Some(TopicsFault::Names(error)),
+    };
+    let has_snapshots = kafka.partition_by == PartitionBy::Tenant;
+    let is_for_users = |topic: &str| topics.distinct().contains(&topic);
+    if is_for_users(&kafka.positions_topic) {
+        Some(TopicsFault::Positions)
+    } else if has_snapshots && kafka.snapshots_topic == kafka.positions_topic {
+        Some(TopicsFault::Snapshots("kafka.positions_topic"))
+    } else if has_snapshots && is_for_users(&kafka.snapshots_topic) {
+        Some(TopicsFault::Snapshots("a topic for users"))
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "kafka")]
+mod tests {
+    use crate::config::{Env, parse};
+    use crate::diagnostic::Diagnostic;
+
+    /// The section's message, remedy and place.
+    #[track_caller]
+    fn check(keys: &str, place: &str, words: [&str; 2]) {
+        let text = format!(
+            "source: {{url: 'postgres://u@h/d'}}\nusers: {{table: a.b, id: id}}\n\
+             tenants: [{{id: a, target: 'postgres://u@h/a'}}]\nkafka: {{brokers: b, {keys}}}\n"
+        );
+        let env = Env { variable: &|_| None, file: &|_| Err(std::io::ErrorKind::NotFound.into()) };
+        let error = parse("test.yaml", &text, &env).expect_err("the section is wrong");
+        let shown = Diagnostic::from(error).render(false);
+        for word in words.into_iter().chain([&*format!("--> test.yaml:{place}\n")]) {
+            assert!(shown.contains(word), "no {word:?}:\n{shown}");
+        }
+    }
+
+    #[test]
+    fn a_group_requires_whole_tenants_and_exact_positions() {
+        check("group: g", "4:28", ["kafka.group requires partition_by: tenant", "without {tenant}"]);
+        let with = |more: &str| format!("topic: t, partition_by: tenant, group: g, {more}");
+        check(&with("exactly_once: false"), "4:77", ["kafka.group requires exactly_once: true", "set it"]);
+        check(&with("snapshot: false"), "4:73", ["kafka.group requires snapshot: true", "set it"]);
+        check("group: ''", "4:28", ["for kafka.group", "a text that is not empty"]);
+        check("instance: i", "4:31", ["kafka.instance requires kafka.group", "name the consumer group"]);
+    }
+
+    #[test]
+    fn the_topic_of_the_snapshots_is_its_own() {
+        let with = |more: &str| format!("topic: t, partition_by: tenant, {more}");
+        let words = |what| [what, "choose a topic that only contains snapshots"];
+        check(&with("snapshots_topic: t"), "4:70", words("kafka.snapshots_topic is also a topic for users"));
+        let both = with("positions_topic: p, snapshots_topic: p");
+        check(&both, "4:90", words("kafka.snapshots_topic is also kafka.positions_topic"));
     }
 }

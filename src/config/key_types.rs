@@ -76,6 +76,9 @@ text_types! {
     Scalar(AnyScalar) -> String: "a text", |text| Some(text.to_owned());
     TenantName(AnyScalar) -> TenantId: "a text that is not empty and has no control character such as a line break",
         |text| (!text.is_empty() && is_printable(text)).then(|| TenantId::new(text));
+    /// A name that other programs show.
+    Label(AnyScalar) -> String: "a text that is not empty and has no control character such as a line break",
+        |text| (!text.is_empty() && is_printable(text)).then(|| text.to_owned());
     TenantKeyText(AnyScalar) -> TenantKey: "a text without a control character such as a line break",
         |text| is_printable(text).then(|| TenantKey::new(text));
     SlotName(String) -> String: "lower-case letters, digits and underscores, at most 63",
