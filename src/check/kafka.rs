@@ -30,7 +30,7 @@ pub(super) async fn findings(config: &Config, kafka: &Kafka, state: Option<&Snap
         Err(failure) => return vec![finding(failure)],
     };
     let mut needed = topics.distinct();
-    needed.push(&kafka.positions_topic);
+    needed.extend(kafka.own_topics());
     let missing: Vec<&str> = needed.into_iter().filter(|topic| !existing.contains(*topic)).collect();
     let mut findings = Vec::new();
     findings.extend(refuse_missing(kafka, &missing).await.err().map(finding));

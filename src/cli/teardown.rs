@@ -156,9 +156,9 @@ fn stays(config: &Config, plan: &Plan, without_admin: &[MadeRole<'_>]) -> Vec<St
     });
     let topics = config.kafka.as_ref().map(|kafka| {
         format!(
-            "topics and positions in Kafka ({}, {}): a later installation needs other names, or to take them over: \
+            "topics and positions in Kafka ({}): a later installation needs other names, or to take them over: \
              users-sync adopt -c FILE --kafka",
-            kafka.topic, kafka.positions_topic
+            [&*kafka.topic].into_iter().chain(kafka.own_topics()).collect::<Vec<_>>().join(", ")
         )
     });
     roles.chain(plan.kept.iter().cloned()).chain(topics).collect()

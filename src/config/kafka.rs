@@ -75,6 +75,19 @@ section! {
     }
 }
 
+#[cfg(feature = "kafka")]
+impl Kafka {
+    /// The snapshots topic, if this output has one.
+    pub(crate) fn snapshots(&self) -> Option<&str> {
+        (self.partition_by == PartitionBy::Tenant).then_some(&*self.snapshots_topic)
+    }
+
+    /// The topics for users-sync itself. Each is compacted and has one partition.
+    pub(crate) fn own_topics(&self) -> impl Iterator<Item = &str> {
+        [&*self.positions_topic].into_iter().chain(self.snapshots())
+    }
+}
+
 /// `kafka.format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

@@ -6,6 +6,7 @@ use super::ownership::{Own, TopicView, stranger};
 use super::positions::{
     PRESENCE_INTERVAL, PartitionEnd, PositionRecord, StreamPosition, Subject, TenantPosition, TopicEnds, read_key,
 };
+use super::snapshot_record::Snapshots;
 use crate::model::{Lsn, TenantId};
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -20,6 +21,8 @@ pub(crate) struct Claims {
     slots: BTreeMap<String, Claim>,
     /// The ends and last records of the topics.
     topics: HashMap<String, TopicView>,
+    /// Of the own slot.
+    snapshots: Snapshots,
 }
 
 /// What the positions topic says about a slot. Records of this installation are left out.
@@ -99,6 +102,11 @@ impl Claims {
         claim.last = claim.last.max(at);
     }
 
+    /// Applies a record of the snapshots topic, in topic order.
+    pub(crate) fn take_snapshot(&mut self, own: &Own<'_>, key: &[u8], value: Option<&[u8]>) {
+        self.snapshots.take(own.owner, key, value);
+    }
+
     /// The installations that have written to the topics. `now`: milliseconds since the Unix epoch.
     pub(crate) fn writers(&self, own: &Own<'_>, now: i64) -> Vec<Writer> {
         let since = |at: Option<i64>| at.map(|at| Duration::from_millis(now.saturating_sub(at).max(0).unsigned_abs()));
@@ -146,9 +154,11 @@ impl Claims {
             }
         }
         for (tenant, topic) in tenants.iter().filter(|(_, topic)| self.topics.contains_key(*topic)) {
-            let unknown = TenantPosition { position: Lsn::ZERO, topic: (*topic).to_owned(), mapping: String::new() };
+            let topic = (*topic).to_owned();
+            let unknown = TenantPosition { position: Lsn::ZERO, topic, mapping: String::new(), partial: false };
             records.push(TenantPosition::record(own.owner, tenant, Some(&unknown)));
         }
+        records.extend(self.snapshots.removals(own.owner));
         // Last: without transactions, the topics belong to the other installation until then.
         if self.slots.get(&own.owner.slot).is_some_and(|claim| claim.stream.is_some()) {
             records.push(StreamPosition::removal(own.owner));

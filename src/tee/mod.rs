@@ -14,6 +14,7 @@ mod owner;
 mod ownership;
 mod parts;
 mod positions;
+mod snapshot_record;
 mod upsert;
 
 pub(crate) use batch::{Batch, Message};
@@ -25,6 +26,7 @@ pub(crate) use owner::Owner;
 pub(crate) use ownership::{Foreign, Holds, Known, Mark, Own, PartitionView, TopicView, judge_positions, judge_topic};
 pub(crate) use parts::{TransactionEnd, arrange};
 pub(crate) use positions::{
-    PRESENCE_INTERVAL, PartitionEnd, PositionRecord, Positions, Presence, Resume, Source, Split, StreamPosition,
-    TenantPosition, TopicEnds, decide_resume, is_of_slot,
+    PRESENCE_INTERVAL, PartitionEnd, PositionRecord, Positions, Presence, RecordTopic, Resume, Source, Split,
+    StreamPosition, TenantPosition, TopicEnds, decide_resume, is_of_slot,
 };
+pub(crate) use snapshot_record::{SnapshotRecord, Snapshots};

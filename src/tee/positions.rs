@@ -72,6 +72,9 @@ pub(crate) struct TenantPosition {
     pub topic: String,
     /// Fingerprint of the mapping that produced them.
     pub mapping: String,
+    /// The topic lacks users from before `position`: `kafka.snapshot` was false when the tenant was new.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
 }
 
 /// What a topic held when its record was written, by partition.
@@ -103,9 +106,17 @@ pub(crate) struct Positions {
     pub(super) others: HashMap<(String, TenantId), Opened<TenantPosition>>,
 }
 
-/// A record of the positions topic.
+/// Which of the topics of users-sync itself a record is written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RecordTopic {
+    Positions,
+    Snapshots,
+}
+
+/// A record of the positions topic or the snapshots topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PositionRecord {
+    pub topic: RecordTopic,
     /// The record's key.
     pub key: String,
     /// The record's value. `None` removes the key.
@@ -207,7 +218,7 @@ impl TopicEnds {
 fn sealed(owner: &Owner, key: &impl Serialize, content: Option<&impl Serialize>) -> PositionRecord {
     let key = serde_json::to_string(key).unwrap_or_default();
     let value = content.map(|content| owner.seal(&key, content));
-    PositionRecord { key, value }
+    PositionRecord { topic: RecordTopic::Positions, key, value }
 }
 
 /// Whether the slot can resume.
@@ -251,15 +262,15 @@ pub(crate) fn decide_resume(known: Option<&StreamPosition>, source: &Source<'_>)
 }
 
 /// An LSN in its text form, `16/B374D848`.
-mod text {
+pub(super) mod text {
     use crate::model::Lsn;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(super) fn serialize<S: Serializer>(lsn: &Lsn, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::tee) fn serialize<S: Serializer>(lsn: &Lsn, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(lsn)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Lsn, D::Error> {
+    pub(in crate::tee) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Lsn, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
@@ -284,7 +295,7 @@ mod tests {
         };
         let split = Some(Split { commit: Lsn(0x1_0000_0000), rows: 9, changes: 11 });
         let (acme, globex) = (TenantId::new("acme"), TenantId::new("globex"));
-        let tenant = TenantPosition { position: Lsn(5), topic: "t".into(), mapping: "m".into() };
+        let tenant = TenantPosition { position: Lsn(5), topic: "t".into(), mapping: "m".into(), partial: true };
         let ends = TopicEnds { ends: BTreeMap::from([(0, PartitionEnd { next: 7, id: Some("x".into()) })]) };
         take(stream(1).record(&own));
         take(StreamPosition { split: split.clone(), ..stream(2) }.record(&own));
@@ -294,7 +305,7 @@ mod tests {
         take(TenantPosition::record(&own, &globex, None));
         take(TenantPosition::record(&another, &acme, Some(&tenant)));
         take(ends.record(&own, "t"));
-        take(PositionRecord { key: "no JSON".into(), value: None });
+        take(PositionRecord { topic: RecordTopic::Positions, key: "no JSON".into(), value: None });
         let opened = Opened { origin: Origin::Own, content: Some(tenant) };
         let known = Opened { origin: Origin::Own, content: Some(StreamPosition { split, ..stream(2) }) };
         assert_eq!(positions.stream, Some(known));

@@ -30,7 +30,8 @@ impl TeeBed {
 
     pub fn section(brokers: &str, name: &str, kafka: &str, top: &str) -> String {
         let topic = if kafka.contains("topic: ") { String::new() } else { format!("topic: '{name}.{{tenant}}', ") };
-        format!("kafka: {{brokers: '{brokers}', {topic}positions_topic: {name}.positions, {kafka}}}\n{top}")
+        let own = format!("positions_topic: {name}.positions, snapshots_topic: {name}.snapshots");
+        format!("kafka: {{brokers: '{brokers}', {topic}{own}, {kafka}}}\n{top}")
     }
 
     pub fn topic(&self, tenant: &str) -> String {

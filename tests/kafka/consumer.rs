@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug)]
 pub struct Message {
     pub partition: i32,
+    pub offset: i64,
     pub key: Value,
     /// `None` is a tombstone.
     pub value: Option<Value>,
@@ -75,6 +76,7 @@ pub fn read_with(brokers: &str, topic: &str, properties: &[(&str, &str)]) -> Vec
                 let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
                 messages.push(Message {
                     partition: message.partition(),
+                    offset: message.offset(),
                     key: serde_json::from_slice(message.key().unwrap()).unwrap(),
                     // Deep documents and huge numbers stay texts.
                     value: message.payload().map(|value| {

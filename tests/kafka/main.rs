@@ -23,4 +23,5 @@ mod query;
 mod remedies;
 mod security;
 mod sinks;
+mod snapshots;
 mod topics;

@@ -10,6 +10,7 @@ mod recorder;
 mod session;
 mod slot;
 mod snapshot;
+mod snapshot_records;
 mod watchdog;
 
 use crate::config::{Config, Kafka};

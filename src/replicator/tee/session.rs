@@ -4,7 +4,9 @@
 use crate::capture::slot::identify_system;
 use crate::capture::{ReplicationConnection, ReplicationReader, ReplicationWriter};
 use crate::config::{Config, Kafka, PartitionBy, Tenant, Topics};
-use crate::model::{ByConfigured, Lsn, ResyncReason, StatusFinding, TeeRestart, TenantId, TenantKey, TopicTrouble};
+use crate::model::{
+    ByConfigured, ConfiguredIdx, Lsn, ResyncReason, StatusFinding, TeeRestart, TenantId, TenantKey, TopicTrouble,
+};
 use crate::pg::{PgClient, connect};
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::Stream;
@@ -18,6 +20,7 @@ use crate::replicator::tee::oversized;
 use crate::replicator::tee::recorder::Recorder;
 use crate::replicator::tee::slot::take_slot;
 use crate::replicator::tee::snapshot::{Member, Pass};
+use crate::replicator::tee::snapshot_records::held_snapshots;
 use crate::snapshot::source_session;
 use crate::state::{TeeFailure, TeePublished, TeeRejected, TenantState};
 use crate::tee::kafka::blocking;
@@ -25,7 +28,7 @@ use crate::tee::kafka::{
     self, Addresses, ByTenant, CommitKind, Counts, Failure, Found, Limits, Ownership, Producer, Publisher, Reader,
     Refusals, Sizes, end_hanging, ensure_topics, fence, look, needs_smaller_batches, partition_count,
 };
-use crate::tee::{Batch, Encoder, Known, Own, Owner, TenantPosition, TopicEnds, judge_positions};
+use crate::tee::{Batch, Encoder, Known, Own, Owner, Snapshots, TenantPosition, TopicEnds, judge_positions};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,7 +72,7 @@ pub(crate) async fn session(
     }
     let published = row.and_then(|row| row.published);
     let ids: HashSet<TenantId> = config.tenants.iter().map(|tenant| tenant.id.clone()).collect();
-    let Opened { producer, positions, found, limits, ends } =
+    let Opened { producer, positions, snapshots, found, limits, ends } =
         open(kafka, &topics, &owner, &system, published.as_ref(), ids).await?;
     report_losses(&positions, &found);
     let tenants: ByConfigured<&Tenant> = config.tenants.iter().collect();
@@ -93,6 +96,7 @@ pub(crate) async fn session(
         }
         (PartitionBy::Tenant, None) | (PartitionBy::Key, _) => None,
     };
+    let partitions = by_tenant.as_ref().map(|by_tenant| by_tenant.partitions.clone());
     let addresses = Addresses { tenants: names, by_tenant };
     let rejected = context.state.tee_rejected().await?;
     let (oversized, set_aside) = mpsc::channel(1);
@@ -117,16 +121,34 @@ pub(crate) async fn session(
         let mut start: ByConfigured<Lsn> =
             tenants.values().map(|tenant| known(&tenant.id).map_or(Lsn::ZERO, |known| known.position)).collect();
         let fingerprint = |key: &TenantKey| rules.redactions.tenant_fingerprint(&mapping, key);
-        let members = members(&tenants, &batcher.topics, &positions, &found, fingerprint, all, taken.lost);
+        // The snapshot that `users-sync apply` reads has to be whole, and in the tenant's partition.
+        let is_unusable = |index: ConfiguredIdx, id: &TenantId| {
+            let partition = partitions.as_ref().map(|partitions| partitions[index]);
+            let recorded = snapshots.tenants.get(id).map(|snapshot| snapshot.partition);
+            partition.is_some() && recorded.is_some() && recorded != partition
+                || kafka.group.is_some() && known(id).is_some_and(|known| known.partial)
+        };
+        let must_join = |index: ConfiguredIdx, id: &TenantId| all || is_unusable(index, id);
+        let members = members(&tenants, &batcher.topics, &positions, &found, fingerprint, must_join, taken.lost);
         let is_there = |id: &&TenantId| config.tenants.iter().any(|tenant| tenant.id == **id);
         let removed: Vec<TenantId> = positions.tenants.keys().filter(|id| !is_there(id)).cloned().collect();
-        if !members.is_empty() || !removed.is_empty() {
+        let corrections = partitions.as_ref().map_or_else(Vec::new, |partitions| {
+            let stays = |index: ConfiguredIdx| members.iter().all(|member| member.index != index);
+            let there = held_snapshots(&tenants, context.generation, partitions, &positions, stays);
+            snapshots.corrections(&batcher.owner, &there)
+        });
+        let joins = !members.is_empty() || !removed.is_empty();
+        if !joins && !corrections.is_empty() {
+            batcher.send(CommitKind::Transaction(corrections.clone()), None).await?;
+        }
+        if joins {
             context.put_tee(&kafka.slot, TenantState::Joining, None).await?;
             let joining: Vec<&TenantId> = members.iter().map(|member| &tenants[member.index].id).collect();
             // A snapshot that is not finished begins again, also in another session.
             let unfinished = joining.iter().filter(|id| positions.tenants.contains_key(**id));
-            let unfinished = unfinished.map(|id| TenantPosition::record(&batcher.owner, id, None)).collect();
-            batcher.send(CommitKind::Transaction(unfinished), None).await?;
+            let unfinished = unfinished.map(|id| TenantPosition::record(&batcher.owner, id, None));
+            let first = corrections.into_iter().chain(unfinished).collect();
+            batcher.send(CommitKind::Transaction(first), None).await?;
             let export = match taken.created.take() {
                 Some(export) => export,
                 None => make_export(&context.config).await?,
@@ -139,7 +161,9 @@ pub(crate) async fn session(
             tracing::info!(tenants = members.len(), position = %export.position, "Kafka output: publishing a snapshot");
             let joining: Vec<&str> = joining.into_iter().map(TenantId::as_str).collect();
             context.status.set_tee_rejected(context.state.clear_tee_rejected(&joining).await?);
-            let pass = Pass { context, config, tenants: &tenants, kafka, from: &taken.from, removed: &removed };
+            let partitions = partitions.as_ref();
+            let pass =
+                Pass { context, config, tenants: &tenants, kafka, from: &taken.from, removed: &removed, partitions };
             let position = export.position;
             pass.run(export, &members, &mut batcher).await?;
             members.iter().for_each(|member| start[member.index] = position);
@@ -192,6 +216,8 @@ pub(crate) async fn session(
 struct Opened {
     producer: Producer,
     positions: Known,
+    /// Empty without a snapshots topic.
+    snapshots: Snapshots,
     found: Found,
     limits: Limits,
     /// As [`Found::ends`].
@@ -229,9 +255,10 @@ async fn open(
     // Also those of a former configuration, which may come back.
     tenants.extend(found.known.tenants.keys().cloned());
     // A new topic holds no transaction, and not every broker knows it yet.
-    let names = topics.distinct().into_iter().chain([&*kafka.positions_topic]);
+    let names = topics.distinct().into_iter().chain(kafka.own_topics());
     let old: Vec<String> = names.filter(|topic| found.before.contains(*topic)).map(str::to_owned).collect();
     let read = found.read.take();
+    let snapshots = kafka.snapshots().filter(|topic| found.before.contains(*topic)).map(str::to_owned);
     let newer = blocking(move || {
         if settings.exactly_once {
             fence(&fenced)?;
@@ -243,13 +270,16 @@ async fn open(
             }
         }
         let reader = Reader::new(&settings)?;
-        match read {
-            Some(end) if reader.is_at(&settings.positions_topic, &end)? => Ok(None),
-            _ => reader.positions(&settings, &its).map(Some),
-        }
+        let newer = match read {
+            Some(end) if reader.is_at(&settings.positions_topic, &end)? => None,
+            _ => Some(reader.positions(&settings, &its)?),
+        };
+        let snapshots = snapshots.map(|topic| reader.snapshots(&topic, &its)).transpose()?;
+        Ok((newer, snapshots.unwrap_or_default()))
     });
     let topics = topics.distinct();
-    let positions = match newer.await? {
+    let (newer, snapshots) = newer.await?;
+    let positions = match newer {
         None => std::mem::take(&mut found.known),
         Some(newer) => {
             let judged = judge_positions(newer, &Own { owner, system, published, topics: &topics });
@@ -257,7 +287,7 @@ async fn open(
         }
     };
     let ends = found.ends(&topics, &positions.topics);
-    Ok(Opened { positions, producer, found, limits, ends })
+    Ok(Opened { positions, snapshots, producer, found, limits, ends })
 }
 
 /// Logs what has to be published again.
@@ -286,7 +316,7 @@ fn members(
     positions: &Known,
     Found { before, lost: lost_topics, .. }: &Found,
     fingerprint: impl Fn(&TenantKey) -> String,
-    all: bool,
+    must_join: impl Fn(ConfiguredIdx, &TenantId) -> bool,
     lost: bool,
 ) -> Vec<Member> {
     let members = tenants.iter().filter_map(|(index, tenant)| {
@@ -296,7 +326,7 @@ fn members(
         let is_whole = had_topic && !lost_topics.iter().any(|lost| lost == topic);
         let is_there = is_whole && known.is_some_and(|known| known.mapping == mapping && known.topic == topic);
         let is_new = known.is_none() && !lost && !positions.published.contains(&tenant.id);
-        (all || !is_there).then_some(Member { index, mapping, is_new, had_topic })
+        (must_join(index, &tenant.id) || !is_there).then_some(Member { index, mapping, is_new, had_topic })
     });
     members.collect()
 }

@@ -15,11 +15,13 @@ use crate::replicator::tee::kafka_sink::millis;
 use crate::snapshot::{Export, RowReceiver, SpooledScan};
 use crate::tee::kafka::blocking;
 use crate::tee::kafka::{CommitKind, Reader};
-use crate::tee::{Event, EventPosition, MessageKey, Op, PositionRecord, StreamPosition, TenantPosition};
+use crate::tee::{
+    Event, EventPosition, MessageKey, Op, PositionRecord, SnapshotRecord, StreamPosition, TenantPosition,
+};
 use futures_util::StreamExt;
 use futures_util::future::try_join;
 use futures_util::stream::FuturesUnordered;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
@@ -59,6 +61,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) from: &'a StreamPosition,
     /// Tenants that were removed from the configuration.
     pub(crate) removed: &'a [TenantId],
+    /// With `partition_by: tenant`.
+    pub(crate) partitions: Option<&'a ByConfigured<i32>>,
 }
 
 impl Pass<'_> {
@@ -72,6 +76,8 @@ impl Pass<'_> {
         let position = export.position;
         let reading: HashSet<ConfiguredIdx> =
             members.iter().filter(|member| self.kafka.snapshot || !member.is_new).map(|member| member.index).collect();
+        // Before the first message.
+        let begins = self.begins(&reading, batcher).await?;
         if reading.is_empty() {
             drop(export);
         } else {
@@ -82,8 +88,8 @@ impl Pass<'_> {
             let mut numbers = Numbers { position, last: 0 };
             let spool = self.context.spool.begin(self.context.config.limits.stall, false);
             let (members, receivers): (Vec<_>, Vec<_>) = reading
-                .into_iter()
-                .map(|tenant| {
+                .iter()
+                .map(|&tenant| {
                     let (rows, receiver) = spool.queue();
                     (ScanMember { tenant, rows }, (tenant, receiver))
                 })
@@ -98,12 +104,45 @@ impl Pass<'_> {
             self.removed.iter().map(|id| TenantPosition::record(owner, id, None)).collect();
         for member in members {
             let topic = batcher.topics.of(member.index).to_owned();
-            let known = TenantPosition { position, topic, mapping: member.mapping.clone() };
-            records.push(TenantPosition::record(owner, &self.tenants[member.index].id, Some(&known)));
+            let id = &self.tenants[member.index].id;
+            if let Some((partition, offset)) = begins.get(&member.index) {
+                let snapshot = SnapshotRecord {
+                    generation: self.context.generation,
+                    position,
+                    topic: topic.clone(),
+                    partition: *partition,
+                    offset: *offset,
+                    mapping: member.mapping.clone(),
+                };
+                records.push(SnapshotRecord::record(owner, id, Some(&snapshot)));
+            }
+            let partial = !reading.contains(&member.index);
+            let known = TenantPosition { position, topic, mapping: member.mapping.clone(), partial };
+            records.push(TenantPosition::record(owner, id, Some(&known)));
         }
         records.push(self.from.record(owner));
         batcher.send(CommitKind::Transaction(records), None).await?;
         Ok(batcher.progress.all_done().await?)
+    }
+
+    /// The partition of each tenant, and the offset that its next message has at least.
+    async fn begins(
+        &self,
+        tenants: &HashSet<ConfiguredIdx>,
+        batcher: &KafkaBatcher,
+    ) -> Result<HashMap<ConfiguredIdx, (i32, i64)>, TeeError> {
+        let Some(partitions) = self.partitions.filter(|_| !tenants.is_empty()) else { return Ok(HashMap::new()) };
+        let place = |tenant: &ConfiguredIdx| (batcher.topics.of(*tenant).to_owned(), partitions[*tenant]);
+        let places: BTreeSet<(String, i32)> = tenants.iter().map(place).collect();
+        let kafka = self.kafka.clone();
+        let ends = blocking(move || {
+            let names: Vec<(&str, i32)> = places.iter().map(|(topic, partition)| (&**topic, *partition)).collect();
+            let ends = Reader::new(&kafka)?.written(&names)?;
+            Ok(places.into_iter().zip(ends).collect::<BTreeMap<_, _>>())
+        });
+        let ends = ends.await?;
+        let begin = |tenant: &ConfiguredIdx| Some((*tenant, (partitions[*tenant], *ends.get(&place(tenant))?)));
+        Ok(tenants.iter().filter_map(begin).collect())
     }
 
     /// The users that the topics hold, by tenant. All their ids stay in memory until the scan has ended.

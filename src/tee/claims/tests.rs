@@ -23,7 +23,7 @@ fn claims(own: &Own<'_>, records: &[(PositionRecord, i64)]) -> Claims {
 }
 
 fn tenant(owner: &Owner, topic: &str) -> PositionRecord {
-    let position = TenantPosition { position: Lsn(5), topic: topic.into(), mapping: "m".into() };
+    let position = TenantPosition { position: Lsn(5), topic: topic.into(), mapping: "m".into(), partial: false };
     TenantPosition::record(owner, &TenantId::new("acme"), Some(&position))
 }
 

@@ -29,7 +29,7 @@ const ABORT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Transactions of others stay as they are. Blocks. Returns whether there were any.
 ///
 /// It is not known whether all records of such a transaction have arrived, nor whether it was committed elsewhere. So the
-/// tenants' positions are removed first, and each tenant takes a snapshot. In the users' topics the transaction is aborted.
+/// tenants' positions are removed first, and each tenant takes a snapshot. In the other topics the transaction is aborted.
 ///
 /// # Errors
 /// Kafka cannot be reached, or refuses the records. The next session tries again.
@@ -41,7 +41,7 @@ pub(crate) fn end_hanging(
     tenants: &HashSet<TenantId>,
 ) -> Result<bool, Failure> {
     let is_position = |topic: &str| topic == kafka.positions_topic;
-    let is_own = |message: &BorrowedMessage<'_>| match is_position(message.topic()) {
+    let is_own = |message: &BorrowedMessage<'_>| match kafka.own_topics().any(|topic| topic == message.topic()) {
         true => message.key().is_some_and(|key| is_of_slot(key, &owner.slot)),
         false => header(message, INSTALLATION_HEADER).as_ref() == Some(&owner.installation),
     };
@@ -59,11 +59,11 @@ pub(crate) fn end_hanging(
         return Ok(false);
     }
     let removals: Vec<_> = tenants.iter().map(|tenant| TenantPosition::record(owner, tenant, None)).collect();
-    let (in_positions, in_users): (Vec<_>, Vec<_>) = open.into_iter().partition(|(topic, _)| is_position(topic));
+    let (in_positions, in_others): (Vec<_>, Vec<_>) = open.into_iter().partition(|(topic, _)| is_position(topic));
     let in_positions: Vec<i32> = in_positions.into_iter().map(|(_, partition)| partition).collect();
     commit(producer, kafka, &removals, &in_positions)?;
-    if !in_users.is_empty() {
-        abort(producer, owner, &in_users)?;
+    if !in_others.is_empty() {
+        abort(producer, owner, &in_others)?;
     }
     Ok(true)
 }

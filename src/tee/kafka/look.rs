@@ -6,7 +6,7 @@ use super::headers::{ID_HEADER, INSTALLATION_HEADER, header};
 use super::topic_reader::{PARTITIONS_AT_ONCE, READ_TIMEOUT, Reader, TopicEnd, ends, first_record};
 use crate::config::Kafka;
 use crate::tee::{
-    Claims, Holds, Known, Mark, Own, Owner, PartitionEnd, PartitionView, Positions, TopicEnds, TopicView,
+    Claims, Holds, Known, Mark, Own, Owner, PartitionEnd, PartitionView, Positions, Snapshots, TopicEnds, TopicView,
     judge_positions, judge_topic,
 };
 use rdkafka::config::FromClientConfigAndContext;
@@ -62,6 +62,9 @@ pub(crate) fn look(kafka: &Kafka, own: &Own<'_>) -> Result<Found, Failure> {
     let look = Look::new(kafka)?;
     let (positions, read) = look.positions(kafka, own.owner)?;
     let known = judge_positions(positions, own).map_err(Failure::foreign)?;
+    let mut snapshots = Snapshots::default();
+    look.snapshots(kafka, |key, value| drop(snapshots.take(own.owner, key, value)))?;
+    snapshots.judge(own.owner).map_err(Failure::foreign)?;
     let views = look.topics(own.topics, &known.topics)?;
     // Without positions, only the state knows that it published before.
     let is_lost = own.published.is_some() && known.restart.is_some();
@@ -95,6 +98,7 @@ pub(crate) fn claims(kafka: &Kafka, own: &Own<'_>) -> Result<Claims, Failure> {
             }
         })?;
     }
+    look.snapshots(kafka, |key, value| claims.take_snapshot(own, key, value))?;
     Ok(claims)
 }
 
@@ -141,6 +145,17 @@ impl Look {
             }
         })?;
         Ok((positions, end))
+    }
+
+    /// Calls `each` for the records of the snapshots topic, including those of transactions that have not ended.
+    fn snapshots(&self, kafka: &Kafka, mut each: impl FnMut(&[u8], Option<&[u8]>)) -> Result<(), Failure> {
+        let Some(topic) = kafka.snapshots().filter(|topic| self.there.contains_key(*topic)) else { return Ok(()) };
+        let read = Reader::new(kafka)?.latest(topic, |message| {
+            if let Some(key) = message.key() {
+                each(key, message.payload());
+            }
+        });
+        read.map(drop)
     }
 
     /// The ends and the last records of those of `topics` that exist.

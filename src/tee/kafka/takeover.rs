@@ -1,9 +1,9 @@
-//! Writes records to the positions topic other than with a batch: when this installation takes topics over, for example.
+//! Writes records of positions and snapshots other than with a batch: when this installation takes topics over, for example.
 
 use super::client::{Producer, connect, fence};
 use super::failure::Failure;
 use crate::config::Kafka;
-use crate::tee::PositionRecord;
+use crate::tee::{PositionRecord, RecordTopic};
 use rdkafka::producer::{BaseRecord, Producer as _};
 use std::time::Duration;
 
@@ -29,7 +29,15 @@ pub(crate) fn take_over<E: From<Failure>>(
     Ok(commit(&producer, kafka, &records()?, &[])?)
 }
 
-/// Writes records to the positions topic, in one transaction that has a record in each of these partitions. Blocks.
+/// The topic of a record.
+pub(super) fn topic_of<'a>(kafka: &'a Kafka, record: &PositionRecord) -> &'a str {
+    match record.topic {
+        RecordTopic::Positions => &kafka.positions_topic,
+        RecordTopic::Snapshots => &kafka.snapshots_topic,
+    }
+}
+
+/// Writes records, in one transaction that has a record in each of these partitions of the positions topic. Blocks.
 pub(super) fn commit(
     producer: &Producer,
     kafka: &Kafka,
@@ -41,7 +49,7 @@ pub(super) fn commit(
         producer.begin_transaction().map_err(failed)?;
     }
     for record in records {
-        let mut message = BaseRecord::<str, str>::to(&kafka.positions_topic).key(&record.key);
+        let mut message = BaseRecord::<str, str>::to(topic_of(kafka, record)).key(&record.key);
         if let Some(value) = &record.value {
             message = message.payload(value);
         }

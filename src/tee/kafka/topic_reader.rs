@@ -4,7 +4,7 @@ use super::client::{ClientErrors, REQUEST_TIMEOUT, client_config};
 use super::failure::Failure;
 use crate::config::Kafka;
 use crate::model::Deletes;
-use crate::tee::{Owner, Positions};
+use crate::tee::{Owner, Positions, Snapshots};
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -61,6 +61,30 @@ impl Reader {
             }
         })?;
         Ok(positions)
+    }
+
+    /// Reads the snapshots topic, once every transaction in it has ended.
+    pub(crate) fn snapshots(&self, topic: &str, owner: &Owner) -> Result<Snapshots, Failure> {
+        let mut snapshots = Snapshots::default();
+        self.read(topic, |message| {
+            if let Some(key) = message.key() {
+                snapshots.take(owner, key, message.payload());
+            }
+        })?;
+        Ok(snapshots)
+    }
+
+    /// The offsets behind the last records of these partitions, committed or not.
+    pub(crate) fn written(&self, partitions: &[(&str, i32)]) -> Result<Vec<i64>, Failure> {
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        loop {
+            match ends(&self.uncommitted, partitions) {
+                Ok(ends) => return Ok(ends),
+                // A new topic is not known to every broker at once.
+                Err(_) if Instant::now() < deadline => std::thread::sleep(POLL_INTERVAL),
+                Err(error) => return Err(self.client_errors.failure("reading the ends of the partitions", &error)),
+            }
+        }
     }
 
     /// Calls `each` for every record of a topic, in order, with its key and whether the record leaves the user present. With soft deletes, a

@@ -3,7 +3,7 @@
 use super::blocking::blocking;
 use super::client::{ClientErrors, Producer, REQUEST_TIMEOUT, client_config};
 use super::failure::Failure;
-use crate::config::Kafka;
+use crate::config::{Kafka, PartitionBy};
 use crate::model::TopicTrouble;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::config::FromClientConfigAndContext;
@@ -21,7 +21,11 @@ const NEW_TOPIC_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval at which a new topic's configuration is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Creates those of `topics` and of the positions topic that are not `there`. Returns `max.message.bytes` of each, which a role
+/// Configuration of a new topic that `users-sync apply` reads. Compaction must not remove a message, and no tombstone may go, before
+/// the slowest target has it.
+const FOR_TARGETS: [(&str, &str); 2] = [("min.compaction.lag.ms", "86400000"), ("delete.retention.ms", "604800000")];
+
+/// Creates those of `topics` and of the output's own topics that are not `there`. Returns `max.message.bytes` of each, which a role
 /// without DescribeConfigs does not see.
 ///
 /// # Errors
@@ -31,9 +35,8 @@ pub(crate) async fn ensure_topics(
     there: &HashSet<String>,
     topics: &[&str],
 ) -> Result<HashMap<String, u64>, Failure> {
-    let positions = &*kafka.positions_topic;
-    let missing: Vec<&str> =
-        topics.iter().copied().chain([positions]).filter(|topic| !there.contains(*topic)).collect();
+    let all: Vec<&str> = topics.iter().copied().chain(kafka.own_topics()).collect();
+    let missing: Vec<&str> = all.iter().copied().filter(|topic| !there.contains(*topic)).collect();
     refuse_missing(kafka, &missing).await?;
     let (admin, client_errors) = admin(kafka)?;
     let options = options();
@@ -41,9 +44,12 @@ pub(crate) async fn ensure_topics(
         let new: Vec<NewTopic<'_>> = some
             .iter()
             .map(|topic| {
-                let partitions = if *topic == positions { 1 } else { kafka.partitions };
+                let is_own = kafka.own_topics().any(|own| own == *topic);
+                let partitions = if is_own { 1 } else { kafka.partitions };
                 let replication = TopicReplication::Fixed(kafka.replication);
-                NewTopic::new(topic, partitions, replication).set("cleanup.policy", "compact")
+                let new = NewTopic::new(topic, partitions, replication).set("cleanup.policy", "compact");
+                let more = FOR_TARGETS.into_iter().filter(|_| !is_own && kafka.partition_by == PartitionBy::Tenant);
+                more.fold(new, |new, (key, value)| new.set(key, value))
             })
             .collect();
         let made = admin.create_topics(&new, &options).await;
@@ -60,7 +66,6 @@ pub(crate) async fn ensure_topics(
         }
     }
     let mut max_bytes = HashMap::new();
-    let all: Vec<&str> = topics.iter().copied().chain([positions]).collect();
     for (topic, TopicConfig { max_message_bytes, cleanup_policy }) in describe(&admin, &all).await {
         max_bytes.extend(max_message_bytes.map(|bytes| (topic.to_owned(), bytes)));
         let policy = cleanup_policy.filter(|policy| there.contains(topic) && !policy.contains("compact"));

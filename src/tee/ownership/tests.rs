@@ -13,7 +13,7 @@ fn stream(position: u64, system: &str) -> StreamPosition {
 }
 
 fn tenant(topic: &str) -> TenantPosition {
-    TenantPosition { position: Lsn(5), topic: topic.into(), mapping: "m".into() }
+    TenantPosition { position: Lsn(5), topic: topic.into(), mapping: "m".into(), partial: false }
 }
 
 fn published(position: u64) -> TeePublished {
