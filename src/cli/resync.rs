@@ -195,6 +195,12 @@ pub(super) async fn resync(
     match outcome {
         RequestOutcome::Handled => {}
         RequestOutcome::Interrupted => return Ok(Resynced::Interrupted),
+        RequestOutcome::Abandoned if config.publishes_only() => {
+            return Err(diagnostic!(
+                help = "start users-sync run, which publishes, and users-sync apply, which writes to the targets",
+                "no process is running, and with kafka.group targets are written from Kafka only"
+            ));
+        }
         RequestOutcome::Abandoned => {
             // `adopt` has looked at the slot already, and may be the first to need one.
             if adopt.is_none() {

@@ -143,6 +143,16 @@ impl Config {
         self.deletes == Deletes::Hard || self.purge_after.is_some()
     }
 
+    /// Whether `users-sync apply` writes to the targets, and `users-sync run` only publishes.
+    pub fn publishes_only(&self) -> bool {
+        self.kafka.as_ref().is_some_and(|kafka| kafka.group.is_some())
+    }
+
+    /// The tenants whose targets `users-sync apply` writes to.
+    pub(crate) fn applied_elsewhere(&self) -> &[Tenant] {
+        if self.publishes_only() { &self.tenants } else { &[] }
+    }
+
     /// All roles that are used for a target and another database of the same server, in the order of their first tenants.
     /// `name` tells which server a URL leads to.
     pub(crate) fn shared_roles(&self, name: impl Fn(&PgUrl) -> ServerName) -> Vec<SharedRole> {

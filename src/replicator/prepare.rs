@@ -107,9 +107,7 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
     let earlier = match shape_before {
         // Nothing older than the slot matters to the snapshots that follow.
         Some(before) => {
-            let before =
-                record(&config.source.url, &config.users, &state, &[], recorded, before, &ShapeChange::Harmless)
-                    .await?;
+            let before = record(config, &state, &[], recorded, before, &ShapeChange::Harmless).await?;
             Some(Ok(before.shape))
         }
         None => recorded_shape(known.source.as_ref()),
@@ -119,12 +117,16 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
         tracing::warn!(reason, "source was altered since the last session: resyncing every tenant");
     }
     let tenants: Vec<_> = config.tenants.iter().collect();
-    let shape = record(&config.source.url, &config.users, &state, &tenants, recorded, shape, &change).await?;
-    let ids: Vec<&str> = config.tenants.iter().map(|tenant| tenant.id.as_str()).collect();
-    state.park_others(&ids).await?;
+    let shape = record(config, &state, &tenants, recorded, shape, &change).await?;
+    if !config.publishes_only() {
+        let ids: Vec<&str> = config.tenants.iter().map(|tenant| tenant.id.as_str()).collect();
+        state.park_others(&ids).await?;
+    }
 
     let memory = Arc::new(Memory::new(config.limits.memory));
-    let handles = config.tenants.iter().map(|tenant| {
+    // `users-sync apply` has the others: their rows and requests are its own.
+    let served = config.tenants.iter().filter(|_| !config.publishes_only());
+    let handles = served.map(|tenant| {
         // Rows of an older generation are stale: treat those tenants as joining.
         let row = known.tenants.get(&tenant.id).filter(|row| row.generation == generation);
         let counts = status.metrics.tenant(&tenant.id);

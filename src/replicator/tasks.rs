@@ -56,7 +56,8 @@ pub(crate) struct SessionTasks {
 }
 
 impl SessionTasks {
-    /// Starts the tasks. With `only`, the other tenants do not take part, and keep their positions unconfirmed.
+    /// Starts the tasks. With `only`, the other tenants do not take part, and keep their positions unconfirmed. With `kafka.group` there
+    /// are no tenants, and nothing but the Kafka output has to be done.
     pub(crate) fn start(prepared: PreparedSession, only: Option<&[TenantId]>) -> SessionTasks {
         let PreparedSession { context, mut known, client, reader, writer, created } = prepared;
         let (joins, requests) = mpsc::channel(JOIN_CHANNEL_CAPACITY);
@@ -92,7 +93,12 @@ impl SessionTasks {
         let dispatch = TenantSink::new(context.clone());
         let stream = Stream::new(context.clone(), dispatch, context.drain.clone(), reader, client);
         running.source.spawn(stream.run().instrument(span.clone()));
-        running.source.spawn(coordinator::serve(context.clone(), requests, created).instrument(span.clone()));
+        if context.config.publishes_only() {
+            // No tenant joins here: nothing may hold the exported snapshot.
+            drop(created);
+        } else {
+            running.source.spawn(coordinator::serve(context.clone(), requests, created).instrument(span.clone()));
+        }
         let watched = context.clone();
         let watch = async move { watch_source(&watched).await };
         running.source.spawn(watch.instrument(span.clone()));
@@ -152,6 +158,11 @@ impl SessionTasks {
                 () = replaced(configs) => {}
             }
             let new = configs.borrow_and_update().clone();
+            if config.publishes_only() && config.tenants != new.tenants {
+                tracing::info!("tenants changed; restarting session");
+                self.note_reload("the Kafka output has other tenants".to_owned());
+                break SessionExit::Reconfigured;
+            }
             if !config.differs_only_in_tenants(&new) {
                 tracing::info!("configuration changed beyond tenants; restarting session");
                 self.note_reload("more than its tenants changed".to_owned());

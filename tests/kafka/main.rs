@@ -19,6 +19,7 @@ mod oversized;
 mod ownership;
 mod partitions;
 mod poison;
+mod publish_only;
 mod query;
 mod remedies;
 mod security;

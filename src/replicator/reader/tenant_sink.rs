@@ -18,7 +18,8 @@ pub(crate) struct TenantSink {
     context: Arc<SessionContext>,
     /// The session's tenants as of the last refresh.
     tenants: Arc<ByTenant<Arc<TenantHandle>>>,
-    directory: Directory<TenantIdx>,
+    /// `None` for a tenant whose target `users-sync apply` writes to.
+    directory: Directory<Option<TenantIdx>>,
     chunks: ByTenant<Chunk>,
     /// The tenants with changes in this transaction.
     affected: Vec<TenantIdx>,
@@ -65,7 +66,9 @@ impl TenantSink {
     fn refresh_tenants(&mut self) {
         self.tenants = self.context.tenants.all();
         let current = self.tenants.iter().filter(|(_, handle)| !handle.retired.is_cancelled());
-        self.directory = Directory::new(current.map(|(index, handle)| (&handle.tenant.id, &handle.tenant.key, index)));
+        let served = current.map(|(index, handle)| (&handle.tenant.id, &handle.tenant.key, Some(index)));
+        let elsewhere = self.context.config.applied_elsewhere().iter().map(|tenant| (&tenant.id, &tenant.key, None));
+        self.directory = Directory::new(served.chain(elsewhere));
         for (index, handle) in self.tenants.iter() {
             self.chunks.entry(index);
             handle.adopted.cancel();
@@ -95,7 +98,7 @@ impl TenantSink {
     /// The tenant with this key. An unknown key is counted, and logged once.
     fn find(&mut self, key: &str) -> Option<TenantIdx> {
         match self.directory.find(key) {
-            Ok(index) => Some(index),
+            Ok(index) => index,
             Err(unmapped) => {
                 self.context.users_changed.notify_one();
                 if unmapped == Unmapped::New {
@@ -135,7 +138,7 @@ impl Sink for TenantSink {
 
     fn add(&mut self, transaction: Transaction, tenant: Option<&str>, change: Change, is_create: IsCreate) {
         let index = match tenant {
-            None => self.directory.only(),
+            None => self.directory.only().flatten(),
             Some(key) => self.find(key),
         };
         let may_fill = is_create != IsCreate::No && self.context.status.lacks_users();

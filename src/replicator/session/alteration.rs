@@ -55,9 +55,9 @@ pub(crate) async fn reassess(
             reason.clone_from(why);
         }
         let handles = context.tenants.all();
-        let tenants: Vec<_> = handles.iter().map(|(_, handle)| &*handle.tenant).collect();
-        *known =
-            record(&context.config.source.url, rules, &context.state, &tenants, known.version, now, &change).await?;
+        let served = handles.iter().map(|(_, handle)| &*handle.tenant);
+        let tenants: Vec<_> = served.chain(context.config.applied_elsewhere()).collect();
+        *known = record(&context.config, &context.state, &tenants, known.version, now, &change).await?;
     }
     let mapping = known.fingerprint(&fingerprint(rules, &compile_current(client, rules).await?));
     if mapping != *context.mapping() {

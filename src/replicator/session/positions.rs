@@ -110,6 +110,10 @@ pub(crate) async fn record_once<S: StateAccess>(context: &SessionContext<S>) -> 
     context.status.remember_history(ReceivedHistory { generation: context.generation, received, anchor });
     context.progress().confirm(reached.confirmed);
     context.report.notify_one();
+    if context.config.publishes_only() {
+        // `users-sync apply` serves the requests.
+        return Ok(());
+    }
     context.set_pauses(&pauses);
     let done: Vec<RequestId> =
         requests.iter().filter(|request| context.take_request(request)).map(|request| request.id).collect();

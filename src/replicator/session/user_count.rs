@@ -74,8 +74,9 @@ fn pause(last: Option<(f64, Duration)>, is_in_trouble: bool) -> Duration {
 
 async fn count(context: &SessionContext) -> Result<UserCount, ServiceError> {
     let tenants = context.tenants.all();
-    let current = tenants.values().filter(|handle| !handle.retired.is_cancelled());
-    let keys: Vec<TenantKey> = current.map(|handle| handle.tenant.key.clone()).collect();
+    let current = tenants.values().filter(|handle| !handle.retired.is_cancelled()).map(|handle| &*handle.tenant);
+    let keys: Vec<TenantKey> =
+        current.chain(context.config.applied_elsewhere()).map(|tenant| tenant.key.clone()).collect();
     let keys: Vec<&str> = keys.iter().map(TenantKey::as_str).collect();
     // Then all users belong to the Kafka output.
     if keys.is_empty() {

@@ -2,7 +2,7 @@
 
 use crate::capture::CaptureError;
 use crate::capture::shape::{Fault, LeafShape, ShapeChange, SourceShape, compare, faults, outdates_slot};
-use crate::config::Tenant;
+use crate::config::{Config, Tenant};
 use crate::map::{Rules, TenantRef};
 use crate::model::{TableName, TenantId};
 use crate::pg::{PgClient, PgUrl, connect, quote_table};
@@ -116,8 +116,7 @@ pub(crate) fn compare_with_earlier(
 
 /// Records what the change requires, and then the new shape.
 pub(crate) async fn record(
-    source: &PgUrl,
-    rules: &Rules,
+    config: &Config,
     state: &StateStore,
     tenants: &[&Tenant],
     version: i64,
@@ -127,9 +126,15 @@ pub(crate) async fn record(
     let version = match change {
         ShapeChange::Harmless => version,
         ShapeChange::NewLeaves(leaves) => {
-            let affected = Box::pin(tenants_in_leaves(source, rules, tenants, leaves)).await?;
+            let affected = Box::pin(tenants_in_leaves(&config.source.url, &config.users, tenants, leaves)).await?;
             tracing::info!(partitions = leaves.len(), tenants = affected.len(), "partitions added at the source");
-            state.ask_resync(&affected).await?;
+            if config.publishes_only() {
+                if !affected.is_empty() {
+                    StateStore::request_tee(state.session(), &config.source.slot).await?;
+                }
+            } else {
+                state.ask_resync(&affected).await?;
+            }
             version
         }
         ShapeChange::Rows(_) => version + 1,
