@@ -1,9 +1,10 @@
-"""Checks the manifests that .ci/helm has rendered:
+"""Checks the manifests that .ci/helm has rendered, and docker/kubernetes-apply.yaml:
 
-    helm-check.py RENDERED CRDS OLDEST NEWEST
+    helm-check.py RENDERED PROMETHEUS_OPERATOR KEDA OLDEST NEWEST
 
-Against the schemas of Kubernetes (both versions), the operator's definitions in CRDS, and that of users-sync.yaml; and
-against the files that the chart must agree with: docker/kubernetes.yaml, rules.yml, board.json, values.yaml, Cargo.toml.
+Against the schemas of Kubernetes (both versions), the definitions in the modules of the operator and of KEDA, and that of
+users-sync.yaml; and against the files that they must agree with: docker/kubernetes.yaml, rules.yml, board.json, values.yaml,
+Cargo.toml.
 """
 
 import json
@@ -44,20 +45,25 @@ def closed(schema):
     return schema
 
 
-def crd_schemas(directory):
+def crd_schemas(files):
+    """By apiVersion and kind."""
     schemas = {}
-    for kind in ["servicemonitors", "prometheusrules"]:
-        (crd,) = documents(directory / f"monitoring.coreos.com_{kind}.yaml")
-        version = next(version for version in crd["spec"]["versions"] if version["name"] == "v1")
-        schema = closed(version["schema"]["openAPIV3Schema"])
-        schema["properties"]["metadata"] = {"type": "object"}
-        schemas[crd["spec"]["names"]["kind"]] = schema
+    for file in files:
+        (crd,) = documents(file)
+        spec = crd["spec"]
+        for version in spec["versions"]:
+            schema = closed(version["schema"]["openAPIV3Schema"])
+            schema["properties"]["metadata"] = {"type": "object"}
+            schemas[f"{spec['group']}/{version['name']}", spec["names"]["kind"]] = schema
     return schemas
 
 
 def check_schema(name, manifest, crds, versions):
-    if manifest["apiVersion"].startswith("monitoring.coreos.com/"):
-        for error in jsonschema.Draft202012Validator(crds[manifest["kind"]]).iter_errors(manifest):
+    if "." in manifest["apiVersion"] and not manifest["apiVersion"].split("/")[0].endswith(".k8s.io"):
+        schema = crds.get((manifest["apiVersion"], manifest["kind"]))
+        if not schema:
+            return fault(name, f"no definition of {manifest['apiVersion']}")
+        for error in jsonschema.Draft202012Validator(schema).iter_errors(manifest):
             fault(name, described(error))
         return
     for version in versions:
@@ -81,12 +87,12 @@ def check_references(name, manifests):
     def of(kind):
         return next((manifest for manifest in manifests if manifest["kind"] == kind), None)
 
-    deployment = of("Deployment")["spec"]
-    labels = deployment["template"]["metadata"]["labels"].items()
-    pod = deployment["template"]["spec"]
+    workload = of("Deployment") or of("StatefulSet")
+    labels = workload["spec"]["template"]["metadata"]["labels"].items()
+    pod = workload["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     ports = {port["name"] for port in container["ports"]}
-    selectors = {"Deployment": deployment["selector"]["matchLabels"], "Service": of("Service")["spec"]["selector"]}
+    selectors = {workload["kind"]: workload["spec"]["selector"]["matchLabels"], "Service": of("Service")["spec"]["selector"]}
     for kind, field in [("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")]:
         if of(kind):
             selectors[kind] = of(kind)["spec"][field]["matchLabels"]
@@ -96,8 +102,8 @@ def check_references(name, manifests):
     for kind, selector in selectors.items():
         if not selector.items() <= labels:
             fault(name, f"the {kind} does not select the pods")
-    for probe in ["livenessProbe", "readinessProbe"]:
-        if container[probe]["httpGet"]["port"] not in ports:
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"]:
+        if probe in container and container[probe]["httpGet"]["port"] not in ports:
             fault(name, f"{probe} names no port of the container")
     volumes = {volume["name"] for volume in pod["volumes"]}
     for mount in container["volumeMounts"]:
@@ -141,6 +147,76 @@ def check_manifest(rendered):
             fault("kubernetes", f"{kind} is\n  {json.dumps(found[kind])}\ndocker/kubernetes.yaml has\n  {json.dumps(expected[kind])}")
 
 
+def by_kind(path):
+    return {manifest["kind"]: manifest for manifest in documents(path)}
+
+
+def check_apply(parameters):
+    """The workers are as hardened as docker/kubernetes.yaml, and their configuration, their Secret and KEDA's trigger agree."""
+    publisher, workers = by_kind(ROOT / "docker/kubernetes.yaml"), by_kind(ROOT / "docker/kubernetes-apply.yaml")
+
+    def same(what, expected, found):
+        if expected != found:
+            fault(f"kubernetes-apply: {what}", f"{json.dumps(found)} instead of {json.dumps(expected)}")
+
+    statefulset = workers["StatefulSet"]["spec"]
+    pods = publisher["Deployment"]["spec"]["template"]["spec"], statefulset["template"]["spec"]
+    for field in ["automountServiceAccountToken", "terminationGracePeriodSeconds", "securityContext"]:
+        same(field, *(pod[field] for pod in pods))
+    containers = [pod["containers"][0] for pod in pods]
+    for field in ["image", "livenessProbe", "readinessProbe", "resources", "securityContext", "volumeMounts"]:
+        same(field, *(container[field] for container in containers))
+    for field in ["policyTypes", "ingress", "egress"]:
+        same(f"NetworkPolicy {field}", *(kinds["NetworkPolicy"]["spec"][field] for kinds in (publisher, workers)))
+    same("serviceName", workers["Service"]["metadata"]["name"], statefulset["serviceName"])
+    same("replicas, which KEDA sets", None, statefulset.get("replicas"))
+
+    # Publisher and workers read one file.
+    maps = [kinds["ConfigMap"] for kinds in (publisher, workers)]
+    same("ConfigMap", *(config["metadata"] for config in maps))
+    without, config = (yaml.safe_load(config["data"]["users-sync.yaml"]) for config in maps)
+    kafka = config["kafka"]
+    same("users-sync.yaml without state and kafka", without,
+         {key: value for key, value in config.items() if key not in ["state", "kafka"]})
+    same("partition_by", "tenant", kafka["partition_by"])
+    # A container runtime sets HOSTNAME to the name of the pod.
+    provided = workers["Secret"]["stringData"].keys() | {"HOSTNAME"}
+    used = set(re.findall(r"\$\{(\w+)\}", maps[1]["data"]["users-sync.yaml"]))
+    same("variables of users-sync.yaml", sorted(used | {"HOSTNAME"}), sorted(provided))
+
+    scaled = workers["ScaledObject"]["spec"]
+    same("scaleTargetRef", {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": workers["StatefulSet"]["metadata"]["name"]},
+         scaled["scaleTargetRef"])
+    same("maxReplicaCount", kafka["partitions"], scaled["maxReplicaCount"])
+    (trigger,) = scaled["triggers"]
+    same("type of the trigger", "kafka", trigger["type"])
+    metadata = trigger["metadata"]
+    for key, value in [("bootstrapServers", kafka["brokers"]), ("consumerGroup", kafka["group"]), ("topic", kafka["topic"]),
+                       ("allowIdleConsumers", "false"), ("tls", "enable"),
+                       ("sasl", kafka["properties"]["sasl.mechanism"].lower().replace("-sha-", "_sha"))]:
+        same(f"{key} of the trigger", value, metadata.get(key))
+
+    # What KEDA reads from the trigger and from its authentication, also whether it must be there.
+    authentication = workers["TriggerAuthentication"]
+    same("authenticationRef", {"name": authentication["metadata"]["name"]}, trigger["authenticationRef"])
+    secrets = authentication["spec"]["secretTargetRef"]
+    for given, readable in [(metadata.items(), "metadataVariableReadable"),
+                            ([(secret["parameter"], None) for secret in secrets], "triggerAuthenticationVariableReadable")]:
+        for key, value in given:
+            parameter = parameters.get(key, {})
+            if not parameter.get(readable):
+                fault("kubernetes-apply: trigger", f"KEDA does not read {key} there")
+            elif value is not None and value not in parameter.get("allowedValue", [value]):
+                fault("kubernetes-apply: trigger", f"{key} is {value}, not one of {parameter['allowedValue']}")
+    for key, parameter in parameters.items():
+        if not parameter.get("optional") and "default" not in parameter and key not in metadata:
+            fault("kubernetes-apply: trigger", f"{key} is missing")
+    for secret in secrets:
+        same(f"Secret of {secret['parameter']}", workers["Secret"]["metadata"]["name"], secret["name"])
+        if secret["key"] not in workers["Secret"]["stringData"]:
+            fault("kubernetes-apply: TriggerAuthentication", f"the Secret has no {secret['key']}")
+
+
 def check_copies(manifests):
     """Alerts and board are those of the repository."""
     rule = next(manifest for manifest in manifests if manifest["kind"] == "PrometheusRule")
@@ -163,10 +239,17 @@ def check_chart():
 
 
 def main():
-    rendered, crds, versions = Path(sys.argv[1]), crd_schemas(Path(sys.argv[2])), sys.argv[3:]
+    rendered, operator, keda, versions = *map(Path, sys.argv[1:4]), sys.argv[4:]
+    operator_files, keda_files = operator / "example/prometheus-operator-crd", keda / "config/crd/bases"
+    crds = crd_schemas([
+        *(operator_files / f"monitoring.coreos.com_{kind}.yaml" for kind in ["servicemonitors", "prometheusrules"]),
+        *(keda_files / f"keda.sh_{kind}.yaml" for kind in ["scaledobjects", "triggerauthentications"]),
+    ])
+    scalers = json.loads((keda / "schema/generated/scalers-schema.json").read_text())["scalers"]
+    trigger = next(scaler for scaler in scalers if scaler["type"] == "kafka")
     schema = jsonschema.Draft202012Validator(json.loads((ROOT / "config/users-sync.schema.json").read_text()))
     checked = configurations = 0
-    files = {path.stem: documents(path) for path in sorted(rendered.glob("*.yaml"))}
+    files = {path.stem: documents(path) for path in [*sorted(rendered.glob("*.yaml")), ROOT / "docker/kubernetes-apply.yaml"]}
     for name, manifests in files.items():
         for manifest in manifests:
             check_schema(f"{name}: {manifest['kind']}", manifest, crds, versions)
@@ -182,6 +265,7 @@ def main():
         check_references(name, manifests)
     check_copies(files["everything"])
     check_manifest(rendered)
+    check_apply({parameter["name"]: parameter for parameter in trigger["parameters"]})
     check_chart()
     if faults:
         sys.exit("\n".join(faults))
