@@ -68,7 +68,7 @@ packages-test: ## Install each package in an empty Debian 12, and build them aga
 image: ## Build the container image with docker or buildah (IMAGE=users-sync:local).
 	@.ci/image $(IMAGE)
 
-helm: ## Test the Helm chart without a cluster: lint, schemas, equality with the manifest, refused values.
+helm: ## Test the Helm chart and kubernetes-apply.yaml without a cluster: lint, schemas, equality, refused values.
 	@.ci/helm
 
 site: ## Build the documentation site in target/site, and check its links.
