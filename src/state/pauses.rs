@@ -43,9 +43,9 @@ impl StateStore {
     /// Records that this process writes nothing to the target of a paused tenant any more.
     pub(crate) async fn note_paused(&self, tenant: &TenantId) -> Result<(), StateError> {
         let sql = "UPDATE users_sync.tenant t SET paused = t.paused || jsonb_build_object('stopped_at', now()) \
-                   FROM users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 AND t.slot = s.slot AND t.tenant = $3 \
+                   FROM users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 AND t.slot = $4 AND t.tenant = $3 \
                      AND NOT t.paused ? 'stopped_at'";
-        self.client.execute(sql, &[&self.slot, &self.epoch.0, &tenant.as_str()]).await?;
+        self.client.execute(sql, &[&self.slot, &self.epoch.0, &tenant.as_str(), &self.tenants_slot]).await?;
         Ok(())
     }
 }

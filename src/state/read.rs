@@ -78,21 +78,31 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
     let source = found.as_ref().map(source_row).transpose()?;
     let key = found.as_ref().map(|row| row.try_get::<_, Option<&[u8]>>(10)).transpose()?.flatten();
     let key = key.and_then(CheckpointKey::new);
+    let (tenants, pauses) = read_tenants(client, slot, None).await?;
+    let rows = client.query("SELECT epoch, flushed FROM users_sync.epoch WHERE slot = $1", &[&slot]).await?;
+    let epochs = rows.iter().map(|row| Ok((Epoch(row.try_get(0)?), lsn(row, 1)?))).collect::<Result<_, Error>>()?;
+    let tee = read_tee(client, slot).await?;
+    let seen = seen_processes(client, slot).await?;
+    let idle_processes = seen.into_iter().filter(|process| !process.holds_lease).map(|process| process.name).collect();
+    Ok(Snapshot { source, tenants, epochs, tee, pauses, idle_processes, key })
+}
+
+/// Reads the rows of a slot's tenants, of all or of those named, and which of the slot's tenants are paused.
+pub(super) async fn read_tenants(
+    client: &Client,
+    slot: &str,
+    only: Option<&[&str]>,
+) -> Result<(BTreeMap<TenantId, TenantRow>, Pauses), StateError> {
     let sql = "SELECT tenant, state, reason, remedy, target, target_id::text, generation, position, \
                  extract(epoch FROM now() - since)::float8, rejected, relation, to_jsonb(t) ->> 'reason_code', \
                  coalesce((to_jsonb(t) ->> 'signed')::boolean, false), \
                  coalesce((to_jsonb(t) ->> 'failures')::bigint, 0), \
                  extract(epoch FROM now() - (to_jsonb(t) ->> 'failing_since')::timestamptz)::float8, \
                  to_jsonb(t) ->> 'opened_as', (to_jsonb(t) ->> 'purge_due')::timestamptz \
-               FROM users_sync.tenant t WHERE slot = $1";
-    let tenants = client.query(sql, &[&slot]).await?.iter().map(tenant_row).collect::<Result<_, _>>()?;
-    let rows = client.query("SELECT epoch, flushed FROM users_sync.epoch WHERE slot = $1", &[&slot]).await?;
-    let epochs = rows.iter().map(|row| Ok((Epoch(row.try_get(0)?), lsn(row, 1)?))).collect::<Result<_, Error>>()?;
-    let tee = read_tee(client, slot).await?;
+               FROM users_sync.tenant t WHERE slot = $1 AND ($2::text[] IS NULL OR tenant = ANY($2))";
+    let tenants = client.query(sql, &[&slot, &only]).await?.iter().map(tenant_row).collect::<Result<_, _>>()?;
     let pauses = pauses(&client.query_one(&format!("SELECT {PAUSES_OF_ANY_VERSION}"), &[&slot]).await?, 0)?;
-    let seen = seen_processes(client, slot).await?;
-    let idle_processes = seen.into_iter().filter(|process| !process.holds_lease).map(|process| process.name).collect();
-    Ok(Snapshot { source, tenants, epochs, tee, pauses, idle_processes, key })
+    Ok((tenants, pauses))
 }
 
 fn source_row(row: &Row) -> Result<SourceRow, Error> {

@@ -89,16 +89,18 @@ impl StateStore {
     /// Deletes the resync requests of a tenant up to this one: a snapshot serves all of them.
     pub(crate) async fn finish_resyncs(&self, tenant: &TenantId, up_to: RequestId) -> Result<(), StateError> {
         let sql = "DELETE FROM users_sync.request r USING users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 \
-                     AND r.slot = s.slot AND r.tenant = $3 AND r.id <= $4 AND r.kind = 'resync'";
-        self.client.execute(sql, &[&self.slot, &self.epoch.0, &tenant.as_str(), &up_to.0]).await?;
+                     AND r.slot = $5 AND r.tenant = $3 AND r.id <= $4 AND r.kind = 'resync'";
+        let parameters: [&(dyn ToSql + Sync); 5] =
+            [&self.slot, &self.epoch.0, &tenant.as_str(), &up_to.0, &self.tenants_slot];
+        self.client.execute(sql, &parameters).await?;
         Ok(())
     }
 
     /// Deletes requests that are done.
     pub(crate) async fn finish_requests(&self, ids: &[RequestId]) -> Result<(), StateError> {
         let sql = "DELETE FROM users_sync.request r USING users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 \
-                     AND r.slot = s.slot AND r.id = ANY($3)";
-        self.client.execute(sql, &[&self.slot, &self.epoch.0, &numbers(ids)]).await?;
+                     AND r.slot = $4 AND r.id = ANY($3)";
+        self.client.execute(sql, &[&self.slot, &self.epoch.0, &numbers(ids), &self.tenants_slot]).await?;
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! Writes the state of one slot, as one process.
 
 use super::error::StateError;
-use super::read::{PAUSES, exists, is_current, pauses, read_rows, request};
-use super::rows::{LEASE, Reached, Recorded, Snapshot, TenantRow, findings_to_json};
+use super::read::{PAUSES, exists, is_current, pauses, read_rows, read_tenants, request};
+use super::rows::{LEASE, Pauses, Reached, Recorded, Snapshot, TenantRow, findings_to_json};
 use super::schema::{CREATE, NOTE_STATE, UPGRADE};
 use crate::model::{
     CHECKPOINT_KEY_BYTES, CheckpointKey, Epoch, Generation, Lsn, Made, ParkCause, Reason, SourceTrouble, TargetId,
@@ -10,6 +10,9 @@ use crate::model::{
 };
 use crate::pg::{PgClient, PgTimestamp, create_schema};
 use ring::rand::{SecureRandom, SystemRandom};
+use std::collections::BTreeMap;
+#[cfg(feature = "kafka")]
+use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::types::{PgLsn, ToSql};
 
@@ -19,7 +22,10 @@ const EPOCHS_KEPT: i64 = 1_000;
 /// The state of one slot, written by one process.
 pub struct StateStore {
     pub(super) client: PgClient,
+    /// The row that fences this process: that of its slot, or of its partition of a topic.
     pub(super) slot: String,
+    /// The slot that the tenants' rows belong to. The same, unless the process applies from a topic.
+    pub(super) tenants_slot: String,
     pub(super) epoch: Epoch,
     key: CheckpointKey,
 }
@@ -34,15 +40,8 @@ impl StateStore {
     /// # Errors
     /// `StateError::Outdated` if the role may not upgrade the tables.
     pub async fn acquire(client: PgClient, slot: &str, holder: &str, flushed: Lsn) -> Result<StateStore, StateError> {
-        if !exists(&client).await? {
-            create_schema(&*client, "users_sync").await?;
-            client.batch_execute(CREATE).await?;
-        }
-        if !is_current(&client).await? {
-            client.batch_execute(UPGRADE).await.map_err(StateError::of_upgrade)?;
-        }
-        let mut new_key = [0; CHECKPOINT_KEY_BYTES];
-        SystemRandom::new().fill(&mut new_key).map_err(|_| StateError::Key)?;
+        ensure_tables(&client).await?;
+        let new_key = new_key()?;
         let row = client
             .query_one(
                 "WITH p AS (SELECT holder FROM users_sync.source WHERE slot = $1), \
@@ -66,7 +65,65 @@ impl StateStore {
                        (SELECT epoch FROM users_sync.epoch WHERE slot = $1 ORDER BY epoch DESC LIMIT $2) kept)";
         client.execute(prune, &[&slot, &EPOCHS_KEPT]).await?;
         let key = CheckpointKey::new(row.try_get(1)?).ok_or(StateError::Key)?;
-        Ok(StateStore { client, slot: slot.to_owned(), epoch: Epoch(row.try_get(0)?), key })
+        let slot = slot.to_owned();
+        Ok(StateStore { client, tenants_slot: slot.clone(), slot, epoch: Epoch(row.try_get(0)?), key })
+    }
+
+    /// The key that signs the checkpoints of a slot's tenants. Creates what is missing: the publisher may have another state, and then the row
+    /// of the slot holds nothing but the key, and the tenants' rows refer to it.
+    #[cfg(feature = "kafka")]
+    pub(crate) async fn ensure_slot(client: &Client, slot: &str) -> Result<CheckpointKey, StateError> {
+        ensure_tables(client).await?;
+        let sql = "INSERT INTO users_sync.source (slot, generation, system_identifier, timeline, confirmed, epoch, holder, held_since, \
+                     lease_until, checkpoint_key) VALUES ($1, 0, '', 0, '0/0', 0, '', now(), '-infinity', $2) \
+                   ON CONFLICT (slot) DO UPDATE SET checkpoint_key = coalesce(users_sync.source.checkpoint_key, $2) \
+                   RETURNING checkpoint_key";
+        let new_key = new_key()?;
+        let row = client.query_one(sql, &[&slot, &&new_key[..]]).await?;
+        CheckpointKey::new(row.try_get(0)?).ok_or(StateError::Key)
+    }
+
+    /// As [`StateStore::acquire`], for a process that applies the tenants of one partition of a topic. `partition` names the
+    /// row that fences it. The tenants' rows, and the key that signs their checkpoints, are those of `slot`, so that a process
+    /// that reads the slot itself can take the targets over, and the other way round. Also returns how long the partition was
+    /// without a process; zero if it never had one.
+    ///
+    /// # Errors
+    /// As those of [`StateStore::acquire`].
+    #[cfg(feature = "kafka")]
+    pub(crate) async fn acquire_partition(
+        client: PgClient,
+        slot: &str,
+        partition: &str,
+        holder: &str,
+    ) -> Result<(StateStore, Duration), StateError> {
+        let key = StateStore::ensure_slot(&client, slot).await?;
+        let sql = "SELECT greatest(extract(epoch FROM now() - lease_until), 0)::float8 FROM users_sync.source WHERE slot = $1";
+        let absent: f64 = client.query_opt(sql, &[&partition]).await?.map_or(Ok(0.0), |row| row.try_get(0))?;
+        let sql = "INSERT INTO users_sync.source AS s (slot, generation, system_identifier, timeline, confirmed, epoch, holder, held_since, \
+                     lease_until) \
+                   VALUES ($1, 0, '', 0, '0/0', (extract(epoch FROM clock_timestamp()) * 1000)::bigint, $2, now(), \
+                     now() + $3 * interval '1 second') \
+                   ON CONFLICT (slot) DO UPDATE SET epoch = greatest(s.epoch + 1, excluded.epoch), holder = $2, held_since = now(), \
+                     lease_until = excluded.lease_until, confirmed = '0/0', received = '0/0', behind = '{}', behind_since = '{}' \
+                   RETURNING epoch";
+        let row = client.query_one(sql, &[&partition, &holder, &LEASE.as_secs_f64()]).await?;
+        let state = StateStore {
+            epoch: Epoch(row.try_get(0)?),
+            key,
+            tenants_slot: slot.to_owned(),
+            slot: partition.to_owned(),
+            client,
+        };
+        Ok((state, Duration::try_from_secs_f64(absent).unwrap_or_default()))
+    }
+
+    /// The rows of these tenants, and which tenants are paused.
+    pub(crate) async fn load_tenants(
+        &self,
+        tenants: &[&str],
+    ) -> Result<(BTreeMap<TenantId, TenantRow>, Pauses), StateError> {
+        read_tenants(&self.client, &self.tenants_slot, Some(tenants)).await
     }
 
     /// The connection.
@@ -175,10 +232,10 @@ impl StateStore {
                 &format!("WITH w AS (INSERT INTO users_sync.tenant AS t (slot, tenant, state, since, reason, remedy, target, target_id, \
                    generation, position, position_at, rejected, relation, reason_code, signed, failures, failing_since, \
                    opened_as, purge_due) \
-                 SELECT slot, $3, $4, now(), $5, $6, $7, $8::text::uuid, $9, $10, now(), $11, $12, $13, $14, $15, \
+                 SELECT $1, $3, $4, now(), $5, $6, $7, $8::text::uuid, $9, $10, now(), $11, $12, $13, $14, $15, \
                    now() - $16 * interval '1 second', $17, $18 \
                  FROM users_sync.source \
-                 WHERE slot = $1 AND epoch = $2 FOR SHARE \
+                 WHERE slot = $19 AND epoch = $2 FOR SHARE \
                  ON CONFLICT (slot, tenant) DO UPDATE SET state = excluded.state, \
                    since = CASE WHEN t.state = excluded.state THEN t.since ELSE now() END, \
                    reason = excluded.reason, remedy = excluded.remedy, target = excluded.target, \
@@ -189,7 +246,7 @@ impl StateStore {
                    opened_as = excluded.opened_as, purge_due = excluded.purge_due \
                  RETURNING slot, tenant, state, reason, reason_code), {NOTE_STATE} SELECT FROM w"),
                 &[
-                    &self.slot,
+                    &self.tenants_slot,
                     &self.epoch.0,
                     &tenant.as_str(),
                     &row.state.as_str(),
@@ -207,6 +264,7 @@ impl StateStore {
                     &row.failing_seconds,
                     &row.opened_as,
                     &row.purge_due.map(PgTimestamp),
+                    &self.slot,
                 ],
             )
             .await?;
@@ -217,11 +275,11 @@ impl StateStore {
     pub(crate) async fn note_reason(&self, tenant: &TenantId, row: &TenantRow) -> Result<(), StateError> {
         let sql = "UPDATE users_sync.tenant t SET reason = $4, reason_code = $5, remedy = $6, \
                      failing_since = now() - $7 * interval '1 second' \
-                   FROM users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 AND t.slot = s.slot AND t.tenant = $3";
+                   FROM users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 AND t.slot = $8 AND t.tenant = $3";
         let TenantRow { reason, reason_code, remedy, failing_seconds, .. } = row;
         let code = reason_code.map(Reason::code);
-        let parameters: [&(dyn ToSql + Sync); 7] =
-            [&self.slot, &self.epoch.0, &tenant.as_str(), reason, &code, remedy, failing_seconds];
+        let parameters: [&(dyn ToSql + Sync); 8] =
+            [&self.slot, &self.epoch.0, &tenant.as_str(), reason, &code, remedy, failing_seconds, &self.tenants_slot];
         self.client.execute(sql, &parameters).await?;
         Ok(())
     }
@@ -307,15 +365,15 @@ impl StateStore {
                      SET confirmed = greatest(confirmed, $3), lease_until = now() + $6 * interval '1 second', \
                        received = $7, behind = $8, anchor = $9, anchor_xid = $10, behind_since = $11, trouble = NULL, \
                        trouble_code = NULL, trouble_since = NULL, findings = $12 \
-                   WHERE slot = $1 AND epoch = $2 RETURNING slot), \
+                   WHERE slot = $13 AND epoch = $2 RETURNING slot), \
                  t AS (UPDATE users_sync.tenant t SET position = greatest(t.position, n.position), position_at = now() \
                    FROM s, unnest($4::text[], $5::pg_lsn[]) AS n(tenant, position) \
-                   WHERE t.slot = s.slot AND t.tenant = n.tenant) \
+                   WHERE t.slot = $1 AND t.tenant = n.tenant) \
                  SELECT r.id, r.tenant, r.allow_deletes, r.adopt, r.kind, r.user_id, {PAUSES} \
-                 FROM s LEFT JOIN users_sync.request r ON r.slot = s.slot ORDER BY r.id"
+                 FROM s LEFT JOIN users_sync.request r ON r.slot = $1 ORDER BY r.id"
                 ),
                 &[
-                    &self.slot,
+                    &self.tenants_slot,
                     &self.epoch.0,
                     &PgLsn::from(confirmed.0),
                     &tenants,
@@ -327,6 +385,7 @@ impl StateStore {
                     &i64::from(anchor.xid.0),
                     &behind_since,
                     &findings_to_json(findings),
+                    &self.slot,
                 ],
             )
             .await?;
@@ -346,4 +405,23 @@ impl StateStore {
     pub(super) fn fenced_unless(&self, written: bool) -> Result<(), StateError> {
         if written { Ok(()) } else { Err(StateError::Fenced { slot: self.slot.clone(), epoch: self.epoch }) }
     }
+}
+
+/// Creates or upgrades the tables.
+async fn ensure_tables(client: &Client) -> Result<(), StateError> {
+    if !exists(client).await? {
+        create_schema(client, "users_sync").await?;
+        client.batch_execute(CREATE).await?;
+    }
+    if !is_current(client).await? {
+        client.batch_execute(UPGRADE).await.map_err(StateError::of_upgrade)?;
+    }
+    Ok(())
+}
+
+/// A random key for checkpoints.
+fn new_key() -> Result<[u8; CHECKPOINT_KEY_BYTES], StateError> {
+    let mut key = [0; CHECKPOINT_KEY_BYTES];
+    SystemRandom::new().fill(&mut key).map_err(|_| StateError::Key)?;
+    Ok(key)
 }
