@@ -5,6 +5,7 @@
 mod batch;
 mod claims;
 mod debezium;
+mod decode;
 mod encode;
 mod event;
 mod json;
@@ -19,6 +20,9 @@ mod upsert;
 
 pub(crate) use batch::{Batch, Message};
 pub(crate) use claims::{Claims, SILENT_AFTER, Writer};
+#[cfg(test)]
+pub(crate) use decode::RecordTransaction;
+pub(crate) use decode::{DecodeFault, RecordContent, RecordHeaders, RecordOrigin, RecordPlace, content, user_of_key};
 pub(crate) use encode::{Encoder, HEADERS, MessageKey};
 pub(crate) use event::{Event, EventPosition, Op};
 pub(crate) use messages::{CompleteChange, messages};

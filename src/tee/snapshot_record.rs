@@ -43,6 +43,22 @@ impl SnapshotRecord {
         let value = snapshot.map(|snapshot| owner.seal(&key, snapshot));
         PositionRecord { topic: RecordTopic::Snapshots, key, value }
     }
+
+    /// Reads a record for `users-sync apply`: the tenant, and its snapshot unless the record removes it. The publisher may have
+    /// another state, and then another signature. `None` for a record of another slot, and for one that cannot be relied on.
+    pub(crate) fn read(owner: &Owner, key: &[u8], value: Option<&[u8]>) -> Option<(TenantId, Option<SnapshotRecord>)> {
+        let text = std::str::from_utf8(key).ok()?;
+        let SnapshotKey { slot, tenant } = serde_json::from_str(text).ok()?;
+        if slot != owner.slot {
+            return None;
+        }
+        let snapshot = match value.map(|value| owner.open::<SnapshotRecord>(text, value)) {
+            None => None,
+            Some(Opened { origin: Origin::Own | Origin::Foreign(_), content: Some(snapshot) }) => Some(snapshot),
+            Some(Opened { .. }) => return None,
+        };
+        Some((TenantId::new(&tenant), snapshot))
+    }
 }
 
 /// The snapshots of a slot, as the topic's last records say.

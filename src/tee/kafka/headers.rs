@@ -1,6 +1,7 @@
 //! Headers that tell whose message it is.
 
-use rdkafka::message::{Headers, Message};
+use crate::tee::RecordHeaders;
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 
 /// The installation that published it.
 pub(super) const INSTALLATION_HEADER: &str = "ce_installation";
@@ -13,6 +14,26 @@ pub(super) const GENERATION_HEADER: &str = "ce_generation";
 pub(super) const POSITION_HEADER: &str = "ce_position";
 /// On the last message of a tenant's part of a transaction: the position behind its commit record. With `partition_by: tenant`.
 pub(super) const LAST_HEADER: &str = "ce_last";
+
+/// The headers of a message of the users' topic. Those that are not text count as missing.
+pub(crate) fn record_headers<'m>(message: &'m BorrowedMessage<'_>) -> RecordHeaders<'m> {
+    let mut found = RecordHeaders::default();
+    let Some(headers) = message.headers() else { return found };
+    for header in headers.iter() {
+        let value = header.value.and_then(|value| std::str::from_utf8(value).ok());
+        match header.key {
+            ID_HEADER => found.id = value,
+            "ce_tenant" => found.tenant = value,
+            "ce_type" => found.kind = value,
+            "ce_time" => found.time = value,
+            GENERATION_HEADER => found.generation = value,
+            POSITION_HEADER => found.position = value,
+            LAST_HEADER => found.last = value,
+            _ => {}
+        }
+    }
+    found
+}
 
 /// A header of a message, as text.
 pub(super) fn header(message: &impl Message, name: &str) -> Option<String> {

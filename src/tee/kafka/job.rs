@@ -46,13 +46,16 @@ pub(crate) struct ByTenant {
 impl ByTenant {
     /// The partitions that a Java producer would choose if the tenants' ids were the keys, in a topic with `count` partitions.
     pub(crate) fn new(generation: Generation, tenants: &ByConfigured<String>, count: i32) -> ByTenant {
-        let partition = |id: &String| {
-            let hash = murmur2::murmur2(id.as_bytes(), murmur2::KAFKA_SEED) & 0x7fff_ffff;
-            // Below `count`.
-            (hash % count.max(1).unsigned_abs()).cast_signed()
-        };
+        let partition = |id: &String| partition_of(id, count);
         ByTenant { generation: generation.0.to_string(), partitions: tenants.values().map(partition).collect() }
     }
+}
+
+/// The partition of a tenant in a topic with `count` partitions.
+pub(crate) fn partition_of(tenant: &str, count: i32) -> i32 {
+    let hash = murmur2::murmur2(tenant.as_bytes(), murmur2::KAFKA_SEED) & 0x7fff_ffff;
+    // Below `count`.
+    (hash % count.max(1).unsigned_abs()).cast_signed()
 }
 
 /// Counters of the publisher.

@@ -178,6 +178,11 @@ pub(crate) fn partition_count(producer: &Producer, topic: &str) -> Result<i32, F
     }
 }
 
+/// The number of partitions of a topic, for a process that publishes nothing. Blocks.
+pub(crate) fn topic_partitions(kafka: &Kafka, topic: &str) -> Result<i32, Failure> {
+    partition_count(&connect_to_look(kafka)?, topic)
+}
+
 /// Lists the topics of the cluster. Blocks.
 pub(crate) fn existing_topics(kafka: &Kafka) -> Result<HashSet<String>, Failure> {
     existing(&connect_to_look(kafka)?)

@@ -1,0 +1,86 @@
+//! Reads one partition from an offset on, and a small topic to its end and beyond. Committed records only.
+
+use super::client::{ClientErrors, client_config};
+use super::failure::Failure;
+use super::topic_reader::READ_TIMEOUT;
+use crate::config::Kafka;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::BorrowedMessage;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// Interval at which [`RangeReader::read`] looks whether it is still wanted.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What a partition has next.
+pub(crate) enum Found<'a> {
+    Message(&'a BorrowedMessage<'a>),
+    /// Everything that is committed has been read.
+    End,
+    /// Nothing for [`POLL_INTERVAL`].
+    Nothing,
+}
+
+/// A consumer outside of every group. Blocks.
+pub(crate) struct RangeReader {
+    consumer: BaseConsumer<ClientErrors>,
+    errors: ClientErrors,
+}
+
+impl RangeReader {
+    pub(crate) fn new(kafka: &Kafka) -> Result<RangeReader, Failure> {
+        let mut config = client_config(kafka);
+        // Required, and not used: nothing subscribes or commits.
+        config.set("group.id", format!("{}.{}", kafka.snapshots_topic, kafka.slot));
+        config.set("isolation.level", "read_committed").set("enable.auto.commit", "false");
+        config.set("auto.offset.reset", "earliest").set("enable.partition.eof", "true");
+        config.set("fetch.wait.max.ms", "20").set("queued.max.messages.kbytes", "16384");
+        let errors = ClientErrors::default();
+        let consumer = BaseConsumer::from_config_and_context(&config, errors.clone());
+        let consumer = consumer.map_err(|error| Failure::of("configuring the consumer", &error, None))?;
+        Ok(RangeReader { consumer, errors })
+    }
+
+    /// Calls `each` for what the partition has from `offset` on, in order, until it breaks. An offset before the first record
+    /// means the first record.
+    ///
+    /// # Errors
+    /// The partition cannot be read, or the brokers have not answered for [`READ_TIMEOUT`] before its end.
+    pub(crate) fn read<T>(
+        &self,
+        (topic, partition): (&str, i32),
+        offset: i64,
+        mut each: impl FnMut(Found<'_>) -> ControlFlow<T>,
+    ) -> Result<T, Failure> {
+        let failed = |error| self.errors.failure(&format!("reading partition {partition} of topic {topic}"), &error);
+        let mut assignment = TopicPartitionList::with_capacity(1);
+        assignment.add_partition_offset(topic, partition, Offset::Offset(offset)).map_err(failed)?;
+        self.consumer.assign(&assignment).map_err(failed)?;
+        let (mut last_answer, mut has_ended) = (Instant::now(), false);
+        loop {
+            let step = match self.consumer.poll(POLL_INTERVAL) {
+                None if !has_ended && last_answer.elapsed() > READ_TIMEOUT => {
+                    return Err(Failure::plain(format!(
+                        "reading partition {partition} of topic {topic} failed: no answer"
+                    )));
+                }
+                None => each(Found::Nothing),
+                Some(Err(KafkaError::PartitionEOF(_))) => {
+                    has_ended = true;
+                    each(Found::End)
+                }
+                Some(Err(error)) => return Err(failed(error)),
+                Some(Ok(message)) => {
+                    last_answer = Instant::now();
+                    each(Found::Message(&message))
+                }
+            };
+            if let ControlFlow::Break(done) = step {
+                return Ok(done);
+            }
+        }
+    }
+}
