@@ -60,11 +60,13 @@ pub(super) async fn run(app: App, stop: CancellationToken) {
 async fn sample(app: &App, config: &Config, source: &mut Connection, state: &mut Connection) {
     let tee = config.kafka.as_ref().map(|kafka| &*kafka.slot);
     let slots: Vec<&str> = std::iter::once(&*config.source.slot).chain(tee).collect();
-    let log = match source.to(&config.source.url).await {
-        Some(client) => read_log(client, &slots).await.ok(),
-        None => None,
-    };
-    app.status.set_source_log(log.unwrap_or_default());
+    if !app.status.lacks_source() {
+        let log = match source.to(&config.source.url).await {
+            Some(client) => read_log(client, &slots).await.ok(),
+            None => None,
+        };
+        app.status.set_source_log(log.unwrap_or_default());
+    }
     if app.status.is_streaming() {
         *state = Connection::default();
         app.set_state_report(StateReading::Unread);

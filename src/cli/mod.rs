@@ -4,6 +4,8 @@ mod admins;
 mod adopt;
 #[cfg(feature = "kafka")]
 mod adopt_kafka;
+#[cfg(feature = "kafka")]
+mod apply;
 mod check;
 mod common;
 mod completions;
@@ -80,6 +82,12 @@ enum Command {
     /// On SIGHUP, and when one of its files changes, it reloads the configuration: tenants are added and removed while the
     /// others keep streaming. An invalid configuration is rejected, and the current one stays in force.
     Run(run::Arguments),
+    /// Apply the users' topic of the Kafka output to the targets, as one process of the consumer group `kafka.group`.
+    ///
+    /// Any number of processes share the partitions of the topic. They need the same configuration as `run`, the state and the
+    /// targets, and no access to the source. Signals and reloads are those of `run`.
+    #[cfg(feature = "kafka")]
+    Apply,
     /// Look at the auth database, and write a configuration for it.
     ///
     /// It recognises the auth stores of the presets by their tables, and lists the tenants that have users. At a terminal it
@@ -183,9 +191,21 @@ pub fn main(cli: Cli) -> ExitCode {
 }
 
 impl Command {
+    /// Whether the command runs until a signal. Such a command begins its log itself, as its configuration says.
+    fn serves(&self) -> bool {
+        match self {
+            Command::Run(_) => true,
+            #[cfg(feature = "kafka")]
+            Command::Apply => true,
+            _ => false,
+        }
+    }
+
     fn format(&self) -> Format {
         match self {
             Command::Run(run) => Format { json: run.json },
+            #[cfg(feature = "kafka")]
+            Command::Apply => Format { json: false },
             // The schema is JSON itself, the demonstration is for people, scripts are for shells, and man pages are files.
             Command::Schema { .. } | Command::Demo(_) | Command::Completions(_) | Command::Man(_) => {
                 Format { json: false }
@@ -218,7 +238,7 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
         _ => "info",
     };
     let logging = Logging { format: cli.log, level: cli.log_level.unwrap_or_else(|| level.to_owned()) };
-    if !matches!(cli.command, Command::Run(_)) {
+    if !cli.command.serves() {
         logging.begin(LogFormat::Text, None)?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -226,6 +246,8 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
     let done = runtime.block_on(async {
         match cli.command {
             Command::Run(arguments) => Box::pin(run::execute(&arguments, &logging, &cli.file)).await,
+            #[cfg(feature = "kafka")]
+            Command::Apply => Box::pin(apply::execute(&logging, &cli.file)).await,
             Command::Init(arguments) => init::execute(&arguments, &cli.file).await,
             Command::Check(_) => check::execute(&cli.file).await,
             Command::Setup(arguments) => setup::execute(&arguments, &cli.file).await,
@@ -272,8 +294,8 @@ mod tests {
     }
 
     /// The schema is JSON itself, the demonstration is for people, scripts are for shells, and man pages are files.
-    /// `run --json` needs --plan.
-    const WITHOUT_JSON: [&str; 4] = ["schema", "demo", "completions", "man"];
+    /// `run --json` needs --plan, and `apply` has no result.
+    const WITHOUT_JSON: [&str; 5] = ["apply", "schema", "demo", "completions", "man"];
 
     #[test]
     fn every_command_with_a_result_prints_it_as_json() {

@@ -54,12 +54,25 @@ pub(super) async fn execute(
     logging: &Logging,
     file: &ConfigFile,
 ) -> Result<ExitCode, Diagnostic> {
-    let place = file.place();
     if arguments.plan {
         let config = file.load().await?;
         logging.begin(config.log.into(), None)?;
         return plan::execute(&config).await;
     }
+    serve(Reads::Source, logging, file).await
+}
+
+/// What a process reads the changes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reads {
+    Source,
+    #[cfg(feature = "kafka")]
+    Kafka,
+}
+
+/// Serves the admin API, reloads the configuration, and replicates until a signal.
+pub(super) async fn serve(reads: Reads, logging: &Logging, file: &ConfigFile) -> Result<ExitCode, Diagnostic> {
+    let place = file.place();
     let loaded = load_from(&place)?;
     let config = loaded.config.clone();
     let mut export = Export::of_environment();
@@ -67,7 +80,12 @@ pub(super) async fn execute(
     raise_open_files();
     let stop = signals().map_err(|error| diagnostic!("cannot handle signals: {error}"))?;
     let (sender, configs) = watch::channel(config.clone());
-    let (status, admin_stop) = (Arc::<ProcessStatus>::default(), CancellationToken::new());
+    let status = Arc::new(match reads {
+        Reads::Source => ProcessStatus::default(),
+        #[cfg(feature = "kafka")]
+        Reads::Kafka => ProcessStatus::without_source(),
+    });
+    let admin_stop = CancellationToken::new();
     let server = Server::bind(configs.clone(), status.clone())
         .await
         .map_err(|error| diagnostic!(help = LISTEN_REMEDY, "{error}").with_code(CheckFinding::ListenInUse))?;
@@ -84,14 +102,7 @@ pub(super) async fn execute(
         }
     };
     sender.send_replace(config.clone());
-    let mut findings = find_faults(&config).await;
-    if !findings.is_empty() && has_run_before(&config).await {
-        // It worked before: keep running, as the service retries and an operator can fix the source meanwhile.
-        findings.iter().for_each(|finding| tracing::error!("{finding}"));
-        findings.clear();
-    }
-    if !findings.is_empty() {
-        findings.iter().for_each(output::notice);
+    if reads == Reads::Source && !is_ready(&config).await {
         return Ok(ExitCode::from(FAILED));
     }
     warn_of_shared_roles(&config);
@@ -101,10 +112,29 @@ pub(super) async fn execute(
         );
     }
     let reloading = tokio::spawn(sources.follow(sender));
-    let done = Box::pin(replicator::run_reloading(configs, status, stop)).await;
+    let done = match reads {
+        Reads::Source => Box::pin(replicator::run_reloading(configs, status, stop)).await,
+        #[cfg(feature = "kafka")]
+        Reads::Kafka => Box::pin(replicator::run_consumer(configs, status, stop)).await,
+    };
     reloading.abort();
     admin_stop.cancel();
     export.end().await;
     done?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the source can be replicated; shows what has to be fixed first.
+async fn is_ready(config: &Config) -> bool {
+    let findings = find_faults(config).await;
+    if findings.is_empty() {
+        return true;
+    }
+    if has_run_before(config).await {
+        // It worked before: keep running, as the service retries and an operator can fix the source meanwhile.
+        findings.iter().for_each(|finding| tracing::error!("{finding}"));
+        return true;
+    }
+    findings.iter().for_each(output::notice);
+    false
 }

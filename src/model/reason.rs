@@ -71,6 +71,7 @@ reasons! {
         SourceAltered = "source_altered", "the table was altered at the source";
         UnattributedDelete = "unattributed_delete", "a delete at the source could not be attributed to a tenant";
         Requested = "resync_requested", "a resync was requested";
+        PublishedAgain = "published_again", "the Kafka output has published its users again";
         NoTargetId = "no_target_id", "the state has no id for its target";
         TransactionLost = "transaction_lost", "its connection broke inside a transaction too large to keep";
     }
@@ -190,6 +191,7 @@ reasons! {
         TenantsUnread = "tenants_unread", "the table of tenants cannot be read";
         TenantUnusable = "tenant_unusable", "rows of the table of tenants cannot be used";
         Superseded = "superseded", "another process took over";
+        KafkaUnread = "kafka_unread", "the users' topic in Kafka cannot be read";
         StartsOver = "session_restarts", "a new session has to begin";
     }
 }
@@ -303,6 +305,8 @@ pub enum RestartSignal {
     Unattributed,
     /// A resync was requested.
     Requested,
+    /// The Kafka output has published the tenant's users again.
+    PublishedAgain,
 }
 
 impl RestartSignal {
@@ -315,6 +319,7 @@ impl RestartSignal {
             RestartSignal::Altered => Reason::Resync(ResyncReason::SourceAltered),
             RestartSignal::Unattributed => Reason::Resync(ResyncReason::UnattributedDelete),
             RestartSignal::Requested => Reason::Resync(ResyncReason::Requested),
+            RestartSignal::PublishedAgain => Reason::Resync(ResyncReason::PublishedAgain),
         }
     }
 }
@@ -370,7 +375,7 @@ mod tests {
         assert_eq!(
             codes(ResyncReason::ALL.iter().map(|reason| reason.code()).collect()),
             "new_target handed_over table_missing table_replaced new_generation mapping_changed target_restored \
-             unfinished source_truncated source_altered unattributed_delete resync_requested no_target_id \
+             unfinished source_truncated source_altered unattributed_delete resync_requested published_again no_target_id \
              transaction_lost"
         );
         assert_eq!(
@@ -419,6 +424,7 @@ mod tests {
             (RestartSignal::Altered, "source_altered"),
             (RestartSignal::Unattributed, "unattributed_delete"),
             (RestartSignal::Requested, "resync_requested"),
+            (RestartSignal::PublishedAgain, "published_again"),
         ];
         for (signal, code) in signals {
             assert_eq!(signal.reason().code(), code);

@@ -24,7 +24,7 @@ pub(crate) enum AtSource {
 pub(crate) async fn look_up(config: &Config, key: &str, id: &str) -> Result<AtSource, ServiceError> {
     let client = connect(&config.source.url).await?;
     let config = resolve_layout(&client, config).await?;
-    let reader = Rereader::new(config.source.url.clone(), Default::default());
+    let reader = Rereader::new(Some(config.source.url.clone()), Default::default());
     let read = reader.read_ids(&config, &[id.to_owned()]).await?;
     let is_found = read.users.iter().any(|found| found.tenant.as_deref().is_none_or(|tenant| tenant == key));
     Ok(if is_found { AtSource::Found } else { AtSource::Absent })

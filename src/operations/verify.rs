@@ -72,7 +72,7 @@ pub(crate) async fn verify(
     source_session(&client).await?;
     let config = Arc::new(resolve_layout(&client, config).await?);
     let context = Arc::new(VerifyContext {
-        rereader: Rereader::new(config.source.url.clone(), Default::default()),
+        rereader: Rereader::new(Some(config.source.url.clone()), Default::default()),
         state: Mutex::new(connect_state(&config.state_url).await?),
         spool: Arc::new(Spool::new(&config.spool, Arc::new(Memory::new(config.limits.memory)))),
         config: config.clone(),

@@ -4,10 +4,14 @@ use crate::capture::pgoutput::DecodeError;
 use crate::capture::{CaptureError, publication};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::map::CompileError;
+#[cfg(feature = "kafka")]
+use crate::model::Generation;
 use crate::model::{Epoch, HistoryBreak, ResyncReason, SlotLoss, SourceTrouble, TableName};
 use crate::pg::{ConnectError, SqlStateClass, describe};
 use crate::snapshot::SourceReadError;
 use crate::state::StateError;
+#[cfg(feature = "kafka")]
+use crate::tee::kafka::Failure;
 
 /// An error that ends a session on the source, or the process.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +126,17 @@ pub enum ServiceError {
     /// The thread that publishes to Kafka has ended. It reports the reason itself.
     #[error("publishing to Kafka has ended")]
     NotPublishing,
+    /// Reading the users' topic failed.
+    #[cfg(feature = "kafka")]
+    #[error("Kafka: {0}")]
+    Kafka(String),
+    /// The topic continues with another history of the source.
+    #[cfg(feature = "kafka")]
+    #[error("the topic continues with generation {0} of the source's history")]
+    OtherGeneration(Generation),
+    /// This process applies from Kafka and has no access to the source.
+    #[error("this process has no access to the source")]
+    WithoutSource,
     /// The source has to be fixed first.
     #[error("{what}; {remedy}")]
     Unready {
@@ -177,12 +192,17 @@ impl ServiceError {
             ServiceError::NoPublication { .. } => SourceTrouble::PublicationMissing,
             ServiceError::ForeignSlot { .. } => SourceTrouble::SlotForeign,
             ServiceError::SlotLost { .. } => SourceTrouble::SlotLost,
+            #[cfg(feature = "kafka")]
+            ServiceError::Kafka(_) => SourceTrouble::KafkaUnread,
+            #[cfg(feature = "kafka")]
+            ServiceError::OtherGeneration(_) => SourceTrouble::StartsOver,
             ServiceError::LockAwaited
             | ServiceError::WentBack(_)
             | ServiceError::Republished
             | ServiceError::SlotOutdated
             | ServiceError::StartOver(_)
             | ServiceError::NotPublishing
+            | ServiceError::WithoutSource
             | ServiceError::Read(SourceReadError::Rewritten(_)) => SourceTrouble::StartsOver,
         }
     }
@@ -220,7 +240,10 @@ impl ServiceError {
             | ServiceError::InRecovery
             | ServiceError::StartOver(_)
             | ServiceError::NotPublishing
+            | ServiceError::WithoutSource
             | ServiceError::Read(SourceReadError::Columns | SourceReadError::Rewritten(_)) => false,
+            #[cfg(feature = "kafka")]
+            ServiceError::Kafka(_) | ServiceError::OtherGeneration(_) => false,
             ServiceError::Decode(_)
             | ServiceError::Mapping(_)
             | ServiceError::NoFamily(_)
@@ -233,6 +256,13 @@ impl ServiceError {
             | ServiceError::State(StateError::Outdated | StateError::Key)
             | ServiceError::Unready { .. } => true,
         }
+    }
+}
+
+#[cfg(feature = "kafka")]
+impl From<Failure> for ServiceError {
+    fn from(failure: Failure) -> ServiceError {
+        ServiceError::Kafka(failure.to_string())
     }
 }
 

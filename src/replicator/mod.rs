@@ -85,8 +85,13 @@ mod heartbeat;
 
 mod supervisor;
 
+#[cfg(feature = "kafka")]
+mod consumer;
+
 #[cfg(test)]
 mod simulation;
 
+#[cfg(feature = "kafka")]
+pub use consumer::run as run_consumer;
 pub use error::ServiceError;
 pub use supervisor::{run, run_reloading};

@@ -146,6 +146,7 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
         shape,
         anchor,
         written,
+        topic: None,
     };
     let context =
         SessionContext::new(config.clone(), state, beginning, handles, memory.clone(), &mapping, status.clone());

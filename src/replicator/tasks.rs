@@ -17,7 +17,8 @@ use crate::replicator::snapshotter::coordinator;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
 use crate::replicator::tenant::Worker;
 use crate::replicator::tenant::target::Postgres;
-use crate::state::TenantState;
+use crate::state::{Pauses, TenantRow, TenantState};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -59,37 +60,10 @@ impl SessionTasks {
     /// Starts the tasks. With `only`, the other tenants do not take part, and keep their positions unconfirmed. With `kafka.group` there
     /// are no tenants, and nothing but the Kafka output has to be done.
     pub(crate) fn start(prepared: PreparedSession, only: Option<&[TenantId]>) -> SessionTasks {
-        let PreparedSession { context, mut known, client, reader, writer, created } = prepared;
-        let (joins, requests) = mpsc::channel(JOIN_CHANNEL_CAPACITY);
-        let span = info_span!("session", epoch = %context.epoch, generation = %context.generation);
-        let mut running = SessionTasks {
-            context: context.clone(),
-            span: span.clone(),
-            source: JoinSet::new(),
-            tenants: JoinSet::new(),
-            joins: joins.clone(),
-            confirming: JoinSet::new(),
-            stop_recording: CancellationToken::new(),
-            stop_reporting: CancellationToken::new(),
-        };
-        for (index, handle) in context.tenants.all().iter() {
-            let id: &TenantId = &handle.tenant.id;
-            if only.is_some_and(|only| !only.contains(id)) {
-                context.progress().retain(id);
-                continue;
-            }
-            // Mailboxes of following tenants open before the first frame is read, and with a new slot those of all tenants.
-            let gathers = created.is_some();
-            if gathers {
-                context.progress().join(id);
-            }
-            if gathers || handle.state() == TenantState::Following {
-                handle.mailbox.open();
-            }
-            handle.set_pause(known.pauses.get(id));
-            let worker = Worker::new(context.clone(), Postgres, index, joins.clone(), known.tenants.remove(id));
-            running.tenants.spawn(worker.run(gathers).instrument(info_span!(parent: &span, "tenant", %id)));
-        }
+        let PreparedSession { context, known, client, reader, writer, created } = prepared;
+        let (mut running, requests) = SessionTasks::without_tasks(context.clone());
+        let span = running.span.clone();
+        running.start_workers(known.tenants, &known.pauses, only, created.is_some());
         let dispatch = TenantSink::new(context.clone());
         let stream = Stream::new(context.clone(), dispatch, context.drain.clone(), reader, client);
         running.source.spawn(stream.run().instrument(span.clone()));
@@ -107,10 +81,8 @@ impl SessionTasks {
             let count = async move { count_changes(&counting).await };
             running.source.spawn(count.instrument(span.clone()));
         }
-        let (recording, reporting) = (running.stop_recording.clone(), running.stop_reporting.clone());
-        let record = context.clone();
-        let recorder = async move { positions::record(&record, recording).await };
-        running.confirming.spawn(recorder.instrument(span.clone()));
+        running.start_recorder();
+        let reporting = running.stop_reporting.clone();
         let reporter = async move {
             let positions = || {
                 let progress = context.progress();
@@ -120,6 +92,86 @@ impl SessionTasks {
         };
         running.confirming.spawn(reporter.instrument(span));
         running
+    }
+
+    /// Starts the tasks of a session that applies one partition of a topic: the workers and the recorder. The others follow by
+    /// [`SessionTasks::spawn_source`] and [`SessionTasks::spawn_confirming`]. Returns the requests of the workers for snapshots.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn of_partition(
+        context: Arc<SessionContext>,
+        rows: BTreeMap<TenantId, TenantRow>,
+        pauses: &Pauses,
+    ) -> (SessionTasks, mpsc::Receiver<JoinRequest>) {
+        let (mut running, requests) = SessionTasks::without_tasks(context);
+        running.start_workers(rows, pauses, None, false);
+        running.start_recorder();
+        (running, requests)
+    }
+
+    fn without_tasks(context: Arc<SessionContext>) -> (SessionTasks, mpsc::Receiver<JoinRequest>) {
+        let (joins, requests) = mpsc::channel(JOIN_CHANNEL_CAPACITY);
+        let span = info_span!("session", epoch = %context.epoch, generation = %context.generation);
+        let running = SessionTasks {
+            context,
+            span,
+            source: JoinSet::new(),
+            tenants: JoinSet::new(),
+            joins,
+            confirming: JoinSet::new(),
+            stop_recording: CancellationToken::new(),
+            stop_reporting: CancellationToken::new(),
+        };
+        (running, requests)
+    }
+
+    /// Opens the mailboxes, and starts a worker for each tenant. `since_creation`: the stream begins with the creation of the slot,
+    /// so that every mailbox gathers it.
+    fn start_workers(
+        &mut self,
+        mut rows: BTreeMap<TenantId, TenantRow>,
+        pauses: &Pauses,
+        only: Option<&[TenantId]>,
+        since_creation: bool,
+    ) {
+        let context = &self.context;
+        for (index, handle) in context.tenants.all().iter() {
+            let id: &TenantId = &handle.tenant.id;
+            if only.is_some_and(|only| !only.contains(id)) {
+                context.progress().retain(id);
+                continue;
+            }
+            // Mailboxes of following tenants open before the first frame is read, and with a new slot those of all tenants.
+            if since_creation {
+                context.progress().join(id);
+            }
+            if since_creation || handle.state() == TenantState::Following {
+                handle.mailbox.open();
+            }
+            handle.set_pause(pauses.get(id));
+            let worker = Worker::new(context.clone(), Postgres, index, self.joins.clone(), rows.remove(id));
+            self.tenants.spawn(worker.run(since_creation).instrument(info_span!(parent: &self.span, "tenant", %id)));
+        }
+    }
+
+    fn start_recorder(&mut self) {
+        let (context, stop) = (self.context.clone(), self.stop_recording.clone());
+        let recorder = async move { positions::record(&context, stop).await };
+        self.confirming.spawn(recorder.instrument(self.span.clone()));
+    }
+
+    /// Starts a task that reads. It ends when the session drains, at the latest with the session.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn spawn_source(&mut self, task: impl Future<Output = Result<(), ServiceError>> + Send + 'static) {
+        self.source.spawn(task.instrument(self.span.clone()));
+    }
+
+    /// Starts the task that confirms what was recorded, until the token is cancelled, and then once more.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn spawn_confirming<F>(&mut self, task: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = Result<(), ServiceError>> + Send + 'static,
+    {
+        self.confirming.spawn(task(self.stop_reporting.clone()).instrument(self.span.clone()));
     }
 
     /// Starts the Kafka output.
@@ -276,13 +328,15 @@ async fn start_added(
         () = ready => {}
         () = context.drain.cancelled() => return Ok(()),
     }
-    let mut known = context.state.load().await?;
+    let names: Vec<TenantId> = added.iter().map(|index| context.tenants.get(*index).tenant.id.clone()).collect();
+    let names: Vec<&str> = names.iter().map(TenantId::as_str).collect();
+    let (mut rows, pauses) = context.state.load_tenants(&names).await?;
     let mut workers = JoinSet::new();
     for index in added {
         let handle = context.tenants.get(index);
         let id = handle.tenant.id.clone();
-        handle.set_pause(known.pauses.get(&id));
-        let worker = Worker::new(context.clone(), Postgres, index, joins.clone(), known.tenants.remove(&id));
+        handle.set_pause(pauses.get(&id));
+        let worker = Worker::new(context.clone(), Postgres, index, joins.clone(), rows.remove(&id));
         workers.spawn(worker.run(false).instrument(info_span!("tenant", %id)));
     }
     while let Some(done) = workers.join_next().await {

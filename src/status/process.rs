@@ -49,6 +49,8 @@ pub struct ProcessStatus {
     pub(crate) findings: Findings,
     /// Requests that wait for a user to be written to a target.
     pub user_watch: Arc<UserWatch>,
+    /// The process applies from Kafka, and has no access to the source.
+    lacks_source: bool,
     current: Mutex<Current>,
     source: Mutex<SourceObservation>,
     tee: Mutex<TeeStatus>,
@@ -132,6 +134,16 @@ pub(crate) struct TenantSample {
 }
 
 impl ProcessStatus {
+    /// The status of a process that applies from Kafka: it has no access to the source.
+    #[cfg(feature = "kafka")]
+    pub fn without_source() -> ProcessStatus {
+        ProcessStatus { lacks_source: true, ..ProcessStatus::default() }
+    }
+
+    pub(crate) fn lacks_source(&self) -> bool {
+        self.lacks_source
+    }
+
     /// What this process has received of the source, also in earlier sessions.
     pub(crate) fn received_history(&self) -> ReceivedHistory {
         *lock(&self.history)
@@ -376,6 +388,9 @@ impl ProcessStatus {
     /// The end of the log as it was read last, or what has been received since.
     fn end_of_log(&self, session: &dyn SessionView) -> Option<Lsn> {
         let received = session.received();
+        if self.lacks_source {
+            return Some(received);
+        }
         lock(&self.source).log.end.map(|end| end.max(received))
     }
 

@@ -7,6 +7,8 @@
 mod support;
 
 mod adopt;
+mod apply;
+mod apply_chaos;
 mod bed;
 mod broker;
 mod consumer;

@@ -60,6 +60,15 @@ impl Process {
         (Process::start_with(config.as_ref(), Stdio::from(stderr), arguments, level), log)
     }
 
+    /// `users-sync apply`, with its log in a file.
+    pub fn apply(config: impl AsRef<Path>) -> (Process, Log) {
+        let log = Log { file: NamedTempFile::new().unwrap() };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_users-sync"));
+        command.args(["apply", "-c"]).arg(config.as_ref()).env("RUST_LOG", level()).stdin(Stdio::null());
+        command.stderr(Stdio::from(log.file.reopen().unwrap()));
+        (Process::spawn(command), log)
+    }
+
     /// With these variables in its environment.
     pub fn start_logged_in(config: impl AsRef<Path>, variables: &[(&str, &str)], level: &str) -> (Process, Log) {
         let log = Log { file: NamedTempFile::new().unwrap() };

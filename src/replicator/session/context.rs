@@ -8,6 +8,7 @@ use crate::replicator::session::apply_turns::ApplyTurns;
 use crate::replicator::session::expected_joins::ExpectedJoins;
 use crate::replicator::session::scan_aborts::ScanAborts;
 use crate::replicator::session::tenants::{ResyncRequest, TenantHandle, TenantRegistry};
+use crate::replicator::session::topic_snapshots::TopicSnapshots;
 use crate::replicator::source::point_read::Rereader;
 use crate::replicator::source::shape::KnownShape;
 use crate::route::{Fingerprints, Memory};
@@ -59,6 +60,8 @@ pub(crate) struct SessionContext<S = StateStore> {
     /// What a person has to fix at the source while the session goes on.
     pub(crate) findings: Findings,
     pub(crate) rereader: Rereader,
+    /// The tenants' snapshots in the topic that the session applies from; `None` if it reads the source.
+    pub(crate) topic: Option<Arc<TopicSnapshots>>,
     pub(crate) opening: Semaphore,
     pub(crate) turns: ApplyTurns,
     /// When parked tenants are tried again.
@@ -115,6 +118,8 @@ pub(crate) struct SessionStart {
     pub(crate) anchor: Anchor,
     /// The source has written its log up to here.
     pub(crate) written: Lsn,
+    /// As [`SessionContext::topic`].
+    pub(crate) topic: Option<Arc<TopicSnapshots>>,
 }
 
 impl<S: StateAccess> SessionContext<S> {
@@ -132,12 +137,26 @@ impl<S: StateAccess> SessionContext<S> {
         mapping: &str,
         status: Arc<ProcessStatus>,
     ) -> SessionContext<S> {
-        let SessionStart { generation, confirmed, source_start, publication, epochs, holder, shape, anchor, written } =
-            from;
+        let SessionStart {
+            generation,
+            confirmed,
+            source_start,
+            publication,
+            epochs,
+            holder,
+            shape,
+            anchor,
+            written,
+            topic,
+        } = from;
         let mut progress = Progress::new(confirmed);
         progress.remember(anchor);
         SessionContext {
-            rereader: Rereader::new(config.source.url.clone(), status.metrics.stripped_escapes.clone()),
+            rereader: Rereader::new(
+                Some(config.source.url.clone()).filter(|_| topic.is_none()),
+                status.metrics.stripped_escapes.clone(),
+            ),
+            topic,
             epoch: state.epoch(),
             trace: Mutex::new(session_span(state.epoch(), generation)),
             spool: Arc::new(Spool::new(&config.spool, memory.clone())),
@@ -212,6 +231,9 @@ impl<S: StateAccess> SessionContext<S> {
 
     /// The fingerprint for one tenant.
     pub(crate) fn mapping_of(&self, index: TenantIdx) -> String {
+        if let Some(topic) = &self.topic {
+            return topic.mapping(index).as_deref().unwrap_or_default().to_owned();
+        }
         self.config.users.redactions.tenant_fingerprint(&self.mapping(), &self.tenants.get(index).tenant.key)
     }
 
@@ -341,6 +363,10 @@ impl<S: StateAccess> SessionContext<S> {
     /// worker is, and one for an unknown tenant.
     pub(crate) fn take_request(&self, request: &Request) -> bool {
         let Some(index) = self.index_of(&request.tenant) else {
+            if self.topic.is_some() {
+                // It may be a tenant of another partition.
+                return false;
+            }
             tracing::warn!(tenant = %request.tenant, "request for a tenant that is not in the configuration");
             return true;
         };

@@ -12,4 +12,5 @@ pub(crate) mod source_watch;
 pub(crate) mod status_view;
 pub(crate) mod tenant_diff;
 pub(crate) mod tenants;
+pub(crate) mod topic_snapshots;
 pub(crate) mod user_count;

@@ -95,6 +95,7 @@ impl Process {
             shape: KnownShape::default(),
             anchor: Anchor::default(),
             written: from,
+            topic: None,
         };
         let pauses = source.pauses.clone();
         let (rows, next) =
@@ -210,7 +211,7 @@ impl Process {
             let Some(snapshot) = snapshot else { continue };
             let users = snapshot.users[request.tenant].clone();
             let rows = if fails { RowReceiver::broken_off() } else { RowReceiver::of(users) };
-            let _ = request.reply.send(Ok(SnapshotShare { position: snapshot.position, rows }));
+            let _ = request.reply.send(Ok(SnapshotShare { position: snapshot.position, mapping: None, rows }));
         }
     }
 

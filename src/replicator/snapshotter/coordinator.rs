@@ -44,6 +44,8 @@ pub(crate) struct JoinRequest {
 /// The tenant's share of a snapshot.
 pub(crate) struct SnapshotShare {
     pub(crate) position: Lsn,
+    /// Fingerprint of the mapping that made its users, if the topic names it.
+    pub(crate) mapping: Option<String>,
     /// Its users.
     pub(crate) rows: RowReceiver,
 }
@@ -177,7 +179,7 @@ async fn run_scan(context: &SessionContext, export: Export, requests: Vec<JoinRe
     let mut members = Vec::with_capacity(requests.len());
     for request in requests {
         let (rows, receiver) = spool.queue();
-        if request.reply.send(Ok(SnapshotShare { position: export.position, rows: receiver })).is_ok() {
+        if request.reply.send(Ok(SnapshotShare { position: export.position, mapping: None, rows: receiver })).is_ok() {
             members.push(ScanMember { tenant: request.tenant, rows });
         }
     }

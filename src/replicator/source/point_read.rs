@@ -45,15 +45,21 @@ pub(crate) struct FollowedKey {
 
 /// One connection to the source for all tenants: point reads are rare.
 pub(crate) struct Rereader {
-    url: PgUrl,
+    /// `None`: this process has no access to the source.
+    url: Option<PgUrl>,
     client: Mutex<Option<PgClient>>,
     /// Counts the escapes removed from json values.
     stripped_escapes: Counter,
 }
 
 impl Rereader {
-    pub(crate) fn new(url: PgUrl, stripped_escapes: Counter) -> Self {
+    /// Without a `url`, every read fails.
+    pub(crate) fn new(url: Option<PgUrl>, stripped_escapes: Counter) -> Self {
         Rereader { url, client: Mutex::new(None), stripped_escapes }
+    }
+
+    pub(crate) fn has_source(&self) -> bool {
+        self.url.is_some()
     }
 
     /// Reads the requested users. A derived `updated_at` is the commit time of the request.
@@ -152,7 +158,7 @@ impl Rereader {
         if let Some(client) = kept.filter(|client| !client.is_closed()) {
             return Ok(client);
         }
-        let client = connect(&self.url).await?;
+        let client = connect(self.url.as_ref().ok_or(ServiceError::WithoutSource)?).await?;
         source_session(&client).await?;
         Ok(client)
     }

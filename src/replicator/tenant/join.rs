@@ -59,7 +59,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             drop(expected_join);
             let answer = answer.await;
             drop(waiting);
-            let SnapshotShare { position, mut rows } = match answer {
+            let SnapshotShare { position, mapping: published, mut rows } = match answer {
                 Ok(answer) => answer?,
                 // The slot's own snapshot was released before this request.
                 Err(_) => return Err(failed("it was given up")),
@@ -70,7 +70,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             if !context.state.is_newest().await.map_err(ServiceError::from)? {
                 return Err(ServiceError::LeaseLapsed.into());
             }
-            who.mapping = mapping;
+            who.mapping = published.unwrap_or(mapping);
             let any_deletes = resync_request.as_ref().is_some_and(|request| request.allow_deletes);
             let deletes = context.config.deletes;
             let adoption = resync_request.as_ref().and_then(|request| request.adopt).map(|extra| Adoption {

@@ -1,6 +1,6 @@
 //! Tries rejected users again, and reads single users on request: each in a transaction of its own at the tenant's position.
 
-use crate::model::{RetryCause, SourceTrouble};
+use crate::model::{ResyncReason, RetryCause, SourceTrouble};
 use crate::replicator::error::ServiceError;
 use crate::replicator::tenant::follow::Written;
 use crate::replicator::tenant::outcome::StopReason;
@@ -25,6 +25,9 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     ) -> Result<(), StopReason> {
         if apply.pending.is_some() || !self.rejected.is_due() || self.context.drain.is_cancelled() {
             return Ok(());
+        }
+        if !self.context.rereader.has_source() {
+            return Ok(self.rejected.tried(Instant::now(), 0));
         }
         let is_idle = self.handle.mailbox.waiting().users == 0;
         let ids = self.rejected.take(if is_idle { IDLE } else { BUSY });
@@ -71,7 +74,12 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         if apply.pending.is_some() || self.context.drain.is_cancelled() {
             return Ok(());
         }
-        for request in self.handle.row_requests.open() {
+        let requests = self.handle.row_requests.open();
+        if !requests.is_empty() && !self.context.rereader.has_source() {
+            // A snapshot tries all users, and finishes the requests.
+            return Err(StopReason::Rejoin(ResyncReason::Requested));
+        }
+        for request in requests {
             let read = match &request.kind {
                 RequestKind::User(id) => {
                     let started = Instant::now();

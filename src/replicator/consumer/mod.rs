@@ -1,0 +1,269 @@
+//! `users-sync apply`: applies the users' topic of the Kafka output to the targets, as one process of a consumer group.
+//!
+//! ```text
+//! consumer::run               one group membership after another
+//! |-- group                   a thread        tee::kafka::Group: polls, and serves rebalances
+//! |-- snapshot index          a thread        SnapshotIndex::follow: the last complete snapshot of each tenant
+//! `-- partition, many         a task each     session::run, one after another, with backoff
+//!     |-- reader              `source` set    TopicReader, in place of the replication stream
+//!     |-- rebuild             `source` set    rebuild::serve, in place of the snapshotter
+//!     |-- follow_snapshots    `source` set    restarts tenants whose users were published again
+//!     |-- tenant, many        `tenants` set   the workers of `run`
+//!     |-- recorder            `confirming` set  that of `run`
+//!     `-- commit_offsets      `confirming` set  in place of the reporter
+//! ```
+//!
+//! A partition is fenced by a row of its own in the state, and each target by its checkpoint: a process that has lost its
+//! partition without knowing it writes nothing more.
+
+mod extent;
+mod offsets;
+mod reader;
+mod rebuild;
+mod session;
+mod sessions_view;
+mod snapshot_index;
+
+use crate::config::{Config, Kafka, Topics};
+use crate::model::{CheckpointKey, TenantId};
+use crate::pg::connect_state;
+use crate::replicator::backoff::Backoffs;
+use crate::replicator::consumer::session::{Remembered, Shared};
+use crate::replicator::consumer::sessions_view::PartitionSessions;
+use crate::replicator::consumer::snapshot_index::SnapshotIndex;
+use crate::replicator::error::ServiceError;
+use crate::replicator::session::config_changes::replaced;
+use crate::replicator::tasks::SessionExit;
+use crate::route::Memory;
+use crate::state::StateStore;
+use crate::status::process::{ProcessStatus, StreamingGuard};
+use crate::tee::Owner;
+use crate::tee::kafka::{Failure, Group, GroupEvent, PartitionStream, blocking, partition_of, topic_partitions};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info_span};
+
+const RETRY_MIN: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// A session or membership that has worked for this long resets the backoff.
+const STABLE_AFTER: Duration = Duration::from_secs(60);
+
+/// Applies until `stop` is cancelled. A configuration that differs in more than its tenants begins another membership.
+///
+/// # Errors
+/// None that a retry could resolve.
+pub async fn run(
+    mut configs: watch::Receiver<Config>,
+    status: Arc<ProcessStatus>,
+    stop: CancellationToken,
+) -> Result<(), ServiceError> {
+    let mut backoff = Backoffs::new(RETRY_MIN, RETRY_MAX);
+    while !stop.is_cancelled() {
+        let begun = Instant::now();
+        let Err(error) = membership(&mut configs, &status, &stop).await else { continue };
+        if begun.elapsed() > STABLE_AFTER {
+            backoff.reset();
+        }
+        let wait = backoff.step(error.trouble());
+        status.set_failing(error.trouble(), error.to_string());
+        tracing::warn!(%error, reason_code = error.trouble().code(), ?wait, "consuming from Kafka has stopped, retrying");
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = replaced(&mut configs) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    Ok(())
+}
+
+/// A partition that this process applies.
+struct Assigned {
+    configs: watch::Sender<Config>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+struct Membership {
+    shared: Arc<Shared>,
+    group: Group,
+    topic: String,
+    /// The number of partitions of the topic.
+    count: i32,
+    assigned: HashMap<i32, Assigned>,
+    streaming: Option<StreamingGuard>,
+}
+
+/// One membership of the group.
+async fn membership(
+    configs: &mut watch::Receiver<Config>,
+    status: &Arc<ProcessStatus>,
+    stop: &CancellationToken,
+) -> Result<(), ServiceError> {
+    let mut config = configs.borrow_and_update().clone();
+    let (Some(kafka), Some(group)) =
+        (config.kafka.clone(), config.kafka.as_ref().and_then(|kafka| kafka.group.clone()))
+    else {
+        return Err(Failure::plain("kafka.group is not set".to_owned()).into());
+    };
+    let topic = users_topic(&config, &kafka)?;
+    let (settings, name) = (kafka.clone(), topic.clone());
+    let count = tokio::select! {
+        count = blocking(move || topic_partitions(&settings, &name)) => count?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let key = tokio::select! {
+        key = checkpoint_key(&config) => key?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let ended = CancellationToken::new();
+    let _ended = ended.clone().drop_guard();
+    let index = Arc::new(SnapshotIndex::new());
+    tokio::spawn(index.clone().follow(kafka.clone(), Owner::new(&kafka.slot, &key), ended));
+    let (group, mut events) = Group::join(&kafka, &group, &topic)?;
+    let sessions = Arc::new(PartitionSessions::new(config.source.slot.clone(), config.limits.source_wal));
+    let memory = Arc::new(Memory::new(config.limits.memory));
+    let shared = Arc::new(Shared { status: status.clone(), index, sessions, memory });
+    let mut member = Membership { shared, group, topic, count, assigned: HashMap::new(), streaming: None };
+    status.set_standby();
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(GroupEvent::Assigned(partitions)) => member.assign(&partitions, &config)?,
+                Some(GroupEvent::Revoked { partitions, done }) => {
+                    member.revoke(&partitions).await;
+                    drop(done);
+                }
+                Some(GroupEvent::Failed(failure)) => {
+                    member.revoke_all().await;
+                    return Err(failure.into());
+                }
+                None => {
+                    member.revoke_all().await;
+                    return Err(Failure::plain("the thread of the consumer group has ended".to_owned()).into());
+                }
+            },
+            () = replaced(configs) => {
+                let new = configs.borrow_and_update().clone();
+                if !config.differs_only_in_tenants(&new) {
+                    tracing::info!("configuration changed beyond tenants; joining the group again");
+                    member.revoke_all().await;
+                    return Ok(());
+                }
+                config = new;
+                for (partition, assigned) in &member.assigned {
+                    assigned.configs.send_replace(of_partition(&config, *partition, member.count));
+                }
+            },
+            () = stop.cancelled() => {
+                member.revoke_all().await;
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The topic of the users. `partition_by: tenant` requires one that tenants share, whatever its tenants.
+fn users_topic(config: &Config, kafka: &Kafka) -> Result<String, ServiceError> {
+    let any = TenantId::new("any");
+    let topics = Topics::new(&kafka.topic, &config.users.table, [&any]);
+    let topics = topics.map_err(|error| Failure::plain(error.to_string()))?;
+    Ok(topics.distinct().first().map_or_else(String::new, |topic| (*topic).to_owned()))
+}
+
+/// The key that signs the checkpoints of the slot's tenants.
+async fn checkpoint_key(config: &Config) -> Result<CheckpointKey, ServiceError> {
+    let state = connect_state(&config.state_url).await.map_err(ServiceError::StateConnect)?;
+    Ok(StateStore::ensure_slot(&state, &config.source.slot).await?)
+}
+
+/// The configuration with the tenants of one partition. Their targets are written here, so it has no group that does that.
+fn of_partition(config: &Config, partition: i32, count: i32) -> Config {
+    let tenants = config.tenants.iter().filter(|tenant| partition_of(tenant.id.as_str(), count) == partition);
+    let kafka = config.kafka.clone().map(|kafka| Kafka { group: None, ..kafka });
+    Config { tenants: tenants.cloned().collect(), kafka, ..config.clone() }
+}
+
+impl Membership {
+    fn assign(&mut self, partitions: &[i32], config: &Config) -> Result<(), Failure> {
+        for partition in partitions {
+            let stream = Arc::new(self.group.open(*partition)?);
+            let (sender, configs) = watch::channel(of_partition(config, *partition, self.count));
+            let stop = CancellationToken::new();
+            let sessions = sessions(self.shared.clone(), stream, configs, stop.clone());
+            let span = info_span!("partition", topic = self.topic, partition);
+            let task = tokio::spawn(sessions.instrument(span));
+            self.assigned.insert(*partition, Assigned { configs: sender, stop, task });
+        }
+        self.show_role();
+        Ok(())
+    }
+
+    /// Ends the sessions of these partitions: what waits for their targets is applied first.
+    async fn revoke(&mut self, partitions: &[i32]) {
+        let ending: Vec<Assigned> = partitions.iter().filter_map(|partition| self.assigned.remove(partition)).collect();
+        ending.iter().for_each(|assigned| assigned.stop.cancel());
+        for assigned in ending {
+            // A panic of a session has been logged.
+            let _ = assigned.task.await;
+        }
+        self.show_role();
+    }
+
+    async fn revoke_all(&mut self) {
+        let all: Vec<i32> = self.assigned.keys().copied().collect();
+        self.revoke(&all).await;
+    }
+
+    /// A process without a partition is a standby of those that have one.
+    fn show_role(&mut self) {
+        match (self.assigned.is_empty(), self.streaming.is_some()) {
+            (false, false) => self.streaming = Some(self.shared.status.set_streaming(self.shared.sessions.clone())),
+            (true, _) => {
+                self.streaming = None;
+                self.shared.status.set_standby();
+            }
+            (false, true) => {}
+        }
+    }
+}
+
+/// One session of a partition after another, until `stop`.
+async fn sessions(
+    shared: Arc<Shared>,
+    stream: Arc<PartitionStream>,
+    mut configs: watch::Receiver<Config>,
+    stop: CancellationToken,
+) {
+    let mut backoff = Backoffs::new(RETRY_MIN, RETRY_MAX);
+    let mut remembered = Remembered::default();
+    loop {
+        let begun = Instant::now();
+        // Boxed: its future is large.
+        let done = Box::pin(session::run(&shared, &stream, &mut remembered, &mut configs, &stop)).await;
+        let error = match done {
+            Ok(SessionExit::Stopped) => return,
+            Ok(SessionExit::Reconfigured) => continue,
+            Err(_) if stop.is_cancelled() => return,
+            Err(ServiceError::OtherGeneration(generation)) => {
+                tracing::info!(%generation, "the source's history changed: every tenant is rebuilt");
+                continue;
+            }
+            Err(error) => error,
+        };
+        if begun.elapsed() > STABLE_AFTER {
+            backoff.reset();
+        }
+        let wait = backoff.step(error.trouble());
+        shared.status.metrics.source_reconnects.inc();
+        tracing::warn!(%error, reason_code = error.trouble().code(), ?wait, "session of a partition ended, retrying");
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Rebuilds tenants from their partition: the last message of each user is the user's row.
+//!
+//! A first pass finds the offset of the last message of each user, and the position that this is the state of. A second pass
+//! hands the rows to the targets, where they are staged and merged in one transaction, as those of a snapshot of the source.
+//! Compaction may remove messages meanwhile: only those that a later one supersedes. If that is one of the rows, the tenant
+//! tries again.
+
+use crate::config::Kafka;
+use crate::map::TenantRef;
+use crate::model::{Change, Generation, TenantIdx, User};
+use crate::replicator::consumer::extent::{Extent, OwnMessage};
+use crate::replicator::consumer::snapshot_index::SnapshotIndex;
+use crate::replicator::error::ServiceError;
+use crate::replicator::session::context::SessionContext;
+use crate::replicator::session::topic_snapshots::{PublishedSnapshot, TopicSnapshots};
+use crate::replicator::snapshotter::coordinator::{JoinRefusal, JoinRequest, SnapshotShare};
+use crate::replicator::snapshotter::partition::{Partitioner, ScanMember};
+use crate::snapshot::Interruption;
+use crate::tee::kafka::{Failure, FoundInRange, PartitionStream, RangeReader, blocking, record_headers};
+use crate::tee::{RecordContent, content, user_of_key};
+use rdkafka::message::{BorrowedMessage, Message};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// How long a rebuild waits for further tenants: those that come together share one pass.
+const GATHER: Duration = Duration::from_millis(200);
+/// Users on their way from the reading thread.
+const USERS_IN_FLIGHT: usize = 256;
+
+/// How long a rebuild waits for the rest of a transaction that is published in parts.
+const OPEN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// The tenants of a rebuild by their ids.
+type Names = Arc<HashMap<String, TenantIdx>>;
+
+/// A tenant that is being rebuilt.
+struct Member {
+    request: JoinRequest,
+    snapshot: PublishedSnapshot,
+}
+
+/// Serves requests until every sender is dropped. A failed pass makes its tenants retry.
+pub(crate) async fn serve(
+    context: Arc<SessionContext>,
+    kafka: Kafka,
+    stream: Arc<PartitionStream>,
+    snapshots: Arc<TopicSnapshots>,
+    index: Arc<SnapshotIndex>,
+    mut requests: mpsc::Receiver<JoinRequest>,
+) -> Result<(), ServiceError> {
+    let mut waiting: Vec<JoinRequest> = Vec::new();
+    loop {
+        tokio::select! {
+            request = requests.recv() => match request {
+                Some(request) => waiting.push(request),
+                None => return Ok(()),
+            },
+            () = snapshots.completed.notified() => {}
+        }
+        while let Ok(Some(next)) = timeout(GATHER, requests.recv()).await {
+            waiting.push(next);
+        }
+        // The worker may have started over, or ended.
+        waiting.retain(|request| !request.reply.is_closed());
+        let mut members = Vec::new();
+        for request in std::mem::take(&mut waiting) {
+            // A tenant that was added since the session began is not known here.
+            match index.of(&context.tenants.get(request.tenant).tenant.id) {
+                Some(snapshot) => drop(snapshots.published(request.tenant, snapshot)),
+                None => snapshots.withdrawn(request.tenant),
+            }
+            match snapshots.complete(request.tenant, context.generation) {
+                Some(snapshot) => members.push(Member { request, snapshot }),
+                // Until the publisher has completed one.
+                None => waiting.push(request),
+            }
+        }
+        if !members.is_empty() {
+            rebuild(&context, &kafka, &stream, &snapshots, members).await;
+        }
+    }
+}
+
+async fn rebuild(
+    context: &Arc<SessionContext>,
+    kafka: &Kafka,
+    stream: &Arc<PartitionStream>,
+    snapshots: &TopicSnapshots,
+    members: Vec<Member>,
+) {
+    let failed =
+        |failure: &Failure| tracing::warn!(%failure, "reading users from Kafka failed; their tenants will retry");
+    let names: Names = {
+        let tenants = context.tenants.all();
+        let name = |member: &Member| (tenants[member.request.tenant].tenant.id.to_string(), member.request.tenant);
+        Arc::new(members.iter().map(name).collect())
+    };
+    let extent = match find_extent(context.generation, kafka, stream, snapshots, &names, &members).await {
+        Ok(extent) => extent,
+        Err(failure) => {
+            failed(&failure);
+            for Member { request, .. } in members {
+                // The tenant may have ended.
+                let _ = request.reply.send(Err(JoinRefusal::Failed(failure.to_string())));
+            }
+            return;
+        }
+    };
+    let spool = context.spool.begin(context.config.limits.stall, true);
+    let mut joined = Vec::with_capacity(members.len());
+    for Member { request: JoinRequest { tenant, reply, .. }, snapshot } in members {
+        let (rows, receiver) = spool.queue();
+        let position = extent.position().max(snapshot.position);
+        let mapping = Some(snapshot.mapping.to_string());
+        snapshots.includes(tenant, snapshot.position);
+        if reply.send(Ok(SnapshotShare { position, mapping, rows: receiver })).is_ok() {
+            joined.push(ScanMember { tenant, rows });
+        }
+    }
+    if joined.is_empty() {
+        return;
+    }
+    tracing::info!(
+        tenants = joined.len(),
+        partition = stream.partition(),
+        users = extent.rows(),
+        "rebuilding from the topic"
+    );
+    let tenants = context.tenants.all();
+    let current = tenants.iter().filter(|(_, handle)| !handle.retired.is_cancelled());
+    let mut partitioner = Partitioner::new(current.map(|(index, handle)| (index, &*handle.tenant)), joined, spool);
+    let sending = send_rows(context, kafka, stream, names, extent, &mut partitioner);
+    match timeout(context.config.limits.snapshot_age, sending).await {
+        Ok(Ok(())) => partitioner.finish().await,
+        Ok(Err(failure)) => {
+            failed(&failure);
+            partitioner.interrupt(&Interruption::BrokenOff);
+        }
+        Err(_) => tracing::warn!("users were not read within limits.snapshot_age; unfinished tenants will retry"),
+    }
+}
+
+/// The first pass. The messages that it reads are left out of the stream of its tenants.
+async fn find_extent(
+    generation: Generation,
+    kafka: &Kafka,
+    stream: &Arc<PartitionStream>,
+    snapshots: &TopicSnapshots,
+    names: &Names,
+    members: &[Member],
+) -> Result<Extent, Failure> {
+    let known = stream.clone();
+    let end = blocking(move || known.end()).await?;
+    members.iter().for_each(|member| snapshots.rebuild_to(member.request.tenant, end));
+    let starts = members.iter().map(|member| (member.request.tenant, member.snapshot.offset));
+    let mut extent = Extent::new(generation, end, starts);
+    let (kafka, names, stream) = (kafka.clone(), names.clone(), stream.clone());
+    let read = blocking(move || {
+        if !extent.is_empty() {
+            let deadline = Instant::now() + OPEN_TRANSACTION_TIMEOUT;
+            let from = extent.from();
+            RangeReader::new(&kafka)?.read((stream.topic(), stream.partition()), from, |found| match found {
+                FoundInRange::Message(message) => add(&mut extent, &names, message),
+                FoundInRange::End => extent.end_reached(),
+                FoundInRange::Nothing if Instant::now() > deadline => ControlFlow::Break(()),
+                FoundInRange::Nothing => ControlFlow::Continue(()),
+            })?;
+        }
+        Ok(extent)
+    });
+    let extent = read.await?;
+    if extent.is_open() {
+        return Err(Failure::plain("the last transaction in the topic is not complete".to_owned()));
+    }
+    Ok(extent)
+}
+
+fn add(extent: &mut Extent, names: &Names, message: &BorrowedMessage<'_>) -> ControlFlow<()> {
+    let headers = record_headers(message);
+    // The stream reports what cannot be read.
+    let Ok(place) = headers.place() else { return ControlFlow::Continue(()) };
+    let tenant = headers.tenant.and_then(|name| names.get(name)).copied();
+    let user = tenant.and_then(|_| user_of_key(message.key()?).ok());
+    let own = tenant.zip(user.as_deref());
+    let own = own.map(|(tenant, user)| OwnMessage { tenant, user, has_value: message.payload().is_some() });
+    extent.add(message.offset(), &place, own)
+}
+
+/// The second pass.
+async fn send_rows(
+    context: &SessionContext,
+    kafka: &Kafka,
+    stream: &Arc<PartitionStream>,
+    names: Names,
+    extent: Extent,
+    partitioner: &mut Partitioner<TenantIdx>,
+) -> Result<(), Failure> {
+    let (users, mut arriving) = mpsc::channel(USERS_IN_FLIGHT);
+    let (kafka, stream) = (kafka.clone(), stream.clone());
+    let reading = blocking(move || {
+        let mut left = extent.rows();
+        if left > 0 {
+            let place = (stream.topic(), stream.partition());
+            RangeReader::new(&kafka)?.read(place, extent.from(), |found| match found {
+                FoundInRange::Message(message) => {
+                    if let Some(row) = row(message, &names, &extent) {
+                        left -= 1;
+                        if users.blocking_send(row).is_err() {
+                            // The pass was given up.
+                            left = 0;
+                        }
+                    }
+                    if left == 0 || message.offset() + 1 >= extent.end() {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
+                }
+                FoundInRange::End => ControlFlow::Break(()),
+                FoundInRange::Nothing => ControlFlow::Continue(()),
+            })?;
+        }
+        match left {
+            0 => Ok(()),
+            _ => Err(Failure::plain(format!("compaction has removed the messages of {left} users meanwhile"))),
+        }
+    });
+    let handing = async {
+        let tenants = context.tenants.all();
+        while let Some((index, user)) = arriving.recv().await {
+            let Some(user) = user else { continue };
+            let key = tenants[index].tenant.key.as_str();
+            let Some(member) = partitioner.find(&TenantRef::Key(Cow::Borrowed(key))) else { continue };
+            if user.why_unmappable().is_some() {
+                context.fingerprints().forget(index, &user.id);
+            } else {
+                context.fingerprints().learn(index, &user);
+            }
+            if partitioner.add(member, user) {
+                partitioner.send(member).await;
+            }
+        }
+    };
+    let (read, ()) = tokio::join!(reading, handing);
+    read
+}
+
+/// The tenant of a message that is the last one of its user, with the user; `None` in it for a user that was deleted. A row that
+/// cannot be read is one that cannot be mapped: the user is there, and must not look deleted.
+fn row(message: &BorrowedMessage<'_>, names: &Names, extent: &Extent) -> Option<(TenantIdx, Option<User>)> {
+    let headers = record_headers(message);
+    let tenant = *names.get(headers.tenant?)?;
+    let id = user_of_key(message.key()?).ok()?;
+    if !extent.is_row(tenant, &id, message.offset()) {
+        return None;
+    }
+    let read = content(&id, message.payload(), &headers, headers.place().ok()?.at);
+    Some((
+        tenant,
+        match read {
+            Ok(RecordContent::Change { change: Change::Upsert(user), .. }) => Some(user),
+            Ok(RecordContent::Change { .. } | RecordContent::Tombstone) => None,
+            Err(fault) => Some(User::unmappable(&id, fault.to_string())),
+        },
+    ))
+}
