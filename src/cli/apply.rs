@@ -14,5 +14,5 @@ pub(super) async fn execute(logging: &Logging, file: &ConfigFile) -> Result<Exit
         let help = "set kafka.group, for this command and for `run`, which only publishes then";
         return Err(diagnostic!(help = help, "kafka.group is not set: apply is a member of a consumer group"));
     }
-    serve(Reads::Kafka, logging, file).await
+    Box::pin(serve(Reads::Kafka, logging, file)).await
 }

@@ -59,7 +59,7 @@ pub(super) async fn execute(
         logging.begin(config.log.into(), None)?;
         return plan::execute(&config).await;
     }
-    serve(Reads::Source, logging, file).await
+    Box::pin(serve(Reads::Source, logging, file)).await
 }
 
 /// What a process reads the changes from.

@@ -75,7 +75,6 @@ section! {
     }
 }
 
-#[cfg(feature = "kafka")]
 impl Kafka {
     /// The snapshots topic, if this output has one.
     pub(crate) fn snapshots(&self) -> Option<&str> {

@@ -4,7 +4,7 @@ use crate::capture::shape::{ShapeChange, ShapeReader};
 use crate::capture::slot::identify_system;
 use crate::capture::{CaptureError, ReplicationConnection, ReplicationReader, ReplicationWriter, publication};
 use crate::config::Config;
-use crate::model::{Anchor, ReceivedHistory};
+use crate::model::{Anchor, Lsn, ReceivedHistory};
 use crate::pg::{PgClient, connect, connect_state};
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::{SessionContext, SessionStart};
@@ -65,7 +65,9 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
 
     let holder = holder();
     let leased = Instant::now();
-    let state = StateStore::acquire(state, &config.source.slot, &holder, system.flushed).await?;
+    // `users-sync apply` writes to the targets beside a process that only publishes, and is not bound by its start.
+    let written_before = if config.publishes_only() { Lsn(u64::MAX) } else { system.flushed };
+    let state = StateStore::acquire(state, &config.source.slot, &holder, written_before).await?;
     let name = session_name(&config.source.url.application_name, &config.source.slot, state.epoch());
     for session in [&*client, state.session()].into_iter().chain(created.as_ref().map(Export::holder)) {
         name_session(session, &name).await?;

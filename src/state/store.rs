@@ -11,8 +11,6 @@ use crate::model::{
 use crate::pg::{PgClient, PgTimestamp, create_schema};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::collections::BTreeMap;
-#[cfg(feature = "kafka")]
-use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::types::{PgLsn, ToSql};
 
@@ -85,8 +83,7 @@ impl StateStore {
 
     /// As [`StateStore::acquire`], for a process that applies the tenants of one partition of a topic. `partition` names the
     /// row that fences it. The tenants' rows, and the key that signs their checkpoints, are those of `slot`, so that a process
-    /// that reads the slot itself can take the targets over, and the other way round. Also returns how long the partition was
-    /// without a process; zero if it never had one.
+    /// that reads the slot itself can take the targets over, and the other way round.
     ///
     /// # Errors
     /// As those of [`StateStore::acquire`].
@@ -96,10 +93,8 @@ impl StateStore {
         slot: &str,
         partition: &str,
         holder: &str,
-    ) -> Result<(StateStore, Duration), StateError> {
+    ) -> Result<StateStore, StateError> {
         let key = StateStore::ensure_slot(&client, slot).await?;
-        let sql = "SELECT greatest(extract(epoch FROM now() - lease_until), 0)::float8 FROM users_sync.source WHERE slot = $1";
-        let absent: f64 = client.query_opt(sql, &[&partition]).await?.map_or(Ok(0.0), |row| row.try_get(0))?;
         let sql = "INSERT INTO users_sync.source AS s (slot, generation, system_identifier, timeline, confirmed, epoch, holder, held_since, \
                      lease_until) \
                    VALUES ($1, 0, '', 0, '0/0', (extract(epoch FROM clock_timestamp()) * 1000)::bigint, $2, now(), \
@@ -108,14 +103,35 @@ impl StateStore {
                      lease_until = excluded.lease_until, confirmed = '0/0', received = '0/0', behind = '{}', behind_since = '{}' \
                    RETURNING epoch";
         let row = client.query_one(sql, &[&partition, &holder, &LEASE.as_secs_f64()]).await?;
-        let state = StateStore {
-            epoch: Epoch(row.try_get(0)?),
-            key,
-            tenants_slot: slot.to_owned(),
-            slot: partition.to_owned(),
-            client,
-        };
-        Ok((state, Duration::try_from_secs_f64(absent).unwrap_or_default()))
+        let epoch: i64 = row.try_get(0)?;
+        // A process that reads the source knows the writer of a checkpoint by it. The end of the source's log is unknown here.
+        let sql = "INSERT INTO users_sync.epoch (slot, epoch, flushed) VALUES ($1, $2, 'FFFFFFFF/FFFFFFFF') ON CONFLICT DO NOTHING";
+        client.execute(sql, &[&slot, &epoch]).await?;
+        Ok(StateStore { epoch: Epoch(epoch), key, tenants_slot: slot.to_owned(), slot: partition.to_owned(), client })
+    }
+
+    /// Records what the tenants of a partition are before anything of it is read: `joining` have to be rebuilt, as what is read does
+    /// not continue what they hold, and `absent` are not in the configuration, so that they miss what is read.
+    #[cfg(feature = "kafka")]
+    pub(crate) async fn begin_partition(&self, joining: &[&str], absent: &[&str]) -> Result<(), StateError> {
+        let sql = "UPDATE users_sync.tenant t SET since = now(), remedy = NULL, \
+                     state = CASE WHEN tenant = ANY($5) THEN 'parked' ELSE 'joining' END, \
+                     reason = CASE WHEN tenant = ANY($5) THEN $6 END, reason_code = CASE WHEN tenant = ANY($5) THEN $7 END \
+                   FROM users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 AND t.slot = $3 \
+                   AND (tenant = ANY($4) OR tenant = ANY($5)) AND t.state <> 'parked'";
+        let cause = ParkCause::NotConfigured;
+        let parameters: [&(dyn ToSql + Sync); 7] =
+            [&self.slot, &self.epoch.0, &self.tenants_slot, &joining, &absent, &cause.text(), &cause.code()];
+        self.client.execute(sql, &parameters).await?;
+        self.fenced_unless(self.is_newest().await?)
+    }
+
+    /// The ids of the slot's tenants that are not parked.
+    #[cfg(feature = "kafka")]
+    pub(crate) async fn unparked(&self) -> Result<Vec<TenantId>, StateError> {
+        let sql = "SELECT tenant FROM users_sync.tenant WHERE slot = $1 AND state <> 'parked'";
+        let rows = self.client.query(sql, &[&self.tenants_slot]).await?;
+        Ok(rows.iter().map(|row| row.try_get(0).map(TenantId::new)).collect::<Result<_, _>>()?)
     }
 
     /// The rows of these tenants, and which tenants are paused.
@@ -158,7 +174,9 @@ impl StateStore {
         if !exists(client).await? {
             return StateStore::drop_empty_schema(client).await;
         }
-        client.execute("DELETE FROM users_sync.source WHERE slot = $1", &[&slot]).await?;
+        // And the rows of the partitions that were applied. A slot's name has no slash.
+        let sql = "DELETE FROM users_sync.source WHERE slot = $1 OR starts_with(slot, $1 || '/')";
+        client.execute(sql, &[&slot]).await?;
         if client.query_opt("SELECT FROM users_sync.source LIMIT 1", &[]).await?.is_none() {
             client
                 .batch_execute(

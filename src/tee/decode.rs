@@ -41,6 +41,8 @@ pub(crate) enum RecordOrigin {
     Transaction(RecordTransaction),
     /// A snapshot at this position.
     Snapshot(Lsn),
+    /// A read of this user alone.
+    Single,
 }
 
 /// The transaction of a message.
@@ -86,7 +88,7 @@ impl RecordHeaders<'_> {
             self.generation.and_then(|text| text.parse().ok()).ok_or(DecodeFault::Header("ce_generation"))?;
         let at = self.time.and_then(parse_time).ok_or(DecodeFault::Header("ce_time"))?;
         let origin = match self.position {
-            None => RecordOrigin::Snapshot(self.snapshot().ok_or(DecodeFault::Header("ce_id"))?),
+            None => self.read().ok_or(DecodeFault::Header("ce_id"))?,
             Some(text) => {
                 RecordOrigin::Transaction(RecordTransaction { commit: lsn(text, "ce_position")?, end: self.end()? })
             }
@@ -94,12 +96,17 @@ impl RecordHeaders<'_> {
         Ok(RecordPlace { generation: Generation(generation), origin, at })
     }
 
-    /// The position of the snapshot in `SLOT/POSITION/rNUMBER`. A position has a slash, too.
-    fn snapshot(&self) -> Option<Lsn> {
+    /// `SLOT/POSITION/rNUMBER` for a snapshot, and with an `s` for a single user. A position has a slash, too.
+    fn read(&self) -> Option<RecordOrigin> {
         let (place, number) = self.id?.rsplit_once('/')?;
         let mut parts = place.rsplitn(3, '/');
         let (low, high) = (parts.next()?, parts.next()?);
-        number.starts_with('r').then(|| format!("{high}/{low}").parse().ok())?
+        let position = format!("{high}/{low}").parse().ok()?;
+        match number.as_bytes().first()? {
+            b'r' => Some(RecordOrigin::Snapshot(position)),
+            b's' => Some(RecordOrigin::Single),
+            _ => None,
+        }
     }
 
     fn end(&self) -> Result<Option<Lsn>, DecodeFault> {
@@ -261,8 +268,14 @@ mod tests {
         formats
             .into_iter()
             .map(|(format, schemas)| {
-                let place =
-                    EventPosition { position: Lsn(7), ordinal: 1, xid: Some(Xid(9)), at: AT, now: 1_700_000_000_000 };
+                let place = EventPosition {
+                    position: Lsn(7),
+                    ordinal: 1,
+                    xid: Some(Xid(9)),
+                    at: AT,
+                    is_single: false,
+                    now: 1_700_000_000_000,
+                };
                 let mut batch = Batch::default();
                 let complete = CompleteChange { tenant, tenant_id: "acme", change, is_new: false, before, place };
                 messages(&complete, deletes, true, &encoder(format, schemas), &mut batch);
@@ -324,6 +337,8 @@ mod tests {
         assert_eq!((place.generation, place.origin), (Generation(3), RecordOrigin::Transaction(transaction)));
         let read = RecordHeaders { position: None, id: Some("a/slot/16/B374D848/r12t"), ..headers };
         assert_eq!(read.place().unwrap().origin, RecordOrigin::Snapshot(Lsn(0x16_B374_D848)));
+        let single = RecordHeaders { id: Some("slot/16/B374D848/s1"), ..read };
+        assert_eq!(single.place().unwrap().origin, RecordOrigin::Single);
         for (broken, name) in [
             (RecordHeaders { generation: None, ..headers }, "ce_generation"),
             (RecordHeaders { position: Some("x"), ..headers }, "ce_position"),

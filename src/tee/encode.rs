@@ -109,12 +109,16 @@ impl Encoder {
 
     /// `mark` makes the id of a tombstone differ from the id of the message before it.
     fn finish(&self, event: &Event<'_>, value: Option<Text>, kind: &'static str, mark: &str, batch: &mut Batch) {
-        let EventPosition { position, ordinal, xid, at, .. } = event.place;
+        let EventPosition { position, ordinal, xid, at, is_single, .. } = event.place;
         let key = batch.put(|out| self.key(event.tenant_id, event.id, out));
         // Writing to a `String` cannot fail.
         let id = batch.put(|out| {
-            let snapshot = if xid.is_none() { "r" } else { "" };
-            let _ = write!(out, "{}/{position}/{snapshot}{ordinal}{mark}", self.slot);
+            let read = match (xid, is_single) {
+                (Some(_), _) => "",
+                (None, false) => "r",
+                (None, true) => "s",
+            };
+            let _ = write!(out, "{}/{position}/{read}{ordinal}{mark}", self.slot);
         });
         let time = batch.put(|out| {
             let _ = write!(out, "{at}");

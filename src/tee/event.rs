@@ -28,6 +28,8 @@ pub(crate) struct EventPosition {
     pub xid: Option<Xid>,
     /// Commit time. For a snapshot, the time of the read.
     pub at: Timestamp,
+    /// The user was read alone, not by a snapshot.
+    pub is_single: bool,
     /// Time of publishing, in milliseconds since the Unix epoch.
     pub now: i64,
 }

@@ -184,6 +184,14 @@ pub(super) fn read_key(key: &str) -> Option<(String, Subject)> {
 }
 
 impl StreamPosition {
+    /// Reads the position of the owner's slot, for `users-sync apply`; `None` for any other record. The publisher may have another
+    /// state, and then another signature.
+    pub(crate) fn read(owner: &Owner, key: &[u8], value: Option<&[u8]>) -> Option<StreamPosition> {
+        let text = std::str::from_utf8(key).ok()?;
+        let is_own = matches!(read_key(text)?, (slot, Subject::Stream) if slot == owner.slot);
+        owner.open(text, value.filter(|_| is_own)?).content
+    }
+
     /// The record that removes the position of a slot.
     pub(super) fn removal(owner: &Owner) -> PositionRecord {
         sealed(owner, &Key { slot: owner.slot.clone(), tenant: None, topic: None }, None::<&StreamPosition>)

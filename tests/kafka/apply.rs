@@ -177,3 +177,54 @@ async fn messages_that_cannot_be_read_are_left_out() {
     assert!(worker.stop().await.success() && publisher.stop().await.success());
     assert!(!log.text().contains("secret-value"));
 }
+
+/// A transaction that is published in several parts, of which the last has nothing for one of the tenants: no message of that tenant
+/// says that its part is complete. Nothing follows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_without_a_mark_is_applied_once_the_publisher_is_past_it() {
+    let bed = ApplyBed::start(Broker::shared(), "unmarked").await;
+    bed.change(0).await;
+    let (publisher, _publisher_log) = Process::start_logged(&bed.file);
+    let (worker, _log) = Process::apply(&bed.file);
+    bed.bed.equal().await;
+    // Tenants of different partitions.
+    let sql = "BEGIN; UPDATE auth.users SET first_name = 'first', updated_at = now() WHERE org = 'bee' AND id = '0-1'; \
+               INSERT INTO auth.users (id, org, last_name) SELECT 'large-' || n, 'ant', repeat('x', 1000) \
+               FROM generate_series(1, 20000) n; COMMIT";
+    bed.bed.auth(sql).await;
+    bed.bed.equal().await;
+    assert!(worker.stop().await.success() && publisher.stop().await.success());
+}
+
+/// A worker whose file lacks a tenant reads past the tenant's changes: the tenant is rebuilt when a file has it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_a_worker_did_not_know_misses_nothing() {
+    let bed = ApplyBed::start(Broker::shared(), "unknown").await;
+    bed.change(0).await;
+    let (publisher, _publisher_log) = Process::start_logged(&bed.file);
+    let (worker, _log) = Process::apply(&bed.file);
+    bed.bed.equal().await;
+    bed.all_follow().await;
+    assert!(worker.stop().await.success());
+    let whole = std::fs::read_to_string(bed.file.path()).unwrap();
+    let lines: Vec<&str> = whole.lines().filter(|line| !line.contains("id: cat,")).collect();
+    let fewer = NamedTempFile::new().unwrap();
+    std::fs::write(fewer.path(), lines.join("\n")).unwrap();
+    let (worker, _log) = Process::apply(&fewer);
+    bed.change(1).await;
+    let sql = "SELECT string_agg(DISTINCT coalesce(reason_code, ''), ',') FROM users_sync.tenant WHERE tenant = 'cat'";
+    bed.bed.becomes("auth", sql, "not_configured").await;
+    let others = "SELECT count(DISTINCT state) || min(state) FROM users_sync.tenant WHERE tenant <> 'cat'";
+    bed.bed.becomes("auth", others, "1following").await;
+    let ant = bed.bed.expected("ant").await;
+    let deadline = Instant::now() + DEADLINE;
+    while bed.bed.held("ant").await != ant {
+        assert!(Instant::now() < deadline, "ant does not get its changes");
+        pause().await;
+    }
+    assert!(worker.stop().await.success());
+    let (worker, log) = Process::apply(&bed.file);
+    bed.bed.equal().await;
+    assert!(worker.stop().await.success() && publisher.stop().await.success());
+    assert_eq!(rebuilds(&log), 1);
+}

@@ -69,7 +69,7 @@ async fn it_publishes_every_change_and_touches_no_target() {
     equal("globex").await;
     assert_eq!(get(at, "/readyz").await.status, 200);
     let status = get(at, "/api/status").await.json();
-    assert_eq!((&status["level"], &status["tee"]["state"]), (&"ok".into(), &"following".into()), "{status}");
+    assert_eq!((&status["verdict"]["level"], &status["tee"]["state"]), (&"ok".into(), &"following".into()), "{status}");
     assert_eq!(get(at, "/api/tenants").await.json()["total"], 0);
 
     // Another tenant, beside the running process.

@@ -133,3 +133,32 @@ async fn a_topic_without_the_users_from_before_is_no_snapshot() {
     }
     assert!(process.stop().await.success());
 }
+
+/// An installation that takes topics over also takes over what they say of snapshots.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_records_of_another_installation_are_taken_over_with_its_topics() {
+    let broker = Broker::shared();
+    let (users, topic) = ("seized.users", "seized.snapshots");
+    let bed = TeeBed::start(broker, "seized", "topic: seized.users, partition_by: tenant", "").await;
+    bed.auth("INSERT INTO auth.users (id, org) VALUES ('ann', 'acme'), ('eve', 'globex')").await;
+    let process = Process::start(&bed.file);
+    let before = recorded(broker, topic, &["acme", "globex"]).await;
+    bed.tee_is("following").await;
+    assert!(process.stop().await.success());
+    // The state is lost, and with it the key of the signatures. Only the snapshots topic tells whose it is.
+    bed.auth("DROP SCHEMA users_sync CASCADE").await;
+    delete(broker, "seized.positions").await;
+    delete(broker, users).await;
+    let (process, log) = Process::start_logged(&bed.file);
+    log.says("the snapshots of slot users_sync_kafka in Kafka belong to another installation").await;
+    let file = bed.file.path().to_str().unwrap();
+    let (text, code) = said(&command(&["adopt", "--kafka", "--yes", "-c", file]).await);
+    assert!(code == Some(0) && text.contains("adopted: "), "{text}");
+    log.says("Kafka output up to date, streaming").await;
+    let after = recorded(broker, topic, &["acme", "globex"]).await;
+    for (tenant, record) in &after {
+        assert_ne!(record["installation"], before[tenant]["installation"]);
+        check(&bed, broker, users, tenant, record).await;
+    }
+    assert!(process.stop().await.success());
+}

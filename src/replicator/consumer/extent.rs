@@ -42,11 +42,17 @@ pub(crate) struct OwnMessage<'a> {
 }
 
 impl Extent {
-    /// `end` is that of the partition; each tenant comes with the offset from which its snapshot is complete.
-    pub(crate) fn new(generation: Generation, end: i64, tenants: impl IntoIterator<Item = (TenantIdx, i64)>) -> Extent {
+    /// `end` is that of the partition, and what is before it covers `position` at least; each tenant comes with the offset from which its
+    /// snapshot is complete.
+    pub(crate) fn new(
+        generation: Generation,
+        end: i64,
+        position: Lsn,
+        tenants: impl IntoIterator<Item = (TenantIdx, i64)>,
+    ) -> Extent {
         let tenant = |(tenant, from)| (tenant, TenantExtent { from, last: HashMap::new(), rows: 0 });
         let tenants = tenants.into_iter().map(tenant).collect();
-        Extent { generation, wanted_end: end, end: 0, open: None, position: Lsn::ZERO, tenants }
+        Extent { generation, wanted_end: end, end: 0, open: None, position, tenants }
     }
 
     /// The offset of the first message that is needed.
@@ -66,9 +72,13 @@ impl Extent {
         }
         let transaction = match place.origin {
             RecordOrigin::Transaction(transaction) if place.generation == self.generation => Some(transaction),
-            RecordOrigin::Transaction(_) | RecordOrigin::Snapshot(_) => None,
+            RecordOrigin::Transaction(_) | RecordOrigin::Snapshot(_) | RecordOrigin::Single => None,
         };
-        let continues = self.open.is_some_and(|(commit, _)| transaction.is_some_and(|found| found.commit == commit));
+        // A snapshot can come between the parts of a transaction that was published in several.
+        let continues = self.open.is_some_and(|(commit, end)| match transaction {
+            Some(found) => found.commit == commit,
+            None => end.is_none(),
+        });
         if !continues {
             self.finish();
             if offset >= self.wanted_end {
@@ -90,6 +100,16 @@ impl Extent {
         ControlFlow::Continue(())
     }
 
+    /// The transaction that is open has no further messages.
+    pub(crate) fn complete(&mut self) {
+        self.finish();
+    }
+
+    /// The transaction whose rest is missing: the start of its commit record.
+    pub(crate) fn open(&self) -> Option<Lsn> {
+        self.open.map(|(commit, _)| commit)
+    }
+
     /// Everything that is committed has been read. Breaks if no transaction is open: one with a mark has no further parts.
     pub(crate) fn end_reached(&mut self) -> ControlFlow<()> {
         if self.open.is_some_and(|(_, end)| end.is_none()) {
@@ -104,11 +124,6 @@ impl Extent {
             // Without a mark, what was committed before the commit record is known to be there.
             self.position = self.position.max(end.unwrap_or(commit));
         }
-    }
-
-    /// Whether the rest of a transaction is missing.
-    pub(crate) fn is_open(&self) -> bool {
-        self.open.is_some()
     }
 
     /// The position that the rows are the state of; zero if no transaction was read.
@@ -153,7 +168,7 @@ mod tests {
     /// and the offset of the message that it ended at.
     fn extent(from: i64, end: i64, messages: &[(i64, RecordOrigin, &str)]) -> (TenantIdx, Extent, Option<i64>) {
         let tenant = ByTenant::<()>::default().push(());
-        let mut extent = Extent::new(Generation(1), end, [(tenant, from)]);
+        let mut extent = Extent::new(Generation(1), end, Lsn::ZERO, [(tenant, from)]);
         for (offset, origin, user) in messages {
             let own = OwnMessage { tenant, user: user.trim_start_matches('!'), has_value: !user.starts_with('!') };
             if extent.add(*offset, &place(*origin), Some(own)).is_break() {
@@ -196,6 +211,19 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_between_the_parts_of_a_transaction_does_not_end_it() {
+        let parts = [(0, change(20, None), "a"), (1, SNAPSHOT, "b"), (2, change(20, Some(21)), "c")];
+        let (_, mut found, _) = extent(0, 3, &parts);
+        assert_eq!(found.end_reached(), ControlFlow::Break(()));
+        assert_eq!(found.position(), Lsn(21));
+        let (_, mut open, _) = extent(0, 2, &parts[..2]);
+        assert_eq!(open.end_reached(), ControlFlow::Continue(()));
+        assert_eq!(open.open(), Some(Lsn(20)));
+        open.complete();
+        assert_eq!((open.open(), open.position()), (None, Lsn(20)));
+    }
+
+    #[test]
     fn messages_behind_the_end_belong_to_the_stream() {
         let (tenant, found, ended) = extent(0, 2, &[(0, change(10, Some(11)), "a"), (5, change(20, Some(21)), "a")]);
         assert_eq!((ended, found.position(), found.end()), (Some(5), Lsn(11), 1));
@@ -205,9 +233,9 @@ mod tests {
     #[test]
     fn another_generation_ends_it() {
         let tenant = ByTenant::<()>::default().push(());
-        let mut extent = Extent::new(Generation(1), 9, [(tenant, 0)]);
+        let mut extent = Extent::new(Generation(1), 9, Lsn::ZERO, [(tenant, 0)]);
         let newer = RecordPlace { generation: Generation(2), ..place(SNAPSHOT) };
         assert!(extent.add(0, &newer, None).is_break());
-        assert!(!extent.is_empty() && Extent::new(Generation(1), 9, [(tenant, 9)]).is_empty());
+        assert!(!extent.is_empty() && Extent::new(Generation(1), 9, Lsn::ZERO, [(tenant, 9)]).is_empty());
     }
 }

@@ -42,10 +42,10 @@ use crate::tee::kafka::{Failure, Group, GroupEvent, PartitionStream, blocking, p
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument, info_span};
 
 const RETRY_MIN: Duration = Duration::from_millis(200);
@@ -84,7 +84,8 @@ pub async fn run(
 /// A partition that this process applies.
 struct Assigned {
     configs: watch::Sender<Config>,
-    stop: CancellationToken,
+    /// Stops the sessions also when it is dropped.
+    stop: DropGuard,
     task: JoinHandle<()>,
 }
 
@@ -104,7 +105,7 @@ async fn membership(
     status: &Arc<ProcessStatus>,
     stop: &CancellationToken,
 ) -> Result<(), ServiceError> {
-    let mut config = configs.borrow_and_update().clone();
+    let config = configs.borrow_and_update().clone();
     let (Some(kafka), Some(group)) =
         (config.kafka.clone(), config.kafka.as_ref().and_then(|kafka| kafka.group.clone()))
     else {
@@ -123,48 +124,21 @@ async fn membership(
     let ended = CancellationToken::new();
     let _ended = ended.clone().drop_guard();
     let index = Arc::new(SnapshotIndex::new());
-    tokio::spawn(index.clone().follow(kafka.clone(), Owner::new(&kafka.slot, &key), ended));
+    let owner = Owner::new(&kafka.slot, &key);
+    tokio::spawn(index.clone().follow(kafka.clone(), owner.clone(), ended.clone()));
+    tokio::spawn(index.clone().follow_positions(kafka.clone(), owner, ended));
     let (group, mut events) = Group::join(&kafka, &group, &topic)?;
     let sessions = Arc::new(PartitionSessions::new(config.source.slot.clone(), config.limits.source_wal));
     let memory = Arc::new(Memory::new(config.limits.memory));
-    let shared = Arc::new(Shared { status: status.clone(), index, sessions, memory });
+    let shared = Arc::new(Shared { status: status.clone(), index, sessions, memory, partitions: count });
     let mut member = Membership { shared, group, topic, count, assigned: HashMap::new(), streaming: None };
     status.set_standby();
-    loop {
-        tokio::select! {
-            event = events.recv() => match event {
-                Some(GroupEvent::Assigned(partitions)) => member.assign(&partitions, &config)?,
-                Some(GroupEvent::Revoked { partitions, done }) => {
-                    member.revoke(&partitions).await;
-                    drop(done);
-                }
-                Some(GroupEvent::Failed(failure)) => {
-                    member.revoke_all().await;
-                    return Err(failure.into());
-                }
-                None => {
-                    member.revoke_all().await;
-                    return Err(Failure::plain("the thread of the consumer group has ended".to_owned()).into());
-                }
-            },
-            () = replaced(configs) => {
-                let new = configs.borrow_and_update().clone();
-                if !config.differs_only_in_tenants(&new) {
-                    tracing::info!("configuration changed beyond tenants; joining the group again");
-                    member.revoke_all().await;
-                    return Ok(());
-                }
-                config = new;
-                for (partition, assigned) in &member.assigned {
-                    assigned.configs.send_replace(of_partition(&config, *partition, member.count));
-                }
-            },
-            () = stop.cancelled() => {
-                member.revoke_all().await;
-                return Ok(());
-            }
-        }
-    }
+    let done = member.serve(config, &kafka, &mut events, configs, stop).await;
+    member.revoke_all().await;
+    // What its end brings is not waited for.
+    drop(events);
+    let left = blocking(move || member.group.leave()).await;
+    done.and(left.map_err(ServiceError::from))
 }
 
 /// The topic of the users. `partition_by: tenant` requires one that tenants share, whatever its tenants.
@@ -189,6 +163,50 @@ fn of_partition(config: &Config, partition: i32, count: i32) -> Config {
 }
 
 impl Membership {
+    /// Serves the group until `stop`, a configuration that differs in more than its tenants, or an error.
+    async fn serve(
+        &mut self,
+        mut config: Config,
+        kafka: &Kafka,
+        events: &mut mpsc::UnboundedReceiver<GroupEvent>,
+        configs: &mut watch::Receiver<Config>,
+        stop: &CancellationToken,
+    ) -> Result<(), ServiceError> {
+        loop {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(GroupEvent::Assigned(partitions)) => {
+                        let (settings, topic) = (kafka.clone(), self.topic.clone());
+                        let count = blocking(move || topic_partitions(&settings, &topic)).await?;
+                        if count != self.count {
+                            let what = format!("topic {} has {count} partitions instead of {}", self.topic, self.count);
+                            return Err(Failure::plain(what).into());
+                        }
+                        self.assign(&partitions, &config)?;
+                    }
+                    Some(GroupEvent::Revoked { partitions, done }) => {
+                        self.revoke(&partitions).await;
+                        drop(done);
+                    }
+                    Some(GroupEvent::Failed(failure)) => return Err(failure.into()),
+                    None => return Err(Failure::plain("the thread of the consumer group has ended".to_owned()).into()),
+                },
+                () = replaced(configs) => {
+                    let new = configs.borrow_and_update().clone();
+                    if !config.differs_only_in_tenants(&new) {
+                        tracing::info!("configuration changed beyond tenants; joining the group again");
+                        return Ok(());
+                    }
+                    config = new;
+                    for (partition, assigned) in &self.assigned {
+                        assigned.configs.send_replace(of_partition(&config, *partition, self.count));
+                    }
+                },
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+
     fn assign(&mut self, partitions: &[i32], config: &Config) -> Result<(), Failure> {
         for partition in partitions {
             let stream = Arc::new(self.group.open(*partition)?);
@@ -197,7 +215,7 @@ impl Membership {
             let sessions = sessions(self.shared.clone(), stream, configs, stop.clone());
             let span = info_span!("partition", topic = self.topic, partition);
             let task = tokio::spawn(sessions.instrument(span));
-            self.assigned.insert(*partition, Assigned { configs: sender, stop, task });
+            self.assigned.insert(*partition, Assigned { configs: sender, stop: stop.drop_guard(), task });
         }
         self.show_role();
         Ok(())
@@ -206,10 +224,16 @@ impl Membership {
     /// Ends the sessions of these partitions: what waits for their targets is applied first.
     async fn revoke(&mut self, partitions: &[i32]) {
         let ending: Vec<Assigned> = partitions.iter().filter_map(|partition| self.assigned.remove(partition)).collect();
-        ending.iter().for_each(|assigned| assigned.stop.cancel());
-        for assigned in ending {
+        let ending: Vec<JoinHandle<()>> = ending
+            .into_iter()
+            .map(|Assigned { stop, task, .. }| {
+                drop(stop);
+                task
+            })
+            .collect();
+        for task in ending {
             // A panic of a session has been logged.
-            let _ = assigned.task.await;
+            let _ = task.await;
         }
         self.show_role();
     }

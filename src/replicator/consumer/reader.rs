@@ -3,25 +3,31 @@
 //! The messages of a transaction follow each other in a partition, and it is complete once a message of another one follows,
 //! or once everything has been read and a mark has said that it is the last part. Until then none of it is applied.
 
+use crate::config::Kafka;
 use crate::map::CommitInfo;
 use crate::model::{Change, Lsn, RestartSignal, TenantIdx, TenantKey, Timestamp, User, Xid};
 use crate::replicator::consumer::offsets::Boundaries;
+use crate::replicator::consumer::snapshot_index::SnapshotIndex;
 use crate::replicator::error::ServiceError;
 use crate::replicator::reader::sink::{IsCreate, Sink, Transaction};
 use crate::replicator::reader::tenant_sink::TenantSink;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::session::topic_snapshots::TopicSnapshots;
 use crate::sync::lock;
-use crate::tee::kafka::{Next, PartitionStream, record_headers};
+use crate::tee::kafka::{Next, PartitionStream, RangeReader, blocking, record_headers};
 use crate::tee::{DecodeFault, RecordContent, RecordHeaders, RecordOrigin, RecordPlace, content, user_of_key};
 use futures_util::FutureExt;
 use rdkafka::message::{BorrowedMessage, Message};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::task::yield_now;
+use tokio::time::sleep;
 
 /// Messages that are taken in a row before other tasks of the runtime have their turn.
 const MESSAGES_PER_TURN: usize = 64;
+/// Interval at which the publisher's position is compared with a transaction whose rest is missing.
+const COMPLETION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reads one partition.
 pub(crate) struct TopicReader {
@@ -31,6 +37,8 @@ pub(crate) struct TopicReader {
     /// The session's tenants by their ids.
     tenants: HashMap<String, NamedTenant>,
     snapshots: Arc<TopicSnapshots>,
+    index: Arc<SnapshotIndex>,
+    kafka: Kafka,
     boundaries: Arc<Mutex<Boundaries>>,
     /// The transaction that is being read.
     open: Option<OpenTransaction>,
@@ -38,6 +46,8 @@ pub(crate) struct TopicReader {
     whole: Lsn,
     /// The offset behind the last message.
     next_offset: i64,
+    /// The key of that message. A tombstone follows the message of its delete.
+    last_key: Option<Vec<u8>>,
 }
 
 /// A tenant, as the reader names it.
@@ -66,7 +76,8 @@ impl TopicReader {
         context: Arc<SessionContext>,
         stream: Arc<PartitionStream>,
         start: i64,
-        snapshots: Arc<TopicSnapshots>,
+        kafka: Kafka,
+        (snapshots, index): (Arc<TopicSnapshots>, Arc<SnapshotIndex>),
         boundaries: Arc<Mutex<Boundaries>>,
     ) -> TopicReader {
         let sink = TenantSink::new(context.clone());
@@ -76,10 +87,13 @@ impl TopicReader {
             sink,
             tenants: HashMap::new(),
             snapshots,
+            index,
+            kafka,
             boundaries,
             open: None,
             whole: Lsn::ZERO,
             next_offset: start,
+            last_key: None,
         };
         reader.name_tenants();
         reader
@@ -122,6 +136,11 @@ impl TopicReader {
                 Took::End => self.sink.on_caught_up(),
                 Took::Nothing => tokio::select! {
                     () = stream.filled() => {}
+                    complete = self.completion() => {
+                        if complete? {
+                            self.finish(self.next_offset);
+                        }
+                    }
                     () = self.sink.ready() => {
                         self.sink.on_ready().await?;
                         self.name_tenants();
@@ -133,10 +152,24 @@ impl TopicReader {
         Ok(())
     }
 
+    /// Waits until the publisher says that the open transaction has no further parts in this partition: those of a transaction that it
+    /// published in parts have no mark if the last part is in other partitions. Returns whether that is so.
+    async fn completion(&self) -> Result<bool, ServiceError> {
+        let Some(open) = self.open.filter(|open| open.end.is_none()) else { return std::future::pending().await };
+        sleep(COMPLETION_INTERVAL).await;
+        if self.index.published(self.context.generation) <= open.transaction.commit_lsn {
+            return Ok(false);
+        }
+        let (kafka, stream, offset) = (self.kafka.clone(), self.stream.clone(), self.next_offset);
+        let look = move || RangeReader::new(&kafka)?.has_nothing((stream.topic(), stream.partition()), offset);
+        Ok(blocking(look).await?)
+    }
+
     fn take(&mut self, stream: &PartitionStream) -> Result<Took, ServiceError> {
         match stream.next()? {
             Next::Message(message) => {
                 self.take_message(&message)?;
+                self.last_key = message.key().map(<[u8]>::to_vec);
                 self.next_offset = message.offset() + 1;
                 Ok(Took::Message)
             }
@@ -155,7 +188,10 @@ impl TopicReader {
         let place = match headers.place() {
             Ok(place) => place,
             // Of another program, or written without `partition_by: tenant`.
-            Err(fault) => return Ok(self.unreadable(message, fault)),
+            Err(fault) => {
+                self.unreadable(message, fault);
+                return Ok(());
+            }
         };
         let RecordPlace { generation, origin, at } = place;
         if generation > self.context.generation {
@@ -166,8 +202,21 @@ impl TopicReader {
         }
         let transaction = match origin {
             RecordOrigin::Transaction(transaction) => transaction,
+            RecordOrigin::Single => {
+                let tenant = headers.tenant.and_then(|tenant| self.tenants.get(tenant));
+                if let Some(NamedTenant { index, .. }) = tenant
+                    && !self.snapshots.is_rebuilt(*index, message.offset())
+                {
+                    // It is ahead of the stream, so the tenant is rebuilt with it.
+                    self.context.interrupt(*index, RestartSignal::PublishedAgain);
+                }
+                return Ok(());
+            }
             RecordOrigin::Snapshot(position) => {
-                self.finish(message.offset());
+                // A snapshot can come between the parts of a transaction that was published in several.
+                if self.open.is_none_or(|open| open.end.is_some()) {
+                    self.finish(message.offset());
+                }
                 let tenant = headers.tenant.and_then(|tenant| self.tenants.get(tenant));
                 if let Some(NamedTenant { index, .. }) = tenant
                     && self.snapshots.seen(*index, position)
@@ -199,6 +248,17 @@ impl TopicReader {
             Ok(RecordContent::Change { change, is_new }) => {
                 self.sink.add(current, Some(key.as_str()), change, IsCreate::known(is_new));
             }
+            // Compaction has removed the message of the delete.
+            Ok(RecordContent::Tombstone) if self.last_key.as_deref() != message.key() => {
+                if let Some(Ok(id)) = message.key().map(user_of_key) {
+                    self.sink.add(
+                        current,
+                        Some(key.as_str()),
+                        Change::Delete { id: id.as_str().into(), at },
+                        IsCreate::No,
+                    );
+                }
+            }
             Ok(RecordContent::Tombstone) => {}
             Err(fault) => {
                 self.unreadable(message, fault);
@@ -225,6 +285,8 @@ impl TopicReader {
         if let Some(OpenTransaction { transaction, end }) = self.open.take() {
             // Without a mark, the target holds at least what was committed before the commit record.
             let end = end.unwrap_or(transaction.commit_lsn);
+            // Nobody lacks what was committed before: a session begins without a position.
+            self.context.progress().idle(transaction.commit_lsn);
             self.sink.commit(transaction, end);
             self.whole = self.whole.max(end);
         }

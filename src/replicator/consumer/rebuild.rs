@@ -7,7 +7,7 @@
 
 use crate::config::Kafka;
 use crate::map::TenantRef;
-use crate::model::{Change, Generation, TenantIdx, User};
+use crate::model::{Change, Generation, Lsn, TenantIdx, User};
 use crate::replicator::consumer::extent::{Extent, OwnMessage};
 use crate::replicator::consumer::snapshot_index::SnapshotIndex;
 use crate::replicator::error::ServiceError;
@@ -54,6 +54,7 @@ pub(crate) async fn serve(
     mut requests: mpsc::Receiver<JoinRequest>,
 ) -> Result<(), ServiceError> {
     let mut waiting: Vec<JoinRequest> = Vec::new();
+    let mut waited = 0;
     loop {
         tokio::select! {
             request = requests.recv() => match request {
@@ -80,8 +81,12 @@ pub(crate) async fn serve(
                 None => waiting.push(request),
             }
         }
+        if waiting.len() != waited {
+            waited = waiting.len();
+            tracing::info!(tenants = waited, "tenants wait for the publisher: it has to complete a snapshot of them");
+        }
         if !members.is_empty() {
-            rebuild(&context, &kafka, &stream, &snapshots, members).await;
+            rebuild(&context, &kafka, &stream, &snapshots, &index, members).await;
         }
     }
 }
@@ -91,6 +96,7 @@ async fn rebuild(
     kafka: &Kafka,
     stream: &Arc<PartitionStream>,
     snapshots: &TopicSnapshots,
+    index: &Arc<SnapshotIndex>,
     members: Vec<Member>,
 ) {
     let failed =
@@ -100,7 +106,7 @@ async fn rebuild(
         let name = |member: &Member| (tenants[member.request.tenant].tenant.id.to_string(), member.request.tenant);
         Arc::new(members.iter().map(name).collect())
     };
-    let extent = match find_extent(context.generation, kafka, stream, snapshots, &names, &members).await {
+    let extent = match find_extent(context.generation, kafka, stream, snapshots, index, &names, &members).await {
         Ok(extent) => extent,
         Err(failure) => {
             failed(&failure);
@@ -151,33 +157,50 @@ async fn find_extent(
     kafka: &Kafka,
     stream: &Arc<PartitionStream>,
     snapshots: &TopicSnapshots,
+    index: &Arc<SnapshotIndex>,
     names: &Names,
     members: &[Member],
 ) -> Result<Extent, Failure> {
-    let known = stream.clone();
-    let end = blocking(move || known.end()).await?;
+    // Read before the end of the partition: what it covers lies before that end, unless a transaction is open there.
+    let published = index.published(generation);
+    let (settings, known) = (kafka.clone(), stream.clone());
+    let found = blocking(move || {
+        let settled = RangeReader::new(&settings)?.settled_end(known.topic(), known.partition())?;
+        Ok((settled, known.bounds()?.1))
+    });
+    let (end, position) = match found.await? {
+        (Some(settled), _) => (settled, published),
+        (None, committed) => (committed, Lsn::ZERO),
+    };
     members.iter().for_each(|member| snapshots.rebuild_to(member.request.tenant, end));
     let starts = members.iter().map(|member| (member.request.tenant, member.snapshot.offset));
-    let mut extent = Extent::new(generation, end, starts);
-    let (kafka, names, stream) = (kafka.clone(), names.clone(), stream.clone());
-    let read = blocking(move || {
-        if !extent.is_empty() {
-            let deadline = Instant::now() + OPEN_TRANSACTION_TIMEOUT;
-            let from = extent.from();
-            RangeReader::new(&kafka)?.read((stream.topic(), stream.partition()), from, |found| match found {
-                FoundInRange::Message(message) => add(&mut extent, &names, message),
-                FoundInRange::End => extent.end_reached(),
-                FoundInRange::Nothing if Instant::now() > deadline => ControlFlow::Break(()),
-                FoundInRange::Nothing => ControlFlow::Continue(()),
-            })?;
+    let mut extent = Extent::new(generation, end, position, starts);
+    let (kafka, names, stream, index) = (kafka.clone(), names.clone(), stream.clone(), index.clone());
+    blocking(move || {
+        if extent.is_empty() {
+            return Ok(extent);
         }
-        Ok(extent)
-    });
-    let extent = read.await?;
-    if extent.is_open() {
-        return Err(Failure::plain("the last transaction in the topic is not complete".to_owned()));
-    }
-    Ok(extent)
+        let place = (stream.topic(), stream.partition());
+        let (reader, deadline) = (RangeReader::new(&kafka)?, Instant::now() + OPEN_TRANSACTION_TIMEOUT);
+        reader.read(place, extent.from(), |found| match found {
+            FoundInRange::Message(message) => add(&mut extent, &names, message),
+            FoundInRange::End => extent.end_reached(),
+            // The rest of a transaction is missing.
+            FoundInRange::Nothing if extent.open().is_some_and(|commit| index.published(generation) > commit) => {
+                ControlFlow::Break(())
+            }
+            FoundInRange::Nothing if Instant::now() > deadline => ControlFlow::Break(()),
+            FoundInRange::Nothing => ControlFlow::Continue(()),
+        })?;
+        if extent.open().is_some() && reader.has_nothing(place, extent.end())? {
+            extent.complete();
+        }
+        match extent.open() {
+            None => Ok(extent),
+            Some(_) => Err(Failure::plain("the last transaction in the topic is not complete".to_owned())),
+        }
+    })
+    .await
 }
 
 fn add(extent: &mut Extent, names: &Names, message: &BorrowedMessage<'_>) -> ControlFlow<()> {

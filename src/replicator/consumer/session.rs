@@ -1,8 +1,9 @@
 //! One session of one partition: fences older processes of the partition, and runs the workers of its tenants, with the topic
 //! in place of the source.
 
-use crate::config::Config;
-use crate::model::{Anchor, Generation, Lsn, RestartSignal, TenantId};
+use crate::clock;
+use crate::config::{Config, Kafka};
+use crate::model::{Anchor, ByTenant, Generation, Lsn, RestartSignal, TenantId};
 use crate::pg::connect_state;
 use crate::replicator::consumer::offsets::Boundaries;
 use crate::replicator::consumer::reader::TopicReader;
@@ -13,14 +14,16 @@ use crate::replicator::error::ServiceError;
 use crate::replicator::prepare::holder;
 use crate::replicator::session::context::{SessionContext, SessionStart};
 use crate::replicator::session::tenants::TenantHandle;
-use crate::replicator::session::topic_snapshots::TopicSnapshots;
+use crate::replicator::session::topic_snapshots::{PublishedSnapshot, TopicSnapshots};
 use crate::replicator::source::shape::KnownShape;
 use crate::replicator::tasks::{SessionExit, SessionTasks};
 use crate::route::Memory;
-use crate::state::{StateStore, TenantState};
+use crate::state::{Pauses, StateStore, TenantRow, TenantState};
 use crate::status::process::ProcessStatus;
 use crate::sync::lock;
-use crate::tee::kafka::{PartitionStream, blocking};
+use crate::tee::kafka::{Failure, FoundInRange, PartitionStream, RangeReader, blocking, partition_of, record_headers};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -29,9 +32,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Interval at which a new offset is committed for the group.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-/// A partition that no process has applied for this long: compaction may have removed deletes that its tenants lack. Below Kafka's
-/// default of `delete.retention.ms`, a day.
-const MAX_ABSENCE: Duration = Duration::from_secs(20 * 3600);
+/// The oldest message from which a target can go on: behind an older one, compaction may have removed deletes that it lacks. Below
+/// Kafka's default of `delete.retention.ms`, a day.
+const MAX_AGE: Duration = Duration::from_secs(20 * 3600);
 
 /// What the sessions of a process share.
 pub(super) struct Shared {
@@ -40,6 +43,8 @@ pub(super) struct Shared {
     pub(super) sessions: Arc<PartitionSessions>,
     /// `limits.memory` is that of the process, whatever the number of its partitions.
     pub(super) memory: Arc<Memory>,
+    /// The number of partitions of the topic.
+    pub(super) partitions: i32,
 }
 
 /// What a partition's sessions remember of each other.
@@ -54,6 +59,18 @@ fn fence_name(slot: &str, topic: &str, partition: i32) -> String {
     format!("{slot}/{topic}/{partition}")
 }
 
+/// A session without its reader.
+struct Prepared {
+    context: Arc<SessionContext>,
+    kafka: Kafka,
+    snapshots: Arc<TopicSnapshots>,
+    completed: mpsc::UnboundedReceiver<TenantId>,
+    rows: BTreeMap<TenantId, TenantRow>,
+    pauses: Pauses,
+    /// The offset from which the partition is read.
+    start: i64,
+}
+
 /// Runs until the partition is taken away, the process stops, or an error. `configs` has the tenants of the partition only.
 pub(super) async fn run(
     shared: &Arc<Shared>,
@@ -65,72 +82,14 @@ pub(super) async fn run(
     let config = configs.borrow_and_update().clone();
     // `apply` starts with a section `kafka` only.
     let Some(kafka) = config.kafka.clone() else { return Ok(SessionExit::Reconfigured) };
-    tokio::select! {
-        () = shared.index.read_once() => {}
+    let prepared = tokio::select! {
+        prepared = prepare(shared, stream, remembered.generation, &config, kafka) => prepared?,
         () = stop.cancelled() => return Ok(SessionExit::Stopped),
-    }
-    let partition = stream.partition();
-    let completed = shared.index.subscribe(partition);
-    let newest = config.tenants.iter().filter_map(|tenant| Some(shared.index.of(&tenant.id)?.generation)).max();
-    let generation = remembered.generation.max(newest.unwrap_or_default());
-    let state = connect_state(&config.state_url).await.map_err(ServiceError::StateConnect)?;
-    let fence = fence_name(&config.source.slot, stream.topic(), partition);
-    let (state, absent) = StateStore::acquire_partition(state, &config.source.slot, &fence, &holder()).await?;
-    let snapshots = Arc::new(TopicSnapshots::default());
-    let ids: Vec<&str> = config.tenants.iter().map(|tenant| tenant.id.as_str()).collect();
-    let (mut rows, pauses) = state.load_tenants(&ids).await?;
-    let start = SessionStart {
-        generation,
-        confirmed: Lsn::ZERO,
-        source_start: String::new(),
-        publication: String::new(),
-        epochs: Default::default(),
-        holder: holder(),
-        shape: KnownShape::default(),
-        anchor: Anchor::default(),
-        written: Lsn::ZERO,
-        topic: Some(snapshots.clone()),
     };
-    let budget = config.limits.tenant_memory;
-    let mut handles = Vec::with_capacity(config.tenants.len());
-    let mut known = crate::model::ByTenant::default();
-    for tenant in &config.tenants {
-        let index = known.push(());
-        let row = rows.get_mut(&tenant.id);
-        let published = shared.index.of(&tenant.id);
-        if let Some(row) = row {
-            let holds = published.as_ref().is_some_and(|snapshot| {
-                row.state == TenantState::Following && row.generation == generation && row.position >= snapshot.position
-            });
-            match &published {
-                Some(snapshot) if holds && absent <= MAX_ABSENCE => snapshots.includes(index, snapshot.position),
-                // What the topic brings does not continue what the target holds.
-                _ if row.state == TenantState::Following => row.state = TenantState::Joining,
-                _ => {}
-            }
-        }
-        if let Some(snapshot) = published {
-            snapshots.published(index, snapshot);
-        }
-        let row = rows.get(&tenant.id).filter(|row| row.generation == generation);
-        let counts = shared.status.metrics.tenant(&tenant.id);
-        handles.push(TenantHandle::new(tenant.clone(), budget, shared.memory.clone(), counts, row));
-    }
-    let context =
-        SessionContext::new(config.clone(), state, start, handles, shared.memory.clone(), "", shared.status.clone());
-    let context = Arc::new(context);
-    let begin = {
-        let stream = stream.clone();
-        blocking(move || {
-            let offset = stream.committed()?;
-            stream.start(offset)?;
-            Ok(offset.unwrap_or(0))
-        })
-    };
-    let begin = begin.await?;
-    tracing::info!(partition, offset = begin, %generation, epoch = %context.epoch, tenants = config.tenants.len(), "applying");
+    let Prepared { context, kafka, snapshots, completed, rows, pauses, start } = prepared;
     let boundaries = Arc::new(Mutex::new(Boundaries::default()));
-    let reader = TopicReader::new(context.clone(), stream.clone(), begin, snapshots.clone(), boundaries.clone());
+    let known = (snapshots.clone(), shared.index.clone());
+    let reader = TopicReader::new(context.clone(), stream.clone(), start, kafka.clone(), known, boundaries.clone());
     let (mut tasks, requests) = SessionTasks::of_partition(context.clone(), rows, &pauses);
     tasks.spawn_source(reader.run());
     tasks.spawn_source(rebuild::serve(
@@ -144,13 +103,121 @@ pub(super) async fn run(
     tasks.spawn_source(follow_snapshots(context.clone(), shared.index.clone(), snapshots, completed));
     let (committing, committed) = (context.clone(), stream.clone());
     tasks.spawn_confirming(|ends| commit_offsets(committing, committed, boundaries, ends));
-    let _shown = shared.sessions.add(partition, context);
+    let _shown = shared.sessions.add(stream.partition(), context);
     let done = tasks.run(config, configs, stop).await;
     stream.pause();
     if let Err(ServiceError::OtherGeneration(newer)) = &done {
         remembered.generation = *newer;
     }
     done
+}
+
+/// Fences older processes, finds out which tenants can go on from where the partition is read, and records which cannot. Only then
+/// anything is read, and an offset committed.
+async fn prepare(
+    shared: &Arc<Shared>,
+    stream: &Arc<PartitionStream>,
+    remembered: Generation,
+    config: &Config,
+    kafka: Kafka,
+) -> Result<Prepared, ServiceError> {
+    shared.index.read_once().await;
+    let partition = stream.partition();
+    let completed = shared.index.subscribe(partition);
+    let newest = config.tenants.iter().filter_map(|tenant| Some(shared.index.of(&tenant.id)?.generation)).max();
+    let generation = remembered.max(newest.unwrap_or_default());
+    let state = connect_state(&config.state_url).await.map_err(ServiceError::StateConnect)?;
+    let fence = fence_name(&config.source.slot, stream.topic(), partition);
+    let state = StateStore::acquire_partition(state, &config.source.slot, &fence, &holder()).await?;
+    let (settings, reading) = (kafka.clone(), stream.clone());
+    let Begin { offset, has_gap } = blocking(move || find_begin(&settings, &reading)).await?;
+    if has_gap {
+        tracing::warn!(
+            partition,
+            "the topic no longer has everything since the committed offset: rebuilding every tenant"
+        );
+    }
+    let ids: Vec<&str> = config.tenants.iter().map(|tenant| tenant.id.as_str()).collect();
+    let (mut rows, pauses) = state.load_tenants(&ids).await?;
+    let snapshots = Arc::new(TopicSnapshots::default());
+    let (mut places, mut joining) = (ByTenant::default(), Vec::new());
+    for tenant in &config.tenants {
+        let place = places.push(());
+        let published = shared.index.of(&tenant.id);
+        if let Some(row) = rows.get_mut(&tenant.id).filter(|row| row.state == TenantState::Following) {
+            let goes_on = |snapshot: &&PublishedSnapshot| {
+                !has_gap && row.generation == generation && row.position >= snapshot.position
+            };
+            match published.as_ref().filter(goes_on) {
+                Some(snapshot) => snapshots.includes(place, snapshot.position),
+                None => {
+                    row.state = TenantState::Joining;
+                    joining.push(tenant.id.as_str());
+                }
+            }
+        }
+        if let Some(snapshot) = published {
+            snapshots.published(place, snapshot);
+        }
+    }
+    let others = state.unparked().await?;
+    let is_absent =
+        |id: &&TenantId| partition_of(id.as_str(), shared.partitions) == partition && !ids.contains(&id.as_str());
+    let absent: Vec<&str> = others.iter().filter(is_absent).map(TenantId::as_str).collect();
+    state.begin_partition(&joining, &absent).await?;
+    let start = SessionStart {
+        generation,
+        confirmed: Lsn::ZERO,
+        source_start: String::new(),
+        publication: String::new(),
+        epochs: BTreeMap::new(),
+        holder: holder(),
+        shape: KnownShape::default(),
+        anchor: Anchor::default(),
+        written: Lsn::ZERO,
+        topic: Some(snapshots.clone()),
+    };
+    let handles = config.tenants.iter().map(|tenant| {
+        let row = rows.get(&tenant.id).filter(|row| row.generation == generation);
+        let counts = shared.status.metrics.tenant(&tenant.id);
+        TenantHandle::new(tenant.clone(), config.limits.tenant_memory, shared.memory.clone(), counts, row)
+    });
+    let (memory, status) = (shared.memory.clone(), shared.status.clone());
+    let context = SessionContext::new(config.clone(), state, start, handles.collect(), memory, "", status);
+    let reading = stream.clone();
+    blocking(move || reading.start(offset)).await?;
+    let tenants = config.tenants.len();
+    tracing::info!(partition, offset, %generation, epoch = %context.epoch, tenants, "applying");
+    Ok(Prepared { context: Arc::new(context), kafka, snapshots, completed, rows, pauses, start: offset })
+}
+
+/// Where a partition is read from.
+struct Begin {
+    offset: i64,
+    /// Messages since the committed offset may be missing.
+    has_gap: bool,
+}
+
+/// Finds the committed offset, and whether the partition still has everything behind it: not if it begins later, was created
+/// again, or if compaction may have removed deletes. Blocks.
+fn find_begin(kafka: &Kafka, stream: &PartitionStream) -> Result<Begin, Failure> {
+    let (first, end) = stream.bounds()?;
+    let Some(offset) = stream.committed()? else {
+        // A new group: what the tenants hold tells where they go on.
+        return Ok(Begin { offset: first, has_gap: false });
+    };
+    if offset < first || offset > end {
+        return Ok(Begin { offset: first, has_gap: true });
+    }
+    let place = (stream.topic(), stream.partition());
+    let age = RangeReader::new(kafka)?.read(place, offset, |found| match found {
+        FoundInRange::Message(message) => {
+            ControlFlow::Break(record_headers(message).place().ok().map(|place| place.at))
+        }
+        FoundInRange::End => ControlFlow::Break(None),
+        FoundInRange::Nothing => ControlFlow::Continue(()),
+    })?;
+    Ok(Begin { offset, has_gap: age.is_some_and(|at| Some(at) < clock::ago(MAX_AGE)) })
 }
 
 /// Restarts the tenants whose users were published again.
@@ -169,7 +236,9 @@ async fn follow_snapshots(
         if snapshot.generation > context.generation {
             return Err(ServiceError::OtherGeneration(snapshot.generation));
         }
-        if snapshots.published(place, snapshot) && context.tenants.get(place).takes_part() {
+        let starts_over = snapshots.published(place, snapshot);
+        snapshots.completed.notify_one();
+        if starts_over && context.tenants.get(place).takes_part() {
             context.interrupt(place, RestartSignal::PublishedAgain);
         }
     }

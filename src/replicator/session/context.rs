@@ -286,6 +286,10 @@ impl<S: StateAccess> SessionContext<S> {
 
     /// Restarts the tenants that hold back more WAL than `limits.source_wal`.
     pub(crate) fn interrupt_log_holders(&self) {
+        if self.topic.is_some() {
+            // A topic holds no log of the source.
+            return;
+        }
         let limit = self.config.limits.source_wal;
         let (waking, holding) = {
             let progress = self.progress();

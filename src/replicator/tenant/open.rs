@@ -194,7 +194,11 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
     /// The source or the state was restored to an older point, so positions have lost their meaning.
     async fn break_history(&self, what: HistoryBreak, epoch: Epoch) -> StopReason {
         let tenant = self.id();
-        tracing::error!(%tenant, "{what}: the source went back to an older point, so every tenant is resynced");
+        if self.context.topic.is_some() {
+            tracing::warn!(%tenant, "another process writes to the target: taking it over; stop that process, or take the tenant from its configuration");
+        } else {
+            tracing::error!(%tenant, "{what}: the source went back to an older point, so every tenant is resynced");
+        }
         match self.context.state.break_own_history(epoch).await {
             Ok(()) => StopReason::Session(ServiceError::WentBack(what)),
             Err(error) => StopReason::Session(error.into()),

@@ -27,7 +27,9 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
             return Ok(());
         }
         if !self.context.rereader.has_source() {
-            return Ok(self.rejected.tried(Instant::now(), 0));
+            // A change of the user, a request or a snapshot tries it again.
+            self.rejected.tried(Instant::now(), 0);
+            return Ok(());
         }
         let is_idle = self.handle.mailbox.waiting().users == 0;
         let ids = self.rejected.take(if is_idle { IDLE } else { BUSY });

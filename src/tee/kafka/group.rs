@@ -17,12 +17,15 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 
 /// How long the group waits for sessions to apply what they hold when their partitions are revoked. Longer than a drain; far
 /// below `max.poll.interval.ms`.
 const REVOKE_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the end of a membership waits for the brokers.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Interval at which the thread looks for its end.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -97,6 +100,7 @@ pub(crate) struct Group {
     consumer: Arc<GroupConsumer>,
     topic: String,
     is_ending: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Group {
@@ -135,11 +139,18 @@ impl Group {
             .map_err(|error| errors.failure(&format!("subscribing to topic {topic}"), &error))?;
         let is_ending = Arc::new(AtomicBool::new(false));
         let (polled, ends) = (consumer.clone(), is_ending.clone());
-        std::thread::Builder::new()
-            .name("consumer group".to_owned())
+        let thread = std::thread::Builder::new().name("consumer group".to_owned());
+        let thread = thread
             .spawn(move || poll(&polled, &events, &ends))
             .map_err(|error| Failure::plain(format!("no thread for the consumer group: {error}")))?;
-        Ok((Group { consumer, topic: topic.to_owned(), is_ending }, received))
+        Ok((Group { consumer, topic: topic.to_owned(), is_ending, thread: Some(thread) }, received))
+    }
+
+    /// Leaves the group, so that the others take the partitions at once. Blocks.
+    pub(crate) fn leave(mut self) -> Result<(), Failure> {
+        self.is_ending.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().map_or(Ok(()), JoinHandle::join);
+        ended.map_err(|_| Failure::plain("the thread of the consumer group has panicked".to_owned()))
     }
 
     /// The queue of an assigned partition. It is empty until [`PartitionStream::start`].
@@ -172,7 +183,11 @@ fn poll(consumer: &GroupConsumer, events: &mpsc::UnboundedSender<GroupEvent>, is
         tracing::debug!(target: "users_sync::librdkafka", %error, "consumer group");
     }
     consumer.unsubscribe();
-    while !consumer.assignment().is_ok_and(|list| list.count() == 0) && consumer.poll(POLL_INTERVAL).is_some() {}
+    let deadline = Instant::now() + LEAVE_TIMEOUT;
+    while Instant::now() < deadline && !consumer.assignment().is_ok_and(|list| list.count() == 0) {
+        // Serves the revocation.
+        drop(consumer.poll(POLL_INTERVAL));
+    }
 }
 
 /// The messages of one partition, in order, committed ones only.
@@ -227,10 +242,9 @@ impl PartitionStream {
     }
 
     /// Delivers messages from `offset` on. Blocks.
-    pub(crate) fn start(&self, offset: Option<i64>) -> Result<(), Failure> {
-        let offset = offset.map_or(Offset::Beginning, Offset::Offset);
+    pub(crate) fn start(&self, offset: i64) -> Result<(), Failure> {
         let start = || {
-            self.consumer.seek(&self.topic, self.partition, offset, REQUEST_TIMEOUT)?;
+            self.consumer.seek(&self.topic, self.partition, Offset::Offset(offset), REQUEST_TIMEOUT)?;
             self.consumer.resume(&self.list(Offset::Invalid)?)
         };
         start().map_err(|error| self.failure("starting", &error))
@@ -268,9 +282,9 @@ impl PartitionStream {
         commit().map_err(|error| self.failure("committing the offset of", &error))
     }
 
-    /// The offset behind the last committed record. Blocks.
-    pub(crate) fn end(&self) -> Result<i64, Failure> {
+    /// The offsets of the first record, and behind the last committed one. Blocks.
+    pub(crate) fn bounds(&self) -> Result<(i64, i64), Failure> {
         let found = self.consumer.fetch_watermarks(&self.topic, self.partition, REQUEST_TIMEOUT);
-        found.map(|(_, end)| end).map_err(|error| self.failure("reading the end of", &error))
+        found.map_err(|error| self.failure("reading the end of", &error))
     }
 }

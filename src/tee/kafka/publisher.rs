@@ -7,7 +7,7 @@ use super::failure::Failure;
 use super::headers::{GENERATION_HEADER, ID_HEADER, INSTALLATION_HEADER, LAST_HEADER, POSITION_HEADER};
 use super::job::{Addresses, CommitKind, Counts, Job, Ownership, Sizes};
 use super::oversized::{Oversized, SetAside, Verdict, content, record_bytes};
-use super::takeover::topic_of;
+use super::takeover::topic_for;
 use crate::config::Kafka;
 use crate::model::{ConfiguredIdx, Lsn};
 use crate::tee::{Batch, Encoder, HEADERS, Message, Owner, PRESENCE_INTERVAL, PositionRecord, Presence};
@@ -375,7 +375,7 @@ impl Work {
         let ends = self.producer.context().ends(Ends::take_new);
         let ends: Vec<PositionRecord> = ends.iter().map(|(topic, ends)| ends.record(&self.owner, topic)).collect();
         for record in ends.iter().chain(records) {
-            let mut held = BaseRecord::<str, str>::to(topic_of(&self.kafka, record)).key(&record.key);
+            let mut held = BaseRecord::<str, str>::to(topic_for(&self.kafka, record)).key(&record.key);
             if let Some(value) = &record.value {
                 held = held.payload(value);
             }

@@ -1,10 +1,10 @@
 //! Reads one partition from an offset on, and a small topic to its end and beyond. Committed records only.
 
-use super::client::{ClientErrors, client_config};
+use super::client::{ClientErrors, REQUEST_TIMEOUT, client_config};
 use super::failure::Failure;
 use super::topic_reader::READ_TIMEOUT;
 use crate::config::Kafka;
-use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
@@ -27,6 +27,8 @@ pub(crate) enum Found<'a> {
 /// A consumer outside of every group. Blocks.
 pub(crate) struct RangeReader {
     consumer: BaseConsumer<ClientErrors>,
+    /// Also sees what is not committed.
+    uncommitted: BaseConsumer<ClientErrors>,
     errors: ClientErrors,
 }
 
@@ -39,9 +41,35 @@ impl RangeReader {
         config.set("auto.offset.reset", "earliest").set("enable.partition.eof", "true");
         config.set("fetch.wait.max.ms", "20").set("queued.max.messages.kbytes", "16384");
         let errors = ClientErrors::default();
-        let consumer = BaseConsumer::from_config_and_context(&config, errors.clone());
-        let consumer = consumer.map_err(|error| Failure::of("configuring the consumer", &error, None))?;
-        Ok(RangeReader { consumer, errors })
+        let consumer = |config: &ClientConfig| {
+            let consumer = BaseConsumer::from_config_and_context(config, errors.clone());
+            consumer.map_err(|error| Failure::of("configuring the consumer", &error, None))
+        };
+        let uncommitted = consumer(config.clone().set("isolation.level", "read_uncommitted"))?;
+        Ok(RangeReader { consumer: consumer(&config)?, uncommitted, errors })
+    }
+
+    /// The offset behind the last record of a partition, if everything in it is committed.
+    pub(crate) fn settled_end(&self, topic: &str, partition: i32) -> Result<Option<i64>, Failure> {
+        let end = |consumer: &BaseConsumer<ClientErrors>| consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT);
+        // In this order: what is committed in between makes them differ, and the caller tries again.
+        let ends = end(&self.uncommitted).and_then(|written| Ok((written.1, end(&self.consumer)?.1)));
+        let failed =
+            |error| self.errors.failure(&format!("reading the end of partition {partition} of {topic}"), &error);
+        let (written, committed) = ends.map_err(failed)?;
+        Ok((written == committed).then_some(committed))
+    }
+
+    /// Whether a partition has nothing from `offset` on: neither a message nor an open transaction that may hold one.
+    pub(crate) fn has_nothing(&self, (topic, partition): (&str, i32), offset: i64) -> Result<bool, Failure> {
+        if self.settled_end(topic, partition)?.is_none() {
+            return Ok(false);
+        }
+        self.read((topic, partition), offset, |found| match found {
+            Found::Message(_) => ControlFlow::Break(false),
+            Found::End => ControlFlow::Break(true),
+            Found::Nothing => ControlFlow::Continue(()),
+        })
     }
 
     /// Calls `each` for what the partition has from `offset` on, in order, until it breaks. An offset before the first record

@@ -30,7 +30,7 @@ pub(crate) fn take_over<E: From<Failure>>(
 }
 
 /// The topic of a record.
-pub(super) fn topic_of<'a>(kafka: &'a Kafka, record: &PositionRecord) -> &'a str {
+pub(super) fn topic_for<'a>(kafka: &'a Kafka, record: &PositionRecord) -> &'a str {
     match record.topic {
         RecordTopic::Positions => &kafka.positions_topic,
         RecordTopic::Snapshots => &kafka.snapshots_topic,
@@ -49,7 +49,7 @@ pub(super) fn commit(
         producer.begin_transaction().map_err(failed)?;
     }
     for record in records {
-        let mut message = BaseRecord::<str, str>::to(topic_of(kafka, record)).key(&record.key);
+        let mut message = BaseRecord::<str, str>::to(topic_for(kafka, record)).key(&record.key);
         if let Some(value) = &record.value {
             message = message.payload(value);
         }
