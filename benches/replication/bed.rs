@@ -33,7 +33,7 @@ impl Bed {
     pub async fn with(more: impl Fn(Options) -> Options) -> Bed {
         // Durable like a production server. A large max_wal_size keeps checkpoints out of the measured times.
         let options = || {
-            let large = Options::new().set("max_wal_size", "8GB").set("shared_buffers", "512MB");
+            let large = Options::new().measured().set("max_wal_size", "8GB").set("shared_buffers", "512MB");
             let large = large.set("max_replication_slots", "250").set("max_wal_senders", "250");
             // Until PostgreSQL 15, native's workers start at most once in this time, which is 5 s by default.
             let large = large.set("wal_retrieve_retry_interval", "100ms");

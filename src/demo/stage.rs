@@ -40,8 +40,8 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) async fn build() -> Result<Stage, DemoError> {
-        let (source, targets) =
-            tokio::try_join!(PostgresServer::start(Options::new()), PostgresServer::start(Options::new()))?;
+        let options = || Options::new().measured();
+        let (source, targets) = tokio::try_join!(PostgresServer::start(options()), PostgresServer::start(options()))?;
         source.create_database("auth").await?;
         source.sql("auth", AUTH).await?;
         let first = format!(

@@ -30,6 +30,10 @@ impl Binaries {
         if holds_server(&dir) { Ok(Binaries { dir }) } else { Err(ThrowawayError::NotBinaries(dir)) }
     }
 
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The path of one program.
     pub fn program(&self, name: &str) -> PathBuf {
         self.dir.join(name)

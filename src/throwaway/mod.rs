@@ -3,6 +3,7 @@
 
 mod binaries;
 mod error;
+mod identity;
 mod server;
 
 pub use binaries::Binaries;

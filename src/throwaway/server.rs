@@ -2,14 +2,18 @@
 
 use super::binaries::{Account, Binaries};
 use super::error::ThrowawayError;
+use super::identity;
 use rustix::process::{Pid, Signal, kill_process};
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use tokio::sync::OnceCell;
 use tokio_postgres::NoTls;
 
 /// Includes crash recovery of a server under load.
@@ -28,6 +32,12 @@ if [ -n "$pid" ]; then kill -QUIT "$pid" 2>/dev/null
   i=0; while kill -0 "$pid" 2>/dev/null && [ $i -lt 100 ]; do sleep 0.1; i=$((i+1)); done; fi
 rm -rf "$2""#;
 
+type Template = Arc<OnceCell<PostgresServer>>;
+
+/// For each directory of programs a cluster that servers start on copies of, because initdb needs ten times a copy's processor
+/// time. Nothing drops them: their watchdogs remove their directories when this process ends.
+static TEMPLATES: LazyLock<Mutex<HashMap<PathBuf, Template>>> = LazyLock::new(Mutex::default);
+
 /// Settings of a throwaway server. By default logical replication is on, and every role is trusted on loopback.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -36,11 +46,13 @@ pub struct Options {
     auth: String,
     port: Option<u16>,
     binaries: Option<Binaries>,
+    measured: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { settings: Vec::new(), hba: Vec::new(), auth: "trust".to_owned(), port: None, binaries: None }
+        let auth = "trust".to_owned();
+        Options { settings: Vec::new(), hba: Vec::new(), auth, port: None, binaries: None, measured: false }
     }
 }
 
@@ -71,6 +83,14 @@ impl Options {
         self
     }
 
+    /// Makes this server like a real one, for a demo or a measurement: initdb creates its cluster, and commits are flushed to
+    /// disk. Others start on a copy of one cluster, and only a crash of the machine would lose their commits.
+    #[must_use]
+    pub fn measured(mut self) -> Options {
+        self.measured = true;
+        self
+    }
+
     /// Sets the authentication method (`scram-sha-256`, `md5`, `password`, ...) of all roles except `postgres`.
     #[must_use]
     pub fn auth(mut self, method: &str) -> Options {
@@ -97,6 +117,7 @@ impl Options {
             ("timezone", "UTC".to_owned()),
             ("log_timezone", "UTC".to_owned()),
             ("lc_messages", "C".to_owned()),
+            ("fsync", if self.measured { "on" } else { "off" }.to_owned()),
         ];
         let fixed = fixed.iter().map(|(name, value)| (*name, value.as_str()));
         let wanted = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -130,7 +151,11 @@ impl PostgresServer {
     /// Creates a cluster, starts it, and returns when it accepts connections.
     pub async fn start(options: Options) -> Result<PostgresServer, ThrowawayError> {
         let mut server = PostgresServer::prepare(&options)?;
-        server.initdb().await?;
+        if options.measured {
+            server.initdb().await?;
+        } else {
+            server.copy_template().await?;
+        }
         server.begin(&options).await?;
         Ok(server)
     }
@@ -140,10 +165,7 @@ impl PostgresServer {
     pub async fn standby(&mut self, options: Options) -> Result<PostgresServer, ThrowawayError> {
         let mut server = PostgresServer::prepare(&options)?;
         self.stop().await?;
-        let mut command = Command::new("cp");
-        command.arg("-a").arg(self.data_dir()).arg(server.data_dir());
-        let copied = tokio::process::Command::from(command).status().await;
-        copied.map_err(ThrowawayError::io("copy the primary's data"))?;
+        server.copy(&self.data_dir()).await?;
         server.write_file("standby.signal", b"")?;
         // The primary starts first: a standby that cannot connect retries only after a minute.
         self.restart().await?;
@@ -322,6 +344,34 @@ impl PostgresServer {
         }
         let output = [output.stdout, output.stderr].concat();
         Err(ThrowawayError::Initdb(String::from_utf8_lossy(&output).trim_end().to_owned()))
+    }
+
+    /// Instead of [`PostgresServer::initdb`].
+    async fn copy_template(&self) -> Result<(), ThrowawayError> {
+        let template = {
+            let mut templates = TEMPLATES.lock().unwrap_or_else(PoisonError::into_inner);
+            Template::clone(templates.entry(self.binaries.dir().to_owned()).or_default())
+        };
+        let make = async || {
+            let server = PostgresServer::prepare(&Options::new().binaries(self.binaries.clone()))?;
+            server.initdb().await?;
+            Ok(server)
+        };
+        self.copy(&template.get_or_try_init(make).await?.data_dir()).await?;
+        identity::renew(&self.data_dir())
+    }
+
+    /// Copies a stopped server's data, with its owner.
+    async fn copy(&self, data: &Path) -> Result<(), ThrowawayError> {
+        let what = || format!("copy {} to {}", data.display(), self.data_dir().display());
+        let mut command = Command::new("cp");
+        command.arg("-a").arg(data).arg(self.data_dir());
+        let copied = tokio::process::Command::from(command).status().await.map_err(ThrowawayError::io(what()))?;
+        if copied.success() {
+            Ok(())
+        } else {
+            Err(ThrowawayError::io(what())(std::io::Error::other(copied.to_string())))
+        }
     }
 
     async fn launch(&mut self) -> Result<(), ThrowawayError> {

@@ -80,7 +80,7 @@ impl Crowd {
     async fn start() -> Crowd {
         let names: Vec<String> = (0..HONEST).map(|number| format!("t{number:02}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let fast = || Options::new().set("fsync", "off");
+        let fast = Options::new;
         let (bed, theirs) = tokio::join!(Bed::start_with(&names, fast()), PostgresServer::start(fast()));
         let theirs = theirs.unwrap();
         let mut hostile = Vec::new();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 use users_sync::model::Deletes;
+use users_sync::throwaway::Options;
 
 const TODOS: &str = "CREATE TABLE todos (id serial PRIMARY KEY, task text NOT NULL,
                        user_id text NOT NULL REFERENCES neon_auth.users_sync(id))";
@@ -14,7 +15,10 @@ const TODOS: &str = "CREATE TABLE todos (id serial PRIMARY KEY, task text NOT NU
 const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE '%wait_for(%'";
 
 async fn following(notify: bool) -> (Bed, Service) {
-    let bed = Bed::start(&["acme"]).await;
+    following_on(Bed::start(&["acme"]).await, notify).await
+}
+
+async fn following_on(bed: Bed, notify: bool) -> (Bed, Service) {
     bed.auth("INSERT INTO auth.users (id, org) VALUES ('ann', 'acme')").await;
     let mut config = bed.config();
     config.notify = notify;
@@ -132,7 +136,8 @@ async fn many_sessions_wait_each_for_its_own_user() {
 #[tokio::test(flavor = "multi_thread")]
 async fn how_long_after_the_commit_a_waiting_application_continues() {
     const SIGN_UPS: usize = 300;
-    let (bed, service) = following(false).await;
+    let bed = Bed::start_with(&["acme"], Options::new().measured()).await;
+    let (bed, service) = following_on(bed, false).await;
     let auth = bed.server.connect("auth").await.unwrap();
     let target = bed.server.connect("acme").await.unwrap();
     let insert = auth.prepare("INSERT INTO auth.users (id, org) VALUES ($1, 'acme')").await.unwrap();

@@ -1,5 +1,6 @@
 //! Throwaway servers start, survive faults as real ones do, and leave nothing behind.
 
+use std::collections::BTreeSet;
 use users_sync::throwaway::{Options, PostgresServer, ThrowawayError};
 
 async fn count(server: &PostgresServer) -> i64 {
@@ -15,6 +16,27 @@ async fn a_server_starts_with_logical_replication_and_the_given_settings() {
         let value: String = client.query_one("select current_setting($1)", &[&name]).await.unwrap().get(0);
         assert_eq!(value, wanted, "{name}");
     }
+}
+
+#[tokio::test]
+async fn servers_have_identifiers_of_their_own_that_survive_a_crash() {
+    let mut servers = Vec::new();
+    for options in [Options::new(), Options::new(), Options::new().measured()] {
+        servers.push(PostgresServer::start(options).await.unwrap());
+    }
+    let identifier = async |server: &PostgresServer| -> i64 {
+        let client = server.connect("postgres").await.unwrap();
+        client.query_one("select system_identifier from pg_control_system()", &[]).await.unwrap().get(0)
+    };
+    let mut found = BTreeSet::new();
+    for server in &mut servers {
+        let before = identifier(server).await;
+        server.stop_immediate().await.unwrap();
+        server.restart().await.unwrap();
+        assert_eq!(identifier(server).await, before);
+        found.insert(before);
+    }
+    assert_eq!(found.len(), servers.len());
 }
 
 #[tokio::test]

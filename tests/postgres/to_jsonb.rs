@@ -219,7 +219,7 @@ const FUNCTIONS: &str = r#"
 
 #[tokio::test]
 async fn raw_json_equals_to_jsonb() {
-    let server = PostgresServer::start(Options::new().set("fsync", "off")).await.unwrap();
+    let server = PostgresServer::start(Options::new()).await.unwrap();
     let client = server.connect("postgres").await.unwrap();
     let seed = match std::env::var("USERS_SYNC_SEED") {
         Ok(seed) => seed.parse().unwrap(),

@@ -216,7 +216,7 @@ impl Round {
 async fn round(seed: u64, harm: &Arc<Harm>) {
     let mut rng = Rng::with_seed(seed);
     let tenants = [&TENANTS[..], &[HANGING]].concat();
-    let bed = Arc::new(Bed::start_with(&tenants, Options::new()).await);
+    let bed = Arc::new(Bed::start_with(&tenants, Options::new().measured()).await);
     let major = bed.query("auth", "SELECT current_setting('server_version_num')::int / 10000").await;
     let major = major[0][0].as_deref().and_then(|text| text.parse().ok()).unwrap();
     let mut scene = Scene::new(rng.fork(), major);
