@@ -241,6 +241,10 @@ pub async fn until<F: AsyncFnMut() -> bool>(what: &str, mut holds: F) {
     }
 }
 
+/// Arguments for programs that run for seconds: they take a third less processor time without the optimising compiler and the
+/// parallel collector's threads.
+pub const BRIEF: [&str; 2] = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"];
+
 /// Runs a class of Kafka's with its libraries.
 pub fn java(class: &str) -> Command {
     java_with(class, "-Xmx256m")
@@ -249,7 +253,7 @@ pub fn java(class: &str) -> Command {
 fn java_with(class: &str, memory: &str) -> Command {
     let mut command = Command::new("java");
     let libraries = libraries("kafka", VERSION);
-    command.arg(memory).args(["-Dlog4j2.configurationFile=log4j2.xml", "-cp", &libraries, class]);
+    command.args(BRIEF).arg(memory).args(["-Dlog4j2.configurationFile=log4j2.xml", "-cp", &libraries, class]);
     command
 }
 

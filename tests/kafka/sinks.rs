@@ -1,7 +1,7 @@
 //! Format `debezium` read by others: Debezium's JDBC sink in Kafka Connect, and Flink SQL.
 
 use crate::bed::TeeBed;
-use crate::broker::{Broker, free_port, libraries};
+use crate::broker::{BRIEF, Broker, free_port, libraries};
 use crate::consumer::arrive;
 use crate::support::process::Process;
 use crate::support::{HELD, pause};
@@ -57,7 +57,7 @@ async fn live(bed: &TeeBed) {
 fn java(directory: &Path, libraries: &str, arguments: &[&str]) -> Child {
     let file = |name: &str| std::fs::File::create(directory.join(name)).unwrap();
     let mut command = Command::new("java");
-    command.current_dir(directory).args(["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
+    command.current_dir(directory).args(BRIEF).arg("-Xmx512m");
     command.args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", libraries]).args(arguments);
     command.stdin(Stdio::null()).stdout(file("out")).stderr(file("log")).kill_on_drop(true).spawn().unwrap()
 }
