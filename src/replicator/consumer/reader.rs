@@ -285,7 +285,7 @@ impl TopicReader {
         if let Some(OpenTransaction { transaction, end }) = self.open.take() {
             // Without a mark, the target holds at least what was committed before the commit record.
             let end = end.unwrap_or(transaction.commit_lsn);
-            // Nobody lacks what was committed before: a session begins without a position.
+            // No tenant lacks what was committed before: a session begins without a position.
             self.context.progress().idle(transaction.commit_lsn);
             self.sink.commit(transaction, end);
             self.whole = self.whole.max(end);
