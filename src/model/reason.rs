@@ -191,6 +191,7 @@ reasons! {
         TenantsUnread = "tenants_unread", "the table of tenants cannot be read";
         TenantUnusable = "tenant_unusable", "rows of the table of tenants cannot be used";
         Superseded = "superseded", "another process took over";
+        NoWorker = "no_worker", "a partition has no process of `users-sync apply`";
         KafkaUnread = "kafka_unread", "the users' topic in Kafka cannot be read";
         StartsOver = "session_restarts", "a new session has to begin";
     }

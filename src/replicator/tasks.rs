@@ -13,6 +13,7 @@ use crate::replicator::session::source_watch::watch_source;
 use crate::replicator::session::tenant_diff::TenantDiff;
 use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::session::user_count::count_changes;
+use crate::replicator::session::worker_watch::watch_workers;
 use crate::replicator::snapshotter::coordinator;
 use crate::replicator::snapshotter::coordinator::JoinRequest;
 use crate::replicator::tenant::Worker;
@@ -70,6 +71,9 @@ impl SessionTasks {
         if context.config.publishes_only() {
             // No tenant joins here: nothing may hold the exported snapshot.
             drop(created);
+            let watched = context.clone();
+            let watch = async move { watch_workers(&watched).await };
+            running.source.spawn(watch.instrument(span.clone()));
         } else {
             running.source.spawn(coordinator::serve(context.clone(), requests, created).instrument(span.clone()));
         }

@@ -146,6 +146,7 @@ pub(crate) fn remedy_of_trouble(code: &str) -> Option<&'static str> {
         SourceTrouble::ReplicaIdentity => "run users-sync check: it prints the statements that complete the identity",
         SourceTrouble::StoreUpgraded => "run users-sync setup, then restart users-sync run",
         SourceTrouble::State => "start the server of state.url, or correct it; it reconnects on its own",
+        SourceTrouble::NoWorker => "start users-sync apply, or read the log of its processes",
         SourceTrouble::KafkaUnread => "start the brokers, or correct kafka; it reconnects on its own",
         SourceTrouble::TenantsUnread => {
             "start the server of tenants.from.url, or correct tenants.from: the role needs SELECT on the tables of the query, and \

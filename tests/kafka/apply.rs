@@ -1,7 +1,7 @@
 //! `users-sync apply`: targets are filled from the users' topic and follow it, by processes of one consumer group.
 
 use crate::broker::Broker;
-use crate::support::process::{Log, Process};
+use crate::support::process::{Log, Process, command, said};
 use crate::support::{Bed, DEADLINE, pause};
 use std::io::Write;
 use std::time::Instant;
@@ -42,6 +42,19 @@ impl ApplyBed {
         self.bed.query("auth", sql).await[0][0].as_deref().unwrap().parse().unwrap()
     }
 
+    /// Waits until `users-sync status` says this. Returns its output.
+    async fn status_says(&self, words: &str) -> String {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let (shown, _) = said(&command(&["status", "-c", self.file.path().to_str().unwrap()]).await);
+            if shown.contains(words) {
+                return shown;
+            }
+            assert!(Instant::now() < deadline, "status does not say {words}: {shown}");
+            pause().await;
+        }
+    }
+
     async fn all_follow(&self) {
         let deadline = Instant::now() + DEADLINE;
         while self.following().await < TENANTS.len() as i64 {
@@ -69,10 +82,14 @@ async fn targets_are_filled_from_the_topic_and_follow_it() {
     let bed = ApplyBed::start(Broker::shared(), "filled").await;
     bed.change(0).await;
     let publisher = Process::start(&bed.file);
+    // Published is not written: the light says so.
+    let shown = bed.status_says("no_worker").await;
+    assert!(shown.contains("has applied a partition yet"), "{shown}");
     let (first, first_log) = Process::apply(&bed.file);
     let (second, second_log) = Process::apply(&bed.file);
     bed.bed.equal().await;
     bed.all_follow().await;
+    bed.status_says("ok").await;
     bed.change(1).await;
     bed.bed.equal().await;
     // What a killed process had is applied by the others.

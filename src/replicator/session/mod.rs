@@ -14,3 +14,4 @@ pub(crate) mod tenant_diff;
 pub(crate) mod tenants;
 pub(crate) mod topic_snapshots;
 pub(crate) mod user_count;
+pub(crate) mod worker_watch;

@@ -7,7 +7,7 @@ use crate::config::Kafka;
 use crate::sync::lock;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::ConsumerContext;
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{Producer as _, ProducerContext, ThreadedProducer};
@@ -16,6 +16,9 @@ use std::time::Duration;
 
 /// Publishes messages. librdkafka polls it in a thread of its own.
 pub(crate) type Producer = ThreadedProducer<ClientErrors>;
+
+/// A consumer of partitions that it chooses itself.
+pub(super) type Consumer = BaseConsumer<ClientErrors>;
 
 /// Time limit for an answer of the brokers.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -136,6 +139,30 @@ pub(super) fn client_config(kafka: &Kafka) -> ClientConfig {
         RDKafkaLogLevel::Info
     });
     config
+}
+
+/// Two consumers outside of every group: one of committed records, and one that also sees what is not committed. `group` is required, and
+/// not used: nothing subscribes or commits.
+pub(super) fn consumers(
+    kafka: &Kafka,
+    group: &str,
+    more: &[(&str, &str)],
+) -> Result<(Consumer, Consumer, ClientErrors), Failure> {
+    let mut config = client_config(kafka);
+    config.set("group.id", group);
+    config.set("isolation.level", "read_committed").set("enable.auto.commit", "false");
+    config.set("auto.offset.reset", "earliest").set("enable.partition.eof", "true");
+    config.set("fetch.wait.max.ms", "20");
+    for (name, value) in more {
+        config.set(*name, *value);
+    }
+    let client_errors = ClientErrors::default();
+    let consumer = |config: &ClientConfig| {
+        let consumer = Consumer::from_config_and_context(config, client_errors.clone());
+        consumer.map_err(|error| Failure::of("configuring the consumer", &error, None))
+    };
+    let uncommitted = consumer(config.clone().set("isolation.level", "read_uncommitted"))?;
+    Ok((consumer(&config)?, uncommitted, client_errors))
 }
 
 /// The time after which the brokers abort an open transaction.

@@ -1,10 +1,9 @@
 //! Reads one partition from an offset on, and a small topic to its end and beyond. Committed records only.
 
-use super::client::{ClientErrors, REQUEST_TIMEOUT, client_config};
+use super::client::{ClientErrors, REQUEST_TIMEOUT, consumers};
 use super::failure::Failure;
 use super::topic_reader::READ_TIMEOUT;
 use crate::config::Kafka;
-use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
@@ -34,19 +33,9 @@ pub(crate) struct RangeReader {
 
 impl RangeReader {
     pub(crate) fn new(kafka: &Kafka) -> Result<RangeReader, Failure> {
-        let mut config = client_config(kafka);
-        // Required, and not used: nothing subscribes or commits.
-        config.set("group.id", format!("{}.{}", kafka.snapshots_topic, kafka.slot));
-        config.set("isolation.level", "read_committed").set("enable.auto.commit", "false");
-        config.set("auto.offset.reset", "earliest").set("enable.partition.eof", "true");
-        config.set("fetch.wait.max.ms", "20").set("queued.max.messages.kbytes", "16384");
-        let errors = ClientErrors::default();
-        let consumer = |config: &ClientConfig| {
-            let consumer = BaseConsumer::from_config_and_context(config, errors.clone());
-            consumer.map_err(|error| Failure::of("configuring the consumer", &error, None))
-        };
-        let uncommitted = consumer(config.clone().set("isolation.level", "read_uncommitted"))?;
-        Ok(RangeReader { consumer: consumer(&config)?, uncommitted, errors })
+        let group = format!("{}.{}", kafka.snapshots_topic, kafka.slot);
+        let (consumer, uncommitted, errors) = consumers(kafka, &group, &[("queued.max.messages.kbytes", "16384")])?;
+        Ok(RangeReader { consumer, uncommitted, errors })
     }
 
     /// The offset behind the last record of a partition, if everything in it is committed.

@@ -1,11 +1,10 @@
 //! Reads topics: the positions, and the users that a topic holds.
 
-use super::client::{ClientErrors, REQUEST_TIMEOUT, client_config};
+use super::client::{ClientErrors, REQUEST_TIMEOUT, consumers};
 use super::failure::Failure;
 use crate::config::Kafka;
 use crate::model::Deletes;
 use crate::tee::{Owner, Positions, Snapshots};
-use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
@@ -38,18 +37,9 @@ pub(crate) struct Reader {
 impl Reader {
     /// Creates the consumers.
     pub(crate) fn new(kafka: &Kafka) -> Result<Reader, Failure> {
-        let mut config = client_config(kafka);
-        config.set("group.id", format!("{}.{}", kafka.positions_topic, kafka.slot));
-        config.set("isolation.level", "read_committed").set("enable.auto.commit", "false");
-        config.set("auto.offset.reset", "earliest").set("enable.partition.eof", "true");
-        config.set("fetch.wait.max.ms", "20");
-        let client_errors = ClientErrors::default();
-        let consumer = |config: &ClientConfig| {
-            let consumer = BaseConsumer::from_config_and_context(config, client_errors.clone());
-            consumer.map_err(|error| Failure::of("configuring the consumer", &error, None))
-        };
-        let uncommitted = consumer(config.clone().set("isolation.level", "read_uncommitted"))?;
-        Ok(Reader { consumer: consumer(&config)?, uncommitted, client_errors })
+        let group = format!("{}.{}", kafka.positions_topic, kafka.slot);
+        let (consumer, uncommitted, client_errors) = consumers(kafka, &group, &[])?;
+        Ok(Reader { consumer, uncommitted, client_errors })
     }
 
     /// Reads the positions topic, once every transaction in it has ended.
