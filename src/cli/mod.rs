@@ -84,8 +84,8 @@ enum Command {
     Run(run::Arguments),
     /// Apply the users' topic of the Kafka output to the targets, as one process of the consumer group `kafka.group`.
     ///
-    /// Any number of processes share the partitions of the topic. They need the same configuration as `run`, the state and the
-    /// targets, and no access to the source. Signals and reloads are those of `run`.
+    /// Any number of processes share the partitions of the topic. They need the same configuration as `run`, and access to the
+    /// brokers, the state and the targets, but not to the source. Signals and reloads work as in `run`.
     #[cfg(feature = "kafka")]
     Apply,
     /// Look at the auth database, and write a configuration for it.

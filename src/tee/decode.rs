@@ -50,7 +50,7 @@ pub(crate) enum RecordOrigin {
 pub(crate) struct RecordTransaction {
     /// The start of its commit record.
     pub(crate) commit: Lsn,
-    /// On the last message of the tenant in the transaction: the position behind the commit record.
+    /// On the last message of the tenant in the transaction: the position after the commit record.
     pub(crate) end: Option<Lsn>,
 }
 
@@ -69,10 +69,10 @@ pub(crate) enum DecodeFault {
     /// A header is missing or is not of this program's form.
     #[error("its header {0} is missing or not as users-sync writes it")]
     Header(&'static str),
-    /// The key is not one.
+    /// The key has another form.
     #[error("its key is not as users-sync writes it")]
     Key,
-    /// The value is not one.
+    /// The value has another form.
     #[error("its value is in neither of the formats debezium and upsert")]
     Value,
 }
@@ -157,7 +157,7 @@ pub(crate) fn content(
     }
 }
 
-/// As `known_by_id` of the messages makes it.
+/// Whether `known_by_id` made this user.
 fn is_known_by_id(user: &User) -> bool {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]

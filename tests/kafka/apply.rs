@@ -82,7 +82,7 @@ async fn targets_are_filled_from_the_topic_and_follow_it() {
     let bed = ApplyBed::start(Broker::shared(), "filled").await;
     bed.change(0).await;
     let publisher = Process::start(&bed.file);
-    // Published is not written: the light says so.
+    // `status` reports that nothing writes to the targets.
     let shown = bed.status_says("no_worker").await;
     assert!(shown.contains("has applied a partition yet"), "{shown}");
     let (first, first_log) = Process::apply(&bed.file);
@@ -188,7 +188,7 @@ async fn messages_that_cannot_be_read_are_left_out() {
     let mut lines = NamedTempFile::new().unwrap();
     lines.write_all(b"{\"id\":\"x\"}\t{\"id\":\"secret-value\"}\nno key\tno value\n").unwrap();
     broker.produce(lines.path(), "alien.users").await;
-    log.says("message skipped, it cannot be read").await;
+    log.says("skipped a message that cannot be read").await;
     bed.change(1).await;
     bed.bed.equal().await;
     assert!(worker.stop().await.success() && publisher.stop().await.success());

@@ -209,7 +209,7 @@ impl World {
         self.set_away(number, false).await;
     }
 
-    async fn strike(&mut self, fault: Fault) {
+    async fn inject(&mut self, fault: Fault) {
         let worker = self.rng.usize(..WORKERS);
         match fault {
             Fault::KillWorker => {
@@ -286,7 +286,7 @@ async fn workers_publisher_broker_and_targets_fail_and_every_target_equals_the_s
         }
         let fault = faults.pop().unwrap();
         println!("{fault:?}");
-        world.strike(fault).await;
+        world.inject(fault).await;
         for _ in 0..world.rng.u32(1..6) {
             world.change().await;
             let_pass(Duration::from_millis(world.rng.u64(..300))).await;

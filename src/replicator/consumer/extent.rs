@@ -10,7 +10,7 @@ pub(crate) struct Extent {
     generation: Generation,
     /// The end of the partition when the rebuild began.
     wanted_end: i64,
-    /// The offset behind the last message that belongs to it.
+    /// The offset after the last message that belongs to it.
     end: i64,
     /// The transaction that is being read: the start of its commit record, and its end once a message is marked.
     open: Option<(Lsn, Option<Lsn>)>,
@@ -65,7 +65,7 @@ impl Extent {
         self.from() >= self.wanted_end
     }
 
-    /// Takes the next message. Breaks if it lies behind the end.
+    /// Takes the next message. Breaks if it lies after the end.
     pub(crate) fn add(&mut self, offset: i64, place: &RecordPlace, own: Option<OwnMessage<'_>>) -> ControlFlow<()> {
         if place.generation > self.generation {
             return ControlFlow::Break(());
@@ -100,11 +100,6 @@ impl Extent {
         ControlFlow::Continue(())
     }
 
-    /// The transaction that is open has no further messages.
-    pub(crate) fn complete(&mut self) {
-        self.finish();
-    }
-
     /// The transaction whose rest is missing: the start of its commit record.
     pub(crate) fn open(&self) -> Option<Lsn> {
         self.open.map(|(commit, _)| commit)
@@ -119,7 +114,8 @@ impl Extent {
         ControlFlow::Break(())
     }
 
-    fn finish(&mut self) {
+    /// No further messages of the open transaction will come.
+    pub(crate) fn finish(&mut self) {
         if let Some((commit, end)) = self.open.take() {
             // Without a mark, what was committed before the commit record is known to be there.
             self.position = self.position.max(end.unwrap_or(commit));
@@ -131,7 +127,7 @@ impl Extent {
         self.position
     }
 
-    /// The offset behind the last message that belongs to it.
+    /// The offset after the last message that belongs to it.
     pub(crate) fn end(&self) -> i64 {
         self.end
     }
@@ -219,12 +215,12 @@ mod tests {
         let (_, mut open, _) = extent(0, 2, &parts[..2]);
         assert_eq!(open.end_reached(), ControlFlow::Continue(()));
         assert_eq!(open.open(), Some(Lsn(20)));
-        open.complete();
+        open.finish();
         assert_eq!((open.open(), open.position()), (None, Lsn(20)));
     }
 
     #[test]
-    fn messages_behind_the_end_belong_to_the_stream() {
+    fn messages_after_the_end_belong_to_the_stream() {
         let (tenant, found, ended) = extent(0, 2, &[(0, change(10, Some(11)), "a"), (5, change(20, Some(21)), "a")]);
         assert_eq!((ended, found.position(), found.end()), (Some(5), Lsn(11), 1));
         assert!(found.is_row(tenant, "a", 0));

@@ -56,7 +56,7 @@ const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// Applies until `stop` is cancelled. A configuration that differs in more than its tenants begins another membership.
 ///
 /// # Errors
-/// None that a retry could resolve.
+/// None: failures are retried.
 pub async fn run(
     mut configs: watch::Receiver<Config>,
     status: Arc<ProcessStatus>,
@@ -84,7 +84,7 @@ pub async fn run(
 /// A partition that this process applies.
 struct Assigned {
     configs: watch::Sender<Config>,
-    /// Stops the sessions also when it is dropped.
+    /// Dropping it stops the sessions.
     stop: DropGuard,
     task: JoinHandle<()>,
 }
@@ -135,13 +135,13 @@ async fn membership(
     status.set_standby();
     let done = member.serve(config, &kafka, &mut events, configs, stop).await;
     member.revoke_all().await;
-    // What its end brings is not waited for.
+    // Without a receiver, leaving waits for no session.
     drop(events);
     let left = blocking(move || member.group.leave()).await;
     done.and(left.map_err(ServiceError::from))
 }
 
-/// The topic of the users. `partition_by: tenant` requires one that tenants share, whatever its tenants.
+/// The topic of the users. With `partition_by: tenant` all tenants share it, so any id gives its name.
 fn users_topic(config: &Config, kafka: &Kafka) -> Result<String, ServiceError> {
     let any = TenantId::new("any");
     let topics = Topics::new(&kafka.topic, &config.users.table, [&any]);
@@ -155,7 +155,7 @@ async fn checkpoint_key(config: &Config) -> Result<CheckpointKey, ServiceError> 
     Ok(StateStore::ensure_slot(&state, &config.source.slot).await?)
 }
 
-/// The configuration with the tenants of one partition. Their targets are written here, so it has no group that does that.
+/// The configuration with the tenants of one partition. `group` is unset, because this process writes the targets.
 fn of_partition(config: &Config, partition: i32, count: i32) -> Config {
     let tenants = config.tenants.iter().filter(|tenant| partition_of(tenant.id.as_str(), count) == partition);
     let kafka = config.kafka.clone().map(|kafka| Kafka { group: None, ..kafka });

@@ -56,7 +56,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_offset_is_taken_before_what_is_behind_it_is_confirmed(
+        fn no_offset_is_taken_before_what_precedes_it_is_confirmed(
             steps in proptest::collection::vec((0_u64..3, 1_i64..3), 1..50),
             confirmed in 0_u64..150,
         ) {

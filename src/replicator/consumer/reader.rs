@@ -1,7 +1,7 @@
 //! Reads a partition and hands the changes of each source transaction to the tenants' mailboxes.
 //!
-//! The messages of a transaction follow each other in a partition, and it is complete once a message of another one follows,
-//! or once everything has been read and a mark has said that it is the last part. Until then none of it is applied.
+//! The messages of a transaction follow each other in a partition. It is complete once a message of another one follows, or once
+//! everything has been read and a message had the header `ce_last` (the mark). Until then none of it is applied.
 
 use crate::config::Kafka;
 use crate::map::CommitInfo;
@@ -44,7 +44,7 @@ pub(crate) struct TopicReader {
     open: Option<OpenTransaction>,
     /// Every transaction up to this position has been read whole.
     whole: Lsn,
-    /// The offset behind the last message.
+    /// The offset after the last message.
     next_offset: i64,
     /// The key of that message. A tombstone follows the message of its delete.
     last_key: Option<Vec<u8>>,
@@ -264,7 +264,6 @@ impl TopicReader {
                 self.unreadable(message, fault);
                 if let Some(Ok(id)) = message.key().map(user_of_key) {
                     let set_aside = Change::Upsert(User::unmappable(&id, fault.to_string()));
-                    let key = &self.tenants[headers.tenant.unwrap_or_default()].key;
                     self.sink.add(current, Some(key.as_str()), set_aside, IsCreate::No);
                 }
             }
@@ -273,10 +272,10 @@ impl TopicReader {
     }
 
     /// A message that cannot be read is left out, and reported. Its offset says where it is; its content is not shown.
-    fn unreadable(&mut self, message: &BorrowedMessage<'_>, fault: DecodeFault) {
+    fn unreadable(&self, message: &BorrowedMessage<'_>, fault: DecodeFault) {
         if let Some(so_far) = self.context.count_unmappable() {
             let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
-            tracing::error!(topic, partition, offset, so_far, reason = %fault, "message skipped, it cannot be read");
+            tracing::error!(topic, partition, offset, so_far, reason = %fault, "skipped a message that cannot be read");
         }
     }
 

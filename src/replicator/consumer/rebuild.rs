@@ -54,7 +54,7 @@ pub(crate) async fn serve(
     mut requests: mpsc::Receiver<JoinRequest>,
 ) -> Result<(), ServiceError> {
     let mut waiting: Vec<JoinRequest> = Vec::new();
-    let mut waited = 0;
+    let mut reported = 0;
     loop {
         tokio::select! {
             request = requests.recv() => match request {
@@ -77,14 +77,14 @@ pub(crate) async fn serve(
             }
             match snapshots.complete(request.tenant, context.generation) {
                 Some(snapshot) => members.push(Member { request, snapshot }),
-                // Until the publisher has completed one.
+                // It waits until the publisher completes one.
                 None => waiting.push(request),
             }
         }
-        if waiting.len() != waited {
-            waited = waiting.len();
-            tracing::info!(tenants = waited, "tenants wait for the publisher: it has to complete a snapshot of them");
+        if waiting.len() > reported {
+            tracing::info!(tenants = waiting.len(), "tenants wait for the publisher to complete their snapshots");
         }
+        reported = waiting.len();
         if !members.is_empty() {
             rebuild(&context, &kafka, &stream, &snapshots, &index, members).await;
         }
@@ -165,13 +165,13 @@ async fn find_extent(
     let published = index.published(generation);
     let (settings, known) = (kafka.clone(), stream.clone());
     let found = blocking(move || {
-        let settled = RangeReader::new(&settings)?.settled_end(known.topic(), known.partition())?;
-        Ok((settled, known.bounds()?.1))
+        Ok(match RangeReader::new(&settings)?.settled_end(known.topic(), known.partition())? {
+            Some(settled) => (settled, published),
+            // A transaction is open: `published` may cover its messages.
+            None => (known.bounds()?.1, Lsn::ZERO),
+        })
     });
-    let (end, position) = match found.await? {
-        (Some(settled), _) => (settled, published),
-        (None, committed) => (committed, Lsn::ZERO),
-    };
+    let (end, position) = found.await?;
     members.iter().for_each(|member| snapshots.rebuild_to(member.request.tenant, end));
     let starts = members.iter().map(|member| (member.request.tenant, member.snapshot.offset));
     let mut extent = Extent::new(generation, end, position, starts);
@@ -181,19 +181,25 @@ async fn find_extent(
             return Ok(extent);
         }
         let place = (stream.topic(), stream.partition());
-        let (reader, deadline) = (RangeReader::new(&kafka)?, Instant::now() + OPEN_TRANSACTION_TIMEOUT);
+        let reader = RangeReader::new(&kafka)?;
+        // Set once the end of the partition has been reached: only then the rest of a transaction may be missing.
+        let mut deadline = None;
         reader.read(place, extent.from(), |found| match found {
             FoundInRange::Message(message) => add(&mut extent, &names, message),
-            FoundInRange::End => extent.end_reached(),
-            // The rest of a transaction is missing.
-            FoundInRange::Nothing if extent.open().is_some_and(|commit| index.published(generation) > commit) => {
-                ControlFlow::Break(())
+            FoundInRange::End => {
+                deadline.get_or_insert_with(|| Instant::now() + OPEN_TRANSACTION_TIMEOUT);
+                extent.end_reached()
             }
-            FoundInRange::Nothing if Instant::now() > deadline => ControlFlow::Break(()),
-            FoundInRange::Nothing => ControlFlow::Continue(()),
+            FoundInRange::Nothing => {
+                let is_published = || extent.open().is_some_and(|commit| index.published(generation) > commit);
+                match deadline {
+                    Some(deadline) if Instant::now() > deadline || is_published() => ControlFlow::Break(()),
+                    Some(_) | None => ControlFlow::Continue(()),
+                }
+            }
         })?;
         if extent.open().is_some() && reader.has_nothing(place, extent.end())? {
-            extent.complete();
+            extent.finish();
         }
         match extent.open() {
             None => Ok(extent),
@@ -250,7 +256,7 @@ async fn send_rows(
         }
         match left {
             0 => Ok(()),
-            _ => Err(Failure::plain(format!("compaction has removed the messages of {left} users meanwhile"))),
+            _ => Err(Failure::plain(format!("compaction removed the messages of {left} users during the rebuild"))),
         }
     });
     let handing = async {

@@ -32,8 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Interval at which a new offset is committed for the group.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-/// The oldest message from which a target can go on: behind an older one, compaction may have removed deletes that it lacks. Below
-/// Kafka's default of `delete.retention.ms`, a day.
+/// If the next message is older, compaction may have removed deletes. Below a `delete.retention.ms` of one day, Kafka's default.
 const MAX_AGE: Duration = Duration::from_secs(20 * 3600);
 
 /// What the sessions of a process share.
@@ -80,7 +79,7 @@ pub(super) async fn run(
     stop: &CancellationToken,
 ) -> Result<SessionExit, ServiceError> {
     let config = configs.borrow_and_update().clone();
-    // `apply` starts with a section `kafka` only.
+    // `apply` requires the section `kafka`.
     let Some(kafka) = config.kafka.clone() else { return Ok(SessionExit::Reconfigured) };
     let prepared = tokio::select! {
         prepared = prepare(shared, stream, remembered.generation, &config, kafka) => prepared?,
@@ -112,8 +111,8 @@ pub(super) async fn run(
     done
 }
 
-/// Fences older processes, finds out which tenants can go on from where the partition is read, and records which cannot. Only then
-/// anything is read, and an offset committed.
+/// Fences older processes, finds out which tenants can go on from where the partition is read, and records which cannot. Reading
+/// and committing begin after that.
 async fn prepare(
     shared: &Arc<Shared>,
     stream: &Arc<PartitionStream>,
@@ -187,7 +186,7 @@ async fn prepare(
     let reading = stream.clone();
     blocking(move || reading.start(offset)).await?;
     let tenants = config.tenants.len();
-    tracing::info!(partition, offset, %generation, epoch = %context.epoch, tenants, "applying");
+    tracing::info!(partition, offset, %generation, epoch = %context.epoch, tenants, "applying a partition");
     Ok(Prepared { context: Arc::new(context), kafka, snapshots, completed, rows, pauses, start: offset })
 }
 

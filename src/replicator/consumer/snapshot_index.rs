@@ -53,7 +53,7 @@ impl SnapshotIndex {
 
     /// Follows the topic until `stop`.
     pub(super) async fn follow(self: Arc<Self>, kafka: Kafka, owner: Owner, stop: CancellationToken) {
-        self.again_and_again(&kafka.snapshots_topic, &stop, |index| {
+        self.retry_until_stopped(&kafka.snapshots_topic, &stop, |index| {
             let (settings, owner, ends) = (kafka.clone(), owner.clone(), stop.clone());
             move || index.read(&settings, &owner, &ends)
         })
@@ -62,14 +62,14 @@ impl SnapshotIndex {
 
     /// Follows the positions of the publisher until `stop`.
     pub(super) async fn follow_positions(self: Arc<Self>, kafka: Kafka, owner: Owner, stop: CancellationToken) {
-        self.again_and_again(&kafka.positions_topic, &stop, |index| {
+        self.retry_until_stopped(&kafka.positions_topic, &stop, |index| {
             let (settings, owner, ends) = (kafka.clone(), owner.clone(), stop.clone());
             move || index.read_positions(&settings, &owner, &ends)
         })
         .await;
     }
 
-    async fn again_and_again<R: FnOnce() -> Result<(), Failure> + Send + 'static>(
+    async fn retry_until_stopped<R: FnOnce() -> Result<(), Failure> + Send + 'static>(
         self: &Arc<Self>,
         topic: &str,
         stop: &CancellationToken,
@@ -77,7 +77,7 @@ impl SnapshotIndex {
     ) {
         while !stop.is_cancelled() {
             if let Err(failure) = blocking(read(self.clone())).await {
-                tracing::warn!(%failure, topic, "cannot follow a topic, retrying");
+                tracing::warn!(%failure, topic, "reading a topic failed, retrying");
                 tokio::select! {
                     () = sleep(RETRY) => {}
                     () = stop.cancelled() => {}

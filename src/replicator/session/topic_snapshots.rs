@@ -40,7 +40,7 @@ impl TopicSnapshots {
         change(lock(&self.known).entry(tenant))
     }
 
-    /// The tenant's last complete snapshot is this one. Returns whether the tenant has to start over, to hold it.
+    /// The tenant's last complete snapshot is this one. Returns whether the tenant must be rebuilt from it.
     pub(crate) fn published(&self, tenant: TenantIdx, snapshot: PublishedSnapshot) -> bool {
         self.with(tenant, |known| {
             let starts_over = snapshot.position > known.included && snapshot.position > known.awaited;
@@ -55,7 +55,7 @@ impl TopicSnapshots {
         self.with(tenant, |known| known.published = None);
     }
 
-    /// A message of the tenant's snapshot at `position` was read. Returns whether the tenant has to start over, to hold it.
+    /// A message of the tenant's snapshot at `position` was read. Returns whether the tenant must be rebuilt from it.
     pub(crate) fn seen(&self, tenant: TenantIdx, position: Lsn) -> bool {
         self.with(tenant, |known| {
             let starts_over = position > known.included && position > known.awaited;

@@ -21,7 +21,7 @@ pub(crate) async fn watch_workers(context: &SessionContext) -> Result<(), Servic
         let code = SourceTrouble::NoWorker;
         let Some(text) = finding(&context.state.partitions().await?) else {
             if context.findings.clear(code) {
-                tracing::info!("every partition has a process of users-sync apply again");
+                tracing::info!("every partition has a users-sync apply process again");
             }
             continue;
         };
@@ -29,7 +29,7 @@ pub(crate) async fn watch_workers(context: &SessionContext) -> Result<(), Servic
             tracing::error!(
                 reason = text,
                 reason_code = code.code(),
-                "changes are published, and not written to targets"
+                "changes are published but not written to targets"
             );
         }
     }
@@ -43,7 +43,7 @@ fn finding(partitions: &[(String, bool)]) -> Option<String> {
     let without: Vec<&str> = partitions.iter().filter(|(_, held)| !held).map(|(name, _)| name.as_str()).collect();
     match without[..] {
         [] => None,
-        _ if without.len() == partitions.len() => Some("no process of users-sync apply runs".to_owned()),
+        _ if without.len() == partitions.len() => Some("no users-sync apply process is running".to_owned()),
         [first, ..] => Some(format!(
             "{} of {} partitions have no process of users-sync apply: {first}{}",
             without.len(),
@@ -66,7 +66,7 @@ mod tests {
         };
         assert_eq!(found(&[]).unwrap(), "no process of users-sync apply has applied a partition yet");
         assert_eq!(found(&[true, true]), None);
-        assert_eq!(found(&[false, false]).unwrap(), "no process of users-sync apply runs");
+        assert_eq!(found(&[false, false]).unwrap(), "no users-sync apply process is running");
         let some = "1 of 3 partitions have no process of users-sync apply: s/t/1";
         assert_eq!(found(&[true, false, true]).unwrap(), some);
         let some = "2 of 3 partitions have no process of users-sync apply: s/t/0, ...";

@@ -26,7 +26,7 @@ use tokio::sync::{Notify, mpsc};
 const REVOKE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the end of a membership waits for the brokers.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Interval at which the thread looks for its end.
+/// Interval at which the thread checks whether to end.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 type GroupConsumer = BaseConsumer<GroupContext>;
@@ -119,7 +119,7 @@ impl Group {
         config.set("allow.auto.create.topics", "false");
         for (name, value) in [
             ("partition.assignment.strategy", "cooperative-sticky"),
-            // A message waits for no others.
+            // Do not delay messages to fill a fetch.
             ("fetch.wait.max.ms", "20"),
             // For each partition. The mailboxes bound what has been taken.
             ("queued.max.messages.kbytes", "4096"),
@@ -142,7 +142,7 @@ impl Group {
         let thread = std::thread::Builder::new().name("consumer group".to_owned());
         let thread = thread
             .spawn(move || poll(&polled, &events, &ends))
-            .map_err(|error| Failure::plain(format!("no thread for the consumer group: {error}")))?;
+            .map_err(|error| Failure::plain(format!("cannot start the thread of the consumer group: {error}")))?;
         Ok((Group { consumer, topic: topic.to_owned(), is_ending, thread: Some(thread) }, received))
     }
 
@@ -179,7 +179,7 @@ fn poll(consumer: &GroupConsumer, events: &mpsc::UnboundedSender<GroupEvent>, is
             let _ = events.send(GroupEvent::Failed(failure));
             return;
         }
-        // Others pass: librdkafka connects again, and joins the group again.
+        // Other errors are temporary: librdkafka connects again, and joins the group again.
         tracing::debug!(target: "users_sync::librdkafka", %error, "consumer group");
     }
     consumer.unsubscribe();
@@ -252,7 +252,7 @@ impl PartitionStream {
 
     /// Stops delivering, so that the next [`PartitionStream::start`] begins elsewhere.
     pub(crate) fn pause(&self) {
-        // Of a partition that was lost meanwhile.
+        // Fails if the partition was lost.
         let _ = self.list(Offset::Invalid).and_then(|list| self.consumer.pause(&list));
     }
 
@@ -282,7 +282,7 @@ impl PartitionStream {
         commit().map_err(|error| self.failure("committing the offset of", &error))
     }
 
-    /// The offsets of the first record, and behind the last committed one. Blocks.
+    /// The offsets of the first record, and after the last committed one. Blocks.
     pub(crate) fn bounds(&self) -> Result<(i64, i64), Failure> {
         let found = self.consumer.fetch_watermarks(&self.topic, self.partition, REQUEST_TIMEOUT);
         found.map_err(|error| self.failure("reading the end of", &error))

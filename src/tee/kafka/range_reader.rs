@@ -38,7 +38,7 @@ impl RangeReader {
         Ok(RangeReader { consumer, uncommitted, errors })
     }
 
-    /// The offset behind the last record of a partition, if everything in it is committed.
+    /// The offset after the last record of a partition, if everything in it is committed.
     pub(crate) fn settled_end(&self, topic: &str, partition: i32) -> Result<Option<i64>, Failure> {
         let end = |consumer: &BaseConsumer<ClientErrors>| consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT);
         // In this order: what is committed in between makes them differ, and the caller tries again.
