@@ -303,12 +303,12 @@ mod tests {
 
     #[test]
     fn a_group_requires_whole_tenants_and_exact_positions() {
-        check("group: g", "4:27", ["kafka.group requires partition_by: tenant", "without {tenant}"]);
+        check("group: g", "4:28", ["kafka.group requires partition_by: tenant", "without {tenant}"]);
         let with = |more: &str| format!("topic: t, partition_by: tenant, group: g, {more}");
         check(&with("exactly_once: false"), "4:77", ["kafka.group requires exactly_once: true", "set it"]);
         check(&with("snapshot: false"), "4:73", ["kafka.group requires snapshot: true", "set it"]);
-        check("group: ''", "4:27", ["for kafka.group", "a text that is not empty"]);
-        check("instance: i", "4:30", ["kafka.instance requires kafka.group", "name the consumer group"]);
+        check("group: ''", "4:28", ["for kafka.group", "a text that is not empty"]);
+        check("instance: i", "4:31", ["kafka.instance requires kafka.group", "name the consumer group"]);
     }
 
     #[test]
