@@ -68,8 +68,14 @@ async fn it_publishes_every_change_and_touches_no_target() {
     equal("acme").await;
     equal("globex").await;
     assert_eq!(get(at, "/readyz").await.status, 200);
+    // No process applies what is published.
+    until("the status has the code no_worker", async || {
+        get(at, "/api/status").await.json()["verdict"].to_string().contains("no_worker")
+    })
+    .await;
     let status = get(at, "/api/status").await.json();
-    assert_eq!((&status["verdict"]["level"], &status["tee"]["state"]), (&"ok".into(), &"following".into()), "{status}");
+    let shown = (&status["verdict"]["level"], &status["tee"]["state"]);
+    assert_eq!(shown, (&"degraded".into(), &"following".into()), "{status}");
     assert_eq!(get(at, "/api/tenants").await.json()["total"], 0);
 
     // Another tenant, beside the running process.
