@@ -9,8 +9,6 @@ export PATH := $(CARGO_HOME)/bin:$(CURDIR)/target/node/node_modules/.bin:$(PATH)
 SECONDS ?= 20
 STAY ?=
 FUZZ_SECONDS ?= 60
-# The tests' profile, whose dependencies it shares, with this crate optimised and without half of the dependencies.
-DEMO_BUILD := --profile quick --config profile.quick.package.users-sync.opt-level=1 --no-default-features --locked
 # PostgreSQL versions for `make test-matrix`.
 MAJORS ?= 14 15 16 17 18
 # Arguments for cargo-mutants: `make mutants MUTANTS='--file src/progress.rs'`.
@@ -31,11 +29,11 @@ setup: ## Install missing build tools: PostgreSQL's server programs, PgBouncer, 
 
 demo: ## Show replication between two throwaway servers (SECONDS=20); STAY=1 adds a page for visitors.
 	@.ci/setup demo
-	cargo run $(DEMO_BUILD) -- demo --seconds $(SECONDS) $(if $(STAY),--stay)
+	cargo run --profile demo --no-default-features --locked -- demo --seconds $(SECONDS) $(if $(STAY),--stay)
 
 test: setup ## Run all tests, including those against real servers and the auth stores' own tables.
 	@.ci/setup stores
-	cargo test --profile quick --locked
+	cargo test --release --locked
 
 test-matrix: setup ## Run the tests that need servers against each PostgreSQL version (MAJORS="14 18").
 	@.ci/setup stores
@@ -53,8 +51,8 @@ bench: setup ## Compare with PostgreSQL's own logical replication on this machin
 
 check: setup ## Check the format, clippy and rustdoc; warnings are errors.
 	cargo fmt --check
-	cargo clippy --profile quick --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --profile quick --no-deps --locked
+	cargo clippy --release --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --locked
 
 lint: check
 

@@ -83,8 +83,8 @@ impl Options {
         self
     }
 
-    /// Makes this server like a real one, for a demo or a measurement: initdb creates its cluster, and commits are flushed to
-    /// disk. Others start on a copy of one cluster, and only a crash of the machine would lose their commits.
+    /// Makes this server like a real one, for a demo or a measurement: initdb creates its cluster.
+    /// Others start on a copy of one cluster.
     #[must_use]
     pub fn measured(mut self) -> Options {
         self.measured = true;
@@ -117,7 +117,6 @@ impl Options {
             ("timezone", "UTC".to_owned()),
             ("log_timezone", "UTC".to_owned()),
             ("lc_messages", "C".to_owned()),
-            ("fsync", if self.measured { "on" } else { "off" }.to_owned()),
         ];
         let fixed = fixed.iter().map(|(name, value)| (*name, value.as_str()));
         let wanted = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));

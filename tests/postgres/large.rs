@@ -19,8 +19,9 @@ const TODOS: &str = "
 /// Serialises these tests: each uses the whole machine.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
+/// These tests examine locks, not disks.
 async fn bed(tenants: &[&str]) -> Bed {
-    let options = Options::new().set("max_wal_size", "8GB").set("shared_buffers", "512MB");
+    let options = Options::new().set("fsync", "off").set("max_wal_size", "8GB").set("shared_buffers", "512MB");
     let bed = Bed::start_with(tenants, options).await;
     let tenants = tenants.iter().map(|tenant| format!("'{tenant}'")).collect::<Vec<_>>();
     bed.auth(&format!(
