@@ -12,6 +12,7 @@ pub(crate) mod source_watch;
 pub(crate) mod status_view;
 pub(crate) mod tenant_diff;
 pub(crate) mod tenants;
+#[cfg_attr(not(feature = "kafka"), allow(dead_code))]
 pub(crate) mod topic_snapshots;
 pub(crate) mod user_count;
 pub(crate) mod worker_watch;
