@@ -4,8 +4,6 @@ mod admins;
 mod adopt;
 #[cfg(feature = "kafka")]
 mod adopt_kafka;
-#[cfg(feature = "kafka")]
-mod apply;
 mod check;
 mod common;
 mod completions;
@@ -247,7 +245,7 @@ fn execute(cli: Cli) -> Result<ExitCode, Diagnostic> {
         match cli.command {
             Command::Run(arguments) => Box::pin(run::execute(&arguments, &logging, &cli.file)).await,
             #[cfg(feature = "kafka")]
-            Command::Apply => Box::pin(apply::execute(&logging, &cli.file)).await,
+            Command::Apply => Box::pin(run::serve(run::Reads::Kafka, &logging, &cli.file)).await,
             Command::Init(arguments) => init::execute(&arguments, &cli.file).await,
             Command::Check(_) => check::execute(&cli.file).await,
             Command::Setup(arguments) => setup::execute(&arguments, &cli.file).await,

@@ -75,6 +75,10 @@ pub(super) async fn serve(reads: Reads, logging: &Logging, file: &ConfigFile) ->
     let place = file.place();
     let loaded = load_from(&place)?;
     let config = loaded.config.clone();
+    if reads != Reads::Source && !config.publishes_only() {
+        let help = "set kafka.group; `run` then only publishes";
+        return Err(diagnostic!(help = help, "kafka.group is not set: apply needs a consumer group"));
+    }
     let mut export = Export::of_environment();
     logging.begin(config.log.into(), export.layer())?;
     raise_open_files();

@@ -47,18 +47,21 @@ impl SnapshotRecord {
     /// Reads a record for `users-sync apply`: the tenant, and its snapshot unless the record removes it. The publisher may have
     /// another state, and then another signature. `None` for a record of another slot, and for one that cannot be relied on.
     pub(crate) fn read(owner: &Owner, key: &[u8], value: Option<&[u8]>) -> Option<(TenantId, Option<SnapshotRecord>)> {
-        let text = std::str::from_utf8(key).ok()?;
-        let SnapshotKey { slot, tenant } = serde_json::from_str(text).ok()?;
-        if slot != owner.slot {
-            return None;
-        }
+        let (text, tenant) = read_key(owner, key)?;
         let snapshot = match value.map(|value| owner.open::<SnapshotRecord>(text, value)) {
             None => None,
             Some(Opened { origin: Origin::Own | Origin::Foreign(_), content: Some(snapshot) }) => Some(snapshot),
             Some(Opened { .. }) => return None,
         };
-        Some((TenantId::new(&tenant), snapshot))
+        Some((tenant, snapshot))
     }
+}
+
+/// The text of a key, and its tenant; `None` for a record of another slot or program.
+fn read_key<'k>(owner: &Owner, key: &'k [u8]) -> Option<(&'k str, TenantId)> {
+    let text = std::str::from_utf8(key).ok()?;
+    let SnapshotKey { slot, tenant } = serde_json::from_str(text).ok()?;
+    (slot == owner.slot).then(|| (text, TenantId::new(&tenant)))
 }
 
 /// The snapshots of a slot, as the topic's last records say.
@@ -74,12 +77,7 @@ impl Snapshots {
     /// Applies a record, in topic order. Those of other slots, and those whose key users-sync did not write, are ignored.
     /// Returns the tenant.
     pub(crate) fn take(&mut self, owner: &Owner, key: &[u8], value: Option<&[u8]>) -> Option<TenantId> {
-        let text = std::str::from_utf8(key).ok()?;
-        let SnapshotKey { slot, tenant } = serde_json::from_str(text).ok()?;
-        if slot != owner.slot {
-            return None;
-        }
-        let tenant = TenantId::new(&tenant);
+        let (text, tenant) = read_key(owner, key)?;
         self.tenants.remove(&tenant);
         self.strange.remove(&tenant);
         let opened = value.map(|value| owner.open::<SnapshotRecord>(text, value));

@@ -245,3 +245,15 @@ async fn a_tenant_that_a_worker_did_not_know_misses_nothing() {
     assert!(worker.stop().await.success() && publisher.stop().await.success());
     assert_eq!(rebuilds(&log), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_group_nothing_is_applied() {
+    let broker = Broker::shared();
+    let bed = Bed::start(&["ant"]).await;
+    let file = bed.config_file(&section(broker, "ungrouped", ""));
+    let (shown, code) = said(&command(&["apply", "-c", file.path().to_str().unwrap()]).await);
+    assert!(
+        code == Some(1) && shown.contains("kafka.group is not set") && shown.contains("set kafka.group;"),
+        "{shown}"
+    );
+}

@@ -3,7 +3,7 @@
 //! ```text
 //! consumer::run               one group membership after another
 //! |-- group                   a thread        tee::kafka::Group: polls, and serves rebalances
-//! |-- snapshot index          a thread        SnapshotIndex::follow: the last complete snapshot of each tenant
+//! |-- snapshot index          two threads     SnapshotIndex: the last complete snapshot of each tenant, the publisher's position
 //! `-- partition, many         a task each     session::run, one after another, with backoff
 //!     |-- reader              `source` set    TopicReader, in place of the replication stream
 //!     |-- rebuild             `source` set    rebuild::serve, in place of the snapshotter
@@ -24,11 +24,11 @@ mod session;
 mod sessions_view;
 mod snapshot_index;
 
-use crate::config::{Config, Kafka, Topics};
-use crate::model::{CheckpointKey, TenantId};
+use crate::config::{Config, Kafka, Tenant, Topics};
+use crate::model::{CheckpointKey, Generation, TenantId};
 use crate::pg::connect_state;
 use crate::replicator::backoff::Backoffs;
-use crate::replicator::consumer::session::{Remembered, Shared};
+use crate::replicator::consumer::session::Shared;
 use crate::replicator::consumer::sessions_view::PartitionSessions;
 use crate::replicator::consumer::snapshot_index::SnapshotIndex;
 use crate::replicator::error::ServiceError;
@@ -93,8 +93,6 @@ struct Membership {
     shared: Arc<Shared>,
     group: Group,
     topic: String,
-    /// The number of partitions of the topic.
-    count: i32,
     assigned: HashMap<i32, Assigned>,
     streaming: Option<StreamingGuard>,
 }
@@ -131,7 +129,7 @@ async fn membership(
     let sessions = Arc::new(PartitionSessions::new(config.source.slot.clone(), config.limits.source_wal));
     let memory = Arc::new(Memory::new(config.limits.memory));
     let shared = Arc::new(Shared { status: status.clone(), index, sessions, memory, partitions: count });
-    let mut member = Membership { shared, group, topic, count, assigned: HashMap::new(), streaming: None };
+    let mut member = Membership { shared, group, topic, assigned: HashMap::new(), streaming: None };
     status.set_standby();
     let done = member.serve(config, &kafka, &mut events, configs, stop).await;
     member.revoke_all().await;
@@ -155,31 +153,49 @@ async fn checkpoint_key(config: &Config) -> Result<CheckpointKey, ServiceError> 
     Ok(StateStore::ensure_slot(&state, &config.source.slot).await?)
 }
 
-/// The configuration with the tenants of one partition. `group` is unset, because this process writes the targets.
-fn of_partition(config: &Config, partition: i32, count: i32) -> Config {
-    let tenants = config.tenants.iter().filter(|tenant| partition_of(tenant.id.as_str(), count) == partition);
-    let kafka = config.kafka.clone().map(|kafka| Kafka { group: None, ..kafka });
-    Config { tenants: tenants.cloned().collect(), kafka, ..config.clone() }
+/// A configuration, with its tenants by partition.
+struct Partitioned {
+    without_tenants: Config,
+    tenants: HashMap<i32, Vec<Tenant>>,
+}
+
+impl Partitioned {
+    fn new(mut config: Config, count: i32) -> Partitioned {
+        let mut tenants: HashMap<i32, Vec<Tenant>> = HashMap::new();
+        for tenant in std::mem::take(&mut config.tenants) {
+            tenants.entry(partition_of(tenant.id.as_str(), count)).or_default().push(tenant);
+        }
+        Partitioned { without_tenants: config, tenants }
+    }
+
+    /// The configuration for one partition. `group` is unset, because this process writes the targets.
+    fn of(&self, partition: i32) -> Config {
+        let config = self.without_tenants.clone();
+        let kafka = config.kafka.map(|kafka| Kafka { group: None, ..kafka });
+        Config { tenants: self.tenants.get(&partition).cloned().unwrap_or_default(), kafka, ..config }
+    }
 }
 
 impl Membership {
     /// Serves the group until `stop`, a configuration that differs in more than its tenants, or an error.
     async fn serve(
         &mut self,
-        mut config: Config,
+        config: Config,
         kafka: &Kafka,
         events: &mut mpsc::UnboundedReceiver<GroupEvent>,
         configs: &mut watch::Receiver<Config>,
         stop: &CancellationToken,
     ) -> Result<(), ServiceError> {
+        let known = self.shared.partitions;
+        let mut config = Partitioned::new(config, known);
         loop {
             tokio::select! {
                 event = events.recv() => match event {
                     Some(GroupEvent::Assigned(partitions)) => {
                         let (settings, topic) = (kafka.clone(), self.topic.clone());
                         let count = blocking(move || topic_partitions(&settings, &topic)).await?;
-                        if count != self.count {
-                            let what = format!("topic {} has {count} partitions instead of {}", self.topic, self.count);
+                        if count != known {
+                            let what = format!("topic {} has {count} partitions instead of {known}", self.topic);
                             return Err(Failure::plain(what).into());
                         }
                         self.assign(&partitions, &config)?;
@@ -193,13 +209,13 @@ impl Membership {
                 },
                 () = replaced(configs) => {
                     let new = configs.borrow_and_update().clone();
-                    if !config.differs_only_in_tenants(&new) {
+                    if !config.without_tenants.differs_only_in_tenants(&new) {
                         tracing::info!("configuration changed beyond tenants; joining the group again");
                         return Ok(());
                     }
-                    config = new;
+                    config = Partitioned::new(new, known);
                     for (partition, assigned) in &self.assigned {
-                        assigned.configs.send_replace(of_partition(&config, *partition, self.count));
+                        assigned.configs.send_replace(config.of(*partition));
                     }
                 },
                 () = stop.cancelled() => return Ok(()),
@@ -207,10 +223,10 @@ impl Membership {
         }
     }
 
-    fn assign(&mut self, partitions: &[i32], config: &Config) -> Result<(), Failure> {
+    fn assign(&mut self, partitions: &[i32], config: &Partitioned) -> Result<(), Failure> {
         for partition in partitions {
             let stream = Arc::new(self.group.open(*partition)?);
-            let (sender, configs) = watch::channel(of_partition(config, *partition, self.count));
+            let (sender, configs) = watch::channel(config.of(*partition));
             let stop = CancellationToken::new();
             let sessions = sessions(self.shared.clone(), stream, configs, stop.clone());
             let span = info_span!("partition", topic = self.topic, partition);
@@ -264,16 +280,18 @@ async fn sessions(
     stop: CancellationToken,
 ) {
     let mut backoff = Backoffs::new(RETRY_MIN, RETRY_MAX);
-    let mut remembered = Remembered::default();
+    // The newest generation that a message had.
+    let mut generation = Generation::default();
     loop {
         let begun = Instant::now();
         // Boxed: its future is large.
-        let done = Box::pin(session::run(&shared, &stream, &mut remembered, &mut configs, &stop)).await;
+        let done = Box::pin(session::run(&shared, &stream, generation, &mut configs, &stop)).await;
         let error = match done {
             Ok(SessionExit::Stopped) => return,
             Ok(SessionExit::Reconfigured) => continue,
             Err(_) if stop.is_cancelled() => return,
-            Err(ServiceError::OtherGeneration(generation)) => {
+            Err(ServiceError::OtherGeneration(newer)) => {
+                generation = newer;
                 tracing::info!(%generation, "the source's history changed: every tenant is rebuilt");
                 continue;
             }

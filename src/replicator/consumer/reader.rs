@@ -5,7 +5,7 @@
 
 use crate::config::Kafka;
 use crate::map::CommitInfo;
-use crate::model::{Change, Lsn, RestartSignal, TenantIdx, TenantKey, Timestamp, User, Xid};
+use crate::model::{Change, Lsn, TenantIdx, TenantKey, Timestamp, User, Xid};
 use crate::replicator::consumer::offsets::Boundaries;
 use crate::replicator::consumer::snapshot_index::SnapshotIndex;
 use crate::replicator::error::ServiceError;
@@ -208,7 +208,7 @@ impl TopicReader {
                     && !self.snapshots.is_rebuilt(*index, message.offset())
                 {
                     // It is ahead of the stream, so the tenant is rebuilt with it.
-                    self.context.interrupt(*index, RestartSignal::PublishedAgain);
+                    self.context.rebuild(*index);
                 }
                 return Ok(());
             }
@@ -222,7 +222,7 @@ impl TopicReader {
                     && self.snapshots.seen(*index, position)
                 {
                     // Before anything that follows it in the stream is handed on.
-                    self.context.interrupt(*index, RestartSignal::PublishedAgain);
+                    self.context.rebuild(*index);
                 }
                 return Ok(());
             }

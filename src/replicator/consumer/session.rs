@@ -3,7 +3,7 @@
 
 use crate::clock;
 use crate::config::{Config, Kafka};
-use crate::model::{Anchor, ByTenant, Generation, Lsn, RestartSignal, TenantId};
+use crate::model::{Anchor, ByTenant, Generation, Lsn, TenantId};
 use crate::pg::connect_state;
 use crate::replicator::consumer::offsets::Boundaries;
 use crate::replicator::consumer::reader::TopicReader;
@@ -46,13 +46,6 @@ pub(super) struct Shared {
     pub(super) partitions: i32,
 }
 
-/// What a partition's sessions remember of each other.
-#[derive(Default)]
-pub(super) struct Remembered {
-    /// The newest generation that a message had.
-    pub(super) generation: Generation,
-}
-
 /// The name of the row in the state that fences the processes of a partition.
 fn fence_name(slot: &str, topic: &str, partition: i32) -> String {
     format!("{slot}/{topic}/{partition}")
@@ -70,11 +63,12 @@ struct Prepared {
     start: i64,
 }
 
-/// Runs until the partition is taken away, the process stops, or an error. `configs` has the tenants of the partition only.
+/// Runs until the partition is taken away, the process stops, or an error. `configs` has the tenants of the partition only, and
+/// `generation` is the newest one that an earlier session has seen.
 pub(super) async fn run(
     shared: &Arc<Shared>,
     stream: &Arc<PartitionStream>,
-    remembered: &mut Remembered,
+    generation: Generation,
     configs: &mut watch::Receiver<Config>,
     stop: &CancellationToken,
 ) -> Result<SessionExit, ServiceError> {
@@ -82,7 +76,7 @@ pub(super) async fn run(
     // `apply` requires the section `kafka`.
     let Some(kafka) = config.kafka.clone() else { return Ok(SessionExit::Reconfigured) };
     let prepared = tokio::select! {
-        prepared = prepare(shared, stream, remembered.generation, &config, kafka) => prepared?,
+        prepared = prepare(shared, stream, generation, &config, kafka) => prepared?,
         () = stop.cancelled() => return Ok(SessionExit::Stopped),
     };
     let Prepared { context, kafka, snapshots, completed, rows, pauses, start } = prepared;
@@ -105,9 +99,6 @@ pub(super) async fn run(
     let _shown = shared.sessions.add(stream.partition(), context);
     let done = tasks.run(config, configs, stop).await;
     stream.pause();
-    if let Err(ServiceError::OtherGeneration(newer)) = &done {
-        remembered.generation = *newer;
-    }
     done
 }
 
@@ -116,7 +107,7 @@ pub(super) async fn run(
 async fn prepare(
     shared: &Arc<Shared>,
     stream: &Arc<PartitionStream>,
-    remembered: Generation,
+    seen: Generation,
     config: &Config,
     kafka: Kafka,
 ) -> Result<Prepared, ServiceError> {
@@ -124,7 +115,7 @@ async fn prepare(
     let partition = stream.partition();
     let completed = shared.index.subscribe(partition);
     let newest = config.tenants.iter().filter_map(|tenant| Some(shared.index.of(&tenant.id)?.generation)).max();
-    let generation = remembered.max(newest.unwrap_or_default());
+    let generation = seen.max(newest.unwrap_or_default());
     let state = connect_state(&config.state_url).await.map_err(ServiceError::StateConnect)?;
     let fence = fence_name(&config.source.slot, stream.topic(), partition);
     let state = StateStore::acquire_partition(state, &config.source.slot, &fence, &holder()).await?;
@@ -237,8 +228,8 @@ async fn follow_snapshots(
         }
         let starts_over = snapshots.published(place, snapshot);
         snapshots.completed.notify_one();
-        if starts_over && context.tenants.get(place).takes_part() {
-            context.interrupt(place, RestartSignal::PublishedAgain);
+        if starts_over {
+            context.rebuild(place);
         }
     }
     Ok(())

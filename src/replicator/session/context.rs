@@ -317,6 +317,15 @@ impl<S: StateAccess> SessionContext<S> {
         handle.mailbox.interrupt(why);
     }
 
+    /// Restarts a tenant whose users the topic has again. One that is parked is rebuilt once its target can be opened: until then it
+    /// must not hold back the partition's offset.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn rebuild(&self, index: TenantIdx) {
+        if self.tenants.get(index).takes_part() {
+            self.interrupt(index, RestartSignal::PublishedAgain);
+        }
+    }
+
     /// Restarts every tenant that is not parked.
     pub(crate) fn interrupt_all(&self, why: RestartSignal) {
         for (index, handle) in self.tenants.all().iter() {
