@@ -244,10 +244,20 @@ pub struct Process {
 
 impl Process {
     pub fn start(configuration: &str) -> Process {
+        Process::spawn("run", configuration)
+    }
+
+    /// One of the processes that write what another one publishes to Kafka.
+    #[cfg(feature = "kafka")]
+    pub fn apply(configuration: &str) -> Process {
+        Process::spawn("apply", configuration)
+    }
+
+    fn spawn(command: &str, configuration: &str) -> Process {
         let file = NamedTempFile::new().unwrap();
         std::fs::write(file.path(), configuration).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_users-sync"))
-            .args(["run", "-c"])
+            .args([command, "-c"])
             .arg(file.path())
             .env("RUST_LOG", "error")
             .stdin(Stdio::null())

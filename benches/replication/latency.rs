@@ -28,7 +28,8 @@ pub async fn commit_to_visible(bed: &Bed, table: &mut Table) {
 async fn follow(bed: &Bed, side: Side) -> Latency {
     let running = side.start(bed, "latency").await;
     side.caught_up(bed, "latency").await;
-    let latency = measure(bed, &bed.target, &side.target("latency"), side.users(), side.title()).await;
+    let latency =
+        measure(bed, "latency", &bed.target, &side.target("latency"), side.users(), (side.title(), INSERT)).await;
     running.stop(bed, "latency").await;
     latency
 }
@@ -41,23 +42,32 @@ async fn distant(bed: &Bed, table: &mut Table) {
     let url = near.replace(&bed.target.port().to_string(), &proxy.port().to_string());
     let process = bed.ours("latency", &[("only".to_owned(), url)], false);
     bed.following("latency", 1).await;
-    let Latency { p50, .. } = measure(bed, &bed.target, "latency_ours", "neon_auth.users_sync", "distant").await;
+    let users = "neon_auth.users_sync";
+    let Latency { p50, .. } = measure(bed, "latency", &bed.target, "latency_ours", users, ("distant", INSERT)).await;
     process.stop();
     table.add("latency p50 with 20 ms round trip to the target", "ms", p50, None, Goal::AtMost(24.0));
 }
 
 /// Percentiles in milliseconds.
-struct Latency {
-    p50: f64,
-    p99: f64,
+pub struct Latency {
+    pub p50: f64,
+    pub p99: f64,
 }
 
-/// A reader queries for the next user until it is there.
-async fn measure(bed: &Bed, server: &PostgresServer, database: &str, table: &str, tag: &str) -> Latency {
-    let writer = bed.source.connect("latency").await.unwrap();
+const INSERT: &str = "INSERT INTO users (id, name, email, created_at) VALUES ($1, 'New', 'new@example.com', now())";
+
+/// A reader queries for the next user until it is there. The ids begin with `tag`, and `insert` is for one of them.
+pub async fn measure(
+    bed: &Bed,
+    source: &str,
+    server: &PostgresServer,
+    database: &str,
+    table: &str,
+    (tag, insert): (&str, &str),
+) -> Latency {
+    let writer = bed.source.connect(source).await.unwrap();
     let reader = server.connect(database).await.unwrap();
     let seen = reader.prepare(&format!("SELECT 1 FROM {table} WHERE id = $1")).await.unwrap();
-    let insert = "INSERT INTO users (id, name, email, created_at) VALUES ($1, 'New', 'new@example.com', now())";
     let insert = writer.prepare(insert).await.unwrap();
     let mut latencies = Vec::new();
     for n in 0..sized(1_000) {

@@ -32,6 +32,8 @@ mod snapshot;
 mod tenants;
 
 #[cfg(feature = "kafka")]
+mod apply;
+#[cfg(feature = "kafka")]
 #[path = "../../tests/kafka/broker.rs"]
 #[allow(dead_code)]
 mod broker;
@@ -57,6 +59,8 @@ const PARTS: &[&str] = &[
     "kafka",
     #[cfg(feature = "kafka")]
     "kafka-latency",
+    #[cfg(feature = "kafka")]
+    "apply",
 ];
 
 fn main() {
@@ -102,6 +106,8 @@ async fn measure(part: &str, bed: &Bed, table: &mut Table) {
         "kafka" => kafka::drained(bed, table).await,
         #[cfg(feature = "kafka")]
         "kafka-latency" => kafka::commit_to_consumed(bed, table).await,
+        #[cfg(feature = "kafka")]
+        "apply" => apply::from_the_topic(table).await,
         other => unreachable!("{other}"),
     }
 }

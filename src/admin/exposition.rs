@@ -255,7 +255,11 @@ fn encode_tee(out: &mut MetricWriter<'_, '_>, status: &ProcessStatus) -> fmt::Re
             .into_iter()
             .try_for_each(|state| series.value(&[("state", state.as_str())], u64::from(tee.state == state.as_str())))
     })?;
-    out.gauge("tee_rejected_users", "Users whose messages are larger than their Kafka topic accepts", tee.rejected)?;
+    out.gauge(
+        "tee_rejected_users",
+        "Users that the Kafka output leaves out: too large, or not mappable",
+        tee.rejected,
+    )?;
     match status.tee_lag() {
         Some(bytes) => out.gauge("tee_lag_bytes", "Source WAL not yet published to Kafka", bytes),
         None => Ok(()),

@@ -9,7 +9,7 @@ use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{Reason, SourceTrouble, describe_keys};
 use crate::pg;
 use crate::state::{Snapshot, StateStore};
-use crate::status::report::{Report, TeeReport, TroubleReport, UsersWithoutTenant};
+use crate::status::report::{PartitionReport, Report, TeeReport, TroubleReport, UsersWithoutTenant};
 use crate::status::verdict::{Level, Verdict, VerdictReason, judge};
 use clap::Args;
 use serde::Serialize;
@@ -89,14 +89,43 @@ async fn log(config: &Config, slots: &[&str]) -> Result<SourceLog, CaptureError>
     read_log(&*pg::connect(&config.source.url).await?, slots).await
 }
 
+/// The partitions of the users' topic, with the processes that apply them.
+fn workers(partitions: &[PartitionReport]) -> String {
+    let heads = ["PARTITION", "TENANTS", "RECORDS BEHIND", "LAG", "WORKER"].map(str::to_owned);
+    let rows = partitions.iter().map(|partition| {
+        let dash = || "-".to_owned();
+        let PartitionReport { worker, is_held, .. } = partition;
+        [
+            partition.partition.to_string(),
+            partition.tenants.map_or_else(dash, |tenants| tenants.to_string()),
+            partition.lag_records.map_or_else(dash, |records| records.to_string()),
+            partition.lag_seconds.map_or_else(dash, span),
+            if *is_held { worker.clone() } else { format!("none, last {worker}") },
+        ]
+    });
+    let rows: Vec<[String; 5]> = std::iter::once(heads).chain(rows).collect();
+    columns(&rows)
+}
+
+/// A tenant's row, with its partition as the second cell.
+fn with_partition(cells: [String; 7], partition: Option<String>) -> Vec<String> {
+    let mut cells: Vec<String> = cells.into();
+    if let Some(partition) = partition {
+        cells.insert(1, partition);
+    }
+    cells
+}
+
 fn table(report: &Report, verdict: &Verdict) -> String {
+    // With `kafka.group`.
+    let shows_partitions = !report.partitions.is_empty();
     let heads = ["TENANT", "STATE", "SINCE", "POSITION", "LAG BYTES", "LAG", "LAST ERROR"].map(str::to_owned);
     let rows = report.tenants.iter().map(|tenant| {
         let dash = || "-".to_owned();
         // The reason for a snapshot is no error.
         let is_resync = matches!(tenant.reason_code.and_then(Reason::parse), Some(Reason::Resync(_)));
         let error = tenant.last_error.clone().filter(|_| !is_resync);
-        [
+        let cells = [
             tenant.tenant.clone(),
             tenant.state.to_owned(),
             tenant.since_seconds.map_or_else(dash, span),
@@ -104,17 +133,23 @@ fn table(report: &Report, verdict: &Verdict) -> String {
             tenant.lag_bytes.map_or_else(dash, |bytes| bytes.to_string()),
             tenant.lag_seconds.map_or_else(dash, span),
             error.unwrap_or_else(dash),
-        ]
+        ];
+        let partition = || tenant.partition.map_or_else(dash, |partition| partition.to_string());
+        with_partition(cells, shows_partitions.then(partition))
     });
-    let rows: Vec<[String; 7]> = std::iter::once(heads).chain(rows).collect();
+    let heads = with_partition(heads, shows_partitions.then(|| "PARTITION".to_owned()));
+    let rows: Vec<Vec<String>> = std::iter::once(heads).chain(rows).collect();
     let mut lines = vec![columns(&rows)];
+    if shows_partitions {
+        lines.push(workers(&report.partitions));
+    }
     if let Some(TeeReport { slot, state, since_seconds, wal_held_bytes, rejected, .. }) = &report.tee {
         let held =
             wal_held_bytes.map_or_else(|| "does not exist".to_owned(), |bytes| format!("retains {bytes} bytes of WAL"));
         lines.push(format!("Kafka output {state} for {}, slot {slot} {held}", span(*since_seconds)));
         if *rejected > 0 {
             lines.push(format!(
-                "Kafka output: messages of {rejected} {} are too large, see users_sync.tee_rejected in the state",
+                "Kafka output: messages of {rejected} {} are too large or cannot be mapped, see users_sync.tee_rejected and tee_unmappable in the state",
                 if *rejected == 1 { "user" } else { "users" }
             ));
         }

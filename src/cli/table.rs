@@ -3,13 +3,18 @@
 use crate::model::printable_line;
 
 /// Formats rows in columns that are as wide as their widest cell. A row stays one line whatever its cells contain.
-pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
-    let rows: Vec<[String; N]> =
-        rows.iter().map(|row| std::array::from_fn(|i| printable_line(&row[i]).into_owned())).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
-    let line = |row: &[String; N]| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+pub(super) fn columns(rows: &[impl AsRef<[String]>]) -> String {
+    let shown = |row: &[String]| row.iter().map(|cell| printable_line(cell).into_owned()).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| shown(row.as_ref())).collect();
+    let mut widths: Vec<usize> = Vec::new();
+    for row in &rows {
+        widths.resize(widths.len().max(row.len()), 0);
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")

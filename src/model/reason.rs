@@ -212,6 +212,7 @@ reasons! {
         SlotIdle = "slot_inactive", "no process reads the slot";
         SourceUnread = "source_not_read", "the end of the source's WAL cannot be read";
         Kafka = "kafka_output", "the Kafka output does not publish";
+        LeftOut = "kafka_left_out", "the Kafka output leaves out users";
     }
 }
 

@@ -7,7 +7,9 @@
 mod access;
 mod error;
 mod events;
+mod left_out;
 mod made;
+mod partitions;
 mod pauses;
 mod processes;
 mod read;
@@ -21,10 +23,10 @@ pub(crate) use access::StateAccess;
 pub(crate) use error::StateError;
 pub(crate) use events::Event;
 pub(crate) use rows::{
-    LEASE, Pause, Pauses, Reached, Recorded, Request, RequestId, RequestKind, Snapshot, SourceRow, TeeRow, TroubleRow,
-    UserCountRow,
+    LEASE, PartitionRow, Pause, Pauses, Reached, Recorded, Request, RequestId, RequestKind, Snapshot, SourceRow,
+    TeeRow, TroubleRow, UserCountRow,
 };
 #[cfg(feature = "kafka")]
-pub(crate) use rows::{TeeFailure, TeePublished, TeeRejected};
+pub(crate) use rows::{LeftOutUser, PartitionPlace, TeeFailure, TeePublished, TeeRejected};
 pub use rows::{TenantRow, TenantState};
 pub use store::StateStore;

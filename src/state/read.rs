@@ -1,6 +1,8 @@
 //! Reads the state's tables.
 
 use super::error::StateError;
+use super::left_out;
+use super::partitions::read_partitions;
 use super::rows::{
     LEASE, Pause, Pauses, Request, RequestId, RequestKind, SeenProcess, Snapshot, SourceRow, TeePublished, TeeRow,
     TenantRow, TenantState, TroubleRow, UserCountRow, findings_from_json,
@@ -58,25 +60,11 @@ pub(super) fn pauses(row: &Row, column: usize) -> Result<Pauses, Error> {
 
 /// Reads all rows of one slot, also from tables of an earlier version.
 pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, StateError> {
-    let sql = "SELECT generation, system_identifier, timeline, confirmed, epoch, holder, \
-                 extract(epoch FROM lease_until - now())::float8, coalesce(to_jsonb(s) ->> 'publication', ''), \
-                 coalesce((to_jsonb(s) ->> 'received')::pg_lsn, '0/0'), \
-                 ARRAY(SELECT jsonb_array_elements_text(coalesce(to_jsonb(s) -> 'behind', '[]'))), \
-                 decode(substr(to_jsonb(s) ->> 'checkpoint_key', 3), 'hex'), to_jsonb(s) ->> 'shape', \
-                 coalesce((to_jsonb(s) ->> 'shape_version')::bigint, 0), \
-                 coalesce((to_jsonb(s) ->> 'anchor')::pg_lsn, '0/0'), \
-                 coalesce((to_jsonb(s) ->> 'anchor_xid')::bigint, 0), \
-                 ARRAY(SELECT extract(epoch FROM now() - (at #>> '{}')::timestamptz)::float8 \
-                   FROM jsonb_array_elements(coalesce(to_jsonb(s) -> 'behind_since', '[]')) at), \
-                 to_jsonb(s) ->> 'trouble', to_jsonb(s) ->> 'trouble_code', \
-                 coalesce(extract(epoch FROM now() - (to_jsonb(s) ->> 'trouble_since')::timestamptz)::float8, 0), \
-                 to_jsonb(s) ->> 'user_count', \
-                 coalesce(extract(epoch FROM now() - (to_jsonb(s) ->> 'user_count_at')::timestamptz)::float8, 0), \
-                 coalesce(to_jsonb(s) ->> 'findings', '[]') \
-               FROM users_sync.source s WHERE slot = $1";
+    let source = read_sources(client, "slot = $1", slot).await?.pop().map(|(_, source)| source);
+    let sql =
+        "SELECT decode(substr(to_jsonb(s) ->> 'checkpoint_key', 3), 'hex') FROM users_sync.source s WHERE slot = $1";
     let found = client.query_opt(sql, &[&slot]).await?;
-    let source = found.as_ref().map(source_row).transpose()?;
-    let key = found.as_ref().map(|row| row.try_get::<_, Option<&[u8]>>(10)).transpose()?.flatten();
+    let key = found.as_ref().map(|row| row.try_get::<_, Option<&[u8]>>(0)).transpose()?.flatten();
     let key = key.and_then(CheckpointKey::new);
     let (tenants, pauses) = read_tenants(client, slot, None).await?;
     let rows = client.query("SELECT epoch, flushed FROM users_sync.epoch WHERE slot = $1", &[&slot]).await?;
@@ -84,7 +72,35 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
     let tee = read_tee(client, slot).await?;
     let seen = seen_processes(client, slot).await?;
     let idle_processes = seen.into_iter().filter(|process| !process.holds_lease).map(|process| process.name).collect();
-    Ok(Snapshot { source, tenants, epochs, tee, pauses, idle_processes, key })
+    let partitions = read_partitions(client, slot).await?;
+    Ok(Snapshot { source, tenants, epochs, tee, partitions, pauses, idle_processes, key })
+}
+
+/// Reads rows of sources and of partitions, with their names. `which`: a condition on `slot` with the parameter `slot`.
+pub(super) async fn read_sources(
+    client: &Client,
+    which: &str,
+    slot: &str,
+) -> Result<Vec<(String, SourceRow)>, StateError> {
+    let sql = format!(
+        "SELECT generation, system_identifier, timeline, confirmed, epoch, holder, \
+           extract(epoch FROM lease_until - now())::float8, coalesce(to_jsonb(s) ->> 'publication', ''), \
+           coalesce((to_jsonb(s) ->> 'received')::pg_lsn, '0/0'), \
+           ARRAY(SELECT jsonb_array_elements_text(coalesce(to_jsonb(s) -> 'behind', '[]'))), \
+           slot, to_jsonb(s) ->> 'shape', coalesce((to_jsonb(s) ->> 'shape_version')::bigint, 0), \
+           coalesce((to_jsonb(s) ->> 'anchor')::pg_lsn, '0/0'), \
+           coalesce((to_jsonb(s) ->> 'anchor_xid')::bigint, 0), \
+           ARRAY(SELECT extract(epoch FROM now() - (at #>> '{{}}')::timestamptz)::float8 \
+             FROM jsonb_array_elements(coalesce(to_jsonb(s) -> 'behind_since', '[]')) at), \
+           to_jsonb(s) ->> 'trouble', to_jsonb(s) ->> 'trouble_code', \
+           coalesce(extract(epoch FROM now() - (to_jsonb(s) ->> 'trouble_since')::timestamptz)::float8, 0), \
+           to_jsonb(s) ->> 'user_count', \
+           coalesce(extract(epoch FROM now() - (to_jsonb(s) ->> 'user_count_at')::timestamptz)::float8, 0), \
+           coalesce(to_jsonb(s) ->> 'findings', '[]') \
+         FROM users_sync.source s WHERE {which}"
+    );
+    let rows = client.query(&sql, &[&slot]).await?;
+    Ok(rows.iter().map(|row| Ok((row.try_get(10)?, source_row(row)?))).collect::<Result<_, Error>>()?)
 }
 
 /// Reads the rows of a slot's tenants, of all or of those named, and which of the slot's tenants are paused.
@@ -172,14 +188,7 @@ pub(super) async fn read_tee(client: &Client, slot: &str) -> Result<Option<TeeRo
                  ARRAY(SELECT jsonb_array_elements_text(coalesce(to_jsonb(t) -> 'tenants', '[]'))) \
                FROM users_sync.tee t WHERE slot = $1";
     let Some(row) = client.query_opt(sql, &[&slot]).await? else { return Ok(None) };
-    // Tables of an earlier version lack it.
-    let has_rejected = client.query_one("SELECT to_regclass('users_sync.tee_rejected') IS NOT NULL", &[]).await?;
-    let rejected = if has_rejected.try_get(0)? {
-        let sql = "SELECT count(*) FROM users_sync.tee_rejected WHERE slot = $1";
-        client.query_one(sql, &[&slot]).await?.try_get::<_, i64>(0)?.unsigned_abs()
-    } else {
-        0
-    };
+    let rejected = left_out::count(client, slot).await?;
     let published = |position: PgLsn| {
         let tenants: Vec<&str> = row.try_get(9)?;
         let tenants = tenants.into_iter().map(TenantId::new).collect();

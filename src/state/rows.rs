@@ -2,7 +2,7 @@
 
 use crate::model::{
     Anchor, CheckpointKey, Epoch, ExtraRows, Generation, Lsn, Oid, Reason, SourceTrouble, TargetId, TenantId,
-    Timestamp, TopicTrouble, UserCount,
+    Timestamp, TopicTrouble, UserCount, WhyLeftOut,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
@@ -66,6 +66,30 @@ impl SourceRow {
     pub fn is_held(&self) -> bool {
         self.lease_seconds > 0.0
     }
+}
+
+/// A partition of the users' topic that a process of `users-sync apply` has applied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartitionRow {
+    /// The topic.
+    pub topic: String,
+    /// The number of the partition.
+    pub number: i32,
+    /// What its newest process has recorded, as one that reads the source does. `received`: what the tenants of the partition were sent.
+    pub source: SourceRow,
+    /// How far it has been applied; `None` until its process has looked.
+    pub place: Option<PartitionPlace>,
+}
+
+/// How far a partition has been applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionPlace {
+    /// The number of partitions of its topic.
+    pub partitions: i32,
+    /// Every tenant of the partition holds what is before this offset.
+    pub committed_offset: i64,
+    /// The offset after its last committed record.
+    pub end_offset: i64,
 }
 
 /// Why no session on the source works, or what one that works has found.
@@ -335,17 +359,27 @@ pub struct Reached {
     pub findings: Vec<TroubleRow>,
 }
 
-/// A user whose message was too large for Kafka.
+/// A user whom the Kafka output leaves out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TeeRejected {
     /// The tenant.
     pub tenant: TenantId,
     /// The user's id.
     pub user: String,
-    /// Size of the record.
-    pub bytes: u64,
-    /// The limit that it exceeded.
-    pub limit: u64,
+    /// Why.
+    pub why: WhyLeftOut,
+}
+
+/// A user of a tenant whom the topic may lack: left out, or published again a short time ago.
+#[cfg(feature = "kafka")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LeftOutUser {
+    /// The tenant.
+    pub(crate) tenant: TenantId,
+    /// The user's id.
+    pub(crate) user: String,
+    /// Why; `None` once it is published again.
+    pub(crate) why: Option<WhyLeftOut>,
 }
 
 /// A process that has shown within the length of a lease that it is alive.
@@ -370,6 +404,8 @@ pub struct Snapshot {
     pub epochs: BTreeMap<Epoch, Lsn>,
     /// The Kafka output, if there is or was one.
     pub tee: Option<TeeRow>,
+    /// The partitions of the users' topic that processes of `users-sync apply` have applied.
+    pub(crate) partitions: Vec<PartitionRow>,
     /// The tenants that are paused.
     pub(crate) pauses: Pauses,
     /// The processes that run without replicating.

@@ -1,7 +1,8 @@
 //! The state's tables, and how those of an earlier version are upgraded.
 
-/// The users whose messages were too large for Kafka.
-macro_rules! tee_rejected {
+/// The users that the Kafka output leaves out, because the message is too large or because the row cannot be mapped, and those that it
+/// publishes again.
+macro_rules! left_out {
     () => {
         "\
 CREATE TABLE IF NOT EXISTS users_sync.tee_rejected (
@@ -13,6 +14,38 @@ CREATE TABLE IF NOT EXISTS users_sync.tee_rejected (
   max_bytes bigint NOT NULL,
   since timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (slot, tenant, id_hash)
+);
+CREATE TABLE IF NOT EXISTS users_sync.tee_unmappable (
+  slot text NOT NULL REFERENCES users_sync.source ON DELETE CASCADE,
+  tenant text NOT NULL,
+  id_hash bytea NOT NULL,
+  id text NOT NULL,
+  reason text NOT NULL,
+  since timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (slot, tenant, id_hash)
+);
+CREATE TABLE IF NOT EXISTS users_sync.tee_accepted (
+  slot text NOT NULL REFERENCES users_sync.source ON DELETE CASCADE,
+  tenant text NOT NULL,
+  id_hash bytea NOT NULL,
+  id text NOT NULL,
+  at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (slot, tenant, id_hash)
+)"
+    };
+}
+
+/// How far the partitions of the users' topic have been applied. `slot` is the row in `users_sync.source` that fences the processes of the
+/// partition: `SLOT/TOPIC/NUMBER`.
+macro_rules! partition {
+    () => {
+        "\
+CREATE TABLE IF NOT EXISTS users_sync.partition (
+  slot text PRIMARY KEY REFERENCES users_sync.source ON DELETE CASCADE,
+  partitions integer NOT NULL,
+  committed_offset bigint NOT NULL,
+  end_offset bigint NOT NULL,
+  at timestamptz NOT NULL DEFAULT now()
 )"
     };
 }
@@ -129,7 +162,9 @@ CREATE TABLE IF NOT EXISTS users_sync.tee (
   tenants text[] NOT NULL DEFAULT '{}'
 );
 ",
-    tee_rejected!(),
+    left_out!(),
+    "; ",
+    partition!(),
     "; ",
     event!(),
     "; ",
@@ -139,7 +174,9 @@ CREATE TABLE IF NOT EXISTS users_sync.tee (
 /// Upgrades the tables of an earlier version. Version 0.1 compared the text of a reason, so this text must stay as that
 /// version wrote it.
 pub(super) const UPGRADE: &str = concat!(
-    tee_rejected!(),
+    left_out!(),
+    "; ",
+    partition!(),
     "; ",
     event!(),
     "; ",
@@ -184,7 +221,7 @@ UPDATE users_sync.tenant SET reason_code = 'not_configured'
 
 /// Whether the tables have the newest columns. An earlier version may lack any of them.
 pub(super) const IS_CURRENT: &str = "\
-SELECT count(*) = 16 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
+SELECT count(*) = 19 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
   AND (attrelid, attname) IN (
     ('users_sync.source'::regclass, 'behind'), ('users_sync.tenant'::regclass, 'reason_code'),
     ('users_sync.source'::regclass, 'checkpoint_key'), ('users_sync.source'::regclass, 'anchor_xid'),
@@ -192,7 +229,9 @@ SELECT count(*) = 16 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
     ('users_sync.tenant'::regclass, 'failing_since'), ('users_sync.tenant'::regclass, 'paused'),
     ('users_sync.tenant'::regclass, 'purge_due'),
     ('users_sync.source'::regclass, 'findings'), ('users_sync.source'::regclass, 'user_count_at'), ('users_sync.request'::regclass, 'user_id'),
-    (to_regclass('users_sync.tee_rejected'), 'max_bytes'), (to_regclass('users_sync.event'), 'code'),
+    (to_regclass('users_sync.tee_rejected'), 'max_bytes'),
+    (to_regclass('users_sync.tee_unmappable'), 'reason'), (to_regclass('users_sync.tee_accepted'), 'at'),
+    (to_regclass('users_sync.partition'), 'end_offset'), (to_regclass('users_sync.event'), 'code'),
     (to_regclass('users_sync.process'), 'seen_at'), ('users_sync.tee'::regclass, 'tenants'))";
 
 /// Follows the `w` of a write of a tenant's row, with its slot `$1` and name `$3`: an event if the state has changed. All parts of

@@ -25,7 +25,7 @@ pub struct StateStore {
     /// The slot that the tenants' rows belong to. The same, unless the process applies from a topic.
     pub(super) tenants_slot: String,
     pub(super) epoch: Epoch,
-    key: CheckpointKey,
+    pub(super) key: CheckpointKey,
 }
 
 impl StateStore {
@@ -65,84 +65,6 @@ impl StateStore {
         let key = CheckpointKey::new(row.try_get(1)?).ok_or(StateError::Key)?;
         let slot = slot.to_owned();
         Ok(StateStore { client, tenants_slot: slot.clone(), slot, epoch: Epoch(row.try_get(0)?), key })
-    }
-
-    /// The key that signs the checkpoints of a slot's tenants. Creates what is missing: the publisher may have another state, and then the row
-    /// of the slot holds nothing but the key, and the tenants' rows refer to it.
-    #[cfg(feature = "kafka")]
-    pub(crate) async fn ensure_slot(client: &Client, slot: &str) -> Result<CheckpointKey, StateError> {
-        ensure_tables(client).await?;
-        let sql = "INSERT INTO users_sync.source (slot, generation, system_identifier, timeline, confirmed, epoch, holder, held_since, \
-                     lease_until, checkpoint_key) VALUES ($1, 0, '', 0, '0/0', 0, '', now(), '-infinity', $2) \
-                   ON CONFLICT (slot) DO UPDATE SET checkpoint_key = coalesce(users_sync.source.checkpoint_key, $2) \
-                   RETURNING checkpoint_key";
-        let new_key = new_key()?;
-        let row = client.query_one(sql, &[&slot, &&new_key[..]]).await?;
-        CheckpointKey::new(row.try_get(0)?).ok_or(StateError::Key)
-    }
-
-    /// As [`StateStore::acquire`], for a process that applies the tenants of one partition of a topic. `partition` names the
-    /// row that fences it. The tenants' rows, and the key that signs their checkpoints, are those of `slot`, so that a process
-    /// that reads the slot itself can take the targets over, and the other way round.
-    ///
-    /// # Errors
-    /// As those of [`StateStore::acquire`].
-    #[cfg(feature = "kafka")]
-    pub(crate) async fn acquire_partition(
-        client: PgClient,
-        slot: &str,
-        partition: &str,
-        holder: &str,
-    ) -> Result<StateStore, StateError> {
-        let key = StateStore::ensure_slot(&client, slot).await?;
-        let sql = "INSERT INTO users_sync.source AS s (slot, generation, system_identifier, timeline, confirmed, epoch, holder, held_since, \
-                     lease_until) \
-                   VALUES ($1, 0, '', 0, '0/0', (extract(epoch FROM clock_timestamp()) * 1000)::bigint, $2, now(), \
-                     now() + $3 * interval '1 second') \
-                   ON CONFLICT (slot) DO UPDATE SET epoch = greatest(s.epoch + 1, excluded.epoch), holder = $2, held_since = now(), \
-                     lease_until = excluded.lease_until, confirmed = '0/0', received = '0/0', behind = '{}', behind_since = '{}' \
-                   RETURNING epoch";
-        let row = client.query_one(sql, &[&partition, &holder, &LEASE.as_secs_f64()]).await?;
-        let epoch: i64 = row.try_get(0)?;
-        // A process that reads the source knows the writer of a checkpoint by it. The end of the source's log is unknown here.
-        let sql = "INSERT INTO users_sync.epoch (slot, epoch, flushed) VALUES ($1, $2, 'FFFFFFFF/FFFFFFFF') ON CONFLICT DO NOTHING";
-        client.execute(sql, &[&slot, &epoch]).await?;
-        Ok(StateStore { epoch: Epoch(epoch), key, tenants_slot: slot.to_owned(), slot: partition.to_owned(), client })
-    }
-
-    /// Records what the tenants of a partition are before anything of it is read: `joining` have to be rebuilt, as what is read does
-    /// not continue what they hold, and `absent` are not in the configuration, so that they miss what is read.
-    #[cfg(feature = "kafka")]
-    pub(crate) async fn begin_partition(&self, joining: &[&str], absent: &[&str]) -> Result<(), StateError> {
-        let sql = "UPDATE users_sync.tenant t SET since = now(), remedy = NULL, \
-                     state = CASE WHEN tenant = ANY($5) THEN 'parked' ELSE 'joining' END, \
-                     reason = CASE WHEN tenant = ANY($5) THEN $6 END, reason_code = CASE WHEN tenant = ANY($5) THEN $7 END \
-                   FROM users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 AND t.slot = $3 \
-                   AND (tenant = ANY($4) OR tenant = ANY($5)) AND t.state <> 'parked'";
-        let cause = ParkCause::NotConfigured;
-        let parameters: [&(dyn ToSql + Sync); 7] =
-            [&self.slot, &self.epoch.0, &self.tenants_slot, &joining, &absent, &cause.text(), &cause.code()];
-        self.client.execute(sql, &parameters).await?;
-        self.fenced_unless(self.is_newest().await?)
-    }
-
-    /// The ids of the slot's tenants that are not parked.
-    #[cfg(feature = "kafka")]
-    pub(crate) async fn unparked(&self) -> Result<Vec<TenantId>, StateError> {
-        let sql = "SELECT tenant FROM users_sync.tenant WHERE slot = $1 AND state <> 'parked'";
-        let rows = self.client.query(sql, &[&self.tenants_slot]).await?;
-        Ok(rows.iter().map(|row| row.try_get(0).map(TenantId::new)).collect::<Result<_, _>>()?)
-    }
-
-    /// The rows of the partitions that were ever applied, by name, and whether a process has each of them.
-    pub(crate) async fn partitions(&self) -> Result<Vec<(String, bool)>, StateError> {
-        let sql =
-            "SELECT slot, lease_until > now() FROM users_sync.source WHERE starts_with(slot, $1 || '/') ORDER BY slot";
-        let rows = self.client.query(sql, &[&self.slot]).await?;
-        Ok(rows
-            .iter()
-            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-            .collect::<Result<_, tokio_postgres::Error>>()?)
     }
 
     /// The rows of these tenants, and which tenants are paused.
@@ -191,7 +113,8 @@ impl StateStore {
         if client.query_opt("SELECT FROM users_sync.source LIMIT 1", &[]).await?.is_none() {
             client
                 .batch_execute(
-                    "DROP TABLE IF EXISTS users_sync.process, users_sync.event, users_sync.tee_rejected, users_sync.tee, \
+                    "DROP TABLE IF EXISTS users_sync.process, users_sync.event, users_sync.tee_accepted, users_sync.tee_unmappable, \
+                       users_sync.tee_rejected, users_sync.tee, users_sync.partition, \
                        users_sync.request, users_sync.epoch, users_sync.tenant, users_sync.source",
                 )
                 .await?;
@@ -437,7 +360,7 @@ impl StateStore {
 }
 
 /// Creates or upgrades the tables.
-async fn ensure_tables(client: &Client) -> Result<(), StateError> {
+pub(super) async fn ensure_tables(client: &Client) -> Result<(), StateError> {
     if !exists(client).await? {
         create_schema(client, "users_sync").await?;
         client.batch_execute(CREATE).await?;
@@ -449,7 +372,7 @@ async fn ensure_tables(client: &Client) -> Result<(), StateError> {
 }
 
 /// A random key for checkpoints.
-fn new_key() -> Result<[u8; CHECKPOINT_KEY_BYTES], StateError> {
+pub(super) fn new_key() -> Result<[u8; CHECKPOINT_KEY_BYTES], StateError> {
     let mut key = [0; CHECKPOINT_KEY_BYTES];
     SystemRandom::new().fill(&mut key).map_err(|_| StateError::Key)?;
     Ok(key)

@@ -2,12 +2,11 @@
 
 use super::error::StateError;
 use super::read::read_tee;
-use super::rows::{TeeFailure, TeePublished, TeeRejected, TeeRow, TenantState};
+use super::rows::{TeeFailure, TeePublished, TeeRow, TenantState};
 use super::store::StateStore;
 use crate::model::{TenantId, TopicTrouble};
-use std::collections::BTreeMap;
+use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;
-use tokio_postgres::{Client, Row};
 
 /// Reason, remedy and code as the row has them.
 fn columns(failure: Option<TeeFailure<'_>>) -> (Option<&str>, Option<&str>, Option<&'static str>) {
@@ -68,67 +67,9 @@ impl StateStore {
         Ok(())
     }
 
-    /// The users whose messages were too large for Kafka.
-    pub async fn tee_rejected(&self) -> Result<Vec<TeeRejected>, StateError> {
-        let sql =
-            "SELECT tenant, id, bytes, max_bytes FROM users_sync.tee_rejected WHERE slot = $1 ORDER BY tenant, id";
-        let row = |row: &Row| {
-            Ok(TeeRejected {
-                tenant: TenantId::new(row.try_get(0)?),
-                user: row.try_get(1)?,
-                bytes: row.try_get::<_, i64>(2)?.unsigned_abs(),
-                limit: row.try_get::<_, i64>(3)?.unsigned_abs(),
-            })
-        };
-        let rows = self.client.query(sql, &[&self.slot]).await?;
-        Ok(rows.iter().map(row).collect::<Result<_, tokio_postgres::Error>>()?)
-    }
-
-    /// Adds users whose messages are too large for Kafka, and removes those whose messages are published again. Returns the
-    /// number of such users.
-    pub async fn put_tee_rejected(
-        &self,
-        rejected: &[TeeRejected],
-        accepted: &[(TenantId, String)],
-    ) -> Result<u64, StateError> {
-        let (tenants, ids): (Vec<&str>, Vec<&str>) =
-            accepted.iter().map(|(tenant, id)| (tenant.as_str(), id.as_str())).unzip();
-        let sql = "DELETE FROM users_sync.tee_rejected r USING users_sync.source s, unnest($3::text[], $4::text[]) AS a(tenant, id) \
-                   WHERE s.slot = $1 AND s.epoch = $2 AND r.slot = s.slot AND r.tenant = a.tenant \
-                     AND r.id_hash = sha256(convert_to(a.id, 'UTF8'))";
-        self.client.execute(sql, &[&self.slot, &self.epoch.0, &tenants, &ids]).await?;
-        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        // One transaction may set a user aside several times.
-        let rejected: BTreeMap<(&str, &str), &TeeRejected> =
-            rejected.iter().map(|row| ((row.tenant.as_str(), &*row.user), row)).collect();
-        let (tenants, ids): (Vec<&str>, Vec<&str>) = rejected.keys().copied().unzip();
-        let (bytes, limits): (Vec<i64>, Vec<i64>) =
-            rejected.values().map(|row| (number(row.bytes), number(row.limit))).unzip();
-        let sql = "INSERT INTO users_sync.tee_rejected AS r (slot, tenant, id_hash, id, bytes, max_bytes) \
-                   SELECT s.slot, n.tenant, sha256(convert_to(n.id, 'UTF8')), n.id, n.bytes, n.max_bytes FROM users_sync.source s, \
-                     unnest($3::text[], $4::text[], $5::int8[], $6::int8[]) AS n(tenant, id, bytes, max_bytes) \
-                   WHERE s.slot = $1 AND s.epoch = $2 \
-                   ON CONFLICT (slot, tenant, id_hash) DO UPDATE SET bytes = excluded.bytes, max_bytes = excluded.max_bytes";
-        self.client.execute(sql, &[&self.slot, &self.epoch.0, &tenants, &ids, &bytes, &limits]).await?;
-        self.count_tee_rejected().await
-    }
-
-    /// Forgets the users of these tenants, whose snapshot publishes or sets aside each of them. Returns the number of users that are left.
-    pub async fn clear_tee_rejected(&self, tenants: &[&str]) -> Result<u64, StateError> {
-        let sql = "DELETE FROM users_sync.tee_rejected r USING users_sync.source s \
-                   WHERE s.slot = $1 AND s.epoch = $2 AND r.slot = s.slot AND r.tenant = ANY($3)";
-        self.client.execute(sql, &[&self.slot, &self.epoch.0, &tenants]).await?;
-        self.count_tee_rejected().await
-    }
-
-    async fn count_tee_rejected(&self) -> Result<u64, StateError> {
-        let sql = "SELECT count(*) FROM users_sync.tee_rejected WHERE slot = $1";
-        Ok(self.client.query_one(sql, &[&self.slot]).await?.try_get::<_, i64>(0)?.unsigned_abs())
-    }
-
     /// Deletes the rows of a removed Kafka output.
     pub async fn forget_tee(&self) -> Result<(), StateError> {
-        self.client.execute("DELETE FROM users_sync.tee_rejected WHERE slot = $1", &[&self.slot]).await?;
+        self.forget_left_out().await?;
         let sql = "DELETE FROM users_sync.tee t USING users_sync.source s \
                    WHERE s.slot = $1 AND s.epoch = $2 AND t.slot = s.slot";
         self.client.execute(sql, &[&self.slot, &self.epoch.0]).await?;

@@ -313,6 +313,7 @@ impl ProcessStatus {
             waiting: waiting(&self.source_log()),
             slot,
             users_without_tenant: known.as_ref().map(|known| UsersWithoutTenant::of(&known.counted, age(known.at))),
+            partitions: Vec::new(),
             tenants: tenants.into_iter().map(of_tenant).collect(),
             tee: self.tee(),
         })
@@ -421,6 +422,7 @@ impl TenantSample {
             without_users: None,
             contacted: Some(self.contacted),
             target: self.configured.target.to_string(),
+            partition: None,
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::config::{Config, Tenant};
 use crate::model::{
     KeyCount, Lsn, Reason, SourceTrouble, StatusFinding, TenantId, TopicTrouble, UserCount, UserCounts,
 };
-use crate::state::{Pause, Snapshot, SourceRow, TeeRow, TenantState, TroubleRow, UserCountRow};
+use crate::state::{PartitionRow, Pause, Snapshot, SourceRow, TeeRow, TenantState, TroubleRow, UserCountRow};
 use serde::Serialize;
 
 /// While the source's WAL has no changes of ours, positions are recorded in steps of this many bytes, because recording
@@ -41,6 +41,9 @@ pub struct Report {
     pub waiting: Vec<String>,
     /// Users of the source that belong to no tenant of the configuration; `None` before they were first counted.
     pub users_without_tenant: Option<UsersWithoutTenant>,
+    /// With `kafka.group`: the partitions of the users' topic that processes of `users-sync apply` have applied.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub partitions: Vec<PartitionReport>,
     /// Every tenant of the configuration.
     pub tenants: Vec<TenantReport>,
     /// The Kafka output, if it is configured.
@@ -108,6 +111,27 @@ pub struct TeeReport {
     pub reason_code: Option<&'static str>,
     /// How to fix it.
     pub remedy: Option<String>,
+}
+
+/// A partition of the users' topic, which a process of `users-sync apply` applies.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PartitionReport {
+    /// The topic.
+    pub topic: String,
+    /// The number of the partition.
+    pub partition: i32,
+    /// The process that has the partition, or had it last.
+    pub worker: String,
+    /// Whether that process is alive.
+    pub is_held: bool,
+    /// Number of the configuration's tenants in the partition; `None` until its process has looked at the topic.
+    pub tenants: Option<usize>,
+    /// Records that were committed before this offset are applied.
+    pub committed_offset: Option<i64>,
+    /// Number of records after it, as the process has seen them last.
+    pub lag_records: Option<i64>,
+    /// The longest lag in seconds of a tenant of the partition.
+    pub lag_seconds: Option<f64>,
 }
 
 /// The pause of a tenant.
@@ -184,6 +208,9 @@ pub struct TenantReport {
     pub contacted: Option<bool>,
     /// Host, port and database.
     pub target: String,
+    /// With `kafka.group`: the partition of the users' topic that it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partition: Option<i32>,
 }
 
 impl TeeReport {
@@ -265,6 +292,7 @@ impl TenantReport {
             without_users: None,
             contacted: None,
             target: tenant.target.to_string(),
+            partition: None,
         }
     }
 }
@@ -276,11 +304,16 @@ impl Report {
         let counted = source.and_then(|source| source.user_count.as_ref());
         let without_users =
             |tenant: &Tenant| counted.and_then(|UserCountRow { counted, .. }| WithoutUsers::of(counted, tenant));
+        let partitions = if config.publishes_only() { &state.partitions[..] } else { &[] };
         let tenants = config.tenants.iter().map(|tenant| {
             let without_users = without_users(tenant);
+            let applying = partition_of(&tenant.id, partitions);
+            let partition = applying.map(|applying| applying.number);
             let Some(row) = state.tenants.get(&tenant.id) else {
-                return TenantReport { without_users, ..TenantReport::unknown(tenant) };
+                return TenantReport { without_users, partition, ..TenantReport::unknown(tenant) };
             };
+            // What the process that writes the target has recorded.
+            let source = applying.map(|applying| &applying.source).or(source);
             // A following target that lacks nothing has everything that was received. If its own position is older, it had no
             // changes in between.
             let applied = source.map_or(Lsn::ZERO, |source| source.applied_by(&tenant.id));
@@ -303,9 +336,11 @@ impl Report {
                 reason_code: row.reason_code.map(Reason::code),
                 remedy: row.remedy.clone(),
                 without_users,
+                partition,
                 ..TenantReport::unknown(tenant)
             }
         });
+        let tenants: Vec<TenantReport> = tenants.collect();
         // Those of a session that has ended may no longer hold.
         let findings = source.filter(|source| source.is_held()).map_or(&[][..], |source| &source.findings);
         Report {
@@ -322,13 +357,44 @@ impl Report {
             source_position: log.end.map(|end| end.to_string()),
             waiting: waiting(log),
             users_without_tenant: counted.map(|row| UsersWithoutTenant::of(&row.counted, row.age_seconds)),
-            tenants: tenants.collect(),
+            partitions: partitions.iter().map(|partition| PartitionReport::of(partition, &tenants)).collect(),
+            tenants,
             tee: state.tee.as_ref().map(|tee| TeeReport {
                 wal_held_bytes: log.held_back.get(&tee.slot).copied(),
                 ..TeeReport::of_state(tee)
             }),
         }
     }
+}
+
+impl PartitionReport {
+    fn of(row: &PartitionRow, tenants: &[TenantReport]) -> PartitionReport {
+        let PartitionRow { topic, number, source, place } = row;
+        let own = || tenants.iter().filter(|tenant| tenant.partition == Some(*number));
+        PartitionReport {
+            topic: topic.clone(),
+            partition: *number,
+            worker: source.holder.clone(),
+            is_held: source.is_held(),
+            tenants: place.as_ref().map(|_| own().count()),
+            committed_offset: place.as_ref().map(|place| place.committed_offset),
+            lag_records: place.as_ref().map(|place| (place.end_offset - place.committed_offset).max(0)),
+            lag_seconds: own().filter_map(|tenant| tenant.lag_seconds).max_by(f64::total_cmp),
+        }
+    }
+}
+
+/// The partition of a tenant, if its process has looked at the topic.
+#[cfg(feature = "kafka")]
+fn partition_of<'a>(tenant: &TenantId, partitions: &'a [PartitionRow]) -> Option<&'a PartitionRow> {
+    let count = partitions.iter().find_map(|partition| Some(partition.place.as_ref()?.partitions))?;
+    let number = crate::tee::kafka::partition_of(tenant.as_str(), count);
+    partitions.iter().find(|partition| partition.number == number)
+}
+
+#[cfg(not(feature = "kafka"))]
+fn partition_of<'a>(_: &TenantId, _: &'a [PartitionRow]) -> Option<&'a PartitionRow> {
+    None
 }
 
 /// As [`TenantReport::error_since_seconds`], from the seconds in the state and the seconds for which attempts have failed.
@@ -372,6 +438,7 @@ mod tests {
                 slot_state: Some(SlotState::Active),
                 waiting: Vec::new(),
                 users_without_tenant: None,
+                partitions: Vec::new(),
                 tenants: Vec::new(),
                 tee: None,
             }

@@ -136,6 +136,10 @@ pub fn judge(report: &Report) -> Verdict {
 const NEW_SLOT: &str =
     "start users-sync run: it creates a new slot and resyncs every tenant, unless on_slot_loss is stop";
 
+/// What helps users that the Kafka output leaves out.
+const LEFT_OUT_REMEDY: &str = "in the state, users_sync.tee_rejected has users whose message is too large: raise max.message.bytes of the \
+                               topic; users_sync.tee_unmappable has those whose row cannot be mapped: correct users: or the row";
+
 /// How to fix a session that cannot begin; `None` where its error has the remedy, or where it is tried again.
 pub(crate) fn remedy_of_trouble(code: &str) -> Option<&'static str> {
     Some(match SourceTrouble::parse(code)? {
@@ -307,20 +311,33 @@ fn of_pause(tenant: &str, pause: &PauseReport) -> VerdictReason {
     }
 }
 
-fn of_tee(report: &Report) -> Option<VerdictReason> {
-    let tee = report.tee.as_ref()?;
-    let code = tee.reason_code?;
-    let text = match &tee.last_error {
-        Some(error) => format!("{}: {error}", StatusFinding::Kafka),
-        None => StatusFinding::Kafka.to_string(),
-    };
-    Some(VerdictReason {
-        // Without tenants the Kafka output is all that this installation does.
-        level: if report.tenants.is_empty() { Level::Failed } else { Level::Degraded },
-        remedy: tee.remedy.clone(),
-        since_seconds: Some(tee.since_seconds),
-        ..VerdictReason::degraded(code, text)
-    })
+fn of_tee(report: &Report) -> Vec<VerdictReason> {
+    let Some(tee) = &report.tee else { return Vec::new() };
+    let mut reasons = Vec::new();
+    if let Some(code) = tee.reason_code {
+        let text = match &tee.last_error {
+            Some(error) => format!("{}: {error}", StatusFinding::Kafka),
+            None => StatusFinding::Kafka.to_string(),
+        };
+        reasons.push(VerdictReason {
+            // Without tenants the Kafka output is all that this installation does.
+            level: if report.tenants.is_empty() { Level::Failed } else { Level::Degraded },
+            remedy: tee.remedy.clone(),
+            since_seconds: Some(tee.since_seconds),
+            ..VerdictReason::degraded(code, text)
+        });
+    }
+    if tee.rejected > 0 {
+        let users = if tee.rejected == 1 { "user" } else { "users" };
+        reasons.push(VerdictReason {
+            remedy: Some(LEFT_OUT_REMEDY.to_owned()),
+            ..VerdictReason::degraded(
+                StatusFinding::LeftOut.code(),
+                format!("the Kafka output leaves out {} {users}", tee.rejected),
+            )
+        });
+    }
+    reasons
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub(crate) struct Message {
     pub millis: i64,
     /// The start of the transaction's commit record. `None` for a user that was read from the source.
     pub commit: Option<Lsn>,
+    /// Why the row cannot be mapped. Such a message is not published: it records that its user is left out.
+    pub unmappable: Option<Text>,
     /// The end of the transaction, on the last message of its tenant there; see [`arrange`](super::arrange).
     pub end_of_part: Option<Lsn>,
 }

@@ -102,6 +102,15 @@ impl Encoder {
         self.finish(event, None, "users_sync.user.tombstone", "t", batch);
     }
 
+    /// Appends a message that only records that the user is left out, because its row cannot be mapped.
+    pub(crate) fn put_unmappable(&self, event: &Event<'_>, reason: &str, batch: &mut Batch) {
+        let reason = batch.put(|out| out.push_str(reason));
+        self.finish(event, None, "", "", batch);
+        if let Some(message) = batch.messages.last_mut() {
+            message.unmappable = Some(reason);
+        }
+    }
+
     /// Whether the format encodes a delete as a tombstone.
     pub(crate) fn deletes_by_tombstone(&self) -> bool {
         matches!(self.format, Format::Upsert)
@@ -134,6 +143,7 @@ impl Encoder {
             kind,
             millis,
             commit: xid.map(|_| position),
+            unmappable: None,
             end_of_part: None,
         });
     }

@@ -30,10 +30,11 @@ pub(crate) fn messages(
     batch: &mut Batch,
 ) {
     let CompleteChange { tenant, tenant_id, change, is_new, before, place } = *complete;
-    if change.why_unmappable().is_some() {
+    let event = |op, after| Event { op, tenant, tenant_id, id: change.id(), before, after, place };
+    if let Some(reason) = change.why_unmappable() {
+        encoder.put_unmappable(&event(Op::Update, None), reason, batch);
         return;
     }
-    let event = |op, after| Event { op, tenant, tenant_id, id: change.id(), before, after, place };
     let gone;
     let (event, with_tombstone) = match (change, deletes) {
         // The old row belongs to the tenant that had the user before.

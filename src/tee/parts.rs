@@ -44,6 +44,7 @@ mod tests {
             kind: "",
             millis: 0,
             commit: Some(Lsn(position)),
+            unmappable: None,
             end_of_part: None,
         };
         // The transaction at 30 continues in the next batch.

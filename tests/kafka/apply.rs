@@ -1,8 +1,11 @@
 //! `users-sync apply`: targets are filled from the users' topic and follow it, by processes of one consumer group.
 
 use crate::broker::Broker;
+use crate::oversized::{ASIDE, UNMAPPABLE, noise, set_limit};
 use crate::support::process::{Log, Process, command, said};
 use crate::support::{Bed, DEADLINE, pause};
+use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::io::Write;
 use std::time::Instant;
 use tempfile::NamedTempFile;
@@ -55,6 +58,43 @@ impl ApplyBed {
         }
     }
 
+    /// Waits until `users-sync status --json` is as `expected`.
+    async fn status_becomes(&self, what: &str, expected: impl Fn(&Value) -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let output = command(&["status", "--json", "-c", self.file.path().to_str().unwrap()]).await;
+            let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+            if expected(&status) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not so in time: {what}: {status:#}");
+            pause().await;
+        }
+    }
+
+    /// Waits until `status` names the processes of all partitions, this many, and nothing lacks.
+    async fn workers_are_shown(&self, count: usize) {
+        let are_shown = |status: &Value| {
+            let partitions = status["partitions"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let workers: HashSet<&str> = partitions.iter().filter_map(|shown| shown["worker"].as_str()).collect();
+            let is_whole = |shown: &Value| {
+                (&shown["is_held"], &shown["lag_records"], &shown["lag_seconds"])
+                    == (&json!(true), &json!(0), &json!(0.0))
+                    || shown["tenants"] == json!(0)
+            };
+            let tenants: u64 = partitions.iter().filter_map(|shown| shown["tenants"].as_u64()).sum();
+            let in_one = |tenant: &Value| partitions.iter().any(|shown| shown["partition"] == tenant["partition"]);
+            partitions.len() == 3
+                && workers.len() == count
+                && partitions.iter().all(is_whole)
+                && tenants == TENANTS.len() as u64
+                && status["tenants"].as_array().unwrap().iter().all(in_one)
+        };
+        self.status_becomes(&format!("{count} workers have applied everything"), are_shown).await;
+        let (shown, _) = said(&command(&["status", "-c", self.file.path().to_str().unwrap()]).await);
+        assert!(shown.contains("RECORDS BEHIND") && shown.contains("TENANT  PARTITION"), "{shown}");
+    }
+
     async fn all_follow(&self) {
         let deadline = Instant::now() + DEADLINE;
         while self.following().await < TENANTS.len() as i64 {
@@ -92,12 +132,23 @@ async fn targets_are_filled_from_the_topic_and_follow_it() {
     bed.status_says("ok").await;
     bed.change(1).await;
     bed.bed.equal().await;
+    bed.workers_are_shown(2).await;
     // What a killed process had is applied by the others.
     first.kill();
     bed.change(2).await;
     bed.bed.equal().await;
+    bed.workers_are_shown(1).await;
     assert!(second.stop().await.success());
     bed.change(3).await;
+    // Nothing writes it: it is behind, although the publisher has it.
+    let behind = |status: &Value| {
+        let partitions = status["partitions"].as_array().unwrap();
+        let is_free = |partition: &Value| partition["is_held"] == json!(false);
+        let lacks =
+            |tenant: &Value| tenant["lag_bytes"].as_u64() > Some(0) && tenant["lag_seconds"].as_f64() > Some(0.0);
+        partitions.iter().all(is_free) && status["tenants"].as_array().unwrap().iter().all(lacks)
+    };
+    bed.status_becomes("every tenant is behind", behind).await;
     let rebuilt = rebuilds(&first_log) + rebuilds(&second_log);
     let (third, third_log) = Process::apply(&bed.file);
     bed.bed.equal().await;
@@ -244,6 +295,67 @@ async fn a_tenant_that_a_worker_did_not_know_misses_nothing() {
     bed.bed.equal().await;
     assert!(worker.stop().await.success() && publisher.stop().await.success());
     assert_eq!(rebuilds(&log), 1);
+}
+
+/// Users whose message is too large or whose row cannot be mapped are not in the topic, or only with an older message. A rebuild does
+/// not take them for deleted. They follow once they are published.
+#[tokio::test(flavor = "multi_thread")]
+async fn users_that_the_publisher_leaves_out_are_not_gone() {
+    let broker = Broker::shared();
+    let bed = ApplyBed::start(broker, "leftout").await;
+    let text = std::fs::read_to_string(bed.file.path()).unwrap();
+    let gone = "deleted_at: {column: gone, unit: rfc3339}";
+    std::fs::write(bed.file.path(), text.replace("deleted_at: deleted_at", gone)).unwrap();
+    bed.bed
+        .auth(
+            "ALTER TABLE auth.users ADD gone text; \
+             INSERT INTO auth.users (id, org) VALUES ('big', 'ant'), ('odd', 'ant'), ('stays', 'ant')",
+        )
+        .await;
+    let publisher = Process::start(&bed.file);
+    let (worker, log) = Process::apply(&bed.file);
+    let live = "SELECT string_agg(id || coalesce(name, ''), ' ' ORDER BY id) FROM neon_auth.users_sync WHERE deleted_at IS NULL";
+    bed.bed.state_is("ant", "following").await;
+    bed.bed.becomes("ant", live, "big odd stays").await;
+    bed.bed
+        .auth(&format!(
+            "UPDATE auth.users SET first_name = 'B', profile = {}, updated_at = now() WHERE id = 'big'; \
+             UPDATE auth.users SET first_name = 'O', gone = 'yesterday', updated_at = now() WHERE id = 'odd'; \
+             INSERT INTO auth.users (id, org, gone) VALUES ('never', 'ant', '?')",
+            noise(1_500_000)
+        ))
+        .await;
+    bed.bed.becomes("auth", ASIDE, "ant:big").await;
+    bed.bed.becomes("auth", UNMAPPABLE, "ant:never ant:odd").await;
+    let shown = bed.status_says("kafka_left_out").await;
+    assert!(shown.contains("leaves out 3 users"), "{shown}");
+    let before = rebuilds(&log);
+    let path = bed.file.path().to_str().unwrap();
+    let (text, code) = said(&command(&["resync", "-c", path, "ant"]).await);
+    assert!(code == Some(0) && rebuilds(&log) > before, "{text}");
+    bed.bed.becomes("ant", live, "big odd stays").await;
+    let rejected = "SELECT coalesce(string_agg(id, ' ' ORDER BY id), '') FROM users_sync.rejected";
+    bed.bed.becomes("ant", rejected, "big never odd").await;
+    let why = "SELECT reason FROM users_sync.rejected WHERE id = 'big'";
+    let reason = bed.bed.query("ant", why).await[0][0].clone().unwrap();
+    assert!(reason.contains("is larger than Kafka takes"), "{reason}");
+    // The publisher has them again.
+    set_limit(broker, "leftout.users", 10_000_000).await;
+    bed.bed
+        .auth(
+            "UPDATE auth.users SET gone = NULL, updated_at = now() WHERE id = 'odd'; \
+             DELETE FROM auth.users WHERE id = 'never'",
+        )
+        .await;
+    bed.bed.becomes("ant", live, "bigB oddO stays").await;
+    bed.bed.becomes("ant", rejected, "").await;
+    bed.bed.becomes("auth", UNMAPPABLE, "").await;
+    let deadline = Instant::now() + DEADLINE;
+    while bed.status_says("verdict").await.contains("kafka_left_out") {
+        assert!(Instant::now() < deadline, "users are still left out");
+        pause().await;
+    }
+    assert!(worker.stop().await.success() && publisher.stop().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,10 @@ pub async fn set_limit(broker: &Broker, topic: &str, bytes: u64) {
     broker.tool("kafka.admin.ConfigCommand", &[&alter[..], &["--add-config", &limit]].concat()).await;
 }
 
+/// Users whose row cannot be mapped.
+pub const UNMAPPABLE: &str =
+    "SELECT coalesce(string_agg(tenant || ':' || id, ' ' ORDER BY tenant, id), '') FROM users_sync.tee_unmappable";
+
 /// A profile of this many bytes that no compression makes much smaller.
 pub fn noise(bytes: usize) -> String {
     format!(
@@ -62,6 +66,7 @@ async fn an_oversized_message_is_set_aside_in_the_stream_and_in_a_snapshot() {
     let path = bed.file.path().to_str().unwrap();
     let (text, _) = said(&command(&["status", "-c", path]).await);
     assert!(text.contains("messages of 1 user are too large"), "{text}");
+    assert!(text.contains("verdict: degraded") && text.contains("kafka_left_out"), "{text}");
     // A snapshot publishes the user without `before`, which fits; a larger one is set aside there, too.
     bed.auth(&format!(
         "INSERT INTO auth.users (id, org, profile) VALUES ('bigger', 'globex', {}), ('small', 'globex', NULL)",
@@ -86,6 +91,8 @@ async fn an_oversized_message_is_set_aside_in_the_stream_and_in_a_snapshot() {
     let process = Process::start(&bed.file);
     bed.equal("globex").await;
     bed.bed.becomes("auth", ASIDE, "").await;
+    let (text, _) = said(&command(&["status", "-c", path]).await);
+    assert!(!text.contains("kafka_left_out"), "{text}");
     assert!(process.stop().await.success());
     assert!(
         !log.text().contains("Kafka output failed") && !log.text().contains("Kafka output stopped"),

@@ -4,7 +4,7 @@
 use crate::bed::{TeeBed, rebuild};
 use crate::broker::{Broker, until};
 use crate::consumer::{Message, read};
-use crate::oversized::{ASIDE, noise, set_limit};
+use crate::oversized::{ASIDE, UNMAPPABLE, noise, set_limit};
 use crate::support::process::Process;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -130,9 +130,11 @@ async fn rows_that_are_hard_to_publish_affect_no_other() {
         bed.tee_is("following").await;
         let seen = arrives(broker, &topic, "Ann", 0, &all).await;
         bed.bed.becomes("auth", ASIDE, &aside()).await;
+        bed.bed.becomes("auth", UNMAPPABLE, "acme:unmappable").await;
 
         bed.auth(remove).await;
         bed.bed.becomes("auth", ASIDE, "").await;
+        bed.bed.becomes("auth", UNMAPPABLE, "").await;
         let gone: BTreeSet<&str> = kinds().into_iter().map(|(id, _, _)| id).collect();
         let seen = arrives(broker, &topic, "Ann", seen, &gone).await;
         // A transaction for each row.
@@ -144,14 +146,17 @@ async fn rows_that_are_hard_to_publish_affect_no_other() {
         bed.auth(&rename("Bea")).await;
         let seen = arrives(broker, &topic, "Bea", seen, &all).await;
         bed.bed.becomes("auth", ASIDE, &aside()).await;
+        bed.bed.becomes("auth", UNMAPPABLE, "acme:unmappable").await;
 
         bed.auth(remove).await;
         bed.bed.becomes("auth", ASIDE, "").await;
+        bed.bed.becomes("auth", UNMAPPABLE, "").await;
         let seen = arrives(broker, &topic, "Bea", seen, &gone).await;
         let insert = "INSERT INTO auth.users SELECT * FROM auth.poison";
         bed.auth(&format!("BEGIN; {}; {insert}; {}; COMMIT", rename("Cid"), rename("Dan"))).await;
         let seen = arrives(broker, &topic, "Dan", seen, &all).await;
         bed.bed.becomes("auth", ASIDE, &aside()).await;
+        bed.bed.becomes("auth", UNMAPPABLE, "acme:unmappable").await;
 
         // They fit from now on.
         set_limit(broker, &topic, 10_000_000).await;

@@ -137,6 +137,11 @@ impl Extent {
         self.tenants.values().map(|tenant| tenant.rows).sum()
     }
 
+    /// Whether it has a message of the user.
+    pub(crate) fn has(&self, tenant: TenantIdx, user: &str) -> bool {
+        self.tenants.get(&tenant).is_some_and(|extent| extent.last.contains_key(&IdHash::of(user)))
+    }
+
     /// Whether the message at `offset` is the last one of the user, and has a value.
     pub(crate) fn is_row(&self, tenant: TenantIdx, user: &str, offset: i64) -> bool {
         let last = self.tenants.get(&tenant).and_then(|extent| extent.last.get(&IdHash::of(user)));

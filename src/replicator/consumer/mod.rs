@@ -17,6 +17,7 @@
 //! partition without knowing it writes nothing more.
 
 mod extent;
+mod lag;
 mod offsets;
 mod reader;
 mod rebuild;
@@ -28,6 +29,7 @@ use crate::config::{Config, Kafka, Tenant, Topics};
 use crate::model::{CheckpointKey, Generation, TenantId};
 use crate::pg::connect_state;
 use crate::replicator::backoff::Backoffs;
+use crate::replicator::consumer::lag::EndWatch;
 use crate::replicator::consumer::session::Shared;
 use crate::replicator::consumer::sessions_view::PartitionSessions;
 use crate::replicator::consumer::snapshot_index::SnapshotIndex;
@@ -128,7 +130,14 @@ async fn membership(
     let (group, mut events) = Group::join(&kafka, &group, &topic)?;
     let sessions = Arc::new(PartitionSessions::new(config.source.slot.clone(), config.limits.source_wal));
     let memory = Arc::new(Memory::new(config.limits.memory));
-    let shared = Arc::new(Shared { status: status.clone(), index, sessions, memory, partitions: count });
+    let shared = Arc::new(Shared {
+        status: status.clone(),
+        index,
+        sessions,
+        memory,
+        partitions: count,
+        ends: EndWatch::default(),
+    });
     let mut member = Membership { shared, group, topic, assigned: HashMap::new(), streaming: None };
     status.set_standby();
     let done = member.serve(config, &kafka, &mut events, configs, stop).await;

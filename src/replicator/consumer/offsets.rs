@@ -10,6 +10,12 @@ const MAX_BOUNDARIES: usize = 100_000;
 #[derive(Debug, Default)]
 pub(crate) struct Boundaries {
     ends: VecDeque<Boundary>,
+    /// Everything before this offset has been handed to the tenants.
+    read_to: i64,
+    /// It belongs to transactions that end at or before this position.
+    position: Lsn,
+    /// The offset that was taken last.
+    taken: i64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,19 +26,46 @@ struct Boundary {
 }
 
 impl Boundaries {
+    /// For a partition that is read from `start` on.
+    pub(crate) fn new(start: i64) -> Boundaries {
+        Boundaries { ends: VecDeque::new(), read_to: start, position: Lsn::ZERO, taken: start }
+    }
+
+    /// Everything before this offset has been handed to the tenants.
+    pub(crate) fn read_to(&self) -> i64 {
+        self.read_to
+    }
+
+    /// The offset that can be committed, as it was taken last.
+    pub(crate) fn taken(&self) -> i64 {
+        self.taken
+    }
+
     /// Everything before `offset` has been handed to the tenants, and ends at or before `position`.
     pub(crate) fn add(&mut self, position: Lsn, offset: i64) {
+        let offset = offset.max(self.read_to);
         if self.ends.back().is_some_and(|last| last.position == position) || self.ends.len() >= MAX_BOUNDARIES {
             self.ends.pop_back();
         }
         self.ends.push_back(Boundary { position, offset });
+        (self.read_to, self.position) = (offset, position);
+    }
+
+    /// The partition has nothing to read from [`Boundaries::read_to`], which was `from`, up to `to`: records that end transactions, or
+    /// those of aborted transactions.
+    pub(crate) fn skip(&mut self, from: i64, to: i64) {
+        if self.read_to == from {
+            self.add(self.position, to);
+        }
     }
 
     /// Takes the offset that can be committed, if there is a new one: every tenant holds everything up to `confirmed`, or needs
     /// none of it.
     pub(crate) fn take(&mut self, confirmed: Lsn) -> Option<i64> {
         let count = self.ends.iter().take_while(|end| end.position <= confirmed).count();
-        self.ends.drain(..count).next_back().map(|end| end.offset)
+        let offset = self.ends.drain(..count).next_back()?.offset;
+        self.taken = offset;
+        Some(offset)
     }
 }
 
@@ -40,6 +73,18 @@ impl Boundaries {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_ends_a_transaction_in_the_topic_is_passed() {
+        let mut ends = Boundaries::new(3);
+        ends.add(Lsn(10), 5);
+        ends.skip(3, 6);
+        assert_eq!(ends.read_to(), 5, "a message was read meanwhile");
+        ends.skip(5, 6);
+        assert_eq!((ends.read_to(), ends.take(Lsn(9)), ends.take(Lsn(10)), ends.taken()), (6, None, Some(6), 6));
+        ends.add(Lsn(10), 5);
+        assert_eq!((ends.read_to(), ends.take(Lsn(10))), (6, Some(6)), "an offset never goes back");
+    }
 
     #[test]
     fn the_offset_follows_the_confirmed_position() {

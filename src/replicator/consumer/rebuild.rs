@@ -3,7 +3,7 @@
 //! A first pass finds the offset of the last message of each user, and the position that this is the state of. A second pass
 //! hands the rows to the targets, where they are staged and merged in one transaction, as those of a snapshot of the source.
 //! Compaction may remove messages meanwhile: only those that a later one supersedes. If that is one of the rows, the tenant
-//! tries again.
+//! tries again. Users that the publisher leaves out are not in the topic, but they are not gone: their rows stay as they are.
 
 use crate::config::Kafka;
 use crate::map::TenantRef;
@@ -16,6 +16,7 @@ use crate::replicator::session::topic_snapshots::{PublishedSnapshot, TopicSnapsh
 use crate::replicator::snapshotter::coordinator::{JoinRefusal, JoinRequest, SnapshotShare};
 use crate::replicator::snapshotter::partition::{Partitioner, ScanMember};
 use crate::snapshot::Interruption;
+use crate::state::{LeftOutUser, StateError};
 use crate::tee::kafka::{Failure, FoundInRange, PartitionStream, RangeReader, blocking, record_headers};
 use crate::tee::{RecordContent, content, user_of_key};
 use rdkafka::message::{BorrowedMessage, Message};
@@ -37,6 +38,9 @@ const OPEN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The tenants of a rebuild by their ids.
 type Names = Arc<HashMap<String, TenantIdx>>;
+
+/// The users of each tenant that the publisher leaves out, with the reasons.
+type LeftOutUsers = HashMap<TenantIdx, HashMap<String, String>>;
 
 /// A tenant that is being rebuilt.
 struct Member {
@@ -106,8 +110,13 @@ async fn rebuild(
         let name = |member: &Member| (tenants[member.request.tenant].tenant.id.to_string(), member.request.tenant);
         Arc::new(members.iter().map(name).collect())
     };
-    let extent = match find_extent(context.generation, kafka, stream, snapshots, index, &names, &members).await {
-        Ok(extent) => extent,
+    let found = async {
+        let extent = find_extent(context.generation, kafka, stream, snapshots, index, &names, &members).await?;
+        let left_out = find_left_out(context, &names, &extent).await.map_err(|error| Failure::plain(error.to_string()));
+        Ok((extent, left_out?))
+    };
+    let (extent, left_out) = match found.await {
+        Ok(found) => found,
         Err(failure) => {
             failed(&failure);
             for Member { request, .. } in members {
@@ -140,7 +149,7 @@ async fn rebuild(
     let tenants = context.tenants.all();
     let current = tenants.iter().filter(|(_, handle)| !handle.retired.is_cancelled());
     let mut partitioner = Partitioner::new(current.map(|(index, handle)| (index, &*handle.tenant)), joined, spool);
-    let sending = send_rows(context, kafka, stream, names, extent, &mut partitioner);
+    let sending = send_rows(context, kafka, stream, names, extent, left_out, &mut partitioner);
     match timeout(context.config.limits.snapshot_age, sending).await {
         Ok(Ok(())) => partitioner.finish().await,
         Ok(Err(failure)) => {
@@ -209,6 +218,23 @@ async fn find_extent(
     .await
 }
 
+/// The users that the publisher leaves out, with the reasons. Read after the end of the extent was found: what the publisher had left out
+/// before is recorded by then. A user that is published again is in the topic, unless the message lies after that end.
+async fn find_left_out(context: &SessionContext, names: &Names, extent: &Extent) -> Result<LeftOutUsers, StateError> {
+    let tenants: Vec<&str> = names.keys().map(String::as_str).collect();
+    let mut users = LeftOutUsers::new();
+    for LeftOutUser { tenant, user, why } in context.state.left_out(&tenants).await? {
+        let Some(index) = names.get(tenant.as_str()).copied() else { continue };
+        let reason = match why {
+            Some(why) => why.to_string(),
+            None if extent.has(index, &user) => continue,
+            None => "the Kafka output has left it out until now".to_owned(),
+        };
+        users.entry(index).or_default().insert(user, reason);
+    }
+    Ok(users)
+}
+
 fn add(extent: &mut Extent, names: &Names, message: &BorrowedMessage<'_>) -> ControlFlow<()> {
     let headers = record_headers(message);
     // The stream reports what cannot be read.
@@ -227,6 +253,7 @@ async fn send_rows(
     stream: &Arc<PartitionStream>,
     names: Names,
     extent: Extent,
+    left_out: LeftOutUsers,
     partitioner: &mut Partitioner<TenantIdx>,
 ) -> Result<(), Failure> {
     let (users, mut arriving) = mpsc::channel(USERS_IN_FLIGHT);
@@ -260,23 +287,35 @@ async fn send_rows(
         }
     });
     let handing = async {
-        let tenants = context.tenants.all();
         while let Some((index, user)) = arriving.recv().await {
-            let Some(user) = user else { continue };
-            let key = tenants[index].tenant.key.as_str();
-            let Some(member) = partitioner.find(&TenantRef::Key(Cow::Borrowed(key))) else { continue };
-            if user.why_unmappable().is_some() {
-                context.fingerprints().forget(index, &user.id);
-            } else {
-                context.fingerprints().learn(index, &user);
+            // The message of a user that is left out now is older than the user's row.
+            let is_left_out = |user: &User| left_out.get(&index).is_some_and(|users| users.contains_key(&*user.id));
+            if let Some(user) = user.filter(|user| !is_left_out(user)) {
+                send_user(context, partitioner, index, user).await;
             }
-            if partitioner.add(member, user) {
-                partitioner.send(member).await;
+        }
+        for (index, users) in &left_out {
+            for (id, reason) in users {
+                send_user(context, partitioner, *index, User::unmappable(id, reason.clone())).await;
             }
         }
     };
     let (read, ()) = tokio::join!(reading, handing);
     read
+}
+
+async fn send_user(context: &SessionContext, partitioner: &mut Partitioner<TenantIdx>, tenant: TenantIdx, user: User) {
+    let tenants = context.tenants.all();
+    let key = tenants[tenant].tenant.key.as_str();
+    let Some(member) = partitioner.find(&TenantRef::Key(Cow::Borrowed(key))) else { return };
+    if user.why_unmappable().is_some() {
+        context.fingerprints().forget(tenant, &user.id);
+    } else {
+        context.fingerprints().learn(tenant, &user);
+    }
+    if partitioner.add(member, user) {
+        partitioner.send(member).await;
+    }
 }
 
 /// The tenant of a message that is the last one of its user, with the user; `None` in it for a user that was deleted. A row that

@@ -5,6 +5,7 @@ use crate::clock;
 use crate::config::{Config, Kafka};
 use crate::model::{Anchor, ByTenant, Generation, Lsn, TenantId};
 use crate::pg::connect_state;
+use crate::replicator::consumer::lag::{EndWatch, record_lag};
 use crate::replicator::consumer::offsets::Boundaries;
 use crate::replicator::consumer::reader::TopicReader;
 use crate::replicator::consumer::rebuild;
@@ -44,6 +45,7 @@ pub(super) struct Shared {
     pub(super) memory: Arc<Memory>,
     /// The number of partitions of the topic.
     pub(super) partitions: i32,
+    pub(super) ends: EndWatch,
 }
 
 /// The name of the row in the state that fences the processes of a partition.
@@ -80,9 +82,10 @@ pub(super) async fn run(
         () = stop.cancelled() => return Ok(SessionExit::Stopped),
     };
     let Prepared { context, kafka, snapshots, completed, rows, pauses, start } = prepared;
-    let boundaries = Arc::new(Mutex::new(Boundaries::default()));
+    let boundaries = Arc::new(Mutex::new(Boundaries::new(start)));
     let known = (snapshots.clone(), shared.index.clone());
     let reader = TopicReader::new(context.clone(), stream.clone(), start, kafka.clone(), known, boundaries.clone());
+    let lagging = kafka.clone();
     let (mut tasks, requests) = SessionTasks::of_partition(context.clone(), rows, &pauses);
     tasks.spawn_source(reader.run());
     tasks.spawn_source(rebuild::serve(
@@ -93,6 +96,7 @@ pub(super) async fn run(
         shared.index.clone(),
         requests,
     ));
+    tasks.spawn_source(record_lag(context.clone(), shared.clone(), lagging, stream.clone(), boundaries.clone()));
     tasks.spawn_source(follow_snapshots(context.clone(), shared.index.clone(), snapshots, completed));
     let (committing, committed) = (context.clone(), stream.clone());
     tasks.spawn_confirming(|ends| commit_offsets(committing, committed, boundaries, ends));

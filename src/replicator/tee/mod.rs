@@ -5,7 +5,7 @@ mod attempts;
 mod batcher;
 mod error;
 mod kafka_sink;
-mod oversized;
+mod left_out;
 mod recorder;
 mod session;
 mod slot;

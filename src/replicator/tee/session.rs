@@ -16,7 +16,7 @@ use crate::replicator::snapshotter::coordinator::make_export;
 use crate::replicator::tee::batcher::{KafkaBatcher, PublishProgress};
 use crate::replicator::tee::error::TeeError;
 use crate::replicator::tee::kafka_sink::{Start, TeeSink};
-use crate::replicator::tee::oversized;
+use crate::replicator::tee::left_out;
 use crate::replicator::tee::recorder::Recorder;
 use crate::replicator::tee::slot::take_slot;
 use crate::replicator::tee::snapshot::{Member, Pass};
@@ -99,9 +99,9 @@ pub(crate) async fn session(
     let partitions = by_tenant.as_ref().map(|by_tenant| by_tenant.partitions.clone());
     let addresses = Addresses { tenants: names, by_tenant };
     let rejected = context.state.tee_rejected().await?;
-    let (oversized, set_aside) = mpsc::channel(1);
-    let held = oversized::held(&rejected, &tenants);
-    let sizes = Sizes { limits: limits.clone(), refusals: refusals.clone(), held, oversized };
+    let (left_out, leaving_out) = mpsc::channel(1);
+    let held = left_out::held(&rejected, &tenants);
+    let sizes = Sizes { limits: limits.clone(), refusals: refusals.clone(), held, left_out };
     let ownership = Ownership { owner: owner.clone(), ends };
     let publisher = Publisher::start(producer, kafka, encoder.clone(), addresses, counts, sizes, ownership);
     let Publisher { jobs, done, failed } =
@@ -170,7 +170,7 @@ pub(crate) async fn session(
         }
         let is_left = |row: &&TeeRejected| members.iter().all(|member| tenants[member.index].id != row.tenant);
         let left: Vec<TeeRejected> = rejected.iter().filter(is_left).cloned().collect();
-        oversized::retry(context, config, &tenants, &left, &limits, refusals, &mut batcher).await?;
+        left_out::retry(context, config, &tenants, &left, &limits, refusals, &mut batcher).await?;
         *start_over = None;
         if is_requested {
             context.state.finish_tee_request().await?;
@@ -204,8 +204,8 @@ pub(crate) async fn session(
         worked = work => worked,
         // A snapshot waits for Kafka, too.
         watched = watch_acknowledgements(context, &progress) => watched,
-        recorded = oversized::record(context, &tenants, set_aside) => recorded,
-        raised = oversized::watch_limits(context, kafka, &topics, &limits) => raised,
+        recorded = left_out::record(context, &tenants, leaving_out) => recorded,
+        raised = left_out::watch_limits(context, kafka, &topics, &limits) => raised,
         () = context.mapping_changed(&mapping) => {
             Err(TeeError::Service(ServiceError::StartOver(ResyncReason::SourceAltered)))
         }

@@ -253,9 +253,6 @@ impl Pass<'_> {
                 if let Some(held) = held.get_mut(&index) {
                     held.remove(&*user.id);
                 }
-                if user.why_unmappable().is_some() {
-                    continue;
-                }
                 let tombstones = self.kafka.tombstone_on_delete && user.deleted_at.is_some();
                 self.put(Op::Read, index, &user.id, Some(&user), tombstones, numbers, batcher);
                 self.send_if_full(batcher).await?;
@@ -305,6 +302,9 @@ impl Pass<'_> {
         let tenant_id = self.tenants[tenant].id.as_str();
         let event = Event { op, tenant, tenant_id, id, before: None, after, place };
         let KafkaBatcher { encoder, batch, .. } = batcher;
+        if let Some(reason) = after.and_then(User::why_unmappable) {
+            return encoder.put_unmappable(&event, reason, batch);
+        }
         encoder.put(&event, batch);
         if with_tombstone {
             encoder.put_tombstone(&event, batch);

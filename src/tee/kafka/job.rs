@@ -1,8 +1,9 @@
 //! What a publisher is given: its batches, and what it has to know.
 
-use super::oversized::{Limits, Oversized, Refusals};
+use super::left_out::{LeftOut, TenantUser};
+use super::oversized::{Limits, Refusals};
 use crate::config::Topics;
-use crate::model::{ByConfigured, ConfiguredIdx, Generation};
+use crate::model::{ByConfigured, Generation};
 use crate::tee::{Batch, Owner, PositionRecord, TopicEnds};
 use prometheus_client::metrics::counter::Counter;
 use std::collections::HashSet;
@@ -71,9 +72,9 @@ pub(crate) struct Sizes {
     pub(crate) limits: Limits,
     pub(crate) refusals: Refusals,
     /// Users that were set aside.
-    pub(crate) held: HashSet<(ConfiguredIdx, String)>,
+    pub(crate) held: HashSet<TenantUser>,
     /// Records what a batch sets aside.
-    pub(crate) oversized: mpsc::Sender<Oversized>,
+    pub(crate) left_out: mpsc::Sender<LeftOut>,
 }
 
 /// Whose messages these are, and where the topics end, as [`Found::ends`](super::Found::ends).

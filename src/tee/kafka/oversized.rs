@@ -1,12 +1,10 @@
 //! Records that a topic does not take: the limits, and what the brokers have refused.
 
 use crate::config::Kafka;
-use crate::model::ConfiguredIdx;
 use crate::sync::lock;
 use ring::digest::{Context, SHA256};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
-use tokio::sync::oneshot;
 
 /// Kafka's default of `message.max.bytes`, for a topic whose configuration cannot be read.
 const DEFAULT_TOPIC_LIMIT: u64 = 1_048_588;
@@ -60,7 +58,7 @@ impl Limits {
             Some(limit) if bytes > limit && !self.compresses => Verdict::TooLarge(limit),
             Some(limit) if bytes > limit => Verdict::Alone(limit),
             Some(limit) => Verdict::Fits(limit),
-            None => Verdict::Fits(self.own),
+            None => Verdict::Fits(self.of(topic)),
         }
     }
 }
@@ -139,25 +137,6 @@ impl Refusals {
     pub(crate) fn clear(&self) {
         *lock(&self.0) = Refused::default();
     }
-}
-
-/// A message that was not published.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SetAside {
-    pub(crate) tenant: ConfiguredIdx,
-    pub(crate) user: String,
-    /// Size of the record.
-    pub(crate) bytes: u64,
-    /// The limit that it exceeds.
-    pub(crate) limit: u64,
-}
-
-/// What a batch changes about the users that were set aside. The batch is committed once this is recorded.
-pub(crate) struct Oversized {
-    pub(crate) aside: Vec<SetAside>,
-    /// Users whose messages are published again.
-    pub(crate) accepted: Vec<(ConfiguredIdx, String)>,
-    pub(crate) recorded: oneshot::Sender<()>,
 }
 
 #[cfg(test)]

@@ -6,10 +6,11 @@ use super::ends::Ends;
 use super::failure::Failure;
 use super::headers::{GENERATION_HEADER, ID_HEADER, INSTALLATION_HEADER, LAST_HEADER, POSITION_HEADER};
 use super::job::{Addresses, CommitKind, Counts, Job, Ownership, Sizes};
-use super::oversized::{Oversized, SetAside, Verdict, content, record_bytes};
+use super::left_out::{LeftOut, Outcomes, TenantUser};
+use super::oversized::{Verdict, content, record_bytes};
 use super::takeover::topic_for;
 use crate::config::Kafka;
-use crate::model::{ConfiguredIdx, Lsn};
+use crate::model::{Lsn, WhyLeftOut};
 use crate::tee::{Batch, Encoder, HEADERS, Message, Owner, PRESENCE_INTERVAL, PositionRecord, Presence};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, OwnedHeaders};
@@ -215,17 +216,21 @@ impl Work {
             self.begin()?;
         }
         let since = self.open.get_or_insert(Open { since: Instant::now(), split: None }).since;
-        let (mut aside, mut accepted) = (Vec::new(), Vec::new());
+        let mut outcomes = Outcomes::default();
         let ends = self.ends_of_parts(job);
+        let mut published = 0;
         for (place, message) in job.batch.messages.iter().enumerate() {
             match self.send_message(job, message, ends.get(&place).copied())? {
-                Some(too_large) => aside.push(too_large),
-                None if self.sizes.held.is_empty() => {}
-                None => accepted.extend(self.user(&job.batch, message).filter(|user| self.sizes.held.contains(user))),
+                Some(why) => outcomes.leave_out(self.user(&job.batch, message)?, why),
+                None => {
+                    published += 1;
+                    if !self.sizes.held.is_empty() || !outcomes.is_empty() {
+                        outcomes.publish(self.user(&job.batch, message)?, &self.sizes.held);
+                    }
+                }
             }
         }
-        let published = (job.batch.messages.len() - aside.len()) as u64;
-        self.set_aside(aside, accepted)?;
+        self.record_left_out(outcomes)?;
         match &job.close {
             CommitKind::Transaction(records) => self.close(records)?,
             CommitKind::Partial(split) if since.elapsed() > self.patience => self.close(std::slice::from_ref(split))?,
@@ -240,8 +245,8 @@ impl Work {
         Ok(published)
     }
 
-    /// The last message of each part, by its place in the batch, and the position that it carries. A message that is too large is left
-    /// out: the one before it is the last one.
+    /// The last message of each part, by its place in the batch, and the position that it carries. If the last one is left out, the one
+    /// before it is.
     fn ends_of_parts(&self, job: &Job) -> HashMap<usize, Lsn> {
         let messages = &job.batch.messages;
         let mut ends = HashMap::new();
@@ -263,6 +268,9 @@ impl Work {
     }
 
     fn is_left_out(&self, job: &Job, message: &Message, end: Option<Lsn>) -> bool {
+        if message.unmappable.is_some() {
+            return true;
+        }
         let topic = job.topics.of(message.tenant);
         let key = job.batch.part(&message.key);
         let value = message.value.as_ref().map(|value| job.batch.part(value));
@@ -275,8 +283,11 @@ impl Work {
             || !refusals.is_empty() && is_refused()
     }
 
-    /// Sends a message, unless it is too large. `end`: it is the last one of its part of the transaction.
-    fn send_message(&self, job: &Job, message: &Message, end: Option<Lsn>) -> Result<Option<SetAside>, Failure> {
+    /// Sends a message, or returns why it is left out. `end`: it is the last one of its part of the transaction.
+    fn send_message(&self, job: &Job, message: &Message, end: Option<Lsn>) -> Result<Option<WhyLeftOut>, Failure> {
+        if let Some(reason) = &message.unmappable {
+            return Ok(Some(WhyLeftOut::Unmappable(job.batch.part(reason).to_owned())));
+        }
         let topic = job.topics.of(message.tenant);
         let key = job.batch.part(&message.key);
         let value = message.value.as_ref().map(|value| job.batch.part(value));
@@ -298,8 +309,7 @@ impl Work {
         }
         let is_alone = matches!(verdict, Verdict::Alone(_));
         if let Verdict::TooLarge(limit) = verdict {
-            let user = self.user(&job.batch, message).map(|(_, user)| user).unwrap_or_default();
-            return Ok(Some(SetAside { tenant: message.tenant, user, bytes, limit }));
+            return Ok(Some(WhyLeftOut::TooLarge { bytes, limit }));
         }
         let mut record = BaseRecord::<str, str>::to(topic).key(key).headers(headers).timestamp(message.millis);
         if let Some(value) = value {
@@ -318,25 +328,29 @@ impl Work {
         Ok(None)
     }
 
-    fn user(&self, batch: &Batch, message: &Message) -> Option<(ConfiguredIdx, String)> {
-        let key = self.encoder.read_key(batch.part(&message.key).as_bytes())?;
-        Some((message.tenant, key.user))
+    fn user(&self, batch: &Batch, message: &Message) -> Result<TenantUser, Failure> {
+        let key = self.encoder.read_key(batch.part(&message.key).as_bytes());
+        let key = key.ok_or_else(|| Failure::plain("a message has a key that cannot be read".to_owned()))?;
+        Ok((message.tenant, key.user))
     }
 
-    /// Records the users whose messages are left out, before anything says that they are published.
-    fn set_aside(&mut self, aside: Vec<SetAside>, accepted: Vec<(ConfiguredIdx, String)>) -> Result<(), Failure> {
-        if aside.is_empty() && accepted.is_empty() {
+    /// Records the users that are left out, before anything says that they are published.
+    fn record_left_out(&mut self, outcomes: Outcomes) -> Result<(), Failure> {
+        if outcomes.is_empty() {
             return Ok(());
         }
-        self.sizes.held.retain(|user| !accepted.contains(user));
-        self.sizes.held.extend(aside.iter().map(|aside| (aside.tenant, aside.user.clone())));
+        let (aside, accepted) = outcomes.split();
+        accepted.iter().for_each(|user| {
+            self.sizes.held.remove(user);
+        });
+        self.sizes.held.extend(aside.iter().map(|(user, _)| user.clone()));
         let (recorded, answer) = oneshot::channel();
-        let oversized = self.sizes.oversized.clone();
+        let left_out = self.sizes.left_out.clone();
         let done = self.runtime.block_on(async {
-            oversized.send(Oversized { aside, accepted, recorded }).await.ok()?;
+            left_out.send(LeftOut { aside, accepted, recorded }).await.ok()?;
             answer.await.ok()
         });
-        done.ok_or_else(|| Failure::plain("the users whose messages are too large could not be recorded".to_owned()))
+        done.ok_or_else(|| Failure::plain("the users that are left out could not be recorded".to_owned()))
     }
 
     /// Writes these records and the ends of the topics, without a batch.

@@ -23,6 +23,22 @@ pub(crate) enum Found<'a> {
     Nothing,
 }
 
+/// Where a partition ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PartitionEnds {
+    /// The offset after its last record.
+    pub(crate) written: i64,
+    /// The offset before which everything is committed.
+    pub(crate) committed: i64,
+}
+
+impl PartitionEnds {
+    /// Whether no transaction is open.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.written == self.committed
+    }
+}
+
 /// A consumer outside of every group. Blocks.
 pub(crate) struct RangeReader {
     consumer: BaseConsumer<ClientErrors>,
@@ -40,20 +56,28 @@ impl RangeReader {
 
     /// The offset after the last record of a partition, if everything in it is committed.
     pub(crate) fn settled_end(&self, topic: &str, partition: i32) -> Result<Option<i64>, Failure> {
+        let ends = self.ends(topic, partition)?;
+        Ok(ends.is_settled().then_some(ends.committed))
+    }
+
+    /// Where a partition ends.
+    pub(crate) fn ends(&self, topic: &str, partition: i32) -> Result<PartitionEnds, Failure> {
         let end = |consumer: &BaseConsumer<ClientErrors>| consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT);
         // In this order: what is committed in between makes them differ, and the caller tries again.
         let ends = end(&self.uncommitted).and_then(|written| Ok((written.1, end(&self.consumer)?.1)));
         let failed =
             |error| self.errors.failure(&format!("reading the end of partition {partition} of {topic}"), &error);
         let (written, committed) = ends.map_err(failed)?;
-        Ok((written == committed).then_some(committed))
+        Ok(PartitionEnds { written, committed })
     }
 
     /// Whether a partition has nothing from `offset` on: neither a message nor an open transaction that may hold one.
     pub(crate) fn has_nothing(&self, (topic, partition): (&str, i32), offset: i64) -> Result<bool, Failure> {
-        if self.settled_end(topic, partition)?.is_none() {
-            return Ok(false);
-        }
+        Ok(self.settled_end(topic, partition)?.is_some() && self.is_empty((topic, partition), offset)?)
+    }
+
+    /// Whether a partition has no committed message from `offset` on.
+    pub(crate) fn is_empty(&self, (topic, partition): (&str, i32), offset: i64) -> Result<bool, Failure> {
         self.read((topic, partition), offset, |found| match found {
             Found::Message(_) => ControlFlow::Break(false),
             Found::End => ControlFlow::Break(true),

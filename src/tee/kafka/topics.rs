@@ -5,7 +5,7 @@ use super::client::{ClientErrors, Producer, REQUEST_TIMEOUT, client_config};
 use super::failure::Failure;
 use crate::config::{Kafka, PartitionBy};
 use crate::model::TopicTrouble;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResourceResult, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer as _;
@@ -132,11 +132,12 @@ async fn describe<'a>(admin: &AdminClient<ClientErrors>, topics: &[&'a str]) -> 
         let deadline = Instant::now() + NEW_TOPIC_TIMEOUT;
         let described = loop {
             let described = admin.describe_configs(&resources, &options()).await.unwrap_or_default();
-            // A new topic is not known to every broker at once.
-            let is_unknown = |code: &RDKafkaErrorCode| *code == RDKafkaErrorCode::UnknownTopicOrPartition;
-            if !described.iter().any(|config| config.as_ref().err().is_some_and(is_unknown))
-                || Instant::now() > deadline
-            {
+            // A new topic is not known to every broker at once, or without its configuration.
+            let is_unknown = |config: &ConfigResourceResult| match config {
+                Ok(config) => config.entries.is_empty(),
+                Err(code) => *code == RDKafkaErrorCode::UnknownTopicOrPartition,
+            };
+            if !described.iter().any(is_unknown) || Instant::now() > deadline {
                 break described;
             }
             sleep(POLL_INTERVAL).await;

@@ -1,0 +1,120 @@
+//! Many tenants through Kafka: a backlog that waits in the topic for one process of `users-sync apply`, beside the same changes that
+//! wait in the slot for `users-sync run`; and the time from a commit until a target has it.
+//!
+//! The targets are the same: `apply` takes them over from `run`.
+
+use super::bed::{Bed, Process, USERS, Watch, rows};
+use super::latency::measure;
+use super::size::{grouped, sized};
+use super::table::{Goal, Table};
+use crate::broker::{Broker, Settings};
+use std::time::Instant;
+
+const TENANTS: u32 = 200;
+const NAME: &str = "fleet";
+
+pub async fn from_the_topic(table: &mut Table) {
+    let bed = Bed::with(|options| options.set("max_connections", "700")).await;
+    let broker = Broker::start(&Settings::default());
+    // At least one change for each tenant.
+    let transactions = sized(200_000).max(TENANTS);
+    prepare(&bed, transactions).await;
+    let alone = bed.configuration(NAME, &tenants(&bed), true);
+    let process = Process::start(&alone);
+    bed.following(NAME, TENANTS as usize).await;
+    process.stop();
+    let run = drain(&bed, "run", transactions, async || {}, || Process::start(&alone)).await;
+
+    let distributed = format!(
+        "{alone}kafka: {{brokers: '{}', topic: {NAME}, positions_topic: {NAME}.positions, snapshots_topic: {NAME}.snapshots, \
+         slot: {NAME}_kafka, partition_by: tenant, partitions: 8, group: {NAME}}}\n",
+        broker.address()
+    );
+    let publisher = Process::start(&distributed);
+    bed.wait(&bed.source, NAME, "SELECT to_regclass('users_sync.tee') IS NOT NULL").await;
+    bed.wait(&bed.source, NAME, "SELECT state = 'following' FROM users_sync.tee").await;
+    let worker = Process::apply(&distributed);
+    bed.wait(&bed.source, NAME, "SELECT count(*) = 8 FROM users_sync.source WHERE slot LIKE '%/%'").await;
+    let warm = watches(&bed, "warm", TENANTS).await;
+    bed.changes(NAME, "email = 'warm'", 1, TENANTS).await;
+    all(&warm).await;
+    drop(warm);
+    let name = format!("{NAME}-latency");
+    let insert = "INSERT INTO users (id, name, email, created_at) VALUES ($1, 't1', 'new@example.com', now())";
+    let latency = measure(&bed, NAME, &bed.target, &target(1), "neon_auth.users_sync", (&name, insert)).await;
+    worker.stop();
+    let published = async || {
+        bed.source.sql(NAME, "CREATE TABLE last AS SELECT pg_current_wal_insert_lsn() AS lsn").await.unwrap();
+        bed.changes(NAME, "email = 'last'", 0, 0).await;
+        let done = "SELECT confirmed_flush_lsn >= lsn FROM pg_replication_slots, last WHERE slot_name = ";
+        bed.wait(&bed.source, NAME, &format!("{done}'{NAME}_kafka'")).await;
+    };
+    let apply = drain(&bed, "apply", transactions, published, || Process::apply(&distributed)).await;
+    publisher.stop();
+    let rate = |seconds: f64| f64::from(transactions) / seconds;
+    let what = format!("{TENANTS} tenants, {} changes from the topic, run from the slot", grouped(transactions));
+    table.add(what, "1/s", rate(apply), rate(run), Goal::TimesAtLeast(0.8));
+    table.add("latency p50 at 100 commits/s through Kafka", "ms", latency.p50, None, Goal::AtMost(15.0));
+    table.add("latency p99 at 100 commits/s through Kafka", "ms", latency.p99, None, Goal::AtMost(60.0));
+}
+
+fn target(tenant: u32) -> String {
+    format!("{NAME}_{tenant}")
+}
+
+fn tenants(bed: &Bed) -> Vec<(String, String)> {
+    (0..TENANTS).map(|n| (format!("t{n}"), bed.target.url(&target(n)))).collect()
+}
+
+/// As for a hundred tenants on one slot: the replica identity has the tenant.
+async fn prepare(bed: &Bed, users: u32) {
+    bed.source.create_database(NAME).await.unwrap();
+    let fill = format!(
+        "{USERS}; ALTER TABLE users ALTER name SET NOT NULL; INSERT INTO users {all}; \
+         CREATE UNIQUE INDEX by_tenant ON users (name, id); ALTER TABLE users REPLICA IDENTITY USING INDEX by_tenant",
+        all = rows(&format!("0, {users}"), &format!("'t' || n % {TENANTS}")),
+    );
+    bed.source.sql(NAME, &fill).await.unwrap();
+    bed.source.sql(NAME, "VACUUM ANALYZE users").await.unwrap();
+    for tenant in 0..TENANTS {
+        bed.target.create_database(&target(tenant)).await.unwrap();
+    }
+}
+
+/// Seconds from the start of a process until every target has the changes that wait. `published`: they wait where it reads.
+async fn drain(
+    bed: &Bed,
+    value: &str,
+    transactions: u32,
+    published: impl AsyncFn(),
+    start: impl FnOnce() -> Process,
+) -> f64 {
+    let watches = watches(bed, value, transactions).await;
+    bed.changes(NAME, &format!("email = '{value}'"), 1, transactions).await;
+    published().await;
+    bed.checkpoint().await;
+    let started = Instant::now();
+    let process = start();
+    all(&watches).await;
+    let seconds = started.elapsed().as_secs_f64();
+    println!("  {value}: {seconds:.1} s, peak resident memory {:.0} MB", process.resident().peak);
+    process.stop();
+    seconds
+}
+
+/// A session for each tenant, which waits until its last user has the value. The users 1 to `last` change in order.
+async fn watches(bed: &Bed, value: &str, last: u32) -> Vec<Watch> {
+    let mut watches = Vec::new();
+    for n in last - TENANTS + 1..=last {
+        let sql = format!("SELECT true FROM neon_auth.users_sync WHERE id = 'user-{n}' AND email = '{value}'");
+        watches.push(bed.watch(&bed.target, &target(n % TENANTS), &sql).await);
+    }
+    watches
+}
+
+/// One after the other: the last of them decides.
+async fn all(watches: &[Watch]) {
+    for watch in watches {
+        watch.until_true().await;
+    }
+}

@@ -1,0 +1,139 @@
+//! The rows of partitions of the users' topic, which processes of `users-sync apply` write.
+
+use super::error::StateError;
+use super::read::read_sources;
+#[cfg(feature = "kafka")]
+use super::rows::LEASE;
+use super::rows::{PartitionPlace, PartitionRow};
+use super::store::StateStore;
+#[cfg(feature = "kafka")]
+use super::store::{ensure_tables, new_key};
+#[cfg(feature = "kafka")]
+use crate::model::{CheckpointKey, Epoch, ParkCause, TenantId};
+#[cfg(feature = "kafka")]
+use crate::pg::PgClient;
+use std::collections::BTreeMap;
+use tokio_postgres::Client;
+#[cfg(feature = "kafka")]
+use tokio_postgres::types::ToSql;
+
+impl StateStore {
+    /// The key that signs the checkpoints of a slot's tenants. Creates what is missing: the publisher may have another state, and then the row
+    /// of the slot holds nothing but the key, and the tenants' rows refer to it.
+    #[cfg(feature = "kafka")]
+    pub(crate) async fn ensure_slot(client: &Client, slot: &str) -> Result<CheckpointKey, StateError> {
+        ensure_tables(client).await?;
+        let sql = "INSERT INTO users_sync.source (slot, generation, system_identifier, timeline, confirmed, epoch, holder, held_since, \
+                     lease_until, checkpoint_key) VALUES ($1, 0, '', 0, '0/0', 0, '', now(), '-infinity', $2) \
+                   ON CONFLICT (slot) DO UPDATE SET checkpoint_key = coalesce(users_sync.source.checkpoint_key, $2) \
+                   RETURNING checkpoint_key";
+        let new_key = new_key()?;
+        let row = client.query_one(sql, &[&slot, &&new_key[..]]).await?;
+        CheckpointKey::new(row.try_get(0)?).ok_or(StateError::Key)
+    }
+
+    /// As [`StateStore::acquire`], for a process that applies the tenants of one partition of a topic. `partition` names the
+    /// row that fences it. The tenants' rows, and the key that signs their checkpoints, are those of `slot`, so that a process
+    /// that reads the slot itself can take the targets over, and the other way round.
+    ///
+    /// # Errors
+    /// As those of [`StateStore::acquire`].
+    #[cfg(feature = "kafka")]
+    pub(crate) async fn acquire_partition(
+        client: PgClient,
+        slot: &str,
+        partition: &str,
+        holder: &str,
+    ) -> Result<StateStore, StateError> {
+        let key = StateStore::ensure_slot(&client, slot).await?;
+        let sql = "INSERT INTO users_sync.source AS s (slot, generation, system_identifier, timeline, confirmed, epoch, holder, held_since, \
+                     lease_until) \
+                   VALUES ($1, 0, '', 0, '0/0', (extract(epoch FROM clock_timestamp()) * 1000)::bigint, $2, now(), \
+                     now() + $3 * interval '1 second') \
+                   ON CONFLICT (slot) DO UPDATE SET epoch = greatest(s.epoch + 1, excluded.epoch), holder = $2, held_since = now(), \
+                     lease_until = excluded.lease_until, confirmed = '0/0', received = '0/0', behind = '{}', behind_since = '{}' \
+                   RETURNING epoch";
+        let row = client.query_one(sql, &[&partition, &holder, &LEASE.as_secs_f64()]).await?;
+        let epoch: i64 = row.try_get(0)?;
+        // A process that reads the source knows the writer of a checkpoint by it. The end of the source's log is unknown here.
+        let sql = "INSERT INTO users_sync.epoch (slot, epoch, flushed) VALUES ($1, $2, 'FFFFFFFF/FFFFFFFF') ON CONFLICT DO NOTHING";
+        client.execute(sql, &[&slot, &epoch]).await?;
+        Ok(StateStore { epoch: Epoch(epoch), key, tenants_slot: slot.to_owned(), slot: partition.to_owned(), client })
+    }
+
+    /// Records what the tenants of a partition are before anything of it is read: `joining` have to be rebuilt, as what is read does
+    /// not continue what they hold, and `absent` are not in the configuration, so that they miss what is read.
+    #[cfg(feature = "kafka")]
+    pub(crate) async fn begin_partition(&self, joining: &[&str], absent: &[&str]) -> Result<(), StateError> {
+        let sql = "UPDATE users_sync.tenant t SET since = now(), remedy = NULL, \
+                     state = CASE WHEN tenant = ANY($5) THEN 'parked' ELSE 'joining' END, \
+                     reason = CASE WHEN tenant = ANY($5) THEN $6 END, reason_code = CASE WHEN tenant = ANY($5) THEN $7 END \
+                   FROM users_sync.source s WHERE s.slot = $1 AND s.epoch = $2 AND t.slot = $3 \
+                   AND (tenant = ANY($4) OR tenant = ANY($5)) AND t.state <> 'parked'";
+        let cause = ParkCause::NotConfigured;
+        let parameters: [&(dyn ToSql + Sync); 7] =
+            [&self.slot, &self.epoch.0, &self.tenants_slot, &joining, &absent, &cause.text(), &cause.code()];
+        self.client.execute(sql, &parameters).await?;
+        self.fenced_unless(self.is_newest().await?)
+    }
+
+    /// The ids of the slot's tenants that are not parked.
+    #[cfg(feature = "kafka")]
+    pub(crate) async fn unparked(&self) -> Result<Vec<TenantId>, StateError> {
+        let sql = "SELECT tenant FROM users_sync.tenant WHERE slot = $1 AND state <> 'parked'";
+        let rows = self.client.query(sql, &[&self.tenants_slot]).await?;
+        Ok(rows.iter().map(|row| row.try_get(0).map(TenantId::new)).collect::<Result<_, _>>()?)
+    }
+
+    /// The rows of the partitions that were ever applied, by name, and whether a process has each of them.
+    pub(crate) async fn partitions(&self) -> Result<Vec<(String, bool)>, StateError> {
+        let sql =
+            "SELECT slot, lease_until > now() FROM users_sync.source WHERE starts_with(slot, $1 || '/') ORDER BY slot";
+        let rows = self.client.query(sql, &[&self.slot]).await?;
+        Ok(rows
+            .iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+            .collect::<Result<_, tokio_postgres::Error>>()?)
+    }
+
+    /// Records how far the partition has been applied.
+    #[cfg(feature = "kafka")]
+    pub(crate) async fn put_place(&self, place: &PartitionPlace) -> Result<(), StateError> {
+        let PartitionPlace { partitions, committed_offset, end_offset } = place;
+        let sql = "INSERT INTO users_sync.partition AS p (slot, partitions, committed_offset, end_offset) \
+                   SELECT slot, $3, $4, $5 FROM users_sync.source WHERE slot = $1 AND epoch = $2 FOR SHARE \
+                   ON CONFLICT (slot) DO UPDATE SET partitions = excluded.partitions, at = now(), \
+                     committed_offset = excluded.committed_offset, end_offset = excluded.end_offset";
+        self.client.execute(sql, &[&self.slot, &self.epoch.0, partitions, committed_offset, end_offset]).await?;
+        Ok(())
+    }
+}
+
+/// Reads the rows of the partitions of a slot's topic that were ever applied, in their order. Tables of an earlier version have none.
+pub(super) async fn read_partitions(client: &Client, slot: &str) -> Result<Vec<PartitionRow>, StateError> {
+    let there = client.query_one("SELECT to_regclass('users_sync.partition') IS NOT NULL", &[]).await?;
+    if !there.try_get(0)? {
+        return Ok(Vec::new());
+    }
+    let places = "SELECT slot, partitions, committed_offset, end_offset FROM users_sync.partition \
+                  WHERE starts_with(slot, $1 || '/')";
+    let mut known = BTreeMap::new();
+    for row in client.query(places, &[&slot]).await? {
+        let place = PartitionPlace {
+            partitions: row.try_get(1)?,
+            committed_offset: row.try_get(2)?,
+            end_offset: row.try_get(3)?,
+        };
+        known.insert(row.try_get::<_, String>(0)?, place);
+    }
+    let mut partitions = Vec::new();
+    for (name, source) in read_sources(client, "starts_with(slot, $1 || '/')", slot).await? {
+        let place = known.remove(&name);
+        // `SLOT/TOPIC/NUMBER`. Neither a slot nor a topic has a slash in its name.
+        let mut parts = name.rsplitn(3, '/');
+        let (Some(Ok(number)), Some(topic)) = (parts.next().map(str::parse), parts.next()) else { continue };
+        partitions.push(PartitionRow { topic: topic.to_owned(), number, source, place });
+    }
+    partitions.sort_by(|a, b| (&a.topic, a.number).cmp(&(&b.topic, b.number)));
+    Ok(partitions)
+}
