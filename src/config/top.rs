@@ -148,6 +148,12 @@ impl Config {
         self.kafka.as_ref().is_some_and(|kafka| kafka.group.is_some())
     }
 
+    /// The topic that the tenants share; `None` without Kafka, and if each tenant has a topic of its own.
+    pub(crate) fn shared_topic(&self) -> Option<String> {
+        let kafka = self.kafka.as_ref().filter(|kafka| !kafka.topic.contains("{tenant}"))?;
+        Some(kafka.topic.replace("{table}", &self.users.table.to_string()))
+    }
+
     /// The tenants whose targets `users-sync apply` writes to.
     pub(crate) fn applied_elsewhere(&self) -> &[Tenant] {
         if self.publishes_only() { &self.tenants } else { &[] }

@@ -1,18 +1,23 @@
 //! The users that the Kafka output leaves out, and those that it publishes again.
+//!
+//! Both are recorded before the batch is committed to Kafka. A user that is published again stays among those that are left out until the
+//! commit has succeeded, so that a publisher that ends before can publish the user once more.
 
 use super::error::StateError;
+use super::read::count_left_out;
 #[cfg(feature = "kafka")]
 use super::rows::LeftOutUser;
 use super::rows::TeeRejected;
+use super::schema::LEFT_OUT_TABLES;
 use super::store::StateStore;
 use crate::model::{TenantId, WhyLeftOut};
 use std::collections::BTreeMap;
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Row;
 
-/// Length of time for which a user that is published again stays in `users_sync.tee_accepted`: longer than it takes from the end of
-/// what a rebuild reads in the topic to the query for the users that are left out.
+/// How long `users_sync.tee_accepted` keeps a user.
 const ACCEPTED_FOR: &str = "interval '1 day'";
+/// Upper bound of the time from the record of an accepted user to the commit of the batch.
+const COMMITTED_WITHIN: &str = "interval '5 minutes'";
 
 /// The users that are left out, for whatever reason.
 const LEFT_OUT: &str = "\
@@ -32,19 +37,6 @@ struct TooLarge<'a> {
 struct Unmappable<'a> {
     users: Vec<(&'a str, &'a str)>,
     reasons: Vec<&'a str>,
-}
-
-/// The number of users that the Kafka output of a slot leaves out. Tables of an earlier version may be missing.
-pub(super) async fn count(client: &Client, slot: &str) -> Result<u64, StateError> {
-    let mut users = 0;
-    for table in ["tee_rejected", "tee_unmappable"] {
-        let there = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&format!("users_sync.{table}")]).await?;
-        if there.try_get(0)? {
-            let sql = format!("SELECT count(*) FROM users_sync.{table} WHERE slot = $1");
-            users += client.query_one(&sql, &[&slot]).await?.try_get::<_, i64>(0)?.unsigned_abs();
-        }
-    }
-    Ok(users)
 }
 
 /// As the tables hold it.
@@ -67,24 +59,36 @@ impl StateStore {
     /// The users that are left out.
     pub async fn tee_rejected(&self) -> Result<Vec<TeeRejected>, StateError> {
         let sql = format!(
-            "SELECT tenant, id, bytes, max_bytes, reason FROM {LEFT_OUT} r WHERE slot = $1 ORDER BY tenant, id"
+            "SELECT tenant, id, bytes, max_bytes, reason, EXISTS (SELECT FROM users_sync.tee_accepted a \
+               WHERE (a.slot, a.tenant, a.id_hash) = (r.slot, r.tenant, r.id_hash)) \
+             FROM {LEFT_OUT} r WHERE slot = $1 ORDER BY tenant, id"
         );
         let row = |row: &Row| {
-            Ok(TeeRejected { tenant: TenantId::new(row.try_get(0)?), user: row.try_get(1)?, why: why(row, 2)? })
+            Ok(TeeRejected {
+                tenant: TenantId::new(row.try_get(0)?),
+                user: row.try_get(1)?,
+                why: why(row, 2)?,
+                may_be_published: row.try_get(5)?,
+            })
         };
         let rows = self.client.query(&sql, &[&self.slot]).await?;
         Ok(rows.iter().map(row).collect::<Result<_, tokio_postgres::Error>>()?)
     }
 
-    /// The users of these tenants that the topic may lack up to an end that it had within the last day.
+    /// The time of the state's server, as text.
+    pub async fn server_time(&self) -> Result<String, StateError> {
+        Ok(self.client.query_one("SELECT clock_timestamp()::text", &[]).await?.try_get(0)?)
+    }
+
+    /// The users of these tenants that the topic may lack up to an end that was found after `begun` (of [`StateStore::server_time`]).
     #[cfg(feature = "kafka")]
-    pub(crate) async fn left_out(&self, tenants: &[&str]) -> Result<Vec<LeftOutUser>, StateError> {
+    pub(crate) async fn left_out(&self, tenants: &[&str], begun: &str) -> Result<Vec<LeftOutUser>, StateError> {
         let sql = format!(
-            "WITH l AS (SELECT * FROM {LEFT_OUT} r WHERE slot = $1 AND tenant = ANY($2)) \
-             SELECT tenant, id, true, bytes, max_bytes, reason FROM l \
-             UNION ALL SELECT tenant, id, false, 0, 0, NULL FROM users_sync.tee_accepted a \
-             WHERE slot = $1 AND tenant = ANY($2) \
-               AND NOT EXISTS (SELECT FROM l WHERE (l.tenant, l.id_hash) = (a.tenant, a.id_hash))"
+            "WITH a AS (SELECT * FROM users_sync.tee_accepted \
+               WHERE slot = $1 AND tenant = ANY($2) AND at > $3::text::timestamptz - {COMMITTED_WITHIN}) \
+             SELECT tenant, id, true, bytes, max_bytes, reason FROM {LEFT_OUT} r WHERE slot = $1 AND tenant = ANY($2) \
+               AND NOT EXISTS (SELECT FROM a WHERE (a.tenant, a.id_hash) = (r.tenant, r.id_hash)) \
+             UNION ALL SELECT tenant, id, false, 0, 0, NULL FROM a"
         );
         let row = |row: &Row| {
             let is_left_out: bool = row.try_get(2)?;
@@ -94,21 +98,17 @@ impl StateStore {
                 why: is_left_out.then(|| why(row, 3)).transpose()?,
             })
         };
-        let rows = self.client.query(&sql, &[&self.tenants_slot, &tenants]).await?;
+        let rows = self.client.query(&sql, &[&self.tenants_slot, &tenants, &begun]).await?;
         Ok(rows.iter().map(row).collect::<Result<_, tokio_postgres::Error>>()?)
     }
 
-    /// Adds users that are left out, and removes those that are published again. Returns the number of users that are left out.
+    /// Records what a batch will change, before it is committed: users that it leaves out, and users that it publishes again. Returns the
+    /// number of users that are left out.
     pub async fn put_tee_rejected(
         &self,
         rejected: &[TeeRejected],
         accepted: &[(TenantId, String)],
     ) -> Result<u64, StateError> {
-        let (tenants, ids): (Vec<&str>, Vec<&str>) =
-            accepted.iter().map(|(tenant, id)| (tenant.as_str(), id.as_str())).unzip();
-        let which = "(r.tenant, r.id_hash) IN \
-                     (SELECT a.tenant, sha256(convert_to(a.id, 'UTF8')) FROM unnest($3::text[], $4::text[]) AS a(tenant, id))";
-        self.accept(which, &[&self.slot, &self.epoch.0, &tenants, &ids]).await?;
         // One transaction may leave a user out several times: the last reason counts.
         let rejected: BTreeMap<(&str, &str), &TeeRejected> =
             rejected.iter().map(|row| ((row.tenant.as_str(), &*row.user), row)).collect();
@@ -126,9 +126,73 @@ impl StateStore {
                 }
             }
         }
-        self.put_too_large(large).await?;
-        self.put_unmappable(unmappable).await?;
+        if !large.users.is_empty() {
+            self.put_too_large(large).await?;
+        }
+        if !unmappable.users.is_empty() {
+            self.put_unmappable(unmappable).await?;
+        }
+        if !accepted.is_empty() {
+            self.put_accepted(accepted).await?;
+        }
         self.count_tee_rejected().await
+    }
+
+    async fn put_accepted(&self, accepted: &[(TenantId, String)]) -> Result<(), StateError> {
+        let (tenants, ids): (Vec<&str>, Vec<&str>) =
+            accepted.iter().map(|(tenant, id)| (tenant.as_str(), id.as_str())).unzip();
+        let sql = format!(
+            "WITH n AS (SELECT DISTINCT s.slot, n.tenant, sha256(convert_to(n.id, 'UTF8')) AS id_hash, n.id \
+               FROM users_sync.source s, unnest($3::text[], $4::text[]) AS n(tenant, id) WHERE s.slot = $1 AND s.epoch = $2), \
+             old AS (DELETE FROM users_sync.tee_accepted a USING users_sync.source s \
+               WHERE s.slot = $1 AND s.epoch = $2 AND a.slot = s.slot AND a.at < now() - {ACCEPTED_FOR} \
+                 AND NOT EXISTS (SELECT FROM n WHERE (n.tenant, n.id_hash) = (a.tenant, a.id_hash))) \
+             INSERT INTO users_sync.tee_accepted (slot, tenant, id_hash, id) SELECT slot, tenant, id_hash, id FROM n \
+             ON CONFLICT (slot, tenant, id_hash) DO UPDATE SET at = now()"
+        );
+        self.client.execute(&sql, &[&self.slot, &self.epoch.0, &tenants, &ids]).await?;
+        Ok(())
+    }
+
+    /// Removes users once the batch that publishes them again is committed. Returns the number of users that are left out.
+    pub async fn remove_tee_rejected(&self, users: &[(TenantId, String)]) -> Result<u64, StateError> {
+        let (tenants, ids): (Vec<&str>, Vec<&str>) =
+            users.iter().map(|(tenant, id)| (tenant.as_str(), id.as_str())).unzip();
+        for table in LEFT_OUT_TABLES {
+            let sql = format!(
+                "DELETE FROM users_sync.{table} r USING users_sync.source s, unnest($3::text[], $4::text[]) AS n(tenant, id) \
+                 WHERE s.slot = $1 AND s.epoch = $2 AND r.slot = s.slot AND r.tenant = n.tenant \
+                   AND r.id_hash = sha256(convert_to(n.id, 'UTF8'))"
+            );
+            self.client.execute(&sql, &[&self.slot, &self.epoch.0, &tenants, &ids]).await?;
+        }
+        self.count_tee_rejected().await
+    }
+
+    /// Removes the users of these tenants that a snapshot, which began at `begun`, has not left out: the source does not have them.
+    /// Returns the number of users that are left out.
+    pub async fn finish_left_out(&self, tenants: &[&str], begun: &str) -> Result<u64, StateError> {
+        for table in LEFT_OUT_TABLES {
+            let sql = format!(
+                "DELETE FROM users_sync.{table} r USING users_sync.source s \
+                 WHERE s.slot = $1 AND s.epoch = $2 AND r.slot = s.slot AND r.tenant = ANY($3) \
+                   AND r.seen_at < $4::text::timestamptz"
+            );
+            self.client.execute(&sql, &[&self.slot, &self.epoch.0, &tenants, &begun]).await?;
+        }
+        self.count_tee_rejected().await
+    }
+
+    /// Removes the users of tenants that the configuration does not have.
+    pub async fn keep_left_out_of(&self, tenants: &[&str]) -> Result<(), StateError> {
+        for table in LEFT_OUT_TABLES {
+            let sql = format!(
+                "DELETE FROM users_sync.{table} r USING users_sync.source s \
+                 WHERE s.slot = $1 AND s.epoch = $2 AND r.slot = s.slot AND r.tenant <> ALL($3)"
+            );
+            self.client.execute(&sql, &[&self.slot, &self.epoch.0, &tenants]).await?;
+        }
+        Ok(())
     }
 
     async fn put_too_large(&self, TooLarge { users, bytes, limits }: TooLarge<'_>) -> Result<(), StateError> {
@@ -138,9 +202,12 @@ impl StateStore {
                        unnest($3::text[], $4::text[], $5::int8[], $6::int8[]) AS n(tenant, id, bytes, max_bytes) \
                      WHERE s.slot = $1 AND s.epoch = $2), \
                    other AS (DELETE FROM users_sync.tee_unmappable r USING n \
+                     WHERE (r.slot, r.tenant, r.id_hash) = (n.slot, n.tenant, n.id_hash)), \
+                   a AS (DELETE FROM users_sync.tee_accepted r USING n \
                      WHERE (r.slot, r.tenant, r.id_hash) = (n.slot, n.tenant, n.id_hash)) \
                    INSERT INTO users_sync.tee_rejected AS r (slot, tenant, id_hash, id, bytes, max_bytes) SELECT * FROM n \
-                   ON CONFLICT (slot, tenant, id_hash) DO UPDATE SET bytes = excluded.bytes, max_bytes = excluded.max_bytes";
+                   ON CONFLICT (slot, tenant, id_hash) DO UPDATE \
+                     SET bytes = excluded.bytes, max_bytes = excluded.max_bytes, seen_at = now()";
         self.client.execute(sql, &[&self.slot, &self.epoch.0, &tenants, &ids, &bytes, &limits]).await?;
         Ok(())
     }
@@ -151,50 +218,22 @@ impl StateStore {
                      FROM users_sync.source s, unnest($3::text[], $4::text[], $5::text[]) AS n(tenant, id, reason) \
                      WHERE s.slot = $1 AND s.epoch = $2), \
                    other AS (DELETE FROM users_sync.tee_rejected r USING n \
+                     WHERE (r.slot, r.tenant, r.id_hash) = (n.slot, n.tenant, n.id_hash)), \
+                   a AS (DELETE FROM users_sync.tee_accepted r USING n \
                      WHERE (r.slot, r.tenant, r.id_hash) = (n.slot, n.tenant, n.id_hash)) \
                    INSERT INTO users_sync.tee_unmappable AS r (slot, tenant, id_hash, id, reason) SELECT * FROM n \
-                   ON CONFLICT (slot, tenant, id_hash) DO UPDATE SET reason = excluded.reason";
+                   ON CONFLICT (slot, tenant, id_hash) DO UPDATE SET reason = excluded.reason, seen_at = now()";
         self.client.execute(sql, &[&self.slot, &self.epoch.0, &tenants, &ids, &reasons]).await?;
         Ok(())
     }
 
-    /// Removes the users of these tenants, whose snapshot publishes or leaves out each of them. Returns the number of users that are left
-    /// out.
-    pub async fn clear_tee_rejected(&self, tenants: &[&str]) -> Result<u64, StateError> {
-        self.accept("r.tenant = ANY($3)", &[&self.slot, &self.epoch.0, &tenants]).await?;
-        self.count_tee_rejected().await
-    }
-
-    /// Moves users that fulfil the condition on `r` to those that are published again. The first two parameters are slot and epoch.
-    async fn accept(&self, which: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<(), StateError> {
-        let remove = |table: &str| {
-            format!(
-                "DELETE FROM users_sync.{table} r USING users_sync.source s \
-                 WHERE s.slot = $1 AND s.epoch = $2 AND r.slot = s.slot AND {which} RETURNING r.slot, r.tenant, r.id_hash, r.id"
-            )
-        };
-        let sql = format!(
-            "WITH large AS ({}), unmappable AS ({}), \
-             moved AS (SELECT * FROM large UNION SELECT * FROM unmappable), \
-             old AS (DELETE FROM users_sync.tee_accepted a USING users_sync.source s \
-               WHERE s.slot = $1 AND s.epoch = $2 AND a.slot = s.slot AND a.at < now() - {ACCEPTED_FOR} \
-                 AND NOT EXISTS (SELECT FROM moved m WHERE (m.tenant, m.id_hash) = (a.tenant, a.id_hash))) \
-             INSERT INTO users_sync.tee_accepted (slot, tenant, id_hash, id) SELECT slot, tenant, id_hash, id FROM moved \
-             ON CONFLICT (slot, tenant, id_hash) DO UPDATE SET at = now()",
-            remove("tee_rejected"),
-            remove("tee_unmappable")
-        );
-        self.client.execute(&sql, parameters).await?;
-        Ok(())
-    }
-
     async fn count_tee_rejected(&self) -> Result<u64, StateError> {
-        count(&self.client, &self.slot).await
+        count_left_out(&self.client, &self.slot).await
     }
 
     /// Deletes the rows of a removed Kafka output.
     pub(super) async fn forget_left_out(&self) -> Result<(), StateError> {
-        for table in ["tee_rejected", "tee_unmappable", "tee_accepted"] {
+        for table in LEFT_OUT_TABLES.into_iter().chain(["tee_accepted"]) {
             self.client.execute(&format!("DELETE FROM users_sync.{table} WHERE slot = $1"), &[&self.slot]).await?;
         }
         Ok(())

@@ -13,6 +13,7 @@ mod partitions;
 mod pauses;
 mod processes;
 mod read;
+mod read_source;
 mod requests;
 mod rows;
 mod schema;

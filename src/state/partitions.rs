@@ -1,10 +1,10 @@
 //! The rows of partitions of the users' topic, which processes of `users-sync apply` write.
 
 use super::error::StateError;
-use super::read::read_sources;
 #[cfg(feature = "kafka")]
 use super::rows::LEASE;
-use super::rows::{PartitionPlace, PartitionRow};
+#[cfg(feature = "kafka")]
+use super::rows::PartitionPlace;
 use super::store::StateStore;
 #[cfg(feature = "kafka")]
 use super::store::{ensure_tables, new_key};
@@ -12,7 +12,6 @@ use super::store::{ensure_tables, new_key};
 use crate::model::{CheckpointKey, Epoch, ParkCause, TenantId};
 #[cfg(feature = "kafka")]
 use crate::pg::PgClient;
-use std::collections::BTreeMap;
 use tokio_postgres::Client;
 #[cfg(feature = "kafka")]
 use tokio_postgres::types::ToSql;
@@ -85,11 +84,11 @@ impl StateStore {
         Ok(rows.iter().map(|row| row.try_get(0).map(TenantId::new)).collect::<Result<_, _>>()?)
     }
 
-    /// The rows of the partitions that were ever applied, by name, and whether a process has each of them.
-    pub(crate) async fn partitions(&self) -> Result<Vec<(String, bool)>, StateError> {
-        let sql =
-            "SELECT slot, lease_until > now() FROM users_sync.source WHERE starts_with(slot, $1 || '/') ORDER BY slot";
-        let rows = self.client.query(sql, &[&self.slot]).await?;
+    /// The rows of the partitions of a topic that were ever applied, by name, and whether a process has each of them.
+    pub(crate) async fn partitions(&self, topic: &str) -> Result<Vec<(String, bool)>, StateError> {
+        let sql = "SELECT slot, lease_until > now() FROM users_sync.source WHERE starts_with(slot, $1 || '/' || $2 || '/') \
+                   ORDER BY slot";
+        let rows = self.client.query(sql, &[&self.slot, &topic]).await?;
         Ok(rows
             .iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
@@ -107,33 +106,4 @@ impl StateStore {
         self.client.execute(sql, &[&self.slot, &self.epoch.0, partitions, committed_offset, end_offset]).await?;
         Ok(())
     }
-}
-
-/// Reads the rows of the partitions of a slot's topic that were ever applied, in their order. Tables of an earlier version have none.
-pub(super) async fn read_partitions(client: &Client, slot: &str) -> Result<Vec<PartitionRow>, StateError> {
-    let there = client.query_one("SELECT to_regclass('users_sync.partition') IS NOT NULL", &[]).await?;
-    if !there.try_get(0)? {
-        return Ok(Vec::new());
-    }
-    let places = "SELECT slot, partitions, committed_offset, end_offset FROM users_sync.partition \
-                  WHERE starts_with(slot, $1 || '/')";
-    let mut known = BTreeMap::new();
-    for row in client.query(places, &[&slot]).await? {
-        let place = PartitionPlace {
-            partitions: row.try_get(1)?,
-            committed_offset: row.try_get(2)?,
-            end_offset: row.try_get(3)?,
-        };
-        known.insert(row.try_get::<_, String>(0)?, place);
-    }
-    let mut partitions = Vec::new();
-    for (name, source) in read_sources(client, "starts_with(slot, $1 || '/')", slot).await? {
-        let place = known.remove(&name);
-        // `SLOT/TOPIC/NUMBER`. Neither a slot nor a topic has a slash in its name.
-        let mut parts = name.rsplitn(3, '/');
-        let (Some(Ok(number)), Some(topic)) = (parts.next().map(str::parse), parts.next()) else { continue };
-        partitions.push(PartitionRow { topic: topic.to_owned(), number, source, place });
-    }
-    partitions.sort_by(|a, b| (&a.topic, a.number).cmp(&(&b.topic, b.number)));
-    Ok(partitions)
 }

@@ -1,17 +1,13 @@
 //! Reads the state's tables.
 
 use super::error::StateError;
-use super::left_out;
-use super::partitions::read_partitions;
+use super::read_source::{lsn, read_partitions, read_sources};
 use super::rows::{
-    LEASE, Pause, Pauses, Request, RequestId, RequestKind, SeenProcess, Snapshot, SourceRow, TeePublished, TeeRow,
-    TenantRow, TenantState, TroubleRow, UserCountRow, findings_from_json,
+    LEASE, Pause, Pauses, Request, RequestId, RequestKind, SeenProcess, Snapshot, TeePublished, TeeRow, TenantRow,
+    TenantState,
 };
-use super::schema;
-use crate::model::{
-    Anchor, CheckpointKey, Epoch, ExtraRows, Generation, Lsn, Reason, SourceTrouble, TargetId, TenantId, TopicTrouble,
-    Xid,
-};
+use super::schema::{self, LEFT_OUT_TABLES};
+use crate::model::{CheckpointKey, Epoch, ExtraRows, Generation, Lsn, Reason, TargetId, TenantId, TopicTrouble};
 use crate::pg::PgTimestamp;
 use std::collections::BTreeMap;
 use tokio_postgres::types::PgLsn;
@@ -76,33 +72,6 @@ pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, S
     Ok(Snapshot { source, tenants, epochs, tee, partitions, pauses, idle_processes, key })
 }
 
-/// Reads rows of sources and of partitions, with their names. `which`: a condition on `slot` with the parameter `slot`.
-pub(super) async fn read_sources(
-    client: &Client,
-    which: &str,
-    slot: &str,
-) -> Result<Vec<(String, SourceRow)>, StateError> {
-    let sql = format!(
-        "SELECT generation, system_identifier, timeline, confirmed, epoch, holder, \
-           extract(epoch FROM lease_until - now())::float8, coalesce(to_jsonb(s) ->> 'publication', ''), \
-           coalesce((to_jsonb(s) ->> 'received')::pg_lsn, '0/0'), \
-           ARRAY(SELECT jsonb_array_elements_text(coalesce(to_jsonb(s) -> 'behind', '[]'))), \
-           slot, to_jsonb(s) ->> 'shape', coalesce((to_jsonb(s) ->> 'shape_version')::bigint, 0), \
-           coalesce((to_jsonb(s) ->> 'anchor')::pg_lsn, '0/0'), \
-           coalesce((to_jsonb(s) ->> 'anchor_xid')::bigint, 0), \
-           ARRAY(SELECT extract(epoch FROM now() - (at #>> '{{}}')::timestamptz)::float8 \
-             FROM jsonb_array_elements(coalesce(to_jsonb(s) -> 'behind_since', '[]')) at), \
-           to_jsonb(s) ->> 'trouble', to_jsonb(s) ->> 'trouble_code', \
-           coalesce(extract(epoch FROM now() - (to_jsonb(s) ->> 'trouble_since')::timestamptz)::float8, 0), \
-           to_jsonb(s) ->> 'user_count', \
-           coalesce(extract(epoch FROM now() - (to_jsonb(s) ->> 'user_count_at')::timestamptz)::float8, 0), \
-           coalesce(to_jsonb(s) ->> 'findings', '[]') \
-         FROM users_sync.source s WHERE {which}"
-    );
-    let rows = client.query(&sql, &[&slot]).await?;
-    Ok(rows.iter().map(|row| Ok((row.try_get(10)?, source_row(row)?))).collect::<Result<_, Error>>()?)
-}
-
 /// Reads the rows of a slot's tenants, of all or of those named, and which of the slot's tenants are paused.
 pub(super) async fn read_tenants(
     client: &Client,
@@ -119,43 +88,6 @@ pub(super) async fn read_tenants(
     let tenants = client.query(sql, &[&slot, &only]).await?.iter().map(tenant_row).collect::<Result<_, _>>()?;
     let pauses = pauses(&client.query_one(&format!("SELECT {PAUSES_OF_ANY_VERSION}"), &[&slot]).await?, 0)?;
     Ok((tenants, pauses))
-}
-
-fn source_row(row: &Row) -> Result<SourceRow, Error> {
-    let behind: Vec<TenantId> = row.try_get::<_, Vec<&str>>(9)?.into_iter().map(TenantId::new).collect();
-    let seconds: Vec<Option<f64>> = row.try_get(15)?;
-    let trouble = |text| {
-        let code = row.try_get::<_, Option<&str>>(17)?.and_then(SourceTrouble::parse);
-        Ok::<_, Error>(TroubleRow { code, text, since_seconds: row.try_get(18)? })
-    };
-    Ok(SourceRow {
-        behind_seconds: behind.iter().cloned().zip(seconds).filter_map(|(id, seconds)| Some((id, seconds?))).collect(),
-        trouble: row.try_get::<_, Option<String>>(16)?.map(trouble).transpose()?,
-        findings: findings_from_json(row.try_get(21)?),
-        user_count: user_count(row)?,
-        generation: Generation(row.try_get(0)?),
-        system_identifier: row.try_get(1)?,
-        timeline: row.try_get(2)?,
-        confirmed: lsn(row, 3)?,
-        epoch: Epoch(row.try_get(4)?),
-        holder: row.try_get(5)?,
-        lease_seconds: row.try_get(6)?,
-        publication: row.try_get(7)?,
-        shape: row.try_get(11)?,
-        shape_version: row.try_get(12)?,
-        anchor: Anchor { end: lsn(row, 13)?, xid: Xid(row.try_get::<_, i64>(14)? as u32) },
-        received: lsn(row, 8)?,
-        behind,
-    })
-}
-
-/// `None` also for the form of a newer version.
-fn user_count(row: &Row) -> Result<Option<UserCountRow>, Error> {
-    let counted = row.try_get::<_, Option<&str>>(19)?.and_then(|text| serde_json::from_str(text).ok());
-    Ok(match counted {
-        Some(counted) => Some(UserCountRow { counted, age_seconds: row.try_get(20)? }),
-        None => None,
-    })
 }
 
 fn tenant_row(row: &Row) -> Result<(TenantId, TenantRow), Error> {
@@ -188,7 +120,7 @@ pub(super) async fn read_tee(client: &Client, slot: &str) -> Result<Option<TeeRo
                  ARRAY(SELECT jsonb_array_elements_text(coalesce(to_jsonb(t) -> 'tenants', '[]'))) \
                FROM users_sync.tee t WHERE slot = $1";
     let Some(row) = client.query_opt(sql, &[&slot]).await? else { return Ok(None) };
-    let rejected = left_out::count(client, slot).await?;
+    let rejected = count_left_out(client, slot).await?;
     let published = |position: PgLsn| {
         let tenants: Vec<&str> = row.try_get(9)?;
         let tenants = tenants.into_iter().map(TenantId::new).collect();
@@ -236,6 +168,15 @@ pub(super) fn request(row: &Row) -> Result<Option<Request>, Error> {
     Ok(kind.map(|kind| Request { id, tenant, kind }))
 }
 
-fn lsn(row: &Row, column: usize) -> Result<Lsn, Error> {
-    Ok(Lsn(u64::from(row.try_get::<_, PgLsn>(column)?)))
+/// The number of users that the Kafka output of a slot leaves out. Tables of an earlier version may be missing.
+pub(super) async fn count_left_out(client: &Client, slot: &str) -> Result<u64, StateError> {
+    let mut users = 0;
+    for table in LEFT_OUT_TABLES {
+        let there = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&format!("users_sync.{table}")]).await?;
+        if there.try_get(0)? {
+            let sql = format!("SELECT count(*) FROM users_sync.{table} WHERE slot = $1");
+            users += client.query_one(&sql, &[&slot]).await?.try_get::<_, i64>(0)?.unsigned_abs();
+        }
+    }
+    Ok(users)
 }

@@ -79,6 +79,8 @@ pub struct PartitionRow {
     pub source: SourceRow,
     /// How far it has been applied; `None` until its process has looked.
     pub place: Option<PartitionPlace>,
+    /// Seconds since its process has looked.
+    pub place_seconds: f64,
 }
 
 /// How far a partition has been applied.
@@ -368,6 +370,8 @@ pub struct TeeRejected {
     pub user: String,
     /// Why.
     pub why: WhyLeftOut,
+    /// A batch with the user was to be committed: whether it was is unknown.
+    pub may_be_published: bool,
 }
 
 /// A user of a tenant whom the topic may lack: left out, or published again a short time ago.
@@ -378,7 +382,7 @@ pub(crate) struct LeftOutUser {
     pub(crate) tenant: TenantId,
     /// The user's id.
     pub(crate) user: String,
-    /// Why; `None` once it is published again.
+    /// Why; `None` once a batch with the user may have been committed.
     pub(crate) why: Option<WhyLeftOut>,
 }
 

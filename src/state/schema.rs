@@ -13,6 +13,7 @@ CREATE TABLE IF NOT EXISTS users_sync.tee_rejected (
   bytes bigint NOT NULL,
   max_bytes bigint NOT NULL,
   since timestamptz NOT NULL DEFAULT now(),
+  seen_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (slot, tenant, id_hash)
 );
 CREATE TABLE IF NOT EXISTS users_sync.tee_unmappable (
@@ -22,6 +23,7 @@ CREATE TABLE IF NOT EXISTS users_sync.tee_unmappable (
   id text NOT NULL,
   reason text NOT NULL,
   since timestamptz NOT NULL DEFAULT now(),
+  seen_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (slot, tenant, id_hash)
 );
 CREATE TABLE IF NOT EXISTS users_sync.tee_accepted (
@@ -34,6 +36,9 @@ CREATE TABLE IF NOT EXISTS users_sync.tee_accepted (
 )"
     };
 }
+
+/// The tables of users that the Kafka output leaves out.
+pub(super) const LEFT_OUT_TABLES: [&str; 2] = ["tee_rejected", "tee_unmappable"];
 
 /// How far the partitions of the users' topic have been applied. `slot` is the row in `users_sync.source` that fences the processes of the
 /// partition: `SLOT/TOPIC/NUMBER`.
@@ -210,6 +215,8 @@ ALTER TABLE users_sync.request
   ADD COLUMN IF NOT EXISTS adopt text,
   ADD COLUMN IF NOT EXISTS kind text NOT NULL DEFAULT 'resync',
   ADD COLUMN IF NOT EXISTS user_id text;
+ALTER TABLE users_sync.tee_rejected
+  ADD COLUMN IF NOT EXISTS seen_at timestamptz NOT NULL DEFAULT now();
 ALTER TABLE users_sync.tee
   ADD COLUMN IF NOT EXISTS reason_code text,
   ADD COLUMN IF NOT EXISTS position pg_lsn,
@@ -229,7 +236,7 @@ SELECT count(*) = 19 FROM pg_catalog.pg_attribute WHERE NOT attisdropped
     ('users_sync.tenant'::regclass, 'failing_since'), ('users_sync.tenant'::regclass, 'paused'),
     ('users_sync.tenant'::regclass, 'purge_due'),
     ('users_sync.source'::regclass, 'findings'), ('users_sync.source'::regclass, 'user_count_at'), ('users_sync.request'::regclass, 'user_id'),
-    (to_regclass('users_sync.tee_rejected'), 'max_bytes'),
+    (to_regclass('users_sync.tee_rejected'), 'seen_at'),
     (to_regclass('users_sync.tee_unmappable'), 'reason'), (to_regclass('users_sync.tee_accepted'), 'at'),
     (to_regclass('users_sync.partition'), 'end_offset'), (to_regclass('users_sync.event'), 'code'),
     (to_regclass('users_sync.process'), 'seen_at'), ('users_sync.tee'::regclass, 'tenants'))";

@@ -7,10 +7,14 @@ use crate::model::{
 };
 use crate::state::{PartitionRow, Pause, Snapshot, SourceRow, TeeRow, TenantState, TroubleRow, UserCountRow};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// While the source's WAL has no changes of ours, positions are recorded in steps of this many bytes, because recording
 /// writes WAL itself. A smaller lag counts as none.
 pub(crate) const IDLE_STEP: u64 = 64 << 10;
+
+/// An older number of records behind is not shown: the process looks every 5 s.
+const PLACE_FRESH_SECONDS: f64 = 20.0;
 
 /// The process and the slot.
 #[derive(Clone, Debug, Serialize)]
@@ -128,7 +132,7 @@ pub struct PartitionReport {
     pub tenants: Option<usize>,
     /// Records that were committed before this offset are applied.
     pub committed_offset: Option<i64>,
-    /// Number of records after it, as the process has seen them last.
+    /// Number of records after it; `None` if the process has not looked for 20 s.
     pub lag_records: Option<i64>,
     /// The longest lag in seconds of a tenant of the partition.
     pub lag_seconds: Option<f64>,
@@ -304,22 +308,23 @@ impl Report {
         let counted = source.and_then(|source| source.user_count.as_ref());
         let without_users =
             |tenant: &Tenant| counted.and_then(|UserCountRow { counted, .. }| WithoutUsers::of(counted, tenant));
-        let partitions = if config.publishes_only() { &state.partitions[..] } else { &[] };
+        let partitions = Partitions::of(config, &state.partitions);
         let tenants = config.tenants.iter().map(|tenant| {
             let without_users = without_users(tenant);
-            let applying = partition_of(&tenant.id, partitions);
+            let applying = partitions.of_tenant(&tenant.id);
             let partition = applying.map(|applying| applying.number);
             let Some(row) = state.tenants.get(&tenant.id) else {
                 return TenantReport { without_users, partition, ..TenantReport::unknown(tenant) };
             };
             // What the process that writes the target has recorded.
-            let source = applying.map(|applying| &applying.source).or(source);
+            let (publisher, source) = (source, applying.map(|applying| &applying.source).or(source));
             // A following target that lacks nothing has everything that was received. If its own position is older, it had no
             // changes in between.
             let applied = source.map_or(Lsn::ZERO, |source| source.applied_by(&tenant.id));
             let position = (row.state == TenantState::Following).then(|| row.position.max(applied));
             let lag_bytes = position.zip(log.end).map(|(position, end)| end.bytes_since(position));
-            let lag_seconds = source.map_or(0.0, |source| lag_seconds(source, &tenant.id, lag_bytes));
+            let seconds = |of: Option<&SourceRow>| of.map_or(0.0, |of| lag_seconds(of, &tenant.id, lag_bytes));
+            let lag_seconds = seconds(source).max(seconds(publisher));
             let paused = state.pauses.get(&tenant.id);
             let paused = paused.map(|pause| PauseReport::of_state(pause, lag_bytes, config.limits.source_wal));
             TenantReport {
@@ -342,7 +347,14 @@ impl Report {
         });
         let tenants: Vec<TenantReport> = tenants.collect();
         // Those of a session that has ended may no longer hold.
-        let findings = source.filter(|source| source.is_held()).map_or(&[][..], |source| &source.findings);
+        let held = source.into_iter().chain(partitions.rows.values().map(|row| &row.source));
+        let mut findings: Vec<&TroubleRow> = Vec::new();
+        for finding in held.filter(|source| source.is_held()).flat_map(|source| &source.findings) {
+            // Each worker may have found the same.
+            if !findings.iter().any(|known| (known.code, &known.text) == (finding.code, &finding.text)) {
+                findings.push(finding);
+            }
+        }
         Report {
             slot: config.source.slot.clone(),
             generation: source.map_or(0, |source| source.generation.0),
@@ -351,13 +363,13 @@ impl Report {
             idle_processes: state.idle_processes.clone(),
             unheld_seconds: source.map(|source| -source.lease_seconds).filter(|seconds| *seconds >= 0.0),
             trouble: source.and_then(|source| source.trouble.as_ref()).map(TroubleReport::of_state),
-            findings: findings.iter().map(TroubleReport::of_state).collect(),
+            findings: findings.into_iter().map(TroubleReport::of_state).collect(),
             slot_state: log.slots.get(&config.source.slot).copied(),
             confirmed: source.map_or(Lsn::ZERO, |source| source.confirmed).to_string(),
             source_position: log.end.map(|end| end.to_string()),
             waiting: waiting(log),
             users_without_tenant: counted.map(|row| UsersWithoutTenant::of(&row.counted, row.age_seconds)),
-            partitions: partitions.iter().map(|partition| PartitionReport::of(partition, &tenants)).collect(),
+            partitions: partitions.report(&tenants),
             tenants,
             tee: state.tee.as_ref().map(|tee| TeeReport {
                 wal_held_bytes: log.held_back.get(&tee.slot).copied(),
@@ -367,34 +379,61 @@ impl Report {
     }
 }
 
-impl PartitionReport {
-    fn of(row: &PartitionRow, tenants: &[TenantReport]) -> PartitionReport {
-        let PartitionRow { topic, number, source, place } = row;
-        let own = || tenants.iter().filter(|tenant| tenant.partition == Some(*number));
-        PartitionReport {
-            topic: topic.clone(),
-            partition: *number,
-            worker: source.holder.clone(),
-            is_held: source.is_held(),
-            tenants: place.as_ref().map(|_| own().count()),
-            committed_offset: place.as_ref().map(|place| place.committed_offset),
-            lag_records: place.as_ref().map(|place| (place.end_offset - place.committed_offset).max(0)),
-            lag_seconds: own().filter_map(|tenant| tenant.lag_seconds).max_by(f64::total_cmp),
-        }
+/// The partitions of the configured topic; empty without `kafka.group`.
+struct Partitions<'a> {
+    rows: BTreeMap<i32, &'a PartitionRow>,
+    /// The number of partitions of the topic, once a process has looked.
+    count: Option<i32>,
+}
+
+impl<'a> Partitions<'a> {
+    fn of(config: &Config, rows: &'a [PartitionRow]) -> Partitions<'a> {
+        let topic = if config.publishes_only() { config.shared_topic() } else { None };
+        // Rows of a former topic may be left.
+        let rows = rows.iter().filter(|row| topic.as_ref().is_some_and(|topic| *topic == row.topic));
+        let rows: BTreeMap<i32, &PartitionRow> = rows.map(|row| (row.number, row)).collect();
+        let count = rows.values().find_map(|row| Some(row.place.as_ref()?.partitions));
+        Partitions { rows, count }
     }
-}
 
-/// The partition of a tenant, if its process has looked at the topic.
-#[cfg(feature = "kafka")]
-fn partition_of<'a>(tenant: &TenantId, partitions: &'a [PartitionRow]) -> Option<&'a PartitionRow> {
-    let count = partitions.iter().find_map(|partition| Some(partition.place.as_ref()?.partitions))?;
-    let number = crate::tee::kafka::partition_of(tenant.as_str(), count);
-    partitions.iter().find(|partition| partition.number == number)
-}
+    #[cfg(feature = "kafka")]
+    fn of_tenant(&self, tenant: &TenantId) -> Option<&'a PartitionRow> {
+        self.rows.get(&crate::tee::kafka::partition_of(tenant.as_str(), self.count?)).copied()
+    }
 
-#[cfg(not(feature = "kafka"))]
-fn partition_of<'a>(_: &TenantId, _: &'a [PartitionRow]) -> Option<&'a PartitionRow> {
-    None
+    #[cfg(not(feature = "kafka"))]
+    fn of_tenant(&self, _: &TenantId) -> Option<&'a PartitionRow> {
+        None
+    }
+
+    fn report(&self, tenants: &[TenantReport]) -> Vec<PartitionReport> {
+        let mut held: BTreeMap<i32, (usize, Option<f64>)> = BTreeMap::new();
+        for TenantReport { partition, lag_seconds, .. } in tenants {
+            let Some(partition) = partition else { continue };
+            let (count, longest) = held.entry(*partition).or_default();
+            *count += 1;
+            *longest = longest.iter().copied().chain(*lag_seconds).max_by(f64::total_cmp);
+        }
+        let report = |(number, row): (&i32, &&PartitionRow)| {
+            let PartitionRow { topic, source, place, place_seconds, .. } = row;
+            let (tenants, lag_seconds) = held.get(number).copied().unwrap_or_default();
+            let is_fresh = *place_seconds < PLACE_FRESH_SECONDS;
+            PartitionReport {
+                topic: topic.clone(),
+                partition: *number,
+                worker: source.holder.clone(),
+                is_held: source.is_held(),
+                tenants: self.count.map(|_| tenants),
+                committed_offset: place.as_ref().map(|place| place.committed_offset),
+                lag_records: place
+                    .as_ref()
+                    .filter(|_| is_fresh)
+                    .map(|place| (place.end_offset - place.committed_offset).max(0)),
+                lag_seconds,
+            }
+        };
+        self.rows.iter().map(report).collect()
+    }
 }
 
 /// As [`TenantReport::error_since_seconds`], from the seconds in the state and the seconds for which attempts have failed.

@@ -11,6 +11,9 @@ use std::fmt::Write;
 /// Upper bound of a message's headers and of what the record format adds, with names of usual length.
 pub(crate) const HEADERS: usize = 1280;
 
+/// [`Message::kind`] of a tombstone that follows the message of a delete.
+pub(crate) const TOMBSTONE: &str = "users_sync.user.tombstone";
+
 /// Encodes messages in the configured format.
 #[derive(Debug)]
 pub(crate) struct Encoder {
@@ -99,7 +102,7 @@ impl Encoder {
 
     /// Appends a tombstone. Compaction then removes the earlier messages of the key.
     pub(crate) fn put_tombstone(&self, event: &Event<'_>, batch: &mut Batch) {
-        self.finish(event, None, "users_sync.user.tombstone", "t", batch);
+        self.finish(event, None, TOMBSTONE, "t", batch);
     }
 
     /// Appends a message that only records that the user is left out, because its row cannot be mapped.

@@ -53,7 +53,7 @@ pub(crate) fn messages(
         (Change::Patch(_) | Change::Reread { .. }, _) => return,
     };
     encoder.put(&event, batch);
-    if matches!(event.op, Op::SoftDelete | Op::Delete) && event.before.is_some() && encoder.exceeds_limit(batch) {
+    if matches!(event.op, Op::SoftDelete | Op::Delete) && encoder.exceeds_limit(batch) {
         // A delete has to arrive: it is published with the key alone.
         let key_only = User { deleted_at: event.after.and_then(|user| user.deleted_at), ..known_by_id(event.id) };
         encoder.replace(&Event { before: None, after: event.after.map(|_| &key_only), ..event }, batch);

@@ -23,7 +23,7 @@ pub(crate) use claims::{Claims, SILENT_AFTER, Writer};
 #[cfg(test)]
 pub(crate) use decode::RecordTransaction;
 pub(crate) use decode::{DecodeFault, RecordContent, RecordHeaders, RecordOrigin, RecordPlace, content, user_of_key};
-pub(crate) use encode::{Encoder, HEADERS, MessageKey};
+pub(crate) use encode::{Encoder, HEADERS, MessageKey, TOMBSTONE};
 pub(crate) use event::{Event, EventPosition, Op};
 pub(crate) use messages::{CompleteChange, messages};
 pub(crate) use owner::Owner;

@@ -2,7 +2,7 @@
 //!
 //! A record is written in the same Kafka transaction as the messages before it, so the two cannot disagree.
 
-use super::owner::{Opened, Owner};
+use super::owner::{Opened, Origin, Owner};
 use crate::model::{Generation, Lsn, TeeRestart, TenantId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -189,7 +189,11 @@ impl StreamPosition {
     pub(crate) fn read(owner: &Owner, key: &[u8], value: Option<&[u8]>) -> Option<StreamPosition> {
         let text = std::str::from_utf8(key).ok()?;
         let is_own = matches!(read_key(text)?, (slot, Subject::Stream) if slot == owner.slot);
-        owner.open(text, value.filter(|_| is_own)?).content
+        match owner.open(text, value.filter(|_| is_own)?) {
+            Opened { origin: Origin::Own | Origin::Foreign(_), content } => content,
+            // Written by another program.
+            Opened { .. } => None,
+        }
     }
 
     /// The record that removes the position of a slot.

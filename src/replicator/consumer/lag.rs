@@ -1,8 +1,9 @@
 //! How far a partition has been applied: recorded in the state, for `status`.
 
 use crate::config::Kafka;
+use crate::model::SourceTrouble;
 use crate::replicator::consumer::offsets::Boundaries;
-use crate::replicator::consumer::session::Shared;
+use crate::replicator::consumer::shared::Shared;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
 use crate::state::PartitionPlace;
@@ -14,30 +15,22 @@ use tokio::time::{MissedTickBehavior, interval};
 
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Looks at the ends of partitions, for all sessions of a process.
-#[derive(Default)]
-pub(super) struct EndWatch(Mutex<Option<RangeReader>>);
-
-impl EndWatch {
-    /// Where the partition ends. Also whether everything in it is before `offset`, if that `is_wanted`. Blocks.
-    fn look(
-        &self,
-        kafka: &Kafka,
-        stream: &PartitionStream,
-        offset: i64,
-        is_wanted: bool,
-    ) -> Result<(PartitionEnds, bool), Failure> {
-        let mut opened = lock(&self.0);
-        let reader = match &mut *opened {
-            Some(reader) => reader,
-            closed => closed.insert(RangeReader::new(kafka)?),
-        };
-        let ends = reader.ends(stream.topic(), stream.partition())?;
-        let is_passed = is_wanted
-            && ends.is_settled()
-            && (offset >= ends.written || reader.is_empty((stream.topic(), stream.partition()), offset)?);
-        Ok((ends, is_passed))
-    }
+/// Where the partition ends. Also whether everything in it is before `offset`, if that `is_wanted`. Blocks.
+fn look(
+    opened: &mut Option<RangeReader>,
+    kafka: &Kafka,
+    stream: &PartitionStream,
+    offset: i64,
+    is_wanted: bool,
+) -> Result<(PartitionEnds, bool), Failure> {
+    let reader = match opened {
+        Some(reader) => reader,
+        closed => closed.insert(RangeReader::new(kafka)?),
+    };
+    let place = (stream.topic(), stream.partition());
+    let ends = reader.ends(place.0, place.1)?;
+    let is_passed = is_wanted && ends.is_settled() && (offset >= ends.written || reader.is_empty(place, offset)?);
+    Ok((ends, is_passed))
 }
 
 /// Looks at the end of the partition until the session drains. Everything that the publisher has published is in the topic, so a partition
@@ -62,12 +55,25 @@ pub(super) async fn record_lag(
         let read_to = lock(&boundaries).read_to();
         // A busy partition needs no look: its messages say how far it is.
         let is_idle = std::mem::replace(&mut idle_at, read_to) == read_to;
-        let (watch, settings, looked_at) = (shared.clone(), kafka.clone(), stream.clone());
-        let looked = blocking(move || watch.ends.look(&settings, &looked_at, read_to, is_idle));
+        // Waits here and not in a thread: the brokers may not answer.
+        let mut opened = tokio::select! {
+            opened = shared.ends.clone().lock_owned() => opened,
+            () = context.drain.cancelled() => return Ok(()),
+        };
+        let (settings, looked_at) = (kafka.clone(), stream.clone());
+        let looked = blocking(move || look(&mut opened, &settings, &looked_at, read_to, is_idle));
         let (ends, is_passed) = match looked.await {
-            Ok(looked) => looked,
+            Ok(looked) => {
+                if context.findings.clear(SourceTrouble::KafkaUnread) {
+                    tracing::info!("the end of the partition can be read again");
+                }
+                looked
+            }
             Err(failure) => {
-                tracing::debug!(%failure, "the end of the partition cannot be read");
+                let code = SourceTrouble::KafkaUnread;
+                if context.findings.note(code, failure.to_string()) {
+                    tracing::warn!(%failure, reason_code = code.code(), "the end of the partition cannot be read, retrying");
+                }
                 continue;
             }
         };
@@ -80,6 +86,10 @@ pub(super) async fn record_lag(
             boundaries.taken()
         };
         let partitions = shared.partitions;
-        context.state.put_place(&PartitionPlace { partitions, committed_offset, end_offset: ends.committed }).await?;
+        let place = PartitionPlace { partitions, committed_offset, end_offset: ends.committed };
+        // Only `status` needs it. What else the state refuses ends the session elsewhere.
+        if let Err(error) = context.state.put_place(&place).await {
+            tracing::warn!(%error, "how far the partition is cannot be recorded");
+        }
     }
 }

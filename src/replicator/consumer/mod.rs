@@ -23,15 +23,15 @@ mod reader;
 mod rebuild;
 mod session;
 mod sessions_view;
+mod shared;
 mod snapshot_index;
 
-use crate::config::{Config, Kafka, Tenant, Topics};
-use crate::model::{CheckpointKey, Generation, TenantId};
+use crate::config::{Config, Kafka, Tenant};
+use crate::model::{CheckpointKey, Generation};
 use crate::pg::connect_state;
 use crate::replicator::backoff::Backoffs;
-use crate::replicator::consumer::lag::EndWatch;
-use crate::replicator::consumer::session::Shared;
 use crate::replicator::consumer::sessions_view::PartitionSessions;
+use crate::replicator::consumer::shared::{EndWatch, Shared};
 use crate::replicator::consumer::snapshot_index::SnapshotIndex;
 use crate::replicator::error::ServiceError;
 use crate::replicator::session::config_changes::replaced;
@@ -111,7 +111,7 @@ async fn membership(
     else {
         return Err(Failure::plain("kafka.group is not set".to_owned()).into());
     };
-    let topic = users_topic(&config, &kafka)?;
+    let topic = config.shared_topic().unwrap_or_default();
     let (settings, name) = (kafka.clone(), topic.clone());
     let count = tokio::select! {
         count = blocking(move || topic_partitions(&settings, &name)) => count?,
@@ -146,14 +146,6 @@ async fn membership(
     drop(events);
     let left = blocking(move || member.group.leave()).await;
     done.and(left.map_err(ServiceError::from))
-}
-
-/// The topic of the users. With `partition_by: tenant` all tenants share it, so any id gives its name.
-fn users_topic(config: &Config, kafka: &Kafka) -> Result<String, ServiceError> {
-    let any = TenantId::new("any");
-    let topics = Topics::new(&kafka.topic, &config.users.table, [&any]);
-    let topics = topics.map_err(|error| Failure::plain(error.to_string()))?;
-    Ok(topics.distinct().first().map_or_else(String::new, |topic| (*topic).to_owned()))
 }
 
 /// The key that signs the checkpoints of the slot's tenants.

@@ -111,8 +111,10 @@ async fn rebuild(
         Arc::new(members.iter().map(name).collect())
     };
     let found = async {
+        let begun = context.state.server_time().await.map_err(|error| Failure::plain(error.to_string()))?;
         let extent = find_extent(context.generation, kafka, stream, snapshots, index, &names, &members).await?;
-        let left_out = find_left_out(context, &names, &extent).await.map_err(|error| Failure::plain(error.to_string()));
+        let left_out =
+            find_left_out(context, &names, &extent, &begun).await.map_err(|error| Failure::plain(error.to_string()));
         Ok((extent, left_out?))
     };
     let (extent, left_out) = match found.await {
@@ -220,10 +222,15 @@ async fn find_extent(
 
 /// The users that the publisher leaves out, with the reasons. Read after the end of the extent was found: what the publisher had left out
 /// before is recorded by then. A user that is published again is in the topic, unless the message lies after that end.
-async fn find_left_out(context: &SessionContext, names: &Names, extent: &Extent) -> Result<LeftOutUsers, StateError> {
+async fn find_left_out(
+    context: &SessionContext,
+    names: &Names,
+    extent: &Extent,
+    begun: &str,
+) -> Result<LeftOutUsers, StateError> {
     let tenants: Vec<&str> = names.keys().map(String::as_str).collect();
     let mut users = LeftOutUsers::new();
-    for LeftOutUser { tenant, user, why } in context.state.left_out(&tenants).await? {
+    for LeftOutUser { tenant, user, why } in context.state.left_out(&tenants, begun).await? {
         let Some(index) = names.get(tenant.as_str()).copied() else { continue };
         let reason = match why {
             Some(why) => why.to_string(),

@@ -5,11 +5,11 @@ use crate::clock;
 use crate::config::{Config, Kafka};
 use crate::model::{Anchor, ByTenant, Generation, Lsn, TenantId};
 use crate::pg::connect_state;
-use crate::replicator::consumer::lag::{EndWatch, record_lag};
+use crate::replicator::consumer::lag::record_lag;
 use crate::replicator::consumer::offsets::Boundaries;
 use crate::replicator::consumer::reader::TopicReader;
 use crate::replicator::consumer::rebuild;
-use crate::replicator::consumer::sessions_view::PartitionSessions;
+use crate::replicator::consumer::shared::Shared;
 use crate::replicator::consumer::snapshot_index::SnapshotIndex;
 use crate::replicator::error::ServiceError;
 use crate::replicator::prepare::holder;
@@ -18,9 +18,7 @@ use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::session::topic_snapshots::{PublishedSnapshot, TopicSnapshots};
 use crate::replicator::source::shape::KnownShape;
 use crate::replicator::tasks::{SessionExit, SessionTasks};
-use crate::route::Memory;
 use crate::state::{Pauses, StateStore, TenantRow, TenantState};
-use crate::status::process::ProcessStatus;
 use crate::sync::lock;
 use crate::tee::kafka::{Failure, FoundInRange, PartitionStream, RangeReader, blocking, partition_of, record_headers};
 use std::collections::BTreeMap;
@@ -35,18 +33,6 @@ use tokio_util::sync::CancellationToken;
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// If the next message is older, compaction may have removed deletes. Below a `delete.retention.ms` of one day, Kafka's default.
 const MAX_AGE: Duration = Duration::from_secs(20 * 3600);
-
-/// What the sessions of a process share.
-pub(super) struct Shared {
-    pub(super) status: Arc<ProcessStatus>,
-    pub(super) index: Arc<SnapshotIndex>,
-    pub(super) sessions: Arc<PartitionSessions>,
-    /// `limits.memory` is that of the process, whatever the number of its partitions.
-    pub(super) memory: Arc<Memory>,
-    /// The number of partitions of the topic.
-    pub(super) partitions: i32,
-    pub(super) ends: EndWatch,
-}
 
 /// The name of the row in the state that fences the processes of a partition.
 fn fence_name(slot: &str, topic: &str, partition: i32) -> String {

@@ -19,7 +19,9 @@ pub(crate) async fn watch_workers(context: &SessionContext) -> Result<(), Servic
             () = context.drain.cancelled() => return Ok(()),
         }
         let code = SourceTrouble::NoWorker;
-        let Some(text) = finding(&context.state.partitions().await?) else {
+        // Another topic has other partitions.
+        let topic = context.config.shared_topic().unwrap_or_default();
+        let Some(text) = finding(&context.state.partitions(&topic).await?) else {
             if context.findings.clear(code) {
                 tracing::info!("every partition has a users-sync apply process again");
             }

@@ -9,10 +9,10 @@ use crate::replicator::tee::batcher::KafkaBatcher;
 use crate::replicator::tee::error::TeeError;
 use crate::replicator::tee::kafka_sink::millis;
 use crate::state::TeeRejected;
-use crate::tee::kafka::{CommitKind, Failure, LeftOut, Limits, Refusals, TenantUser, max_message_bytes};
+use crate::tee::kafka::{CommitKind, Failure, LeftOut, LeftOutChange, Limits, Refusals, TenantUser, max_message_bytes};
 use crate::tee::{Event, EventPosition, Op};
 use ring::digest::{SHA256, digest};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -28,29 +28,40 @@ const REMEDY: &str = "raise max.message.bytes of the topic (message.max.bytes of
 
 /// The users that are left out, as the publisher looks them up.
 pub(crate) fn held(rejected: &[TeeRejected], tenants: &ByConfigured<&Tenant>) -> HashSet<TenantUser> {
-    rejected.iter().filter_map(|row| Some((index_of(tenants, &row.tenant)?, row.user.clone()))).collect()
+    let indexes = indexes(tenants);
+    rejected.iter().filter_map(|row| Some((*indexes.get(&row.tenant)?, row.user.clone()))).collect()
 }
 
-fn index_of(tenants: &ByConfigured<&Tenant>, id: &TenantId) -> Option<ConfiguredIdx> {
-    tenants.iter().find(|(_, tenant)| tenant.id == *id).map(|(index, _)| index)
+fn indexes<'a>(tenants: &ByConfigured<&'a Tenant>) -> HashMap<&'a TenantId, ConfiguredIdx> {
+    tenants.iter().map(|(index, tenant)| (&tenant.id, index)).collect()
 }
 
 /// Records what the publisher leaves out, until it ends.
 pub(crate) async fn record(
     context: &SessionContext,
     tenants: &ByConfigured<&Tenant>,
-    mut batches: mpsc::Receiver<LeftOut>,
+    mut changes: mpsc::Receiver<LeftOut>,
 ) -> Result<(), TeeError> {
-    while let Some(LeftOut { aside, accepted, recorded }) = batches.recv().await {
-        let id = |tenant: ConfiguredIdx| tenants[tenant].id.clone();
-        let rows: Vec<TeeRejected> =
-            aside.into_iter().map(|((tenant, user), why)| TeeRejected { tenant: id(tenant), user, why }).collect();
-        let accepted: Vec<(TenantId, String)> = accepted.into_iter().map(|(tenant, user)| (id(tenant), user)).collect();
-        let rejected = context.state.put_tee_rejected(&rows, &accepted).await?;
-        context.status.set_tee_rejected(rejected);
-        for row in &rows {
-            report(context, row);
-        }
+    let named = |users: Vec<TenantUser>| -> Vec<(TenantId, String)> {
+        users.into_iter().map(|(tenant, user)| (tenants[tenant].id.clone(), user)).collect()
+    };
+    while let Some(LeftOut { change, recorded }) = changes.recv().await {
+        let left = match change {
+            LeftOutChange::Committed(users) => context.state.remove_tee_rejected(&named(users)).await?,
+            LeftOutChange::Decided { aside, accepted } => {
+                let row = |((tenant, user), why): (TenantUser, WhyLeftOut)| TeeRejected {
+                    tenant: tenants[tenant].id.clone(),
+                    user,
+                    why,
+                    may_be_published: false,
+                };
+                let rows: Vec<TeeRejected> = aside.into_iter().map(row).collect();
+                let left = context.state.put_tee_rejected(&rows, &named(accepted)).await?;
+                report(context, &rows);
+                left
+            }
+        };
+        context.status.set_tee_rejected(left);
         // The publisher may have ended.
         let _ = recorded.send(());
     }
@@ -58,9 +69,11 @@ pub(crate) async fn record(
     std::future::pending().await
 }
 
-fn report(context: &SessionContext, TeeRejected { tenant, user, why }: &TeeRejected) {
-    match why {
-        WhyLeftOut::TooLarge { bytes, limit } => {
+/// Logs users that a batch leaves out: each that is too large, and the first one that cannot be mapped, because a wrong mapping has one
+/// for each row.
+fn report(context: &SessionContext, rows: &[TeeRejected]) {
+    for TeeRejected { tenant, user, why, .. } in rows {
+        if let WhyLeftOut::TooLarge { bytes, limit } = why {
             context.status.metrics.tee_oversized.inc();
             tracing::error!(
                 %tenant,
@@ -71,12 +84,16 @@ fn report(context: &SessionContext, TeeRejected { tenant, user, why }: &TeeRejec
                 "a message is too large for Kafka: it is left out, see users_sync.tee_rejected in the state"
             );
         }
-        WhyLeftOut::Unmappable(reason) => tracing::error!(
+    }
+    let unmappable = |row: &&TeeRejected| matches!(row.why, WhyLeftOut::Unmappable(_));
+    if let Some(TeeRejected { tenant, user, why, .. }) = rows.iter().find(unmappable) {
+        tracing::error!(
             %tenant,
             user_hash = hash(user),
-            reason,
+            reason = %why,
+            users = rows.iter().filter(unmappable).count(),
             "a row cannot be mapped: the Kafka output leaves its user out, see users_sync.tee_unmappable in the state"
-        ),
+        );
     }
 }
 
@@ -106,8 +123,8 @@ fn hash(id: &str) -> String {
     hex(&digest(&SHA256, id.as_bytes()).as_ref()[..8])
 }
 
-/// Publishes the users whose messages were too large and whose topic takes more now, as they are at the source. A row that could not be
-/// mapped is not read again: only a change of the row or of the mapping helps, and both publish it.
+/// Publishes users that were left out, as they are at the source: those whose topic takes more now, those whose rows could not be
+/// mapped, and those for which it is unknown whether a batch with them was committed.
 pub(crate) async fn retry(
     context: &SessionContext,
     config: &Config,
@@ -117,22 +134,25 @@ pub(crate) async fn retry(
     refusals: &Refusals,
     batcher: &mut KafkaBatcher,
 ) -> Result<(), TeeError> {
-    let due: Vec<(ConfiguredIdx, &str)> = rejected
-        .iter()
-        .filter_map(|row| Some((index_of(tenants, &row.tenant)?, row)))
-        .filter(|(index, row)| match row.why {
-            // The recorded limit is a guess if the topic's could not be read.
-            WhyLeftOut::TooLarge { bytes, limit } => {
-                let now = limits.of(batcher.topics.of(*index));
-                now > limit || now >= bytes
-            }
-            WhyLeftOut::Unmappable(_) => false,
-        })
-        .map(|(index, row)| (index, &*row.user))
-        .collect();
-    if !due.is_empty() {
+    let indexes = indexes(tenants);
+    let fits_now = |index: ConfiguredIdx, row: &TeeRejected| match row.why {
+        // The recorded limit is a guess if the topic's could not be read.
+        WhyLeftOut::TooLarge { bytes, limit } => {
+            let now = limits.of(batcher.topics.of(index));
+            now > limit || now != limit && now >= bytes
+        }
+        WhyLeftOut::Unmappable(_) => false,
+    };
+    let known: Vec<(ConfiguredIdx, &TeeRejected)> =
+        rejected.iter().filter_map(|row| Some((*indexes.get(&row.tenant)?, row))).collect();
+    if known.iter().any(|(index, row)| fits_now(*index, row)) {
         refusals.clear();
     }
+    let is_due = |index: ConfiguredIdx, row: &TeeRejected| {
+        row.may_be_published || matches!(row.why, WhyLeftOut::Unmappable(_)) || fits_now(index, row)
+    };
+    let due: Vec<(ConfiguredIdx, &str)> =
+        known.into_iter().filter(|(index, row)| is_due(*index, row)).map(|(index, row)| (index, &*row.user)).collect();
     for some in due.chunks(RETRIED_AT_ONCE) {
         let ids: Vec<String> = some.iter().map(|(_, user)| (*user).to_owned()).collect();
         let read = context.rereader.read_ids(&context.config, &ids).await?;

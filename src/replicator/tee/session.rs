@@ -98,6 +98,8 @@ pub(crate) async fn session(
     };
     let partitions = by_tenant.as_ref().map(|by_tenant| by_tenant.partitions.clone());
     let addresses = Addresses { tenants: names, by_tenant };
+    let ids: Vec<&str> = config.tenants.iter().map(|tenant| tenant.id.as_str()).collect();
+    context.state.keep_left_out_of(&ids).await?;
     let rejected = context.state.tee_rejected().await?;
     let (left_out, leaving_out) = mpsc::channel(1);
     let held = left_out::held(&rejected, &tenants);
@@ -160,12 +162,13 @@ pub(crate) async fn session(
             }
             tracing::info!(tenants = members.len(), position = %export.position, "Kafka output: publishing a snapshot");
             let joining: Vec<&str> = joining.into_iter().map(TenantId::as_str).collect();
-            context.status.set_tee_rejected(context.state.clear_tee_rejected(&joining).await?);
+            let begun = context.state.server_time().await?;
             let partitions = partitions.as_ref();
             let pass =
                 Pass { context, config, tenants: &tenants, kafka, from: &taken.from, removed: &removed, partitions };
             let position = export.position;
             pass.run(export, &members, &mut batcher).await?;
+            context.status.set_tee_rejected(context.state.finish_left_out(&joining, &begun).await?);
             members.iter().for_each(|member| start[member.index] = position);
         }
         let is_left = |row: &&TeeRejected| members.iter().all(|member| tenants[member.index].id != row.tenant);

@@ -1,19 +1,95 @@
 //! The users that a batch leaves out, and those that it publishes again.
 
+use super::failure::Failure;
 use crate::model::{ConfiguredIdx, WhyLeftOut};
 use std::collections::{HashMap, HashSet};
-use tokio::sync::oneshot;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
 
 /// A user of a tenant.
 pub(crate) type TenantUser = (ConfiguredIdx, String);
 
-/// What a batch changes about the users that are left out. The batch is committed once this is recorded.
+/// What has to be recorded about the users that are left out. The publisher goes on once `recorded` is sent.
 pub(crate) struct LeftOut {
-    /// Users who are left out from here on.
-    pub(crate) aside: Vec<(TenantUser, WhyLeftOut)>,
-    /// Users whose messages are published again.
-    pub(crate) accepted: Vec<TenantUser>,
+    pub(crate) change: LeftOutChange,
     pub(crate) recorded: oneshot::Sender<()>,
+}
+
+/// What changes about the users that are left out.
+pub(crate) enum LeftOutChange {
+    /// A batch is about to be committed.
+    Decided {
+        /// Users who are left out from here on.
+        aside: Vec<(TenantUser, WhyLeftOut)>,
+        /// Users whose messages it publishes again.
+        accepted: Vec<TenantUser>,
+    },
+    /// The messages of these users are published again.
+    Committed(Vec<TenantUser>),
+}
+
+/// The users that are left out, as the publisher knows them.
+pub(super) struct LeftOutUsers {
+    held: HashSet<TenantUser>,
+    /// Those that the open transaction publishes again.
+    accepted: HashSet<TenantUser>,
+    changes: mpsc::Sender<LeftOut>,
+    runtime: Handle,
+}
+
+impl LeftOutUsers {
+    pub(super) fn new(held: HashSet<TenantUser>, changes: mpsc::Sender<LeftOut>) -> LeftOutUsers {
+        LeftOutUsers { held, accepted: HashSet::new(), changes, runtime: Handle::current() }
+    }
+
+    pub(super) fn has_any(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// A message of the user was published.
+    pub(super) fn publish(&self, outcomes: &mut Outcomes, user: TenantUser, is_tombstone: bool) {
+        outcomes.publish(user, is_tombstone, &self.held);
+    }
+
+    /// Records what becomes of the users of a batch, before anything says that they are published. Blocks.
+    pub(super) fn record(&mut self, outcomes: Outcomes) -> Result<(), Failure> {
+        if outcomes.is_empty() {
+            return Ok(());
+        }
+        let (aside, accepted) = outcomes.split();
+        for (user, _) in &aside {
+            self.held.insert(user.clone());
+            self.accepted.remove(user);
+        }
+        self.accepted.extend(accepted.iter().cloned());
+        self.tell(LeftOutChange::Decided { aside, accepted })
+    }
+
+    /// The transaction was aborted.
+    pub(super) fn aborted(&mut self) {
+        self.accepted.clear();
+    }
+
+    /// The transaction is committed: those of its users that were left out are published again. Blocks.
+    pub(super) fn committed(&mut self) -> Result<(), Failure> {
+        if self.accepted.is_empty() {
+            return Ok(());
+        }
+        let accepted: Vec<TenantUser> = self.accepted.drain().collect();
+        accepted.iter().for_each(|user| {
+            self.held.remove(user);
+        });
+        self.tell(LeftOutChange::Committed(accepted))
+    }
+
+    fn tell(&self, change: LeftOutChange) -> Result<(), Failure> {
+        let (recorded, answer) = oneshot::channel();
+        let done = self.runtime.block_on(async {
+            self.changes.send(LeftOut { change, recorded }).await.ok()?;
+            answer.await.ok()
+        });
+        done.ok_or_else(|| Failure::plain("the users that are left out could not be recorded".to_owned()))
+    }
 }
 
 /// What becomes of the users of a batch. The last message of a user decides. Pure.
@@ -31,8 +107,12 @@ impl Outcomes {
         self.0.insert(user, Some(why));
     }
 
-    /// A message of the user was published. Nothing to record, unless an earlier one was left out: `held`, or in this batch.
-    pub(super) fn publish(&mut self, user: TenantUser, held: &HashSet<TenantUser>) {
+    /// A message of the user was published. Nothing to record, unless an earlier one was left out: `held`, or in this batch. A tombstone
+    /// only follows the message of a delete.
+    pub(super) fn publish(&mut self, user: TenantUser, is_tombstone: bool, held: &HashSet<TenantUser>) {
+        if is_tombstone {
+            return;
+        }
         if held.contains(&user) || self.0.contains_key(&user) {
             self.0.insert(user, None);
         }
@@ -64,13 +144,14 @@ mod tests {
         let why = || WhyLeftOut::TooLarge { bytes: 2, limit: 1 };
         let held = HashSet::from([user("held"), user("still")]);
         let mut outcomes = Outcomes::default();
-        outcomes.publish(user("other"), &held);
+        outcomes.publish(user("other"), false, &held);
         assert!(outcomes.is_empty());
-        outcomes.publish(user("held"), &held);
+        outcomes.publish(user("held"), false, &held);
         outcomes.leave_out(user("shrinks"), why());
-        outcomes.publish(user("shrinks"), &held);
-        outcomes.publish(user("still"), &held);
+        outcomes.publish(user("shrinks"), false, &held);
+        outcomes.publish(user("still"), false, &held);
         outcomes.leave_out(user("still"), why());
+        outcomes.publish(user("still"), true, &held);
         let (aside, mut accepted) = outcomes.split();
         accepted.sort_by(|a, b| a.1.cmp(&b.1));
         assert_eq!(aside, [(user("still"), why())]);

@@ -24,7 +24,7 @@ pub(crate) use group::{Group, GroupEvent, Next, PartitionStream};
 pub(crate) use hanging::end_hanging;
 pub(crate) use headers::record_headers;
 pub(crate) use job::{Addresses, ByTenant, CommitKind, Counts, Job, Ownership, Sizes, partition_of};
-pub(crate) use left_out::{LeftOut, TenantUser};
+pub(crate) use left_out::{LeftOut, LeftOutChange, TenantUser};
 pub(crate) use look::{Found, claims, look};
 pub(crate) use oversized::{Limits, Refusals};
 pub(crate) use publisher::{Done, Publisher, ended};

@@ -6,12 +6,12 @@ use super::ends::Ends;
 use super::failure::Failure;
 use super::headers::{GENERATION_HEADER, ID_HEADER, INSTALLATION_HEADER, LAST_HEADER, POSITION_HEADER};
 use super::job::{Addresses, CommitKind, Counts, Job, Ownership, Sizes};
-use super::left_out::{LeftOut, Outcomes, TenantUser};
-use super::oversized::{Verdict, content, record_bytes};
+use super::left_out::{LeftOutUsers, Outcomes, TenantUser};
+use super::oversized::{Limits, Refusals, Verdict, content, record_bytes};
 use super::takeover::topic_for;
 use crate::config::Kafka;
 use crate::model::{Lsn, WhyLeftOut};
-use crate::tee::{Batch, Encoder, HEADERS, Message, Owner, PRESENCE_INTERVAL, PositionRecord, Presence};
+use crate::tee::{Batch, Encoder, HEADERS, Message, Owner, PRESENCE_INTERVAL, PositionRecord, Presence, TOMBSTONE};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _};
@@ -72,7 +72,7 @@ impl Publisher {
         encoder: Arc<Encoder>,
         addresses: Addresses,
         counts: Counts,
-        sizes: Sizes,
+        Sizes { limits, refusals, held, left_out }: Sizes,
         Ownership { owner, ends }: Ownership,
     ) -> std::io::Result<Publisher> {
         let (jobs, mut queue) = mpsc::channel::<Job>(1);
@@ -87,11 +87,12 @@ impl Publisher {
             transactional: kafka.exactly_once,
             encoder,
             addresses,
-            sizes,
-            runtime: Handle::current(),
+            limits,
+            refusals,
             patience: transaction_timeout(kafka) / SPLIT_AFTER_FRACTION,
             has_refusal: false,
             open: None,
+            left_out: LeftOutUsers::new(held, left_out),
             committed: None,
         };
         let runtime = Handle::current();
@@ -150,8 +151,8 @@ struct Work {
     transactional: bool,
     encoder: Arc<Encoder>,
     addresses: Addresses,
-    sizes: Sizes,
-    runtime: Handle,
+    limits: Limits,
+    refusals: Refusals,
     /// The longest time that a transaction may stay open.
     patience: Duration,
     /// The brokers have refused a message for its size. From then on librdkafka may give up any transaction: its sequence numbers
@@ -159,6 +160,7 @@ struct Work {
     /// what is refused.
     has_refusal: bool,
     open: Option<Open>,
+    left_out: LeftOutUsers,
     /// Time of the last commit.
     committed: Option<Instant>,
 }
@@ -198,7 +200,7 @@ impl Work {
             }
             has_gap |= !too_large.is_empty();
             self.has_refusal |= has_gap;
-            self.sizes.refusals.add(&too_large);
+            self.refusals.add(&too_large);
             if !begins {
                 // Earlier jobs of the transaction are not in memory any more: the next session publishes them again.
                 return Err(error);
@@ -208,6 +210,7 @@ impl Work {
                 aborted.map_err(|error| self.failure("aborting a transaction", &error))?;
             }
             self.open = None;
+            self.left_out.aborted();
         }
     }
 
@@ -224,13 +227,14 @@ impl Work {
                 Some(why) => outcomes.leave_out(self.user(&job.batch, message)?, why),
                 None => {
                     published += 1;
-                    if !self.sizes.held.is_empty() || !outcomes.is_empty() {
-                        outcomes.publish(self.user(&job.batch, message)?, &self.sizes.held);
+                    if self.left_out.has_any() || !outcomes.is_empty() {
+                        let is_tombstone = message.kind == TOMBSTONE;
+                        self.left_out.publish(&mut outcomes, self.user(&job.batch, message)?, is_tombstone);
                     }
                 }
             }
         }
-        self.record_left_out(outcomes)?;
+        self.left_out.record(outcomes)?;
         match &job.close {
             CommitKind::Transaction(records) => self.close(records)?,
             CommitKind::Partial(split) if since.elapsed() > self.patience => self.close(std::slice::from_ref(split))?,
@@ -274,7 +278,7 @@ impl Work {
         let topic = job.topics.of(message.tenant);
         let key = job.batch.part(&message.key);
         let value = message.value.as_ref().map(|value| job.batch.part(value));
-        let Sizes { limits, refusals, .. } = &self.sizes;
+        let Work { limits, refusals, .. } = self;
         let is_too_large = |bytes| matches!(limits.judge(topic, bytes), Verdict::TooLarge(_));
         let is_refused = || refusals.is_refused(&content(topic, Some(key.as_bytes()), value.map(str::as_bytes)));
         // Nearly every message is far from the limit.
@@ -293,7 +297,7 @@ impl Work {
         let value = message.value.as_ref().map(|value| job.batch.part(value));
         let headers = self.headers(&job.batch, message, end);
         let bytes = record_bytes(key, value, texts(&headers));
-        let Sizes { limits, refusals, .. } = &self.sizes;
+        let Work { limits, refusals, .. } = self;
         let mut verdict = limits.judge(topic, bytes);
         if let Verdict::Fits(limit) | Verdict::Alone(limit) = verdict
             && (!refusals.is_empty() || matches!(verdict, Verdict::Alone(_)))
@@ -332,25 +336,6 @@ impl Work {
         let key = self.encoder.read_key(batch.part(&message.key).as_bytes());
         let key = key.ok_or_else(|| Failure::plain("a message has a key that cannot be read".to_owned()))?;
         Ok((message.tenant, key.user))
-    }
-
-    /// Records the users that are left out, before anything says that they are published.
-    fn record_left_out(&mut self, outcomes: Outcomes) -> Result<(), Failure> {
-        if outcomes.is_empty() {
-            return Ok(());
-        }
-        let (aside, accepted) = outcomes.split();
-        accepted.iter().for_each(|user| {
-            self.sizes.held.remove(user);
-        });
-        self.sizes.held.extend(aside.iter().map(|(user, _)| user.clone()));
-        let (recorded, answer) = oneshot::channel();
-        let left_out = self.sizes.left_out.clone();
-        let done = self.runtime.block_on(async {
-            left_out.send(LeftOut { aside, accepted, recorded }).await.ok()?;
-            answer.await.ok()
-        });
-        done.ok_or_else(|| Failure::plain("the users that are left out could not be recorded".to_owned()))
     }
 
     /// Writes these records and the ends of the topics, without a batch.
@@ -401,7 +386,7 @@ impl Work {
         }
         self.committed = Some(Instant::now());
         self.open = None;
-        Ok(())
+        self.left_out.committed()
     }
 
     fn begin(&self) -> Result<(), Failure> {

@@ -120,6 +120,8 @@ impl RangeReader {
                 }
             };
             if let ControlFlow::Break(done) = step {
+                // Otherwise it would fetch on.
+                self.consumer.unassign().map_err(failed)?;
                 return Ok(done);
             }
         }
