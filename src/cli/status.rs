@@ -149,7 +149,7 @@ fn table(report: &Report, verdict: &Verdict) -> String {
         lines.push(format!("Kafka output {state} for {}, slot {slot} {held}", span(*since_seconds)));
         if *rejected > 0 {
             lines.push(format!(
-                "Kafka output: messages of {rejected} {} are too large or cannot be mapped, see users_sync.tee_rejected and tee_unmappable in the state",
+                "Kafka output: messages of {rejected} {} are too large, or their rows cannot be mapped: see users_sync.tee_rejected and tee_unmappable in the state",
                 if *rejected == 1 { "user" } else { "users" }
             ));
         }

@@ -235,7 +235,7 @@ pub struct TeeRow {
     pub published: Option<TeePublished>,
     /// Whether a snapshot of every tenant was requested.
     pub requested: bool,
-    /// Number of users whose messages were too large for Kafka.
+    /// Number of users that it leaves out.
     pub rejected: u64,
 }
 

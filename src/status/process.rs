@@ -368,7 +368,7 @@ impl ProcessStatus {
         tee.report = report.map(|report| (report, since));
     }
 
-    /// The number of users whose messages were too large for Kafka.
+    /// The number of users that the Kafka output leaves out.
     #[cfg_attr(not(feature = "kafka"), allow(dead_code))]
     pub(crate) fn tee_rejected(&self) -> u64 {
         lock(&self.tee).report.as_ref().map_or(0, |(report, _)| report.rejected)

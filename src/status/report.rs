@@ -107,7 +107,7 @@ pub struct TeeReport {
     pub since_seconds: f64,
     /// Bytes of the source's WAL that its slot retains.
     pub wal_held_bytes: Option<u64>,
-    /// Number of users whose messages were too large for Kafka.
+    /// Number of users that it leaves out: their messages are too large, or their rows cannot be mapped.
     pub rejected: u64,
     /// What is wrong.
     pub last_error: Option<String>,
@@ -212,8 +212,7 @@ pub struct TenantReport {
     pub contacted: Option<bool>,
     /// Host, port and database.
     pub target: String,
-    /// With `kafka.group`: the partition of the users' topic that it belongs to.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// With `kafka.group`: the partition of the users' topic that it belongs to. Known to `users-sync status` only.
     pub partition: Option<i32>,
 }
 
