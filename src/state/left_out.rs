@@ -17,6 +17,7 @@ use tokio_postgres::Row;
 /// How long `users_sync.tee_accepted` keeps a user.
 const ACCEPTED_FOR: &str = "interval '1 day'";
 /// Upper bound of the time from the record of an accepted user to the commit of the batch.
+#[cfg(feature = "kafka")]
 const COMMITTED_WITHIN: &str = "interval '5 minutes'";
 
 /// The users that are left out, for whatever reason.

@@ -9,6 +9,7 @@ mod error;
 mod events;
 mod left_out;
 mod made;
+#[cfg(feature = "kafka")]
 mod partitions;
 mod pauses;
 mod processes;

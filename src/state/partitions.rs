@@ -1,25 +1,16 @@
 //! The rows of partitions of the users' topic, which processes of `users-sync apply` write.
 
 use super::error::StateError;
-#[cfg(feature = "kafka")]
-use super::rows::LEASE;
-#[cfg(feature = "kafka")]
-use super::rows::PartitionPlace;
-use super::store::StateStore;
-#[cfg(feature = "kafka")]
-use super::store::{ensure_tables, new_key};
-#[cfg(feature = "kafka")]
+use super::rows::{LEASE, PartitionPlace};
+use super::store::{StateStore, ensure_tables, new_key};
 use crate::model::{CheckpointKey, Epoch, ParkCause, TenantId};
-#[cfg(feature = "kafka")]
 use crate::pg::PgClient;
 use tokio_postgres::Client;
-#[cfg(feature = "kafka")]
 use tokio_postgres::types::ToSql;
 
 impl StateStore {
     /// The key that signs the checkpoints of a slot's tenants. Creates what is missing: the publisher may have another state, and then the row
     /// of the slot holds nothing but the key, and the tenants' rows refer to it.
-    #[cfg(feature = "kafka")]
     pub(crate) async fn ensure_slot(client: &Client, slot: &str) -> Result<CheckpointKey, StateError> {
         ensure_tables(client).await?;
         let sql = "INSERT INTO users_sync.source (slot, generation, system_identifier, timeline, confirmed, epoch, holder, held_since, \
@@ -37,7 +28,6 @@ impl StateStore {
     ///
     /// # Errors
     /// As those of [`StateStore::acquire`].
-    #[cfg(feature = "kafka")]
     pub(crate) async fn acquire_partition(
         client: PgClient,
         slot: &str,
@@ -62,7 +52,6 @@ impl StateStore {
 
     /// Records what the tenants of a partition are before anything of it is read: `joining` have to be rebuilt, as what is read does
     /// not continue what they hold, and `absent` are not in the configuration, so that they miss what is read.
-    #[cfg(feature = "kafka")]
     pub(crate) async fn begin_partition(&self, joining: &[&str], absent: &[&str]) -> Result<(), StateError> {
         let sql = "UPDATE users_sync.tenant t SET since = now(), remedy = NULL, \
                      state = CASE WHEN tenant = ANY($5) THEN 'parked' ELSE 'joining' END, \
@@ -77,26 +66,13 @@ impl StateStore {
     }
 
     /// The ids of the slot's tenants that are not parked.
-    #[cfg(feature = "kafka")]
     pub(crate) async fn unparked(&self) -> Result<Vec<TenantId>, StateError> {
         let sql = "SELECT tenant FROM users_sync.tenant WHERE slot = $1 AND state <> 'parked'";
         let rows = self.client.query(sql, &[&self.tenants_slot]).await?;
         Ok(rows.iter().map(|row| row.try_get(0).map(TenantId::new)).collect::<Result<_, _>>()?)
     }
 
-    /// The rows of the partitions of a topic that were ever applied, by name, and whether a process has each of them.
-    pub(crate) async fn partitions(&self, topic: &str) -> Result<Vec<(String, bool)>, StateError> {
-        let sql = "SELECT slot, lease_until > now() FROM users_sync.source WHERE starts_with(slot, $1 || '/' || $2 || '/') \
-                   ORDER BY slot";
-        let rows = self.client.query(sql, &[&self.slot, &topic]).await?;
-        Ok(rows
-            .iter()
-            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-            .collect::<Result<_, tokio_postgres::Error>>()?)
-    }
-
     /// Records how far the partition has been applied.
-    #[cfg(feature = "kafka")]
     pub(crate) async fn put_place(&self, place: &PartitionPlace) -> Result<(), StateError> {
         let PartitionPlace { partitions, committed_offset, end_offset } = place;
         let sql = "INSERT INTO users_sync.partition AS p (slot, partitions, committed_offset, end_offset) \

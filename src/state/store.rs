@@ -67,6 +67,17 @@ impl StateStore {
         Ok(StateStore { client, tenants_slot: slot.clone(), slot, epoch: Epoch(row.try_get(0)?), key })
     }
 
+    /// The rows of the partitions of a topic that were ever applied, by name, and whether a process has each of them.
+    pub(crate) async fn partitions(&self, topic: &str) -> Result<Vec<(String, bool)>, StateError> {
+        let sql = "SELECT slot, lease_until > now() FROM users_sync.source WHERE starts_with(slot, $1 || '/' || $2 || '/') \
+                   ORDER BY slot";
+        let rows = self.client.query(sql, &[&self.slot, &topic]).await?;
+        Ok(rows
+            .iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+            .collect::<Result<_, tokio_postgres::Error>>()?)
+    }
+
     /// The rows of these tenants, and which tenants are paused.
     pub(crate) async fn load_tenants(
         &self,
