@@ -13,6 +13,8 @@ pub mod proxy;
 
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 use tokio_util::sync::CancellationToken;
 use users_sync::config::{Config, Env, Source, Tenant, parse};
 use users_sync::map::{Redactions, Rules, Value};
@@ -161,8 +163,20 @@ impl Bed {
     }
 
     pub async fn query(&self, database: &str, sql: &str) -> Vec<Vec<Option<String>>> {
-        let client = self.server.connect(database).await.unwrap();
-        let messages = client.simple_query(sql).await.unwrap();
+        self.repeat(&mut None, database, sql).await
+    }
+
+    /// [`Bed::query`] for a condition that is looked at often. A new connection costs the server more than most queries, so
+    /// one is kept until it is lost.
+    async fn repeat(&self, kept: &mut Option<Client>, database: &str, sql: &str) -> Vec<Vec<Option<String>>> {
+        let answer = match &kept {
+            Some(client) => client.simple_query(sql).await.ok(),
+            None => None,
+        };
+        let messages = match answer {
+            Some(messages) => messages,
+            None => kept.insert(self.server.connect(database).await.unwrap()).simple_query(sql).await.unwrap(),
+        };
         messages
             .iter()
             .filter_map(|message| match message {
@@ -175,13 +189,23 @@ impl Bed {
     }
 
     pub async fn expected(&self, tenant: &str) -> Vec<Row> {
-        rows(&self.server.connect("auth").await.unwrap(), EXPECTED, &[&tenant]).await
+        expected(&self.server.connect("auth").await.unwrap(), tenant).await.unwrap()
     }
 
     pub async fn held(&self, tenant: &str) -> Vec<Row> {
-        let client = self.server.connect(tenant).await.unwrap();
-        let there = client.query_one("SELECT to_regclass('neon_auth.users_sync') IS NOT NULL", &[]).await.unwrap();
-        if there.get(0) { rows(&client, HELD, &[]).await } else { Vec::new() }
+        held(&self.server.connect(tenant).await.unwrap()).await.unwrap()
+    }
+
+    /// [`Bed::expected`] and [`Bed::held`], with connections that are kept until they are lost.
+    async fn both_sides(&self, kept: &mut Option<(Client, Client)>, tenant: &str) -> (Vec<Row>, Vec<Row>) {
+        if let Some((auth, target)) = kept
+            && let (Ok(expected), Ok(held)) = (expected(auth, tenant).await, held(target).await)
+        {
+            return (expected, held);
+        }
+        let (auth, target) = (self.server.connect("auth").await.unwrap(), self.server.connect(tenant).await.unwrap());
+        let (auth, target) = kept.insert((auth, target));
+        (expected(auth, tenant).await.unwrap(), held(target).await.unwrap())
     }
 
     /// Waits until every target equals the source.
@@ -191,8 +215,9 @@ impl Bed {
         async move {
             for tenant in &self.tenants {
                 let deadline = Instant::now() + DEADLINE;
+                let mut clients = None;
                 loop {
-                    let (expected, held) = (self.expected(tenant).await, self.held(tenant).await);
+                    let (expected, held) = self.both_sides(&mut clients, tenant).await;
                     if expected == held {
                         break;
                     }
@@ -221,8 +246,9 @@ impl Bed {
         let caller = std::panic::Location::caller();
         async move {
             let deadline = Instant::now() + DEADLINE;
+            let mut client = None;
             loop {
-                let rows = self.query(database, sql).await;
+                let rows = self.repeat(&mut client, database, sql).await;
                 let value = rows.first().and_then(|row| row[0].clone()).unwrap_or_default();
                 if value == wanted {
                     return;
@@ -255,8 +281,9 @@ impl Bed {
                  WHERE tenant = '{tenant}'$$, true, false, '')))[1]::text END"
             );
             let deadline = Instant::now() + within;
+            let mut client = None;
             loop {
-                let rows = self.query("auth", &sql).await;
+                let rows = self.repeat(&mut client, "auth", &sql).await;
                 if rows[0][0].as_deref() == Some(state) {
                     return;
                 }
@@ -271,13 +298,22 @@ impl Bed {
     }
 }
 
+async fn expected(auth: &Client, tenant: &str) -> Result<Vec<Row>, tokio_postgres::Error> {
+    rows(auth, EXPECTED, &[&tenant]).await
+}
+
+async fn held(target: &Client) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let there = target.query_one("SELECT to_regclass('neon_auth.users_sync') IS NOT NULL", &[]).await?;
+    if there.get(0) { rows(target, HELD, &[]).await } else { Ok(Vec::new()) }
+}
+
 async fn rows(
-    client: &tokio_postgres::Client,
+    client: &Client,
     sql: &str,
-    parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
-) -> Vec<Row> {
-    let rows = client.query(sql, parameters).await.unwrap();
-    rows.iter().map(|row| std::array::from_fn(|column| row.get(column))).collect()
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let rows = client.query(sql, parameters).await?;
+    Ok(rows.iter().map(|row| std::array::from_fn(|column| row.get(column))).collect())
 }
 
 /// Lets a random time pass before a fault. Nothing is waited for.
