@@ -86,7 +86,7 @@ export function summary(strip) {
       cells.tee.set(
         tee.state,
         `for ${age(tee.since_seconds)}, retains ${bytes(tee.wal_held_bytes)} of WAL` +
-          (tee.rejected ? `, ${tee.rejected} users too large` : ""),
+          (tee.rejected ? `, ${tee.rejected} users left out` : ""),
         tee.last_error ? "parked" : tee.state,
       );
     const { level, reasons, total } = status.verdict;
