@@ -200,14 +200,20 @@ mod tests {
     use crate::capture::SlotState;
     use crate::config::{Env, parse};
     use crate::model::{Anchor, Epoch, Generation, Lsn, ParkCause, Reason, TenantId};
-    use crate::state::{Snapshot, SourceRow, TeeRow, TenantRow, TenantState};
+    #[cfg(feature = "kafka")]
+    use crate::state::PartitionPlace;
+    use crate::state::{PartitionRow, Snapshot, SourceRow, TeeRow, TenantRow, TenantState};
 
     fn shown() -> Report {
+        report("", |_| Vec::new())
+    }
+
+    fn report(section: &str, partitions: impl FnOnce(&SourceRow) -> Vec<PartitionRow>) -> Report {
         let none = Env { variable: &|_| None, file: &|_| Err(std::io::Error::from(std::io::ErrorKind::NotFound)) };
         let text = "source: {url: 'postgres://u@h/auth'}\nusers: {table: a.b, id: id, tenant: t}\ntenants:\n\
             - {id: acme, target: 'postgres://u@h/1'}\n- {id: globex, target: 'postgres://u@h/2'}\n\
             - {id: new, target: 'postgres://u@h/3'}\n";
-        let config = parse("c.yaml", text, &none).unwrap();
+        let config = parse("c.yaml", &format!("{text}{section}"), &none).unwrap();
         let row = |state, reason: Option<&str>, position| TenantRow {
             state,
             reason_code: reason.map(|_| Reason::Park(ParkCause::Rights)),
@@ -260,7 +266,14 @@ mod tests {
             rejected: 0,
             requested: false,
         };
-        let state = Snapshot { source: Some(source), tenants: tenants.into(), tee: Some(tee), ..Snapshot::default() };
+        let partitions = partitions(&source);
+        let state = Snapshot {
+            source: Some(source),
+            tenants: tenants.into(),
+            tee: Some(tee),
+            partitions,
+            ..Snapshot::default()
+        };
         let held_back = [("users_sync_kafka".to_owned(), 4096)].into();
         let slots = [("users_sync".to_owned(), SlotState::Active)].into();
         Report::of_state(&config, &state, &SourceLog { end: Some(Lsn(0x20140)), held_back, slots, waits: Vec::new() })
@@ -283,6 +296,43 @@ degraded kafka_output: the Kafka output does not publish: cannot reach 127.0.0.1
   -> restart the broker";
         let report = shown();
         assert_eq!(table(&report, &judge(&report)), expected);
+    }
+
+    /// Not what the publisher has received. Rows of a former topic are left out.
+    #[cfg(feature = "kafka")]
+    #[test]
+    fn with_workers_position_and_lag_are_those_that_they_have_recorded() {
+        let section = "kafka: {brokers: 'b:9092', topic: users, partition_by: tenant, partitions: 2, group: g}\n";
+        let report = report(section, |publisher| {
+            let row = |topic: &str, number, received, lease_seconds, committed_offset, place_seconds| PartitionRow {
+                topic: topic.to_owned(),
+                number,
+                source: SourceRow {
+                    received: Lsn(received),
+                    lease_seconds,
+                    holder: format!("worker {number}"),
+                    ..publisher.clone()
+                },
+                place: Some(PartitionPlace { partitions: 2, committed_offset, end_offset: 9 }),
+                place_seconds,
+            };
+            vec![
+                row("former", 0, 0x100, -90.0, 0, 90.0),
+                row("users", 0, 0x20140, 9.0, 7, 1.0),
+                row("users", 1, 0x20140, -30.0, 9, 30.0),
+            ]
+        });
+        let expected = "\
+TENANT  PARTITION  STATE      SINCE  POSITION  LAG BYTES  LAG   LAST ERROR
+acme    0          following  60m    0/20140   0          0.0s  -
+globex  1          parked     60m    -         -          -     it is read-only
+new     1          unknown    -      -         -          -     -
+PARTITION  TENANTS  RECORDS BEHIND  LAG   WORKER
+0          1        2               0.0s  worker 0
+1          2        -               -     none, last worker 1
+";
+        let text = table(&report, &judge(&report));
+        assert!(text.starts_with(expected), "{text}");
     }
 
     #[test]

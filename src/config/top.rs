@@ -18,6 +18,7 @@ use super::tenants::{
     Included, ListOrSection, Taken, Tenant, TenantSection, TenantTable, check_unique, fill_targets, is_read_itself,
     items_of, raw_template,
 };
+use super::topics::shared_topic;
 use super::yaml::{Kind, Malformed, Node, parse_yaml};
 use crate::map::Rules;
 use crate::model::Deletes;
@@ -150,8 +151,7 @@ impl Config {
 
     /// The topic that the tenants share; `None` without Kafka, and if each tenant has a topic of its own.
     pub(crate) fn shared_topic(&self) -> Option<String> {
-        let kafka = self.kafka.as_ref().filter(|kafka| !kafka.topic.contains("{tenant}"))?;
-        Some(kafka.topic.replace("{table}", &self.users.table.to_string()))
+        shared_topic(&self.kafka.as_ref()?.topic, &self.users.table)
     }
 
     /// The tenants whose targets `users-sync apply` writes to.

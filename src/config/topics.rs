@@ -41,6 +41,16 @@ pub enum TopicsError {
     },
 }
 
+/// The template with the table's name in it.
+fn with_table(template: &str, table: &TableName) -> String {
+    template.replace("{table}", &table.to_string())
+}
+
+/// The topic that the tenants share; `None` if the template gives each of them its own.
+pub(super) fn shared_topic(template: &str, table: &TableName) -> Option<String> {
+    (!template.contains("{tenant}")).then(|| with_table(template, table))
+}
+
 impl Topics {
     /// Replaces `{tenant}` and `{table}` in the template. Without `{tenant}` the tenants share a topic.
     ///
@@ -51,7 +61,7 @@ impl Topics {
         table: &TableName,
         tenants: impl IntoIterator<Item = &'a TenantId>,
     ) -> Result<Topics, TopicsError> {
-        let template = template.replace("{table}", &table.to_string());
+        let template = with_table(template, table);
         let mut names = ByConfigured::default();
         let mut folded: HashMap<String, String> = HashMap::new();
         for tenant in tenants {

@@ -11,8 +11,8 @@ use super::rows::TeeRejected;
 use super::schema::LEFT_OUT_TABLES;
 use super::store::StateStore;
 use crate::model::{TenantId, WhyLeftOut};
-use std::collections::BTreeMap;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 /// How long `users_sync.tee_accepted` keeps a user.
 const ACCEPTED_FOR: &str = "interval '1 day'";
@@ -24,21 +24,6 @@ const COMMITTED_WITHIN: &str = "interval '5 minutes'";
 const LEFT_OUT: &str = "\
 (SELECT slot, tenant, id_hash, id, bytes, max_bytes, NULL AS reason FROM users_sync.tee_rejected \
 UNION ALL SELECT slot, tenant, id_hash, id, 0, 0, reason FROM users_sync.tee_unmappable)";
-
-/// Users by tenant and id, whose messages are too large.
-#[derive(Default)]
-struct TooLarge<'a> {
-    users: Vec<(&'a str, &'a str)>,
-    bytes: Vec<i64>,
-    limits: Vec<i64>,
-}
-
-/// Users by tenant and id, whose rows cannot be mapped.
-#[derive(Default)]
-struct Unmappable<'a> {
-    users: Vec<(&'a str, &'a str)>,
-    reasons: Vec<&'a str>,
-}
 
 /// As the tables hold it.
 fn number(number: u64) -> i64 {
@@ -103,40 +88,76 @@ impl StateStore {
         Ok(rows.iter().map(row).collect::<Result<_, tokio_postgres::Error>>()?)
     }
 
-    /// Records what a batch will change, before it is committed: users that it leaves out, and users that it publishes again. Returns the
-    /// number of users that are left out.
+    /// Records what a batch will change, before it is committed: users that it leaves out, each of them once, and users that it publishes
+    /// again. Returns the number of users that are left out.
     pub async fn put_tee_rejected(
         &self,
         rejected: &[TeeRejected],
         accepted: &[(TenantId, String)],
     ) -> Result<u64, StateError> {
-        // One transaction may leave a user out several times: the last reason counts.
-        let rejected: BTreeMap<(&str, &str), &TeeRejected> =
-            rejected.iter().map(|row| ((row.tenant.as_str(), &*row.user), row)).collect();
-        let (mut large, mut unmappable) = (TooLarge::default(), Unmappable::default());
-        for (user, row) in rejected {
-            match &row.why {
-                WhyLeftOut::TooLarge { bytes, limit } => {
-                    large.users.push(user);
-                    large.bytes.push(number(*bytes));
-                    large.limits.push(number(*limit));
+        let (mut large, mut bytes, mut limits) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut unmappable, mut reasons) = (Vec::new(), Vec::new());
+        for TeeRejected { tenant, user, why, .. } in rejected {
+            let user = (tenant.as_str(), user.as_str());
+            match why {
+                WhyLeftOut::TooLarge { bytes: size, limit } => {
+                    large.push(user);
+                    bytes.push(number(*size));
+                    limits.push(number(*limit));
                 }
                 WhyLeftOut::Unmappable(reason) => {
-                    unmappable.users.push(user);
-                    unmappable.reasons.push(reason);
+                    unmappable.push(user);
+                    reasons.push(reason.as_str());
                 }
             }
         }
-        if !large.users.is_empty() {
-            self.put_too_large(large).await?;
-        }
-        if !unmappable.users.is_empty() {
-            self.put_unmappable(unmappable).await?;
-        }
+        let [too_large, not_mapped] = LEFT_OUT_TABLES;
+        let sizes = [("bytes", "int8"), ("max_bytes", "int8")];
+        self.put_left_out([too_large, not_mapped], &sizes, large, &[&bytes, &limits]).await?;
+        self.put_left_out([not_mapped, too_large], &[("reason", "text")], unmappable, &[&reasons]).await?;
         if !accepted.is_empty() {
             self.put_accepted(accepted).await?;
         }
         self.count_tee_rejected().await
+    }
+
+    /// Writes users (tenant and id) into a table, with their values of these columns (name and type, one array each), and removes them
+    /// from the other table and from those that are published again.
+    async fn put_left_out(
+        &self,
+        [table, other]: [&str; 2],
+        columns: &[(&str, &str)],
+        users: Vec<(&str, &str)>,
+        values: &[&(dyn ToSql + Sync)],
+    ) -> Result<(), StateError> {
+        if users.is_empty() {
+            return Ok(());
+        }
+        let each = |text: fn(usize, &str, &str) -> String| -> String {
+            columns.iter().enumerate().map(|(at, (name, kind))| text(at, name, kind)).collect()
+        };
+        let names = each(|_, name, _| format!(", {name}"));
+        let arrays = each(|at, _, kind| format!(", ${}::{kind}[]", at + 5));
+        let changes = each(|_, name, _| format!("{name} = excluded.{name}, "));
+        let remove = |from: &str| {
+            format!(
+                "DELETE FROM users_sync.{from} r USING n WHERE (r.slot, r.tenant, r.id_hash) = (n.slot, n.tenant, n.id_hash)"
+            )
+        };
+        let sql = format!(
+            "WITH n AS (SELECT s.slot, n.tenant, sha256(convert_to(n.id, 'UTF8')) AS id_hash, n.id{names} \
+               FROM users_sync.source s, unnest($3::text[], $4::text[]{arrays}) AS n(tenant, id{names}) \
+               WHERE s.slot = $1 AND s.epoch = $2), \
+             other AS ({}), accepted AS ({}) \
+             INSERT INTO users_sync.{table} (slot, tenant, id_hash, id{names}) SELECT * FROM n \
+             ON CONFLICT (slot, tenant, id_hash) DO UPDATE SET {changes}seen_at = now()",
+            remove(other),
+            remove("tee_accepted")
+        );
+        let (tenants, ids): (Vec<&str>, Vec<&str>) = users.into_iter().unzip();
+        let first: [&(dyn ToSql + Sync); 4] = [&self.slot, &self.epoch.0, &tenants, &ids];
+        self.client.execute(&sql, &[&first[..], values].concat()).await?;
+        Ok(())
     }
 
     async fn put_accepted(&self, accepted: &[(TenantId, String)]) -> Result<(), StateError> {
@@ -159,77 +180,41 @@ impl StateStore {
     pub async fn remove_tee_rejected(&self, users: &[(TenantId, String)]) -> Result<u64, StateError> {
         let (tenants, ids): (Vec<&str>, Vec<&str>) =
             users.iter().map(|(tenant, id)| (tenant.as_str(), id.as_str())).unzip();
-        for table in LEFT_OUT_TABLES {
-            let sql = format!(
-                "DELETE FROM users_sync.{table} r USING users_sync.source s, unnest($3::text[], $4::text[]) AS n(tenant, id) \
-                 WHERE s.slot = $1 AND s.epoch = $2 AND r.slot = s.slot AND r.tenant = n.tenant \
-                   AND r.id_hash = sha256(convert_to(n.id, 'UTF8'))"
-            );
-            self.client.execute(&sql, &[&self.slot, &self.epoch.0, &tenants, &ids]).await?;
-        }
+        let which = "(r.tenant, r.id_hash) IN (SELECT n.tenant, sha256(convert_to(n.id, 'UTF8')) \
+                     FROM unnest($3::text[], $4::text[]) AS n(tenant, id))";
+        self.delete_left_out(which, &[&tenants, &ids]).await?;
         self.count_tee_rejected().await
     }
 
     /// Removes the users of these tenants that a snapshot, which began at `begun`, has not left out: the source does not have them.
     /// Returns the number of users that are left out.
     pub async fn finish_left_out(&self, tenants: &[&str], begun: &str) -> Result<u64, StateError> {
-        for table in LEFT_OUT_TABLES {
-            let sql = format!(
-                "DELETE FROM users_sync.{table} r USING users_sync.source s \
-                 WHERE s.slot = $1 AND s.epoch = $2 AND r.slot = s.slot AND r.tenant = ANY($3) \
-                   AND r.seen_at < $4::text::timestamptz"
-            );
-            self.client.execute(&sql, &[&self.slot, &self.epoch.0, &tenants, &begun]).await?;
-        }
+        let which = "r.tenant = ANY($3) AND r.seen_at < $4::text::timestamptz";
+        self.delete_left_out(which, &[&tenants, &begun]).await?;
         self.count_tee_rejected().await
     }
 
     /// Removes the users of tenants that the configuration does not have.
     pub async fn keep_left_out_of(&self, tenants: &[&str]) -> Result<(), StateError> {
+        self.delete_left_out("r.tenant <> ALL($3)", &[&tenants]).await
+    }
+
+    /// Removes users that fulfil the condition on `r`, whose parameters begin with `$3`.
+    async fn delete_left_out(&self, which: &str, values: &[&(dyn ToSql + Sync)]) -> Result<(), StateError> {
+        let first: [&(dyn ToSql + Sync); 2] = [&self.slot, &self.epoch.0];
+        let parameters = [&first[..], values].concat();
         for table in LEFT_OUT_TABLES {
             let sql = format!(
                 "DELETE FROM users_sync.{table} r USING users_sync.source s \
-                 WHERE s.slot = $1 AND s.epoch = $2 AND r.slot = s.slot AND r.tenant <> ALL($3)"
+                 WHERE s.slot = $1 AND s.epoch = $2 AND r.slot = s.slot AND {which}"
             );
-            self.client.execute(&sql, &[&self.slot, &self.epoch.0, &tenants]).await?;
+            self.client.execute(&sql, &parameters).await?;
         }
         Ok(())
     }
 
-    async fn put_too_large(&self, TooLarge { users, bytes, limits }: TooLarge<'_>) -> Result<(), StateError> {
-        let (tenants, ids): (Vec<&str>, Vec<&str>) = users.into_iter().unzip();
-        let sql = "WITH n AS (SELECT s.slot, n.tenant, sha256(convert_to(n.id, 'UTF8')) AS id_hash, n.id, n.bytes, n.max_bytes \
-                     FROM users_sync.source s, \
-                       unnest($3::text[], $4::text[], $5::int8[], $6::int8[]) AS n(tenant, id, bytes, max_bytes) \
-                     WHERE s.slot = $1 AND s.epoch = $2), \
-                   other AS (DELETE FROM users_sync.tee_unmappable r USING n \
-                     WHERE (r.slot, r.tenant, r.id_hash) = (n.slot, n.tenant, n.id_hash)), \
-                   a AS (DELETE FROM users_sync.tee_accepted r USING n \
-                     WHERE (r.slot, r.tenant, r.id_hash) = (n.slot, n.tenant, n.id_hash)) \
-                   INSERT INTO users_sync.tee_rejected AS r (slot, tenant, id_hash, id, bytes, max_bytes) SELECT * FROM n \
-                   ON CONFLICT (slot, tenant, id_hash) DO UPDATE \
-                     SET bytes = excluded.bytes, max_bytes = excluded.max_bytes, seen_at = now()";
-        self.client.execute(sql, &[&self.slot, &self.epoch.0, &tenants, &ids, &bytes, &limits]).await?;
-        Ok(())
-    }
-
-    async fn put_unmappable(&self, Unmappable { users, reasons }: Unmappable<'_>) -> Result<(), StateError> {
-        let (tenants, ids): (Vec<&str>, Vec<&str>) = users.into_iter().unzip();
-        let sql = "WITH n AS (SELECT s.slot, n.tenant, sha256(convert_to(n.id, 'UTF8')) AS id_hash, n.id, n.reason \
-                     FROM users_sync.source s, unnest($3::text[], $4::text[], $5::text[]) AS n(tenant, id, reason) \
-                     WHERE s.slot = $1 AND s.epoch = $2), \
-                   other AS (DELETE FROM users_sync.tee_rejected r USING n \
-                     WHERE (r.slot, r.tenant, r.id_hash) = (n.slot, n.tenant, n.id_hash)), \
-                   a AS (DELETE FROM users_sync.tee_accepted r USING n \
-                     WHERE (r.slot, r.tenant, r.id_hash) = (n.slot, n.tenant, n.id_hash)) \
-                   INSERT INTO users_sync.tee_unmappable AS r (slot, tenant, id_hash, id, reason) SELECT * FROM n \
-                   ON CONFLICT (slot, tenant, id_hash) DO UPDATE SET reason = excluded.reason, seen_at = now()";
-        self.client.execute(sql, &[&self.slot, &self.epoch.0, &tenants, &ids, &reasons]).await?;
-        Ok(())
-    }
-
     async fn count_tee_rejected(&self) -> Result<u64, StateError> {
-        count_left_out(&self.client, &self.slot).await
+        count_left_out(&self.client, &self.slot, &LEFT_OUT_TABLES).await
     }
 
     /// Deletes the rows of a removed Kafka output.

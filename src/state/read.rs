@@ -1,13 +1,13 @@
 //! Reads the state's tables.
 
 use super::error::StateError;
-use super::read_source::{lsn, read_partitions, read_sources};
+use super::read_source::{NamedSource, lsn, read_partitions, read_sources};
 use super::rows::{
     LEASE, Pause, Pauses, Request, RequestId, RequestKind, SeenProcess, Snapshot, TeePublished, TeeRow, TenantRow,
     TenantState,
 };
 use super::schema::{self, LEFT_OUT_TABLES};
-use crate::model::{CheckpointKey, Epoch, ExtraRows, Generation, Lsn, Reason, TargetId, TenantId, TopicTrouble};
+use crate::model::{Epoch, ExtraRows, Generation, Lsn, Reason, TargetId, TenantId, TopicTrouble};
 use crate::pg::PgTimestamp;
 use std::collections::BTreeMap;
 use tokio_postgres::types::PgLsn;
@@ -56,12 +56,8 @@ pub(super) fn pauses(row: &Row, column: usize) -> Result<Pauses, Error> {
 
 /// Reads all rows of one slot, also from tables of an earlier version.
 pub(super) async fn read_rows(client: &Client, slot: &str) -> Result<Snapshot, StateError> {
-    let source = read_sources(client, "slot = $1", slot).await?.pop().map(|(_, source)| source);
-    let sql =
-        "SELECT decode(substr(to_jsonb(s) ->> 'checkpoint_key', 3), 'hex') FROM users_sync.source s WHERE slot = $1";
-    let found = client.query_opt(sql, &[&slot]).await?;
-    let key = found.as_ref().map(|row| row.try_get::<_, Option<&[u8]>>(0)).transpose()?.flatten();
-    let key = key.and_then(CheckpointKey::new);
+    let source = read_sources(client, "slot = $1", slot).await?.pop();
+    let (source, key) = source.map_or((None, None), |NamedSource { source, key, .. }| (Some(source), key));
     let (tenants, pauses) = read_tenants(client, slot, None).await?;
     let rows = client.query("SELECT epoch, flushed FROM users_sync.epoch WHERE slot = $1", &[&slot]).await?;
     let epochs = rows.iter().map(|row| Ok((Epoch(row.try_get(0)?), lsn(row, 1)?))).collect::<Result<_, Error>>()?;
@@ -120,7 +116,11 @@ pub(super) async fn read_tee(client: &Client, slot: &str) -> Result<Option<TeeRo
                  ARRAY(SELECT jsonb_array_elements_text(coalesce(to_jsonb(t) -> 'tenants', '[]'))) \
                FROM users_sync.tee t WHERE slot = $1";
     let Some(row) = client.query_opt(sql, &[&slot]).await? else { return Ok(None) };
-    let rejected = count_left_out(client, slot).await?;
+    // Tables of an earlier version lack some.
+    let there = "SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass('users_sync.' || name) IS NOT NULL";
+    let there = client.query(there, &[&&LEFT_OUT_TABLES[..]]).await?;
+    let tables: Vec<&str> = there.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    let rejected = count_left_out(client, slot, &tables).await?;
     let published = |position: PgLsn| {
         let tenants: Vec<&str> = row.try_get(9)?;
         let tenants = tenants.into_iter().map(TenantId::new).collect();
@@ -168,15 +168,13 @@ pub(super) fn request(row: &Row) -> Result<Option<Request>, Error> {
     Ok(kind.map(|kind| Request { id, tenant, kind }))
 }
 
-/// The number of users that the Kafka output of a slot leaves out. Tables of an earlier version may be missing.
-pub(super) async fn count_left_out(client: &Client, slot: &str) -> Result<u64, StateError> {
-    let mut users = 0;
-    for table in LEFT_OUT_TABLES {
-        let there = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&format!("users_sync.{table}")]).await?;
-        if there.try_get(0)? {
-            let sql = format!("SELECT count(*) FROM users_sync.{table} WHERE slot = $1");
-            users += client.query_one(&sql, &[&slot]).await?.try_get::<_, i64>(0)?.unsigned_abs();
-        }
+/// The number of users that the Kafka output of a slot leaves out, in these tables.
+pub(super) async fn count_left_out(client: &Client, slot: &str, tables: &[&str]) -> Result<u64, StateError> {
+    let count = |table: &&str| format!(" + (SELECT count(*) FROM users_sync.{table} WHERE slot = $1)");
+    let counts: String = tables.iter().map(count).collect();
+    if counts.is_empty() {
+        return Ok(0);
     }
-    Ok(users)
+    let row = client.query_one(&format!("SELECT 0{counts}"), &[&slot]).await?;
+    Ok(row.try_get::<_, i64>(0)?.unsigned_abs())
 }

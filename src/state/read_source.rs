@@ -2,7 +2,7 @@
 
 use super::error::StateError;
 use super::rows::{PartitionPlace, PartitionRow, SourceRow, TroubleRow, UserCountRow, findings_from_json};
-use crate::model::{Anchor, Epoch, Generation, Lsn, SourceTrouble, TenantId, Xid};
+use crate::model::{Anchor, CheckpointKey, Epoch, Generation, Lsn, SourceTrouble, TenantId, Xid};
 use std::collections::BTreeMap;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Error, Row};
@@ -25,7 +25,7 @@ pub(super) async fn read_partitions(client: &Client, slot: &str) -> Result<Vec<P
         known.insert(row.try_get::<_, String>(0)?, (place, row.try_get::<_, f64>(4)?));
     }
     let mut partitions = Vec::new();
-    for (name, source) in read_sources(client, "starts_with(slot, $1 || '/')", slot).await? {
+    for NamedSource { name, source, .. } in read_sources(client, "starts_with(slot, $1 || '/')", slot).await? {
         let (place, place_seconds) = known.remove(&name).map_or((None, 0.0), |(place, age)| (Some(place), age));
         // `SLOT/TOPIC/NUMBER`. Neither a slot nor a topic has a slash in its name.
         let mut parts = name.rsplitn(3, '/');
@@ -36,12 +36,17 @@ pub(super) async fn read_partitions(client: &Client, slot: &str) -> Result<Vec<P
     Ok(partitions)
 }
 
-/// Reads rows of sources and of partitions, with their names. `which`: a condition on `slot` with the parameter `slot`.
-pub(super) async fn read_sources(
-    client: &Client,
-    which: &str,
-    slot: &str,
-) -> Result<Vec<(String, SourceRow)>, StateError> {
+/// A row of a source or of a partition.
+pub(super) struct NamedSource {
+    /// `slot`.
+    pub(super) name: String,
+    pub(super) source: SourceRow,
+    /// `None` for a partition, and before a version that signs checkpoints was started.
+    pub(super) key: Option<CheckpointKey>,
+}
+
+/// Reads rows of sources and of partitions. `which`: a condition on `slot` with the parameter `slot`.
+pub(super) async fn read_sources(client: &Client, which: &str, slot: &str) -> Result<Vec<NamedSource>, StateError> {
     let sql = format!(
         "SELECT generation, system_identifier, timeline, confirmed, epoch, holder, \
            extract(epoch FROM lease_until - now())::float8, coalesce(to_jsonb(s) ->> 'publication', ''), \
@@ -56,11 +61,15 @@ pub(super) async fn read_sources(
            coalesce(extract(epoch FROM now() - (to_jsonb(s) ->> 'trouble_since')::timestamptz)::float8, 0), \
            to_jsonb(s) ->> 'user_count', \
            coalesce(extract(epoch FROM now() - (to_jsonb(s) ->> 'user_count_at')::timestamptz)::float8, 0), \
-           coalesce(to_jsonb(s) ->> 'findings', '[]') \
+           coalesce(to_jsonb(s) ->> 'findings', '[]'), decode(substr(to_jsonb(s) ->> 'checkpoint_key', 3), 'hex') \
          FROM users_sync.source s WHERE {which}"
     );
     let rows = client.query(&sql, &[&slot]).await?;
-    Ok(rows.iter().map(|row| Ok((row.try_get(10)?, source_row(row)?))).collect::<Result<_, Error>>()?)
+    let named = |row: &Row| {
+        let key = row.try_get::<_, Option<&[u8]>>(22)?.and_then(CheckpointKey::new);
+        Ok(NamedSource { name: row.try_get(10)?, source: source_row(row)?, key })
+    };
+    Ok(rows.iter().map(named).collect::<Result<_, Error>>()?)
 }
 
 fn source_row(row: &Row) -> Result<SourceRow, Error> {

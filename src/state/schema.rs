@@ -1,39 +1,47 @@
 //! The state's tables, and how those of an earlier version are upgraded.
 
+/// A table of users of the Kafka output, with these columns besides their tenant and id.
+macro_rules! kafka_users {
+    ($table:literal, $columns:literal) => {
+        concat!(
+            "CREATE TABLE IF NOT EXISTS users_sync.",
+            $table,
+            " (
+  slot text NOT NULL REFERENCES users_sync.source ON DELETE CASCADE,
+  tenant text NOT NULL,
+  id_hash bytea NOT NULL,
+  id text NOT NULL,
+  ",
+            $columns,
+            ",
+  PRIMARY KEY (slot, tenant, id_hash)
+)"
+        )
+    };
+}
+
 /// The users that the Kafka output leaves out, because the message is too large or because the row cannot be mapped, and those that it
 /// publishes again.
 macro_rules! left_out {
     () => {
-        "\
-CREATE TABLE IF NOT EXISTS users_sync.tee_rejected (
-  slot text NOT NULL REFERENCES users_sync.source ON DELETE CASCADE,
-  tenant text NOT NULL,
-  id_hash bytea NOT NULL,
-  id text NOT NULL,
-  bytes bigint NOT NULL,
+        concat!(
+            kafka_users!(
+                "tee_rejected",
+                "bytes bigint NOT NULL,
   max_bytes bigint NOT NULL,
   since timestamptz NOT NULL DEFAULT now(),
-  seen_at timestamptz NOT NULL DEFAULT now(),
-  PRIMARY KEY (slot, tenant, id_hash)
-);
-CREATE TABLE IF NOT EXISTS users_sync.tee_unmappable (
-  slot text NOT NULL REFERENCES users_sync.source ON DELETE CASCADE,
-  tenant text NOT NULL,
-  id_hash bytea NOT NULL,
-  id text NOT NULL,
-  reason text NOT NULL,
+  seen_at timestamptz NOT NULL DEFAULT now()"
+            ),
+            "; ",
+            kafka_users!(
+                "tee_unmappable",
+                "reason text NOT NULL,
   since timestamptz NOT NULL DEFAULT now(),
-  seen_at timestamptz NOT NULL DEFAULT now(),
-  PRIMARY KEY (slot, tenant, id_hash)
-);
-CREATE TABLE IF NOT EXISTS users_sync.tee_accepted (
-  slot text NOT NULL REFERENCES users_sync.source ON DELETE CASCADE,
-  tenant text NOT NULL,
-  id_hash bytea NOT NULL,
-  id text NOT NULL,
-  at timestamptz NOT NULL DEFAULT now(),
-  PRIMARY KEY (slot, tenant, id_hash)
-)"
+  seen_at timestamptz NOT NULL DEFAULT now()"
+            ),
+            "; ",
+            kafka_users!("tee_accepted", "at timestamptz NOT NULL DEFAULT now()")
+        )
     };
 }
 

@@ -111,10 +111,10 @@ async fn rebuild(
         Arc::new(members.iter().map(name).collect())
     };
     let found = async {
-        let begun = context.state.server_time().await.map_err(|error| Failure::plain(error.to_string()))?;
+        let of_state = |error: StateError| Failure::plain(error.to_string());
+        let begun = context.state.server_time().await.map_err(of_state)?;
         let extent = find_extent(context.generation, kafka, stream, snapshots, index, &names, &members).await?;
-        let left_out =
-            find_left_out(context, &names, &extent, &begun).await.map_err(|error| Failure::plain(error.to_string()));
+        let left_out = find_left_out(context, &names, &extent, &begun).await.map_err(of_state);
         Ok((extent, left_out?))
     };
     let (extent, left_out) = match found.await {

@@ -136,6 +136,44 @@ mod tests {
     use super::*;
     use crate::model::ByConfigured;
 
+    /// If the process ends before the commit, the user is still recorded as left out.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_user_is_published_again_only_once_the_transaction_is_committed() {
+        let tenants: ByConfigured<()> = [()].into_iter().collect();
+        let user = || (tenants.indexes().next().unwrap(), "held".to_owned());
+        let (changes, mut told) = mpsc::channel(1);
+        let mut users = LeftOutUsers::new(HashSet::from([user()]), changes);
+        let publisher = tokio::task::spawn_blocking({
+            let user = user();
+            move || {
+                let mut attempt = |ends: fn(&mut LeftOutUsers) -> Result<(), Failure>| {
+                    let mut outcomes = Outcomes::default();
+                    users.publish(&mut outcomes, user.clone(), false);
+                    users.record(outcomes).unwrap();
+                    ends(&mut users).unwrap();
+                };
+                attempt(|users| {
+                    users.aborted();
+                    Ok(())
+                });
+                attempt(LeftOutUsers::committed);
+                users.has_any()
+            }
+        });
+        let mut committed = Vec::new();
+        while let Some(LeftOut { change, recorded }) = told.recv().await {
+            committed.push(match change {
+                LeftOutChange::Decided { aside, accepted } => {
+                    assert_eq!((aside, accepted), (Vec::new(), vec![user()]));
+                    false
+                }
+                LeftOutChange::Committed(users) => users == [user()],
+            });
+            recorded.send(()).unwrap();
+        }
+        assert_eq!((committed, publisher.await.unwrap()), (vec![false, false, true], false));
+    }
+
     #[test]
     fn the_last_message_of_a_user_decides_whether_the_user_is_left_out() {
         let tenants: ByConfigured<()> = [()].into_iter().collect();
