@@ -136,6 +136,20 @@ impl Broker {
         if output.status.success() { Ok(text) } else { Err(text + &String::from_utf8_lossy(&output.stderr)) }
     }
 
+    /// Waits until the coordinator has recorded that all markers of the last transaction are written.
+    pub async fn committed(&self, transactional_id: &str) {
+        let server = format!("127.0.0.1:{}", self.internal);
+        let arguments = ["--bootstrap-server", &server, "describe", "--transactional-id", transactional_id];
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let text = self.tool("org.apache.kafka.tools.TransactionsCommand", &arguments).await;
+            if text.contains("CompleteCommit") {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{transactional_id}: {text}");
+        }
+    }
+
     /// Copies the data of a broker that does not run.
     pub fn back_up(&self) {
         let copy = self.directory.join("backup");
