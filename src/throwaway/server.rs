@@ -385,16 +385,28 @@ impl PostgresServer {
                 self.postmaster = None;
                 return Err(self.failed(format!("exited during its start ({status})")));
             }
-            // Only the new postmaster owns the port, so an earlier one's backends cannot accept this connection.
-            match self.connect("postgres").await {
-                Ok(_) => return Ok(()),
-                Err(_) if Instant::now() < deadline => tokio::time::sleep(POLL_INTERVAL).await,
-                Err(error) => {
-                    self.end(Signal::QUIT).await?;
-                    return Err(self.failed(format!("did not accept a connection ({error})")));
-                }
+            // Another server may have taken the port since it was found free. Then this one exits soon.
+            let error = match self.is_ready().await {
+                Ok(true) => return Ok(()),
+                Ok(false) => "another server has the port".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            if Instant::now() > deadline {
+                self.end(Signal::QUIT).await?;
+                return Err(self.failed(format!("did not accept a connection ({error})")));
             }
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
+    }
+
+    /// Whether it is this server that answers at its port.
+    async fn is_ready(&self) -> Result<bool, ThrowawayError> {
+        let client = self.connect("postgres").await?;
+        let sql = "SELECT current_setting('data_directory')";
+        let error = |source| ThrowawayError::Sql { what: format!("run {sql:?}"), source };
+        let row = client.query_one(sql, &[]).await.map_err(error)?;
+        let directory: &str = row.try_get(0).map_err(error)?;
+        Ok(Path::new(directory) == self.data_dir())
     }
 
     fn failed(&self, how: String) -> ThrowawayError {

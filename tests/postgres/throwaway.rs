@@ -83,3 +83,10 @@ async fn a_server_that_cannot_start_says_why() {
     let error = PostgresServer::start(Options::new().set("no_such_setting", "1")).await.unwrap_err();
     assert!(matches!(&error, ThrowawayError::Server { log, .. } if log.contains("no_such_setting")), "{error}");
 }
+
+#[tokio::test]
+async fn a_server_does_not_take_another_one_at_its_port_for_itself() {
+    let first = PostgresServer::start(Options::new()).await.unwrap();
+    let error = PostgresServer::start(Options::new().port(first.port())).await.unwrap_err();
+    assert!(matches!(&error, ThrowawayError::Server { log, .. } if log.contains("could not bind")), "{error}");
+}
