@@ -22,6 +22,8 @@ pub(crate) struct RecordHeaders<'a> {
     pub(crate) position: Option<&'a str>,
     /// `ce_last`.
     pub(crate) last: Option<&'a str>,
+    /// `ce_commit`.
+    pub(crate) commit: Option<&'a str>,
     /// `ce_time`.
     pub(crate) time: Option<&'a str>,
 }
@@ -52,6 +54,8 @@ pub(crate) struct RecordTransaction {
     pub(crate) commit: Lsn,
     /// On the last message of the tenant in the transaction: the position after the commit record.
     pub(crate) end: Option<Lsn>,
+    /// This is the last message of the transaction in its partition.
+    pub(crate) is_last: bool,
 }
 
 /// What a message says of its user.
@@ -90,7 +94,8 @@ impl RecordHeaders<'_> {
         let origin = match self.position {
             None => self.read().ok_or(DecodeFault::Header("ce_id"))?,
             Some(text) => {
-                RecordOrigin::Transaction(RecordTransaction { commit: lsn(text, "ce_position")?, end: self.end()? })
+                let (commit, is_last) = (lsn(text, "ce_position")?, self.commit.is_some());
+                RecordOrigin::Transaction(RecordTransaction { commit, end: self.end()?, is_last })
             }
         };
         Ok(RecordPlace { generation: Generation(generation), origin, at })
@@ -333,8 +338,12 @@ mod tests {
             ..RecordHeaders::default()
         };
         let place = headers.place().unwrap();
-        let transaction = RecordTransaction { commit: Lsn(0x16_B374_D848), end: Some(Lsn(0x16_B374_D900)) };
+        let transaction =
+            RecordTransaction { commit: Lsn(0x16_B374_D848), end: Some(Lsn(0x16_B374_D900)), is_last: false };
         assert_eq!((place.generation, place.origin), (Generation(3), RecordOrigin::Transaction(transaction)));
+        let last = RecordHeaders { commit: headers.last, ..headers };
+        let transaction = RecordTransaction { is_last: true, ..transaction };
+        assert_eq!(last.place().unwrap().origin, RecordOrigin::Transaction(transaction));
         let read = RecordHeaders { position: None, id: Some("a/slot/16/B374D848/r12t"), ..headers };
         assert_eq!(read.place().unwrap().origin, RecordOrigin::Snapshot(Lsn(0x16_B374_D848)));
         let single = RecordHeaders { id: Some("slot/16/B374D848/s1"), ..read };

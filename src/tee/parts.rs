@@ -1,7 +1,8 @@
 //! The part of a tenant in a transaction, for `partition_by: tenant`. Pure.
 
 use super::batch::Message;
-use crate::model::Lsn;
+use crate::model::{ByConfigured, Lsn};
+use std::collections::HashMap;
 
 /// Where a transaction ends.
 #[derive(Clone, Copy, Debug)]
@@ -27,16 +28,56 @@ pub(crate) fn arrange(messages: &mut [Message], ends: &[TransactionEnd]) {
     }
 }
 
+/// What the last message of a part says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PartEnd {
+    /// [`TransactionEnd::end`].
+    pub(crate) position: Lsn,
+    /// No message of the transaction follows in the partition.
+    pub(crate) is_last_in_partition: bool,
+}
+
+/// The last message of each part in an arranged batch, by its place. If a message is left out, the one before it is the last one.
+/// `is_left_out` also tells whether a message is too large with what the last one says. `partitions`: those of the tenants.
+pub(crate) fn ends_of_parts(
+    messages: &[Message],
+    partitions: &ByConfigured<i32>,
+    is_left_out: impl Fn(&Message, Option<PartEnd>) -> bool,
+) -> HashMap<usize, PartEnd> {
+    let mut ends: HashMap<usize, PartEnd> = HashMap::new();
+    // By transaction and partition: the last part, unless it has no mark.
+    let mut last_parts: HashMap<(Option<Lsn>, i32), Option<usize>> = HashMap::new();
+    for (place, message) in messages.iter().enumerate() {
+        let Some(position) = message.end_of_part else { continue };
+        let is_of_part = |other: &usize| {
+            let Message { tenant, commit, .. } = &messages[*other];
+            (*tenant, *commit) == (message.tenant, message.commit)
+        };
+        let mut part = (0..=place).rev().take_while(is_of_part);
+        let Some(last) = part.find(|other| !is_left_out(&messages[*other], None)) else { continue };
+        let largest = PartEnd { position, is_last_in_partition: true };
+        let is_marked = !is_left_out(&messages[last], Some(largest));
+        if is_marked {
+            ends.insert(last, PartEnd { position, is_last_in_partition: false });
+        }
+        last_parts.insert((message.commit, partitions[message.tenant]), is_marked.then_some(last));
+    }
+    for place in last_parts.into_values().flatten() {
+        if let Some(end) = ends.get_mut(&place) {
+            end.is_last_in_partition = true;
+        }
+    }
+    ends
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ByConfigured, ConfiguredIdx};
+    use crate::model::ConfiguredIdx;
 
-    #[test]
-    fn parts_are_adjacent_and_the_last_message_of_each_is_marked() {
-        let tenants: Vec<ConfiguredIdx> = ["a", "b"].into_iter().collect::<ByConfigured<&str>>().indexes().collect();
-        let message = |&(tenant, position): &(usize, u64)| Message {
-            tenant: tenants[tenant],
+    fn message(tenant: ConfiguredIdx, position: u64) -> Message {
+        Message {
+            tenant,
             key: 0..0,
             value: None,
             id: 0..0,
@@ -46,10 +87,20 @@ mod tests {
             commit: Some(Lsn(position)),
             unmappable: None,
             end_of_part: None,
-        };
+        }
+    }
+
+    fn tenants(ids: &[&'static str]) -> Vec<ConfiguredIdx> {
+        ids.iter().copied().collect::<ByConfigured<&str>>().indexes().collect()
+    }
+
+    #[test]
+    fn parts_are_adjacent_and_the_last_message_of_each_is_marked() {
+        let tenants = tenants(&["a", "b"]);
         // The transaction at 30 continues in the next batch.
         let sent = [(1, 10), (0, 10), (1, 10), (0, 20), (1, 30), (0, 30), (1, 30)];
-        let mut messages: Vec<Message> = sent.iter().map(message).collect();
+        let mut messages: Vec<Message> =
+            sent.iter().map(|(tenant, position)| message(tenants[*tenant], *position)).collect();
         for (number, message) in messages.iter_mut().enumerate() {
             message.millis = number as i64;
         }
@@ -69,5 +120,34 @@ mod tests {
             (6, 1, None),
         ];
         assert_eq!(shown.collect::<Vec<_>>(), expected);
+    }
+    #[test]
+    fn the_last_message_that_fits_ends_the_part_and_the_last_part_of_a_partition_ends_the_transaction_there() {
+        let tenants = tenants(&["a", "b", "c"]);
+        // a and b share a partition.
+        let partitions: ByConfigured<i32> = [0, 0, 1].into_iter().collect();
+        let ends = |left_out: &[usize], too_large_with_mark: &[usize]| {
+            let mut messages: Vec<Message> = [0, 0, 1, 1, 2].iter().map(|n| message(tenants[*n], 10)).collect();
+            messages.push(message(tenants[0], 20));
+            for (place, message) in messages.iter_mut().enumerate() {
+                message.millis = place as i64;
+            }
+            arrange(&mut messages, &[TransactionEnd { commit: Lsn(10), end: Lsn(15) }]);
+            let is_left_out = |message: &Message, end: Option<PartEnd>| {
+                let place = message.millis as usize;
+                left_out.contains(&place) || end.is_some() && too_large_with_mark.contains(&place)
+            };
+            let found = ends_of_parts(&messages, &partitions, is_left_out);
+            let mut found: Vec<_> =
+                found.into_iter().map(|(place, end)| (place, end.position.0, end.is_last_in_partition)).collect();
+            found.sort_unstable();
+            found
+        };
+        assert_eq!(ends(&[], &[]), [(1, 15, false), (3, 15, true), (4, 15, true)]);
+        assert_eq!(ends(&[1, 3], &[]), [(0, 15, false), (2, 15, true), (4, 15, true)]);
+        // Nothing of b is published.
+        assert_eq!(ends(&[2, 3], &[]), [(1, 15, true), (4, 15, true)]);
+        // A message of b follows that says nothing.
+        assert_eq!(ends(&[], &[3]), [(1, 15, false), (4, 15, true)]);
     }
 }

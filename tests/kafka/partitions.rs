@@ -71,6 +71,18 @@ async fn the_changes_of_a_tenant_are_in_order_in_one_partition_and_each_part_has
         }
     }
     assert_eq!(ends["acme"], ends["globex"]);
+
+    let mut transactions: BTreeMap<(i32, &str), Vec<&Message>> = BTreeMap::new();
+    for message in &messages {
+        if let Some(position) = message.headers.get("ce_position") {
+            transactions.entry((message.partition, position)).or_default().push(message);
+        }
+    }
+    for (place, messages) in transactions {
+        let (last, others) = messages.split_last().unwrap();
+        assert!(others.iter().all(|message| !message.headers.contains_key("ce_commit")), "{place:?}");
+        assert_eq!(last.headers.get("ce_commit"), last.headers.get("ce_last"), "{place:?}");
+    }
 }
 
 /// The messages of one transaction do not fit into a batch.

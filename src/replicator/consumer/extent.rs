@@ -158,7 +158,7 @@ mod tests {
     const SNAPSHOT: RecordOrigin = RecordOrigin::Snapshot(Lsn(5));
 
     fn change(commit: u64, end: Option<u64>) -> RecordOrigin {
-        RecordOrigin::Transaction(RecordTransaction { commit: Lsn(commit), end: end.map(Lsn) })
+        RecordOrigin::Transaction(RecordTransaction { commit: Lsn(commit), end: end.map(Lsn), is_last: false })
     }
 
     fn place(origin: RecordOrigin) -> RecordPlace {

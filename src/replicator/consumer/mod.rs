@@ -157,12 +157,12 @@ async fn checkpoint_key(config: &Config) -> Result<CheckpointKey, ServiceError> 
 /// A configuration, with its tenants by partition.
 struct Partitioned {
     without_tenants: Config,
-    tenants: HashMap<i32, Vec<Tenant>>,
+    tenants: HashMap<i32, Vec<Arc<Tenant>>>,
 }
 
 impl Partitioned {
     fn new(mut config: Config, count: i32) -> Partitioned {
-        let mut tenants: HashMap<i32, Vec<Tenant>> = HashMap::new();
+        let mut tenants: HashMap<i32, Vec<Arc<Tenant>>> = HashMap::new();
         for tenant in std::mem::take(&mut config.tenants) {
             tenants.entry(partition_of(tenant.id.as_str(), count)).or_default().push(tenant);
         }

@@ -1,7 +1,8 @@
 //! Reads a partition and hands the changes of each source transaction to the tenants' mailboxes.
 //!
-//! The messages of a transaction follow each other in a partition. It is complete once a message of another one follows, or once
-//! everything has been read and a message had the header `ce_last` (the mark). Until then none of it is applied.
+//! The messages of a transaction follow each other in a partition. It is complete with the message that has the header `ce_commit`, which
+//! compaction may have removed. Then it is complete once a message of another one follows, or once everything has been read and a
+//! message had the header `ce_last` (the mark). Until then none of it is applied.
 
 use crate::config::Kafka;
 use crate::map::CommitInfo;
@@ -168,9 +169,12 @@ impl TopicReader {
     fn take(&mut self, stream: &PartitionStream) -> Result<Took, ServiceError> {
         match stream.next()? {
             Next::Message(message) => {
-                self.take_message(&message)?;
+                let is_last = self.take_message(&message)?;
                 self.last_key = message.key().map(<[u8]>::to_vec);
                 self.next_offset = message.offset() + 1;
+                if is_last {
+                    self.finish(self.next_offset);
+                }
                 Ok(Took::Message)
             }
             Next::End => {
@@ -183,14 +187,15 @@ impl TopicReader {
         }
     }
 
-    fn take_message(&mut self, message: &BorrowedMessage<'_>) -> Result<(), ServiceError> {
+    /// Returns whether the message is the last one of its transaction in the partition.
+    fn take_message(&mut self, message: &BorrowedMessage<'_>) -> Result<bool, ServiceError> {
         let headers = record_headers(message);
         let place = match headers.place() {
             Ok(place) => place,
             // Of another program, or written without `partition_by: tenant`.
             Err(fault) => {
                 self.unreadable(message, fault);
-                return Ok(());
+                return Ok(false);
             }
         };
         let RecordPlace { generation, origin, at } = place;
@@ -198,7 +203,7 @@ impl TopicReader {
             return Err(ServiceError::OtherGeneration(generation));
         }
         if generation < self.context.generation {
-            return Ok(());
+            return Ok(false);
         }
         let transaction = match origin {
             RecordOrigin::Transaction(transaction) => transaction,
@@ -210,7 +215,7 @@ impl TopicReader {
                     // It is ahead of the stream, so the tenant is rebuilt with it.
                     self.context.rebuild(*index);
                 }
-                return Ok(());
+                return Ok(false);
             }
             RecordOrigin::Snapshot(position) => {
                 // A snapshot can come between the parts of a transaction that was published in several.
@@ -224,7 +229,7 @@ impl TopicReader {
                     // Before anything that follows it in the stream is handed on.
                     self.context.rebuild(*index);
                 }
-                return Ok(());
+                return Ok(false);
             }
         };
         if self.open.is_some_and(|open| open.transaction.commit_lsn != transaction.commit) {
@@ -232,17 +237,17 @@ impl TopicReader {
         }
         if transaction.commit < self.whole {
             // Published a second time: a snapshot of every tenant precedes what follows.
-            return Ok(());
+            return Ok(false);
         }
         let current =
             Transaction { commit_lsn: transaction.commit, commit: CommitInfo { commit_time: at, xid: Xid(0) } };
         let open = self.open.get_or_insert(OpenTransaction { transaction: current, end: None });
         open.end = open.end.or(transaction.end);
         let Some(NamedTenant { index, key }) = headers.tenant.and_then(|tenant| self.tenants.get(tenant)) else {
-            return Ok(());
+            return Ok(transaction.is_last);
         };
         if self.snapshots.is_rebuilt(*index, message.offset()) {
-            return Ok(());
+            return Ok(transaction.is_last);
         }
         match read_change(message, &headers, at) {
             Ok(RecordContent::Change { change, is_new }) => {
@@ -268,7 +273,7 @@ impl TopicReader {
                 }
             }
         }
-        Ok(())
+        Ok(transaction.is_last)
     }
 
     /// A message that cannot be read is left out, and reported. Its offset says where it is; its content is not shown.

@@ -14,6 +14,8 @@ pub(super) const GENERATION_HEADER: &str = "ce_generation";
 pub(super) const POSITION_HEADER: &str = "ce_position";
 /// On the last message of a tenant's part of a transaction: the position behind its commit record. With `partition_by: tenant`.
 pub(super) const LAST_HEADER: &str = "ce_last";
+/// On the last message of a transaction in its partition: the position behind its commit record. With `partition_by: tenant`.
+pub(super) const COMMIT_HEADER: &str = "ce_commit";
 
 /// The headers of a message of the users' topic. Those that are not text count as missing.
 pub(crate) fn record_headers<'m>(message: &'m BorrowedMessage<'_>) -> RecordHeaders<'m> {
@@ -29,6 +31,7 @@ pub(crate) fn record_headers<'m>(message: &'m BorrowedMessage<'_>) -> RecordHead
             GENERATION_HEADER => found.generation = value,
             POSITION_HEADER => found.position = value,
             LAST_HEADER => found.last = value,
+            COMMIT_HEADER => found.commit = value,
             _ => {}
         }
     }

@@ -4,14 +4,17 @@
 use super::client::{Producer, transaction_timeout};
 use super::ends::Ends;
 use super::failure::Failure;
-use super::headers::{GENERATION_HEADER, ID_HEADER, INSTALLATION_HEADER, LAST_HEADER, POSITION_HEADER};
+use super::headers::{COMMIT_HEADER, GENERATION_HEADER, ID_HEADER, INSTALLATION_HEADER, LAST_HEADER, POSITION_HEADER};
 use super::job::{Addresses, CommitKind, Counts, Job, Ownership, Sizes};
 use super::left_out::{LeftOutUsers, Outcomes, TenantUser};
 use super::oversized::{Limits, Refusals, Verdict, content, record_bytes};
 use super::takeover::topic_for;
 use crate::config::Kafka;
-use crate::model::{Lsn, WhyLeftOut};
-use crate::tee::{Batch, Encoder, HEADERS, Message, Owner, PRESENCE_INTERVAL, PositionRecord, Presence, TOMBSTONE};
+use crate::model::WhyLeftOut;
+use crate::tee::{
+    Batch, Encoder, HEADERS, Message, Owner, PRESENCE_INTERVAL, PartEnd, PositionRecord, Presence, TOMBSTONE,
+    ends_of_parts,
+};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _};
@@ -220,7 +223,10 @@ impl Work {
         }
         let since = self.open.get_or_insert(Open { since: Instant::now(), split: None }).since;
         let mut outcomes = Outcomes::default();
-        let ends = self.ends_of_parts(job);
+        let ends = self.addresses.by_tenant.as_ref().map_or_else(HashMap::new, |by_tenant| {
+            let is_left_out = |message: &Message, end| self.is_left_out(job, message, end);
+            ends_of_parts(&job.batch.messages, &by_tenant.partitions, is_left_out)
+        });
         let mut published = 0;
         for (place, message) in job.batch.messages.iter().enumerate() {
             match self.send_message(job, message, ends.get(&place).copied())? {
@@ -249,29 +255,7 @@ impl Work {
         Ok(published)
     }
 
-    /// The last message of each part, by its place in the batch, and the position that it carries. If the last one is left out, the one
-    /// before it is.
-    fn ends_of_parts(&self, job: &Job) -> HashMap<usize, Lsn> {
-        let messages = &job.batch.messages;
-        let mut ends = HashMap::new();
-        for (place, message) in messages.iter().enumerate() {
-            let Some(end) = message.end_of_part else { continue };
-            let is_of_part = |other: &usize| {
-                let Message { tenant, commit, .. } = &messages[*other];
-                (*tenant, *commit) == (message.tenant, message.commit)
-            };
-            let mut part = (0..=place).rev().take_while(is_of_part);
-            // The header must not make it too large.
-            if let Some(last) = part.find(|other| !self.is_left_out(job, &messages[*other], None))
-                && !self.is_left_out(job, &messages[last], Some(end))
-            {
-                ends.insert(last, end);
-            }
-        }
-        ends
-    }
-
-    fn is_left_out(&self, job: &Job, message: &Message, end: Option<Lsn>) -> bool {
+    fn is_left_out(&self, job: &Job, message: &Message, end: Option<PartEnd>) -> bool {
         if message.unmappable.is_some() {
             return true;
         }
@@ -288,7 +272,7 @@ impl Work {
     }
 
     /// Sends a message, or returns why it is left out. `end`: it is the last one of its part of the transaction.
-    fn send_message(&self, job: &Job, message: &Message, end: Option<Lsn>) -> Result<Option<WhyLeftOut>, Failure> {
+    fn send_message(&self, job: &Job, message: &Message, end: Option<PartEnd>) -> Result<Option<WhyLeftOut>, Failure> {
         if let Some(reason) = &message.unmappable {
             return Ok(Some(WhyLeftOut::Unmappable(job.batch.part(reason).to_owned())));
         }
@@ -396,7 +380,7 @@ impl Work {
         self.producer.begin_transaction().map_err(|error| self.failure("beginning a transaction", &error))
     }
 
-    fn headers(&self, batch: &Batch, message: &Message, end: Option<Lsn>) -> OwnedHeaders {
+    fn headers(&self, batch: &Batch, message: &Message, end: Option<PartEnd>) -> OwnedHeaders {
         fn header<'a>(key: &'a str, value: &'a str) -> Header<'a, &'a str> {
             Header { key, value: Some(value) }
         }
@@ -413,10 +397,10 @@ impl Work {
         let headers = headers.insert(header(GENERATION_HEADER, &by_tenant.generation));
         let Some(commit) = message.commit else { return headers };
         let headers = headers.insert(header(POSITION_HEADER, &commit.to_string()));
-        match end {
-            Some(end) => headers.insert(header(LAST_HEADER, &end.to_string())),
-            None => headers,
-        }
+        let Some(PartEnd { position, is_last_in_partition }) = end else { return headers };
+        let position = position.to_string();
+        let headers = headers.insert(header(LAST_HEADER, &position));
+        if is_last_in_partition { headers.insert(header(COMMIT_HEADER, &position)) } else { headers }
     }
 
     fn send(&self, record: BaseRecord<'_, str, str>) -> Result<(), Failure> {
