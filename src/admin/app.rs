@@ -147,7 +147,7 @@ impl Inner {
         *lock(&self.state_report) = reading;
     }
 
-    pub(super) fn tenant(&self, name: &str) -> Result<Tenant, Problem> {
+    pub(super) fn tenant(&self, name: &str) -> Result<Arc<Tenant>, Problem> {
         let config = self.configs.borrow();
         let found = config.tenants.iter().find(|tenant| tenant.id.as_str() == name);
         found.cloned().ok_or_else(|| Problem::new(ProblemCode::NoSuchTenant, "no such tenant in the configuration"))

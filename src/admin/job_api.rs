@@ -221,8 +221,8 @@ pub(super) async fn jobs(
 fn start<F>(
     app: &App,
     kind: JobKind,
-    tenant: Tenant,
-    work: impl FnOnce(Config, Tenant, ProgressHandle) -> F,
+    tenant: Arc<Tenant>,
+    work: impl FnOnce(Config, Arc<Tenant>, ProgressHandle) -> F,
 ) -> Result<(StatusCode, Json<JobStarted>), Problem>
 where
     F: Future<Output = Result<Option<JobResult>, JobError>> + Send + 'static,

@@ -66,7 +66,7 @@ pub(super) async fn pause(
     Path(tenant): Path<String>,
     Body(options): Body<PauseRequest>,
 ) -> Result<Json<PauseAnswer>, Problem> {
-    let tenant = app.tenant(&tenant)?.id;
+    let tenant = app.tenant(&tenant)?.id.clone();
     if let Some(refusal) = pause::refuse_reason(&options.reason) {
         return Err(Problem::invalid(refusal));
     }
@@ -91,7 +91,7 @@ pub(super) async fn resume(
     Path(tenant): Path<String>,
     Body(Empty {}): Body<Empty>,
 ) -> Result<Json<PauseAnswer>, Problem> {
-    let tenant = app.tenant(&tenant)?.id;
+    let tenant = app.tenant(&tenant)?.id.clone();
     let (client, slot) = state(&app).await?;
     answer(pause::resume(&client, &slot, &[tenant]).await.map_err(unwritable)?)
 }
@@ -194,7 +194,7 @@ pub(super) async fn retry_rejected(
     Path(tenant): Path<String>,
     Body(Empty {}): Body<Empty>,
 ) -> Result<Json<RetryAnswer>, Problem> {
-    let tenant = app.tenant(&tenant)?.id;
+    let tenant = app.tenant(&tenant)?.id.clone();
     let (client, slot) = state(&app).await?;
     let known = StateStore::read(&client, &slot).await.map_err(unwritable)?;
     if known.pauses.contains_key(&tenant) {

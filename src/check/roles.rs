@@ -53,7 +53,8 @@ impl Servers {
     pub(super) fn same_databases(&self, config: &Config) -> Vec<Finding> {
         let mut first: HashMap<(ServerName, &str), &TenantId> = HashMap::new();
         let name = self.name(config);
-        let second = config.tenants.iter().filter_map(|Tenant { id, target, .. }| {
+        let second = config.tenants.iter().filter_map(|tenant| {
+            let Tenant { id, target, .. } = &**tenant;
             let other = *first.entry((name(target), &target.database)).or_insert(id);
             (other != id).then(|| {
                 let message = format!("its target {target} is that of tenant {other}, by another name");

@@ -1,12 +1,13 @@
 //! Compares the tenants' keys with those of the users: typing errors, names instead of ids, and users without a tenant.
 
 use super::finding::{Finding, Subject};
-use crate::config::Config;
+use crate::config::{Config, Tenant};
 use crate::model::{CheckFinding, StatusFinding, UserCounts};
 use crate::pg::connect;
 use crate::replicator::source::mapping::resolve_layout;
 use crate::replicator::source::user_counts::count_users;
 use crate::snapshot::source_session;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Reading a large table must not delay the other findings.
@@ -31,7 +32,7 @@ pub(super) fn findings(config: &Config, counted: &Result<UserCounts, String>) ->
             return vec![Finding::note(Subject::Source, CheckFinding::NotCounted, message)];
         }
     };
-    let of_tenant = |tenant: &crate::config::Tenant| {
+    let of_tenant = |tenant: &Arc<Tenant>| {
         let unused = counts.unused.iter().find(|unused| unused.key == tenant.key.as_str())?;
         let subject = Subject::Tenant(tenant.id.clone());
         Some(Finding::warning(subject, StatusFinding::WithoutUsers, unused.describe(), unused.remedy(&tenant.id)))

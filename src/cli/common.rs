@@ -14,6 +14,7 @@ use crate::replicator::error::trouble_of_connect;
 use crate::tenant_table::TenantTableReader;
 use clap::Args;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Exit code of a failure or a finding. clap exits with 2 on invalid usage.
 pub(super) const FAILED: u8 = 1;
@@ -48,7 +49,6 @@ impl ConfigFile {
             return Ok(files);
         }
         let known = read_known(&files).await.unwrap_or_default();
-        let known: Vec<&Tenant> = known.iter().collect();
         Ok(match read_table(&place, &files, &known).await {
             Ok(WithRows { config, faults }) => {
                 warn_of(&faults);
@@ -59,7 +59,7 @@ impl ConfigFile {
                     "warning: {}; the tenants are those that the state knows",
                     error.summary()
                 ));
-                let tenants = files.tenants.iter().chain(known).cloned().collect();
+                let tenants = files.tenants.iter().cloned().chain(known).collect();
                 Config { tenants, ..files }
             }
         })
@@ -87,7 +87,7 @@ impl ConfigFile {
 }
 
 /// The files' configuration with the tenants of its table, if it has one. `known` are those that a process replicates.
-async fn read_table(place: &Place, files: &Config, known: &[&Tenant]) -> Result<WithRows, Diagnostic> {
+async fn read_table(place: &Place, files: &Config, known: &[Arc<Tenant>]) -> Result<WithRows, Diagnostic> {
     let Some(table) = &files.tenant_table else {
         return Ok(WithRows { config: files.clone(), faults: Vec::new() });
     };

@@ -229,8 +229,9 @@ impl ConfigSources {
     }
 
     /// The files' configuration with the tenants of the table. `current` are those that are replicated now.
-    fn combine(&self, current: &[Tenant]) -> Result<Config, ConfigError> {
-        let current: Vec<&Tenant> = current.iter().filter(|tenant| self.of_table.contains(&tenant.id)).collect();
+    fn combine(&self, current: &[Arc<Tenant>]) -> Result<Config, ConfigError> {
+        let of_table = current.iter().filter(|tenant| self.of_table.contains(&tenant.id));
+        let current: Vec<Arc<Tenant>> = of_table.cloned().collect();
         let combined = match &self.rows {
             Some(rows) => load_rows(&self.place, &self.of_files, &current, rows),
             None => Ok(WithRows { config: self.of_files.clone(), faults: Vec::new() }),

@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// What changes when a file is written or replaced.
@@ -183,7 +184,7 @@ pub(crate) fn load_from(place: &Place) -> Result<LoadedConfig, ConfigError> {
 pub(crate) fn load_rows(
     place: &Place,
     files: &Config,
-    current: &[&Tenant],
+    current: &[Arc<Tenant>],
     rows: &TenantRows,
 ) -> Result<WithRows, ConfigError> {
     let beside = match place {

@@ -6,11 +6,12 @@ use super::section::{KeyType, Reader, join, report_duplicates, section};
 use super::tenants::Tenant;
 use super::topics::{Topics, TopicsError};
 use super::yaml::{Kind, Node};
-use crate::model::TableName;
+use crate::model::{TableName, TenantId};
 use crate::pg::Secret;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 section! {
     /// The Kafka output.
@@ -179,7 +180,7 @@ pub(super) fn check_kafka(
     kafka: &Kafka,
     source_slot: &str,
     users: &TableName,
-    tenants: &[Tenant],
+    tenants: &[Arc<Tenant>],
     root: &Node,
     reader: &mut Reader<'_>,
 ) {
@@ -200,7 +201,7 @@ pub(super) fn check_kafka(
         reader.push(fault.help("remove {tenant} from kafka.topic, or remove kafka.partition_by"));
     }
     check_group(kafka, root, reader);
-    if let Some(fault) = topics_fault(kafka, users, tenants) {
+    if let Some(fault) = topics_fault(kafka, users, tenants.iter().map(|tenant| &tenant.id)) {
         let (key, help) = match fault {
             TopicsFault::Snapshots(_) => ("kafka.snapshots_topic", "choose a topic that only contains snapshots"),
             TopicsFault::Positions => ("kafka.positions_topic", "choose a topic that only contains positions"),
@@ -262,8 +263,12 @@ pub(super) enum TopicsFault {
     Names(TopicsError),
 }
 
-pub(super) fn topics_fault(kafka: &Kafka, users: &TableName, tenants: &[Tenant]) -> Option<TopicsFault> {
-    let topics = match Topics::new(&kafka.topic, users, tenants.iter().map(|tenant| &tenant.id)) {
+pub(super) fn topics_fault<'a>(
+    kafka: &Kafka,
+    users: &TableName,
+    tenants: impl IntoIterator<Item = &'a TenantId>,
+) -> Option<TopicsFault> {
+    let topics = match Topics::new(&kafka.topic, users, tenants) {
         Ok(topics) => topics,
         Err(error) => return Some(TopicsFault::Names(error)),
     };

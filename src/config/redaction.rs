@@ -156,7 +156,7 @@ fn path_of(tenant: &Tenant) -> String {
 }
 
 /// What the configured tenants receive, and all others.
-pub(super) fn redactions(targets: &Targets, tenants: &[Tenant]) -> Redactions {
+pub(super) fn redactions(targets: &Targets, tenants: &[Arc<Tenant>]) -> Redactions {
     let default = Keys::of_targets(targets);
     let own = tenants.iter().filter(|tenant| !Keys::of_tenant(tenant).is_empty());
     let by_key: BTreeMap<String, Arc<Redaction>> = own

@@ -5,6 +5,7 @@ use crate::model::TenantId;
 use crate::pg::{PgUrl, quote_ident};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 /// Tenants and statements that a message lists. The others are counted.
 const LISTED: usize = 5;
@@ -41,7 +42,7 @@ pub(crate) struct SharedRole {
 pub(super) fn shared_roles(
     source: &PgUrl,
     state: &PgUrl,
-    tenants: &[Tenant],
+    tenants: &[Arc<Tenant>],
     name: impl Fn(&PgUrl) -> ServerName,
 ) -> Vec<SharedRole> {
     let mut groups: BTreeMap<(ServerName, &str), SharedRole> = BTreeMap::new();

@@ -17,6 +17,7 @@ use crate::model::{TenantId, printable_line};
 use crate::pg::{PgUrl, SslRoots};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 
 /// What a query returned, as text.
 #[derive(Clone, Default)]
@@ -75,7 +76,7 @@ pub(crate) struct WithRows {
 /// The result cannot be that of the right query.
 pub(crate) fn with_rows(
     files: &Config,
-    current: &[&Tenant],
+    current: &[Arc<Tenant>],
     rows: &TenantRows,
     env: &Env<'_>,
 ) -> Result<WithRows, ConfigError> {
@@ -89,17 +90,17 @@ pub(crate) fn with_rows(
             current.len()
         )));
     }
-    let current: BTreeMap<&str, &Tenant> = current.iter().map(|tenant| (tenant.id.as_str(), *tenant)).collect();
+    let current: BTreeMap<&str, &Arc<Tenant>> = current.iter().map(|tenant| (tenant.id.as_str(), tenant)).collect();
     let mut faults = Vec::new();
     let mut tenants = Vec::new();
     for (id, row) in by_id(rows) {
         match row.and_then(|row| row.tenant(files, env)) {
-            Ok(tenant) => tenants.push(tenant),
+            Ok(tenant) => tenants.push(Arc::new(tenant)),
             Err(fault) => faults.push(RowFault { tenant: id.map(str::to_owned), ..fault }),
         }
     }
     // Those that have their place already come first.
-    let is_unmoved = |tenant: &Tenant| {
+    let is_unmoved = |tenant: &Arc<Tenant>| {
         let place = |tenant: &Tenant| (tenant.key.clone(), tenant.target.user.clone());
         current
             .get(tenant.id.as_str())
@@ -175,7 +176,7 @@ struct Admission<'a> {
     roles: Option<HashSet<(ServerName, String)>>,
     /// The tenants' topics as Kafka tells them apart, with their names.
     topics: HashMap<String, String>,
-    admitted: Vec<Tenant>,
+    admitted: Vec<Arc<Tenant>>,
 }
 
 impl<'a> Admission<'a> {
@@ -207,7 +208,7 @@ impl<'a> Admission<'a> {
             return Some((message, "use one role for each target".to_owned()));
         }
         let kafka = self.files.kafka.as_ref()?;
-        if let Some(fault) = topics_fault(kafka, &self.files.users.table, std::slice::from_ref(tenant)) {
+        if let Some(fault) = topics_fault(kafka, &self.files.users.table, [&tenant.id]) {
             return Some((fault.to_string(), String::new()));
         }
         let topic = self.topic(&tenant.id)?;
@@ -215,7 +216,7 @@ impl<'a> Admission<'a> {
         Some((format!("Kafka cannot distinguish its topic {topic} from {other}"), "choose another id".to_owned()))
     }
 
-    fn admit(&mut self, tenant: Tenant) {
+    fn admit(&mut self, tenant: Arc<Tenant>) {
         self.taken.add(&tenant);
         if let Some(roles) = &mut self.roles {
             roles.insert(role_of(&tenant.target));
@@ -225,7 +226,7 @@ impl<'a> Admission<'a> {
     }
 
     /// Keeps a tenant of the table as it is. `false` if its place is taken.
-    fn keep(&mut self, known: &Tenant) -> bool {
+    fn keep(&mut self, known: &Arc<Tenant>) -> bool {
         let is_free = self.refuses(known).is_none();
         if is_free {
             self.admit(known.clone());
@@ -365,7 +366,7 @@ mod tests {
     }
 
     fn shown(config: &Config) -> Vec<String> {
-        let show = |tenant: &Tenant| format!("{} {} {}", tenant.id, tenant.key.as_str(), tenant.target);
+        let show = |tenant: &Arc<Tenant>| format!("{} {} {}", tenant.id, tenant.key.as_str(), tenant.target);
         config.tenants.iter().map(show).collect()
     }
 
@@ -442,7 +443,7 @@ mod tests {
                 &[Some("i\u{1b}"), None, Some("postgres://u@h/i")],
             ],
         );
-        let current: Vec<&Tenant> = before.tenants.iter().collect();
+        let current = before.tenants.clone();
         let WithRows { config, faults } = with_rows(&files, &current, &bad, &env()).unwrap();
         // The row of b may be the one without an id.
         assert_eq!(shown(&config), ["a a h:5432/a", "b b h:5432/b", "g g h:5432/g"]);
@@ -480,7 +481,7 @@ mod tests {
                 rows: list.iter().map(|(id, database)| vec![Some((*id).to_owned()), Some(url(database))]).collect(),
             };
             let before = with_rows(&files, &[], &table(before), &env()).unwrap().config;
-            let current: Vec<&Tenant> = before.tenants.iter().collect();
+            let current = before.tenants.clone();
             let mut reversed = after.to_vec();
             reversed.reverse();
             let of = |list: &[(&str, &str)]| {
@@ -510,7 +511,7 @@ mod tests {
         let columns = ["id", "target"];
         let good = rows(&columns, &[&[Some("a"), Some("postgres://u@h/a")], &[Some("b"), Some("postgres://v@h/b")]]);
         let before = with_rows(&files, &[], &good, &env()).unwrap().config;
-        let current: Vec<&Tenant> = before.tenants.iter().collect();
+        let current = before.tenants.clone();
         let bad = rows(&columns, &[&[Some("a"), Some("postgres://v@h/a")], &[Some("b"), Some("postgres://v@h/b")]]);
         let WithRows { config, faults } = with_rows(&files, &current, &bad, &env()).unwrap();
         assert_eq!(config.tenants, before.tenants);
@@ -544,7 +545,7 @@ mod tests {
     #[test]
     fn a_result_that_cannot_be_the_right_one_changes_nothing() {
         let files = files(&format!("tenants: {{{FROM}, list: [{{id: own, target: 'postgres://u@h/own'}}]}}\n"));
-        let outcome = |current: &[&Tenant], rows: &TenantRows| {
+        let outcome = |current: &[Arc<Tenant>], rows: &TenantRows| {
             let with = with_rows(&files, current, rows, &env());
             with.map(|with| shown(&with.config)).map_err(|error| error.to_string())
         };
@@ -552,7 +553,7 @@ mod tests {
         assert_eq!(outcome(&[], &none).unwrap(), ["own own h:5432/own"]);
         let one = rows(&["id", "target"], &[&[Some("a"), Some("postgres://u@g/a")]]);
         let with_one = with_rows(&files, &[], &one, &env()).unwrap().config;
-        let refused = outcome(&[&with_one.tenants[1]], &none).unwrap_err();
+        let refused = outcome(&[with_one.tenants[1].clone()], &none).unwrap_err();
         assert!(refused.contains("no rows, although tenants of the table are replicated (1)"), "{refused}");
         assert!(outcome(&[], &rows(&["name"], &[&[Some("a")]])).unwrap_err().contains("has no column id"));
     }

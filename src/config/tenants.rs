@@ -14,6 +14,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The shortest `tenants.from.every`.
@@ -329,7 +330,7 @@ pub(super) enum Conflict {
 }
 
 impl Taken {
-    pub(super) fn of(tenants: &[Tenant]) -> Taken {
+    pub(super) fn of(tenants: &[Arc<Tenant>]) -> Taken {
         let mut taken = Taken::default();
         tenants.iter().for_each(|tenant| taken.add(tenant));
         taken

@@ -107,7 +107,7 @@ pub struct Config {
     /// The mappings for each layout that the store's tables may have, the most likely first.
     pub families: Vec<Family>,
     /// The tenants in the order of the files, and then those of the table. Ids, keys and targets are unique.
-    pub tenants: Vec<Tenant>,
+    pub tenants: Vec<Arc<Tenant>>,
     /// The table that further tenants are read from.
     pub tenant_table: Option<Arc<TenantTable>>,
     /// Template of the URL of tenants without one.
@@ -155,7 +155,7 @@ impl Config {
     }
 
     /// The tenants whose targets `users-sync apply` writes to.
-    pub(crate) fn applied_elsewhere(&self) -> &[Tenant] {
+    pub(crate) fn applied_elsewhere(&self) -> &[Arc<Tenant>] {
         if self.publishes_only() { &self.tenants } else { &[] }
     }
 
@@ -355,7 +355,7 @@ fn add_tenants(config: &mut Config, tenants: Vec<Tenant>, root: &Node, reader: &
         if let Some(item) = items.get(place) {
             check_tenant(&tenant, &config.targets, &config.families, item, reader);
         }
-        config.tenants.push(tenant);
+        config.tenants.push(Arc::new(tenant));
     }
     refuse_shared_roles(config, items, root, reader);
     let many = if config.tenant_table.is_some() { "tenants.from" } else { "several tenants" };

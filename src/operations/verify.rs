@@ -156,7 +156,7 @@ async fn compare_all(
     let (position, mapped) = begun.await?;
     let mut comparing = JoinSet::new();
     let mut members = Vec::new();
-    let configured: ByConfigured<&Tenant> = config.tenants.iter().collect();
+    let configured: ByConfigured<&Tenant> = config.tenants.iter().map(Arc::as_ref).collect();
     for (index, &tenant) in configured.iter().filter(|(_, tenant)| tenants.contains(&tenant.id)) {
         let (rows, receiver) = spool.queue();
         members.push(ScanMember { tenant: index, rows });

@@ -118,7 +118,7 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
     if let ShapeChange::Rows(reason) = &change {
         tracing::warn!(reason, "source was altered since the last session: resyncing every tenant");
     }
-    let tenants: Vec<_> = config.tenants.iter().collect();
+    let tenants: Vec<_> = config.tenants.iter().map(Arc::as_ref).collect();
     let shape = record(config, &state, &tenants, recorded, shape, &change).await?;
     if !config.publishes_only() {
         let ids: Vec<&str> = config.tenants.iter().map(|tenant| tenant.id.as_str()).collect();

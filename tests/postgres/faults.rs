@@ -5,6 +5,7 @@ use crate::support::proxy::{Direction, TcpProxy};
 use crate::support::{Bed, DEADLINE, Service, pause};
 use rustix::process::Signal;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// The history of what was visible: number of users, and checkpoints.
@@ -66,7 +67,7 @@ async fn a_cut_between_commit_and_reply_applies_nothing_twice() {
     bed.auth("INSERT INTO auth.users (id, org, first_name, updated_at) SELECT 'u' || n, 'acme', 'Ann', now() FROM generate_series(1, 40000) n").await;
     let proxy = proxy(&bed).await;
     let mut config = bed.config();
-    config.tenants[0].target.port = proxy.port();
+    Arc::make_mut(&mut config.tenants[0]).target.port = proxy.port();
     let service = Service::start(config);
     bed.equal().await;
     bed.server.sql("acme", HISTORY).await.unwrap();
@@ -96,7 +97,7 @@ async fn a_cut_in_a_backlog_of_full_batches_loses_nothing() {
     bed.auth("INSERT INTO auth.users (id, org, first_name, updated_at) SELECT 'u' || n, 'acme', 'Ann', now() FROM generate_series(1, 20000) n").await;
     let proxy = proxy(&bed).await;
     let mut config = bed.config();
-    config.tenants[0].target.port = proxy.port();
+    Arc::make_mut(&mut config.tenants[0]).target.port = proxy.port();
     let service = Service::start(config.clone());
     bed.equal().await;
     service.stop().await;
@@ -134,7 +135,7 @@ async fn a_snapshot_survives_a_cut_at_source_or_target() {
     let (source, target) = (proxy(&bed).await, proxy(&bed).await);
     let mut config = bed.config();
     config.source.url.port = source.port();
-    config.tenants[0].target.port = target.port();
+    Arc::make_mut(&mut config.tenants[0]).target.port = target.port();
     source.cut_after_bytes(Direction::ToClient, 500_000);
     target.cut_after_bytes(Direction::ToServer, 500_000);
     let service = Service::start(config);

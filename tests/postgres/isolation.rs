@@ -5,6 +5,7 @@ use crate::support::process::Process;
 use crate::support::proxy::TcpProxy;
 use crate::support::{Bed, Service, let_pass};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 use users_sync::throwaway::Options;
 
@@ -22,7 +23,7 @@ async fn add(bed: &Bed, tenant: &str, users: u32) {
 async fn behind_a_proxy(bed: &Bed) -> (TcpProxy, users_sync::config::Config) {
     let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
     let mut config = bed.config();
-    config.tenants[0].target.port = proxy.port();
+    Arc::make_mut(&mut config.tenants[0]).target.port = proxy.port();
     (proxy, config)
 }
 
@@ -83,7 +84,7 @@ async fn all_tenants_together_stay_within_the_common_memory() {
         add(&bed, tenant, 2_000).await;
     }
     let (proxy, mut config) = behind_a_proxy(&bed).await;
-    config.tenants[1].target.port = proxy.port();
+    Arc::make_mut(&mut config.tenants[1]).target.port = proxy.port();
     config.limits.memory = 512 << 10;
     let service = Service::start(config);
     bed.equal().await;

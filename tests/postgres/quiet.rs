@@ -1,6 +1,7 @@
 //! Changes of columns that stay at the source cost a target nothing, and unsent values keep what the target has.
 
 use crate::support::{Bed, DEADLINE, GENERATED, Service, pause};
+use std::sync::Arc;
 use std::time::Instant;
 use users_sync::map::{Query, Value, Watch};
 use users_sync::model::TenantId;
@@ -37,7 +38,7 @@ async fn cost_nothing(query: Option<Query>, updates: usize) {
     config.users.exclude = vec!["last_active".into(), "sequence_id".into()];
     config.users.query = query;
     let url = PgUrl::parse(&target.url("acme")).unwrap();
-    config.tenants.push(users_sync::config::Tenant::new(TenantId::new("acme"), url));
+    config.tenants.push(Arc::new(users_sync::config::Tenant::new(TenantId::new("acme"), url)));
     let service = Service::start(config);
     bed.state_is("acme", "following").await;
 

@@ -3,6 +3,7 @@
 use crate::support::proxy::{Cut, Direction, TcpProxy};
 use crate::support::{Bed, DEADLINE, GENERATED, Service};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use users_sync::config::Config;
 use users_sync::model::Deletes;
 use users_sync::throwaway::Options;
@@ -238,7 +239,7 @@ async fn a_kill_while_refused_rows_are_isolated_loses_nothing() {
     fill(&bed, 2000).await;
     let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
     let mut config = bed.config();
-    config.tenants[0].target.port = proxy.port();
+    Arc::make_mut(&mut config.tenants[0]).target.port = proxy.port();
     let service = Service::start(config.clone());
     bed.equal().await;
     add(&bed, CHECK).await;

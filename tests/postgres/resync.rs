@@ -2,6 +2,7 @@
 
 use crate::support::process::{command, said};
 use crate::support::{Bed, Service};
+use std::sync::Arc;
 use users_sync::config::Config;
 use users_sync::model::{Deletes, TenantKey};
 
@@ -114,7 +115,10 @@ async fn an_empty_snapshot_deletes_no_user_without_permission() {
         bed.equal().await;
         service.stop().await;
         let mut wrong = right.clone();
-        wrong.tenants.iter_mut().for_each(|tenant| tenant.key = TenantKey::new(&format!("Typo-{}", tenant.id)));
+        wrong
+            .tenants
+            .iter_mut()
+            .for_each(|tenant| Arc::make_mut(tenant).key = TenantKey::new(&format!("Typo-{}", tenant.id)));
         let service = Service::start(wrong);
         for tenant in ["acme", "globex"] {
             bed.state_is(tenant, "parked").await;

@@ -4,6 +4,7 @@ use crate::support::process::{Process, command, config_file, said};
 use crate::support::proxy::TcpProxy;
 use crate::support::{Bed, GENERATED, Service};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use users_sync::config::OnSlotLoss;
 use users_sync::model::Deletes;
 
@@ -72,7 +73,7 @@ async fn an_unreachable_target_delays_no_other_tenant() {
     fill(&bed, "globex", 50).await;
     let mut config = bed.config();
     // The discard port has no listener.
-    config.tenants[1].target.port = 9;
+    Arc::make_mut(&mut config.tenants[1]).target.port = 9;
     let service = Service::start(config);
     bed.state_is("acme", "following").await;
     bed.auth("UPDATE auth.users SET first_name = 'On', updated_at = now()").await;
@@ -239,7 +240,7 @@ async fn a_tenant_with_a_new_key_gets_other_users() {
     let mut config = bed.config();
     config.limits.max_deletes.percent = 100.0;
     let [acme, globex] = &mut config.tenants[..] else { panic!("two tenants") };
-    std::mem::swap(&mut acme.key, &mut globex.key);
+    std::mem::swap(&mut Arc::make_mut(acme).key, &mut Arc::make_mut(globex).key);
     let service = Service::start(config);
     let live = "SELECT string_agg(DISTINCT left(id, 1), '') FROM neon_auth.users_sync WHERE deleted_at IS NULL";
     bed.becomes("acme", live, "g").await;

@@ -2,6 +2,7 @@
 
 use crate::support::process::Process;
 use crate::support::{Bed, Service};
+use std::sync::Arc;
 use tokio_postgres::types::PgLsn;
 use users_sync::model::{Lsn, ParkCause, Reason, TenantId};
 use users_sync::pg;
@@ -79,7 +80,7 @@ async fn a_state_of_the_previous_version_gains_its_codes_and_keeps_the_rest() {
     // The tenant that comes back joins, also while its target is away; the other one stays parked until it is not.
     let mut config = bed.config();
     for tenant in [0, 2] {
-        config.tenants[tenant].target.port = 1;
+        Arc::make_mut(&mut config.tenants[tenant]).target.port = 1;
     }
     let service = Service::start(config);
     bed.becomes("auth", ROWS, "acme joining target_unreachable, globex following, initech parked").await;

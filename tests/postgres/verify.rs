@@ -73,7 +73,7 @@ async fn a_quiet_tenant_is_compared_while_another_is_unreachable() {
     fill(&bed, 20).await;
     let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
     let mut config = bed.config();
-    config.tenants[1].target.port = proxy.port();
+    Arc::make_mut(&mut config.tenants[1]).target.port = proxy.port();
     let service = Service::start(config);
     bed.equal().await;
     proxy.freeze(true);

@@ -11,6 +11,7 @@ pub mod pooler;
 pub mod process;
 pub mod proxy;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
@@ -142,7 +143,7 @@ impl Bed {
     }
 
     pub fn tenant(&self, name: &str) -> Tenant {
-        let default = default_config().tenants.remove(0);
+        let default = default_config().tenants[0].as_ref().clone();
         Tenant { id: TenantId::new(name), key: TenantKey::new(name), target: self.url(name), ..default }
     }
 
@@ -153,7 +154,7 @@ impl Bed {
             state_url: self.url("auth"),
             users: rules(),
             families: Vec::new(),
-            tenants: self.tenants.iter().map(|tenant| self.tenant(tenant)).collect(),
+            tenants: self.tenants.iter().map(|tenant| Arc::new(self.tenant(tenant))).collect(),
             ..default
         }
     }

@@ -7,6 +7,7 @@ use crate::replicator::error::ServiceError;
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::source::mapping::{check_identities, compile_current, fingerprint};
 use crate::replicator::source::shape::{ReadColumns, record};
+use std::sync::Arc;
 
 /// Reads the shape of the session's tables.
 pub(crate) async fn shape_reader(context: &SessionContext, client: &PgClient) -> Result<ShapeReader, ServiceError> {
@@ -56,7 +57,7 @@ pub(crate) async fn reassess(
         }
         let handles = context.tenants.all();
         let served = handles.iter().map(|(_, handle)| &*handle.tenant);
-        let tenants: Vec<_> = served.chain(context.config.applied_elsewhere()).collect();
+        let tenants: Vec<_> = served.chain(context.config.applied_elsewhere().iter().map(Arc::as_ref)).collect();
         *known = record(&context.config, &context.state, &tenants, known.version, now, &change).await?;
     }
     let mapping = known.fingerprint(&fingerprint(rules, &compile_current(client, rules).await?));

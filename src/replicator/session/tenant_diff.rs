@@ -3,19 +3,20 @@
 use crate::config::Tenant;
 use crate::model::{TenantId, TenantKey};
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 /// How the tenants differ. A tenant with another key is removed and added, as it has other users.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct TenantDiff {
     pub(crate) removed: Vec<TenantId>,
-    pub(crate) added: Vec<Tenant>,
+    pub(crate) added: Vec<Arc<Tenant>>,
     /// Tenants whose target is reached in another way: a URL with another password, host or setting, or another `wake_after`.
-    pub(crate) moved: Vec<Tenant>,
+    pub(crate) moved: Vec<Arc<Tenant>>,
 }
 
 impl TenantDiff {
-    pub(crate) fn between(old: &[Tenant], new: &[Tenant]) -> TenantDiff {
-        let by_id: HashMap<&TenantId, &Tenant> = old.iter().map(|tenant| (&tenant.id, tenant)).collect();
+    pub(crate) fn between(old: &[Arc<Tenant>], new: &[Arc<Tenant>]) -> TenantDiff {
+        let by_id: HashMap<&TenantId, &Arc<Tenant>> = old.iter().map(|tenant| (&tenant.id, tenant)).collect();
         let kept: HashSet<(&TenantId, &TenantKey)> = new.iter().map(|tenant| (&tenant.id, &tenant.key)).collect();
         let removed = old.iter().filter(|tenant| !kept.contains(&(&tenant.id, &tenant.key)));
         let mut diff =
@@ -36,7 +37,7 @@ mod tests {
     use super::*;
     use crate::config::{Env, parse};
 
-    fn tenants(tenants: &[(&str, &str, &str)]) -> Vec<Tenant> {
+    fn tenants(tenants: &[(&str, &str, &str)]) -> Vec<Arc<Tenant>> {
         let none = Env { variable: &|_| None, file: &|_| Err(std::io::Error::from(std::io::ErrorKind::NotFound)) };
         let mut text =
             "source: {url: 'postgres://u@h/auth'}\nusers: {table: a.b, id: id, tenant: t}\ntenants:\n".to_owned();

@@ -63,7 +63,7 @@ pub(crate) struct ResyncRequest {
 impl TenantHandle {
     /// `known`: the tenant's row in the state, if it is of this generation. Without one the tenant joins.
     pub(crate) fn new(
-        tenant: Tenant,
+        tenant: Arc<Tenant>,
         budget: usize,
         memory: Arc<Memory>,
         counts: Arc<TenantCounts>,
@@ -79,7 +79,6 @@ impl TenantHandle {
             failures: 0,
             failing_since: None,
         };
-        let tenant = Arc::new(tenant);
         TenantHandle {
             counts,
             access: watch::Sender::new(tenant.clone()),
@@ -152,8 +151,8 @@ impl TenantHandle {
     }
 
     /// Its target is reached in another way from now on.
-    pub(crate) fn reconnect_as(&self, tenant: Tenant) {
-        self.access.send_replace(Arc::new(tenant));
+    pub(crate) fn reconnect_as(&self, tenant: Arc<Tenant>) {
+        self.access.send_replace(tenant);
     }
 
     pub(crate) fn is_unavailable(&self) -> bool {

@@ -8,6 +8,7 @@ use crate::replicator::session::context::SessionContext;
 use crate::replicator::source::lock_watch::LockWatch;
 use crate::replicator::source::user_counts::count_users;
 use crate::snapshot::source_session;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -75,8 +76,10 @@ fn pause(last: Option<(f64, Duration)>, is_in_trouble: bool) -> Duration {
 async fn count(context: &SessionContext) -> Result<UserCount, ServiceError> {
     let tenants = context.tenants.all();
     let current = tenants.values().filter(|handle| !handle.retired.is_cancelled()).map(|handle| &*handle.tenant);
-    let keys: Vec<TenantKey> =
-        current.chain(context.config.applied_elsewhere()).map(|tenant| tenant.key.clone()).collect();
+    let keys: Vec<TenantKey> = current
+        .chain(context.config.applied_elsewhere().iter().map(Arc::as_ref))
+        .map(|tenant| tenant.key.clone())
+        .collect();
     let keys: Vec<&str> = keys.iter().map(TenantKey::as_str).collect();
     // Then all users belong to the Kafka output.
     if keys.is_empty() {

@@ -24,6 +24,8 @@ use tokio::sync::mpsc;
 
 /// The publication never changes here.
 const PUBLICATION: &str = "";
+/// The largest future of a tenant, in bytes, that stays while the tenant is idle.
+const MAX_IDLE_SIZE: usize = 1024;
 
 type Context = SessionContext<SimulatedState>;
 type Task = BoxFuture<'static, Result<(), ServiceError>>;
@@ -125,7 +127,9 @@ impl Process {
             handle.set_pause(pauses.get(&handle.tenant.id));
             let row = rows.get(&handle.tenant.id).cloned();
             let worker = Worker::new(context.clone(), connector, index, sender.clone(), row);
-            Some(worker.run(created.is_some()).boxed())
+            let run = worker.run(created.is_some());
+            assert!(size_of_val(&run) <= MAX_IDLE_SIZE, "an idle tenant keeps {} bytes", size_of_val(&run));
+            Some(run.boxed())
         });
         let workers = workers.collect();
         Process {

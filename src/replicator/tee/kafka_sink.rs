@@ -97,7 +97,7 @@ impl TeeSink {
         news: Arc<Notify>,
     ) -> TeeSink {
         let renumbered = config.users.query.as_ref().and_then(|_| start.position.split.take());
-        let tenants: ByConfigured<&Tenant> = config.tenants.iter().collect();
+        let tenants: ByConfigured<&Tenant> = config.tenants.iter().map(Arc::as_ref).collect();
         let kafka = config.kafka.as_ref();
         TeeSink {
             deletes: config.deletes,

@@ -75,7 +75,7 @@ pub(crate) async fn session(
     let Opened { producer, positions, snapshots, found, limits, ends } =
         open(kafka, &topics, &owner, &system, published.as_ref(), ids).await?;
     report_losses(&positions, &found);
-    let tenants: ByConfigured<&Tenant> = config.tenants.iter().collect();
+    let tenants: ByConfigured<&Tenant> = config.tenants.iter().map(Arc::as_ref).collect();
     let largest = tenants.indexes().map(|index| limits.of(topics.of(index))).collect();
     let encoder = Arc::new(Encoder::new(kafka, &context.config.source.url.database, &rules.table, largest));
 

@@ -9,6 +9,7 @@ use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 /// Every metric family with its type. The gauges of the tee exist only with a tee.
 const FAMILIES: [(&str, &str); 37] = [
@@ -75,7 +76,7 @@ async fn a_known_workload_yields_known_metric_values() {
     add(&bed, "acme", 10).await;
     let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
     let mut config = bed.config();
-    config.tenants[2].target.port = proxy.port();
+    Arc::make_mut(&mut config.tenants[2]).target.port = proxy.port();
     let shown = AdminBed::start(config).await;
     bed.equal().await;
     for tenant in ["acme", "globex", "initech"] {
@@ -202,7 +203,7 @@ async fn parked_tenants_are_counted_by_cause() {
         .await
         .unwrap();
     let mut config = bed.config();
-    config.tenants[1].target.database = "nowhere".into();
+    Arc::make_mut(&mut config.tenants[1]).target.database = "nowhere".into();
     let shown = AdminBed::start(config).await;
     let both = ["users_sync_parked_tenants{reason=\"altered\"} 1\n", "users_sync_parked_tenants{reason=\"login\"} 1\n"];
     let text = shown.becomes("/metrics", |answer| both.iter().all(|line| answer.body.contains(line))).await.body;

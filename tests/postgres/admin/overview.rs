@@ -5,6 +5,7 @@ use crate::support::proxy::TcpProxy;
 use crate::support::{Bed, Service};
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use users_sync::model::TenantId;
 use users_sync::pg::Secret;
 
@@ -66,7 +67,7 @@ async fn tenants_are_filtered_by_state_and_text_and_paged() {
     let names = ["acme", "ACME_2", "globex", "hundred", "initech"];
     let bed = Bed::start(&names).await;
     let mut config = bed.config();
-    config.tenants[3].id = TenantId::new("100%");
+    Arc::make_mut(&mut config.tenants[3]).id = TenantId::new("100%");
     let shown = AdminBed::start(config).await;
     bed.equal().await;
     for name in ["acme", "ACME_2", "globex", "initech"] {
@@ -105,7 +106,7 @@ async fn a_tenant_that_cannot_take_its_snapshot_shows_why() {
     let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
     proxy.refuse(true);
     let mut config = bed.config();
-    config.tenants[0].target.port = proxy.port();
+    Arc::make_mut(&mut config.tenants[0]).target.port = proxy.port();
     let shown = AdminBed::start(config).await;
     let is_reported = |answer: &super::http::Answer| {
         let tenant = answer.json();
@@ -124,9 +125,9 @@ async fn an_unreachable_target_is_shown_with_its_reason_and_delays_no_answer() {
     add(&bed, "acme", 10).await;
     let proxy = TcpProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bed.server.port()))).await.unwrap();
     let mut config = bed.config();
-    config.tenants[0].target.port = proxy.port();
+    Arc::make_mut(&mut config.tenants[0]).target.port = proxy.port();
     // The server asks for no password, so any repetition of it would come from us.
-    config.tenants[0].target.password = Some(Secret("hunter2".to_owned()));
+    Arc::make_mut(&mut config.tenants[0]).target.password = Some(Secret("hunter2".to_owned()));
     config.source.url.password = config.tenants[0].target.password.clone();
     config.limits.park_after = std::time::Duration::from_secs(1);
     let shown = AdminBed::start(config).await;
