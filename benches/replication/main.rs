@@ -38,6 +38,8 @@ mod apply;
 #[allow(dead_code)]
 mod broker;
 #[cfg(feature = "kafka")]
+mod idle;
+#[cfg(feature = "kafka")]
 mod kafka;
 
 use bed::Bed;
@@ -61,6 +63,8 @@ const PARTS: &[&str] = &[
     "kafka-latency",
     #[cfg(feature = "kafka")]
     "apply",
+    #[cfg(feature = "kafka")]
+    "apply-idle",
 ];
 
 fn main() {
@@ -108,6 +112,8 @@ async fn measure(part: &str, bed: &Bed, table: &mut Table) {
         "kafka-latency" => kafka::commit_to_consumed(bed, table).await,
         #[cfg(feature = "kafka")]
         "apply" => apply::from_the_topic(table).await,
+        #[cfg(feature = "kafka")]
+        "apply-idle" => idle::many_tenants(table).await,
         other => unreachable!("{other}"),
     }
 }

@@ -66,10 +66,15 @@ async fn rows_read(bed: &Bed) -> f64 {
     client.query_one(sql, &[]).await.unwrap().get(0)
 }
 
-/// Resident memory after the last connection is closed and the allocator has returned what it can.
+/// [`settled`], after the last connection is closed.
 async fn idle(bed: &Bed, process: &Process) -> f64 {
     let none = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'users-sync'";
     bed.wait(&bed.target, "postgres", none).await;
+    settled(process).await
+}
+
+/// Resident memory once the allocator has returned what it can.
+pub async fn settled(process: &Process) -> f64 {
     let mut resident = process.resident().now;
     loop {
         tokio::time::sleep(DECAY).await;

@@ -1,0 +1,83 @@
+//! One process of `users-sync apply` with many tenants of which none changes: the time until it serves them, and its memory.
+//!
+//! Only one target exists. The state says of the others what it says of that one, so that they are as after a restart: a target is not
+//! opened before something waits for it.
+
+use super::bed::{Bed, Process};
+use super::scale::settled;
+use super::size::{grouped, sized};
+use super::table::{Goal, Table};
+use crate::broker::{Broker, Settings};
+use std::time::Instant;
+
+const NAME: &str = "sleepers";
+const PARTITIONS: usize = 8;
+
+pub async fn many_tenants(table: &mut Table) {
+    let bed = Bed::start().await;
+    let broker = Broker::start(&Settings::default());
+    let tenants = sized(10_000);
+    bed.source.create_database(NAME).await.unwrap();
+    let users = format!(
+        "{users}; ALTER TABLE users ALTER name SET NOT NULL;
+         INSERT INTO users (id, name, created_at) SELECT 'u' || n, 't' || n, now() FROM generate_series(0, {tenants} - 1) n;
+         CREATE UNIQUE INDEX by_tenant ON users (name, id); ALTER TABLE users REPLICA IDENTITY USING INDEX by_tenant",
+        users = super::bed::USERS
+    );
+    bed.source.sql(NAME, &users).await.unwrap();
+    bed.target.create_database(&target(0)).await.unwrap();
+    let all: Vec<(String, String)> = (0..tenants).map(|n| (format!("t{n}"), bed.target.url(&target(n)))).collect();
+    let configuration = |tenants: &[(String, String)]| {
+        format!(
+            "{}kafka: {{brokers: '{}', topic: {NAME}, positions_topic: {NAME}.positions, snapshots_topic: {NAME}.snapshots, \
+             slot: {NAME}_kafka, partition_by: tenant, partitions: {PARTITIONS}, group: {NAME}}}\n",
+            bed.configuration(NAME, tenants, true),
+            broker.address()
+        )
+    };
+    let publisher = Process::start(&configuration(&all));
+    bed.wait(&bed.source, NAME, "SELECT to_regclass('users_sync.tee') IS NOT NULL").await;
+    bed.wait(&bed.source, NAME, "SELECT state = 'following' FROM users_sync.tee").await;
+    let worker = Process::apply(&configuration(&all[..1]));
+    bed.following(NAME, 1).await;
+    serves(&bed, 0).await;
+    let alone = settled(&worker).await;
+    worker.stop();
+    let copy = format!(
+        "INSERT INTO users_sync.tenant (slot, tenant, state, since, target, target_id, generation, position, position_at, signed, opened_as)
+         SELECT slot, 't' || n, state, since, replace(target, '{first}', '{NAME}_' || n), gen_random_uuid(), generation, position,
+           position_at, signed, replace(replace(opened_as, '{first}', '{NAME}_' || n), ' t0,', ' t' || n || ',')
+         FROM users_sync.tenant, generate_series(1, {tenants} - 1) n",
+        first = target(0)
+    );
+    bed.source.sql(NAME, &copy).await.unwrap();
+    let client = bed.source.connect(NAME).await.unwrap();
+    let epoch = "SELECT coalesce(max(epoch), 0) FROM users_sync.source WHERE slot LIKE '%/%'";
+    let before: i64 = client.query_one(epoch, &[]).await.unwrap().get(0);
+    let started = Instant::now();
+    let worker = Process::apply(&configuration(&all));
+    serves(&bed, before).await;
+    let seconds = started.elapsed().as_secs_f64();
+    let now = settled(&worker).await;
+    let others = "SELECT count(*) FROM users_sync.tenant WHERE state <> 'following' OR reason IS NOT NULL";
+    let others: i64 = client.query_one(others, &[]).await.unwrap().get(0);
+    assert_eq!(others, 0, "tenants that the process has tried to open");
+    worker.stop();
+    publisher.stop();
+    let what = format!("{} idle tenants of one `apply`", grouped(tenants));
+    table.add(format!("{what}: start to all partitions served"), "s", seconds, None, Goal::AtMost(60.0));
+    let kilobytes = (now - alone) * 1024.0 / f64::from(tenants);
+    table.add(format!("{what}: memory of one"), "kB", kilobytes, None, Goal::AtMost(4.0));
+    table.add(format!("{what}: resident memory"), "MB", now, None, Goal::AtMost(60.0));
+}
+
+/// Waits until a process that is newer than this epoch has every partition.
+async fn serves(bed: &Bed, epoch: i64) {
+    let sql =
+        format!("SELECT count(*) = {PARTITIONS} FROM users_sync.source WHERE slot LIKE '%/%' AND epoch > {epoch}");
+    bed.wait(&bed.source, NAME, &sql).await;
+}
+
+fn target(tenant: u32) -> String {
+    format!("{NAME}_{tenant}")
+}
