@@ -78,6 +78,9 @@ impl Node {
     }
 }
 
+/// The parser's own limit, which aliases in a short text may need.
+const MIN_NODES: usize = 250_000;
+
 /// The text is not YAML.
 pub(super) struct Malformed {
     pub(super) message: String,
@@ -88,7 +91,13 @@ pub(super) struct Malformed {
 pub(super) fn parse_yaml(text: &str) -> Result<Node, Malformed> {
     // Repeated keys are reported together with the other faults of their section.
     let duplicate_keys = serde_saphyr::DuplicateKeyPolicy::PassThrough;
-    let options = serde_saphyr::options! { with_snippet: false, duplicate_keys: duplicate_keys };
+    // An installation may list 100,000 tenants. Without aliases, whose number is limited, a text has no more nodes than bytes.
+    let nodes = text.len().max(MIN_NODES);
+    let options = serde_saphyr::options! {
+        with_snippet: false,
+        duplicate_keys: duplicate_keys,
+        budget: serde_saphyr::budget! { max_nodes: nodes, max_events: nodes.saturating_mul(4) },
+    };
     match serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options) {
         Ok(root) => Ok(node(root, text)),
         Err(error) => {
@@ -269,5 +278,11 @@ mod tests {
     fn invalid_yaml_is_reported_with_its_place() {
         let Err(error) = parse_yaml("a: b\nc: [d\ne: f\n") else { panic!("that is no YAML") };
         assert_eq!(error.span.start, 12, "{}", error.message);
+    }
+    #[test]
+    fn the_length_of_a_list_is_not_limited() {
+        let text = "- {id: a}\n".repeat(100_000);
+        let Ok(Node { kind: Kind::List(items), .. }) = parse_yaml(&text) else { panic!("it is a list") };
+        assert_eq!(items.len(), 100_000);
     }
 }
