@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::model::{Anchor, Lsn, ReceivedHistory};
 use crate::pg::{PgClient, connect, connect_state};
 use crate::replicator::error::ServiceError;
+use crate::replicator::session::apply_turns::ApplyTurns;
 use crate::replicator::session::context::{SessionContext, SessionStart};
 use crate::replicator::session::tenants::TenantHandle;
 use crate::replicator::source::history::{History, HistoryFacts, decide_history, newest_anchor};
@@ -149,6 +150,7 @@ pub(crate) async fn prepare(config: &Config, status: &Arc<ProcessStatus>) -> Res
         anchor,
         written,
         topic: None,
+        turns: ApplyTurns::new(),
     };
     let context =
         SessionContext::new(config.clone(), state, beginning, handles, memory.clone(), &mapping, status.clone());

@@ -34,6 +34,7 @@ use crate::replicator::consumer::sessions_view::PartitionSessions;
 use crate::replicator::consumer::shared::{EndWatch, Shared};
 use crate::replicator::consumer::snapshot_index::SnapshotIndex;
 use crate::replicator::error::ServiceError;
+use crate::replicator::session::apply_turns::ApplyTurns;
 use crate::replicator::session::config_changes::replaced;
 use crate::replicator::tasks::SessionExit;
 use crate::route::Memory;
@@ -135,6 +136,7 @@ async fn membership(
         index,
         sessions,
         memory,
+        turns: ApplyTurns::new(),
         partitions: count,
         ends: EndWatch::default(),
     });

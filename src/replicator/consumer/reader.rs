@@ -1,9 +1,11 @@
 //! Reads a partition and hands the changes of each source transaction to the tenants' mailboxes.
 //!
-//! The messages of a transaction follow each other in a partition. It is complete with the message that has the header `ce_commit`, which
-//! compaction may have removed. Then it is complete once a message of another one follows, or once everything has been read and a
-//! message had the header `ce_last` (the mark). Until then none of it is applied.
+//! The messages of a transaction follow each other in a partition. It is complete with the message that has the header `ce_commit`. Some
+//! transactions have none: compaction has removed it, or they were published in parts. Such a transaction is complete once a message of
+//! another one follows, or once everything has been read and a message had the header `ce_last` (the mark). Until then none of it is
+//! applied.
 
+use crate::clock;
 use crate::config::Kafka;
 use crate::map::CommitInfo;
 use crate::model::{Change, Lsn, TenantIdx, TenantKey, Timestamp, User, Xid};
@@ -289,6 +291,8 @@ impl TopicReader {
         if let Some(OpenTransaction { transaction, end }) = self.open.take() {
             // Without a mark, the target holds at least what was committed before the commit record.
             let end = end.unwrap_or(transaction.commit_lsn);
+            // By two clocks. If they differ, changes wait for a turn in vain, which is short, or have none.
+            self.context.turns.note_commit(transaction.commit.commit_time, clock::now());
             // No tenant lacks what was committed before: a session begins without a position.
             self.context.progress().idle(transaction.commit_lsn);
             self.sink.commit(transaction, end);

@@ -156,6 +156,7 @@ async fn prepare(
         anchor: Anchor::default(),
         written: Lsn::ZERO,
         topic: Some(snapshots.clone()),
+        turns: shared.turns.share(),
     };
     let handles = config.tenants.iter().map(|tenant| {
         let row = rows.get(&tenant.id).filter(|row| row.generation == generation);

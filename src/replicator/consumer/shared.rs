@@ -2,6 +2,7 @@
 
 use crate::replicator::consumer::sessions_view::PartitionSessions;
 use crate::replicator::consumer::snapshot_index::SnapshotIndex;
+use crate::replicator::session::apply_turns::ApplyTurns;
 use crate::route::Memory;
 use crate::status::process::ProcessStatus;
 use crate::tee::kafka::RangeReader;
@@ -17,6 +18,8 @@ pub(super) struct Shared {
     pub(super) sessions: Arc<PartitionSessions>,
     /// `limits.memory` is that of the process, whatever the number of its partitions.
     pub(super) memory: Arc<Memory>,
+    /// The processors and targets are those of the process, too.
+    pub(super) turns: ApplyTurns,
     /// The number of partitions of the topic.
     pub(super) partitions: i32,
     pub(super) ends: EndWatch,

@@ -35,6 +35,12 @@ impl ApplyTurns {
         ApplyTurns { turns: Arc::new(Semaphore::new(turns_at_once())), is_behind: AtomicBool::new(false) }
     }
 
+    /// Those of another session of this process: it takes its turns from the same ones, and is behind or not by itself.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn share(&self) -> ApplyTurns {
+        ApplyTurns { turns: self.turns.clone(), is_behind: AtomicBool::new(false) }
+    }
+
     /// The source has sent a commit. Both times are by its clock.
     pub(crate) fn note_commit(&self, committed: Timestamp, sent: Timestamp) {
         self.is_behind.store(sent.0.saturating_sub(committed.0) > BEHIND_MICROS, Ordering::Relaxed);

@@ -120,6 +120,7 @@ pub(crate) struct SessionStart {
     pub(crate) written: Lsn,
     /// As [`SessionContext::topic`].
     pub(crate) topic: Option<Arc<TopicSnapshots>>,
+    pub(crate) turns: ApplyTurns,
 }
 
 impl<S: StateAccess> SessionContext<S> {
@@ -148,6 +149,7 @@ impl<S: StateAccess> SessionContext<S> {
             anchor,
             written,
             topic,
+            turns,
         } = from;
         let mut progress = Progress::new(confirmed);
         progress.remember(anchor);
@@ -174,7 +176,7 @@ impl<S: StateAccess> SessionContext<S> {
             fenced: Mutex::default(),
             lease: Mutex::new(Instant::now()),
             opening: Semaphore::new(MAX_CONCURRENT_OPENS),
-            turns: ApplyTurns::new(),
+            turns,
             parked_turns: Turns::new(PARKED_GAP),
             expected_joins: ExpectedJoins::default(),
             advanced: Notify::new(),

@@ -4,6 +4,7 @@
 use crate::config::{Config, Env, parse};
 use crate::model::{Anchor, ByTenant, Epoch, Lsn, ReceivedHistory, RestartSignal, TenantIdx, Timestamp, User, Xid};
 use crate::replicator::error::ServiceError;
+use crate::replicator::session::apply_turns::ApplyTurns;
 use crate::replicator::session::context::{SessionContext, SessionStart};
 use crate::replicator::session::positions::record_once;
 use crate::replicator::session::tenants::TenantHandle;
@@ -24,8 +25,8 @@ use tokio::sync::mpsc;
 
 /// The publication never changes here.
 const PUBLICATION: &str = "";
-/// The largest future of a tenant, in bytes, that stays while the tenant is idle.
-const MAX_IDLE_SIZE: usize = 1024;
+/// The largest future of a tenant's worker, in bytes. An idle tenant has no other one.
+const MAX_IDLE_SIZE: usize = 2048;
 
 type Context = SessionContext<SimulatedState>;
 type Task = BoxFuture<'static, Result<(), ServiceError>>;
@@ -98,6 +99,7 @@ impl Process {
             anchor: Anchor::default(),
             written: from,
             topic: None,
+            turns: ApplyTurns::new(),
         };
         let pauses = source.pauses.clone();
         let (rows, next) =

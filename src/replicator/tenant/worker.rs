@@ -155,7 +155,8 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
         }
     }
 
-    /// Most tenants of a large installation are idle, and each keeps the largest future that is awaited here. So those are boxed.
+    /// A future has room for the largest one that it awaits. Most tenants of a large installation are idle, so those are boxed that an
+    /// idle tenant does not need.
     async fn run_phases(&mut self, mut phase: Phase) -> Result<(), ServiceError> {
         if matches!(phase, Phase::Parked { .. }) {
             Box::pin(self.wait_parked(Duration::ZERO)).await;
@@ -171,7 +172,7 @@ impl<S: StateAccess, C: Connector> Worker<S, C> {
                 let Some(stop) = Box::pin(self.stay_paused(&mut phase)).await? else { continue };
                 stop
             } else {
-                catch_panic(Box::pin(self.run_phase(&mut phase))).await.unwrap_or_else(|Panicked| self.internal_error())
+                catch_panic(self.run_phase(&mut phase)).await.unwrap_or_else(|Panicked| self.internal_error())
             };
             if Box::pin(self.after(stop, &mut phase)).await?.is_break() {
                 return Ok(());
