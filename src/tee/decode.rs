@@ -94,8 +94,13 @@ impl RecordHeaders<'_> {
         let origin = match self.position {
             None => self.read().ok_or(DecodeFault::Header("ce_id"))?,
             Some(text) => {
-                let (commit, is_last) = (lsn(text, "ce_position")?, self.commit.is_some());
-                RecordOrigin::Transaction(RecordTransaction { commit, end: self.end()?, is_last })
+                let (commit, end) = (lsn(text, "ce_position")?, self.end()?);
+                let is_last = self.commit.map(|text| lsn(text, "ce_commit")).transpose()?;
+                RecordOrigin::Transaction(RecordTransaction {
+                    commit,
+                    end,
+                    is_last: is_last.is_some() && is_last == end,
+                })
             }
         };
         Ok(RecordPlace { generation: Generation(generation), origin, at })
@@ -341,6 +346,8 @@ mod tests {
         let transaction =
             RecordTransaction { commit: Lsn(0x16_B374_D848), end: Some(Lsn(0x16_B374_D900)), is_last: false };
         assert_eq!((place.generation, place.origin), (Generation(3), RecordOrigin::Transaction(transaction)));
+        let of_another = RecordHeaders { commit: Some("16/B374D901"), ..headers };
+        assert_eq!(of_another.place().unwrap().origin, RecordOrigin::Transaction(transaction));
         let last = RecordHeaders { commit: headers.last, ..headers };
         let transaction = RecordTransaction { is_last: true, ..transaction };
         assert_eq!(last.place().unwrap().origin, RecordOrigin::Transaction(transaction));
@@ -352,6 +359,7 @@ mod tests {
             (RecordHeaders { generation: None, ..headers }, "ce_generation"),
             (RecordHeaders { position: Some("x"), ..headers }, "ce_position"),
             (RecordHeaders { last: Some(""), ..headers }, "ce_last"),
+            (RecordHeaders { commit: Some(""), ..headers }, "ce_commit"),
             (RecordHeaders { time: Some("yesterday"), ..headers }, "ce_time"),
             (RecordHeaders { id: None, ..read }, "ce_id"),
             (RecordHeaders { id: Some("slot/16/B374D848/12"), ..read }, "ce_id"),

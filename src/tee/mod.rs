@@ -28,7 +28,7 @@ pub(crate) use event::{Event, EventPosition, Op};
 pub(crate) use messages::{CompleteChange, messages};
 pub(crate) use owner::Owner;
 pub(crate) use ownership::{Foreign, Holds, Known, Mark, Own, PartitionView, TopicView, judge_positions, judge_topic};
-pub(crate) use parts::{PartEnd, TransactionEnd, arrange, ends_of_parts};
+pub(crate) use parts::{PartEnd, PartEnds, TransactionEnd, arrange, ends_of_parts};
 pub(crate) use positions::{
     PRESENCE_INTERVAL, PartitionEnd, PositionRecord, Positions, Presence, RecordTopic, Resume, Source, Split,
     StreamPosition, TenantPosition, TopicEnds, decide_resume, is_of_slot,

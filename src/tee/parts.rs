@@ -2,7 +2,7 @@
 
 use super::batch::Message;
 use crate::model::{ByConfigured, Lsn};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Where a transaction ends.
 #[derive(Clone, Copy, Debug)]
@@ -37,14 +37,23 @@ pub(crate) struct PartEnd {
     pub(crate) is_last_in_partition: bool,
 }
 
-/// The last message of each part in an arranged batch, by its place. If a message is left out, the one before it is the last one.
-/// `is_left_out` also tells whether a message is too large with what the last one says. `partitions`: those of the tenants.
+/// Where the parts of an arranged batch end, by the places of messages.
+#[derive(Default)]
+pub(crate) struct PartEnds {
+    /// The last message of each part.
+    pub(crate) ends: HashMap<usize, PartEnd>,
+    /// The messages behind it. They must not be published.
+    pub(crate) left_out: HashSet<usize>,
+}
+
+/// If a message is left out, the one before it is the last one of its part. `is_left_out` also tells whether a message is too large
+/// with what the last one says. `partitions`: those of the tenants.
 pub(crate) fn ends_of_parts(
     messages: &[Message],
     partitions: &ByConfigured<i32>,
     is_left_out: impl Fn(&Message, Option<PartEnd>) -> bool,
-) -> HashMap<usize, PartEnd> {
-    let mut ends: HashMap<usize, PartEnd> = HashMap::new();
+) -> PartEnds {
+    let (mut ends, mut left_out) = (HashMap::new(), HashSet::new());
     // By transaction and partition: the last part, unless it has no mark.
     let mut last_parts: HashMap<(Option<Lsn>, i32), Option<usize>> = HashMap::new();
     for (place, message) in messages.iter().enumerate() {
@@ -54,7 +63,14 @@ pub(crate) fn ends_of_parts(
             (*tenant, *commit) == (message.tenant, message.commit)
         };
         let mut part = (0..=place).rev().take_while(is_of_part);
-        let Some(last) = part.find(|other| !is_left_out(&messages[*other], None)) else { continue };
+        let last = part.find(|other| {
+            let is_left_out = is_left_out(&messages[*other], None);
+            if is_left_out {
+                left_out.insert(*other);
+            }
+            !is_left_out
+        });
+        let Some(last) = last else { continue };
         let largest = PartEnd { position, is_last_in_partition: true };
         let is_marked = !is_left_out(&messages[last], Some(largest));
         if is_marked {
@@ -63,11 +79,9 @@ pub(crate) fn ends_of_parts(
         last_parts.insert((message.commit, partitions[message.tenant]), is_marked.then_some(last));
     }
     for place in last_parts.into_values().flatten() {
-        if let Some(end) = ends.get_mut(&place) {
-            end.is_last_in_partition = true;
-        }
+        ends.entry(place).and_modify(|end: &mut PartEnd| end.is_last_in_partition = true);
     }
-    ends
+    PartEnds { ends, left_out }
 }
 
 #[cfg(test)]
@@ -138,8 +152,10 @@ mod tests {
                 left_out.contains(&place) || end.is_some() && too_large_with_mark.contains(&place)
             };
             let found = ends_of_parts(&messages, &partitions, is_left_out);
+            let left: HashSet<usize> = left_out.iter().copied().collect();
+            assert_eq!(found.left_out, left);
             let mut found: Vec<_> =
-                found.into_iter().map(|(place, end)| (place, end.position.0, end.is_last_in_partition)).collect();
+                found.ends.into_iter().map(|(place, end)| (place, end.position.0, end.is_last_in_partition)).collect();
             found.sort_unstable();
             found
         };

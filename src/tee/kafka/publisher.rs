@@ -12,13 +12,12 @@ use super::takeover::topic_for;
 use crate::config::Kafka;
 use crate::model::WhyLeftOut;
 use crate::tee::{
-    Batch, Encoder, HEADERS, Message, Owner, PRESENCE_INTERVAL, PartEnd, PositionRecord, Presence, TOMBSTONE,
+    Batch, Encoder, HEADERS, Message, Owner, PRESENCE_INTERVAL, PartEnd, PartEnds, PositionRecord, Presence, TOMBSTONE,
     ends_of_parts,
 };
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -223,13 +222,20 @@ impl Work {
         }
         let since = self.open.get_or_insert(Open { since: Instant::now(), split: None }).since;
         let mut outcomes = Outcomes::default();
-        let ends = self.addresses.by_tenant.as_ref().map_or_else(HashMap::new, |by_tenant| {
-            let is_left_out = |message: &Message, end| self.is_left_out(job, message, end);
-            ends_of_parts(&job.batch.messages, &by_tenant.partitions, is_left_out)
-        });
+        let PartEnds { ends, left_out } =
+            self.addresses.by_tenant.as_ref().map_or_else(PartEnds::default, |by_tenant| {
+                let is_left_out = |message: &Message, end| self.is_left_out(job, message, end);
+                ends_of_parts(&job.batch.messages, &by_tenant.partitions, is_left_out)
+            });
         let mut published = 0;
         for (place, message) in job.batch.messages.iter().enumerate() {
             match self.send_message(job, message, ends.get(&place).copied())? {
+                // Another session has changed what counts as too large. A consumer would skip this message.
+                None if left_out.contains(&place) => {
+                    return Err(Failure::plain(
+                        "a message fits now that did not fit when its transaction was begun".to_owned(),
+                    ));
+                }
                 Some(why) => outcomes.leave_out(self.user(&job.batch, message)?, why),
                 None => {
                     published += 1;
