@@ -33,7 +33,7 @@ demo: ## Show replication between two throwaway servers (SECONDS=20); STAY=1 add
 
 test: setup ## Run all tests, including those against real servers and the auth stores' own tables.
 	@.ci/setup stores
-	TMPDIR="$$(.ci/server-directory)" cargo test --release --locked
+	directory=$$(.ci/server-directory) && TMPDIR="$$directory" cargo test --release --locked
 
 test-matrix: setup ## Run the tests that need servers against each PostgreSQL version (MAJORS="14 18").
 	@.ci/setup stores

@@ -406,7 +406,8 @@ impl PostgresServer {
         let error = |source| ThrowawayError::Sql { what: format!("run {sql:?}"), source };
         let row = client.query_one(sql, &[]).await.map_err(error)?;
         let directory: &str = row.try_get(0).map_err(error)?;
-        Ok(Path::new(directory) == self.data_dir())
+        let real = |path: &Path| std::fs::canonicalize(path).ok();
+        Ok(real(Path::new(directory)) == real(&self.data_dir()))
     }
 
     fn failed(&self, how: String) -> ThrowawayError {
