@@ -215,8 +215,8 @@ impl Suite {
         }
     }
 
-    /// The causes go, without a notice to the process. Nothing stays rejected. A target that sleeps is not woken for its rejected
-    /// users, so that each gets another change.
+    /// The causes go, without a notice to the process. Nothing stays rejected. A sleeping target is not woken for its rejected users,
+    /// so a user of each target changes.
     async fn causes_go(&self) {
         self.bed.server.sql("strict", RELAX_STRICT).await.unwrap();
         self.bed
