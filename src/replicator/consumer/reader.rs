@@ -291,7 +291,7 @@ impl TopicReader {
         if let Some(OpenTransaction { transaction, end }) = self.open.take() {
             // Without a mark, the target holds at least what was committed before the commit record.
             let end = end.unwrap_or(transaction.commit_lsn);
-            // By two clocks. If they differ, changes wait for a turn in vain, which is short, or have none.
+            // By two clocks. If they differ, changes wait for a turn without need, at most 100 ms, or take none.
             self.context.turns.note_commit(transaction.commit.commit_time, clock::now());
             // No tenant lacks what was committed before: a session begins without a position.
             self.context.progress().idle(transaction.commit_lsn);

@@ -35,7 +35,7 @@ impl ApplyTurns {
         ApplyTurns { turns: Arc::new(Semaphore::new(turns_at_once())), is_behind: AtomicBool::new(false) }
     }
 
-    /// Those of another session of this process: it takes its turns from the same ones, and is behind or not by itself.
+    /// For another session of this process. Both share the turns; each stream may be behind while the other is not.
     #[cfg(feature = "kafka")]
     pub(crate) fn share(&self) -> ApplyTurns {
         ApplyTurns { turns: self.turns.clone(), is_behind: AtomicBool::new(false) }
