@@ -135,6 +135,7 @@ mod tests {
         ];
         assert_eq!(shown.collect::<Vec<_>>(), expected);
     }
+
     #[test]
     fn the_last_message_that_fits_ends_the_part_and_the_last_part_of_a_partition_ends_the_transaction_there() {
         let tenants = tenants(&["a", "b", "c"]);

@@ -154,14 +154,15 @@ async fn a_broker_restart_delays_no_target_and_loses_no_message() {
 }
 
 /// Writes a user, and kills the process and the broker. These partitions lack the markers of their last transactions then.
-async fn lose_markers(broker: &Broker, bed: &TeeBed, topic: &str, partitions: &[&str]) {
+async fn lose_markers(broker: &Broker, bed: &TeeBed, name: &str, partitions: &[&str]) {
+    let topic = &format!("{name}.acme");
     counting(bed, 3).await;
     let process = Process::start(&bed.file);
     bed.tee_is("following").await;
     bed.auth("INSERT INTO auth.users (id, org, first_name) VALUES ('last', 'acme', '0')").await;
     arrive(broker, topic, 4);
     // A coordinator that stops earlier writes all markers again when it starts.
-    broker.committed(&format!("{}.positions.users_sync_kafka", topic.split('.').next().unwrap())).await;
+    broker.committed(&format!("{name}.positions.users_sync_kafka")).await;
     process.kill();
     broker.kill();
     broker.forget_last_markers(partitions);
@@ -173,7 +174,7 @@ async fn lose_markers(broker: &Broker, bed: &TeeBed, topic: &str, partitions: &[
 async fn snapshot_follows(name: &str, partitions: &[&str]) {
     let broker = Broker::start(&Settings::default());
     let bed = TeeBed::start(&broker, name, "", "").await;
-    lose_markers(&broker, &bed, &format!("{name}.acme"), partitions).await;
+    lose_markers(&broker, &bed, name, partitions).await;
     let (process, log) = Process::start_logged(&bed.file);
     log.says("the brokers had left a transaction open").await;
     bed.equal("acme").await;
