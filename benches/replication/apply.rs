@@ -12,6 +12,8 @@ use std::time::Instant;
 
 const TENANTS: u32 = 200;
 const NAME: &str = "fleet";
+/// Of the topic.
+pub const PARTITIONS: usize = 8;
 
 pub async fn from_the_topic(table: &mut Table) {
     let bed = Bed::with(|options| options.set("max_connections", "700")).await;
@@ -25,16 +27,15 @@ pub async fn from_the_topic(table: &mut Table) {
     process.stop();
     let run = drain(&bed, "run", transactions, async || {}, || Process::start(&alone)).await;
 
-    let distributed = format!(
-        "{alone}kafka: {{brokers: '{}', topic: {NAME}, positions_topic: {NAME}.positions, snapshots_topic: {NAME}.snapshots, \
-         slot: {NAME}_kafka, partition_by: tenant, partitions: 8, group: {NAME}}}\n",
-        broker.address()
-    );
-    let publisher = Process::start(&distributed);
-    bed.wait(&bed.source, NAME, "SELECT to_regclass('users_sync.tee') IS NOT NULL").await;
-    bed.wait(&bed.source, NAME, "SELECT state = 'following' FROM users_sync.tee").await;
+    let distributed = distributed(&alone, NAME, &broker);
+    let publisher = published(&bed, NAME, &distributed).await;
     let worker = Process::apply(&distributed);
-    bed.wait(&bed.source, NAME, "SELECT count(*) = 8 FROM users_sync.source WHERE slot LIKE '%/%'").await;
+    bed.wait(
+        &bed.source,
+        NAME,
+        &format!("SELECT count(*) = {PARTITIONS} FROM users_sync.source WHERE slot LIKE '%/%'"),
+    )
+    .await;
     let warm = watches(&bed, "warm", TENANTS).await;
     bed.changes(NAME, "email = 'warm'", 1, TENANTS).await;
     all(&warm).await;
@@ -43,19 +44,36 @@ pub async fn from_the_topic(table: &mut Table) {
     let insert = "INSERT INTO users (id, name, email, created_at) VALUES ($1, 't1', 'new@example.com', now())";
     let latency = measure(&bed, NAME, &bed.target, &target(1), "neon_auth.users_sync", (&name, insert)).await;
     worker.stop();
-    let published = async || {
+    let waits_in_topic = async || {
         bed.source.sql(NAME, "CREATE TABLE last AS SELECT pg_current_wal_insert_lsn() AS lsn").await.unwrap();
         bed.changes(NAME, "email = 'last'", 0, 0).await;
         let done = "SELECT confirmed_flush_lsn >= lsn FROM pg_replication_slots, last WHERE slot_name = ";
         bed.wait(&bed.source, NAME, &format!("{done}'{NAME}_kafka'")).await;
     };
-    let apply = drain(&bed, "apply", transactions, published, || Process::apply(&distributed)).await;
+    let apply = drain(&bed, "apply", transactions, waits_in_topic, || Process::apply(&distributed)).await;
     publisher.stop();
     let rate = |seconds: f64| f64::from(transactions) / seconds;
     let what = format!("{TENANTS} tenants, {} changes from the topic, run from the slot", grouped(transactions));
     table.add(what, "1/s", rate(apply), rate(run), Goal::TimesAtLeast(0.8));
     table.add("latency p50 at 100 commits/s through Kafka", "ms", latency.p50, None, Goal::AtMost(15.0));
     table.add("latency p99 at 100 commits/s through Kafka", "ms", latency.p99, None, Goal::AtMost(60.0));
+}
+
+/// A configuration for a publisher and its workers.
+pub fn distributed(alone: &str, name: &str, broker: &Broker) -> String {
+    format!(
+        "{alone}kafka: {{brokers: '{}', topic: {name}, positions_topic: {name}.positions, snapshots_topic: {name}.snapshots, \
+         slot: {name}_kafka, partition_by: tenant, partitions: {PARTITIONS}, group: {name}}}\n",
+        broker.address()
+    )
+}
+
+/// Starts the publisher, and waits until it has published all users.
+pub async fn published(bed: &Bed, name: &str, configuration: &str) -> Process {
+    let publisher = Process::start(configuration);
+    bed.wait(&bed.source, name, "SELECT to_regclass('users_sync.tee') IS NOT NULL").await;
+    bed.wait(&bed.source, name, "SELECT state = 'following' FROM users_sync.tee").await;
+    publisher
 }
 
 fn target(tenant: u32) -> String {

@@ -3,6 +3,7 @@
 //! Only one target exists. The state says of the others what it says of that one, so that they are as after a restart: a target is not
 //! opened before something waits for it.
 
+use super::apply::{PARTITIONS, distributed, published};
 use super::bed::{Bed, Process};
 use super::scale::settled;
 use super::size::{grouped, sized};
@@ -12,7 +13,6 @@ use std::time::Instant;
 use tokio_postgres::Client;
 
 const NAME: &str = "sleepers";
-const PARTITIONS: usize = 8;
 
 pub async fn many_tenants(table: &mut Table) {
     let bed = Bed::start().await;
@@ -28,25 +28,18 @@ pub async fn many_tenants(table: &mut Table) {
     bed.source.sql(NAME, &users).await.unwrap();
     bed.target.create_database(&target(0)).await.unwrap();
     let all: Vec<(String, String)> = (0..tenants).map(|n| (format!("t{n}"), bed.target.url(&target(n)))).collect();
-    let configuration = |tenants: &[(String, String)]| {
-        format!(
-            "{}kafka: {{brokers: '{}', topic: {NAME}, positions_topic: {NAME}.positions, snapshots_topic: {NAME}.snapshots, \
-             slot: {NAME}_kafka, partition_by: tenant, partitions: {PARTITIONS}, group: {NAME}}}\n",
-            bed.configuration(NAME, tenants, true),
-            broker.address()
-        )
-    };
-    let publisher = Process::start(&configuration(&all));
-    bed.wait(&bed.source, NAME, "SELECT to_regclass('users_sync.tee') IS NOT NULL").await;
-    bed.wait(&bed.source, NAME, "SELECT state = 'following' FROM users_sync.tee").await;
+    let configuration =
+        |tenants: &[(String, String)]| distributed(&bed.configuration(NAME, tenants, true), NAME, &broker);
+    let publisher = published(&bed, NAME, &configuration(&all)).await;
     let worker = Process::apply(&configuration(&all[..1]));
     bed.following(NAME, 1).await;
     serves(&bed, 0).await;
     worker.stop();
     let client = bed.source.connect(NAME).await.unwrap();
     // As the process with all tenants: it reads nothing again, and opens no target.
+    let before = newest_epoch(&client).await;
     let worker = Process::apply(&configuration(&all[..1]));
-    serves(&bed, newest_epoch(&client).await).await;
+    serves(&bed, before).await;
     let alone = settled(&worker).await;
     worker.stop();
     let copy = format!(
