@@ -1,7 +1,6 @@
-//! The binary: parse, call the library, map an error to an exit code.
+//! The binary: parse, call the library.
 
 use clap::Parser;
-use std::process::ExitCode;
 
 /// Returns memory to the system: a thousand tenants that take their first snapshots hold a connection each, and none an
 /// hour later.
@@ -9,6 +8,6 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn main() -> ExitCode {
+fn main() {
     users_sync::cli::main(users_sync::cli::Cli::parse())
 }

@@ -6,6 +6,7 @@ use super::output::{self, Format};
 use super::resync::{Asked, Resynced, TenantOutcome, exit_code, outcome_lines, report, resync};
 use super::signals::signals;
 use super::tenants::select_tenants;
+use crate::cli::exit::ExitCode;
 use crate::config::{Config, Tenant};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{Deletes, ExtraRows, TenantId, shell_word};
@@ -17,7 +18,6 @@ use crate::status::progress_handle::ProgressHandle;
 use clap::Args;
 use serde::Serialize;
 use std::fmt::Write as _;
-use std::process::ExitCode;
 use std::time::Duration;
 
 /// How long the comparison may wait for the source's rows.

@@ -3,12 +3,12 @@
 use super::common::{FAILED, connect_state};
 use super::confirm::confirm;
 use super::output;
+use crate::cli::exit::ExitCode;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::operations::adopt_kafka::{Strange, Takeover, TakeoverError};
 use crate::state::StateStore;
 use crate::tee::SILENT_AFTER;
-use std::process::ExitCode;
 
 /// Writers that are printed, at most.
 const PRINTED: usize = 20;

@@ -3,12 +3,12 @@
 use super::common::{ConfigFile, FAILED};
 use super::output::{self, Format};
 use crate::check::{Finding, Severity, check};
+use crate::cli::exit::ExitCode;
 use crate::config::WithRows;
 use crate::diagnostic::Diagnostic;
 use clap::Args;
 use serde::Serialize;
 use std::fmt::Write as _;
-use std::process::ExitCode;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {

@@ -1,11 +1,11 @@
 //! `completions` and `man`: files for shells and for `man`, made from the definition of the command line.
 
 use super::output;
+use crate::cli::exit::ExitCode;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use clap::{Args, Command};
 use clap_complete::Shell;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {

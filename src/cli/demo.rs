@@ -1,11 +1,11 @@
 //! `demo`: replication between throwaway servers.
 
 use super::signals::signals;
+use crate::cli::exit::ExitCode;
 use crate::demo::Stay;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use clap::Args;
 use std::net::SocketAddr;
-use std::process::ExitCode;
 use std::time::Duration;
 
 #[derive(Args, Debug)]

@@ -3,6 +3,7 @@
 use super::common::ConfigFile;
 use super::output::{self, Format};
 use crate::check::columns;
+use crate::cli::exit::ExitCode;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{
@@ -11,7 +12,6 @@ use crate::model::{
 };
 use clap::Args;
 use serde::Serialize;
-use std::process::ExitCode;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {

@@ -4,6 +4,7 @@ use super::common::{ConfigFile, FAILED, admin_url, connect_state};
 use super::confirm::confirm;
 use super::output::{self, Format};
 use crate::apply::{DROP_WAIT_FOR, read_checkpoint, statement};
+use crate::cli::exit::ExitCode;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::TenantId;
@@ -11,7 +12,6 @@ use crate::pg::{self, TargetClient, describe};
 use crate::state::{Snapshot, StateStore, TenantRow, TenantState};
 use clap::Args;
 use serde::Serialize;
-use std::process::ExitCode;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {

@@ -3,12 +3,12 @@
 
 use super::common::FAILED;
 use super::output::{self, Format};
+use crate::cli::exit::ExitCode;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use clap::Args;
 use serde::Serialize;
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::process::ExitCode;
 use std::time::Duration;
 
 /// A healthy process answers within milliseconds.

@@ -4,6 +4,7 @@ use super::admins::SOURCE_ADMIN;
 use super::common::{ConfigFile, TenantUrl, admin_url, holds_password, tenant_url};
 use super::dialogue;
 use super::output::{self, Format};
+use crate::cli::exit::ExitCode;
 use crate::config::read_mapping;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::init::{
@@ -21,7 +22,6 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
-use std::process::ExitCode;
 
 /// The variable for `--source`, which also stands for the URL in the file.
 const SOURCE: &str = "USERS_SYNC_SOURCE_URL";

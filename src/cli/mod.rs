@@ -10,6 +10,7 @@ mod completions;
 mod confirm;
 mod demo;
 mod dialogue;
+mod exit;
 mod explain;
 mod export;
 mod forget;
@@ -35,12 +36,12 @@ mod teardown;
 mod tenants;
 mod verify;
 
+use crate::cli::exit::ExitCode;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use clap::{CommandFactory, Parser, Subcommand};
 use common::{ConfigFile, FAILED};
 use logging::{LogFormat, Logging};
 use output::Format;
-use std::process::ExitCode;
 
 /// Streams an auth database's users into every tenant's neon_auth.users_sync.
 #[derive(Parser, Debug)]
@@ -174,8 +175,8 @@ enum Command {
 }
 
 /// Runs the command. Prints an error to stderr.
-pub fn main(cli: Cli) -> ExitCode {
-    match execute(cli) {
+pub fn main(cli: Cli) -> ! {
+    exit::end(match execute(cli) {
         Ok(_) if output::is_lost() => {
             output::error(&diagnostic!("a part of the output could not be written"));
             ExitCode::from(FAILED)
@@ -185,7 +186,7 @@ pub fn main(cli: Cli) -> ExitCode {
             output::failure(&diagnostic);
             ExitCode::from(FAILED)
         }
-    }
+    })
 }
 
 impl Command {

@@ -3,6 +3,7 @@
 use super::common::{ConfigFile, FAILED, connect_state};
 use super::output::{self, Format};
 use super::tenants::{not_started, select_tenants};
+use crate::cli::exit::ExitCode;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::TenantId;
@@ -12,7 +13,6 @@ use crate::state::{StateError, TenantState};
 use crate::status::report::shown_state;
 use clap::Args;
 use serde::Serialize;
-use std::process::ExitCode;
 
 #[derive(Args, Debug)]
 pub(super) struct PauseArguments {

@@ -2,11 +2,11 @@
 
 use super::output;
 use super::table::columns;
+use crate::cli::exit::ExitCode;
 use crate::config::Config;
 use crate::diagnostic::Diagnostic;
 use crate::operations::dry_run::{Plan, TenantForecast, plan};
 use serde::Serialize;
-use std::process::ExitCode;
 
 pub(super) async fn execute(config: &Config) -> Result<ExitCode, Diagnostic> {
     let plan = plan(config).await?;

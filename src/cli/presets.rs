@@ -1,11 +1,11 @@
 //! `presets`: lists the presets, or prints one to copy.
 
 use super::output::{self, Format};
+use crate::cli::exit::ExitCode;
 use crate::config::{About, PRESETS, Preset, UnknownPreset};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use clap::Args;
 use serde::Serialize;
-use std::process::ExitCode;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {

@@ -4,6 +4,7 @@ use super::common::{ConfigFile, FAILED, NOTHING_REPLICATES, connect_state};
 use super::output::{self, Format};
 use super::table::columns;
 use super::tenants::{not_started, read, refuse_paused, select_tenants, unreadable};
+use crate::cli::exit::ExitCode;
 use crate::config::{Config, Tenant};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{StatusFinding, TenantId};
@@ -13,7 +14,6 @@ use crate::pg::{SqlStateClass, connect_target};
 use crate::state::RequestKind;
 use clap::Args;
 use serde::Serialize;
-use std::process::ExitCode;
 
 /// Users that are read in one statement.
 const PAGE: usize = 1_000;

@@ -3,13 +3,13 @@
 use super::common::{FAILED, NOTHING_REPLICATES, connect_state};
 use super::output;
 use super::tenants::{not_started, read, refuse_paused, unreadable};
+use crate::cli::exit::ExitCode;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{StatusFinding, TenantId, shell_word};
 use crate::operations::bring::{AtSource, AtTarget, at_target, look_up};
 use crate::operations::request::{RequestEnd, request};
 use crate::state::{RequestKind, TenantState};
-use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
 pub(super) async fn execute(

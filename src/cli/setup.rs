@@ -3,6 +3,7 @@
 use super::admins::{AdminUrls, Admins};
 use super::common::{ConfigFile, FAILED, cannot_connect_state};
 use super::output::{self, Format};
+use crate::cli::exit::ExitCode;
 use crate::config::{Config, ServerName, Tenant};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{Made, TenantId};
@@ -17,7 +18,6 @@ use crate::setup::{
 use crate::state::StateStore;
 use clap::Args;
 use serde::Serialize;
-use std::process::ExitCode;
 
 /// Statements give up on a lock after this time, so that they do not block the store's writes.
 const SET_LOCK_TIMEOUT: &str = "SET lock_timeout = '5s'";

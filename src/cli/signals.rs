@@ -1,10 +1,8 @@
 //! SIGTERM and SIGINT: the first signal requests a shutdown, the second ends the process.
 
+use crate::cli::exit::{self, ExitCode};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-
-/// Base of the exit code after a signal: shells report 128 plus the signal's number.
-const SIGNAL_EXIT_BASE: i32 = 128;
 
 /// Returns a token that the first SIGTERM or SIGINT cancels. A second signal ends the process immediately, which is always
 /// safe: the next start repeats uncommitted work.
@@ -23,7 +21,7 @@ pub(super) fn signals() -> std::io::Result<CancellationToken> {
             };
             if stop.is_cancelled() {
                 tracing::warn!("second signal: exiting immediately");
-                std::process::exit(SIGNAL_EXIT_BASE + number);
+                exit::end(ExitCode::of_signal(number));
             }
             tracing::info!("stopping; a second signal exits immediately");
             stop.cancel();

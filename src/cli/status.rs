@@ -4,6 +4,7 @@ use super::common::{ConfigFile, FAILED, NOTHING_REPLICATES};
 use super::output::{self, Format};
 use super::table::columns;
 use crate::capture::{CaptureError, SourceLog, read_log};
+use crate::cli::exit::ExitCode;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{Reason, SourceTrouble, describe_keys};
@@ -13,7 +14,6 @@ use crate::status::report::{PartitionReport, Report, TeeReport, TroubleReport, U
 use crate::status::verdict::{Level, Verdict, VerdictReason, judge};
 use clap::Args;
 use serde::Serialize;
-use std::process::ExitCode;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {

@@ -6,6 +6,7 @@ use super::confirm::confirm;
 use super::output::{self, Format};
 use super::setup::record;
 use super::tenants::refuse_living;
+use crate::cli::exit::ExitCode;
 use crate::config::{Config, WithRows};
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::{Made, SourceTrouble};
@@ -15,7 +16,6 @@ use crate::pg::{self, PgClient, PgUrl, describe, quote_literal};
 use crate::state::StateStore;
 use clap::Args;
 use serde::Serialize;
-use std::process::ExitCode;
 use tokio_postgres::types::{ToSql, Type};
 
 #[derive(Args, Debug)]

@@ -5,6 +5,7 @@ use super::output::{self, Format};
 use super::resync::{Asked, report, resync};
 use super::signals::signals;
 use super::tenants::select_tenants;
+use crate::cli::exit::ExitCode;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, diagnostic};
 use crate::model::TenantId;
@@ -13,7 +14,6 @@ use crate::snapshot::DIFFERENCE_KINDS;
 use crate::status::progress_handle::ProgressHandle;
 use clap::Args;
 use serde::Serialize;
-use std::process::ExitCode;
 use std::time::Duration;
 
 #[derive(Args, Debug)]
