@@ -239,6 +239,14 @@ pub struct TeeRow {
     pub rejected: u64,
 }
 
+impl TeeRow {
+    /// Why it waits or is parked.
+    pub fn failure(&self) -> Option<TeeFailure<'_>> {
+        let reason = self.reason.as_deref()?;
+        Some(TeeFailure { reason, code: self.reason_code, remedy: self.remedy.as_deref() })
+    }
+}
+
 /// Why the Kafka output waits.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TeeFailure<'a> {

@@ -25,6 +25,9 @@ pub(crate) struct Start {
     pub(crate) position: StreamPosition,
     /// The position of each tenant's snapshot. Older changes are part of the snapshot.
     pub(crate) tenants: ByConfigured<Lsn>,
+    /// A batch is sent once the stream has reached this position, also an empty one: what Kafka acknowledges then shows that
+    /// the failure of the last session is overcome.
+    pub(crate) confirm_at: Option<Lsn>,
 }
 
 /// The texts by which messages and point reads name a tenant.
@@ -223,10 +226,11 @@ impl TeeSink {
     /// Whether the batch is worth sending and nothing in it is incomplete.
     fn is_due(&self) -> bool {
         let moved = self.whole.bytes_since(self.sent);
+        let confirms = self.start.confirm_at.is_some_and(|at| self.sent < at && self.whole >= at);
         self.current.is_none()
             && self.pending.is_empty()
             && moved > 0
-            && (!self.batcher.batch.is_empty() || moved >= IDLE_STEP)
+            && (!self.batcher.batch.is_empty() || moved >= IDLE_STEP || confirms)
     }
 
     async fn send_batch(&mut self) -> Result<(), ServiceError> {

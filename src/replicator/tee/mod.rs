@@ -26,6 +26,7 @@ use crate::status::report::{TeeReport, tee_code};
 use crate::sync::{Panicked, catch_panic};
 use crate::tee::kafka::{self, Failure};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -54,8 +55,9 @@ pub(crate) async fn run(context: Arc<SessionContext>, mut configs: Configs) -> R
         drop_former_slot(&context, config.kafka.as_ref()).await?;
         let Some(kafka) = &config.kafka else { return Ok(()) };
         let begun = Instant::now();
+        let takes_snapshot = AtomicBool::new(false);
         let left = {
-            let session = session::session(&context, &config, kafka, &mut tee.carried);
+            let session = session::session(&context, &config, kafka, &mut tee.carried, &takes_snapshot);
             tokio::select! {
                 left = catch_panic(session) => match left {
                     Ok(Ok(())) => TeeExit::Drained,
@@ -65,7 +67,7 @@ pub(crate) async fn run(context: Arc<SessionContext>, mut configs: Configs) -> R
                         TeeExit::Broken(TeeError::Internal)
                     }
                 },
-                left = watchdog::slot(&context, kafka) => left,
+                left = watchdog::slot(&context, kafka, &takes_snapshot) => left,
                 () = replaced(&mut configs) => TeeExit::Replaced,
                 () = context.drain.cancelled() => TeeExit::Drained,
             }
@@ -176,6 +178,7 @@ impl Tee {
     /// Waits before the next attempt, which a new configuration begins at once. Parks if the slot retains too much WAL in the meantime.
     async fn wait(&mut self, kafka: &Kafka, configs: &mut Configs) -> Result<(), ServiceError> {
         let wait = self.attempts.next_pause();
+        let takes_snapshot = AtomicBool::new(false);
         tokio::select! {
             () = sleep(wait) => Ok(()),
             () = self.context.drain.cancelled() => Ok(()),
@@ -183,7 +186,7 @@ impl Tee {
                 self.attempts = Attempts::new();
                 Ok(())
             }
-            left = watchdog::slot(&self.context, kafka) => match left {
+            left = watchdog::slot(&self.context, kafka, &takes_snapshot) => match left {
                 TeeExit::HoldsLog(bytes) => Box::pin(self.park(kafka, bytes, configs)).await,
                 _ => Ok(()),
             },

@@ -18,6 +18,8 @@ pub(crate) struct Recorder {
     pub(crate) published: TeePublished,
     /// The position at which the session's stream began.
     pub(crate) begun: Lsn,
+    /// The session before failed, and this one has published nothing yet.
+    pub(crate) is_failing: bool,
 }
 
 impl Recorder {
@@ -26,7 +28,16 @@ impl Recorder {
         loop {
             sleep(INTERVAL).await;
             self.record(context).await?;
+            if self.is_failing && self.has_progressed() {
+                self.is_failing = false;
+                context.note_tee(None).await?;
+                Recorder::say_streaming(self.published.position);
+            }
         }
+    }
+
+    pub(crate) fn say_streaming(position: Lsn) {
+        tracing::info!(%position, "Kafka output up to date, streaming");
     }
 
     /// Whether the session published a part of the stream.

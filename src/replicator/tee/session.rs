@@ -1,7 +1,7 @@
 //! One session of the Kafka output: connect to Kafka, read its positions, acquire the slot, publish a snapshot for tenants
 //! that need one, then publish the stream.
 
-use crate::capture::slot::identify_system;
+use crate::capture::slot::{SystemIdentity, identify_system};
 use crate::capture::{ReplicationConnection, ReplicationReader, ReplicationWriter};
 use crate::config::{Config, Kafka, PartitionBy, Tenant, Topics};
 use crate::model::{
@@ -22,7 +22,7 @@ use crate::replicator::tee::slot::take_slot;
 use crate::replicator::tee::snapshot::{Member, Pass};
 use crate::replicator::tee::snapshot_records::held_snapshots;
 use crate::snapshot::source_session;
-use crate::state::{TeeFailure, TeePublished, TeeRejected, TenantState};
+use crate::state::{TeeFailure, TeePublished, TeeRejected, TeeRow, TenantState};
 use crate::tee::kafka::blocking;
 use crate::tee::kafka::{
     self, Addresses, ByTenant, CommitKind, Counts, Failure, Found, Limits, Ownership, Producer, Publisher, Reader,
@@ -31,6 +31,7 @@ use crate::tee::kafka::{
 use crate::tee::{Batch, Encoder, Known, Own, Owner, Snapshots, TenantPosition, TopicEnds, judge_positions};
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -50,12 +51,14 @@ pub(crate) struct Carried {
     pub(crate) recorder: Option<Recorder>,
 }
 
-/// Runs until an error or a drain.
+/// Runs until an error or a drain. The failure that the state has is cleared once the session has published what the failed one
+/// could not: a retry alone shows nothing. `takes_snapshot`: set while the session takes one.
 pub(crate) async fn session(
     context: &Arc<SessionContext>,
     config: &Config,
     kafka: &Kafka,
     carried: &mut Carried,
+    takes_snapshot: &AtomicBool,
 ) -> Result<(), TeeError> {
     let Carried { start_over, refusals, recorder } = carried;
     *recorder = None;
@@ -63,14 +66,15 @@ pub(crate) async fn session(
     let topics = Arc::new(Topics::new(&kafka.topic, &rules.table, config.tenants.iter().map(|tenant| &tenant.id))?);
     let owner = Owner::new(&kafka.slot, context.state.checkpoint_key());
     let mut connection = ReplicationConnection::connect(&context.config.source.url).await?;
-    let system = identify_system(&mut connection).await?.system_identifier;
+    let SystemIdentity { system_identifier: system, flushed, .. } = identify_system(&mut connection).await?;
     let row = context.state.tee().await?;
+    let failure = row.as_ref().and_then(TeeRow::failure);
     let is_requested = row.as_ref().is_some_and(|row| row.requested);
     if is_requested && row.as_ref().is_some_and(|row| row.state == TenantState::Following) {
         // The watchdog ends a session that follows, so that the next one takes the snapshot. This is the next one.
-        context.put_tee(&kafka.slot, TenantState::Joining, None).await?;
+        context.put_tee(&kafka.slot, TenantState::Joining, failure).await?;
     }
-    let published = row.and_then(|row| row.published);
+    let published = row.as_ref().and_then(|row| row.published.clone());
     let ids: HashSet<TenantId> = config.tenants.iter().map(|tenant| tenant.id.clone()).collect();
     let Opened { producer, positions, snapshots, found, limits, ends } =
         open(kafka, &topics, &owner, &system, published.as_ref(), ids).await?;
@@ -144,7 +148,8 @@ pub(crate) async fn session(
             batcher.send(CommitKind::Transaction(corrections.clone()), None).await?;
         }
         if joins {
-            context.put_tee(&kafka.slot, TenantState::Joining, None).await?;
+            takes_snapshot.store(true, Ordering::Relaxed);
+            context.put_tee(&kafka.slot, TenantState::Joining, failure).await?;
             let joining: Vec<&TenantId> = members.iter().map(|member| &tenants[member.index].id).collect();
             // A snapshot that is not finished begins again, also in another session.
             let unfinished = joining.iter().filter(|id| positions.tenants.contains_key(**id));
@@ -170,6 +175,7 @@ pub(crate) async fn session(
             pass.run(export, &members, &mut batcher).await?;
             context.status.set_tee_rejected(context.state.finish_left_out(&joining, &begun).await?);
             members.iter().for_each(|member| start[member.index] = position);
+            takes_snapshot.store(false, Ordering::Relaxed);
         }
         let is_left = |row: &&TeeRejected| members.iter().all(|member| tenants[member.index].id != row.tenant);
         let left: Vec<TeeRejected> = rejected.iter().filter(is_left).cloned().collect();
@@ -178,16 +184,23 @@ pub(crate) async fn session(
         if is_requested {
             context.state.finish_tee_request().await?;
         }
-        context.put_tee(&kafka.slot, TenantState::Following, None).await?;
+        // Nothing is to be published if the source has nothing new.
+        let failure = failure.filter(|_| flushed > taken.from.position);
+        context.put_tee(&kafka.slot, TenantState::Following, failure).await?;
         let published = TeePublished {
             position: taken.from.position,
             system,
             tenants: config.tenants.iter().map(|tenant| tenant.id.clone()).collect(),
         };
         context.state.put_published(&published).await?;
-        let recorder = recorder.insert(Recorder { progress: progress.clone(), published, begun: taken.from.position });
-        tracing::info!(position = %taken.from.position, "Kafka output up to date, streaming");
-        let start = Start { position: taken.from.clone(), tenants: start };
+        let begun = taken.from.position;
+        let is_failing = failure.is_some();
+        let recorder = recorder.insert(Recorder { progress: progress.clone(), published, begun, is_failing });
+        if !is_failing {
+            Recorder::say_streaming(begun);
+        }
+        let confirm_at = is_failing.then_some(flushed);
+        let start = Start { position: taken.from.clone(), tenants: start, confirm_at };
         let replication = taken.stream(context, kafka).await?;
         tokio::select! {
             followed = follow(context, config, start, &mapping, batcher, client, replication) => followed,

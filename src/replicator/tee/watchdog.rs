@@ -5,6 +5,7 @@ use crate::pg::{PgClient, connect};
 use crate::replicator::session::context::SessionContext;
 use crate::replicator::tee::error::TeeExit;
 use crate::state::TenantState;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -13,7 +14,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Returns when the slot retains more than `limits.kafka_wal`, or a resync is requested. During a snapshot the slot may retain more:
 /// parking would only restart the snapshot.
-pub(crate) async fn slot(context: &SessionContext, kafka: &Kafka) -> TeeExit {
+pub(crate) async fn slot(context: &SessionContext, kafka: &Kafka, takes_snapshot: &AtomicBool) -> TeeExit {
     let mut client = None;
     loop {
         sleep(POLL_INTERVAL).await;
@@ -22,7 +23,8 @@ pub(crate) async fn slot(context: &SessionContext, kafka: &Kafka) -> TeeExit {
         if row.requested && row.state == TenantState::Following {
             return TeeExit::Requested;
         }
-        let joins = row.state == TenantState::Joining && row.reason.is_none();
+        let is_new = row.state == TenantState::Joining && row.reason.is_none();
+        let joins = is_new || takes_snapshot.load(Ordering::Relaxed);
         match read_held_back(context, kafka, &mut client).await {
             Some(bytes) if bytes > context.config.limits.kafka_wal && !joins => return TeeExit::HoldsLog(bytes),
             _ => {}
