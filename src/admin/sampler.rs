@@ -34,7 +34,8 @@ pub(super) async fn run(app: App, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         let config = app.configs.borrow().clone();
-        app.status.metrics.retain(|id| config.tenants.iter().any(|tenant| tenant.id == *id));
+        let configured = config.tenant_ids();
+        app.status.metrics.retain(|id| configured.contains(id));
         app.targets.close_idle();
         let sampled = timeout(TIMEOUT, sample(&app, &config, &mut source, &mut state)).await;
         if sampled.is_err() {

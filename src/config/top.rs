@@ -21,10 +21,11 @@ use super::tenants::{
 use super::topics::shared_topic;
 use super::yaml::{Kind, Malformed, Node, parse_yaml};
 use crate::map::Rules;
-use crate::model::Deletes;
+use crate::model::{Deletes, TenantId};
 use crate::pg::{PasswordCommand, PasswordSource, PgUrl, Secret};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,6 +148,11 @@ impl Config {
     /// Whether `users-sync apply` writes to the targets, and `users-sync run` only publishes.
     pub fn publishes_only(&self) -> bool {
         self.kafka.as_ref().is_some_and(|kafka| kafka.group.is_some())
+    }
+
+    /// The ids of all tenants.
+    pub(crate) fn tenant_ids(&self) -> HashSet<&TenantId> {
+        self.tenants.iter().map(|tenant| &tenant.id).collect()
     }
 
     /// The topic that the tenants share; `None` without Kafka, and if each tenant has a topic of its own.

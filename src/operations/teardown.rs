@@ -138,10 +138,10 @@ pub(crate) async fn plan(config: &Config, source: &PgClient, state: &PgClient) -
             Err(NotOurs::Failed(error)) => return Err(error.into()),
         }
     }
-    let configured = |tenant: &TenantId| config.tenants.iter().any(|known| known.id == *tenant);
+    let configured = config.tenant_ids();
     for (tenant, row) in &known.tenants {
         let Some(target_id) = &row.target_id else { continue };
-        if configured(tenant) {
+        if configured.contains(tenant) {
             plan.targets.push((tenant.clone(), target_id.clone()));
         } else {
             plan.kept.push(format!(

@@ -8,7 +8,7 @@ use std::hash::BuildHasher;
 
 /// Slots per bucket. The least recently used one is replaced.
 const WAYS: usize = 8;
-/// With 8 slots each: a quarter of a million users of 16 bytes. Untouched pages take no memory.
+/// With 8 slots each: a quarter of a million users of 16 bytes.
 const BUCKETS: usize = 1 << 15;
 
 /// The content after the last change is unknown.
@@ -19,24 +19,21 @@ const MIN_HASH: u64 = 3;
 
 /// A hash of the last change per user and tenant.
 pub(crate) struct Fingerprints {
-    /// In each bucket the most recently used slot comes first, and free slots last.
+    /// In each bucket the most recently used slot comes first, and free slots last. Pages that no user is in take no memory:
+    /// `vec!` asks the system for zeroed pages if the elements are integers and zero.
     buckets: Vec<[Slot; WAYS]>,
     hasher: RandomState,
     /// How often each tenant was reset. It is part of the hash, so entries from before a reset are not found.
     resets: ByTenant<u32>,
 }
 
-/// All zero: free.
-#[derive(Clone, Copy, Default)]
-struct Slot {
-    user: u64,
-    content: u64,
-}
+/// The hashes of the user and of the content. Both zero: free.
+type Slot = [u64; 2];
 
 impl Default for Fingerprints {
     fn default() -> Self {
         Fingerprints {
-            buckets: vec![[Slot::default(); WAYS]; BUCKETS],
+            buckets: vec![[[0; 2]; WAYS]; BUCKETS],
             hasher: RandomState::default(),
             resets: ByTenant::default(),
         }
@@ -53,10 +50,10 @@ impl Fingerprints {
             Change::Patch(_) | Change::Reread { .. } => UNKNOWN,
         };
         let (user, bucket) = self.bucket(tenant, change.id());
-        let found = bucket.iter().position(|slot| slot.user == user);
-        let is_new = content == UNKNOWN || found.is_none_or(|at| bucket[at].content != content);
+        let found = bucket.iter().position(|[known, _]| *known == user);
+        let is_new = content == UNKNOWN || found.is_none_or(|at| bucket[at][1] != content);
         bucket[..=found.unwrap_or(WAYS - 1)].rotate_right(1);
-        bucket[0] = Slot { user, content };
+        bucket[0] = [user, content];
         is_new
     }
 
@@ -64,8 +61,8 @@ impl Fingerprints {
     /// what was read.
     pub(crate) fn forget(&mut self, tenant: TenantIdx, id: &str) {
         let (user, bucket) = self.bucket(tenant, id);
-        if let Some(slot) = bucket.iter_mut().find(|slot| slot.user == user) {
-            slot.content = UNKNOWN;
+        if let Some([_, content]) = bucket.iter_mut().find(|[known, _]| *known == user) {
+            *content = UNKNOWN;
         }
     }
 
@@ -78,11 +75,11 @@ impl Fingerprints {
     pub(crate) fn learn(&mut self, tenant: TenantIdx, user: &User) {
         let content = self.content(user);
         let (user, bucket) = self.bucket(tenant, &user.id);
-        if bucket.iter().any(|slot| slot.user == user) {
+        if bucket.iter().any(|[known, _]| *known == user) {
             return;
         }
-        if let Some(free) = bucket.iter_mut().find(|slot| slot.content == 0) {
-            *free = Slot { user, content };
+        if let Some(free) = bucket.iter_mut().find(|[_, content]| *content == 0) {
+            *free = [user, content];
         }
     }
 

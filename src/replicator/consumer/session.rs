@@ -141,8 +141,9 @@ async fn prepare(
         }
     }
     let others = state.unparked().await?;
+    let configured = config.tenant_ids();
     let is_absent =
-        |id: &&TenantId| partition_of(id.as_str(), shared.partitions) == partition && !ids.contains(&id.as_str());
+        |id: &&TenantId| partition_of(id.as_str(), shared.partitions) == partition && !configured.contains(id);
     let absent: Vec<&str> = others.iter().filter(is_absent).map(TenantId::as_str).collect();
     state.begin_partition(&joining, &absent).await?;
     let start = SessionStart {

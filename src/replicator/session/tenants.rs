@@ -269,10 +269,12 @@ pub(crate) struct TenantRegistry {
 
 impl TenantRegistry {
     pub(crate) fn new(handles: Vec<TenantHandle>) -> TenantRegistry {
-        TenantRegistry {
-            all: Mutex::new(Arc::new(handles.into_iter().map(Arc::new).collect())),
-            changed: Notify::new(),
+        // `collect` would keep the memory of the vector of handles for that of their pointers.
+        let mut all = ByTenant::default();
+        for handle in handles {
+            all.push(Arc::new(handle));
         }
+        TenantRegistry { all: Mutex::new(Arc::new(all)), changed: Notify::new() }
     }
 
     /// The current list. The same `Arc` is returned until a handle is added or retired.

@@ -136,10 +136,11 @@ pub(crate) async fn session(
         };
         let must_join = |index: ConfiguredIdx, id: &TenantId| all || is_unusable(index, id);
         let members = members(&tenants, &batcher.topics, &positions, &found, fingerprint, must_join, taken.lost);
-        let is_there = |id: &&TenantId| config.tenants.iter().any(|tenant| tenant.id == **id);
-        let removed: Vec<TenantId> = positions.tenants.keys().filter(|id| !is_there(id)).cloned().collect();
+        let configured = config.tenant_ids();
+        let removed: Vec<TenantId> = positions.tenants.keys().filter(|id| !configured.contains(id)).cloned().collect();
+        let joining: HashSet<&TenantId> = members.iter().map(|member| &tenants[member.index].id).collect();
         let corrections = partitions.as_ref().map_or_else(Vec::new, |partitions| {
-            let stays = |index: ConfiguredIdx| members.iter().all(|member| member.index != index);
+            let stays = |id: &TenantId| !joining.contains(id);
             let there = held_snapshots(&tenants, context.generation, partitions, &positions, stays);
             snapshots.corrections(&batcher.owner, &there)
         });
@@ -150,7 +151,6 @@ pub(crate) async fn session(
         if joins {
             takes_snapshot.store(true, Ordering::Relaxed);
             context.put_tee(&kafka.slot, TenantState::Joining, failure).await?;
-            let joining: Vec<&TenantId> = members.iter().map(|member| &tenants[member.index].id).collect();
             // A snapshot that is not finished begins again, also in another session.
             let unfinished = joining.iter().filter(|id| positions.tenants.contains_key(**id));
             let unfinished = unfinished.map(|id| TenantPosition::record(&batcher.owner, id, None));
@@ -166,19 +166,18 @@ pub(crate) async fn session(
                 taken.from.split = None;
             }
             tracing::info!(tenants = members.len(), position = %export.position, "Kafka output: publishing a snapshot");
-            let joining: Vec<&str> = joining.into_iter().map(TenantId::as_str).collect();
+            let ids: Vec<&str> = joining.iter().map(|id| id.as_str()).collect();
             let begun = context.state.server_time().await?;
             let partitions = partitions.as_ref();
             let pass =
                 Pass { context, config, tenants: &tenants, kafka, from: &taken.from, removed: &removed, partitions };
             let position = export.position;
             pass.run(export, &members, &mut batcher).await?;
-            context.status.set_tee_rejected(context.state.finish_left_out(&joining, &begun).await?);
+            context.status.set_tee_rejected(context.state.finish_left_out(&ids, &begun).await?);
             members.iter().for_each(|member| start[member.index] = position);
             takes_snapshot.store(false, Ordering::Relaxed);
         }
-        let is_left = |row: &&TeeRejected| members.iter().all(|member| tenants[member.index].id != row.tenant);
-        let left: Vec<TeeRejected> = rejected.iter().filter(is_left).cloned().collect();
+        let left: Vec<TeeRejected> = rejected.iter().filter(|row| !joining.contains(&row.tenant)).cloned().collect();
         left_out::retry(context, config, &tenants, &left, &limits, refusals, &mut batcher).await?;
         *start_over = None;
         if is_requested {

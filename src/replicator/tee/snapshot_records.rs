@@ -11,10 +11,10 @@ pub(super) fn held_snapshots(
     generation: Generation,
     partitions: &ByConfigured<i32>,
     positions: &Known,
-    stays: impl Fn(ConfiguredIdx) -> bool,
+    stays: impl Fn(&TenantId) -> bool,
 ) -> HashMap<TenantId, SnapshotRecord> {
     let record = |(index, tenant): (ConfiguredIdx, &&Tenant)| {
-        let known = positions.tenants.get(&tenant.id).filter(|known| stays(index) && !known.partial)?;
+        let known = positions.tenants.get(&tenant.id).filter(|known| stays(&tenant.id) && !known.partial)?;
         let snapshot = SnapshotRecord {
             generation,
             position: known.position,

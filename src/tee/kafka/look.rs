@@ -68,9 +68,10 @@ pub(crate) fn look(kafka: &Kafka, own: &Own<'_>) -> Result<Found, Failure> {
     let views = look.topics(own.topics, &known.topics)?;
     // Without positions, only the state knows that it published before.
     let is_lost = own.published.is_some() && known.restart.is_some();
+    let of_tenants: HashSet<&str> = known.tenants.values().map(|tenant| &*tenant.topic).collect();
     let mut lost = Vec::new();
     for topic in own.topics {
-        let is_known = is_lost || known.tenants.values().any(|tenant| tenant.topic == **topic);
+        let is_known = is_lost || of_tenants.contains(topic);
         let ends = known.topics.get(*topic);
         let holds = match views.get(*topic) {
             Some(view) => judge_topic(topic, view, ends, is_known, own.owner).map_err(Failure::foreign)?,
